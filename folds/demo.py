@@ -1,0 +1,102 @@
+"""The embedded demo set: drawn faces in the competition's layout, made once into a cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import cv2
+import joblib
+import numpy as np
+import pandas as pd
+
+from folds.demo_faces import draw_picture, make_person
+
+__all__ = ["DEMO_VERSION", "cache_folder", "demo_people", "make_demo"]
+
+DEMO_VERSION = 1
+NUM_TRAIN, NUM_TEST, LEAST = 70, 14, 5
+# People of the competition by (gender, age group), male first, young first.
+PROPORTIONS = np.array([549, 410, 83, 732, 817, 109])
+AGE_RANGES = ((18, 30), (30, 60), (60, 75))
+PICTURES = (*[(f"mask{i}", "worn") for i in range(1, 6)], ("incorrect_mask", "incorrect"), ("normal", "not worn"))
+
+
+def cache_folder() -> Path:
+    """Return the folder for files that can be made again: $FOLDBLEND_CACHE, or the user's cache."""
+    base = os.environ.get("FOLDBLEND_CACHE")
+    if base:
+        return Path(base).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "foldblend"
+
+
+def demo_people(num_people: int, *, least: int, seed: int) -> pd.DataFrame:
+    """Return gender, race, age and path of people in the competition's proportions.
+
+    Every stratum of gender and age group gets at least `least` people; the rest goes by largest
+    remainder. `age` is in whole years.
+    """
+    rng = np.random.default_rng([DEMO_VERSION, seed, 0])
+    share = PROPORTIONS / PROPORTIONS.sum()
+    count = np.full(6, least)
+    while count.sum() < num_people:
+        count[np.argmax(share * num_people - count)] += 1
+    rows = []
+    for stratum in range(6):
+        for _ in range(count[stratum]):
+            gender, (low, high) = ("male", "female")[stratum // 3], AGE_RANGES[stratum % 3]
+            rows.append({"gender": gender, "race": "Drawn", "age": int(rng.integers(low, high))})
+    people = pd.DataFrame(rows).iloc[rng.permutation(len(rows))].reset_index(drop=True)
+    people.insert(0, "id", [f"{index + 1:06d}" for index in range(len(people))])
+    people["path"] = people["id"] + "_" + people["gender"] + "_Drawn_" + people["age"].astype(str)
+    return people
+
+
+def _draw_person(seed: int, person: int, male: bool, age: int, files: list[tuple[Path, str]]) -> None:
+    rng = np.random.default_rng([DEMO_VERSION, seed, 1, person])
+    who = make_person(rng, male=male, age=age)
+    for file, mask in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pixels = cv2.cvtColor(draw_picture(who, rng, mask=mask), cv2.COLOR_RGB2BGR)
+        if not cv2.imwrite(str(file), pixels, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(80, 95))]):
+            raise OSError(f"{file}: cannot be written")
+
+
+def make_demo(root: Path | None = None, *, num_train: int = NUM_TRAIN, num_test: int = NUM_TEST, seed: int = 0) -> Path:
+    """Draw the demo set unless it is there already, and return its root.
+
+    Layout: `train/train.csv`, `train/images/<path>/`, `eval/info.csv`, `eval/images/`; 7 pictures
+    of 384 x 512 a person. Appears whole or not at all, so two processes may ask for it at once.
+    """
+    if root is None:
+        root = cache_folder() / f"demo-v{DEMO_VERSION}-{num_train}-{num_test}-{seed}" / "demo"
+    if (root / "train" / "train.csv").is_file():
+        return root
+    root.parent.mkdir(parents=True, exist_ok=True)
+    draft = root.with_name(f".{root.name}.{os.getpid()}")
+    train = demo_people(num_train, least=min(LEAST, num_train // 6), seed=seed)
+    test = demo_people(num_test, least=min(1, num_test // 6), seed=seed + 1)
+    jobs, test_ids = [], []
+    for index, row in enumerate(train.itertuples()):
+        files = [(draft / "train" / "images" / str(row.path) / f"{stem}.jpg", mask) for stem, mask in PICTURES]
+        jobs.append((seed, index, row.gender == "male", int(str(row.age)), files))
+    for index, row in enumerate(test.itertuples()):
+        names = [hashlib.sha1(f"{seed}/{index}/{stem}".encode()).hexdigest() + ".jpg" for stem, _ in PICTURES]
+        files = [(draft / "eval" / "images" / name, mask) for name, (_, mask) in zip(names, PICTURES, strict=True)]
+        test_ids += names
+        jobs.append((seed + 1, index, row.gender == "male", int(str(row.age)), files))
+    try:
+        joblib.Parallel(n_jobs=-1)(joblib.delayed(_draw_person)(*job) for job in jobs)
+        train.to_csv(draft / "train" / "train.csv", index=False)
+        if test_ids:
+            pd.DataFrame({"ImageID": sorted(test_ids), "ans": 0}).to_csv(draft / "eval" / "info.csv", index=False)
+        try:
+            os.replace(draft, root)
+        except OSError:  # another process was faster, with the same pictures
+            if not (root / "train" / "train.csv").is_file():
+                raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return root

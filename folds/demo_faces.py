@@ -1,0 +1,275 @@
+"""Drawing of one face: the demo set's pictures, made of polygons and blurred strokes.
+
+Age, gender and mask are drawn the way they show on people, with overlap: wrinkles deepen, hair
+greys and recedes; jaws, brows and hair length differ between men and women, but not always.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+__all__ = ["HEIGHT", "WIDTH", "Person", "draw_picture", "make_person"]
+
+WIDTH, HEIGHT = 384, 512
+CENTRE = np.array([192.0, 262.0])
+SKINS = ((243, 212, 190), (231, 190, 160), (214, 165, 128), (178, 125, 90), (128, 85, 60), (96, 62, 44))
+HAIRS = ((28, 22, 20), (52, 36, 28), (86, 58, 38), (128, 90, 54), (178, 140, 92), (120, 58, 36))
+MASKS = ((236, 238, 240), (150, 190, 222), (34, 34, 38), (196, 210, 200), (214, 160, 170), (88, 104, 140))
+Colour = tuple[float, ...] | np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Person:
+    """What stays the same in all seven pictures of a person."""
+
+    male: bool
+    age: int
+    skin: np.ndarray
+    hair: np.ndarray
+    shirt: np.ndarray
+    backdrop: np.ndarray
+    face_width: float
+    jaw: float
+    brow: float
+    long_hair: bool
+    beard: float
+    recede: float
+    wrinkle: float
+    eye: np.ndarray
+    eye_gap: float
+    glasses: bool
+    lips: np.ndarray
+
+
+def _vary(rng: np.random.Generator, colour: Colour, spread: float) -> np.ndarray:
+    return np.clip(np.asarray(colour, float) + rng.normal(0, spread, 3), 4, 250)
+
+
+def make_person(rng: np.random.Generator, *, male: bool, age: int) -> Person:
+    """Draw the looks of a person of this gender and age (years) from `rng`."""
+    skin = _vary(rng, SKINS[rng.integers(len(SKINS))], 6)
+    # Grey comes somewhere between the mid thirties and seventy, in some much earlier than in others.
+    grey = float(np.clip((age - rng.normal(46, 6)) / 16, 0, 1))
+    colour = _vary(rng, HAIRS[rng.integers(len(HAIRS))], 6)
+    hair = colour * (1 - grey) + _vary(rng, (196, 196, 198), 8) * grey
+    years = age + rng.normal(0, 5)
+    return Person(
+        male=male,
+        age=age,
+        skin=skin,
+        hair=hair,
+        shirt=rng.uniform(30, 225, 3),
+        backdrop=rng.uniform(110, 225) + rng.uniform(-40, 40, 3),
+        face_width=rng.normal(97 if male else 90, 4),
+        jaw=float(np.clip(rng.normal(0.86 if male else 0.66, 0.06), 0.5, 1.0)),
+        brow=float(np.clip(rng.normal(8 if male else 4, 1.3), 2, 12)),
+        long_hair=bool(rng.random() < (0.06 if male else 0.88)),
+        beard=float(rng.uniform(0.25, 0.9)) if male and rng.random() < 0.5 else 0.0,
+        recede=float(np.clip((years - 34) / 40, 0, 1)) * (1.0 if male else 0.15),
+        wrinkle=float(np.clip((years - 24) / 38, 0, 1)),
+        eye=_vary(rng, ((70, 50, 34), (60, 96, 120), (70, 100, 66))[rng.integers(3)], 8),
+        eye_gap=rng.normal(40, 2.5),
+        glasses=bool(rng.random() < 0.15 + 0.3 * (age >= 50)),
+        lips=_vary(rng, skin * (0.72, 0.52, 0.55) if male else (186, 66, 84), 10),
+    )
+
+
+class _Canvas:
+    """A float RGB picture on which soft shapes are laid, in the face's own coordinates."""
+
+    def __init__(self, backdrop: np.ndarray) -> None:
+        self.pixels = np.empty((HEIGHT, WIDTH, 3), np.float32)
+        self.pixels[:] = backdrop
+
+    def _lay(self, points: Any, colour: Colour, alpha: float, blur: float, width: int | None) -> None:
+        """Fill (or, given a width, trace) the points on a small mask of their own, blur it, blend it in."""
+        corners = np.asarray(points, float) + CENTRE
+        pad = int(3 * blur) + 2 + (width or 0)
+        low = np.clip(np.floor(corners.min(0)) - pad, 0, (WIDTH, HEIGHT)).astype(int)
+        high = np.clip(np.ceil(corners.max(0)) + pad, 0, (WIDTH, HEIGHT)).astype(int)
+        if (high <= low).any():
+            return
+        cover = np.zeros((high[1] - low[1], high[0] - low[0]), np.uint8)
+        fixed = np.round((corners - low) * 16).astype(np.int32)  # cv2 takes sixteenths of a pixel
+        if width is None:
+            cv2.fillPoly(cover, [fixed], 255, cv2.LINE_AA, 4)
+        else:
+            cv2.polylines(cover, [fixed], False, 255, width, cv2.LINE_AA, 4)
+        weight = cv2.GaussianBlur(cover.astype(np.float32), (0, 0), blur)[..., None] * np.float32(alpha / 255)
+        area = self.pixels[low[1] : high[1], low[0] : high[0]]
+        area += weight * (np.asarray(colour, np.float32) - area)
+
+    def shape(self, points: Any, colour: Colour, *, alpha: float = 1.0, blur: float = 0.8) -> None:
+        self._lay(points, colour, alpha, blur, None)
+
+    def stroke(self, points: Any, width: float, colour: Colour, *, alpha: float = 1.0, blur: float = 0.8) -> None:
+        self._lay(points, colour, alpha, blur, max(1, round(width)))
+
+    def oval(self, x: float, y: float, rx: float, ry: float, colour: Colour, **how: float) -> None:
+        angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+        self.shape(np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], 1), colour, **how)
+
+
+def _arc(x0: float, y0: float, x1: float, y1: float, sag: float, num: int = 12) -> np.ndarray:
+    """Return points from (x0, y0) to (x1, y1) along a parabola that sags by `sag` pixels."""
+    t = np.linspace(0, 1, num)
+    return np.stack([x0 + (x1 - x0) * t, y0 + (y1 - y0) * t + 4 * sag * t * (1 - t)], 1)
+
+
+def _face_outline(who: Person) -> np.ndarray:
+    """Return the outline of the face: an oval whose lower half is squared by the jaw."""
+    angle = np.linspace(0, 2 * np.pi, 72, endpoint=False)
+    x, y = np.cos(angle), np.sin(angle)
+    square = np.where(y > 0, np.abs(x) ** (1.35 - 0.85 * (who.jaw - 0.4)), np.abs(x))
+    return np.stack([who.face_width * np.sign(x) * square, np.where(y > 0, 138 * y, 122 * y)], 1)
+
+
+def _draw_hair_behind(canvas: _Canvas, who: Person) -> None:
+    w = who.face_width
+    if who.long_hair:
+        canvas.shape(
+            [(-w - 26, -60), (-w * 0.7, -146), (0, -166), (w * 0.7, -146), (w + 26, -60), (w + 34, 170), (-w - 34, 170)],
+            who.hair * 0.86,
+            blur=4,
+        )
+    else:
+        canvas.shape(
+            [(-w - 8, -10), (-w - 6, -90), (-w * 0.6, -142), (0, -156), (w * 0.6, -142), (w + 6, -90), (w + 8, -10)],
+            who.hair * 0.9,
+            blur=3,
+        )
+
+
+def _draw_hairline(canvas: _Canvas, who: Person, rng: np.random.Generator) -> None:
+    w, line = who.face_width, -86 - 40 * who.recede
+    top = [(w * 0.98, -52), (w * 0.98, -104), (w * 0.6, -143), (0, -156), (-w * 0.6, -143), (-w * 0.98, -104)]
+    fringe = [(-w * 0.98, -52), *_arc(-w * 0.82, line + 6, w * 0.82, line, -12)]
+    canvas.shape(top + fringe, who.hair, blur=2.5)
+    for x in np.linspace(-w * 0.8, w * 0.8, 10):
+        strand = _arc(x, -150 + 0.0022 * x * x, x * 1.12, line - 6, -4, 6)
+        canvas.stroke(strand, 2, who.hair * rng.uniform(0.7, 1.25), alpha=0.5, blur=1.2)
+
+
+def _draw_eyes(canvas: _Canvas, who: Person) -> None:
+    dark = who.hair * 0.55 if who.hair.mean() < 150 else who.hair * 0.7
+    for side in (-1, 1):
+        x = side * who.eye_gap
+        canvas.oval(x, -26, 26, 19, who.skin * 0.8, alpha=0.35, blur=5)
+        canvas.shape(np.concatenate([_arc(x - 19, -24, x + 19, -24, -11), _arc(x + 19, -24, x - 19, -24, 8)]), (246, 244, 242))
+        canvas.oval(x, -25, 8.5, 8.5, who.eye)
+        canvas.oval(x, -25, 4, 4, (12, 12, 12))
+        canvas.oval(x + 3, -28, 1.8, 1.8, (255, 255, 255))
+        canvas.stroke(_arc(x - 20, -24, x + 20, -24, -12), 3 if who.male else 5, who.skin * 0.25)
+        if not who.male:
+            canvas.stroke([(x + side * 18, -26), (x + side * 26, -33)], 3, who.skin * 0.22)
+        lift = 2 if who.male else 8
+        canvas.stroke(_arc(x - side * 22, -50, x + side * 26, -50 - lift, -8), who.brow, dark, alpha=0.9, blur=1.2)
+
+
+def _draw_wrinkles(canvas: _Canvas, who: Person) -> None:
+    depth, crease = who.wrinkle, who.skin * 0.58
+    if depth <= 0.02:
+        return
+    for line, y in enumerate((-66, -76, -87, -97)):
+        half = who.face_width * (0.62 - 0.06 * line)
+        canvas.stroke(_arc(-half, y, half, y, -5), 2, crease, alpha=0.62 * depth, blur=1.1)
+    for side in (-1, 1):
+        x = side * (who.eye_gap + 22)
+        for dy in (-10, -2, 6):
+            canvas.stroke([(x, -24 + dy * 0.3), (x + side * 18, -24 + dy * 1.4)], 2, crease, alpha=0.75 * depth, blur=0.9)
+        bag = side * who.eye_gap
+        canvas.stroke(_arc(bag - 17, -8, bag + 17, -8, 7), 3, crease, alpha=0.7 * depth, blur=1.5)
+        canvas.stroke(_arc(side * 24, 26, side * 40, 74, 0) + (side * 3, 0), 3, crease, alpha=0.7 * depth, blur=1.6)
+        canvas.stroke(_arc(side * 8, -52, side * 7, -36, 0), 2, crease, alpha=0.5 * depth, blur=1)
+
+
+def _draw_lower_face(canvas: _Canvas, who: Person, smile: float) -> None:
+    canvas.stroke([(9, -14), (13, 22)], 5, who.skin * 0.82, alpha=0.5, blur=3)
+    canvas.shape(_arc(-17, 28, 17, 28, 7), who.skin * 0.76, alpha=0.8, blur=2)
+    for side in (-1, 1):
+        canvas.oval(side * 8, 30, 4, 2.6, who.skin * 0.42, blur=1)
+        canvas.oval(side * 52, 34, 26, 20, (228, 120, 110), alpha=0.1, blur=9)
+    if who.beard:
+        w = who.face_width
+        jaw = [(-w * 0.9, 34), (-w * 0.78, 92), (-w * 0.42, 132), (0, 142), (w * 0.42, 132), (w * 0.78, 92), (w * 0.9, 34)]
+        canvas.shape(jaw + [(w * 0.5, 54), (0, 44), (-w * 0.5, 54)], who.hair * 0.9, alpha=0.75 * who.beard, blur=5)
+    lip = np.concatenate([_arc(-32, 74, 32, 74, -7), _arc(32, 74, -32, 74, 10 + 5 * smile)]) + (0, -3 * smile)
+    canvas.shape(lip, who.lips, blur=1.2)
+    canvas.stroke(_arc(-32, 74 - 3 * smile, 32, 74 - 3 * smile, 3 + 6 * smile), 2, who.lips * 0.5, blur=1)
+
+
+def _draw_glasses(canvas: _Canvas, who: Person) -> None:
+    for side in (-1, 1):
+        angle = np.linspace(0, 2 * np.pi, 30)
+        rim = np.stack([side * who.eye_gap + 29 * np.cos(angle), -24 + 22 * np.sin(angle)], 1)
+        canvas.stroke(rim, 3, (30, 28, 30))
+        canvas.stroke([(side * (who.eye_gap + 29), -28), (side * who.face_width, -34)], 3, (30, 28, 30))
+    canvas.stroke(_arc(29 - who.eye_gap, -26, who.eye_gap - 29, -26, -4), 3, (30, 28, 30))
+
+
+def _draw_mask(canvas: _Canvas, who: Person, rng: np.random.Generator, *, kind: str) -> None:
+    """Lay a mask over nose and mouth (worn) or over mouth or chin alone (incorrect)."""
+    colour = _vary(rng, MASKS[rng.integers(len(MASKS))], 6)
+    w = who.face_width
+    top = rng.uniform(2, 10) if kind == "worn" else rng.choice([rng.uniform(48, 56), rng.uniform(88, 96)])
+    low = 146 if kind == "worn" else 152
+    side = top + (low - top) * 0.28
+    cheeks = [(w * 0.93, side), (w * 0.84, (side + low) / 2), (w * 0.45, low - 6)]
+    outline = np.concatenate(
+        [_arc(-w * 0.93, side, 0, top, -4), _arc(0, top, w * 0.93, side, -4), cheeks, [(0, low)], np.array(cheeks[::-1]) * (-1, 1)]
+    )
+    for s in (-1, 1):
+        canvas.stroke([(s * w * 0.92, side + 4), (s * (w + 4), -14 + 0.25 * top)], 3, colour * 0.9, blur=1)
+    canvas.shape(outline + (0, 3), who.skin * 0.5, alpha=0.4, blur=3)
+    canvas.shape(outline, colour, blur=1)
+    for fold in np.linspace(0.3, 0.75, 3):
+        y = top + (low - top) * fold
+        canvas.stroke(_arc(-w * 0.8, y, w * 0.8, y, 6), 2, colour * 0.82, alpha=0.6, blur=1.2)
+    if rng.random() < 0.25:
+        ink = rng.uniform(30, 220, 3)
+        for _ in range(14):
+            x, y = rng.uniform(-0.6, 0.6) * w, rng.uniform(side + 8, low - 14)
+            canvas.oval(x, y, 4, 4, ink, alpha=0.8)
+
+
+def _photograph(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Turn, shift and light the drawing as a camera would find it; returns uint8 RGB."""
+    tilt, zoom = rng.normal(0, 4), float(np.clip(rng.normal(1.0, 0.05), 0.88, 1.14))
+    matrix = cv2.getRotationMatrix2D((WIDTH / 2, HEIGHT / 2), tilt, zoom)
+    matrix[:, 2] += rng.normal(0, (9, 11))
+    matrix[0, 1] += rng.normal(0, 0.03)
+    pixels = cv2.warpAffine(pixels, matrix, (WIDTH, HEIGHT), borderMode=cv2.BORDER_REPLICATE)
+    direction = rng.uniform(0, 2 * np.pi)
+    across = np.linspace(-1, 1, WIDTH, dtype=np.float32)[None, :] * np.float32(np.cos(direction))
+    down = np.linspace(-1, 1, HEIGHT, dtype=np.float32)[:, None] * np.float32(np.sin(direction))
+    light = np.float32(rng.normal(1.0, 0.12)) + np.float32(rng.uniform(0, 0.22)) * (across + down)
+    pixels *= rng.normal(1.0, 0.03, 3).astype(np.float32)
+    pixels *= light[..., None]
+    grain = rng.integers(-9, 10, (HEIGHT // 2, WIDTH // 2, 1)).astype(np.float32)
+    pixels += cv2.resize(grain, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)[..., None]
+    return np.clip(pixels, 0, 255, out=pixels).astype(np.uint8)
+
+
+def draw_picture(who: Person, rng: np.random.Generator, *, mask: str) -> np.ndarray:
+    """Return one picture of a person, 512 x 384 x 3 uint8 RGB; `mask` is worn, incorrect or not worn."""
+    canvas = _Canvas(who.backdrop + rng.normal(0, 6, 3))
+    canvas.shape([(-170, 270), (-150, 196), (-50, 160), (50, 160), (150, 196), (170, 270)], who.shirt, blur=2)
+    _draw_hair_behind(canvas, who)
+    canvas.shape([(-42, 96), (42, 96), (54, 176), (0, 192), (-54, 176)], who.skin * 0.84, blur=2)
+    for side in (-1, 1):
+        canvas.oval(side * (who.face_width + 2), -6, 11, 24, who.skin * 0.88, blur=1.5)
+    canvas.shape(_face_outline(who), who.skin, blur=1.2)
+    canvas.oval(0, 120, who.face_width * 0.7, 26, who.skin * 0.8, alpha=0.3, blur=9)
+    _draw_hairline(canvas, who, rng)
+    _draw_lower_face(canvas, who, smile=float(rng.uniform(0, 1)))
+    _draw_eyes(canvas, who)
+    _draw_wrinkles(canvas, who)
+    if mask != "not worn":
+        _draw_mask(canvas, who, rng, kind=mask)
+    if who.glasses:
+        _draw_glasses(canvas, who)
+    return _photograph(canvas.pixels, rng)

@@ -1,0 +1,29 @@
+"""Errors meant for people: one line that names the file or flag, and the cure."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["BadImage", "UserError", "did_you_mean", "listed"]
+
+
+class UserError(ValueError):
+    """Something the user can mend; entry points print it as one line and exit with 2."""
+
+
+class BadImage(UserError):
+    """A picture that cannot be read."""
+
+
+def did_you_mean(name: str, options: Iterable[str]) -> str:
+    """Return "; did you mean X or Y?" for the options nearest to `name`, or "" if none is near."""
+    near = difflib.get_close_matches(name, list(options), n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def listed(names: Iterable[object], *, most: int = 3) -> str:
+    """Return the first `most` names joined by commas, then how many more there are."""
+    everything = [str(name) for name in names]
+    shown = ", ".join(everything[:most])
+    return shown if len(everything) <= most else f"{shown} and {len(everything) - most} more"

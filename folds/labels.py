@@ -1,0 +1,56 @@
+"""The competition's label codec: (mask, gender, age group) <-> class 0..17, in this one place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from folds.errors import UserError
+from folds.manifest import Attribute
+
+__all__ = ["AGES", "ATTRIBUTES", "CLASSES", "GENDERS", "MASKS", "age_group", "decode", "encode", "gender_code"]
+
+MASKS = ("worn", "incorrect", "not worn")
+GENDERS = ("male", "female")
+AGES = ("<30", "30-59", "60+")
+AGE_BOUNDS = (30, 60)
+OLDEST = 120
+
+
+def encode(mask: Any, gender: Any, age: Any) -> Any:
+    """Return the class 0..17 of mask 0..2, gender 0..1 and age group 0..2 (integers or arrays)."""
+    return 6 * mask + 3 * gender + age
+
+
+def decode(label: Any) -> tuple[Any, Any, Any]:
+    """Return (mask, gender, age group) of a class 0..17 (integer or array)."""
+    return label // 6, label // 3 % 2, label % 3
+
+
+def gender_code(text: str, *, where: str) -> int:
+    """Return 0 for male and 1 for female; `where` names the row in the UserError for anything else."""
+    word = str(text).strip().lower()
+    if word not in GENDERS:
+        raise UserError(f"{where}: unknown gender {text!r}; write male or female")
+    return GENDERS.index(word)
+
+
+def age_group(years: str | float, *, where: str) -> int:
+    """Return the age group 0..2 of an age in years; `where` names the row in the UserError."""
+    try:
+        number = float(years)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not 0 < number <= OLDEST:
+        raise UserError(f"{where}: unknown age {years!r}; write the years as a number from 1 to {OLDEST}")
+    return int(np.searchsorted(AGE_BOUNDS, number, side="right"))
+
+
+_CODES = [decode(label) for label in range(18)]
+CLASSES = tuple(f"{MASKS[mask]}, {GENDERS[gender]}, {AGES[age]}" for mask, gender, age in _CODES)
+ATTRIBUTES = (
+    Attribute(name="mask", values=MASKS, of_class=tuple(code[0] for code in _CODES)),
+    Attribute(name="gender", values=GENDERS, of_class=tuple(code[1] for code in _CODES)),
+    Attribute(name="age", values=AGES, of_class=tuple(code[2] for code in _CODES)),
+)

@@ -1,0 +1,120 @@
+"""Reader of the mask competition's folder layout, with the quirks of the real data.
+
+`train/train.csv` lists people (id, gender, race, age, path); `train/images/<path>/` holds seven
+pictures each; `eval/info.csv` (ImageID, ans) and `eval/images/` are the test set. Ids repeat or
+carry suffixes, so a person is the folder, not the id. `._*` files are litter of a file manager.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from folds.errors import UserError, listed
+from folds.labels import ATTRIBUTES, CLASSES, age_group, encode, gender_code
+from folds.manifest import Manifest, build_manifest
+
+__all__ = ["find_layout_root", "read_layout"]
+
+MASK_OF_STEM = {**{f"mask{i}": 0 for i in range(1, 6)}, "incorrect_mask": 1, "normal": 2}
+SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def find_layout_root(path: Path) -> Path | None:
+    """Return `path` or the nearest of three folders above it that holds `train/train.csv`, or None."""
+    path = path.expanduser().resolve()
+    for folder in (path, *list(path.parents)[:3]):
+        if (folder / "train" / "train.csv").is_file():
+            return folder
+    return None
+
+
+def _read_table(file: Path, columns: set[str]) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read as CSV ({error}); save it as UTF-8 CSV") from None
+    absent = columns - set(table.columns)
+    if absent:
+        raise UserError(f"{file}: lacks the column {listed(sorted(absent))}; it has {listed(table.columns, most=9)}")
+    return table
+
+
+def _person_pictures(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """Return the seven pictures by stem, and names of files that are none of them."""
+    found: dict[str, Path] = {}
+    stray: list[str] = []
+    for file in sorted(folder.iterdir()):
+        if file.name.startswith("."):
+            continue
+        if file.stem not in MASK_OF_STEM or file.suffix.lower() not in SUFFIXES:
+            stray.append(f"{folder.name}/{file.name}")
+        elif file.stem in found:
+            raise UserError(f"{folder}: {found[file.stem].name} and {file.name} are the same picture; keep one")
+        else:
+            found[file.stem] = file
+    return found, stray
+
+
+def _read_test(root: Path) -> list[tuple[str, Path]] | None:
+    info = root / "eval" / "info.csv"
+    if not info.is_file():
+        return None
+    ids = _read_table(info, {"ImageID"})["ImageID"]
+    return [(image_id, root / "eval" / "images" / image_id) for image_id in ids]
+
+
+def read_layout(root: Path, *, name: str | None = None, is_demo: bool = False, skip_missing: bool = False) -> Manifest:
+    """Read the competition's layout below `root`; the group is the person's folder.
+
+    `skip_missing` passes over pictures that are not there (said in the manifest's warnings) where
+    otherwise they stop the reader. Raises UserError naming file and row for anything it cannot use.
+    """
+    listing = root / "train" / "train.csv"
+    table = _read_table(listing, {"gender", "age", "path"})
+    twice = table.loc[table["path"].duplicated(), "path"].unique()
+    if len(twice):
+        raise UserError(f"{listing}: folder {listed(twice)} is listed more than once; keep one row a person")
+    image_id: list[str] = []
+    path: list[Path] = []
+    group: list[str] = []
+    label: list[int] = []
+    stray: list[str] = []
+    missing: list[str] = []
+    for row in table.to_dict("records"):
+        where = f"{listing}: {row['path']}"
+        gender, age = gender_code(row["gender"], where=where), age_group(row["age"], where=where)
+        folder = root / "train" / "images" / row["path"]
+        if not row["path"] or not folder.is_dir():
+            raise UserError(f"{where}: no folder {folder}; put it back or take the row out")
+        pictures, others = _person_pictures(folder)
+        stray += others
+        missing += [f"{row['path']}/{stem}" for stem in MASK_OF_STEM if stem not in pictures]
+        for stem, file in pictures.items():
+            image_id.append(f"{row['path']}/{file.name}")
+            path.append(file)
+            group.append(row["path"])
+            label.append(encode(MASK_OF_STEM[stem], gender, age))
+    warnings = []
+    if missing:
+        said = f"{root / 'train' / 'images'}: {len(missing)} pictures are missing: {listed(missing)}"
+        if not skip_missing:
+            raise UserError(f"{said}; put them back or pass --on-bad-image skip")
+        warnings.append(f"{said}; skipped")
+    if stray:
+        warnings.append(f"{root / 'train' / 'images'}: passed over {len(stray)} other files: {listed(stray)}")
+    return build_manifest(
+        name=name or root.name,
+        root=root,
+        image_id=image_id,
+        path=path,
+        group=group,
+        label=label,
+        test=_read_test(root),
+        classes=CLASSES,
+        answers=range(len(CLASSES)),
+        attributes=ATTRIBUTES,
+        is_demo=is_demo,
+        warnings=warnings,
+    )

@@ -1,0 +1,141 @@
+"""The one checked table that every data source becomes: pictures, groups and labels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from folds.errors import UserError, listed
+
+__all__ = ["Attribute", "Manifest", "build_manifest"]
+
+TRAIN_COLUMNS = ["image_id", "path", "group", "label", "label_raw"]
+TEST_COLUMNS = ["image_id", "path"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attribute:
+    """A property that each class implies, such as the gender within a joint class."""
+
+    name: str
+    """What reports call it."""
+    values: tuple[str, ...]
+    """Names of its values."""
+    of_class: tuple[int, ...]
+    """For each class, the index of the value that it implies."""
+
+    def __post_init__(self) -> None:
+        assert set(self.of_class) <= set(range(len(self.values))), self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A data set as tables; made by `build_manifest`, which checks it."""
+
+    name: str
+    """Short name of the data set, used for run folders and messages."""
+    root: Path
+    """Folder (or CSV file) it was read from."""
+    train: pd.DataFrame
+    """image_id, path, group, label, label_raw; one row a labelled picture, sorted by image_id."""
+    test: pd.DataFrame | None
+    """image_id, path in the order of the submission; None where there is no test set."""
+    classes: tuple[str, ...]
+    """Name of each class, in label order."""
+    answers: tuple[int | str, ...]
+    """What a submission writes for each class."""
+    attributes: tuple[Attribute, ...] = ()
+    """Properties implied by the class, scored apart in reports."""
+    is_demo: bool = False
+    """True for the embedded, drawn data set."""
+    warnings: tuple[str, ...] = ()
+    """What the reader passed over, one line each."""
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def labels_hash(self) -> str:
+        """Hash of everything but the pixels: ids, groups, raw labels, classes and test ids."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(json.dumps(self.classes).encode())
+        for column in ("image_id", "group", "label_raw"):
+            digest.update(json.dumps(self.train[column].tolist()).encode())
+        digest.update(json.dumps([] if self.test is None else self.test["image_id"].tolist()).encode())
+        return digest.hexdigest()
+
+
+def _check_ids(table: pd.DataFrame, source: str) -> None:
+    twice = table.loc[table["image_id"].duplicated(), "image_id"].unique()
+    if len(twice):
+        raise UserError(f"{source}: image id {listed(twice)} occurs more than once; keep one row each")
+
+
+def _check_files(table: pd.DataFrame, source: str) -> None:
+    missing = [path for path in table["path"] if not Path(path).is_file()]
+    if missing:
+        raise UserError(
+            f"{source}: {len(missing)} of {len(table)} pictures are missing: {listed(missing)}; "
+            "put the files back or take the rows out"
+        )
+
+
+def build_manifest(
+    *,
+    name: str,
+    root: Path,
+    image_id: Sequence[str],
+    path: Sequence[Path],
+    group: Sequence[str],
+    label: Sequence[int],
+    test: Sequence[tuple[str, Path]] | None,
+    classes: Sequence[str],
+    answers: Sequence[int | str],
+    attributes: Sequence[Attribute] = (),
+    is_demo: bool = False,
+    warnings: Sequence[str] = (),
+) -> Manifest:
+    """Check plain columns of length N and return them as a Manifest.
+
+    Rows are put in the order of their image_id, so that nothing downstream depends on file order.
+    Raises UserError for a doubled id, a missing file, no rows at all, or an empty test set.
+    """
+    source = str(root)
+    if not len(image_id):
+        raise UserError(f"{source}: no labelled picture found; point --data or --csv at one with rows")
+    train = pd.DataFrame(
+        {
+            "image_id": np.asarray(image_id, dtype=object),
+            "path": [str(one) for one in path],
+            "group": np.asarray(group, dtype=object),
+            "label": np.asarray(label, dtype=np.int64),
+        }
+    )
+    train["label_raw"] = train["label"]
+    assert train["label"].between(0, len(classes) - 1).all()
+    _check_ids(train, source)
+    _check_files(train, source)
+    test_table = None
+    if test is not None:
+        if not len(test):
+            raise UserError(f"{source}: the test set lists no picture; fill it, or remove it to run without")
+        test_table = pd.DataFrame([(one, str(file)) for one, file in test], columns=TEST_COLUMNS)
+        _check_ids(test_table, f"{source} (test set)")
+        _check_files(test_table, f"{source} (test set)")
+    return Manifest(
+        name=name,
+        root=root,
+        train=train.sort_values("image_id", ignore_index=True)[TRAIN_COLUMNS],
+        test=test_table,
+        classes=tuple(classes),
+        answers=tuple(answers),
+        attributes=tuple(attributes),
+        is_demo=is_demo,
+        warnings=tuple(warnings),
+    )

@@ -1,0 +1,71 @@
+"""Where the data comes from: a CSV, the competition's layout, or the embedded demo set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from folds.demo import make_demo
+from folds.errors import UserError
+from folds.generic import read_csv_manifest
+from folds.layout import find_layout_root, read_layout
+from folds.manifest import Manifest
+
+__all__ = ["load_manifest"]
+
+CHANNEL = "SM_CHANNEL_TRAIN"
+
+
+def _named_layout(path: str, flag: str) -> Path:
+    root = find_layout_root(Path(path))
+    if root is None:
+        raise UserError(f"{path} ({flag}): no train/train.csv there; point at the folder that holds train/, or use --csv")
+    return root
+
+
+def _data_root(data: str | None, environ: Mapping[str, str]) -> Path | None:
+    """Return the layout's root by precedence --data, $SM_CHANNEL_TRAIN, data/; None means demo."""
+    if data == "demo":
+        return None
+    if data is not None:
+        return _named_layout(data, "--data")
+    if environ.get(CHANNEL):
+        return _named_layout(environ[CHANNEL], f"${CHANNEL}")
+    if Path("data").is_dir():
+        return _named_layout("data", "the data folder here; pass --data demo for the embedded set")
+    return None
+
+
+def load_manifest(
+    *,
+    data: str | None = None,
+    csv: str | None = None,
+    image_col: str = "image",
+    label_col: str = "label",
+    group_col: str | None = None,
+    image_root: str | None = None,
+    test_csv: str | None = None,
+    skip_missing: bool = False,
+    environ: Mapping[str, str] = os.environ,
+) -> Manifest:
+    """Load the data set that the flags name, or the embedded demo set if they name none.
+
+    Raises UserError where what is named is not there or cannot be used.
+    """
+    if csv is not None:
+        if data is not None:
+            raise UserError("--csv and --data: two data sets are named; pass one")
+        return read_csv_manifest(
+            Path(csv),
+            image_col=image_col,
+            label_col=label_col,
+            group_col=group_col,
+            image_root=None if image_root is None else Path(image_root),
+            test_csv=None if test_csv is None else Path(test_csv),
+            skip_missing=skip_missing,
+        )
+    root = _data_root(data, environ)
+    if root is None:
+        return read_layout(make_demo(), name="demo", is_demo=True)
+    return read_layout(root, skip_missing=skip_missing)
