@@ -16,6 +16,7 @@ __all__ = ["HEIGHT", "WIDTH", "Person", "draw_picture", "make_person"]
 
 WIDTH, HEIGHT = 384, 512
 CENTRE = np.array([192.0, 262.0])
+DRAWN = 0.625  # drawn at this scale and enlarged by the camera step: twice as fast, and softer
 SKINS = ((243, 212, 190), (231, 190, 160), (214, 165, 128), (178, 125, 90), (128, 85, 60), (96, 62, 44))
 HAIRS = ((28, 22, 20), (52, 36, 28), (86, 58, 38), (128, 90, 54), (178, 140, 92), (120, 58, 36))
 MASKS = ((236, 238, 240), (150, 190, 222), (34, 34, 38), (196, 210, 200), (214, 160, 170), (88, 104, 140))
@@ -78,19 +79,22 @@ def make_person(rng: np.random.Generator, *, male: bool, age: int) -> Person:
     )
 
 
+def _three(plane: np.ndarray) -> np.ndarray:
+    return cv2.merge([plane, plane, plane])
+
+
 class _Canvas:
     """A float RGB picture on which soft shapes are laid, in the face's own coordinates."""
 
     def __init__(self, backdrop: np.ndarray) -> None:
-        self.pixels = np.empty((HEIGHT, WIDTH, 3), np.float32)
-        self.pixels[:] = backdrop
+        self.pixels = cv2.merge([np.full((round(HEIGHT * DRAWN), round(WIDTH * DRAWN)), part, np.float32) for part in backdrop])
 
     def _lay(self, points: Any, colour: Colour, alpha: float, blur: float, width: int | None) -> None:
         """Fill (or, given a width, trace) the points on a small mask of their own, blur it, blend it in."""
-        corners = np.asarray(points, float) + CENTRE
+        corners, blur = (np.asarray(points, float) + CENTRE) * DRAWN, blur * DRAWN
         pad = int(3 * blur) + 2 + (width or 0)
-        low = np.clip(np.floor(corners.min(0)) - pad, 0, (WIDTH, HEIGHT)).astype(int)
-        high = np.clip(np.ceil(corners.max(0)) + pad, 0, (WIDTH, HEIGHT)).astype(int)
+        low = np.clip(np.floor(corners.min(0)) - pad, 0, self.pixels.shape[1::-1]).astype(int)
+        high = np.clip(np.ceil(corners.max(0)) + pad, 0, self.pixels.shape[1::-1]).astype(int)
         if (high <= low).any():
             return
         cover = np.zeros((high[1] - low[1], high[0] - low[0]), np.uint8)
@@ -99,15 +103,17 @@ class _Canvas:
             cv2.fillPoly(cover, [fixed], 255, cv2.LINE_AA, 4)
         else:
             cv2.polylines(cover, [fixed], False, 255, width, cv2.LINE_AA, 4)
-        weight = cv2.GaussianBlur(cover.astype(np.float32), (0, 0), blur)[..., None] * np.float32(alpha / 255)
+        weight = cv2.GaussianBlur(cover, (0, 0), blur).astype(np.float32) * np.float32(alpha / 255)
+        # Per channel and merged: numpy's broadcasting over a last axis of 3 is several times slower.
         area = self.pixels[low[1] : high[1], low[0] : high[0]]
-        area += weight * (np.asarray(colour, np.float32) - area)
+        area *= _three(1 - weight)
+        area += cv2.merge([weight * np.float32(part) for part in colour])
 
     def shape(self, points: Any, colour: Colour, *, alpha: float = 1.0, blur: float = 0.8) -> None:
         self._lay(points, colour, alpha, blur, None)
 
     def stroke(self, points: Any, width: float, colour: Colour, *, alpha: float = 1.0, blur: float = 0.8) -> None:
-        self._lay(points, colour, alpha, blur, max(1, round(width)))
+        self._lay(points, colour, alpha, blur, max(1, round(width * DRAWN)))
 
     def oval(self, x: float, y: float, rx: float, ry: float, colour: Colour, **how: float) -> None:
         angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
@@ -242,15 +248,15 @@ def _photograph(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     matrix = cv2.getRotationMatrix2D((WIDTH / 2, HEIGHT / 2), tilt, zoom)
     matrix[:, 2] += rng.normal(0, (9, 11))
     matrix[0, 1] += rng.normal(0, 0.03)
+    matrix[:, :2] /= DRAWN
     pixels = cv2.warpAffine(pixels, matrix, (WIDTH, HEIGHT), borderMode=cv2.BORDER_REPLICATE)
     direction = rng.uniform(0, 2 * np.pi)
     across = np.linspace(-1, 1, WIDTH, dtype=np.float32)[None, :] * np.float32(np.cos(direction))
     down = np.linspace(-1, 1, HEIGHT, dtype=np.float32)[:, None] * np.float32(np.sin(direction))
     light = np.float32(rng.normal(1.0, 0.12)) + np.float32(rng.uniform(0, 0.22)) * (across + down)
-    pixels *= rng.normal(1.0, 0.03, 3).astype(np.float32)
-    pixels *= light[..., None]
-    grain = rng.integers(-9, 10, (HEIGHT // 2, WIDTH // 2, 1)).astype(np.float32)
-    pixels += cv2.resize(grain, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)[..., None]
+    pixels *= cv2.merge([light * np.float32(tint) for tint in rng.normal(1.0, 0.03, 3)])
+    grain = rng.integers(-9, 10, (HEIGHT // 2, WIDTH // 2)).astype(np.float32)
+    pixels += _three(cv2.resize(grain, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR))
     return np.clip(pixels, 0, 255, out=pixels).astype(np.uint8)
 
 
