@@ -5,16 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from folds.errors import UserError
 
-__all__ = ["SPLITTERS", "Splitter", "assign_folds"]
+__all__ = ["SPLITTERS", "Splitter", "assign_folds", "rare_classes"]
 
 
-def _folds_of(splitter: StratifiedGroupKFold | StratifiedKFold, label_N: np.ndarray, group_N: np.ndarray) -> np.ndarray:
+def _folds_of(splitter: Any, label_N: np.ndarray, group_N: np.ndarray) -> np.ndarray:
     fold_N = np.full(len(label_N), -1)
     with warnings.catch_warnings():
         # Rare classes are reported once, in terms of people, by assign_folds' caller.
@@ -25,10 +25,14 @@ def _folds_of(splitter: StratifiedGroupKFold | StratifiedKFold, label_N: np.ndar
 
 
 def _stratified_group(label_N: np.ndarray, group_N: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
+    from sklearn.model_selection import StratifiedGroupKFold  # two seconds: not for --help
+
     return _folds_of(StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed), label_N, group_N)
 
 
 def _stratified(label_N: np.ndarray, group_N: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
+    from sklearn.model_selection import StratifiedKFold
+
     return _folds_of(StratifiedKFold(num_folds, shuffle=True, random_state=seed), label_N, group_N)
 
 

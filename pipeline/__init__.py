@@ -1,0 +1,4 @@
+"""One fold, from pixels to logits, and all folds of a run.
+
+Nothing is imported here: configuration and the run store must load without torch.
+"""

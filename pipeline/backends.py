@@ -1,0 +1,37 @@
+"""Import of timm, which needs torchvision, which PyPI builds for CUDA only."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import torch
+
+__all__ = ["timm"]
+
+_stub_library: Any = None  # torch unregisters the operators once this is collected
+
+
+def _import_torchvision() -> None:
+    """Import torchvision; with a CPU torch, declare the two operators whose absence stops it.
+
+    PyPI's torchvision beside a CPU torch fails with "operator torchvision::nms does not exist". Image
+    classification never calls them, so their declaration is enough.
+    """
+    global _stub_library
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        _stub_library = torch.library.Library("torchvision", "FRAGMENT")
+        for operator in ("nms", "qnms"):
+            _stub_library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        importlib.import_module("torchvision")
+
+
+_import_torchvision()
+timm: Any = importlib.import_module("timm")

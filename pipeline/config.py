@@ -1,0 +1,220 @@
+"""Configuration of a run: frozen dataclasses, one a group of flags, checked when made.
+
+Flags are spelt as timm spells them. Every field is a flag of run_cv.py, a key of a YAML file and a
+keyword of `settings.make_config`; None means that the value is chosen once the data and backbone are known.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import tyro
+
+from folds.errors import UserError
+
+__all__ = [
+    "DataConfig",
+    "InferConfig",
+    "MachineConfig",
+    "ModelConfig",
+    "OutputConfig",
+    "RunConfig",
+    "SplitConfig",
+    "TrainConfig",
+    "parse_size",
+    "require",
+]
+
+_arg = tyro.conf.arg
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise UserError with the message unless the condition holds."""
+    if not condition:
+        raise UserError(message)
+
+
+def parse_size(text: str | int) -> tuple[int, int]:
+    """Return (width, height) in pixels of "224" (square) or "120x160" (width x height)."""
+    found = re.fullmatch(r"(\d+)(?:x(\d+))?", str(text).strip().lower())
+    width, height = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    require(
+        16 <= width <= 4096 and 16 <= height <= 4096,
+        f"--img-size {text}: write a side such as 224, or width x height such as 120x160 (16 to 4096)",
+    )
+    return width, height
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    data: str | None = None
+    """Root of the competition's layout, or "demo". Default: $SM_CHANNEL_TRAIN, data/, or the demo set."""
+    csv: str | None = None
+    """Any CSV of labelled pictures instead of the layout."""
+    image_col: str = "image"
+    """Column of --csv with the picture's path."""
+    label_col: str = "label"
+    """Column of --csv with the class, words or numbers."""
+    group_col: str | None = None
+    """Column of --csv with the person, patient or product; default: every picture for itself."""
+    image_root: str | None = None
+    """Folder that the paths in --csv start from; default: the CSV's own."""
+    test_csv: str | None = None
+    """CSV with the test pictures in --image-col."""
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """What to do about a labelled picture that is missing or unreadable."""
+
+    def __post_init__(self) -> None:
+        alone = self.group_col or self.image_root or self.test_csv
+        require(not alone or self.csv is not None, "--group-col, --image-root and --test-csv belong to --csv; pass it too")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitConfig:
+    folds: int = 5
+    """Number of folds."""
+    split: Literal["stratified-group", "stratified"] = "stratified-group"
+    """How to split. "stratified" lets people leak between folds; it exists for comparison only."""
+    split_seed: int = 0
+    """Seed of the folds, apart from --seed so that several seeds share folds."""
+
+    def __post_init__(self) -> None:
+        require(self.folds >= 2, f"--folds {self.folds}: cross-validation needs at least 2")
+        require(self.split_seed >= 0, f"--split-seed {self.split_seed}: pass 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    backbone: Annotated[str, _arg(aliases=["--model"])] = "tf_efficientnet_lite0"
+    """Any timm model name."""
+    pretrained: Literal["auto", "none"] = "auto"
+    """ImageNet weights: from an installed package or timm's hub, or none."""
+    weights: str | None = None
+    """File with the backbone's weights (.safetensors or .pth), instead of --pretrained."""
+    img_size: str | None = None
+    """Side in pixels, or width x height; default: the backbone's own."""
+    drop: float = 0.0
+    """Dropout before the head."""
+    drop_path: float | None = None
+    """Stochastic depth; default: the backbone's own."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.drop < 1, f"--drop {self.drop}: pass 0 up to, not including, 1")
+        require(0 <= (self.drop_path or 0) < 1, f"--drop-path {self.drop_path}: pass 0 up to, not including, 1")
+        if self.img_size is not None:
+            parse_size(self.img_size)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    epochs: int | None = None
+    """Number of epochs, fixed beforehand; default 10, on the demo set 4."""
+    batch_size: Annotated[int, _arg(aliases=["-b"])] = 32
+    """Pictures a training step."""
+    opt: str = "adamw"
+    """Any timm optimiser."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    weight_decay: float = 0.02
+    """Weight decay; biases and norms are left out."""
+    sched: Literal["cosine", "onecycle", "constant"] = "cosine"
+    """Learning rate over the steps."""
+    warmup_epochs: float = 1.0
+    """Epochs of linear warm-up (cosine and constant; one-cycle has its own)."""
+    smoothing: float = 0.1
+    """Label smoothing of the cross entropy."""
+    augment: Literal["default", "none"] = "default"
+    """Training augmentation."""
+    clip_grad: float | None = None
+    """Largest gradient norm."""
+    model_ema: bool = False
+    """Score the moving average of the weights instead of the last ones."""
+    model_ema_decay: float = 0.99
+    """Decay of the moving average, a step."""
+    seed: int = 0
+    """Seed of weights, order and augmentation."""
+
+    def __post_init__(self) -> None:
+        require(self.epochs is None or self.epochs >= 1, f"--epochs {self.epochs}: pass 1 or more")
+        require(self.batch_size >= 2, f"--batch-size {self.batch_size}: pass 2 or more")
+        require(self.lr > 0, f"--lr {self.lr}: pass more than 0")
+        require(self.weight_decay >= 0, f"--weight-decay {self.weight_decay}: pass 0 or more")
+        require(self.warmup_epochs >= 0, f"--warmup-epochs {self.warmup_epochs}: pass 0 or more")
+        require(0 <= self.smoothing < 1, f"--smoothing {self.smoothing}: pass 0 up to, not including, 1")
+        require(0 < self.model_ema_decay < 1, f"--model-ema-decay {self.model_ema_decay}: pass between 0 and 1")
+        require(self.clip_grad is None or self.clip_grad > 0, f"--clip-grad {self.clip_grad}: pass more than 0")
+        require(self.seed >= 0, f"--seed {self.seed}: pass 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InferConfig:
+    tta: str = "none"
+    """Views beside the picture itself for held-out and test rows alike, such as hflip."""
+    validation_batch_size: Annotated[int, _arg(aliases=["-vb"])] = 64
+    """Pictures a forward pass; part of the record, since it changes the last bits."""
+
+    def __post_init__(self) -> None:
+        require(self.validation_batch_size >= 1, f"--validation-batch-size {self.validation_batch_size}: pass 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MachineConfig:
+    device: str = "auto"
+    """cuda, cuda:1, cpu; auto takes a GPU where there is one."""
+    amp: bool = True
+    """Mixed precision on CUDA; on the CPU everything is float32."""
+    amp_dtype: Literal["auto", "bfloat16", "float16"] = "auto"
+    """Mixed precision's type; auto asks the card."""
+    channels_last: bool = True
+    """Memory layout; faster on CUDA and on the CPU."""
+    workers: Annotated[int | None, _arg(aliases=["-j"])] = None
+    """Processes that read pictures; default: the cores left over, 8 at most."""
+    threads: int | None = None
+    """CPU threads of torch; part of the record, since they change the last bits."""
+
+    def __post_init__(self) -> None:
+        require(self.workers is None or self.workers >= 0, f"--workers {self.workers}: pass 0 or more")
+        require(self.threads is None or self.threads >= 1, f"--threads {self.threads}: pass 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutputConfig:
+    config: Annotated[str | None, _arg(aliases=["-c"])] = None
+    """YAML file with any of these settings; flags win over it."""
+    output: str = "outputs"
+    """Folder of all runs."""
+    name: str | None = None
+    """Name of the run; default: data set and backbone. An unfinished run of that name is continued."""
+    resume: bool = True
+    """Keep the finished folds of a run of that name; --no-resume starts it afresh."""
+    metric: str = "f1_macro"
+    """The score that counts: f1_macro, accuracy, balanced_accuracy, roc_auc_ovr, log_loss, kappa_quadratic."""
+
+    def __post_init__(self) -> None:
+        if self.name is not None:
+            require(
+                re.fullmatch(r"[\w][\w.+-]*", self.name) is not None,
+                f"--name {self.name}: use letters, digits and . _ + - only",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """Everything that decides a cross-validated run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    """Where pictures and labels come from."""
+    split: SplitConfig = field(default_factory=SplitConfig)
+    """Who is held out when."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """What is trained."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """How one fold is trained."""
+    infer: InferConfig = field(default_factory=InferConfig)
+    """How logits are taken."""
+    machine: MachineConfig = field(default_factory=MachineConfig)
+    """What it runs on."""
+    output: OutputConfig = field(default_factory=OutputConfig)
+    """Where runs are kept and how they are scored."""

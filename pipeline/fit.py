@@ -1,0 +1,78 @@
+"""Training of one fold: a fixed number of epochs, then the last or the averaged weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from pipeline.backends import timm
+from pipeline.config import TrainConfig
+from pipeline.device import Compute
+from pipeline.optim import build_optimizer, build_scheduler
+from pipeline.preprocess import Preprocess
+
+__all__ = ["Epoch", "train_epochs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """What one epoch did; `model` is the one that would be scored now (the EMA where there is one)."""
+
+    index: int
+    train_loss: float
+    lr: float
+    seconds: float
+    images: int
+    model: torch.nn.Module
+
+
+def train_epochs(
+    model: torch.nn.Module,
+    loader: Any,
+    config: TrainConfig,
+    preprocess: Preprocess,
+    compute: Compute,
+    *,
+    progress: Callable[..., Any] = tqdm,
+) -> Iterator[Epoch]:
+    """Train the model in place and yield after every epoch.
+
+    The number of epochs is fixed beforehand: no row that is scored has a say in when to stop.
+    """
+    assert config.epochs is not None
+    optimizer = build_optimizer(model, config, fused=compute.is_cuda)
+    scheduler = build_scheduler(optimizer, config, steps_per_epoch=len(loader))
+    criterion = torch.nn.CrossEntropyLoss(label_smoothing=config.smoothing)
+    scaler = compute.scaler()
+    ema = timm.utils.ModelEmaV3(model, decay=config.model_ema_decay, use_warmup=True) if config.model_ema else None
+    for epoch in range(config.epochs):
+        model.train()
+        start, images_seen = time.perf_counter(), 0
+        losses = torch.zeros((), device=compute.device)  # summed there: reading it out would stall the GPU
+        lr = optimizer.param_groups[0]["lr"]
+        for images, labels in progress(loader, desc=f"epoch {epoch + 1}/{config.epochs}", leave=False, disable=None):
+            pixels = preprocess.normalise(images.to(compute.device, non_blocking=True))
+            pixels = pixels.contiguous(memory_format=compute.memory_format)
+            with compute.autocast():
+                loss = criterion(model(pixels), labels.to(compute.device, non_blocking=True))
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(loss).backward()
+            if config.clip_grad is not None:
+                scaler.unscale_(optimizer)
+                torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad)
+            scaler.step(optimizer)
+            scaler.update()
+            scheduler.step()
+            if ema is not None:
+                ema.update(model)
+            losses += loss.detach() * len(images)
+            images_seen += len(images)
+        mean_loss = float(losses) / images_seen
+        seconds = time.perf_counter() - start
+        scored = model if ema is None else ema.module
+        yield Epoch(epoch, mean_loss, lr, seconds, images_seen, scored)

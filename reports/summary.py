@@ -1,0 +1,143 @@
+"""The numbers of a report as plain data: what text, JSON and pages show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from reports.bootstrap import Interval, paired_difference, score_interval
+from reports.metrics import METRICS
+
+__all__ = ["AttributeLike", "compare", "summarise"]
+
+SCHEMA = 1
+
+
+class AttributeLike(Protocol):
+    """A property that each class implies (see folds.manifest.Attribute)."""
+
+    name: str
+    values: tuple[str, ...]
+    of_class: tuple[int, ...]
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _interval(interval: Interval) -> dict[str, float | None]:
+    return {"value": _number(interval.value), "low": _number(interval.low), "high": _number(interval.high)}
+
+
+def _per_class(label_N: np.ndarray, predicted_N: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
+    from sklearn.metrics import precision_recall_fscore_support
+
+    present = np.unique(label_N)
+    columns = precision_recall_fscore_support(label_N, predicted_N, labels=present, zero_division=0)
+    return [
+        {
+            "class": int(label),
+            "name": names[label],
+            "precision": float(precision),
+            "recall": float(recall),
+            "f1": float(f1),
+            "support": int(support),
+        }
+        for label, precision, recall, f1, support in zip(present, *columns, strict=True)
+    ]
+
+
+def _attribute(
+    attribute: AttributeLike, label_N: np.ndarray, proba_NC: np.ndarray, group_N: np.ndarray, seed: int
+) -> dict[str, Any]:
+    value_of_class = np.asarray(attribute.of_class)
+    truth_N, predicted_N = value_of_class[label_N], value_of_class[proba_NC.argmax(1)]
+    as_proba = np.eye(len(attribute.values))[predicted_N]
+    return {
+        "name": attribute.name,
+        "f1_macro": _interval(score_interval(METRICS["f1_macro"], truth_N, as_proba, group_N, seed=seed)),
+        "accuracy": METRICS["accuracy"].score(truth_N, as_proba),
+        "values": _per_class(truth_N, predicted_N, attribute.values),
+    }
+
+
+def summarise(
+    *,
+    label_N: np.ndarray,
+    proba_NC: np.ndarray,
+    group_N: np.ndarray,
+    fold_N: np.ndarray,
+    classes: Sequence[str],
+    attributes: Sequence[AttributeLike],
+    metric: str,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Return every number of an out-of-fold report; labels N, probabilities N x C, groups N, folds N.
+
+    The headline is pooled over all rows; fold scores are over the classes that occur in the fold.
+    """
+    chosen = METRICS[metric]
+    folds = [
+        {
+            "fold": int(fold),
+            "score": _number(chosen.score(label_N[fold_N == fold], proba_NC[fold_N == fold])),
+            "num_images": int((fold_N == fold).sum()),
+            "num_groups": len(np.unique(group_N[fold_N == fold])),
+        }
+        for fold in np.unique(fold_N)
+    ]
+    scores = np.array([np.nan if fold["score"] is None else fold["score"] for fold in folds], float)
+    return {
+        "schema": SCHEMA,
+        "num_images": len(label_N),
+        "num_groups": len(np.unique(group_N)),
+        "num_folds": len(folds),
+        "num_classes": len(classes),
+        "num_classes_occurring": len(np.unique(label_N)),
+        "metric": metric,
+        "headline": _interval(score_interval(chosen, label_N, proba_NC, group_N, seed=seed)),
+        "interval": "95 % percentile bootstrap over groups",
+        "scores": {name: _number(one.score(label_N, proba_NC)) for name, one in METRICS.items()},
+        "folds": folds,
+        "folds_mean": _number(scores.mean()),
+        "folds_std": _number(scores.std(ddof=1)) if len(scores) > 1 else None,
+        "per_class": _per_class(label_N, proba_NC.argmax(1), classes),
+        "attributes": [_attribute(one, label_N, proba_NC, group_N, seed) for one in attributes],
+    }
+
+
+def compare(
+    *,
+    label_N: np.ndarray,
+    group_N: np.ndarray,
+    proba_of: Mapping[str, np.ndarray],
+    against: str,
+    attributes: Sequence[AttributeLike],
+    metric: str,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Return a row for each named prediction: score with interval, per attribute, and the paired
+    difference to the one named `against`."""
+    chosen = METRICS[metric]
+    rows = []
+    for name, proba_NC in proba_of.items():
+        row: dict[str, Any] = {
+            "name": name,
+            "headline": _interval(score_interval(chosen, label_N, proba_NC, group_N, seed=seed)),
+            "accuracy": METRICS["accuracy"].score(label_N, proba_NC),
+            "attributes": {},
+            "against": against,
+            "difference": None,
+        }
+        for attribute in attributes:
+            value_of_class = np.asarray(attribute.of_class)
+            as_proba = np.eye(len(attribute.values))[value_of_class[proba_NC.argmax(1)]]
+            row["attributes"][attribute.name] = METRICS["f1_macro"].score(value_of_class[label_N], as_proba)
+        if name != against:
+            row["difference"] = _interval(
+                paired_difference(chosen, label_N, proba_NC, proba_of[against], group_N, seed=seed)
+            )
+        rows.append(row)
+    return rows

@@ -1,0 +1,1 @@
+"""More views of the same picture for better logits."""
