@@ -61,6 +61,12 @@ class Manifest:
     def num_classes(self) -> int:
         return len(self.classes)
 
+    def ids_hash(self) -> str:
+        """Hash of the picture names alone, by which runs of one data set know each other."""
+        test = [] if self.test is None else sorted(self.test["image_id"].tolist())
+        text = json.dumps([self.train["image_id"].tolist(), test])
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
     def labels_hash(self) -> str:
         """Hash of everything but the pixels: ids, groups, raw labels, classes and test ids."""
         digest = hashlib.blake2b(digest_size=16)

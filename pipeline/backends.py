@@ -35,3 +35,5 @@ def _import_torchvision() -> None:
 
 _import_torchvision()
 timm: Any = importlib.import_module("timm")
+for _part in ("models", "optim", "utils"):
+    importlib.import_module(f"timm.{_part}")

@@ -16,7 +16,7 @@ import yaml
 from folds.errors import UserError, did_you_mean, listed
 from pipeline.config import DataConfig, OutputConfig, RunConfig, require
 
-__all__ = ["changed_keys", "flatten", "identity_hash", "make_config", "read_config_file"]
+__all__ = ["changed_keys", "flatten", "identity_hash", "make_config", "read_config_file", "replace"]
 
 
 def flatten(config: RunConfig) -> dict[str, Any]:
@@ -40,6 +40,11 @@ def make_config(settings: Mapping[str, Any] | None = None, /, **flat: Any) -> Ru
         name = next(iter(merged))
         raise UserError(f"unknown setting {name!r}{did_you_mean(name, flatten(RunConfig()))}")
     return RunConfig(**groups)
+
+
+def replace(config: RunConfig, /, **flat: Any) -> RunConfig:
+    """Return a copy with the named settings changed, whatever their group."""
+    return make_config(flatten(config), **flat)
 
 
 def _typed(group_class: Any, chosen: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,185 @@
+"""One fold: train on the other folds' people, take logits of its own and of the test set, write them."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from folds.manifest import Manifest
+from pipeline.augment import AUGMENTATIONS
+from pipeline.config import RunConfig
+from pipeline.dataset import ImageDataset, eval_loader, train_loader
+from pipeline.device import Compute
+from pipeline.fit import train_epochs
+from pipeline.infer import predict
+from pipeline.model import build_model
+from pipeline.preprocess import Preprocess
+from pipeline.seeding import derive_seed
+from pipeline.store import file_hash, logit_columns, read_json, write_json, write_table, write_with
+from pipeline.weights import Weights
+from reports.metrics import METRICS, softmax
+from tta.merge import mean_logit
+from tta.views import VIEWS
+
+__all__ = ["FoldJob", "finished_fold", "run_fold"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldJob:
+    """All that a fold needs; the same object serves every fold of a run."""
+
+    folder: Path
+    manifest: Manifest
+    fold_N: np.ndarray
+    config: RunConfig
+    model_kwargs: dict[str, Any]
+    weights: Weights | None
+    preprocess: Preprocess
+    compute: Compute
+    views: tuple[str, ...]
+    run_key: dict[str, str]
+    """Hashes that a finished fold must share to be kept."""
+    say: Callable[[str], None]
+
+
+def finished_fold(folder: Path, fold: int, run_key: dict[str, str]) -> dict[str, Any] | None:
+    """Return a fold's done.json if it is finished, of this very run, and its files are what it wrote."""
+    done_file = folder / f"fold_{fold}" / "done.json"
+    if not done_file.is_file():
+        return None
+    done = read_json(done_file)
+    files = {folder / name: digest for name, digest in done["files"].items()}
+    intact = all(file.is_file() and file_hash(file) == digest for file, digest in files.items())
+    return dict(done) if intact and done["run_key"] == run_key else None
+
+
+def _dataset(job: FoldJob, table: pd.DataFrame, *, fold: int, train: bool) -> ImageDataset:
+    labels = table["label"].to_numpy() if "label" in table else None
+    augment = AUGMENTATIONS[job.config.train.augment]() if train else None
+    return ImageDataset(
+        table["image_id"].tolist(),
+        table["path"].tolist(),
+        labels,
+        job.preprocess,
+        augment=augment,
+        seed_parts=(job.config.train.seed, fold),
+    )
+
+
+def _predict(job: FoldJob, model: torch.nn.Module, table: pd.DataFrame, *, fold: int, views: tuple[str, ...]) -> np.ndarray:
+    loader = eval_loader(
+        _dataset(job, table, fold=fold, train=False),
+        batch_size=job.config.infer.validation_batch_size,
+        workers=job.config.machine.workers or 0,
+        pin=job.compute.is_cuda,
+    )
+    return predict(model, loader, job.preprocess, job.compute, [VIEWS[name] for name in views])
+
+
+def _with_logits(columns: pd.DataFrame, logits_NC: np.ndarray) -> pd.DataFrame:
+    logits = pd.DataFrame(logits_NC.astype(np.float32), columns=logit_columns(logits_NC.shape[1]))
+    return pd.concat([columns.reset_index(drop=True), logits], axis=1)
+
+
+def _per_view(ids: pd.Series, views: tuple[str, ...], logits_VNC: np.ndarray) -> pd.DataFrame:
+    parts = [
+        _with_logits(pd.DataFrame({"image_id": ids.to_numpy(), "view": name}), logits)
+        for name, logits in zip(views, logits_VNC, strict=True)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _write_logits(
+    job: FoldJob, fold: int, held_out: pd.DataFrame, held_VNC: np.ndarray, test_VNC: np.ndarray | None
+) -> dict[str, str]:
+    """Write the fold's tables and return {file name: hash}."""
+    columns = held_out[["image_id", "group", "label", "label_raw"]].assign(repeat=0, fold=fold)
+    tables = {f"fold_{fold}/oof.parquet": _with_logits(columns, mean_logit(held_VNC))}
+    if len(job.views) > 1:
+        tables[f"tta/oof_fold_{fold}.parquet"] = _per_view(held_out["image_id"], job.views, held_VNC)
+    if test_VNC is not None and job.manifest.test is not None:
+        ids = job.manifest.test["image_id"]
+        tables[f"test_fold_{fold}.parquet"] = _with_logits(ids.to_frame(), mean_logit(test_VNC))
+        if len(job.views) > 1:
+            tables[f"tta/test_fold_{fold}.parquet"] = _per_view(ids, job.views, test_VNC)
+    for name, table in tables.items():
+        write_table(job.folder / name, table)
+    return {name: file_hash(job.folder / name) for name in tables}
+
+
+def run_fold(job: FoldJob, fold: int) -> dict[str, Any]:
+    """Train and score one fold and return its done.json, which is written last."""
+    config, compute = job.config, job.compute
+    folder = job.folder / f"fold_{fold}"
+    shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
+    folder.mkdir(parents=True)
+    train = job.manifest.train[job.fold_N != fold].reset_index(drop=True)
+    held_out = job.manifest.train[job.fold_N == fold].reset_index(drop=True)
+    # Dropout and the new head draw from torch's own generator; nothing else does.
+    torch.manual_seed(derive_seed("torch", config.train.seed, fold))
+    model = build_model(
+        config.model.backbone, num_classes=job.manifest.num_classes, kwargs=job.model_kwargs, weights=job.weights
+    )
+    model = model.to(device=compute.device, memory_format=compute.memory_format)  # type: ignore[call-overload]
+    loader = train_loader(
+        _dataset(job, train, fold=fold, train=True),
+        batch_size=config.train.batch_size,
+        workers=config.machine.workers or 0,
+        pin=compute.is_cuda,
+    )
+    start, log, train_seconds, train_images = time.perf_counter(), [], 0.0, 0
+    metric, label_N = METRICS[config.output.metric], held_out["label"].to_numpy()
+    num_epochs = config.train.epochs or 0
+    held_VNC, infer_seconds = np.empty(0), 0.0
+    with SummaryWriter(str(folder / "tb")) as board:
+        for epoch in train_epochs(model, loader, config.train, job.preprocess, compute):
+            last = epoch.index == num_epochs - 1
+            infer_start = time.perf_counter()
+            held_VNC = _predict(job, epoch.model, held_out, fold=fold, views=job.views if last else job.views[:1])
+            infer_seconds = time.perf_counter() - infer_start
+            score = metric.score(label_N, softmax(mean_logit(held_VNC)))
+            train_seconds, train_images = train_seconds + epoch.seconds, train_images + epoch.images
+            row = {
+                "epoch": epoch.index,
+                "lr": epoch.lr,
+                "train_loss": epoch.train_loss,
+                f"val_{config.output.metric}": score,
+                "images_per_s": epoch.images / epoch.seconds,
+            }
+            log.append(row)
+            write_table(folder / "log.csv", pd.DataFrame(log))
+            for tag, value in (("train/loss", epoch.train_loss), (f"val/{config.output.metric}", score), ("train/lr", epoch.lr)):
+                board.add_scalar(tag, value, epoch.index)
+            job.say(
+                f"fold {fold} epoch {epoch.index + 1}/{num_epochs}: loss {epoch.train_loss:.3f}, held-out {metric.title} "
+                f"{score:.4f}, {row['images_per_s']:.0f} images/s"
+            )
+            scored = epoch.model
+    test_VNC = None
+    if job.manifest.test is not None:
+        test_VNC = _predict(job, scored, job.manifest.test, fold=fold, views=job.views)
+    state = {name: value.detach().cpu().contiguous() for name, value in scored.state_dict().items()}
+    write_with(folder / "best.safetensors", lambda draft: safetensors.torch.save_file(state, draft))
+    files = _write_logits(job, fold, held_out, held_VNC, test_VNC)
+    files[f"fold_{fold}/best.safetensors"] = file_hash(folder / "best.safetensors")
+    done = {
+        "fold": fold,
+        "run_key": job.run_key,
+        "files": files,
+        "score": score if np.isfinite(score) else None,
+        "seconds": time.perf_counter() - start,
+        "train_images_per_s": train_images / train_seconds,
+        "infer_images_per_s": len(held_out) * len(job.views) / infer_seconds,
+    }
+    write_json(folder / "done.json", done)
+    return done

@@ -1,0 +1,106 @@
+"""From a run folder to its report: report.json, report.txt, submission.csv. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from folds.errors import UserError, listed
+from pipeline.store import Run, read_table, write_bytes, write_json, write_table
+from reports.baselines import attribute_only_band
+from reports.metrics import softmax
+from reports.summary import compare, summarise
+from reports.text import render_text
+
+__all__ = ["check_rows_once", "mean_over_folds", "oof_arrays", "write_report", "write_submission"]
+
+
+def check_rows_once(found: pd.Series, wanted: pd.Series, what: str) -> None:
+    """Raise UserError unless `found` holds each id of `wanted` exactly once and no other."""
+    twice = found[found.duplicated()].unique()
+    absent = wanted[~wanted.isin(found)]
+    foreign = found[~found.isin(wanted)]
+    if len(twice) or len(absent) or len(foreign):
+        raise UserError(
+            f"{what}: every row must be written exactly once, but {len(absent)} are missing ({listed(absent)}), "
+            f"{len(twice)} doubled ({listed(twice)}), {len(foreign)} unknown ({listed(foreign)}); run it afresh"
+        )
+
+
+def mean_over_folds(tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
+    """Return the mean logits of the folds' test tables, joined on image_id, in the first one's order."""
+    ids = tables[0]["image_id"]
+    total = np.full((len(ids), len(columns)), np.nan)
+    stack = [table.set_index("image_id").loc[ids, list(columns)].to_numpy(np.float64) for table in tables]
+    total[:] = np.mean(stack, axis=0)
+    if not np.isfinite(total).all():
+        raise UserError(f"test logits of {listed(ids[~np.isfinite(total).all(axis=1)])} are not finite; lower --lr")
+    return pd.concat([ids.reset_index(drop=True), pd.DataFrame(total.astype(np.float32), columns=list(columns))], axis=1)
+
+
+def write_submission(folder: Path, test: pd.DataFrame, answers: Sequence[Any]) -> None:
+    """Write submission.csv (ImageID, ans) from the test table's logits."""
+    chosen = test.drop(columns="image_id").to_numpy().argmax(axis=1)
+    table = pd.DataFrame({"ImageID": test["image_id"], "ans": [answers[index] for index in chosen]})
+    write_table(folder / "submission.csv", table)
+
+
+def oof_arrays(run: Run) -> dict[str, np.ndarray]:
+    """Return label_N, proba_NC, group_N and fold_N of a run's out-of-fold rows."""
+    logits = run.logits(run.oof)
+    bad = run.oof.loc[~np.isfinite(logits).all(axis=1), "image_id"]
+    if len(bad):
+        raise UserError(f"{run.path}: logits of {listed(bad)} are not finite; train with a lower --lr")
+    return {
+        "label_N": run.oof["label"].to_numpy(),
+        "proba_NC": softmax(logits),
+        "group_N": run.oof["group"].to_numpy(),
+        "fold_N": run.oof["fold"].to_numpy(),
+    }
+
+
+def _view_comparison(run: Run, arrays: Mapping[str, np.ndarray], metric: str) -> list[dict[str, Any]]:
+    """Return each view alone and the merge, against the picture itself."""
+    files = [run.path / "tta" / f"oof_fold_{fold}.parquet" for fold in range(run.info["num_folds"])]
+    views = pd.concat([read_table(file) for file in files])
+    proba_of = {}
+    for name, table in views.groupby("view", sort=False):
+        proba_of[str(name)] = softmax(run.logits(table.set_index("image_id").loc[run.oof["image_id"]]))
+    proba_of["merged"] = arrays["proba_NC"]
+    return compare(
+        label_N=arrays["label_N"],
+        group_N=arrays["group_N"],
+        proba_of=proba_of,
+        against="identity",
+        attributes=run.attributes,
+        metric=metric,
+    )
+
+
+def write_report(
+    run: Run,
+    *,
+    metric: str,
+    about: str,
+    notes: Sequence[str] = (),
+    comparisons: Mapping[str, list[dict[str, Any]]] | None = None,
+) -> str:
+    """Compute a run's report, write report.json and report.txt, and return the text."""
+    arrays = oof_arrays(run)
+    report: dict[str, Any] = {"name": run.name, "about": about, "notes": list(notes)}
+    report |= summarise(**arrays, classes=run.classes, attributes=run.attributes, metric=metric)
+    report["comparisons"] = dict(comparisons or {})
+    if run.info["kind"] == "cv" and len(run.info["views"]) > 1:
+        report["comparisons"]["test-time augmentation, out of fold"] = _view_comparison(run, arrays, metric)
+    report["baselines"] = []
+    for attribute in run.attributes[:1]:  # the first is the one that the picture shows plainly
+        band = attribute_only_band(arrays["label_N"], arrays["group_N"], np.asarray(attribute.of_class))
+        report["baselines"].append({"attribute": attribute.name, **dict(zip(("low", "mean", "high"), band, strict=True))})
+    text = render_text(report)
+    write_json(run.path / "report.json", report)
+    write_bytes(run.path / "report.txt", text)
+    return text

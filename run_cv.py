@@ -1,0 +1,25 @@
+#!/usr/bin/env python
+"""Cross-validate an image classifier: folds, training, out-of-fold and test logits, OOF F1 report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from pipeline.cli import parse_run_config, run_command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+
+    def command() -> None:
+        config = parse_run_config(sys.argv[1:] if argv is None else argv, prog="run_cv.py", description=__doc__ or "")
+        from pipeline.cv import cross_validate  # torch takes seconds: after the flags have been checked
+
+        cross_validate(config)
+
+    return run_command(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
