@@ -79,15 +79,17 @@ def make_person(rng: np.random.Generator, *, male: bool, age: int) -> Person:
     )
 
 
-def _three(plane: np.ndarray) -> np.ndarray:
-    return cv2.merge([plane, plane, plane])
+def _merge(planes: list[np.ndarray]) -> Any:
+    return cv2.merge(planes)
 
 
 class _Canvas:
     """A float RGB picture on which soft shapes are laid, in the face's own coordinates."""
 
     def __init__(self, backdrop: np.ndarray) -> None:
-        self.pixels = cv2.merge([np.full((round(HEIGHT * DRAWN), round(WIDTH * DRAWN)), part, np.float32) for part in backdrop])
+        self.pixels: Any = _merge(
+            [np.full((round(HEIGHT * DRAWN), round(WIDTH * DRAWN)), part, np.float32) for part in backdrop]
+        )
 
     def _lay(self, points: Any, colour: Colour, alpha: float, blur: float, width: int | None) -> None:
         """Fill (or, given a width, trace) the points on a small mask of their own, blur it, blend it in."""
@@ -106,8 +108,8 @@ class _Canvas:
         weight = cv2.GaussianBlur(cover, (0, 0), blur).astype(np.float32) * np.float32(alpha / 255)
         # Per channel and merged: numpy's broadcasting over a last axis of 3 is several times slower.
         area = self.pixels[low[1] : high[1], low[0] : high[0]]
-        area *= _three(1 - weight)
-        area += cv2.merge([weight * np.float32(part) for part in colour])
+        area *= _merge([1 - weight] * 3)
+        area += _merge([weight * np.float32(part) for part in colour])
 
     def shape(self, points: Any, colour: Colour, *, alpha: float = 1.0, blur: float = 0.8) -> None:
         self._lay(points, colour, alpha, blur, None)
@@ -138,7 +140,15 @@ def _draw_hair_behind(canvas: _Canvas, who: Person) -> None:
     w = who.face_width
     if who.long_hair:
         canvas.shape(
-            [(-w - 26, -60), (-w * 0.7, -146), (0, -166), (w * 0.7, -146), (w + 26, -60), (w + 34, 170), (-w - 34, 170)],
+            [
+                (-w - 26, -60),
+                (-w * 0.7, -146),
+                (0, -166),
+                (w * 0.7, -146),
+                (w + 26, -60),
+                (w + 34, 170),
+                (-w - 34, 170),
+            ],
             who.hair * 0.86,
             blur=4,
         )
@@ -165,7 +175,9 @@ def _draw_eyes(canvas: _Canvas, who: Person) -> None:
     for side in (-1, 1):
         x = side * who.eye_gap
         canvas.oval(x, -26, 26, 19, who.skin * 0.8, alpha=0.35, blur=5)
-        canvas.shape(np.concatenate([_arc(x - 19, -24, x + 19, -24, -11), _arc(x + 19, -24, x - 19, -24, 8)]), (246, 244, 242))
+        canvas.shape(
+            np.concatenate([_arc(x - 19, -24, x + 19, -24, -11), _arc(x + 19, -24, x - 19, -24, 8)]), (246, 244, 242)
+        )
         canvas.oval(x, -25, 8.5, 8.5, who.eye)
         canvas.oval(x, -25, 4, 4, (12, 12, 12))
         canvas.oval(x + 3, -28, 1.8, 1.8, (255, 255, 255))
@@ -186,7 +198,9 @@ def _draw_wrinkles(canvas: _Canvas, who: Person) -> None:
     for side in (-1, 1):
         x = side * (who.eye_gap + 22)
         for dy in (-10, -2, 6):
-            canvas.stroke([(x, -24 + dy * 0.3), (x + side * 18, -24 + dy * 1.4)], 2, crease, alpha=0.75 * depth, blur=0.9)
+            canvas.stroke(
+                [(x, -24 + dy * 0.3), (x + side * 18, -24 + dy * 1.4)], 2, crease, alpha=0.75 * depth, blur=0.9
+            )
         bag = side * who.eye_gap
         canvas.stroke(_arc(bag - 17, -8, bag + 17, -8, 7), 3, crease, alpha=0.7 * depth, blur=1.5)
         canvas.stroke(_arc(side * 24, 26, side * 40, 74, 0) + (side * 3, 0), 3, crease, alpha=0.7 * depth, blur=1.6)
@@ -201,7 +215,15 @@ def _draw_lower_face(canvas: _Canvas, who: Person, smile: float) -> None:
         canvas.oval(side * 52, 34, 26, 20, (228, 120, 110), alpha=0.1, blur=9)
     if who.beard:
         w = who.face_width
-        jaw = [(-w * 0.9, 34), (-w * 0.78, 92), (-w * 0.42, 132), (0, 142), (w * 0.42, 132), (w * 0.78, 92), (w * 0.9, 34)]
+        jaw = [
+            (-w * 0.9, 34),
+            (-w * 0.78, 92),
+            (-w * 0.42, 132),
+            (0, 142),
+            (w * 0.42, 132),
+            (w * 0.78, 92),
+            (w * 0.9, 34),
+        ]
         canvas.shape(jaw + [(w * 0.5, 54), (0, 44), (-w * 0.5, 54)], who.hair * 0.9, alpha=0.75 * who.beard, blur=5)
     lip = np.concatenate([_arc(-32, 74, 32, 74, -7), _arc(32, 74, -32, 74, 10 + 5 * smile)]) + (0, -3 * smile)
     canvas.shape(lip, who.lips, blur=1.2)
@@ -226,7 +248,13 @@ def _draw_mask(canvas: _Canvas, who: Person, rng: np.random.Generator, *, kind: 
     side = top + (low - top) * 0.28
     cheeks = [(w * 0.93, side), (w * 0.84, (side + low) / 2), (w * 0.45, low - 6)]
     outline = np.concatenate(
-        [_arc(-w * 0.93, side, 0, top, -4), _arc(0, top, w * 0.93, side, -4), cheeks, [(0, low)], np.array(cheeks[::-1]) * (-1, 1)]
+        [
+            _arc(-w * 0.93, side, 0, top, -4),
+            _arc(0, top, w * 0.93, side, -4),
+            cheeks,
+            [(0, low)],
+            np.array(cheeks[::-1]) * (-1, 1),
+        ]
     )
     for s in (-1, 1):
         canvas.stroke([(s * w * 0.92, side + 4), (s * (w + 4), -14 + 0.25 * top)], 3, colour * 0.9, blur=1)
@@ -242,10 +270,10 @@ def _draw_mask(canvas: _Canvas, who: Person, rng: np.random.Generator, *, kind: 
             canvas.oval(x, y, 4, 4, ink, alpha=0.8)
 
 
-def _photograph(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _photograph(pixels: Any, rng: np.random.Generator) -> np.ndarray:
     """Turn, shift and light the drawing as a camera would find it; returns uint8 RGB."""
     tilt, zoom = rng.normal(0, 4), float(np.clip(rng.normal(1.0, 0.05), 0.88, 1.14))
-    matrix = cv2.getRotationMatrix2D((WIDTH / 2, HEIGHT / 2), tilt, zoom)
+    matrix: Any = cv2.getRotationMatrix2D((WIDTH / 2, HEIGHT / 2), tilt, zoom)
     matrix[:, 2] += rng.normal(0, (9, 11))
     matrix[0, 1] += rng.normal(0, 0.03)
     matrix[:, :2] /= DRAWN
@@ -254,9 +282,9 @@ def _photograph(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     across = np.linspace(-1, 1, WIDTH, dtype=np.float32)[None, :] * np.float32(np.cos(direction))
     down = np.linspace(-1, 1, HEIGHT, dtype=np.float32)[:, None] * np.float32(np.sin(direction))
     light = np.float32(rng.normal(1.0, 0.12)) + np.float32(rng.uniform(0, 0.22)) * (across + down)
-    pixels *= cv2.merge([light * np.float32(tint) for tint in rng.normal(1.0, 0.03, 3)])
+    pixels *= _merge([light * np.float32(tint) for tint in rng.normal(1.0, 0.03, 3)])
     grain = rng.integers(-9, 10, (HEIGHT // 2, WIDTH // 2)).astype(np.float32)
-    pixels += _three(cv2.resize(grain, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR))
+    pixels += _merge([cv2.resize(grain, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)] * 3)
     return np.clip(pixels, 0, 255, out=pixels).astype(np.uint8)
 
 

@@ -20,7 +20,9 @@ CHANNEL = "SM_CHANNEL_TRAIN"
 def _named_layout(path: str, flag: str) -> Path:
     root = find_layout_root(Path(path))
     if root is None:
-        raise UserError(f"{path} ({flag}): no train/train.csv there; point at the folder that holds train/, or use --csv")
+        raise UserError(
+            f"{path} ({flag}): no train/train.csv there; point at the folder that holds train/, or use --csv"
+        )
     return root
 
 

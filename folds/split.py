@@ -61,7 +61,9 @@ def assign_folds(
     if num_folds < 2:
         raise UserError(f"--folds {num_folds}: cross-validation needs at least 2")
     if num_groups < num_folds:
-        raise UserError(f"--folds {num_folds}: only {num_groups} groups to hold out; pass --folds {num_groups} or fewer")
+        raise UserError(
+            f"--folds {num_folds}: only {num_groups} groups to hold out; pass --folds {num_groups} or fewer"
+        )
     fold_N = SPLITTERS[split].assign(label_N, group_N, num_folds, seed)
     assert (fold_N >= 0).all()
     empty = sorted(set(range(num_folds)) - set(fold_N.tolist()))

@@ -10,7 +10,7 @@ import numpy as np
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # before the import: it asks the network otherwise
 
-import albumentations  # noqa: E402
+import albumentations
 
 __all__ = ["AUGMENTATIONS", "Augmentation"]
 

@@ -96,7 +96,9 @@ def run_command(command: Callable[[], object]) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise
-        print(f"error: {error.filename or 'disk'}: {error.strerror}; free space or pass another --output", file=sys.stderr)
+        print(
+            f"error: {error.filename or 'disk'}: {error.strerror}; free space or pass another --output", file=sys.stderr
+        )
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on with what is left", file=sys.stderr)

@@ -68,7 +68,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         alone = self.group_col or self.image_root or self.test_csv
-        require(not alone or self.csv is not None, "--group-col, --image-root and --test-csv belong to --csv; pass it too")
+        require(
+            not alone or self.csv is not None, "--group-col, --image-root and --test-csv belong to --csv; pass it too"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,7 +158,9 @@ class InferConfig:
     """Pictures a forward pass; part of the record, since it changes the last bits."""
 
     def __post_init__(self) -> None:
-        require(self.validation_batch_size >= 1, f"--validation-batch-size {self.validation_batch_size}: pass 1 or more")
+        require(
+            self.validation_batch_size >= 1, f"--validation-batch-size {self.validation_batch_size}: pass 1 or more"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -41,7 +41,7 @@ from pipeline.store import (
     write_json,
     write_table,
 )
-from pipeline.weights import HubUnreachable, Weights, load_file, load_pretrained
+from pipeline.weights import HubUnreachableError, Weights, load_file, load_pretrained
 from reports.metrics import METRICS
 from tta.views import parse_views
 
@@ -86,7 +86,7 @@ def _load_weights(config: RunConfig, manifest: Manifest, kwargs: dict[str, Any],
         return None
     try:
         return load_pretrained(config.model.backbone, **{k: v for k, v in kwargs.items() if k == "img_size"})
-    except HubUnreachable as error:
+    except HubUnreachableError as error:
         if not manifest.is_demo:
             raise
         say(f"WARNING: {error}. This is the demo set, so the run goes on with RANDOM WEIGHTS: expect a poor score.")
@@ -151,7 +151,10 @@ def _folds(folder: Path, manifest: Manifest, config: RunConfig, say: Say) -> np.
     rare = rare_classes(label_N, group_N, num_folds=split.folds)
     if rare:
         named = listed(f"{manifest.classes[label]!r} ({count})" for label, count in rare.items())
-        say(f"warning: {len(rare)} classes have fewer groups than the {split.folds} folds, so some folds lack them: {named}")
+        say(
+            f"warning: {len(rare)} classes have fewer groups than the {split.folds} folds, "
+            f"so some folds lack them: {named}"
+        )
     fold_N = assign_folds(label_N, group_N, num_folds=split.folds, seed=split.split_seed, split=split.split)
     write_table(file, train[["image_id", "group", "label"]].assign(fold=fold_N))
     return fold_N
@@ -174,7 +177,9 @@ def _assemble(folder: Path, manifest: Manifest, num_folds: int) -> None:
     write_submission(folder, test, manifest.answers)
 
 
-def _about(config: RunConfig, manifest: Manifest, origin: dict[str, str], views: tuple[str, ...]) -> tuple[str, list[str]]:
+def _about(
+    config: RunConfig, manifest: Manifest, origin: dict[str, str], views: tuple[str, ...]
+) -> tuple[str, list[str]]:
     train, notes = config.train, []
     about = (
         f"{config.model.backbone} at {config.model.img_size}, {train.epochs} epochs (fixed), "
@@ -197,15 +202,20 @@ def cross_validate(config: RunConfig, *, say: Say = tqdm.write) -> Run:
     started = time.time()
     views = parse_views(config.infer.tta)
     if config.output.metric not in METRICS:
-        raise UserError(f"--metric {config.output.metric}: unknown{did_you_mean(config.output.metric, METRICS)}; "
-                        f"there are {', '.join(METRICS)}")
+        raise UserError(
+            f"--metric {config.output.metric}: unknown{did_you_mean(config.output.metric, METRICS)}; "
+            f"there are {', '.join(METRICS)}"
+        )
     record = check_backbone(config.model.backbone)
     check_optimizer(config.train.opt)
     manifest, data_hash = _load_data(config, say)
     if manifest.is_demo:
         say(f"data: the embedded demo set ({manifest.root}); its scores prove plumbing, not quality")
         if config.model.img_size is None or config.train.epochs is None:
-            say(f"demo profile: --img-size {DEMO_PROFILE['img_size']} --epochs {DEMO_PROFILE['epochs']} unless flags say otherwise")
+            say(
+                f"demo profile: --img-size {DEMO_PROFILE['img_size']} --epochs {DEMO_PROFILE['epochs']} "
+                "unless flags say otherwise"
+            )
             if config.model.img_size is None:
                 config = replace(config, img_size=DEMO_PROFILE["img_size"])
     preprocess = preprocess_of(config.model, record)
@@ -213,7 +223,9 @@ def cross_validate(config: RunConfig, *, say: Say = tqdm.write) -> Run:
     kwargs = model_kwargs(config.model, record, preprocess)
     weights = _load_weights(config, manifest, kwargs, say)
     origin = weights.origin if weights else {"source": "random", "licence": "none"}
-    build_model(config.model.backbone, num_classes=manifest.num_classes, kwargs=kwargs, weights=weights)  # fails now, not later
+    build_model(
+        config.model.backbone, num_classes=manifest.num_classes, kwargs=kwargs, weights=weights
+    )  # fails now, not later
     assert config.output.name is not None
     folder = Path(config.output.output) / config.output.name
     run_key = {"configuration": identity_hash(config), "data": data_hash, "weights": origin["source"]}
@@ -241,6 +253,7 @@ def cross_validate(config: RunConfig, *, say: Say = tqdm.write) -> Run:
             "attributes": [dataclasses.asdict(attribute) for attribute in manifest.attributes],
             "num_folds": config.split.folds,
             "has_test": manifest.test is not None,
+            "leaks": SPLITTERS[config.split.split].leaks,
             "views": list(views),
             "preprocess": preprocess.to_dict(),
             "metric": config.output.metric,

@@ -76,7 +76,9 @@ def _single_threaded(_: int) -> None:
     cv2.setNumThreads(0)  # the processes are the parallelism
 
 
-def _loader(dataset: ImageDataset, sampler: _EpochSampler, *, batch_size: int, drop_last: bool, workers: int, pin: bool) -> Any:
+def _loader(
+    dataset: ImageDataset, sampler: _EpochSampler, *, batch_size: int, drop_last: bool, workers: int, pin: bool
+) -> Any:
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -99,4 +101,6 @@ def train_loader(dataset: ImageDataset, *, batch_size: int, workers: int, pin: b
 
 def eval_loader(dataset: ImageDataset, *, batch_size: int, workers: int, pin: bool = False) -> Any:
     """Return a loader over all rows in their order."""
-    return _loader(dataset, _EpochSampler(len(dataset), None), batch_size=batch_size, drop_last=False, workers=workers, pin=pin)
+    return _loader(
+        dataset, _EpochSampler(len(dataset), None), batch_size=batch_size, drop_last=False, workers=workers, pin=pin
+    )

@@ -51,7 +51,9 @@ def resolve_machine(config: MachineConfig) -> dict[str, Any]:
     except RuntimeError:
         raise UserError(f"--device {name}: no such kind of device; pass cuda, cuda:1 or cpu") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; pass --device cpu")
+        raise UserError(
+            f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; pass --device cpu"
+        )
     amp = config.amp and device.type == "cuda"
     amp_dtype = config.amp_dtype
     if amp and amp_dtype == "auto":

@@ -15,8 +15,18 @@ import torch
 __all__ = ["describe_environment"]
 
 PACKAGES = (
-    "torch torchvision timm albumentations opencv-python-headless scikit-learn pandas pyarrow numpy scipy safetensors"
-).split()
+    "torch",
+    "torchvision",
+    "timm",
+    "albumentations",
+    "opencv-python-headless",
+    "scikit-learn",
+    "pandas",
+    "pyarrow",
+    "numpy",
+    "scipy",
+    "safetensors",
+)
 
 
 def _git_commit() -> str | None:

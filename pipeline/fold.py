@@ -76,7 +76,9 @@ def _dataset(job: FoldJob, table: pd.DataFrame, *, fold: int, train: bool) -> Im
     )
 
 
-def _predict(job: FoldJob, model: torch.nn.Module, table: pd.DataFrame, *, fold: int, views: tuple[str, ...]) -> np.ndarray:
+def _predict(
+    job: FoldJob, model: torch.nn.Module, table: pd.DataFrame, *, fold: int, views: tuple[str, ...]
+) -> np.ndarray:
     loader = eval_loader(
         _dataset(job, table, fold=fold, train=False),
         batch_size=job.config.infer.validation_batch_size,
@@ -158,11 +160,15 @@ def run_fold(job: FoldJob, fold: int) -> dict[str, Any]:
             }
             log.append(row)
             write_table(folder / "log.csv", pd.DataFrame(log))
-            for tag, value in (("train/loss", epoch.train_loss), (f"val/{config.output.metric}", score), ("train/lr", epoch.lr)):
+            for tag, value in (
+                ("train/loss", epoch.train_loss),
+                (f"val/{config.output.metric}", score),
+                ("train/lr", epoch.lr),
+            ):
                 board.add_scalar(tag, value, epoch.index)
             job.say(
-                f"fold {fold} epoch {epoch.index + 1}/{num_epochs}: loss {epoch.train_loss:.3f}, held-out {metric.title} "
-                f"{score:.4f}, {row['images_per_s']:.0f} images/s"
+                f"fold {fold} epoch {epoch.index + 1}/{num_epochs}: loss {epoch.train_loss:.3f}, "
+                f"held-out {metric.title} {score:.4f}, {row['images_per_s']:.0f} images/s"
             )
             scored = epoch.model
     test_VNC = None

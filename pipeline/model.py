@@ -22,7 +22,9 @@ def check_backbone(backbone: str) -> dict[str, Any]:
         raise UserError(f"--backbone {backbone}: timm has no such model{did_you_mean(name, timm.list_models())}")
     tags = [full.partition(".")[2] for full in timm.list_pretrained(name + ".*")]
     if tag and tag not in tags:
-        raise UserError(f"--backbone {backbone}: no weights tagged {tag}{did_you_mean(tag, tags) or '; leave the tag out'}")
+        raise UserError(
+            f"--backbone {backbone}: no weights tagged {tag}{did_you_mean(tag, tags) or '; leave the tag out'}"
+        )
     return timm.models.get_pretrained_cfg(backbone).to_dict()
 
 
@@ -46,9 +48,7 @@ def model_kwargs(config: ModelConfig, record: dict[str, Any], preprocess: Prepro
     return kwargs
 
 
-def build_model(
-    backbone: str, *, num_classes: int, kwargs: dict[str, Any], weights: Weights | None
-) -> torch.nn.Module:
+def build_model(backbone: str, *, num_classes: int, kwargs: dict[str, Any], weights: Weights | None) -> torch.nn.Module:
     """Build a backbone with a fresh head and load its weights. Raises UserError where they do not fit."""
     try:
         model = timm.create_model(backbone, pretrained=False, num_classes=num_classes, **kwargs)
@@ -58,7 +58,9 @@ def build_model(
         raise
     except AssertionError as error:
         if "img_size" in kwargs:
-            raise UserError(f"--img-size: {backbone} cannot take {kwargs['img_size']} ({error}); pass another size") from None
+            raise UserError(
+                f"--img-size: {backbone} cannot take {kwargs['img_size']} ({error}); pass another size"
+            ) from None
         raise
     if weights is not None:
         load_weights_into(model, weights)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from reports.metrics import softmax
 from reports.summary import compare, summarise
 from reports.text import render_text
 
-__all__ = ["check_rows_once", "mean_over_folds", "oof_arrays", "write_report", "write_submission"]
+__all__ = ["OofArrays", "check_rows_once", "mean_over_folds", "oof_arrays", "write_report", "write_submission"]
 
 
 def check_rows_once(found: pd.Series, wanted: pd.Series, what: str) -> None:
@@ -39,7 +39,9 @@ def mean_over_folds(tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> p
     total[:] = np.mean(stack, axis=0)
     if not np.isfinite(total).all():
         raise UserError(f"test logits of {listed(ids[~np.isfinite(total).all(axis=1)])} are not finite; lower --lr")
-    return pd.concat([ids.reset_index(drop=True), pd.DataFrame(total.astype(np.float32), columns=list(columns))], axis=1)
+    return pd.concat(
+        [ids.reset_index(drop=True), pd.DataFrame(total.astype(np.float32), columns=list(columns))], axis=1
+    )
 
 
 def write_submission(folder: Path, test: pd.DataFrame, answers: Sequence[Any]) -> None:
@@ -49,31 +51,36 @@ def write_submission(folder: Path, test: pd.DataFrame, answers: Sequence[Any]) -
     write_table(folder / "submission.csv", table)
 
 
-def oof_arrays(run: Run) -> dict[str, np.ndarray]:
-    """Return label_N, proba_NC, group_N and fold_N of a run's out-of-fold rows."""
+class OofArrays(NamedTuple):
+    """Out-of-fold rows as arrays: labels N, probabilities N x C, groups N, folds N."""
+
+    label_N: np.ndarray
+    proba_NC: np.ndarray
+    group_N: np.ndarray
+    fold_N: np.ndarray
+
+
+def oof_arrays(run: Run) -> OofArrays:
+    """Return the arrays of a run's out-of-fold rows. Raises UserError for logits that are not finite."""
     logits = run.logits(run.oof)
     bad = run.oof.loc[~np.isfinite(logits).all(axis=1), "image_id"]
     if len(bad):
         raise UserError(f"{run.path}: logits of {listed(bad)} are not finite; train with a lower --lr")
-    return {
-        "label_N": run.oof["label"].to_numpy(),
-        "proba_NC": softmax(logits),
-        "group_N": run.oof["group"].to_numpy(),
-        "fold_N": run.oof["fold"].to_numpy(),
-    }
+    columns = [run.oof[name].to_numpy() for name in ("label", "group", "fold")]
+    return OofArrays(columns[0], softmax(logits), columns[1], columns[2])
 
 
-def _view_comparison(run: Run, arrays: Mapping[str, np.ndarray], metric: str) -> list[dict[str, Any]]:
+def _view_comparison(run: Run, arrays: OofArrays, metric: str) -> list[dict[str, Any]]:
     """Return each view alone and the merge, against the picture itself."""
     files = [run.path / "tta" / f"oof_fold_{fold}.parquet" for fold in range(run.info["num_folds"])]
     views = pd.concat([read_table(file) for file in files])
     proba_of = {}
     for name, table in views.groupby("view", sort=False):
         proba_of[str(name)] = softmax(run.logits(table.set_index("image_id").loc[run.oof["image_id"]]))
-    proba_of["merged"] = arrays["proba_NC"]
+    proba_of["merged"] = arrays.proba_NC
     return compare(
-        label_N=arrays["label_N"],
-        group_N=arrays["group_N"],
+        label_N=arrays.label_N,
+        group_N=arrays.group_N,
         proba_of=proba_of,
         against="identity",
         attributes=run.attributes,
@@ -92,14 +99,16 @@ def write_report(
     """Compute a run's report, write report.json and report.txt, and return the text."""
     arrays = oof_arrays(run)
     report: dict[str, Any] = {"name": run.name, "about": about, "notes": list(notes)}
-    report |= summarise(**arrays, classes=run.classes, attributes=run.attributes, metric=metric)
+    report |= summarise(**arrays._asdict(), classes=run.classes, attributes=run.attributes, metric=metric)
     report["comparisons"] = dict(comparisons or {})
     if run.info["kind"] == "cv" and len(run.info["views"]) > 1:
         report["comparisons"]["test-time augmentation, out of fold"] = _view_comparison(run, arrays, metric)
     report["baselines"] = []
     for attribute in run.attributes[:1]:  # the first is the one that the picture shows plainly
-        band = attribute_only_band(arrays["label_N"], arrays["group_N"], np.asarray(attribute.of_class))
-        report["baselines"].append({"attribute": attribute.name, **dict(zip(("low", "mean", "high"), band, strict=True))})
+        band = attribute_only_band(arrays.label_N, arrays.group_N, np.asarray(attribute.of_class))
+        report["baselines"].append(
+            {"attribute": attribute.name, **dict(zip(("low", "mean", "high"), band, strict=True))}
+        )
     text = render_text(report)
     write_json(run.path / "report.json", report)
     write_bytes(run.path / "report.txt", text)

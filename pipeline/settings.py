@@ -35,7 +35,7 @@ def make_config(settings: Mapping[str, Any] | None = None, /, **flat: Any) -> Ru
         group_class = group.default_factory  # the dataclass itself
         names = [one.name for one in dataclasses.fields(group_class)]  # type: ignore[arg-type]
         chosen = {name: merged.pop(name) for name in names if name in merged}
-        groups[group.name] = group_class(**_typed(group_class, chosen))  # type: ignore[misc, operator]
+        groups[group.name] = group_class(**_typed(group_class, chosen))  # type: ignore[operator]
     if merged:
         name = next(iter(merged))
         raise UserError(f"unknown setting {name!r}{did_you_mean(name, flatten(RunConfig()))}")

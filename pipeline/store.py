@@ -83,7 +83,9 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 def read_table(path: Path) -> pd.DataFrame:
     """Read a parquet or CSV table. Raises UserError where it is absent or broken."""
     try:
-        return pd.read_csv(path, dtype={"image_id": str, "group": str}) if path.suffix == ".csv" else pd.read_parquet(path)
+        return (
+            pd.read_csv(path, dtype={"image_id": str, "group": str}) if path.suffix == ".csv" else pd.read_parquet(path)
+        )
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the fold or run again") from None
     except (OSError, ValueError) as error:
@@ -110,7 +112,9 @@ def lock_folder(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"{folder}: another process is writing this run; wait for it or pass another --name") from None
+            raise UserError(
+                f"{folder}: another process is writing this run; wait for it or pass another --name"
+            ) from None
         yield
 
 

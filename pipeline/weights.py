@@ -19,12 +19,12 @@ import torch
 from folds.errors import UserError
 from pipeline.backends import timm
 
-__all__ = ["HubUnreachable", "Weights", "load_file", "load_pretrained", "load_weights_into"]
+__all__ = ["HubUnreachableError", "Weights", "load_file", "load_pretrained", "load_weights_into"]
 
 State = dict[str, torch.Tensor]
 
 
-class HubUnreachable(UserError):
+class HubUnreachableError(UserError):
     """Pretrained weights that are neither packaged, nor cached, nor to be fetched."""
 
 
@@ -54,7 +54,13 @@ PACKAGED = {
     )
     for n in range(3)
 }
-_STEM_AND_HEAD = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+_STEM_AND_HEAD = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
 _EXPANDED = {
     "_expand_conv": "conv_pw",
     "_bn0": "bn1",
@@ -120,7 +126,9 @@ def _load_hub(backbone: str, model_kwargs: dict[str, Any]) -> Weights:
         if isinstance(error, RuntimeError) and "pretrained weights" in str(error).lower():
             raise UserError(f"--backbone {backbone}: timm has no pretrained weights for it; {cure}") from None
         if isinstance(error, OSError):
-            raise HubUnreachable(f"--backbone {backbone}: its weights are not here and the hub is out of reach; {cure}") from None
+            raise HubUnreachableError(
+                f"--backbone {backbone}: its weights are not here and the hub is out of reach; {cure}"
+            ) from None
         raise
     source = model.pretrained_cfg
     origin = {
@@ -133,7 +141,7 @@ def _load_hub(backbone: str, model_kwargs: dict[str, Any]) -> Weights:
 def load_pretrained(backbone: str, **model_kwargs: Any) -> Weights:
     """Return ImageNet weights of a timm backbone, packaged ones first.
 
-    Raises HubUnreachable where they can be had from nowhere.
+    Raises HubUnreachableError where they can be had from nowhere.
     """
     return _load_packaged(backbone) or _load_hub(backbone, model_kwargs)
 

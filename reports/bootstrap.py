@@ -10,7 +10,7 @@ import scipy.sparse
 
 from reports.metrics import Counts, Metric
 
-__all__ = ["Interval", "bootstrap_scores", "paired_difference", "score_interval"]
+__all__ = ["Interval", "bootstrap_scores", "paired_difference", "percentile_interval", "score_interval"]
 
 NUM_RESAMPLES = 1000
 NUM_RESAMPLES_SLOW = 200  # for scores that need the rows themselves
@@ -38,10 +38,14 @@ def _draws(num_groups: int, num_resamples: int, seed: int) -> Iterator[np.ndarra
     rng = np.random.default_rng(seed)
     for start in range(0, num_resamples, CHUNK):
         size = min(CHUNK, num_resamples - start)
-        yield np.stack([np.bincount(rng.integers(num_groups, size=num_groups), minlength=num_groups) for _ in range(size)])
+        yield np.stack(
+            [np.bincount(rng.integers(num_groups, size=num_groups), minlength=num_groups) for _ in range(size)]
+        )
 
 
-def _count_table(class_N: np.ndarray, group_N: np.ndarray, keep_N: np.ndarray, shape: tuple[int, int]) -> scipy.sparse.csr_matrix:
+def _count_table(
+    class_N: np.ndarray, group_N: np.ndarray, keep_N: np.ndarray, shape: tuple[int, int]
+) -> scipy.sparse.csr_matrix:
     """Return rows per class and group, C x G, of the rows to keep."""
     ones = np.ones(int(keep_N.sum()))
     return scipy.sparse.csr_matrix((ones, (class_N[keep_N], group_N[keep_N])), shape=shape)
@@ -78,7 +82,8 @@ def bootstrap_scores(
     return np.concatenate(chunks)
 
 
-def _interval(value: float, scores: np.ndarray) -> Interval:
+def percentile_interval(value: float, scores: np.ndarray) -> Interval:
+    """Return the value with the 95 % percentile interval of its resamples."""
     low, high = np.nanquantile(scores, [0.025, 0.975])
     return Interval(value, float(low), float(high))
 
@@ -87,7 +92,8 @@ def score_interval(
     metric: Metric, label_N: np.ndarray, proba_NC: np.ndarray, group_N: np.ndarray, *, seed: int = 0
 ) -> Interval:
     """Return the score with its 95 % percentile interval by bootstrap over groups."""
-    return _interval(metric.score(label_N, proba_NC), bootstrap_scores(metric, label_N, proba_NC, group_N, seed=seed))
+    scores = bootstrap_scores(metric, label_N, proba_NC, group_N, seed=seed)
+    return percentile_interval(metric.score(label_N, proba_NC), scores)
 
 
 def paired_difference(
@@ -102,4 +108,4 @@ def paired_difference(
     """Return score(proba) - score(other) with its 95 % interval, both on the same resamples of groups."""
     ours = bootstrap_scores(metric, label_N, proba_NC, group_N, seed=seed)
     theirs = bootstrap_scores(metric, label_N, other_NC, group_N, seed=seed)
-    return _interval(metric.score(label_N, proba_NC) - metric.score(label_N, other_NC), ours - theirs)
+    return percentile_interval(metric.score(label_N, proba_NC) - metric.score(label_N, other_NC), ours - theirs)

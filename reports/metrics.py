@@ -81,13 +81,20 @@ def _balanced_accuracy_of_counts(counts: Counts) -> np.ndarray:
 
 
 def _roc_auc_ovr(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
-    """One against the rest, averaged over the classes that occur; NaN where only one does."""
-    from sklearn.metrics import roc_auc_score
+    """One against the rest, averaged over the classes that occur; NaN where only one does.
 
-    present = np.unique(label_N)
+    From the ranks of all classes at once (Mann and Whitney 1947): scikit-learn's value, class by
+    class, at a fraction of the time that a bootstrap would take with it.
+    """
+    from scipy.stats import rankdata
+
+    present, positives = np.unique(label_N, return_counts=True)
     if len(present) < 2:
         return float("nan")
-    return float(np.mean([roc_auc_score(label_N == label, proba_NC[:, label]) for label in present]))
+    rank_NC = rankdata(proba_NC[:, present], axis=0)
+    rank_sum = (rank_NC * (label_N[:, None] == present)).sum(axis=0)
+    auc = (rank_sum - positives * (positives + 1) / 2) / (positives * (len(label_N) - positives))
+    return float(auc.mean())
 
 
 def _log_loss(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
@@ -107,7 +114,7 @@ METRICS: dict[str, Metric] = {
     "f1_macro": Metric("macro F1", _f1_macro, of_counts=_f1_macro_of_counts),
     "accuracy": Metric("accuracy", _accuracy, of_counts=_accuracy_of_counts),
     "balanced_accuracy": Metric("balanced accuracy", _balanced_accuracy, of_counts=_balanced_accuracy_of_counts),
-    "roc_auc_ovr": Metric("ROC AUC, one against the rest", _roc_auc_ovr),
+    "roc_auc_ovr": Metric("ROC AUC (ovr)", _roc_auc_ovr),
     "log_loss": Metric("log loss", _log_loss, greater_is_better=False),
     "kappa_quadratic": Metric("quadratic kappa", _kappa_quadratic),
 }

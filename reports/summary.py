@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from reports.bootstrap import Interval, paired_difference, score_interval
+from reports.bootstrap import Interval, bootstrap_scores, percentile_interval, score_interval
 from reports.metrics import METRICS
 
 __all__ = ["AttributeLike", "compare", "summarise"]
@@ -18,9 +18,12 @@ SCHEMA = 1
 class AttributeLike(Protocol):
     """A property that each class implies (see folds.manifest.Attribute)."""
 
-    name: str
-    values: tuple[str, ...]
-    of_class: tuple[int, ...]
+    @property
+    def name(self) -> str: ...
+    @property
+    def values(self) -> tuple[str, ...]: ...
+    @property
+    def of_class(self) -> tuple[int, ...]: ...
 
 
 def _number(value: float) -> float | None:
@@ -121,11 +124,16 @@ def compare(
     """Return a row for each named prediction: score with interval, per attribute, and the paired
     difference to the one named `against`."""
     chosen = METRICS[metric]
+    value_of = {name: chosen.score(label_N, proba_NC) for name, proba_NC in proba_of.items()}
+    # Equal seeds draw equal groups, which is what pairs the differences.
+    resamples_of = {
+        name: bootstrap_scores(chosen, label_N, proba_NC, group_N, seed=seed) for name, proba_NC in proba_of.items()
+    }
     rows = []
     for name, proba_NC in proba_of.items():
         row: dict[str, Any] = {
             "name": name,
-            "headline": _interval(score_interval(chosen, label_N, proba_NC, group_N, seed=seed)),
+            "headline": _interval(percentile_interval(value_of[name], resamples_of[name])),
             "accuracy": METRICS["accuracy"].score(label_N, proba_NC),
             "attributes": {},
             "against": against,
@@ -136,8 +144,9 @@ def compare(
             as_proba = np.eye(len(attribute.values))[value_of_class[proba_NC.argmax(1)]]
             row["attributes"][attribute.name] = METRICS["f1_macro"].score(value_of_class[label_N], as_proba)
         if name != against:
-            row["difference"] = _interval(
-                paired_difference(chosen, label_N, proba_NC, proba_of[against], group_N, seed=seed)
+            difference = percentile_interval(
+                value_of[name] - value_of[against], resamples_of[name] - resamples_of[against]
             )
+            row["difference"] = _interval(difference)
         rows.append(row)
     return rows

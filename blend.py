@@ -1,0 +1,26 @@
+#!/usr/bin/env python
+"""Blend finished runs by soft voting: python blend.py outputs/*"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+
+from ensemble.blend import BlendConfig, blend
+from pipeline.cli import parse_flags, run_command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+
+    def command() -> None:
+        words = sys.argv[1:] if argv is None else argv
+        settings = dataclasses.asdict(parse_flags(BlendConfig, words, prog="blend.py", description=__doc__ or ""))
+        blend(settings.pop("runs"), **settings)
+
+    return run_command(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Many runs' logits -> one prediction, honestly scored. Never imports torch."""

@@ -1,0 +1,111 @@
+"""Which runs go into a blend, and whether their rows are about the same pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from folds.errors import UserError, did_you_mean, listed
+from pipeline.reporting import check_rows_once
+from pipeline.store import Run
+
+__all__ = ["align_oof", "check_same_data", "find_members"]
+
+
+def _why_not(path: Path, *, blends: bool) -> str | None:
+    """Return why a path cannot be a member of a blend, or None if it can."""
+    if not path.exists():
+        raise UserError(f"{path}: no such run; check the path")
+    if not (path / "run.json").is_file():
+        return "no run"
+    info = Run(path).info
+    if info["status"] != "done":
+        return "not finished; run the same run_cv.py command again"
+    if info["kind"] == "blend" and not blends:
+        return "an earlier blend; pass --include-blends to take it in"
+    return None
+
+
+def find_members(
+    paths: Sequence[str | Path], *, include_blends: bool = False
+) -> tuple[list[Run], list[tuple[Path, str]]]:
+    """Return the runs among `paths`, in their order, and what was skipped with the reason.
+
+    A blend is taken where it is asked for, or named alone. Raises UserError if nothing is left.
+    """
+    members: dict[Path, Run] = {}
+    skipped: list[tuple[Path, str]] = []
+    for path in map(Path, paths):
+        why = _why_not(path, blends=include_blends or len(paths) == 1)
+        if why is None and path.resolve() in members:
+            why = "named twice"
+        if why is None:
+            members[path.resolve()] = Run(path)
+        else:
+            skipped.append((path, why))
+    if not members:
+        reasons = f" ({listed(f'{path}: {why}' for path, why in skipped)})" if skipped else ""
+        raise UserError(f"nothing to blend{reasons}; name folders of finished runs, such as outputs/*")
+    return list(members.values()), skipped
+
+
+def _of_one_data_set(members: list[Run], dataset: str | None) -> list[Run]:
+    """Return the members of the chosen data set. Raises UserError where a choice is needed."""
+    by_name: dict[str, list[Run]] = {}
+    for run in members:
+        by_name.setdefault(run.info["data"]["name"], []).append(run)
+    if dataset is not None:
+        if dataset not in by_name:
+            near = did_you_mean(dataset, by_name) or f"; there are {', '.join(by_name)}"
+            raise UserError(f"--dataset {dataset}: no run of it here{near}")
+        return by_name[dataset]
+    if len(by_name) > 1:
+        which = "; ".join(f"{name}: {listed(run.name for run in runs)}" for name, runs in by_name.items())
+        raise UserError(
+            f"runs of {len(by_name)} data sets ({which}); name the runs of one, or pass --dataset {next(iter(by_name))}"
+        )
+    return members
+
+
+def check_same_data(members: list[Run], *, dataset: str | None = None) -> list[Run]:
+    """Return the members of one data set, checked for equal pictures, raw labels, groups and classes.
+
+    Raises UserError naming the runs and the first pictures in which they differ.
+    """
+    members = _of_one_data_set(members, dataset)
+    first = members[0]
+    reference = first.oof.set_index("image_id")
+    for run in members[1:]:
+        if run.classes != first.classes:
+            odd = listed(sorted(set(run.classes) ^ set(first.classes))) or "their order"
+            raise UserError(f"{first.path} and {run.path}: different classes ({odd}); blend runs of equal classes only")
+        ids = run.oof["image_id"]
+        if set(ids) != set(reference.index):
+            odd = listed(sorted(set(ids) ^ set(reference.index)))
+            raise UserError(f"{first.path} and {run.path}: different pictures ({odd}); blend runs of equal data only")
+        check_rows_once(ids, reference.index.to_series(), f"{run.path}/oof.parquet")
+        rows = run.oof.set_index("image_id").loc[reference.index]
+        for column, what in (("label_raw", "label"), ("group", "group")):
+            differs = np.flatnonzero(rows[column].to_numpy() != reference[column].to_numpy())
+            if len(differs):
+                image, place = reference.index[differs[0]], differs[0]
+                raise UserError(
+                    f"{first.path} and {run.path}: {len(differs)} pictures differ in {what}, first {image} "
+                    f"({reference[column].iloc[place]} and {rows[column].iloc[place]}); run one of them again"
+                )
+    return members
+
+
+def align_oof(members: Sequence[Run]) -> tuple[pd.DataFrame, bool]:
+    """Return the out-of-fold columns without logits, sorted by image_id, and whether all share one fold map.
+
+    Where fold maps differ, the fold column is the first member's.
+    """
+    columns = ["image_id", "group", "label", "label_raw", "repeat", "fold"]
+    rows = members[0].oof.sort_values("image_id", ignore_index=True)[columns]
+    folds = rows["fold"].to_numpy()
+    shared = all(np.array_equal(run.oof.sort_values("image_id")["fold"].to_numpy(), folds) for run in members[1:])
+    return rows, shared

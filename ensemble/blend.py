@@ -1,0 +1,239 @@
+"""A blend: runs in, a run folder like any other out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import tyro
+import yaml
+
+from ensemble.align import align_oof, check_same_data, find_members
+from ensemble.vote import soft_vote
+from folds.errors import UserError, did_you_mean, listed
+from pipeline.reporting import check_rows_once, mean_over_folds, oof_arrays, write_report, write_submission
+from pipeline.store import (
+    FORMAT,
+    Run,
+    file_hash,
+    lock_folder,
+    logit_columns,
+    sweep,
+    write_bytes,
+    write_json,
+    write_table,
+)
+from reports.metrics import METRICS, softmax
+from reports.summary import compare
+from reports.text import table
+
+__all__ = ["BlendConfig", "blend"]
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlendConfig:
+    """What goes into a blend and where it is written."""
+
+    runs: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Run folders, such as outputs/*; what is no finished run is skipped."""
+    weights: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="W [W ...]")] = None
+    """One weight a run, in the order given; default: equal."""
+    dataset: str | None = None
+    """Blend the runs of this data set, where there are runs of several."""
+    include_blends: bool = False
+    """Take in earlier blends too."""
+    output: str | None = None
+    """Folder of the blend; default: the first run's."""
+    name: str | None = None
+    """Name of the blend; default: blend_ and a hash of members and weights."""
+    overwrite: bool = False
+    """Replace a blend of that name."""
+    metric: str = "f1_macro"
+    """The score that counts; see run_cv.py --help."""
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise UserError(
+                f"--metric {self.metric}: unknown{did_you_mean(self.metric, METRICS)}; there are {', '.join(METRICS)}"
+            )
+        if self.weights is not None and (min(self.weights) < 0 or not 0 < sum(self.weights) < np.inf):
+            raise UserError(f"--weights {listed(self.weights, most=9)}: pass numbers of 0 or more, one of them above 0")
+        if self.name is not None and not re.fullmatch(r"[\w][\w.+-]*", self.name):
+            raise UserError(f"--name {self.name}: use letters, digits and . _ + - only")
+
+
+def _weighted(members: list[Run], weights: Sequence[float] | None) -> list[tuple[Run, float]]:
+    """Return (run, weight), sorted by name so that the order of arguments does not matter."""
+    if weights is not None and len(weights) != len(members):
+        names = listed((run.name for run in members), most=20)
+        raise UserError(
+            f"--weights: {len(weights)} given for {len(members)} runs; pass one each, in this order: {names}"
+        )
+    pairs = list(zip(members, weights or [1.0] * len(members), strict=True))
+    return sorted(pairs, key=lambda pair: (pair[0].name, str(pair[0].path)))
+
+
+def _open_folder(folder: Path, key: str, config: BlendConfig) -> None:
+    """Make the blend's folder fit, or raise UserError: nothing is overwritten unasked."""
+    if not (folder / "run.json").is_file():
+        if [item for item in folder.iterdir() if item.name != ".lock"]:
+            raise UserError(f"{folder}: exists and is no run; pass another --name")
+        return
+    info = Run(folder).info
+    if info["kind"] != "blend":
+        raise UserError(f"{folder}: is a cross-validated run, not a blend; pass another --name")
+    if info["run_key"] == {"blend": key}:
+        return
+    if not config.overwrite:
+        raise UserError(f"{folder}: is a blend of other runs or weights; pass another --name, or --overwrite")
+    for item in folder.iterdir():
+        if item.name != ".lock":
+            shutil.rmtree(item) if item.is_dir() else item.unlink()
+
+
+def _sorted_logits(run: Run, frame: pd.DataFrame | None, ids: pd.Series) -> np.ndarray:
+    assert frame is not None
+    logits = run.logits(frame.set_index("image_id").loc[ids])
+    if not np.isfinite(logits).all():
+        bad = ids[~np.isfinite(logits).all(axis=1)]
+        raise UserError(f"{run.path}: logits of {listed(bad)} are not finite; leave the run out or run it again")
+    return logits
+
+
+def _frame(columns: pd.DataFrame, logits_NC: np.ndarray) -> pd.DataFrame:
+    logits = pd.DataFrame(logits_NC.astype(np.float32), columns=logit_columns(logits_NC.shape[1]))
+    return pd.concat([columns.reset_index(drop=True), logits], axis=1)
+
+
+def _test_tables(members: list[tuple[Run, float]]) -> list[pd.DataFrame]:
+    """Return the blended test logits of each fold's models, or of the runs' means where folds differ in number.
+
+    The vote is taken among single models and averaged over folds afterwards, as it is taken out of
+    fold, because means over folds are smoother than what the vote is scored on.
+    """
+    first = members[0][0]
+    assert first.test is not None
+    ids = first.test["image_id"]
+    for run, _ in members[1:]:
+        assert run.test is not None
+        check_rows_once(run.test["image_id"], ids, f"{run.path}/test.parquet beside {first.path}")
+    weights = [weight for _, weight in members]
+    num_folds = {run.info["num_folds"] for run, _ in members}
+    if len(num_folds) > 1:
+        return [_frame(ids.to_frame(), soft_vote((_sorted_logits(run, run.test, ids) for run, _ in members), weights))]
+    return [
+        _frame(
+            ids.to_frame(), soft_vote((_sorted_logits(run, run.test_fold(fold), ids) for run, _ in members), weights)
+        )
+        for fold in range(num_folds.pop())
+    ]
+
+
+def _member_lines(members: list[tuple[Run, float]], skipped: list[tuple[Path, str]]) -> list[str]:
+    total = sum(weight for _, weight in members)
+    lines = table(
+        ["in the blend", "kind", "weight"],
+        [[run.name, run.info["kind"], f"{weight / total:.3f}"] for run, weight in members],
+    )
+    return lines + [f"skipped {path}: {why}" for path, why in skipped]
+
+
+def _comparison(folder: Path, members: list[tuple[Run, float]], metric: str) -> list[dict[str, Any]]:
+    """Return the single runs beside the blend, each against the best of them."""
+    blended = Run(folder)
+    arrays, ids = oof_arrays(blended), blended.oof["image_id"]
+    chosen = METRICS[metric]
+    proba_of = {run.name: softmax(_sorted_logits(run, run.oof, ids)) for run, _ in members}
+    sign = 1 if chosen.greater_is_better else -1
+    best = max(proba_of, key=lambda name: sign * chosen.score(arrays.label_N, proba_of[name]))
+    return compare(
+        label_N=arrays.label_N,
+        group_N=arrays.group_N,
+        proba_of=proba_of | {folder.name: arrays.proba_NC},
+        against=best,
+        attributes=blended.attributes,
+        metric=metric,
+    )
+
+
+def blend(runs: Sequence[str | Path], *, say: Say = print, **settings: Any) -> Run:
+    """Soft-vote the runs in these folders and return the blend, itself a run.
+
+    Settings are those of BlendConfig. Nothing is fitted (weights are given or equal), so the
+    blend's out-of-fold score is as honest as its members'. Raises UserError.
+    """
+    config = BlendConfig(runs=tuple(map(str, runs)), **settings)
+    found, skipped = find_members(config.runs, include_blends=config.include_blends)
+    members = _weighted(check_same_data(found, dataset=config.dataset), config.weights)
+    for line in _member_lines(members, skipped):
+        say(line)
+    record = [
+        {"name": run.name, "weight": weight, "oof": file_hash(run.path / "oof.parquet"), "run_key": run.info["run_key"]}
+        for run, weight in members
+    ]
+    key = hashlib.blake2b(json.dumps(record, sort_keys=True).encode(), digest_size=16).hexdigest()
+    first = members[0][0]
+    folder = Path(config.output or first.path.parent) / (config.name or f"blend_{key[:8]}")
+    rows, same_folds = align_oof([run for run, _ in members])
+    notes = [] if same_folds else ["members have different folds: scores of voting stand, fitted blends would leak"]
+    without_test = [run.name for run, _ in members if not run.info["has_test"]]
+    if without_test:
+        notes.append(f"no test logits, since {listed(without_test)} have none")
+    leaky = [run.name for run, _ in members if run.info["leaks"]]
+    if leaky:
+        notes.append(f"groups leak between the folds of {listed(leaky)}: this score is not honest")
+    # Everything is computed before the first file is written: an error leaves nothing behind.
+    logits = soft_vote(
+        (_sorted_logits(run, run.oof, rows["image_id"]) for run, _ in members), [weight for _, weight in members]
+    )
+    tests = [] if without_test else _test_tables(members)
+    with lock_folder(folder):
+        _open_folder(folder, key, config)
+        sweep(folder)
+        info = {
+            **{name: first.info[name] for name in ("data", "classes", "answers", "attributes")},
+            "format": FORMAT,
+            "kind": "blend",
+            "status": "running",
+            "name": folder.name,
+            "run_key": {"blend": key},
+            "members": record,
+            "num_folds": len(tests) if tests else int(rows["fold"].nunique()),
+            "has_test": bool(tests),
+            "leaks": bool(leaky),
+            "views": [],
+            "metric": config.metric,
+        }
+        write_json(folder / "run.json", info)
+        write_table(folder / "folds.csv", rows[["image_id", "group", "label", "fold"]])
+        write_table(folder / "oof.parquet", _frame(rows, logits))
+        for fold, test in enumerate(tests):
+            write_table(folder / f"test_fold_{fold}.parquet", test)
+        if tests:
+            mean = mean_over_folds(tests, logit_columns(len(first.classes)))
+            write_table(folder / "test.parquet", mean)
+            write_submission(folder, mean, first.info["answers"])
+        write_bytes(
+            folder / "blend.yaml",
+            yaml.safe_dump({"method": "soft-vote", "metric": config.metric, "members": record}, sort_keys=False),
+        )
+        write_json(folder / "run.json", info | {"status": "done"})
+        about = f"soft vote of {len(members)} runs: " + ", ".join(f"{run.name} x {weight:g}" for run, weight in members)
+        comparison = {
+            "single runs beside the blend, out of fold; differences to the best of them": _comparison(
+                folder, members, config.metric
+            )
+        }
+        say("\n" + write_report(Run(folder), metric=config.metric, about=about, notes=notes, comparisons=comparison))
+        say(f"report: {folder / 'report.txt'}")
+    return Run(folder)
