@@ -19,6 +19,7 @@ def _folds_of(splitter: Any, label_N: np.ndarray, group_N: np.ndarray) -> np.nda
     with warnings.catch_warnings():
         # Rare classes are reported once, in terms of people, by assign_folds' caller.
         warnings.filterwarnings("ignore", message="The least populated class")
+        warnings.filterwarnings("ignore", message="The groups parameter is ignored")
         for fold, (_, held_out) in enumerate(splitter.split(label_N, label_N, group_N)):
             fold_N[held_out] = fold
     return fold_N

@@ -1,0 +1,145 @@
+import numpy as np
+import pytest
+import sklearn.metrics
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reports.baselines import attribute_only_band, attribute_only_guess
+from reports.bootstrap import bootstrap_scores, paired_difference, score_interval
+from reports.metrics import METRICS, Counts, log_softmax, softmax
+from reports.summary import summarise
+
+
+@st.composite
+def predictions(draw):
+    num, classes = draw(st.integers(6, 60)), draw(st.integers(2, 6))
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    label = rng.integers(0, classes, num)
+    label[:2] = [0, 1]
+    return label, softmax(rng.normal(size=(num, classes)) + np.eye(classes)[label])
+
+
+@settings(max_examples=60, deadline=None)
+@given(predictions())
+def test_scores_equal_scikit_learns(world):
+    label, proba = world
+    predicted, present = proba.argmax(1), np.unique(label)
+    expected = {
+        "f1_macro": sklearn.metrics.f1_score(label, predicted, labels=present, average="macro", zero_division=0),
+        "accuracy": sklearn.metrics.accuracy_score(label, predicted),
+        "balanced_accuracy": np.mean([np.mean(predicted[label == c] == c) for c in present]),
+        "log_loss": sklearn.metrics.log_loss(label, proba, labels=range(proba.shape[1])),
+        "kappa_quadratic": sklearn.metrics.cohen_kappa_score(
+            label, predicted, labels=range(proba.shape[1]), weights="quadratic"
+        ),
+        "roc_auc_ovr": np.mean([sklearn.metrics.roc_auc_score(label == c, proba[:, c]) for c in present]),
+    }
+    assert set(expected) == set(METRICS)
+    for name, value in expected.items():
+        assert METRICS[name].score(label, proba) == pytest.approx(value, abs=1e-12), name
+
+
+@settings(max_examples=60, deadline=None)
+@given(predictions())
+def test_scores_of_counts_equal_scores_of_rows(world):
+    label, proba = world
+    predicted, classes = proba.argmax(1), range(proba.shape[1])
+    counts = Counts(
+        np.array([[np.sum((label == c) & (predicted == c)) for c in classes]]),
+        np.array([[np.sum(label == c) for c in classes]]),
+        np.array([[np.sum(predicted == c) for c in classes]]),
+    )
+    for name, metric in METRICS.items():
+        if metric.of_counts is not None:
+            assert metric.of_counts(counts)[0] == pytest.approx(metric.score(label, proba), abs=1e-12), name
+
+
+def test_a_stray_class_does_not_drag_macro_f1_down():
+    label = np.array([0] * 10 + [1] * 10)
+    proba = np.eye(3)[np.array([0] * 9 + [2] + [1] * 10)]
+    assert METRICS["f1_macro"].score(label, proba) == pytest.approx((18 / 19 + 1) / 2)
+
+
+def test_softmax_is_finite_at_any_scale():
+    logits = np.array([[1e4, -1e4, 0.0]], np.float32)
+    assert np.isfinite(log_softmax(logits)).all()
+    assert softmax(logits).sum() == pytest.approx(1)
+
+
+def world_of_people(num_people, rng, accuracy=0.7, per_person=7):
+    """Labels and predictions that are all right or all wrong within a person."""
+    group = np.repeat(np.arange(num_people), per_person)
+    label = rng.integers(0, 3, num_people)[group]
+    right = (rng.random(num_people) < accuracy)[group]
+    return label, np.eye(3)[np.where(right, label, (label + 1) % 3)], group
+
+
+def test_interval_is_over_people_not_pictures():
+    label, proba, group = world_of_people(100, np.random.default_rng(0))
+    people = score_interval(METRICS["accuracy"], label, proba, group)
+    pictures = score_interval(METRICS["accuracy"], label, proba, np.arange(len(label)))
+    width = people.high - people.low
+    # Seven equal pictures a person carry no more than one: the interval is sqrt(7) times as wide.
+    assert width / (pictures.high - pictures.low) == pytest.approx(np.sqrt(7), rel=0.15)
+    assert width == pytest.approx(2 * 1.96 * np.sqrt(0.7 * 0.3 / 100), rel=0.2)
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says():
+    rng, hits = np.random.default_rng(1), 0
+    for _ in range(100):
+        interval = score_interval(METRICS["accuracy"], *world_of_people(60, rng))
+        hits += interval.low <= 0.7 <= interval.high
+    assert hits >= 88  # binomial(100, 0.95) is below 88 once in a thousand
+
+
+@pytest.mark.parametrize("name", list(METRICS))
+def test_bootstrap_is_seeded_and_pairs(name):
+    label, proba, group = world_of_people(40, np.random.default_rng(2))
+    proba = 0.9 * proba + 0.1 / 3
+    scores = bootstrap_scores(METRICS[name], label, proba, group, seed=3)
+    assert np.array_equal(scores, bootstrap_scores(METRICS[name], label, proba, group, seed=3))
+    assert not np.array_equal(scores, bootstrap_scores(METRICS[name], label, proba, group, seed=4))
+    nothing = paired_difference(METRICS[name], label, proba, proba.copy(), group)
+    assert (nothing.value, nothing.low, nothing.high) == (0, 0, 0)
+    assert not nothing.excludes_zero
+
+
+def test_counted_and_rowwise_bootstrap_agree():
+    """accuracy from counts against the same score told to use the rows."""
+    import dataclasses
+
+    label, proba, group = world_of_people(40, np.random.default_rng(5))
+    counted = bootstrap_scores(METRICS["f1_macro"], label, proba, group, seed=1)
+    rowwise = bootstrap_scores(dataclasses.replace(METRICS["f1_macro"], of_counts=None), label, proba, group, seed=1)
+    np.testing.assert_allclose(counted[: len(rowwise)], rowwise, atol=1e-12)
+
+
+def test_knowing_one_attribute_only():
+    """Two equal halves of people per attribute value: guessing the rest right half the time."""
+    rng = np.random.default_rng(0)
+    person_kind = rng.permutation(np.repeat([0, 1], 200))
+    group = np.repeat(np.arange(400), 3)
+    value = np.tile([0, 1, 2], 400)
+    label = value * 2 + person_kind[group]
+    value_of_class = np.arange(6) // 2
+    guess = attribute_only_guess(label, group, value_of_class, rng=rng)
+    assert np.array_equal(value_of_class[guess], value)
+    assert all(len(set((guess % 2)[group == person])) == 1 for person in range(20))
+    low, mean, high = attribute_only_band(label, group, value_of_class, num_draws=100)
+    assert mean == pytest.approx(0.5, abs=0.01)
+    assert low == pytest.approx(1 / 3, abs=0.02)  # always the same kind: F1 of 2/3 and 0
+    assert mean < high < 0.6
+
+
+def test_summary_counts_and_leaves_absent_classes_out():
+    label, proba, group = world_of_people(30, np.random.default_rng(0))
+    wide = np.pad(proba, ((0, 0), (0, 2)))
+    report = summarise(
+        label_N=label, proba_NC=wide, group_N=group, fold_N=group % 3, classes=list("abcde"), attributes=[],
+        metric="f1_macro",
+    )  # fmt: skip
+    assert (report["num_classes"], report["num_classes_occurring"]) == (5, 3)
+    assert [row["name"] for row in report["per_class"]] == ["a", "b", "c"]
+    assert sum(row["support"] for row in report["per_class"]) == report["num_images"] == 210
+    assert report["headline"]["value"] == pytest.approx(np.mean([row["f1"] for row in report["per_class"]]))
+    assert sum(fold["num_groups"] for fold in report["folds"]) == 30

@@ -1,0 +1,130 @@
+"""Flags, YAML files and keywords are one set of settings; wrong ones are one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from folds.errors import UserError
+from pipeline.cli import cli_flags, parse_run_config
+from pipeline.config import RunConfig, parse_size
+from pipeline.settings import changed_keys, flatten, identity_hash, make_config, read_config_file, replace
+
+ROOT = Path(__file__).resolve().parents[1]
+FLAGS = """
+--amp --amp-dtype --augment --backbone --batch-size --channels-last --clip-grad --config --csv --data --device --drop
+--drop-path --epochs --folds --group-col --image-col --image-root --img-size --label-col --lr --metric --model
+--model-ema --model-ema-decay --name --on-bad-image --opt --output --pretrained --resume --sched --seed --smoothing
+--split --split-seed --test-csv --threads --tta --validation-batch-size --warmup-epochs --weight-decay --weights --workers
+""".split()
+
+
+def parse(*argv):
+    return parse_run_config(argv, prog="run_cv.py", description="")
+
+
+def test_flags_are_frozen():
+    assert sorted(cli_flags(RunConfig)) == sorted(FLAGS)
+
+
+def test_precedence_defaults_file_flags(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("epochs: 7\nlr: 1e-4\nbackbone: resnet18\n")
+    config = parse("--config", str(file), "--epochs", "9")
+    assert (config.train.epochs, config.train.lr, config.model.backbone) == (9, 1e-4, "resnet18")
+    assert config.train.batch_size == RunConfig().train.batch_size
+    assert parse(f"--config={file}").train.epochs == 7
+
+
+def test_aliases_and_underscores():
+    config = parse("--model", "resnet18", "-b", "8", "-j", "0", "--drop_path", "0.1", "--no-amp")
+    assert (config.model.backbone, config.train.batch_size, config.machine.workers) == ("resnet18", 8, 0)
+    assert config.model.drop_path == 0.1
+    assert not config.machine.amp
+
+
+def test_settings_survive_yaml(tmp_path):
+    config = make_config(epochs=3, img_size=64, drop_path=0.1, workers=0, amp=False, lr=1)
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(flatten(config)))
+    assert read_config_file(tmp_path / "a.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--foldz", "3"], ["--foldz", "did you mean --folds"]),
+        (["--folds", "1"], ["--folds 1", "at least 2"]),
+        (["--folds", "x"], ["--folds"]),
+        (["--sched", "cosin"], ["cosin", "cosine"]),
+        (["--img-size", "12"], ["--img-size 12"]),
+        (["--img-size", "64x"], ["--img-size 64x", "width x height"]),
+        (["--lr", "-1"], ["--lr -1"]),
+        (["--group-col", "a"], ["--csv"]),
+        (["--name", "a/b"], ["--name a/b"]),
+        (["--config", "/nowhere.yaml"], ["/nowhere.yaml"]),
+        (["--epochs"], ["--epochs"]),
+        (["outputs"], ["outputs"]),
+    ],
+)
+def test_wrong_flags_are_one_line(argv, words, cv_command):
+    cv_command(*argv).assert_one_line_error(*words)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("epoch: 3", "unknown setting 'epoch'; did you mean epochs"),
+        ("epochs: many", "--epochs many: expected int"),
+        ("amp: 3", "--amp 3: expected bool"),
+        ("sched: linear", "--sched linear: pass one of cosine"),
+        ("[1, 2]", "expected `name: value` lines"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_wrong_files_name_the_file(tmp_path, text, words):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(UserError) as error:
+        read_config_file(tmp_path / "a.yaml")
+    assert words in str(error.value)
+    assert "a.yaml" in str(error.value)
+
+
+def test_size():
+    assert parse_size("120x160") == (120, 160)
+    assert parse_size(224) == (224, 224)
+
+
+def test_identity_is_what_decides_logits():
+    config = make_config(epochs=3)
+    for same in ({"workers": 3}, {"name": "x"}, {"output": "y"}, {"metric": "accuracy"}, {"data": "/elsewhere"}):
+        assert identity_hash(replace(config, **same)) == identity_hash(config), same
+    for other in ({"epochs": 4}, {"threads": 1}, {"validation_batch_size": 1}, {"split_seed": 1}, {"tta": "hflip"}):
+        assert identity_hash(replace(config, **other)) != identity_hash(config), other
+    assert changed_keys(flatten(config), replace(config, epochs=4, workers=1)) == "epochs 3 -> 4"
+
+
+def run_python(code, *argv):
+    return subprocess.run([sys.executable, "-c", code, *argv], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_help_groups_flags_without_loading_torch_or_pandas():
+    code = (
+        "import sys, run_cv\n"
+        "try: run_cv.main(['--help'])\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "assert not {'torch', 'pandas', 'sklearn', 'cv2'} & set(sys.modules)"
+    )
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+    for group in ("data options", "model options", "training", "machine options"):
+        assert group in done.stdout.lower()
+    for flag in FLAGS:
+        assert flag in done.stdout
+
+
+def test_blend_never_loads_torch(tiny_runs, tmp_path):
+    code = "import sys, blend; code = blend.main(sys.argv[1:]); assert 'torch' not in sys.modules; sys.exit(code)"
+    done = run_python(code, *map(str, sorted(tiny_runs.iterdir())), "--output", str(tmp_path))
+    assert done.returncode == 0, done.stderr
