@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +13,16 @@ import pandas as pd
 import yaml
 from tqdm import tqdm
 
-from folds.errors import BadImage, UserError, did_you_mean, listed
-from folds.images import check_images
+from folds.errors import UserError, listed
 from folds.manifest import Manifest
-from folds.source import load_manifest
 from folds.split import SPLITTERS, assign_folds, rare_classes
 from pipeline.config import RunConfig
-from pipeline.device import compute_of, resolve_machine
+from pipeline.device import compute_of
 from pipeline.environment import describe_environment
 from pipeline.fold import FoldJob, finished_fold, run_fold
-from pipeline.model import build_model, check_backbone, model_kwargs, preprocess_of
-from pipeline.optim import check_optimizer
+from pipeline.prepare import Prepared, Say, prepare
 from pipeline.reporting import check_rows_once, mean_over_folds, write_report, write_submission
-from pipeline.settings import changed_keys, flatten, identity_hash, replace
+from pipeline.settings import changed_keys, flatten
 from pipeline.store import (
     FORMAT,
     Run,
@@ -41,71 +36,8 @@ from pipeline.store import (
     write_json,
     write_table,
 )
-from pipeline.weights import HubUnreachableError, Weights, load_file, load_pretrained
-from reports.metrics import METRICS
-from tta.views import parse_views
 
 __all__ = ["cross_validate"]
-
-EPOCHS = 10
-# A newcomer's first run must end while they watch; its score proves plumbing, not quality.
-DEMO_PROFILE = {"img_size": "96x128", "epochs": 4}
-Say = Callable[[str], None]
-
-
-def _load_data(config: RunConfig, say: Say) -> tuple[Manifest, str]:
-    """Return the manifest, its unreadable pictures dealt with, and the hash of labels and pixels."""
-    source = dataclasses.asdict(config.data)
-    skip = source.pop("on_bad_image") == "skip"
-    manifest = load_manifest(**source, skip_missing=skip)
-    for warning in manifest.warnings:
-        say(f"warning: {warning}")
-    results = check_images(manifest.train["path"])
-    bad = [result for result in results if isinstance(result, BadImage)]
-    if bad and not skip:
-        more = f" ({len(bad) - 1} more like it)" if len(bad) > 1 else ""
-        raise UserError(f"{bad[0]}{more}")
-    if bad:
-        say(f"warning: skipped {len(bad)} unreadable pictures: {listed(bad)}")
-        good = [not isinstance(result, BadImage) for result in results]
-        manifest = dataclasses.replace(manifest, train=manifest.train[good].reset_index(drop=True))
-    test_results = [] if manifest.test is None else check_images(manifest.test["path"])
-    for result in test_results:
-        if isinstance(result, BadImage):  # never skipped: a submission needs every row
-            raise UserError(str(result).replace(" or pass --on-bad-image skip", ""))
-    digest = hashlib.blake2b(manifest.labels_hash().encode(), digest_size=16)
-    for result in [*results, *test_results]:
-        digest.update(str(result).encode() if not isinstance(result, BadImage) else b"")
-    return manifest, digest.hexdigest()
-
-
-def _load_weights(config: RunConfig, manifest: Manifest, kwargs: dict[str, Any], say: Say) -> Weights | None:
-    if config.model.weights is not None:
-        return load_file(config.model.weights)
-    if config.model.pretrained == "none":
-        return None
-    try:
-        return load_pretrained(config.model.backbone, **{k: v for k, v in kwargs.items() if k == "img_size"})
-    except HubUnreachableError as error:
-        if not manifest.is_demo:
-            raise
-        say(f"WARNING: {error}. This is the demo set, so the run goes on with RANDOM WEIGHTS: expect a poor score.")
-        return None
-
-
-def _resolve(config: RunConfig, manifest: Manifest, size: str) -> RunConfig:
-    """Return the settings with everything decided, as config.yaml keeps them."""
-    profile = DEMO_PROFILE if manifest.is_demo else {}
-    name = config.output.name or f"{manifest.name}_{config.model.backbone}".replace("/", "-").replace(":", "-")
-    return replace(
-        config,
-        data="demo" if manifest.is_demo else config.data.data and str(manifest.root),
-        epochs=config.train.epochs or profile.get("epochs", EPOCHS),
-        img_size=size,
-        name=name,
-        config=None,
-        **resolve_machine(config.machine),
-    )
 
 
 def _free_name(folder: Path) -> str:
@@ -128,8 +60,8 @@ def _open_folder(folder: Path, config: RunConfig, run_key: dict[str, str]) -> No
                 shutil.rmtree(item) if item.is_dir() else item.unlink()
         return
     if info.get("run_key") != run_key:
-        before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        what = changed_keys(before, config)
+        written = folder / "config.yaml"
+        what = changed_keys(yaml.safe_load(written.read_text(encoding="utf-8")), config) if written.is_file() else ""
         parts = [key for key, digest in run_key.items() if info.get("run_key", {}).get(key) != digest]
         raise UserError(
             f"{folder}: was made with another {' and '.join(parts)}{f' ({what})' if what else ''}; "
@@ -177,21 +109,76 @@ def _assemble(folder: Path, manifest: Manifest, num_folds: int) -> None:
     write_submission(folder, test, manifest.answers)
 
 
-def _about(
-    config: RunConfig, manifest: Manifest, origin: dict[str, str], views: tuple[str, ...]
-) -> tuple[str, list[str]]:
-    train, notes = config.train, []
+def _about(run: Prepared) -> tuple[str, list[str]]:
+    """Return one sentence on how the run was made, and what a reader of its score must know."""
+    config, train, notes = run.config, run.config.train, []
     about = (
         f"{config.model.backbone} at {config.model.img_size}, {train.epochs} epochs (fixed), "
         f"{'EMA' if train.model_ema else 'last'} weights, {train.opt} {train.lr:g} {train.sched}, "
-        f"weights from {origin['source']}, views {' + '.join(views)}, data {manifest.name}, "
+        f"weights from {run.origin['source']}, views {' + '.join(run.views)}, data {run.manifest.name}, "
         f"seed {train.seed}, split seed {config.split.split_seed}"
     )
-    if manifest.is_demo:
+    if run.manifest.is_demo:
         notes.append("the embedded demo set of drawn faces: this score proves plumbing, not quality")
     if SPLITTERS[config.split.split].leaks:
         notes.append(f"--split {config.split.split} leaks groups between folds: this score is not honest")
     return about, notes
+
+
+def _record(run: Prepared, folder: Path) -> dict[str, Any]:
+    """Return what run.json says before the first fold."""
+    manifest = run.manifest
+    return {
+        "format": FORMAT,
+        "kind": "cv",
+        "status": "running",
+        "name": folder.name,
+        "run_key": run.run_key,
+        "data": {
+            "name": manifest.name,
+            "hash": run.run_key["data"],
+            "ids_hash": manifest.ids_hash(),
+            "num_images": len(manifest.train),
+            "num_groups": int(manifest.train["group"].nunique()),
+            "num_test": 0 if manifest.test is None else len(manifest.test),
+            "is_demo": manifest.is_demo,
+        },
+        "classes": list(manifest.classes),
+        "answers": list(manifest.answers),
+        "attributes": [dataclasses.asdict(attribute) for attribute in manifest.attributes],
+        "num_folds": run.config.split.folds,
+        "has_test": manifest.test is not None,
+        "leaks": SPLITTERS[run.config.split.split].leaks,
+        "views": list(run.views),
+        "preprocess": run.preprocess.to_dict(),
+        "metric": run.config.output.metric,
+    }
+
+
+def _run_folds(run: Prepared, folder: Path, info: dict[str, Any], say: Say) -> None:
+    """Do all folds that are not done, then join their rows; `info` takes in what run.json records of it."""
+    fold_N = _folds(folder, run.manifest, run.config, say)
+    info["folds_hash"] = file_hash(folder / "folds.csv")
+    job = FoldJob(
+        folder=folder,
+        manifest=run.manifest,
+        fold_N=fold_N,
+        config=run.config,
+        model_kwargs=run.model_kwargs,
+        weights=run.weights,
+        preprocess=run.preprocess,
+        compute=compute_of(run.config.machine),
+        views=run.views,
+        run_key=run.run_key | {"folds": info["folds_hash"]},
+        say=say,
+    )
+    info["folds"] = []
+    for fold in range(run.config.split.folds):
+        done = finished_fold(folder, fold, job.run_key)
+        if done is not None:
+            say(f"fold {fold}: finished before, kept")
+        info["folds"].append(done or run_fold(job, fold))
+    _assemble(folder, run.manifest, run.config.split.folds)
 
 
 def cross_validate(config: RunConfig, *, say: Say = tqdm.write) -> Run:
@@ -200,100 +187,29 @@ def cross_validate(config: RunConfig, *, say: Say = tqdm.write) -> Run:
     Writes `<output>/<name>/` as README.md describes. Raises UserError for what the user can mend.
     """
     started = time.time()
-    views = parse_views(config.infer.tta)
-    if config.output.metric not in METRICS:
-        raise UserError(
-            f"--metric {config.output.metric}: unknown{did_you_mean(config.output.metric, METRICS)}; "
-            f"there are {', '.join(METRICS)}"
-        )
-    record = check_backbone(config.model.backbone)
-    check_optimizer(config.train.opt)
-    manifest, data_hash = _load_data(config, say)
-    if manifest.is_demo:
-        say(f"data: the embedded demo set ({manifest.root}); its scores prove plumbing, not quality")
-        if config.model.img_size is None or config.train.epochs is None:
-            say(
-                f"demo profile: --img-size {DEMO_PROFILE['img_size']} --epochs {DEMO_PROFILE['epochs']} "
-                "unless flags say otherwise"
-            )
-            if config.model.img_size is None:
-                config = replace(config, img_size=DEMO_PROFILE["img_size"])
-    preprocess = preprocess_of(config.model, record)
-    config = _resolve(config, manifest, f"{preprocess.width}x{preprocess.height}")
-    kwargs = model_kwargs(config.model, record, preprocess)
-    weights = _load_weights(config, manifest, kwargs, say)
-    origin = weights.origin if weights else {"source": "random", "licence": "none"}
-    build_model(
-        config.model.backbone, num_classes=manifest.num_classes, kwargs=kwargs, weights=weights
-    )  # fails now, not later
+    run = prepare(config, say)
+    config, manifest = run.config, run.manifest
     assert config.output.name is not None
     folder = Path(config.output.output) / config.output.name
-    run_key = {"configuration": identity_hash(config), "data": data_hash, "weights": origin["source"]}
-    compute = compute_of(config.machine)
+    info = _record(run, folder)
+    machine = config.machine
     with lock_folder(folder):
-        _open_folder(folder, config, run_key)
+        _open_folder(folder, config, run.run_key)
         sweep(folder)
-        info: dict[str, Any] = {
-            "format": FORMAT,
-            "kind": "cv",
-            "status": "running",
-            "name": folder.name,
-            "run_key": run_key,
-            "data": {
-                "name": manifest.name,
-                "hash": data_hash,
-                "ids_hash": manifest.ids_hash(),
-                "num_images": len(manifest.train),
-                "num_groups": int(manifest.train["group"].nunique()),
-                "num_test": 0 if manifest.test is None else len(manifest.test),
-                "is_demo": manifest.is_demo,
-            },
-            "classes": list(manifest.classes),
-            "answers": list(manifest.answers),
-            "attributes": [dataclasses.asdict(attribute) for attribute in manifest.attributes],
-            "num_folds": config.split.folds,
-            "has_test": manifest.test is not None,
-            "leaks": SPLITTERS[config.split.split].leaks,
-            "views": list(views),
-            "preprocess": preprocess.to_dict(),
-            "metric": config.output.metric,
-        }
         say(
-            f"{folder}: {len(manifest.train):,} pictures of {info['data']['num_groups']:,} groups, "
-            f"{manifest.num_classes} classes, {info['data']['num_test']:,} test pictures; "
-            f"{config.machine.device}, {config.machine.amp_dtype if config.machine.amp else 'float32'}, "
-            f"{config.machine.threads} threads, {config.machine.workers} workers"
+            f"{folder}: {info['data']['num_images']:,} pictures of {info['data']['num_groups']:,} groups, "
+            f"{manifest.num_classes} classes, {info['data']['num_test']:,} test pictures; {machine.device}, "
+            f"{machine.amp_dtype if machine.amp else 'float32'}, {machine.threads} threads, {machine.workers} workers"
         )
+        write_json(folder / "run.json", info)  # first: by it the folder is known as a run
         write_bytes(folder / "config.yaml", yaml.safe_dump(flatten(config), sort_keys=False))
-        write_json(folder / "run.json", info)
-        fold_N = _folds(folder, manifest, config, say)
-        info["folds_hash"] = file_hash(folder / "folds.csv")
-        write_json(folder / "env.json", describe_environment(weights=origin))
-        job = FoldJob(
-            folder=folder,
-            manifest=manifest,
-            fold_N=fold_N,
-            config=config,
-            model_kwargs=kwargs,
-            weights=weights,
-            preprocess=preprocess,
-            compute=compute,
-            views=views,
-            run_key=run_key | {"folds": info["folds_hash"]},
-            say=say,
-        )
-        info["folds"] = []
-        for fold in range(config.split.folds):
-            done = finished_fold(folder, fold, job.run_key)
-            if done is not None:
-                say(f"fold {fold}: finished before, kept")
-            info["folds"].append(done or run_fold(job, fold))
-        _assemble(folder, manifest, config.split.folds)
-        files = ["oof.parquet", *(["test.parquet", "submission.csv"] if manifest.test is not None else [])]
+        write_json(folder / "env.json", describe_environment(weights=run.origin))
+        _run_folds(run, folder, info, say)
+        files = ["oof.parquet", *(["test.parquet", "submission.csv"] if info["has_test"] else [])]
         info["files"] = {name: file_hash(folder / name) for name in files}
         info |= {"status": "done", "finished": round(time.time()), "seconds": round(time.time() - started, 1)}
         write_json(folder / "run.json", info)
-        about, notes = _about(config, manifest, origin, views)
+        about, notes = _about(run)
         say(write_report(Run(folder), metric=config.output.metric, about=about, notes=notes))
         say(f"report: {folder / 'report.txt'}")
     return Run(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from folds.errors import UserError
 from pipeline.backends import timm
 from pipeline.config import TrainConfig
 from pipeline.device import Compute
@@ -69,10 +71,14 @@ def train_epochs(
             scaler.update()
             scheduler.step()
             if ema is not None:
-                ema.update(model)
+                ema.update(model, step=scheduler.last_epoch)  # counted from 1: the decay warms up
             losses += loss.detach() * len(images)
             images_seen += len(images)
         mean_loss = float(losses) / images_seen
+        if not math.isfinite(mean_loss):
+            raise UserError(
+                f"--lr {config.lr:g}: the loss of epoch {epoch + 1} is not finite; lower it or pass --clip-grad 1"
+            )
         seconds = time.perf_counter() - start
         scored = model if ema is None else ema.module
         yield Epoch(epoch, mean_loss, lr, seconds, images_seen, scored)

@@ -12,7 +12,7 @@ from pipeline.config import ModelConfig, parse_size
 from pipeline.preprocess import Preprocess
 from pipeline.weights import Weights, load_weights_into
 
-__all__ = ["build_model", "check_backbone", "model_kwargs", "preprocess_of"]
+__all__ = ["build_model", "check_backbone", "check_forward", "model_kwargs", "preprocess_of"]
 
 
 def check_backbone(backbone: str) -> dict[str, Any]:
@@ -65,3 +65,14 @@ def build_model(backbone: str, *, num_classes: int, kwargs: dict[str, Any], weig
     if weights is not None:
         load_weights_into(model, weights)
     return model
+
+
+def check_forward(model: torch.nn.Module, backbone: str, preprocess: Preprocess) -> None:
+    """Pass one blank picture through. Raises UserError for a size that the backbone cannot take."""
+    blank = torch.zeros(1, 3, preprocess.height, preprocess.width)
+    try:
+        with torch.inference_mode():
+            model.eval()(blank)
+    except (AssertionError, RuntimeError) as error:
+        size = f"{preprocess.width}x{preprocess.height}"
+        raise UserError(f"--img-size {size}: {backbone} cannot take it ({error}); pass another size") from None

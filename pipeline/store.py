@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from folds.errors import UserError
+from folds.errors import UserError, listed
 from folds.manifest import Attribute
 
 __all__ = [
@@ -172,5 +172,8 @@ class Run:
         return dict(read_json(self.path / "report.json"))
 
     def logits(self, table: pd.DataFrame) -> np.ndarray:
-        """Return the logits of a table of this run, N x C float32."""
+        """Return the logits of a table of this run, N x C float32. Raises UserError if a column is missing."""
+        absent = set(logit_columns(len(self.classes))) - set(table.columns)
+        if absent:
+            raise UserError(f"{self.path}: its tables lack {listed(sorted(absent))}; run it again")
         return table[logit_columns(len(self.classes))].to_numpy(np.float32)

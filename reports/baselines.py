@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from reports.metrics import METRICS
+from reports.metrics import METRICS, Counts
 
 __all__ = ["attribute_only_band", "attribute_only_guess"]
 
@@ -21,17 +21,21 @@ def attribute_only_guess(
     """
     value_N = value_of_class[label_N]
     names, group_N = np.unique(group_N, return_inverse=True)
-    taken_for = rng.permutation(len(names))[group_N]
-    by_place: dict[tuple[int, int], list[int]] = {}
-    for group, value, label in zip(group_N.tolist(), value_N.tolist(), label_N.tolist(), strict=True):
-        by_place.setdefault((group, value), []).append(label)
-    anywhere = {value: label_N[value_N == value] for value in np.unique(value_N).tolist()}
-    picks_N = rng.random(len(label_N))
-    guess_N = np.empty_like(label_N)
-    for row, (group, value) in enumerate(zip(taken_for.tolist(), value_N.tolist(), strict=True)):
-        pool = by_place.get((group, value), anywhere[value])
-        guess_N[row] = pool[int(picks_N[row] * len(pool))]
-    return guess_N
+    num_values = int(value_of_class.max()) + 1
+    # Rows sorted by place (group, value): a place is then a slice, and so is a value in the second order.
+    place_N = group_N * num_values + value_N
+    by_place, by_value = np.argsort(place_N, kind="stable"), np.argsort(value_N, kind="stable")
+    place_sizes = np.bincount(place_N, minlength=len(names) * num_values)
+    value_sizes = np.bincount(value_N, minlength=num_values)
+    place_starts, value_starts = np.cumsum(place_sizes) - place_sizes, np.cumsum(value_sizes) - value_sizes
+    taken_for_N = rng.permutation(len(names))[group_N] * num_values + value_N
+    pick_N = rng.random(len(label_N))
+    has_it_N = place_sizes[taken_for_N] > 0
+    from_place = by_place[
+        np.minimum(place_starts[taken_for_N] + (pick_N * place_sizes[taken_for_N]).astype(int), len(label_N) - 1)
+    ]
+    from_value = by_value[value_starts[value_N] + (pick_N * value_sizes[value_N]).astype(int)]
+    return label_N[np.where(has_it_N, from_place, from_value)]
 
 
 def attribute_only_band(
@@ -42,13 +46,18 @@ def attribute_only_band(
     Low is the constant guess, the commonest class of each value; mean and high are the mean and the
     99.5 % quantile of `attribute_only_guess`.
     """
-    rng, identity = np.random.default_rng(seed), np.eye(len(value_of_class))
-    value_N = value_of_class[label_N]
-    score = METRICS["f1_macro"].score
-    commonest = {value: np.bincount(label_N[value_N == value]).argmax() for value in np.unique(value_N).tolist()}
-    constant = score(label_N, identity[[commonest[value] for value in value_N.tolist()]])
-    draws = [
-        score(label_N, identity[attribute_only_guess(label_N, group_N, value_of_class, rng=rng)])
-        for _ in range(num_draws)
-    ]
-    return min(constant, float(np.quantile(draws, 0.005))), float(np.mean(draws)), float(np.quantile(draws, 0.995))
+    rng, value_N = np.random.default_rng(seed), value_of_class[label_N]
+
+    def score(guess_N: np.ndarray) -> float:
+        num_classes = len(value_of_class)
+        right, truth, predicted = (
+            np.bincount(one, minlength=num_classes) for one in (label_N[guess_N == label_N], label_N, guess_N)
+        )
+        return float(METRICS["f1_macro"].of_counts(Counts(right, truth, predicted)))  # type: ignore[misc]
+
+    commonest = np.zeros(int(value_of_class.max()) + 1, int)
+    for value in np.unique(value_N):
+        commonest[value] = np.bincount(label_N[value_N == value]).argmax()
+    draws = [score(attribute_only_guess(label_N, group_N, value_of_class, rng=rng)) for _ in range(num_draws)]
+    low = min(score(commonest[value_N]), float(np.quantile(draws, 0.005)))
+    return low, float(np.mean(draws)), float(np.quantile(draws, 0.995))

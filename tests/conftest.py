@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,10 +114,10 @@ def alpha(tiny_runs: Path) -> Run:
 
 
 @pytest.fixture
-def edit_csv() -> Iterator[Callable[[Path, Callable[[pd.DataFrame], pd.DataFrame]], None]]:
+def edit_csv() -> Callable[[Path, Callable[[pd.DataFrame], pd.DataFrame]], None]:
     """Rewrite a CSV through a function of its table, all columns as text."""
 
     def edit(file: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
         change(pd.read_csv(file, dtype=str)).to_csv(file, index=False)
 
-    yield edit
+    return edit

@@ -27,7 +27,9 @@ def test_codec_takes_arrays():
         assert np.array_equal(attribute.of_class, codes)
 
 
-@pytest.mark.parametrize(("years", "group"), [("18", 0), ("29", 0), ("29.9", 0), (30, 1), ("59", 1), ("60", 2), (120, 2)])
+@pytest.mark.parametrize(
+    ("years", "group"), [("18", 0), ("29", 0), ("29.9", 0), (30, 1), ("59", 1), ("60", 2), (120, 2)]
+)
 def test_age_groups_at_their_bounds(years, group):
     assert age_group(years, where="here") == group
 

@@ -1,4 +1,3 @@
-import os
 import shutil
 
 import pytest
@@ -37,8 +36,8 @@ def test_junk_and_mixed_suffixes(layout_copy):
     person = first_person(layout_copy)
     (person / "._mask1.jpg").write_bytes(b"junk")
     (person / "notes.txt").write_text("x")
-    os.rename(person / "mask1.jpg", person / "mask1.JPEG")
-    os.rename(person / "mask2.jpg", person / "mask2.png")
+    (person / "mask1.jpg").rename(person / "mask1.JPEG")
+    (person / "mask2.jpg").rename(person / "mask2.png")
     manifest = read_layout(layout_copy)
     assert len(manifest.train) == 84
     assert any("notes.txt" in warning for warning in manifest.warnings)

@@ -13,12 +13,52 @@ from pipeline.config import RunConfig, parse_size
 from pipeline.settings import changed_keys, flatten, identity_hash, make_config, read_config_file, replace
 
 ROOT = Path(__file__).resolve().parents[1]
-FLAGS = """
---amp --amp-dtype --augment --backbone --batch-size --channels-last --clip-grad --config --csv --data --device --drop
---drop-path --epochs --folds --group-col --image-col --image-root --img-size --label-col --lr --metric --model
---model-ema --model-ema-decay --name --on-bad-image --opt --output --pretrained --resume --sched --seed --smoothing
---split --split-seed --test-csv --threads --tta --validation-batch-size --warmup-epochs --weight-decay --weights --workers
-""".split()
+FLAGS = [
+    "--amp",
+    "--amp-dtype",
+    "--augment",
+    "--backbone",
+    "--batch-size",
+    "--channels-last",
+    "--clip-grad",
+    "--config",
+    "--csv",
+    "--data",
+    "--device",
+    "--drop",
+    "--drop-path",
+    "--epochs",
+    "--folds",
+    "--group-col",
+    "--image-col",
+    "--image-root",
+    "--img-size",
+    "--label-col",
+    "--lr",
+    "--metric",
+    "--model",
+    "--model-ema",
+    "--model-ema-decay",
+    "--name",
+    "--on-bad-image",
+    "--opt",
+    "--output",
+    "--pretrained",
+    "--resume",
+    "--sched",
+    "--seed",
+    "--smoothing",
+    "--split",
+    "--split-seed",
+    "--test-csv",
+    "--threads",
+    "--tta",
+    "--validation-batch-size",
+    "--warmup-epochs",
+    "--weight-decay",
+    "--weights",
+    "--workers",
+]
 
 
 def parse(*argv):

@@ -45,7 +45,7 @@ def test_the_stratified_splitter_leaks_and_says_so():
 
 def test_too_few_groups_or_folds():
     label, group = np.zeros(9, int), np.repeat([0, 1, 2], 3)
-    with pytest.raises(UserError, match="only 3 groups.*pass --folds 3 or fewer"):
+    with pytest.raises(UserError, match=r"only 3 groups.*pass --folds 3 or fewer"):
         assign_folds(label, group, num_folds=4, seed=0)
     with pytest.raises(UserError, match="at least 2"):
         assign_folds(label, group, num_folds=1, seed=0)

@@ -1,0 +1,141 @@
+"""Before the first fold: data read and checked, names looked up, weights loaded, settings decided."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from folds.errors import BadImage, UserError, did_you_mean, listed
+from folds.images import check_images
+from folds.manifest import Manifest
+from folds.source import load_manifest
+from pipeline.config import RunConfig
+from pipeline.device import resolve_machine
+from pipeline.model import build_model, check_backbone, check_forward, model_kwargs, preprocess_of
+from pipeline.optim import check_optimizer
+from pipeline.preprocess import Preprocess
+from pipeline.settings import identity_hash, replace
+from pipeline.weights import HubUnreachableError, Weights, load_file, load_pretrained
+from reports.metrics import METRICS
+from tta.views import parse_views
+
+__all__ = ["Prepared", "Say", "prepare"]
+
+EPOCHS = 10
+# A newcomer's first run must end while they watch; its score proves plumbing, not quality.
+DEMO_PROFILE = {"img_size": "96x128", "epochs": 4}
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A run whose every setting is decided and whose inputs are known to be usable."""
+
+    config: RunConfig
+    manifest: Manifest
+    views: tuple[str, ...]
+    preprocess: Preprocess
+    model_kwargs: dict[str, Any]
+    weights: Weights | None
+    run_key: dict[str, str]
+    """Hashes that decide whether a run of the same name is this run."""
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """Where the weights come from, and their licence."""
+        return self.weights.origin if self.weights else {"source": "random", "licence": "none"}
+
+
+def _load_data(config: RunConfig, say: Say) -> tuple[Manifest, str]:
+    """Return the manifest, its unreadable pictures dealt with, and the hash of labels and pixels."""
+    source = dataclasses.asdict(config.data)
+    skip = source.pop("on_bad_image") == "skip"
+    manifest = load_manifest(**source, skip_missing=skip)
+    for warning in manifest.warnings:
+        say(f"warning: {warning}")
+    results = check_images(manifest.train["path"])
+    bad = [result for result in results if isinstance(result, BadImage)]
+    if bad and not skip:
+        more = f" ({len(bad) - 1} more like it)" if len(bad) > 1 else ""
+        raise UserError(f"{bad[0]}{more}")
+    if bad:
+        say(f"warning: skipped {len(bad)} unreadable pictures: {listed(bad)}")
+        good = [not isinstance(result, BadImage) for result in results]
+        manifest = dataclasses.replace(manifest, train=manifest.train[good].reset_index(drop=True))
+    test_results = [] if manifest.test is None else check_images(manifest.test["path"])
+    for result in test_results:
+        if isinstance(result, BadImage):  # never skipped: a submission needs every row
+            raise UserError(str(result).replace(" or pass --on-bad-image skip", ""))
+    digest = hashlib.blake2b(manifest.labels_hash().encode(), digest_size=16)
+    for result in [*results, *test_results]:
+        digest.update(str(result).encode() if not isinstance(result, BadImage) else b"")
+    return manifest, digest.hexdigest()
+
+
+def _load_weights(config: RunConfig, manifest: Manifest, kwargs: dict[str, Any], say: Say) -> Weights | None:
+    if config.model.weights is not None:
+        return load_file(config.model.weights)
+    if config.model.pretrained == "none":
+        return None
+    try:
+        return load_pretrained(config.model.backbone, **{k: v for k, v in kwargs.items() if k == "img_size"})
+    except HubUnreachableError as error:
+        if not manifest.is_demo:
+            raise
+        say(f"WARNING: {error}. This is the demo set, so the run goes on with RANDOM WEIGHTS: expect a poor score.")
+        return None
+
+
+def _resolve(config: RunConfig, manifest: Manifest, size: str) -> RunConfig:
+    """Return the settings with everything decided, as config.yaml keeps them."""
+    profile = DEMO_PROFILE if manifest.is_demo else {}
+    name = config.output.name or f"{manifest.name}_{config.model.backbone}".replace("/", "-").replace(":", "-")
+    return replace(
+        config,
+        data="demo" if manifest.is_demo else config.data.data and str(manifest.root),
+        epochs=config.train.epochs or profile.get("epochs", EPOCHS),
+        img_size=size,
+        name=name,
+        config=None,
+        **resolve_machine(config.machine),
+    )
+
+
+def prepare(config: RunConfig, say: Say) -> Prepared:
+    """Check names and data and decide every setting; nothing is written.
+
+    Raises UserError for the first thing that the user must mend.
+    """
+    views = parse_views(config.infer.tta)
+    if config.output.metric not in METRICS:
+        near = did_you_mean(config.output.metric, METRICS)
+        raise UserError(f"--metric {config.output.metric}: unknown{near}; there are {', '.join(METRICS)}")
+    record = check_backbone(config.model.backbone)
+    check_optimizer(config.train.opt)
+    manifest, data_hash = _load_data(config, say)
+    if manifest.is_demo:
+        say(f"data: the embedded demo set ({manifest.root}); its scores prove plumbing, not quality")
+        if config.model.img_size is None or config.train.epochs is None:
+            flags = f"--img-size {DEMO_PROFILE['img_size']} --epochs {DEMO_PROFILE['epochs']}"
+            say(f"demo profile: {flags} unless flags say otherwise")
+        if config.model.img_size is None:
+            config = replace(config, img_size=DEMO_PROFILE["img_size"])
+    preprocess = preprocess_of(config.model, record)
+    config = _resolve(config, manifest, f"{preprocess.width}x{preprocess.height}")
+    kwargs = model_kwargs(config.model, record, preprocess)
+    weights = _load_weights(config, manifest, kwargs, say)
+    trial = build_model(config.model.backbone, num_classes=manifest.num_classes, kwargs=kwargs, weights=weights)
+    check_forward(trial, config.model.backbone, preprocess)  # what does not fit fails now, not in fold 0
+    source = weights.origin["source"] if weights else "random"
+    return Prepared(
+        config=config,
+        manifest=manifest,
+        views=views,
+        preprocess=preprocess,
+        model_kwargs=kwargs,
+        weights=weights,
+        run_key={"configuration": identity_hash(config), "data": data_hash, "weights": source},
+    )

@@ -1,0 +1,165 @@
+"""Every wrong input of run_cv.py: one line naming file or flag and the cure, exit 2, nothing half-written."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import TINY
+
+from pipeline.store import Run
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def run_tiny(cv_command, layout_copy, tmp_path):
+    def run(*argv):
+        return cv_command(
+            "--data", layout_copy, "--output", tmp_path / "out", "--backbone", "test_efficientnet", *TINY, *argv
+        )  # fmt: skip
+
+    return run
+
+
+def person(layout_copy):
+    return sorted((layout_copy / "train" / "images").iterdir())[0]
+
+
+def replace_file(file, data):
+    file.unlink()  # the fixture's pictures are links
+    file.write_bytes(data)
+
+
+def test_no_data_root(cv_command):
+    cv_command("--data", "/nowhere", *TINY).assert_one_line_error("/nowhere", "--data", "train/train.csv")
+
+
+def test_corrupt_picture(run_tiny, layout_copy, tmp_path):
+    picture = person(layout_copy) / "mask3.jpg"
+    replace_file(picture, picture.read_bytes()[:900])
+    run_tiny().assert_one_line_error(f"{person(layout_copy).name}/mask3.jpg", "truncated", "--on-bad-image skip")
+    assert not (tmp_path / "out").exists()
+    done = run_tiny("--on-bad-image", "skip")
+    assert done.code == 0, done.err
+    assert "skipped 1 unreadable" in done.out
+    assert len(Run(tmp_path / "out" / "copy_test_efficientnet").oof) == 83
+
+
+def test_missing_picture(run_tiny, layout_copy, tmp_path):
+    (person(layout_copy) / "normal.jpg").unlink()
+    run_tiny().assert_one_line_error("normal", "missing", "--on-bad-image skip")
+    assert run_tiny("--on-bad-image", "skip").code == 0
+    assert len(Run(tmp_path / "out" / "copy_test_efficientnet").oof) == 83
+
+
+def test_corrupt_test_picture_is_never_skipped(run_tiny, layout_copy):
+    picture = sorted((layout_copy / "eval" / "images").iterdir())[0]
+    replace_file(picture, b"no picture")
+    done = run_tiny("--on-bad-image", "skip")
+    done.assert_one_line_error(picture.name, "fetch it again")
+    assert "--on-bad-image" not in done.err
+
+
+@pytest.mark.parametrize(("column", "value"), [("age", "old"), ("gender", "f")])
+def test_unknown_age_or_gender(run_tiny, layout_copy, edit_csv, column, value):
+    edit_csv(layout_copy / "train" / "train.csv", lambda table: table.assign(**{column: value}))
+    run_tiny().assert_one_line_error("train.csv", f"unknown {column} '{value}'")
+
+
+def test_column_missing(run_tiny, layout_copy, edit_csv):
+    edit_csv(layout_copy / "train" / "train.csv", lambda table: table.drop(columns="age"))
+    run_tiny().assert_one_line_error("train.csv", "lacks the column age")
+
+
+def test_duplicate_test_id(run_tiny, layout_copy, edit_csv):
+    edit_csv(layout_copy / "eval" / "info.csv", lambda table: pd.concat([table, table.head(1)]))
+    run_tiny().assert_one_line_error("test set", "more than once")
+
+
+def test_empty_test_set(run_tiny, layout_copy, edit_csv):
+    edit_csv(layout_copy / "eval" / "info.csv", lambda table: table.head(0))
+    run_tiny().assert_one_line_error("test set", "no picture")
+
+
+def test_fewer_people_than_folds(run_tiny):
+    run_tiny("--folds", "13").assert_one_line_error("--folds 13", "only 12 groups")
+
+
+def test_a_class_with_fewer_people_than_folds_is_a_warning(run_tiny):
+    done = run_tiny("--folds", "3")  # two people a stratum
+    assert done.code == 0, done.err
+    assert "fewer groups than the 3 folds" in done.out
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--backbone", "test_efficientnett"], ["did you mean test_efficientnet"]),
+        (["--backbone", "resnet18.nonsense"], ["no weights tagged nonsense"]),
+        (["--opt", "adamz"], ["--opt adamz", "did you mean adam"]),
+        (["--tta", "hflp"], ["--tta hflp", "did you mean hflip"]),
+        (["--metric", "f1_marco"], ["--metric f1_marco", "did you mean f1_macro"]),
+        (["--device", "cuda:7"], ["--device cuda:7", "--device cpu"]),
+        (["--device", "abacus"], ["--device abacus"]),
+        (["--weights", "/nowhere.pth"], ["/nowhere.pth", "--weights"]),
+        (["--drop-path", "0.1", "--backbone", "vgg11"], ["--drop-path", "vgg11"]),
+        (["--backbone", "test_vit", "--img-size", "33"], ["--img-size"]),
+    ],
+)
+def test_wrong_names(run_tiny, tmp_path, argv, words):
+    run_tiny(*argv).assert_one_line_error(*words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_no_run(run_tiny, tmp_path):
+    (tmp_path / "out" / "mine").mkdir(parents=True)
+    (tmp_path / "out" / "mine" / "thesis.txt").write_text("x")
+    run_tiny("--name", "mine").assert_one_line_error("exists and is no run", "--name")
+    run_tiny("--name", "mine", "--no-resume").assert_one_line_error("exists and is no run")
+    assert (tmp_path / "out" / "mine" / "thesis.txt").exists()
+
+
+def test_a_leaky_split_is_marked(run_tiny, tmp_path):
+    done = run_tiny("--split", "stratified")
+    assert "not honest" in done.out
+    report = Run(tmp_path / "out" / "copy_test_efficientnet").report
+    assert any("not honest" in note for note in report["notes"])
+
+
+def test_hub_out_of_reach(cv_command, layout_copy, tmp_path, monkeypatch, tiny_layout):
+    """Without a way out: an error off the demo set, a loud warning and random weights on it."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    argv = ["--output", tmp_path / "out", *TINY, "--pretrained", "auto", "--backbone", "test_resnet"]
+    cv_command("--data", layout_copy, *argv).assert_one_line_error(
+        "test_resnet", "out of reach", "--pretrained none", "--weights FILE"
+    )
+    monkeypatch.setattr("folds.source.make_demo", lambda: tiny_layout)
+    done = cv_command("--data", "demo", *argv)
+    assert done.code == 0, done.err
+    assert "RANDOM WEIGHTS" in done.out
+
+
+def test_no_traceback_from_the_shell(tmp_path):
+    command = [sys.executable, "run_cv.py", "--data", str(tmp_path), "--output", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_disk_full_is_one_line(run_tiny, monkeypatch, tmp_path):
+    import errno
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "oof.parquet")
+
+    monkeypatch.setattr("pipeline.fold.write_table", full)
+    run_tiny().assert_one_line_error("oof.parquet", "No space left")
+    monkeypatch.undo()
+    shutil.rmtree(tmp_path / "out")

