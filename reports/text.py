@@ -8,7 +8,7 @@ from typing import Any
 
 from reports.metrics import METRICS
 
-__all__ = ["render_text", "table"]
+__all__ = ["comparison_lines", "render_text", "table"]
 
 WIDTH = 80
 NAME_WIDTH = 40
@@ -52,7 +52,8 @@ def _per_class_lines(rows: Sequence[Mapping[str, Any]], first: str) -> list[str]
     return table([first, "precision", "recall", "F1", "n"], cells)
 
 
-def _comparison_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def comparison_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the table of reports.summary.compare's rows, then their paired differences."""
     shown = list(rows[0]["attributes"])[:3]  # more would not fit; report.json has them all
     lines = table(
         ["", "score", "95 % interval", *[name[:7] for name in shown]],
@@ -109,7 +110,7 @@ def render_text(report: Mapping[str, Any]) -> str:
         lines += _per_class_lines(row["values"], "")
     lines += ["", *_per_class_lines(report["per_class"], "class")]
     for heading, rows in report.get("comparisons", {}).items():
-        lines += ["", *_folded(f"{title}: {heading}"), *_comparison_lines(rows)]
+        lines += ["", *_folded(f"{title}: {heading}"), *comparison_lines(rows)]
     for row in report.get("baselines", []):
         lines += [
             "",
