@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test slow lint bench clean
+.PHONY: help setup demo test slow lint clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile

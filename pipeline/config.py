@@ -113,8 +113,8 @@ class ModelConfig:
 class TrainConfig:
     epochs: int | None = None
     """Number of epochs, fixed beforehand; default 10, on the demo set 4."""
-    batch_size: Annotated[int, _arg(aliases=["-b"])] = 32
-    """Pictures a training step."""
+    batch_size: Annotated[int | None, _arg(aliases=["-b"])] = None
+    """Pictures a training step; default 32, on the demo set 16."""
     opt: str = "adamw"
     """Any timm optimiser."""
     lr: float = 1e-3
@@ -140,7 +140,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require(self.epochs is None or self.epochs >= 1, f"--epochs {self.epochs}: pass 1 or more")
-        require(self.batch_size >= 2, f"--batch-size {self.batch_size}: pass 2 or more")
+        require(self.batch_size is None or self.batch_size >= 2, f"--batch-size {self.batch_size}: pass 2 or more")
         require(self.lr > 0, f"--lr {self.lr}: pass more than 0")
         require(self.weight_decay >= 0, f"--weight-decay {self.weight_decay}: pass 0 or more")
         require(self.warmup_epochs >= 0, f"--warmup-epochs {self.warmup_epochs}: pass 0 or more")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -72,8 +73,9 @@ class _EpochSampler(Sampler[Key]):
         return iter([(self.epoch, int(index)) for index in order])
 
 
-def _single_threaded(_: int) -> None:
+def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)  # the processes are the parallelism
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
 
 
 def _loader(
@@ -87,7 +89,7 @@ def _loader(
         num_workers=workers,
         pin_memory=pin,
         persistent_workers=workers > 0,
-        worker_init_fn=_single_threaded,
+        worker_init_fn=_start_worker,
     )
 
 

@@ -135,7 +135,7 @@ def run_fold(job: FoldJob, fold: int) -> dict[str, Any]:
     model = model.to(device=compute.device, memory_format=compute.memory_format)  # type: ignore[call-overload]
     loader = train_loader(
         _dataset(job, train, fold=fold, train=True),
-        batch_size=config.train.batch_size,
+        batch_size=config.train.batch_size or 0,
         workers=config.machine.workers or 0,
         pin=compute.is_cuda,
     )

@@ -17,16 +17,16 @@ from pipeline.device import resolve_machine
 from pipeline.model import build_model, check_backbone, check_forward, model_kwargs, preprocess_of
 from pipeline.optim import check_optimizer
 from pipeline.preprocess import Preprocess
-from pipeline.settings import identity_hash, replace
+from pipeline.settings import flatten, identity_hash, replace
 from pipeline.weights import HubUnreachableError, Weights, load_file, load_pretrained
 from reports.metrics import METRICS
 from tta.views import parse_views
 
 __all__ = ["Prepared", "Say", "prepare"]
 
-EPOCHS = 10
+PROFILE: dict[str, Any] = {"epochs": 10, "batch_size": 32}
 # A newcomer's first run must end while they watch; its score proves plumbing, not quality.
-DEMO_PROFILE = {"img_size": "96x128", "epochs": 4}
+DEMO_PROFILE: dict[str, Any] = {"img_size": "96x128", "epochs": 4, "batch_size": 16}
 Say = Callable[[str], None]
 
 
@@ -89,14 +89,25 @@ def _load_weights(config: RunConfig, manifest: Manifest, kwargs: dict[str, Any],
         return None
 
 
+def _apply_profile(config: RunConfig, manifest: Manifest, say: Say) -> RunConfig:
+    """Return the settings with those that no flag gave taken from the profile."""
+    given = flatten(config)
+    chosen = {
+        key: value for key, value in (DEMO_PROFILE if manifest.is_demo else PROFILE).items() if given[key] is None
+    }
+    if manifest.is_demo:
+        say(f"data: the embedded demo set ({manifest.root}); its scores prove plumbing, not quality")
+        flags = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in chosen.items())
+        say(f"demo profile: {flags or 'none of it, flags say otherwise'}")
+    return replace(config, **chosen)
+
+
 def _resolve(config: RunConfig, manifest: Manifest, size: str) -> RunConfig:
     """Return the settings with everything decided, as config.yaml keeps them."""
-    profile = DEMO_PROFILE if manifest.is_demo else {}
     name = config.output.name or f"{manifest.name}_{config.model.backbone}".replace("/", "-").replace(":", "-")
     return replace(
         config,
         data="demo" if manifest.is_demo else config.data.data and str(manifest.root),
-        epochs=config.train.epochs or profile.get("epochs", EPOCHS),
         img_size=size,
         name=name,
         config=None,
@@ -116,13 +127,7 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
     record = check_backbone(config.model.backbone)
     check_optimizer(config.train.opt)
     manifest, data_hash = _load_data(config, say)
-    if manifest.is_demo:
-        say(f"data: the embedded demo set ({manifest.root}); its scores prove plumbing, not quality")
-        if config.model.img_size is None or config.train.epochs is None:
-            flags = f"--img-size {DEMO_PROFILE['img_size']} --epochs {DEMO_PROFILE['epochs']}"
-            say(f"demo profile: {flags} unless flags say otherwise")
-        if config.model.img_size is None:
-            config = replace(config, img_size=DEMO_PROFILE["img_size"])
+    config = _apply_profile(config, manifest, say)
     preprocess = preprocess_of(config.model, record)
     config = _resolve(config, manifest, f"{preprocess.width}x{preprocess.height}")
     kwargs = model_kwargs(config.model, record, preprocess)
