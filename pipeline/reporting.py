@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from folds.errors import UserError, listed
+from folds.manifest import Attribute
 from pipeline.store import Run, read_table, write_bytes, write_json, write_table
-from reports.baselines import attribute_only_band
+from reports.baselines import attribute_only_band, attribute_only_difference
 from reports.metrics import softmax
 from reports.summary import compare, summarise
 from reports.text import render_text
@@ -88,6 +89,20 @@ def _view_comparison(run: Run, arrays: OofArrays, metric: str) -> list[dict[str,
     )
 
 
+def _baseline(arrays: OofArrays, attribute: Attribute) -> dict[str, Any]:
+    """Return what knowing one attribute alone would score, and by how much the run beats it."""
+    value_of_class = np.asarray(attribute.of_class)
+    low, mean, high = attribute_only_band(arrays.label_N, arrays.group_N, value_of_class)
+    beaten_by = attribute_only_difference(arrays.label_N, arrays.proba_NC, arrays.group_N, value_of_class)
+    return {
+        "attribute": attribute.name,
+        "low": low,
+        "mean": mean,
+        "high": high,
+        "difference": {"value": beaten_by.value, "low": beaten_by.low, "high": beaten_by.high},
+    }
+
+
 def write_report(
     run: Run,
     *,
@@ -103,12 +118,7 @@ def write_report(
     report["comparisons"] = dict(comparisons or {})
     if run.info["kind"] == "cv" and len(run.info["views"]) > 1:
         report["comparisons"]["test-time augmentation, out of fold"] = _view_comparison(run, arrays, metric)
-    report["baselines"] = []
-    for attribute in run.attributes[:1]:  # the first is the one that the picture shows plainly
-        band = attribute_only_band(arrays.label_N, arrays.group_N, np.asarray(attribute.of_class))
-        report["baselines"].append(
-            {"attribute": attribute.name, **dict(zip(("low", "mean", "high"), band, strict=True))}
-        )
+    report["baselines"] = [_baseline(arrays, attribute) for attribute in run.attributes[:1]]  # the plainest one
     text = render_text(report)
     write_json(run.path / "report.json", report)
     write_bytes(run.path / "report.txt", text)

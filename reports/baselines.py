@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from reports.bootstrap import Interval, bootstrap_scores, percentile_interval
 from reports.metrics import METRICS, Counts
 
-__all__ = ["attribute_only_band", "attribute_only_guess"]
+__all__ = ["attribute_only_band", "attribute_only_difference", "attribute_only_guess"]
 
 
 def attribute_only_guess(
@@ -61,3 +62,24 @@ def attribute_only_band(
     draws = [score(attribute_only_guess(label_N, group_N, value_of_class, rng=rng)) for _ in range(num_draws)]
     low = min(score(commonest[value_N]), float(np.quantile(draws, 0.005)))
     return low, float(np.mean(draws)), float(np.quantile(draws, 0.995))
+
+
+def attribute_only_difference(
+    label_N: np.ndarray,
+    proba_NC: np.ndarray,
+    group_N: np.ndarray,
+    value_of_class: np.ndarray,
+    *,
+    num_draws: int = 20,
+    seed: int = 0,
+) -> Interval:
+    """Return macro F1 of the predictions minus what `attribute_only_guess` scores, with its interval.
+
+    Paired: on each resample of groups, against the mean of the same `num_draws` guessers.
+    """
+    metric, rng, identity = METRICS["f1_macro"], np.random.default_rng(seed), np.eye(len(value_of_class))
+    guesses = [identity[attribute_only_guess(label_N, group_N, value_of_class, rng=rng)] for _ in range(num_draws)]
+    value = metric.score(label_N, proba_NC) - np.mean([metric.score(label_N, guess) for guess in guesses])
+    ours = bootstrap_scores(metric, label_N, proba_NC, group_N, seed=seed)
+    theirs = np.mean([bootstrap_scores(metric, label_N, guess, group_N, seed=seed) for guess in guesses], axis=0)
+    return percentile_interval(float(value), ours - theirs)

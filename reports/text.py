@@ -116,7 +116,8 @@ def render_text(report: Mapping[str, Any]) -> str:
             "",
             *_folded(
                 f"for scale: seeing {row['attribute']} perfectly and guessing the rest scores macro F1 "
-                f"{row['mean']:.3f} (99 % of guesses below {row['high']:.3f})"
+                f"{row['mean']:.3f} (99 % of guesses below {row['high']:.3f}); "
+                f"this is above it by {_signed(row['difference'])}, paired"
             ),
         ]
     return "\n".join(lines) + "\n"

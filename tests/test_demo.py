@@ -7,6 +7,8 @@ from folds.images import read_image
 from folds.layout import read_layout
 from folds.source import load_manifest
 from folds.split import assign_folds
+from pipeline.cv import cross_validate
+from pipeline.settings import make_config
 
 
 def test_people_follow_the_competition_and_fill_every_stratum():
@@ -94,3 +96,14 @@ def test_demo_is_what_is_left_without_data(tmp_path, monkeypatch, tiny_layout):
     manifest = load_manifest(environ={})
     assert manifest.is_demo
     assert manifest.name == "demo"
+
+
+@pytest.mark.slow
+def test_packaged_weights_beat_knowing_the_mask_alone(tmp_path):
+    """The demo profile with lite0: more than plumbing, if only just."""
+    run = cross_validate(make_config(data="demo", output=str(tmp_path)), say=lambda _: None)
+    (baseline,) = run.report["baselines"]
+    assert baseline["attribute"] == "mask"
+    assert baseline["difference"]["low"] > 0
+    ages = {row["name"]: row["f1_macro"]["value"] for row in run.report["attributes"]}
+    assert min(ages, key=ages.get) == "age"

@@ -1,6 +1,8 @@
 import shutil
 
+import numpy as np
 import pytest
+from conftest import LONDON
 
 from folds.errors import UserError
 from folds.labels import CLASSES
@@ -106,3 +108,13 @@ def test_hash_sees_labels_and_ids_but_not_row_order(layout_copy, edit_csv):
     edit_csv(listing, lambda table: table.assign(gender=table["gender"].iloc[::-1].tolist()))
     assert read_layout(layout_copy).labels_hash() != before.labels_hash()
     assert read_layout(layout_copy).ids_hash() == before.ids_hash()
+
+
+@pytest.mark.skipif(not LONDON.is_dir(), reason="the London faces are not on this machine")
+def test_real_faces():
+    manifest = read_layout(LONDON)
+    assert len(manifest.train) == 560
+    assert manifest.train["group"].nunique() == 80
+    assert len(manifest.test) == 140
+    assert len(np.unique(manifest.train["label"])) == 12  # nobody is 60 or older
+    assert set(manifest.train["label"] % 3) == {0, 1}

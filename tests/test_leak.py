@@ -26,6 +26,7 @@ from reports.baselines import attribute_only_band
 from reports.metrics import METRICS
 
 PERMUTATIONS = range(5)
+NUM_LEAKY = 2
 
 
 def permuted_layout(source: Path, target: Path, seed: int) -> Path:
@@ -82,20 +83,22 @@ def test_permuted_labels_stay_in_the_band_and_a_leaky_split_leaves_it(people, tm
 
 def trained(root: Path, output: Path, split: str) -> float:
     config = make_config(
-        data=str(root), output=str(output), split=split, folds=4, epochs=7, img_size="48x64", lr=2e-3, smoothing=0.0,
-        augment="none", batch_size=16, warmup_epochs=0.5,
+        data=str(root), output=str(output), split=split, folds=3, epochs=8, img_size="64x80", batch_size=16,
+        smoothing=0.0, augment="none", workers=0,
     )  # fmt: skip
     return cross_validate(config, say=lambda _: None).report["headline"]["value"]
 
 
 @pytest.mark.slow
-def test_training_does_not_leak_either(people, tmp_path):
-    """Slow: the whole pipeline, five permutations, a fixed number of epochs."""
+def test_training_does_not_leak_either(tmp_path):
+    """Slow: the whole pipeline on the whole demo set, five permutations, a fixed number of epochs."""
     for seed in PERMUTATIONS:
-        root = permuted_layout(people, tmp_path / str(seed), seed)
+        root = permuted_layout(make_demo(), tmp_path / str(seed), seed)
         low, high = mask_band(read_layout(root))
         honest = trained(root, tmp_path / f"honest{seed}", "stratified-group")
-        leaky = trained(root, tmp_path / f"leaky{seed}", "stratified")
-        print(f"permutation {seed}: honest {honest:.3f}, band [{low:.3f}, {high:.3f}], leaky {leaky:.3f}")
+        print(f"permutation {seed}: honest {honest:.3f}, band [{low:.3f}, {high:.3f}]", flush=True)
         assert low <= honest <= high
-        assert leaky > high + 0.1
+        if seed < NUM_LEAKY:
+            leaky = trained(root, tmp_path / f"leaky{seed}", "stratified")
+            print(f"permutation {seed}: leaky {leaky:.3f}", flush=True)
+            assert leaky > high + 0.1

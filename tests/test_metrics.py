@@ -4,7 +4,7 @@ import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reports.baselines import attribute_only_band, attribute_only_guess
+from reports.baselines import attribute_only_band, attribute_only_difference, attribute_only_guess
 from reports.bootstrap import bootstrap_scores, paired_difference, score_interval
 from reports.metrics import METRICS, Counts, log_softmax, softmax
 from reports.summary import summarise
@@ -129,6 +129,12 @@ def test_knowing_one_attribute_only():
     assert mean == pytest.approx(0.5, abs=0.01)
     assert low == pytest.approx(1 / 3, abs=0.02)  # always the same kind: F1 of 2/3 and 0
     assert mean < high < 0.6
+    perfect = attribute_only_difference(label, np.eye(6)[label], group, value_of_class)
+    assert perfect.value == pytest.approx(0.5, abs=0.02)
+    assert perfect.excludes_zero
+    # One who guesses too has nothing over the guessers.
+    too = attribute_only_difference(label, np.eye(6)[guess], group, value_of_class)
+    assert not too.excludes_zero
 
 
 def test_summary_counts_and_leaves_absent_classes_out():
