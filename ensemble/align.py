@@ -18,13 +18,18 @@ __all__ = ["align_oof", "check_same_data", "find_members"]
 def _why_not(path: Path, *, blends: bool) -> str | None:
     """Return why a path cannot be a member of a blend, or None if it can."""
     if not path.exists():
+        if "*" in str(path):  # a pattern that matched nothing reaches us as it is
+            return "no run of that pattern; run run_cv.py first"
         raise UserError(f"{path}: no such run; check the path")
     if not (path / "run.json").is_file():
         return "no run"
-    info = Run(path).info
-    if info["status"] != "done":
+    try:
+        info = Run(path).info
+    except UserError as error:
+        return f"no run of ours ({error})"
+    if info.get("status") != "done":
         return "not finished; run the same run_cv.py command again"
-    if info["kind"] == "blend" and not blends:
+    if info.get("kind") == "blend" and not blends:
         return "an earlier blend; pass --include-blends to take it in"
     return None
 
@@ -52,11 +57,21 @@ def find_members(
     return list(members.values()), skipped
 
 
+def _data_names(members: list[Run]) -> dict[str, list[Run]]:
+    """Return the members by data set: equal picture names are one set, whatever its folder is called."""
+    by_ids: dict[str, list[Run]] = {}
+    for run in members:
+        by_ids.setdefault(run.info["data"]["ids_hash"], []).append(run)
+    names = [runs[0].info["data"]["name"] for runs in by_ids.values()]
+    return {
+        name if names.count(name) == 1 else f"{name}@{ids[:6]}": runs
+        for name, (ids, runs) in zip(names, by_ids.items(), strict=True)
+    }
+
+
 def _of_one_data_set(members: list[Run], dataset: str | None) -> list[Run]:
     """Return the members of the chosen data set. Raises UserError where a choice is needed."""
-    by_name: dict[str, list[Run]] = {}
-    for run in members:
-        by_name.setdefault(run.info["data"]["name"], []).append(run)
+    by_name = _data_names(members)
     if dataset is not None:
         if dataset not in by_name:
             near = did_you_mean(dataset, by_name) or f"; there are {', '.join(by_name)}"
@@ -76,6 +91,11 @@ def check_same_data(members: list[Run], *, dataset: str | None = None) -> list[R
     Raises UserError naming the runs and the first pictures in which they differ.
     """
     members = _of_one_data_set(members, dataset)
+    for run in members:
+        ids = run.oof["image_id"]
+        if ids.isna().any():
+            raise UserError(f"{run.path}/oof.parquet: {int(ids.isna().sum())} rows have no image_id; run it again")
+        check_rows_once(ids, ids.drop_duplicates(), f"{run.path}/oof.parquet")
     first = members[0]
     reference = first.oof.set_index("image_id")
     for run in members[1:]:
@@ -86,7 +106,6 @@ def check_same_data(members: list[Run], *, dataset: str | None = None) -> list[R
         if set(ids) != set(reference.index):
             odd = listed(sorted(set(ids) ^ set(reference.index)))
             raise UserError(f"{first.path} and {run.path}: different pictures ({odd}); blend runs of equal data only")
-        check_rows_once(ids, reference.index.to_series(), f"{run.path}/oof.parquet")
         rows = run.oof.set_index("image_id").loc[reference.index]
         for column, what in (("label_raw", "label"), ("group", "group")):
             differs = np.flatnonzero(rows[column].to_numpy() != reference[column].to_numpy())

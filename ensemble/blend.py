@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +16,27 @@ import yaml
 
 from ensemble.align import align_oof, check_same_data, find_members
 from ensemble.vote import soft_vote
-from folds.errors import UserError, did_you_mean, listed
-from pipeline.reporting import check_rows_once, mean_over_folds, oof_arrays, write_report, write_submission
+from folds.errors import UserError, listed
+from pipeline.config import check_name
+from pipeline.environment import describe_environment
+from pipeline.reporting import (
+    check_metric,
+    check_rows_once,
+    mean_over_folds,
+    oof_arrays,
+    write_report,
+    write_submission,
+)
 from pipeline.store import (
     FORMAT,
     Run,
+    clear_folder,
     file_hash,
+    is_empty,
     lock_folder,
     logit_columns,
     sweep,
+    with_logits,
     write_bytes,
     write_json,
     write_table,
@@ -62,14 +72,10 @@ class BlendConfig:
     """The score that counts; see run_cv.py --help."""
 
     def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise UserError(
-                f"--metric {self.metric}: unknown{did_you_mean(self.metric, METRICS)}; there are {', '.join(METRICS)}"
-            )
-        if self.weights is not None and (min(self.weights) < 0 or not 0 < sum(self.weights) < np.inf):
+        check_metric(self.metric)
+        check_name(self.name)
+        if self.weights is not None and not (min(self.weights) >= 0 and 0 < sum(self.weights) < np.inf):
             raise UserError(f"--weights {listed(self.weights, most=9)}: pass numbers of 0 or more, one of them above 0")
-        if self.name is not None and not re.fullmatch(r"[\w][\w.+-]*", self.name):
-            raise UserError(f"--name {self.name}: use letters, digits and . _ + - only")
 
 
 def _weighted(members: list[Run], weights: Sequence[float] | None) -> list[tuple[Run, float]]:
@@ -86,7 +92,7 @@ def _weighted(members: list[Run], weights: Sequence[float] | None) -> list[tuple
 def _open_folder(folder: Path, key: str, config: BlendConfig) -> None:
     """Make the blend's folder fit, or raise UserError: nothing is overwritten unasked."""
     if not (folder / "run.json").is_file():
-        if [item for item in folder.iterdir() if item.name != ".lock"]:
+        if not is_empty(folder):
             raise UserError(f"{folder}: exists and is no run; pass another --name")
         return
     info = Run(folder).info
@@ -96,9 +102,7 @@ def _open_folder(folder: Path, key: str, config: BlendConfig) -> None:
         return
     if not config.overwrite:
         raise UserError(f"{folder}: is a blend of other runs or weights; pass another --name, or --overwrite")
-    for item in folder.iterdir():
-        if item.name != ".lock":
-            shutil.rmtree(item) if item.is_dir() else item.unlink()
+    clear_folder(folder)
 
 
 def _sorted_logits(run: Run, frame: pd.DataFrame | None, ids: pd.Series) -> np.ndarray:
@@ -108,11 +112,6 @@ def _sorted_logits(run: Run, frame: pd.DataFrame | None, ids: pd.Series) -> np.n
         bad = ids[~np.isfinite(logits).all(axis=1)]
         raise UserError(f"{run.path}: logits of {listed(bad)} are not finite; leave the run out or run it again")
     return logits
-
-
-def _frame(columns: pd.DataFrame, logits_NC: np.ndarray) -> pd.DataFrame:
-    logits = pd.DataFrame(logits_NC.astype(np.float32), columns=logit_columns(logits_NC.shape[1]))
-    return pd.concat([columns.reset_index(drop=True), logits], axis=1)
 
 
 def _test_tables(members: list[tuple[Run, float]]) -> list[pd.DataFrame]:
@@ -128,12 +127,14 @@ def _test_tables(members: list[tuple[Run, float]]) -> list[pd.DataFrame]:
         assert run.test is not None
         check_rows_once(run.test["image_id"], ids, f"{run.path}/test.parquet beside {first.path}")
     weights = [weight for _, weight in members]
-    num_folds = {run.info["num_folds"] for run, _ in members}
+    columns = ids.to_frame()
+    num_folds = {run.info["num_test_folds"] for run, _ in members}
     if len(num_folds) > 1:
-        return [_frame(ids.to_frame(), soft_vote((_sorted_logits(run, run.test, ids) for run, _ in members), weights))]
+        return [with_logits(columns, soft_vote((_sorted_logits(run, run.test, ids) for run, _ in members), weights))]
     return [
-        _frame(
-            ids.to_frame(), soft_vote((_sorted_logits(run, run.test_fold(fold), ids) for run, _ in members), weights)
+        with_logits(
+            columns,
+            soft_vote((_sorted_logits(run, run.test_fold(fold), ids) for run, _ in members), weights),
         )
         for fold in range(num_folds.pop())
     ]
@@ -153,7 +154,9 @@ def _comparison(folder: Path, members: list[tuple[Run, float]], metric: str) -> 
     blended = Run(folder)
     arrays, ids = oof_arrays(blended), blended.oof["image_id"]
     chosen = METRICS[metric]
-    proba_of = {run.name: softmax(_sorted_logits(run, run.oof, ids)) for run, _ in members}
+    names = [run.name for run, _ in members] + [folder.name]
+    labels = {run: run.name if names.count(run.name) == 1 else str(run.path) for run, _ in members}
+    proba_of = {labels[run]: softmax(_sorted_logits(run, run.oof, ids)) for run, _ in members}
     sign = 1 if chosen.greater_is_better else -1
     best = max(proba_of, key=lambda name: sign * chosen.score(arrays.label_N, proba_of[name]))
     return compare(
@@ -166,13 +169,13 @@ def _comparison(folder: Path, members: list[tuple[Run, float]], metric: str) -> 
     )
 
 
-def blend(runs: Sequence[str | Path], *, say: Say = print, **settings: Any) -> Run:
-    """Soft-vote the runs in these folders and return the blend, itself a run.
+def blend(runs: Sequence[str | Path | Run], *, say: Say = print, **settings: Any) -> Run:
+    """Soft-vote the runs (or their folders) and return the blend, itself a run.
 
     Settings are those of BlendConfig. Nothing is fitted (weights are given or equal), so the
     blend's out-of-fold score is as honest as its members'. Raises UserError.
     """
-    config = BlendConfig(runs=tuple(map(str, runs)), **settings)
+    config = BlendConfig(runs=tuple(str(getattr(run, "path", run)) for run in runs), **settings)
     found, skipped = find_members(config.runs, include_blends=config.include_blends)
     members = _weighted(check_same_data(found, dataset=config.dataset), config.weights)
     for line in _member_lines(members, skipped):
@@ -183,9 +186,12 @@ def blend(runs: Sequence[str | Path], *, say: Say = print, **settings: Any) -> R
     ]
     key = hashlib.blake2b(json.dumps(record, sort_keys=True).encode(), digest_size=16).hexdigest()
     first = members[0][0]
-    folder = Path(config.output or first.path.parent) / (config.name or f"blend_{key[:8]}")
+    beside = first.path.parent if first.path.name else first.path.resolve().parent
+    folder = Path(config.output or beside) / (config.name or f"blend_{key[:8]}")
     rows, same_folds = align_oof([run for run, _ in members])
     notes = [] if same_folds else ["members have different folds: scores of voting stand, fitted blends would leak"]
+    if first.info["data"]["is_demo"]:
+        notes.append("the embedded demo set of drawn faces: this score proves plumbing, not quality")
     without_test = [run.name for run, _ in members if not run.info["has_test"]]
     if without_test:
         notes.append(f"no test logits, since {listed(without_test)} have none")
@@ -197,6 +203,8 @@ def blend(runs: Sequence[str | Path], *, say: Say = print, **settings: Any) -> R
         (_sorted_logits(run, run.oof, rows["image_id"]) for run, _ in members), [weight for _, weight in members]
     )
     tests = [] if without_test else _test_tables(members)
+    if 0 < len(tests) < max(run.info["num_test_folds"] for run, _ in members):
+        notes.append("members differ in the number of folds: test logits are a vote of their means")
     with lock_folder(folder):
         _open_folder(folder, key, config)
         sweep(folder)
@@ -208,15 +216,17 @@ def blend(runs: Sequence[str | Path], *, say: Say = print, **settings: Any) -> R
             "name": folder.name,
             "run_key": {"blend": key},
             "members": record,
-            "num_folds": len(tests) if tests else int(rows["fold"].nunique()),
+            "num_folds": int(rows["fold"].nunique()),
+            "num_test_folds": len(tests),
             "has_test": bool(tests),
             "leaks": bool(leaky),
             "views": [],
             "metric": config.metric,
         }
         write_json(folder / "run.json", info)
+        write_json(folder / "env.json", describe_environment())
         write_table(folder / "folds.csv", rows[["image_id", "group", "label", "fold"]])
-        write_table(folder / "oof.parquet", _frame(rows, logits))
+        write_table(folder / "oof.parquet", with_logits(rows, logits))
         for fold, test in enumerate(tests):
             write_table(folder / f"test_fold_{fold}.parquet", test)
         if tests:

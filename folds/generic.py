@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from pathlib import Path
 
 import pandas as pd
 
 from folds.errors import UserError, did_you_mean, listed
 from folds.manifest import Manifest, build_manifest
+from folds.tables import read_csv_text
 
 __all__ = ["read_csv_manifest"]
 
 
 def _read_columns(file: Path, columns: dict[str, str]) -> pd.DataFrame:
     """Read `columns` (flag -> column name) of a CSV as text, checked for absence and blanks."""
-    if not file.is_file():
-        raise UserError(f"{file}: no such file; check the path")
-    try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read as CSV ({error}); save it as UTF-8 CSV") from None
+    table = read_csv_text(file)
     for flag, column in columns.items():
         if column not in table.columns:
             near = did_you_mean(column, table.columns)
@@ -31,13 +29,20 @@ def _read_columns(file: Path, columns: dict[str, str]) -> pd.DataFrame:
     return table
 
 
-def _class_order(words: pd.Series) -> list[str]:
-    """Return the distinct labels: by value if all are whole numbers, else alphabetically."""
+def _class_order(words: pd.Series, *, where: str) -> list[str]:
+    """Return the distinct labels: by value if all are numbers, else alphabetically."""
     distinct = sorted(words.unique())
     try:
-        return sorted(distinct, key=int)
+        value = {word: float(word) for word in distinct}
     except ValueError:
         return distinct
+    if not all(math.isfinite(number) for number in value.values()):
+        return distinct
+    ordered = sorted(distinct, key=value.__getitem__)
+    for word, following in itertools.pairwise(ordered):
+        if value[word] == value[following]:
+            raise UserError(f"{where}: labels {word!r} and {following!r} are the same number; write it one way")
+    return ordered
 
 
 def read_csv_manifest(
@@ -64,6 +69,11 @@ def read_csv_manifest(
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; check --image-root")
     warnings = []
+    if group_col is None:
+        warnings.append(
+            "no --group-col: every picture is a group of its own, so two of one person may leak between folds, "
+            "and intervals are over pictures"
+        )
     if skip_missing:
         there = table[image_col].map(lambda name: (folder / name).is_file())
         if not there.all():
@@ -71,7 +81,7 @@ def read_csv_manifest(
             warnings.append(f"{csv}: {len(gone)} pictures are missing: {listed(gone)}; skipped")
             table = table[there]
     words = table[label_col].str.strip()
-    classes = _class_order(words)
+    classes = _class_order(words, where=f"{csv}: column {label_col!r}")
     if len(classes) < 2:
         raise UserError(f"{csv}: column {label_col!r} has {len(classes)} class; a classifier needs two or more")
     code = {word: index for index, word in enumerate(classes)}

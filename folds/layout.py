@@ -14,6 +14,7 @@ import pandas as pd
 from folds.errors import UserError, listed
 from folds.labels import ATTRIBUTES, CLASSES, age_group, encode, gender_code
 from folds.manifest import Manifest, build_manifest
+from folds.tables import read_csv_text
 
 __all__ = ["find_layout_root", "read_layout"]
 
@@ -24,6 +25,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 def find_layout_root(path: Path) -> Path | None:
     """Return `path` or the nearest of three folders above it that holds `train/train.csv`, or None."""
     path = path.expanduser().resolve()
+    if not path.exists():
+        return None
     for folder in (path, *list(path.parents)[:3]):
         if (folder / "train" / "train.csv").is_file():
             return folder
@@ -31,10 +34,7 @@ def find_layout_root(path: Path) -> Path | None:
 
 
 def _read_table(file: Path, columns: set[str]) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read as CSV ({error}); save it as UTF-8 CSV") from None
+    table = read_csv_text(file)
     absent = columns - set(table.columns)
     if absent:
         raise UserError(f"{file}: lacks the column {listed(sorted(absent))}; it has {listed(table.columns, most=9)}")
@@ -102,6 +102,8 @@ def read_layout(root: Path, *, name: str | None = None, is_demo: bool = False, s
         if not skip_missing:
             raise UserError(f"{said}; put them back or pass --on-bad-image skip")
         warnings.append(f"{said}; skipped")
+    if (root / "eval" / "images").is_dir() and not (root / "eval" / "info.csv").is_file():
+        warnings.append(f"{root / 'eval'}: has images but no info.csv, so there will be no test logits")
     if stray:
         warnings.append(f"{root / 'train' / 'images'}: passed over {len(stray)} other files: {listed(stray)}")
     return build_manifest(

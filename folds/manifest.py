@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +128,10 @@ def build_manifest(
     assert train["label"].between(0, len(classes) - 1).all()
     _check_ids(train, source)
     _check_files(train, source)
+    files = train["path"].map(os.path.normpath)
+    if files.duplicated().any():
+        twice = train.loc[files.duplicated(keep=False), "image_id"]
+        raise UserError(f"{source}: {listed(twice)} are the same file; keep one row a picture")
     test_table = None
     if test is not None:
         if not len(test):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from folds.demo import make_demo
-from folds.errors import UserError
+from folds.errors import UserError, listed
 from folds.generic import read_csv_manifest
 from folds.layout import find_layout_root, read_layout
 from folds.manifest import Manifest
@@ -55,6 +55,15 @@ def load_manifest(
 
     Raises UserError where what is named is not there or cannot be used.
     """
+    given = {
+        "--image-col": image_col != "image",
+        "--label-col": label_col != "label",
+        "--group-col": group_col is not None,
+        "--image-root": image_root is not None,
+        "--test-csv": test_csv is not None,
+    }
+    if csv is None and any(given.values()):
+        raise UserError(f"{listed(flag for flag in given if given[flag])}: only for --csv; pass it too")
     if csv is not None:
         if data is not None:
             raise UserError("--csv and --data: two data sets are named; pass one")

@@ -11,7 +11,7 @@ import numpy as np
 
 from folds.errors import UserError
 
-__all__ = ["SPLITTERS", "Splitter", "assign_folds", "rare_classes"]
+__all__ = ["SPLITTERS", "Splitter", "assign_folds", "rare_classes", "split_groups"]
 
 
 def _folds_of(splitter: Any, label_N: np.ndarray, group_N: np.ndarray) -> np.ndarray:
@@ -61,16 +61,28 @@ def assign_folds(
     num_groups = len(np.unique(group_N))
     if num_folds < 2:
         raise UserError(f"--folds {num_folds}: cross-validation needs at least 2")
+    if num_groups < 2:
+        raise UserError("all pictures are of one group, so none can be held out; check --group-col")
     if num_groups < num_folds:
         raise UserError(
             f"--folds {num_folds}: only {num_groups} groups to hold out; pass --folds {num_groups} or fewer"
         )
+    if np.bincount(label_N).max() < num_folds:
+        raise UserError(f"--folds {num_folds}: no class has as many pictures as there are folds; pass fewer --folds")
     fold_N = SPLITTERS[split].assign(label_N, group_N, num_folds, seed)
     assert (fold_N >= 0).all()
+    assert SPLITTERS[split].leaks or split_groups(fold_N, group_N) == []
     empty = sorted(set(range(num_folds)) - set(fold_N.tolist()))
     if empty:
         raise UserError(f"--folds {num_folds}: fold {empty[0]} would be empty; pass fewer --folds")
     return fold_N
+
+
+def split_groups(fold_N: np.ndarray, group_N: np.ndarray) -> list[str]:
+    """Return the groups that have rows in more than one fold."""
+    pairs = np.unique(np.stack([group_N.astype(str), fold_N.astype(str)]), axis=1)
+    names, counts = np.unique(pairs[0], return_counts=True)
+    return [str(name) for name in names[counts > 1]]
 
 
 def rare_classes(label_N: np.ndarray, group_N: np.ndarray, *, num_folds: int) -> dict[int, int]:

@@ -37,13 +37,19 @@ def cli_flags(config_class: Any) -> list[str]:
 
 
 def _one_line(box: str) -> str:
-    """Return what tyro's error box says before its help text, on one line."""
-    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()]
+    """Return what tyro's error box says before its help text, on one line.
+
+    The box has a title, a message and then help, divided by rules of ─, or of - where the terminal
+    shows no more than ASCII.
+    """
+    lines = [line.strip("│╭╮╰╯─|+ ") for line in box.splitlines()]
     body: list[str] = []
     for line in lines[1:]:
-        if not line or line.startswith(("Argument helptext", "Perhaps you meant", "For full helptext")):
+        is_rule = not line.strip("-")
+        if (is_rule and body) or line.startswith(("Argument helptext", "Perhaps you meant", "For full helptext")):
             break
-        body.append(line)
+        if not is_rule:
+            body.append(line)
     said = " ".join(body).rstrip(".")
     # A check of ours, wrapped by tyro: it names its own flag.
     return said[said.index(": --") + 2 :] if said.startswith("Error parsing") and ": --" in said else said
@@ -91,14 +97,15 @@ def run_command(command: Callable[[], object]) -> int:
     try:
         command()
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        # A loader's worker hands its error over with its traceback; the message is the end of it.
+        said = str(error).rpartition(f"{type(error).__name__}: ")[2]
+        print(f"error: {' '.join(said.split())}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise
-        print(
-            f"error: {error.filename or 'disk'}: {error.strerror}; free space or pass another --output", file=sys.stderr
-        )
+        cure = "free space, change its permissions or pass another --output"
+        print(f"error: {error.filename or 'disk'}: {error.strerror}; {cure}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on with what is left", file=sys.stderr)

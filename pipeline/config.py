@@ -23,6 +23,7 @@ __all__ = [
     "RunConfig",
     "SplitConfig",
     "TrainConfig",
+    "check_name",
     "parse_size",
     "require",
 ]
@@ -34,6 +35,12 @@ def require(condition: bool, message: str) -> None:
     """Raise UserError with the message unless the condition holds."""
     if not condition:
         raise UserError(message)
+
+
+def check_name(name: str | None) -> None:
+    """Raise UserError for a --name that is no plain folder name."""
+    good = name is None or re.fullmatch(r"\w[\w.+-]*", name) is not None
+    require(good, f"--name {name}: use letters, digits and . _ + - only")
 
 
 def parse_size(text: str | int) -> tuple[int, int]:
@@ -65,12 +72,6 @@ class DataConfig:
     """CSV with the test pictures in --image-col."""
     on_bad_image: Literal["stop", "skip"] = "stop"
     """What to do about a labelled picture that is missing or unreadable."""
-
-    def __post_init__(self) -> None:
-        alone = self.group_col or self.image_root or self.test_csv
-        require(
-            not alone or self.csv is not None, "--group-col, --image-root and --test-csv belong to --csv; pass it too"
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,7 +144,7 @@ class TrainConfig:
         require(self.batch_size is None or self.batch_size >= 2, f"--batch-size {self.batch_size}: pass 2 or more")
         require(self.lr > 0, f"--lr {self.lr}: pass more than 0")
         require(self.weight_decay >= 0, f"--weight-decay {self.weight_decay}: pass 0 or more")
-        require(self.warmup_epochs >= 0, f"--warmup-epochs {self.warmup_epochs}: pass 0 or more")
+        require(0 <= self.warmup_epochs < 1e6, f"--warmup-epochs {self.warmup_epochs}: pass 0 or more")
         require(0 <= self.smoothing < 1, f"--smoothing {self.smoothing}: pass 0 up to, not including, 1")
         require(0 < self.model_ema_decay < 1, f"--model-ema-decay {self.model_ema_decay}: pass between 0 and 1")
         require(self.clip_grad is None or self.clip_grad > 0, f"--clip-grad {self.clip_grad}: pass more than 0")
@@ -197,11 +198,7 @@ class OutputConfig:
     """The score that counts: f1_macro, accuracy, balanced_accuracy, roc_auc_ovr, log_loss, kappa_quadratic."""
 
     def __post_init__(self) -> None:
-        if self.name is not None:
-            require(
-                re.fullmatch(r"[\w][\w.+-]*", self.name) is not None,
-                f"--name {self.name}: use letters, digits and . _ + - only",
-            )
+        check_name(self.name)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from tqdm import tqdm
 
 from folds.errors import UserError, listed
 from folds.manifest import Manifest
-from folds.split import SPLITTERS, assign_folds, rare_classes
+from folds.split import SPLITTERS, split_groups
 from pipeline.config import RunConfig
 from pipeline.device import compute_of
 from pipeline.environment import describe_environment
@@ -26,7 +25,9 @@ from pipeline.settings import changed_keys, flatten
 from pipeline.store import (
     FORMAT,
     Run,
+    clear_folder,
     file_hash,
+    is_empty,
     lock_folder,
     logit_columns,
     read_json,
@@ -44,51 +45,42 @@ def _free_name(folder: Path) -> str:
     return next(name for i in range(2, 10**6) if not folder.with_name(name := f"{folder.name}-{i}").exists())
 
 
-def _open_folder(folder: Path, config: RunConfig, run_key: dict[str, str]) -> None:
+def _open_folder(folder: Path, config: RunConfig, run_key: dict[str, str], *, resume: bool) -> None:
     """Make the run folder fit for this run, or raise UserError saying what of it differs."""
     if not (folder / "run.json").is_file():
-        if [item for item in folder.iterdir() if item.name != ".lock"]:
+        if not is_empty(folder):
             raise UserError(f"{folder}: exists and is no run; pass another --name")
         return
     free = _free_name(folder)
     info = read_json(folder / "run.json")
     if info.get("kind") != "cv":
         raise UserError(f"{folder}: is a {info.get('kind')}, not a cross-validated run; pass --name {free}")
-    if not config.output.resume:
-        for item in folder.iterdir():
-            if item.name != ".lock":
-                shutil.rmtree(item) if item.is_dir() else item.unlink()
+    if info.get("run_key") == run_key and resume:
         return
-    if info.get("run_key") != run_key:
-        written = folder / "config.yaml"
-        what = changed_keys(yaml.safe_load(written.read_text(encoding="utf-8")), config) if written.is_file() else ""
-        parts = [key for key, digest in run_key.items() if info.get("run_key", {}).get(key) != digest]
-        raise UserError(
-            f"{folder}: was made with another {' and '.join(parts)}{f' ({what})' if what else ''}; "
-            f"pass --name {free}, or --no-resume to start it afresh"
-        )
+    if not resume or not list(folder.glob("fold_*/done.json")):  # nothing finished, nothing lost
+        clear_folder(folder)
+        return
+    written = folder / "config.yaml"
+    what = changed_keys(yaml.safe_load(written.read_text(encoding="utf-8")), config) if written.is_file() else ""
+    parts = [key for key, digest in run_key.items() if info.get("run_key", {}).get(key) != digest]
+    raise UserError(
+        f"{folder}: was made with another {' and '.join(parts)}{f' ({what})' if what else ''}; "
+        f"pass --name {free}, or --no-resume to start it afresh"
+    )
 
 
-def _folds(folder: Path, manifest: Manifest, config: RunConfig, say: Say) -> np.ndarray:
-    """Return the fold of each row, from folds.csv where the run has one, else made and written there."""
-    train, file = manifest.train, folder / "folds.csv"
-    if file.is_file():
-        table = read_table(file)
-        check_rows_once(table["image_id"], train["image_id"], str(file))
-        return table.set_index("image_id").loc[train["image_id"], "fold"].to_numpy()
-    split = config.split
-    label_N, group_N = train["label_raw"].to_numpy(), train["group"].to_numpy()
-    if SPLITTERS[split.split].leaks:
-        say(f"WARNING: --split {split.split} puts pictures of one group into several folds; its score is not honest.")
-    rare = rare_classes(label_N, group_N, num_folds=split.folds)
-    if rare:
-        named = listed(f"{manifest.classes[label]!r} ({count})" for label, count in rare.items())
-        say(
-            f"warning: {len(rare)} classes have fewer groups than the {split.folds} folds, "
-            f"so some folds lack them: {named}"
-        )
-    fold_N = assign_folds(label_N, group_N, num_folds=split.folds, seed=split.split_seed, split=split.split)
-    write_table(file, train[["image_id", "group", "label"]].assign(fold=fold_N))
+def _folds(folder: Path, run: Prepared) -> np.ndarray:
+    """Return the fold of each row: what folds.csv says where the run has one, else written there."""
+    train, file = run.manifest.train, folder / "folds.csv"
+    if not file.is_file():
+        write_table(file, train[["image_id", "group", "label"]].assign(fold=run.fold_N))
+        return run.fold_N
+    table = read_table(file)
+    check_rows_once(table["image_id"], train["image_id"], str(file))
+    fold_N = table.set_index("image_id").loc[train["image_id"], "fold"].to_numpy()
+    torn = split_groups(fold_N, train["group"].to_numpy())
+    if torn and not SPLITTERS[run.config.split.split].leaks:
+        raise UserError(f"{file}: {listed(torn)} stands in several folds; remove the file to have it made anew")
     return fold_N
 
 
@@ -148,6 +140,7 @@ def _record(run: Prepared, folder: Path) -> dict[str, Any]:
         "attributes": [dataclasses.asdict(attribute) for attribute in manifest.attributes],
         "num_folds": run.config.split.folds,
         "has_test": manifest.test is not None,
+        "num_test_folds": 0 if manifest.test is None else run.config.split.folds,
         "leaks": SPLITTERS[run.config.split.split].leaks,
         "views": list(run.views),
         "preprocess": run.preprocess.to_dict(),
@@ -157,8 +150,11 @@ def _record(run: Prepared, folder: Path) -> dict[str, Any]:
 
 def _run_folds(run: Prepared, folder: Path, info: dict[str, Any], say: Say) -> None:
     """Do all folds that are not done, then join their rows; `info` takes in what run.json records of it."""
-    fold_N = _folds(folder, run.manifest, run.config, say)
+    fold_N = _folds(folder, run)
     info["folds_hash"] = file_hash(folder / "folds.csv")
+    environment = describe_environment(weights=run.origin)
+    if not (folder / "env.json").is_file():  # a resumed run keeps where it began; each fold has its own
+        write_json(folder / "env.json", environment)
     job = FoldJob(
         folder=folder,
         manifest=run.manifest,
@@ -170,6 +166,7 @@ def _run_folds(run: Prepared, folder: Path, info: dict[str, Any], say: Say) -> N
         compute=compute_of(run.config.machine),
         views=run.views,
         run_key=run.run_key | {"folds": info["folds_hash"]},
+        environment=environment,
         say=say,
     )
     info["folds"] = []
@@ -186,7 +183,7 @@ def cross_validate(config: RunConfig, *, say: Say = tqdm.write) -> Run:
 
     Writes `<output>/<name>/` as README.md describes. Raises UserError for what the user can mend.
     """
-    started = time.time()
+    resume = config.output.resume
     run = prepare(config, say)
     config, manifest = run.config, run.manifest
     assert config.output.name is not None
@@ -194,7 +191,7 @@ def cross_validate(config: RunConfig, *, say: Say = tqdm.write) -> Run:
     info = _record(run, folder)
     machine = config.machine
     with lock_folder(folder):
-        _open_folder(folder, config, run.run_key)
+        _open_folder(folder, config, run.run_key, resume=resume)
         sweep(folder)
         say(
             f"{folder}: {info['data']['num_images']:,} pictures of {info['data']['num_groups']:,} groups, "
@@ -203,11 +200,11 @@ def cross_validate(config: RunConfig, *, say: Say = tqdm.write) -> Run:
         )
         write_json(folder / "run.json", info)  # first: by it the folder is known as a run
         write_bytes(folder / "config.yaml", yaml.safe_dump(flatten(config), sort_keys=False))
-        write_json(folder / "env.json", describe_environment(weights=run.origin))
         _run_folds(run, folder, info, say)
         files = ["oof.parquet", *(["test.parquet", "submission.csv"] if info["has_test"] else [])]
         info["files"] = {name: file_hash(folder / name) for name in files}
-        info |= {"status": "done", "finished": round(time.time()), "seconds": round(time.time() - started, 1)}
+        info |= {"status": "done", "finished": round(time.time())}
+        info["seconds"] = round(sum(fold["seconds"] for fold in info["folds"]), 1)
         write_json(folder / "run.json", info)
         about, notes = _about(run)
         say(write_report(Run(folder), metric=config.output.metric, about=about, notes=notes))

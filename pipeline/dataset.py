@@ -90,6 +90,9 @@ def _loader(
         pin_memory=pin,
         persistent_workers=workers > 0,
         worker_init_fn=_start_worker,
+        # Else the loader draws a seed from torch's own generator, more or less often by the number of
+        # workers, and dropout would differ with it.
+        generator=torch.Generator(),
     )
 
 

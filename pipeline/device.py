@@ -12,7 +12,9 @@ import torch
 from folds.errors import UserError
 from pipeline.config import MachineConfig
 
-__all__ = ["Compute", "resolve_machine"]
+__all__ = ["Compute", "compute_of", "resolve_machine"]
+
+DEFAULT_THREADS = torch.get_num_threads()  # read now: compute_of changes it for the whole process
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ def resolve_machine(config: MachineConfig) -> dict[str, Any]:
     if amp and amp_dtype == "auto":
         amp_dtype = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = config.threads or torch.get_num_threads()
+    threads = config.threads or DEFAULT_THREADS
     spare = cores if device.type == "cuda" else cores // 2
     return {
         "device": name,

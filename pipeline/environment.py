@@ -10,8 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 __all__ = ["describe_environment"]
 
 PACKAGES = (
@@ -48,8 +46,9 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def describe_environment(*, weights: dict[str, str]) -> dict[str, Any]:
+def describe_environment(*, weights: dict[str, str] | None = None) -> dict[str, Any]:
     """Return versions, hardware, commit, command line, and the weights' origin and licence."""
+    torch = sys.modules.get("torch")  # a blend does without it, and must not load it to say so
     versions = {}
     for name in PACKAGES:
         try:
@@ -61,8 +60,8 @@ def describe_environment(*, weights: dict[str, str]) -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        "cuda": torch.version.cuda,
+        "gpus": [] if torch is None else [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "cuda": None if torch is None else torch.version.cuda,
         "packages": versions,
         "git_commit": _git_commit(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],

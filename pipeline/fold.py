@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from folds.errors import UserError
 from folds.manifest import Manifest
 from pipeline.augment import AUGMENTATIONS
 from pipeline.config import RunConfig
@@ -25,7 +26,7 @@ from pipeline.infer import predict
 from pipeline.model import build_model
 from pipeline.preprocess import Preprocess
 from pipeline.seeding import derive_seed
-from pipeline.store import file_hash, logit_columns, read_json, write_json, write_table, write_with
+from pipeline.store import file_hash, read_json, with_logits, write_json, write_table, write_with
 from pipeline.weights import Weights
 from reports.metrics import METRICS, softmax
 from tta.merge import mean_logit
@@ -49,6 +50,8 @@ class FoldJob:
     views: tuple[str, ...]
     run_key: dict[str, str]
     """Hashes that a finished fold must share to be kept."""
+    environment: dict[str, Any]
+    """What it runs on, kept with each fold: a run may be finished elsewhere."""
     say: Callable[[str], None]
 
 
@@ -85,17 +88,15 @@ def _predict(
         workers=job.config.machine.workers or 0,
         pin=job.compute.is_cuda,
     )
-    return predict(model, loader, job.preprocess, job.compute, [VIEWS[name] for name in views])
-
-
-def _with_logits(columns: pd.DataFrame, logits_NC: np.ndarray) -> pd.DataFrame:
-    logits = pd.DataFrame(logits_NC.astype(np.float32), columns=logit_columns(logits_NC.shape[1]))
-    return pd.concat([columns.reset_index(drop=True), logits], axis=1)
+    logits_VNC = predict(model, loader, job.preprocess, job.compute, [VIEWS[name] for name in views])
+    if not np.isfinite(logits_VNC).all():
+        raise UserError(f"fold {fold}: the logits are not finite; lower --lr or pass --clip-grad 1")
+    return logits_VNC
 
 
 def _per_view(ids: pd.Series, views: tuple[str, ...], logits_VNC: np.ndarray) -> pd.DataFrame:
     parts = [
-        _with_logits(pd.DataFrame({"image_id": ids.to_numpy(), "view": name}), logits)
+        with_logits(pd.DataFrame({"image_id": ids.to_numpy(), "view": name}), logits)
         for name, logits in zip(views, logits_VNC, strict=True)
     ]
     return pd.concat(parts, ignore_index=True)
@@ -106,12 +107,12 @@ def _write_logits(
 ) -> dict[str, str]:
     """Write the fold's tables and return {file name: hash}."""
     columns = held_out[["image_id", "group", "label", "label_raw"]].assign(repeat=0, fold=fold)
-    tables = {f"fold_{fold}/oof.parquet": _with_logits(columns, mean_logit(held_VNC))}
+    tables = {f"fold_{fold}/oof.parquet": with_logits(columns, mean_logit(held_VNC))}
     if len(job.views) > 1:
         tables[f"tta/oof_fold_{fold}.parquet"] = _per_view(held_out["image_id"], job.views, held_VNC)
     if test_VNC is not None and job.manifest.test is not None:
         ids = job.manifest.test["image_id"]
-        tables[f"test_fold_{fold}.parquet"] = _with_logits(ids.to_frame(), mean_logit(test_VNC))
+        tables[f"test_fold_{fold}.parquet"] = with_logits(ids.to_frame(), mean_logit(test_VNC))
         if len(job.views) > 1:
             tables[f"tta/test_fold_{fold}.parquet"] = _per_view(ids, job.views, test_VNC)
     for name, table in tables.items():
@@ -127,7 +128,7 @@ def run_fold(job: FoldJob, fold: int) -> dict[str, Any]:
     folder.mkdir(parents=True)
     train = job.manifest.train[job.fold_N != fold].reset_index(drop=True)
     held_out = job.manifest.train[job.fold_N == fold].reset_index(drop=True)
-    # Dropout and the new head draw from torch's own generator; nothing else does.
+    # Dropout and the new head draw from torch's own generator; nothing else does (see dataset._loader).
     torch.manual_seed(derive_seed("torch", config.train.seed, fold))
     model = build_model(
         config.model.backbone, num_classes=job.manifest.num_classes, kwargs=job.model_kwargs, weights=job.weights
@@ -181,6 +182,7 @@ def run_fold(job: FoldJob, fold: int) -> dict[str, Any]:
     done = {
         "fold": fold,
         "run_key": job.run_key,
+        "environment": job.environment,
         "files": files,
         "score": score if np.isfinite(score) else None,
         "seconds": time.perf_counter() - start,

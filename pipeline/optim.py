@@ -43,7 +43,8 @@ def _cosine(optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int, w
 
 
 def _onecycle(optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int, warmup: int) -> LRScheduler:
-    return OneCycleLR(optimizer, max_lr=config.lr, total_steps=steps)
+    cycles = any(key in optimizer.defaults for key in ("momentum", "betas"))  # adagrad and the like have neither
+    return OneCycleLR(optimizer, max_lr=config.lr, total_steps=steps, cycle_momentum=cycles)
 
 
 def _constant(optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int, warmup: int) -> LRScheduler:

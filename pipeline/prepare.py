@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from folds.errors import BadImage, UserError, did_you_mean, listed
+import numpy as np
+import torch
+
+from folds.errors import BadImage, UserError, listed
 from folds.images import check_images
 from folds.manifest import Manifest
 from folds.source import load_manifest
+from folds.split import SPLITTERS, assign_folds, rare_classes
 from pipeline.config import RunConfig
 from pipeline.device import resolve_machine
 from pipeline.model import build_model, check_backbone, check_forward, model_kwargs, preprocess_of
-from pipeline.optim import check_optimizer
+from pipeline.optim import build_optimizer, build_scheduler, check_optimizer
 from pipeline.preprocess import Preprocess
+from pipeline.reporting import check_metric
 from pipeline.settings import flatten, identity_hash, replace
 from pipeline.weights import HubUnreachableError, Weights, load_file, load_pretrained
-from reports.metrics import METRICS
 from tta.views import parse_views
 
 __all__ = ["Prepared", "Say", "prepare"]
@@ -40,6 +46,8 @@ class Prepared:
     preprocess: Preprocess
     model_kwargs: dict[str, Any]
     weights: Weights | None
+    fold_N: np.ndarray
+    """The fold in which each training row is held out."""
     run_key: dict[str, str]
     """Hashes that decide whether a run of the same name is this run."""
 
@@ -95,7 +103,9 @@ def _apply_profile(config: RunConfig, manifest: Manifest, say: Say) -> RunConfig
     chosen = {
         key: value for key, value in (DEMO_PROFILE if manifest.is_demo else PROFILE).items() if given[key] is None
     }
-    if manifest.is_demo:
+    if not manifest.is_demo:
+        say(f"data: {manifest.root}")
+    else:
         say(f"data: the embedded demo set ({manifest.root}); its scores prove plumbing, not quality")
         flags = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in chosen.items())
         say(f"demo profile: {flags or 'none of it, flags say otherwise'}")
@@ -103,16 +113,49 @@ def _apply_profile(config: RunConfig, manifest: Manifest, say: Say) -> RunConfig
 
 
 def _resolve(config: RunConfig, manifest: Manifest, size: str) -> RunConfig:
-    """Return the settings with everything decided, as config.yaml keeps them."""
-    name = config.output.name or f"{manifest.name}_{config.model.backbone}".replace("/", "-").replace(":", "-")
+    """Return the settings with everything decided, as config.yaml keeps them: usable from any folder."""
+    given = flatten(config)
+    paths = {
+        key: given[key] and str(Path(given[key]).resolve()) for key in ("csv", "image_root", "test_csv", "weights")
+    }
+    root = None if config.data.csv else str(manifest.root)
+    default_name = re.sub(r"[^\w.+-]+", "-", f"{manifest.name}_{config.model.backbone}").lstrip(".+-")
     return replace(
         config,
-        data="demo" if manifest.is_demo else config.data.data and str(manifest.root),
+        **paths,
+        data="demo" if manifest.is_demo else root,
         img_size=size,
-        name=name,
+        name=config.output.name or default_name,
         config=None,
+        resume=True,
         **resolve_machine(config.machine),
     )
+
+
+def _check_training(trial: torch.nn.Module, config: RunConfig) -> None:
+    """Build the optimiser and its schedule once. Raises UserError for settings that do not go together."""
+    try:
+        build_scheduler(build_optimizer(trial, config.train, fused=False), config.train, steps_per_epoch=10)
+    except (ValueError, AssertionError, TypeError, RuntimeError, ImportError) as error:
+        flags = f"--opt {config.train.opt} with --sched {config.train.sched}"
+        raise UserError(f"{flags}: cannot be set up ({str(error) or type(error).__name__}); pass another") from None
+
+
+def _split(config: RunConfig, manifest: Manifest, say: Say) -> np.ndarray:
+    """Return the fold of each row, made on raw labels, and say what is amiss with it."""
+    split = config.split
+    label_N, group_N = manifest.train["label_raw"].to_numpy(), manifest.train["group"].to_numpy()
+    if SPLITTERS[split.split].leaks:
+        say(f"WARNING: --split {split.split} puts pictures of one group into several folds; its score is not honest.")
+    fold_N = assign_folds(label_N, group_N, num_folds=split.folds, seed=split.split_seed, split=split.split)
+    rare = rare_classes(label_N, group_N, num_folds=split.folds)
+    if rare:
+        named = listed(f"{manifest.classes[label]!r} ({count})" for label, count in rare.items())
+        say(
+            f"warning: {len(rare)} classes have fewer groups than the {split.folds} folds, "
+            f"so some folds lack them: {named}"
+        )
+    return fold_N
 
 
 def prepare(config: RunConfig, say: Say) -> Prepared:
@@ -121,9 +164,7 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
     Raises UserError for the first thing that the user must mend.
     """
     views = parse_views(config.infer.tta)
-    if config.output.metric not in METRICS:
-        near = did_you_mean(config.output.metric, METRICS)
-        raise UserError(f"--metric {config.output.metric}: unknown{near}; there are {', '.join(METRICS)}")
+    check_metric(config.output.metric)
     record = check_backbone(config.model.backbone)
     check_optimizer(config.train.opt)
     manifest, data_hash = _load_data(config, say)
@@ -134,6 +175,7 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
     weights = _load_weights(config, manifest, kwargs, say)
     trial = build_model(config.model.backbone, num_classes=manifest.num_classes, kwargs=kwargs, weights=weights)
     check_forward(trial, config.model.backbone, preprocess)  # what does not fit fails now, not in fold 0
+    _check_training(trial, config)
     source = weights.origin["source"] if weights else "random"
     return Prepared(
         config=config,
@@ -142,5 +184,6 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
         preprocess=preprocess,
         model_kwargs=kwargs,
         weights=weights,
+        fold_N=_split(config, manifest, say),
         run_key={"configuration": identity_hash(config), "data": data_hash, "weights": source},
     )

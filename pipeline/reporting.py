@@ -9,15 +9,29 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from folds.errors import UserError, listed
+from folds.errors import UserError, did_you_mean, listed
 from folds.manifest import Attribute
-from pipeline.store import Run, read_table, write_bytes, write_json, write_table
+from pipeline.store import Run, read_table, with_logits, write_bytes, write_json, write_table
 from reports.baselines import attribute_only_band, attribute_only_difference
-from reports.metrics import softmax
+from reports.metrics import METRICS, softmax
 from reports.summary import compare, summarise
 from reports.text import render_text
 
-__all__ = ["OofArrays", "check_rows_once", "mean_over_folds", "oof_arrays", "write_report", "write_submission"]
+__all__ = [
+    "OofArrays",
+    "check_metric",
+    "check_rows_once",
+    "mean_over_folds",
+    "oof_arrays",
+    "write_report",
+    "write_submission",
+]
+
+
+def check_metric(name: str) -> None:
+    """Raise UserError, with near names, for an unknown --metric."""
+    if name not in METRICS:
+        raise UserError(f"--metric {name}: unknown{did_you_mean(name, METRICS)}; there are {', '.join(METRICS)}")
 
 
 def check_rows_once(found: pd.Series, wanted: pd.Series, what: str) -> None:
@@ -35,14 +49,8 @@ def check_rows_once(found: pd.Series, wanted: pd.Series, what: str) -> None:
 def mean_over_folds(tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
     """Return the mean logits of the folds' test tables, joined on image_id, in the first one's order."""
     ids = tables[0]["image_id"]
-    total = np.full((len(ids), len(columns)), np.nan)
     stack = [table.set_index("image_id").loc[ids, list(columns)].to_numpy(np.float64) for table in tables]
-    total[:] = np.mean(stack, axis=0)
-    if not np.isfinite(total).all():
-        raise UserError(f"test logits of {listed(ids[~np.isfinite(total).all(axis=1)])} are not finite; lower --lr")
-    return pd.concat(
-        [ids.reset_index(drop=True), pd.DataFrame(total.astype(np.float32), columns=list(columns))], axis=1
-    )
+    return with_logits(ids.to_frame(), np.mean(stack, axis=0))
 
 
 def write_submission(folder: Path, test: pd.DataFrame, answers: Sequence[Any]) -> None:

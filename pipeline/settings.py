@@ -83,6 +83,8 @@ def read_config_file(file: str | Path) -> RunConfig:
         settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}; check --config") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: not a text file; check --config") from None
     except yaml.YAMLError as error:
         raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from None
     if settings is None:

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,15 @@ from folds.manifest import Attribute
 __all__ = [
     "FORMAT",
     "Run",
+    "clear_folder",
     "file_hash",
+    "is_empty",
     "lock_folder",
     "logit_columns",
     "read_json",
     "read_table",
     "sweep",
+    "with_logits",
     "write_bytes",
     "write_json",
     "write_table",
@@ -36,6 +40,7 @@ __all__ = [
 
 FORMAT = 1
 DRAFT = ".draft-"
+LOCK = ".lock"
 
 
 def write_with(path: Path, write: Callable[[Path], object]) -> None:
@@ -104,11 +109,27 @@ def sweep(folder: Path) -> None:
         draft.unlink(missing_ok=True)
 
 
+def is_empty(folder: Path) -> bool:
+    """Return whether a folder holds nothing but locks and what a killed process left."""
+    return all(item.name == LOCK or item.name.startswith(DRAFT) for item in folder.iterdir())
+
+
+def clear_folder(folder: Path) -> None:
+    """Empty a run folder; run.json, by which it is known as a run, goes last in case of a kill."""
+    for item in sorted(folder.iterdir(), key=lambda item: item.name == "run.json"):
+        if item.name != LOCK:
+            shutil.rmtree(item) if item.is_dir() else item.unlink()
+
+
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
     """Hold a run folder against a second process. Raises UserError if it is held; a kill frees it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK).open("w")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); pass another --output") from None
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -123,6 +144,13 @@ def logit_columns(num_classes: int) -> list[str]:
     return [f"logit_{index}" for index in range(num_classes)]
 
 
+def with_logits(columns: pd.DataFrame, logits_NC: np.ndarray) -> pd.DataFrame:
+    """Return the columns with float32 logits beside them, row by row."""
+    assert len(columns) == len(logits_NC), (len(columns), logits_NC.shape)
+    logits = pd.DataFrame(logits_NC.astype(np.float32), columns=logit_columns(logits_NC.shape[1]))
+    return pd.concat([columns.reset_index(drop=True), logits], axis=1)
+
+
 @dataclass(frozen=True)
 class Run:
     """A finished run (or blend) on disk, read lazily; nothing here needs torch or the pictures."""
@@ -131,7 +159,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return self.path.resolve().name
 
     @functools.cached_property
     def info(self) -> dict[str, Any]:

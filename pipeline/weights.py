@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.metadata
 import os
@@ -156,11 +157,17 @@ def load_file(file: str | Path) -> Weights:
             state = torch.load(path, map_location="cpu", weights_only=True)
             for key in ("state_dict", "model"):
                 state = state[key] if isinstance(state.get(key), dict) else state
+        if not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()):
+            raise ValueError(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check --weights") from None
-    except (OSError, AttributeError, RuntimeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError):
+    except (
+        OSError, AttributeError, LookupError, RuntimeError, ValueError, EOFError,
+        pickle.UnpicklingError, safetensors.SafetensorError,
+    ):  # fmt: skip
         raise UserError(f"{path}: holds no plain state dict; save tensors only, best as .safetensors") from None
-    return Weights(dict(state), {"source": f"file {path.name}", "licence": "unknown"})
+    digest = hashlib.blake2b(path.read_bytes(), digest_size=6).hexdigest()
+    return Weights(dict(state), {"source": f"file {path.name} ({digest})", "licence": "unknown"})
 
 
 def load_weights_into(model: Any, weights: Weights) -> None:
@@ -180,7 +187,7 @@ def load_weights_into(model: Any, weights: Weights) -> None:
     absent = [key for key in own if key not in state and not key.startswith(heads)]
     if wrong or absent:
         raise UserError(
-            f"--weights: {weights.origin['source']} does not fit this backbone "
-            f"({len(wrong)} keys too many, {len(absent)} missing, first {(wrong + absent)[0]}); pass another file"
+            f"weights from {weights.origin['source']} do not fit this backbone ({len(wrong)} keys too many, "
+            f"{len(absent)} missing, first {(wrong + absent)[0]}); pass other --weights"
         )
     model.load_state_dict(state, strict=False)

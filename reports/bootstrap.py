@@ -10,7 +10,7 @@ import scipy.sparse
 
 from reports.metrics import Counts, Metric
 
-__all__ = ["Interval", "bootstrap_scores", "paired_difference", "percentile_interval", "score_interval"]
+__all__ = ["Interval", "bootstrap_scores", "percentile_interval", "score_interval"]
 
 NUM_RESAMPLES = 1000
 NUM_RESAMPLES_SLOW = 200  # for scores that need the rows themselves
@@ -94,18 +94,3 @@ def score_interval(
     """Return the score with its 95 % percentile interval by bootstrap over groups."""
     scores = bootstrap_scores(metric, label_N, proba_NC, group_N, seed=seed)
     return percentile_interval(metric.score(label_N, proba_NC), scores)
-
-
-def paired_difference(
-    metric: Metric,
-    label_N: np.ndarray,
-    proba_NC: np.ndarray,
-    other_NC: np.ndarray,
-    group_N: np.ndarray,
-    *,
-    seed: int = 0,
-) -> Interval:
-    """Return score(proba) - score(other) with its 95 % interval, both on the same resamples of groups."""
-    ours = bootstrap_scores(metric, label_N, proba_NC, group_N, seed=seed)
-    theirs = bootstrap_scores(metric, label_N, other_NC, group_N, seed=seed)
-    return percentile_interval(metric.score(label_N, proba_NC) - metric.score(label_N, other_NC), ours - theirs)

@@ -86,6 +86,7 @@ def summarise(
         {
             "fold": int(fold),
             "score": _number(chosen.score(label_N[fold_N == fold], proba_NC[fold_N == fold])),
+            "f1_macro": METRICS["f1_macro"].score(label_N[fold_N == fold], proba_NC[fold_N == fold]),
             "num_images": int((fold_N == fold).sum()),
             "num_groups": len(np.unique(group_N[fold_N == fold])),
         }
@@ -101,6 +102,7 @@ def summarise(
         "num_classes_occurring": len(np.unique(label_N)),
         "metric": metric,
         "headline": _interval(score_interval(chosen, label_N, proba_NC, group_N, seed=seed)),
+        "f1_macro": _interval(score_interval(METRICS["f1_macro"], label_N, proba_NC, group_N, seed=seed)),
         "interval": "95 % percentile bootstrap over groups",
         "scores": {name: _number(one.score(label_N, proba_NC)) for name, one in METRICS.items()},
         "folds": folds,

@@ -92,14 +92,20 @@ def render_text(report: Mapping[str, Any]) -> str:
     lines += [
         "",
         f"OOF {title} {_num(report['headline']['value'])} {_span(report['headline'])}",
+        *(
+            []
+            if report["metric"] == "f1_macro"
+            else [f"OOF macro F1 {_num(report['f1_macro']['value'])} {_span(report['f1_macro'])}"]
+        ),
         f"  ({report['interval']})",
     ]
     lines += ["", *table(["score, pooled", ""], [[METRICS[k].title, _num(v)] for k, v in report["scores"].items()])]
+    scores = ["score"] if report["metric"] == "f1_macro" else ["score", "f1_macro"]
     fold_rows = [
-        [str(row["fold"]), _num(row["score"]), str(row["num_images"]), str(row["num_groups"])]
+        [str(row["fold"]), *[_num(row[name]) for name in scores], str(row["num_images"]), str(row["num_groups"])]
         for row in report["folds"]
     ]
-    lines += ["", *table(["fold", title, "pictures", "groups"], fold_rows)]
+    lines += ["", *table(["fold", *[title, "macro F1"][: len(scores)], "pictures", "groups"], fold_rows)]
     lines += [f"mean over folds {_num(report['folds_mean'])}, standard deviation {_num(report['folds_std'])}"]
     for row in report["attributes"]:
         lines += [
@@ -116,8 +122,8 @@ def render_text(report: Mapping[str, Any]) -> str:
             "",
             *_folded(
                 f"for scale: seeing {row['attribute']} perfectly and guessing the rest scores macro F1 "
-                f"{row['mean']:.3f} (99 % of guesses below {row['high']:.3f}); "
-                f"this is above it by {_signed(row['difference'])}, paired"
+                f"{row['mean']:.3f} (99.5 % of guesses below {row['high']:.3f}); "
+                f"the difference is {_signed(row['difference'])}, paired"
             ),
         ]
     return "\n".join(lines) + "\n"

@@ -37,6 +37,22 @@ def test_no_data_root(cv_command):
     cv_command("--data", "/nowhere", *TINY).assert_one_line_error("/nowhere", "--data", "train/train.csv")
 
 
+def test_a_mistyped_folder_below_the_root_is_not_the_root(cv_command, tiny_layout):
+    cv_command("--data", tiny_layout / "trian", *TINY).assert_one_line_error("trian", "--data")
+
+
+def test_output_that_is_a_file(run_tiny, tmp_path):
+    (tmp_path / "out").write_text("x")
+    run_tiny().assert_one_line_error("out", "--output")
+
+
+def test_a_name_with_blanks_becomes_a_folder_name(cv_command, layout_copy, tmp_path):
+    blank = layout_copy.rename(tmp_path / "my faces (new)")
+    done = cv_command("--data", blank, "--output", tmp_path / "out", "--backbone", "test_efficientnet", *TINY)
+    assert done.code == 0, done.err
+    assert (tmp_path / "out" / "my-faces-new-_test_efficientnet" / "report.txt").exists()
+
+
 def test_corrupt_picture(run_tiny, layout_copy, tmp_path):
     picture = person(layout_copy) / "mask3.jpg"
     replace_file(picture, picture.read_bytes()[:900])
@@ -84,8 +100,9 @@ def test_empty_test_set(run_tiny, layout_copy, edit_csv):
     run_tiny().assert_one_line_error("test set", "no picture")
 
 
-def test_fewer_people_than_folds(run_tiny):
+def test_fewer_people_than_folds(run_tiny, tmp_path):
     run_tiny("--folds", "13").assert_one_line_error("--folds 13", "only 12 groups")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_class_with_fewer_people_than_folds_is_a_warning(run_tiny):
@@ -100,6 +117,7 @@ def test_a_class_with_fewer_people_than_folds_is_a_warning(run_tiny):
         (["--backbone", "test_efficientnett"], ["did you mean test_efficientnet"]),
         (["--backbone", "resnet18.nonsense"], ["no weights tagged nonsense"]),
         (["--opt", "adamz"], ["--opt adamz", "did you mean adam"]),
+        (["--opt", "adafactor", "--sched", "onecycle", "--lr", "nan"], ["--lr nan"]),
         (["--tta", "hflp"], ["--tta hflp", "did you mean hflip"]),
         (["--metric", "f1_marco"], ["--metric f1_marco", "did you mean f1_macro"]),
         (["--device", "cuda:7"], ["--device cuda:7", "--device cpu"]),

@@ -57,7 +57,7 @@ def test_blend_is_a_run_joined_on_image_id(runs_copy, alpha):
     assert (run.oof["fold"].to_numpy() == by_id[0]["fold"].to_numpy()).all()
     names = {item.name for item in run.path.iterdir()} - {".lock"}
     assert names == {
-        "run.json", "blend.yaml", "folds.csv", "oof.parquet", "test.parquet", "test_fold_0.parquet",
+        "run.json", "blend.yaml", "env.json", "folds.csv", "oof.parquet", "test.parquet", "test_fold_0.parquet",
         "test_fold_1.parquet", "report.json", "report.txt", "submission.csv",
     }  # fmt: skip
     assert run.report["headline"]["value"] == METRICS["f1_macro"].score(run.oof["label"].to_numpy(), expected)
@@ -90,7 +90,7 @@ def test_order_of_arguments_does_not_matter_to_the_byte(runs_copy, tmp_path):
     one = blend([a, b], say=quiet, weights=(1, 3), output=str(tmp_path / "one"))
     two = blend([b, a], say=quiet, weights=(3, 1), output=str(tmp_path / "two"))
     assert one.name == two.name
-    for file in sorted(one.path.glob("*.*")):
+    for file in sorted(set(one.path.glob("*.*")) - {one.path / "env.json"}):
         assert file.read_bytes() == (two.path / file.name).read_bytes(), file.name
 
 
@@ -105,10 +105,14 @@ def test_weights_and_one_run(runs_copy, alpha):
 def test_skipping_says_why(runs_copy, blend_command):
     (runs_copy / "notes").mkdir()
     (runs_copy / "file.txt").write_text("x")
+    for number, text in enumerate(['{"format": 1}', "[]", '{"wandb": 1}', "{oops"]):
+        (runs_copy / f"odd{number}").mkdir()
+        (runs_copy / f"odd{number}" / "run.json").write_text(text)
     edit_run(runs_copy / "beta", status="running")
     done = blend_command(*sorted(runs_copy.iterdir()))
     assert done.code == 0, done.err
     assert "notes: no run" in done.out
+    assert done.out.count("skipped") == 7
     assert "file.txt: no run" in done.out
     assert "beta: not finished" in done.out
 
@@ -135,11 +139,11 @@ def test_the_same_blend_again_is_the_same_and_another_is_not_overwritten(runs_co
     blend_command(*paths, "--name", "alpha").assert_one_line_error("alpha", "is a cross-validated run")
 
 
-def second_data_set(runs_copy, name="gamma"):
+def second_data_set(runs_copy, name="gamma", data_name="cats"):
     """A run whose pictures have other names."""
     shutil.copytree(runs_copy / "alpha", runs_copy / name)
     info = json.loads((runs_copy / name / "run.json").read_text())
-    edit_run(runs_copy / name, data=info["data"] | {"name": "cats"})
+    edit_run(runs_copy / name, data=info["data"] | {"name": data_name, "ids_hash": "feedbeef"})
     edit_oof(runs_copy / name, lambda table: table.assign(image_id="cat/" + table["image_id"]))
 
 
@@ -152,6 +156,27 @@ def test_two_data_sets_side_by_side(runs_copy, blend_command):
     assert done.code == 0, done.err
     assert len(Run(runs_copy / "ok").info["members"]) == 2
     blend_command(*sorted(runs_copy.iterdir()), "--dataset", "tin").assert_one_line_error("--dataset tin", "tiny")
+
+
+def test_two_data_sets_of_one_name_can_be_told_apart(runs_copy, blend_command):
+    second_data_set(runs_copy, data_name="tiny")
+    done = blend_command(*sorted(runs_copy.iterdir()))
+    done.assert_one_line_error("2 data sets", "tiny@feedbe: gamma")
+    assert blend_command(*sorted(runs_copy.iterdir()), "--dataset", "tiny@feedbe", "--name", "ok").code == 0
+    assert [member["name"] for member in Run(runs_copy / "ok").info["members"]] == ["gamma"]
+
+
+def test_one_data_set_under_two_names_is_one(runs_copy, alpha):
+    edit_run(runs_copy / "beta", data=alpha.info["data"] | {"name": "mounted-elsewhere"})
+    assert len(blend([runs_copy / "alpha", runs_copy / "beta"], say=quiet).info["members"]) == 2
+
+
+def test_runs_of_one_name_are_all_shown(runs_copy, tmp_path):
+    other = shutil.copytree(runs_copy / "beta", tmp_path / "more" / "alpha")
+    run = blend([Run(runs_copy / "alpha"), Run(other)], say=quiet, name="alpha", output=str(tmp_path / "third"))
+    (rows,) = run.report["comparisons"].values()
+    assert len(rows) == 3
+    assert {row["name"] for row in rows} == {str(runs_copy / "alpha"), str(other), "alpha"}
 
 
 def test_one_name_but_other_pictures(runs_copy, blend_command):
@@ -179,9 +204,11 @@ def test_different_labels_for_one_image(runs_copy, blend_command):
         (lambda t: t.drop(columns="logit_3"), ["beta"]),
     ],
 )
-def test_damaged_members_leave_nothing_behind(runs_copy, blend_command, damage, words):
-    edit_oof(runs_copy / "beta", damage)
-    blend_command(runs_copy / "alpha", runs_copy / "beta").assert_one_line_error(*words)
+@pytest.mark.parametrize("name", ["alpha", "beta"])
+def test_damaged_members_leave_nothing_behind(runs_copy, blend_command, damage, words, name):
+    edit_oof(runs_copy / name, damage)
+    done = blend_command(runs_copy / "alpha", runs_copy / "beta")
+    done.assert_one_line_error(*[word.replace("beta", name) for word in words])
     assert sorted(item.name for item in runs_copy.iterdir()) == ["alpha", "beta"]
 
 
@@ -202,6 +229,7 @@ def test_truncated_table_and_other_classes(runs_copy, blend_command):
         ([], ["nothing to blend"]),
         (["/nowhere"], ["/nowhere", "no such run"]),
         (["{tmp}"], ["nothing to blend", "no run"]),
+        (["{tmp}/*"], ["nothing to blend", "run run_cv.py first"]),
         (["{runs}/alpha", "{runs}/beta", "--weights", "1"], ["--weights", "1 given for 2", "alpha, beta"]),
         (["{runs}/alpha", "--weights", "-1"], ["--weights"]),
         (["{runs}/alpha", "--wieghts", "1"], ["--wieghts", "did you mean --weights"]),

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from conftest import TINY
 
+from folds.errors import UserError
 from folds.layout import read_layout
 from pipeline.cv import cross_validate
 from pipeline.settings import make_config
@@ -114,12 +115,14 @@ def test_tensorboard_tags(alpha):
     assert set(events.Tags()["scalars"]) == {"train/loss", "val/f1_macro", "train/lr"}
 
 
-def test_same_seed_same_bits_whatever_the_workers_and_row_order(alpha, layout_copy, edit_csv, tmp_path):
+def test_same_seed_same_bits_whatever_the_workers_and_row_order(tiny_layout, layout_copy, edit_csv, tmp_path):
+    """Two epochs with dropout: one more draw from torch's generator would show in the second."""
     edit_csv(layout_copy / "train" / "train.csv", lambda table: table.iloc[::-1])
-    again = alpha_again(layout_copy, tmp_path, workers=2)
+    one = alpha_again(tiny_layout, tmp_path / "one", epochs=2, drop=0.2)
+    two = alpha_again(layout_copy, tmp_path / "two", epochs=2, drop=0.2, workers=2)
     for name in ("oof.parquet", "test.parquet", "test_fold_0.parquet"):
         pd.testing.assert_frame_equal(
-            pd.read_parquet(again.path / name), pd.read_parquet(alpha.path / name), check_exact=True
+            pd.read_parquet(one.path / name), pd.read_parquet(two.path / name), check_exact=True
         )
 
 
@@ -199,12 +202,11 @@ def test_any_csv(tiny_layout, tmp_path, cv_command):
     assert set(pd.read_csv(run.path / "submission.csv")["ans"]) <= {"bare", "masked"}
 
 
-def test_model_ema_and_clipping_change_the_result(alpha, tiny_layout, tmp_path):
-    seen = [alpha.logits(alpha.oof)]
-    for name, change in (("ema", {"model_ema": True}), ("clip", {"clip_grad": 0.01}), ("one", {"sched": "onecycle"})):
-        run = alpha_again(tiny_layout, tmp_path, name=name, **change)
-        seen.append(run.logits(run.oof))
-    assert len({one.tobytes() for one in seen}) == 4
+def test_model_ema_clipping_and_schedule_change_the_result(tiny_layout, tmp_path):
+    """Five steps: in one alone, Adam forgets the gradient's size and the average is the model."""
+    changes = {"plain": {}, "ema": {"model_ema": True}, "clip": {"clip_grad": 0.01}, "cycle": {"sched": "onecycle"}}
+    runs = [alpha_again(tiny_layout, tmp_path, name=name, batch_size=8, **change) for name, change in changes.items()]
+    assert len({run.logits(run.oof).tobytes() for run in runs}) == len(changes)
 
 
 def whole_or_absent(folder):
@@ -220,31 +222,66 @@ def whole_or_absent(folder):
             assert file.read_bytes().endswith(b"\n")
 
 
-def kill_and_finish(alpha, tiny_layout, output, delays):
+def kill_and_finish(alpha, tiny_layout, output, moments):
+    """Kill a run at each moment (a file to wait for, seconds after it), then finish it and compare."""
     argv = ["--data", tiny_layout, "--output", output, "--name", "alpha", "--tta", "hflip", *TINY]
     command = [sys.executable, "run_cv.py", "--backbone", "test_efficientnet", *map(str, argv)]
-    for delay in delays:
+    num_killed = 0
+    for file, delay in moments:
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        started = time.monotonic()
-        while not (output / "alpha" / "run.json").exists() and time.monotonic() - started < 60:
-            time.sleep(0.05)
+        while not (output / "alpha" / file).exists() and process.poll() is None:
+            time.sleep(0.01)
         time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        num_killed += process.wait() == -signal.SIGKILL
         whole_or_absent(output / "alpha")
     again = alpha_again(tiny_layout, output)
     pd.testing.assert_frame_equal(again.oof, alpha.oof, check_exact=True)
     pd.testing.assert_frame_equal(again.test, alpha.test, check_exact=True)
+    return num_killed
 
 
 def test_killed_twice_then_finished_bit_equal(alpha, tiny_layout, tmp_path):
-    kill_and_finish(alpha, tiny_layout, tmp_path, [0.6, 9.0])
+    moments = [(".lock", 0.0), ("fold_0/done.json", 0.05)]
+    assert kill_and_finish(alpha, tiny_layout, tmp_path, moments) == 2
 
 
 @pytest.mark.slow
 def test_killed_often_then_finished_bit_equal(alpha, tiny_layout, tmp_path):
     rng = np.random.default_rng(0)
-    kill_and_finish(alpha, tiny_layout, tmp_path, rng.uniform(0.0, 9.0, 12))
+    moments = [(".lock", delay) for delay in rng.uniform(0.0, 3.0, 12)]
+    assert kill_and_finish(alpha, tiny_layout, tmp_path, moments) >= 4
+
+
+@pytest.mark.parametrize("left", [".draft-7-run.json", ".lock"])
+def test_a_kill_before_the_first_file_does_not_lock_the_name(tiny_layout, tmp_path, left):
+    (tmp_path / "alpha").mkdir()
+    (tmp_path / "alpha" / left).write_text("half")
+    assert alpha_again(tiny_layout, tmp_path).info["status"] == "done"
+
+
+def test_settings_may_change_while_no_fold_is_done(runs_copy, tiny_layout):
+    for fold in range(2):
+        (runs_copy / "alpha" / f"fold_{fold}" / "done.json").unlink()
+    assert alpha_again(tiny_layout, runs_copy, lr=0.01).info["status"] == "done"
+
+
+def test_a_person_in_two_folds_of_folds_csv_is_a_hard_stop(runs_copy, tiny_layout, edit_csv):
+    def tear(table):
+        table.loc[0, "fold"] = str(1 - int(table.loc[0, "fold"]))
+        return table
+
+    edit_csv(runs_copy / "alpha" / "folds.csv", tear)
+    with pytest.raises(UserError, match=r"stands in several folds"):
+        alpha_again(tiny_layout, runs_copy)
+
+
+def test_config_yaml_names_the_data_it_was_made_from(layout_copy, tmp_path, monkeypatch):
+    monkeypatch.setenv("SM_CHANNEL_TRAIN", str(layout_copy / "train" / "images"))
+    run = alpha_again(layout_copy, tmp_path, data=None, resume=False, tta="none")
+    written = yaml.safe_load((run.path / "config.yaml").read_text())
+    assert written["data"] == str(layout_copy.resolve())
+    assert written["resume"] is True
 
 
 def test_two_processes_do_not_share_a_run(runs_copy, tiny_layout, cv_command):

@@ -43,8 +43,26 @@ def test_numbers_are_ordered_as_numbers(flowers):
     assert read(flowers).classes == ("-1", "9", "10")
 
 
+def test_one_number_written_two_ways_is_refused_and_decimals_are_ordered(flowers):
+    table = pd.read_csv(flowers / "flowers.csv")
+    table["species"] = table["species"].map({"rose": "10.0", "iris": "2.0", "aster": "1.5"})
+    table.to_csv(flowers / "flowers.csv", index=False)
+    assert read(flowers).classes == ("1.5", "2.0", "10.0")
+    change(flowers, species={0: "010"})
+    with pytest.raises(UserError, match=r"'010' and '10.0' are the same number"):
+        read(flowers)
+
+
+def test_one_file_under_two_names_is_refused(flowers):
+    change(flowers, file={1: "./00.png"})
+    with pytest.raises(UserError, match="are the same file"):
+        read(flowers)
+
+
 def test_without_groups_every_picture_is_its_own(flowers):
-    assert read(flowers, group_col=None).train["group"].nunique() == 30
+    manifest = read(flowers, group_col=None)
+    assert manifest.train["group"].nunique() == 30
+    assert "--group-col" in manifest.warnings[0]
 
 
 def test_test_set(flowers):

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reports.baselines import attribute_only_band, attribute_only_difference, attribute_only_guess
-from reports.bootstrap import bootstrap_scores, paired_difference, score_interval
+from reports.bootstrap import bootstrap_scores, score_interval
 from reports.metrics import METRICS, Counts, log_softmax, softmax
-from reports.summary import summarise
+from reports.summary import compare, summarise
 
 
 @st.composite
@@ -99,13 +99,15 @@ def test_bootstrap_is_seeded_and_pairs(name):
     scores = bootstrap_scores(METRICS[name], label, proba, group, seed=3)
     assert np.array_equal(scores, bootstrap_scores(METRICS[name], label, proba, group, seed=3))
     assert not np.array_equal(scores, bootstrap_scores(METRICS[name], label, proba, group, seed=4))
-    nothing = paired_difference(METRICS[name], label, proba, proba.copy(), group)
-    assert (nothing.value, nothing.low, nothing.high) == (0, 0, 0)
-    assert not nothing.excludes_zero
+    (first, second) = compare(
+        label_N=label, group_N=group, proba_of={"a": proba, "b": proba.copy()}, against="a", attributes=[], metric=name
+    )
+    assert first["difference"] is None
+    assert second["difference"] == {"value": 0, "low": 0, "high": 0}
 
 
 def test_counted_and_rowwise_bootstrap_agree():
-    """accuracy from counts against the same score told to use the rows."""
+    """Macro F1 from counts against the same score told to use the rows."""
     import dataclasses
 
     label, proba, group = world_of_people(40, np.random.default_rng(5))

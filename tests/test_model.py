@@ -61,7 +61,7 @@ def test_weights_from_files(tmp_path):
         load_weights_into(model, load_file(tmp_path / name))
         assert torch.equal(model.conv1[0].weight, state["conv1.0.weight"])
     other = timm.create_model("test_efficientnet")
-    with pytest.raises(UserError, match=r"does not fit this backbone"):
+    with pytest.raises(UserError, match=r"do not fit this backbone"):
         load_weights_into(other, load_file(tmp_path / "a.pth"))
 
 

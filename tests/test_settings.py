@@ -101,7 +101,8 @@ def test_settings_survive_yaml(tmp_path):
         (["--img-size", "12"], ["--img-size 12"]),
         (["--img-size", "64x"], ["--img-size 64x", "width x height"]),
         (["--lr", "-1"], ["--lr -1"]),
-        (["--group-col", "a"], ["--csv"]),
+        (["--group-col", "a", "--pretrained", "none"], ["--group-col", "--csv"]),
+        (["--warmup-epochs", "inf"], ["--warmup-epochs inf"]),
         (["--name", "a/b"], ["--name a/b"]),
         (["--config", "/nowhere.yaml"], ["/nowhere.yaml"]),
         (["--epochs"], ["--epochs"]),
@@ -129,6 +130,14 @@ def test_wrong_files_name_the_file(tmp_path, text, words):
         read_config_file(tmp_path / "a.yaml")
     assert words in str(error.value)
     assert "a.yaml" in str(error.value)
+
+
+def test_flags_and_file_are_joined_before_they_are_checked(tmp_path, cv_command):
+    (tmp_path / "a.yaml").write_text("group_col: who\n")
+    (tmp_path / "bad.yaml").write_bytes(b"\xff\xd8\xff")
+    done = cv_command("--config", tmp_path / "a.yaml", "--csv", tmp_path / "none.csv", "--pretrained", "none")
+    done.assert_one_line_error("none.csv", "No such file")
+    cv_command("--config", tmp_path / "bad.yaml").assert_one_line_error("bad.yaml", "not a text file")
 
 
 def test_size():

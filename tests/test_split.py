@@ -51,6 +51,14 @@ def test_too_few_groups_or_folds():
         assign_folds(label, group, num_folds=1, seed=0)
 
 
+def test_classes_smaller_than_the_folds():
+    label, group = np.repeat(np.arange(10), 3), np.arange(30)
+    with pytest.raises(UserError, match="no class has as many pictures"):
+        assign_folds(label, group, num_folds=5, seed=0)
+    with pytest.raises(UserError, match="all pictures are of one group"):
+        assign_folds(label, np.zeros(30), num_folds=5, seed=0)
+
+
 def test_rare_classes_counts_groups_not_rows():
     label = np.array([0] * 12 + [1] * 12)
     group = np.array([0, 1, 2, 3] * 3 + [4] * 12)
