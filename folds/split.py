@@ -1,88 +1,103 @@
-"""Who is held out when: a fold number for every row."""
+"""Who is held out when: a fold number for every row, by the splitter of a name."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from folds.balance import lower_bound, objective, profiles_of
 from folds.errors import UserError
+from folds.kfold import codes_of, stratified_group_folds
 
-__all__ = ["SPLITTERS", "Splitter", "assign_folds", "rare_classes", "split_groups"]
-
-
-def _folds_of(splitter: Any, label_N: np.ndarray, group_N: np.ndarray) -> np.ndarray:
-    fold_N = np.full(len(label_N), -1)
-    with warnings.catch_warnings():
-        # Rare classes are reported once, in terms of people, by assign_folds' caller.
-        warnings.filterwarnings("ignore", message="The least populated class")
-        warnings.filterwarnings("ignore", message="The groups parameter is ignored")
-        for fold, (_, held_out) in enumerate(splitter.split(label_N, label_N, group_N)):
-            fold_N[held_out] = fold
-    return fold_N
-
-
-def _stratified_group(label_N: np.ndarray, group_N: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
-    from sklearn.model_selection import StratifiedGroupKFold  # two seconds: not for --help
-
-    return _folds_of(StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed), label_N, group_N)
-
-
-def _stratified(label_N: np.ndarray, group_N: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
-    from sklearn.model_selection import StratifiedKFold
-
-    return _folds_of(StratifiedKFold(num_folds, shuffle=True, random_state=seed), label_N, group_N)
+__all__ = ["SPLITTERS", "Balance", "Splitter", "assign_folds", "balance_of", "rare_classes", "split_groups"]
 
 
 @dataclass(frozen=True, slots=True)
 class Splitter:
-    """A way to split, and whether it lets a group into several folds."""
+    """A way to split: what it keeps even, what it keeps whole, and whether groups leak between folds.
 
-    assign: Callable[[np.ndarray, np.ndarray, int, int], np.ndarray]
+    Every way is the one algorithm of `folds.kfold` on other columns.
+    """
+
+    columns: Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    """(label, group, id) -> (what is stratified, what is kept whole), each N."""
     leaks: bool
 
 
 SPLITTERS = {
-    "stratified-group": Splitter(_stratified_group, leaks=False),
-    "stratified": Splitter(_stratified, leaks=True),
+    "stratified-group": Splitter(lambda label, group, row: (label, group), leaks=False),
+    "group": Splitter(lambda label, group, row: (np.zeros_like(label), group), leaks=False),
+    "stratified": Splitter(lambda label, group, row: (label, row), leaks=True),
+    "random": Splitter(lambda label, group, row: (np.zeros_like(label), row), leaks=True),
 }
 
 
 def assign_folds(
-    label_N: np.ndarray, group_N: np.ndarray, *, num_folds: int, seed: int, split: str = "stratified-group"
+    label_N: np.ndarray,
+    group_N: np.ndarray,
+    *,
+    num_folds: int,
+    seed: int,
+    repeat: int = 0,
+    split: str = "stratified-group",
+    id_N: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the fold 0..num_folds-1 in which each of the N rows is held out.
 
-    Raises UserError for fewer than two folds, or fewer groups than folds.
+    `id_N` names the rows for the splitters that part groups (by default their place), so that these
+    too give the same row the same fold in any order. Each repeat has folds of its own.
+    Raises UserError for fewer than two folds, no rows, or fewer groups than folds.
     """
-    num_groups = len(np.unique(group_N))
     if num_folds < 2:
         raise UserError(f"--folds {num_folds}: cross-validation needs at least 2")
+    if not len(label_N):
+        raise UserError("no pictures to split; check --data or --csv")
+    num_groups = len(set(group_N.tolist()))
     if num_groups < 2:
         raise UserError("all pictures are of one group, so none can be held out; check --group-col")
     if num_groups < num_folds:
         raise UserError(
             f"--folds {num_folds}: only {num_groups} groups to hold out; pass --folds {num_groups} or fewer"
         )
-    if np.bincount(label_N).max() < num_folds:
-        raise UserError(f"--folds {num_folds}: no class has as many pictures as there are folds; pass fewer --folds")
-    fold_N = SPLITTERS[split].assign(label_N, group_N, num_folds, seed)
-    assert (fold_N >= 0).all()
+    even_N, whole_N = SPLITTERS[split].columns(label_N, group_N, np.arange(len(label_N)) if id_N is None else id_N)
+    seeds: Any = seed if repeat == 0 else (seed, repeat)
+    fold_N = stratified_group_folds(even_N, whole_N, num_folds=num_folds, seed=seeds)
     assert SPLITTERS[split].leaks or split_groups(fold_N, group_N) == []
-    empty = sorted(set(range(num_folds)) - set(fold_N.tolist()))
-    if empty:
-        raise UserError(f"--folds {num_folds}: fold {empty[0]} would be empty; pass fewer --folds")
     return fold_N
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """How even a split is: the objective of `folds.balance` and a value that no split can be below."""
+
+    value: float
+    bound: float
+
+    def __str__(self) -> str:
+        at_best = self.value <= self.bound + 1e-9
+        return f"{self.value:.6f}, " + ("the least possible" if at_best else f"no split is below {self.bound:.6f}")
+
+
+def balance_of(label_N: np.ndarray, group_N: np.ndarray, fold_N: np.ndarray) -> Balance:
+    """Return how evenly classes and pictures are spread over the folds 0.. of N rows."""
+    label_N, num_folds = codes_of(label_N), int(fold_N.max()) + 1
+    count_KC = np.zeros((num_folds, int(label_N.max()) + 2))
+    np.add.at(count_KC, (fold_N, label_N), 1)
+    count_KC[:, -1] = count_KC.sum(axis=1)
+    return Balance(objective(count_KC), lower_bound(profiles_of(label_N, codes_of(group_N)), num_folds))
 
 
 def split_groups(fold_N: np.ndarray, group_N: np.ndarray) -> list[str]:
     """Return the groups that have rows in more than one fold."""
-    pairs = np.unique(np.stack([group_N.astype(str), fold_N.astype(str)]), axis=1)
-    names, counts = np.unique(pairs[0], return_counts=True)
-    return [str(name) for name in names[counts > 1]]
+    code_N = codes_of(group_N)
+    low, high = np.full(code_N.max() + 1, np.iinfo(np.int64).max), np.full(code_N.max() + 1, -1)
+    np.minimum.at(low, code_N, fold_N)
+    np.maximum.at(high, code_N, fold_N)
+    torn = np.flatnonzero(low != high)
+    return sorted({str(group_N[np.argmax(code_N == code)]) for code in torn})
 
 
 def rare_classes(label_N: np.ndarray, group_N: np.ndarray, *, num_folds: int) -> dict[int, int]:

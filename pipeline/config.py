@@ -78,8 +78,9 @@ class DataConfig:
 class SplitConfig:
     folds: int = 5
     """Number of folds."""
-    split: Literal["stratified-group", "stratified"] = "stratified-group"
-    """How to split. "stratified" lets people leak between folds; it exists for comparison only."""
+    split: Literal["stratified-group", "group", "stratified", "random"] = "stratified-group"
+    """What folds keep: classes even and groups whole, groups whole, classes even, or neither.
+    The last two let people leak between folds and exist for comparison only."""
     split_seed: int = 0
     """Seed of the folds, apart from --seed so that several seeds share folds."""
 

@@ -17,7 +17,7 @@ from folds.errors import BadImage, UserError, listed
 from folds.images import check_images
 from folds.manifest import Manifest
 from folds.source import load_manifest
-from folds.split import SPLITTERS, assign_folds, rare_classes
+from folds.split import SPLITTERS, assign_folds, balance_of, rare_classes
 from pipeline.config import RunConfig
 from pipeline.device import resolve_machine
 from pipeline.model import build_model, check_backbone, check_forward, model_kwargs, preprocess_of
@@ -144,10 +144,19 @@ def _check_training(trial: torch.nn.Module, config: RunConfig) -> None:
 def _split(config: RunConfig, manifest: Manifest, say: Say) -> np.ndarray:
     """Return the fold of each row, made on raw labels, and say what is amiss with it."""
     split = config.split
-    label_N, group_N = manifest.train["label_raw"].to_numpy(), manifest.train["group"].to_numpy()
+    label_N, group_N, id_N = (manifest.train[name].to_numpy() for name in ("label_raw", "group", "image_id"))
     if SPLITTERS[split.split].leaks:
         say(f"WARNING: --split {split.split} puts pictures of one group into several folds; its score is not honest.")
-    fold_N = assign_folds(label_N, group_N, num_folds=split.folds, seed=split.split_seed, split=split.split)
+    fold_N = assign_folds(
+        label_N,
+        group_N,
+        num_folds=split.folds,
+        seed=split.split_seed,
+        split=split.split,
+        id_N=id_N,
+    )
+    whole_N = id_N if SPLITTERS[split.split].leaks else group_N
+    say(f"folds: unevenness (sum of squared relative deviations) {balance_of(label_N, whole_N, fold_N)}")
     rare = rare_classes(label_N, group_N, num_folds=split.folds)
     if rare:
         named = listed(f"{manifest.classes[label]!r} ({count})" for label, count in rare.items())

@@ -1,46 +1,188 @@
+import itertools
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.dummy import DummyClassifier
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import StratifiedGroupKFold as Theirs
 
+from folds.balance import lower_bound, objective, profiles_of
 from folds.errors import UserError
-from folds.split import SPLITTERS, assign_folds, rare_classes
+from folds.kfold import StratifiedGroupKFold, codes_of, stratified_group_folds
+from folds.split import SPLITTERS, assign_folds, balance_of, rare_classes, split_groups
+
+COHORT = (549, 410, 83, 732, 817, 109)
 
 
 @st.composite
 def grouped(draw):
-    num_groups = draw(st.integers(6, 30))
-    sizes = draw(st.lists(st.integers(1, 5), min_size=num_groups, max_size=num_groups))
+    num_groups = draw(st.integers(2, 30))
+    sizes = draw(st.lists(st.integers(1, 6), min_size=num_groups, max_size=num_groups))
     group = np.repeat([f"g{index}" for index in range(num_groups)], sizes)
-    label = np.array(draw(st.lists(st.integers(0, 3), min_size=len(group), max_size=len(group))))
-    return label, group, draw(st.integers(2, 5)), draw(st.integers(0, 99))
+    label = np.array(draw(st.lists(st.integers(0, 4), min_size=len(group), max_size=len(group))))
+    return label, group, draw(st.integers(2, min(6, num_groups))), draw(st.integers(0, 99))
 
 
-@settings(max_examples=40, deadline=None)
-@given(grouped())
-def test_groups_stay_together_and_no_fold_is_empty(world):
+def keeps_the_contract(world, split):
+    """Every row in one fold, no fold empty, groups whole, the same folds for permuted rows, in bounds."""
     label, group, num_folds, seed = world
-    fold = assign_folds(label, group, num_folds=num_folds, seed=seed)
-    assert set(fold) == set(range(num_folds))
-    for name in np.unique(group):
-        assert len(set(fold[group == name])) == 1
-    assert np.array_equal(fold, assign_folds(label, group, num_folds=num_folds, seed=seed))
+    row = np.array([f"{index:04d}.jpg" for index in range(len(label))])
+    fold = assign_folds(label, group, num_folds=num_folds, seed=seed, split=split, id_N=row)
+    assert fold.shape == label.shape
+    assert set(fold.tolist()) == set(range(num_folds))
+    if not SPLITTERS[split].leaks:
+        assert split_groups(fold, group) == []
+    order = np.random.default_rng(seed).permutation(len(label))
+    again = assign_folds(label[order], group[order], num_folds=num_folds, seed=seed, split=split, id_N=row[order])
+    assert np.array_equal(again, fold[order])
+    if split == "stratified-group":
+        balance = balance_of(label, group, fold)
+        assert balance.value >= balance.bound - 1e-9
 
 
-def test_balanced_people_split_evenly():
-    group = np.repeat(np.arange(30), 7)
-    label = group % 3
-    fold = assign_folds(label, group, num_folds=5, seed=0)
-    counts = np.array([[np.sum((fold == k) & (label == c)) for c in range(3)] for k in range(5)])
-    assert (counts == 14).all()
+@pytest.mark.parametrize("split", SPLITTERS)
+@settings(max_examples=40, deadline=None)
+@given(world=grouped())
+def test_the_contract_of_every_splitter(split, world):
+    keeps_the_contract(world, split)
 
 
-def test_the_stratified_splitter_leaks_and_says_so():
+@pytest.mark.slow
+@pytest.mark.parametrize("split", SPLITTERS)
+@settings(max_examples=10_000, deadline=None)
+@given(world=grouped())
+def test_the_contract_of_every_splitter_at_length(split, world):
+    keeps_the_contract(world, split)
+
+
+def value_of(label, group, fold):
+    """The objective by its definition, in plain loops."""
+    num_folds, total = fold.max() + 1, 0.0
+    for counted in [*(label == one for one in np.unique(label)), np.ones(len(label), bool)]:
+        share = counted.sum() / num_folds
+        total += sum((np.sum(counted & (fold == k)) / share - 1) ** 2 for k in range(num_folds))
+    return total
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_small_data_reach_the_best_there_is(seed):
+    rng = np.random.default_rng(seed)
+    group = np.repeat(np.arange(7), rng.integers(1, 5, 7))
+    label = rng.integers(0, 3, len(group))
+    fold = stratified_group_folds(label, group, num_folds=3, seed=0)
+    best = min(
+        value_of(label, group, np.array(of_group)[group])
+        for of_group in itertools.product(range(3), repeat=7)
+        if len(set(of_group)) == 3
+    )
+    assert value_of(label, group, fold) == pytest.approx(best)
+    balance = balance_of(label, group, fold)
+    assert balance.value == pytest.approx(best)
+    assert balance.bound <= best + 1e-12
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_competitions_people_differ_by_at_most_one_a_stratum(seed):
+    stratum = np.repeat(np.arange(6), COHORT)
+    label = (stratum[:, None] + np.array([0, 0, 0, 0, 0, 6, 12])).ravel()
+    group = np.repeat(np.arange(len(stratum)), 7)
+    fold = stratified_group_folds(label, group, num_folds=5, seed=seed)
+    people = np.array([[np.sum((fold[::7] == k) & (stratum == one)) for one in range(6)] for k in range(5)])
+    assert (np.ptp(people, axis=0) <= 1).all()
+    assert (people.sum(axis=1) == 540).all()
+    balance = balance_of(label, group, fold)
+    assert balance.value == pytest.approx(balance.bound)
+    assert "the least possible" in str(balance)
+
+
+def test_the_bound_knows_large_groups_and_coarse_counts():
+    # One class: a group of 10 and four of 1 over 2 folds; the group fills a fold, shares are 7.
+    group = np.repeat(np.arange(5), [10, 1, 1, 1, 1])
+    profiles = profiles_of(np.zeros(14, int), group)
+    assert lower_bound(profiles, 2) == pytest.approx(2 * 2 * (3 / 7) ** 2)  # class and size are the same column
+    # Three groups of 4 over 2 folds: 8 and 4 at best.
+    profiles = profiles_of(np.zeros(12, int), np.repeat(np.arange(3), 4))
+    assert lower_bound(profiles, 2) == pytest.approx(2 * 2 * (2 / 6) ** 2)
+    assert objective(np.array([[6, 6], [6, 6]])) == 0
+
+
+def test_never_above_scikit_learns_on_unequal_groups():
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        group = np.repeat(np.arange(60), rng.integers(1, 20, 60))
+        label = rng.integers(0, 5, len(group))
+        theirs = np.empty_like(label)
+        for fold, (_, held_out) in enumerate(Theirs(5, shuffle=True, random_state=seed).split(label, label, group)):
+            theirs[held_out] = fold
+        ours = stratified_group_folds(label, group, num_folds=5, seed=seed)
+        assert balance_of(label, group, ours).value <= balance_of(label, group, theirs).value
+
+
+def test_seeds_and_repeats_give_other_folds_of_equal_balance():
+    group = np.repeat(np.arange(60), 3)
+    label = group % 4
+    folds = [assign_folds(label, group, num_folds=5, seed=seed, repeat=r) for seed in (0, 1) for r in (0, 1)]
+    assert all(not np.array_equal(one, other) for one, other in itertools.combinations(folds, 2))
+    assert len({balance_of(label, group, fold).value for fold in folds}) == 1
+
+
+def test_many_groups_with_sampled_candidates_and_many_classes():
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(3000), rng.integers(1, 6, 3000))
+    label = rng.integers(0, 2000, len(group))  # the table of counts stays sparse
+    fold = stratified_group_folds(label, group, num_folds=4, seed=0)
+    random = assign_folds(label, group, num_folds=4, seed=0, split="group")
+    assert split_groups(fold, group) == []
+    assert balance_of(label, group, fold).value < 0.8 * balance_of(label, group, random).value
+
+
+def test_scikit_learn_takes_it():
+    rng = np.random.default_rng(0)
+    group, label = np.repeat(np.arange(30), 4), rng.integers(0, 3, 120)
+    splitter = StratifiedGroupKFold(5)
+    assert splitter.get_n_splits() == 5
+    assert len(cross_val_score(DummyClassifier(), label[:, None], label, groups=group, cv=splitter)) == 5
+    search = GridSearchCV(DummyClassifier(), {"strategy": ["prior", "stratified"]}, cv=splitter)
+    assert search.fit(label[:, None], label, groups=group).n_splits_ == 5
+    seen = [set(group[held_out]) & set(group[train]) for train, held_out in splitter.split(label, label, group)]
+    assert seen == [set()] * 5
+
+
+def test_scikit_learn_is_never_called():
+    code = (
+        "import sys, numpy as np; from folds.kfold import StratifiedGroupKFold as S;"
+        "list(S(2).split(None, np.arange(8) % 2, np.arange(8) // 2)); assert 'sklearn' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_the_splitter_refuses():
+    label, group = np.arange(8) % 2, np.arange(8) // 2
+    for arguments, message in (
+        ((None, label, None), "both y"),
+        ((None, None, group), "both y"),
+        ((np.zeros(7), label, group), "lengths differ"),
+        ((None, label, np.zeros(8)), "only 1 groups"),
+        ((None, label, [None] * 8), "is missing"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            list(StratifiedGroupKFold(2).split(*arguments))
+    for folds in (1, 2.5, "5"):
+        with pytest.raises(ValueError, match="at least 2"):
+            StratifiedGroupKFold(folds)
+
+
+def test_the_leaky_splitters_leak_and_say_so():
     group, label = np.repeat(np.arange(10), 6), np.tile([0, 1, 2], 20)
-    fold = assign_folds(label, group, num_folds=3, seed=0, split="stratified")
-    assert any(len(set(fold[group == name])) > 1 for name in range(10))
-    assert SPLITTERS["stratified"].leaks
+    for split in ("stratified", "random"):
+        assert split_groups(assign_folds(label, group, num_folds=3, seed=0, split=split), group)
+        assert SPLITTERS[split].leaks
     assert not SPLITTERS["stratified-group"].leaks
+    assert not SPLITTERS["group"].leaks
 
 
 def test_too_few_groups_or_folds():
@@ -49,17 +191,21 @@ def test_too_few_groups_or_folds():
         assign_folds(label, group, num_folds=4, seed=0)
     with pytest.raises(UserError, match="at least 2"):
         assign_folds(label, group, num_folds=1, seed=0)
-
-
-def test_classes_smaller_than_the_folds():
-    label, group = np.repeat(np.arange(10), 3), np.arange(30)
-    with pytest.raises(UserError, match="no class has as many pictures"):
-        assign_folds(label, group, num_folds=5, seed=0)
     with pytest.raises(UserError, match="all pictures are of one group"):
-        assign_folds(label, np.zeros(30), num_folds=5, seed=0)
+        assign_folds(label, np.zeros(9), num_folds=3, seed=0)
+    with pytest.raises(UserError, match="no pictures"):
+        assign_folds(label[:0], group[:0], num_folds=3, seed=0)
 
 
-def test_rare_classes_counts_groups_not_rows():
-    label = np.array([0] * 12 + [1] * 12)
-    group = np.array([0, 1, 2, 3] * 3 + [4] * 12)
+def test_a_class_of_one_person_one_class_only_and_one_picture_a_group():
+    label = np.array([0] * 12 + [1] * 3)
+    group = np.array([0, 1, 2, 3] * 3 + [4] * 3)
+    assert set(assign_folds(label, group, num_folds=5, seed=0)) == set(range(5))
     assert rare_classes(label, group, num_folds=3) == {1: 1}
+    alone = assign_folds(np.zeros(11, int), np.arange(11), num_folds=5, seed=0)
+    assert sorted(np.bincount(alone)) == [2, 2, 2, 2, 3]
+
+
+def test_codes_are_of_the_sorted_values():
+    assert codes_of(np.array(["b", "a", "b"], dtype=object)).tolist() == [1, 0, 1]
+    assert codes_of([30, 2, 30]).tolist() == [1, 0, 1]

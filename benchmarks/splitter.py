@@ -1,0 +1,187 @@
+"""Our StratifiedGroupKFold and scikit-learn's: time, memory and quality, in one run.
+
+    python benchmarks/splitter.py [--manifests 1000] [--repeats 3] [--json benchmarks/splitter.json]
+
+Quality is the objective of folds/balance.py (lower is better) on random manifests of five families,
+fixed seeds, scikit-learn at its best of three seeds. Every timing runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import platform
+import resource
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sklearn
+from sklearn.model_selection import StratifiedGroupKFold as Theirs
+
+from folds.balance import lower_bound, objective, profiles_of
+from folds.kfold import StratifiedGroupKFold, codes_of
+
+COHORT = np.array([549, 410, 83, 732, 817, 109])  # people by gender x age, as the competition had them
+PICTURES = np.array([0, 0, 0, 0, 0, 6, 12])  # the class offset of a person's seven pictures
+Rows = tuple[np.ndarray, np.ndarray]
+
+
+def people(stratum_G: np.ndarray) -> Rows:
+    """Return labels and groups of seven pictures for each person's stratum 0..5."""
+    return (stratum_G[:, None] + PICTURES).ravel(), np.repeat(np.arange(len(stratum_G)), len(PICTURES))
+
+
+def competition(rng: np.random.Generator) -> Rows:
+    return people(rng.choice(6, rng.integers(30, 600), p=COHORT / COHORT.sum()))
+
+
+def unequal_groups(rng: np.random.Generator) -> Rows:
+    size_G = np.minimum(1 + rng.pareto(1.2, rng.integers(20, 300)) * 3, 80).astype(int)
+    num_classes = rng.integers(2, 12)
+    taste_GC = rng.dirichlet(np.full(num_classes, 0.3), len(size_G))
+    label = np.concatenate([rng.choice(num_classes, size, p=p) for size, p in zip(size_G, taste_GC, strict=True)])
+    return label, np.repeat(np.arange(len(size_G)), size_G)
+
+
+def missing_files(rng: np.random.Generator) -> Rows:
+    label, group = competition(rng)
+    kept = rng.random(len(label)) > rng.uniform(0.02, 0.3)
+    return label[kept], group[kept]
+
+
+def altered_labels(rng: np.random.Generator) -> Rows:
+    label, group = competition(rng)
+    altered = rng.random(len(label)) < rng.uniform(0.01, 0.1)
+    return np.where(altered, rng.integers(0, 18, len(label)), label), group
+
+
+def tiny_classes(rng: np.random.Generator) -> Rows:
+    share_C = 1 / np.arange(1, rng.integers(10, 60) + 1) ** rng.uniform(1, 2)
+    label = rng.choice(len(share_C), rng.integers(100, 2000), p=share_C / share_C.sum())
+    return label, rng.integers(0, len(label) // 4, len(label))
+
+
+FAMILIES: dict[str, Callable[[np.random.Generator], Rows]] = {
+    "competition": competition,
+    "unequal groups": unequal_groups,
+    "missing files": missing_files,
+    "altered labels": altered_labels,
+    "tiny classes": tiny_classes,
+}
+
+
+def value(splitter: Any, label: np.ndarray, group: np.ndarray, num_folds: int) -> float:
+    """Return the objective of a splitter's folds."""
+    count_KC = np.zeros((num_folds, label.max() + 2))
+    for fold, (_, held_out) in enumerate(splitter.split(label, label, group)):
+        count_KC[fold, :-1] = np.bincount(label[held_out], minlength=label.max() + 1)
+    count_KC[:, -1] = count_KC.sum(axis=1)
+    return objective(count_KC)
+
+
+def compare_quality(num_manifests: int) -> list[dict[str, Any]]:
+    """Return one row a family: where ours is above, ratios and gaps to the bound."""
+    names, found = list(FAMILIES), {name: [] for name in FAMILIES}  # type: ignore[var-annotated]
+    for index in range(num_manifests):
+        name, rng = names[index % len(names)], np.random.default_rng(index)
+        label, group = (codes_of(column) for column in FAMILIES[name](rng))
+        num_folds = int(rng.choice([3, 5, 10]))
+        ours = value(StratifiedGroupKFold(num_folds), label, group, num_folds)
+        theirs = min(
+            value(Theirs(num_folds, shuffle=True, random_state=seed), label, group, num_folds) for seed in range(3)
+        )
+        found[name].append((ours, theirs, lower_bound(profiles_of(label, group), num_folds)))
+    rows = []
+    for name, triples in [*found.items(), ("all", [one for family in found.values() for one in family])]:
+        ours_M, theirs_M, bound_M = np.array(triples).T
+        rows.append(
+            {
+                "family": name,
+                "manifests": len(triples),
+                "ours above": int((ours_M > theirs_M * (1 + 1e-9) + 1e-12).sum()),
+                "median ours/theirs": float(np.median(ours_M[theirs_M > 0] / theirs_M[theirs_M > 0])),
+                "at the bound": int((ours_M <= bound_M * (1 + 1e-9) + 1e-9).sum()),
+                "median ours - bound": float(np.median(ours_M - bound_M)),
+                "median theirs - bound": float(np.median(theirs_M - bound_M)),
+            }
+        )
+    return rows
+
+
+def _timed(pipe: Any, ours: bool, scale: int) -> None:
+    label, group = people(np.repeat(np.arange(6), COHORT * scale))
+    shuffled = np.random.default_rng(0).permutation(len(label))
+    label, group = label[shuffled], group[shuffled]
+    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    for _ in (StratifiedGroupKFold(5) if ours else Theirs(5, shuffle=True, random_state=0)).split(label, label, group):
+        pass
+    seconds, peak = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    pipe.send({"images": len(label), "seconds": seconds, "peak_mb": peak / 1024, "before_mb": base / 1024})
+
+
+def timed(*, ours: bool, scale: int) -> dict[str, float]:
+    """Time five folds of the cohort, `scale` times over, in a new process."""
+    context = multiprocessing.get_context("spawn")
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=_timed, args=(send, ours, scale))
+    process.start()
+    result = receive.recv()
+    process.join()
+    return dict(result)
+
+
+def compare_speed(repeats: int) -> list[dict[str, Any]]:
+    """Return one row a size; scikit-learn is left out where it would take many minutes."""
+    rows = []
+    for scale, with_theirs in ((1, True), (19, True), (186, False)):
+        runs = [timed(ours=True, scale=scale) for _ in range(repeats)]
+        row = {
+            "images": runs[0]["images"],
+            "ours s": sorted(round(run["seconds"], 4) for run in runs),
+            "ours peak MB": round(max(run["peak_mb"] for run in runs)),
+        }
+        if with_theirs:
+            theirs = [timed(ours=False, scale=scale)["seconds"] for _ in range(repeats)]
+            row["theirs s"] = sorted(round(one, 2) for one in theirs)
+            row["least ratio"] = round(min(theirs) / max(run["seconds"] for run in runs), 1)
+        rows.append(row)
+    return rows
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Print rows as a Markdown table."""
+    columns = list(rows[0])
+    print("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
+    for row in rows:
+        cells = (
+            f"{row.get(name, ''):.4g}" if isinstance(row.get(name), float) else row.get(name, "") for name in columns
+        )
+        print("| " + " | ".join(str(cell) for cell in cells) + " |")
+    print(flush=True)
+
+
+def main() -> None:
+    """Print both tables and write them as JSON."""
+    warnings.filterwarnings("ignore", message="The least populated class")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--manifests", type=int, default=1000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/splitter.json"))
+    args = parser.parse_args()
+    speed = compare_speed(args.repeats)
+    show(speed)
+    quality = compare_quality(args.manifests)
+    show(quality)
+    versions = {"python": platform.python_version(), "numpy": np.__version__, "scikit-learn": sklearn.__version__}
+    machine = {"processor": platform.processor() or platform.machine(), **versions}
+    args.json.write_text(json.dumps({"machine": machine, "speed": speed, "quality": quality}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
