@@ -41,13 +41,13 @@ def frozen_probabilities(run: Run, *, data: str, backbone: str, img_size: str) -
     model = model.to(memory_format=compute.memory_format)
     dataset = ImageDataset(run.oof["image_id"].tolist(), paths, None, preprocess)
     features = predict(model, eval_loader(dataset, batch_size=64, workers=1), preprocess, compute, [lambda x: x])[0]
-    label, fold = run.oof["label"].to_numpy(), run.oof["fold"].to_numpy()
+    label, fold, repeat = (run.oof[name].to_numpy() for name in ("label", "fold", "repeat"))
     proba = np.zeros((len(label), len(run.classes)))
-    for held_out in np.unique(fold):
-        train = fold != held_out
+    for this, held_out in {*zip(repeat.tolist(), fold.tolist(), strict=True)}:
+        train, held = (repeat == this) & (fold != held_out), (repeat == this) & (fold == held_out)
         head = make_pipeline(StandardScaler(), LogisticRegression(max_iter=3000))
         head.fit(features[train], label[train])
-        proba[np.ix_(fold == held_out, head.classes_)] = head.predict_proba(features[~train])
+        proba[np.ix_(held, head.classes_)] = head.predict_proba(features[held])
     return proba
 
 
@@ -66,6 +66,7 @@ def main() -> None:
     rows = compare(
         label_N=arrays.label_N,
         group_N=arrays.group_N,
+        repeat_N=arrays.repeat_N,
         proba_of={name: proba, run.name: arrays.proba_NC},
         against=name,
         attributes=run.attributes,

@@ -10,9 +10,9 @@ import pandas as pd
 
 from folds.errors import UserError, did_you_mean, listed
 from pipeline.reporting import check_rows_once
-from pipeline.store import Run
+from pipeline.store import Run, rows_like
 
-__all__ = ["align_oof", "check_same_data", "find_members"]
+__all__ = ["align_oof", "check_same_data", "find_members", "rows_of_member"]
 
 
 def _why_not(path: Path, *, blends: bool) -> str | None:
@@ -85,6 +85,19 @@ def _of_one_data_set(members: list[Run], dataset: str | None) -> list[Run]:
     return members
 
 
+def _once(run: Run) -> pd.DataFrame:
+    """Return the rows of a run's first repeat: every picture once."""
+    return run.oof[run.oof["repeat"] == 0]
+
+
+def rows_of_member(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return a member's out-of-fold rows for those of the blend.
+
+    A member with fewer repeats than the blend serves again from its first.
+    """
+    return rows_like(run.oof, rows.assign(repeat=rows["repeat"] % run.info["num_repeats"]))
+
+
 def check_same_data(members: list[Run], *, dataset: str | None = None) -> list[Run]:
     """Return the members of one data set, checked for equal pictures, raw labels, groups and classes.
 
@@ -95,18 +108,19 @@ def check_same_data(members: list[Run], *, dataset: str | None = None) -> list[R
         ids = run.oof["image_id"]
         if ids.isna().any():
             raise UserError(f"{run.path}/oof.parquet: {int(ids.isna().sum())} rows have no image_id; run it again")
-        check_rows_once(ids, ids.drop_duplicates(), f"{run.path}/oof.parquet")
+        for repeat, rows in run.oof.groupby("repeat"):
+            check_rows_once(rows["image_id"], ids.drop_duplicates(), f"{run.path}/oof.parquet, repeat {repeat}")
     first = members[0]
-    reference = first.oof.set_index("image_id")
+    reference = _once(first).set_index("image_id")
     for run in members[1:]:
         if run.classes != first.classes:
             odd = listed(sorted(set(run.classes) ^ set(first.classes))) or "their order"
             raise UserError(f"{first.path} and {run.path}: different classes ({odd}); blend runs of equal classes only")
-        ids = run.oof["image_id"]
+        ids = _once(run)["image_id"]
         if set(ids) != set(reference.index):
             odd = listed(sorted(set(ids) ^ set(reference.index)))
             raise UserError(f"{first.path} and {run.path}: different pictures ({odd}); blend runs of equal data only")
-        rows = run.oof.set_index("image_id").loc[reference.index]
+        rows = _once(run).set_index("image_id").loc[reference.index]
         for column, what in (("label_raw", "label"), ("group", "group")):
             differs = np.flatnonzero(rows[column].to_numpy() != reference[column].to_numpy())
             if len(differs):
@@ -119,12 +133,14 @@ def check_same_data(members: list[Run], *, dataset: str | None = None) -> list[R
 
 
 def align_oof(members: Sequence[Run]) -> tuple[pd.DataFrame, bool]:
-    """Return the out-of-fold columns without logits, sorted by image_id, and whether all share one fold map.
+    """Return the out-of-fold columns without logits, sorted by (repeat, image_id), and whether all share one fold map.
 
-    Where fold maps differ, the fold column is the first member's.
+    There are as many repeats as the member with most of them has. Where fold maps differ, the fold
+    column is that member's.
     """
     columns = ["image_id", "group", "label", "label_raw", "repeat", "fold"]
-    rows = members[0].oof.sort_values("image_id", ignore_index=True)[columns]
+    longest = max(members, key=lambda run: run.info["num_repeats"])
+    rows = longest.oof.sort_values(["repeat", "image_id"], ignore_index=True)[columns]
     folds = rows["fold"].to_numpy()
-    shared = all(np.array_equal(run.oof.sort_values("image_id")["fold"].to_numpy(), folds) for run in members[1:])
+    shared = all(np.array_equal(rows_of_member(run, rows)["fold"].to_numpy(), folds) for run in members)
     return rows, shared

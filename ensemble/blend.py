@@ -14,7 +14,7 @@ import pandas as pd
 import tyro
 import yaml
 
-from ensemble.align import align_oof, check_same_data, find_members
+from ensemble.align import align_oof, check_same_data, find_members, rows_of_member
 from ensemble.vote import soft_vote
 from folds.errors import UserError, listed
 from pipeline.config import check_name
@@ -41,7 +41,7 @@ from pipeline.store import (
     write_json,
     write_table,
 )
-from reports.metrics import METRICS, softmax
+from reports.metrics import METRICS, mean_score, softmax
 from reports.summary import compare
 from reports.text import table
 
@@ -105,13 +105,22 @@ def _open_folder(folder: Path, key: str, config: BlendConfig) -> None:
     clear_folder(folder)
 
 
-def _sorted_logits(run: Run, frame: pd.DataFrame | None, ids: pd.Series) -> np.ndarray:
-    assert frame is not None
-    logits = run.logits(frame.set_index("image_id").loc[ids])
+def _finite_logits(run: Run, table: pd.DataFrame) -> np.ndarray:
+    """Return the logits of a table that is indexed by image_id (last)."""
+    logits = run.logits(table)
     if not np.isfinite(logits).all():
-        bad = ids[~np.isfinite(logits).all(axis=1)]
+        bad = table.index.get_level_values("image_id")[~np.isfinite(logits).all(axis=1)]
         raise UserError(f"{run.path}: logits of {listed(bad)} are not finite; leave the run out or run it again")
     return logits
+
+
+def _oof_logits(run: Run, rows: pd.DataFrame) -> np.ndarray:
+    return _finite_logits(run, rows_of_member(run, rows))
+
+
+def _test_logits(run: Run, table: pd.DataFrame | None, ids: pd.Series) -> np.ndarray:
+    assert table is not None
+    return _finite_logits(run, table.set_index("image_id").loc[ids])
 
 
 def _test_tables(members: list[tuple[Run, float]]) -> list[pd.DataFrame]:
@@ -130,11 +139,11 @@ def _test_tables(members: list[tuple[Run, float]]) -> list[pd.DataFrame]:
     columns = ids.to_frame()
     num_folds = {run.info["num_test_folds"] for run, _ in members}
     if len(num_folds) > 1:
-        return [with_logits(columns, soft_vote((_sorted_logits(run, run.test, ids) for run, _ in members), weights))]
+        return [with_logits(columns, soft_vote((_test_logits(run, run.test, ids) for run, _ in members), weights))]
     return [
         with_logits(
             columns,
-            soft_vote((_sorted_logits(run, run.test_fold(fold), ids) for run, _ in members), weights),
+            soft_vote((_test_logits(run, run.test_fold(fold), ids) for run, _ in members), weights),
         )
         for fold in range(num_folds.pop())
     ]
@@ -152,16 +161,17 @@ def _member_lines(members: list[tuple[Run, float]], skipped: list[tuple[Path, st
 def _comparison(folder: Path, members: list[tuple[Run, float]], metric: str) -> list[dict[str, Any]]:
     """Return the single runs beside the blend, each against the best of them."""
     blended = Run(folder)
-    arrays, ids = oof_arrays(blended), blended.oof["image_id"]
+    arrays = oof_arrays(blended)
     chosen = METRICS[metric]
     names = [run.name for run, _ in members] + [folder.name]
     labels = {run: run.name if names.count(run.name) == 1 else str(run.path) for run, _ in members}
-    proba_of = {labels[run]: softmax(_sorted_logits(run, run.oof, ids)) for run, _ in members}
+    proba_of = {labels[run]: softmax(_oof_logits(run, blended.oof)) for run, _ in members}
     sign = 1 if chosen.greater_is_better else -1
-    best = max(proba_of, key=lambda name: sign * chosen.score(arrays.label_N, proba_of[name]))
+    best = max(proba_of, key=lambda name: sign * mean_score(chosen, arrays.label_N, proba_of[name], arrays.repeat_N))
     return compare(
         label_N=arrays.label_N,
         group_N=arrays.group_N,
+        repeat_N=arrays.repeat_N,
         proba_of=proba_of | {folder.name: arrays.proba_NC},
         against=best,
         attributes=blended.attributes,
@@ -199,9 +209,7 @@ def blend(runs: Sequence[str | Path | Run], *, say: Say = print, **settings: Any
     if leaky:
         notes.append(f"groups leak between the folds of {listed(leaky)}: this score is not honest")
     # Everything is computed before the first file is written: an error leaves nothing behind.
-    logits = soft_vote(
-        (_sorted_logits(run, run.oof, rows["image_id"]) for run, _ in members), [weight for _, weight in members]
-    )
+    logits = soft_vote((_oof_logits(run, rows) for run, _ in members), [weight for _, weight in members])
     tests = [] if without_test else _test_tables(members)
     if 0 < len(tests) < max(run.info["num_test_folds"] for run, _ in members):
         notes.append("members differ in the number of folds: test logits are a vote of their means")
@@ -217,6 +225,7 @@ def blend(runs: Sequence[str | Path | Run], *, say: Say = print, **settings: Any
             "run_key": {"blend": key},
             "members": record,
             "num_folds": int(rows["fold"].nunique()),
+            "num_repeats": int(rows["repeat"].nunique()),
             "num_test_folds": len(tests),
             "has_test": bool(tests),
             "leaks": bool(leaky),
@@ -225,7 +234,7 @@ def blend(runs: Sequence[str | Path | Run], *, say: Say = print, **settings: Any
         }
         write_json(folder / "run.json", info)
         write_json(folder / "env.json", describe_environment())
-        write_table(folder / "folds.csv", rows[["image_id", "group", "label", "fold"]])
+        write_table(folder / "folds.csv", rows[["image_id", "group", "label", "repeat", "fold"]])
         write_table(folder / "oof.parquet", with_logits(rows, logits))
         for fold, test in enumerate(tests):
             write_table(folder / f"test_fold_{fold}.parquet", test)

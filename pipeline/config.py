@@ -76,8 +76,12 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitConfig:
-    folds: int = 5
-    """Number of folds."""
+    folds: int | None = None
+    """Number of folds; default 5, or those of --fold-file."""
+    repeats: int | None = None
+    """How often the whole cross-validation is done, each time with other folds; default 1."""
+    fold_file: str | None = None
+    """Folds from another run (its folder) or any CSV with image_id, fold and perhaps repeat."""
     split: Literal["stratified-group", "group", "stratified", "random"] = "stratified-group"
     """What folds keep: classes even and groups whole, groups whole, classes even, or neither.
     The last two let people leak between folds and exist for comparison only."""
@@ -85,7 +89,8 @@ class SplitConfig:
     """Seed of the folds, apart from --seed so that several seeds share folds."""
 
     def __post_init__(self) -> None:
-        require(self.folds >= 2, f"--folds {self.folds}: cross-validation needs at least 2")
+        require(self.folds is None or self.folds >= 2, f"--folds {self.folds}: cross-validation needs at least 2")
+        require(self.repeats is None or self.repeats >= 1, f"--repeats {self.repeats}: pass 1 or more")
         require(self.split_seed >= 0, f"--split-seed {self.split_seed}: pass 0 or more")
 
 

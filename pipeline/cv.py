@@ -12,9 +12,10 @@ import pandas as pd
 import yaml
 from tqdm import tqdm
 
-from folds.errors import UserError, listed
+from folds.errors import UserError
+from folds.fold_file import read_fold_file
 from folds.manifest import Manifest
-from folds.split import SPLITTERS, split_groups
+from folds.split import SPLITTERS
 from pipeline.config import RunConfig
 from pipeline.device import compute_of
 from pipeline.environment import describe_environment
@@ -70,30 +71,31 @@ def _open_folder(folder: Path, config: RunConfig, run_key: dict[str, str], *, re
 
 
 def _folds(folder: Path, run: Prepared) -> np.ndarray:
-    """Return the fold of each row: what folds.csv says where the run has one, else written there."""
+    """Return the fold of each row, repeats x N: what folds.csv says where the run has one, else written there."""
     train, file = run.manifest.train, folder / "folds.csv"
-    if not file.is_file():
-        write_table(file, train[["image_id", "group", "label"]].assign(fold=run.fold_N))
-        return run.fold_N
-    table = read_table(file)
-    check_rows_once(table["image_id"], train["image_id"], str(file))
-    fold_N = table.set_index("image_id").loc[train["image_id"], "fold"].to_numpy()
-    torn = split_groups(fold_N, train["group"].to_numpy())
-    if torn and not SPLITTERS[run.config.split.split].leaks:
-        raise UserError(f"{file}: {listed(torn)} stands in several folds; remove the file to have it made anew")
-    return fold_N
+    if file.is_file():
+        fold_RN = read_fold_file(file, train, leaks=SPLITTERS[run.config.split.split].leaks)
+        if fold_RN.shape != run.fold_RN.shape or fold_RN.max() != run.fold_RN.max():
+            raise UserError(f"{file}: has other numbers of folds or repeats; remove it to have it made anew")
+        return fold_RN
+    rows = [
+        train[["image_id", "group", "label"]].assign(repeat=repeat, fold=fold_N)
+        for repeat, fold_N in enumerate(run.fold_RN)
+    ]
+    write_table(file, pd.concat(rows))
+    return run.fold_RN
 
 
-def _assemble(folder: Path, manifest: Manifest, num_folds: int) -> None:
+def _assemble(folder: Path, manifest: Manifest, num_models: int) -> None:
     """Join the folds' tables into oof.parquet, test.parquet and submission.csv."""
     columns = logit_columns(manifest.num_classes)
-    oof = pd.concat([read_table(folder / f"fold_{fold}" / "oof.parquet") for fold in range(num_folds)])
-    check_rows_once(oof["image_id"], manifest.train["image_id"], f"{folder}/oof.parquet")
-    oof = oof.set_index("image_id").loc[manifest.train["image_id"]].reset_index()
-    write_table(folder / "oof.parquet", oof)
+    oof = pd.concat([read_table(folder / f"fold_{index}" / "oof.parquet") for index in range(num_models)])
+    for repeat, rows in oof.groupby("repeat"):
+        check_rows_once(rows["image_id"], manifest.train["image_id"], f"{folder}/oof.parquet, repeat {repeat}")
+    write_table(folder / "oof.parquet", oof.sort_values(["repeat", "image_id"], ignore_index=True))
     if manifest.test is None:
         return
-    tables = [read_table(folder / f"test_fold_{fold}.parquet") for fold in range(num_folds)]
+    tables = [read_table(folder / f"test_fold_{index}.parquet") for index in range(num_models)]
     for fold, table in enumerate(tables):
         check_rows_once(table["image_id"], manifest.test["image_id"], f"{folder}/test_fold_{fold}.parquet")
     test = mean_over_folds(tables, columns)
@@ -138,9 +140,10 @@ def _record(run: Prepared, folder: Path) -> dict[str, Any]:
         "classes": list(manifest.classes),
         "answers": list(manifest.answers),
         "attributes": [dataclasses.asdict(attribute) for attribute in manifest.attributes],
-        "num_folds": run.config.split.folds,
+        "num_folds": run.num_folds,
+        "num_repeats": len(run.fold_RN),
         "has_test": manifest.test is not None,
-        "num_test_folds": 0 if manifest.test is None else run.config.split.folds,
+        "num_test_folds": 0 if manifest.test is None else run.num_models,
         "leaks": SPLITTERS[run.config.split.split].leaks,
         "views": list(run.views),
         "preprocess": run.preprocess.to_dict(),
@@ -150,7 +153,7 @@ def _record(run: Prepared, folder: Path) -> dict[str, Any]:
 
 def _run_folds(run: Prepared, folder: Path, info: dict[str, Any], say: Say) -> None:
     """Do all folds that are not done, then join their rows; `info` takes in what run.json records of it."""
-    fold_N = _folds(folder, run)
+    fold_RN = _folds(folder, run)
     info["folds_hash"] = file_hash(folder / "folds.csv")
     environment = describe_environment(weights=run.origin)
     if not (folder / "env.json").is_file():  # a resumed run keeps where it began; each fold has its own
@@ -158,7 +161,7 @@ def _run_folds(run: Prepared, folder: Path, info: dict[str, Any], say: Say) -> N
     job = FoldJob(
         folder=folder,
         manifest=run.manifest,
-        fold_N=fold_N,
+        fold_RN=fold_RN,
         config=run.config,
         model_kwargs=run.model_kwargs,
         weights=run.weights,
@@ -170,12 +173,12 @@ def _run_folds(run: Prepared, folder: Path, info: dict[str, Any], say: Say) -> N
         say=say,
     )
     info["folds"] = []
-    for fold in range(run.config.split.folds):
-        done = finished_fold(folder, fold, job.run_key)
+    for index in range(run.num_models):
+        done = finished_fold(folder, index, job.run_key)
         if done is not None:
-            say(f"fold {fold}: finished before, kept")
-        info["folds"].append(done or run_fold(job, fold))
-    _assemble(folder, run.manifest, run.config.split.folds)
+            say(f"{job.title(index)}: finished before, kept")
+        info["folds"].append(done or run_fold(job, index))
+    _assemble(folder, run.manifest, run.num_models)
 
 
 def cross_validate(config: RunConfig, *, say: Say = tqdm.write) -> Run:

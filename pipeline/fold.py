@@ -41,7 +41,7 @@ class FoldJob:
 
     folder: Path
     manifest: Manifest
-    fold_N: np.ndarray
+    fold_RN: np.ndarray
     config: RunConfig
     model_kwargs: dict[str, Any]
     weights: Weights | None
@@ -54,10 +54,19 @@ class FoldJob:
     """What it runs on, kept with each fold: a run may be finished elsewhere."""
     say: Callable[[str], None]
 
+    def place(self, index: int) -> tuple[int, int]:
+        """Return (repeat, fold) of the model of that number; models are numbered through the repeats."""
+        return divmod(index, int(self.fold_RN.max()) + 1)
 
-def finished_fold(folder: Path, fold: int, run_key: dict[str, str]) -> dict[str, Any] | None:
+    def title(self, index: int) -> str:
+        """Return what the log calls the model of that number."""
+        repeat, fold = self.place(index)
+        return f"fold {fold}" if len(self.fold_RN) == 1 else f"repeat {repeat} fold {fold}"
+
+
+def finished_fold(folder: Path, index: int, run_key: dict[str, str]) -> dict[str, Any] | None:
     """Return a fold's done.json if it is finished, of this very run, and its files are what it wrote."""
-    done_file = folder / f"fold_{fold}" / "done.json"
+    done_file = folder / f"fold_{index}" / "done.json"
     if not done_file.is_file():
         return None
     done = read_json(done_file)
@@ -66,7 +75,7 @@ def finished_fold(folder: Path, fold: int, run_key: dict[str, str]) -> dict[str,
     return dict(done) if intact and done["run_key"] == run_key else None
 
 
-def _dataset(job: FoldJob, table: pd.DataFrame, *, fold: int, train: bool) -> ImageDataset:
+def _dataset(job: FoldJob, table: pd.DataFrame, *, index: int, train: bool) -> ImageDataset:
     labels = table["label"].to_numpy() if "label" in table else None
     augment = AUGMENTATIONS[job.config.train.augment]() if train else None
     return ImageDataset(
@@ -75,22 +84,22 @@ def _dataset(job: FoldJob, table: pd.DataFrame, *, fold: int, train: bool) -> Im
         labels,
         job.preprocess,
         augment=augment,
-        seed_parts=(job.config.train.seed, fold),
+        seed_parts=(job.config.train.seed, index),
     )
 
 
 def _predict(
-    job: FoldJob, model: torch.nn.Module, table: pd.DataFrame, *, fold: int, views: tuple[str, ...]
+    job: FoldJob, model: torch.nn.Module, table: pd.DataFrame, *, index: int, views: tuple[str, ...]
 ) -> np.ndarray:
     loader = eval_loader(
-        _dataset(job, table, fold=fold, train=False),
+        _dataset(job, table, index=index, train=False),
         batch_size=job.config.infer.validation_batch_size,
         workers=job.config.machine.workers or 0,
         pin=job.compute.is_cuda,
     )
     logits_VNC = predict(model, loader, job.preprocess, job.compute, [VIEWS[name] for name in views])
     if not np.isfinite(logits_VNC).all():
-        raise UserError(f"fold {fold}: the logits are not finite; lower --lr or pass --clip-grad 1")
+        raise UserError(f"{job.title(index)}: the logits are not finite; lower --lr or pass --clip-grad 1")
     return logits_VNC
 
 
@@ -103,39 +112,42 @@ def _per_view(ids: pd.Series, views: tuple[str, ...], logits_VNC: np.ndarray) ->
 
 
 def _write_logits(
-    job: FoldJob, fold: int, held_out: pd.DataFrame, held_VNC: np.ndarray, test_VNC: np.ndarray | None
+    job: FoldJob, index: int, held_out: pd.DataFrame, held_VNC: np.ndarray, test_VNC: np.ndarray | None
 ) -> dict[str, str]:
     """Write the fold's tables and return {file name: hash}."""
-    columns = held_out[["image_id", "group", "label", "label_raw"]].assign(repeat=0, fold=fold)
-    tables = {f"fold_{fold}/oof.parquet": with_logits(columns, mean_logit(held_VNC))}
+    repeat, fold = job.place(index)
+    columns = held_out[["image_id", "group", "label", "label_raw"]].assign(repeat=repeat, fold=fold)
+    tables = {f"fold_{index}/oof.parquet": with_logits(columns, mean_logit(held_VNC))}
     if len(job.views) > 1:
-        tables[f"tta/oof_fold_{fold}.parquet"] = _per_view(held_out["image_id"], job.views, held_VNC)
+        tables[f"tta/oof_fold_{index}.parquet"] = _per_view(held_out["image_id"], job.views, held_VNC)
     if test_VNC is not None and job.manifest.test is not None:
         ids = job.manifest.test["image_id"]
-        tables[f"test_fold_{fold}.parquet"] = with_logits(ids.to_frame(), mean_logit(test_VNC))
+        tables[f"test_fold_{index}.parquet"] = with_logits(ids.to_frame(), mean_logit(test_VNC))
         if len(job.views) > 1:
-            tables[f"tta/test_fold_{fold}.parquet"] = _per_view(ids, job.views, test_VNC)
+            tables[f"tta/test_fold_{index}.parquet"] = _per_view(ids, job.views, test_VNC)
     for name, table in tables.items():
         write_table(job.folder / name, table)
     return {name: file_hash(job.folder / name) for name in tables}
 
 
-def run_fold(job: FoldJob, fold: int) -> dict[str, Any]:
+def run_fold(job: FoldJob, index: int) -> dict[str, Any]:
     """Train and score one fold and return its done.json, which is written last."""
     config, compute = job.config, job.compute
-    folder = job.folder / f"fold_{fold}"
+    folder = job.folder / f"fold_{index}"
     shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
     folder.mkdir(parents=True)
-    train = job.manifest.train[job.fold_N != fold].reset_index(drop=True)
-    held_out = job.manifest.train[job.fold_N == fold].reset_index(drop=True)
+    repeat, fold = job.place(index)
+    is_held_out = job.fold_RN[repeat] == fold
+    train = job.manifest.train[~is_held_out].reset_index(drop=True)
+    held_out = job.manifest.train[is_held_out].reset_index(drop=True)
     # Dropout and the new head draw from torch's own generator; nothing else does (see dataset._loader).
-    torch.manual_seed(derive_seed("torch", config.train.seed, fold))
+    torch.manual_seed(derive_seed("torch", config.train.seed, index))
     model = build_model(
         config.model.backbone, num_classes=job.manifest.num_classes, kwargs=job.model_kwargs, weights=job.weights
     )
     model = model.to(device=compute.device, memory_format=compute.memory_format)  # type: ignore[call-overload]
     loader = train_loader(
-        _dataset(job, train, fold=fold, train=True),
+        _dataset(job, train, index=index, train=True),
         batch_size=config.train.batch_size or 0,
         workers=config.machine.workers or 0,
         pin=compute.is_cuda,
@@ -148,7 +160,7 @@ def run_fold(job: FoldJob, fold: int) -> dict[str, Any]:
         for epoch in train_epochs(model, loader, config.train, job.preprocess, compute):
             last = epoch.index == num_epochs - 1
             infer_start = time.perf_counter()
-            held_VNC = _predict(job, epoch.model, held_out, fold=fold, views=job.views if last else job.views[:1])
+            held_VNC = _predict(job, epoch.model, held_out, index=index, views=job.views if last else job.views[:1])
             infer_seconds = time.perf_counter() - infer_start
             score = metric.score(label_N, softmax(mean_logit(held_VNC)))
             train_seconds, train_images = train_seconds + epoch.seconds, train_images + epoch.images
@@ -168,18 +180,19 @@ def run_fold(job: FoldJob, fold: int) -> dict[str, Any]:
             ):
                 board.add_scalar(tag, value, epoch.index)
             job.say(
-                f"fold {fold} epoch {epoch.index + 1}/{num_epochs}: loss {epoch.train_loss:.3f}, "
+                f"{job.title(index)} epoch {epoch.index + 1}/{num_epochs}: loss {epoch.train_loss:.3f}, "
                 f"held-out {metric.title} {score:.4f}, {row['images_per_s']:.0f} images/s"
             )
             scored = epoch.model
     test_VNC = None
     if job.manifest.test is not None:
-        test_VNC = _predict(job, scored, job.manifest.test, fold=fold, views=job.views)
+        test_VNC = _predict(job, scored, job.manifest.test, index=index, views=job.views)
     state = {name: value.detach().cpu().contiguous() for name, value in scored.state_dict().items()}
     write_with(folder / "best.safetensors", lambda draft: safetensors.torch.save_file(state, draft))
-    files = _write_logits(job, fold, held_out, held_VNC, test_VNC)
-    files[f"fold_{fold}/best.safetensors"] = file_hash(folder / "best.safetensors")
+    files = _write_logits(job, index, held_out, held_VNC, test_VNC)
+    files[f"fold_{index}/best.safetensors"] = file_hash(folder / "best.safetensors")
     done = {
+        "repeat": repeat,
         "fold": fold,
         "run_key": job.run_key,
         "environment": job.environment,

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from folds.errors import BadImage, UserError, listed
+from folds.fold_file import read_fold_file
 from folds.images import check_images
 from folds.manifest import Manifest
 from folds.source import load_manifest
@@ -30,6 +31,7 @@ from tta.views import parse_views
 
 __all__ = ["Prepared", "Say", "prepare"]
 
+NUM_FOLDS = 5
 PROFILE: dict[str, Any] = {"epochs": 10, "batch_size": 32}
 # A newcomer's first run must end while they watch; its score proves plumbing, not quality.
 DEMO_PROFILE: dict[str, Any] = {"img_size": "96x128", "epochs": 4, "batch_size": 16}
@@ -46,10 +48,19 @@ class Prepared:
     preprocess: Preprocess
     model_kwargs: dict[str, Any]
     weights: Weights | None
-    fold_N: np.ndarray
-    """The fold in which each training row is held out."""
+    fold_RN: np.ndarray
+    """The fold in which each training row is held out, one line a repeat."""
     run_key: dict[str, str]
     """Hashes that decide whether a run of the same name is this run."""
+
+    @property
+    def num_folds(self) -> int:
+        return int(self.fold_RN.max()) + 1
+
+    @property
+    def num_models(self) -> int:
+        """One a fold and repeat."""
+        return self.num_folds * len(self.fold_RN)
 
     @property
     def origin(self) -> dict[str, str]:
@@ -116,7 +127,8 @@ def _resolve(config: RunConfig, manifest: Manifest, size: str) -> RunConfig:
     """Return the settings with everything decided, as config.yaml keeps them: usable from any folder."""
     given = flatten(config)
     paths = {
-        key: given[key] and str(Path(given[key]).resolve()) for key in ("csv", "image_root", "test_csv", "weights")
+        key: given[key] and str(Path(given[key]).resolve())
+        for key in ("csv", "image_root", "test_csv", "weights", "fold_file")
     }
     root = None if config.data.csv else str(manifest.root)
     default_name = re.sub(r"[^\w.+-]+", "-", f"{manifest.name}_{config.model.backbone}").lstrip(".+-")
@@ -141,30 +153,56 @@ def _check_training(trial: torch.nn.Module, config: RunConfig) -> None:
         raise UserError(f"{flags}: cannot be set up ({str(error) or type(error).__name__}); pass another") from None
 
 
+def _fold_map(config: RunConfig, manifest: Manifest) -> np.ndarray:
+    """Return the fold of each row, repeats x N, read from --fold-file or made on raw labels."""
+    split = config.split
+    if split.fold_file is not None:
+        fold_RN = read_fold_file(
+            split.fold_file, manifest.train, flag="--fold-file", leaks=SPLITTERS[split.split].leaks
+        )
+        for flag, given, found in (
+            ("--folds", split.folds, int(fold_RN.max()) + 1),
+            ("--repeats", split.repeats, len(fold_RN)),
+        ):
+            if given not in (None, found):
+                raise UserError(f"{flag} {given}: --fold-file {split.fold_file} has {found}; leave the flag out")
+        return fold_RN
+    label_N, group_N, id_N = (manifest.train[name].to_numpy() for name in ("label_raw", "group", "image_id"))
+    return np.stack(
+        [
+            assign_folds(
+                label_N,
+                group_N,
+                num_folds=split.folds or NUM_FOLDS,
+                seed=split.split_seed,
+                repeat=repeat,
+                split=split.split,
+                id_N=id_N,
+            )
+            for repeat in range(split.repeats or 1)
+        ]
+    )
+
+
 def _split(config: RunConfig, manifest: Manifest, say: Say) -> np.ndarray:
-    """Return the fold of each row, made on raw labels, and say what is amiss with it."""
+    """Return the fold of each row, repeats x N, and say what is amiss with it."""
     split = config.split
     label_N, group_N, id_N = (manifest.train[name].to_numpy() for name in ("label_raw", "group", "image_id"))
     if SPLITTERS[split.split].leaks:
         say(f"WARNING: --split {split.split} puts pictures of one group into several folds; its score is not honest.")
-    fold_N = assign_folds(
-        label_N,
-        group_N,
-        num_folds=split.folds,
-        seed=split.split_seed,
-        split=split.split,
-        id_N=id_N,
-    )
+    fold_RN = _fold_map(config, manifest)
     whole_N = id_N if SPLITTERS[split.split].leaks else group_N
-    say(f"folds: unevenness (sum of squared relative deviations) {balance_of(label_N, whole_N, fold_N)}")
-    rare = rare_classes(label_N, group_N, num_folds=split.folds)
+    for fold_N in fold_RN:
+        say(f"folds: unevenness (sum of squared relative deviations) {balance_of(label_N, whole_N, fold_N)}")
+    num_folds = int(fold_RN.max()) + 1
+    rare = rare_classes(label_N, group_N, num_folds=num_folds)
     if rare:
         named = listed(f"{manifest.classes[label]!r} ({count})" for label, count in rare.items())
         say(
-            f"warning: {len(rare)} classes have fewer groups than the {split.folds} folds, "
+            f"warning: {len(rare)} classes have fewer groups than the {num_folds} folds, "
             f"so some folds lack them: {named}"
         )
-    return fold_N
+    return fold_RN
 
 
 def prepare(config: RunConfig, say: Say) -> Prepared:
@@ -185,7 +223,15 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
     trial = build_model(config.model.backbone, num_classes=manifest.num_classes, kwargs=kwargs, weights=weights)
     check_forward(trial, config.model.backbone, preprocess)  # what does not fit fails now, not in fold 0
     _check_training(trial, config)
-    source = weights.origin["source"] if weights else "random"
+    fold_RN = _split(config, manifest, say)
+    config = replace(config, folds=int(fold_RN.max()) + 1, repeats=len(fold_RN))
+    run_key = {
+        "configuration": identity_hash(config),
+        "data": data_hash,
+        "weights": weights.origin["source"] if weights else "random",
+    }
+    if config.split.fold_file is not None:  # by its content, wherever it lies
+        run_key["fold file"] = hashlib.blake2b(fold_RN.tobytes(), digest_size=16).hexdigest()
     return Prepared(
         config=config,
         manifest=manifest,
@@ -193,6 +239,6 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
         preprocess=preprocess,
         model_kwargs=kwargs,
         weights=weights,
-        fold_N=_split(config, manifest, say),
-        run_key={"configuration": identity_hash(config), "data": data_hash, "weights": source},
+        fold_RN=fold_RN,
+        run_key=run_key,
     )

@@ -11,7 +11,7 @@ import pandas as pd
 
 from folds.errors import UserError, did_you_mean, listed
 from folds.manifest import Attribute
-from pipeline.store import Run, read_table, with_logits, write_bytes, write_json, write_table
+from pipeline.store import Run, read_table, rows_like, with_logits, write_bytes, write_json, write_table
 from reports.baselines import attribute_only_band, attribute_only_difference
 from reports.metrics import METRICS, softmax
 from reports.summary import compare, summarise
@@ -61,12 +61,13 @@ def write_submission(folder: Path, test: pd.DataFrame, answers: Sequence[Any]) -
 
 
 class OofArrays(NamedTuple):
-    """Out-of-fold rows as arrays: labels N, probabilities N x C, groups N, folds N."""
+    """Out-of-fold rows as arrays: labels N, probabilities N x C, groups N, folds N, repeats N."""
 
     label_N: np.ndarray
     proba_NC: np.ndarray
     group_N: np.ndarray
     fold_N: np.ndarray
+    repeat_N: np.ndarray
 
 
 def oof_arrays(run: Run) -> OofArrays:
@@ -75,21 +76,23 @@ def oof_arrays(run: Run) -> OofArrays:
     bad = run.oof.loc[~np.isfinite(logits).all(axis=1), "image_id"]
     if len(bad):
         raise UserError(f"{run.path}: logits of {listed(bad)} are not finite; train with a lower --lr")
-    columns = [run.oof[name].to_numpy() for name in ("label", "group", "fold")]
-    return OofArrays(columns[0], softmax(logits), columns[1], columns[2])
+    label_N, group_N, fold_N, repeat_N = (run.oof[name].to_numpy() for name in ("label", "group", "fold", "repeat"))
+    return OofArrays(label_N, softmax(logits), group_N, fold_N, repeat_N)
 
 
 def _view_comparison(run: Run, arrays: OofArrays, metric: str) -> list[dict[str, Any]]:
     """Return each view alone and the merge, against the picture itself."""
-    files = [run.path / "tta" / f"oof_fold_{fold}.parquet" for fold in range(run.info["num_folds"])]
-    views = pd.concat([read_table(file) for file in files])
+    num_folds = run.info["num_folds"]
+    files = [run.path / "tta" / f"oof_fold_{index}.parquet" for index in range(run.info["num_repeats"] * num_folds)]
+    views = pd.concat([read_table(file).assign(repeat=index // num_folds) for index, file in enumerate(files)])
     proba_of = {}
     for name, table in views.groupby("view", sort=False):
-        proba_of[str(name)] = softmax(run.logits(table.set_index("image_id").loc[run.oof["image_id"]]))
+        proba_of[str(name)] = softmax(run.logits(rows_like(table, run.oof)))
     proba_of["merged"] = arrays.proba_NC
     return compare(
         label_N=arrays.label_N,
         group_N=arrays.group_N,
+        repeat_N=arrays.repeat_N,
         proba_of=proba_of,
         against="identity",
         attributes=run.attributes,
@@ -100,8 +103,11 @@ def _view_comparison(run: Run, arrays: OofArrays, metric: str) -> list[dict[str,
 def _baseline(arrays: OofArrays, attribute: Attribute) -> dict[str, Any]:
     """Return what knowing one attribute alone would score, and by how much the run beats it."""
     value_of_class = np.asarray(attribute.of_class)
-    low, mean, high = attribute_only_band(arrays.label_N, arrays.group_N, value_of_class)
-    beaten_by = attribute_only_difference(arrays.label_N, arrays.proba_NC, arrays.group_N, value_of_class)
+    once = arrays.repeat_N == arrays.repeat_N[0]
+    low, mean, high = attribute_only_band(arrays.label_N[once], arrays.group_N[once], value_of_class)
+    beaten_by = attribute_only_difference(
+        arrays.label_N, arrays.proba_NC, arrays.group_N, value_of_class, repeat_N=arrays.repeat_N
+    )
     return {
         "attribute": attribute.name,
         "low": low,

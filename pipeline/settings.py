@@ -102,6 +102,7 @@ _NOT_IDENTITY = {
     *(item.name for item in dataclasses.fields(DataConfig)),
     *(item.name for item in dataclasses.fields(OutputConfig)),
     "workers",
+    "fold_file",
 }
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "logit_columns",
     "read_json",
     "read_table",
+    "rows_like",
     "sweep",
     "with_logits",
     "write_bytes",
@@ -149,6 +150,12 @@ def with_logits(columns: pd.DataFrame, logits_NC: np.ndarray) -> pd.DataFrame:
     assert len(columns) == len(logits_NC), (len(columns), logits_NC.shape)
     logits = pd.DataFrame(logits_NC.astype(np.float32), columns=logit_columns(logits_NC.shape[1]))
     return pd.concat([columns.reset_index(drop=True), logits], axis=1)
+
+
+def rows_like(table: pd.DataFrame, keys: pd.DataFrame) -> pd.DataFrame:
+    """Return the table's rows in the order of `keys`, joined on image_id and repeat."""
+    on = ["repeat", "image_id"]
+    return table.set_index(on).loc[pd.MultiIndex.from_frame(keys[on])]
 
 
 @dataclass(frozen=True)

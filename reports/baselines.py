@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from reports.bootstrap import Interval, bootstrap_scores, percentile_interval
-from reports.metrics import METRICS, Counts
+from reports.metrics import METRICS, Counts, mean_score, rows_by_repeat
 
 __all__ = ["attribute_only_band", "attribute_only_difference", "attribute_only_guess"]
 
@@ -70,6 +70,7 @@ def attribute_only_difference(
     group_N: np.ndarray,
     value_of_class: np.ndarray,
     *,
+    repeat_N: np.ndarray | None = None,
     num_draws: int = 20,
     seed: int = 0,
 ) -> Interval:
@@ -78,8 +79,11 @@ def attribute_only_difference(
     Paired: on each resample of groups, against the mean of the same `num_draws` guessers.
     """
     metric, rng, identity = METRICS["f1_macro"], np.random.default_rng(seed), np.eye(len(value_of_class))
+    value = mean_score(metric, label_N, proba_NC, repeat_N)
+    ours = bootstrap_scores(metric, label_N, proba_NC, group_N, repeat_N=repeat_N, seed=seed)
+    once = rows_by_repeat(repeat_N, len(label_N))[0]  # the guessers see each picture once
+    label_N, group_N = label_N[once], group_N[once]
     guesses = [identity[attribute_only_guess(label_N, group_N, value_of_class, rng=rng)] for _ in range(num_draws)]
-    value = metric.score(label_N, proba_NC) - np.mean([metric.score(label_N, guess) for guess in guesses])
-    ours = bootstrap_scores(metric, label_N, proba_NC, group_N, seed=seed)
+    guessed = np.mean([metric.score(label_N, guess) for guess in guesses])
     theirs = np.mean([bootstrap_scores(metric, label_N, guess, group_N, seed=seed) for guess in guesses], axis=0)
-    return percentile_interval(float(value), ours - theirs)
+    return percentile_interval(float(value - guessed), ours - theirs)

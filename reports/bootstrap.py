@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse
 
-from reports.metrics import Counts, Metric
+from reports.metrics import Counts, Metric, mean_score, rows_by_repeat
 
 __all__ = ["Interval", "bootstrap_scores", "percentile_interval", "score_interval"]
 
@@ -52,13 +52,30 @@ def _count_table(
 
 
 def bootstrap_scores(
-    metric: Metric, label_N: np.ndarray, proba_NC: np.ndarray, group_N: np.ndarray, *, seed: int = 0
+    metric: Metric,
+    label_N: np.ndarray,
+    proba_NC: np.ndarray,
+    group_N: np.ndarray,
+    *,
+    repeat_N: np.ndarray | None = None,
+    seed: int = 0,
 ) -> np.ndarray:
     """Return the score of each resample of groups: 1,000, or 200 where the score needs the rows.
 
-    Equal group_N and seed draw the same groups, so differences of two calls are paired. A class
-    that is missing from a resample is left out of that resample.
+    Equal groups and seed draw the same groups, so differences of two calls are paired. A class
+    that is missing from a resample is left out of that resample. Where a cross-validation was
+    repeated, a resample's score is the mean over repeats.
     """
+    scores = [
+        _scores_of_one(metric, label_N[rows], proba_NC[rows], group_N[rows], seed)
+        for rows in rows_by_repeat(repeat_N, len(label_N))
+    ]
+    return np.asarray(np.mean(scores, axis=0))
+
+
+def _scores_of_one(
+    metric: Metric, label_N: np.ndarray, proba_NC: np.ndarray, group_N: np.ndarray, seed: int
+) -> np.ndarray:
     names, group_N = np.unique(group_N, return_inverse=True)
     if metric.of_counts is None:
         order = np.argsort(group_N, kind="stable")
@@ -89,8 +106,14 @@ def percentile_interval(value: float, scores: np.ndarray) -> Interval:
 
 
 def score_interval(
-    metric: Metric, label_N: np.ndarray, proba_NC: np.ndarray, group_N: np.ndarray, *, seed: int = 0
+    metric: Metric,
+    label_N: np.ndarray,
+    proba_NC: np.ndarray,
+    group_N: np.ndarray,
+    *,
+    repeat_N: np.ndarray | None = None,
+    seed: int = 0,
 ) -> Interval:
-    """Return the score with its 95 % percentile interval by bootstrap over groups."""
-    scores = bootstrap_scores(metric, label_N, proba_NC, group_N, seed=seed)
-    return percentile_interval(metric.score(label_N, proba_NC), scores)
+    """Return the score (mean over repeats) with its 95 % percentile interval by bootstrap over groups."""
+    scores = bootstrap_scores(metric, label_N, proba_NC, group_N, repeat_N=repeat_N, seed=seed)
+    return percentile_interval(mean_score(metric, label_N, proba_NC, repeat_N), scores)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["METRICS", "Counts", "Metric", "log_softmax", "softmax"]
+__all__ = ["METRICS", "Counts", "Metric", "log_softmax", "mean_score", "rows_by_repeat", "softmax"]
 
 
 def log_softmax(logits_NC: np.ndarray) -> np.ndarray:
@@ -39,6 +39,19 @@ class Metric:
     greater_is_better: bool = True
     of_counts: Callable[[Counts], np.ndarray] | None = None
     """The same score from counts per class, for many resamples at once; None where rows are needed."""
+
+
+def rows_by_repeat(repeat_N: np.ndarray | None, num_rows: int) -> list[np.ndarray]:
+    """Return the row numbers of each repeat of a cross-validation; None says there is but one."""
+    if repeat_N is None:
+        return [np.arange(num_rows)]
+    return [np.flatnonzero(repeat_N == repeat) for repeat in np.unique(repeat_N)]
+
+
+def mean_score(metric: Metric, label_N: np.ndarray, proba_NC: np.ndarray, repeat_N: np.ndarray | None = None) -> float:
+    """Return the mean over repeats of the score of each repeat's rows."""
+    scores = [metric.score(label_N[rows], proba_NC[rows]) for rows in rows_by_repeat(repeat_N, len(label_N))]
+    return float(np.mean(scores))
 
 
 def _f1_macro(label_N: np.ndarray, proba_NC: np.ndarray) -> float:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from reports.bootstrap import Interval, bootstrap_scores, percentile_interval, score_interval
-from reports.metrics import METRICS
+from reports.metrics import METRICS, mean_score
 
 __all__ = ["AttributeLike", "compare", "summarise"]
 
@@ -34,7 +34,10 @@ def _interval(interval: Interval) -> dict[str, float | None]:
     return {"value": _number(interval.value), "low": _number(interval.low), "high": _number(interval.high)}
 
 
-def _per_class(label_N: np.ndarray, predicted_N: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
+def _per_class(
+    label_N: np.ndarray, predicted_N: np.ndarray, names: Sequence[str], num_repeats: int
+) -> list[dict[str, Any]]:
+    """Return precision, recall and F1 pooled over repeats; the support counts a picture once."""
     from sklearn.metrics import precision_recall_fscore_support
 
     present = np.unique(label_N)
@@ -46,23 +49,29 @@ def _per_class(label_N: np.ndarray, predicted_N: np.ndarray, names: Sequence[str
             "precision": float(precision),
             "recall": float(recall),
             "f1": float(f1),
-            "support": int(support),
+            "support": int(support) // num_repeats,
         }
         for label, precision, recall, f1, support in zip(present, *columns, strict=True)
     ]
 
 
 def _attribute(
-    attribute: AttributeLike, label_N: np.ndarray, proba_NC: np.ndarray, group_N: np.ndarray, seed: int
+    attribute: AttributeLike,
+    label_N: np.ndarray,
+    proba_NC: np.ndarray,
+    group_N: np.ndarray,
+    repeat_N: np.ndarray,
+    seed: int,
 ) -> dict[str, Any]:
     value_of_class = np.asarray(attribute.of_class)
     truth_N, predicted_N = value_of_class[label_N], value_of_class[proba_NC.argmax(1)]
     as_proba = np.eye(len(attribute.values))[predicted_N]
+    f1_macro = score_interval(METRICS["f1_macro"], truth_N, as_proba, group_N, repeat_N=repeat_N, seed=seed)
     return {
         "name": attribute.name,
-        "f1_macro": _interval(score_interval(METRICS["f1_macro"], truth_N, as_proba, group_N, seed=seed)),
+        "f1_macro": _interval(f1_macro),
         "accuracy": METRICS["accuracy"].score(truth_N, as_proba),
-        "values": _per_class(truth_N, predicted_N, attribute.values),
+        "values": _per_class(truth_N, predicted_N, attribute.values, len(np.unique(repeat_N))),
     }
 
 
@@ -72,44 +81,52 @@ def summarise(
     proba_NC: np.ndarray,
     group_N: np.ndarray,
     fold_N: np.ndarray,
+    repeat_N: np.ndarray,
     classes: Sequence[str],
     attributes: Sequence[AttributeLike],
     metric: str,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Return every number of an out-of-fold report; labels N, probabilities N x C, groups N, folds N.
+    """Return every number of an out-of-fold report; labels, groups, folds and repeats N, probabilities N x C.
 
-    The headline is pooled over all rows; fold scores are over the classes that occur in the fold.
+    The headline is pooled over all rows of a repeat, then the mean over repeats; fold scores are
+    over the classes that occur in the fold.
     """
-    chosen = METRICS[metric]
-    folds = [
-        {
-            "fold": int(fold),
-            "score": _number(chosen.score(label_N[fold_N == fold], proba_NC[fold_N == fold])),
-            "f1_macro": METRICS["f1_macro"].score(label_N[fold_N == fold], proba_NC[fold_N == fold]),
-            "num_images": int((fold_N == fold).sum()),
-            "num_groups": len(np.unique(group_N[fold_N == fold])),
-        }
-        for fold in np.unique(fold_N)
-    ]
+    chosen, folds = METRICS[metric], []
+    for repeat, fold in np.unique(np.stack([repeat_N, fold_N]), axis=1).T:
+        rows = (repeat_N == repeat) & (fold_N == fold)
+        folds.append(
+            {
+                "repeat": int(repeat),
+                "fold": int(fold),
+                "score": _number(chosen.score(label_N[rows], proba_NC[rows])),
+                "f1_macro": METRICS["f1_macro"].score(label_N[rows], proba_NC[rows]),
+                "num_images": int(rows.sum()),
+                "num_groups": len(np.unique(group_N[rows])),
+            }
+        )
+    num_repeats = len(np.unique(repeat_N))
     scores = np.array([np.nan if fold["score"] is None else fold["score"] for fold in folds], float)
     return {
         "schema": SCHEMA,
-        "num_images": len(label_N),
+        "num_images": len(label_N) // num_repeats,
         "num_groups": len(np.unique(group_N)),
-        "num_folds": len(folds),
+        "num_folds": len(folds) // num_repeats,
+        "num_repeats": num_repeats,
         "num_classes": len(classes),
         "num_classes_occurring": len(np.unique(label_N)),
         "metric": metric,
-        "headline": _interval(score_interval(chosen, label_N, proba_NC, group_N, seed=seed)),
-        "f1_macro": _interval(score_interval(METRICS["f1_macro"], label_N, proba_NC, group_N, seed=seed)),
+        "headline": _interval(score_interval(chosen, label_N, proba_NC, group_N, repeat_N=repeat_N, seed=seed)),
+        "f1_macro": _interval(
+            score_interval(METRICS["f1_macro"], label_N, proba_NC, group_N, repeat_N=repeat_N, seed=seed)
+        ),
         "interval": "95 % percentile bootstrap over groups",
-        "scores": {name: _number(one.score(label_N, proba_NC)) for name, one in METRICS.items()},
+        "scores": {name: _number(mean_score(one, label_N, proba_NC, repeat_N)) for name, one in METRICS.items()},
         "folds": folds,
         "folds_mean": _number(scores.mean()),
         "folds_std": _number(scores.std(ddof=1)) if len(scores) > 1 else None,
-        "per_class": _per_class(label_N, proba_NC.argmax(1), classes),
-        "attributes": [_attribute(one, label_N, proba_NC, group_N, seed) for one in attributes],
+        "per_class": _per_class(label_N, proba_NC.argmax(1), classes, num_repeats),
+        "attributes": [_attribute(one, label_N, proba_NC, group_N, repeat_N, seed) for one in attributes],
     }
 
 
@@ -117,6 +134,7 @@ def compare(
     *,
     label_N: np.ndarray,
     group_N: np.ndarray,
+    repeat_N: np.ndarray | None = None,
     proba_of: Mapping[str, np.ndarray],
     against: str,
     attributes: Sequence[AttributeLike],
@@ -126,10 +144,11 @@ def compare(
     """Return a row for each named prediction: score with interval, per attribute, and the paired
     difference to the one named `against`."""
     chosen = METRICS[metric]
-    value_of = {name: chosen.score(label_N, proba_NC) for name, proba_NC in proba_of.items()}
+    value_of = {name: mean_score(chosen, label_N, proba_NC, repeat_N) for name, proba_NC in proba_of.items()}
     # Equal seeds draw equal groups, which is what pairs the differences.
     resamples_of = {
-        name: bootstrap_scores(chosen, label_N, proba_NC, group_N, seed=seed) for name, proba_NC in proba_of.items()
+        name: bootstrap_scores(chosen, label_N, proba_NC, group_N, repeat_N=repeat_N, seed=seed)
+        for name, proba_NC in proba_of.items()
     }
     rows = []
     for name, proba_NC in proba_of.items():
@@ -144,7 +163,9 @@ def compare(
         for attribute in attributes:
             value_of_class = np.asarray(attribute.of_class)
             as_proba = np.eye(len(attribute.values))[value_of_class[proba_NC.argmax(1)]]
-            row["attributes"][attribute.name] = METRICS["f1_macro"].score(value_of_class[label_N], as_proba)
+            row["attributes"][attribute.name] = mean_score(
+                METRICS["f1_macro"], value_of_class[label_N], as_proba, repeat_N
+            )
         if name != against:
             difference = percentile_interval(
                 value_of[name] - value_of[against], resamples_of[name] - resamples_of[against]

@@ -80,11 +80,12 @@ def _folded(text: str) -> list[str]:
 
 def render_text(report: Mapping[str, Any]) -> str:
     """Return the report (see reports.summary.summarise) as text."""
-    title = METRICS[report["metric"]].title
+    title, repeated = METRICS[report["metric"]].title, report["num_repeats"] > 1
     lines = _folded(f"OOF F1 report: {report['name']}") + ["=" * WIDTH]
     lines += _folded(report["about"])
+    shape = f"{report['num_folds']} folds" + (f" x {report['num_repeats']} repeats" if repeated else "")
     lines += _folded(
-        f"{report['num_images']:,} pictures of {report['num_groups']:,} groups (people), {report['num_folds']} folds; "
+        f"{report['num_images']:,} pictures of {report['num_groups']:,} groups (people), {shape}; "
         f"{report['num_classes_occurring']} of {report['num_classes']} classes occur"
     )
     for note in report.get("notes", []):
@@ -99,13 +100,30 @@ def render_text(report: Mapping[str, Any]) -> str:
         ),
         f"  ({report['interval']})",
     ]
-    lines += ["", *table(["score, pooled", ""], [[METRICS[k].title, _num(v)] for k, v in report["scores"].items()])]
+    lines += [
+        "",
+        *table(
+            ["score, pooled over folds" + (", mean over repeats" if repeated else ""), ""],
+            [[METRICS[k].title, _num(v)] for k, v in report["scores"].items()],
+        ),
+    ]
     scores = ["score"] if report["metric"] == "f1_macro" else ["score", "f1_macro"]
     fold_rows = [
-        [str(row["fold"]), *[_num(row[name]) for name in scores], str(row["num_images"]), str(row["num_groups"])]
+        [
+            f"{row['repeat']}.{row['fold']}" if repeated else str(row["fold"]),
+            *[_num(row[name]) for name in scores],
+            str(row["num_images"]),
+            str(row["num_groups"]),
+        ]
         for row in report["folds"]
     ]
-    lines += ["", *table(["fold", *[title, "macro F1"][: len(scores)], "pictures", "groups"], fold_rows)]
+    lines += [
+        "",
+        *table(
+            ["repeat.fold" if repeated else "fold", *[title, "macro F1"][: len(scores)], "pictures", "groups"],
+            fold_rows,
+        ),
+    ]
     lines += [f"mean over folds {_num(report['folds_mean'])}, standard deviation {_num(report['folds_std'])}"]
     for row in report["attributes"]:
         lines += [
