@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from folds.balance import lower_bound, objective, profiles_of
 from folds.errors import UserError
 from folds.kfold import codes_of, stratified_group_folds
 
-__all__ = ["SPLITTERS", "Balance", "Splitter", "assign_folds", "balance_of", "rare_classes", "split_groups"]
+__all__ = ["SPLITTERS", "Splitter", "assign_folds", "rare_classes", "split_groups"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,27 +66,6 @@ def assign_folds(
     fold_N = stratified_group_folds(even_N, whole_N, num_folds=num_folds, seed=seeds)
     assert SPLITTERS[split].leaks or split_groups(fold_N, group_N) == []
     return fold_N
-
-
-@dataclass(frozen=True, slots=True)
-class Balance:
-    """How even a split is: the objective of `folds.balance` and a value that no split can be below."""
-
-    value: float
-    bound: float
-
-    def __str__(self) -> str:
-        at_best = self.value <= self.bound + 1e-9
-        return f"{self.value:.6f}, " + ("the least possible" if at_best else f"no split is below {self.bound:.6f}")
-
-
-def balance_of(label_N: np.ndarray, group_N: np.ndarray, fold_N: np.ndarray) -> Balance:
-    """Return how evenly classes and pictures are spread over the folds 0.. of N rows."""
-    label_N, num_folds = codes_of(label_N), int(fold_N.max()) + 1
-    count_KC = np.zeros((num_folds, int(label_N.max()) + 2))
-    np.add.at(count_KC, (fold_N, label_N), 1)
-    count_KC[:, -1] = count_KC.sum(axis=1)
-    return Balance(objective(count_KC), lower_bound(profiles_of(label_N, codes_of(group_N)), num_folds))
 
 
 def split_groups(fold_N: np.ndarray, group_N: np.ndarray) -> list[str]:

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from folds.audit import audit_lines
 from folds.errors import BadImage, UserError, listed
 from folds.fold_file import read_fold_file
 from folds.images import check_images
 from folds.manifest import Manifest
 from folds.source import load_manifest
-from folds.split import SPLITTERS, assign_folds, balance_of, rare_classes
+from folds.split import SPLITTERS, assign_folds, rare_classes
 from pipeline.config import RunConfig
 from pipeline.device import resolve_machine
 from pipeline.model import build_model, check_backbone, check_forward, model_kwargs, preprocess_of
@@ -186,14 +187,14 @@ def _fold_map(config: RunConfig, manifest: Manifest) -> np.ndarray:
 
 def _split(config: RunConfig, manifest: Manifest, say: Say) -> np.ndarray:
     """Return the fold of each row, repeats x N, and say what is amiss with it."""
-    split = config.split
-    label_N, group_N, id_N = (manifest.train[name].to_numpy() for name in ("label_raw", "group", "image_id"))
-    if SPLITTERS[split.split].leaks:
-        say(f"WARNING: --split {split.split} puts pictures of one group into several folds; its score is not honest.")
+    label_N, group_N = (manifest.train[name].to_numpy() for name in ("label_raw", "group"))
+    leaks = SPLITTERS[config.split.split].leaks
+    if leaks:
+        say(f"WARNING: --split {config.split.split} puts pictures of one group into several folds; its score is not honest.")
     fold_RN = _fold_map(config, manifest)
-    whole_N = id_N if SPLITTERS[split.split].leaks else group_N
-    for fold_N in fold_RN:
-        say(f"folds: unevenness (sum of squared relative deviations) {balance_of(label_N, whole_N, fold_N)}")
+    for repeat, fold_N in enumerate(fold_RN):
+        lines = audit_lines(label_N, group_N, fold_N, classes=manifest.classes, leaks=leaks)
+        say("\n".join([f"folds of repeat {repeat}:" if len(fold_RN) > 1 else "folds:", *lines]))
     num_folds = int(fold_RN.max()) + 1
     rare = rare_classes(label_N, group_N, num_folds=num_folds)
     if rare:

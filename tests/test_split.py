@@ -10,10 +10,11 @@ from sklearn.dummy import DummyClassifier
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.model_selection import StratifiedGroupKFold as Theirs
 
+from folds.audit import audit_lines, unevenness
 from folds.balance import lower_bound, objective, profiles_of
 from folds.errors import UserError
 from folds.kfold import StratifiedGroupKFold, codes_of, stratified_group_folds
-from folds.split import SPLITTERS, assign_folds, balance_of, rare_classes, split_groups
+from folds.split import SPLITTERS, assign_folds, rare_classes, split_groups
 
 COHORT = (549, 410, 83, 732, 817, 109)
 
@@ -40,8 +41,8 @@ def keeps_the_contract(world, split):
     again = assign_folds(label[order], group[order], num_folds=num_folds, seed=seed, split=split, id_N=row[order])
     assert np.array_equal(again, fold[order])
     if split == "stratified-group":
-        balance = balance_of(label, group, fold)
-        assert balance.value >= balance.bound - 1e-9
+        value, bound = unevenness(label, group, fold)
+        assert value >= bound - 1e-9
 
 
 @pytest.mark.parametrize("split", SPLITTERS)
@@ -80,9 +81,9 @@ def test_small_data_reach_the_best_there_is(seed):
         if len(set(of_group)) == 3
     )
     assert value_of(label, group, fold) == pytest.approx(best)
-    balance = balance_of(label, group, fold)
-    assert balance.value == pytest.approx(best)
-    assert balance.bound <= best + 1e-12
+    value, bound = unevenness(label, group, fold)
+    assert value == pytest.approx(best)
+    assert bound <= best + 1e-12
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -94,9 +95,11 @@ def test_the_competitions_people_differ_by_at_most_one_a_stratum(seed):
     people = np.array([[np.sum((fold[::7] == k) & (stratum == one)) for one in range(6)] for k in range(5)])
     assert (np.ptp(people, axis=0) <= 1).all()
     assert (people.sum(axis=1) == 540).all()
-    balance = balance_of(label, group, fold)
-    assert balance.value == pytest.approx(balance.bound)
-    assert "the least possible" in str(balance)
+    value, bound = unevenness(label, group, fold)
+    assert value == pytest.approx(bound)
+    lines = audit_lines(label, group, fold, classes=[str(one) for one in range(18)])
+    assert lines[1].split() == ["0", "540", "3,780", "18", "of", "18"]
+    assert "the least possible" in lines[-1]
 
 
 def test_the_bound_knows_large_groups_and_coarse_counts():
@@ -119,7 +122,7 @@ def test_never_above_scikit_learns_on_unequal_groups():
         for fold, (_, held_out) in enumerate(Theirs(5, shuffle=True, random_state=seed).split(label, label, group)):
             theirs[held_out] = fold
         ours = stratified_group_folds(label, group, num_folds=5, seed=seed)
-        assert balance_of(label, group, ours).value <= balance_of(label, group, theirs).value
+        assert unevenness(label, group, ours)[0] <= unevenness(label, group, theirs)[0]
 
 
 def test_seeds_and_repeats_give_other_folds_of_equal_balance():
@@ -127,7 +130,7 @@ def test_seeds_and_repeats_give_other_folds_of_equal_balance():
     label = group % 4
     folds = [assign_folds(label, group, num_folds=5, seed=seed, repeat=r) for seed in (0, 1) for r in (0, 1)]
     assert all(not np.array_equal(one, other) for one, other in itertools.combinations(folds, 2))
-    assert len({balance_of(label, group, fold).value for fold in folds}) == 1
+    assert len({unevenness(label, group, fold)[0] for fold in folds}) == 1
 
 
 def test_many_groups_with_sampled_candidates_and_many_classes():
@@ -137,7 +140,7 @@ def test_many_groups_with_sampled_candidates_and_many_classes():
     fold = stratified_group_folds(label, group, num_folds=4, seed=0)
     random = assign_folds(label, group, num_folds=4, seed=0, split="group")
     assert split_groups(fold, group) == []
-    assert balance_of(label, group, fold).value < 0.8 * balance_of(label, group, random).value
+    assert unevenness(label, group, fold)[0] < 0.8 * unevenness(label, group, random)[0]
 
 
 def test_scikit_learn_takes_it():
@@ -209,3 +212,13 @@ def test_a_class_of_one_person_one_class_only_and_one_picture_a_group():
 def test_codes_are_of_the_sorted_values():
     assert codes_of(np.array(["b", "a", "b"], dtype=object)).tolist() == [1, 0, 1]
     assert codes_of([30, 2, 30]).tolist() == [1, 0, 1]
+
+
+def test_the_audit_names_the_worst_class_and_the_even_share():
+    label = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    fold = np.array([0, 0, 1, 1, 0, 1, 1, 1])
+    lines = audit_lines(label, np.arange(8), fold, classes=["cat", "dog", "eel"])
+    assert lines[1].split() == ["0", "3", "3", "2", "of", "2"]
+    assert lines[3].split() == ["even", "share", "4.0", "4.0"]
+    assert lines[4] == "worst class: 'dog', 1 pictures in fold 0 where the even share is 2.0"
+    assert "0.625000: no split is below 0.000000" in lines[5]
