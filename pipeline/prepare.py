@@ -190,7 +190,7 @@ def _split(config: RunConfig, manifest: Manifest, say: Say) -> np.ndarray:
     label_N, group_N = (manifest.train[name].to_numpy() for name in ("label_raw", "group"))
     leaks = SPLITTERS[config.split.split].leaks
     if leaks:
-        say(f"WARNING: --split {config.split.split} puts pictures of one group into several folds; its score is not honest.")
+        say(f"WARNING: --split {config.split.split} lets a group into several folds; its score is not honest.")
     fold_RN = _fold_map(config, manifest)
     for repeat, fold_N in enumerate(fold_RN):
         lines = audit_lines(label_N, group_N, fold_N, classes=manifest.classes, leaks=leaks)
