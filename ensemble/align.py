@@ -136,11 +136,17 @@ def align_oof(members: Sequence[Run]) -> tuple[pd.DataFrame, bool]:
     """Return the out-of-fold columns without logits, sorted by (repeat, image_id), and whether all share one fold map.
 
     There are as many repeats as the member with most of them has. Where fold maps differ, the fold
-    column is that member's.
+    column is that member's. Labels are the corrected ones if members were corrected in one way.
     """
     columns = ["image_id", "group", "label", "label_raw", "repeat", "fold"]
+    label_of = {tuple(_once(run).sort_values("image_id")["label"]) for run in members}
+    raw = tuple(_once(members[0]).sort_values("image_id")["label_raw"])
+    corrected = label_of - {raw}
     longest = max(members, key=lambda run: run.info["num_repeats"])
     rows = longest.oof.sort_values(["repeat", "image_id"], ignore_index=True)[columns]
+    # One list of corrections among the members is everyone's; of several, none.
+    label = corrected.pop() if len(corrected) == 1 else raw
+    rows["label"] = np.tile(np.array(label), rows["repeat"].nunique())
     folds = rows["fold"].to_numpy()
     shared = all(np.array_equal(rows_of_member(run, rows)["fold"].to_numpy(), folds) for run in members)
     return rows, shared

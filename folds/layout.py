@@ -7,16 +7,26 @@ carry suffixes, so a person is the folder, not the id. `._*` files are litter of
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from pathlib import Path
 
 import pandas as pd
 
 from folds.errors import UserError, listed
-from folds.labels import ATTRIBUTES, CLASSES, age_group, encode, gender_code
+from folds.labels import (
+    ATTRIBUTES,
+    CLASSES,
+    MASKS,
+    age_group,
+    encode,
+    gender_code,
+    training_labels,
+)
 from folds.manifest import Manifest, build_manifest
 from folds.tables import read_csv_text
 
-__all__ = ["find_layout_root", "read_layout"]
+__all__ = ["find_layout_root", "read_layout", "relabel_for_training"]
 
 MASK_OF_STEM = {**{f"mask{i}": 0 for i in range(1, 6)}, "incorrect_mask": 1, "normal": 2}
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -65,6 +75,22 @@ def _read_test(root: Path) -> list[tuple[str, Path]] | None:
     return [(image_id, root / "eval" / "images" / image_id) for image_id in ids]
 
 
+def _mask_code(text: str, where: str) -> int:
+    if text in MASK_OF_STEM:
+        return MASK_OF_STEM[text]
+    if text not in MASKS:
+        raise UserError(f"{where}: unknown mask {text!r}; write {listed(MASKS)}")
+    return MASKS.index(text)
+
+
+def _gender_code(text: str, where: str) -> int:
+    return gender_code(text, where=where)
+
+
+def _age_code(text: str, where: str) -> int:
+    return age_group(text, where=where)
+
+
 def read_layout(root: Path, *, name: str | None = None, is_demo: bool = False, skip_missing: bool = False) -> Manifest:
     """Read the competition's layout below `root`; the group is the person's folder.
 
@@ -80,6 +106,8 @@ def read_layout(root: Path, *, name: str | None = None, is_demo: bool = False, s
     path: list[Path] = []
     group: list[str] = []
     label: list[int] = []
+    years: list[float] = []
+    aliases: dict[str, tuple[str, ...]] = {}
     stray: list[str] = []
     missing: list[str] = []
     for row in table.to_dict("records"):
@@ -88,6 +116,8 @@ def read_layout(root: Path, *, name: str | None = None, is_demo: bool = False, s
         folder = root / "train" / "images" / row["path"]
         if not row["path"] or not folder.is_dir():
             raise UserError(f"{where}: no folder {folder}; put it back or take the row out")
+        if row.get("id"):
+            aliases[row["id"]] = (*aliases.get(row["id"], ()), row["path"])
         pictures, others = _person_pictures(folder)
         stray += others
         missing += [f"{row['path']}/{stem}" for stem in MASK_OF_STEM if stem not in pictures]
@@ -95,6 +125,7 @@ def read_layout(root: Path, *, name: str | None = None, is_demo: bool = False, s
             image_id.append(f"{row['path']}/{file.name}")
             path.append(file)
             group.append(row["path"])
+            years.append(float(row["age"]))
             label.append(encode(MASK_OF_STEM[stem], gender, age))
     warnings = []
     if missing:
@@ -119,4 +150,40 @@ def read_layout(root: Path, *, name: str | None = None, is_demo: bool = False, s
         attributes=ATTRIBUTES,
         is_demo=is_demo,
         warnings=warnings,
+        aliases=aliases,
+        codes={"mask": _mask_code, "gender": _gender_code, "age": _age_code},
+        extra={"age": years},
     )
+
+
+def _span(text: str) -> tuple[float, float]:
+    """Return the ages of "57-59", both ends included."""
+    found = re.fullmatch(r"(\d+)(?:-(\d+))?", text.strip())
+    ages = (float(found[1]), float(found[2] or found[1])) if found else (1.0, 0.0)
+    if ages[0] > ages[1]:
+        raise UserError(f"--drop-ages {text}: write a span of years such as 57-59")
+    return ages
+
+
+def relabel_for_training(manifest: Manifest, *, old_from: float | None, drop_ages: str | None) -> Manifest:
+    """Return the manifest with `label_fit`, the class to train on or -1, where either is asked for.
+
+    People from `old_from` years count as 60+, those of the span `drop_ages` are left out. Scores stay
+    with the labels. Raises UserError for a data set without ages or a span that is none.
+    """
+    if old_from is None and drop_ages is None:
+        return manifest
+    train = manifest.train
+    if "age" not in train:
+        raise UserError("--old-from and --drop-ages: only for the competition's layout, which has ages; leave them out")
+    label_N = train["label"].to_numpy()
+    span = None if drop_ages is None else _span(drop_ages)
+    fit_N = training_labels(label_N, train["age"].to_numpy(), old_from=old_from, drop_ages=span)
+    notes = []
+    if old_from is not None:
+        notes.append(
+            f"--old-from {old_from:g}: {((fit_N >= 0) & (fit_N != label_N)).sum()} pictures are trained as 60+"
+        )
+    if drop_ages is not None:
+        notes.append(f"--drop-ages {drop_ages}: {(fit_N < 0).sum()} pictures are left out of training")
+    return dataclasses.replace(manifest, train=train.assign(label_fit=fit_N), notes=(*manifest.notes, *notes))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -57,10 +58,31 @@ class Manifest:
     """True for the embedded, drawn data set."""
     warnings: tuple[str, ...] = ()
     """What the reader passed over, one line each."""
+    notes: tuple[str, ...] = ()
+    """What was done to the labels, one line each; for the report."""
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Other names of groups, such as a person's id; a name that several share lists them all."""
+    codes: Mapping[str, Callable[[str, str], int]] = field(default_factory=dict)
+    """(text, where) -> value of an attribute, for those that are written otherwise than their values."""
 
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    def training_rows(self, chosen_N: np.ndarray) -> pd.DataFrame:
+        """Return the chosen rows as a model is to learn them: relabelled or left out where that was asked for."""
+        rows = self.train[chosen_N]
+        if "label_fit" in rows:
+            rows = rows[rows["label_fit"] >= 0]
+            rows = rows.assign(label=rows["label_fit"])
+        return rows.reset_index(drop=True)
+
+    def overlay_hash(self) -> str | None:
+        """Hash of what the labels became by corrections or for training; None where they stayed raw."""
+        columns = [name for name in ("label", "label_fit") if name in self.train]
+        if columns == ["label"] and (self.train["label"] == self.train["label_raw"]).all():
+            return None
+        return hashlib.blake2b(json.dumps(self.train[columns].to_numpy().tolist()).encode(), digest_size=16).hexdigest()
 
     def ids_hash(self) -> str:
         """Hash of the picture names alone, by which runs of one data set know each other."""
@@ -107,10 +129,14 @@ def build_manifest(
     attributes: Sequence[Attribute] = (),
     is_demo: bool = False,
     warnings: Sequence[str] = (),
+    aliases: Mapping[str, tuple[str, ...]] | None = None,
+    codes: Mapping[str, Callable[[str, str], int]] | None = None,
+    extra: Mapping[str, Sequence[Any]] | None = None,
 ) -> Manifest:
     """Check plain columns of length N and return them as a Manifest.
 
     Rows are put in the order of their image_id, so that nothing downstream depends on file order.
+    `extra` are further columns of the training table.
     Raises UserError for a doubled id, a missing file, no rows at all, or an empty test set.
     """
     source = str(root)
@@ -125,6 +151,7 @@ def build_manifest(
         }
     )
     train["label_raw"] = train["label"]
+    train = train[TRAIN_COLUMNS].assign(**(extra or {}))
     assert train["label"].between(0, len(classes) - 1).all()
     _check_ids(train, source)
     _check_files(train, source)
@@ -142,11 +169,13 @@ def build_manifest(
     return Manifest(
         name=name,
         root=root,
-        train=train.sort_values("image_id", ignore_index=True)[TRAIN_COLUMNS],
+        train=train.sort_values("image_id", ignore_index=True),
         test=test_table,
         classes=tuple(classes),
         answers=tuple(answers),
         attributes=tuple(attributes),
         is_demo=is_demo,
         warnings=tuple(warnings),
+        aliases=dict(aliases or {}),
+        codes=dict(codes or {}),
     )

@@ -6,10 +6,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from folds.corrections import apply_corrections
 from folds.demo import make_demo
 from folds.errors import UserError, listed
 from folds.generic import read_csv_manifest
-from folds.layout import find_layout_root, read_layout
+from folds.layout import find_layout_root, read_layout, relabel_for_training
 from folds.manifest import Manifest
 
 __all__ = ["load_manifest"]
@@ -48,13 +49,46 @@ def load_manifest(
     group_col: str | None = None,
     image_root: str | None = None,
     test_csv: str | None = None,
+    corrections: str | None = None,
+    old_from: float | None = None,
+    drop_ages: str | None = None,
     skip_missing: bool = False,
     environ: Mapping[str, str] = os.environ,
 ) -> Manifest:
     """Load the data set that the flags name, or the embedded demo set if they name none.
 
-    Raises UserError where what is named is not there or cannot be used.
+    Corrections are laid over its labels; `old_from` and `drop_ages` then decide what is learnt from
+    which ages, and touch no score. Raises UserError where what is named is not there or cannot be used.
     """
+    manifest = _read(
+        data=data,
+        csv=csv,
+        image_col=image_col,
+        label_col=label_col,
+        group_col=group_col,
+        image_root=image_root,
+        test_csv=test_csv,
+        skip_missing=skip_missing,
+        environ=environ,
+    )
+    if corrections is not None:
+        manifest = apply_corrections(manifest, corrections)
+    return relabel_for_training(manifest, old_from=old_from, drop_ages=drop_ages)
+
+
+def _read(
+    *,
+    data: str | None,
+    csv: str | None,
+    image_col: str,
+    label_col: str,
+    group_col: str | None,
+    image_root: str | None,
+    test_csv: str | None,
+    skip_missing: bool,
+    environ: Mapping[str, str],
+) -> Manifest:
+    """Return the data set as its files have it."""
     given = {
         "--image-col": image_col != "image",
         "--label-col": label_col != "label",

@@ -70,6 +70,12 @@ class DataConfig:
     """Folder that the paths in --csv start from; default: the CSV's own."""
     test_csv: str | None = None
     """CSV with the test pictures in --image-col."""
+    corrections: str | None = None
+    """CSV of corrections (target, field, value) laid over the labels; raw ones are kept and scored too."""
+    old_from: float | None = None
+    """Years from which people count as 60+ in training only (competition's layout)."""
+    drop_ages: str | None = None
+    """Ages such as 57-59 that are left out of training only (competition's layout)."""
     on_bad_image: Literal["stop", "skip"] = "stop"
     """What to do about a labelled picture that is missing or unreadable."""
 

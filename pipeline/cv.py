@@ -105,7 +105,7 @@ def _assemble(folder: Path, manifest: Manifest, num_models: int) -> None:
 
 def _about(run: Prepared) -> tuple[str, list[str]]:
     """Return one sentence on how the run was made, and what a reader of its score must know."""
-    config, train, notes = run.config, run.config.train, []
+    config, train, notes = run.config, run.config.train, list(run.manifest.notes)
     about = (
         f"{config.model.backbone} at {config.model.img_size}, {train.epochs} epochs (fixed), "
         f"{'EMA' if train.model_ema else 'last'} weights, {train.opt} {train.lr:g} {train.sched}, "

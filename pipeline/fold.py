@@ -138,7 +138,7 @@ def run_fold(job: FoldJob, index: int) -> dict[str, Any]:
     folder.mkdir(parents=True)
     repeat, fold = job.place(index)
     is_held_out = job.fold_RN[repeat] == fold
-    train = job.manifest.train[~is_held_out].reset_index(drop=True)
+    train = job.manifest.training_rows(~is_held_out)
     held_out = job.manifest.train[is_held_out].reset_index(drop=True)
     # Dropout and the new head draw from torch's own generator; nothing else does (see dataset._loader).
     torch.manual_seed(derive_seed("torch", config.train.seed, index))

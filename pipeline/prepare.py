@@ -76,6 +76,8 @@ def _load_data(config: RunConfig, say: Say) -> tuple[Manifest, str]:
     manifest = load_manifest(**source, skip_missing=skip)
     for warning in manifest.warnings:
         say(f"warning: {warning}")
+    for note in manifest.notes:
+        say(note)
     results = check_images(manifest.train["path"])
     bad = [result for result in results if isinstance(result, BadImage)]
     if bad and not skip:
@@ -129,7 +131,7 @@ def _resolve(config: RunConfig, manifest: Manifest, size: str) -> RunConfig:
     given = flatten(config)
     paths = {
         key: given[key] and str(Path(given[key]).resolve())
-        for key in ("csv", "image_root", "test_csv", "weights", "fold_file")
+        for key in ("csv", "image_root", "test_csv", "weights", "fold_file", "corrections")
     }
     root = None if config.data.csv else str(manifest.root)
     default_name = re.sub(r"[^\w.+-]+", "-", f"{manifest.name}_{config.model.backbone}").lstrip(".+-")
@@ -231,6 +233,9 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
         "data": data_hash,
         "weights": weights.origin["source"] if weights else "random",
     }
+    overlay = manifest.overlay_hash()
+    if overlay is not None:
+        run_key["corrected labels"] = overlay
     if config.split.fold_file is not None:  # by its content, wherever it lies
         run_key["fold file"] = hashlib.blake2b(fold_RN.tobytes(), digest_size=16).hexdigest()
     return Prepared(

@@ -13,6 +13,7 @@ from folds.errors import UserError, did_you_mean, listed
 from folds.manifest import Attribute
 from pipeline.store import Run, read_table, rows_like, with_logits, write_bytes, write_json, write_table
 from reports.baselines import attribute_only_band, attribute_only_difference
+from reports.bootstrap import score_interval
 from reports.metrics import METRICS, softmax
 from reports.summary import compare, summarise
 from reports.text import render_text
@@ -129,6 +130,10 @@ def write_report(
     arrays = oof_arrays(run)
     report: dict[str, Any] = {"name": run.name, "about": about, "notes": list(notes)}
     report |= summarise(**arrays._asdict(), classes=run.classes, attributes=run.attributes, metric=metric)
+    raw_N = run.oof["label_raw"].to_numpy()
+    if (raw_N != arrays.label_N).any():
+        raw = score_interval(METRICS[metric], raw_N, arrays.proba_NC, arrays.group_N, repeat_N=arrays.repeat_N)
+        report["raw"] = {"value": raw.value, "low": raw.low, "high": raw.high}
     report["comparisons"] = dict(comparisons or {})
     if run.info["kind"] == "cv" and len(run.info["views"]) > 1:
         report["comparisons"]["test-time augmentation, out of fold"] = _view_comparison(run, arrays, metric)

@@ -83,6 +83,7 @@ def render_text(report: Mapping[str, Any]) -> str:
     title, repeated = METRICS[report["metric"]].title, report["num_repeats"] > 1
     lines = _folded(f"OOF F1 report: {report['name']}") + ["=" * WIDTH]
     lines += _folded(report["about"])
+    raw = report.get("raw")
     shape = f"{report['num_folds']} folds" + (f" x {report['num_repeats']} repeats" if repeated else "")
     lines += _folded(
         f"{report['num_images']:,} pictures of {report['num_groups']:,} groups (people), {shape}; "
@@ -98,6 +99,7 @@ def render_text(report: Mapping[str, Any]) -> str:
             if report["metric"] == "f1_macro"
             else [f"OOF macro F1 {_num(report['f1_macro']['value'])} {_span(report['f1_macro'])}"]
         ),
+        *([f"  on the labels as the files have them {_num(raw['value'])} {_span(raw)}"] if raw else []),
         f"  ({report['interval']})",
     ]
     lines += [
