@@ -76,6 +76,8 @@ class DataConfig:
     """Years from which people count as 60+ in training only (competition's layout)."""
     drop_ages: str | None = None
     """Ages such as 57-59 that are left out of training only (competition's layout)."""
+    merge_duplicates: bool = False
+    """Make groups that share a picture (equal or nearly so) one group."""
     on_bad_image: Literal["stop", "skip"] = "stop"
     """What to do about a labelled picture that is missing or unreadable."""
 

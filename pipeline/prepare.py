@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from folds.audit import audit_lines
+from folds.duplicates import describe_pairs, duplicate_pairs, equal_pairs, merged_groups, prints_of
 from folds.errors import BadImage, UserError, listed
 from folds.fold_file import read_fold_file
 from folds.images import check_images
@@ -72,7 +73,7 @@ class Prepared:
 def _load_data(config: RunConfig, say: Say) -> tuple[Manifest, str]:
     """Return the manifest, its unreadable pictures dealt with, and the hash of labels and pixels."""
     source = dataclasses.asdict(config.data)
-    skip = source.pop("on_bad_image") == "skip"
+    skip, merge = source.pop("on_bad_image") == "skip", source.pop("merge_duplicates")
     manifest = load_manifest(**source, skip_missing=skip)
     for warning in manifest.warnings:
         say(f"warning: {warning}")
@@ -87,6 +88,7 @@ def _load_data(config: RunConfig, say: Say) -> tuple[Manifest, str]:
         say(f"warning: skipped {len(bad)} unreadable pictures: {listed(bad)}")
         good = [not isinstance(result, BadImage) for result in results]
         manifest = dataclasses.replace(manifest, train=manifest.train[good].reset_index(drop=True))
+    manifest = _with_duplicates(manifest, [str(one) for one in results if not isinstance(one, BadImage)], merge, say)
     test_results = [] if manifest.test is None else check_images(manifest.test["path"])
     for result in test_results:
         if isinstance(result, BadImage):  # never skipped: a submission needs every row
@@ -95,6 +97,25 @@ def _load_data(config: RunConfig, say: Say) -> tuple[Manifest, str]:
     for result in [*results, *test_results]:
         digest.update(str(result).encode() if not isinstance(result, BadImage) else b"")
     return manifest, digest.hexdigest()
+
+
+def _with_duplicates(manifest: Manifest, content: list[str], merge: bool, say: Say) -> Manifest:
+    """Warn of pictures that stand under two groups or labels; where asked for, make such groups one.
+
+    Equal files are found in passing; near duplicates take another look at every picture.
+    """
+    train = manifest.train
+    pairs = duplicate_pairs(prints_of(train["path"].tolist())) if merge else equal_pairs(content)
+    for line in describe_pairs(pairs, train):
+        say(f"warning: {line}")
+    if not merge:
+        if describe_pairs(pairs, train):
+            say("pass --merge-duplicates to make groups that share a picture one")
+        return manifest
+    group_N = merged_groups(train["group"].to_numpy(), pairs)
+    note = f"--merge-duplicates: {train['group'].nunique()} groups became {len(set(group_N))}"
+    say(note)
+    return dataclasses.replace(manifest, train=train.assign(group=group_N), notes=(*manifest.notes, note))
 
 
 def _load_weights(config: RunConfig, manifest: Manifest, kwargs: dict[str, Any], say: Say) -> Weights | None:

@@ -38,6 +38,7 @@ FLAGS = [
     "--img-size",
     "--label-col",
     "--lr",
+    "--merge-duplicates",
     "--metric",
     "--model",
     "--model-ema",
