@@ -1,6 +1,7 @@
 import itertools
 import subprocess
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -57,7 +58,8 @@ def test_the_contract_of_every_splitter(split, world):
 @settings(max_examples=10_000, deadline=None)
 @given(world=grouped())
 def test_the_contract_of_every_splitter_at_length(split, world):
-    keeps_the_contract(world, split)
+    with mock.patch("folds.balance.MOST_STARTS", 2):  # the contract is every start's; more only take longer
+        keeps_the_contract(world, split)
 
 
 def value_of(label, group, fold):
