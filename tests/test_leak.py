@@ -109,7 +109,7 @@ def trained(table: pd.DataFrame, csv: Path, split: str) -> float:
     table.assign(label=6 * table["mask"] + table["stratum"]).to_csv(csv, index=False)
     config = make_config(
         csv=str(csv), image_col="file", group_col="person", output=str(csv.parent), name=f"{csv.stem}_{split}",
-        split=split, folds=3, epochs=8, lr=4e-3, img_size="64x80", batch_size=16, smoothing=0.0, augment="none",
+        split=split, folds=3, epochs=10, lr=4e-3, img_size="64x80", batch_size=16, smoothing=0.0, augment="none",
         workers=0,
     )  # fmt: skip
     return cross_validate(config, say=lambda _: None).report["headline"]["value"]
