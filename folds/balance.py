@@ -83,12 +83,10 @@ def lower_bound(profiles: Profiles, num_folds: int) -> float:
     Every column by itself: groups above the even share, and the granularity of the counts. The
     columns' bounds need not be reachable together.
     """
-    columns = profiles.count_PC.tocsc()
-    bound = 0.0
+    columns, size_P, bound = profiles.count_PC.tocsc(), profiles.sizes, 0.0
     for column in range(columns.shape[1]):
-        # Distinct counts suffice but for the few largest groups, of which each stands for itself.
         span = slice(columns.indptr[column], columns.indptr[column + 1])
-        times = profiles.sizes[columns.indices[span]]
+        times = size_P[columns.indices[span]]
         if times.sum():
             bound += _column_bound(np.repeat(columns.data[span], times), num_folds)
     return max(bound, 0.0)

@@ -11,7 +11,7 @@ from folds.errors import UserError, listed
 from folds.split import split_groups
 from folds.tables import read_csv_text
 
-__all__ = ["arrange_folds", "read_fold_file"]
+__all__ = ["read_fold_file"]
 
 
 def _codes(words: pd.Series, file: Path, column: str) -> np.ndarray:
@@ -25,7 +25,7 @@ def _codes(words: pd.Series, file: Path, column: str) -> np.ndarray:
     return np.unique(numbers, return_inverse=True)[1]
 
 
-def arrange_folds(table: pd.DataFrame, train: pd.DataFrame, *, source: str, leaks: bool = False) -> np.ndarray:
+def _arrange(table: pd.DataFrame, train: pd.DataFrame, *, source: str, leaks: bool = False) -> np.ndarray:
     """Return the fold of each training row, repeats x N, from rows of image_id, repeat and fold (0..).
 
     Raises UserError, naming rows, where the table lacks pictures, has others or some twice, where
@@ -58,7 +58,7 @@ def read_fold_file(path: str | Path, train: pd.DataFrame, *, flag: str = "", lea
     """Return the folds that a CSV (image_id, fold, perhaps repeat) or a run folder gives, repeats x N.
 
     Numbers may start anywhere; `flag` is the one that named the file, if one did.
-    Raises UserError as `arrange_folds`, or for what is no such file.
+    Raises UserError, naming rows, for folds that do not fit the training rows, or for what is no such file.
     """
     file = Path(path) / "folds.csv" if Path(path).is_dir() else Path(path)
     source = f"{file} ({flag})" if flag else str(file)
@@ -70,4 +70,4 @@ def read_fold_file(path: str | Path, train: pd.DataFrame, *, flag: str = "", lea
         raise UserError(f"{source}: has no rows; fill it or leave the flag out")
     repeat = _codes(table["repeat"], file, "repeat") if "repeat" in table else 0
     coded = table[["image_id"]].assign(fold=_codes(table["fold"], file, "fold"), repeat=repeat)
-    return arrange_folds(coded, train, source=source, leaks=leaks)
+    return _arrange(coded, train, source=source, leaks=leaks)

@@ -184,6 +184,8 @@ def relabel_for_training(manifest: Manifest, *, old_from: float | None, drop_age
         notes.append(
             f"--old-from {old_from:g}: {((fit_N >= 0) & (fit_N != label_N)).sum()} pictures are trained as 60+"
         )
+    if (fit_N < 0).all():
+        raise UserError(f"--drop-ages {drop_ages}: leaves nobody to train on; write a narrower span")
     if drop_ages is not None:
         notes.append(f"--drop-ages {drop_ages}: {(fit_N < 0).sum()} pictures are left out of training")
     return dataclasses.replace(manifest, train=train.assign(label_fit=fit_N), notes=(*manifest.notes, *notes))

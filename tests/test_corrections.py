@@ -120,6 +120,8 @@ def test_ages_are_relabelled_for_training_alone(layout):
     assert len(rows) == (age > age.min()).sum()
     assert (rows.loc[rows["age"] == oldest, "label"] % 3 == 2).all()
     assert told.overlay_hash() not in (None, plain.overlay_hash())
+    with pytest.raises(UserError, match="nobody to train on"):
+        load_manifest(data=str(layout), drop_ages="1-120")
     for wrong in ("57-", "59-57", "old"):
         with pytest.raises(UserError, match=r"--drop-ages .* span of years"):
             load_manifest(data=str(layout), drop_ages=wrong)
