@@ -23,7 +23,7 @@ import numpy as np
 import sklearn
 from sklearn.model_selection import StratifiedGroupKFold as Theirs
 
-from folds.balance import lower_bound, objective, profiles_of
+from folds.audit import unevenness
 from folds.kfold import StratifiedGroupKFold, codes_of
 
 COHORT = np.array([549, 410, 83, 732, 817, 109])  # people by gender x age, as the competition had them
@@ -75,13 +75,12 @@ FAMILIES: dict[str, Callable[[np.random.Generator], Rows]] = {
 }
 
 
-def value(splitter: Any, label: np.ndarray, group: np.ndarray, num_folds: int) -> float:
-    """Return the objective of a splitter's folds."""
-    count_KC = np.zeros((num_folds, label.max() + 2))
+def judged(splitter: Any, label: np.ndarray, group: np.ndarray) -> tuple[float, float]:
+    """Return the objective of a splitter's folds, and the bound on any."""
+    fold_N = np.empty_like(label)
     for fold, (_, held_out) in enumerate(splitter.split(label, label, group)):
-        count_KC[fold, :-1] = np.bincount(label[held_out], minlength=label.max() + 1)
-    count_KC[:, -1] = count_KC.sum(axis=1)
-    return objective(count_KC)
+        fold_N[held_out] = fold
+    return unevenness(label, group, fold_N)
 
 
 def compare_quality(num_manifests: int) -> list[dict[str, Any]]:
@@ -91,11 +90,10 @@ def compare_quality(num_manifests: int) -> list[dict[str, Any]]:
         name, rng = names[index % len(names)], np.random.default_rng(index)
         label, group = (codes_of(column) for column in FAMILIES[name](rng))
         num_folds = int(rng.choice([3, 5, 10]))
-        ours = value(StratifiedGroupKFold(num_folds), label, group, num_folds)
-        theirs = min(
-            value(Theirs(num_folds, shuffle=True, random_state=seed), label, group, num_folds) for seed in range(3)
-        )
-        found[name].append((ours, theirs, lower_bound(profiles_of(label, group), num_folds)))
+        ours, bound = judged(StratifiedGroupKFold(num_folds), label, group)
+        seeds = [Theirs(num_folds, shuffle=True, random_state=seed) for seed in range(3)]
+        theirs = min(judged(splitter, label, group)[0] for splitter in seeds)
+        found[name].append((ours, theirs, bound))
     rows = []
     for name, triples in [*found.items(), ("all", [one for family in found.values() for one in family])]:
         ours_M, theirs_M, bound_M = np.array(triples).T
