@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ensemble.blend import BlendConfig, blend
-from pipeline.cli import parse_flags, run_command
+from folds.cli import parse_flags, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,7 +6,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from pipeline.cli import parse_run_config, run_command
+from folds.cli import run_command
+from pipeline.cli import parse_run_config
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,13 +9,13 @@ hashes crowd into twenty places: nine of ten share their upper half with 45,000 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import resource
 import time
 
 import numpy as np
 
+from folds.config import DataConfig
 from folds.duplicates import duplicate_pairs, prints_of
 from folds.hamming import near_pairs
 from folds.source import load_manifest
@@ -44,9 +44,9 @@ def main() -> None:
     hashes = {"hashes": args.hashes, "pairs": num_pairs, "seconds": round(time.perf_counter() - start, 1)}
     hashes["peak_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     print(json.dumps(hashes), flush=True)
-    paths = load_manifest(data=args.data).train["path"].tolist()
+    train = load_manifest(DataConfig(data=args.data)).train
     start = time.perf_counter()
-    prints = prints_of(list(itertools.islice(itertools.cycle(paths), args.pictures)))
+    prints = prints_of(train.iloc[np.arange(args.pictures) % len(train)])
     decoded = time.perf_counter()
     num_pairs = len(duplicate_pairs(prints))
     done = time.perf_counter()

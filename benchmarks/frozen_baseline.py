@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from folds.config import DataConfig
 from folds.source import load_manifest
 from pipeline.config import MachineConfig, ModelConfig
 from pipeline.dataset import ImageDataset, eval_loader
@@ -33,13 +34,13 @@ from reports.text import comparison_lines
 
 def frozen_probabilities(run: Run, *, data: str, backbone: str, img_size: str) -> np.ndarray:
     """Return out-of-fold probabilities N x C, in the order of the run's rows."""
-    manifest = load_manifest(data=data)
-    paths = manifest.train.set_index("image_id").loc[run.oof["image_id"], "path"].tolist()
+    manifest = load_manifest(DataConfig(data=data))
+    table = manifest.train.set_index("image_id").loc[run.oof["image_id"]].reset_index()
     preprocess = preprocess_of(ModelConfig(backbone=backbone, img_size=img_size), check_backbone(backbone))
     compute = compute_of(MachineConfig(device="cpu", amp=False, threads=torch.get_num_threads()))
     model = build_model(backbone, num_classes=0, kwargs={}, weights=load_pretrained(backbone))
     model = model.to(memory_format=compute.memory_format)
-    dataset = ImageDataset(run.oof["image_id"].tolist(), paths, None, preprocess)
+    dataset = ImageDataset(table, preprocess)
     features = predict(model, eval_loader(dataset, batch_size=64, workers=1), preprocess, compute, [lambda x: x])[0]
     label, fold, repeat = (run.oof[name].to_numpy() for name in ("label", "fold", "repeat"))
     proba = np.zeros((len(label), len(run.classes)))

@@ -45,11 +45,14 @@ def _matches(manifest: Manifest, target: str, where: str) -> np.ndarray:
 
 
 def _with_value(manifest: Manifest, label: int, attribute: int, code: int) -> int | None:
-    """Return the class like `label` but for one attribute, or None where there is no such class."""
+    """Return the class like `label` but for one attribute, or None where there is not exactly one."""
     wanted = [one.of_class[label] for one in manifest.attributes]
+    if wanted[attribute] == code:
+        return label
     wanted[attribute] = code
-    classes = list(zip(*[one.of_class for one in manifest.attributes], strict=True))
-    return classes.index(tuple(wanted)) if tuple(wanted) in classes else None
+    values_C = list(zip(*[one.of_class for one in manifest.attributes], strict=True))
+    like = [index for index, values in enumerate(values_C) if values == tuple(wanted)]
+    return like[0] if len(like) == 1 else None
 
 
 def _new_label(manifest: Manifest, label: int, field: str, value: str, where: str) -> int:
@@ -79,7 +82,10 @@ def _new_label(manifest: Manifest, label: int, field: str, value: str, where: st
         raise UserError(f"{where}: no {field} {value!r}; there are {listed(attribute.values, most=9)}")
     found = _with_value(manifest, label, index, code)
     if found is None:
-        raise UserError(f"{where}: no class is like {manifest.classes[label]!r} but for {field} {value!r}")
+        raise UserError(
+            f"{where}: not exactly one class is like {manifest.classes[label]!r} but for {field} {value!r}; "
+            f"give the class itself, as {LABEL}"
+        )
     return found
 
 

@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 
 from folds.errors import listed
 from folds.hamming import near_pairs
-from folds.images import read_image
+from folds.images import Box, boxes_of, read_image
 
 __all__ = ["Prints", "describe_pairs", "duplicate_pairs", "equal_pairs", "merged_groups", "prints_of"]
 
@@ -42,8 +42,8 @@ class Prints:
     """Grey thumbnails, uint8, 32 x 32."""
 
 
-def _print_of(path: str) -> tuple[str, int, np.ndarray]:
-    image = read_image(path)
+def _print_of(path: str, box: Box | None) -> tuple[str, int, np.ndarray]:
+    image = read_image(path, box)
     grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     low = cv2.dct(grey.astype(np.float32))[:LOW, :LOW].ravel()
     bits = low > np.median(low)
@@ -52,10 +52,10 @@ def _print_of(path: str) -> tuple[str, int, np.ndarray]:
     return digest.hexdigest(), int.from_bytes(np.packbits(bits).tobytes(), "big"), grey
 
 
-def prints_of(paths: Sequence[str]) -> Prints:
-    """Decode every picture once and return its prints. Raises BadImage for one that cannot be read."""
+def prints_of(table: pd.DataFrame) -> Prints:
+    """Decode every picture of a manifest's table once and return its prints. Raises BadImage."""
     with ThreadPoolExecutor() as pool:  # cv2 and hashlib release the interpreter lock
-        found = list(pool.map(_print_of, paths))
+        found = list(pool.map(_print_of, table["path"], boxes_of(table)))
     return Prints(
         pixels_N=np.array([one[0] for one in found]),
         hash_N=np.array([one[1] for one in found], dtype=np.uint64),

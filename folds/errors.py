@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["BadImage", "UserError", "did_you_mean", "listed"]
+__all__ = ["BadImage", "UserError", "did_you_mean", "listed", "require"]
 
 
 class UserError(ValueError):
@@ -27,3 +27,9 @@ def listed(names: Iterable[object], *, most: int = 3) -> str:
     everything = [str(name) for name in names]
     shown = ", ".join(everything[:most])
     return shown if len(everything) <= most else f"{shown} and {len(everything) - most} more"
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise UserError with the message unless the condition holds."""
+    if not condition:
+        raise UserError(message)

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from folds.errors import UserError, did_you_mean, listed
-from folds.manifest import Manifest, build_manifest
+from folds.images import Box
+from folds.manifest import Attribute, Manifest, build_manifest
 from folds.tables import read_csv_text
 
 __all__ = ["read_csv_manifest"]
 
 
-def _read_columns(file: Path, columns: dict[str, str]) -> pd.DataFrame:
-    """Read `columns` (flag -> column name) of a CSV as text, checked for absence and blanks."""
+def _read_columns(file: Path, columns: Sequence[tuple[str, str]]) -> pd.DataFrame:
+    """Read `columns` (flag, column name) of a CSV as text, checked for absence and blanks."""
     table = read_csv_text(file)
-    for flag, column in columns.items():
+    for flag, column in columns:
         if column not in table.columns:
             near = did_you_mean(column, table.columns)
             raise UserError(f"{file}: no column {column!r} ({flag}); it has {listed(table.columns, most=9)}{near}")
@@ -45,6 +48,45 @@ def _class_order(words: pd.Series, *, where: str) -> list[str]:
     return ordered
 
 
+def _attribute(table: pd.DataFrame, words: pd.Series, classes: Sequence[str], column: str, file: Path) -> Attribute:
+    """Return the attribute that a column holds, checked to be one value a class."""
+    where = f"{file}: column {column!r} (--attribute-cols)"
+    cells = table[column].str.strip()
+    values = _class_order(cells, where=where)
+    if len(values) < 2:
+        raise UserError(f"{where} has {len(values)} value; leave it out")
+    of_class = []
+    for name in classes:
+        rows = cells[words == name]
+        other = rows[rows != rows.iloc[0]]
+        if len(other):
+            raise UserError(
+                f"{where} is not decided by the class: of class {name!r}, line {rows.index[0] + 2} has "
+                f"{rows.iloc[0]!r} and line {other.index[0] + 2} has {other.iloc[0]!r}; mend them or leave it out"
+            )
+        of_class.append(values.index(rows.iloc[0]))
+    return Attribute(name=column, values=tuple(values), of_class=tuple(of_class))
+
+
+def _box_flags(box_cols: Sequence[str]) -> list[tuple[str, str]]:
+    return [("--box-cols", column) for column in box_cols]
+
+
+def _box_column(table: pd.DataFrame, box_cols: Sequence[str], file: Path) -> dict[str, list[Box]]:
+    """Return {"box": one tuple of pixels a row}, or nothing where there are no box columns."""
+    if not box_cols:
+        return {}
+    numbers = table[list(box_cols)].apply(pd.to_numeric, errors="coerce")
+    x1, y1, x2, y2 = (numbers[column] for column in box_cols)
+    bad = table.index[~(np.isfinite(numbers).all(axis=1) & (x1 < x2) & (y1 < y2))]
+    if len(bad):
+        raise UserError(
+            f"{file}: no box in line {listed(bad + 2)} (--box-cols {','.join(box_cols)}): "
+            "write four numbers of pixels, left < right and top < bottom"
+        )
+    return {"box": list(zip(*(numbers[column].astype(float) for column in box_cols), strict=True))}
+
+
 def read_csv_manifest(
     csv: Path,
     *,
@@ -53,18 +95,23 @@ def read_csv_manifest(
     group_col: str | None = None,
     image_root: Path | None = None,
     test_csv: Path | None = None,
+    attribute_cols: Sequence[str] = (),
+    box_cols: Sequence[str] = (),
     skip_missing: bool = False,
 ) -> Manifest:
     """Read labelled pictures from `csv` and, where given, test pictures from `test_csv`.
 
     Labels are words or numbers, any number of classes from two up. Image paths are taken from
     `image_root`, by default the CSV's folder. Without `group_col` every picture is its own group.
+    `attribute_cols` hold what the class implies; `box_cols` are four columns of pixels, x1, y1, x2, y2.
     Raises UserError naming the file, column and line.
     """
-    columns = {"--image-col": image_col, "--label-col": label_col}
-    if group_col is not None:
-        columns["--group-col"] = group_col
-    table = _read_columns(csv, columns)
+    if len(box_cols) not in (0, 4):
+        raise UserError(f"--box-cols {','.join(box_cols)}: name four columns, as x1,y1,x2,y2")
+    columns = [("--image-col", image_col), ("--label-col", label_col)]
+    columns += [("--group-col", group_col)] if group_col is not None else []
+    columns += [("--attribute-cols", column) for column in attribute_cols]
+    table = _read_columns(csv, columns + _box_flags(box_cols))
     folder = image_root if image_root is not None else csv.parent
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; check --image-root")
@@ -85,10 +132,11 @@ def read_csv_manifest(
     if len(classes) < 2:
         raise UserError(f"{csv}: column {label_col!r} has {len(classes)} class; a classifier needs two or more")
     code = {word: index for index, word in enumerate(classes)}
-    test = None
+    test, test_extra = None, {}
     if test_csv is not None:
-        names = _read_columns(test_csv, {"--image-col": image_col})[image_col]
-        test = [(name, folder / name) for name in names]
+        test_table = _read_columns(test_csv, [("--image-col", image_col), *_box_flags(box_cols)])
+        test = [(name, folder / name) for name in test_table[image_col]]
+        test_extra = _box_column(test_table, box_cols, test_csv)
     return build_manifest(
         name=csv.stem,
         root=csv,
@@ -99,5 +147,8 @@ def read_csv_manifest(
         test=test,
         classes=classes,
         answers=classes,
+        attributes=[_attribute(table, words, classes, column, csv) for column in attribute_cols],
         warnings=warnings,
+        extra=_box_column(table, box_cols, csv),
+        test_extra=test_extra,
     )

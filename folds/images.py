@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import warnings
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import PIL.Image
 
 from folds.errors import BadImage
 
-__all__ = ["check_images", "read_image"]
+__all__ = ["Box", "boxes_of", "check_images", "read_image"]
+
+Box = tuple[float, float, float, float]
 
 MAX_PIXELS = 2**26
 warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)  # our limit is the lower one
@@ -49,25 +52,45 @@ def _read_bytes(path: str | Path) -> bytes:
         raise BadImage(f"{path}: {error.strerror}; {CURE}") from None
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path, box: Box | None = None) -> np.ndarray:
     """Return the picture as RGB uint8, height x width x 3, turned upright as its EXIF says.
 
-    Raises BadImage for a file that is missing, empty, truncated, no picture, or too large.
+    `box` (x1, y1, x2, y2 in pixels of the upright picture) is what is cut out; what sticks out is left off.
+    Raises BadImage for a file that is missing, empty, truncated, no picture, or too large, and for a
+    box outside the picture.
     """
-    return cv2.cvtColor(_decode(path, _read_bytes(path), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    image = cv2.cvtColor(_decode(path, _read_bytes(path), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    return image if box is None else _crop(path, image, box)
 
 
-def _check_one(path: str) -> str | BadImage:
+def _crop(path: str | Path, image: np.ndarray, box: Box) -> np.ndarray:
+    height, width = image.shape[:2]
+    x1, y1 = (max(math.floor(value), 0) for value in box[:2])
+    x2, y2 = min(math.ceil(box[2]), width), min(math.ceil(box[3]), height)
+    if x1 >= x2 or y1 >= y2:
+        said = ",".join(f"{value:g}" for value in box)
+        raise BadImage(f"{path}: box {said} lies outside the {width} x {height} picture; mend it (--box-cols)")
+    return image[y1:y2, x1:x2]
+
+
+def boxes_of(table: pd.DataFrame) -> list[Box | None]:
+    """Return the box of each row of a manifest's table; None where pictures are taken whole."""
+    return table["box"].tolist() if "box" in table else [None] * len(table)
+
+
+def _check_one(path: str, box: Box | None) -> str | BadImage:
     try:
         data = _read_bytes(path)
         # An eighth of the size is enough to see whether it decodes, at a third of the time.
-        _decode(path, data, cv2.IMREAD_REDUCED_COLOR_8)
+        image = _decode(path, data, cv2.IMREAD_REDUCED_COLOR_8 if box is None else cv2.IMREAD_COLOR)
+        if box is not None:
+            _crop(path, image, box)
     except BadImage as error:
         return error
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def check_images(paths: Iterable[str]) -> list[str | BadImage]:
-    """Decode every picture once and return, in order, its content hash or what is wrong with it."""
+def check_images(table: pd.DataFrame) -> list[str | BadImage]:
+    """Decode every picture of a manifest's table once; return, in order, its content hash or what is wrong with it."""
     with ThreadPoolExecutor() as pool:  # cv2 and hashlib release the interpreter lock
-        return list(pool.map(_check_one, paths))
+        return list(pool.map(_check_one, table["path"], boxes_of(table)))

@@ -97,6 +97,9 @@ class Manifest:
         for column in ("image_id", "group", "label_raw"):
             digest.update(json.dumps(self.train[column].tolist()).encode())
         digest.update(json.dumps([] if self.test is None else self.test["image_id"].tolist()).encode())
+        for table in (self.train, self.test):
+            if table is not None and "box" in table:
+                digest.update(json.dumps(table["box"].tolist()).encode())
         return digest.hexdigest()
 
 
@@ -132,11 +135,12 @@ def build_manifest(
     aliases: Mapping[str, tuple[str, ...]] | None = None,
     codes: Mapping[str, Callable[[str, str], int]] | None = None,
     extra: Mapping[str, Sequence[Any]] | None = None,
+    test_extra: Mapping[str, Sequence[Any]] | None = None,
 ) -> Manifest:
     """Check plain columns of length N and return them as a Manifest.
 
     Rows are put in the order of their image_id, so that nothing downstream depends on file order.
-    `extra` are further columns of the training table.
+    `extra` and `test_extra` are further columns of the tables, such as `box` (see folds.images).
     Raises UserError for a doubled id, a missing file, no rows at all, or an empty test set.
     """
     source = str(root)
@@ -164,6 +168,7 @@ def build_manifest(
         if not len(test):
             raise UserError(f"{source}: the test set lists no picture; fill it, or remove it to run without")
         test_table = pd.DataFrame([(one, str(file)) for one, file in test], columns=TEST_COLUMNS)
+        test_table = test_table.assign(**(test_extra or {}))
         _check_ids(test_table, f"{source} (test set)")
         _check_files(test_table, f"{source} (test set)")
     return Manifest(

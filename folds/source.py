@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from folds.config import DataConfig
 from folds.corrections import apply_corrections
 from folds.demo import make_demo
 from folds.errors import UserError, listed
@@ -16,6 +17,7 @@ from folds.manifest import Manifest
 __all__ = ["load_manifest"]
 
 CHANNEL = "SM_CHANNEL_TRAIN"
+CSV_ONLY = ("image_col", "label_col", "group_col", "image_root", "test_csv", "attribute_cols", "box_cols")
 
 
 def _named_layout(path: str, flag: str) -> Path:
@@ -40,77 +42,45 @@ def _data_root(data: str | None, environ: Mapping[str, str]) -> Path | None:
     return None
 
 
-def load_manifest(
-    *,
-    data: str | None = None,
-    csv: str | None = None,
-    image_col: str = "image",
-    label_col: str = "label",
-    group_col: str | None = None,
-    image_root: str | None = None,
-    test_csv: str | None = None,
-    corrections: str | None = None,
-    old_from: float | None = None,
-    drop_ages: str | None = None,
-    skip_missing: bool = False,
-    environ: Mapping[str, str] = os.environ,
-) -> Manifest:
+def load_manifest(config: DataConfig | None = None, *, environ: Mapping[str, str] = os.environ) -> Manifest:
     """Load the data set that the flags name, or the embedded demo set if they name none.
 
     Corrections are laid over its labels; `old_from` and `drop_ages` then decide what is learnt from
     which ages, and touch no score. Raises UserError where what is named is not there or cannot be used.
     """
-    manifest = _read(
-        data=data,
-        csv=csv,
-        image_col=image_col,
-        label_col=label_col,
-        group_col=group_col,
-        image_root=image_root,
-        test_csv=test_csv,
-        skip_missing=skip_missing,
-        environ=environ,
-    )
-    if corrections is not None:
-        manifest = apply_corrections(manifest, corrections)
-    return relabel_for_training(manifest, old_from=old_from, drop_ages=drop_ages)
+    config = config or DataConfig()
+    manifest = _read(config, environ)
+    if config.corrections is not None:
+        manifest = apply_corrections(manifest, config.corrections)
+    return relabel_for_training(manifest, old_from=config.old_from, drop_ages=config.drop_ages)
 
 
-def _read(
-    *,
-    data: str | None,
-    csv: str | None,
-    image_col: str,
-    label_col: str,
-    group_col: str | None,
-    image_root: str | None,
-    test_csv: str | None,
-    skip_missing: bool,
-    environ: Mapping[str, str],
-) -> Manifest:
+def _read(config: DataConfig, environ: Mapping[str, str]) -> Manifest:
     """Return the data set as its files have it."""
-    given = {
-        "--image-col": image_col != "image",
-        "--label-col": label_col != "label",
-        "--group-col": group_col is not None,
-        "--image-root": image_root is not None,
-        "--test-csv": test_csv is not None,
-    }
-    if csv is None and any(given.values()):
-        raise UserError(f"{listed(flag for flag in given if given[flag])}: only for --csv; pass it too")
-    if csv is not None:
-        if data is not None:
+    skip_missing = config.on_bad_image == "skip"
+    default = DataConfig()
+    given = [f"--{name.replace('_', '-')}" for name in CSV_ONLY if getattr(config, name) != getattr(default, name)]
+    if config.csv is None and given:
+        raise UserError(f"{listed(given)}: only for --csv; pass it too")
+    if config.csv is not None:
+        if config.data is not None:
             raise UserError("--csv and --data: two data sets are named; pass one")
         return read_csv_manifest(
-            Path(csv),
-            image_col=image_col,
-            label_col=label_col,
-            group_col=group_col,
-            image_root=None if image_root is None else Path(image_root),
-            test_csv=None if test_csv is None else Path(test_csv),
+            Path(config.csv),
+            image_col=config.image_col,
+            label_col=config.label_col,
+            group_col=config.group_col,
+            image_root=None if config.image_root is None else Path(config.image_root),
+            test_csv=None if config.test_csv is None else Path(config.test_csv),
+            attribute_cols=_names(config.attribute_cols),
+            box_cols=_names(config.box_cols),
             skip_missing=skip_missing,
         )
-    root = _data_root(data, environ)
+    root = _data_root(config.data, environ)
     if root is None:
         return read_layout(make_demo(), name="demo", is_demo=True)
     return read_layout(root, skip_missing=skip_missing)
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return () if text is None else tuple(name.strip() for name in text.split(","))

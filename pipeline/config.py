@@ -12,29 +12,21 @@ from typing import Annotated, Literal
 
 import tyro
 
-from folds.errors import UserError
+from folds.config import DataConfig, SplitConfig
+from folds.errors import require
 
 __all__ = [
-    "DataConfig",
     "InferConfig",
     "MachineConfig",
     "ModelConfig",
     "OutputConfig",
     "RunConfig",
-    "SplitConfig",
     "TrainConfig",
     "check_name",
     "parse_size",
-    "require",
 ]
 
 _arg = tyro.conf.arg
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise UserError with the message unless the condition holds."""
-    if not condition:
-        raise UserError(message)
 
 
 def check_name(name: str | None) -> None:
@@ -52,54 +44,6 @@ def parse_size(text: str | int) -> tuple[int, int]:
         f"--img-size {text}: write a side such as 224, or width x height such as 120x160 (16 to 4096)",
     )
     return width, height
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataConfig:
-    data: str | None = None
-    """Root of the competition's layout, or "demo". Default: $SM_CHANNEL_TRAIN, data/, or the demo set."""
-    csv: str | None = None
-    """Any CSV of labelled pictures instead of the layout."""
-    image_col: str = "image"
-    """Column of --csv with the picture's path."""
-    label_col: str = "label"
-    """Column of --csv with the class, words or numbers."""
-    group_col: str | None = None
-    """Column of --csv with the person, patient or product; default: every picture for itself."""
-    image_root: str | None = None
-    """Folder that the paths in --csv start from; default: the CSV's own."""
-    test_csv: str | None = None
-    """CSV with the test pictures in --image-col."""
-    corrections: str | None = None
-    """CSV of corrections (target, field, value) laid over the labels; raw ones are kept and scored too."""
-    old_from: float | None = None
-    """Years from which people count as 60+ in training only (competition's layout)."""
-    drop_ages: str | None = None
-    """Ages such as 57-59 that are left out of training only (competition's layout)."""
-    merge_duplicates: bool = False
-    """Make groups that share a picture (equal or nearly so) one group."""
-    on_bad_image: Literal["stop", "skip"] = "stop"
-    """What to do about a labelled picture that is missing or unreadable."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SplitConfig:
-    folds: int | None = None
-    """Number of folds; default 5, or those of --fold-file."""
-    repeats: int | None = None
-    """How often the whole cross-validation is done, each time with other folds; default 1."""
-    fold_file: str | None = None
-    """Folds from another run (its folder) or any CSV with image_id, fold and perhaps repeat."""
-    split: Literal["stratified-group", "group", "stratified", "random"] = "stratified-group"
-    """What folds keep: classes even and groups whole, groups whole, classes even, or neither.
-    The last two let people leak between folds and exist for comparison only."""
-    split_seed: int = 0
-    """Seed of the folds, apart from --seed so that several seeds share folds."""
-
-    def __post_init__(self) -> None:
-        require(self.folds is None or self.folds >= 2, f"--folds {self.folds}: cross-validation needs at least 2")
-        require(self.repeats is None or self.repeats >= 1, f"--repeats {self.repeats}: pass 1 or more")
-        require(self.split_seed >= 0, f"--split-seed {self.split_seed}: pass 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

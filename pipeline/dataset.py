@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from folds.images import boxes_of
 from pipeline.augment import Augmentation
 from pipeline.preprocess import Preprocess
 from pipeline.seeding import derive_rng, derive_seed
@@ -23,22 +25,22 @@ Key = tuple[int, int]
 class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
     """Items by (epoch, index): a height x width x 3 uint8 tensor and its label (-1 where unknown).
 
+    `table` is one of a manifest's: image_id, path, perhaps label and box.
     The epoch travels with the index so that workers, which outlive an epoch, need no shared state.
     """
 
     def __init__(
         self,
-        image_ids: Sequence[str],
-        paths: Sequence[str],
-        labels: np.ndarray | None,
+        table: pd.DataFrame,
         preprocess: Preprocess,
         *,
         augment: Augmentation | None = None,
         seed_parts: tuple[int, ...] = (),
     ) -> None:
-        self.image_ids = list(image_ids)
-        self.paths = list(paths)
-        self.labels = np.full(len(self.paths), -1) if labels is None else labels
+        self.image_ids = table["image_id"].tolist()
+        self.paths = table["path"].tolist()
+        self.boxes = boxes_of(table)
+        self.labels = table["label"].to_numpy() if "label" in table else np.full(len(table), -1)
         self.preprocess = preprocess
         self.augment = augment
         self.seed_parts = seed_parts
@@ -48,7 +50,7 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
 
     def __getitem__(self, key: Key) -> tuple[torch.Tensor, int]:
         epoch, index = key
-        image = self.preprocess.load(self.paths[index])
+        image = self.preprocess.load(self.paths[index], self.boxes[index])
         if self.augment is not None:
             image = self.augment(image, derive_seed("augment", *self.seed_parts, epoch, self.image_ids[index]))
         return torch.from_numpy(np.ascontiguousarray(image)), int(self.labels[index])

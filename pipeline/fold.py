@@ -76,16 +76,8 @@ def finished_fold(folder: Path, index: int, run_key: dict[str, str]) -> dict[str
 
 
 def _dataset(job: FoldJob, table: pd.DataFrame, *, index: int, train: bool) -> ImageDataset:
-    labels = table["label"].to_numpy() if "label" in table else None
     augment = AUGMENTATIONS[job.config.train.augment]() if train else None
-    return ImageDataset(
-        table["image_id"].tolist(),
-        table["path"].tolist(),
-        labels,
-        job.preprocess,
-        augment=augment,
-        seed_parts=(job.config.train.seed, index),
-    )
+    return ImageDataset(table, job.preprocess, augment=augment, seed_parts=(job.config.train.seed, index))
 
 
 def _predict(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from folds.audit import audit_lines
-from folds.duplicates import describe_pairs, duplicate_pairs, equal_pairs, merged_groups, prints_of
-from folds.errors import BadImage, UserError, listed
-from folds.fold_file import read_fold_file
-from folds.images import check_images
+from folds.errors import UserError
+from folds.load import Say, load_data
 from folds.manifest import Manifest
-from folds.source import load_manifest
-from folds.split import SPLITTERS, assign_folds, rare_classes
+from folds.plan import plan_folds
 from pipeline.config import RunConfig
 from pipeline.device import resolve_machine
 from pipeline.model import build_model, check_backbone, check_forward, model_kwargs, preprocess_of
@@ -31,13 +25,11 @@ from pipeline.settings import flatten, identity_hash, replace
 from pipeline.weights import HubUnreachableError, Weights, load_file, load_pretrained
 from tta.views import parse_views
 
-__all__ = ["Prepared", "Say", "prepare"]
+__all__ = ["Prepared", "prepare"]
 
-NUM_FOLDS = 5
 PROFILE: dict[str, Any] = {"epochs": 10, "batch_size": 32}
 # A newcomer's first run must end while they watch; its score proves plumbing, not quality.
 DEMO_PROFILE: dict[str, Any] = {"img_size": "96x128", "epochs": 4, "batch_size": 16}
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,54 +60,6 @@ class Prepared:
     def origin(self) -> dict[str, str]:
         """Where the weights come from, and their licence."""
         return self.weights.origin if self.weights else {"source": "random", "licence": "none"}
-
-
-def _load_data(config: RunConfig, say: Say) -> tuple[Manifest, str]:
-    """Return the manifest, its unreadable pictures dealt with, and the hash of labels and pixels."""
-    source = dataclasses.asdict(config.data)
-    skip, merge = source.pop("on_bad_image") == "skip", source.pop("merge_duplicates")
-    manifest = load_manifest(**source, skip_missing=skip)
-    for warning in manifest.warnings:
-        say(f"warning: {warning}")
-    for note in manifest.notes:
-        say(note)
-    results = check_images(manifest.train["path"])
-    bad = [result for result in results if isinstance(result, BadImage)]
-    if bad and not skip:
-        more = f" ({len(bad) - 1} more like it)" if len(bad) > 1 else ""
-        raise UserError(f"{bad[0]}{more}")
-    if bad:
-        say(f"warning: skipped {len(bad)} unreadable pictures: {listed(bad)}")
-        good = [not isinstance(result, BadImage) for result in results]
-        manifest = dataclasses.replace(manifest, train=manifest.train[good].reset_index(drop=True))
-    manifest = _with_duplicates(manifest, [str(one) for one in results if not isinstance(one, BadImage)], merge, say)
-    test_results = [] if manifest.test is None else check_images(manifest.test["path"])
-    for result in test_results:
-        if isinstance(result, BadImage):  # never skipped: a submission needs every row
-            raise UserError(str(result).replace(" or pass --on-bad-image skip", ""))
-    digest = hashlib.blake2b(manifest.labels_hash().encode(), digest_size=16)
-    for result in [*results, *test_results]:
-        digest.update(str(result).encode() if not isinstance(result, BadImage) else b"")
-    return manifest, digest.hexdigest()
-
-
-def _with_duplicates(manifest: Manifest, content: list[str], merge: bool, say: Say) -> Manifest:
-    """Warn of pictures that stand under two groups or labels; where asked for, make such groups one.
-
-    Equal files are found in passing; near duplicates take another look at every picture.
-    """
-    train = manifest.train
-    pairs = duplicate_pairs(prints_of(train["path"].tolist())) if merge else equal_pairs(content)
-    for line in describe_pairs(pairs, train):
-        say(f"warning: {line}")
-    if not merge:
-        if describe_pairs(pairs, train):
-            say("pass --merge-duplicates to make groups that share a picture one")
-        return manifest
-    group_N = merged_groups(train["group"].to_numpy(), pairs)
-    note = f"--merge-duplicates: {train['group'].nunique()} groups became {len(set(group_N))}"
-    say(note)
-    return dataclasses.replace(manifest, train=train.assign(group=group_N), notes=(*manifest.notes, note))
 
 
 def _load_weights(config: RunConfig, manifest: Manifest, kwargs: dict[str, Any], say: Say) -> Weights | None:
@@ -177,58 +121,6 @@ def _check_training(trial: torch.nn.Module, config: RunConfig) -> None:
         raise UserError(f"{flags}: cannot be set up ({str(error) or type(error).__name__}); pass another") from None
 
 
-def _fold_map(config: RunConfig, manifest: Manifest) -> np.ndarray:
-    """Return the fold of each row, repeats x N, read from --fold-file or made on raw labels."""
-    split = config.split
-    if split.fold_file is not None:
-        fold_RN = read_fold_file(
-            split.fold_file, manifest.train, flag="--fold-file", leaks=SPLITTERS[split.split].leaks
-        )
-        for flag, given, found in (
-            ("--folds", split.folds, int(fold_RN.max()) + 1),
-            ("--repeats", split.repeats, len(fold_RN)),
-        ):
-            if given not in (None, found):
-                raise UserError(f"{flag} {given}: --fold-file {split.fold_file} has {found}; leave the flag out")
-        return fold_RN
-    label_N, group_N, id_N = (manifest.train[name].to_numpy() for name in ("label_raw", "group", "image_id"))
-    return np.stack(
-        [
-            assign_folds(
-                label_N,
-                group_N,
-                num_folds=split.folds or NUM_FOLDS,
-                seed=split.split_seed,
-                repeat=repeat,
-                split=split.split,
-                id_N=id_N,
-            )
-            for repeat in range(split.repeats or 1)
-        ]
-    )
-
-
-def _split(config: RunConfig, manifest: Manifest, say: Say) -> np.ndarray:
-    """Return the fold of each row, repeats x N, and say what is amiss with it."""
-    label_N, group_N = (manifest.train[name].to_numpy() for name in ("label_raw", "group"))
-    leaks = SPLITTERS[config.split.split].leaks
-    if leaks:
-        say(f"WARNING: --split {config.split.split} lets a group into several folds; its score is not honest.")
-    fold_RN = _fold_map(config, manifest)
-    for repeat, fold_N in enumerate(fold_RN):
-        lines = audit_lines(label_N, group_N, fold_N, classes=manifest.classes, leaks=leaks)
-        say("\n".join([f"folds of repeat {repeat}:" if len(fold_RN) > 1 else "folds:", *lines]))
-    num_folds = int(fold_RN.max()) + 1
-    rare = rare_classes(label_N, group_N, num_folds=num_folds)
-    if rare:
-        named = listed(f"{manifest.classes[label]!r} ({count})" for label, count in rare.items())
-        say(
-            f"warning: {len(rare)} classes have fewer groups than the {num_folds} folds, "
-            f"so some folds lack them: {named}"
-        )
-    return fold_RN
-
-
 def prepare(config: RunConfig, say: Say) -> Prepared:
     """Check names and data and decide every setting; nothing is written.
 
@@ -238,7 +130,7 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
     check_metric(config.output.metric)
     record = check_backbone(config.model.backbone)
     check_optimizer(config.train.opt)
-    manifest, data_hash = _load_data(config, say)
+    manifest, data_hash = load_data(config.data, say)
     config = _apply_profile(config, manifest, say)
     preprocess = preprocess_of(config.model, record)
     config = _resolve(config, manifest, f"{preprocess.width}x{preprocess.height}")
@@ -247,7 +139,7 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
     trial = build_model(config.model.backbone, num_classes=manifest.num_classes, kwargs=kwargs, weights=weights)
     check_forward(trial, config.model.backbone, preprocess)  # what does not fit fails now, not in fold 0
     _check_training(trial, config)
-    fold_RN = _split(config, manifest, say)
+    fold_RN = plan_folds(config.split, manifest, say)
     config = replace(config, folds=int(fold_RN.max()) + 1, repeats=len(fold_RN))
     run_key = {
         "configuration": identity_hash(config),

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import torch
 
-from folds.images import read_image
+from folds.images import Box, read_image
 
 __all__ = ["Preprocess"]
 
@@ -27,9 +27,12 @@ class Preprocess:
     std: tuple[float, ...]
     """Per channel, of pixels in 0..1."""
 
-    def load(self, path: str) -> np.ndarray:
-        """Read a picture and return it resized, height x width x 3 uint8 RGB. Raises BadImage."""
-        return self.resize(read_image(path))
+    def load(self, path: str, box: Box | None = None) -> np.ndarray:
+        """Read a picture, or what `box` cuts out, and return it resized, height x width x 3 uint8 RGB.
+
+        Raises BadImage.
+        """
+        return self.resize(read_image(path, box))
 
     def resize(self, image: np.ndarray) -> np.ndarray:
         """Return the picture at the training size; the whole of it, so the aspect may change."""

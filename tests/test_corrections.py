@@ -9,6 +9,7 @@ from conftest import TINY
 
 from ensemble.blend import blend
 from folds import corrections
+from folds.config import DataConfig
 from folds.corrections import apply_corrections
 from folds.errors import UserError
 from folds.labels import decode, encode
@@ -106,10 +107,10 @@ def test_the_list_for_the_competition_can_be_laid_over_its_people(layout, edit_c
 
 
 def test_ages_are_relabelled_for_training_alone(layout):
-    plain = load_manifest(data=str(layout))
+    plain = load_manifest(DataConfig(data=str(layout)))
     age = plain.train["age"].to_numpy()
     oldest = np.sort(np.unique(age[age < 60]))[-1]
-    told = load_manifest(data=str(layout), old_from=float(oldest), drop_ages=f"{int(age.min())}")
+    told = load_manifest(DataConfig(data=str(layout), old_from=float(oldest), drop_ages=f"{int(age.min())}"))
     assert (told.train["label"] == plain.train["label"]).all()
     fit = told.train["label_fit"].to_numpy()
     assert (fit[age == age.min()] == -1).all()
@@ -121,19 +122,19 @@ def test_ages_are_relabelled_for_training_alone(layout):
     assert (rows.loc[rows["age"] == oldest, "label"] % 3 == 2).all()
     assert told.overlay_hash() not in (None, plain.overlay_hash())
     with pytest.raises(UserError, match="nobody to train on"):
-        load_manifest(data=str(layout), drop_ages="1-120")
+        load_manifest(DataConfig(data=str(layout), drop_ages="1-120"))
     for wrong in ("57-", "59-57", "old"):
         with pytest.raises(UserError, match=r"--drop-ages .* span of years"):
-            load_manifest(data=str(layout), drop_ages=wrong)
+            load_manifest(DataConfig(data=str(layout), drop_ages=wrong))
 
 
 def test_ages_need_a_data_set_that_has_them(tiny_layout, tmp_path):
     rows = read_layout(tiny_layout).train
     rows[["path", "label"]].rename(columns={"path": "image"}).to_csv(tmp_path / "any.csv", index=False)
     with pytest.raises(UserError, match="only for the competition's layout"):
-        load_manifest(csv=str(tmp_path / "any.csv"), old_from=58)
+        load_manifest(DataConfig(csv=str(tmp_path / "any.csv"), old_from=58))
     (tmp_path / "fix.csv").write_text(f"target,field,value\n{rows['path'][0]},label,17\n")
-    manifest = load_manifest(csv=str(tmp_path / "any.csv"), corrections=str(tmp_path / "fix.csv"))
+    manifest = load_manifest(DataConfig(csv=str(tmp_path / "any.csv"), corrections=str(tmp_path / "fix.csv")))
     changed = manifest.train[manifest.train["label"] != manifest.train["label_raw"]]
     assert [manifest.classes[label] for label in changed["label"]] == ["17"]
 

@@ -4,6 +4,7 @@ import shutil
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import LONDON, TINY
 from hypothesis import given, settings
@@ -89,7 +90,7 @@ def test_a_planted_copy_is_found_named_and_merged(layout_copy, tmp_path, cv_comm
 
 def test_drawn_people_are_not_taken_for_each_other(tiny_layout):
     train = read_layout(tiny_layout).train
-    assert describe_pairs(duplicate_pairs(prints_of(train["path"].tolist())), train) == []
+    assert describe_pairs(duplicate_pairs(prints_of(train)), train) == []
 
 
 @pytest.mark.skipif(not LONDON.is_dir(), reason="the real faces are not here")
@@ -106,7 +107,7 @@ def test_copies_planted_among_real_faces_are_found_and_nothing_else(tmp_path):
             image = np.clip(image * 1.08 + 4, 0, 255).astype(np.uint8)
         files.append(str(tmp_path / f"{number}.jpg"))
         cv2.imwrite(files[-1], image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 90))])
-    pairs = duplicate_pairs(prints_of([*train["path"], *files]))
+    pairs = duplicate_pairs(prints_of(pd.DataFrame({"path": [*train["path"], *files]})))
     found = {(int(i), int(j)) for i, j in pairs}
     planted = {(int(row), len(train) + number) for number, row in enumerate(rows)}
     group = np.append(train["group"].to_numpy(), train["group"].to_numpy()[rows])

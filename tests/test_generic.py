@@ -1,10 +1,17 @@
+"""Any CSV of grouped pictures: classes, attributes, boxes, and what is wrong with the rows."""
+
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import TINY
+from sklearn.metrics import f1_score
 
-from folds.errors import UserError
+from folds.corrections import apply_corrections
+from folds.errors import BadImage, UserError
 from folds.generic import read_csv_manifest
+from folds.images import read_image
+from pipeline.store import Run
 
 
 @pytest.fixture
@@ -118,3 +125,107 @@ def test_not_a_csv(flowers):
     (flowers / "flowers.csv").write_bytes(b"\xff\xfe\x00\x01" * 9)
     with pytest.raises(UserError, match="cannot be read as CSV"):
         read(flowers)
+
+
+KINGDOM = {"rose": "garden", "iris": "garden", "aster": "meadow"}
+
+
+def with_columns(root, **columns):
+    table = pd.read_csv(root / "flowers.csv", dtype=str)
+    for name, values in columns.items():
+        table[name] = values(table)
+    table.to_csv(root / "flowers.csv", index=False)
+
+
+def test_attributes_are_what_the_class_implies(flowers):
+    with_columns(flowers, place=lambda table: table["species"].map(KINGDOM))
+    (place,) = read(flowers, attribute_cols=("place",)).attributes
+    assert (place.name, place.values, place.of_class) == ("place", ("garden", "meadow"), (1, 0, 0))
+    change(flowers, place={5: "meadow"})  # of plant p1, an iris
+    with pytest.raises(UserError, match=r"'place' .*class 'iris', line 5 has 'garden' and line 7 has 'meadow'"):
+        read(flowers, attribute_cols=("place",))
+    with pytest.raises(UserError, match=r"no column 'places' \(--attribute-cols\).*did you mean place"):
+        read(flowers, attribute_cols=("places",))
+    with_columns(flowers, place=lambda table: "garden")
+    with pytest.raises(UserError, match=r"'place' .*has 1 value"):
+        read(flowers, attribute_cols=("place",))
+
+
+def test_an_attribute_that_fits_two_classes_is_no_correction(flowers, tmp_path):
+    with_columns(flowers, place=lambda table: table["species"].map(KINGDOM))
+    manifest = read(flowers, attribute_cols=("place",))
+    (tmp_path / "fix.csv").write_text("target,field,value\np0,place,meadow\n")  # of the garden's roses, to asters
+    assert set(apply_corrections(manifest, tmp_path / "fix.csv").train.query("group == 'p0'")["label"]) == {0}
+    (tmp_path / "fix.csv").write_text("target,field,value\np2,place,garden\n")
+    with pytest.raises(UserError, match=r"not exactly one class is like 'aster'.*give the class itself"):
+        apply_corrections(manifest, tmp_path / "fix.csv")
+
+
+def test_attributes_are_scored_apart(flowers, tmp_path, cv_command):
+    with_columns(flowers, place=lambda table: table["species"].map(KINGDOM))
+    csv = ["--csv", flowers / "flowers.csv", "--image-col", "file", "--label-col", "species", "--group-col", "plant"]
+    source = [*csv, "--image-root", flowers / "pics", "--attribute-cols", "place"]
+    assert cv_command(*source, "--backbone", "test_resnet", "--output", tmp_path, "--name", "run", *TINY).code == 0
+    run = Run(tmp_path / "run")
+    of_class = np.array([1, 0, 0])
+    truth, predicted = of_class[run.oof["label"]], of_class[run.logits(run.oof).argmax(1)]
+    (place,) = run.report["attributes"]
+    assert place["name"] == "place"
+    assert place["f1_macro"]["value"] == pytest.approx(f1_score(truth, predicted, average="macro"))
+
+
+BOX = ("x1", "y1", "x2", "y2")
+
+
+def with_boxes(root, **changes):
+    corners = {"x1": "2", "y1": "3.5", "x2": "12", "y2": "99"} | changes
+    with_columns(root, **{name: lambda table, value=value: value for name, value in corners.items()})
+
+
+def test_a_box_is_cut_out_and_what_sticks_out_is_left_off(flowers):
+    with_boxes(flowers)
+    train = read(flowers, box_cols=BOX).train
+    whole = read_image(train["path"][0])
+    assert np.array_equal(read_image(train["path"][0], train["box"][0]), whole[3:20, 2:12])
+    with pytest.raises(BadImage, match=r"box 20,0,30,9 lies outside the 20 x 20 picture"):
+        read_image(train["path"][0], (20, 0, 30, 9))
+
+
+@pytest.mark.parametrize(
+    ("changes", "columns", "message"),
+    [
+        ({"x2": "2"}, BOX, r"no box in line 2, 3, 4 and 27 more.*left < right"),
+        ({"y1": "nan"}, BOX, "no box in line 2"),
+        ({"x1": "left"}, BOX, "no box in line 2"),
+        ({"x1": " "}, BOX, r"'x1' \(--box-cols\) is blank in line 2"),
+        ({}, BOX[:3], r"--box-cols x1,y1,x2: name four columns"),
+        ({}, ("x1", "y1", "x2", "y3"), r"no column 'y3' \(--box-cols\)"),
+    ],
+)
+def test_wrong_boxes(flowers, changes, columns, message):
+    with_boxes(flowers, **changes)
+    with pytest.raises(UserError, match=message):
+        read(flowers, box_cols=columns)
+
+
+def test_boxes_give_the_logits_of_pictures_that_were_cropped_before(flowers, tmp_path, cv_command):
+    with_boxes(flowers)
+    pd.read_csv(flowers / "flowers.csv").head(3).assign(file=["03.png", "01.png", "02.png"]).to_csv(
+        flowers / "test.csv", index=False
+    )
+    (flowers / "cut").mkdir()
+    for file in (flowers / "pics").iterdir():
+        cv2.imwrite(str(flowers / "cut" / file.name), cv2.imread(str(file))[3:20, 2:12])
+    csv = ["--csv", flowers / "flowers.csv", "--image-col", "file", "--label-col", "species", "--group-col", "plant"]
+    argv = [*csv, "--test-csv", flowers / "test.csv", "--backbone", "test_resnet", "--output", tmp_path, *TINY]
+    assert cv_command(*argv, "--image-root", flowers / "cut", "--name", "before").code == 0
+    done = cv_command(*argv, "--image-root", flowers / "pics", "--box-cols", "x1,y1,x2,y2", "--name", "boxes")
+    assert done.code == 0, done.err
+    for table in ("oof", "test"):
+        assert getattr(Run(tmp_path / "boxes"), table).equals(getattr(Run(tmp_path / "before"), table))
+    with_boxes(flowers, x1="3")  # other boxes are other data
+    again = cv_command(*argv, "--image-root", flowers / "pics", "--box-cols", "x1,y1,x2,y2", "--name", "boxes")
+    again.assert_one_line_error("boxes", "data")
+    with_boxes(flowers, x1="50", x2="60")
+    cv_command(*argv, "--image-root", flowers / "pics", "--box-cols", "x1,y1,x2,y2").assert_one_line_error("outside")
+    cv_command("--box-cols", "a,b,c,d", "--pretrained", "none").assert_one_line_error("--box-cols", "--csv")

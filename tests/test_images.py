@@ -2,6 +2,7 @@ import zlib
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
 from folds.errors import BadImage
@@ -36,7 +37,7 @@ def damaged(tmp_path, picture):
 
 def test_damage_is_named_by_reader_and_check_alike(tmp_path, picture):
     files = damaged(tmp_path, picture)
-    for file, found in zip(files, check_images(files), strict=True):
+    for file, found in zip(files, check_images(pd.DataFrame({"path": files})), strict=True):
         assert isinstance(found, BadImage), file
         assert file in str(found)
         with pytest.raises(BadImage, match=r"fetch it again or pass --on-bad-image skip"):
@@ -47,7 +48,8 @@ def test_check_hashes_content(tmp_path, picture):
     for name in ("a.png", "b.png"):
         cv2.imwrite(str(tmp_path / name), picture)
     cv2.imwrite(str(tmp_path / "c.png"), picture + 1)
-    a, b, c = check_images(str(tmp_path / name) for name in ("a.png", "b.png", "c.png"))
+    table = pd.DataFrame({"path": [str(tmp_path / name) for name in ("a.png", "b.png", "c.png")]})
+    a, b, c = check_images(table)
     assert a == b != c
 
 

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import safetensors.torch
 import torch
@@ -145,7 +146,8 @@ def toy_loader(tmp_path, num=24):
         paths.append(str(tmp_path / f"{index}.png"))
         cv2.imwrite(paths[-1], picture)
     preprocess = Preprocess(width=32, height=32, mean=(0.5,) * 3, std=(0.5,) * 3)
-    dataset = ImageDataset([str(i) for i in range(num)], paths, labels, preprocess, seed_parts=(0, 0))
+    table = pd.DataFrame({"image_id": [str(index) for index in range(num)], "path": paths, "label": labels})
+    dataset = ImageDataset(table, preprocess, seed_parts=(0, 0))
     return train_loader(dataset, batch_size=8, workers=0), preprocess
 
 

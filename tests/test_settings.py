@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from folds.cli import cli_flags
 from folds.errors import UserError
-from pipeline.cli import cli_flags, parse_run_config
+from pipeline.cli import parse_run_config
 from pipeline.config import RunConfig, parse_size
 from pipeline.settings import changed_keys, flatten, identity_hash, make_config, read_config_file, replace
 
@@ -16,9 +17,11 @@ ROOT = Path(__file__).resolve().parents[1]
 FLAGS = [
     "--amp",
     "--amp-dtype",
+    "--attribute-cols",
     "--augment",
     "--backbone",
     "--batch-size",
+    "--box-cols",
     "--channels-last",
     "--clip-grad",
     "--config",

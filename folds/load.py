@@ -1,0 +1,69 @@
+"""Data that a run can rely on: read, every picture decoded once, duplicates named."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+
+from folds.config import DataConfig
+from folds.duplicates import describe_pairs, duplicate_pairs, equal_pairs, merged_groups, prints_of
+from folds.errors import BadImage, UserError, listed
+from folds.images import check_images
+from folds.manifest import Manifest
+from folds.source import load_manifest
+
+__all__ = ["Say", "load_data"]
+
+Say = Callable[[str], None]
+
+
+def load_data(config: DataConfig, say: Say) -> tuple[Manifest, str]:
+    """Return the manifest, its unreadable pictures dealt with, and the hash of labels and pixels.
+
+    Raises UserError for data that cannot be used, and for unreadable pictures unless they may be skipped.
+    """
+    skip = config.on_bad_image == "skip"
+    manifest = load_manifest(config)
+    for warning in manifest.warnings:
+        say(f"warning: {warning}")
+    for note in manifest.notes:
+        say(note)
+    results = check_images(manifest.train)
+    bad = [result for result in results if isinstance(result, BadImage)]
+    if bad and not skip:
+        more = f" ({len(bad) - 1} more like it)" if len(bad) > 1 else ""
+        raise UserError(f"{bad[0]}{more}")
+    if bad:
+        say(f"warning: skipped {len(bad)} unreadable pictures: {listed(bad)}")
+        good = [not isinstance(result, BadImage) for result in results]
+        manifest = dataclasses.replace(manifest, train=manifest.train[good].reset_index(drop=True))
+    content = [str(one) for one in results if not isinstance(one, BadImage)]
+    manifest = _with_duplicates(manifest, content, config.merge_duplicates, say)
+    test_results = [] if manifest.test is None else check_images(manifest.test)
+    for result in test_results:
+        if isinstance(result, BadImage):  # never skipped: a submission needs every row
+            raise UserError(str(result).replace(" or pass --on-bad-image skip", ""))
+    digest = hashlib.blake2b(manifest.labels_hash().encode(), digest_size=16)
+    for result in [*results, *test_results]:
+        digest.update(str(result).encode() if not isinstance(result, BadImage) else b"")
+    return manifest, digest.hexdigest()
+
+
+def _with_duplicates(manifest: Manifest, content: list[str], merge: bool, say: Say) -> Manifest:
+    """Warn of pictures that stand under two groups or labels; where asked for, make such groups one.
+
+    Equal files are found in passing; near duplicates take another look at every picture.
+    """
+    train = manifest.train
+    pairs = duplicate_pairs(prints_of(train)) if merge else equal_pairs(content)
+    for line in describe_pairs(pairs, train):
+        say(f"warning: {line}")
+    if not merge:
+        if describe_pairs(pairs, train):
+            say("pass --merge-duplicates to make groups that share a picture one")
+        return manifest
+    group_N = merged_groups(train["group"].to_numpy(), pairs)
+    note = f"--merge-duplicates: {train['group'].nunique()} groups became {len(set(group_N))}"
+    say(note)
+    return dataclasses.replace(manifest, train=train.assign(group=group_N), notes=(*manifest.notes, note))
