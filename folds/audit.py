@@ -9,7 +9,7 @@ import numpy as np
 from folds.balance import lower_bound, objective, profiles_of
 from folds.kfold import codes_of
 
-__all__ = ["audit_lines", "class_counts", "unevenness"]
+__all__ = ["audit_lines", "balance_lines", "class_counts", "unevenness"]
 
 
 def class_counts(label_N: np.ndarray, fold_N: np.ndarray, num_classes: int) -> np.ndarray:
@@ -35,7 +35,7 @@ def audit_lines(
 ) -> list[str]:
     """Return lines on a split of N rows: groups, pictures and classes a fold beside the even share.
 
-    Then the class that is spread worst, and how far the whole is from the best possible.
+    Then those of `balance_lines`.
     """
     count_KC = class_counts(label_N, fold_N, len(classes))
     occurs = np.flatnonzero(count_KC.sum(axis=0))
@@ -49,14 +49,23 @@ def audit_lines(
     rows.append(("even share", f"{num_groups / len(count_KC):,.1f}", f"{len(label_N) / len(count_KC):,.1f}", ""))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return lines + balance_lines(label_N, group_N, fold_N, classes=classes, leaks=leaks)
+
+
+def balance_lines(
+    label_N: np.ndarray, group_N: np.ndarray, fold_N: np.ndarray, *, classes: Sequence[str], leaks: bool = False
+) -> list[str]:
+    """Return the class that is spread worst, and how far the whole is from the best possible."""
+    count_KC = class_counts(label_N, fold_N, len(classes))
+    occurs = np.flatnonzero(count_KC.sum(axis=0))
     share_C = count_KC[:, occurs].mean(axis=0)
     off_KC = np.abs(count_KC[:, occurs] - share_C)
     worst = int((off_KC.max(axis=0) / share_C).argmax())
     fold = int(off_KC[:, worst].argmax())
-    lines.append(
+    lines = [
         f"worst class: {classes[occurs[worst]]!r}, {count_KC[fold, occurs[worst]]:,} pictures in fold {fold} "
         f"where the even share is {share_C[worst]:,.1f}"
-    )
+    ]
     value, bound = unevenness(label_N, np.arange(len(label_N)) if leaks else group_N, fold_N)
     best = "the least possible" if value <= bound + 1e-9 else f"no split is below {bound:.6f}"
     lines.append(f"unevenness (squared relative deviations, summed) {value:.6f}: {best}")

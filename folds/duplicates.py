@@ -18,9 +18,19 @@ from scipy.sparse.csgraph import connected_components
 
 from folds.errors import listed
 from folds.hamming import near_pairs
-from folds.images import Box, boxes_of, read_image
+from folds.images import boxes_of, read_image
 
-__all__ = ["Prints", "describe_pairs", "duplicate_pairs", "equal_pairs", "merged_groups", "prints_of"]
+__all__ = [
+    "Print",
+    "Prints",
+    "describe_pairs",
+    "duplicate_pairs",
+    "equal_pairs",
+    "merged_groups",
+    "print_of",
+    "prints_of",
+    "stacked",
+]
 
 SIDE = 32
 LOW = 8
@@ -42,8 +52,11 @@ class Prints:
     """Grey thumbnails, uint8, 32 x 32."""
 
 
-def _print_of(path: str, box: Box | None) -> tuple[str, int, np.ndarray]:
-    image = read_image(path, box)
+Print = tuple[str, int, np.ndarray]
+
+
+def print_of(image: np.ndarray) -> Print:
+    """Return what `Prints` keeps of one RGB picture."""
     grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     low = cv2.dct(grey.astype(np.float32))[:LOW, :LOW].ravel()
     bits = low > np.median(low)
@@ -55,11 +68,15 @@ def _print_of(path: str, box: Box | None) -> tuple[str, int, np.ndarray]:
 def prints_of(table: pd.DataFrame) -> Prints:
     """Decode every picture of a manifest's table once and return its prints. Raises BadImage."""
     with ThreadPoolExecutor() as pool:  # cv2 and hashlib release the interpreter lock
-        found = list(pool.map(_print_of, table["path"], boxes_of(table)))
+        return stacked(list(pool.map(lambda *source: print_of(read_image(*source)), table["path"], boxes_of(table))))
+
+
+def stacked(prints: Sequence[Print]) -> Prints:
+    """Return the prints of N pictures as arrays."""
     return Prints(
-        pixels_N=np.array([one[0] for one in found]),
-        hash_N=np.array([one[1] for one in found], dtype=np.uint64),
-        thumb_NHW=np.array([one[2] for one in found], dtype=np.uint8).reshape(-1, SIDE, SIDE),
+        pixels_N=np.array([one[0] for one in prints]),
+        hash_N=np.array([one[1] for one in prints], dtype=np.uint64),
+        thumb_NHW=np.array([one[2] for one in prints], dtype=np.uint8).reshape(-1, SIDE, SIDE),
     )
 
 

@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 from collections.abc import Callable
 
+import numpy as np
+
 from folds.config import DataConfig
 from folds.duplicates import describe_pairs, duplicate_pairs, equal_pairs, merged_groups, prints_of
 from folds.errors import BadImage, UserError, listed
@@ -13,7 +15,7 @@ from folds.images import check_images
 from folds.manifest import Manifest
 from folds.source import load_manifest
 
-__all__ = ["Say", "load_data"]
+__all__ = ["Say", "load_data", "merge_groups"]
 
 Say = Callable[[str], None]
 
@@ -63,6 +65,12 @@ def _with_duplicates(manifest: Manifest, content: list[str], merge: bool, say: S
         if describe_pairs(pairs, train):
             say("pass --merge-duplicates to make groups that share a picture one")
         return manifest
+    return merge_groups(manifest, pairs, say)
+
+
+def merge_groups(manifest: Manifest, pairs: np.ndarray, say: Say) -> Manifest:
+    """Return the manifest with groups made one that pairs M x 2 of training rows connect."""
+    train = manifest.train
     group_N = merged_groups(train["group"].to_numpy(), pairs)
     note = f"--merge-duplicates: {train['group'].nunique()} groups became {len(set(group_N))}"
     say(note)

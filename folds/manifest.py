@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +16,15 @@ import pandas as pd
 
 from folds.errors import UserError, listed
 
-__all__ = ["Attribute", "Manifest", "build_manifest"]
+__all__ = ["Attribute", "Manifest", "build_manifest", "slug"]
 
 TRAIN_COLUMNS = ["image_id", "path", "group", "label", "label_raw"]
 TEST_COLUMNS = ["image_id", "path"]
+
+
+def slug(text: str) -> str:
+    """Return the text as part of a file name: letters, digits and . _ + - only."""
+    return re.sub(r"[^\w.+-]+", "-", text).lstrip(".+-")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

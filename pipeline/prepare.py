@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 
 from folds.errors import UserError
 from folds.load import Say, load_data
-from folds.manifest import Manifest
+from folds.manifest import Manifest, slug
 from folds.plan import plan_folds
 from pipeline.config import RunConfig
 from pipeline.device import resolve_machine
@@ -99,7 +98,7 @@ def _resolve(config: RunConfig, manifest: Manifest, size: str) -> RunConfig:
         for key in ("csv", "image_root", "test_csv", "weights", "fold_file", "corrections")
     }
     root = None if config.data.csv else str(manifest.root)
-    default_name = re.sub(r"[^\w.+-]+", "-", f"{manifest.name}_{config.model.backbone}").lstrip(".+-")
+    default_name = slug(f"{manifest.name}_{config.model.backbone}")
     return replace(
         config,
         **paths,

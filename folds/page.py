@@ -1,0 +1,181 @@
+"""The audit as a page: what looks wrong, the folds, distributions, and pictures of each class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
+
+from folds.audit import balance_lines, class_counts
+from folds.exploration import Exploration, Finding
+from folds.images import boxes_of, read_image
+from folds.statistics import STATISTICS
+from reports.figures import bars, histograms
+from reports.html import render_page, thumbnail
+
+__all__ = ["audit_page"]
+
+MOST_PAIRS = 40
+MOST_BARS = 40
+MOST_TILES = 400
+TILES_A_CLASS = 10
+OWN_COLUMNS = {"label", "label_raw", "label_fit"}
+
+
+def _tile(pictures: pd.DataFrame, row: int, classes: Sequence[str]) -> dict[str, str]:
+    picture = pictures.iloc[row]
+    image = read_image(picture["path"], boxes_of(pictures.iloc[[row]])[0])
+    label = "test" if picture["label"] < 0 else classes[int(picture["label"])]
+    return {"src": thumbnail(image), "name": str(picture["image_id"]), "label": label}
+
+
+def _finding(finding: Finding, pictures: pd.DataFrame, classes: Sequence[str]) -> dict[str, Any]:
+    shown = [
+        {"left": _tile(pictures, left, classes), "right": _tile(pictures, right, classes), "text": text}
+        for (left, right), text in list(zip(finding.pairs, finding.texts, strict=True))[:MOST_PAIRS]
+    ]
+    return {"title": finding.title, "cure": finding.cure, "count": len(finding.pairs), "pairs": shown}
+
+
+def _fold_table(train: pd.DataFrame, fold_N: np.ndarray, classes: Sequence[str], *, leaks: bool) -> dict[str, Any]:
+    """Return groups, pictures and pictures of each class, a column for each fold, beside the even share."""
+    label_N, group_N = train["label_raw"].to_numpy(), train["group"].to_numpy()
+    count_KC = class_counts(label_N, fold_N, len(classes))
+    num_folds = len(count_KC)
+    groups_K = [len(set(group_N[fold_N == fold])) for fold in range(num_folds)]
+    groups_C = [len(set(group_N[label_N == label])) for label in range(len(classes))]
+    num_groups = f"{len(set(group_N)):,}"
+    lines: list[tuple[str, Sequence[int], str]] = [
+        ("groups", groups_K, num_groups),
+        ("pictures", count_KC.sum(axis=1).tolist(), num_groups),
+        *(
+            (classes[label], count_KC[:, label].tolist(), f"{groups_C[label]:,}")
+            for label in map(int, np.flatnonzero(count_KC.sum(axis=0)))
+        ),
+    ]
+    return {
+        "header": ["", *[f"fold {fold}" for fold in range(num_folds)], "even share", "of groups"],
+        "rows": [
+            [name, *[f"{count:,}" for count in counts], f"{np.mean(counts):,.1f}", of] for name, counts, of in lines
+        ],
+        "lines": balance_lines(label_N, group_N, fold_N, classes=classes, leaks=leaks),
+    }
+
+
+def _count_figure(value_N: np.ndarray, names: Sequence[str], group_N: np.ndarray, what: str) -> dict[str, Any]:
+    """Return bars of the pictures and groups of each value that occurs."""
+    occurs = np.unique(value_N)
+    pictures = [int((value_N == value).sum()) for value in occurs]
+    groups = [len(set(group_N[value_N == value])) for value in occurs]
+    shown = (
+        np.argsort(-np.array(pictures), kind="stable")[:MOST_BARS] if len(occurs) > MOST_BARS else range(len(occurs))
+    )
+    left_out = f"; the {MOST_BARS} most frequent of {len(occurs)}" if len(occurs) > MOST_BARS else ""
+    svg = bars(
+        [names[occurs[index]] for index in shown],
+        {"pictures": [pictures[index] for index in shown], "groups": [groups[index] for index in shown]},
+        xlabel="number",
+    )
+    caption = f"{what} (n = {len(value_N):,} pictures of {len(set(group_N)):,} groups{left_out})"
+    return {"svg": svg, "caption": caption}
+
+
+def _size_figure(seen: Exploration) -> dict[str, Any]:
+    sizes = pd.DataFrame(seen.statistic_NS[:, :2].astype(int), columns=["width", "height"])
+    words = sizes["width"].astype(str) + " x " + sizes["height"].astype(str)
+    common = words.value_counts().index[:8]
+    words = words.where(words.isin(common), "other")
+    names = [*common, *(["other"] if (words == "other").any() else [])]
+    parts = seen.pictures["part"]
+    counts = {part: [int((words[parts == part] == name).sum()) for name in names] for part in parts.unique()}
+    return {"svg": bars(names, counts, xlabel="pictures"), "caption": f"Size in pixels (n = {len(words):,} pictures)"}
+
+
+def _figures(seen: Exploration) -> list[dict[str, Any]]:
+    train, manifest = seen.manifest.train, seen.manifest
+    label_N, group_N = train["label"].to_numpy(), train["group"].to_numpy()
+    figures = [_count_figure(label_N, manifest.classes, group_N, "Classes")]
+    for one in manifest.attributes:
+        figures.append(_count_figure(np.asarray(one.of_class)[label_N], one.values, group_N, one.name.capitalize()))
+    for name in [str(one) for one in train if is_numeric_dtype(train[one]) and one not in OWN_COLUMNS]:
+        values = train.groupby("group")[name].first().to_numpy(float)
+        svg = histograms({"train": values}, xlabel=name, of="groups")
+        figures.append({"svg": svg, "caption": f"{name.capitalize()}, one value a group (n = {len(values):,} groups)"})
+    per_group = pd.Series(group_N).value_counts().value_counts().sort_index()
+    names = [f"{size}" for size in per_group.index[:MOST_BARS]]
+    svg = bars(names, {"groups": per_group.tolist()[:MOST_BARS]}, xlabel="groups")
+    figures.append({"svg": svg, "caption": f"Pictures a group (n = {len(set(group_N)):,} groups)"})
+    figures.append(_size_figure(seen))
+    parts = seen.pictures["part"].to_numpy()
+    brightness = seen.statistic_NS[:, STATISTICS.index("brightness")]
+    svg = histograms({part: brightness[parts == part] for part in np.unique(parts)[::-1]}, xlabel="mean grey, 0 to 255")
+    figures.append({"svg": svg, "caption": f"Brightness (n = {len(parts):,} pictures)"})
+    return figures
+
+
+def _sheets(seen: Exploration) -> tuple[list[dict[str, Any]], int]:
+    """Return tiles of each class, and how many of the most frequent classes there was no room for."""
+    train, classes = seen.manifest.train, seen.manifest.classes
+    counts = train["label"].value_counts()
+    shown = sorted(counts.index[::-1][:MOST_TILES])
+    each = int(np.clip(MOST_TILES // len(shown), 1, TILES_A_CLASS))
+    drawn = train.sample(frac=1, random_state=0)
+    drawn = drawn.assign(turn=drawn.groupby(["label", "group"]).cumcount()).sort_values("turn", kind="stable")
+    sheets = []
+    for label in shown:
+        rows = drawn.index[drawn["label"] == label][:each]
+        num_groups = train.loc[train["label"] == label, "group"].nunique()
+        sheets.append(
+            {
+                "name": classes[label],
+                "text": f"{counts[label]:,} pictures of {num_groups:,} groups",
+                "tiles": [_tile(seen.pictures, int(row), classes) for row in rows],
+            }
+        )
+    return sheets, len(counts) - len(shown)
+
+
+def _adversarial_rows(seen: Exploration) -> list[list[str]]:
+    if seen.adversarial is None:
+        return []
+    is_test_N = (seen.pictures["part"] == "test").to_numpy()
+    of_train, of_test = seen.statistic_NS[~is_test_N].mean(axis=0), seen.statistic_NS[is_test_N].mean(axis=0)
+    return [
+        [
+            STATISTICS[index],
+            f"{seen.adversarial.alone_S[index]:.3f}",
+            f"{seen.adversarial.lost_S[index]:+.3f}",
+            f"{of_train[index]:.4g}",
+            f"{of_test[index]:.4g}",
+        ]
+        for index in np.argsort(-seen.adversarial.lost_S)
+    ]
+
+
+def audit_page(
+    seen: Exploration, fold_RN: np.ndarray, *, leaks: bool, notes: Sequence[str], warnings: Sequence[str]
+) -> str:
+    """Return the page as HTML; folds are repeats x N of the exploration's training rows."""
+    manifest = seen.manifest
+    train, sizes = manifest.train, seen.pictures["part"].value_counts()
+    sheets, hidden_classes = _sheets(seen)
+    context: Mapping[str, Any] = {
+        "title": f"Audit of {manifest.name}",
+        "about": f"{len(train):,} pictures of {train['group'].nunique():,} groups (people), "
+        f"{train['label'].nunique()} of {manifest.num_classes} classes occur, {sizes.get('test', 0):,} test pictures",
+        "notes": list(notes),
+        "unreadable": seen.unreadable,
+        "findings": [_finding(one, seen.pictures, manifest.classes) for one in seen.findings],
+        "seen": seen.seen_lines(),
+        "fold_tables": [_fold_table(train, fold_N, manifest.classes, leaks=leaks) for fold_N in fold_RN],
+        "fold_warnings": list(warnings),
+        "figures": _figures(seen),
+        "adversarial_lines": [line.strip() for line in seen.adversarial_lines()],
+        "adversarial_rows": _adversarial_rows(seen),
+        "sheets": sheets,
+        "hidden_classes": hidden_classes,
+    }
+    return render_page("audit.html", **context)

@@ -1,0 +1,81 @@
+"""Figures as inline SVG that takes its ink from the page, so that light and dark both work."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+__all__ = ["bars", "histograms"]
+
+INK = "#010203"  # stands for the page's own text colour, and is replaced by it
+SERIES = ("#3b7dd8", "#d9822b", "#3a9d5d", "#b0549b")
+NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "reports",
+    "text.parse_math": False,  # a class may be called $x$
+    "font.family": "sans-serif",
+    "font.size": 9,
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+def _svg(figure: Figure) -> Markup:
+    text = io.StringIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(text, format="svg", transparent=True, metadata=NO_METADATA)
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    svg = re.sub(r' id="(?:figure|axes|patch|text|line2d|matplotlib\.axis|xtick|ytick|legend)_\d+"', "", svg)
+    return Markup(svg)  # names in it were escaped by matplotlib
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        return figure, figure.subplots()
+
+
+def bars(names: Sequence[str], values_of: Mapping[str, Sequence[float]], *, xlabel: str) -> Markup:
+    """Return horizontal bars, a row for each name and a colour for each series; the first name on top."""
+    thick = 0.8 / len(values_of)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(6.4, 0.6 + 0.24 * len(names) * max(1.0, 0.7 * len(values_of)))
+        for index, (series, values) in enumerate(values_of.items()):
+            place = np.arange(len(names)) + (index - (len(values_of) - 1) / 2) * thick
+            drawn = axes.barh(place, values, height=thick * 0.95, color=SERIES[index % len(SERIES)], label=series)
+            axes.bar_label(drawn, fmt=lambda value: f"{value:,.0f}", padding=2, fontsize=7)
+        axes.set_yticks(np.arange(len(names)), list(names))
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.margins(x=0.1)
+        axes.set_xlabel(xlabel)
+        if len(values_of) > 1:
+            axes.legend(frameon=False)
+        return _svg(figure)
+
+
+def histograms(values_of: Mapping[str, np.ndarray], *, xlabel: str, of: str = "pictures", num_bins: int = 30) -> Markup:
+    """Return histograms over common bins, as shares of each series."""
+    everything = np.concatenate(list(values_of.values()))
+    edges = np.histogram_bin_edges(everything, bins=min(num_bins, max(len(np.unique(everything)), 1)))
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(6.4, 2.4)
+        for index, (series, values) in enumerate(values_of.items()):
+            share = np.histogram(values, edges)[0] / max(len(values), 1) * 100
+            colour = SERIES[index % len(SERIES)]
+            axes.stairs(share, edges, fill=True, alpha=0.35, color=colour)
+            axes.stairs(share, edges, color=colour, linewidth=1.2, label=f"{series} (n = {len(values):,})")
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(f"% of {of}")
+        axes.legend(frameon=False)
+        return _svg(figure)
