@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from folds.kfold import codes_of, stratified_group_folds
 from reports.metrics import METRICS
@@ -60,7 +61,8 @@ def _scores(
     score_SN = np.zeros((1 + num_statistics, len(is_test_N)))
     for fold in range(NUM_FOLDS):
         held = fold_N == fold
-        model = _classifier(seed).fit(statistic_NS[~held], is_test_N[~held])
+        with threadpool_limits(1):  # its threads wait busily: on cores that others use, a hundred times slower
+            model = _classifier(seed).fit(statistic_NS[~held], is_test_N[~held])
         score_SN[0, held] = model.decision_function(statistic_NS[held])
         for statistic in range(num_statistics):
             changed = statistic_NS[held].copy()

@@ -116,7 +116,9 @@ def _word_counts(sketches: Sequence[Sketch], code_N: np.ndarray, seed: int) -> s
     rng = np.random.default_rng(seed)
     sample = root[rng.choice(len(root), min(len(root), NUM_SAMPLED), replace=False)]
     num_words = min(NUM_WORDS, max(len(sample) // 10, 1))
-    words = MiniBatchKMeans(num_words, random_state=seed, n_init=1, batch_size=4096, max_iter=10).fit(sample)
+    words = MiniBatchKMeans(num_words, init="random", random_state=seed, n_init=1, batch_size=4096, max_iter=10).fit(
+        sample
+    )
     word = np.concatenate([words.predict(part) for part in np.array_split(root, len(root) // 500_000 + 1)])
     shape = (int(code_N.max()) + 1, num_words)
     return scipy.sparse.coo_matrix((np.ones(len(word)), (owner, word)), shape=shape).tocsr()

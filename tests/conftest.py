@@ -51,6 +51,12 @@ def _command(main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str
 
 
 @pytest.fixture
+def command_of(capsys: pytest.CaptureFixture[str]) -> Callable[[Callable[[list[str]], int]], Command]:
+    """Any entry point, called in this process."""
+    return lambda main: _command(main, capsys)
+
+
+@pytest.fixture
 def cv_command(capsys: pytest.CaptureFixture[str]) -> Command:
     """run_cv.py, called in this process."""
     return _command(run_cv.main, capsys)

@@ -1,0 +1,135 @@
+"""Faults planted among real faces: how many are found, and what else is named.
+
+    python benchmarks/planted_faults.py --data LAYOUT [--people 80]
+
+Each person in turn: one picture, recompressed, in the place of another person's; the labels of the
+wrongly worn and the bare picture exchanged; the pictures dealt to two names, at random, two or more each. The
+first two are planted one at a time, the last four at a time. Whatever the untouched data set shows
+counts as false too, and is told apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from folds.config import DataConfig
+from folds.duplicates import duplicate_pairs, print_of, stacked
+from folds.images import read_image
+from folds.lookalikes import few_rows_of_groups, lookalike_groups, sketch_of
+from folds.manifest import Manifest
+from folds.source import load_manifest
+from folds.suspects import features_of, log_proba_of, swapped_pairs
+
+Names = set[tuple[str, ...]]
+
+
+def figures(name: str, planted: list[Names], named: list[Names], clean: Names, seconds: float) -> dict[str, object]:
+    """Return recall and precision over trials of planted and named faults."""
+    found = sum(len(one & other) for one, other in zip(planted, named, strict=True))
+    false = [other - one for one, other in zip(planted, named, strict=True)]
+    num_false, num_new = sum(map(len, false)), sum(len(one - clean) for one in false)
+    num_planted = sum(map(len, planted))
+    return {
+        "fault": name,
+        "planted": num_planted,
+        "found": found,
+        "trials": len(planted),
+        "false": num_false,
+        "false without those of the untouched data": num_new,
+        "named in the untouched data": len(clean),
+        "seconds a trial": round(seconds / max(len(planted), 1), 1),
+    }
+
+
+def copies(manifest: Manifest, people: np.ndarray, rng: np.random.Generator) -> dict[str, object]:
+    """One picture of each person, recompressed, replaces one of the next person's."""
+    train = manifest.train
+    group_N, ids = train["group"].to_numpy(), train["image_id"].to_numpy()
+    prints = [print_of(read_image(path)) for path in train["path"]]
+
+    def across_groups(all_prints: list) -> Names:
+        pairs = duplicate_pairs(stacked(all_prints))
+        return {tuple(sorted((ids[i], ids[j]))) for i, j in pairs if group_N[i] != group_N[j]}
+
+    start, planted, named = time.perf_counter(), [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for one, other in zip(people, np.roll(people, 1), strict=True):
+            source, target = (int(rng.choice(np.flatnonzero(group_N == person))) for person in (one, other))
+            file = Path(folder) / "copy.jpg"
+            quality = int(rng.integers(30, 90))
+            cv2.imwrite(str(file), cv2.imread(train["path"][source]), [cv2.IMWRITE_JPEG_QUALITY, quality])
+            changed = list(prints)
+            changed[target] = print_of(read_image(file))
+            planted.append({tuple(sorted((ids[source], ids[target])))})
+            named.append(across_groups(changed))
+    seconds = time.perf_counter() - start
+    return figures("picture copied to another person, recompressed", planted, named, across_groups(prints), seconds)
+
+
+def swaps(manifest: Manifest, people: np.ndarray) -> dict[str, object]:
+    """Two pictures of one person have each other's label."""
+    train, mask = manifest.train, np.asarray(manifest.attributes[0].of_class)[manifest.train["label"]]
+    group_N, ids = train["group"].to_numpy(), train["image_id"].to_numpy()
+    features = np.stack([features_of(read_image(path)) for path in train["path"]])
+
+    def named_with(label_N: np.ndarray) -> Names:
+        pairs = swapped_pairs(log_proba_of(features, label_N, group_N), label_N, group_N)
+        return {tuple(sorted((ids[i], ids[j]))) for i, j in pairs}
+
+    start, planted, named = time.perf_counter(), [], []
+    for person in people:
+        rows = [int(np.flatnonzero((group_N == person) & (mask == value))[0]) for value in (1, 2)]
+        label_N = mask.copy()
+        label_N[rows] = label_N[rows[::-1]]
+        planted.append({tuple(sorted(ids[rows]))})
+        named.append(named_with(label_N))
+    seconds = time.perf_counter() - start
+    return figures("swapped pair of labels", planted, named, named_with(mask), seconds)
+
+
+def splits(manifest: Manifest, people: np.ndarray, rng: np.random.Generator) -> dict[str, object]:
+    """The pictures of a person stand under two names."""
+    group_N = manifest.train["group"].to_numpy()
+    sketches = [sketch_of(read_image(path)) for path in manifest.train["path"]]
+
+    def named_with(names_N: np.ndarray) -> Names:
+        rows = few_rows_of_groups(names_N)
+        found = lookalike_groups([sketches[row] for row in rows], names_N[rows])
+        return {tuple(sorted((names_N[rows[i]], names_N[rows[j]]))) for i, j in found.pairs}
+
+    start, planted, named = time.perf_counter(), [], []
+    for some in np.array_split(people, -(-len(people) // 4)):
+        names_N = group_N.copy()
+        for person in some:
+            rows = rng.permutation(np.flatnonzero(group_N == person))
+            names_N[rows[: rng.integers(2, len(rows) - 1)]] = f"{person}, again"
+        planted.append({tuple(sorted((person, f"{person}, again"))) for person in some})
+        named.append(named_with(names_N))
+    seconds = time.perf_counter() - start
+    return figures("folder split in two names", planted, named, named_with(group_N), seconds)
+
+
+def main() -> None:
+    """Print a line of JSON for each kind of fault."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--people", type=int, default=80)
+    args = parser.parse_args()
+    manifest = load_manifest(DataConfig(data=args.data))
+    rng = np.random.default_rng(0)
+    people = rng.permutation(pd.unique(manifest.train["group"]).astype(object))[: args.people]
+    print(json.dumps(copies(manifest, people, rng)), flush=True)
+    print(json.dumps(swaps(manifest, people)), flush=True)
+    print(json.dumps(splits(manifest, people, rng)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
