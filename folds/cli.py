@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import errno
 import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -88,6 +89,9 @@ def run_command(command: Callable[[], object]) -> int:
         said = str(error).rpartition(f"{type(error).__name__}: ")[2]
         print(f"error: {' '.join(said.split())}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of a pipe, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise

@@ -127,10 +127,12 @@ def read_csv_manifest(
             gone = table.loc[~there, image_col]
             warnings.append(f"{csv}: {len(gone)} pictures are missing: {listed(gone)}; skipped")
             table = table[there]
+    if table.empty:
+        raise UserError(f"{csv}: has no row with a picture; fill it or check --image-root")
     words = table[label_col].str.strip()
     classes = _class_order(words, where=f"{csv}: column {label_col!r}")
     if len(classes) < 2:
-        raise UserError(f"{csv}: column {label_col!r} has {len(classes)} class; a classifier needs two or more")
+        raise UserError(f"{csv}: column {label_col!r} has 1 class; a classifier needs two or more")
     code = {word: index for index, word in enumerate(classes)}
     test, test_extra = None, {}
     if test_csv is not None:

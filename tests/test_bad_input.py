@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import TINY
@@ -181,3 +183,53 @@ def test_disk_full_is_one_line(run_tiny, monkeypatch, tmp_path):
     run_tiny().assert_one_line_error("oof.parquet", "No space left")
     monkeypatch.undo()
     shutil.rmtree(tmp_path / "out")
+
+
+@pytest.fixture
+def run_csv(cv_command, tmp_path):
+    """run_cv.py on a CSV of small pictures: one row for each (label, group), and the run's folder."""
+
+    def run(rows, *argv):
+        rng = np.random.default_rng(0)
+        table = pd.DataFrame(rows, columns=["label", "who"])
+        table.insert(0, "image", [f"{index}.png" for index in range(len(rows))])
+        for name in table["image"]:
+            cv2.imwrite(str(tmp_path / name), rng.integers(0, 255, (32, 32, 3), dtype=np.uint8))
+        table.to_csv(tmp_path / "any.csv", index=False)
+        flags = ["--csv", tmp_path / "any.csv", "--output", tmp_path / "out", "--name", "any", *TINY]
+        return cv_command(*flags, "--backbone", "test_resnet", *argv), tmp_path / "out" / "any"
+
+    return run
+
+
+def test_one_picture_a_group(run_csv):
+    done, folder = run_csv([("ab"[index % 2], f"p{index}") for index in range(12)], "--group-col", "who")
+    assert done.code == 0, done.err
+    assert Run(folder).oof.groupby("fold").size().tolist() == [6, 6]
+    assert np.isfinite(Run(folder).logits(Run(folder).oof)).all()
+
+
+def test_a_class_of_one_person_is_a_warning_and_every_fold_is_scored(run_csv):
+    rows = [("ab"[index % 2], f"p{index // 3}") for index in range(15)] + [("rare", "p9")]
+    done, folder = run_csv(rows, "--group-col", "who", "--folds", "3")
+    assert done.code == 0, done.err
+    assert "warning: 1 classes have fewer groups than the 3 folds" in done.out
+    assert "'rare' (1)" in done.out
+    assert Run(folder).oof["fold"].nunique() == 3
+    assert np.isfinite(Run(folder).logits(Run(folder).oof)).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([], ["any.csv", "has no row with a picture"]),
+        ([("a", "p"), ("a", "q"), ("a", "r")], ["any.csv", "has 1 class"]),
+        ([("a", "p"), ("b", "p"), ("a", "p")], ["all pictures are of one group", "--group-col"]),
+        ([("a", "p"), ("b", " "), ("a", "q")], ["any.csv", "'who' (--group-col)", "blank in line 3"]),
+        ([("a", "p"), ("b", "q"), ("a", "q")], ["--folds 3", "only 2 groups", "--folds 2"]),
+    ],
+)
+def test_tables_that_cannot_be_split(run_csv, rows, words):
+    done, folder = run_csv(rows, "--group-col", "who", "--folds", "3")
+    done.assert_one_line_error(*words)
+    assert not folder.exists()
