@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         run_audit(config.data, config.split, page=config.page.page, deep=not config.page.quick)
 
-    return run_command(command)
+    return run_command(command, place="--page", resumes=False)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ __all__ = ["LEAST_ROWS", "Adversarial", "tell_apart"]
 
 NUM_FOLDS = 5
 LEAST_ROWS = 20
+MOST_ROWS = 20_000
+NUM_TRIES = 100
 NUM_DRAWS = 19  # so that being above all of them has a chance of one in twenty
 
 
@@ -61,8 +63,7 @@ def _scores(
     score_SN = np.zeros((1 + num_statistics, len(is_test_N)))
     for fold in range(NUM_FOLDS):
         held = fold_N == fold
-        with threadpool_limits(1):  # its threads wait busily: on cores that others use, a hundred times slower
-            model = _classifier(seed).fit(statistic_NS[~held], is_test_N[~held])
+        model = _classifier(seed).fit(statistic_NS[~held], is_test_N[~held])
         score_SN[0, held] = model.decision_function(statistic_NS[held])
         for statistic in range(num_statistics):
             changed = statistic_NS[held].copy()
@@ -72,20 +73,35 @@ def _scores(
 
 
 def _drawn_groups(code_N: np.ndarray, num_rows: int, rng: np.random.Generator) -> np.ndarray:
-    """Return whether each row is drawn, N: whole groups at random until there are `num_rows`."""
-    order = rng.permutation(int(code_N.max()) + 1)
-    num_before = np.cumsum(np.bincount(code_N)[order])
-    return np.isin(code_N, order[: np.searchsorted(num_before, num_rows) + 1]).astype(np.int64)
+    """Return whether each row is drawn, N: whole groups at random, `num_rows` rows at most.
+
+    None of rows, where no draw has a row in every fold and leaves groups for every fold.
+    """
+    size_G = np.bincount(code_N)
+    for _ in range(NUM_TRIES):
+        order = rng.permutation(len(size_G))
+        num_drawn = int(np.searchsorted(np.cumsum(size_G[order]), num_rows, side="right"))
+        drawn = order[:num_drawn]
+        if size_G[drawn].sum() >= LEAST_ROWS // 2 and len(size_G) - num_drawn >= NUM_FOLDS:
+            return np.isin(code_N, drawn).astype(np.int64)
+    return np.zeros(0, np.int64)
 
 
-def tell_apart(statistic_NS: np.ndarray, is_test_N: np.ndarray, group_N: np.ndarray, *, seed: int = 0) -> Adversarial:
+@threadpool_limits.wrap(limits=1)  # the trees' threads wait busily: on cores that others use, a hundred times slower
+def tell_apart(
+    statistic_NS: np.ndarray, is_test_N: np.ndarray, group_N: np.ndarray, *, seed: int = 0
+) -> Adversarial | None:
     """Return how well boosted trees tell test rows (1) from training rows (0) of N x S statistics.
 
     Which test pictures are of one person is not known, so a few people can be told apart by
     themselves. The measure is therefore what as many training pictures, drawn by group and treated
-    like test pictures, come to. `group_N` counts for training rows only.
+    like test pictures, come to. `group_N` counts for training rows only. None where the groups are too
+    few for that. Of more than 20,000 rows on a side, so many are taken at random.
     Source: Pan et al. 2020, "Adversarial validation approach to concept drift problem".
     """
+    rng = np.random.default_rng(seed)
+    kept = np.sort(np.concatenate([rng.permutation(np.flatnonzero(is_test_N == side))[:MOST_ROWS] for side in (0, 1)]))
+    statistic_NS, is_test_N, group_N = statistic_NS[kept], is_test_N[kept], group_N[kept]
     is_train_N = is_test_N == 0
     assert min(is_train_N.sum(), is_test_N.sum()) >= LEAST_ROWS
     code_N = np.zeros(len(is_test_N), np.int64)
@@ -93,13 +109,16 @@ def tell_apart(statistic_NS: np.ndarray, is_test_N: np.ndarray, group_N: np.ndar
     single_N = len(code_N) + np.arange(len(code_N))
     score_SN = _scores(statistic_NS, is_test_N, np.where(is_train_N, code_N, single_N), seed, shuffled=True)
     auc = _auc(is_test_N, score_SN[0])
-    rng, inside_NS, inside_N = np.random.default_rng(seed), statistic_NS[is_train_N], code_N[is_train_N]
+    inside_NS, inside_N = statistic_NS[is_train_N], code_N[is_train_N]
     num_drawn = min(int(is_test_N.sum()), len(inside_N) // 2)
     chance = []
     for _ in range(NUM_DRAWS):
         drawn_N = _drawn_groups(inside_N, num_drawn, rng)
+        if not len(drawn_N):
+            return None
         group_of_N = np.where(drawn_N == 1, single_N[: len(inside_N)], inside_N)
         chance.append(_auc(drawn_N, _scores(inside_NS, drawn_N, group_of_N, seed)[0]))
+    assert np.isfinite(chance).all()
     return Adversarial(
         auc=auc,
         chance_D=np.array(chance),

@@ -80,8 +80,11 @@ def parse_flags(
         raise UserError(f"{_one_line(said.getvalue())}; {prog} --help lists all flags") from None
 
 
-def run_command(command: Callable[[], object]) -> int:
-    """Run a command and return its exit code; what the user can mend is printed in one line."""
+def run_command(command: Callable[[], object], *, place: str = "--output", resumes: bool = True) -> int:
+    """Run a command and return its exit code; what the user can mend is printed in one line.
+
+    `place` is the flag that says where it writes, `resumes` whether it goes on where it was stopped.
+    """
     try:
         command()
     except UserError as error:
@@ -95,10 +98,12 @@ def run_command(command: Callable[[], object]) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise
-        cure = "free space, change its permissions or pass another --output"
+        cure = f"free space, change its permissions or pass another {place}"
         print(f"error: {error.filename or 'disk'}: {error.strerror}; {cure}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on with what is left", file=sys.stderr)
+        print(
+            "stopped; the same command " + ("goes on with what is left" if resumes else "starts anew"), file=sys.stderr
+        )
         return 130
     return 0

@@ -25,6 +25,7 @@ from folds.tables import read_csv_text
 __all__ = ["apply_corrections"]
 
 SWAP, LABEL, FLIP = "swap", "label", "flip"
+OWN_COLUMNS = {"image_id", "path", "group", "label", "label_raw", "box"}
 
 
 def _matches(manifest: Manifest, target: str, where: str) -> np.ndarray:
@@ -112,6 +113,7 @@ def apply_corrections(manifest: Manifest, file: str | Path) -> Manifest:
     train = manifest.train.copy()
     label_N = train["label"].to_numpy().copy()
     said: dict[tuple[int, str], int] = {}
+    fields_of: dict[int, dict[str, int]] = {}
     cells = table[["target", "field", "value"]].apply(lambda column: column.str.strip())
     lines = [(number + 2, row.target, row.field, row.value) for number, row in enumerate(cells.itertuples())]
     # Swaps first: they exchange what the files say, the other lines then mend what is wrong in both.
@@ -126,9 +128,16 @@ def apply_corrections(manifest: Manifest, file: str | Path) -> Manifest:
             if earlier != line:
                 picture = train["image_id"].iloc[row]
                 raise UserError(f"{file}: lines {earlier} and {line} both give {field} of {picture}; keep one")
+            given = fields_of.setdefault(int(row), {})
+            given[field] = line
+            if LABEL in given and len(given) > 1:
+                other = next(name for name in given if name != LABEL)
+                both = f"{given[LABEL]} and {given[other]}"
+                picture = train["image_id"].iloc[row]
+                raise UserError(f"{file}: lines {both} give the class of {picture} and its {other} too; keep one")
             if field != SWAP:
                 label_N[row] = _new_label(manifest, int(label_N[row]), field, value, where)
-        if field in train.columns and field != LABEL and value != FLIP:
+        if field in train.columns and field not in OWN_COLUMNS and value != FLIP:
             train.loc[train.index[rows], field] = pd.Series([value]).astype(train[field].dtype)[0]
     train["label"] = label_N
     changed = int((label_N != train["label_raw"]).sum())

@@ -6,7 +6,8 @@ Across two groups they leak between folds; with two labels one label is wrong.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -16,11 +17,14 @@ import pandas as pd
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from folds.errors import listed
+from folds.errors import counted, listed
 from folds.hamming import near_pairs
 from folds.images import boxes_of, read_image
 
 __all__ = [
+    "IN_TEST",
+    "TWO_GROUPS",
+    "TWO_LABELS",
     "Print",
     "Prints",
     "describe_pairs",
@@ -40,6 +44,7 @@ RADIUS = 4
 # photograph came to 0.985, but differ by 13 in their tints, where copies differ by 5 at most.
 LEAST_CORRELATION = 0.97
 TINT_SIDE = 8
+MOST_SHARING = 32
 MOST_TINT = 8
 
 
@@ -56,6 +61,10 @@ class Prints:
     tint_NF: np.ndarray
     """The two colour channels of Lab at 8 x 8, int16, flat."""
 
+
+TWO_GROUPS = "the same under two groups, so they leak between folds"
+TWO_LABELS = "the same with two labels, of which one is wrong"
+IN_TEST = "the same in the training and the test set, so the test score will flatter"
 
 Print = tuple[str, int, np.ndarray, np.ndarray]
 
@@ -115,26 +124,48 @@ def duplicate_pairs(prints: Prints, *, radius: int = RADIUS) -> np.ndarray:
     their tints: portraits share their coarse hashes with strangers.
     """
     found = [equal_pairs(prints.pixels_N)]
-    for pairs in near_pairs(prints.hash_N, radius):
+    for pairs in _candidates(prints, radius):
         alike = _correlation(prints.thumb_NHW, pairs) >= LEAST_CORRELATION
-        equal = prints.pixels_N[pairs[:, 0]] == prints.pixels_N[pairs[:, 1]]
         tint = np.abs(prints.tint_NF[pairs[:, 0]] - prints.tint_NF[pairs[:, 1]]).max(axis=1) <= MOST_TINT
-        found.append(pairs[alike & tint & ~equal])
+        found.append(pairs[alike & tint])
     return np.sort(np.concatenate(found), axis=1)
+
+
+def _candidates(prints: Prints, radius: int) -> Iterator[np.ndarray]:
+    """Yield pairs M x 2 of rows of other pixels whose hashes are within the radius.
+
+    Strangers may share a hash, so every row of a hash is compared with every other, up to MOST_SHARING:
+    where more share one, each is compared with those next to it in the order of a random projection of
+    the thumbnails, where copies lie side by side.
+    """
+    rows = np.sort(np.unique(prints.pixels_N, return_index=True)[1])
+    if not len(rows):
+        return
+    weight = np.random.default_rng(0).normal(size=SIDE**2)
+    place = np.array([one.ravel() @ weight for one in prints.thumb_NHW[rows]])
+    rows = rows[np.lexsort([place, prints.hash_N[rows]])]
+    hashes, start_U, size_U = np.unique(prints.hash_N[rows], return_index=True, return_counts=True)
+    for ahead in range(1, min(int(size_U.max()), MOST_SHARING)):
+        first = np.flatnonzero(prints.hash_N[rows[ahead:]] == prints.hash_N[rows[:-ahead]])
+        yield np.stack([rows[first], rows[first + ahead]], axis=1)
+    for pairs in near_pairs(hashes, radius):
+        left, right = pairs.T
+        for one, other in itertools.product(range(min(int(size_U.max()), MOST_SHARING)), repeat=2):
+            both = (size_U[left] > one) & (size_U[right] > other)
+            if both.any():
+                yield np.stack([rows[start_U[left[both]] + one], rows[start_U[right[both]] + other]], axis=1)
 
 
 def describe_pairs(pairs: np.ndarray, train: pd.DataFrame) -> list[str]:
     """Return a line for pairs of rows across groups and one for those with different labels, if there are any."""
     ids = train["image_id"].to_numpy()
     lines = []
-    for column, what in (
-        ("group", "pairs of pictures are the same under two groups, so they leak between folds"),
-        ("label", "pairs of pictures are the same with two labels, of which one is wrong"),
-    ):
+    for column, what in (("group", TWO_GROUPS), ("label", TWO_LABELS)):
         value_N = train[column].to_numpy()
         odd = pairs[value_N[pairs[:, 0]] != value_N[pairs[:, 1]]]
         if len(odd):
-            lines.append(f"{len(odd)} {what}: {listed(f'{ids[i]} = {ids[j]}' for i, j in odd)}")
+            named = listed(f"{ids[i]} = {ids[j]}" for i, j in odd)
+            lines.append(f"{counted(len(odd), 'pair')} of pictures: {what}: {named}")
     return lines
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["BadImage", "UserError", "did_you_mean", "listed", "require"]
+__all__ = ["BadImage", "UserError", "counted", "did_you_mean", "listed", "require"]
 
 
 class UserError(ValueError):
@@ -33,3 +33,8 @@ def require(condition: bool, message: str) -> None:
     """Raise UserError with the message unless the condition holds."""
     if not condition:
         raise UserError(message)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return "1 pair" or "1,000 pairs"."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -16,13 +16,11 @@ __all__ = ["read_fold_file"]
 
 def _codes(words: pd.Series, file: Path, column: str) -> np.ndarray:
     """Return whole numbers of any start as 0.. without gaps."""
-    try:
-        numbers = words.str.strip().astype(int)
-    except ValueError:
-        bad = words[~words.str.strip().str.fullmatch(r"\d+")]
+    bad = words[~words.str.strip().str.fullmatch(r"\d{1,9}")]
+    if len(bad):
         lines = listed(bad.index + 2)
-        raise UserError(f"{file}: column {column!r} is no whole number in line {lines}; mend the lines") from None
-    return np.unique(numbers, return_inverse=True)[1]
+        raise UserError(f"{file}: column {column!r} is no whole number, 0 or more, in line {lines}; mend the lines")
+    return np.unique(words.str.strip().astype(int), return_inverse=True)[1]
 
 
 def _arrange(table: pd.DataFrame, train: pd.DataFrame, *, source: str, leaks: bool = False) -> np.ndarray:

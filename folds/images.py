@@ -16,7 +16,7 @@ import PIL.Image
 
 from folds.errors import BadImage
 
-__all__ = ["Box", "boxes_of", "check_images", "read_image"]
+__all__ = ["Box", "boxes_of", "check_images", "crop", "read_image"]
 
 Box = tuple[float, float, float, float]
 
@@ -60,10 +60,11 @@ def read_image(path: str | Path, box: Box | None = None) -> np.ndarray:
     box outside the picture.
     """
     image = cv2.cvtColor(_decode(path, _read_bytes(path), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-    return image if box is None else _crop(path, image, box)
+    return image if box is None else crop(path, image, box)
 
 
-def _crop(path: str | Path, image: np.ndarray, box: Box) -> np.ndarray:
+def crop(path: str | Path, image: np.ndarray, box: Box) -> np.ndarray:
+    """Return what a box cuts out of the picture read from `path`; raises BadImage for one outside of it."""
     height, width = image.shape[:2]
     x1, y1 = (max(math.floor(value), 0) for value in box[:2])
     x2, y2 = min(math.ceil(box[2]), width), min(math.ceil(box[3]), height)
@@ -84,7 +85,7 @@ def _check_one(path: str, box: Box | None) -> str | BadImage:
         # An eighth of the size is enough to see whether it decodes, at a third of the time.
         image = _decode(path, data, cv2.IMREAD_REDUCED_COLOR_8 if box is None else cv2.IMREAD_COLOR)
         if box is not None:
-            _crop(path, image, box)
+            crop(path, image, box)
     except BadImage as error:
         return error
     return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 
 from folds.config import DataConfig
-from folds.duplicates import describe_pairs, duplicate_pairs, equal_pairs, merged_groups, prints_of
-from folds.errors import BadImage, UserError, listed
+from folds.duplicates import IN_TEST, describe_pairs, duplicate_pairs, equal_pairs, merged_groups, prints_of
+from folds.errors import BadImage, UserError, counted, listed
 from folds.images import check_images
 from folds.manifest import Manifest
 from folds.source import load_manifest
@@ -46,6 +46,11 @@ def load_data(config: DataConfig, say: Say) -> tuple[Manifest, str]:
     for result in test_results:
         if isinstance(result, BadImage):  # never skipped: a submission needs every row
             raise UserError(str(result).replace(" or pass --on-bad-image skip", ""))
+    in_both = sorted({*content} & {*map(str, test_results)})
+    if in_both:
+        ids = manifest.train["image_id"].to_numpy()
+        named = listed(ids[content.index(one)] for one in in_both)
+        say(f"warning: {counted(len(in_both), 'picture')} {IN_TEST}: {named}; take them out of the training set")
     digest = hashlib.blake2b(manifest.labels_hash().encode(), digest_size=16)
     for result in [*results, *test_results]:
         digest.update(str(result).encode() if not isinstance(result, BadImage) else b"")
@@ -59,10 +64,11 @@ def _with_duplicates(manifest: Manifest, content: list[str], merge: bool, say: S
     """
     train = manifest.train
     pairs = duplicate_pairs(prints_of(train)) if merge else equal_pairs(content)
-    for line in describe_pairs(pairs, train):
+    lines = describe_pairs(pairs, train)
+    for line in lines:
         say(f"warning: {line}")
     if not merge:
-        if describe_pairs(pairs, train):
+        if lines:
             say("pass --merge-duplicates to make groups that share a picture one")
         return manifest
     return merge_groups(manifest, pairs, say)

@@ -8,7 +8,7 @@ matched under a similarity transform to confirm them.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -25,6 +25,8 @@ NUM_KEYPOINTS = 200
 MOST_PICTURES = 4
 NUM_WORDS = 1000
 NUM_SAMPLED = 30_000
+CHUNK = 2_000
+LEAST_GROUPS = 3
 NUM_CANDIDATES = 5
 RATIO = 0.8
 REACH = 4.0
@@ -102,38 +104,75 @@ def _num_matches(one: Sketch, other: Sketch) -> int:
     return int(inliers.sum())
 
 
-def _best_match(sketches: Sequence[Sketch], ones: Iterable[int], others: Iterable[int]) -> tuple[int, int, int]:
-    """Return (matches, i, j) of the two pictures, one of each side, that match best."""
-    return max((_num_matches(sketches[i], sketches[j]), i, j) for i, j in itertools.product(ones, others))
+def _best_match(
+    sketches: Sequence[Sketch], ones: Iterable[int], others: Iterable[int], known: Set[tuple[int, int]] = frozenset()
+) -> tuple[int, int, int]:
+    """Return (matches, i, j) of the two pictures, one of each side and not a `known` pair, that match best."""
+    pairs = [(i, j) for i, j in itertools.product(ones, others) if (min(i, j), max(i, j)) not in known]
+    return max(((_num_matches(sketches[i], sketches[j]), i, j) for i, j in pairs), default=(0, -1, -1))
 
 
-def _word_counts(sketches: Sequence[Sketch], code_N: np.ndarray, seed: int) -> scipy.sparse.csr_matrix:
-    """Return how often each visual word occurs in each group, G x W."""
+def _words_of(sketches: Sequence[Sketch], seed: int) -> scipy.sparse.csr_matrix:
+    """Return how often each visual word occurs in each picture, N x W."""
     from sklearn.cluster import MiniBatchKMeans
 
-    root = np.concatenate([_root(one[1]) for one in sketches])
-    owner = np.repeat(code_N, [len(one[1]) for one in sketches])
     rng = np.random.default_rng(seed)
-    sample = root[rng.choice(len(root), min(len(root), NUM_SAMPLED), replace=False)]
-    num_words = min(NUM_WORDS, max(len(sample) // 10, 1))
+    order, sample, num_sampled = rng.permutation(len(sketches)), [], 0
+    for row in order:
+        sample.append(_root(sketches[row][1]))
+        num_sampled += len(sample[-1])
+        if num_sampled >= NUM_SAMPLED:
+            break
+    num_words = min(NUM_WORDS, max(num_sampled // 10, 1))
     words = MiniBatchKMeans(num_words, init="random", random_state=seed, n_init=1, batch_size=4096, max_iter=10).fit(
-        sample
+        np.concatenate(sample)
     )
-    word = np.concatenate([words.predict(part) for part in np.array_split(root, len(root) // 500_000 + 1)])
-    shape = (int(code_N.max()) + 1, num_words)
-    return scipy.sparse.coo_matrix((np.ones(len(word)), (owner, word)), shape=shape).tocsr()
+    counts = []
+    for start in range(0, len(sketches), CHUNK):
+        part = sketches[start : start + CHUNK]
+        word = (
+            words.predict(np.concatenate([_root(one[1]) for one in part])) if any(len(one[1]) for one in part) else []
+        )
+        owner = np.repeat(np.arange(len(part)), [len(one[1]) for one in part])
+        shape = (len(part), num_words)
+        counts.append(scipy.sparse.coo_matrix((np.ones(len(owner)), (owner, word)), shape=shape).tocsr())
+    return scipy.sparse.vstack(counts).tocsr()
 
 
-def _candidates(counts_GW: scipy.sparse.csr_matrix) -> np.ndarray:
-    """Return pairs M x 2 of groups of which one is among the other's nearest."""
+def _nearest(words_NW: scipy.sparse.csr_matrix, code_N: np.ndarray) -> np.ndarray:
+    """Return the nearest others of each set of pictures, sets 0..G-1, by their words: G x K."""
     from sklearn.feature_extraction.text import TfidfTransformer
     from sklearn.neighbors import NearestNeighbors
 
-    weighted = TfidfTransformer(sublinear_tf=True).fit_transform(counts_GW)
-    num_near = min(NUM_CANDIDATES, counts_GW.shape[0] - 1)
+    member = scipy.sparse.coo_matrix((np.ones(len(code_N)), (code_N, np.arange(len(code_N))))).tocsr()
+    weighted = TfidfTransformer(sublinear_tf=True).fit_transform(member @ words_NW)
+    num_near = min(NUM_CANDIDATES, member.shape[0] - 1)
     near_GK = NearestNeighbors(n_neighbors=num_near, metric="cosine").fit(weighted).kneighbors(return_distance=False)
-    pairs = np.stack([np.repeat(np.arange(len(near_GK)), num_near), near_GK.ravel()], axis=1)
-    return np.unique(np.sort(pairs, axis=1), axis=0)
+    return np.asarray(near_GK)
+
+
+def _share_found(
+    sketches: Sequence[Sketch], words_NW: scipy.sparse.csr_matrix, rows_of: Sequence[np.ndarray], least: int
+) -> tuple[float, int]:
+    """Cut every group of two pictures and more in two; return the share that would be named, and their number."""
+    code_N, trials = np.empty(len(sketches), np.int64), []
+    for number, rows in enumerate(rows_of):
+        code_N[rows[::2]], code_N[rows[1::2]] = 2 * number, 2 * number + 1
+        if len(rows) > 1:
+            trials.append(number)
+    if not trials:
+        return float("nan"), 0
+    sets, code_N = np.unique(code_N, return_inverse=True)
+    near = {int(sets[code]): set(sets[row].tolist()) for code, row in enumerate(_nearest(words_NW, code_N))}
+
+    def is_named(number: int) -> bool:
+        one, other = 2 * number, 2 * number + 1
+        candidate = other in near[one] or one in near[other]
+        rows = rows_of[number]
+        return candidate and _best_match(sketches, rows[::2], rows[1::2])[0] >= least
+
+    with ThreadPoolExecutor() as pool:
+        return float(np.mean(list(pool.map(is_named, trials)))), len(trials)
 
 
 def _second_best(pairs: np.ndarray, matches_M: np.ndarray) -> np.ndarray:
@@ -144,32 +183,36 @@ def _second_best(pairs: np.ndarray, matches_M: np.ndarray) -> np.ndarray:
     return both_M[np.arange(len(order)) - np.searchsorted(group_M, group_M) == 1]
 
 
-def lookalike_groups(sketches: Sequence[Sketch], group_N: np.ndarray, *, seed: int = 0) -> Lookalikes:
+def lookalike_groups(
+    sketches: Sequence[Sketch], group_N: np.ndarray, *, known: Set[tuple[int, int]] = frozenset(), seed: int = 0
+) -> Lookalikes:
     """Return the pairs of groups that look like one, from the sketches of N rows (few a group).
 
-    The search tries itself: every group is cut in two, and `recall` is the share of these that it
-    would have named.
+    `known` are pairs of rows, smaller first, that are the same picture and no evidence here. The search
+    tries itself: every group is cut in two, and `recall` is the share of these that it would have named.
     """
     code_N = codes_of(group_N)
     rows_of = np.split(np.argsort(code_N, kind="stable"), np.cumsum(np.bincount(code_N))[:-1])
-    nothing = Lookalikes(
-        pairs=np.empty((0, 2), np.int64), matches_M=np.empty(0, int), least=LEAST_MATCHES, recall=np.nan, num_trials=0
-    )
-    if len(rows_of) < 3 or not sum(len(one[1]) for one in sketches):
-        return nothing
-    pairs = _candidates(_word_counts(sketches, code_N, seed))
-    trials = [rows for rows in rows_of if len(rows) > 1]
+    if len(rows_of) < LEAST_GROUPS or not sum(len(one[1]) for one in sketches):
+        return Lookalikes(
+            pairs=np.empty((0, 2), np.int64), matches_M=np.empty(0, int), least=0, recall=np.nan, num_trials=0
+        )
+    words_NW = _words_of(sketches, seed)
+    near_GK = _nearest(words_NW, code_N)
+    pairs = np.stack([np.repeat(np.arange(len(near_GK)), near_GK.shape[1]), near_GK.ravel()], axis=1)
+    pairs = np.unique(np.sort(pairs, axis=1), axis=0)
     with ThreadPoolExecutor() as pool:  # cv2 and numpy's products release the interpreter lock
-        found = list(pool.map(lambda pair: _best_match(sketches, rows_of[pair[0]], rows_of[pair[1]]), pairs))
-        halves = list(pool.map(lambda rows: _best_match(sketches, rows[::2], rows[1::2])[0], trials))
+        found = list(pool.map(lambda pair: _best_match(sketches, rows_of[pair[0]], rows_of[pair[1]], known), pairs))
     matches_M = np.array([one[0] for one in found])
+    # What one group in ten shares with a stranger is no mark of one person, but of place or clothing.
     least = max(LEAST_MATCHES, int(np.ceil(MARGIN * np.quantile(_second_best(pairs, matches_M), 0.9))))
     order = np.argsort(-matches_M, kind="stable")
     named = order[matches_M[order] >= least]
+    recall, num_trials = _share_found(sketches, words_NW, rows_of, least)
     return Lookalikes(
         pairs=np.array([found[index][1:] for index in named], np.int64).reshape(-1, 2),
         matches_M=matches_M[named],
         least=least,
-        recall=float(np.mean(np.array(halves) >= least)) if halves else np.nan,
-        num_trials=len(trials),
+        recall=recall,
+        num_trials=num_trials,
     )

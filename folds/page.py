@@ -10,7 +10,8 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from folds.audit import balance_lines, class_counts
-from folds.exploration import Exploration, Finding
+from folds.exploration import Exploration
+from folds.findings import Finding
 from folds.images import boxes_of, read_image
 from folds.statistics import STATISTICS
 from reports.figures import bars, histograms
@@ -45,6 +46,7 @@ def _fold_table(train: pd.DataFrame, fold_N: np.ndarray, classes: Sequence[str],
     label_N, group_N = train["label_raw"].to_numpy(), train["group"].to_numpy()
     count_KC = class_counts(label_N, fold_N, len(classes))
     num_folds = len(count_KC)
+    # Folds are made on raw labels, so that corrected and raw runs share them.
     groups_K = [len(set(group_N[fold_N == fold])) for fold in range(num_folds)]
     groups_C = [len(set(group_N[label_N == label])) for label in range(len(classes))]
     num_groups = f"{len(set(group_N)):,}"
@@ -57,7 +59,7 @@ def _fold_table(train: pd.DataFrame, fold_N: np.ndarray, classes: Sequence[str],
         ),
     ]
     return {
-        "header": ["", *[f"fold {fold}" for fold in range(num_folds)], "even share", "of groups"],
+        "header": ["", *[f"fold {fold}" for fold in range(num_folds)], "even share", "groups with it"],
         "rows": [
             [name, *[f"{count:,}" for count in counts], f"{np.mean(counts):,.1f}", of] for name, counts, of in lines
         ],
@@ -155,18 +157,17 @@ def _adversarial_rows(seen: Exploration) -> list[list[str]]:
     ]
 
 
-def audit_page(
-    seen: Exploration, fold_RN: np.ndarray, *, leaks: bool, notes: Sequence[str], warnings: Sequence[str]
-) -> str:
+def audit_page(seen: Exploration, fold_RN: np.ndarray, *, leaks: bool, warnings: Sequence[str]) -> str:
     """Return the page as HTML; folds are repeats x N of the exploration's training rows."""
     manifest = seen.manifest
     train, sizes = manifest.train, seen.pictures["part"].value_counts()
     sheets, hidden_classes = _sheets(seen)
     context: Mapping[str, Any] = {
         "title": f"Audit of {manifest.name}",
-        "about": f"{len(train):,} pictures of {train['group'].nunique():,} groups (people), "
+        "about": f"{len(train):,} pictures of {train['group'].nunique():,} groups, "
         f"{train['label'].nunique()} of {manifest.num_classes} classes occur, {sizes.get('test', 0):,} test pictures",
-        "notes": list(notes),
+        "notes": manifest.notes,
+        "passed_over": manifest.warnings,
         "unreadable": seen.unreadable,
         "findings": [_finding(one, seen.pictures, manifest.classes) for one in seen.findings],
         "seen": seen.seen_lines(),
@@ -175,6 +176,7 @@ def audit_page(
         "figures": _figures(seen),
         "adversarial_lines": [line.strip() for line in seen.adversarial_lines()],
         "adversarial_rows": _adversarial_rows(seen),
+        "corrected": bool((train["label"] != train["label_raw"]).any()),
         "sheets": sheets,
         "hidden_classes": hidden_classes,
     }

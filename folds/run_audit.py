@@ -1,18 +1,17 @@
-"""The audit from flags to page; unreadable pictures are listed, never a reason to stop."""
+"""The audit from flags to page; unreadable pictures are listed and left out."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 
 from folds.config import DataConfig, SplitConfig
 from folds.errors import UserError
 from folds.exploration import explore
-from folds.load import Say, merge_groups
+from folds.load import Say
 from folds.manifest import slug
 from folds.page import audit_page
-from folds.plan import plan_folds
+from folds.plan import fold_lines, fold_map, fold_warnings
 from folds.source import load_manifest
 from folds.split import SPLITTERS
 
@@ -28,27 +27,22 @@ def run_audit(data: DataConfig, split: SplitConfig, *, page: str | None, deep: b
     file = Path(page or f"audit_{slug(manifest.name)}.html")
     if file.is_dir() or not file.absolute().parent.is_dir():
         raise UserError(f"--page {file}: no file can be written there; name one in a folder that exists")
-    said = [*(f"warning: {line}" for line in manifest.warnings), *manifest.notes]
-    for line in said:
+    for line in [*(f"warning: {line}" for line in manifest.warnings), *manifest.notes]:
         say(line)
-    seen = explore(manifest, deep=deep)
-    if data.merge_duplicates:
-        merged = merge_groups(seen.manifest, seen.duplicates, say)
-        seen = dataclasses.replace(seen, manifest=merged)
-        said.append(merged.notes[-1])
-    warnings: list[str] = []
-
-    def say_folds(text: str) -> None:
-        say(text)
-        if text.lower().startswith("warning"):
-            warnings.append(text)
-
-    fold_RN = plan_folds(split, seen.manifest, say_folds)
-    for line in seen.lines():
+    fold_RN = fold_map(split, manifest)  # what cannot be split fails now, not after a look at every picture
+    seen = explore(manifest, say, deep=deep, merge=data.merge_duplicates)
+    # A fold file may well know of pictures that cannot be read.
+    subset = split.fold_file is not None and not seen.kept_N.all()
+    fold_RN = fold_RN[:, seen.kept_N] if subset else fold_map(split, seen.manifest)
+    warnings = fold_warnings(split, seen.manifest, fold_RN)
+    for line in [*fold_lines(split, seen.manifest, fold_RN), *warnings, *seen.lines()]:
         say(line)
-    leaks = SPLITTERS[split.split].leaks
+    page_text = audit_page(seen, fold_RN, leaks=SPLITTERS[split.split].leaks, warnings=warnings)
     draft = file.with_name(f".{file.name}.draft")
-    draft.write_text(audit_page(seen, fold_RN, leaks=leaks, notes=said, warnings=warnings), encoding="utf-8")
-    os.replace(draft, file)
+    try:
+        draft.write_text(page_text, encoding="utf-8")
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
     say(f"page: {file}")
     return file

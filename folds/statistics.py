@@ -24,7 +24,7 @@ STATISTICS = (
 SIDE = 128
 
 
-def statistics_of(image: np.ndarray, num_bytes: int) -> np.ndarray:
+def statistics_of(image: np.ndarray, bytes_a_pixel: float) -> np.ndarray:
     """Return the STATISTICS of an RGB picture, S float64; all but the first three at one common size."""
     height, width = image.shape[:2]
     small = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
@@ -38,7 +38,7 @@ def statistics_of(image: np.ndarray, num_bytes: int) -> np.ndarray:
         [
             width,
             height,
-            num_bytes / (width * height),
+            bytes_a_pixel,
             grey.mean(),
             grey.std(),
             lab[..., 1].mean() - 128,

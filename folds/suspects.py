@@ -6,6 +6,8 @@ need a trained network to be seen are found on out-of-fold probabilities.
 
 from __future__ import annotations
 
+import itertools
+
 import cv2
 import numpy as np
 
@@ -49,7 +51,7 @@ def log_proba_of(feature_NF: np.ndarray, label_N: np.ndarray, group_N: np.ndarra
     """Return out-of-fold log-probabilities, N x C, of labels 0..C-1 that vary within groups.
 
     Each picture is seen as what sets it apart from its group's mean, which leaves the person out.
-    A class that some folds never train on gets a tiny probability there.
+    Where a fold never trained on a class, its log-probability is -inf.
     """
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
@@ -62,7 +64,7 @@ def log_proba_of(feature_NF: np.ndarray, label_N: np.ndarray, group_N: np.ndarra
     np.add.at(mean_GF, code_N, feature_NF)
     apart_NF = feature_NF.astype(np.float32) - (mean_GF / size_G[:, None])[code_N]
     fold_N = stratified_group_folds(label_N, group_N, num_folds=min(NUM_FOLDS, len(size_G)), seed=seed)
-    proba_NC = np.zeros((len(label_N), int(label_N.max()) + 1))
+    log_proba_NC = np.full((len(label_N), int(label_N.max()) + 1), -np.inf)
     rng = np.random.default_rng(seed)
     for fold in np.unique(fold_N):
         held = fold_N == fold
@@ -76,8 +78,8 @@ def log_proba_of(feature_NF: np.ndarray, label_N: np.ndarray, group_N: np.ndarra
             LogisticRegression(C=0.01, class_weight="balanced", max_iter=300),
         )
         model.fit(apart_NF[rows], label_N[rows])
-        proba_NC[np.ix_(held, model.classes_)] = model.predict_proba(apart_NF[held])
-    return np.log(np.maximum(proba_NC, 1e-12))
+        log_proba_NC[np.ix_(held, model.classes_)] = model.predict_log_proba(apart_NF[held])
+    return log_proba_NC
 
 
 def swapped_pairs(log_proba_NC: np.ndarray, label_N: np.ndarray, group_N: np.ndarray) -> np.ndarray:
@@ -85,13 +87,18 @@ def swapped_pairs(log_proba_NC: np.ndarray, label_N: np.ndarray, group_N: np.nda
 
     At most one pair a group, the likeliest.
     """
+    own_N = log_proba_NC[np.arange(len(label_N)), label_N]
+    with np.errstate(invalid="ignore"):  # classes that were never trained on say nothing
+        better_NC = np.nan_to_num(log_proba_NC - own_N[:, None], nan=-np.inf, posinf=-np.inf)
     code_N = codes_of(group_N)
     found = []
     for rows in np.split(np.argsort(code_N, kind="stable"), np.cumsum(np.bincount(code_N))[:-1]):
-        log_proba_RR = log_proba_NC[np.ix_(rows, label_N[rows])]  # row i with the label of row j
-        own_R = np.diag(log_proba_RR)
-        gain_RR = log_proba_RR + log_proba_RR.T - own_R - own_R[:, None]
-        first, second = np.unravel_index(gain_RR.argmax(), gain_RR.shape)
-        if gain_RR[first, second] > LEAST_GAIN:
-            found.append((-gain_RR[first, second], *sorted((int(rows[first]), int(rows[second])))))
+        best = (LEAST_GAIN, -1, -1)
+        rows_of = {int(label): rows[label_N[rows] == label] for label in np.unique(label_N[rows])}
+        for (one, ones), (other, others) in itertools.combinations(rows_of.items(), 2):
+            first, second = ones[better_NC[ones, other].argmax()], others[better_NC[others, one].argmax()]
+            gain = float(better_NC[first, other] + better_NC[second, one])
+            best = max(best, (gain, int(first), int(second)))
+        if best[0] > LEAST_GAIN:
+            found.append((-best[0], *sorted(best[1:])))
     return np.array([pair for _, *pair in sorted(found)], np.int64).reshape(-1, 2)

@@ -11,13 +11,16 @@ import pytest
 from conftest import LONDON, TINY
 
 from folds import __main__ as audit
+from folds import run_audit
 from folds.adversarial import tell_apart
-from folds.config import DataConfig
+from folds.cli import cli_flags
+from folds.config import DataConfig, SplitConfig
 from folds.exploration import explore
 from folds.lookalikes import few_rows_of_groups, lookalike_groups, sketch_of
 from folds.source import load_manifest
 from folds.statistics import STATISTICS, statistics_of
 from folds.suspects import features_of, log_proba_of, swapped_pairs
+from pipeline.store import Run
 
 
 @pytest.fixture
@@ -60,13 +63,13 @@ class Text(HTMLParser):
 
 
 def test_statistics_of_known_pictures():
-    of = dict(zip(STATISTICS, statistics_of(np.full((40, 60, 3), 200, np.uint8), 2400), strict=True))
-    assert (of["width (px)"], of["height (px)"], of["file size (bytes a pixel)"]) == (60, 40, 1.0)
+    of = dict(zip(STATISTICS, statistics_of(np.full((40, 60, 3), 200, np.uint8), 1.5), strict=True))
+    assert (of["width (px)"], of["height (px)"], of["file size (bytes a pixel)"]) == (60, 40, 1.5)
     assert (of["brightness"], of["border brightness"]) == (200, 200)
     assert of["contrast"] == of["saturation"] == of["sharpness"] == of["dark share"] == of["bright share"] == 0
     red = np.zeros((64, 64, 3), np.uint8)
     red[..., 0] = 255
-    of = dict(zip(STATISTICS, statistics_of(red, 1), strict=True))
+    of = dict(zip(STATISTICS, statistics_of(red, 1.0), strict=True))
     assert of["green to red (Lab a)"] > 50
     assert of["saturation"] == 255
 
@@ -97,6 +100,18 @@ def test_a_few_people_who_are_only_themselves_are_no_difference(seed):
     assert not result.differs
 
 
+def test_too_few_or_lopsided_groups_are_no_verdict():
+    rng = np.random.default_rng(0)
+    is_test = np.repeat([0, 1], [75, 40])
+    statistic = rng.normal(size=(115, 3)) + 9 * is_test[:, None]
+    few = np.repeat(["a", "b", "c", "d", ""], [60, 5, 5, 5, 40])
+    assert tell_apart(statistic, is_test, few) is None
+    enough = np.append(np.repeat([f"p{index}" for index in range(11)], [25, *[5] * 10]), [""] * 40)
+    result = tell_apart(statistic, is_test, enough)
+    assert result.differs
+    assert result.auc == 1
+
+
 # One person under two names
 
 
@@ -123,6 +138,18 @@ def test_a_person_under_two_names_is_named_and_nobody_else():
     group[[12, 14]] = "another"
     found = lookalike_groups(sketches, group)
     assert [{group[i], group[j]} for i, j in found.pairs] == [{"p03", "another"}]
+
+
+def test_a_known_copy_is_no_evidence_of_a_second_name():
+    sketches = [sketch_of(picture) for picture in textures(6, np.random.default_rng(0))]
+    group = np.repeat([f"p{index}" for index in range(6)], 4)
+    sketches[4] = sketches[0]
+    assert lookalike_groups(sketches, group).pairs.tolist() == [[0, 4]]
+    # The copy still matches the other pictures of the person it was taken from.
+    assert [0, 4] not in lookalike_groups(sketches, group, known={(0, 4)}).pairs.tolist()
+    sketches[4:8] = sketches[:4]
+    everything = {(i, j) for i in range(4) for j in range(4, 8)}
+    assert lookalike_groups(sketches, group, known=everything).pairs.tolist() == []
 
 
 def test_what_all_share_is_no_mark_of_one_person():
@@ -162,6 +189,13 @@ def test_swapped_pairs_are_those_that_look_like_each_other():
     log_proba[3] = np.log([0.3, 0.6, 0.1])
     assert swapped_pairs(log_proba, label, group).tolist() == [[0, 1]]
     assert swapped_pairs(log_proba, guess, group).shape == (0, 2)
+
+
+def test_a_class_that_was_never_trained_on_names_nobody():
+    """Its log-probability is -inf for both, and what is left would say nothing of it."""
+    with np.errstate(divide="ignore"):
+        log_proba = np.log([[0.1, 0.9, 0], [0.9, 0.1, 0], [0.9, 0.1, 0], [0.1, 0.9, 0]])
+    assert swapped_pairs(log_proba, np.array([2, 0, 0, 1]), np.zeros(4, int)).shape == (0, 2)
 
 
 def test_a_swap_is_seen_in_pictures():
@@ -220,15 +254,21 @@ def test_quick_and_merged(layout_copy, audit_command):
     done = audit_command(layout_copy, "--quick", "--merge-duplicates")
     assert done.code == 0, done.err
     assert "12 groups became 11" in done.out
-    assert "cut in two as a trial" not in done.out
+    assert "not searched (--quick)" in done.out
+    assert "leak between folds" not in done.out
     assert re.search(r"even share +2\.2", done.out)
 
 
-def test_the_folds_are_those_of_a_run(tiny_layout, tmp_path, audit_command, cv_command):
+def test_the_folds_are_those_of_a_run(tiny_layout, tmp_path, audit_command, cv_command, monkeypatch):
     argv = ["--data", tiny_layout, "--split-seed", "3"]
     run = cv_command(*argv, *TINY, "--backbone", "test_resnet", "--output", tmp_path)
     folds = re.search(r"folds:\n(.*?least possible)", run.out, flags=re.DOTALL)
+    given, page_of = [], run_audit.audit_page
+    monkeypatch.setattr(run_audit, "audit_page", lambda *args, **how: given.append(args) or page_of(*args, **how))
     assert folds[1] in audit_command(*argv, "--quick", "--folds", "2").out
+    ((seen, fold_RN),) = given
+    of_run = Run(next(tmp_path.glob("*_test_resnet"))).oof.set_index("image_id")["fold"]
+    assert fold_RN[0].tolist() == of_run.loc[seen.manifest.train["image_id"]].tolist()
 
 
 @pytest.fixture
@@ -242,6 +282,21 @@ def odd_names(tmp_path):
         rows.append({"image": name.replace("/", "_"), "label": ["<b>bold</b>", "$\\frac$ & \"q'"][index % 2]})
     pd.DataFrame(rows).to_csv(tmp_path / "odd.csv", index=False)
     return tmp_path / "odd.csv"
+
+
+def test_a_fold_file_that_knows_of_an_unreadable_picture(layout_copy, alpha, tmp_path, audit_command):
+    broken = next(people_of(layout_copy)[3].glob("mask1.*"))
+    broken.unlink()
+    broken.write_bytes(b"")
+    done = audit_command(layout_copy, "--quick", "--fold-file", alpha.path)
+    assert done.code == 0, done.err
+    assert "1 picture: cannot be read" in done.out
+
+
+def test_flags_are_frozen():
+    own = {"--page", "--quick"}
+    shared = {*cli_flags(DataConfig), *cli_flags(SplitConfig)}
+    assert set(cli_flags(audit.AuditConfig)) == own | shared
 
 
 def test_names_are_shown_as_text(odd_names, tmp_path, audit_command):
@@ -288,7 +343,8 @@ def test_faults_planted_among_real_faces_are_named(tmp_path, audit_command):
     table = pd.read_csv(root / "train" / "train.csv", dtype=str)
     row = table[table["path"] == split.name].assign(id="000999", path=again.name)
     pd.concat([table, row]).to_csv(root / "train" / "train.csv", index=False)
-    seen = explore(load_manifest(DataConfig(data=str(root), on_bad_image="skip")))
+    seen = explore(load_manifest(DataConfig(data=str(root), on_bad_image="skip")), print)
+    assert seen.lookalikes.recall > 0.95
     named = {finding.title: finding.texts for finding in seen.findings}
     (leaks,) = (texts for title, texts in named.items() if "two groups" in title)
     assert leaks == (f"{copied.name}/mask2.jpg = {receiver.name}/mask3.jpg",)

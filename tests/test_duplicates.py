@@ -1,5 +1,6 @@
 """The same picture under two names."""
 
+import itertools
 import shutil
 
 import cv2
@@ -10,7 +11,7 @@ from conftest import LONDON, TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from folds.duplicates import describe_pairs, duplicate_pairs, equal_pairs, merged_groups, prints_of
+from folds.duplicates import describe_pairs, duplicate_pairs, equal_pairs, merged_groups, prints_of, stacked
 from folds.hamming import near_pairs
 from folds.layout import read_layout
 from pipeline.store import Run
@@ -50,6 +51,26 @@ def test_equal_hashes_are_chained_not_squared():
     assert not len(equal_pairs([]))
 
 
+def test_a_stranger_of_the_same_hash_hides_no_copy():
+    rng = np.random.default_rng(0)
+    own, stranger = rng.integers(0, 255, (2, 32, 32)).astype(np.uint8)
+    tint = np.zeros(128, np.int16)
+    rows = [("A", 7, own, tint), ("X", 7, stranger, tint), ("B", 7, own, tint), ("C", 6, own, tint)]
+    for order in itertools.permutations(rows):
+        pairs = duplicate_pairs(stacked(order))
+        found = {frozenset(order[row][0] for row in pair) for pair in pairs}
+        assert found == {frozenset(pair) for pair in ("AB", "AC", "BC")}
+
+
+def test_another_colour_is_another_picture():
+    own = np.random.default_rng(0).integers(0, 255, (32, 32)).astype(np.uint8)
+    tints = np.zeros((2, 128), np.int16)
+    tints[1, 5] = 9
+    assert len(duplicate_pairs(stacked([("A", 7, own, tints[0]), ("B", 7, own, tints[1])]))) == 0
+    tints[1, 5] = 8
+    assert len(duplicate_pairs(stacked([("A", 7, own, tints[0]), ("B", 7, own, tints[1])]))) == 1
+
+
 def test_groups_that_share_a_picture_become_one():
     group = np.array(["p", "q", "r", "s", "s"], dtype=object)
     assert merged_groups(group, np.array([[0, 2], [2, 4]])).tolist() == ["p", "q", "p", "p", "p"]
@@ -81,6 +102,7 @@ def test_a_planted_copy_is_found_named_and_merged(layout_copy, tmp_path, cv_comm
     assert f"{one.name}/{picture.name} = {other.name}/{replaced.name}" in text
     assert "two groups" in text
     assert "two labels" in text
+    replace(replaced, picture, quality=60)  # no equal file any more, but a near duplicate
     assert cv_command(*argv, "--name", "merged", "--merge-duplicates").code == 0
     oof = Run(tmp_path / "merged").oof
     of_person = oof.groupby(oof["image_id"].str.split("/").str[0])["fold"].first()
