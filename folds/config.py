@@ -29,7 +29,7 @@ class DataConfig:
     attribute_cols: str | None = None
     """Columns of --csv, by commas, with what the class implies, such as gender,age: scored apart too."""
     box_cols: str | None = None
-    """Columns of --csv and --test-csv with the object's box in pixels, as x1,y1,x2,y2: pictures are cropped to it."""
+    """Columns of --csv and --test-csv with a box in pixels of the upright picture, as x1,y1,x2,y2, to crop to."""
     corrections: str | None = None
     """CSV of corrections (target, field, value) laid over the labels; raw ones are kept and scored too."""
     old_from: float | None = None

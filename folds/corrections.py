@@ -132,7 +132,7 @@ def apply_corrections(manifest: Manifest, file: str | Path) -> Manifest:
             given[field] = line
             if LABEL in given and len(given) > 1:
                 other = next(name for name in given if name != LABEL)
-                both = f"{given[LABEL]} and {given[other]}"
+                both = " and ".join(str(one) for one in sorted((given[LABEL], given[other])))
                 picture = train["image_id"].iloc[row]
                 raise UserError(f"{file}: lines {both} give the class of {picture} and its {other} too; keep one")
             if field != SWAP:

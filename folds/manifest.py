@@ -112,7 +112,7 @@ class Manifest:
 def _check_ids(table: pd.DataFrame, source: str) -> None:
     twice = table.loc[table["image_id"].duplicated(), "image_id"].unique()
     if len(twice):
-        raise UserError(f"{source}: image id {listed(twice)} occurs more than once; keep one row each")
+        raise UserError(f"{source}: image id {listed(twice)} occurs more than once; keep one row (and box) each")
 
 
 def _check_files(table: pd.DataFrame, source: str) -> None:

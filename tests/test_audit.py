@@ -1,5 +1,6 @@
 """python -m folds: what it finds, what it leaves alone, and the page."""
 
+import dataclasses
 import re
 import shutil
 from html.parser import HTMLParser
@@ -16,6 +17,7 @@ from folds.adversarial import tell_apart
 from folds.cli import cli_flags
 from folds.config import DataConfig, SplitConfig
 from folds.exploration import explore
+from folds.findings import _targets
 from folds.lookalikes import few_rows_of_groups, lookalike_groups, sketch_of
 from folds.source import load_manifest
 from folds.statistics import STATISTICS, statistics_of
@@ -215,6 +217,13 @@ def test_a_swap_is_seen_in_pictures():
     assert swapped_pairs(log_proba_of(feature, label, group), label, group).tolist() == [[18, 19]]
 
 
+def test_what_may_be_swapped_is_what_varies_and_is_not_decided_by_the_rest(tiny_layout):
+    manifest = load_manifest(DataConfig(data=str(tiny_layout)))
+    assert list(_targets(manifest)) == ["mask"]  # gender and age are the person's
+    assert list(_targets(dataclasses.replace(manifest, attributes=manifest.attributes[1:]))) == ["class"]
+    assert list(_targets(dataclasses.replace(manifest, attributes=()))) == ["class"]
+
+
 # The command
 
 
@@ -236,6 +245,7 @@ def test_faults_are_listed_and_the_audit_goes_on(layout_copy, tmp_path, audit_co
     assert "two groups" in said
     assert "two labels" in said
     assert f"{test_picture.name}" in said
+    assert "the same in the training and the test set" in said
     assert str(broken) in said
     assert "1 pictures are missing" in said
     page = (tmp_path / "audit.html").read_text()

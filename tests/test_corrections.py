@@ -74,12 +74,15 @@ def test_each_kind_of_correction_and_what_it_leaves_alone(layout):
         (["{0},label,zebra"], ["line 2", "zebra"]),
         (["{0},gender,male", "{0}/normal,gender,female"], ["lines 2 and 3", "normal"]),
         (["{0},swap,mask1 normal", "{0},swap,normal mask2"], ["lines 2 and 3"]),
+        (["{0},gender,flip", "{0}/mask1,label,{1}"], ["lines 2 and 3", "class", "gender"]),
+        (["{0}/mask1,label,{1}", "{0},gender,flip"], ["lines 2 and 3", "class", "gender"]),
+        (["{0}/mask1,label,{1}", "{0},swap,mask1 normal"], ["lines 2 and 3", "class", "swap"]),
     ],
 )
 def test_lines_that_cannot_be_applied(layout, lines, words):
     person = read_layout(layout).train["group"][0]
     with pytest.raises(UserError) as error:
-        corrected(layout, *[line.format(person) for line in lines])
+        corrected(layout, *[line.format(person, '"worn, male, <30"') for line in lines])
     assert all(word in str(error.value) for word in ["fix.csv", *words]), error.value
 
 

@@ -95,6 +95,8 @@ def test_a_planted_copy_is_found_named_and_merged(layout_copy, tmp_path, cv_comm
     picture = next(one.glob("mask1.*"))
     replaced = next(other.glob("mask2.*"))
     replace(replaced, picture)
+    tested = next((layout_copy / "eval" / "images").iterdir())
+    replace(tested, other / "normal.jpg")
     argv = ["--data", layout_copy, "--output", tmp_path, "--backbone", "test_resnet", *TINY]
     said = cv_command(*argv, "--name", "seen")
     text = said.out + said.err
@@ -102,6 +104,8 @@ def test_a_planted_copy_is_found_named_and_merged(layout_copy, tmp_path, cv_comm
     assert f"{one.name}/{picture.name} = {other.name}/{replaced.name}" in text
     assert "two groups" in text
     assert "two labels" in text
+    assert "1 picture the same in the training and the test set" in text
+    assert f"{other.name}/normal.jpg" in text
     replace(replaced, picture, quality=60)  # no equal file any more, but a near duplicate
     assert cv_command(*argv, "--name", "merged", "--merge-duplicates").code == 0
     oof = Run(tmp_path / "merged").oof

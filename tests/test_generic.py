@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pandas as pd
+import PIL.Image
 import pytest
 from conftest import TINY
 from sklearn.metrics import f1_score
@@ -189,6 +190,19 @@ def test_a_box_is_cut_out_and_what_sticks_out_is_left_off(flowers):
     assert np.array_equal(read_image(train["path"][0], train["box"][0]), whole[3:20, 2:12])
     with pytest.raises(BadImage, match=r"box 20,0,30,9 lies outside the 20 x 20 picture"):
         read_image(train["path"][0], (20, 0, 30, 9))
+
+
+def test_a_box_is_of_the_upright_picture(tmp_path):
+    """A camera that was turned: stored lying, shown upright, and the box is of what is shown."""
+    rng = np.random.default_rng(0)
+    lying = cv2.resize(rng.integers(0, 255, (4, 8, 3), dtype=np.uint8), (80, 40), interpolation=cv2.INTER_NEAREST)
+    turned = PIL.Image.Exif()
+    turned[0x0112] = 6  # to be turned a quarter clockwise
+    PIL.Image.fromarray(lying).save(tmp_path / "turned.jpg", exif=turned, quality=100, subsampling=0)
+    upright = read_image(tmp_path / "turned.jpg")
+    assert upright.shape == (80, 40, 3)
+    assert np.abs(upright.astype(int) - np.rot90(lying, -1)).mean() < 4
+    assert np.array_equal(read_image(tmp_path / "turned.jpg", (10, 50, 30, 80)), upright[50:80, 10:30])
 
 
 @pytest.mark.parametrize(
