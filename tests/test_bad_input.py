@@ -213,7 +213,7 @@ def test_a_class_of_one_person_is_a_warning_and_every_fold_is_scored(run_csv):
     rows = [("ab"[index % 2], f"p{index // 3}") for index in range(15)] + [("rare", "p9")]
     done, folder = run_csv(rows, "--group-col", "who", "--folds", "3")
     assert done.code == 0, done.err
-    assert "warning: 1 classes have fewer groups than the 3 folds" in done.out
+    assert "warning: classes with fewer groups than the 3 folds" in done.out
     assert "'rare' (1)" in done.out
     assert Run(folder).oof["fold"].nunique() == 3
     assert np.isfinite(Run(folder).logits(Run(folder).oof)).all()
