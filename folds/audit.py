@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from folds.balance import lower_bound, objective, profiles_of
+from folds.errors import counted
 from folds.kfold import codes_of
 
 __all__ = ["audit_lines", "balance_lines", "class_counts", "unevenness"]
@@ -62,8 +63,9 @@ def balance_lines(
     off_KC = np.abs(count_KC[:, occurs] - share_C)
     worst = int((off_KC.max(axis=0) / share_C).argmax())
     fold = int(off_KC[:, worst].argmax())
+    held = count_KC[fold, occurs[worst]]
     lines = [
-        f"worst class: {classes[occurs[worst]]!r}, {count_KC[fold, occurs[worst]]:,} pictures in fold {fold} "
+        f"worst class: {classes[occurs[worst]]!r}, {counted(int(held), 'picture')} in fold {fold} "
         f"where the even share is {share_C[worst]:,.1f}"
     ]
     value, bound = unevenness(label_N, np.arange(len(label_N)) if leaks else group_N, fold_N)

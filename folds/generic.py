@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from folds.errors import UserError, did_you_mean, listed
+from folds.errors import UserError, counted, did_you_mean, listed
 from folds.images import Box
 from folds.manifest import Attribute, Manifest, build_manifest
 from folds.tables import read_csv_text
@@ -125,7 +125,7 @@ def read_csv_manifest(
         there = table[image_col].map(lambda name: (folder / name).is_file())
         if not there.all():
             gone = table.loc[~there, image_col]
-            warnings.append(f"{csv}: {len(gone)} pictures are missing: {listed(gone)}; skipped")
+            warnings.append(f"{csv}: {counted(len(gone), 'picture')} missing: {listed(gone)}; skipped")
             table = table[there]
     if table.empty:
         raise UserError(f"{csv}: has no row with a picture; fill it or check --image-root")

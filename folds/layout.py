@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from folds.errors import UserError, listed
+from folds.errors import UserError, counted, listed
 from folds.labels import (
     ATTRIBUTES,
     CLASSES,
@@ -129,7 +129,7 @@ def read_layout(root: Path, *, name: str | None = None, is_demo: bool = False, s
             label.append(encode(MASK_OF_STEM[stem], gender, age))
     warnings = []
     if missing:
-        said = f"{root / 'train' / 'images'}: {len(missing)} pictures are missing: {listed(missing)}"
+        said = f"{root / 'train' / 'images'}: {counted(len(missing), 'picture')} missing: {listed(missing)}"
         if not skip_missing:
             raise UserError(f"{said}; put them back or pass --on-bad-image skip")
         warnings.append(f"{said}; skipped")

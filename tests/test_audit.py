@@ -247,7 +247,7 @@ def test_faults_are_listed_and_the_audit_goes_on(layout_copy, tmp_path, audit_co
     assert f"{test_picture.name}" in said
     assert "the same in the training and the test set" in said
     assert str(broken) in said
-    assert "1 pictures are missing" in said
+    assert "1 picture missing" in said
     page = (tmp_path / "audit.html").read_text()
     shown = Text(page)
     text = " ".join(shown.words)

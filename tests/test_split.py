@@ -222,5 +222,5 @@ def test_the_audit_names_the_worst_class_and_the_even_share():
     lines = audit_lines(label, np.arange(8), fold, classes=["cat", "dog", "eel"])
     assert lines[1].split() == ["0", "3", "3", "2", "of", "2"]
     assert lines[3].split() == ["even", "share", "4.0", "4.0"]
-    assert lines[4] == "worst class: 'dog', 1 pictures in fold 0 where the even share is 2.0"
+    assert lines[4] == "worst class: 'dog', 1 picture in fold 0 where the even share is 2.0"
     assert "0.625000: no split is below 0.000000" in lines[5]
