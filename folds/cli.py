@@ -102,8 +102,7 @@ def run_command(command: Callable[[], object], *, place: str = "--output", resum
         print(f"error: {error.filename or 'disk'}: {error.strerror}; {cure}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "stopped; the same command " + ("goes on with what is left" if resumes else "starts anew"), file=sys.stderr
-        )
+        what_next = "goes on with what is left" if resumes else "starts anew"
+        print(f"stopped; the same command {what_next}", file=sys.stderr)
         return 130
     return 0

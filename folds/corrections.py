@@ -19,13 +19,12 @@ import numpy as np
 import pandas as pd
 
 from folds.errors import UserError, did_you_mean, listed
-from folds.manifest import Manifest
+from folds.manifest import Manifest, extra_columns
 from folds.tables import read_csv_text
 
 __all__ = ["apply_corrections"]
 
 SWAP, LABEL, FLIP = "swap", "label", "flip"
-OWN_COLUMNS = {"image_id", "path", "group", "label", "label_raw", "box"}
 
 
 def _matches(manifest: Manifest, target: str, where: str) -> np.ndarray:
@@ -112,8 +111,7 @@ def apply_corrections(manifest: Manifest, file: str | Path) -> Manifest:
         raise UserError(f"{file}: no column {listed(sorted(absent))}; it has {listed(table.columns, most=9)}")
     train = manifest.train.copy()
     label_N = train["label"].to_numpy().copy()
-    said: dict[tuple[int, str], int] = {}
-    fields_of: dict[int, dict[str, int]] = {}
+    said: dict[int, dict[str, int]] = {}  # row -> field -> line
     cells = table[["target", "field", "value"]].apply(lambda column: column.str.strip())
     lines = [(number + 2, row.target, row.field, row.value) for number, row in enumerate(cells.itertuples())]
     # Swaps first: they exchange what the files say, the other lines then mend what is wrong in both.
@@ -124,20 +122,17 @@ def apply_corrections(manifest: Manifest, file: str | Path) -> Manifest:
             rows = _swap_rows(manifest, rows, value, where)
             label_N[rows] = label_N[rows[::-1]]
         for row in rows:
-            earlier = said.setdefault((int(row), field), line)
+            given, picture = said.setdefault(int(row), {}), train["image_id"].iloc[row]
+            earlier = given.setdefault(field, line)
             if earlier != line:
-                picture = train["image_id"].iloc[row]
                 raise UserError(f"{file}: lines {earlier} and {line} both give {field} of {picture}; keep one")
-            given = fields_of.setdefault(int(row), {})
-            given[field] = line
             if LABEL in given and len(given) > 1:
                 other = next(name for name in given if name != LABEL)
                 both = " and ".join(str(one) for one in sorted((given[LABEL], given[other])))
-                picture = train["image_id"].iloc[row]
                 raise UserError(f"{file}: lines {both} give the class of {picture} and its {other} too; keep one")
             if field != SWAP:
                 label_N[row] = _new_label(manifest, int(label_N[row]), field, value, where)
-        if field in train.columns and field not in OWN_COLUMNS and value != FLIP:
+        if field in extra_columns(train) and value != FLIP:
             train.loc[train.index[rows], field] = pd.Series([value]).astype(train[field].dtype)[0]
     train["label"] = label_N
     changed = int((label_N != train["label_raw"]).sum())

@@ -45,6 +45,7 @@ RADIUS = 4
 LEAST_CORRELATION = 0.97
 TINT_SIDE = 8
 MOST_SHARING = 32
+CHUNK = 50_000
 MOST_TINT = 8
 
 
@@ -124,7 +125,8 @@ def duplicate_pairs(prints: Prints, *, radius: int = RADIUS) -> np.ndarray:
     their tints: portraits share their coarse hashes with strangers.
     """
     found = [equal_pairs(prints.pixels_N)]
-    for pairs in _candidates(prints, radius):
+    parts = (np.array_split(pairs, len(pairs) // CHUNK + 1) for pairs in _candidates(prints, radius))
+    for pairs in itertools.chain.from_iterable(parts):
         alike = _correlation(prints.thumb_NHW, pairs) >= LEAST_CORRELATION
         tint = np.abs(prints.tint_NF[pairs[:, 0]] - prints.tint_NF[pairs[:, 1]]).max(axis=1) <= MOST_TINT
         found.append(pairs[alike & tint])

@@ -10,7 +10,7 @@ import pandas as pd
 
 from folds.balance import Profiles, deal, profiles_of
 
-__all__ = ["StratifiedGroupKFold", "codes_of", "stratified_group_folds"]
+__all__ = ["StratifiedGroupKFold", "codes_of", "rows_by_code", "stratified_group_folds"]
 
 
 def codes_of(values_N: Any) -> np.ndarray:
@@ -22,6 +22,11 @@ def codes_of(values_N: Any) -> np.ndarray:
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
     return rank[code_N]
+
+
+def rows_by_code(code_N: np.ndarray) -> list[np.ndarray]:
+    """Return the row numbers of each code 0.., in order."""
+    return np.split(np.argsort(code_N, kind="stable"), np.cumsum(np.bincount(code_N))[:-1])
 
 
 def _hand_out(profiles: Profiles, deal_PK: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -46,11 +46,11 @@ def load_data(config: DataConfig, say: Say) -> tuple[Manifest, str]:
     for result in test_results:
         if isinstance(result, BadImage):  # never skipped: a submission needs every row
             raise UserError(str(result).replace(" or pass --on-bad-image skip", ""))
-    in_both = sorted({*content} & {*map(str, test_results)})
+    tested = {*map(str, test_results)}
+    in_both = [name for name, one in zip(manifest.train["image_id"], content, strict=True) if one in tested]
     if in_both:
-        ids = manifest.train["image_id"].to_numpy()
-        named = listed(ids[content.index(one)] for one in in_both)
-        say(f"warning: {counted(len(in_both), 'picture')} {IN_TEST}: {named}; take them out of the training set")
+        named = f"{counted(len(in_both), 'picture')}: {IN_TEST}: {listed(in_both)}"
+        say(f"warning: {named}; take them out of the training set")
     digest = hashlib.blake2b(manifest.labels_hash().encode(), digest_size=16)
     for result in [*results, *test_results]:
         digest.update(str(result).encode() if not isinstance(result, BadImage) else b"")

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import scipy.sparse
 
-from folds.kfold import codes_of
+from folds.kfold import codes_of, rows_by_code
 
 __all__ = ["Lookalikes", "Sketch", "few_rows_of_groups", "lookalike_groups", "sketch_of"]
 
@@ -57,11 +57,8 @@ class Lookalikes:
 def few_rows_of_groups(group_N: np.ndarray, *, most: int = MOST_PICTURES, seed: int = 0) -> np.ndarray:
     """Return the numbers of at most `most` rows of each group, drawn at random, in order."""
     order = np.random.default_rng(seed).permutation(len(group_N))
-    code_N = codes_of(group_N)[order]
-    by_group = np.argsort(code_N, kind="stable")
-    starts = np.searchsorted(code_N[by_group], code_N[by_group])
-    place_N = np.arange(len(group_N)) - starts
-    return np.sort(order[by_group[place_N < most]])
+    chosen = [rows[:most] for rows in rows_by_code(codes_of(group_N)[order])]
+    return np.sort(order[np.concatenate(chosen)])
 
 
 def sketch_of(image: np.ndarray) -> Sketch:
@@ -192,7 +189,7 @@ def lookalike_groups(
     tries itself: every group is cut in two, and `recall` is the share of these that it would have named.
     """
     code_N = codes_of(group_N)
-    rows_of = np.split(np.argsort(code_N, kind="stable"), np.cumsum(np.bincount(code_N))[:-1])
+    rows_of = rows_by_code(code_N)
     if len(rows_of) < LEAST_GROUPS or not sum(len(one[1]) for one in sketches):
         return Lookalikes(
             pairs=np.empty((0, 2), np.int64), matches_M=np.empty(0, int), least=0, recall=np.nan, num_trials=0

@@ -16,10 +16,15 @@ import pandas as pd
 
 from folds.errors import UserError, listed
 
-__all__ = ["Attribute", "Manifest", "build_manifest", "slug"]
+__all__ = ["Attribute", "Manifest", "build_manifest", "extra_columns", "slug"]
 
 TRAIN_COLUMNS = ["image_id", "path", "group", "label", "label_raw"]
 TEST_COLUMNS = ["image_id", "path"]
+
+
+def extra_columns(train: pd.DataFrame) -> list[str]:
+    """Return the columns of a training table that its reader added, such as age in years."""
+    return [str(name) for name in train if name not in {*TRAIN_COLUMNS, "label_fit", "box"}]
 
 
 def slug(text: str) -> str:

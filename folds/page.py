@@ -13,6 +13,7 @@ from folds.audit import balance_lines, class_counts
 from folds.exploration import Exploration
 from folds.findings import Finding
 from folds.images import boxes_of, read_image
+from folds.manifest import extra_columns
 from folds.statistics import STATISTICS
 from reports.figures import bars, histograms
 from reports.html import render_page, thumbnail
@@ -23,7 +24,6 @@ MOST_PAIRS = 40
 MOST_BARS = 40
 MOST_TILES = 400
 TILES_A_CLASS = 10
-OWN_COLUMNS = {"label", "label_raw", "label_fit"}
 
 
 def _tile(pictures: pd.DataFrame, row: int, classes: Sequence[str]) -> dict[str, str]:
@@ -102,7 +102,7 @@ def _figures(seen: Exploration) -> list[dict[str, Any]]:
     figures = [_count_figure(label_N, manifest.classes, group_N, "Classes")]
     for one in manifest.attributes:
         figures.append(_count_figure(np.asarray(one.of_class)[label_N], one.values, group_N, one.name.capitalize()))
-    for name in [str(one) for one in train if is_numeric_dtype(train[one]) and one not in OWN_COLUMNS]:
+    for name in [one for one in extra_columns(train) if is_numeric_dtype(train[one])]:
         values = train.groupby("group")[name].first().to_numpy(float)
         svg = histograms({"train": values}, xlabel=name, of="groups")
         figures.append({"svg": svg, "caption": f"{name.capitalize()}, one value a group (n = {len(values):,} groups)"})

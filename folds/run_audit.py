@@ -8,6 +8,7 @@ from pathlib import Path
 from folds.config import DataConfig, SplitConfig
 from folds.errors import UserError
 from folds.exploration import explore
+from folds.files import write_bytes
 from folds.load import Say
 from folds.manifest import slug
 from folds.page import audit_page
@@ -37,12 +38,6 @@ def run_audit(data: DataConfig, split: SplitConfig, *, page: str | None, deep: b
     warnings = fold_warnings(split, seen.manifest, fold_RN)
     for line in [*fold_lines(split, seen.manifest, fold_RN), *warnings, *seen.lines()]:
         say(line)
-    page_text = audit_page(seen, fold_RN, leaks=SPLITTERS[split.split].leaks, warnings=warnings)
-    draft = file.with_name(f".{file.name}.draft")
-    try:
-        draft.write_text(page_text, encoding="utf-8")
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_bytes(file, audit_page(seen, fold_RN, leaks=SPLITTERS[split.split].leaks, warnings=warnings))
     say(f"page: {file}")
     return file

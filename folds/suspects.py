@@ -11,7 +11,7 @@ import itertools
 import cv2
 import numpy as np
 
-from folds.kfold import codes_of, stratified_group_folds
+from folds.kfold import codes_of, rows_by_code, stratified_group_folds
 
 __all__ = ["features_of", "log_proba_of", "swapped_pairs"]
 
@@ -90,9 +90,8 @@ def swapped_pairs(log_proba_NC: np.ndarray, label_N: np.ndarray, group_N: np.nda
     own_N = log_proba_NC[np.arange(len(label_N)), label_N]
     with np.errstate(invalid="ignore"):  # classes that were never trained on say nothing
         better_NC = np.nan_to_num(log_proba_NC - own_N[:, None], nan=-np.inf, posinf=-np.inf)
-    code_N = codes_of(group_N)
     found = []
-    for rows in np.split(np.argsort(code_N, kind="stable"), np.cumsum(np.bincount(code_N))[:-1]):
+    for rows in rows_by_code(codes_of(group_N)):
         best = (LEAST_GAIN, -1, -1)
         rows_of = {int(label): rows[label_N[rows] == label] for label in np.unique(label_N[rows])}
         for (one, ones), (other, others) in itertools.combinations(rows_of.items(), 2):

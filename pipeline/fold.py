@@ -16,6 +16,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from folds.errors import UserError
+from folds.files import write_with
 from folds.manifest import Manifest
 from pipeline.augment import AUGMENTATIONS
 from pipeline.config import RunConfig
@@ -26,7 +27,7 @@ from pipeline.infer import predict
 from pipeline.model import build_model
 from pipeline.preprocess import Preprocess
 from pipeline.seeding import derive_seed
-from pipeline.store import file_hash, read_json, with_logits, write_json, write_table, write_with
+from pipeline.store import file_hash, read_json, with_logits, write_json, write_table
 from pipeline.weights import Weights
 from reports.metrics import METRICS, softmax
 from tta.merge import mean_logit

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from folds.errors import UserError, did_you_mean, listed
+from folds.files import write_bytes
 from folds.manifest import Attribute
-from pipeline.store import Run, read_table, rows_like, with_logits, write_bytes, write_json, write_table
+from pipeline.store import Run, read_table, rows_like, with_logits, write_json, write_table
 from reports.baselines import attribute_only_band, attribute_only_difference
 from reports.bootstrap import score_interval
 from reports.metrics import METRICS, softmax

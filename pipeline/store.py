@@ -7,9 +7,8 @@ import fcntl
 import functools
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from folds.errors import UserError, listed
+from folds.files import DRAFT, write_bytes, write_with
 from folds.manifest import Attribute
 
 __all__ = [
@@ -33,34 +33,12 @@ __all__ = [
     "rows_like",
     "sweep",
     "with_logits",
-    "write_bytes",
     "write_json",
     "write_table",
-    "write_with",
 ]
 
 FORMAT = 1
-DRAFT = ".draft-"
 LOCK = ".lock"
-
-
-def write_with(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a draft beside `path`, flush it to disk, and move it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{DRAFT}{os.getpid()}-{path.name}")
-    try:
-        write(draft)
-        with draft.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def write_bytes(path: Path, data: bytes | str) -> None:
-    """Write a file atomically; text as UTF-8."""
-    content = data.encode() if isinstance(data, str) else data
-    write_with(path, lambda draft: draft.write_bytes(content))
 
 
 def write_json(path: Path, value: Any) -> None:

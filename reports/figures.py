@@ -31,9 +31,9 @@ STYLE: Any = {
 
 
 def _svg(figure: Figure) -> Markup:
+    """Return the figure as SVG; like `_axes`, to be called under STYLE."""
     text = io.StringIO()
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(text, format="svg", transparent=True, metadata=NO_METADATA)
+    figure.savefig(text, format="svg", transparent=True, metadata=NO_METADATA)
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r' id="(?:figure|axes|patch|text|line2d|matplotlib\.axis|xtick|ytick|legend)_\d+"', "", svg)
@@ -41,9 +41,8 @@ def _svg(figure: Figure) -> Markup:
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.subplots()
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
 
 
 def bars(names: Sequence[str], values_of: Mapping[str, Sequence[float]], *, xlabel: str) -> Markup:

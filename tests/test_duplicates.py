@@ -104,7 +104,7 @@ def test_a_planted_copy_is_found_named_and_merged(layout_copy, tmp_path, cv_comm
     assert f"{one.name}/{picture.name} = {other.name}/{replaced.name}" in text
     assert "two groups" in text
     assert "two labels" in text
-    assert "1 picture the same in the training and the test set" in text
+    assert "1 picture: the same in the training and the test set" in text
     assert f"{other.name}/normal.jpg" in text
     replace(replaced, picture, quality=60)  # no equal file any more, but a near duplicate
     assert cv_command(*argv, "--name", "merged", "--merge-duplicates").code == 0
