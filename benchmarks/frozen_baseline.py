@@ -25,6 +25,7 @@ from pipeline.dataset import ImageDataset, eval_loader
 from pipeline.device import compute_of
 from pipeline.infer import predict
 from pipeline.model import build_model, check_backbone, preprocess_of
+from pipeline.pictures import PictureSource
 from pipeline.reporting import oof_arrays
 from pipeline.store import Run
 from pipeline.weights import load_pretrained
@@ -40,7 +41,7 @@ def frozen_probabilities(run: Run, *, data: str, backbone: str, img_size: str) -
     compute = compute_of(MachineConfig(device="cpu", amp=False, threads=torch.get_num_threads()))
     model = build_model(backbone, num_classes=0, kwargs={}, weights=load_pretrained(backbone))
     model = model.to(memory_format=compute.memory_format)
-    dataset = ImageDataset(table, preprocess)
+    dataset = ImageDataset(table, PictureSource(preprocess, "off"))
     features = predict(model, eval_loader(dataset, batch_size=64, workers=1), preprocess, compute, [lambda x: x])[0]
     label, fold, repeat = (run.oof[name].to_numpy() for name in ("label", "fold", "repeat"))
     proba = np.zeros((len(label), len(run.classes)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 import numpy as np
 
@@ -20,9 +20,11 @@ __all__ = ["Say", "load_data", "merge_groups"]
 Say = Callable[[str], None]
 
 
-def load_data(config: DataConfig, say: Say) -> tuple[Manifest, str]:
+def load_data(config: DataConfig, say: Say, known: Container[bytes] = ()) -> tuple[Manifest, str]:
     """Return the manifest, its unreadable pictures dealt with, and the hash of labels and pixels.
 
+    The tables get a column `content`, the hash of each picture's file. Pictures whose key is in `known`
+    have been decoded before and are not decoded again (see folds.images).
     Raises UserError for data that cannot be used, and for unreadable pictures unless they may be skipped.
     """
     skip = config.on_bad_image == "skip"
@@ -31,7 +33,7 @@ def load_data(config: DataConfig, say: Say) -> tuple[Manifest, str]:
         say(f"warning: {warning}")
     for note in manifest.notes:
         say(note)
-    results = check_images(manifest.train)
+    results = check_images(manifest.train, known)
     bad = [result for result in results if isinstance(result, BadImage)]
     if bad and not skip:
         more = f" ({len(bad) - 1} more like it)" if len(bad) > 1 else ""
@@ -41,11 +43,14 @@ def load_data(config: DataConfig, say: Say) -> tuple[Manifest, str]:
         good = [not isinstance(result, BadImage) for result in results]
         manifest = dataclasses.replace(manifest, train=manifest.train[good].reset_index(drop=True))
     content = [str(one) for one in results if not isinstance(one, BadImage)]
+    manifest = dataclasses.replace(manifest, train=manifest.train.assign(content=content))
     manifest = _with_duplicates(manifest, content, config.merge_duplicates, say)
-    test_results = [] if manifest.test is None else check_images(manifest.test)
+    test_results = [] if manifest.test is None else check_images(manifest.test, known)
     for result in test_results:
         if isinstance(result, BadImage):  # never skipped: a submission needs every row
             raise UserError(str(result).replace(" or pass --on-bad-image skip", ""))
+    if manifest.test is not None:
+        manifest = dataclasses.replace(manifest, test=manifest.test.assign(content=[*map(str, test_results)]))
     tested = {*map(str, test_results)}
     in_both = [name for name, one in zip(manifest.train["image_id"], content, strict=True) if one in tested]
     if in_both:

@@ -24,7 +24,7 @@ TEST_COLUMNS = ["image_id", "path"]
 
 def extra_columns(train: pd.DataFrame) -> list[str]:
     """Return the columns of a training table that its reader added, such as age in years."""
-    return [str(name) for name in train if name not in {*TRAIN_COLUMNS, "label_fit", "box"}]
+    return [str(name) for name in train if name not in {*TRAIN_COLUMNS, "label_fit", "box", "content"}]
 
 
 def slug(text: str) -> str:

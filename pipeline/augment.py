@@ -1,18 +1,47 @@
-"""Training augmentation by name: albumentations pipelines on the resized uint8 picture."""
+"""Training augmentation by name: on the CPU by albumentations, picture by picture, on the device batch by batch."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # before the import: it asks the network otherwise
 
 import albumentations
 
-__all__ = ["AUGMENTATIONS", "Augmentation"]
+__all__ = ["AUGMENTATIONS", "Augmentation", "DeviceAugmentation", "device_augmentation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What may happen to a picture; the same ranges on the CPU and on the device."""
+
+    flip: float = 0.5
+    """Probability of mirroring."""
+    affine: float = 0.8
+    """Probability of scaling, shifting and turning."""
+    scale: tuple[float, float] = (0.9, 1.1)
+    """Of width and height each."""
+    shift: float = 0.06
+    """Most, as a share of width and height."""
+    rotate: float = 12.0
+    """Most, in degrees."""
+    colour: float = 0.8
+    """Probability of the colour part."""
+    jitter: tuple[float, float] = (0.8, 1.2)
+    """Factors of brightness, contrast and saturation."""
+    hue: float = 0.02
+    """Most, in turns of the colour circle."""
+
+
+RECIPES: dict[str, Recipe | None] = {"default": Recipe(), "none": None}
 
 
 class Augmentation:
@@ -28,21 +57,105 @@ class Augmentation:
 
 
 def _default() -> Augmentation:
+    recipe = Recipe()
     return Augmentation(
         [
-            albumentations.HorizontalFlip(p=0.5),
+            albumentations.HorizontalFlip(p=recipe.flip),
             albumentations.Affine(
-                scale=(0.9, 1.1),
-                translate_percent=(-0.06, 0.06),
-                rotate=(-12, 12),
+                scale=recipe.scale,
+                translate_percent=(-recipe.shift, recipe.shift),
+                rotate=(-recipe.rotate, recipe.rotate),
                 border_mode=cv2.BORDER_REFLECT_101,
-                p=0.8,
+                p=recipe.affine,
             ),
             albumentations.ColorJitter(
-                brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(-0.02, 0.02), p=0.8
+                brightness=recipe.jitter,
+                contrast=recipe.jitter,
+                saturation=recipe.jitter,
+                hue=(-recipe.hue, recipe.hue),
+                p=recipe.colour,
             ),
         ]
     )
 
 
 AUGMENTATIONS: dict[str, Callable[[], Augmentation | None]] = {"default": _default, "none": lambda: None}
+
+
+def _matrices(num: int, *entries: Any) -> np.ndarray:
+    """Return num x 3 x 3 matrices of nine numbers or columns each, row by row."""
+    return np.stack([np.broadcast_to(one, num).astype(float) for one in entries], axis=1).reshape(num, 3, 3)
+
+
+@dataclass(frozen=True)
+class DeviceAugmentation:
+    """Mirroring, scaling, shifting, turning, a random crop and colours for a whole batch, where it lies.
+
+    The geometry is one resampling by torch, the colours are kornia's. Numbers are drawn on the CPU
+    from the generator that is passed in, and sent without waiting for the device.
+    """
+
+    recipe: Recipe | None
+    """None crops only."""
+    width: int
+    height: int
+
+    def __call__(self, pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        """Return N x 3 x height x width of pixels N x 3 x H x W in 0..255 (stored size), augmented."""
+        full = (pixels.shape[3], pixels.shape[2])
+        if self.recipe is not None or full != (self.width, self.height):
+            theta = self.placement(len(pixels), full, rng)
+            theta_N23 = torch.from_numpy(theta).to(pixels.device, non_blocking=True)
+            shape = [len(pixels), 3, self.height, self.width]
+            grid = torch.nn.functional.affine_grid(theta_N23, shape, align_corners=False)
+            pixels = torch.nn.functional.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
+        return pixels if self.recipe is None else _jitter(pixels, *self.colours(len(pixels), rng))
+
+    def placement(self, num: int, full: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+        """Draw where each picture's pixels come from: N x 2 x 3 float32 for torch's affine_grid.
+
+        `full` is width and height of the stored pictures.
+        """
+        (width, height), recipe = full, self.recipe
+        left, top = rng.integers(width - self.width + 1, size=num), rng.integers(height - self.height + 1, size=num)
+        # Output, in its own -1..1, to pixels of the stored picture ...
+        where = _matrices(
+            num, self.width / 2, 0, self.width / 2 + left, 0, self.height / 2, self.height / 2 + top, 0, 0, 1
+        )
+        if recipe is not None:
+            moves = rng.random(num) < recipe.affine
+            angle = np.radians(rng.uniform(-recipe.rotate, recipe.rotate, num)) * moves
+            scale_x, scale_y = np.where(moves, rng.uniform(*recipe.scale, (2, num)), 1.0)
+            shift = rng.uniform(-recipe.shift, recipe.shift, (2, num)) * moves * [[width], [height]]
+            cos, sin = np.cos(angle), np.sin(angle)
+            back = _matrices(num, 1, 0, -width / 2 - shift[0], 0, 1, -height / 2 - shift[1], 0, 0, 1)
+            turn = _matrices(num, cos / scale_x, sin / scale_x, 0, -sin / scale_y, cos / scale_y, 0, 0, 0, 1)
+            to = _matrices(num, 1, 0, width / 2, 0, 1, height / 2, 0, 0, 1)
+            where = to @ turn @ back @ where
+            sign = np.where(rng.random(num) < recipe.flip, -1.0, 1.0)
+            where = _matrices(num, sign, 0, (1 - sign) * width / 2, 0, 1, 0, 0, 0, 1) @ where
+        # ... and these to the stored picture's -1..1.
+        return (_matrices(num, 2 / width, 0, -1, 0, 2 / height, -1, 0, 0, 1) @ where)[:, :2].astype(np.float32)
+
+    def colours(self, num: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Draw factors 3 x N of brightness, contrast and saturation, and hue shifts N in turns."""
+        assert self.recipe is not None
+        changes = rng.random(num) < self.recipe.colour
+        factors = np.where(changes, rng.uniform(*self.recipe.jitter, (3, num)), 1.0)
+        return factors.astype(np.float32), (rng.uniform(-1, 1, num) * self.recipe.hue * changes).astype(np.float32)
+
+
+def _jitter(pixels: torch.Tensor, factors: np.ndarray, turns: np.ndarray) -> torch.Tensor:
+    """Return pixels in 0..255 with brightness, contrast, saturation and hue changed, in that order."""
+    from kornia import enhance  # half a second, and only needed here
+
+    brightness, contrast, saturation = map(torch.from_numpy, factors)
+    images = enhance.adjust_brightness_accumulative(pixels / 255, brightness)
+    images = enhance.adjust_contrast_with_mean_subtraction(images, contrast)
+    images = enhance.adjust_saturation_with_gray_subtraction(images, saturation)
+    return enhance.adjust_hue(images, torch.from_numpy(turns * 2 * math.pi)) * 255
+
+
+def device_augmentation(name: str, *, width: int, height: int) -> DeviceAugmentation:
+    """Return a recipe by its name, for batches on the device; `width` and `height` are the training size."""
+    return DeviceAugmentation(RECIPES[name], width, height)

@@ -23,6 +23,7 @@ __all__ = [
     "RunConfig",
     "TrainConfig",
     "check_name",
+    "parse_l2",
     "parse_size",
 ]
 
@@ -46,6 +47,19 @@ def parse_size(text: str | int) -> tuple[int, int]:
     return width, height
 
 
+def parse_l2(text: str) -> tuple[float, ...] | None:
+    """Return the strengths of "1e-3,1e-2", or None for "auto"."""
+    if text == "auto":
+        return None
+    try:
+        strengths = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        strengths = ()
+    valid = bool(strengths) and all(0 < one < 1e6 for one in strengths)
+    require(valid, f"--head-l2 {text}: pass auto, or positive numbers such as 1e-3,1e-2")
+    return strengths
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
     backbone: Annotated[str, _arg(aliases=["--model"])] = "tf_efficientnet_lite0"
@@ -56,12 +70,17 @@ class ModelConfig:
     """File with the backbone's weights (.safetensors or .pth), instead of --pretrained."""
     img_size: str | None = None
     """Side in pixels, or width x height; default: the backbone's own."""
+    crop_pct: float = 1.0
+    """Share of width and height in a crop: random in training, central otherwise; 1 shows the whole picture."""
+    decode: Literal["scaled", "full"] = "scaled"
+    """Decode much larger JPEGs at 1/2, 1/4 or 1/8, never below the size needed; full takes about twice as long."""
     drop: float = 0.0
     """Dropout before the head."""
     drop_path: float | None = None
     """Stochastic depth; default: the backbone's own."""
 
     def __post_init__(self) -> None:
+        require(0.25 <= self.crop_pct <= 1, f"--crop-pct {self.crop_pct}: pass 0.25 to 1")
         require(0 <= self.drop < 1, f"--drop {self.drop}: pass 0 up to, not including, 1")
         require(0 <= (self.drop_path or 0) < 1, f"--drop-path {self.drop_path}: pass 0 up to, not including, 1")
         if self.img_size is not None:
@@ -70,6 +89,12 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
+    finetune: Literal["full", "head"] = "full"
+    """Train all weights, or a linear head on the frozen backbone's features, taken once for all folds."""
+    head_l2: str = "auto"
+    """Regularisation of --finetune head, such as 1e-3,1e-2: chosen among them within each fold's training groups."""
+    feature_views: int = 0
+    """Augmented copies of each training picture for --finetune head."""
     epochs: int | None = None
     """Number of epochs, fixed beforehand; default 10, on the demo set 4."""
     batch_size: Annotated[int | None, _arg(aliases=["-b"])] = None
@@ -98,6 +123,8 @@ class TrainConfig:
     """Seed of weights, order and augmentation."""
 
     def __post_init__(self) -> None:
+        parse_l2(self.head_l2)
+        require(self.feature_views >= 0, f"--feature-views {self.feature_views}: pass 0 or more")
         require(self.epochs is None or self.epochs >= 1, f"--epochs {self.epochs}: pass 1 or more")
         require(self.batch_size is None or self.batch_size >= 2, f"--batch-size {self.batch_size}: pass 2 or more")
         require(self.lr > 0, f"--lr {self.lr}: pass more than 0")
@@ -113,13 +140,12 @@ class TrainConfig:
 class InferConfig:
     tta: str = "none"
     """Views beside the picture itself for held-out and test rows alike, such as hflip."""
-    validation_batch_size: Annotated[int, _arg(aliases=["-vb"])] = 64
-    """Pictures a forward pass; part of the record, since it changes the last bits."""
+    validation_batch_size: Annotated[int | None, _arg(aliases=["-vb"])] = None
+    """Pictures a forward pass, part of the record since it changes the last bits; default 64, on CUDA 256."""
 
     def __post_init__(self) -> None:
-        require(
-            self.validation_batch_size >= 1, f"--validation-batch-size {self.validation_batch_size}: pass 1 or more"
-        )
+        size = self.validation_batch_size
+        require(size is None or size >= 1, f"--validation-batch-size {size}: pass 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,6 +156,16 @@ class MachineConfig:
     """Mixed precision on CUDA; on the CPU everything is float32."""
     amp_dtype: Literal["auto", "bfloat16", "float16"] = "auto"
     """Mixed precision's type; auto asks the card."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile for training steps; auto where there are steps enough on CUDA to pay for compiling."""
+    cache: Literal["auto", "disk", "ram", "device", "off"] = "auto"
+    """Where pictures are kept once decoded and resized; auto chooses and says why."""
+    cache_dir: str | None = None
+    """Folder of the disk cache, shared by runs; default $FOLDBLEND_CACHE or ~/.cache/foldblend."""
+    augment_on: Literal["auto", "cpu", "device"] = "auto"
+    """What augments: albumentations in the workers, or the device, batch by batch; auto: a GPU where there is one."""
+    parallel_folds: str = "auto"
+    """Folds trained at once, a process each; auto: as many as the GPUs' memory holds (measured), 1 on the CPU."""
     channels_last: bool = True
     """Memory layout; faster on CUDA and on the CPU."""
     workers: Annotated[int | None, _arg(aliases=["-j"])] = None
@@ -139,6 +175,9 @@ class MachineConfig:
 
     def __post_init__(self) -> None:
         require(self.workers is None or self.workers >= 0, f"--workers {self.workers}: pass 0 or more")
+        parallel = self.parallel_folds
+        valid = parallel == "auto" or (parallel.isdecimal() and int(parallel) >= 1)
+        require(valid, f"--parallel-folds {parallel}: pass auto, or 1 or more")
         require(self.threads is None or self.threads >= 1, f"--threads {self.threads}: pass 1 or more")
 
 

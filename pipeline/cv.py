@@ -17,11 +17,14 @@ from folds.fold_file import read_fold_file
 from folds.manifest import Manifest
 from folds.split import SPLITTERS
 from pipeline.config import RunConfig
-from pipeline.device import compute_of
+from pipeline.device import compute_of, free_memory
 from pipeline.environment import describe_environment
-from pipeline.fold import FoldJob, finished_fold, run_fold
+from pipeline.feeding import Feeder
+from pipeline.fold import FoldJob, finished_fold
+from pipeline.pictures import open_pictures
 from pipeline.prepare import Prepared, Say, prepare
 from pipeline.reporting import check_rows_once, mean_over_folds, write_report, write_submission
+from pipeline.schedule import run_folds
 from pipeline.settings import changed_keys, flatten
 from pipeline.store import (
     FORMAT,
@@ -151,6 +154,34 @@ def _record(run: Prepared, folder: Path) -> dict[str, Any]:
     }
 
 
+def _job(run: Prepared, folder: Path, fold_RN: np.ndarray, **rest: Any) -> FoldJob:
+    """Return what the folds need, their pictures decoded."""
+    config, manifest = run.config, run.manifest
+    compute = compute_of(config.machine)
+    source = open_pictures(
+        (manifest.train, manifest.test),
+        run.preprocess,
+        cache=config.machine.cache,
+        cache_dir=config.machine.cache_dir,
+        passes=(config.train.epochs or 0) * run.num_models,
+        device_room=free_memory(compute.device),
+        say=rest["say"],
+    )
+    return FoldJob(
+        folder=folder,
+        manifest=manifest,
+        fold_RN=fold_RN,
+        config=config,
+        model_kwargs=run.model_kwargs,
+        weights=run.weights,
+        preprocess=run.preprocess,
+        compute=compute,
+        feeder=Feeder(config, source, compute),
+        views=run.views,
+        **rest,
+    )
+
+
 def _run_folds(run: Prepared, folder: Path, info: dict[str, Any], say: Say) -> None:
     """Do all folds that are not done, then join their rows; `info` takes in what run.json records of it."""
     fold_RN = _folds(folder, run)
@@ -158,26 +189,15 @@ def _run_folds(run: Prepared, folder: Path, info: dict[str, Any], say: Say) -> N
     environment = describe_environment(weights=run.origin)
     if not (folder / "env.json").is_file():  # a resumed run keeps where it began; each fold has its own
         write_json(folder / "env.json", environment)
-    job = FoldJob(
-        folder=folder,
-        manifest=run.manifest,
-        fold_RN=fold_RN,
-        config=run.config,
-        model_kwargs=run.model_kwargs,
-        weights=run.weights,
-        preprocess=run.preprocess,
-        compute=compute_of(run.config.machine),
-        views=run.views,
-        run_key=run.run_key | {"folds": info["folds_hash"]},
-        environment=environment,
-        say=say,
-    )
-    info["folds"] = []
-    for index in range(run.num_models):
-        done = finished_fold(folder, index, job.run_key)
-        if done is not None:
+    run_key = run.run_key | {"folds": info["folds_hash"]}
+    done = {index: finished_fold(folder, index, run_key) for index in range(run.num_models)}
+    todo = [index for index, fold in done.items() if fold is None]
+    if todo:
+        job = _job(run, folder, fold_RN, run_key=run_key, environment=environment, say=say)
+        for index in done.keys() - {*todo}:
             say(f"{job.title(index)}: finished before, kept")
-        info["folds"].append(done or run_fold(job, index))
+        done |= run_folds(job, todo)
+    info["folds"] = [done[index] for index in range(run.num_models)]
     _assemble(folder, run.manifest, run.num_models)
 
 

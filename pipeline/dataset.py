@@ -1,4 +1,4 @@
-"""Pictures as uint8 tensors, in an order derived from seed, fold and epoch."""
+"""Batches of uint8 pictures, in an order derived from seed, fold and epoch."""
 
 from __future__ import annotations
 
@@ -12,48 +12,70 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from folds.images import boxes_of
 from pipeline.augment import Augmentation
-from pipeline.preprocess import Preprocess
+from pipeline.pictures import PictureSource
 from pipeline.seeding import derive_rng, derive_seed
 
-__all__ = ["ImageDataset", "eval_loader", "train_loader"]
+__all__ = ["Batch", "ImageDataset", "ResidentLoader", "eval_loader", "resident_pixels", "train_loader"]
 
 Key = tuple[int, int]
+Batch = tuple[torch.Tensor, torch.Tensor]  # N x H x W x 3 uint8, N labels (-1 where unknown)
 
 
-class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
-    """Items by (epoch, index): a height x width x 3 uint8 tensor and its label (-1 where unknown).
+def _labels(table: pd.DataFrame) -> np.ndarray:
+    return table["label"].to_numpy(copy=True) if "label" in table else np.full(len(table), -1)
 
-    `table` is one of a manifest's: image_id, path, perhaps label and box.
+
+class ImageDataset(Dataset[Batch]):
+    """Batches by a list of (epoch, index): N x H x W x 3 uint8 pictures and their labels.
+
+    `table` is one of a manifest's: image_id, path, perhaps label, box and content.
     The epoch travels with the index so that workers, which outlive an epoch, need no shared state.
     """
 
     def __init__(
         self,
         table: pd.DataFrame,
-        preprocess: Preprocess,
+        source: PictureSource,
         *,
         augment: Augmentation | None = None,
         seed_parts: tuple[int, ...] = (),
+        random_crop: bool = False,
+        whole: bool = False,
     ) -> None:
         self.image_ids = table["image_id"].tolist()
-        self.paths = table["path"].tolist()
-        self.boxes = boxes_of(table)
-        self.labels = table["label"].to_numpy() if "label" in table else np.full(len(table), -1)
-        self.preprocess = preprocess
+        self.pictures = source.of(table)
+        self.labels = _labels(table)
+        self.preprocess = source.preprocess
         self.augment = augment
         self.seed_parts = seed_parts
+        self.random_crop = random_crop
+        self.whole = whole
+        """Leave the cropping to the device."""
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.labels)
 
-    def __getitem__(self, key: Key) -> tuple[torch.Tensor, int]:
-        epoch, index = key
-        image = self.preprocess.load(self.paths[index], self.boxes[index])
+    def picture(self, epoch: int, index: int) -> np.ndarray:
+        """Return one picture at the training size (at the stored size where `whole`)."""
+        image = self.pictures[index]
+        parts = (*self.seed_parts, epoch, self.image_ids[index])
         if self.augment is not None:
-            image = self.augment(image, derive_seed("augment", *self.seed_parts, epoch, self.image_ids[index]))
-        return torch.from_numpy(np.ascontiguousarray(image)), int(self.labels[index])
+            image = self.augment(image, derive_seed("augment", *parts))
+        if self.whole:
+            return image
+        return self.preprocess.crop(image, derive_rng("crop", *parts) if self.random_crop else None)
+
+    def __getitem__(self, key: Key) -> Batch:
+        return self.__getitems__([key])
+
+    def __getitems__(self, keys: list[Key]) -> Batch:
+        """Return a whole batch, written picture by picture into one array."""
+        width, height = self.preprocess.stored_size if self.whole else (self.preprocess.width, self.preprocess.height)
+        images = np.empty((len(keys), height, width, 3), np.uint8)
+        for row, key in enumerate(keys):
+            images[row] = self.picture(*key)
+        return torch.from_numpy(images), torch.from_numpy(self.labels[[index for _, index in keys]])
 
 
 class _EpochSampler(Sampler[Key]):
@@ -67,17 +89,25 @@ class _EpochSampler(Sampler[Key]):
     def __len__(self) -> int:
         return self.num_rows
 
-    def __iter__(self) -> Iterator[Key]:
+    def next_order(self) -> np.ndarray:
+        """Begin an epoch and return its order of rows."""
         self.epoch += 1
-        order = np.arange(self.num_rows)
-        if self.seed_parts is not None:
-            order = derive_rng("order", *self.seed_parts, self.epoch).permutation(self.num_rows)
+        if self.seed_parts is None:
+            return np.arange(self.num_rows)
+        return derive_rng("order", *self.seed_parts, self.epoch).permutation(self.num_rows)
+
+    def __iter__(self) -> Iterator[Key]:
+        order = self.next_order()
         return iter([(self.epoch, int(index)) for index in order])
 
 
 def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)  # the processes are the parallelism
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch  # the data set makes whole batches
 
 
 def _loader(
@@ -92,6 +122,7 @@ def _loader(
         pin_memory=pin,
         persistent_workers=workers > 0,
         worker_init_fn=_start_worker,
+        collate_fn=_as_it_is,
         # Else the loader draws a seed from torch's own generator, more or less often by the number of
         # workers, and dropout would differ with it.
         generator=torch.Generator(),
@@ -111,3 +142,47 @@ def eval_loader(dataset: ImageDataset, *, batch_size: int, workers: int, pin: bo
     return _loader(
         dataset, _EpochSampler(len(dataset), None), batch_size=batch_size, drop_last=False, workers=workers, pin=pin
     )
+
+
+def resident_pixels(source: PictureSource, device: torch.device) -> torch.Tensor:
+    """Return all pictures of a run on the device, in the order of `source.rows`."""
+    assert source.records is not None
+    records = source.records
+    pixels = torch.empty((len(records), *records.shape), dtype=torch.uint8, device=device)
+    for start in range(0, len(records), 512):
+        rows = slice(start, start + 512)
+        pixels[rows].copy_(torch.from_numpy(records.take(rows)))
+    return pixels
+
+
+class ResidentLoader:
+    """Batches gathered from pictures that lie on the device already; same order as the other loaders'."""
+
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        source: PictureSource,
+        pixels: torch.Tensor,
+        *,
+        batch_size: int,
+        seed_parts: tuple[int, ...] | None = None,
+    ) -> None:
+        """With `seed_parts` for training: shuffled, whole pictures; else in order, cropped to the centre."""
+        self.pixels = pixels
+        self.preprocess = source.preprocess
+        self.rows = torch.from_numpy(source.rows(table)).to(pixels.device)
+        self.labels = torch.from_numpy(_labels(table)).to(pixels.device)
+        self.batch_size = batch_size
+        self.train = seed_parts is not None
+        self.sampler = _EpochSampler(len(table), seed_parts)
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.rows), self.batch_size)
+        return full if self.train and full else full + bool(rest)
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = torch.from_numpy(self.sampler.next_order()).to(self.rows.device)
+        for step in range(len(self)):
+            chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
+            images = self.pixels[self.rows[chosen]]
+            yield (images if self.train else self.preprocess.centre(images)), self.labels[chosen]

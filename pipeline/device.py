@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,11 @@ import torch
 from folds.errors import UserError
 from pipeline.config import MachineConfig
 
-__all__ = ["Compute", "compute_of", "resolve_machine"]
+__all__ = ["Compute", "compile_pays", "compute_of", "free_memory", "num_cores", "resolve_machine"]
 
+# Compiling takes one to two minutes and saves some milliseconds a step: an estimate, to be replaced by
+# what `make bench-gpu` measures on a card.
+COMPILE_STEPS = 10_000
 DEFAULT_THREADS = torch.get_num_threads()  # read now: compute_of changes it for the whole process
 
 
@@ -25,6 +29,8 @@ class Compute:
     amp_dtype: torch.dtype | None
     """Type of mixed precision, or None for float32 throughout."""
     memory_format: torch.memory_format
+    compile: bool = False
+    """Whether training steps go through torch.compile."""
 
     @property
     def is_cuda(self) -> bool:
@@ -36,13 +42,48 @@ class Compute:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.amp_dtype)
 
+    def feed(self, batches: Iterable[tuple[torch.Tensor, ...]]) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Yield batches on the device; on CUDA each is copied while the one before is computed."""
+        if not self.is_cuda:
+            yield from batches
+            return
+        stream, waiting = torch.cuda.Stream(self.device), None
+        for batch in batches:
+            with torch.cuda.stream(stream):
+                moved = tuple(part.to(self.device, non_blocking=True) for part in batch)
+                arrived = stream.record_event()
+            if waiting is not None:
+                yield self._arrived(*waiting)
+            waiting = (moved, arrived)
+        if waiting is not None:
+            yield self._arrived(*waiting)
+
+    def _arrived(self, batch: tuple[torch.Tensor, ...], event: torch.cuda.Event) -> tuple[torch.Tensor, ...]:
+        computing = torch.cuda.current_stream(self.device)
+        computing.wait_event(event)
+        for part in batch:
+            part.record_stream(computing)  # its memory was allocated for the other stream
+        return batch
+
     def scaler(self) -> torch.amp.GradScaler:
         """Return the gradient scaler; it only acts for float16."""
         return torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype == torch.float16)
 
 
+def num_cores() -> int:
+    """Return the CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def compile_pays(config: MachineConfig, num_steps: int) -> str:
+    """Return whether to compile, "on" or "off", for so many training steps on one architecture."""
+    if config.compile != "auto":
+        return config.compile
+    return "on" if torch.device(config.device).type == "cuda" and num_steps >= COMPILE_STEPS else "off"
+
+
 def resolve_machine(config: MachineConfig) -> dict[str, Any]:
-    """Return the machine settings with every `auto` decided.
+    """Return the machine settings with every `auto` decided that needs no more than the machine.
 
     AMP is for CUDA: bfloat16 autocast on CPUs measured 10 to 40 times slower than float32.
     Raises UserError for a device that is not there.
@@ -60,14 +101,17 @@ def resolve_machine(config: MachineConfig) -> dict[str, Any]:
     amp_dtype = config.amp_dtype
     if amp and amp_dtype == "auto":
         amp_dtype = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = config.threads or DEFAULT_THREADS
-    spare = cores if device.type == "cuda" else cores // 2
+    augment_on = "device" if device.type == "cuda" else "cpu"
+    cores = num_cores()
+    at_once = int(config.parallel_folds) if config.parallel_folds.isdecimal() else 1
+    threads = config.threads or max(1, DEFAULT_THREADS // at_once)
+    spare = (cores if device.type == "cuda" else cores // 2) // at_once
     return {
         "device": name,
         "amp": amp,
         "amp_dtype": amp_dtype if amp else "auto",
         "threads": threads,
+        "augment_on": augment_on if config.augment_on == "auto" else config.augment_on,
         "workers": min(8, spare) if config.workers is None else config.workers,
     }
 
@@ -85,4 +129,10 @@ def compute_of(config: MachineConfig) -> Compute:
         device=device,
         amp_dtype=getattr(torch, config.amp_dtype) if config.amp else None,
         memory_format=torch.channels_last if config.channels_last else torch.contiguous_format,
+        compile=config.compile == "on",
     )
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return the free bytes of a GPU, None for the CPU."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None

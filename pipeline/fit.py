@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -17,6 +18,7 @@ from pipeline.config import TrainConfig
 from pipeline.device import Compute
 from pipeline.optim import build_optimizer, build_scheduler
 from pipeline.preprocess import Preprocess
+from pipeline.seeding import derive_rng
 
 __all__ = ["Epoch", "train_epochs"]
 
@@ -40,11 +42,14 @@ def train_epochs(
     preprocess: Preprocess,
     compute: Compute,
     *,
+    augment: Callable[[torch.Tensor, np.random.Generator], torch.Tensor] | None = None,
+    seed_parts: tuple[int, ...] = (),
     progress: Callable[..., Any] = tqdm,
 ) -> Iterator[Epoch]:
     """Train the model in place and yield after every epoch.
 
     The number of epochs is fixed beforehand: no row that is scored has a say in when to stop.
+    `augment` works on batches on the device, drawn by `seed_parts`, epoch and step.
     """
     assert config.epochs is not None
     optimizer = build_optimizer(model, config, fused=compute.is_cuda)
@@ -52,16 +57,21 @@ def train_epochs(
     criterion = torch.nn.CrossEntropyLoss(label_smoothing=config.smoothing)
     scaler = compute.scaler()
     ema = timm.utils.ModelEmaV3(model, decay=config.model_ema_decay, use_warmup=True) if config.model_ema else None
+    # Shares the weights; the model itself stays as it is for inference, whose batches vary in size.
+    forward = torch.compile(model) if compute.compile else model
     for epoch in range(config.epochs):
         model.train()
         start, images_seen = time.perf_counter(), 0
         losses = torch.zeros((), device=compute.device)  # summed there: reading it out would stall the GPU
         lr = optimizer.param_groups[0]["lr"]
-        for images, labels in progress(loader, desc=f"epoch {epoch + 1}/{config.epochs}", leave=False, disable=None):
-            pixels = preprocess.normalise(images.to(compute.device, non_blocking=True))
-            pixels = pixels.contiguous(memory_format=compute.memory_format)
+        bar = progress(loader, desc=f"epoch {epoch + 1}/{config.epochs}", leave=False, disable=None)
+        for step, (images, labels) in enumerate(compute.feed(bar)):
+            pixels = images.permute(0, 3, 1, 2).float()
+            if augment is not None:
+                pixels = augment(pixels, derive_rng("augment", *seed_parts, epoch, step))
+            pixels = preprocess.standardise(pixels).contiguous(memory_format=compute.memory_format)
             with compute.autocast():
-                loss = criterion(model(pixels), labels.to(compute.device, non_blocking=True))
+                loss = criterion(forward(pixels), labels)
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()
             if config.clip_grad is not None:

@@ -18,10 +18,9 @@ from torch.utils.tensorboard import SummaryWriter
 from folds.errors import UserError
 from folds.files import write_with
 from folds.manifest import Manifest
-from pipeline.augment import AUGMENTATIONS
 from pipeline.config import RunConfig
-from pipeline.dataset import ImageDataset, eval_loader, train_loader
 from pipeline.device import Compute
+from pipeline.feeding import Feeder
 from pipeline.fit import train_epochs
 from pipeline.infer import predict
 from pipeline.model import build_model
@@ -48,6 +47,7 @@ class FoldJob:
     weights: Weights | None
     preprocess: Preprocess
     compute: Compute
+    feeder: Feeder
     views: tuple[str, ...]
     run_key: dict[str, str]
     """Hashes that a finished fold must share to be kept."""
@@ -76,20 +76,10 @@ def finished_fold(folder: Path, index: int, run_key: dict[str, str]) -> dict[str
     return dict(done) if intact and done["run_key"] == run_key else None
 
 
-def _dataset(job: FoldJob, table: pd.DataFrame, *, index: int, train: bool) -> ImageDataset:
-    augment = AUGMENTATIONS[job.config.train.augment]() if train else None
-    return ImageDataset(table, job.preprocess, augment=augment, seed_parts=(job.config.train.seed, index))
-
-
 def _predict(
     job: FoldJob, model: torch.nn.Module, table: pd.DataFrame, *, index: int, views: tuple[str, ...]
 ) -> np.ndarray:
-    loader = eval_loader(
-        _dataset(job, table, index=index, train=False),
-        batch_size=job.config.infer.validation_batch_size,
-        workers=job.config.machine.workers or 0,
-        pin=job.compute.is_cuda,
-    )
+    loader = job.feeder.rows(table)
     logits_VNC = predict(model, loader, job.preprocess, job.compute, [VIEWS[name] for name in views])
     if not np.isfinite(logits_VNC).all():
         raise UserError(f"{job.title(index)}: the logits are not finite; lower --lr or pass --clip-grad 1")
@@ -139,18 +129,23 @@ def run_fold(job: FoldJob, index: int) -> dict[str, Any]:
         config.model.backbone, num_classes=job.manifest.num_classes, kwargs=job.model_kwargs, weights=job.weights
     )
     model = model.to(device=compute.device, memory_format=compute.memory_format)  # type: ignore[call-overload]
-    loader = train_loader(
-        _dataset(job, train, index=index, train=True),
-        batch_size=config.train.batch_size or 0,
-        workers=config.machine.workers or 0,
-        pin=compute.is_cuda,
+    seed_parts = (config.train.seed, index)
+    loader = job.feeder.train(train, seed_parts=seed_parts)
+    epochs = train_epochs(
+        model,
+        loader,
+        config.train,
+        job.preprocess,
+        compute,
+        augment=job.feeder.device_augmentation,
+        seed_parts=seed_parts,
     )
     start, log, train_seconds, train_images = time.perf_counter(), [], 0.0, 0
     metric, label_N = METRICS[config.output.metric], held_out["label"].to_numpy()
     num_epochs = config.train.epochs or 0
     held_VNC, infer_seconds = np.empty(0), 0.0
     with SummaryWriter(str(folder / "tb")) as board:
-        for epoch in train_epochs(model, loader, config.train, job.preprocess, compute):
+        for epoch in epochs:
             last = epoch.index == num_epochs - 1
             infer_start = time.perf_counter()
             held_VNC = _predict(job, epoch.model, held_out, index=index, views=job.views if last else job.views[:1])

@@ -25,8 +25,8 @@ def predict(
     """Return logits V x N x C float32 of every view of every row, in the loader's order."""
     model.eval()
     batches = []
-    for images, _ in loader:
-        pixels = preprocess.normalise(images.to(compute.device, non_blocking=True))
+    for images, _ in compute.feed(loader):
+        pixels = preprocess.normalise(images)
         pixels = pixels.contiguous(memory_format=compute.memory_format)
         with compute.autocast():
             batches.append(torch.stack([model(view(pixels)).float() for view in views]))

@@ -32,7 +32,14 @@ def preprocess_of(config: ModelConfig, record: dict[str, Any]) -> Preprocess:
     """Return the preprocessing for a backbone: --img-size or its own size, and its mean and std."""
     side = f"{record['input_size'][2]}x{record['input_size'][1]}"
     width, height = parse_size(config.img_size or side)
-    return Preprocess(width=width, height=height, mean=tuple(record["mean"]), std=tuple(record["std"]))
+    return Preprocess(
+        width=width,
+        height=height,
+        mean=tuple(record["mean"]),
+        std=tuple(record["std"]),
+        crop_pct=config.crop_pct,
+        decode=config.decode,
+    )
 
 
 def model_kwargs(config: ModelConfig, record: dict[str, Any], preprocess: Preprocess) -> dict[str, Any]:

@@ -14,10 +14,12 @@ from folds.errors import UserError
 from folds.load import Say, load_data
 from folds.manifest import Manifest, slug
 from folds.plan import plan_folds
+from pipeline.cache import known_keys
 from pipeline.config import RunConfig
-from pipeline.device import resolve_machine
+from pipeline.device import compile_pays, resolve_machine
 from pipeline.model import build_model, check_backbone, check_forward, model_kwargs, preprocess_of
 from pipeline.optim import build_optimizer, build_scheduler, check_optimizer
+from pipeline.pictures import pictures_folder
 from pipeline.preprocess import Preprocess
 from pipeline.reporting import check_metric
 from pipeline.settings import flatten, identity_hash, replace
@@ -95,10 +97,12 @@ def _resolve(config: RunConfig, manifest: Manifest, size: str) -> RunConfig:
     given = flatten(config)
     paths = {
         key: given[key] and str(Path(given[key]).resolve())
-        for key in ("csv", "image_root", "test_csv", "weights", "fold_file", "corrections")
+        for key in ("csv", "image_root", "test_csv", "weights", "fold_file", "corrections", "cache_dir")
     }
     root = None if config.data.csv else str(manifest.root)
     default_name = slug(f"{manifest.name}_{config.model.backbone}")
+    machine = resolve_machine(config.machine)
+    batch_size = config.infer.validation_batch_size or (256 if machine["device"].startswith("cuda") else 64)
     return replace(
         config,
         **paths,
@@ -107,7 +111,8 @@ def _resolve(config: RunConfig, manifest: Manifest, size: str) -> RunConfig:
         name=config.output.name or default_name,
         config=None,
         resume=True,
-        **resolve_machine(config.machine),
+        validation_batch_size=batch_size,
+        **machine,
     )
 
 
@@ -129,7 +134,8 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
     check_metric(config.output.metric)
     record = check_backbone(config.model.backbone)
     check_optimizer(config.train.opt)
-    manifest, data_hash = load_data(config.data, say)
+    known = frozenset() if config.machine.cache == "off" else known_keys(pictures_folder(config.machine.cache_dir))
+    manifest, data_hash = load_data(config.data, say, known)
     config = _apply_profile(config, manifest, say)
     preprocess = preprocess_of(config.model, record)
     config = _resolve(config, manifest, f"{preprocess.width}x{preprocess.height}")
@@ -139,7 +145,11 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
     check_forward(trial, config.model.backbone, preprocess)  # what does not fit fails now, not in fold 0
     _check_training(trial, config)
     fold_RN = plan_folds(config.split, manifest, say)
-    config = replace(config, folds=int(fold_RN.max()) + 1, repeats=len(fold_RN))
+    num_folds = int(fold_RN.max()) + 1
+    config = replace(config, folds=num_folds, repeats=len(fold_RN))
+    epoch_steps = len(manifest.train) * (num_folds - 1) // num_folds // (config.train.batch_size or 1)
+    num_steps = epoch_steps * (config.train.epochs or 0) * num_folds * len(fold_RN)
+    config = replace(config, compile=compile_pays(config.machine, num_steps))
     run_key = {
         "configuration": identity_hash(config),
         "data": data_hash,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +13,18 @@ import torch
 from folds.images import Box, read_image
 
 __all__ = ["Preprocess"]
+
+
+@functools.cache
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation on the device: made once, since every copy from the CPU would stall a GPU."""
+    with torch.inference_mode(False):  # training uses them too
+        return (
+            torch.tensor(mean, device=device).view(1, 3, 1, 1) * 255,
+            torch.tensor(std, device=device).view(1, 3, 1, 1) * 255,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,27 +39,53 @@ class Preprocess:
     """Per channel, of pixels in 0..1."""
     std: tuple[float, ...]
     """Per channel, of pixels in 0..1."""
+    crop_pct: float = 1.0
+    """Share of a picture's width and height that a crop shows; the rest is the margin for random crops."""
+    decode: str = "scaled"
+    """Whether a much larger JPEG is decoded at a fraction of its size ("scaled") or not ("full")."""
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """Width and height in pixels of a whole picture, of which a crop has the training size."""
+        return round(self.width / self.crop_pct), round(self.height / self.crop_pct)
 
     def load(self, path: str, box: Box | None = None) -> np.ndarray:
-        """Read a picture, or what `box` cuts out, and return it resized, height x width x 3 uint8 RGB.
+        """Read a picture, or what `box` cuts out, and return it resized, margin included: H x W x 3 uint8 RGB.
 
         Raises BadImage.
         """
-        return self.resize(read_image(path, box))
+        return self.resize(read_image(path, box, at_least=self.stored_size if self.decode == "scaled" else None))
 
     def resize(self, image: np.ndarray) -> np.ndarray:
-        """Return the picture at the training size; the whole of it, so the aspect may change."""
-        if image.shape[:2] == (self.height, self.width):
+        """Return the picture at the stored size; the whole of it, so the aspect may change."""
+        width, height = self.stored_size
+        if image.shape[:2] == (height, width):
             return image
-        shrinks = image.shape[0] > self.height or image.shape[1] > self.width
+        shrinks = image.shape[0] > height or image.shape[1] > width
         method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-        return cv2.resize(image, (self.width, self.height), interpolation=method)
+        return cv2.resize(image, (width, height), interpolation=method)
+
+    def crop(self, image: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        """Return the training size out of a stored picture: its centre, or where `rng` puts it."""
+        left, top = image.shape[1] - self.width, image.shape[0] - self.height
+        if not (left or top):
+            return image
+        x, y = (left // 2, top // 2) if rng is None else (rng.integers(left + 1), rng.integers(top + 1))
+        return image[y : y + self.height, x : x + self.width]
+
+    def centre(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the centre crops of stored pictures N x H x W x 3."""
+        y, x = (images.shape[1] - self.height) // 2, (images.shape[2] - self.width) // 2
+        return images[:, y : y + self.height, x : x + self.width]
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """Return float32 N x 3 x H x W of uint8 N x H x W x 3, on the tensor's own device."""
-        mean = torch.tensor(self.mean, device=images.device).view(1, 3, 1, 1) * 255
-        std = torch.tensor(self.std, device=images.device).view(1, 3, 1, 1) * 255
-        return (images.permute(0, 3, 1, 2).float() - mean) / std
+        return self.standardise(images.permute(0, 3, 1, 2).float())
+
+    def standardise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return pixels N x 3 x H x W in 0..255 with the backbone's mean and deviation taken out."""
+        mean, std = _constants(self.mean, self.std, pixels.device)
+        return (pixels - mean) / std
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain data, for run.json."""

@@ -62,6 +62,8 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
     flag = f"--{name.replace('_', '-')}"
     if typing.get_origin(kind) is Literal:
         allowed = typing.get_args(kind)
+        if isinstance(value, bool) and "off" in allowed:  # YAML reads a bare off as false
+            value = "on" if value else "off"
         require(value in allowed, f"{flag} {value}: pass one of {', '.join(allowed)}")
         return value
     if kind is str and isinstance(value, (str, int, float, Path)) and not isinstance(value, bool):
@@ -103,6 +105,9 @@ _NOT_IDENTITY = {
     *(item.name for item in dataclasses.fields(DataConfig)),
     *(item.name for item in dataclasses.fields(OutputConfig)),
     "workers",
+    "cache",
+    "cache_dir",
+    "parallel_folds",
     "fold_file",
 }
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +15,21 @@ import pytest
 
 import blend
 import run_cv
-from folds.demo import make_demo
+from folds.demo import DEMO_VERSION, NUM_TEST, NUM_TRAIN, cache_folder, make_demo
 from pipeline.store import Run
+
+
+def _own_cache() -> Path:
+    """A cache for this test run alone, in which the demo set is the user's, to spare drawing it again."""
+    folder = Path(tempfile.mkdtemp(prefix="foldblend-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    demo = f"demo-v{DEMO_VERSION}-{NUM_TRAIN}-{NUM_TEST}-0"
+    (cache_folder() / demo).mkdir(parents=True, exist_ok=True)
+    (folder / demo).symlink_to(cache_folder() / demo)
+    return folder
+
+
+os.environ["FOLDBLEND_CACHE"] = str(_own_cache())
 
 LONDON = Path(__file__).resolve().parents[2] / "shared" / "data" / "london_masks"
 TINY = ["--folds", "2", "--epochs", "1", "--img-size", "32", "--pretrained", "none", "--workers", "0", "--threads", "1"]
@@ -108,8 +124,6 @@ def tiny_runs(tiny_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture
 def runs_copy(tiny_runs: Path, tmp_path: Path) -> Path:
     """The two runs again, to be damaged or blended."""
-    import shutil
-
     return Path(shutil.copytree(tiny_runs, tmp_path / "outputs"))
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from folds.errors import BadImage
-from folds.images import check_images, read_image
+from folds.images import check_images, picture_key, read_image
 
 
 @pytest.fixture
@@ -64,3 +64,48 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path):
     (tmp_path / "bomb.png").write_bytes(png)
     with pytest.raises(BadImage, match="over 64 megapixels"):
         read_image(tmp_path / "bomb.png")
+
+
+def photo(tmp_path, picture, name="photo.jpg"):
+    cv2.imwrite(str(tmp_path / name), cv2.resize(picture, (480, 640), interpolation=cv2.INTER_CUBIC)[..., ::-1])
+    return tmp_path / name
+
+
+@pytest.mark.parametrize(
+    ("at_least", "shape"),
+    [((60, 80), (80, 60)), ((61, 80), (160, 120)), ((120, 161), (320, 240)), ((240, 321), (640, 480))],
+)
+def test_scaled_decoding_never_goes_below_what_is_needed(tmp_path, picture, at_least, shape):
+    file = photo(tmp_path, picture)
+    scaled, whole = read_image(file, at_least=at_least), read_image(file)
+    assert scaled.shape == (*shape, 3)
+    shrunk = cv2.resize(whole, shape[::-1], interpolation=cv2.INTER_AREA)
+    assert np.abs(scaled.astype(int) - shrunk).mean() < 1.5
+
+
+def test_scaled_decoding_reckons_with_pictures_lying_on_their_side(tmp_path, picture):
+    import PIL.Image
+
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    PIL.Image.open(photo(tmp_path, picture)).save(tmp_path / "turned.jpg", exif=exif)
+    assert read_image(tmp_path / "turned.jpg").shape == (480, 640, 3)
+    assert read_image(tmp_path / "turned.jpg", at_least=(300, 200)).shape == (240, 320, 3)
+    assert read_image(tmp_path / "turned.jpg", at_least=(200, 300)).shape == (480, 640, 3)
+
+
+def test_only_whole_jpegs_are_decoded_scaled(tmp_path, picture):
+    cv2.imwrite(str(tmp_path / "large.png"), cv2.resize(picture, (480, 640)))
+    assert read_image(tmp_path / "large.png", at_least=(60, 80)).shape == (640, 480, 3)
+    file = photo(tmp_path, picture)
+    assert np.array_equal(read_image(file, (9, 9, 99, 99), at_least=(8, 8)), read_image(file)[9:99, 9:99])
+
+
+def test_known_pictures_are_hashed_but_not_decoded(tmp_path, picture, monkeypatch):
+    table = pd.DataFrame({"path": [str(photo(tmp_path, picture)), str(photo(tmp_path, picture + 9, "other.jpg"))]})
+    content = check_images(table)
+    assert picture_key(content[0], None) != picture_key(content[0], (0, 0, 9, 9))
+    decoded = []
+    monkeypatch.setattr("folds.images._decode", lambda path, *_, **__: decoded.append(path))
+    assert check_images(table, known={picture_key(content[0], None)}) == content
+    assert decoded == [table["path"][1]]

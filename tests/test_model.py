@@ -17,6 +17,7 @@ from pipeline.device import Compute
 from pipeline.fit import train_epochs
 from pipeline.model import build_model, check_backbone, preprocess_of
 from pipeline.optim import build_optimizer, build_scheduler
+from pipeline.pictures import PictureSource
 from pipeline.preprocess import Preprocess
 from pipeline.weights import PACKAGED, load_file, load_pretrained, load_weights_into
 from tta.merge import mean_logit
@@ -147,7 +148,7 @@ def toy_loader(tmp_path, num=24):
         cv2.imwrite(paths[-1], picture)
     preprocess = Preprocess(width=32, height=32, mean=(0.5,) * 3, std=(0.5,) * 3)
     table = pd.DataFrame({"image_id": [str(index) for index in range(num)], "path": paths, "label": labels})
-    dataset = ImageDataset(table, preprocess, seed_parts=(0, 0))
+    dataset = ImageDataset(table, PictureSource(preprocess, "off"), seed_parts=(0, 0))
     return train_loader(dataset, batch_size=8, workers=0), preprocess
 
 

@@ -1,0 +1,218 @@
+"""Pictures decoded and resized once: equal records in one file, by content, for folds, epochs and later runs.
+
+A store is a folder for one kind of record (such as pictures at one size): `records`, the records one
+after another, and `keys`, 16 bytes for each. Both only grow. Records are on the disk before their keys,
+so a kill loses at most what was not yet listed, and the next fill goes on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from folds.errors import UserError
+
+__all__ = ["KEY_BYTES", "Records", "Store", "known_keys"]
+
+KEY_BYTES = 16
+FLUSH_BYTES = 2**26  # what a kill can cost
+
+
+@dataclass
+class Records:
+    """Chosen records of a file, read through a memory map; a pickled copy opens the file anew."""
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: str
+    slot_N: np.ndarray
+    """Where in the file each record lies."""
+
+    def __post_init__(self) -> None:
+        self._map: np.ndarray | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_map": None}
+
+    def __len__(self) -> int:
+        return len(self.slot_N)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return np.asarray(self.array[self.slot_N[index]])
+
+    def take(self, index_M: np.ndarray | slice) -> np.ndarray:
+        """Return a copy of the chosen records, M x shape."""
+        return np.asarray(self.array[self.slot_N[index_M]])
+
+    @property
+    def array(self) -> np.ndarray:
+        """All records of the file, read-only. Raises UserError where it has been removed."""
+        if self._map is None:
+            try:
+                # The file may be growing, and end within a record.
+                count = int(self.slot_N.max(initial=-1)) + 1
+                self._map = np.memmap(self.path, self.dtype, "r", shape=(count, *self.shape))
+            except (OSError, ValueError):
+                raise UserError(f"{self.path}: the cache was removed or cut while in use; run again") from None
+        return self._map
+
+
+def record_bytes(shape: Sequence[int], dtype: str) -> int:
+    """Return the size of one record."""
+    return int(np.prod(shape)) * np.dtype(dtype).itemsize
+
+
+def write_records(
+    file: int,
+    slot_N: np.ndarray,
+    make: Callable[[int], np.ndarray],
+    *,
+    size: int,
+    workers: int,
+    progress: Callable[[int], object],
+    flush: Callable[[int], object] = lambda _: None,
+) -> None:
+    """Make record i in a thread and write it to its slot, for all i; `flush` is told how many are there so far."""
+
+    def one(index: int) -> None:
+        data = np.ascontiguousarray(make(index))
+        assert data.nbytes == size, (data.shape, data.dtype, size)
+        os.pwrite(file, data.data.cast("B"), int(slot_N[index]) * size)
+
+    step = max(1, FLUSH_BYTES // size)
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(slot_N), step):
+            stop = min(start + step, len(slot_N))
+            for _ in pool.map(one, range(start, stop)):
+                progress(1)
+            flush(stop)
+
+
+@dataclass(frozen=True)
+class Store:
+    """A growing file of equal records, each found by its key."""
+
+    folder: Path
+    shape: tuple[int, ...]
+    dtype: str
+
+    @classmethod
+    def at(cls, root: Path, shape: tuple[int, ...], dtype: str, policy: dict[str, Any]) -> Store:
+        """Return the store under `root` of what `policy` (plain data) says all its records have in common."""
+        text = json.dumps([policy, shape, dtype], sort_keys=True)
+        name = "x".join(map(str, shape)) + "-" + hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+        return cls(root / name, shape, dtype)
+
+    @property
+    def size(self) -> int:
+        """Bytes of a record."""
+        return record_bytes(self.shape, self.dtype)
+
+    def missing(self, keys: Sequence[bytes]) -> list[int]:
+        """Return the positions of keys without a record, each key once."""
+        known = {*_read_keys(self.folder)}
+        first = {key: index for index, key in reversed([*enumerate(keys)])}
+        return sorted(index for key, index in first.items() if key not in known)
+
+    def records(self, keys: Sequence[bytes]) -> Records:
+        """Return the records of keys that are all there."""
+        slot_of = {key: slot for slot, key in enumerate(_read_keys(self.folder))}
+        return Records(self.folder / "records", self.shape, self.dtype, np.array([slot_of[key] for key in keys]))
+
+    def fill(
+        self,
+        keys: Sequence[bytes],
+        make: Callable[[int], np.ndarray],
+        *,
+        workers: int,
+        progress: Callable[[int], object] = lambda _: None,
+        wait: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Make the records of keys that are missing: `make(i)` for keys[i], in threads.
+
+        Only one process fills a store; another waits (`wait` is called before) and finds the work done.
+        Raises UserError where the disk is full or the folder cannot be written.
+        """
+        try:
+            with self._held(wait):
+                self._append(keys, make, workers, progress)
+        except OSError as error:
+            raise UserError(
+                f"{self.folder}: the cache cannot be written ({error.strerror}); make room, or pass "
+                "--cache-dir with another folder, or --cache off"
+            ) from None
+
+    def _append(
+        self,
+        keys: Sequence[bytes],
+        make: Callable[[int], np.ndarray],
+        workers: int,
+        progress: Callable[[int], object],
+    ) -> None:
+        todo = self.missing(keys)
+        progress(len({*keys}) - len(todo))
+        if not todo:
+            return
+        first = len(_read_keys(self.folder))
+        with (self.folder / "keys").open("ab") as listed, (self.folder / "records").open("ab") as records:
+            listed.truncate(first * KEY_BYTES)  # a key cut short by a kill
+            records.truncate(first * self.size)  # records that never got their key
+        flushed = 0
+        file = os.open(self.folder / "records", os.O_WRONLY)
+        try:
+
+            def flush(count: int) -> None:
+                nonlocal flushed
+                os.fsync(file)
+                with (self.folder / "keys").open("ab") as listed:
+                    listed.write(b"".join(keys[todo[index]] for index in range(flushed, count)))
+                    listed.flush()
+                    os.fsync(listed.fileno())
+                flushed = count
+
+            write_records(
+                file,
+                first + np.arange(len(todo)),
+                lambda index: make(todo[index]),
+                size=self.size,
+                workers=workers,
+                progress=progress,
+                flush=flush,
+            )
+        finally:
+            os.close(file)
+
+    @contextlib.contextmanager
+    def _held(self, wait: Callable[[], object]) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                wait()
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def _read_keys(folder: Path) -> list[bytes]:
+    """Return the keys of a store in the order of its records; none where there is no store."""
+    try:
+        data = (folder / "keys").read_bytes()
+    except FileNotFoundError:
+        return []
+    return [data[start : start + KEY_BYTES] for start in range(0, len(data) - KEY_BYTES + 1, KEY_BYTES)]
+
+
+def known_keys(root: Path) -> frozenset[bytes]:
+    """Return the keys of all stores under a folder."""
+    return frozenset(key for file in root.glob("*/keys") for key in _read_keys(file.parent))

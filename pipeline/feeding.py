@@ -1,0 +1,73 @@
+"""Loaders of a run: workers that read the cache, or the device that holds all pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import torch
+
+from pipeline.augment import AUGMENTATIONS, DeviceAugmentation, device_augmentation
+from pipeline.config import RunConfig
+from pipeline.dataset import ImageDataset, ResidentLoader, eval_loader, resident_pixels, train_loader
+from pipeline.device import Compute
+from pipeline.pictures import PictureSource
+
+__all__ = ["Feeder"]
+
+
+class Feeder:
+    """What hands pictures to a run's models; one for all its folds."""
+
+    def __init__(self, config: RunConfig, source: PictureSource, compute: Compute) -> None:
+        self.config = config
+        self.source = source
+        self.compute = compute
+        self._pixels: torch.Tensor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_pixels": None}  # another process has its own device memory
+
+    @property
+    def device_augmentation(self) -> DeviceAugmentation | None:
+        """What the training step does to its batches, or None where the workers do it."""
+        if self.config.machine.augment_on != "device":
+            return None
+        preprocess = self.source.preprocess
+        return device_augmentation(self.config.train.augment, width=preprocess.width, height=preprocess.height)
+
+    def _resident(self) -> torch.Tensor:
+        if self._pixels is None:
+            self._pixels = resident_pixels(self.source, self.compute.device)
+        return self._pixels
+
+    def train(self, table: pd.DataFrame, *, seed_parts: tuple[int, ...]) -> Any:
+        """Return batches of training pictures, another order and augmentation each epoch.
+
+        Where the device augments, pictures come whole, at the stored size.
+        """
+        size = self.config.train.batch_size or 0
+        on_device = self.device_augmentation is not None
+        if on_device and self.source.mode == "device":
+            return ResidentLoader(table, self.source, self._resident(), batch_size=size, seed_parts=seed_parts)
+        dataset = ImageDataset(
+            table,
+            self.source,
+            augment=None if on_device else AUGMENTATIONS[self.config.train.augment](),
+            seed_parts=seed_parts,
+            random_crop=not on_device,
+            whole=on_device,
+        )
+        return train_loader(dataset, batch_size=size, workers=self._workers, pin=self.compute.is_cuda)
+
+    def rows(self, table: pd.DataFrame) -> Any:
+        """Return batches of all pictures of a table, in its order, cropped to the centre."""
+        size = self.config.infer.validation_batch_size or 0
+        if self.source.mode == "device":
+            return ResidentLoader(table, self.source, self._resident(), batch_size=size)
+        dataset = ImageDataset(table, self.source)
+        return eval_loader(dataset, batch_size=size, workers=self._workers, pin=self.compute.is_cuda)
+
+    @property
+    def _workers(self) -> int:
+        return self.config.machine.workers or 0

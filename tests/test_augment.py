@@ -1,0 +1,107 @@
+"""Augmentation on the device: known answers, and the libraries that do the same on the CPU."""
+
+import albumentations.augmentations.pixel.functional as colour
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from pipeline.augment import DeviceAugmentation, Recipe, _jitter, device_augmentation
+
+STILL = {"flip": 0.0, "affine": 0.0, "colour": 0.0}
+
+
+@pytest.fixture
+def images():
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (6, 40, 30, 3), dtype=np.uint8)
+    return np.stack([cv2.GaussianBlur(one, (0, 0), 2) for one in noise])
+
+
+def as_pixels(images):
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float()
+
+
+def as_images(pixels):
+    return pixels.permute(0, 2, 3, 1).numpy()
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def test_nothing_to_do_returns_the_pictures(images):
+    pixels = as_pixels(images)
+    assert torch.equal(device_augmentation("none", width=30, height=40)(pixels, rng()), pixels)
+    still = DeviceAugmentation(Recipe(**STILL), 30, 40)(pixels, rng())
+    assert torch.allclose(still, pixels, atol=1e-2)
+
+
+def test_flip_mirrors_whole_pictures(images):
+    flipped = DeviceAugmentation(Recipe(**STILL | {"flip": 1.0}), 30, 40)(as_pixels(images), rng())
+    assert torch.allclose(flipped, as_pixels(images).flip(-1), atol=1e-2)
+    half = DeviceAugmentation(Recipe(**STILL | {"flip": 0.5}), 30, 40)(as_pixels(np.repeat(images, 40, 0)), rng())
+    changed = (half - as_pixels(np.repeat(images, 40, 0))).abs().amax((1, 2, 3)) > 1
+    assert 0.4 < changed.float().mean() < 0.6
+
+
+def test_crops_are_windows_of_the_stored_picture(images):
+    crops = as_images(DeviceAugmentation(None, 24, 32)(as_pixels(np.repeat(images[:1], 60, 0)), rng()))
+    windows = np.stack([images[0, y : y + 32, x : x + 24] for y in range(9) for x in range(7)]).astype(float)
+    nearest = [np.abs(windows - crop).max((1, 2, 3)) for crop in crops]
+    assert max(one.min() for one in nearest) < 0.05
+    assert len({int(one.argmin()) for one in nearest}) > 30
+
+
+def test_affine_is_opencvs(images):
+    """Scale, then turn, then shift about the centre, in pixels whose centres are at halves."""
+    recipe = Recipe(**STILL | {"affine": 1.0})
+    augment = DeviceAugmentation(recipe, 30, 40)
+    ours = as_images(augment(as_pixels(images), rng(5)))
+    generator = rng(5)
+    generator.integers(1, size=6), generator.integers(1, size=6), generator.random(6)
+    angle = np.radians(generator.uniform(-12, 12, 6))
+    scale = generator.uniform(0.9, 1.1, (2, 6))
+    shift = generator.uniform(-0.06, 0.06, (2, 6)) * [[30], [40]]
+    for index, image in enumerate(images):
+        cos, sin = np.cos(angle[index]), np.sin(angle[index])
+        turn = np.array([[cos, -sin], [sin, cos]]) @ np.diag(scale[:, index])
+        centre = np.array([14.5, 19.5])
+        forward = np.column_stack([turn, centre + shift[:, index] - turn @ centre])
+        theirs = cv2.warpAffine(image.astype(np.float32), forward, (30, 40), borderMode=cv2.BORDER_REFLECT)
+        assert np.abs(ours[index] - theirs)[2:-2, 2:-2].mean() < 0.5
+    assert np.abs(ours - images).mean() > 3
+
+
+@pytest.mark.parametrize(
+    ("row", "theirs"),
+    [
+        (0, colour.adjust_brightness_torchvision),
+        (1, colour.adjust_contrast_torchvision),
+        (2, lambda image, factor: colour.adjust_saturation_torchvision(image, factor)),
+    ],
+)
+def test_colours_are_albumentations(images, row, theirs):
+    factors = np.ones((3, 6), np.float32)
+    factors[row] = np.linspace(0.8, 1.2, 6)
+    ours = as_images(_jitter(as_pixels(images), factors, np.zeros(6, np.float32)))
+    for index, image in enumerate(images):
+        assert np.abs(ours[index] - theirs(image, factors[row, index])).max() < 2.1
+    assert np.abs(ours[0] - images[0]).mean() > 1
+
+
+def test_hue_is_albumentations(images):
+    turns = np.full(6, 0.02, np.float32)
+    ours = as_images(_jitter(as_pixels(images), np.ones((3, 6), np.float32), turns))
+    theirs = np.stack([colour.adjust_hue_torchvision(image, 0.02) for image in images])
+    assert np.abs(ours - theirs).mean() < 1.5
+    assert np.abs(ours - images).mean() > np.abs(ours - theirs).mean()
+
+
+def test_depends_on_the_generator_alone(images):
+    augment = device_augmentation("default", width=30, height=40)
+    one, again, other = (augment(as_pixels(images), rng(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+    assert one.min() >= 0
+    assert one.max() <= 255
