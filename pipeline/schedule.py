@@ -2,14 +2,259 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import itertools
+import math
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing import get_start_method, set_start_method
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
+import joblib
+import torch
+from joblib.externals.loky.backend.context import get_context
+
+from folds.errors import UserError
+from folds.load import Say
+from pipeline.device import compute_of
+from pipeline.feeding import Feeder
+from pipeline.fit import train_epochs
 from pipeline.fold import FoldJob, run_fold
+from pipeline.infer import predict
+from pipeline.model import build_model
 
-__all__ = ["run_folds"]
+__all__ = ["run_folds", "share_of_gpu"]
+
+CONTEXT_BYTES = 800 * 2**20  # what CUDA and its libraries take for each process, beside torch's tensors
+RunFold = Callable[[FoldJob, int], dict[str, Any]]
 
 
-def run_folds(job: FoldJob, todo: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """Train the folds of those numbers and return {number: done.json}."""
-    return {index: run_fold(job, index) for index in todo}
+def run_folds(job: FoldJob, todo: Sequence[int], *, run: RunFold = run_fold) -> dict[int, dict[str, Any]]:
+    """Train the folds of those numbers and return {number: done.json}.
+
+    Raises UserError where folds died, after the others have finished.
+    """
+    devices = _devices(job, len(todo))
+    if len(devices) == 1:
+        return {index: run(job, index) for index in todo}
+    job.say(f"{len(devices)} folds at once, on {', '.join(devices)}; each one's log is in {job.folder / 'logs'}")
+    board = _Board(job, todo, run)
+    try:
+        joblib.Parallel(n_jobs=len(devices), backend="threading")(
+            joblib.delayed(board.serve)(device) for device in devices
+        )
+    finally:
+        board.stop()  # on Ctrl-C; otherwise nothing is left to stop
+    if board.failed:
+        reasons = "; ".join(f"{job.title(index)} {why}" for index, why in sorted(board.failed.items()))
+        raise UserError(f"{reasons}. The other folds are kept; the same command does the rest")
+    return board.done
+
+
+def _devices(job: FoldJob, num_todo: int) -> list[str]:
+    """Return the device of each process."""
+    machine = job.config.machine
+    if machine.device == "cuda":
+        gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    else:
+        gpus = [machine.device]
+    if machine.parallel_folds != "auto":
+        num = int(machine.parallel_folds)
+    elif job.compute.is_cuda and num_todo > 1:
+        free, peak = torch.cuda.mem_get_info(gpus[0])[0], _fold_memory(job)
+        each = share_of_gpu(free=free, peak=peak, most=math.ceil(num_todo / len(gpus)))
+        job.say(f"a fold takes {peak / 1e9:.1f} GB of the GPU (measured), {free / 1e9:.1f} GB are free: {each} a GPU")
+        num = each * len(gpus)
+    else:
+        num = 1
+    return list(itertools.islice(itertools.cycle(gpus), min(num, num_todo)))
+
+
+def share_of_gpu(*, free: int, peak: int, most: int) -> int:
+    """Return how many folds go onto a GPU of `free` bytes if each takes `peak`; one is always tried."""
+    return max(1, min(most, int(0.9 * free // peak)))
+
+
+def _fold_memory(job: FoldJob) -> int:
+    """Return the bytes of GPU memory that a fold takes: two steps and an inference batch on blank pictures."""
+    config, compute, preprocess = job.config, job.compute, job.preprocess
+    torch.cuda.reset_peak_memory_stats(compute.device)
+    model = build_model(
+        config.model.backbone, num_classes=job.manifest.num_classes, kwargs=job.model_kwargs, weights=job.weights
+    )
+    model = model.to(device=compute.device, memory_format=compute.memory_format)  # type: ignore[call-overload]
+
+    def blank(num: int | None, width: int, height: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [(torch.zeros(num or 1, height, width, 3, dtype=torch.uint8), torch.zeros(num or 1, dtype=torch.long))]
+
+    batches = blank(config.train.batch_size, *preprocess.stored_size) * 2
+    once = dataclasses.replace(config.train, epochs=1, warmup_epochs=0)
+    eager = dataclasses.replace(compute, compile=False)
+    augment = job.feeder.device_augmentation
+    for _ in train_epochs(
+        model, batches, once, preprocess, eager, augment=augment, progress=lambda loader, **_: loader
+    ):
+        pass
+    batches = blank(config.infer.validation_batch_size, preprocess.width, preprocess.height)
+    predict(model, batches, preprocess, compute, [lambda images: images])
+    peak = torch.cuda.max_memory_reserved(compute.device) + CONTEXT_BYTES
+    del model
+    torch.cuda.empty_cache()
+    source = job.feeder.source
+    resident = (
+        len(source.records) * math.prod(source.records.shape) if source.records and source.mode == "device" else 0
+    )
+    return peak + resident
+
+
+class _Board:
+    """The folds to do, and what became of them; every thread of `serve` minds one process."""
+
+    def __init__(self, job: FoldJob, todo: Sequence[int], run: RunFold) -> None:
+        self.job = job
+        self.run = run
+        self.todo: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for index in todo:
+            self.todo.put(index)
+        self.done: dict[int, dict[str, Any]] = {}
+        self.failed: dict[int, str] = {}
+        self.children: set[Any] = set()
+        self.stopped = threading.Event()
+
+    def serve(self, device: str) -> None:
+        """Have folds done on one device until there are none left; a process that dies is replaced."""
+        child: _Child | None = None
+        while not self.stopped.is_set():
+            try:
+                index = self.todo.get_nowait()
+            except queue.Empty:
+                break
+            if child is None:
+                child = _Child(self.job, self.run, device)
+                self.children.add(child)
+            try:
+                self.done[index] = child.do(index, self.job.say)
+            except _FoldError as error:
+                self.failed[index] = str(error)
+                self.job.say(f"{self.job.title(index)} {error}")
+                if not child.alive:
+                    child = None
+        if child is not None:
+            child.end()
+
+    def stop(self) -> None:
+        """Begin no further fold, and end what still runs."""
+        self.stopped.set()
+        for child in self.children:
+            child.end(now=True)
+
+
+class _FoldError(Exception):
+    """Why a fold was not finished, as a person reads it."""
+
+
+class _Child:
+    """A process that does folds on request, one at a time."""
+
+    def __init__(self, job: FoldJob, run: RunFold, device: str) -> None:
+        # loky's processes do not run the caller's script again, so a script needs no `if __name__` guard.
+        context = get_context("loky")
+        self.logs = job.folder / "logs"
+        self.pipe, theirs = context.Pipe()
+        # Never written to: it closes when this process dies, and then the child must not go on writing.
+        their_lifeline, self.lifeline = context.Pipe(duplex=False)
+        picklable = dataclasses.replace(job, say=print)
+        self.process = context.Process(
+            target=_serve_folds, args=(picklable, run, device, theirs, their_lifeline, get_start_method())
+        )
+        self.process.start()
+        theirs.close()
+        their_lifeline.close()
+
+    @property
+    def alive(self) -> bool:
+        return bool(self.process.is_alive())
+
+    def do(self, index: int, say: Say) -> dict[str, Any]:
+        """Have one fold done; raises _FoldError."""
+        log = self.logs / f"fold_{index}.log"
+        try:
+            self.pipe.send(index)
+            while self.pipe.poll(1.0) or self.process.is_alive():  # its workers may hold its end open for a while
+                if not self.pipe.poll():
+                    continue
+                kind, what = self.pipe.recv()
+                if kind == "done":
+                    return dict(what)
+                if kind == "failed":
+                    raise _FoldError(f"failed: {what}; see {log}")
+                say(what)
+        except (EOFError, OSError):
+            pass
+        self.process.join()
+        code = self.process.exitcode or 0
+        how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"died (exit code {code})"
+        raise _FoldError(f"{how}{', often for want of memory' if code == -signal.SIGKILL else ''}; see {log}")
+
+    def end(self, *, now: bool = False) -> None:
+        """Let the process end, or stop it."""
+        if now:
+            self.process.terminate()
+        self.pipe.close()
+        self.process.join()
+
+
+def _die_with(lifeline: Connection) -> None:
+    """End this process as soon as the one that started it has gone, however it went."""
+
+    def watch() -> None:
+        lifeline.poll(None)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _log_to(file: Path) -> None:
+    """Send all that this process prints, and what C libraries print, to a file."""
+    file.parent.mkdir(exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
+
+
+def _serve_folds(job: FoldJob, run: RunFold, device: str, pipe: Connection, lifeline: Connection, method: str) -> None:
+    """Do the folds whose numbers come through the pipe; send back what they say and their outcome."""
+    _die_with(lifeline)
+    set_start_method(method, force=True)  # the caller's, for the workers that read pictures: loky has set its own
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    compute = compute_of(dataclasses.replace(job.config.machine, device=device))
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+        pipe.send(("say", line))
+
+    here = dataclasses.replace(job, say=say, compute=compute, feeder=Feeder(job.config, job.feeder.source, compute))
+    while True:
+        try:
+            index = pipe.recv()
+        except EOFError:
+            return
+        _log_to(here.folder / "logs" / f"fold_{index}.log")
+        try:
+            pipe.send(("done", run(here, index)))
+        except UserError as error:
+            print(f"error: {error}", flush=True)
+            pipe.send(("failed", str(error)))
+        except Exception as error:
+            traceback.print_exc()
+            pipe.send(("failed", f"{type(error).__name__}: {error}"))

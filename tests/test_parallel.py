@@ -1,0 +1,160 @@
+"""Folds side by side: equal logits, and what dies takes nothing along."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import TINY
+
+from folds.errors import UserError
+from pipeline.device import Compute
+from pipeline.feeding import Feeder
+from pipeline.fold import FoldJob
+from pipeline.pictures import PictureSource
+from pipeline.preprocess import Preprocess
+from pipeline.schedule import run_folds, share_of_gpu
+from pipeline.settings import make_config
+from pipeline.store import Run
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def do_or_die(job, index):
+    """Stand in for a fold: number 1 is killed, 2 fails, 3 has bad input, the others say where they ran."""
+    if index == 1:
+        print("about to be killed", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if index == 2:
+        raise ValueError("broken")
+    if index == 3:
+        raise UserError("--lr 9: too much")
+    job.say(f"fold {index} here")
+    return {"index": index, "pid": os.getpid(), "threads": torch.get_num_threads()}
+
+
+def fake_job(folder, said, **changes):
+    config = make_config(device="cpu", amp=False, threads=1, workers=0, **changes)
+    preprocess = Preprocess(width=16, height=16, mean=(0.5,) * 3, std=(0.5,) * 3)
+    compute = Compute(torch.device("cpu"), None, torch.channels_last)
+    return FoldJob(
+        folder=folder, manifest=None, fold_RN=np.array([[0, 1, 2, 3, 4, 5]]), config=config, model_kwargs={},
+        weights=None, preprocess=preprocess, compute=compute,
+        feeder=Feeder(config, PictureSource(preprocess, "off"), compute), views=("identity",), run_key={},
+        environment={}, say=said.append,
+    )  # fmt: skip
+
+
+def test_one_process_does_several_folds(tmp_path):
+    said = []
+    done = run_folds(fake_job(tmp_path, said, parallel_folds=2), [0, 4, 5], run=do_or_die)
+    assert sorted(done) == [0, 4, 5]
+    pids = {one["pid"] for one in done.values()}
+    assert os.getpid() not in pids
+    assert len(pids) <= 2
+    assert {one["threads"] for one in done.values()} == {1}
+    assert {"fold 0 here", "fold 4 here", "fold 5 here"} <= {*said}
+
+
+def test_a_dying_fold_does_not_take_the_others_along(tmp_path):
+    said = []
+    with pytest.raises(UserError) as stop:
+        run_folds(fake_job(tmp_path, said, parallel_folds=2), range(6), run=do_or_die)
+    message = str(stop.value)
+    assert "fold 1 was killed (SIGKILL), often for want of memory; see" in message
+    assert "fold 2 failed: ValueError: broken" in message
+    assert "fold 3 failed: --lr 9: too much" in message
+    assert "The other folds are kept; the same command does the rest" in message
+    assert {"fold 0 here", "fold 4 here", "fold 5 here"} <= {*said}
+    assert "about to be killed" in (tmp_path / "logs" / "fold_1.log").read_text()
+    assert "Traceback" in (tmp_path / "logs" / "fold_2.log").read_text()
+    assert "Traceback" not in (tmp_path / "logs" / "fold_3.log").read_text()
+
+
+def test_one_at_a_time_stays_in_this_process(tmp_path):
+    assert run_folds(fake_job(tmp_path, []), [0, 4], run=do_or_die)[4]["pid"] == os.getpid()
+    assert run_folds(fake_job(tmp_path, [], parallel_folds=3), [5], run=do_or_die)[5]["pid"] == os.getpid()
+
+
+def test_share_of_a_gpu():
+    assert share_of_gpu(free=80, peak=10, most=5) == 5
+    assert share_of_gpu(free=40, peak=10, most=5) == 3
+    assert share_of_gpu(free=5, peak=10, most=5) == 1
+
+
+def test_parallel_folds_have_the_logits_of_serial_ones(alpha, tiny_layout, tmp_path, cv_command):
+    done = cv_command(
+        "--data", tiny_layout, "--output", tmp_path, "--name", "alpha", "--backbone", "test_efficientnet",
+        "--tta", "hflip", "--parallel-folds", "2", *TINY,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    run = Run(tmp_path / "alpha")
+    assert run.info["run_key"] == alpha.info["run_key"]
+    pd.testing.assert_frame_equal(run.oof, alpha.oof, check_exact=True)
+    pd.testing.assert_frame_equal(run.test, alpha.test, check_exact=True)
+
+
+def children_of(pid):
+    """Processes started by a process, their command lines included."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            stat, command = (folder / "stat").read_text(), (folder / "cmdline").read_bytes().decode()
+        except OSError:
+            continue
+        if int(stat.rsplit(")", 1)[1].split()[1]) == pid and "resource_tracker" not in command:
+            found[int(folder.name)] = command
+    return found
+
+
+def start(tiny_layout, output, *more):
+    argv = ["--data", tiny_layout, "--output", output, "--name", "alpha", "--tta", "hflip", *TINY, *more]
+    command = [sys.executable, "run_cv.py", "--backbone", "test_efficientnet", "--parallel-folds", "2", *argv]
+    log = (output / "said.txt").open("w")
+    return subprocess.Popen([*map(str, command)], cwd=ROOT, stdout=log, stderr=log)
+
+
+def wait_for(what, seconds=90.0):
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_a_fold_killed_in_the_middle_leaves_the_other_and_the_rest_resumes(tiny_layout, tmp_path, cv_command):
+    more = ["--epochs", "12"]
+    folder = tmp_path / "alpha"
+    process = start(tiny_layout, tmp_path, *more)
+    wait_for(lambda: (folder / "fold_0" / "log.csv").exists() and (folder / "fold_1" / "log.csv").exists())
+    os.kill(sorted(children_of(process.pid))[0], signal.SIGKILL)
+    assert process.wait(timeout=120) == 2
+    said = (tmp_path / "said.txt").read_text()
+    assert "was killed (SIGKILL)" in said
+    assert "Traceback" not in said
+    finished = [fold for fold in range(2) if (folder / f"fold_{fold}" / "done.json").exists()]
+    assert len(finished) == 1
+    before = (folder / f"fold_{finished[0]}" / "done.json").read_bytes()
+    assert start(tiny_layout, tmp_path, *more).wait(timeout=120) == 0
+    assert (folder / f"fold_{finished[0]}" / "done.json").read_bytes() == before
+    argv = ["--data", tiny_layout, "--output", tmp_path / "serial", "--name", "alpha", "--tta", "hflip", *TINY, *more]
+    assert cv_command("--backbone", "test_efficientnet", *argv).code == 0
+    pd.testing.assert_frame_equal(Run(folder).oof, Run(tmp_path / "serial" / "alpha").oof, check_exact=True)
+    pd.testing.assert_frame_equal(Run(folder).test, Run(tmp_path / "serial" / "alpha").test, check_exact=True)
+
+
+@pytest.mark.slow
+def test_folds_die_with_the_process_that_started_them(tiny_layout, tmp_path):
+    process = start(tiny_layout, tmp_path, "--epochs", "200")
+    wait_for(lambda: (tmp_path / "alpha" / "fold_1" / "log.csv").exists())
+    children = children_of(process.pid)
+    assert len(children) == 2
+    process.kill()
+    process.wait()
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), 15)
