@@ -7,13 +7,15 @@ so a kill loses at most what was not yet listed, and the next fill goes on from 
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +24,11 @@ import numpy as np
 
 from folds.errors import UserError
 
-__all__ = ["KEY_BYTES", "Records", "Store", "known_keys"]
+__all__ = ["KEY_BYTES", "Records", "Store", "in_threads", "known_keys", "write_records"]
 
 KEY_BYTES = 16
-FLUSH_BYTES = 2**26  # what a kill can cost
+FLUSH_BYTES, FLUSH_SECONDS = 2**26, 10.0  # what a kill can cost
+AHEAD = 32  # records in the making, for each thread
 
 
 @dataclass
@@ -74,28 +77,45 @@ def record_bytes(shape: Sequence[int], dtype: str) -> int:
 
 def write_records(
     file: int,
-    slot_N: np.ndarray,
-    make: Callable[[int], np.ndarray],
+    first: int,
+    batches: Iterable[np.ndarray],
     *,
     size: int,
-    workers: int,
     progress: Callable[[int], object],
     flush: Callable[[int], object] = lambda _: None,
-) -> None:
-    """Make record i in a thread and write it to its slot, for all i; `flush` is told how many are there so far."""
+) -> int:
+    """Write records (one or several an array) from slot `first` on and return how many there were.
 
-    def one(index: int) -> None:
-        data = np.ascontiguousarray(make(index))
-        assert data.nbytes == size, (data.shape, data.dtype, size)
-        os.pwrite(file, data.data.cast("B"), int(slot_N[index]) * size)
+    `flush` is told now and then how many there are so far, and always at the end.
+    """
+    count = flushed = 0
+    since = time.monotonic()
+    try:
+        for batch in batches:
+            data = np.ascontiguousarray(batch)
+            num, rest = divmod(data.nbytes, size)
+            assert not rest, (data.shape, data.dtype, size)
+            os.pwrite(file, data.data.cast("B"), (first + count) * size)
+            count += num
+            progress(num)
+            if (count - flushed) * size >= FLUSH_BYTES or time.monotonic() - since > FLUSH_SECONDS:
+                flush(count)
+                flushed, since = count, time.monotonic()
+    finally:
+        flush(count)
+    return count
 
-    step = max(1, FLUSH_BYTES // size)
+
+def in_threads(make: Callable[[int], np.ndarray], todo: Sequence[int], *, workers: int) -> Iterator[np.ndarray]:
+    """Yield `make(i)` of all i in order, made in threads, a bounded number ahead."""
     with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(slot_N), step):
-            stop = min(start + step, len(slot_N))
-            for _ in pool.map(one, range(start, stop)):
-                progress(1)
-            flush(stop)
+        ahead: collections.deque[Future[np.ndarray]] = collections.deque()
+        for index in todo:
+            ahead.append(pool.submit(make, index))
+            if len(ahead) > AHEAD * workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 @dataclass(frozen=True)
@@ -132,20 +152,19 @@ class Store:
     def fill(
         self,
         keys: Sequence[bytes],
-        make: Callable[[int], np.ndarray],
+        make: Callable[[list[int]], Iterable[np.ndarray]],
         *,
-        workers: int,
         progress: Callable[[int], object] = lambda _: None,
         wait: Callable[[], object] = lambda: None,
     ) -> None:
-        """Make the records of keys that are missing: `make(i)` for keys[i], in threads.
+        """Make the records of keys that are missing: `make` yields those of the positions it is given.
 
         Only one process fills a store; another waits (`wait` is called before) and finds the work done.
         Raises UserError where the disk is full or the folder cannot be written.
         """
         try:
             with self._held(wait):
-                self._append(keys, make, workers, progress)
+                self._append(keys, make, progress)
         except OSError as error:
             raise UserError(
                 f"{self.folder}: the cache cannot be written ({error.strerror}); make room, or pass "
@@ -155,8 +174,7 @@ class Store:
     def _append(
         self,
         keys: Sequence[bytes],
-        make: Callable[[int], np.ndarray],
-        workers: int,
+        make: Callable[[list[int]], Iterable[np.ndarray]],
         progress: Callable[[int], object],
     ) -> None:
         todo = self.missing(keys)
@@ -164,31 +182,24 @@ class Store:
         if not todo:
             return
         first = len(_read_keys(self.folder))
-        with (self.folder / "keys").open("ab") as listed, (self.folder / "records").open("ab") as records:
-            listed.truncate(first * KEY_BYTES)  # a key cut short by a kill
-            records.truncate(first * self.size)  # records that never got their key
-        flushed = 0
-        file = os.open(self.folder / "records", os.O_WRONLY)
+        listed = 0
+
+        def flush(count: int) -> None:
+            nonlocal listed
+            os.fsync(file)
+            with (self.folder / "keys").open("ab") as names:
+                names.write(b"".join(keys[todo[index]] for index in range(listed, count)))
+                names.flush()
+                os.fsync(names.fileno())
+            listed = count
+
+        with (self.folder / "keys").open("ab") as names:
+            names.truncate(first * KEY_BYTES)  # a key cut short by a kill
+        file = os.open(self.folder / "records", os.O_WRONLY | os.O_CREAT, 0o644)
         try:
-
-            def flush(count: int) -> None:
-                nonlocal flushed
-                os.fsync(file)
-                with (self.folder / "keys").open("ab") as listed:
-                    listed.write(b"".join(keys[todo[index]] for index in range(flushed, count)))
-                    listed.flush()
-                    os.fsync(listed.fileno())
-                flushed = count
-
-            write_records(
-                file,
-                first + np.arange(len(todo)),
-                lambda index: make(todo[index]),
-                size=self.size,
-                workers=workers,
-                progress=progress,
-                flush=flush,
-            )
+            os.ftruncate(file, first * self.size)  # records that never got their key
+            count = write_records(file, first, make(todo), size=self.size, progress=progress, flush=flush)
+            assert count == len(todo), (count, len(todo))
         finally:
             os.close(file)
 

@@ -169,7 +169,7 @@ class MachineConfig:
     channels_last: bool = True
     """Memory layout; faster on CUDA and on the CPU."""
     workers: Annotated[int | None, _arg(aliases=["-j"])] = None
-    """Processes that read pictures; default: the cores left over, 8 at most."""
+    """Processes that read pictures; default: one a core with CUDA, 8 at most; on the CPU none, but a thread."""
     threads: int | None = None
     """CPU threads of torch; part of the record, since they change the last bits."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pipeline.device import compute_of, free_memory
 from pipeline.environment import describe_environment
 from pipeline.feeding import Feeder
 from pipeline.fold import FoldJob, finished_fold
+from pipeline.frozen import run_heads
 from pipeline.pictures import open_pictures
 from pipeline.prepare import Prepared, Say, prepare
 from pipeline.reporting import check_rows_once, mean_over_folds, write_report, write_submission
@@ -43,6 +45,12 @@ from pipeline.store import (
 )
 
 __all__ = ["cross_validate"]
+
+
+STRATEGIES: dict[str, Callable[[FoldJob, Sequence[int]], dict[int, dict[str, Any]]]] = {
+    "full": run_folds,
+    "head": run_heads,
+}
 
 
 def _free_name(folder: Path) -> str:
@@ -106,12 +114,22 @@ def _assemble(folder: Path, manifest: Manifest, num_models: int) -> None:
     write_submission(folder, test, manifest.answers)
 
 
-def _about(run: Prepared) -> tuple[str, list[str]]:
+def _about(run: Prepared, folds: Sequence[dict[str, Any]]) -> tuple[str, list[str]]:
     """Return one sentence on how the run was made, and what a reader of its score must know."""
     config, train, notes = run.config, run.config.train, list(run.manifest.notes)
+    if train.finetune == "head":
+        augmented = f", {train.feature_views} augmented copies" if train.feature_views else ""
+        l2 = ", ".join(f"{fold['l2']:g}" for fold in folds)
+        how = f"frozen, a linear head a fold{augmented}, L2 {l2}"
+        if train.head_l2 == "auto" or "," in train.head_l2:
+            how += " (chosen by log loss within each fold's training groups)"
+    else:
+        how = (
+            f"{train.epochs} epochs (fixed), {'EMA' if train.model_ema else 'last'} weights, "
+            f"{train.opt} {train.lr:g} {train.sched}"
+        )
     about = (
-        f"{config.model.backbone} at {config.model.img_size}, {train.epochs} epochs (fixed), "
-        f"{'EMA' if train.model_ema else 'last'} weights, {train.opt} {train.lr:g} {train.sched}, "
+        f"{config.model.backbone} at {config.model.img_size}, {how}, "
         f"weights from {run.origin['source']}, views {' + '.join(run.views)}, data {run.manifest.name}, "
         f"seed {train.seed}, split seed {config.split.split_seed}"
     )
@@ -154,6 +172,14 @@ def _record(run: Prepared, folder: Path) -> dict[str, Any]:
     }
 
 
+def _passes(run: Prepared) -> int:
+    """Return how often each picture is read."""
+    train = run.config.train
+    if train.finetune == "head":
+        return len(run.views) + train.feature_views
+    return (train.epochs or 0) * run.num_models
+
+
 def _job(run: Prepared, folder: Path, fold_RN: np.ndarray, **rest: Any) -> FoldJob:
     """Return what the folds need, their pictures decoded."""
     config, manifest = run.config, run.manifest
@@ -163,7 +189,7 @@ def _job(run: Prepared, folder: Path, fold_RN: np.ndarray, **rest: Any) -> FoldJ
         run.preprocess,
         cache=config.machine.cache,
         cache_dir=config.machine.cache_dir,
-        passes=(config.train.epochs or 0) * run.num_models,
+        passes=_passes(run),
         device_room=free_memory(compute.device),
         say=rest["say"],
     )
@@ -196,7 +222,7 @@ def _run_folds(run: Prepared, folder: Path, info: dict[str, Any], say: Say) -> N
         job = _job(run, folder, fold_RN, run_key=run_key, environment=environment, say=say)
         for index in done.keys() - {*todo}:
             say(f"{job.title(index)}: finished before, kept")
-        done |= run_folds(job, todo)
+        done |= STRATEGIES[run.config.train.finetune](job, todo)
     info["folds"] = [done[index] for index in range(run.num_models)]
     _assemble(folder, run.manifest, run.num_models)
 
@@ -229,7 +255,7 @@ def cross_validate(config: RunConfig, *, say: Say = tqdm.write) -> Run:
         info |= {"status": "done", "finished": round(time.time())}
         info["seconds"] = round(sum(fold["seconds"] for fold in info["folds"]), 1)
         write_json(folder / "run.json", info)
-        about, notes = _about(run)
+        about, notes = _about(run, info["folds"])
         say(write_report(Run(folder), metric=config.output.metric, about=about, notes=notes))
         say(f"report: {folder / 'report.txt'}")
     return Run(folder)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import torch
 
 from folds.errors import UserError
@@ -15,6 +18,7 @@ from pipeline.config import MachineConfig
 
 __all__ = ["Compute", "compile_pays", "compute_of", "free_memory", "num_cores", "resolve_machine"]
 
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
 # Compiling takes one to two minutes and saves some milliseconds a step: an estimate, to be replaced by
 # what `make bench-gpu` measures on a card.
 COMPILE_STEPS = 10_000
@@ -43,9 +47,18 @@ class Compute:
         return torch.autocast(self.device.type, dtype=self.amp_dtype)
 
     def feed(self, batches: Iterable[tuple[torch.Tensor, ...]]) -> Iterator[tuple[torch.Tensor, ...]]:
-        """Yield batches on the device; on CUDA each is copied while the one before is computed."""
+        """Yield batches on the device, each made ready while the one before is computed.
+
+        On the CPU a thread does that (workers are better left out: every page of the model's memory would be
+        copied after they are forked); on CUDA the copy runs beside the computation.
+        """
         if not self.is_cuda:
-            yield from batches
+            with ThreadPoolExecutor(1) as pool:
+                source = iter(batches)
+                ahead = pool.submit(next, source, None)
+                while (batch := ahead.result()) is not None:
+                    ahead = pool.submit(next, source, None)
+                    yield batch
             return
         stream, waiting = torch.cuda.Stream(self.device), None
         for batch in batches:
@@ -105,7 +118,7 @@ def resolve_machine(config: MachineConfig) -> dict[str, Any]:
     cores = num_cores()
     at_once = int(config.parallel_folds) if config.parallel_folds.isdecimal() else 1
     threads = config.threads or max(1, DEFAULT_THREADS // at_once)
-    spare = (cores if device.type == "cuda" else cores // 2) // at_once
+    spare = max(1, cores // at_once) if device.type == "cuda" else 0
     return {
         "device": name,
         "amp": amp,
@@ -116,10 +129,24 @@ def resolve_machine(config: MachineConfig) -> dict[str, Any]:
     }
 
 
+def _keep_freed_memory() -> None:
+    """Have glibc keep what torch frees, for the next step to use.
+
+    It hands large blocks back to the system at once, which then must clear them for every layer of every
+    step: without that, steps on the CPU took 1.5 to 2.5 times as long (benchmarks/memory.py).
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another libc
+        libc = ctypes.CDLL("libc.so.6")
+        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_TOP_PAD, 2**26)):
+            libc.mallopt(option, value)
+
+
 def compute_of(config: MachineConfig) -> Compute:
-    """Return the Compute of resolved settings, and set torch's threads."""
+    """Return the Compute of resolved settings, and set torch's threads and the process's memory."""
     assert config.threads is not None
     torch.set_num_threads(config.threads)
+    cv2.setNumThreads(0)  # several pictures at once, not several rows of one
+    _keep_freed_memory()
     device = torch.device(config.device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True

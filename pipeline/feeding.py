@@ -68,6 +68,13 @@ class Feeder:
         dataset = ImageDataset(table, self.source)
         return eval_loader(dataset, batch_size=size, workers=self._workers, pin=self.compute.is_cuda)
 
+    def copies(self, table: pd.DataFrame, *, seed_parts: tuple[int, ...]) -> Any:
+        """Return batches of augmented copies of a table's pictures, in its order; always augmented by the workers."""
+        size = self.config.infer.validation_batch_size or 0
+        augment = AUGMENTATIONS[self.config.train.augment]()
+        dataset = ImageDataset(table, self.source, augment=augment, seed_parts=seed_parts, random_crop=True)
+        return eval_loader(dataset, batch_size=size, workers=self._workers, pin=self.compute.is_cuda)
+
     @property
     def _workers(self) -> int:
         return self.config.machine.workers or 0

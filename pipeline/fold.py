@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from reports.metrics import METRICS, softmax
 from tta.merge import mean_logit
 from tta.views import VIEWS
 
-__all__ = ["FoldJob", "finished_fold", "run_fold"]
+__all__ = ["FoldJob", "finished_fold", "run_fold", "start_fold", "write_fold"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +94,32 @@ def _per_view(ids: pd.Series, views: tuple[str, ...], logits_VNC: np.ndarray) ->
     return pd.concat(parts, ignore_index=True)
 
 
-def _write_logits(
-    job: FoldJob, index: int, held_out: pd.DataFrame, held_VNC: np.ndarray, test_VNC: np.ndarray | None
+def start_fold(job: FoldJob, index: int) -> None:
+    """Make an empty folder for a fold: what a killed process left there is no use."""
+    folder = job.folder / f"fold_{index}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def write_fold(
+    job: FoldJob,
+    index: int,
+    *,
+    state: dict[str, torch.Tensor],
+    held_VNC: np.ndarray,
+    test_VNC: np.ndarray | None,
+    shared: Sequence[str] = (),
 ) -> dict[str, str]:
-    """Write the fold's tables and return {file name: hash}."""
+    """Write a fold's weights and logits (its held-out rows', the test set's) and return {file name: hash}.
+
+    `shared` are files in the run folder that belong to the fold as well. Raises UserError for logits
+    that are not finite.
+    """
+    for logits_VNC in (held_VNC, test_VNC):
+        if logits_VNC is not None and not np.isfinite(logits_VNC).all():
+            raise UserError(f"{job.title(index)}: the logits are not finite; lower --lr or pass --clip-grad 1")
     repeat, fold = job.place(index)
+    held_out = job.manifest.train[job.fold_RN[repeat] == fold]
     columns = held_out[["image_id", "group", "label", "label_raw"]].assign(repeat=repeat, fold=fold)
     tables = {f"fold_{index}/oof.parquet": with_logits(columns, mean_logit(held_VNC))}
     if len(job.views) > 1:
@@ -108,17 +129,18 @@ def _write_logits(
         tables[f"test_fold_{index}.parquet"] = with_logits(ids.to_frame(), mean_logit(test_VNC))
         if len(job.views) > 1:
             tables[f"tta/test_fold_{index}.parquet"] = _per_view(ids, job.views, test_VNC)
+    weights = f"fold_{index}/best.safetensors"
+    write_with(job.folder / weights, lambda draft: safetensors.torch.save_file(state, draft))
     for name, table in tables.items():
         write_table(job.folder / name, table)
-    return {name: file_hash(job.folder / name) for name in tables}
+    return {name: file_hash(job.folder / name) for name in (*tables, weights, *shared)}
 
 
 def run_fold(job: FoldJob, index: int) -> dict[str, Any]:
     """Train and score one fold and return its done.json, which is written last."""
     config, compute = job.config, job.compute
     folder = job.folder / f"fold_{index}"
-    shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
-    folder.mkdir(parents=True)
+    start_fold(job, index)
     repeat, fold = job.place(index)
     is_held_out = job.fold_RN[repeat] == fold
     train = job.manifest.training_rows(~is_held_out)
@@ -176,9 +198,7 @@ def run_fold(job: FoldJob, index: int) -> dict[str, Any]:
     if job.manifest.test is not None:
         test_VNC = _predict(job, scored, job.manifest.test, index=index, views=job.views)
     state = {name: value.detach().cpu().contiguous() for name, value in scored.state_dict().items()}
-    write_with(folder / "best.safetensors", lambda draft: safetensors.torch.save_file(state, draft))
-    files = _write_logits(job, index, held_out, held_VNC, test_VNC)
-    files[f"fold_{index}/best.safetensors"] = file_hash(folder / "best.safetensors")
+    files = write_fold(job, index, state=state, held_VNC=held_VNC, test_VNC=test_VNC)
     done = {
         "repeat": repeat,
         "fold": fold,

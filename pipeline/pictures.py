@@ -19,7 +19,7 @@ from folds.demo import cache_folder
 from folds.errors import UserError, counted
 from folds.images import boxes_of, picture_key
 from folds.load import Say
-from pipeline.cache import Records, Store, write_records
+from pipeline.cache import Records, Store, in_threads, write_records
 from pipeline.device import num_cores
 from pipeline.preprocess import Preprocess
 
@@ -186,8 +186,7 @@ def _on_disk(store: Store, keys: Sequence[bytes], files: Files, say: Say) -> Rec
     with tqdm(total=len(keys), desc="decode once", unit="picture", disable=None, leave=False) as bar:
         store.fill(
             keys,
-            files.__getitem__,
-            workers=num_cores(),
+            lambda todo: in_threads(files.__getitem__, todo, workers=num_cores()),
             progress=bar.update,
             wait=lambda: say(f"cache: another process is filling {store.folder}; waiting for it"),
         )
@@ -199,9 +198,9 @@ def _in_ram(store: Store, files: Files) -> Records:
     if not hasattr(os, "memfd_create"):
         raise UserError("--cache ram: needs Linux; pass --cache disk")
     file = os.memfd_create("pictures")
-    slot_N = np.arange(len(files))
+    pictures = in_threads(files.__getitem__, range(len(files)), workers=num_cores())
     with tqdm(total=len(files), desc="decode once", unit="picture", disable=None, leave=False) as bar:
-        write_records(file, slot_N, files.__getitem__, size=store.size, workers=num_cores(), progress=bar.update)
-    records = Records(Path(f"/proc/{os.getpid()}/fd/{file}"), store.shape, store.dtype, slot_N)
+        write_records(file, 0, pictures, size=store.size, progress=bar.update)
+    records = Records(Path(f"/proc/{os.getpid()}/fd/{file}"), store.shape, store.dtype, np.arange(len(files)))
     weakref.finalize(records, os.close, file)
     return records

@@ -18,7 +18,7 @@ import torch
 from folds.config import DataConfig
 from folds.errors import UserError
 from folds.load import load_data
-from pipeline.cache import KEY_BYTES, Store, known_keys
+from pipeline.cache import KEY_BYTES, Store, in_threads, known_keys
 from pipeline.dataset import ImageDataset, ResidentLoader, eval_loader, resident_pixels, train_loader
 from pipeline.pictures import PictureSource, Room, choose_cache, open_pictures
 from pipeline.preprocess import Preprocess
@@ -47,7 +47,7 @@ def fill(store, numbers, made=None):
             made.append(numbers[index])
         return record(numbers[index])
 
-    store.fill([key(number) for number in numbers], make, workers=2)
+    store.fill([key(number) for number in numbers], lambda todo: in_threads(make, todo, workers=2))
 
 
 def values(store, numbers):
@@ -96,9 +96,9 @@ def test_a_failing_record_leaves_the_finished_ones(store, monkeypatch):
         return record(index)
 
     with pytest.raises(UserError, match="broken"):
-        store.fill([key(number) for number in range(8)], make, workers=2)
-    assert store.missing([key(number) for number in range(8)]) == [4, 5, 6, 7]
-    assert values(store, [0, 1, 2, 3]) == [0, 1, 2, 3]
+        store.fill([key(number) for number in range(8)], lambda todo: in_threads(make, todo, workers=2))
+    assert store.missing([key(number) for number in range(8)]) == [5, 6, 7]
+    assert values(store, [0, 1, 2, 3, 4]) == [0, 1, 2, 3, 4]
 
 
 def _fill_slowly(store, numbers, made):
@@ -107,7 +107,7 @@ def _fill_slowly(store, numbers, made):
         made.put(numbers[index])
         return record(numbers[index])
 
-    store.fill([key(number) for number in numbers], make, workers=1)
+    store.fill([key(number) for number in numbers], lambda todo: map(make, todo))
 
 
 def test_two_processes_share_the_work_without_collision(store):
@@ -133,7 +133,7 @@ def test_killed_while_filling_then_finished(store):
         "import sys, time, numpy as np; from pathlib import Path; import pipeline.cache as c; c.FLUSH_BYTES = 60\n"
         "store = c.Store(Path(sys.argv[1]), (3, 2), 'uint8')\n"
         "def make(i): time.sleep(0.005); return np.full((3, 2), i, np.uint8)\n"
-        "store.fill([i.to_bytes(16, 'big') for i in range(200)], make, workers=2)"
+        "store.fill([i.to_bytes(16, 'big') for i in range(200)], lambda todo: map(make, todo))"
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(store.folder)], cwd=ROOT)
     while not (store.folder / "keys").exists() or (store.folder / "keys").stat().st_size < 40 * KEY_BYTES:

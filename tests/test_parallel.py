@@ -41,7 +41,7 @@ def do_or_die(job, index):
 
 def fake_job(folder, said, **changes):
     config = make_config(device="cpu", amp=False, threads=1, workers=0, **changes)
-    preprocess = Preprocess(width=16, height=16, mean=(0.5,) * 3, std=(0.5,) * 3)
+    preprocess = Preprocess(width=32, height=32, mean=(0.5,) * 3, std=(0.5,) * 3)
     compute = Compute(torch.device("cpu"), None, torch.channels_last)
     return FoldJob(
         folder=folder, manifest=None, fold_RN=np.array([[0, 1, 2, 3, 4, 5]]), config=config, model_kwargs={},

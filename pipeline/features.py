@@ -1,0 +1,128 @@
+"""Features of a frozen backbone: each picture passes through it once, for all folds, heads and later runs."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from folds.demo import cache_folder
+from folds.errors import UserError
+from folds.images import boxes_of, picture_key
+from pipeline.augment import albumentations
+from pipeline.cache import Store
+from pipeline.fold import FoldJob
+from pipeline.model import build_model
+from pipeline.seeding import derive_seed
+from tta.views import VIEWS
+
+__all__ = ["Backbone", "Features"]
+
+MEMORY_ONLY = ("off", "ram")  # kinds of cache that keep nothing on disk
+
+
+class Backbone:
+    """A model without its linear head: pictures -> features."""
+
+    def __init__(self, job: FoldJob) -> None:
+        """Raises UserError for an architecture whose head is not one linear layer."""
+        name = job.config.model.backbone
+        torch.manual_seed(derive_seed("torch", job.config.train.seed, 0))  # for --pretrained none
+        model: Any = build_model(
+            name, num_classes=job.manifest.num_classes, kwargs=job.model_kwargs, weights=job.weights
+        )
+        head = model.get_classifier()
+        if not isinstance(head, torch.nn.Linear):
+            raise UserError(f"--finetune head: {name} does not end in one linear layer; pass --finetune full")
+        self.head_name = next(path for path, module in model.named_modules() if module is head)
+        self.num_features = head.in_features
+        model.reset_classifier(0)
+        self.model: torch.nn.Module = model.to(
+            device=job.compute.device, memory_format=job.compute.memory_format
+        ).eval()
+
+    @functools.cached_property
+    def state(self) -> dict[str, torch.Tensor]:
+        """Weights and buffers, on the CPU."""
+        return {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hash of the weights."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, value in sorted(self.state.items()):
+            digest.update(name.encode())
+            digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+class Features:
+    """Features of a run's pictures, by view; computed where they are not kept from before."""
+
+    def __init__(self, job: FoldJob, backbone: Backbone) -> None:
+        self.job = job
+        self.backbone = backbone
+        self.num_computed = 0
+        self.batch_size = job.config.infer.validation_batch_size or 1
+        machine = job.config.machine
+        self.store = None
+        if machine.cache not in MEMORY_ONLY:
+            # All that may change a feature in its last bit.
+            policy = {
+                "backbone": job.config.model.backbone,
+                "kwargs": {key: str(value) for key, value in job.model_kwargs.items()},
+                "weights": backbone.fingerprint,
+                "preprocess": job.preprocess.to_dict(),
+                "batch_size": self.batch_size,
+                "device": torch.cuda.get_device_name(job.compute.device) if job.compute.is_cuda else "cpu",
+                "amp_dtype": str(job.compute.amp_dtype),
+                "threads": machine.threads,
+                "channels_last": machine.channels_last,
+                "versions": [torch.__version__, cv2.__version__, albumentations.__version__],
+            }
+            root = Path(machine.cache_dir).expanduser() if machine.cache_dir else cache_folder()
+            self.store = Store.at(root / "features", (backbone.num_features,), "float32", policy)
+
+    def of(self, table: pd.DataFrame, view: str, *, copy: int | None = None) -> np.ndarray:
+        """Return N x D float32 features of a table's pictures seen in a view, or of their augmented `copy`."""
+        if self.store is None:
+            return np.concatenate([*self._compute(table, view, copy)])
+        train = self.job.config.train
+        what = view if copy is None else f"augment {train.augment} {train.seed} {copy}"
+        keys = []
+        for image, content, box in zip(table["image_id"], table["content"], boxes_of(table), strict=True):
+            own = f"{what} {image}" if copy is not None else what  # augmentation is drawn by name
+            keys.append(hashlib.blake2b(picture_key(content, box) + own.encode(), digest_size=16).digest())
+        self.store.fill(
+            keys,
+            lambda todo: self._compute(table.iloc[todo], view, copy),
+            wait=lambda: self.job.say("features: another process is computing the same; waiting for it"),
+        )
+        return self.store.records(keys).take(slice(None))
+
+    @torch.inference_mode()
+    def _compute(self, table: pd.DataFrame, view: str, copy: int | None) -> Iterator[np.ndarray]:
+        """Yield features batch by batch; a short last batch is filled up, so that a picture's company is no matter."""
+        job, compute = self.job, self.job.compute
+        train = job.config.train
+        loader = job.feeder.rows(table) if copy is None else job.feeder.copies(table, seed_parts=(train.seed, copy))
+        desc = f"features, {view}" if copy is None else f"features, augmented copy {copy + 1}"
+        with tqdm(total=len(table), desc=desc, unit="picture", disable=None, leave=False) as bar:
+            for images, _ in compute.feed(loader):
+                num = len(images)
+                if num < self.batch_size:
+                    images = torch.cat([images, images[-1:].expand(self.batch_size - num, -1, -1, -1)])
+                pixels = job.preprocess.normalise(images).contiguous(memory_format=compute.memory_format)
+                with compute.autocast():
+                    features = self.backbone.model(VIEWS[view](pixels)).float()
+                self.num_computed += num
+                bar.update(num)
+                yield features[:num].cpu().numpy()

@@ -1,0 +1,151 @@
+"""Cross-validation with the backbone frozen: one pass over the pictures, then a linear head a fold."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+
+from folds.errors import UserError
+from folds.files import write_with
+from pipeline.config import parse_l2
+from pipeline.features import Backbone, Features
+from pipeline.fold import FoldJob, start_fold, write_fold
+from pipeline.heads import Head, choose_l2, fit_heads, principal_axes
+from pipeline.store import write_json, write_table
+from reports.metrics import METRICS, softmax
+from tta.merge import mean_logit
+
+__all__ = ["run_heads"]
+
+# Per unit of feature length, as 1 / C of scikit-learn; what few groups and many can want.
+STRENGTHS = (1.0, 0.3, 0.1, 0.03)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What heads are trained on: every view and augmented copy of each training picture is a row."""
+
+    features_ND: np.ndarray
+    label_N: np.ndarray
+    group_N: np.ndarray
+    place_N: np.ndarray
+    """The row of the manifest's table that it shows."""
+    num_each: int
+
+
+def _training_rows(job: FoldJob, views_VND: Sequence[np.ndarray], features: Features) -> _Rows:
+    train = job.manifest.train
+    copies = [features.of(train, "identity", copy=copy) for copy in range(job.config.train.feature_views)]
+    label_N = train["label_fit" if "label_fit" in train else "label"].to_numpy()
+    num_each = len(views_VND) + len(copies)
+    place_N = np.tile(np.flatnonzero(label_N >= 0), num_each)  # the others are left out of training
+    return _Rows(
+        features_ND=np.concatenate([one[label_N >= 0] for one in (*views_VND, *copies)]),
+        label_N=label_N[place_N],
+        group_N=train["group"].to_numpy()[place_N],
+        place_N=place_N,
+        num_each=num_each,
+    )
+
+
+def run_heads(job: FoldJob, todo: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Fit and score the folds' heads and return {number: done.json}.
+
+    All folds of a repeat are fitted together, also those that need not be written, so that a
+    continued run has the logits of an unbroken one.
+    """
+    start = time.perf_counter()
+    job.say(f"{job.config.model.backbone} stays frozen: --lr, --opt, --epochs and the like do not apply")
+    backbone = Backbone(job)
+    features = Features(job, backbone)
+    train, test = job.manifest.train, job.manifest.test
+    train_VND = [features.of(train, view) for view in job.views]
+    test_VMD = [] if test is None else [features.of(test, view) for view in job.views]
+    rows = _training_rows(job, train_VND, features)
+    seconds = time.perf_counter() - start
+    num_images = (len(train) + (0 if test is None else len(test))) * len(job.views)
+    num_images += job.config.train.feature_views * len(train)
+    kept = f", {num_images - features.num_computed:,} kept from before" if features.num_computed < num_images else ""
+    job.say(f"features: {num_images:,} x {backbone.num_features} in {seconds:.1f} s{kept}")
+    axes = principal_axes(rows.features_ND)
+    rows_NK = axes.of(rows.features_ND)
+    write_with(job.folder / "backbone.safetensors", lambda file: safetensors.torch.save_file(backbone.state, file))
+    done: dict[int, dict[str, Any]] = {}
+    num_folds = int(job.fold_RN.max()) + 1
+    for repeat, fold_N in enumerate(job.fold_RN):
+        if not any(job.place(index)[0] == repeat for index in todo):
+            continue
+        heads, l2_K, loss_KL = _fit(job, rows, rows_NK, axes.variance_K, fold_N)
+        for fold in range(num_folds):
+            index = repeat * num_folds + fold
+            if index not in todo:
+                continue
+            held = fold_N == fold
+            held_VNC = np.stack([heads.logits(axes.of(one[held]), fold) for one in train_VND])
+            test_VMC = np.stack([heads.logits(axes.of(one), fold) for one in test_VMD]) if test_VMD else None
+            start_fold(job, index)
+            folder = job.folder / f"fold_{index}"
+            write_table(folder / "log.csv", pd.DataFrame({"l2": _strengths(job), "inner_log_loss": loss_KL[fold]}))
+            weight = axes.turn_DK @ heads.weight_PKC[fold]
+            state = {
+                f"{backbone.head_name}.weight": weight.T,
+                f"{backbone.head_name}.bias": heads.bias_PC[fold] - axes.mean_D @ weight,
+            }
+            tensors = {name: torch.from_numpy(value.astype(np.float32).copy()) for name, value in state.items()}
+            files = write_fold(
+                job,
+                index,
+                state=tensors,
+                held_VNC=held_VNC.astype(np.float32),
+                test_VNC=None if test_VMC is None else test_VMC.astype(np.float32),
+                shared=("backbone.safetensors",),
+            )
+            done[index] = _done(job, index, files, held, held_VNC, float(l2_K[fold]))
+    each = (time.perf_counter() - start) / len(done)
+    for index, fold_done in done.items():
+        fold_done["seconds"] = each
+        write_json(job.folder / f"fold_{index}" / "done.json", fold_done)
+    return done
+
+
+def _strengths(job: FoldJob) -> tuple[float, ...]:
+    return parse_l2(job.config.train.head_l2) or STRENGTHS
+
+
+def _fit(
+    job: FoldJob, rows: _Rows, rows_NK: np.ndarray, variance_K: np.ndarray, fold_N: np.ndarray
+) -> tuple[Head, np.ndarray, np.ndarray]:
+    """Return the heads of all folds of a repeat, the strength of each, and its inner log losses."""
+    num_folds = int(job.fold_RN.max()) + 1
+    weight_KN = np.stack([fold_N[rows.place_N] != fold for fold in range(num_folds)]) / rows.num_each
+    if not (weight_KN > 0).any(axis=1).all():
+        raise UserError("--finetune head: a fold has no picture to train on; pass fewer --folds")
+    common: Any = {"num_classes": job.manifest.num_classes, "variance_K": variance_K, "device": job.compute.device}
+    seed = job.config.split.split_seed
+    l2_K, loss_KL = choose_l2(rows_NK, rows.label_N, rows.group_N, weight_KN, _strengths(job), seed=seed, **common)
+    return fit_heads(rows_NK, rows.label_N, weight_KN, l2_K, **common), l2_K, loss_KL
+
+
+def _done(
+    job: FoldJob, index: int, files: dict[str, str], held_N: np.ndarray, held_VNC: np.ndarray, l2: float
+) -> dict[str, Any]:
+    repeat, fold = job.place(index)
+    metric = METRICS[job.config.output.metric]
+    score = metric.score(job.manifest.train["label"].to_numpy()[held_N], softmax(mean_logit(held_VNC)))
+    job.say(f"{job.title(index)}: L2 {l2:g}, held-out {metric.title} {score:.4f}")
+    return {
+        "repeat": repeat,
+        "fold": fold,
+        "run_key": job.run_key,
+        "environment": job.environment,
+        "files": files,
+        "score": score if np.isfinite(score) else None,
+        "l2": l2,
+    }
