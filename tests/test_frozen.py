@@ -179,7 +179,7 @@ def naive_features(model, table, views, size=16):
         batch = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
         pixels = PREPROCESS.normalise(torch.from_numpy(batch)).contiguous(memory_format=torch.channels_last)
         parts.append(np.stack([model(VIEWS[view](pixels)).numpy() for view in views])[:, : len(pictures) - start])
-    return np.concatenate(parts, axis=1)
+    return np.concatenate(parts, axis=1).astype(np.float64)  # scikit-learn solves float32 in float32
 
 
 @torch.inference_mode()
