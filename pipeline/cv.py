@@ -44,7 +44,7 @@ from pipeline.store import (
     write_table,
 )
 
-__all__ = ["cross_validate"]
+__all__ = ["cross_validate", "job_of"]
 
 
 STRATEGIES: dict[str, Callable[[FoldJob, Sequence[int]], dict[int, dict[str, Any]]]] = {
@@ -180,7 +180,7 @@ def _passes(run: Prepared) -> int:
     return (train.epochs or 0) * run.num_models
 
 
-def _job(run: Prepared, folder: Path, fold_RN: np.ndarray, **rest: Any) -> FoldJob:
+def job_of(run: Prepared, folder: Path, fold_RN: np.ndarray, **rest: Any) -> FoldJob:
     """Return what the folds need, their pictures decoded."""
     config, manifest = run.config, run.manifest
     compute = compute_of(config.machine)
@@ -219,7 +219,7 @@ def _run_folds(run: Prepared, folder: Path, info: dict[str, Any], say: Say) -> N
     done = {index: finished_fold(folder, index, run_key) for index in range(run.num_models)}
     todo = [index for index, fold in done.items() if fold is None]
     if todo:
-        job = _job(run, folder, fold_RN, run_key=run_key, environment=environment, say=say)
+        job = job_of(run, folder, fold_RN, run_key=run_key, environment=environment, say=say)
         for index in done.keys() - {*todo}:
             say(f"{job.title(index)}: finished before, kept")
         done |= STRATEGIES[run.config.train.finetune](job, todo)

@@ -25,6 +25,7 @@ ROUGH = 1e-5  # log losses within about 1e-3, enough to choose by
 CURVATURE = 0.1  # p (1 - p) of a typical softmax; only the speed depends on it
 NUM_INNER = 3
 TINY = 1e-30
+FORCING = 0.1  # how much of the gradient a Newton step may leave
 
 
 @dataclass(frozen=True)
@@ -74,15 +75,96 @@ class Head:
         return rows_NK @ self.weight_PKC[problem] + self.bias_PC[problem]
 
 
-def _with_absent_classes(
-    weight_PKC: np.ndarray, bias_PC: np.ndarray, present_PC: np.ndarray, rows_P: np.ndarray
-) -> Head:
-    """Give classes without a training row the mean logit of the others, less log n: finite, and always unlikely."""
-    share_PC = present_PC / present_PC.sum(axis=1, keepdims=True)
-    mean_PK = np.einsum("pkc,pc->pk", weight_PKC, share_PC)
-    low_P = np.einsum("pc,pc->p", bias_PC, share_PC) - np.log1p(rows_P)
-    weight = np.where(present_PC[:, None, :], weight_PKC, mean_PK[:, :, None])
-    return Head(weight, np.where(present_PC, bias_PC, low_P[:, None]))
+class _Problems:
+    """Losses, gradients and curvatures of all problems at once, in one precision.
+
+    The intercept is the last of the J = K + 1 axes. Weights are P x J x C, logits N x P x C.
+    """
+
+    def __init__(
+        self,
+        rows_NK: np.ndarray,
+        label_N: np.ndarray,
+        weight_PN: np.ndarray,
+        l2_P: np.ndarray,
+        variance_K: np.ndarray,
+        present_PC: np.ndarray,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | None,
+    ) -> None:
+        def tensor(array: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(array).to(device=device, dtype=dtype)
+
+        total_P = weight_PN.sum(axis=1)
+        self.rows_NJ = tensor(np.concatenate([rows_NK, np.ones((len(rows_NK), 1))], axis=1))
+        self.share_NP = tensor((weight_PN / total_P[:, None]).T.copy())  # the loss is a mean in here
+        self.target_N = torch.from_numpy(label_N).to(device)
+        self.every_row = torch.arange(len(rows_NK), device=device)
+        self.absent_PC = tensor(np.where(present_PC, 0.0, -np.inf))
+        self.penalty_PJ1 = tensor(np.repeat((l2_P / total_P)[:, None, None], self.rows_NJ.shape[1], axis=1))
+        self.penalty_PJ1[:, -1] = 0
+        self.diagonal_PJ1 = self.penalty_PJ1 + CURVATURE * tensor(np.append(variance_K, 1.0)[:, None])
+
+    def logits(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return the rows' logits."""
+        num_problems, num_axes, num_classes = weight.shape
+        return (self.rows_NJ @ weight.permute(1, 0, 2).reshape(num_axes, -1)).view(-1, num_problems, num_classes)
+
+    def back(self, values: torch.Tensor) -> torch.Tensor:
+        """Return what N x P x C values add up to along each axis: P x J x C."""
+        num_rows, num_problems, num_classes = values.shape
+        return (self.rows_NJ.T @ values.reshape(num_rows, -1)).view(-1, num_problems, num_classes).permute(1, 0, 2)
+
+    def proba(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return probabilities; classes that a problem has no row of get none."""
+        return torch.softmax(logits + self.absent_PC, dim=-1)
+
+    def gradient(self, proba: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Return the objectives' gradients."""
+        residual = proba.clone()
+        residual[self.every_row, :, self.target_N] -= 1
+        return self.back(residual * self.share_NP[:, :, None]) + self.penalty_PJ1 * weight
+
+    def newton(self, proba: torch.Tensor, grad: torch.Tensor, open_P: torch.Tensor) -> torch.Tensor:
+        """Return about where Newton's step goes: conjugate gradients on -H step = grad, preconditioned."""
+        share = self.share_NP[:, :, None]
+        step, rest = torch.zeros_like(grad), -grad * open_P[:, None, None]
+        direction = eased = rest / self.diagonal_PJ1
+        norm = _dot(rest, eased)
+        enough = norm * FORCING**2
+        for _ in range(MOST_INNER_STEPS):
+            active = norm > enough
+            if not active.any():
+                break
+            slope = self.logits(direction)
+            spread = proba * (slope - (proba * slope).sum(dim=-1, keepdim=True)) * share
+            bent = self.back(spread) + self.penalty_PJ1 * direction
+            far = torch.where(active, norm / _dot(direction, bent).clamp_min(TINY), 0.0)[:, None, None]
+            step, rest = step + far * direction, rest - far * bent
+            eased = rest / self.diagonal_PJ1
+            before, norm = norm, torch.where(active, _dot(rest, eased), norm)
+            direction = eased + (norm / before.clamp_min(TINY))[:, None, None] * direction
+        return step
+
+    def along(
+        self, logits: torch.Tensor, slope: torch.Tensor, weight: torch.Tensor, step: torch.Tensor
+    ) -> torch.Tensor:
+        """Return how far to go, a number a problem: Newton's method on the line, whose function is convex."""
+        known = (slope[self.every_row, :, self.target_N] * self.share_NP).sum(dim=0)
+        linear, square = _dot(self.penalty_PJ1 * step, weight), _dot(self.penalty_PJ1 * step, step)
+        far = torch.ones_like(linear)
+        for _ in range(2):
+            proba = self.proba(logits + far[:, None] * slope)
+            mean = (proba * slope).sum(dim=-1)
+            first = (mean * self.share_NP).sum(dim=0) - known + linear + far * square
+            second = (((proba * slope * slope).sum(dim=-1) - mean * mean) * self.share_NP).sum(dim=0) + square
+            far = (far - first / second.clamp_min(TINY)).clamp(0.05, 20.0)
+        return far
+
+
+def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return (a * b).sum(dim=(1, 2))
 
 
 def fit_heads(
@@ -104,94 +186,46 @@ def fit_heads(
     l2 is 1 / C of scikit-learn's LogisticRegression. `rows_NK` and `variance_K` are from `principal_axes`;
     rows of weight 0 have no part in a problem. `start` is a solution nearby.
     """
-    num_rows, num_axes = rows_NK.shape
-    num_problems = len(l2_P)
-    present_PC = np.stack([weight_PN[:, label_N == c].sum(axis=1) > 0 for c in range(num_classes)], axis=1)
-    dtype = torch.float32 if tolerance >= ROUGH else torch.float64
+    classes, target_N = np.unique(label_N, return_inverse=True)
+    present_PC = np.stack([weight_PN[:, target_N == c].sum(axis=1) > 0 for c in range(len(classes))], axis=1)
 
-    def tensor(array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(device=device, dtype=dtype)
+    def problems(dtype: torch.dtype) -> _Problems:
+        data = (rows_NK, target_N, weight_PN, l2_P, variance_K, present_PC)
+        return _Problems(*data, dtype=dtype, device=device)
 
-    rows = tensor(np.concatenate([rows_NK, np.ones((num_rows, 1))], axis=1))
-    share_NP = tensor((weight_PN / weight_PN.sum(axis=1, keepdims=True)).T.copy())
-    target_N = torch.from_numpy(label_N.astype(np.int64)).to(device)
-    absent_PC = tensor(np.where(present_PC, 0.0, -np.inf))
-    mean_l2_P = l2_P / weight_PN.sum(axis=1)  # the loss is a mean in here
-    penalty_PJ = tensor(np.repeat(mean_l2_P[:, None], num_axes + 1, axis=1))
-    penalty_PJ[:, -1] = 0
-    curvature_PJ = penalty_PJ + CURVATURE * tensor(np.append(variance_K, 1.0))
-    every_row = torch.arange(num_rows, device=device)
-    shape = (num_problems, num_axes + 1, num_classes)
-
-    def apply(weight_PJC: torch.Tensor) -> torch.Tensor:
-        return (rows @ weight_PJC.permute(1, 0, 2).reshape(num_axes + 1, -1)).view(num_rows, num_problems, num_classes)
-
-    def gather(values_NPC: torch.Tensor) -> torch.Tensor:
-        return (rows.T @ values_NPC.view(num_rows, -1)).view(num_axes + 1, num_problems, num_classes).permute(1, 0, 2)
-
-    def gradient(proba_NPC: torch.Tensor, weight_PJC: torch.Tensor) -> torch.Tensor:
-        residual = proba_NPC.clone()
-        residual[every_row, :, target_N] -= 1
-        return gather(residual * share_NP[:, :, None]) + penalty_PJ[:, :, None] * weight_PJC
-
-    def softmax(logits_NPC: torch.Tensor) -> torch.Tensor:
-        return torch.softmax(logits_NPC + absent_PC, dim=-1)
-
-    def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return (a * b).sum(dim=(1, 2))
-
-    def curved(proba: torch.Tensor, slope: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
-        """Return the second derivative along a direction, whose logits are `slope`."""
-        spread = proba * (slope - (proba * slope).sum(dim=-1, keepdim=True)) * share_NP[:, :, None]
-        return gather(spread) + penalty_PJ[:, :, None] * direction
-
-    def towards(proba: torch.Tensor, grad: torch.Tensor, open_P: torch.Tensor) -> torch.Tensor:
-        """Return about where Newton's step goes: conjugate gradients on -H step = grad, preconditioned."""
-        step, rest = torch.zeros_like(grad), -grad * open_P[:, None, None]
-        eased = rest / curvature_PJ[:, :, None]
-        direction, norm = eased, dot(rest, eased)
-        enough = norm * torch.clamp(norm.sqrt(), max=0.1) ** 2  # the nearer, the more exact: superlinear
-        for _ in range(MOST_INNER_STEPS):
-            active = norm > enough
-            if not active.any():
-                break
-            bent = curved(proba, apply(direction), direction)
-            far = torch.where(active, norm / dot(direction, bent).clamp_min(TINY), 0.0)[:, None, None]
-            step, rest = step + far * direction, rest - far * bent
-            eased = rest / curvature_PJ[:, :, None]
-            before, norm = norm, torch.where(active, dot(rest, eased), norm)
-            direction = eased + (norm / before.clamp_min(TINY))[:, None, None] * direction
-        return step
-
-    def along(logits: torch.Tensor, slope: torch.Tensor, weight: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
-        """Return how far to go (a number a problem): Newton's method on the line, whose function is convex."""
-        far = torch.ones(num_problems, dtype=dtype, device=device)
-        known = (slope[every_row, :, target_N] * share_NP).sum(dim=0)
-        linear, square = dot(penalty_PJ[:, :, None] * step, weight), dot(penalty_PJ[:, :, None] * step, step)
-        for _ in range(2):
-            proba = softmax(logits + far[:, None] * slope)
-            mean = (proba * slope).sum(dim=-1)
-            first = (mean * share_NP).sum(dim=0) - known + linear + far * square
-            second = (((proba * slope * slope).sum(dim=-1) - mean * mean) * share_NP).sum(dim=0) + square
-            far = (far - first / second.clamp_min(TINY)).clamp(0.05, 20.0)
-        return far
-
-    weight = torch.zeros(shape, dtype=dtype, device=device)
+    quick = problems(torch.float32)  # exact enough for the way to go, at half the time
+    exact = quick if tolerance >= ROUGH else problems(torch.float64)
+    dtype = exact.rows_NJ.dtype
+    weight = torch.zeros((len(l2_P), exact.rows_NJ.shape[1], len(classes)), dtype=dtype, device=device)
     if start is not None:
-        weight[:] = tensor(np.concatenate([start.weight_PKC, start.bias_PC[:, None]], axis=1))
-    logits = apply(weight)
+        known = np.concatenate([start.weight_PKC, start.bias_PC[:, None]], axis=1)[:, :, classes]
+        weight[:] = torch.from_numpy(np.where(present_PC[:, None], known, 0.0))
+    logits = exact.logits(weight)
     for _ in range(MOST_STEPS):
-        proba = softmax(logits)
-        grad = gradient(proba, weight)
-        open_P = dot(grad, grad / curvature_PJ[:, :, None]) > tolerance
+        proba = exact.proba(logits)
+        grad = exact.gradient(proba, weight)
+        open_P = _dot(grad, grad / exact.diagonal_PJ1) > tolerance
         if not open_P.any():
             break
-        step = towards(proba, grad, open_P)
-        slope = apply(step)
-        far = along(logits, slope, weight, step)[:, None]
+        size = grad.abs().amax(dim=(1, 2), keepdim=True).clamp_min(TINY)  # float32 has no room for small ones
+        step = quick.newton(proba.float(), (grad / size).float(), open_P).to(dtype) * size
+        slope = exact.logits(step)
+        far = exact.along(logits, slope, weight, step)[:, None]
         weight, logits = weight + far[:, :, None] * step, logits + far * slope
     found = weight.double().cpu().numpy()
-    return _with_absent_classes(found[:, :-1], found[:, -1], present_PC, (weight_PN > 0).sum(axis=1))
+    return _all_classes(found, present_PC, classes, num_classes, (weight_PN > 0).sum(axis=1))
+
+
+def _all_classes(
+    weight_PJC: np.ndarray, present_PC: np.ndarray, classes: np.ndarray, num_classes: int, num_rows_P: np.ndarray
+) -> Head:
+    """Give classes without a training row the mean logit of the others, less log n: finite, and always unlikely."""
+    share_PC = present_PC / present_PC.sum(axis=1, keepdims=True)
+    mean_PJ = np.einsum("pjc,pc->pj", weight_PJC, share_PC)
+    mean_PJ[:, -1] -= np.log1p(num_rows_P)
+    every = np.repeat(mean_PJ[:, :, None], num_classes, axis=2)
+    every[:, :, classes] = np.where(present_PC[:, None], weight_PJC, every[:, :, classes])
+    return Head(every[:, :-1], every[:, -1])
 
 
 def choose_l2(

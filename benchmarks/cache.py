@@ -1,0 +1,159 @@
+"""What the decode-once cache costs and saves: epochs cold, warm and without, and the time to a picture's pixels.
+
+    python benchmarks/cache.py --data DATA [--backbone tf_efficientnet_lite0 --img-size 128]
+
+An epoch is one fold's training over its share of the pictures. The cold one includes decoding all pictures
+that the fold reads in that epoch, training and held out. All three take turns, in rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from common import Results, data_of, parser, print_rows, settled, shown, spread
+
+from folds.images import read_image
+from folds.manifest import Manifest
+from pipeline.augment import AUGMENTATIONS
+from pipeline.config import RunConfig, TrainConfig
+from pipeline.device import Compute, compute_of
+from pipeline.feeding import Feeder
+from pipeline.fit import train_epochs
+from pipeline.model import build_model, check_backbone, preprocess_of
+from pipeline.pictures import PictureSource, open_pictures
+from pipeline.preprocess import Preprocess
+
+
+def opened(table: pd.DataFrame, preprocess: Preprocess, cache: str, folder: Path) -> PictureSource:
+    return open_pictures(
+        (table,), preprocess, cache=cache, cache_dir=str(folder), passes=9, device_room=None, say=lambda _: None
+    )
+
+
+def epoch_seconds(
+    config: RunConfig, manifest: Manifest, compute: Compute, preprocess: Preprocess, cache: str, folder: Path
+) -> float:
+    """Return the seconds of one training epoch, the filling of the cache included where it is empty."""
+    model = build_model(config.model.backbone, num_classes=manifest.num_classes, kwargs={}, weights=None)
+    model = model.to(device=compute.device, memory_format=compute.memory_format)  # type: ignore[call-overload]
+    start = time.perf_counter()
+    feeder = Feeder(config, opened(manifest.train, preprocess, cache, folder), compute)
+    train = manifest.train[np.arange(len(manifest.train)) % 5 > 0].reset_index(drop=True)
+    epochs = train_epochs(
+        model, feeder.train(train, seed_parts=(0, 0)), TrainConfig(epochs=1), preprocess, compute,
+        augment=feeder.device_augmentation, progress=lambda loader, **_: loader,
+    )  # fmt: skip
+    next(iter(epochs))
+    return time.perf_counter() - start
+
+
+def picture_times(manifest: Manifest, preprocess: Preprocess, folder: Path) -> dict[str, Any]:
+    """Return milliseconds a picture, on one core, to its pixels at the training size, and to augment them."""
+    table = manifest.train
+    full = Preprocess(**{**preprocess.to_dict(), "decode": "full"})
+    cached, off = opened(table, preprocess, "disk", folder).of(table), PictureSource(preprocess, "off").of(table)
+    whole, augment = PictureSource(full, "off").of(table), AUGMENTATIONS["default"]()
+    assert augment is not None
+    target = np.empty((preprocess.height, preprocess.width, 3), np.uint8)
+
+    def per_picture(pictures: Any) -> float:
+        start = time.perf_counter()
+        for index in range(len(table)):
+            target[:] = pictures[index]
+        return (time.perf_counter() - start) / len(table) * 1000
+
+    times: dict[str, list[float]] = {"full": [], "scaled": [], "cached": [], "augmentation": []}
+    for _ in range(5):
+        times["full"].append(per_picture(whole))
+        times["scaled"].append(per_picture(off))
+        times["cached"].append(per_picture(cached))
+        start = time.perf_counter()
+        for index in range(len(table)):
+            augment(cached[index], index)
+        times["augmentation"].append((time.perf_counter() - start) / len(table) * 1000)
+    ratio = [one / other for one, other in zip(times["cached"], times["scaled"], strict=True)]
+    difference = np.concatenate(
+        [np.abs(off[index].astype(int) - whole[index]).ravel() for index in range(0, len(table), 4)]
+    )
+    return {
+        "milliseconds": {name: spread(values, 4) for name, values in times.items()},
+        "cached_over_scaled": spread(ratio, 4),
+        "cached_over_full": spread([a / b for a, b in zip(times["cached"], times["full"], strict=True)], 4),
+        "scaled_minus_full": {
+            "mean": round(float(difference.mean()), 3),
+            "99th percentile": float(np.percentile(difference, 99)),
+            "most": int(difference.max()),
+            "decoded_at": list(read_image(table["path"][0], at_least=preprocess.stored_size).shape[1::-1]),
+            "of": list(read_image(table["path"][0]).shape[1::-1]),
+        },
+    }
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    config = settled(args, backbone=args.backbone, img_size=args.img_size, batch_size=32)
+    manifest, compute = data_of(args), compute_of(config.machine)
+    preprocess = preprocess_of(config.model, check_backbone(args.backbone))
+    torch.manual_seed(0)
+    cv2.setNumThreads(0)
+    seconds: dict[str, list[float]] = {"off": [], "cold": [], "warm": []}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        epoch_seconds(config, manifest, compute, preprocess, "off", folder)  # the files are in the page cache now
+        for _ in range(args.rounds):
+            seconds["off"].append(epoch_seconds(config, manifest, compute, preprocess, "off", folder))
+            shutil.rmtree(folder / "pictures", ignore_errors=True)
+            for way in ("cold", "warm"):
+                seconds[way].append(epoch_seconds(config, manifest, compute, preprocess, "disk", folder))
+        pictures = picture_times(manifest, preprocess, folder)
+    ratios = {
+        way: spread([one / off for one, off in zip(seconds[way], seconds["off"], strict=True)])
+        for way in ("cold", "warm")
+    }
+    return {
+        "epoch_seconds": {way: spread(values, 2) for way, values in seconds.items()},
+        "epoch_over_uncached": ratios,
+        "num_pictures": len(manifest.train),
+        **pictures,
+    }
+
+
+def main() -> None:
+    """Measure, unless the JSON file holds it, and print the table."""
+    cli = parser(__doc__, results="cache.json")
+    cli.add_argument("--backbone", default="tf_efficientnet_lite0")
+    cli.add_argument("--img-size", default="128")
+    cli.add_argument("--rounds", type=int, default=5)
+    args = cli.parse_args()
+    results = Results(args, device=settled(args).machine.device)
+    name = f"{args.backbone} at {args.img_size}"
+    if name not in results:
+        results.put(name, measure(args))
+    found = results[name]
+    over, off = found["epoch_over_uncached"], found["scaled_minus_full"]
+    print_rows(
+        f"{name}, {found['num_pictures']} pictures",
+        [
+            ("epoch with an empty cache / without cache", shown(over["cold"])),
+            ("epoch with a full cache / without cache", shown(over["warm"])),
+            *((f"a picture, {way}, ms on one core", shown(value)) for way, value in found["milliseconds"].items()),
+            ("cached / decoded (scaled)", shown(found["cached_over_scaled"])),
+            ("cached / decoded (full)", shown(found["cached_over_full"])),
+            (
+                f"scaled decoding at {off['decoded_at']} of {off['of']}, less full",
+                f"mean {off['mean']}, 99th percentile {off['99th percentile']:g}, most {off['most']} of 255",
+            ),
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

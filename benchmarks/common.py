@@ -1,0 +1,133 @@
+"""What the benchmarks share: one JSON file each, with machine and versions, and tables of ratios."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from folds.config import DataConfig
+from folds.files import write_bytes
+from folds.load import load_data
+from folds.manifest import Manifest
+from pipeline.backends import timm
+from pipeline.config import RunConfig
+from pipeline.device import resolve_machine
+from pipeline.environment import describe_environment
+from pipeline.settings import make_config, replace
+
+__all__ = ["Results", "data_of", "parser", "run_cv", "settled", "spread", "write_weights"]
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def parser(doc: str | None, *, results: str) -> argparse.ArgumentParser:
+    """Return a parser with the flags that every benchmark has."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--data", default="demo", help="a data set as run_cv.py takes it")
+    made.add_argument("--device", default="auto")
+    made.add_argument("--json", type=Path, default=ROOT / "benchmarks" / results)
+    made.add_argument("--fresh", action="store_true", help="measure again what the JSON file holds")
+    return made
+
+
+class Results:
+    """A JSON file of named measurements; what it holds is not measured again, so a stopped run goes on."""
+
+    def __init__(self, args: argparse.Namespace, *, device: str) -> None:
+        self.file: Path = args.json
+        self.machine = device
+        environment = describe_environment()
+        self.where = {
+            "processor": environment["processor"],
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "gpus": environment["gpus"] if device.startswith("cuda") else [],
+            "cuda": environment["cuda"],
+            "packages": environment["packages"],
+            "python": environment["python"],
+        }
+        self.all: dict[str, Any] = json.loads(self.file.read_text()) if self.file.is_file() and not args.fresh else {}
+
+    def __contains__(self, name: str) -> bool:
+        return self._key(name) in self.all
+
+    def __getitem__(self, name: str) -> Any:
+        return self.all[self._key(name)]["result"]
+
+    def put(self, name: str, result: Any) -> None:
+        """Keep a measurement, with its date, machine and versions."""
+        today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+        self.all[self._key(name)] = {"date": today, "machine": self.where, "result": result}
+        write_bytes(self.file, json.dumps(self.all, indent=1) + "\n")
+
+    def _key(self, name: str) -> str:
+        gpus = self.where["gpus"]
+        return f"{name}, {gpus[0] if gpus else str(self.where['cores']) + ' cores'}"
+
+
+def spread(values: Sequence[float], digits: int = 3) -> dict[str, Any]:
+    """Return median, least, most and n of repeated measurements."""
+    kept = [round(float(one), digits) for one in values]
+    return {"median": round(statistics.median(kept), digits), "least": min(kept), "most": max(kept), "n": len(kept)}
+
+
+def shown(value: dict[str, Any]) -> str:
+    """Return a spread as text."""
+    return f"{value['median']:g} ({value['least']:g} to {value['most']:g}, n = {value['n']})"
+
+
+def print_rows(title: str, rows: Iterable[tuple[str, ...]]) -> None:
+    """Print a small table."""
+    table = [tuple(map(str, row)) for row in rows]
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    print(title)
+    for row in table:
+        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def settled(args: argparse.Namespace, **settings: Any) -> RunConfig:
+    """Return a run's settings with the machine's decided, as run_cv.py decides them."""
+    config = make_config(data=args.data, device=args.device, **settings)
+    batch = config.infer.validation_batch_size or 64
+    return replace(config, validation_batch_size=batch, **resolve_machine(config.machine))
+
+
+def data_of(args: argparse.Namespace) -> Manifest:
+    """Return the data set, every picture hashed."""
+    return load_data(DataConfig(data=args.data), lambda _: None)[0]
+
+
+def write_weights(backbone: str, file: Path) -> Path:
+    """Write random weights for --weights, so that no hub is asked and every run starts alike."""
+    torch.manual_seed(0)
+    torch.save(timm.create_model(backbone, pretrained=False).state_dict(), file)
+    return file
+
+
+def run_cv(*argv: object, env: dict[str, str] | None = None) -> str:
+    """Run run_cv.py to its end in a process of its own and return what it said."""
+    command = [sys.executable, str(ROOT / "run_cv.py"), *map(str, argv)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | (env or {}), check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{done.stderr or done.stdout}")
+    return done.stdout
+
+
+def equal_tables(one: Path, other: Path) -> bool:
+    """Return whether the logits of two run folders are equal to the bit."""
+    import pandas as pd
+
+    names = [name for name in ("oof.parquet", "test.parquet") if (one / name).is_file()]
+    return all(pd.read_parquet(one / name).equals(pd.read_parquet(other / name)) for name in names) and bool(
+        np.size(names)
+    )

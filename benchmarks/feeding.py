@@ -1,0 +1,225 @@
+"""Training steps fed by the pipeline, beside the same steps on one resident batch (the ceiling) and timm's loader.
+
+    python benchmarks/feeding.py --data DATA [--backbone tf_efficientnet_lite0 --img-size 128 --batch-size 32]
+
+All ways take turns in one process, in rounds; a ratio is of two neighbours in one round. timm's loader
+decodes with Pillow every epoch and augments as its own recipe does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import PIL.Image
+import torch
+from common import Results, data_of, parser, print_rows, settled, shown, spread
+from tqdm import tqdm
+
+from folds.manifest import Manifest
+from pipeline.backends import timm
+from pipeline.config import RunConfig, TrainConfig
+from pipeline.device import Compute, compute_of, free_memory
+from pipeline.feeding import Feeder
+from pipeline.fit import train_epochs
+from pipeline.model import build_model, check_backbone, preprocess_of
+from pipeline.pictures import open_pictures
+from pipeline.preprocess import Preprocess
+
+
+class Steps:
+    """So many batches of a loader, epoch after epoch, without starting it anew."""
+
+    def __init__(self, loader: Any, num: int) -> None:
+        self.num = num
+        self.batches = self._forever(loader)
+
+    @staticmethod
+    def _forever(loader: Any) -> Iterator[Any]:
+        while True:
+            yield from loader
+
+    def __len__(self) -> int:
+        return self.num
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.islice(self.batches, self.num)
+
+
+class Resident:
+    """One batch, over and over."""
+
+    def __init__(self, batch: Any) -> None:
+        self.batch = batch
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.repeat(self.batch)
+
+
+class PillowData(torch.utils.data.Dataset[Any]):
+    """Files as timm's own data set reads them."""
+
+    def __init__(self, paths: list[str], labels: list[int]) -> None:
+        self.paths, self.labels, self.transform = paths, labels, None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Any:
+        picture = PIL.Image.open(self.paths[index]).convert("RGB")
+        return self.transform(picture), self.labels[index]  # type: ignore[misc]
+
+
+def timm_loader(manifest: Manifest, preprocess: Preprocess, config: RunConfig, *, workers: int, cuda: bool) -> Any:
+    """Return timm's training loader; it normalises on the device by itself where that is CUDA."""
+    data = PillowData(manifest.train["path"].tolist(), manifest.train["label"].tolist())
+    return timm.data.create_loader(
+        data,
+        input_size=(3, preprocess.height, preprocess.width),
+        batch_size=config.train.batch_size,
+        is_training=True,
+        use_prefetcher=cuda,
+        mean=preprocess.mean,
+        std=preprocess.std,
+        num_workers=workers,
+        scale=(0.8, 1.0),
+        color_jitter=0.2,
+        auto_augment=None,
+        interpolation="bilinear",
+        persistent_workers=workers > 0,
+    )
+
+
+def step_rate(
+    model: torch.nn.Module, steps: Any, preprocess: Any, compute: Compute, augment: Callable[..., Any] | None = None
+) -> float:
+    """Return images a second of one epoch over the steps."""
+    once = TrainConfig(epochs=1, lr=1e-6)
+    epochs = train_epochs(model, steps, once, preprocess, compute, augment=augment, progress=lambda loader, **_: loader)
+    epoch = next(iter(epochs))
+    if compute.is_cuda:
+        torch.cuda.synchronize()
+    return epoch.images / epoch.seconds
+
+
+class AsTheyCome:
+    """Stands in for the preprocessing where a loader hands over float pictures already."""
+
+    def standardise(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels
+
+
+class Reordered:
+    """timm's loader, in the order of axes that the step takes."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[Any]:
+        for images, labels in self.loader:
+            yield images.permute(0, 2, 3, 1), labels
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Return images a second of every way, and ratios to the resident batch."""
+    config = settled(args, backbone=args.backbone, img_size=args.img_size, batch_size=args.batch_size)
+    manifest, compute = data_of(args), compute_of(config.machine)
+    preprocess = preprocess_of(config.model, check_backbone(args.backbone))
+    torch.manual_seed(0)
+    model: Any = build_model(args.backbone, num_classes=manifest.num_classes, kwargs={}, weights=None)
+    model = model.to(device=compute.device, memory_format=compute.memory_format)
+    shape = (args.batch_size, preprocess.height, preprocess.width, 3)
+    batch = (
+        torch.randint(0, 255, shape, dtype=torch.uint8, device=compute.device),
+        torch.zeros(args.batch_size, dtype=torch.long, device=compute.device),
+    )
+    workers = config.machine.workers or 0
+    ways: dict[str, Callable[[], float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+
+        def add(name: str, loader: Any, augment: Any = None, how: Any = preprocess) -> None:
+            steps = Steps(loader, args.steps)
+            ways[name] = lambda: step_rate(model, steps, how, compute, augment)
+
+        def feeder(cache: str, augment_on: str) -> Feeder:
+            source = open_pictures(
+                (manifest.train,), preprocess, cache=cache, cache_dir=folder, passes=9,
+                device_room=free_memory(compute.device), say=lambda _: None,
+            )  # fmt: skip
+            here = settled(
+                args, backbone=args.backbone, img_size=args.img_size, batch_size=args.batch_size,
+                augment_on=augment_on, workers=workers,
+            )  # fmt: skip
+            return Feeder(here, source, compute)
+
+        table, seed_parts = manifest.train, (0, 0)
+        add("resident batch", Resident(batch))
+        on_cpu = feeder("disk", "cpu")
+        add("pipeline, cache on disk", on_cpu.train(table, seed_parts=seed_parts))
+        if compute.is_cuda:
+            on_disk, on_device = feeder("disk", "device"), feeder("device", "device")
+            add(
+                "pipeline, disk, augmented on the device",
+                on_disk.train(table, seed_parts=seed_parts),
+                on_disk.device_augmentation,
+            )
+            add(
+                "pipeline, cache and augmentation on the device",
+                on_device.train(table, seed_parts=seed_parts),
+                on_device.device_augmentation,
+            )
+        add("pipeline without cache", feeder("off", "cpu").train(table, seed_parts=seed_parts))
+        for num in {workers, 0 if compute.is_cuda else 1}:
+            loader = Reordered(timm_loader(manifest, preprocess, config, workers=num, cuda=compute.is_cuda))
+            add(f"timm's loader, {num} workers", loader, how=AsTheyCome())
+        step_rate(model, Steps(Resident(batch), 3), preprocess, compute)  # warm
+        rates: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in tqdm(range(args.rounds), desc=f"{args.backbone} at {args.img_size}", disable=None):
+            for name, way in ways.items():
+                rates[name].append(way())
+    ceiling = rates["resident batch"]
+    return {
+        "images_per_s": {name: spread(values, 1) for name, values in rates.items()},
+        "share_of_ceiling": {
+            name: spread([one / top for one, top in zip(values, ceiling, strict=True)])
+            for name, values in rates.items()
+        },
+        "workers": workers,
+        "threads": config.machine.threads,
+        "steps": args.steps,
+        "batch_size": args.batch_size,
+        "amp_dtype": str(compute.amp_dtype),
+    }
+
+
+def main() -> None:
+    """Measure one backbone at one size, unless the JSON file holds it, and print the table."""
+    cli = parser(__doc__, results="feeding.json")
+    cli.add_argument("--backbone", default="tf_efficientnet_lite0")
+    cli.add_argument("--img-size", default="128")
+    cli.add_argument("--batch-size", type=int, default=32)
+    cli.add_argument("--steps", type=int, default=14)
+    cli.add_argument("--rounds", type=int, default=7)
+    args = cli.parse_args()
+    start = time.perf_counter()
+    results = Results(args, device=settled(args).machine.device)
+    name = f"{args.backbone} at {args.img_size}, batch {args.batch_size}"
+    if name not in results:
+        results.put(name, measure(args))
+    found = results[name]
+    print_rows(
+        f"{name}, {found['threads']} threads, {found['workers']} workers ({time.perf_counter() - start:.0f} s)",
+        [("fed by", "images a second", "share of the ceiling")]
+        + [
+            (way, shown(found["images_per_s"][way]), shown(found["share_of_ceiling"][way]))
+            for way in found["images_per_s"]
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

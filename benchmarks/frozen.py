@@ -1,0 +1,144 @@
+"""A frozen-backbone cross-validation beside one inference pass, and its logits beside the naive loop's.
+
+    python benchmarks/frozen.py --data DATA [--backbone tf_efficientnet_lite0 --img-size 168x224 --rounds 5]
+
+The pass reads, decodes and infers every training and test picture once, batch by batch, as the
+cross-validation does; nothing is kept between rounds. Both times begin when data and weights are loaded.
+The naive loop passes each fold's pictures through the backbone again and fits scikit-learn's head.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from common import Results, parser, print_rows, run_cv, settled, shown, spread
+from sklearn.linear_model import LogisticRegression
+
+from pipeline.cv import job_of
+from pipeline.features import Backbone, Features
+from pipeline.fold import FoldJob
+from pipeline.frozen import run_heads
+from pipeline.prepare import Prepared, prepare
+from pipeline.store import Run
+
+
+def one_pass(job: FoldJob) -> float:
+    """Return the seconds to take the features of all pictures once."""
+    start = time.perf_counter()
+    features = Features(job, Backbone(job))
+    for table in (job.manifest.train, job.manifest.test):
+        if table is not None:
+            features.of(table, "identity")
+    return time.perf_counter() - start
+
+
+def naive_difference(job: FoldJob, run: Run, l2: list[float]) -> float:
+    """Return the largest difference of a centred logit from the naive loop's, over all folds and rows."""
+    train, test = job.manifest.train, job.manifest.test
+    label_N, most = train["label"].to_numpy(), 0.0
+    for fold, strength in enumerate(l2):
+        features = Features(job, Backbone(job))  # nothing is kept: every picture passes again
+        train_ND = features.of(train, "identity").astype(np.float64)
+        held = job.fold_RN[0] == fold
+        scale = np.sqrt(((train_ND - train_ND.mean(axis=0)) ** 2).sum(axis=1).mean())
+        head = LogisticRegression(C=1 / strength, max_iter=50_000, tol=1e-10)
+        head.fit(train_ND[~held] / scale, label_N[~held])
+        pairs = [(train_ND[held], run.oof.set_index("image_id").loc[train["image_id"][held]])]
+        if test is not None:
+            pairs.append((features.of(test, "identity").astype(np.float64), run.test_fold(fold)))
+        for found, table in pairs:
+            theirs, ours = head.decision_function(found / scale), run.logits(table)[:, head.classes_]
+            gap = (theirs - theirs.mean(axis=1, keepdims=True)) - (ours - ours.mean(axis=1, keepdims=True))
+            most = max(most, float(np.abs(gap).max()))
+    return most
+
+
+def fresh_job(run: Prepared, folder: Path) -> FoldJob:
+    return job_of(run, folder, run.fold_RN, run_key={}, environment={}, say=lambda _: None)
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    config = settled(
+        args, backbone=args.backbone, img_size=args.img_size, finetune="head", folds=5, cache="off", name="frozen"
+    )
+    passes, wholes = [], []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepared = prepare(config, lambda _: None)
+        one_pass(fresh_job(prepared, folder))  # the files are in the page cache now
+        for _ in range(args.rounds):
+            passes.append(one_pass(fresh_job(prepared, folder)))
+            start = time.perf_counter()
+            run_heads(fresh_job(prepared, folder), range(5))
+            wholes.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        flags = ["--data", args.data, "--device", config.machine.device, "--backbone", args.backbone]
+        run_cv(
+            *flags,
+            "--img-size",
+            args.img_size,
+            "--finetune",
+            "head",
+            "--cache",
+            "off",
+            "--output",
+            folder,
+            "--name",
+            "run",
+        )
+        seconds = time.perf_counter() - start
+        run = Run(folder / "run")
+        job = dataclasses.replace(fresh_job(prepared, folder), folder=folder)
+        pd.testing.assert_frame_equal(
+            run.oof[["image_id", "fold"]], pd.read_csv(run.path / "folds.csv", dtype={"image_id": str})
+            .sort_values("image_id", ignore_index=True)[["image_id", "fold"]], check_dtype=False,
+        )  # fmt: skip
+        difference = naive_difference(job, run, [fold["l2"] for fold in run.info["folds"]])
+        headline = run.report["headline"]
+    return {
+        "pass_seconds": spread(passes, 2),
+        "cv_seconds": spread(wholes, 2),
+        "cv_over_pass": spread([one / other for one, other in zip(wholes, passes, strict=True)]),
+        "command_seconds": round(seconds, 1),
+        "largest_logit_difference": difference,
+        "f1": {name: round(float(value), 4) for name, value in headline.items() if name in ("value", "low", "high")},
+        "num_pictures": len(prepared.manifest.train),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def main() -> None:
+    """Measure, unless the JSON file holds it, and print the table."""
+    cli = parser(__doc__, results="frozen.json")
+    cli.add_argument("--backbone", default="tf_efficientnet_lite0")
+    cli.add_argument("--img-size", default="168x224")
+    cli.add_argument("--rounds", type=int, default=5)
+    args = cli.parse_args()
+    results = Results(args, device=settled(args).machine.device)
+    name = f"{args.backbone} at {args.img_size}, {Path(args.data).name}"
+    if name not in results:
+        results.put(name, measure(args))
+    found = results[name]
+    print_rows(
+        f"{name}, {found['num_pictures']} training pictures, 5 folds, {found['threads']} threads",
+        [
+            ("one inference pass, s", shown(found["pass_seconds"])),
+            ("frozen cross-validation, s", shown(found["cv_seconds"])),
+            ("ratio", shown(found["cv_over_pass"])),
+            ("whole command, imports and report included, s", str(found["command_seconds"])),
+            ("largest logit difference from the naive loop", f"{found['largest_logit_difference']:.1e}"),
+            ("OOF macro F1", "{value} [{low}, {high}]".format(**found["f1"])),
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
