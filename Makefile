@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test slow lint clean
+.PHONY: help setup demo test slow lint bench bench-gpu clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -35,6 +35,20 @@ test: lint
 # make slow: the tests that take minutes
 slow: $(READY)
 	$(BIN)/pytest -m slow
+
+# make bench: the benchmarks of this machine's CPU, about half an hour (DATA=FOLDER for other pictures than the
+# demo set's, FRESH=--fresh to measure again what benchmarks/*.json hold)
+DATA ?= demo
+bench: $(READY)
+	$(BIN)/python benchmarks/feeding.py --device cpu --data $(DATA) $(FRESH)
+	$(BIN)/python benchmarks/cache.py --device cpu --data $(DATA) $(FRESH)
+	$(BIN)/python benchmarks/frozen.py --device cpu --data $(DATA) $(FRESH)
+	$(BIN)/python benchmarks/parallel.py --device cpu --data $(DATA) $(FRESH)
+	$(BIN)/python benchmarks/memory.py $(FRESH)
+
+# make bench-gpu: those that want a GPU; FLAGS="--brief --device cpu" only shows that they run
+bench-gpu: $(READY)
+	$(BIN)/python benchmarks/gpu.py --data $(DATA) $(FRESH) $(FLAGS)
 
 # make clean: removes the environment; runs in outputs/ stay
 clean:

@@ -49,6 +49,7 @@ class Results:
         self.machine = device
         environment = describe_environment()
         self.where = {
+            "data": Path(args.data).name,
             "processor": environment["processor"],
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "gpus": environment["gpus"] if device.startswith("cuda") else [],

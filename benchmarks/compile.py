@@ -1,0 +1,75 @@
+"""What torch.compile costs and saves: seconds to compile, milliseconds a step, and the steps until it pays.
+
+python benchmarks/compile.py [--backbone efficientnet_b3 --img-size 288 --batch-size 64]
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from typing import Any
+
+import torch
+from common import Results, parser, print_rows, settled, shown, spread
+
+from pipeline.backends import timm
+from pipeline.config import TrainConfig
+from pipeline.device import compute_of
+from pipeline.fit import train_epochs
+from pipeline.model import check_backbone, preprocess_of
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    config = settled(args, backbone=args.backbone, img_size=args.img_size, batch_size=args.batch_size)
+    compute = compute_of(config.machine)
+    preprocess = preprocess_of(config.model, check_backbone(args.backbone))
+    shape = (args.batch_size, preprocess.height, preprocess.width, 3)
+    batch = (
+        torch.randint(0, 255, shape, dtype=torch.uint8, device=compute.device),
+        torch.zeros(args.batch_size, dtype=torch.long, device=compute.device),
+    )
+    times: dict[str, list[float]] = {}
+    first: dict[str, float] = {}
+    for way in ("eager", "compiled"):
+        model = timm.create_model(args.backbone, num_classes=18).to(
+            device=compute.device, memory_format=compute.memory_format
+        )
+        here = dataclasses.replace(compute, compile=way == "compiled")
+        once = TrainConfig(epochs=args.rounds + 1, lr=1e-6)
+        epochs = train_epochs(model, [batch] * args.steps, once, preprocess, here, progress=lambda loader, **_: loader)
+        start = time.perf_counter()
+        next(epochs)
+        first[way] = time.perf_counter() - start
+        times[way] = [epoch.seconds / args.steps * 1000 for epoch in epochs]
+    saved = sum(times["eager"]) / args.rounds - sum(times["compiled"]) / args.rounds
+    cost = first["compiled"] - args.steps * sum(times["compiled"]) / args.rounds / 1000
+    return {
+        "milliseconds_a_step": {way: spread(values, 2) for way, values in times.items()},
+        "seconds_to_compile": round(cost, 1),
+        "steps_until_it_pays": round(cost * 1000 / saved) if saved > 0 else None,
+    }
+
+
+def main() -> None:
+    """Measure, unless the JSON file holds it, and print the table."""
+    cli = parser(__doc__, results="compile.json")
+    cli.add_argument("--backbone", default="efficientnet_b3")
+    cli.add_argument("--img-size", default="288")
+    cli.add_argument("--batch-size", type=int, default=64)
+    cli.add_argument("--steps", type=int, default=50)
+    cli.add_argument("--rounds", type=int, default=5)
+    args = cli.parse_args()
+    results = Results(args, device=settled(args).machine.device)
+    name = f"{args.backbone} at {args.img_size}, batch {args.batch_size}"
+    if name not in results:
+        results.put(name, measure(args))
+    found = results[name]
+    rows = [(f"{way}, ms a step", shown(value)) for way, value in found["milliseconds_a_step"].items()]
+    rows.append(("seconds to compile", found["seconds_to_compile"]))
+    rows.append(("steps until it pays", found["steps_until_it_pays"] or "never"))
+    print_rows(name, rows)
+
+
+if __name__ == "__main__":
+    main()

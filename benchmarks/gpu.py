@@ -1,0 +1,52 @@
+"""The benchmarks that want a GPU, one after the other.
+
+python benchmarks/gpu.py --data DATA            # on the first CUDA device
+python benchmarks/gpu.py --brief --device cpu   # a step or two each: shows that they run, measures nothing
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from common import parser
+
+LARGE = ("--backbone", "efficientnet_b3", "--img-size", "288", "--batch-size", "64")
+HARD = ("--backbone", "resnet18", "--img-size", "224", "--batch-size", "256")  # small model, fast card
+STEPS = ("--steps", "60", "--pictures", "20000")
+PLAN = (
+    ("feeding", LARGE, STEPS),
+    ("feeding", HARD, STEPS),
+    ("compile", LARGE, ()),
+    ("compile", HARD, ()),
+    ("parallel", HARD, ("--epochs", "20")),
+)
+BRIEF = {
+    "feeding": ("--batch-size", "2", "--steps", "1", "--rounds", "1"),
+    "compile": ("--batch-size", "2", "--steps", "1", "--rounds", "1"),
+    "parallel": ("--batch-size", "16", "--img-size", "32", "--epochs", "1", "--rounds", "1"),
+}
+
+
+def main() -> int:
+    """Run all of them, each with its own JSON file, and return the first exit code that is not 0."""
+    cli = parser(__doc__, results="")
+    cli.set_defaults(device="cuda")
+    cli.add_argument("--brief", action="store_true")
+    args = cli.parse_args()
+    here = Path(__file__).resolve().parent
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, flags, more in PLAN:
+            command = [sys.executable, str(here / f"{name}.py"), "--data", args.data, "--device", args.device, *flags]
+            command += BRIEF[name] if args.brief else more
+            command += ["--json", f"{scratch if args.brief else here}/{name}.json"]
+            code = subprocess.run([*command, *(["--fresh"] if args.fresh else [])], check=False).returncode
+            if code:
+                return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

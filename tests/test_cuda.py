@@ -1,0 +1,75 @@
+"""What only a GPU can show; skipped without one."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import TINY
+
+from pipeline.augment import device_augmentation
+from pipeline.backends import timm
+from pipeline.config import MachineConfig, TrainConfig
+from pipeline.device import compute_of, resolve_machine
+from pipeline.fit import train_epochs
+from pipeline.preprocess import Preprocess
+from pipeline.store import Run
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+PREPROCESS = Preprocess(width=64, height=64, mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+def compute(**changes):
+    return compute_of(MachineConfig(**{**resolve_machine(MachineConfig(device="cuda")), "compile": "off", **changes}))
+
+
+def batches(num, size=16):
+    rng = torch.Generator().manual_seed(0)
+    shape = (size, 64, 64, 3)
+    return [
+        (
+            torch.randint(0, 255, shape, generator=rng, dtype=torch.uint8).pin_memory(),
+            torch.arange(size).pin_memory() % 4,
+        )
+        for _ in range(num)
+    ]
+
+
+@pytest.mark.parametrize("amp_dtype", ["bfloat16", "float16"])
+def test_no_step_waits_for_the_gpu(amp_dtype):
+    """PyTorch raises in this mode on whatever would stall the queue."""
+
+    def strict(loader, **_):
+        for number, batch in enumerate(loader):
+            if number == 3:  # the first steps allocate and choose kernels
+                torch.cuda.set_sync_debug_mode("error")
+            yield batch
+        torch.cuda.set_sync_debug_mode("default")
+
+    here = compute(amp_dtype=amp_dtype)
+    model = timm.create_model("test_efficientnet", num_classes=4).to(here.device, memory_format=here.memory_format)
+    augment = device_augmentation("default", width=64, height=64)
+    config = TrainConfig(epochs=2, clip_grad=1.0, model_ema=True)
+    try:
+        epochs = list(train_epochs(model, batches(8), config, PREPROCESS, here, augment=augment, progress=strict))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(np.isfinite(epoch.train_loss) for epoch in epochs)
+
+
+def test_batches_arrive_whole_and_in_order():
+    sent = batches(20, size=64)
+    for (images, labels), (there, their_labels) in zip(sent, compute().feed(iter(sent)), strict=True):
+        assert there.is_cuda
+        torch.cuda._sleep(1_000_000)  # the copies run ahead of this
+        assert torch.equal(images, there.cpu())
+        assert torch.equal(labels, their_labels.cpu())
+
+
+@pytest.mark.parametrize("flags", [[], ["--cache", "disk"], ["--parallel-folds", "2"], ["--finetune", "head"]])
+def test_a_run(tiny_layout, tmp_path, cv_command, flags):
+    base = ["--data", tiny_layout, "--output", tmp_path, "--backbone", "test_efficientnet", "--device", "cuda", *TINY]
+    for name in ("one", "two"):
+        done = cv_command(*base, "--name", name, *flags)
+        assert done.code == 0, done.err
+    assert np.isfinite(Run(tmp_path / "one").logits(Run(tmp_path / "one").oof)).all()
+    pd.testing.assert_frame_equal(Run(tmp_path / "one").oof, Run(tmp_path / "two").oof, atol=0.05)
