@@ -16,7 +16,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # before the import: it 
 
 import albumentations
 
-__all__ = ["AUGMENTATIONS", "Augmentation", "DeviceAugmentation", "device_augmentation"]
+__all__ = ["AUGMENTATIONS", "RECIPES", "Augmentation", "DeviceAugmentation", "device_augmentation"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,10 +17,11 @@ from tqdm import tqdm
 from folds.demo import cache_folder
 from folds.errors import UserError
 from folds.images import boxes_of, picture_key
-from pipeline.augment import albumentations
+from pipeline.augment import RECIPES, albumentations
 from pipeline.cache import Store
 from pipeline.fold import FoldJob
 from pipeline.model import build_model
+from pipeline.pictures import PICTURES_VERSION
 from pipeline.seeding import derive_seed
 from tta.views import VIEWS
 
@@ -80,6 +81,7 @@ class Features:
                 "backbone": job.config.model.backbone,
                 "kwargs": {key: str(value) for key, value in job.model_kwargs.items()},
                 "weights": backbone.fingerprint,
+                "pictures": PICTURES_VERSION,
                 "preprocess": job.preprocess.to_dict(),
                 "batch_size": self.batch_size,
                 "device": torch.cuda.get_device_name(job.compute.device) if job.compute.is_cuda else "cpu",
@@ -96,7 +98,7 @@ class Features:
         if self.store is None:
             return np.concatenate([*self._compute(table, view, copy)])
         train = self.job.config.train
-        what = view if copy is None else f"augment {train.augment} {train.seed} {copy}"
+        what = view if copy is None else f"augment {RECIPES[train.augment]} {train.seed} {copy}"
         keys = []
         for image, content, box in zip(table["image_id"], table["content"], boxes_of(table), strict=True):
             own = f"{what} {image}" if copy is not None else what  # augmentation is drawn by name

@@ -28,6 +28,7 @@ __all__ = ["PictureSource", "Pictures", "Room", "choose_cache", "open_pictures",
 GB = 10**9
 DEVICE_SHARE = 0.4  # of the free memory: the rest is the model's
 DISK_SPARE = GB
+PICTURES_VERSION = 1  # to be raised when decoding or resizing changes
 
 
 class Pictures(Protocol):
@@ -130,8 +131,9 @@ def _free_ram() -> int:
 
 
 def _free_disk(folder: Path) -> int:
+    """Return the free bytes where a folder lies or would be made; none where it may not be written."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(there).free if os.access(there, os.W_OK) else 0
 
 
 def pictures_folder(cache_dir: str | None) -> Path:
@@ -163,7 +165,7 @@ def open_pictures(
     first = {key: index for index, key in reversed([*enumerate(keys)])}
     unique = sorted(first, key=first.__getitem__)
     width, height = preprocess.stored_size
-    policy = {"pictures": 1, "decode": preprocess.decode, "opencv": cv2.__version__}
+    policy = {"pictures": PICTURES_VERSION, "decode": preprocess.decode, "opencv": cv2.__version__}
     store = Store.at(pictures_folder(cache_dir), (height, width, 3), "uint8", policy)
     num_missing = 0 if cache == "off" else len(store.missing(unique))
     room = Room(_free_disk(store.folder), _free_ram(), device_room)

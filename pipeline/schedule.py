@@ -152,7 +152,7 @@ class _Board:
     def stop(self) -> None:
         """Begin no further fold, and end what still runs."""
         self.stopped.set()
-        for child in self.children:
+        for child in [*self.children]:
             child.end(now=True)
 
 

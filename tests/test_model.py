@@ -1,5 +1,6 @@
 """Weights, preprocessing, schedules and views: known answers."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -11,9 +12,9 @@ import torch
 from folds.errors import UserError
 from pipeline.augment import AUGMENTATIONS
 from pipeline.backends import timm
-from pipeline.config import ModelConfig, TrainConfig
+from pipeline.config import MachineConfig, ModelConfig, TrainConfig
 from pipeline.dataset import ImageDataset, train_loader
-from pipeline.device import Compute
+from pipeline.device import Compute, compile_pays
 from pipeline.fit import train_epochs
 from pipeline.model import build_model, check_backbone, preprocess_of
 from pipeline.optim import build_optimizer, build_scheduler
@@ -159,6 +160,58 @@ def test_training_learns_dark_from_light(tmp_path):
     epochs = list(train_epochs(model, loader, TrainConfig(epochs=6, smoothing=0.0), preprocess, CPU))
     assert epochs[-1].train_loss < 0.5 * epochs[0].train_loss
     assert [epoch.images for epoch in epochs] == [24] * 6
+
+
+@pytest.mark.slow
+def test_compiled_steps_learn_the_same(tmp_path):
+    losses = {}
+    for compiled in (False, True):
+        loader, preprocess = toy_loader(tmp_path)
+        torch.manual_seed(0)
+        model = timm.create_model("test_efficientnet", num_classes=2)
+        here = dataclasses.replace(CPU, compile=compiled)
+        losses[compiled] = [one.train_loss for one in train_epochs(model, loader, TrainConfig(epochs=2), preprocess, here)]
+    assert losses[True] == pytest.approx(losses[False], abs=0.05)
+
+
+def test_a_batch_augmentation_is_drawn_anew_each_step_and_alike_each_time(tmp_path):
+    draws = []
+
+    def note(pixels, rng):
+        draws.append(rng.random())
+        return pixels
+
+    for seed in (0, 0, 1):
+        loader, preprocess = toy_loader(tmp_path)
+        model = timm.create_model("test_efficientnet", num_classes=2)
+        config = TrainConfig(epochs=2)
+        list(train_epochs(model, loader, config, preprocess, CPU, augment=note, seed_parts=(seed,)))
+    first, again, other = np.reshape(draws, (3, 6))
+    assert len({*first}) == 6
+    assert first.tolist() == again.tolist()
+    assert not {*first} & {*other}
+
+
+@pytest.mark.parametrize(
+    ("device", "wanted", "steps", "answer"),
+    [("cpu", "auto", 10**6, "off"), ("cpu", "on", 1, "on"), ("cuda", "auto", 10, "off"), ("cuda:1", "auto", 10**6, "on")],
+)
+def test_compiling_is_decided_by_the_steps_that_are_left(device, wanted, steps, answer):
+    assert compile_pays(MachineConfig(device=device, compile=wanted), steps) == answer
+
+
+def test_batches_are_made_ahead_and_errors_come_through():
+    def batches():
+        for number in range(3):
+            yield (torch.tensor([number]),)
+        raise UserError("broken")
+
+    feed = CPU.feed(batches())
+    assert next(feed)[0].item() == 0
+    assert next(feed)[0].item() == 1
+    assert next(feed)[0].item() == 2
+    with pytest.raises(UserError, match="broken"):
+        next(feed)
 
 
 def test_every_epoch_has_its_own_order(tmp_path):

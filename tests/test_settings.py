@@ -132,6 +132,12 @@ def test_wrong_flags_are_one_line(argv, words, cv_command):
     cv_command(*argv).assert_one_line_error(*words)
 
 
+def test_a_bare_off_in_yaml_is_off(tmp_path):
+    (tmp_path / "a.yaml").write_text("cache: off\ncompile: on\namp: off\n")
+    machine = read_config_file(tmp_path / "a.yaml").machine
+    assert (machine.cache, machine.compile, machine.amp) == ("off", "on", False)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -166,9 +172,14 @@ def test_size():
 
 def test_identity_is_what_decides_logits():
     config = make_config(epochs=3)
-    for same in ({"workers": 3}, {"name": "x"}, {"output": "y"}, {"metric": "accuracy"}, {"data": "/elsewhere"}):
+    same_logits = [{"workers": 3}, {"name": "x"}, {"output": "y"}, {"metric": "accuracy"}, {"data": "/elsewhere"}]
+    same_logits += [{"cache": "ram"}, {"cache_dir": "/elsewhere"}, {"parallel_folds": "3"}]
+    other_logits = [{"epochs": 4}, {"threads": 1}, {"validation_batch_size": 1}, {"split_seed": 1}, {"tta": "hflip"}]
+    other_logits += [{"decode": "full"}, {"crop_pct": 0.9}, {"augment_on": "device"}, {"compile": "on"}]
+    other_logits += [{"finetune": "head"}, {"head_l2": "1"}, {"feature_views": 1}]
+    for same in same_logits:
         assert identity_hash(replace(config, **same)) == identity_hash(config), same
-    for other in ({"epochs": 4}, {"threads": 1}, {"validation_batch_size": 1}, {"split_seed": 1}, {"tta": "hflip"}):
+    for other in other_logits:
         assert identity_hash(replace(config, **other)) != identity_hash(config), other
     assert changed_keys(flatten(config), replace(config, epochs=4, workers=1)) == "epochs 3 -> 4"
 
