@@ -73,7 +73,7 @@ class Results:
 
     def _key(self, name: str) -> str:
         gpus = self.where["gpus"]
-        return f"{name}, {gpus[0] if gpus else str(self.where['cores']) + ' cores'}"
+        return f"{name}, {self.where['data']}, {gpus[0] if gpus else str(self.where['cores']) + ' cores'}"
 
 
 def spread(values: Sequence[float], digits: int = 3) -> dict[str, Any]:

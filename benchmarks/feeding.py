@@ -48,6 +48,11 @@ class Steps:
     def __len__(self) -> int:
         return self.num
 
+    def drain(self, num: int) -> None:
+        """Take what workers have made in the meantime, so that what is timed is what they make in the time."""
+        for _ in range(num):
+            next(self.batches)
+
     def __iter__(self) -> Iterator[Any]:
         return itertools.islice(self.batches, self.num)
 
@@ -150,9 +155,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     ways: dict[str, Callable[[], float]] = {}
     with tempfile.TemporaryDirectory() as folder:
 
-        def add(name: str, loader: Any, augment: Any = None, how: Any = preprocess) -> None:
+        def add(name: str, loader: Any, augment: Any = None, how: Any = preprocess, ahead: int = 0) -> None:
             steps = Steps(loader, args.steps)
-            ways[name] = lambda: step_rate(model, steps, how, compute, augment)
+
+            def way() -> float:
+                steps.drain(2 * ahead)
+                return step_rate(model, steps, how, compute, augment)
+
+            ways[name] = way
 
         def feeder(cache: str, augment_on: str) -> Feeder:
             source = open_pictures(
@@ -168,23 +178,24 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         table, seed_parts = manifest.train, (0, 0)
         add("resident batch", Resident(batch))
         on_cpu = feeder("disk", "cpu")
-        add("pipeline, cache on disk", on_cpu.train(table, seed_parts=seed_parts))
+        add("pipeline, cache on disk", on_cpu.train(table, seed_parts=seed_parts), ahead=workers)
         if compute.is_cuda:
             on_disk, on_device = feeder("disk", "device"), feeder("device", "device")
             add(
                 "pipeline, disk, augmented on the device",
                 on_disk.train(table, seed_parts=seed_parts),
                 on_disk.device_augmentation,
+                ahead=workers,
             )
             add(
                 "pipeline, cache and augmentation on the device",
                 on_device.train(table, seed_parts=seed_parts),
                 on_device.device_augmentation,
             )
-        add("pipeline without cache", feeder("off", "cpu").train(table, seed_parts=seed_parts))
+        add("pipeline without cache", feeder("off", "cpu").train(table, seed_parts=seed_parts), ahead=workers)
         for num in {workers, 0 if compute.is_cuda else 1}:
             loader = Reordered(timm_loader(manifest, preprocess, config, workers=num, cuda=compute.is_cuda))
-            add(f"timm's loader, {num} workers", loader, how=AsTheyCome())
+            add(f"timm's loader, {num} workers", loader, how=AsTheyCome(), ahead=num)
         step_rate(model, Steps(Resident(batch), 3), preprocess, compute)  # warm
         rates: dict[str, list[float]] = {name: [] for name in ways}
         for _ in tqdm(range(args.rounds), desc=f"{args.backbone} at {args.img_size}", disable=None):

@@ -48,7 +48,7 @@ def naive_difference(job: FoldJob, run: Run, l2: list[float]) -> float:
         features = Features(job, Backbone(job))  # nothing is kept: every picture passes again
         train_ND = features.of(train, "identity").astype(np.float64)
         held = job.fold_RN[0] == fold
-        scale = np.sqrt(((train_ND - train_ND.mean(axis=0)) ** 2).sum(axis=1).mean())
+        scale = np.sqrt(train_ND[~held].var(axis=0).sum())
         head = LogisticRegression(C=1 / strength, max_iter=50_000, tol=1e-10)
         head.fit(train_ND[~held] / scale, label_N[~held])
         pairs = [(train_ND[held], run.oof.set_index("image_id").loc[train["image_id"][held]])]
@@ -123,7 +123,7 @@ def main() -> None:
     cli.add_argument("--rounds", type=int, default=5)
     args = cli.parse_args()
     results = Results(args, device=settled(args).machine.device)
-    name = f"{args.backbone} at {args.img_size}, {Path(args.data).name}"
+    name = f"{args.backbone} at {args.img_size}"
     if name not in results:
         results.put(name, measure(args))
     found = results[name]

@@ -73,15 +73,20 @@ def _read_bytes(path: str | Path) -> bytes:
         raise BadImage(f"{path}: {error.strerror}; {CURE}") from None
 
 
-def read_image(path: str | Path, box: Box | None = None, *, at_least: Size | None = None) -> np.ndarray:
+def read_image(
+    path: str | Path, box: Box | None = None, *, at_least: Size | None = None, content: str | None = None
+) -> np.ndarray:
     """Return the picture as RGB uint8, height x width x 3, turned upright as its EXIF says.
 
     `box` (x1, y1, x2, y2 in pixels of the upright picture) is what is cut out; what sticks out is left off.
     `at_least` (width, height) allows a JPEG without a box to be decoded at 1/2, 1/4 or 1/8, but no smaller.
-    Raises BadImage for a file that is missing, empty, truncated, no picture, or too large, and for a
-    box outside the picture.
+    Raises BadImage for a file that is missing, empty, truncated, no picture, or too large, for a box
+    outside the picture, and for one whose content hash is no longer `content`.
     """
-    decoded = _decode(path, _read_bytes(path), at_least=at_least if box is None else None)
+    data = _read_bytes(path)
+    if content is not None and _hash(data) != content:
+        raise BadImage(f"{path}: changed while it was in use; run again when nothing writes there")
+    decoded = _decode(path, data, at_least=at_least if box is None else None)
     image = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
     return image if box is None else crop(path, image, box)
 
@@ -102,6 +107,10 @@ def boxes_of(table: pd.DataFrame) -> list[Box | None]:
     return table["box"].tolist() if "box" in table else [None] * len(table)
 
 
+def _hash(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
 def picture_key(content: str, box: Box | None) -> bytes:
     """Return 16 bytes that stand for what a picture shows: its content hash and what the box cuts out."""
     return hashlib.blake2b(f"{content} {box}".encode(), digest_size=16).digest()
@@ -110,7 +119,7 @@ def picture_key(content: str, box: Box | None) -> bytes:
 def _check_one(path: str, box: Box | None, known: Container[bytes]) -> str | BadImage:
     try:
         data = _read_bytes(path)
-        content = hashlib.blake2b(data, digest_size=16).hexdigest()
+        content = _hash(data)
         if picture_key(content, box) in known:
             return content
         # An eighth of the size is enough to see whether it decodes, at a third of the time.

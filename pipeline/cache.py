@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -28,6 +29,8 @@ __all__ = ["KEY_BYTES", "Records", "Store", "in_threads", "known_keys", "write_r
 
 KEY_BYTES = 16
 FLUSH_BYTES, FLUSH_SECONDS = 2**26, 10.0  # what a kill can cost
+OF_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR,
+            errno.EEXIST, errno.ENOLCK)  # fmt: skip
 AHEAD = 32  # records in the making, for each thread
 
 
@@ -95,7 +98,7 @@ def write_records(
             data = np.ascontiguousarray(batch)
             num, rest = divmod(data.nbytes, size)
             assert not rest, (data.shape, data.dtype, size)
-            os.pwrite(file, data.data.cast("B"), (first + count) * size)
+            _write_at(file, data.data.cast("B"), (first + count) * size)
             count += num
             progress(num)
             if (count - flushed) * size >= FLUSH_BYTES or time.monotonic() - since > FLUSH_SECONDS:
@@ -104,6 +107,13 @@ def write_records(
     finally:
         flush(count)
     return count
+
+
+def _write_at(file: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all of the data: a disk that fills up takes a part of it without an error first."""
+    while data:
+        written = os.pwrite(file, data, offset)
+        data, offset = data[written:], offset + written
 
 
 def in_threads(make: Callable[[int], np.ndarray], todo: Sequence[int], *, workers: int) -> Iterator[np.ndarray]:
@@ -140,13 +150,13 @@ class Store:
 
     def missing(self, keys: Sequence[bytes]) -> list[int]:
         """Return the positions of keys without a record, each key once."""
-        known = {*_read_keys(self.folder)}
+        known = {*self._keys()}
         first = {key: index for index, key in reversed([*enumerate(keys)])}
         return sorted(index for key, index in first.items() if key not in known)
 
     def records(self, keys: Sequence[bytes]) -> Records:
         """Return the records of keys that are all there."""
-        slot_of = {key: slot for slot, key in enumerate(_read_keys(self.folder))}
+        slot_of = {key: slot for slot, key in enumerate(self._keys())}
         return Records(self.folder / "records", self.shape, self.dtype, np.array([slot_of[key] for key in keys]))
 
     def fill(
@@ -162,10 +172,15 @@ class Store:
         Only one process fills a store; another waits (`wait` is called before) and finds the work done.
         Raises UserError where the disk is full or the folder cannot be written.
         """
+        if not self.missing(keys):  # so that a finished store may be read-only
+            progress(len({*keys}))
+            return
         try:
             with self._held(wait):
                 self._append(keys, make, progress)
         except OSError as error:
+            if error.errno not in OF_FILES:
+                raise
             raise UserError(
                 f"{self.folder}: the cache cannot be written ({error.strerror}); make room, or pass "
                 "--cache-dir with another folder, or --cache off"
@@ -181,27 +196,35 @@ class Store:
         progress(len({*keys}) - len(todo))
         if not todo:
             return
-        first = len(_read_keys(self.folder))
+        first = len(self._keys())
         listed = 0
 
         def flush(count: int) -> None:
             nonlocal listed
             os.fsync(file)
-            with (self.folder / "keys").open("ab") as names:
-                names.write(b"".join(keys[todo[index]] for index in range(listed, count)))
-                names.flush()
-                os.fsync(names.fileno())
+            # At its place, not at the end: a flush that was interrupted comes again.
+            _write_at(
+                names, b"".join(keys[todo[index]] for index in range(listed, count)), (first + listed) * KEY_BYTES
+            )
+            os.fsync(names)
             listed = count
 
-        with (self.folder / "keys").open("ab") as names:
-            names.truncate(first * KEY_BYTES)  # a key cut short by a kill
-        file = os.open(self.folder / "records", os.O_WRONLY | os.O_CREAT, 0o644)
-        try:
+        with contextlib.ExitStack() as stack:
+            names, file = (os.open(self.folder / name, os.O_WRONLY | os.O_CREAT, 0o644) for name in ("keys", "records"))
+            for one in (names, file):
+                stack.callback(os.close, one)
+            os.ftruncate(names, first * KEY_BYTES)  # keys cut short by a kill, or whose records are gone
             os.ftruncate(file, first * self.size)  # records that never got their key
             count = write_records(file, first, make(todo), size=self.size, progress=progress, flush=flush)
             assert count == len(todo), (count, len(todo))
-        finally:
-            os.close(file)
+
+    def _keys(self) -> list[bytes]:
+        """Return the keys of the records that are there, in their order."""
+        try:
+            num_records = (self.folder / "records").stat().st_size // self.size
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return _read_keys(self.folder)[:num_records]
 
     @contextlib.contextmanager
     def _held(self, wait: Callable[[], object]) -> Iterator[None]:
@@ -219,7 +242,7 @@ def _read_keys(folder: Path) -> list[bytes]:
     """Return the keys of a store in the order of its records; none where there is no store."""
     try:
         data = (folder / "keys").read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     return [data[start : start + KEY_BYTES] for start in range(0, len(data) - KEY_BYTES + 1, KEY_BYTES)]
 

@@ -57,7 +57,7 @@ def parse_l2(text: str) -> tuple[float, ...] | None:
         strengths = ()
     valid = bool(strengths) and all(0 < one < 1e6 for one in strengths)
     require(valid, f"--head-l2 {text}: pass auto, or positive numbers such as 1e-3,1e-2")
-    return strengths
+    return tuple(dict.fromkeys(strengths))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

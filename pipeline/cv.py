@@ -190,7 +190,7 @@ def job_of(run: Prepared, folder: Path, fold_RN: np.ndarray, **rest: Any) -> Fol
         cache=config.machine.cache,
         cache_dir=config.machine.cache_dir,
         passes=_passes(run),
-        device_room=free_memory(compute.device),
+        device_room=free_memory(compute.device) if config.machine.augment_on == "device" else None,
         say=rest["say"],
     )
     return FoldJob(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,9 +20,9 @@ from pipeline.config import MachineConfig
 __all__ = ["Compute", "compile_pays", "compute_of", "free_memory", "num_cores", "resolve_machine"]
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
-# Compiling takes one to two minutes and saves some milliseconds a step: an estimate, to be replaced by
-# what `make bench-gpu` measures on a card.
-COMPILE_STEPS = 10_000
+# Steps of a fold. Compiling takes one to two minutes and saves some milliseconds a step: an estimate, to be
+# replaced by what `make bench-gpu` measures on a card.
+COMPILE_STEPS = 20_000
 DEFAULT_THREADS = torch.get_num_threads()  # read now: compute_of changes it for the whole process
 
 
@@ -89,10 +90,17 @@ def num_cores() -> int:
 
 
 def compile_pays(config: MachineConfig, num_steps: int) -> str:
-    """Return whether to compile, "on" or "off", for so many training steps on one architecture."""
+    """Return whether to compile, "on" or "off", for so many training steps a fold.
+
+    Raises UserError where it was asked for and cannot be done.
+    """
+    can = any(shutil.which(name) for name in (os.environ.get("CC") or "cc", "gcc", "clang"))
+    if config.compile == "on" and not can:
+        raise UserError("--compile on: needs a C compiler; install gcc, or pass --compile off")
     if config.compile != "auto":
         return config.compile
-    return "on" if torch.device(config.device).type == "cuda" and num_steps >= COMPILE_STEPS else "off"
+    pays = torch.device(config.device).type == "cuda" and num_steps >= COMPILE_STEPS
+    return "on" if pays and can else "off"
 
 
 def resolve_machine(config: MachineConfig) -> dict[str, Any]:
@@ -149,6 +157,8 @@ def compute_of(config: MachineConfig) -> Compute:
     _keep_freed_memory()
     device = torch.device(config.device)
     if device.type == "cuda":
+        if device.index is not None:
+            torch.cuda.set_device(device)  # else what pins memory opens a context on the first GPU as well
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-__all__ = ["describe_environment"]
+__all__ = ["describe_environment", "processor"]
 
 PACKAGES = (
     "torch",
@@ -24,6 +24,8 @@ PACKAGES = (
     "numpy",
     "scipy",
     "safetensors",
+    "kornia",
+    "joblib",
 )
 
 
@@ -38,7 +40,8 @@ def _git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the name of the CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -58,7 +61,7 @@ def describe_environment(*, weights: dict[str, str] | None = None) -> dict[str, 
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "gpus": [] if torch is None else [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cuda": None if torch is None else torch.version.cuda,

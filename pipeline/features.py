@@ -18,12 +18,14 @@ from folds.demo import cache_folder
 from folds.errors import UserError
 from folds.images import boxes_of, picture_key
 from pipeline.augment import RECIPES, albumentations
+from pipeline.backends import timm
 from pipeline.cache import Store
+from pipeline.environment import processor
 from pipeline.fold import FoldJob
 from pipeline.model import build_model
 from pipeline.pictures import PICTURES_VERSION
 from pipeline.seeding import derive_seed
-from tta.views import VIEWS
+from tta.views import VIEWS, VIEWS_VERSION
 
 __all__ = ["Backbone", "Features"]
 
@@ -84,11 +86,12 @@ class Features:
                 "pictures": PICTURES_VERSION,
                 "preprocess": job.preprocess.to_dict(),
                 "batch_size": self.batch_size,
-                "device": torch.cuda.get_device_name(job.compute.device) if job.compute.is_cuda else "cpu",
+                "device": torch.cuda.get_device_name(job.compute.device) if job.compute.is_cuda else processor(),
                 "amp_dtype": str(job.compute.amp_dtype),
                 "threads": machine.threads,
                 "channels_last": machine.channels_last,
-                "versions": [torch.__version__, cv2.__version__, albumentations.__version__],
+                "views": VIEWS_VERSION,
+                "versions": [one.__version__ for one in (torch, timm, cv2, np, albumentations)],
             }
             root = Path(machine.cache_dir).expanduser() if machine.cache_dir else cache_folder()
             self.store = Store.at(root / "features", (backbone.num_features,), "float32", policy)

@@ -17,14 +17,14 @@ from folds.files import write_with
 from pipeline.config import parse_l2
 from pipeline.features import Backbone, Features
 from pipeline.fold import FoldJob, start_fold, write_fold
-from pipeline.heads import Head, choose_l2, fit_heads, principal_axes
+from pipeline.heads import Head, choose_l2, fit_heads, own_scales, principal_axes
 from pipeline.store import write_json, write_table
 from reports.metrics import METRICS, softmax
 from tta.merge import mean_logit
 
 __all__ = ["run_heads"]
 
-# Per unit of feature length, as 1 / C of scikit-learn; what few groups and many can want.
+# As 1 / C of scikit-learn, for rows of mean squared length 1; what few groups and many can want.
 STRENGTHS = (1.0, 0.3, 0.1, 0.03)
 
 
@@ -79,14 +79,15 @@ def run_heads(job: FoldJob, todo: Sequence[int]) -> dict[int, dict[str, Any]]:
     write_with(job.folder / "backbone.safetensors", lambda file: safetensors.torch.save_file(backbone.state, file))
     done: dict[int, dict[str, Any]] = {}
     num_folds = int(job.fold_RN.max()) + 1
+    shared = (time.perf_counter() - start) / len(todo)
     for repeat, fold_N in enumerate(job.fold_RN):
-        if not any(job.place(index)[0] == repeat for index in todo):
+        wanted = [index for index in todo if job.place(index)[0] == repeat]
+        if not wanted:
             continue
+        start = time.perf_counter()
         heads, l2_K, loss_KL = _fit(job, rows, rows_NK, axes.variance_K, fold_N)
-        for fold in range(num_folds):
-            index = repeat * num_folds + fold
-            if index not in todo:
-                continue
+        for index in wanted:
+            fold = index % num_folds
             held = fold_N == fold
             held_VNC = np.stack([heads.logits(axes.of(one[held]), fold) for one in train_VND])
             test_VMC = np.stack([heads.logits(axes.of(one), fold) for one in test_VMD]) if test_VMD else None
@@ -108,10 +109,10 @@ def run_heads(job: FoldJob, todo: Sequence[int]) -> dict[int, dict[str, Any]]:
                 shared=("backbone.safetensors",),
             )
             done[index] = _done(job, index, files, held, held_VNC, float(l2_K[fold]))
-    each = (time.perf_counter() - start) / len(done)
-    for index, fold_done in done.items():
-        fold_done["seconds"] = each
-        write_json(job.folder / f"fold_{index}" / "done.json", fold_done)
+        each = shared + (time.perf_counter() - start) / len(wanted)
+        for index in wanted:
+            done[index]["seconds"] = each
+            write_json(job.folder / f"fold_{index}" / "done.json", done[index])
     return done
 
 
@@ -130,7 +131,8 @@ def _fit(
     common: Any = {"num_classes": job.manifest.num_classes, "variance_K": variance_K, "device": job.compute.device}
     seed = job.config.split.split_seed
     l2_K, loss_KL = choose_l2(rows_NK, rows.label_N, rows.group_N, weight_KN, _strengths(job), seed=seed, **common)
-    return fit_heads(rows_NK, rows.label_N, weight_KN, l2_K, **common), l2_K, loss_KL
+    own_l2_K = l2_K * own_scales(rows_NK, weight_KN)
+    return fit_heads(rows_NK, rows.label_N, weight_KN, own_l2_K, **common), l2_K, loss_KL
 
 
 def _done(

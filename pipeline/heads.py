@@ -8,7 +8,9 @@ curvature is nearly diagonal. The minimum is unique, so neither the axes nor the
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +19,13 @@ import torch
 from folds.errors import UserError
 from folds.kfold import stratified_group_folds
 
-__all__ = ["Axes", "Head", "choose_l2", "fit_heads", "principal_axes"]
+__all__ = ["Axes", "Head", "choose_l2", "fit_heads", "own_scales", "principal_axes"]
 
 MOST_STEPS, MOST_INNER_STEPS = 50, 200
 EXACT = 1e-13  # of the Newton decrement: logits then are within about 1e-5 of the optimum's
 ROUGH = 1e-5  # log losses within about 1e-3, enough to choose by
 CURVATURE = 0.1  # p (1 - p) of a typical softmax; only the speed depends on it
+FAR = 1e-4  # a Newton decrement that is no optimum's
 NUM_INNER = 3
 TINY = 1e-30
 FORCING = 0.1  # how much of the gradient a Newton step may leave
@@ -61,6 +64,14 @@ def principal_axes(features_ND: np.ndarray) -> Axes:
     if not total > 0:
         raise UserError("--finetune head: the backbone gives every picture the same features; pass other weights")
     return Axes(mean_D, axes_DK[:, keep] / math.sqrt(total), variance[keep] / total)
+
+
+def own_scales(rows_NK: np.ndarray, weight_PN: np.ndarray) -> np.ndarray:
+    """Return each problem's mean squared length of a row, measured from its own rows' mean and on them alone.
+
+    A strength of regularisation times this means the same for every problem, whatever the other rows are.
+    """
+    return np.array([rows_NK[weight_N > 0].var(axis=0).sum() for weight_N in weight_PN])
 
 
 @dataclass(frozen=True)
@@ -184,8 +195,35 @@ def fit_heads(
         sum_n weight_pn crossentropy(n) + l2_p / 2 |W_p|^2,     the intercept being free.
 
     l2 is 1 / C of scikit-learn's LogisticRegression. `rows_NK` and `variance_K` are from `principal_axes`;
-    rows of weight 0 have no part in a problem. `start` is a solution nearby.
+    rows of weight 0 have no part in a problem. `start` is a solution nearby. Raises UserError where a
+    head is still far from its optimum after many steps.
     """
+    with _full_precision():
+        return _fit(rows_NK, label_N, weight_PN, l2_P, num_classes, variance_K, tolerance, start, device)
+
+
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
+    """Switch off TF32, with which a GPU keeps ten bits of a float32 in products."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def _fit(
+    rows_NK: np.ndarray,
+    label_N: np.ndarray,
+    weight_PN: np.ndarray,
+    l2_P: np.ndarray,
+    num_classes: int,
+    variance_K: np.ndarray,
+    tolerance: float,
+    start: Head | None,
+    device: torch.device | None,
+) -> Head:
     classes, target_N = np.unique(label_N, return_inverse=True)
     present_PC = np.stack([weight_PN[:, target_N == c].sum(axis=1) > 0 for c in range(len(classes))], axis=1)
 
@@ -212,6 +250,9 @@ def fit_heads(
         slope = exact.logits(step)
         far = exact.along(logits, slope, weight, step)[:, None]
         weight, logits = weight + far[:, :, None] * step, logits + far * slope
+    else:
+        if (_dot(grad, grad / exact.diagonal_PJ1) > FAR).any():
+            raise UserError("--head-l2: a head's optimum was not found; pass larger values")
     found = weight.double().cpu().numpy()
     return _all_classes(found, present_PC, classes, num_classes, (weight_PN > 0).sum(axis=1))
 
@@ -242,8 +283,9 @@ def choose_l2(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return each problem's best strength, and the inner log loss of all, P x strengths.
 
-    Each problem's own groups are cut in three; log loss on the third held out decides, so that no row
-    outside of the problem has a say. One strength is taken as it is.
+    Each problem's own groups are cut in three; log loss on the third held out decides. Strengths are in
+    units of the problem's own scale (`own_scales`), so that no row outside of it has a say at all. One
+    strength is taken as it is.
     """
     if len(strengths) == 1:
         return np.full(len(weight_PN), strengths[0]), np.full((len(weight_PN), 1), np.nan)
@@ -257,13 +299,14 @@ def choose_l2(
     parts = [(problem, inner) for problem in range(len(weight_PN)) for inner in range(int(inner_PN[problem].max()) + 1)]
     train_QN = np.stack([weight_PN[problem] * (inner_PN[problem] != inner) for problem, inner in parts])
     loss_PL = np.zeros((len(weight_PN), len(strengths)))
+    scale_Q = own_scales(rows_NK, weight_PN)[[problem for problem, _ in parts]]
     heads = None
     for strength in sorted(strengths, reverse=True):  # each from the solution before
         heads = fit_heads(
             rows_NK,
             label_N,
             train_QN,
-            np.full(len(parts), strength),
+            strength * scale_Q,
             num_classes=num_classes,
             variance_K=variance_K,
             tolerance=ROUGH,

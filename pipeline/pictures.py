@@ -42,8 +42,10 @@ class Pictures(Protocol):
 class Files:
     """Pictures decoded and resized each time they are asked for."""
 
-    def __init__(self, table: pd.DataFrame, preprocess: Preprocess) -> None:
+    def __init__(self, table: pd.DataFrame, preprocess: Preprocess, *, verify: bool = False) -> None:
+        """With `verify`, a file must still be the one that was hashed: what is kept is kept under that hash."""
         self.paths = table["path"].tolist()
+        self.contents = table["content"].tolist() if verify else [None] * len(table)
         self.boxes = boxes_of(table)
         self.preprocess = preprocess
 
@@ -51,7 +53,7 @@ class Files:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return self.preprocess.load(self.paths[index], self.boxes[index])
+        return self.preprocess.load(self.paths[index], self.boxes[index], self.contents[index])
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,15 @@ class PictureSource:
 
 @dataclass(frozen=True)
 class Room:
-    """Free bytes where a cache could lie; `device` is None without a GPU."""
+    """Free bytes where a cache could lie; `device` is None without a GPU, or where the workers augment."""
 
     disk: int
     ram: int
     device: int | None
+
+
+def _disk_fits(missing: int, room: Room) -> bool:
+    return not missing or missing + DISK_SPARE <= room.disk
 
 
 def choose_cache(wanted: str, *, size: int, missing: int, passes: int, room: Room) -> tuple[str, str]:
@@ -94,8 +100,8 @@ def choose_cache(wanted: str, *, size: int, missing: int, passes: int, room: Roo
     """
     fits = {
         "device": room.device is None or size <= room.device * DEVICE_SHARE,
-        "disk": missing + DISK_SPARE <= room.disk or not missing,
-        "ram": 2 * size <= room.ram,
+        "disk": _disk_fits(missing, room),
+        "ram": hasattr(os, "memfd_create") and 2 * size <= room.ram,
         "off": True,
     }
     if wanted != "auto":
@@ -110,7 +116,11 @@ def choose_cache(wanted: str, *, size: int, missing: int, passes: int, room: Roo
         return "off", "each picture is read once"
     if room.device is not None and fits["device"] and (fits["disk"] or fits["ram"]):
         return "device", f"they fit into {DEVICE_SHARE:.0%} of the {_gb(room.device)} free on the GPU"
-    why = "no GPU" if room.device is None else f"too large for the GPU, which has {_gb(room.device)} free"
+    why = (
+        "nothing of it is needed on a GPU"
+        if room.device is None
+        else f"too large for the GPU, which has {_gb(room.device)} free"
+    )
     if fits["disk"]:
         return "disk", why
     if fits["ram"]:
@@ -178,8 +188,8 @@ def open_pictures(
     )
     if mode == "off":
         return PictureSource(preprocess, mode)
-    files = Files(every.iloc[[first[key] for key in unique]], preprocess)
-    to_disk = mode == "disk" or (mode == "device" and num_missing * store.size + DISK_SPARE <= room.disk)
+    files = Files(every.iloc[[first[key] for key in unique]], preprocess, verify=True)
+    to_disk = mode == "disk" or (mode == "device" and _disk_fits(num_missing * store.size, room))
     records = _on_disk(store, unique, files, say) if to_disk else _in_ram(store, files)
     return PictureSource(preprocess, mode, records, {key: row for row, key in enumerate(unique)})
 
@@ -201,8 +211,12 @@ def _in_ram(store: Store, files: Files) -> Records:
         raise UserError("--cache ram: needs Linux; pass --cache disk")
     file = os.memfd_create("pictures")
     pictures = in_threads(files.__getitem__, range(len(files)), workers=num_cores())
-    with tqdm(total=len(files), desc="decode once", unit="picture", disable=None, leave=False) as bar:
-        write_records(file, 0, pictures, size=store.size, progress=bar.update)
+    try:
+        with tqdm(total=len(files), desc="decode once", unit="picture", disable=None, leave=False) as bar:
+            write_records(file, 0, pictures, size=store.size, progress=bar.update)
+    except BaseException:
+        os.close(file)
+        raise
     records = Records(Path(f"/proc/{os.getpid()}/fd/{file}"), store.shape, store.dtype, np.arange(len(files)))
     weakref.finalize(records, os.close, file)
     return records

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 from folds.errors import UserError
 from folds.load import Say, load_data
@@ -92,23 +94,38 @@ def _apply_profile(config: RunConfig, manifest: Manifest, say: Say) -> RunConfig
     return replace(config, **chosen)
 
 
+def _threads_before(folder: Path) -> int | None:
+    """Return the threads of the run that is to be continued: part of its record, and by default of its flags."""
+    try:
+        written = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    threads = written.get("threads") if isinstance(written, dict) else None
+    return threads if isinstance(threads, int) else None
+
+
 def _resolve(config: RunConfig, manifest: Manifest, size: str) -> RunConfig:
     """Return the settings with everything decided, as config.yaml keeps them: usable from any folder."""
     given = flatten(config)
     paths = {
-        key: given[key] and str(Path(given[key]).resolve())
+        key: given[key] and str(Path(given[key]).expanduser().resolve())
         for key in ("csv", "image_root", "test_csv", "weights", "fold_file", "corrections", "cache_dir")
     }
     root = None if config.data.csv else str(manifest.root)
-    default_name = slug(f"{manifest.name}_{config.model.backbone}")
-    machine = resolve_machine(config.machine)
+    name = config.output.name or slug(f"{manifest.name}_{config.model.backbone}")
+    chosen = config.machine
+    if config.train.finetune == "head":
+        chosen = dataclasses.replace(chosen, parallel_folds="1")  # all heads are fitted at once
+    if chosen.threads is None and config.output.resume:
+        chosen = dataclasses.replace(chosen, threads=_threads_before(Path(config.output.output) / name))
+    machine = resolve_machine(chosen)
     batch_size = config.infer.validation_batch_size or (256 if machine["device"].startswith("cuda") else 64)
     return replace(
         config,
         **paths,
         data="demo" if manifest.is_demo else root,
         img_size=size,
-        name=config.output.name or default_name,
+        name=name,
         config=None,
         resume=True,
         validation_batch_size=batch_size,
@@ -148,8 +165,7 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
     num_folds = int(fold_RN.max()) + 1
     config = replace(config, folds=num_folds, repeats=len(fold_RN))
     epoch_steps = len(manifest.train) * (num_folds - 1) // num_folds // (config.train.batch_size or 1)
-    num_steps = epoch_steps * (config.train.epochs or 0) * num_folds * len(fold_RN)
-    config = replace(config, compile=compile_pays(config.machine, num_steps))
+    config = replace(config, compile=compile_pays(config.machine, epoch_steps * (config.train.epochs or 0)))
     run_key = {
         "configuration": identity_hash(config),
         "data": data_hash,

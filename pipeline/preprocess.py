@@ -49,12 +49,13 @@ class Preprocess:
         """Width and height in pixels of a whole picture, of which a crop has the training size."""
         return round(self.width / self.crop_pct), round(self.height / self.crop_pct)
 
-    def load(self, path: str, box: Box | None = None) -> np.ndarray:
+    def load(self, path: str, box: Box | None = None, content: str | None = None) -> np.ndarray:
         """Read a picture, or what `box` cuts out, and return it resized, margin included: H x W x 3 uint8 RGB.
 
-        Raises BadImage.
+        Raises BadImage, also for a file that no longer has the content hash `content`.
         """
-        return self.resize(read_image(path, box, at_least=self.stored_size if self.decode == "scaled" else None))
+        at_least = self.stored_size if self.decode == "scaled" else None
+        return self.resize(read_image(path, box, at_least=at_least, content=content))
 
     def resize(self, image: np.ndarray) -> np.ndarray:
         """Return the picture at the stored size; the whole of it, so the aspect may change."""

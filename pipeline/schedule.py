@@ -44,6 +44,8 @@ def run_folds(job: FoldJob, todo: Sequence[int], *, run: RunFold = run_fold) -> 
     devices = _devices(job, len(todo))
     if len(devices) == 1:
         return {index: run(job, index) for index in todo}
+    if job.config.machine.parallel_folds == "auto":  # a number that was given has had its share of the workers
+        job = _with_workers(job, -(-(job.config.machine.workers or 0) // len(devices)))
     job.say(f"{len(devices)} folds at once, on {', '.join(devices)}; each one's log is in {job.folder / 'logs'}")
     board = _Board(job, todo, run)
     try:
@@ -56,6 +58,11 @@ def run_folds(job: FoldJob, todo: Sequence[int], *, run: RunFold = run_fold) -> 
         reasons = "; ".join(f"{job.title(index)} {why}" for index, why in sorted(board.failed.items()))
         raise UserError(f"{reasons}. The other folds are kept; the same command does the rest")
     return board.done
+
+
+def _with_workers(job: FoldJob, workers: int) -> FoldJob:
+    config = dataclasses.replace(job.config, machine=dataclasses.replace(job.config.machine, workers=workers))
+    return dataclasses.replace(job, config=config, feeder=Feeder(config, job.feeder.source, job.compute))
 
 
 def _devices(job: FoldJob, num_todo: int) -> list[str]:
@@ -94,10 +101,11 @@ def _fold_memory(job: FoldJob) -> int:
     def blank(num: int | None, width: int, height: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         return [(torch.zeros(num or 1, height, width, 3, dtype=torch.uint8), torch.zeros(num or 1, dtype=torch.long))]
 
-    batches = blank(config.train.batch_size, *preprocess.stored_size) * 2
+    augment = job.feeder.device_augmentation  # with it, pictures come whole
+    size = (preprocess.width, preprocess.height) if augment is None else preprocess.stored_size
+    batches = blank(config.train.batch_size, *size) * 2
     once = dataclasses.replace(config.train, epochs=1, warmup_epochs=0)
     eager = dataclasses.replace(compute, compile=False)
-    augment = job.feeder.device_augmentation
     for _ in train_epochs(
         model, batches, once, preprocess, eager, augment=augment, progress=lambda loader, **_: loader
     ):
@@ -136,18 +144,28 @@ class _Board:
                 index = self.todo.get_nowait()
             except queue.Empty:
                 break
-            if child is None:
-                child = _Child(self.job, self.run, device)
-                self.children.add(child)
             try:
+                if child is None:
+                    child = self._start(device)
                 self.done[index] = child.do(index, self.job.say)
             except _FoldError as error:
                 self.failed[index] = str(error)
                 self.job.say(f"{self.job.title(index)} {error}")
-                if not child.alive:
+                if child is not None and not child.alive:
+                    child.end()
                     child = None
         if child is not None:
             child.end()
+
+    def _start(self, device: str) -> _Child:
+        try:
+            child = _Child(self.job, self.run, device)
+        except OSError as error:  # it died before it had read all that it was sent
+            raise _FoldError(f"could not be started ({error.strerror}), often for want of memory") from None
+        self.children.add(child)
+        if self.stopped.is_set():  # while it was being started
+            child.end(now=True)
+        return child
 
     def stop(self) -> None:
         """Begin no further fold, and end what still runs."""
@@ -201,7 +219,8 @@ class _Child:
         self.process.join()
         code = self.process.exitcode or 0
         how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"died (exit code {code})"
-        raise _FoldError(f"{how}{', often for want of memory' if code == -signal.SIGKILL else ''}; see {log}")
+        why = ", often for want of memory" if code == -signal.SIGKILL else ""
+        raise _FoldError(f"{how}{why}{f'; see {log}' if log.exists() else ''}")
 
     def end(self, *, now: bool = False) -> None:
         """Let the process end, or stop it."""
@@ -209,6 +228,7 @@ class _Child:
             self.process.terminate()
         self.pipe.close()
         self.process.join()
+        self.lifeline.close()
 
 
 def _die_with(lifeline: Connection) -> None:

@@ -136,7 +136,10 @@ def test_killed_while_filling_then_finished(store):
         "store.fill([i.to_bytes(16, 'big') for i in range(200)], lambda todo: map(make, todo))"
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(store.folder)], cwd=ROOT)
+    until = time.monotonic() + 60
     while not (store.folder / "keys").exists() or (store.folder / "keys").stat().st_size < 40 * KEY_BYTES:
+        assert process.poll() is None
+        assert time.monotonic() < until
         time.sleep(0.01)
     process.kill()
     assert process.wait() == -signal.SIGKILL
@@ -170,7 +173,7 @@ def test_records_of_another_process_are_opened_anew(store):
 @pytest.mark.parametrize(
     ("wanted", "passes", "room", "mode", "words"),
     [
-        ("auto", 9, Room(90 * GB, 90 * GB, None), "disk", "no GPU"),
+        ("auto", 9, Room(90 * GB, 90 * GB, None), "disk", "needed on a GPU"),
         ("auto", 9, Room(90 * GB, 90 * GB, 80 * GB), "device", "40%"),
         ("auto", 9, Room(90 * GB, 90 * GB, 9 * GB), "disk", "too large for the GPU"),
         ("auto", 9, Room(4 * GB, 90 * GB, None), "ram", "4.00 GB free"),
@@ -224,7 +227,7 @@ def test_a_second_run_decodes_nothing_and_a_new_picture_is_decoded_alone(tables,
     opened((train.iloc[:-1],), tmp_path, "disk")
     decoded = []
     load = Preprocess.load
-    monkeypatch.setattr(Preprocess, "load", lambda self, path, box=None: decoded.append(path) or load(self, path, box))
+    monkeypatch.setattr(Preprocess, "load", lambda self, path, *rest: decoded.append(path) or load(self, path, *rest))
     opened((train.iloc[:-1],), tmp_path, "disk")
     assert decoded == []
     opened((train,), tmp_path, "disk")
@@ -312,3 +315,68 @@ def picture_table(tmp_path):
     (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:40])
     paths = [str(tmp_path / name) for name in ("a.png", "b.png")]
     return pd.DataFrame({"image_id": ["a", "b"], "path": paths, "content": ["1", "2"]})
+
+
+def test_an_interrupted_flush_lists_no_record_twice(store, monkeypatch):
+    real, calls = os.fsync, []
+
+    def interrupt(file):
+        calls.append(file)
+        real(file)
+        if len(calls) == 2:  # the keys are written, but not yet counted
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fill(store, [1, 2, 3, 4])
+    monkeypatch.setattr(os, "fsync", real)
+    fill(store, [5, 6])
+    assert values(store, [1, 2, 3, 4, 5, 6]) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_disk_that_takes_a_part_only(store, monkeypatch):
+    """A full disk takes what it can without an error; that is no record yet."""
+    real, room = os.pwrite, [5 * store.size - 2]
+
+    def partly(file, data, offset):
+        if not room[0]:
+            raise OSError(28, "No space left on device")
+        taken = real(file, bytes(data)[: room[0]], offset)
+        room[0] -= taken
+        return taken
+
+    monkeypatch.setattr(os, "pwrite", partly)
+    with pytest.raises(UserError, match="No space left"):
+        fill(store, [*range(9)])
+    monkeypatch.setattr(os, "pwrite", real)
+    fill(store, [*range(9)])
+    assert values(store, range(9)) == [*range(9)]
+
+
+def test_records_that_were_cut_or_removed_are_made_again(store):
+    fill(store, [1, 2, 3])
+    os.truncate(store.folder / "records", 2 * store.size + 1)
+    assert store.missing([key(number) for number in (1, 2, 3)]) == [2]
+    fill(store, [1, 2, 3, 4])
+    assert values(store, [1, 2, 3, 4]) == [1, 2, 3, 4]
+    (store.folder / "records").unlink()
+    fill(store, [4, 1])
+    assert values(store, [1, 4]) == [1, 4]
+
+
+def test_a_finished_store_is_only_read(store, monkeypatch):
+    fill(store, [1, 2])
+    monkeypatch.setattr(Store, "_held", None)
+    fill(store, [2, 1])
+
+
+def test_a_picture_that_changed_since_it_was_hashed_is_not_kept(tables, tmp_path):
+    changed = tables[0].iloc[:3].assign(content="another")
+    with pytest.raises(UserError, match="changed while it was in use"):
+        opened((changed,), tmp_path, "disk")
+
+
+def test_a_file_in_place_of_the_folder_is_one_line(tables, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cache cannot be written.*--cache-dir"):
+        opened(tables, tmp_path / "file", "disk")

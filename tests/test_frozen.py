@@ -18,12 +18,13 @@ from folds.errors import UserError
 from folds.kfold import stratified_group_folds
 from folds.layout import read_layout
 from folds.load import load_data
-from pipeline.config import ModelConfig
+from pipeline.config import ModelConfig, parse_l2
 from pipeline.cv import cross_validate
 from pipeline.features import Backbone, Features
-from pipeline.heads import choose_l2, fit_heads, principal_axes
+from pipeline.heads import choose_l2, fit_heads, own_scales, principal_axes
 from pipeline.model import build_model, check_backbone, preprocess_of
 from pipeline.settings import make_config
+from pipeline.store import Run
 from tta.views import VIEWS
 
 PREPROCESS = preprocess_of(ModelConfig(img_size="32"), check_backbone("test_efficientnet"))
@@ -120,7 +121,8 @@ def test_strength_is_chosen_by_log_loss_within_each_problems_own_groups():
             total = 0.0
             for inner in range(3):
                 train, held = np.flatnonzero(used)[folds != inner], np.flatnonzero(used)[folds == inner]
-                model = LogisticRegression(C=1 / strength, max_iter=9999, tol=1e-9).fit(rows[train], label[train])
+                own = rows[used].var(axis=0).sum()
+                model = LogisticRegression(C=1 / strength / own, max_iter=9999, tol=1e-9).fit(rows[train], label[train])
                 total -= model.predict_log_proba(rows[held])[np.arange(len(held)), label[held]].sum()
             assert loss[problem, column] == pytest.approx(total / used.sum(), abs=0.01)
         assert chosen[problem] == strengths[loss[problem].argmin()]
@@ -196,7 +198,8 @@ def test_logits_are_those_of_the_naive_loop(run, tiny_layout):
     for fold in range(2):
         train = naive_features(model, manifest.train, views)
         test = naive_features(model, manifest.test, views)
-        fitted, scale = train[:, fold_N != fold], np.sqrt(((train - train.mean((0, 1))) ** 2).sum(-1).mean())
+        fitted = train[:, fold_N != fold]
+        scale = np.sqrt(fitted.reshape(-1, fitted.shape[-1]).var(axis=0).sum())  # of the fold's own rows
         head = LogisticRegression(C=1 / (2 * 0.3), max_iter=50_000, tol=1e-11)  # two views: each row counts half
         head.fit(np.concatenate(fitted) / scale, np.tile(label_N[fold_N != fold], 2))
         for features, found in (
@@ -254,6 +257,48 @@ def test_augmented_copies_and_crops_change_the_heads(tiny_layout, tmp_path):
     ]  # fmt: skip
     assert len({run.logits(run.oof).tobytes() for run in runs}) == 3
     np.testing.assert_array_equal(runs[1].logits(runs[1].oof), runs[3].logits(runs[3].oof))
+
+
+def test_held_out_features_have_no_say(tmp_path):
+    """Rows that a problem does not use may be anything: shifted far away, its logits stay."""
+    features, label, group = world()
+    weight = (group % 3 != 0).astype(float)[None]
+    heads = []
+    for moved in (0.0, 50.0):
+        other = features + moved * (weight[0] == 0)[:, None]
+        axes = principal_axes(other)
+        rows = axes.of(other)
+        common = {"num_classes": 4, "variance_K": axes.variance_K}
+        l2, _ = choose_l2(rows, label, group, weight, (1.0, 0.1), seed=0, **common)
+        fitted = fit_heads(rows, label, weight, l2 * own_scales(rows, weight), **common)
+        heads.append(centred(fitted.logits(rows[weight[0] > 0], 0)))
+    np.testing.assert_allclose(heads[0], heads[1], atol=1e-4)
+
+
+def test_corrections_repeats_boxes_and_no_test_set(tiny_layout, tmp_path, cv_command):
+    manifest = read_layout(tiny_layout)
+    table = pd.DataFrame(
+        {"file": manifest.train["path"], "kind": manifest.train["label"] % 3, "who": manifest.train["group"]}
+    ).assign(x1=10, y1=20, x2=300, y2=400)
+    table.to_csv(tmp_path / "table.csv", index=False)
+    name = manifest.train["path"][5]
+    (tmp_path / "mend.csv").write_text(f"target,field,value\n{name},label,{(table['kind'][5] + 1) % 3}\n")
+    done = cv_command(
+        "--csv", tmp_path / "table.csv", "--image-col", "file", "--label-col", "kind", "--group-col", "who",
+        "--box-cols", "x1,y1,x2,y2", "--corrections", tmp_path / "mend.csv", "--repeats", "2", "--finetune", "head",
+        "--backbone", "test_efficientnet", "--output", tmp_path, "--name", "run", *TINY,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    run = Run(tmp_path / "run")
+    assert len(run.oof) == 2 * len(table)
+    assert run.oof.groupby("repeat").size().tolist() == [len(table)] * 2
+    assert (run.oof["label"] != run.oof["label_raw"]).sum() == 2
+    assert [fold["repeat"] for fold in run.info["folds"]] == [0, 0, 1, 1]
+    assert run.test is None
+
+
+def test_a_strength_given_twice_is_one():
+    assert parse_l2("10,0.1,1e-1") == (10.0, 0.1)
 
 
 def test_frozen_and_trained_runs_blend(run, alpha, tmp_path, blend_command):

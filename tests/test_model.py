@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import threading
 
 import numpy as np
 import pandas as pd
@@ -170,7 +171,9 @@ def test_compiled_steps_learn_the_same(tmp_path):
         torch.manual_seed(0)
         model = timm.create_model("test_efficientnet", num_classes=2)
         here = dataclasses.replace(CPU, compile=compiled)
-        losses[compiled] = [one.train_loss for one in train_epochs(model, loader, TrainConfig(epochs=2), preprocess, here)]
+        losses[compiled] = [
+            one.train_loss for one in train_epochs(model, loader, TrainConfig(epochs=2), preprocess, here)
+        ]
     assert losses[True] == pytest.approx(losses[False], abs=0.05)
 
 
@@ -194,20 +197,30 @@ def test_a_batch_augmentation_is_drawn_anew_each_step_and_alike_each_time(tmp_pa
 
 @pytest.mark.parametrize(
     ("device", "wanted", "steps", "answer"),
-    [("cpu", "auto", 10**6, "off"), ("cpu", "on", 1, "on"), ("cuda", "auto", 10, "off"), ("cuda:1", "auto", 10**6, "on")],
+    [
+        ("cpu", "auto", 10**6, "off"),
+        ("cpu", "on", 1, "on"),
+        ("cuda", "auto", 10, "off"),
+        ("cuda:1", "auto", 10**6, "on"),
+    ],
 )
-def test_compiling_is_decided_by_the_steps_that_are_left(device, wanted, steps, answer):
+def test_compiling_is_decided_by_the_steps_of_a_fold(device, wanted, steps, answer):
     assert compile_pays(MachineConfig(device=device, compile=wanted), steps) == answer
 
 
 def test_batches_are_made_ahead_and_errors_come_through():
+    second = threading.Event()
+
     def batches():
         for number in range(3):
+            if number == 1:
+                second.set()
             yield (torch.tensor([number]),)
         raise UserError("broken")
 
     feed = CPU.feed(batches())
     assert next(feed)[0].item() == 0
+    assert second.wait(10)  # begun before it is asked for
     assert next(feed)[0].item() == 1
     assert next(feed)[0].item() == 2
     with pytest.raises(UserError, match="broken"):

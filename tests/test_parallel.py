@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from conftest import TINY
 
 from folds.errors import UserError
+from pipeline.backends import timm
 from pipeline.device import Compute
 from pipeline.feeding import Feeder
 from pipeline.fold import FoldJob
@@ -158,3 +160,39 @@ def test_folds_die_with_the_process_that_started_them(tiny_layout, tmp_path):
     process.kill()
     process.wait()
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), 15)
+
+
+def test_real_weights_workers_and_pictures_in_ram_reach_the_folds(tiny_layout, tmp_path, cv_command):
+    """Equal logits with everything else unlike: cache, processes, workers; and a continued run keeps its threads."""
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_vit", img_size=32).state_dict(), tmp_path / "w.pth")
+    base = [
+        "--data", tiny_layout, "--output", tmp_path, "--backbone", "test_vit", "--weights", tmp_path / "w.pth",
+        "--folds", "2", "--epochs", "1", "--img-size", "32",
+    ]  # fmt: skip
+    first = cv_command(*base, "--name", "one", "--cache", "ram", "--parallel-folds", "2", "--workers", "1")
+    assert first.code == 0, first.err
+    threads = yaml.safe_load((tmp_path / "one" / "config.yaml").read_text())["threads"]
+    (tmp_path / "one" / "fold_1" / "done.json").unlink()
+    assert cv_command(*base, "--name", "one", "--cache", "off").code == 0
+    assert cv_command(*base, "--name", "two", "--cache", "device", "--threads", threads).code == 0
+    pd.testing.assert_frame_equal(Run(tmp_path / "one").oof, Run(tmp_path / "two").oof, check_exact=True)
+    pd.testing.assert_frame_equal(Run(tmp_path / "one").test, Run(tmp_path / "two").test, check_exact=True)
+
+
+def test_a_process_that_cannot_be_started_costs_its_fold_alone(tmp_path, monkeypatch):
+    import pipeline.schedule as schedule
+
+    real, tries = schedule._Child, []
+
+    def flaky(*args):
+        tries.append(args)
+        if len(tries) == 1:
+            raise BrokenPipeError(32, "Broken pipe")
+        return real(*args)
+
+    monkeypatch.setattr(schedule, "_Child", flaky)
+    said = []
+    with pytest.raises(UserError, match=r"could not be started \(Broken pipe\)"):
+        run_folds(fake_job(tmp_path, said, parallel_folds=2), [0, 4, 5], run=do_or_die)
+    assert len([line for line in said if line.endswith(" here")]) == 2

@@ -7,7 +7,9 @@ from typing import Any
 
 from folds.errors import UserError, did_you_mean
 
-__all__ = ["VIEWS", "parse_views"]
+__all__ = ["VIEWS", "VIEWS_VERSION", "parse_views"]
+
+VIEWS_VERSION = 1  # to be raised when what a view does changes: features of views are kept
 
 
 def identity(images: Any) -> Any:
