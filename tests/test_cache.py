@@ -1,5 +1,6 @@
 """The decode-once cache: what it keeps, survives and refuses; and feeding from it."""
 
+import hashlib
 import multiprocessing
 import os
 import pickle
@@ -314,7 +315,8 @@ def picture_table(tmp_path):
         cv2.imwrite(str(tmp_path / name), np.zeros((40, 30, 3), np.uint8))
     (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:40])
     paths = [str(tmp_path / name) for name in ("a.png", "b.png")]
-    return pd.DataFrame({"image_id": ["a", "b"], "path": paths, "content": ["1", "2"]})
+    content = [hashlib.blake2b(Path(path).read_bytes(), digest_size=16).hexdigest() for path in paths]
+    return pd.DataFrame({"image_id": ["a", "b"], "path": paths, "content": content})
 
 
 def test_an_interrupted_flush_lists_no_record_twice(store, monkeypatch):
