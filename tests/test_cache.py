@@ -112,7 +112,7 @@ def _fill_slowly(store, numbers, made):
 
 
 def test_two_processes_share_the_work_without_collision(store):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     made = context.Queue()
     tasks = [
         context.Process(target=_fill_slowly, args=(store, list(numbers), made))

@@ -53,6 +53,7 @@ def fake_job(folder, said, **changes):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_one_process_does_several_folds(tmp_path):
     said = []
     done = run_folds(fake_job(tmp_path, said, parallel_folds=2), [0, 4, 5], run=do_or_die)
@@ -162,6 +163,7 @@ def test_folds_die_with_the_process_that_started_them(tiny_layout, tmp_path):
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), 15)
 
 
+@pytest.mark.slow
 def test_real_weights_workers_and_pictures_in_ram_reach_the_folds(tiny_layout, tmp_path, cv_command):
     """Equal logits with everything else unlike: cache, processes, workers; and a continued run keeps its threads."""
     torch.manual_seed(0)
@@ -180,6 +182,7 @@ def test_real_weights_workers_and_pictures_in_ram_reach_the_folds(tiny_layout, t
     pd.testing.assert_frame_equal(Run(tmp_path / "one").test, Run(tmp_path / "two").test, check_exact=True)
 
 
+@pytest.mark.slow
 def test_a_process_that_cannot_be_started_costs_its_fold_alone(tmp_path, monkeypatch):
     import pipeline.schedule as schedule
 
