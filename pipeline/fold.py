@@ -32,7 +32,7 @@ from reports.metrics import METRICS, softmax
 from tta.merge import mean_logit
 from tta.views import VIEWS
 
-__all__ = ["FoldJob", "finished_fold", "run_fold", "start_fold", "write_fold"]
+__all__ = ["FoldJob", "finished_fold", "fold_record", "run_fold", "start_fold", "write_fold"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +136,19 @@ def write_fold(
     return {name: file_hash(job.folder / name) for name in (*tables, weights, *shared)}
 
 
+def fold_record(job: FoldJob, index: int, files: dict[str, str], score: float) -> dict[str, Any]:
+    """Return what every done.json says of its fold."""
+    repeat, fold = job.place(index)
+    return {
+        "repeat": repeat,
+        "fold": fold,
+        "run_key": job.run_key,
+        "environment": job.environment,
+        "files": files,
+        "score": score if np.isfinite(score) else None,
+    }
+
+
 def run_fold(job: FoldJob, index: int) -> dict[str, Any]:
     """Train and score one fold and return its done.json, which is written last."""
     config, compute = job.config, job.compute
@@ -200,12 +213,7 @@ def run_fold(job: FoldJob, index: int) -> dict[str, Any]:
     state = {name: value.detach().cpu().contiguous() for name, value in scored.state_dict().items()}
     files = write_fold(job, index, state=state, held_VNC=held_VNC, test_VNC=test_VNC)
     done = {
-        "repeat": repeat,
-        "fold": fold,
-        "run_key": job.run_key,
-        "environment": job.environment,
-        "files": files,
-        "score": score if np.isfinite(score) else None,
+        **fold_record(job, index, files, score),
         "seconds": time.perf_counter() - start,
         "train_images_per_s": train_images / train_seconds,
         "infer_images_per_s": len(held_out) * len(job.views) / infer_seconds,

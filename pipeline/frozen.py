@@ -16,7 +16,7 @@ from folds.errors import UserError
 from folds.files import write_with
 from pipeline.config import parse_l2
 from pipeline.features import Backbone, Features
-from pipeline.fold import FoldJob, start_fold, write_fold
+from pipeline.fold import FoldJob, fold_record, start_fold, write_fold
 from pipeline.heads import Head, choose_l2, fit_heads, own_scales, principal_axes
 from pipeline.store import write_json, write_table
 from reports.metrics import METRICS, softmax
@@ -138,16 +138,7 @@ def _fit(
 def _done(
     job: FoldJob, index: int, files: dict[str, str], held_N: np.ndarray, held_VNC: np.ndarray, l2: float
 ) -> dict[str, Any]:
-    repeat, fold = job.place(index)
     metric = METRICS[job.config.output.metric]
     score = metric.score(job.manifest.train["label"].to_numpy()[held_N], softmax(mean_logit(held_VNC)))
     job.say(f"{job.title(index)}: L2 {l2:g}, held-out {metric.title} {score:.4f}")
-    return {
-        "repeat": repeat,
-        "fold": fold,
-        "run_key": job.run_key,
-        "environment": job.environment,
-        "files": files,
-        "score": score if np.isfinite(score) else None,
-        "l2": l2,
-    }
+    return {**fold_record(job, index, files, score), "l2": l2}
