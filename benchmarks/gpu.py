@@ -1,7 +1,7 @@
 """The benchmarks that want a GPU, one after the other.
 
 python benchmarks/gpu.py --data DATA            # on the first CUDA device
-python benchmarks/gpu.py --brief --device cpu   # a step or two each: shows that they run, measures nothing
+python benchmarks/gpu.py --brief --device cpu   # a tiny model, a step or two: shows that they run, measures nothing
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ PLAN = (
     ("compile", HARD, ()),
     ("parallel", HARD, ("--epochs", "20")),
 )
+TINY = ("--backbone", "test_efficientnet", "--img-size", "64", "--batch-size", "16", "--rounds", "1")
 BRIEF = {
-    "feeding": ("--batch-size", "2", "--steps", "1", "--rounds", "1"),
-    "compile": ("--batch-size", "2", "--steps", "1", "--rounds", "1"),
-    "parallel": ("--batch-size", "16", "--img-size", "32", "--epochs", "1", "--rounds", "1"),
+    "feeding": (*TINY, "--steps", "2", "--pictures", "600"),
+    "compile": (*TINY, "--steps", "2"),
+    "parallel": (*TINY, "--epochs", "1"),
 }
 
 
