@@ -13,20 +13,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+import pandas as pd
 
 from folds.config import DataConfig
 from folds.files import write_bytes
 from folds.load import load_data
 from folds.manifest import Manifest
-from pipeline.backends import timm
 from pipeline.config import RunConfig
 from pipeline.device import resolve_machine
 from pipeline.environment import describe_environment
 from pipeline.settings import make_config, replace
 
-__all__ = ["Results", "data_of", "parser", "run_cv", "settled", "spread", "write_weights"]
+__all__ = ["Results", "data_of", "parser", "run_cv", "settled", "spread"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -46,7 +44,6 @@ class Results:
 
     def __init__(self, args: argparse.Namespace, *, device: str) -> None:
         self.file: Path = args.json
-        self.machine = device
         environment = describe_environment()
         self.where = {
             "data": Path(args.data).name,
@@ -108,17 +105,10 @@ def data_of(args: argparse.Namespace) -> Manifest:
     return load_data(DataConfig(data=args.data), lambda _: None)[0]
 
 
-def write_weights(backbone: str, file: Path) -> Path:
-    """Write random weights for --weights, so that no hub is asked and every run starts alike."""
-    torch.manual_seed(0)
-    torch.save(timm.create_model(backbone, pretrained=False).state_dict(), file)
-    return file
-
-
-def run_cv(*argv: object, env: dict[str, str] | None = None) -> str:
+def run_cv(*argv: object) -> str:
     """Run run_cv.py to its end in a process of its own and return what it said."""
     command = [sys.executable, str(ROOT / "run_cv.py"), *map(str, argv)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | (env or {}), check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stderr or done.stdout}")
     return done.stdout
@@ -126,9 +116,5 @@ def run_cv(*argv: object, env: dict[str, str] | None = None) -> str:
 
 def equal_tables(one: Path, other: Path) -> bool:
     """Return whether the logits of two run folders are equal to the bit."""
-    import pandas as pd
-
-    names = [name for name in ("oof.parquet", "test.parquet") if (one / name).is_file()]
-    return all(pd.read_parquet(one / name).equals(pd.read_parquet(other / name)) for name in names) and bool(
-        np.size(names)
-    )
+    names = ("oof.parquet", "test.parquet") if (one / "test.parquet").is_file() else ("oof.parquet",)
+    return all(pd.read_parquet(one / name).equals(pd.read_parquet(other / name)) for name in names)

@@ -23,9 +23,10 @@ from typing import Any
 
 import numpy as np
 
+from folds.demo import cache_folder
 from folds.errors import UserError
 
-__all__ = ["KEY_BYTES", "Records", "Store", "in_threads", "known_keys", "write_records"]
+__all__ = ["KEY_BYTES", "Records", "Store", "cache_root", "first_places", "in_threads", "known_keys", "write_records"]
 
 KEY_BYTES = 16
 FLUSH_BYTES, FLUSH_SECONDS = 2**26, 10.0  # what a kill can cost
@@ -71,11 +72,6 @@ class Records:
             except (OSError, ValueError):
                 raise UserError(f"{self.path}: the cache was removed or cut while in use; run again") from None
         return self._map
-
-
-def record_bytes(shape: Sequence[int], dtype: str) -> int:
-    """Return the size of one record."""
-    return int(np.prod(shape)) * np.dtype(dtype).itemsize
 
 
 def write_records(
@@ -146,13 +142,12 @@ class Store:
     @property
     def size(self) -> int:
         """Bytes of a record."""
-        return record_bytes(self.shape, self.dtype)
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
     def missing(self, keys: Sequence[bytes]) -> list[int]:
         """Return the positions of keys without a record, each key once."""
         known = {*self._keys()}
-        first = {key: index for index, key in reversed([*enumerate(keys)])}
-        return sorted(index for key, index in first.items() if key not in known)
+        return [index for key, index in first_places(keys).items() if key not in known]
 
     def records(self, keys: Sequence[bytes]) -> Records:
         """Return the records of keys that are all there."""
@@ -245,6 +240,19 @@ def _read_keys(folder: Path) -> list[bytes]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return [data[start : start + KEY_BYTES] for start in range(0, len(data) - KEY_BYTES + 1, KEY_BYTES)]
+
+
+def first_places(keys: Sequence[bytes]) -> dict[bytes, int]:
+    """Return where each key stands first, in that order."""
+    places: dict[bytes, int] = {}
+    for index, key in enumerate(keys):
+        places.setdefault(key, index)
+    return places
+
+
+def cache_root(cache_dir: str | None) -> Path:
+    """Return the folder of all that is kept; it can be made again, so it may be removed at any time."""
+    return Path(cache_dir).expanduser() if cache_dir else cache_folder()
 
 
 def known_keys(root: Path) -> frozenset[bytes]:

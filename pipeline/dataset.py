@@ -16,7 +16,7 @@ from pipeline.augment import Augmentation
 from pipeline.pictures import PictureSource
 from pipeline.seeding import derive_rng, derive_seed
 
-__all__ = ["Batch", "ImageDataset", "ResidentLoader", "eval_loader", "resident_pixels", "train_loader"]
+__all__ = ["ImageDataset", "ResidentLoader", "eval_loader", "resident_pixels", "train_loader"]
 
 Key = tuple[int, int]
 Batch = tuple[torch.Tensor, torch.Tensor]  # N x H x W x 3 uint8, N labels (-1 where unknown)
@@ -64,7 +64,7 @@ class ImageDataset(Dataset[Batch]):
             image = self.augment(image, derive_seed("augment", *parts))
         if self.whole:
             return image
-        return self.preprocess.crop(image, derive_rng("crop", *parts) if self.random_crop else None)
+        return np.asarray(self.preprocess.crop(image, derive_rng("crop", *parts) if self.random_crop else None))
 
     def __getitem__(self, key: Key) -> Batch:
         return self.__getitems__([key])
@@ -185,4 +185,4 @@ class ResidentLoader:
         for step in range(len(self)):
             chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
             images = self.pixels[self.rows[chosen]]
-            yield (images if self.train else self.preprocess.centre(images)), self.labels[chosen]
+            yield (images if self.train else self.preprocess.crop(images)), self.labels[chosen]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -14,12 +13,11 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from folds.demo import cache_folder
 from folds.errors import UserError
 from folds.images import boxes_of, picture_key
 from pipeline.augment import RECIPES, albumentations
 from pipeline.backends import timm
-from pipeline.cache import Store
+from pipeline.cache import Store, cache_root
 from pipeline.environment import processor
 from pipeline.fold import FoldJob
 from pipeline.model import build_model
@@ -93,8 +91,9 @@ class Features:
                 "views": VIEWS_VERSION,
                 "versions": [one.__version__ for one in (torch, timm, cv2, np, albumentations)],
             }
-            root = Path(machine.cache_dir).expanduser() if machine.cache_dir else cache_folder()
-            self.store = Store.at(root / "features", (backbone.num_features,), "float32", policy)
+            self.store = Store.at(
+                cache_root(machine.cache_dir) / "features", (backbone.num_features,), "float32", policy
+            )
 
     def of(self, table: pd.DataFrame, view: str, *, copy: int | None = None) -> np.ndarray:
         """Return N x D float32 features of a table's pictures seen in a view, or of their augmented `copy`."""

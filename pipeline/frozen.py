@@ -89,23 +89,23 @@ def run_heads(job: FoldJob, todo: Sequence[int]) -> dict[int, dict[str, Any]]:
         for index in wanted:
             fold = index % num_folds
             held = fold_N == fold
-            held_VNC = np.stack([heads.logits(axes.of(one[held]), fold) for one in train_VND])
-            test_VMC = np.stack([heads.logits(axes.of(one), fold) for one in test_VMD]) if test_VMD else None
+            weight_DC = axes.turn_DK @ heads.weight_PKC[fold]
+            bias_C = heads.bias_PC[fold] - axes.mean_D @ weight_DC
+            held_VNC = _logits([one[held] for one in train_VND], weight_DC, bias_C)
+            test_VMC = _logits(test_VMD, weight_DC, bias_C) if test_VMD else None
             start_fold(job, index)
-            folder = job.folder / f"fold_{index}"
-            write_table(folder / "log.csv", pd.DataFrame({"l2": _strengths(job), "inner_log_loss": loss_KL[fold]}))
-            weight = axes.turn_DK @ heads.weight_PKC[fold]
-            state = {
-                f"{backbone.head_name}.weight": weight.T,
-                f"{backbone.head_name}.bias": heads.bias_PC[fold] - axes.mean_D @ weight,
-            }
-            tensors = {name: torch.from_numpy(value.astype(np.float32).copy()) for name, value in state.items()}
+            log = pd.DataFrame({"l2": _strengths(job), "inner_log_loss": loss_KL[fold]})
+            write_table(job.folder / f"fold_{index}" / "log.csv", log)
+            parts = {"weight": weight_DC.T, "bias": bias_C}
             files = write_fold(
                 job,
                 index,
-                state=tensors,
-                held_VNC=held_VNC.astype(np.float32),
-                test_VNC=None if test_VMC is None else test_VMC.astype(np.float32),
+                state={
+                    f"{backbone.head_name}.{name}": torch.from_numpy(np.ascontiguousarray(part, np.float32))
+                    for name, part in parts.items()
+                },
+                held_VNC=held_VNC,
+                test_VNC=test_VMC,
                 shared=("backbone.safetensors",),
             )
             done[index] = _done(job, index, files, held, held_VNC, float(l2_K[fold]))
@@ -114,6 +114,10 @@ def run_heads(job: FoldJob, todo: Sequence[int]) -> dict[int, dict[str, Any]]:
             done[index]["seconds"] = each
             write_json(job.folder / f"fold_{index}" / "done.json", done[index])
     return done
+
+
+def _logits(views_VND: Sequence[np.ndarray], weight_DC: np.ndarray, bias_C: np.ndarray) -> np.ndarray:
+    return np.stack([one.astype(np.float64) @ weight_DC + bias_C for one in views_VND]).astype(np.float32)
 
 
 def _strengths(job: FoldJob) -> tuple[float, ...]:

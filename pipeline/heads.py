@@ -52,18 +52,15 @@ def principal_axes(features_ND: np.ndarray) -> Axes:
     """
     mean_D = features_ND.mean(axis=0, dtype=np.float64)
     centred = features_ND - mean_D
-    if len(centred) > centred.shape[1]:
-        variance, axes_DK = np.linalg.eigh(centred.T @ centred / len(centred))
-    else:  # fewer rows than features: the same from the smaller matrix
-        variance, left = np.linalg.eigh(centred @ centred.T / len(centred))
-        keep = variance > variance.max(initial=0) * 1e-12
-        variance = variance[keep]
-        axes_DK = centred.T @ (left[:, keep] / np.sqrt(variance * len(centred)))
+    many = len(centred) > centred.shape[1]  # otherwise the axes come from the smaller matrix of products
+    variance, vectors = np.linalg.eigh((centred.T @ centred if many else centred @ centred.T) / len(centred))
     keep = variance > variance.max(initial=0) * 1e-12
-    total = variance[keep].sum()
+    variance, vectors = variance[keep], vectors[:, keep]
+    axes_DK = vectors if many else centred.T @ (vectors / np.sqrt(variance * len(centred)))
+    total = variance.sum()
     if not total > 0:
         raise UserError("--finetune head: the backbone gives every picture the same features; pass other weights")
-    return Axes(mean_D, axes_DK[:, keep] / math.sqrt(total), variance[keep] / total)
+    return Axes(mean_D, axes_DK / math.sqrt(total), variance / total)
 
 
 def own_scales(rows_NK: np.ndarray, weight_PN: np.ndarray) -> np.ndarray:
@@ -178,6 +175,18 @@ def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (a * b).sum(dim=(1, 2))
 
 
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
+    """Switch off TF32, with which a GPU keeps ten bits of a float32 in products."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@_full_precision()
 def fit_heads(
     rows_NK: np.ndarray,
     label_N: np.ndarray,
@@ -198,32 +207,6 @@ def fit_heads(
     rows of weight 0 have no part in a problem. `start` is a solution nearby. Raises UserError where a
     head is still far from its optimum after many steps.
     """
-    with _full_precision():
-        return _fit(rows_NK, label_N, weight_PN, l2_P, num_classes, variance_K, tolerance, start, device)
-
-
-@contextlib.contextmanager
-def _full_precision() -> Iterator[None]:
-    """Switch off TF32, with which a GPU keeps ten bits of a float32 in products."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
-
-
-def _fit(
-    rows_NK: np.ndarray,
-    label_N: np.ndarray,
-    weight_PN: np.ndarray,
-    l2_P: np.ndarray,
-    num_classes: int,
-    variance_K: np.ndarray,
-    tolerance: float,
-    start: Head | None,
-    device: torch.device | None,
-) -> Head:
     classes, target_N = np.unique(label_N, return_inverse=True)
     present_PC = np.stack([weight_PN[:, target_N == c].sum(axis=1) > 0 for c in range(len(classes))], axis=1)
 

@@ -15,11 +15,10 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from folds.demo import cache_folder
 from folds.errors import UserError, counted
 from folds.images import boxes_of, picture_key
 from folds.load import Say
-from pipeline.cache import Records, Store, in_threads, write_records
+from pipeline.cache import Records, Store, cache_root, first_places, in_threads, write_records
 from pipeline.device import num_cores
 from pipeline.preprocess import Preprocess
 
@@ -28,6 +27,7 @@ __all__ = ["PictureSource", "Pictures", "Room", "choose_cache", "open_pictures",
 GB = 10**9
 DEVICE_SHARE = 0.4  # of the free memory: the rest is the model's
 DISK_SPARE = GB
+HAS_MEMFD = hasattr(os, "memfd_create")
 PICTURES_VERSION = 1  # to be raised when decoding or resizing changes
 
 
@@ -101,9 +101,11 @@ def choose_cache(wanted: str, *, size: int, missing: int, passes: int, room: Roo
     fits = {
         "device": room.device is None or size <= room.device * DEVICE_SHARE,
         "disk": _disk_fits(missing, room),
-        "ram": hasattr(os, "memfd_create") and 2 * size <= room.ram,
+        "ram": HAS_MEMFD and 2 * size <= room.ram,
         "off": True,
     }
+    if wanted == "ram" and not HAS_MEMFD:
+        raise UserError("--cache ram: needs Linux; pass --cache disk")
     if wanted != "auto":
         if not fits[wanted]:
             free = {"device": room.device or 0, "disk": room.disk, "ram": room.ram}[wanted]
@@ -147,8 +149,8 @@ def _free_disk(folder: Path) -> int:
 
 
 def pictures_folder(cache_dir: str | None) -> Path:
-    """Return the folder of decoded pictures; all in it can be made again, so it may be removed at any time."""
-    return (Path(cache_dir).expanduser() if cache_dir else cache_folder()) / "pictures"
+    """Return the folder of decoded pictures."""
+    return cache_root(cache_dir) / "pictures"
 
 
 def _keys(table: pd.DataFrame) -> list[bytes]:
@@ -172,8 +174,8 @@ def open_pictures(
     """
     every = pd.concat([table for table in tables if table is not None], ignore_index=True)
     keys = _keys(every)
-    first = {key: index for index, key in reversed([*enumerate(keys)])}
-    unique = sorted(first, key=first.__getitem__)
+    first = first_places(keys)
+    unique = [*first]
     width, height = preprocess.stored_size
     policy = {"pictures": PICTURES_VERSION, "decode": preprocess.decode, "opencv": cv2.__version__}
     store = Store.at(pictures_folder(cache_dir), (height, width, 3), "uint8", policy)
@@ -188,8 +190,8 @@ def open_pictures(
     )
     if mode == "off":
         return PictureSource(preprocess, mode)
-    files = Files(every.iloc[[first[key] for key in unique]], preprocess, verify=True)
-    to_disk = mode == "disk" or (mode == "device" and _disk_fits(num_missing * store.size, room))
+    files = Files(every.iloc[[*first.values()]], preprocess, verify=True)
+    to_disk = mode == "disk" or (mode == "device" and (_disk_fits(num_missing * store.size, room) or not HAS_MEMFD))
     records = _on_disk(store, unique, files, say) if to_disk else _in_ram(store, files)
     return PictureSource(preprocess, mode, records, {key: row for row, key in enumerate(unique)})
 
@@ -207,8 +209,6 @@ def _on_disk(store: Store, keys: Sequence[bytes], files: Files, say: Say) -> Rec
 
 def _in_ram(store: Store, files: Files) -> Records:
     """Hold the pictures in anonymous memory that other processes can map while this one lives."""
-    if not hasattr(os, "memfd_create"):
-        raise UserError("--cache ram: needs Linux; pass --cache disk")
     file = os.memfd_create("pictures")
     pictures = in_threads(files.__getitem__, range(len(files)), workers=num_cores())
     try:

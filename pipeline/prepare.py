@@ -163,9 +163,9 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
     _check_training(trial, config)
     fold_RN = plan_folds(config.split, manifest, say)
     num_folds = int(fold_RN.max()) + 1
-    config = replace(config, folds=num_folds, repeats=len(fold_RN))
     epoch_steps = len(manifest.train) * (num_folds - 1) // num_folds // (config.train.batch_size or 1)
-    config = replace(config, compile=compile_pays(config.machine, epoch_steps * (config.train.epochs or 0)))
+    compiles = compile_pays(config.machine, epoch_steps * (config.train.epochs or 0))
+    config = replace(config, folds=num_folds, repeats=len(fold_RN), compile=compiles)
     run_key = {
         "configuration": identity_hash(config),
         "data": data_hash,

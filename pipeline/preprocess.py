@@ -66,18 +66,13 @@ class Preprocess:
         method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
         return cv2.resize(image, (width, height), interpolation=method)
 
-    def crop(self, image: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Return the training size out of a stored picture: its centre, or where `rng` puts it."""
-        left, top = image.shape[1] - self.width, image.shape[0] - self.height
+    def crop(self, images: Any, rng: np.random.Generator | None = None) -> Any:
+        """Return the training size out of stored pictures [N x] H x W x 3: their centre, or where `rng` puts it."""
+        left, top = images.shape[-2] - self.width, images.shape[-3] - self.height
         if not (left or top):
-            return image
+            return images
         x, y = (left // 2, top // 2) if rng is None else (rng.integers(left + 1), rng.integers(top + 1))
-        return image[y : y + self.height, x : x + self.width]
-
-    def centre(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the centre crops of stored pictures N x H x W x 3."""
-        y, x = (images.shape[1] - self.height) // 2, (images.shape[2] - self.width) // 2
-        return images[:, y : y + self.height, x : x + self.width]
+        return images[..., y : y + self.height, x : x + self.width, :]
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """Return float32 N x 3 x H x W of uint8 N x H x W x 3, on the tensor's own device."""
