@@ -15,9 +15,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         config = parse_run_config(sys.argv[1:] if argv is None else argv, prog="run_cv.py", description=__doc__ or "")
-        from pipeline.cv import cross_validate  # torch takes seconds: after the flags have been checked
+        from pipeline.cv import cross_validate_seeds  # torch takes seconds: after the flags have been checked
 
-        cross_validate(config)
+        cross_validate_seeds(config)
 
     return run_command(command)
 

@@ -24,13 +24,14 @@ from common import Results, data_of, parser, print_rows, settled, shown, spread
 from folds.images import read_image
 from folds.manifest import Manifest
 from pipeline.augment import AUGMENTATIONS
-from pipeline.config import RunConfig, TrainConfig
+from pipeline.config import RunConfig
 from pipeline.device import Compute, compute_of
 from pipeline.feeding import Feeder
-from pipeline.fit import train_epochs
+from pipeline.fit import Fit
 from pipeline.model import build_model, check_backbone, preprocess_of
 from pipeline.pictures import PictureSource, open_pictures
 from pipeline.preprocess import Preprocess
+from pipeline.settings import make_config
 
 
 def opened(table: pd.DataFrame, preprocess: Preprocess, cache: str, folder: Path) -> PictureSource:
@@ -48,11 +49,9 @@ def epoch_seconds(
     start = time.perf_counter()
     feeder = Feeder(config, opened(manifest.train, preprocess, cache, folder), compute)
     train = manifest.train[np.arange(len(manifest.train)) % 5 > 0].reset_index(drop=True)
-    epochs = train_epochs(
-        model, feeder.train(train, seed_parts=(0, 0)), TrainConfig(epochs=1), preprocess, compute,
-        augment=feeder.device_augmentation, progress=lambda loader, **_: loader,
-    )  # fmt: skip
-    next(iter(epochs))
+    loader, once = feeder.train(train, seed_parts=(0, 0)), make_config(epochs=1)
+    augment = feeder.device_augmentation
+    next(Fit(model, once, preprocess, compute, steps_per_epoch=len(loader), augment=augment).epochs(loader))
     return time.perf_counter() - start
 
 

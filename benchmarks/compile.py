@@ -14,10 +14,10 @@ import torch
 from common import Results, parser, print_rows, settled, shown, spread
 
 from pipeline.backends import timm
-from pipeline.config import TrainConfig
 from pipeline.device import compute_of
-from pipeline.fit import train_epochs
+from pipeline.fit import Fit
 from pipeline.model import check_backbone, preprocess_of
+from pipeline.settings import make_config
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -36,8 +36,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             device=compute.device, memory_format=compute.memory_format
         )
         here = dataclasses.replace(compute, compile=way == "compiled")
-        once = TrainConfig(epochs=args.rounds + 1, lr=1e-6)
-        epochs = train_epochs(model, [batch] * args.steps, once, preprocess, here, progress=lambda loader, **_: loader)
+        once = make_config(epochs=args.rounds + 1, lr=1e-6)
+        epochs = Fit(model, once, preprocess, here, steps_per_epoch=args.steps).epochs([batch] * args.steps)
         start = time.perf_counter()
         next(epochs)
         first[way] = time.perf_counter() - start

@@ -24,13 +24,14 @@ from tqdm import tqdm
 
 from folds.manifest import Manifest
 from pipeline.backends import timm
-from pipeline.config import RunConfig, TrainConfig
+from pipeline.config import RunConfig
 from pipeline.device import Compute, compute_of, free_memory
 from pipeline.feeding import Feeder
-from pipeline.fit import train_epochs
+from pipeline.fit import Fit
 from pipeline.model import build_model, check_backbone, preprocess_of
 from pipeline.pictures import open_pictures
 from pipeline.preprocess import Preprocess
+from pipeline.settings import make_config
 
 
 class Steps:
@@ -112,9 +113,9 @@ def step_rate(
     model: torch.nn.Module, steps: Any, preprocess: Any, compute: Compute, augment: Callable[..., Any] | None = None
 ) -> float:
     """Return images a second of one epoch over the steps."""
-    once = TrainConfig(epochs=1, lr=1e-6)
-    epochs = train_epochs(model, steps, once, preprocess, compute, augment=augment, progress=lambda loader, **_: loader)
-    epoch = next(iter(epochs))
+    once = make_config(epochs=1, lr=1e-6)
+    fit = Fit(model, once, preprocess, compute, steps_per_epoch=len(steps), augment=augment)
+    epoch = next(fit.epochs(steps))
     if compute.is_cuda:
         torch.cuda.synchronize()
     return epoch.images / epoch.seconds

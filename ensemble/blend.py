@@ -66,6 +66,8 @@ class BlendConfig:
     """Folder of the blend; default: the first run's."""
     name: str | None = None
     """Name of the blend; default: blend_ and a hash of members and weights."""
+    allow_optimistic: bool = False
+    """Take in runs whose epochs were chosen on the rows that are scored (--select best); the blend is marked so too."""
     overwrite: bool = False
     """Replace a blend of that name."""
     metric: str = "f1_macro"
@@ -205,6 +207,14 @@ def blend(runs: Sequence[str | Path | Run], *, say: Say = print, **settings: Any
     without_test = [run.name for run, _ in members if not run.info["has_test"]]
     if without_test:
         notes.append(f"no test logits, since {listed(without_test)} have none")
+    optimistic = [run.name for run, _ in members if run.info.get("optimistic")]
+    if optimistic and not config.allow_optimistic:
+        raise UserError(
+            f"{listed(optimistic)}: epochs were chosen on the rows that are scored (--select best), so a blend's score "
+            "would be no honest one; leave them out or pass --allow-optimistic"
+        )
+    if optimistic:
+        notes.append(f"OPTIMISTIC: epochs of {listed(optimistic)} were chosen on the very rows that are scored")
     leaky = [run.name for run, _ in members if run.info["leaks"]]
     if leaky:
         notes.append(f"groups leak between the folds of {listed(leaky)}: this score is not honest")
@@ -229,6 +239,7 @@ def blend(runs: Sequence[str | Path | Run], *, say: Say = print, **settings: Any
             "num_test_folds": len(tests),
             "has_test": bool(tests),
             "leaks": bool(leaky),
+            "optimistic": bool(optimistic),
             "views": [],
             "metric": config.metric,
         }

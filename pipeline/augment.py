@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -16,7 +16,20 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # before the import: it 
 
 import albumentations
 
-__all__ = ["AUGMENTATIONS", "RECIPES", "Augmentation", "DeviceAugmentation", "device_augmentation"]
+from folds.errors import UserError
+from folds.plugins import find_part, is_custom, source_hash
+
+__all__ = [
+    "AUGMENTATIONS",
+    "RECIPES",
+    "Augment",
+    "Augmentation",
+    "DeviceAugmentation",
+    "build_augmentation",
+    "check_augmentation",
+    "describe_augmentation",
+    "device_augmentation",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +55,17 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe | None] = {"default": Recipe(), "none": None}
+
+
+class Augment(Protocol):
+    """What augments training pictures one by one; made once a fold, without arguments."""
+
+    def __call__(self, image: np.ndarray, seed: int) -> np.ndarray:
+        """Return a changed copy of a height x width x 3 uint8 picture, of its size.
+
+        All that is drawn must follow from `seed`: then order, workers and a restart make no difference.
+        """
+        ...
 
 
 class Augmentation:
@@ -79,7 +103,39 @@ def _default() -> Augmentation:
     )
 
 
-AUGMENTATIONS: dict[str, Callable[[], Augmentation | None]] = {"default": _default, "none": lambda: None}
+AUGMENTATIONS: dict[str, Callable[[], Augment | None]] = {"default": _default, "none": lambda: None}
+
+
+def build_augmentation(name: str) -> Augment | None:
+    """Return the augmentation of that name, None for none. Raises UserError for an unknown one."""
+    augment: Augment | None = find_part(name, AUGMENTATIONS, "--augment")()
+    return augment
+
+
+def check_augmentation(name: str, *, width: int, height: int) -> None:
+    """Call a user's own augmentation. Raises UserError where its result is no picture, or not drawn by its seed."""
+    if not is_custom(name):
+        find_part(name, AUGMENTATIONS, "--augment")
+        return
+    image = np.random.default_rng(0).integers(256, size=(height, width, 3), dtype=np.uint8)
+    why = ""
+    try:
+        first, second = (np.asarray(build_augmentation(name)(image.copy(), 7)) for _ in range(2))  # type: ignore[misc]
+        if first.shape != image.shape or first.dtype != np.uint8:
+            why = f"returns {first.dtype} {first.shape} for uint8 {image.shape}"
+        elif not np.array_equal(first, second):
+            why = "two calls with one seed differ: draw from np.random.default_rng(seed)"
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's code may raise
+        why = f"a trial failed ({type(error).__name__}: {error})"
+    if why:
+        raise UserError(f"--augment {name}: {why}; see examples/")
+
+
+def describe_augmentation(name: str) -> str:
+    """Return what tells one augmentation from another, for what is kept under it."""
+    return f"{name} {source_hash([name])}" if is_custom(name) else str(RECIPES[name])
 
 
 def _matrices(num: int, *entries: Any) -> np.ndarray:

@@ -14,6 +14,7 @@ import tyro
 
 from folds.config import DataConfig, SplitConfig
 from folds.errors import require
+from pipeline.train_config import AugmentConfig, LossConfig, TrainConfig
 
 __all__ = [
     "InferConfig",
@@ -21,9 +22,7 @@ __all__ = [
     "ModelConfig",
     "OutputConfig",
     "RunConfig",
-    "TrainConfig",
     "check_name",
-    "parse_l2",
     "parse_size",
 ]
 
@@ -47,23 +46,10 @@ def parse_size(text: str | int) -> tuple[int, int]:
     return width, height
 
 
-def parse_l2(text: str) -> tuple[float, ...] | None:
-    """Return the strengths of "1e-3,1e-2", or None for "auto"."""
-    if text == "auto":
-        return None
-    try:
-        strengths = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        strengths = ()
-    valid = bool(strengths) and all(0 < one < 1e6 for one in strengths)
-    require(valid, f"--head-l2 {text}: pass auto, or positive numbers such as 1e-3,1e-2")
-    return tuple(dict.fromkeys(strengths))
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
     backbone: Annotated[str, _arg(aliases=["--model"])] = "tf_efficientnet_lite0"
-    """Any timm model name."""
+    """Any timm model name, or your own as module:name (see examples/)."""
     pretrained: Literal["auto", "none"] = "auto"
     """ImageNet weights: from an installed package or timm's hub, or none."""
     weights: str | None = None
@@ -74,6 +60,10 @@ class ModelConfig:
     """Share of width and height in a crop: random in training, central otherwise; 1 shows the whole picture."""
     decode: Literal["scaled", "full"] = "scaled"
     """Decode much larger JPEGs at 1/2, 1/4 or 1/8, never below the size needed; full takes about twice as long."""
+    head: Literal["joint", "attributes"] = "joint"
+    """One head over all classes, or one an attribute, whose log-probabilities add up to the classes' logits."""
+    ordinal: str | None = None
+    """Attributes whose values are ordered, such as age, for --head attributes; comma-separated."""
     drop: float = 0.0
     """Dropout before the head."""
     drop_path: float | None = None
@@ -83,57 +73,9 @@ class ModelConfig:
         require(0.25 <= self.crop_pct <= 1, f"--crop-pct {self.crop_pct}: pass 0.25 to 1")
         require(0 <= self.drop < 1, f"--drop {self.drop}: pass 0 up to, not including, 1")
         require(0 <= (self.drop_path or 0) < 1, f"--drop-path {self.drop_path}: pass 0 up to, not including, 1")
+        require(self.ordinal is None or self.head == "attributes", "--ordinal: goes with --head attributes")
         if self.img_size is not None:
             parse_size(self.img_size)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainConfig:
-    finetune: Literal["full", "head"] = "full"
-    """Train all weights, or a linear head on the frozen backbone's features, taken once for all folds."""
-    head_l2: str = "auto"
-    """Regularisation of --finetune head, such as 1e-3,1e-2: chosen among them within each fold's training groups."""
-    feature_views: int = 0
-    """Augmented copies of each training picture for --finetune head."""
-    epochs: int | None = None
-    """Number of epochs, fixed beforehand; default 10, on the demo set 4."""
-    batch_size: Annotated[int | None, _arg(aliases=["-b"])] = None
-    """Pictures a training step; default 32, on the demo set 16."""
-    opt: str = "adamw"
-    """Any timm optimiser."""
-    lr: float = 1e-3
-    """Peak learning rate."""
-    weight_decay: float = 0.02
-    """Weight decay; biases and norms are left out."""
-    sched: Literal["cosine", "onecycle", "constant"] = "cosine"
-    """Learning rate over the steps."""
-    warmup_epochs: float = 1.0
-    """Epochs of linear warm-up (cosine and constant; one-cycle has its own)."""
-    smoothing: float = 0.1
-    """Label smoothing of the cross entropy."""
-    augment: Literal["default", "none"] = "default"
-    """Training augmentation."""
-    clip_grad: float | None = None
-    """Largest gradient norm."""
-    model_ema: bool = False
-    """Score the moving average of the weights instead of the last ones."""
-    model_ema_decay: float = 0.99
-    """Decay of the moving average, a step."""
-    seed: int = 0
-    """Seed of weights, order and augmentation."""
-
-    def __post_init__(self) -> None:
-        parse_l2(self.head_l2)
-        require(self.feature_views >= 0, f"--feature-views {self.feature_views}: pass 0 or more")
-        require(self.epochs is None or self.epochs >= 1, f"--epochs {self.epochs}: pass 1 or more")
-        require(self.batch_size is None or self.batch_size >= 2, f"--batch-size {self.batch_size}: pass 2 or more")
-        require(self.lr > 0, f"--lr {self.lr}: pass more than 0")
-        require(self.weight_decay >= 0, f"--weight-decay {self.weight_decay}: pass 0 or more")
-        require(0 <= self.warmup_epochs < 1e6, f"--warmup-epochs {self.warmup_epochs}: pass 0 or more")
-        require(0 <= self.smoothing < 1, f"--smoothing {self.smoothing}: pass 0 up to, not including, 1")
-        require(0 < self.model_ema_decay < 1, f"--model-ema-decay {self.model_ema_decay}: pass between 0 and 1")
-        require(self.clip_grad is None or self.clip_grad > 0, f"--clip-grad {self.clip_grad}: pass more than 0")
-        require(self.seed >= 0, f"--seed {self.seed}: pass 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -190,7 +132,9 @@ class OutputConfig:
     name: str | None = None
     """Name of the run; default: data set and backbone. An unfinished run of that name is continued."""
     resume: bool = True
-    """Keep the finished folds of a run of that name; --no-resume starts it afresh."""
+    """Go on with a run of that name, in the middle of a fold; --no-resume starts it afresh."""
+    save_every: float = 60.0
+    """Seconds between two checkpoints within a fold; 0 saves after every step."""
     metric: str = "f1_macro"
     """The score that counts: f1_macro, accuracy, balanced_accuracy, roc_auc_ovr, log_loss, kappa_quadratic."""
 
@@ -210,6 +154,10 @@ class RunConfig:
     """What is trained."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """How one fold is trained."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """What is minimised, and over which rows."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """What is done to training pictures."""
     infer: InferConfig = field(default_factory=InferConfig)
     """How logits are taken."""
     machine: MachineConfig = field(default_factory=MachineConfig)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from folds.errors import UserError
 from folds.fold_file import read_fold_file
 from folds.manifest import Manifest
 from folds.split import SPLITTERS
+from pipeline.about import describe_run
+from pipeline.checkpoint import CHECKPOINT
 from pipeline.config import RunConfig
 from pipeline.device import compute_of, free_memory
 from pipeline.environment import describe_environment
@@ -25,9 +26,10 @@ from pipeline.fold import FoldJob, finished_fold
 from pipeline.frozen import run_heads
 from pipeline.pictures import open_pictures
 from pipeline.prepare import Prepared, Say, prepare
+from pipeline.progress import Progress
 from pipeline.reporting import check_rows_once, mean_over_folds, write_report, write_submission
 from pipeline.schedule import run_folds
-from pipeline.settings import changed_keys, flatten
+from pipeline.settings import changed_keys, flatten, replace
 from pipeline.store import (
     FORMAT,
     Run,
@@ -43,14 +45,9 @@ from pipeline.store import (
     write_json,
     write_table,
 )
+from reports.metrics import METRICS
 
-__all__ = ["cross_validate", "job_of"]
-
-
-STRATEGIES: dict[str, Callable[[FoldJob, Sequence[int]], dict[int, dict[str, Any]]]] = {
-    "full": run_folds,
-    "head": run_heads,
-}
+__all__ = ["cross_validate", "cross_validate_seeds", "job_of"]
 
 
 def _free_name(folder: Path) -> str:
@@ -69,7 +66,8 @@ def _open_folder(folder: Path, config: RunConfig, run_key: dict[str, str], *, re
         raise UserError(f"{folder}: is a {info.get('kind')}, not a cross-validated run; pass --name {free}")
     if info.get("run_key") == run_key and resume:
         return
-    if not resume or not list(folder.glob("fold_*/done.json")):  # nothing finished, nothing lost
+    kept = [*folder.glob("fold_*/done.json"), *folder.glob(f"fold_*/{CHECKPOINT}")]
+    if not resume or not kept:  # nothing finished, nothing lost
         clear_folder(folder)
         return
     written = folder / "config.yaml"
@@ -114,32 +112,6 @@ def _assemble(folder: Path, manifest: Manifest, num_models: int) -> None:
     write_submission(folder, test, manifest.answers)
 
 
-def _about(run: Prepared, folds: Sequence[dict[str, Any]]) -> tuple[str, list[str]]:
-    """Return one sentence on how the run was made, and what a reader of its score must know."""
-    config, train, notes = run.config, run.config.train, list(run.manifest.notes)
-    if train.finetune == "head":
-        augmented = f", {train.feature_views} augmented copies" if train.feature_views else ""
-        l2 = ", ".join(f"{fold['l2']:g}" for fold in folds)
-        how = f"frozen, a linear head a fold{augmented}, L2 {l2}"
-        if train.head_l2 == "auto" or "," in train.head_l2:
-            how += " (chosen by log loss within each fold's training groups)"
-    else:
-        how = (
-            f"{train.epochs} epochs (fixed), {'EMA' if train.model_ema else 'last'} weights, "
-            f"{train.opt} {train.lr:g} {train.sched}"
-        )
-    about = (
-        f"{config.model.backbone} at {config.model.img_size}, {how}, "
-        f"weights from {run.origin['source']}, views {' + '.join(run.views)}, data {run.manifest.name}, "
-        f"seed {train.seed}, split seed {config.split.split_seed}"
-    )
-    if run.manifest.is_demo:
-        notes.append("the embedded demo set of drawn faces: this score proves plumbing, not quality")
-    if SPLITTERS[config.split.split].leaks:
-        notes.append(f"--split {config.split.split} leaks groups between folds: this score is not honest")
-    return about, notes
-
-
 def _record(run: Prepared, folder: Path) -> dict[str, Any]:
     """Return what run.json says before the first fold."""
     manifest = run.manifest
@@ -166,6 +138,7 @@ def _record(run: Prepared, folder: Path) -> dict[str, Any]:
         "has_test": manifest.test is not None,
         "num_test_folds": 0 if manifest.test is None else run.num_models,
         "leaks": SPLITTERS[run.config.split.split].leaks,
+        "optimistic": run.config.train.select == "best",
         "views": list(run.views),
         "preprocess": run.preprocess.to_dict(),
         "metric": run.config.output.metric,
@@ -200,6 +173,7 @@ def job_of(run: Prepared, folder: Path, fold_RN: np.ndarray, **rest: Any) -> Fol
         config=config,
         model_kwargs=run.model_kwargs,
         weights=run.weights,
+        join=run.join,
         preprocess=run.preprocess,
         compute=compute,
         feeder=Feeder(config, source, compute),
@@ -219,10 +193,13 @@ def _run_folds(run: Prepared, folder: Path, info: dict[str, Any], say: Say) -> N
     done = {index: finished_fold(folder, index, run_key) for index in range(run.num_models)}
     todo = [index for index, fold in done.items() if fold is None]
     if todo:
-        job = job_of(run, folder, fold_RN, run_key=run_key, environment=environment, say=say)
+        progress = Progress(len(todo))
+        job = job_of(run, folder, fold_RN, run_key=run_key, environment=environment, say=say, progress=progress)
         for index in done.keys() - {*todo}:
             say(f"{job.title(index)}: finished before, kept")
-        done |= STRATEGIES[run.config.train.finetune](job, todo)
+        run_todo = run_heads if run.config.train.finetune == "head" else run_folds
+        done |= run_todo(job, todo)
+        progress.close()
     info["folds"] = [done[index] for index in range(run.num_models)]
     _assemble(folder, run.manifest, run.num_models)
 
@@ -255,7 +232,24 @@ def cross_validate(config: RunConfig, *, say: Say = tqdm.write) -> Run:
         info |= {"status": "done", "finished": round(time.time())}
         info["seconds"] = round(sum(fold["seconds"] for fold in info["folds"]), 1)
         write_json(folder / "run.json", info)
-        about, notes = _about(run, info["folds"])
+        about, notes = describe_run(config, manifest, origin=run.origin["source"], views=run.views, folds=info["folds"])
         say(write_report(Run(folder), metric=config.output.metric, about=about, notes=notes))
         say(f"report: {folder / 'report.txt'}")
     return Run(folder)
+
+
+def cross_validate_seeds(config: RunConfig, *, say: Say = tqdm.write) -> list[Run]:
+    """Make one run a seed, on the same folds, and return them; see `cross_validate`.
+
+    With --seeds 3 the runs of seeds --seed and the two after it are named <name>-seed0 and so on; each is
+    one that --seed makes as well.
+    """
+    first, num = config.train.seed, config.train.seeds
+    runs = [cross_validate(replace(config, seed=seed), say=say) for seed in range(first, first + num)]
+    if num > 1:
+        scores = [run.report["headline"]["value"] for run in runs]
+        title = METRICS[config.output.metric].title
+        spread = f"{min(scores):.4f} to {max(scores):.4f}"
+        say(f"{num} seeds: OOF {title} {np.mean(scores):.4f} on average ({spread}); blend them:")
+        say(f"python blend.py {' '.join(str(run.path) for run in runs)}")
+    return runs

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
-from pipeline.augment import Augmentation
+from pipeline.augment import Augment
 from pipeline.pictures import PictureSource
+from pipeline.sampling import EpochSampler
 from pipeline.seeding import derive_rng, derive_seed
 
-__all__ = ["ImageDataset", "ResidentLoader", "eval_loader", "resident_pixels", "train_loader"]
+__all__ = [
+    "ImageDataset",
+    "ResidentLoader",
+    "TrainLoader",
+    "eval_loader",
+    "resident_pixels",
+    "resident_train_loader",
+    "train_loader",
+]
 
 Key = tuple[int, int]
 Batch = tuple[torch.Tensor, torch.Tensor]  # N x H x W x 3 uint8, N labels (-1 where unknown)
@@ -38,7 +47,7 @@ class ImageDataset(Dataset[Batch]):
         table: pd.DataFrame,
         source: PictureSource,
         *,
-        augment: Augmentation | None = None,
+        augment: Augment | None = None,
         seed_parts: tuple[int, ...] = (),
         random_crop: bool = False,
         whole: bool = False,
@@ -78,29 +87,6 @@ class ImageDataset(Dataset[Batch]):
         return torch.from_numpy(images), torch.from_numpy(self.labels[[index for _, index in keys]])
 
 
-class _EpochSampler(Sampler[Key]):
-    """(epoch, index) pairs: shuffled anew each epoch, or in order where there is no seed."""
-
-    def __init__(self, num_rows: int, seed_parts: tuple[int, ...] | None) -> None:
-        self.num_rows = num_rows
-        self.seed_parts = seed_parts
-        self.epoch = -1
-
-    def __len__(self) -> int:
-        return self.num_rows
-
-    def next_order(self) -> np.ndarray:
-        """Begin an epoch and return its order of rows."""
-        self.epoch += 1
-        if self.seed_parts is None:
-            return np.arange(self.num_rows)
-        return derive_rng("order", *self.seed_parts, self.epoch).permutation(self.num_rows)
-
-    def __iter__(self) -> Iterator[Key]:
-        order = self.next_order()
-        return iter([(self.epoch, int(index)) for index in order])
-
-
 def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)  # the processes are the parallelism
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
@@ -111,7 +97,7 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _loader(
-    dataset: ImageDataset, sampler: _EpochSampler, *, batch_size: int, drop_last: bool, workers: int, pin: bool
+    dataset: ImageDataset, sampler: EpochSampler, *, batch_size: int, drop_last: bool, workers: int, pin: bool
 ) -> Any:
     return DataLoader(
         dataset,
@@ -129,18 +115,59 @@ def _loader(
     )
 
 
-def train_loader(dataset: ImageDataset, *, batch_size: int, workers: int, pin: bool = False) -> Any:
+class TrainLoader:
+    """Training batches, which can be entered at any step, and whose rows are known beforehand."""
+
+    def __init__(self, batches: Iterable[Batch], sampler: EpochSampler, table: pd.DataFrame, batch_size: int) -> None:
+        self.batches = batches
+        self.sampler = sampler
+        self.image_ids = table["image_id"].to_numpy()
+        self.label_N = _labels(table)
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return max(1, len(self.sampler) // self.batch_size)  # a short last batch is left out
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.batches)
+
+    def enter(self, epoch: int, step: int) -> None:
+        """Have the next iteration show an epoch, from one of its steps on."""
+        self.sampler.enter(epoch, step * self.batch_size)
+
+    def rows(self, epoch: int, step: int) -> np.ndarray:
+        """Return the rows of the table that make a batch."""
+        return self.sampler.order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
+
+    def labels(self, epoch: int, step: int) -> np.ndarray:
+        """Return the labels of a batch."""
+        return self.label_N[self.rows(epoch, step)]
+
+    def names(self, epoch: int, step: int) -> list[str]:
+        """Return the image ids of a batch."""
+        return [str(name) for name in self.image_ids[self.rows(epoch, step)]]
+
+
+def train_loader(
+    dataset: ImageDataset,
+    table: pd.DataFrame,
+    *,
+    batch_size: int,
+    workers: int,
+    pin: bool = False,
+    odds_N: np.ndarray | None = None,
+) -> TrainLoader:
     """Return a loader that gives every iteration another epoch's order; a short last batch is left out."""
-    sampler = _EpochSampler(len(dataset), dataset.seed_parts)
-    return _loader(
-        dataset, sampler, batch_size=batch_size, drop_last=len(dataset) > batch_size, workers=workers, pin=pin
-    )
+    sampler = EpochSampler(len(dataset), dataset.seed_parts, odds_N=odds_N)
+    drop_last = len(dataset) > batch_size
+    batches = _loader(dataset, sampler, batch_size=batch_size, drop_last=drop_last, workers=workers, pin=pin)
+    return TrainLoader(batches, sampler, table, batch_size)
 
 
 def eval_loader(dataset: ImageDataset, *, batch_size: int, workers: int, pin: bool = False) -> Any:
     """Return a loader over all rows in their order."""
     return _loader(
-        dataset, _EpochSampler(len(dataset), None), batch_size=batch_size, drop_last=False, workers=workers, pin=pin
+        dataset, EpochSampler(len(dataset), None), batch_size=batch_size, drop_last=False, workers=workers, pin=pin
     )
 
 
@@ -156,7 +183,7 @@ def resident_pixels(source: PictureSource, device: torch.device) -> torch.Tensor
 
 
 class ResidentLoader:
-    """Batches gathered from pictures that lie on the device already; same order as the other loaders'."""
+    """Batches gathered from pictures that lie on the device already, in a sampler's order."""
 
     def __init__(
         self,
@@ -165,24 +192,41 @@ class ResidentLoader:
         pixels: torch.Tensor,
         *,
         batch_size: int,
-        seed_parts: tuple[int, ...] | None = None,
+        sampler: EpochSampler | None = None,
     ) -> None:
-        """With `seed_parts` for training: shuffled, whole pictures; else in order, cropped to the centre."""
+        """With a `sampler` for training: whole pictures; else all in order, cropped to the centre."""
         self.pixels = pixels
         self.preprocess = source.preprocess
         self.rows = torch.from_numpy(source.rows(table)).to(pixels.device)
         self.labels = torch.from_numpy(_labels(table)).to(pixels.device)
         self.batch_size = batch_size
-        self.train = seed_parts is not None
-        self.sampler = _EpochSampler(len(table), seed_parts)
+        self.train = sampler is not None
+        self.sampler = sampler or EpochSampler(len(table))
 
     def __len__(self) -> int:
-        full, rest = divmod(len(self.rows), self.batch_size)
-        return full if self.train and full else full + bool(rest)
+        return -(-len(self.rows) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        order = torch.from_numpy(self.sampler.next_order()).to(self.rows.device)
-        for step in range(len(self)):
-            chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
+        order = torch.from_numpy(self.sampler.rest()[1]).to(self.rows.device)
+        drop_last = self.train and len(self.rows) > self.batch_size
+        for start in range(0, len(order), self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            if drop_last and len(chosen) < self.batch_size:
+                return
             images = self.pixels[self.rows[chosen]]
             yield (images if self.train else self.preprocess.crop(images)), self.labels[chosen]
+
+
+def resident_train_loader(
+    table: pd.DataFrame,
+    source: PictureSource,
+    pixels: torch.Tensor,
+    *,
+    batch_size: int,
+    seed_parts: tuple[int, ...],
+    odds_N: np.ndarray | None = None,
+) -> TrainLoader:
+    """Return `train_loader`'s counterpart for pictures that lie on the device: the same rows in the same order."""
+    sampler = EpochSampler(len(table), seed_parts, odds_N=odds_N)
+    batches = ResidentLoader(table, source, pixels, batch_size=batch_size, sampler=sampler)
+    return TrainLoader(batches, sampler, table, batch_size)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from folds.errors import UserError
 from folds.images import boxes_of, picture_key
-from pipeline.augment import RECIPES, albumentations
+from pipeline.augment import albumentations, describe_augmentation
 from pipeline.backends import timm
 from pipeline.cache import Store, cache_root
 from pipeline.environment import processor
@@ -99,8 +99,9 @@ class Features:
         """Return N x D float32 features of a table's pictures seen in a view, or of their augmented `copy`."""
         if self.store is None:
             return np.concatenate([*self._compute(table, view, copy)])
-        train = self.job.config.train
-        what = view if copy is None else f"augment {RECIPES[train.augment]} {train.seed} {copy}"
+        config, what = self.job.config, view
+        if copy is not None:
+            what = f"augment {describe_augmentation(config.augment.augment)} {config.train.seed} {copy}"
         keys = []
         for image, content, box in zip(table["image_id"], table["content"], boxes_of(table), strict=True):
             own = f"{what} {image}" if copy is not None else what  # augmentation is drawn by name

@@ -7,11 +7,20 @@ from typing import Any
 import pandas as pd
 import torch
 
-from pipeline.augment import AUGMENTATIONS, DeviceAugmentation, device_augmentation
+from pipeline.augment import DeviceAugmentation, build_augmentation, device_augmentation
 from pipeline.config import RunConfig
-from pipeline.dataset import ImageDataset, ResidentLoader, eval_loader, resident_pixels, train_loader
+from pipeline.dataset import (
+    ImageDataset,
+    ResidentLoader,
+    TrainLoader,
+    eval_loader,
+    resident_pixels,
+    resident_train_loader,
+    train_loader,
+)
 from pipeline.device import Compute
 from pipeline.pictures import PictureSource
+from pipeline.sampling import row_odds
 
 __all__ = ["Feeder"]
 
@@ -34,31 +43,35 @@ class Feeder:
         if self.config.machine.augment_on != "device":
             return None
         preprocess = self.source.preprocess
-        return device_augmentation(self.config.train.augment, width=preprocess.width, height=preprocess.height)
+        return device_augmentation(self.config.augment.augment, width=preprocess.width, height=preprocess.height)
 
     def _resident(self) -> torch.Tensor:
         if self._pixels is None:
             self._pixels = resident_pixels(self.source, self.compute.device)
         return self._pixels
 
-    def train(self, table: pd.DataFrame, *, seed_parts: tuple[int, ...]) -> Any:
-        """Return batches of training pictures, another order and augmentation each epoch.
+    def train(self, table: pd.DataFrame, *, seed_parts: tuple[int, ...]) -> TrainLoader:
+        """Return batches of training pictures, as many as make a step, another order and augmentation each epoch.
 
         Where the device augments, pictures come whole, at the stored size.
         """
-        size = self.config.train.batch_size or 0
+        train = self.config.train
+        shape: Any = {
+            "batch_size": (train.batch_size or 1) * train.grad_accum_steps,
+            "odds_N": row_odds(table, self.config.loss),
+        }
         on_device = self.device_augmentation is not None
         if on_device and self.source.mode == "device":
-            return ResidentLoader(table, self.source, self._resident(), batch_size=size, seed_parts=seed_parts)
+            return resident_train_loader(table, self.source, self._resident(), seed_parts=seed_parts, **shape)
         dataset = ImageDataset(
             table,
             self.source,
-            augment=None if on_device else AUGMENTATIONS[self.config.train.augment](),
+            augment=None if on_device else build_augmentation(self.config.augment.augment),
             seed_parts=seed_parts,
             random_crop=not on_device,
             whole=on_device,
         )
-        return train_loader(dataset, batch_size=size, workers=self._workers, pin=self.compute.is_cuda)
+        return train_loader(dataset, table, workers=self._workers, pin=self.compute.is_cuda, **shape)
 
     def rows(self, table: pd.DataFrame) -> Any:
         """Return batches of all pictures of a table, in its order, cropped to the centre."""
@@ -71,7 +84,7 @@ class Feeder:
     def copies(self, table: pd.DataFrame, *, seed_parts: tuple[int, ...]) -> Any:
         """Return batches of augmented copies of a table's pictures, in its order; always augmented by the workers."""
         size = self.config.infer.validation_batch_size or 0
-        augment = AUGMENTATIONS[self.config.train.augment]()
+        augment = build_augmentation(self.config.augment.augment)
         dataset = ImageDataset(table, self.source, augment=augment, seed_parts=seed_parts, random_crop=True)
         return eval_loader(dataset, batch_size=size, workers=self._workers, pin=self.compute.is_cuda)
 

@@ -1,31 +1,35 @@
-"""Training of one fold: a fixed number of epochs, then the last or the averaged weights."""
+"""A model in training: a fixed number of epochs, then the last or the averaged weights; saved between any two steps."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from folds.errors import UserError
-from pipeline.backends import timm
-from pipeline.config import TrainConfig
+from pipeline.averaging import build_average
+from pipeline.config import RunConfig
+from pipeline.dataset import TrainLoader
 from pipeline.device import Compute
+from pipeline.losses import build_loss
+from pipeline.mixing import Mixing, erase
+from pipeline.model import start_training
 from pipeline.optim import build_optimizer, build_scheduler
 from pipeline.preprocess import Preprocess
 from pipeline.seeding import derive_rng
 
-__all__ = ["Epoch", "train_epochs"]
+__all__ = ["Epoch", "Fit", "NotFiniteError"]
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """What one epoch did; `model` is the one that would be scored now (the EMA where there is one)."""
+    """What one epoch did; `model` is the one that would be scored now (the average where there is one)."""
 
     index: int
     train_loss: float
@@ -35,60 +39,214 @@ class Epoch:
     model: torch.nn.Module
 
 
-def train_epochs(
-    model: torch.nn.Module,
-    loader: Any,
-    config: TrainConfig,
-    preprocess: Preprocess,
-    compute: Compute,
-    *,
-    augment: Callable[[torch.Tensor, np.random.Generator], torch.Tensor] | None = None,
-    seed_parts: tuple[int, ...] = (),
-    progress: Callable[..., Any] = tqdm,
-) -> Iterator[Epoch]:
-    """Train the model in place and yield after every epoch.
+class NotFiniteError(UserError):
+    """A loss or gradient that is not finite, and the step (epoch and number, from 0) that it was in."""
 
-    The number of epochs is fixed beforehand: no row that is scored has a say in when to stop.
-    `augment` works on batches on the device, drawn by `seed_parts`, epoch and step.
+    def __init__(self, what: str, epoch: int, step: int) -> None:
+        super().__init__(f"epoch {epoch + 1} step {step + 1}: the {what} is not finite")
+        self.what, self.epoch, self.step = what, epoch, step
+
+
+class _Finite:
+    """Whether losses and gradients are finite: on the CPU told before the update.
+
+    On a GPU the answer is fetched while later steps are queued, since waiting would idle it; `settle` waits
+    for all answers, and must be called before anything is kept.
     """
-    assert config.epochs is not None
-    optimizer = build_optimizer(model, config, fused=compute.is_cuda)
-    scheduler = build_scheduler(optimizer, config, steps_per_epoch=len(loader))
-    criterion = torch.nn.CrossEntropyLoss(label_smoothing=config.smoothing)
-    scaler = compute.scaler()
-    ema = timm.utils.ModelEmaV3(model, decay=config.model_ema_decay, use_warmup=True) if config.model_ema else None
-    # Shares the weights; the model itself stays as it is for inference, whose batches vary in size.
-    forward = torch.compile(model) if compute.compile else model
-    for epoch in range(config.epochs):
-        model.train()
-        start, images_seen = time.perf_counter(), 0
-        losses = torch.zeros((), device=compute.device)  # summed there: reading it out would stall the GPU
-        lr = optimizer.param_groups[0]["lr"]
-        bar = progress(loader, desc=f"epoch {epoch + 1}/{config.epochs}", leave=False, disable=None)
-        for step, (images, labels) in enumerate(compute.feed(bar)):
-            pixels = images.permute(0, 3, 1, 2).float()
-            if augment is not None:
-                pixels = augment(pixels, derive_rng("augment", *seed_parts, epoch, step))
-            pixels = preprocess.standardise(pixels).contiguous(memory_format=compute.memory_format)
-            with compute.autocast():
-                loss = criterion(forward(pixels), labels)
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
-            if config.clip_grad is not None:
-                scaler.unscale_(optimizer)
-                torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad)
-            scaler.step(optimizer)
-            scaler.update()
-            scheduler.step()
-            if ema is not None:
-                ema.update(model, step=scheduler.last_epoch)  # counted from 1: the decay warms up
-            losses += loss.detach() * len(images)
-            images_seen += len(images)
-        mean_loss = float(losses) / images_seen
-        if not math.isfinite(mean_loss):
-            raise UserError(
-                f"--lr {config.lr:g}: the loss of epoch {epoch + 1} is not finite; lower it or pass --clip-grad 1"
+
+    def __init__(self) -> None:
+        self.waiting: deque[tuple[Any, torch.Tensor, int, int]] = deque()
+
+    def check(self, values_2: torch.Tensor, epoch: int, step: int) -> None:
+        """Raise NotFiniteError if loss or gradient norm is not finite, of this step or an earlier one."""
+        if not values_2.is_cuda:
+            self._judge(values_2, epoch, step)
+            return
+        here = torch.empty(2, pin_memory=True)
+        here.copy_(values_2, non_blocking=True)
+        self.waiting.append((torch.cuda.current_stream(values_2.device).record_event(), here, epoch, step))
+        while self.waiting and self.waiting[0][0].query():
+            self._judge(*self.waiting.popleft()[1:])
+
+    def settle(self) -> None:
+        while self.waiting:
+            event, values_2, epoch, step = self.waiting.popleft()
+            event.synchronize()
+            self._judge(values_2, epoch, step)
+
+    def _judge(self, values_2: torch.Tensor, epoch: int, step: int) -> None:
+        for what, value in zip(("loss", "gradient"), values_2.tolist(), strict=True):
+            if not math.isfinite(value):
+                raise NotFiniteError(what, epoch, step)
+
+
+class Fit:
+    """A model in training and all that a step changes: optimiser, schedule, averages, scaler, place.
+
+    `state_dict` and `load_state_dict` carry it over to another process between any two steps.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        config: RunConfig,
+        preprocess: Preprocess,
+        compute: Compute,
+        *,
+        steps_per_epoch: int,
+        count_C: np.ndarray | None = None,
+        augment: Callable[[torch.Tensor, np.random.Generator], torch.Tensor] | None = None,
+        seed_parts: tuple[int, ...] = (),
+        say: Callable[[str], None] = print,
+    ) -> None:
+        """`augment` works on batches on the device; `count_C` is the number of training pictures a class."""
+        counts_C = np.ones(1, int) if count_C is None else count_C
+        self.model = model
+        self.config = config
+        self.preprocess = preprocess
+        self.compute = compute
+        self.augment = augment
+        self.seed_parts = seed_parts
+        self.say = say
+        self.optimizer = build_optimizer(model, config.train, fused=compute.is_cuda)
+        self.schedule = build_scheduler(self.optimizer, config.train, steps_per_epoch=steps_per_epoch)
+        self.average = build_average(model, config.train)
+        self.loss = build_loss(config.loss, counts_C, compute.device)
+        self.mixing = Mixing.of(config.augment, counts_C)
+        self.scaler = compute.scaler()
+        # Shares the weights; the model itself stays as it is for inference, whose batches vary in size.
+        self.forward = torch.compile(model) if compute.compile else model
+        self.watch: Callable[[torch.Tensor], None] | None = None
+        """Shown the first batch of each epoch, as the model sees it."""
+        self.micro_batch = config.train.batch_size or 2**30
+        self.epoch, self.step, self.images_seen, self.updates = 0, 0, 0, 0
+        # Summed on the device: reading it out would stall a GPU.
+        self.loss_sum = torch.zeros((), device=compute.device)
+        self._finite = _Finite()
+
+    @property
+    def scored(self) -> torch.nn.Module:
+        """The model that would be scored now: an average of the weights where there is one."""
+        average = self.average.scored
+        return self.model if average is None else average
+
+    @property
+    def is_done(self) -> bool:
+        return self.epoch >= (self.config.train.epochs or 0)
+
+    def epochs(self, loader: Any, *, after_step: Callable[[], None] = lambda: None) -> Iterator[Epoch]:
+        """Train on from where it stands, and yield after every epoch.
+
+        `loader` yields batches N x H x W x 3 uint8 and N labels. The number of epochs is fixed beforehand:
+        no row that is scored has a say in when to stop. Raises NotFiniteError.
+        """
+        while not self.is_done:
+            start_training(self.model)
+            if isinstance(loader, TrainLoader):
+                loader.enter(self.epoch, self.step)
+            start, images_before, lr = time.perf_counter(), self.images_seen, self.optimizer.param_groups[-1]["lr"]
+            for images, labels in self.compute.feed(loader):
+                self._train_step(images, labels, loader if isinstance(loader, TrainLoader) else None)
+                self.step += 1
+                after_step()
+            self._finite.settle()
+            mean_loss = float(self.loss_sum) / self.images_seen
+            seconds, images_seen = time.perf_counter() - start, self.images_seen - images_before
+            self.average.after_epoch(self.model, self.epoch)
+            if hasattr(self.schedule, "end_epoch"):
+                self.schedule.end_epoch(mean_loss)
+            self.loss_sum.zero_()
+            self.epoch, self.step, self.images_seen = self.epoch + 1, 0, 0
+            yield Epoch(self.epoch - 1, mean_loss, lr, seconds, images_seen, self.scored)
+
+    def _train_step(self, images: torch.Tensor, labels: torch.Tensor, loader: TrainLoader | None) -> None:
+        config, place = self.config, (*self.seed_parts, self.epoch, self.step)
+        pixels, target = images.permute(0, 3, 1, 2).float(), labels
+        if self.augment is not None:
+            pixels = self.augment(pixels, derive_rng("augment", *place))
+        if self.mixing is not None:
+            # From the loader's own table: to fetch them from a GPU would stall it.
+            label_N = labels.cpu().numpy() if loader is None else loader.labels(self.epoch, self.step)
+            pixels, share_NC = self.mixing(pixels, label_N, derive_rng("mix", *place))
+            if share_NC is not None:
+                target = torch.from_numpy(share_NC).to(labels.device, non_blocking=True)
+        pixels = self.preprocess.standardise(pixels)
+        if config.augment.reprob:
+            pixels = erase(pixels, config.augment.reprob, derive_rng("erase", *place))
+        if self.watch is not None and self.step == 0:
+            self.watch(pixels)
+        loss = self._backward(pixels, target)
+        norm, clip = torch.zeros((), device=loss.device), config.train.clip_grad
+        if clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        elif not self.scaler.is_enabled():
+            norm = torch.nn.utils.get_total_norm([one.grad for one in self.model.parameters() if one.grad is not None])
+        if self.scaler.is_enabled():  # it leaves out steps whose gradients overflow float16, and lowers its scale
+            norm = torch.zeros_like(norm)
+        self._finite.check(torch.stack([loss, norm]), self.epoch, self.step)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.step()
+        self.updates += 1
+        self.average.after_step(self.model, self.updates)
+        self.loss_sum += loss * len(images)
+        self.images_seen += len(images)
+
+    def _backward(self, pixels: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Leave the gradients of a batch's mean loss and return it; out of memory, in smaller micro-batches."""
+        while True:
+            self.optimizer.zero_grad(set_to_none=True)
+            try:
+                return self._micro_batches(pixels, target)
+            except torch.OutOfMemoryError:
+                if self.micro_batch <= 1:
+                    raise UserError("out of memory with one picture at a time; pass a smaller --img-size") from None
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.compute.is_cuda:
+                torch.cuda.empty_cache()
+            self.micro_batch = -(-min(self.micro_batch, len(pixels)) // 2)
+            self.say(
+                f"out of memory: going on with {self.micro_batch} pictures a forward pass, still {len(pixels)} a step "
+                "(batch norm now sees fewer at a time)"
             )
-        seconds = time.perf_counter() - start
-        scored = model if ema is None else ema.module
-        yield Epoch(epoch, mean_loss, lr, seconds, images_seen, scored)
+
+    def _micro_batches(self, pixels: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        num = len(pixels)
+        parts = -(-num // self.micro_batch)
+        total = torch.zeros((), device=pixels.device)
+        for some, their in zip(pixels.tensor_split(parts), target.tensor_split(parts), strict=True):
+            some = some.contiguous(memory_format=self.compute.memory_format)
+            with self.compute.autocast():
+                loss = self.loss(self.forward(some), their) * (len(some) / num)
+            self.scaler.scale(loss).backward()
+            total += loss.detach()
+        return total
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything a continued training needs, as tensors and plain data."""
+        self._finite.settle()
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "average": self.average.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "place": [self.epoch, self.step, self.images_seen, self.updates, self.micro_batch],
+            "loss_sum": self.loss_sum,
+            "rng": torch.get_rng_state(),
+            "rng_cuda": torch.cuda.get_rng_state(self.compute.device) if self.compute.is_cuda else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where another Fit of the same settings stood."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.average.load_state_dict(state["average"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.step, self.images_seen, self.updates, self.micro_batch = state["place"]
+        self.loss_sum = state["loss_sum"].to(self.compute.device)
+        torch.set_rng_state(state["rng"].cpu())
+        if self.compute.is_cuda and state["rng_cuda"] is not None:
+            torch.cuda.set_rng_state(state["rng_cuda"].cpu(), self.compute.device)

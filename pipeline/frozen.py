@@ -14,11 +14,11 @@ import torch
 
 from folds.errors import UserError
 from folds.files import write_with
-from pipeline.config import parse_l2
 from pipeline.features import Backbone, Features
 from pipeline.fold import FoldJob, fold_record, start_fold, write_fold
 from pipeline.heads import Head, choose_l2, fit_heads, own_scales, principal_axes
 from pipeline.store import write_json, write_table
+from pipeline.train_config import parse_l2
 from reports.metrics import METRICS, softmax
 from tta.merge import mean_logit
 
@@ -62,7 +62,6 @@ def run_heads(job: FoldJob, todo: Sequence[int]) -> dict[int, dict[str, Any]]:
     continued run has the logits of an unbroken one.
     """
     start = time.perf_counter()
-    job.say(f"{job.config.model.backbone} stays frozen: --lr, --opt, --epochs and the like do not apply")
     backbone = Backbone(job)
     features = Features(job, backbone)
     train, test = job.manifest.train, job.manifest.test

@@ -1,4 +1,4 @@
-"""timm backbones: looked up by name, built with a head for our classes, sized for our pictures."""
+"""Backbones, timm's or your own: looked up by name, built with a head for our classes, frozen as far as asked."""
 
 from __future__ import annotations
 
@@ -7,16 +7,32 @@ from typing import Any
 import torch
 
 from folds.errors import UserError, did_you_mean
+from folds.plugins import is_custom, load_custom
 from pipeline.backends import timm
 from pipeline.config import ModelConfig, parse_size
+from pipeline.head import AttributeJoin, attach
 from pipeline.preprocess import Preprocess
+from pipeline.train_config import num_stages
 from pipeline.weights import Weights, load_weights_into
 
-__all__ = ["build_model", "check_backbone", "check_forward", "model_kwargs", "preprocess_of"]
+__all__ = [
+    "build_model",
+    "check_backbone",
+    "check_forward",
+    "freeze",
+    "model_kwargs",
+    "preprocess_of",
+    "start_training",
+]
+
+# What a user's own backbone is taken to be made for where it has no `default_cfg` that says otherwise.
+OWN_RECORD = {"input_size": (3, 224, 224), "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 def check_backbone(backbone: str) -> dict[str, Any]:
-    """Return timm's record of a backbone (input size, mean, std, ...). Raises UserError for an unknown one."""
+    """Return the record of a backbone (input size, mean, std, ...). Raises UserError for an unknown one."""
+    if is_custom(backbone):
+        return OWN_RECORD | dict(getattr(load_custom(backbone, "--backbone"), "default_cfg", {}))
     name, _, tag = backbone.partition(".")
     if not timm.is_model(name):
         raise UserError(f"--backbone {backbone}: timm has no such model{did_you_mean(name, timm.list_models())}")
@@ -47,7 +63,9 @@ def model_kwargs(config: ModelConfig, record: dict[str, Any], preprocess: Prepro
 
     Raises UserError for --drop-path on a backbone that has none.
     """
-    kwargs: dict[str, Any] = {"drop_rate": config.drop}
+    kwargs: dict[str, Any] = {}
+    if config.drop or not is_custom(config.backbone):
+        kwargs["drop_rate"] = config.drop
     if config.drop_path is not None:
         kwargs["drop_path_rate"] = config.drop_path
     if record.get("fixed_input_size"):
@@ -55,10 +73,27 @@ def model_kwargs(config: ModelConfig, record: dict[str, Any], preprocess: Prepro
     return kwargs
 
 
-def build_model(backbone: str, *, num_classes: int, kwargs: dict[str, Any], weights: Weights | None) -> torch.nn.Module:
+def build_model(
+    backbone: str,
+    *,
+    num_classes: int,
+    kwargs: dict[str, Any],
+    weights: Weights | None,
+    join: AttributeJoin | None = None,
+) -> torch.nn.Module:
     """Build a backbone with a fresh head and load its weights. Raises UserError where they do not fit."""
+    num_outputs = num_classes if join is None else join.num_inputs
+    model = _own_model(backbone, num_outputs, kwargs) if is_custom(backbone) else _timm(backbone, num_outputs, kwargs)
+    if weights is not None:
+        load_weights_into(model, weights)
+    if join is not None:
+        attach(model, join)
+    return model
+
+
+def _timm(backbone: str, num_outputs: int, kwargs: dict[str, Any]) -> torch.nn.Module:
     try:
-        model = timm.create_model(backbone, pretrained=False, num_classes=num_classes, **kwargs)
+        return timm.create_model(backbone, pretrained=False, num_classes=num_outputs, **kwargs)
     except TypeError as error:
         if "drop_path_rate" in str(error):
             raise UserError(f"--drop-path: {backbone} has no stochastic depth; leave it out") from None
@@ -69,17 +104,65 @@ def build_model(backbone: str, *, num_classes: int, kwargs: dict[str, Any], weig
                 f"--img-size: {backbone} cannot take {kwargs['img_size']} ({error}); pass another size"
             ) from None
         raise
-    if weights is not None:
-        load_weights_into(model, weights)
+
+
+def _own_model(backbone: str, num_outputs: int, kwargs: dict[str, Any]) -> torch.nn.Module:
+    try:
+        model = load_custom(backbone, "--backbone")(num_classes=num_outputs, **kwargs)
+    except Exception as error:  # whatever a user's code may raise
+        given = ", ".join(["num_classes", *kwargs])
+        said = f"{type(error).__name__}: {error}"
+        raise UserError(f"--backbone {backbone}: cannot be made with {given} ({said}); see examples/") from None
+    if not isinstance(model, torch.nn.Module):
+        raise UserError(f"--backbone {backbone}: makes a {type(model).__name__}, not a torch.nn.Module; see examples/")
     return model
 
 
-def check_forward(model: torch.nn.Module, backbone: str, preprocess: Preprocess) -> None:
-    """Pass one blank picture through. Raises UserError for a size that the backbone cannot take."""
+def freeze(model: Any, finetune: str) -> None:
+    """Stop the gradients of all but the last stages and the head, in place, as --finetune says.
+
+    Stages are timm's coarse groups of parameters. Raises UserError for a backbone without, or with fewer.
+    """
+    wanted = num_stages(finetune)
+    if wanted is None:
+        return
+    if not hasattr(model, "group_matcher"):
+        raise UserError(f"--finetune {finetune}: this backbone names no stages (group_matcher); pass full")
+    stages = timm.models.group_parameters(model, model.group_matcher(coarse=True))
+    last = max(stages)  # the head
+    if wanted >= last:
+        raise UserError(f"--finetune {finetune}: this backbone has {last} stages; pass full to train them all")
+    parameters = dict(model.named_parameters())
+    for stage, names in stages.items():
+        for name in names:
+            parameters[name].requires_grad = stage >= last - wanted
+
+
+def start_training(model: torch.nn.Module) -> None:
+    """Set a model to training, but for what is frozen: there, neither statistics nor depth may vary."""
+    model.train()
+    for module in model.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(one.requires_grad for one in parameters):
+            module.eval()
+
+
+def check_forward(model: torch.nn.Module, backbone: str, preprocess: Preprocess, *, num_classes: int) -> None:
+    """Pass one blank picture through. Raises UserError for a size that the backbone cannot take, or wrong outputs."""
     blank = torch.zeros(1, 3, preprocess.height, preprocess.width)
+    size = f"{preprocess.width}x{preprocess.height}"
     try:
         with torch.inference_mode():
-            model.eval()(blank)
+            logits = model.eval()(blank)
     except (AssertionError, RuntimeError) as error:
-        size = f"{preprocess.width}x{preprocess.height}"
         raise UserError(f"--img-size {size}: {backbone} cannot take it ({error}); pass another size") from None
+    except Exception as error:
+        if not is_custom(backbone):
+            raise
+        said = f"{type(error).__name__}: {error}"
+        raise UserError(f"--backbone {backbone}: a blank picture of {size} failed ({said}); see examples/") from None
+    found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if found != (1, num_classes):
+        raise UserError(
+            f"--backbone {backbone}: returns {found} for one picture, not (1, {num_classes}); see examples/"
+        )

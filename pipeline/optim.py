@@ -1,18 +1,52 @@
-"""Optimisers from timm, learning rate schedules from torch, both by name."""
+"""Optimisers from timm, learning rate schedules by name or your own."""
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 
 from folds.errors import UserError, did_you_mean
+from folds.plugins import find_part
 from pipeline.backends import timm
-from pipeline.config import TrainConfig
+from pipeline.train_config import TrainConfig
 
-__all__ = ["SCHEDULES", "build_optimizer", "build_scheduler", "check_optimizer"]
+__all__ = [
+    "SCHEDULES",
+    "MakeSchedule",
+    "Schedule",
+    "build_optimizer",
+    "build_scheduler",
+    "check_optimizer",
+    "check_schedule",
+]
+
+
+class Schedule(Protocol):
+    """What sets the learning rate: stepped after every training step, as torch's schedulers are.
+
+    With a method `end_epoch(train_loss)` it is also told of each epoch's mean training loss.
+    """
+
+    def step(self) -> Any: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain numbers and tensors: a continued fold begins from them."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+
+
+class MakeSchedule(Protocol):
+    """What makes a schedule of a fold: a function or a class."""
+
+    def __call__(self, optimizer: torch.optim.Optimizer, config: TrainConfig, steps_per_epoch: int) -> Schedule:
+        """`config.epochs` epochs of so many steps will be taken; every group of the optimiser has its peak `lr`."""
+        ...
 
 
 def check_optimizer(name: str) -> None:
@@ -24,43 +58,134 @@ def check_optimizer(name: str) -> None:
 
 def build_optimizer(model: torch.nn.Module, config: TrainConfig, *, fused: bool) -> torch.optim.Optimizer:
     """Return timm's optimiser; biases and norms are exempt from weight decay."""
-    extra = {"fused": True} if fused and config.opt in ("adam", "adamw", "sgd") else {}
-    return timm.optim.create_optimizer_v2(
+    extra: dict[str, Any] = {"fused": True} if fused and config.opt in ("adam", "adamw", "sgd") else {}
+    if config.layer_decay is not None:
+        extra["layer_decay"] = config.layer_decay
+    optimizer: torch.optim.Optimizer = timm.optim.create_optimizer_v2(
         model, opt=config.opt, lr=config.lr, weight_decay=config.weight_decay, **extra
     )
+    for group in optimizer.param_groups:  # timm leaves it to its own schedulers to apply this
+        group["lr"] = config.lr * group.get("lr_scale", 1.0)
+    return optimizer
 
 
 def _warm(step: int, warmup: int) -> float:
     return (step + 1) / (warmup + 1) if step < warmup else 1.0
 
 
-def _cosine(optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int, warmup: int) -> LRScheduler:
+def _warmup_steps(config: TrainConfig, steps_per_epoch: int) -> int:
+    steps = (config.epochs or 0) * steps_per_epoch
+    return min(round(config.warmup_epochs * steps_per_epoch), steps - 1)
+
+
+def _after_warmup(shape: Callable[[TrainConfig, int, int], Callable[[int], float]]) -> MakeSchedule:
+    """Return a schedule of factors: `shape` is told of the settings, the steps after warm-up and those of an epoch."""
+
+    def make(optimizer: torch.optim.Optimizer, config: TrainConfig, steps_per_epoch: int) -> Schedule:
+        warmup = _warmup_steps(config, steps_per_epoch)
+        factor = shape(config, (config.epochs or 0) * steps_per_epoch - warmup, steps_per_epoch)
+        return LambdaLR(optimizer, lambda step: _warm(step, warmup) * factor(max(0, step - warmup)))
+
+    return make
+
+
+def _cosine(config: TrainConfig, steps: int, steps_per_epoch: int) -> Callable[[int], float]:
+    least = config.min_lr / config.lr
+
     def factor(step: int) -> float:
-        done = max(0, step - warmup) / max(1, steps - warmup)
-        return _warm(step, warmup) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return least + (1 - least) * (0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, steps)))))
 
-    return LambdaLR(optimizer, factor)
+    return factor
 
 
-def _onecycle(optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int, warmup: int) -> LRScheduler:
+def _step(config: TrainConfig, steps: int, steps_per_epoch: int) -> Callable[[int], float]:
+    return lambda step: config.decay_rate ** math.floor(step / (config.decay_epochs * steps_per_epoch))
+
+
+def _constant(config: TrainConfig, steps: int, steps_per_epoch: int) -> Callable[[int], float]:
+    return lambda step: 1.0
+
+
+def _onecycle(optimizer: torch.optim.Optimizer, config: TrainConfig, steps_per_epoch: int) -> Schedule:
     cycles = any(key in optimizer.defaults for key in ("momentum", "betas"))  # adagrad and the like have neither
-    return OneCycleLR(optimizer, max_lr=config.lr, total_steps=steps, cycle_momentum=cycles)
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    steps = (config.epochs or 0) * steps_per_epoch
+    return OneCycleLR(optimizer, max_lr=peaks, total_steps=steps, cycle_momentum=cycles)
 
 
-def _constant(optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int, warmup: int) -> LRScheduler:
-    return LambdaLR(optimizer, lambda step: _warm(step, warmup))
+class _Plateau:
+    """Warm-up, then a drop whenever the training loss has not fallen for some epochs.
+
+    The training loss: a drop by the loss of held-out rows would let them choose.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, config: TrainConfig, steps_per_epoch: int) -> None:
+        self.optimizer = optimizer
+        self.peaks = [float(group["lr"]) for group in optimizer.param_groups]
+        self.warmup = _warmup_steps(config, steps_per_epoch)
+        self.taken = 0
+        self.plateau = ReduceLROnPlateau(
+            optimizer, factor=config.decay_rate, patience=config.patience_epochs, min_lr=config.min_lr
+        )
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        if self.taken <= self.warmup:
+            for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+                group["lr"] = peak * _warm(self.taken, self.warmup)
+
+    def step(self) -> None:
+        self.taken += 1
+        self._warm_up()
+
+    def end_epoch(self, train_loss: float) -> None:
+        if self.taken > self.warmup:
+            self.plateau.step(train_loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"taken": self.taken, "plateau": self.plateau.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.taken = state["taken"]
+        self.plateau.load_state_dict(state["plateau"])
 
 
-SCHEDULES: dict[str, Callable[[torch.optim.Optimizer, TrainConfig, int, int], LRScheduler]] = {
-    "cosine": _cosine,
+SCHEDULES: dict[str, MakeSchedule] = {
+    "cosine": _after_warmup(_cosine),
     "onecycle": _onecycle,
-    "constant": _constant,
+    "step": _after_warmup(_step),
+    "plateau": _Plateau,
+    "constant": _after_warmup(_constant),
 }
 
 
-def build_scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig, *, steps_per_epoch: int) -> LRScheduler:
-    """Return the schedule, to be stepped after every optimiser step of the run."""
+def build_scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig, *, steps_per_epoch: int) -> Schedule:
+    """Return the schedule, to be stepped after every optimiser step of the run. Raises UserError for no such one."""
     assert config.epochs is not None
-    steps = config.epochs * steps_per_epoch
-    warmup = min(round(config.warmup_epochs * steps_per_epoch), steps - 1)
-    return SCHEDULES[config.sched](optimizer, config, steps, warmup)
+    make: MakeSchedule = find_part(config.sched, SCHEDULES, "--sched")
+    return make(optimizer, config, steps_per_epoch)
+
+
+def check_schedule(model: torch.nn.Module, config: TrainConfig) -> None:
+    """Set up optimiser and schedule, take two steps and carry their state over, once.
+
+    Raises UserError for settings that do not go together, and for a user's own schedule that is none.
+    """
+    flags = f"--opt {config.opt} with --sched {config.sched}"
+    try:
+        optimizer = build_optimizer(model, config, fused=False)
+        schedule = build_scheduler(optimizer, config, steps_per_epoch=10)
+        for _ in range(2):
+            optimizer.step()
+            schedule.step()
+        written = io.BytesIO()
+        torch.save(schedule.state_dict(), written)
+        written.seek(0)
+        schedule.load_state_dict(torch.load(written, weights_only=True))
+        wrong = [group["lr"] for group in optimizer.param_groups if not math.isfinite(group["lr"])]
+        assert not wrong, f"the learning rate becomes {wrong[0]}"
+    except UserError:
+        raise
+    except Exception as error:  # whatever an optimiser, or a user's code, may raise
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{flags}: cannot be set up ({said}); pass another") from None

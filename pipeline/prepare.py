@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 
-from folds.errors import UserError
 from folds.load import Say, load_data
 from folds.manifest import Manifest, slug
 from folds.plan import plan_folds
+from folds.plugins import is_custom, source_hash
 from pipeline.cache import known_keys
+from pipeline.checks import check_flags, check_recipe, explain, own_parts
 from pipeline.config import RunConfig
 from pipeline.device import compile_pays, resolve_machine
-from pipeline.model import build_model, check_backbone, check_forward, model_kwargs, preprocess_of
-from pipeline.optim import build_optimizer, build_scheduler, check_optimizer
+from pipeline.head import AttributeJoin, make_join
+from pipeline.model import build_model, check_backbone, check_forward, freeze, model_kwargs, preprocess_of
+from pipeline.optim import check_optimizer, check_schedule
 from pipeline.pictures import pictures_folder
 from pipeline.preprocess import Preprocess
 from pipeline.reporting import check_metric
@@ -45,6 +46,7 @@ class Prepared:
     preprocess: Preprocess
     model_kwargs: dict[str, Any]
     weights: Weights | None
+    join: AttributeJoin | None
     fold_RN: np.ndarray
     """The fold in which each training row is held out, one line a repeat."""
     run_key: dict[str, str]
@@ -62,13 +64,15 @@ class Prepared:
     @property
     def origin(self) -> dict[str, str]:
         """Where the weights come from, and their licence."""
+        if self.weights is None and is_custom(self.config.model.backbone):
+            return {"source": self.config.model.backbone, "licence": "unknown"}
         return self.weights.origin if self.weights else {"source": "random", "licence": "none"}
 
 
 def _load_weights(config: RunConfig, manifest: Manifest, kwargs: dict[str, Any], say: Say) -> Weights | None:
     if config.model.weights is not None:
         return load_file(config.model.weights)
-    if config.model.pretrained == "none":
+    if config.model.pretrained == "none" or is_custom(config.model.backbone):  # yours loads its own
         return None
     try:
         return load_pretrained(config.model.backbone, **{k: v for k, v in kwargs.items() if k == "img_size"})
@@ -113,9 +117,13 @@ def _resolve(config: RunConfig, manifest: Manifest, size: str) -> RunConfig:
     }
     root = None if config.data.csv else str(manifest.root)
     name = config.output.name or slug(f"{manifest.name}_{config.model.backbone}")
+    if config.train.seeds > 1:
+        name = f"{name}-seed{config.train.seed}"
     chosen = config.machine
     if config.train.finetune == "head":
         chosen = dataclasses.replace(chosen, parallel_folds="1")  # all heads are fitted at once
+    if is_custom(config.augment.augment):
+        chosen = dataclasses.replace(chosen, augment_on="cpu")  # where your own runs
     if chosen.threads is None and config.output.resume:
         chosen = dataclasses.replace(chosen, threads=_threads_before(Path(config.output.output) / name))
     machine = resolve_machine(chosen)
@@ -126,20 +134,12 @@ def _resolve(config: RunConfig, manifest: Manifest, size: str) -> RunConfig:
         data="demo" if manifest.is_demo else root,
         img_size=size,
         name=name,
+        seeds=1,
         config=None,
         resume=True,
         validation_batch_size=batch_size,
         **machine,
     )
-
-
-def _check_training(trial: torch.nn.Module, config: RunConfig) -> None:
-    """Build the optimiser and its schedule once. Raises UserError for settings that do not go together."""
-    try:
-        build_scheduler(build_optimizer(trial, config.train, fused=False), config.train, steps_per_epoch=10)
-    except (ValueError, AssertionError, TypeError, RuntimeError, ImportError) as error:
-        flags = f"--opt {config.train.opt} with --sched {config.train.sched}"
-        raise UserError(f"{flags}: cannot be set up ({str(error) or type(error).__name__}); pass another") from None
 
 
 def prepare(config: RunConfig, say: Say) -> Prepared:
@@ -151,16 +151,25 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
     check_metric(config.output.metric)
     record = check_backbone(config.model.backbone)
     check_optimizer(config.train.opt)
+    check_flags(config)
     known = frozenset() if config.machine.cache == "off" else known_keys(pictures_folder(config.machine.cache_dir))
     manifest, data_hash = load_data(config.data, say, known)
     config = _apply_profile(config, manifest, say)
+    for line in explain(config):
+        say(line)
     preprocess = preprocess_of(config.model, record)
     config = _resolve(config, manifest, f"{preprocess.width}x{preprocess.height}")
     kwargs = model_kwargs(config.model, record, preprocess)
     weights = _load_weights(config, manifest, kwargs, say)
-    trial = build_model(config.model.backbone, num_classes=manifest.num_classes, kwargs=kwargs, weights=weights)
-    check_forward(trial, config.model.backbone, preprocess)  # what does not fit fails now, not in fold 0
-    _check_training(trial, config)
+    join = make_join(manifest.attributes, config.model.ordinal) if config.model.head == "attributes" else None
+    # What does not fit fails now, not in fold 0.
+    trial = build_model(
+        config.model.backbone, num_classes=manifest.num_classes, kwargs=kwargs, weights=weights, join=join
+    )
+    check_forward(trial, config.model.backbone, preprocess, num_classes=manifest.num_classes)
+    check_recipe(config, preprocess, num_classes=manifest.num_classes)
+    freeze(trial, config.train.finetune)
+    check_schedule(trial, config.train)
     fold_RN = plan_folds(config.split, manifest, say)
     num_folds = int(fold_RN.max()) + 1
     epoch_steps = len(manifest.train) * (num_folds - 1) // num_folds // (config.train.batch_size or 1)
@@ -174,6 +183,9 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
     overlay = manifest.overlay_hash()
     if overlay is not None:
         run_key["corrected labels"] = overlay
+    own = source_hash(own_parts(config))
+    if own is not None:
+        run_key["own modules"] = own
     if config.split.fold_file is not None:  # by its content, wherever it lies
         run_key["fold file"] = hashlib.blake2b(fold_RN.tobytes(), digest_size=16).hexdigest()
     return Prepared(
@@ -183,6 +195,7 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
         preprocess=preprocess,
         model_kwargs=kwargs,
         weights=weights,
+        join=join,
         fold_RN=fold_RN,
         run_key=run_key,
     )

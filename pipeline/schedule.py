@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import joblib
+import numpy as np
 import torch
 from joblib.externals.loky.backend.context import get_context
 
@@ -25,10 +26,12 @@ from folds.errors import UserError
 from folds.load import Say
 from pipeline.device import compute_of
 from pipeline.feeding import Feeder
-from pipeline.fit import train_epochs
-from pipeline.fold import FoldJob, run_fold
+from pipeline.fit import Fit
+from pipeline.fold import FoldJob
 from pipeline.infer import predict
-from pipeline.model import build_model
+from pipeline.model import build_model, freeze
+from pipeline.progress import Progress
+from pipeline.training import run_fold
 
 __all__ = ["run_folds", "share_of_gpu"]
 
@@ -94,8 +97,13 @@ def _fold_memory(job: FoldJob) -> int:
     config, compute, preprocess = job.config, job.compute, job.preprocess
     torch.cuda.reset_peak_memory_stats(compute.device)
     model = build_model(
-        config.model.backbone, num_classes=job.manifest.num_classes, kwargs=job.model_kwargs, weights=job.weights
+        config.model.backbone,
+        num_classes=job.manifest.num_classes,
+        kwargs=job.model_kwargs,
+        weights=job.weights,
+        join=job.join,
     )
+    freeze(model, config.train.finetune)
     model = model.to(device=compute.device, memory_format=compute.memory_format)  # type: ignore[call-overload]
 
     def blank(num: int | None, width: int, height: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -104,11 +112,11 @@ def _fold_memory(job: FoldJob) -> int:
     augment = job.feeder.device_augmentation  # with it, pictures come whole
     size = (preprocess.width, preprocess.height) if augment is None else preprocess.stored_size
     batches = blank(config.train.batch_size, *size) * 2
-    once = dataclasses.replace(config.train, epochs=1, warmup_epochs=0)
+    once = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=1, warmup_epochs=0))
     eager = dataclasses.replace(compute, compile=False)
-    for _ in train_epochs(
-        model, batches, once, preprocess, eager, augment=augment, progress=lambda loader, **_: loader
-    ):
+    counts_C = np.ones(job.manifest.num_classes, int)
+    fit = Fit(model, once, preprocess, eager, steps_per_epoch=2, count_C=counts_C, augment=augment, say=job.say)
+    for _ in fit.epochs(batches):
         pass
     batches = blank(config.infer.validation_batch_size, preprocess.width, preprocess.height)
     predict(model, batches, preprocess, compute, [lambda images: images])
@@ -185,6 +193,7 @@ class _Child:
         # loky's processes do not run the caller's script again, so a script needs no `if __name__` guard.
         context = get_context("loky")
         self.logs = job.folder / "logs"
+        self.progress = job.progress
         self.pipe, theirs = context.Pipe()
         # Never written to: it closes when this process dies, and then the child must not go on writing.
         their_lifeline, self.lifeline = context.Pipe(duplex=False)
@@ -213,7 +222,10 @@ class _Child:
                     return dict(what)
                 if kind == "failed":
                     raise _FoldError(f"failed: {what}; see {log}")
-                say(what)
+                if kind == "steps":
+                    self.progress.add(what)
+                else:
+                    say(what)
         except (EOFError, OSError):
             pass
         self.process.join()
@@ -263,7 +275,9 @@ def _serve_folds(job: FoldJob, run: RunFold, device: str, pipe: Connection, life
         print(line, flush=True)
         pipe.send(("say", line))
 
-    here = dataclasses.replace(job, say=say, compute=compute, feeder=Feeder(job.config, job.feeder.source, compute))
+    progress = Progress(1, tell=lambda steps: pipe.send(("steps", steps)))
+    feeder = Feeder(job.config, job.feeder.source, compute)
+    here = dataclasses.replace(job, say=say, compute=compute, feeder=feeder, progress=progress)
     while True:
         try:
             index = pipe.recv()

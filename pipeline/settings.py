@@ -108,6 +108,7 @@ _NOT_IDENTITY = {
     "cache",
     "cache_dir",
     "parallel_folds",
+    "seeds",
     "fold_file",
 }
 

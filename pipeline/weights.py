@@ -175,7 +175,7 @@ def load_weights_into(model: Any, weights: Weights) -> None:
 
     Raises UserError naming the first key that does not fit.
     """
-    head = model.pretrained_cfg.get("classifier") or "head"
+    head = getattr(model, "pretrained_cfg", {}).get("classifier") or "head"
     heads = (head,) if isinstance(head, str) else tuple(head)
     own = model.state_dict()
     state = {

@@ -20,7 +20,14 @@ from folds.config import DataConfig
 from folds.errors import UserError
 from folds.load import load_data
 from pipeline.cache import KEY_BYTES, Store, in_threads, known_keys
-from pipeline.dataset import ImageDataset, ResidentLoader, eval_loader, resident_pixels, train_loader
+from pipeline.dataset import (
+    ImageDataset,
+    ResidentLoader,
+    eval_loader,
+    resident_pixels,
+    resident_train_loader,
+    train_loader,
+)
 from pipeline.pictures import PictureSource, Room, choose_cache, open_pictures
 from pipeline.preprocess import Preprocess
 
@@ -269,8 +276,8 @@ def test_pictures_on_the_device_come_in_the_same_order_as_from_workers(tables, t
     whole = ImageDataset(table, source, seed_parts=(3, 1), whole=True)
     pairs = (
         (
-            train_loader(whole, batch_size=25, workers=2),
-            ResidentLoader(table, source, pixels, batch_size=25, seed_parts=(3, 1)),
+            train_loader(whole, table, batch_size=25, workers=2),
+            resident_train_loader(table, source, pixels, batch_size=25, seed_parts=(3, 1)),
         ),
         (
             eval_loader(ImageDataset(table, source), batch_size=25, workers=0),

@@ -8,10 +8,11 @@ from conftest import TINY
 
 from pipeline.augment import device_augmentation
 from pipeline.backends import timm
-from pipeline.config import MachineConfig, TrainConfig
+from pipeline.config import MachineConfig
 from pipeline.device import compute_of, resolve_machine
-from pipeline.fit import train_epochs
+from pipeline.fit import Fit
 from pipeline.preprocess import Preprocess
+from pipeline.settings import make_config
 from pipeline.store import Run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -38,19 +39,21 @@ def batches(num, size=16):
 def test_no_step_waits_for_the_gpu(amp_dtype):
     """PyTorch raises in this mode on whatever would stall the queue."""
 
-    def strict(loader, **_):
-        for number, batch in enumerate(loader):
-            if number == 3:  # the first steps allocate and choose kernels
-                torch.cuda.set_sync_debug_mode("error")
-            yield batch
-        torch.cuda.set_sync_debug_mode("default")
+    class Strict(list):
+        def __iter__(self):
+            for number, batch in enumerate(super().__iter__()):
+                if number == 3:  # the first steps allocate and choose kernels
+                    torch.cuda.set_sync_debug_mode("error")
+                yield batch
+            torch.cuda.set_sync_debug_mode("default")
 
     here = compute(amp_dtype=amp_dtype)
     model = timm.create_model("test_efficientnet", num_classes=4).to(here.device, memory_format=here.memory_format)
     augment = device_augmentation("default", width=64, height=64)
-    config = TrainConfig(epochs=2, clip_grad=1.0, model_ema=True)
+    config = make_config(epochs=2, batch_size=16, clip_grad=1.0, model_ema=True)
+    fit = Fit(model, config, PREPROCESS, here, steps_per_epoch=8, augment=augment)
     try:
-        epochs = list(train_epochs(model, batches(8), config, PREPROCESS, here, augment=augment, progress=strict))
+        epochs = list(fit.epochs(Strict(batches(8))))
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert all(np.isfinite(epoch.train_loss) for epoch in epochs)

@@ -91,7 +91,7 @@ def test_records(alpha):
     config = yaml.safe_load((alpha.path / "config.yaml").read_text())
     assert (config["img_size"], config["epochs"], config["threads"], config["device"]) == ("32x32", 1, 1, "cpu")
     log = pd.read_csv(alpha.path / "fold_0" / "log.csv")
-    assert log.columns.tolist() == ["epoch", "lr", "train_loss", "val_f1_macro", "images_per_s"]
+    assert log.columns.tolist() == ["epoch", "lr", "train_loss", "images_per_s", "val_f1_macro"]
 
 
 def test_report_is_of_the_oof_rows(alpha):

@@ -18,13 +18,14 @@ from folds.errors import UserError
 from folds.kfold import stratified_group_folds
 from folds.layout import read_layout
 from folds.load import load_data
-from pipeline.config import ModelConfig, parse_l2
+from pipeline.config import ModelConfig
 from pipeline.cv import cross_validate
 from pipeline.features import Backbone, Features
 from pipeline.heads import choose_l2, fit_heads, own_scales, principal_axes
 from pipeline.model import build_model, check_backbone, preprocess_of
 from pipeline.settings import make_config
 from pipeline.store import Run
+from pipeline.train_config import parse_l2
 from tta.views import VIEWS
 
 PREPROCESS = preprocess_of(ModelConfig(img_size="32"), check_backbone("test_efficientnet"))

@@ -13,14 +13,15 @@ import torch
 from folds.errors import UserError
 from pipeline.augment import AUGMENTATIONS
 from pipeline.backends import timm
-from pipeline.config import MachineConfig, ModelConfig, TrainConfig
+from pipeline.config import MachineConfig, ModelConfig
 from pipeline.dataset import ImageDataset, train_loader
 from pipeline.device import Compute, compile_pays
-from pipeline.fit import train_epochs
+from pipeline.fit import Fit
 from pipeline.model import build_model, check_backbone, preprocess_of
 from pipeline.optim import build_optimizer, build_scheduler
 from pipeline.pictures import PictureSource
 from pipeline.preprocess import Preprocess
+from pipeline.settings import make_config
 from pipeline.weights import PACKAGED, load_file, load_pretrained, load_weights_into
 from tta.merge import mean_logit
 from tta.views import hflip, parse_views
@@ -114,7 +115,7 @@ def test_augmentation_depends_on_the_seed_alone():
 
 
 def schedule(sched, **changes):
-    config = TrainConfig(epochs=10, sched=sched, lr=0.5, **changes)
+    config = make_config({"epochs": 10, "sched": sched, "lr": 0.5, **changes}).train
     optimizer = build_optimizer(torch.nn.Linear(2, 2), config, fused=False)
     scheduler = build_scheduler(optimizer, config, steps_per_epoch=10)
     rates = []
@@ -151,14 +152,19 @@ def toy_loader(tmp_path, num=24):
     preprocess = Preprocess(width=32, height=32, mean=(0.5,) * 3, std=(0.5,) * 3)
     table = pd.DataFrame({"image_id": [str(index) for index in range(num)], "path": paths, "label": labels})
     dataset = ImageDataset(table, PictureSource(preprocess, "off"), seed_parts=(0, 0))
-    return train_loader(dataset, batch_size=8, workers=0), preprocess
+    return train_loader(dataset, table, batch_size=8, workers=0), preprocess
+
+
+def fit_of(model, loader, preprocess, compute=CPU, *, augment=None, seed_parts=(), **flags):
+    config = make_config(flags, batch_size=8)
+    return Fit(model, config, preprocess, compute, steps_per_epoch=len(loader), augment=augment, seed_parts=seed_parts)
 
 
 def test_training_learns_dark_from_light(tmp_path):
     loader, preprocess = toy_loader(tmp_path)
     torch.manual_seed(0)
     model = timm.create_model("test_efficientnet", num_classes=2)
-    epochs = list(train_epochs(model, loader, TrainConfig(epochs=6, smoothing=0.0), preprocess, CPU))
+    epochs = list(fit_of(model, loader, preprocess, epochs=6, smoothing=0.0).epochs(loader))
     assert epochs[-1].train_loss < 0.5 * epochs[0].train_loss
     assert [epoch.images for epoch in epochs] == [24] * 6
 
@@ -171,9 +177,7 @@ def test_compiled_steps_learn_the_same(tmp_path):
         torch.manual_seed(0)
         model = timm.create_model("test_efficientnet", num_classes=2)
         here = dataclasses.replace(CPU, compile=compiled)
-        losses[compiled] = [
-            one.train_loss for one in train_epochs(model, loader, TrainConfig(epochs=2), preprocess, here)
-        ]
+        losses[compiled] = [one.train_loss for one in fit_of(model, loader, preprocess, here, epochs=2).epochs(loader)]
     assert losses[True] == pytest.approx(losses[False], abs=0.05)
 
 
@@ -187,8 +191,7 @@ def test_a_batch_augmentation_is_drawn_anew_each_step_and_alike_each_time(tmp_pa
     for seed in (0, 0, 1):
         loader, preprocess = toy_loader(tmp_path)
         model = timm.create_model("test_efficientnet", num_classes=2)
-        config = TrainConfig(epochs=2)
-        list(train_epochs(model, loader, config, preprocess, CPU, augment=note, seed_parts=(seed,)))
+        list(fit_of(model, loader, preprocess, augment=note, seed_parts=(seed,), epochs=2).epochs(loader))
     first, again, other = np.reshape(draws, (3, 6))
     assert len({*first}) == 6
     assert first.tolist() == again.tolist()
@@ -241,8 +244,8 @@ def test_a_diverging_loss_stops_with_a_cure(tmp_path):
     model = timm.create_model("test_efficientnet", num_classes=2)
     with torch.no_grad():
         model.classifier.weight.fill_(float("nan"))
-    with pytest.raises(UserError, match="not finite; lower"):
-        list(train_epochs(model, loader, TrainConfig(epochs=1), preprocess, CPU))
+    with pytest.raises(UserError, match="epoch 1 step 1: the loss is not finite"):
+        list(fit_of(model, loader, preprocess, epochs=1).epochs(loader))
 
 
 def test_ema_follows_its_closed_form(tmp_path):
@@ -251,8 +254,8 @@ def test_ema_follows_its_closed_form(tmp_path):
     torch.manual_seed(0)
     model = timm.create_model("test_efficientnet", num_classes=2)
     expected, seen = model.classifier.weight.detach().clone(), []
-    config = TrainConfig(epochs=4, model_ema=True, model_ema_decay=0.9)
-    for step, epoch in enumerate(train_epochs(model, loader, config, preprocess, CPU)):
+    fit = fit_of(model, loader, preprocess, epochs=4, model_ema=True, model_ema_decay=0.9)
+    for step, epoch in enumerate(fit.epochs(loader)):
         decay = min(0.9, 1 - (1 + step) ** (-2 / 3)) if step else 0.0
         expected = decay * expected + (1 - decay) * model.classifier.weight.detach()
         seen.append((epoch.model.classifier.weight.detach().clone(), expected.clone()))

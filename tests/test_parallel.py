@@ -21,6 +21,7 @@ from pipeline.feeding import Feeder
 from pipeline.fold import FoldJob
 from pipeline.pictures import PictureSource
 from pipeline.preprocess import Preprocess
+from pipeline.progress import Progress
 from pipeline.schedule import run_folds, share_of_gpu
 from pipeline.settings import make_config
 from pipeline.store import Run

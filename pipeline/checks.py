@@ -1,0 +1,86 @@
+"""Flags that do not go together, and parts of a user's own that are not what they should be: told at the start."""
+
+from __future__ import annotations
+
+from folds.errors import require
+from folds.plugins import find_part, is_custom
+from pipeline.augment import check_augmentation
+from pipeline.config import RunConfig
+from pipeline.losses import LOSSES, check_loss, takes_mixed
+from pipeline.optim import SCHEDULES
+from pipeline.preprocess import Preprocess
+from pipeline.train_config import parse_loss
+
+__all__ = ["check_flags", "check_recipe", "explain", "own_parts"]
+
+
+def own_parts(config: RunConfig) -> list[str]:
+    """Return the names of the user's own parts that a run uses."""
+    losses = [name for _, name in parse_loss(config.loss.loss)]
+    names = [config.model.backbone, config.augment.augment, config.train.sched, *losses]
+    return [name for name in names if is_custom(name)]
+
+
+def check_flags(config: RunConfig) -> None:
+    """Raise UserError for flags that contradict one another, before any data is read."""
+    train, loss, augment, machine = config.train, config.loss, config.augment, config.machine
+    find_part(train.sched, SCHEDULES, "--sched")
+    for _, name in parse_loss(loss.loss):
+        find_part(name, LOSSES, "--loss")
+    mixes = augment.mixup > 0 or augment.cutmix > 0
+    within = augment.mixup == 0 and augment.cutmix_mode == "class"  # then labels stay whole, but not their type
+    require(
+        not mixes or within or takes_mixed(loss),
+        f"--loss {loss.loss} with {'--mixup' if augment.mixup else '--cutmix'}: F1 counts whole pictures, which mixed "
+        "ones are not; leave out one of them",
+    )
+    require(
+        not (loss.logit_adjust and loss.sampler == "balanced"),
+        "--logit-adjust with --sampler balanced: both make up for class sizes, together they overdo it; pass one",
+    )
+    names = {name for _, name in parse_loss(loss.loss)}
+    require(
+        not loss.logit_adjust or bool(names & {"ce", "focal"}),
+        f"--logit-adjust with --loss {loss.loss}: only ce and focal are adjusted; add one of them",
+    )
+    own = is_custom(augment.augment)
+    require(
+        not (own and machine.augment_on == "device"),
+        f"--augment {augment.augment} with --augment-on device: your own runs on the CPU; leave --augment-on out",
+    )
+    require(
+        train.select == "last" or train.finetune != "head",
+        f"--select {train.select} with --finetune head: there are no epochs to choose from; leave it out",
+    )
+    require(
+        not (train.select != "last" and train.average_last),
+        "--average-last with --select: the mean is of the last epochs, whichever is best; pass one of them",
+    )
+    require(
+        config.model.head == "joint" or train.finetune != "head",
+        "--head attributes with --finetune head: its heads are joint ones; pass --finetune 1, or leave --head out",
+    )
+    require(
+        not (train.finetune == "head" and is_custom(config.model.backbone)),
+        f"--finetune head with --backbone {config.model.backbone}: needs one of timm's; pass --finetune full",
+    )
+
+
+def check_recipe(config: RunConfig, preprocess: Preprocess, *, num_classes: int) -> None:
+    """Call the user's own augmentation and losses once. Raises UserError for one that is not what it should be."""
+    width, height = preprocess.stored_size
+    check_augmentation(config.augment.augment, width=width, height=height)
+    augment = config.augment
+    check_loss(config.loss, num_classes, mixed=augment.mixup > 0 or augment.cutmix > 0)
+
+
+def explain(config: RunConfig) -> list[str]:
+    """Return what a reader of the flags may not expect, one line each."""
+    train, lines = config.train, []
+    if train.grad_accum_steps > 1 and "f1" in {name for _, name in parse_loss(config.loss.loss)}:
+        lines.append("--loss f1 with --grad-accum-steps: F1 is that of each batch, not of all that make a step")
+    if train.select == "best":
+        lines.append("--select best chooses the epoch on the rows that are scored: this run is marked optimistic")
+    if train.finetune == "head":
+        lines.append(f"{config.model.backbone} stays frozen: --lr, --opt, --epochs and the like do not apply")
+    return lines

@@ -1,0 +1,119 @@
+"""Mixing pictures of a batch with one another, and erasing parts of them; numbers are drawn on the CPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.train_config import AugmentConfig
+
+__all__ = ["Mixing", "erase", "random_boxes"]
+
+
+def random_boxes(share_N: np.ndarray, width: int, height: int, rng: np.random.Generator, aspect: Any = 1.0) -> Any:
+    """Return N x 4 boxes (x1, y1, x2, y2), exclusive ends, of those shares of the area, anywhere, cut at the edges.
+
+    `aspect` is height over width, relative to the picture's own.
+    """
+    num = len(share_N)
+    half_w, half_h = width * np.sqrt(share_N / aspect) / 2, height * np.sqrt(share_N * aspect) / 2
+    x, y = rng.integers(width, size=num), rng.integers(height, size=num)
+    boxes = np.stack([x - half_w, y - half_h, x + half_w, y + half_h], axis=1)
+    return np.clip(np.rint(boxes), 0, [width, height, width, height]).astype(np.int64)
+
+
+def _masks(boxes_N4: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Return N x 1 x height x width, True inside the boxes."""
+    x1, y1, x2, y2 = boxes_N4.T[:, :, None]
+    across, down = np.arange(width), np.arange(height)
+    in_x, in_y = (across >= x1) & (across < x2), (down >= y1) & (down < y2)
+    return (in_y[:, :, None] & in_x[:, None, :])[:, None]
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019) within a batch.
+
+    `rarity_C` is how likely a picture of each class is to be the partner of --cutmix-mode half.
+    """
+
+    config: AugmentConfig
+    rarity_C: np.ndarray
+
+    @staticmethod
+    def of(config: AugmentConfig, count_C: np.ndarray) -> Mixing | None:
+        """Return the mixing of a fold with so many training pictures of each class, or None where it is off."""
+        if not (config.mixup or config.cutmix):
+            return None
+        return Mixing(config, 1 / np.maximum(count_C, 1))
+
+    def __call__(
+        self, pixels: torch.Tensor, label_N: np.ndarray, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, np.ndarray | None]:
+        """Return N x 3 x H x W pixels and the N x C shares of classes; None where this batch stays unmixed."""
+        config = self.config
+        if rng.random() >= config.mixup_prob:
+            return pixels, None
+        cuts = config.cutmix > 0 and (config.mixup == 0 or rng.random() < 0.5)
+        partner_N = self.partners(label_N, rng, cutmix=cuts)
+        keep_N, mask = self.cut(pixels.shape, rng) if cuts else (self.blend(len(label_N), rng), None)
+        other = pixels[torch.from_numpy(partner_N).to(pixels.device, non_blocking=True)]
+        weight = torch.from_numpy(keep_N.astype(np.float32)).to(pixels.device, non_blocking=True).view(-1, 1, 1, 1)
+        if mask is None:
+            pixels = pixels * weight + other * (1 - weight)
+        else:
+            pixels = torch.where(torch.from_numpy(mask).to(pixels.device, non_blocking=True), other, pixels)
+        own_NC = np.eye(len(self.rarity_C), dtype=np.float32)[label_N]
+        keep_N1 = keep_N[:, None].astype(np.float32)
+        return pixels, own_NC * keep_N1 + own_NC[partner_N] * (1 - keep_N1)
+
+    def partners(self, label_N: np.ndarray, rng: np.random.Generator, *, cutmix: bool) -> np.ndarray:
+        """Return which row of the batch each is mixed with."""
+        mode, num = self.config.cutmix_mode if cutmix else "any", len(label_N)
+        if mode == "any":
+            return rng.permutation(num)
+        if mode == "half":
+            odds_N = self.rarity_C[label_N]
+            return rng.choice(num, num, p=odds_N / odds_N.sum())
+        partner_N = np.arange(num)
+        for value in np.unique(label_N):
+            rows = np.flatnonzero(label_N == value)
+            partner_N[rows] = rng.permutation(rows)
+        return partner_N
+
+    def blend(self, num: int, rng: np.random.Generator) -> np.ndarray:
+        """Return how much of itself each picture keeps under mixup."""
+        return rng.beta(self.config.mixup, self.config.mixup, num)
+
+    def cut(self, shape: Any, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Return how much of itself each picture keeps, and the mask N x 1 x H x W of what it does not."""
+        num, _, height, width = shape
+        if self.config.cutmix_mode == "half":
+            left_N = rng.random(num) < 0.5
+            middle = width // 2
+            start_N, end_N = np.where(left_N, 0, middle), np.where(left_N, middle, width)
+            boxes_N4 = np.stack([start_N, np.zeros(num, int), end_N, np.full(num, height)], axis=1)
+        else:
+            boxes_N4 = random_boxes(1 - rng.beta(self.config.cutmix, self.config.cutmix, num), width, height, rng)
+        mask = _masks(boxes_N4, width, height)
+        return 1 - mask.mean(axis=(1, 2, 3)), mask  # what the edges cut off is not taken
+
+
+def erase(pixels: torch.Tensor, prob: float, rng: np.random.Generator) -> torch.Tensor:
+    """Return standardised pixels N x 3 x H x W, a box of some of them replaced by noise.
+
+    Of 2 to 40 % of the area, with an aspect of 0.3 to 1 / 0.3, and noise in every pixel (random erasing,
+    Zhong et al. 2020); with probability `prob` a picture.
+    """
+    num, channels, height, width = pixels.shape
+    hit_N = rng.random(num) < prob
+    share_N = rng.uniform(0.02, 0.4, num)
+    aspect_N = np.exp(rng.uniform(np.log(0.3), -np.log(0.3), num)) * width / height
+    boxes_N4 = random_boxes(share_N, width, height, rng, aspect_N)
+    mask = _masks(boxes_N4, width, height) & hit_N[:, None, None, None]
+    noise = rng.standard_normal((num, channels, height, width), dtype=np.float32)
+    where, what = (torch.from_numpy(one).to(pixels.device, non_blocking=True) for one in (mask, noise))
+    return torch.where(where, what, pixels)

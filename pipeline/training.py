@@ -1,0 +1,235 @@
+"""One fold trained: from its rows to weights and logits, saved on the way, and continued where it was killed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from folds.errors import UserError, listed
+from folds.split import assign_folds
+from pipeline.checkpoint import Checkpoints
+from pipeline.fit import Epoch, Fit, NotFiniteError
+from pipeline.fold import FoldJob, fold_record, start_fold, write_fold
+from pipeline.infer import predict
+from pipeline.model import build_model, freeze
+from pipeline.progress import FoldProgress
+from pipeline.sampling import class_counts
+from pipeline.seeding import derive_seed
+from pipeline.store import write_json, write_table
+from reports.metrics import METRICS, softmax
+from tta.merge import mean_logit
+from tta.views import VIEWS
+
+__all__ = ["inner_rows", "run_fold"]
+
+INNER_FOLDS = 5  # --select inner holds out one of these
+
+
+def inner_rows(train: pd.DataFrame, *, seed: int) -> np.ndarray:
+    """Return which training rows --select inner holds out: a fifth of the groups, stratified by class.
+
+    Raises UserError for fewer than two groups.
+    """
+    group_N = train["group"].to_numpy()
+    num_groups = len(set(group_N.tolist()))
+    if num_groups < 2:
+        raise UserError("--select inner: a fold trains on one group, of which none can be held out; pass --select last")
+    num_folds = min(INNER_FOLDS, num_groups)
+    return assign_folds(train["label"].to_numpy(), group_N, num_folds=num_folds, seed=seed) == 0
+
+
+@dataclass
+class Course:
+    """What a fold has to show so far; plain data and tensors, kept in its checkpoint."""
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    train_seconds: float = 0.0
+    train_images: int = 0
+    best_score: float | None = None
+    best_epoch: int = -1
+    best_state: dict[str, torch.Tensor] | None = None
+
+
+class _FoldTraining:
+    """A fold while it is trained."""
+
+    def __init__(self, job: FoldJob, index: int) -> None:
+        config = job.config
+        self.job, self.index = job, index
+        self.folder = job.folder / f"fold_{index}"
+        self.num_epochs = config.train.epochs or 0
+        self.metric = METRICS[config.output.metric]
+        repeat, fold = job.place(index)
+        is_held_out = job.fold_RN[repeat] == fold
+        self.held_out = job.manifest.train[is_held_out].reset_index(drop=True)
+        train = job.manifest.training_rows(~is_held_out)
+        self.judged = self.held_out
+        if config.train.select == "inner":
+            inner_N = inner_rows(train, seed=derive_seed("inner", config.split.split_seed, index))
+            self.judged, train = (train[rows].reset_index(drop=True) for rows in (inner_N, ~inner_N))
+        # Dropout and the new head draw from torch's own generator; nothing else does (see dataset._loader).
+        torch.manual_seed(derive_seed("torch", config.train.seed, index))
+        model = build_model(
+            config.model.backbone,
+            num_classes=job.manifest.num_classes,
+            kwargs=job.model_kwargs,
+            weights=job.weights,
+            join=job.join,
+        )
+        freeze(model, config.train.finetune)
+        compute = job.compute
+        model = model.to(device=compute.device, memory_format=compute.memory_format)  # type: ignore[call-overload]
+        seed_parts = (config.train.seed, index)
+        self.loader = job.feeder.train(train, seed_parts=seed_parts)
+        self.fit = Fit(
+            model,
+            config,
+            job.preprocess,
+            compute,
+            steps_per_epoch=len(self.loader),
+            count_C=class_counts(train, job.manifest.num_classes),
+            augment=job.feeder.device_augmentation,
+            seed_parts=seed_parts,
+            say=lambda line: job.say(f"{job.title(index)}: {line}"),
+        )
+        self.course = Course()
+        self.checkpoints = Checkpoints(self.folder, job.run_key, config.output.save_every)
+        saved = self.checkpoints.load()
+        if saved is None:
+            start_fold(job, index)
+        else:
+            self.fit.load_state_dict(saved["fit"])
+            self.course = Course(**saved["course"])
+            where = "trained" if self.fit.is_done else f"epoch {self.fit.epoch + 1} step {self.fit.step + 1}"
+            job.say(f"{job.title(index)}: continued at {where}")
+        self.start = time.perf_counter() - self.course.seconds
+
+    def run(self) -> dict[str, Any]:
+        """Train what is left, take the logits, write them, and return done.json, which is written last."""
+        job, steps = self.job, len(self.loader)
+        done_steps = self.fit.epoch * steps + self.fit.step
+        with (
+            SummaryWriter(str(self.folder / "tb"), purge_step=self.fit.epoch) as self.board,
+            FoldProgress(
+                job.progress, job.title(self.index), epochs=self.num_epochs, steps=steps, done_steps=done_steps
+            ) as progress,
+        ):
+
+            def after_step() -> None:
+                progress.step()
+                self.checkpoints.save_if_due(self._state)
+
+            for epoch in self._epochs(after_step):
+                progress.epoch()
+                self._end_epoch(epoch)
+            return self._finish()
+
+    def _epochs(self, after_step: Any) -> Any:
+        try:
+            yield from self.fit.epochs(self.loader, after_step=after_step)
+        except NotFiniteError as error:
+            self.checkpoints.remove()  # the same steps would lead there again
+            pictures = listed(self.loader.names(error.epoch, error.step), most=4)
+            raise UserError(
+                f"{self.job.title(self.index)} {error}, with the pictures {pictures}; lower --lr or pass --clip-grad 1"
+            ) from None
+
+    def _state(self) -> dict[str, Any]:
+        self.course.seconds = time.perf_counter() - self.start
+        return {"fit": self.fit.state_dict(), "course": asdict(self.course)}
+
+    def _predict(self, model: torch.nn.Module, table: pd.DataFrame, views: tuple[str, ...]) -> np.ndarray:
+        job = self.job
+        return predict(model, job.feeder.rows(table), job.preprocess, job.compute, [VIEWS[name] for name in views])
+
+    def _score(self, table: pd.DataFrame, logits_VNC: np.ndarray) -> float:
+        if not np.isfinite(logits_VNC).all():
+            raise UserError(
+                f"{self.job.title(self.index)}: the logits are not finite; lower --lr or pass --clip-grad 1"
+            )
+        return self.metric.score(table["label"].to_numpy(), softmax(mean_logit(logits_VNC)))
+
+    def _end_epoch(self, epoch: Epoch) -> None:
+        """Note what an epoch did; choose it, where epochs are chosen; save the last one."""
+        course, metric = self.course, self.job.config.output.metric
+        course.train_seconds += epoch.seconds
+        course.train_images += epoch.images
+        row: dict[str, float] = {
+            "epoch": epoch.index,
+            "lr": epoch.lr,
+            "train_loss": epoch.train_loss,
+            "images_per_s": epoch.images / max(epoch.seconds, 1e-9),
+        }
+        select = self.job.config.train.select
+        if select != "last":
+            score = self._score(self.judged, self._predict(epoch.model, self.judged, self.job.views[:1]))
+            self._choose(epoch, score)
+            row[f"{select}_{metric}"] = score
+        course.rows.append(row)
+        if self.fit.is_done:  # its held-out rows are scored with what is written
+            self.checkpoints.save(self._state())
+            return
+        logits_VNC = self._predict(epoch.model, self.held_out, self.job.views[:1])
+        self._note(row, self._score(self.held_out, logits_VNC))
+
+    def _choose(self, epoch: Epoch, score: float) -> None:
+        better = self.course.best_score is None or (
+            score > self.course.best_score if self.metric.greater_is_better else score < self.course.best_score
+        )
+        if better:
+            state = {name: value.detach().cpu().clone() for name, value in epoch.model.state_dict().items()}
+            self.course.best_score, self.course.best_epoch, self.course.best_state = score, epoch.index, state
+
+    def _note(self, row: dict[str, float], score: float) -> None:
+        """Log an epoch, with its score on the held-out rows."""
+        job, metric = self.job, self.job.config.output.metric
+        row[f"val_{metric}"] = score
+        write_table(self.folder / "log.csv", pd.DataFrame(self.course.rows))
+        epoch = int(row["epoch"])
+        values = {"train/loss": row["train_loss"], f"val/{metric}": score, "train/lr": row["lr"]}
+        for tag, value in values.items():
+            self.board.add_scalar(tag, value, epoch)
+        left = job.progress.left()
+        job.say(
+            f"{job.title(self.index)} epoch {epoch + 1}/{self.num_epochs}: loss {row['train_loss']:.3f}, "
+            f"held-out {self.metric.title} {score:.4f}, {row['images_per_s']:.0f} images/s"
+            + (f", {left}" if left else "")
+        )
+
+    def _finish(self) -> dict[str, Any]:
+        job, course = self.job, self.course
+        model = self.fit.scored
+        if course.best_state is not None:
+            model.load_state_dict(course.best_state)
+        start = time.perf_counter()
+        held_VNC = self._predict(model, self.held_out, job.views)
+        infer_seconds = time.perf_counter() - start
+        score = self._score(self.held_out, held_VNC)
+        self._note(course.rows[-1], score)
+        test_VNC = None if job.manifest.test is None else self._predict(model, job.manifest.test, job.views)
+        state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+        files = write_fold(job, self.index, state=state, held_VNC=held_VNC, test_VNC=test_VNC)
+        done = {
+            **fold_record(job, self.index, files, score),
+            "seconds": time.perf_counter() - self.start,
+            "train_images_per_s": course.train_images / max(course.train_seconds, 1e-9),
+            "infer_images_per_s": len(self.held_out) * len(job.views) / infer_seconds,
+            "micro_batch": self.fit.micro_batch,
+        }
+        if course.best_state is not None:
+            done["epoch"] = course.best_epoch
+        write_json(self.folder / "done.json", done)
+        self.checkpoints.remove()  # nothing is left to be continued
+        return done
+
+
+def run_fold(job: FoldJob, index: int) -> dict[str, Any]:
+    """Train and score one fold, from its checkpoint where there is one, and return its done.json."""
+    return _FoldTraining(job, index).run()
