@@ -50,7 +50,7 @@ def fake_job(folder, said, **changes):
         folder=folder, manifest=None, fold_RN=np.array([[0, 1, 2, 3, 4, 5]]), config=config, model_kwargs={},
         weights=None, preprocess=preprocess, compute=compute,
         feeder=Feeder(config, PictureSource(preprocess, "off"), compute), views=("identity",), run_key={},
-        environment={}, say=said.append,
+        environment={}, join=None, say=said.append, progress=Progress(1),
     )  # fmt: skip
 
 
