@@ -39,7 +39,7 @@ def num_stages(finetune: str) -> int | None:
 
 def parse_loss(text: str) -> list[tuple[float, str]]:
     """Return (weight, name) of each term of "0.4*f1+0.6*focal"; a weight left out is 1."""
-    number, name = r"(\d+\.?\d*|\.\d+)", r"([\w.]+(?::\w+)?)"
+    number, name = r"(\d+\.?\d*|\.\d+)", r"([A-Za-z_][\w.]*(?::\w+)?)"
     terms = [re.fullmatch(rf"(?:{number}\s*\*\s*)?{name}", part.strip()) for part in text.split("+")]
     valid = all(term is not None and float(term[1] or 1) > 0 for term in terms)
     require(valid, f"--loss {text}: write a name such as ce, or a sum such as 0.4*f1+0.6*focal")
