@@ -34,6 +34,12 @@ def _import_torchvision() -> None:
 
 
 _import_torchvision()
+# timm imports wandb wherever it is installed, which takes most of a second and replaces sys.stdout.write.
+_hides_wandb = "wandb" not in sys.modules
+if _hides_wandb:
+    sys.modules["wandb"] = None  # type: ignore[assignment]
 timm: Any = importlib.import_module("timm")
 for _part in ("models", "optim", "utils"):
     importlib.import_module(f"timm.{_part}")
+if _hides_wandb:
+    del sys.modules["wandb"]

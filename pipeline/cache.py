@@ -26,9 +26,20 @@ import numpy as np
 from folds.demo import cache_folder
 from folds.errors import UserError
 
-__all__ = ["KEY_BYTES", "Records", "Store", "cache_root", "first_places", "in_threads", "known_keys", "write_records"]
+__all__ = [
+    "KEY_BYTES",
+    "MEMORY_ONLY",
+    "Records",
+    "Store",
+    "cache_root",
+    "first_places",
+    "in_threads",
+    "known_keys",
+    "write_records",
+]
 
 KEY_BYTES = 16
+MEMORY_ONLY = ("off", "ram")  # kinds of --cache that keep nothing on disk
 FLUSH_BYTES, FLUSH_SECONDS = 2**26, 10.0  # what a kill can cost
 OF_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR,
             errno.EEXIST, errno.ENOLCK)  # fmt: skip

@@ -56,6 +56,11 @@ class ModelConfig:
     """File with the backbone's weights (.safetensors or .pth), instead of --pretrained."""
     img_size: str | None = None
     """Side in pixels, or width x height; default: the backbone's own."""
+    crop: Literal["auto", "whole", "center", "face", "box"] = "auto"
+    """Part of each picture that is used: the middle, the face that a detector finds, or the manifest's boxes;
+    auto: boxes where there are any, else the whole picture."""
+    crop_share: float = 0.7
+    """Share of width and height of --crop center, and of --crop face where no face is found."""
     crop_pct: float = 1.0
     """Share of width and height in a crop: random in training, central otherwise; 1 shows the whole picture."""
     decode: Literal["scaled", "full"] = "scaled"
@@ -70,6 +75,7 @@ class ModelConfig:
     """Stochastic depth; default: the backbone's own."""
 
     def __post_init__(self) -> None:
+        require(0 < self.crop_share <= 1, f"--crop-share {self.crop_share}: pass more than 0, up to 1")
         require(0.25 <= self.crop_pct <= 1, f"--crop-pct {self.crop_pct}: pass 0.25 to 1")
         require(0 <= self.drop < 1, f"--drop {self.drop}: pass 0 up to, not including, 1")
         require(0 <= (self.drop_path or 0) < 1, f"--drop-path {self.drop_path}: pass 0 up to, not including, 1")
@@ -135,6 +141,10 @@ class OutputConfig:
     """Go on with a run of that name, in the middle of a fold; --no-resume starts it afresh."""
     save_every: float = 60.0
     """Seconds between two checkpoints within a fold; 0 saves after every step."""
+    log_pictures: bool = True
+    """Show batches, mistakes, confusion matrix and the model's graph in TensorBoard too."""
+    wandb: bool = False
+    """Report to Weights & Biases as well, a run a fold; the extra wandb installs it, WANDB_MODE=offline holds."""
     metric: str = "f1_macro"
     """The score that counts: f1_macro, accuracy, balanced_accuracy, roc_auc_ovr, log_loss, kappa_quadratic."""
 

@@ -24,6 +24,7 @@ from pipeline.environment import describe_environment
 from pipeline.feeding import Feeder
 from pipeline.fold import FoldJob, finished_fold
 from pipeline.frozen import run_heads
+from pipeline.hangup import outlive_terminal
 from pipeline.pictures import open_pictures
 from pipeline.prepare import Prepared, Say, prepare
 from pipeline.progress import Progress
@@ -216,7 +217,7 @@ def cross_validate(config: RunConfig, *, say: Say = tqdm.write) -> Run:
     folder = Path(config.output.output) / config.output.name
     info = _record(run, folder)
     machine = config.machine
-    with lock_folder(folder):
+    with lock_folder(folder), outlive_terminal(folder / "hangup.log"):
         _open_folder(folder, config, run.run_key, resume=resume)
         sweep(folder)
         say(

@@ -17,7 +17,7 @@ from folds.errors import UserError
 from folds.images import boxes_of, picture_key
 from pipeline.augment import albumentations, describe_augmentation
 from pipeline.backends import timm
-from pipeline.cache import Store, cache_root
+from pipeline.cache import MEMORY_ONLY, Store, cache_root
 from pipeline.environment import processor
 from pipeline.fold import FoldJob
 from pipeline.model import build_model
@@ -26,8 +26,6 @@ from pipeline.seeding import derive_seed
 from tta.views import VIEWS, VIEWS_VERSION
 
 __all__ = ["Backbone", "Features"]
-
-MEMORY_ONLY = ("off", "ram")  # kinds of cache that keep nothing on disk
 
 
 class Backbone:

@@ -15,9 +15,10 @@ from folds.load import Say, load_data
 from folds.manifest import Manifest, slug
 from folds.plan import plan_folds
 from folds.plugins import is_custom, source_hash
-from pipeline.cache import known_keys
+from pipeline.cache import MEMORY_ONLY, known_keys
 from pipeline.checks import check_flags, check_recipe, explain, own_parts
 from pipeline.config import RunConfig
+from pipeline.crop import faces_folder, with_crop
 from pipeline.device import compile_pays, resolve_machine
 from pipeline.head import AttributeJoin, make_join
 from pipeline.model import build_model, check_backbone, check_forward, freeze, model_kwargs, preprocess_of
@@ -26,6 +27,7 @@ from pipeline.pictures import pictures_folder
 from pipeline.preprocess import Preprocess
 from pipeline.reporting import check_metric
 from pipeline.settings import flatten, identity_hash, replace
+from pipeline.tracking import require_wandb
 from pipeline.weights import HubUnreachableError, Weights, load_file, load_pretrained
 from tta.views import parse_views
 
@@ -152,8 +154,14 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
     record = check_backbone(config.model.backbone)
     check_optimizer(config.train.opt)
     check_flags(config)
-    known = frozenset() if config.machine.cache == "off" else known_keys(pictures_folder(config.machine.cache_dir))
-    manifest, data_hash = load_data(config.data, say, known)
+    if config.output.wandb:
+        require_wandb()
+    cache_dir = config.machine.cache_dir
+    known = known_keys(pictures_folder(cache_dir)) | known_keys(faces_folder(cache_dir))
+    manifest, data_hash = load_data(config.data, say, frozenset() if config.machine.cache == "off" else known)
+    keep = config.machine.cache not in MEMORY_ONLY
+    model = config.model
+    manifest, crop = with_crop(manifest, model.crop, share=model.crop_share, cache_dir=cache_dir, say=say, keep=keep)
     config = _apply_profile(config, manifest, say)
     for line in explain(config):
         say(line)
@@ -183,6 +191,9 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
     overlay = manifest.overlay_hash()
     if overlay is not None:
         run_key["corrected labels"] = overlay
+    if crop is not None:
+        run_key["crop"] = manifest.labels_hash()  # of the boxes, too
+        manifest = dataclasses.replace(manifest, notes=(*manifest.notes, crop))
     own = source_hash(own_parts(config))
     if own is not None:
         run_key["own modules"] = own

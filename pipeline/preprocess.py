@@ -83,6 +83,12 @@ class Preprocess:
         mean, std = _constants(self.mean, self.std, pixels.device)
         return (pixels - mean) / std
 
+    def pictures(self, pixels: torch.Tensor) -> np.ndarray:
+        """Return N x H x W x 3 uint8 pictures of standardised pixels N x 3 x H x W."""
+        mean, std = _constants(self.mean, self.std, pixels.device)
+        images = (pixels.detach() * std + mean).round().clamp(0, 255).to(torch.uint8)
+        return np.asarray(images.permute(0, 2, 3, 1).cpu().numpy())
+
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain data, for run.json."""
         return asdict(self)

@@ -269,6 +269,8 @@ def _serve_folds(job: FoldJob, run: RunFold, device: str, pipe: Connection, life
     _die_with(lifeline)
     set_start_method(method, force=True)  # the caller's, for the workers that read pictures: loky has set its own
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it prints to a log, whatever becomes of the terminal
     compute = compute_of(dataclasses.replace(job.config.machine, device=device))
 
     def say(line: str) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from folds.errors import UserError, listed
 from folds.split import assign_folds
@@ -21,14 +20,18 @@ from pipeline.model import build_model, freeze
 from pipeline.progress import FoldProgress
 from pipeline.sampling import class_counts
 from pipeline.seeding import derive_seed
+from pipeline.settings import flatten
 from pipeline.store import write_json, write_table
+from pipeline.tracking import attribute_scores, open_trackers, tracking_id
 from reports.metrics import METRICS, softmax
+from reports.tiles import confusion_counts, worst_mistakes
 from tta.merge import mean_logit
 from tta.views import VIEWS
 
 __all__ = ["inner_rows", "run_fold"]
 
 INNER_FOLDS = 5  # --select inner holds out one of these
+NUM_SHOWN = 16  # pictures of a batch, and mistakes
 
 
 def inner_rows(train: pd.DataFrame, *, seed: int) -> np.ndarray:
@@ -115,12 +118,25 @@ class _FoldTraining:
         """Train what is left, take the logits, write them, and return done.json, which is written last."""
         job, steps = self.job, len(self.loader)
         done_steps = self.fit.epoch * steps + self.fit.step
+        trackers = open_trackers(
+            self.folder,
+            run_name=job.folder.name,
+            fold_title=f"fold_{self.index}",
+            run_id=tracking_id(job.folder.name, job.run_key, self.index),
+            use_wandb=job.config.output.wandb,
+            purge_step=min(self.fit.epoch, self.num_epochs - 1),
+            say=job.say,
+        )
         with (
-            SummaryWriter(str(self.folder / "tb"), purge_step=self.fit.epoch) as self.board,
+            trackers as self.board,
             FoldProgress(
                 job.progress, job.title(self.index), epochs=self.num_epochs, steps=steps, done_steps=done_steps
             ) as progress,
         ):
+            if job.config.output.log_pictures and not done_steps:
+                size = (1, 3, job.preprocess.height, job.preprocess.width)
+                self.board.graph(self.fit.model, torch.empty(size))
+                self.fit.watch = self._show_batch
 
             def after_step() -> None:
                 progress.step()
@@ -140,6 +156,27 @@ class _FoldTraining:
             raise UserError(
                 f"{self.job.title(self.index)} {error}, with the pictures {pictures}; lower --lr or pass --clip-grad 1"
             ) from None
+
+    def _show_batch(self, pixels: torch.Tensor) -> None:
+        """Show what the model is trained on: the first batch, augmented and mixed."""
+        self.board.pictures("train/batch", self.job.preprocess.pictures(pixels[:NUM_SHOWN]), None, 0)
+        self.fit.watch = None
+
+    def _show_mistakes(self, proba_NC: np.ndarray) -> None:
+        """Show the held-out rows that were got wrong most surely, and which classes were taken for which."""
+        job, label_N = self.job, self.held_out["label"].to_numpy()
+        names, last = job.manifest.classes, self.num_epochs - 1
+        worst = worst_mistakes(label_N, proba_NC, NUM_SHOWN)
+        if len(worst):
+            pictures = job.feeder.source.of(self.held_out)
+            images = np.stack([job.preprocess.crop(pictures[int(row)]) for row in worst])
+            captions = [
+                f"true: {names[label_N[row]]}\npredicted: {names[one.argmax()]} ({one.max():.0%})"
+                for row, one in zip(worst, proba_NC[worst], strict=True)
+            ]
+            self.board.pictures("val/worst", images, captions, last)
+        counts_CC = confusion_counts(label_N, proba_NC.argmax(axis=1), len(names))
+        self.board.confusion("val/confusion", counts_CC, names, last)
 
     def _state(self) -> dict[str, Any]:
         self.course.seconds = time.perf_counter() - self.start
@@ -177,7 +214,7 @@ class _FoldTraining:
             self.checkpoints.save(self._state())
             return
         logits_VNC = self._predict(epoch.model, self.held_out, self.job.views[:1])
-        self._note(row, self._score(self.held_out, logits_VNC))
+        self._note(row, logits_VNC)
 
     def _choose(self, epoch: Epoch, score: float) -> None:
         better = self.course.best_score is None or (
@@ -187,21 +224,29 @@ class _FoldTraining:
             state = {name: value.detach().cpu().clone() for name, value in epoch.model.state_dict().items()}
             self.course.best_score, self.course.best_epoch, self.course.best_state = score, epoch.index, state
 
-    def _note(self, row: dict[str, float], score: float) -> None:
-        """Log an epoch, with its score on the held-out rows."""
-        job, metric = self.job, self.job.config.output.metric
-        row[f"val_{metric}"] = score
+    def _note(self, row: dict[str, float], logits_VNC: np.ndarray) -> float:
+        """Log an epoch, with its score on the held-out rows, and return that."""
+        job, metric, label_N = self.job, self.job.config.output.metric, self.held_out["label"].to_numpy()
+        score = row[f"val_{metric}"] = self._score(self.held_out, logits_VNC)
         write_table(self.folder / "log.csv", pd.DataFrame(self.course.rows))
         epoch = int(row["epoch"])
-        values = {"train/loss": row["train_loss"], f"val/{metric}": score, "train/lr": row["lr"]}
-        for tag, value in values.items():
-            self.board.add_scalar(tag, value, epoch)
+        proba_NC = softmax(mean_logit(logits_VNC))
+        values = {
+            "train/loss": row["train_loss"],
+            "train/lr": row["lr"],
+            "train/images_per_s": row["images_per_s"],
+            "val/f1_macro": METRICS["f1_macro"].score(label_N, proba_NC),
+            f"val/{metric}": score,
+            **attribute_scores(label_N, proba_NC, job.manifest.attributes),
+        }
+        self.board.scalars(values, epoch)
         left = job.progress.left()
         job.say(
             f"{job.title(self.index)} epoch {epoch + 1}/{self.num_epochs}: loss {row['train_loss']:.3f}, "
             f"held-out {self.metric.title} {score:.4f}, {row['images_per_s']:.0f} images/s"
             + (f", {left}" if left else "")
         )
+        return score
 
     def _finish(self) -> dict[str, Any]:
         job, course = self.job, self.course
@@ -211,8 +256,10 @@ class _FoldTraining:
         start = time.perf_counter()
         held_VNC = self._predict(model, self.held_out, job.views)
         infer_seconds = time.perf_counter() - start
-        score = self._score(self.held_out, held_VNC)
-        self._note(course.rows[-1], score)
+        score = self._note(course.rows[-1], held_VNC)
+        if job.config.output.log_pictures:
+            self._show_mistakes(softmax(mean_logit(held_VNC)))
+        self.board.hparams(flatten(job.config), {job.config.output.metric: score})
         test_VNC = None if job.manifest.test is None else self._predict(model, job.manifest.test, job.views)
         state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
         files = write_fold(job, self.index, state=state, held_VNC=held_VNC, test_VNC=test_VNC)

@@ -31,7 +31,9 @@ FLAGS = [
     "--compile",
     "--config",
     "--corrections",
+    "--crop",
     "--crop-pct",
+    "--crop-share",
     "--csv",
     "--cutmix",
     "--cutmix-mode",
@@ -58,6 +60,7 @@ FLAGS = [
     "--img-size",
     "--label-col",
     "--layer-decay",
+    "--log-pictures",
     "--logit-adjust",
     "--loss",
     "--lr",
@@ -95,6 +98,7 @@ FLAGS = [
     "--threads",
     "--tta",
     "--validation-batch-size",
+    "--wandb",
     "--warmup-epochs",
     "--weight-decay",
     "--weights",
@@ -194,9 +198,11 @@ def test_size():
 def test_identity_is_what_decides_logits():
     config = make_config(epochs=3)
     same_logits = [{"workers": 3}, {"name": "x"}, {"output": "y"}, {"metric": "accuracy"}, {"data": "/elsewhere"}]
+    same_logits += [{"save_every": 1.0}, {"wandb": True}, {"log_pictures": False}, {"seeds": 3}]
     same_logits += [{"cache": "ram"}, {"cache_dir": "/elsewhere"}, {"parallel_folds": "3"}]
     other_logits = [{"epochs": 4}, {"threads": 1}, {"validation_batch_size": 1}, {"split_seed": 1}, {"tta": "hflip"}]
     other_logits += [{"decode": "full"}, {"crop_pct": 0.9}, {"augment_on": "device"}, {"compile": "on"}]
+    other_logits += [{"loss": "focal"}, {"mixup": 0.2}, {"select": "inner"}, {"crop": "center"}, {"head": "attributes"}]
     other_logits += [{"finetune": "head"}, {"head_l2": "1"}, {"feature_views": 1}]
     for same in same_logits:
         assert identity_hash(replace(config, **same)) == identity_hash(config), same
@@ -218,7 +224,14 @@ def test_help_groups_flags_without_loading_torch_or_pandas():
     )
     done = run_python(code)
     assert done.returncode == 0, done.stderr
-    for group in ("data options", "model options", "training", "machine options"):
+    for group in (
+        "data options",
+        "model options",
+        "train options",
+        "loss options",
+        "augment options",
+        "machine options",
+    ):
         assert group in done.stdout.lower()
     for flag in FLAGS:
         assert flag in done.stdout

@@ -1,0 +1,263 @@
+"""What a fold reports, read back from what TensorBoard and wandb wrote."""
+
+import hashlib
+import io
+import itertools
+import random
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorboard.summary.writer.event_file_writer as event_files
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.compat.proto.graph_pb2 import GraphDef
+
+from folds.errors import UserError
+from folds.manifest import Attribute
+from pipeline.model_graph import draw_graph
+from pipeline.tracking import Tracker, Trackers, attribute_scores, open_trackers, require_wandb, tracking_id
+from reports.summary import summarise
+from reports.tiles import GAP, LINE, confusion_counts, confusion_picture, legible, tile, worst_mistakes
+
+NAMES = ["bare", "worn $wrongly$_", "x" * 99, "two\nlines"]
+
+
+class Small(torch.nn.Module):
+    """A convolution, batch norm, an in-place function, dropout, a shortcut, and weights that are used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.BatchNorm2d(4))
+        self.again = torch.nn.Conv2d(4, 4, 1)
+        self.head = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(4, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.nn.functional.relu_(self.stem(x))
+        return self.head((x + self.again(self.again(x))).mean((2, 3)))
+
+
+class Unseen(Small):
+    """Draws from every generator, then wants to see a number."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        random.random(), np.random.rand(), torch.rand(1)
+        return super().forward(x) if float(x.sum()) > 0 else x
+
+
+def generators() -> str:
+    """Hash of the state of every generator that others share."""
+    states = (random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist())
+    return hashlib.sha256(repr(states).encode()).hexdigest()
+
+
+def open_board(folder: Path, *, use_wandb: bool = False, purge_step: int = 0, say=print) -> Trackers:
+    options = {"run_name": "run", "fold_title": "fold_0", "run_id": tracking_id("run", {"data": "1"}, 0)}
+    return open_trackers(folder, **options, use_wandb=use_wandb, purge_step=purge_step, say=say)
+
+
+def read(folder: Path) -> EventAccumulator:
+    return EventAccumulator(str(folder / "tb")).Reload()
+
+
+def some_pictures(num: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (num, 32, 24, 3), dtype=np.uint8)
+
+
+def report_everything(board: Tracker, model: torch.nn.Module) -> None:
+    board.scalars({"train/loss": 0.5, "val/f1_macro": 0.25}, 0)
+    board.pictures("train/batch", some_pictures(5), None, 0)
+    board.pictures("val/worst", some_pictures(2), ["true a\npredicted b"] * 2, 0)
+    board.pictures("val/none", some_pictures(0), [], 0)
+    board.confusion("val/confusion", np.diag([3, 0, 1, 2]), NAMES, 0)
+    board.graph(model, torch.zeros(2, 3, 8, 8))
+    board.hparams({"lr": 0.1, "ema": True, "drop_path": None, "tta": ("hflip",), "b": 8}, {"f1_macro": 0.5})
+
+
+def test_everything_is_read_back_and_no_generator_moves(tmp_path):
+    model, before = Small(), generators()
+    with open_board(tmp_path) as board:
+        report_everything(board, model)
+    assert generators() == before
+    events = read(tmp_path)
+    assert [one.name for one in tmp_path.iterdir()] == ["tb"]
+    assert [one.is_file() for one in (tmp_path / "tb").iterdir()] == [True]  # no run within the run
+    assert set(events.Tags()["scalars"]) == {"train/loss", "val/f1_macro", "hparam/f1_macro"}
+    assert set(events.Tags()["images"]) == {"train/batch", "val/worst", "val/confusion"}
+    shown = Image.open(io.BytesIO(events.Images("train/batch")[0].encoded_image_string))
+    assert shown.size == (3 * (84 + GAP) + GAP, 2 * (112 + GAP) + GAP)  # 24 x 32, enlarged
+    content = events.PluginTagToContent("hparams")
+    assert set(content) == {"_hparams_/session_start_info", "_hparams_/session_end_info"}
+    for word in (b"lr", b"drop_path", b"None", b"ema", b"True", b"hflip"):
+        assert word in content["_hparams_/session_start_info"], word
+    assert {node.op for node in GraphDef.FromString(events.Graph().SerializeToString()).node} > {"conv2d", "linear"}
+
+
+def test_a_continued_fold_replaces_what_it_repeats(tmp_path, monkeypatch):
+    clock = itertools.count(1_000_000_000)  # files are told apart by the second
+    monkeypatch.setattr(event_files, "time", SimpleNamespace(time=lambda: next(clock)))
+    for purge_step, steps, value in ((0, (0, 1, 2, 3), 1.0), (2, (2,), 9.0)):
+        with open_board(tmp_path, purge_step=purge_step) as board:
+            for step in steps:
+                board.scalars({"train/loss": value}, step)
+                board.pictures("train/batch", some_pictures(1), None, step)
+    events = read(tmp_path)
+    assert [(one.step, one.value) for one in events.Scalars("train/loss")] == [(0, 1.0), (1, 1.0), (2, 9.0)]
+    assert [one.step for one in events.Images("train/batch")] == [0, 1, 2]
+
+
+def test_scalars_are_on_disk_at_once(tmp_path):
+    board = open_board(tmp_path)
+    board.scalars({"train/loss": 0.5}, 3)
+    assert [one.step for one in read(tmp_path).Scalars("train/loss")] == [3]
+    board.close()
+
+
+def test_without_boards_nothing_happens():
+    with Trackers() as board:
+        report_everything(board, Small())
+
+
+def test_the_graph_names_modules_and_joins_what_belongs_together():
+    nodes = {node.name: node for node in draw_graph(Small(), torch.zeros(2, 3, 8, 8)).node}
+    assert nodes["Small/stem/0/conv2d"].input[:2] == ["input", "Small/stem/0/weight"]
+    assert nodes["Small/relu"].input == ["Small/stem/1/batch_norm"]
+    assert nodes["Small/again/conv2d"].input == ["Small/relu", "Small/again/weight", "Small/again/bias"]
+    assert nodes["Small/again/conv2d_2"].input == ["Small/again/conv2d", "Small/again/weight", "Small/again/bias"]
+    assert nodes["Small/add"].input == ["Small/relu", "Small/again/conv2d_2"]
+    assert nodes["output"].input == ["Small/head/1/linear"]
+    shape = nodes["Small/head/1/linear"].attr["_output_shapes"].list.shape[0]
+    assert [dim.size for dim in shape.dim] == [2, 2]
+
+
+@pytest.mark.parametrize("kind", [Small, Unseen])
+def test_the_graph_changes_nothing_and_never_fails(tmp_path, kind):
+    model = kind().train()
+    model.stem[1].eval()  # a frozen batch norm
+    modes = [module.training for module in model.modules()]
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    before, said = generators(), []
+    with open_board(tmp_path, say=said.append) as board:
+        board.graph(model, torch.ones(2, 3, 8, 8))
+    assert generators() == before
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert all(value.requires_grad and value.grad is None for value in model.parameters())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    if kind is Small:
+        assert not said
+        assert read(tmp_path).Tags()["graph"]
+    else:
+        assert len(said) == 1
+        assert said[0].startswith("no graph of the model: RuntimeError: ")
+        assert not read(tmp_path).Tags()["graph"]
+
+
+def test_worst_mistakes_surest_first():
+    proba_NC = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7], [0.6, 0.4], [0.2, 0.8]])
+    label_N = np.array([0, 0, 0, 1, 1, 0])
+    assert worst_mistakes(label_N, proba_NC, 9).tolist() == [2, 5, 1, 4]
+    assert worst_mistakes(label_N, proba_NC, 1).tolist() == [2]
+    assert worst_mistakes(proba_NC.argmax(1), proba_NC, 9).tolist() == []
+
+
+def test_tiles_are_where_they_belong():
+    images = some_pictures(3)
+    sheet = tile(images, None, 2)
+    assert sheet.shape == (2 * (32 + GAP) + GAP, 2 * (24 + GAP) + GAP, 3)
+    for index, (top, left) in enumerate(((GAP, GAP), (GAP, 2 * GAP + 24), (2 * GAP + 32, GAP))):
+        assert np.array_equal(sheet[top : top + 32, left : left + 24], images[index])
+    assert (sheet[2 * GAP + 32 :, 2 * GAP + 24 :] == 255).all()
+    captioned = tile(images, ["one", "two\nlines", ""], 5)
+    assert captioned.shape == (32 + 2 * LINE + 2 * GAP, 3 * (24 + GAP) + GAP, 3)
+    below = captioned[GAP + 32 : -GAP]
+    assert (below[:, GAP : GAP + 24] < 128).any()
+    assert (below[:, -GAP - 24 :] == 255).all()
+    assert (below[:, :GAP] == 255).all()
+
+
+@pytest.mark.parametrize(("size", "expected"), [((128, 96), (128, 96)), ((300, 600), (96, 192)), ((8, 4), (112, 56))])
+def test_pictures_get_a_size_for_captions(size, expected):
+    assert legible(np.zeros((2, *size, 3), np.uint8)).shape == (2, *expected, 3)
+
+
+def test_confusion():
+    counts = confusion_counts(np.array([0, 0, 3, 3]), np.array([0, 1, 3, 0]), 4)
+    assert counts.tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 1]]
+    picture = confusion_picture(counts, NAMES)
+    assert picture.dtype == np.uint8
+    assert picture.shape[2] == 3
+    assert confusion_picture(np.eye(100, dtype=int), [str(number) for number in range(100)]).shape == (1100, 1100, 3)
+
+
+def test_attribute_scores_are_the_reports():
+    rng = np.random.default_rng(3)
+    attributes = [
+        Attribute(name="gender", values=("male", "female"), of_class=(0, 0, 1, 1)),
+        Attribute(name="age", values=("young", "old", "never"), of_class=(0, 1, 0, 1)),
+    ]
+    label_N, proba_NC = rng.integers(0, 4, 50), rng.dirichlet(np.ones(4), 50)
+    zeros = np.zeros(50, int)
+    rest = {"group_N": np.arange(50), "fold_N": zeros, "repeat_N": zeros, "classes": NAMES, "metric": "f1_macro"}
+    report = summarise(label_N=label_N, proba_NC=proba_NC, attributes=attributes, **rest)
+    expected = {f"val/{one['name']}_f1_macro": one["f1_macro"]["value"] for one in report["attributes"]}
+    assert attribute_scores(label_N, proba_NC, attributes) == expected
+    assert len(expected) == 2
+
+
+def test_a_folds_id_is_its_own():
+    key = {"data": "1", "config": "2"}
+    again = tracking_id("run", dict(reversed(key.items())), 0)
+    others = [tracking_id("b", key, 0), tracking_id("run", key | {"data": "3"}, 0), tracking_id("run", key, 1)]
+    assert tracking_id("run", key, 0) == again
+    assert len({again, *others}) == 4
+
+
+@pytest.mark.parametrize("present", [None, SimpleNamespace()], ids=["missing", "only a folder of that name"])
+def test_without_wandb_the_error_names_the_extra(tmp_path, monkeypatch, present):
+    monkeypatch.setitem(sys.modules, "wandb", present)
+    with pytest.raises(UserError, match=r"--wandb: .*foldblend\[wandb\]"):
+        open_board(tmp_path, use_wandb=True)
+    assert not (tmp_path / "tb").exists()
+
+
+def test_a_refusal_by_wandb_is_one_line(tmp_path, monkeypatch):
+    class Refusal(Exception):
+        pass
+
+    def init(**options: object) -> None:
+        raise Refusal("no API key\nsecond line")
+
+    fake = SimpleNamespace(init=init, Settings=dict, errors=SimpleNamespace(Error=Refusal))
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    with pytest.raises(UserError, match=r"^--wandb: no API key second line; .*WANDB_MODE=offline$"):
+        open_board(tmp_path, use_wandb=True)
+
+
+def test_wandb_offline(tmp_path, monkeypatch):
+    for name, value in (("MODE", "offline"), ("SILENT", "true"), ("DISABLE_GIT", "true"), ("ERROR_REPORTING", "false")):
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    for name in ("CACHE", "CONFIG", "DATA"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "home"))
+    try:
+        wandb = require_wandb()
+    except UserError as error:
+        pytest.skip(str(error))
+    model, before = Small(), generators()
+    try:
+        with open_board(tmp_path / "fold_0", use_wandb=True) as board:
+            report_everything(board, model)
+    finally:
+        wandb.teardown()
+    assert generators() == before
+    assert wandb.run is None
+    run_id = tracking_id("run", {"data": "1"}, 0)
+    (folder,) = (tmp_path / "fold_0" / "wandb").glob(f"offline-run-*-{run_id}")
+    kept = (folder / f"run-{run_id}.wandb").read_bytes()
+    for word in (b"run/fold_0", b"train/loss", b"val/f1_macro", b"hparam/f1_macro", b"drop_path"):
+        assert word in kept, word
+    assert len(list(folder.rglob("*.png"))) == 3
+    assert set(read(tmp_path / "fold_0").Tags()["images"]) == {"train/batch", "val/worst", "val/confusion"}
