@@ -14,6 +14,8 @@ __all__ = ["DataConfig", "SplitConfig"]
 class DataConfig:
     data: str | None = None
     """Root of the competition's layout, or "demo". Default: $SM_CHANNEL_TRAIN, data/, or the demo set."""
+    dataset: str | None = None
+    """Your own reader as module:name: the data flags -> a manifest (see examples/)."""
     csv: str | None = None
     """Any CSV of labelled pictures instead of the layout."""
     image_col: str = "image"

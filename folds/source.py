@@ -13,6 +13,7 @@ from folds.errors import UserError, listed
 from folds.generic import read_csv_manifest
 from folds.layout import find_layout_root, read_layout, relabel_for_training
 from folds.manifest import Manifest
+from folds.plugins import is_custom, load_custom
 
 __all__ = ["load_manifest"]
 
@@ -62,6 +63,10 @@ def _read(config: DataConfig, environ: Mapping[str, str]) -> Manifest:
     given = [f"--{name.replace('_', '-')}" for name in CSV_ONLY if getattr(config, name) != getattr(default, name)]
     if config.csv is None and given:
         raise UserError(f"{listed(given)}: only for --csv; pass it too")
+    if config.dataset is not None:
+        if config.csv is not None:
+            raise UserError("--csv and --dataset: two data sets are named; pass one")
+        return _own(config.dataset, config)
     if config.csv is not None:
         if config.data is not None:
             raise UserError("--csv and --data: two data sets are named; pass one")
@@ -80,6 +85,23 @@ def _read(config: DataConfig, environ: Mapping[str, str]) -> Manifest:
     if root is None:
         return read_layout(make_demo(), name="demo", is_demo=True)
     return read_layout(root, skip_missing=skip_missing)
+
+
+def _own(name: str, config: DataConfig) -> Manifest:
+    """Return what a user's own reader makes of the flags."""
+    if not is_custom(name):
+        raise UserError(f"--dataset {name}: name your own reader as module:name; see examples/")
+    try:
+        manifest = load_custom(name, "--dataset")(config)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's code may raise
+        raise UserError(f"--dataset {name}: failed ({type(error).__name__}: {error}); see examples/") from None
+    if not isinstance(manifest, Manifest):
+        raise UserError(
+            f"--dataset {name}: returns a {type(manifest).__name__}, not what build_manifest makes; see examples/"
+        )
+    return manifest
 
 
 def _names(text: str | None) -> tuple[str, ...]:

@@ -120,6 +120,7 @@ class Fit:
         """Shown the first batch of each epoch, as the model sees it."""
         self.micro_batch = config.train.batch_size or 2**30
         self.epoch, self.step, self.images_seen, self.updates = 0, 0, 0, 0
+        self.first_lr = config.train.lr  # of the epoch
         # Summed on the device: reading it out would stall a GPU.
         self.loss_sum = torch.zeros((), device=compute.device)
         self._finite = _Finite()
@@ -144,7 +145,9 @@ class Fit:
             start_training(self.model)
             if isinstance(loader, TrainLoader):
                 loader.enter(self.epoch, self.step)
-            start, images_before, lr = time.perf_counter(), self.images_seen, self.optimizer.param_groups[-1]["lr"]
+            if self.step == 0:
+                self.first_lr = float(self.optimizer.param_groups[-1]["lr"])  # of the head: the highest
+            start, images_before = time.perf_counter(), self.images_seen
             for images, labels in self.compute.feed(loader):
                 self._train_step(images, labels, loader if isinstance(loader, TrainLoader) else None)
                 self.step += 1
@@ -157,7 +160,7 @@ class Fit:
                 self.schedule.end_epoch(mean_loss)
             self.loss_sum.zero_()
             self.epoch, self.step, self.images_seen = self.epoch + 1, 0, 0
-            yield Epoch(self.epoch - 1, mean_loss, lr, seconds, images_seen, self.scored)
+            yield Epoch(self.epoch - 1, mean_loss, self.first_lr, seconds, images_seen, self.scored)
 
     def _train_step(self, images: torch.Tensor, labels: torch.Tensor, loader: TrainLoader | None) -> None:
         config, place = self.config, (*self.seed_parts, self.epoch, self.step)
@@ -233,6 +236,7 @@ class Fit:
             "average": self.average.state_dict(),
             "scaler": self.scaler.state_dict(),
             "place": [self.epoch, self.step, self.images_seen, self.updates, self.micro_batch],
+            "first_lr": self.first_lr,
             "loss_sum": self.loss_sum,
             "rng": torch.get_rng_state(),
             "rng_cuda": torch.cuda.get_rng_state(self.compute.device) if self.compute.is_cuda else None,
@@ -246,6 +250,7 @@ class Fit:
         self.average.load_state_dict(state["average"])
         self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.step, self.images_seen, self.updates, self.micro_batch = state["place"]
+        self.first_lr = state["first_lr"]
         self.loss_sum = state["loss_sum"].to(self.compute.device)
         torch.set_rng_state(state["rng"].cpu())
         if self.compute.is_cuda and state["rng_cuda"] is not None:

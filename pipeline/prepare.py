@@ -118,6 +118,8 @@ def _resolve(config: RunConfig, manifest: Manifest, size: str) -> RunConfig:
         for key in ("csv", "image_root", "test_csv", "weights", "fold_file", "corrections", "cache_dir")
     }
     root = None if config.data.csv else str(manifest.root)
+    if config.data.dataset and config.data.data:  # your own reader's to understand
+        root = str(Path(config.data.data).resolve()) if Path(config.data.data).exists() else config.data.data
     name = config.output.name or slug(f"{manifest.name}_{config.model.backbone}")
     if config.train.seeds > 1:
         name = f"{name}-seed{config.train.seed}"
