@@ -23,6 +23,7 @@ __all__ = [
     "OutputConfig",
     "RunConfig",
     "check_name",
+    "parse_folds",
     "parse_size",
 ]
 
@@ -44,6 +45,13 @@ def parse_size(text: str | int) -> tuple[int, int]:
         f"--img-size {text}: write a side such as 224, or width x height such as 120x160 (16 to 4096)",
     )
     return width, height
+
+
+def parse_folds(text: str) -> tuple[int, ...]:
+    """Return the fold numbers of "0,2"."""
+    parts = [part.strip() for part in text.split(",")]
+    require(all(part.isdecimal() for part in parts), f"--only-folds {text}: write fold numbers such as 0 or 0,2")
+    return tuple(int(part) for part in parts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,6 +149,8 @@ class OutputConfig:
     """Go on with a run of that name, in the middle of a fold; --no-resume starts it afresh."""
     save_every: float = 60.0
     """Seconds between two checkpoints within a fold; 0 saves after every step."""
+    only_folds: str | None = None
+    """Folds to do now, such as 0 or 0,2; the same command without it does the rest."""
     log_pictures: bool = True
     """Show batches, mistakes, confusion matrix and the model's graph in TensorBoard too."""
     wandb: bool = False
@@ -150,6 +160,9 @@ class OutputConfig:
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        require(self.save_every >= 0, f"--save-every {self.save_every}: pass 0 or more")
+        if self.only_folds is not None:
+            parse_folds(self.only_folds)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

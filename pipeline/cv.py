@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ import pandas as pd
 import yaml
 from tqdm import tqdm
 
-from folds.errors import UserError
+from folds.errors import UserError, listed
 from folds.fold_file import read_fold_file
 from folds.manifest import Manifest
 from folds.split import SPLITTERS
 from pipeline.about import describe_run
 from pipeline.checkpoint import CHECKPOINT
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, parse_folds
 from pipeline.device import compute_of, free_memory
 from pipeline.environment import describe_environment
 from pipeline.feeding import Feeder
@@ -183,8 +184,11 @@ def job_of(run: Prepared, folder: Path, fold_RN: np.ndarray, **rest: Any) -> Fol
     )
 
 
-def _run_folds(run: Prepared, folder: Path, info: dict[str, Any], say: Say) -> None:
-    """Do all folds that are not done, then join their rows; `info` takes in what run.json records of it."""
+def _run_folds(run: Prepared, folder: Path, info: dict[str, Any], only: Sequence[int], say: Say) -> bool:
+    """Do the folds that are not done, or those of `only`, and return whether all are; then their rows are joined.
+
+    `info` takes in what run.json records of it.
+    """
     fold_RN = _folds(folder, run)
     info["folds_hash"] = file_hash(folder / "folds.csv")
     environment = describe_environment(weights=run.origin)
@@ -192,7 +196,7 @@ def _run_folds(run: Prepared, folder: Path, info: dict[str, Any], say: Say) -> N
         write_json(folder / "env.json", environment)
     run_key = run.run_key | {"folds": info["folds_hash"]}
     done = {index: finished_fold(folder, index, run_key) for index in range(run.num_models)}
-    todo = [index for index, fold in done.items() if fold is None]
+    todo = [index for index, fold in done.items() if fold is None and (not only or index in only)]
     if todo:
         progress = Progress(len(todo))
         job = job_of(run, folder, fold_RN, run_key=run_key, environment=environment, say=say, progress=progress)
@@ -201,8 +205,13 @@ def _run_folds(run: Prepared, folder: Path, info: dict[str, Any], say: Say) -> N
         run_todo = run_heads if run.config.train.finetune == "head" else run_folds
         done |= run_todo(job, todo)
         progress.close()
+    left = [str(index) for index, fold in done.items() if fold is None]
+    if left:
+        say(f"{folder}: folds {listed(left, most=9)} are left; the same command without --only-folds does them")
+        return False
     info["folds"] = [done[index] for index in range(run.num_models)]
     _assemble(folder, run.manifest, run.num_models)
+    return True
 
 
 def cross_validate(config: RunConfig, *, say: Say = tqdm.write) -> Run:
@@ -211,9 +220,12 @@ def cross_validate(config: RunConfig, *, say: Say = tqdm.write) -> Run:
     Writes `<output>/<name>/` as README.md describes. Raises UserError for what the user can mend.
     """
     resume = config.output.resume
+    only = () if config.output.only_folds is None else parse_folds(config.output.only_folds)
     run = prepare(config, say)
     config, manifest = run.config, run.manifest
     assert config.output.name is not None
+    if only and max(only) >= run.num_models:
+        raise UserError(f"--only-folds {max(only)}: there are {run.num_models}, numbered from 0")
     folder = Path(config.output.output) / config.output.name
     info = _record(run, folder)
     machine = config.machine
@@ -227,7 +239,8 @@ def cross_validate(config: RunConfig, *, say: Say = tqdm.write) -> Run:
         )
         write_json(folder / "run.json", info)  # first: by it the folder is known as a run
         write_bytes(folder / "config.yaml", yaml.safe_dump(flatten(config), sort_keys=False))
-        _run_folds(run, folder, info, say)
+        if not _run_folds(run, folder, info, only, say):
+            return Run(folder)
         files = ["oof.parquet", *(["test.parquet", "submission.csv"] if info["has_test"] else [])]
         info["files"] = {name: file_hash(folder / name) for name in files}
         info |= {"status": "done", "finished": round(time.time())}
@@ -247,7 +260,7 @@ def cross_validate_seeds(config: RunConfig, *, say: Say = tqdm.write) -> list[Ru
     """
     first, num = config.train.seed, config.train.seeds
     runs = [cross_validate(replace(config, seed=seed), say=say) for seed in range(first, first + num)]
-    if num > 1:
+    if num > 1 and config.output.only_folds is None:
         scores = [run.report["headline"]["value"] for run in runs]
         title = METRICS[config.output.metric].title
         spread = f"{min(scores):.4f} to {max(scores):.4f}"

@@ -140,6 +140,7 @@ def _resolve(config: RunConfig, manifest: Manifest, size: str) -> RunConfig:
         name=name,
         seeds=1,
         config=None,
+        only_folds=None,
         resume=True,
         validation_batch_size=batch_size,
         **machine,

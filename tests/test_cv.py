@@ -24,7 +24,7 @@ from reports.metrics import METRICS, softmax
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {
     "folds": 2, "epochs": 1, "img_size": 32, "pretrained": "none", "workers": 0, "threads": 1,
-    "backbone": "test_efficientnet",
+    "backbone": "test_efficientnet", "log_pictures": False,
 }  # fmt: skip
 
 
@@ -112,18 +112,48 @@ def test_tensorboard_tags(alpha):
 
     events = EventAccumulator(str(alpha.path / "fold_1" / "tb"))
     events.Reload()
-    assert set(events.Tags()["scalars"]) == {"train/loss", "val/f1_macro", "train/lr"}
+    tags = {"train/loss", "train/lr", "train/images_per_s", "val/f1_macro", "hparam/f1_macro"}
+    tags |= {f"val/{name}_f1_macro" for name in ("mask", "gender", "age")}
+    assert set(events.Tags()["scalars"]) == tags
+    oof = pd.read_parquet(alpha.path / "fold_1" / "oof.parquet")
+    score = METRICS["f1_macro"].score(oof["label"].to_numpy(), softmax(alpha.logits(oof)))
+    assert events.Scalars("val/f1_macro")[-1].value == pytest.approx(score)
 
 
+def test_pictures_graph_and_settings_reach_tensorboard_and_change_no_bit(alpha, tiny_layout, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = alpha_again(tiny_layout, tmp_path, log_pictures=True)
+    pd.testing.assert_frame_equal(run.oof, alpha.oof, check_exact=True)
+    events = EventAccumulator(str(run.path / "fold_0" / "tb"))
+    events.Reload()
+    assert set(events.Tags()["images"]) == {"train/batch", "val/worst", "val/confusion"}
+    assert events.Tags()["graph"]
+    assert "hparams" in events.summary_metadata["_hparams_/session_start_info"].plugin_data.plugin_name
+
+
+def test_some_folds_now_the_rest_later(alpha, tiny_layout, tmp_path, cv_command):
+    argv = ["--data", tiny_layout, "--output", tmp_path, "--name", "alpha", "--backbone", "test_efficientnet"]
+    argv += ["--tta", "hflip", *TINY]
+    done = cv_command(*argv, "--only-folds", "1")
+    assert "folds 0 are left" in done.out
+    assert not (tmp_path / "alpha" / "oof.parquet").exists()
+    assert "fold 1: finished before, kept" in cv_command(*argv).out
+    pd.testing.assert_frame_equal(Run(tmp_path / "alpha").oof, alpha.oof, check_exact=True)
+    cv_command(*argv, "--only-folds", "2").assert_one_line_error("--only-folds 2", "there are 2")
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_same_seed_same_bits_whatever_the_workers_and_row_order(tiny_layout, layout_copy, edit_csv, tmp_path):
     """Two epochs with dropout: one more draw from torch's generator would show in the second."""
     edit_csv(layout_copy / "train" / "train.csv", lambda table: table.iloc[::-1])
-    one = alpha_again(tiny_layout, tmp_path / "one", epochs=2, drop=0.2)
-    two = alpha_again(layout_copy, tmp_path / "two", epochs=2, drop=0.2, workers=2)
+    changes = {"epochs": 2, "drop": 0.2, "mixup": 0.2, "cutmix": 1.0, "reprob": 0.5, "sampler": "balanced"}
+    runs = [alpha_again(tiny_layout, tmp_path / "0", **changes)]
+    runs += [alpha_again(layout_copy, tmp_path / str(workers), **changes, workers=workers) for workers in (1, 4)]
     for name in ("oof.parquet", "test.parquet", "test_fold_0.parquet"):
-        pd.testing.assert_frame_equal(
-            pd.read_parquet(one.path / name), pd.read_parquet(two.path / name), check_exact=True
-        )
+        one, *others = (pd.read_parquet(run.path / name) for run in runs)
+        for other in others:
+            pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 
 def test_another_seed_keeps_the_folds(alpha, tiny_layout, tmp_path):

@@ -1,0 +1,122 @@
+"""SIGKILL at random moments: nothing finished is lost, every checkpoint can be read, the logits end up bit-equal.
+
+    python benchmarks/kills.py --kills 50
+
+Runs of several kinds are made once without a break, then again under kills, each continued by the same
+command. After every kill the run folder is read: finished folds must still be finished, files whole.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+import torch
+from common import ROOT, Results, equal_tables, parser, print_rows, run_cv
+
+COMMON = ["--backbone", "test_efficientnet", "--pretrained", "none", "--img-size", "64", "--folds", "3"]
+COMMON += ["--threads", "1", "--save-every", "0.5"]
+KINDS = {
+    "last weights": ["--epochs", "6", "--drop", "0.2", "--reprob", "0.2"],
+    "EMA, mixup, one-cycle, 2 workers": [
+        "--epochs", "6", "--model-ema", "--mixup", "0.2", "--sched", "onecycle", "--workers", "2",
+    ],
+    "inner choice, accumulation, hflip": [
+        "--epochs", "6", "--select", "inner", "--grad-accum-steps", "2", "--tta", "hflip",
+    ],
+    "mean of epochs, 2 folds at once": ["--epochs", "6", "--average-last", "3", "--parallel-folds", "2"],
+}  # fmt: skip
+
+
+def finished(folder: Path) -> set[str]:
+    """Return the folds that are done."""
+    return {file.parent.name for file in folder.glob("fold_*/done.json")}
+
+
+def unreadable(folder: Path) -> list[str]:
+    """Return the files of a run folder that cannot be read back, checkpoints above all."""
+    bad = []
+    for file in folder.rglob("*"):
+        if file.is_dir() or file.name.startswith(".") or "tb" in file.parts:
+            continue
+        try:
+            if file.suffix == ".ckpt":
+                torch.load(file, weights_only=True)
+            elif file.suffix == ".parquet":
+                pd.read_parquet(file)
+            elif file.suffix == ".json":
+                json.loads(file.read_text())
+        except FileNotFoundError:
+            pass  # replaced or removed by a process that is about to die
+        except Exception as error:
+            bad.append(f"{file}: {error}")
+    return bad
+
+
+def under_kills(command: list[str], folder: Path, kills: int, rng: random.Random) -> dict[str, Any]:
+    """Kill a run so many times, then let it finish; return what was seen."""
+    seen: dict[str, Any] = {"kills": 0, "lost_folds": 0, "unreadable": 0, "checkpoints": 0, "continued": 0}
+    done: set[str] = set()
+    while seen["kills"] < kills:
+        log = folder.with_suffix(".log")
+        with log.open("w") as out:
+            process = subprocess.Popen(command, stdout=out, stderr=out)
+            # From before the first import to well into training.
+            moment = time.monotonic() + rng.uniform(0.5, 20.0)
+            while process.poll() is None and time.monotonic() < moment:
+                time.sleep(0.01)
+            process.send_signal(signal.SIGKILL)
+            code = process.wait()
+        time.sleep(0.2)  # folds in processes of their own end with the one that started them
+        seen["continued"] += log.read_text().count("continued at")
+        if code != -signal.SIGKILL:
+            if code:
+                raise SystemExit(log.read_text())
+            finish = folder / "fold_0" / "done.json"  # it got through: have it do a fold again
+            finish.unlink()
+            done = finished(folder)
+            continue
+        seen["kills"] += 1
+        seen["lost_folds"] += len(done - finished(folder))
+        done = finished(folder)
+        seen["unreadable"] += len(unreadable(folder))
+        seen["checkpoints"] += len(list(folder.glob("fold_*/last.ckpt")))
+    subprocess.run(command, check=True, capture_output=True)
+    return seen
+
+
+def main() -> None:
+    """Make the kinds that the JSON file lacks and print the table."""
+    cli = parser(__doc__, results="kills.json")
+    cli.add_argument("--kills", type=int, default=50, help="over all kinds together")
+    args = cli.parse_args()
+    results, rng = Results(args, device="cpu"), random.Random(0)
+    for number, (kind, flags) in enumerate(KINDS.items()):
+        if kind in results:
+            continue
+        kills = (args.kills + number) // len(KINDS)
+        with TemporaryDirectory() as scratch:
+            base = ["--data", args.data, "--device", "cpu", "--output", scratch, *COMMON, *flags]
+            run_cv(*base, "--name", "whole")
+            command = [sys.executable, str(ROOT / "run_cv.py"), *map(str, base), "--name", "broken"]
+            seen = under_kills(command, Path(scratch) / "broken", kills, rng)
+            seen["bit_equal"] = equal_tables(Path(scratch) / "whole", Path(scratch) / "broken")
+        results.put(kind, seen)
+    rows = [("run", "kills", "continued in a fold", "lost folds", "unreadable files", "logits bit-equal")]
+    for kind in KINDS:
+        seen = results[kind]
+        names = ("kills", "continued", "lost_folds", "unreadable", "bit_equal")
+        rows.append((kind, *[str(seen[name]) for name in names]))
+    print_rows("SIGKILL at random moments", rows)
+
+
+if __name__ == "__main__":
+    main()
