@@ -61,16 +61,15 @@ def unreadable(folder: Path) -> list[str]:
     return bad
 
 
-def under_kills(command: list[str], folder: Path, kills: int, rng: random.Random) -> dict[str, Any]:
-    """Kill a run so many times, then let it finish; return what was seen."""
+def under_kills(command: list[str], folder: Path, kills: int, most: float, rng: random.Random) -> dict[str, Any]:
+    """Kill a run so many times, each within `most` seconds, then let it finish; return what was seen."""
     seen: dict[str, Any] = {"kills": 0, "lost_folds": 0, "unreadable": 0, "checkpoints": 0, "continued": 0}
     done: set[str] = set()
     while seen["kills"] < kills:
         log = folder.with_suffix(".log")
         with log.open("w") as out:
             process = subprocess.Popen(command, stdout=out, stderr=out)
-            # From before the first import to well into training.
-            moment = time.monotonic() + rng.uniform(0.5, 20.0)
+            moment = time.monotonic() + rng.uniform(0.5, most)
             while process.poll() is None and time.monotonic() < moment:
                 time.sleep(0.01)
             process.send_signal(signal.SIGKILL)
@@ -103,11 +102,12 @@ def main() -> None:
         if kind in results:
             continue
         kills = (args.kills + number) // len(KINDS)
+        most = 40.0 if "--parallel-folds" in flags else 20.0  # from before the first import to well into training
         with TemporaryDirectory() as scratch:
             base = ["--data", args.data, "--device", "cpu", "--output", scratch, *COMMON, *flags]
             run_cv(*base, "--name", "whole")
             command = [sys.executable, str(ROOT / "run_cv.py"), *map(str, base), "--name", "broken"]
-            seen = under_kills(command, Path(scratch) / "broken", kills, rng)
+            seen = under_kills(command, Path(scratch) / "broken", kills, most, rng)
             seen["bit_equal"] = equal_tables(Path(scratch) / "whole", Path(scratch) / "broken")
         results.put(kind, seen)
     rows = [("run", "kills", "continued in a fold", "lost folds", "unreadable files", "logits bit-equal")]
