@@ -1,0 +1,29 @@
+"""Recipes are settings that exist, and headers say how to run them."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.checks import check_flags
+from pipeline.model import check_backbone
+from pipeline.settings import read_config_file
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_recipe(file):
+    config = read_config_file(file)
+    check_flags(config)
+    check_backbone(config.model.backbone)
+    header = [line for line in file.read_text().splitlines() if line.startswith("#")]
+    named = file.relative_to(ROOT)
+    commands = [line for line in header if "python run_cv.py --config" in line]
+    assert commands
+    assert str(named) in commands[0] or f"{named.parent}/*.yaml" in commands[0]
+    assert any("macro F1" in line or "Not scored" in line or "named before" in line.lower() for line in header)
+
+
+def test_three_families_are_blended():
+    assert len(list((ROOT / "recipes" / "ensemble").glob("*.yaml"))) == 3
