@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 from tqdm import tqdm
 
@@ -21,40 +22,51 @@ def duration(seconds: float) -> str:
 class Progress:
     """The steps of all folds that are to be done, with the time they will still take.
 
-    Nothing is drawn where there is no terminal. `tell` is handed the steps instead, epoch by epoch, in a
-    process that does folds for another.
+    Nothing is drawn where there is no terminal, nor in a process that does folds for another: that one
+    is told instead, by `tell` with the name of a method here and its number.
     """
 
-    def __init__(self, num_folds: int, *, tell: Callable[[int], None] | None = None) -> None:
+    def __init__(self, num_folds: int, *, tell: Callable[[str, int], None] | None = None) -> None:
         self.num_folds = num_folds
         self.tell = tell
         self.start = time.monotonic()
         self.done = self.total = self.before = 0
-        self.bar = tqdm(desc="all folds", unit="step", disable=None if tell is None else True, leave=False)
+        self.bar: Any = None  # drawn once there are steps to count
 
     def __getstate__(self) -> dict[str, int]:
         return {"num_folds": self.num_folds}  # bars stay in their process
 
     def __setstate__(self, state: dict[str, int]) -> None:
-        Progress.__init__(self, tell=lambda _: None, **state)
+        Progress.__init__(self, tell=lambda *_: None, **state)
 
     def expect(self, steps_per_fold: int) -> None:
         """Say how many steps a fold has."""
-        self.total = steps_per_fold * self.num_folds - self.before
-        self.bar.total = self.total
+        self._show(total=steps_per_fold * self.num_folds - self.before)
+        self._tell("expect", steps_per_fold)
 
     def skip(self, steps: int) -> None:
         """Take out steps that an earlier process took: they tell nothing of this one's speed."""
         self.before += steps
-        self.total -= steps
-        self.bar.total = self.total
+        self._show(total=self.total - steps)
+        self._tell("skip", steps)
 
     def add(self, steps: int) -> None:
         """Count steps that were taken."""
         self.done += steps
-        self.bar.update(steps)
+        if self.bar is not None:
+            self.bar.update(steps)
+        self._tell("add", steps)
+
+    def _show(self, *, total: int) -> None:
+        self.total = total
+        if self.tell is None:
+            if self.bar is None:
+                self.bar = tqdm(desc="all folds", unit="step", disable=None, leave=False)
+            self.bar.total = total
+
+    def _tell(self, what: str, steps: int) -> None:
         if self.tell is not None:
-            self.tell(steps)
+            self.tell(what, steps)
 
     def left(self) -> str:
         """Return "about 12 min left" for all folds, or "" while nothing can be said."""
@@ -64,7 +76,9 @@ class Progress:
         return f"about {duration(spent / self.done * max(0, self.total - self.done))} left"
 
     def close(self) -> None:
-        self.bar.close()
+        """Take the bar away."""
+        if self.bar is not None:
+            self.bar.close()
 
 
 class FoldProgress:

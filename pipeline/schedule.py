@@ -222,8 +222,9 @@ class _Child:
                     return dict(what)
                 if kind == "failed":
                     raise _FoldError(f"failed: {what}; see {log}")
-                if kind == "steps":
-                    self.progress.add(what)
+                if kind == "progress":
+                    method, steps = what
+                    getattr(self.progress, method)(steps)
                 else:
                     say(what)
         except (EOFError, OSError):
@@ -277,7 +278,7 @@ def _serve_folds(job: FoldJob, run: RunFold, device: str, pipe: Connection, life
         print(line, flush=True)
         pipe.send(("say", line))
 
-    progress = Progress(1, tell=lambda steps: pipe.send(("steps", steps)))
+    progress = Progress(1, tell=lambda *what: pipe.send(("progress", what)))
     feeder = Feeder(job.config, job.feeder.source, compute)
     here = dataclasses.replace(job, say=say, compute=compute, feeder=feeder, progress=progress)
     while True:

@@ -1,0 +1,64 @@
+"""How far a run is: steps add up over folds, also those that other processes and earlier runs took."""
+
+import pickle
+
+import pytest
+
+from pipeline import progress as module
+from pipeline.progress import FoldProgress, Progress, duration
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    return now
+
+
+def steps(progress, num, *, done=0, epochs=4, each=5):
+    with FoldProgress(progress, "fold 0", epochs=epochs, steps=each, done_steps=done) as fold:
+        for _ in range(num):
+            fold.step()
+
+
+def test_time_left_is_of_all_folds(clock):
+    progress = Progress(3)
+    assert progress.left() == ""
+    clock[0] += 40
+    steps(progress, 20)
+    assert (progress.done, progress.total) == (20, 60)
+    assert progress.left() == "about 80 s left"
+
+
+def test_steps_of_an_earlier_process_are_neither_done_nor_left(clock):
+    progress = Progress(2)
+    clock[0] += 10
+    steps(progress, 5, done=15)
+    assert (progress.done, progress.total) == (5, 25)
+    assert progress.left() == "about 40 s left"
+    steps(progress, 0)
+    assert progress.total == 25
+
+
+def test_a_process_that_does_folds_for_another_tells_it():
+    here, told = Progress(2), []
+
+    def tell(method, num):
+        told.append((method, num))
+        getattr(here, method)(num)
+
+    steps(Progress(1, tell=tell), 12)
+    assert (here.done, here.total) == (12, 40)
+    assert [num for method, num in told if method == "add"] == [5, 5, 2]  # an epoch at a time
+    assert Progress(1, tell=tell).left() == ""
+
+
+def test_it_travels_without_its_bars():
+    again = pickle.loads(pickle.dumps(Progress(7)))
+    again.expect(3)
+    assert again.bar is None
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (99, "99 s"), (600, "10 min"), (7200, "2.0 h")])
+def test_durations(seconds, text):
+    assert duration(seconds) == text
