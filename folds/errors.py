@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["BadImage", "UserError", "counted", "did_you_mean", "listed", "require"]
+__all__ = ["BadImage", "UserError", "counted", "did_you_mean", "in_a_line", "listed", "require"]
 
 
 class UserError(ValueError):
@@ -33,6 +33,12 @@ def require(condition: bool, message: str) -> None:
     """Raise UserError with the message unless the condition holds."""
     if not condition:
         raise UserError(message)
+
+
+def in_a_line(error: BaseException) -> str:
+    """Return what an error says, on one line, its type where it says nothing."""
+    said = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def counted(number: int, noun: str) -> str:

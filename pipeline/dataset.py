@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.augment import Augment
 from pipeline.pictures import PictureSource
-from pipeline.sampling import EpochSampler
+from pipeline.sampling import EpochSampler, Key
 from pipeline.seeding import derive_rng, derive_seed
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "train_loader",
 ]
 
-Key = tuple[int, int]
 Batch = tuple[torch.Tensor, torch.Tensor]  # N x H x W x 3 uint8, N labels (-1 where unknown)
 
 
@@ -36,7 +35,7 @@ def _labels(table: pd.DataFrame) -> np.ndarray:
 
 
 class ImageDataset(Dataset[Batch]):
-    """Batches by a list of (epoch, index): N x H x W x 3 uint8 pictures and their labels.
+    """Batches by a list of (epoch, index, draw): N x H x W x 3 uint8 pictures and their labels.
 
     `table` is one of a manifest's: image_id, path, perhaps label, box and content.
     The epoch travels with the index so that workers, which outlive an epoch, need no shared state.
@@ -65,10 +64,13 @@ class ImageDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def picture(self, epoch: int, index: int) -> np.ndarray:
-        """Return one picture at the training size (at the stored size where `whole`)."""
+    def picture(self, epoch: int, index: int, draw: int = 0) -> np.ndarray:
+        """Return one picture at the training size (at the stored size where `whole`).
+
+        `draw` is how often it came before in that epoch.
+        """
         image = self.pictures[index]
-        parts = (*self.seed_parts, epoch, self.image_ids[index])
+        parts = (*self.seed_parts, epoch, self.image_ids[index], *([draw] if draw else []))
         if self.augment is not None:
             image = self.augment(image, derive_seed("augment", *parts))
         if self.whole:
@@ -84,7 +86,7 @@ class ImageDataset(Dataset[Batch]):
         images = np.empty((len(keys), height, width, 3), np.uint8)
         for row, key in enumerate(keys):
             images[row] = self.picture(*key)
-        return torch.from_numpy(images), torch.from_numpy(self.labels[[index for _, index in keys]])
+        return torch.from_numpy(images), torch.from_numpy(self.labels[[index for _, index, _ in keys]])
 
 
 def _start_worker(_: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812 - as all torch code names it
 
-from folds.errors import UserError
+from folds.errors import UserError, in_a_line
 from folds.plugins import find_part, is_custom
 from pipeline.train_config import LossConfig, parse_loss
 
@@ -36,11 +36,11 @@ class MakeLoss(Protocol):
 def log_prior(count_C: torch.Tensor) -> torch.Tensor:
     """Return the log of each class's share of the training pictures.
 
-    A class without any is left at 0: nothing is added to its logit, which is so pushed down like any
-    wrong one, and never minus infinity.
+    A class without any is taken to be as rare as the rarest that has some: never minus infinity, so that it
+    is pushed down as any wrong class is, and no more a temptation than the rarest.
     """
-    share_C = count_C.float() / count_C.sum()
-    return torch.where(count_C > 0, share_C.clamp_min(torch.finfo(torch.float32).tiny).log(), 0.0)
+    rarest = torch.where(count_C > 0, count_C, count_C.max()).min()
+    return (torch.where(count_C > 0, count_C, rarest).float() / count_C.sum()).log()
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ class Focal:
         share_NC = _shares(target, logits.shape[1])
         share_NC = share_NC * (1 - self.smoothing) + self.smoothing / logits.shape[1]
         log_p_NC = F.log_softmax(shifted, dim=1)
-        return -(share_NC * (1 - log_p_NC.exp()).pow(self.gamma) * log_p_NC).sum(dim=1).mean()
+        # Kept off 0, where the slope of a power below 1 is infinite.
+        miss_NC = (1 - log_p_NC.exp()).clamp_min(1e-7)
+        return -(share_NC * miss_NC.pow(self.gamma) * log_p_NC).sum(dim=1).mean()
 
 
 def soft_f1(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -137,16 +139,16 @@ def check_loss(config: LossConfig, num_classes: int, *, mixed: bool) -> None:
     logits = torch.linspace(-1, 1, 4 * num_classes).reshape(4, num_classes).requires_grad_()
     target = torch.arange(4) % num_classes
     tries: list[torch.Tensor] = [target, _shares(target, num_classes)] if mixed else [target]
+    count_C = np.arange(num_classes)  # one of them without pictures
     for name in custom:
         try:
-            loss: Callable[..., torch.Tensor] = build_loss(
-                LossConfig(loss=name), np.ones(num_classes, int), torch.device("cpu")
-            )
+            loss = build_loss(dataclasses.replace(config, loss=name), count_C, torch.device("cpu"))
             for one in tries:
                 value = loss(logits, one)
                 (gradient,) = torch.autograd.grad(value, logits)
-                assert bool(torch.isfinite(value)), "it is not finite"
-                assert bool(torch.isfinite(gradient).all()), "its gradient is not finite"
+                if not bool(torch.isfinite(value)):
+                    raise ValueError("it is not finite")
+                if not bool(torch.isfinite(gradient).all()):
+                    raise ValueError("its gradient is not finite")
         except Exception as error:  # whatever a user's code may raise
-            said = " ".join(str(error).split())[:200] or type(error).__name__
-            raise UserError(f"--loss {name}: a trial on 4 rows failed ({said}); see examples/") from None
+            raise UserError(f"--loss {name}: a trial on 4 rows failed ({in_a_line(error)}); see examples/") from None

@@ -25,10 +25,10 @@ def random_boxes(share_N: np.ndarray, width: int, height: int, rng: np.random.Ge
     return np.clip(np.rint(boxes), 0, [width, height, width, height]).astype(np.int64)
 
 
-def _masks(boxes_N4: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Return N x 1 x height x width, True inside the boxes."""
-    x1, y1, x2, y2 = boxes_N4.T[:, :, None]
-    across, down = np.arange(width), np.arange(height)
+def _masks(boxes_N4: np.ndarray, pixels: torch.Tensor) -> torch.Tensor:
+    """Return N x 1 x height x width on the pixels' device, True inside the boxes."""
+    x1, y1, x2, y2 = torch.from_numpy(boxes_N4.T.copy()).to(pixels.device, non_blocking=True)[:, :, None]
+    across, down = (torch.arange(side, device=pixels.device) for side in (pixels.shape[3], pixels.shape[2]))
     in_x, in_y = (across >= x1) & (across < x2), (down >= y1) & (down < y2)
     return (in_y[:, :, None] & in_x[:, None, :])[:, None]
 
@@ -59,13 +59,14 @@ class Mixing:
             return pixels, None
         cuts = config.cutmix > 0 and (config.mixup == 0 or rng.random() < 0.5)
         partner_N = self.partners(label_N, rng, cutmix=cuts)
-        keep_N, mask = self.cut(pixels.shape, rng) if cuts else (self.blend(len(label_N), rng), None)
         other = pixels[torch.from_numpy(partner_N).to(pixels.device, non_blocking=True)]
-        weight = torch.from_numpy(keep_N.astype(np.float32)).to(pixels.device, non_blocking=True).view(-1, 1, 1, 1)
-        if mask is None:
-            pixels = pixels * weight + other * (1 - weight)
+        if cuts:
+            keep_N, boxes_N4 = self.cut(pixels.shape, rng)
+            pixels = torch.where(_masks(boxes_N4, pixels), other, pixels)
         else:
-            pixels = torch.where(torch.from_numpy(mask).to(pixels.device, non_blocking=True), other, pixels)
+            keep_N = self.blend(len(label_N), rng)
+            weight = torch.from_numpy(keep_N.astype(np.float32)).to(pixels.device, non_blocking=True).view(-1, 1, 1, 1)
+            pixels = pixels * weight + other * (1 - weight)
         own_NC = np.eye(len(self.rarity_C), dtype=np.float32)[label_N]
         keep_N1 = keep_N[:, None].astype(np.float32)
         return pixels, own_NC * keep_N1 + own_NC[partner_N] * (1 - keep_N1)
@@ -89,7 +90,7 @@ class Mixing:
         return rng.beta(self.config.mixup, self.config.mixup, num)
 
     def cut(self, shape: Any, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Return how much of itself each picture keeps, and the mask N x 1 x H x W of what it does not."""
+        """Return how much of itself each picture keeps, and the box N x 4 of what it does not."""
         num, _, height, width = shape
         if self.config.cutmix_mode == "half":
             left_N = rng.random(num) < 0.5
@@ -98,8 +99,8 @@ class Mixing:
             boxes_N4 = np.stack([start_N, np.zeros(num, int), end_N, np.full(num, height)], axis=1)
         else:
             boxes_N4 = random_boxes(1 - rng.beta(self.config.cutmix, self.config.cutmix, num), width, height, rng)
-        mask = _masks(boxes_N4, width, height)
-        return 1 - mask.mean(axis=(1, 2, 3)), mask  # what the edges cut off is not taken
+        x1, y1, x2, y2 = boxes_N4.T
+        return 1 - (x2 - x1) * (y2 - y1) / (width * height), boxes_N4  # what the edges cut off is not taken
 
 
 def erase(pixels: torch.Tensor, prob: float, rng: np.random.Generator) -> torch.Tensor:
@@ -109,11 +110,11 @@ def erase(pixels: torch.Tensor, prob: float, rng: np.random.Generator) -> torch.
     Zhong et al. 2020); with probability `prob` a picture.
     """
     num, channels, height, width = pixels.shape
-    hit_N = rng.random(num) < prob
-    share_N = rng.uniform(0.02, 0.4, num)
-    aspect_N = np.exp(rng.uniform(np.log(0.3), -np.log(0.3), num)) * width / height
+    hits = np.flatnonzero(rng.random(num) < prob)
+    share_N = rng.uniform(0.02, 0.4, len(hits))
+    aspect_N = np.exp(rng.uniform(np.log(0.3), -np.log(0.3), len(hits))) * width / height
     boxes_N4 = random_boxes(share_N, width, height, rng, aspect_N)
-    mask = _masks(boxes_N4, width, height) & hit_N[:, None, None, None]
-    noise = rng.standard_normal((num, channels, height, width), dtype=np.float32)
-    where, what = (torch.from_numpy(one).to(pixels.device, non_blocking=True) for one in (mask, noise))
-    return torch.where(where, what, pixels)
+    noise_of = torch.Generator(pixels.device).manual_seed(int(rng.integers(2**62)))  # not the global one
+    noise = torch.randn((len(hits), channels, height, width), generator=noise_of, device=pixels.device)
+    where = torch.from_numpy(hits).to(pixels.device, non_blocking=True)
+    return pixels.index_copy(0, where, torch.where(_masks(boxes_N4, pixels), noise, pixels[where]))

@@ -11,7 +11,7 @@ from torch.utils.data import Sampler
 from pipeline.seeding import derive_rng
 from pipeline.train_config import LossConfig
 
-__all__ = ["EpochSampler", "class_counts", "row_odds"]
+__all__ = ["EpochSampler", "Key", "class_counts", "draw_numbers", "row_odds"]
 
 
 def class_counts(table: pd.DataFrame, num_classes: int) -> np.ndarray:
@@ -29,8 +29,22 @@ def row_odds(table: pd.DataFrame, config: LossConfig) -> np.ndarray | None:
     return np.asarray(odds_N / odds_N.sum())
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
-    """(epoch, index) pairs: in order where there is no seed, else shuffled or drawn anew each epoch.
+Key = tuple[int, int, int]
+
+
+def draw_numbers(order: np.ndarray) -> np.ndarray:
+    """Return how often each row of an order has come before: a picture drawn again is augmented otherwise."""
+    by_row = np.argsort(order, kind="stable")
+    ordered = order[by_row]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    since = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
+    numbers = np.empty(len(order), dtype=np.int64)
+    numbers[by_row] = since
+    return numbers
+
+
+class EpochSampler(Sampler[Key]):
+    """(epoch, index, draw): in order where there is no seed, else shuffled or drawn anew each epoch.
 
     The order of an epoch follows from the seed alone, so an epoch can be entered at any step.
     """
@@ -65,6 +79,9 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self._place = (epoch + 1, 0)
         return epoch, self.order(epoch)[row:]
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[Key]:
         epoch, rows = self.rest()
-        return iter([(epoch, int(index)) for index in rows])
+        draws = np.zeros(len(rows), int)
+        if self.odds_N is not None:
+            draws = draw_numbers(self.order(epoch))[self.num_rows - len(rows) :]
+        return iter([(epoch, int(index), int(draw)) for index, draw in zip(rows, draws, strict=True)])

@@ -18,7 +18,7 @@ from pipeline.head import AttributeJoin, log_continuation, make_join
 from pipeline.model import build_model, freeze, start_training
 from pipeline.optim import build_optimizer, build_scheduler
 from pipeline.preprocess import Preprocess
-from pipeline.sampling import EpochSampler, class_counts, row_odds
+from pipeline.sampling import EpochSampler, class_counts, draw_numbers, row_odds
 from pipeline.settings import make_config
 from pipeline.train_config import LossConfig
 from pipeline.training import inner_rows
@@ -97,8 +97,14 @@ def test_drawn_epochs_have_their_odds_and_can_be_entered_anywhere():
     assert np.bincount(drawn, minlength=12) / len(drawn) == pytest.approx(odds, abs=0.025)  # four deviations
     whole = sampler.order(3)
     sampler.enter(3, 5)
-    assert [index for _, index in sampler] == whole[5:].tolist()
-    assert [epoch for epoch, _ in sampler] == [4] * 12  # the next iteration is the next epoch
+    keys = list(sampler)
+    assert [index for _, index, _ in keys] == whole[5:].tolist()
+    assert [draw for _, _, draw in keys] == draw_numbers(whole)[5:].tolist()
+    assert [epoch for epoch, _, _ in sampler] == [4] * 12  # the next iteration is the next epoch
+
+
+def test_draws_are_counted():
+    assert draw_numbers(np.array([3, 1, 3, 3, 1, 0])).tolist() == [0, 0, 1, 2, 1, 0]
 
 
 def test_class_counts():

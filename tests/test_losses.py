@@ -55,14 +55,22 @@ def test_logit_adjustment_shifts_by_log_priors():
 
 
 @pytest.mark.parametrize("text", ["ce", "focal"])
-def test_a_class_without_pictures_gets_no_shift_and_stays_finite(text):
+def test_a_class_without_pictures_is_as_rare_as_the_rarest_and_stays_finite(text):
     logits = LOGITS.clone().requires_grad_()
     value = loss(text, count=(10, 0, 6), smoothing=0.0, logit_adjust=1.0)(logits, torch.tensor([0, 2, 2, 0]))
     value.backward()
     assert torch.isfinite(value)
     assert torch.isfinite(logits.grad).all()
     assert (logits.grad[:, 1] > 0).all()  # pushed down: it is never right
-    assert log_prior(torch.tensor([10, 0, 6]))[1] == 0
+    shift = log_prior(torch.tensor([10, 0, 6]))
+    assert shift[1] == shift[2] == torch.log(torch.tensor(6 / 16))  # as rare as the rarest
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+def test_focal_has_a_slope_where_a_row_is_certain(gamma):
+    logits = torch.tensor([[30.0, 0.0, 0.0], [0.0, 0.0, 60.0]], requires_grad=True)
+    loss("focal", smoothing=0.0, focal_gamma=gamma)(logits, torch.tensor([0, 1])).backward()
+    assert torch.isfinite(logits.grad).all()
 
 
 def test_soft_f1_of_certain_predictions_is_scikit_learns():

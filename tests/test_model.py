@@ -234,7 +234,7 @@ def test_every_epoch_has_its_own_order(tmp_path):
     loader, _ = toy_loader(tmp_path)
     orders = [list(loader.sampler) for _ in range(3)]
     assert [order[0][0] for order in orders] == [0, 1, 2]
-    indices = [[index for _, index in order] for order in orders]
+    indices = [[index for _, index, _ in order] for order in orders]
     assert sorted(indices[0]) == list(range(24))
     assert indices[0] != indices[1] != indices[2]
 
