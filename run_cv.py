@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from folds.cli import run_command
 from pipeline.cli import parse_run_config
+from pipeline.hangup import outlive_terminal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,7 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = parse_run_config(sys.argv[1:] if argv is None else argv, prog="run_cv.py", description=__doc__ or "")
         from pipeline.cv import cross_validate_seeds  # torch takes seconds: after the flags have been checked
 
-        cross_validate_seeds(config)
+        with outlive_terminal(Path(config.output.output) / "hangup.log"):
+            cross_validate_seeds(config)
 
     return run_command(command)
 

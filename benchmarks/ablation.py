@@ -111,8 +111,9 @@ def main() -> None:
         "default", {"flags": BASE, "f1_macro": round(value(base), 4), "interval": [low.round(4), high.round(4)]}
     )
     for lever in args.only:
-        if lever not in results:
-            results.put(lever, {"flags": LEVERS[lever], **compare(default, runs_of(args, lever))})
+        flags = [*BASE, *LEVERS[lever]]
+        if lever not in results or results[lever]["flags"] != flags:
+            results.put(lever, {"flags": flags, **compare(default, runs_of(args, lever))})
             print(f"{lever}: {results[lever]['difference']:+.4f} {results[lever]['interval']}", flush=True)
     rows = [("lever", "macro F1", "difference", "95 %", f"corrected for {len(LEVERS)}")]
     rows.append(("(default)", f"{results['default']['f1_macro']:.4f}", "", "", ""))

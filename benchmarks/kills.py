@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
+import safetensors.torch
 import torch
 from common import ROOT, Results, equal_tables, parser, print_rows, run_cv
 
@@ -52,6 +53,10 @@ def unreadable(folder: Path) -> list[str]:
                 torch.load(file, weights_only=True)
             elif file.suffix == ".parquet":
                 pd.read_parquet(file)
+            elif file.suffix == ".safetensors":
+                safetensors.torch.load_file(file)
+            elif file.suffix == ".csv":
+                pd.read_csv(file)
             elif file.suffix == ".json":
                 json.loads(file.read_text())
         except FileNotFoundError:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import inspect
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from folds.errors import UserError, did_you_mean
+from folds.errors import UserError, did_you_mean, in_a_line
 
 __all__ = ["find_part", "is_custom", "load_custom", "source_hash"]
 
@@ -33,7 +32,7 @@ def load_custom(name: str, flag: str) -> Any:
         why = f"no module {module_name} here or installed" if own else f"{module_name} needs {error.name}"
         raise UserError(f"{flag} {name}: {why}") from None
     except Exception as error:  # whatever a user's module may raise
-        raise UserError(f"{flag} {name}: cannot be imported ({type(error).__name__}: {error})") from None
+        raise UserError(f"{flag} {name}: cannot be imported ({in_a_line(error)})") from None
     if not hasattr(module, attribute):
         raise UserError(f"{flag} {name}: {module_name} has no {attribute!r}{did_you_mean(attribute, vars(module))}")
     return getattr(module, attribute)
@@ -54,10 +53,15 @@ def source_hash(names: Iterable[str]) -> str | None:
 
     An edited file makes another run. What it imports is not followed.
     """
-    files = {inspect.getsourcefile(load_custom(name, name)) or "" for name in names if is_custom(name)}
+    files: set[str] = set()
+    for name in filter(is_custom, names):
+        part = load_custom(name, name)
+        # Where it is written, which need not be the module that it is named in.
+        modules = {name.partition(":")[0], getattr(part, "__module__", "")}
+        files |= {getattr(sys.modules[module], "__file__", None) or "" for module in modules & sys.modules.keys()}
     if not files:
         return None
     digest = hashlib.blake2b(digest_size=16)
-    for file in sorted(files):
-        digest.update(Path(file).read_bytes() if file else b"")
+    for file in sorted(files - {""}):
+        digest.update(Path(file).read_bytes())
     return digest.hexdigest()

@@ -9,7 +9,7 @@ from pathlib import Path
 from folds.config import DataConfig
 from folds.corrections import apply_corrections
 from folds.demo import make_demo
-from folds.errors import UserError, listed
+from folds.errors import UserError, in_a_line, listed
 from folds.generic import read_csv_manifest
 from folds.layout import find_layout_root, read_layout, relabel_for_training
 from folds.manifest import Manifest
@@ -96,7 +96,7 @@ def _own(name: str, config: DataConfig) -> Manifest:
     except UserError:
         raise
     except Exception as error:  # whatever a user's code may raise
-        raise UserError(f"--dataset {name}: failed ({type(error).__name__}: {error}); see examples/") from None
+        raise UserError(f"--dataset {name}: failed ({in_a_line(error)}); see examples/") from None
     if not isinstance(manifest, Manifest):
         raise UserError(
             f"--dataset {name}: returns a {type(manifest).__name__}, not what build_manifest makes; see examples/"

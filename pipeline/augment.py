@@ -16,7 +16,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # before the import: it 
 
 import albumentations
 
-from folds.errors import UserError
+from folds.errors import UserError, in_a_line
 from folds.plugins import find_part, is_custom, source_hash
 
 __all__ = [
@@ -128,7 +128,7 @@ def check_augmentation(name: str, *, width: int, height: int) -> None:
     except UserError:
         raise
     except Exception as error:  # whatever a user's code may raise
-        why = f"a trial failed ({type(error).__name__}: {error})"
+        why = f"a trial failed ({in_a_line(error)})"
     if why:
         raise UserError(f"--augment {name}: {why}; see examples/")
 

@@ -76,12 +76,22 @@ class Ema:
         self.ema.module.load_state_dict(state)
 
 
+@torch.no_grad()
+def _take_in(means: Any, values: Any, num: Any) -> None:
+    """Add to running means of `num` values; counts and flags, which have no mean, are the latest."""
+    for mean, value in zip(means, values, strict=True):
+        if mean.is_floating_point():
+            mean += (value - mean) / (num + 1)
+        else:
+            mean.copy_(value)
+
+
 class LastEpochs:
     """Equal mean of the weights after each epoch from `first` on, buffers included (Izmailov et al. 2018)."""
 
     def __init__(self, model: torch.nn.Module, first: int) -> None:
         self.first = first
-        self.mean = AveragedModel(model, use_buffers=True)
+        self.mean = AveragedModel(model, use_buffers=True, multi_avg_fn=_take_in)
 
     def after_step(self, model: torch.nn.Module, step: int) -> None:
         pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from folds.files import write_with
 __all__ = ["CHECKPOINT", "Checkpoints"]
 
 CHECKPOINT = "last.ckpt"
+FORMAT = 1  # to be raised when what is in it changes
 
 
 class Checkpoints:
@@ -30,13 +30,14 @@ class Checkpoints:
         """Return what was saved, or None where there is nothing of this run that can be read."""
         try:
             payload = torch.load(self.file, map_location="cpu", weights_only=True)
-        except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError):
+            ours = payload["format"] == FORMAT and payload["run_key"] == self.run_key
+            return dict(payload["state"]) if ours else None
+        except Exception:  # damaged bytes may raise anything; then the fold begins anew
             return None
-        return payload["state"] if isinstance(payload, dict) and payload.get("run_key") == self.run_key else None
 
     def save(self, state: dict[str, Any]) -> None:
         """Write a checkpoint beside the last one, then put it in its place."""
-        payload = {"run_key": self.run_key, "state": state}
+        payload = {"format": FORMAT, "run_key": self.run_key, "state": state}
         write_with(self.file, lambda draft: torch.save(payload, draft))
         self.saved = time.monotonic()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from folds.errors import require
 from folds.plugins import find_part, is_custom
 from pipeline.augment import check_augmentation
@@ -9,7 +11,11 @@ from pipeline.config import RunConfig
 from pipeline.losses import LOSSES, check_loss, takes_mixed
 from pipeline.optim import SCHEDULES
 from pipeline.preprocess import Preprocess
+from pipeline.settings import flatten
 from pipeline.train_config import parse_loss
+
+# What --finetune head goes by, or what every run's config.yaml names.
+HEAD_FLAGS = {"finetune", "head_l2", "feature_views", "seed", "seeds", "epochs", "batch_size", "select"}
 
 __all__ = ["check_flags", "check_recipe", "explain", "own_parts"]
 
@@ -74,13 +80,47 @@ def check_recipe(config: RunConfig, preprocess: Preprocess, *, num_classes: int)
     check_loss(config.loss, num_classes, mixed=augment.mixup > 0 or augment.cutmix > 0)
 
 
+def _idle_flags(config: RunConfig) -> dict[str, str]:
+    """Return the flags that differ from their default and do nothing here, each with what it would need."""
+    train, losses = config.train, {name for _, name in parse_loss(config.loss.loss)}
+    given, default = flatten(config), flatten(RunConfig())
+    own_loss, own_sched = any(map(is_custom, losses)), is_custom(train.sched)  # which may read any flag
+    mixes = config.augment.mixup > 0 or config.augment.cutmix > 0
+    useful = {
+        "focal_gamma": ("focal" in losses or own_loss, "--loss focal"),
+        "smoothing": (bool(losses & {"ce", "focal"}) or own_loss, "--loss ce or focal"),
+        "sampler_power": (config.loss.sampler == "balanced", "--sampler balanced"),
+        "mixup_prob": (mixes, "--mixup or --cutmix"),
+        "model_ema_decay": (train.model_ema, "--model-ema"),
+        "decay_epochs": (train.sched == "step" or own_sched, "--sched step"),
+        "decay_rate": (train.sched in ("step", "plateau") or own_sched, "--sched step or plateau"),
+        "patience_epochs": (train.sched == "plateau" or own_sched, "--sched plateau"),
+        "min_lr": (train.sched in ("cosine", "plateau") or own_sched, "--sched cosine or plateau"),
+        "warmup_epochs": (train.sched != "onecycle", "another --sched than onecycle"),
+        "crop_share": (config.model.crop in ("center", "face"), "--crop center or face"),
+        "head_l2": (train.finetune == "head", "--finetune head"),
+        "feature_views": (train.finetune == "head", "--finetune head"),
+    }
+    idle = {name: needs for name, (is_useful, needs) in useful.items() if not is_useful}
+    if train.finetune == "head":
+        learning = [*dataclasses.fields(train), *dataclasses.fields(config.loss), *dataclasses.fields(config.augment)]
+        names = {item.name for item in learning} - HEAD_FLAGS | {"drop", "drop_path"}
+        idle |= dict.fromkeys(names, "another --finetune than head")
+        if train.feature_views:
+            del idle["augment"]
+    return {name: needs for name, needs in idle.items() if given[name] != default[name]}
+
+
 def explain(config: RunConfig) -> list[str]:
     """Return what a reader of the flags may not expect, one line each."""
-    train, lines = config.train, []
+    train = config.train
+    lines = [
+        f"--{name.replace('_', '-')} does nothing here: it needs {needs}" for name, needs in _idle_flags(config).items()
+    ]
     if train.grad_accum_steps > 1 and "f1" in {name for _, name in parse_loss(config.loss.loss)}:
         lines.append("--loss f1 with --grad-accum-steps: F1 is that of each batch, not of all that make a step")
+    if train.average_last > (train.epochs or train.average_last):
+        lines.append(f"--average-last {train.average_last}: there are {train.epochs} epochs, so the mean is of all")
     if train.select == "best":
         lines.append("--select best chooses the epoch on the rows that are scored: this run is marked optimistic")
-    if train.finetune == "head":
-        lines.append(f"{config.model.backbone} stays frozen: --lr, --opt, --epochs and the like do not apply")
     return lines

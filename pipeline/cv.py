@@ -25,7 +25,6 @@ from pipeline.environment import describe_environment
 from pipeline.feeding import Feeder
 from pipeline.fold import FoldJob, finished_fold
 from pipeline.frozen import run_heads
-from pipeline.hangup import outlive_terminal
 from pipeline.pictures import open_pictures
 from pipeline.prepare import Prepared, Say, prepare
 from pipeline.progress import Progress
@@ -196,6 +195,8 @@ def _run_folds(run: Prepared, folder: Path, info: dict[str, Any], only: Sequence
         write_json(folder / "env.json", environment)
     run_key = run.run_key | {"folds": info["folds_hash"]}
     done = {index: finished_fold(folder, index, run_key) for index in range(run.num_models)}
+    for index in [index for index, fold in done.items() if fold is not None]:
+        (folder / f"fold_{index}" / CHECKPOINT).unlink(missing_ok=True)  # of a kill just after its last file
     todo = [index for index, fold in done.items() if fold is None and (not only or index in only)]
     if todo:
         progress = Progress(len(todo))
@@ -229,7 +230,7 @@ def cross_validate(config: RunConfig, *, say: Say = tqdm.write) -> Run:
     folder = Path(config.output.output) / config.output.name
     info = _record(run, folder)
     machine = config.machine
-    with lock_folder(folder), outlive_terminal(folder / "hangup.log"):
+    with lock_folder(folder):
         _open_folder(folder, config, run.run_key, resume=resume)
         sweep(folder)
         say(

@@ -26,6 +26,9 @@ from pipeline.seeding import derive_rng
 
 __all__ = ["Epoch", "Fit", "NotFiniteError"]
 
+STEP_FLAGS = "--batch-size or --grad-accum-steps"
+LEAST_SCALE = 1e-3  # of gradients in float16; it begins at 65,536 and is halved by each that overflows
+
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
@@ -117,7 +120,7 @@ class Fit:
         # Shares the weights; the model itself stays as it is for inference, whose batches vary in size.
         self.forward = torch.compile(model) if compute.compile else model
         self.watch: Callable[[torch.Tensor], None] | None = None
-        """Shown the first batch of each epoch, as the model sees it."""
+        """Shown every batch as the model sees it."""
         self.micro_batch = config.train.batch_size or 2**30
         self.epoch, self.step, self.images_seen, self.updates = 0, 0, 0, 0
         self.first_lr = config.train.lr  # of the epoch
@@ -149,10 +152,16 @@ class Fit:
                 self.first_lr = float(self.optimizer.param_groups[-1]["lr"])  # of the head: the highest
             start, images_before = time.perf_counter(), self.images_seen
             for images, labels in self.compute.feed(loader):
-                self._train_step(images, labels, loader if isinstance(loader, TrainLoader) else None)
+                try:
+                    self._train_step(images, labels, loader if isinstance(loader, TrainLoader) else None)
+                except torch.OutOfMemoryError:  # outside the forward passes, which are made smaller
+                    raise UserError(f"out of memory with {len(images)} pictures a step; lower {STEP_FLAGS}") from None
                 self.step += 1
                 after_step()
             self._finite.settle()
+            # Every update was left out, if float16 is to overflow at this scale.
+            if self.scaler.is_enabled() and self.scaler.get_scale() < LEAST_SCALE:
+                raise NotFiniteError("gradient", self.epoch, self.step - 1)
             mean_loss = float(self.loss_sum) / self.images_seen
             seconds, images_seen = time.perf_counter() - start, self.images_seen - images_before
             self.average.after_epoch(self.model, self.epoch)
@@ -176,7 +185,7 @@ class Fit:
         pixels = self.preprocess.standardise(pixels)
         if config.augment.reprob:
             pixels = erase(pixels, config.augment.reprob, derive_rng("erase", *place))
-        if self.watch is not None and self.step == 0:
+        if self.watch is not None:
             self.watch(pixels)
         loss = self._backward(pixels, target)
         norm, clip = torch.zeros((), device=loss.device), config.train.clip_grad
@@ -211,7 +220,7 @@ class Fit:
             self.micro_batch = -(-min(self.micro_batch, len(pixels)) // 2)
             self.say(
                 f"out of memory: going on with {self.micro_batch} pictures a forward pass, still {len(pixels)} a step "
-                "(batch norm now sees fewer at a time)"
+                "(batch norm, and --loss f1, now see fewer at a time)"
             )
 
     def _micro_batches(self, pixels: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -221,7 +230,7 @@ class Fit:
         for some, their in zip(pixels.tensor_split(parts), target.tensor_split(parts), strict=True):
             some = some.contiguous(memory_format=self.compute.memory_format)
             with self.compute.autocast():
-                loss = self.loss(self.forward(some), their) * (len(some) / num)
+                loss = self.loss(self.forward(some).float(), their) * (len(some) / num)
             self.scaler.scale(loss).backward()
             total += loss.detach()
         return total

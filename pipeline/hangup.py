@@ -25,6 +25,7 @@ def outlive_terminal(log: Path) -> Iterator[None]:
         return
 
     def redirect(*_: object) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for stream in (1, 2):  # a write to a terminal that has gone would fail
             os.dup2(handle, stream)

@@ -23,7 +23,10 @@ class AttributeJoin(torch.nn.Module):
 
     def __init__(self, attributes: Sequence[Attribute], ordinal: Sequence[str] = ()) -> None:
         super().__init__()
-        self.of_class = [torch.tensor(attribute.of_class) for attribute in attributes]
+        # Buffers, so that they lie where the model does; of no weights file.
+        self.names = [f"of_class_{index}" for index in range(len(attributes))]
+        for name, attribute in zip(self.names, attributes, strict=True):
+            self.register_buffer(name, torch.tensor(attribute.of_class), persistent=False)
         self.ordered = [attribute.name in ordinal for attribute in attributes]
         self.sizes = [
             len(attribute.values) - ordered for attribute, ordered in zip(attributes, self.ordered, strict=True)
@@ -37,11 +40,10 @@ class AttributeJoin(torch.nn.Module):
     def forward(self, outputs: torch.Tensor) -> torch.Tensor:
         """Return N x C float32 logits of N x num_inputs outputs."""
         parts = []
-        for part, of_class, ordered in zip(
-            outputs.float().split(self.sizes, dim=1), self.of_class, self.ordered, strict=True
-        ):
+        columns = outputs.float().split(self.sizes, dim=1)
+        for part, name, ordered in zip(columns, self.names, self.ordered, strict=True):
             log_p = log_continuation(part) if ordered else F.log_softmax(part, dim=1)
-            parts.append(log_p.index_select(1, of_class.to(log_p.device)))
+            parts.append(log_p.index_select(1, self.get_buffer(name)))
         return torch.stack(parts).sum(dim=0)
 
 

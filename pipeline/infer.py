@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from folds.errors import UserError
 from pipeline.device import Compute
 from pipeline.preprocess import Preprocess
 
@@ -28,6 +29,9 @@ def predict(
     for images, _ in compute.feed(loader):
         pixels = preprocess.normalise(images)
         pixels = pixels.contiguous(memory_format=compute.memory_format)
-        with compute.autocast():
-            batches.append(torch.stack([model(view(pixels)).float() for view in views]))
+        try:
+            with compute.autocast():
+                batches.append(torch.stack([model(view(pixels)).float() for view in views]))
+        except torch.OutOfMemoryError:
+            raise UserError(f"out of memory with {len(pixels)} pictures; lower --validation-batch-size") from None
     return torch.cat(batches, dim=1).cpu().numpy()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 
-from folds.errors import UserError, did_you_mean
+from folds.errors import UserError, did_you_mean, in_a_line
 from folds.plugins import is_custom, load_custom
 from pipeline.backends import timm
 from pipeline.config import ModelConfig, parse_size
@@ -111,8 +112,9 @@ def _own_model(backbone: str, num_outputs: int, kwargs: dict[str, Any]) -> torch
         model = load_custom(backbone, "--backbone")(num_classes=num_outputs, **kwargs)
     except Exception as error:  # whatever a user's code may raise
         given = ", ".join(["num_classes", *kwargs])
-        said = f"{type(error).__name__}: {error}"
-        raise UserError(f"--backbone {backbone}: cannot be made with {given} ({said}); see examples/") from None
+        raise UserError(
+            f"--backbone {backbone}: cannot be made with {given} ({in_a_line(error)}); see examples/"
+        ) from None
     if not isinstance(model, torch.nn.Module):
         raise UserError(f"--backbone {backbone}: makes a {type(model).__name__}, not a torch.nn.Module; see examples/")
     return model
@@ -124,11 +126,12 @@ def freeze(model: Any, finetune: str) -> None:
     Stages are timm's coarse groups of parameters. Raises UserError for a backbone without, or with fewer.
     """
     wanted = num_stages(finetune)
-    if wanted is None:
+    if not wanted:  # all, or a head alone, for which features are taken once
         return
-    if not hasattr(model, "group_matcher"):
-        raise UserError(f"--finetune {finetune}: this backbone names no stages (group_matcher); pass full")
-    stages = timm.models.group_parameters(model, model.group_matcher(coarse=True))
+    try:
+        stages = timm.models.group_parameters(model, model.group_matcher(coarse=True))
+    except (AttributeError, AssertionError):  # of timm's, some have none or an incomplete one
+        raise UserError(f"--finetune {finetune}: this backbone names no stages (group_matcher); pass full") from None
     last = max(stages)  # the head
     if wanted >= last:
         raise UserError(f"--finetune {finetune}: this backbone has {last} stages; pass full to train them all")
@@ -148,21 +151,40 @@ def start_training(model: torch.nn.Module) -> None:
 
 
 def check_forward(model: torch.nn.Module, backbone: str, preprocess: Preprocess, *, num_classes: int) -> None:
-    """Pass one blank picture through. Raises UserError for a size that the backbone cannot take, or wrong outputs."""
-    blank = torch.zeros(1, 3, preprocess.height, preprocess.width)
-    size = f"{preprocess.width}x{preprocess.height}"
+    """Pass blank pictures through. Raises UserError for a size that the backbone cannot take, or wrong outputs.
+
+    A user's own is also trained on two, once.
+    """
+    shape = (3, preprocess.height, preprocess.width)
+    if is_custom(backbone):
+        _check_own(model, backbone, shape, num_classes)
+        return
     try:
         with torch.inference_mode():
-            logits = model.eval()(blank)
+            model.eval()(torch.zeros(1, *shape))
     except (AssertionError, RuntimeError) as error:
-        raise UserError(f"--img-size {size}: {backbone} cannot take it ({error}); pass another size") from None
-    except Exception as error:
-        if not is_custom(backbone):
-            raise
-        said = f"{type(error).__name__}: {error}"
-        raise UserError(f"--backbone {backbone}: a blank picture of {size} failed ({said}); see examples/") from None
-    found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-    if found != (1, num_classes):
+        size = f"{preprocess.width}x{preprocess.height}"
         raise UserError(
-            f"--backbone {backbone}: returns {found} for one picture, not (1, {num_classes}); see examples/"
-        )
+            f"--img-size {size}: {backbone} cannot take it ({in_a_line(error)}); pass another size"
+        ) from None
+
+
+def _check_own(model: torch.nn.Module, backbone: str, shape: tuple[int, ...], num_classes: int) -> None:
+    before = copy.deepcopy(model.state_dict())
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, *shape))
+        with torch.random.fork_rng(devices=[]):
+            logits = model.train()(torch.zeros(2, *shape))
+        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        if found != (2, num_classes):
+            raise ValueError(f"returns {found} for two pictures, not (2, {num_classes})")
+        logits.float().logsumexp(dim=1).sum().backward()
+        if not any(one.grad is not None for one in model.parameters()):
+            raise ValueError("no weight has a gradient")
+    except Exception as error:  # whatever a user's code may raise
+        raise UserError(
+            f"--backbone {backbone}: a trial on blank pictures failed ({in_a_line(error)}); see examples/"
+        ) from None
+    model.zero_grad(set_to_none=True)
+    model.load_state_dict(before)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 
-from folds.errors import UserError, did_you_mean
+from folds.errors import UserError, did_you_mean, in_a_line
 from folds.plugins import find_part
 from pipeline.backends import timm
 from pipeline.train_config import TrainConfig
@@ -125,7 +125,10 @@ class _Plateau:
         self.warmup = _warmup_steps(config, steps_per_epoch)
         self.taken = 0
         self.plateau = ReduceLROnPlateau(
-            optimizer, factor=config.decay_rate, patience=config.patience_epochs, min_lr=config.min_lr
+            optimizer,
+            factor=config.decay_rate,
+            patience=config.patience_epochs,
+            min_lr=[config.min_lr * peak / config.lr for peak in self.peaks],  # as cosine, for layer decay's groups
         )
         self._warm_up()
 
@@ -175,6 +178,8 @@ def check_schedule(model: torch.nn.Module, config: TrainConfig) -> None:
     try:
         optimizer = build_optimizer(model, config, fused=False)
         schedule = build_scheduler(optimizer, config, steps_per_epoch=10)
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
         for _ in range(2):
             optimizer.step()
             schedule.step()
@@ -183,9 +188,9 @@ def check_schedule(model: torch.nn.Module, config: TrainConfig) -> None:
         written.seek(0)
         schedule.load_state_dict(torch.load(written, weights_only=True))
         wrong = [group["lr"] for group in optimizer.param_groups if not math.isfinite(group["lr"])]
-        assert not wrong, f"the learning rate becomes {wrong[0]}"
+        if wrong:
+            raise ValueError(f"the learning rate becomes {wrong[0]}")
     except UserError:
         raise
     except Exception as error:  # whatever an optimiser, or a user's code, may raise
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{flags}: cannot be set up ({said}); pass another") from None
+        raise UserError(f"{flags}: cannot be set up ({in_a_line(error)}); pass another") from None

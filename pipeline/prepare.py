@@ -111,7 +111,10 @@ def _threads_before(folder: Path) -> int | None:
 
 
 def _resolve(config: RunConfig, manifest: Manifest, size: str) -> RunConfig:
-    """Return the settings with everything decided, as config.yaml keeps them: usable from any folder."""
+    """Return the settings with everything decided, as config.yaml keeps them.
+
+    They are usable from any folder, but for your own parts, whose modules must be importable there.
+    """
     given = flatten(config)
     paths = {
         key: given[key] and str(Path(given[key]).expanduser().resolve())

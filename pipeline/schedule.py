@@ -111,7 +111,7 @@ def _fold_memory(job: FoldJob) -> int:
 
     augment = job.feeder.device_augmentation  # with it, pictures come whole
     size = (preprocess.width, preprocess.height) if augment is None else preprocess.stored_size
-    batches = blank(config.train.batch_size, *size) * 2
+    batches = blank((config.train.batch_size or 1) * config.train.grad_accum_steps, *size) * 2
     once = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=1, warmup_epochs=0))
     eager = dataclasses.replace(compute, compile=False)
     counts_C = np.ones(job.manifest.num_classes, int)
@@ -121,7 +121,7 @@ def _fold_memory(job: FoldJob) -> int:
     batches = blank(config.infer.validation_batch_size, preprocess.width, preprocess.height)
     predict(model, batches, preprocess, compute, [lambda images: images])
     peak = torch.cuda.max_memory_reserved(compute.device) + CONTEXT_BYTES
-    del model
+    del model, fit
     torch.cuda.empty_cache()
     source = job.feeder.source
     resident = (
@@ -156,6 +156,8 @@ class _Board:
                 if child is None:
                     child = self._start(device)
                 self.done[index] = child.do(index, self.job.say)
+                left = self.job.progress.left()
+                self.job.say(f"{self.job.title(index)}: done{f', {left}' if left else ''}")
             except _FoldError as error:
                 self.failed[index] = str(error)
                 self.job.say(f"{self.job.title(index)} {error}")

@@ -114,7 +114,8 @@ _NOT_IDENTITY = {
 
 
 def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if key not in _NOT_IDENTITY}
+    chooses = settings.get("select", "last") != "last"  # an epoch, by --metric
+    return {key: value for key, value in settings.items() if key not in _NOT_IDENTITY or (key == "metric" and chooses)}
 
 
 def identity_hash(config: RunConfig) -> str:

@@ -72,11 +72,14 @@ class _FoldTraining:
         repeat, fold = job.place(index)
         is_held_out = job.fold_RN[repeat] == fold
         self.held_out = job.manifest.train[is_held_out].reset_index(drop=True)
-        train = job.manifest.training_rows(~is_held_out)
-        self.judged = self.held_out
+        learns_N, self.judged = ~is_held_out, self.held_out
         if config.train.select == "inner":
-            inner_N = inner_rows(train, seed=derive_seed("inner", config.split.split_seed, index))
-            self.judged, train = (train[rows].reset_index(drop=True) for rows in (inner_N, ~inner_N))
+            others = job.manifest.train[learns_N]
+            learns_N = learns_N.copy()
+            inner_N = inner_rows(others, seed=derive_seed("inner", config.split.split_seed, index))
+            self.judged = others[inner_N].reset_index(drop=True)  # by their true labels, whatever is learnt
+            learns_N[np.flatnonzero(learns_N)[inner_N]] = False
+        train = job.manifest.training_rows(learns_N)
         # Dropout and the new head draw from torch's own generator; nothing else does (see dataset._loader).
         torch.manual_seed(derive_seed("torch", config.train.seed, index))
         model = build_model(
@@ -133,7 +136,7 @@ class _FoldTraining:
                 job.progress, job.title(self.index), epochs=self.num_epochs, steps=steps, done_steps=done_steps
             ) as progress,
         ):
-            if job.config.output.log_pictures and not done_steps:
+            if job.config.output.log_pictures and not self.fit.epoch:  # what a kill in it left was purged
                 size = (1, 3, job.preprocess.height, job.preprocess.width)
                 self.board.graph(self.fit.model, torch.empty(size))
                 self.fit.watch = self._show_batch
@@ -210,13 +213,18 @@ class _FoldTraining:
             self._choose(epoch, score)
             row[f"{select}_{metric}"] = score
         course.rows.append(row)
-        if self.fit.is_done:  # its held-out rows are scored with what is written
+        if not self.fit.is_done or select != "last":  # else these rows are scored with what is written
+            self._note(row, self._predict(epoch.model, self.held_out, self.job.views[:1]))
+        if self.fit.is_done:
             self.checkpoints.save(self._state())
-            return
-        logits_VNC = self._predict(epoch.model, self.held_out, self.job.views[:1])
-        self._note(row, logits_VNC)
 
     def _choose(self, epoch: Epoch, score: float) -> None:
+        config = self.job.config
+        if not np.isfinite(score):
+            raise UserError(
+                f"{self.job.title(self.index)}: --metric {config.output.metric} has no value on the rows that --select "
+                f"{config.train.select} judges by; pass another --metric, or --select last"
+            )
         better = self.course.best_score is None or (
             score > self.course.best_score if self.metric.greater_is_better else score < self.course.best_score
         )
@@ -256,7 +264,11 @@ class _FoldTraining:
         start = time.perf_counter()
         held_VNC = self._predict(model, self.held_out, job.views)
         infer_seconds = time.perf_counter() - start
-        score = self._note(course.rows[-1], held_VNC)
+        if job.config.train.select == "last":
+            score = self._note(course.rows[-1], held_VNC)
+        else:
+            score = self._score(self.held_out, held_VNC)
+            job.say(f"{job.title(self.index)}: epoch {course.best_epoch + 1}, held-out {self.metric.title} {score:.4f}")
         if job.config.output.log_pictures:
             self._show_mistakes(softmax(mean_logit(held_VNC)))
         self.board.hparams(flatten(job.config), {job.config.output.metric: score})

@@ -19,6 +19,7 @@ import torch
 from folds.config import DataConfig
 from folds.errors import UserError
 from folds.load import load_data
+from pipeline.augment import build_augmentation
 from pipeline.cache import KEY_BYTES, Store, in_threads, known_keys
 from pipeline.dataset import (
     ImageDataset,
@@ -290,6 +291,26 @@ def test_pictures_on_the_device_come_in_the_same_order_as_from_workers(tables, t
             for one, other in zip(loaded, resident, strict=True):
                 assert torch.equal(one[0], other[0])
                 assert torch.equal(one[1], other[1])
+    both = pairs[0]
+    for loader in both:
+        loader.enter(7, 2)
+    entered = [list(loader) for loader in both]
+    assert len(entered[0]) == len(entered[1]) == len(both[0]) - 2
+    for step, (one, other) in enumerate(zip(*entered, strict=True)):
+        assert torch.equal(one[0], other[0])
+        assert one[1].tolist() == both[0].labels(7, step + 2).tolist()
+
+
+def test_a_picture_drawn_twice_in_an_epoch_is_augmented_twice(tables, tmp_path):
+    preprocess = Preprocess(width=24, height=32, mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=0.8)
+    source, table = opened(tables, tmp_path, "disk", preprocess), tables[0]
+    train = ImageDataset(table, source, random_crop=True, seed_parts=(0,), augment=build_augmentation("default"))
+    seen = {train.picture(0, 3, draw).tobytes() for draw in range(8)}
+    assert len(seen) == 8
+    odds_N = np.full(len(table), 0.1 / (len(table) - 1))
+    odds_N[3] = 0.9
+    images, _ = next(iter(train_loader(train, table, batch_size=16, workers=0, odds_N=odds_N)))
+    assert len({one.numpy().tobytes() for one in images}) == 16
 
 
 def test_random_crops_in_training_central_ones_otherwise(tables, tmp_path):

@@ -6,11 +6,13 @@ import pytest
 import torch
 from conftest import TINY
 
+from folds.manifest import Attribute
 from pipeline.augment import device_augmentation
-from pipeline.backends import timm
 from pipeline.config import MachineConfig
 from pipeline.device import compute_of, resolve_machine
 from pipeline.fit import Fit
+from pipeline.head import make_join
+from pipeline.model import build_model
 from pipeline.preprocess import Preprocess
 from pipeline.settings import make_config
 from pipeline.store import Run
@@ -35,8 +37,22 @@ def batches(num, size=16):
     ]
 
 
+LEVERS = {
+    "average and clipping": {"clip_grad": 1.0, "model_ema": True},
+    "mixing": {"mixup": 0.2, "cutmix": 1.0, "reprob": 0.5},
+    "losses": {"loss": "0.5*focal+0.5*f1", "logit_adjust": 1.0, "grad_accum_steps": 2},
+    "heads": {},
+}
+
+
+class KnownLabels:
+    def labels(self, epoch, step):
+        return np.arange(16) % 4
+
+
+@pytest.mark.parametrize("levers", LEVERS)
 @pytest.mark.parametrize("amp_dtype", ["bfloat16", "float16"])
-def test_no_step_waits_for_the_gpu(amp_dtype):
+def test_no_step_waits_for_the_gpu(amp_dtype, levers):
     """PyTorch raises in this mode on whatever would stall the queue."""
 
     class Strict(list):
@@ -48,10 +64,18 @@ def test_no_step_waits_for_the_gpu(amp_dtype):
             torch.cuda.set_sync_debug_mode("default")
 
     here = compute(amp_dtype=amp_dtype)
-    model = timm.create_model("test_efficientnet", num_classes=4).to(here.device, memory_format=here.memory_format)
+    parts = [Attribute(name="a", values=("0", "1"), of_class=(0, 0, 1, 1))]
+    parts += [Attribute(name="b", values=("0", "1"), of_class=(0, 1, 0, 1))]
+    join = make_join(parts, "b") if levers == "heads" else None
+    model = build_model("test_efficientnet", num_classes=4, kwargs={}, weights=None, join=join)
+    model = model.to(here.device, memory_format=here.memory_format)
+    config = make_config({"epochs": 2, "batch_size": 16, **LEVERS[levers]})
     augment = device_augmentation("default", width=64, height=64)
-    config = make_config(epochs=2, batch_size=16, clip_grad=1.0, model_ema=True)
-    fit = Fit(model, config, PREPROCESS, here, steps_per_epoch=8, augment=augment)
+    counts_C = np.array([4, 4, 4, 4])
+    fit = Fit(model, config, PREPROCESS, here, steps_per_epoch=8, count_C=counts_C, augment=augment)
+    if levers == "mixing":  # a loader's labels are known; those of a list are fetched from the GPU
+        step = fit._train_step
+        fit._train_step = lambda images, labels, _: step(images, labels, KnownLabels())
     try:
         epochs = list(fit.epochs(Strict(batches(8))))
     finally:

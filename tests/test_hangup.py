@@ -63,4 +63,4 @@ def test_a_run_whose_terminal_is_closed_goes_on(tiny_layout, tmp_path, folds_at_
     os.close(ours)  # the terminal has gone
     assert process.wait(240) == 0
     assert Run(tmp_path / "a").info["status"] == "done"
-    assert "report:" in (tmp_path / "a" / "hangup.log").read_text()
+    assert "report:" in (tmp_path / "hangup.log").read_text()

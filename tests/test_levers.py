@@ -213,6 +213,18 @@ def test_averages_take_in_buffers_too():
     assert average.scored.running_mean.tolist() == [2.5, 2.5]
 
 
+def test_counts_and_flags_among_buffers_are_the_latest():
+    model = torch.nn.BatchNorm1d(2)
+    model.register_buffer("seen", torch.zeros(2, dtype=torch.bool))
+    average = build_average(model, make_config(epochs=3, average_last=3).train)
+    for epoch in range(3):
+        model.num_batches_tracked.fill_(epoch)
+        model.seen[:] = epoch == 2
+        average.after_epoch(model, epoch)
+    assert average.scored.seen.all()
+    assert average.scored.num_batches_tracked == 2
+
+
 # --- schedules
 
 
@@ -269,6 +281,22 @@ def test_layer_decay_scales_each_layers_rate_from_the_head_down(sched):
     assert rate["blocks.0.attn.qkv.weight"] / rate["blocks.1.attn.qkv.weight"] == pytest.approx(0.5)
     if sched == "constant":
         assert head == 0.1
+
+
+def test_a_plateau_keeps_the_layers_rates_apart_down_to_the_least():
+    model = timm.create_model("test_vit", num_classes=3)
+    flags = {"layer_decay": 0.5, "sched": "plateau", "patience_epochs": 0, "min_lr": 0.05, "warmup_epochs": 0}
+    config = make_config({"epochs": 9, "lr": 0.1, **flags}).train
+    optimizer = build_optimizer(model, config, fused=False)
+    before = [group["lr"] for group in optimizer.param_groups]
+    schedule = build_scheduler(optimizer, config, steps_per_epoch=1)
+    for _ in range(9):
+        optimizer.step()
+        schedule.step()
+        schedule.end_epoch(1.0)
+    assert [group["lr"] / was for group, was in zip(optimizer.param_groups, before, strict=True)] == pytest.approx(
+        [0.5] * len(before)
+    )
 
 
 # --- heads

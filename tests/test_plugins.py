@@ -11,6 +11,8 @@ from conftest import TINY
 
 from folds.errors import UserError
 from folds.plugins import find_part, load_custom, source_hash
+from pipeline.checks import explain
+from pipeline.cli import parse_run_config
 from pipeline.store import Run
 
 OWN = "examples.own_parts"
@@ -77,6 +79,16 @@ class Picky(torch.nn.Module):
 class Narrow(torch.nn.Module):
     def __init__(self, num_classes): super().__init__()
     def forward(self, pixels): return torch.zeros(len(pixels), 2)
+class OneByOne(torch.nn.Module):
+    def __init__(self, num_classes): super().__init__(); self.layer = torch.nn.Linear(3, num_classes)
+    def forward(self, pixels): return self.layer(pixels.mean((2, 3)).reshape(3))[None]
+class Idle(torch.nn.Module):
+    def __init__(self, num_classes): super().__init__(); self.num = num_classes
+    def forward(self, pixels): return pixels.mean((1, 2, 3))[:, None].repeat(1, self.num)
+class Fussy:
+    def __init__(self, count_C, config):
+        if config.smoothing == 0.25: raise ValueError("no smoothing\\nhere")
+    def __call__(self, logits, target): return logits.square().mean()
 class Smaller:
     def __call__(self, image, seed): return image[1:]
 class Moody:
@@ -96,7 +108,10 @@ def read_badly(config): return config.nowhere
     [
         ("--backbone", "NoModule", ["not a torch.nn.Module", "examples/"]),
         ("--backbone", "Picky", ["cannot be made with num_classes", "size"]),
-        ("--backbone", "Narrow", ["returns (1, 2)", "not (1, 18)"]),
+        ("--backbone", "Narrow", ["returns (2, 2)", "not (2, 18)"]),
+        ("--backbone", "OneByOne", ["trial on blank pictures failed"]),
+        ("--backbone", "Idle", ["trial on blank pictures failed"]),
+        ("--loss", "Fussy", ["no smoothing here"]),
         ("--augment", "Smaller", ["uint8 (31, 32, 3)"]),
         ("--augment", "Moody", ["two calls with one seed differ"]),
         ("--augment", "Raises", ["KeyError"]),
@@ -112,6 +127,7 @@ def test_a_wrong_part_fails_before_the_first_fold(flag, name, words, module, tin
     part = f"{module(WRONG, 'wrong')}:{name}"
     argv = ["--data", tiny_layout, "--output", tmp_path / "out", *TINY, "--img-size", "32"]
     argv += [] if flag == "--backbone" else ["--backbone", "test_efficientnet"]
+    argv += ["--smoothing", "0.25"] if name == "Fussy" else []
     cv_command(*argv, flag, part).assert_one_line_error(flag, part, *words)
     assert not (tmp_path / "out").exists()
 
@@ -160,6 +176,51 @@ def test_flags_that_do_not_go_together(flags, words, tiny_layout, tmp_path, cv_c
     base = ["--data", tiny_layout, "--output", tmp_path / "out", "--img-size", "32", "--pretrained", "none"]
     cv_command(*base, "--backbone", "test_efficientnet", *flags).assert_one_line_error(*words)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--focal-gamma", "3"], "--focal-gamma does nothing here: it needs --loss focal"),
+        (["--model-ema-decay", "0.9"], "--model-ema-decay does nothing here: it needs --model-ema"),
+        (["--sched", "onecycle", "--min-lr", "1e-5"], "--min-lr does nothing here"),
+        (["--loss", "f1", "--smoothing", "0.3"], "--smoothing does nothing here"),
+        (["--finetune", "head", "--mixup", "0.2"], "--mixup does nothing here: it needs another --finetune"),
+        (["--finetune", "head", "--clip-grad", "1"], "--clip-grad does nothing here"),
+        (["--average-last", "9", "--epochs", "3"], "the mean is of all"),
+        (["--loss", "f1", "--grad-accum-steps", "2"], "F1 is that of each batch"),
+    ],
+)
+def test_flags_that_do_nothing_are_named(flags, words):
+    assert any(words in line for line in explain(parse_run_config(flags, prog="", description="")))
+
+
+def test_useful_flags_are_not(module):
+    flags = ["--loss", "ce", "--smoothing", "0.3", "--mixup", "0.2", "--mixup-prob", "0.5", "--min-lr", "1e-5"]
+    flags += ["--sched", "plateau", "--patience-epochs", "5", "--finetune", "2", "--select", "inner"]
+    assert explain(parse_run_config(flags, prog="", description="")) == []
+    assert explain(parse_run_config(["--finetune", "head", "--feature-views", "1"], prog="", description="")) == []
+
+
+def test_parts_that_are_no_classes_have_sources_too(module):
+    text = "import functools\nfrom examples.own_parts import Brier\nmine = functools.partial(Brier)\n"
+    name = f"{module(text)}:mine"
+    before = source_hash([name])
+    assert before is not None
+    module(text + "# edited\n")
+    assert source_hash([name]) not in (None, before)
+
+
+@pytest.mark.slow
+def test_own_parts_reach_folds_in_processes_of_their_own(tiny_layout, tmp_path, cv_command):
+    base = ["--data", tiny_layout, "--output", tmp_path, *TINY, *OWN_FLAGS, "--workers", "1"]
+    assert cv_command(*base, "--name", "one").code == 0
+    assert cv_command(*base, "--name", "two", "--parallel-folds", "2").code == 0
+    config = tmp_path / "one" / "config.yaml"
+    assert cv_command("--config", config, "--name", "three", "--output", tmp_path).code == 0
+    one, *others = (Run(tmp_path / name).oof for name in ("one", "two", "three"))
+    for other in others:
+        pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 
 def test_own_part_beside_the_caller_is_found(tmp_path, monkeypatch):

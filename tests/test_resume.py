@@ -25,7 +25,14 @@ KINDS = {
     "plain": {"drop": 0.3},
     "ema": {"model_ema": True, "sched": "onecycle", "clip_grad": 1.0, "mixup": 0.2, "reprob": 0.5},
     "mean": {"average_last": 2, "sched": "plateau", "patience_epochs": 0, "sampler": "balanced", "opt": "lion"},
-    "inner": {"select": "inner", "grad_accum_steps": 2, "opt": "sgd", "cutmix": 1.0, "loss": "focal"},
+    "inner": {
+        "select": "inner",
+        "metric": "log_loss",
+        "grad_accum_steps": 2,
+        "opt": "sgd",
+        "cutmix": 1.0,
+        "loss": "focal",
+    },
 }
 
 
@@ -162,6 +169,32 @@ def test_best_is_marked_and_blends_refuse_it(tiny_layout, tmp_path, monkeypatch,
     blended = Run(tmp_path / "b")
     assert blended.info["optimistic"]
     assert any("OPTIMISTIC" in note for note in blended.report["notes"])
+
+
+def test_the_least_log_loss_is_the_best(tiny_layout, tmp_path):
+    run = cross_validate(config_of(tiny_layout, tmp_path, select="inner", metric="log_loss"), say=lambda _: None)
+    for fold in range(2):
+        log = pd.read_csv(run.path / f"fold_{fold}" / "log.csv")
+        assert read_json(run.path / f"fold_{fold}" / "done.json")["epoch"] == log["inner_log_loss"].idxmin()
+    assert not run.info["optimistic"]
+
+
+def test_a_metric_without_a_value_cannot_choose(tiny_layout, tmp_path, monkeypatch, cv_command):
+    monkeypatch.setattr(training._FoldTraining, "_score", lambda *_: float("nan"))
+    argv = ["--data", tiny_layout, "--output", tmp_path, "--backbone", "test_efficientnet", *TINY]
+    cv_command(*argv, "--select", "inner").assert_one_line_error("fold 0", "has no value", "--select last")
+
+
+def test_the_batch_is_shown_again_after_a_kill_in_the_first_epoch(tiny_layout, tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = config_of(tiny_layout, tmp_path, log_pictures=True, epochs=1)
+    run_until(config, monkeypatch, 2)
+    run = cross_validate(config, say=lambda _: None)
+    for fold in range(2):
+        events = EventAccumulator(str(run.path / f"fold_{fold}" / "tb"))
+        events.Reload()
+        assert len(events.Images("train/batch")) == 1
 
 
 def test_seeds_are_runs_of_their_own_on_equal_folds(tiny_layout, tmp_path, cv_command):

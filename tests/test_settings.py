@@ -210,6 +210,8 @@ def test_identity_is_what_decides_logits():
         assert identity_hash(replace(config, **same)) == identity_hash(config), same
     for other in other_logits:
         assert identity_hash(replace(config, **other)) != identity_hash(config), other
+    chosen = replace(config, select="inner")  # an epoch by the metric
+    assert identity_hash(replace(chosen, metric="log_loss")) != identity_hash(chosen)
     assert changed_keys(flatten(config), replace(config, epochs=4, workers=1)) == "epochs 3 -> 4"
 
 
