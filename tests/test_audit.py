@@ -336,6 +336,7 @@ def test_no_readable_picture_is_one_line(odd_names, audit_command):
     audit_command(odd_names).assert_one_line_error("none of the 24 training pictures can be read")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not LONDON.is_dir(), reason="the real faces are not here")
 def test_faults_planted_among_real_faces_are_named(tmp_path, audit_command):
     root = tmp_path / "london"

@@ -66,6 +66,7 @@ def test_one_process_does_several_folds(tmp_path):
     assert {"fold 0 here", "fold 4 here", "fold 5 here"} <= {*said}
 
 
+@pytest.mark.slow
 def test_a_dying_fold_does_not_take_the_others_along(tmp_path):
     said = []
     with pytest.raises(UserError) as stop:

@@ -1,10 +1,12 @@
 """Recipes are settings that exist, and headers say how to run them."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from pipeline.checks import check_flags
+from pipeline.cli import parse_run_config
 from pipeline.model import check_backbone
 from pipeline.settings import read_config_file
 
@@ -27,3 +29,9 @@ def test_recipe(file):
 
 def test_three_families_are_blended():
     assert len(list((ROOT / "recipes" / "ensemble").glob("*.yaml"))) == 3
+
+
+def test_the_debugger_starts_one_fold_of_the_demo_set():
+    launch = json.loads((ROOT / ".vscode" / "launch.json").read_text())
+    config = parse_run_config(launch["configurations"][0]["args"], prog="run_cv.py", description="")
+    assert (config.data.data, config.output.only_folds, config.machine.workers) == ("demo", "0", 0)

@@ -73,7 +73,9 @@ def same(one: Run, other: Run):
         pd.testing.assert_frame_equal(*logs, check_exact=True)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind in ("ema", "inner") else pytest.mark.slow) for kind in KINDS]
+)
 def test_killed_between_any_two_steps_the_logits_are_those_of_an_unbroken_run(kind, tiny_layout, tmp_path, monkeypatch):
     whole = cross_validate(config_of(tiny_layout, tmp_path / "whole", **KINDS[kind]), say=lambda _: None)
     broken = config_of(tiny_layout, tmp_path / "broken", **KINDS[kind])
