@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -183,7 +183,7 @@ class _FoldTraining:
 
     def _state(self) -> dict[str, Any]:
         self.course.seconds = time.perf_counter() - self.start
-        return {"fit": self.fit.state_dict(), "course": asdict(self.course)}
+        return {"fit": self.fit.state_dict(), "course": dict(vars(self.course))}
 
     def _predict(self, model: torch.nn.Module, table: pd.DataFrame, views: tuple[str, ...]) -> np.ndarray:
         job = self.job
