@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_only_what_nobody_handles_is_handled(tmp_path):
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with outlive_terminal(tmp_path / "log"):
         assert callable(signal.getsignal(signal.SIGHUP))
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
@@ -40,6 +40,7 @@ def test_only_what_nobody_handles_is_handled(tmp_path):
 
 def take_terminal():
     """Make the terminal on stdin the new session's own, as a login does."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may themselves run under nohup
     os.setsid()
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
