@@ -8,7 +8,7 @@ from folds.errors import require
 from folds.plugins import find_part, is_custom
 from pipeline.augment import check_augmentation
 from pipeline.config import RunConfig
-from pipeline.losses import LOSSES, check_loss, takes_mixed
+from pipeline.losses import check_loss, loss_names, loss_parts, takes_mixed
 from pipeline.optim import SCHEDULES
 from pipeline.preprocess import Preprocess
 from pipeline.settings import flatten
@@ -22,8 +22,8 @@ __all__ = ["check_flags", "check_recipe", "explain", "own_parts"]
 
 def own_parts(config: RunConfig) -> list[str]:
     """Return the names of the user's own parts that a run uses."""
-    losses = [name for _, name in parse_loss(config.loss.loss)]
-    names = [config.model.backbone, config.augment.augment, config.train.sched, *losses]
+    names = [config.model.backbone, config.augment.augment, config.train.sched]
+    names += [name for _, name in parse_loss(config.loss.loss)]  # in order: their sources are hashed in it
     return [name for name in names if is_custom(name)]
 
 
@@ -31,8 +31,7 @@ def check_flags(config: RunConfig) -> None:
     """Raise UserError for flags that contradict one another, before any data is read."""
     train, loss, augment, machine = config.train, config.loss, config.augment, config.machine
     find_part(train.sched, SCHEDULES, "--sched")
-    for _, name in parse_loss(loss.loss):
-        find_part(name, LOSSES, "--loss")
+    loss_parts(loss)
     mixes = augment.mixup > 0 or augment.cutmix > 0
     within = augment.mixup == 0 and augment.cutmix_mode == "class"  # then labels stay whole, but not their type
     require(
@@ -44,9 +43,8 @@ def check_flags(config: RunConfig) -> None:
         not (loss.logit_adjust and loss.sampler == "balanced"),
         "--logit-adjust with --sampler balanced: both make up for class sizes, together they overdo it; pass one",
     )
-    names = {name for _, name in parse_loss(loss.loss)}
     require(
-        not loss.logit_adjust or bool(names & {"ce", "focal"}),
+        not loss.logit_adjust or bool(loss_names(loss) & {"ce", "focal"}),
         f"--logit-adjust with --loss {loss.loss}: only ce and focal are adjusted; add one of them",
     )
     own = is_custom(augment.augment)
@@ -82,7 +80,7 @@ def check_recipe(config: RunConfig, preprocess: Preprocess, *, num_classes: int)
 
 def _idle_flags(config: RunConfig) -> dict[str, str]:
     """Return the flags that differ from their default and do nothing here, each with what it would need."""
-    train, losses = config.train, {name for _, name in parse_loss(config.loss.loss)}
+    train, losses = config.train, loss_names(config.loss)
     given, default = flatten(config), flatten(RunConfig())
     own_loss, own_sched = any(map(is_custom, losses)), is_custom(train.sched)  # which may read any flag
     mixes = config.augment.mixup > 0 or config.augment.cutmix > 0
@@ -117,7 +115,7 @@ def explain(config: RunConfig) -> list[str]:
     lines = [
         f"--{name.replace('_', '-')} does nothing here: it needs {needs}" for name, needs in _idle_flags(config).items()
     ]
-    if train.grad_accum_steps > 1 and "f1" in {name for _, name in parse_loss(config.loss.loss)}:
+    if train.grad_accum_steps > 1 and "f1" in loss_names(config.loss):
         lines.append("--loss f1 with --grad-accum-steps: F1 is that of each batch, not of all that make a step")
     if train.average_last > (train.epochs or train.average_last):
         lines.append(f"--average-last {train.average_last}: there are {train.epochs} epochs, so the mean is of all")

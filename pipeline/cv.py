@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Sequence
@@ -199,13 +200,12 @@ def _run_folds(run: Prepared, folder: Path, info: dict[str, Any], only: Sequence
         (folder / f"fold_{index}" / CHECKPOINT).unlink(missing_ok=True)  # of a kill just after its last file
     todo = [index for index, fold in done.items() if fold is None and (not only or index in only)]
     if todo:
-        progress = Progress(len(todo))
-        job = job_of(run, folder, fold_RN, run_key=run_key, environment=environment, say=say, progress=progress)
-        for index in done.keys() - {*todo}:
-            say(f"{job.title(index)}: finished before, kept")
-        run_todo = run_heads if run.config.train.finetune == "head" else run_folds
-        done |= run_todo(job, todo)
-        progress.close()
+        with contextlib.closing(Progress(len(todo))) as progress:
+            job = job_of(run, folder, fold_RN, run_key=run_key, environment=environment, say=say, progress=progress)
+            for index in done.keys() - {*todo}:
+                say(f"{job.title(index)}: finished before, kept")
+            run_todo = run_heads if run.config.train.finetune == "head" else run_folds
+            done |= run_todo(job, todo)
     left = [str(index) for index, fold in done.items() if fold is None]
     if left:
         say(f"{folder}: folds {listed(left, most=9)} are left; the same command without --only-folds does them")

@@ -20,6 +20,7 @@ from pipeline.config import RunConfig
 from pipeline.device import Compute
 from pipeline.feeding import Feeder
 from pipeline.head import AttributeJoin
+from pipeline.model import build_model, freeze
 from pipeline.preprocess import Preprocess
 from pipeline.progress import Progress
 from pipeline.store import file_hash, read_json, with_logits, write_table
@@ -60,6 +61,24 @@ class FoldJob:
         """Return what the log calls the model of that number."""
         repeat, fold = self.place(index)
         return f"fold {fold}" if len(self.fold_RN) == 1 else f"repeat {repeat} fold {fold}"
+
+    def new_model(self) -> torch.nn.Module:
+        """Return an untrained model on its device, frozen as --finetune says; new layers draw from torch."""
+        config = self.config
+        model = build_model(
+            config.model.backbone,
+            num_classes=self.manifest.num_classes,
+            kwargs=self.model_kwargs,
+            weights=self.weights,
+            join=self.join,
+        )
+        freeze(model, config.train.finetune)
+        return model.to(device=self.compute.device, memory_format=self.compute.memory_format)  # type: ignore[call-overload]
+
+    def check_finite(self, index: int, logits_VNC: np.ndarray) -> None:
+        """Raise UserError for logits of a fold that are not finite."""
+        if not np.isfinite(logits_VNC).all():
+            raise UserError(f"{self.title(index)}: the logits are not finite; lower --lr or pass --clip-grad 1")
 
 
 def finished_fold(folder: Path, index: int, run_key: dict[str, str]) -> dict[str, Any] | None:
@@ -103,8 +122,8 @@ def write_fold(
     that are not finite.
     """
     for logits_VNC in (held_VNC, test_VNC):
-        if logits_VNC is not None and not np.isfinite(logits_VNC).all():
-            raise UserError(f"{job.title(index)}: the logits are not finite; lower --lr or pass --clip-grad 1")
+        if logits_VNC is not None:
+            job.check_finite(index, logits_VNC)
     repeat, fold = job.place(index)
     held_out = job.manifest.train[job.fold_RN[repeat] == fold]
     columns = held_out[["image_id", "group", "label", "label_raw"]].assign(repeat=repeat, fold=fold)

@@ -162,9 +162,10 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
     check_flags(config)
     if config.output.wandb:
         require_wandb()
-    cache_dir = config.machine.cache_dir
-    known = known_keys(pictures_folder(cache_dir)) | known_keys(faces_folder(cache_dir))
-    manifest, data_hash = load_data(config.data, say, frozenset() if config.machine.cache == "off" else known)
+    cache_dir, known = config.machine.cache_dir, frozenset[bytes]()
+    if config.machine.cache != "off":
+        known = known_keys(pictures_folder(cache_dir)) | known_keys(faces_folder(cache_dir))
+    manifest, data_hash = load_data(config.data, say, known)
     keep = config.machine.cache not in MEMORY_ONLY
     model = config.model
     manifest, crop = with_crop(manifest, model.crop, share=model.crop_share, cache_dir=cache_dir, say=say, keep=keep)

@@ -87,7 +87,6 @@ class FoldProgress:
     def __init__(self, progress: Progress, title: str, *, epochs: int, steps: int, done_steps: int) -> None:
         self.progress = progress
         self.steps = steps
-        self.taken = done_steps % steps
         self.untold = 0
         progress.expect(epochs * steps)
         progress.skip(done_steps)
@@ -95,7 +94,9 @@ class FoldProgress:
         self.epoch_bar = tqdm(
             desc=title, total=epochs, initial=done_steps // steps, unit="epoch", disable=off, leave=False
         )
-        self.step_bar = tqdm(desc="epoch", total=steps, initial=self.taken, unit="step", disable=off, leave=False)
+        self.step_bar = tqdm(
+            desc="epoch", total=steps, initial=done_steps % steps, unit="step", disable=off, leave=False
+        )
 
     def __enter__(self) -> FoldProgress:
         return self

@@ -56,6 +56,7 @@ class EpochSampler(Sampler[Key]):
         self.seed_parts = seed_parts
         self.odds_N = odds_N
         self._place = (0, 0)
+        self._last: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return self.num_rows
@@ -65,7 +66,12 @@ class EpochSampler(Sampler[Key]):
         self._place = (epoch, row)
 
     def order(self, epoch: int) -> np.ndarray:
-        """Return the rows of an epoch."""
+        """Return the rows of an epoch; the last one asked for is remembered, as every step asks again."""
+        if self._last is None or self._last[0] != epoch:
+            self._last = (epoch, self._draw(epoch))
+        return self._last[1]
+
+    def _draw(self, epoch: int) -> np.ndarray:
         if self.seed_parts is None:
             return np.arange(self.num_rows)
         rng = derive_rng("order", *self.seed_parts, epoch)

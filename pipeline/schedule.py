@@ -29,7 +29,6 @@ from pipeline.feeding import Feeder
 from pipeline.fit import Fit
 from pipeline.fold import FoldJob
 from pipeline.infer import predict
-from pipeline.model import build_model, freeze
 from pipeline.progress import Progress
 from pipeline.training import run_fold
 
@@ -96,15 +95,7 @@ def _fold_memory(job: FoldJob) -> int:
     """Return the bytes of GPU memory that a fold takes: two steps and an inference batch on blank pictures."""
     config, compute, preprocess = job.config, job.compute, job.preprocess
     torch.cuda.reset_peak_memory_stats(compute.device)
-    model = build_model(
-        config.model.backbone,
-        num_classes=job.manifest.num_classes,
-        kwargs=job.model_kwargs,
-        weights=job.weights,
-        join=job.join,
-    )
-    freeze(model, config.train.finetune)
-    model = model.to(device=compute.device, memory_format=compute.memory_format)  # type: ignore[call-overload]
+    model = job.new_model()
 
     def blank(num: int | None, width: int, height: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         return [(torch.zeros(num or 1, height, width, 3, dtype=torch.uint8), torch.zeros(num or 1, dtype=torch.long))]

@@ -22,32 +22,10 @@ from tqdm import tqdm
 from folds.errors import UserError
 from pipeline.model_graph import draw_graph
 from reports.metrics import METRICS
-from reports.summary import AttributeLike
+from reports.summary import AttributeLike, attribute_view
 from reports.tiles import confusion_picture, legible, tile
 
-__all__ = ["Tracker", "Trackers", "attribute_scores", "open_trackers", "require_wandb", "tracking_id"]
-
-
-class Tracker(Protocol):
-    """What a fold tells of itself."""
-
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Add a point to each curve; on disk when this returns."""
-
-    def pictures(self, tag: str, images_NHWC: np.ndarray, captions: Sequence[str] | None, step: int) -> None:
-        """Show pictures, uint8, as one grid; none at all is nothing to show."""
-
-    def confusion(self, tag: str, counts_CC: np.ndarray, class_names: Sequence[str], step: int) -> None:
-        """Show a confusion matrix, true classes down, predicted ones across."""
-
-    def graph(self, model: torch.nn.Module, example: torch.Tensor) -> None:
-        """Show what the model is made of, or say why not; only the example's shape and type matter."""
-
-    def hparams(self, settings: Mapping[str, Any], scores: Mapping[str, float]) -> None:
-        """Add the run to the table that compares runs."""
-
-    def close(self, *, failed: bool = False) -> None:
-        """Finish writing."""
+__all__ = ["Trackers", "attribute_scores", "open_trackers", "require_wandb", "tracking_id"]
 
 
 class _Board(Protocol):
@@ -143,29 +121,33 @@ class _Wandb:
 
 
 class Trackers:
-    """A Tracker that draws once and tells all boards; a context manager. Without boards it does nothing."""
+    """What a fold tells of itself, drawn once and told to all boards; a context manager. Without boards, nothing."""
 
     def __init__(self, boards: Sequence[_Board] = (), *, say: Callable[[str], None] = tqdm.write) -> None:
         self._boards = boards
         self._say = say
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Add a point to each curve; on disk when this returns."""
         for board in self._boards:
             board.scalars(values, step)
 
     def pictures(self, tag: str, images_NHWC: np.ndarray, captions: Sequence[str] | None, step: int) -> None:
+        """Show pictures, uint8, as one grid; none at all is nothing to show."""
         if len(images_NHWC) and self._boards:
             picture_HWC = tile(legible(images_NHWC), captions, math.ceil(math.sqrt(len(images_NHWC))))
             for board in self._boards:
                 board.picture(tag, picture_HWC, step)
 
     def confusion(self, tag: str, counts_CC: np.ndarray, class_names: Sequence[str], step: int) -> None:
+        """Show a confusion matrix, true classes down, predicted ones across."""
         if self._boards:
             picture_HWC = confusion_picture(counts_CC, class_names)
             for board in self._boards:
                 board.picture(tag, picture_HWC, step)
 
     def graph(self, model: torch.nn.Module, example: torch.Tensor) -> None:
+        """Show what the model is made of, or say why not; only the example's shape and type matter."""
         if not self._boards:
             return
         try:
@@ -177,10 +159,12 @@ class Trackers:
             board.graph(graph)
 
     def hparams(self, settings: Mapping[str, Any], scores: Mapping[str, float]) -> None:
+        """Add the run to the table that compares runs."""
         for board in self._boards:
             board.hparams(settings, scores)
 
     def close(self, *, failed: bool = False) -> None:
+        """Finish writing."""
         for board in self._boards:
             board.close(failed=failed)
 
@@ -223,9 +207,7 @@ def attribute_scores(
     label_N: np.ndarray, proba_NC: np.ndarray, attributes: Sequence[AttributeLike]
 ) -> dict[str, float]:
     """Return {"val/<attribute>_f1_macro": score}, as the report scores the values that classes imply."""
-    scores = {}
-    for attribute in attributes:
-        value_of_class = np.asarray(attribute.of_class)
-        as_proba = np.eye(len(attribute.values))[value_of_class[proba_NC.argmax(axis=1)]]
-        scores[f"val/{attribute.name}_f1_macro"] = METRICS["f1_macro"].score(value_of_class[label_N], as_proba)
-    return scores
+    return {
+        f"val/{one.name}_f1_macro": METRICS["f1_macro"].score(*attribute_view(one, label_N, proba_NC))
+        for one in attributes
+    }

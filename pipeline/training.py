@@ -16,7 +16,6 @@ from pipeline.checkpoint import Checkpoints
 from pipeline.fit import Epoch, Fit, NotFiniteError
 from pipeline.fold import FoldJob, fold_record, start_fold, write_fold
 from pipeline.infer import predict
-from pipeline.model import build_model, freeze
 from pipeline.progress import FoldProgress
 from pipeline.sampling import class_counts
 from pipeline.seeding import derive_seed
@@ -82,23 +81,14 @@ class _FoldTraining:
         train = job.manifest.training_rows(learns_N)
         # Dropout and the new head draw from torch's own generator; nothing else does (see dataset._loader).
         torch.manual_seed(derive_seed("torch", config.train.seed, index))
-        model = build_model(
-            config.model.backbone,
-            num_classes=job.manifest.num_classes,
-            kwargs=job.model_kwargs,
-            weights=job.weights,
-            join=job.join,
-        )
-        freeze(model, config.train.finetune)
-        compute = job.compute
-        model = model.to(device=compute.device, memory_format=compute.memory_format)  # type: ignore[call-overload]
+        model = job.new_model()
         seed_parts = (config.train.seed, index)
         self.loader = job.feeder.train(train, seed_parts=seed_parts)
         self.fit = Fit(
             model,
             config,
             job.preprocess,
-            compute,
+            job.compute,
             steps_per_epoch=len(self.loader),
             count_C=class_counts(train, job.manifest.num_classes),
             augment=job.feeder.device_augmentation,
@@ -190,10 +180,7 @@ class _FoldTraining:
         return predict(model, job.feeder.rows(table), job.preprocess, job.compute, [VIEWS[name] for name in views])
 
     def _score(self, table: pd.DataFrame, logits_VNC: np.ndarray) -> float:
-        if not np.isfinite(logits_VNC).all():
-            raise UserError(
-                f"{self.job.title(self.index)}: the logits are not finite; lower --lr or pass --clip-grad 1"
-            )
+        self.job.check_finite(self.index, logits_VNC)
         return self.metric.score(table["label"].to_numpy(), softmax(mean_logit(logits_VNC)))
 
     def _end_epoch(self, epoch: Epoch) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from reports.bootstrap import Interval, bootstrap_scores, percentile_interval, score_interval
 from reports.metrics import METRICS, mean_score
 
-__all__ = ["AttributeLike", "compare", "summarise"]
+__all__ = ["AttributeLike", "attribute_view", "compare", "summarise"]
 
 SCHEMA = 1
 
@@ -24,6 +24,14 @@ class AttributeLike(Protocol):
     def values(self) -> tuple[str, ...]: ...
     @property
     def of_class(self) -> tuple[int, ...]: ...
+
+
+def attribute_view(
+    attribute: AttributeLike, label_N: np.ndarray, proba_NC: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the classes imply of an attribute: its true values N, and the predicted ones one-hot, N x V."""
+    value_of_class = np.asarray(attribute.of_class)
+    return value_of_class[label_N], np.eye(len(attribute.values))[value_of_class[proba_NC.argmax(1)]]
 
 
 def _number(value: float) -> float | None:
@@ -63,15 +71,13 @@ def _attribute(
     repeat_N: np.ndarray,
     seed: int,
 ) -> dict[str, Any]:
-    value_of_class = np.asarray(attribute.of_class)
-    truth_N, predicted_N = value_of_class[label_N], value_of_class[proba_NC.argmax(1)]
-    as_proba = np.eye(len(attribute.values))[predicted_N]
+    truth_N, as_proba = attribute_view(attribute, label_N, proba_NC)
     f1_macro = score_interval(METRICS["f1_macro"], truth_N, as_proba, group_N, repeat_N=repeat_N, seed=seed)
     return {
         "name": attribute.name,
         "f1_macro": _interval(f1_macro),
         "accuracy": METRICS["accuracy"].score(truth_N, as_proba),
-        "values": _per_class(truth_N, predicted_N, attribute.values, len(np.unique(repeat_N))),
+        "values": _per_class(truth_N, as_proba.argmax(1), attribute.values, len(np.unique(repeat_N))),
     }
 
 
@@ -161,11 +167,8 @@ def compare(
             "difference": None,
         }
         for attribute in attributes:
-            value_of_class = np.asarray(attribute.of_class)
-            as_proba = np.eye(len(attribute.values))[value_of_class[proba_NC.argmax(1)]]
-            row["attributes"][attribute.name] = mean_score(
-                METRICS["f1_macro"], value_of_class[label_N], as_proba, repeat_N
-            )
+            truth_N, as_proba = attribute_view(attribute, label_N, proba_NC)
+            row["attributes"][attribute.name] = mean_score(METRICS["f1_macro"], truth_N, as_proba, repeat_N)
         if name != against:
             difference = percentile_interval(
                 value_of[name] - value_of[against], resamples_of[name] - resamples_of[against]

@@ -19,7 +19,7 @@ from tensorboard.compat.proto.graph_pb2 import GraphDef
 from folds.errors import UserError
 from folds.manifest import Attribute
 from pipeline.model_graph import draw_graph
-from pipeline.tracking import Tracker, Trackers, attribute_scores, open_trackers, require_wandb, tracking_id
+from pipeline.tracking import Trackers, attribute_scores, open_trackers, require_wandb, tracking_id
 from reports.summary import summarise
 from reports.tiles import GAP, LINE, confusion_counts, confusion_picture, legible, tile, worst_mistakes
 
@@ -67,7 +67,7 @@ def some_pictures(num: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (num, 32, 24, 3), dtype=np.uint8)
 
 
-def report_everything(board: Tracker, model: torch.nn.Module) -> None:
+def report_everything(board: Trackers, model: torch.nn.Module) -> None:
     board.scalars({"train/loss": 0.5, "val/f1_macro": 0.25}, 0)
     board.pictures("train/batch", some_pictures(5), None, 0)
     board.pictures("val/worst", some_pictures(2), ["true a\npredicted b"] * 2, 0)
