@@ -19,16 +19,17 @@ from ensemble.vote import soft_vote
 from folds.errors import UserError, listed
 from pipeline.config import check_name
 from pipeline.environment import describe_environment
+from pipeline.report import write_report, write_section
 from pipeline.reporting import (
     check_metric,
     check_rows_once,
     mean_over_folds,
     oof_arrays,
-    write_report,
     write_submission,
 )
 from pipeline.store import (
     FORMAT,
+    PICTURES,
     Run,
     clear_folder,
     file_hash,
@@ -41,6 +42,7 @@ from pipeline.store import (
     write_json,
     write_table,
 )
+from reports.blocks import comparison_block, section
 from reports.metrics import METRICS, mean_score, softmax
 from reports.summary import compare
 from reports.text import table
@@ -245,6 +247,9 @@ def blend(runs: Sequence[str | Path | Run], *, say: Say = print, **settings: Any
         }
         write_json(folder / "run.json", info)
         write_json(folder / "env.json", describe_environment())
+        pictures = next((run.path / PICTURES for run, _ in members if (run.path / PICTURES).is_file()), None)
+        if pictures is not None:
+            write_bytes(folder / PICTURES, pictures.read_bytes())
         write_table(folder / "folds.csv", rows[["image_id", "group", "label", "repeat", "fold"]])
         write_table(folder / "oof.parquet", with_logits(rows, logits))
         for fold, test in enumerate(tests):
@@ -257,13 +262,11 @@ def blend(runs: Sequence[str | Path | Run], *, say: Say = print, **settings: Any
             folder / "blend.yaml",
             yaml.safe_dump({"method": "soft-vote", "metric": config.metric, "members": record}, sort_keys=False),
         )
-        write_json(folder / "run.json", info | {"status": "done"})
         about = f"soft vote of {len(members)} runs: " + ", ".join(f"{run.name} x {weight:g}" for run, weight in members)
-        comparison = {
-            "single runs beside the blend, out of fold; differences to the best of them": _comparison(
-                folder, members, config.metric
-            )
-        }
-        say("\n" + write_report(Run(folder), metric=config.metric, about=about, notes=notes, comparisons=comparison))
+        write_json(folder / "run.json", info | {"status": "done", "about": about, "notes": notes})
+        singles = comparison_block(_comparison(folder, members, config.metric))
+        title = "Single runs beside the blend, out of fold; differences to the best of them"
+        write_section(folder, "members", section(title, singles))
+        say("\n" + write_report(Run(folder)))
         say(f"report: {folder / 'report.txt'}")
     return Run(folder)

@@ -29,11 +29,13 @@ from pipeline.frozen import run_heads
 from pipeline.pictures import open_pictures
 from pipeline.prepare import Prepared, Say, prepare
 from pipeline.progress import Progress
-from pipeline.reporting import check_rows_once, mean_over_folds, write_report, write_submission
+from pipeline.report import view_section, write_report, write_section
+from pipeline.reporting import check_rows_once, mean_over_folds, write_submission
 from pipeline.schedule import run_folds
 from pipeline.settings import changed_keys, flatten, replace
 from pipeline.store import (
     FORMAT,
+    PICTURES,
     Run,
     clear_folder,
     file_hash,
@@ -147,6 +149,16 @@ def _record(run: Prepared, folder: Path) -> dict[str, Any]:
     }
 
 
+def _write_pictures(folder: Path, manifest: Manifest) -> None:
+    """Write where the pictures lie, for whoever shows them later; no result depends on it."""
+    tables = [manifest.train.assign(part="train")]
+    if manifest.test is not None:
+        tables.append(manifest.test.assign(part="test"))
+    table = pd.concat(tables, ignore_index=True)
+    table["path"] = [str(Path(path).resolve()) for path in table["path"]]
+    write_table(folder / PICTURES, table[[name for name in ("part", "image_id", "path", "box") if name in table]])
+
+
 def _passes(run: Prepared) -> int:
     """Return how often each picture is read."""
     train = run.config.train
@@ -240,15 +252,20 @@ def cross_validate(config: RunConfig, *, say: Say = tqdm.write) -> Run:
         )
         write_json(folder / "run.json", info)  # first: by it the folder is known as a run
         write_bytes(folder / "config.yaml", yaml.safe_dump(flatten(config), sort_keys=False))
+        _write_pictures(folder, manifest)
         if not _run_folds(run, folder, info, only, say):
             return Run(folder)
         files = ["oof.parquet", *(["test.parquet", "submission.csv"] if info["has_test"] else [])]
         info["files"] = {name: file_hash(folder / name) for name in files}
         info |= {"status": "done", "finished": round(time.time())}
         info["seconds"] = round(sum(fold["seconds"] for fold in info["folds"]), 1)
+        info["about"], info["notes"] = describe_run(
+            config, manifest, origin=run.origin["source"], views=run.views, folds=info["folds"]
+        )
         write_json(folder / "run.json", info)
-        about, notes = describe_run(config, manifest, origin=run.origin["source"], views=run.views, folds=info["folds"])
-        say(write_report(Run(folder), metric=config.output.metric, about=about, notes=notes))
+        if len(run.views) > 1:
+            write_section(folder, "views", view_section(Run(folder)))
+        say(write_report(Run(folder)))
         say(f"report: {folder / 'report.txt'}")
     return Run(folder)
 

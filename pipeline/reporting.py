@@ -1,23 +1,18 @@
-"""From a run folder to its report: report.json, report.txt, submission.csv. No torch here."""
+"""Rows of a run as arrays, checked; test logits and the submission. No torch here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from folds.errors import UserError, did_you_mean, listed
-from folds.files import write_bytes
-from folds.manifest import Attribute
-from pipeline.store import Run, read_table, rows_like, with_logits, write_json, write_table
-from reports.baselines import attribute_only_band, attribute_only_difference
-from reports.bootstrap import score_interval
+from pipeline.store import Run, with_logits, write_table
 from reports.metrics import METRICS, softmax
-from reports.summary import compare, summarise
-from reports.text import render_text
 
 __all__ = [
     "OofArrays",
@@ -25,7 +20,6 @@ __all__ = [
     "check_rows_once",
     "mean_over_folds",
     "oof_arrays",
-    "write_report",
     "write_submission",
 ]
 
@@ -62,10 +56,12 @@ def write_submission(folder: Path, test: pd.DataFrame, answers: Sequence[Any]) -
     write_table(folder / "submission.csv", table)
 
 
-class OofArrays(NamedTuple):
-    """Out-of-fold rows as arrays: labels N, probabilities N x C, groups N, folds N, repeats N."""
+@dataclass(frozen=True, slots=True)
+class OofArrays:
+    """Out-of-fold rows as arrays: labels, logits and probabilities (N x C), groups, folds, repeats."""
 
     label_N: np.ndarray
+    logits_NC: np.ndarray
     proba_NC: np.ndarray
     group_N: np.ndarray
     fold_N: np.ndarray
@@ -79,67 +75,4 @@ def oof_arrays(run: Run) -> OofArrays:
     if len(bad):
         raise UserError(f"{run.path}: logits of {listed(bad)} are not finite; train with a lower --lr")
     label_N, group_N, fold_N, repeat_N = (run.oof[name].to_numpy() for name in ("label", "group", "fold", "repeat"))
-    return OofArrays(label_N, softmax(logits), group_N, fold_N, repeat_N)
-
-
-def _view_comparison(run: Run, arrays: OofArrays, metric: str) -> list[dict[str, Any]]:
-    """Return each view alone and the merge, against the picture itself."""
-    num_folds = run.info["num_folds"]
-    files = [run.path / "tta" / f"oof_fold_{index}.parquet" for index in range(run.info["num_repeats"] * num_folds)]
-    views = pd.concat([read_table(file).assign(repeat=index // num_folds) for index, file in enumerate(files)])
-    proba_of = {}
-    for name, table in views.groupby("view", sort=False):
-        proba_of[str(name)] = softmax(run.logits(rows_like(table, run.oof)))
-    proba_of["merged"] = arrays.proba_NC
-    return compare(
-        label_N=arrays.label_N,
-        group_N=arrays.group_N,
-        repeat_N=arrays.repeat_N,
-        proba_of=proba_of,
-        against="identity",
-        attributes=run.attributes,
-        metric=metric,
-    )
-
-
-def _baseline(arrays: OofArrays, attribute: Attribute) -> dict[str, Any]:
-    """Return what knowing one attribute alone would score, and by how much the run beats it."""
-    value_of_class = np.asarray(attribute.of_class)
-    once = arrays.repeat_N == arrays.repeat_N[0]
-    low, mean, high = attribute_only_band(arrays.label_N[once], arrays.group_N[once], value_of_class)
-    beaten_by = attribute_only_difference(
-        arrays.label_N, arrays.proba_NC, arrays.group_N, value_of_class, repeat_N=arrays.repeat_N
-    )
-    return {
-        "attribute": attribute.name,
-        "low": low,
-        "mean": mean,
-        "high": high,
-        "difference": {"value": beaten_by.value, "low": beaten_by.low, "high": beaten_by.high},
-    }
-
-
-def write_report(
-    run: Run,
-    *,
-    metric: str,
-    about: str,
-    notes: Sequence[str] = (),
-    comparisons: Mapping[str, list[dict[str, Any]]] | None = None,
-) -> str:
-    """Compute a run's report, write report.json and report.txt, and return the text."""
-    arrays = oof_arrays(run)
-    report: dict[str, Any] = {"name": run.name, "about": about, "notes": list(notes)}
-    report |= summarise(**arrays._asdict(), classes=run.classes, attributes=run.attributes, metric=metric)
-    raw_N = run.oof["label_raw"].to_numpy()
-    if (raw_N != arrays.label_N).any():
-        raw = score_interval(METRICS[metric], raw_N, arrays.proba_NC, arrays.group_N, repeat_N=arrays.repeat_N)
-        report["raw"] = {"value": raw.value, "low": raw.low, "high": raw.high}
-    report["comparisons"] = dict(comparisons or {})
-    if run.info["kind"] == "cv" and len(run.info["views"]) > 1:
-        report["comparisons"]["test-time augmentation, out of fold"] = _view_comparison(run, arrays, metric)
-    report["baselines"] = [_baseline(arrays, attribute) for attribute in run.attributes[:1]]  # the plainest one
-    text = render_text(report)
-    write_json(run.path / "report.json", report)
-    write_bytes(run.path / "report.txt", text)
-    return text
+    return OofArrays(label_N, logits, softmax(logits), group_N, fold_N, repeat_N)

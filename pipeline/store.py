@@ -22,6 +22,7 @@ from folds.manifest import Attribute
 
 __all__ = [
     "FORMAT",
+    "PICTURES",
     "Run",
     "clear_folder",
     "file_hash",
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 FORMAT = 1
+PICTURES = "pictures.parquet"
 LOCK = ".lock"
 
 

@@ -22,8 +22,8 @@ from pipeline.seeding import derive_seed
 from pipeline.settings import flatten
 from pipeline.store import write_json, write_table
 from pipeline.tracking import attribute_scores, open_trackers, tracking_id
+from reports.confusion import confusion_counts, worst_mistakes
 from reports.metrics import METRICS, softmax
-from reports.tiles import confusion_counts, worst_mistakes
 from tta.merge import mean_logit
 from tta.views import VIEWS
 

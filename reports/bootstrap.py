@@ -10,7 +10,7 @@ import scipy.sparse
 
 from reports.metrics import Counts, Metric, mean_score, rows_by_repeat
 
-__all__ = ["Interval", "bootstrap_scores", "percentile_interval", "score_interval"]
+__all__ = ["Interval", "bootstrap_scores", "group_resamples", "percentile_interval", "score_interval"]
 
 NUM_RESAMPLES = 1000
 NUM_RESAMPLES_SLOW = 200  # for scores that need the rows themselves
@@ -33,8 +33,8 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-def _draws(num_groups: int, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield how often each group is drawn, at most CHUNK x G at a time."""
+def group_resamples(num_groups: int, seed: int, num_resamples: int = NUM_RESAMPLES) -> Iterator[np.ndarray]:
+    """Yield how often each group is drawn, R x G, in chunks of at most 50 resamples."""
     rng = np.random.default_rng(seed)
     for start in range(0, num_resamples, CHUNK):
         size = min(CHUNK, num_resamples - start)
@@ -82,7 +82,7 @@ def _scores_of_one(
         starts = np.searchsorted(group_N[order], np.arange(len(names) + 1))
         rows_of = [order[starts[index] : starts[index + 1]] for index in range(len(names))]
         scores = []
-        for draw_BG in _draws(len(names), NUM_RESAMPLES_SLOW, seed):
+        for draw_BG in group_resamples(len(names), seed, NUM_RESAMPLES_SLOW):
             for draw_G in draw_BG:
                 rows = np.concatenate([np.tile(rows_of[index], draw_G[index]) for index in np.flatnonzero(draw_G)])
                 scores.append(metric.score(label_N[rows], proba_NC[rows]))
@@ -93,7 +93,7 @@ def _scores_of_one(
     truth = _count_table(label_N, group_N, everything, shape)
     guessed = _count_table(predicted_N, group_N, everything, shape)
     chunks = []
-    for draw_BG in _draws(len(names), NUM_RESAMPLES, seed):
+    for draw_BG in group_resamples(len(names), seed):
         draw_GB = draw_BG.T.astype(np.float64)
         chunks.append(metric.of_counts(Counts((right @ draw_GB).T, (truth @ draw_GB).T, (guessed @ draw_GB).T)))
     return np.concatenate(chunks)

@@ -12,8 +12,9 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-__all__ = ["bars", "histograms"]
+__all__ = ["bars", "histograms", "lines", "reliability"]
 
 INK = "#010203"  # stands for the page's own text colour, and is replaced by it
 SERIES = ("#3b7dd8", "#d9822b", "#3a9d5d", "#b0549b")
@@ -45,15 +46,22 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def bars(names: Sequence[str], values_of: Mapping[str, Sequence[float]], *, xlabel: str) -> Markup:
+def _colour(index: int) -> Any:
+    """Return the colour of a series: a few that are told apart easily, then any."""
+    return SERIES[index] if index < len(SERIES) else matplotlib.colormaps["tab20"](index % 20)
+
+
+def bars(
+    names: Sequence[str], values_of: Mapping[str, Sequence[float]], *, xlabel: str, number: str = "{:,.0f}"
+) -> Markup:
     """Return horizontal bars, a row for each name and a colour for each series; the first name on top."""
     thick = 0.8 / len(values_of)
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes(6.4, 0.6 + 0.24 * len(names) * max(1.0, 0.7 * len(values_of)))
         for index, (series, values) in enumerate(values_of.items()):
             place = np.arange(len(names)) + (index - (len(values_of) - 1) / 2) * thick
-            drawn = axes.barh(place, values, height=thick * 0.95, color=SERIES[index % len(SERIES)], label=series)
-            axes.bar_label(drawn, fmt=lambda value: f"{value:,.0f}", padding=2, fontsize=7)
+            drawn = axes.barh(place, values, height=thick * 0.95, color=_colour(index), label=series)
+            axes.bar_label(drawn, fmt=number.format, padding=2, fontsize=7)
         axes.set_yticks(np.arange(len(names)), list(names))
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.margins(x=0.1)
@@ -71,10 +79,47 @@ def histograms(values_of: Mapping[str, np.ndarray], *, xlabel: str, of: str = "p
         figure, axes = _axes(6.4, 2.4)
         for index, (series, values) in enumerate(values_of.items()):
             share = np.histogram(values, edges)[0] / max(len(values), 1) * 100
-            colour = SERIES[index % len(SERIES)]
+            colour = _colour(index)
             axes.stairs(share, edges, fill=True, alpha=0.35, color=colour)
             axes.stairs(share, edges, color=colour, linewidth=1.2, label=f"{series} (n = {len(values):,})")
         axes.set_xlabel(xlabel)
         axes.set_ylabel(f"% of {of}")
         axes.legend(frameon=False)
+        return _svg(figure)
+
+
+def lines(x: Sequence[float], values_of: Mapping[str, Sequence[float | None]], *, xlabel: str, ylabel: str) -> Markup:
+    """Return curves over the same x, a colour for each series; None leaves a point out."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(6.4, 2.8)
+        for index, (series, values) in enumerate(values_of.items()):
+            heights = [np.nan if value is None else value for value in values]
+            # A curve of one point has no line.
+            axes.plot(x, heights, color=_colour(index), linewidth=1.2, marker=".", markersize=3, label=series)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=all(float(one).is_integer() for one in x)))
+        if len(values_of) > 1:
+            axes.legend(frameon=False, fontsize=7, ncols=1 + len(values_of) // 8)
+        return _svg(figure)
+
+
+def reliability(bins: Sequence[Mapping[str, float]]) -> Markup:
+    """Return accuracy over confidence with the diagonal of a calibrated model, over bars of each bin's rows."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 4.4), layout="constrained")
+        axes, below = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
+        width = [one["high"] - one["low"] for one in bins]
+        left = [one["low"] for one in bins]
+        axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
+        axes.bar(left, [one["accuracy"] for one in bins], width, align="edge", color=SERIES[0], alpha=0.35)
+        axes.plot([one["confidence"] for one in bins], [one["accuracy"] for one in bins], ".-", color=SERIES[0])
+        axes.set_ylabel("share that is right")
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        drawn = below.bar(left, [one["rows"] for one in bins], width, align="edge", color=SERIES[0], alpha=0.6)
+        below.bar_label(drawn, fmt="{:,.0f}", fontsize=6)
+        below.margins(y=0.25)
+        below.set_ylabel("rows")
+        below.set_xlabel("confidence")
         return _svg(figure)

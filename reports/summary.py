@@ -8,11 +8,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from reports.bootstrap import Interval, bootstrap_scores, percentile_interval, score_interval
-from reports.metrics import METRICS, mean_score
+from reports.calibration import summarise_calibration
+from reports.confusion import confusion_counts, most_confused
+from reports.metrics import METRICS, mean_score, softmax
 
-__all__ = ["AttributeLike", "attribute_view", "compare", "summarise"]
+__all__ = ["AttributeLike", "attribute_view", "compare", "summarise", "summarise_test"]
 
-SCHEMA = 1
+SCHEMA = 2  # see docs/report.schema.json
+MOST_NAMED = 40  # values, up to which a confusion matrix is kept whole
+MOST_CONFUSIONS = 10
 
 
 class AttributeLike(Protocol):
@@ -63,6 +67,15 @@ def _per_class(
     ]
 
 
+def _confusion(label_N: np.ndarray, predicted_N: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    """Return the confusion matrix, true values down, with its most frequent confusions; rows of all repeats."""
+    counts_CC = confusion_counts(label_N, predicted_N, len(names))
+    return {
+        "counts": counts_CC.tolist() if len(names) <= MOST_NAMED else None,
+        "most": most_confused(counts_CC, names, MOST_CONFUSIONS),
+    }
+
+
 def _attribute(
     attribute: AttributeLike,
     label_N: np.ndarray,
@@ -75,16 +88,18 @@ def _attribute(
     f1_macro = score_interval(METRICS["f1_macro"], truth_N, as_proba, group_N, repeat_N=repeat_N, seed=seed)
     return {
         "name": attribute.name,
+        "value_names": list(attribute.values),
         "f1_macro": _interval(f1_macro),
         "accuracy": METRICS["accuracy"].score(truth_N, as_proba),
         "values": _per_class(truth_N, as_proba.argmax(1), attribute.values, len(np.unique(repeat_N))),
+        "confusion": _confusion(truth_N, as_proba.argmax(1), attribute.values),
     }
 
 
 def summarise(
     *,
     label_N: np.ndarray,
-    proba_NC: np.ndarray,
+    logits_NC: np.ndarray,
     group_N: np.ndarray,
     fold_N: np.ndarray,
     repeat_N: np.ndarray,
@@ -93,12 +108,12 @@ def summarise(
     metric: str,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Return every number of an out-of-fold report; labels, groups, folds and repeats N, probabilities N x C.
+    """Return every number of an out-of-fold report; labels, groups, folds and repeats N, logits N x C.
 
     The headline is pooled over all rows of a repeat, then the mean over repeats; fold scores are
     over the classes that occur in the fold.
     """
-    chosen, folds = METRICS[metric], []
+    chosen, folds, proba_NC = METRICS[metric], [], softmax(logits_NC)
     for repeat, fold in np.unique(np.stack([repeat_N, fold_N]), axis=1).T:
         rows = (repeat_N == repeat) & (fold_N == fold)
         folds.append(
@@ -120,6 +135,7 @@ def summarise(
         "num_folds": len(folds) // num_repeats,
         "num_repeats": num_repeats,
         "num_classes": len(classes),
+        "class_names": list(classes),
         "num_classes_occurring": len(np.unique(label_N)),
         "metric": metric,
         "headline": _interval(score_interval(chosen, label_N, proba_NC, group_N, repeat_N=repeat_N, seed=seed)),
@@ -132,7 +148,25 @@ def summarise(
         "folds_mean": _number(scores.mean()),
         "folds_std": _number(scores.std(ddof=1)) if len(scores) > 1 else None,
         "per_class": _per_class(label_N, proba_NC.argmax(1), classes, num_repeats),
+        "confusion": _confusion(label_N, proba_NC.argmax(1), classes),
         "attributes": [_attribute(one, label_N, proba_NC, group_N, repeat_N, seed) for one in attributes],
+        "calibration": summarise_calibration(logits_NC, label_N, group_N, fold_N, repeat_N, seed=seed),
+    }
+
+
+def summarise_test(mean_NC: np.ndarray, logits_of_models: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Return how often each class is predicted for the test set, how surely, and whether the folds' models agree.
+
+    `mean_NC` are the logits that the submission is made from, each of `logits_of_models` those of one model.
+    """
+    proba_NC, predicted_N = softmax(mean_NC), mean_NC.argmax(axis=1)
+    votes_KN = np.stack([logits_NC.argmax(axis=1) for logits_NC in logits_of_models])
+    return {
+        "num_images": len(mean_NC),
+        "predicted": np.bincount(predicted_N, minlength=mean_NC.shape[1]).tolist(),
+        "confidence": float(proba_NC.max(axis=1).mean()),
+        "num_models": len(votes_KN),
+        "agreement": float((votes_KN == votes_KN[0]).all(axis=0).mean()),
     }
 
 

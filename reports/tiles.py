@@ -1,4 +1,4 @@
-"""Predictions as pictures: grids with captions, the worst mistakes, the confusion matrix. Arrays in, arrays out."""
+"""Predictions as pictures: grids with captions, the confusion matrix. Arrays in, arrays out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["confusion_counts", "confusion_picture", "legible", "tile", "worst_mistakes"]
+__all__ = ["confusion_picture", "legible", "tile"]
 
 GAP = 4  # pixels around each tile
 FONT_SIZE = 10
@@ -24,18 +24,6 @@ CELL = 28  # pixels of a cell of the confusion matrix, wide enough for 4 digits
 DEEPEST = (8, 48, 107)  # colour of a share of 1; a share of 0 is white
 MOST_LETTERS = 50  # of a name beside the matrix
 MOST_NAMED = 40  # classes whose names and counts can be read in one figure
-
-
-def worst_mistakes(label_N: np.ndarray, proba_NC: np.ndarray, num: int) -> np.ndarray:
-    """Return the rows of at most `num` wrong predictions, the surest first; ties stay in the order of rows."""
-    predicted_N = proba_NC.argmax(axis=1)
-    wrong = np.flatnonzero(predicted_N != label_N)
-    return wrong[np.argsort(-proba_NC[wrong, predicted_N[wrong]], kind="stable")[:num]]
-
-
-def confusion_counts(label_N: np.ndarray, predicted_N: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return counts C x C, true classes down, predicted ones across."""
-    return np.bincount(label_N * num_classes + predicted_N, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 @functools.cache

@@ -58,7 +58,8 @@ def test_blend_is_a_run_joined_on_image_id(runs_copy, alpha):
     names = {item.name for item in run.path.iterdir()} - {".lock"}
     assert names == {
         "run.json", "blend.yaml", "env.json", "folds.csv", "oof.parquet", "test.parquet", "test_fold_0.parquet",
-        "test_fold_1.parquet", "report.json", "report.txt", "submission.csv",
+        "test_fold_1.parquet", "report.json", "report.txt", "submission.csv", "predictions.csv", "pictures.parquet",
+        "sections",
     }  # fmt: skip
     assert run.report["headline"]["value"] == METRICS["f1_macro"].score(run.oof["label"].to_numpy(), expected)
 
@@ -78,7 +79,7 @@ def test_test_rows_are_voted_per_fold_and_then_averaged(runs_copy, alpha):
 
 def test_report_shows_single_runs_beside_the_blend(runs_copy):
     run = blend([runs_copy / "alpha", runs_copy / "beta"], say=quiet, name="both")
-    (rows,) = run.report["comparisons"].values()
+    rows = run.report["sections"][0]["blocks"][0]["rows"]
     assert [row["name"] for row in rows] == ["alpha", "beta", "both"]
     singles = {row["name"]: row["headline"]["value"] for row in rows[:2]}
     assert rows[2]["against"] == max(singles, key=singles.get)
@@ -174,7 +175,7 @@ def test_one_data_set_under_two_names_is_one(runs_copy, alpha):
 def test_runs_of_one_name_are_all_shown(runs_copy, tmp_path):
     other = shutil.copytree(runs_copy / "beta", tmp_path / "more" / "alpha")
     run = blend([Run(runs_copy / "alpha"), Run(other)], say=quiet, name="alpha", output=str(tmp_path / "third"))
-    (rows,) = run.report["comparisons"].values()
+    rows = run.report["sections"][0]["blocks"][0]["rows"]
     assert len(rows) == 3
     assert {row["name"] for row in rows} == {str(runs_copy / "alpha"), str(other), "alpha"}
 

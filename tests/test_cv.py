@@ -43,6 +43,7 @@ def test_contract(alpha, tiny_layout):
     assert names == {
         "config.yaml", "env.json", "folds.csv", "run.json", "fold_0", "fold_1", "oof.parquet", "test.parquet",
         "test_fold_0.parquet", "test_fold_1.parquet", "tta", "report.json", "report.txt", "submission.csv",
+        "predictions.csv", "pictures.parquet", "sections",
     }  # fmt: skip
     assert {item.name for item in (alpha.path / "fold_0").iterdir()} == {
         "best.safetensors", "log.csv", "tb", "done.json", "oof.parquet",

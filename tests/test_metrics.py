@@ -7,8 +7,11 @@ from hypothesis import strategies as st
 from reports.baselines import attribute_only_band, attribute_only_difference, attribute_only_guess
 from reports.bootstrap import bootstrap_scores, score_interval
 from reports.metrics import METRICS, Counts, log_softmax, softmax
+from reports.report_text import render_text
 from reports.summary import compare, summarise
-from reports.text import render_text
+
+STAGES = {"sections": [], "baselines": [], "curves": [], "raw": None, "test": None, "suspects": None}
+ABOUT = {"name": "x", "kind": "cv", "about": "y", "notes": [], **STAGES}  # what a report has beside its numbers
 
 
 @st.composite
@@ -144,8 +147,8 @@ def test_summary_counts_and_leaves_absent_classes_out():
     label, proba, group = world_of_people(30, np.random.default_rng(0))
     wide = np.pad(proba, ((0, 0), (0, 2)))
     report = summarise(
-        label_N=label, proba_NC=wide, group_N=group, fold_N=group % 3, repeat_N=0 * group, classes=list("abcde"),
-        attributes=[], metric="f1_macro",
+        label_N=label, logits_NC=np.log(wide + 1e-9), group_N=group, fold_N=group % 3, repeat_N=0 * group,
+        classes=list("abcde"), attributes=[], metric="f1_macro",
     )  # fmt: skip
     assert (report["num_classes"], report["num_classes_occurring"]) == (5, 3)
     assert [row["name"] for row in report["per_class"]] == ["a", "b", "c"]
@@ -166,11 +169,11 @@ def test_repeats_are_scored_one_by_one_and_averaged():
     scores = [bootstrap_scores(accuracy, label, each, group) for each in (proba, worse)]
     assert np.allclose(bootstrap_scores(accuracy, *both, repeat_N=repeat), np.mean(scores, axis=0))
     report = summarise(
-        label_N=both[0], proba_NC=both[1], group_N=both[2], fold_N=both[2] % 3, repeat_N=repeat,
+        label_N=both[0], logits_NC=np.log(both[1] + 1e-9), group_N=both[2], fold_N=both[2] % 3, repeat_N=repeat,
         classes=[str(c) for c in range(proba.shape[1])], attributes=[], metric="accuracy",
     )  # fmt: skip
     assert (report["num_images"], report["num_folds"], report["num_repeats"]) == (len(label), 3, 2)
     assert report["headline"]["value"] == pytest.approx(mean.value)
     assert sum(row["support"] for row in report["per_class"]) == len(label)
     assert [(row["repeat"], row["fold"]) for row in report["folds"]] == [(r, f) for r in (0, 1) for f in (0, 1, 2)]
-    assert "repeat.fold" in render_text({"name": "x", "about": "y"} | report)
+    assert "repeat.fold" in render_text(ABOUT | report)

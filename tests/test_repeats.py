@@ -44,7 +44,7 @@ def test_the_score_is_the_mean_over_repeats(repeated):
         scores.append(METRICS["f1_macro"].score(rows["label"].to_numpy(), softmax(repeated.logits(rows))))
     assert repeated.report["headline"]["value"] == pytest.approx(np.mean(scores))
     assert "2 folds x 2 repeats" in (repeated.path / "report.txt").read_text()
-    (views,) = repeated.report["comparisons"].values()
+    views = repeated.report["sections"][0]["blocks"][0]["rows"]
     assert views[-1]["headline"]["value"] == repeated.report["headline"]["value"]
 
 

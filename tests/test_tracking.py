@@ -20,8 +20,9 @@ from folds.errors import UserError
 from folds.manifest import Attribute
 from pipeline.model_graph import draw_graph
 from pipeline.tracking import Trackers, attribute_scores, open_trackers, require_wandb, tracking_id
+from reports.confusion import confusion_counts, worst_mistakes
 from reports.summary import summarise
-from reports.tiles import GAP, LINE, confusion_counts, confusion_picture, legible, tile, worst_mistakes
+from reports.tiles import GAP, LINE, confusion_picture, legible, tile
 
 NAMES = ["bare", "worn $wrongly$_", "x" * 99, "two\nlines"]
 
@@ -202,7 +203,7 @@ def test_attribute_scores_are_the_reports():
     label_N, proba_NC = rng.integers(0, 4, 50), rng.dirichlet(np.ones(4), 50)
     zeros = np.zeros(50, int)
     rest = {"group_N": np.arange(50), "fold_N": zeros, "repeat_N": zeros, "classes": NAMES, "metric": "f1_macro"}
-    report = summarise(label_N=label_N, proba_NC=proba_NC, attributes=attributes, **rest)
+    report = summarise(label_N=label_N, logits_NC=np.log(proba_NC), attributes=attributes, **rest)
     expected = {f"val/{one['name']}_f1_macro": one["f1_macro"]["value"] for one in report["attributes"]}
     assert attribute_scores(label_N, proba_NC, attributes) == expected
     assert len(expected) == 2
