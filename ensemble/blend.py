@@ -72,6 +72,8 @@ class BlendConfig:
     """Take in runs whose epochs were chosen on the rows that are scored (--select best); the blend is marked so too."""
     overwrite: bool = False
     """Replace a blend of that name."""
+    page: bool = True
+    """Draw report.html too."""
     metric: str = "f1_macro"
     """The score that counts; see run_cv.py --help."""
 
@@ -267,6 +269,6 @@ def blend(runs: Sequence[str | Path | Run], *, say: Say = print, **settings: Any
         singles = comparison_block(_comparison(folder, members, config.metric))
         title = "Single runs beside the blend, out of fold; differences to the best of them"
         write_section(folder, "members", section(title, singles))
-        say("\n" + write_report(Run(folder)))
-        say(f"report: {folder / 'report.txt'}")
+        say("\n" + write_report(Run(folder), page=config.page))
+        say(f"report: {folder / ('report.html' if config.page else 'report.txt')}")
     return Run(folder)

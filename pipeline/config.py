@@ -155,6 +155,8 @@ class OutputConfig:
     """Show batches, mistakes, confusion matrix and the model's graph in TensorBoard too."""
     wandb: bool = False
     """Report to Weights & Biases as well, a run a fold; the extra wandb installs it, WANDB_MODE=offline holds."""
+    page: bool = True
+    """Draw report.html too, with its pictures."""
     metric: str = "f1_macro"
     """The score that counts: f1_macro, accuracy, balanced_accuracy, roc_auc_ovr, log_loss, kappa_quadratic."""
 

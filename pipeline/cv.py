@@ -250,6 +250,9 @@ def cross_validate(config: RunConfig, *, say: Say = tqdm.write) -> Run:
             f"{manifest.num_classes} classes, {info['data']['num_test']:,} test pictures; {machine.device}, "
             f"{machine.amp_dtype if machine.amp else 'float32'}, {machine.threads} threads, {machine.workers} workers"
         )
+        before = read_json(folder / "run.json") if (folder / "run.json").is_file() else {"started": round(time.time())}
+        if "started" in before:  # a resumed run keeps its first start; one of before it was kept has none
+            info["started"] = before["started"]
         write_json(folder / "run.json", info)  # first: by it the folder is known as a run
         write_bytes(folder / "config.yaml", yaml.safe_dump(flatten(config), sort_keys=False))
         _write_pictures(folder, manifest)
@@ -257,7 +260,8 @@ def cross_validate(config: RunConfig, *, say: Say = tqdm.write) -> Run:
             return Run(folder)
         files = ["oof.parquet", *(["test.parquet", "submission.csv"] if info["has_test"] else [])]
         info["files"] = {name: file_hash(folder / name) for name in files}
-        info |= {"status": "done", "finished": round(time.time())}
+        unchanged = before.get("folds") == info["folds"]  # the same command again: nothing was left to do
+        info |= {"status": "done", "finished": before["finished"] if unchanged else round(time.time())}
         info["seconds"] = round(sum(fold["seconds"] for fold in info["folds"]), 1)
         info["about"], info["notes"] = describe_run(
             config, manifest, origin=run.origin["source"], views=run.views, folds=info["folds"]
@@ -265,8 +269,8 @@ def cross_validate(config: RunConfig, *, say: Say = tqdm.write) -> Run:
         write_json(folder / "run.json", info)
         if len(run.views) > 1:
             write_section(folder, "views", view_section(Run(folder)))
-        say(write_report(Run(folder)))
-        say(f"report: {folder / 'report.txt'}")
+        say(write_report(Run(folder), page=config.output.page))
+        say(f"report: {folder / ('report.html' if config.output.page else 'report.txt')}")
     return Run(folder)
 
 

@@ -13,10 +13,13 @@ from folds.files import write_bytes
 from folds.manifest import Attribute
 from pipeline.reporting import OofArrays, oof_arrays
 from pipeline.store import Run, read_json, read_table, rows_like, write_json, write_table
+from pipeline.thumbnails import pictures_of
 from reports.baselines import attribute_only_band, attribute_only_difference
 from reports.blocks import comparison_block, section
 from reports.bootstrap import score_interval
+from reports.gallery import Predictions, rows_by_interest
 from reports.metrics import METRICS, softmax
+from reports.page import report_page
 from reports.report_text import render_text
 from reports.summary import compare, summarise, summarise_test
 
@@ -152,14 +155,28 @@ def compute_report(run: Run) -> dict[str, Any]:
     }
 
 
-def write_report(run: Run) -> str:
+def _page(run: Run, report: Mapping[str, Any]) -> str:
+    arrays = oof_arrays(run)
+    ids_N = run.oof["image_id"].to_numpy()
+    findings = (report["suspects"] or {}).get("findings", ())
+    suspected_N = np.flatnonzero(np.isin(ids_N, [name for one in findings for name in one["image_ids"]]))
+    order = rows_by_interest(arrays.label_N, arrays.proba_NC, suspected_N)
+    rows = Predictions(ids_N, arrays.group_N, arrays.repeat_N, arrays.fold_N, arrays.label_N, arrays.proba_NC)
+    return report_page(report, rows, pictures_of(run, ids_N[order]), attributes=run.attributes)
+
+
+def write_report(run: Run, *, page: bool = True) -> str:
     """Draw a finished run's report from its folder alone, and return it as text.
 
-    Writes report.json, report.txt, report.html and predictions.csv.
+    Writes report.json, report.txt, predictions.csv and, unless told otherwise, report.html.
     """
     report = compute_report(run)
     text = render_text(report)
     write_table(run.path / "predictions.csv", predictions(run))
     write_json(run.path / "report.json", report)
     write_bytes(run.path / "report.txt", text)
+    if page:
+        write_bytes(run.path / "report.html", _page(run, report))
+    else:
+        (run.path / "report.html").unlink(missing_ok=True)  # of other numbers, perhaps
     return text

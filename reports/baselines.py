@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from reports.bootstrap import Interval, bootstrap_scores, percentile_interval
 from reports.metrics import METRICS, Counts, mean_score, rows_by_repeat
 
 __all__ = ["attribute_only_band", "attribute_only_difference", "attribute_only_guess"]
+
+
+def _guesser(
+    label_N: np.ndarray, group_N: np.ndarray, value_of_class: np.ndarray
+) -> Callable[[np.random.Generator], np.ndarray]:
+    """Return what draws one guess after the other (see `attribute_only_guess`), all that can be sorted sorted once."""
+    value_N = value_of_class[label_N]
+    names, group_N = np.unique(group_N, return_inverse=True)
+    num_values = int(value_of_class.max()) + 1
+    # Rows sorted by place (group, value): a place is then a slice, and so is a value in the second order.
+    place_N = group_N * num_values + value_N
+    by_place, by_value = np.argsort(place_N, kind="stable"), np.argsort(value_N, kind="stable")
+    place_sizes = np.bincount(place_N, minlength=len(names) * num_values)
+    value_sizes = np.bincount(value_N, minlength=num_values)
+    place_starts, value_starts = np.cumsum(place_sizes) - place_sizes, np.cumsum(value_sizes) - value_sizes
+
+    def guess(rng: np.random.Generator) -> np.ndarray:
+        taken_for_N = rng.permutation(len(names))[group_N] * num_values + value_N
+        pick_N = rng.random(len(label_N))
+        has_it_N = place_sizes[taken_for_N] > 0
+        from_place = by_place[
+            np.minimum(place_starts[taken_for_N] + (pick_N * place_sizes[taken_for_N]).astype(int), len(label_N) - 1)
+        ]
+        from_value = by_value[value_starts[value_N] + (pick_N * value_sizes[value_N]).astype(int)]
+        return label_N[np.where(has_it_N, from_place, from_value)]
+
+    return guess
 
 
 def attribute_only_guess(
@@ -20,23 +49,7 @@ def attribute_only_guess(
     Guesses thus follow the class frequencies, which is the best that can be done for macro F1
     (its expectation is concave in the rates of guessing), and agree within a group as labels do.
     """
-    value_N = value_of_class[label_N]
-    names, group_N = np.unique(group_N, return_inverse=True)
-    num_values = int(value_of_class.max()) + 1
-    # Rows sorted by place (group, value): a place is then a slice, and so is a value in the second order.
-    place_N = group_N * num_values + value_N
-    by_place, by_value = np.argsort(place_N, kind="stable"), np.argsort(value_N, kind="stable")
-    place_sizes = np.bincount(place_N, minlength=len(names) * num_values)
-    value_sizes = np.bincount(value_N, minlength=num_values)
-    place_starts, value_starts = np.cumsum(place_sizes) - place_sizes, np.cumsum(value_sizes) - value_sizes
-    taken_for_N = rng.permutation(len(names))[group_N] * num_values + value_N
-    pick_N = rng.random(len(label_N))
-    has_it_N = place_sizes[taken_for_N] > 0
-    from_place = by_place[
-        np.minimum(place_starts[taken_for_N] + (pick_N * place_sizes[taken_for_N]).astype(int), len(label_N) - 1)
-    ]
-    from_value = by_value[value_starts[value_N] + (pick_N * value_sizes[value_N]).astype(int)]
-    return label_N[np.where(has_it_N, from_place, from_value)]
+    return _guesser(label_N, group_N, value_of_class)(rng)
 
 
 def attribute_only_band(
@@ -59,7 +72,8 @@ def attribute_only_band(
     commonest = np.zeros(int(value_of_class.max()) + 1, int)
     for value in np.unique(value_N):
         commonest[value] = np.bincount(label_N[value_N == value]).argmax()
-    draws = [score(attribute_only_guess(label_N, group_N, value_of_class, rng=rng)) for _ in range(num_draws)]
+    guess = _guesser(label_N, group_N, value_of_class)
+    draws = [score(guess(rng)) for _ in range(num_draws)]
     low = min(score(commonest[value_N]), float(np.quantile(draws, 0.005)))
     return low, float(np.mean(draws)), float(np.quantile(draws, 0.995))
 
@@ -83,7 +97,8 @@ def attribute_only_difference(
     ours = bootstrap_scores(metric, label_N, proba_NC, group_N, repeat_N=repeat_N, seed=seed)
     once = rows_by_repeat(repeat_N, len(label_N))[0]  # the guessers see each picture once
     label_N, group_N = label_N[once], group_N[once]
-    guesses = [identity[attribute_only_guess(label_N, group_N, value_of_class, rng=rng)] for _ in range(num_draws)]
+    guess = _guesser(label_N, group_N, value_of_class)
+    guesses = [identity[guess(rng)] for _ in range(num_draws)]
     guessed = np.mean([metric.score(label_N, guess) for guess in guesses])
     theirs = np.mean([bootstrap_scores(metric, label_N, guess, group_N, seed=seed) for guess in guesses], axis=0)
     return percentile_interval(float(value - guessed), ours - theirs)

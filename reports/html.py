@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -10,8 +12,9 @@ from typing import Any
 import cv2
 import jinja2
 import numpy as np
+from markupsafe import Markup
 
-__all__ = ["render_page", "thumbnail"]
+__all__ = ["json_data", "render_page", "thumbnail"]
 
 
 @cache
@@ -25,9 +28,25 @@ def _environment() -> jinja2.Environment:
     )
 
 
-def render_page(template: str, **context: Any) -> str:
-    """Return a page from `reports/templates`. Figures come as Markup; all else is shown as text."""
-    return _environment().get_template(template).render(**context)
+def json_data(value: Any) -> Markup:
+    """Return data for a script element of type application/json; no text in it can end the element."""
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c"))
+
+
+def render_page(template: str, *, scripts: Sequence[str] = (), **context: Any) -> str:
+    """Return a page from `reports/templates`, with the scripts of that folder inside it.
+
+    Figures come as Markup; all else is shown as text. The page may run these scripts and no other,
+    and load nothing.
+    """
+    environment = _environment()
+    assert environment.loader is not None
+    sources = [environment.loader.get_source(environment, name)[0] for name in scripts]
+    hashes = [base64.b64encode(hashlib.sha256(source.encode()).digest()).decode() for source in sources]
+    allowed = " ".join(f"'sha256-{one}'" for one in hashes) or "'none'"
+    page = environment.get_template(template)
+    return page.render(scripts=[Markup(source) for source in sources], allowed_scripts=allowed, **context)
 
 
 def thumbnail(image: np.ndarray, *, height: int = 128, quality: int = 70) -> str:

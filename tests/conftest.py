@@ -33,7 +33,7 @@ os.environ["FOLDBLEND_CACHE"] = str(_own_cache())
 
 LONDON = Path(__file__).resolve().parents[2] / "shared" / "data" / "london_masks"
 TINY = ["--folds", "2", "--epochs", "1", "--img-size", "32", "--pretrained", "none", "--workers", "0", "--threads", "1"]
-TINY += ["--no-log-pictures"]
+TINY += ["--no-log-pictures", "--no-page"]
 
 
 @dataclass

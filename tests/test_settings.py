@@ -80,6 +80,7 @@ FLAGS = [
     "--opt",
     "--ordinal",
     "--output",
+    "--page",
     "--parallel-folds",
     "--patience-epochs",
     "--pretrained",

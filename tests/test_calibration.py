@@ -1,0 +1,88 @@
+"""Calibration and confusion on cases whose answer is known."""
+
+import numpy as np
+import pytest
+
+from reports.calibration import (
+    calibration_error,
+    cross_fitted,
+    fit_temperature,
+    reliability_bins,
+    summarise_calibration,
+)
+from reports.confusion import confusion_counts, most_confused
+from reports.metrics import softmax
+
+
+def drawn(num: int, temperature: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Labels drawn from the model's own probabilities, and logits that are too sure by `temperature`."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(num, 4)) * 2
+    label = (softmax(logits).cumsum(axis=1) > rng.random((num, 1))).argmax(axis=1)
+    return logits * temperature, label
+
+
+def test_calibration_error_by_hand():
+    # Two bins: 0.9 right once of twice, 0.6 right always.
+    proba = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]])
+    label = np.array([0, 1, 0, 1])
+    assert calibration_error(label, proba).value == pytest.approx((2 * abs(0.5 - 0.9) + 2 * abs(1 - 0.6)) / 4)
+    bins = reliability_bins(label, proba)
+    assert [(one["rows"], one["accuracy"]) for one in bins] == [(2, 1.0), (2, 0.5)]
+    assert [one["confidence"] for one in bins] == pytest.approx([0.6, 0.9])
+    assert all(one["low"] < one["confidence"] <= one["high"] for one in bins)
+
+
+def test_a_bin_has_its_upper_end_and_certainty_is_in_the_last():
+    proba = np.array([[1.0, 0.0], [10 / 15, 5 / 15]])
+    assert [round(one["high"] * 15) for one in reliability_bins(np.array([0, 0]), proba)] == [10, 15]
+
+
+def test_what_is_calibrated_has_little_error():
+    logits, label = drawn(40_000, 1.0)
+    assert calibration_error(label, softmax(logits)).value < 0.01
+    assert fit_temperature(logits, label) == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize("temperature", [0.4, 3.0])
+def test_the_temperature_is_found(temperature):
+    logits, label = drawn(40_000, temperature)
+    assert fit_temperature(logits, label) == pytest.approx(temperature, rel=0.03)
+    zeros, fold = np.zeros(len(label), int), np.arange(len(label)) % 5
+    found = summarise_calibration(logits, label, np.arange(len(label)), fold, zeros)
+    assert found["ece"]["value"] > 0.05 > 0.01 > found["ece_after"]
+    assert found["log_loss"] > found["log_loss_after"]
+
+
+def test_a_fold_gets_the_temperature_of_the_others():
+    logits, label = drawn(300, 2.0)
+    fold = np.arange(300) % 3
+    proba = cross_fitted(logits, label, fold, np.zeros(300, int))
+    rows = fold == 1
+    other = fit_temperature(logits[~rows], label[~rows])
+    np.testing.assert_allclose(proba[rows], softmax(logits[rows] / other))
+    label[rows] = (label[rows] + 1) % 4  # its own labels have no say
+    np.testing.assert_array_equal(cross_fitted(logits, label, fold, np.zeros(300, int))[rows], proba[rows])
+    assert cross_fitted(logits, label, np.zeros(300, int), np.zeros(300, int)) is None
+
+
+def test_the_interval_resamples_groups():
+    logits, label = drawn(400, 2.0)
+    group = np.repeat(np.arange(100), 4)
+    one = calibration_error(label, softmax(logits), group, seed=3)
+    assert one.low < one.value < one.high
+    assert one == calibration_error(label, softmax(logits), group, seed=3)
+    assert one != calibration_error(label, softmax(logits), group, seed=4)
+    # Groups of equal rows count as one row each.
+    once = calibration_error(label[::4], softmax(logits)[::4], group[::4], seed=3)
+    repeated = calibration_error(label[::4].repeat(4), softmax(logits)[::4].repeat(4, axis=0), group, seed=3)
+    assert (repeated.low, repeated.high) == pytest.approx((once.low, once.high))
+
+
+def test_most_confused():
+    counts = confusion_counts(np.array([0, 0, 0, 1, 2, 2]), np.array([1, 1, 0, 1, 0, 2]), 3)
+    assert counts.tolist() == [[1, 2, 0], [0, 1, 0], [1, 0, 1]]
+    found = most_confused(counts, ["a", "b", "c"], 9)
+    assert [(one["true"], one["predicted"], one["rows"]) for one in found] == [("a", "b", 2), ("c", "a", 1)]
+    assert [one["share"] for one in found] == pytest.approx([2 / 3, 1 / 2])
+    assert most_confused(np.eye(3, dtype=int), ["a", "b", "c"], 9) == []
