@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
+import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
@@ -138,6 +139,15 @@ def test_text_json_and_page_say_the_same(drawn):
             assert row["name"] in " ".join(shown.split())
             assert f"{row['f1']:.3f}" in shown
     assert max(map(len, text.splitlines())) <= WIDTH
+
+
+def test_the_schema_describes_the_report(drawn, alpha):
+    schema = json.loads((Path(__file__).resolve().parents[1] / "docs" / "report.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    for run in (drawn[0], alpha):
+        jsonschema.validate(run.report, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(drawn[0].report | {"another": 1}, schema)
 
 
 def test_the_page_loads_nothing_and_runs_only_its_own_script(drawn):
