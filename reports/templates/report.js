@@ -19,7 +19,7 @@
   const valueOf = (attribute, label) => attribute.of_class[label];
   const isWrong = (row) => data.label[row] !== data.predicted[row];
   const differs = (attribute, row) => valueOf(attribute, data.label[row]) !== valueOf(attribute, data.predicted[row]);
-  const percent = (thousandths) => (thousandths / 10).toFixed(1) + " %";
+  const percent = (thousandths) => (thousandths / 10).toFixed(1) + "\u00a0%";
 
   // What "Show" offers: wrong ones, and where there are attributes, by which of them is wrong.
   const kinds = [["wrong", isWrong], ["right", (row) => !isWrong(row)], ["all", () => true]];
