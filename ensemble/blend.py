@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -265,7 +266,10 @@ def blend(runs: Sequence[str | Path | Run], *, say: Say = print, **settings: Any
             yaml.safe_dump({"method": "soft-vote", "metric": config.metric, "members": record}, sort_keys=False),
         )
         about = f"soft vote of {len(members)} runs: " + ", ".join(f"{run.name} x {weight:g}" for run, weight in members)
-        write_json(folder / "run.json", info | {"status": "done", "about": about, "notes": notes})
+        write_json(
+            folder / "run.json",
+            info | {"status": "done", "finished": round(time.time()), "about": about, "notes": notes},
+        )
         singles = comparison_block(_comparison(folder, members, config.metric))
         title = "Single runs beside the blend, out of fold; differences to the best of them"
         write_section(folder, "members", section(title, singles))
