@@ -1,5 +1,6 @@
 """The blender: known answers of the vote, alignment by image_id, and every wrong input."""
 
+import functools
 import json
 import shutil
 
@@ -9,10 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ensemble.blend import blend
+from ensemble import blend as blending
 from ensemble.vote import soft_vote
 from pipeline.store import Run, logit_columns, write_json, write_table
 from reports.metrics import METRICS, softmax
+
+blend = functools.partial(blending.blend, page=False)  # drawn a second each
 
 
 def quiet(_):
@@ -48,7 +51,7 @@ def test_vote_at_extremes():
 
 def test_blend_is_a_run_joined_on_image_id(runs_copy, alpha):
     edit_oof(runs_copy / "beta", lambda table: table.iloc[::-1])
-    run = blend([runs_copy / "alpha", runs_copy / "beta"], say=quiet)
+    run = blend([runs_copy / "alpha", runs_copy / "beta"], say=quiet, page=True)
     beta = Run(runs_copy / "beta")
     by_id = [one.oof.set_index("image_id").loc[run.oof["image_id"]] for one in (alpha, beta)]
     expected = np.mean([softmax(run.logits(table)) for table in by_id], axis=0)
@@ -59,7 +62,7 @@ def test_blend_is_a_run_joined_on_image_id(runs_copy, alpha):
     assert names == {
         "run.json", "blend.yaml", "env.json", "folds.csv", "oof.parquet", "test.parquet", "test_fold_0.parquet",
         "test_fold_1.parquet", "report.json", "report.txt", "submission.csv", "predictions.csv", "pictures.parquet",
-        "sections",
+        "sections", "report.html",
     }  # fmt: skip
     assert run.report["headline"]["value"] == METRICS["f1_macro"].score(run.oof["label"].to_numpy(), expected)
 
@@ -86,7 +89,8 @@ def test_report_shows_single_runs_beside_the_blend(runs_copy):
     assert rows[2]["difference"]["value"] == pytest.approx(rows[2]["headline"]["value"] - max(singles.values()))
 
 
-def test_order_of_arguments_does_not_matter_to_the_byte(runs_copy, tmp_path):
+def test_order_of_arguments_does_not_matter_to_the_byte(runs_copy, tmp_path, monkeypatch):
+    monkeypatch.setattr("ensemble.blend.time.time", lambda: 1e9)
     a, b = runs_copy / "alpha", runs_copy / "beta"
     one = blend([a, b], say=quiet, weights=(1, 3), output=str(tmp_path / "one"))
     two = blend([b, a], say=quiet, weights=(3, 1), output=str(tmp_path / "two"))
