@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 __all__ = ["bars", "histograms", "lines", "reliability"]
 
 INK = "#010203"  # stands for the page's own text colour, and is replaced by it
-SERIES = ("#3b7dd8", "#d9822b", "#3a9d5d", "#b0549b")
+SERIES = ("#3b7dd8", "#d9822b", "#3a9d5d", "#b0549b", "#c94040", "#2aa5a5", "#8a6d3b")
 NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 STYLE: Any = {
     "svg.fonttype": "none",

@@ -20,7 +20,8 @@ __all__ = ["report_page"]
 
 Report = Mapping[str, Any]
 
-CURVE_TITLES = {"train_loss": "training loss", "lr": "learning rate", "images_per_s": "training pictures a second"}
+CURVE_TITLES = {"train_loss": "training loss", "lr": "learning rate"}
+NOT_CURVES = ("repeat", "fold", "epoch", "images_per_s")
 
 
 def _matrix(confusion: Mapping[str, Any], names: Sequence[str], what: str) -> dict[str, Any] | None:
@@ -70,14 +71,14 @@ def _curve_figures(report: Report) -> list[dict[str, Any]]:
     num_epochs = max(len(one["epoch"]) for one in report["curves"])
     count = f"n = {len(report['curves'])} folds, {num_epochs} epochs"
     figures = []
-    columns = [name for name in report["curves"][0] if name not in ("repeat", "fold", "epoch")]
+    columns = [name for name in report["curves"][0] if name not in NOT_CURVES]
     for column in columns:
         kind, _, metric = column.partition("_")
         title = CURVE_TITLES.get(column) or f"{METRICS[metric].title if metric in METRICS else metric}, " + (
             "held out" if kind == "val" else f"on the rows of --select {kind}"
         )
         svg = lines(range(1, num_epochs + 1), _series(report, column), xlabel="epoch", ylabel=title)
-        figures.append({"svg": svg, "caption": f"{title.capitalize()} ({count})"})
+        figures.append({"svg": svg, "caption": f"{title[:1].upper()}{title[1:]} ({count})"})
     return figures
 
 
