@@ -9,6 +9,8 @@ import numpy as np
 from reports.bootstrap import Interval, bootstrap_scores, percentile_interval
 from reports.metrics import METRICS, Counts, mean_score, rows_by_repeat
 
+NOT_ASKED = np.array(np.nan)  # sums that macro F1 does without
+
 __all__ = ["attribute_only_band", "attribute_only_difference", "attribute_only_guess"]
 
 
@@ -67,7 +69,7 @@ def attribute_only_band(
         right, truth, predicted = (
             np.bincount(one, minlength=num_classes) for one in (label_N[guess_N == label_N], label_N, guess_N)
         )
-        return float(METRICS["f1_macro"].of_counts(Counts(right, truth, predicted)))  # type: ignore[misc]
+        return float(METRICS["f1_macro"].of_counts(Counts(right, truth, predicted, NOT_ASKED, NOT_ASKED)))  # type: ignore[misc]
 
     commonest = np.zeros(int(value_of_class.max()) + 1, int)
     for value in np.unique(value_N):

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse
 
-from reports.metrics import Counts, Metric, mean_score, rows_by_repeat
+from reports.metrics import Counts, Metric, mean_score, row_log_loss, rows_by_repeat
 
 __all__ = ["Interval", "bootstrap_scores", "group_resamples", "percentile_interval", "score_interval"]
 
 NUM_RESAMPLES = 1000
-NUM_RESAMPLES_SLOW = 200  # for scores that need the rows themselves
+NUM_RESAMPLES_SLOW = 200  # of scores that need the rows themselves
 CHUNK = 50
 
 
@@ -77,25 +77,22 @@ def _scores_of_one(
     metric: Metric, label_N: np.ndarray, proba_NC: np.ndarray, group_N: np.ndarray, seed: int
 ) -> np.ndarray:
     names, group_N = np.unique(group_N, return_inverse=True)
-    if metric.of_counts is None:
-        order = np.argsort(group_N, kind="stable")
-        starts = np.searchsorted(group_N[order], np.arange(len(names) + 1))
-        rows_of = [order[starts[index] : starts[index + 1]] for index in range(len(names))]
-        scores = []
-        for draw_BG in group_resamples(len(names), seed, NUM_RESAMPLES_SLOW):
-            for draw_G in draw_BG:
-                rows = np.concatenate([np.tile(rows_of[index], draw_G[index]) for index in np.flatnonzero(draw_G)])
-                scores.append(metric.score(label_N[rows], proba_NC[rows]))
-        return np.array(scores)
+    if metric.of_weights is not None:
+        draws = group_resamples(len(names), seed, NUM_RESAMPLES_SLOW)
+        return np.concatenate([metric.of_weights(label_N, proba_NC, draw_BG[:, group_N]) for draw_BG in draws])
+    assert metric.of_counts is not None, metric
     predicted_N, shape = proba_NC.argmax(1), (proba_NC.shape[1], len(names))
     everything = np.ones(len(label_N), bool)
     right = _count_table(label_N, group_N, label_N == predicted_N, shape)
     truth = _count_table(label_N, group_N, everything, shape)
     guessed = _count_table(predicted_N, group_N, everything, shape)
+    loss_G = np.bincount(group_N, row_log_loss(label_N, proba_NC))
+    distance_G = np.bincount(group_N, (label_N - predicted_N) ** 2.0)
     chunks = []
     for draw_BG in group_resamples(len(names), seed):
         draw_GB = draw_BG.T.astype(np.float64)
-        chunks.append(metric.of_counts(Counts((right @ draw_GB).T, (truth @ draw_GB).T, (guessed @ draw_GB).T)))
+        right_BC, truth_BC, guessed_BC = ((table @ draw_GB).T for table in (right, truth, guessed))
+        chunks.append(metric.of_counts(Counts(right_BC, truth_BC, guessed_BC, loss_G @ draw_GB, distance_G @ draw_GB)))
     return np.concatenate(chunks)
 
 

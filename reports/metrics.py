@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["METRICS", "Counts", "Metric", "log_softmax", "mean_score", "rows_by_repeat", "softmax"]
+__all__ = ["METRICS", "Counts", "Metric", "log_softmax", "mean_score", "row_log_loss", "rows_by_repeat", "softmax"]
 
 
 def log_softmax(logits_NC: np.ndarray) -> np.ndarray:
@@ -23,11 +23,15 @@ def softmax(logits_NC: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Rows per class, any leading shape x C: right ones, true ones, predicted ones."""
+    """Sums over rows, any leading shape: per class (x C) right ones, true ones, predicted ones; and two over all."""
 
     right: np.ndarray
     truth: np.ndarray
     predicted: np.ndarray
+    loss: np.ndarray
+    """Of each row's log loss."""
+    distance: np.ndarray
+    """Of the squared distances of true and predicted label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,9 @@ class Metric:
     score: Callable[[np.ndarray, np.ndarray], float]
     greater_is_better: bool = True
     of_counts: Callable[[Counts], np.ndarray] | None = None
-    """The same score from counts per class, for many resamples at once; None where rows are needed."""
+    """The same score from sums over rows, for many resamples at once."""
+    of_weights: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None
+    """The same from labels N, probabilities N x C and how often each row counts, R x N, where no sums will do."""
 
 
 def rows_by_repeat(repeat_N: np.ndarray | None, num_rows: int) -> list[np.ndarray]:
@@ -110,10 +116,37 @@ def _roc_auc_ovr(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
     return float(auc.mean())
 
 
+def _roc_auc_of_weights(label_N: np.ndarray, proba_NC: np.ndarray, weight_RN: np.ndarray) -> np.ndarray:
+    """Return the score of each of R weightings of the rows; a class that has no weight is left out."""
+    auc_sum_R, num_R = np.zeros(len(weight_RN)), np.zeros(len(weight_RN))
+    for label in np.unique(label_N):
+        order = np.argsort(proba_NC[:, label], kind="stable")
+        ordered_N, is_true_N = proba_NC[order, label], label_N[order] == label
+        starts = np.flatnonzero(np.r_[True, ordered_N[1:] != ordered_N[:-1]])  # of rows that tie
+        weight_RT = np.add.reduceat(weight_RN[:, order], starts, axis=1)
+        true_RT = np.add.reduceat(weight_RN[:, order] * is_true_N, starts, axis=1)
+        other_RT = weight_RT - true_RT
+        below_RT = np.cumsum(other_RT, axis=1) - other_RT / 2
+        pairs_R = true_RT.sum(axis=1) * other_RT.sum(axis=1)
+        auc_sum_R += (true_RT * below_RT).sum(axis=1) / np.maximum(pairs_R, 1)
+        num_R += pairs_R > 0
+    return np.where(num_R > 0, auc_sum_R / np.maximum(num_R, 1), np.nan)
+
+
 def _log_loss(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
     from sklearn.metrics import log_loss
 
     return float(log_loss(label_N, proba_NC, labels=np.arange(proba_NC.shape[1])))
+
+
+def row_log_loss(label_N: np.ndarray, proba_NC: np.ndarray) -> np.ndarray:
+    """Return each row's log loss, bounded as scikit-learn bounds it."""
+    tiny = np.finfo(proba_NC.dtype).eps
+    return -np.log(np.clip(proba_NC[np.arange(len(label_N)), label_N], tiny, 1 - tiny))
+
+
+def _log_loss_of_counts(counts: Counts) -> np.ndarray:
+    return counts.loss / counts.truth.sum(-1)
 
 
 def _kappa_quadratic(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
@@ -123,11 +156,20 @@ def _kappa_quadratic(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
     return float(cohen_kappa_score(label_N, proba_NC.argmax(1), labels=labels, weights="quadratic"))
 
 
+def _kappa_quadratic_of_counts(counts: Counts) -> np.ndarray:
+    """Return 1 - observed / expected squared distance, the latter if true and predicted labels were independent."""
+    place_C = np.arange(counts.truth.shape[-1])
+    num, square_C = counts.truth.sum(-1), place_C**2
+    both = (counts.truth * square_C).sum(-1) + (counts.predicted * square_C).sum(-1)
+    expected = both - 2 * (counts.truth * place_C).sum(-1) * (counts.predicted * place_C).sum(-1) / num
+    return np.where(expected > 0, 1 - counts.distance / np.where(expected > 0, expected, 1), np.nan)
+
+
 METRICS: dict[str, Metric] = {
     "f1_macro": Metric("macro F1", _f1_macro, of_counts=_f1_macro_of_counts),
     "accuracy": Metric("accuracy", _accuracy, of_counts=_accuracy_of_counts),
     "balanced_accuracy": Metric("balanced accuracy", _balanced_accuracy, of_counts=_balanced_accuracy_of_counts),
-    "roc_auc_ovr": Metric("ROC AUC (ovr)", _roc_auc_ovr),
-    "log_loss": Metric("log loss", _log_loss, greater_is_better=False),
-    "kappa_quadratic": Metric("quadratic kappa", _kappa_quadratic),
+    "roc_auc_ovr": Metric("ROC AUC (ovr)", _roc_auc_ovr, of_weights=_roc_auc_of_weights),
+    "log_loss": Metric("log loss", _log_loss, greater_is_better=False, of_counts=_log_loss_of_counts),
+    "kappa_quadratic": Metric("quadratic kappa", _kappa_quadratic, of_counts=_kappa_quadratic_of_counts),
 }

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from reports.baselines import attribute_only_band, attribute_only_difference, attribute_only_guess
 from reports.bootstrap import bootstrap_scores, score_interval
-from reports.metrics import METRICS, Counts, log_softmax, softmax
+from reports.metrics import METRICS, Counts, log_softmax, row_log_loss, softmax
 from reports.report_text import render_text
 from reports.summary import compare, summarise
 
@@ -52,10 +52,15 @@ def test_scores_of_counts_equal_scores_of_rows(world):
         np.array([[np.sum((label == c) & (predicted == c)) for c in classes]]),
         np.array([[np.sum(label == c) for c in classes]]),
         np.array([[np.sum(predicted == c) for c in classes]]),
+        np.array([row_log_loss(label, proba).sum()]),
+        np.array([((label - predicted) ** 2).sum()]),
     )
     for name, metric in METRICS.items():
         if metric.of_counts is not None:
-            assert metric.of_counts(counts)[0] == pytest.approx(metric.score(label, proba), abs=1e-12), name
+            found, wanted = metric.of_counts(counts)[0], metric.score(label, proba)
+        else:
+            found, wanted = metric.of_weights(label, proba, np.ones((1, len(label))))[0], metric.score(label, proba)
+        assert found == pytest.approx(wanted, abs=1e-12, nan_ok=True), name
 
 
 def test_a_stray_class_does_not_drag_macro_f1_down():
@@ -110,14 +115,19 @@ def test_bootstrap_is_seeded_and_pairs(name):
     assert second["difference"] == {"value": 0, "low": 0, "high": 0}
 
 
-def test_counted_and_rowwise_bootstrap_agree():
-    """Macro F1 from counts against the same score told to use the rows."""
-    import dataclasses
-
-    label, proba, group = world_of_people(40, np.random.default_rng(5))
-    counted = bootstrap_scores(METRICS["f1_macro"], label, proba, group, seed=1)
-    rowwise = bootstrap_scores(dataclasses.replace(METRICS["f1_macro"], of_counts=None), label, proba, group, seed=1)
-    np.testing.assert_allclose(counted[: len(rowwise)], rowwise, atol=1e-12)
+@pytest.mark.parametrize("name", list(METRICS))
+def test_a_resample_scores_its_rows(name):
+    """The scores of resamples against those of the very rows that were drawn; ties and missing classes among them."""
+    rng = np.random.default_rng(5)
+    label, proba, group = world_of_people(8, rng, per_person=2)
+    proba = (proba + rng.integers(1, 3, proba.shape) / 8) / (1 + 3 / 8)
+    proba /= proba.sum(axis=1, keepdims=True)
+    scores = bootstrap_scores(METRICS[name], label, proba, group, seed=1)
+    draws = np.random.default_rng(1)
+    for score in scores[:40]:
+        rows = np.concatenate([np.flatnonzero(group == one) for one in draws.integers(8, size=8)])
+        wanted = METRICS[name].score(label[rows], proba[rows])
+        assert score == pytest.approx(wanted, abs=1e-9, nan_ok=True)
 
 
 def test_knowing_one_attribute_only():
