@@ -248,6 +248,8 @@ def blend(runs: Sequence[str | Path | Run], *, say: Say = print, **settings: Any
             "views": [],
             "metric": config.metric,
         }
+        before = Run(folder).info if (folder / "run.json").is_file() else {}  # the same blend, made again
+        info["started"] = before.get("started", round(time.time()))
         write_json(folder / "run.json", info)
         write_json(folder / "env.json", describe_environment())
         pictures = next((run.path / PICTURES for run, _ in members if (run.path / PICTURES).is_file()), None)
@@ -265,10 +267,11 @@ def blend(runs: Sequence[str | Path | Run], *, say: Say = print, **settings: Any
             folder / "blend.yaml",
             yaml.safe_dump({"method": "soft-vote", "metric": config.metric, "members": record}, sort_keys=False),
         )
+        finished = before.get("finished", round(time.time()))
         about = f"soft vote of {len(members)} runs: " + ", ".join(f"{run.name} x {weight:g}" for run, weight in members)
         write_json(
             folder / "run.json",
-            info | {"status": "done", "finished": round(time.time()), "about": about, "notes": notes},
+            info | {"status": "done", "finished": finished, "about": about, "notes": notes},
         )
         singles = comparison_block(_comparison(folder, members, config.metric))
         title = "Single runs beside the blend, out of fold; differences to the best of them"

@@ -3,6 +3,7 @@
 A CSV with the columns target, field, value; one line each:
 
     000225,gender,female                  a person (id or folder) or a picture (ending or not) and a value
+    001009,age,<30                        the value's name, where the data set writes it otherwise (29 would do too)
     000225,gender,flip                    the other one of two values
     cat_07.jpg,label,dog                  the class itself
     000020,swap,incorrect_mask normal     two pictures of a person have each other's labels
@@ -17,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from folds.errors import UserError, did_you_mean, listed
 from folds.manifest import Manifest, extra_columns
@@ -74,10 +76,10 @@ def _new_label(manifest: Manifest, label: int, field: str, value: str, where: st
         if len(attribute.values) != 2:
             raise UserError(f"{where}: {field} has {len(attribute.values)} values, so it cannot be flipped; name one")
         code = 1 - attribute.of_class[label]
-    elif field in manifest.codes:
-        code = manifest.codes[field](value, where)
     elif value in attribute.values:
         code = attribute.values.index(value)
+    elif field in manifest.codes:
+        code = manifest.codes[field](value, where)
     else:
         raise UserError(f"{where}: no {field} {value!r}; there are {listed(attribute.values, most=9)}")
     found = _with_value(manifest, label, index, code)
@@ -97,6 +99,11 @@ def _swap_rows(manifest: Manifest, rows: np.ndarray, value: str, where: str) -> 
     if len(names) != 2 or len(found) != 2 or found[0] == found[1]:
         raise UserError(f"{where}: swap takes two pictures of this person, from {listed(stems, most=9)}; not {value!r}")
     return np.array(found)
+
+
+def _can_hold(column: pd.Series, value: str) -> bool:
+    """Return whether a value can be written into a column: an age group's name says nothing of the years."""
+    return not is_numeric_dtype(column) or bool(pd.notna(pd.to_numeric(value, errors="coerce")))
 
 
 def apply_corrections(manifest: Manifest, file: str | Path) -> Manifest:
@@ -133,6 +140,9 @@ def apply_corrections(manifest: Manifest, file: str | Path) -> Manifest:
             if field != SWAP:
                 label_N[row] = _new_label(manifest, int(label_N[row]), field, value, where)
         if field in extra_columns(train) and value != FLIP:
+            if not _can_hold(train[field], value):  # then it is not known: --old-from and --drop-ages pass over it
+                train[field] = train[field].astype(float)
+                value = "nan"
             train.loc[train.index[rows], field] = pd.Series([value]).astype(train[field].dtype)[0]
     train["label"] = label_N
     changed = int((label_N != train["label_raw"]).sum())

@@ -103,7 +103,7 @@ def _figures(seen: Exploration) -> list[dict[str, Any]]:
     for one in manifest.attributes:
         figures.append(_count_figure(np.asarray(one.of_class)[label_N], one.values, group_N, one.name.capitalize()))
     for name in [one for one in extra_columns(train) if is_numeric_dtype(train[one])]:
-        values = train.groupby("group")[name].first().to_numpy(float)
+        values = train.groupby("group")[name].first().dropna().to_numpy(float)
         svg = histograms({"train": values}, xlabel=name, of="groups")
         figures.append({"svg": svg, "caption": f"{name.capitalize()}, one value a group (n = {len(values):,} groups)"})
     per_group = pd.Series(group_N).value_counts().value_counts().sort_index()

@@ -18,6 +18,7 @@ from pipeline.reporting import check_rows_once, oof_arrays
 from pipeline.store import Run, file_hash
 from reports.leaderboard import Scored, all_differences, difference, differing, rank, score_run
 from reports.metrics import METRICS
+from reports.text import printable
 
 __all__ = ["SCHEMA", "find_runs", "leaderboard"]
 
@@ -36,6 +37,12 @@ def _check(run: Run) -> None:
         raise UserError("not finished; run the same command again")
     if absent:
         raise UserError(f"made by an earlier version (run.json lacks {listed(absent)}); run it again")
+    try:
+        run.attributes  # noqa: B018
+        assert min(run.info["num_folds"], run.info["num_repeats"]) >= 1
+        run.info["data"]["ids_hash"]
+    except (AssertionError, LookupError, TypeError, ValueError) as error:
+        raise UserError(f"run.json is broken ({type(error).__name__}); run it again") from None
     absent = [name for name in COLUMNS if name not in run.oof]
     if absent:
         raise UserError(f"oof.parquet lacks {listed(absent)}; run it again")
@@ -65,7 +72,7 @@ def find_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[dict[str, st
                 raise UserError("named twice")
             _check(run := Run(path))
         except UserError as error:
-            skipped.append({"path": _shown(path), "why": _shown(error)})
+            skipped.append({"path": printable(path), "why": printable(error)})
         else:
             runs[path.resolve()] = run
     if not runs:
@@ -74,15 +81,10 @@ def find_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[dict[str, st
     return list(runs.values()), skipped
 
 
-def _shown(path: object) -> str:
-    """Return a name without what a terminal would obey or UTF-8 cannot hold."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in str(path))
-
-
 def _names(runs: Sequence[Run]) -> list[str]:
     """Return the runs' names, or paths where two have one name."""
     names = [run.name for run in runs]
-    return [_shown(run.name if names.count(run.name) == 1 else run.path) for run in runs]
+    return [printable(run.name if names.count(run.name) == 1 else run.path) for run in runs]
 
 
 def _beside(run: Run, member: Mapping[str, Any]) -> Run | None:
@@ -131,7 +133,7 @@ def _settings(run: Run) -> dict[str, Any]:
         settings = {}
     if not isinstance(settings, dict):
         return {}
-    return {_shown(key): _plain(value) for key, value in settings.items() if key != "name"}
+    return {printable(key): _plain(value) for key, value in settings.items() if key != "name"}
 
 
 def _plain(value: Any) -> Any:
@@ -139,7 +141,7 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, list) and value and all(isinstance(one, dict) and "name" in one for one in value):
         value = ", ".join(f"{one['name']} x {one.get('weight', 1):g}" for one in value)  # a blend's members
-    return _shown(value)
+    return printable(value)
 
 
 def _facts(run: Run, by_oof: Mapping[str, Run]) -> dict[str, Any]:
@@ -150,7 +152,7 @@ def _facts(run: Run, by_oof: Mapping[str, Run]) -> dict[str, Any]:
     finished, started = info.get("finished"), info.get("started")
     chooses = info["optimistic"] if "optimistic" in info else _settings(run).get("select") == "best"
     return {
-        "path": _shown(run.path),
+        "path": printable(run.path),
         "kind": info["kind"],
         "optimistic": bool(chooses),
         "leaks": bool(info["leaks"]),
@@ -158,7 +160,9 @@ def _facts(run: Run, by_oof: Mapping[str, Run]) -> dict[str, Any]:
         "passes": None if singles is None else sum(map(_num_passes, singles.values())),
         "seconds": None if None in seconds else round(sum(seconds), 1),
         "wall": None if finished is None or started is None else finished - started,
-        "finished": None if finished is None else datetime.fromtimestamp(finished).isoformat(timespec="minutes"),
+        "finished": None
+        if finished is None
+        else datetime.fromtimestamp(finished).astimezone().isoformat(timespec="minutes"),
         "about": info.get("about", ""),
         "notes": list(info.get("notes", ())),
     }
@@ -233,7 +237,7 @@ def _board(runs: Sequence[Run], by_oof: Mapping[str, Run], metric: str, *, pairs
         predicted.append(logits_NC.reshape(repeats, len(first), -1).mean(axis=0, dtype=np.float64).argmax(axis=1))
     order, rows = _rows(runs, scored, by_oof, metric)
     return {
-        "data": _shown(data["name"]),
+        "data": printable(data["name"]),
         "ids_hash": data["ids_hash"],
         "num_images": len(first),
         "num_groups": len(np.unique(group_P)),
@@ -245,7 +249,7 @@ def _board(runs: Sequence[Run], by_oof: Mapping[str, Run], metric: str, *, pairs
         "differences": all_differences([scored[one] for one in order]) if pairs else None,
         "pictures": {
             "classes": list(runs[0].classes),
-            "image_ids": [_shown(one) for one in first["image_id"]],
+            "image_ids": [printable(one) for one in first["image_id"]],
             "true": label_P.tolist(),
             "predicted": [predicted[one].tolist() for one in order],
         },

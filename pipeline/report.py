@@ -21,9 +21,10 @@ from reports.gallery import Predictions, rows_by_interest
 from reports.metrics import METRICS, softmax
 from reports.page import report_page
 from reports.report_text import render_text
-from reports.summary import compare, summarise, summarise_test
+from reports.summary import MOST_NAMED, compare, summarise, summarise_test
+from reports.suspects import find_suspects
 
-__all__ = ["view_section", "write_report", "write_section"]
+__all__ = ["suspects_csv", "view_section", "write_report", "write_section"]
 
 SECTIONS = "sections"
 
@@ -69,17 +70,16 @@ def _baseline(arrays: OofArrays, attribute: Attribute) -> dict[str, Any]:
         "low": low,
         "mean": mean,
         "high": high,
-        "difference": {"value": beaten_by.value, "low": beaten_by.low, "high": beaten_by.high},
+        "difference": beaten_by.as_dict(),
     }
 
 
-def _raw_score(run: Run, arrays: OofArrays, metric: str) -> dict[str, float] | None:
+def _raw_score(run: Run, arrays: OofArrays, metric: str) -> dict[str, float | None] | None:
     """Return the score on the labels before corrections, or None where they are the same."""
     raw_N = run.oof["label_raw"].to_numpy()
     if (raw_N == arrays.label_N).all():
         return None
-    raw = score_interval(METRICS[metric], raw_N, arrays.proba_NC, arrays.group_N, repeat_N=arrays.repeat_N)
-    return {"value": raw.value, "low": raw.low, "high": raw.high}
+    return score_interval(METRICS[metric], raw_N, arrays.proba_NC, arrays.group_N, repeat_N=arrays.repeat_N).as_dict()
 
 
 def _test(run: Run) -> dict[str, Any] | None:
@@ -98,14 +98,77 @@ def _curves(run: Run) -> list[dict[str, Any]]:
         file = run.path / f"fold_{index}" / "log.csv"
         log = read_table(file) if file.is_file() else pd.DataFrame()
         if "epoch" in log:
-            columns = {str(name): [None if pd.isna(value) else float(value) for value in log[name]] for name in log}
+            columns = {str(name): [float(value) if np.isfinite(value) else None for value in log[name]] for name in log}
             repeat, fold = divmod(index, num_folds)
             curves.append({"repeat": repeat, "fold": fold, **columns, "epoch": log["epoch"].astype(int).tolist()})
     return curves
 
 
-def _sections(run: Run) -> list[dict[str, Any]]:
-    return [read_json(file) for file in sorted((run.path / SECTIONS).glob("*.json"))]
+def _of_first_schema(run: Run) -> dict[str, Any]:
+    """Return the report of a run from when only the report knew what run.json and sections/ hold now, or nothing."""
+    file = run.path / "report.json"
+    report = run.report if "about" not in run.info and file.is_file() else {}
+    return report if report.get("schema") == 1 else {}
+
+
+def _notes(run: Run, before: Mapping[str, Any], raw: object) -> list[str]:
+    """Return what a reader of the score must know, honesty first."""
+    notes = [*run.info.get("notes", before.get("notes", ()))]
+    said = " ".join(notes)
+    if run.info.get("optimistic") and "OPTIMISTIC" not in said:
+        notes.append("OPTIMISTIC: epochs were chosen on the very rows that are scored")
+    if run.info["leaks"] and "not honest" not in said:
+        notes.append("groups leak between folds: this score is not honest")
+    if raw is not None:
+        notes.append(
+            "scored on corrected labels: where a model suggested them, this flatters models like it; compare those on "
+            "the labels as the files have them"
+        )
+    return notes
+
+
+def _sections(run: Run, before: Mapping[str, Any]) -> list[dict[str, Any]]:
+    files = sorted((run.path / SECTIONS).glob("*.json"))
+    old = [section(title, comparison_block(rows)) for title, rows in before.get("comparisons", {}).items()]
+    return [*old, *(read_json(file) for file in files)]
+
+
+def _suspects(run: Run, arrays: OofArrays) -> dict[str, Any]:
+    """Return labels that the model doubts; it must not have seen them on other pictures of the group."""
+    of_group = pd.DataFrame({"group": arrays.group_N, "repeat": arrays.repeat_N, "fold": arrays.fold_N})
+    if run.info["leaks"] or (of_group.groupby(["repeat", "group"])["fold"].nunique() > 1).any():
+        why = "groups are split between folds, so models have seen these labels; make folds by group"
+        return {"skipped": f"not looked for: {why}"}
+    return find_suspects(
+        label_N=arrays.label_N,
+        proba_NC=arrays.proba_NC,
+        group_N=arrays.group_N,
+        image_id_N=run.oof["image_id"].to_numpy(),
+        repeat_N=arrays.repeat_N,
+        classes=run.classes,
+        attributes=run.attributes,
+        metric=run.info["metric"],
+    )
+
+
+def suspects_csv(report: Mapping[str, Any]) -> str | None:
+    """Return findings as a file that --corrections reads, or None where nothing was found or looked for."""
+    columns = {"target": "target", "field": "field", "value": "value", "why": "text"}
+    findings = (report.get("suspects") or {}).get("findings", ())
+    rows = [{name: one[key] for name, key in columns.items()} for one in findings]
+    return pd.DataFrame(rows).to_csv(index=False) if rows else None
+
+
+def _write_suspects(run: Run, report: Mapping[str, Any]) -> None:
+    """Write suspects.csv, or take it away; one that was edited since it was written stays as it is."""
+    file, before = run.path / "suspects.csv", run.path / "report.json"
+    if file.is_file() and (not before.is_file() or file.read_text(encoding="utf-8") != suspects_csv(run.report)):
+        return
+    text = suspects_csv(report)
+    if text is None:
+        file.unlink(missing_ok=True)
+    else:
+        write_bytes(file, text)
 
 
 def predictions(run: Run) -> pd.DataFrame:
@@ -120,8 +183,10 @@ def predictions(run: Run) -> pd.DataFrame:
         if part == "oof":
             columns["true"] = names[table["label"]]
         columns["predicted"], columns["confidence"] = names[proba_NC.argmax(axis=1)], proba_NC.max(axis=1)
-        proba = pd.DataFrame(proba_NC, columns=[f"proba_{index}" for index in range(len(names))])
-        parts.append(pd.concat([columns.reset_index(drop=True), proba], axis=1))
+        if len(names) <= MOST_NAMED:  # else the file would be huge; the logits are in oof.parquet
+            proba = pd.DataFrame(proba_NC, columns=[f"proba_{index}" for index in range(len(names))])
+            columns = pd.concat([columns.reset_index(drop=True), proba], axis=1)
+        parts.append(columns)
     table = pd.concat(parts, ignore_index=True)
     order = ["part", "image_id", "group", "repeat", "fold", "true", "predicted", "confidence"]
     table = table.astype({"repeat": "Int64", "fold": "Int64"})
@@ -131,11 +196,12 @@ def predictions(run: Run) -> pd.DataFrame:
 def compute_report(run: Run) -> dict[str, Any]:
     """Return what report.json holds; docs/report.schema.json describes it."""
     arrays, metric = oof_arrays(run), run.info["metric"]
+    raw, before = _raw_score(run, arrays, metric), _of_first_schema(run)
     return {
         "name": run.name,
         "kind": run.info["kind"],
-        "about": run.info.get("about", ""),  # runs of before it was kept
-        "notes": run.info.get("notes", []),
+        "about": run.info.get("about") or before.get("about") or "it is not recorded how it was made",
+        "notes": _notes(run, before, raw),
         **summarise(
             label_N=arrays.label_N,
             logits_NC=arrays.logits_NC,
@@ -146,11 +212,11 @@ def compute_report(run: Run) -> dict[str, Any]:
             attributes=run.attributes,
             metric=metric,
         ),
-        "raw": _raw_score(run, arrays, metric),
+        "raw": raw,
         "test": _test(run),
         "curves": _curves(run),
-        "suspects": None,
-        "sections": _sections(run),
+        "suspects": _suspects(run, arrays),
+        "sections": _sections(run, before),
         "baselines": [_baseline(arrays, attribute) for attribute in run.attributes[:1]],  # the plainest one
     }
 
@@ -158,7 +224,7 @@ def compute_report(run: Run) -> dict[str, Any]:
 def _page(run: Run, report: Mapping[str, Any]) -> str:
     arrays = oof_arrays(run)
     ids_N = run.oof["image_id"].to_numpy()
-    findings = (report["suspects"] or {}).get("findings", ())
+    findings = report["suspects"].get("findings", ())
     suspected_N = np.flatnonzero(np.isin(ids_N, [name for one in findings for name in one["image_ids"]]))
     order = rows_by_interest(arrays.label_N, arrays.proba_NC, suspected_N)
     rows = Predictions(ids_N, arrays.group_N, arrays.repeat_N, arrays.fold_N, arrays.label_N, arrays.proba_NC)
@@ -168,15 +234,17 @@ def _page(run: Run, report: Mapping[str, Any]) -> str:
 def write_report(run: Run, *, page: bool = True) -> str:
     """Draw a finished run's report from its folder alone, and return it as text.
 
-    Writes report.json, report.txt, predictions.csv and, unless told otherwise, report.html.
+    Writes report.txt, predictions.csv, suspects.csv where labels are suspected, report.html unless told
+    otherwise, and, last, report.json.
     """
     report = compute_report(run)
-    text = render_text(report)
+    text, html = render_text(report), _page(run, report) if page else None
+    page_file = run.path / "report.html"
+    page_file.unlink(missing_ok=True)  # a kill on the way must not leave one of other numbers
     write_table(run.path / "predictions.csv", predictions(run))
-    write_json(run.path / "report.json", report)
+    _write_suspects(run, report)
     write_bytes(run.path / "report.txt", text)
-    if page:
-        write_bytes(run.path / "report.html", _page(run, report))
-    else:
-        (run.path / "report.html").unlink(missing_ok=True)  # of other numbers, perhaps
+    if html is not None:
+        write_bytes(page_file, html)
+    write_json(run.path / "report.json", report)
     return text

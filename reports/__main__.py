@@ -64,9 +64,12 @@ def _show(config: BoardConfig) -> None:
         from pipeline.report import write_report  # matplotlib
 
         for run in runs:
-            with lock_folder(run.path):
-                write_report(run)
-            print(f"drawn again: {run.path}")
+            try:
+                with lock_folder(run.path):
+                    write_report(run)
+                print(f"drawn again: {run.path}")
+            except UserError as error:  # no reason to leave the others as they are
+                print(f"not drawn again: {error}", file=sys.stderr)
     every = leaderboard(runs, skipped, metric=config.metric)
     lines = [line for board in every["boards"] for line in [*board_lines(every, board), ""]]
     if len(runs) == 2 and len(every["boards"]) == 1:

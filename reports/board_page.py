@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reports.board_text import about_board, duration, marked, setting
+from reports.board_text import about_board, attribute_names, duration, marked, moment, setting
 from reports.html import json_data, render_page
 from reports.text import num, signed, span
 
@@ -22,23 +22,24 @@ def _cell(text: str, value: object = None) -> dict[str, Any]:
     return {"text": text, "value": "" if value is None else str(value)}
 
 
-def _row(row: Mapping[str, Any]) -> dict[str, Any]:
-    headline, less, finished = row["headline"], row["difference"], row["finished"]
+def _row(row: Mapping[str, Any], attributes: Sequence[str]) -> dict[str, Any]:
+    headline, less, scores = row["headline"], row["difference"], row["attributes"]
     cells = [
         _cell(num(headline["value"]), headline["value"]),
         _cell(span(headline), headline["low"]),
-        *[_cell(f"{value:.3f}", value) for value in row["attributes"].values()],
+        *[_cell(f"{scores[name]:.3f}" if name in scores else "-", scores.get(name)) for name in attributes],
         _cell("the best", 0) if less is None else _cell(signed(less) or "-", less["value"]),
         _cell(row["kind"], row["kind"]),
         *[_cell("-" if row[name] is None else f"{row[name]:,}", row[name]) for name in ("models", "passes")],
         *[_cell(duration(row[name]), row[name]) for name in ("seconds", "wall")],
-        _cell((finished or "-").replace("T", " "), finished),
+        _cell(moment(row["finished"]), row["finished"]),
     ]
     return {"name": row["name"], "marks": marked(row), "cells": cells, "about": row["about"], "notes": row["notes"]}
 
 
 def _table(every: Mapping[str, Any], board: Board) -> dict[str, Any]:
-    numbers = [every["title"], "95 % interval", *board["rows"][0]["attributes"], "minus the best, paired"]
+    attributes = attribute_names(board)
+    numbers = [every["title"], "95 % interval", *attributes, "minus the best, paired"]
     cost = ["models", "passes", "compute", "wall"]
     columns = [("run", "text"), *((name, "number") for name in numbers), ("kind", "text")]
     columns += [*((name, "number") for name in cost), ("finished", "text")]
@@ -46,7 +47,7 @@ def _table(every: Mapping[str, Any], board: Board) -> dict[str, Any]:
         "title": board["data"],
         "about": about_board(every, board),
         "columns": [{"title": title, "sort": sort} for title, sort in columns],
-        "rows": [_row(row) for row in board["rows"]],
+        "rows": [_row(row, attributes) for row in board["rows"]],
     }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from reports.leaderboard import changed_pictures, differing
 from reports.text import WIDTH, folded, num, signed, span, table
 
-__all__ = ["about_board", "board_lines", "duration", "marked", "pair_lines", "setting"]
+__all__ = ["about_board", "attribute_names", "board_lines", "duration", "marked", "moment", "pair_lines", "setting"]
 
 MOST_IDS = 20
 LONGEST_HEADER = 20  # of an attribute, above a column
@@ -25,6 +25,16 @@ def duration(seconds: float | None) -> str:
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def moment(finished: str | None) -> str:
+    """Return an ISO time as day and minutes."""
+    return "-" if finished is None else finished[:16].replace("T", " ")
+
+
+def attribute_names(board: Board) -> list[str]:
+    """Return the attributes that any run of a board has."""
+    return list(dict.fromkeys(name for row in board["rows"] for name in row["attributes"]))
 
 
 def marked(row: Mapping[str, Any]) -> list[str]:
@@ -60,7 +70,7 @@ def about_board(every: Mapping[str, Any], board: Board) -> list[str]:
 
 def board_lines(every: Mapping[str, Any], board: Board) -> list[str]:
     """Return a board as lines."""
-    names = list(board["rows"][0]["attributes"])
+    names = attribute_names(board)
     headers = [name if len(name) <= LONGEST_HEADER else f"attribute {index}" for index, name in enumerate(names, 1)]
     lines = [*folded(board["data"]), "=" * WIDTH]
     for sentence in about_board(every, board):
@@ -76,14 +86,14 @@ def board_lines(every: Mapping[str, Any], board: Board) -> list[str]:
             " ".join([row["name"], *marked(row)]),
             num(row["headline"]["value"]),
             span(row["headline"]),
-            *[f"{row['attributes'][name]:.3f}" for name in names],
+            *[f"{row['attributes'][name]:.3f}" if name in row["attributes"] else "-" for name in names],
             "the best" if row["difference"] is None else signed(row["difference"]) or "-",
             row["kind"],
             "-" if row["models"] is None else str(row["models"]),
             "-" if row["passes"] is None else str(row["passes"]),
             duration(row["seconds"]),
             duration(row["wall"]),
-            (row["finished"] or "-").replace("T", " "),
+            moment(row["finished"]),
         ]
         for row in board["rows"]
     ]

@@ -28,6 +28,11 @@ class Interval:
     def __str__(self) -> str:
         return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
 
+    def as_dict(self) -> dict[str, float | None]:
+        """Return it as JSON knows it: what is not finite is None."""
+        parts = {"value": self.value, "low": self.low, "high": self.high}
+        return {name: float(part) if np.isfinite(part) else None for name, part in parts.items()}
+
     @property
     def excludes_zero(self) -> bool:
         return self.low > 0 or self.high < 0

@@ -7,12 +7,19 @@ from typing import Any
 import numpy as np
 import scipy.optimize
 
-from reports.bootstrap import Interval, group_resamples, percentile_interval
-from reports.metrics import log_softmax, softmax
+from reports.metrics import METRICS, log_softmax, mean_score, softmax
 
-__all__ = ["calibration_error", "cross_fitted", "fit_temperature", "reliability_bins", "summarise_calibration"]
+__all__ = [
+    "calibration_error",
+    "cross_fitted",
+    "error_by_chance",
+    "fit_temperature",
+    "reliability_bins",
+    "summarise_calibration",
+]
 
 NUM_BINS = 15
+NUM_RESAMPLES, CHUNK = 1000, 50
 LOG_RANGE = 4.0  # temperatures from e^-4 to e^4
 
 
@@ -37,26 +44,31 @@ def reliability_bins(label_N: np.ndarray, proba_NC: np.ndarray) -> list[dict[str
     ]
 
 
-def calibration_error(
-    label_N: np.ndarray, proba_NC: np.ndarray, group_N: np.ndarray | None = None, *, seed: int = 0
-) -> Interval:
-    """Return the expected calibration error (ECE) over 15 bins of equal width, Guo et al. 2017.
+def calibration_error(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
+    """Return the expected calibration error (ECE) over 15 bins of equal width, Guo et al. 2017."""
+    return float(np.abs(np.bincount(_bin_of(proba_NC.max(axis=1)), _gaps(label_N, proba_NC))).sum() / len(label_N))
 
-    With groups, its 95 % interval by bootstrap over them; without, the interval is the value.
+
+def _gaps(label_N: np.ndarray, proba_NC: np.ndarray) -> np.ndarray:
+    """Return how much more right each row is than it says: 1 or 0 minus its confidence."""
+    return (proba_NC.argmax(axis=1) == label_N) - proba_NC.max(axis=1)
+
+
+def error_by_chance(
+    label_N: np.ndarray, proba_NC: np.ndarray, group_N: np.ndarray, *, seed: int = 0
+) -> tuple[float, float]:
+    """Return the ECE that a calibrated model would show for want of rows: its mean and 95 % quantile.
+
+    ECE is a sum of absolute values, so it is above zero without any fault, and a bootstrap of it only doubles
+    that. Here each group's gaps change sign together at random (wild bootstrap, Wu 1986), which makes them
+    zero on average and leaves rows of a group alike.
     """
-    confidence_N = proba_NC.max(axis=1)
-    gap_N = (proba_NC.argmax(axis=1) == label_N) - confidence_N
-    bin_N = _bin_of(confidence_N)
-    value = float(np.abs(np.bincount(bin_N, gap_N)).sum() / len(label_N))
-    if group_N is None:
-        return Interval(value, value, value)
     names, code_N = np.unique(group_N, return_inverse=True)
-    gap_GB, size_G = np.zeros((len(names), NUM_BINS)), np.bincount(code_N)
-    np.add.at(gap_GB, (code_N, bin_N), gap_N)
-    scores = [
-        np.abs(draw_RG @ gap_GB).sum(axis=1) / (draw_RG @ size_G) for draw_RG in group_resamples(len(names), seed)
-    ]
-    return percentile_interval(value, np.concatenate(scores))
+    gap_GB, rng = np.zeros((len(names), NUM_BINS)), np.random.default_rng(seed)
+    np.add.at(gap_GB, (code_N, _bin_of(proba_NC.max(axis=1))), _gaps(label_N, proba_NC))
+    signs = (rng.choice([-1.0, 1.0], size=(CHUNK, len(names))) for _ in range(NUM_RESAMPLES // CHUNK))
+    errors_R = np.concatenate([np.abs(sign_RG @ gap_GB).sum(axis=1) for sign_RG in signs]) / len(label_N)
+    return float(errors_R.mean()), float(np.quantile(errors_R, 0.95))
 
 
 def fit_temperature(logits_NC: np.ndarray, label_N: np.ndarray) -> float:
@@ -97,17 +109,15 @@ def summarise_calibration(
 
     The temperature itself is fitted on all rows; what it brings is measured out of fold.
     """
-    rows, proba_NC = np.arange(len(label_N)), softmax(logits_NC)
-    error = calibration_error(label_N, proba_NC, group_N, seed=seed)
+    proba_NC, log_loss = softmax(logits_NC), METRICS["log_loss"]
     after_NC = cross_fitted(logits_NC, label_N, fold_N, repeat_N)
-    tiny = np.finfo(float).tiny
+    mean, high = error_by_chance(label_N, proba_NC, group_N, seed=seed)
     return {
-        "ece": {"value": error.value, "low": error.low, "high": error.high},
-        "log_loss": float(-log_softmax(logits_NC)[rows, label_N].mean()),
+        "ece": calibration_error(label_N, proba_NC),
+        "ece_by_chance": {"mean": mean, "high": high},
+        "log_loss": mean_score(log_loss, label_N, proba_NC, repeat_N),
         "bins": reliability_bins(label_N, proba_NC),
         "temperature": fit_temperature(logits_NC, label_N),
-        "ece_after": None if after_NC is None else calibration_error(label_N, after_NC).value,
-        "log_loss_after": None
-        if after_NC is None
-        else float(-np.log(np.maximum(after_NC[rows, label_N], tiny)).mean()),
+        "ece_after": None if after_NC is None else calibration_error(label_N, after_NC),
+        "log_loss_after": None if after_NC is None else mean_score(log_loss, label_N, after_NC, repeat_N),
     }

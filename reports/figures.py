@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 __all__ = ["bars", "histograms", "lines", "reliability"]
 
+MOST_LETTERS = 40  # beside a bar
 INK = "#010203"  # stands for the page's own text colour, and is replaced by it
 SERIES = ("#3b7dd8", "#d9822b", "#3a9d5d", "#b0549b", "#c94040", "#2aa5a5", "#8a6d3b")
 NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -34,7 +36,9 @@ STYLE: Any = {
 def _svg(figure: Figure) -> Markup:
     """Return the figure as SVG; like `_axes`, to be called under STYLE."""
     text = io.StringIO()
-    figure.savefig(text, format="svg", transparent=True, metadata=NO_METADATA)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # the reader's font draws them
+        figure.savefig(text, format="svg", transparent=True, metadata=NO_METADATA)
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r' id="(?:figure|axes|patch|text|line2d|matplotlib\.axis|xtick|ytick|legend)_\d+"', "", svg)
@@ -44,6 +48,11 @@ def _svg(figure: Figure) -> Markup:
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
+
+
+def _short(name: str) -> str:
+    """Return a name that leaves room for the bars."""
+    return name if len(name) <= MOST_LETTERS else name[: MOST_LETTERS - 1] + "\u2026"
 
 
 def _colour(index: int) -> Any:
@@ -62,7 +71,7 @@ def bars(
             place = np.arange(len(names)) + (index - (len(values_of) - 1) / 2) * thick
             drawn = axes.barh(place, values, height=thick * 0.95, color=_colour(index), label=series)
             axes.bar_label(drawn, fmt=number.format, padding=2, fontsize=7)
-        axes.set_yticks(np.arange(len(names)), list(names))
+        axes.set_yticks(np.arange(len(names)), [_short(name) for name in names])
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.margins(x=0.1)
         axes.set_xlabel(xlabel)

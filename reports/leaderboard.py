@@ -8,17 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from reports.bootstrap import Interval, bootstrap_scores, percentile_interval
+from reports.bootstrap import bootstrap_scores, percentile_interval
 from reports.metrics import METRICS, mean_score, softmax
 from reports.summary import AttributeLike, attribute_view
 
 __all__ = ["Scored", "all_differences", "changed_pictures", "difference", "differing", "rank", "score_run"]
-
-
-def _plain(interval: Interval) -> dict[str, float | None]:
-    """Return an interval as JSON knows it: what is not finite is None."""
-    parts = {"value": interval.value, "low": interval.low, "high": interval.high}
-    return {name: float(part) if np.isfinite(part) else None for name, part in parts.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +25,7 @@ class Scored:
 
     def headline(self) -> dict[str, float | None]:
         """Return value, low and high."""
-        return _plain(percentile_interval(self.value, self.resamples_R))
+        return percentile_interval(self.value, self.resamples_R).as_dict()
 
 
 def score_run(
@@ -77,7 +71,7 @@ def rank(scored: Sequence[Scored], honest: Sequence[bool], metric: str) -> list[
 
 def difference(one: Scored, other: Scored) -> dict[str, float | None]:
     """Return one score minus the other, with its paired interval."""
-    return _plain(percentile_interval(one.value - other.value, one.resamples_R - other.resamples_R))
+    return percentile_interval(one.value - other.value, one.resamples_R - other.resamples_R).as_dict()
 
 
 def all_differences(scored: Sequence[Scored]) -> list[list[dict[str, float | None]]]:

@@ -13,6 +13,7 @@ from reports.figures import bars, lines, reliability
 from reports.gallery import Pictures, Predictions, gallery_data
 from reports.html import json_data, render_page
 from reports.metrics import METRICS
+from reports.report_text import calibration_sentences
 from reports.summary import AttributeLike
 from reports.text import num, signed, span
 
@@ -99,9 +100,9 @@ def _test_figure(report: Report) -> Markup | None:
     return bars(names, series, xlabel="% of pictures", number="{:.1f}")
 
 
-def _suspects(report: Report, thumbnails: Mapping[str, str]) -> dict[str, Any] | None:
-    one = report["suspects"]
-    if one is None or "skipped" in one:
+def _suspects(report: Report, thumbnails: Mapping[str, str]) -> dict[str, Any]:
+    one: dict[str, Any] = report["suspects"]
+    if "skipped" in one:
         return one
     findings = [
         finding | {"tiles": [{"name": name, "src": thumbnails.get(name)} for name in finding["image_ids"]]}
@@ -123,6 +124,7 @@ def report_page(
         metric=metric.title,
         metric_titles={name: one.title for name, one in METRICS.items()},
         matrices=_matrices(report),
+        calibration=calibration_sentences(report["calibration"]),
         reliability=reliability(report["calibration"]["bins"]),
         curves=_curve_figures(report),
         test_figure=_test_figure(report),

@@ -9,10 +9,11 @@ from reports.blocks import section_lines
 from reports.metrics import METRICS
 from reports.text import WIDTH, folded, num, signed, span, table
 
-__all__ = ["render_text"]
+__all__ = ["calibration_sentences", "render_text"]
 
 MOST_COLUMNS = 6  # of a confusion matrix in text; for more there are its most frequent confusions
 MOST_FINDINGS = 20
+LONGEST_HEADER = 12  # of a column
 
 Report = Mapping[str, Any]
 
@@ -28,8 +29,11 @@ def _per_class_lines(rows: Sequence[Mapping[str, Any]], first: str) -> list[str]
 def _confusion_lines(confusion: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     counts_CC = confusion["counts"]
     if counts_CC is not None and len(names) <= MOST_COLUMNS:
-        rows = [[name, *map(str, counts)] for name, counts in zip(names, counts_CC, strict=True) if sum(counts)]
-        return ["", *table(["true \\ predicted", *names], rows)]
+        numbered = max(map(len, names)) > LONGEST_HEADER
+        heads = [str(index) if numbered else name for index, name in enumerate(names)]
+        true = [f"{index}: {name}" if numbered else name for index, name in enumerate(names)]
+        rows = [[name, *map(str, counts)] for name, counts in zip(true, counts_CC, strict=True) if sum(counts)]
+        return ["", *table(["true \\ predicted", *heads], rows)]
     if not confusion["most"]:
         return []
     rows = [
@@ -93,8 +97,10 @@ def _classes(report: Report) -> list[str]:
     for row in report["attributes"]:
         lines += [
             "",
-            f"{row['name']}: macro F1 {num(row['f1_macro']['value'])} {span(row['f1_macro'])}, "
-            f"accuracy {row['accuracy']:.4f}",
+            *folded(
+                f"{row['name']}: macro F1 {num(row['f1_macro']['value'])} {span(row['f1_macro'])}, "
+                f"accuracy {row['accuracy']:.4f}"
+            ),
             *_per_class_lines(row["values"], ""),
             *_confusion_lines(row["confusion"], row["value_names"]),
         ]
@@ -102,19 +108,28 @@ def _classes(report: Report) -> list[str]:
     return [*lines, *_confusion_lines(report["confusion"], report["class_names"])]
 
 
+def calibration_sentences(one: Mapping[str, Any]) -> list[str]:
+    """Return what report.json's calibration says, for a reader."""
+    chance = one["ece_by_chance"]
+    sentences = [
+        f"expected calibration error {num(one['ece'])}; a calibrated model would show {num(chance['mean'])} by chance, "
+        f"and more than {num(chance['high'])} once in twenty times.",
+        f"Dividing the logits by a temperature of {one['temperature']:.2f} would fit"
+        + ("; above 1, the model is surer than it is right." if one["temperature"] > 1 else "."),
+    ]
+    if one["ece_after"] is not None:
+        gain = "" if one["log_loss_after"] < one["log_loss"] else ", which is no gain"
+        sentences.append(
+            f"Fitted on the other folds, such temperatures give {num(one['ece_after'])}, and a log loss of "
+            f"{num(one['log_loss_after'])} instead of {num(one['log_loss'])}{gain}."
+        )
+    return sentences
+
+
 def _calibration(report: Report) -> list[str]:
     one = report["calibration"]
-    text = (
-        f"calibration: expected calibration error {num(one['ece']['value'])} {span(one['ece'])} "
-        f"(15 bins, n = {sum(row['rows'] for row in one['bins']):,} rows); "
-        f"a temperature of {one['temperature']:.2f} would fit"
-    )
-    if one["ece_after"] is not None:
-        text += (
-            f", and brings it to {num(one['ece_after'])} and the log loss from {num(one['log_loss'])} to "
-            f"{num(one['log_loss_after'])}, measured on folds that it was not fitted on"
-        )
-    return ["", *folded(text)]
+    num_rows = sum(row["rows"] for row in one["bins"])
+    return ["", *folded(f"calibration: {' '.join(calibration_sentences(one))} (15 bins, n = {num_rows:,} rows)")]
 
 
 def _test(report: Report) -> list[str]:
@@ -129,8 +144,6 @@ def _test(report: Report) -> list[str]:
 
 def _suspects(report: Report) -> list[str]:
     one = report["suspects"]
-    if one is None:
-        return []
     if "skipped" in one:
         return ["", *folded(f"suspected labels: {one['skipped']}")]
     lines = ["", *folded(f"suspected labels: {one['summary']}")]

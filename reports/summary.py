@@ -7,12 +7,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from reports.bootstrap import Interval, bootstrap_scores, percentile_interval, score_interval
+from reports.bootstrap import bootstrap_scores, percentile_interval, score_interval
 from reports.calibration import summarise_calibration
 from reports.confusion import confusion_counts, most_confused
 from reports.metrics import METRICS, mean_score, softmax
 
-__all__ = ["AttributeLike", "attribute_view", "compare", "summarise", "summarise_test"]
+__all__ = ["MOST_NAMED", "AttributeLike", "attribute_view", "compare", "summarise", "summarise_test"]
 
 SCHEMA = 2  # see docs/report.schema.json
 MOST_NAMED = 40  # values, up to which a confusion matrix is kept whole
@@ -40,10 +40,6 @@ def attribute_view(
 
 def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def _interval(interval: Interval) -> dict[str, float | None]:
-    return {"value": _number(interval.value), "low": _number(interval.low), "high": _number(interval.high)}
 
 
 def _per_class(
@@ -89,7 +85,7 @@ def _attribute(
     return {
         "name": attribute.name,
         "value_names": list(attribute.values),
-        "f1_macro": _interval(f1_macro),
+        "f1_macro": f1_macro.as_dict(),
         "accuracy": METRICS["accuracy"].score(truth_N, as_proba),
         "values": _per_class(truth_N, as_proba.argmax(1), attribute.values, len(np.unique(repeat_N))),
         "confusion": _confusion(truth_N, as_proba.argmax(1), attribute.values),
@@ -138,10 +134,10 @@ def summarise(
         "class_names": list(classes),
         "num_classes_occurring": len(np.unique(label_N)),
         "metric": metric,
-        "headline": _interval(score_interval(chosen, label_N, proba_NC, group_N, repeat_N=repeat_N, seed=seed)),
-        "f1_macro": _interval(
-            score_interval(METRICS["f1_macro"], label_N, proba_NC, group_N, repeat_N=repeat_N, seed=seed)
-        ),
+        "headline": score_interval(chosen, label_N, proba_NC, group_N, repeat_N=repeat_N, seed=seed).as_dict(),
+        "f1_macro": score_interval(
+            METRICS["f1_macro"], label_N, proba_NC, group_N, repeat_N=repeat_N, seed=seed
+        ).as_dict(),
         "interval": "95 % percentile bootstrap over groups",
         "scores": {name: _number(mean_score(one, label_N, proba_NC, repeat_N)) for name, one in METRICS.items()},
         "folds": folds,
@@ -194,7 +190,7 @@ def compare(
     for name, proba_NC in proba_of.items():
         row: dict[str, Any] = {
             "name": name,
-            "headline": _interval(percentile_interval(value_of[name], resamples_of[name])),
+            "headline": percentile_interval(value_of[name], resamples_of[name]).as_dict(),
             "accuracy": METRICS["accuracy"].score(label_N, proba_NC),
             "attributes": {},
             "against": against,
@@ -207,6 +203,6 @@ def compare(
             difference = percentile_interval(
                 value_of[name] - value_of[against], resamples_of[name] - resamples_of[against]
             )
-            row["difference"] = _interval(difference)
+            row["difference"] = difference.as_dict()
         rows.append(row)
     return rows

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["WIDTH", "comparison_lines", "folded", "num", "signed", "span", "table"]
+__all__ = ["WIDTH", "comparison_lines", "folded", "num", "printable", "signed", "span", "table"]
 
 WIDTH = 80
 NAME_WIDTH = 40
@@ -18,6 +18,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, name_width: i
     Long names are folded; columns for which there is no room follow in a further table with the same names.
     """
     folded_rows: list[Sequence[str]] = []
+    header, rows = [*map(printable, header)], [[*map(printable, row)] for row in rows]
     for row in rows:
         name, *rest = textwrap.wrap(row[0], name_width) or [""]
         folded_rows.append([name, *row[1:]])
@@ -66,9 +67,9 @@ def signed(interval: Mapping[str, float | None] | None) -> str:
 
 def comparison_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the table of reports.summary.compare's rows, then their paired differences."""
-    shown = list(rows[0]["attributes"])[:3]  # more would not fit; report.json has them all
+    shown = list(rows[0]["attributes"])
     lines = table(
-        ["", "score", "95 % interval", *[name[:7] for name in shown]],
+        ["", "score", "95 % interval", *shown],
         [
             [
                 row["name"],
@@ -88,4 +89,9 @@ def comparison_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def folded(text: str) -> list[str]:
     """Return a paragraph as lines."""
-    return textwrap.wrap(text, WIDTH, subsequent_indent="  ")
+    return textwrap.wrap(printable(text), WIDTH, subsequent_indent="  ")
+
+
+def printable(text: object) -> str:
+    """Return text without what a terminal would obey or UTF-8 cannot hold."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in str(text))

@@ -6,6 +6,7 @@ import pytest
 from reports.calibration import (
     calibration_error,
     cross_fitted,
+    error_by_chance,
     fit_temperature,
     reliability_bins,
     summarise_calibration,
@@ -26,7 +27,7 @@ def test_calibration_error_by_hand():
     # Two bins: 0.9 right once of twice, 0.6 right always.
     proba = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]])
     label = np.array([0, 1, 0, 1])
-    assert calibration_error(label, proba).value == pytest.approx((2 * abs(0.5 - 0.9) + 2 * abs(1 - 0.6)) / 4)
+    assert calibration_error(label, proba) == pytest.approx((2 * abs(0.5 - 0.9) + 2 * abs(1 - 0.6)) / 4)
     bins = reliability_bins(label, proba)
     assert [(one["rows"], one["accuracy"]) for one in bins] == [(2, 1.0), (2, 0.5)]
     assert [one["confidence"] for one in bins] == pytest.approx([0.6, 0.9])
@@ -40,7 +41,7 @@ def test_a_bin_has_its_upper_end_and_certainty_is_in_the_last():
 
 def test_what_is_calibrated_has_little_error():
     logits, label = drawn(40_000, 1.0)
-    assert calibration_error(label, softmax(logits)).value < 0.01
+    assert calibration_error(label, softmax(logits)) < 0.01
     assert fit_temperature(logits, label) == pytest.approx(1, abs=0.03)
 
 
@@ -50,7 +51,7 @@ def test_the_temperature_is_found(temperature):
     assert fit_temperature(logits, label) == pytest.approx(temperature, rel=0.03)
     zeros, fold = np.zeros(len(label), int), np.arange(len(label)) % 5
     found = summarise_calibration(logits, label, np.arange(len(label)), fold, zeros)
-    assert found["ece"]["value"] > 0.05 > 0.01 > found["ece_after"]
+    assert found["ece"] > 0.05 > 0.01 > found["ece_after"]
     assert found["log_loss"] > found["log_loss_after"]
 
 
@@ -66,17 +67,25 @@ def test_a_fold_gets_the_temperature_of_the_others():
     assert cross_fitted(logits, label, np.zeros(300, int), np.zeros(300, int)) is None
 
 
-def test_the_interval_resamples_groups():
-    logits, label = drawn(400, 2.0)
-    group = np.repeat(np.arange(100), 4)
-    one = calibration_error(label, softmax(logits), group, seed=3)
-    assert one.low < one.value < one.high
-    assert one == calibration_error(label, softmax(logits), group, seed=3)
-    assert one != calibration_error(label, softmax(logits), group, seed=4)
-    # Groups of equal rows count as one row each.
-    once = calibration_error(label[::4], softmax(logits)[::4], group[::4], seed=3)
-    repeated = calibration_error(label[::4].repeat(4), softmax(logits)[::4].repeat(4, axis=0), group, seed=3)
-    assert (repeated.low, repeated.high) == pytest.approx((once.low, once.high))
+def test_what_chance_alone_would_show():
+    """A calibrated model stays below the quantile nineteen times in twenty, one that is too sure never does."""
+    below = {1.0: 0, 2.0: 0}
+    for seed in range(60):
+        for temperature in below:
+            logits, label = drawn(560, temperature, seed)
+            group = np.repeat(np.arange(80), 7)
+            _, high = error_by_chance(label, softmax(logits), group, seed=seed)
+            below[temperature] += calibration_error(label, softmax(logits)) <= high
+    assert below[1.0] >= 50  # binomial(60, 0.95) is below 51 once in a hundred
+    assert below[2.0] == 0
+
+
+def test_rows_of_a_group_are_no_evidence_of_their_own():
+    logits, label = drawn(100, 1.0)
+    once = error_by_chance(label, softmax(logits), np.arange(100), seed=3)
+    seven = (label.repeat(7), softmax(logits).repeat(7, axis=0))
+    assert error_by_chance(*seven, np.arange(100).repeat(7), seed=3) == pytest.approx(once)
+    assert error_by_chance(*seven, np.arange(700), seed=3)[1] < 0.6 * once[1]
 
 
 def test_most_confused():

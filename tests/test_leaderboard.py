@@ -384,7 +384,7 @@ def test_json_holds_the_same_numbers(tmp_path, board_command):
         assert row["headline"]["low"] <= row["headline"]["value"] <= row["headline"]["high"]
         assert f"{row['headline']['value']:.4f}" in said.out
         assert (row["seconds"], row["wall"]) == (100, 600)
-        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d", row["finished"])
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d[+-]\d\d:\d\d", row["finished"])
     assert (every["metric"], board["num_resamples"]) == ("roc_auc_ovr", 200)
 
 

@@ -10,7 +10,7 @@ from reports.metrics import METRICS, Counts, log_softmax, row_log_loss, softmax
 from reports.report_text import render_text
 from reports.summary import compare, summarise
 
-STAGES = {"sections": [], "baselines": [], "curves": [], "raw": None, "test": None, "suspects": None}
+STAGES = {"sections": [], "baselines": [], "curves": [], "raw": None, "test": None, "suspects": {"skipped": "not"}}
 ABOUT = {"name": "x", "kind": "cv", "about": "y", "notes": [], **STAGES}  # what a report has beside its numbers
 
 

@@ -144,6 +144,7 @@
     if (link) buttons.append(make("a", { href: link, textContent: "open the file", target: "_blank", rel: "noopener" }));
     dialog.replaceChildren(image(row), table, buttons);
     if (!dialog.open) dialog.showModal();
+    dialog.focus(); // what had the focus before is gone
   };
 
   tiles.addEventListener("click", (event) => {
@@ -180,6 +181,26 @@
     document.getElementById("gallery").scrollIntoView();
     focusTile(0);
   });
+  // A matrix is one stop for Tab; arrows move within it.
+  for (const matrix of document.querySelectorAll(".confusion")) {
+    const cells = [...matrix.querySelectorAll("button")];
+    cells.slice(1).forEach((one) => { one.tabIndex = -1; });
+    const place = (one) => [one.closest("tr").rowIndex, one.parentNode.cellIndex];
+    matrix.addEventListener("keydown", (event) => {
+      const [down, right] = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] }[event.key] ?? [0, 0];
+      if (!down && !right) return;
+      event.preventDefault();
+      const [row, column] = place(document.activeElement);
+      const ahead = cells.filter((one) => {
+        const [r, c] = place(one);
+        return down ? c === column && (r - row) * down > 0 : r === row && (c - column) * right > 0;
+      });
+      const next = down + right > 0 ? ahead[0] : ahead.at(-1);
+      if (!next) return;
+      for (const one of cells) one.tabIndex = one === next ? 0 : -1;
+      next.focus();
+    });
+  }
   document.getElementById("as-shares").addEventListener("change", (event) => {
     document.getElementById("confusion-tables").classList.toggle("shares", event.target.checked);
   });

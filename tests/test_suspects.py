@@ -1,0 +1,504 @@
+"""Suspected labels: known faults among predictions with known answers, and the file that --corrections reads."""
+
+import builtins
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from folds.corrections import apply_corrections
+from folds.generic import read_csv_manifest
+from folds.labels import AGES, ATTRIBUTES, CLASSES, GENDERS, MASKS, decode, encode
+from folds.layout import read_layout, relabel_for_training
+from folds.manifest import Attribute
+from pipeline import report as report_module
+from pipeline.report import suspects_csv, write_report
+from pipeline.store import Run
+from reports.confident import judge_pairs, judge_units
+from reports.metrics import METRICS
+from reports.suspects import find_suspects
+
+find_label_issues = pytest.importorskip("cleanlab.filter", reason="cleanlab is not installed").find_label_issues
+
+PEOPLE = 40
+STEMS = ["mask1", "mask2", "mask3", "mask4", "mask5", "incorrect_mask", "normal"]
+MASK_OF_STEM = np.array([0, 0, 0, 0, 0, 1, 2])
+
+
+def seen_as(value_N, num_values, *, sure=0.95, spread=0.03, seed=0):
+    """Probabilities N x V of which about `sure` falls on a value."""
+    rng = np.random.default_rng(seed)
+    own_N = np.clip(rng.normal(sure, spread, len(value_N)), 0.02, 0.98)
+    proba_NV = np.repeat((1 - own_N[:, None]) / (num_values - 1), num_values, axis=1)
+    proba_NV[np.arange(len(value_N)), value_N] = own_N
+    return proba_NV
+
+
+def faces(*, age_sure=0.95, age_spread=0.03, people=PEOPLE, seed=0):
+    """Arguments for people with seven pictures each, all labels right, and their attributes' true values.
+
+    Nobody is 60 or older, so six of the 18 classes do not occur.
+    """
+    person_N, stem_N = np.divmod(np.arange(7 * people), 7)
+    mask_N, gender_N, age_N = MASK_OF_STEM[stem_N], person_N % 2, person_N // 2 % 2
+    parts = [seen_as(mask_N, 3, seed=seed), seen_as(gender_N, 2, seed=seed + 1)]
+    parts += [seen_as(age_N, 3, sure=age_sure, spread=age_spread, seed=seed + 2)]
+    proba_NC = np.einsum("nm,ng,na->nmga", *parts).reshape(len(person_N), 18)
+    group_N = np.array([f"p{person:02d}" for person in person_N], dtype=object)
+    return {
+        "label_N": encode(mask_N, gender_N, age_N),
+        "proba_NC": proba_NC,
+        "group_N": group_N,
+        "image_id_N": np.array([f"{group}/{STEMS[stem]}.jpg" for group, stem in zip(group_N, stem_N, strict=True)]),
+        "repeat_N": np.zeros(len(person_N), np.int64),
+        "classes": CLASSES,
+        "attributes": ATTRIBUTES,
+        "metric": "f1_macro",
+    }
+
+
+def lines(found):
+    return [(one["kind"], one["target"], one["field"], one["value"]) for one in found["findings"]]
+
+
+def relabel(args, rows, *, mask=None, gender=None, age=None):
+    """Change attributes of some rows' labels, in place."""
+    codes = [np.asarray(code).copy() for code in decode(args["label_N"][rows])]
+    for code, value in zip(codes, (mask, gender, age), strict=True):
+        if value is not None:
+            code[:] = value
+    args["label_N"][rows] = encode(*codes)
+
+
+def rows_of(args, person, *stems):
+    wanted = [f"{person}/{stem}.jpg" for stem in stems or STEMS]
+    return np.flatnonzero(np.isin(args["image_id_N"], wanted))
+
+
+def surest_mask(args, person):
+    """The picture of a person's with a mask that the model is surest of: others are below what is asked for."""
+    rows = rows_of(args, person, *STEMS[:5])
+    return rows[[args["proba_NC"][rows, args["label_N"][rows]].argmax()]]
+
+
+def swap_labels(args, person, one, other):
+    first, second = rows_of(args, person, one)[0], rows_of(args, person, other)[0]
+    args["label_N"][[first, second]] = args["label_N"][[second, first]]
+
+
+def test_nothing_is_named_where_all_labels_are_right():
+    found = find_suspects(**faces())
+    assert found["findings"] == []
+    assert found["summary"] == "none among 40 groups (people) with 280 pictures"
+    assert found["given"] == found["corrected"]
+    assert not any("flatters" in note for note in found["notes"])
+
+
+def test_each_kind_of_fault_is_one_finding_and_the_surest_comes_first():
+    args = faces()
+    truth = args["label_N"].copy()
+    relabel(args, rows_of(args, "p04"), gender=1)
+    bare = surest_mask(args, "p07")
+    relabel(args, bare, mask=2)
+    swap_labels(args, "p11", "incorrect_mask", "normal")
+    found = find_suspects(**args)
+    assert set(lines(found)) == {
+        ("group", "p04", "gender", "male"),
+        ("picture", args["image_id_N"][bare[0]], "mask", "worn"),
+        ("swap", "p11", "swap", "incorrect_mask normal"),
+    }
+    assert found["summary"] == "1 group, 1 swapped pair, 1 picture among 40 groups (people) with 280 pictures"
+    probas = [one["proba"] for one in found["findings"]]
+    assert probas == sorted(probas)
+    of = {one["kind"]: one for one in found["findings"]}
+    assert of["group"]["text"] == "p04: gender female, 7 of 7 pictures say male"
+    assert (of["group"]["given"], of["group"]["suggested"]) == ("female", "male")
+    assert of["group"]["image_ids"] == sorted(args["image_id_N"][rows_of(args, "p04")])
+    gender_proba = args["proba_NC"].reshape(-1, 3, 2, 3).sum(axis=(1, 3))[rows_of(args, "p04"), 1]
+    assert of["group"]["proba"] == pytest.approx(gender_proba.mean())
+    assert of["picture"]["text"] == f"{args['image_id_N'][bare[0]]}: mask not worn, looks worn"
+    assert of["swap"]["given"] == "not worn and incorrect"
+    assert of["swap"]["suggested"] == "incorrect and not worn"
+    assert of["swap"]["image_ids"] == ["p11/incorrect_mask.jpg", "p11/normal.jpg"]
+    score = METRICS["f1_macro"].score
+    assert found["given"]["value"] == pytest.approx(score(args["label_N"], args["proba_NC"]))
+    assert found["corrected"]["value"] == pytest.approx(score(truth, args["proba_NC"]))
+    warning = next(note for note in found["notes"] if "flatters" in note)
+    assert all(f"{found[key]['value']:.4f}" in warning for key in ("given", "corrected"))
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_a_person_whose_pictures_do_not_agree_is_not_named():
+    args = faces()
+    # Six of seven pictures look female, very surely, and one male: not nearly all.
+    shape = (len(args["label_N"]), 3, 2, 3)
+    proba = args["proba_NC"].reshape(shape).copy()
+    mirrored = rows_of(args, "p04")[:6]
+    proba[mirrored] = proba[mirrored][:, :, ::-1]
+    args["proba_NC"] = proba.reshape(-1, 18)
+    assert find_suspects(**args)["findings"] == []
+    proba[rows_of(args, "p04")[6:]] = proba[rows_of(args, "p04")[6:]][:, :, ::-1]
+    assert lines(find_suspects(**args | {"proba_NC": proba.reshape(-1, 18)})) == [("group", "p04", "gender", "female")]
+
+
+def test_an_attribute_that_is_hardly_predicted_is_left_out_and_said():
+    args = faces(age_sure=0.5, age_spread=0.4)
+    args["proba_NC"] = args["proba_NC"].reshape(PEOPLE, 7, 18)
+    # All pictures of a person look alike, so that agreement does not help: a third look of the wrong age.
+    rng = np.random.default_rng(3)
+    age_P, looks_P = decode(args["label_N"][::7])[2], rng.random(PEOPLE) < 1 / 3
+    looks = np.repeat(np.where(looks_P, 1 - age_P, age_P), 7)
+    mask_N, gender_N, _ = decode(args["label_N"])
+    parts = [seen_as(mask_N, 3), seen_as(gender_N, 2, seed=1), seen_as(looks, 3, sure=0.8, spread=0.1, seed=2)]
+    args["proba_NC"] = np.einsum("nm,ng,na->nmga", *parts).reshape(-1, 18)
+    relabel(args, rows_of(args, "p05"), gender=0)
+    found = find_suspects(**args)
+    assert lines(found) == [("group", "p05", "gender", "female")]
+    left_out = [note for note in found["notes"] if "left out" in note]
+    assert len(left_out) == 1
+    assert left_out[0].startswith("age, by group: left out")
+
+
+@pytest.mark.parametrize("num_values", [2, 3])
+def test_the_power_that_is_told_is_what_wrong_labels_one_at_a_time_would_show(num_values):
+    rng = np.random.default_rng(num_values)
+    unit_P = np.repeat(np.arange(30), rng.integers(1, 5, 30))
+    given_U = np.arange(30) % num_values
+    given_U[given_U == num_values - 1] = 0
+    given_U[0] = num_values - 1  # a value of one unit alone: without it, nothing has that value
+    proba_PV = rng.dirichlet(np.full(num_values, 0.4), len(unit_P)) + 0.5 * np.eye(num_values)[given_U[unit_P]]
+    proba_PV /= proba_PV.sum(axis=1, keepdims=True)
+    told = judge_units(given_U[unit_P], proba_PV, unit_P)
+    assert 3 < told.would.sum() < 28
+    for unit in range(1, 30):
+        for other in set(range(num_values)) - {given_U[unit]}:
+            wrong_U = given_U.copy()
+            wrong_U[unit] = other
+            again = judge_units(wrong_U[unit_P], proba_PV, unit_P)
+            named = bool(again.named[unit]) and again.best[unit] == given_U[unit]
+            assert named == told.would[unit], (unit, other)
+    assert not told.would[0]
+
+
+def test_what_is_suggested_must_be_what_confident_learning_is_sure_of():
+    # Value 1 is rarely likely, so 0.42 is much for it; 2 is likelier still, but far below what it usually gets.
+    proba = [[0.98, 0.01, 0.01]] * 5 + [[0.3, 0.4, 0.3]] * 5 + [[0.01, 0.01, 0.98]] * 5 + [[0.1, 0.42, 0.48]]
+    given = np.array([0] * 5 + [1] * 5 + [2] * 5 + [0])
+    assert find_label_issues(given, np.array(proba), filter_by="confident_learning", n_jobs=1)[-1]
+    judged = judge_units(given, np.array(proba), np.arange(16))
+    assert not judged.named.any()
+    proba[-1] = [0.1, 0.48, 0.42]
+    assert np.flatnonzero(judge_units(given, np.array(proba), np.arange(16)).named).tolist() == [15]
+
+
+def test_pairs_are_named_by_how_much_likelier_the_exchange_is():
+    gains = np.array([-9.0] * 30 + [9.0, 1.0, -1.0])
+    judged = judge_pairs(gains)
+    assert np.flatnonzero(judged.named).tolist() == [30]
+    assert judged.would.tolist() == [True] * 30 + [False] * 3
+    assert judged.is_credible
+
+
+def test_repeats_are_averaged_before_anything_is_judged():
+    args = faces()
+    relabel(args, rows_of(args, "p04"), gender=1)
+    # The second repeat sees what the label says, but less surely than the first sees the truth.
+    other = faces(seed=9)
+    gender = args["proba_NC"].reshape(-1, 3, 2, 3)
+    second = other["proba_NC"].reshape(-1, 3, 2, 3).copy()
+    rows = rows_of(args, "p04")
+    second[rows] = 0.3 * gender[rows] + 0.7 * gender[rows][:, :, ::-1]
+    alone = find_suspects(**args | {"proba_NC": second.reshape(-1, 18)})
+    assert alone["findings"] == []
+    first = 0.999 * gender + 0.001 * gender[:, :, ::-1]
+    twice = {name: np.concatenate([args[name], args[name]]) for name in ("label_N", "group_N", "image_id_N")}
+    twice |= {"repeat_N": np.repeat([0, 1], len(gender))}
+    for share, expected in ((0.0, 0), (1.0, 1)):
+        third = share * first + (1 - share) * second.reshape(gender.shape)
+        proba = np.concatenate([third.reshape(-1, 18), third.reshape(-1, 18)])
+        found = find_suspects(**args | twice | {"proba_NC": proba})
+        assert len(found["findings"]) == expected
+        assert found["summary"].endswith("40 groups (people) with 280 pictures")
+    assert len(found["findings"][0]["image_ids"]) == 7
+    mixed = np.concatenate([first.reshape(-1, 18), first.reshape(-1, 18)])
+    again = find_suspects(**args | twice | {"proba_NC": mixed})
+    order = np.random.default_rng(0).permutation(len(mixed))
+    shuffled = {name: array[order] for name, array in (twice | {"proba_NC": mixed}).items()}
+    assert lines(find_suspects(**args | shuffled)) == lines(again)
+
+
+def generic(tmp_path, table, **columns):
+    """Read a table as a CSV data set, with a file for each picture."""
+    for name in table["image"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    table.to_csv(tmp_path / "any.csv", index=False)
+    return read_csv_manifest(tmp_path / "any.csv", **columns)
+
+
+def found_in(manifest, proba_NC):
+    train = manifest.train
+    return find_suspects(
+        label_N=train["label"].to_numpy(),
+        proba_NC=proba_NC,
+        group_N=train["group"].to_numpy(),
+        image_id_N=train["image_id"].to_numpy(),
+        repeat_N=np.zeros(len(train), np.int64),
+        classes=manifest.classes,
+        attributes=manifest.attributes,
+        metric="f1_macro",
+    )
+
+
+def corrected_by(manifest, found, file):
+    file.write_text(suspects_csv({"suspects": found}))
+    return apply_corrections(manifest, file).train["label"].to_numpy()
+
+
+NAMES = ['the "quick", brown', "it's <30", "=SUM(A1)"]
+
+
+def test_names_with_quotes_and_commas_and_stems_with_spaces_survive_the_file(tmp_path):
+    truth_N = np.arange(60) % 3
+    labels_N = truth_N.copy()
+    labels_N[7] = 0  # looks 1
+    labels_N[[30, 31]] = truth_N[[31, 30]]  # swapped; p10 has stems with spaces
+    labels_N[[12, 13]] = truth_N[[13, 12]]  # swapped; p04 has plain ones
+    labels_N[[45, 46]] = truth_N[[46, 45]]  # swapped; p15 has one stem twice
+    names = [f"p{index // 3:02d}/{'a view' if index // 3 == 10 else 'view'} {index % 3}.jpg" for index in range(60)]
+    names = [name.replace(" ", "_") if "p10" not in name else name for name in names]
+    names[45], names[46] = "p15/x/view.jpg", "p15/y/view.png"
+    labels_N[[54, 55]] = truth_N[[55, 54]]  # swapped; p18 is called like a picture
+    groups = np.array([f"p, {index // 3:02d}" for index in range(60)], dtype=object)
+    groups[54:57] = names[56]
+    table = pd.DataFrame({"image": names, "label": [NAMES[one] for one in labels_N], "group": groups})
+    manifest = generic(tmp_path, table, group_col="group")
+    code = {name: manifest.classes.index(name) for name in NAMES}
+    wanted = dict(zip(names, [code[NAMES[one]] for one in truth_N], strict=True))
+    truth = manifest.train["image_id"].map(wanted).to_numpy()
+    found = found_in(manifest, seen_as(truth, 3))
+    kinds = [(one["kind"], one["field"]) for one in found["findings"]]
+    assert sorted(kinds) == [("picture", "label")] * 7 + [("swap", "swap")]
+    swap = next(one for one in found["findings"] if one["kind"] == "swap")
+    assert (swap["target"], swap["value"]) == ("p, 04", "view_0 view_1")
+    file = tmp_path / "suspects.csv"
+    assert (corrected_by(manifest, found, file) == truth).all()
+    assert (manifest.train["label"] != truth).sum() == 9
+    assert pd.read_csv(file).columns.tolist() == ["target", "field", "value", "why"]
+    assert suspects_csv({"suspects": {"findings": []}}) is None
+
+
+def test_no_picture_is_in_two_swaps(tmp_path):
+    # Three labels that went round: each two of the pictures are likelier with each other's, but only one pair can be.
+    truth = np.arange(60) % 3
+    proba, labels = seen_as(truth, 3), truth.copy()
+    labels[:3] = [1, 2, 0]
+    proba[:3] = [[0.9, 0.0001, 0.0999], [0.0999, 0.9, 0.0001], [0.0001, 0.0999, 0.9]]
+    table = pd.DataFrame({"image": [f"{index:02d}.jpg" for index in range(60)], "label": labels})
+    manifest = generic(tmp_path, table.assign(group=[f"g{index // 3:02d}" for index in range(60)]), group_col="group")
+    found = found_in(manifest, proba)
+    assert [one["kind"] for one in found["findings"]].count("swap") == 1
+    new = corrected_by(manifest, found, tmp_path / "suspects.csv")
+    assert (new[3:] == truth[3:]).all()
+    assert found["corrected"]["value"] == pytest.approx(METRICS["f1_macro"].score(new, proba))
+
+
+def test_a_group_with_the_name_of_a_picture_is_corrected_picture_by_picture(tmp_path):
+    # Groups are called by their first picture, so a line for the group would be read as that picture's.
+    truth = np.arange(80) // 2 % 2
+    names = np.array([f"{index:02d}.jpg" for index in range(80)], dtype=object)
+    proba = seen_as(truth, 2)
+    proba[10:12] = proba.max()
+    proba[10:12, 0] = 1 - proba.max()
+    labels = np.where(np.isin(np.arange(80), [10, 11]), 0, truth)
+    table = pd.DataFrame({"image": names, "label": labels, "group": np.repeat(names[::2], 2)})
+    manifest = generic(tmp_path, table, group_col="group")
+    found = found_in(manifest, proba)
+    assert {one["kind"] for one in found["findings"]} == {"picture"}
+    assert (corrected_by(manifest, found, tmp_path / "suspects.csv") == truth).all()
+
+
+def test_pictures_that_are_their_own_groups_and_classes_that_do_not_occur(tmp_path):
+    truth = np.arange(50) % 2
+    table = pd.DataFrame({"image": [f"{index:02d}.jpg" for index in range(50)], "label": truth + 5})
+    manifest = generic(tmp_path, table)
+    labels, proba = manifest.train["label"].to_numpy().copy(), seen_as(truth, 2)
+    surest = int(proba[:, 1].argmax())
+    labels[surest] = 0
+    manifest.train["label"] = labels
+    found = found_in(manifest, proba)
+    assert lines(found) == [("picture", f"{surest:02d}.jpg", "label", "6")]
+    assert found["summary"] == "1 picture among 50 pictures"
+    assert (corrected_by(manifest, found, tmp_path / "suspects.csv") == truth).all()
+    # The same with classes that the data do not have, which hold most of the probability.
+    rest = np.full((50, 2), 0.45)
+    wide = np.concatenate([rest, proba * 0.1], axis=1)
+    args = {"group_N": manifest.train["group"].to_numpy(), "image_id_N": manifest.train["image_id"].to_numpy()}
+    again = find_suspects(
+        label_N=labels + 2,
+        proba_NC=wide,
+        **args,
+        repeat_N=np.zeros(50, np.int64),
+        classes=["a", "b", "5", "6"],
+        attributes=(),
+        metric="f1_macro",
+    )
+    assert lines(again) == lines(found)
+
+
+def test_attributes_that_do_not_fix_the_class_leave_the_class_to_be_judged():
+    args = faces()
+    bare = surest_mask(args, "p07")
+    name = CLASSES[args["label_N"][bare[0]]]
+    relabel(args, bare, mask=2)
+    found = find_suspects(**args | {"attributes": ATTRIBUTES[:2]})
+    assert lines(found) == [("picture", args["image_id_N"][bare[0]], "label", name)]
+    # One that is the class, under another name, is judged in its place; as a group's where groups share it.
+    gender = decode(args["label_N"])[1].copy()
+    two = args["proba_NC"].reshape(-1, 3, 2, 3).sum(axis=(1, 3))
+    gender[rows_of(args, "p04")] = 1
+    sex = Attribute(name="sex", values=("m", "f"), of_class=(0, 1))
+    given = {"label_N": gender, "proba_NC": two, "classes": GENDERS}
+    assert lines(find_suspects(**args | given | {"attributes": (sex,)})) == [("group", "p04", "sex", "m")]
+    assert lines(find_suspects(**args | given | {"attributes": ()})) == [("group", "p04", "label", "male")]
+
+
+def test_a_value_that_most_groups_have_alone_by_chance_is_judged_by_picture():
+    # Nine of ten patients have only healthy moles; the ill ones have both kinds.
+    group = np.repeat(np.arange(40), 5)
+    truth = ((group % 10 == 0) & (np.arange(200) % 5 < 2)).astype(int)
+    labels = truth.copy()
+    labels[33] = 1
+    args = {"label_N": labels, "proba_NC": seen_as(truth, 2), "group_N": group.astype(str).astype(object)}
+    args |= {"image_id_N": np.array([f"m{index:03d}.jpg" for index in range(200)], dtype=object)}
+    args |= {"repeat_N": np.zeros(200, np.int64), "classes": ["healthy", "ill"], "attributes": (), "metric": "accuracy"}
+    assert lines(find_suspects(**args)) == [("picture", "m033.jpg", "label", "healthy")]
+
+
+@pytest.mark.parametrize(
+    ("labels", "num_classes"),
+    [([0] * 6, 1), ([0] * 6, 3), ([0, 1], 2), ([0, 0, 0, 1], 2), ([0, 1, 2], 5), ([0], 1)],
+)
+@pytest.mark.parametrize("metric", ["f1_macro", "roc_auc_ovr"])
+@pytest.mark.filterwarnings("ignore:All-NaN slice")
+def test_tiny_data_and_single_classes_are_no_trouble(labels, num_classes, metric):
+    labels = np.array(labels)
+    names = np.array([f"{index}.jpg" for index in range(len(labels))], dtype=object)
+    for group in (names, np.array(["one"] * len(labels), dtype=object)):
+        proba = np.full((len(labels), num_classes), 1 / num_classes)
+        proba[0] = np.eye(num_classes)[-1]
+        found = find_suspects(
+            label_N=labels,
+            proba_NC=proba,
+            group_N=group,
+            image_id_N=names,
+            repeat_N=np.zeros(len(labels), np.int64),
+            classes=[f"c{index}" for index in range(num_classes)],
+            attributes=(),
+            metric=metric,
+        )
+        json.dumps(found, allow_nan=False)
+
+
+def test_without_cleanlab_it_says_what_to_install(monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.split(".")[0] == "cleanlab":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    found = find_suspects(**faces())
+    assert set(found) == {"skipped"}
+    assert "pip install 'foldblend[cleanlab]'" in found["skipped"]
+
+
+def planted_run(run, truth_N):
+    """Rewrite a run's out-of-fold rows so that its models see the truth, whatever the labels say."""
+    parts = [
+        seen_as(code, size, seed=seed) for seed, (code, size) in enumerate(zip(decode(truth_N), (3, 2, 3), strict=True))
+    ]
+    logits = np.log(np.einsum("nm,ng,na->nmga", *parts).reshape(-1, 18))
+    columns = [name for name in run.oof if not str(name).startswith("logit_")]
+    table = pd.concat([run.oof[columns], pd.DataFrame(logits.astype(np.float32)).add_prefix("logit_")], axis=1)
+    table.to_parquet(run.path / "oof.parquet", index=False)
+    return Run(run.path)
+
+
+def test_from_a_run_to_corrected_labels_and_back(runs_copy, tiny_layout):
+    run, manifest = Run(runs_copy / "alpha"), read_layout(tiny_layout)
+    rows = run.oof.merge(manifest.train[["image_id", "path"]], on="image_id", how="left")
+    truth = rows["label"].to_numpy().copy()
+    stems = rows["path"].map(lambda path: Path(path).stem).to_numpy()
+    # As if one person's gender and another's two pictures were wrong in the files: the truth is otherwise.
+    person, other = manifest.train["group"].unique()[[2, 5]]
+    mask, gender, age = (code.copy() for code in decode(truth))
+    gender[rows["group"] == person] = 1 - gender[rows["group"] == person]
+    for stem, value in (("incorrect_mask", 2), ("normal", 1)):
+        mask[(rows["group"] == other) & (stems == stem)] = value
+    truth = encode(mask, gender, age)
+    run = planted_run(run, truth)
+    text = write_report(run, page=False)
+    found = run.report["suspects"]
+    assert set(lines(found)) == {
+        ("group", person, "gender", GENDERS[gender[rows["group"] == person][0]]),
+        ("swap", other, "swap", "incorrect_mask normal"),
+    }
+    assert "suspected labels: 1 group, 1 swapped pair among 12 groups (people)" in " ".join(text.split())
+    assert "flatters" in text
+    corrected = apply_corrections(manifest, run.path / "suspects.csv").train.set_index("image_id")["label"]
+    assert (corrected[rows["image_id"]].to_numpy() == truth).all()
+    assert (manifest.train.set_index("image_id")["label"][rows["image_id"]].to_numpy() != truth).sum() == 7 + 2
+    # Nothing is named any more: the file of before goes.
+    run = planted_run(run, rows["label"].to_numpy())
+    write_report(run, page=False)
+    assert run.report["suspects"]["findings"] == []
+    assert not (run.path / "suspects.csv").exists()
+
+
+def test_a_file_that_was_edited_stays(runs_copy, monkeypatch):
+    run = Run(runs_copy / "alpha")
+    truth = run.oof["label"].to_numpy().copy()
+    run = planted_run(run, truth)
+    rows = run.oof.assign(label=np.where(run.oof["group"] == run.oof["group"][0], (truth + 3) % 18, truth))
+    rows.to_parquet(run.path / "oof.parquet", index=False)
+    run = Run(run.path)
+    write_report(run, page=False)
+    file = run.path / "suspects.csv"
+    written = file.read_bytes()
+    write_report(run, page=False)
+    assert file.read_bytes() == written
+    file.write_text("target,field,value\nmine,gender,flip\n")
+    write_report(run, page=False)
+    monkeypatch.setattr(report_module, "find_suspects", lambda **_: {"skipped": "no cleanlab"})
+    write_report(run, page=False)
+    assert file.read_text() == "target,field,value\nmine,gender,flip\n"
+
+
+def test_folds_that_split_groups_say_nothing_of_labels(runs_copy):
+    run = Run(runs_copy / "alpha")
+    table = run.oof.assign(fold=np.arange(len(run.oof)) % 2)
+    table.to_parquet(run.path / "oof.parquet", index=False)
+    found = report_module.compute_report(Run(run.path))["suspects"]
+    assert "groups are split between folds" in found["skipped"]
+
+
+def test_corrections_take_the_names_of_age_groups_and_then_the_years_are_not_known(layout_copy):
+    manifest = read_layout(layout_copy)
+    person = manifest.train["group"][0]
+    for number, name in enumerate(AGES):
+        (layout_copy / "fix.csv").write_text(f"target,field,value\n{person},age,{name}\n")
+        fixed = apply_corrections(manifest, layout_copy / "fix.csv")
+        theirs = fixed.train["group"] == person
+        assert set(decode(fixed.train["label"][theirs].to_numpy())[2]) == {number}
+        assert fixed.train["age"][theirs].isna().all()
+        assert (fixed.train["age"][~theirs] == manifest.train["age"][~theirs]).all()
+        # What the old years say must not undo it.
+        learnt = relabel_for_training(fixed, old_from=1, drop_ages=None).train["label_fit"].to_numpy()
+        assert set(decode(learnt[theirs.to_numpy()])[2]) == {number}
+    (layout_copy / "fix.csv").write_text(f"target,field,value\n{person},mask,{MASKS[1]}\n")
+    train = apply_corrections(manifest, layout_copy / "fix.csv").train
+    assert set(decode(train["label"][train["group"] == person].to_numpy())[0]) == {1}
