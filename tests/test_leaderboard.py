@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,6 +20,7 @@ from folds.cli import cli_flags
 from pipeline.leaderboard import find_runs, leaderboard
 from pipeline.store import FORMAT, Run, file_hash, with_logits, write_json, write_table
 from reports import __main__ as reports_main
+from reports import board_text
 from reports.board_page import board_page
 from reports.bootstrap import group_resamples
 from reports.leaderboard import Scored, rank
@@ -370,17 +372,13 @@ def test_json_holds_the_same_numbers(tmp_path, board_command):
         raise AssertionError(word)
 
     every = json.loads((tmp_path / "board.json").read_text(), parse_constant=refuse)
-    assert set(every) == {"schema", "metric", "title", "greater_is_better", "boards", "skipped"}
+    schema = json.loads((Path(__file__).resolve().parents[1] / "docs" / "leaderboard.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(every, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(every | {"another": 1}, schema)
     [board] = every["boards"]
-    assert set(board) == {
-        *("data", "ids_hash", "num_images", "num_groups", "num_resamples", "labels"),
-        *("notes", "best", "rows", "differences"),
-    }
     for row in board["rows"]:
-        assert set(row) == {
-            *("name", "path", "kind", "optimistic", "leaks", "models", "passes", "seconds", "wall", "finished"),
-            *("about", "notes", "headline", "attributes", "difference", "settings"),
-        }
         assert row["headline"]["low"] <= row["headline"]["value"] <= row["headline"]["high"]
         assert f"{row['headline']['value']:.4f}" in said.out
         assert (row["seconds"], row["wall"]) == (100, 600)
@@ -455,3 +453,39 @@ def test_the_same_command_again_keeps_when_a_run_was_made(runs_copy, tiny_layout
     assert cv_command(*argv, *TINY).code == 0
     assert info()["started"] == 1000
     assert info()["finished"] > 2000
+
+
+def test_runs_with_other_attributes_share_a_board(runs_copy):
+    edited = json.loads((runs_copy / "beta" / "run.json").read_text())
+    first, *_ = edited["attributes"]
+    edited["attributes"] = [first | {"name": "another"}]
+    (runs_copy / "beta" / "run.json").write_text(json.dumps(edited))
+    runs, skipped = find_runs([runs_copy / "alpha", runs_copy / "beta"])
+    every = leaderboard(runs, skipped, metric=None)
+    [board] = every["boards"]
+    lines = "\n".join(board_text.board_lines(every, board))
+    assert "another" in lines
+    page = board_page(every)
+    assert page.count('<th scope="col"') == 1 + 2 + 4 + 1 + 1 + 4 + 1
+    assert len(set(re.findall(r"<tr><td data-value.*?</tr>", page))) == 2
+    assert {row.count("<td ") for row in re.findall(r"<tr><td data-value.*?</tr>", page)} == {14}
+
+
+@pytest.mark.parametrize("broken", [{"attributes": [1]}, {"num_folds": "two"}, {"data": {}}, {"attributes": None}])
+def test_a_broken_folder_leaves_the_others(runs_copy, broken):
+    edited = json.loads((runs_copy / "beta" / "run.json").read_text())
+    (runs_copy / "beta" / "run.json").write_text(json.dumps(edited | broken))
+    runs, skipped = find_runs([runs_copy / "alpha", runs_copy / "beta"])
+    assert [run.name for run in runs] == ["alpha"]
+    assert "run.json is broken" in skipped[0]["why"]
+
+
+def test_one_report_that_cannot_be_drawn_leaves_the_others(runs_copy, tmp_path, capsys):
+    (runs_copy / "alpha" / "test_fold_1.parquet").unlink()
+    (runs_copy / "beta" / "report.txt").unlink()
+    argv = [str(runs_copy / "alpha"), str(runs_copy / "beta"), "--redraw", "--no-page"]
+    assert reports_main.main(argv) == 0
+    said = capsys.readouterr()
+    assert "not drawn again" in said.err
+    assert "alpha" in said.err
+    assert (runs_copy / "beta" / "report.txt").exists()

@@ -331,3 +331,102 @@ def test_tables_are_split_not_cut():
     for cell in [*header[1:], *rows[0][1:], *rows[1][1:]]:
         assert words.count(cell) == 1
     assert sum(line.startswith("a name that is long, number 1") for line in lines) == "\n".join(lines).count("\n\n") + 1
+
+
+def edit_run(run, **changes):
+    info = json.loads((run.path / "run.json").read_text())
+    info |= changes
+    (run.path / "run.json").write_text(json.dumps({name: one for name, one in info.items() if one is not None}))
+    return Run(run.path)
+
+
+def test_nothing_is_cut_and_nothing_is_obeyed(run_copy):
+    """Names that are long, of several lines or orders to a terminal."""
+    names = ["\x1b[31mred\x1b[0m", "two\nlines", "a value's name " * 8]
+    attributes = [one | {"name": f"{one['name']} {'x' * 60}"} for one in run_copy.info["attributes"]]
+    attributes[0]["values"] = names
+    classes = [f"class {index} " + "of many words " * 9 for index in range(18)]
+    run = edit_run(run_copy, attributes=attributes, classes=classes, about="made " * 60)
+    rows = [
+        {"name": f"view {index}", "headline": {"value": 0.5, "low": 0.4, "high": 0.6}, "accuracy": 0.5,
+         "attributes": {f"attribute {number}": 0.5 for number in range(9)}, "against": "view 0", "difference": None}
+        for index in range(2)
+    ]  # fmt: skip
+    write_section(run.path, "many", blocks.section("Many attributes", blocks.comparison_block(rows)))
+    text = write_report(run, page=False)
+    assert max(map(len, text.splitlines())) <= WIDTH
+    assert "\x1b" not in text
+    assert all(f"attribute {number}" in text for number in range(9))
+
+
+def test_many_classes(tmp_path):
+    run = Run(write_drawn_run(tmp_path / "run", num_people=20))
+    table = run.oof
+    extra = pd.DataFrame(
+        np.full((len(table), 42), -9, np.float32), columns=[f"logit_{index}" for index in range(18, 60)]
+    )
+    pd.concat([table, extra], axis=1).to_parquet(run.path / "oof.parquet", index=False)
+    run = edit_run(run, classes=[f"class {index}" for index in range(60)], attributes=[])
+    text = write_report(run)
+    page = Parsed((run.path / "report.html").read_text())
+    assert run.report["confusion"]["counts"] is None
+    assert "60 classes are too many for a matrix" in page.text
+    assert "most frequent confusions" in text
+    assert not [name for name in pd.read_csv(run.path / "predictions.csv") if name.startswith("proba_")]
+
+
+def test_what_makes_a_score_dishonest_is_always_said(run_copy):
+    run = edit_run(run_copy, notes=None, about=None, leaks=True, optimistic=True)
+    (run.path / "report.json").unlink()
+    text = " ".join(write_report(run).split())
+    assert "OPTIMISTIC" in text
+    assert "this score is not honest" in text
+    assert "not recorded how it was made" in text
+    assert run.report["suspects"]["skipped"].startswith("not looked for: groups are split between folds")
+
+
+def test_a_run_of_the_first_schema_keeps_what_only_its_report_knew(run_copy):
+    row = {"name": "a", "headline": {"value": 0.5, "low": 0.4, "high": 0.6}, "accuracy": 0.5, "attributes": {}}
+    old = {"schema": 1, "about": "made long ago", "notes": ["a note"]}
+    old["comparisons"] = {"views": [row | {"against": "a", "difference": None}]}
+    (run_copy.path / "report.json").write_text(json.dumps(old))
+    run = edit_run(run_copy, notes=None, about=None)
+    write_report(run)
+    assert (run.report["about"], run.report["notes"]) == ("made long ago", ["a note"])
+    assert run.report["sections"][0]["title"] == "views"
+
+
+def test_corrected_labels_are_said_to_flatter(run_copy):
+    table = run_copy.oof
+    table.loc[0, "label"] = (table.loc[0, "label"] + 3) % 18
+    table.to_parquet(run_copy.path / "oof.parquet", index=False)
+    run = Run(run_copy.path)
+    text = " ".join(write_report(run).split())
+    assert "scored on corrected labels" in text
+    assert run.report["raw"]["value"] == METRICS["f1_macro"].score(
+        table["label_raw"].to_numpy(), oof_arrays(run).proba_NC
+    )
+
+
+def test_what_is_not_finite_is_null(run_copy):
+    log = pd.read_csv(run_copy.path / "fold_0" / "log.csv")
+    log.loc[2, "train_loss"] = np.inf
+    log.to_csv(run_copy.path / "fold_0" / "log.csv", index=False)
+    table = run_copy.oof
+    table["label_raw"] = 0  # one class: no ROC AUC
+    table.to_parquet(run_copy.path / "oof.parquet", index=False)
+    run = edit_run(run_copy, metric="roc_auc_ovr")
+    write_report(run)
+    assert run.report["curves"][0]["train_loss"][2] is None
+    assert run.report["raw"] == {"value": None, "low": None, "high": None}
+
+
+def test_a_kill_leaves_no_page_of_other_numbers(run_copy, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.report.write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_report(edit_run(run_copy, metric="accuracy"), page=False)
+    assert not (run_copy.path / "report.html").exists()
+    assert run_copy.report["metric"] == "f1_macro"  # last: whoever reads it knows that all is of one report
