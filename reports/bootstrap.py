@@ -103,6 +103,8 @@ def _scores_of_one(
 
 def percentile_interval(value: float, scores: np.ndarray) -> Interval:
     """Return the value with the 95 % percentile interval of its resamples."""
+    if np.isnan(scores).all():
+        return Interval(value, np.nan, np.nan)
     low, high = np.nanquantile(scores, [0.025, 0.975])
     return Interval(value, float(low), float(high))
 
