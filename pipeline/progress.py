@@ -9,14 +9,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-__all__ = ["FoldProgress", "Progress", "duration"]
+from reports.text import duration
 
-
-def duration(seconds: float) -> str:
-    """Return seconds as a person says them: 40 s, 12 min, 3.5 h."""
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f} h"
+__all__ = ["FoldProgress", "Progress"]
 
 
 class Progress:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reports.board_text import about_board, attribute_names, duration, marked, moment, setting
+from reports.board_text import about_board, attribute_names, marked, moment, setting
 from reports.html import json_data, render_page
-from reports.text import num, signed, span
+from reports.text import duration, num, signed, span
 
 __all__ = ["board_page"]
 

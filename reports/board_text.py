@@ -8,23 +8,14 @@ from typing import Any
 import numpy as np
 
 from reports.leaderboard import changed_pictures, differing
-from reports.text import WIDTH, folded, num, signed, span, table
+from reports.text import WIDTH, duration, folded, num, signed, span, table
 
-__all__ = ["about_board", "attribute_names", "board_lines", "duration", "marked", "moment", "pair_lines", "setting"]
+__all__ = ["about_board", "attribute_names", "board_lines", "marked", "moment", "pair_lines", "setting"]
 
 MOST_IDS = 20
 LONGEST_HEADER = 20  # of an attribute, above a column
 
 Board = Mapping[str, Any]
-
-
-def duration(seconds: float | None) -> str:
-    """Return seconds as a person says them: 40 s, 12 min, 3.5 h; "-" for none."""
-    if seconds is None:
-        return "-"
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def moment(finished: str | None) -> str:

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["WIDTH", "comparison_lines", "folded", "num", "printable", "signed", "span", "table"]
+__all__ = ["WIDTH", "comparison_lines", "duration", "folded", "num", "printable", "signed", "span", "table"]
 
 WIDTH = 80
 NAME_WIDTH = 40
@@ -51,6 +51,15 @@ def _bands(widths: Sequence[int]) -> list[list[int]]:
 def num(value: float | None) -> str:
     """Return a score with four digits, "-" for none."""
     return "-" if value is None else f"{value:.4f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds as a person says them: 40 s, 12 min, 3.5 h; "-" for none."""
+    if seconds is None:
+        return "-"
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def span(interval: Mapping[str, float | None] | None) -> str:

@@ -5,7 +5,8 @@ import pickle
 import pytest
 
 from pipeline import progress as module
-from pipeline.progress import FoldProgress, Progress, duration
+from pipeline.progress import FoldProgress, Progress
+from reports.text import duration
 
 
 @pytest.fixture
