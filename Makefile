@@ -30,8 +30,9 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Two processes: most tests keep to one thread, for equal bits.
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 # make slow: the tests that take minutes
 slow: $(READY)

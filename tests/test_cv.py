@@ -24,7 +24,7 @@ from reports.metrics import METRICS, softmax
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {
     "folds": 2, "epochs": 1, "img_size": 32, "pretrained": "none", "workers": 0, "threads": 1,
-    "backbone": "test_efficientnet", "log_pictures": False,
+    "backbone": "test_efficientnet", "log_pictures": False, "page": False,
 }  # fmt: skip
 
 

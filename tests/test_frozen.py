@@ -31,7 +31,7 @@ from tta.views import VIEWS
 PREPROCESS = preprocess_of(ModelConfig(img_size="32"), check_backbone("test_efficientnet"))
 SMALL = {
     "folds": 2, "img_size": 32, "pretrained": "none", "workers": 0, "threads": 1,
-    "backbone": "test_efficientnet", "finetune": "head", "validation_batch_size": 16,
+    "backbone": "test_efficientnet", "finetune": "head", "validation_batch_size": 16, "page": False,
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from pipeline.store import Run, read_json
 
 BASE = {
     "folds": 2, "epochs": 3, "img_size": 32, "batch_size": 8, "pretrained": "none", "workers": 0, "threads": 1,
-    "backbone": "test_efficientnet", "log_pictures": False, "save_every": 0.0,
+    "backbone": "test_efficientnet", "log_pictures": False, "page": False, "save_every": 0.0,
 }  # fmt: skip
 # Every part that has a state of its own is in one of these.
 KINDS = {
@@ -107,11 +107,11 @@ def test_killed_after_the_last_step_only_the_logits_are_taken_again(tiny_layout,
 
 def test_a_checkpoint_of_other_settings_is_not_lost_unasked(tiny_layout, tmp_path, monkeypatch, cv_command):
     run_until(config_of(tiny_layout, tmp_path), monkeypatch, 3)
-    argv = [word for key, value in BASE.items() if key not in ("log_pictures", "save_every")
+    argv = [word for key, value in BASE.items() if key not in ("log_pictures", "page", "save_every")
             for word in (f"--{key.replace('_', '-')}", value)]  # fmt: skip
     argv += ["--data", tiny_layout, "--output", tmp_path, "--name", "a"]
     cv_command(*argv, "--lr", "0.01").assert_one_line_error("lr 0.001 -> 0.01", "--no-resume")
-    done = cv_command(*argv, "--lr", "0.01", "--no-resume", "--epochs", "1", "--no-log-pictures")
+    done = cv_command(*argv, "--lr", "0.01", "--no-resume", "--epochs", "1", "--no-log-pictures", "--no-page")
     assert done.code == 0, done.err
 
 
