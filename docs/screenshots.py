@@ -29,7 +29,6 @@ def main() -> None:
         tab = browser.new_page(viewport={"width": 1180, "height": 760})
         tab.goto((Path(run) / "report.html").resolve().as_uri())
         tab.screenshot(path=HERE / "report.png")
-        tab.locator("#confusion").scroll_into_view_if_needed()
         tab.evaluate("document.getElementById('confusion').scrollIntoView()")
         tab.screenshot(path=HERE / "report_confusion.png")
         tab.evaluate("document.getElementById('gallery').scrollIntoView()")
