@@ -10,7 +10,7 @@ import pandas as pd
 
 from folds.errors import UserError, did_you_mean, listed
 from pipeline.reporting import check_rows_once
-from pipeline.store import Run, rows_like
+from pipeline.store import Run, file_hash, rows_like
 
 __all__ = ["align_oof", "check_same_data", "find_members", "rows_of_member"]
 
@@ -51,6 +51,12 @@ def find_members(
             members[path.resolve()] = Run(path)
         else:
             skipped.append((path, why))
+    seen_again = {run.info["of"]["oof"]: run for run in members.values() if "of" in run.info}
+    for path, run in list(members.items()):
+        again = seen_again.get(file_hash(run.path / "oof.parquet"))
+        if again is not None:  # else the plain pictures would count twice
+            del members[path]
+            skipped.append((run.path, f"{again.name}, which merges its views, is in the blend"))
     if not members:
         reasons = f" ({listed(f'{path}: {why}' for path, why in skipped)})" if skipped else ""
         raise UserError(f"nothing to blend{reasons}; name folders of finished runs, such as outputs/*")

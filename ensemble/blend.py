@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,29 +18,20 @@ from ensemble.align import align_oof, check_same_data, find_members, rows_of_mem
 from ensemble.vote import soft_vote
 from folds.errors import UserError, listed
 from pipeline.config import check_name
-from pipeline.environment import describe_environment
+from pipeline.derived import open_derived, write_derived
 from pipeline.report import write_report, write_section
 from pipeline.reporting import (
     check_metric,
     check_rows_once,
-    mean_over_folds,
     oof_arrays,
-    write_submission,
 )
 from pipeline.store import (
-    FORMAT,
     PICTURES,
     Run,
-    clear_folder,
     file_hash,
-    is_empty,
     lock_folder,
-    logit_columns,
-    sweep,
     with_logits,
     write_bytes,
-    write_json,
-    write_table,
 )
 from reports.blocks import comparison_block, section
 from reports.metrics import METRICS, mean_score, softmax
@@ -94,22 +84,6 @@ def _weighted(members: list[Run], weights: Sequence[float] | None) -> list[tuple
         )
     pairs = list(zip(members, weights or [1.0] * len(members), strict=True))
     return sorted(pairs, key=lambda pair: (pair[0].name, str(pair[0].path)))
-
-
-def _open_folder(folder: Path, key: str, config: BlendConfig) -> None:
-    """Make the blend's folder fit, or raise UserError: nothing is overwritten unasked."""
-    if not (folder / "run.json").is_file():
-        if not is_empty(folder):
-            raise UserError(f"{folder}: exists and is no run; pass another --name")
-        return
-    info = Run(folder).info
-    if info["kind"] != "blend":
-        raise UserError(f"{folder}: is a cross-validated run, not a blend; pass another --name")
-    if info["run_key"] == {"blend": key}:
-        return
-    if not config.overwrite:
-        raise UserError(f"{folder}: is a blend of other runs or weights; pass another --name, or --overwrite")
-    clear_folder(folder)
 
 
 def _finite_logits(run: Run, table: pd.DataFrame) -> np.ndarray:
@@ -229,49 +203,24 @@ def blend(runs: Sequence[str | Path | Run], *, say: Say = print, **settings: Any
     if 0 < len(tests) < max(run.info["num_test_folds"] for run, _ in members):
         notes.append("members differ in the number of folds: test logits are a vote of their means")
     with lock_folder(folder):
-        _open_folder(folder, key, config)
-        sweep(folder)
+        open_derived(folder, "blend", {"blend": key}, overwrite=config.overwrite)
         info = {
-            **{name: first.info[name] for name in ("data", "classes", "answers", "attributes")},
-            "format": FORMAT,
             "kind": "blend",
-            "status": "running",
-            "name": folder.name,
             "run_key": {"blend": key},
             "members": record,
-            "num_folds": int(rows["fold"].nunique()),
-            "num_repeats": int(rows["repeat"].nunique()),
-            "num_test_folds": len(tests),
-            "has_test": bool(tests),
             "leaks": bool(leaky),
             "optimistic": bool(optimistic),
             "views": [],
             "metric": config.metric,
+            "about": f"soft vote of {len(members)} runs: "
+            + ", ".join(f"{run.name} x {weight:g}" for run, weight in members),
+            "notes": notes,
         }
-        before = Run(folder).info if (folder / "run.json").is_file() else {}  # the same blend, made again
-        info["started"] = before.get("started", round(time.time()))
-        write_json(folder / "run.json", info)
-        write_json(folder / "env.json", describe_environment())
         pictures = next((run.path / PICTURES for run, _ in members if (run.path / PICTURES).is_file()), None)
-        if pictures is not None:
-            write_bytes(folder / PICTURES, pictures.read_bytes())
-        write_table(folder / "folds.csv", rows[["image_id", "group", "label", "repeat", "fold"]])
-        write_table(folder / "oof.parquet", with_logits(rows, logits))
-        for fold, test in enumerate(tests):
-            write_table(folder / f"test_fold_{fold}.parquet", test)
-        if tests:
-            mean = mean_over_folds(tests, logit_columns(len(first.classes)))
-            write_table(folder / "test.parquet", mean)
-            write_submission(folder, mean, first.info["answers"])
+        write_derived(folder, first, info, rows, logits, tests, {}, pictures=pictures)
         write_bytes(
             folder / "blend.yaml",
             yaml.safe_dump({"method": "soft-vote", "metric": config.metric, "members": record}, sort_keys=False),
-        )
-        finished = before.get("finished", round(time.time()))
-        about = f"soft vote of {len(members)} runs: " + ", ".join(f"{run.name} x {weight:g}" for run, weight in members)
-        write_json(
-            folder / "run.json",
-            info | {"status": "done", "finished": finished, "about": about, "notes": notes},
         )
         singles = comparison_block(_comparison(folder, members, config.metric))
         title = "Single runs beside the blend, out of fold; differences to the best of them"

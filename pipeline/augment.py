@@ -25,6 +25,7 @@ __all__ = [
     "Augment",
     "Augmentation",
     "DeviceAugmentation",
+    "albu_augmentation",
     "build_augmentation",
     "check_augmentation",
     "describe_augmentation",
@@ -71,7 +72,7 @@ class Augment(Protocol):
 class Augmentation:
     """A pipeline whose draw depends on the seed given with each picture, not on order or worker."""
 
-    def __init__(self, transforms: list[albumentations.BasicTransform]) -> None:
+    def __init__(self, transforms: list[Any]) -> None:
         self._compose = albumentations.Compose(transforms)
 
     def __call__(self, image: np.ndarray, seed: int) -> np.ndarray:
@@ -101,6 +102,34 @@ def _default() -> Augmentation:
             ),
         ]
     )
+
+
+def albu_augmentation(file: str, *, width: int, height: int) -> Augment:
+    """Return an albumentations pipeline that was saved as YAML (albumentations.save), its pictures made width x height.
+
+    Raises UserError for a file that is none, or whose pipeline does not return one picture of 3 channels.
+    """
+    try:
+        loaded = albumentations.load(file, data_format="yaml")
+        pipeline = Augmentation([loaded])
+    except FileNotFoundError:
+        raise UserError(f"albu:{file}: no such file; check the path") from None
+    except Exception as error:  # whatever a file may hold
+        raise UserError(f"albu:{file}: no pipeline that albumentations.save wrote ({in_a_line(error)})") from None
+
+    def augment(image: np.ndarray, seed: int) -> np.ndarray:
+        changed = np.asarray(pipeline(image, seed))
+        if changed.shape[:2] != (height, width):
+            changed = cv2.resize(changed, (width, height), interpolation=cv2.INTER_AREA)
+        return changed
+
+    try:
+        trial = augment(np.zeros((height, width, 3), np.uint8), 0)
+        if trial.shape != (height, width, 3) or trial.dtype != np.uint8:
+            raise ValueError(f"it returns {trial.dtype} {trial.shape}; leave out what normalises or makes tensors")
+    except Exception as error:
+        raise UserError(f"albu:{file}: a trial on a blank picture failed ({in_a_line(error)})") from None
+    return augment
 
 
 AUGMENTATIONS: dict[str, Callable[[], Augment | None]] = {"default": _default, "none": lambda: None}

@@ -47,7 +47,7 @@ class ImageDataset(Dataset[Batch]):
         source: PictureSource,
         *,
         augment: Augment | None = None,
-        seed_parts: tuple[int, ...] = (),
+        seed_parts: tuple[int | str, ...] = (),
         random_crop: bool = False,
         whole: bool = False,
     ) -> None:

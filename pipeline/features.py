@@ -23,7 +23,7 @@ from pipeline.fold import FoldJob
 from pipeline.model import build_model
 from pipeline.pictures import PICTURES_VERSION
 from pipeline.seeding import derive_seed
-from tta.views import VIEWS, VIEWS_VERSION
+from tta.views import VIEWS_VERSION, view_of
 
 __all__ = ["Backbone", "Features"]
 
@@ -115,7 +115,7 @@ class Features:
     def _compute(self, table: pd.DataFrame, view: str, copy: int | None) -> Iterator[np.ndarray]:
         """Yield features batch by batch; a short last batch is filled up, so that a picture's company is no matter."""
         job, compute = self.job, self.job.compute
-        train = job.config.train
+        train, see = job.config.train, view_of(view)
         loader = job.feeder.rows(table) if copy is None else job.feeder.copies(table, seed_parts=(train.seed, copy))
         desc = f"features, {view}" if copy is None else f"features, augmented copy {copy + 1}"
         with tqdm(total=len(table), desc=desc, unit="picture", disable=None, leave=False) as bar:
@@ -123,9 +123,10 @@ class Features:
                 num = len(images)
                 if num < self.batch_size:
                     images = torch.cat([images, images[-1:].expand(self.batch_size - num, -1, -1, -1)])
-                pixels = job.preprocess.normalise(images).contiguous(memory_format=compute.memory_format)
+                seen = see(images.permute(0, 3, 1, 2).float())  # views are of raw pixels, as in predict
+                pixels = job.preprocess.standardise(seen).contiguous(memory_format=compute.memory_format)
                 with compute.autocast():
-                    features = self.backbone.model(VIEWS[view](pixels)).float()
+                    features = self.backbone.model(pixels).float()
                 self.num_computed += num
                 bar.update(num)
                 yield features[:num].cpu().numpy()

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from pipeline.augment import DeviceAugmentation, build_augmentation, device_augmentation
+from pipeline.augment import Augment, DeviceAugmentation, build_augmentation, device_augmentation
 from pipeline.config import RunConfig
 from pipeline.dataset import (
     ImageDataset,
@@ -81,10 +81,13 @@ class Feeder:
         dataset = ImageDataset(table, self.source)
         return eval_loader(dataset, batch_size=size, workers=self._workers, pin=self.compute.is_cuda)
 
-    def copies(self, table: pd.DataFrame, *, seed_parts: tuple[int, ...]) -> Any:
+    def copies(self, table: pd.DataFrame, *, seed_parts: tuple[int | str, ...]) -> Any:
         """Return batches of augmented copies of a table's pictures, in its order; always augmented by the workers."""
+        return self.drawn(table, build_augmentation(self.config.augment.augment), seed_parts=seed_parts)
+
+    def drawn(self, table: pd.DataFrame, augment: Augment | None, *, seed_parts: tuple[int | str, ...]) -> Any:
+        """Return batches of a table's pictures as an augmentation draws them, in its order; by the workers."""
         size = self.config.infer.validation_batch_size or 0
-        augment = build_augmentation(self.config.augment.augment)
         dataset = ImageDataset(table, self.source, augment=augment, seed_parts=seed_parts, random_crop=True)
         return eval_loader(dataset, batch_size=size, workers=self._workers, pin=self.compute.is_cuda)
 

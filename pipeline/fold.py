@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from pipeline.store import file_hash, read_json, with_logits, write_table
 from pipeline.weights import Weights
 from tta.merge import mean_logit
 
-__all__ = ["FoldJob", "finished_fold", "fold_record", "start_fold", "write_fold"]
+__all__ = ["FoldJob", "finished_fold", "fold_record", "start_fold", "view_tables", "write_fold"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +92,11 @@ def finished_fold(folder: Path, index: int, run_key: dict[str, str]) -> dict[str
     return dict(done) if intact and done["run_key"] == run_key else None
 
 
-def _per_view(ids: pd.Series, views: tuple[str, ...], logits_VNC: np.ndarray) -> pd.DataFrame:
+def view_tables(ids: pd.Series, logits_of: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Return image_id, view and logits of each view's rows, one view after the other."""
     parts = [
         with_logits(pd.DataFrame({"image_id": ids.to_numpy(), "view": name}), logits)
-        for name, logits in zip(views, logits_VNC, strict=True)
+        for name, logits in logits_of.items()
     ]
     return pd.concat(parts, ignore_index=True)
 
@@ -129,12 +130,14 @@ def write_fold(
     columns = held_out[["image_id", "group", "label", "label_raw"]].assign(repeat=repeat, fold=fold)
     tables = {f"fold_{index}/oof.parquet": with_logits(columns, mean_logit(held_VNC))}
     if len(job.views) > 1:
-        tables[f"tta/oof_fold_{index}.parquet"] = _per_view(held_out["image_id"], job.views, held_VNC)
+        tables[f"tta/oof_fold_{index}.parquet"] = view_tables(
+            held_out["image_id"], dict(zip(job.views, held_VNC, strict=True))
+        )
     if test_VNC is not None and job.manifest.test is not None:
         ids = job.manifest.test["image_id"]
         tables[f"test_fold_{index}.parquet"] = with_logits(ids.to_frame(), mean_logit(test_VNC))
         if len(job.views) > 1:
-            tables[f"tta/test_fold_{index}.parquet"] = _per_view(ids, job.views, test_VNC)
+            tables[f"tta/test_fold_{index}.parquet"] = view_tables(ids, dict(zip(job.views, test_VNC, strict=True)))
     weights = f"fold_{index}/best.safetensors"
     write_with(job.folder / weights, lambda draft: safetensors.torch.save_file(state, draft))
     for name, table in tables.items():

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from folds.errors import listed, require
 from folds.load import Say, load_data
 from folds.manifest import Manifest, slug
 from folds.plan import plan_folds
@@ -29,7 +30,7 @@ from pipeline.reporting import check_metric
 from pipeline.settings import flatten, identity_hash, replace
 from pipeline.tracking import require_wandb
 from pipeline.weights import HubUnreachableError, Weights, load_file, load_pretrained
-from tta.views import parse_views
+from tta.views import check_views, is_device_view, parse_views
 
 __all__ = ["Prepared", "prepare"]
 
@@ -156,6 +157,8 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
     Raises UserError for the first thing that the user must mend.
     """
     views = parse_views(config.infer.tta)
+    drawn = [name for name in views if not is_device_view(name)]
+    require(not drawn, f"--tta {listed(drawn)}: drawn views are for a finished run: python -m tta outputs/RUN --views")
     check_metric(config.output.metric)
     record = check_backbone(config.model.backbone)
     check_optimizer(config.train.opt)
@@ -173,6 +176,7 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
     for line in explain(config):
         say(line)
     preprocess = preprocess_of(config.model, record)
+    check_views(views, width=preprocess.width, height=preprocess.height)
     config = _resolve(config, manifest, f"{preprocess.width}x{preprocess.height}")
     kwargs = model_kwargs(config.model, record, preprocess)
     weights = _load_weights(config, manifest, kwargs, say)

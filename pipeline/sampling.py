@@ -50,7 +50,7 @@ class EpochSampler(Sampler[Key]):
     """
 
     def __init__(
-        self, num_rows: int, seed_parts: tuple[int, ...] | None = None, *, odds_N: np.ndarray | None = None
+        self, num_rows: int, seed_parts: tuple[int | str, ...] | None = None, *, odds_N: np.ndarray | None = None
     ) -> None:
         self.num_rows = num_rows
         self.seed_parts = seed_parts

@@ -25,7 +25,7 @@ from pipeline.tracking import attribute_scores, open_trackers, tracking_id
 from reports.confusion import confusion_counts, worst_mistakes
 from reports.metrics import METRICS, softmax
 from tta.merge import mean_logit
-from tta.views import VIEWS
+from tta.views import view_of
 
 __all__ = ["inner_rows", "run_fold"]
 
@@ -177,7 +177,7 @@ class _FoldTraining:
 
     def _predict(self, model: torch.nn.Module, table: pd.DataFrame, views: tuple[str, ...]) -> np.ndarray:
         job = self.job
-        return predict(model, job.feeder.rows(table), job.preprocess, job.compute, [VIEWS[name] for name in views])
+        return predict(model, job.feeder.rows(table), job.preprocess, job.compute, [view_of(name) for name in views])
 
     def _score(self, table: pd.DataFrame, logits_VNC: np.ndarray) -> float:
         self.job.check_finite(self.index, logits_VNC)

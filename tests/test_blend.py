@@ -90,7 +90,7 @@ def test_report_shows_single_runs_beside_the_blend(runs_copy):
 
 
 def test_order_of_arguments_does_not_matter_to_the_byte(runs_copy, tmp_path, monkeypatch):
-    monkeypatch.setattr("ensemble.blend.time.time", lambda: 1e9)
+    monkeypatch.setattr("pipeline.derived.time.time", lambda: 1e9)
     a, b = runs_copy / "alpha", runs_copy / "beta"
     one = blend([a, b], say=quiet, weights=(1, 3), output=str(tmp_path / "one"))
     two = blend([b, a], say=quiet, weights=(3, 1), output=str(tmp_path / "two"))

@@ -1,0 +1,157 @@
+"""What views cost: many of one cached picture, against as many forward passes alone, and against doing it naively.
+
+    python benchmarks/tta_views.py --data DATA [--backbone tf_efficientnet_lite0 --img-size 128 --pictures 512]
+
+"forward" is the model alone on pixels that lie ready, once a picture. "views" is the stage: every picture read
+once from the cache, seen in all device views. "naive" decodes every picture anew for each view. Views that are
+drawn on the CPU are the training augmentation and a small pipeline of albumentations. All take turns, in rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import albumentations as A  # noqa: N812
+import pandas as pd
+import torch
+from common import Results, data_of, parser, print_rows, settled, shown, spread
+
+from pipeline.augment import albu_augmentation, build_augmentation
+from pipeline.device import compute_of
+from pipeline.feeding import Feeder
+from pipeline.infer import predict
+from pipeline.model import build_model, check_backbone, preprocess_of
+from pipeline.pictures import open_pictures
+from tta.views import parse_views, view_of
+
+VIEWS = parse_views("hflip,scale:1.1,scale:0.9,rotate:5,xshift:0.05,crop:0.875:center,brightness:1.2,hflip*scale:1.1")
+PIPELINE = [A.CLAHE(p=1), A.Affine(scale=(0.9, 1.1), rotate=(-5, 5), p=1)]
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    config = settled(args, backbone=args.backbone, img_size=args.img_size, augment=args.augment)
+    manifest, compute = data_of(args), compute_of(config.machine)
+    preprocess = preprocess_of(config.model, check_backbone(args.backbone))
+    table = pd.concat([manifest.train] * (args.pictures // len(manifest.train) + 1), ignore_index=True)
+    table = table[: args.pictures]
+    torch.manual_seed(0)
+    model = build_model(args.backbone, num_classes=manifest.num_classes, kwargs={}, weights=None)
+    model = model.to(device=compute.device, memory_format=compute.memory_format).eval()  # type: ignore[call-overload]
+
+    def seconds(job: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        job()
+        if compute.is_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    with tempfile.TemporaryDirectory() as name:
+        pipeline = Path(name) / "pipeline.yaml"
+        A.save(A.Compose(PIPELINE), pipeline, data_format="yaml")
+        width, height = preprocess.stored_size
+        draws = {
+            "train": build_augmentation(args.augment),
+            "albu": albu_augmentation(pipeline, width=width, height=height),
+        }
+        feeders = {}
+        for cache in ("auto", "off"):
+            source = open_pictures(
+                (table,),
+                preprocess,
+                cache=cache if cache == "off" else config.machine.cache,
+                cache_dir=name,
+                passes=9,
+                device_room=None,
+                say=lambda _: None,
+            )
+            feeders[cache] = Feeder(config, source, compute)
+        cached, naive = feeders["auto"], feeders["off"]
+
+        def seen(loader: Any, views: tuple[str, ...]) -> object:
+            return predict(model, loader, preprocess, compute, [view_of(view) for view in views])
+
+        with torch.inference_mode():
+            ready = [
+                preprocess.standardise(images.permute(0, 3, 1, 2).float()).contiguous(
+                    memory_format=compute.memory_format
+                )
+                for images, _ in compute.feed(cached.rows(table))
+            ]
+
+        @torch.inference_mode()
+        def forward() -> None:
+            with compute.autocast():
+                for pixels in ready:
+                    model(pixels)
+
+        jobs: dict[str, Callable[[], object]] = {
+            "forward": forward,
+            "views": lambda: seen(cached.rows(table), VIEWS),
+            "naive": lambda: [seen(naive.rows(table), (view,)) for view in VIEWS],
+            **{
+                way: lambda way=way: seen(cached.drawn(table, draws[way], seed_parts=("view", 0, 0)), ("identity",))
+                for way in draws
+            },
+        }
+        for job in ("forward", "naive"):
+            jobs[job]()  # files are in the page cache, kernels are chosen
+        taken: dict[str, list[float]] = {job: [] for job in jobs}
+        for _ in range(args.rounds):
+            # Twice, before and after: a machine that slows down meanwhile would pass for a dear view.
+            before = seconds(forward)
+            for job in jobs:
+                if job != "forward":
+                    taken[job].append(seconds(jobs[job]))
+                if job == "views":
+                    taken["forward"].append((before + seconds(forward)) / 2)
+    passes = {"views": len(VIEWS), "naive": len(VIEWS), "train": 1, "albu": 1}
+    return {
+        "views": list(VIEWS),
+        "num_pictures": len(table),
+        "batch_size": config.infer.validation_batch_size,
+        "pictures_per_second": {
+            job: spread([passes.get(job, 1) * len(table) / one for one in values], 1) for job, values in taken.items()
+        },
+        "over_forward_passes": {
+            job: spread([one / (num * f) for one, f in zip(taken[job], taken["forward"], strict=True)])
+            for job, num in passes.items()
+        },
+        "naive_over_views": spread([one / f for one, f in zip(taken["naive"], taken["views"], strict=True)]),
+    }
+
+
+def main() -> None:
+    """Measure, unless the JSON file holds it, and print the table."""
+    cli = parser(__doc__, results="tta_views.json")
+    cli.add_argument("--backbone", default="tf_efficientnet_lite0")
+    cli.add_argument("--img-size", default="128")
+    cli.add_argument("--augment", default="default")
+    cli.add_argument("--pictures", type=int, default=512)
+    cli.add_argument("--rounds", type=int, default=5)
+    args = cli.parse_args()
+    results = Results(args, device=settled(args).machine.device)
+    name = f"{args.backbone} at {args.img_size}, {args.pictures} pictures"
+    if name not in results:
+        results.put(name, measure(args))
+    found = results[name]
+    over, speed, num = found["over_forward_passes"], found["pictures_per_second"], len(found["views"])
+    print_rows(
+        f"{name}, {num} views",
+        [
+            (f"{num} device views / {num} forward passes alone", shown(over["views"])),
+            (f"{num} naive passes / {num} forward passes alone", shown(over["naive"])),
+            ("naive / device views", shown(found["naive_over_views"])),
+            ("a draw of the training augmentation / a forward pass alone", shown(over["train"])),
+            ("a draw of an albumentations pipeline / a forward pass alone", shown(over["albu"])),
+            *((f"views a second, {job}", shown(value)) for job, value in speed.items()),
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,400 @@
+"""Weights and policies of views: planted answers are found, luck is not, and no label reaches its own logits."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from folds.manifest import Attribute
+from reports.metrics import METRICS, log_softmax, softmax
+from tta.choose import FEWEST_GROUPS, choose, group_parts, learned, searched, weighted
+from tta.crossfit import cross_fit
+from tta.evaluate import effect_blocks, effects
+from tta.learn import WEIGHTINGS, fit_class_weights, fit_view_weights
+from tta.merge import mean_logit
+from tta.policy import IDENTITY, Policy, SavedViews
+
+NUM_PICTURES = 7
+
+
+def world(kinds, *, num_people=100, num_classes=4, seed=0, num_present=None):
+    """Views of pictures of people: errors are a person's and a picture's for the most part, the rest a view's own."""
+    rng, num = np.random.default_rng(seed), num_people * NUM_PICTURES
+    group = np.repeat([f"person {index}" for index in range(num_people)], NUM_PICTURES)
+    label = rng.integers(num_present or num_classes, size=num)
+    truth = 2.0 * np.eye(num_classes)[label]
+    common = rng.normal(size=(num_people, num_classes)).repeat(NUM_PICTURES, axis=0) * 0.4
+    common += rng.normal(size=(num, num_classes)) * 0.5
+    first = rng.normal(size=(num, num_classes))
+    sees = {
+        "plain": lambda: truth + common + first,
+        "useful": lambda: truth + common + rng.normal(size=(num, num_classes)),
+        "copy": lambda: truth + common + first,
+        "noise": lambda: 2 * rng.normal(size=(num, num_classes)),
+        "harmful": lambda: (truth + common)[:, np.roll(np.arange(num_classes), 1)] + first,
+    }
+    logits = [sees["plain"](), *(sees[kind]() for kind in kinds)]
+    names = ("identity", *(f"{kind}{place}" for place, kind in enumerate(kinds)))
+    return SavedViews(names, np.stack(logits).astype(np.float32), label, group, np.zeros(num, int))
+
+
+def fold_of(saved, num_folds=4):
+    return np.unique(saved.group_N, return_inverse=True)[1] % num_folds
+
+
+def planted(weights, *, num=4000, num_classes=4, seed=0):
+    """Logits of views, and labels drawn from their weighted mean of log-probabilities."""
+    rng = np.random.default_rng(seed)
+    logits = (rng.normal(size=(len(weights), num, num_classes)) * 3).astype(np.float32)
+    scores = (np.asarray(weights).reshape(len(weights), 1, -1) * [log_softmax(one) for one in logits]).sum(axis=0)
+    label = (softmax(scores).cumsum(axis=1) > rng.random((num, 1))).argmax(axis=1)
+    return logits, label, np.arange(num)
+
+
+# Learned weights
+
+
+def test_planted_weights_are_recovered():
+    weights = np.array([0.6, 0.3, 0.1])
+    np.testing.assert_allclose(fit_view_weights(*planted(weights)), weights, atol=0.03)
+
+
+def test_planted_weights_of_classes_are_recovered():
+    weights = np.array([[0.9, 0.5, 0.1, 0.5], [0.1, 0.5, 0.9, 0.5]])
+    logits, label, group = planted(weights, num=20_000)
+    np.testing.assert_allclose(fit_class_weights(logits, label, group), weights, atol=0.05)
+
+
+@pytest.mark.parametrize("name", WEIGHTINGS)
+@pytest.mark.parametrize("size", [1.0, 3.0])
+def test_a_view_of_noise_loses_its_weight(name, size):
+    saved = world(["useful", "noise"], num_people=1500)
+    saved.logits_VNC[2] *= size / 2
+    weights = WEIGHTINGS[name](saved.logits_VNC, saved.label_N, saved.group_N)
+    assert weights[2].mean() < 0.02
+    assert weights[2].max() < 0.05
+    assert weights[:2].min() > 0.4
+    assert weighted(saved, saved.names, "view").views == ("identity", "useful0")  # no pass for nothing
+
+
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_weights_are_weights(name):
+    """They are a mean's; the same again and in any order of rows and views."""
+    saved = world(["useful", "noise", "harmful"], num_people=60)
+    logits, label, group = saved.logits_VNC, saved.label_N, saved.group_N
+    weights = WEIGHTINGS[name](logits, label, group)
+    assert (weights >= 0).all()
+    np.testing.assert_allclose(weights.sum(axis=0), 1)
+    np.testing.assert_array_equal(WEIGHTINGS[name](logits, label, group), weights)
+    rows = np.random.default_rng(0).permutation(len(label))
+    np.testing.assert_allclose(WEIGHTINGS[name](logits[:, rows], label[rows], group[rows]), weights, atol=1e-3)
+    np.testing.assert_allclose(WEIGHTINGS[name](logits[::-1], label, group)[::-1], weights, atol=1e-3)
+    assert np.isfinite(WEIGHTINGS[name](np.sign(logits) * np.float32(1e4), label, group)).all()
+    assert (WEIGHTINGS[name](logits[:1], label, group) == 1).all()
+
+
+def test_sharpness_is_no_merit():
+    saved = world(["useful", "noise"], num_people=60)
+    columns = saved.label_N, saved.group_N
+    sharp = fit_view_weights(saved.logits_VNC * 3, *columns)
+    np.testing.assert_allclose(sharp, fit_view_weights(saved.logits_VNC, *columns), atol=1e-3)
+
+
+def test_pictures_of_a_person_are_no_evidence_of_their_own():
+    logits, label, _ = planted([0.7, 0.3], num=25)
+    once = fit_view_weights(logits, label, np.arange(25))
+    seven = [np.repeat(logits, 7, axis=1), np.repeat(label, 7)]
+    np.testing.assert_allclose(fit_view_weights(*seven, np.repeat(np.arange(25), 7)), once, atol=1e-3)
+    people = fit_view_weights(*seven, np.arange(175))
+    assert abs(people[0] - 0.5) > abs(once[0] - 0.5) + 0.005  # more of them, further from equal weights
+
+
+def test_a_class_without_rows_has_the_views_weights():
+    saved = world(["useful", "noise"], num_classes=5, num_present=3)
+    weights = fit_class_weights(saved.logits_VNC, saved.label_N, saved.group_N)
+    views = fit_view_weights(saved.logits_VNC, saved.label_N, saved.group_N)
+    np.testing.assert_allclose(weights[:, 3:], np.repeat(views[:, None], 2, axis=1))
+    assert abs(weights[:, :3] - views[:, None]).max() > 1e-3
+
+
+def test_few_rows_of_a_class_move_its_weights_little():
+    weights = np.array([[0.95, 0.5, 0.5, 0.5], [0.05, 0.5, 0.5, 0.5]])
+    logits, label, group = planted(weights, num=20_000)
+    keep = np.flatnonzero((label != 0) | (np.cumsum(label == 0) <= 3))
+    few = fit_class_weights(logits[:, keep], label[keep], group[keep])
+    many = fit_class_weights(logits, label, group)
+    assert many[0, 0] > 0.9
+    assert few[0, 1:] == pytest.approx(0.5, abs=0.1)
+
+
+# Policies
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        IDENTITY,
+        Policy(("identity", "hflip*scale:1.15"), "entropy"),
+        Policy(("a", "b"), "mean", (0.25, 1 / 3)),
+        Policy(("a", "b"), "prob", ((0.1, 0.2, 0.3), (0.7, 1e-17, 1.0))),
+    ],
+)
+def test_a_policy_survives_json(policy):
+    again = Policy.from_dict(json.loads(json.dumps(policy.as_dict())))
+    assert again == policy
+    assert hash(again) == hash(policy)
+    assert policy.passes == len(policy.views)
+
+
+def test_what_is_no_policy():
+    for wrong in (
+        lambda: Policy(()),
+        lambda: Policy(("a", "a")),
+        lambda: Policy(("a",), "median"),
+        lambda: Policy(("a", "b"), "mean", (1.0,)),
+        lambda: Policy.from_dict({"views": ["a"]}),
+        lambda: IDENTITY.apply(np.zeros((1, 2, 3), np.float32), ["hflip"]),
+        lambda: SavedViews(("hflip",), np.zeros((1, 1, 2)), *[np.zeros(1)] * 3),
+        lambda: SavedViews(("identity",), np.zeros((1, 1, 2)), *[np.zeros(2)] * 3),
+        lambda: SavedViews(("identity",), np.full((1, 1, 2), np.nan), *[np.zeros(1)] * 3),
+    ):
+        with pytest.raises(ValueError, match=r"."):
+            wrong()
+
+
+def test_a_policy_picks_views_by_name():
+    saved = world(["useful", "noise"])
+    policy = Policy(("noise1", "identity"))
+    expected = mean_logit(saved.logits_VNC[[2, 0]])
+    np.testing.assert_array_equal(policy.apply(saved.logits_VNC, saved.names), expected)
+    np.testing.assert_array_equal(IDENTITY.apply(saved.logits_VNC, saved.names), saved.logits_VNC[0])
+
+
+# The search
+
+
+def test_a_view_that_helps_is_found_and_its_gain_stated():
+    choice = choose(world(["noise", "useful", "harmful"], num_people=300))
+    assert set(choice.policy.views) == {"identity", "useful1"}
+    step = choice.steps[0]
+    assert step.taken
+    assert step.gain > step.standard_error > 0
+    assert step.over == IDENTITY
+    assert f"{step.gain:+.4f}" in str(choice)
+    assert "macro F1" in str(choice)
+    json.dumps(choice.as_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_metric_can_be_asked_for(metric):
+    helped = choose(world(["useful", "useful"], num_people=60), metric=metric, budget=2, weightings=())
+    assert helped.policy.passes == 2
+    assert choose(world(["noise", "harmful"], num_people=60), metric=metric).policy == IDENTITY
+
+
+def test_nothing_helps_and_it_is_said():
+    copies = choose(world(["copy", "copy", "copy"]))
+    assert (copies.policy, copies.steps, str(copies)) == (IDENTITY, (), "identity: no view lowers the log loss")
+    assert choose(world([])).policy == IDENTITY
+
+
+def test_harmful_views_and_noise_are_never_chosen():
+    for seed in range(12):
+        saved = world(["noise", "harmful", "noise", "harmful", "copy"], num_people=60, seed=seed)
+        assert choose(saved, metric="accuracy").policy == IDENTITY
+
+
+def test_the_best_of_many_useless_views_is_seldom_taken():
+    """Views that differ from the picture's by chance alone: the best of ten where it is sought is a coin elsewhere."""
+    taken, look_good = 0, 0
+    for seed in range(20):
+        saved = world(["copy"] * 10, num_people=60, seed=seed)
+        rng = np.random.default_rng(seed)
+        saved.logits_VNC[1:] += 0.5 * rng.normal(size=saved.logits_VNC[1:].shape)
+        saved.logits_VNC[1:] += 0.1 * saved.logits_VNC[:1]
+        pairs = [Policy(("identity", name)).apply(saved.logits_VNC, saved.names) for name in saved.names[1:]]
+        right, *others = ((one.argmax(1) == saved.label_N).mean() for one in (saved.logits_VNC[0], *pairs))
+        look_good += max(others) > right
+        taken += choose(saved, metric="accuracy").policy != IDENTITY
+    assert look_good >= 15
+    assert taken <= 4
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3])
+def test_the_budget_is_kept(budget):
+    saved = world(["useful"] * 5, num_people=200)
+    choice = choose(saved, budget=budget)
+    assert choice.policy.passes == budget
+    assert all(step.policy.passes <= budget for step in choice.steps)
+    crossed = cross_fit(saved, fold_of(saved), searched(saved, budget=budget))
+    assert max(part.choice.policy.passes for part in crossed.parts) <= budget
+
+
+def test_the_same_again_in_any_order_of_rows_and_views():
+    saved = world(["useful", "noise", "useful", "harmful"])
+    choice = choose(saved)
+    assert choose(saved) == choice
+    rows = np.random.default_rng(1).permutation(len(saved.label_N))
+    shuffled = choose(saved.rows(rows))
+    order = [3, 1, 4, 0, 2]
+    names = tuple(saved.names[place] for place in order)
+    columns = (saved.label_N, saved.group_N, saved.repeat_N)
+    turned = choose(SavedViews(names, saved.logits_VNC[order], *columns))
+    expected = choice.policy.apply(saved.logits_VNC, saved.names)
+    for other, its_names, its_logits in (
+        (shuffled, saved.names, saved.logits_VNC),
+        (turned, names, saved.logits_VNC[order]),
+    ):
+        assert other.policy.views == choice.policy.views
+        np.testing.assert_allclose(softmax(other.policy.apply(its_logits, its_names)), softmax(expected), atol=2e-3)
+
+
+def test_huge_logits_are_survived():
+    saved = world(["useful", "noise"], num_people=40)
+    huge = SavedViews(saved.names, np.sign(saved.logits_VNC) * np.float32(1e4), *columns_of(saved))
+    crossed = cross_fit(huge, fold_of(huge), searched(huge))
+    assert np.isfinite(crossed.logits_NC).all()
+
+
+def columns_of(saved):
+    return saved.label_N, saved.group_N, saved.repeat_N
+
+
+def test_few_people_are_not_chosen_on():
+    saved = world(["useful"], num_people=FEWEST_GROUPS - 1)
+    assert str(choose(saved)) == f"identity: {FEWEST_GROUPS - 1} groups are too few to choose on"
+
+
+def test_unknown_names():
+    saved = world(["useful"], num_people=20)
+    for settings in ({"metric": "f1"}, {"merges": ("median",)}, {"weightings": ("row",)}, {"budget": 0}):
+        with pytest.raises(ValueError, match=r"unknown; there are|at least once"):
+            choose(saved, **settings)
+
+
+def test_parts_keep_groups_whole_and_do_not_know_the_order_of_rows():
+    saved = world([], num_people=53)
+    part = group_parts(saved.label_N, saved.group_N, num_parts=5)
+    places = {(group, one) for group, one in zip(saved.group_N, part, strict=True)}
+    assert len(places) == 53
+    assert np.ptp(np.bincount(part)) <= NUM_PICTURES
+    rows = np.random.default_rng(0).permutation(len(part))
+    np.testing.assert_array_equal(group_parts(saved.label_N[rows], saved.group_N[rows], num_parts=5), part[rows])
+
+
+# Cross-fitting
+
+
+def with_labels(saved, label):
+    return SavedViews(saved.names, saved.logits_VNC, label, saved.group_N, saved.repeat_N)
+
+
+FITS = {
+    "search": lambda saved: searched(saved, budget=3),
+    "view": lambda saved: learned(saved, saved.names, "view"),
+    "class": lambda saved: learned(saved, saved.names, "class"),
+}
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_a_folds_labels_do_not_reach_its_logits(name):
+    saved = world(["useful", "useful", "harmful"], num_people=80)
+    fold = fold_of(saved)
+    before = cross_fit(saved, fold, FITS[name](saved))
+    label = saved.label_N.copy()
+    label[fold == 1] = (label[fold == 1] + 1) % 4
+    other = with_labels(saved, label)
+    after = cross_fit(other, fold, FITS[name](other))
+    np.testing.assert_array_equal(after.logits_NC[fold == 1], before.logits_NC[fold == 1])
+    assert after.parts[1] == before.parts[1]
+    assert not np.array_equal(after.logits_NC, before.logits_NC)  # the others' they do reach
+
+
+def test_folds_that_tear_groups_apart_are_not_followed():
+    """Parts of whole groups stand in for them, so that no picture of a person has a say in another's."""
+    saved = world(["useful"], num_people=40)
+    torn, part = np.arange(280) % 4, group_parts(saved.label_N, saved.group_N, num_parts=4)
+    fit = learned(saved, saved.names, "view")
+    np.testing.assert_array_equal(cross_fit(saved, torn, fit).logits_NC, cross_fit(saved, part, fit).logits_NC)
+    assert not np.array_equal(part, torn)
+
+
+def test_each_repeat_is_cross_fitted_for_itself():
+    once = world(["useful", "noise"], num_people=40)
+    again = world(["useful", "noise"], num_people=40, seed=1)
+    both = SavedViews(
+        once.names,
+        np.concatenate([once.logits_VNC, again.logits_VNC], axis=1),
+        np.concatenate([once.label_N, again.label_N]),
+        np.concatenate([once.group_N, again.group_N]),
+        np.repeat([0, 1], len(once.label_N)),
+    )
+    fold = np.concatenate([fold_of(once), (fold_of(again) + np.arange(280) // 140) % 4])
+    crossed = cross_fit(both, fold, learned(both, both.names, "view"))
+    assert [(part.repeat, part.fold) for part in crossed.parts] == [(r, f) for r in (0, 1) for f in range(4)]
+    alone = cross_fit(once, fold_of(once), learned(once, once.names, "view"))
+    np.testing.assert_array_equal(crossed.logits_NC[:280], alone.logits_NC)
+    assert crossed.final == learned(both, both.names, "view")(np.arange(560))
+    assert choose(both).policy.passes >= 1
+
+
+def test_parts_and_final_are_what_the_fit_says():
+    saved = world(["useful", "useful"], num_people=80)
+    fold, fit = fold_of(saved), searched(saved)
+    crossed = cross_fit(saved, fold, fit)
+    assert crossed.final == choose(saved)
+    for part in crossed.parts:
+        rows, others = np.flatnonzero(fold == part.fold), np.flatnonzero(fold != part.fold)
+        assert part.choice == choose(saved.rows(others))
+        expected = part.choice.policy.apply(saved.logits_VNC[:, rows], saved.names)
+        np.testing.assert_array_equal(crossed.logits_NC[rows], expected)
+
+
+def test_one_fold_cannot_be_cross_fitted():
+    saved = world(["useful"], num_people=20)
+    with pytest.raises(ValueError, match="one fold only"):
+        cross_fit(saved, np.zeros(140, int), searched(saved))
+
+
+def test_one_view_alone_is_itself():
+    saved = world([], num_people=20)
+    for fit in (searched(saved), learned(saved, saved.names, "class")):
+        np.testing.assert_array_equal(cross_fit(saved, fold_of(saved), fit).logits_NC, saved.logits_VNC[0])
+
+
+# What a report shows
+
+
+def test_effects_by_hand():
+    """Of four pictures one is fixed and one is broken; class c is never true."""
+    label = np.array([0, 0, 1, 1])
+    plain, other = np.eye(3)[[0, 1, 1, 1]], np.eye(3)[[0, 0, 1, 2]]
+    found = effects(
+        {"identity": plain, "hflip": other},
+        {"identity": 1, "hflip": 2},
+        label_N=label,
+        group_N=np.arange(4),
+        repeat_N=np.zeros(4, int),
+        classes=["a", "b", "c"],
+        attributes=[Attribute(name="vowel", values=("yes", "no"), of_class=(0, 1, 1))],
+        metric="accuracy",
+    )
+    plain_row, row = found
+    assert (row["passes"], row["fixed"], row["broken"]) == (2, 1, 1)
+    assert (plain_row["fixed"], plain_row["broken"]) == (0, 0)
+    assert row["comparison"]["difference"]["value"] == 0
+    assert [(one["name"], one["support"]) for one in row["classes"]] == [("a", 2), ("b", 2)]
+    assert [one["f1"] for one in row["classes"]] == pytest.approx([1, 2 / 3])
+    assert [one["difference"] for one in row["classes"]] == pytest.approx([1 / 3, 2 / 3 - 4 / 5])
+    assert [one["difference"] for one in row["attributes"]["vowel"]] == pytest.approx([1 / 3, 1 / 5])
+    kinds = [block["kind"] for block in effect_blocks(found, detail="hflip")]
+    assert kinds == ["comparison", "table", "table", "table"]
+    assert len(effect_blocks(found)) == 2
+    json.dumps(found)
+
+
+def test_no_torch():
+    script = "import sys, tta.choose, tta.crossfit, tta.evaluate; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

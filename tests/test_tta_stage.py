@@ -1,0 +1,114 @@
+"""Test-time augmentation as a stage: a run of its own beside the run whose models saw more views."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import TINY
+
+import run_cv
+from ensemble.align import find_members
+from ensemble.blend import blend
+from pipeline.store import Run, read_table
+from reports.__main__ import main as leaderboard
+from tta.__main__ import main
+from tta.merge import mean_proba
+
+LOGITS = [f"logit_{index}" for index in range(18)]
+
+
+@pytest.fixture
+def tta_command(command_of):
+    return command_of(main)
+
+
+def views_of(run, index, names, part="oof"):
+    table = read_table(run.path / "tta" / f"{part}_fold_{index}.parquet").set_index("image_id")
+    ids = table[table["view"] == "identity"].index
+    return ids, np.stack([table[table["view"] == name].loc[ids, LOGITS].to_numpy() for name in names])
+
+
+def test_given_views_are_merged_into_a_run_beside(runs_copy, tta_command):
+    beta = Run(runs_copy / "beta")
+    kept = (beta.path / "oof.parquet").read_bytes()
+    done = tta_command(beta.path, "--views", "hflip,vflip", "--merge", "prob", "--no-page")
+    assert done.code == 0, done.err
+    run, names = Run(runs_copy / "beta_tta"), ("identity", "hflip", "vflip")
+    assert (beta.path / "oof.parquet").read_bytes() == kept
+    assert (run.info["kind"], run.info["status"], run.info["views"]) == ("tta", "done", list(names))
+    oof, tests = run.oof.set_index("image_id"), []
+    for index in (0, 1):
+        ids, logits = views_of(beta, index, names)
+        np.testing.assert_array_equal(oof.loc[ids, LOGITS].to_numpy(), mean_proba(logits))
+        ids, logits = views_of(beta, index, names, "test")
+        tests.append(mean_proba(logits))
+        np.testing.assert_array_equal(run.test_fold(index).set_index("image_id").loc[ids, LOGITS], tests[-1])
+    np.testing.assert_allclose(run.logits(run.test), np.mean(tests, axis=0), atol=1e-6)
+    assert (run.path / "submission.csv").is_file()
+    text = " ".join((run.path / "report.txt").read_text().split())
+    assert "Test-time augmentation, out of fold" in text
+    assert "pictures fixed" in text
+    again = tta_command(beta.path, "--views", "hflip,vflip", "--merge", "prob", "--no-page")
+    assert again.code == 0
+    assert "fold 0: hflip" not in again.out  # nothing was computed again
+    other = tta_command(beta.path, "--views", "hflip", "--no-page")
+    other.assert_one_line_error("beta_tta", "--overwrite")
+
+
+def test_what_is_chosen_is_chosen_on_other_folds(runs_copy, tta_command):
+    beta = Run(runs_copy / "beta")
+    done = tta_command(beta.path, "--no-page", "--budget", "2", "--name", "chosen")
+    assert done.code == 0, done.err
+    run = Run(runs_copy / "chosen")
+    assert [(part["repeat"], part["fold"]) for part in run.info["parts"]] == [(0, 0), (0, 1)]
+    assert len(run.info["views"]) <= 2
+    oof = run.oof.set_index("image_id")
+    for part in run.info["parts"]:
+        policy = part["policy"]
+        if policy["views"] == ["identity"]:
+            rows = beta.oof[beta.oof["fold"] == part["fold"]].set_index("image_id")
+            np.testing.assert_array_equal(oof.loc[rows.index, LOGITS], rows[LOGITS])
+    text = " ".join((run.path / "report.txt").read_text().split())
+    assert "For the test set, decided on all rows" in text
+    weighted = tta_command(
+        beta.path, "--views", "hflip,scale:1.2", "--merge", "view", "--no-page", "--name", "weighted"
+    )
+    assert weighted.code == 0, weighted.err
+    assert len(Run(runs_copy / "weighted").info["parts"]) == 2
+
+
+def test_it_blends_and_stands_on_the_leaderboard_once(runs_copy, tta_command, tmp_path):
+    assert tta_command(runs_copy / "beta", "--views", "hflip", "--no-page").code == 0
+    members, skipped = find_members(sorted(runs_copy.iterdir()))
+    assert [run.name for run in members] == ["alpha", "beta_tta"]
+    assert [(path.name, why) for path, why in skipped] == [
+        ("beta", "beta_tta, which merges its views, is in the blend")
+    ]
+    both = blend(sorted(runs_copy.iterdir()), say=lambda _: None, page=False)
+    assert [one["name"] for one in both.info["members"]] == ["alpha", "beta_tta"]
+    file = tmp_path / "board.json"
+    assert leaderboard([*map(str, sorted(runs_copy.iterdir())), "--no-page", "--json", str(file)]) == 0
+    rows = {row["name"]: row for row in json.loads(file.read_text())["boards"][0]["rows"]}
+    assert (rows["beta"]["passes"], rows["beta_tta"]["passes"]) == (2, 4)
+
+
+def test_bad_input_is_one_line(runs_copy, tta_command, tmp_path, tiny_layout):
+    beta = runs_copy / "beta"
+    tta_command().assert_one_line_error("python -m tta outputs/RUN")
+    tta_command(beta, "--views", "hflop").assert_one_line_error("--views hflop", "hflip")
+    tta_command(beta, "--views", "scale:0").assert_one_line_error("--views scale:0")
+    tta_command(beta, "--views", "crop:0.01:tl").assert_one_line_error("crop:0.01:tl")
+    tta_command(beta, "--merge", "mena").assert_one_line_error("--merge mena", "mean")
+    tta_command(beta, "--budget", "0").assert_one_line_error("--budget 0")
+    tta_command(tmp_path).assert_one_line_error(str(tmp_path), "no run")
+    blended = blend([runs_copy / "alpha", beta], say=lambda _: None, page=False)
+    tta_command(blended.path).assert_one_line_error("is a blend")
+    argv = ["--data", tiny_layout, "--output", runs_copy, "--name", "heads", "--finetune", "head", *TINY]
+    argv = list(map(str, argv))
+    del argv[argv.index("--epochs") : argv.index("--epochs") + 2]  # heads have none
+    assert run_cv.main([*argv, "--backbone", "test_efficientnet", "--tta", "hflip"]) == 0
+    tta_command(runs_copy / "heads", "--views", "vflip").assert_one_line_error("features of identity, hflip")
+    assert tta_command(runs_copy / "heads", "--views", "hflip", "--no-page").code == 0
+    shutil.rmtree(beta / "fold_1")
+    tta_command(beta, "--views", "hflip").assert_one_line_error("fold 1 is not finished")

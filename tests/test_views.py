@@ -1,0 +1,579 @@
+"""Views: one contract for all of them, known answers for each, names in one way only, errors in one line."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from folds.errors import UserError
+from pipeline.backends import timm
+from pipeline.device import Compute
+from pipeline.infer import predict
+from pipeline.preprocess import Preprocess
+from tta.geometry import PLACES
+from tta.views import (
+    VIEWS,
+    CpuView,
+    DeviceView,
+    Draw,
+    check_views,
+    describe_views,
+    draw_of,
+    is_device_view,
+    parse_views,
+    view_of,
+)
+
+DEVICE_NAMES = [name for name, entry in VIEWS.items() if isinstance(entry, DeviceView)]
+TONES = {"brightness", "contrast", "gamma"}
+# The example of every entry, and what takes another way through the code.
+NAMES = [VIEWS[name].example for name in DEVICE_NAMES]
+NAMES += ["scale:0.8", "scale:2", "xshift:0.5", "yshift:-0.11", "rotate:-90", "brightness:0.7", "contrast:0.6"]
+NAMES += ["gamma:2.2", *(f"crop:0.6:{place}" for place in PLACES), "hflip*scale:1.15", "gamma:0.8*rotate:5*vflip"]
+NEUTRAL_CALLS = [(name, (1.0,)) for name in ("scale", "brightness", "contrast", "gamma")]
+NEUTRAL_CALLS += [("rotate", (0.0,)), ("xshift", (0.0,)), ("yshift", (0.0,)), ("identity", ())]
+NEUTRAL_CALLS += [("crop", (1.0, place)) for place in PLACES]
+GEOMETRIC = [name for name in NAMES if not TONES & set(re.split(r"[:*]", name))]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Small tensors: threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def pictures(height=24, width=32, num=3, seed=0):
+    values = np.random.default_rng(seed).integers(256, size=(num, 3, height, width))
+    return torch.from_numpy(values).float()
+
+
+def smooth(height=48, width=64):
+    """A picture whose values follow slow waves."""
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x / 9 + c) * np.cos(y / 7 - c) for c in range(3)]
+    return torch.from_numpy(127 + 100 * np.stack(waves)).float()[None]
+
+
+def found(image_HW, row_HW, column_HW):
+    """An independent reading of a picture at places between pixels; beyond it lies its mirror image."""
+    return ndimage.map_coordinates(image_HW.astype(np.float64), [row_HW, column_HW], order=1, mode="reflect")
+
+
+# The contract
+
+
+def test_every_entry_is_tried():
+    assert set(DEVICE_NAMES) == {name for text in NAMES for name in re.findall(r"[a-z]{3,}", text)} - {"center"}
+    assert {name for name, _ in NEUTRAL_CALLS} == set(DEVICE_NAMES) - {"hflip", "vflip"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", [(24, 32), (33, 17)])
+def test_contract(name, size):
+    images = pictures(*size)
+    before, version = images.clone(), images._version
+    seen = view_of(name)(images)
+    assert seen.shape == images.shape
+    assert seen.dtype == images.dtype
+    assert seen.device == images.device
+    assert torch.equal(images, before)
+    assert images._version == version  # nothing was written to it, not even what it held already
+    assert torch.equal(view_of(name)(images), seen)
+    assert torch.isfinite(seen).all()
+    assert seen.min() >= -1e-3
+    assert seen.max() <= 255 + 1e-3
+    one = torch.cat([view_of(name)(image[None]) for image in images])  # company is no matter
+    torch.testing.assert_close(one, seen, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_memory_layouts_agree(name):
+    images = pictures()
+    seen = view_of(name)(images)
+    last = images.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(view_of(name)(last), seen, rtol=0, atol=1e-4)  # kernels differ in the order of sums
+    cut = torch.nn.functional.pad(images, (3, 2, 1, 4))[..., 1:-4, 3:-2]  # neither layout
+    torch.testing.assert_close(view_of(name)(cut), seen, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_inference_mode_and_doubles(name):
+    images = pictures()
+    seen = view_of(name)(images)
+    with torch.inference_mode():
+        assert torch.equal(view_of(name)(images), seen)
+    assert torch.equal(view_of(name)(images), seen)  # what was kept meanwhile is usable outside, too
+    exact = view_of(name)(images.double())
+    assert exact.dtype == torch.float64
+    torch.testing.assert_close(seen.double(), exact, rtol=0, atol=0.02)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", NAMES)
+def test_devices_agree(name):
+    torch.backends.cuda.matmul.allow_tf32 = True  # as compute_of leaves it
+    images = pictures(128, 96)
+    torch.testing.assert_close(view_of(name)(images.cuda()).cpu(), view_of(name)(images), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("name", GEOMETRIC)
+def test_geometry_leaves_an_even_picture_as_it_is(name):
+    images = torch.tensor([0.0, 99.0, 255.0]).view(1, 3, 1, 1).expand(2, 3, 24, 32)
+    torch.testing.assert_close(view_of(name)(images), images, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "values"), NEUTRAL_CALLS)
+def test_neutral_values_change_nothing(name, values):
+    images = pictures(33, 40)
+    torch.testing.assert_close(VIEWS[name](images, *values), images, rtol=0, atol=2e-3)
+    written = ":".join([name, *(str(value) for value in values)])
+    assert parse_views(written) == ("identity",)  # and are not computed twice
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_check_views_lets_them_pass(name):
+    check_views(parse_views(name), width=32, height=24)
+
+
+# Known answers: mirrors and shifts
+
+
+def test_identity_is_the_very_tensor():
+    images = pictures()
+    assert view_of("identity")(images) is images
+
+
+@pytest.mark.parametrize(("name", "axis"), [("hflip", 3), ("vflip", 2)])
+def test_mirrors(name, axis):
+    images = pictures()
+    seen = view_of(name)(images)
+    assert np.array_equal(seen.numpy(), np.flip(images.numpy(), axis))
+    assert torch.equal(view_of(name)(seen), images)
+
+
+def test_shifts_are_in_whole_pixels_right_and_down():
+    images = pictures(20, 40)
+    right, down = view_of("xshift:0.1")(images), view_of("yshift:0.1")(images)
+    assert torch.equal(right[..., 4:], images[..., :-4])
+    assert torch.equal(right[..., :4], images[..., 1:5].flip(-1))  # the mirror image, its edge not repeated
+    assert torch.equal(down[..., 2:, :], images[..., :-2, :])
+    assert torch.equal(down[..., :2, :], images[..., 1:3, :].flip(-2))
+    assert torch.equal(view_of("xshift:-0.1")(images), view_of("hflip*xshift:0.1*identity")(images).flip(-1))
+
+
+@given(share=st.floats(-0.5, 0.5), side=st.integers(8, 40))
+@settings(max_examples=40, deadline=None)
+def test_shifts_there_and_back(share, side):
+    images, pixels = pictures(side, side, 1), abs(round(share * side))
+    for name in ("xshift", "yshift"):
+        back = VIEWS[name](VIEWS[name](images, share), -share)
+        inner = slice(pixels, side - pixels)
+        assert torch.equal(back[..., inner, inner], images[..., inner, inner])
+
+
+# Known answers: zooming and turning
+
+
+def checkerboard(cell, cells=8):
+    board = (np.indices((cells, cells)).sum(0) % 2 * 255).repeat(cell, 0).repeat(cell, 1)
+    return torch.from_numpy(board).float().expand(1, 3, -1, -1)
+
+
+def test_scale_of_a_checkerboard():
+    """Twice as large or half as large, the middle of every field keeps its colour."""
+    board = checkerboard(8)  # 64 pixels, fields of 8
+    larger = checkerboard(16, 4)  # the four by four in the middle; it begins with the same colour
+    assert torch.equal(view_of("scale:2")(board)[..., 8::16, 8::16], larger[..., 8::16, 8::16])
+    smaller = view_of("scale:0.5")(board)
+    assert smaller.shape == board.shape
+    middle = smaller[..., 16:48, 16:48]
+    torch.testing.assert_close(middle[..., 1::4, 1::4], checkerboard(4)[..., 1::4, 1::4], rtol=0, atol=40)
+    assert torch.equal(middle > 127, checkerboard(4) > 127)
+    # Around it, the mirror image: the first field goes on beyond the edge, where it has the same colour.
+    assert torch.equal(smaller[..., 14:16, 17:19] > 127, smaller[..., 16:18, 17:19] > 127)
+
+
+@pytest.mark.parametrize("factor", [1.15, 1.5, 3.7])
+def test_zooming_in_reads_between_pixels(factor):
+    image = pictures(30, 44, 1)
+    row, column = np.mgrid[:30, :44]
+    row, column = ((at + 0.5 - side / 2) / factor + side / 2 - 0.5 for at, side in ((row, 30), (column, 44)))
+    seen = VIEWS["scale"](image, factor)[0].numpy()
+    for channel in range(3):
+        np.testing.assert_allclose(seen[channel], found(image[0, channel].numpy(), row, column), atol=0.01)
+
+
+def test_zooming_out_smooths_so_that_fine_stripes_are_grey():
+    stripes = (torch.arange(64) % 2 * 255.0).expand(1, 3, 64, 64)
+    seen = view_of("scale:0.5")(stripes)
+    torch.testing.assert_close(seen[..., 1:-1], torch.full((1, 3, 64, 62), 127.5))  # at the rim the window is cut
+
+
+def test_zooming_out_and_in_again_is_the_smooth_picture():
+    image = smooth()
+    back = VIEWS["scale"](VIEWS["scale"](image, 0.75), 4 / 3)
+    torch.testing.assert_close(back[..., 4:-4, 4:-4], image[..., 4:-4, 4:-4], rtol=0, atol=4)
+
+
+@pytest.mark.parametrize("degrees", [7, -12.5, 90, 180])
+def test_turning_reads_between_pixels_anticlockwise(degrees):
+    image = pictures(30, 44, 1)
+    y, x = np.mgrid[:30, :44] - np.array([14.5, 21.5])[:, None, None]
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    row, column = x * sin + y * cos + 14.5, x * cos - y * sin + 21.5
+    seen = view_of(f"rotate:{degrees}")(image)[0].numpy()
+    for channel in range(3):
+        np.testing.assert_allclose(seen[channel], found(image[0, channel].numpy(), row, column), atol=0.02)
+
+
+def test_quarter_turns_of_a_square():
+    image = pictures(32, 32, 1)
+    torch.testing.assert_close(view_of("rotate:90")(image), image.rot90(1, (2, 3)), rtol=0, atol=0.01)
+    torch.testing.assert_close(view_of("rotate:-90")(image), image.rot90(-1, (2, 3)), rtol=0, atol=0.01)
+    torch.testing.assert_close(view_of("rotate:180")(image), image.flip(2, 3), rtol=0, atol=0.01)
+
+
+@given(degrees=st.floats(-20, 20))
+@settings(max_examples=20, deadline=None)
+def test_turning_there_and_back(degrees):
+    image = smooth(64, 64)
+    back = VIEWS["rotate"](VIEWS["rotate"](image, degrees), -degrees)
+    torch.testing.assert_close(back[..., 16:48, 16:48], image[..., 16:48, 16:48], rtol=0, atol=2)
+
+
+# Known answers: crops
+
+CORNERS = {
+    "tl": np.s_[..., :12, :16],
+    "tr": np.s_[..., :12, 16:],
+    "bl": np.s_[..., 12:, :16],
+    "br": np.s_[..., 12:, 16:],
+    "center": np.s_[..., 6:18, 8:24],
+}
+
+
+@pytest.mark.parametrize("place", list(PLACES))
+def test_crops_are_slices_resized(place):
+    """Against OpenCV's resizing, which is another implementation."""
+    image = pictures(24, 32, 1)
+    part = image[CORNERS[place]][0].permute(1, 2, 0).numpy()
+    expected = cv2.resize(part, (32, 24), interpolation=cv2.INTER_LINEAR)
+    seen = view_of(f"crop:0.5:{place}")(image)[0].permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(seen, expected, atol=1e-3)
+
+
+def test_five_crops_cover_the_corners():
+    image = pictures(25, 33, 1)
+    last = {"tl": (0, 0), "tr": (0, -1), "bl": (-1, 0), "br": (-1, -1)}
+    for name in parse_views("five:0.7")[1:5]:
+        y, x = last[name.rpartition(":")[2]]
+        torch.testing.assert_close(view_of(name)(image)[..., y, x], image[..., y, x])
+
+
+def test_ten_crops_are_the_five_of_both_pictures():
+    image = pictures(24, 32, 1)
+    names = parse_views("ten:0.5")
+    assert names == ("identity", *parse_views("five:0.5")[1:], *(f"hflip*{n}" for n in parse_views("five:0.5")[1:]))
+    five, mirrored = names[1:6], names[6:]
+    for plain, other in zip(five, mirrored, strict=True):
+        assert torch.equal(view_of(other)(image), view_of(plain)(image.flip(-1)))
+
+
+# Known answers: tones
+
+
+@pytest.mark.parametrize("value", [0.1, 0.5, 0.8, 1.3, 2.2, 10])
+def test_tones_are_their_closed_forms(value):
+    image = pictures(seed=4)
+    array = image.numpy().astype(np.float64)
+    grey_N = np.einsum("nchw,c->nhw", array, [0.299, 0.587, 0.114]).mean((1, 2))
+    mean = grey_N[:, None, None, None]
+    expected = {
+        "brightness": array * value,
+        "contrast": mean + value * (array - mean),
+        "gamma": 255 * (array / 255) ** value,
+    }
+    assert expected.keys() == TONES
+    for name, values in expected.items():
+        seen = view_of(f"{name}:{value}")(image).numpy()
+        np.testing.assert_allclose(seen, values.clip(0, 255), rtol=1e-5, atol=1e-3, err_msg=name)
+
+
+def test_each_picture_has_its_own_mean_grey():
+    images = torch.cat([torch.full((1, 3, 8, 8), 40.0), torch.full((1, 3, 8, 8), 200.0)])
+    torch.testing.assert_close(view_of("contrast:3")(images), images)
+
+
+def test_gamma_is_finite_below_zero():
+    assert torch.equal(view_of("gamma:0.5")(torch.full((1, 3, 2, 2), -1e-4)), torch.zeros(1, 3, 2, 2))
+
+
+# Products
+
+
+def test_products_go_from_left_to_right():
+    image = pictures(24, 32, 1)
+    hflip, crop = view_of("hflip"), view_of("crop:0.5:tl")
+    assert torch.equal(view_of("hflip*crop:0.5:tl")(image), crop(hflip(image)))
+    assert torch.equal(view_of("crop:0.5:tl*hflip")(image), hflip(crop(image)))
+    assert not torch.equal(crop(hflip(image)), hflip(crop(image)))
+    bright, contrast = view_of("brightness:2"), view_of("contrast:0.5")
+    assert torch.equal(view_of("brightness:2*contrast:0.5")(image), contrast(bright(image)))
+    assert not torch.equal(contrast(bright(image)), bright(contrast(image)))
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("none", []),
+        ("", []),
+        (" ", []),
+        ("identity", []),
+        ("hflip,identity,hflip", ["hflip"]),
+        (" vflip , hflip ", ["vflip", "hflip"]),
+        ("scale:1.150,scale:1.15,scale:+1.15e0", ["scale:1.15"]),
+        ("scale:2.0,scale:.5", ["scale:2", "scale:0.5"]),
+        ("xshift:1e-3,xshift:-0.0,xshift:1e-5", ["xshift:0.001", "xshift:1e-05"]),
+        ("rotate:-7", ["rotate:-7"]),
+        ("scale:1,rotate:0,gamma:1,crop:1:tl,five:1", []),
+        ("hflip * scale:1.150", ["hflip*scale:1.15"]),
+        ("identity*hflip*identity,identity*identity", ["hflip"]),
+        ("scale:1*scale:1.2", ["scale:1.2"]),
+        ("hflip*vflip,vflip*hflip", ["hflip*vflip", "vflip*hflip"]),
+        ("five:0.80", [f"crop:0.8:{place}" for place in ("tl", "tr", "bl", "br", "center")]),
+        ("five", [f"crop:0.875:{place}" for place in ("tl", "tr", "bl", "br", "center")]),
+        ("crop:0.8:br,five:0.8", [f"crop:0.8:{place}" for place in ("br", "tl", "tr", "bl", "center")]),
+        ("gamma:2*five:.5", [f"gamma:2*crop:0.5:{place}" for place in ("tl", "tr", "bl", "br", "center")]),
+        ("ten:1", ["hflip"]),
+        ("train:3", ["train#0", "train#1", "train#2"]),
+        ("train#1,train:2,train#01", ["train#1", "train#0"]),
+        ("albu:my pipe.yaml,albu:b/c.yml:2", ["albu:my pipe.yaml#0", "albu:b/c.yml#0", "albu:b/c.yml#1"]),
+        ("albu:a.yaml#7,albu:a.yaml,albu:a.yaml:1", ["albu:a.yaml#7", "albu:a.yaml#0"]),
+    ],
+)
+def test_names_are_written_in_one_way(text, names):
+    assert parse_views(text) == ("identity", *names)
+    assert parse_views(",".join(["identity", *names])) == ("identity", *names)
+
+
+NUMBERS = st.floats(0.5, 0.99).map(str) | st.sampled_from(["0.50", "+0.75", ".625", "7.5e-1"])
+FACTORS = st.one_of(
+    st.sampled_from(["identity", "hflip", "vflip", "five", "ten"]),
+    st.builds("{}:{}".format, st.sampled_from(["scale", "rotate", "gamma", "contrast", "five"]), NUMBERS),
+    st.builds("crop:{}:{}".format, NUMBERS, st.sampled_from(list(PLACES))),
+)
+CPU_NAMES = st.sampled_from(["train:2", "train#5", "albu:x.yaml", "albu:x.yaml:3"])
+
+
+def tried(text, flag="--tta"):
+    """Names, or None, and what was said against them."""
+    try:
+        return parse_views(text, flag), ""
+    except UserError as error:
+        return None, str(error)
+
+
+@given(st.lists(st.lists(FACTORS, min_size=1, max_size=3).map("*".join) | CPU_NAMES, max_size=4))
+@settings(max_examples=150, deadline=None)
+def test_canonical_names_are_their_own(items):
+    names, said = tried(",".join(items))
+    if names is None:
+        assert "twice in one product" in said
+        return
+    assert names[0] == "identity"
+    assert len(set(names)) == len(names)
+    assert parse_views(",".join(names)) == names
+    for name in names:
+        assert is_device_view(name) == ("#" not in name)
+        assert callable(view_of(name)) if is_device_view(name) else draw_of(name).index < 6
+
+
+@given(st.text(max_size=30) | st.text("hflipscae:*,#.0123-", max_size=20))
+@settings(max_examples=300, deadline=None)
+def test_any_text_is_views_or_one_line(text):
+    names, said = tried(text, "--views")
+    if names is None:
+        assert said.startswith("--views ")
+        assert len(said.splitlines()) == 1
+        assert len(said) < 400
+    else:
+        assert parse_views(",".join(names)) == names
+
+
+def test_draws():
+    assert not is_device_view("train#2")
+    assert draw_of("train#2") == Draw("train", None, 2)
+    assert draw_of("albu:a/b.yaml#11") == Draw("albu", "a/b.yaml", 11)
+    assert {entry.name for entry in VIEWS.values() if isinstance(entry, CpuView)} == {"train", "albu"}
+
+
+def test_names_are_read_without_torch():
+    code = "import sys; from tta.views import *; parse_views('ten,train:2'); describe_views(); "
+    code += "print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
+
+
+def test_help_and_page_name_every_view():
+    lines, page = describe_views(), (Path(__file__).parents[1] / "docs" / "tta.md").read_text(encoding="utf-8")
+    assert len(lines) == len(VIEWS)
+    for line, entry in zip(lines, VIEWS.values(), strict=True):
+        assert line.startswith(entry.form)
+        assert f"| `{entry.form}` |" in page
+        assert f"`{entry.example}`" in page
+        assert parse_views(entry.example)
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("hflop", ["--tta hflop: no such view; did you mean hflip"]),
+        ("HFLIP", ["did you mean hflip"]),
+        ("upside", ["no such view; there are identity, hflip, vflip, scale"]),
+        ("vflip,none", ["--tta none: no such view"]),
+        ("hflip*scal:2", ["--tta hflip*scal:2", "no such view as scal:2; did you mean scale"]),
+        ("hflip,,vflip", ["--tta hflip,,vflip", "comma"]),
+        ("hflip,", ["--tta hflip,", "comma"]),
+        ("hflip*", ["--tta hflip*", "one side of *"]),
+        ("*", ["--tta *", "one side of *"]),
+        ("a\nb\x1b", ["--tta a?b?:"]),
+        ("x" * 500, ["...: no such view"]),
+        ("scale:" + "9" * 500, ["must be 0.5 to 4"]),
+        ("hflip*hflip", ["--tta hflip*hflip", "hflip twice"]),
+        ("hflip*ten:0.8", ["hflip twice"]),
+        ("hflip:1", ["--tta hflip:1", "takes no value"]),
+        ("hflip#1", ["--tta hflip#1", "no draws"]),
+        ("scale", ["--tta scale", "F is missing", "scale:1.15"]),
+        ("scale:", ["--tta scale:", "F is missing", "scale:1.15"]),
+        ("scale:1.1:2", ["--tta scale:1.1:2", "takes 1 value, not 2"]),
+        ("scale:0", ["--tta scale:0", "must be 0.5 to 4"]),
+        ("scale:1000", ["must be 0.5 to 4"]),
+        ("scale:big", ["'big' is no number", "scale:1.15"]),
+        ("scale:nan", ["--tta scale:nan", "'nan' is no number"]),
+        ("scale:inf", ["--tta scale:inf", "'inf' is no number"]),
+        ("scale:1e999", ["F is 1e999"]),
+        ("scale:1_0", ["'1_0' is no number"]),
+        ("scale:١", ["is no number"]),
+        ("xshift:1", ["--tta xshift:1", "must be -0.5 to 0.5"]),
+        ("rotate:181", ["--tta rotate:181", "must be -180 to 180"]),
+        ("gamma:0", ["--tta gamma:0", "must be 0.1 to 10"]),
+        ("brightness:-1", ["--tta brightness:-1", "must be 0.1 to 10"]),
+        ("contrast:nan", ["--tta contrast:nan"]),
+        ("crop:0:tl", ["--tta crop:0:tl", "must be more than 0, up to 1", "crop:0.8:center"]),
+        ("crop:1.1:tl", ["must be more than 0, up to 1"]),
+        ("crop:0.8", ["--tta crop:0.8", "WHERE is missing", "crop:0.8:center"]),
+        ("crop:0.8:top", ["--tta crop:0.8:top", "no such place as 'top'", "tl, tr, bl, br, center"]),
+        ("five:0", ["--tta five:0", "more than 0"]),
+        ("ten:x", ["--tta ten:x", "no number"]),
+        ("train", ["--tta train", "N is missing", "train:4"]),
+        ("train:0", ["--tta train:0", "from 1 to 100"]),
+        ("train:1000000000000", ["from 1 to 100"]),
+        ("train:2.5", ["'2.5' is no whole number"]),
+        ("train#", ["--tta train#", "whole number from 0 to 99"]),
+        ("train#100", ["from 0 to 99"]),
+        ("train:3#1", ["--tta train:3#1", "after #"]),
+        ("hflip*train:3", ["--tta hflip*train:3", "train is drawn from the stored picture", "albu:FILE.yaml"]),
+        ("albu:x.yaml*hflip", ["albu is drawn from the stored picture"]),
+        ("albu", ["FILE.yaml is missing"]),
+        ("albu:", ["FILE.yaml is missing"]),
+        ("albu:pipe", ["'pipe' is no .yaml file"]),
+        ("albu:x.yaml:0", ["from 1 to 100"]),
+    ],
+)
+def test_errors_are_one_line(text, words):
+    with pytest.raises(UserError) as caught:
+        parse_views(text)
+    said = str(caught.value)
+    assert said.startswith("--tta ")
+    assert len(said.splitlines()) == 1
+    assert len(said) < 300
+    for word in words:
+        assert word in said
+    if not text.startswith(("a\n", "xxx")):
+        with pytest.raises(UserError, match=r"^--views "):
+            parse_views(text, "--views")
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("crop:0.001:tl", "leaves no pixel of a picture of 64x48; pass a larger share"),
+        ("hflip*crop:0.01:center", "leaves no pixel"),
+        ("xshift:0.005", "changes no pixel of a picture of 64x48"),
+    ],
+)
+def test_what_a_run_is_too_small_for(name, why):
+    names = parse_views(f"hflip,{name},train:2")
+    with pytest.raises(UserError, match=why) as caught:
+        check_views(names, width=64, height=48)
+    assert str(caught.value).startswith("--tta ")
+    assert len(str(caught.value).splitlines()) == 1
+    check_views(names, width=640, height=1001) if "crop" not in name else None
+
+
+def test_a_name_that_is_no_one_function():
+    for name in ("five:0.8", "train#0", "nonsense"):
+        with pytest.raises(UserError):
+            view_of(name)
+
+
+# Where they are used
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_predict_gives_the_bits_that_mirroring_after_standardising_gave(layout):
+    """Views now see raw pixels; what was computed before that, feature by feature and logit by logit, still holds."""
+    torch.manual_seed(0)
+    model = timm.create_model("test_efficientnet", num_classes=5).eval().to(memory_format=layout)
+    preprocess = Preprocess(width=40, height=32, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    compute = Compute(torch.device("cpu"), None, layout)
+    batches = [
+        (torch.from_numpy(np.random.default_rng(n).integers(256, size=(n, 32, 40, 3), dtype=np.uint8)), torch.zeros(n))
+        for n in (8, 3)
+    ]
+    expected = []
+    with torch.inference_mode():
+        for images, _ in batches:
+            pixels = preprocess.normalise(images).contiguous(memory_format=layout)
+            expected.append(torch.stack([model(pixels), model(pixels.flip(-1))]))
+    views = [view_of(name) for name in parse_views("hflip")]
+    logits_VNC = predict(model, batches, preprocess, compute, views)
+    assert logits_VNC.dtype == np.float32
+    assert np.array_equal(logits_VNC, torch.cat(expected, dim=1).numpy())
+
+
+def test_predict_shows_views_raw_pixels():
+    seen = []
+
+    def spy(images):
+        seen.append(images)
+        return images
+
+    class Mean(torch.nn.Module):
+        def forward(self, images):
+            return images.mean((2, 3))
+
+    preprocess = Preprocess(width=8, height=8, mean=(0.5,) * 3, std=(0.5,) * 3)
+    images = torch.full((2, 8, 8, 3), 64, dtype=torch.uint8)
+    compute = Compute(torch.device("cpu"), None, torch.channels_last)
+    logits_VNC = predict(Mean(), [(images, None)], preprocess, compute, [spy, view_of("brightness:2")])
+    assert float(seen[0].max()) == float(seen[0].min()) == 64
+    np.testing.assert_allclose(logits_VNC[0], 64 / 127.5 - 1, rtol=1e-5)
+    np.testing.assert_allclose(logits_VNC[1], 128 / 127.5 - 1, atol=1e-6)

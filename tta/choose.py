@@ -1,0 +1,256 @@
+"""Choosing views, merge and weights on out-of-fold logits, so that what is chosen holds for other people.
+
+Greedy policy search (Molchanov et al. 2020, "Greedy policy search: a simple baseline for learnable test-time
+augmentation") says which view to add next; how many to take is not for the rows that chose them to say. So
+groups are dealt to parts, each part is given what the others chose, and only a gain seen there counts. The
+best of a dozen useless views looks good where it was found, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from reports.bootstrap import bootstrap_scores
+from reports.metrics import METRICS, Metric, log_softmax, mean_score, softmax
+from tta.learn import WEIGHTINGS
+from tta.merge import MERGES
+from tta.policy import IDENTITY, Policy, SavedViews
+
+__all__ = ["Choice", "Fit", "Step", "choose", "group_parts", "learned", "searched", "weighted"]
+
+NUM_PARTS = 5
+FEWEST_GROUPS = 10  # below, a standard error over groups says nothing
+NEGLIGIBLE = 0.1  # of an equal share: with less of the say in every class, a view is not worth its pass
+TEMPERATURES = tuple(2.0 ** (step / 2) for step in range(-2, 5))  # 0.5 to 4
+
+Fit = Callable[[np.ndarray], "Choice"]
+"""Row numbers -> what is chosen on them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A policy that was tried over the present one, and what it gained on people who had no say in either."""
+
+    policy: Policy
+    over: Policy
+    gain: float
+    """Of the metric, positive for better."""
+    standard_error: float
+    """Of the gain, by bootstrap over groups."""
+    taken: bool
+
+    def __str__(self) -> str:
+        return f"{self.gain:+.4f} (standard error {self.standard_error:.4f})"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON knows it: what is not finite is None."""
+        numbers = {"gain": self.gain, "standard_error": self.standard_error}
+        finite = {name: value if np.isfinite(value) else None for name, value in numbers.items()}
+        return {"policy": self.policy.as_dict(), "over": self.over.as_dict(), **finite, "taken": self.taken}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A policy, the steps that led to it, and in a line why it is this one."""
+
+    policy: Policy
+    steps: tuple[Step, ...] = ()
+    why: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.policy}: {self.why}" if self.why else str(self.policy)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON knows it."""
+        return {"policy": self.policy.as_dict(), "steps": [step.as_dict() for step in self.steps], "why": self.why}
+
+
+def group_parts(label_N: np.ndarray, group_N: np.ndarray, *, num_parts: int, seed: int = 0) -> np.ndarray:
+    """Return a part 0..num_parts-1 for each row: groups whole, those of like labels dealt in turn.
+
+    The same for any order of rows.
+    """
+    names, code_N = np.unique(group_N, return_inverse=True)
+    mean_G = np.bincount(code_N, label_N) / np.bincount(code_N)
+    order_G = np.lexsort((np.random.default_rng(seed).permutation(len(names)), mean_G))
+    part_G = np.empty(len(names), np.int64)
+    part_G[order_G] = np.arange(len(names)) % num_parts
+    return part_G[code_N]
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """The search over saved views; row losses of what needs no fitting are kept, whichever rows are asked about."""
+
+    saved: SavedViews
+    metric: Metric
+    budget: int
+    merges: Sequence[str]
+    weightings: Sequence[str]
+    losses: dict[Policy, np.ndarray] = field(default_factory=dict)
+
+    def row_losses(self, policy: Policy, rows: np.ndarray) -> np.ndarray:
+        """Return each row's log loss at the temperature that suits the policy best on these rows.
+
+        It is smooth where scores of decisions jump; merges differ in how sure they are, which decides nothing.
+        """
+        if policy not in self.losses:
+            logits_NC = policy.apply(self.saved.logits_VNC, self.saved.names)
+            own = np.arange(len(logits_NC)), self.saved.label_N
+            temperatures = TEMPERATURES if self.metric is not METRICS["log_loss"] else (1.0,)
+            losses = [-log_softmax(logits_NC / one)[own] for one in temperatures]
+            self.losses[policy] = np.stack(losses, axis=1).astype(np.float32)
+        losses_NT = self.losses[policy][rows].astype(np.float64)
+        return losses_NT[:, losses_NT.mean(axis=0).argmin()]
+
+    def path(self, rows: np.ndarray) -> list[Policy]:
+        """Return identity and what greedy forward search adds to it, a view at a time, while that lowers the loss."""
+        path, loss = [IDENTITY], float(self.row_losses(IDENTITY, rows).mean())
+        while len(path) < self.budget:
+            present = path[-1].views
+            further = [
+                Policy((*present, view), merge)
+                for merge in self.merges
+                for view in self.saved.names
+                if view not in present
+            ]
+            losses = [float(self.row_losses(policy, rows).mean()) for policy in further]
+            if min(losses) >= loss:
+                break
+            loss = min(losses)
+            path.append(further[losses.index(loss)])
+        return path
+
+    def candidates(self, rows: np.ndarray) -> list[Policy]:
+        """Return policies fitted on these rows: of 1, 2, .. up to `budget` views, then weighted ones of the last."""
+        path = self.path(rows)
+        full = [*path, *[path[-1]] * (self.budget - len(path))]
+        if len(path) == 1:
+            return full + [IDENTITY] * len(self.weightings)
+        return full + [weighted(self.saved.rows(rows), path[-1].views, one) for one in self.weightings]
+
+    def held_out(self, rows: np.ndarray, num_candidates: int) -> list[np.ndarray]:
+        """Return each candidate's logits N x C, of every row as the groups of other parts would have it."""
+        saved = self.saved
+        held = [np.empty((len(rows), saved.logits_VNC.shape[2]), np.float32) for _ in range(num_candidates)]
+        part_N = group_parts(saved.label_N[rows], saved.group_N[rows], num_parts=NUM_PARTS)
+        for part in np.unique(part_N):
+            apart, others = rows[part_N == part], rows[part_N != part]
+            for logits_NC, policy in zip(held, self.candidates(others), strict=True):
+                logits_NC[part_N == part] = policy.apply(saved.logits_VNC[:, apart], saved.names)
+        return held
+
+    def choose(self, rows: np.ndarray) -> Choice:
+        """Return the choice on these rows, identity where no candidate earns its place."""
+        num_groups = len(np.unique(self.saved.group_N[rows]))
+        if num_groups < FEWEST_GROUPS:
+            return Choice(IDENTITY, why=f"{num_groups} groups are too few to choose on")
+        policies, one = self.candidates(rows), self.saved.rows(rows)
+        if set(policies) == {IDENTITY}:
+            return Choice(IDENTITY, why="no view lowers the log loss")
+        held = self.held_out(rows, len(policies))
+        sign = 1 if self.metric.greater_is_better else -1
+        label_N, group_N, repeat_N = one.label_N, one.group_N, one.repeat_N
+
+        @functools.cache
+        def scored(place: int) -> _Scored:
+            proba_NC, fitted_NC = softmax(held[place]), softmax(policies[place].apply(one.logits_VNC, one.names))
+            return _Scored(
+                sign * mean_score(self.metric, label_N, proba_NC, repeat_N),
+                sign * bootstrap_scores(self.metric, label_N, proba_NC, group_N, repeat_N=repeat_N),
+                sign * mean_score(self.metric, label_N, fitted_NC, repeat_N),
+            )
+
+        policy, steps = _climb(policies, scored)
+        return Choice(policy, steps, f"{_why(steps)} of {self.metric.title}, on people not used for choosing")
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """Scores of a candidate, greater is better: of other people's choices, its resamples, and of the final choice."""
+
+    held: float
+    resamples: np.ndarray
+    fitted: float
+
+
+def _climb(policies: Sequence[Policy], scored: Callable[[int], _Scored]) -> tuple[Policy, tuple[Step, ...]]:
+    """Return the last candidate that was taken, from the first on, in order of cost; and all that were tried.
+
+    One is taken over the present one where its gain on people who had no say in either exceeds the gain's
+    standard error, and where the very policy is better on all of them. So views are added one at a time, or as
+    few together as earn it.
+    """
+    present, steps = 0, []
+    for place, policy in enumerate(policies):
+        if policy in (policies[present], policies[max(place - 1, 0)]):
+            continue
+        new, old = scored(place), scored(present)
+        spread = (new.resamples - old.resamples)[np.isfinite(new.resamples) & np.isfinite(old.resamples)]
+        error = float(spread.std()) if len(spread) else float("inf")
+        gain = new.held - old.held
+        taken = gain > error and new.fitted > old.fitted
+        steps.append(Step(policy, policies[present], gain, error, taken))
+        present = place if taken else present
+    return policies[present], tuple(steps)
+
+
+def _why(steps: Sequence[Step]) -> str:
+    """Return what was gained step by step, or what came nearest to a gain."""
+    taken = [step for step in steps if step.taken]
+    if taken:
+        return "gained " + ", then ".join(map(str, taken))
+    nearest = max(steps, key=lambda step: step.gain - step.standard_error)
+    return f"nothing earned more than its standard error; nearest came {nearest.policy} with {nearest}"
+
+
+def searched(
+    saved: SavedViews,
+    *,
+    metric: str = "f1_macro",
+    budget: int = 4,
+    merges: Sequence[str] = tuple(MERGES),
+    weightings: Sequence[str] = tuple(WEIGHTINGS),
+) -> Fit:
+    """Return the search for the best policy of at most `budget` forward passes, to be asked about any rows.
+
+    Raises ValueError for a budget below 1 or an unknown name.
+    """
+    if budget < 1:
+        raise ValueError(f"budget {budget}: a picture is seen at least once")
+    named: list[tuple[Sequence[str], Collection[str]]] = [
+        ([metric], METRICS),
+        (merges, MERGES),
+        (weightings, WEIGHTINGS),
+    ]
+    for names, known in named:
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise ValueError(f"{', '.join(unknown)}: unknown; there are {', '.join(known)}")
+    return _Search(saved, METRICS[metric], min(budget, len(saved.names)), merges, weightings).choose
+
+
+def choose(saved: SavedViews, **settings: Any) -> Choice:
+    """Return the best policy on all rows; settings are those of `searched`."""
+    return searched(saved, **settings)(np.arange(len(saved.label_N)))
+
+
+def weighted(saved: SavedViews, views: Sequence[str], weighting: str) -> Policy:
+    """Return the mean of these views with weights learned on all rows; what has next to no say is left out."""
+    logits_VNC = saved.logits_VNC[[saved.names.index(view) for view in views]]
+    weights = WEIGHTINGS[weighting](logits_VNC, saved.label_N, saved.group_N)
+    counts_V = weights.reshape(len(views), -1).max(axis=1) >= NEGLIGIBLE / len(views)
+    kept = weights[counts_V].tolist()
+    rows = tuple(tuple(one) if isinstance(one, list) else one for one in kept)
+    return Policy(tuple(itertools.compress(views, counts_V)), "mean", rows if len(rows) > 1 else None)
+
+
+def learned(saved: SavedViews, views: Sequence[str], weighting: str) -> Fit:
+    """Return the fit of weights for given views, to be asked about any rows."""
+    return lambda rows: Choice(weighted(saved.rows(rows), views, weighting))

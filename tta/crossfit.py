@@ -1,0 +1,65 @@
+"""What a stage writes out of fold: each fold's logits by policy and weights of the other folds' people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from tta.choose import Choice, Fit, group_parts
+from tta.policy import SavedViews
+
+__all__ = ["CrossFit", "Part", "cross_fit"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What the rows of one repeat's fold were given: chosen on the repeat's other people."""
+
+    repeat: int
+    fold: int
+    choice: Choice
+
+
+@dataclass(frozen=True, slots=True)
+class CrossFit:
+    """Logits N x C float32 whose policy no label of the row's own people has touched; and what suits the test set."""
+
+    logits_NC: np.ndarray
+    parts: tuple[Part, ...]
+    final: Choice
+    """Chosen on all rows; for one model's logits of other pictures (each fold's, before they are averaged)."""
+
+
+def _outer_parts(saved: SavedViews, fold_N: np.ndarray) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
+    """Yield (repeat, fold, its rows, the repeat's rows of other people).
+
+    Folds that tear groups apart cannot keep people away from what is fitted on them: parts of whole groups, as
+    many, stand in for them.
+    """
+    for repeat in np.unique(saved.repeat_N):
+        rows = np.flatnonzero(saved.repeat_N == repeat)
+        group_n, fold_n = saved.group_N[rows], fold_N[rows]
+        places = {(group, fold) for group, fold in zip(group_n.tolist(), fold_n.tolist(), strict=True)}
+        if len(places) > len(np.unique(group_n)):
+            fold_n = group_parts(saved.label_N[rows], group_n, num_parts=len(np.unique(fold_n)))
+        for fold in np.unique(fold_n):
+            yield int(repeat), int(fold), rows[fold_n == fold], rows[fold_n != fold]
+
+
+def cross_fit(saved: SavedViews, fold_N: np.ndarray, fit: Fit) -> CrossFit:
+    """Return each fold's logits by what `fit` chose on the repeat's other folds, and what it chooses on all rows.
+
+    Raises ValueError for a repeat with a single fold.
+    """
+    logits_NC = np.full(saved.logits_VNC.shape[1:], np.nan, np.float32)
+    parts = []
+    for repeat, fold, rows, others in _outer_parts(saved, fold_N):
+        if not len(others):
+            raise ValueError(f"repeat {repeat} has one fold only: nobody else's rows to fit on")
+        choice = fit(others)
+        logits_NC[rows] = choice.policy.apply(saved.logits_VNC[:, rows], saved.names)
+        parts.append(Part(repeat, fold, choice))
+    assert np.isfinite(logits_NC).all()
+    return CrossFit(logits_NC, tuple(parts), fit(np.arange(len(logits_NC))))
