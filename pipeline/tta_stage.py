@@ -19,12 +19,14 @@ from pipeline.config import check_name
 from pipeline.derived import open_derived, write_derived
 from pipeline.report import write_report
 from pipeline.reporting import oof_arrays
-from pipeline.store import PICTURES, Run, file_hash, lock_folder, read_table, rows_like, with_logits
+from pipeline.store import PICTURES, Run, file_hash, lock_folder, read_table, rows_like, with_logits, write_table
 from reports.blocks import section, text_block
-from reports.metrics import METRICS
-from tta.choose import Choice, learned, searched
-from tta.crossfit import CrossFit, Part, cross_fit
-from tta.evaluate import effect_blocks, effects
+from reports.metrics import METRICS, softmax
+from reports.summary import compare
+from tta.choose import Choice, greedy, learned, searched
+from tta.crossfit import CrossFit, Part, cross_fit, cross_fit_path
+from tta.evaluate import effects
+from tta.harm import cost_block, effect_rows, harm_blocks, pictures_per_second, simple_policies
 from tta.learn import WEIGHTINGS
 from tta.merge import MERGES
 from tta.policy import IDENTITY, Policy, SavedViews
@@ -38,6 +40,8 @@ AUTO_VIEWS = (
 )
 
 THIS = "this run"
+MOST_STEPS = 16  # of a curve
+EFFECTS = "effects.csv"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,38 +113,51 @@ def _part_line(part: Part) -> str:
     return f"repeat {part.repeat} fold {part.fold}: {part.choice}"
 
 
-def _harm_section(run: Run, saved: SavedViews, found: CrossFit) -> dict[str, Any]:
-    """Return every view, alone and with the plain picture, and what was decided: gains, harm, cost."""
-    arrays = oof_arrays(run)
-    policies = {"identity": IDENTITY}
-    for name in saved.names:
-        if name != "identity":
-            policies |= {name: Policy((name,)), f"identity + {name}": Policy(("identity", name))}
+def _costs(run: Run, saved: SavedViews, config: TtaConfig) -> tuple[str, dict[int, np.ndarray]]:
+    """Return how views are added one by one, and the logits of 1, 2, .. passes."""
+    if config.views == "auto":
+        path = greedy(saved, metric=run.info["metric"], budget=config.budget)
+        steps = cross_fit_path(saved, run.oof["fold"].to_numpy(), path, min(config.budget, len(saved.names)))
+        return "the greedy best so many views, found on other folds", dict(enumerate(steps, 1))
+    merge = MERGES.get(config.merge, MERGES["mean"])
+    return "views in the order given", {
+        num: merge(saved.logits_VNC[:num]) for num in range(1, min(len(saved.names), MOST_STEPS) + 1)
+    }
+
+
+def _harm(run: Run, saved: SavedViews, found: CrossFit, config: TtaConfig) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Return what every view and what was decided gains, harms and costs: a section, and a table of all classes."""
+    from pipeline.view_logits import view_seconds  # torch
+
+    arrays, metric, seconds = oof_arrays(run), METRICS[run.info["metric"]], view_seconds(run)
+    shared = {
+        "label_N": arrays.label_N,
+        "group_N": arrays.group_N,
+        "repeat_N": arrays.repeat_N,
+        "attributes": run.attributes,
+        "metric": run.info["metric"],
+    }
+    policies = simple_policies(saved.names)
     logits_of = {name: one.apply(saved.logits_VNC, saved.names) for name, one in policies.items()}
-    passes_of = {name: one.passes for name, one in policies.items()}
     rows = effects(
         logits_of | {THIS: found.logits_NC},
-        passes_of | {THIS: found.final.policy.passes},
-        label_N=arrays.label_N,
-        group_N=arrays.group_N,
-        repeat_N=arrays.repeat_N,
+        {name: one.passes for name, one in policies.items()} | {THIS: found.final.policy.passes},
         classes=run.classes,
-        attributes=run.attributes,
-        metric=run.info["metric"],
+        **shared,
     )
-    sign = 1 if METRICS[run.info["metric"]].greater_is_better else -1
-    said = [text_block(f"For the test set, decided on all rows: {found.final}.")]
-    said += [text_block(_part_line(part)) for part in found.parts]
-    harmful = [row["name"] for row in rows if _is_harmful(row["comparison"]["difference"], sign)]
-    if harmful:
-        said.append(text_block(f"HARMFUL, the whole interval on the wrong side of zero: {', '.join(harmful)}."))
+    how, steps = _costs(run, saved, config)
+    proba_of = {str(num): softmax(logits_NC) for num, logits_NC in steps.items()}
+    curve = compare(proba_of=proba_of, against="1", **shared)
+    speed_of = {name: pictures_per_second(one, seconds) for name, one in policies.items()}
+    speed_of[THIS] = pictures_per_second(found.final.policy, seconds)
     title = "Test-time augmentation, out of fold; differences to the plain picture"
-    return section(title, *said, *effect_blocks(rows, detail=THIS))
-
-
-def _is_harmful(difference: dict[str, float | None] | None, sign: int) -> bool:
-    ends = [] if difference is None else [difference["low"], difference["high"]]
-    return bool(ends) and all(end is not None and sign * end < 0 for end in ends)
+    blocks = [
+        text_block(f"For the test set, decided on all rows: {found.final}."),
+        *(text_block(_part_line(part)) for part in found.parts),
+        *harm_blocks(rows, metric=metric, speed_of=speed_of, detail=THIS),
+        cost_block(curve, metric=metric, seconds_of_view=seconds, how=how),
+    ]
+    return section(title, *blocks), pd.DataFrame(effect_rows(rows))
 
 
 def augment_run(config: TtaConfig, *, say: Say = print) -> Run:
@@ -163,7 +180,7 @@ def augment_run(config: TtaConfig, *, say: Say = print) -> Run:
     key = hashlib.blake2b(json.dumps([decided, of], sort_keys=True).encode(), digest_size=16).hexdigest()
     written = folder.resolve().parent / (config.name or f"{run.name}_tta")
     tests = _test_tables(run, names, found.final.policy) if run.info["has_test"] else []
-    harm = _harm_section(run, saved, found)
+    harm, table = _harm(run, saved, found, config)
     info = {
         "kind": "tta",
         "run_key": {"tta": key},
@@ -190,6 +207,7 @@ def augment_run(config: TtaConfig, *, say: Say = print) -> Run:
             written, run, info, rows, found.logits_NC, tests, {"tta": harm},
             pictures=pictures if pictures.is_file() else None,
         )  # fmt: skip
+        write_table(written / EFFECTS, table)
         say("\n" + write_report(made, page=config.page))
         say(f"report: {written / ('report.html' if config.page else 'report.txt')}")
     return made

@@ -6,6 +6,7 @@ Logits stay per view and fold in the run folder's tta/, so that merging and choo
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,12 @@ from pipeline.infer import predict
 from pipeline.prepare import prepare
 from pipeline.progress import Progress
 from pipeline.settings import read_config_file, replace
-from pipeline.store import Run, file_hash, lock_folder, read_json, read_table, write_table
+from pipeline.store import Run, file_hash, lock_folder, read_json, read_table, write_json, write_table
 from tta.views import check_views, draw_of, is_device_view, view_of
 
-__all__ = ["add_views", "kept_views"]
+__all__ = ["add_views", "kept_views", "view_seconds"]
+
+TIMES = "tta/times.json"
 
 
 def _checked(folder: Path) -> Run:
@@ -113,19 +116,40 @@ def _augmentation(job: FoldJob, name: str) -> tuple[Augment | None, int]:
     return build_augmentation(job.config.augment.augment), draw.index
 
 
-def _see(job: FoldJob, model: torch.nn.Module, table: pd.DataFrame, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return logits N x C of each view; device views share one pass over the pictures."""
+def _see(
+    job: FoldJob, model: torch.nn.Module, table: pd.DataFrame, names: Sequence[str]
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Return logits N x C of each view, and its seconds; device views share a pass over the pictures, and its time."""
     device = [name for name in names if is_device_view(name)]
     found: dict[str, np.ndarray] = {}
+    seconds: dict[str, float] = {}
     if device:
-        loader = job.feeder.rows(table)
+        start, loader = time.perf_counter(), job.feeder.rows(table)
         logits_VNC = predict(model, loader, job.preprocess, job.compute, [view_of(name) for name in device])
         found |= dict(zip(device, logits_VNC, strict=True))
+        seconds |= dict.fromkeys(device, (time.perf_counter() - start) / len(device))
     for name in [name for name in names if not is_device_view(name)]:
         augment, index = _augmentation(job, name)
+        start = time.perf_counter()
         loader = job.feeder.drawn(table, augment, seed_parts=("view", job.config.train.seed, index))
         found[name] = predict(model, loader, job.preprocess, job.compute, [view_of("identity")])[0]
-    return found
+        seconds[name] = time.perf_counter() - start
+    return found, seconds
+
+
+def view_seconds(run: Run) -> dict[str, float]:
+    """Return what a picture took in each view, in seconds, where that was measured: not in training."""
+    file = run.path / TIMES
+    return {name: one["seconds"] / one["pictures"] for name, one in read_json(file).items()} if file.is_file() else {}
+
+
+def _note_times(run: Run, seconds: dict[str, float], num_pictures: int) -> None:
+    file = run.path / TIMES
+    kept = read_json(file) if file.is_file() else {}
+    for name, one in seconds.items():
+        before = kept.get(name, {"pictures": 0, "seconds": 0.0})
+        kept[name] = {"pictures": before["pictures"] + num_pictures, "seconds": before["seconds"] + one}
+    write_json(file, kept)
 
 
 def _load(job: FoldJob, index: int) -> torch.nn.Module:
@@ -172,10 +196,11 @@ def add_views(folder: Path, names: Sequence[str], *, say: Say, **machine: Any) -
             for part, file in _tables(run, index).items():
                 table = tables[part]
                 assert table is not None
-                seen = _see(job, model, table.reset_index(drop=True), todo)
+                seen, seconds = _see(job, model, table.reset_index(drop=True), todo)
                 fresh = [view_tables(table["image_id"], {name: seen[name]}) for name in todo]
                 old = kept[part][~kept[part]["view"].isin(todo)]
                 file.parent.mkdir(exist_ok=True)
                 write_table(file, pd.concat([old, *fresh], ignore_index=True))
+                _note_times(run, seconds, len(table))
             say(f"{job.title(index)}: {listed(todo, most=30)}")
     return kept_views(run)

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import TINY
 
@@ -48,7 +49,10 @@ def test_given_views_are_merged_into_a_run_beside(runs_copy, tta_command):
     assert (run.path / "submission.csv").is_file()
     text = " ".join((run.path / "report.txt").read_text().split())
     assert "Test-time augmentation, out of fold" in text
-    assert "pictures fixed" in text
+    assert "macro F1 against cost: views in the order given; one pass is" in text
+    table = pd.read_csv(run.path / "effects.csv")
+    assert set(table["policy"]) >= {"identity", "identity + vflip", "all 3 views (prob)", "this run"}
+    assert set(table["of"]) == {"class", "mask", "gender", "age"}
     again = tta_command(beta.path, "--views", "hflip,vflip", "--merge", "prob", "--no-page")
     assert again.code == 0
     assert "fold 0: hflip" not in again.out  # nothing was computed again
@@ -71,6 +75,7 @@ def test_what_is_chosen_is_chosen_on_other_folds(runs_copy, tta_command):
             np.testing.assert_array_equal(oof.loc[rows.index, LOGITS], rows[LOGITS])
     text = " ".join((run.path / "report.txt").read_text().split())
     assert "For the test set, decided on all rows" in text
+    assert "the greedy best so many views, found on other folds" in text
     weighted = tta_command(
         beta.path, "--views", "hflip,scale:1.2", "--merge", "view", "--no-page", "--name", "weighted"
     )

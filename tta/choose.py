@@ -22,7 +22,7 @@ from tta.learn import WEIGHTINGS
 from tta.merge import MERGES
 from tta.policy import IDENTITY, Policy, SavedViews
 
-__all__ = ["Choice", "Fit", "Step", "choose", "group_parts", "learned", "searched", "weighted"]
+__all__ = ["Choice", "Fit", "Step", "choose", "greedy", "group_parts", "learned", "searched", "weighted"]
 
 NUM_PARTS = 5
 FEWEST_GROUPS = 10  # below, a standard error over groups says nothing
@@ -239,6 +239,11 @@ def searched(
 def choose(saved: SavedViews, **settings: Any) -> Choice:
     """Return the best policy on all rows; settings are those of `searched`."""
     return searched(saved, **settings)(np.arange(len(saved.label_N)))
+
+
+def greedy(saved: SavedViews, *, metric: str, budget: int) -> Callable[[np.ndarray], list[Policy]]:
+    """Return the search without its gate: on any rows, policies of 1, 2, .. `budget` passes, while loss falls."""
+    return _Search(saved, METRICS[metric], min(budget, len(saved.names)), tuple(MERGES), ()).path
 
 
 def weighted(saved: SavedViews, views: Sequence[str], weighting: str) -> Policy:

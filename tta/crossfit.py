@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tta.choose import Choice, Fit, group_parts
-from tta.policy import SavedViews
+from tta.policy import Policy, SavedViews
 
-__all__ = ["CrossFit", "Part", "cross_fit"]
+__all__ = ["CrossFit", "Part", "cross_fit", "cross_fit_path"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +63,19 @@ def cross_fit(saved: SavedViews, fold_N: np.ndarray, fit: Fit) -> CrossFit:
         parts.append(Part(repeat, fold, choice))
     assert np.isfinite(logits_NC).all()
     return CrossFit(logits_NC, tuple(parts), fit(np.arange(len(logits_NC))))
+
+
+def cross_fit_path(
+    saved: SavedViews, fold_N: np.ndarray, path: Callable[[np.ndarray], Sequence[Policy]], num_policies: int
+) -> list[np.ndarray]:
+    """Return logits N x C of the first, second, .. policy of a path, each fold's by the repeat's other folds.
+
+    A path that ended early stays at its last policy.
+    """
+    found = [np.empty(saved.logits_VNC.shape[1:], np.float32) for _ in range(num_policies)]
+    for _, _, rows, others in _outer_parts(saved, fold_N):
+        policies = path(others)
+        for place, logits_NC in enumerate(found):
+            policy = policies[min(place, len(policies) - 1)]
+            logits_NC[rows] = policy.apply(saved.logits_VNC[:, rows], saved.names)
+    return found

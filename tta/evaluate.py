@@ -1,4 +1,4 @@
-"""What each policy does to out-of-fold predictions, beside the plain picture: plain data, and blocks for a report."""
+"""What each policy does to out-of-fold predictions, beside the plain picture: plain data."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from reports.blocks import comparison_block, table_block
 from reports.metrics import softmax
 from reports.summary import AttributeLike, compare
 
-__all__ = ["effect_blocks", "effects"]
+__all__ = ["effects"]
 
 
 def _f1_of_values(truth_N: np.ndarray, predicted_N: np.ndarray, num_values: int) -> np.ndarray:
@@ -89,26 +88,3 @@ def effects(
             }
         )
     return found
-
-
-def effect_blocks(found: Sequence[Mapping[str, Any]], *, detail: str | None = None) -> list[dict[str, Any]]:
-    """Return `effects` as blocks of a section: the comparison, what it costs and changes, and one row's classes."""
-    cells = [[one["name"], str(one["passes"]), f"{one['fixed']:g}", f"{one['broken']:g}"] for one in found]
-    blocks = [
-        comparison_block([one["comparison"] for one in found]),
-        table_block(["", "passes", "pictures fixed", "pictures broken"], cells),
-    ]
-    for one in found:
-        if one["name"] == detail:
-            values = [("class", one["classes"]), *one["attributes"].items()]
-            blocks += [
-                table_block(
-                    [what, "pictures", "F1", "difference"],
-                    [
-                        [row["name"], str(row["support"]), f"{row['f1']:.3f}", f"{row['difference']:+.3f}"]
-                        for row in rows
-                    ],
-                )
-                for what, rows in values
-            ]
-    return blocks

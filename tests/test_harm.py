@@ -1,0 +1,113 @@
+"""The harm report on predictions whose harm is known."""
+
+import json
+
+import numpy as np
+import pytest
+
+from folds.manifest import Attribute
+from reports.blocks import section, section_html, section_lines
+from reports.metrics import METRICS
+from reports.summary import compare
+from tta.evaluate import effects
+from tta.harm import cost_block, effect_rows, harm_blocks, pictures_per_second, simple_policies
+from tta.policy import Policy
+
+VOWEL = Attribute(name="vowel", values=("yes", "no"), of_class=(0, 1, 1))
+SECONDS = {"hflip": 0.02, "vflip": 0.04, "train#0": 0.1}
+
+
+def predictions(num_people=40):
+    """A plain picture that is right three times of four, one mirrored that is always, one upside down that never is."""
+    label = np.tile([0, 1, 2, 0], num_people)
+    plain = np.where(np.arange(len(label)) % 4 == 3, 1, label)
+    seen = {"identity": plain, "hflip": label, "vflip": (label + 1) % 3}
+    shared = {
+        "label_N": label,
+        "group_N": np.repeat(np.arange(num_people), 4),
+        "repeat_N": np.zeros(len(label), int),
+        "attributes": [VOWEL],
+        "metric": "f1_macro",
+    }
+    return {name: 9 * np.eye(3)[one] for name, one in seen.items()}, shared
+
+
+def blocks_of(logits_of, shared):
+    passes = dict.fromkeys(logits_of, 2) | {"identity": 1}
+    found = effects(logits_of, passes, classes=["a", "e", "b"], **shared)
+    speed_of = {"identity": None, "hflip": 25.0, "vflip": 12.5}
+    return found, harm_blocks(found, metric=METRICS["f1_macro"], speed_of=speed_of, detail="hflip")
+
+
+def test_what_harms_is_named_and_what_helps_is_not():
+    _, (harmful, comparison, cost, *detail) = blocks_of(*predictions())
+    assert harmful["text"].endswith("wrong side of zero: vflip.")
+    assert [row["name"] for row in comparison["rows"]] == ["identity", "hflip", "vflip"]
+    # Class a is mistaken for e in one picture of four: F1 of a is 2/3, of e 2/3, of b 1.
+    assert cost["rows"] == [
+        ["identity", "1", "", "0", "0", "", ""],
+        ["hflip", "2", "25", "40", "0", "a +0.333", ""],
+        ["vflip", "2", "12.5", "0", "120", "", "b -1.000"],
+    ]
+    assert [block["header"][0] for block in detail] == ["class, hflip", "vowel, hflip"]
+    assert detail[0]["rows"][1] == ["e", "40", "1.000", "+0.333"]
+    text = "\n".join(section_lines(section("Views", harmful, comparison, cost, *detail)))
+    assert "HARMFUL" in text
+
+
+def test_nothing_harmful_says_nothing():
+    logits_of, shared = predictions()
+    del logits_of["vflip"]
+    _, blocks = blocks_of(logits_of, shared)
+    assert [block["kind"] for block in blocks] == ["comparison", "table", "table", "table"]
+
+
+def test_lower_is_better_where_the_metric_is_a_loss():
+    logits_of, shared = predictions()
+    passes = dict.fromkeys(logits_of, 1)
+    found = effects(logits_of, passes, classes=["a", "e", "b"], **(shared | {"metric": "log_loss"}))
+    speeds = dict.fromkeys(logits_of)
+    harmful, *_ = harm_blocks(found, metric=METRICS["log_loss"], speed_of=speeds, detail="hflip")
+    assert harmful["text"].endswith(": vflip.")
+
+
+def test_every_class_and_attribute_of_every_policy_is_a_row():
+    found, _ = blocks_of(*predictions())
+    rows = list(effect_rows(found))
+    assert len(rows) == 3 * (3 + 2)
+    assert rows[-1] == {
+        "policy": "vflip", "passes": 2, "of": "vowel", "name": "no", "support": 80, "f1": 0.4,
+        "difference": pytest.approx(2 * 40 / (80 + 120) - 2 * 80 / (80 + 120)),
+    }  # fmt: skip
+
+
+def test_speed_is_one_over_the_sum_of_the_views_times():
+    assert pictures_per_second(Policy(("hflip", "vflip")), SECONDS) == pytest.approx(1 / 0.06)
+    # The plain picture costs the mean of the views on the device; a drawn one is dearer and says nothing of it.
+    assert pictures_per_second(Policy(("identity",)), SECONDS) == pytest.approx(1 / 0.03)
+    assert pictures_per_second(Policy(("identity", "train#0")), SECONDS) == pytest.approx(1 / 0.13)
+    assert pictures_per_second(Policy(("identity", "train#0")), {"train#0": 0.1}) is None
+    assert pictures_per_second(Policy(("identity", "scale:1.2")), SECONDS) is None
+    assert pictures_per_second(Policy(("identity",)), {}) is None
+
+
+def test_policies_that_need_no_choosing():
+    assert simple_policies(["identity"]) == {"identity": Policy(("identity",))}
+    assert [*simple_policies(["identity", "hflip"])] == ["identity", "hflip", "identity + hflip"]
+    names = ["identity", "hflip", "vflip"]
+    policies = simple_policies(names)
+    assert policies["identity + vflip"] == Policy(("identity", "vflip"))
+    assert policies["all 3 views (prob)"] == Policy(tuple(names), "prob")
+
+
+def test_score_against_cost():
+    logits_of, shared = predictions()
+    proba_of = {"1": logits_of["identity"], "2": logits_of["hflip"]}
+    rows = compare(proba_of={name: np.exp(one) for name, one in proba_of.items()}, against="1", **shared)
+    block = cost_block(rows, metric=METRICS["f1_macro"], seconds_of_view=SECONDS, how="as given")
+    assert block["x"] == [1, 2]
+    assert block["series"]["macro F1"] == pytest.approx([7 / 9, 1])
+    # All people are alike, so nothing differs between resamples.
+    assert block["series"]["95 % interval, low"] == block["series"]["high"] == pytest.approx([7 / 9, 1])
+    assert block["caption"] == "macro F1 against cost: as given; one pass is 30 ms a picture"
+    assert "as given" in section_html(section("Views", json.loads(json.dumps(block))))
