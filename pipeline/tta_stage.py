@@ -23,7 +23,7 @@ from pipeline.store import PICTURES, Run, file_hash, lock_folder, read_table, ro
 from reports.blocks import section, text_block
 from reports.metrics import METRICS, softmax
 from reports.summary import compare
-from tta.choose import Choice, greedy, learned, searched
+from tta.choose import Choice, learned, searched
 from tta.crossfit import CrossFit, Part, cross_fit, cross_fit_path
 from tta.evaluate import effects
 from tta.harm import cost_block, effect_rows, harm_blocks, pictures_per_second, simple_policies
@@ -40,6 +40,7 @@ AUTO_VIEWS = (
 )
 
 THIS = "this run"
+BUDGET = 4
 MOST_STEPS = 16  # of a curve
 EFFECTS = "effects.csv"
 
@@ -51,11 +52,13 @@ class TtaConfig:
     run: tyro.conf.Positional[str] = ""
     """Folder of a finished run."""
     views: str = "auto"
-    """Views such as hflip,scale:1.15 (see docs/tta.md), all of which are merged; auto chooses the best few of many."""
-    merge: str = "mean"
-    """mean (of log-probabilities), prob, entropy; view and class learn weights per view, per class and view."""
-    budget: int = 4
-    """Most forward passes of a policy that --views auto may choose."""
+    """Views such as hflip,scale:1.15 (see docs/tta.md), all of which are merged; auto chooses few of many, and of
+    all that were saved before."""
+    merge: str | None = None
+    """mean (of log-probabilities), prob, entropy; view and class learn weights per view, per class and view. Default:
+    mean for given views, and with auto whatever is best."""
+    budget: int | None = None
+    """Most forward passes of a policy that --views auto may choose; default: 4."""
     name: str | None = None
     """Name of the run that is written beside; default: <run>_tta."""
     overwrite: bool = False
@@ -69,13 +72,22 @@ class TtaConfig:
 
     def __post_init__(self) -> None:
         known = [*MERGES, *WEIGHTINGS]
-        require(
-            self.merge in known,
-            f"--merge {self.merge}: unknown{did_you_mean(self.merge, known)}; pass {', '.join(known)}",
-        )
-        require(self.budget >= 1, f"--budget {self.budget}: pass 1 or more")
+        if self.merge is not None:
+            near = did_you_mean(self.merge, known)
+            require(self.merge in known, f"--merge {self.merge}: unknown{near}; pass {', '.join(known)}")
+        if self.budget is not None:
+            require(self.budget >= 1, f"--budget {self.budget}: pass 1 or more")
+            require(self.views == "auto", f"--budget {self.budget}: is for --views auto; given views are all merged")
         check_name(self.name)
         parse_views(AUTO_VIEWS if self.views == "auto" else self.views, "--views")
+
+    @property
+    def search(self) -> dict[str, Any]:
+        """Settings of the search."""
+        merges = tuple(name for name in MERGES if self.merge in (None, name))
+        weightings = tuple(name for name in WEIGHTINGS if self.merge in (None, name))
+        # Learned weights are of the mean; asked for alone, they have views chosen for the mean.
+        return {"budget": self.budget or BUDGET, "merges": merges or ("mean",), "weightings": weightings}
 
 
 def _saved(run: Run, names: Sequence[str]) -> SavedViews:
@@ -102,10 +114,11 @@ def _test_tables(run: Run, names: Sequence[str], policy: Policy) -> list[pd.Data
 def _decide(saved: SavedViews, fold_N: np.ndarray, config: TtaConfig, metric: str) -> CrossFit:
     """Return logits of every row, by what other people's rows decided where there is anything to decide."""
     if config.views == "auto":
-        return cross_fit(saved, fold_N, searched(saved, metric=metric, budget=config.budget))
-    if config.merge in WEIGHTINGS:
-        return cross_fit(saved, fold_N, learned(saved, saved.names, config.merge))
-    policy = Policy(saved.names, config.merge) if len(saved.names) > 1 else IDENTITY
+        return cross_fit(saved, fold_N, searched(saved, metric=metric, **config.search))
+    merge = config.merge or "mean"
+    if merge in WEIGHTINGS:
+        return cross_fit(saved, fold_N, learned(saved, saved.names, merge))
+    policy = Policy(saved.names, merge) if len(saved.names) > 1 else IDENTITY
     return CrossFit(policy.apply(saved.logits_VNC, saved.names), (), Choice(policy))
 
 
@@ -116,10 +129,11 @@ def _part_line(part: Part) -> str:
 def _costs(run: Run, saved: SavedViews, config: TtaConfig) -> tuple[str, dict[int, np.ndarray]]:
     """Return how views are added one by one, and the logits of 1, 2, .. passes."""
     if config.views == "auto":
-        path = greedy(saved, metric=run.info["metric"], budget=config.budget)
-        steps = cross_fit_path(saved, run.oof["fold"].to_numpy(), path, min(config.budget, len(saved.names)))
+        search = searched(saved, metric=run.info["metric"], **config.search)
+        budget = min(config.search["budget"], len(saved.names))
+        steps = cross_fit_path(saved, run.oof["fold"].to_numpy(), search.path, budget)
         return "the greedy best so many views, found on other folds", dict(enumerate(steps, 1))
-    merge = MERGES.get(config.merge, MERGES["mean"])
+    merge = MERGES.get(config.merge or "mean", MERGES["mean"])
     return "views in the order given", {
         num: merge(saved.logits_VNC[:num]) for num in range(1, min(len(saved.names), MOST_STEPS) + 1)
     }
@@ -168,14 +182,15 @@ def augment_run(config: TtaConfig, *, say: Say = print) -> Run:
     from pipeline.view_logits import add_views  # torch
 
     folder = Path(config.run)
-    names = parse_views(AUTO_VIEWS if config.views == "auto" else config.views, "--views")
+    auto = config.views == "auto"
+    names = parse_views(AUTO_VIEWS if auto else config.views, "--views")
     machine = {name: getattr(config, name) for name in ("device", "workers") if getattr(config, name) is not None}
-    add_views(folder, names, say=say, **machine)
-    run = Run(folder)
+    have = add_views(folder, names, if_possible=auto, say=say, **machine)
+    run, names = Run(folder), have if auto else names
     saved = _saved(run, names)
     found = _decide(saved, run.oof["fold"].to_numpy(), config, run.info["metric"])
     say(f"decided: {found.final}")
-    decided = {"views": list(names), "merge": config.merge, "auto": config.views == "auto", "budget": config.budget}
+    decided = {"views": list(names), "merge": config.merge, "auto": auto, "budget": config.budget}
     of = {"name": run.name, "oof": file_hash(folder / "oof.parquet")}
     key = hashlib.blake2b(json.dumps([decided, of], sort_keys=True).encode(), digest_size=16).hexdigest()
     written = folder.resolve().parent / (config.name or f"{run.name}_tta")

@@ -163,12 +163,15 @@ def _load(job: FoldJob, index: int) -> torch.nn.Module:
     return model
 
 
-def add_views(folder: Path, names: Sequence[str], *, say: Say, **machine: Any) -> tuple[str, ...]:
+def add_views(
+    folder: Path, names: Sequence[str], *, if_possible: bool = False, say: Say, **machine: Any
+) -> tuple[str, ...]:
     """Have a run's models see its pictures in further views, and return those that it has then.
 
     A fold's model sees that fold's held-out pictures and the test set. What a fold has is not computed again,
     so a stopped call goes on where it was. `machine` are settings such as device or workers. Raises UserError
-    for a run without its models, for changed data, and for a view that does nothing to pictures of its size.
+    for a run without its models, for changed data, for a view that does nothing to pictures of its size, and for heads
+    on a frozen backbone, which saw features of some views (with `if_possible` they are left as they are).
     """
     run = _checked(folder)
     have = kept_views(run)
@@ -176,6 +179,8 @@ def add_views(folder: Path, names: Sequence[str], *, say: Say, **machine: Any) -
     if not missing:
         return have
     if read_config_file(folder / "config.yaml").train.finetune == "head":
+        if if_possible:
+            return have
         raise UserError(
             f"{folder}: heads on a frozen backbone; it has features of {listed(have, most=20)}; for more, run it again "
             "with --tta and another --name"

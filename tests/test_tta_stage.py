@@ -76,6 +76,9 @@ def test_what_is_chosen_is_chosen_on_other_folds(runs_copy, tta_command):
     text = " ".join((run.path / "report.txt").read_text().split())
     assert "For the test set, decided on all rows" in text
     assert "the greedy best so many views, found on other folds" in text
+    assert tta_command(beta.path, "--merge", "prob", "--overwrite", "--no-page", "--name", "chosen").code == 0
+    policies = [one["policy"] for one in Run(runs_copy / "chosen").info["parts"]]
+    assert {policy["merge"] for policy in policies if len(policy["views"]) > 1} <= {"prob"}
     weighted = tta_command(
         beta.path, "--views", "hflip,scale:1.2", "--merge", "view", "--no-page", "--name", "weighted"
     )
@@ -106,6 +109,7 @@ def test_bad_input_is_one_line(runs_copy, tta_command, tmp_path, tiny_layout):
     tta_command(beta, "--views", "crop:0.01:tl").assert_one_line_error("crop:0.01:tl")
     tta_command(beta, "--merge", "mena").assert_one_line_error("--merge mena", "mean")
     tta_command(beta, "--budget", "0").assert_one_line_error("--budget 0")
+    tta_command(beta, "--views", "hflip", "--budget", "2").assert_one_line_error("--budget 2", "--views auto")
     tta_command(tmp_path).assert_one_line_error(str(tmp_path), "no run")
     blended = blend([runs_copy / "alpha", beta], say=lambda _: None, page=False)
     tta_command(blended.path).assert_one_line_error("is a blend")
@@ -115,5 +119,7 @@ def test_bad_input_is_one_line(runs_copy, tta_command, tmp_path, tiny_layout):
     assert run_cv.main([*argv, "--backbone", "test_efficientnet", "--tta", "hflip"]) == 0
     tta_command(runs_copy / "heads", "--views", "vflip").assert_one_line_error("features of identity, hflip")
     assert tta_command(runs_copy / "heads", "--views", "hflip", "--no-page").code == 0
+    assert tta_command(runs_copy / "heads", "--no-page", "--name", "of_heads").code == 0
+    assert Run(runs_copy / "of_heads").info["tta"]["views"] == ["identity", "hflip"]  # auto takes what there is
     shutil.rmtree(beta / "fold_1")
     tta_command(beta, "--views", "hflip").assert_one_line_error("fold 1 is not finished")

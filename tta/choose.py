@@ -22,7 +22,7 @@ from tta.learn import WEIGHTINGS
 from tta.merge import MERGES
 from tta.policy import IDENTITY, Policy, SavedViews
 
-__all__ = ["Choice", "Fit", "Step", "choose", "greedy", "group_parts", "learned", "searched", "weighted"]
+__all__ = ["Choice", "Fit", "Search", "Step", "choose", "group_parts", "learned", "searched", "weighted"]
 
 NUM_PARTS = 5
 FEWEST_GROUPS = 10  # below, a standard error over groups says nothing
@@ -85,7 +85,7 @@ def group_parts(label_N: np.ndarray, group_N: np.ndarray, *, num_parts: int, see
 
 
 @dataclass(frozen=True, slots=True)
-class _Search:
+class Search:
     """The search over saved views; row losses of what needs no fitting are kept, whichever rows are asked about."""
 
     saved: SavedViews
@@ -146,7 +146,7 @@ class _Search:
                 logits_NC[part_N == part] = policy.apply(saved.logits_VNC[:, apart], saved.names)
         return held
 
-    def choose(self, rows: np.ndarray) -> Choice:
+    def __call__(self, rows: np.ndarray) -> Choice:
         """Return the choice on these rows, identity where no candidate earns its place."""
         num_groups = len(np.unique(self.saved.group_N[rows]))
         if num_groups < FEWEST_GROUPS:
@@ -217,7 +217,7 @@ def searched(
     budget: int = 4,
     merges: Sequence[str] = tuple(MERGES),
     weightings: Sequence[str] = tuple(WEIGHTINGS),
-) -> Fit:
+) -> Search:
     """Return the search for the best policy of at most `budget` forward passes, to be asked about any rows.
 
     Raises ValueError for a budget below 1 or an unknown name.
@@ -233,17 +233,12 @@ def searched(
         unknown = [name for name in names if name not in known]
         if unknown:
             raise ValueError(f"{', '.join(unknown)}: unknown; there are {', '.join(known)}")
-    return _Search(saved, METRICS[metric], min(budget, len(saved.names)), merges, weightings).choose
+    return Search(saved, METRICS[metric], min(budget, len(saved.names)), merges, weightings)
 
 
 def choose(saved: SavedViews, **settings: Any) -> Choice:
     """Return the best policy on all rows; settings are those of `searched`."""
     return searched(saved, **settings)(np.arange(len(saved.label_N)))
-
-
-def greedy(saved: SavedViews, *, metric: str, budget: int) -> Callable[[np.ndarray], list[Policy]]:
-    """Return the search without its gate: on any rows, policies of 1, 2, .. `budget` passes, while loss falls."""
-    return _Search(saved, METRICS[metric], min(budget, len(saved.names)), tuple(MERGES), ()).path
 
 
 def weighted(saved: SavedViews, views: Sequence[str], weighting: str) -> Policy:
