@@ -55,20 +55,20 @@ class TtaConfig:
     """Views such as hflip,scale:1.15 (see docs/tta.md), all of which are merged; auto chooses few of many, and of
     all that were saved before."""
     merge: str | None = None
-    """mean (of log-probabilities), prob, entropy; view and class learn weights per view, per class and view. Default:
-    mean for given views, and with auto whatever is best."""
+    """mean (of log-probabilities), prob, entropy; view and class learn weights per view, per class and view. Left
+    out: mean for given views, and with auto whatever is best."""
     budget: int | None = None
-    """Most forward passes of a policy that --views auto may choose; default: 4."""
+    """Most forward passes of a policy that --views auto may choose; 4 if left out."""
     name: str | None = None
-    """Name of the run that is written beside; default: <run>_tta."""
+    """Name of the run that is written beside; <run>_tta if left out."""
     overwrite: bool = False
     """Replace a run of that name that was made of other views."""
     page: bool = True
     """Draw report.html too."""
     device: str | None = None
-    """cuda, cuda:1, cpu; default: as in training."""
+    """cuda, cuda:1, cpu; as in training if left out."""
     workers: Annotated[int | None, tyro.conf.arg(aliases=["-j"])] = None
-    """Processes that read pictures; default: as in training."""
+    """Processes that read pictures; as in training if left out."""
 
     def __post_init__(self) -> None:
         known = [*MERGES, *WEIGHTINGS]

@@ -33,7 +33,7 @@ from tta.views import check_views, draw_of, is_device_view, view_of
 
 __all__ = ["add_views", "kept_views", "view_seconds"]
 
-TIMES = "tta/times.json"
+TIMES, PIPELINES = "tta/times.json", "tta/pipelines.json"
 
 
 def _checked(folder: Path) -> Run:
@@ -65,17 +65,18 @@ def _tables(run: Run, index: int) -> dict[str, Path]:
 
 def _kept(run: Run, index: int) -> dict[str, pd.DataFrame]:
     """Return a fold's rows of every view, by part; what a run of one view wrote in training are the plain pictures'."""
-    plain = {"oof": run.path / f"fold_{index}" / "oof.parquet", "test": run.path / f"test_fold_{index}.parquet"}
-    logits = [name for name in read_table(plain["oof"]) if str(name).startswith("logit_")]
+    plain_file = {"oof": run.path / f"fold_{index}" / "oof.parquet", "test": run.path / f"test_fold_{index}.parquet"}
     kept = {}
     for part, file in _tables(run, index).items():
-        if file.is_file():
-            kept[part] = read_table(file)
-        else:
-            kept[part] = read_table(plain[part])[["image_id", *logits]]
-            kept[part].insert(1, "view", "identity")
-            if len(run.info["views"]) > 1:  # these are a merge
-                kept[part] = kept[part][:0]
+        plain = read_table(plain_file[part])
+        plain = plain[["image_id", *(name for name in plain if str(name).startswith("logit_"))]]
+        plain.insert(1, "view", "identity")
+        if len(run.info["views"]) > 1:  # these are a merge; the views' own were written with it
+            kept[part] = read_table(file) if file.is_file() else plain[:0]
+            continue
+        kept[part] = read_table(file) if file.is_file() else plain
+        if not kept[part][kept[part]["view"] == "identity"].reset_index(drop=True).equals(plain):
+            kept[part] = plain  # the fold was trained again since
     return kept
 
 
@@ -143,6 +144,19 @@ def view_seconds(run: Run) -> dict[str, float]:
     return {name: one["seconds"] / one["pictures"] for name, one in read_json(file).items()} if file.is_file() else {}
 
 
+def _check_pipelines(run: Run, names: Sequence[str]) -> None:
+    """Note what albumentations files held. Raises UserError for one that has changed since views of it were saved."""
+    record = run.path / PIPELINES
+    before = read_json(record) if record.is_file() else {}
+    files = {draw_of(name).file for name in names if not is_device_view(name)} - {None}
+    now = {file: file_hash(Path(file)) for file in sorted(map(str, files)) if Path(file).is_file()}
+    changed = [file for file, digest in now.items() if before.get(file, digest) != digest]
+    if changed:
+        raise UserError(f"--views albu:{changed[0]}: has changed since its views were saved; give it another name")
+    if now.keys() - before:
+        write_json(record, before | now)
+
+
 def _note_times(run: Run, seconds: dict[str, float], num_pictures: int) -> None:
     file = run.path / TIMES
     kept = read_json(file) if file.is_file() else {}
@@ -174,6 +188,7 @@ def add_views(
     on a frozen backbone, which saw features of some views (with `if_possible` they are left as they are).
     """
     run = _checked(folder)
+    _check_pipelines(run, names)
     have = kept_views(run)
     missing = [name for name in names if name not in have]
     if not missing:

@@ -9,7 +9,7 @@ import safetensors.torch
 from folds.errors import UserError
 from pipeline import view_logits
 from pipeline.store import Run, read_table
-from pipeline.view_logits import add_views, kept_views
+from pipeline.view_logits import add_views, kept_views, view_seconds
 
 LOGITS = [f"logit_{index}" for index in range(18)]
 
@@ -72,6 +72,8 @@ def test_views_drawn_by_augmentations(runs_copy, tmp_path):
     albumentations.save(albumentations.Compose([albumentations.HorizontalFlip(p=1.0)]), str(file), data_format="yaml")
     names = ("hflip", f"albu:{file}#0", "train#0", "train#1")
     add_views(beta.path, names, say=quiet)
+    assert view_seconds(beta).keys() == set(names)
+    assert min(view_seconds(beta).values()) > 0
     pd.testing.assert_frame_equal(rows(beta, 0, f"albu:{file}#0"), rows(beta, 0, "hflip"))
     drawn = [rows(beta, 1, name, "test").to_numpy() for name in ("identity", "train#0", "train#1")]
     assert not np.allclose(drawn[0], drawn[1])
@@ -80,6 +82,22 @@ def test_views_drawn_by_augmentations(runs_copy, tmp_path):
     again[again["view"] != "train#1"].to_parquet(beta.path / "tta" / "test_fold_1.parquet", index=False)
     add_views(beta.path, ("train#1",), say=quiet)
     np.testing.assert_array_equal(rows(beta, 1, "train#1", "test").to_numpy(), drawn[2])
+    albumentations.save(albumentations.Compose([albumentations.VerticalFlip(p=1.0)]), str(file), data_format="yaml")
+    with pytest.raises(UserError, match=r"mirror\.yaml: has changed since"):
+        add_views(beta.path, (f"albu:{file}#0",), say=quiet)
+
+
+def test_views_of_a_fold_that_was_trained_again_are_gone(runs_copy):
+    alpha, beta = Run(runs_copy / "alpha"), Run(runs_copy / "beta")
+    for run in (alpha, beta):
+        add_views(run.path, ("hflip", "vflip"), say=quiet)
+    table = read_table(beta.path / "fold_1" / "oof.parquet")
+    table[LOGITS] += np.float32(1)
+    table.to_parquet(beta.path / "fold_1" / "oof.parquet", index=False)
+    assert kept_views(alpha) == ("identity", "hflip", "vflip")
+    assert kept_views(beta) == ("identity",)
+    add_views(beta.path, ("vflip",), say=quiet)
+    assert kept_views(beta) == ("identity", "vflip")
 
 
 def test_runs_that_cannot_be_seen_again(runs_copy, tmp_path):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from folds.cli import parse_flags, run_command
 from folds.errors import UserError
 from pipeline.tta_stage import TtaConfig, augment_run
+from tta.views import describe_views
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,7 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         words = sys.argv[1:] if argv is None else argv
-        config = parse_flags(TtaConfig, words, prog="python -m tta", description=__doc__ or "")
+        about = "\n".join([__doc__ or "", "Views:", *(f"- {line}" for line in describe_views())])
+        config = parse_flags(TtaConfig, words, prog="python -m tta", description=about)
         if not config.run:
             raise UserError("name the folder of a finished run, such as: python -m tta outputs/RUN --views hflip")
         augment_run(config)
