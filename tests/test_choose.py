@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from folds.manifest import Attribute
+from folds.nesting import group_parts
 from reports.metrics import METRICS, log_softmax, softmax
-from tta.choose import FEWEST_GROUPS, choose, group_parts, learned, searched, weighted
+from tta.choose import FEWEST_GROUPS, choose, learned, searched, weighted
 from tta.crossfit import cross_fit
 from tta.evaluate import effects
 from tta.learn import WEIGHTINGS, fit_class_weights, fit_view_weights

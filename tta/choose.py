@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from folds.nesting import group_parts
 from reports.bootstrap import bootstrap_scores
 from reports.metrics import METRICS, Metric, log_softmax, mean_score, softmax
 from tta.learn import WEIGHTINGS
 from tta.merge import MERGES
 from tta.policy import IDENTITY, Policy, SavedViews
 
-__all__ = ["Choice", "Fit", "Search", "Step", "choose", "group_parts", "learned", "searched", "weighted"]
+__all__ = ["Choice", "Fit", "Search", "Step", "choose", "learned", "searched", "weighted"]
 
 NUM_PARTS = 5
 FEWEST_GROUPS = 10  # below, a standard error over groups says nothing
@@ -69,19 +70,6 @@ class Choice:
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON knows it."""
         return {"policy": self.policy.as_dict(), "steps": [step.as_dict() for step in self.steps], "why": self.why}
-
-
-def group_parts(label_N: np.ndarray, group_N: np.ndarray, *, num_parts: int, seed: int = 0) -> np.ndarray:
-    """Return a part 0..num_parts-1 for each row: groups whole, those of like labels dealt in turn.
-
-    The same for any order of rows.
-    """
-    names, code_N = np.unique(group_N, return_inverse=True)
-    mean_G = np.bincount(code_N, label_N) / np.bincount(code_N)
-    order_G = np.lexsort((np.random.default_rng(seed).permutation(len(names)), mean_G))
-    part_G = np.empty(len(names), np.int64)
-    part_G[order_G] = np.arange(len(names)) % num_parts
-    return part_G[code_N]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from tta.choose import Choice, Fit, group_parts
+from folds.nesting import outer_parts
+from tta.choose import Choice, Fit
 from tta.policy import Policy, SavedViews
 
 __all__ = ["CrossFit", "Part", "cross_fit", "cross_fit_path"]
@@ -32,22 +33,6 @@ class CrossFit:
     """Chosen on all rows; for one model's logits of other pictures (each fold's, before they are averaged)."""
 
 
-def _outer_parts(saved: SavedViews, fold_N: np.ndarray) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
-    """Yield (repeat, fold, its rows, the repeat's rows of other people).
-
-    Folds that tear groups apart cannot keep people away from what is fitted on them: parts of whole groups, as
-    many, stand in for them.
-    """
-    for repeat in np.unique(saved.repeat_N):
-        rows = np.flatnonzero(saved.repeat_N == repeat)
-        group_n, fold_n = saved.group_N[rows], fold_N[rows]
-        places = {(group, fold) for group, fold in zip(group_n.tolist(), fold_n.tolist(), strict=True)}
-        if len(places) > len(np.unique(group_n)):
-            fold_n = group_parts(saved.label_N[rows], group_n, num_parts=len(np.unique(fold_n)))
-        for fold in np.unique(fold_n):
-            yield int(repeat), int(fold), rows[fold_n == fold], rows[fold_n != fold]
-
-
 def cross_fit(saved: SavedViews, fold_N: np.ndarray, fit: Fit) -> CrossFit:
     """Return each fold's logits by what `fit` chose on the repeat's other folds, and what it chooses on all rows.
 
@@ -55,9 +40,7 @@ def cross_fit(saved: SavedViews, fold_N: np.ndarray, fit: Fit) -> CrossFit:
     """
     logits_NC = np.full(saved.logits_VNC.shape[1:], np.nan, np.float32)
     parts = []
-    for repeat, fold, rows, others in _outer_parts(saved, fold_N):
-        if not len(others):
-            raise ValueError(f"repeat {repeat} has one fold only: nobody else's rows to fit on")
+    for repeat, fold, rows, others in outer_parts(saved.label_N, saved.group_N, fold_N, saved.repeat_N):
         choice = fit(others)
         logits_NC[rows] = choice.policy.apply(saved.logits_VNC[:, rows], saved.names)
         parts.append(Part(repeat, fold, choice))
@@ -73,7 +56,7 @@ def cross_fit_path(
     A path that ended early stays at its last policy.
     """
     found = [np.empty(saved.logits_VNC.shape[1:], np.float32) for _ in range(num_policies)]
-    for _, _, rows, others in _outer_parts(saved, fold_N):
+    for _, _, rows, others in outer_parts(saved.label_N, saved.group_N, fold_N, saved.repeat_N):
         policies = path(others)
         for place, logits_NC in enumerate(found):
             policy = policies[min(place, len(policies) - 1)]
