@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,28 @@ def _why_not(path: Path, *, blends: bool) -> str | None:
     return None
 
 
+def _counted_twice(members: Sequence[Run]) -> Iterator[tuple[Run, str]]:
+    """Yield runs whose models another member speaks for too, and why they are left out.
+
+    Of a run and of those that merge its views, the one that was made last counts.
+    """
+    family_of: dict[str, list[Run]] = {}
+    for run in members:
+        if "of" in run.info:
+            family_of.setdefault(run.info["of"]["oof"], []).append(run)
+    for oof, family in family_of.items():
+        *others, last = sorted(family, key=lambda run: (run.info["finished"], run.name))
+        plain = [run for run in members if (run.path / "oof.parquet").is_file() and _hash(run) == oof]
+        for run in plain:
+            yield run, f"{last.name}, which merges its views, is in the blend"
+        for run in others:
+            yield run, f"{last.name}, of the same models and made later, is in the blend"
+
+
+def _hash(run: Run) -> str:
+    return file_hash(run.path / "oof.parquet")
+
+
 def find_members(
     paths: Sequence[str | Path], *, include_blends: bool = False
 ) -> tuple[list[Run], list[tuple[Path, str]]]:
@@ -51,12 +73,9 @@ def find_members(
             members[path.resolve()] = Run(path)
         else:
             skipped.append((path, why))
-    seen_again = {run.info["of"]["oof"]: run for run in members.values() if "of" in run.info}
-    for path, run in list(members.items()):
-        again = seen_again.get(file_hash(run.path / "oof.parquet"))
-        if again is not None:  # else the plain pictures would count twice
-            del members[path]
-            skipped.append((run.path, f"{again.name}, which merges its views, is in the blend"))
+    for run, why in _counted_twice([*members.values()]):
+        del members[run.path.resolve()]
+        skipped.append((run.path, why))
     if not members:
         reasons = f" ({listed(f'{path}: {why}' for path, why in skipped)})" if skipped else ""
         raise UserError(f"nothing to blend{reasons}; name folders of finished runs, such as outputs/*")

@@ -33,10 +33,13 @@ __all__ = ["open_derived", "write_derived"]
 KINDS = {"cv": "a cross-validated run", "blend": "a blend", "tta": "a run with further views"}
 
 
-def open_derived(folder: Path, kind: str, run_key: Mapping[str, str], *, overwrite: bool) -> None:
-    """Make the folder of a derived run fit, or raise UserError: nothing is overwritten unasked."""
+def open_derived(folder: Path, kind: str, run_key: Mapping[str, str], *, overwrite: bool, look: bool = False) -> None:
+    """Make the folder of a derived run fit, or raise UserError: nothing is overwritten unasked.
+
+    With `look` nothing is cleared yet: errors come before the work that they would undo.
+    """
     if not (folder / "run.json").is_file():
-        if not is_empty(folder):
+        if folder.exists() and not is_empty(folder):
             raise UserError(f"{folder}: exists and is no run; pass another --name")
         return
     info = Run(folder).info
@@ -46,7 +49,8 @@ def open_derived(folder: Path, kind: str, run_key: Mapping[str, str], *, overwri
         return
     if not overwrite:
         raise UserError(f"{folder}: was made of other runs or settings; pass another --name, or --overwrite")
-    clear_folder(folder)
+    if not look:
+        clear_folder(folder)
 
 
 def write_derived(

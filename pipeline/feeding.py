@@ -83,12 +83,15 @@ class Feeder:
 
     def copies(self, table: pd.DataFrame, *, seed_parts: tuple[int | str, ...]) -> Any:
         """Return batches of augmented copies of a table's pictures, in its order; always augmented by the workers."""
-        return self.drawn(table, build_augmentation(self.config.augment.augment), seed_parts=seed_parts)
+        augment = build_augmentation(self.config.augment.augment)
+        return self.drawn(table, augment, seed_parts=seed_parts, random_crop=True)
 
-    def drawn(self, table: pd.DataFrame, augment: Augment | None, *, seed_parts: tuple[int | str, ...]) -> Any:
+    def drawn(
+        self, table: pd.DataFrame, augment: Augment | None, *, seed_parts: tuple[int | str, ...], random_crop: bool
+    ) -> Any:
         """Return batches of a table's pictures as an augmentation draws them, in its order; by the workers."""
         size = self.config.infer.validation_batch_size or 0
-        dataset = ImageDataset(table, self.source, augment=augment, seed_parts=seed_parts, random_crop=True)
+        dataset = ImageDataset(table, self.source, augment=augment, seed_parts=seed_parts, random_crop=random_crop)
         return eval_loader(dataset, batch_size=size, workers=self._workers, pin=self.compute.is_cuda)
 
     @property

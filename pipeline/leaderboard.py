@@ -121,11 +121,15 @@ def _num_models(run: Run) -> int:
 
 def _num_passes(run: Run) -> int:
     """Return the forward passes that one test picture takes; heads on one frozen backbone share theirs."""
+    if "passes" in run.info:
+        return int(run.info["passes"])
     return len(run.info["views"]) * (1 if _settings(run).get("finetune") == "head" else _num_models(run))
 
 
 def _settings(run: Run) -> dict[str, Any]:
     """Return the settings that a run (or blend) wrote down, as JSON knows them; nothing where it has none."""
+    if "tta" in run.info:
+        return {name: _plain(value) for name, value in run.info["tta"].items()} | {"of": run.info["of"]["name"]}
     file = next((file for name in ("config", "blend") if (file := run.path / f"{name}.yaml").is_file()), None)
     try:
         settings = {} if file is None else yaml.safe_load(file.read_text(encoding="utf-8"))

@@ -81,7 +81,7 @@ class Preprocess:
     def standardise(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return pixels N x 3 x H x W in 0..255 with the backbone's mean and deviation taken out."""
         mean, std = _constants(self.mean, self.std, pixels.device)
-        return (pixels - mean) / std
+        return (pixels - mean).div_(std)
 
     def pictures(self, pixels: torch.Tensor) -> np.ndarray:
         """Return N x H x W x 3 uint8 pictures of standardised pixels N x 3 x H x W."""

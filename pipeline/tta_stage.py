@@ -13,20 +13,16 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from folds.errors import did_you_mean, require
+from folds.errors import UserError, did_you_mean, require
 from folds.load import Say
 from pipeline.config import check_name
 from pipeline.derived import open_derived, write_derived
 from pipeline.report import write_report
-from pipeline.reporting import oof_arrays
-from pipeline.store import PICTURES, Run, file_hash, lock_folder, read_table, rows_like, with_logits, write_table
-from reports.blocks import section, text_block
-from reports.metrics import METRICS, softmax
-from reports.summary import compare
-from tta.choose import Choice, learned, searched
-from tta.crossfit import CrossFit, Part, cross_fit, cross_fit_path
-from tta.evaluate import effects
-from tta.harm import cost_block, effect_rows, harm_blocks, pictures_per_second, simple_policies
+from pipeline.saved_views import kept_views, num_models, open_models, saved_rows, view_seconds
+from pipeline.store import PICTURES, Run, file_hash, lock_folder, rows_like, with_logits, write_table
+from pipeline.tta_report import harm_report
+from tta.choose import Choice, Search, learned, searched
+from tta.crossfit import CrossFit, cross_fit
 from tta.learn import WEIGHTINGS
 from tta.merge import MERGES
 from tta.policy import IDENTITY, Policy, SavedViews
@@ -39,10 +35,9 @@ AUTO_VIEWS = (
     "brightness:1.2,brightness:0.8,contrast:1.2,gamma:0.8,hflip*scale:1.1"
 )
 
-THIS = "this run"
 BUDGET = 4
-MOST_STEPS = 16  # of a curve
 EFFECTS = "effects.csv"
+MACHINE = ("data", "device", "workers", "validation_batch_size")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,10 +60,15 @@ class TtaConfig:
     """Replace a run of that name that was made of other views."""
     page: bool = True
     """Draw report.html too."""
+    data: str | None = None
+    """Where the run's data lie now; where they lay in training if left out."""
     device: str | None = None
     """cuda, cuda:1, cpu; as in training if left out."""
     workers: Annotated[int | None, tyro.conf.arg(aliases=["-j"])] = None
     """Processes that read pictures; as in training if left out."""
+
+    validation_batch_size: Annotated[int | None, tyro.conf.arg(aliases=["-vb"])] = None
+    """Pictures a forward pass, each in one view; as in training if left out."""
 
     def __post_init__(self) -> None:
         known = [*MERGES, *WEIGHTINGS]
@@ -93,8 +93,8 @@ class TtaConfig:
 def _saved(run: Run, names: Sequence[str]) -> SavedViews:
     """Return the out-of-fold logits of a run's views, in the order of its rows."""
     num_folds = run.info["num_folds"]
-    files = [run.path / "tta" / f"oof_fold_{index}.parquet" for index in range(num_folds * run.info["num_repeats"])]
-    views = pd.concat([read_table(file).assign(repeat=index // num_folds) for index, file in enumerate(files)])
+    tables = [saved_rows(run, index, "oof").assign(repeat=index // num_folds) for index in range(num_models(run))]
+    views = pd.concat(tables, ignore_index=True)
     logits_VNC = np.stack([run.logits(rows_like(views[views["view"] == name], run.oof)) for name in names])
     columns = [run.oof[name].to_numpy() for name in ("label", "group", "repeat")]
     return SavedViews(tuple(names), logits_VNC, *columns)
@@ -104,74 +104,39 @@ def _test_tables(run: Run, names: Sequence[str], policy: Policy) -> list[pd.Data
     """Return each fold's test logits under a policy: it was fitted on single models, so each model's by itself."""
     tables = []
     for index in range(run.info["num_test_folds"]):
-        views = read_table(run.path / "tta" / f"test_fold_{index}.parquet")
+        views = saved_rows(run, index, "test")
         ids = views.loc[views["view"] == "identity", "image_id"]
         stack = [run.logits(views[views["view"] == name].set_index("image_id").loc[ids]) for name in names]
         tables.append(with_logits(ids.to_frame(), policy.apply(np.stack(stack), names)))
     return tables
 
 
-def _decide(saved: SavedViews, fold_N: np.ndarray, config: TtaConfig, metric: str) -> CrossFit:
+def _decide(saved: SavedViews, fold_N: np.ndarray, search: Search | None, merge: str) -> CrossFit:
     """Return logits of every row, by what other people's rows decided where there is anything to decide."""
-    if config.views == "auto":
-        return cross_fit(saved, fold_N, searched(saved, metric=metric, **config.search))
-    merge = config.merge or "mean"
+    if search is not None:
+        return cross_fit(saved, fold_N, search)
     if merge in WEIGHTINGS:
         return cross_fit(saved, fold_N, learned(saved, saved.names, merge))
     policy = Policy(saved.names, merge) if len(saved.names) > 1 else IDENTITY
     return CrossFit(policy.apply(saved.logits_VNC, saved.names), (), Choice(policy))
 
 
-def _part_line(part: Part) -> str:
-    return f"repeat {part.repeat} fold {part.fold}: {part.choice}"
+def _key(run: Run, names: Sequence[str], config: TtaConfig) -> str:
+    """Return what makes this run the same again: the rows it is of, the views, and what is done with them."""
+    decided = [sorted(names), config.views == "auto", config.merge, config.budget, file_hash(run.path / "oof.parquet")]
+    return hashlib.blake2b(json.dumps(decided).encode(), digest_size=16).hexdigest()
 
 
-def _costs(run: Run, saved: SavedViews, config: TtaConfig) -> tuple[str, dict[int, np.ndarray]]:
-    """Return how views are added one by one, and the logits of 1, 2, .. passes."""
-    if config.views == "auto":
-        search = searched(saved, metric=run.info["metric"], **config.search)
-        budget = min(config.search["budget"], len(saved.names))
-        steps = cross_fit_path(saved, run.oof["fold"].to_numpy(), search.path, budget)
-        return "the greedy best so many views, found on other folds", dict(enumerate(steps, 1))
-    merge = MERGES.get(config.merge or "mean", MERGES["mean"])
-    return "views in the order given", {
-        num: merge(saved.logits_VNC[:num]) for num in range(1, min(len(saved.names), MOST_STEPS) + 1)
-    }
-
-
-def _harm(run: Run, saved: SavedViews, found: CrossFit, config: TtaConfig) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Return what every view and what was decided gains, harms and costs: a section, and a table of all classes."""
-    from pipeline.view_logits import view_seconds  # torch
-
-    arrays, metric, seconds = oof_arrays(run), METRICS[run.info["metric"]], view_seconds(run)
-    shared = {
-        "label_N": arrays.label_N,
-        "group_N": arrays.group_N,
-        "repeat_N": arrays.repeat_N,
-        "attributes": run.attributes,
-        "metric": run.info["metric"],
-    }
-    policies = simple_policies(saved.names)
-    logits_of = {name: one.apply(saved.logits_VNC, saved.names) for name, one in policies.items()}
-    rows = effects(
-        logits_of | {THIS: found.logits_NC},
-        {name: one.passes for name, one in policies.items()} | {THIS: found.final.policy.passes},
-        classes=run.classes,
-        **shared,
-    )
-    how, steps = _costs(run, saved, config)
-    proba_of = {str(num): softmax(logits_NC) for num, logits_NC in steps.items()}
-    curve = compare(proba_of=proba_of, against="1", **shared)
-    speed_of = {name: pictures_per_second(one, seconds) for name, one in policies.items()}
-    speed_of[THIS] = pictures_per_second(found.final.policy, seconds)
-    title = "Test-time augmentation, out of fold; differences to the plain picture"
-    blocks = [
-        text_block(f"For the test set, decided on all rows: {found.final}."),
-        *(text_block(_part_line(part)) for part in found.parts),
-        *harm_blocks(rows, metric=metric, speed_of=speed_of, detail=THIS),
-        cost_block(curve, metric=metric, seconds_of_view=seconds, how=how),
-    ]
-    return section(title, *blocks), pd.DataFrame(effect_rows(rows))
+def _costs(run: Run, policy: Policy, *, heads: bool) -> dict[str, Any]:
+    """Return forward passes behind a test picture, and compute seconds with the run's own; None where not known."""
+    seconds, seen = run.info.get("seconds"), view_seconds(run)
+    further = [name for name in policy.views if name not in run.info["views"]]
+    num_rows = len(run.oof) + run.info["num_test_folds"] * (0 if run.test is None else len(run.test))
+    if seconds is not None and all(name in seen for name in further):
+        seconds = round(seconds + num_rows * sum(seen[name] for name in further), 1)
+    else:
+        seconds = None
+    return {"passes": policy.passes * (1 if heads else num_models(run)), "seconds": seconds}
 
 
 def augment_run(config: TtaConfig, *, say: Say = print) -> Run:
@@ -179,31 +144,35 @@ def augment_run(config: TtaConfig, *, say: Say = print) -> Run:
 
     Out-of-fold rows are cross-fitted: what holds for a fold was chosen or learned on the others. Raises UserError.
     """
-    from pipeline.view_logits import add_views  # torch
+    from pipeline.view_logits import add_views, can_see  # torch
 
-    folder = Path(config.run)
-    auto = config.views == "auto"
+    folder, auto, merge = Path(config.run), config.views == "auto", config.merge or "mean"
+    run = open_models(folder)
     names = parse_views(AUTO_VIEWS if auto else config.views, "--views")
-    machine = {name: getattr(config, name) for name in ("device", "workers") if getattr(config, name) is not None}
-    have = add_views(folder, names, if_possible=auto, say=say, **machine)
-    run, names = Run(folder), have if auto else names
-    saved = _saved(run, names)
-    found = _decide(saved, run.oof["fold"].to_numpy(), config, run.info["metric"])
-    say(f"decided: {found.final}")
-    decided = {"views": list(names), "merge": config.merge, "auto": auto, "budget": config.budget}
-    of = {"name": run.name, "oof": file_hash(folder / "oof.parquet")}
-    key = hashlib.blake2b(json.dumps([decided, of], sort_keys=True).encode(), digest_size=16).hexdigest()
+    if auto:  # among all that were saved, and where nothing more can be seen, among these alone
+        names = tuple(dict.fromkeys([*kept_views(run), *(names if can_see(run) else ())]))
     written = folder.resolve().parent / (config.name or f"{run.name}_tta")
+    run_key = {"tta": _key(run, names, config)}
+    open_derived(written, "tta", run_key, overwrite=config.overwrite, look=True)  # before the work is done
+    machine = {name: getattr(config, name) for name in MACHINE if getattr(config, name) is not None}
+    add_views(folder, names, say=say, **machine)
+    saved = _saved(run, names)
+    search = searched(saved, metric=run.info["metric"], **config.search) if auto else None
+    try:
+        found = _decide(saved, run.oof["fold"].to_numpy(), search, merge)
+    except ValueError as error:
+        raise UserError(f"{folder}: {error}; pass --views with --merge mean, which fits nothing") from None
+    say(f"decided: {found.final}")
     tests = _test_tables(run, names, found.final.policy) if run.info["has_test"] else []
-    harm, table = _harm(run, saved, found, config)
+    harm, table = harm_report(run, saved, found, search=search, merge=merge, seconds_of_view=view_seconds(run))
     info = {
         "kind": "tta",
-        "run_key": {"tta": key},
-        "of": of,
-        "tta": decided,
+        "run_key": run_key,
+        "of": {"name": run.name, "oof": file_hash(folder / "oof.parquet")},
+        "tta": {"views": list(names), "merge": config.merge, "auto": auto, "budget": config.budget},
         "policy": found.final.policy.as_dict(),
         "parts": [
-            {"repeat": one.repeat, "fold": one.fold, "policy": one.choice.policy.as_dict()} for one in found.parts
+            {"repeat": one.repeat, "part": one.part, "policy": one.choice.policy.as_dict()} for one in found.parts
         ],
         "views": list(found.final.policy.views),
         "leaks": run.info["leaks"],
@@ -211,11 +180,12 @@ def augment_run(config: TtaConfig, *, say: Say = print) -> Run:
         "about": f"{run.name} with test-time augmentation, {found.final.policy}; {run.info.get('about', '')}",
         "notes": [
             *run.info.get("notes", ()),
-            *(["out-of-fold rows are by what was decided on other folds"] if found.parts else []),
+            *(["out-of-fold rows are by what was decided on other people"] if found.parts else []),
         ],
+        **_costs(run, found.final.policy, heads=not can_see(run)),
     }
     with lock_folder(written):
-        open_derived(written, "tta", info["run_key"], overwrite=config.overwrite)
+        open_derived(written, "tta", run_key, overwrite=config.overwrite)
         pictures = folder / PICTURES
         rows = run.oof[["image_id", "group", "label", "label_raw", "repeat", "fold"]]
         made = write_derived(

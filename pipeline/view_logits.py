@@ -5,9 +5,11 @@ Logits stay per view and fold in the run folder's tta/, so that merging and choo
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,107 +20,81 @@ import safetensors.torch
 import torch
 
 from folds.errors import UserError, listed
-from folds.fold_file import read_fold_file
 from folds.load import Say
-from folds.split import SPLITTERS
 from pipeline.augment import Augment, albu_augmentation, build_augmentation
 from pipeline.cv import job_of
 from pipeline.fold import FoldJob, view_tables
 from pipeline.infer import predict
 from pipeline.prepare import prepare
 from pipeline.progress import Progress
+from pipeline.saved_views import (
+    add_rows,
+    changed_pipelines,
+    kept_views,
+    note_pipelines,
+    note_seconds,
+    num_models,
+    open_models,
+    parts_of,
+    saved_rows,
+)
 from pipeline.settings import read_config_file, replace
-from pipeline.store import Run, file_hash, lock_folder, read_json, read_table, write_json, write_table
+from pipeline.store import Run, lock_folder
 from tta.views import check_views, draw_of, is_device_view, view_of
 
-__all__ = ["add_views", "kept_views", "view_seconds"]
-
-TIMES, PIPELINES = "tta/times.json", "tta/pipelines.json"
-
-
-def _checked(folder: Path) -> Run:
-    """Return a run whose models are all there, as they were written. Raises UserError."""
-    if not (folder / "run.json").is_file():
-        raise UserError(f"{folder}: no run; name the folder of a finished one")
-    run = Run(folder)
-    if run.info["kind"] != "cv":
-        raise UserError(f"{folder}: is a {run.info['kind']}, which has no models of its own; name its members")
-    for index in range(run.info["num_folds"] * run.info["num_repeats"]):
-        done = folder / f"fold_{index}" / "done.json"
-        if not done.is_file():
-            raise UserError(f"{folder}: fold {index} is not finished; run the same run_cv.py command again")
-        name = f"fold_{index}/best.safetensors"
-        if not (folder / name).is_file():
-            raise UserError(f"{folder}/{name}: no such checkpoint; run the same run_cv.py command again")
-        if file_hash(folder / name) != read_json(done)["files"].get(name):
-            raise UserError(f"{folder}/{name}: is not what the fold wrote; run the same run_cv.py command again")
-    if run.info.get("status") != "done":
-        raise UserError(f"{folder}: not finished; run the same run_cv.py command again")
-    return run
-
-
-def _tables(run: Run, index: int) -> dict[str, Path]:
-    """Return where the logits of a fold's views are kept."""
-    parts = ("oof", "test") if run.info["has_test"] else ("oof",)
-    return {part: run.path / "tta" / f"{part}_fold_{index}.parquet" for part in parts}
-
-
-def _kept(run: Run, index: int) -> dict[str, pd.DataFrame]:
-    """Return a fold's rows of every view, by part; what a run of one view wrote in training are the plain pictures'."""
-    plain_file = {"oof": run.path / f"fold_{index}" / "oof.parquet", "test": run.path / f"test_fold_{index}.parquet"}
-    kept = {}
-    for part, file in _tables(run, index).items():
-        plain = read_table(plain_file[part])
-        plain = plain[["image_id", *(name for name in plain if str(name).startswith("logit_"))]]
-        plain.insert(1, "view", "identity")
-        if len(run.info["views"]) > 1:  # these are a merge; the views' own were written with it
-            kept[part] = read_table(file) if file.is_file() else plain[:0]
-            continue
-        kept[part] = read_table(file) if file.is_file() else plain
-        if not kept[part][kept[part]["view"] == "identity"].reset_index(drop=True).equals(plain):
-            kept[part] = plain  # the fold was trained again since
-    return kept
-
-
-def kept_views(run: Run) -> tuple[str, ...]:
-    """Return the views whose logits every fold has, in the order of the first fold's file."""
-    num_models = run.info["num_folds"] * run.info["num_repeats"]
-    tables = [table for index in range(num_models) for table in _kept(run, index).values()]
-    views = [dict.fromkeys(table["view"]) for table in tables]
-    return tuple(name for name in views[0] if all(name in one for one in views))
+__all__ = ["add_views", "can_see"]
 
 
 def _job(run: Run, say: Say, machine: dict[str, Any]) -> FoldJob:
     """Return a job on the run's own data, preprocessing and folds. Raises UserError where the data has changed."""
     folder = run.path
     config = replace(
-        read_config_file(folder / "config.yaml"), pretrained="none", weights=None, compile="off", **machine
+        read_config_file(folder / "config.yaml"),
+        **{"pretrained": "none", "weights": None, "compile": "off", "wandb": False},  # the models are there
+        fold_file=str(folder / "folds.csv"),  # whatever made the folds
+        **machine,
     )
     prepared = prepare(config, say)
-    for what in ("data", "corrected labels", "crop"):
+    for what in ("data", "corrected labels", "crop", "own modules"):
         if prepared.run_key.get(what) != run.info["run_key"].get(what):
             raise UserError(f"{folder}: its {what} is not what it was when the run was made; put it back")
     if json.loads(json.dumps(prepared.preprocess.to_dict())) != run.info["preprocess"]:
         raise UserError(f"{folder}: pictures would be prepared otherwise than in training; make the run again")
-    leaks = SPLITTERS[config.split.split].leaks
-    fold_RN = read_fold_file(folder / "folds.csv", prepared.manifest.train, leaks=leaks)
     environment: dict[str, Any] = {}
     return job_of(
-        prepared, folder, fold_RN, run_key={}, environment=environment, say=say, progress=Progress(len(fold_RN))
+        prepared,
+        folder,
+        prepared.fold_RN,
+        run_key={},
+        environment=environment,
+        say=say,
+        progress=Progress(len(prepared.fold_RN)),
     )
 
 
-def _augmentation(job: FoldJob, name: str) -> tuple[Augment | None, int]:
-    """Return what draws a view from a stored picture, and which draw it is."""
-    draw = draw_of(name)
+@dataclass(frozen=True, slots=True)
+class _Draw:
+    """What a view is drawn by from a stored picture, and which draw it is."""
+
+    augment: Augment | None
+    index: int
+    random_crop: bool
+
+
+def _draw(job: FoldJob, name: str) -> _Draw:
+    """Raise UserError for a pipeline that cannot be read, and for draws that would all be the plain picture."""
+    draw, (width, height) = draw_of(name), job.preprocess.stored_size
     if draw.file is not None:
-        width, height = job.preprocess.stored_size
-        return albu_augmentation(draw.file, width=width, height=height), draw.index
-    return build_augmentation(job.config.augment.augment), draw.index
+        # Cropped to the centre as the plain picture is: what differs is the pipeline's doing alone.
+        return _Draw(albu_augmentation(draw.file, width=width, height=height), draw.index, random_crop=False)
+    augment = build_augmentation(job.config.augment.augment)
+    if augment is None and (width, height) == (job.preprocess.width, job.preprocess.height):
+        raise UserError(f"--views {name}: the run was trained without augmentation, so this changes nothing")
+    return _Draw(augment, draw.index, random_crop=True)
 
 
 def _see(
-    job: FoldJob, model: torch.nn.Module, table: pd.DataFrame, names: Sequence[str]
+    job: FoldJob, model: torch.nn.Module, table: pd.DataFrame, names: Sequence[str], draws: Mapping[str, _Draw]
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Return logits N x C of each view, and its seconds; device views share a pass over the pictures, and its time."""
     device = [name for name in names if is_device_view(name)]
@@ -130,40 +106,12 @@ def _see(
         found |= dict(zip(device, logits_VNC, strict=True))
         seconds |= dict.fromkeys(device, (time.perf_counter() - start) / len(device))
     for name in [name for name in names if not is_device_view(name)]:
-        augment, index = _augmentation(job, name)
-        start = time.perf_counter()
-        loader = job.feeder.drawn(table, augment, seed_parts=("view", job.config.train.seed, index))
+        draw, start = draws[name], time.perf_counter()
+        seed_parts = ("view", job.config.train.seed, draw.index)
+        loader = job.feeder.drawn(table, draw.augment, seed_parts=seed_parts, random_crop=draw.random_crop)
         found[name] = predict(model, loader, job.preprocess, job.compute, [view_of("identity")])[0]
         seconds[name] = time.perf_counter() - start
     return found, seconds
-
-
-def view_seconds(run: Run) -> dict[str, float]:
-    """Return what a picture took in each view, in seconds, where that was measured: not in training."""
-    file = run.path / TIMES
-    return {name: one["seconds"] / one["pictures"] for name, one in read_json(file).items()} if file.is_file() else {}
-
-
-def _check_pipelines(run: Run, names: Sequence[str]) -> None:
-    """Note what albumentations files held. Raises UserError for one that has changed since views of it were saved."""
-    record = run.path / PIPELINES
-    before = read_json(record) if record.is_file() else {}
-    files = {draw_of(name).file for name in names if not is_device_view(name)} - {None}
-    now = {file: file_hash(Path(file)) for file in sorted(map(str, files)) if Path(file).is_file()}
-    changed = [file for file, digest in now.items() if before.get(file, digest) != digest]
-    if changed:
-        raise UserError(f"--views albu:{changed[0]}: has changed since its views were saved; give it another name")
-    if now.keys() - before:
-        write_json(record, before | now)
-
-
-def _note_times(run: Run, seconds: dict[str, float], num_pictures: int) -> None:
-    file = run.path / TIMES
-    kept = read_json(file) if file.is_file() else {}
-    for name, one in seconds.items():
-        before = kept.get(name, {"pictures": 0, "seconds": 0.0})
-        kept[name] = {"pictures": before["pictures"] + num_pictures, "seconds": before["seconds"] + one}
-    write_json(file, kept)
 
 
 def _load(job: FoldJob, index: int) -> torch.nn.Module:
@@ -177,25 +125,29 @@ def _load(job: FoldJob, index: int) -> torch.nn.Module:
     return model
 
 
-def add_views(
-    folder: Path, names: Sequence[str], *, if_possible: bool = False, say: Say, **machine: Any
-) -> tuple[str, ...]:
+def can_see(run: Run) -> bool:
+    """Return whether a run's models can see more views: heads on a frozen backbone had features, and no models."""
+    config = run.path / "config.yaml"
+    return config.is_file() and read_config_file(config).train.finetune != "head"
+
+
+def add_views(folder: Path, names: Sequence[str], *, say: Say, **machine: Any) -> tuple[str, ...]:
     """Have a run's models see its pictures in further views, and return those that it has then.
 
     A fold's model sees that fold's held-out pictures and the test set. What a fold has is not computed again,
     so a stopped call goes on where it was. `machine` are settings such as device or workers. Raises UserError
     for a run without its models, for changed data, for a view that does nothing to pictures of its size, and for heads
-    on a frozen backbone, which saw features of some views (with `if_possible` they are left as they are).
+    on a frozen backbone, which saw features of some views.
     """
-    run = _checked(folder)
-    _check_pipelines(run, names)
+    run = open_models(folder)
+    changed = changed_pipelines(run, names)
+    if changed:
+        raise UserError(f"--views albu:{changed[0]}: has changed since its views were saved; give it another name")
     have = kept_views(run)
     missing = [name for name in names if name not in have]
     if not missing:
         return have
-    if read_config_file(folder / "config.yaml").train.finetune == "head":
-        if if_possible:
-            return have
+    if not can_see(run):
         raise UserError(
             f"{folder}: heads on a frozen backbone; it has features of {listed(have, most=20)}; for more, run it again "
             "with --tta and another --name"
@@ -204,23 +156,31 @@ def add_views(
     check_views(missing, width=size["width"], height=size["height"], flag="--views")
     with lock_folder(folder):
         job = _job(run, say, machine)
-        num_models = run.info["num_folds"] * run.info["num_repeats"]
-        for index in range(num_models):
-            kept = _kept(run, index)
-            todo = [name for name in names if any(name not in set(one["view"]) for one in kept.values())]
-            if not todo:
+        draws = {name: _draw(job, name) for name in missing if not is_device_view(name)}
+        note_pipelines(run, missing)
+        times: dict[str, tuple[int, float]] = {}
+        for index in range(num_models(run)):
+            todo = {part: _missing(saved_rows(run, index, part), names) for part in parts_of(run)}
+            if not any(todo.values()):
                 continue
             repeat, fold = job.place(index)
             model = _load(job, index)
             tables = {"oof": job.manifest.train[job.fold_RN[repeat] == fold], "test": job.manifest.test}
-            for part, file in _tables(run, index).items():
+            for part, views in [(part, views) for part, views in todo.items() if views]:
                 table = tables[part]
                 assert table is not None
-                seen, seconds = _see(job, model, table.reset_index(drop=True), todo)
-                fresh = [view_tables(table["image_id"], {name: seen[name]}) for name in todo]
-                old = kept[part][~kept[part]["view"].isin(todo)]
-                file.parent.mkdir(exist_ok=True)
-                write_table(file, pd.concat([old, *fresh], ignore_index=True))
-                _note_times(run, seconds, len(table))
-            say(f"{job.title(index)}: {listed(todo, most=30)}")
+                seen, seconds = _see(job, model, table.reset_index(drop=True), views, draws)
+                for name in views:
+                    job.check_finite(index, seen[name])
+                add_rows(run, index, part, view_tables(table["image_id"], {name: seen[name] for name in views}))
+                for name, one in seconds.items():
+                    num, before = times.get(name, (0, 0.0))
+                    times[name] = num + len(table), before + one
+            note_seconds(run, times)
+            say(f"{job.title(index)}: {listed(dict.fromkeys(itertools.chain(*todo.values())), most=30)}")
     return kept_views(run)
+
+
+def _missing(rows: pd.DataFrame, names: Sequence[str]) -> list[str]:
+    have = set(rows["view"])
+    return [name for name in names if name not in have]

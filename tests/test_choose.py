@@ -334,7 +334,7 @@ def test_each_repeat_is_cross_fitted_for_itself():
     )
     fold = np.concatenate([fold_of(once), (fold_of(again) + np.arange(280) // 140) % 4])
     crossed = cross_fit(both, fold, learned(both, both.names, "view"))
-    assert [(part.repeat, part.fold) for part in crossed.parts] == [(r, f) for r in (0, 1) for f in range(4)]
+    assert [(part.repeat, part.part) for part in crossed.parts] == [(r, f) for r in (0, 1) for f in range(4)]
     alone = cross_fit(once, fold_of(once), learned(once, once.names, "view"))
     np.testing.assert_array_equal(crossed.logits_NC[:280], alone.logits_NC)
     assert crossed.final == learned(both, both.names, "view")(np.arange(560))
@@ -347,7 +347,7 @@ def test_parts_and_final_are_what_the_fit_says():
     crossed = cross_fit(saved, fold, fit)
     assert crossed.final == choose(saved)
     for part in crossed.parts:
-        rows, others = np.flatnonzero(fold == part.fold), np.flatnonzero(fold != part.fold)
+        rows, others = np.flatnonzero(fold == part.part), np.flatnonzero(fold != part.part)
         assert part.choice == choose(saved.rows(others))
         expected = part.choice.policy.apply(saved.logits_VNC[:, rows], saved.names)
         np.testing.assert_array_equal(crossed.logits_NC[rows], expected)

@@ -11,7 +11,8 @@ from conftest import TINY
 import run_cv
 from ensemble.align import find_members
 from ensemble.blend import blend
-from pipeline.store import Run, read_table
+from pipeline.saved_views import saved_rows
+from pipeline.store import Run, write_json
 from reports.__main__ import main as leaderboard
 from tta.__main__ import main
 from tta.merge import mean_proba
@@ -25,7 +26,7 @@ def tta_command(command_of):
 
 
 def views_of(run, index, names, part="oof"):
-    table = read_table(run.path / "tta" / f"{part}_fold_{index}.parquet").set_index("image_id")
+    table = saved_rows(run, index, part).set_index("image_id")
     ids = table[table["view"] == "identity"].index
     return ids, np.stack([table[table["view"] == name].loc[ids, LOGITS].to_numpy() for name in names])
 
@@ -49,7 +50,7 @@ def test_given_views_are_merged_into_a_run_beside(runs_copy, tta_command):
     assert (run.path / "submission.csv").is_file()
     text = " ".join((run.path / "report.txt").read_text().split())
     assert "Test-time augmentation, out of fold" in text
-    assert "macro F1 against cost: views in the order given; one pass is" in text
+    assert "macro F1 against cost: views in the order given, merged by prob; one pass is" in text
     table = pd.read_csv(run.path / "effects.csv")
     assert set(table["policy"]) >= {"identity", "identity + vflip", "all 3 views (prob)", "this run"}
     assert set(table["of"]) == {"class", "mask", "gender", "age"}
@@ -65,17 +66,17 @@ def test_what_is_chosen_is_chosen_on_other_folds(runs_copy, tta_command):
     done = tta_command(beta.path, "--no-page", "--budget", "2", "--name", "chosen")
     assert done.code == 0, done.err
     run = Run(runs_copy / "chosen")
-    assert [(part["repeat"], part["fold"]) for part in run.info["parts"]] == [(0, 0), (0, 1)]
+    assert [(part["repeat"], part["part"]) for part in run.info["parts"]] == [(0, 0), (0, 1)]
     assert len(run.info["views"]) <= 2
     oof = run.oof.set_index("image_id")
     for part in run.info["parts"]:
         policy = part["policy"]
         if policy["views"] == ["identity"]:
-            rows = beta.oof[beta.oof["fold"] == part["fold"]].set_index("image_id")
+            rows = beta.oof[beta.oof["fold"] == part["part"]].set_index("image_id")
             np.testing.assert_array_equal(oof.loc[rows.index, LOGITS], rows[LOGITS])
     text = " ".join((run.path / "report.txt").read_text().split())
     assert "For the test set, decided on all rows" in text
-    assert "the greedy best so many views, found on other folds" in text
+    assert "the greedy best so many views, found on other people" in text
     assert tta_command(beta.path, "--merge", "prob", "--overwrite", "--no-page", "--name", "chosen").code == 0
     policies = [one["policy"] for one in Run(runs_copy / "chosen").info["parts"]]
     assert {policy["merge"] for policy in policies if len(policy["views"]) > 1} <= {"prob"}
@@ -93,6 +94,13 @@ def test_it_blends_and_stands_on_the_leaderboard_once(runs_copy, tta_command, tm
     assert [(path.name, why) for path, why in skipped] == [
         ("beta", "beta_tta, which merges its views, is in the blend")
     ]
+    assert tta_command(runs_copy / "beta", "--views", "vflip", "--name", "later", "--no-page").code == 0
+    later = Run(runs_copy / "later")
+    write_json(later.path / "run.json", later.info | {"finished": later.info["finished"] + 9})
+    members, skipped = find_members([runs_copy / "later", runs_copy / "beta_tta", runs_copy / "beta"])
+    assert [run.name for run in members] == ["later"]
+    assert {path.name for path, _ in skipped} == {"beta", "beta_tta"}
+    shutil.rmtree(later.path)
     both = blend(sorted(runs_copy.iterdir()), say=lambda _: None, page=False)
     assert [one["name"] for one in both.info["members"]] == ["alpha", "beta_tta"]
     file = tmp_path / "board.json"

@@ -1,5 +1,7 @@
 """Further views of finished runs: computed once, by the fold's own model, on the fold's own pictures."""
 
+from types import SimpleNamespace
+
 import albumentations
 import numpy as np
 import pandas as pd
@@ -8,8 +10,10 @@ import safetensors.torch
 
 from folds.errors import UserError
 from pipeline import view_logits
-from pipeline.store import Run, read_table
-from pipeline.view_logits import add_views, kept_views, view_seconds
+from pipeline.fold import finished_fold
+from pipeline.saved_views import kept_views, saved_rows, view_seconds
+from pipeline.store import Run, file_hash, read_json, read_table, write_json, write_table
+from pipeline.view_logits import add_views
 
 LOGITS = [f"logit_{index}" for index in range(18)]
 
@@ -19,32 +23,44 @@ def quiet(_):
 
 
 def rows(run, index, view, part="oof"):
-    table = read_table(run.path / "tta" / f"{part}_fold_{index}.parquet")
+    table = saved_rows(run, index, part)
     return table[table["view"] == view].set_index("image_id")[LOGITS]
 
 
 def test_saved_models_see_what_they_saw_in_training(runs_copy):
-    """Mirrored and plain logits of the stage are those that training wrote, to the bit."""
-    alpha = Run(runs_copy / "alpha")
-    before = {(index, part, view): rows(alpha, index, view, part)
-              for index in (0, 1) for part in ("oof", "test") for view in ("identity", "hflip")}  # fmt: skip
+    """Mirrored logits of the stage are those that training wrote, to the bit; and the folds stay as they were."""
+    alpha, beta = Run(runs_copy / "alpha"), Run(runs_copy / "beta")
+    add_views(alpha.path, ("hflip", "vflip"), say=quiet)
+    assert kept_views(alpha) == ("identity", "hflip", "vflip")
+    key = alpha.info["run_key"] | {"folds": alpha.info["folds_hash"]}
+    assert all(finished_fold(alpha.path, index, key) is not None for index in (0, 1))
+    done = read_json(alpha.path / "fold_0" / "done.json")
+    written = read_table(alpha.path / "tta" / "oof_fold_0.parquet")
+    plain = read_table(alpha.path / "fold_0" / "oof.parquet")
+    # The same run as one of a single view: what it did not save, the stage sees.
+    state = alpha.info | {"views": ["identity"]}
+    write_json(alpha.path / "run.json", state)
+    identity = written[written["view"] == "identity"].set_index("image_id")[LOGITS]
+    plain[LOGITS] = identity.loc[plain["image_id"]].to_numpy()
+    write_table(alpha.path / "fold_0" / "oof.parquet", plain)
     for file in (alpha.path / "tta").iterdir():
         file.unlink()
-    assert kept_views(alpha) == ()  # what is left is a merge of two views
-    assert add_views(alpha.path, ("identity", "hflip"), say=quiet) == ("identity", "hflip")
-    for (index, part, view), table in before.items():
-        pd.testing.assert_frame_equal(rows(alpha, index, view, part), table)
+    add_views(alpha.path, ("hflip",), say=quiet)
+    hflip = written[written["view"] == "hflip"].set_index("image_id")[LOGITS]
+    pd.testing.assert_frame_equal(rows(Run(alpha.path), 0, "hflip").loc[hflip.index], hflip)
+    assert done["files"]["fold_0/best.safetensors"]
+    assert kept_views(beta) == ("identity",)
 
 
 def test_only_what_is_missing_is_computed_and_a_stopped_call_goes_on(runs_copy, monkeypatch):
     beta, seen = Run(runs_copy / "beta"), []
     real = view_logits._see
 
-    def spy(job, model, table, names):
+    def spy(job, model, table, names, draws):
         seen.append((len(table), tuple(names)))
         if len(seen) == 3:  # the second fold's held-out pictures
             raise KeyboardInterrupt
-        return real(job, model, table, names)
+        return real(job, model, table, names, draws)
 
     monkeypatch.setattr(view_logits, "_see", spy)
     with pytest.raises(KeyboardInterrupt):
@@ -78,8 +94,9 @@ def test_views_drawn_by_augmentations(runs_copy, tmp_path):
     drawn = [rows(beta, 1, name, "test").to_numpy() for name in ("identity", "train#0", "train#1")]
     assert not np.allclose(drawn[0], drawn[1])
     assert not np.allclose(drawn[1], drawn[2])
-    again = read_table(beta.path / "tta" / "test_fold_1.parquet")
-    again[again["view"] != "train#1"].to_parquet(beta.path / "tta" / "test_fold_1.parquet", index=False)
+    further = beta.path / "tta" / "further_test_fold_1.parquet"
+    again = read_table(further)
+    again[again["view"] != "train#1"].to_parquet(further, index=False)
     add_views(beta.path, ("train#1",), say=quiet)
     np.testing.assert_array_equal(rows(beta, 1, "train#1", "test").to_numpy(), drawn[2])
     albumentations.save(albumentations.Compose([albumentations.VerticalFlip(p=1.0)]), str(file), data_format="yaml")
@@ -87,17 +104,67 @@ def test_views_drawn_by_augmentations(runs_copy, tmp_path):
         add_views(beta.path, (f"albu:{file}#0",), say=quiet)
 
 
+def test_a_pipeline_may_be_mended_until_views_of_it_are_saved(runs_copy, tmp_path):
+    file = tmp_path / "p.yaml"
+    file.write_text("a: [")
+    with pytest.raises(UserError, match=r"p\.yaml"):
+        add_views(runs_copy / "beta", ("hflip", f"albu:{file}#0"), say=quiet)
+    assert kept_views(Run(runs_copy / "beta")) == ("identity",)  # it was read before anything was computed
+    albumentations.save(albumentations.Compose([albumentations.HorizontalFlip(p=1.0)]), str(file), data_format="yaml")
+    assert len(add_views(runs_copy / "beta", (f"albu:{file}#0",), say=quiet)) == 2
+
+
 def test_views_of_a_fold_that_was_trained_again_are_gone(runs_copy):
-    alpha, beta = Run(runs_copy / "alpha"), Run(runs_copy / "beta")
-    for run in (alpha, beta):
-        add_views(run.path, ("hflip", "vflip"), say=quiet)
-    table = read_table(beta.path / "fold_1" / "oof.parquet")
-    table[LOGITS] += np.float32(1)
-    table.to_parquet(beta.path / "fold_1" / "oof.parquet", index=False)
-    assert kept_views(alpha) == ("identity", "hflip", "vflip")
+    beta = Run(runs_copy / "beta")
+    add_views(beta.path, ("vflip",), say=quiet)
+    file = beta.path / "fold_1" / "best.safetensors"
+    state = safetensors.torch.load_file(file)
+    safetensors.torch.save_file({name: value.clone() * 1.5 for name, value in state.items()}, file)
+    done = read_json(beta.path / "fold_1" / "done.json")
+    done["files"]["fold_1/best.safetensors"] = file_hash(file)
+    write_json(beta.path / "fold_1" / "done.json", done)
     assert kept_views(beta) == ("identity",)
+    before = rows(beta, 0, "vflip")
     add_views(beta.path, ("vflip",), say=quiet)
     assert kept_views(beta) == ("identity", "vflip")
+    pd.testing.assert_frame_equal(rows(beta, 0, "vflip"), before)
+
+
+def test_broken_files_of_views_are_made_again(runs_copy):
+    beta = Run(runs_copy / "beta")
+    add_views(beta.path, ("vflip",), say=quiet)
+    before, file = rows(beta, 1, "vflip"), beta.path / "tta" / "further_oof_fold_1.parquet"
+    file.write_bytes(file.read_bytes()[:-9])
+    assert kept_views(beta) == ("identity",)
+    add_views(beta.path, ("vflip",), say=quiet)
+    pd.testing.assert_frame_equal(rows(beta, 1, "vflip"), before)
+
+
+def test_logits_that_are_not_finite_are_not_kept(runs_copy, monkeypatch):
+    real = view_logits._see
+
+    def broken(*args):
+        found, seconds = real(*args)
+        return {name: logits * np.nan for name, logits in found.items()}, seconds
+
+    monkeypatch.setattr(view_logits, "_see", broken)
+    with pytest.raises(UserError, match="fold 0: the logits are not finite"):
+        add_views(runs_copy / "beta", ("vflip",), say=quiet)
+    assert kept_views(Run(runs_copy / "beta")) == ("identity",)
+
+
+def test_what_draws_are_cut_to(tmp_path):
+    """A pipeline's draws are cut to the centre, as the plain picture is; the training augmentation's anywhere."""
+    file = tmp_path / "nothing.yaml"
+    albumentations.save(albumentations.Compose([albumentations.NoOp()]), str(file), data_format="yaml")
+    cut = SimpleNamespace(stored_size=(40, 40), width=32, height=32)
+    whole = SimpleNamespace(stored_size=(32, 32), width=32, height=32)
+    plain = SimpleNamespace(augment=SimpleNamespace(augment="none"))
+    job = SimpleNamespace(preprocess=cut, config=plain)
+    assert not view_logits._draw(job, f"albu:{file}#0").random_crop
+    assert view_logits._draw(job, "train#0").random_crop
+    with pytest.raises(UserError, match="train#0: the run was trained without augmentation"):
+        view_logits._draw(SimpleNamespace(preprocess=whole, config=plain), "train#0")
 
 
 def test_runs_that_cannot_be_seen_again(runs_copy, tmp_path):

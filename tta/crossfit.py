@@ -16,10 +16,13 @@ __all__ = ["CrossFit", "Part", "cross_fit", "cross_fit_path"]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What the rows of one repeat's fold were given: chosen on the repeat's other people."""
+    """What the rows of one part of a repeat were given, chosen on its other people.
+
+    A part is a fold, where folds keep people whole.
+    """
 
     repeat: int
-    fold: int
+    part: int
     choice: Choice
 
 

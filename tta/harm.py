@@ -15,6 +15,8 @@ from tta.views import is_device_view
 
 __all__ = ["cost_block", "effect_rows", "harm_blocks", "pictures_per_second", "simple_policies"]
 
+TAIL = 0.025  # of an interval
+
 
 def simple_policies(names: Sequence[str]) -> dict[str, Policy]:
     """Return what needs no choosing, by name: each view alone and with the plain picture, and all together."""
@@ -30,10 +32,10 @@ def simple_policies(names: Sequence[str]) -> dict[str, Policy]:
 def pictures_per_second(policy: Policy, seconds_of_view: Mapping[str, float]) -> float | None:
     """Return how many pictures a policy gets through in a second, or None where that was never measured.
 
-    The plain picture, seen in training and not timed, costs what other views on the device do.
+    A view on the device that was seen in training, where nothing is timed, costs what the others there do.
     """
     on_device = [seconds for name, seconds in seconds_of_view.items() if is_device_view(name)]
-    known = {"identity": float(np.mean(on_device))} if on_device else {}
+    known = {name: float(np.mean(on_device)) for name in policy.views if on_device and is_device_view(name)}
     known |= seconds_of_view
     return 1 / sum(known[name] for name in policy.views) if known.keys() >= set(policy.views) else None
 
@@ -66,9 +68,12 @@ def harm_blocks(
     `speed_of` are pictures a second by policy.
     """
     harmful = [one["name"] for one in found if _is_harmful(one["comparison"]["difference"], metric)]
-    blocks = []
+    blocks, num_compared = [], len(found) - 1
     if harmful:
-        blocks.append(text_block(f"HARMFUL, the whole interval on the wrong side of zero: {', '.join(harmful)}."))
+        luck = f"{num_compared} are compared, of which luck alone puts about {num_compared * TAIL:.2g} here"
+        blocks.append(
+            text_block(f"HARMFUL, the whole interval on the wrong side of zero: {', '.join(harmful)} ({luck}).")
+        )
     cells = []
     for one in found:
         speed = speed_of[one["name"]]

@@ -23,6 +23,7 @@ Weighting = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 VIEW_SPREAD = 2.0  # how far weights of views lie from equal ones, before any row is seen, in units of 1/V
 CLASS_SPREAD = 1.0  # how far those of a class lie from the views', in the same units
+TINY = 1e-9
 STIFFNESS = 100.0  # of a class's sum, in units of 1 / (1/V) ** 2
 
 
@@ -71,8 +72,7 @@ def fit_view_weights(logits_VNC: np.ndarray, label_N: np.ndarray, group_N: np.nd
     """
     if len(logits_VNC) == 1:
         return np.ones(1)
-    weight_V = _fit_scaled(*_problem(logits_VNC, label_N, group_N))
-    return weight_V / weight_V.sum()
+    return _shares(_fit_scaled(*_problem(logits_VNC, label_N, group_N)))
 
 
 def fit_class_weights(logits_VNC: np.ndarray, label_N: np.ndarray, group_N: np.ndarray) -> np.ndarray:
@@ -86,6 +86,8 @@ def fit_class_weights(logits_VNC: np.ndarray, label_N: np.ndarray, group_N: np.n
         return np.ones((1, num_classes))
     log_VNC, truth_NC, per_row = _problem(logits_VNC, label_N, group_N)
     view_V = _fit_scaled(log_VNC, truth_NC, per_row)
+    if view_V.sum() <= TINY:
+        return np.full((num_views, num_classes), 1 / num_views)
     occurs_C = truth_NC.any(axis=0)
     ridge, stiff = (num_views / CLASS_SPREAD) ** 2, STIFFNESS * num_views**2
     weight_VC = np.repeat(view_V[:, None], num_classes, axis=1)
@@ -101,7 +103,13 @@ def fit_class_weights(logits_VNC: np.ndarray, label_N: np.ndarray, group_N: np.n
         return value, (slope_VC + ridge * off_VC + stiff * off_C)[:, occurs_C].ravel()
 
     weight_VC[:, occurs_C] = _minimise(objective, weight_VC[:, occurs_C].ravel()).reshape(num_views, -1)
-    return weight_VC / weight_VC.sum(axis=0)
+    return _shares(weight_VC)
+
+
+def _shares(weights: np.ndarray) -> np.ndarray:
+    """Return weights V or V x C with sum 1 over views; equal ones where no view says anything, which is all zeros."""
+    total = weights.sum(axis=0)
+    return np.where(total > TINY, weights / np.where(total > TINY, total, 1), 1 / len(weights))
 
 
 WEIGHTINGS: dict[str, Weighting] = {"view": fit_view_weights, "class": fit_class_weights}
