@@ -9,14 +9,18 @@ import pytest
 from conftest import TINY
 
 import run_cv
+from benchmarks.drawn_runs import write_drawn_run
 from ensemble.align import find_members
 from ensemble.blend import blend
+from pipeline import tta_stage
 from pipeline.saved_views import saved_rows
-from pipeline.store import Run, write_json
+from pipeline.store import Run, write_json, write_table
+from pipeline.tta_stage import TtaConfig, augment_run
 from reports.__main__ import main as leaderboard
 from tta.__main__ import main
 from tta.merge import mean_proba
 
+VIEWS = ("identity", "hflip")
 LOGITS = [f"logit_{index}" for index in range(18)]
 
 
@@ -85,6 +89,62 @@ def test_what_is_chosen_is_chosen_on_other_folds(runs_copy, tta_command):
     )
     assert weighted.code == 0, weighted.err
     assert len(Run(runs_copy / "weighted").info["parts"]) == 2
+
+
+@pytest.fixture
+def drawn(tmp_path, monkeypatch):
+    """A run of drawn logits, its mirrored pictures far clearer than the plain ones; no model is behind it."""
+    run = Run(write_drawn_run(tmp_path / "drawn", num_people=30, num_test=20, strength=0.6))
+    truth = run.oof.set_index("image_id")["label"]
+
+    def saved_rows(run, index, part):
+        repeat, fold = divmod(index, 5)
+        oof = run.oof
+        rows = oof[(oof["repeat"] == repeat) & (oof["fold"] == fold)] if part == "oof" else run.test_fold(fold)
+        plain = rows[["image_id", *LOGITS]]
+        clear = plain.copy()
+        if part == "oof":
+            noise = np.random.default_rng(fold).normal(size=(len(rows), 18)).astype(np.float32)
+            clear[LOGITS] += 3 * np.eye(18, dtype=np.float32)[truth[rows["image_id"]]] + 3 * noise
+        return pd.concat([plain.assign(view="identity"), clear.assign(view="hflip")], ignore_index=True)
+
+    for name, stand_in in {"open_models": Run, "saved_rows": saved_rows, "kept_views": lambda _: VIEWS}.items():
+        monkeypatch.setattr(tta_stage, name, stand_in)
+    monkeypatch.setattr("pipeline.view_logits.add_views", lambda *_, **__: VIEWS)
+    return run
+
+
+def made(folder, **settings):
+    config = TtaConfig(run=str(folder), page=False, **settings)
+    return augment_run(config, say=lambda _: None)
+
+
+@pytest.mark.parametrize("settings", [{"budget": 2}, {"views": "hflip", "merge": "class"}])
+def test_a_fold_s_own_labels_have_no_say_in_its_rows(drawn, settings):
+    before, oof = made(drawn.path, name="before", **settings), drawn.oof
+    assert all("hflip" in part["policy"]["views"] for part in before.info["parts"])
+    mine_N = (oof["fold"] == 0).to_numpy()
+    label_N = oof["label"].to_numpy().copy()
+    label_N[mine_N] = np.random.default_rng(0).permutation(label_N[mine_N])
+    write_table(drawn.path / "oof.parquet", oof.assign(label=label_N))
+    after = made(drawn.path, name="after", **settings)
+    np.testing.assert_array_equal(before.oof.loc[mine_N, LOGITS], after.oof.loc[mine_N, LOGITS])
+    if "merge" in settings:  # what was learned with a say of those labels is another thing now
+        assert not before.oof.loc[~mine_N, LOGITS].equals(after.oof.loc[~mine_N, LOGITS])
+
+
+@pytest.mark.parametrize("metric", ["log_loss", "roc_auc_ovr"])
+def test_repeats_without_a_test_set_and_other_metrics(drawn, metric):
+    """The second repeat has the same folds and logits: it is chosen for by itself, and the same."""
+    write_table(drawn.path / "oof.parquet", pd.concat([drawn.oof, drawn.oof.assign(repeat=1)], ignore_index=True))
+    state = {"num_repeats": 2, "has_test": False, "num_test_folds": 0, "metric": metric}
+    write_json(drawn.path / "run.json", drawn.info | state)
+    run = made(f"{drawn.path}/", budget=2)
+    assert [(part["repeat"], part["part"]) for part in run.info["parts"]] == [(r, f) for r in (0, 1) for f in range(5)]
+    assert "hflip" in run.info["views"]
+    first, second = (run.oof.loc[run.oof["repeat"] == repeat, LOGITS].to_numpy() for repeat in (0, 1))
+    np.testing.assert_array_equal(first, second)
+    assert run.test is None
 
 
 def test_it_blends_and_stands_on_the_leaderboard_once(runs_copy, tta_command, tmp_path):
