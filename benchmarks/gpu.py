@@ -21,12 +21,14 @@ PLAN = (
     ("feeding", HARD, STEPS),
     ("compile", LARGE, ()),
     ("compile", HARD, ()),
+    ("tta_views", LARGE, ("--pictures", "4000")),
     ("parallel", HARD, ("--epochs", "20")),
 )
 TINY = ("--backbone", "test_efficientnet", "--img-size", "64", "--batch-size", "16", "--rounds", "1")
 BRIEF = {
     "feeding": (*TINY, "--steps", "2", "--pictures", "600"),
     "compile": (*TINY, "--steps", "2"),
+    "tta_views": (*TINY, "--pictures", "64"),
     "parallel": (*TINY, "--epochs", "1"),
 }
 

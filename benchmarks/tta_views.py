@@ -34,7 +34,13 @@ PIPELINE = [A.CLAHE(p=1), A.Affine(scale=(0.9, 1.1), rotate=(-5, 5), p=1)]
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    config = settled(args, backbone=args.backbone, img_size=args.img_size, augment=args.augment)
+    config = settled(
+        args,
+        backbone=args.backbone,
+        img_size=args.img_size,
+        augment=args.augment,
+        validation_batch_size=args.batch_size,
+    )
     manifest, compute = data_of(args), compute_of(config.machine)
     preprocess = preprocess_of(config.model, check_backbone(args.backbone))
     table = pd.concat([manifest.train] * (args.pictures // len(manifest.train) + 1), ignore_index=True)
@@ -133,6 +139,7 @@ def main() -> None:
     cli.add_argument("--backbone", default="tf_efficientnet_lite0")
     cli.add_argument("--img-size", default="128")
     cli.add_argument("--augment", default="default")
+    cli.add_argument("--batch-size", type=int, default=64, help="pictures a forward pass")
     cli.add_argument("--pictures", type=int, default=512)
     cli.add_argument("--rounds", type=int, default=5)
     args = cli.parse_args()
