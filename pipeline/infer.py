@@ -30,7 +30,7 @@ def predict(
     model.eval()
     batches = []
     for images, _ in compute.feed(loader):
-        raw = images.permute(0, 3, 1, 2).float()
+        raw = images.permute(0, 3, 1, 2).float().contiguous()  # in this layout views take half the time on a CPU
         logits = []
         try:
             with compute.autocast():  # no view has a product that it would round
