@@ -12,12 +12,14 @@ from pathlib import Path
 import pandas as pd
 
 from folds.errors import UserError, listed
+from pipeline.settings import read_config_file
 from pipeline.store import Run, file_hash, read_json, read_table, write_json, write_table
 from tta.views import VIEWS_VERSION, draw_of, is_device_view
 
 __all__ = [
     "add_rows",
-    "changed_pipelines",
+    "can_see",
+    "check_pipelines",
     "kept_views",
     "note_pipelines",
     "note_seconds",
@@ -53,6 +55,12 @@ def open_models(folder: Path) -> Run:
     if run.info.get("status") != "done":
         raise UserError(f"{folder}: not finished; run the same run_cv.py command again")
     return run
+
+
+def can_see(run: Run) -> bool:
+    """Return whether a run's models can see more views: heads on a frozen backbone had features, and no models."""
+    config = run.path / "config.yaml"
+    return config.is_file() and read_config_file(config).train.finetune != "head"
 
 
 def num_models(run: Run) -> int:
@@ -121,11 +129,13 @@ def _pipelines(names: Sequence[str]) -> dict[str, str]:
     return {file: file_hash(Path(file)) for file in sorted(map(str, files)) if Path(file).is_file()}
 
 
-def changed_pipelines(run: Run, names: Sequence[str]) -> list[str]:
-    """Return the albumentations files that are not what they were when views of them were saved."""
+def check_pipelines(run: Run, names: Sequence[str]) -> None:
+    """Raise UserError for an albumentations file that is not what it was when views of it were saved."""
     file = run.path / PIPELINES
     before = read_json(file) if file.is_file() else {}
-    return [name for name, digest in _pipelines(names).items() if before.get(name, digest) != digest]
+    changed = [name for name, digest in _pipelines(names).items() if before.get(name, digest) != digest]
+    if changed:
+        raise UserError(f"--views albu:{changed[0]}: has changed since its views were saved; give it another name")
 
 
 def note_pipelines(run: Run, names: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from folds.load import Say
 from pipeline.config import check_name
 from pipeline.derived import open_derived, write_derived
 from pipeline.report import write_report
-from pipeline.saved_views import kept_views, num_models, open_models, saved_rows, view_seconds
+from pipeline.saved_views import can_see, check_pipelines, kept_views, num_models, open_models, saved_rows, view_seconds
 from pipeline.store import PICTURES, Run, file_hash, lock_folder, rows_like, with_logits, write_table
 from pipeline.tta_report import harm_report
 from tta.choose import Choice, Search, learned, searched
@@ -144,18 +144,20 @@ def augment_run(config: TtaConfig, *, say: Say = print) -> Run:
 
     Out-of-fold rows are cross-fitted: what holds for a fold was chosen or learned on the others. Raises UserError.
     """
-    from pipeline.view_logits import add_views, can_see  # torch
-
     folder, auto, merge = Path(config.run), config.views == "auto", config.merge or "mean"
     run = open_models(folder)
-    names = parse_views(AUTO_VIEWS if auto else config.views, "--views")
+    names, kept = parse_views(AUTO_VIEWS if auto else config.views, "--views"), kept_views(run)
     if auto:  # among all that were saved, and where nothing more can be seen, among these alone
-        names = tuple(dict.fromkeys([*kept_views(run), *(names if can_see(run) else ())]))
+        names = tuple(dict.fromkeys([*kept, *(names if can_see(run) else ())]))
+    check_pipelines(run, names)
     written = folder.resolve().parent / (config.name or f"{run.name}_tta")
     run_key = {"tta": _key(run, names, config)}
     open_derived(written, "tta", run_key, overwrite=config.overwrite, look=True)  # before the work is done
-    machine = {name: getattr(config, name) for name in MACHINE if getattr(config, name) is not None}
-    add_views(folder, names, say=say, **machine)
+    if not set(names) <= set(kept):
+        from pipeline.view_logits import add_views  # torch, which merging and choosing do without
+
+        machine = {name: getattr(config, name) for name in MACHINE if getattr(config, name) is not None}
+        add_views(folder, names, say=say, **machine)
     saved = _saved(run, names)
     search = searched(saved, metric=run.info["metric"], **config.search) if auto else None
     try:

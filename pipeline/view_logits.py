@@ -29,7 +29,8 @@ from pipeline.prepare import prepare
 from pipeline.progress import Progress
 from pipeline.saved_views import (
     add_rows,
-    changed_pipelines,
+    can_see,
+    check_pipelines,
     kept_views,
     note_pipelines,
     note_seconds,
@@ -42,7 +43,7 @@ from pipeline.settings import read_config_file, replace
 from pipeline.store import Run, lock_folder
 from tta.views import check_views, draw_of, is_device_view, view_of
 
-__all__ = ["add_views", "can_see"]
+__all__ = ["add_views"]
 
 
 def _job(run: Run, say: Say, machine: dict[str, Any]) -> FoldJob:
@@ -125,12 +126,6 @@ def _load(job: FoldJob, index: int) -> torch.nn.Module:
     return model
 
 
-def can_see(run: Run) -> bool:
-    """Return whether a run's models can see more views: heads on a frozen backbone had features, and no models."""
-    config = run.path / "config.yaml"
-    return config.is_file() and read_config_file(config).train.finetune != "head"
-
-
 def add_views(folder: Path, names: Sequence[str], *, say: Say, **machine: Any) -> tuple[str, ...]:
     """Have a run's models see its pictures in further views, and return those that it has then.
 
@@ -140,9 +135,7 @@ def add_views(folder: Path, names: Sequence[str], *, say: Say, **machine: Any) -
     on a frozen backbone, which saw features of some views.
     """
     run = open_models(folder)
-    changed = changed_pipelines(run, names)
-    if changed:
-        raise UserError(f"--views albu:{changed[0]}: has changed since its views were saved; give it another name")
+    check_pipelines(run, names)
     have = kept_views(run)
     missing = [name for name in names if name not in have]
     if not missing:

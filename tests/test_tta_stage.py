@@ -110,7 +110,6 @@ def drawn(tmp_path, monkeypatch):
 
     for name, stand_in in {"open_models": Run, "saved_rows": saved_rows, "kept_views": lambda _: VIEWS}.items():
         monkeypatch.setattr(tta_stage, name, stand_in)
-    monkeypatch.setattr("pipeline.view_logits.add_views", lambda *_, **__: VIEWS)
     return run
 
 
