@@ -49,12 +49,6 @@ class Step:
     def __str__(self) -> str:
         return f"{self.gain:+.4f} (standard error {self.standard_error:.4f})"
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON knows it: what is not finite is None."""
-        numbers = {"gain": self.gain, "standard_error": self.standard_error}
-        finite = {name: value if np.isfinite(value) else None for name, value in numbers.items()}
-        return {"policy": self.policy.as_dict(), "over": self.over.as_dict(), **finite, "taken": self.taken}
-
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -66,10 +60,6 @@ class Choice:
 
     def __str__(self) -> str:
         return f"{self.policy}: {self.why}" if self.why else str(self.policy)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON knows it."""
-        return {"policy": self.policy.as_dict(), "steps": [step.as_dict() for step in self.steps], "why": self.why}
 
 
 @dataclass(frozen=True, slots=True)
