@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Blend finished runs by soft voting: python blend.py outputs/*"""
+"""Blend finished runs into one, honestly scored: python blend.py outputs/*"""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from ensemble.blend import BlendConfig, blend
-from folds.cli import parse_flags, run_command
+from ensemble.blend import blend
+from ensemble.config import parse_blend_config
+from folds.cli import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         words = sys.argv[1:] if argv is None else argv
-        settings = dataclasses.asdict(parse_flags(BlendConfig, words, prog="blend.py", description=__doc__ or ""))
+        settings = dataclasses.asdict(parse_blend_config(words, prog="blend.py", description=__doc__ or ""))
         blend(settings.pop("runs"), **settings)
 
     return run_command(command)

@@ -1,177 +1,221 @@
-"""Which runs go into a blend, and whether their rows are about the same pictures."""
+"""The rows of several runs as one table: joined on picture ids, checked to be of the same pictures, read as needed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from folds.errors import UserError, did_you_mean, listed
+from folds.errors import UserError, listed
 from pipeline.reporting import check_rows_once
-from pipeline.store import Run, file_hash, rows_like
+from pipeline.store import Run, logit_columns, read_table
 
-__all__ = ["align_oof", "check_same_data", "find_members", "rows_of_member"]
+__all__ = ["Aligned", "Member", "align"]
 
-
-def _why_not(path: Path, *, blends: bool) -> str | None:
-    """Return why a path cannot be a member of a blend, or None if it can."""
-    if not path.exists():
-        if "*" in str(path):  # a pattern that matched nothing reaches us as it is
-            return "no run of that pattern; run run_cv.py first"
-        raise UserError(f"{path}: no such run; check the path")
-    if not (path / "run.json").is_file():
-        return "no run"
-    try:
-        info = Run(path).info
-    except UserError as error:
-        return f"no run of ours ({error})"
-    if info.get("status") != "done":
-        return "not finished; run the same run_cv.py command again"
-    if info.get("kind") == "blend" and not blends:
-        return "an earlier blend; pass --include-blends to take it in"
-    return None
+KEYS = ["image_id", "group", "label", "label_raw", "repeat", "fold"]
+MOST_KEPT = 2**29  # bytes of out-of-fold logits, up to which those of all members stay in memory
+READERS = 2  # threads that read ahead
 
 
-def _counted_twice(members: Sequence[Run]) -> Iterator[tuple[Run, str]]:
-    """Yield runs whose models another member speaks for too, and why they are left out.
+@dataclass(frozen=True)
+class Member:
+    """A run, and where the rows of a blend lie in its tables; None where they lie in the same order."""
 
-    Of a run and of those that merge its views, the one that was made last counts.
-    """
-    family_of: dict[str, list[Run]] = {}
-    for run in members:
-        if "of" in run.info:
-            family_of.setdefault(run.info["of"]["oof"], []).append(run)
-    for oof, family in family_of.items():
-        *others, last = sorted(family, key=lambda run: (run.info["finished"], run.name))
-        plain = [run for run in members if (run.path / "oof.parquet").is_file() and _hash(run) == oof]
-        for run in plain:
-            yield run, f"{last.name}, which merges its views, is in the blend"
-        for run in others:
-            yield run, f"{last.name}, of the same models and made later, is in the blend"
+    run: Run
+    oof_order_N: np.ndarray | None
+    test_order_N: np.ndarray | None
 
+    def _logits(self, name: str, order_N: np.ndarray | None) -> np.ndarray:
+        """Return a table's logits, N x C float32, in the blend's order. Raises UserError for one that is not finite."""
+        path, columns = self.run.path / f"{name}.parquet", logit_columns(len(self.run.classes))
+        table = read_table(path, columns=["image_id", *columns])
+        logits_NC = np.stack([table[column].to_numpy(np.float32) for column in columns], axis=1)
+        finite_N = np.isfinite(logits_NC).all(axis=1)
+        if not finite_N.all():
+            bad = listed(table["image_id"][~finite_N])
+            raise UserError(f"{path}: logits of {bad} are not finite; leave the run out or run it again")
+        return logits_NC if order_N is None else logits_NC[order_N]
 
-def _hash(run: Run) -> str:
-    return file_hash(run.path / "oof.parquet")
+    def read_oof(self) -> np.ndarray:
+        """Return the out-of-fold logits, N x C float32."""
+        return self._logits("oof", self.oof_order_N)
 
-
-def find_members(
-    paths: Sequence[str | Path], *, include_blends: bool = False
-) -> tuple[list[Run], list[tuple[Path, str]]]:
-    """Return the runs among `paths`, in their order, and what was skipped with the reason.
-
-    A blend is taken where it is asked for, or named alone. Raises UserError if nothing is left.
-    """
-    members: dict[Path, Run] = {}
-    skipped: list[tuple[Path, str]] = []
-    for path in map(Path, paths):
-        why = _why_not(path, blends=include_blends or len(paths) == 1)
-        if why is None and path.resolve() in members:
-            why = "named twice"
-        if why is None:
-            members[path.resolve()] = Run(path)
-        else:
-            skipped.append((path, why))
-    for run, why in _counted_twice([*members.values()]):
-        del members[run.path.resolve()]
-        skipped.append((run.path, why))
-    if not members:
-        reasons = f" ({listed(f'{path}: {why}' for path, why in skipped)})" if skipped else ""
-        raise UserError(f"nothing to blend{reasons}; name folders of finished runs, such as outputs/*")
-    return list(members.values()), skipped
+    def read_test(self, fold: int | None) -> np.ndarray:
+        """Return the test logits of one fold's models, or the mean over folds, N x C float32."""
+        return self._logits("test" if fold is None else f"test_fold_{fold}", self.test_order_N)
 
 
-def _data_names(members: list[Run]) -> dict[str, list[Run]]:
-    """Return the members by data set: equal picture names are one set, whatever its folder is called."""
-    by_ids: dict[str, list[Run]] = {}
-    for run in members:
-        by_ids.setdefault(run.info["data"]["ids_hash"], []).append(run)
-    names = [runs[0].info["data"]["name"] for runs in by_ids.values()]
-    return {
-        name if names.count(name) == 1 else f"{name}@{ids[:6]}": runs
-        for name, (ids, runs) in zip(names, by_ids.items(), strict=True)
-    }
+@dataclass(frozen=True)
+class Aligned:
+    """Members of a blend with the rows they have in common."""
+
+    members: tuple[Member, ...]
+    rows: pd.DataFrame
+    """The columns of oof.parquet before the logits, sorted by (repeat, image_id)."""
+    same_folds: bool
+    test_ids: pd.Series | None
+    """Pictures of the test set, or None where a member has none."""
+    num_left_out: int
+    """Test pictures that not all members have."""
+
+    @property
+    def runs(self) -> list[Run]:
+        return [member.run for member in self.members]
+
+    @functools.cached_property
+    def _kept(self) -> list[np.ndarray] | None:
+        size = 4 * len(self.rows) * len(self.members) * len(self.runs[0].classes)
+        return list(_ahead(self.members, Member.read_oof)) if size <= MOST_KEPT else None
+
+    def oof(self) -> Iterator[np.ndarray]:
+        """Yield the out-of-fold logits of each member, N x C float32: from disk where they are too many to keep."""
+        return iter(self._kept) if self._kept is not None else _ahead(self.members, Member.read_oof)
+
+    @property
+    def test_folds(self) -> list[int | None]:
+        """The folds whose models are blended each by themselves; [None] for means where members differ in number."""
+        num_folds = {run.info["num_test_folds"] for run in self.runs}
+        if self.test_ids is None:
+            return []
+        return [None] if len(num_folds) > 1 else list(range(num_folds.pop()))
+
+    def test(self, fold: int | None) -> Iterator[np.ndarray]:
+        """Yield the test logits of each member's models of a fold, N x C float32."""
+        return _ahead(self.members, lambda member: member.read_test(fold))
 
 
-def _of_one_data_set(members: list[Run], dataset: str | None) -> list[Run]:
-    """Return the members of the chosen data set. Raises UserError where a choice is needed."""
-    by_name = _data_names(members)
-    if dataset is not None:
-        if dataset not in by_name:
-            near = did_you_mean(dataset, by_name) or f"; there are {', '.join(by_name)}"
-            raise UserError(f"--dataset {dataset}: no run of it here{near}")
-        return by_name[dataset]
-    if len(by_name) > 1:
-        which = "; ".join(f"{name}: {listed(run.name for run in runs)}" for name, runs in by_name.items())
-        raise UserError(
-            f"runs of {len(by_name)} data sets ({which}); name the runs of one, or pass --dataset {next(iter(by_name))}"
-        )
-    return members
+def _ahead(members: Sequence[Member], read: Callable[[Member], np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield what is read of each member, a few ahead."""
+    with ThreadPoolExecutor(READERS) as pool:
+        waiting = [pool.submit(read, member) for member in members[: READERS + 1]]
+        for place in range(len(members)):
+            yield waiting.pop(0).result()
+            if place + READERS + 1 < len(members):
+                waiting.append(pool.submit(read, members[place + READERS + 1]))
 
 
-def _once(run: Run) -> pd.DataFrame:
-    """Return the rows of a run's first repeat: every picture once."""
-    return run.oof[run.oof["repeat"] == 0]
+def _keys(run: Run) -> pd.DataFrame:
+    """Return a run's rows without logits, each picture once a repeat. Raises UserError."""
+    path = run.path / "oof.parquet"
+    rows = read_table(path, columns=KEYS)
+    if rows["image_id"].isna().any():
+        raise UserError(f"{path}: {int(rows['image_id'].isna().sum())} rows have no image_id; run it again")
+    ids = rows["image_id"].drop_duplicates()
+    if not np.array_equal(np.unique(rows["repeat"]), np.arange(run.info["num_repeats"])):
+        raise UserError(f"{path}: its repeats are not 0 to {run.info['num_repeats'] - 1}; run it again")
+    for repeat, one in rows.groupby("repeat"):
+        if len(one) != len(ids) or not one["image_id"].is_unique:
+            check_rows_once(one["image_id"], ids, f"{path}, repeat {repeat}")
+    for name in ("label", "label_raw"):
+        if not rows[name].isin(range(len(run.classes))).all():
+            raise UserError(f"{path}: {name} is not always one of the {len(run.classes)} classes; run it again")
+    return rows
 
 
-def rows_of_member(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return a member's out-of-fold rows for those of the blend.
+def _order(ids: pd.Series, wanted: pd.Series) -> np.ndarray:
+    """Return where each wanted id lies; -1 where it does not."""
+    if len(ids) == len(wanted) and (ids.to_numpy() == wanted.to_numpy()).all():
+        return np.arange(len(ids))
+    return np.asarray(pd.Index(ids).get_indexer(pd.Index(wanted)))
 
-    A member with fewer repeats than the blend serves again from its first.
-    """
-    return rows_like(run.oof, rows.assign(repeat=rows["repeat"] % run.info["num_repeats"]))
+
+def _oof_order(rows: pd.DataFrame, blended: pd.DataFrame) -> np.ndarray:
+    """Return where the blend's rows lie among a member's, -1 for nowhere; fewer repeats serve again from the first."""
+    num_repeats, orders = int(rows["repeat"].max()) + 1, []
+    for repeat in range(int(blended["repeat"].max()) + 1):
+        own_N = np.flatnonzero(rows["repeat"] == repeat % num_repeats)
+        wanted = blended.loc[blended["repeat"] == repeat, "image_id"]
+        at_N = _order(rows["image_id"].iloc[own_N], wanted)
+        orders.append(np.where(at_N >= 0, own_N[at_N], -1))
+    return np.concatenate(orders)
 
 
-def check_same_data(members: list[Run], *, dataset: str | None = None) -> list[Run]:
-    """Return the members of one data set, checked for equal pictures, raw labels, groups and classes.
+def _unless_equal(order_N: np.ndarray) -> np.ndarray | None:
+    return None if (order_N == np.arange(len(order_N))).all() else order_N
 
-    Raises UserError naming the runs and the first pictures in which they differ.
-    """
-    members = _of_one_data_set(members, dataset)
-    for run in members:
-        ids = run.oof["image_id"]
-        if ids.isna().any():
-            raise UserError(f"{run.path}/oof.parquet: {int(ids.isna().sum())} rows have no image_id; run it again")
-        for repeat, rows in run.oof.groupby("repeat"):
-            check_rows_once(rows["image_id"], ids.drop_duplicates(), f"{run.path}/oof.parquet, repeat {repeat}")
-    first = members[0]
-    reference = _once(first).set_index("image_id")
-    for run in members[1:]:
-        if run.classes != first.classes:
-            odd = listed(sorted(set(run.classes) ^ set(first.classes))) or "their order"
-            raise UserError(f"{first.path} and {run.path}: different classes ({odd}); blend runs of equal classes only")
-        ids = _once(run)["image_id"]
-        if set(ids) != set(reference.index):
-            odd = listed(sorted(set(ids) ^ set(reference.index)))
-            raise UserError(f"{first.path} and {run.path}: different pictures ({odd}); blend runs of equal data only")
-        rows = _once(run).set_index("image_id").loc[reference.index]
-        for column, what in (("label_raw", "label"), ("group", "group")):
-            differs = np.flatnonzero(rows[column].to_numpy() != reference[column].to_numpy())
-            if len(differs):
-                image, place = reference.index[differs[0]], differs[0]
+
+def _check_classes(run: Run, first: Run) -> None:
+    if run.classes != first.classes:
+        odd = listed(sorted(set(run.classes) ^ set(first.classes))) or "their order"
+        raise UserError(f"{first.path} and {run.path}: different classes ({odd}); blend runs of equal classes only")
+
+
+def _check_rows(run: Run, rows: pd.DataFrame, first: Run, reference: pd.DataFrame) -> None:
+    """Raise UserError unless rows that were joined are of equal raw labels and groups."""
+    for column, what in (("label_raw", "label"), ("group", "group")):
+        differs = np.flatnonzero(rows[column].to_numpy() != reference[column].to_numpy())
+        if len(differs):
+            place = differs[0]
+            raise UserError(
+                f"{first.path} and {run.path}: {len(differs)} pictures differ in {what}, first "
+                f"{reference['image_id'].iloc[place]} ({reference[column].iloc[place]} and {rows[column].iloc[place]}); "
+                "run one of them again"
+            )
+
+
+def _test_ids(runs: Sequence[Run], *, intersect: bool) -> tuple[pd.Series | None, list[pd.Series]]:
+    """Return the test pictures to be blended, in the first run's order, and each run's own; None without test sets."""
+    if not all(run.info["has_test"] for run in runs):
+        return None, []
+    own = [read_table(run.path / "test.parquet", columns=["image_id"])["image_id"] for run in runs]
+    common = own[0]
+    for run, ids in zip(runs, own, strict=True):
+        if not ids.is_unique:
+            twice = ids[ids.duplicated()]
+            raise UserError(f"{run.path}/test.parquet: {len(twice)} doubled ({listed(twice)}); run it again")
+        if len(ids) == len(common) and (ids.to_numpy() == common.to_numpy()).all():
+            continue
+        missing, foreign = common[~common.isin(ids)], ids[~ids.isin(common)]
+        if len(missing) or len(foreign):
+            if not intersect:
                 raise UserError(
-                    f"{first.path} and {run.path}: {len(differs)} pictures differ in {what}, first {image} "
-                    f"({reference[column].iloc[place]} and {rows[column].iloc[place]}); run one of them again"
+                    f"{runs[0].path} and {run.path}: different test sets, {len(missing)} pictures only in the first "
+                    f"({listed(missing)}), {len(foreign)} only in the second ({listed(foreign)}); pass --intersect to "
+                    "blend what is common"
                 )
-    return members
+            common = common[common.isin(ids)]
+    if not len(common):
+        raise UserError(f"{listed(run.path for run in runs)}: no test picture is in all of them; name other runs")
+    return common.reset_index(drop=True), own
 
 
-def align_oof(members: Sequence[Run]) -> tuple[pd.DataFrame, bool]:
-    """Return the out-of-fold columns without logits, sorted by (repeat, image_id), and whether all share one fold map.
+def align(runs: Sequence[Run], *, intersect: bool = False) -> Aligned:
+    """Return runs of one data set, checked for equal pictures, raw labels, groups and classes.
 
-    There are as many repeats as the member with most of them has. Where fold maps differ, the fold
-    column is that member's. Labels are the corrected ones if members were corrected in one way.
+    There are as many repeats as the run with most of them has, whose folds are shown where runs differ in them.
+    Labels are the corrected ones if runs were corrected in one way. With `intersect`, test sets may differ. Raises
+    UserError naming the runs and the first pictures in which they differ.
     """
-    columns = ["image_id", "group", "label", "label_raw", "repeat", "fold"]
-    label_of = {tuple(_once(run).sort_values("image_id")["label"]) for run in members}
-    raw = tuple(_once(members[0]).sort_values("image_id")["label_raw"])
-    corrected = label_of - {raw}
-    longest = max(members, key=lambda run: run.info["num_repeats"])
-    rows = longest.oof.sort_values(["repeat", "image_id"], ignore_index=True)[columns]
+    first = runs[0]
+    longest = max(runs, key=lambda run: run.info["num_repeats"])
+    rows = _keys(longest).sort_values(["repeat", "image_id"], ignore_index=True)[KEYS]
+    size = int((rows["repeat"] == 0).sum())
+    same_folds, orders, corrected = True, [], []
+    for run in runs:
+        _check_classes(run, first)
+        own = _keys(run)
+        order_N = _oof_order(own, rows)
+        ids = own.loc[own["repeat"] == 0, "image_id"]
+        if len(ids) != size or (order_N < 0).any():
+            odd = listed(sorted(set(ids) ^ set(rows["image_id"])))
+            raise UserError(f"{longest.path} and {run.path}: different pictures ({odd}); blend runs of equal data only")
+        joined = own.iloc[order_N]
+        _check_rows(run, joined, longest, rows)
+        same_folds &= bool((joined["fold"].to_numpy() == rows["fold"].to_numpy()).all())
+        label_P = joined["label"].to_numpy()[:size]
+        if (label_P != rows["label_raw"].to_numpy()[:size]).any():
+            corrected.append(label_P)
+        orders.append(_unless_equal(order_N))
     # One list of corrections among the members is everyone's; of several, none.
-    label = corrected.pop() if len(corrected) == 1 else raw
-    rows["label"] = np.tile(np.array(label), rows["repeat"].nunique())
-    folds = rows["fold"].to_numpy()
-    shared = all(np.array_equal(rows_of_member(run, rows)["fold"].to_numpy(), folds) for run in members)
-    return rows, shared
+    one_way = bool(corrected) and all((one == corrected[0]).all() for one in corrected)
+    label_P = corrected[0] if one_way else rows["label_raw"].to_numpy()[:size]
+    rows["label"] = np.tile(label_P, len(rows) // size)
+    test_ids, own_ids = _test_ids(runs, intersect=intersect)
+    test_orders = [None if test_ids is None else _unless_equal(_order(ids, test_ids)) for ids in own_ids]
+    left_out = len(pd.concat(own_ids).drop_duplicates()) - len(test_ids) if test_ids is not None else 0
+    members = zip(runs, orders, test_orders or [None] * len(runs), strict=True)
+    return Aligned(tuple(Member(*one) for one in members), rows, same_folds, test_ids, left_out)

@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import pandas as pd
-import tyro
 import yaml
 
-from ensemble.align import align_oof, check_same_data, find_members, rows_of_member
-from ensemble.vote import soft_vote
+from ensemble.align import Aligned, align
+from ensemble.budget import costs_of
+from ensemble.config import ALLOWS, DECIDES, BlendConfig, check_members, member_record
+from ensemble.find import find_members, of_one_data_set
+from ensemble.job import Blend, combine
 from folds.errors import UserError, listed
-from pipeline.config import check_name
+from pipeline.costs import device_of, num_passes, picture_seconds
 from pipeline.derived import open_derived, write_derived
 from pipeline.report import write_report, write_section
-from pipeline.reporting import (
-    check_metric,
-    check_rows_once,
-    oof_arrays,
-)
-from pipeline.store import (
-    PICTURES,
-    Run,
-    file_hash,
-    lock_folder,
-    with_logits,
-    write_bytes,
-)
-from reports.blocks import comparison_block, section
-from reports.metrics import METRICS, mean_score, softmax
-from reports.summary import compare
+from pipeline.store import PICTURES, Run, lock_folder, write_bytes
 from reports.text import table
 
 __all__ = ["BlendConfig", "blend"]
@@ -43,150 +30,29 @@ __all__ = ["BlendConfig", "blend"]
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BlendConfig:
-    """What goes into a blend and where it is written."""
-
-    runs: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Run folders, such as outputs/*; what is no finished run is skipped."""
-    weights: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="W [W ...]")] = None
-    """One weight a run, in the order given; default: equal."""
-    dataset: str | None = None
-    """Blend the runs of this data set, where there are runs of several."""
-    include_blends: bool = False
-    """Take in earlier blends too."""
-    output: str | None = None
-    """Folder of the blend; default: the first run's."""
-    name: str | None = None
-    """Name of the blend; default: blend_ and a hash of members and weights."""
-    allow_optimistic: bool = False
-    """Take in runs whose epochs were chosen on the rows that are scored (--select best); the blend is marked so too."""
-    overwrite: bool = False
-    """Replace a blend of that name."""
-    page: bool = True
-    """Draw report.html too."""
-    metric: str = "f1_macro"
-    """The score that counts; see run_cv.py --help."""
-
-    def __post_init__(self) -> None:
-        check_metric(self.metric)
-        check_name(self.name)
-        if self.weights is not None and not (min(self.weights) >= 0 and 0 < sum(self.weights) < np.inf):
-            raise UserError(f"--weights {listed(self.weights, most=9)}: pass numbers of 0 or more, one of them above 0")
-
-
-def _weighted(members: list[Run], weights: Sequence[float] | None) -> list[tuple[Run, float]]:
-    """Return (run, weight), sorted by name so that the order of arguments does not matter."""
-    if weights is not None and len(weights) != len(members):
-        names = listed((run.name for run in members), most=20)
+def _sorted(runs: list[Run], config: BlendConfig) -> tuple[list[Run], BlendConfig]:
+    """Return runs and weights sorted by name, so that the order of arguments does not matter."""
+    if config.weights is not None and len(config.weights) != len(runs):
+        names = listed((run.name for run in runs), most=20)
         raise UserError(
-            f"--weights: {len(weights)} given for {len(members)} runs; pass one each, in this order: {names}"
+            f"--weights: {len(config.weights)} given for {len(runs)} runs; pass one each, in this order: {names}"
         )
-    pairs = list(zip(members, weights or [1.0] * len(members), strict=True))
-    return sorted(pairs, key=lambda pair: (pair[0].name, str(pair[0].path)))
+    order = sorted(range(len(runs)), key=lambda place: (runs[place].name, str(runs[place].path)))
+    if config.weights is not None:
+        config = dataclasses.replace(config, weights=tuple(config.weights[place] for place in order))
+    return [runs[place] for place in order], config
 
 
-def _finite_logits(run: Run, table: pd.DataFrame) -> np.ndarray:
-    """Return the logits of a table that is indexed by image_id (last)."""
-    logits = run.logits(table)
-    if not np.isfinite(logits).all():
-        bad = table.index.get_level_values("image_id")[~np.isfinite(logits).all(axis=1)]
-        raise UserError(f"{run.path}: logits of {listed(bad)} are not finite; leave the run out or run it again")
-    return logits
+def _member_lines(runs: Sequence[Run], costs: tuple[np.ndarray, str], skipped: Sequence[tuple[Path, str]]) -> list[str]:
+    header = ["in the blend", "kind", "cost"]
+    rows = [[run.name, run.info["kind"], f"{cost:.3g}x"] for run, cost in zip(runs, costs[0], strict=True)]
+    return [*table(header, rows), f"a cost of 1x is {costs[1]}", *(f"skipped {path}: {why}" for path, why in skipped)]
 
 
-def _oof_logits(run: Run, rows: pd.DataFrame) -> np.ndarray:
-    return _finite_logits(run, rows_of_member(run, rows))
-
-
-def _test_logits(run: Run, table: pd.DataFrame | None, ids: pd.Series) -> np.ndarray:
-    assert table is not None
-    return _finite_logits(run, table.set_index("image_id").loc[ids])
-
-
-def _test_tables(members: list[tuple[Run, float]]) -> list[pd.DataFrame]:
-    """Return the blended test logits of each fold's models, or of the runs' means where folds differ in number.
-
-    The vote is taken among single models and averaged over folds afterwards, as it is taken out of
-    fold, because means over folds are smoother than what the vote is scored on.
-    """
-    first = members[0][0]
-    assert first.test is not None
-    ids = first.test["image_id"]
-    for run, _ in members[1:]:
-        assert run.test is not None
-        check_rows_once(run.test["image_id"], ids, f"{run.path}/test.parquet beside {first.path}")
-    weights = [weight for _, weight in members]
-    columns = ids.to_frame()
-    num_folds = {run.info["num_test_folds"] for run, _ in members}
-    if len(num_folds) > 1:
-        return [with_logits(columns, soft_vote((_test_logits(run, run.test, ids) for run, _ in members), weights))]
-    return [
-        with_logits(
-            columns,
-            soft_vote((_test_logits(run, run.test_fold(fold), ids) for run, _ in members), weights),
-        )
-        for fold in range(num_folds.pop())
-    ]
-
-
-def _member_lines(members: list[tuple[Run, float]], skipped: list[tuple[Path, str]]) -> list[str]:
-    total = sum(weight for _, weight in members)
-    lines = table(
-        ["in the blend", "kind", "weight"],
-        [[run.name, run.info["kind"], f"{weight / total:.3f}"] for run, weight in members],
-    )
-    return lines + [f"skipped {path}: {why}" for path, why in skipped]
-
-
-def _comparison(folder: Path, members: list[tuple[Run, float]], metric: str) -> list[dict[str, Any]]:
-    """Return the single runs beside the blend, each against the best of them."""
-    blended = Run(folder)
-    arrays = oof_arrays(blended)
-    chosen = METRICS[metric]
-    names = [run.name for run, _ in members] + [folder.name]
-    labels = {run: run.name if names.count(run.name) == 1 else str(run.path) for run, _ in members}
-    proba_of = {labels[run]: softmax(_oof_logits(run, blended.oof)) for run, _ in members}
-    sign = 1 if chosen.greater_is_better else -1
-    best = max(proba_of, key=lambda name: sign * mean_score(chosen, arrays.label_N, proba_of[name], arrays.repeat_N))
-    return compare(
-        label_N=arrays.label_N,
-        group_N=arrays.group_N,
-        repeat_N=arrays.repeat_N,
-        proba_of=proba_of | {folder.name: arrays.proba_NC},
-        against=best,
-        attributes=blended.attributes,
-        metric=metric,
-    )
-
-
-def blend(runs: Sequence[str | Path | Run], *, say: Say = print, **settings: Any) -> Run:
-    """Soft-vote the runs (or their folders) and return the blend, itself a run.
-
-    Settings are those of BlendConfig. Nothing is fitted (weights are given or equal), so the
-    blend's out-of-fold score is as honest as its members'. Raises UserError.
-    """
-    config = BlendConfig(runs=tuple(str(getattr(run, "path", run)) for run in runs), **settings)
-    found, skipped = find_members(config.runs, include_blends=config.include_blends)
-    members = _weighted(check_same_data(found, dataset=config.dataset), config.weights)
-    for line in _member_lines(members, skipped):
-        say(line)
-    record = [
-        {"name": run.name, "weight": weight, "oof": file_hash(run.path / "oof.parquet"), "run_key": run.info["run_key"]}
-        for run, weight in members
-    ]
-    key = hashlib.blake2b(json.dumps(record, sort_keys=True).encode(), digest_size=16).hexdigest()
-    first = members[0][0]
-    beside = first.path.parent if first.path.name else first.path.resolve().parent
-    folder = Path(config.output or beside) / (config.name or f"blend_{key[:8]}")
-    rows, same_folds = align_oof([run for run, _ in members])
-    notes = [] if same_folds else ["members have different folds: scores of voting stand, fitted blends would leak"]
-    if first.info["data"]["is_demo"]:
-        notes.append("the embedded demo set of drawn faces: this score proves plumbing, not quality")
-    without_test = [run.name for run, _ in members if not run.info["has_test"]]
-    if without_test:
-        notes.append(f"no test logits, since {listed(without_test)} have none")
-    optimistic = [run.name for run, _ in members if run.info.get("optimistic")]
+def _honesty(runs: Sequence[Run], config: BlendConfig) -> list[str]:
+    """Return notes on members whose own scores flatter. Raises UserError where they are not let in."""
+    notes = []
+    optimistic = [run.name for run in runs if run.info.get("optimistic")]
     if optimistic and not config.allow_optimistic:
         raise UserError(
             f"{listed(optimistic)}: epochs were chosen on the rows that are scored (--select best), so a blend's score "
@@ -194,37 +60,104 @@ def blend(runs: Sequence[str | Path | Run], *, say: Say = print, **settings: Any
         )
     if optimistic:
         notes.append(f"OPTIMISTIC: epochs of {listed(optimistic)} were chosen on the very rows that are scored")
-    leaky = [run.name for run, _ in members if run.info["leaks"]]
+    leaky = [run.name for run in runs if run.info["leaks"]]
     if leaky:
         notes.append(f"groups leak between the folds of {listed(leaky)}: this score is not honest")
-    # Everything is computed before the first file is written: an error leaves nothing behind.
-    logits = soft_vote((_oof_logits(run, rows) for run, _ in members), [weight for _, weight in members])
-    tests = [] if without_test else _test_tables(members)
-    if 0 < len(tests) < max(run.info["num_test_folds"] for run, _ in members):
+    return notes
+
+
+def _notes(aligned: Aligned, config: BlendConfig) -> list[str]:
+    """Return what a reader of the score must know of the members' rows."""
+    notes, first = [], aligned.runs[0]
+    if not aligned.same_folds:
+        what = "fitted blends leak" if config.allow_different_folds else "only voting, which fits nothing, was done"
+        notes.append(f"members have different folds: scores of voting stand, {what}")
+    if first.info["data"]["is_demo"]:
+        notes.append("the embedded demo set of drawn faces: this score proves plumbing, not quality")
+    without_test = [run.name for run in aligned.runs if not run.info["has_test"]]
+    if without_test:
+        notes.append(f"no test logits, since {listed(without_test)} have none")
+    if aligned.num_left_out:
+        notes.append(f"test sets differ: {aligned.num_left_out} pictures that not all members have are left out")
+    if aligned.test_folds == [None]:
         notes.append("members differ in the number of folds: test logits are a vote of their means")
+    return notes
+
+
+def _costs(runs: Sequence[Run], shares: Sequence[float]) -> dict[str, Any]:
+    """Return forward passes, seconds of a test picture and device of the members that have a say."""
+    used = [run for run, share in zip(runs, shares, strict=True) if share > 0]
+    seconds, devices = [picture_seconds(run) for run in used], {device_of(run) for run in used}
+    known = [one for one in seconds if one is not None]
+    return {
+        "passes": sum(map(num_passes, used)),
+        "picture_seconds": sum(known) if len(known) == len(used) else None,
+        "device": devices.pop() if len(devices) == 1 else None,
+    }
+
+
+def _blend_yaml(
+    folder: Path, record: Sequence[dict[str, Any]], runs: Sequence[Run], config: BlendConfig, made: Blend
+) -> str:
+    """Return what repeats the blend, and what came of it."""
+    settings = {name: getattr(config, name) for name in (*DECIDES, *ALLOWS)}
+    weights = None if config.weights is None else list(config.weights)
+    members = [
+        {**one, "path": os.path.relpath(run.path.resolve(), folder.resolve())}
+        for one, run in zip(record, runs, strict=True)
+    ]
+    found = {"method": made.method, "fitted": made.fitted.as_dict(), "offsets": made.offsets_C.tolist()}
+    text = yaml.safe_dump({**settings, "weights": weights, "members": members, "found": found}, sort_keys=False)
+    return f"# python blend.py --config THIS_FILE makes the same files again\n{text}"
+
+
+def blend(runs: Sequence[str | Path | Run], *, say: Say = print, **settings: Any) -> Run:
+    """Combine the runs (or their folders) and return the blend, itself a run.
+
+    Settings are those of BlendConfig. What is fitted is cross-fitted: the blend's out-of-fold rows are by what other
+    people's rows say. Raises UserError.
+    """
+    config = BlendConfig(runs=tuple(str(getattr(run, "path", run)) for run in runs), **settings)
+    found, skipped = find_members(config.runs, include_blends=config.include_blends or config.config is not None)
+    members, config = _sorted(of_one_data_set(found, config.dataset), config)
+    if config.config is not None:
+        check_members(config.config, members)
+    notes = _honesty(members, config)
+    costs = costs_of(members)
+    for line in _member_lines(members, costs, skipped):
+        say(line)
+    record = [{"name": run.name, "run_key": run.info["run_key"], **member_record(run)} for run in members]
+    decides = {name: getattr(config, name) for name in DECIDES}
+    key = hashlib.blake2b(json.dumps([record, decides], sort_keys=True).encode(), digest_size=16).hexdigest()
+    first = members[0]
+    beside = first.path.parent if first.path.name else first.path.resolve().parent
+    folder = Path(config.output or beside) / (config.name or f"blend_{key[:8]}")
+    open_derived(folder, "blend", {"blend": key}, overwrite=config.overwrite, look=True)  # before the work is done
+    aligned = align(members, intersect=config.intersect)
+    notes += _notes(aligned, config)
+    # Everything is computed before the first file is written: an error leaves nothing behind.
+    made = combine(aligned, config, name=folder.name, costs=costs, say=say)
+    shares = made.fitted.shares
     with lock_folder(folder):
         open_derived(folder, "blend", {"blend": key}, overwrite=config.overwrite)
         info = {
             "kind": "blend",
             "run_key": {"blend": key},
-            "members": record,
-            "leaks": bool(leaky),
-            "optimistic": bool(optimistic),
+            "members": [{**one, "weight": share} for one, share in zip(record, shares, strict=True)],
+            "leaks": any(run.info["leaks"] for run in members),
+            "optimistic": any(run.info.get("optimistic") for run in members),
             "views": [],
             "metric": config.metric,
-            "about": f"soft vote of {len(members)} runs: "
-            + ", ".join(f"{run.name} x {weight:g}" for run, weight in members),
-            "notes": notes,
+            "about": f"{made.method} blend of {len(members)} runs: "
+            + ", ".join(f"{run.name} x {share:.3g}" for run, share in zip(members, shares, strict=True)),
+            "notes": [*notes, *made.notes],
+            **_costs(members, shares),
         }
-        pictures = next((run.path / PICTURES for run, _ in members if (run.path / PICTURES).is_file()), None)
-        write_derived(folder, first, info, rows, logits, tests, {}, pictures=pictures)
-        write_bytes(
-            folder / "blend.yaml",
-            yaml.safe_dump({"method": "soft-vote", "metric": config.metric, "members": record}, sort_keys=False),
-        )
-        singles = comparison_block(_comparison(folder, members, config.metric))
-        title = "Single runs beside the blend, out of fold; differences to the best of them"
-        write_section(folder, "members", section(title, singles))
+        pictures = next((run.path / PICTURES for run in members if (run.path / PICTURES).is_file()), None)
+        write_derived(folder, first, info, aligned.rows, made.logits_NC, made.tests, {}, pictures=pictures)
+        write_bytes(folder / "blend.yaml", _blend_yaml(folder, record, members, config, made))
+        for name, one in made.sections.items():
+            write_section(folder, name, one)
         say("\n" + write_report(Run(folder), page=config.page))
         say(f"report: {folder / ('report.html' if config.page else 'report.txt')}")
     return Run(folder)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,9 +25,12 @@ from pipeline.fold import FoldJob
 from pipeline.model import build_model
 from pipeline.pictures import PICTURES_VERSION
 from pipeline.seeding import derive_seed
+from pipeline.store import read_json, write_json
 from tta.views import VIEWS_VERSION, view_of
 
 __all__ = ["Backbone", "Features"]
+
+SPEED = "speed.json"  # beside the records: their policy names the device and all else that speed depends on
 
 
 class Backbone:
@@ -92,6 +97,33 @@ class Features:
             self.store = Store.at(
                 cache_root(machine.cache_dir) / "features", (backbone.num_features,), "float32", policy
             )
+        self.is_warm = False
+        self.num_timed, self.seconds = 0, 0.0  # not yet noted beside the records
+
+    @property
+    def images_per_s(self) -> float | None:
+        """Pictures in a view that pass through the backbone in a second, reading left out; None where not known.
+
+        It is measured when features are computed, and kept beside them for runs that find them there.
+        """
+        timed = self._timed()
+        return timed["pictures"] / timed["seconds"] if timed["seconds"] else None
+
+    def _timed(self) -> dict[str, float]:
+        """Return how many pictures were ever timed, and their seconds."""
+        own = {"pictures": self.num_timed, "seconds": self.seconds}
+        if self.store is None:
+            return own
+        try:
+            kept = read_json(self.store.folder / SPEED)
+            return {name: value + float(kept[name]) for name, value in own.items()}
+        except (LookupError, TypeError, ValueError):  # of an earlier version, or broken
+            return own
+
+    def _note_speed(self, store: Store) -> None:
+        with contextlib.suppress(OSError):  # no feature is lost with it
+            write_json(store.folder / SPEED, self._timed())
+            self.num_timed, self.seconds = 0, 0.0
 
     def of(self, table: pd.DataFrame, view: str, *, copy: int | None = None) -> np.ndarray:
         """Return N x D float32 features of a table's pictures seen in a view, or of their augmented `copy`."""
@@ -109,6 +141,8 @@ class Features:
             lambda todo: self._compute(table.iloc[todo], view, copy),
             wait=lambda: self.job.say("features: another process is computing the same; waiting for it"),
         )
+        if self.num_timed:
+            self._note_speed(self.store)
         return self.store.records(keys).take(slice(None))
 
     @torch.inference_mode()
@@ -120,13 +154,18 @@ class Features:
         desc = f"features, {view}" if copy is None else f"features, augmented copy {copy + 1}"
         with tqdm(total=len(table), desc=desc, unit="picture", disable=None, leave=False) as bar:
             for images, _ in compute.feed(loader):
-                num = len(images)
+                start, num = time.perf_counter(), len(images)
                 if num < self.batch_size:
                     images = torch.cat([images, images[-1:].expand(self.batch_size - num, -1, -1, -1)])
                 seen = see(images.permute(0, 3, 1, 2).float())  # views are of raw pixels, as in predict
                 pixels = job.preprocess.standardise(seen).contiguous(memory_format=compute.memory_format)
                 with compute.autocast():
                     features = self.backbone.model(pixels).float()
+                found = features[:num].cpu().numpy()
+                if self.is_warm:  # the first batch also prepares the device
+                    self.num_timed += len(images)
+                    self.seconds += time.perf_counter() - start
+                self.is_warm = True
                 self.num_computed += num
                 bar.update(num)
-                yield features[:num].cpu().numpy()
+                yield found

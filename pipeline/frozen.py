@@ -110,7 +110,7 @@ def run_heads(job: FoldJob, todo: Sequence[int]) -> dict[int, dict[str, Any]]:
             done[index] = _done(job, index, files, held, held_VNC, float(l2_K[fold]))
         each = shared + (time.perf_counter() - start) / len(wanted)
         for index in wanted:
-            done[index]["seconds"] = each
+            done[index] |= {"seconds": each, "infer_images_per_s": features.images_per_s}
             write_json(job.folder / f"fold_{index}" / "done.json", done[index])
     return done
 

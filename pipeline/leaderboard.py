@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import scipy.sparse.csgraph
-import yaml
 
 from folds.errors import UserError, listed
+from pipeline.costs import num_models, num_passes, saved_settings
 from pipeline.reporting import check_rows_once, oof_arrays
 from pipeline.store import Run, file_hash
 from reports.leaderboard import Scored, all_differences, difference, differing, rank, score_run
@@ -115,29 +115,11 @@ def _single_runs(run: Run, by_oof: Mapping[str, Run]) -> dict[str, Run] | None:
     return found
 
 
-def _num_models(run: Run) -> int:
-    return int(run.info["num_folds"] * run.info["num_repeats"])
-
-
-def _num_passes(run: Run) -> int:
-    """Return the forward passes that one test picture takes; heads on one frozen backbone share theirs."""
-    if "passes" in run.info:
-        return int(run.info["passes"])
-    return len(run.info["views"]) * (1 if _settings(run).get("finetune") == "head" else _num_models(run))
-
-
 def _settings(run: Run) -> dict[str, Any]:
     """Return the settings that a run (or blend) wrote down, as JSON knows them; nothing where it has none."""
     if "tta" in run.info:
         return {name: _plain(value) for name, value in run.info["tta"].items()} | {"of": run.info["of"]["name"]}
-    file = next((file for name in ("config", "blend") if (file := run.path / f"{name}.yaml").is_file()), None)
-    try:
-        settings = {} if file is None else yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        settings = {}
-    if not isinstance(settings, dict):
-        return {}
-    return {printable(key): _plain(value) for key, value in settings.items() if key != "name"}
+    return {printable(key): _plain(value) for key, value in saved_settings(run).items() if key != "name"}
 
 
 def _plain(value: Any) -> Any:
@@ -160,8 +142,8 @@ def _facts(run: Run, by_oof: Mapping[str, Run]) -> dict[str, Any]:
         "kind": info["kind"],
         "optimistic": bool(chooses),
         "leaks": bool(info["leaks"]),
-        "models": None if singles is None else sum(map(_num_models, singles.values())),
-        "passes": None if singles is None else sum(map(_num_passes, singles.values())),
+        "models": None if singles is None else sum(map(num_models, singles.values())),
+        "passes": None if singles is None else sum(map(num_passes, singles.values())),
         "seconds": None if None in seconds else round(sum(seconds), 1),
         "wall": None if finished is None or started is None else finished - started,
         "finished": None

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from folds.errors import UserError, listed
+from pipeline.costs import num_models
 from pipeline.settings import read_config_file
 from pipeline.store import Run, file_hash, read_json, read_table, write_json, write_table
 from tta.views import VIEWS_VERSION, draw_of, is_device_view
@@ -23,7 +24,6 @@ __all__ = [
     "kept_views",
     "note_pipelines",
     "note_seconds",
-    "num_models",
     "open_models",
     "parts_of",
     "saved_rows",
@@ -61,11 +61,6 @@ def can_see(run: Run) -> bool:
     """Return whether a run's models can see more views: heads on a frozen backbone had features, and no models."""
     config = run.path / "config.yaml"
     return config.is_file() and read_config_file(config).train.finetune != "head"
-
-
-def num_models(run: Run) -> int:
-    """Return how many models a cross-validated run has."""
-    return int(run.info["num_folds"] * run.info["num_repeats"])
 
 
 def parts_of(run: Run) -> tuple[str, ...]:

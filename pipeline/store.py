@@ -8,7 +8,7 @@ import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,12 +66,12 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
         write_with(path, lambda draft: table.to_parquet(draft, index=False))
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Read a parquet or CSV table. Raises UserError where it is absent or broken."""
+def read_table(path: Path, *, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Read a parquet or CSV table, or some columns of a parquet. Raises UserError where it is absent or broken."""
     try:
-        return (
-            pd.read_csv(path, dtype={"image_id": str, "group": str}) if path.suffix == ".csv" else pd.read_parquet(path)
-        )
+        if path.suffix == ".csv":
+            return pd.read_csv(path, dtype={"image_id": str, "group": str})
+        return pd.read_parquet(path, columns=None if columns is None else list(columns))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the fold or run again") from None
     except (OSError, ValueError) as error:

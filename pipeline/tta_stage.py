@@ -16,9 +16,10 @@ import tyro
 from folds.errors import UserError, did_you_mean, require
 from folds.load import Say
 from pipeline.config import check_name
+from pipeline.costs import device_of, num_models, pass_seconds, passes_a_view
 from pipeline.derived import open_derived, write_derived
 from pipeline.report import write_report
-from pipeline.saved_views import can_see, check_pipelines, kept_views, num_models, open_models, saved_rows, view_seconds
+from pipeline.saved_views import can_see, check_pipelines, kept_views, open_models, saved_rows, view_seconds
 from pipeline.store import PICTURES, Run, file_hash, lock_folder, rows_like, with_logits, write_table
 from pipeline.tta_report import harm_report
 from tta.choose import Choice, Search, learned, searched
@@ -127,16 +128,26 @@ def _key(run: Run, names: Sequence[str], config: TtaConfig) -> str:
     return hashlib.blake2b(json.dumps(decided).encode(), digest_size=16).hexdigest()
 
 
-def _costs(run: Run, policy: Policy, *, heads: bool) -> dict[str, Any]:
-    """Return forward passes behind a test picture, and compute seconds with the run's own; None where not known."""
+def _costs(run: Run, policy: Policy) -> dict[str, Any]:
+    """Return the passes and seconds of a test picture, measured on what, and compute seconds with the run's own.
+
+    None for what is not known.
+    """
     seconds, seen = run.info.get("seconds"), view_seconds(run)
     further = [name for name in policy.views if name not in run.info["views"]]
+    each = [seen.get(name) if name in further else pass_seconds(run) for name in policy.views]
+    known = [one for one in each if one is not None]
     num_rows = len(run.oof) + run.info["num_test_folds"] * (0 if run.test is None else len(run.test))
     if seconds is not None and all(name in seen for name in further):
         seconds = round(seconds + num_rows * sum(seen[name] for name in further), 1)
     else:
         seconds = None
-    return {"passes": policy.passes * (1 if heads else num_models(run)), "seconds": seconds}
+    return {
+        "passes": policy.passes * passes_a_view(run),
+        "picture_seconds": passes_a_view(run) * sum(known) if len(known) == len(each) else None,
+        "device": device_of(run),
+        "seconds": seconds,
+    }
 
 
 def augment_run(config: TtaConfig, *, say: Say = print) -> Run:
@@ -184,7 +195,7 @@ def augment_run(config: TtaConfig, *, say: Say = print) -> Run:
             *run.info.get("notes", ()),
             *(["out-of-fold rows are by what was decided on other people"] if found.parts else []),
         ],
-        **_costs(run, found.final.policy, heads=not can_see(run)),
+        **_costs(run, found.final.policy),
     }
     with lock_folder(written):
         open_derived(written, "tta", run_key, overwrite=config.overwrite)

@@ -22,6 +22,7 @@ import torch
 from folds.errors import UserError, listed
 from folds.load import Say
 from pipeline.augment import Augment, albu_augmentation, build_augmentation
+from pipeline.costs import num_models
 from pipeline.cv import job_of
 from pipeline.fold import FoldJob, view_tables
 from pipeline.infer import predict
@@ -34,7 +35,6 @@ from pipeline.saved_views import (
     kept_views,
     note_pipelines,
     note_seconds,
-    num_models,
     open_models,
     parts_of,
     saved_rows,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import scipy.sparse
+from threadpoolctl import ThreadpoolController
 
 from reports.metrics import Counts, Metric, mean_score, row_log_loss, rows_by_repeat
 
@@ -15,6 +17,8 @@ __all__ = ["Interval", "bootstrap_scores", "group_resamples", "percentile_interv
 NUM_RESAMPLES = 1000
 NUM_RESAMPLES_SLOW = 200  # of scores that need the rows themselves
 CHUNK = 50
+MOST_KEPT = 2**22  # draws, of 8 bytes each
+MOST_DENSE = 16  # cells a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +43,38 @@ class Interval:
 
 
 def group_resamples(num_groups: int, seed: int, num_resamples: int = NUM_RESAMPLES) -> Iterator[np.ndarray]:
-    """Yield how often each group is drawn, R x G, in chunks of at most 50 resamples."""
+    """Yield how often each group is drawn, R x G floats, in chunks of at most 50 resamples; not to be written to."""
+    if num_groups * num_resamples <= MOST_KEPT:
+        return iter(_kept_resamples(num_groups, seed, num_resamples))
+    return _resamples(num_groups, seed, num_resamples)
+
+
+@functools.lru_cache(maxsize=4)
+def _kept_resamples(num_groups: int, seed: int, num_resamples: int) -> list[np.ndarray]:
+    """Return the resamples, which many scores of one report ask for."""
+    return list(_resamples(num_groups, seed, num_resamples))
+
+
+def _resamples(num_groups: int, seed: int, num_resamples: int) -> Iterator[np.ndarray]:
     rng = np.random.default_rng(seed)
     for start in range(0, num_resamples, CHUNK):
         size = min(CHUNK, num_resamples - start)
-        yield np.stack(
-            [np.bincount(rng.integers(num_groups, size=num_groups), minlength=num_groups) for _ in range(size)]
-        )
+        draws = (np.bincount(rng.integers(num_groups, size=num_groups), minlength=num_groups) for _ in range(size))
+        yield np.stack([draw_G.astype(np.float64) for draw_G in draws])
 
 
-def _count_table(
-    class_N: np.ndarray, group_N: np.ndarray, keep_N: np.ndarray, shape: tuple[int, int]
-) -> scipy.sparse.csr_matrix:
-    """Return rows per class and group, C x G, of the rows to keep."""
-    ones = np.ones(int(keep_N.sum()))
-    return scipy.sparse.csr_matrix((ones, (class_N[keep_N], group_N[keep_N])), shape=shape)
+def _counts_of_groups(label_N: np.ndarray, predicted_N: np.ndarray, group_N: np.ndarray, num_classes: int) -> Any:
+    """Return each group's rows by class, G x 3C: right, true, predicted; whole where that is small, else sparse."""
+    is_right_N = label_N == predicted_N
+    class_K = np.concatenate([label_N[is_right_N], label_N + num_classes, predicted_N + 2 * num_classes])
+    group_K = np.concatenate([group_N[is_right_N], group_N, group_N])
+    shape = int(group_N.max()) + 1, 3 * num_classes
+    if shape[0] * shape[1] <= MOST_DENSE * len(label_N):  # then a product of matrices is faster
+        counts = np.bincount(group_K * shape[1] + class_K, minlength=shape[0] * shape[1])
+        return counts.reshape(shape).astype(np.float64)
+    import scipy.sparse
+
+    return scipy.sparse.csr_matrix((np.ones(len(class_K)), (group_K, class_K)), shape=shape)
 
 
 def bootstrap_scores(
@@ -86,19 +107,22 @@ def _scores_of_one(
         draws = group_resamples(len(names), seed, NUM_RESAMPLES_SLOW)
         return np.concatenate([metric.of_weights(label_N, proba_NC, draw_BG[:, group_N]) for draw_BG in draws])
     assert metric.of_counts is not None, metric
-    predicted_N, shape = proba_NC.argmax(1), (proba_NC.shape[1], len(names))
-    everything = np.ones(len(label_N), bool)
-    right = _count_table(label_N, group_N, label_N == predicted_N, shape)
-    truth = _count_table(label_N, group_N, everything, shape)
-    guessed = _count_table(predicted_N, group_N, everything, shape)
+    predicted_N, num_classes = proba_NC.argmax(1), proba_NC.shape[1]
+    counts_GK = _counts_of_groups(label_N, predicted_N, group_N, num_classes)
     loss_G = np.bincount(group_N, row_log_loss(label_N, proba_NC))
     distance_G = np.bincount(group_N, (label_N - predicted_N) ** 2.0)
     chunks = []
-    for draw_BG in group_resamples(len(names), seed):
-        draw_GB = draw_BG.T.astype(np.float64)
-        right_BC, truth_BC, guessed_BC = ((table @ draw_GB).T for table in (right, truth, guessed))
-        chunks.append(metric.of_counts(Counts(right_BC, truth_BC, guessed_BC, loss_G @ draw_GB, distance_G @ draw_GB)))
+    with _blas().limit(limits=1):  # small products, on which threads would only wait for each other
+        for draw_BG in group_resamples(len(names), seed):
+            right_BC, truth_BC, guessed_BC = np.split(draw_BG @ counts_GK, 3, axis=1)
+            counts = Counts(right_BC, truth_BC, guessed_BC, draw_BG @ loss_G, draw_BG @ distance_G)
+            chunks.append(metric.of_counts(counts))
     return np.concatenate(chunks)
+
+
+@functools.cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def percentile_interval(value: float, scores: np.ndarray) -> Interval:

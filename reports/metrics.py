@@ -18,7 +18,9 @@ def log_softmax(logits_NC: np.ndarray) -> np.ndarray:
 
 def softmax(logits_NC: np.ndarray) -> np.ndarray:
     """Return probabilities, N x C float64."""
-    return np.exp(log_softmax(logits_NC))
+    proba_NC = np.exp(logits_NC.astype(np.float64) - logits_NC.max(axis=1, keepdims=True))
+    proba_NC /= proba_NC.sum(axis=1, keepdims=True)
+    return proba_NC
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +68,16 @@ def _f1_macro(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
     scikit-learn's default averages true and predicted labels together, so that one stray
     prediction adds a class of F1 zero.
     """
-    from sklearn.metrics import f1_score
+    return float(_f1_macro_of_counts(_counted(label_N, proba_NC)))
 
-    return float(f1_score(label_N, proba_NC.argmax(1), labels=np.unique(label_N), average="macro", zero_division=0))
+
+def _counted(label_N: np.ndarray, proba_NC: np.ndarray) -> Counts:
+    """Return the counts of the classes that occur. Side by side as scikit-learn has them, they sum to the last bit."""
+    predicted_N, num_classes = proba_NC.argmax(axis=1), proba_NC.shape[1]
+    counted = (label_N[label_N == predicted_N], label_N, predicted_N)
+    right_C, truth_C, predicted_C = (np.bincount(one, minlength=num_classes) for one in counted)
+    occurs_C, unasked = truth_C > 0, np.zeros(())
+    return Counts(right_C[occurs_C], truth_C[occurs_C], predicted_C[occurs_C], unasked, unasked)
 
 
 def _f1_macro_of_counts(counts: Counts) -> np.ndarray:
@@ -78,9 +87,7 @@ def _f1_macro_of_counts(counts: Counts) -> np.ndarray:
 
 
 def _accuracy(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
-    from sklearn.metrics import accuracy_score
-
-    return float(accuracy_score(label_N, proba_NC.argmax(1)))
+    return float((label_N == proba_NC.argmax(1)).mean())
 
 
 def _accuracy_of_counts(counts: Counts) -> np.ndarray:
@@ -88,9 +95,7 @@ def _accuracy_of_counts(counts: Counts) -> np.ndarray:
 
 
 def _balanced_accuracy(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
-    from sklearn.metrics import recall_score
-
-    return float(recall_score(label_N, proba_NC.argmax(1), labels=np.unique(label_N), average="macro", zero_division=0))
+    return float(_balanced_accuracy_of_counts(_counted(label_N, proba_NC)))
 
 
 def _balanced_accuracy_of_counts(counts: Counts) -> np.ndarray:
@@ -100,24 +105,15 @@ def _balanced_accuracy_of_counts(counts: Counts) -> np.ndarray:
 
 
 def _roc_auc_ovr(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
-    """One against the rest, averaged over the classes that occur; NaN where only one does.
-
-    From the ranks of all classes at once (Mann and Whitney 1947): scikit-learn's value, class by
-    class, at a fraction of the time that a bootstrap would take with it.
-    """
-    from scipy.stats import rankdata
-
-    present, positives = np.unique(label_N, return_counts=True)
-    if len(present) < 2:
-        return float("nan")
-    rank_NC = rankdata(proba_NC[:, present], axis=0)
-    rank_sum = (rank_NC * (label_N[:, None] == present)).sum(axis=0)
-    auc = (rank_sum - positives * (positives + 1) / 2) / (positives * (len(label_N) - positives))
-    return float(auc.mean())
+    """One against the rest, averaged over the classes that occur; NaN where only one does."""
+    return float(_roc_auc_of_weights(label_N, proba_NC, np.ones((1, len(label_N))))[0])
 
 
 def _roc_auc_of_weights(label_N: np.ndarray, proba_NC: np.ndarray, weight_RN: np.ndarray) -> np.ndarray:
-    """Return the score of each of R weightings of the rows; a class that has no weight is left out."""
+    """Return the score of each of R weightings of the rows; a class that has no weight is left out.
+
+    From ranks (Mann and Whitney 1947): scikit-learn's value, class by class, for all weightings at once.
+    """
     auc_sum_R, num_R = np.zeros(len(weight_RN)), np.zeros(len(weight_RN))
     for label in np.unique(label_N):
         order = np.argsort(proba_NC[:, label], kind="stable")
@@ -134,9 +130,7 @@ def _roc_auc_of_weights(label_N: np.ndarray, proba_NC: np.ndarray, weight_RN: np
 
 
 def _log_loss(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
-    from sklearn.metrics import log_loss
-
-    return float(log_loss(label_N, proba_NC, labels=np.arange(proba_NC.shape[1])))
+    return float(row_log_loss(label_N, proba_NC).mean())
 
 
 def row_log_loss(label_N: np.ndarray, proba_NC: np.ndarray) -> np.ndarray:
@@ -150,10 +144,10 @@ def _log_loss_of_counts(counts: Counts) -> np.ndarray:
 
 
 def _kappa_quadratic(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
-    from sklearn.metrics import cohen_kappa_score
-
-    labels = np.arange(proba_NC.shape[1])
-    return float(cohen_kappa_score(label_N, proba_NC.argmax(1), labels=labels, weights="quadratic"))
+    predicted_N, num_classes, unasked = proba_NC.argmax(axis=1), proba_NC.shape[1], np.zeros(())
+    truth_C, predicted_C = (np.bincount(one, minlength=num_classes) for one in (label_N, predicted_N))
+    distance = np.asarray(((label_N - predicted_N) ** 2).sum())
+    return float(_kappa_quadratic_of_counts(Counts(unasked, truth_C, predicted_C, unasked, distance)))
 
 
 def _kappa_quadratic_of_counts(counts: Counts) -> np.ndarray:

@@ -12,7 +12,16 @@ from reports.calibration import summarise_calibration
 from reports.confusion import confusion_counts, most_confused
 from reports.metrics import METRICS, mean_score, softmax
 
-__all__ = ["MOST_NAMED", "AttributeLike", "attribute_view", "compare", "summarise", "summarise_test"]
+__all__ = [
+    "MOST_NAMED",
+    "AttributeLike",
+    "attribute_view",
+    "compare",
+    "compare_row",
+    "summarise",
+    "summarise_test",
+    "with_differences",
+]
 
 SCHEMA = 2  # see docs/report.schema.json
 MOST_NAMED = 40  # values, up to which a confusion matrix is kept whole
@@ -46,10 +55,15 @@ def _per_class(
     label_N: np.ndarray, predicted_N: np.ndarray, names: Sequence[str], num_repeats: int
 ) -> list[dict[str, Any]]:
     """Return precision, recall and F1 pooled over repeats; the support counts a picture once."""
-    from sklearn.metrics import precision_recall_fscore_support
-
-    present = np.unique(label_N)
-    columns = precision_recall_fscore_support(label_N, predicted_N, labels=present, zero_division=0)
+    counts_CC = confusion_counts(label_N, predicted_N, len(names))
+    right_C, support_C, predicted_C = counts_CC.diagonal(), counts_CC.sum(axis=1), counts_CC.sum(axis=0)
+    present = np.flatnonzero(support_C)
+    columns = [
+        (right_C / np.maximum(predicted_C, 1))[present],
+        (right_C / np.maximum(support_C, 1))[present],
+        (2 * right_C / np.maximum(support_C + predicted_C, 1))[present],
+        support_C[present],
+    ]
     return [
         {
             "class": int(label),
@@ -166,43 +180,50 @@ def summarise_test(mean_NC: np.ndarray, logits_of_models: Sequence[np.ndarray]) 
     }
 
 
-def compare(
+def compare_row(
     *,
+    name: str,
     label_N: np.ndarray,
     group_N: np.ndarray,
     repeat_N: np.ndarray | None = None,
-    proba_of: Mapping[str, np.ndarray],
-    against: str,
+    proba_NC: np.ndarray,
     attributes: Sequence[AttributeLike],
     metric: str,
     seed: int = 0,
-) -> list[dict[str, Any]]:
-    """Return a row for each named prediction: score with interval, per attribute, and the paired
-    difference to the one named `against`."""
-    chosen = METRICS[metric]
-    value_of = {name: mean_score(chosen, label_N, proba_NC, repeat_N) for name, proba_NC in proba_of.items()}
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Return a named prediction's score with interval, and its attributes', beside the score of each resample."""
+    value = mean_score(METRICS[metric], label_N, proba_NC, repeat_N)
     # Equal seeds draw equal groups, which is what pairs the differences.
-    resamples_of = {
-        name: bootstrap_scores(chosen, label_N, proba_NC, group_N, repeat_N=repeat_N, seed=seed)
-        for name, proba_NC in proba_of.items()
+    resamples_R = bootstrap_scores(METRICS[metric], label_N, proba_NC, group_N, repeat_N=repeat_N, seed=seed)
+    of_attributes = {}
+    for attribute in attributes:
+        truth_N, as_proba = attribute_view(attribute, label_N, proba_NC)
+        of_attributes[attribute.name] = mean_score(METRICS["f1_macro"], truth_N, as_proba, repeat_N)
+    row = {
+        "name": name,
+        "headline": percentile_interval(value, resamples_R).as_dict(),
+        "accuracy": METRICS["accuracy"].score(label_N, proba_NC),
+        "attributes": of_attributes,
     }
-    rows = []
-    for name, proba_NC in proba_of.items():
-        row: dict[str, Any] = {
-            "name": name,
-            "headline": percentile_interval(value_of[name], resamples_of[name]).as_dict(),
-            "accuracy": METRICS["accuracy"].score(label_N, proba_NC),
-            "attributes": {},
-            "against": against,
-            "difference": None,
-        }
-        for attribute in attributes:
-            truth_N, as_proba = attribute_view(attribute, label_N, proba_NC)
-            row["attributes"][attribute.name] = mean_score(METRICS["f1_macro"], truth_N, as_proba, repeat_N)
-        if name != against:
-            difference = percentile_interval(
-                value_of[name] - value_of[against], resamples_of[name] - resamples_of[against]
-            )
-            row["difference"] = difference.as_dict()
-        rows.append(row)
-    return rows
+    return row, resamples_R
+
+
+def with_differences(found: Sequence[tuple[dict[str, Any], np.ndarray]], against: str) -> list[dict[str, Any]]:
+    """Return the rows of `compare_row`, each with its paired difference to the one named `against`."""
+    resamples_of = {row["name"]: resamples_R for row, resamples_R in found}
+    value_of = {row["name"]: row["headline"]["value"] for row, _ in found}
+
+    def difference(name: str) -> dict[str, float | None] | None:
+        if name == against:
+            return None
+        values = [np.nan if value_of[one] is None else value_of[one] for one in (name, against)]
+        return percentile_interval(values[0] - values[1], resamples_of[name] - resamples_of[against]).as_dict()
+
+    return [{**row, "against": against, "difference": difference(row["name"])} for row, _ in found]
+
+
+def compare(*, proba_of: Mapping[str, np.ndarray], against: str, **shared: Any) -> list[dict[str, Any]]:
+    """Return a row for each named prediction: score with interval, per attribute, and the paired
+    difference to the one named `against`; what else is given is as for `compare_row`."""
+    found = [compare_row(name=name, proba_NC=proba_NC, **shared) for name, proba_NC in proba_of.items()]
+    return with_differences(found, against)

@@ -1,4 +1,4 @@
-"""The blender: known answers of the vote, alignment by image_id, and every wrong input."""
+"""The soft vote of runs: known answers, alignment by image_id, and every wrong input."""
 
 import functools
 import json
@@ -15,7 +15,12 @@ from ensemble.vote import soft_vote
 from pipeline.store import Run, logit_columns, write_json, write_table
 from reports.metrics import METRICS, softmax
 
-blend = functools.partial(blending.blend, page=False)  # drawn a second each
+blend = functools.partial(blending.blend, page=False, method="soft")  # a page is drawn a second each
+
+
+@pytest.fixture
+def blend_command(blend_command):
+    return lambda *argv: blend_command(*argv, "--method", "soft", "--no-page")
 
 
 def quiet(_):

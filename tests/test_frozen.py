@@ -19,6 +19,7 @@ from folds.kfold import stratified_group_folds
 from folds.layout import read_layout
 from folds.load import load_data
 from pipeline.config import ModelConfig
+from pipeline.costs import picture_seconds
 from pipeline.cv import cross_validate
 from pipeline.features import Backbone, Features
 from pipeline.heads import choose_l2, fit_heads, own_scales, principal_axes
@@ -217,13 +218,20 @@ def test_a_second_run_passes_no_picture_through_the_backbone(tiny_layout, tmp_pa
     cache = {"cache_dir": str(tmp_path / "cache")}
     one = frozen(tiny_layout, tmp_path / "one", said, **cache)
     assert "features: 126 x 256" in " ".join(said)
+    speed = one.info["folds"][0]["infer_images_per_s"]
+    assert picture_seconds(one) == pytest.approx(1 / speed)  # one pass, whatever the number of heads
     del said[:]
     monkeypatch.setattr("pipeline.features.Features._compute", None)
     two = frozen(tiny_layout, tmp_path / "two", said, **cache)
     assert "126 kept from before" in " ".join(said)
     pd.testing.assert_frame_equal(one.oof, two.oof, check_exact=True)
+    assert [fold["infer_images_per_s"] for fold in two.info["folds"]] == [speed] * 2  # as measured before
+    [kept] = (tmp_path / "cache" / "features").glob("*/speed.json")
+    assert json.loads(kept.read_text())["pictures"] == 128  # nine full batches but the first
+    kept.unlink()  # features of an earlier version
     three = frozen(tiny_layout, tmp_path / "three", folds=3, repeats=2, head_l2="0.5,0.1", **cache)
     assert len(three.oof) == 168
+    assert picture_seconds(three) is None
     assert not list((tmp_path / "cache" / "pictures").glob("*")), "pictures that are read once are not kept"
 
 

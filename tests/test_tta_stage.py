@@ -10,10 +10,11 @@ from conftest import TINY
 
 import run_cv
 from benchmarks.drawn_runs import write_drawn_run
-from ensemble.align import find_members
+from ensemble.find import find_members
 from ensemble.blend import blend
 from pipeline import tta_stage
-from pipeline.saved_views import saved_rows
+from pipeline.costs import device_of, num_passes, pass_seconds, picture_seconds
+from pipeline.saved_views import saved_rows, view_seconds
 from pipeline.store import Run, write_json, write_table
 from pipeline.tta_stage import TtaConfig, augment_run
 from reports.__main__ import main as leaderboard
@@ -58,6 +59,10 @@ def test_given_views_are_merged_into_a_run_beside(runs_copy, tta_command):
     table = pd.read_csv(run.path / "effects.csv")
     assert set(table["policy"]) >= {"identity", "identity + vflip", "all 3 views (prob)", "this run"}
     assert set(table["of"]) == {"class", "mask", "gender", "age"}
+    seconds = view_seconds(beta)
+    each = [pass_seconds(beta), seconds["hflip"], seconds["vflip"]]  # of two models, in three views
+    assert picture_seconds(run) == pytest.approx(2 * sum(each))
+    assert (num_passes(run), device_of(run)) == (6, device_of(beta))
     again = tta_command(beta.path, "--views", "hflip,vflip", "--merge", "prob", "--no-page")
     assert again.code == 0
     assert "fold 0: hflip" not in again.out  # nothing was computed again
@@ -139,6 +144,7 @@ def test_repeats_without_a_test_set_and_other_metrics(drawn, metric):
     state = {"num_repeats": 2, "has_test": False, "num_test_folds": 0, "metric": metric}
     write_json(drawn.path / "run.json", drawn.info | state)
     run = made(f"{drawn.path}/", budget=2)
+    assert picture_seconds(run) is None  # nothing was measured
     assert [(part["repeat"], part["part"]) for part in run.info["parts"]] == [(r, f) for r in (0, 1) for f in range(5)]
     assert "hflip" in run.info["views"]
     first, second = (run.oof.loc[run.oof["repeat"] == repeat, LOGITS].to_numpy() for repeat in (0, 1))
@@ -186,6 +192,9 @@ def test_bad_input_is_one_line(runs_copy, tta_command, tmp_path, tiny_layout):
     assert run_cv.main([*argv, "--backbone", "test_efficientnet", "--tta", "hflip"]) == 0
     tta_command(runs_copy / "heads", "--views", "vflip").assert_one_line_error("features of identity, hflip")
     assert tta_command(runs_copy / "heads", "--views", "hflip", "--no-page").code == 0
+    heads, merged = Run(runs_copy / "heads"), Run(runs_copy / "heads_tta")
+    assert num_passes(heads) == num_passes(merged) == 2
+    assert picture_seconds(heads) == picture_seconds(merged)
     assert tta_command(runs_copy / "heads", "--no-page", "--name", "of_heads").code == 0
     assert Run(runs_copy / "of_heads").info["tta"]["views"] == ["identity", "hflip"]  # auto takes what there is
     shutil.rmtree(beta / "fold_1")

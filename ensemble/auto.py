@@ -1,0 +1,109 @@
+"""Several ways of combining members, each scored on people who had no say in it, and the one that is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ensemble.choose import Score, choosing_flatters, gain, score_of, simplest
+from ensemble.method import Evidence, Fitted, Method
+from ensemble.nested import CrossFitted, Split, cross_fit, cross_fit_offsets, splits_of
+from reports.metrics import log_softmax, mean_score, softmax
+
+__all__ = ["Blended", "Trial", "apply", "blend_arrays", "nested_once_more"]
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A method, with its decision rule where that earns its place."""
+
+    name: str
+    logits_NC: np.ndarray
+    """Cross-fitted, float32: no label of a row's own people has touched them."""
+    nested: Score
+    in_sample: float
+    """The score of what is fitted on all rows, on those rows; greater is better."""
+    final: Fitted
+    offsets_C: np.ndarray
+    """Zeros where the decision rule brings nothing."""
+    offsets_gain: tuple[float, float]
+    """What offsets gain on other people, and the standard error of that, whether they are kept or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blended:
+    """All that were tried, in the order of METHODS, and which was taken."""
+
+    trials: tuple[Trial, ...]
+    chosen: Trial
+    flatters: float
+    """By how much choosing among them is expected to flatter the chosen one's score."""
+
+
+def apply(fitted: Fitted, offsets_C: np.ndarray, logits: Iterable[np.ndarray]) -> np.ndarray:
+    """Return a fitted method's logits N x C float64, with its decision rule."""
+    blended_NC = fitted(logits)
+    # Where there is no decision rule, logits stay to the bit.
+    return log_softmax(log_softmax(blended_NC) + offsets_C) if offsets_C.any() else blended_NC
+
+
+def _trial(evidence: Evidence, name: str, found: CrossFitted, moved: tuple[np.ndarray, np.ndarray] | None) -> Trial:
+    plain, zeros_C = score_of(evidence, found.logits_NC), np.zeros(evidence.num_classes)
+    logits_NC, nested, offsets_C, gained = found.logits_NC, plain, zeros_C, (0.0, 0.0)
+    if moved is not None:
+        moved_NC, wanted_C = moved
+        with_offsets = score_of(evidence, moved_NC)
+        gained = gain(with_offsets, plain)
+        if wanted_C.any() and gained[0] > gained[1]:
+            logits_NC, nested, offsets_C = moved_NC, with_offsets, wanted_C
+    fitted_NC = softmax(apply(found.final, offsets_C, evidence.logits_MNC))
+    sign = 1 if evidence.score.greater_is_better else -1
+    in_sample = sign * mean_score(evidence.score, evidence.label_N, fitted_NC, evidence.repeat_N)
+    return Trial(name, logits_NC, nested, in_sample, found.final, offsets_C, gained)
+
+
+def blend_arrays(
+    evidence: Evidence,
+    fold_N: np.ndarray,
+    methods: Mapping[str, Method],
+    *,
+    decide: bool = True,
+    say: Say = lambda _: None,
+) -> Blended:
+    """Return every method cross-fitted and scored on people who had no say in it, and the simplest of the best.
+
+    `fold_N` are the folds of the cross-validation; with `decide` the decision rule is tried on each method, and
+    kept where it gains more than its standard error on other people. Raises ValueError where there is but one fold.
+    """
+    fits = decide or any(method.fits for method in methods.values())
+    splits: Sequence[Split] = splits_of(evidence, fold_N) if fits else ()
+    found = cross_fit(evidence, splits, methods, say=say)
+    moved: Sequence[tuple[np.ndarray, np.ndarray] | None] = [None] * len(found)
+    if decide:
+        moved = cross_fit_offsets(evidence, splits, [one.logits_NC for one in found.values()])
+        say("fitted decision rules")
+    trials = tuple(
+        _trial(evidence, name, one, offsets) for (name, one), offsets in zip(found.items(), moved, strict=True)
+    )
+    scores = [trial.nested for trial in trials]
+    return Blended(trials, trials[simplest(scores)], choosing_flatters(scores))
+
+
+def nested_once_more(
+    evidence: Evidence, fold_N: np.ndarray, methods: Mapping[str, Method], *, say: Say = lambda _: None
+) -> Score:
+    """Return the score of the whole procedure, choice of the method included, on people who had no say in any of it.
+
+    Everything is done anew on the people of all folds but one, for each fold: as often as there are folds.
+    """
+    logits_NC = np.full((len(evidence.label_N), evidence.num_classes), np.nan, np.float32)
+    for split in splits_of(evidence, fold_N):
+        inner = blend_arrays(evidence.rows(split.others), fold_N[split.others], methods).chosen
+        held = [one[split.rows] for one in evidence.logits_MNC]
+        logits_NC[split.rows] = apply(inner.final, inner.offsets_C, held)
+        say(f"without repeat {split.repeat} fold {split.fold}: {inner.name}")
+    return score_of(evidence, logits_NC)

@@ -1,0 +1,57 @@
+"""Temperatures of members, so that probabilities of sure and of shy models mean the same before they are mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+__all__ = ["fit_temperatures"]
+
+LOWEST, HIGHEST = np.exp(-4.0), np.exp(4.0)  # of 1 / temperature, as in reports.calibration
+STEPS, CLOSE = 50, 1e-6
+
+
+def _slope(shifted_NC: np.ndarray, rows: np.ndarray, label_N: np.ndarray, sharpness: float) -> tuple[float, float]:
+    """Return the first and second derivative of the mean log loss of softmax(sharpness * logits) in the sharpness."""
+    weight_NC = np.exp(shifted_NC * np.float32(sharpness))
+    weight_NC /= weight_NC.sum(axis=1, keepdims=True)
+    mean_N = np.einsum("nc,nc->n", weight_NC, shifted_NC)
+    square_N = np.einsum("nc,nc,nc->n", weight_NC, shifted_NC, shifted_NC)
+    first = (mean_N - shifted_NC[rows, label_N]).mean(dtype=np.float64)
+    return float(first), float((square_N - mean_N**2).mean(dtype=np.float64))
+
+
+def _sharpness(shifted_NC: np.ndarray, label_N: np.ndarray) -> float:
+    """Return the sharpness of least log loss, which is convex in it: Newton's steps, halved into a bracket."""
+    low, high, sharpness, rows = LOWEST, HIGHEST, 1.0, np.arange(len(label_N))
+    for _ in range(STEPS):
+        first, second = _slope(shifted_NC, rows, label_N, sharpness)
+        low, high = (sharpness, high) if first < 0 else (low, sharpness)
+        step = sharpness - first / second if second > 0 else np.inf
+        new = step if low < step < high else float(np.sqrt(low * high))
+        if abs(new - sharpness) <= CLOSE * sharpness:
+            break
+        sharpness = new
+    return float(sharpness)
+
+
+def _row_loss(shifted_NC: np.ndarray, label_N: np.ndarray, sharpness: float) -> np.ndarray:
+    scaled_NC = shifted_NC.astype(np.float64) * sharpness
+    return np.asarray(np.log(np.exp(scaled_NC).sum(axis=1)) - scaled_NC[np.arange(len(label_N)), label_N])
+
+
+def fit_temperatures(logits_MNC: Sequence[np.ndarray], label_N: np.ndarray, group_N: np.ndarray) -> tuple[float, ...]:
+    """Return each member's temperature (Guo et al. 2017), or 1 where it helps less than the standard error of its help.
+
+    Logits N x C float32 a member, labels N, groups N as codes; the error is over groups, whose rows are alike.
+    """
+    code_N = np.unique(group_N, return_inverse=True)[1]
+    found = []
+    for logits_NC in logits_MNC:
+        shifted_NC = logits_NC - logits_NC.max(axis=1, keepdims=True)
+        sharpness = _sharpness(shifted_NC, label_N)
+        help_G = np.bincount(code_N, _row_loss(shifted_NC, label_N, 1.0) - _row_loss(shifted_NC, label_N, sharpness))
+        error = help_G.std(ddof=1) * np.sqrt(len(help_G)) if len(help_G) > 1 else np.inf
+        found.append(1 / sharpness if help_G.sum() > error else 1.0)
+    return tuple(found)

@@ -1,0 +1,72 @@
+"""Which of several predictions to take: the simplest that the best cannot be told from, and what choosing flatters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ensemble.method import Evidence
+from reports.bootstrap import bootstrap_scores
+from reports.metrics import mean_score, softmax
+
+__all__ = ["Score", "choosing_flatters", "gain", "score_of", "simplest"]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A score, greater is better whatever the metric, and that of each resample of people."""
+
+    value: float
+    resamples_R: np.ndarray
+
+
+def score_of(evidence: Evidence, logits_NC: np.ndarray) -> Score:
+    """Return the score of logits N x C; equal people are drawn for all, so differences are paired."""
+    sign, proba_NC = (1 if evidence.score.greater_is_better else -1), softmax(logits_NC)
+    label_N, repeat_N = evidence.label_N, evidence.repeat_N
+    resamples_R = bootstrap_scores(evidence.score, label_N, proba_NC, evidence.group_N, repeat_N=repeat_N)
+    return Score(sign * mean_score(evidence.score, label_N, proba_NC, repeat_N), sign * resamples_R)
+
+
+def gain(new: Score, old: Score) -> tuple[float, float]:
+    """Return by how much one is better than the other, and the standard error of that, paired over people."""
+    spread_R = new.resamples_R - old.resamples_R
+    spread_R = spread_R[np.isfinite(spread_R)]
+    return new.value - old.value, float(spread_R.std()) if len(spread_R) else np.inf
+
+
+def simplest(scores: Sequence[Score]) -> int:
+    """Return the first that is within one standard error of the best; the error is of the difference, paired.
+
+    The rule of one standard error is of Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3.
+    """
+    best = max(scores, key=lambda score: score.value)
+    short = [gain(best, score) for score in scores]
+    return next(place for place, (loss, error) in enumerate(short) if score_ties(loss, error))
+
+
+def score_ties(loss: float, error: float) -> bool:
+    """Return whether a loss is none, or within its standard error."""
+    return loss <= 0 or loss <= error
+
+
+def choosing_flatters(scores: Sequence[Score]) -> float:
+    """Return by how much the score of what `simplest` takes is expected to flatter, since the same people chose it.
+
+    Each resample of people chooses anew. What its choice scores on it, above what that scores on all people, less
+    what the resampling itself moves the choice of all people by, is the bootstrap's estimate of optimism (Efron 1983).
+    """
+    chosen, value_S = simplest(scores), np.array([score.value for score in scores])
+    resamples_SR = np.stack([score.resamples_R for score in scores])
+    resamples_SR = resamples_SR[:, np.isfinite(resamples_SR).all(axis=0)]
+    if len(scores) < 2 or not resamples_SR.shape[1]:
+        return 0.0
+    error_SS = (resamples_SR[:, None] - resamples_SR[None]).std(axis=2)
+    best_R = resamples_SR.argmax(axis=0)
+    columns = np.arange(resamples_SR.shape[1])
+    short_SR = resamples_SR[best_R, columns] - resamples_SR
+    picked_R = (short_SR <= error_SS[best_R].T).argmax(axis=0)
+    drift_R = resamples_SR[picked_R, columns] - value_S[picked_R] - (resamples_SR[chosen] - value_S[chosen])
+    return max(0.0, float(drift_R.mean()))

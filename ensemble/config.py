@@ -1,0 +1,155 @@
+"""The settings of a blend: defaults, then a blend.yaml, then flags."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+import yaml
+
+from ensemble.budget import parse_budget
+from ensemble.methods import METHODS
+from folds.cli import parse_flags
+from folds.errors import UserError, did_you_mean, listed, require
+from pipeline.config import check_name
+from pipeline.reporting import check_metric
+from pipeline.store import Run, file_hash
+
+__all__ = ["BlendConfig", "check_members", "member_record", "parse_blend_config", "read_blend_file"]
+
+AUTO = "auto"
+_EARLY_FLAGS = ("--config", "-c")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlendConfig:
+    """What goes into a blend, how it is combined, and where it is written."""
+
+    runs: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Run folders, such as outputs/*; what is no finished run is skipped."""
+    config: Annotated[str | None, tyro.conf.arg(aliases=["-c"])] = None
+    """blend.yaml of an earlier blend, to make the same again; flags win."""
+    method: str = AUTO
+    """auto, soft, log, hard, rank, tempered, weights, greedy, weights-metric, stack, trees (see docs/blending.md). auto
+    takes the simplest within one standard error of the best, scored on people not used for fitting."""
+    weights: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="W [W ...]")] = None
+    """One weight a run, in the order given, for --method soft, which is then the default, log or hard."""
+    budget: str | None = None
+    """Most inference cost, in multiples of the cheapest member's: 3x. Members are chosen within it."""
+    thorough: bool = False
+    """Try the slow methods too, and score the choice of the method itself on people that had no say in it."""
+    dataset: str | None = None
+    """Blend the runs of this data set, where there are runs of several."""
+    intersect: bool = False
+    """Blend the test pictures that all runs have, where test sets differ."""
+    include_blends: bool = False
+    """Take in earlier blends too."""
+    output: str | None = None
+    """Folder of the blend; default: the first run's."""
+    name: str | None = None
+    """Name of the blend; default: blend_ and a hash of members and settings."""
+    allow_optimistic: bool = False
+    """Take in runs whose epochs were chosen on the rows that are scored (--select best); the blend is marked so too."""
+    allow_different_folds: bool = False
+    """Fit on runs of different folds; without it those are only voted on."""
+    overwrite: bool = False
+    """Replace a blend of that name."""
+    page: bool = True
+    """Draw report.html too."""
+    metric: str = "f1_macro"
+    """The score that counts; see run_cv.py --help."""
+
+    def __post_init__(self) -> None:
+        check_metric(self.metric)
+        check_name(self.name)
+        known = [AUTO, *METHODS]
+        near = did_you_mean(self.method, known)
+        require(self.method in known, f"--method {self.method}: unknown{near}; there are {', '.join(known)}")
+        if self.budget is not None:
+            parse_budget(self.budget)
+        if self.weights is not None:
+            fine = len(self.weights) > 0 and min(self.weights) >= 0 and 0 < sum(self.weights) < np.inf
+            said = f"--weights {listed(self.weights, most=9)}"
+            require(fine, f"{said}: pass numbers of 0 or more, one of them above 0")
+            takes = (AUTO, "soft", "log", "hard")
+            require(self.method in takes, f"{said}: --method {self.method} finds its own; leave one of them out")
+            require(self.budget is None, f"{said}: --budget chooses members by itself; leave one of them out")
+
+
+# What decides what a blend is; the rest is where it lies and what was let in.
+DECIDES = ("method", "metric", "weights", "budget", "thorough", "intersect")
+ALLOWS = ("include_blends", "allow_optimistic", "allow_different_folds")
+
+
+def member_record(run: Run) -> dict[str, str]:
+    """Return what tells whether a member is still what it was: hashes of its logits, out of fold and for the test set.
+
+    What its training wrote of itself (run_key) comes along.
+    """
+    files = sorted(run.path.glob("test_fold_*.parquet")) if run.info["has_test"] else []
+    hashes = {"oof": file_hash(run.path / "oof.parquet")}
+    tests = [run.path / "test.parquet", *files] if files else []
+    return hashes | ({"test": "-".join(file_hash(file)[:8] for file in tests)} if tests else {})
+
+
+def check_members(file: str | Path, runs: Sequence[Run]) -> None:
+    """Raise UserError where a run is not what it was when a blend.yaml was written."""
+    known = {(Path(file).parent / one["path"]).resolve(): one for one in _read(file)["members"]}
+    for run in runs:
+        now = member_record(run)
+        then = known.get(run.path.resolve(), {})
+        changed = [part for part in ("oof", "test") if part in then and then[part] != now.get(part)]
+        if changed:
+            what = " and ".join({"oof": "out-of-fold", "test": "test"}[part] for part in changed)
+            raise UserError(
+                f"{run.path}: its {what} logits changed since {file} was written; blend anew without --config"
+            )
+
+
+def _read(file: str | Path) -> Mapping[str, Any]:
+    """Return a blend.yaml. Raises UserError where it is absent or is none."""
+    try:
+        settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}; check --config") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())[:80]}); check --config") from None
+    members = settings.get("members") if isinstance(settings, dict) else None
+    whole = isinstance(members, list) and all(isinstance(one, dict) and {"name", "path"} <= set(one) for one in members)
+    require(bool(members) and whole, f"{file}: is no blend.yaml, which names its members; check --config")
+    assert isinstance(settings, dict)
+    return settings
+
+
+def read_blend_file(file: str | Path) -> BlendConfig:
+    """Return the settings of a blend.yaml, whose members' paths are as seen from its folder. Raises UserError."""
+    settings, folder = _read(file), Path(file).parent
+    taken = {name: settings[name] for name in (*DECIDES, *ALLOWS) if name in settings}
+    known = {one.name: one for one in dataclasses.fields(BlendConfig)}
+    for name, value in taken.items():
+        kinds = {"weights": (list, type(None)), "budget": (str, type(None))}.get(name, (type(known[name].default),))
+        require(isinstance(value, kinds), f"{file}: {name}: {value!r} is not what blend.py writes there")
+    weights = taken.pop("weights", None)
+    runs = tuple(str(folder / one["path"]) for one in settings["members"])
+    try:
+        given = None if weights is None else tuple(float(one) for one in weights)
+        return BlendConfig(runs=runs, config=str(file), weights=given, **taken)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+    except (TypeError, ValueError):
+        raise UserError(f"{file}: weights: {weights!r} are not what blend.py writes there") from None
+
+
+def parse_blend_config(argv: Sequence[str], *, prog: str, description: str) -> BlendConfig:
+    """Return the settings of a blend: defaults, then the file of --config, then the flags. Raises UserError."""
+    default = BlendConfig()
+    for index, word in enumerate(argv):
+        flag, _, value = word.partition("=")
+        if flag in _EARLY_FLAGS and (value or index + 1 < len(argv)):
+            default = read_blend_file(value or argv[index + 1])
+    return parse_flags(BlendConfig, argv, prog=prog, description=description, default=default)

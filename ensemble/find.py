@@ -1,0 +1,106 @@
+"""Which runs go into a blend, and why others do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from folds.errors import UserError, did_you_mean, listed
+from pipeline.store import Run, file_hash
+
+__all__ = ["find_members", "of_one_data_set"]
+
+
+def _why_not(path: Path, *, blends: bool) -> str | None:
+    """Return why a path cannot be a member of a blend, or None if it can."""
+    if not path.exists():
+        if "*" in str(path):  # a pattern that matched nothing reaches us as it is
+            return "no run of that pattern; run run_cv.py first"
+        raise UserError(f"{path}: no such run; check the path")
+    if not (path / "run.json").is_file():
+        return "no run"
+    try:
+        info = Run(path).info
+    except UserError as error:
+        return f"no run of ours ({error})"
+    if info.get("status") != "done":
+        return "not finished; run the same run_cv.py command again"
+    if info.get("kind") == "blend" and not blends:
+        return "an earlier blend; pass --include-blends to take it in"
+    return None
+
+
+def _counted_twice(members: Sequence[Run]) -> Iterator[tuple[Run, str]]:
+    """Yield runs whose models another member speaks for too, and why they are left out.
+
+    Of a run and of those that merge its views, the one that was made last counts.
+    """
+    family_of: dict[str, list[Run]] = {}
+    for run in members:
+        if "of" in run.info:
+            family_of.setdefault(run.info["of"]["oof"], []).append(run)
+    for oof, family in family_of.items():
+        *others, last = sorted(family, key=lambda run: (run.info["finished"], run.name))
+        plain = [run for run in members if (run.path / "oof.parquet").is_file() and _hash(run) == oof]
+        for run in plain:
+            yield run, f"{last.name}, which merges its views, is in the blend"
+        for run in others:
+            yield run, f"{last.name}, of the same models and made later, is in the blend"
+
+
+def _hash(run: Run) -> str:
+    return file_hash(run.path / "oof.parquet")
+
+
+def find_members(
+    paths: Sequence[str | Path], *, include_blends: bool = False
+) -> tuple[list[Run], list[tuple[Path, str]]]:
+    """Return the runs among `paths`, in their order, and what was skipped with the reason.
+
+    A blend is taken where it is asked for, or named alone. Raises UserError if nothing is left.
+    """
+    members: dict[Path, Run] = {}
+    skipped: list[tuple[Path, str]] = []
+    for path in map(Path, paths):
+        why = _why_not(path, blends=include_blends or len(paths) == 1)
+        if why is None and path.resolve() in members:
+            why = "named twice"
+        if why is None:
+            members[path.resolve()] = Run(path)
+        else:
+            skipped.append((path, why))
+    for run, why in _counted_twice([*members.values()]):
+        del members[run.path.resolve()]
+        skipped.append((run.path, why))
+    if not members:
+        reasons = f" ({listed(f'{path}: {why}' for path, why in skipped)})" if skipped else ""
+        raise UserError(f"nothing to blend{reasons}; name folders of finished runs, such as outputs/*")
+    return list(members.values()), skipped
+
+
+def _data_names(members: list[Run]) -> dict[str, list[Run]]:
+    """Return the members by data set: equal picture names are one set, whatever its folder is called."""
+    by_ids: dict[str, list[Run]] = {}
+    for run in members:
+        by_ids.setdefault(run.info["data"]["ids_hash"], []).append(run)
+    names = [runs[0].info["data"]["name"] for runs in by_ids.values()]
+    return {
+        name if names.count(name) == 1 else f"{name}@{ids[:6]}": runs
+        for name, (ids, runs) in zip(names, by_ids.items(), strict=True)
+    }
+
+
+def of_one_data_set(members: list[Run], dataset: str | None) -> list[Run]:
+    """Return the members of the chosen data set. Raises UserError where a choice is needed."""
+    by_name = _data_names(members)
+    if dataset is not None:
+        if dataset not in by_name:
+            near = did_you_mean(dataset, by_name) or f"; there are {', '.join(by_name)}"
+            raise UserError(f"--dataset {dataset}: no run of it here{near}")
+        return by_name[dataset]
+    if len(by_name) > 1:
+        which = "; ".join(f"{name}: {listed(run.name for run in runs)}" for name, runs in by_name.items())
+        raise UserError(
+            f"runs of {len(by_name)} data sets ({which}); name the runs of one, or pass --dataset {next(iter(by_name))}"
+        )
+    return members

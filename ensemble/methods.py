@@ -1,0 +1,48 @@
+"""The ways of combining members, simplest first: of two that score alike, the first is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ensemble import greedy, stack, trees, weights
+from ensemble.method import Evidence, Fitted, Method
+from ensemble.vote import NUM_QUANTILES, RankVote, Vote
+from reports.metrics import log_softmax
+
+__all__ = ["METHODS", "weighted_vote"]
+
+
+def weighted_vote(pool: str, given: Sequence[float] | None = None) -> Callable[[Evidence], Fitted]:
+    """Return a vote with equal weights, or with given ones; nothing of it is fitted."""
+
+    def fit(evidence: Evidence) -> Fitted:
+        equal = (1.0,) * len(evidence.logits_MNC)
+        return Vote(pool, equal if given is None else tuple(given), equal)
+
+    return fit
+
+
+def _tempered(evidence: Evidence) -> Fitted:
+    return Vote("soft", (1.0,) * len(evidence.logits_MNC), evidence.temperatures)
+
+
+def _rank(evidence: Evidence) -> Fitted:
+    levels = np.linspace(0, 1, NUM_QUANTILES)
+    quantiles_MQC = np.stack([np.quantile(log_softmax(one), levels, axis=0) for one in evidence.logits_MNC])
+    return RankVote(quantiles_MQC, np.bincount(evidence.label_N, minlength=evidence.num_classes) > 0)
+
+
+METHODS: dict[str, Method] = {
+    "soft": Method("mean of probabilities", weighted_vote("soft"), fits=False),
+    "log": Method("mean of log-probabilities", weighted_vote("log"), fits=False),
+    "hard": Method("a vote each", weighted_vote("hard"), fits=False),
+    "rank": Method("mean of ranks among a member's own predictions", _rank, fits=False),
+    "tempered": Method("mean of probabilities, each member at its own temperature", _tempered),
+    "weights": Method("weights of least log loss", weights.fit_log_loss),
+    "greedy": Method("greedy selection with replacement, bagged", greedy.fit),
+    "weights-metric": Method("weights of the best score", weights.fit_metric),
+    "stack": Method("multinomial regression on log-probabilities, drawn to their mean", stack.fit),
+    "trees": Method("boosted trees on reduced features", trees.fit, thorough=True),
+}

@@ -1,0 +1,40 @@
+"""Scores of many candidates on the same rows, counted where the metric only asks which class is likeliest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ensemble.method import Evidence
+from reports.metrics import METRICS, Counts, mean_score, rows_by_repeat
+
+__all__ = ["quick_score"]
+
+
+def quick_score(evidence: Evidence) -> Callable[[np.ndarray], float]:
+    """Return what scores probabilities N x C, more being better: the mean over repeats, as it is reported."""
+    metric, label_N, num_classes = evidence.score, evidence.label_N, evidence.num_classes
+    sign = 1.0 if metric.greater_is_better else -1.0
+    of_counts = metric.of_counts
+    if of_counts is None or metric is METRICS["log_loss"]:
+        return lambda proba_NC: sign * mean_score(metric, label_N, proba_NC, evidence.repeat_N)
+    # The rest ask only which class is likeliest, and sums over rows will do.
+    parts = rows_by_repeat(evidence.repeat_N, len(label_N))
+    repeat_N = np.empty(len(label_N), np.int64)
+    for number, rows in enumerate(parts):
+        repeat_N[rows] = number
+    shape = (len(parts), num_classes)
+
+    def count(class_N: np.ndarray, weight_N: np.ndarray | None = None) -> np.ndarray:
+        return np.bincount(repeat_N * num_classes + class_N, weight_N, minlength=shape[0] * shape[1]).reshape(shape)
+
+    truth_RC, unasked_R = count(label_N), np.full(len(parts), np.nan)
+
+    def score(proba_NC: np.ndarray) -> float:
+        predicted_N = proba_NC.argmax(axis=1)
+        distance_R = np.bincount(repeat_N, (predicted_N - label_N) ** 2)
+        right_RC = count(label_N, predicted_N == label_N)
+        return sign * float(of_counts(Counts(right_RC, truth_RC, count(predicted_N), unasked_R, distance_R)).mean())
+
+    return score

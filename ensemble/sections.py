@@ -1,0 +1,119 @@
+"""What a blend's report says beyond that of any run: members, their errors, methods, and what choosing flatters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ensemble.auto import Blended, Trial
+from ensemble.choose import Score, gain
+from ensemble.methods import METHODS
+from reports.blocks import section, table_block, text_block
+from reports.bootstrap import percentile_interval
+from reports.metrics import Metric
+from reports.text import num, signed, span
+
+__all__ = ["errors_section", "methods_section"]
+
+
+def errors_section(names: Sequence[str], wrong_MN: np.ndarray) -> dict[str, Any] | None:
+    """Return how correlated the members' errors are, from whether each is wrong on each row; None for one member.
+
+    The correlation is of two binary variables (phi). Members whose errors are alike have little to tell each other.
+    """
+    if len(names) < 2:
+        return None
+    centred_MN = wrong_MN - wrong_MN.mean(axis=1, keepdims=True)
+    length_M = np.sqrt((centred_MN**2).sum(axis=1))
+    scale_MM = np.outer(length_M, length_M)
+    phi_MM = np.divide(centred_MN @ centred_MN.T, scale_MM, out=np.zeros_like(scale_MM), where=scale_MM > 0)
+    np.fill_diagonal(phi_MM, -np.inf)
+    nearest_M = phi_MM.argmax(axis=1)
+    np.fill_diagonal(phi_MM, 0.0)
+    rows = [
+        [
+            name,
+            f"{wrong_MN[one].mean():.3f}",
+            f"{phi_MM[one].sum() / (len(names) - 1):.2f}",
+            f"{phi_MM[one, nearest_M[one]]:.2f}",
+            names[nearest_M[one]],
+        ]
+        for one, name in enumerate(names)
+    ]
+    num_rows = wrong_MN.shape[1]
+    everyone, someone = (float(one.mean()) for one in (wrong_MN.all(axis=0), wrong_MN.any(axis=0)))
+    return section(
+        "How alike the members' errors are, out of fold",
+        table_block(["", "wrong", "correlation with the others", "with the nearest", "which is"], rows),
+        text_block(
+            f"Of {num_rows:,} rows, {everyone:.1%} are wrong in every member and {someone:.1%} in some: more than the "
+            "latter no choice among members can mend."
+        ),
+    )
+
+
+def _row(trial: Trial, best_single: Score, sign: int, chosen: bool) -> list[str]:
+    nested = percentile_interval(sign * trial.nested.value, sign * trial.nested.resamples_R).as_dict()
+    difference = percentile_interval(
+        sign * (trial.nested.value - best_single.value), sign * (trial.nested.resamples_R - best_single.resamples_R)
+    )
+    return [
+        f"{trial.name}{' + offsets' if trial.offsets_C.any() else ''}{' (taken)' if chosen else ''}",
+        num(sign * trial.in_sample),
+        num(nested["value"]),
+        span(nested),
+        signed(difference.as_dict()),
+    ]
+
+
+def _said(blended: Blended, metric: Metric, once_more: Score | None) -> list[str]:
+    """Return in sentences why this method was taken, and by how much its score flatters."""
+    sign, chosen = (1 if metric.greater_is_better else -1), blended.chosen
+    best = max(blended.trials, key=lambda trial: trial.nested.value)
+    lines = []
+    if len(blended.trials) > 1:
+        short, error = gain(best.nested, chosen.nested)
+        why = "has the best score" if best is chosen else (
+            f"is the simplest within one standard error of the best: {short:.4f} short of {best.name}, whose "
+            f"advantage has a standard error of {error:.4f}"
+        )  # fmt: skip
+        lines.append(f"Taken: {chosen.name} ({METHODS[chosen.name].what}). It {why}.")
+        lines.append(
+            f"Choosing among {len(blended.trials)} methods on the same people flatters the chosen one: by "
+            f"{blended.flatters:.4f} {metric.title}, as resamples of people say, which is not taken off."
+        )
+        soft = next((trial for trial in blended.trials if trial.name == "soft"), chosen)
+        over = chosen.nested.value - soft.nested.value
+        if chosen is not soft and blended.flatters > over:
+            lines.append(f"That is more than its gain over the plain soft vote ({sign * over:+.4f}).")
+    if once_more is not None:
+        again = percentile_interval(sign * once_more.value, sign * once_more.resamples_R)
+        lines.append(f"With the choice itself made on other people, the whole procedure scores {again}.")
+    gained, error = chosen.offsets_gain
+    if chosen.offsets_C.any():
+        lines.append(
+            "Decision rule: an offset a class, added to log-probabilities, kept because it gains "
+            f"{gained:+.4f} on other people (standard error {error:.4f})."
+        )
+    elif gained or error:
+        lines.append(
+            "Decision rule: the likeliest class. Offsets a class would change the score by "
+            f"{gained:+.4f} on other people (standard error {error:.4f})."
+        )
+    return lines
+
+
+def methods_section(
+    blended: Blended, best_single: Score, name: str, metric: Metric, once_more: Score | None
+) -> dict[str, Any]:
+    """Return all methods side by side: in-sample, nested with interval, and minus the best single run, paired."""
+    sign = 1 if metric.greater_is_better else -1
+    header = ["", "in-sample", "nested", "95 % interval", f"minus {name}, the best single run, paired"]
+    rows = [_row(trial, best_single, sign, trial is blended.chosen) for trial in blended.trials]
+    return section(
+        "Methods: fitted on some people's rows, scored on others'",
+        table_block(header, rows),
+        *map(text_block, _said(blended, metric, once_more)),
+    )
