@@ -150,10 +150,10 @@ def _check_rows(run: Run, rows: pd.DataFrame, first: Run, reference: pd.DataFram
         differs = np.flatnonzero(rows[column].to_numpy() != reference[column].to_numpy())
         if len(differs):
             place = differs[0]
+            image, *values = (table.iloc[place] for table in (reference["image_id"], reference[column], rows[column]))
             raise UserError(
-                f"{first.path} and {run.path}: {len(differs)} pictures differ in {what}, first "
-                f"{reference['image_id'].iloc[place]} ({reference[column].iloc[place]} and {rows[column].iloc[place]}); "
-                "run one of them again"
+                f"{first.path} and {run.path}: {len(differs)} pictures differ in {what}, first {image} "
+                f"({values[0]} and {values[1]}); run one of them again"
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +136,7 @@ def read_blend_file(file: str | Path) -> BlendConfig:
         kinds = {"weights": (list, type(None)), "budget": (str, type(None))}.get(name, (type(known[name].default),))
         require(isinstance(value, kinds), f"{file}: {name}: {value!r} is not what blend.py writes there")
     weights = taken.pop("weights", None)
-    runs = tuple(str(folder / one["path"]) for one in settings["members"])
+    runs = tuple(os.path.normpath(folder.resolve() / one["path"]) for one in settings["members"])
     try:
         given = None if weights is None else tuple(float(one) for one in weights)
         return BlendConfig(runs=runs, config=str(file), weights=given, **taken)

@@ -173,11 +173,10 @@ def combine(aligned: Aligned, config: BlendConfig, *, name: str, costs: tuple[np
         list(singles.watched(aligned.oof())), shared["label_N"], shared["group_N"], shared["repeat_N"], config.metric
     )
     fold_N, (cost_M, unit) = aligned.rows["fold"].to_numpy(), costs
+    may_fit = aligned.same_folds or config.allow_different_folds
+    decide = may_fit and (config.method == AUTO or methods[config.method].fits)
     if config.budget is not None:
         methods = {key: within(one, cost_M, parse_budget(config.budget)) for key, one in methods.items()}
-    decide = (config.method == AUTO or any(one.fits for one in methods.values())) and (
-        aligned.same_folds or config.allow_different_folds
-    )
     try:
         blended = blend_arrays(evidence, fold_N, methods, decide=decide, say=say)
         once_more = (

@@ -48,8 +48,8 @@ def errors_section(names: Sequence[str], wrong_MN: np.ndarray) -> dict[str, Any]
         "How alike the members' errors are, out of fold",
         table_block(["", "wrong", "correlation with the others", "with the nearest", "which is"], rows),
         text_block(
-            f"Of {num_rows:,} rows, {everyone:.1%} are wrong in every member and {someone:.1%} in some: more than the "
-            "latter no choice among members can mend."
+            f"Of {num_rows:,} rows, {everyone:.1%} are wrong in every member, which no choice among them can mend, and "
+            f"{someone:.1%} in at least one."
         ),
     )
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from ensemble.calibrate import fit_temperatures
 from ensemble.method import Evidence
@@ -73,7 +74,8 @@ class Trees:
         vote_NC = vote_at(sum_NC, self.vote_temperature)
         if self.model is None:
             return vote_NC
-        return _answer(self.model.predict_proba(feature_NF), vote_NC, self.class_K)
+        with threadpool_limits(limits=1):
+            return _answer(self.model.predict_proba(feature_NF), vote_NC, self.class_K)
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -131,6 +133,7 @@ def _best_rounds(feature_NF: np.ndarray, vote_NC: np.ndarray, label_N: np.ndarra
     return ROUNDS[best] if help_G.sum() > help_G.std(ddof=1) * np.sqrt(len(help_G)) else 0
 
 
+@threadpool_limits.wrap(limits=1)  # sums the same on any number of cores, and no waiting for threads on busy ones
 def fit(evidence: Evidence) -> Trees:
     """Return the vote, mixed with trees if that helps people held out inside the evidence; with too few, as it is."""
     temperatures, label_N, group_N = evidence.temperatures, evidence.label_N, evidence.group_N

@@ -62,7 +62,7 @@ def test_a_killed_repeat_is_taken_up_where_it_stood(repeated, tmp_path, tiny_lay
 
 
 def test_a_run_without_repeats_blends_with_one_that_has_them(repeated, alpha, tmp_path):
-    both = blend([repeated.path, alpha.path], output=str(tmp_path), **QUIET)
+    both = blend([repeated.path, alpha.path], method="soft", output=str(tmp_path), **QUIET)
     assert both.info["num_repeats"] == 2
     for repeat, rows in both.oof.groupby("repeat"):
         ids = rows["image_id"]

@@ -10,8 +10,8 @@ from conftest import TINY
 
 import run_cv
 from benchmarks.drawn_runs import write_drawn_run
-from ensemble.find import find_members
 from ensemble.blend import blend
+from ensemble.find import find_members
 from pipeline import tta_stage
 from pipeline.costs import device_of, num_passes, pass_seconds, picture_seconds
 from pipeline.saved_views import saved_rows, view_seconds
