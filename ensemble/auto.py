@@ -94,7 +94,12 @@ def blend_arrays(
 
 
 def nested_once_more(
-    evidence: Evidence, fold_N: np.ndarray, methods: Mapping[str, Method], *, say: Say = lambda _: None
+    evidence: Evidence,
+    fold_N: np.ndarray,
+    methods: Mapping[str, Method],
+    *,
+    decide: bool = True,
+    say: Say = lambda _: None,
 ) -> Score:
     """Return the score of the whole procedure, choice of the method included, on people who had no say in any of it.
 
@@ -102,7 +107,7 @@ def nested_once_more(
     """
     logits_NC = np.full((len(evidence.label_N), evidence.num_classes), np.nan, np.float32)
     for split in splits_of(evidence, fold_N):
-        inner = blend_arrays(evidence.rows(split.others), fold_N[split.others], methods).chosen
+        inner = blend_arrays(evidence.rows(split.others), fold_N[split.others], methods, decide=decide).chosen
         held = [one[split.rows] for one in evidence.logits_MNC]
         logits_NC[split.rows] = apply(inner.final, inner.offsets_C, held)
         say(f"without repeat {split.repeat} fold {split.fold}: {inner.name}")

@@ -52,12 +52,13 @@ def methods_to_try(config: BlendConfig, *, same_folds: bool, num_members: int) -
         name = "soft" if name == AUTO else name
         return {name: Method(METHODS[name].what, weighted_vote(name, config.weights), fits=False)}
     may_fit = same_folds or config.allow_different_folds
+    fits = f"--budget {config.budget}" if config.budget is not None else f"--method {name}"
+    if not may_fit and (config.budget is not None or (name != AUTO and METHODS[name].fits)):
+        raise UserError(
+            f"{fits}: members have different folds, so what is fitted on one's rows has seen others' people; vote "
+            "(--method soft), or pass --allow-different-folds"
+        )
     if name != AUTO:
-        if METHODS[name].fits and not may_fit:
-            raise UserError(
-                f"--method {name}: members have different folds, so what is fitted on one's rows has seen others' "
-                "people; vote (--method soft), or pass --allow-different-folds"
-            )
         return {name: METHODS[name]}
     found = {
         key: one for key, one in METHODS.items() if (config.thorough or not one.thorough) and (may_fit or not one.fits)
@@ -179,10 +180,9 @@ def combine(aligned: Aligned, config: BlendConfig, *, name: str, costs: tuple[np
         methods = {key: within(one, cost_M, parse_budget(config.budget)) for key, one in methods.items()}
     try:
         blended = blend_arrays(evidence, fold_N, methods, decide=decide, say=say)
-        once_more = (
-            nested_once_more(evidence, fold_N, methods, say=say) if config.thorough and len(methods) > 1 else None
-        )
-        splits = splits_of(evidence, fold_N) if len(aligned.members) > 1 else []
+        again = config.thorough and len(methods) > 1
+        once_more = nested_once_more(evidence, fold_N, methods, decide=decide, say=say) if again else None
+        splits = splits_of(evidence, fold_N) if len(aligned.members) > 1 and may_fit else []
     except ValueError as error:
         raise UserError(f"{name}: {error}; pass --method soft, which fits nothing") from None
     chosen, best = blended.chosen, singles.best

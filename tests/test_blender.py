@@ -192,6 +192,7 @@ def test_different_folds_may_vote_and_are_fitted_only_if_allowed(drawn, command)
     other_folds(drawn)
     argv = [drawn / "a", drawn / "b"]
     command(*argv, "--method", "stack").assert_one_line_error("--method stack", "--allow-different-folds")
+    command(*argv, "--budget", "2x").assert_one_line_error("--budget 2x", "--allow-different-folds")
     assert command(*argv, "--name", "auto").code == 0
     rows = section_named(Run(drawn / "auto"), "Methods")["blocks"][0]["rows"]
     assert [row[0].split()[0] for row in rows] == ["soft", "log", "hard", "rank"]
