@@ -22,12 +22,14 @@ class Score:
     resamples_R: np.ndarray
 
 
-def score_of(evidence: Evidence, logits_NC: np.ndarray) -> Score:
+def score_of(evidence: Evidence, logits_NC: np.ndarray, *, resampled: bool = True) -> Score:
     """Return the score of logits N x C; equal people are drawn for all, so differences are paired."""
     sign, proba_NC = (1 if evidence.score.greater_is_better else -1), softmax(logits_NC)
     label_N, repeat_N = evidence.label_N, evidence.repeat_N
-    resamples_R = bootstrap_scores(evidence.score, label_N, proba_NC, evidence.group_N, repeat_N=repeat_N)
-    return Score(sign * mean_score(evidence.score, label_N, proba_NC, repeat_N), sign * resamples_R)
+    value = sign * mean_score(evidence.score, label_N, proba_NC, repeat_N)
+    if not resampled:
+        return Score(value, np.empty(0))
+    return Score(value, sign * bootstrap_scores(evidence.score, label_N, proba_NC, evidence.group_N, repeat_N=repeat_N))
 
 
 def gain(new: Score, old: Score) -> tuple[float, float]:

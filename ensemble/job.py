@@ -144,7 +144,7 @@ def _frontier(
     rows = frontier_rows(evidence, splits, cost_M, singles.names)
     chosen = blended.chosen
     sign, runs = (1 if singles.metric.greater_is_better else -1), np.flatnonzero(chosen.final.shares)
-    headline = percentile_interval(sign * chosen.nested.value, sign * chosen.nested.resamples_R).as_dict()
+    headline = percentile_interval(sign * blended.nested.value, sign * blended.nested.resamples_R).as_dict()
     rows.append(Row("this blend", len(runs), float(cost_M[runs].sum()), headline))
     return frontier_section(
         rows,
@@ -186,18 +186,15 @@ def combine(aligned: Aligned, config: BlendConfig, *, name: str, costs: tuple[np
     except ValueError as error:
         raise UserError(f"{name}: {error}; pass --method soft, which fits nothing") from None
     chosen, best = blended.chosen, singles.best
-    sections = singles.sections(name, chosen.logits_NC)
+    sections = singles.sections(name, blended.logits_NC)
     sections["3_methods"] = methods_section(blended, best[1], best[0], singles.metric, once_more)
     if splits:
         sections["4_costs"] = _frontier(evidence, splits, singles, blended, cost_M, unit)
     fits = METHODS[chosen.name].fits or chosen.offsets_C.any() or config.budget is not None
     notes = ["out-of-fold rows are by what was fitted on other people"] if fits else []
     if len(methods) > 1:
-        notes.append(
-            f"the method was chosen among {len(methods)} on these people, which flatters its score by about "
-            f"{blended.flatters:.4f}"
-        )
+        notes = [f"out-of-fold rows are by what was fitted, and chosen among {len(methods)} methods, on other people"]
     return Blend(
-        chosen.logits_NC, _tests(aligned, chosen.final, chosen.offsets_C), chosen.name, chosen.final, chosen.offsets_C,
+        blended.logits_NC, _tests(aligned, chosen.final, chosen.offsets_C), chosen.name, chosen.final, chosen.offsets_C,
         sections, notes,
     )  # fmt: skip

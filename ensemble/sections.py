@@ -54,18 +54,17 @@ def errors_section(names: Sequence[str], wrong_MN: np.ndarray) -> dict[str, Any]
     )
 
 
-def _row(trial: Trial, best_single: Score, sign: int, chosen: bool) -> list[str]:
-    nested = percentile_interval(sign * trial.nested.value, sign * trial.nested.resamples_R).as_dict()
+def _row(name: str, in_sample: float | None, nested: Score, best_single: Score, sign: int) -> list[str]:
+    interval = percentile_interval(sign * nested.value, sign * nested.resamples_R).as_dict()
     difference = percentile_interval(
-        sign * (trial.nested.value - best_single.value), sign * (trial.nested.resamples_R - best_single.resamples_R)
+        sign * (nested.value - best_single.value), sign * (nested.resamples_R - best_single.resamples_R)
     )
-    return [
-        f"{trial.name}{' + offsets' if trial.offsets_C.any() else ''}{' (taken)' if chosen else ''}",
-        num(sign * trial.in_sample),
-        num(nested["value"]),
-        span(nested),
-        signed(difference.as_dict()),
-    ]
+    shown = "" if in_sample is None else num(sign * in_sample)
+    return [name, shown, num(interval["value"]), span(interval), signed(difference.as_dict())]
+
+
+def _named(trial: Trial, chosen: Trial) -> str:
+    return f"{trial.name}{' + offsets' if trial.offsets_C.any() else ''}{' (taken)' if trial is chosen else ''}"
 
 
 def _said(blended: Blended, metric: Metric, once_more: Score | None) -> list[str]:
@@ -81,8 +80,9 @@ def _said(blended: Blended, metric: Metric, once_more: Score | None) -> list[str
         )  # fmt: skip
         lines.append(f"Taken: {chosen.name} ({METHODS[chosen.name].what}). It {why}.")
         lines.append(
-            f"Choosing among {len(blended.trials)} methods on the same people flatters the chosen one: by "
-            f"{blended.flatters:.4f} {metric.title}, as resamples of people say, which is not taken off."
+            f"Choosing among {len(blended.trials)} methods on the same people flatters the chosen one: by about "
+            f"{blended.flatters:.4f} {metric.title}, as resamples of people say. So what is written, and scored as "
+            "this blend, is for each fold what the other folds' people choose: the last line of the table."
         )
         soft = next((trial for trial in blended.trials if trial.name == "soft"), chosen)
         over = chosen.nested.value - soft.nested.value
@@ -111,7 +111,12 @@ def methods_section(
     """Return all methods side by side: in-sample, nested with interval, and minus the best single run, paired."""
     sign = 1 if metric.greater_is_better else -1
     header = ["", "in-sample", "nested", "95 % interval", f"minus {name}, the best single run, paired"]
-    rows = [_row(trial, best_single, sign, trial is blended.chosen) for trial in blended.trials]
+    rows = [
+        _row(_named(trial, blended.chosen), trial.in_sample, trial.nested, best_single, sign)
+        for trial in blended.trials
+    ]
+    if len(rows) > 1:
+        rows.append(_row("chosen on other people", None, blended.nested, best_single, sign))
     return section(
         "Methods: fitted on some people's rows, scored on others'",
         table_block(header, rows),

@@ -100,7 +100,8 @@ def attribute_only_difference(
     once = rows_by_repeat(repeat_N, len(label_N))[0]  # the guessers see each picture once
     label_N, group_N = label_N[once], group_N[once]
     guess = _guesser(label_N, group_N, value_of_class)
-    guesses = [identity[guess(rng)] for _ in range(num_draws)]
-    guessed = np.mean([metric.score(label_N, guess) for guess in guesses])
-    theirs = np.mean([bootstrap_scores(metric, label_N, guess, group_N, seed=seed) for guess in guesses], axis=0)
+    guesses = [guess(rng) for _ in range(num_draws)]  # made one-hot one after the other, for they are many
+    guessed = np.mean([metric.score(label_N, identity[guess_N]) for guess_N in guesses])
+    resamples = [bootstrap_scores(metric, label_N, identity[guess_N], group_N, seed=seed) for guess_N in guesses]
+    theirs = np.mean(resamples, axis=0)
     return percentile_interval(float(value - guessed), ours - theirs)

@@ -159,3 +159,15 @@ def test_nothing_is_learned_from_permuted_labels(monkeypatch):
     assert low <= np.mean(nested) <= high
     assert max(nested) <= high + 0.03
     assert np.mean(in_sample) > np.mean(nested) + 0.03
+
+
+def test_the_choice_itself_is_made_on_other_people():
+    """Whatever the labels of a fold are, its rows are by the method that the other folds choose."""
+    evidence = drawn(num_groups=60, num_members=4)
+    fold = assign_folds(evidence.label_N, evidence.group_N, num_folds=3, seed=0)
+    changed = np.where(fold == 1, (evidence.label_N + 1) % NUM_CLASSES, evidence.label_N)
+    other = Evidence(evidence.logits_MNC, changed, evidence.group_N, evidence.repeat_N)
+    methods = {name: METHODS[name] for name in ("soft", "log", "hard")}
+    before, after = (blend_arrays(one, fold, methods, decide=False) for one in (evidence, other))
+    np.testing.assert_array_equal(before.logits_NC[fold == 1], after.logits_NC[fold == 1])
+    assert before.nested.value == pytest.approx(METRICS["f1_macro"].score(evidence.label_N, softmax(before.logits_NC)))
