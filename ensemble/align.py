@@ -99,21 +99,26 @@ def _ahead(members: Sequence[Member], read: Callable[[Member], np.ndarray]) -> I
 
 
 def _keys(run: Run) -> pd.DataFrame:
-    """Return a run's rows without logits, each picture once a repeat. Raises UserError."""
+    """Return a run's rows without logits. Raises UserError where they are of other repeats than it says."""
     path = run.path / "oof.parquet"
     rows = read_table(path, columns=KEYS)
+    if not np.array_equal(np.unique(rows["repeat"]), np.arange(run.info["num_repeats"])):
+        raise UserError(f"{path}: its repeats are not 0 to {run.info['num_repeats'] - 1}; run it again")
+    return rows
+
+
+def _check_keys(run: Run, rows: pd.DataFrame) -> None:
+    """Raise UserError unless each picture is there once a repeat, with labels that are classes."""
+    path = run.path / "oof.parquet"
     if rows["image_id"].isna().any():
         raise UserError(f"{path}: {int(rows['image_id'].isna().sum())} rows have no image_id; run it again")
     ids = rows["image_id"].drop_duplicates()
-    if not np.array_equal(np.unique(rows["repeat"]), np.arange(run.info["num_repeats"])):
-        raise UserError(f"{path}: its repeats are not 0 to {run.info['num_repeats'] - 1}; run it again")
     for repeat, one in rows.groupby("repeat"):
         if len(one) != len(ids) or not one["image_id"].is_unique:
             check_rows_once(one["image_id"], ids, f"{path}, repeat {repeat}")
     for name in ("label", "label_raw"):
         if not rows[name].isin(range(len(run.classes))).all():
             raise UserError(f"{path}: {name} is not always one of the {len(run.classes)} classes; run it again")
-    return rows
 
 
 def _order(ids: pd.Series, wanted: pd.Series) -> np.ndarray:
@@ -157,6 +162,19 @@ def _check_rows(run: Run, rows: pd.DataFrame, first: Run, reference: pd.DataFram
             )
 
 
+def _join(run: Run, own: pd.DataFrame, longest: Run, rows: pd.DataFrame, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return where the blend's rows lie among a run's, and their folds there. Raises UserError where they differ."""
+    _check_keys(run, own)
+    order_N = _oof_order(own, rows)
+    ids = own.loc[own["repeat"] == 0, "image_id"]
+    if len(ids) != size or (order_N < 0).any():
+        odd = listed(sorted(set(ids) ^ set(rows["image_id"])))
+        raise UserError(f"{longest.path} and {run.path}: different pictures ({odd}); blend runs of equal data only")
+    joined = own.iloc[order_N]
+    _check_rows(run, joined, longest, rows)
+    return order_N, joined["fold"].to_numpy()
+
+
 def _test_ids(runs: Sequence[Run], *, intersect: bool) -> tuple[pd.Series | None, list[pd.Series]]:
     """Return the test pictures to be blended, in the first run's order, and each run's own; None without test sets."""
     if not all(run.info["has_test"] for run in runs):
@@ -192,21 +210,24 @@ def align(runs: Sequence[Run], *, intersect: bool = False) -> Aligned:
     """
     first = runs[0]
     longest = max(runs, key=lambda run: run.info["num_repeats"])
-    rows = _keys(longest).sort_values(["repeat", "image_id"], ignore_index=True)[KEYS]
+    checked = _keys(longest)
+    _check_keys(longest, checked)
+    rows = checked.sort_values(["repeat", "image_id"], ignore_index=True)[KEYS]
     size = int((rows["repeat"] == 0).sum())
     same_folds, orders, corrected = True, [], []
+    known: tuple[np.ndarray, np.ndarray] | None = None
     for run in runs:
         _check_classes(run, first)
         own = _keys(run)
-        order_N = _oof_order(own, rows)
-        ids = own.loc[own["repeat"] == 0, "image_id"]
-        if len(ids) != size or (order_N < 0).any():
-            odd = listed(sorted(set(ids) ^ set(rows["image_id"])))
-            raise UserError(f"{longest.path} and {run.path}: different pictures ({odd}); blend runs of equal data only")
-        joined = own.iloc[order_N]
-        _check_rows(run, joined, longest, rows)
-        same_folds &= bool((joined["fold"].to_numpy() == rows["fold"].to_numpy()).all())
-        label_P = joined["label"].to_numpy()[:size]
+        # Runs of one command line have equal rows, which need no second look.
+        if known is None or not own.equals(checked):
+            found = _join(run, own, longest, rows, size)
+            known = found if own.equals(checked) else known
+        else:
+            found = known
+        order_N, fold_N = found
+        same_folds &= bool((fold_N == rows["fold"].to_numpy()).all())
+        label_P = own["label"].to_numpy()[order_N[:size]]
         if (label_P != rows["label_raw"].to_numpy()[:size]).any():
             corrected.append(label_P)
         orders.append(_unless_equal(order_N))

@@ -123,7 +123,7 @@ def _tried(
     judged = in_turn(lambda one: _judge(evidence, one), candidates)
     trials = []
     for (name, one), candidate, verdict in zip(found.items(), candidates, judged, strict=True):
-        offsets_C = candidate.offsets_C * verdict.has_offsets
+        offsets_C = candidate.offsets_C if verdict.has_offsets else np.zeros(evidence.num_classes)
         in_sample = score_of(evidence, apply(one.final, offsets_C, evidence.logits_MNC), resampled=False).value
         trials.append(Trial(name, verdict.logits_NC, verdict.score, in_sample, one.final, offsets_C, verdict.gained))
     return candidates, tuple(trials), simplest([trial.nested for trial in trials])

@@ -164,20 +164,21 @@ def frontier_section(
     """Return score against cost as a section of a report: what to deploy, a table and a plot.
 
     `rows` are points of a frontier, `unit` is what a cost of 1 is, from `costs_of`; `how` says how members were
-    chosen for the rows that score them.
+    chosen for the rows that score them. A row is on the frontier if nothing cheaper scores as much.
     """
     rows = sorted(rows, key=lambda row: row.cost)
-    cells, before = [], None
+    sign, best, cells = (1 if metric.greater_is_better else -1), -math.inf, []
     for row in rows:
         value = row.headline["value"]
-        more = "" if before is None or value is None else f"{value - before:+.4f}"
-        cells.append([row.name, str(row.num_members), _times(row.cost), num(value), span(row.headline), more])
-        before = value
+        better = value is not None and sign * value > best
+        best = sign * value if value is not None and better else best
+        shown = [str(row.num_members), _times(row.cost), num(value), span(row.headline)]
+        cells.append([row.name, *shown, "yes" if better else "no"])
     ends = {end: [row.headline[end] for row in rows] for end in ("value", "low", "high")}
     n = f"{num_images:,} pictures of {num_groups:,} groups, out of fold"
     blocks: list[dict[str, Any]] = [
         text_block(_advice(rows, metric)),
-        table_block(["", "members", "cost", metric.title, "95 % interval", "more than above"], cells),
+        table_block(["", "members", "cost", metric.title, "95 % interval", "frontier"], cells),
         lines_block(
             [row.cost for row in rows],
             {metric.title: ends["value"], "95 % interval, low": ends["low"], "high": ends["high"]},

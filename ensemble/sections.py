@@ -79,15 +79,15 @@ def _said(blended: Blended, metric: Metric, once_more: Score | None) -> list[str
             f"advantage has a standard error of {error:.4f}"
         )  # fmt: skip
         lines.append(f"Taken: {chosen.name} ({METHODS[chosen.name].what}). It {why}.")
-        lines.append(
-            f"Choosing among {len(blended.trials)} methods on the same people flatters the chosen one: by about "
-            f"{blended.flatters:.4f} {metric.title}, as resamples of people say. So what is written, and scored as "
-            "this blend, is for each fold what the other folds' people choose: the last line of the table."
-        )
         soft = next((trial for trial in blended.trials if trial.name == "soft"), chosen)
         over = chosen.nested.value - soft.nested.value
-        if chosen is not soft and blended.flatters > over:
-            lines.append(f"That is more than its gain over the plain soft vote ({sign * over:+.4f}).")
+        more = f", which is more than its gain over the plain soft vote ({sign * over:+.4f})"
+        lines.append(
+            f"Choosing among {len(blended.trials)} methods on the same people flatters the chosen one: by about "
+            f"{blended.flatters:.4f} {metric.title}, as resamples of people say"
+            f"{more if chosen is not soft and blended.flatters > over else ''}. So what is written, and scored as this "
+            "blend, is for each fold what the other folds' people choose: the last line of the table."
+        )
     if once_more is not None:
         again = percentile_interval(sign * once_more.value, sign * once_more.resamples_R)
         lines.append(f"With the choice itself made on other people, the whole procedure scores {again}.")
