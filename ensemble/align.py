@@ -27,26 +27,39 @@ class Member:
 
     run: Run
     oof_order_N: np.ndarray | None
-    test_order_N: np.ndarray | None
+    test_ids: pd.Series | None
+    all_test_ids: bool
+    """Whether these are all that its tables may hold."""
 
-    def _logits(self, name: str, order_N: np.ndarray | None) -> np.ndarray:
-        """Return a table's logits, N x C float32, in the blend's order. Raises UserError for one that is not finite."""
+    def _read(self, name: str) -> tuple[pd.Series, np.ndarray]:
+        """Return a table's ids and logits, N x C float32. Raises UserError for logits that are no finite numbers."""
         path, columns = self.run.path / f"{name}.parquet", logit_columns(len(self.run.classes))
         table = read_table(path, columns=["image_id", *columns])
-        logits_NC = np.stack([table[column].to_numpy(np.float32) for column in columns], axis=1)
+        try:
+            logits_NC = np.stack([table[column].to_numpy(np.float32) for column in columns], axis=1)
+        except (TypeError, ValueError):
+            raise UserError(f"{path}: its logits are no numbers; run it again") from None
         finite_N = np.isfinite(logits_NC).all(axis=1)
         if not finite_N.all():
             bad = listed(table["image_id"][~finite_N])
             raise UserError(f"{path}: logits of {bad} are not finite; leave the run out or run it again")
-        return logits_NC if order_N is None else logits_NC[order_N]
+        return table["image_id"], logits_NC
 
     def read_oof(self) -> np.ndarray:
         """Return the out-of-fold logits, N x C float32."""
-        return self._logits("oof", self.oof_order_N)
+        logits_NC = self._read("oof")[1]
+        return logits_NC if self.oof_order_N is None else logits_NC[self.oof_order_N]
 
     def read_test(self, fold: int | None) -> np.ndarray:
-        """Return the test logits of one fold's models, or the mean over folds, N x C float32."""
-        return self._logits("test" if fold is None else f"test_fold_{fold}", self.test_order_N)
+        """Return the test logits of one fold's models, or the mean over folds, N x C float32, joined on ids."""
+        assert self.test_ids is not None
+        name = "test" if fold is None else f"test_fold_{fold}"
+        ids, logits_NC = self._read(name)
+        if len(ids) == len(self.test_ids) and (ids.to_numpy() == self.test_ids.to_numpy()).all():
+            return logits_NC
+        expected = self.test_ids if self.all_test_ids else pd.concat([self.test_ids, ids]).drop_duplicates()
+        check_rows_once(ids, expected, f"{self.run.path}/{name}.parquet")
+        return logits_NC[_order(ids, self.test_ids)]
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,8 @@ class Aligned:
     rows: pd.DataFrame
     """The columns of oof.parquet before the logits, sorted by (repeat, image_id)."""
     same_folds: bool
+    corrections_differ: bool
+    """Whether members were corrected in several ways, so that labels are those of the files."""
     test_ids: pd.Series | None
     """Pictures of the test set, or None where a member has none."""
     num_left_out: int
@@ -110,8 +125,9 @@ def _keys(run: Run) -> pd.DataFrame:
 def _check_keys(run: Run, rows: pd.DataFrame) -> None:
     """Raise UserError unless each picture is there once a repeat, with labels that are classes."""
     path = run.path / "oof.parquet"
-    if rows["image_id"].isna().any():
-        raise UserError(f"{path}: {int(rows['image_id'].isna().sum())} rows have no image_id; run it again")
+    for name in ("image_id", "group"):
+        if rows[name].isna().any():
+            raise UserError(f"{path}: {int(rows[name].isna().sum())} rows have no {name}; run it again")
     ids = rows["image_id"].drop_duplicates()
     for repeat, one in rows.groupby("repeat"):
         if len(one) != len(ids) or not one["image_id"].is_unique:
@@ -236,7 +252,6 @@ def align(runs: Sequence[Run], *, intersect: bool = False) -> Aligned:
     label_P = corrected[0] if one_way else rows["label_raw"].to_numpy()[:size]
     rows["label"] = np.tile(label_P, len(rows) // size)
     test_ids, own_ids = _test_ids(runs, intersect=intersect)
-    test_orders = [None if test_ids is None else _unless_equal(_order(ids, test_ids)) for ids in own_ids]
     left_out = len(pd.concat(own_ids).drop_duplicates()) - len(test_ids) if test_ids is not None else 0
-    members = zip(runs, orders, test_orders or [None] * len(runs), strict=True)
-    return Aligned(tuple(Member(*one) for one in members), rows, same_folds, test_ids, left_out)
+    members = tuple(Member(run, order_N, test_ids, left_out == 0) for run, order_N in zip(runs, orders, strict=True))
+    return Aligned(members, rows, same_folds, len(corrected) > 0 and not one_way, test_ids, left_out)

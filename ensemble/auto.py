@@ -23,7 +23,7 @@ class Trial:
 
     name: str
     logits_NC: np.ndarray
-    """Cross-fitted, float32: no label of a row's own people has touched them."""
+    """Cross-fitted stage by stage, float32: each stage was fitted on other people's rows of the stage before."""
     nested: Score
     in_sample: float
     """The score of what is fitted on all rows, on those rows; greater is better."""
@@ -117,8 +117,10 @@ def _tried(
 ) -> tuple[list[_Candidate], tuple[Trial, ...], int]:
     """Return every method cross-fitted, what becomes of it, and the place of the one that all rows choose."""
     found = cross_fit(evidence, splits, methods, say=say)
-    nothing = [(None, np.zeros(evidence.num_classes))] * len(found)
-    moved = cross_fit_offsets(evidence, splits, [one.logits_NC for one in found.values()]) if decide else nothing
+    moved: Sequence[tuple[np.ndarray | None, np.ndarray]] = [(None, np.zeros(evidence.num_classes))] * len(found)
+    if decide:
+        moved = cross_fit_offsets(evidence, splits, [one.logits_NC for one in found.values()])
+        say("fitted decision rules")
     candidates = [_Candidate(one.logits_NC, *both) for one, both in zip(found.values(), moved, strict=True)]
     judged = in_turn(lambda one: _judge(evidence, one), candidates)
     trials = []
@@ -130,9 +132,10 @@ def _tried(
 
 
 def _splits(evidence: Evidence, fold_N: np.ndarray, methods: Mapping[str, Method], *, decide: bool) -> Sequence[Split]:
-    """Return the splits that are needed: none where nothing is fitted or chosen."""
-    needed = decide or len(methods) > 1 or any(method.fits for method in methods.values())
-    return splits_of(evidence, fold_N) if needed else ()
+    """Return the splits that are needed: none where nothing is fitted or chosen, or a choice has but one fold."""
+    fits = decide or any(method.fits for method in methods.values())
+    chooses = len(methods) > 1 and len(np.unique(fold_N)) > 1
+    return splits_of(evidence, fold_N) if fits or chooses else ()
 
 
 def blend_arrays(

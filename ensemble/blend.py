@@ -15,14 +15,14 @@ import yaml
 
 from ensemble.align import Aligned, align
 from ensemble.budget import costs_of
-from ensemble.config import ALLOWS, DECIDES, BlendConfig, check_members, member_record
+from ensemble.config import ALLOWS, DECIDES, BlendConfig, check_members, member_record, read_blend_file
 from ensemble.find import find_members, of_one_data_set
 from ensemble.job import Blend, combine
 from folds.errors import UserError, listed
 from pipeline.costs import device_of, num_passes, picture_seconds
 from pipeline.derived import open_derived, write_derived
-from pipeline.report import write_report, write_section
-from pipeline.store import PICTURES, Run, lock_folder, write_bytes
+from pipeline.report import write_report
+from pipeline.store import PICTURES, Run, lock_folder
 from reports.text import table
 
 __all__ = ["BlendConfig", "blend"]
@@ -37,7 +37,11 @@ def _sorted(runs: list[Run], config: BlendConfig) -> tuple[list[Run], BlendConfi
         raise UserError(
             f"--weights: {len(config.weights)} given for {len(runs)} runs; pass one each, in this order: {names}"
         )
-    order = sorted(range(len(runs)), key=lambda place: (runs[place].name, str(runs[place].path)))
+
+    def key(place: int) -> tuple[str, ...]:  # what does not depend on how a path is written
+        return runs[place].name, member_record(runs[place])["oof"], str(runs[place].path.resolve())
+
+    order = sorted(range(len(runs)), key=key)
     if config.weights is not None:
         config = dataclasses.replace(config, weights=tuple(config.weights[place] for place in order))
     return [runs[place] for place in order], config
@@ -70,8 +74,10 @@ def _notes(aligned: Aligned, config: BlendConfig) -> list[str]:
     """Return what a reader of the score must know of the members' rows."""
     notes, first = [], aligned.runs[0]
     if not aligned.same_folds:
-        what = "fitted blends leak" if config.allow_different_folds else "only voting, which fits nothing, was done"
+        what = "fitted blends leak" if config.allow_different_folds else "so nothing was fitted"
         notes.append(f"members have different folds: scores of voting stand, {what}")
+    if aligned.corrections_differ:
+        notes.append("members were corrected in several ways: the blend has the labels as the files have them")
     if first.info["data"]["is_demo"]:
         notes.append("the embedded demo set of drawn faces: this score proves plumbing, not quality")
     without_test = [run.name for run in aligned.runs if not run.info["has_test"]]
@@ -119,6 +125,8 @@ def blend(runs: Sequence[str | Path | Run], *, say: Say = print, **settings: Any
     """
     config = BlendConfig(runs=tuple(str(getattr(run, "path", run)) for run in runs), **settings)
     found, skipped = find_members(config.runs, include_blends=config.include_blends or config.config is not None)
+    if config.config is not None and skipped and config.runs == read_blend_file(config.config).runs:
+        raise UserError(f"{config.config}: {skipped[0][0]} cannot be blended any more: {skipped[0][1]}")
     members, config = _sorted(of_one_data_set(found, config.dataset), config)
     if config.config is not None:
         check_members(config.config, members)
@@ -133,6 +141,8 @@ def blend(runs: Sequence[str | Path | Run], *, say: Say = print, **settings: Any
     beside = first.path.parent if first.path.name else first.path.resolve().parent
     folder = Path(config.output or beside) / (config.name or f"blend_{key[:8]}")
     open_derived(folder, "blend", {"blend": key}, overwrite=config.overwrite, look=True)  # before the work is done
+    if folder.resolve() in {run.path.resolve() for run in members}:
+        raise UserError(f"{folder}: is one of the runs to be blended; pass another --name")
     aligned = align(members, intersect=config.intersect)
     notes += _notes(aligned, config)
     # Everything is computed before the first file is written: an error leaves nothing behind.
@@ -144,20 +154,20 @@ def blend(runs: Sequence[str | Path | Run], *, say: Say = print, **settings: Any
             "kind": "blend",
             "run_key": {"blend": key},
             "members": [{**one, "weight": share} for one, share in zip(record, shares, strict=True)],
-            "leaks": any(run.info["leaks"] for run in members),
+            "leaks": any(run.info["leaks"] for run in members) or (made.fits and not aligned.same_folds),
             "optimistic": any(run.info.get("optimistic") for run in members),
             "views": [],
             "metric": config.metric,
-            "about": f"{made.method} blend of {len(members)} runs: "
+            "about": f"{made.method}{' + offsets' if made.offsets_C.any() else ''} blend of {len(members)} runs: "
             + ", ".join(f"{run.name} x {share:.3g}" for run, share in zip(members, shares, strict=True)),
             "notes": [*notes, *made.notes],
             **_costs(members, shares),
         }
         pictures = next((run.path / PICTURES for run in members if (run.path / PICTURES).is_file()), None)
-        write_derived(folder, first, info, aligned.rows, made.logits_NC, made.tests, {}, pictures=pictures)
-        write_bytes(folder / "blend.yaml", _blend_yaml(folder, record, members, config, made))
-        for name, one in made.sections.items():
-            write_section(folder, name, one)
+        texts = {"blend.yaml": _blend_yaml(folder, record, members, config, made)}
+        write_derived(
+            folder, first, info, aligned.rows, made.logits_NC, made.tests, made.sections, pictures=pictures, texts=texts
+        )
         say("\n" + write_report(Run(folder), page=config.page))
         say(f"report: {folder / ('report.html' if config.page else 'report.txt')}")
     return Run(folder)

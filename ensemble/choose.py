@@ -44,12 +44,14 @@ def simplest(scores: Sequence[Score]) -> int:
 
     The rule of one standard error is of Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3.
     """
-    best = max(scores, key=lambda score: score.value)
-    short = [gain(best, score) for score in scores]
-    return next(place for place, (loss, error) in enumerate(short) if score_ties(loss, error))
+    known = [place for place, score in enumerate(scores) if np.isfinite(score.value)]
+    if not known:  # such as ROC AUC on people of one class
+        return 0
+    best = max((scores[place] for place in known), key=lambda score: score.value)
+    return next(place for place in known if _ties(*gain(best, scores[place])))
 
 
-def score_ties(loss: float, error: float) -> bool:
+def _ties(loss: float, error: float) -> bool:
     """Return whether a loss is none, or within its standard error."""
     return loss <= 0 or loss <= error
 
@@ -63,7 +65,7 @@ def choosing_flatters(scores: Sequence[Score]) -> float:
     chosen, value_S = simplest(scores), np.array([score.value for score in scores])
     resamples_SR = np.stack([score.resamples_R for score in scores])
     resamples_SR = resamples_SR[:, np.isfinite(resamples_SR).all(axis=0)]
-    if len(scores) < 2 or not resamples_SR.shape[1]:
+    if len(scores) < 2 or not resamples_SR.shape[1] or not np.isfinite(value_S).all():
         return 0.0
     error_SS = (resamples_SR[:, None] - resamples_SR[None]).std(axis=2)
     best_R = resamples_SR.argmax(axis=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,10 +37,10 @@ class BlendConfig:
     config: Annotated[str | None, tyro.conf.arg(aliases=["-c"])] = None
     """blend.yaml of an earlier blend, to make the same again; flags win."""
     method: str = AUTO
-    """auto, soft, log, hard, rank, tempered, weights, greedy, weights-metric, stack, trees (see docs/blending.md). auto
-    takes the simplest within one standard error of the best, scored on people not used for fitting."""
+    """soft, log, hard, rank, tempered, weights, greedy, weights-metric, stack, trees: see docs/blending.md. auto takes
+    the simplest within one standard error of the best, scored on people not used for fitting."""
     weights: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="W [W ...]")] = None
-    """One weight a run, in the order given, for --method soft, which is then the default, log or hard."""
+    """One weight a run, in the order of the runs, which are named first. For votes: soft (unless told), log, hard."""
     budget: str | None = None
     """Most inference cost, in multiples of the cheapest member's: 3x. Members are chosen within it."""
     thorough: bool = False
@@ -83,8 +84,8 @@ class BlendConfig:
 
 
 # What decides what a blend is; the rest is where it lies and what was let in.
-DECIDES = ("method", "metric", "weights", "budget", "thorough", "intersect")
-ALLOWS = ("include_blends", "allow_optimistic", "allow_different_folds")
+DECIDES = ("method", "metric", "weights", "budget", "thorough", "intersect", "allow_different_folds")
+ALLOWS = ("include_blends", "allow_optimistic")
 
 
 def member_record(run: Run) -> dict[str, str]:
@@ -92,10 +93,16 @@ def member_record(run: Run) -> dict[str, str]:
 
     What its training wrote of itself (run_key) comes along.
     """
-    files = sorted(run.path.glob("test_fold_*.parquet")) if run.info["has_test"] else []
-    hashes = {"oof": file_hash(run.path / "oof.parquet")}
-    tests = [run.path / "test.parquet", *files] if files else []
-    return hashes | ({"test": "-".join(file_hash(file)[:8] for file in tests)} if tests else {})
+    tests = (
+        ["test", *(f"test_fold_{fold}" for fold in range(run.info["num_test_folds"]))] if run.info["has_test"] else []
+    )
+    hashes = {}
+    for name in ("oof", *tests):
+        file = run.path / f"{name}.parquet"
+        require(file.is_file(), f"{file}: no such file; run it again, or leave the run out")
+        hashes[name] = file_hash(file)
+    found = {"oof": hashes["oof"]}
+    return found | ({"test": "-".join(hashes[name][:8] for name in tests)} if tests else {})
 
 
 def check_members(file: str | Path, runs: Sequence[Run]) -> None:
@@ -121,7 +128,9 @@ def _read(file: str | Path) -> Mapping[str, Any]:
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())[:80]}); check --config") from None
     members = settings.get("members") if isinstance(settings, dict) else None
-    whole = isinstance(members, list) and all(isinstance(one, dict) and {"name", "path"} <= set(one) for one in members)
+    whole = isinstance(members, list) and all(
+        isinstance(one, dict) and isinstance(one.get("path"), str) for one in members
+    )
     require(bool(members) and whole, f"{file}: is no blend.yaml, which names its members; check --config")
     assert isinstance(settings, dict)
     return settings
@@ -146,11 +155,23 @@ def read_blend_file(file: str | Path) -> BlendConfig:
         raise UserError(f"{file}: weights: {weights!r} are not what blend.py writes there") from None
 
 
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
 def parse_blend_config(argv: Sequence[str], *, prog: str, description: str) -> BlendConfig:
     """Return the settings of a blend: defaults, then the file of --config, then the flags. Raises UserError."""
     default = BlendConfig()
     for index, word in enumerate(argv):
         flag, _, value = word.partition("=")
+        if flag == "--weights" and not value:
+            numbers = itertools.takewhile(lambda one: not one.startswith("--"), argv[index + 1 :])
+            odd = [one for one in numbers if not _is_number(one)]
+            require(not odd, f"--weights: {listed(odd)}: name the runs first, then --weights W W ..")
         if flag in _EARLY_FLAGS and (value or index + 1 < len(argv)):
             default = read_blend_file(value or argv[index + 1])
     return parse_flags(BlendConfig, argv, prog=prog, description=description, default=default)

@@ -20,7 +20,7 @@ from folds.nesting import group_parts
 from reports.bootstrap import bootstrap_scores
 from reports.metrics import METRICS, log_softmax, mean_score, softmax
 
-__all__ = ["fit_offsets"]
+__all__ = ["FITS", "fit_offsets"]
 
 NUM_PARTS = 5
 FEWEST_GROUPS = 10  # below, a standard error over groups says nothing

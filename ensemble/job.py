@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from ensemble.align import Aligned
-from ensemble.auto import Blended, apply, blend_arrays, nested_once_more
+from ensemble.auto import Blended, Trial, apply, blend_arrays, nested_once_more
 from ensemble.budget import Row, frontier_section, parse_budget
 from ensemble.choose import Score
 from ensemble.config import AUTO, BlendConfig
@@ -27,7 +28,7 @@ from reports.bootstrap import percentile_interval
 from reports.metrics import METRICS, softmax
 from reports.summary import compare_row, with_differences
 
-__all__ = ["Blend", "combine", "methods_to_try"]
+__all__ = ["Blend", "combine", "methods_to_try", "why_not_fit"]
 
 Say = Callable[[str], None]
 
@@ -42,30 +43,46 @@ class Blend:
     fitted: Fitted
     offsets_C: np.ndarray
     sections: dict[str, dict[str, Any]]
+    fits: bool
+    """Whether anything of it was fitted."""
     notes: list[str] = field(default_factory=list)
 
 
-def methods_to_try(config: BlendConfig, *, same_folds: bool, num_members: int) -> dict[str, Method]:
-    """Return the methods that a blend is made by or chooses from. Raises UserError where one may not be fitted."""
+def why_not_fit(aligned: Aligned, config: BlendConfig) -> str | None:
+    """Return why nothing may be fitted on these members' rows, or None."""
+    if not aligned.same_folds and not config.allow_different_folds:
+        return (
+            "members have different folds, so what is fitted on one's rows has seen others' people; vote (--method "
+            "soft), or pass --allow-different-folds"
+        )
+    if aligned.test_folds == [None]:
+        return (
+            "members differ in the number of test folds, so their test logits are means, which are smoother than what "
+            "is fitted; vote (--method soft), or leave one kind out"
+        )
+    if aligned.rows.groupby("repeat")["fold"].nunique().min() < (3 if config.thorough else 2):
+        return f"members have too few folds to fit on some and score on others{' twice' * config.thorough}; vote"
+    return None
+
+
+def methods_to_try(config: BlendConfig, *, why_not: str | None, num_members: int) -> dict[str, Method]:
+    """Return the methods that a blend is made by or chooses from, voting alone if there is a reason `why_not` to fit.
+
+    Raises UserError where a method was named that may not be fitted.
+    """
     name = config.method
     if config.weights is not None:
         name = "soft" if name == AUTO else name
         return {name: Method(METHODS[name].what, weighted_vote(name, config.weights), fits=False)}
-    may_fit = same_folds or config.allow_different_folds
-    fits = f"--budget {config.budget}" if config.budget is not None else f"--method {name}"
-    if not may_fit and (config.budget is not None or (name != AUTO and METHODS[name].fits)):
-        raise UserError(
-            f"{fits}: members have different folds, so what is fitted on one's rows has seen others' people; vote "
-            "(--method soft), or pass --allow-different-folds"
-        )
+    asked = f"--budget {config.budget}" if config.budget is not None else f"--method {name}"
+    if why_not is not None and (config.budget is not None or (name != AUTO and METHODS[name].fits)):
+        raise UserError(f"{asked}: {why_not}")
     if name != AUTO:
         return {name: METHODS[name]}
-    found = {
-        key: one for key, one in METHODS.items() if (config.thorough or not one.thorough) and (may_fit or not one.fits)
-    }
+    found = {key: one for key, one in METHODS.items() if config.thorough or not one.thorough}
     if num_members == 1:  # what weighs members against each other has nothing to do
-        return {key: one for key, one in found.items() if key in ("soft", "tempered", "stack", "trees")}
-    return found
+        found = {key: one for key, one in found.items() if key in ("soft", "tempered", "stack", "trees")}
+    return {key: one for key, one in found.items() if why_not is None or not one.fits}
 
 
 def _streams(config: BlendConfig, methods: Mapping[str, Method]) -> bool:
@@ -74,15 +91,16 @@ def _streams(config: BlendConfig, methods: Mapping[str, Method]) -> bool:
     return named and set(methods) <= set(POOLS) and config.budget is None
 
 
-def _names(aligned: Aligned) -> list[str]:
-    names = [run.name for run in aligned.runs]
-    return [name if names.count(name) == 1 else str(run.path) for name, run in zip(names, aligned.runs, strict=True)]
+def _names(aligned: Aligned, blend: str) -> list[str]:
+    """Return the members' names, or paths where two, or one and the blend, have one name."""
+    names = [*(run.name for run in aligned.runs), blend]
+    return [name if names.count(name) == 1 else str(run.path) for name, run in zip(names, aligned.runs, strict=False)]
 
 
 class _Singles:
     """The members one after the other: their scores beside the blend's, and where they are wrong."""
 
-    def __init__(self, aligned: Aligned, metric: str) -> None:
+    def __init__(self, aligned: Aligned, metric: str, *, blend: str) -> None:
         rows = aligned.rows
         self.shared: dict[str, Any] = {
             "label_N": rows["label"].to_numpy(),
@@ -91,7 +109,7 @@ class _Singles:
             "attributes": aligned.runs[0].attributes,
             "metric": metric,
         }
-        self.names, self.metric = _names(aligned), METRICS[metric]
+        self.blend, self.names, self.metric = blend, _names(aligned, blend), METRICS[metric]
         self.found: list[tuple[dict[str, Any], np.ndarray]] = []
         self.wrong_MN = np.empty((len(self.names), len(rows)), bool)
 
@@ -106,19 +124,20 @@ class _Singles:
         self.found.append(compare_row(name=self.names[place], proba_NC=softmax(logits_NC), **self.shared))
 
     @property
-    def best(self) -> tuple[str, Score]:
-        """The member that scores best, and its score."""
+    def best(self) -> tuple[int, Score]:
+        """The place of the member that scores best, and its score."""
         sign = 1 if self.metric.greater_is_better else -1
 
-        def value(row: Mapping[str, Any]) -> float:
-            found = row["headline"]["value"]
+        def value(place: int) -> float:
+            found = self.found[place][0]["headline"]["value"]
             return -np.inf if found is None else sign * found
 
-        row, resamples_R = max(self.found, key=lambda one: value(one[0]))
-        return row["name"], Score(value(row), sign * resamples_R)
+        place = max(range(len(self.found)), key=value)
+        return place, Score(value(place), sign * self.found[place][1])
 
-    def sections(self, name: str, logits_NC: np.ndarray) -> dict[str, dict[str, Any]]:
-        blend = compare_row(name=name, proba_NC=softmax(logits_NC), **self.shared)
+    def sections(self, logits_NC: np.ndarray) -> dict[str, dict[str, Any]]:
+        """Return the members beside the blend, whose logits are N x C, and how alike their errors are."""
+        blend = compare_row(name=self.blend, proba_NC=softmax(logits_NC), **self.shared)
         rows = with_differences([*self.found, blend], self.best[0])
         title = "Single runs beside the blend, out of fold; differences to the best of them"
         found = {"1_members": section(title, comparison_block(rows))}
@@ -137,6 +156,10 @@ def _tests(aligned: Aligned, fitted: Fitted, offsets_C: np.ndarray) -> list[pd.D
     return [with_logits(ids, apply(fitted, offsets_C, aligned.test(fold))) for fold in aligned.test_folds]
 
 
+def _method(trial: Trial) -> str:
+    return f"{trial.name} + offsets" if trial.offsets_C.any() else trial.name
+
+
 def _frontier(
     evidence: Evidence, splits: Sequence[Any], singles: _Singles, blended: Blended, cost_M: np.ndarray, unit: str
 ) -> dict[str, Any]:
@@ -152,49 +175,58 @@ def _frontier(
         unit=unit,
         num_images=int((evidence.repeat_N == evidence.repeat_N[0]).sum()),
         num_groups=len(np.unique(evidence.group_N)),
-        how="soft votes of members that were chosen on other people",
+        how=f"soft votes of members that were chosen on other people; this blend is by {_method(chosen)}",
     )
 
 
+def _voted(aligned: Aligned, singles: _Singles, name: str, method: Method) -> Blend:
+    """Return a vote in which nothing is fitted, members looked at one after the other."""
+    zeros_C, none_N = np.zeros(len(aligned.runs[0].classes)), np.empty(0, int)
+    fitted = method.fit(Evidence([zeros_C[None]] * len(aligned.members), none_N, none_N, none_N))
+    logits_NC = fitted(singles.watched(aligned.oof()))
+    sections = singles.sections(logits_NC.astype(np.float32))
+    return Blend(logits_NC, _tests(aligned, fitted, zeros_C), name, fitted, zeros_C, sections, False)
+
+
+def _notes(fits: bool, num_methods: int) -> list[str]:
+    """Return how out-of-fold rows came about."""
+    done = [*(["fitted"] if fits else []), *([f"chosen among {num_methods} methods"] if num_methods > 1 else [])]
+    return [f"out-of-fold rows are by what was {' and '.join(done)} on other people"] if done else []
+
+
+@threadpool_limits.wrap(limits=1)  # sums the same on any number of cores; what is parallel has threads of its own
 def combine(aligned: Aligned, config: BlendConfig, *, name: str, costs: tuple[np.ndarray, str], say: Say) -> Blend:
     """Return the blend of aligned members by the method asked for, or the one chosen. Raises UserError."""
-    methods = methods_to_try(config, same_folds=aligned.same_folds, num_members=len(aligned.members))
-    singles = _Singles(aligned, config.metric)
+    why_not = why_not_fit(aligned, config)
+    methods = methods_to_try(config, why_not=why_not, num_members=len(aligned.members))
+    singles = _Singles(aligned, config.metric, blend=name)
     if _streams(config, methods):
-        [(method, one)] = methods.items()
-        zeros_C = np.zeros(len(aligned.runs[0].classes))
-        none_N = np.empty(0, int)
-        no_rows = Evidence([zeros_C[None]] * len(aligned.members), none_N, none_N, none_N)
-        fitted = one.fit(no_rows)
-        logits_NC = fitted(singles.watched(aligned.oof()))
-        sections = singles.sections(name, logits_NC.astype(np.float32))
-        return Blend(logits_NC, _tests(aligned, fitted, zeros_C), method, fitted, zeros_C, sections)
+        return _voted(aligned, singles, *methods.popitem())
     shared = singles.shared
     evidence = Evidence(
         list(singles.watched(aligned.oof())), shared["label_N"], shared["group_N"], shared["repeat_N"], config.metric
     )
     fold_N, (cost_M, unit) = aligned.rows["fold"].to_numpy(), costs
-    may_fit = aligned.same_folds or config.allow_different_folds
-    decide = may_fit and (config.method == AUTO or methods[config.method].fits)
+    decide = why_not is None and (config.method == AUTO or methods[config.method].fits)
     if config.budget is not None:
         methods = {key: within(one, cost_M, parse_budget(config.budget)) for key, one in methods.items()}
-    try:
-        blended = blend_arrays(evidence, fold_N, methods, decide=decide, say=say)
-        again = config.thorough and len(methods) > 1
-        once_more = nested_once_more(evidence, fold_N, methods, decide=decide, say=say) if again else None
-        splits = splits_of(evidence, fold_N) if len(aligned.members) > 1 and may_fit else []
-    except ValueError as error:
-        raise UserError(f"{name}: {error}; pass --method soft, which fits nothing") from None
-    chosen, best = blended.chosen, singles.best
-    sections = singles.sections(name, blended.logits_NC)
-    sections["3_methods"] = methods_section(blended, best[1], best[0], singles.metric, once_more)
-    if splits:
-        sections["4_costs"] = _frontier(evidence, splits, singles, blended, cost_M, unit)
-    fits = METHODS[chosen.name].fits or chosen.offsets_C.any() or config.budget is not None
-    notes = ["out-of-fold rows are by what was fitted on other people"] if fits else []
-    if len(methods) > 1:
-        notes = [f"out-of-fold rows are by what was fitted, and chosen among {len(methods)} methods, on other people"]
+    blended = blend_arrays(evidence, fold_N, methods, decide=decide, say=say)
+    again = config.thorough and len(methods) > 1 and why_not is None
+    once_more = nested_once_more(evidence, fold_N, methods, decide=decide, say=say) if again else None
+    chosen, (place, best) = blended.chosen, singles.best
+    sections = singles.sections(blended.logits_NC)
+    sections["3_methods"] = methods_section(blended, best, singles.names[place], singles.metric, once_more)
+    if len(aligned.members) > 1 and why_not is None:
+        sections["4_costs"] = _frontier(evidence, splits_of(evidence, fold_N), singles, blended, cost_M, unit)
+    fits = any(one.fits for one in methods.values()) or decide
+    tests = _tests(aligned, chosen.final, chosen.offsets_C)
     return Blend(
-        blended.logits_NC, _tests(aligned, chosen.final, chosen.offsets_C), chosen.name, chosen.final, chosen.offsets_C,
-        sections, notes,
-    )  # fmt: skip
+        blended.logits_NC,
+        tests,
+        chosen.name,
+        chosen.final,
+        chosen.offsets_C,
+        sections,
+        fits,
+        _notes(fits, len(methods)),
+    )

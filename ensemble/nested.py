@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from ensemble.decide import fit_offsets
+from ensemble.decide import FITS, fit_offsets
 from ensemble.method import Evidence, Fitted, Method
 from folds.nesting import outer_parts
 from reports.metrics import log_softmax
@@ -62,6 +63,7 @@ def cross_fit(
     fitted = {name: method for name, method in methods.items() if method.fits}
     shape = len(evidence.label_N), evidence.num_classes
     logits = {name: np.full(shape, np.nan, np.float32) for name in fitted}
+    done = itertools.count(1)
 
     def of_split(split: Split | None) -> dict[str, Fitted]:
         on = evidence if split is None else evidence.rows(split.others)
@@ -69,7 +71,7 @@ def cross_fit(
         if split is not None:
             for name, one in fits.items():
                 logits[name][split.rows] = one(logits_NC[split.rows] for logits_NC in evidence.logits_MNC)
-            say(f"fitted on the other people of repeat {split.repeat} fold {split.fold}")
+        say(f"fitted {len(fitted)} methods, {next(done)} of {len(splits) + 1} times")
         return fits
 
     final = in_turn(of_split, [*splits, None])[-1] if fitted else {}
@@ -90,13 +92,15 @@ def offsets_of(evidence: Evidence, logits_NC: np.ndarray, rows: np.ndarray | Non
 
 def cross_fit_offsets(
     evidence: Evidence, splits: Sequence[Split], logits: Iterable[np.ndarray]
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return for each logits N x C, which are cross-fitted: the same with other people's offsets, and the offsets
-    C that all rows give.
+) -> list[tuple[np.ndarray | None, np.ndarray]]:
+    """Return for each logits N x C, which are cross-fitted: the same with other people's offsets, None where these
+    are all zeros, and the offsets C that all rows give.
 
     As with every stage, a row's offsets are fitted on the other folds of what the stage before wrote out of fold.
     """
     logits = list(logits)
+    if evidence.metric not in FITS:
+        return [(None, np.zeros(evidence.num_classes))] * len(logits)
     tasks = [(one, split) for one in range(len(logits)) for split in (*splits, None)]
 
     def fit(task: tuple[int, Split | None]) -> np.ndarray:
@@ -104,8 +108,11 @@ def cross_fit_offsets(
         return offsets_of(evidence, logits[one], None if split is None else split.others)
 
     found = dict(zip(((one, id(split)) for one, split in tasks), in_turn(fit, tasks), strict=True))
-    answers = []
+    answers: list[tuple[np.ndarray | None, np.ndarray]] = []
     for one, logits_NC in enumerate(logits):
+        if not any(found[one, id(split)].any() for split in splits):
+            answers.append((None, np.zeros(evidence.num_classes)))
+            continue
         moved_NC = logits_NC.copy()
         for split in splits:
             offsets_C = found[one, id(split)]

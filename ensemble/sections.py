@@ -86,7 +86,7 @@ def _said(blended: Blended, metric: Metric, once_more: Score | None) -> list[str
             f"Choosing among {len(blended.trials)} methods on the same people flatters the chosen one: by about "
             f"{blended.flatters:.4f} {metric.title}, as resamples of people say"
             f"{more if chosen is not soft and blended.flatters > over else ''}. So what is written, and scored as this "
-            "blend, is for each fold what the other folds' people choose: the last line of the table."
+            "blend in the last line, is for each fold by the method that the other folds' people choose."
         )
     if once_more is not None:
         again = percentile_interval(sign * once_more.value, sign * once_more.resamples_R)
@@ -100,8 +100,10 @@ def _said(blended: Blended, metric: Metric, once_more: Score | None) -> list[str
     elif gained or error:
         lines.append(
             "Decision rule: the likeliest class. Offsets a class would change the score by "
-            f"{gained:+.4f} on other people (standard error {error:.4f})."
+            f"{gained:+.4f} on other people (standard error {error:.4f}), which is not enough."
         )
+    if not np.array_equal(blended.logits_NC, chosen.logits_NC) and len(blended.trials) == 1:
+        lines.append("In the last line each fold has the decision rule that the other folds' people choose.")
     return lines
 
 
@@ -115,8 +117,8 @@ def methods_section(
         _row(_named(trial, blended.chosen), trial.in_sample, trial.nested, best_single, sign)
         for trial in blended.trials
     ]
-    if len(rows) > 1:
-        rows.append(_row("chosen on other people", None, blended.nested, best_single, sign))
+    if len(rows) > 1 or not np.array_equal(blended.logits_NC, blended.chosen.logits_NC):
+        rows.append(_row("this blend", None, blended.nested, best_single, sign))
     return section(
         "Methods: fitted on some people's rows, scored on others'",
         table_block(header, rows),

@@ -63,11 +63,12 @@ def write_derived(
     sections: Mapping[str, Mapping[str, Any]],
     *,
     pictures: Path | None,
+    texts: Mapping[str, str] | None = None,
 ) -> Run:
     """Write a run folder, all but its report, and return it: `rows` are the columns of oof.parquet before the logits.
 
     What `info` does not say is taken from `like`, a run of the same data. `tests` are the test tables of each
-    fold's models. The same run made again keeps its times.
+    fold's models, `texts` further files by name. The same run made again keeps its times.
     """
     sweep(folder)
     before = Run(folder).info if (folder / "run.json").is_file() else {}
@@ -96,6 +97,8 @@ def write_derived(
         write_submission(folder, mean, like.info["answers"])
     for name, one in sections.items():
         write_section(folder, name, one)
+    for name, text in (texts or {}).items():
+        write_bytes(folder / name, text)
     finished = before.get("finished", round(time.time()))
     write_json(folder / "run.json", record | {"status": "done", "finished": finished})
     return Run(folder)

@@ -208,22 +208,22 @@ def compare_row(
     return row, resamples_R
 
 
-def with_differences(found: Sequence[tuple[dict[str, Any], np.ndarray]], against: str) -> list[dict[str, Any]]:
-    """Return the rows of `compare_row`, each with its paired difference to the one named `against`."""
-    resamples_of = {row["name"]: resamples_R for row, resamples_R in found}
-    value_of = {row["name"]: row["headline"]["value"] for row, _ in found}
+def with_differences(found: Sequence[tuple[dict[str, Any], np.ndarray]], against: int) -> list[dict[str, Any]]:
+    """Return the rows of `compare_row`, each with its paired difference to the one at the place `against`."""
+    best, best_R = found[against]
 
-    def difference(name: str) -> dict[str, float | None] | None:
-        if name == against:
-            return None
-        values = [np.nan if value_of[one] is None else value_of[one] for one in (name, against)]
-        return percentile_interval(values[0] - values[1], resamples_of[name] - resamples_of[against]).as_dict()
+    def difference(row: Mapping[str, Any], resamples_R: np.ndarray) -> dict[str, float | None]:
+        values = [np.nan if one["headline"]["value"] is None else one["headline"]["value"] for one in (row, best)]
+        return percentile_interval(values[0] - values[1], resamples_R - best_R).as_dict()
 
-    return [{**row, "against": against, "difference": difference(row["name"])} for row, _ in found]
+    return [
+        {**row, "against": best["name"], "difference": None if place == against else difference(row, resamples_R)}
+        for place, (row, resamples_R) in enumerate(found)
+    ]
 
 
 def compare(*, proba_of: Mapping[str, np.ndarray], against: str, **shared: Any) -> list[dict[str, Any]]:
     """Return a row for each named prediction: score with interval, per attribute, and the paired
     difference to the one named `against`; what else is given is as for `compare_row`."""
     found = [compare_row(name=name, proba_NC=proba_NC, **shared) for name, proba_NC in proba_of.items()]
-    return with_differences(found, against)
+    return with_differences(found, list(proba_of).index(against))

@@ -53,7 +53,7 @@ def test_auto_scores_every_method_and_writes_a_run(drawn, command):
     run = Run(drawn / "all")
     methods = section_named(run, "Methods")["blocks"][0]
     names = [row[0].replace(" (taken)", "").replace(" + offsets", "") for row in methods["rows"]]
-    assert names == [*(name for name, method in METHODS.items() if not method.thorough), "chosen on other people"]
+    assert names == [*(name for name, method in METHODS.items() if not method.thorough), "this blend"]
     [taken] = [row for row in methods["rows"] if "(taken)" in row[0]]
     assert float(methods["rows"][-1][2]) == pytest.approx(run.report["headline"]["value"], abs=5e-5)
     assert section_named(run, "errors")["blocks"][0]["rows"][0][0] == "a"
@@ -133,7 +133,7 @@ def test_one_run_alone(drawn, command):
     assert done.code == 0, done.err
     run = Run(drawn / "alone")
     names = [row[0] for row in section_named(run, "Methods")["blocks"][0]["rows"]]
-    assert [name.split()[0] for name in names] == ["soft", "tempered", "stack", "chosen"]
+    assert [name.split()[0] for name in names] == ["soft", "tempered", "stack", "this"]
 
 
 def test_a_budget_leaves_members_out(drawn, command):
@@ -155,6 +155,76 @@ def test_test_rows_are_fitted_per_fold_and_then_averaged(drawn, command):
     run = Run(drawn / "s")
     folds = [run.logits(run.test_fold(fold)) for fold in range(5)]
     np.testing.assert_allclose(run.logits(run.test), np.mean(folds, axis=0), atol=1e-5)
+
+
+def test_test_rows_are_joined_on_their_ids(drawn, command):
+    assert command(drawn / "a", drawn / "b", "--method", "soft", "--name", "before").code == 0
+    edit_table(drawn / "b" / "test_fold_3.parquet", lambda table: table.iloc[::-1])
+    assert command(drawn / "a", drawn / "b", "--method", "soft", "--name", "after").code == 0
+    assert (drawn / "before" / "test.parquet").read_bytes() == (drawn / "after" / "test.parquet").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda table: table.iloc[:10], ["10 are missing"]),
+        (lambda table: pd.concat([table, table.head(2)]), ["2 doubled"]),
+        (lambda table: table.assign(image_id="x" + table["image_id"]), ["20 are missing", "20 unknown"]),
+        (lambda table: table.assign(logit_3="x"), ["no numbers"]),
+        (lambda table: table.drop(columns="logit_3"), ["cannot be read"]),
+        (None, ["no such file"]),
+    ],
+)
+def test_damaged_test_rows_of_a_fold(drawn, command, damage, words):
+    file = drawn / "b" / "test_fold_3.parquet"
+    if damage is None:
+        file.unlink()
+    else:
+        edit_table(file, damage)
+    command(drawn / "a", drawn / "b", "--method", "soft").assert_one_line_error("b/test_fold_3.parquet", *words)
+    assert sorted(one.name for one in drawn.iterdir()) == ["a", "b", "c"]
+
+
+def test_what_is_fitted_is_not_applied_to_means_of_folds(drawn, command):
+    edit_run(drawn / "b", num_test_folds=1)
+    write_table(drawn / "b" / "test_fold_0.parquet", pd.read_parquet(drawn / "b" / "test.parquet"))
+    argv = [drawn / "a", drawn / "b"]
+    command(*argv, "--method", "stack").assert_one_line_error("--method stack", "number of test folds")
+    done = command(*argv, "--name", "voted")
+    assert done.code == 0, done.err
+    assert any("vote of their means" in note for note in Run(drawn / "voted").info["notes"])
+
+
+def test_a_member_of_a_blend_yaml_that_is_gone(drawn, command):
+    assert command(*sorted(drawn.iterdir()), "--method", "soft", "--name", "one").code == 0
+    edit_run(drawn / "c", status="running")
+    command("--config", drawn / "one" / "blend.yaml").assert_one_line_error("blend.yaml", f"{drawn}/c", "not finished")
+
+
+def test_a_blend_may_have_the_name_of_a_member(drawn, tmp_path, command):
+    assert command(drawn / "a", drawn / "b", "--method", "soft", "--output", tmp_path, "--name", "a").code == 0
+    rows = Run(tmp_path / "a").report["sections"][0]["blocks"][0]["rows"]
+    [single] = [row for row in rows if row["name"] == str(drawn / "a")]
+    assert single["difference"] is None or single["difference"]["value"] < 0
+    command(drawn / "a", "--name", "a", "--overwrite").assert_one_line_error(f"{drawn}/a")
+
+
+def test_a_blend_is_not_made_of_itself(drawn, command):
+    assert command(drawn / "a", drawn / "b", "--method", "soft", "--name", "x").code == 0
+    argv = ["--include-blends", "--method", "soft", "--name", "x", "--overwrite"]
+    command(drawn / "x", drawn / "a", *argv).assert_one_line_error(f"{drawn}/x", "is one of the runs")
+
+
+def test_too_few_folds_to_fit(drawn, command):
+    for name in "ab":
+        edit_table(drawn / name / "oof.parquet", lambda table: table.assign(fold=0))
+    argv = [drawn / "a", drawn / "b"]
+    command(*argv, "--method", "greedy").assert_one_line_error("--method greedy", "too few folds")
+    assert command(*argv, "--name", "voted").code == 0
+
+
+def test_weights_come_after_the_runs(drawn, command):
+    command("--weights", "2", "1", drawn / "a", drawn / "b").assert_one_line_error("--weights", "name the runs first")
 
 
 def test_test_sets_that_differ(drawn, command):
@@ -195,10 +265,13 @@ def test_different_folds_may_vote_and_are_fitted_only_if_allowed(drawn, command)
     command(*argv, "--budget", "2x").assert_one_line_error("--budget 2x", "--allow-different-folds")
     assert command(*argv, "--name", "auto").code == 0
     rows = section_named(Run(drawn / "auto"), "Methods")["blocks"][0]["rows"]
-    assert [row[0].split()[0] for row in rows] == ["soft", "log", "hard", "rank", "chosen"]
+    assert [row[0].split()[0] for row in rows] == ["soft", "log", "hard", "this"]
     assert not any("offsets" in row[0] for row in rows)
     assert any("different folds" in note for note in Run(drawn / "auto").info["notes"])
+    assert not Run(drawn / "auto").info["leaks"]
     assert command(*argv, "--method", "weights", "--allow-different-folds", "--name", "fitted").code == 0
+    assert Run(drawn / "fitted").info["leaks"]  # listed, but never the best of a leaderboard
+    assert Run(drawn / "auto").info["run_key"] != Run(drawn / "fitted").info["run_key"]
 
 
 def test_an_optimistic_member(drawn, command):
@@ -229,7 +302,7 @@ def test_thorough_scores_the_choice_itself(drawn, monkeypatch):
     assert any("the whole procedure scores" in text for text in texts)
 
 
-@pytest.mark.parametrize("metric", ["log_loss", "accuracy", "roc_auc_ovr"])
+@pytest.mark.parametrize("metric", ["log_loss", "accuracy", "roc_auc_ovr", "kappa_quadratic"])
 def test_other_metrics(drawn, metric):
     run = blend([drawn / "a", drawn / "b"], method="weights-metric", metric=metric, name="m", say=quiet, page=False)
     found = METRICS[metric].score(run.oof["label"].to_numpy(), softmax(run.logits(run.oof)))

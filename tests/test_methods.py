@@ -93,7 +93,7 @@ def test_a_class_without_rows_is_masked_and_comes_back(method):
 
 def test_what_fits_nothing_needs_no_labels():
     evidence = drawn()
-    other = Evidence(evidence.logits_MNC, evidence.label_N[::-1], evidence.group_N, evidence.repeat_N)
+    other = Evidence(evidence.logits_MNC, np.zeros_like(evidence.label_N), evidence.group_N, evidence.repeat_N)
     for name, method in METHODS.items():
         same = np.array_equal(method.fit(evidence)(evidence.logits_MNC), method.fit(other)(evidence.logits_MNC))
         assert same or method.fits, name
@@ -131,7 +131,9 @@ def test_cross_fitted_rows_are_by_other_people():
     before, after = (cross_fit(one, splits_of(one, fold), methods, say=lambda _: None) for one in (evidence, other))
     for name in methods:
         np.testing.assert_array_equal(before[name].logits_NC[fold == 2], after[name].logits_NC[fold == 2], err_msg=name)
-        assert not np.array_equal(before[name].final(evidence.logits_MNC), after[name].final(evidence.logits_MNC)), name
+        if name != "rank":  # which asks only which classes there are
+            finals = (one[name].final(evidence.logits_MNC) for one in (before, after))
+            assert not np.array_equal(*finals), name
 
 
 def test_nothing_is_learned_from_permuted_labels(monkeypatch):
