@@ -47,6 +47,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/frozen.py --device cpu --data $(DATA) $(FRESH)
 	$(BIN)/python benchmarks/parallel.py --device cpu --data $(DATA) $(FRESH)
 	$(BIN)/python benchmarks/memory.py $(FRESH)
+	$(BIN)/python benchmarks/blend.py $(FRESH)
 
 # make bench-gpu: those that want a GPU; FLAGS="--brief --device cpu" only shows that they run
 bench-gpu: $(READY)

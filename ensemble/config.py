@@ -37,8 +37,7 @@ class BlendConfig:
     config: Annotated[str | None, tyro.conf.arg(aliases=["-c"])] = None
     """blend.yaml of an earlier blend, to make the same again; flags win."""
     method: str = AUTO
-    """soft, log, hard, rank, tempered, weights, greedy, weights-metric, stack, trees: see docs/blending.md. auto takes
-    the simplest within one standard error of the best, scored on people not used for fitting."""
+    """auto (simplest of the best), soft, log, hard, rank, tempered, weights, greedy, weights-metric, stack or trees."""
     weights: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="W [W ...]")] = None
     """One weight a run, in the order of the runs, which are named first. For votes: soft (unless told), log, hard."""
     budget: str | None = None
