@@ -93,8 +93,7 @@ def measure(seed: int, *, thorough: bool) -> dict[str, Any]:
         "models": len(world.signal_MC),
         "method": blended.chosen.name,
         "offsets": bool(blended.chosen.offsets_C.any()),
-        "chosen": _interval(blended.nested, target(chosen)),
-        "chosen on the same people": blended.chosen.nested.value,
+        "chosen": _interval(blended.chosen.nested, target(chosen)),
         "in-sample": blended.chosen.in_sample,
         "flatters": blended.flatters,
         "soft": _interval(blended.trials[soft].nested, target(soft)),
@@ -127,8 +126,6 @@ def figures(worlds: list[dict[str, Any]]) -> dict[str, Any]:
     target = np.array([one["chosen"]["target"] for one in worlds])
     found["chosen: in-sample minus target"] = _errors(np.array([one["in-sample"] for one in worlds]) - target)
     found["chosen minus soft, both targets"] = _errors(target - np.array([one["soft"]["target"] for one in worlds]))
-    same = np.array([one["chosen on the same people"] for one in worlds])
-    found["chosen on the same people, minus target"] = _errors(same - target)
     found["flatters, as reported"] = _errors(np.array([one["flatters"] for one in worlds]))
     again = [one for one in worlds if "once more" in one]
     if len(again) > 1:

@@ -21,6 +21,12 @@ class Score:
     value: float
     resamples_R: np.ndarray
 
+    @property
+    def error(self) -> float:
+        """The standard error, over people; 0 where it is not known."""
+        finite_R = self.resamples_R[np.isfinite(self.resamples_R)]
+        return float(finite_R.std()) if len(finite_R) else 0.0
+
 
 def score_of(evidence: Evidence, logits_NC: np.ndarray, *, resampled: bool = True) -> Score:
     """Return the score of logits N x C; equal people are drawn for all, so differences are paired."""
@@ -40,20 +46,15 @@ def gain(new: Score, old: Score) -> tuple[float, float]:
 
 
 def simplest(scores: Sequence[Score]) -> int:
-    """Return the first that is within one standard error of the best; the error is of the difference, paired.
+    """Return the first that is within one standard error of the best score: the error that this score has itself.
 
-    The rule of one standard error is of Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3.
+    The rule is of Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3.
     """
     known = [place for place, score in enumerate(scores) if np.isfinite(score.value)]
     if not known:  # such as ROC AUC on people of one class
         return 0
     best = max((scores[place] for place in known), key=lambda score: score.value)
-    return next(place for place in known if _ties(*gain(best, scores[place])))
-
-
-def _ties(loss: float, error: float) -> bool:
-    """Return whether a loss is none, or within its standard error."""
-    return loss <= 0 or loss <= error
+    return next(place for place in known if best.value - scores[place].value <= best.error)
 
 
 def choosing_flatters(scores: Sequence[Score]) -> float:
@@ -67,10 +68,8 @@ def choosing_flatters(scores: Sequence[Score]) -> float:
     resamples_SR = resamples_SR[:, np.isfinite(resamples_SR).all(axis=0)]
     if len(scores) < 2 or not resamples_SR.shape[1] or not np.isfinite(value_S).all():
         return 0.0
-    error_SS = (resamples_SR[:, None] - resamples_SR[None]).std(axis=2)
-    best_R = resamples_SR.argmax(axis=0)
-    columns = np.arange(resamples_SR.shape[1])
+    best_R, columns = resamples_SR.argmax(axis=0), np.arange(resamples_SR.shape[1])
     short_SR = resamples_SR[best_R, columns] - resamples_SR
-    picked_R = (short_SR <= error_SS[best_R].T).argmax(axis=0)
+    picked_R = (short_SR <= resamples_SR.std(axis=1)[best_R]).argmax(axis=0)
     drift_R = resamples_SR[picked_R, columns] - value_S[picked_R] - (resamples_SR[chosen] - value_S[chosen])
     return max(0.0, float(drift_R.mean()))

@@ -167,7 +167,7 @@ def _frontier(
     rows = frontier_rows(evidence, splits, cost_M, singles.names)
     chosen = blended.chosen
     sign, runs = (1 if singles.metric.greater_is_better else -1), np.flatnonzero(chosen.final.shares)
-    headline = percentile_interval(sign * blended.nested.value, sign * blended.nested.resamples_R).as_dict()
+    headline = percentile_interval(sign * chosen.nested.value, sign * chosen.nested.resamples_R).as_dict()
     rows.append(Row("this blend", len(runs), float(cost_M[runs].sum()), headline))
     return frontier_section(
         rows,
@@ -188,10 +188,15 @@ def _voted(aligned: Aligned, singles: _Singles, name: str, method: Method) -> Bl
     return Blend(logits_NC, _tests(aligned, fitted, zeros_C), name, fitted, zeros_C, sections, False)
 
 
-def _notes(fits: bool, num_methods: int) -> list[str]:
-    """Return how out-of-fold rows came about."""
-    done = [*(["fitted"] if fits else []), *([f"chosen among {num_methods} methods"] if num_methods > 1 else [])]
-    return [f"out-of-fold rows are by what was {' and '.join(done)} on other people"] if done else []
+def _notes(fits: bool, blended: Blended) -> list[str]:
+    """Return how out-of-fold rows came about, and what that flatters."""
+    notes = ["out-of-fold rows are by what was fitted on other people"] if fits else []
+    if len(blended.trials) > 1:
+        notes.append(
+            f"the method was chosen among {len(blended.trials)} on these very people, which flatters its score by "
+            f"about {blended.flatters:.4f}"
+        )
+    return notes
 
 
 @threadpool_limits.wrap(limits=1)  # sums the same on any number of cores; what is parallel has threads of its own
@@ -214,19 +219,19 @@ def combine(aligned: Aligned, config: BlendConfig, *, name: str, costs: tuple[np
     again = config.thorough and len(methods) > 1 and why_not is None
     once_more = nested_once_more(evidence, fold_N, methods, decide=decide, say=say) if again else None
     chosen, (place, best) = blended.chosen, singles.best
-    sections = singles.sections(blended.logits_NC)
+    sections = singles.sections(chosen.logits_NC)
     sections["3_methods"] = methods_section(blended, best, singles.names[place], singles.metric, once_more)
     if len(aligned.members) > 1 and why_not is None:
         sections["4_costs"] = _frontier(evidence, splits_of(evidence, fold_N), singles, blended, cost_M, unit)
     fits = any(one.fits for one in methods.values()) or decide
     tests = _tests(aligned, chosen.final, chosen.offsets_C)
     return Blend(
-        blended.logits_NC,
+        chosen.logits_NC,
         tests,
         chosen.name,
         chosen.final,
         chosen.offsets_C,
         sections,
         fits,
-        _notes(fits, len(methods)),
+        _notes(fits, blended),
     )

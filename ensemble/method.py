@@ -42,10 +42,6 @@ class Evidence:
         logits = [logits_NC[rows] for logits_NC in self.logits_MNC]
         return Evidence(logits, self.label_N[rows], self.group_N[rows], self.repeat_N[rows], self.metric)
 
-    def without_members(self, rows: np.ndarray) -> Evidence:
-        """Return the truth of these rows alone, to score what was made of members' logits already."""
-        return Evidence((), self.label_N[rows], self.group_N[rows], self.repeat_N[rows], self.metric)
-
     @functools.cached_property
     def temperatures(self) -> tuple[float, ...]:
         """The temperature of each member, 1 where none helps."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ensemble.auto import Blended, Trial
-from ensemble.choose import Score, gain
+from ensemble.choose import Score
 from ensemble.methods import METHODS
 from reports.blocks import section, table_block, text_block
 from reports.bootstrap import percentile_interval
@@ -54,17 +54,18 @@ def errors_section(names: Sequence[str], wrong_MN: np.ndarray) -> dict[str, Any]
     )
 
 
-def _row(name: str, in_sample: float | None, nested: Score, best_single: Score, sign: int) -> list[str]:
-    interval = percentile_interval(sign * nested.value, sign * nested.resamples_R).as_dict()
+def _row(trial: Trial, chosen: Trial, best_single: Score, sign: int) -> list[str]:
+    nested = percentile_interval(sign * trial.nested.value, sign * trial.nested.resamples_R).as_dict()
     difference = percentile_interval(
-        sign * (nested.value - best_single.value), sign * (nested.resamples_R - best_single.resamples_R)
+        sign * (trial.nested.value - best_single.value), sign * (trial.nested.resamples_R - best_single.resamples_R)
     )
-    shown = "" if in_sample is None else num(sign * in_sample)
-    return [name, shown, num(interval["value"]), span(interval), signed(difference.as_dict())]
-
-
-def _named(trial: Trial, chosen: Trial) -> str:
-    return f"{trial.name}{' + offsets' if trial.offsets_C.any() else ''}{' (taken)' if trial is chosen else ''}"
+    return [
+        f"{trial.name}{' + offsets' if trial.offsets_C.any() else ''}{' (taken)' if trial is chosen else ''}",
+        num(sign * trial.in_sample),
+        num(nested["value"]),
+        span(nested),
+        signed(difference.as_dict()),
+    ]
 
 
 def _said(blended: Blended, metric: Metric, once_more: Score | None) -> list[str]:
@@ -73,24 +74,25 @@ def _said(blended: Blended, metric: Metric, once_more: Score | None) -> list[str
     best = max(blended.trials, key=lambda trial: trial.nested.value)
     lines = []
     if len(blended.trials) > 1:
-        short, error = gain(best.nested, chosen.nested)
+        short = best.nested.value - chosen.nested.value
         why = "has the best score" if best is chosen else (
-            f"is the simplest within one standard error of the best: {short:.4f} short of {best.name}, whose "
-            f"advantage has a standard error of {error:.4f}"
+            f"is the simplest within one standard error of the best: {short:.4f} short of {best.name}, whose score has "
+            f"a standard error of {best.nested.error:.4f}"
         )  # fmt: skip
         lines.append(f"Taken: {chosen.name} ({METHODS[chosen.name].what}). It {why}.")
         soft = next((trial for trial in blended.trials if trial.name == "soft"), chosen)
         over = chosen.nested.value - soft.nested.value
         more = f", which is more than its gain over the plain soft vote ({sign * over:+.4f})"
         lines.append(
-            f"Choosing among {len(blended.trials)} methods on the same people flatters the chosen one: by about "
+            f"Choosing among {len(blended.trials)} methods on the same people flatters the chosen one, by about "
             f"{blended.flatters:.4f} {metric.title}, as resamples of people say"
-            f"{more if chosen is not soft and blended.flatters > over else ''}. So what is written, and scored as this "
-            "blend in the last line, is for each fold by the method that the other folds' people choose."
+            f"{more if chosen is not soft and blended.flatters > over else ''}. It is not taken off the score."
         )
     if once_more is not None:
         again = percentile_interval(sign * once_more.value, sign * once_more.resamples_R)
-        lines.append(f"With the choice itself made on other people, the whole procedure scores {again}.")
+        lines.append(
+            f"Nested once more, with the choice itself made on other people, the whole procedure scores {again}."
+        )
     gained, error = chosen.offsets_gain
     if chosen.offsets_C.any():
         lines.append(
@@ -102,8 +104,6 @@ def _said(blended: Blended, metric: Metric, once_more: Score | None) -> list[str
             "Decision rule: the likeliest class. Offsets a class would change the score by "
             f"{gained:+.4f} on other people (standard error {error:.4f}), which is not enough."
         )
-    if not np.array_equal(blended.logits_NC, chosen.logits_NC) and len(blended.trials) == 1:
-        lines.append("In the last line each fold has the decision rule that the other folds' people choose.")
     return lines
 
 
@@ -113,12 +113,7 @@ def methods_section(
     """Return all methods side by side: in-sample, nested with interval, and minus the best single run, paired."""
     sign = 1 if metric.greater_is_better else -1
     header = ["", "in-sample", "nested", "95 % interval", f"minus {name}, the best single run, paired"]
-    rows = [
-        _row(_named(trial, blended.chosen), trial.in_sample, trial.nested, best_single, sign)
-        for trial in blended.trials
-    ]
-    if len(rows) > 1 or not np.array_equal(blended.logits_NC, blended.chosen.logits_NC):
-        rows.append(_row("this blend", None, blended.nested, best_single, sign))
+    rows = [_row(trial, blended.chosen, best_single, sign) for trial in blended.trials]
     return section(
         "Methods: fitted on some people's rows, scored on others'",
         table_block(header, rows),

@@ -7,6 +7,7 @@ import pytest
 
 from ensemble import stack
 from ensemble.auto import blend_arrays
+from ensemble.choose import Score, choosing_flatters, simplest
 from ensemble.method import Evidence
 from ensemble.methods import METHODS
 from ensemble.nested import cross_fit, splits_of
@@ -163,13 +164,29 @@ def test_nothing_is_learned_from_permuted_labels(monkeypatch):
     assert np.mean(in_sample) > np.mean(nested) + 0.03
 
 
-def test_the_choice_itself_is_made_on_other_people():
-    """Whatever the labels of a fold are, its rows are by the method that the other folds choose."""
-    evidence = drawn(num_groups=60, num_members=4)
-    fold = assign_folds(evidence.label_N, evidence.group_N, num_folds=3, seed=0)
-    changed = np.where(fold == 1, (evidence.label_N + 1) % NUM_CLASSES, evidence.label_N)
-    other = Evidence(evidence.logits_MNC, changed, evidence.group_N, evidence.repeat_N)
-    methods = {name: METHODS[name] for name in ("soft", "log", "hard")}
-    before, after = (blend_arrays(one, fold, methods, decide=False) for one in (evidence, other))
-    np.testing.assert_array_equal(before.logits_NC[fold == 1], after.logits_NC[fold == 1])
-    assert before.nested.value == pytest.approx(METRICS["f1_macro"].score(evidence.label_N, softmax(before.logits_NC)))
+def score(value, spread, seed=0):
+    """A score whose resamples lie around it."""
+    return Score(value, value + spread * np.random.default_rng(seed).standard_normal(1000))
+
+
+def test_the_simplest_within_one_standard_error_is_taken():
+    assert simplest([score(0.79, 0.02), score(0.80, 0.02)]) == 0
+    assert simplest([score(0.77, 0.02), score(0.785, 0.02), score(0.80, 0.02)]) == 1
+    assert simplest([score(0.70, 0.02), score(0.80, 0.02)]) == 1
+    assert simplest([score(np.nan, 0.02), score(0.7, 0.02)]) == 1
+    assert simplest([score(np.nan, 0.02), score(np.nan, 0.02)]) == 0
+
+
+def test_choosing_flatters_about_as_much_as_it_says():
+    """Equally good methods whose scores err each by itself: the one that is taken has erred upwards."""
+    assert choosing_flatters([score(0.8, 0.02)]) == 0
+    same = score(0.8, 0.02)
+    assert choosing_flatters([same, same, same]) == 0
+    rng, off = np.random.default_rng(0), []
+    for seed in range(40):
+        errors = rng.normal(0, 0.02, 6)
+        scores = [score(0.8 + error, 0.02, seed=(seed, place)) for place, error in enumerate(errors)]
+        off.append((scores[simplest(scores)].value - 0.8, choosing_flatters(scores)))
+    true, said = np.mean(off, axis=0)
+    assert 0.005 < true < 0.025
+    assert said == pytest.approx(true, abs=0.01)
