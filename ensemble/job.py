@@ -223,7 +223,7 @@ def combine(aligned: Aligned, config: BlendConfig, *, name: str, costs: tuple[np
     sections["3_methods"] = methods_section(blended, best, singles.names[place], singles.metric, once_more)
     if len(aligned.members) > 1 and why_not is None:
         sections["4_costs"] = _frontier(evidence, splits_of(evidence, fold_N), singles, blended, cost_M, unit)
-    fits = any(one.fits for one in methods.values()) or decide
+    fits = methods[chosen.name].fits or bool(chosen.offsets_C.any())
     tests = _tests(aligned, chosen.final, chosen.offsets_C)
     return Blend(
         chosen.logits_NC,
