@@ -117,8 +117,12 @@ def _errors(off: np.ndarray) -> dict[str, float]:
 def figures(worlds: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what is said of all worlds together."""
     found: dict[str, Any] = {"worlds": len(worlds)}
-    for name in ("chosen", "soft"):
-        nested, low, high, target = np.array([[*one[name].values()] for one in worlds]).T
+    for name in ("chosen", "chosen, less what it says that flatters", "soft"):
+        place = name.partition(",")[0]
+        nested, low, high, target = np.array([[*one[place].values()] for one in worlds]).T
+        if place != name:
+            said = np.array([one["flatters"] for one in worlds])
+            nested, low, high = nested - said, low - said, high - said
         hits = int(((low <= target) & (target <= high)).sum())
         bounds = wilson(hits, len(worlds))
         found[f"{name}: nested minus target"] = _errors(nested - target)

@@ -18,7 +18,7 @@ from ensemble.config import AUTO, BlendConfig
 from ensemble.method import Evidence, Fitted, Method
 from ensemble.methods import METHODS, weighted_vote
 from ensemble.nested import splits_of
-from ensemble.sections import errors_section, methods_section
+from ensemble.sections import errors_section, expected, methods_section
 from ensemble.subsets import frontier_rows, within
 from ensemble.vote import POOLS
 from folds.errors import UserError
@@ -188,13 +188,13 @@ def _voted(aligned: Aligned, singles: _Singles, name: str, method: Method) -> Bl
     return Blend(logits_NC, _tests(aligned, fitted, zeros_C), name, fitted, zeros_C, sections, False)
 
 
-def _notes(fits: bool, blended: Blended) -> list[str]:
+def _notes(fits: bool, blended: Blended, sign: int) -> list[str]:
     """Return how out-of-fold rows came about, and what that flatters."""
     notes = ["out-of-fold rows are by what was fitted on other people"] if fits else []
     if len(blended.trials) > 1:
         notes.append(
             f"the method was chosen among {len(blended.trials)} on these very people, which flatters its score by "
-            f"about {blended.flatters:.4f}"
+            f"about {blended.flatters:.4f}: expect {expected(blended, sign).value:.4f}"
         )
     return notes
 
@@ -233,5 +233,5 @@ def combine(aligned: Aligned, config: BlendConfig, *, name: str, costs: tuple[np
         chosen.offsets_C,
         sections,
         fits,
-        _notes(fits, blended),
+        _notes(fits, blended, 1 if singles.metric.greater_is_better else -1),
     )

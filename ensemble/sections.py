@@ -11,11 +11,11 @@ from ensemble.auto import Blended, Trial
 from ensemble.choose import Score
 from ensemble.methods import METHODS
 from reports.blocks import section, table_block, text_block
-from reports.bootstrap import percentile_interval
+from reports.bootstrap import Interval, percentile_interval
 from reports.metrics import Metric
 from reports.text import num, signed, span
 
-__all__ = ["errors_section", "methods_section"]
+__all__ = ["errors_section", "expected", "methods_section"]
 
 
 def errors_section(names: Sequence[str], wrong_MN: np.ndarray) -> dict[str, Any] | None:
@@ -68,6 +68,12 @@ def _row(trial: Trial, chosen: Trial, best_single: Score, sign: int) -> list[str
     ]
 
 
+def expected(blended: Blended, sign: int) -> Interval:
+    """Return the chosen one's score and interval, less what choosing is expected to flatter."""
+    nested, less = blended.chosen.nested, blended.flatters
+    return percentile_interval(sign * (nested.value - less), sign * (nested.resamples_R - less))
+
+
 def _said(blended: Blended, metric: Metric, once_more: Score | None) -> list[str]:
     """Return in sentences why this method was taken, and by how much its score flatters."""
     sign, chosen = (1 if metric.greater_is_better else -1), blended.chosen
@@ -86,7 +92,8 @@ def _said(blended: Blended, metric: Metric, once_more: Score | None) -> list[str
         lines.append(
             f"Choosing among {len(blended.trials)} methods on the same people flatters the chosen one, by about "
             f"{blended.flatters:.4f} {metric.title}, as resamples of people say"
-            f"{more if chosen is not soft and blended.flatters > over else ''}. It is not taken off the score."
+            f"{more if chosen is not soft and blended.flatters > over else ''}. It is not taken off the scores above; "
+            f"less that, expect {expected(blended, sign)}."
         )
     if once_more is not None:
         again = percentile_interval(sign * once_more.value, sign * once_more.resamples_R)
