@@ -144,10 +144,14 @@ def _log_loss_of_counts(counts: Counts) -> np.ndarray:
 
 
 def _kappa_quadratic(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
-    predicted_N, num_classes, unasked = proba_NC.argmax(axis=1), proba_NC.shape[1], np.zeros(())
-    truth_C, predicted_C = (np.bincount(one, minlength=num_classes) for one in (label_N, predicted_N))
-    distance = np.asarray(((label_N - predicted_N) ** 2).sum())
-    return float(_kappa_quadratic_of_counts(Counts(unasked, truth_C, predicted_C, unasked, distance)))
+    """One less observed over expected squared distance, summed in scikit-learn's order; NaN where one class is all."""
+    num_classes = proba_NC.shape[1]
+    pair_N = label_N * num_classes + proba_NC.argmax(axis=1)
+    counts_CC = np.bincount(pair_N, minlength=num_classes**2).reshape(num_classes, num_classes).astype(np.float64)
+    distance_CC = (np.arange(num_classes)[:, None] - np.arange(num_classes)) ** 2.0
+    expected_CC = np.outer(counts_CC.sum(axis=0), counts_CC.sum(axis=1)) / counts_CC.sum()
+    expected = (distance_CC * expected_CC).sum()
+    return float(1 - (distance_CC * counts_CC).sum() / expected) if expected > 0 else float("nan")
 
 
 def _kappa_quadratic_of_counts(counts: Counts) -> np.ndarray:
