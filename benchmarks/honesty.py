@@ -22,7 +22,6 @@ from ensemble.choose import Score
 from ensemble.method import Evidence
 from ensemble.methods import METHODS
 from folds.split import assign_folds
-from reports.bootstrap import percentile_interval
 from reports.metrics import METRICS, softmax
 
 NUM_FRESH, NUM_FOLDS, METRIC = 20_000, 5, METRICS["f1_macro"]
@@ -66,7 +65,7 @@ class World:
 
 
 def _interval(score: Score, target: float) -> dict[str, Any]:
-    found = percentile_interval(score.value, score.resamples_R)
+    found = score.interval(METRIC)
     return {"nested": found.value, "low": found.low, "high": found.high, "target": target}
 
 

@@ -227,21 +227,15 @@ def align(runs: Sequence[Run], *, intersect: bool = False) -> Aligned:
     first = runs[0]
     longest = max(runs, key=lambda run: run.info["num_repeats"])
     checked = _keys(longest)
-    _check_keys(longest, checked)
     rows = checked.sort_values(["repeat", "image_id"], ignore_index=True)[KEYS]
     size = int((rows["repeat"] == 0).sum())
     same_folds, orders, corrected = True, [], []
-    known: tuple[np.ndarray, np.ndarray] | None = None
+    joined = _join(longest, checked, longest, rows, size)
     for run in runs:
         _check_classes(run, first)
-        own = _keys(run)
+        own = checked if run is longest else _keys(run)
         # Runs of one command line have equal rows, which need no second look.
-        if known is None or not own.equals(checked):
-            found = _join(run, own, longest, rows, size)
-            known = found if own.equals(checked) else known
-        else:
-            found = known
-        order_N, fold_N = found
+        order_N, fold_N = joined if own.equals(checked) else _join(run, own, longest, rows, size)
         same_folds &= bool((fold_N == rows["fold"].to_numpy()).all())
         label_P = own["label"].to_numpy()[order_N[:size]]
         if (label_P != rows["label_raw"].to_numpy()[:size]).any():

@@ -37,6 +37,10 @@ class Trial:
     offsets_gain: tuple[float, float]
     """What offsets gain on other people, and the standard error of that, whether they are kept or not."""
 
+    @property
+    def label(self) -> str:
+        return f"{self.name} + offsets" if self.offsets_C.any() else self.name
+
 
 @dataclass(frozen=True, slots=True)
 class Blended:
@@ -46,6 +50,11 @@ class Blended:
     chosen: Trial
     flatters: float
     """By how much choosing among them is expected to flatter the chosen one's score."""
+
+    @property
+    def expected(self) -> Score:
+        """The chosen one's score, less that."""
+        return self.chosen.nested.minus(self.flatters)
 
 
 def apply(fitted: Fitted, offsets_C: np.ndarray, logits: Iterable[np.ndarray]) -> np.ndarray:

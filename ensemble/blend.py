@@ -30,21 +30,22 @@ __all__ = ["BlendConfig", "blend"]
 Say = Callable[[str], None]
 
 
-def _sorted(runs: list[Run], config: BlendConfig) -> tuple[list[Run], BlendConfig]:
-    """Return runs and weights sorted by name, so that the order of arguments does not matter."""
+def _sorted(runs: list[Run], config: BlendConfig) -> tuple[list[Run], list[dict[str, str]], BlendConfig]:
+    """Return runs, their records and weights sorted by name, so that the order of arguments does not matter."""
     if config.weights is not None and len(config.weights) != len(runs):
         names = listed((run.name for run in runs), most=20)
         raise UserError(
             f"--weights: {len(config.weights)} given for {len(runs)} runs; pass one each, in this order: {names}"
         )
+    records = [member_record(run) for run in runs]
 
     def key(place: int) -> tuple[str, ...]:  # what does not depend on how a path is written
-        return runs[place].name, member_record(runs[place])["oof"], str(runs[place].path.resolve())
+        return runs[place].name, records[place]["oof"], str(runs[place].path.resolve())
 
     order = sorted(range(len(runs)), key=key)
     if config.weights is not None:
         config = dataclasses.replace(config, weights=tuple(config.weights[place] for place in order))
-    return [runs[place] for place in order], config
+    return [runs[place] for place in order], [records[place] for place in order], config
 
 
 def _member_lines(runs: Sequence[Run], costs: tuple[np.ndarray, str], skipped: Sequence[tuple[Path, str]]) -> list[str]:
@@ -127,14 +128,16 @@ def blend(runs: Sequence[str | Path | Run], *, say: Say = print, **settings: Any
     found, skipped = find_members(config.runs, include_blends=config.include_blends or config.config is not None)
     if config.config is not None and skipped and config.runs == read_blend_file(config.config).runs:
         raise UserError(f"{config.config}: {skipped[0][0]} cannot be blended any more: {skipped[0][1]}")
-    members, config = _sorted(of_one_data_set(found, config.dataset), config)
+    members, hashes, config = _sorted(of_one_data_set(found, config.dataset), config)
     if config.config is not None:
-        check_members(config.config, members)
+        check_members(config.config, members, hashes)
     notes = _honesty(members, config)
     costs = costs_of(members)
     for line in _member_lines(members, costs, skipped):
         say(line)
-    record = [{"name": run.name, "run_key": run.info["run_key"], **member_record(run)} for run in members]
+    record: list[dict[str, Any]] = [
+        {"name": run.name, "run_key": run.info["run_key"], **one} for run, one in zip(members, hashes, strict=True)
+    ]
     decides = {name: getattr(config, name) for name in DECIDES}
     key = hashlib.blake2b(json.dumps([record, decides], sort_keys=True).encode(), digest_size=16).hexdigest()
     first = members[0]

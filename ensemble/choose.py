@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ensemble.method import Evidence
-from reports.bootstrap import bootstrap_scores
-from reports.metrics import mean_score, softmax
+from reports.bootstrap import Interval, bootstrap_scores, percentile_interval
+from reports.metrics import Metric, mean_score, softmax
 
 __all__ = ["Score", "choosing_flatters", "gain", "score_of", "simplest"]
 
@@ -20,6 +20,17 @@ class Score:
 
     value: float
     resamples_R: np.ndarray
+
+    def interval(self, metric: Metric) -> Interval:
+        """Return it as the metric has it, with its 95 % interval."""
+        sign = 1 if metric.greater_is_better else -1
+        return percentile_interval(sign * self.value, sign * self.resamples_R)
+
+    def minus(self, other: Score | float) -> Score:
+        """Return the difference to another one, paired, or to a number."""
+        if isinstance(other, Score):
+            return Score(self.value - other.value, self.resamples_R - other.resamples_R)
+        return Score(self.value - other, self.resamples_R - other)
 
     @property
     def error(self) -> float:
@@ -40,9 +51,9 @@ def score_of(evidence: Evidence, logits_NC: np.ndarray, *, resampled: bool = Tru
 
 def gain(new: Score, old: Score) -> tuple[float, float]:
     """Return by how much one is better than the other, and the standard error of that, paired over people."""
-    spread_R = new.resamples_R - old.resamples_R
-    spread_R = spread_R[np.isfinite(spread_R)]
-    return new.value - old.value, float(spread_R.std()) if len(spread_R) else np.inf
+    difference = new.minus(old)
+    known = np.isfinite(difference.resamples_R).any()
+    return difference.value, difference.error if known else np.inf
 
 
 def simplest(scores: Sequence[Score]) -> int:

@@ -90,7 +90,7 @@ ALLOWS = ("include_blends", "allow_optimistic")
 def member_record(run: Run) -> dict[str, str]:
     """Return what tells whether a member is still what it was: hashes of its logits, out of fold and for the test set.
 
-    What its training wrote of itself (run_key) comes along.
+    Reads all of them. Raises UserError for a file that is gone.
     """
     tests = (
         ["test", *(f"test_fold_{fold}" for fold in range(run.info["num_test_folds"]))] if run.info["has_test"] else []
@@ -104,11 +104,10 @@ def member_record(run: Run) -> dict[str, str]:
     return found | ({"test": "-".join(hashes[name][:8] for name in tests)} if tests else {})
 
 
-def check_members(file: str | Path, runs: Sequence[Run]) -> None:
-    """Raise UserError where a run is not what it was when a blend.yaml was written."""
+def check_members(file: str | Path, runs: Sequence[Run], records: Sequence[Mapping[str, str]]) -> None:
+    """Raise UserError where a run's record (see `member_record`) is not what it was when a blend.yaml was written."""
     known = {(Path(file).parent / one["path"]).resolve(): one for one in _read(file)["members"]}
-    for run in runs:
-        now = member_record(run)
+    for run, now in zip(runs, records, strict=True):
         then = known.get(run.path.resolve(), {})
         changed = [part for part in ("oof", "test") if part in then and then[part] != now.get(part)]
         if changed:

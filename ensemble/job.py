@@ -11,21 +11,20 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from ensemble.align import Aligned
-from ensemble.auto import Blended, Trial, apply, blend_arrays, nested_once_more
+from ensemble.auto import Blended, apply, blend_arrays, nested_once_more
 from ensemble.budget import Row, frontier_section, parse_budget
 from ensemble.choose import Score
 from ensemble.config import AUTO, BlendConfig
 from ensemble.method import Evidence, Fitted, Method
 from ensemble.methods import METHODS, weighted_vote
-from ensemble.nested import splits_of
-from ensemble.sections import errors_section, expected, methods_section
+from ensemble.nested import Split, splits_of
+from ensemble.sections import errors_section, methods_section
 from ensemble.subsets import frontier_rows, within
 from ensemble.vote import POOLS
 from folds.errors import UserError
 from pipeline.store import with_logits
 from reports.blocks import comparison_block, section
-from reports.bootstrap import percentile_interval
-from reports.metrics import METRICS, softmax
+from reports.metrics import METRICS, Metric, softmax
 from reports.summary import compare_row, with_differences
 
 __all__ = ["Blend", "combine", "methods_to_try", "why_not_fit"]
@@ -156,18 +155,13 @@ def _tests(aligned: Aligned, fitted: Fitted, offsets_C: np.ndarray) -> list[pd.D
     return [with_logits(ids, apply(fitted, offsets_C, aligned.test(fold))) for fold in aligned.test_folds]
 
 
-def _method(trial: Trial) -> str:
-    return f"{trial.name} + offsets" if trial.offsets_C.any() else trial.name
-
-
 def _frontier(
-    evidence: Evidence, splits: Sequence[Any], singles: _Singles, blended: Blended, cost_M: np.ndarray, unit: str
+    evidence: Evidence, splits: Sequence[Split], singles: _Singles, blended: Blended, cost_M: np.ndarray, unit: str
 ) -> dict[str, Any]:
     """Return the section of score against cost, with this blend among the soft votes."""
     rows = frontier_rows(evidence, splits, cost_M, singles.names)
     chosen = blended.chosen
-    sign, runs = (1 if singles.metric.greater_is_better else -1), np.flatnonzero(chosen.final.shares)
-    headline = percentile_interval(sign * chosen.nested.value, sign * chosen.nested.resamples_R).as_dict()
+    runs, headline = np.flatnonzero(chosen.final.shares), chosen.nested.interval(singles.metric).as_dict()
     rows.append(Row("this blend", len(runs), float(cost_M[runs].sum()), headline))
     return frontier_section(
         rows,
@@ -175,7 +169,7 @@ def _frontier(
         unit=unit,
         num_images=int((evidence.repeat_N == evidence.repeat_N[0]).sum()),
         num_groups=len(np.unique(evidence.group_N)),
-        how=f"soft votes of members that were chosen on other people; this blend is by {_method(chosen)}",
+        how=f"soft votes of members that were chosen on other people; this blend is by {chosen.label}",
     )
 
 
@@ -188,13 +182,13 @@ def _voted(aligned: Aligned, singles: _Singles, name: str, method: Method) -> Bl
     return Blend(logits_NC, _tests(aligned, fitted, zeros_C), name, fitted, zeros_C, sections, False)
 
 
-def _notes(fits: bool, blended: Blended, sign: int) -> list[str]:
+def _notes(fits: bool, blended: Blended, metric: Metric) -> list[str]:
     """Return how out-of-fold rows came about, and what that flatters."""
     notes = ["out-of-fold rows are by what was fitted on other people"] if fits else []
     if len(blended.trials) > 1:
         notes.append(
             f"the method was chosen among {len(blended.trials)} on these very people, which flatters its score by "
-            f"about {blended.flatters:.4f}: expect {expected(blended, sign).value:.4f}"
+            f"about {blended.flatters:.4f}: expect {blended.expected.interval(metric).value:.4f}"
         )
     return notes
 
@@ -233,5 +227,5 @@ def combine(aligned: Aligned, config: BlendConfig, *, name: str, costs: tuple[np
         chosen.offsets_C,
         sections,
         fits,
-        _notes(fits, blended, 1 if singles.metric.greater_is_better else -1),
+        _notes(fits, blended, singles.metric),
     )

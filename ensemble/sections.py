@@ -11,11 +11,10 @@ from ensemble.auto import Blended, Trial
 from ensemble.choose import Score
 from ensemble.methods import METHODS
 from reports.blocks import section, table_block, text_block
-from reports.bootstrap import Interval, percentile_interval
 from reports.metrics import Metric
 from reports.text import num, signed, span
 
-__all__ = ["errors_section", "expected", "methods_section"]
+__all__ = ["errors_section", "methods_section"]
 
 
 def errors_section(names: Sequence[str], wrong_MN: np.ndarray) -> dict[str, Any] | None:
@@ -54,24 +53,15 @@ def errors_section(names: Sequence[str], wrong_MN: np.ndarray) -> dict[str, Any]
     )
 
 
-def _row(trial: Trial, chosen: Trial, best_single: Score, sign: int) -> list[str]:
-    nested = percentile_interval(sign * trial.nested.value, sign * trial.nested.resamples_R).as_dict()
-    difference = percentile_interval(
-        sign * (trial.nested.value - best_single.value), sign * (trial.nested.resamples_R - best_single.resamples_R)
-    )
+def _row(trial: Trial, chosen: Trial, best_single: Score, metric: Metric) -> list[str]:
+    nested, sign = trial.nested.interval(metric).as_dict(), 1 if metric.greater_is_better else -1
     return [
-        f"{trial.name}{' + offsets' if trial.offsets_C.any() else ''}{' (taken)' if trial is chosen else ''}",
+        f"{trial.label} (taken)" if trial is chosen else trial.label,
         num(sign * trial.in_sample),
         num(nested["value"]),
         span(nested),
-        signed(difference.as_dict()),
+        signed(trial.nested.minus(best_single).interval(metric).as_dict()),
     ]
-
-
-def expected(blended: Blended, sign: int) -> Interval:
-    """Return the chosen one's score and interval, less what choosing is expected to flatter."""
-    nested, less = blended.chosen.nested, blended.flatters
-    return percentile_interval(sign * (nested.value - less), sign * (nested.resamples_R - less))
 
 
 def _said(blended: Blended, metric: Metric, once_more: Score | None) -> list[str]:
@@ -93,12 +83,12 @@ def _said(blended: Blended, metric: Metric, once_more: Score | None) -> list[str
             f"Choosing among {len(blended.trials)} methods on the same people flatters the chosen one, by about "
             f"{blended.flatters:.4f} {metric.title}, as resamples of people say"
             f"{more if chosen is not soft and blended.flatters > over else ''}. It is not taken off the scores above; "
-            f"less that, expect {expected(blended, sign)}."
+            f"less that, expect {blended.expected.interval(metric)}."
         )
     if once_more is not None:
-        again = percentile_interval(sign * once_more.value, sign * once_more.resamples_R)
         lines.append(
-            f"Nested once more, with the choice itself made on other people, the whole procedure scores {again}."
+            "Nested once more, with the choice itself made on other people, the whole procedure scores "
+            f"{once_more.interval(metric)}."
         )
     gained, error = chosen.offsets_gain
     if chosen.offsets_C.any():
@@ -118,9 +108,8 @@ def methods_section(
     blended: Blended, best_single: Score, name: str, metric: Metric, once_more: Score | None
 ) -> dict[str, Any]:
     """Return all methods side by side: in-sample, nested with interval, and minus the best single run, paired."""
-    sign = 1 if metric.greater_is_better else -1
     header = ["", "in-sample", "nested", "95 % interval", f"minus {name}, the best single run, paired"]
-    rows = [_row(trial, blended.chosen, best_single, sign) for trial in blended.trials]
+    rows = [_row(trial, blended.chosen, best_single, metric) for trial in blended.trials]
     return section(
         "Methods: fitted on some people's rows, scored on others'",
         table_block(header, rows),

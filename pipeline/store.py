@@ -78,7 +78,7 @@ def _write_csv(table: pd.DataFrame, draft: Path) -> None:
                 pyarrow.csv.write_csv(pyarrow.Table.from_pandas(table, preserve_index=False), file, plain)
             return
         except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, pyarrow.ArrowNotImplementedError):
-            pass  # quotes are needed, or a column holds values of several types
+            pass  # quotes are needed, or a column holds values of several types: pandas writes the whole file anew
     table.to_csv(draft, index=False)
 
 
