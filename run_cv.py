@@ -19,8 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = parse_run_config(sys.argv[1:] if argv is None else argv, prog="run_cv.py", description=__doc__ or "")
         from pipeline.cv import cross_validate_seeds  # torch takes seconds: after the flags have been checked
 
-        with outlive_terminal(Path(config.output.output) / "hangup.log"):
-            cross_validate_seeds(config)
+        with outlive_terminal(Path(config.output.output) / "hangup.log") as say:
+            cross_validate_seeds(config, say=say)
 
     return run_command(command)
 

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import get_start_method, set_start_method
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -28,6 +28,7 @@ from pipeline.device import compute_of
 from pipeline.feeding import Feeder
 from pipeline.fit import Fit
 from pipeline.fold import FoldJob
+from pipeline.hangup import hangup_held
 from pipeline.infer import predict
 from pipeline.progress import Progress
 from pipeline.training import run_fold
@@ -194,7 +195,8 @@ class _Child:
         self.process = context.Process(
             target=_serve_folds, args=(picklable, run, device, theirs, their_lifeline, get_start_method())
         )
-        self.process.start()
+        with hangup_held():
+            self.process.start()
         theirs.close()
         their_lifeline.close()
 
@@ -205,28 +207,34 @@ class _Child:
     def do(self, index: int, say: Say) -> dict[str, Any]:
         """Have one fold done; raises _FoldError."""
         log = self.logs / f"fold_{index}.log"
-        try:
-            self.pipe.send(index)
-            while self.pipe.poll(1.0) or self.process.is_alive():  # its workers may hold its end open for a while
-                if not self.pipe.poll():
-                    continue
-                kind, what = self.pipe.recv()
-                if kind == "done":
-                    return dict(what)
-                if kind == "failed":
-                    raise _FoldError(f"failed: {what}; see {log}")
-                if kind == "progress":
-                    method, steps = what
-                    getattr(self.progress, method)(steps)
-                else:
-                    say(what)
-        except (EOFError, OSError):
-            pass
+        for kind, what in self._told(index):
+            if kind == "done":
+                return dict(what)
+            if kind == "failed":
+                raise _FoldError(f"failed: {what}; see {log}")
+            if kind == "progress":
+                method, steps = what
+                getattr(self.progress, method)(steps)
+            else:
+                say(what)
         self.process.join()
         code = self.process.exitcode or 0
         how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"died (exit code {code})"
         why = ", often for want of memory" if code == -signal.SIGKILL else ""
         raise _FoldError(f"{how}{why}{f'; see {log}' if log.exists() else ''}")
+
+    def _told(self, index: int) -> Iterator[tuple[str, Any]]:
+        """Ask for a fold and yield what the process sends, until it dies.
+
+        Only the pipe's errors are taken for its death: one of printing what it sent is the caller's.
+        """
+        try:
+            self.pipe.send(index)
+            while self.pipe.poll(1.0) or self.process.is_alive():  # its workers may hold its end open for a while
+                if self.pipe.poll():
+                    yield self.pipe.recv()
+        except (EOFError, OSError):
+            return
 
     def end(self, *, now: bool = False) -> None:
         """Let the process end, or stop it."""

@@ -38,6 +38,31 @@ def test_only_what_nobody_handles_is_handled(tmp_path):
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
 
 
+LOSES_TERMINAL = """
+import os, pty, sys
+from pathlib import Path
+from pipeline.hangup import outlive_terminal
+ours, theirs = pty.openpty()  # not this process's own: it gets no signal when it goes
+os.dup2(theirs, 1)
+os.dup2(theirs, 2)
+os.close(theirs)
+sys.stdout.reconfigure(line_buffering=True)
+with outlive_terminal(Path(sys.argv[1])) as say:
+    say("seen")
+    os.close(ours)
+    say("logged")
+    say("logged too")
+"""
+
+
+def test_a_line_between_the_loss_of_the_terminal_and_its_signal_is_logged(tmp_path):
+    done = subprocess.run([sys.executable, "-c", LOSES_TERMINAL, tmp_path / "log"], cwd=ROOT, timeout=60, check=False)
+    assert done.returncode == 0
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert "seen" not in lines
+    assert [line for i, line in enumerate(lines) if line not in lines[:i]] == ["logged", "logged too"]
+
+
 def take_terminal():
     """Make the terminal on stdin the new session's own, as a login does."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may themselves run under nohup

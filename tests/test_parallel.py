@@ -39,7 +39,8 @@ def do_or_die(job, index):
     if index == 3:
         raise UserError("--lr 9: too much")
     job.say(f"fold {index} here")
-    return {"index": index, "pid": os.getpid(), "threads": torch.get_num_threads()}
+    held = signal.SIGHUP in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    return {"index": index, "pid": os.getpid(), "threads": torch.get_num_threads(), "hangup_held": held}
 
 
 def fake_job(folder, said, **changes):
@@ -63,6 +64,8 @@ def test_one_process_does_several_folds(tmp_path):
     assert os.getpid() not in pids
     assert len(pids) <= 2
     assert {one["threads"] for one in done.values()} == {1}
+    assert all(one["hangup_held"] for one in done.values())  # from their first instruction on
+    assert signal.SIGHUP not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
     assert {"fold 0 here", "fold 4 here", "fold 5 here"} <= {*said}
 
 
@@ -201,3 +204,16 @@ def test_a_process_that_cannot_be_started_costs_its_fold_alone(tmp_path, monkeyp
     with pytest.raises(UserError, match=r"could not be started \(Broken pipe\)"):
         run_folds(fake_job(tmp_path, said, parallel_folds=2), [0, 4, 5], run=do_or_die)
     assert len([line for line in said if line.endswith(" here")]) == 2
+
+
+@pytest.mark.slow
+def test_a_line_that_cannot_be_printed_ends_the_run(tmp_path):
+    class Closed(list):
+        def append(self, line):
+            if line.endswith(" here"):
+                raise BrokenPipeError(32, "Broken pipe")
+
+    before = children_of(os.getpid())
+    with pytest.raises(BrokenPipeError):
+        run_folds(fake_job(tmp_path, Closed(), parallel_folds=2), [0, 4, 5], run=do_or_die)
+    assert children_of(os.getpid()).keys() <= before.keys()
