@@ -1,0 +1,36 @@
+"""Tables on disk: fast CSVs read as those of pandas do."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.store import write_table
+
+PLAIN = pd.DataFrame({"image_id": ["a/1.jpg", "b/2.jpg"], "label": [3, 0], "proba": [1e-12, 1 / 3]})
+TABLES = {
+    "plain": PLAIN,
+    "commas": PLAIN.assign(true=["worn, female", 'said "no"']),
+    "line ends": PLAIN.assign(true=["two\nlines", "one"]),
+    "missing": PLAIN.assign(fold=pd.array([1, None], dtype="Int64"), true=["worn, male", None]),
+    "truth values": PLAIN.assign(right=[True, False], true=["a, b", "c"]),
+    "mixed": PLAIN.assign(value=pd.Series(["a", 3], dtype=object)),
+    "none": PLAIN.iloc[:0],
+    "other scripts": PLAIN.assign(true=["wörn, ✓", "口罩"]),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_csvs_read_as_those_of_pandas(tmp_path, name):
+    table = TABLES[name]
+    write_table(tmp_path / "a.csv", table)
+    expected = pd.read_csv(io.StringIO(table.to_csv(index=False)))
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "a.csv"), expected, check_exact=True)
+
+
+def test_a_large_csv_keeps_every_digit(tmp_path):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"true": ["a, b"] * 5000, "x": np.exp(rng.normal(size=5000) * 30)})
+    write_table(tmp_path / "a.csv", table)
+    assert (pd.read_csv(tmp_path / "a.csv")["x"] == table["x"]).all()
