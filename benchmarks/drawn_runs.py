@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from folds.labels import AGES, ATTRIBUTES, CLASSES, GENDERS
+from folds.manifest import ids_hash
 from folds.split import assign_folds
 from pipeline.store import FORMAT, PICTURES, with_logits, write_json, write_table
 
@@ -87,7 +88,7 @@ def write_drawn_run(
             "status": "done",
             "name": folder.name,
             "run_key": {"configuration": f"drawn {strength} {seed}"},
-            "data": {"name": "drawn", "ids_hash": f"{num_people}-{num_test}", "is_demo": False},
+            "data": {"name": "drawn", "train_ids_hash": ids_hash(rows["image_id"]), "is_demo": False},
             "classes": list(names or CLASSES),
             "answers": list(range(len(CLASSES))),
             "attributes": [

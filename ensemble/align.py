@@ -16,7 +16,8 @@ from pipeline.store import Run, logit_columns, read_table
 
 __all__ = ["Aligned", "Member", "align"]
 
-KEYS = ["image_id", "group", "label", "label_raw", "repeat", "fold"]
+NUMBERS = ["label", "label_raw", "repeat", "fold"]
+KEYS = ["image_id", "group", *NUMBERS]
 MOST_KEPT = 2**29  # bytes of out-of-fold logits, up to which those of all members stay in memory
 READERS = 2  # threads that read ahead
 
@@ -91,6 +92,11 @@ class Aligned:
         return iter(self._kept) if self._kept is not None else _ahead(self.members, Member.read_oof)
 
     @property
+    def tests_are_means(self) -> bool:
+        """Whether a member's test logits, as they are read, are means over folds: smoother than any one model's."""
+        return self.test_folds == [None] or any(run.info.get("test_is_mean") for run in self.runs)
+
+    @property
     def test_folds(self) -> list[int | None]:
         """The folds whose models are blended each by themselves; [None] for means where members differ in number."""
         num_folds = {run.info["num_test_folds"] for run in self.runs}
@@ -114,9 +120,12 @@ def _ahead(members: Sequence[Member], read: Callable[[Member], np.ndarray]) -> I
 
 
 def _keys(run: Run) -> pd.DataFrame:
-    """Return a run's rows without logits. Raises UserError where they are of other repeats than it says."""
+    """Return a run's rows without logits. Raises UserError for what is no number, or other repeats than it says."""
     path = run.path / "oof.parquet"
     rows = read_table(path, columns=KEYS)
+    odd = [name for name in NUMBERS if not pd.api.types.is_integer_dtype(rows[name])]
+    if odd:
+        raise UserError(f"{path}: {listed(odd)} must be whole numbers, none missing; run it again")
     if not np.array_equal(np.unique(rows["repeat"]), np.arange(run.info["num_repeats"])):
         raise UserError(f"{path}: its repeats are not 0 to {run.info['num_repeats'] - 1}; run it again")
     return rows

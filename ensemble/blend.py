@@ -21,7 +21,7 @@ from ensemble.job import Blend, combine
 from folds.errors import UserError, listed
 from pipeline.costs import device_of, num_passes, picture_seconds
 from pipeline.derived import open_derived, write_derived
-from pipeline.report import write_report
+from pipeline.report import closing_line, write_report
 from pipeline.store import PICTURES, Run, lock_folder
 from reports.text import table
 
@@ -66,9 +66,25 @@ def _honesty(runs: Sequence[Run], config: BlendConfig) -> list[str]:
     if optimistic:
         notes.append(f"OPTIMISTIC: epochs of {listed(optimistic)} were chosen on the very rows that are scored")
     leaky = [run.name for run in runs if run.info["leaks"]]
+    if leaky and not config.allow_leaks:
+        raise UserError(
+            f"{listed(leaky)}: groups leak between the folds (--split random), so a blend's score would be no honest "
+            "one; leave them out or pass --allow-leaks"
+        )
     if leaky:
         notes.append(f"groups leak between the folds of {listed(leaky)}: this score is not honest")
     return notes
+
+
+def _with_metric(config: BlendConfig, runs: Sequence[Run]) -> tuple[BlendConfig, list[str]]:
+    """Return the settings with the metric that counts, and a note where the runs do not agree on one."""
+    if config.metric is not None:
+        return config, []
+    own = sorted({str(run.info["metric"]) for run in runs})
+    if len(own) == 1:
+        return dataclasses.replace(config, metric=own[0]), []
+    note = f"members were made for different scores ({listed(own)}), so macro F1 counts; --metric says another"
+    return dataclasses.replace(config, metric="f1_macro"), [note]
 
 
 def _notes(aligned: Aligned, config: BlendConfig) -> list[str]:
@@ -132,6 +148,7 @@ def blend(runs: Sequence[str | Path | Run], *, say: Say = print, **settings: Any
     if config.config is not None:
         check_members(config.config, members, hashes)
     notes = _honesty(members, config)
+    config, differ = _with_metric(config, members)
     costs = costs_of(members)
     for line in _member_lines(members, costs, skipped):
         say(line)
@@ -147,7 +164,7 @@ def blend(runs: Sequence[str | Path | Run], *, say: Say = print, **settings: Any
     if folder.resolve() in {run.path.resolve() for run in members}:
         raise UserError(f"{folder}: is one of the runs to be blended; pass another --name")
     aligned = align(members, intersect=config.intersect)
-    notes += _notes(aligned, config)
+    notes += [*differ, *_notes(aligned, config)]
     # Everything is computed before the first file is written: an error leaves nothing behind.
     made = combine(aligned, config, name=folder.name, costs=costs, say=say)
     shares = made.fitted.shares
@@ -164,13 +181,23 @@ def blend(runs: Sequence[str | Path | Run], *, say: Say = print, **settings: Any
             "about": f"{made.method}{' + offsets' if made.offsets_C.any() else ''} blend of {len(members)} runs: "
             + ", ".join(f"{run.name} x {share:.3g}" for run, share in zip(members, shares, strict=True)),
             "notes": [*notes, *made.notes],
+            "test_is_mean": aligned.tests_are_means,
             **_costs(members, shares),
         }
         pictures = next((run.path / PICTURES for run in members if (run.path / PICTURES).is_file()), None)
         texts = {"blend.yaml": _blend_yaml(folder, record, members, config, made)}
         write_derived(
-            folder, first, info, aligned.rows, made.logits_NC, made.tests, made.sections, pictures=pictures, texts=texts
+            folder,
+            first,
+            info,
+            aligned.rows,
+            made.logits_NC,
+            made.tests,
+            made.sections,
+            pictures=pictures,
+            texts=texts,
+            of_shares=made.of_shares,
         )
         say("\n" + write_report(Run(folder), page=config.page))
-        say(f"report: {folder / ('report.html' if config.page else 'report.txt')}")
+        say(closing_line(Run(folder)))
     return Run(folder)

@@ -26,6 +26,7 @@ __all__ = ["BlendConfig", "check_members", "member_record", "parse_blend_config"
 
 AUTO = "auto"
 _EARLY_FLAGS = ("--config", "-c")
+MAY_BE = {"weights": (list, type(None)), "budget": (str, type(None)), "metric": (str, type(None))}  # in a blend.yaml
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,17 +57,20 @@ class BlendConfig:
     """Name of the blend; default: blend_ and a hash of members and settings."""
     allow_optimistic: bool = False
     """Take in runs whose epochs were chosen on the rows that are scored (--select best); the blend is marked so too."""
+    allow_leaks: bool = False
+    """Take in runs whose groups leak between folds (--split random); the blend is marked so too."""
     allow_different_folds: bool = False
     """Fit on runs of different folds; without it those are only voted on."""
     overwrite: bool = False
     """Replace a blend of that name."""
     page: bool = True
     """Draw report.html too."""
-    metric: str = "f1_macro"
-    """The score that counts; see run_cv.py --help."""
+    metric: str | None = None
+    """The score that counts; see run_cv.py --help. Default: the runs' own, or f1_macro where they differ."""
 
     def __post_init__(self) -> None:
-        check_metric(self.metric)
+        if self.metric is not None:
+            check_metric(self.metric)
         check_name(self.name)
         known = [AUTO, *METHODS]
         near = did_you_mean(self.method, known)
@@ -84,7 +88,7 @@ class BlendConfig:
 
 # What decides what a blend is; the rest is where it lies and what was let in.
 DECIDES = ("method", "metric", "weights", "budget", "thorough", "intersect", "allow_different_folds")
-ALLOWS = ("include_blends", "allow_optimistic")
+ALLOWS = ("include_blends", "allow_optimistic", "allow_leaks")
 
 
 def member_record(run: Run) -> dict[str, str]:
@@ -96,11 +100,11 @@ def member_record(run: Run) -> dict[str, str]:
         ["test", *(f"test_fold_{fold}" for fold in range(run.info["num_test_folds"]))] if run.info["has_test"] else []
     )
     hashes = {}
-    for name in ("oof", *tests):
+    for name in tests:
         file = run.path / f"{name}.parquet"
         require(file.is_file(), f"{file}: no such file; run it again, or leave the run out")
         hashes[name] = file_hash(file)
-    found = {"oof": hashes["oof"]}
+    found = {"oof": run.oof_hash}
     return found | ({"test": "-".join(hashes[name][:8] for name in tests)} if tests else {})
 
 
@@ -140,7 +144,7 @@ def read_blend_file(file: str | Path) -> BlendConfig:
     taken = {name: settings[name] for name in (*DECIDES, *ALLOWS) if name in settings}
     known = {one.name: one for one in dataclasses.fields(BlendConfig)}
     for name, value in taken.items():
-        kinds = {"weights": (list, type(None)), "budget": (str, type(None))}.get(name, (type(known[name].default),))
+        kinds = MAY_BE.get(name, (type(known[name].default),))
         require(isinstance(value, kinds), f"{file}: {name}: {value!r} is not what blend.py writes there")
     weights = taken.pop("weights", None)
     runs = tuple(os.path.normpath(folder.resolve() / one["path"]) for one in settings["members"])

@@ -6,9 +6,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from folds.errors import UserError, did_you_mean, listed
-from pipeline.store import Run, file_hash
+from pipeline.store import Run
 
 __all__ = ["find_members", "of_one_data_set"]
+
+NEEDED = (
+    *("answers", "attributes", "classes", "data", "has_test", "kind", "leaks", "metric", "name"),
+    *("num_folds", "num_repeats", "num_test_folds", "views"),
+)
 
 
 def _why_not(path: Path, *, blends: bool) -> str | None:
@@ -23,11 +28,12 @@ def _why_not(path: Path, *, blends: bool) -> str | None:
         info = Run(path).info
     except UserError as error:
         return f"no run of ours ({error})"
-    if info.get("status") != "done":
-        return "not finished; run the same run_cv.py command again"
     if info.get("kind") == "blend" and not blends:
         return "an earlier blend; pass --include-blends to take it in"
-    return None
+    if info.get("status") != "done":
+        return "not finished; make it again by the same command"
+    absent = [name for name in NEEDED if name not in info]
+    return f"run.json lacks {listed(absent)}; make it again" if absent else None
 
 
 def _counted_twice(members: Sequence[Run]) -> Iterator[tuple[Run, str]]:
@@ -41,15 +47,12 @@ def _counted_twice(members: Sequence[Run]) -> Iterator[tuple[Run, str]]:
             family_of.setdefault(run.info["of"]["oof"], []).append(run)
     for oof, family in family_of.items():
         *others, last = sorted(family, key=lambda run: (run.info["finished"], run.name))
-        plain = [run for run in members if (run.path / "oof.parquet").is_file() and _hash(run) == oof]
+        # One that kept its run's single view has that run's very rows: it is none of the plain ones.
+        plain = [run for run in members if "of" not in run.info and run.oof_hash == oof]
         for run in plain:
             yield run, f"{last.name}, which merges its views, is in the blend"
         for run in others:
             yield run, f"{last.name}, of the same models and made later, is in the blend"
-
-
-def _hash(run: Run) -> str:
-    return file_hash(run.path / "oof.parquet")
 
 
 def find_members(
@@ -82,7 +85,7 @@ def _data_names(members: list[Run]) -> dict[str, list[Run]]:
     """Return the members by data set: equal picture names are one set, whatever its folder is called."""
     by_ids: dict[str, list[Run]] = {}
     for run in members:
-        by_ids.setdefault(run.info["data"]["ids_hash"], []).append(run)
+        by_ids.setdefault(run.ids_hash, []).append(run)
     names = [runs[0].info["data"]["name"] for runs in by_ids.values()]
     return {
         name if names.count(name) == 1 else f"{name}@{ids[:6]}": runs

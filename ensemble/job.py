@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from pipeline.store import with_logits
 from reports.blocks import comparison_block, section
 from reports.metrics import METRICS, Metric, softmax
 from reports.summary import compare_row, with_differences
+from reports.text import signed, span
 
 __all__ = ["Blend", "combine", "methods_to_try", "why_not_fit"]
 
@@ -44,6 +45,8 @@ class Blend:
     sections: dict[str, dict[str, Any]]
     fits: bool
     """Whether anything of it was fitted."""
+    of_shares: bool
+    """Whether its logits are shares of votes, which folds' models have as a mean of shares."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -54,14 +57,20 @@ def why_not_fit(aligned: Aligned, config: BlendConfig) -> str | None:
             "members have different folds, so what is fitted on one's rows has seen others' people; vote (--method "
             "soft), or pass --allow-different-folds"
         )
-    if aligned.test_folds == [None]:
+    if aligned.tests_are_means:
         return (
             "members differ in the number of test folds, so their test logits are means, which are smoother than what "
             "is fitted; vote (--method soft), or leave one kind out"
         )
-    if aligned.rows.groupby("repeat")["fold"].nunique().min() < (3 if config.thorough else 2):
-        return f"members have too few folds to fit on some and score on others{' twice' * config.thorough}; vote"
+    if _num_parts(aligned) < 2:
+        return "members have too few folds or groups to fit on some and score on others; vote (--method soft)"
     return None
+
+
+def _num_parts(aligned: Aligned) -> int:
+    """Return in how many parts people can be held out."""
+    by_repeat = aligned.rows.groupby("repeat")
+    return int(min(by_repeat["fold"].nunique().min(), by_repeat["group"].nunique().min()))
 
 
 def methods_to_try(config: BlendConfig, *, why_not: str | None, num_members: int) -> dict[str, Method]:
@@ -72,7 +81,7 @@ def methods_to_try(config: BlendConfig, *, why_not: str | None, num_members: int
     name = config.method
     if config.weights is not None:
         name = "soft" if name == AUTO else name
-        return {name: Method(METHODS[name].what, weighted_vote(name, config.weights), fits=False)}
+        return {name: replace(METHODS[name], fit=weighted_vote(name, config.weights))}
     asked = f"--budget {config.budget}" if config.budget is not None else f"--method {name}"
     if why_not is not None and (config.budget is not None or (name != AUTO and METHODS[name].fits)):
         raise UserError(f"{asked}: {why_not}")
@@ -134,14 +143,32 @@ class _Singles:
         place = max(range(len(self.found)), key=value)
         return place, Score(value(place), sign * self.found[place][1])
 
-    def sections(self, logits_NC: np.ndarray) -> dict[str, dict[str, Any]]:
-        """Return the members beside the blend, whose logits are N x C, and how alike their errors are."""
+    def beside(self, logits_NC: np.ndarray) -> list[dict[str, Any]]:
+        """Return a row each of the members and, last, of the blend, whose logits are N x C."""
         blend = compare_row(name=self.blend, proba_NC=softmax(logits_NC), **self.shared)
-        rows = with_differences([*self.found, blend], self.best[0])
+        return with_differences([*self.found, blend], self.best[0])
+
+    def sections(self, rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Return the members beside the blend, as `beside` says, and how alike their errors are."""
         title = "Single runs beside the blend, out of fold; differences to the best of them"
         found = {"1_members": section(title, comparison_block(rows))}
         errors = errors_section(self.names, self.wrong_MN)
         return found | ({} if errors is None else {"2_errors": errors})
+
+    def verdict(self, rows: list[dict[str, Any]], shares: Sequence[float], cost_M: np.ndarray) -> list[str]:
+        """Return a note where the blend is no better than a member alone, for all that is known, and what it costs."""
+        name, found = self.names[self.best[0]], rows[-1]["difference"]
+        if len(self.names) < 2 or found is None or found["low"] is None:
+            return []
+        sign = 1 if self.metric.greater_is_better else -1
+        if min(sign * found["low"], sign * found["high"]) > 0:
+            return []
+        what = "cannot be told from" if max(sign * found["low"], sign * found["high"]) >= 0 else "is worse than"
+        times = cost_M[np.flatnonzero(shares)].sum() / cost_M[self.best[0]]
+        return [
+            f"the blend {what} {name} alone, the best single run on these people "
+            f"({signed(found)} {span(found)}), at {times:.3g} times its cost"
+        ]
 
 
 def _tests(aligned: Aligned, fitted: Fitted, offsets_C: np.ndarray) -> list[pd.DataFrame]:
@@ -173,34 +200,55 @@ def _frontier(
     )
 
 
-def _voted(aligned: Aligned, singles: _Singles, name: str, method: Method) -> Blend:
+def _voted(aligned: Aligned, singles: _Singles, cost_M: np.ndarray, name: str, method: Method) -> Blend:
     """Return a vote in which nothing is fitted, members looked at one after the other."""
     zeros_C, none_N = np.zeros(len(aligned.runs[0].classes)), np.empty(0, int)
     fitted = method.fit(Evidence([zeros_C[None]] * len(aligned.members), none_N, none_N, none_N))
     logits_NC = fitted(singles.watched(aligned.oof()))
-    sections = singles.sections(logits_NC.astype(np.float32))
-    return Blend(logits_NC, _tests(aligned, fitted, zeros_C), name, fitted, zeros_C, sections, False)
+    rows = singles.beside(logits_NC.astype(np.float32))
+    return Blend(
+        logits_NC,
+        _tests(aligned, fitted, zeros_C),
+        name,
+        fitted,
+        zeros_C,
+        singles.sections(rows),
+        fits=False,
+        of_shares=method.of_shares,
+        notes=singles.verdict(rows, fitted.shares, cost_M),
+    )
 
 
-def _notes(fits: bool, blended: Blended, metric: Metric) -> list[str]:
-    """Return how out-of-fold rows came about, and what that flatters."""
+def _notes(fits: bool, blended: Blended, metric: Metric, *, honest: bool) -> list[str]:
+    """Return how out-of-fold rows came about, and what that flatters where they are `honest` in the first place."""
     notes = ["out-of-fold rows are by what was fitted on other people"] if fits else []
-    if len(blended.trials) > 1:
+    if len(blended.trials) > 1 and honest:
         notes.append(
-            f"the method was chosen among {len(blended.trials)} on these very people, which flatters its score by "
-            f"about {blended.flatters:.4f}: expect {blended.expected.interval(metric).value:.4f}"
+            f"the method was chosen among {len(blended.trials)} on these very people, which flatters such scores by "
+            f"about {blended.flatters:.3f} on average: expect about {blended.expected.interval(metric).value:.3f}"
         )
     return notes
+
+
+def _left_undone(aligned: Aligned, config: BlendConfig) -> list[str]:
+    """Return what --method auto could not do with so few folds or groups."""
+    parts = _num_parts(aligned)
+    if config.method == AUTO and config.weights is None and parts < 2:
+        return ["too few folds or groups to fit on some and score on others: plain votes only"]
+    if config.method == AUTO and config.thorough and parts < 3:
+        return ["too few folds or groups to nest once more: how much choosing flatters was not measured"]
+    return []
 
 
 @threadpool_limits.wrap(limits=1)  # sums the same on any number of cores; what is parallel has threads of its own
 def combine(aligned: Aligned, config: BlendConfig, *, name: str, costs: tuple[np.ndarray, str], say: Say) -> Blend:
     """Return the blend of aligned members by the method asked for, or the one chosen. Raises UserError."""
+    assert config.metric is not None
     why_not = why_not_fit(aligned, config)
     methods = methods_to_try(config, why_not=why_not, num_members=len(aligned.members))
     singles = _Singles(aligned, config.metric, blend=name)
     if _streams(config, methods):
-        return _voted(aligned, singles, *methods.popitem())
+        return _voted(aligned, singles, costs[0], *methods.popitem())
     shared = singles.shared
     evidence = Evidence(
         list(singles.watched(aligned.oof())), shared["label_N"], shared["group_N"], shared["repeat_N"], config.metric
@@ -210,22 +258,30 @@ def combine(aligned: Aligned, config: BlendConfig, *, name: str, costs: tuple[np
     if config.budget is not None:
         methods = {key: within(one, cost_M, parse_budget(config.budget)) for key, one in methods.items()}
     blended = blend_arrays(evidence, fold_N, methods, decide=decide, say=say)
-    again = config.thorough and len(methods) > 1 and why_not is None
+    again = config.thorough and len(methods) > 1 and why_not is None and _num_parts(aligned) > 2
     once_more = nested_once_more(evidence, fold_N, methods, decide=decide, say=say) if again else None
     chosen, (place, best) = blended.chosen, singles.best
-    sections = singles.sections(chosen.logits_NC)
+    rows = singles.beside(chosen.logits_NC)
+    sections = singles.sections(rows)
     sections["3_methods"] = methods_section(blended, best, singles.names[place], singles.metric, once_more)
     if len(aligned.members) > 1 and why_not is None:
         sections["4_costs"] = _frontier(evidence, splits_of(evidence, fold_N), singles, blended, cost_M, unit)
     fits = methods[chosen.name].fits or bool(chosen.offsets_C.any())
-    tests = _tests(aligned, chosen.final, chosen.offsets_C)
+    honest = not any(run.info["leaks"] or run.info.get("optimistic") for run in aligned.runs) and (
+        aligned.same_folds or not fits
+    )
     return Blend(
         chosen.logits_NC,
-        tests,
+        _tests(aligned, chosen.final, chosen.offsets_C),
         chosen.name,
         chosen.final,
         chosen.offsets_C,
         sections,
-        fits,
-        _notes(fits, blended, singles.metric),
+        fits=fits,
+        of_shares=methods[chosen.name].of_shares,
+        notes=[
+            *singles.verdict(rows, chosen.final.shares, cost_M),
+            *_notes(fits, blended, singles.metric, honest=honest),
+            *_left_undone(aligned, config),
+        ],
     )

@@ -76,3 +76,6 @@ class Method:
     """Whether anything is learned from labels; then it must be scored on people who had no say in it."""
     thorough: bool = False
     """Whether it is slow, and tried only with --thorough or by name."""
+    of_shares: bool = False
+    """Whether its logits are shares of votes: where a class had none they are next to minus infinity, and folds'
+    models are averaged as shares."""

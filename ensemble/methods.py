@@ -37,7 +37,7 @@ def _rank(evidence: Evidence) -> Fitted:
 METHODS: dict[str, Method] = {
     "soft": Method("mean of probabilities", weighted_vote("soft"), fits=False),
     "log": Method("mean of log-probabilities", weighted_vote("log"), fits=False),
-    "hard": Method("a vote each", weighted_vote("hard"), fits=False),
+    "hard": Method("a vote each", weighted_vote("hard"), fits=False, of_shares=True),
     "rank": Method("mean of ranks among a member's own predictions", _rank),
     "tempered": Method("mean of probabilities, each member at its own temperature", _tempered),
     "weights": Method("weights of least log loss", weights.fit_log_loss),

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pandas as pd
 
 from folds.errors import UserError, listed
 
-__all__ = ["Attribute", "Manifest", "build_manifest", "extra_columns", "slug"]
+__all__ = ["Attribute", "Manifest", "build_manifest", "extra_columns", "ids_hash", "slug"]
 
 TRAIN_COLUMNS = ["image_id", "path", "group", "label", "label_raw"]
 TEST_COLUMNS = ["image_id", "path"]
@@ -30,6 +30,11 @@ def extra_columns(train: pd.DataFrame) -> list[str]:
 def slug(text: str) -> str:
     """Return the text as part of a file name: letters, digits and . _ + - only."""
     return re.sub(r"[^\w.+-]+", "-", text).lstrip(".+-")
+
+
+def ids_hash(ids: Iterable[str]) -> str:
+    """Hash of picture names, whatever their order."""
+    return hashlib.blake2b(json.dumps(sorted(ids)).encode(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,10 +101,8 @@ class Manifest:
         return hashlib.blake2b(json.dumps(self.train[columns].to_numpy().tolist()).encode(), digest_size=16).hexdigest()
 
     def ids_hash(self) -> str:
-        """Hash of the picture names alone, by which runs of one data set know each other."""
-        test = [] if self.test is None else sorted(self.test["image_id"].tolist())
-        text = json.dumps([self.train["image_id"].tolist(), test])
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        """Hash of the names of the pictures with labels, by which runs of one data set know each other."""
+        return ids_hash(self.train["image_id"])
 
     def labels_hash(self) -> str:
         """Hash of everything but the pixels: ids, groups, raw labels, classes and test ids."""

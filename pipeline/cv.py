@@ -29,7 +29,7 @@ from pipeline.frozen import run_heads
 from pipeline.pictures import open_pictures
 from pipeline.prepare import Prepared, Say, prepare
 from pipeline.progress import Progress
-from pipeline.report import view_section, write_report, write_section
+from pipeline.report import closing_line, view_section, write_report, write_section
 from pipeline.reporting import check_rows_once, mean_over_folds, write_submission
 from pipeline.schedule import run_folds
 from pipeline.settings import changed_keys, flatten, replace
@@ -128,7 +128,7 @@ def _record(run: Prepared, folder: Path) -> dict[str, Any]:
         "data": {
             "name": manifest.name,
             "hash": run.run_key["data"],
-            "ids_hash": manifest.ids_hash(),
+            "train_ids_hash": manifest.ids_hash(),
             "num_images": len(manifest.train),
             "num_groups": int(manifest.train["group"].nunique()),
             "num_test": 0 if manifest.test is None else len(manifest.test),
@@ -270,7 +270,7 @@ def cross_validate(config: RunConfig, *, say: Say = tqdm.write) -> Run:
         if len(run.views) > 1:
             write_section(folder, "views", view_section(Run(folder)))
         say(write_report(Run(folder), page=config.output.page))
-        say(f"report: {folder / ('report.html' if config.output.page else 'report.txt')}")
+        say(closing_line(Run(folder)))
     return Run(folder)
 
 

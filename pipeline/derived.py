@@ -64,11 +64,13 @@ def write_derived(
     *,
     pictures: Path | None,
     texts: Mapping[str, str] | None = None,
+    of_shares: bool = False,
 ) -> Run:
     """Write a run folder, all but its report, and return it: `rows` are the columns of oof.parquet before the logits.
 
     What `info` does not say is taken from `like`, a run of the same data. `tests` are the test tables of each
-    fold's models, `texts` further files by name. The same run made again keeps its times.
+    fold's models, whose mean is of logits or `of_shares` (see `mean_over_folds`), `texts` further files by name. The
+    same run made again keeps its times.
     """
     sweep(folder)
     before = Run(folder).info if (folder / "run.json").is_file() else {}
@@ -92,7 +94,7 @@ def write_derived(
     for fold, test in enumerate(tests):
         write_table(folder / f"test_fold_{fold}.parquet", test)
     if tests:
-        mean = mean_over_folds(tests, logit_columns(len(like.classes)))
+        mean = mean_over_folds(tests, logit_columns(len(like.classes)), of_shares=of_shares)
         write_table(folder / "test.parquet", mean)
         write_submission(folder, mean, like.info["answers"])
     for name, one in sections.items():

@@ -40,7 +40,7 @@ def _check(run: Run) -> None:
     try:
         run.attributes  # noqa: B018
         assert min(run.info["num_folds"], run.info["num_repeats"]) >= 1
-        run.info["data"]["ids_hash"]
+        run.info["data"]["name"]
     except (AssertionError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"run.json is broken ({type(error).__name__}); run it again") from None
     absent = [name for name in COLUMNS if name not in run.oof]
@@ -224,7 +224,7 @@ def _board(runs: Sequence[Run], by_oof: Mapping[str, Run], metric: str, *, pairs
     order, rows = _rows(runs, scored, by_oof, metric)
     return {
         "data": printable(data["name"]),
-        "ids_hash": data["ids_hash"],
+        "ids_hash": runs[0].ids_hash,
         "num_images": len(first),
         "num_groups": len(np.unique(group_P)),
         "num_resamples": len(scored[0].resamples_R),
@@ -245,7 +245,7 @@ def _board(runs: Sequence[Run], by_oof: Mapping[str, Run], metric: str, *, pairs
 def _data_key(run: Run) -> tuple[object, ...]:
     """Return what runs of one board share: pictures, classes, and labels as the files have them."""
     once = _once(run.oof.sort_values(["repeat", "image_id"]))[["image_id", "label_raw"]]
-    return run.info["data"]["ids_hash"], run.classes, pd.util.hash_pandas_object(once, index=False).to_numpy().tobytes()
+    return run.ids_hash, run.classes, pd.util.hash_pandas_object(once, index=False).to_numpy().tobytes()
 
 
 def leaderboard(runs: Sequence[Run], skipped: Sequence[Mapping[str, str]], *, metric: str | None) -> dict[str, Any]:

@@ -23,8 +23,9 @@ from reports.page import report_page
 from reports.report_text import render_text
 from reports.summary import MOST_NAMED, compare, summarise, summarise_test
 from reports.suspects import find_suspects
+from reports.text import num, span
 
-__all__ = ["suspects_csv", "view_section", "write_report", "write_section"]
+__all__ = ["closing_line", "suspects_csv", "view_section", "write_report", "write_section"]
 
 SECTIONS = "sections"
 
@@ -248,3 +249,11 @@ def write_report(run: Run, *, page: bool = True) -> str:
         write_bytes(page_file, html)
     write_json(run.path / "report.json", report)
     return text
+
+
+def closing_line(run: Run) -> str:
+    """Return the score and where to find the rest, for the last line of a command."""
+    report, page = run.report, run.path / "report.html"
+    score = f"OOF {METRICS[report['metric']].title} {num(report['headline']['value'])} {span(report['headline'])}"
+    files = [f"submission: {run.path / 'submission.csv'}"] if run.info["has_test"] else []
+    return "; ".join([score, *files, f"report: {page if page.is_file() else run.path / 'report.txt'}"])

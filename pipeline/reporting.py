@@ -42,11 +42,15 @@ def check_rows_once(found: pd.Series, wanted: pd.Series, what: str) -> None:
         )
 
 
-def mean_over_folds(tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
-    """Return the mean logits of the folds' test tables, joined on image_id, in the first one's order."""
+def mean_over_folds(tables: Sequence[pd.DataFrame], columns: Sequence[str], *, of_shares: bool = False) -> pd.DataFrame:
+    """Return the mean logits of the folds' test tables, joined on image_id, in the first one's order.
+
+    With `of_shares` it is the log of the mean of their softmax.
+    """
     ids = tables[0]["image_id"]
     stack = [table.set_index("image_id").loc[ids, list(columns)].to_numpy(np.float64) for table in tables]
-    return with_logits(ids.to_frame(), np.mean(stack, axis=0))
+    mean = np.mean([softmax(one) for one in stack] if of_shares else stack, axis=0)
+    return with_logits(ids.to_frame(), np.log(np.maximum(mean, np.finfo(np.float64).tiny)) if of_shares else mean)
 
 
 def write_submission(folder: Path, test: pd.DataFrame, answers: Sequence[Any]) -> None:

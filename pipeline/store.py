@@ -20,7 +20,7 @@ import pyarrow.csv
 
 from folds.errors import UserError, listed
 from folds.files import DRAFT, write_bytes, write_with
-from folds.manifest import Attribute
+from folds.manifest import Attribute, ids_hash
 
 __all__ = [
     "FORMAT",
@@ -176,6 +176,22 @@ class Run:
     @property
     def classes(self) -> tuple[str, ...]:
         return tuple(self.info["classes"])
+
+    @functools.cached_property
+    def ids_hash(self) -> str:
+        """Hash of the names of its pictures with labels, by which runs of one data set know each other."""
+        known = self.info["data"].get("train_ids_hash")
+        if known is None:  # a run of an earlier version, or of somebody else's making
+            known = ids_hash(read_table(self.path / "oof.parquet", columns=["image_id"])["image_id"].unique())
+        return str(known)
+
+    @functools.cached_property
+    def oof_hash(self) -> str:
+        """Hash of oof.parquet. Raises UserError where that is gone."""
+        file = self.path / "oof.parquet"
+        if not file.is_file():
+            raise UserError(f"{file}: no such file; run it again, or leave the run out")
+        return file_hash(file)
 
     @property
     def attributes(self) -> tuple[Attribute, ...]:

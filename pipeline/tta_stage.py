@@ -18,7 +18,7 @@ from folds.load import Say
 from pipeline.config import check_name
 from pipeline.costs import device_of, num_models, pass_seconds, passes_a_view
 from pipeline.derived import open_derived, write_derived
-from pipeline.report import write_report
+from pipeline.report import closing_line, write_report
 from pipeline.saved_views import can_see, check_pipelines, kept_views, open_models, saved_rows, view_seconds
 from pipeline.store import PICTURES, Run, file_hash, lock_folder, rows_like, with_logits, write_table
 from pipeline.tta_report import harm_report
@@ -207,5 +207,5 @@ def augment_run(config: TtaConfig, *, say: Say = print) -> Run:
         )  # fmt: skip
         write_table(written / EFFECTS, table)
         say("\n" + write_report(made, page=config.page))
-        say(f"report: {written / ('report.html' if config.page else 'report.txt')}")
+        say(closing_line(Run(written)))
     return made

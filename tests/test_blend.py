@@ -153,7 +153,7 @@ def second_data_set(runs_copy, name="gamma", data_name="cats"):
     """A run whose pictures have other names."""
     shutil.copytree(runs_copy / "alpha", runs_copy / name)
     info = json.loads((runs_copy / name / "run.json").read_text())
-    edit_run(runs_copy / name, data=info["data"] | {"name": data_name, "ids_hash": "feedbeef"})
+    edit_run(runs_copy / name, data=info["data"] | {"name": data_name, "train_ids_hash": "feedbeef"})
     edit_oof(runs_copy / name, lambda table: table.assign(image_id="cat/" + table["image_id"]))
 
 

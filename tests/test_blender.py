@@ -67,7 +67,7 @@ def test_auto_scores_every_method_and_writes_a_run(drawn, command):
     assert run.info["passes"] == 15
     assert len(run.oof) == 24 * 7
     assert len(run.test) == 20
-    assert any("flatters its score" in note for note in run.info["notes"])
+    assert any("flatters such scores" in note for note in run.info["notes"])
 
 
 def test_the_same_from_blend_yaml_whatever_the_order_to_the_byte(drawn, tmp_path, command):
