@@ -26,7 +26,7 @@ from pipeline.store import with_logits
 from reports.blocks import comparison_block, section
 from reports.metrics import METRICS, Metric, softmax
 from reports.summary import compare_row, with_differences
-from reports.text import signed, span
+from reports.text import signed
 
 __all__ = ["Blend", "combine", "methods_to_try", "why_not_fit"]
 
@@ -167,7 +167,7 @@ class _Singles:
         times = cost_M[np.flatnonzero(shares)].sum() / cost_M[self.best[0]]
         return [
             f"the blend {what} {name} alone, the best single run on these people "
-            f"({signed(found)} {span(found)}), at {times:.3g} times its cost"
+            f"({signed(found)}), at {times:.3g} times its cost"
         ]
 
 
@@ -196,7 +196,8 @@ def _frontier(
         unit=unit,
         num_images=int((evidence.repeat_N == evidence.repeat_N[0]).sum()),
         num_groups=len(np.unique(evidence.group_N)),
-        how=f"soft votes of members that were chosen on other people; this blend is by {chosen.label}",
+        how="scores of soft votes whose members are chosen within a cost on other people, named by what all people "
+        f"choose; this blend is by {chosen.label}",
     )
 
 

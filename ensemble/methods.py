@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ensemble import greedy, stack, trees, weights
+from ensemble.calibrate import fit_temperatures
 from ensemble.method import Evidence, Fitted, Method
 from ensemble.vote import NUM_QUANTILES, RankVote, Vote
 from reports.metrics import log_softmax
@@ -31,7 +33,9 @@ def _tempered(evidence: Evidence) -> Fitted:
 def _rank(evidence: Evidence) -> Fitted:
     levels = np.linspace(0, 1, NUM_QUANTILES)
     quantiles_MQC = np.stack([np.quantile(log_softmax(one), levels, axis=0) for one in evidence.logits_MNC])
-    return RankVote(quantiles_MQC, np.bincount(evidence.label_N, minlength=evidence.num_classes) > 0)
+    vote = RankVote(quantiles_MQC, np.bincount(evidence.label_N, minlength=evidence.num_classes) > 0)
+    [temperature] = fit_temperatures([vote(evidence.logits_MNC)], evidence.label_N, evidence.group_N)
+    return dataclasses.replace(vote, temperature=temperature)
 
 
 METHODS: dict[str, Method] = {

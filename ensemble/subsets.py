@@ -83,24 +83,27 @@ def _spread(costs: Sequence[float]) -> list[float]:
 def frontier_rows(evidence: Evidence, splits: Sequence[Split], cost_M: np.ndarray, names: Sequence[str]) -> list[Row]:
     """Return what soft votes of members within one budget after the other score, chosen on other people.
 
-    The budgets are the costs of the frontier that all rows draw; names and costs are those of what all rows choose.
+    The budgets are the costs of the frontier that all rows draw; names and costs are those of what all rows choose,
+    and say in how many folds the same were chosen.
     """
     everyone = _score_of_subset(evidence)
     budgets = _spread([point.cost for point in frontier(everyone, cost_M)])
+    # Several budgets may choose the same.
+    choices = {tuple(sorted(within_budget(everyone, cost_M, budget))): budget for budget in reversed(budgets)}
     scores = in_turn(lambda split: _score_of_subset(evidence.rows(split.others)), splits)
 
-    def row(budget: float) -> Row:
+    def row(choice: tuple[tuple[int, ...], float]) -> Row:
+        (chosen, budget), same = choice, 0
         logits_NC = np.full((len(evidence.label_N), evidence.num_classes), np.nan)
         for split, score in zip(splits, scores, strict=True):
-            members = within_budget(score, cost_M, budget)
+            members = tuple(sorted(within_budget(score, cost_M, budget)))
+            same += members == chosen
             held = (evidence.logits_MNC[one][split.rows] for one in members)
             logits_NC[split.rows] = soft_vote(held, [1.0] * len(members))
         arrays = evidence.label_N, softmax(logits_NC), evidence.group_N
         headline = score_interval(evidence.score, *arrays, repeat_N=evidence.repeat_N)
-        members = within_budget(everyone, cost_M, budget)
-        name = listed((names[one] for one in sorted(members)), most=9)
-        return Row(name, len(members), float(cost_M[list(members)].sum()), headline.as_dict())
+        name = listed((names[one] for one in chosen), most=9)
+        said = "" if same == len(splits) else f" (chosen in {same} of {len(splits)} folds)"
+        return Row(f"{name}{said}", len(chosen), float(cost_M[list(chosen)].sum()), headline.as_dict())
 
-    rows = in_turn(row, budgets)
-    # Two budgets may choose the same.
-    return list({row.name: row for row in reversed(rows)}.values())[::-1]
+    return in_turn(row, list(choices.items())[::-1])

@@ -101,9 +101,11 @@ class RankVote:
     quantiles_MQC: np.ndarray
     """Of each member's log-probabilities of each class."""
     occurs_C: np.ndarray
+    temperature: float = 1.0
+    """What turns mean ranks into probabilities."""
 
     def __call__(self, logits_MNC: Iterable[np.ndarray]) -> np.ndarray:
-        """Return log of the mean rank, N x C float64, from logits N x C of each member."""
+        """Return log of the mean rank over the temperature, N x C float64, from logits N x C of each member."""
         level_Q = np.linspace(0, 1, NUM_QUANTILES)
         total: np.ndarray | None = None
         for logits_NC, quantiles_QC in zip(logits_MNC, self.quantiles_MQC, strict=True):
@@ -114,11 +116,11 @@ class RankVote:
             term = (1 - TIE) * rank_NC * self.occurs_C + TIE * np.exp(log_NC)
             total = term if total is None else total + term
         assert total is not None
-        return _log(total / len(self.quantiles_MQC))
+        return _log(total / len(self.quantiles_MQC)) / self.temperature
 
     @property
     def shares(self) -> tuple[float, ...]:
         return (1 / len(self.quantiles_MQC),) * len(self.quantiles_MQC)
 
     def as_dict(self) -> dict[str, Any]:
-        return {"vote": "rank", "weights": list(self.shares)}
+        return {"vote": "rank", "weights": list(self.shares), "temperature": self.temperature}

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from folds.errors import UserError
-from folds.files import write_bytes
+from folds.files import check_writable, write_bytes
 from pipeline.environment import describe_environment
 from pipeline.report import write_section
 from pipeline.reporting import mean_over_folds, write_submission
@@ -38,6 +38,8 @@ def open_derived(folder: Path, kind: str, run_key: Mapping[str, str], *, overwri
 
     With `look` nothing is cleared yet: errors come before the work that they would undo.
     """
+    if look:
+        check_writable(folder)
     if not (folder / "run.json").is_file():
         if folder.exists() and not is_empty(folder):
             raise UserError(f"{folder}: exists and is no run; pass another --name")

@@ -32,6 +32,12 @@ OWN_RECORD = {"input_size": (3, 224, 224), "mean": (0.485, 0.456, 0.406), "std":
 
 def check_backbone(backbone: str) -> dict[str, Any]:
     """Return the record of a backbone (input size, mean, std, ...). Raises UserError for an unknown one."""
+    if backbone.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+        name = backbone.rpartition("/")[2]
+        cure = f"pass --backbone {name}" if timm.is_model(name.partition(".")[0]) else "name a model of timm"
+        raise UserError(
+            f"--backbone {backbone}: hubs are not named; {cure}, with --weights FILE for weights of your own"
+        )
     if is_custom(backbone):
         return OWN_RECORD | dict(getattr(load_custom(backbone, "--backbone"), "default_cfg", {}))
     name, _, tag = backbone.partition(".")

@@ -117,6 +117,7 @@ def test_a_class_with_fewer_people_than_folds_is_a_warning(run_tiny):
     ("argv", "words"),
     [
         (["--backbone", "test_efficientnett"], ["did you mean test_efficientnet"]),
+        (["--backbone", "hf-hub:timm/resnet18.a1_in1k"], ["pass --backbone resnet18.a1_in1k"]),
         (["--backbone", "resnet18.nonsense"], ["no weights tagged nonsense"]),
         (["--opt", "adamz"], ["--opt adamz", "did you mean adam"]),
         (["--opt", "adafactor", "--sched", "onecycle", "--lr", "nan"], ["--lr nan"]),

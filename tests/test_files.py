@@ -1,11 +1,15 @@
-"""Tables on disk: fast CSVs read as those of pandas do."""
+"""Files on disk: fast CSVs read as those of pandas do, and who may read and write."""
 
 import io
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from folds.errors import UserError
+from folds.files import check_writable, write_with
 from pipeline.store import write_table
 
 PLAIN = pd.DataFrame({"image_id": ["a/1.jpg", "b/2.jpg"], "label": [3, 0], "proba": [1e-12, 1 / 3]})
@@ -34,3 +38,18 @@ def test_a_large_csv_keeps_every_digit(tmp_path):
     table = pd.DataFrame({"true": ["a, b"] * 5000, "x": np.exp(rng.normal(size=5000) * 30)})
     write_table(tmp_path / "a.csv", table)
     assert (pd.read_csv(tmp_path / "a.csv")["x"] == table["x"]).all()
+
+
+def test_what_a_library_writes_for_its_owner_alone_is_as_readable_as_the_rest(tmp_path):
+    (tmp_path / "plain").touch()
+    write_with(tmp_path / "weights", lambda draft: save_file({"a": torch.zeros(2)}, draft))
+    assert (tmp_path / "weights").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_folder_that_cannot_be_written_is_named_and_others_are_left_as_they_are(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/a: cannot be written .* --output"):
+        check_writable(tmp_path / "file" / "a")
+    check_writable(tmp_path / "new" / "deep")
+    check_writable(tmp_path)
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]
