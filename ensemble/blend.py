@@ -18,7 +18,7 @@ from ensemble.budget import costs_of
 from ensemble.config import ALLOWS, DECIDES, BlendConfig, check_members, member_record, read_blend_file
 from ensemble.find import find_members, of_one_data_set
 from ensemble.job import Blend, combine
-from folds.errors import UserError, listed
+from folds.errors import UserError, did_you_mean, listed
 from pipeline.costs import device_of, num_passes, picture_seconds
 from pipeline.derived import open_derived, write_derived
 from pipeline.report import closing_line, write_report
@@ -99,7 +99,7 @@ def _notes(aligned: Aligned, config: BlendConfig) -> list[str]:
         notes.append("the embedded demo set of drawn faces: this score proves plumbing, not quality")
     without_test = [run.name for run in aligned.runs if not run.info["has_test"]]
     if without_test:
-        notes.append(f"no test logits, since {listed(without_test)} have none")
+        notes.append(f"no test logits: there are none of {listed(without_test)}")
     if aligned.num_left_out:
         notes.append(f"test sets differ: {aligned.num_left_out} pictures that not all members have are left out")
     if aligned.test_folds == [None]:
@@ -140,6 +140,9 @@ def blend(runs: Sequence[str | Path | Run], *, say: Say = print, **settings: Any
     Settings are those of BlendConfig. What is fitted is cross-fitted: the blend's out-of-fold rows are by what other
     people's rows say. Raises UserError.
     """
+    known = [one.name for one in dataclasses.fields(BlendConfig)]
+    for name in settings.keys() - {*known}:
+        raise UserError(f"unknown setting {name!r}{did_you_mean(name, known)}")
     config = BlendConfig(runs=tuple(str(getattr(run, "path", run)) for run in runs), **settings)
     found, skipped = find_members(config.runs, include_blends=config.include_blends or config.config is not None)
     if config.config is not None and skipped and config.runs == read_blend_file(config.config).runs:

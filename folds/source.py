@@ -25,7 +25,8 @@ def _named_layout(path: str, flag: str) -> Path:
     root = find_layout_root(Path(path))
     if root is None:
         raise UserError(
-            f"{path} ({flag}): no train/train.csv there; point at the folder that holds train/, or use --csv"
+            f"{path} ({flag}): no train/train.csv there; point at the folder that holds train/, name others "
+            "by --csv, or read a folder a class with --dataset examples.own_parts:read_folders"
         )
     return root
 

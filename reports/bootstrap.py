@@ -37,10 +37,6 @@ class Interval:
         parts = {"value": self.value, "low": self.low, "high": self.high}
         return {name: float(part) if np.isfinite(part) else None for name, part in parts.items()}
 
-    @property
-    def excludes_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
-
 
 def group_resamples(num_groups: int, seed: int, num_resamples: int = NUM_RESAMPLES) -> Iterator[np.ndarray]:
     """Yield how often each group is drawn, R x G floats, in chunks of at most 50 resamples; not to be written to."""
