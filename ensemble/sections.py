@@ -79,11 +79,13 @@ def _said(blended: Blended, metric: Metric, once_more: Score | None) -> list[str
         soft = next((trial for trial in blended.trials if trial.name == "soft"), chosen)
         over = chosen.nested.value - soft.nested.value
         more = f", which is more than its gain over the plain soft vote ({sign * over:+.4f})"
+        unlucky = more if chosen is not soft and blended.flatters > over else ""
+        expected = blended.expected.interval(metric)
         lines.append(
-            f"Choosing among {len(blended.trials)} methods on the same people flatters the chosen one, by about "
-            f"{blended.flatters:.4f} {metric.title}, as resamples of people say"
-            f"{more if chosen is not soft and blended.flatters > over else ''}. It is not taken off the scores above; "
-            f"less that, expect {blended.expected.interval(metric)}."
+            f"Choosing among {len(blended.trials)} methods on the same people flatters the chosen one's score: by "
+            f"about {blended.flatters:.3f} {metric.title} on average over such choices, as resamples of people say"
+            f"{unlucky}; how lucky this one was they cannot say. It is not taken off the scores above; less that, "
+            f"expect about {expected.value:.3f} [{expected.low:.3f}, {expected.high:.3f}]."
         )
     if once_more is not None:
         lines.append(
