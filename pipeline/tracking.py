@@ -73,7 +73,7 @@ def require_wandb() -> Any:
     except ImportError:
         wandb = None
     if not hasattr(wandb, "init"):  # a folder that wandb wrote its runs to passes for a package
-        raise UserError("--wandb: the package is not installed; pip install 'foldblend[wandb]'")
+        raise UserError("--wandb: the package is not installed; pip install wandb")
     return wandb
 
 

@@ -266,7 +266,7 @@ def find_suspects(
     try:
         import cleanlab  # noqa: F401
     except ImportError:
-        return {"skipped": "not looked for, as cleanlab is not installed; pip install 'foldblend[cleanlab]'"}
+        return {"skipped": "not looked for, as cleanlab is not installed; pip install cleanlab"}
     pictures = _pictures(label_N, proba_NC, group_N, image_id_N)
     search = _Search(pictures, _fields(classes, attributes))
     search.run()
