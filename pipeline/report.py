@@ -128,6 +128,18 @@ def _notes(run: Run, before: Mapping[str, Any], raw: object) -> list[str]:
     return notes
 
 
+def _without_width(summary: Mapping[str, Any]) -> list[str]:
+    """Return a note where every resample scores the same, as where nothing is wrong: that is no certainty."""
+    headline, num_groups = summary["headline"], summary["num_groups"]
+    if headline["low"] is None or headline["low"] < headline["high"]:
+        return []
+    most = min(1.0, 3 / num_groups)  # the rule of three; Hanley and Lippman-Hand 1983
+    return [
+        f"the interval has no width, as every resample of the {num_groups} groups scores the same; what goes wrong in "
+        f"up to {most:.0%} of groups may well be absent from so few"
+    ]
+
+
 def _sections(run: Run, before: Mapping[str, Any]) -> list[dict[str, Any]]:
     files = sorted((run.path / SECTIONS).glob("*.json"))
     old = [section(title, comparison_block(rows)) for title, rows in before.get("comparisons", {}).items()]
@@ -198,21 +210,22 @@ def compute_report(run: Run) -> dict[str, Any]:
     """Return what report.json holds; docs/report.schema.json describes it."""
     arrays, metric = oof_arrays(run), run.info["metric"]
     raw, before = _raw_score(run, arrays, metric), _of_first_schema(run)
+    summary = summarise(
+        label_N=arrays.label_N,
+        logits_NC=arrays.logits_NC,
+        group_N=arrays.group_N,
+        fold_N=arrays.fold_N,
+        repeat_N=arrays.repeat_N,
+        classes=run.classes,
+        attributes=run.attributes,
+        metric=metric,
+    )
     return {
         "name": run.name,
         "kind": run.info["kind"],
         "about": run.info.get("about") or before.get("about") or "it is not recorded how it was made",
-        "notes": _notes(run, before, raw),
-        **summarise(
-            label_N=arrays.label_N,
-            logits_NC=arrays.logits_NC,
-            group_N=arrays.group_N,
-            fold_N=arrays.fold_N,
-            repeat_N=arrays.repeat_N,
-            classes=run.classes,
-            attributes=run.attributes,
-            metric=metric,
-        ),
+        "notes": [*_notes(run, before, raw), *_without_width(summary)],
+        **summary,
         "raw": raw,
         "test": _test(run),
         "curves": _curves(run),

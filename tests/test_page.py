@@ -396,6 +396,18 @@ def test_a_run_of_the_first_schema_keeps_what_only_its_report_knew(run_copy):
     assert run.report["sections"][0]["title"] == "views"
 
 
+def test_an_interval_without_width_is_said_to_be_none(run_copy):
+    table = run_copy.oof
+    truth = 9 * np.eye(18)[table["label"]]
+    table[[f"logit_{index}" for index in range(18)]] = truth.astype(np.float32)
+    table.to_parquet(run_copy.path / "oof.parquet", index=False)
+    run = Run(run_copy.path)
+    write_report(run)
+    assert run.report["headline"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    [note] = [note for note in run.report["notes"] if "no width" in note]
+    assert f"up to {3 / run.report['num_groups']:.0%} of groups" in note
+
+
 def test_corrected_labels_are_said_to_flatter(run_copy):
     table = run_copy.oof
     table.loc[0, "label"] = (table.loc[0, "label"] + 3) % 18
