@@ -104,6 +104,8 @@ def _notes(aligned: Aligned, config: BlendConfig) -> list[str]:
         notes.append(f"test sets differ: {aligned.num_left_out} pictures that not all members have are left out")
     if aligned.test_folds == [None]:
         notes.append("members differ in the number of folds: test logits are a vote of their means")
+    elif aligned.tests_are_means:
+        notes.append("members' test logits are means over folds, smoother than what is fitted: plain votes only")
     return notes
 
 

@@ -206,5 +206,8 @@ def test_a_vote_of_means_stays_known_as_one(two):
     write_json(two[1] / "run.json", run.info | {"num_test_folds": 1})
     voted = blend(two, method="soft", name="v", **QUIET)
     assert voted.info["test_is_mean"]
+    again = blend([voted.path], name="again", include_blends=True, **QUIET)
+    assert again.info["test_is_mean"]
+    assert any("plain votes only" in note for note in again.info["notes"])
     with pytest.raises(UserError, match=r"--method stack.*number of test folds"):
         blend([voted.path], method="stack", name="s", include_blends=True, **QUIET)
