@@ -218,9 +218,9 @@ def test_a_folds_id_is_its_own():
 
 
 @pytest.mark.parametrize("present", [None, SimpleNamespace()], ids=["missing", "only a folder of that name"])
-def test_without_wandb_the_error_names_the_extra(tmp_path, monkeypatch, present):
+def test_without_wandb_the_error_names_the_cure(tmp_path, monkeypatch, present):
     monkeypatch.setitem(sys.modules, "wandb", present)
-    with pytest.raises(UserError, match=r"--wandb: .*foldblend\[wandb\]"):
+    with pytest.raises(UserError, match=r"--wandb: .*pip install wandb"):
         open_board(tmp_path, use_wandb=True)
     assert not (tmp_path / "tb").exists()
 
