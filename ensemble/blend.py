@@ -28,6 +28,17 @@ from reports.text import table
 __all__ = ["BlendConfig", "blend"]
 
 Say = Callable[[str], None]
+# Marks of a run whose own score flatters, each with a flag that lets it in: why, and what the blend then says.
+FLATTERS = {
+    "optimistic": (
+        "epochs were chosen on the rows that are scored (--select best)",
+        "OPTIMISTIC: epochs of {} were chosen on the very rows that are scored",
+    ),
+    "leaks": (
+        "groups leak between the folds (--split random)",
+        "groups leak between the folds of {}: this score is not honest",
+    ),
+}
 
 
 def _sorted(runs: list[Run], config: BlendConfig) -> tuple[list[Run], list[dict[str, str]], BlendConfig]:
@@ -57,22 +68,14 @@ def _member_lines(runs: Sequence[Run], costs: tuple[np.ndarray, str], skipped: S
 def _honesty(runs: Sequence[Run], config: BlendConfig) -> list[str]:
     """Return notes on members whose own scores flatter. Raises UserError where they are not let in."""
     notes = []
-    optimistic = [run.name for run in runs if run.info.get("optimistic")]
-    if optimistic and not config.allow_optimistic:
-        raise UserError(
-            f"{listed(optimistic)}: epochs were chosen on the rows that are scored (--select best), so a blend's score "
-            "would be no honest one; leave them out or pass --allow-optimistic"
-        )
-    if optimistic:
-        notes.append(f"OPTIMISTIC: epochs of {listed(optimistic)} were chosen on the very rows that are scored")
-    leaky = [run.name for run in runs if run.info["leaks"]]
-    if leaky and not config.allow_leaks:
-        raise UserError(
-            f"{listed(leaky)}: groups leak between the folds (--split random), so a blend's score would be no honest "
-            "one; leave them out or pass --allow-leaks"
-        )
-    if leaky:
-        notes.append(f"groups leak between the folds of {listed(leaky)}: this score is not honest")
+    for mark, (why, note) in FLATTERS.items():
+        names = listed(run.name for run in runs if run.info.get(mark))
+        if names and not getattr(config, f"allow_{mark}"):
+            raise UserError(
+                f"{names}: {why}, so a blend's score would be no honest one; leave them out or pass --allow-{mark}"
+            )
+        if names:
+            notes.append(note.format(names))
     return notes
 
 
