@@ -94,7 +94,8 @@ class Aligned:
     @property
     def tests_are_means(self) -> bool:
         """Whether a member's test logits, as they are read, are means over folds: smoother than any one model's."""
-        return self.test_folds == [None] or any(run.info.get("test_is_mean") for run in self.runs)
+        read = self.test_ids is not None
+        return read and (self.test_folds == [None] or any(run.info.get("test_is_mean") for run in self.runs))
 
     @property
     def test_folds(self) -> list[int | None]:

@@ -35,7 +35,7 @@ FLATTERS = {
         "OPTIMISTIC: epochs of {} were chosen on the very rows that are scored",
     ),
     "leaks": (
-        "groups leak between the folds (--split random)",
+        "groups leak between the folds (--split random, or a blend fitted with --allow-different-folds)",
         "groups leak between the folds of {}: this score is not honest",
     ),
 }

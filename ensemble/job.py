@@ -21,7 +21,7 @@ from ensemble.nested import Split, splits_of
 from ensemble.sections import errors_section, methods_section
 from ensemble.subsets import frontier_rows, within
 from ensemble.vote import POOLS
-from folds.errors import UserError
+from folds.errors import UserError, listed
 from pipeline.store import with_logits
 from reports.blocks import comparison_block, section
 from reports.metrics import METRICS, Metric, softmax
@@ -57,6 +57,9 @@ def why_not_fit(aligned: Aligned, config: BlendConfig) -> str | None:
             "members have different folds, so what is fitted on one's rows has seen others' people; vote (--method "
             "soft), or pass --allow-different-folds"
         )
+    if aligned.tests_are_means and aligned.test_folds != [None]:
+        means = listed(run.name for run in aligned.runs if run.info.get("test_is_mean"))
+        return f"test logits of {means} are means over folds, smoother than what is fitted; vote (--method soft)"
     if aligned.tests_are_means:
         return (
             "members differ in the number of test folds, so their test logits are means, which are smoother than what "
@@ -231,12 +234,12 @@ def _notes(fits: bool, blended: Blended, metric: Metric, *, honest: bool) -> lis
     return notes
 
 
-def _left_undone(aligned: Aligned, config: BlendConfig) -> list[str]:
+def _left_undone(aligned: Aligned, config: BlendConfig, why_not: str | None) -> list[str]:
     """Return what --method auto could not do with so few folds or groups."""
     parts = _num_parts(aligned)
     if config.method == AUTO and config.weights is None and parts < 2:
         return ["too few folds or groups to fit on some and score on others: plain votes only"]
-    if config.method == AUTO and config.thorough and parts < 3:
+    if config.method == AUTO and config.thorough and why_not is None and parts < 3:
         return ["too few folds or groups to nest once more: how much choosing flatters was not measured"]
     return []
 
@@ -283,6 +286,6 @@ def combine(aligned: Aligned, config: BlendConfig, *, name: str, costs: tuple[np
         notes=[
             *singles.verdict(rows, chosen.final.shares, cost_M),
             *_notes(fits, blended, singles.metric, honest=honest),
-            *_left_undone(aligned, config),
+            *_left_undone(aligned, config, why_not),
         ],
     )

@@ -53,6 +53,7 @@ def _check(run: Run) -> None:
     for repeat, rows in run.oof.groupby("repeat"):
         if len(rows) != len(ids) or not rows["image_id"].is_unique:
             check_rows_once(rows["image_id"], ids, f"oof.parquet, repeat {repeat}")  # says which, and takes longer
+    run.ids_hash  # noqa: B018 - raises where ids are absent
     oof_arrays(run)  # raises where logits are absent or not finite
 
 

@@ -182,7 +182,11 @@ class Run:
         """Hash of the names of its pictures with labels, by which runs of one data set know each other."""
         known = self.info["data"].get("train_ids_hash")
         if known is None:  # a run of an earlier version, or of somebody else's making
-            known = ids_hash(read_table(self.path / "oof.parquet", columns=["image_id"])["image_id"].unique())
+            file = self.path / "oof.parquet"
+            ids = read_table(file, columns=["image_id"])["image_id"]
+            if ids.isna().any():
+                raise UserError(f"{file}: {int(ids.isna().sum())} rows have no image_id; run it again")
+            known = ids_hash(map(str, ids.unique()))
         return str(known)
 
     @functools.cached_property

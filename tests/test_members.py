@@ -61,6 +61,14 @@ def test_runs_are_of_one_data_set_if_their_labelled_pictures_are(drawn, command,
     assert Run(tmp_path / "old").ids_hash == alpha.ids_hash
 
 
+def test_rows_without_ids_are_named_also_where_run_json_has_no_hash_of_them(drawn, command):
+    edit_run(drawn / "c", data={"name": "drawn", "is_demo": False})
+    edit_table(
+        drawn / "c" / "oof.parquet", lambda table: table.assign(image_id=table["image_id"].where(table.index > 1))
+    )
+    command(drawn / "a", drawn / "c").assert_one_line_error("c/oof.parquet", "2 rows have no image_id")
+
+
 def test_of_a_run_and_its_views_one_is_in_even_where_their_rows_are_equal(drawn, command):
     oof = file_hash(drawn / "a" / "oof.parquet")
     for name in ("a_tta", "a_tta2"):

@@ -209,5 +209,5 @@ def test_a_vote_of_means_stays_known_as_one(two):
     again = blend([voted.path], name="again", include_blends=True, **QUIET)
     assert again.info["test_is_mean"]
     assert any("plain votes only" in note for note in again.info["notes"])
-    with pytest.raises(UserError, match=r"--method stack.*number of test folds"):
+    with pytest.raises(UserError, match=r"--method stack: test logits of v are means"):
         blend([voted.path], method="stack", name="s", include_blends=True, **QUIET)
