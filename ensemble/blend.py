@@ -17,7 +17,7 @@ from ensemble.align import Aligned, align
 from ensemble.budget import costs_of
 from ensemble.config import ALLOWS, DECIDES, BlendConfig, check_members, member_record, read_blend_file
 from ensemble.find import find_members, of_one_data_set
-from ensemble.job import Blend, combine
+from ensemble.job import Blend, combine, flattered
 from folds.errors import UserError, did_you_mean, listed
 from pipeline.costs import device_of, num_passes, picture_seconds
 from pipeline.derived import open_derived, write_derived
@@ -107,8 +107,6 @@ def _notes(aligned: Aligned, config: BlendConfig) -> list[str]:
         notes.append(f"test sets differ: {aligned.num_left_out} pictures that not all members have are left out")
     if aligned.test_folds == [None]:
         notes.append("members differ in the number of folds: test logits are a vote of their means")
-    elif aligned.tests_are_means:
-        notes.append("members' test logits are means over folds, smoother than what is fitted: plain votes only")
     return notes
 
 
@@ -182,8 +180,7 @@ def blend(runs: Sequence[str | Path | Run], *, say: Say = print, **settings: Any
             "kind": "blend",
             "run_key": {"blend": key},
             "members": [{**one, "weight": share} for one, share in zip(record, shares, strict=True)],
-            "leaks": any(run.info["leaks"] for run in members) or (made.fits and not aligned.same_folds),
-            "optimistic": any(run.info.get("optimistic") for run in members),
+            **flattered(aligned, fits=made.fits),
             "views": [],
             "metric": config.metric,
             "about": f"{made.method}{' + offsets' if made.offsets_C.any() else ''} blend of {len(members)} runs: "

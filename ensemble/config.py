@@ -20,7 +20,7 @@ from folds.cli import parse_flags
 from folds.errors import UserError, did_you_mean, listed, require
 from pipeline.config import check_name
 from pipeline.reporting import check_metric
-from pipeline.store import Run, file_hash
+from pipeline.store import Run
 
 __all__ = ["BlendConfig", "check_members", "member_record", "parse_blend_config", "read_blend_file"]
 
@@ -99,13 +99,8 @@ def member_record(run: Run) -> dict[str, str]:
     tests = (
         ["test", *(f"test_fold_{fold}" for fold in range(run.info["num_test_folds"]))] if run.info["has_test"] else []
     )
-    hashes = {}
-    for name in tests:
-        file = run.path / f"{name}.parquet"
-        require(file.is_file(), f"{file}: no such file; run it again, or leave the run out")
-        hashes[name] = file_hash(file)
     found = {"oof": run.oof_hash}
-    return found | ({"test": "-".join(hashes[name][:8] for name in tests)} if tests else {})
+    return found | ({"test": "-".join(run.table_hash(name)[:8] for name in tests)} if tests else {})
 
 
 def check_members(file: str | Path, runs: Sequence[Run], records: Sequence[Mapping[str, str]]) -> None:

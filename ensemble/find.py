@@ -6,14 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from folds.errors import UserError, did_you_mean, listed
-from pipeline.store import Run
+from pipeline.store import NEEDED, Run
 
 __all__ = ["find_members", "of_one_data_set"]
 
-NEEDED = (
-    *("answers", "attributes", "classes", "data", "has_test", "kind", "leaks", "metric", "name"),
-    *("num_folds", "num_repeats", "num_test_folds", "views"),
-)
+BLENDED = (*NEEDED, "answers", "has_test", "name", "num_test_folds")
 
 
 def _why_not(path: Path, *, blends: bool) -> str | None:
@@ -32,7 +29,7 @@ def _why_not(path: Path, *, blends: bool) -> str | None:
         return "an earlier blend; pass --include-blends to take it in"
     if info.get("status") != "done":
         return "not finished; make it again by the same command"
-    absent = [name for name in NEEDED if name not in info]
+    absent = [name for name in BLENDED if name not in info]
     return f"run.json lacks {listed(absent)}; make it again" if absent else None
 
 

@@ -28,7 +28,7 @@ from reports.metrics import METRICS, Metric, softmax
 from reports.summary import compare_row, with_differences
 from reports.text import signed
 
-__all__ = ["Blend", "combine", "methods_to_try", "why_not_fit"]
+__all__ = ["Blend", "combine", "flattered", "methods_to_try", "why_not_fit"]
 
 Say = Callable[[str], None]
 
@@ -57,17 +57,25 @@ def why_not_fit(aligned: Aligned, config: BlendConfig) -> str | None:
             "members have different folds, so what is fitted on one's rows has seen others' people; vote (--method "
             "soft), or pass --allow-different-folds"
         )
-    if aligned.tests_are_means and aligned.test_folds != [None]:
-        means = listed(run.name for run in aligned.runs if run.info.get("test_is_mean"))
-        return f"test logits of {means} are means over folds, smoother than what is fitted; vote (--method soft)"
-    if aligned.tests_are_means:
+    if aligned.test_folds == [None]:
         return (
             "members differ in the number of test folds, so their test logits are means, which are smoother than what "
             "is fitted; vote (--method soft), or leave one kind out"
         )
+    if aligned.tests_are_means:
+        means = listed(run.name for run in aligned.runs if run.info.get("test_is_mean"))
+        return f"test logits of {means} are means over folds, smoother than what is fitted; vote (--method soft)"
     if _num_parts(aligned) < 2:
         return "members have too few folds or groups to fit on some and score on others; vote (--method soft)"
     return None
+
+
+def flattered(aligned: Aligned, *, fits: bool) -> dict[str, bool]:
+    """Return the marks of a blend, which `fits` or not, whose score is no honest one: its members', or its own."""
+    return {
+        "leaks": any(run.info["leaks"] for run in aligned.runs) or (fits and not aligned.same_folds),
+        "optimistic": any(run.info.get("optimistic") for run in aligned.runs),
+    }
 
 
 def _num_parts(aligned: Aligned) -> int:
@@ -164,9 +172,10 @@ class _Singles:
         if len(self.names) < 2 or found is None or found["low"] is None:
             return []
         sign = 1 if self.metric.greater_is_better else -1
-        if min(sign * found["low"], sign * found["high"]) > 0:
+        worst, best = sorted(sign * found[end] for end in ("low", "high"))
+        if worst > 0:
             return []
-        what = "cannot be told from" if max(sign * found["low"], sign * found["high"]) >= 0 else "is worse than"
+        what = "cannot be told from" if best >= 0 else "is worse than"
         times = cost_M[np.flatnonzero(shares)].sum() / cost_M[self.best[0]]
         return [
             f"the blend {what} {name} alone, the best single run on these people "
@@ -235,11 +244,12 @@ def _notes(fits: bool, blended: Blended, metric: Metric, *, honest: bool) -> lis
 
 
 def _left_undone(aligned: Aligned, config: BlendConfig, why_not: str | None) -> list[str]:
-    """Return what --method auto could not do with so few folds or groups."""
-    parts = _num_parts(aligned)
-    if config.method == AUTO and config.weights is None and parts < 2:
-        return ["too few folds or groups to fit on some and score on others: plain votes only"]
-    if config.method == AUTO and config.thorough and why_not is None and parts < 3:
+    """Return what --method auto could not do."""
+    if config.method != AUTO or config.weights is not None:
+        return []
+    if why_not is not None:
+        return [f"plain votes only: {why_not}"]
+    if config.thorough and _num_parts(aligned) < 3:
         return ["too few folds or groups to nest once more: how much choosing flatters was not measured"]
     return []
 
@@ -271,9 +281,6 @@ def combine(aligned: Aligned, config: BlendConfig, *, name: str, costs: tuple[np
     if len(aligned.members) > 1 and why_not is None:
         sections["4_costs"] = _frontier(evidence, splits_of(evidence, fold_N), singles, blended, cost_M, unit)
     fits = methods[chosen.name].fits or bool(chosen.offsets_C.any())
-    honest = not any(run.info["leaks"] or run.info.get("optimistic") for run in aligned.runs) and (
-        aligned.same_folds or not fits
-    )
     return Blend(
         chosen.logits_NC,
         _tests(aligned, chosen.final, chosen.offsets_C),
@@ -285,7 +292,7 @@ def combine(aligned: Aligned, config: BlendConfig, *, name: str, costs: tuple[np
         of_shares=methods[chosen.name].of_shares,
         notes=[
             *singles.verdict(rows, chosen.final.shares, cost_M),
-            *_notes(fits, blended, singles.metric, honest=honest),
+            *_notes(fits, blended, singles.metric, honest=not any(flattered(aligned, fits=fits).values())),
             *_left_undone(aligned, config, why_not),
         ],
     )

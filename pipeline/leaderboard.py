@@ -15,7 +15,7 @@ import scipy.sparse.csgraph
 from folds.errors import UserError, listed
 from pipeline.costs import num_models, num_passes, saved_settings
 from pipeline.reporting import check_rows_once, oof_arrays
-from pipeline.store import Run, file_hash
+from pipeline.store import NEEDED, Run
 from reports.leaderboard import Scored, all_differences, difference, differing, rank, score_run
 from reports.metrics import METRICS
 from reports.text import printable
@@ -23,7 +23,6 @@ from reports.text import printable
 __all__ = ["SCHEMA", "find_runs", "leaderboard"]
 
 SCHEMA = 1
-NEEDED = ("kind", "data", "classes", "attributes", "num_folds", "num_repeats", "metric", "leaks", "views")
 COLUMNS = ("image_id", "group", "label", "label_raw", "repeat", "fold")
 MOST_COMPARED = 50  # runs: each with each is 1,225 differences and some MB of predictions
 
@@ -92,7 +91,7 @@ def _beside(run: Run, member: Mapping[str, Any]) -> Run | None:
     """Return the member of a blend that lies beside it, or None where another or nothing lies there."""
     found = Run(run.path.resolve().parent / member["name"])
     try:
-        same = file_hash(found.path / "oof.parquet") == member["oof"]
+        same = found.oof_hash == member["oof"]
         return found if same and all(name in found.info for name in NEEDED) else None
     except (OSError, UserError):
         return None
@@ -104,7 +103,7 @@ def _single_runs(run: Run, by_oof: Mapping[str, Run]) -> dict[str, Run] | None:
     A blend's are looked for among `by_oof` and beside it. None where one is not to be found.
     """
     if "members" not in run.info:
-        return {file_hash(run.path / "oof.parquet"): run}
+        return {run.oof_hash: run}
     found: dict[str, Run] = {}
     for member in run.info["members"]:
         one = by_oof.get(member["oof"]) or _beside(run, member)
@@ -256,7 +255,7 @@ def leaderboard(runs: Sequence[Run], skipped: Sequence[Mapping[str, str]], *, me
     """
     own = {run.info["metric"] for run in runs}
     metric = metric or (own.pop() if len(own) == 1 else "f1_macro")
-    by_oof = {file_hash(run.path / "oof.parquet"): run for run in runs}
+    by_oof = {run.oof_hash: run for run in runs}
     by_data: dict[tuple[object, ...], list[Run]] = {}
     for run in runs:
         by_data.setdefault(_data_key(run), []).append(run)

@@ -24,6 +24,7 @@ from folds.manifest import Attribute, ids_hash
 
 __all__ = [
     "FORMAT",
+    "NEEDED",
     "PICTURES",
     "Run",
     "clear_folder",
@@ -41,6 +42,8 @@ __all__ = [
 ]
 
 FORMAT = 1
+# Of run.json: what every reader of a run asks for.
+NEEDED = ("kind", "data", "classes", "attributes", "num_folds", "num_repeats", "metric", "leaks", "views")
 PICTURES = "pictures.parquet"
 LOCK = ".lock"
 
@@ -79,7 +82,7 @@ def _write_csv(table: pd.DataFrame, draft: Path) -> None:
                     pyarrow.csv.write_csv(pyarrow.Table.from_pandas(table, preserve_index=False), file, options)
                 return
             except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, pyarrow.ArrowNotImplementedError):
-                pass
+                continue  # a text needs quotes, or a column is of several types: what comes next writes the file anew
     table.to_csv(draft, index=False)
 
 
@@ -189,13 +192,17 @@ class Run:
             known = ids_hash(map(str, ids.unique()))
         return str(known)
 
-    @functools.cached_property
-    def oof_hash(self) -> str:
-        """Hash of oof.parquet. Raises UserError where that is gone."""
-        file = self.path / "oof.parquet"
+    def table_hash(self, name: str) -> str:
+        """Return the hash of a table's file, such as "test". Raises UserError where that is gone."""
+        file = self.path / f"{name}.parquet"
         if not file.is_file():
             raise UserError(f"{file}: no such file; run it again, or leave the run out")
         return file_hash(file)
+
+    @functools.cached_property
+    def oof_hash(self) -> str:
+        """Hash of oof.parquet, by which runs are known."""
+        return self.table_hash("oof")
 
     @property
     def attributes(self) -> tuple[Attribute, ...]:

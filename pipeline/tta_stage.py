@@ -20,7 +20,7 @@ from pipeline.costs import device_of, num_models, pass_seconds, passes_a_view
 from pipeline.derived import open_derived, write_derived
 from pipeline.report import closing_line, write_report
 from pipeline.saved_views import can_see, check_pipelines, kept_views, open_models, saved_rows, view_seconds
-from pipeline.store import PICTURES, Run, file_hash, lock_folder, rows_like, with_logits, write_table
+from pipeline.store import PICTURES, Run, lock_folder, rows_like, with_logits, write_table
 from pipeline.tta_report import harm_report
 from tta.choose import Choice, Search, learned, searched
 from tta.crossfit import CrossFit, cross_fit
@@ -124,7 +124,7 @@ def _decide(saved: SavedViews, fold_N: np.ndarray, search: Search | None, merge:
 
 def _key(run: Run, names: Sequence[str], config: TtaConfig) -> str:
     """Return what makes this run the same again: the rows it is of, the views, and what is done with them."""
-    decided = [sorted(names), config.views == "auto", config.merge, config.budget, file_hash(run.path / "oof.parquet")]
+    decided = [sorted(names), config.views == "auto", config.merge, config.budget, run.oof_hash]
     return hashlib.blake2b(json.dumps(decided).encode(), digest_size=16).hexdigest()
 
 
@@ -181,7 +181,7 @@ def augment_run(config: TtaConfig, *, say: Say = print) -> Run:
     info = {
         "kind": "tta",
         "run_key": run_key,
-        "of": {"name": run.name, "oof": file_hash(folder / "oof.parquet")},
+        "of": {"name": run.name, "oof": run.oof_hash},
         "tta": {"views": list(names), "merge": config.merge, "auto": auto, "budget": config.budget},
         "policy": found.final.policy.as_dict(),
         "parts": [
@@ -207,5 +207,5 @@ def augment_run(config: TtaConfig, *, say: Say = print) -> Run:
         )  # fmt: skip
         write_table(written / EFFECTS, table)
         say("\n" + write_report(made, page=config.page))
-        say(closing_line(Run(written)))
+        say(closing_line(made))
     return made

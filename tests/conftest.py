@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -16,7 +18,7 @@ import pytest
 import blend
 import run_cv
 from folds.demo import DEMO_VERSION, NUM_TEST, NUM_TRAIN, cache_folder, make_demo
-from pipeline.store import Run
+from pipeline.store import Run, write_json, write_table
 
 
 def _own_cache() -> Path:
@@ -34,6 +36,17 @@ os.environ["FOLDBLEND_CACHE"] = str(_own_cache())
 LONDON = Path(__file__).resolve().parents[2] / "shared" / "data" / "london_masks"
 TINY = ["--folds", "2", "--epochs", "1", "--img-size", "32", "--pretrained", "none", "--workers", "0", "--threads", "1"]
 TINY += ["--no-log-pictures", "--no-page"]
+
+
+def edit_run(folder: Path, *, without: Sequence[str] = (), **changes: Any) -> None:
+    """Change what a run's run.json says, or take keys away."""
+    info = json.loads((folder / "run.json").read_text()) | changes
+    write_json(folder / "run.json", {key: value for key, value in info.items() if key not in without})
+
+
+def edit_table(file: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    """Change a table on disk."""
+    write_table(file, change(pd.read_parquet(file)))
 
 
 @dataclass

@@ -7,12 +7,13 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import edit_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ensemble import blend as blending
 from ensemble.vote import soft_vote
-from pipeline.store import Run, logit_columns, write_json, write_table
+from pipeline.store import Run, logit_columns, write_table
 from reports.metrics import METRICS, softmax
 
 blend = functools.partial(blending.blend, page=False, method="soft")  # a page is drawn a second each
@@ -25,11 +26,6 @@ def blend_command(blend_command):
 
 def quiet(_):
     pass
-
-
-def edit_run(folder, **changes):
-    info = json.loads((folder / "run.json").read_text())
-    write_json(folder / "run.json", info | changes)
 
 
 def edit_oof(folder, change):

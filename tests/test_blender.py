@@ -1,17 +1,16 @@
 """blend.py with methods that are fitted: what it chooses, writes, repeats and refuses."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from conftest import edit_run, edit_table
 
 from benchmarks.drawn_runs import write_drawn_run
 from ensemble.align import align
 from ensemble.blend import blend
 from ensemble.methods import METHODS
-from pipeline.store import Run, write_json, write_table
+from pipeline.store import Run, write_table
 from reports.metrics import METRICS, softmax
 
 FILES = ("oof.parquet", "test.parquet", "test_fold_0.parquet", "submission.csv", "blend.yaml", "folds.csv")
@@ -19,15 +18,6 @@ FILES = ("oof.parquet", "test.parquet", "test_fold_0.parquet", "submission.csv",
 
 def quiet(_):
     pass
-
-
-def edit_run(folder, **changes):
-    info = json.loads((folder / "run.json").read_text())
-    write_json(folder / "run.json", info | changes)
-
-
-def edit_table(file, change):
-    write_table(file, change(pd.read_parquet(file)))
 
 
 @pytest.fixture
