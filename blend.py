@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from ensemble.blend import blend
 from ensemble.config import parse_blend_config
-from folds.cli import run_command
+from foldblend.cli import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from folds.cli import run_command
+from foldblend.cli import run_command
 from pipeline.cli import parse_run_config
 from pipeline.hangup import outlive_terminal
 

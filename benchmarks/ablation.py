@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from common import Results, parser, print_rows, run_cv
 
-from pipeline.reporting import oof_arrays
-from pipeline.store import Run
-from reports.bootstrap import bootstrap_scores
-from reports.metrics import METRICS, mean_score
+from foldblend.runs.rows import oof_arrays
+from foldblend.runs.folder import Run
+from foldblend.scores.bootstrap import bootstrap_scores
+from foldblend.scores.metrics import METRICS, mean_score
 
 SEEDS = 3
 RESAMPLES = 10  # times the 1,000 of a report: a corrected interval needs its far tails

@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from common import Results, data_of, parser, print_rows, settled, shown, spread
 
-from folds.images import read_image
+from foldblend.images import read_image
 from folds.manifest import Manifest
 from pipeline.augment import AUGMENTATIONS
 from pipeline.config import RunConfig

@@ -16,12 +16,12 @@ from typing import Any
 import pandas as pd
 
 from folds.config import DataConfig
-from folds.files import write_bytes
+from foldblend.files import write_bytes
 from folds.load import load_data
 from folds.manifest import Manifest
 from pipeline.config import RunConfig
 from pipeline.device import resolve_machine
-from pipeline.environment import describe_environment
+from foldblend.runs.environment import describe_environment
 from pipeline.settings import make_config, replace
 
 __all__ = ["Results", "data_of", "parser", "run_cv", "settled", "spread"]

@@ -12,7 +12,7 @@ import pandas as pd
 from folds.labels import AGES, ATTRIBUTES, CLASSES, GENDERS
 from folds.manifest import ids_hash
 from folds.split import assign_folds
-from pipeline.store import FORMAT, PICTURES, with_logits, write_json, write_table
+from foldblend.runs.folder import FORMAT, PICTURES, with_logits, write_json, write_table
 
 __all__ = ["write_drawn_run"]
 

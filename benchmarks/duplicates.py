@@ -19,7 +19,7 @@ import numpy as np
 from folds.config import DataConfig
 from folds.duplicates import RADIUS, Print, duplicate_pairs, print_of, stacked
 from folds.hamming import near_pairs
-from folds.images import read_image
+from foldblend.images import read_image
 from folds.source import load_manifest
 
 

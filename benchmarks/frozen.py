@@ -27,7 +27,7 @@ from pipeline.features import Backbone, Features
 from pipeline.fold import FoldJob
 from pipeline.frozen import run_heads
 from pipeline.prepare import Prepared, prepare
-from pipeline.store import Run
+from foldblend.runs.folder import Run
 
 
 def one_pass(job: FoldJob) -> float:

@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from ensemble.greedy import fit, greedy_picks
 from ensemble.method import Evidence
-from reports.metrics import softmax
+from foldblend.scores.metrics import softmax
 
 NUM_MODELS, NUM_ROWS, NUM_CLASSES, NUM_PICKS = 50, 18_900, 18, 100
 FIT_MODELS, FIT_ROWS = 20, 15_000

@@ -23,7 +23,7 @@ from ensemble.choose import Score
 from ensemble.method import Evidence
 from ensemble.methods import METHODS
 from folds.split import assign_folds
-from reports.metrics import METRICS, softmax
+from foldblend.scores.metrics import METRICS, softmax
 
 NUM_FRESH, NUM_FOLDS, METRIC = 20_000, 5, METRICS["f1_macro"]
 Z = 1.96

@@ -17,7 +17,7 @@ from typing import Any
 
 from common import Results, equal_tables, parser, print_rows, run_cv, settled, shown, spread
 
-from pipeline.store import Run
+from foldblend.runs.folder import Run
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import pandas as pd
 
 from folds.config import DataConfig
 from folds.duplicates import duplicate_pairs, print_of, stacked
-from folds.images import read_image
+from foldblend.images import read_image
 from folds.lookalikes import few_rows_of_groups, lookalike_groups, sketch_of
 from folds.manifest import Manifest
 from folds.source import load_manifest

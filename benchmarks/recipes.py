@@ -13,9 +13,9 @@ from typing import Any
 from common import ROOT, Results, parser, print_rows, run_cv
 
 from ensemble.blend import blend
-from pipeline.reporting import oof_arrays
-from pipeline.store import Run
-from reports.summary import compare
+from foldblend.runs.rows import oof_arrays
+from foldblend.runs.folder import Run
+from reports.run.summary import compare
 
 BASELINE, RECIPES = "quick", ("quick", "strong")
 

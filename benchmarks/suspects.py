@@ -21,9 +21,9 @@ from common import Results, parser, print_rows, run_cv, shown, spread
 from folds.config import DataConfig
 from folds.manifest import Manifest
 from folds.source import load_manifest
-from pipeline.reporting import oof_arrays
-from pipeline.store import Run
-from reports.metrics import METRICS, mean_score
+from foldblend.runs.rows import oof_arrays
+from foldblend.runs.folder import Run
+from foldblend.scores.metrics import METRICS, mean_score
 
 NUM_SWAPS, NUM_FLIPS = 3, 4
 OTHER = {"male": "female", "female": "male", "normal": "incorrect_mask", "incorrect_mask": "normal"}

@@ -27,7 +27,7 @@ from pipeline.feeding import Feeder
 from pipeline.infer import predict
 from pipeline.model import build_model, check_backbone, preprocess_of
 from pipeline.pictures import open_pictures
-from tta.views import parse_views, view_of
+from tta.views.names import parse_views, view_of
 
 VIEWS = parse_views("hflip,scale:1.1,scale:0.9,rotate:5,xshift:0.05,crop:0.875:center,brightness:1.2,hflip*scale:1.1")
 PIPELINE = [A.CLAHE(p=1), A.Affine(scale=(0.9, 1.1), rotate=(-5, 5), p=1)]

@@ -19,8 +19,8 @@ import numpy as np
 from common import Results, parser, print_rows, spread
 
 from folds.split import assign_folds
-from reports.bootstrap import bootstrap_scores
-from reports.metrics import METRICS, Metric, softmax
+from foldblend.scores.bootstrap import bootstrap_scores
+from foldblend.scores.metrics import METRICS, Metric, softmax
 from tta.choose import choose, learned, searched
 from tta.crossfit import cross_fit
 from tta.policy import IDENTITY, Policy, SavedViews

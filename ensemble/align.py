@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from folds.errors import UserError, listed
-from pipeline.reporting import check_rows_once
-from pipeline.store import Run, logit_columns, read_table
+from foldblend.errors import UserError, listed
+from foldblend.runs.rows import check_rows_once
+from foldblend.runs.folder import Run, logit_columns, read_table
 
 __all__ = ["Aligned", "Member", "align"]
 

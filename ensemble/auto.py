@@ -10,7 +10,7 @@ import numpy as np
 from ensemble.choose import Score, choosing_flatters, gain, score_of, simplest
 from ensemble.method import Evidence, Fitted, Method
 from ensemble.nested import CrossFitted, Split, cross_fit, cross_fit_offsets, in_turn, splits_of
-from reports.metrics import log_softmax
+from foldblend.scores.metrics import log_softmax
 
 __all__ = ["Blended", "Trial", "apply", "blend_arrays", "nested_once_more"]
 

@@ -18,11 +18,11 @@ from ensemble.budget import costs_of
 from ensemble.config import ALLOWS, DECIDES, BlendConfig, check_members, member_record, read_blend_file
 from ensemble.find import find_members, of_one_data_set
 from ensemble.job import Blend, combine, flattered
-from folds.errors import UserError, did_you_mean, listed
-from pipeline.costs import device_of, num_passes, picture_seconds
-from pipeline.derived import open_derived, write_derived
-from pipeline.report import closing_line, write_report
-from pipeline.store import PICTURES, Run, lock_folder
+from foldblend.errors import UserError, did_you_mean, listed
+from foldblend.runs.costs import device_of, num_passes, picture_seconds
+from foldblend.runs.derived import open_derived, write_derived
+from reports.run.report import closing_line, write_report
+from foldblend.runs.folder import PICTURES, Run, lock_folder
 from reports.text import table
 
 __all__ = ["BlendConfig", "blend"]

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from folds.errors import UserError, listed
-from pipeline.costs import device_of, num_passes, picture_seconds
-from pipeline.store import Run
+from foldblend.errors import UserError, listed
+from foldblend.runs.costs import device_of, num_passes, picture_seconds
+from foldblend.runs.folder import Run
 from reports.blocks import lines_block, section, table_block, text_block
-from reports.metrics import Metric
+from foldblend.scores.metrics import Metric
 from reports.text import num, span
 
 __all__ = ["Point", "Row", "costs_of", "frontier", "frontier_section", "parse_budget", "within_budget"]

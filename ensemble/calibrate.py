@@ -8,7 +8,7 @@ import numpy as np
 
 __all__ = ["fit_temperatures"]
 
-LOWEST, HIGHEST = np.exp(-4.0), np.exp(4.0)  # of 1 / temperature, as in reports.calibration
+LOWEST, HIGHEST = np.exp(-4.0), np.exp(4.0)  # of 1 / temperature, as in foldblend.scores.calibration
 STEPS, CLOSE = 50, 1e-6
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ensemble.method import Evidence
-from reports.bootstrap import Interval, bootstrap_scores, percentile_interval
-from reports.metrics import Metric, mean_score, softmax
+from foldblend.scores.bootstrap import Interval, bootstrap_scores, percentile_interval
+from foldblend.scores.metrics import Metric, mean_score, softmax
 
 __all__ = ["Score", "choosing_flatters", "gain", "score_of", "simplest"]
 

@@ -16,11 +16,11 @@ import yaml
 
 from ensemble.budget import parse_budget
 from ensemble.methods import METHODS
-from folds.cli import parse_flags
-from folds.errors import UserError, did_you_mean, listed, require
+from foldblend.cli import parse_flags
+from foldblend.errors import UserError, did_you_mean, listed, require
 from pipeline.config import check_name
-from pipeline.reporting import check_metric
-from pipeline.store import Run
+from foldblend.runs.rows import check_metric
+from foldblend.runs.folder import Run
 
 __all__ = ["BlendConfig", "check_members", "member_record", "parse_blend_config", "read_blend_file"]
 

@@ -16,9 +16,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from folds.nesting import group_parts
-from reports.bootstrap import bootstrap_scores
-from reports.metrics import METRICS, log_softmax, mean_score, softmax
+from foldblend.scores.held_out import group_parts
+from foldblend.scores.bootstrap import bootstrap_scores
+from foldblend.scores.metrics import METRICS, log_softmax, mean_score, softmax
 
 __all__ = ["FITS", "fit_offsets"]
 

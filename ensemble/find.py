@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from folds.errors import UserError, did_you_mean, listed
-from pipeline.store import NEEDED, Run
+from foldblend.errors import UserError, did_you_mean, listed
+from foldblend.runs.folder import NEEDED, Run
 
 __all__ = ["find_members", "of_one_data_set"]
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ensemble.method import Evidence
 from ensemble.vote import Vote
-from reports.metrics import METRICS, Counts, Metric, softmax
+from foldblend.scores.metrics import METRICS, Counts, Metric, softmax
 
 __all__ = ["COUNTED", "bagged_weights", "best_prefix", "fit", "greedy_picks"]
 

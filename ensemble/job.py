@@ -21,11 +21,11 @@ from ensemble.nested import Split, splits_of
 from ensemble.sections import errors_section, methods_section
 from ensemble.subsets import frontier_rows, within
 from ensemble.vote import POOLS
-from folds.errors import UserError, listed
-from pipeline.store import with_logits
+from foldblend.errors import UserError, listed
+from foldblend.runs.folder import with_logits
 from reports.blocks import comparison_block, section
-from reports.metrics import METRICS, Metric, softmax
-from reports.summary import compare_row, with_differences
+from foldblend.scores.metrics import METRICS, Metric, softmax
+from reports.run.summary import compare_row, with_differences
 from reports.text import signed
 
 __all__ = ["Blend", "combine", "flattered", "methods_to_try", "why_not_fit"]

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ensemble.calibrate import fit_temperatures
-from reports.metrics import METRICS, Metric
+from foldblend.scores.metrics import METRICS, Metric
 
 __all__ = ["Evidence", "Fitted", "Method"]
 
@@ -27,7 +27,7 @@ class Evidence:
     repeat_N: np.ndarray
     """Which repeat of the cross-validation a row is of."""
     metric: str = "f1_macro"
-    """The score that counts, of reports.metrics.METRICS."""
+    """The score that counts, of foldblend.scores.metrics.METRICS."""
 
     @property
     def score(self) -> Metric:

@@ -11,7 +11,7 @@ from ensemble import greedy, stack, trees, weights
 from ensemble.calibrate import fit_temperatures
 from ensemble.method import Evidence, Fitted, Method
 from ensemble.vote import NUM_QUANTILES, RankVote, Vote
-from reports.metrics import log_softmax
+from foldblend.scores.metrics import log_softmax
 
 __all__ = ["METHODS", "weighted_vote"]
 

@@ -14,8 +14,8 @@ from threadpoolctl import threadpool_limits
 
 from ensemble.decide import FITS, fit_offsets
 from ensemble.method import Evidence, Fitted, Method
-from folds.nesting import outer_parts
-from reports.metrics import log_softmax
+from foldblend.scores.held_out import outer_parts
+from foldblend.scores.metrics import log_softmax
 
 __all__ = ["CrossFitted", "Split", "cross_fit", "cross_fit_offsets", "in_turn", "offsets_of", "splits_of"]
 

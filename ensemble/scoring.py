@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ensemble.method import Evidence
-from reports.metrics import METRICS, Counts, mean_score, rows_by_repeat
+from foldblend.scores.metrics import METRICS, Counts, mean_score, rows_by_repeat
 
 __all__ = ["quick_score"]
 

@@ -11,7 +11,7 @@ from ensemble.auto import Blended, Trial
 from ensemble.choose import Score
 from ensemble.methods import METHODS
 from reports.blocks import section, table_block, text_block
-from reports.metrics import Metric
+from foldblend.scores.metrics import Metric
 from reports.text import num, signed, span
 
 __all__ = ["errors_section", "methods_section"]

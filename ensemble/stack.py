@@ -19,8 +19,8 @@ import scipy.optimize
 
 from ensemble.calibrate import fit_temperatures
 from ensemble.method import Evidence
-from folds.nesting import group_parts
-from reports.metrics import log_softmax
+from foldblend.scores.held_out import group_parts
+from foldblend.scores.metrics import log_softmax
 
 __all__ = ["Stack", "fit", "log_probabilities", "re_expanded", "row_loss", "vote_at", "within"]
 

@@ -13,9 +13,9 @@ from ensemble.method import Evidence, Fitted, Method
 from ensemble.nested import Split, in_turn
 from ensemble.scoring import quick_score
 from ensemble.vote import soft_vote
-from folds.errors import listed
-from reports.bootstrap import score_interval
-from reports.metrics import softmax
+from foldblend.errors import listed
+from foldblend.scores.bootstrap import score_interval
+from foldblend.scores.metrics import softmax
 
 __all__ = ["FewerMembers", "frontier_rows", "within"]
 

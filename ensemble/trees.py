@@ -17,8 +17,8 @@ from threadpoolctl import threadpool_limits
 from ensemble.calibrate import fit_temperatures
 from ensemble.method import Evidence
 from ensemble.stack import log_probabilities, re_expanded, row_loss, vote_at, within
-from folds.nesting import group_parts
-from reports.metrics import log_softmax
+from foldblend.scores.held_out import group_parts
+from foldblend.scores.metrics import log_softmax
 
 __all__ = ["Trees", "features", "fit"]
 

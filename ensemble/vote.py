@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reports.metrics import log_softmax, softmax
+from foldblend.scores.metrics import log_softmax, softmax
 
 __all__ = ["POOLS", "RankVote", "Vote", "hard_vote", "log_vote", "soft_vote"]
 

@@ -12,7 +12,7 @@ import numpy as np
 from ensemble.method import Evidence
 from ensemble.scoring import quick_score
 from ensemble.vote import Vote
-from reports.metrics import METRICS, log_softmax, softmax
+from foldblend.scores.metrics import METRICS, log_softmax, softmax
 
 __all__ = ["fit_log_loss", "fit_metric"]
 

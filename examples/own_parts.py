@@ -21,7 +21,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from folds.config import DataConfig
-from folds.errors import UserError
+from foldblend.errors import UserError
 from folds.manifest import Manifest, build_manifest
 from pipeline.train_config import LossConfig, TrainConfig
 

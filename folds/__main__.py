@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from folds.cli import parse_flags, run_command
+from foldblend.cli import parse_flags, run_command
 from folds.config import DataConfig, SplitConfig
 
 

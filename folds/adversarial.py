@@ -12,7 +12,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier  # here, for limits 
 from threadpoolctl import threadpool_limits
 
 from folds.kfold import codes_of, stratified_group_folds
-from reports.metrics import METRICS
+from foldblend.scores.metrics import METRICS
 
 __all__ = ["LEAST_ROWS", "Adversarial", "tell_apart"]
 

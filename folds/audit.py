@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from folds.balance import lower_bound, objective, profiles_of
-from folds.errors import counted
+from foldblend.errors import counted
 from folds.kfold import codes_of
 
 __all__ = ["audit_lines", "balance_lines", "class_counts", "unevenness"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from folds.errors import require
+from foldblend.errors import require
 
 __all__ = ["DataConfig", "SplitConfig"]
 

@@ -20,9 +20,9 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from folds.errors import UserError, did_you_mean, listed
+from foldblend.errors import UserError, did_you_mean, listed
 from folds.manifest import Manifest, extra_columns
-from folds.tables import read_csv_text
+from foldblend.tables import read_csv_text
 
 __all__ = ["apply_corrections"]
 

@@ -17,9 +17,9 @@ import pandas as pd
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from folds.errors import counted, listed
+from foldblend.errors import counted, listed
 from folds.hamming import near_pairs
-from folds.images import boxes_of, read_image
+from foldblend.images import boxes_of, read_image
 
 __all__ = [
     "IN_TEST",

@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from folds.adversarial import LEAST_ROWS, Adversarial, tell_apart
 from folds.duplicates import Print, duplicate_pairs, print_of, stacked
-from folds.errors import BadImage, UserError, counted, listed
+from foldblend.errors import BadImage, UserError, counted, listed
 from folds.findings import Finding, duplicate_findings, lookalike_findings, swap_findings
-from folds.images import Box, boxes_of, crop, read_image
+from foldblend.images import Box, boxes_of, crop, read_image
 from folds.load import Say, merge_groups
 from folds.lookalikes import Lookalikes, Sketch, few_rows_of_groups, lookalike_groups, sketch_of
 from folds.manifest import Manifest

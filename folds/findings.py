@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from folds.duplicates import IN_TEST, TWO_GROUPS, TWO_LABELS
-from folds.errors import counted
+from foldblend.errors import counted
 from folds.lookalikes import Lookalikes
 from folds.manifest import Manifest
 from folds.suspects import log_proba_of, swapped_pairs

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from folds.errors import UserError, listed
+from foldblend.errors import UserError, listed
 from folds.split import split_groups
-from folds.tables import read_csv_text
+from foldblend.tables import read_csv_text
 
 __all__ = ["read_fold_file"]
 

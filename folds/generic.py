@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from folds.errors import UserError, counted, did_you_mean, listed
-from folds.images import Box
+from foldblend.errors import UserError, counted, did_you_mean, listed
+from foldblend.images import Box
 from folds.manifest import Attribute, Manifest, build_manifest
-from folds.tables import read_csv_text
+from foldblend.tables import read_csv_text
 
 __all__ = ["read_csv_manifest"]
 

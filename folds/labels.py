@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from folds.errors import UserError
+from foldblend.errors import UserError
 from folds.manifest import Attribute
 
 __all__ = [

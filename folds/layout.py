@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from folds.errors import UserError, counted, listed
+from foldblend.errors import UserError, counted, listed
 from folds.labels import (
     ATTRIBUTES,
     CLASSES,
@@ -24,7 +24,7 @@ from folds.labels import (
     training_labels,
 )
 from folds.manifest import Manifest, build_manifest
-from folds.tables import read_csv_text
+from foldblend.tables import read_csv_text
 
 __all__ = ["find_layout_root", "read_layout", "relabel_for_training"]
 

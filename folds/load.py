@@ -10,8 +10,8 @@ import numpy as np
 
 from folds.config import DataConfig
 from folds.duplicates import IN_TEST, describe_pairs, duplicate_pairs, equal_pairs, merged_groups, prints_of
-from folds.errors import BadImage, UserError, counted, listed
-from folds.images import check_images
+from foldblend.errors import BadImage, UserError, counted, listed
+from foldblend.images import check_images
 from folds.manifest import Manifest
 from folds.source import load_manifest
 
@@ -24,7 +24,7 @@ def load_data(config: DataConfig, say: Say, known: Container[bytes] = ()) -> tup
     """Return the manifest, its unreadable pictures dealt with, and the hash of labels and pixels.
 
     The tables get a column `content`, the hash of each picture's file. Pictures whose key is in `known`
-    have been decoded before and are not decoded again (see folds.images).
+    have been decoded before and are not decoded again (see foldblend.images).
     Raises UserError for data that cannot be used, and for unreadable pictures unless they may be skipped.
     """
     skip = config.on_bad_image == "skip"

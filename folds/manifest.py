@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from folds.errors import UserError, listed
+from foldblend.errors import UserError, listed
 
 __all__ = ["Attribute", "Manifest", "build_manifest", "extra_columns", "ids_hash", "slug"]
 
@@ -154,7 +154,7 @@ def build_manifest(
     """Check plain columns of length N and return them as a Manifest.
 
     Rows are put in the order of their image_id, so that nothing downstream depends on file order.
-    `extra` and `test_extra` are further columns of the tables, such as `box` (see folds.images).
+    `extra` and `test_extra` are further columns of the tables, such as `box` (see foldblend.images).
     Raises UserError for a doubled id, a missing file, no rows at all, or an empty test set.
     """
     source = str(root)

@@ -12,7 +12,7 @@ from pandas.api.types import is_numeric_dtype
 from folds.audit import balance_lines, class_counts
 from folds.exploration import Exploration
 from folds.findings import Finding
-from folds.images import boxes_of, read_image
+from foldblend.images import boxes_of, read_image
 from folds.manifest import extra_columns
 from folds.statistics import STATISTICS
 from reports.figures import bars, histograms

@@ -6,7 +6,7 @@ import numpy as np
 
 from folds.audit import audit_lines
 from folds.config import SplitConfig
-from folds.errors import UserError, listed
+from foldblend.errors import UserError, listed
 from folds.fold_file import read_fold_file
 from folds.load import Say
 from folds.manifest import Manifest

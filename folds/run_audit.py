@@ -6,9 +6,9 @@ import dataclasses
 from pathlib import Path
 
 from folds.config import DataConfig, SplitConfig
-from folds.errors import UserError
+from foldblend.errors import UserError
 from folds.exploration import explore
-from folds.files import write_bytes
+from foldblend.files import write_bytes
 from folds.load import Say
 from folds.manifest import slug
 from folds.page import audit_page

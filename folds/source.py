@@ -9,11 +9,11 @@ from pathlib import Path
 from folds.config import DataConfig
 from folds.corrections import apply_corrections
 from folds.demo import make_demo
-from folds.errors import UserError, in_a_line, listed
+from foldblend.errors import UserError, in_a_line, listed
 from folds.generic import read_csv_manifest
 from folds.layout import find_layout_root, read_layout, relabel_for_training
 from folds.manifest import Manifest
-from folds.plugins import is_custom, load_custom
+from foldblend.plugins import is_custom, load_custom
 
 __all__ = ["load_manifest"]
 

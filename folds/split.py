@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from folds.errors import UserError
+from foldblend.errors import UserError
 from folds.kfold import codes_of, stratified_group_folds
 
 __all__ = ["SPLITTERS", "Splitter", "assign_folds", "rare_classes", "split_groups"]

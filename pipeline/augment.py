@@ -16,8 +16,8 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # before the import: it 
 
 import albumentations
 
-from folds.errors import UserError, in_a_line
-from folds.plugins import find_part, is_custom, source_hash
+from foldblend.errors import UserError, in_a_line
+from foldblend.plugins import find_part, is_custom, source_hash
 
 __all__ = [
     "AUGMENTATIONS",

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from folds.demo import cache_folder
-from folds.errors import UserError
+from foldblend.errors import UserError
 
 __all__ = [
     "KEY_BYTES",

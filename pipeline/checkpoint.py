@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from folds.files import write_with
+from foldblend.files import write_with
 
 __all__ = ["CHECKPOINT", "Checkpoints"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from folds.errors import require
-from folds.plugins import find_part, is_custom
+from foldblend.errors import require
+from foldblend.plugins import find_part, is_custom
 from pipeline.augment import check_augmentation
 from pipeline.config import RunConfig
 from pipeline.losses import check_loss, loss_names, loss_parts, takes_mixed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from folds.cli import parse_flags
+from foldblend.cli import parse_flags
 from pipeline.config import RunConfig
 from pipeline.settings import read_config_file
 

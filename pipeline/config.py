@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import tyro
 
 from folds.config import DataConfig, SplitConfig
-from folds.errors import require
+from foldblend.errors import require
 from pipeline.train_config import AugmentConfig, LossConfig, TrainConfig
 
 __all__ = [

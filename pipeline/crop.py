@@ -17,8 +17,8 @@ import pandas as pd
 import PIL.Image
 from tqdm import tqdm
 
-from folds.errors import BadImage, UserError, counted, did_you_mean, listed, require
-from folds.images import ORIENTATION_TAG, TURNED, Box, Size, picture_key, read_image
+from foldblend.errors import BadImage, UserError, counted, did_you_mean, listed, require
+from foldblend.images import ORIENTATION_TAG, TURNED, Box, Size, picture_key, read_image
 from folds.load import Say
 from folds.manifest import Manifest
 from pipeline.cache import Store, cache_root, in_threads

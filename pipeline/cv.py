@@ -14,7 +14,7 @@ import pandas as pd
 import yaml
 from tqdm import tqdm
 
-from folds.errors import UserError, listed
+from foldblend.errors import UserError, listed
 from folds.fold_file import read_fold_file
 from folds.manifest import Manifest
 from folds.split import SPLITTERS
@@ -22,18 +22,18 @@ from pipeline.about import describe_run
 from pipeline.checkpoint import CHECKPOINT
 from pipeline.config import RunConfig, parse_folds
 from pipeline.device import compute_of, free_memory
-from pipeline.environment import describe_environment
+from foldblend.runs.environment import describe_environment
 from pipeline.feeding import Feeder
 from pipeline.fold import FoldJob, finished_fold
 from pipeline.frozen import run_heads
 from pipeline.pictures import open_pictures
 from pipeline.prepare import Prepared, Say, prepare
 from pipeline.progress import Progress
-from pipeline.report import closing_line, view_section, write_report, write_section
-from pipeline.reporting import check_rows_once, mean_over_folds, write_submission
+from reports.run.report import closing_line, view_section, write_report, write_section
+from foldblend.runs.rows import check_rows_once, mean_over_folds, write_submission
 from pipeline.schedule import run_folds
 from pipeline.settings import changed_keys, flatten, replace
-from pipeline.store import (
+from foldblend.runs.folder import (
     FORMAT,
     PICTURES,
     Run,
@@ -49,7 +49,7 @@ from pipeline.store import (
     write_json,
     write_table,
 )
-from reports.metrics import METRICS
+from foldblend.scores.metrics import METRICS
 
 __all__ = ["cross_validate", "cross_validate_seeds", "job_of"]
 

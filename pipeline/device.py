@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import torch
 
-from folds.errors import UserError
+from foldblend.errors import UserError
 from pipeline.config import MachineConfig
 
 __all__ = ["Compute", "compile_pays", "compute_of", "free_memory", "num_cores", "resolve_machine"]

@@ -15,18 +15,18 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from folds.errors import UserError
-from folds.images import boxes_of, picture_key
+from foldblend.errors import UserError
+from foldblend.images import boxes_of, picture_key
 from pipeline.augment import albumentations, describe_augmentation
 from pipeline.backends import timm
 from pipeline.cache import MEMORY_ONLY, Store, cache_root
-from pipeline.environment import processor
+from foldblend.runs.environment import processor
 from pipeline.fold import FoldJob
 from pipeline.model import build_model
 from pipeline.pictures import PICTURES_VERSION
 from pipeline.seeding import derive_seed
-from pipeline.store import read_json, write_json
-from tta.views import VIEWS_VERSION, view_of
+from foldblend.runs.folder import read_json, write_json
+from tta.views.names import VIEWS_VERSION, view_of
 
 __all__ = ["Backbone", "Features"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from folds.errors import UserError
+from foldblend.errors import UserError
 from pipeline.averaging import build_average
 from pipeline.config import RunConfig
 from pipeline.dataset import TrainLoader

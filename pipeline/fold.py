@@ -13,8 +13,8 @@ import pandas as pd
 import safetensors.torch
 import torch
 
-from folds.errors import UserError
-from folds.files import write_with
+from foldblend.errors import UserError
+from foldblend.files import write_with
 from folds.manifest import Manifest
 from pipeline.config import RunConfig
 from pipeline.device import Compute
@@ -23,7 +23,7 @@ from pipeline.head import AttributeJoin
 from pipeline.model import build_model, freeze
 from pipeline.preprocess import Preprocess
 from pipeline.progress import Progress
-from pipeline.store import file_hash, read_json, with_logits, write_table
+from foldblend.runs.folder import file_hash, read_json, with_logits, write_table
 from pipeline.weights import Weights
 from tta.merge import mean_logit
 

@@ -12,14 +12,14 @@ import pandas as pd
 import safetensors.torch
 import torch
 
-from folds.errors import UserError
-from folds.files import write_with
+from foldblend.errors import UserError
+from foldblend.files import write_with
 from pipeline.features import Backbone, Features
 from pipeline.fold import FoldJob, fold_record, start_fold, write_fold
 from pipeline.heads import Head, choose_l2, fit_heads, own_scales, principal_axes
-from pipeline.store import write_json, write_table
+from foldblend.runs.folder import write_json, write_table
 from pipeline.train_config import parse_l2
-from reports.metrics import METRICS, softmax
+from foldblend.scores.metrics import METRICS, softmax
 from tta.merge import mean_logit
 
 __all__ = ["run_heads"]

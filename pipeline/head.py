@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F  # noqa: N812 - as all torch code names it
 
-from folds.errors import UserError, did_you_mean
+from foldblend.errors import UserError, did_you_mean
 from folds.manifest import Attribute
 
 __all__ = ["AttributeJoin", "attach", "make_join"]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from folds.errors import UserError
+from foldblend.errors import UserError
 from folds.kfold import stratified_group_folds
 
 __all__ = ["Axes", "Head", "choose_l2", "fit_heads", "own_scales", "principal_axes"]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from folds.errors import UserError
+from foldblend.errors import UserError
 from pipeline.device import Compute
 from pipeline.preprocess import Preprocess
 

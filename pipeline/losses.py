@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812 - as all torch code names it
 
-from folds.errors import UserError, in_a_line
-from folds.plugins import find_part, is_custom
+from foldblend.errors import UserError, in_a_line
+from foldblend.plugins import find_part, is_custom
 from pipeline.train_config import LossConfig, parse_loss
 
 __all__ = [

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from folds.errors import UserError, did_you_mean, in_a_line
-from folds.plugins import is_custom, load_custom
+from foldblend.errors import UserError, did_you_mean, in_a_line
+from foldblend.plugins import is_custom, load_custom
 from pipeline.backends import timm
 from pipeline.config import ModelConfig, parse_size
 from pipeline.head import AttributeJoin, attach

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 
-from folds.errors import UserError, did_you_mean, in_a_line
-from folds.plugins import find_part
+from foldblend.errors import UserError, did_you_mean, in_a_line
+from foldblend.plugins import find_part
 from pipeline.backends import timm
 from pipeline.train_config import TrainConfig
 

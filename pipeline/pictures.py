@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from folds.errors import UserError, counted
-from folds.images import boxes_of, picture_key
+from foldblend.errors import UserError, counted
+from foldblend.images import boxes_of, picture_key
 from folds.load import Say
 from pipeline.cache import Records, Store, cache_root, first_places, in_threads, write_records
 from pipeline.device import num_cores

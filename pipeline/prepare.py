@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from folds.errors import listed, require
+from foldblend.errors import listed, require
 from folds.load import Say, load_data
 from folds.manifest import Manifest, slug
 from folds.plan import plan_folds
-from folds.plugins import is_custom, source_hash
+from foldblend.plugins import is_custom, source_hash
 from pipeline.cache import MEMORY_ONLY, known_keys
 from pipeline.checks import check_flags, check_recipe, explain, own_parts
 from pipeline.config import RunConfig
@@ -26,11 +26,11 @@ from pipeline.model import build_model, check_backbone, check_forward, freeze, m
 from pipeline.optim import check_optimizer, check_schedule
 from pipeline.pictures import pictures_folder
 from pipeline.preprocess import Preprocess
-from pipeline.reporting import check_metric
+from foldblend.runs.rows import check_metric
 from pipeline.settings import flatten, identity_hash, replace
 from pipeline.tracking import require_wandb
 from pipeline.weights import HubUnreachableError, Weights, load_file, load_pretrained
-from tta.views import check_views, is_device_view, parse_views
+from tta.views.names import check_views, is_device_view, parse_views
 
 __all__ = ["Prepared", "prepare"]
 

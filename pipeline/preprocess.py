@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import torch
 
-from folds.images import Box, read_image
+from foldblend.images import Box, read_image
 
 __all__ = ["Preprocess"]
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from joblib.externals.loky.backend.context import get_context
 
-from folds.errors import UserError
+from foldblend.errors import UserError
 from folds.load import Say
 from pipeline.device import compute_of
 from pipeline.feeding import Feeder

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 
 from folds.config import DataConfig
-from folds.errors import UserError, did_you_mean, listed, require
+from foldblend.errors import UserError, did_you_mean, listed, require
 from pipeline.config import OutputConfig, RunConfig
 
 __all__ = ["changed_keys", "flatten", "identity_hash", "make_config", "read_config_file", "replace"]

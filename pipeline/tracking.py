@@ -19,10 +19,10 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard import summary as summaries
 from tqdm import tqdm
 
-from folds.errors import UserError
+from foldblend.errors import UserError
 from pipeline.model_graph import draw_graph
-from reports.metrics import METRICS
-from reports.summary import AttributeLike, attribute_view
+from foldblend.scores.metrics import METRICS
+from reports.run.summary import AttributeLike, attribute_view
 from reports.tiles import confusion_picture, legible, tile
 
 __all__ = ["Trackers", "attribute_scores", "open_trackers", "require_wandb", "tracking_id"]

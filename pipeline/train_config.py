@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from folds.errors import require
+from foldblend.errors import require
 
 __all__ = ["AugmentConfig", "LossConfig", "TrainConfig", "num_stages", "parse_l2", "parse_loss"]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from folds.errors import UserError, listed
+from foldblend.errors import UserError, listed
 from folds.split import assign_folds
 from pipeline.checkpoint import Checkpoints
 from pipeline.fit import Epoch, Fit, NotFiniteError
@@ -20,12 +20,12 @@ from pipeline.progress import FoldProgress
 from pipeline.sampling import class_counts
 from pipeline.seeding import derive_seed
 from pipeline.settings import flatten
-from pipeline.store import write_json, write_table
+from foldblend.runs.folder import write_json, write_table
 from pipeline.tracking import attribute_scores, open_trackers, tracking_id
-from reports.confusion import confusion_counts, worst_mistakes
-from reports.metrics import METRICS, softmax
+from foldblend.scores.confusion import confusion_counts, worst_mistakes
+from foldblend.scores.metrics import METRICS, softmax
 from tta.merge import mean_logit
-from tta.views import view_of
+from tta.views.names import view_of
 
 __all__ = ["inner_rows", "run_fold"]
 

@@ -19,16 +19,16 @@ import safetensors
 import safetensors.torch
 import torch
 
-from folds.errors import UserError, listed
+from foldblend.errors import UserError, listed
 from folds.load import Say
 from pipeline.augment import Augment, albu_augmentation, build_augmentation
-from pipeline.costs import num_models
+from foldblend.runs.costs import num_models
 from pipeline.cv import job_of
 from pipeline.fold import FoldJob, view_tables
 from pipeline.infer import predict
 from pipeline.prepare import prepare
 from pipeline.progress import Progress
-from pipeline.saved_views import (
+from tta.saved_views import (
     add_rows,
     can_see,
     check_pipelines,
@@ -40,8 +40,8 @@ from pipeline.saved_views import (
     saved_rows,
 )
 from pipeline.settings import read_config_file, replace
-from pipeline.store import Run, lock_folder
-from tta.views import check_views, draw_of, is_device_view, view_of
+from foldblend.runs.folder import Run, lock_folder
+from tta.views.names import check_views, draw_of, is_device_view, view_of
 
 __all__ = ["add_views"]
 

@@ -17,7 +17,7 @@ from urllib.parse import urlparse
 import safetensors.torch
 import torch
 
-from folds.errors import UserError
+from foldblend.errors import UserError
 from pipeline.backends import timm
 
 __all__ = ["HubUnreachableError", "Weights", "load_file", "load_pretrained", "load_weights_into"]

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from folds.cli import parse_flags, run_command
-from folds.errors import UserError
+from foldblend.cli import parse_flags, run_command
+from foldblend.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,11 +46,11 @@ def _writable(flag: str, name: str) -> Path:
 def _show(config: BoardConfig) -> None:
     """Print the boards and write what is asked for. Raises UserError."""
     # pandas and the rest: after the flags have been checked
-    from folds.files import write_bytes
-    from pipeline.leaderboard import find_runs, leaderboard
-    from pipeline.reporting import check_metric
-    from pipeline.store import lock_folder, write_json
-    from reports.board_text import board_lines, pair_lines
+    from foldblend.files import write_bytes
+    from reports.board.leaderboard import find_runs, leaderboard
+    from foldblend.runs.rows import check_metric
+    from foldblend.runs.folder import lock_folder, write_json
+    from reports.board.text import board_lines, pair_lines
     from reports.text import folded
 
     if not config.runs:
@@ -61,7 +61,7 @@ def _show(config: BoardConfig) -> None:
     json_file = None if config.json is None else _writable("--json", config.json)
     runs, skipped = find_runs(config.runs)
     if config.redraw:
-        from pipeline.report import write_report  # matplotlib
+        from reports.run.report import write_report  # matplotlib
 
         for run in runs:
             try:
@@ -80,7 +80,7 @@ def _show(config: BoardConfig) -> None:
         write_json(json_file, every | {"boards": [_without_pictures(board) for board in every["boards"]]})
         print(f"JSON: {json_file}")
     if page is not None:
-        from reports.board_page import board_page  # OpenCV
+        from reports.board.page import board_page  # OpenCV
 
         write_bytes(page, board_page(every))
         print(f"page: {page}")

@@ -1,6 +1,6 @@
 """What a stage may add to a report: a section of blocks, plain data that text, page and JSON all show.
 
-A stage calls pipeline.report.write_section(folder, "name", section(title, block, ...)); every report of that
+A stage calls reports.run.report.write_section(folder, "name", section(title, block, ...)); every report of that
 run folder then has it.
 """
 
@@ -46,7 +46,7 @@ def table_block(header: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[st
 
 
 def comparison_block(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return predictions side by side, with paired differences: the rows of reports.summary.compare."""
+    """Return predictions side by side, with paired differences: the rows of reports.run.summary.compare."""
     return {"kind": "comparison", "rows": [dict(row) for row in rows]}
 
 

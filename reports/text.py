@@ -75,7 +75,7 @@ def signed(interval: Mapping[str, float | None] | None) -> str:
 
 
 def comparison_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the table of reports.summary.compare's rows, then their paired differences."""
+    """Return the table of reports.run.summary.compare's rows, then their paired differences."""
     shown = list(rows[0]["attributes"])
     lines = table(
         ["", "score", "95 % interval", *shown],

@@ -18,7 +18,7 @@ import pytest
 import blend
 import run_cv
 from folds.demo import DEMO_VERSION, NUM_TEST, NUM_TRAIN, cache_folder, make_demo
-from pipeline.store import Run, write_json, write_table
+from foldblend.runs.folder import Run, write_json, write_table
 
 
 def _own_cache() -> Path:

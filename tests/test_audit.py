@@ -14,7 +14,7 @@ from conftest import LONDON, TINY
 from folds import __main__ as audit
 from folds import run_audit
 from folds.adversarial import tell_apart
-from folds.cli import cli_flags
+from foldblend.cli import cli_flags
 from folds.config import DataConfig, SplitConfig
 from folds.exploration import explore
 from folds.findings import _targets
@@ -22,7 +22,7 @@ from folds.lookalikes import few_rows_of_groups, lookalike_groups, sketch_of
 from folds.source import load_manifest
 from folds.statistics import STATISTICS, statistics_of
 from folds.suspects import features_of, log_proba_of, swapped_pairs
-from pipeline.store import Run
+from foldblend.runs.folder import Run
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from conftest import TINY
 
-from pipeline.store import Run
+from foldblend.runs.folder import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 

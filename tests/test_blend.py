@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from ensemble import blend as blending
 from ensemble.vote import soft_vote
-from pipeline.store import Run, logit_columns, write_table
-from reports.metrics import METRICS, softmax
+from foldblend.runs.folder import Run, logit_columns, write_table
+from foldblend.scores.metrics import METRICS, softmax
 
 blend = functools.partial(blending.blend, page=False, method="soft")  # a page is drawn a second each
 
@@ -91,7 +91,7 @@ def test_report_shows_single_runs_beside_the_blend(runs_copy):
 
 
 def test_order_of_arguments_does_not_matter_to_the_byte(runs_copy, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.derived.time.time", lambda: 1e9)
+    monkeypatch.setattr("foldblend.runs.derived.time.time", lambda: 1e9)
     a, b = runs_copy / "alpha", runs_copy / "beta"
     one = blend([a, b], say=quiet, weights=(1, 3), output=str(tmp_path / "one"))
     two = blend([b, a], say=quiet, weights=(3, 1), output=str(tmp_path / "two"))

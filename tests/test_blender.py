@@ -10,8 +10,8 @@ from benchmarks.drawn_runs import write_drawn_run
 from ensemble.align import align
 from ensemble.blend import blend
 from ensemble.methods import METHODS
-from pipeline.store import Run, write_table
-from reports.metrics import METRICS, softmax
+from foldblend.runs.folder import Run, write_table
+from foldblend.scores.metrics import METRICS, softmax
 
 FILES = ("oof.parquet", "test.parquet", "test_fold_0.parquet", "submission.csv", "blend.yaml", "folds.csv")
 

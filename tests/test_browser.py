@@ -10,8 +10,8 @@ from conftest import LONDON
 
 import run_cv
 from benchmarks.drawn_runs import write_drawn_run
-from pipeline.report import write_report
-from pipeline.store import Run
+from reports.run.report import write_report
+from foldblend.runs.folder import Run
 from reports.__main__ import main as leaderboard
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")

@@ -9,10 +9,10 @@ from test_costs import GPU, folds
 from test_leaderboard import LABELS, write_run
 
 from ensemble.budget import Row, costs_of, frontier, frontier_section, parse_budget, within_budget
-from folds.errors import UserError
-from pipeline.store import Run
+from foldblend.errors import UserError
+from foldblend.runs.folder import Run
 from reports.blocks import section_html, section_lines
-from reports.metrics import METRICS
+from foldblend.scores.metrics import METRICS
 
 WORTH = (0.5, 0.1, 0.3, 0.2)
 

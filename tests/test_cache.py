@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from folds.config import DataConfig
-from folds.errors import UserError
+from foldblend.errors import UserError
 from folds.load import load_data
 from pipeline.augment import build_augmentation
 from pipeline.cache import KEY_BYTES, Store, in_threads, known_keys
@@ -242,7 +242,7 @@ def test_a_second_run_decodes_nothing_and_a_new_picture_is_decoded_alone(tables,
     opened((train,), tmp_path, "disk")
     assert decoded == [train["path"].iloc[-1]]
     known = known_keys(tmp_path / "pictures")
-    monkeypatch.setattr("folds.images._decode", None)
+    monkeypatch.setattr("foldblend.images._decode", None)
     assert load_data(DataConfig(data=str(tiny_layout)), lambda _: None, _with_test(known, tables))[0] is not None
 
 

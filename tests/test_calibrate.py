@@ -5,8 +5,8 @@ import pytest
 
 from ensemble.calibrate import fit_temperatures
 from ensemble.method import Evidence
-from reports.calibration import fit_temperature
-from reports.metrics import log_softmax, softmax
+from foldblend.scores.calibration import fit_temperature
+from foldblend.scores.metrics import log_softmax, softmax
 
 
 def drawn(temperature, num_groups=1000, per_group=1, num_classes=5, seed=0):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reports.calibration import (
+from foldblend.scores.calibration import (
     calibration_error,
     cross_fitted,
     error_by_chance,
@@ -11,8 +11,8 @@ from reports.calibration import (
     reliability_bins,
     summarise_calibration,
 )
-from reports.confusion import confusion_counts, most_confused
-from reports.metrics import softmax
+from foldblend.scores.confusion import confusion_counts, most_confused
+from foldblend.scores.metrics import softmax
 
 
 def drawn(num: int, temperature: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

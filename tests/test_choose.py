@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from folds.manifest import Attribute
-from folds.nesting import group_parts
-from reports.metrics import METRICS, log_softmax, softmax
+from foldblend.scores.held_out import group_parts
+from foldblend.scores.metrics import METRICS, log_softmax, softmax
 from tta.choose import FEWEST_GROUPS, choose, learned, searched, weighted
 from tta.crossfit import cross_fit
 from tta.evaluate import effects

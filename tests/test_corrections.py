@@ -11,12 +11,12 @@ from ensemble.blend import blend
 from folds import corrections
 from folds.config import DataConfig
 from folds.corrections import apply_corrections
-from folds.errors import UserError
+from foldblend.errors import UserError
 from folds.labels import decode, encode
 from folds.layout import read_layout
 from folds.source import load_manifest
-from pipeline.store import Run
-from reports.metrics import METRICS, softmax
+from foldblend.runs.folder import Run
+from foldblend.scores.metrics import METRICS, softmax
 
 SHIPPED = Path(corrections.__file__).with_name("mask_competition_corrections.csv")
 

@@ -5,9 +5,9 @@ import shutil
 import pytest
 from test_leaderboard import LABELS, write_run
 
-from folds.errors import UserError
-from pipeline.costs import device_of, num_models, num_passes, pass_seconds, passes_a_view, picture_seconds
-from pipeline.store import Run, write_json
+from foldblend.errors import UserError
+from foldblend.runs.costs import device_of, num_models, num_passes, pass_seconds, passes_a_view, picture_seconds
+from foldblend.runs.folder import Run, write_json
 
 CPU = {"processor": "Abacus 9", "gpus": []}
 GPU = {"processor": "Abacus 9", "gpus": ["Big", "Small"]}

@@ -11,8 +11,8 @@ from conftest import LONDON
 from hypothesis import given
 from hypothesis import strategies as st
 
-from folds.errors import UserError
-from folds.images import check_images, read_image
+from foldblend.errors import UserError
+from foldblend.images import check_images, read_image
 from folds.manifest import build_manifest
 from pipeline.cache import known_keys
 from pipeline.crop import CROPS, PACKAGE, faces_folder, find_faces, upright_size, window, with_crop

@@ -15,7 +15,7 @@ from pipeline.head import make_join
 from pipeline.model import build_model
 from pipeline.preprocess import Preprocess
 from pipeline.settings import make_config
-from pipeline.store import Run
+from foldblend.runs.folder import Run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 PREPROCESS = Preprocess(width=64, height=64, mean=(0.5,) * 3, std=(0.5,) * 3)

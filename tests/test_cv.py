@@ -14,12 +14,12 @@ import pytest
 import yaml
 from conftest import TINY
 
-from folds.errors import UserError
+from foldblend.errors import UserError
 from folds.layout import read_layout
 from pipeline.cv import cross_validate
 from pipeline.settings import make_config
-from pipeline.store import Run, file_hash
-from reports.metrics import METRICS, softmax
+from foldblend.runs.folder import Run, file_hash
+from foldblend.scores.metrics import METRICS, softmax
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {
@@ -316,7 +316,7 @@ def test_config_yaml_names_the_data_it_was_made_from(layout_copy, tmp_path, monk
 
 
 def test_two_processes_do_not_share_a_run(runs_copy, tiny_layout, cv_command):
-    from pipeline.store import lock_folder
+    from foldblend.runs.folder import lock_folder
 
     with lock_folder(runs_copy / "alpha"):
         done = cv_command(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ensemble.decide import _best_offset, _line, _prior_correction, fit_offsets
-from reports.metrics import METRICS, log_softmax, mean_score
+from foldblend.scores.metrics import METRICS, log_softmax, mean_score
 
 
 def drawn_world(seed, *, ratio, num_classes=None, num_rows=None, num_fresh=15000):

@@ -3,7 +3,7 @@ import pytest
 
 from folds.demo import demo_people, make_demo
 from folds.demo_faces import HEIGHT, WIDTH, draw_picture, make_person
-from folds.images import read_image
+from foldblend.images import read_image
 from folds.layout import read_layout
 from folds.source import load_manifest
 from folds.split import assign_folds

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from folds.duplicates import describe_pairs, duplicate_pairs, equal_pairs, merged_groups, prints_of, stacked
 from folds.hamming import near_pairs
 from folds.layout import read_layout
-from pipeline.store import Run
+from foldblend.runs.folder import Run
 
 
 def brute(hashes, radius):

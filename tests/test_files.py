@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from folds.errors import UserError
-from folds.files import check_writable, write_with
-from pipeline.store import write_table
+from foldblend.errors import UserError
+from foldblend.files import check_writable, write_with
+from foldblend.runs.folder import write_table
 
 PLAIN = pd.DataFrame({"image_id": ["a/1.jpg", "b/2.jpg"], "label": [3, 0], "proba": [1e-12, 1 / 3]})
 TABLES = {

@@ -14,20 +14,20 @@ from sklearn.linear_model import LogisticRegression
 from test_parallel import fake_job
 
 from folds.config import DataConfig
-from folds.errors import UserError
+from foldblend.errors import UserError
 from folds.kfold import stratified_group_folds
 from folds.layout import read_layout
 from folds.load import load_data
 from pipeline.config import ModelConfig
-from pipeline.costs import picture_seconds
+from foldblend.runs.costs import picture_seconds
 from pipeline.cv import cross_validate
 from pipeline.features import Backbone, Features
 from pipeline.heads import choose_l2, fit_heads, own_scales, principal_axes
 from pipeline.model import build_model, check_backbone, preprocess_of
 from pipeline.settings import make_config
-from pipeline.store import Run
+from foldblend.runs.folder import Run
 from pipeline.train_config import parse_l2
-from tta.views import VIEWS
+from tta.views.names import VIEWS
 
 PREPROCESS = preprocess_of(ModelConfig(img_size="32"), check_backbone("test_efficientnet"))
 SMALL = {

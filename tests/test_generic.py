@@ -9,10 +9,10 @@ from conftest import TINY
 from sklearn.metrics import f1_score
 
 from folds.corrections import apply_corrections
-from folds.errors import BadImage, UserError
+from foldblend.errors import BadImage, UserError
 from folds.generic import read_csv_manifest
-from folds.images import read_image
-from pipeline.store import Run
+from foldblend.images import read_image
+from foldblend.runs.folder import Run
 
 
 @pytest.fixture

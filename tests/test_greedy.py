@@ -8,7 +8,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, recall_score
 
 from ensemble.greedy import bagged_weights, best_prefix, fit, greedy_picks
 from ensemble.method import Evidence
-from reports.metrics import log_softmax, softmax
+from foldblend.scores.metrics import log_softmax, softmax
 
 
 def scored(metric: str, label_N: np.ndarray, proba_NC: np.ndarray) -> float:
@@ -80,7 +80,7 @@ def test_picks_of_other_metrics_too(metric: str) -> None:
 
 
 def test_kappa_is_counted_like_its_score() -> None:
-    from reports.metrics import METRICS
+    from foldblend.scores.metrics import METRICS
 
     proba_MNC, label_N = drawn(np.random.default_rng(5), "smooth")
     picks, scores = greedy_picks(proba_MNC, label_N, num_picks=5, metric="kappa_quadratic")

@@ -16,7 +16,7 @@ import pytest
 from conftest import TINY
 
 from pipeline.hangup import outlive_terminal
-from pipeline.store import Run
+from foldblend.runs.folder import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -7,8 +7,8 @@ import pytest
 
 from folds.manifest import Attribute
 from reports.blocks import section, section_html, section_lines
-from reports.metrics import METRICS
-from reports.summary import compare
+from foldblend.scores.metrics import METRICS
+from reports.run.summary import compare
 from tta.evaluate import effects
 from tta.harm import cost_block, effect_rows, harm_blocks, pictures_per_second, simple_policies
 from tta.policy import Policy

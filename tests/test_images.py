@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from folds.errors import BadImage
-from folds.images import check_images, picture_key, read_image
+from foldblend.errors import BadImage
+from foldblend.images import check_images, picture_key, read_image
 
 
 @pytest.fixture
@@ -106,6 +106,6 @@ def test_known_pictures_are_hashed_but_not_decoded(tmp_path, picture, monkeypatc
     content = check_images(table)
     assert picture_key(content[0], None) != picture_key(content[0], (0, 0, 9, 9))
     decoded = []
-    monkeypatch.setattr("folds.images._decode", lambda path, *_, **__: decoded.append(path))
+    monkeypatch.setattr("foldblend.images._decode", lambda path, *_, **__: decoded.append(path))
     assert check_images(table, known={picture_key(content[0], None)}) == content
     assert decoded == [table["path"][1]]

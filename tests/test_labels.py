@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from folds.errors import UserError
+from foldblend.errors import UserError
 from folds.labels import AGES, ATTRIBUTES, CLASSES, GENDERS, MASKS, age_group, decode, encode, gender_code
 
 

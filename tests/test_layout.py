@@ -5,7 +5,7 @@ import pytest
 from conftest import LONDON
 
 from folds.config import DataConfig
-from folds.errors import UserError
+from foldblend.errors import UserError
 from folds.labels import CLASSES
 from folds.layout import find_layout_root, read_layout
 from folds.source import load_manifest

@@ -16,14 +16,14 @@ import pytest
 import yaml
 from conftest import TINY
 
-from folds.cli import cli_flags
-from pipeline.leaderboard import find_runs, leaderboard
-from pipeline.store import FORMAT, Run, file_hash, with_logits, write_json, write_table
+from foldblend.cli import cli_flags
+from reports.board.leaderboard import find_runs, leaderboard
+from foldblend.runs.folder import FORMAT, Run, file_hash, with_logits, write_json, write_table
 from reports import __main__ as reports_main
-from reports import board_text
-from reports.board_page import board_page
-from reports.bootstrap import group_resamples
-from reports.leaderboard import Scored, rank
+from reports.board import text as board_text
+from reports.board.page import board_page
+from foldblend.scores.bootstrap import group_resamples
+from reports.board.rows import Scored, rank
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("cat", "dog", "owl")

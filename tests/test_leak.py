@@ -17,15 +17,15 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from folds.demo import make_demo
 from folds.demo_faces import draw_picture, make_person
-from folds.images import read_image
+from foldblend.images import read_image
 from folds.labels import MASKS
 from folds.layout import read_layout
 from folds.manifest import Manifest
 from folds.split import assign_folds
 from pipeline.cv import cross_validate
 from pipeline.settings import make_config
-from reports.baselines import attribute_only_band
-from reports.metrics import METRICS
+from foldblend.scores.baselines import attribute_only_band
+from foldblend.scores.metrics import METRICS
 
 PERMUTATIONS = range(5)
 NUM_LEAKY = 2

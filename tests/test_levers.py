@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from folds.errors import UserError
+from foldblend.errors import UserError
 from folds.manifest import Attribute
 from pipeline.averaging import build_average
 from pipeline.backends import timm

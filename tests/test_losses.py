@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import f1_score
 from torch.nn import functional as F  # noqa: N812
 
-from folds.errors import UserError
+from foldblend.errors import UserError
 from pipeline.losses import build_loss, log_prior
 from pipeline.train_config import LossConfig, parse_loss
 

@@ -9,12 +9,12 @@ from conftest import edit_run, edit_table
 from benchmarks.drawn_runs import write_drawn_run
 from ensemble.blend import blend
 from ensemble.methods import METHODS as METHODS_OF_BLENDS
-from folds.errors import UserError
+from foldblend.errors import UserError
 from folds.layout import read_layout
 from folds.manifest import ids_hash
-from pipeline import store
-from pipeline.store import Run, file_hash
-from reports.metrics import METRICS, softmax
+from foldblend.runs import folder as store
+from foldblend.runs.folder import Run, file_hash
+from foldblend.scores.metrics import METRICS, softmax
 
 FEW = ("soft", "log", "weights")
 

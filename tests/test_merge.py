@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reports.metrics import softmax
+from foldblend.scores.metrics import softmax
 from tta.merge import MERGES, check_weights, entropy_mean, mean_logit, mean_proba
 
 NUM_VIEWS, NUM_ROWS, NUM_CLASSES = 4, 30, 5

@@ -13,7 +13,7 @@ from ensemble.methods import METHODS
 from ensemble.nested import cross_fit, splits_of
 from ensemble.vote import hard_vote, log_vote, soft_vote
 from folds.split import assign_folds
-from reports.metrics import METRICS, log_softmax, softmax
+from foldblend.scores.metrics import METRICS, log_softmax, softmax
 
 NUM_CLASSES = 4
 

@@ -4,11 +4,11 @@ import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reports.baselines import attribute_only_band, attribute_only_difference, attribute_only_guess
-from reports.bootstrap import bootstrap_scores, score_interval
-from reports.metrics import METRICS, Counts, log_softmax, row_log_loss, softmax
-from reports.report_text import render_text
-from reports.summary import compare, summarise
+from foldblend.scores.baselines import attribute_only_band, attribute_only_difference, attribute_only_guess
+from foldblend.scores.bootstrap import bootstrap_scores, score_interval
+from foldblend.scores.metrics import METRICS, Counts, log_softmax, row_log_loss, softmax
+from reports.run.text import render_text
+from reports.run.summary import compare, summarise
 
 STAGES = {"sections": [], "baselines": [], "curves": [], "raw": None, "test": None, "suspects": {"skipped": "not"}}
 ABOUT = {"name": "x", "kind": "cv", "about": "y", "notes": [], **STAGES}  # what a report has beside its numbers

@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from folds.errors import UserError
+from foldblend.errors import UserError
 from pipeline.augment import AUGMENTATIONS
 from pipeline.backends import timm
 from pipeline.config import MachineConfig, ModelConfig
@@ -24,7 +24,7 @@ from pipeline.preprocess import Preprocess
 from pipeline.settings import make_config
 from pipeline.weights import PACKAGED, load_file, load_pretrained, load_weights_into
 from tta.merge import mean_logit
-from tta.views import hflip, parse_views
+from tta.views.names import hflip, parse_views
 
 CPU = Compute(torch.device("cpu"), None, torch.channels_last)
 

@@ -17,10 +17,10 @@ from ensemble.methods import METHODS
 from ensemble.nested import CrossFitted, cross_fit, cross_fit_offsets, splits_of
 from ensemble.subsets import frontier_rows
 from ensemble.vote import Vote
-from folds.errors import UserError
+from foldblend.errors import UserError
 from folds.split import assign_folds
-from pipeline.store import Run, logit_columns, with_logits, write_json, write_table
-from reports.metrics import log_softmax, softmax
+from foldblend.runs.folder import Run, logit_columns, with_logits, write_json, write_table
+from foldblend.scores.metrics import log_softmax, softmax
 
 QUIET = {"say": lambda _: None, "page": False}
 

@@ -14,15 +14,15 @@ import pytest
 import sklearn.metrics
 
 from benchmarks.drawn_runs import write_drawn_run
-from pipeline.report import predictions, write_report, write_section
-from pipeline.reporting import oof_arrays
-from pipeline.store import PICTURES, Run
-from pipeline.thumbnails import pictures_of
+from reports.run.report import predictions, write_report, write_section
+from foldblend.runs.rows import oof_arrays
+from foldblend.runs.folder import PICTURES, Run
+from reports.run.thumbnails import pictures_of
 from reports import blocks
-from reports.bootstrap import bootstrap_scores
-from reports.gallery import Pictures, Predictions, gallery_data, rows_by_interest
+from foldblend.scores.bootstrap import bootstrap_scores
+from reports.run.gallery import Pictures, Predictions, gallery_data, rows_by_interest
 from reports.html import json_data
-from reports.metrics import METRICS, softmax
+from foldblend.scores.metrics import METRICS, softmax
 from reports.text import WIDTH, table
 
 NASTY = ["</script><script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "it's <b>bold</b> & $x$ {{ 1 }}"]
@@ -241,7 +241,7 @@ def test_thumbnails_stop_at_their_limit_and_pass_over_what_cannot_be_read(run_co
     table.loc[table["image_id"] == ids[1], "path"] = str(broken)
     table.to_parquet(run_copy.path / PICTURES)
     sizes = [len(everything.thumbnails[one]) for one in ids]
-    monkeypatch.setattr("pipeline.thumbnails.EMBED_BYTES", sizes[0] + sizes[2])
+    monkeypatch.setattr("reports.run.thumbnails.EMBED_BYTES", sizes[0] + sizes[2])
     few = pictures_of(run_copy, ids)
     assert list(few.thumbnails) == [ids[0], ids[2]]
     assert "mistakes first" in few.note
@@ -437,7 +437,7 @@ def test_a_kill_leaves_no_page_of_other_numbers(run_copy, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.report.write_json", killed)
+    monkeypatch.setattr("reports.run.report.write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         write_report(edit_run(run_copy, metric="accuracy"), page=False)
     assert not (run_copy.path / "report.html").exists()

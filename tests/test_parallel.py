@@ -14,7 +14,7 @@ import torch
 import yaml
 from conftest import TINY
 
-from folds.errors import UserError
+from foldblend.errors import UserError
 from pipeline.backends import timm
 from pipeline.device import Compute
 from pipeline.feeding import Feeder
@@ -24,7 +24,7 @@ from pipeline.preprocess import Preprocess
 from pipeline.progress import Progress
 from pipeline.schedule import run_folds, share_of_gpu
 from pipeline.settings import make_config
-from pipeline.store import Run
+from foldblend.runs.folder import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 

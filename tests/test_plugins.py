@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from conftest import TINY
 
-from folds.errors import UserError
-from folds.plugins import find_part, load_custom, source_hash
+from foldblend.errors import UserError
+from foldblend.plugins import find_part, load_custom, source_hash
 from pipeline.checks import explain
 from pipeline.cli import parse_run_config
-from pipeline.store import Run
+from foldblend.runs.folder import Run
 
 OWN = "examples.own_parts"
 OWN_FLAGS = ["--backbone", f"{OWN}:TinyNet", "--augment", f"{OWN}:Shuffled", "--sched", f"{OWN}:HalfCosine"]

@@ -9,10 +9,10 @@ from conftest import TINY
 
 import run_cv
 from ensemble.blend import blend
-from folds.errors import UserError
+from foldblend.errors import UserError
 from folds.fold_file import read_fold_file
-from pipeline.store import Run
-from reports.metrics import METRICS, softmax
+from foldblend.runs.folder import Run
+from foldblend.scores.metrics import METRICS, softmax
 
 QUIET = {"say": lambda _: None}
 

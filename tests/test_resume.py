@@ -14,7 +14,7 @@ from pipeline.config import RunConfig
 from pipeline.cv import cross_validate
 from pipeline.fit import Fit
 from pipeline.settings import make_config
-from pipeline.store import Run, read_json
+from foldblend.runs.folder import Run, read_json
 
 BASE = {
     "folds": 2, "epochs": 3, "img_size": 32, "batch_size": 8, "pretrained": "none", "workers": 0, "threads": 1,

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from folds.cli import cli_flags
-from folds.errors import UserError
+from foldblend.cli import cli_flags
+from foldblend.errors import UserError
 from pipeline.cli import parse_run_config
 from pipeline.config import RunConfig, parse_size
 from pipeline.settings import changed_keys, flatten, identity_hash, make_config, read_config_file, replace

@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedGroupKFold as Theirs
 
 from folds.audit import audit_lines, unevenness
 from folds.balance import lower_bound, objective, profiles_of
-from folds.errors import UserError
+from foldblend.errors import UserError
 from folds.kfold import StratifiedGroupKFold, codes_of, stratified_group_folds
 from folds.split import SPLITTERS, assign_folds, rare_classes, split_groups
 

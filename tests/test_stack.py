@@ -7,7 +7,7 @@ import yaml
 from ensemble import stack, trees
 from ensemble.method import Evidence
 from ensemble.vote import Vote
-from reports.metrics import softmax
+from foldblend.scores.metrics import softmax
 
 NUM_CLASSES, NUM_MEMBERS, PER_GROUP = 5, 3, 2
 FITS = {"stack": stack.fit, "trees": trees.fit}

@@ -13,12 +13,12 @@ from folds.generic import read_csv_manifest
 from folds.labels import AGES, ATTRIBUTES, CLASSES, GENDERS, MASKS, decode, encode
 from folds.layout import read_layout, relabel_for_training
 from folds.manifest import Attribute
-from pipeline import report as report_module
-from pipeline.report import suspects_csv, write_report
-from pipeline.store import Run
-from reports.confident import judge_pairs, judge_units
-from reports.metrics import METRICS
-from reports.suspects import find_suspects
+from reports.run import report as report_module
+from reports.run.report import suspects_csv, write_report
+from foldblend.runs.folder import Run
+from reports.run.confident import judge_pairs, judge_units
+from foldblend.scores.metrics import METRICS
+from reports.run.suspects import find_suspects
 
 find_label_issues = pytest.importorskip("cleanlab.filter", reason="cleanlab is not installed").find_label_issues
 

@@ -16,12 +16,12 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
-from folds.errors import UserError
+from foldblend.errors import UserError
 from folds.manifest import Attribute
 from pipeline.model_graph import draw_graph
 from pipeline.tracking import Trackers, attribute_scores, open_trackers, require_wandb, tracking_id
-from reports.confusion import confusion_counts, worst_mistakes
-from reports.summary import summarise
+from foldblend.scores.confusion import confusion_counts, worst_mistakes
+from reports.run.summary import summarise
 from reports.tiles import GAP, LINE, confusion_picture, legible, tile
 
 NAMES = ["bare", "worn $wrongly$_", "x" * 99, "two\nlines"]

@@ -12,11 +12,11 @@ import run_cv
 from benchmarks.drawn_runs import write_drawn_run
 from ensemble.blend import blend
 from ensemble.find import find_members
-from pipeline import tta_stage
-from pipeline.costs import device_of, num_passes, pass_seconds, picture_seconds
-from pipeline.saved_views import saved_rows, view_seconds
-from pipeline.store import Run, write_json, write_table
-from pipeline.tta_stage import TtaConfig, augment_run
+from tta import stage as tta_stage
+from foldblend.runs.costs import device_of, num_passes, pass_seconds, picture_seconds
+from tta.saved_views import saved_rows, view_seconds
+from foldblend.runs.folder import Run, write_json, write_table
+from tta.stage import TtaConfig, augment_run
 from reports.__main__ import main as leaderboard
 from tta.__main__ import main
 from tta.merge import mean_proba

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 import safetensors.torch
 
-from folds.errors import UserError
+from foldblend.errors import UserError
 from pipeline import view_logits
 from pipeline.fold import finished_fold
-from pipeline.saved_views import kept_views, saved_rows, view_seconds
-from pipeline.store import Run, file_hash, read_json, read_table, write_json, write_table
+from tta.saved_views import kept_views, saved_rows, view_seconds
+from foldblend.runs.folder import Run, file_hash, read_json, read_table, write_json, write_table
 from pipeline.view_logits import add_views
 
 LOGITS = [f"logit_{index}" for index in range(18)]

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from folds.errors import UserError
-from tta.geometry import PLACES
-from tta.views import (
+from foldblend.errors import UserError
+from tta.views.geometry import PLACES
+from tta.views.names import (
     VIEWS,
     CpuView,
     Draw,
@@ -109,7 +109,7 @@ def test_draws():
 
 
 def test_names_are_read_without_torch():
-    code = "import sys; from tta.views import *; parse_views('ten,train:2'); describe_views(); "
+    code = "import sys; from tta.views.names import *; parse_views('ten,train:2'); describe_views(); "
     code += "print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"]

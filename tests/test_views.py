@@ -14,8 +14,8 @@ from pipeline.backends import timm
 from pipeline.device import Compute
 from pipeline.infer import predict
 from pipeline.preprocess import Preprocess
-from tta.geometry import PLACES
-from tta.views import (
+from tta.views.geometry import PLACES
+from tta.views.names import (
     VIEWS,
     DeviceView,
     check_views,

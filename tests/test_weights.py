@@ -6,7 +6,7 @@ import scipy.optimize
 
 from ensemble.method import Evidence
 from ensemble.weights import fit_log_loss, fit_metric
-from reports.metrics import METRICS, log_softmax, mean_score, softmax
+from foldblend.scores.metrics import METRICS, log_softmax, mean_score, softmax
 
 FITS = {"log loss": fit_log_loss, "metric": fit_metric}
 

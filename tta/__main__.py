@@ -8,10 +8,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from folds.cli import parse_flags, run_command
-from folds.errors import UserError
-from pipeline.tta_stage import TtaConfig, augment_run
-from tta.views import describe_views
+from foldblend.cli import parse_flags, run_command
+from foldblend.errors import UserError
+from tta.stage import TtaConfig, augment_run
+from tta.views.names import describe_views
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from folds.nesting import group_parts
-from reports.bootstrap import bootstrap_scores
-from reports.metrics import METRICS, Metric, log_softmax, mean_score, softmax
+from foldblend.scores.held_out import group_parts
+from foldblend.scores.bootstrap import bootstrap_scores
+from foldblend.scores.metrics import METRICS, Metric, log_softmax, mean_score, softmax
 from tta.learn import WEIGHTINGS
 from tta.merge import MERGES
 from tta.policy import IDENTITY, Policy, SavedViews

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from folds.nesting import outer_parts
+from foldblend.scores.held_out import outer_parts
 from tta.choose import Choice, Fit
 from tta.policy import Policy, SavedViews
 

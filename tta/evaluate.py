@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from reports.metrics import softmax
-from reports.summary import AttributeLike, compare
+from foldblend.scores.metrics import softmax
+from reports.run.summary import AttributeLike, compare
 
 __all__ = ["effects"]
 
@@ -51,7 +51,7 @@ def effects(
     against: str = "identity",
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Return, for each named logits N x C, its passes, its row of reports.summary.compare against the plain
+    """Return, for each named logits N x C, its passes, its row of reports.run.summary.compare against the plain
     picture, how many pictures it fixed and broke (mean over repeats), and how F1 differs per class and attribute.
 
     A policy that was fitted belongs here cross-fitted; one that was chosen on these rows is flattered.

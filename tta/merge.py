@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from reports.metrics import log_softmax
+from foldblend.scores.metrics import log_softmax
 
 __all__ = ["MERGES", "Merge", "check_weights", "entropy_mean", "mean_logit", "mean_proba"]
 

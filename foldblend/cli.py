@@ -1,0 +1,108 @@
+"""Command lines: flags from dataclasses, and errors as one line with exit code 2. No torch here."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+from foldblend.errors import UserError, did_you_mean
+
+__all__ = ["cli_flags", "parse_flags", "run_command"]
+
+Parsed = TypeVar("Parsed")
+
+
+def cli_flags(config_class: Any) -> list[str]:
+    """Return all long flags of a dataclass of settings, nested groups included, aliases too."""
+    flags = []
+    for item in dataclasses.fields(config_class):
+        nested = item.default_factory
+        if dataclasses.is_dataclass(nested):
+            flags += cli_flags(nested)
+        else:
+            flags.append("--" + item.name.replace("_", "-"))
+            if item.name == "backbone":
+                flags.append("--model")
+    return flags
+
+
+def _one_line(box: str) -> str:
+    """Return what tyro's error box says before its help text, on one line.
+
+    The box has a title, a message and then help, divided by rules of ─, or of - where the terminal
+    shows no more than ASCII.
+    """
+    lines = [line.strip("│╭╮╰╯─|+ ") for line in box.splitlines()]
+    body: list[str] = []
+    for line in lines[1:]:
+        is_rule = not line.strip("-")
+        if (is_rule and body) or line.startswith(("Argument helptext", "Perhaps you meant", "For full helptext")):
+            break
+        if not is_rule:
+            body.append(line)
+    said = " ".join(body).rstrip(".")
+    # A check of ours, wrapped by tyro: it names its own flag.
+    return said[said.index(": --") + 2 :] if said.startswith("Error parsing") and ": --" in said else said
+
+
+def parse_flags(
+    config_class: type[Parsed], argv: Sequence[str], *, prog: str, description: str, default: Parsed | None = None
+) -> Parsed:
+    """Parse flags into a dataclass with tyro. Raises UserError in one line where they are wrong."""
+    known = [*cli_flags(config_class), "--help"]
+    for word in argv:
+        flag = word.split("=")[0].replace("_", "-")
+        plain = flag.replace("--no-", "--", 1)
+        if flag.startswith("--") and len(flag) > 2 and flag not in known and plain not in known:
+            raise UserError(f"{word.split('=')[0]}: no such flag{did_you_mean(flag, known)}; {prog} --help lists all")
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                config_class,
+                args=list(argv),
+                prog=prog,
+                description=description,
+                default=tyro.MISSING_NONPROP if default is None else default,
+                config=(tyro.conf.OmitArgPrefixes,),
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UserError(f"{_one_line(said.getvalue())}; {prog} --help lists all flags") from None
+
+
+def run_command(command: Callable[[], object], *, place: str = "--output", resumes: bool = True) -> int:
+    """Run a command and return its exit code; what the user can mend is printed in one line.
+
+    `place` is the flag that says where it writes, `resumes` whether it goes on where it was stopped.
+    """
+    try:
+        command()
+    except UserError as error:
+        # A loader's worker hands its error over with its traceback; the message is the end of it.
+        said = str(error).rpartition(f"{type(error).__name__}: ")[2]
+        print(f"error: {' '.join(said.split())}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of a pipe, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise
+        cure = f"free space, change its permissions or pass another {place}"
+        print(f"error: {error.filename or 'disk'}: {error.strerror}; {cure}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        what_next = "goes on with what is left" if resumes else "starts anew"
+        print(f"stopped; the same command {what_next}", file=sys.stderr)
+        return 130
+    return 0

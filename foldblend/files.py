@@ -1,0 +1,52 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from foldblend.errors import UserError
+
+__all__ = ["DRAFT", "check_writable", "write_bytes", "write_with"]
+
+DRAFT = ".draft-"
+
+
+def check_writable(folder: Path) -> None:
+    """Raise UserError where no file could be written into a folder, which is left as it is, absent if it is."""
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = folder / f"{DRAFT}{os.getpid()}"
+        draft.touch()
+        draft.unlink()
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); pass another --output") from None
+    finally:
+        for one in made:
+            with contextlib.suppress(OSError):  # absent, or by now somebody else's too
+                one.rmdir()
+
+
+def write_with(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a draft beside `path`, flush it to disk, and move it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{DRAFT}{os.getpid()}-{path.name}")
+    try:
+        draft.touch()
+        mode = draft.stat().st_mode
+        write(draft)
+        draft.chmod(mode)  # safetensors lets nobody else read what it writes
+        with draft.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes | str) -> None:
+    """Write a file atomically; text as UTF-8."""
+    content = data.encode() if isinstance(data, str) else data
+    write_with(path, lambda draft: draft.write_bytes(content))

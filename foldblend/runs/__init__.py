@@ -1,0 +1,1 @@
+"""The run folder on disk: the contract between all stages."""

@@ -1,0 +1,82 @@
+"""Rows of a run as arrays, checked; test logits and the submission. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from foldblend.errors import UserError, did_you_mean, listed
+from foldblend.runs.folder import Run, with_logits, write_table
+from foldblend.scores.metrics import METRICS, softmax
+
+__all__ = [
+    "OofArrays",
+    "check_metric",
+    "check_rows_once",
+    "mean_over_folds",
+    "oof_arrays",
+    "write_submission",
+]
+
+
+def check_metric(name: str) -> None:
+    """Raise UserError, with near names, for an unknown --metric."""
+    if name not in METRICS:
+        raise UserError(f"--metric {name}: unknown{did_you_mean(name, METRICS)}; there are {', '.join(METRICS)}")
+
+
+def check_rows_once(found: pd.Series, wanted: pd.Series, what: str) -> None:
+    """Raise UserError unless `found` holds each id of `wanted` exactly once and no other."""
+    twice = found[found.duplicated()].unique()
+    absent = wanted[~wanted.isin(found)]
+    foreign = found[~found.isin(wanted)]
+    if len(twice) or len(absent) or len(foreign):
+        raise UserError(
+            f"{what}: every row must be written exactly once, but {len(absent)} are missing ({listed(absent)}), "
+            f"{len(twice)} doubled ({listed(twice)}), {len(foreign)} unknown ({listed(foreign)}); run it afresh"
+        )
+
+
+def mean_over_folds(tables: Sequence[pd.DataFrame], columns: Sequence[str], *, of_shares: bool = False) -> pd.DataFrame:
+    """Return the mean logits of the folds' test tables, joined on image_id, in the first one's order.
+
+    With `of_shares` it is the log of the mean of their softmax.
+    """
+    ids = tables[0]["image_id"]
+    stack = [table.set_index("image_id").loc[ids, list(columns)].to_numpy(np.float64) for table in tables]
+    mean = np.mean([softmax(one) for one in stack] if of_shares else stack, axis=0)
+    return with_logits(ids.to_frame(), np.log(np.maximum(mean, np.finfo(np.float64).tiny)) if of_shares else mean)
+
+
+def write_submission(folder: Path, test: pd.DataFrame, answers: Sequence[Any]) -> None:
+    """Write submission.csv (ImageID, ans) from the test table's logits."""
+    chosen = test.drop(columns="image_id").to_numpy().argmax(axis=1)
+    table = pd.DataFrame({"ImageID": test["image_id"], "ans": [answers[index] for index in chosen]})
+    write_table(folder / "submission.csv", table)
+
+
+@dataclass(frozen=True, slots=True)
+class OofArrays:
+    """Out-of-fold rows as arrays: labels, logits and probabilities (N x C), groups, folds, repeats."""
+
+    label_N: np.ndarray
+    logits_NC: np.ndarray
+    proba_NC: np.ndarray
+    group_N: np.ndarray
+    fold_N: np.ndarray
+    repeat_N: np.ndarray
+
+
+def oof_arrays(run: Run) -> OofArrays:
+    """Return the arrays of a run's out-of-fold rows. Raises UserError for logits that are not finite."""
+    logits = run.logits(run.oof)
+    bad = run.oof.loc[~np.isfinite(logits).all(axis=1), "image_id"]
+    if len(bad):
+        raise UserError(f"{run.path}: logits of {listed(bad)} are not finite; train with a lower --lr")
+    label_N, group_N, fold_N, repeat_N = (run.oof[name].to_numpy() for name in ("label", "group", "fold", "repeat"))
+    return OofArrays(label_N, logits, softmax(logits), group_N, fold_N, repeat_N)

@@ -1,0 +1,123 @@
+"""Whether a confidence of 0.8 is right eight times in ten, and the temperature that would make it so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.optimize
+
+from foldblend.scores.metrics import METRICS, log_softmax, mean_score, softmax
+
+__all__ = [
+    "calibration_error",
+    "cross_fitted",
+    "error_by_chance",
+    "fit_temperature",
+    "reliability_bins",
+    "summarise_calibration",
+]
+
+NUM_BINS = 15
+NUM_RESAMPLES, CHUNK = 1000, 50
+LOG_RANGE = 4.0  # temperatures from e^-4 to e^4
+
+
+def _bin_of(confidence_N: np.ndarray) -> np.ndarray:
+    """Return the bin 0..14 of each confidence: equal widths, each with its upper end."""
+    return np.clip(np.ceil(confidence_N * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
+
+
+def reliability_bins(label_N: np.ndarray, proba_NC: np.ndarray) -> list[dict[str, Any]]:
+    """Return confidence, accuracy and rows of each bin of the predicted class's probability; empty ones left out."""
+    confidence_N = proba_NC.max(axis=1)
+    is_right_N, bin_N = proba_NC.argmax(axis=1) == label_N, _bin_of(confidence_N)
+    return [
+        {
+            "low": float(one / NUM_BINS),
+            "high": float((one + 1) / NUM_BINS),
+            "confidence": float(confidence_N[bin_N == one].mean()),
+            "accuracy": float(is_right_N[bin_N == one].mean()),
+            "rows": int((bin_N == one).sum()),
+        }
+        for one in np.unique(bin_N)
+    ]
+
+
+def calibration_error(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
+    """Return the expected calibration error (ECE) over 15 bins of equal width, Guo et al. 2017."""
+    return float(np.abs(np.bincount(_bin_of(proba_NC.max(axis=1)), _gaps(label_N, proba_NC))).sum() / len(label_N))
+
+
+def _gaps(label_N: np.ndarray, proba_NC: np.ndarray) -> np.ndarray:
+    """Return how much more right each row is than it says: 1 or 0 minus its confidence."""
+    return (proba_NC.argmax(axis=1) == label_N) - proba_NC.max(axis=1)
+
+
+def error_by_chance(
+    label_N: np.ndarray, proba_NC: np.ndarray, group_N: np.ndarray, *, seed: int = 0
+) -> tuple[float, float]:
+    """Return the ECE that a calibrated model would show for want of rows: its mean and 95 % quantile.
+
+    ECE is a sum of absolute values, so it is above zero without any fault, and a bootstrap of it only doubles
+    that. Here each group's gaps change sign together at random (wild bootstrap, Wu 1986), which makes them
+    zero on average and leaves rows of a group alike.
+    """
+    names, code_N = np.unique(group_N, return_inverse=True)
+    gap_GB, rng = np.zeros((len(names), NUM_BINS)), np.random.default_rng(seed)
+    np.add.at(gap_GB, (code_N, _bin_of(proba_NC.max(axis=1))), _gaps(label_N, proba_NC))
+    signs = (rng.choice([-1.0, 1.0], size=(CHUNK, len(names))) for _ in range(NUM_RESAMPLES // CHUNK))
+    errors_R = np.concatenate([np.abs(sign_RG @ gap_GB).sum(axis=1) for sign_RG in signs]) / len(label_N)
+    return float(errors_R.mean()), float(np.quantile(errors_R, 0.95))
+
+
+def fit_temperature(logits_NC: np.ndarray, label_N: np.ndarray) -> float:
+    """Return the temperature T that minimises the log loss of softmax(logits / T), Guo et al. 2017."""
+    logits_NC, rows = logits_NC.astype(np.float64), np.arange(len(label_N))
+
+    def loss(log_temperature: float) -> float:
+        return -float(log_softmax(logits_NC / np.exp(log_temperature))[rows, label_N].mean())
+
+    best = scipy.optimize.minimize_scalar(loss, bounds=(-LOG_RANGE, LOG_RANGE), method="bounded")
+    return float(np.exp(best.x))
+
+
+def cross_fitted(
+    logits_NC: np.ndarray, label_N: np.ndarray, fold_N: np.ndarray, repeat_N: np.ndarray
+) -> np.ndarray | None:
+    """Return probabilities N x C, each fold's with the temperature of the repeat's other folds; None for one fold."""
+    proba_NC = np.empty(logits_NC.shape)
+    for repeat, fold in np.unique(np.stack([repeat_N, fold_N]), axis=1).T:
+        others_N = (repeat_N == repeat) & (fold_N != fold)
+        rows_N = (repeat_N == repeat) & (fold_N == fold)
+        if not others_N.any():
+            return None
+        proba_NC[rows_N] = softmax(logits_NC[rows_N] / fit_temperature(logits_NC[others_N], label_N[others_N]))
+    return proba_NC
+
+
+def summarise_calibration(
+    logits_NC: np.ndarray,
+    label_N: np.ndarray,
+    group_N: np.ndarray,
+    fold_N: np.ndarray,
+    repeat_N: np.ndarray,
+    *,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Return ECE, bins and log loss as they are, the temperature that would fit, and what it would bring.
+
+    The temperature itself is fitted on all rows; what it brings is measured out of fold.
+    """
+    proba_NC, log_loss = softmax(logits_NC), METRICS["log_loss"]
+    after_NC = cross_fitted(logits_NC, label_N, fold_N, repeat_N)
+    mean, high = error_by_chance(label_N, proba_NC, group_N, seed=seed)
+    return {
+        "ece": calibration_error(label_N, proba_NC),
+        "ece_by_chance": {"mean": mean, "high": high},
+        "log_loss": mean_score(log_loss, label_N, proba_NC, repeat_N),
+        "bins": reliability_bins(label_N, proba_NC),
+        "temperature": fit_temperature(logits_NC, label_N),
+        "ece_after": None if after_NC is None else calibration_error(label_N, after_NC),
+        "log_loss_after": None if after_NC is None else mean_score(log_loss, label_N, after_NC, repeat_N),
+    }

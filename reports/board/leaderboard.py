@@ -1,0 +1,274 @@
+"""Finished runs side by side, read from their folders alone, as plain data. No torch here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse.csgraph
+
+from foldblend.errors import UserError, listed
+from foldblend.runs.costs import num_models, num_passes, saved_settings
+from foldblend.runs.rows import check_rows_once, oof_arrays
+from foldblend.runs.folder import NEEDED, Run
+from reports.board.rows import Scored, all_differences, difference, differing, rank, score_run
+from foldblend.scores.metrics import METRICS
+from reports.text import printable
+
+__all__ = ["SCHEMA", "find_runs", "leaderboard"]
+
+SCHEMA = 1
+COLUMNS = ("image_id", "group", "label", "label_raw", "repeat", "fold")
+MOST_COMPARED = 50  # runs: each with each is 1,225 differences and some MB of predictions
+
+
+def _check(run: Run) -> None:
+    """Raise UserError for a folder that is no finished run, or whose rows cannot be scored."""
+    if not (run.path / "run.json").is_file():
+        raise UserError("no run")
+    absent = [name for name in NEEDED if name not in run.info]
+    if run.info.get("status") != "done":
+        raise UserError("not finished; run the same command again")
+    if absent:
+        raise UserError(f"made by an earlier version (run.json lacks {listed(absent)}); run it again")
+    try:
+        run.attributes  # noqa: B018
+        assert min(run.info["num_folds"], run.info["num_repeats"]) >= 1
+        run.info["data"]["name"]
+    except (AssertionError, LookupError, TypeError, ValueError) as error:
+        raise UserError(f"run.json is broken ({type(error).__name__}); run it again") from None
+    absent = [name for name in COLUMNS if name not in run.oof]
+    if absent:
+        raise UserError(f"oof.parquet lacks {listed(absent)}; run it again")
+    for name in ("label", "label_raw"):
+        if not run.oof[name].isin(range(len(run.classes))).all():
+            raise UserError(f"oof.parquet: {name} is not always one of the {len(run.classes)} classes; run it again")
+    ids = run.oof["image_id"].drop_duplicates()
+    for repeat, rows in run.oof.groupby("repeat"):
+        if len(rows) != len(ids) or not rows["image_id"].is_unique:
+            check_rows_once(rows["image_id"], ids, f"oof.parquet, repeat {repeat}")  # says which, and takes longer
+    run.ids_hash  # noqa: B018 - raises where ids are absent
+    oof_arrays(run)  # raises where logits are absent or not finite
+
+
+def find_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[dict[str, str]]]:
+    """Return the finished runs among the paths, and what was skipped with the reason.
+
+    Raises UserError for a path that does not exist, and where no run is left.
+    """
+    runs: dict[Path, Run] = {}
+    skipped = []
+    for path in map(Path, paths):
+        # A pattern that matched nothing reaches us as it is.
+        if not path.exists() and "*" not in str(path):
+            raise UserError(f"{path}: no such run; check the path")
+        try:
+            if path.resolve() in runs:
+                raise UserError("named twice")
+            _check(run := Run(path))
+        except UserError as error:
+            skipped.append({"path": printable(path), "why": printable(error)})
+        else:
+            runs[path.resolve()] = run
+    if not runs:
+        reasons = f" ({listed('{path}: {why}'.format(**one) for one in skipped)})" if skipped else ""
+        raise UserError(f"no finished run{reasons}; name run folders, such as outputs/*")
+    return list(runs.values()), skipped
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """Return the runs' names, or paths where two have one name."""
+    names = [run.name for run in runs]
+    return [printable(run.name if names.count(run.name) == 1 else run.path) for run in runs]
+
+
+def _beside(run: Run, member: Mapping[str, Any]) -> Run | None:
+    """Return the member of a blend that lies beside it, or None where another or nothing lies there."""
+    found = Run(run.path.resolve().parent / member["name"])
+    try:
+        same = found.oof_hash == member["oof"]
+        return found if same and all(name in found.info for name in NEEDED) else None
+    except (OSError, UserError):
+        return None
+
+
+def _single_runs(run: Run, by_oof: Mapping[str, Run]) -> dict[str, Run] | None:
+    """Return the cross-validated runs behind a run's logits, each once, by the hash of their rows.
+
+    A blend's are looked for among `by_oof` and beside it. None where one is not to be found.
+    """
+    if "members" not in run.info:
+        return {run.oof_hash: run}
+    found: dict[str, Run] = {}
+    for member in run.info["members"]:
+        one = by_oof.get(member["oof"]) or _beside(run, member)
+        singles = None if one is None else _single_runs(one, by_oof)
+        if singles is None:
+            return None
+        if member.get("weight") != 0:
+            found |= singles
+    return found
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """Return the settings that a run (or blend) wrote down, as JSON knows them; nothing where it has none."""
+    if "tta" in run.info:
+        return {name: _plain(value) for name, value in run.info["tta"].items()} | {"of": run.info["of"]["name"]}
+    return {printable(key): _plain(value) for key, value in saved_settings(run).items() if key != "name"}
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, list) and value and all(isinstance(one, dict) and "name" in one for one in value):
+        value = ", ".join(f"{one['name']} x {one.get('weight', 1):g}" for one in value)  # a blend's members
+    return printable(value)
+
+
+def _facts(run: Run, by_oof: Mapping[str, Run]) -> dict[str, Any]:
+    """Return what a row says beside scores: kind, honesty, size, time and cost; None for what is not known."""
+    info = run.info
+    singles = _single_runs(run, by_oof)
+    seconds: list[Any] = [None] if singles is None else [one.info.get("seconds") for one in singles.values()]
+    finished, started = info.get("finished"), info.get("started")
+    chooses = info["optimistic"] if "optimistic" in info else _settings(run).get("select") == "best"
+    return {
+        "path": printable(run.path),
+        "kind": info["kind"],
+        "optimistic": bool(chooses),
+        "leaks": bool(info["leaks"]),
+        "models": None if singles is None else sum(map(num_models, singles.values())),
+        "passes": None if singles is None else sum(map(num_passes, singles.values())),
+        "seconds": None if None in seconds else round(sum(seconds), 1),
+        "wall": None if finished is None or started is None else finished - started,
+        "finished": None
+        if finished is None
+        else datetime.fromtimestamp(finished).astimezone().isoformat(timespec="minutes"),
+        "about": info.get("about", ""),
+        "notes": list(info.get("notes", ())),
+    }
+
+
+def _once(table: pd.DataFrame) -> pd.DataFrame:
+    """Return every picture once, by name; labels and groups are the same in every repeat."""
+    return table[: table["image_id"].nunique()]
+
+
+def _shared_groups(groups: Sequence[np.ndarray]) -> tuple[np.ndarray, bool]:
+    """Return each picture's group, and whether the runs' groups differ: then those that share a picture are one.
+
+    Where they are equal their names are kept, and with them the resamples that each run's own report drew.
+    """
+    if all((one == groups[0]).all() for one in groups):
+        return groups[0], False
+    codes = [np.unique(one, return_inverse=True)[1] for one in groups]
+    # Pictures first, then the groups of each run; an edge joins a picture with its group.
+    sizes = np.cumsum([len(groups[0]), *(one.max() + 1 for one in codes)])
+    ends = np.concatenate([one + start for one, start in zip(codes, sizes[:-1], strict=True)])
+    starts = np.tile(np.arange(len(groups[0])), len(codes))
+    graph = scipy.sparse.coo_matrix((np.ones(len(ends)), (starts, ends)), shape=(sizes[-1], sizes[-1]))
+    return scipy.sparse.csgraph.connected_components(graph, directed=False)[1][: len(groups[0])], True
+
+
+def _rows(
+    runs: Sequence[Run], scored: Sequence[Scored], by_oof: Mapping[str, Run], metric: str
+) -> tuple[list[int], list[dict[str, Any]]]:
+    """Return the numbers of the runs, best first, and their rows in that order."""
+    facts, names, settings = [_facts(run, by_oof) for run in runs], _names(runs), [_settings(run) for run in runs]
+    order = rank(scored, [not (one["optimistic"] or one["leaks"]) for one in facts], metric)
+    kinds = [one["kind"] for one in facts]
+    changed = {  # a blend has other settings than a run
+        kind: differing([each for each, other in zip(settings, kinds, strict=True) if other == kind]) for kind in kinds
+    }
+    best = order[0]
+    return order, [
+        {
+            "name": names[one],
+            **facts[one],
+            "headline": scored[one].headline(),
+            "attributes": dict(scored[one].attributes),
+            "difference": None if one == best else difference(scored[one], scored[best]),
+            "settings": {key: settings[one][key] for key in changed[kinds[one]] if key in settings[one]},
+        }
+        for one in order
+    ]
+
+
+def _board(runs: Sequence[Run], by_oof: Mapping[str, Run], metric: str, *, pairs: bool) -> dict[str, Any]:
+    """Return the board of one data set: its runs, best first, scored on the same labels and groups."""
+    tables = [run.oof.sort_values(["repeat", "image_id"], ignore_index=True) for run in runs]
+    pictures, data = [_once(table) for table in tables], runs[0].info["data"]
+    first, notes = pictures[0], []
+    corrected = any((one["label"] != first["label"]).any() for one in pictures)
+    label_P = first["label_raw" if corrected else "label"].to_numpy()
+    if corrected:
+        notes.append("not all runs have the same corrected labels: all are scored on the labels as the files have them")
+    group_P, joined = _shared_groups([one["group"].to_numpy() for one in pictures])
+    if joined:
+        notes.append("the runs' groups differ: intervals are over groups joined wherever a run joins them")
+    if any(len(table) > len(first) for table in tables):
+        notes.append("where a run has repeats its score is their mean, and a picture's class that of its mean logits")
+    if data.get("is_demo"):
+        notes.append("the embedded demo set of drawn faces: these scores prove plumbing, not quality")
+    scored, predicted = [], []
+    for run, table in zip(runs, tables, strict=True):
+        repeats, logits_NC = len(table) // len(first), run.logits(table)
+        label_N, group_N = np.tile(label_P, repeats), np.tile(group_P, repeats)
+        scored.append(score_run(metric, label_N, logits_NC, group_N, table["repeat"].to_numpy(), run.attributes))
+        predicted.append(logits_NC.reshape(repeats, len(first), -1).mean(axis=0, dtype=np.float64).argmax(axis=1))
+    order, rows = _rows(runs, scored, by_oof, metric)
+    return {
+        "data": printable(data["name"]),
+        "ids_hash": runs[0].ids_hash,
+        "num_images": len(first),
+        "num_groups": len(np.unique(group_P)),
+        "num_resamples": len(scored[0].resamples_R),
+        "labels": "label_raw" if corrected else "label",
+        "notes": notes,
+        "best": rows[0]["name"],
+        "rows": rows,
+        "differences": all_differences([scored[one] for one in order]) if pairs else None,
+        "pictures": {
+            "classes": list(runs[0].classes),
+            "image_ids": [printable(one) for one in first["image_id"]],
+            "true": label_P.tolist(),
+            "predicted": [predicted[one].tolist() for one in order],
+        },
+    }
+
+
+def _data_key(run: Run) -> tuple[object, ...]:
+    """Return what runs of one board share: pictures, classes, and labels as the files have them."""
+    once = _once(run.oof.sort_values(["repeat", "image_id"]))[["image_id", "label_raw"]]
+    return run.ids_hash, run.classes, pd.util.hash_pandas_object(once, index=False).to_numpy().tobytes()
+
+
+def leaderboard(runs: Sequence[Run], skipped: Sequence[Mapping[str, str]], *, metric: str | None) -> dict[str, Any]:
+    """Return a board a data set, of runs that `find_runs` found; without a metric it is the runs' own.
+
+    For up to 50 runs there are the differences of each pair: `differences[i][j]` is row i minus row i + 1 + j.
+    """
+    own = {run.info["metric"] for run in runs}
+    metric = metric or (own.pop() if len(own) == 1 else "f1_macro")
+    by_oof = {run.oof_hash: run for run in runs}
+    by_data: dict[tuple[object, ...], list[Run]] = {}
+    for run in runs:
+        by_data.setdefault(_data_key(run), []).append(run)
+    boards = [_board(one, by_oof, metric, pairs=len(runs) <= MOST_COMPARED) for one in by_data.values()]
+    names = [board["data"] for board in boards]
+    for index, name in enumerate(names):
+        if names.count(name) > 1:
+            boards[index]["data"] = f"{name} ({names[: index + 1].count(name)})"
+    return {
+        "schema": SCHEMA,
+        "metric": metric,
+        "title": METRICS[metric].title,
+        "greater_is_better": METRICS[metric].greater_is_better,
+        "boards": boards,
+        "skipped": [dict(one) for one in skipped],
+    }

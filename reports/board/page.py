@@ -1,0 +1,85 @@
+"""The leaderboard as a page: sortable tables, and any two runs of a board side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from reports.board.text import about_board, attribute_names, marked, moment, setting
+from reports.html import json_data, render_page
+from reports.text import duration, num, signed, span
+
+__all__ = ["board_page"]
+
+MOST_RUNS = 50  # whose predictions are put into a page
+MOST_PREDICTIONS = 2_000_000  # some 5 MB
+
+Board = Mapping[str, Any]
+
+
+def _cell(text: str, value: object = None) -> dict[str, Any]:
+    """Return a cell with what it is sorted by; None goes last."""
+    return {"text": text, "value": "" if value is None else str(value)}
+
+
+def _row(row: Mapping[str, Any], attributes: Sequence[str]) -> dict[str, Any]:
+    headline, less, scores = row["headline"], row["difference"], row["attributes"]
+    cells = [
+        _cell(num(headline["value"]), headline["value"]),
+        _cell(span(headline), headline["low"]),
+        *[_cell(f"{scores[name]:.3f}" if name in scores else "-", scores.get(name)) for name in attributes],
+        _cell("the best", 0) if less is None else _cell(signed(less) or "-", less["value"]),
+        _cell(row["kind"], row["kind"]),
+        *[_cell("-" if row[name] is None else f"{row[name]:,}", row[name]) for name in ("models", "passes")],
+        *[_cell(duration(row[name]), row[name]) for name in ("seconds", "wall")],
+        _cell(moment(row["finished"]), row["finished"]),
+    ]
+    return {"name": row["name"], "marks": marked(row), "cells": cells, "about": row["about"], "notes": row["notes"]}
+
+
+def _table(every: Mapping[str, Any], board: Board) -> dict[str, Any]:
+    attributes = attribute_names(board)
+    numbers = [every["title"], "95 % interval", *attributes, "minus the best, paired"]
+    cost = ["models", "passes", "compute", "wall"]
+    columns = [("run", "text"), *((name, "number") for name in numbers), ("kind", "text")]
+    columns += [*((name, "number") for name in cost), ("finished", "text")]
+    return {
+        "title": board["data"],
+        "about": about_board(every, board),
+        "columns": [{"title": title, "sort": sort} for title, sort in columns],
+        "rows": [_row(row, attributes) for row in board["rows"]],
+    }
+
+
+def _data(board: Board, *, with_pictures: bool) -> dict[str, Any]:
+    """Return what the page's script needs of a board."""
+    return {
+        "best": board["best"],
+        "runs": [
+            {name: row[name] for name in ("name", "kind", "about", "difference")}
+            | {"settings": {name: setting(row, name) for name in row["settings"]}}
+            for row in board["rows"]
+        ],
+        "differences": board["differences"],
+        "pictures": board["pictures"] if with_pictures else None,
+    }
+
+
+def board_page(every: Mapping[str, Any]) -> str:
+    """Return the page of `reports.board.leaderboard.leaderboard`'s boards as HTML.
+
+    Beyond 50 runs it shows no pictures that changed, and says so.
+    """
+    boards = every["boards"]
+    num_runs = sum(len(board["rows"]) for board in boards)
+    num_predictions = sum(len(board["rows"]) * board["num_images"] for board in boards)
+    with_pictures = num_runs <= MOST_RUNS and num_predictions <= MOST_PREDICTIONS
+    return render_page(
+        "leaderboard.html",
+        scripts=("leaderboard.js",),
+        title="Leaderboard",
+        boards=[_table(every, board) for board in boards],
+        skipped=every["skipped"],
+        left_out=None if with_pictures else f"{num_predictions:,} predictions of {num_runs:,} runs",
+        data=json_data([_data(board, with_pictures=with_pictures) for board in boards]),
+    )

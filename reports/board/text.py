@@ -1,0 +1,137 @@
+"""The leaderboard in a terminal: tables of at most 80 columns, and two runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from reports.board.rows import changed_pictures, differing
+from reports.text import WIDTH, duration, folded, num, signed, span, table
+
+__all__ = ["about_board", "attribute_names", "board_lines", "marked", "moment", "pair_lines", "setting"]
+
+MOST_IDS = 20
+LONGEST_HEADER = 20  # of an attribute, above a column
+
+Board = Mapping[str, Any]
+
+
+def moment(finished: str | None) -> str:
+    """Return an ISO time as day and minutes."""
+    return "-" if finished is None else finished[:16].replace("T", " ")
+
+
+def attribute_names(board: Board) -> list[str]:
+    """Return the attributes that any run of a board has."""
+    return list(dict.fromkeys(name for row in board["rows"] for name in row["attributes"]))
+
+
+def marked(row: Mapping[str, Any]) -> list[str]:
+    """Return why a run's score is no honest one."""
+    marks = {"optimistic": "OPTIMISTIC", "leaks": "GROUPS LEAK"}
+    return [mark for name, mark in marks.items() if row[name]]
+
+
+def setting(row: Mapping[str, Any], name: str) -> str:
+    """Return a setting of a run as text."""
+    return str(row["settings"][name]) if name in row["settings"] else "(not recorded)"
+
+
+def about_board(every: Mapping[str, Any], board: Board) -> list[str]:
+    """Return what a reader of a board must know, in sentences."""
+    better = "" if every["greater_is_better"] else " (lower is better)"
+    sentences = [
+        f"{board['num_images']:,} pictures of {board['num_groups']:,} groups (people); out-of-fold {every['title']}"
+        f"{better}, 95 % intervals by bootstrap over groups ({board['num_resamples']:,} resamples)",
+        *board["notes"],
+    ]
+    if len(board["rows"]) > 1:
+        sentences.append(
+            f"the best, chosen on these very rows: {board['best']}; the others minus it are paired, on equal resamples"
+        )
+    if any(marked(row) for row in board["rows"]):
+        sentences.append(
+            "OPTIMISTIC: epochs were chosen on the rows that are scored; GROUPS LEAK: one group trains and is scored; "
+            "such runs come last, and are the best only where all are such"
+        )
+    return sentences
+
+
+def board_lines(every: Mapping[str, Any], board: Board) -> list[str]:
+    """Return a board as lines."""
+    names = attribute_names(board)
+    headers = [name if len(name) <= LONGEST_HEADER else f"attribute {index}" for index, name in enumerate(names, 1)]
+    lines = [*folded(board["data"]), "=" * WIDTH]
+    for sentence in about_board(every, board):
+        lines += folded(sentence)
+    lines += [
+        line
+        for name, header in zip(names, headers, strict=True)
+        if name != header
+        for line in folded(f"{header}: {name}")
+    ]
+    cells = [
+        [
+            " ".join([row["name"], *marked(row)]),
+            num(row["headline"]["value"]),
+            span(row["headline"]),
+            *[f"{row['attributes'][name]:.3f}" if name in row["attributes"] else "-" for name in names],
+            "the best" if row["difference"] is None else signed(row["difference"]) or "-",
+            row["kind"],
+            "-" if row["models"] is None else str(row["models"]),
+            "-" if row["passes"] is None else str(row["passes"]),
+            duration(row["seconds"]),
+            duration(row["wall"]),
+            moment(row["finished"]),
+        ]
+        for row in board["rows"]
+    ]
+    header = ["run", "score", "95 % interval", *headers, "minus the best, paired", "kind", "models", "passes"]
+    lines += ["", *table([*header, "compute", "wall", "finished"], cells, name_width=28), ""]
+    return lines + folded(
+        "passes: forward passes for one test picture, models x views, heads on one frozen backbone sharing theirs; "
+        "compute: seconds of all folds together; wall: from the first start to the end, where known"
+    )
+
+
+def pair_lines(board: Board) -> list[str]:
+    """Return the first two runs of a board side by side: their settings, and the pictures that changed."""
+    rows, pictures = board["rows"][:2], board["pictures"]
+    names, classes = [row["name"] for row in rows], pictures["classes"]
+    label_P, *predicted = (np.asarray(one) for one in [pictures["true"], *pictures["predicted"][:2]])
+    lines = [*folded(f"1: {names[0]}"), *folded(f"2: {names[1]}"), ""]
+    if rows[0]["kind"] == rows[1]["kind"]:
+        keys = differing([row["settings"] for row in rows])
+        lines.append("settings, of 1 and of 2:" if keys else "no recorded setting differs")
+        for key in keys:
+            lines += folded(f"{key}: {setting(rows[0], key)} | {setting(rows[1], key)}")
+    else:  # a blend's settings are no run's
+        for number, row in enumerate(rows, 1):
+            lines += folded(f"{number} was made so: {row['about'] or '(not recorded)'}")
+    only = changed_pictures(label_P, *predicted)
+    lines += ["", f"pictures right in 1 only: {len(only[0]):,}; in 2 only: {len(only[1]):,}"]
+    counts_2C = [np.bincount(label_P[one], minlength=len(classes)) for one in only]
+    changed = np.flatnonzero(counts_2C[0] + counts_2C[1])
+    if len(changed):
+        cells = [[classes[index], *(str(counts_C[index]) for counts_C in counts_2C)] for index in changed]
+        lines += ["", *table(["true class", "right in 1 only", "right in 2 only"], cells)]
+    for which, one in enumerate(only):
+        lines += _picture_lines(which, one, pictures, label_P, predicted[1 - which])
+    return [*lines, ""]
+
+
+def _picture_lines(
+    which: int, only_P: np.ndarray, pictures: Mapping[str, Any], label_P: np.ndarray, other_P: np.ndarray
+) -> list[str]:
+    """Return the first pictures that one run has right and the other has wrong."""
+    if not len(only_P):
+        return []
+    classes: Sequence[str] = pictures["classes"]
+    more = f", the first {MOST_IDS} of {len(only_P):,}" if len(only_P) > MOST_IDS else ""
+    lines = ["", f"right in {which + 1} only{more}:"]
+    for row in only_P[:MOST_IDS]:
+        said = f"{classes[label_P[row]]}; {2 - which} says {classes[other_P[row]]}"
+        lines += folded(f"{pictures['image_ids'][row]}: {said}")
+    return lines

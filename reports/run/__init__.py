@@ -1,0 +1,1 @@
+"""The report of one run: numbers, text, page, gallery, suspected labels."""

@@ -1,0 +1,106 @@
+"""The pictures behind the numbers: what the page's gallery holds, and which thumbnails come first."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+
+from foldblend.scores.confusion import worst_mistakes
+from reports.run.summary import AttributeLike
+
+__all__ = ["Pictures", "Predictions", "gallery_data", "rows_by_interest"]
+
+DATA_URI = "data:image/jpeg;base64,"
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Out-of-fold rows of a run: arrays of length N, probabilities N x C."""
+
+    image_id_N: np.ndarray
+    group_N: np.ndarray
+    repeat_N: np.ndarray
+    fold_N: np.ndarray
+    label_N: np.ndarray
+    proba_NC: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """What there is of the pictures themselves, by image_id."""
+
+    thumbnails: Mapping[str, str]
+    """JPEGs as data URIs."""
+    paths: Mapping[str, str]
+    """Where the files lie."""
+    note: str
+    """Which pictures have a thumbnail, and why others have none."""
+
+
+def rows_by_interest(label_N: np.ndarray, proba_NC: np.ndarray, first: Sequence[int] | np.ndarray = ()) -> np.ndarray:
+    """Return all rows in the order in which they should get a thumbnail.
+
+    `first` come first, then mistakes, the surest first, then right ones, of every class by turns.
+    """
+    wrong = worst_mistakes(label_N, proba_NC)
+    right = np.flatnonzero(proba_NC.argmax(axis=1) == label_N)
+    by_class = right[np.argsort(label_N[right], kind="stable")]
+    counts = np.bincount(label_N[right])
+    turn = np.arange(len(right)) - np.repeat(np.cumsum(counts) - counts, counts)
+    order = np.concatenate([np.asarray(first, dtype=np.int64), wrong, by_class[np.argsort(turn, kind="stable")]])
+    _, where = np.unique(order, return_index=True)
+    return order[np.sort(where)]
+
+
+def _links(image_ids: Sequence[str], paths: Mapping[str, str]) -> dict[str, Any]:
+    """Return the folder of all files and each one's path below it, or None where that is its image_id."""
+    known = [paths.get(one) for one in image_ids]
+    given = [one for one in known if one is not None]
+    if not given:
+        return {"root": None, "below": None}
+    root = os.path.commonpath([PurePath(one).parent for one in given])
+    below = [None if one is None else os.path.relpath(one, root) for one in known]
+    if all(one == name for one, name in zip(below, image_ids, strict=True)):
+        return {"root": root, "below": None}
+    return {"root": root, "below": below}
+
+
+def gallery_data(
+    rows: Predictions, pictures: Pictures, *, classes: Sequence[str], attributes: Sequence[AttributeLike]
+) -> dict[str, Any]:
+    """Return what the page's script shows: names once, rows as columns of small integers.
+
+    Confidences are in thousandths, thumbnails and paths a picture each, however often it was predicted.
+    """
+    image_ids, picture_N = np.unique(rows.image_id_N.astype(str), return_inverse=True)
+    groups, group_N = np.unique(rows.group_N.astype(str), return_inverse=True)
+    places, place_N = np.unique(np.stack([rows.repeat_N, rows.fold_N]), axis=1, return_inverse=True)
+    repeated = len(np.unique(rows.repeat_N)) > 1
+    row_N, predicted_N = np.arange(len(rows.label_N)), rows.proba_NC.argmax(axis=1)
+
+    def thousandths(proba_N: np.ndarray) -> list[int]:
+        return [int(one) for one in np.rint(proba_N * 1000)]
+
+    return {
+        "classes": list(classes),
+        "attributes": [
+            {"name": one.name, "values": list(one.values), "of_class": list(one.of_class)} for one in attributes
+        ],
+        "groups": groups.tolist(),
+        "folds": [f"{repeat}.{fold}" if repeated else f"{fold}" for repeat, fold in places.T.tolist()],
+        "pictures": image_ids.tolist(),
+        "links": _links(image_ids.tolist(), pictures.paths),
+        "picture": picture_N.tolist(),
+        "group": group_N.tolist(),
+        "fold": np.ravel(place_N).tolist(),
+        "label": rows.label_N.tolist(),
+        "predicted": predicted_N.tolist(),
+        "confidence": thousandths(rows.proba_NC.max(axis=1)),
+        "own": thousandths(rows.proba_NC[row_N, rows.label_N]),
+        "thumbnails": [pictures.thumbnails.get(one, "").removeprefix(DATA_URI) for one in image_ids.tolist()],
+    }

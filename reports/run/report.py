@@ -1,0 +1,272 @@
+"""A run folder's report, drawn from the folder alone: page, text, JSON, a CSV of predictions. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from foldblend.files import write_bytes
+from folds.manifest import Attribute
+from foldblend.runs.rows import OofArrays, oof_arrays
+from foldblend.runs.folder import Run, read_json, read_table, rows_like, write_json, write_table
+from reports.run.thumbnails import pictures_of
+from foldblend.scores.baselines import attribute_only_band, attribute_only_difference
+from reports.blocks import comparison_block, section
+from foldblend.scores.bootstrap import score_interval
+from reports.run.gallery import Predictions, rows_by_interest
+from foldblend.scores.metrics import METRICS, softmax
+from reports.run.page import report_page
+from reports.run.text import render_text
+from reports.run.summary import MOST_NAMED, compare, summarise, summarise_test
+from reports.run.suspects import find_suspects
+from reports.text import num, span
+
+__all__ = ["closing_line", "suspects_csv", "view_section", "write_report", "write_section"]
+
+SECTIONS = "sections"
+
+
+def write_section(folder: Path, name: str, one: Mapping[str, Any]) -> None:
+    """Add a section (see reports.blocks) to every report of a run folder, or replace the one of that name.
+
+    Sections stand in the order of their names.
+    """
+    write_json(folder / SECTIONS / f"{name}.json", dict(one))
+
+
+def view_section(run: Run) -> dict[str, Any]:
+    """Return each view of test-time augmentation alone and their merge, against the picture itself."""
+    num_folds, arrays = run.info["num_folds"], oof_arrays(run)
+    files = [run.path / "tta" / f"oof_fold_{index}.parquet" for index in range(run.info["num_repeats"] * num_folds)]
+    views = pd.concat([read_table(file).assign(repeat=index // num_folds) for index, file in enumerate(files)])
+    proba_of = {
+        str(name): softmax(run.logits(rows_like(table, run.oof))) for name, table in views.groupby("view", sort=False)
+    }
+    rows = compare(
+        label_N=arrays.label_N,
+        group_N=arrays.group_N,
+        repeat_N=arrays.repeat_N,
+        proba_of=proba_of | {"merged": arrays.proba_NC},
+        against="identity",
+        attributes=run.attributes,
+        metric=run.info["metric"],
+    )
+    return section("Test-time augmentation, out of fold", comparison_block(rows))
+
+
+def _baseline(arrays: OofArrays, attribute: Attribute) -> dict[str, Any]:
+    """Return what knowing one attribute alone would score, and by how much the run beats it."""
+    value_of_class = np.asarray(attribute.of_class)
+    once = arrays.repeat_N == arrays.repeat_N[0]
+    low, mean, high = attribute_only_band(arrays.label_N[once], arrays.group_N[once], value_of_class)
+    beaten_by = attribute_only_difference(
+        arrays.label_N, arrays.proba_NC, arrays.group_N, value_of_class, repeat_N=arrays.repeat_N
+    )
+    return {
+        "attribute": attribute.name,
+        "low": low,
+        "mean": mean,
+        "high": high,
+        "difference": beaten_by.as_dict(),
+    }
+
+
+def _raw_score(run: Run, arrays: OofArrays, metric: str) -> dict[str, float | None] | None:
+    """Return the score on the labels before corrections, or None where they are the same."""
+    raw_N = run.oof["label_raw"].to_numpy()
+    if (raw_N == arrays.label_N).all():
+        return None
+    return score_interval(METRICS[metric], raw_N, arrays.proba_NC, arrays.group_N, repeat_N=arrays.repeat_N).as_dict()
+
+
+def _test(run: Run) -> dict[str, Any] | None:
+    if run.test is None:
+        return None
+    ids = run.test["image_id"]
+    models = [run.test_fold(index).set_index("image_id").loc[ids] for index in range(run.info["num_test_folds"])]
+    return summarise_test(run.logits(run.test), [run.logits(model) for model in models])
+
+
+def _curves(run: Run) -> list[dict[str, Any]]:
+    """Return what each fold's log says of its epochs; heads on a frozen backbone have none."""
+    num_folds = run.info["num_folds"]
+    curves: list[dict[str, Any]] = []
+    for index in range(num_folds * run.info["num_repeats"]):
+        file = run.path / f"fold_{index}" / "log.csv"
+        log = read_table(file) if file.is_file() else pd.DataFrame()
+        if "epoch" in log:
+            columns = {str(name): [float(value) if np.isfinite(value) else None for value in log[name]] for name in log}
+            repeat, fold = divmod(index, num_folds)
+            curves.append({"repeat": repeat, "fold": fold, **columns, "epoch": log["epoch"].astype(int).tolist()})
+    return curves
+
+
+def _of_first_schema(run: Run) -> dict[str, Any]:
+    """Return the report of a run from when only the report knew what run.json and sections/ hold now, or nothing."""
+    file = run.path / "report.json"
+    report = run.report if "about" not in run.info and file.is_file() else {}
+    return report if report.get("schema") == 1 else {}
+
+
+def _notes(run: Run, before: Mapping[str, Any], raw: object) -> list[str]:
+    """Return what a reader of the score must know, honesty first."""
+    notes = [*run.info.get("notes", before.get("notes", ()))]
+    said = " ".join(notes)
+    if run.info.get("optimistic") and "OPTIMISTIC" not in said:
+        notes.append("OPTIMISTIC: epochs were chosen on the very rows that are scored")
+    if run.info["leaks"] and "not honest" not in said:
+        notes.append("groups leak between folds: this score is not honest")
+    if raw is not None:
+        notes.append(
+            "scored on corrected labels: where a model suggested them, this flatters models like it; compare those on "
+            "the labels as the files have them"
+        )
+    return notes
+
+
+def _without_width(summary: Mapping[str, Any]) -> list[str]:
+    """Return a note where every resample scores the same, as where nothing is wrong: that is no certainty."""
+    headline, num_groups = summary["headline"], summary["num_groups"]
+    if headline["low"] is None or headline["low"] < headline["high"]:
+        return []
+    most = min(1.0, 3 / num_groups)  # the rule of three; Hanley and Lippman-Hand 1983
+    return [
+        f"the interval has no width, as every resample of the {num_groups} groups scores the same; what goes wrong in "
+        f"up to {most:.0%} of groups may well be absent from so few"
+    ]
+
+
+def _sections(run: Run, before: Mapping[str, Any]) -> list[dict[str, Any]]:
+    files = sorted((run.path / SECTIONS).glob("*.json"))
+    old = [section(title, comparison_block(rows)) for title, rows in before.get("comparisons", {}).items()]
+    return [*old, *(read_json(file) for file in files)]
+
+
+def _suspects(run: Run, arrays: OofArrays) -> dict[str, Any]:
+    """Return labels that the model doubts; it must not have seen them on other pictures of the group."""
+    of_group = pd.DataFrame({"group": arrays.group_N, "repeat": arrays.repeat_N, "fold": arrays.fold_N})
+    if run.info["leaks"] or (of_group.groupby(["repeat", "group"])["fold"].nunique() > 1).any():
+        why = "groups are split between folds, so models have seen these labels; make folds by group"
+        return {"skipped": f"not looked for: {why}"}
+    return find_suspects(
+        label_N=arrays.label_N,
+        proba_NC=arrays.proba_NC,
+        group_N=arrays.group_N,
+        image_id_N=run.oof["image_id"].to_numpy(),
+        repeat_N=arrays.repeat_N,
+        classes=run.classes,
+        attributes=run.attributes,
+        metric=run.info["metric"],
+    )
+
+
+def suspects_csv(report: Mapping[str, Any]) -> str | None:
+    """Return findings as a file that --corrections reads, or None where nothing was found or looked for."""
+    columns = {"target": "target", "field": "field", "value": "value", "why": "text"}
+    findings = (report.get("suspects") or {}).get("findings", ())
+    rows = [{name: one[key] for name, key in columns.items()} for one in findings]
+    return pd.DataFrame(rows).to_csv(index=False) if rows else None
+
+
+def _write_suspects(run: Run, report: Mapping[str, Any]) -> None:
+    """Write suspects.csv, or take it away; one that was edited since it was written stays as it is."""
+    file, before = run.path / "suspects.csv", run.path / "report.json"
+    if file.is_file() and (not before.is_file() or file.read_text(encoding="utf-8") != suspects_csv(run.report)):
+        return
+    text = suspects_csv(report)
+    if text is None:
+        file.unlink(missing_ok=True)
+    else:
+        write_bytes(file, text)
+
+
+def predictions(run: Run) -> pd.DataFrame:
+    """Return every prediction as a row: out-of-fold ones, then those for the test set (part, without truth)."""
+    names = np.array(run.classes, dtype=object)
+    parts = []
+    for part, table in (("oof", run.oof), ("test", run.test)):
+        if table is None:
+            continue
+        proba_NC = softmax(run.logits(table))
+        columns = table[[name for name in ("image_id", "group", "repeat", "fold") if name in table]].assign(part=part)
+        if part == "oof":
+            columns["true"] = names[table["label"]]
+        columns["predicted"], columns["confidence"] = names[proba_NC.argmax(axis=1)], proba_NC.max(axis=1)
+        if len(names) <= MOST_NAMED:  # else the file would be huge; the logits are in oof.parquet
+            proba = pd.DataFrame(proba_NC, columns=[f"proba_{index}" for index in range(len(names))])
+            columns = pd.concat([columns.reset_index(drop=True), proba], axis=1)
+        parts.append(columns)
+    table = pd.concat(parts, ignore_index=True)
+    order = ["part", "image_id", "group", "repeat", "fold", "true", "predicted", "confidence"]
+    table = table.astype({"repeat": "Int64", "fold": "Int64"})
+    return table[[*order, *(name for name in table if name not in order)]]
+
+
+def compute_report(run: Run) -> dict[str, Any]:
+    """Return what report.json holds; docs/report.schema.json describes it."""
+    arrays, metric = oof_arrays(run), run.info["metric"]
+    raw, before = _raw_score(run, arrays, metric), _of_first_schema(run)
+    summary = summarise(
+        label_N=arrays.label_N,
+        logits_NC=arrays.logits_NC,
+        group_N=arrays.group_N,
+        fold_N=arrays.fold_N,
+        repeat_N=arrays.repeat_N,
+        classes=run.classes,
+        attributes=run.attributes,
+        metric=metric,
+    )
+    return {
+        "name": run.name,
+        "kind": run.info["kind"],
+        "about": run.info.get("about") or before.get("about") or "it is not recorded how it was made",
+        "notes": [*_notes(run, before, raw), *_without_width(summary)],
+        **summary,
+        "raw": raw,
+        "test": _test(run),
+        "curves": _curves(run),
+        "suspects": _suspects(run, arrays),
+        "sections": _sections(run, before),
+        "baselines": [_baseline(arrays, attribute) for attribute in run.attributes[:1]],  # the plainest one
+    }
+
+
+def _page(run: Run, report: Mapping[str, Any]) -> str:
+    arrays = oof_arrays(run)
+    ids_N = run.oof["image_id"].to_numpy()
+    findings = report["suspects"].get("findings", ())
+    suspected_N = np.flatnonzero(np.isin(ids_N, [name for one in findings for name in one["image_ids"]]))
+    order = rows_by_interest(arrays.label_N, arrays.proba_NC, suspected_N)
+    rows = Predictions(ids_N, arrays.group_N, arrays.repeat_N, arrays.fold_N, arrays.label_N, arrays.proba_NC)
+    return report_page(report, rows, pictures_of(run, ids_N[order]), attributes=run.attributes)
+
+
+def write_report(run: Run, *, page: bool = True) -> str:
+    """Draw a finished run's report from its folder alone, and return it as text.
+
+    Writes report.txt, predictions.csv, suspects.csv where labels are suspected, report.html unless told
+    otherwise, and, last, report.json.
+    """
+    report = compute_report(run)
+    text, html = render_text(report), _page(run, report) if page else None
+    page_file = run.path / "report.html"
+    page_file.unlink(missing_ok=True)  # a kill on the way must not leave one of other numbers
+    write_table(run.path / "predictions.csv", predictions(run))
+    _write_suspects(run, report)
+    write_bytes(run.path / "report.txt", text)
+    if html is not None:
+        write_bytes(page_file, html)
+    write_json(run.path / "report.json", report)
+    return text
+
+
+def closing_line(run: Run) -> str:
+    """Return the score and where to find the rest, for the last line of a command."""
+    report, page = run.report, run.path / "report.html"
+    score = f"OOF {METRICS[report['metric']].title} {num(report['headline']['value'])} {span(report['headline'])}"
+    files = [f"submission: {run.path / 'submission.csv'}"] if run.info["has_test"] else []
+    return "; ".join([score, *files, f"report: {page if page.is_file() else run.path / 'report.txt'}"])

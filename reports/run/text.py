@@ -1,0 +1,183 @@
+"""A report as text of at most 80 columns: the terminal and report.txt show the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from reports.blocks import section_lines
+from foldblend.scores.metrics import METRICS
+from reports.text import WIDTH, folded, num, signed, span, table
+
+__all__ = ["calibration_sentences", "render_text"]
+
+MOST_COLUMNS = 6  # of a confusion matrix in text; for more there are its most frequent confusions
+MOST_FINDINGS = 20
+LONGEST_HEADER = 12  # of a column
+
+Report = Mapping[str, Any]
+
+
+def _per_class_lines(rows: Sequence[Mapping[str, Any]], first: str) -> list[str]:
+    cells = [
+        [row["name"], *[f"{row[key]:.3f}" for key in ("precision", "recall", "f1")], str(row["support"])]
+        for row in rows
+    ]
+    return table([first, "precision", "recall", "F1", "n"], cells)
+
+
+def _confusion_lines(confusion: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    counts_CC = confusion["counts"]
+    if counts_CC is not None and len(names) <= MOST_COLUMNS:
+        numbered = max(map(len, names)) > LONGEST_HEADER
+        heads = [str(index) if numbered else name for index, name in enumerate(names)]
+        true = [f"{index}: {name}" if numbered else name for index, name in enumerate(names)]
+        rows = [[name, *map(str, counts)] for name, counts in zip(true, counts_CC, strict=True) if sum(counts)]
+        return ["", *table(["true \\ predicted", *heads], rows)]
+    if not confusion["most"]:
+        return []
+    rows = [
+        [f"{row['true']} as {row['predicted']}", f"{row['rows']:,}", f"{row['share']:.0%}"] for row in confusion["most"]
+    ]
+    return ["", *table(["most frequent confusions", "n", "of the true"], rows)]
+
+
+def _opening(report: Report) -> list[str]:
+    repeated = report["num_repeats"] > 1
+    shape = f"{report['num_folds']} folds" + (f" x {report['num_repeats']} repeats" if repeated else "")
+    lines = folded(f"OOF F1 report: {report['name']}") + ["=" * WIDTH, *folded(report["about"])]
+    lines += folded(
+        f"{report['num_images']:,} pictures of {report['num_groups']:,} groups (people), {shape}; "
+        f"{report['num_classes_occurring']} of {report['num_classes']} classes occur"
+    )
+    for note in report["notes"]:
+        lines += folded(f"note: {note}")
+    return lines
+
+
+def _headline(report: Report) -> list[str]:
+    lines = ["", f"OOF {METRICS[report['metric']].title} {num(report['headline']['value'])} {span(report['headline'])}"]
+    if report["metric"] != "f1_macro":
+        lines.append(f"OOF macro F1 {num(report['f1_macro']['value'])} {span(report['f1_macro'])}")
+    raw = report["raw"]
+    if raw is not None:
+        lines.append(f"  on the labels as the files have them {num(raw['value'])} {span(raw)}")
+    return [*lines, f"  ({report['interval']})"]
+
+
+def _scores(report: Report) -> list[str]:
+    title, repeated = METRICS[report["metric"]].title, report["num_repeats"] > 1
+    scores = ["score"] if report["metric"] == "f1_macro" else ["score", "f1_macro"]
+    fold_rows = [
+        [
+            f"{row['repeat']}.{row['fold']}" if repeated else str(row["fold"]),
+            *[num(row[name]) for name in scores],
+            str(row["num_images"]),
+            str(row["num_groups"]),
+        ]
+        for row in report["folds"]
+    ]
+    return [
+        "",
+        *table(
+            ["score, pooled over folds" + (", mean over repeats" if repeated else ""), ""],
+            [[METRICS[name].title, num(value)] for name, value in report["scores"].items()],
+        ),
+        "",
+        *table(
+            ["repeat.fold" if repeated else "fold", *[title, "macro F1"][: len(scores)], "pictures", "groups"],
+            fold_rows,
+        ),
+        f"mean over folds {num(report['folds_mean'])}, standard deviation {num(report['folds_std'])}",
+    ]
+
+
+def _classes(report: Report) -> list[str]:
+    lines = []
+    for row in report["attributes"]:
+        lines += [
+            "",
+            *folded(
+                f"{row['name']}: macro F1 {num(row['f1_macro']['value'])} {span(row['f1_macro'])}, "
+                f"accuracy {row['accuracy']:.4f}"
+            ),
+            *_per_class_lines(row["values"], ""),
+            *_confusion_lines(row["confusion"], row["value_names"]),
+        ]
+    lines += ["", *_per_class_lines(report["per_class"], "class")]
+    return [*lines, *_confusion_lines(report["confusion"], report["class_names"])]
+
+
+def calibration_sentences(one: Mapping[str, Any]) -> list[str]:
+    """Return what report.json's calibration says, for a reader."""
+    chance = one["ece_by_chance"]
+    sentences = [
+        f"expected calibration error {num(one['ece'])}; a calibrated model would show {num(chance['mean'])} by chance, "
+        f"and more than {num(chance['high'])} once in twenty times.",
+        f"Dividing the logits by a temperature of {one['temperature']:.2f} would fit"
+        + ("; above 1, the model is surer than it is right." if one["temperature"] > 1 else "."),
+    ]
+    if one["ece_after"] is not None:
+        gain = "" if one["log_loss_after"] < one["log_loss"] else ", which is no gain"
+        sentences.append(
+            f"Fitted on the other folds, such temperatures give {num(one['ece_after'])}, and a log loss of "
+            f"{num(one['log_loss_after'])} instead of {num(one['log_loss'])}{gain}."
+        )
+    return sentences
+
+
+def _calibration(report: Report) -> list[str]:
+    one = report["calibration"]
+    num_rows = sum(row["rows"] for row in one["bins"])
+    return ["", *folded(f"calibration: {' '.join(calibration_sentences(one))} (15 bins, n = {num_rows:,} rows)")]
+
+
+def _test(report: Report) -> list[str]:
+    one = report["test"]
+    if one is None:
+        return []
+    text = f"test set: {one['num_images']:,} pictures, mean confidence {one['confidence']:.3f}"
+    if one["num_models"] > 1:
+        text += f"; all {one['num_models']} models agree on {one['agreement']:.1%}"
+    return ["", *folded(text)]
+
+
+def _suspects(report: Report) -> list[str]:
+    one = report["suspects"]
+    if "skipped" in one:
+        return ["", *folded(f"suspected labels: {one['skipped']}")]
+    lines = ["", *folded(f"suspected labels: {one['summary']}")]
+    rows = [[row["text"], f"{row['proba']:.3f}"] for row in one["findings"][:MOST_FINDINGS]]
+    if rows:
+        lines += table(["the surest first" if len(rows) > 1 else "", "p(as labelled)"], rows, name_width=60)
+    if len(one["findings"]) > MOST_FINDINGS:
+        lines.append(f"and {len(one['findings']) - MOST_FINDINGS} more in suspects.csv")
+    for line in one["notes"]:
+        lines += folded(line)
+    return lines
+
+
+def _sections(report: Report) -> list[str]:
+    return [line for one in report["sections"] for line in ["", *section_lines(one)]]
+
+
+def _baselines(report: Report) -> list[str]:
+    lines = []
+    for row in report["baselines"]:
+        lines += [
+            "",
+            *folded(
+                f"for scale: seeing {row['attribute']} perfectly and guessing the rest scores macro F1 "
+                f"{row['mean']:.3f} (99.5 % of guesses below {row['high']:.3f}); "
+                f"the difference is {signed(row['difference'])}, paired"
+            ),
+        ]
+    return lines
+
+
+PARTS = (_opening, _headline, _scores, _classes, _calibration, _test, _suspects, _sections, _baselines)
+
+
+def render_text(report: Report) -> str:
+    """Return the report (report.json, see docs/report.schema.json) as text."""
+    return "\n".join(line for part in PARTS for line in part(report)) + "\n"

@@ -1,0 +1,72 @@
+"""Small copies of a run's pictures for its page, read from where the run found them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pandas as pd
+
+from foldblend.errors import BadImage
+from foldblend.images import Box, boxes_of, crop, read_image
+from foldblend.runs.folder import PICTURES, Run, read_table
+from reports.run.gallery import Pictures
+from reports.html import thumbnail
+
+__all__ = ["pictures_of"]
+
+EMBED_BYTES = 9_000_000  # of thumbnails in a page, which stays below 15 MB with all else
+HEIGHT, QUALITY = 112, 70
+AT_LEAST = (HEIGHT, HEIGHT)  # to be decoded: less than this would be blown up
+CHUNK = 256
+
+
+def _thumbnail(path: str, box: Box | None) -> str | None:
+    try:
+        image = read_image(path, at_least=AT_LEAST if box is None else None)
+        return thumbnail(image if box is None else crop(path, image, box), height=HEIGHT, quality=QUALITY)
+    except BadImage:
+        return None
+
+
+def _chunks(ids: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK))
+
+
+def _read(table: pd.DataFrame, wanted: Sequence[str]) -> dict[str, str]:
+    """Return thumbnails of the wanted pictures, in their order, until EMBED_BYTES are full."""
+    found: dict[str, str] = {}
+    used = 0
+    with ThreadPoolExecutor() as pool:  # cv2 releases the interpreter lock
+        for ids in _chunks(wanted):
+            rows = table.loc[list(ids)]
+            boxes = [None if box is None else tuple(box) for box in boxes_of(rows)]
+            for name, uri in zip(ids, pool.map(_thumbnail, rows["path"], boxes), strict=True):
+                if uri is None:
+                    continue
+                if used + len(uri) > EMBED_BYTES:
+                    return found
+                found[name] = uri
+                used += len(uri)
+    return found
+
+
+def pictures_of(run: Run, wanted: Sequence[str]) -> Pictures:
+    """Return thumbnails of a run's training pictures, most wanted first, and the paths of all.
+
+    What cannot be read is left out, and the note says so: a report needs no pictures.
+    """
+    if not (run.path / PICTURES).is_file():
+        return Pictures({}, {}, f"No thumbnails: the run folder has no {PICTURES}, which says where the pictures lie.")
+    table = read_table(run.path / PICTURES)
+    table = table[table["part"] == "train"].set_index("image_id")
+    here = [name for name in dict.fromkeys(wanted) if name in table.index]
+    paths = dict(zip(table.index, table["path"], strict=True))
+    if here and not any(Path(paths[name]).is_file() for name in here[:CHUNK]):
+        return Pictures({}, {}, f"No thumbnails: the pictures are not where the run found them ({paths[here[0]]}).")
+    found = _read(table, here)
+    note = f"Thumbnails of {len(found):,} of {len(here):,} pictures are in this page"
+    if len(found) < len(here):
+        note += f" (up to {EMBED_BYTES / 1e6:.0f} MB, mistakes first); the others are links to their files"
+    return Pictures(found, paths, note + ".")

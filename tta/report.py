@@ -1,0 +1,84 @@
+"""What a report says of test-time augmentation: every view, what was decided, and what all that gains and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from foldblend.runs.rows import oof_arrays
+from foldblend.runs.folder import Run
+from reports.blocks import section, text_block
+from foldblend.scores.metrics import METRICS, softmax
+from reports.run.summary import compare
+from tta.choose import Search
+from tta.crossfit import CrossFit, Part, cross_fit_path
+from tta.evaluate import effects
+from tta.harm import cost_block, effect_rows, harm_blocks, pictures_per_second, simple_policies
+from tta.merge import MERGES
+from tta.policy import SavedViews
+
+__all__ = ["harm_report"]
+
+THIS = "this run"
+MOST_STEPS = 16  # of a curve
+
+
+def _part_line(part: Part, what: str) -> str:
+    return f"repeat {part.repeat} {what} {part.part}: {part.choice}"
+
+
+def _steps(saved: SavedViews, fold_N: np.ndarray, search: Search | None, merge: str) -> tuple[str, list[np.ndarray]]:
+    """Return how views are added one by one, and the logits of 1, 2, .. passes."""
+    if search is not None:
+        steps = cross_fit_path(saved, fold_N, search.path, search.budget)
+        return "the greedy best so many views, found on other people", steps
+    merge = merge if merge in MERGES else "mean"
+    num = min(len(saved.names), MOST_STEPS)
+    steps = [MERGES[merge](saved.logits_VNC[:place]) for place in range(1, num + 1)]
+    return f"views in the order given, merged by {merge}", steps
+
+
+def harm_report(
+    run: Run,
+    saved: SavedViews,
+    found: CrossFit,
+    *,
+    search: Search | None,
+    merge: str,
+    seconds_of_view: Mapping[str, float],
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Return a section, and a table of F1 of every class and attribute under every policy.
+
+    `search` is what chose, or None where views were given, to be merged by `merge`.
+    """
+    arrays, metric, fold_N = oof_arrays(run), METRICS[run.info["metric"]], run.oof["fold"].to_numpy()
+    shared: dict[str, Any] = {
+        "label_N": arrays.label_N,
+        "group_N": arrays.group_N,
+        "repeat_N": arrays.repeat_N,
+        "attributes": run.attributes,
+        "metric": run.info["metric"],
+    }
+    policies = simple_policies(saved.names)
+    logits_of = {name: one.apply(saved.logits_VNC, saved.names) for name, one in policies.items()}
+    policies[THIS] = found.final.policy
+    logits_of[THIS] = found.logits_NC
+    passes_of = {name: one.passes for name, one in policies.items()}
+    rows = effects(logits_of, passes_of, classes=run.classes, **shared)
+    how, steps = _steps(saved, fold_N, search, merge)
+    curve = compare(
+        proba_of={str(place): softmax(logits_NC) for place, logits_NC in enumerate(steps, 1)}, against="1", **shared
+    )
+    speed_of = {name: pictures_per_second(one, seconds_of_view) for name, one in policies.items()}
+    what = "part" if run.info["leaks"] else "fold"  # folds that tear people apart are none to choose on
+    blocks: Sequence[dict[str, Any]] = [
+        text_block(f"For the test set, decided on all rows: {found.final}."),
+        *(text_block(_part_line(part, what)) for part in found.parts),
+        *harm_blocks(rows, metric=metric, speed_of=speed_of, detail=THIS),
+        cost_block(curve, metric=metric, seconds_of_view=seconds_of_view, how=how),
+    ]
+    title = "Test-time augmentation, out of fold; differences to the plain picture"
+    return section(title, *blocks), pd.DataFrame(effect_rows(rows))

@@ -1,0 +1,154 @@
+"""Logits of a run's views, as they lie in its folder: those of training, and further ones that were added since.
+
+What the folds wrote stays as it is, since their records name it by hash; further views lie beside it.
+No torch here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from foldblend.errors import UserError, listed
+from foldblend.runs.costs import num_models
+from pipeline.settings import read_config_file
+from foldblend.runs.folder import Run, file_hash, read_json, read_table, write_json, write_table
+from tta.views.names import VIEWS_VERSION, draw_of, is_device_view
+
+__all__ = [
+    "add_rows",
+    "can_see",
+    "check_pipelines",
+    "kept_views",
+    "note_pipelines",
+    "note_seconds",
+    "open_models",
+    "parts_of",
+    "saved_rows",
+    "view_seconds",
+]
+
+TIMES, PIPELINES = "tta/times.json", "tta/pipelines.json"
+
+
+def open_models(folder: Path) -> Run:
+    """Return a run whose models are all there, as they were written. Raises UserError."""
+    if not (folder / "run.json").is_file():
+        raise UserError(f"{folder}: no run; name the folder of a finished one")
+    run = Run(folder)
+    if run.info["kind"] != "cv":
+        whose = listed([run.info["of"]["name"]] if "of" in run.info else [one["name"] for one in run.info["members"]])
+        raise UserError(
+            f"{folder}: is a {run.info['kind']}, which has no models of its own; name what it is of: {whose}"
+        )
+    for index in range(num_models(run)):
+        done = folder / f"fold_{index}" / "done.json"
+        if not done.is_file():
+            raise UserError(f"{folder}: fold {index} is not finished; run the same run_cv.py command again")
+        name = f"fold_{index}/best.safetensors"
+        if not (folder / name).is_file():
+            raise UserError(f"{folder}/{name}: no such checkpoint; run the same run_cv.py command again")
+        if file_hash(folder / name) != read_json(done)["files"].get(name):
+            raise UserError(f"{folder}/{name}: is not what the fold wrote; run the same run_cv.py command again")
+    if run.info.get("status") != "done":
+        raise UserError(f"{folder}: not finished; run the same run_cv.py command again")
+    return run
+
+
+def can_see(run: Run) -> bool:
+    """Return whether a run's models can see more views: heads on a frozen backbone had features, and no models."""
+    config = run.path / "config.yaml"
+    return config.is_file() and read_config_file(config).train.finetune != "head"
+
+
+def parts_of(run: Run) -> tuple[str, ...]:
+    """Return what a fold's model sees: its held-out rows, and the test set where there is one."""
+    return ("oof", "test") if run.info["has_test"] else ("oof",)
+
+
+def _further(run: Run, index: int, part: str) -> Path:
+    return run.path / "tta" / f"further_{part}_fold_{index}.parquet"
+
+
+def _origin(run: Run, index: int) -> str:
+    """Return what further views hang on: the model that saw them, and what views mean."""
+    files = read_json(run.path / f"fold_{index}" / "done.json")["files"]
+    return f"{files[f'fold_{index}/best.safetensors']}, views {VIEWS_VERSION}"
+
+
+def _of_training(run: Run, index: int, part: str) -> pd.DataFrame:
+    if len(run.info["views"]) > 1:
+        return read_table(run.path / "tta" / f"{part}_fold_{index}.parquet")
+    name = f"fold_{index}/oof.parquet" if part == "oof" else f"test_fold_{index}.parquet"
+    table = read_table(run.path / name)
+    table = table[["image_id", *(name for name in table if str(name).startswith("logit_"))]]
+    table.insert(1, "view", "identity")
+    return table
+
+
+def _added(run: Run, index: int, part: str) -> pd.DataFrame | None:
+    """Return a fold's further views, or None where there are none; of another model or meaning they are none."""
+    try:
+        table = read_table(_further(run, index, part)) if _further(run, index, part).is_file() else None
+    except UserError:  # broken: it is made again
+        return None
+    return None if table is None else table[table["of"] == _origin(run, index)].drop(columns="of")
+
+
+def saved_rows(run: Run, index: int, part: str) -> pd.DataFrame:
+    """Return image_id, view and logits of a fold's rows in every view; `part` is oof or test."""
+    tables = [_of_training(run, index, part), _added(run, index, part)]
+    return pd.concat([one for one in tables if one is not None and len(one)], ignore_index=True)
+
+
+def add_rows(run: Run, index: int, part: str, fresh: pd.DataFrame) -> None:
+    """Keep further views of a fold beside those that it has."""
+    tables = [one for one in (_added(run, index, part), fresh) if one is not None and len(one)]
+    _further(run, index, part).parent.mkdir(exist_ok=True)
+    table = pd.concat(tables, ignore_index=True).assign(of=_origin(run, index))
+    write_table(_further(run, index, part), table)
+
+
+def kept_views(run: Run) -> tuple[str, ...]:
+    """Return the views whose logits every fold has, in the order of the first fold's."""
+    tables = [saved_rows(run, index, part) for index in range(num_models(run)) for part in parts_of(run)]
+    views = [dict.fromkeys(table["view"]) for table in tables]
+    return tuple(name for name in views[0] if all(name in one for one in views))
+
+
+def _pipelines(names: Sequence[str]) -> dict[str, str]:
+    """Return the hashes of the albumentations files that views are drawn from."""
+    files = {draw_of(name).file for name in names if not is_device_view(name)} - {None}
+    return {file: file_hash(Path(file)) for file in sorted(map(str, files)) if Path(file).is_file()}
+
+
+def check_pipelines(run: Run, names: Sequence[str]) -> None:
+    """Raise UserError for an albumentations file that is not what it was when views of it were saved."""
+    file = run.path / PIPELINES
+    before = read_json(file) if file.is_file() else {}
+    changed = [name for name, digest in _pipelines(names).items() if before.get(name, digest) != digest]
+    if changed:
+        raise UserError(f"--views albu:{changed[0]}: has changed since its views were saved; give it another name")
+
+
+def note_pipelines(run: Run, names: Sequence[str]) -> None:
+    """Note what the albumentations files of views hold that are about to be saved."""
+    file, now = run.path / PIPELINES, _pipelines(names)
+    if now:
+        file.parent.mkdir(exist_ok=True)
+        write_json(file, (read_json(file) if file.is_file() else {}) | now)
+
+
+def view_seconds(run: Run) -> dict[str, float]:
+    """Return what a picture took in each view, in seconds, where that was measured: not in training."""
+    file = run.path / TIMES
+    return {name: one["seconds"] / one["pictures"] for name, one in read_json(file).items()} if file.is_file() else {}
+
+
+def note_seconds(run: Run, times: Mapping[str, tuple[int, float]]) -> None:
+    """Note how many pictures and seconds views took; what an earlier call took, perhaps elsewhere, is forgotten."""
+    file = run.path / TIMES
+    now = {name: {"pictures": num, "seconds": seconds} for name, (num, seconds) in times.items()}
+    write_json(file, (read_json(file) if file.is_file() else {}) | now)

@@ -1,0 +1,211 @@
+"""Test-time augmentation of a finished run: more views, merged or chosen on other people's rows, as another run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import tyro
+
+from foldblend.errors import UserError, did_you_mean, require
+from folds.load import Say
+from pipeline.config import check_name
+from foldblend.runs.costs import device_of, num_models, pass_seconds, passes_a_view
+from foldblend.runs.derived import open_derived, write_derived
+from reports.run.report import closing_line, write_report
+from tta.saved_views import can_see, check_pipelines, kept_views, open_models, saved_rows, view_seconds
+from foldblend.runs.folder import PICTURES, Run, lock_folder, rows_like, with_logits, write_table
+from tta.report import harm_report
+from tta.choose import Choice, Search, learned, searched
+from tta.crossfit import CrossFit, cross_fit
+from tta.learn import WEIGHTINGS
+from tta.merge import MERGES
+from tta.policy import IDENTITY, Policy, SavedViews
+from tta.views.names import parse_views
+
+__all__ = ["AUTO_VIEWS", "TtaConfig", "augment_run"]
+
+AUTO_VIEWS = (
+    "hflip,scale:1.1,scale:1.2,scale:0.9,rotate:5,rotate:-5,xshift:0.05,xshift:-0.05,yshift:0.05,yshift:-0.05,"
+    "brightness:1.2,brightness:0.8,contrast:1.2,gamma:0.8,hflip*scale:1.1"
+)
+
+BUDGET = 4
+EFFECTS = "effects.csv"
+MACHINE = ("data", "device", "workers", "validation_batch_size")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TtaConfig:
+    """Which run is seen again, in which views, and what becomes of them."""
+
+    run: tyro.conf.Positional[str] = ""
+    """Folder of a finished run."""
+    views: str = "auto"
+    """Views such as hflip,scale:1.15 (see docs/tta.md), all of which are merged; auto chooses few of many, and of
+    all that were saved before."""
+    merge: str | None = None
+    """mean (of log-probabilities), prob, entropy; view and class learn weights per view, per class and view. Left
+    out: mean for given views, and with auto whatever is best."""
+    budget: int | None = None
+    """Most forward passes of a policy that --views auto may choose; 4 if left out."""
+    name: str | None = None
+    """Name of the run that is written beside; <run>_tta if left out."""
+    overwrite: bool = False
+    """Replace a run of that name that was made of other views."""
+    page: bool = True
+    """Draw report.html too."""
+    data: str | None = None
+    """Where the run's data lie now; where they lay in training if left out."""
+    device: str | None = None
+    """cuda, cuda:1, cpu; as in training if left out."""
+    workers: Annotated[int | None, tyro.conf.arg(aliases=["-j"])] = None
+    """Processes that read pictures; as in training if left out."""
+
+    validation_batch_size: Annotated[int | None, tyro.conf.arg(aliases=["-vb"])] = None
+    """Pictures a forward pass, each in one view; as in training if left out."""
+
+    def __post_init__(self) -> None:
+        known = [*MERGES, *WEIGHTINGS]
+        if self.merge is not None:
+            near = did_you_mean(self.merge, known)
+            require(self.merge in known, f"--merge {self.merge}: unknown{near}; pass {', '.join(known)}")
+        if self.budget is not None:
+            require(self.budget >= 1, f"--budget {self.budget}: pass 1 or more")
+            require(self.views == "auto", f"--budget {self.budget}: is for --views auto; given views are all merged")
+        check_name(self.name)
+        parse_views(AUTO_VIEWS if self.views == "auto" else self.views, "--views")
+
+    @property
+    def search(self) -> dict[str, Any]:
+        """Settings of the search."""
+        merges = tuple(name for name in MERGES if self.merge in (None, name))
+        weightings = tuple(name for name in WEIGHTINGS if self.merge in (None, name))
+        # Learned weights are of the mean; asked for alone, they have views chosen for the mean.
+        return {"budget": self.budget or BUDGET, "merges": merges or ("mean",), "weightings": weightings}
+
+
+def _saved(run: Run, names: Sequence[str]) -> SavedViews:
+    """Return the out-of-fold logits of a run's views, in the order of its rows."""
+    num_folds = run.info["num_folds"]
+    tables = [saved_rows(run, index, "oof").assign(repeat=index // num_folds) for index in range(num_models(run))]
+    views = pd.concat(tables, ignore_index=True)
+    logits_VNC = np.stack([run.logits(rows_like(views[views["view"] == name], run.oof)) for name in names])
+    columns = [run.oof[name].to_numpy() for name in ("label", "group", "repeat")]
+    return SavedViews(tuple(names), logits_VNC, *columns)
+
+
+def _test_tables(run: Run, names: Sequence[str], policy: Policy) -> list[pd.DataFrame]:
+    """Return each fold's test logits under a policy: it was fitted on single models, so each model's by itself."""
+    tables = []
+    for index in range(run.info["num_test_folds"]):
+        views = saved_rows(run, index, "test")
+        ids = views.loc[views["view"] == "identity", "image_id"]
+        stack = [run.logits(views[views["view"] == name].set_index("image_id").loc[ids]) for name in names]
+        tables.append(with_logits(ids.to_frame(), policy.apply(np.stack(stack), names)))
+    return tables
+
+
+def _decide(saved: SavedViews, fold_N: np.ndarray, search: Search | None, merge: str) -> CrossFit:
+    """Return logits of every row, by what other people's rows decided where there is anything to decide."""
+    if search is not None:
+        return cross_fit(saved, fold_N, search)
+    if merge in WEIGHTINGS:
+        return cross_fit(saved, fold_N, learned(saved, saved.names, merge))
+    policy = Policy(saved.names, merge) if len(saved.names) > 1 else IDENTITY
+    return CrossFit(policy.apply(saved.logits_VNC, saved.names), (), Choice(policy))
+
+
+def _key(run: Run, names: Sequence[str], config: TtaConfig) -> str:
+    """Return what makes this run the same again: the rows it is of, the views, and what is done with them."""
+    decided = [sorted(names), config.views == "auto", config.merge, config.budget, run.oof_hash]
+    return hashlib.blake2b(json.dumps(decided).encode(), digest_size=16).hexdigest()
+
+
+def _costs(run: Run, policy: Policy) -> dict[str, Any]:
+    """Return the passes and seconds of a test picture, measured on what, and compute seconds with the run's own.
+
+    None for what is not known.
+    """
+    seconds, seen = run.info.get("seconds"), view_seconds(run)
+    further = [name for name in policy.views if name not in run.info["views"]]
+    each = [seen.get(name) if name in further else pass_seconds(run) for name in policy.views]
+    known = [one for one in each if one is not None]
+    num_rows = len(run.oof) + run.info["num_test_folds"] * (0 if run.test is None else len(run.test))
+    if seconds is not None and all(name in seen for name in further):
+        seconds = round(seconds + num_rows * sum(seen[name] for name in further), 1)
+    else:
+        seconds = None
+    return {
+        "passes": policy.passes * passes_a_view(run),
+        "picture_seconds": passes_a_view(run) * sum(known) if len(known) == len(each) else None,
+        "device": device_of(run),
+        "seconds": seconds,
+    }
+
+
+def augment_run(config: TtaConfig, *, say: Say = print) -> Run:
+    """Add views to a run, decide what to make of them, and write that as a run beside it; return it.
+
+    Out-of-fold rows are cross-fitted: what holds for a fold was chosen or learned on the others. Raises UserError.
+    """
+    folder, auto, merge = Path(config.run), config.views == "auto", config.merge or "mean"
+    run = open_models(folder)
+    names, kept = parse_views(AUTO_VIEWS if auto else config.views, "--views"), kept_views(run)
+    if auto:  # among all that were saved, and where nothing more can be seen, among these alone
+        names = tuple(dict.fromkeys([*kept, *(names if can_see(run) else ())]))
+    check_pipelines(run, names)
+    written = folder.resolve().parent / (config.name or f"{run.name}_tta")
+    run_key = {"tta": _key(run, names, config)}
+    open_derived(written, "tta", run_key, overwrite=config.overwrite, look=True)  # before the work is done
+    if not set(names) <= set(kept):
+        from pipeline.view_logits import add_views  # torch, which merging and choosing do without
+
+        machine = {name: getattr(config, name) for name in MACHINE if getattr(config, name) is not None}
+        add_views(folder, names, say=say, **machine)
+    saved = _saved(run, names)
+    search = searched(saved, metric=run.info["metric"], **config.search) if auto else None
+    try:
+        found = _decide(saved, run.oof["fold"].to_numpy(), search, merge)
+    except ValueError as error:
+        raise UserError(f"{folder}: {error}; pass --views with --merge mean, which fits nothing") from None
+    say(f"decided: {found.final}")
+    tests = _test_tables(run, names, found.final.policy) if run.info["has_test"] else []
+    harm, table = harm_report(run, saved, found, search=search, merge=merge, seconds_of_view=view_seconds(run))
+    info = {
+        "kind": "tta",
+        "run_key": run_key,
+        "of": {"name": run.name, "oof": run.oof_hash},
+        "tta": {"views": list(names), "merge": config.merge, "auto": auto, "budget": config.budget},
+        "policy": found.final.policy.as_dict(),
+        "parts": [
+            {"repeat": one.repeat, "part": one.part, "policy": one.choice.policy.as_dict()} for one in found.parts
+        ],
+        "views": list(found.final.policy.views),
+        "leaks": run.info["leaks"],
+        "optimistic": run.info.get("optimistic", False),
+        "about": f"{run.name} with test-time augmentation, {found.final.policy}; {run.info.get('about', '')}",
+        "notes": [
+            *run.info.get("notes", ()),
+            *(["out-of-fold rows are by what was decided on other people"] if found.parts else []),
+        ],
+        **_costs(run, found.final.policy),
+    }
+    with lock_folder(written):
+        open_derived(written, "tta", run_key, overwrite=config.overwrite)
+        pictures = folder / PICTURES
+        rows = run.oof[["image_id", "group", "label", "label_raw", "repeat", "fold"]]
+        made = write_derived(
+            written, run, info, rows, found.logits_NC, tests, {"tta": harm},
+            pictures=pictures if pictures.is_file() else None,
+        )  # fmt: skip
+        write_table(written / EFFECTS, table)
+        say("\n" + write_report(made, page=config.page))
+        say(closing_line(made))
+    return made
