@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from foldblend.cli import run_command
-from pipeline.cli import parse_run_config
-from pipeline.hangup import outlive_terminal
+from pipeline.config.cli import parse_run_config
+from pipeline.watch.hangup import outlive_terminal
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,10 +19,10 @@ from folds.config import DataConfig
 from foldblend.files import write_bytes
 from folds.load import load_data
 from folds.manifest import Manifest
-from pipeline.config import RunConfig
+from pipeline.config.run import RunConfig
 from pipeline.device import resolve_machine
 from foldblend.runs.environment import describe_environment
-from pipeline.settings import make_config, replace
+from pipeline.config.settings import make_config, replace
 
 __all__ = ["Results", "data_of", "parser", "run_cv", "settled", "spread"]
 

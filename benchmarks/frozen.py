@@ -23,9 +23,9 @@ from common import Results, parser, print_rows, run_cv, settled, shown, spread
 from sklearn.linear_model import LogisticRegression
 
 from pipeline.cv import job_of
-from pipeline.features import Backbone, Features
-from pipeline.fold import FoldJob
-from pipeline.frozen import run_heads
+from pipeline.frozen.features import Backbone, Features
+from pipeline.fold_files import FoldJob
+from pipeline.frozen.run_heads import run_heads
 from pipeline.prepare import Prepared, prepare
 from foldblend.runs.folder import Run
 

@@ -18,7 +18,7 @@ from ensemble.budget import parse_budget
 from ensemble.methods import METHODS
 from foldblend.cli import parse_flags
 from foldblend.errors import UserError, did_you_mean, listed, require
-from pipeline.config import check_name
+from pipeline.config.run import check_name
 from foldblend.runs.rows import check_metric
 from foldblend.runs.folder import Run
 

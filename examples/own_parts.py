@@ -23,7 +23,7 @@ from torch.nn import functional as F  # noqa: N812
 from folds.config import DataConfig
 from foldblend.errors import UserError
 from folds.manifest import Manifest, build_manifest
-from pipeline.train_config import LossConfig, TrainConfig
+from pipeline.config.train import LossConfig, TrainConfig
 
 
 class TinyNet(torch.nn.Module):

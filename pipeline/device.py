@@ -15,7 +15,7 @@ import cv2
 import torch
 
 from foldblend.errors import UserError
-from pipeline.config import MachineConfig
+from pipeline.config.run import MachineConfig
 
 __all__ = ["Compute", "compile_pays", "compute_of", "free_memory", "num_cores", "resolve_machine"]
 

@@ -10,7 +10,7 @@ import torch
 
 from foldblend.errors import UserError
 from pipeline.device import Compute
-from pipeline.preprocess import Preprocess
+from pipeline.data.preprocess import Preprocess
 
 __all__ = ["predict"]
 

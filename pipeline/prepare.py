@@ -16,20 +16,20 @@ from folds.load import Say, load_data
 from folds.manifest import Manifest, slug
 from folds.plan import plan_folds
 from foldblend.plugins import is_custom, source_hash
-from pipeline.cache import MEMORY_ONLY, known_keys
+from pipeline.data.cache import MEMORY_ONLY, known_keys
 from pipeline.checks import check_flags, check_recipe, explain, own_parts
-from pipeline.config import RunConfig
-from pipeline.crop import faces_folder, with_crop
+from pipeline.config.run import RunConfig
+from pipeline.data.crop import faces_folder, with_crop
 from pipeline.device import compile_pays, resolve_machine
-from pipeline.head import AttributeJoin, make_join
-from pipeline.model import build_model, check_backbone, check_forward, freeze, model_kwargs, preprocess_of
-from pipeline.optim import check_optimizer, check_schedule
-from pipeline.pictures import pictures_folder
-from pipeline.preprocess import Preprocess
+from pipeline.models.attribute_head import AttributeJoin, make_join
+from pipeline.models.backbones import build_model, check_backbone, check_forward, freeze, model_kwargs, preprocess_of
+from pipeline.training.optim import check_optimizer, check_schedule
+from pipeline.data.pictures import pictures_folder
+from pipeline.data.preprocess import Preprocess
 from foldblend.runs.rows import check_metric
-from pipeline.settings import flatten, identity_hash, replace
-from pipeline.tracking import require_wandb
-from pipeline.weights import HubUnreachableError, Weights, load_file, load_pretrained
+from pipeline.config.settings import flatten, identity_hash, replace
+from pipeline.watch.tracking import require_wandb
+from pipeline.models.pretrained import HubUnreachableError, Weights, load_file, load_pretrained
 from tta.views.names import check_views, is_device_view, parse_views
 
 __all__ = ["Prepared", "prepare"]

@@ -21,13 +21,13 @@ import torch
 
 from foldblend.errors import UserError, listed
 from folds.load import Say
-from pipeline.augment import Augment, albu_augmentation, build_augmentation
+from pipeline.data.augment import Augment, albu_augmentation, build_augmentation
 from foldblend.runs.costs import num_models
 from pipeline.cv import job_of
-from pipeline.fold import FoldJob, view_tables
+from pipeline.fold_files import FoldJob, view_tables
 from pipeline.infer import predict
 from pipeline.prepare import prepare
-from pipeline.progress import Progress
+from pipeline.watch.progress import Progress
 from tta.saved_views import (
     add_rows,
     can_see,
@@ -39,7 +39,7 @@ from tta.saved_views import (
     parts_of,
     saved_rows,
 )
-from pipeline.settings import read_config_file, replace
+from pipeline.config.settings import read_config_file, replace
 from foldblend.runs.folder import Run, lock_folder
 from tta.views.names import check_views, draw_of, is_device_view, view_of
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.augment import DeviceAugmentation, Recipe, _jitter, device_augmentation
+from pipeline.data.augment import DeviceAugmentation, Recipe, _jitter, device_augmentation
 
 STILL = {"flip": 0.0, "affine": 0.0, "colour": 0.0}
 

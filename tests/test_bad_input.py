@@ -180,7 +180,7 @@ def test_disk_full_is_one_line(run_tiny, monkeypatch, tmp_path):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device", "oof.parquet")
 
-    monkeypatch.setattr("pipeline.fold.write_table", full)
+    monkeypatch.setattr("pipeline.fold_files.write_table", full)
     run_tiny().assert_one_line_error("oof.parquet", "No space left")
     monkeypatch.undo()
     shutil.rmtree(tmp_path / "out")

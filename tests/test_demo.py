@@ -8,7 +8,7 @@ from folds.layout import read_layout
 from folds.source import load_manifest
 from folds.split import assign_folds
 from pipeline.cv import cross_validate
-from pipeline.settings import make_config
+from pipeline.config.settings import make_config
 
 
 def test_people_follow_the_competition_and_fill_every_stratum():

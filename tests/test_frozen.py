@@ -18,15 +18,15 @@ from foldblend.errors import UserError
 from folds.kfold import stratified_group_folds
 from folds.layout import read_layout
 from folds.load import load_data
-from pipeline.config import ModelConfig
+from pipeline.config.run import ModelConfig
 from foldblend.runs.costs import picture_seconds
 from pipeline.cv import cross_validate
-from pipeline.features import Backbone, Features
-from pipeline.heads import choose_l2, fit_heads, own_scales, principal_axes
-from pipeline.model import build_model, check_backbone, preprocess_of
-from pipeline.settings import make_config
+from pipeline.frozen.features import Backbone, Features
+from pipeline.frozen.linear_heads import choose_l2, fit_heads, own_scales, principal_axes
+from pipeline.models.backbones import build_model, check_backbone, preprocess_of
+from pipeline.config.settings import make_config
 from foldblend.runs.folder import Run
-from pipeline.train_config import parse_l2
+from pipeline.config.train import parse_l2
 from tta.views.names import VIEWS
 
 PREPROCESS = preprocess_of(ModelConfig(img_size="32"), check_backbone("test_efficientnet"))
@@ -221,7 +221,7 @@ def test_a_second_run_passes_no_picture_through_the_backbone(tiny_layout, tmp_pa
     speed = one.info["folds"][0]["infer_images_per_s"]
     assert picture_seconds(one) == pytest.approx(1 / speed)  # one pass, whatever the number of heads
     del said[:]
-    monkeypatch.setattr("pipeline.features.Features._compute", None)
+    monkeypatch.setattr("pipeline.frozen.features.Features._compute", None)
     two = frozen(tiny_layout, tmp_path / "two", said, **cache)
     assert "126 kept from before" in " ".join(said)
     pd.testing.assert_frame_equal(one.oof, two.oof, check_exact=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
-from pipeline.hangup import outlive_terminal
+from pipeline.watch.hangup import outlive_terminal
 from foldblend.runs.folder import Run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,7 +41,7 @@ def test_only_what_nobody_handles_is_handled(tmp_path):
 LOSES_TERMINAL = """
 import os, pty, sys
 from pathlib import Path
-from pipeline.hangup import outlive_terminal
+from pipeline.watch.hangup import outlive_terminal
 ours, theirs = pty.openpty()  # not this process's own: it gets no signal when it goes
 os.dup2(theirs, 1)
 os.dup2(theirs, 2)

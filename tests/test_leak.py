@@ -23,7 +23,7 @@ from folds.layout import read_layout
 from folds.manifest import Manifest
 from folds.split import assign_folds
 from pipeline.cv import cross_validate
-from pipeline.settings import make_config
+from pipeline.config.settings import make_config
 from foldblend.scores.baselines import attribute_only_band
 from foldblend.scores.metrics import METRICS
 

@@ -11,18 +11,18 @@ import safetensors.torch
 import torch
 
 from foldblend.errors import UserError
-from pipeline.augment import AUGMENTATIONS
-from pipeline.backends import timm
-from pipeline.config import MachineConfig, ModelConfig
-from pipeline.dataset import ImageDataset, train_loader
+from pipeline.data.augment import AUGMENTATIONS
+from pipeline.models.timm_import import timm
+from pipeline.config.run import MachineConfig, ModelConfig
+from pipeline.data.dataset import ImageDataset, train_loader
 from pipeline.device import Compute, compile_pays
-from pipeline.fit import Fit
-from pipeline.model import build_model, check_backbone, preprocess_of
-from pipeline.optim import build_optimizer, build_scheduler
-from pipeline.pictures import PictureSource
-from pipeline.preprocess import Preprocess
-from pipeline.settings import make_config
-from pipeline.weights import PACKAGED, load_file, load_pretrained, load_weights_into
+from pipeline.training.fit import Fit
+from pipeline.models.backbones import build_model, check_backbone, preprocess_of
+from pipeline.training.optim import build_optimizer, build_scheduler
+from pipeline.data.pictures import PictureSource
+from pipeline.data.preprocess import Preprocess
+from pipeline.config.settings import make_config
+from pipeline.models.pretrained import PACKAGED, load_file, load_pretrained, load_weights_into
 from tta.merge import mean_logit
 from tta.views.names import hflip, parse_views
 

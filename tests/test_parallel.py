@@ -15,15 +15,15 @@ import yaml
 from conftest import TINY
 
 from foldblend.errors import UserError
-from pipeline.backends import timm
+from pipeline.models.timm_import import timm
 from pipeline.device import Compute
-from pipeline.feeding import Feeder
-from pipeline.fold import FoldJob
-from pipeline.pictures import PictureSource
-from pipeline.preprocess import Preprocess
-from pipeline.progress import Progress
-from pipeline.schedule import run_folds, share_of_gpu
-from pipeline.settings import make_config
+from pipeline.data.feeding import Feeder
+from pipeline.fold_files import FoldJob
+from pipeline.data.pictures import PictureSource
+from pipeline.data.preprocess import Preprocess
+from pipeline.watch.progress import Progress
+from pipeline.training.parallel_folds import run_folds, share_of_gpu
+from pipeline.config.settings import make_config
 from foldblend.runs.folder import Run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -189,7 +189,7 @@ def test_real_weights_workers_and_pictures_in_ram_reach_the_folds(tiny_layout, t
 
 @pytest.mark.slow
 def test_a_process_that_cannot_be_started_costs_its_fold_alone(tmp_path, monkeypatch):
-    import pipeline.schedule as schedule
+    import pipeline.training.parallel_folds as schedule
 
     real, tries = schedule._Child, []
 

@@ -12,7 +12,7 @@ from conftest import TINY
 from foldblend.errors import UserError
 from foldblend.plugins import find_part, load_custom, source_hash
 from pipeline.checks import explain
-from pipeline.cli import parse_run_config
+from pipeline.config.cli import parse_run_config
 from foldblend.runs.folder import Run
 
 OWN = "examples.own_parts"

@@ -4,8 +4,8 @@ import pickle
 
 import pytest
 
-from pipeline import progress as module
-from pipeline.progress import FoldProgress, Progress
+from pipeline.watch import progress as module
+from pipeline.watch.progress import FoldProgress, Progress
 from reports.text import duration
 
 

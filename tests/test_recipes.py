@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.checks import check_flags
-from pipeline.cli import parse_run_config
-from pipeline.model import check_backbone
-from pipeline.settings import read_config_file
+from pipeline.config.cli import parse_run_config
+from pipeline.models.backbones import check_backbone
+from pipeline.config.settings import read_config_file
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))

@@ -8,12 +8,12 @@ import pytest
 import torch
 from conftest import TINY
 
-import pipeline.training as training
-from pipeline.checkpoint import CHECKPOINT, Checkpoints
-from pipeline.config import RunConfig
+import pipeline.training.fold_training as training
+from pipeline.training.checkpoint import CHECKPOINT, Checkpoints
+from pipeline.config.run import RunConfig
 from pipeline.cv import cross_validate
-from pipeline.fit import Fit
-from pipeline.settings import make_config
+from pipeline.training.fit import Fit
+from pipeline.config.settings import make_config
 from foldblend.runs.folder import Run, read_json
 
 BASE = {

@@ -9,9 +9,9 @@ import yaml
 
 from foldblend.cli import cli_flags
 from foldblend.errors import UserError
-from pipeline.cli import parse_run_config
-from pipeline.config import RunConfig, parse_size
-from pipeline.settings import changed_keys, flatten, identity_hash, make_config, read_config_file, replace
+from pipeline.config.cli import parse_run_config
+from pipeline.config.run import RunConfig, parse_size
+from pipeline.config.settings import changed_keys, flatten, identity_hash, make_config, read_config_file, replace
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = [

@@ -18,8 +18,8 @@ from tensorboard.compat.proto.graph_pb2 import GraphDef
 
 from foldblend.errors import UserError
 from folds.manifest import Attribute
-from pipeline.model_graph import draw_graph
-from pipeline.tracking import Trackers, attribute_scores, open_trackers, require_wandb, tracking_id
+from pipeline.watch.model_graph import draw_graph
+from pipeline.watch.tracking import Trackers, attribute_scores, open_trackers, require_wandb, tracking_id
 from foldblend.scores.confusion import confusion_counts, worst_mistakes
 from reports.run.summary import summarise
 from reports.tiles import GAP, LINE, confusion_picture, legible, tile

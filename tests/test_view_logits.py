@@ -10,7 +10,7 @@ import safetensors.torch
 
 from foldblend.errors import UserError
 from pipeline import view_logits
-from pipeline.fold import finished_fold
+from pipeline.fold_files import finished_fold
 from tta.saved_views import kept_views, saved_rows, view_seconds
 from foldblend.runs.folder import Run, file_hash, read_json, read_table, write_json, write_table
 from pipeline.view_logits import add_views

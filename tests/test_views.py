@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from pipeline.backends import timm
+from pipeline.models.timm_import import timm
 from pipeline.device import Compute
 from pipeline.infer import predict
-from pipeline.preprocess import Preprocess
+from pipeline.data.preprocess import Preprocess
 from tta.views.geometry import PLACES
 from tta.views.names import (
     VIEWS,

@@ -12,9 +12,9 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.augment import Augment
-from pipeline.pictures import PictureSource
-from pipeline.sampling import EpochSampler, Key
+from pipeline.data.augment import Augment
+from pipeline.data.pictures import PictureSource
+from pipeline.data.sampling import EpochSampler, Key
 from pipeline.seeding import derive_rng, derive_seed
 
 __all__ = [

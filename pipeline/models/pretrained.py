@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 
 from foldblend.errors import UserError
-from pipeline.backends import timm
+from pipeline.models.timm_import import timm
 
 __all__ = ["HubUnreachableError", "Weights", "load_file", "load_pretrained", "load_weights_into"]
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812 - as all torch code names it
 
 from foldblend.errors import UserError, in_a_line
 from foldblend.plugins import find_part, is_custom
-from pipeline.train_config import LossConfig, parse_loss
+from pipeline.config.train import LossConfig, parse_loss
 
 __all__ = [
     "LOSSES",

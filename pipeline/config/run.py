@@ -14,7 +14,7 @@ import tyro
 
 from folds.config import DataConfig, SplitConfig
 from foldblend.errors import require
-from pipeline.train_config import AugmentConfig, LossConfig, TrainConfig
+from pipeline.config.train import AugmentConfig, LossConfig, TrainConfig
 
 __all__ = [
     "InferConfig",

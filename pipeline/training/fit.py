@@ -13,15 +13,15 @@ import numpy as np
 import torch
 
 from foldblend.errors import UserError
-from pipeline.averaging import build_average
-from pipeline.config import RunConfig
-from pipeline.dataset import TrainLoader
+from pipeline.training.averaging import build_average
+from pipeline.config.run import RunConfig
+from pipeline.data.dataset import TrainLoader
 from pipeline.device import Compute
-from pipeline.losses import build_loss
-from pipeline.mixing import Mixing, erase
-from pipeline.model import start_training
-from pipeline.optim import build_optimizer, build_scheduler
-from pipeline.preprocess import Preprocess
+from pipeline.training.losses import build_loss
+from pipeline.training.mixing import Mixing, erase
+from pipeline.models.backbones import start_training
+from pipeline.training.optim import build_optimizer, build_scheduler
+from pipeline.data.preprocess import Preprocess
 from pipeline.seeding import derive_rng
 
 __all__ = ["Epoch", "Fit", "NotFiniteError"]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.train_config import AugmentConfig
+from pipeline.config.train import AugmentConfig
 
 __all__ = ["Mixing", "erase", "random_boxes"]
 

@@ -14,11 +14,11 @@ import torch
 
 from foldblend.errors import UserError
 from foldblend.files import write_with
-from pipeline.features import Backbone, Features
-from pipeline.fold import FoldJob, fold_record, start_fold, write_fold
-from pipeline.heads import Head, choose_l2, fit_heads, own_scales, principal_axes
+from pipeline.frozen.features import Backbone, Features
+from pipeline.fold_files import FoldJob, fold_record, start_fold, write_fold
+from pipeline.frozen.linear_heads import Head, choose_l2, fit_heads, own_scales, principal_axes
 from foldblend.runs.folder import write_json, write_table
-from pipeline.train_config import parse_l2
+from pipeline.config.train import parse_l2
 from foldblend.scores.metrics import METRICS, softmax
 from tta.merge import mean_logit
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from foldblend.cli import parse_flags
-from pipeline.config import RunConfig
-from pipeline.settings import read_config_file
+from pipeline.config.run import RunConfig
+from pipeline.config.settings import read_config_file
 
 __all__ = ["parse_run_config"]
 

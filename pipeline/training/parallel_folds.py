@@ -25,13 +25,13 @@ from joblib.externals.loky.backend.context import get_context
 from foldblend.errors import UserError
 from folds.load import Say
 from pipeline.device import compute_of
-from pipeline.feeding import Feeder
-from pipeline.fit import Fit
-from pipeline.fold import FoldJob
-from pipeline.hangup import hangup_held
+from pipeline.data.feeding import Feeder
+from pipeline.training.fit import Fit
+from pipeline.fold_files import FoldJob
+from pipeline.watch.hangup import hangup_held
 from pipeline.infer import predict
-from pipeline.progress import Progress
-from pipeline.training import run_fold
+from pipeline.watch.progress import Progress
+from pipeline.training.fold_training import run_fold
 
 __all__ = ["run_folds", "share_of_gpu"]
 

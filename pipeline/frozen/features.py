@@ -17,13 +17,13 @@ from tqdm import tqdm
 
 from foldblend.errors import UserError
 from foldblend.images import boxes_of, picture_key
-from pipeline.augment import albumentations, describe_augmentation
-from pipeline.backends import timm
-from pipeline.cache import MEMORY_ONLY, Store, cache_root
+from pipeline.data.augment import albumentations, describe_augmentation
+from pipeline.models.timm_import import timm
+from pipeline.data.cache import MEMORY_ONLY, Store, cache_root
 from foldblend.runs.environment import processor
-from pipeline.fold import FoldJob
-from pipeline.model import build_model
-from pipeline.pictures import PICTURES_VERSION
+from pipeline.fold_files import FoldJob
+from pipeline.models.backbones import build_model
+from pipeline.data.pictures import PICTURES_VERSION
 from pipeline.seeding import derive_seed
 from foldblend.runs.folder import read_json, write_json
 from tta.views.names import VIEWS_VERSION, view_of

@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 import torch
 
-from pipeline.augment import Augment, DeviceAugmentation, build_augmentation, device_augmentation
-from pipeline.config import RunConfig
-from pipeline.dataset import (
+from pipeline.data.augment import Augment, DeviceAugmentation, build_augmentation, device_augmentation
+from pipeline.config.run import RunConfig
+from pipeline.data.dataset import (
     ImageDataset,
     ResidentLoader,
     TrainLoader,
@@ -19,8 +19,8 @@ from pipeline.dataset import (
     train_loader,
 )
 from pipeline.device import Compute
-from pipeline.pictures import PictureSource
-from pipeline.sampling import row_odds
+from pipeline.data.pictures import PictureSource
+from pipeline.data.sampling import row_odds
 
 __all__ = ["Feeder"]
 

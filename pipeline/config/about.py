@@ -8,8 +8,8 @@ from typing import Any
 
 from folds.manifest import Manifest
 from folds.split import SPLITTERS
-from pipeline.config import RunConfig
-from pipeline.train_config import TrainConfig
+from pipeline.config.run import RunConfig
+from pipeline.config.train import TrainConfig
 
 __all__ = ["describe_run"]
 

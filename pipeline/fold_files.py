@@ -16,15 +16,15 @@ import torch
 from foldblend.errors import UserError
 from foldblend.files import write_with
 from folds.manifest import Manifest
-from pipeline.config import RunConfig
+from pipeline.config.run import RunConfig
 from pipeline.device import Compute
-from pipeline.feeding import Feeder
-from pipeline.head import AttributeJoin
-from pipeline.model import build_model, freeze
-from pipeline.preprocess import Preprocess
-from pipeline.progress import Progress
+from pipeline.data.feeding import Feeder
+from pipeline.models.attribute_head import AttributeJoin
+from pipeline.models.backbones import build_model, freeze
+from pipeline.data.preprocess import Preprocess
+from pipeline.watch.progress import Progress
 from foldblend.runs.folder import file_hash, read_json, with_logits, write_table
-from pipeline.weights import Weights
+from pipeline.models.pretrained import Weights
 from tta.merge import mean_logit
 
 __all__ = ["FoldJob", "finished_fold", "fold_record", "start_fold", "view_tables", "write_fold"]

@@ -9,7 +9,7 @@ import pandas as pd
 from torch.utils.data import Sampler
 
 from pipeline.seeding import derive_rng
-from pipeline.train_config import LossConfig
+from pipeline.config.train import LossConfig
 
 __all__ = ["EpochSampler", "Key", "class_counts", "draw_numbers", "row_odds"]
 

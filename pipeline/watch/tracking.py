@@ -20,7 +20,7 @@ from torch.utils.tensorboard import summary as summaries
 from tqdm import tqdm
 
 from foldblend.errors import UserError
-from pipeline.model_graph import draw_graph
+from pipeline.watch.model_graph import draw_graph
 from foldblend.scores.metrics import METRICS
 from reports.run.summary import AttributeLike, attribute_view
 from reports.tiles import confusion_picture, legible, tile

@@ -21,7 +21,7 @@ from foldblend.errors import BadImage, UserError, counted, did_you_mean, listed,
 from foldblend.images import ORIENTATION_TAG, TURNED, Box, Size, picture_key, read_image
 from folds.load import Say
 from folds.manifest import Manifest
-from pipeline.cache import Store, cache_root, in_threads
+from pipeline.data.cache import Store, cache_root, in_threads
 from pipeline.device import num_cores
 
 __all__ = ["CROPS", "faces_folder", "find_faces", "upright_size", "window", "with_crop"]

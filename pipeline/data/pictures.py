@@ -18,9 +18,9 @@ from tqdm import tqdm
 from foldblend.errors import UserError, counted
 from foldblend.images import boxes_of, picture_key
 from folds.load import Say
-from pipeline.cache import Records, Store, cache_root, first_places, in_threads, write_records
+from pipeline.data.cache import Records, Store, cache_root, first_places, in_threads, write_records
 from pipeline.device import num_cores
-from pipeline.preprocess import Preprocess
+from pipeline.data.preprocess import Preprocess
 
 __all__ = ["PictureSource", "Pictures", "Room", "choose_cache", "open_pictures", "pictures_folder"]
 

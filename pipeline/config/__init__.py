@@ -1,0 +1,1 @@
+"""Settings of a run: dataclasses, files, the command line. No torch here."""

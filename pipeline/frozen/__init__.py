@@ -1,0 +1,1 @@
+"""Linear heads on features of a frozen backbone."""

@@ -1,0 +1,1 @@
+"""One fold trained, and several at once."""
