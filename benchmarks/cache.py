@@ -22,7 +22,7 @@ import torch
 from common import Results, data_of, parser, print_rows, settled, shown, spread
 
 from foldblend.images import read_image
-from folds.manifest import Manifest
+from folds.data.manifest import Manifest
 from pipeline.data.augment import AUGMENTATIONS
 from pipeline.config.run import RunConfig
 from pipeline.device import Compute, compute_of

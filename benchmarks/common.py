@@ -17,8 +17,8 @@ import pandas as pd
 
 from folds.config import DataConfig
 from foldblend.files import write_bytes
-from folds.load import load_data
-from folds.manifest import Manifest
+from folds.data.load import load_data
+from folds.data.manifest import Manifest
 from pipeline.config.run import RunConfig
 from pipeline.device import resolve_machine
 from foldblend.runs.environment import describe_environment

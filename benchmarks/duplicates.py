@@ -17,10 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from folds.config import DataConfig
-from folds.duplicates import RADIUS, Print, duplicate_pairs, print_of, stacked
-from folds.hamming import near_pairs
+from folds.data.duplicates import RADIUS, Print, duplicate_pairs, print_of, stacked
+from folds.data.hamming import near_pairs
 from foldblend.images import read_image
-from folds.source import load_manifest
+from folds.data.source import load_manifest
 
 
 def crowded_hashes(num: int, rng: np.random.Generator) -> np.ndarray:

@@ -22,7 +22,7 @@ import torch
 from common import Results, data_of, parser, print_rows, settled, shown, spread
 from tqdm import tqdm
 
-from folds.manifest import Manifest
+from folds.data.manifest import Manifest
 from pipeline.models.timm_import import timm
 from pipeline.config.run import RunConfig
 from pipeline.device import Compute, compute_of, free_memory

@@ -20,8 +20,8 @@ from common import Results, parser, print_rows
 
 from ensemble.auto import apply, blend_arrays, nested_once_more
 from ensemble.choose import Score
-from ensemble.method import Evidence
-from ensemble.methods import METHODS
+from ensemble.methods.base import Evidence
+from ensemble.methods.registry import METHODS
 from folds.split import assign_folds
 from foldblend.scores.metrics import METRICS, softmax
 

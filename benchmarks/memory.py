@@ -54,7 +54,7 @@ def over_epochs(args: argparse.Namespace, *, folds: int, epochs: int) -> list[fl
 def million_rows() -> dict[str, float]:
     """Read a manifest of a million pictures (all of them one file under a million names) in this process."""
     from folds.config import DataConfig
-    from folds.source import load_manifest
+    from folds.data.source import load_manifest
 
     with tempfile.TemporaryDirectory() as name:
         folder, num = Path(name), 1_000_000

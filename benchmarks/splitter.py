@@ -23,7 +23,7 @@ import numpy as np
 import sklearn
 from sklearn.model_selection import StratifiedGroupKFold as Theirs
 
-from folds.audit import unevenness
+from folds.evenness import unevenness
 from folds.kfold import StratifiedGroupKFold, codes_of
 
 COHORT = np.array([549, 410, 83, 732, 817, 109])  # people by gender x age, as the competition had them

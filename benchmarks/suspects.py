@@ -19,8 +19,8 @@ import pandas as pd
 from common import Results, parser, print_rows, run_cv, shown, spread
 
 from folds.config import DataConfig
-from folds.manifest import Manifest
-from folds.source import load_manifest
+from folds.data.manifest import Manifest
+from folds.data.source import load_manifest
 from foldblend.runs.rows import oof_arrays
 from foldblend.runs.folder import Run
 from foldblend.scores.metrics import METRICS, mean_score

@@ -17,7 +17,7 @@ from ensemble.align import Aligned, align
 from ensemble.budget import costs_of
 from ensemble.config import ALLOWS, DECIDES, BlendConfig, check_members, member_record, read_blend_file
 from ensemble.find import find_members, of_one_data_set
-from ensemble.job import Blend, combine, flattered
+from ensemble.combine import Blend, combine, flattered
 from foldblend.errors import UserError, did_you_mean, listed
 from foldblend.runs.costs import device_of, num_passes, picture_seconds
 from foldblend.runs.derived import open_derived, write_derived

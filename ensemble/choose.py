@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ensemble.method import Evidence
+from ensemble.methods.base import Evidence
 from foldblend.scores.bootstrap import Interval, bootstrap_scores, percentile_interval
 from foldblend.scores.metrics import Metric, mean_score, softmax
 

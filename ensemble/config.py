@@ -15,7 +15,7 @@ import tyro
 import yaml
 
 from ensemble.budget import parse_budget
-from ensemble.methods import METHODS
+from ensemble.methods.registry import METHODS
 from foldblend.cli import parse_flags
 from foldblend.errors import UserError, did_you_mean, listed, require
 from pipeline.config.run import check_name

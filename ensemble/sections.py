@@ -9,7 +9,7 @@ import numpy as np
 
 from ensemble.auto import Blended, Trial
 from ensemble.choose import Score
-from ensemble.methods import METHODS
+from ensemble.methods.registry import METHODS
 from reports.blocks import section, table_block, text_block
 from foldblend.scores.metrics import Metric
 from reports.text import num, signed, span

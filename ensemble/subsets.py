@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from ensemble.budget import Row, frontier, within_budget
-from ensemble.method import Evidence, Fitted, Method
-from ensemble.nested import Split, in_turn
-from ensemble.scoring import quick_score
-from ensemble.vote import soft_vote
+from ensemble.methods.base import Evidence, Fitted, Method
+from ensemble.crossfit import Split, in_turn
+from ensemble.methods.quick_score import quick_score
+from ensemble.methods.vote import soft_vote
 from foldblend.errors import listed
 from foldblend.scores.bootstrap import score_interval
 from foldblend.scores.metrics import softmax

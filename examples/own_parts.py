@@ -22,7 +22,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from folds.config import DataConfig
 from foldblend.errors import UserError
-from folds.manifest import Manifest, build_manifest
+from folds.data.manifest import Manifest, build_manifest
 from pipeline.config.train import LossConfig, TrainConfig
 
 

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def command() -> None:
         words = _with_flag(sys.argv[1:] if argv is None else argv)
         config = parse_flags(AuditConfig, words, prog="python -m folds", description=__doc__ or "")
-        from folds.run_audit import run_audit  # pandas and OpenCV: after the flags have been checked
+        from folds.audit.run import run_audit  # pandas and OpenCV: after the flags have been checked
 
         run_audit(config.data, config.split, page=config.page.page, deep=not config.page.quick)
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from foldblend.errors import UserError, listed
 from folds.fold_file import read_fold_file
-from folds.manifest import Manifest
+from folds.data.manifest import Manifest
 from folds.split import SPLITTERS
 from pipeline.config.about import describe_run
 from pipeline.training.checkpoint import CHECKPOINT

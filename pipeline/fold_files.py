@@ -15,7 +15,7 @@ import torch
 
 from foldblend.errors import UserError
 from foldblend.files import write_with
-from folds.manifest import Manifest
+from folds.data.manifest import Manifest
 from pipeline.config.run import RunConfig
 from pipeline.device import Compute
 from pipeline.data.feeding import Feeder

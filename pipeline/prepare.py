@@ -12,8 +12,8 @@ import numpy as np
 import yaml
 
 from foldblend.errors import listed, require
-from folds.load import Say, load_data
-from folds.manifest import Manifest, slug
+from folds.data.load import Say, load_data
+from folds.data.manifest import Manifest, slug
 from folds.plan import plan_folds
 from foldblend.plugins import is_custom, source_hash
 from pipeline.data.cache import MEMORY_ONLY, known_keys

@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 
 from foldblend.errors import UserError, listed
-from folds.load import Say
+from folds.data.load import Say
 from pipeline.data.augment import Augment, albu_augmentation, build_augmentation
 from foldblend.runs.costs import num_models
 from pipeline.cv import job_of

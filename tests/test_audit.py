@@ -12,16 +12,16 @@ import pytest
 from conftest import LONDON, TINY
 
 from folds import __main__ as audit
-from folds import run_audit
-from folds.adversarial import tell_apart
+from folds.evenness import run as run_audit
+from folds.audit.adversarial import tell_apart
 from foldblend.cli import cli_flags
 from folds.config import DataConfig, SplitConfig
-from folds.exploration import explore
-from folds.findings import _targets
-from folds.lookalikes import few_rows_of_groups, lookalike_groups, sketch_of
-from folds.source import load_manifest
-from folds.statistics import STATISTICS, statistics_of
-from folds.suspects import features_of, log_proba_of, swapped_pairs
+from folds.audit.exploration import explore
+from folds.audit.findings import _targets
+from folds.audit.lookalikes import few_rows_of_groups, lookalike_groups, sketch_of
+from folds.data.source import load_manifest
+from folds.audit.statistics import STATISTICS, statistics_of
+from folds.audit.swaps import features_of, log_proba_of, swapped_pairs
 from foldblend.runs.folder import Run
 
 

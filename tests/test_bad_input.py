@@ -160,7 +160,7 @@ def test_hub_out_of_reach(cv_command, layout_copy, tmp_path, monkeypatch, tiny_l
     cv_command("--data", layout_copy, *argv).assert_one_line_error(
         "test_resnet", "out of reach", "--pretrained none", "--weights FILE"
     )
-    monkeypatch.setattr("folds.source.make_demo", lambda: tiny_layout)
+    monkeypatch.setattr("folds.data.source.make_demo", lambda: tiny_layout)
     done = cv_command("--data", "demo", *argv)
     assert done.code == 0, done.err
     assert "RANDOM WEIGHTS" in done.out

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ensemble import blend as blending
-from ensemble.vote import soft_vote
+from ensemble.methods.vote import soft_vote
 from foldblend.runs.folder import Run, logit_columns, write_table
 from foldblend.scores.metrics import METRICS, softmax
 

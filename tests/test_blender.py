@@ -9,7 +9,7 @@ from conftest import edit_run, edit_table
 from benchmarks.drawn_runs import write_drawn_run
 from ensemble.align import align
 from ensemble.blend import blend
-from ensemble.methods import METHODS
+from ensemble.methods.registry import METHODS
 from foldblend.runs.folder import Run, write_table
 from foldblend.scores.metrics import METRICS, softmax
 
@@ -285,7 +285,7 @@ def test_a_doubled_test_id(drawn, command):
 
 def test_thorough_scores_the_choice_itself(drawn, monkeypatch):
     few = {name: METHODS[name] for name in ("soft", "log", "weights")}
-    monkeypatch.setattr("ensemble.job.METHODS", few)
+    monkeypatch.setattr("ensemble.combine.METHODS", few)
     monkeypatch.setattr("ensemble.sections.METHODS", few)
     run = blend([drawn / "a", drawn / "b"], thorough=True, name="t", say=quiet, page=False)
     texts = [block["text"] for block in section_named(run, "Methods")["blocks"][1:]]

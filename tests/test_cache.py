@@ -18,7 +18,7 @@ import torch
 
 from folds.config import DataConfig
 from foldblend.errors import UserError
-from folds.load import load_data
+from folds.data.load import load_data
 from pipeline.data.augment import build_augmentation
 from pipeline.data.cache import KEY_BYTES, Store, in_threads, known_keys
 from pipeline.data.dataset import (

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from folds.manifest import Attribute
+from folds.data.manifest import Attribute
 from foldblend.scores.held_out import group_parts
 from foldblend.scores.metrics import METRICS, log_softmax, softmax
 from tta.choose import FEWEST_GROUPS, choose, learned, searched, weighted

@@ -8,13 +8,13 @@ import pytest
 from conftest import TINY
 
 from ensemble.blend import blend
-from folds import corrections
+from folds.data import corrections
 from folds.config import DataConfig
-from folds.corrections import apply_corrections
+from folds.data.corrections import apply_corrections
 from foldblend.errors import UserError
-from folds.labels import decode, encode
-from folds.layout import read_layout
-from folds.source import load_manifest
+from folds.data.labels import decode, encode
+from folds.data.layout import read_layout
+from folds.data.source import load_manifest
 from foldblend.runs.folder import Run
 from foldblend.scores.metrics import METRICS, softmax
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from foldblend.errors import UserError
 from foldblend.images import check_images, read_image
-from folds.manifest import build_manifest
+from folds.data.manifest import build_manifest
 from pipeline.data.cache import known_keys
 from pipeline.data.crop import CROPS, PACKAGE, faces_folder, find_faces, upright_size, window, with_crop
 

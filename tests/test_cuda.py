@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import TINY
 
-from folds.manifest import Attribute
+from folds.data.manifest import Attribute
 from pipeline.data.augment import device_augmentation
 from pipeline.config.run import MachineConfig
 from pipeline.device import compute_of, resolve_machine

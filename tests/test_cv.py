@@ -15,7 +15,7 @@ import yaml
 from conftest import TINY
 
 from foldblend.errors import UserError
-from folds.layout import read_layout
+from folds.data.layout import read_layout
 from pipeline.cv import cross_validate
 from pipeline.config.settings import make_config
 from foldblend.runs.folder import Run, file_hash

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ensemble.decide import _best_offset, _line, _prior_correction, fit_offsets
+from ensemble.offsets import _best_offset, _line, _prior_correction, fit_offsets
 from foldblend.scores.metrics import METRICS, log_softmax, mean_score
 
 

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from folds.demo import demo_people, make_demo
-from folds.demo_faces import HEIGHT, WIDTH, draw_picture, make_person
+from folds.data.demo import demo_people, make_demo
+from folds.data.demo_faces import HEIGHT, WIDTH, draw_picture, make_person
 from foldblend.images import read_image
-from folds.layout import read_layout
-from folds.source import load_manifest
+from folds.data.layout import read_layout
+from folds.data.source import load_manifest
 from folds.split import assign_folds
 from pipeline.cv import cross_validate
 from pipeline.config.settings import make_config
@@ -62,7 +62,7 @@ def test_age_shows_in_wrinkles_and_hair_and_gender_in_features():
 )
 def test_masks_cover_what_they_should(kind, nose_is_covered, chin_is_covered):
     """Differences between a masked and a bare picture of the same draw, on nose and chin."""
-    from folds import demo_faces
+    from folds.data import demo_faces
 
     who = make_person(np.random.default_rng(3), male=False, age=25)
     canvas = demo_faces._Canvas(who.backdrop)
@@ -92,7 +92,7 @@ def test_made_once_and_read_as_the_layout(tiny_layout):
 
 def test_demo_is_what_is_left_without_data(tmp_path, monkeypatch, tiny_layout):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("folds.source.make_demo", lambda: tiny_layout)
+    monkeypatch.setattr("folds.data.source.make_demo", lambda: tiny_layout)
     manifest = load_manifest(environ={})
     assert manifest.is_demo
     assert manifest.name == "demo"

@@ -11,9 +11,9 @@ from conftest import LONDON, TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from folds.duplicates import describe_pairs, duplicate_pairs, equal_pairs, merged_groups, prints_of, stacked
-from folds.hamming import near_pairs
-from folds.layout import read_layout
+from folds.data.duplicates import describe_pairs, duplicate_pairs, equal_pairs, merged_groups, prints_of, stacked
+from folds.data.hamming import near_pairs
+from folds.data.layout import read_layout
 from foldblend.runs.folder import Run
 
 
@@ -36,8 +36,8 @@ def test_near_pairs_are_those_of_a_search_of_all(seed, radius, num_centres, spre
 
 
 def test_crowded_buckets_are_banded_anew(monkeypatch):
-    monkeypatch.setattr("folds.hamming.FEW_PAIRS", 50)
-    monkeypatch.setattr("folds.hamming.LARGEST_BUCKET", 4)
+    monkeypatch.setattr("folds.data.hamming.FEW_PAIRS", 50)
+    monkeypatch.setattr("folds.data.hamming.LARGEST_BUCKET", 4)
     hashes = np.unique(np.random.default_rng(0).integers(0, 2**14, 600).astype(np.uint64))  # all agree in 50 bits
     found = [tuple(sorted(pair)) for chunk in near_pairs(hashes, 3) for pair in chunk.tolist()]
     assert len(found) == len(set(found))

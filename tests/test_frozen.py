@@ -16,8 +16,8 @@ from test_parallel import fake_job
 from folds.config import DataConfig
 from foldblend.errors import UserError
 from folds.kfold import stratified_group_folds
-from folds.layout import read_layout
-from folds.load import load_data
+from folds.data.layout import read_layout
+from folds.data.load import load_data
 from pipeline.config.run import ModelConfig
 from foldblend.runs.costs import picture_seconds
 from pipeline.cv import cross_validate

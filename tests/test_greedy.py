@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, log_loss, recall_score
 
-from ensemble.greedy import bagged_weights, best_prefix, fit, greedy_picks
-from ensemble.method import Evidence
+from ensemble.methods.greedy import bagged_weights, best_prefix, fit, greedy_picks
+from ensemble.methods.base import Evidence
 from foldblend.scores.metrics import log_softmax, softmax
 
 
@@ -92,7 +92,7 @@ def test_kappa_is_counted_like_its_score() -> None:
 def test_candidates_in_many_chunks_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     proba_MNC, label_N = drawn(np.random.default_rng(1), "smooth")
     picks, scores = greedy_picks(proba_MNC, label_N, num_picks=8)
-    monkeypatch.setattr("ensemble.greedy.CHUNK", 7)
+    monkeypatch.setattr("ensemble.methods.greedy.CHUNK", 7)
     again, same = greedy_picks(proba_MNC, label_N, num_picks=8)
     assert (picks, scores.tolist()) == (again, same.tolist())
 

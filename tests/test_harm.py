@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from folds.manifest import Attribute
+from folds.data.manifest import Attribute
 from reports.blocks import section, section_html, section_lines
 from foldblend.scores.metrics import METRICS
 from reports.run.summary import compare

@@ -6,9 +6,9 @@ from conftest import LONDON
 
 from folds.config import DataConfig
 from foldblend.errors import UserError
-from folds.labels import CLASSES
-from folds.layout import find_layout_root, read_layout
-from folds.source import load_manifest
+from folds.data.labels import CLASSES
+from folds.data.layout import find_layout_root, read_layout
+from folds.data.source import load_manifest
 
 
 def first_person(root):

@@ -15,12 +15,12 @@ import pandas as pd
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from folds.demo import make_demo
-from folds.demo_faces import draw_picture, make_person
+from folds.data.demo import make_demo
+from folds.data.demo_faces import draw_picture, make_person
 from foldblend.images import read_image
-from folds.labels import MASKS
-from folds.layout import read_layout
-from folds.manifest import Manifest
+from folds.data.labels import MASKS
+from folds.data.layout import read_layout
+from folds.data.manifest import Manifest
 from folds.split import assign_folds
 from pipeline.cv import cross_validate
 from pipeline.config.settings import make_config

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from foldblend.errors import UserError
-from folds.manifest import Attribute
+from folds.data.manifest import Attribute
 from pipeline.training.averaging import build_average
 from pipeline.models.timm_import import timm
 from pipeline.device import Compute

@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from ensemble import stack
+from ensemble.methods.registry import stack
 from ensemble.auto import blend_arrays
 from ensemble.choose import Score, choosing_flatters, simplest
-from ensemble.method import Evidence
-from ensemble.methods import METHODS
-from ensemble.nested import cross_fit, splits_of
-from ensemble.vote import hard_vote, log_vote, soft_vote
+from ensemble.methods.base import Evidence
+from ensemble.methods.registry import METHODS
+from ensemble.crossfit import cross_fit, splits_of
+from ensemble.methods.vote import hard_vote, log_vote, soft_vote
 from folds.split import assign_folds
 from foldblend.scores.metrics import METRICS, log_softmax, softmax
 

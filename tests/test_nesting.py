@@ -12,11 +12,11 @@ from ensemble import auto, subsets
 from ensemble.align import align
 from ensemble.auto import _trial, blend_arrays, nested_once_more
 from ensemble.blend import blend
-from ensemble.method import Evidence
-from ensemble.methods import METHODS
-from ensemble.nested import CrossFitted, cross_fit, cross_fit_offsets, splits_of
+from ensemble.methods.base import Evidence
+from ensemble.methods.registry import METHODS
+from ensemble.crossfit import CrossFitted, cross_fit, cross_fit_offsets, splits_of
 from ensemble.subsets import frontier_rows
-from ensemble.vote import Vote
+from ensemble.methods.vote import Vote
 from foldblend.errors import UserError
 from folds.split import assign_folds
 from foldblend.runs.folder import Run, logit_columns, with_logits, write_json, write_table

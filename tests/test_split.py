@@ -11,7 +11,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.model_selection import StratifiedGroupKFold as Theirs
 
-from folds.audit import audit_lines, unevenness
+from folds.evenness import audit_lines, unevenness
 from folds.balance import lower_bound, objective, profiles_of
 from foldblend.errors import UserError
 from folds.kfold import StratifiedGroupKFold, codes_of, stratified_group_folds

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import yaml
 
-from ensemble import stack, trees
-from ensemble.method import Evidence
-from ensemble.vote import Vote
+from ensemble.methods.registry import stack
+from ensemble.methods.registry import trees
+from ensemble.methods.base import Evidence
+from ensemble.methods.vote import Vote
 from foldblend.scores.metrics import softmax
 
 NUM_CLASSES, NUM_MEMBERS, PER_GROUP = 5, 3, 2

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from folds.corrections import apply_corrections
-from folds.generic import read_csv_manifest
-from folds.labels import AGES, ATTRIBUTES, CLASSES, GENDERS, MASKS, decode, encode
-from folds.layout import read_layout, relabel_for_training
-from folds.manifest import Attribute
+from folds.data.corrections import apply_corrections
+from folds.data.generic import read_csv_manifest
+from folds.data.labels import AGES, ATTRIBUTES, CLASSES, GENDERS, MASKS, decode, encode
+from folds.data.layout import read_layout, relabel_for_training
+from folds.data.manifest import Attribute
 from reports.run import report as report_module
 from reports.run.report import suspects_csv, write_report
 from foldblend.runs.folder import Run

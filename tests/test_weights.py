@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from ensemble.method import Evidence
-from ensemble.weights import fit_log_loss, fit_metric
+from ensemble.methods.base import Evidence
+from ensemble.methods.weights import fit_log_loss, fit_metric
 from foldblend.scores.metrics import METRICS, log_softmax, mean_score, softmax
 
 FITS = {"log loss": fit_log_loss, "metric": fit_metric}

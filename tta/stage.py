@@ -14,7 +14,7 @@ import pandas as pd
 import tyro
 
 from foldblend.errors import UserError, did_you_mean, require
-from folds.load import Say
+from folds.data.load import Say
 from pipeline.config.run import check_name
 from foldblend.runs.costs import device_of, num_models, pass_seconds, passes_a_view
 from foldblend.runs.derived import open_derived, write_derived

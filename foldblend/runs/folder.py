@@ -20,7 +20,7 @@ import pyarrow.csv
 
 from foldblend.errors import UserError, listed
 from foldblend.files import DRAFT, write_bytes, write_with
-from folds.manifest import Attribute, ids_hash
+from folds.data.manifest import Attribute, ids_hash
 
 __all__ = [
     "FORMAT",

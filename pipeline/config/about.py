@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from folds.manifest import Manifest
+from folds.data.manifest import Manifest
 from folds.split import SPLITTERS
 from pipeline.config.run import RunConfig
 from pipeline.config.train import TrainConfig

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from folds.demo import cache_folder
+from folds.data.demo import cache_folder
 from foldblend.errors import UserError
 
 __all__ = [

@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from foldblend.errors import BadImage, UserError, counted, did_you_mean, listed, require
 from foldblend.images import ORIENTATION_TAG, TURNED, Box, Size, picture_key, read_image
-from folds.load import Say
-from folds.manifest import Manifest
+from folds.data.load import Say
+from folds.data.manifest import Manifest
 from pipeline.data.cache import Store, cache_root, in_threads
 from pipeline.device import num_cores
 
@@ -48,7 +48,7 @@ def with_crop(
     """Return the manifest with each picture's crop in its tables' column `box`, and a note for the report.
 
     `crop` is a name in CROPS, `share` that of width and height in a centre crop. The tables need the column
-    `content` (see folds.load). Faces are looked for once a picture and, with `keep`, kept in the cache.
+    `content` (see folds.data.load). Faces are looked for once a picture and, with `keep`, kept in the cache.
     Raises UserError for a crop that does not go with the manifest's boxes or whose detector is not installed.
     """
     known = listed(CROPS, most=len(CROPS))

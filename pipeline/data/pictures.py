@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from foldblend.errors import UserError, counted
 from foldblend.images import boxes_of, picture_key
-from folds.load import Say
+from folds.data.load import Say
 from pipeline.data.cache import Records, Store, cache_root, first_places, in_threads, write_records
 from pipeline.device import num_cores
 from pipeline.data.preprocess import Preprocess
@@ -169,7 +169,7 @@ def open_pictures(
 ) -> PictureSource:
     """Decode what is not cached yet, with its size and the free room told first, and return the run's pictures.
 
-    `tables` are those of a manifest, with the column `content` (see folds.load); `passes` is how often
+    `tables` are those of a manifest, with the column `content` (see folds.data.load); `passes` is how often
     each picture will be read, `device_room` the free bytes of the GPU. Raises UserError.
     """
     every = pd.concat([table for table in tables if table is not None], ignore_index=True)

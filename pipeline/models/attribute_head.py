@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812 - as all torch code names it
 
 from foldblend.errors import UserError, did_you_mean
-from folds.manifest import Attribute
+from folds.data.manifest import Attribute
 
 __all__ = ["AttributeJoin", "attach", "make_join"]
 

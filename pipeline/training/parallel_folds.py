@@ -23,7 +23,7 @@ import torch
 from joblib.externals.loky.backend.context import get_context
 
 from foldblend.errors import UserError
-from folds.load import Say
+from folds.data.load import Say
 from pipeline.device import compute_of
 from pipeline.data.feeding import Feeder
 from pipeline.training.fit import Fit

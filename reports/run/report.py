@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from foldblend.files import write_bytes
-from folds.manifest import Attribute
+from folds.data.manifest import Attribute
 from foldblend.runs.rows import OofArrays, oof_arrays
 from foldblend.runs.folder import Run, read_json, read_table, rows_like, write_json, write_table
 from reports.run.thumbnails import pictures_of

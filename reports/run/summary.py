@@ -29,7 +29,7 @@ MOST_CONFUSIONS = 10
 
 
 class AttributeLike(Protocol):
-    """A property that each class implies (see folds.manifest.Attribute)."""
+    """A property that each class implies (see folds.data.manifest.Attribute)."""
 
     @property
     def name(self) -> str: ...

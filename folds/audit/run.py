@@ -7,13 +7,13 @@ from pathlib import Path
 
 from folds.config import DataConfig, SplitConfig
 from foldblend.errors import UserError
-from folds.exploration import explore
+from folds.audit.exploration import explore
 from foldblend.files import write_bytes
-from folds.load import Say
-from folds.manifest import slug
-from folds.page import audit_page
+from folds.data.load import Say
+from folds.data.manifest import slug
+from folds.audit.page import audit_page
 from folds.plan import fold_lines, fold_map, fold_warnings
-from folds.source import load_manifest
+from folds.data.source import load_manifest
 from folds.split import SPLITTERS
 
 __all__ = ["run_audit"]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ensemble.method import Evidence
+from ensemble.methods.base import Evidence
 from foldblend.scores.metrics import METRICS, Counts, mean_score, rows_by_repeat
 
 __all__ = ["quick_score"]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from foldblend.errors import UserError, counted, listed
-from folds.labels import (
+from folds.data.labels import (
     ATTRIBUTES,
     CLASSES,
     MASKS,
@@ -23,7 +23,7 @@ from folds.labels import (
     gender_code,
     training_labels,
 )
-from folds.manifest import Manifest, build_manifest
+from folds.data.manifest import Manifest, build_manifest
 from foldblend.tables import read_csv_text
 
 __all__ = ["find_layout_root", "read_layout", "relabel_for_training"]

@@ -18,7 +18,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from foldblend.errors import counted, listed
-from folds.hamming import near_pairs
+from folds.data.hamming import near_pairs
 from foldblend.images import boxes_of, read_image
 
 __all__ = [

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ensemble.method import Evidence
-from ensemble.scoring import quick_score
-from ensemble.vote import Vote
+from ensemble.methods.base import Evidence
+from ensemble.methods.quick_score import quick_score
+from ensemble.methods.vote import Vote
 from foldblend.scores.metrics import METRICS, log_softmax, softmax
 
 __all__ = ["fit_log_loss", "fit_metric"]

@@ -8,11 +8,11 @@ from pathlib import PurePosixPath
 import numpy as np
 import pandas as pd
 
-from folds.duplicates import IN_TEST, TWO_GROUPS, TWO_LABELS
+from folds.data.duplicates import IN_TEST, TWO_GROUPS, TWO_LABELS
 from foldblend.errors import counted
-from folds.lookalikes import Lookalikes
-from folds.manifest import Manifest
-from folds.suspects import log_proba_of, swapped_pairs
+from folds.audit.lookalikes import Lookalikes
+from folds.data.manifest import Manifest
+from folds.audit.swaps import log_proba_of, swapped_pairs
 
 __all__ = ["Finding", "duplicate_findings", "lookalike_findings", "swap_findings"]
 
@@ -111,7 +111,7 @@ def _targets(manifest: Manifest) -> dict[str, tuple[np.ndarray, tuple[str, ...]]
 def swap_findings(manifest: Manifest, feature_NF: np.ndarray) -> list[Finding]:
     """Return findings on pictures of one group that look as if they had each other's label.
 
-    `feature_NF` are folds.suspects.features_of the training rows. Each text ends in the line for
+    `feature_NF` are folds.audit.swaps.features_of the training rows. Each text ends in the line for
     --corrections, where names allow one.
     """
     group_N, ids = manifest.train["group"].to_numpy(), manifest.train["image_id"].to_numpy()

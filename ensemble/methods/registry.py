@@ -7,10 +7,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ensemble import greedy, stack, trees, weights
-from ensemble.calibrate import fit_temperatures
-from ensemble.method import Evidence, Fitted, Method
-from ensemble.vote import NUM_QUANTILES, RankVote, Vote
+from ensemble.methods.registry import greedy
+from ensemble.methods.registry import stack
+from ensemble.methods.registry import trees
+from ensemble.methods.registry import weights
+from ensemble.methods.temperatures import fit_temperatures
+from ensemble.methods.base import Evidence, Fitted, Method
+from ensemble.methods.vote import NUM_QUANTILES, RankVote, Vote
 from foldblend.scores.metrics import log_softmax
 
 __all__ = ["METHODS", "weighted_vote"]

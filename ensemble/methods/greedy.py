@@ -13,8 +13,8 @@ from typing import Protocol
 
 import numpy as np
 
-from ensemble.method import Evidence
-from ensemble.vote import Vote
+from ensemble.methods.base import Evidence
+from ensemble.methods.vote import Vote
 from foldblend.scores.metrics import METRICS, Counts, Metric, softmax
 
 __all__ = ["COUNTED", "bagged_weights", "best_prefix", "fit", "greedy_picks"]

@@ -12,7 +12,7 @@ import joblib
 import numpy as np
 import pandas as pd
 
-from folds.demo_faces import draw_picture, make_person
+from folds.data.demo_faces import draw_picture, make_person
 
 __all__ = ["DEMO_VERSION", "cache_folder", "demo_people", "make_demo"]
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from foldblend.errors import UserError, counted, did_you_mean, listed
 from foldblend.images import Box
-from folds.manifest import Attribute, Manifest, build_manifest
+from folds.data.manifest import Attribute, Manifest, build_manifest
 from foldblend.tables import read_csv_text
 
 __all__ = ["read_csv_manifest"]

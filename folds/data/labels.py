@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from foldblend.errors import UserError
-from folds.manifest import Attribute
+from folds.data.manifest import Attribute
 
 __all__ = [
     "AGES",

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ensemble.calibrate import fit_temperatures
+from ensemble.methods.temperatures import fit_temperatures
 from foldblend.scores.metrics import METRICS, Metric
 
 __all__ = ["Evidence", "Fitted", "Method"]

@@ -1,0 +1,1 @@
+"""Methods of blending: votes, fitted weights, selection, stacking."""

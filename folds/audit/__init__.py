@@ -1,0 +1,1 @@
+"""What looks wrong with a data set before anything is trained on it."""

@@ -1,0 +1,1 @@
+"""From files on disk to one checked table of images, groups and labels."""
