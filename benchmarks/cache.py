@@ -23,15 +23,15 @@ from common import Results, data_of, parser, print_rows, settled, shown, spread
 
 from foldblend.images import read_image
 from folds.data.manifest import Manifest
-from pipeline.data.augment import AUGMENTATIONS
 from pipeline.config.run import RunConfig
-from pipeline.device import Compute, compute_of
+from pipeline.config.settings import make_config
+from pipeline.data.augment import AUGMENTATIONS
 from pipeline.data.feeding import Feeder
-from pipeline.training.fit import Fit
-from pipeline.models.backbones import build_model, check_backbone, preprocess_of
 from pipeline.data.pictures import PictureSource, open_pictures
 from pipeline.data.preprocess import Preprocess
-from pipeline.config.settings import make_config
+from pipeline.device import Compute, compute_of
+from pipeline.models.backbones import build_model, check_backbone, preprocess_of
+from pipeline.training.fit import Fit
 
 
 def opened(table: pd.DataFrame, preprocess: Preprocess, cache: str, folder: Path) -> PictureSource:

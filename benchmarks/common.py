@@ -15,14 +15,14 @@ from typing import Any
 
 import pandas as pd
 
-from folds.config import DataConfig
 from foldblend.files import write_bytes
+from foldblend.runs.environment import describe_environment
+from folds.config import DataConfig
 from folds.data.load import load_data
 from folds.data.manifest import Manifest
 from pipeline.config.run import RunConfig
-from pipeline.device import resolve_machine
-from foldblend.runs.environment import describe_environment
 from pipeline.config.settings import make_config, replace
+from pipeline.device import resolve_machine
 
 __all__ = ["Results", "data_of", "parser", "run_cv", "settled", "spread"]
 

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from common import Results, parser, print_rows, settled, shown, spread
 
-from pipeline.models.timm_import import timm
-from pipeline.device import compute_of
-from pipeline.training.fit import Fit
-from pipeline.models.backbones import check_backbone, preprocess_of
 from pipeline.config.settings import make_config
+from pipeline.device import compute_of
+from pipeline.models.backbones import check_backbone, preprocess_of
+from pipeline.models.timm_import import timm
+from pipeline.training.fit import Fit
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:

@@ -16,10 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from foldblend.images import read_image
 from folds.config import DataConfig
 from folds.data.duplicates import RADIUS, Print, duplicate_pairs, print_of, stacked
 from folds.data.hamming import near_pairs
-from foldblend.images import read_image
 from folds.data.source import load_manifest
 
 

@@ -23,15 +23,15 @@ from common import Results, data_of, parser, print_rows, settled, shown, spread
 from tqdm import tqdm
 
 from folds.data.manifest import Manifest
-from pipeline.models.timm_import import timm
 from pipeline.config.run import RunConfig
-from pipeline.device import Compute, compute_of, free_memory
+from pipeline.config.settings import make_config
 from pipeline.data.feeding import Feeder
-from pipeline.training.fit import Fit
-from pipeline.models.backbones import build_model, check_backbone, preprocess_of
 from pipeline.data.pictures import open_pictures
 from pipeline.data.preprocess import Preprocess
-from pipeline.config.settings import make_config
+from pipeline.device import Compute, compute_of, free_memory
+from pipeline.models.backbones import build_model, check_backbone, preprocess_of
+from pipeline.models.timm_import import timm
+from pipeline.training.fit import Fit
 
 
 class Steps:

@@ -22,12 +22,12 @@ import torch
 from common import Results, parser, print_rows, run_cv, settled, shown, spread
 from sklearn.linear_model import LogisticRegression
 
+from foldblend.runs.folder import Run
 from pipeline.cv import job_of
-from pipeline.frozen.features import Backbone, Features
 from pipeline.fold_files import FoldJob
+from pipeline.frozen.features import Backbone, Features
 from pipeline.frozen.run_heads import run_heads
 from pipeline.prepare import Prepared, prepare
-from foldblend.runs.folder import Run
 
 
 def one_pass(job: FoldJob) -> float:

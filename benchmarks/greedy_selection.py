@@ -21,8 +21,8 @@ from common import Results, parser, print_rows, shown, spread
 from sklearn.metrics import f1_score
 from threadpoolctl import threadpool_limits
 
-from ensemble.methods.greedy import fit, greedy_picks
 from ensemble.methods.base import Evidence
+from ensemble.methods.greedy import fit, greedy_picks
 from foldblend.scores.metrics import softmax
 
 NUM_MODELS, NUM_ROWS, NUM_CLASSES, NUM_PICKS = 50, 18_900, 18, 100

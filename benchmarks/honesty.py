@@ -22,8 +22,8 @@ from ensemble.auto import apply, blend_arrays, nested_once_more
 from ensemble.choose import Score
 from ensemble.methods.base import Evidence
 from ensemble.methods.registry import METHODS
-from folds.split import assign_folds
 from foldblend.scores.metrics import METRICS, softmax
+from folds.split import assign_folds
 
 NUM_FRESH, NUM_FOLDS, METRIC = 20_000, 5, METRICS["f1_macro"]
 Z = 1.96

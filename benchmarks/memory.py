@@ -21,10 +21,10 @@ import pandas as pd
 import torch
 from common import Results, parser, print_rows, settled, shown, spread
 
-from pipeline.models.timm_import import timm
+from pipeline.config.settings import make_config
 from pipeline.cv import cross_validate
 from pipeline.device import compute_of
-from pipeline.config.settings import make_config
+from pipeline.models.timm_import import timm
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 

@@ -20,13 +20,13 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from folds.config import DataConfig
-from folds.data.duplicates import duplicate_pairs, print_of, stacked
 from foldblend.images import read_image
 from folds.audit.lookalikes import few_rows_of_groups, lookalike_groups, sketch_of
+from folds.audit.swaps import features_of, log_proba_of, swapped_pairs
+from folds.config import DataConfig
+from folds.data.duplicates import duplicate_pairs, print_of, stacked
 from folds.data.manifest import Manifest
 from folds.data.source import load_manifest
-from folds.audit.swaps import features_of, log_proba_of, swapped_pairs
 
 Names = set[tuple[str, ...]]
 

@@ -18,12 +18,12 @@ import numpy as np
 import pandas as pd
 from common import Results, parser, print_rows, run_cv, shown, spread
 
+from foldblend.runs.folder import Run
+from foldblend.runs.rows import oof_arrays
+from foldblend.scores.metrics import METRICS, mean_score
 from folds.config import DataConfig
 from folds.data.manifest import Manifest
 from folds.data.source import load_manifest
-from foldblend.runs.rows import oof_arrays
-from foldblend.runs.folder import Run
-from foldblend.scores.metrics import METRICS, mean_score
 
 NUM_SWAPS, NUM_FLIPS = 3, 4
 OTHER = {"male": "female", "female": "male", "normal": "incorrect_mask", "incorrect_mask": "normal"}

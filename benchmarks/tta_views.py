@@ -22,11 +22,11 @@ import torch
 from common import Results, data_of, parser, print_rows, settled, shown, spread
 
 from pipeline.data.augment import albu_augmentation, build_augmentation
-from pipeline.device import compute_of
 from pipeline.data.feeding import Feeder
+from pipeline.data.pictures import open_pictures
+from pipeline.device import compute_of
 from pipeline.infer import predict
 from pipeline.models.backbones import build_model, check_backbone, preprocess_of
-from pipeline.data.pictures import open_pictures
 from tta.views.names import parse_views, view_of
 
 VIEWS = parse_views("hflip,scale:1.1,scale:0.9,rotate:5,xshift:0.05,crop:0.875:center,brightness:1.2,hflip*scale:1.1")

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from common import Results, parser, print_rows, spread
 
-from folds.split import assign_folds
 from foldblend.scores.bootstrap import bootstrap_scores
 from foldblend.scores.metrics import METRICS, Metric, softmax
+from folds.split import assign_folds
 from tta.choose import choose, learned, searched
 from tta.crossfit import cross_fit
 from tta.policy import IDENTITY, Policy, SavedViews

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from foldblend.errors import UserError, listed
-from foldblend.runs.rows import check_rows_once
 from foldblend.runs.folder import Run, logit_columns, read_table
+from foldblend.runs.rows import check_rows_once
 
 __all__ = ["Aligned", "Member", "align"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ensemble.choose import Score, choosing_flatters, gain, score_of, simplest
-from ensemble.methods.base import Evidence, Fitted, Method
 from ensemble.crossfit import CrossFitted, Split, cross_fit, cross_fit_offsets, in_turn, splits_of
+from ensemble.methods.base import Evidence, Fitted, Method
 from foldblend.scores.metrics import log_softmax
 
 __all__ = ["Blended", "Trial", "apply", "blend_arrays", "nested_once_more"]

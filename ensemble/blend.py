@@ -15,14 +15,14 @@ import yaml
 
 from ensemble.align import Aligned, align
 from ensemble.budget import costs_of
+from ensemble.combine import Blend, combine, flattered
 from ensemble.config import ALLOWS, DECIDES, BlendConfig, check_members, member_record, read_blend_file
 from ensemble.find import find_members, of_one_data_set
-from ensemble.combine import Blend, combine, flattered
 from foldblend.errors import UserError, did_you_mean, listed
 from foldblend.runs.costs import device_of, num_passes, picture_seconds
 from foldblend.runs.derived import open_derived, write_derived
-from reports.run.report import closing_line, write_report
 from foldblend.runs.folder import PICTURES, Run, lock_folder
+from reports.run.report import closing_line, write_report
 from reports.text import table
 
 __all__ = ["BlendConfig", "blend"]

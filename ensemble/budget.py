@@ -12,8 +12,8 @@ import numpy as np
 from foldblend.errors import UserError, listed
 from foldblend.runs.costs import device_of, num_passes, picture_seconds
 from foldblend.runs.folder import Run
-from reports.blocks import lines_block, section, table_block, text_block
 from foldblend.scores.metrics import Metric
+from reports.blocks import lines_block, section, table_block, text_block
 from reports.text import num, span
 
 __all__ = ["Point", "Row", "costs_of", "frontier", "frontier_section", "parse_budget", "within_budget"]

@@ -15,16 +15,16 @@ from ensemble.auto import Blended, apply, blend_arrays, nested_once_more
 from ensemble.budget import Row, frontier_section, parse_budget
 from ensemble.choose import Score
 from ensemble.config import AUTO, BlendConfig
+from ensemble.crossfit import Split, splits_of
 from ensemble.methods.base import Evidence, Fitted, Method
 from ensemble.methods.registry import METHODS, weighted_vote
-from ensemble.crossfit import Split, splits_of
+from ensemble.methods.vote import POOLS
 from ensemble.sections import errors_section, methods_section
 from ensemble.subsets import frontier_rows, within
-from ensemble.methods.vote import POOLS
 from foldblend.errors import UserError, listed
 from foldblend.runs.folder import with_logits
-from reports.blocks import comparison_block, section
 from foldblend.scores.metrics import METRICS, Metric, softmax
+from reports.blocks import comparison_block, section
 from reports.run.summary import compare_row, with_differences
 from reports.text import signed
 

@@ -12,8 +12,8 @@ from typing import TypeVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from ensemble.offsets import FITS, fit_offsets
 from ensemble.methods.base import Evidence, Fitted, Method
+from ensemble.offsets import FITS, fit_offsets
 from foldblend.scores.held_out import outer_parts
 from foldblend.scores.metrics import log_softmax
 

@@ -16,8 +16,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from foldblend.scores.held_out import group_parts
 from foldblend.scores.bootstrap import bootstrap_scores
+from foldblend.scores.held_out import group_parts
 from foldblend.scores.metrics import METRICS, log_softmax, mean_score, softmax
 
 __all__ = ["FITS", "fit_offsets"]

@@ -10,8 +10,8 @@ import numpy as np
 from ensemble.auto import Blended, Trial
 from ensemble.choose import Score
 from ensemble.methods.registry import METHODS
-from reports.blocks import section, table_block, text_block
 from foldblend.scores.metrics import Metric
+from reports.blocks import section, table_block, text_block
 from reports.text import num, signed, span
 
 __all__ = ["errors_section", "methods_section"]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ensemble.budget import Row, frontier, within_budget
-from ensemble.methods.base import Evidence, Fitted, Method
 from ensemble.crossfit import Split, in_turn
+from ensemble.methods.base import Evidence, Fitted, Method
 from ensemble.methods.quick_score import quick_score
 from ensemble.methods.vote import soft_vote
 from foldblend.errors import listed

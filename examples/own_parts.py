@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from folds.config import DataConfig
 from foldblend.errors import UserError
+from folds.config import DataConfig
 from folds.data.manifest import Manifest, build_manifest
 from pipeline.config.train import LossConfig, TrainConfig
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from folds.balance import lower_bound, objective, profiles_of
 from foldblend.errors import counted
+from folds.balance import lower_bound, objective, profiles_of
 from folds.kfold import codes_of
 
 __all__ = ["audit_lines", "balance_lines", "class_counts", "unevenness"]

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from foldblend.errors import UserError, listed
-from folds.split import split_groups
 from foldblend.tables import read_csv_text
+from folds.split import split_groups
 
 __all__ = ["read_fold_file"]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from folds.evenness import audit_lines
-from folds.config import SplitConfig
 from foldblend.errors import UserError, listed
-from folds.fold_file import read_fold_file
+from folds.config import SplitConfig
 from folds.data.load import Say
 from folds.data.manifest import Manifest
+from folds.evenness import audit_lines
+from folds.fold_file import read_fold_file
 from folds.split import SPLITTERS, assign_folds, rare_classes
 
 __all__ = ["fold_lines", "fold_map", "fold_warnings", "plan_folds"]

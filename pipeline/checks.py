@@ -6,13 +6,13 @@ import dataclasses
 
 from foldblend.errors import require
 from foldblend.plugins import find_part, is_custom
-from pipeline.data.augment import check_augmentation
 from pipeline.config.run import RunConfig
-from pipeline.training.losses import check_loss, loss_names, loss_parts, takes_mixed
-from pipeline.training.optim import SCHEDULES
-from pipeline.data.preprocess import Preprocess
 from pipeline.config.settings import flatten
 from pipeline.config.train import parse_loss
+from pipeline.data.augment import check_augmentation
+from pipeline.data.preprocess import Preprocess
+from pipeline.training.losses import check_loss, loss_names, loss_parts, takes_mixed
+from pipeline.training.optim import SCHEDULES
 
 # What --finetune head goes by, or what every run's config.yaml names.
 HEAD_FLAGS = {"finetune", "head_l2", "feature_views", "seed", "seeds", "epochs", "batch_size", "select"}

@@ -15,24 +15,7 @@ import yaml
 from tqdm import tqdm
 
 from foldblend.errors import UserError, listed
-from folds.fold_file import read_fold_file
-from folds.data.manifest import Manifest
-from folds.split import SPLITTERS
-from pipeline.config.about import describe_run
-from pipeline.training.checkpoint import CHECKPOINT
-from pipeline.config.run import RunConfig, parse_folds
-from pipeline.device import compute_of, free_memory
 from foldblend.runs.environment import describe_environment
-from pipeline.data.feeding import Feeder
-from pipeline.fold_files import FoldJob, finished_fold
-from pipeline.frozen.run_heads import run_heads
-from pipeline.data.pictures import open_pictures
-from pipeline.prepare import Prepared, Say, prepare
-from pipeline.watch.progress import Progress
-from reports.run.report import closing_line, view_section, write_report, write_section
-from foldblend.runs.rows import check_rows_once, mean_over_folds, write_submission
-from pipeline.training.parallel_folds import run_folds
-from pipeline.config.settings import changed_keys, flatten, replace
 from foldblend.runs.folder import (
     FORMAT,
     PICTURES,
@@ -49,7 +32,24 @@ from foldblend.runs.folder import (
     write_json,
     write_table,
 )
+from foldblend.runs.rows import check_rows_once, mean_over_folds, write_submission
 from foldblend.scores.metrics import METRICS
+from folds.data.manifest import Manifest
+from folds.fold_file import read_fold_file
+from folds.split import SPLITTERS
+from pipeline.config.about import describe_run
+from pipeline.config.run import RunConfig, parse_folds
+from pipeline.config.settings import changed_keys, flatten, replace
+from pipeline.data.feeding import Feeder
+from pipeline.data.pictures import open_pictures
+from pipeline.device import compute_of, free_memory
+from pipeline.fold_files import FoldJob, finished_fold
+from pipeline.frozen.run_heads import run_heads
+from pipeline.prepare import Prepared, Say, prepare
+from pipeline.training.checkpoint import CHECKPOINT
+from pipeline.training.parallel_folds import run_folds
+from pipeline.watch.progress import Progress
+from reports.run.report import closing_line, view_section, write_report, write_section
 
 __all__ = ["cross_validate", "cross_validate_seeds", "job_of"]
 

@@ -15,16 +15,16 @@ import torch
 
 from foldblend.errors import UserError
 from foldblend.files import write_with
+from foldblend.runs.folder import file_hash, read_json, with_logits, write_table
 from folds.data.manifest import Manifest
 from pipeline.config.run import RunConfig
-from pipeline.device import Compute
 from pipeline.data.feeding import Feeder
+from pipeline.data.preprocess import Preprocess
+from pipeline.device import Compute
 from pipeline.models.attribute_head import AttributeJoin
 from pipeline.models.backbones import build_model, freeze
-from pipeline.data.preprocess import Preprocess
-from pipeline.watch.progress import Progress
-from foldblend.runs.folder import file_hash, read_json, with_logits, write_table
 from pipeline.models.pretrained import Weights
+from pipeline.watch.progress import Progress
 from tta.merge import mean_logit
 
 __all__ = ["FoldJob", "finished_fold", "fold_record", "start_fold", "view_tables", "write_fold"]

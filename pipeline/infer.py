@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from foldblend.errors import UserError
-from pipeline.device import Compute
 from pipeline.data.preprocess import Preprocess
+from pipeline.device import Compute
 
 __all__ = ["predict"]
 

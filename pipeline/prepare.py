@@ -12,24 +12,24 @@ import numpy as np
 import yaml
 
 from foldblend.errors import listed, require
+from foldblend.plugins import is_custom, source_hash
+from foldblend.runs.rows import check_metric
 from folds.data.load import Say, load_data
 from folds.data.manifest import Manifest, slug
 from folds.plan import plan_folds
-from foldblend.plugins import is_custom, source_hash
-from pipeline.data.cache import MEMORY_ONLY, known_keys
 from pipeline.checks import check_flags, check_recipe, explain, own_parts
 from pipeline.config.run import RunConfig
+from pipeline.config.settings import flatten, identity_hash, replace
+from pipeline.data.cache import MEMORY_ONLY, known_keys
 from pipeline.data.crop import faces_folder, with_crop
+from pipeline.data.pictures import pictures_folder
+from pipeline.data.preprocess import Preprocess
 from pipeline.device import compile_pays, resolve_machine
 from pipeline.models.attribute_head import AttributeJoin, make_join
 from pipeline.models.backbones import build_model, check_backbone, check_forward, freeze, model_kwargs, preprocess_of
-from pipeline.training.optim import check_optimizer, check_schedule
-from pipeline.data.pictures import pictures_folder
-from pipeline.data.preprocess import Preprocess
-from foldblend.runs.rows import check_metric
-from pipeline.config.settings import flatten, identity_hash, replace
-from pipeline.watch.tracking import require_wandb
 from pipeline.models.pretrained import HubUnreachableError, Weights, load_file, load_pretrained
+from pipeline.training.optim import check_optimizer, check_schedule
+from pipeline.watch.tracking import require_wandb
 from tta.views.names import check_views, is_device_view, parse_views
 
 __all__ = ["Prepared", "prepare"]

@@ -20,10 +20,12 @@ import safetensors.torch
 import torch
 
 from foldblend.errors import UserError, listed
-from folds.data.load import Say
-from pipeline.data.augment import Augment, albu_augmentation, build_augmentation
 from foldblend.runs.costs import num_models
+from foldblend.runs.folder import Run, lock_folder
+from folds.data.load import Say
+from pipeline.config.settings import read_config_file, replace
 from pipeline.cv import job_of
+from pipeline.data.augment import Augment, albu_augmentation, build_augmentation
 from pipeline.fold_files import FoldJob, view_tables
 from pipeline.infer import predict
 from pipeline.prepare import prepare
@@ -39,8 +41,6 @@ from tta.saved_views import (
     parts_of,
     saved_rows,
 )
-from pipeline.config.settings import read_config_file, replace
-from foldblend.runs.folder import Run, lock_folder
 from tta.views.names import check_views, draw_of, is_device_view, view_of
 
 __all__ = ["add_views"]

@@ -47,9 +47,9 @@ def _show(config: BoardConfig) -> None:
     """Print the boards and write what is asked for. Raises UserError."""
     # pandas and the rest: after the flags have been checked
     from foldblend.files import write_bytes
-    from reports.board.leaderboard import find_runs, leaderboard
-    from foldblend.runs.rows import check_metric
     from foldblend.runs.folder import lock_folder, write_json
+    from foldblend.runs.rows import check_metric
+    from reports.board.leaderboard import find_runs, leaderboard
     from reports.board.text import board_lines, pair_lines
     from reports.text import folded
 

@@ -17,8 +17,8 @@ import pytest
 
 import blend
 import run_cv
-from folds.data.demo import DEMO_VERSION, NUM_TEST, NUM_TRAIN, cache_folder, make_demo
 from foldblend.runs.folder import Run, write_json, write_table
+from folds.data.demo import DEMO_VERSION, NUM_TEST, NUM_TRAIN, cache_folder, make_demo
 
 
 def _own_cache() -> Path:

@@ -11,18 +11,18 @@ import pandas as pd
 import pytest
 from conftest import LONDON, TINY
 
-from folds import __main__ as audit
-from folds.evenness import run as run_audit
-from folds.audit.adversarial import tell_apart
 from foldblend.cli import cli_flags
-from folds.config import DataConfig, SplitConfig
+from foldblend.runs.folder import Run
+from folds import __main__ as audit
+from folds.audit import run as run_audit
+from folds.audit.adversarial import tell_apart
 from folds.audit.exploration import explore
 from folds.audit.findings import _targets
 from folds.audit.lookalikes import few_rows_of_groups, lookalike_groups, sketch_of
-from folds.data.source import load_manifest
 from folds.audit.statistics import STATISTICS, statistics_of
 from folds.audit.swaps import features_of, log_proba_of, swapped_pairs
-from foldblend.runs.folder import Run
+from folds.config import DataConfig, SplitConfig
+from folds.data.source import load_manifest
 
 
 @pytest.fixture

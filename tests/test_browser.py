@@ -10,9 +10,9 @@ from conftest import LONDON
 
 import run_cv
 from benchmarks.drawn_runs import write_drawn_run
-from reports.run.report import write_report
 from foldblend.runs.folder import Run
 from reports.__main__ import main as leaderboard
+from reports.run.report import write_report
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 NASTY = ["</script><script>window.hit=1</script>", '"><img src=x onerror="window.hit=2">', "it's $x$ {{ 1 }}"]

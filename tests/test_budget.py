@@ -11,8 +11,8 @@ from test_leaderboard import LABELS, write_run
 from ensemble.budget import Row, costs_of, frontier, frontier_section, parse_budget, within_budget
 from foldblend.errors import UserError
 from foldblend.runs.folder import Run
-from reports.blocks import section_html, section_lines
 from foldblend.scores.metrics import METRICS
+from reports.blocks import section_html, section_lines
 
 WORTH = (0.5, 0.1, 0.3, 0.2)
 

@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 import torch
 
-from folds.config import DataConfig
 from foldblend.errors import UserError
+from folds.config import DataConfig
 from folds.data.load import load_data
 from pipeline.data.augment import build_augmentation
 from pipeline.data.cache import KEY_BYTES, Store, in_threads, known_keys

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ensemble.methods.temperatures import fit_temperatures
 from ensemble.methods.base import Evidence
+from ensemble.methods.temperatures import fit_temperatures
 from foldblend.scores.calibration import fit_temperature
 from foldblend.scores.metrics import log_softmax, softmax
 

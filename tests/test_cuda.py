@@ -6,16 +6,16 @@ import pytest
 import torch
 from conftest import TINY
 
+from foldblend.runs.folder import Run
 from folds.data.manifest import Attribute
-from pipeline.data.augment import device_augmentation
 from pipeline.config.run import MachineConfig
+from pipeline.config.settings import make_config
+from pipeline.data.augment import device_augmentation
+from pipeline.data.preprocess import Preprocess
 from pipeline.device import compute_of, resolve_machine
-from pipeline.training.fit import Fit
 from pipeline.models.attribute_head import make_join
 from pipeline.models.backbones import build_model
-from pipeline.data.preprocess import Preprocess
-from pipeline.config.settings import make_config
-from foldblend.runs.folder import Run
+from pipeline.training.fit import Fit
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 PREPROCESS = Preprocess(width=64, height=64, mean=(0.5,) * 3, std=(0.5,) * 3)

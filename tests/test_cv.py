@@ -15,11 +15,11 @@ import yaml
 from conftest import TINY
 
 from foldblend.errors import UserError
-from folds.data.layout import read_layout
-from pipeline.cv import cross_validate
-from pipeline.config.settings import make_config
 from foldblend.runs.folder import Run, file_hash
 from foldblend.scores.metrics import METRICS, softmax
+from folds.data.layout import read_layout
+from pipeline.config.settings import make_config
+from pipeline.cv import cross_validate
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {

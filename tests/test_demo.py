@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
+from foldblend.images import read_image
 from folds.data.demo import demo_people, make_demo
 from folds.data.demo_faces import HEIGHT, WIDTH, draw_picture, make_person
-from foldblend.images import read_image
 from folds.data.layout import read_layout
 from folds.data.source import load_manifest
 from folds.split import assign_folds
-from pipeline.cv import cross_validate
 from pipeline.config.settings import make_config
+from pipeline.cv import cross_validate
 
 
 def test_people_follow_the_competition_and_fill_every_stratum():

@@ -11,10 +11,10 @@ from conftest import LONDON, TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from foldblend.runs.folder import Run
 from folds.data.duplicates import describe_pairs, duplicate_pairs, equal_pairs, merged_groups, prints_of, stacked
 from folds.data.hamming import near_pairs
 from folds.data.layout import read_layout
-from foldblend.runs.folder import Run
 
 
 def brute(hashes, radius):

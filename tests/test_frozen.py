@@ -13,20 +13,20 @@ from conftest import TINY
 from sklearn.linear_model import LogisticRegression
 from test_parallel import fake_job
 
-from folds.config import DataConfig
 from foldblend.errors import UserError
-from folds.kfold import stratified_group_folds
+from foldblend.runs.costs import picture_seconds
+from foldblend.runs.folder import Run
+from folds.config import DataConfig
 from folds.data.layout import read_layout
 from folds.data.load import load_data
+from folds.kfold import stratified_group_folds
 from pipeline.config.run import ModelConfig
-from foldblend.runs.costs import picture_seconds
+from pipeline.config.settings import make_config
+from pipeline.config.train import parse_l2
 from pipeline.cv import cross_validate
 from pipeline.frozen.features import Backbone, Features
 from pipeline.frozen.linear_heads import choose_l2, fit_heads, own_scales, principal_axes
 from pipeline.models.backbones import build_model, check_backbone, preprocess_of
-from pipeline.config.settings import make_config
-from foldblend.runs.folder import Run
-from pipeline.config.train import parse_l2
 from tta.views.names import VIEWS
 
 PREPROCESS = preprocess_of(ModelConfig(img_size="32"), check_backbone("test_efficientnet"))

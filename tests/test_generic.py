@@ -8,11 +8,11 @@ import pytest
 from conftest import TINY
 from sklearn.metrics import f1_score
 
-from folds.data.corrections import apply_corrections
 from foldblend.errors import BadImage, UserError
-from folds.data.generic import read_csv_manifest
 from foldblend.images import read_image
 from foldblend.runs.folder import Run
+from folds.data.corrections import apply_corrections
+from folds.data.generic import read_csv_manifest
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, log_loss, recall_score
 
-from ensemble.methods.greedy import bagged_weights, best_prefix, fit, greedy_picks
 from ensemble.methods.base import Evidence
+from ensemble.methods.greedy import bagged_weights, best_prefix, fit, greedy_picks
 from foldblend.scores.metrics import log_softmax, softmax
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
-from pipeline.watch.hangup import outlive_terminal
 from foldblend.runs.folder import Run
+from pipeline.watch.hangup import outlive_terminal
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from foldblend.scores.metrics import METRICS
 from folds.data.manifest import Attribute
 from reports.blocks import section, section_html, section_lines
-from foldblend.scores.metrics import METRICS
 from reports.run.summary import compare
 from tta.evaluate import effects
 from tta.harm import cost_block, effect_rows, harm_blocks, pictures_per_second, simple_policies

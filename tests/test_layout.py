@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from conftest import LONDON
 
-from folds.config import DataConfig
 from foldblend.errors import UserError
+from folds.config import DataConfig
 from folds.data.labels import CLASSES
 from folds.data.layout import find_layout_root, read_layout
 from folds.data.source import load_manifest

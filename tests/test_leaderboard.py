@@ -17,12 +17,12 @@ import yaml
 from conftest import TINY
 
 from foldblend.cli import cli_flags
-from reports.board.leaderboard import find_runs, leaderboard
 from foldblend.runs.folder import FORMAT, Run, file_hash, with_logits, write_json, write_table
+from foldblend.scores.bootstrap import group_resamples
 from reports import __main__ as reports_main
 from reports.board import text as board_text
+from reports.board.leaderboard import find_runs, leaderboard
 from reports.board.page import board_page
-from foldblend.scores.bootstrap import group_resamples
 from reports.board.rows import Scored, rank
 
 ROOT = Path(__file__).resolve().parents[1]

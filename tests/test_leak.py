@@ -15,17 +15,17 @@ import pandas as pd
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
+from foldblend.images import read_image
+from foldblend.scores.baselines import attribute_only_band
+from foldblend.scores.metrics import METRICS
 from folds.data.demo import make_demo
 from folds.data.demo_faces import draw_picture, make_person
-from foldblend.images import read_image
 from folds.data.labels import MASKS
 from folds.data.layout import read_layout
 from folds.data.manifest import Manifest
 from folds.split import assign_folds
-from pipeline.cv import cross_validate
 from pipeline.config.settings import make_config
-from foldblend.scores.baselines import attribute_only_band
-from foldblend.scores.metrics import METRICS
+from pipeline.cv import cross_validate
 
 PERMUTATIONS = range(5)
 NUM_LEAKY = 2

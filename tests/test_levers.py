@@ -10,18 +10,18 @@ from torch.nn import functional as F  # noqa: N812
 
 from foldblend.errors import UserError
 from folds.data.manifest import Attribute
-from pipeline.training.averaging import build_average
-from pipeline.models.timm_import import timm
-from pipeline.device import Compute
-from pipeline.training.fit import Fit, NotFiniteError
-from pipeline.models.attribute_head import AttributeJoin, log_continuation, make_join
-from pipeline.models.backbones import build_model, freeze, start_training
-from pipeline.training.optim import build_optimizer, build_scheduler
-from pipeline.data.preprocess import Preprocess
-from pipeline.data.sampling import EpochSampler, class_counts, draw_numbers, row_odds
 from pipeline.config.settings import make_config
 from pipeline.config.train import LossConfig
+from pipeline.data.preprocess import Preprocess
+from pipeline.data.sampling import EpochSampler, class_counts, draw_numbers, row_odds
+from pipeline.device import Compute
+from pipeline.models.attribute_head import AttributeJoin, log_continuation, make_join
+from pipeline.models.backbones import build_model, freeze, start_training
+from pipeline.models.timm_import import timm
+from pipeline.training.averaging import build_average
+from pipeline.training.fit import Fit, NotFiniteError
 from pipeline.training.fold_training import inner_rows
+from pipeline.training.optim import build_optimizer, build_scheduler
 
 CPU = Compute(torch.device("cpu"), None, torch.contiguous_format)
 PREPROCESS = Preprocess(width=8, height=8, mean=(0.5,) * 3, std=(0.5,) * 3)

@@ -9,8 +9,8 @@ from sklearn.metrics import f1_score
 from torch.nn import functional as F  # noqa: N812
 
 from foldblend.errors import UserError
-from pipeline.training.losses import build_loss, log_prior
 from pipeline.config.train import LossConfig, parse_loss
+from pipeline.training.losses import build_loss, log_prior
 
 CPU = torch.device("cpu")
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.1, 0.2, -0.4], [-1.0, 0.0, 3.0], [1.5, 1.4, 0.0]])

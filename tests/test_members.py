@@ -10,11 +10,11 @@ from benchmarks.drawn_runs import write_drawn_run
 from ensemble.blend import blend
 from ensemble.methods.registry import METHODS as METHODS_OF_BLENDS
 from foldblend.errors import UserError
-from folds.data.layout import read_layout
-from folds.data.manifest import ids_hash
 from foldblend.runs import folder as store
 from foldblend.runs.folder import Run, file_hash
 from foldblend.scores.metrics import METRICS, softmax
+from folds.data.layout import read_layout
+from folds.data.manifest import ids_hash
 
 FEW = ("soft", "log", "weights")
 
@@ -119,7 +119,9 @@ def test_people_of_one_group_cannot_be_held_out(drawn, command):
 
 
 def test_with_two_folds_choosing_is_not_nested_once_more_and_that_is_said(drawn, command, monkeypatch):
-    monkeypatch.setattr("ensemble.combine.METHODS", {name: one for name, one in METHODS_OF_BLENDS.items() if name in FEW})
+    monkeypatch.setattr(
+        "ensemble.combine.METHODS", {name: one for name, one in METHODS_OF_BLENDS.items() if name in FEW}
+    )
     for name in "ac":
         edit_table(drawn / name / "oof.parquet", lambda table: table.assign(fold=table["fold"] % 2))
     assert command(drawn / "a", drawn / "c", "--thorough", "--name", "x").code == 0

@@ -5,15 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from ensemble.methods.registry import stack
 from ensemble.auto import blend_arrays
 from ensemble.choose import Score, choosing_flatters, simplest
-from ensemble.methods.base import Evidence
-from ensemble.methods.registry import METHODS
 from ensemble.crossfit import cross_fit, splits_of
+from ensemble.methods.base import Evidence
+from ensemble.methods.registry import METHODS, stack
 from ensemble.methods.vote import hard_vote, log_vote, soft_vote
-from folds.split import assign_folds
 from foldblend.scores.metrics import METRICS, log_softmax, softmax
+from folds.split import assign_folds
 
 NUM_CLASSES = 4
 

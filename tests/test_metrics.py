@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from foldblend.scores.baselines import attribute_only_band, attribute_only_difference, attribute_only_guess
 from foldblend.scores.bootstrap import bootstrap_scores, score_interval
 from foldblend.scores.metrics import METRICS, Counts, log_softmax, row_log_loss, softmax
-from reports.run.text import render_text
 from reports.run.summary import compare, summarise
+from reports.run.text import render_text
 
 STAGES = {"sections": [], "baselines": [], "curves": [], "raw": None, "test": None, "suspects": {"skipped": "not"}}
 ABOUT = {"name": "x", "kind": "cv", "about": "y", "notes": [], **STAGES}  # what a report has beside its numbers

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.training.mixing import Mixing, erase, random_boxes
 from pipeline.config.train import AugmentConfig
+from pipeline.training.mixing import Mixing, erase, random_boxes
 
 LABELS = np.arange(24) % 4
 # Every pixel of picture i has the value i: a mixed picture tells what it is made of.

@@ -11,18 +11,18 @@ import safetensors.torch
 import torch
 
 from foldblend.errors import UserError
-from pipeline.data.augment import AUGMENTATIONS
-from pipeline.models.timm_import import timm
 from pipeline.config.run import MachineConfig, ModelConfig
+from pipeline.config.settings import make_config
+from pipeline.data.augment import AUGMENTATIONS
 from pipeline.data.dataset import ImageDataset, train_loader
-from pipeline.device import Compute, compile_pays
-from pipeline.training.fit import Fit
-from pipeline.models.backbones import build_model, check_backbone, preprocess_of
-from pipeline.training.optim import build_optimizer, build_scheduler
 from pipeline.data.pictures import PictureSource
 from pipeline.data.preprocess import Preprocess
-from pipeline.config.settings import make_config
+from pipeline.device import Compute, compile_pays
+from pipeline.models.backbones import build_model, check_backbone, preprocess_of
 from pipeline.models.pretrained import PACKAGED, load_file, load_pretrained, load_weights_into
+from pipeline.models.timm_import import timm
+from pipeline.training.fit import Fit
+from pipeline.training.optim import build_optimizer, build_scheduler
 from tta.merge import mean_logit
 from tta.views.names import hflip, parse_views
 

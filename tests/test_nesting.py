@@ -12,15 +12,15 @@ from ensemble import auto, subsets
 from ensemble.align import align
 from ensemble.auto import _trial, blend_arrays, nested_once_more
 from ensemble.blend import blend
+from ensemble.crossfit import CrossFitted, cross_fit, cross_fit_offsets, splits_of
 from ensemble.methods.base import Evidence
 from ensemble.methods.registry import METHODS
-from ensemble.crossfit import CrossFitted, cross_fit, cross_fit_offsets, splits_of
-from ensemble.subsets import frontier_rows
 from ensemble.methods.vote import Vote
+from ensemble.subsets import frontier_rows
 from foldblend.errors import UserError
-from folds.split import assign_folds
 from foldblend.runs.folder import Run, logit_columns, with_logits, write_json, write_table
 from foldblend.scores.metrics import log_softmax, softmax
+from folds.split import assign_folds
 
 QUIET = {"say": lambda _: None, "page": False}
 

@@ -15,16 +15,16 @@ import yaml
 from conftest import TINY
 
 from foldblend.errors import UserError
-from pipeline.models.timm_import import timm
-from pipeline.device import Compute
+from foldblend.runs.folder import Run
+from pipeline.config.settings import make_config
 from pipeline.data.feeding import Feeder
-from pipeline.fold_files import FoldJob
 from pipeline.data.pictures import PictureSource
 from pipeline.data.preprocess import Preprocess
-from pipeline.watch.progress import Progress
+from pipeline.device import Compute
+from pipeline.fold_files import FoldJob
+from pipeline.models.timm_import import timm
 from pipeline.training.parallel_folds import run_folds, share_of_gpu
-from pipeline.config.settings import make_config
-from foldblend.runs.folder import Run
+from pipeline.watch.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
 

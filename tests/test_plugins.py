@@ -11,9 +11,9 @@ from conftest import TINY
 
 from foldblend.errors import UserError
 from foldblend.plugins import find_part, load_custom, source_hash
+from foldblend.runs.folder import Run
 from pipeline.checks import explain
 from pipeline.config.cli import parse_run_config
-from foldblend.runs.folder import Run
 
 OWN = "examples.own_parts"
 OWN_FLAGS = ["--backbone", f"{OWN}:TinyNet", "--augment", f"{OWN}:Shuffled", "--sched", f"{OWN}:HalfCosine"]

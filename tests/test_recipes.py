@@ -7,8 +7,8 @@ import pytest
 
 from pipeline.checks import check_flags
 from pipeline.config.cli import parse_run_config
-from pipeline.models.backbones import check_backbone
 from pipeline.config.settings import read_config_file
+from pipeline.models.backbones import check_backbone
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))

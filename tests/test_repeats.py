@@ -10,9 +10,9 @@ from conftest import TINY
 import run_cv
 from ensemble.blend import blend
 from foldblend.errors import UserError
-from folds.fold_file import read_fold_file
 from foldblend.runs.folder import Run
 from foldblend.scores.metrics import METRICS, softmax
+from folds.fold_file import read_fold_file
 
 QUIET = {"say": lambda _: None}
 

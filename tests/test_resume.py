@@ -9,12 +9,12 @@ import torch
 from conftest import TINY
 
 import pipeline.training.fold_training as training
-from pipeline.training.checkpoint import CHECKPOINT, Checkpoints
-from pipeline.config.run import RunConfig
-from pipeline.cv import cross_validate
-from pipeline.training.fit import Fit
-from pipeline.config.settings import make_config
 from foldblend.runs.folder import Run, read_json
+from pipeline.config.run import RunConfig
+from pipeline.config.settings import make_config
+from pipeline.cv import cross_validate
+from pipeline.training.checkpoint import CHECKPOINT, Checkpoints
+from pipeline.training.fit import Fit
 
 BASE = {
     "folds": 2, "epochs": 3, "img_size": 32, "batch_size": 8, "pretrained": "none", "workers": 0, "threads": 1,

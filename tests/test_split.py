@@ -11,9 +11,9 @@ from sklearn.dummy import DummyClassifier
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.model_selection import StratifiedGroupKFold as Theirs
 
-from folds.evenness import audit_lines, unevenness
-from folds.balance import lower_bound, objective, profiles_of
 from foldblend.errors import UserError
+from folds.balance import lower_bound, objective, profiles_of
+from folds.evenness import audit_lines, unevenness
 from folds.kfold import StratifiedGroupKFold, codes_of, stratified_group_folds
 from folds.split import SPLITTERS, assign_folds, rare_classes, split_groups
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import yaml
 
-from ensemble.methods.registry import stack
-from ensemble.methods.registry import trees
+from ensemble.methods import stack, trees
 from ensemble.methods.base import Evidence
 from ensemble.methods.vote import Vote
 from foldblend.scores.metrics import softmax

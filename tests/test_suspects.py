@@ -8,16 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from foldblend.runs.folder import Run
+from foldblend.scores.metrics import METRICS
 from folds.data.corrections import apply_corrections
 from folds.data.generic import read_csv_manifest
 from folds.data.labels import AGES, ATTRIBUTES, CLASSES, GENDERS, MASKS, decode, encode
 from folds.data.layout import read_layout, relabel_for_training
 from folds.data.manifest import Attribute
 from reports.run import report as report_module
-from reports.run.report import suspects_csv, write_report
-from foldblend.runs.folder import Run
 from reports.run.confident import judge_pairs, judge_units
-from foldblend.scores.metrics import METRICS
+from reports.run.report import suspects_csv, write_report
 from reports.run.suspects import find_suspects
 
 find_label_issues = pytest.importorskip("cleanlab.filter", reason="cleanlab is not installed").find_label_issues

@@ -17,10 +17,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
 from foldblend.errors import UserError
+from foldblend.scores.confusion import confusion_counts, worst_mistakes
 from folds.data.manifest import Attribute
 from pipeline.watch.model_graph import draw_graph
 from pipeline.watch.tracking import Trackers, attribute_scores, open_trackers, require_wandb, tracking_id
-from foldblend.scores.confusion import confusion_counts, worst_mistakes
 from reports.run.summary import summarise
 from reports.tiles import GAP, LINE, confusion_picture, legible, tile
 

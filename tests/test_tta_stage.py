@@ -12,14 +12,14 @@ import run_cv
 from benchmarks.drawn_runs import write_drawn_run
 from ensemble.blend import blend
 from ensemble.find import find_members
-from tta import stage as tta_stage
 from foldblend.runs.costs import device_of, num_passes, pass_seconds, picture_seconds
-from tta.saved_views import saved_rows, view_seconds
 from foldblend.runs.folder import Run, write_json, write_table
-from tta.stage import TtaConfig, augment_run
 from reports.__main__ import main as leaderboard
+from tta import stage as tta_stage
 from tta.__main__ import main
 from tta.merge import mean_proba
+from tta.saved_views import saved_rows, view_seconds
+from tta.stage import TtaConfig, augment_run
 
 VIEWS = ("identity", "hflip")
 LOGITS = [f"logit_{index}" for index in range(18)]

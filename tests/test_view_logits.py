@@ -9,11 +9,11 @@ import pytest
 import safetensors.torch
 
 from foldblend.errors import UserError
+from foldblend.runs.folder import Run, file_hash, read_json, read_table, write_json, write_table
 from pipeline import view_logits
 from pipeline.fold_files import finished_fold
-from tta.saved_views import kept_views, saved_rows, view_seconds
-from foldblend.runs.folder import Run, file_hash, read_json, read_table, write_json, write_table
 from pipeline.view_logits import add_views
+from tta.saved_views import kept_views, saved_rows, view_seconds
 
 LOGITS = [f"logit_{index}" for index in range(18)]
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from pipeline.models.timm_import import timm
+from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
 from pipeline.infer import predict
-from pipeline.data.preprocess import Preprocess
+from pipeline.models.timm_import import timm
 from tta.views.geometry import PLACES
 from tta.views.names import (
     VIEWS,

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from foldblend.scores.held_out import group_parts
 from foldblend.scores.bootstrap import bootstrap_scores
+from foldblend.scores.held_out import group_parts
 from foldblend.scores.metrics import METRICS, Metric, log_softmax, mean_score, softmax
 from tta.learn import WEIGHTINGS
 from tta.merge import MERGES

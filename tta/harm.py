@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from reports.blocks import comparison_block, lines_block, table_block, text_block
 from foldblend.scores.metrics import Metric
+from reports.blocks import comparison_block, lines_block, table_block, text_block
 from tta.merge import MERGES
 from tta.policy import IDENTITY, Policy
 from tta.views.names import is_device_view
@@ -92,8 +92,10 @@ def harm_blocks(
 def cost_block(
     found: Sequence[Mapping[str, Any]], *, metric: Metric, seconds_of_view: Mapping[str, float], how: str
 ) -> dict[str, Any]:
-    """Return the score against forward passes a picture, with its interval: `found` are rows of reports.run.summary.compare
-    for 1, 2, .. passes."""
+    """Return the score against forward passes a picture, with its interval.
+
+    `found` are rows of reports.run.summary.compare for 1, 2, .. passes.
+    """
     ends = {end: [one["headline"][end] for one in found] for end in ("value", "low", "high")}
     speed = pictures_per_second(IDENTITY, seconds_of_view)
     cost = "" if speed is None else f"; one pass is {1000 / speed:.3g} ms a picture"

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from foldblend.runs.rows import oof_arrays
 from foldblend.runs.folder import Run
-from reports.blocks import section, text_block
+from foldblend.runs.rows import oof_arrays
 from foldblend.scores.metrics import METRICS, softmax
+from reports.blocks import section, text_block
 from reports.run.summary import compare
 from tta.choose import Search
 from tta.crossfit import CrossFit, Part, cross_fit_path

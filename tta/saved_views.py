@@ -13,8 +13,8 @@ import pandas as pd
 
 from foldblend.errors import UserError, listed
 from foldblend.runs.costs import num_models
-from pipeline.config.settings import read_config_file
 from foldblend.runs.folder import Run, file_hash, read_json, read_table, write_json, write_table
+from pipeline.config.settings import read_config_file
 from tta.views.names import VIEWS_VERSION, draw_of, is_device_view
 
 __all__ = [

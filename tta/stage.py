@@ -14,19 +14,19 @@ import pandas as pd
 import tyro
 
 from foldblend.errors import UserError, did_you_mean, require
-from folds.data.load import Say
-from pipeline.config.run import check_name
 from foldblend.runs.costs import device_of, num_models, pass_seconds, passes_a_view
 from foldblend.runs.derived import open_derived, write_derived
-from reports.run.report import closing_line, write_report
-from tta.saved_views import can_see, check_pipelines, kept_views, open_models, saved_rows, view_seconds
 from foldblend.runs.folder import PICTURES, Run, lock_folder, rows_like, with_logits, write_table
-from tta.report import harm_report
+from folds.data.load import Say
+from pipeline.config.run import check_name
+from reports.run.report import closing_line, write_report
 from tta.choose import Choice, Search, learned, searched
 from tta.crossfit import CrossFit, cross_fit
 from tta.learn import WEIGHTINGS
 from tta.merge import MERGES
 from tta.policy import IDENTITY, Policy, SavedViews
+from tta.report import harm_report
+from tta.saved_views import can_see, check_pipelines, kept_views, open_models, saved_rows, view_seconds
 from tta.views.names import parse_views
 
 __all__ = ["AUTO_VIEWS", "TtaConfig", "augment_run"]

@@ -7,12 +7,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ensemble.methods.registry import greedy
-from ensemble.methods.registry import stack
-from ensemble.methods.registry import trees
-from ensemble.methods.registry import weights
-from ensemble.methods.temperatures import fit_temperatures
+from ensemble.methods import greedy, stack, trees, weights
 from ensemble.methods.base import Evidence, Fitted, Method
+from ensemble.methods.temperatures import fit_temperatures
 from ensemble.methods.vote import NUM_QUANTILES, RankVote, Vote
 from foldblend.scores.metrics import log_softmax
 

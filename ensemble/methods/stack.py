@@ -17,8 +17,8 @@ import numpy as np
 import scipy.linalg
 import scipy.optimize
 
-from ensemble.methods.temperatures import fit_temperatures
 from ensemble.methods.base import Evidence
+from ensemble.methods.temperatures import fit_temperatures
 from foldblend.scores.held_out import group_parts
 from foldblend.scores.metrics import log_softmax
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from ensemble.methods.temperatures import fit_temperatures
 from ensemble.methods.base import Evidence
 from ensemble.methods.stack import log_probabilities, re_expanded, row_loss, vote_at, within
+from ensemble.methods.temperatures import fit_temperatures
 from foldblend.scores.held_out import group_parts
 from foldblend.scores.metrics import log_softmax
 

@@ -13,8 +13,6 @@ import pandas as pd
 from foldblend.errors import UserError
 from foldblend.files import check_writable, write_bytes
 from foldblend.runs.environment import describe_environment
-from reports.run.report import write_section
-from foldblend.runs.rows import mean_over_folds, write_submission
 from foldblend.runs.folder import (
     FORMAT,
     PICTURES,
@@ -27,6 +25,8 @@ from foldblend.runs.folder import (
     write_json,
     write_table,
 )
+from foldblend.runs.rows import mean_over_folds, write_submission
+from reports.run.report import write_section
 
 __all__ = ["open_derived", "write_derived"]
 

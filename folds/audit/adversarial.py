@@ -11,8 +11,8 @@ import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier  # here, for limits hold for what is loaded already
 from threadpoolctl import threadpool_limits
 
-from folds.kfold import codes_of, stratified_group_folds
 from foldblend.scores.metrics import METRICS
+from folds.kfold import codes_of, stratified_group_folds
 
 __all__ = ["LEAST_ROWS", "Adversarial", "tell_apart"]
 

@@ -11,16 +11,16 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from folds.audit.adversarial import LEAST_ROWS, Adversarial, tell_apart
-from folds.data.duplicates import Print, duplicate_pairs, print_of, stacked
 from foldblend.errors import BadImage, UserError, counted, listed
-from folds.audit.findings import Finding, duplicate_findings, lookalike_findings, swap_findings
 from foldblend.images import Box, boxes_of, crop, read_image
-from folds.data.load import Say, merge_groups
+from folds.audit.adversarial import LEAST_ROWS, Adversarial, tell_apart
+from folds.audit.findings import Finding, duplicate_findings, lookalike_findings, swap_findings
 from folds.audit.lookalikes import Lookalikes, Sketch, few_rows_of_groups, lookalike_groups, sketch_of
-from folds.data.manifest import Manifest
 from folds.audit.statistics import STATISTICS, statistics_of
 from folds.audit.swaps import features_of
+from folds.data.duplicates import Print, duplicate_pairs, print_of, stacked
+from folds.data.load import Say, merge_groups
+from folds.data.manifest import Manifest
 
 __all__ = ["Exploration", "explore"]
 

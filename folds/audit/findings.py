@@ -8,11 +8,11 @@ from pathlib import PurePosixPath
 import numpy as np
 import pandas as pd
 
-from folds.data.duplicates import IN_TEST, TWO_GROUPS, TWO_LABELS
 from foldblend.errors import counted
 from folds.audit.lookalikes import Lookalikes
-from folds.data.manifest import Manifest
 from folds.audit.swaps import log_proba_of, swapped_pairs
+from folds.data.duplicates import IN_TEST, TWO_GROUPS, TWO_LABELS
+from folds.data.manifest import Manifest
 
 __all__ = ["Finding", "duplicate_findings", "lookalike_findings", "swap_findings"]
 

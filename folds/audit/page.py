@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from folds.evenness import balance_lines, class_counts
+from foldblend.images import boxes_of, read_image
 from folds.audit.exploration import Exploration
 from folds.audit.findings import Finding
-from foldblend.images import boxes_of, read_image
-from folds.data.manifest import extra_columns
 from folds.audit.statistics import STATISTICS
+from folds.data.manifest import extra_columns
+from folds.evenness import balance_lines, class_counts
 from reports.figures import bars, histograms
 from reports.html import render_page, thumbnail
 

@@ -21,8 +21,8 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from foldblend.errors import UserError, did_you_mean, listed
-from folds.data.manifest import Manifest, extra_columns
 from foldblend.tables import read_csv_text
+from folds.data.manifest import Manifest, extra_columns
 
 __all__ = ["apply_corrections"]
 

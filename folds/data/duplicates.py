@@ -18,8 +18,8 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from foldblend.errors import counted, listed
-from folds.data.hamming import near_pairs
 from foldblend.images import boxes_of, read_image
+from folds.data.hamming import near_pairs
 
 __all__ = [
     "IN_TEST",

@@ -12,8 +12,8 @@ import pandas as pd
 
 from foldblend.errors import UserError, counted, did_you_mean, listed
 from foldblend.images import Box
-from folds.data.manifest import Attribute, Manifest, build_manifest
 from foldblend.tables import read_csv_text
+from folds.data.manifest import Attribute, Manifest, build_manifest
 
 __all__ = ["read_csv_manifest"]
 

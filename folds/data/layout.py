@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from foldblend.errors import UserError, counted, listed
+from foldblend.tables import read_csv_text
 from folds.data.labels import (
     ATTRIBUTES,
     CLASSES,
@@ -24,7 +25,6 @@ from folds.data.labels import (
     training_labels,
 )
 from folds.data.manifest import Manifest, build_manifest
-from foldblend.tables import read_csv_text
 
 __all__ = ["find_layout_root", "read_layout", "relabel_for_training"]
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Container
 
 import numpy as np
 
-from folds.config import DataConfig
-from folds.data.duplicates import IN_TEST, describe_pairs, duplicate_pairs, equal_pairs, merged_groups, prints_of
 from foldblend.errors import BadImage, UserError, counted, listed
 from foldblend.images import check_images
+from folds.config import DataConfig
+from folds.data.duplicates import IN_TEST, describe_pairs, duplicate_pairs, equal_pairs, merged_groups, prints_of
 from folds.data.manifest import Manifest
 from folds.data.source import load_manifest
 

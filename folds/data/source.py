@@ -6,14 +6,14 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from foldblend.errors import UserError, in_a_line, listed
+from foldblend.plugins import is_custom, load_custom
 from folds.config import DataConfig
 from folds.data.corrections import apply_corrections
 from folds.data.demo import make_demo
-from foldblend.errors import UserError, in_a_line, listed
 from folds.data.generic import read_csv_manifest
 from folds.data.layout import find_layout_root, read_layout, relabel_for_training
 from folds.data.manifest import Manifest
-from foldblend.plugins import is_custom, load_custom
 
 __all__ = ["load_manifest"]
 

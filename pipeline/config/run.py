@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from folds.config import DataConfig, SplitConfig
 from foldblend.errors import require
+from folds.config import DataConfig, SplitConfig
 from pipeline.config.train import AugmentConfig, LossConfig, TrainConfig
 
 __all__ = [

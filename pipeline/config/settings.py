@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import yaml
 
-from folds.config import DataConfig
 from foldblend.errors import UserError, did_you_mean, listed, require
+from folds.config import DataConfig
 from pipeline.config.run import OutputConfig, RunConfig
 
 __all__ = ["changed_keys", "flatten", "identity_hash", "make_config", "read_config_file", "replace"]

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from folds.data.demo import cache_folder
 from foldblend.errors import UserError
+from folds.data.demo import cache_folder
 
 __all__ = [
     "KEY_BYTES",

@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from pipeline.data.augment import Augment, DeviceAugmentation, build_augmentation, device_augmentation
 from pipeline.config.run import RunConfig
+from pipeline.data.augment import Augment, DeviceAugmentation, build_augmentation, device_augmentation
 from pipeline.data.dataset import (
     ImageDataset,
     ResidentLoader,
@@ -18,9 +18,9 @@ from pipeline.data.dataset import (
     resident_train_loader,
     train_loader,
 )
-from pipeline.device import Compute
 from pipeline.data.pictures import PictureSource
 from pipeline.data.sampling import row_odds
+from pipeline.device import Compute
 
 __all__ = ["Feeder"]
 

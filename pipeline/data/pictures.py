@@ -19,8 +19,8 @@ from foldblend.errors import UserError, counted
 from foldblend.images import boxes_of, picture_key
 from folds.data.load import Say
 from pipeline.data.cache import Records, Store, cache_root, first_places, in_threads, write_records
-from pipeline.device import num_cores
 from pipeline.data.preprocess import Preprocess
+from pipeline.device import num_cores
 
 __all__ = ["PictureSource", "Pictures", "Room", "choose_cache", "open_pictures", "pictures_folder"]
 

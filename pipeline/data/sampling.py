@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from torch.utils.data import Sampler
 
-from pipeline.seeding import derive_rng
 from pipeline.config.train import LossConfig
+from pipeline.seeding import derive_rng
 
 __all__ = ["EpochSampler", "Key", "class_counts", "draw_numbers", "row_odds"]
 

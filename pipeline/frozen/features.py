@@ -17,15 +17,15 @@ from tqdm import tqdm
 
 from foldblend.errors import UserError
 from foldblend.images import boxes_of, picture_key
-from pipeline.data.augment import albumentations, describe_augmentation
-from pipeline.models.timm_import import timm
-from pipeline.data.cache import MEMORY_ONLY, Store, cache_root
 from foldblend.runs.environment import processor
+from foldblend.runs.folder import read_json, write_json
+from pipeline.data.augment import albumentations, describe_augmentation
+from pipeline.data.cache import MEMORY_ONLY, Store, cache_root
+from pipeline.data.pictures import PICTURES_VERSION
 from pipeline.fold_files import FoldJob
 from pipeline.models.backbones import build_model
-from pipeline.data.pictures import PICTURES_VERSION
+from pipeline.models.timm_import import timm
 from pipeline.seeding import derive_seed
-from foldblend.runs.folder import read_json, write_json
 from tta.views.names import VIEWS_VERSION, view_of
 
 __all__ = ["Backbone", "Features"]

@@ -14,12 +14,12 @@ import torch
 
 from foldblend.errors import UserError
 from foldblend.files import write_with
-from pipeline.frozen.features import Backbone, Features
-from pipeline.fold_files import FoldJob, fold_record, start_fold, write_fold
-from pipeline.frozen.linear_heads import Head, choose_l2, fit_heads, own_scales, principal_axes
 from foldblend.runs.folder import write_json, write_table
-from pipeline.config.train import parse_l2
 from foldblend.scores.metrics import METRICS, softmax
+from pipeline.config.train import parse_l2
+from pipeline.fold_files import FoldJob, fold_record, start_fold, write_fold
+from pipeline.frozen.features import Backbone, Features
+from pipeline.frozen.linear_heads import Head, choose_l2, fit_heads, own_scales, principal_axes
 from tta.merge import mean_logit
 
 __all__ = ["run_heads"]

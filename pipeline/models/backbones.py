@@ -9,12 +9,12 @@ import torch
 
 from foldblend.errors import UserError, did_you_mean, in_a_line
 from foldblend.plugins import is_custom, load_custom
-from pipeline.models.timm_import import timm
 from pipeline.config.run import ModelConfig, parse_size
-from pipeline.models.attribute_head import AttributeJoin, attach
-from pipeline.data.preprocess import Preprocess
 from pipeline.config.train import num_stages
+from pipeline.data.preprocess import Preprocess
+from pipeline.models.attribute_head import AttributeJoin, attach
 from pipeline.models.pretrained import Weights, load_weights_into
+from pipeline.models.timm_import import timm
 
 __all__ = [
     "build_model",

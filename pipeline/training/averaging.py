@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from pipeline.models.timm_import import timm
 from pipeline.config.train import TrainConfig
+from pipeline.models.timm_import import timm
 
 __all__ = ["Average", "build_average"]
 

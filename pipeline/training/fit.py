@@ -13,16 +13,16 @@ import numpy as np
 import torch
 
 from foldblend.errors import UserError
-from pipeline.training.averaging import build_average
 from pipeline.config.run import RunConfig
 from pipeline.data.dataset import TrainLoader
+from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
+from pipeline.models.backbones import start_training
+from pipeline.seeding import derive_rng
+from pipeline.training.averaging import build_average
 from pipeline.training.losses import build_loss
 from pipeline.training.mixing import Mixing, erase
-from pipeline.models.backbones import start_training
 from pipeline.training.optim import build_optimizer, build_scheduler
-from pipeline.data.preprocess import Preprocess
-from pipeline.seeding import derive_rng
 
 __all__ = ["Epoch", "Fit", "NotFiniteError"]
 

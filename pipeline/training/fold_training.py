@@ -11,19 +11,19 @@ import pandas as pd
 import torch
 
 from foldblend.errors import UserError, listed
-from folds.split import assign_folds
-from pipeline.training.checkpoint import Checkpoints
-from pipeline.training.fit import Epoch, Fit, NotFiniteError
-from pipeline.fold_files import FoldJob, fold_record, start_fold, write_fold
-from pipeline.infer import predict
-from pipeline.watch.progress import FoldProgress
-from pipeline.data.sampling import class_counts
-from pipeline.seeding import derive_seed
-from pipeline.config.settings import flatten
 from foldblend.runs.folder import write_json, write_table
-from pipeline.watch.tracking import attribute_scores, open_trackers, tracking_id
 from foldblend.scores.confusion import confusion_counts, worst_mistakes
 from foldblend.scores.metrics import METRICS, softmax
+from folds.split import assign_folds
+from pipeline.config.settings import flatten
+from pipeline.data.sampling import class_counts
+from pipeline.fold_files import FoldJob, fold_record, start_fold, write_fold
+from pipeline.infer import predict
+from pipeline.seeding import derive_seed
+from pipeline.training.checkpoint import Checkpoints
+from pipeline.training.fit import Epoch, Fit, NotFiniteError
+from pipeline.watch.progress import FoldProgress
+from pipeline.watch.tracking import attribute_scores, open_trackers, tracking_id
 from tta.merge import mean_logit
 from tta.views.names import view_of
 

@@ -12,8 +12,8 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 
 from foldblend.errors import UserError, did_you_mean, in_a_line
 from foldblend.plugins import find_part
-from pipeline.models.timm_import import timm
 from pipeline.config.train import TrainConfig
+from pipeline.models.timm_import import timm
 
 __all__ = [
     "SCHEDULES",

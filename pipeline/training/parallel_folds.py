@@ -24,14 +24,14 @@ from joblib.externals.loky.backend.context import get_context
 
 from foldblend.errors import UserError
 from folds.data.load import Say
-from pipeline.device import compute_of
 from pipeline.data.feeding import Feeder
-from pipeline.training.fit import Fit
+from pipeline.device import compute_of
 from pipeline.fold_files import FoldJob
-from pipeline.watch.hangup import hangup_held
 from pipeline.infer import predict
-from pipeline.watch.progress import Progress
+from pipeline.training.fit import Fit
 from pipeline.training.fold_training import run_fold
+from pipeline.watch.hangup import hangup_held
+from pipeline.watch.progress import Progress
 
 __all__ = ["run_folds", "share_of_gpu"]
 

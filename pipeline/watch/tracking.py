@@ -20,8 +20,8 @@ from torch.utils.tensorboard import summary as summaries
 from tqdm import tqdm
 
 from foldblend.errors import UserError
-from pipeline.watch.model_graph import draw_graph
 from foldblend.scores.metrics import METRICS
+from pipeline.watch.model_graph import draw_graph
 from reports.run.summary import AttributeLike, attribute_view
 from reports.tiles import confusion_picture, legible, tile
 

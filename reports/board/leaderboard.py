@@ -14,10 +14,10 @@ import scipy.sparse.csgraph
 
 from foldblend.errors import UserError, listed
 from foldblend.runs.costs import num_models, num_passes, saved_settings
-from foldblend.runs.rows import check_rows_once, oof_arrays
 from foldblend.runs.folder import NEEDED, Run
-from reports.board.rows import Scored, all_differences, difference, differing, rank, score_run
+from foldblend.runs.rows import check_rows_once, oof_arrays
 from foldblend.scores.metrics import METRICS
+from reports.board.rows import Scored, all_differences, difference, differing, rank, score_run
 from reports.text import printable
 
 __all__ = ["SCHEMA", "find_runs", "leaderboard"]

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from foldblend.scores.metrics import METRICS
 from reports.blocks import section_html
 from reports.figures import bars, lines, reliability
-from reports.run.gallery import Pictures, Predictions, gallery_data
 from reports.html import json_data, render_page
-from foldblend.scores.metrics import METRICS
-from reports.run.text import calibration_sentences
+from reports.run.gallery import Pictures, Predictions, gallery_data
 from reports.run.summary import AttributeLike
+from reports.run.text import calibration_sentences
 from reports.text import num, signed, span
 
 __all__ = ["report_page"]

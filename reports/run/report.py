@@ -10,19 +10,19 @@ import numpy as np
 import pandas as pd
 
 from foldblend.files import write_bytes
-from folds.data.manifest import Attribute
-from foldblend.runs.rows import OofArrays, oof_arrays
 from foldblend.runs.folder import Run, read_json, read_table, rows_like, write_json, write_table
-from reports.run.thumbnails import pictures_of
+from foldblend.runs.rows import OofArrays, oof_arrays
 from foldblend.scores.baselines import attribute_only_band, attribute_only_difference
-from reports.blocks import comparison_block, section
 from foldblend.scores.bootstrap import score_interval
-from reports.run.gallery import Predictions, rows_by_interest
 from foldblend.scores.metrics import METRICS, softmax
+from folds.data.manifest import Attribute
+from reports.blocks import comparison_block, section
+from reports.run.gallery import Predictions, rows_by_interest
 from reports.run.page import report_page
-from reports.run.text import render_text
 from reports.run.summary import MOST_NAMED, compare, summarise, summarise_test
 from reports.run.suspects import find_suspects
+from reports.run.text import render_text
+from reports.run.thumbnails import pictures_of
 from reports.text import num, span
 
 __all__ = ["closing_line", "suspects_csv", "view_section", "write_report", "write_section"]

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from foldblend.scores.bootstrap import score_interval
-from reports.run.confident import NEARLY_ALL, Judged, extreme_pairs, judge_pairs, judge_units, sums_by_code
 from foldblend.scores.metrics import METRICS
+from reports.run.confident import NEARLY_ALL, Judged, extreme_pairs, judge_pairs, judge_units, sums_by_code
 from reports.run.summary import AttributeLike
 
 __all__ = ["find_suspects"]

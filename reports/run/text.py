@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reports.blocks import section_lines
 from foldblend.scores.metrics import METRICS
+from reports.blocks import section_lines
 from reports.text import WIDTH, folded, num, signed, span, table
 
 __all__ = ["calibration_sentences", "render_text"]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from tta.views.names import geometry
-from tta.views.names import tones
+from tta.views import geometry, tones
 from tta.views.entries import CpuView, DeviceView, Entry, Macro
 from tta.views.parameters import Draws, File, Number, Place
 
