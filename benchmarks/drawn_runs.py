@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from foldblend.runs.folder import FORMAT, PICTURES, with_logits, write_json, write_table
+from foldblend.runs.folder import FORMAT, PICTURES, ids_hash, with_logits, write_json, write_table
 from folds.data.labels import AGES, ATTRIBUTES, CLASSES, GENDERS
-from folds.data.manifest import ids_hash
 from folds.split import assign_folds
 
 __all__ = ["write_drawn_run"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +10,11 @@ import numpy as np
 from ensemble.choose import Score, choosing_flatters, gain, score_of, simplest
 from ensemble.crossfit import CrossFitted, Split, cross_fit, cross_fit_offsets, in_turn, splits_of
 from ensemble.methods.base import Evidence, Fitted, Method
+from foldblend.cli import Say
 from foldblend.scores.metrics import log_softmax
 
 __all__ = ["Blended", "Trial", "apply", "blend_arrays", "nested_once_more"]
 
-Say = Callable[[str], None]
 
 # Standard errors that offsets must gain on other people. They were searched for, so one is easily had by chance: of 94
 # simulated worlds (benchmarks/honesty.py, seeds from 10,200 on) 42 kept them by one, and were no better for it.

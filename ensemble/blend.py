@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ensemble.budget import costs_of
 from ensemble.combine import Blend, combine, flattered
 from ensemble.config import ALLOWS, DECIDES, BlendConfig, check_members, member_record, read_blend_file
 from ensemble.find import find_members, of_one_data_set
+from foldblend.cli import Say
 from foldblend.errors import UserError, did_you_mean, listed
 from foldblend.runs.costs import device_of, num_passes, picture_seconds
 from foldblend.runs.derived import open_derived, write_derived
@@ -27,7 +28,6 @@ from reports.text import table
 
 __all__ = ["BlendConfig", "blend"]
 
-Say = Callable[[str], None]
 # Marks of a run whose own score flatters, each with a flag that lets it in: why, and what the blend then says.
 FLATTERS = {
     "optimistic": (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from ensemble.methods.registry import METHODS, weighted_vote
 from ensemble.methods.vote import POOLS
 from ensemble.sections import errors_section, methods_section
 from ensemble.subsets import frontier_rows, within
+from foldblend.cli import Say
 from foldblend.errors import UserError, listed
 from foldblend.runs.folder import with_logits
 from foldblend.scores.metrics import METRICS, Metric, softmax
@@ -29,8 +30,6 @@ from reports.run.summary import compare_row, with_differences
 from reports.text import signed
 
 __all__ = ["Blend", "combine", "flattered", "methods_to_try", "why_not_fit"]
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,11 @@ import tyro
 
 from foldblend.errors import UserError, did_you_mean
 
-__all__ = ["cli_flags", "parse_flags", "run_command"]
+__all__ = ["Say", "cli_flags", "parse_flags", "run_command"]
 
 Parsed = TypeVar("Parsed")
+Say = Callable[[str], None]
+"""Where a line for the user goes, such as `print`."""
 
 
 def cli_flags(config_class: Any) -> list[str]:

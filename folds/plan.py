@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from foldblend.cli import Say
 from foldblend.errors import UserError, listed
 from folds.config import SplitConfig
-from folds.data.load import Say
 from folds.data.manifest import Manifest
 from folds.evenness import audit_lines
 from folds.fold_file import read_fold_file

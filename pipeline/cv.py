@@ -14,6 +14,7 @@ import pandas as pd
 import yaml
 from tqdm import tqdm
 
+from foldblend.cli import Say
 from foldblend.errors import UserError, listed
 from foldblend.runs.environment import describe_environment
 from foldblend.runs.folder import (
@@ -30,6 +31,7 @@ from foldblend.runs.folder import (
     sweep,
     write_bytes,
     write_json,
+    write_section,
     write_table,
 )
 from foldblend.runs.rows import check_rows_once, mean_over_folds, write_submission
@@ -45,11 +47,11 @@ from pipeline.data.pictures import open_pictures
 from pipeline.device import compute_of, free_memory
 from pipeline.fold_files import FoldJob, finished_fold
 from pipeline.frozen.run_heads import run_heads
-from pipeline.prepare import Prepared, Say, prepare
+from pipeline.prepare import Prepared, prepare
 from pipeline.training.checkpoint import CHECKPOINT
 from pipeline.training.parallel_folds import run_folds
 from pipeline.watch.progress import Progress
-from reports.run.report import closing_line, view_section, write_report, write_section
+from reports.run.report import closing_line, view_section, write_report
 
 __all__ = ["cross_validate", "cross_validate_seeds", "job_of"]
 

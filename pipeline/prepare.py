@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import yaml
 
+from foldblend.cli import Say
 from foldblend.errors import listed, require
 from foldblend.plugins import is_custom, source_hash
 from foldblend.runs.rows import check_metric
-from folds.data.load import Say, load_data
+from folds.data.load import load_data
 from folds.data.manifest import Manifest, slug
 from folds.plan import plan_folds
 from pipeline.checks import check_flags, check_recipe, explain, own_parts

@@ -19,10 +19,10 @@ import safetensors
 import safetensors.torch
 import torch
 
+from foldblend.cli import Say
 from foldblend.errors import UserError, listed
 from foldblend.runs.costs import num_models
 from foldblend.runs.folder import Run, lock_folder
-from folds.data.load import Say
 from pipeline.config.settings import read_config_file, replace
 from pipeline.cv import job_of
 from pipeline.data.augment import Augment, albu_augmentation, build_augmentation

@@ -1,6 +1,6 @@
 """What a stage may add to a report: a section of blocks, plain data that text, page and JSON all show.
 
-A stage calls reports.run.report.write_section(folder, "name", section(title, block, ...)); every report of that
+A stage calls foldblend.runs.folder.write_section(folder, "name", section(title, block, ...)); every report of that
 run folder then has it.
 """
 

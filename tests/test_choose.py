@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 
+from foldblend.attributes import Attribute
 from foldblend.scores.held_out import group_parts
 from foldblend.scores.metrics import METRICS, log_softmax, softmax
-from folds.data.manifest import Attribute
 from tta.choose import FEWEST_GROUPS, choose, learned, searched, weighted
 from tta.crossfit import cross_fit
 from tta.evaluate import effects

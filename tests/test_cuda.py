@@ -6,8 +6,8 @@ import pytest
 import torch
 from conftest import TINY
 
+from foldblend.attributes import Attribute
 from foldblend.runs.folder import Run
-from folds.data.manifest import Attribute
 from pipeline.config.run import MachineConfig
 from pipeline.config.settings import make_config
 from pipeline.data.augment import device_augmentation

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from foldblend.attributes import Attribute
 from foldblend.scores.metrics import METRICS
-from folds.data.manifest import Attribute
 from reports.blocks import section, section_html, section_lines
 from reports.run.summary import compare
 from tta.evaluate import effects

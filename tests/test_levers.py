@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from foldblend.attributes import Attribute
 from foldblend.errors import UserError
-from folds.data.manifest import Attribute
 from pipeline.config.settings import make_config
 from pipeline.config.train import LossConfig
 from pipeline.data.preprocess import Preprocess

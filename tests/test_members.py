@@ -11,10 +11,9 @@ from ensemble.blend import blend
 from ensemble.methods.registry import METHODS as METHODS_OF_BLENDS
 from foldblend.errors import UserError
 from foldblend.runs import folder as store
-from foldblend.runs.folder import Run, file_hash
+from foldblend.runs.folder import Run, file_hash, ids_hash
 from foldblend.scores.metrics import METRICS, softmax
 from folds.data.layout import read_layout
-from folds.data.manifest import ids_hash
 
 FEW = ("soft", "log", "weights")
 

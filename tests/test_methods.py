@@ -8,8 +8,9 @@ import pytest
 from ensemble.auto import blend_arrays
 from ensemble.choose import Score, choosing_flatters, simplest
 from ensemble.crossfit import cross_fit, splits_of
+from ensemble.methods import stack
 from ensemble.methods.base import Evidence
-from ensemble.methods.registry import METHODS, stack
+from ensemble.methods.registry import METHODS
 from ensemble.methods.vote import hard_vote, log_vote, soft_vote
 from foldblend.scores.metrics import METRICS, log_softmax, softmax
 from folds.split import assign_folds

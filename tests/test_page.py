@@ -14,14 +14,14 @@ import pytest
 import sklearn.metrics
 
 from benchmarks.drawn_runs import write_drawn_run
-from foldblend.runs.folder import PICTURES, Run
+from foldblend.runs.folder import PICTURES, Run, write_section
 from foldblend.runs.rows import oof_arrays
 from foldblend.scores.bootstrap import bootstrap_scores
 from foldblend.scores.metrics import METRICS, softmax
 from reports import blocks
 from reports.html import json_data
 from reports.run.gallery import Pictures, Predictions, gallery_data, rows_by_interest
-from reports.run.report import predictions, write_report, write_section
+from reports.run.report import predictions, write_report
 from reports.run.thumbnails import pictures_of
 from reports.text import WIDTH, table
 

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from foldblend.attributes import Attribute
 from foldblend.runs.folder import Run
 from foldblend.scores.metrics import METRICS
 from folds.data.corrections import apply_corrections
 from folds.data.generic import read_csv_manifest
 from folds.data.labels import AGES, ATTRIBUTES, CLASSES, GENDERS, MASKS, decode, encode
 from folds.data.layout import read_layout, relabel_for_training
-from folds.data.manifest import Attribute
 from reports.run import report as report_module
 from reports.run.confident import judge_pairs, judge_units
 from reports.run.report import suspects_csv, write_report

@@ -16,9 +16,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
+from foldblend.attributes import Attribute
 from foldblend.errors import UserError
 from foldblend.scores.confusion import confusion_counts, worst_mistakes
-from folds.data.manifest import Attribute
 from pipeline.watch.model_graph import draw_graph
 from pipeline.watch.tracking import Trackers, attribute_scores, open_trackers, require_wandb, tracking_id
 from reports.run.summary import summarise

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from foldblend.attributes import Attribute
 from foldblend.scores.metrics import softmax
-from reports.run.summary import AttributeLike, compare
+from reports.run.summary import compare
 
 __all__ = ["effects"]
 
@@ -46,7 +47,7 @@ def effects(
     group_N: np.ndarray,
     repeat_N: np.ndarray,
     classes: Sequence[str],
-    attributes: Sequence[AttributeLike],
+    attributes: Sequence[Attribute],
     metric: str,
     against: str = "identity",
     seed: int = 0,

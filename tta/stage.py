@@ -13,12 +13,11 @@ import numpy as np
 import pandas as pd
 import tyro
 
+from foldblend.cli import Say
 from foldblend.errors import UserError, did_you_mean, require
 from foldblend.runs.costs import device_of, num_models, pass_seconds, passes_a_view
 from foldblend.runs.derived import open_derived, write_derived
-from foldblend.runs.folder import PICTURES, Run, lock_folder, rows_like, with_logits, write_table
-from folds.data.load import Say
-from pipeline.config.run import check_name
+from foldblend.runs.folder import PICTURES, Run, check_name, lock_folder, rows_like, with_logits, write_table
 from reports.run.report import closing_line, write_report
 from tta.choose import Choice, Search, learned, searched
 from tta.crossfit import CrossFit, cross_fit

@@ -23,10 +23,10 @@ from foldblend.runs.folder import (
     sweep,
     with_logits,
     write_json,
+    write_section,
     write_table,
 )
 from foldblend.runs.rows import mean_over_folds, write_submission
-from reports.run.report import write_section
 
 __all__ = ["open_derived", "write_derived"]
 

@@ -7,8 +7,9 @@ import fcntl
 import functools
 import hashlib
 import json
+import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,20 @@ import pandas as pd
 import pyarrow
 import pyarrow.csv
 
-from foldblend.errors import UserError, listed
+from foldblend.attributes import Attribute
+from foldblend.errors import UserError, listed, require
 from foldblend.files import DRAFT, write_bytes, write_with
-from folds.data.manifest import Attribute, ids_hash
 
 __all__ = [
     "FORMAT",
     "NEEDED",
     "PICTURES",
+    "SECTIONS",
     "Run",
+    "check_name",
     "clear_folder",
     "file_hash",
+    "ids_hash",
     "is_empty",
     "lock_folder",
     "logit_columns",
@@ -38,6 +42,7 @@ __all__ = [
     "sweep",
     "with_logits",
     "write_json",
+    "write_section",
     "write_table",
 ]
 
@@ -46,6 +51,18 @@ FORMAT = 1
 NEEDED = ("kind", "data", "classes", "attributes", "num_folds", "num_repeats", "metric", "leaks", "views")
 PICTURES = "pictures.parquet"
 LOCK = ".lock"
+SECTIONS = "sections"
+
+
+def check_name(name: str | None) -> None:
+    """Raise UserError for a --name that is no plain folder name."""
+    good = name is None or re.fullmatch(r"\w[\w.+-]*", name) is not None
+    require(good, f"--name {name}: use letters, digits and . _ + - only")
+
+
+def ids_hash(ids: Iterable[str]) -> str:
+    """Hash of picture names, whatever their order."""
+    return hashlib.blake2b(json.dumps(sorted(ids)).encode(), digest_size=16).hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -84,6 +101,14 @@ def _write_csv(table: pd.DataFrame, draft: Path) -> None:
             except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, pyarrow.ArrowNotImplementedError):
                 continue  # a text needs quotes, or a column is of several types: what comes next writes the file anew
     table.to_csv(draft, index=False)
+
+
+def write_section(folder: Path, name: str, one: Mapping[str, Any]) -> None:
+    """Add a section (see reports.blocks) to every report of a run folder, or replace the one of that name.
+
+    Sections stand in the order of their names.
+    """
+    write_json(folder / SECTIONS / f"{name}.json", dict(one))
 
 
 def read_table(path: Path, *, columns: Sequence[str] | None = None) -> pd.DataFrame:

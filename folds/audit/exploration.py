@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from foldblend.cli import Say
 from foldblend.errors import BadImage, UserError, counted, listed
 from foldblend.images import Box, boxes_of, crop, read_image
 from folds.audit.adversarial import LEAST_ROWS, Adversarial, tell_apart
@@ -19,7 +20,7 @@ from folds.audit.lookalikes import Lookalikes, Sketch, few_rows_of_groups, looka
 from folds.audit.statistics import STATISTICS, statistics_of
 from folds.audit.swaps import features_of
 from folds.data.duplicates import Print, duplicate_pairs, print_of, stacked
-from folds.data.load import Say, merge_groups
+from folds.data.load import merge_groups
 from folds.data.manifest import Manifest
 
 __all__ = ["Exploration", "explore"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from foldblend.cli import Say
 from foldblend.errors import UserError
 from foldblend.files import write_bytes
 from folds.audit.exploration import explore
 from folds.audit.page import audit_page
 from folds.config import DataConfig, SplitConfig
-from folds.data.load import Say
 from folds.data.manifest import slug
 from folds.data.source import load_manifest
 from folds.plan import fold_lines, fold_map, fold_warnings

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from foldblend.attributes import Attribute
 from foldblend.errors import UserError, counted, did_you_mean, listed
 from foldblend.images import Box
 from foldblend.tables import read_csv_text
-from folds.data.manifest import Attribute, Manifest, build_manifest
+from folds.data.manifest import Manifest, build_manifest
 
 __all__ = ["read_csv_manifest"]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from foldblend.attributes import Attribute
 from foldblend.errors import UserError
-from folds.data.manifest import Attribute
 
 __all__ = [
     "AGES",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Container
+from collections.abc import Container
 
 import numpy as np
 
+from foldblend.cli import Say
 from foldblend.errors import BadImage, UserError, counted, listed
 from foldblend.images import check_images
 from folds.config import DataConfig
@@ -15,9 +16,7 @@ from folds.data.duplicates import IN_TEST, describe_pairs, duplicate_pairs, equa
 from folds.data.manifest import Manifest
 from folds.data.source import load_manifest
 
-__all__ = ["Say", "load_data", "merge_groups"]
-
-Say = Callable[[str], None]
+__all__ = ["load_data", "merge_groups"]
 
 
 def load_data(config: DataConfig, say: Say, known: Container[bytes] = ()) -> tuple[Manifest, str]:

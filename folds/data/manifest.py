@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from foldblend.attributes import Attribute
 from foldblend.errors import UserError, listed
+from foldblend.runs.folder import ids_hash
 
-__all__ = ["Attribute", "Manifest", "build_manifest", "extra_columns", "ids_hash", "slug"]
+__all__ = ["Manifest", "build_manifest", "extra_columns", "slug"]
 
 TRAIN_COLUMNS = ["image_id", "path", "group", "label", "label_raw"]
 TEST_COLUMNS = ["image_id", "path"]
@@ -30,26 +32,6 @@ def extra_columns(train: pd.DataFrame) -> list[str]:
 def slug(text: str) -> str:
     """Return the text as part of a file name: letters, digits and . _ + - only."""
     return re.sub(r"[^\w.+-]+", "-", text).lstrip(".+-")
-
-
-def ids_hash(ids: Iterable[str]) -> str:
-    """Hash of picture names, whatever their order."""
-    return hashlib.blake2b(json.dumps(sorted(ids)).encode(), digest_size=16).hexdigest()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Attribute:
-    """A property that each class implies, such as the gender within a joint class."""
-
-    name: str
-    """What reports call it."""
-    values: tuple[str, ...]
-    """Names of its values."""
-    of_class: tuple[int, ...]
-    """For each class, the index of the value that it implies."""
-
-    def __post_init__(self) -> None:
-        assert set(self.of_class) <= set(range(len(self.values))), self
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import tyro
 
 from foldblend.errors import require
+from foldblend.runs.folder import check_name
 from folds.config import DataConfig, SplitConfig
 from pipeline.config.train import AugmentConfig, LossConfig, TrainConfig
 
@@ -22,18 +23,11 @@ __all__ = [
     "ModelConfig",
     "OutputConfig",
     "RunConfig",
-    "check_name",
     "parse_folds",
     "parse_size",
 ]
 
 _arg = tyro.conf.arg
-
-
-def check_name(name: str | None) -> None:
-    """Raise UserError for a --name that is no plain folder name."""
-    good = name is None or re.fullmatch(r"\w[\w.+-]*", name) is not None
-    require(good, f"--name {name}: use letters, digits and . _ + - only")
 
 
 def parse_size(text: str | int) -> tuple[int, int]:

@@ -17,9 +17,9 @@ import pandas as pd
 import PIL.Image
 from tqdm import tqdm
 
+from foldblend.cli import Say
 from foldblend.errors import BadImage, UserError, counted, did_you_mean, listed, require
 from foldblend.images import ORIENTATION_TAG, TURNED, Box, Size, picture_key, read_image
-from folds.data.load import Say
 from folds.data.manifest import Manifest
 from pipeline.data.cache import Store, cache_root, in_threads
 from pipeline.device import num_cores

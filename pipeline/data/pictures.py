@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from foldblend.cli import Say
 from foldblend.errors import UserError, counted
 from foldblend.images import boxes_of, picture_key
-from folds.data.load import Say
 from pipeline.data.cache import Records, Store, cache_root, first_places, in_threads, write_records
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import num_cores

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F  # noqa: N812 - as all torch code names it
 
+from foldblend.attributes import Attribute
 from foldblend.errors import UserError, did_you_mean
-from folds.data.manifest import Attribute
 
 __all__ = ["AttributeJoin", "attach", "make_join"]
 

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from joblib.externals.loky.backend.context import get_context
 
+from foldblend.cli import Say
 from foldblend.errors import UserError
-from folds.data.load import Say
 from pipeline.data.feeding import Feeder
 from pipeline.device import compute_of
 from pipeline.fold_files import FoldJob

@@ -19,10 +19,10 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard import summary as summaries
 from tqdm import tqdm
 
+from foldblend.attributes import Attribute, attribute_view
 from foldblend.errors import UserError
 from foldblend.scores.metrics import METRICS
 from pipeline.watch.model_graph import draw_graph
-from reports.run.summary import AttributeLike, attribute_view
 from reports.tiles import confusion_picture, legible, tile
 
 __all__ = ["Trackers", "attribute_scores", "open_trackers", "require_wandb", "tracking_id"]
@@ -203,9 +203,7 @@ def tracking_id(run_name: str, run_key: Mapping[str, str], index: int) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def attribute_scores(
-    label_N: np.ndarray, proba_NC: np.ndarray, attributes: Sequence[AttributeLike]
-) -> dict[str, float]:
+def attribute_scores(label_N: np.ndarray, proba_NC: np.ndarray, attributes: Sequence[Attribute]) -> dict[str, float]:
     """Return {"val/<attribute>_f1_macro": score}, as the report scores the values that classes imply."""
     return {
         f"val/{one.name}_f1_macro": METRICS["f1_macro"].score(*attribute_view(one, label_N, proba_NC))

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from foldblend.attributes import Attribute, attribute_view
 from foldblend.scores.bootstrap import bootstrap_scores, percentile_interval
 from foldblend.scores.metrics import METRICS, mean_score, softmax
-from reports.run.summary import AttributeLike, attribute_view
 
 __all__ = ["Scored", "all_differences", "changed_pictures", "difference", "differing", "rank", "score_run"]
 
@@ -34,7 +34,7 @@ def score_run(
     logits_NC: np.ndarray,
     group_N: np.ndarray,
     repeat_N: np.ndarray,
-    attributes: Sequence[AttributeLike],
+    attributes: Sequence[Attribute],
     *,
     seed: int = 0,
 ) -> Scored:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from foldblend.attributes import Attribute
 from foldblend.scores.confusion import worst_mistakes
-from reports.run.summary import AttributeLike
 
 __all__ = ["Pictures", "Predictions", "gallery_data", "rows_by_interest"]
 
@@ -71,7 +71,7 @@ def _links(image_ids: Sequence[str], paths: Mapping[str, str]) -> dict[str, Any]
 
 
 def gallery_data(
-    rows: Predictions, pictures: Pictures, *, classes: Sequence[str], attributes: Sequence[AttributeLike]
+    rows: Predictions, pictures: Pictures, *, classes: Sequence[str], attributes: Sequence[Attribute]
 ) -> dict[str, Any]:
     """Return what the page's script shows: names once, rows as columns of small integers.
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from foldblend.attributes import Attribute
 from foldblend.scores.metrics import METRICS
 from reports.blocks import section_html
 from reports.figures import bars, lines, reliability
 from reports.html import json_data, render_page
 from reports.run.gallery import Pictures, Predictions, gallery_data
-from reports.run.summary import AttributeLike
 from reports.run.text import calibration_sentences
 from reports.text import num, signed, span
 
@@ -111,9 +111,7 @@ def _suspects(report: Report, thumbnails: Mapping[str, str]) -> dict[str, Any]:
     return {**one, "findings": findings}
 
 
-def report_page(
-    report: Report, rows: Predictions, pictures: Pictures, *, attributes: Sequence[AttributeLike] = ()
-) -> str:
+def report_page(report: Report, rows: Predictions, pictures: Pictures, *, attributes: Sequence[Attribute] = ()) -> str:
     """Return the page of a report (report.json) as HTML; every name in it is shown as text."""
     metric = METRICS[report["metric"]]
     return render_page(

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from foldblend.attributes import Attribute
 from foldblend.files import write_bytes
-from foldblend.runs.folder import Run, read_json, read_table, rows_like, write_json, write_table
+from foldblend.runs.folder import SECTIONS, Run, read_json, read_table, rows_like, write_json, write_table
 from foldblend.runs.rows import OofArrays, oof_arrays
 from foldblend.scores.baselines import attribute_only_band, attribute_only_difference
 from foldblend.scores.bootstrap import score_interval
 from foldblend.scores.metrics import METRICS, softmax
-from folds.data.manifest import Attribute
 from reports.blocks import comparison_block, section
 from reports.run.gallery import Predictions, rows_by_interest
 from reports.run.page import report_page
@@ -25,17 +24,7 @@ from reports.run.text import render_text
 from reports.run.thumbnails import pictures_of
 from reports.text import num, span
 
-__all__ = ["closing_line", "suspects_csv", "view_section", "write_report", "write_section"]
-
-SECTIONS = "sections"
-
-
-def write_section(folder: Path, name: str, one: Mapping[str, Any]) -> None:
-    """Add a section (see reports.blocks) to every report of a run folder, or replace the one of that name.
-
-    Sections stand in the order of their names.
-    """
-    write_json(folder / SECTIONS / f"{name}.json", dict(one))
+__all__ = ["closing_line", "suspects_csv", "view_section", "write_report"]
 
 
 def view_section(run: Run) -> dict[str, Any]:

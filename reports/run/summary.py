@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from foldblend.attributes import Attribute, attribute_view
 from foldblend.scores.bootstrap import bootstrap_scores, percentile_interval, score_interval
 from foldblend.scores.calibration import summarise_calibration
 from foldblend.scores.confusion import confusion_counts, most_confused
@@ -14,8 +15,6 @@ from foldblend.scores.metrics import METRICS, mean_score, softmax
 
 __all__ = [
     "MOST_NAMED",
-    "AttributeLike",
-    "attribute_view",
     "compare",
     "compare_row",
     "summarise",
@@ -26,25 +25,6 @@ __all__ = [
 SCHEMA = 2  # see docs/report.schema.json
 MOST_NAMED = 40  # values, up to which a confusion matrix is kept whole
 MOST_CONFUSIONS = 10
-
-
-class AttributeLike(Protocol):
-    """A property that each class implies (see folds.data.manifest.Attribute)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def values(self) -> tuple[str, ...]: ...
-    @property
-    def of_class(self) -> tuple[int, ...]: ...
-
-
-def attribute_view(
-    attribute: AttributeLike, label_N: np.ndarray, proba_NC: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the classes imply of an attribute: its true values N, and the predicted ones one-hot, N x V."""
-    value_of_class = np.asarray(attribute.of_class)
-    return value_of_class[label_N], np.eye(len(attribute.values))[value_of_class[proba_NC.argmax(1)]]
 
 
 def _number(value: float) -> float | None:
@@ -87,7 +67,7 @@ def _confusion(label_N: np.ndarray, predicted_N: np.ndarray, names: Sequence[str
 
 
 def _attribute(
-    attribute: AttributeLike,
+    attribute: Attribute,
     label_N: np.ndarray,
     proba_NC: np.ndarray,
     group_N: np.ndarray,
@@ -114,7 +94,7 @@ def summarise(
     fold_N: np.ndarray,
     repeat_N: np.ndarray,
     classes: Sequence[str],
-    attributes: Sequence[AttributeLike],
+    attributes: Sequence[Attribute],
     metric: str,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -187,7 +167,7 @@ def compare_row(
     group_N: np.ndarray,
     repeat_N: np.ndarray | None = None,
     proba_NC: np.ndarray,
-    attributes: Sequence[AttributeLike],
+    attributes: Sequence[Attribute],
     metric: str,
     seed: int = 0,
 ) -> tuple[dict[str, Any], np.ndarray]:

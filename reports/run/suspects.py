@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from foldblend.attributes import Attribute
 from foldblend.scores.bootstrap import score_interval
 from foldblend.scores.metrics import METRICS
 from reports.run.confident import NEARLY_ALL, Judged, extreme_pairs, judge_pairs, judge_units, sums_by_code
-from reports.run.summary import AttributeLike
 
 __all__ = ["find_suspects"]
 
@@ -60,7 +60,7 @@ def _pictures(label_N: np.ndarray, proba_NC: np.ndarray, group_N: np.ndarray, im
     return _Pictures(image_id, group, group_names, label_N[first], proba, of_row, frozenset(image_id))
 
 
-def _fields(classes: Sequence[str], attributes: Sequence[AttributeLike]) -> list[_Field]:
+def _fields(classes: Sequence[str], attributes: Sequence[Attribute]) -> list[_Field]:
     """Return the attributes where each combination of their values is one class, else the class itself."""
     codes = set(zip(*[one.of_class for one in attributes], strict=True))
     if attributes and len(codes) == len(classes) == np.prod([len(one.values) for one in attributes]):
@@ -253,7 +253,7 @@ def find_suspects(
     image_id_N: np.ndarray,
     repeat_N: np.ndarray,
     classes: Sequence[str],
-    attributes: Sequence[AttributeLike],
+    attributes: Sequence[Attribute],
     metric: str,
 ) -> dict[str, Any]:
     """Return findings about labels as plain data, or {"skipped": why} where cleanlab is not installed.
