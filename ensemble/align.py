@@ -11,13 +11,11 @@ import numpy as np
 import pandas as pd
 
 from foldblend.errors import UserError, listed
+from foldblend.runs.check import ROW_COLUMNS, check_rows, check_rows_once
 from foldblend.runs.folder import Run, logit_columns, read_table
-from foldblend.runs.rows import check_rows_once
 
 __all__ = ["Aligned", "Member", "align"]
 
-NUMBERS = ["label", "label_raw", "repeat", "fold"]
-KEYS = ["image_id", "group", *NUMBERS]
 MOST_KEPT = 2**29  # bytes of out-of-fold logits, up to which those of all members stay in memory
 READERS = 2  # threads that read ahead
 
@@ -121,30 +119,8 @@ def _ahead(members: Sequence[Member], read: Callable[[Member], np.ndarray]) -> I
 
 
 def _keys(run: Run) -> pd.DataFrame:
-    """Return a run's rows without logits. Raises UserError for what is no number, or other repeats than it says."""
-    path = run.path / "oof.parquet"
-    rows = read_table(path, columns=KEYS)
-    odd = [name for name in NUMBERS if not pd.api.types.is_integer_dtype(rows[name])]
-    if odd:
-        raise UserError(f"{path}: {listed(odd)} must be whole numbers, none missing; run it again")
-    if not np.array_equal(np.unique(rows["repeat"]), np.arange(run.info["num_repeats"])):
-        raise UserError(f"{path}: its repeats are not 0 to {run.info['num_repeats'] - 1}; run it again")
-    return rows
-
-
-def _check_keys(run: Run, rows: pd.DataFrame) -> None:
-    """Raise UserError unless each picture is there once a repeat, with labels that are classes."""
-    path = run.path / "oof.parquet"
-    for name in ("image_id", "group"):
-        if rows[name].isna().any():
-            raise UserError(f"{path}: {int(rows[name].isna().sum())} rows have no {name}; run it again")
-    ids = rows["image_id"].drop_duplicates()
-    for repeat, one in rows.groupby("repeat"):
-        if len(one) != len(ids) or not one["image_id"].is_unique:
-            check_rows_once(one["image_id"], ids, f"{path}, repeat {repeat}")
-    for name in ("label", "label_raw"):
-        if not rows[name].isin(range(len(run.classes))).all():
-            raise UserError(f"{path}: {name} is not always one of the {len(run.classes)} classes; run it again")
+    """Return a run's rows without logits."""
+    return read_table(run.path / "oof.parquet", columns=ROW_COLUMNS)
 
 
 def _order(ids: pd.Series, wanted: pd.Series) -> np.ndarray:
@@ -190,7 +166,7 @@ def _check_rows(run: Run, rows: pd.DataFrame, first: Run, reference: pd.DataFram
 
 def _join(run: Run, own: pd.DataFrame, longest: Run, rows: pd.DataFrame, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return where the blend's rows lie among a run's, and their folds there. Raises UserError where they differ."""
-    _check_keys(run, own)
+    check_rows(run, own)
     order_N = _oof_order(own, rows)
     ids = own.loc[own["repeat"] == 0, "image_id"]
     if len(ids) != size or (order_N < 0).any():
@@ -237,7 +213,7 @@ def align(runs: Sequence[Run], *, intersect: bool = False) -> Aligned:
     first = runs[0]
     longest = max(runs, key=lambda run: run.info["num_repeats"])
     checked = _keys(longest)
-    rows = checked.sort_values(["repeat", "image_id"], ignore_index=True)[KEYS]
+    rows = checked.sort_values(["repeat", "image_id"], ignore_index=True)[[*ROW_COLUMNS]]
     size = int((rows["repeat"] == 0).sum())
     same_folds, orders, corrected = True, [], []
     joined = _join(longest, checked, longest, rows, size)

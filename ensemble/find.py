@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from foldblend.errors import UserError, did_you_mean, listed
-from foldblend.runs.folder import NEEDED, Run
+from foldblend.runs.check import NEEDED, why_unfinished
+from foldblend.runs.folder import Run
 
 __all__ = ["find_members", "of_one_data_set"]
 
@@ -19,18 +20,10 @@ def _why_not(path: Path, *, blends: bool) -> str | None:
         if "*" in str(path):  # a pattern that matched nothing reaches us as it is
             return "no run of that pattern; run run_cv.py first"
         raise UserError(f"{path}: no such run; check the path")
-    if not (path / "run.json").is_file():
-        return "no run"
-    try:
-        info = Run(path).info
-    except UserError as error:
-        return f"no run of ours ({error})"
-    if info.get("kind") == "blend" and not blends:
+    why = why_unfinished(path, needed=BLENDED)
+    if why is None and Run(path).info["kind"] == "blend" and not blends:
         return "an earlier blend; pass --include-blends to take it in"
-    if info.get("status") != "done":
-        return "not finished; make it again by the same command"
-    absent = [name for name in BLENDED if name not in info]
-    return f"run.json lacks {listed(absent)}; make it again" if absent else None
+    return why
 
 
 def _counted_twice(members: Sequence[Run]) -> Iterator[tuple[Run, str]]:

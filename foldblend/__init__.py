@@ -1,1 +1,55 @@
-"""The ground that every package stands on: errors, files, scores and run folders."""
+"""K-fold cross-validation, test-time augmentation and ensembling of image classifiers, honestly scored.
+
+    import foldblend as fb
+
+    run = fb.cross_validate(backbone="tf_efficientnet_lite0", data="demo", epochs=2)
+    both = fb.blend(["outputs/a", "outputs/b"])
+    fb.load("outputs/a").oof
+
+docs/api.md describes every name. Each is loaded when it is first used, so that `import foldblend` costs nothing and a
+blend never loads torch.
+"""
+
+import importlib
+from typing import Any
+
+from foldblend.moved import find_moved
+from foldblend.siblings import find_siblings_first
+
+find_siblings_first()
+find_moved()
+
+# Name -> the module that has it. By text: the ground imports no package that stands on it. Types: __init__.pyi.
+PUBLIC = {
+    "Attribute": "foldblend.attributes",
+    "DataConfig": "folds.config",
+    "Manifest": "folds.data.manifest",
+    "Run": "foldblend.runs.folder",
+    "RunConfig": "pipeline.config.run",
+    "StratifiedGroupKFold": "folds.kfold",
+    "UserError": "foldblend.errors",
+    "audit": "folds.audit.run",
+    "blend": "ensemble.blend",
+    "build_manifest": "folds.data.manifest",
+    "cross_validate": "pipeline.cv",
+    "cross_validate_seeds": "pipeline.cv",
+    "leaderboard": "reports.board.leaderboard",
+    "load": "foldblend.runs.check",
+    "make_config": "pipeline.config.settings",
+    "run_tta": "pipeline.tta",
+    "write_report": "reports.run.report",
+}
+
+__all__ = [*PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PUBLIC:
+        raise AttributeError(f"module 'foldblend' has no attribute {name!r}")
+    found = getattr(importlib.import_module(PUBLIC[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *PUBLIC])

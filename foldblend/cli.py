@@ -9,13 +9,14 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 
 from foldblend.errors import UserError, did_you_mean
 
-__all__ = ["Say", "cli_flags", "parse_flags", "run_command"]
+__all__ = ["Say", "cli_flags", "parse_flags", "program", "run_command"]
 
 Parsed = TypeVar("Parsed")
 Say = Callable[[str], None]
@@ -34,6 +35,12 @@ def cli_flags(config_class: Any) -> list[str]:
             if item.name == "backbone":
                 flags.append("--model")
     return flags
+
+
+def program(script: str) -> str:
+    """Return what help calls a command: the console script that was typed, such as foldblend-cv, else the script."""
+    typed = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else ""
+    return typed if typed.startswith("foldblend-") else f"python {script}"
 
 
 def _one_line(box: str) -> str:

@@ -1,12 +1,11 @@
-"""Who is held out when, and what the labels are: manifests, the label codec, splitters.
+"""Who is held out when, and what the labels are: data sets, splitters, audits.
 
 Nothing is imported at once: command lines must answer before pandas and scikit-learn have loaded.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from folds.kfold import StratifiedGroupKFold
+import foldblend  # noqa: F401 - finds the other packages, and modules under their former names
 
 __all__ = ["StratifiedGroupKFold"]
 

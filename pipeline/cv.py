@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from foldblend.cli import Say
 from foldblend.errors import UserError, listed
+from foldblend.runs.check import check_rows_once
 from foldblend.runs.environment import describe_environment
 from foldblend.runs.folder import (
     FORMAT,
@@ -34,7 +35,7 @@ from foldblend.runs.folder import (
     write_section,
     write_table,
 )
-from foldblend.runs.rows import check_rows_once, mean_over_folds, write_submission
+from foldblend.runs.rows import mean_over_folds, write_submission
 from foldblend.scores.metrics import METRICS
 from folds.data.manifest import Manifest
 from folds.fold_file import read_fold_file
@@ -51,7 +52,8 @@ from pipeline.prepare import Prepared, prepare
 from pipeline.training.checkpoint import CHECKPOINT
 from pipeline.training.parallel_folds import run_folds
 from pipeline.watch.progress import Progress
-from reports.run.report import closing_line, view_section, write_report
+from reports.run.report import closing_line, write_report
+from tta.report import view_section
 
 __all__ = ["cross_validate", "cross_validate_seeds", "job_of"]
 

@@ -1,104 +1,15 @@
-"""Compare finished runs: scores with intervals, paired differences, time and cost; table, page and JSON.
-
-Run folders come first: python -m reports outputs/*
-"""
-
-from __future__ import annotations
+"""`python -m reports`, as earlier versions had it; it goes on for this version."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
 
-import tyro
+from foldblend.commands import renamed
 
-from foldblend.cli import parse_flags, run_command
-from foldblend.errors import UserError
+REDRAW = "--redraw"
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BoardConfig:
-    """Which runs are compared, by what, and what is written."""
-
-    runs: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Folders of runs and blends, such as outputs/*; what is no finished run is skipped."""
-    metric: str | None = None
-    """The score that counts; default: that of the runs, f1_macro where theirs differ."""
-    page: str = "leaderboard.html"
-    """HTML file to write."""
-    no_page: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Write no page."""
-    json: str | None = None
-    """JSON file to write the same numbers to."""
-    redraw: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """First write every run's own report again, from its folder alone."""
-
-
-def _writable(flag: str, name: str) -> Path:
-    """Return the file. Raises UserError where none can be written."""
-    file = Path(name)
-    if file.is_dir() or not file.absolute().parent.is_dir():
-        raise UserError(f"{flag} {file}: no file can be written there; name one in a folder that exists")
-    return file
-
-
-def _show(config: BoardConfig) -> None:
-    """Print the boards and write what is asked for. Raises UserError."""
-    # pandas and the rest: after the flags have been checked
-    from foldblend.files import write_bytes
-    from foldblend.runs.folder import lock_folder, write_json
-    from foldblend.runs.rows import check_metric
-    from reports.board.leaderboard import find_runs, leaderboard
-    from reports.board.text import board_lines, pair_lines
-    from reports.text import folded
-
-    if not config.runs:
-        raise UserError("name the folders of runs, such as: python -m reports outputs/*")
-    if config.metric is not None:
-        check_metric(config.metric)
-    page = None if config.no_page else _writable("--page", config.page)
-    json_file = None if config.json is None else _writable("--json", config.json)
-    runs, skipped = find_runs(config.runs)
-    if config.redraw:
-        from reports.run.report import write_report  # matplotlib
-
-        for run in runs:
-            try:
-                with lock_folder(run.path):
-                    write_report(run)
-                print(f"drawn again: {run.path}")
-            except UserError as error:  # no reason to leave the others as they are
-                print(f"not drawn again: {error}", file=sys.stderr)
-    every = leaderboard(runs, skipped, metric=config.metric)
-    lines = [line for board in every["boards"] for line in [*board_lines(every, board), ""]]
-    if len(runs) == 2 and len(every["boards"]) == 1:
-        lines += pair_lines(every["boards"][0])
-    lines += [line for one in skipped for line in folded(f"skipped {one['path']}: {one['why']}")]
-    print("\n".join(lines))
-    if json_file is not None:
-        write_json(json_file, every | {"boards": [_without_pictures(board) for board in every["boards"]]})
-        print(f"JSON: {json_file}")
-    if page is not None:
-        from reports.board.page import board_page  # OpenCV
-
-        write_bytes(page, board_page(every))
-        print(f"page: {page}")
-
-
-def _without_pictures(board: dict[str, Any]) -> dict[str, Any]:
-    return {name: part for name, part in board.items() if name != "pictures"}
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
-
-    def command() -> None:
-        words = sys.argv[1:] if argv is None else argv
-        _show(parse_flags(BoardConfig, words, prog="python -m reports", description=__doc__ or ""))
-
-    return run_command(command, place="--page", resumes=False)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+words = sys.argv[1:]
+code = 0
+if REDRAW in words:
+    words.remove(REDRAW)
+    folders = [word for word in words if not word.startswith("-")]
+    code = renamed(f"python -m reports {REDRAW}", "python report.py", "report", folders)
+sys.exit(renamed("python -m reports", "python leaderboard.py", "leaderboard", words) or code)

@@ -7,18 +7,18 @@ import pandas as pd
 import pytest
 from conftest import TINY
 
+import folds
 from ensemble.blend import blend
 from foldblend.errors import UserError
 from foldblend.runs.folder import Run
 from foldblend.scores.metrics import METRICS, softmax
 from folds.config import DataConfig
-from folds.data import corrections
 from folds.data.corrections import apply_corrections
 from folds.data.labels import decode, encode
 from folds.data.layout import read_layout
 from folds.data.source import load_manifest
 
-SHIPPED = Path(corrections.__file__).with_name("mask_competition_corrections.csv")
+SHIPPED = Path(folds.__file__).with_name("mask_competition_corrections.csv")
 
 
 @pytest.fixture

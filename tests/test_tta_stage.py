@@ -17,9 +17,10 @@ from foldblend.runs.folder import Run, write_json, write_table
 from reports.__main__ import main as leaderboard
 from tta import stage as tta_stage
 from tta.__main__ import main
+from tta.config import TtaConfig
 from tta.merge import mean_proba
 from tta.saved_views import saved_rows, view_seconds
-from tta.stage import TtaConfig, augment_run
+from tta.stage import augment_run
 
 VIEWS = ("identity", "hflip")
 LOGITS = [f"logit_{index}" for index in range(18)]

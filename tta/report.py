@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from foldblend.runs.folder import Run
+from foldblend.runs.folder import Run, read_table, rows_like
 from foldblend.runs.rows import oof_arrays
 from foldblend.scores.metrics import METRICS, softmax
-from reports.blocks import section, text_block
+from reports.blocks import comparison_block, section, text_block
 from reports.run.summary import compare
 from tta.choose import Search
 from tta.crossfit import CrossFit, Part, cross_fit_path
@@ -20,7 +20,7 @@ from tta.harm import cost_block, effect_rows, harm_blocks, pictures_per_second, 
 from tta.merge import MERGES
 from tta.policy import SavedViews
 
-__all__ = ["harm_report"]
+__all__ = ["harm_report", "view_section"]
 
 THIS = "this run"
 MOST_STEPS = 16  # of a curve
@@ -82,3 +82,23 @@ def harm_report(
     ]
     title = "Test-time augmentation, out of fold; differences to the plain picture"
     return section(title, *blocks), pd.DataFrame(effect_rows(rows))
+
+
+def view_section(run: Run) -> dict[str, Any]:
+    """Return each view of test-time augmentation alone and their merge, against the picture itself."""
+    num_folds, arrays = run.info["num_folds"], oof_arrays(run)
+    files = [run.path / "tta" / f"oof_fold_{index}.parquet" for index in range(run.info["num_repeats"] * num_folds)]
+    views = pd.concat([read_table(file).assign(repeat=index // num_folds) for index, file in enumerate(files)])
+    proba_of = {
+        str(name): softmax(run.logits(rows_like(table, run.oof))) for name, table in views.groupby("view", sort=False)
+    }
+    rows = compare(
+        label_N=arrays.label_N,
+        group_N=arrays.group_N,
+        repeat_N=arrays.repeat_N,
+        proba_of=proba_of | {"merged": arrays.proba_NC},
+        against="identity",
+        attributes=run.attributes,
+        metric=run.info["metric"],
+    )
+    return section("Test-time augmentation, out of fold", comparison_block(rows))

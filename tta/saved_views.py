@@ -12,9 +12,9 @@ from pathlib import Path
 import pandas as pd
 
 from foldblend.errors import UserError, listed
+from foldblend.runs.check import finished_run
 from foldblend.runs.costs import num_models
 from foldblend.runs.folder import Run, file_hash, read_json, read_table, write_json, write_table
-from pipeline.config.settings import read_config_file
 from tta.views.names import VIEWS_VERSION, draw_of, is_device_view
 
 __all__ = [
@@ -35,9 +35,7 @@ TIMES, PIPELINES = "tta/times.json", "tta/pipelines.json"
 
 def open_models(folder: Path) -> Run:
     """Return a run whose models are all there, as they were written. Raises UserError."""
-    if not (folder / "run.json").is_file():
-        raise UserError(f"{folder}: no run; name the folder of a finished one")
-    run = Run(folder)
+    run = finished_run(folder)
     if run.info["kind"] != "cv":
         whose = listed([run.info["of"]["name"]] if "of" in run.info else [one["name"] for one in run.info["members"]])
         raise UserError(
@@ -52,15 +50,12 @@ def open_models(folder: Path) -> Run:
             raise UserError(f"{folder}/{name}: no such checkpoint; run the same run_cv.py command again")
         if file_hash(folder / name) != read_json(done)["files"].get(name):
             raise UserError(f"{folder}/{name}: is not what the fold wrote; run the same run_cv.py command again")
-    if run.info.get("status") != "done":
-        raise UserError(f"{folder}: not finished; run the same run_cv.py command again")
     return run
 
 
 def can_see(run: Run) -> bool:
     """Return whether a run's models can see more views: heads on a frozen backbone had features, and no models."""
-    config = run.path / "config.yaml"
-    return config.is_file() and read_config_file(config).train.finetune != "head"
+    return bool(run.settings) and run.settings.get("finetune") != "head"
 
 
 def parts_of(run: Run) -> tuple[str, ...]:

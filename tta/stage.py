@@ -4,90 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import tyro
 
 from foldblend.cli import Say
-from foldblend.errors import UserError, did_you_mean, require
+from foldblend.errors import UserError
 from foldblend.runs.costs import device_of, num_models, pass_seconds, passes_a_view
 from foldblend.runs.derived import open_derived, write_derived
-from foldblend.runs.folder import PICTURES, Run, check_name, lock_folder, rows_like, with_logits, write_table
+from foldblend.runs.folder import PICTURES, Run, lock_folder, rows_like, with_logits, write_table
 from reports.run.report import closing_line, write_report
 from tta.choose import Choice, Search, learned, searched
+from tta.config import AUTO_VIEWS, TtaConfig
 from tta.crossfit import CrossFit, cross_fit
 from tta.learn import WEIGHTINGS
-from tta.merge import MERGES
 from tta.policy import IDENTITY, Policy, SavedViews
 from tta.report import harm_report
 from tta.saved_views import can_see, check_pipelines, kept_views, open_models, saved_rows, view_seconds
 from tta.views.names import parse_views
 
-__all__ = ["AUTO_VIEWS", "TtaConfig", "augment_run"]
+__all__ = ["augment_run"]
 
-AUTO_VIEWS = (
-    "hflip,scale:1.1,scale:1.2,scale:0.9,rotate:5,rotate:-5,xshift:0.05,xshift:-0.05,yshift:0.05,yshift:-0.05,"
-    "brightness:1.2,brightness:0.8,contrast:1.2,gamma:0.8,hflip*scale:1.1"
-)
-
-BUDGET = 4
 EFFECTS = "effects.csv"
 MACHINE = ("data", "device", "workers", "validation_batch_size")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TtaConfig:
-    """Which run is seen again, in which views, and what becomes of them."""
-
-    run: tyro.conf.Positional[str] = ""
-    """Folder of a finished run."""
-    views: str = "auto"
-    """Views such as hflip,scale:1.15 (see docs/tta.md), all of which are merged; auto chooses few of many, and of
-    all that were saved before."""
-    merge: str | None = None
-    """mean (of log-probabilities), prob, entropy; view and class learn weights per view, per class and view. Left
-    out: mean for given views, and with auto whatever is best."""
-    budget: int | None = None
-    """Most forward passes of a policy that --views auto may choose; 4 if left out."""
-    name: str | None = None
-    """Name of the run that is written beside; <run>_tta if left out."""
-    overwrite: bool = False
-    """Replace a run of that name that was made of other views."""
-    page: bool = True
-    """Draw report.html too."""
-    data: str | None = None
-    """Where the run's data lie now; where they lay in training if left out."""
-    device: str | None = None
-    """cuda, cuda:1, cpu; as in training if left out."""
-    workers: Annotated[int | None, tyro.conf.arg(aliases=["-j"])] = None
-    """Processes that read pictures; as in training if left out."""
-
-    validation_batch_size: Annotated[int | None, tyro.conf.arg(aliases=["-vb"])] = None
-    """Pictures a forward pass, each in one view; as in training if left out."""
-
-    def __post_init__(self) -> None:
-        known = [*MERGES, *WEIGHTINGS]
-        if self.merge is not None:
-            near = did_you_mean(self.merge, known)
-            require(self.merge in known, f"--merge {self.merge}: unknown{near}; pass {', '.join(known)}")
-        if self.budget is not None:
-            require(self.budget >= 1, f"--budget {self.budget}: pass 1 or more")
-            require(self.views == "auto", f"--budget {self.budget}: is for --views auto; given views are all merged")
-        check_name(self.name)
-        parse_views(AUTO_VIEWS if self.views == "auto" else self.views, "--views")
-
-    @property
-    def search(self) -> dict[str, Any]:
-        """Settings of the search."""
-        merges = tuple(name for name in MERGES if self.merge in (None, name))
-        weightings = tuple(name for name in WEIGHTINGS if self.merge in (None, name))
-        # Learned weights are of the mean; asked for alone, they have views chosen for the mean.
-        return {"budget": self.budget or BUDGET, "merges": merges or ("mean",), "weightings": weightings}
+AddViews = Callable[..., object]
+"""What has a run's models see it in further views: (folder, names, *, say, **machine)."""
 
 
 def _saved(run: Run, names: Sequence[str]) -> SavedViews:
@@ -149,10 +93,11 @@ def _costs(run: Run, policy: Policy) -> dict[str, Any]:
     }
 
 
-def augment_run(config: TtaConfig, *, say: Say = print) -> Run:
+def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = print) -> Run:
     """Add views to a run, decide what to make of them, and write that as a run beside it; return it.
 
-    Out-of-fold rows are cross-fitted: what holds for a fold was chosen or learned on the others. Raises UserError.
+    Out-of-fold rows are cross-fitted: what holds for a fold was chosen or learned on the others. `add_views` is
+    called only for views whose logits are not saved yet: it alone needs models. Raises UserError.
     """
     folder, auto, merge = Path(config.run), config.views == "auto", config.merge or "mean"
     run = open_models(folder)
@@ -164,8 +109,6 @@ def augment_run(config: TtaConfig, *, say: Say = print) -> Run:
     run_key = {"tta": _key(run, names, config)}
     open_derived(written, "tta", run_key, overwrite=config.overwrite, look=True)  # before the work is done
     if not set(names) <= set(kept):
-        from pipeline.view_logits import add_views  # torch, which merging and choosing do without
-
         machine = {name: getattr(config, name) for name in MACHINE if getattr(config, name) is not None}
         add_views(folder, names, say=say, **machine)
     saved = _saved(run, names)

@@ -6,8 +6,6 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from foldblend.errors import UserError
 from foldblend.runs.folder import Run, read_json
 
@@ -18,18 +16,7 @@ __all__ = [
     "pass_seconds",
     "passes_a_view",
     "picture_seconds",
-    "saved_settings",
 ]
-
-
-def saved_settings(run: Run) -> dict[Any, Any]:
-    """Return the settings that a run (or blend) wrote down; nothing where it has none or they cannot be read."""
-    file = next((file for name in ("config", "blend") if (file := run.path / f"{name}.yaml").is_file()), None)
-    try:
-        settings = {} if file is None else yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        settings = {}
-    return settings if isinstance(settings, dict) else {}
 
 
 def num_models(run: Run) -> int:
@@ -42,7 +29,7 @@ def passes_a_view(run: Run) -> int:
 
     Heads on one frozen backbone share theirs.
     """
-    return 1 if saved_settings(run).get("finetune") == "head" else num_models(run)
+    return 1 if run.settings.get("finetune") == "head" else num_models(run)
 
 
 def num_passes(run: Run) -> int:
@@ -86,7 +73,7 @@ def device_of(run: Run) -> str | None:
     machines = [fold["environment"] for fold in run.info.get("folds", ()) if "environment" in fold]
     if not machines and (file := run.path / "env.json").is_file():
         machines = [read_json(file)]
-    settings = saved_settings(run)
+    settings = run.settings
     found = {_device(machine, settings) for machine in machines}
     return found.pop() if len(found) == 1 else None
 

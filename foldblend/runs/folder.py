@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pyarrow
 import pyarrow.csv
+import yaml
 
 from foldblend.attributes import Attribute
 from foldblend.errors import UserError, listed, require
@@ -25,7 +26,6 @@ from foldblend.files import DRAFT, write_bytes, write_with
 
 __all__ = [
     "FORMAT",
-    "NEEDED",
     "PICTURES",
     "SECTIONS",
     "Run",
@@ -47,8 +47,6 @@ __all__ = [
 ]
 
 FORMAT = 1
-# Of run.json: what every reader of a run asks for.
-NEEDED = ("kind", "data", "classes", "attributes", "num_folds", "num_repeats", "metric", "leaks", "views")
 PICTURES = "pictures.parquet"
 LOCK = ".lock"
 SECTIONS = "sections"
@@ -200,6 +198,16 @@ class Run:
         if not isinstance(info, dict) or info.get("format") != FORMAT:
             raise UserError(f"{self.path}/run.json: not of format {FORMAT}; run it again with this version")
         return info
+
+    @functools.cached_property
+    def settings(self) -> dict[Any, Any]:
+        """The settings that the run (or blend) wrote down; nothing where it has none or they cannot be read."""
+        file = next((file for name in ("config", "blend") if (file := self.path / f"{name}.yaml").is_file()), None)
+        try:
+            settings = {} if file is None else yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            settings = {}
+        return settings if isinstance(settings, dict) else {}
 
     @property
     def classes(self) -> tuple[str, ...]:

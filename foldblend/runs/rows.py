@@ -17,7 +17,6 @@ from foldblend.scores.metrics import METRICS, softmax
 __all__ = [
     "OofArrays",
     "check_metric",
-    "check_rows_once",
     "mean_over_folds",
     "oof_arrays",
     "write_submission",
@@ -28,18 +27,6 @@ def check_metric(name: str) -> None:
     """Raise UserError, with near names, for an unknown --metric."""
     if name not in METRICS:
         raise UserError(f"--metric {name}: unknown{did_you_mean(name, METRICS)}; there are {', '.join(METRICS)}")
-
-
-def check_rows_once(found: pd.Series, wanted: pd.Series, what: str) -> None:
-    """Raise UserError unless `found` holds each id of `wanted` exactly once and no other."""
-    twice = found[found.duplicated()].unique()
-    absent = wanted[~wanted.isin(found)]
-    foreign = found[~found.isin(wanted)]
-    if len(twice) or len(absent) or len(foreign):
-        raise UserError(
-            f"{what}: every row must be written exactly once, but {len(absent)} are missing ({listed(absent)}), "
-            f"{len(twice)} doubled ({listed(twice)}), {len(foreign)} unknown ({listed(foreign)}); run it afresh"
-        )
 
 
 def mean_over_folds(tables: Sequence[pd.DataFrame], columns: Sequence[str], *, of_shares: bool = False) -> pd.DataFrame:

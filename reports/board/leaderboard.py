@@ -13,9 +13,10 @@ import pandas as pd
 import scipy.sparse.csgraph
 
 from foldblend.errors import UserError, listed
-from foldblend.runs.costs import num_models, num_passes, saved_settings
-from foldblend.runs.folder import NEEDED, Run
-from foldblend.runs.rows import check_rows_once, oof_arrays
+from foldblend.runs.check import NEEDED, check_rows, why_unfinished
+from foldblend.runs.costs import num_models, num_passes
+from foldblend.runs.folder import Run
+from foldblend.runs.rows import oof_arrays
 from foldblend.scores.metrics import METRICS
 from reports.board.rows import Scored, all_differences, difference, differing, rank, score_run
 from reports.text import printable
@@ -23,37 +24,19 @@ from reports.text import printable
 __all__ = ["SCHEMA", "find_runs", "leaderboard"]
 
 SCHEMA = 1
-COLUMNS = ("image_id", "group", "label", "label_raw", "repeat", "fold")
 MOST_COMPARED = 50  # runs: each with each is 1,225 differences and some MB of predictions
 
 
-def _check(run: Run) -> None:
-    """Raise UserError for a folder that is no finished run, or whose rows cannot be scored."""
-    if not (run.path / "run.json").is_file():
-        raise UserError("no run")
-    absent = [name for name in NEEDED if name not in run.info]
-    if run.info.get("status") != "done":
-        raise UserError("not finished; run the same command again")
-    if absent:
-        raise UserError(f"made by an earlier version (run.json lacks {listed(absent)}); run it again")
-    try:
-        run.attributes  # noqa: B018
-        assert min(run.info["num_folds"], run.info["num_repeats"]) >= 1
-        run.info["data"]["name"]
-    except (AssertionError, LookupError, TypeError, ValueError) as error:
-        raise UserError(f"run.json is broken ({type(error).__name__}); run it again") from None
-    absent = [name for name in COLUMNS if name not in run.oof]
-    if absent:
-        raise UserError(f"oof.parquet lacks {listed(absent)}; run it again")
-    for name in ("label", "label_raw"):
-        if not run.oof[name].isin(range(len(run.classes))).all():
-            raise UserError(f"oof.parquet: {name} is not always one of the {len(run.classes)} classes; run it again")
-    ids = run.oof["image_id"].drop_duplicates()
-    for repeat, rows in run.oof.groupby("repeat"):
-        if len(rows) != len(ids) or not rows["image_id"].is_unique:
-            check_rows_once(rows["image_id"], ids, f"oof.parquet, repeat {repeat}")  # says which, and takes longer
+def _check(path: Path) -> Run:
+    """Return a finished run whose rows can be scored. Raises UserError for another."""
+    why = why_unfinished(path)
+    if why is not None:
+        raise UserError(why)
+    run = Run(path)
+    check_rows(run, run.oof)
     run.ids_hash  # noqa: B018 - raises where ids are absent
     oof_arrays(run)  # raises where logits are absent or not finite
+    return run
 
 
 def find_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[dict[str, str]]]:
@@ -70,9 +53,9 @@ def find_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[dict[str, st
         try:
             if path.resolve() in runs:
                 raise UserError("named twice")
-            _check(run := Run(path))
+            run = _check(path)
         except UserError as error:
-            skipped.append({"path": printable(path), "why": printable(error)})
+            skipped.append({"path": printable(path), "why": printable(str(error).removeprefix(f"{path}/"))})
         else:
             runs[path.resolve()] = run
     if not runs:
@@ -119,7 +102,7 @@ def _settings(run: Run) -> dict[str, Any]:
     """Return the settings that a run (or blend) wrote down, as JSON knows them; nothing where it has none."""
     if "tta" in run.info:
         return {name: _plain(value) for name, value in run.info["tta"].items()} | {"of": run.info["of"]["name"]}
-    return {printable(key): _plain(value) for key, value in saved_settings(run).items() if key != "name"}
+    return {printable(key): _plain(value) for key, value in run.settings.items() if key != "name"}
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from foldblend.attributes import Attribute
 from foldblend.files import write_bytes
-from foldblend.runs.folder import SECTIONS, Run, read_json, read_table, rows_like, write_json, write_table
+from foldblend.runs.folder import SECTIONS, Run, read_json, read_table, write_json, write_table
 from foldblend.runs.rows import OofArrays, oof_arrays
 from foldblend.scores.baselines import attribute_only_band, attribute_only_difference
 from foldblend.scores.bootstrap import score_interval
@@ -18,33 +18,13 @@ from foldblend.scores.metrics import METRICS, softmax
 from reports.blocks import comparison_block, section
 from reports.run.gallery import Predictions, rows_by_interest
 from reports.run.page import report_page
-from reports.run.summary import MOST_NAMED, compare, summarise, summarise_test
+from reports.run.summary import MOST_NAMED, summarise, summarise_test
 from reports.run.suspects import find_suspects
 from reports.run.text import render_text
 from reports.run.thumbnails import pictures_of
 from reports.text import num, span
 
-__all__ = ["closing_line", "suspects_csv", "view_section", "write_report"]
-
-
-def view_section(run: Run) -> dict[str, Any]:
-    """Return each view of test-time augmentation alone and their merge, against the picture itself."""
-    num_folds, arrays = run.info["num_folds"], oof_arrays(run)
-    files = [run.path / "tta" / f"oof_fold_{index}.parquet" for index in range(run.info["num_repeats"] * num_folds)]
-    views = pd.concat([read_table(file).assign(repeat=index // num_folds) for index, file in enumerate(files)])
-    proba_of = {
-        str(name): softmax(run.logits(rows_like(table, run.oof))) for name, table in views.groupby("view", sort=False)
-    }
-    rows = compare(
-        label_N=arrays.label_N,
-        group_N=arrays.group_N,
-        repeat_N=arrays.repeat_N,
-        proba_of=proba_of | {"merged": arrays.proba_NC},
-        against="identity",
-        attributes=run.attributes,
-        metric=run.info["metric"],
-    )
-    return section("Test-time augmentation, out of fold", comparison_block(rows))
+__all__ = ["closing_line", "suspects_csv", "write_report"]
 
 
 def _baseline(arrays: OofArrays, attribute: Attribute) -> dict[str, Any]:

@@ -1,0 +1,21 @@
+"""Types of the public face; a test holds this list against the table in __init__.py."""
+
+from ensemble.blend import blend as blend
+from foldblend.attributes import Attribute as Attribute
+from foldblend.errors import UserError as UserError
+from foldblend.runs.check import load as load
+from foldblend.runs.folder import Run as Run
+from folds.audit.run import audit as audit
+from folds.config import DataConfig as DataConfig
+from folds.data.manifest import Manifest as Manifest
+from folds.data.manifest import build_manifest as build_manifest
+from folds.kfold import StratifiedGroupKFold as StratifiedGroupKFold
+from pipeline.config.run import RunConfig as RunConfig
+from pipeline.config.settings import make_config as make_config
+from pipeline.cv import cross_validate as cross_validate
+from pipeline.cv import cross_validate_seeds as cross_validate_seeds
+from pipeline.tta import run_tta as run_tta
+from reports.board.leaderboard import leaderboard as leaderboard
+from reports.run.report import write_report as write_report
+
+PUBLIC: dict[str, str]

@@ -1,0 +1,53 @@
+"""The command run_audit.py, from words to exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from foldblend.cli import parse_flags, program, run_command
+from folds.config import DataConfig, SplitConfig
+
+__all__ = ["run_audit"]
+
+ABOUT = """Audit a data set before training on it: wrong labels, leaks, folds, distributions, test against train.
+
+The data set comes first, a folder in the competition's layout, a CSV or "demo": python run_audit.py DATA
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PageConfig:
+    page: str | None = None
+    """HTML file to write; default: audit_<data set>.html in this folder."""
+    quick: bool = False
+    """Leave out the search for one person under two names and for swapped labels."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AuditConfig:
+    data: DataConfig = field(default_factory=DataConfig)
+    """Where pictures and labels come from."""
+    split: SplitConfig = field(default_factory=SplitConfig)
+    """Who is held out when."""
+    page: PageConfig = field(default_factory=PageConfig)
+    """What is written."""
+
+
+def _with_flag(argv: Sequence[str]) -> list[str]:
+    """Return the words with the leading DATA made --csv or --data."""
+    if not argv or argv[0].startswith("-"):
+        return list(argv)
+    return ["--csv" if argv[0].lower().endswith(".csv") else "--data", *argv]
+
+
+def run_audit(argv: Sequence[str]) -> int:
+    """Run the command line of run_audit.py and return its exit code."""
+
+    def command() -> None:
+        config = parse_flags(AuditConfig, _with_flag(argv), prog=program("run_audit.py"), description=ABOUT)
+        from folds.audit import run  # pandas and OpenCV: after the flags have been checked
+
+        run.run_audit(config.data, config.split, page=config.page.page, deep=not config.page.quick)
+
+    return run_command(command, place="--page", resumes=False)

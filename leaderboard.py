@@ -1,0 +1,9 @@
+#!/usr/bin/env python
+"""Compare finished runs: python leaderboard.py outputs/*"""
+
+import sys
+
+from foldblend.commands import leaderboard as main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""The commands run_cv.py and run_tta.py, from words to exit code."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from foldblend.cli import parse_flags, program, run_command
+from foldblend.errors import UserError
+from pipeline.config.cli import parse_run_config
+from pipeline.watch.hangup import outlive_terminal
+
+__all__ = ["run_cv", "run_tta"]
+
+ABOUT_CV = "Cross-validate an image classifier: folds, training, out-of-fold and test logits, OOF F1 report."
+ABOUT_TTA = """Test-time augmentation of a finished run: see its pictures in more views, and merge them honestly.
+
+The run folder comes first: python run_tta.py outputs/RUN --views hflip,scale:1.15
+"""
+
+
+def run_cv(argv: Sequence[str]) -> int:
+    """Run the command line of run_cv.py and return its exit code."""
+
+    def command() -> None:
+        config = parse_run_config(argv, prog=program("run_cv.py"), description=ABOUT_CV)
+        from pipeline.cv import cross_validate_seeds  # torch takes seconds: after the flags have been checked
+
+        with outlive_terminal(Path(config.output.output) / "hangup.log") as say:
+            cross_validate_seeds(config, say=say)
+
+    return run_command(command)
+
+
+def run_tta(argv: Sequence[str]) -> int:
+    """Run the command line of run_tta.py and return its exit code."""
+
+    def command() -> None:
+        from pipeline import tta
+        from tta.config import TtaConfig
+        from tta.views.names import describe_views
+
+        about = "\n".join([ABOUT_TTA, "Views:", *(f"- {line}" for line in describe_views())])
+        config = parse_flags(TtaConfig, argv, prog=program("run_tta.py"), description=about)
+        if not config.run:
+            raise UserError("name the folder of a finished run, such as: python run_tta.py outputs/RUN --views hflip")
+        tta.run_tta(**dataclasses.asdict(config))
+
+    return run_command(command, place="--name")

@@ -1,0 +1,137 @@
+"""The commands leaderboard.py and report.py, from words to exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from foldblend.cli import parse_flags, program, run_command
+from foldblend.errors import UserError
+
+__all__ = ["leaderboard", "report"]
+
+ABOUT_BOARD = """Compare finished runs: scores with intervals, paired differences, time and cost; table, page and JSON.
+
+Run folders come first: python leaderboard.py outputs/*
+"""
+ABOUT_REPORT = """Draw the reports of finished runs again, each from its run folder alone.
+
+Run folders come first: python report.py outputs/RUN
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BoardConfig:
+    """Which runs are compared, by what, and what is written."""
+
+    runs: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Folders of runs and blends, such as outputs/*; what is no finished run is skipped."""
+    metric: str | None = None
+    """The score that counts; default: that of the runs, f1_macro where theirs differ."""
+    page: str = "leaderboard.html"
+    """HTML file to write."""
+    no_page: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Write no page."""
+    json: str | None = None
+    """JSON file to write the same numbers to."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportConfig:
+    """Which reports are drawn again."""
+
+    runs: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Folders of runs and blends, such as outputs/*; what is no finished run is skipped."""
+    page: bool = True
+    """Draw report.html too."""
+
+
+def _writable(flag: str, name: str) -> Path:
+    """Return the file. Raises UserError where none can be written."""
+    file = Path(name)
+    if file.is_dir() or not file.absolute().parent.is_dir():
+        raise UserError(f"{flag} {file}: no file can be written there; name one in a folder that exists")
+    return file
+
+
+def _compare(config: BoardConfig) -> None:
+    """Print the boards and write what is asked for. Raises UserError."""
+    # pandas and the rest: after the flags have been checked
+    from foldblend.files import write_bytes
+    from foldblend.runs.folder import write_json
+    from foldblend.runs.rows import check_metric
+    from reports.board import leaderboard as boards
+    from reports.board.text import board_lines, pair_lines
+    from reports.text import folded
+
+    if not config.runs:
+        raise UserError("name the folders of runs, such as: python leaderboard.py outputs/*")
+    if config.metric is not None:
+        check_metric(config.metric)
+    page = None if config.no_page else _writable("--page", config.page)
+    json_file = None if config.json is None else _writable("--json", config.json)
+    runs, skipped = boards.find_runs(config.runs)
+    every = boards.leaderboard(runs, skipped, metric=config.metric)
+    lines = [line for board in every["boards"] for line in [*board_lines(every, board), ""]]
+    if len(runs) == 2 and len(every["boards"]) == 1:
+        lines += pair_lines(every["boards"][0])
+    lines += [line for one in skipped for line in folded(f"skipped {one['path']}: {one['why']}")]
+    print("\n".join(lines))
+    if json_file is not None:
+        write_json(json_file, every | {"boards": [_without_pictures(board) for board in every["boards"]]})
+        print(f"JSON: {json_file}")
+    if page is not None:
+        from reports.board.page import board_page  # OpenCV
+
+        write_bytes(page, board_page(every))
+        print(f"page: {page}")
+
+
+def _without_pictures(board: dict[str, Any]) -> dict[str, Any]:
+    return {name: part for name, part in board.items() if name != "pictures"}
+
+
+def _draw(config: ReportConfig) -> None:
+    """Draw the reports again. Raises UserError where one could not be, after the others."""
+    from foldblend.runs.folder import lock_folder
+    from reports.board.leaderboard import find_runs
+    from reports.run.report import write_report  # matplotlib
+
+    if not config.runs:
+        raise UserError("name the folders of runs, such as: python report.py outputs/RUN")
+    runs, skipped = find_runs(config.runs)
+    for one in skipped:
+        print(f"skipped {one['path']}: {one['why']}", file=sys.stderr)
+    failed = []
+    for run in runs:
+        try:
+            with lock_folder(run.path):
+                write_report(run, page=config.page)
+            print(f"drawn again: {run.path}")
+        except UserError as error:  # no reason to leave the others as they are
+            failed.append(str(error))
+    if failed:
+        raise UserError(f"not drawn again: {'; '.join(failed)}")
+
+
+def leaderboard(argv: Sequence[str]) -> int:
+    """Run the command line of leaderboard.py and return its exit code."""
+
+    def command() -> None:
+        _compare(parse_flags(BoardConfig, argv, prog=program("leaderboard.py"), description=ABOUT_BOARD))
+
+    return run_command(command, place="--page", resumes=False)
+
+
+def report(argv: Sequence[str]) -> int:
+    """Run the command line of report.py and return its exit code."""
+
+    def command() -> None:
+        _draw(parse_flags(ReportConfig, argv, prog=program("report.py"), description=ABOUT_REPORT))
+
+    return run_command(command, place="folder", resumes=False)
