@@ -23,10 +23,9 @@ from common import Results, parser, print_rows, run_cv, settled, shown, spread
 from sklearn.linear_model import LogisticRegression
 
 from foldblend.runs.folder import Run
-from pipeline.cv import job_of
-from pipeline.fold_files import FoldJob
 from pipeline.frozen.features import Backbone, Features
 from pipeline.frozen.run_heads import run_heads
+from pipeline.job import FoldJob, job_of
 from pipeline.prepare import Prepared, prepare
 
 
@@ -34,7 +33,7 @@ def one_pass(job: FoldJob) -> float:
     """Return the seconds to take the features of all pictures once."""
     start = time.perf_counter()
     features = Features(job, Backbone(job))
-    for table in (job.manifest.train, job.manifest.test):
+    for table in (job.run.manifest.train, job.run.manifest.test):
         if table is not None:
             features.of(table, "identity")
     return time.perf_counter() - start
@@ -42,12 +41,12 @@ def one_pass(job: FoldJob) -> float:
 
 def naive_difference(job: FoldJob, run: Run, l2: list[float]) -> float:
     """Return the largest difference of a centred logit from the naive loop's, over all folds and rows."""
-    train, test = job.manifest.train, job.manifest.test
+    train, test = job.run.manifest.train, job.run.manifest.test
     label_N, most = train["label"].to_numpy(), 0.0
     for fold, strength in enumerate(l2):
         features = Features(job, Backbone(job))  # nothing is kept: every picture passes again
         train_ND = features.of(train, "identity").astype(np.float64)
-        held = job.fold_RN[0] == fold
+        held = job.run.fold_RN[0] == fold
         scale = np.sqrt(train_ND[~held].var(axis=0).sum())
         head = LogisticRegression(C=1 / strength, max_iter=50_000, tol=1e-10)
         head.fit(train_ND[~held] / scale, label_N[~held])

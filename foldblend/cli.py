@@ -7,34 +7,51 @@ import dataclasses
 import errno
 import io
 import os
+import re
 import sys
+import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from foldblend.errors import UserError, did_you_mean
+from foldblend.errors import UserError, did_you_mean, require
+from foldblend.flags import flag_name
 
-__all__ = ["Say", "cli_flags", "parse_flags", "program", "run_command"]
+__all__ = ["Say", "check_name", "cli_flags", "parse_flags", "program", "run_command", "typed_settings"]
 
 Parsed = TypeVar("Parsed")
 Say = Callable[[str], None]
 """Where a line for the user goes, such as `print`."""
 
 
-def cli_flags(config_class: Any) -> list[str]:
-    """Return all long flags of a dataclass of settings, nested groups included, aliases too."""
-    flags = []
+def cli_flags(config_class: Any) -> dict[str, str]:
+    """Return all flags of a dataclass of settings, aliases and nested groups included: spelling -> setting."""
+    found: dict[str, str] = {}
+    hints = typing.get_type_hints(config_class, include_extras=True)
     for item in dataclasses.fields(config_class):
         nested = item.default_factory
         if dataclasses.is_dataclass(nested):
-            flags += cli_flags(nested)
-        else:
-            flags.append("--" + item.name.replace("_", "-"))
-            if item.name == "backbone":
-                flags.append("--model")
-    return flags
+            found |= cli_flags(nested)
+        elif "not_a_flag" not in item.metadata:
+            about = typing.get_args(hints[item.name])[1:] if typing.get_origin(hints[item.name]) is Annotated else ()
+            aliases = [alias for one in about for alias in getattr(one, "aliases", None) or ()]
+            found |= dict.fromkeys([flag_name(item.name), *aliases], item.name)
+    return found
+
+
+def typed_settings(config_class: Any, argv: Sequence[str]) -> frozenset[str]:
+    """Return the settings that words of a command line give, by name."""
+    known = cli_flags(config_class)
+    spelt = {_plain(word) for word in argv if word.startswith("-")}
+    return frozenset(known[flag] for flag in spelt if flag in known)
+
+
+def _plain(word: str) -> str:
+    """Return a flag as the table of flags has it: --img_size=224 and --no-amp as --img-size and --amp."""
+    flag = word.partition("=")[0]
+    return flag.replace("_", "-").replace("--no-", "--", 1) if flag.startswith("--") else flag
 
 
 def program(script: str) -> str:
@@ -68,10 +85,10 @@ def parse_flags(
     """Parse flags into a dataclass with tyro. Raises UserError in one line where they are wrong."""
     known = [*cli_flags(config_class), "--help"]
     for word in argv:
-        flag = word.split("=")[0].replace("_", "-")
-        plain = flag.replace("--no-", "--", 1)
-        if flag.startswith("--") and len(flag) > 2 and flag not in known and plain not in known:
-            raise UserError(f"{word.split('=')[0]}: no such flag{did_you_mean(flag, known)}; {prog} --help lists all")
+        flag = word.partition("=")[0].replace("_", "-")
+        if flag.startswith("--") and len(flag) > 2 and flag not in known and _plain(word) not in known:
+            near = did_you_mean(flag, known)
+            raise UserError(f"{word.partition('=')[0]}: no such flag{near}; {prog} --help lists all")
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -115,3 +132,9 @@ def run_command(command: Callable[[], object], *, place: str = "--output", resum
         print(f"stopped; the same command {what_next}", file=sys.stderr)
         return 130
     return 0
+
+
+def check_name(name: str | None) -> None:
+    """Raise UserError for a --name that is no plain folder name."""
+    good = name is None or re.fullmatch(r"\w[\w.+-]*", name) is not None
+    require(good, f"--name {name}: use letters, digits and . _ + - only")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from foldblend.cli import parse_flags, program, run_command
-from folds.config import DataConfig, SplitConfig
+from folds.config import AuditConfig
 
 __all__ = ["run_audit"]
 
@@ -14,24 +13,6 @@ ABOUT = """Audit a data set before training on it: wrong labels, leaks, folds, d
 
 The data set comes first, a folder in the competition's layout, a CSV or "demo": python run_audit.py DATA
 """
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PageConfig:
-    page: str | None = None
-    """HTML file to write; default: audit_<data set>.html in this folder."""
-    quick: bool = False
-    """Leave out the search for one person under two names and for swapped labels."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AuditConfig:
-    data: DataConfig = field(default_factory=DataConfig)
-    """Where pictures and labels come from."""
-    split: SplitConfig = field(default_factory=SplitConfig)
-    """Who is held out when."""
-    page: PageConfig = field(default_factory=PageConfig)
-    """What is written."""
 
 
 def _with_flag(argv: Sequence[str]) -> list[str]:
@@ -48,6 +29,6 @@ def run_audit(argv: Sequence[str]) -> int:
         config = parse_flags(AuditConfig, _with_flag(argv), prog=program("run_audit.py"), description=ABOUT)
         from folds.audit import run  # pandas and OpenCV: after the flags have been checked
 
-        run.run_audit(config.data, config.split, page=config.page.page, deep=not config.page.quick)
+        run.run_audit(config)
 
     return run_command(command, place="--page", resumes=False)

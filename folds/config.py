@@ -1,38 +1,41 @@
-"""Which data and which folds: the flags that run_cv.py and `python -m folds` share."""
+"""Which data and which folds: the flags that run_cv.py and run_audit.py share."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 from foldblend.errors import require
+from foldblend.flags import flag
 
-__all__ = ["DataConfig", "SplitConfig"]
+__all__ = ["AuditConfig", "DataConfig", "SplitConfig"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
+    GROUP: ClassVar = {"identity": False}  # the hash of the data stands for them
+
     data: str | None = None
     """Root of the competition's layout, or "demo". Default: $SM_CHANNEL_TRAIN, data/, or the demo set."""
     dataset: str | None = None
     """Your own reader as module:name: the data flags -> a manifest (see examples/)."""
-    csv: str | None = None
+    csv: str | None = flag(None, path=True)
     """Any CSV of labelled pictures instead of the layout."""
-    image_col: str = "image"
+    image_col: str = flag("image", csv_only=True)
     """Column of --csv with the picture's path."""
-    label_col: str = "label"
+    label_col: str = flag("label", csv_only=True)
     """Column of --csv with the class, words or numbers."""
-    group_col: str | None = None
+    group_col: str | None = flag(None, csv_only=True)
     """Column of --csv with the person, patient or product; default: every picture for itself."""
-    image_root: str | None = None
+    image_root: str | None = flag(None, csv_only=True, path=True)
     """Folder that the paths in --csv start from; default: the CSV's own."""
-    test_csv: str | None = None
+    test_csv: str | None = flag(None, csv_only=True, path=True)
     """CSV with the test pictures in --image-col."""
-    attribute_cols: str | None = None
+    attribute_cols: str | None = flag(None, csv_only=True)
     """Columns of --csv, by commas, with what the class implies, such as gender,age: scored apart too."""
-    box_cols: str | None = None
+    box_cols: str | None = flag(None, csv_only=True)
     """Columns of --csv and --test-csv with a box in pixels of the upright picture, as x1,y1,x2,y2, to crop to."""
-    corrections: str | None = None
+    corrections: str | None = flag(None, path=True)
     """CSV of corrections (target, field, value) laid over the labels; raw ones are kept and scored too."""
     old_from: float | None = None
     """Years from which people count as 60+ in training only (competition's layout)."""
@@ -50,7 +53,7 @@ class SplitConfig:
     """Number of folds; default 5, or those of --fold-file."""
     repeats: int | None = None
     """How often the whole cross-validation is done, each time with other folds; default 1."""
-    fold_file: str | None = None
+    fold_file: str | None = flag(None, identity=False, path=True)
     """Folds from another run (its folder) or any CSV with image_id, fold and perhaps repeat."""
     split: Literal["stratified-group", "group", "stratified", "random"] = "stratified-group"
     """What folds keep: classes even and groups whole, groups whole, classes even, or neither.
@@ -62,3 +65,21 @@ class SplitConfig:
         require(self.folds is None or self.folds >= 2, f"--folds {self.folds}: cross-validation needs at least 2")
         require(self.repeats is None or self.repeats >= 1, f"--repeats {self.repeats}: pass 1 or more")
         require(self.split_seed >= 0, f"--split-seed {self.split_seed}: pass 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PageConfig:
+    page: str | None = None
+    """HTML file to write; default: audit_<data set>.html in this folder."""
+    quick: bool = False
+    """Leave out the search for one person under two names and for swapped labels."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AuditConfig:
+    data: DataConfig = field(default_factory=DataConfig)
+    """Where pictures and labels come from."""
+    split: SplitConfig = field(default_factory=SplitConfig)
+    """Who is held out when."""
+    page: PageConfig = field(default_factory=PageConfig)
+    """What is written."""

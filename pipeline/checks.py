@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from foldblend.errors import require
+from foldblend.flags import flag_name, flags_of
 from foldblend.plugins import find_part, is_custom
 from pipeline.config.run import RunConfig
 from pipeline.config.settings import flatten
-from pipeline.config.train import parse_loss
+from pipeline.config.train import loss_names, parse_loss
 from pipeline.data.augment import check_augmentation
 from pipeline.data.preprocess import Preprocess
-from pipeline.training.losses import check_loss, loss_names, loss_parts, takes_mixed
+from pipeline.training.losses import check_loss, loss_parts, takes_mixed
 from pipeline.training.optim import SCHEDULES
-
-# What --finetune head goes by, or what every run's config.yaml names.
-HEAD_FLAGS = {"finetune", "head_l2", "feature_views", "seed", "seeds", "epochs", "batch_size", "select"}
 
 __all__ = ["check_flags", "check_recipe", "explain", "own_parts"]
 
@@ -32,10 +28,9 @@ def check_flags(config: RunConfig) -> None:
     train, loss, augment, machine = config.train, config.loss, config.augment, config.machine
     find_part(train.sched, SCHEDULES, "--sched")
     loss_parts(loss)
-    mixes = augment.mixup > 0 or augment.cutmix > 0
     within = augment.mixup == 0 and augment.cutmix_mode == "class"  # then labels stay whole, but not their type
     require(
-        not mixes or within or takes_mixed(loss),
+        not augment.mixes or within or takes_mixed(loss),
         f"--loss {loss.loss} with {'--mixup' if augment.mixup else '--cutmix'}: F1 counts whole pictures, which mixed "
         "ones are not; leave out one of them",
     )
@@ -44,7 +39,7 @@ def check_flags(config: RunConfig) -> None:
         "--logit-adjust with --sampler balanced: both make up for class sizes, together they overdo it; pass one",
     )
     require(
-        not loss.logit_adjust or bool(loss_names(loss) & {"ce", "focal"}),
+        not loss.logit_adjust or bool(loss_names(loss.loss) & {"ce", "focal"}),
         f"--logit-adjust with --loss {loss.loss}: only ce and focal are adjusted; add one of them",
     )
     own = is_custom(augment.augment)
@@ -53,7 +48,7 @@ def check_flags(config: RunConfig) -> None:
         f"--augment {augment.augment} with --augment-on device: your own runs on the CPU; leave --augment-on out",
     )
     require(
-        train.select == "last" or train.finetune != "head",
+        train.select == "last" or not train.frozen,
         f"--select {train.select} with --finetune head: there are no epochs to choose from; leave it out",
     )
     require(
@@ -61,11 +56,11 @@ def check_flags(config: RunConfig) -> None:
         "--average-last with --select: the mean is of the last epochs, whichever is best; pass one of them",
     )
     require(
-        config.model.head == "joint" or train.finetune != "head",
+        config.model.head == "joint" or not train.frozen,
         "--head attributes with --finetune head: its heads are joint ones; pass --finetune 1, or leave --head out",
     )
     require(
-        not (train.finetune == "head" and is_custom(config.model.backbone)),
+        not (train.frozen and is_custom(config.model.backbone)),
         f"--finetune head with --backbone {config.model.backbone}: needs one of timm's; pass --finetune full",
     )
 
@@ -75,47 +70,28 @@ def check_recipe(config: RunConfig, preprocess: Preprocess, *, num_classes: int)
     width, height = preprocess.stored_size
     check_augmentation(config.augment.augment, width=width, height=height)
     augment = config.augment
-    check_loss(config.loss, num_classes, mixed=augment.mixup > 0 or augment.cutmix > 0)
+    check_loss(config.loss, num_classes, mixed=augment.mixes)
 
 
 def _idle_flags(config: RunConfig) -> dict[str, str]:
     """Return the flags that differ from their default and do nothing here, each with what it would need."""
-    train, losses = config.train, loss_names(config.loss)
     given, default = flatten(config), flatten(RunConfig())
-    own_loss, own_sched = any(map(is_custom, losses)), is_custom(train.sched)  # which may read any flag
-    mixes = config.augment.mixup > 0 or config.augment.cutmix > 0
-    useful = {
-        "focal_gamma": ("focal" in losses or own_loss, "--loss focal"),
-        "smoothing": (bool(losses & {"ce", "focal"}) or own_loss, "--loss ce or focal"),
-        "sampler_power": (config.loss.sampler == "balanced", "--sampler balanced"),
-        "mixup_prob": (mixes, "--mixup or --cutmix"),
-        "model_ema_decay": (train.model_ema, "--model-ema"),
-        "decay_epochs": (train.sched == "step" or own_sched, "--sched step"),
-        "decay_rate": (train.sched in ("step", "plateau") or own_sched, "--sched step or plateau"),
-        "patience_epochs": (train.sched == "plateau" or own_sched, "--sched plateau"),
-        "min_lr": (train.sched in ("cosine", "plateau") or own_sched, "--sched cosine or plateau"),
-        "warmup_epochs": (train.sched != "onecycle", "another --sched than onecycle"),
-        "crop_share": (config.model.crop in ("center", "face"), "--crop center or face"),
-        "head_l2": (train.finetune == "head", "--finetune head"),
-        "feature_views": (train.finetune == "head", "--finetune head"),
-    }
-    idle = {name: needs for name, (is_useful, needs) in useful.items() if not is_useful}
-    if train.finetune == "head":
-        learning = [*dataclasses.fields(train), *dataclasses.fields(config.loss), *dataclasses.fields(config.augment)]
-        names = {item.name for item in learning} - HEAD_FLAGS | {"drop", "drop_path"}
-        idle |= dict.fromkeys(names, "another --finetune than head")
-        if train.feature_views:
-            del idle["augment"]
-    return {name: needs for name, needs in idle.items() if given[name] != default[name]}
+    idle = {}
+    for name, about in flags_of(RunConfig).items():
+        if given[name] == default[name]:
+            continue
+        if about.steps and config.train.frozen:
+            idle[name] = "another --finetune than head"
+        elif about.needs is not None and not about.needs.met(config):
+            idle[name] = about.needs.what
+    return idle
 
 
 def explain(config: RunConfig) -> list[str]:
     """Return what a reader of the flags may not expect, one line each."""
     train = config.train
-    lines = [
-        f"--{name.replace('_', '-')} does nothing here: it needs {needs}" for name, needs in _idle_flags(config).items()
-    ]
-    if train.grad_accum_steps > 1 and "f1" in loss_names(config.loss):
+    lines = [f"{flag_name(name)} does nothing here: it needs {needs}" for name, needs in _idle_flags(config).items()]
+    if train.grad_accum_steps > 1 and "f1" in loss_names(config.loss.loss):
         lines.append("--loss f1 with --grad-accum-steps: F1 is that of each batch, not of all that make a step")
     if train.average_last > (train.epochs or train.average_last):
         lines.append(f"--average-last {train.average_last}: there are {train.epochs} epochs, so the mean is of all")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,28 +41,27 @@ from folds.data.manifest import Manifest
 from folds.fold_file import read_fold_file
 from folds.split import SPLITTERS
 from pipeline.config.about import describe_run
+from pipeline.config.resolved import ResolvedConfig
 from pipeline.config.run import RunConfig, parse_folds
 from pipeline.config.settings import changed_keys, flatten, replace
-from pipeline.data.feeding import Feeder
-from pipeline.data.pictures import open_pictures
-from pipeline.device import compute_of, free_memory
-from pipeline.fold_files import FoldJob, finished_fold
+from pipeline.fold_files import finished_fold
 from pipeline.frozen.run_heads import run_heads
-from pipeline.prepare import Prepared, prepare
+from pipeline.job import Prepared, TrainingJob, job_of
+from pipeline.prepare import prepare
 from pipeline.training.checkpoint import CHECKPOINT
 from pipeline.training.parallel_folds import run_folds
 from pipeline.watch.progress import Progress
 from reports.run.report import closing_line, write_report
 from tta.report import view_section
 
-__all__ = ["cross_validate", "cross_validate_seeds", "job_of"]
+__all__ = ["cross_validate", "cross_validate_seeds"]
 
 
 def _free_name(folder: Path) -> str:
     return next(name for i in range(2, 10**6) if not folder.with_name(name := f"{folder.name}-{i}").exists())
 
 
-def _open_folder(folder: Path, config: RunConfig, run_key: dict[str, str], *, resume: bool) -> None:
+def _open_folder(folder: Path, config: ResolvedConfig, run_key: dict[str, str], *, resume: bool) -> None:
     """Make the run folder fit for this run, or raise UserError saying what of it differs."""
     if not (folder / "run.json").is_file():
         if not is_empty(folder):
@@ -142,7 +141,7 @@ def _record(run: Prepared, folder: Path) -> dict[str, Any]:
         "answers": list(manifest.answers),
         "attributes": [dataclasses.asdict(attribute) for attribute in manifest.attributes],
         "num_folds": run.num_folds,
-        "num_repeats": len(run.fold_RN),
+        "num_repeats": run.num_repeats,
         "has_test": manifest.test is not None,
         "num_test_folds": 0 if manifest.test is None else run.num_models,
         "leaks": SPLITTERS[run.config.split.split].leaks,
@@ -163,64 +162,28 @@ def _write_pictures(folder: Path, manifest: Manifest) -> None:
     write_table(folder / PICTURES, table[[name for name in ("part", "image_id", "path", "box") if name in table]])
 
 
-def _passes(run: Prepared) -> int:
-    """Return how often each picture is read."""
-    train = run.config.train
-    if train.finetune == "head":
-        return len(run.views) + train.feature_views
-    return (train.epochs or 0) * run.num_models
-
-
-def job_of(run: Prepared, folder: Path, fold_RN: np.ndarray, **rest: Any) -> FoldJob:
-    """Return what the folds need, their pictures decoded."""
-    config, manifest = run.config, run.manifest
-    compute = compute_of(config.machine)
-    source = open_pictures(
-        (manifest.train, manifest.test),
-        run.preprocess,
-        cache=config.machine.cache,
-        cache_dir=config.machine.cache_dir,
-        passes=_passes(run),
-        device_room=free_memory(compute.device) if config.machine.augment_on == "device" else None,
-        say=rest["say"],
-    )
-    return FoldJob(
-        folder=folder,
-        manifest=manifest,
-        fold_RN=fold_RN,
-        config=config,
-        model_kwargs=run.model_kwargs,
-        weights=run.weights,
-        join=run.join,
-        preprocess=run.preprocess,
-        compute=compute,
-        feeder=Feeder(config, source, compute),
-        views=run.views,
-        **rest,
-    )
-
-
 def _run_folds(run: Prepared, folder: Path, info: dict[str, Any], only: Sequence[int], say: Say) -> bool:
     """Do the folds that are not done, or those of `only`, and return whether all are; then their rows are joined.
 
     `info` takes in what run.json records of it.
     """
-    fold_RN = _folds(folder, run)
+    run = dataclasses.replace(run, fold_RN=_folds(folder, run))
     info["folds_hash"] = file_hash(folder / "folds.csv")
     environment = describe_environment(weights=run.origin)
     if not (folder / "env.json").is_file():  # a resumed run keeps where it began; each fold has its own
         write_json(folder / "env.json", environment)
-    run_key = run.run_key | {"folds": info["folds_hash"]}
-    done = {index: finished_fold(folder, index, run_key) for index in range(run.num_models)}
+    fold_key = run.run_key | {"folds": info["folds_hash"]}
+    done = {index: finished_fold(folder, index, fold_key) for index in range(run.num_models)}
     for index in [index for index, fold in done.items() if fold is not None]:
         (folder / f"fold_{index}" / CHECKPOINT).unlink(missing_ok=True)  # of a kill just after its last file
     todo = [index for index, fold in done.items() if fold is None and (not only or index in only)]
     if todo:
         with contextlib.closing(Progress(len(todo))) as progress:
-            job = job_of(run, folder, fold_RN, run_key=run_key, environment=environment, say=say, progress=progress)
+            shared = job_of(run, folder, say=say)
+            job = TrainingJob(**vars(shared), fold_key=fold_key, environment=environment, progress=progress)
             for index in done.keys() - {*todo}:
                 say(f"{job.title(index)}: finished before, kept")
-            run_todo = run_heads if run.config.train.finetune == "head" else run_folds
+            run_todo = run_heads if run.config.train.frozen else run_folds
             done |= run_todo(job, todo)
     left = [str(index) for index, fold in done.items() if fold is None]
     if left:
@@ -231,59 +194,98 @@ def _run_folds(run: Prepared, folder: Path, info: dict[str, Any], only: Sequence
     return True
 
 
-def cross_validate(config: RunConfig, *, say: Say = tqdm.write) -> Run:
-    """Train all folds of a run and return it; finished folds of an equal run are kept.
+def _begin(run: Prepared, folder: Path, info: dict[str, Any], say: Say) -> dict[str, Any]:
+    """Say what is about to be done, make the folder known as a run, and return what its run.json said before."""
+    machine, data = run.config.machine, info["data"]
+    say(
+        f"{folder}: {data['num_images']:,} pictures of {data['num_groups']:,} groups, "
+        f"{run.manifest.num_classes} classes, {data['num_test']:,} test pictures; {machine.device}, "
+        f"{machine.amp_dtype if machine.amp else 'float32'}, {machine.threads} threads, {machine.workers} workers"
+    )
+    before = read_json(folder / "run.json") if (folder / "run.json").is_file() else {"started": round(time.time())}
+    if "started" in before:  # a resumed run keeps its first start; one of before it was kept has none
+        info["started"] = before["started"]
+    write_json(folder / "run.json", info)  # first: by it the folder is known as a run
+    write_bytes(folder / "config.yaml", yaml.safe_dump(flatten(run.config), sort_keys=False))
+    _write_pictures(folder, run.manifest)
+    return dict(before)
 
-    Writes `<output>/<name>/` as README.md describes. Raises UserError for what the user can mend.
+
+def _finish(run: Prepared, folder: Path, info: dict[str, Any], before: Mapping[str, Any]) -> None:
+    """Write what run.json says of a run whose folds are all done; made again by the same command it keeps its time."""
+    files = ["oof.parquet", *(["test.parquet", "submission.csv"] if info["has_test"] else [])]
+    info["files"] = {name: file_hash(folder / name) for name in files}
+    unchanged = before.get("folds") == info["folds"]  # nothing was left to do
+    info |= {"status": "done", "finished": before["finished"] if unchanged else round(time.time())}
+    info["seconds"] = round(sum(fold["seconds"] for fold in info["folds"]), 1)
+    info["about"], info["notes"] = describe_run(
+        run.config, run.manifest, origin=run.origin["source"], views=run.views, folds=info["folds"]
+    )
+    write_json(folder / "run.json", info)
+
+
+def cross_validate(config: RunConfig | None = None, /, *, say: Say = tqdm.write, **settings: Any) -> Run:
+    """Train and score all folds of a run, and return it.
+
+    Finished folds of an equal run are kept, and a fold that was killed goes on where it was. The run's folder is
+    ``<output>/<name>/``; README.md describes its files.
+
+    Parameters
+    ----------
+    config
+        A configuration that `make_config` made; without it the settings alone count.
+    say
+        Where progress goes, line by line.
+    settings
+        Settings by keyword, spelt as the flags of run_cv.py: ``backbone``, ``data``, ``folds``, ``epochs`` ... They win
+        over the configuration.
+
+    Returns
+    -------
+    Run
+        The finished run; with ``only_folds`` perhaps one that still lacks folds.
+
+    Raises
+    ------
+    UserError
+        In one line that names what must be mended: a setting, a file, an image, the run folder.
+
+    Examples
+    --------
+    >>> run = fb.cross_validate(data=data, backbone="test_resnet", folds=2, epochs=1, img_size=32,
+    ...                         pretrained="none", output=output, name="c", say=silent)
+    >>> run.oof.shape[0], len(run.classes)
+    (84, 18)
     """
+    config = replace(config or RunConfig(), **settings)
     resume = config.output.resume
     only = () if config.output.only_folds is None else parse_folds(config.output.only_folds)
     run = prepare(config, say)
-    config, manifest = run.config, run.manifest
-    assert config.output.name is not None
     if only and max(only) >= run.num_models:
         raise UserError(f"--only-folds {max(only)}: there are {run.num_models}, numbered from 0")
-    folder = Path(config.output.output) / config.output.name
+    folder = Path(run.config.output.output) / run.config.output.name
     info = _record(run, folder)
-    machine = config.machine
     with lock_folder(folder):
-        _open_folder(folder, config, run.run_key, resume=resume)
+        _open_folder(folder, run.config, run.run_key, resume=resume)
         sweep(folder)
-        say(
-            f"{folder}: {info['data']['num_images']:,} pictures of {info['data']['num_groups']:,} groups, "
-            f"{manifest.num_classes} classes, {info['data']['num_test']:,} test pictures; {machine.device}, "
-            f"{machine.amp_dtype if machine.amp else 'float32'}, {machine.threads} threads, {machine.workers} workers"
-        )
-        before = read_json(folder / "run.json") if (folder / "run.json").is_file() else {"started": round(time.time())}
-        if "started" in before:  # a resumed run keeps its first start; one of before it was kept has none
-            info["started"] = before["started"]
-        write_json(folder / "run.json", info)  # first: by it the folder is known as a run
-        write_bytes(folder / "config.yaml", yaml.safe_dump(flatten(config), sort_keys=False))
-        _write_pictures(folder, manifest)
+        before = _begin(run, folder, info, say)
         if not _run_folds(run, folder, info, only, say):
             return Run(folder)
-        files = ["oof.parquet", *(["test.parquet", "submission.csv"] if info["has_test"] else [])]
-        info["files"] = {name: file_hash(folder / name) for name in files}
-        unchanged = before.get("folds") == info["folds"]  # the same command again: nothing was left to do
-        info |= {"status": "done", "finished": before["finished"] if unchanged else round(time.time())}
-        info["seconds"] = round(sum(fold["seconds"] for fold in info["folds"]), 1)
-        info["about"], info["notes"] = describe_run(
-            config, manifest, origin=run.origin["source"], views=run.views, folds=info["folds"]
-        )
-        write_json(folder / "run.json", info)
+        _finish(run, folder, info, before)
         if len(run.views) > 1:
             write_section(folder, "views", view_section(Run(folder)))
-        say(write_report(Run(folder), page=config.output.page))
+        say(write_report(Run(folder), page=run.config.output.page))
         say(closing_line(Run(folder)))
     return Run(folder)
 
 
-def cross_validate_seeds(config: RunConfig, *, say: Say = tqdm.write) -> list[Run]:
-    """Make one run a seed, on the same folds, and return them; see `cross_validate`.
+def cross_validate_seeds(config: RunConfig | None = None, /, *, say: Say = tqdm.write, **settings: Any) -> list[Run]:
+    """Make one run a seed, on the same folds, and return them.
 
-    With --seeds 3 the runs of seeds --seed and the two after it are named <name>-seed0 and so on; each is
-    one that --seed makes as well.
+    With ``seeds=3`` the runs of seeds ``seed`` and the two after it are named <name>-seed0 and so on; each is one that
+    ``seed`` makes as well. Parameters and errors are those of `cross_validate`.
     """
+    config = replace(config or RunConfig(), **settings)
     first, num = config.train.seed, config.train.seeds
     runs = [cross_validate(replace(config, seed=seed), say=say) for seed in range(first, first + num)]
     if num > 1 and config.output.only_folds is None:

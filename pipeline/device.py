@@ -15,6 +15,7 @@ import cv2
 import torch
 
 from foldblend.errors import UserError
+from pipeline.config.resolved import ResolvedMachine
 from pipeline.config.run import MachineConfig
 
 __all__ = ["Compute", "compile_pays", "compute_of", "free_memory", "num_cores", "resolve_machine"]
@@ -149,9 +150,8 @@ def _keep_freed_memory() -> None:
             libc.mallopt(option, value)
 
 
-def compute_of(config: MachineConfig) -> Compute:
+def compute_of(config: ResolvedMachine) -> Compute:
     """Return the Compute of resolved settings, and set torch's threads and the process's memory."""
-    assert config.threads is not None
     torch.set_num_threads(config.threads)
     cv2.setNumThreads(0)  # several pictures at once, not several rows of one
     _keep_freed_memory()

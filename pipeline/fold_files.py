@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,72 +12,12 @@ import pandas as pd
 import safetensors.torch
 import torch
 
-from foldblend.errors import UserError
 from foldblend.files import write_with
 from foldblend.runs.folder import file_hash, read_json, with_logits, write_table
-from folds.data.manifest import Manifest
-from pipeline.config.run import RunConfig
-from pipeline.data.feeding import Feeder
-from pipeline.data.preprocess import Preprocess
-from pipeline.device import Compute
-from pipeline.models.attribute_head import AttributeJoin
-from pipeline.models.backbones import build_model, freeze
-from pipeline.models.pretrained import Weights
-from pipeline.watch.progress import Progress
+from pipeline.job import TrainingJob
 from tta.merge import mean_logit
 
-__all__ = ["FoldJob", "finished_fold", "fold_record", "start_fold", "view_tables", "write_fold"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FoldJob:
-    """All that a fold needs; the same object serves every fold of a run."""
-
-    folder: Path
-    manifest: Manifest
-    fold_RN: np.ndarray
-    config: RunConfig
-    model_kwargs: dict[str, Any]
-    weights: Weights | None
-    join: AttributeJoin | None
-    """Heads by attribute, or None for one head over all classes."""
-    preprocess: Preprocess
-    compute: Compute
-    feeder: Feeder
-    views: tuple[str, ...]
-    run_key: dict[str, str]
-    """Hashes that a finished fold must share to be kept."""
-    environment: dict[str, Any]
-    """What it runs on, kept with each fold: a run may be finished elsewhere."""
-    say: Callable[[str], None]
-    progress: Progress
-
-    def place(self, index: int) -> tuple[int, int]:
-        """Return (repeat, fold) of the model of that number; models are numbered through the repeats."""
-        return divmod(index, int(self.fold_RN.max()) + 1)
-
-    def title(self, index: int) -> str:
-        """Return what the log calls the model of that number."""
-        repeat, fold = self.place(index)
-        return f"fold {fold}" if len(self.fold_RN) == 1 else f"repeat {repeat} fold {fold}"
-
-    def new_model(self) -> torch.nn.Module:
-        """Return an untrained model on its device, frozen as --finetune says; new layers draw from torch."""
-        config = self.config
-        model = build_model(
-            config.model.backbone,
-            num_classes=self.manifest.num_classes,
-            kwargs=self.model_kwargs,
-            weights=self.weights,
-            join=self.join,
-        )
-        freeze(model, config.train.finetune)
-        return model.to(device=self.compute.device, memory_format=self.compute.memory_format)  # type: ignore[call-overload]
-
-    def check_finite(self, index: int, logits_VNC: np.ndarray) -> None:
-        """Raise UserError for logits of a fold that are not finite."""
-        if not np.isfinite(logits_VNC).all():
-            raise UserError(f"{self.title(index)}: the logits are not finite; lower --lr or pass --clip-grad 1")
+__all__ = ["finished_fold", "fold_record", "start_fold", "view_tables", "write_fold"]
 
 
 def finished_fold(folder: Path, index: int, run_key: dict[str, str]) -> dict[str, Any] | None:
@@ -101,7 +40,7 @@ def view_tables(ids: pd.Series, logits_of: Mapping[str, np.ndarray]) -> pd.DataF
     return pd.concat(parts, ignore_index=True)
 
 
-def start_fold(job: FoldJob, index: int) -> None:
+def start_fold(job: TrainingJob, index: int) -> None:
     """Make an empty folder for a fold: what a killed process left there is no use."""
     folder = job.folder / f"fold_{index}"
     shutil.rmtree(folder, ignore_errors=True)
@@ -109,7 +48,7 @@ def start_fold(job: FoldJob, index: int) -> None:
 
 
 def write_fold(
-    job: FoldJob,
+    job: TrainingJob,
     index: int,
     *,
     state: dict[str, torch.Tensor],
@@ -126,18 +65,18 @@ def write_fold(
         if logits_VNC is not None:
             job.check_finite(index, logits_VNC)
     repeat, fold = job.place(index)
-    held_out = job.manifest.train[job.fold_RN[repeat] == fold]
+    held_out = job.run.manifest.train[job.run.fold_RN[repeat] == fold]
     columns = held_out[["image_id", "group", "label", "label_raw"]].assign(repeat=repeat, fold=fold)
     tables = {f"fold_{index}/oof.parquet": with_logits(columns, mean_logit(held_VNC))}
-    if len(job.views) > 1:
+    if len(job.run.views) > 1:
         tables[f"tta/oof_fold_{index}.parquet"] = view_tables(
-            held_out["image_id"], dict(zip(job.views, held_VNC, strict=True))
+            held_out["image_id"], dict(zip(job.run.views, held_VNC, strict=True))
         )
-    if test_VNC is not None and job.manifest.test is not None:
-        ids = job.manifest.test["image_id"]
+    if test_VNC is not None and job.run.manifest.test is not None:
+        ids = job.run.manifest.test["image_id"]
         tables[f"test_fold_{index}.parquet"] = with_logits(ids.to_frame(), mean_logit(test_VNC))
-        if len(job.views) > 1:
-            tables[f"tta/test_fold_{index}.parquet"] = view_tables(ids, dict(zip(job.views, test_VNC, strict=True)))
+        if len(job.run.views) > 1:
+            tables[f"tta/test_fold_{index}.parquet"] = view_tables(ids, dict(zip(job.run.views, test_VNC, strict=True)))
     weights = f"fold_{index}/best.safetensors"
     write_with(job.folder / weights, lambda draft: safetensors.torch.save_file(state, draft))
     for name, table in tables.items():
@@ -145,13 +84,13 @@ def write_fold(
     return {name: file_hash(job.folder / name) for name in (*tables, weights, *shared)}
 
 
-def fold_record(job: FoldJob, index: int, files: dict[str, str], score: float) -> dict[str, Any]:
+def fold_record(job: TrainingJob, index: int, files: dict[str, str], score: float) -> dict[str, Any]:
     """Return what every done.json says of its fold."""
     repeat, fold = job.place(index)
     return {
         "repeat": repeat,
         "fold": fold,
-        "run_key": job.run_key,
+        "run_key": job.fold_key,
         "environment": job.environment,
         "files": files,
         "score": score if np.isfinite(score) else None,

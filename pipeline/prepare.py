@@ -4,73 +4,40 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from foldblend.cli import Say
-from foldblend.errors import listed, require
+from foldblend.flags import flags_of
 from foldblend.plugins import is_custom, source_hash
-from foldblend.runs.rows import check_metric
+from foldblend.runs.folder import Run
 from folds.data.load import load_data
 from folds.data.manifest import Manifest, slug
 from folds.plan import plan_folds
 from pipeline.checks import check_flags, check_recipe, explain, own_parts
+from pipeline.config.resolved import ResolvedConfig, resolved
 from pipeline.config.run import RunConfig
-from pipeline.config.settings import flatten, identity_hash, replace
+from pipeline.config.settings import flatten, identity_hash, keep_defaults, replace
 from pipeline.data.cache import MEMORY_ONLY, known_keys
 from pipeline.data.crop import faces_folder, with_crop
 from pipeline.data.pictures import pictures_folder
-from pipeline.data.preprocess import Preprocess
 from pipeline.device import compile_pays, resolve_machine
-from pipeline.models.attribute_head import AttributeJoin, make_join
+from pipeline.job import Prepared
+from pipeline.models.attribute_head import make_join
 from pipeline.models.backbones import build_model, check_backbone, check_forward, freeze, model_kwargs, preprocess_of
 from pipeline.models.pretrained import HubUnreachableError, Weights, load_file, load_pretrained
 from pipeline.training.optim import check_optimizer, check_schedule
 from pipeline.watch.tracking import require_wandb
-from tta.views.names import check_views, is_device_view, parse_views
+from tta.views.names import check_views, parse_views
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["prepare"]
 
 PROFILE: dict[str, Any] = {"epochs": 10, "batch_size": 32}
 # A newcomer's first run must end while they watch; its score proves plumbing, not quality.
 DEMO_PROFILE: dict[str, Any] = {"img_size": "96x128", "epochs": 4, "batch_size": 16}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """A run whose every setting is decided and whose inputs are known to be usable."""
-
-    config: RunConfig
-    manifest: Manifest
-    views: tuple[str, ...]
-    preprocess: Preprocess
-    model_kwargs: dict[str, Any]
-    weights: Weights | None
-    join: AttributeJoin | None
-    fold_RN: np.ndarray
-    """The fold in which each training row is held out, one line a repeat."""
-    run_key: dict[str, str]
-    """Hashes that decide whether a run of the same name is this run."""
-
-    @property
-    def num_folds(self) -> int:
-        return int(self.fold_RN.max()) + 1
-
-    @property
-    def num_models(self) -> int:
-        """One a fold and repeat."""
-        return self.num_folds * len(self.fold_RN)
-
-    @property
-    def origin(self) -> dict[str, str]:
-        """Where the weights come from, and their licence."""
-        if self.weights is None and is_custom(self.config.model.backbone):
-            return {"source": self.config.model.backbone, "licence": "unknown"}
-        return self.weights.origin if self.weights else {"source": "random", "licence": "none"}
 
 
 def _load_weights(config: RunConfig, manifest: Manifest, kwargs: dict[str, Any], say: Say) -> Weights | None:
@@ -102,39 +69,42 @@ def _apply_profile(config: RunConfig, manifest: Manifest, say: Say) -> RunConfig
     return replace(config, **chosen)
 
 
-def _threads_before(folder: Path) -> int | None:
-    """Return the threads of the run that is to be continued: part of its record, and by default of its flags."""
-    try:
-        written = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return None
-    threads = written.get("threads") if isinstance(written, dict) else None
-    return threads if isinstance(threads, int) else None
+def _run_folder(config: RunConfig, manifest: Manifest) -> Path:
+    """Return where the run is kept, or would be."""
+    name = config.output.name or slug(f"{manifest.name}_{config.model.backbone}")
+    return Path(config.output.output) / (f"{name}-seed{config.train.seed}" if config.train.seeds > 1 else name)
 
 
-def _resolve(config: RunConfig, manifest: Manifest, size: str) -> RunConfig:
-    """Return the settings with everything decided, as config.yaml keeps them.
+def _as_started(config: RunConfig, written: Mapping[Any, Any]) -> RunConfig:
+    """Return the settings of a run that is continued, `written` being its config.yaml.
+
+    Defaults that have changed since stay those it was started with; so do the threads, which are part of its record.
+    """
+    threads = written.get("threads")
+    config = keep_defaults(config, written)
+    if config.machine.threads is None and isinstance(threads, int):
+        config = replace(config, threads=threads)
+    return config
+
+
+def _resolve(config: RunConfig, manifest: Manifest, size: str, name: str) -> RunConfig:
+    """Return the settings with all decided that needs no more than the data and the machine.
 
     They are usable from any folder, but for your own parts, whose modules must be importable there.
     """
     given = flatten(config)
     paths = {
         key: given[key] and str(Path(given[key]).expanduser().resolve())
-        for key in ("csv", "image_root", "test_csv", "weights", "fold_file", "corrections", "cache_dir")
+        for key in (name for name, about in flags_of(RunConfig).items() if about.path)
     }
     root = None if config.data.csv else str(manifest.root)
     if config.data.dataset and config.data.data:  # your own reader's to understand
         root = str(Path(config.data.data).resolve()) if Path(config.data.data).exists() else config.data.data
-    name = config.output.name or slug(f"{manifest.name}_{config.model.backbone}")
-    if config.train.seeds > 1:
-        name = f"{name}-seed{config.train.seed}"
     chosen = config.machine
-    if config.train.finetune == "head":
+    if config.train.frozen:
         chosen = dataclasses.replace(chosen, parallel_folds="1")  # all heads are fitted at once
     if is_custom(config.augment.augment):
         chosen = dataclasses.replace(chosen, augment_on="cpu")  # where your own runs
-    if chosen.threads is None and config.output.resume:
-        chosen = dataclasses.replace(chosen, threads=_threads_before(Path(config.output.output) / name))
     machine = resolve_machine(chosen)
     batch_size = config.infer.validation_batch_size or (256 if machine["device"].startswith("cuda") else 64)
     return replace(
@@ -152,15 +122,20 @@ def _resolve(config: RunConfig, manifest: Manifest, size: str) -> RunConfig:
     )
 
 
+def _decide_folds(config: RunConfig, manifest: Manifest, say: Say) -> tuple[ResolvedConfig, np.ndarray]:
+    """Return the folds, repeats x N, and the settings with all decided that hangs on them."""
+    fold_RN = plan_folds(config.split, manifest, say)
+    num_folds = int(fold_RN.max()) + 1
+    config = resolved(config, folds=num_folds, repeats=len(fold_RN))
+    epoch_steps = len(manifest.train) * (num_folds - 1) // num_folds // config.train.batch_size
+    return resolved(config, compile=compile_pays(config.machine, epoch_steps * config.train.epochs)), fold_RN
+
+
 def prepare(config: RunConfig, say: Say) -> Prepared:
     """Check names and data and decide every setting; nothing is written.
 
     Raises UserError for the first thing that the user must mend.
     """
-    views = parse_views(config.infer.tta)
-    drawn = [name for name in views if not is_device_view(name)]
-    require(not drawn, f"--tta {listed(drawn)}: drawn views are for a finished run: python -m tta outputs/RUN --views")
-    check_metric(config.output.metric)
     record = check_backbone(config.model.backbone)
     check_optimizer(config.train.opt)
     check_flags(config)
@@ -170,33 +145,31 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
     if config.machine.cache != "off":
         known = known_keys(pictures_folder(cache_dir)) | known_keys(faces_folder(cache_dir))
     manifest, data_hash = load_data(config.data, say, known)
+    folder = _run_folder(config, manifest)
+    if config.output.resume:
+        config = _as_started(config, Run(folder).settings)
     keep = config.machine.cache not in MEMORY_ONLY
     model = config.model
     manifest, crop = with_crop(manifest, model.crop, share=model.crop_share, cache_dir=cache_dir, say=say, keep=keep)
     config = _apply_profile(config, manifest, say)
     for line in explain(config):
         say(line)
-    preprocess = preprocess_of(config.model, record)
+    preprocess, views = preprocess_of(config.model, record), parse_views(config.infer.tta)
     check_views(views, width=preprocess.width, height=preprocess.height)
-    config = _resolve(config, manifest, f"{preprocess.width}x{preprocess.height}")
-    kwargs = model_kwargs(config.model, record, preprocess)
-    weights = _load_weights(config, manifest, kwargs, say)
-    join = make_join(manifest.attributes, config.model.ordinal) if config.model.head == "attributes" else None
+    undecided = _resolve(config, manifest, f"{preprocess.width}x{preprocess.height}", folder.name)
+    decided, fold_RN = _decide_folds(undecided, manifest, say)
+    kwargs = model_kwargs(decided.model, record, preprocess)
+    weights = _load_weights(decided, manifest, kwargs, say)
+    join = make_join(manifest.attributes, decided.model.ordinal) if decided.model.head == "attributes" else None
     # What does not fit fails now, not in fold 0.
-    trial = build_model(
-        config.model.backbone, num_classes=manifest.num_classes, kwargs=kwargs, weights=weights, join=join
-    )
-    check_forward(trial, config.model.backbone, preprocess, num_classes=manifest.num_classes)
-    check_recipe(config, preprocess, num_classes=manifest.num_classes)
-    freeze(trial, config.train.finetune)
-    check_schedule(trial, config.train)
-    fold_RN = plan_folds(config.split, manifest, say)
-    num_folds = int(fold_RN.max()) + 1
-    epoch_steps = len(manifest.train) * (num_folds - 1) // num_folds // (config.train.batch_size or 1)
-    compiles = compile_pays(config.machine, epoch_steps * (config.train.epochs or 0))
-    config = replace(config, folds=num_folds, repeats=len(fold_RN), compile=compiles)
+    backbone, num_classes = decided.model.backbone, manifest.num_classes
+    trial = build_model(backbone, num_classes=num_classes, kwargs=kwargs, weights=weights, join=join)
+    check_forward(trial, backbone, preprocess, num_classes=num_classes)
+    check_recipe(decided, preprocess, num_classes=num_classes)
+    freeze(trial, decided.train.finetune)
+    check_schedule(trial, decided.train)
     run_key = {
-        "configuration": identity_hash(config),
+        "configuration": identity_hash(decided),
         "data": data_hash,
         "weights": weights.origin["source"] if weights else "random",
     }
@@ -206,13 +179,13 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
     if crop is not None:
         run_key["crop"] = manifest.labels_hash()  # of the boxes, too
         manifest = dataclasses.replace(manifest, notes=(*manifest.notes, crop))
-    own = source_hash(own_parts(config))
+    own = source_hash(own_parts(decided))
     if own is not None:
         run_key["own modules"] = own
-    if config.split.fold_file is not None:  # by its content, wherever it lies
+    if decided.split.fold_file is not None:  # by its content, wherever it lies
         run_key["fold file"] = hashlib.blake2b(fold_RN.tobytes(), digest_size=16).hexdigest()
     return Prepared(
-        config=config,
+        config=decided,
         manifest=manifest,
         views=views,
         preprocess=preprocess,

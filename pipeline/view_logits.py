@@ -24,12 +24,11 @@ from foldblend.errors import UserError, listed
 from foldblend.runs.costs import num_models
 from foldblend.runs.folder import Run, lock_folder
 from pipeline.config.settings import read_config_file, replace
-from pipeline.cv import job_of
 from pipeline.data.augment import Augment, albu_augmentation, build_augmentation
-from pipeline.fold_files import FoldJob, view_tables
+from pipeline.fold_files import view_tables
 from pipeline.infer import predict
+from pipeline.job import FoldJob, job_of
 from pipeline.prepare import prepare
-from pipeline.watch.progress import Progress
 from tta.saved_views import (
     add_rows,
     can_see,
@@ -61,16 +60,7 @@ def _job(run: Run, say: Say, machine: dict[str, Any]) -> FoldJob:
             raise UserError(f"{folder}: its {what} is not what it was when the run was made; put it back")
     if json.loads(json.dumps(prepared.preprocess.to_dict())) != run.info["preprocess"]:
         raise UserError(f"{folder}: pictures would be prepared otherwise than in training; make the run again")
-    environment: dict[str, Any] = {}
-    return job_of(
-        prepared,
-        folder,
-        prepared.fold_RN,
-        run_key={},
-        environment=environment,
-        say=say,
-        progress=Progress(len(prepared.fold_RN)),
-    )
+    return job_of(prepared, folder, say=say)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +74,12 @@ class _Draw:
 
 def _draw(job: FoldJob, name: str) -> _Draw:
     """Raise UserError for a pipeline that cannot be read, and for draws that would all be the plain picture."""
-    draw, (width, height) = draw_of(name), job.preprocess.stored_size
+    draw, (width, height) = draw_of(name), job.run.preprocess.stored_size
     if draw.file is not None:
         # Cropped to the centre as the plain picture is: what differs is the pipeline's doing alone.
         return _Draw(albu_augmentation(draw.file, width=width, height=height), draw.index, random_crop=False)
-    augment = build_augmentation(job.config.augment.augment)
-    if augment is None and (width, height) == (job.preprocess.width, job.preprocess.height):
+    augment = build_augmentation(job.run.config.augment.augment)
+    if augment is None and (width, height) == (job.run.preprocess.width, job.run.preprocess.height):
         raise UserError(f"--views {name}: the run was trained without augmentation, so this changes nothing")
     return _Draw(augment, draw.index, random_crop=True)
 
@@ -103,14 +93,14 @@ def _see(
     seconds: dict[str, float] = {}
     if device:
         start, loader = time.perf_counter(), job.feeder.rows(table)
-        logits_VNC = predict(model, loader, job.preprocess, job.compute, [view_of(name) for name in device])
+        logits_VNC = predict(model, loader, job.run.preprocess, job.compute, [view_of(name) for name in device])
         found |= dict(zip(device, logits_VNC, strict=True))
         seconds |= dict.fromkeys(device, (time.perf_counter() - start) / len(device))
     for name in [name for name in names if not is_device_view(name)]:
         draw, start = draws[name], time.perf_counter()
-        seed_parts = ("view", job.config.train.seed, draw.index)
+        seed_parts = ("view", job.run.config.train.seed, draw.index)
         loader = job.feeder.drawn(table, draw.augment, seed_parts=seed_parts, random_crop=draw.random_crop)
-        found[name] = predict(model, loader, job.preprocess, job.compute, [view_of("identity")])[0]
+        found[name] = predict(model, loader, job.run.preprocess, job.compute, [view_of("identity")])[0]
         seconds[name] = time.perf_counter() - start
     return found, seconds
 
@@ -158,7 +148,7 @@ def add_views(folder: Path, names: Sequence[str], *, say: Say, **machine: Any) -
                 continue
             repeat, fold = job.place(index)
             model = _load(job, index)
-            tables = {"oof": job.manifest.train[job.fold_RN[repeat] == fold], "test": job.manifest.test}
+            tables = {"oof": job.run.manifest.train[job.run.fold_RN[repeat] == fold], "test": job.run.manifest.test}
             for part, views in [(part, views) for part, views in todo.items() if views]:
                 table = tables[part]
                 assert table is not None

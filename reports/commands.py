@@ -64,7 +64,7 @@ def _compare(config: BoardConfig) -> None:
     # pandas and the rest: after the flags have been checked
     from foldblend.files import write_bytes
     from foldblend.runs.folder import write_json
-    from foldblend.runs.rows import check_metric
+    from foldblend.scores.metrics import check_metric
     from reports.board import leaderboard as boards
     from reports.board.text import board_lines, pair_lines
     from reports.text import folded

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from foldblend.cli import check_name
 from foldblend.errors import did_you_mean, require
-from foldblend.runs.folder import check_name
 from tta.learn import WEIGHTINGS
 from tta.merge import MERGES
 from tta.views.names import parse_views

@@ -55,7 +55,7 @@ def open_models(folder: Path) -> Run:
 
 def can_see(run: Run) -> bool:
     """Return whether a run's models can see more views: heads on a frozen backbone had features, and no models."""
-    return bool(run.settings) and run.settings.get("finetune") != "head"
+    return bool(run.settings) and not run.frozen
 
 
 def parts_of(run: Run) -> tuple[str, ...]:

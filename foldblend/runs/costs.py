@@ -29,7 +29,7 @@ def passes_a_view(run: Run) -> int:
 
     Heads on one frozen backbone share theirs.
     """
-    return 1 if run.settings.get("finetune") == "head" else num_models(run)
+    return 1 if run.frozen else num_models(run)
 
 
 def num_passes(run: Run) -> int:

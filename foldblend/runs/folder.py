@@ -7,7 +7,6 @@ import fcntl
 import functools
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import pyarrow.csv
 import yaml
 
 from foldblend.attributes import Attribute
-from foldblend.errors import UserError, listed, require
+from foldblend.errors import UserError, listed
 from foldblend.files import DRAFT, write_bytes, write_with
 
 __all__ = [
@@ -29,7 +28,6 @@ __all__ = [
     "PICTURES",
     "SECTIONS",
     "Run",
-    "check_name",
     "clear_folder",
     "file_hash",
     "ids_hash",
@@ -50,12 +48,6 @@ FORMAT = 1
 PICTURES = "pictures.parquet"
 LOCK = ".lock"
 SECTIONS = "sections"
-
-
-def check_name(name: str | None) -> None:
-    """Raise UserError for a --name that is no plain folder name."""
-    good = name is None or re.fullmatch(r"\w[\w.+-]*", name) is not None
-    require(good, f"--name {name}: use letters, digits and . _ + - only")
 
 
 def ids_hash(ids: Iterable[str]) -> str:
@@ -208,6 +200,11 @@ class Run:
         except (OSError, ValueError, yaml.YAMLError):
             settings = {}
         return settings if isinstance(settings, dict) else {}
+
+    @property
+    def frozen(self) -> bool:
+        """Whether its folds are linear heads on one frozen backbone."""
+        return self.settings.get("finetune") == "head"
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -10,23 +10,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from foldblend.errors import UserError, did_you_mean, listed
+from foldblend.errors import UserError, listed
 from foldblend.runs.folder import Run, with_logits, write_table
-from foldblend.scores.metrics import METRICS, softmax
+from foldblend.scores.metrics import softmax
 
 __all__ = [
     "OofArrays",
-    "check_metric",
     "mean_over_folds",
     "oof_arrays",
     "write_submission",
 ]
-
-
-def check_metric(name: str) -> None:
-    """Raise UserError, with near names, for an unknown --metric."""
-    if name not in METRICS:
-        raise UserError(f"--metric {name}: unknown{did_you_mean(name, METRICS)}; there are {', '.join(METRICS)}")
 
 
 def mean_over_folds(tables: Sequence[pd.DataFrame], columns: Sequence[str], *, of_shares: bool = False) -> pd.DataFrame:

@@ -7,7 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["METRICS", "Counts", "Metric", "log_softmax", "mean_score", "row_log_loss", "rows_by_repeat", "softmax"]
+from foldblend.errors import UserError, did_you_mean
+
+__all__ = [
+    "METRICS",
+    "Counts",
+    "Metric",
+    "check_metric",
+    "log_softmax",
+    "mean_score",
+    "row_log_loss",
+    "rows_by_repeat",
+    "softmax",
+]
 
 
 def log_softmax(logits_NC: np.ndarray) -> np.ndarray:
@@ -171,3 +183,9 @@ METRICS: dict[str, Metric] = {
     "log_loss": Metric("log loss", _log_loss, greater_is_better=False, of_counts=_log_loss_of_counts),
     "kappa_quadratic": Metric("quadratic kappa", _kappa_quadratic, of_counts=_kappa_quadratic_of_counts),
 }
+
+
+def check_metric(name: str) -> None:
+    """Raise UserError, with near names, for an unknown --metric."""
+    if name not in METRICS:
+        raise UserError(f"--metric {name}: unknown{did_you_mean(name, METRICS)}; there are {', '.join(METRICS)}")

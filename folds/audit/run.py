@@ -4,34 +4,66 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from foldblend.cli import Say
 from foldblend.errors import UserError
 from foldblend.files import write_bytes
+from foldblend.flags import from_settings
 from folds.audit.exploration import explore
 from folds.audit.page import audit_page
-from folds.config import DataConfig, SplitConfig
+from folds.config import AuditConfig
 from folds.data.manifest import slug
 from folds.data.source import load_manifest
 from folds.plan import fold_lines, fold_map, fold_warnings
 from folds.split import SPLITTERS
 
-__all__ = ["run_audit"]
+__all__ = ["audit", "run_audit"]
 
 
-def run_audit(data: DataConfig, split: SplitConfig, *, page: str | None, deep: bool, say: Say = print) -> Path:
+def audit(*, say: Say = print, **settings: Any) -> Path:
+    """Look for what is wrong with a data set before training on it, and write a page with the findings.
+
+    Parameters
+    ----------
+    say
+        Where findings go, line by line.
+    settings
+        Spelt as the flags of run_audit.py: ``data`` or ``csv``, ``group_col``, ``folds``, ``page``, ``quick`` ...
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    UserError
+        For data or folds that cannot be used, or a page that cannot be written.
+
+    Examples
+    --------
+    >>> page = fb.audit(data=data, folds=2, quick=True, page=output / "audit.html", say=silent)
+    >>> page.name
+    'audit.html'
+    """
+    return run_audit(from_settings(AuditConfig, settings), say=say)
+
+
+def run_audit(config: AuditConfig, *, say: Say = print) -> Path:
     """Look at a data set and its folds, say what was found, write the page and return its path.
 
     Raises UserError for data or folds that cannot be used, or a page that cannot be written.
     """
-    manifest = load_manifest(dataclasses.replace(data, on_bad_image="skip"))
-    file = Path(page or f"audit_{slug(manifest.name)}.html")
+    split = config.split
+    manifest = load_manifest(dataclasses.replace(config.data, on_bad_image="skip"))
+    file = Path(config.page.page or f"audit_{slug(manifest.name)}.html")
     if file.is_dir() or not file.absolute().parent.is_dir():
         raise UserError(f"--page {file}: no file can be written there; name one in a folder that exists")
     for line in [*(f"warning: {line}" for line in manifest.warnings), *manifest.notes]:
         say(line)
     fold_RN = fold_map(split, manifest)  # what cannot be split fails now, not after a look at every picture
-    seen = explore(manifest, say, deep=deep, merge=data.merge_duplicates)
+    seen = explore(manifest, say, deep=not config.page.quick, merge=config.data.merge_duplicates)
     # A fold file may well know of pictures that cannot be read.
     subset = split.fold_file is not None and not seen.kept_N.all()
     fold_RN = fold_RN[:, seen.kept_N] if subset else fold_map(split, seen.manifest)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from foldblend.errors import UserError, in_a_line, listed
+from foldblend.flags import flag_name, flags_of
 from foldblend.plugins import is_custom, load_custom
 from folds.config import DataConfig
 from folds.data.corrections import apply_corrections
@@ -18,7 +19,6 @@ from folds.data.manifest import Manifest
 __all__ = ["load_manifest"]
 
 CHANNEL = "SM_CHANNEL_TRAIN"
-CSV_ONLY = ("image_col", "label_col", "group_col", "image_root", "test_csv", "attribute_cols", "box_cols")
 
 
 def _named_layout(path: str, flag: str) -> Path:
@@ -61,7 +61,8 @@ def _read(config: DataConfig, environ: Mapping[str, str]) -> Manifest:
     """Return the data set as its files have it."""
     skip_missing = config.on_bad_image == "skip"
     default = DataConfig()
-    given = [f"--{name.replace('_', '-')}" for name in CSV_ONLY if getattr(config, name) != getattr(default, name)]
+    for_csv = [name for name, about in flags_of(DataConfig).items() if about.csv_only]
+    given = [flag_name(name) for name in for_csv if getattr(config, name) != getattr(default, name)]
     if config.csv is None and given:
         raise UserError(f"{listed(given)}: only for --csv; pass it too")
     if config.dataset is not None:

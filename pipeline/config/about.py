@@ -6,16 +6,14 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from foldblend.flags import flags_of
 from folds.data.manifest import Manifest
 from folds.split import SPLITTERS
+from pipeline.config.resolved import ResolvedConfig
 from pipeline.config.run import RunConfig
 from pipeline.config.train import TrainConfig
 
 __all__ = ["describe_run"]
-
-# Said in words already, or of no interest to who reads a score.
-SAID = {"finetune", "head_l2", "feature_views", "epochs", "opt", "lr", "sched", "select", "seed", "seeds"}
-SAID |= {"model_ema", "average_last"}
 
 
 def _weights(train: TrainConfig) -> str:
@@ -27,7 +25,7 @@ def _weights(train: TrainConfig) -> str:
 
 
 def _how(train: TrainConfig, folds: Sequence[dict[str, Any]]) -> str:
-    if train.finetune != "head":
+    if not train.frozen:
         stages = "" if train.finetune == "full" else f", the last {train.finetune} stages"
         return f"{_weights(train)}, {train.opt} {train.lr:g} {train.sched}{stages}"
     augmented = f", {train.feature_views} augmented copies" if train.feature_views else ""
@@ -37,20 +35,20 @@ def _how(train: TrainConfig, folds: Sequence[dict[str, Any]]) -> str:
     return f"frozen, a linear head a fold{augmented}, L2 {l2}{why}"
 
 
-def _levers(config: RunConfig) -> list[str]:
+def _levers(config: ResolvedConfig) -> list[str]:
     """Return "smoothing 0" and the like: what of training, loss and augmentation is not as it is by default."""
-    changed = []
-    for group in (config.train, config.loss, config.augment):
-        default = type(group)()
+    changed, known = [], flags_of(RunConfig)
+    plain = RunConfig()
+    for group, default in ((config.train, plain.train), (config.loss, plain.loss), (config.augment, plain.augment)):
         for item in dataclasses.fields(group):
             value = getattr(group, item.name)
-            if item.name not in SAID and value != getattr(default, item.name):
+            if not known[item.name].worded and value != getattr(default, item.name):
                 changed.append(f"{item.name.replace('_', '-')} {value}")
     return changed
 
 
 def describe_run(
-    config: RunConfig, manifest: Manifest, *, origin: str, views: Sequence[str], folds: Sequence[dict[str, Any]]
+    config: ResolvedConfig, manifest: Manifest, *, origin: str, views: Sequence[str], folds: Sequence[dict[str, Any]]
 ) -> tuple[str, list[str]]:
     """Return one sentence on how a run was made, and what a reader of its score must know.
 
@@ -60,7 +58,7 @@ def describe_run(
     ordered = f" ({model.ordinal} in order)" if model.ordinal else ""
     head = "" if model.head == "joint" else f" with a head an attribute{ordered}"
     parts = [f"{model.backbone}{head} at {model.img_size}", _how(config.train, folds)]
-    if config.train.finetune != "head":
+    if not config.train.frozen:
         parts += _levers(config)
     parts += [f"weights from {origin}", f"views {' + '.join(views)}", f"data {manifest.name}"]
     parts += [f"seed {config.train.seed}", f"split seed {config.split.split_seed}"]

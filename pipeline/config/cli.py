@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
-from foldblend.cli import parse_flags
+from foldblend.cli import parse_flags, typed_settings
 from pipeline.config.run import RunConfig
 from pipeline.config.settings import read_config_file
 
@@ -20,4 +21,5 @@ def parse_run_config(argv: Sequence[str], *, prog: str, description: str) -> Run
         flag, _, value = word.partition("=")
         if flag in _EARLY_FLAGS and (value or index + 1 < len(argv)):
             default = read_config_file(value or argv[index + 1])
-    return parse_flags(RunConfig, argv, prog=prog, description=description, default=default)
+    config = parse_flags(RunConfig, argv, prog=prog, description=description, default=default)
+    return dataclasses.replace(config, typed=default.typed | typed_settings(RunConfig, argv))

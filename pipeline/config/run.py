@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from foldblend.errors import require
-from foldblend.runs.folder import check_name
+from foldblend.cli import check_name
+from foldblend.errors import listed, require
+from foldblend.flags import NOT_A_FLAG, Needs, flag
+from foldblend.scores.metrics import check_metric
 from folds.config import DataConfig, SplitConfig
 from pipeline.config.train import AugmentConfig, LossConfig, TrainConfig
+from tta.views.names import is_device_view, parse_views
 
 __all__ = [
     "InferConfig",
@@ -54,14 +57,16 @@ class ModelConfig:
     """Any timm model name, or your own as module:name (see examples/)."""
     pretrained: Literal["auto", "none"] = "auto"
     """ImageNet weights: from an installed package or timm's hub, or none."""
-    weights: str | None = None
+    weights: str | None = flag(None, path=True)
     """File with the backbone's weights (.safetensors or .pth), instead of --pretrained."""
     img_size: str | None = None
     """Side in pixels, or width x height; default: the backbone's own."""
     crop: Literal["auto", "whole", "center", "face", "box"] = "auto"
     """Part of each picture that is used: the middle, the face that a detector finds, or the manifest's boxes;
     auto: boxes where there are any, else the whole picture."""
-    crop_share: float = 0.7
+    crop_share: float = flag(
+        0.7, needs=Needs("--crop center or face", lambda run: run.model.crop in ("center", "face"))
+    )
     """Share of width and height of --crop center, and of --crop face where no face is found."""
     crop_pct: float = 1.0
     """Share of width and height in a crop: random in training, central otherwise; 1 shows the whole picture."""
@@ -71,9 +76,9 @@ class ModelConfig:
     """One head over all classes, or one an attribute, whose log-probabilities add up to the classes' logits."""
     ordinal: str | None = None
     """Attributes whose values are ordered, such as age, for --head attributes; comma-separated."""
-    drop: float = 0.0
+    drop: float = flag(0.0, steps=True)
     """Dropout before the head."""
-    drop_path: float | None = None
+    drop_path: float | None = flag(None, steps=True)
     """Stochastic depth; default: the backbone's own."""
 
     def __post_init__(self) -> None:
@@ -96,6 +101,9 @@ class InferConfig:
     def __post_init__(self) -> None:
         size = self.validation_batch_size
         require(size is None or size >= 1, f"--validation-batch-size {size}: pass 1 or more")
+        drawn = [name for name in parse_views(self.tta) if not is_device_view(name)]
+        cure = "drawn views are for a finished run: python run_tta.py outputs/RUN --views"
+        require(not drawn, f"--tta {listed(drawn)}: {cure}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,17 +116,17 @@ class MachineConfig:
     """Mixed precision's type; auto asks the card."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile for training steps; auto where there are steps enough on CUDA to pay for compiling."""
-    cache: Literal["auto", "disk", "ram", "device", "off"] = "auto"
+    cache: Literal["auto", "disk", "ram", "device", "off"] = flag("auto", identity=False)
     """Where pictures are kept once decoded and resized; auto chooses and says why."""
-    cache_dir: str | None = None
+    cache_dir: str | None = flag(None, identity=False, path=True)
     """Folder of the disk cache, shared by runs; default $FOLDBLEND_CACHE or ~/.cache/foldblend."""
     augment_on: Literal["auto", "cpu", "device"] = "auto"
     """What augments: albumentations in the workers, or the device, batch by batch; auto: a GPU where there is one."""
-    parallel_folds: str = "auto"
+    parallel_folds: str = flag("auto", identity=False)
     """Folds trained at once, a process each; auto: as many as the GPUs' memory holds (measured), 1 on the CPU."""
     channels_last: bool = True
     """Memory layout; faster on CUDA and on the CPU."""
-    workers: Annotated[int | None, _arg(aliases=["-j"])] = None
+    workers: Annotated[int | None, _arg(aliases=["-j"])] = flag(None, identity=False)
     """Processes that read pictures; default: one a core with CUDA, 8 at most; on the CPU none, but a thread."""
     threads: int | None = None
     """CPU threads of torch; part of the record, since they change the last bits."""
@@ -133,6 +141,8 @@ class MachineConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OutputConfig:
+    GROUP: ClassVar = {"identity": False}  # where the run is kept, and how it is shown
+
     config: Annotated[str | None, _arg(aliases=["-c"])] = None
     """YAML file with any of these settings; flags win over it."""
     output: str = "outputs"
@@ -157,6 +167,7 @@ class OutputConfig:
     def __post_init__(self) -> None:
         check_name(self.name)
         require(self.save_every >= 0, f"--save-every {self.save_every}: pass 0 or more")
+        check_metric(self.metric)
         if self.only_folds is not None:
             parse_folds(self.only_folds)
 
@@ -183,3 +194,7 @@ class RunConfig:
     """What it runs on."""
     output: OutputConfig = field(default_factory=OutputConfig)
     """Where runs are kept and how they are scored."""
+    typed: Annotated[frozenset[str], tyro.conf.Fixed, tyro.conf.Suppress] = field(
+        default=frozenset(), compare=False, repr=False, metadata=NOT_A_FLAG
+    )
+    """Names of the settings that flags, keywords or a file of --config gave."""

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
 from foldblend.errors import require
+from foldblend.flags import Needs, flag
+from foldblend.plugins import is_custom
 
-__all__ = ["AugmentConfig", "LossConfig", "TrainConfig", "num_stages", "parse_l2", "parse_loss"]
+__all__ = [
+    "AugmentConfig",
+    "Finetune",
+    "LossConfig",
+    "TrainConfig",
+    "loss_names",
+    "parse_finetune",
+    "parse_l2",
+    "parse_loss",
+]
 
 _arg = tyro.conf.arg
 
@@ -28,13 +39,26 @@ def parse_l2(text: str) -> tuple[float, ...] | None:
     return tuple(dict.fromkeys(strengths))
 
 
-def num_stages(finetune: str) -> int | None:
-    """Return how many of the last stages --finetune trains; None for all, 0 for a head alone."""
-    if finetune in ("full", "head"):
-        return None if finetune == "full" else 0
-    valid = finetune.isdecimal() and int(finetune) >= 1
-    require(valid, f"--finetune {finetune}: pass full, head, or the number of last stages to train, such as 2")
-    return int(finetune)
+@dataclass(frozen=True, slots=True)
+class Finetune:
+    """How much of a backbone is trained, as --finetune says."""
+
+    last_stages: int | None
+    """How many of the last stages; None for all, 0 for none: linear heads on frozen features."""
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the backbone stays as it is, so that its features can be kept."""
+        return self.last_stages == 0
+
+
+def parse_finetune(text: str) -> Finetune:
+    """Return what "full", "head" or a number of stages means."""
+    if text in ("full", "head"):
+        return Finetune(None if text == "full" else 0)
+    valid = text.isdecimal() and int(text) >= 1
+    require(valid, f"--finetune {text}: pass full, head, or the number of last stages to train, such as 2")
+    return Finetune(int(text))
 
 
 def parse_loss(text: str) -> list[tuple[float, str]]:
@@ -46,59 +70,84 @@ def parse_loss(text: str) -> list[tuple[float, str]]:
     return [(float(term[1] or 1), term[2]) for term in terms if term is not None]
 
 
+def loss_names(text: str) -> set[str]:
+    """Return the names of the terms of --loss."""
+    return {name for _, name in parse_loss(text)}
+
+
+# What flags go with; a user's own loss or schedule may read any flag.
+def _loss(*names: str) -> Needs:
+    def met(run: Any) -> bool:
+        used = loss_names(run.loss.loss)
+        return bool(used & {*names}) or any(map(is_custom, used))
+
+    return Needs(f"--loss {' or '.join(names)}", met)
+
+
+def _sched(*names: str) -> Needs:
+    return Needs(f"--sched {' or '.join(names)}", lambda run: run.train.sched in names or is_custom(run.train.sched))
+
+
+WARMS_UP = Needs("another --sched than onecycle", lambda run: run.train.sched != "onecycle")
+FROZEN = Needs("--finetune head", lambda run: run.train.frozen)
+AUGMENTS = Needs("another --finetune than head", lambda run: not run.train.frozen or run.train.feature_views > 0)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    finetune: str = "full"
+    GROUP: ClassVar = {"steps": True}
+
+    finetune: str = flag("full", worded=True, steps=False)
     """full; the number of last stages to train, such as 2; or head: a linear head on features taken once."""
-    head_l2: str = "auto"
+    head_l2: str = flag("auto", worded=True, steps=False, needs=FROZEN)
     """Regularisation of --finetune head, such as 1e-3,1e-2: chosen among them within each fold's training groups."""
-    feature_views: int = 0
+    feature_views: int = flag(0, worded=True, steps=False, needs=FROZEN)
     """Augmented copies of each training picture for --finetune head."""
-    epochs: int | None = None
+    epochs: int | None = flag(None, worded=True, steps=False)
     """Number of epochs, fixed beforehand; default 10, on the demo set 4."""
-    batch_size: Annotated[int | None, _arg(aliases=["-b"])] = None
+    batch_size: Annotated[int | None, _arg(aliases=["-b"])] = flag(None, steps=False)
     """Pictures a forward pass; default 32, on the demo set 16."""
     grad_accum_steps: int = 1
     """Batches that make one training step."""
-    opt: str = "adamw"
+    opt: str = flag("adamw", worded=True)
     """Any timm optimiser."""
-    lr: float = 1e-3
+    lr: float = flag(1e-3, worded=True)
     """Peak learning rate."""
     layer_decay: float | None = None
     """Factor of the learning rate from each layer to the one before it, such as 0.75; default: none."""
     weight_decay: float = 0.02
     """Weight decay; biases and norms are left out."""
-    sched: str = "cosine"
+    sched: str = flag("cosine", worded=True)
     """Learning rate over the steps: cosine, onecycle, step, plateau, constant, or your own as module:name."""
-    warmup_epochs: float = 1.0
+    warmup_epochs: float = flag(1.0, needs=WARMS_UP)
     """Epochs of linear warm-up (one-cycle has its own)."""
-    min_lr: float = 0.0
+    min_lr: float = flag(0.0, needs=_sched("cosine", "plateau"))
     """Where cosine and plateau end."""
-    decay_epochs: float = 3.0
+    decay_epochs: float = flag(3.0, needs=_sched("step"))
     """Epochs between two drops of --sched step."""
-    decay_rate: float = 0.1
+    decay_rate: float = flag(0.1, needs=_sched("step", "plateau"))
     """Factor of each drop of --sched step and plateau."""
-    patience_epochs: int = 2
+    patience_epochs: int = flag(2, needs=_sched("plateau"))
     """Epochs without a lower training loss before --sched plateau drops."""
     clip_grad: float | None = None
     """Largest gradient norm."""
-    model_ema: bool = False
+    model_ema: bool = flag(False, worded=True)
     """Score the moving average of the weights instead of the last ones."""
-    model_ema_decay: float = 0.99
+    model_ema_decay: float = flag(0.99, needs=Needs("--model-ema", lambda run: run.train.model_ema))
     """Decay of the moving average, a step."""
-    average_last: int = 0
+    average_last: int = flag(0, worded=True)
     """Score the mean of the weights after each of the last so many epochs instead of the last ones."""
-    select: Literal["last", "inner", "best"] = "last"
+    select: Literal["last", "inner", "best"] = flag("last", worded=True, steps=False)
     """Which epoch is scored: the last; the best on a fifth of the training groups, held out for that; or the best
     on the very rows that are scored, which flatters: that run is marked optimistic everywhere."""
-    seed: int = 0
+    seed: int = flag(0, worded=True, steps=False)
     """Seed of weights, order and augmentation."""
-    seeds: int = 1
+    seeds: int = flag(1, worded=True, steps=False, identity=False)
     """Runs with seeds from --seed on, on the same folds, each in a folder of its own."""
 
     def __post_init__(self) -> None:
         parse_l2(self.head_l2)
-        num_stages(self.finetune)
+        parse_finetune(self.finetune)
         require(self.feature_views >= 0, f"--feature-views {self.feature_views}: pass 0 or more")
         require(self.epochs is None or self.epochs >= 1, f"--epochs {self.epochs}: pass 1 or more")
         require(self.batch_size is None or self.batch_size >= 2, f"--batch-size {self.batch_size}: pass 2 or more")
@@ -120,20 +169,27 @@ class TrainConfig:
         require(self.seed >= 0, f"--seed {self.seed}: pass 0 or more")
         require(self.seeds >= 1, f"--seeds {self.seeds}: pass 1 or more")
 
+    @property
+    def frozen(self) -> bool:
+        """Whether nothing but linear heads is trained, on features taken once."""
+        return parse_finetune(self.finetune).frozen
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossConfig:
+    GROUP: ClassVar = {"steps": True}
+
     loss: str = "ce"
     """ce (cross entropy), focal, f1 (soft macro F1), your own as module:name, or a sum such as 0.4*f1+0.6*focal."""
-    smoothing: float = 0.1
+    smoothing: float = flag(0.1, needs=_loss("ce", "focal"))
     """Label smoothing of ce and focal."""
-    focal_gamma: float = 2.0
+    focal_gamma: float = flag(2.0, needs=_loss("focal"))
     """How much the focal loss turns from rows that are right already; 0 is cross entropy."""
     logit_adjust: float = 0.0
     """Multiple of the log class frequencies that ce and focal add to the logits; 1 is the balanced softmax."""
     sampler: Literal["none", "balanced", "group"] = "none"
     """Rows of an epoch: each once; drawn by class; or drawn so that every group is as likely, however many it has."""
-    sampler_power: float = 1.0
+    sampler_power: float = flag(1.0, needs=Needs("--sampler balanced", lambda run: run.loss.sampler == "balanced"))
     """Of --sampler balanced: pictures are drawn in proportion to their class's size to minus this; 1 evens all out."""
 
     def __post_init__(self) -> None:
@@ -146,7 +202,9 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AugmentConfig:
-    augment: str = "default"
+    GROUP: ClassVar = {"steps": True}
+
+    augment: str = flag("default", steps=False, needs=AUGMENTS)
     """Training augmentation: default, none, or your own as module:name."""
     mixup: float = 0.0
     """Mixup: two pictures are averaged, with weights from Beta(this, this); 0 is off."""
@@ -154,7 +212,7 @@ class AugmentConfig:
     """CutMix: a box of a picture, whose share is from Beta(this, this), is taken from another; 0 is off."""
     cutmix_mode: Literal["any", "class", "half"] = "any"
     """CutMix's partner: any; of the same class; or the left or right half of one from a rare class."""
-    mixup_prob: float = 1.0
+    mixup_prob: float = flag(1.0, needs=Needs("--mixup or --cutmix", lambda run: run.augment.mixes))
     """Share of batches that are mixed; with both mixup and CutMix on, half of these each."""
     reprob: float = 0.0
     """Probability of erasing a random box of a picture."""
@@ -166,3 +224,8 @@ class AugmentConfig:
         require(needs, f"--cutmix-mode {self.cutmix_mode}: goes with --cutmix 1")
         require(0 <= self.mixup_prob <= 1, f"--mixup-prob {self.mixup_prob}: pass 0 to 1")
         require(0 <= self.reprob <= 1, f"--reprob {self.reprob}: pass 0 to 1")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether pictures are mixed with others."""
+        return self.mixup > 0 or self.cutmix > 0

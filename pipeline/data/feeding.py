@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from pipeline.config.run import RunConfig
+from pipeline.config.resolved import ResolvedConfig
 from pipeline.data.augment import Augment, DeviceAugmentation, build_augmentation, device_augmentation
 from pipeline.data.dataset import (
     ImageDataset,
@@ -28,7 +28,7 @@ __all__ = ["Feeder"]
 class Feeder:
     """What hands pictures to a run's models; one for all its folds."""
 
-    def __init__(self, config: RunConfig, source: PictureSource, compute: Compute) -> None:
+    def __init__(self, config: ResolvedConfig, source: PictureSource, compute: Compute) -> None:
         self.config = config
         self.source = source
         self.compute = compute
@@ -57,7 +57,7 @@ class Feeder:
         """
         train = self.config.train
         shape: Any = {
-            "batch_size": (train.batch_size or 1) * train.grad_accum_steps,
+            "batch_size": train.batch_size * train.grad_accum_steps,
             "odds_N": row_odds(table, self.config.loss),
         }
         on_device = self.device_augmentation is not None
@@ -75,7 +75,7 @@ class Feeder:
 
     def rows(self, table: pd.DataFrame) -> Any:
         """Return batches of all pictures of a table, in its order, cropped to the centre."""
-        size = self.config.infer.validation_batch_size or 0
+        size = self.config.infer.validation_batch_size
         if self.source.mode == "device":
             return ResidentLoader(table, self.source, self._resident(), batch_size=size)
         dataset = ImageDataset(table, self.source)
@@ -90,10 +90,10 @@ class Feeder:
         self, table: pd.DataFrame, augment: Augment | None, *, seed_parts: tuple[int | str, ...], random_crop: bool
     ) -> Any:
         """Return batches of a table's pictures as an augmentation draws them, in its order; by the workers."""
-        size = self.config.infer.validation_batch_size or 0
+        size = self.config.infer.validation_batch_size
         dataset = ImageDataset(table, self.source, augment=augment, seed_parts=seed_parts, random_crop=random_crop)
         return eval_loader(dataset, batch_size=size, workers=self._workers, pin=self.compute.is_cuda)
 
     @property
     def _workers(self) -> int:
-        return self.config.machine.workers or 0
+        return self.config.machine.workers

@@ -22,7 +22,7 @@ from foldblend.runs.folder import read_json, write_json
 from pipeline.data.augment import albumentations, describe_augmentation
 from pipeline.data.cache import MEMORY_ONLY, Store, cache_root
 from pipeline.data.pictures import PICTURES_VERSION
-from pipeline.fold_files import FoldJob
+from pipeline.job import FoldJob
 from pipeline.models.backbones import build_model
 from pipeline.models.timm_import import timm
 from pipeline.seeding import derive_seed
@@ -38,10 +38,10 @@ class Backbone:
 
     def __init__(self, job: FoldJob) -> None:
         """Raises UserError for an architecture whose head is not one linear layer."""
-        name = job.config.model.backbone
-        torch.manual_seed(derive_seed("torch", job.config.train.seed, 0))  # for --pretrained none
+        name = job.run.config.model.backbone
+        torch.manual_seed(derive_seed("torch", job.run.config.train.seed, 0))  # for --pretrained none
         model: Any = build_model(
-            name, num_classes=job.manifest.num_classes, kwargs=job.model_kwargs, weights=job.weights
+            name, num_classes=job.run.manifest.num_classes, kwargs=job.run.model_kwargs, weights=job.run.weights
         )
         head = model.get_classifier()
         if not isinstance(head, torch.nn.Linear):
@@ -75,17 +75,17 @@ class Features:
         self.job = job
         self.backbone = backbone
         self.num_computed = 0
-        self.batch_size = job.config.infer.validation_batch_size or 1
-        machine = job.config.machine
+        self.batch_size = job.run.config.infer.validation_batch_size
+        machine = job.run.config.machine
         self.store = None
         if machine.cache not in MEMORY_ONLY:
             # All that may change a feature in its last bit.
             policy = {
-                "backbone": job.config.model.backbone,
-                "kwargs": {key: str(value) for key, value in job.model_kwargs.items()},
+                "backbone": job.run.config.model.backbone,
+                "kwargs": {key: str(value) for key, value in job.run.model_kwargs.items()},
                 "weights": backbone.fingerprint,
                 "pictures": PICTURES_VERSION,
-                "preprocess": job.preprocess.to_dict(),
+                "preprocess": job.run.preprocess.to_dict(),
                 "batch_size": self.batch_size,
                 "device": torch.cuda.get_device_name(job.compute.device) if job.compute.is_cuda else processor(),
                 "amp_dtype": str(job.compute.amp_dtype),
@@ -129,7 +129,7 @@ class Features:
         """Return N x D float32 features of a table's pictures seen in a view, or of their augmented `copy`."""
         if self.store is None:
             return np.concatenate([*self._compute(table, view, copy)])
-        config, what = self.job.config, view
+        config, what = self.job.run.config, view
         if copy is not None:
             what = f"augment {describe_augmentation(config.augment.augment)} {config.train.seed} {copy}"
         keys = []
@@ -149,7 +149,7 @@ class Features:
     def _compute(self, table: pd.DataFrame, view: str, copy: int | None) -> Iterator[np.ndarray]:
         """Yield features batch by batch; a short last batch is filled up, so that a picture's company is no matter."""
         job, compute = self.job, self.job.compute
-        train, see = job.config.train, view_of(view)
+        train, see = job.run.config.train, view_of(view)
         loader = job.feeder.rows(table) if copy is None else job.feeder.copies(table, seed_parts=(train.seed, copy))
         desc = f"features, {view}" if copy is None else f"features, augmented copy {copy + 1}"
         with tqdm(total=len(table), desc=desc, unit="picture", disable=None, leave=False) as bar:
@@ -158,7 +158,7 @@ class Features:
                 if num < self.batch_size:
                     images = torch.cat([images, images[-1:].expand(self.batch_size - num, -1, -1, -1)])
                 seen = see(images.permute(0, 3, 1, 2).float())  # views are of raw pixels, as in predict
-                pixels = job.preprocess.standardise(seen).contiguous(memory_format=compute.memory_format)
+                pixels = job.run.preprocess.standardise(seen).contiguous(memory_format=compute.memory_format)
                 with compute.autocast():
                     features = self.backbone.model(pixels).float()
                 found = features[:num].cpu().numpy()

@@ -17,9 +17,10 @@ from foldblend.files import write_with
 from foldblend.runs.folder import write_json, write_table
 from foldblend.scores.metrics import METRICS, softmax
 from pipeline.config.train import parse_l2
-from pipeline.fold_files import FoldJob, fold_record, start_fold, write_fold
+from pipeline.fold_files import fold_record, start_fold, write_fold
 from pipeline.frozen.features import Backbone, Features
 from pipeline.frozen.linear_heads import Head, choose_l2, fit_heads, own_scales, principal_axes
+from pipeline.job import TrainingJob
 from tta.merge import mean_logit
 
 __all__ = ["run_heads"]
@@ -40,9 +41,9 @@ class _Rows:
     num_each: int
 
 
-def _training_rows(job: FoldJob, views_VND: Sequence[np.ndarray], features: Features) -> _Rows:
-    train = job.manifest.train
-    copies = [features.of(train, "identity", copy=copy) for copy in range(job.config.train.feature_views)]
+def _training_rows(job: TrainingJob, views_VND: Sequence[np.ndarray], features: Features) -> _Rows:
+    train = job.run.manifest.train
+    copies = [features.of(train, "identity", copy=copy) for copy in range(job.run.config.train.feature_views)]
     label_N = train["label_fit" if "label_fit" in train else "label"].to_numpy()
     num_each = len(views_VND) + len(copies)
     place_N = np.tile(np.flatnonzero(label_N >= 0), num_each)  # the others are left out of training
@@ -55,7 +56,7 @@ def _training_rows(job: FoldJob, views_VND: Sequence[np.ndarray], features: Feat
     )
 
 
-def run_heads(job: FoldJob, todo: Sequence[int]) -> dict[int, dict[str, Any]]:
+def run_heads(job: TrainingJob, todo: Sequence[int]) -> dict[int, dict[str, Any]]:
     """Fit and score the folds' heads and return {number: done.json}.
 
     All folds of a repeat are fitted together, also those that need not be written, so that a
@@ -64,22 +65,22 @@ def run_heads(job: FoldJob, todo: Sequence[int]) -> dict[int, dict[str, Any]]:
     start = time.perf_counter()
     backbone = Backbone(job)
     features = Features(job, backbone)
-    train, test = job.manifest.train, job.manifest.test
-    train_VND = [features.of(train, view) for view in job.views]
-    test_VMD = [] if test is None else [features.of(test, view) for view in job.views]
+    train, test = job.run.manifest.train, job.run.manifest.test
+    train_VND = [features.of(train, view) for view in job.run.views]
+    test_VMD = [] if test is None else [features.of(test, view) for view in job.run.views]
     rows = _training_rows(job, train_VND, features)
     seconds = time.perf_counter() - start
-    num_images = (len(train) + (0 if test is None else len(test))) * len(job.views)
-    num_images += job.config.train.feature_views * len(train)
+    num_images = (len(train) + (0 if test is None else len(test))) * len(job.run.views)
+    num_images += job.run.config.train.feature_views * len(train)
     kept = f", {num_images - features.num_computed:,} kept from before" if features.num_computed < num_images else ""
     job.say(f"features: {num_images:,} x {backbone.num_features} in {seconds:.1f} s{kept}")
     axes = principal_axes(rows.features_ND)
     rows_NK = axes.of(rows.features_ND)
     write_with(job.folder / "backbone.safetensors", lambda file: safetensors.torch.save_file(backbone.state, file))
     done: dict[int, dict[str, Any]] = {}
-    num_folds = int(job.fold_RN.max()) + 1
+    num_folds = job.run.num_folds
     shared = (time.perf_counter() - start) / len(todo)
-    for repeat, fold_N in enumerate(job.fold_RN):
+    for repeat, fold_N in enumerate(job.run.fold_RN):
         wanted = [index for index in todo if job.place(index)[0] == repeat]
         if not wanted:
             continue
@@ -119,29 +120,29 @@ def _logits(views_VND: Sequence[np.ndarray], weight_DC: np.ndarray, bias_C: np.n
     return np.stack([one.astype(np.float64) @ weight_DC + bias_C for one in views_VND]).astype(np.float32)
 
 
-def _strengths(job: FoldJob) -> tuple[float, ...]:
-    return parse_l2(job.config.train.head_l2) or STRENGTHS
+def _strengths(job: TrainingJob) -> tuple[float, ...]:
+    return parse_l2(job.run.config.train.head_l2) or STRENGTHS
 
 
 def _fit(
-    job: FoldJob, rows: _Rows, rows_NK: np.ndarray, variance_K: np.ndarray, fold_N: np.ndarray
+    job: TrainingJob, rows: _Rows, rows_NK: np.ndarray, variance_K: np.ndarray, fold_N: np.ndarray
 ) -> tuple[Head, np.ndarray, np.ndarray]:
     """Return the heads of all folds of a repeat, the strength of each, and its inner log losses."""
-    num_folds = int(job.fold_RN.max()) + 1
+    num_folds = job.run.num_folds
     weight_KN = np.stack([fold_N[rows.place_N] != fold for fold in range(num_folds)]) / rows.num_each
     if not (weight_KN > 0).any(axis=1).all():
         raise UserError("--finetune head: a fold has no picture to train on; pass fewer --folds")
-    common: Any = {"num_classes": job.manifest.num_classes, "variance_K": variance_K, "device": job.compute.device}
-    seed = job.config.split.split_seed
+    common: Any = {"num_classes": job.run.manifest.num_classes, "variance_K": variance_K, "device": job.compute.device}
+    seed = job.run.config.split.split_seed
     l2_K, loss_KL = choose_l2(rows_NK, rows.label_N, rows.group_N, weight_KN, _strengths(job), seed=seed, **common)
     own_l2_K = l2_K * own_scales(rows_NK, weight_KN)
     return fit_heads(rows_NK, rows.label_N, weight_KN, own_l2_K, **common), l2_K, loss_KL
 
 
 def _done(
-    job: FoldJob, index: int, files: dict[str, str], held_N: np.ndarray, held_VNC: np.ndarray, l2: float
+    job: TrainingJob, index: int, files: dict[str, str], held_N: np.ndarray, held_VNC: np.ndarray, l2: float
 ) -> dict[str, Any]:
-    metric = METRICS[job.config.output.metric]
-    score = metric.score(job.manifest.train["label"].to_numpy()[held_N], softmax(mean_logit(held_VNC)))
+    metric = METRICS[job.run.config.output.metric]
+    score = metric.score(job.run.manifest.train["label"].to_numpy()[held_N], softmax(mean_logit(held_VNC)))
     job.say(f"{job.title(index)}: L2 {l2:g}, held-out {metric.title} {score:.4f}")
     return {**fold_record(job, index, files, score), "l2": l2}

@@ -10,7 +10,7 @@ import torch
 from foldblend.errors import UserError, did_you_mean, in_a_line
 from foldblend.plugins import is_custom, load_custom
 from pipeline.config.run import ModelConfig, parse_size
-from pipeline.config.train import num_stages
+from pipeline.config.train import parse_finetune
 from pipeline.data.preprocess import Preprocess
 from pipeline.models.attribute_head import AttributeJoin, attach
 from pipeline.models.pretrained import Weights, load_weights_into
@@ -131,7 +131,7 @@ def freeze(model: Any, finetune: str) -> None:
 
     Stages are timm's coarse groups of parameters. Raises UserError for a backbone without, or with fewer.
     """
-    wanted = num_stages(finetune)
+    wanted = parse_finetune(finetune).last_stages
     if not wanted:  # all, or a head alone, for which features are taken once
         return
     try:

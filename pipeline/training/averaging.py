@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from pipeline.config.train import TrainConfig
+from pipeline.config.resolved import ResolvedTrain
 from pipeline.models.timm_import import timm
 
 __all__ = ["Average", "build_average"]
@@ -112,10 +112,10 @@ class LastEpochs:
         self.mean.load_state_dict(state)
 
 
-def build_average(model: torch.nn.Module, config: TrainConfig) -> Average:
+def build_average(model: torch.nn.Module, config: ResolvedTrain) -> Average:
     """Return the average that the settings ask for."""
     if config.model_ema:
         return Ema(model, config.model_ema_decay)
     if config.average_last:
-        return LastEpochs(model, max(0, (config.epochs or 0) - config.average_last))
+        return LastEpochs(model, max(0, config.epochs - config.average_last))
     return NoAverage()

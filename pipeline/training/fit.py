@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from foldblend.errors import UserError
-from pipeline.config.run import RunConfig
+from pipeline.config.resolved import ResolvedConfig
 from pipeline.data.dataset import TrainLoader
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
@@ -92,7 +92,7 @@ class Fit:
     def __init__(
         self,
         model: torch.nn.Module,
-        config: RunConfig,
+        config: ResolvedConfig,
         preprocess: Preprocess,
         compute: Compute,
         *,
@@ -121,7 +121,7 @@ class Fit:
         self.forward = torch.compile(model) if compute.compile else model
         self.watch: Callable[[torch.Tensor], None] | None = None
         """Shown every batch as the model sees it."""
-        self.micro_batch = config.train.batch_size or 2**30
+        self.micro_batch = config.train.batch_size
         self.epoch, self.step, self.images_seen, self.updates = 0, 0, 0, 0
         self.first_lr = config.train.lr  # of the epoch
         # Summed on the device: reading it out would stall a GPU.
@@ -136,7 +136,7 @@ class Fit:
 
     @property
     def is_done(self) -> bool:
-        return self.epoch >= (self.config.train.epochs or 0)
+        return self.epoch >= self.config.train.epochs
 
     def epochs(self, loader: Any, *, after_step: Callable[[], None] = lambda: None) -> Iterator[Epoch]:
         """Train on from where it stands, and yield after every epoch.

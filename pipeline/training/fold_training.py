@@ -17,8 +17,9 @@ from foldblend.scores.metrics import METRICS, softmax
 from folds.split import assign_folds
 from pipeline.config.settings import flatten
 from pipeline.data.sampling import class_counts
-from pipeline.fold_files import FoldJob, fold_record, start_fold, write_fold
+from pipeline.fold_files import fold_record, start_fold, write_fold
 from pipeline.infer import predict
+from pipeline.job import TrainingJob
 from pipeline.seeding import derive_seed
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.fit import Epoch, Fit, NotFiniteError
@@ -62,23 +63,23 @@ class Course:
 class _FoldTraining:
     """A fold while it is trained."""
 
-    def __init__(self, job: FoldJob, index: int) -> None:
-        config = job.config
+    def __init__(self, job: TrainingJob, index: int) -> None:
+        config = job.run.config
         self.job, self.index = job, index
         self.folder = job.folder / f"fold_{index}"
-        self.num_epochs = config.train.epochs or 0
+        self.num_epochs = config.train.epochs
         self.metric = METRICS[config.output.metric]
         repeat, fold = job.place(index)
-        is_held_out = job.fold_RN[repeat] == fold
-        self.held_out = job.manifest.train[is_held_out].reset_index(drop=True)
+        is_held_out = job.run.fold_RN[repeat] == fold
+        self.held_out = job.run.manifest.train[is_held_out].reset_index(drop=True)
         learns_N, self.judged = ~is_held_out, self.held_out
         if config.train.select == "inner":
-            others = job.manifest.train[learns_N]
+            others = job.run.manifest.train[learns_N]
             learns_N = learns_N.copy()
             inner_N = inner_rows(others, seed=derive_seed("inner", config.split.split_seed, index))
             self.judged = others[inner_N].reset_index(drop=True)  # by their true labels, whatever is learnt
             learns_N[np.flatnonzero(learns_N)[inner_N]] = False
-        train = job.manifest.training_rows(learns_N)
+        train = job.run.manifest.training_rows(learns_N)
         # Dropout and the new head draw from torch's own generator; nothing else does (see dataset._loader).
         torch.manual_seed(derive_seed("torch", config.train.seed, index))
         model = job.new_model()
@@ -87,16 +88,16 @@ class _FoldTraining:
         self.fit = Fit(
             model,
             config,
-            job.preprocess,
+            job.run.preprocess,
             job.compute,
             steps_per_epoch=len(self.loader),
-            count_C=class_counts(train, job.manifest.num_classes),
+            count_C=class_counts(train, job.run.manifest.num_classes),
             augment=job.feeder.device_augmentation,
             seed_parts=seed_parts,
             say=lambda line: job.say(f"{job.title(index)}: {line}"),
         )
         self.course = Course()
-        self.checkpoints = Checkpoints(self.folder, job.run_key, config.output.save_every)
+        self.checkpoints = Checkpoints(self.folder, job.fold_key, config.output.save_every)
         saved = self.checkpoints.load()
         if saved is None:
             start_fold(job, index)
@@ -115,8 +116,8 @@ class _FoldTraining:
             self.folder,
             run_name=job.folder.name,
             fold_title=f"fold_{self.index}",
-            run_id=tracking_id(job.folder.name, job.run_key, self.index),
-            use_wandb=job.config.output.wandb,
+            run_id=tracking_id(job.folder.name, job.fold_key, self.index),
+            use_wandb=job.run.config.output.wandb,
             purge_step=min(self.fit.epoch, self.num_epochs - 1),
             say=job.say,
         )
@@ -126,8 +127,8 @@ class _FoldTraining:
                 job.progress, job.title(self.index), epochs=self.num_epochs, steps=steps, done_steps=done_steps
             ) as progress,
         ):
-            if job.config.output.log_pictures and not self.fit.epoch:  # what a kill in it left was purged
-                size = (1, 3, job.preprocess.height, job.preprocess.width)
+            if job.run.config.output.log_pictures and not self.fit.epoch:  # what a kill in it left was purged
+                size = (1, 3, job.run.preprocess.height, job.run.preprocess.width)
                 self.board.graph(self.fit.model, torch.empty(size))
                 self.fit.watch = self._show_batch
 
@@ -152,17 +153,17 @@ class _FoldTraining:
 
     def _show_batch(self, pixels: torch.Tensor) -> None:
         """Show what the model is trained on: the first batch, augmented and mixed."""
-        self.board.pictures("train/batch", self.job.preprocess.pictures(pixels[:NUM_SHOWN]), None, 0)
+        self.board.pictures("train/batch", self.job.run.preprocess.pictures(pixels[:NUM_SHOWN]), None, 0)
         self.fit.watch = None
 
     def _show_mistakes(self, proba_NC: np.ndarray) -> None:
         """Show the held-out rows that were got wrong most surely, and which classes were taken for which."""
         job, label_N = self.job, self.held_out["label"].to_numpy()
-        names, last = job.manifest.classes, self.num_epochs - 1
+        names, last = job.run.manifest.classes, self.num_epochs - 1
         worst = worst_mistakes(label_N, proba_NC, NUM_SHOWN)
         if len(worst):
             pictures = job.feeder.source.of(self.held_out)
-            images = np.stack([job.preprocess.crop(pictures[int(row)]) for row in worst])
+            images = np.stack([job.run.preprocess.crop(pictures[int(row)]) for row in worst])
             captions = [
                 f"true: {names[label_N[row]]}\npredicted: {names[one.argmax()]} ({one.max():.0%})"
                 for row, one in zip(worst, proba_NC[worst], strict=True)
@@ -177,7 +178,9 @@ class _FoldTraining:
 
     def _predict(self, model: torch.nn.Module, table: pd.DataFrame, views: tuple[str, ...]) -> np.ndarray:
         job = self.job
-        return predict(model, job.feeder.rows(table), job.preprocess, job.compute, [view_of(name) for name in views])
+        return predict(
+            model, job.feeder.rows(table), job.run.preprocess, job.compute, [view_of(name) for name in views]
+        )
 
     def _score(self, table: pd.DataFrame, logits_VNC: np.ndarray) -> float:
         self.job.check_finite(self.index, logits_VNC)
@@ -185,7 +188,7 @@ class _FoldTraining:
 
     def _end_epoch(self, epoch: Epoch) -> None:
         """Note what an epoch did; choose it, where epochs are chosen; save the last one."""
-        course, metric = self.course, self.job.config.output.metric
+        course, metric = self.course, self.job.run.config.output.metric
         course.train_seconds += epoch.seconds
         course.train_images += epoch.images
         row: dict[str, float] = {
@@ -194,19 +197,19 @@ class _FoldTraining:
             "train_loss": epoch.train_loss,
             "images_per_s": epoch.images / max(epoch.seconds, 1e-9),
         }
-        select = self.job.config.train.select
+        select = self.job.run.config.train.select
         if select != "last":
-            score = self._score(self.judged, self._predict(epoch.model, self.judged, self.job.views[:1]))
+            score = self._score(self.judged, self._predict(epoch.model, self.judged, self.job.run.views[:1]))
             self._choose(epoch, score)
             row[f"{select}_{metric}"] = score
         course.rows.append(row)
         if not self.fit.is_done or select != "last":  # else these rows are scored with what is written
-            self._note(row, self._predict(epoch.model, self.held_out, self.job.views[:1]))
+            self._note(row, self._predict(epoch.model, self.held_out, self.job.run.views[:1]))
         if self.fit.is_done:
             self.checkpoints.save(self._state())
 
     def _choose(self, epoch: Epoch, score: float) -> None:
-        config = self.job.config
+        config = self.job.run.config
         if not np.isfinite(score):
             raise UserError(
                 f"{self.job.title(self.index)}: --metric {config.output.metric} has no value on the rows that --select "
@@ -221,7 +224,7 @@ class _FoldTraining:
 
     def _note(self, row: dict[str, float], logits_VNC: np.ndarray) -> float:
         """Log an epoch, with its score on the held-out rows, and return that."""
-        job, metric, label_N = self.job, self.job.config.output.metric, self.held_out["label"].to_numpy()
+        job, metric, label_N = self.job, self.job.run.config.output.metric, self.held_out["label"].to_numpy()
         score = row[f"val_{metric}"] = self._score(self.held_out, logits_VNC)
         write_table(self.folder / "log.csv", pd.DataFrame(self.course.rows))
         epoch = int(row["epoch"])
@@ -232,7 +235,7 @@ class _FoldTraining:
             "train/images_per_s": row["images_per_s"],
             "val/f1_macro": METRICS["f1_macro"].score(label_N, proba_NC),
             f"val/{metric}": score,
-            **attribute_scores(label_N, proba_NC, job.manifest.attributes),
+            **attribute_scores(label_N, proba_NC, job.run.manifest.attributes),
         }
         self.board.scalars(values, epoch)
         left = job.progress.left()
@@ -249,24 +252,24 @@ class _FoldTraining:
         if course.best_state is not None:
             model.load_state_dict(course.best_state)
         start = time.perf_counter()
-        held_VNC = self._predict(model, self.held_out, job.views)
+        held_VNC = self._predict(model, self.held_out, job.run.views)
         infer_seconds = time.perf_counter() - start
-        if job.config.train.select == "last":
+        if job.run.config.train.select == "last":
             score = self._note(course.rows[-1], held_VNC)
         else:
             score = self._score(self.held_out, held_VNC)
             job.say(f"{job.title(self.index)}: epoch {course.best_epoch + 1}, held-out {self.metric.title} {score:.4f}")
-        if job.config.output.log_pictures:
+        if job.run.config.output.log_pictures:
             self._show_mistakes(softmax(mean_logit(held_VNC)))
-        self.board.hparams(flatten(job.config), {job.config.output.metric: score})
-        test_VNC = None if job.manifest.test is None else self._predict(model, job.manifest.test, job.views)
+        self.board.hparams(flatten(job.run.config), {job.run.config.output.metric: score})
+        test_VNC = None if job.run.manifest.test is None else self._predict(model, job.run.manifest.test, job.run.views)
         state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
         files = write_fold(job, self.index, state=state, held_VNC=held_VNC, test_VNC=test_VNC)
         done = {
             **fold_record(job, self.index, files, score),
             "seconds": time.perf_counter() - self.start,
             "train_images_per_s": course.train_images / max(course.train_seconds, 1e-9),
-            "infer_images_per_s": len(self.held_out) * len(job.views) / infer_seconds,
+            "infer_images_per_s": len(self.held_out) * len(job.run.views) / infer_seconds,
             "micro_batch": self.fit.micro_batch,
         }
         if course.best_state is not None:
@@ -276,6 +279,6 @@ class _FoldTraining:
         return done
 
 
-def run_fold(job: FoldJob, index: int) -> dict[str, Any]:
+def run_fold(job: TrainingJob, index: int) -> dict[str, Any]:
     """Train and score one fold, from its checkpoint where there is one, and return its done.json."""
     return _FoldTraining(job, index).run()

@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812 - as all torch code names it
 
 from foldblend.errors import UserError, in_a_line
 from foldblend.plugins import find_part, is_custom
-from pipeline.config.train import LossConfig, parse_loss
+from pipeline.config.train import LossConfig, loss_names, parse_loss
 
 __all__ = [
     "LOSSES",
@@ -21,7 +21,6 @@ __all__ = [
     "build_loss",
     "check_loss",
     "log_prior",
-    "loss_names",
     "loss_parts",
     "takes_mixed",
 ]
@@ -118,11 +117,6 @@ LOSSES: dict[str, MakeLoss] = {
 _WHOLE_LABELS = {"f1"}  # losses that cannot take mixed labels
 
 
-def loss_names(config: LossConfig) -> set[str]:
-    """Return the names in --loss."""
-    return {name for _, name in parse_loss(config.loss)}
-
-
 def loss_parts(config: LossConfig) -> list[tuple[float, MakeLoss]]:
     """Return weight and maker of each term of --loss. Raises UserError for an unknown name."""
     return [(weight, find_part(name, LOSSES, "--loss")) for weight, name in parse_loss(config.loss)]
@@ -130,7 +124,7 @@ def loss_parts(config: LossConfig) -> list[tuple[float, MakeLoss]]:
 
 def takes_mixed(config: LossConfig) -> bool:
     """Return whether every term of --loss can take shares of classes."""
-    return not _WHOLE_LABELS & loss_names(config)
+    return not _WHOLE_LABELS & loss_names(config.loss)
 
 
 def build_loss(config: LossConfig, count_C: np.ndarray, device: torch.device) -> Loss:
@@ -148,7 +142,7 @@ def build_loss(config: LossConfig, count_C: np.ndarray, device: torch.device) ->
 
 def check_loss(config: LossConfig, num_classes: int, *, mixed: bool) -> None:
     """Call a user's own losses once. Raises UserError for one that is no loss."""
-    custom = [name for name in sorted(loss_names(config)) if is_custom(name)]
+    custom = [name for name in sorted(loss_names(config.loss)) if is_custom(name)]
     if not custom:
         return
     logits = torch.linspace(-1, 1, 4 * num_classes).reshape(4, num_classes).requires_grad_()

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 
 from foldblend.errors import UserError, did_you_mean, in_a_line
 from foldblend.plugins import find_part
-from pipeline.config.train import TrainConfig
+from pipeline.config.resolved import ResolvedTrain
 from pipeline.models.timm_import import timm
 
 __all__ = [
@@ -44,7 +44,7 @@ class Schedule(Protocol):
 class MakeSchedule(Protocol):
     """What makes a schedule of a fold: a function or a class."""
 
-    def __call__(self, optimizer: torch.optim.Optimizer, config: TrainConfig, steps_per_epoch: int) -> Schedule:
+    def __call__(self, optimizer: torch.optim.Optimizer, config: ResolvedTrain, steps_per_epoch: int) -> Schedule:
         """`config.epochs` epochs of so many steps will be taken; every group of the optimiser has its peak `lr`."""
         ...
 
@@ -56,7 +56,7 @@ def check_optimizer(name: str) -> None:
         raise UserError(f"--opt {name}: timm has no such optimiser{did_you_mean(name, known)}")
 
 
-def build_optimizer(model: torch.nn.Module, config: TrainConfig, *, fused: bool) -> torch.optim.Optimizer:
+def build_optimizer(model: torch.nn.Module, config: ResolvedTrain, *, fused: bool) -> torch.optim.Optimizer:
     """Return timm's optimiser; biases and norms are exempt from weight decay."""
     extra: dict[str, Any] = {"fused": True} if fused and config.opt in ("adam", "adamw", "sgd") else {}
     if config.layer_decay is not None:
@@ -73,23 +73,23 @@ def _warm(step: int, warmup: int) -> float:
     return (step + 1) / (warmup + 1) if step < warmup else 1.0
 
 
-def _warmup_steps(config: TrainConfig, steps_per_epoch: int) -> int:
-    steps = (config.epochs or 0) * steps_per_epoch
+def _warmup_steps(config: ResolvedTrain, steps_per_epoch: int) -> int:
+    steps = config.epochs * steps_per_epoch
     return min(round(config.warmup_epochs * steps_per_epoch), steps - 1)
 
 
-def _after_warmup(shape: Callable[[TrainConfig, int, int], Callable[[int], float]]) -> MakeSchedule:
+def _after_warmup(shape: Callable[[ResolvedTrain, int, int], Callable[[int], float]]) -> MakeSchedule:
     """Return a schedule of factors: `shape` is told of the settings, the steps after warm-up and those of an epoch."""
 
-    def make(optimizer: torch.optim.Optimizer, config: TrainConfig, steps_per_epoch: int) -> Schedule:
+    def make(optimizer: torch.optim.Optimizer, config: ResolvedTrain, steps_per_epoch: int) -> Schedule:
         warmup = _warmup_steps(config, steps_per_epoch)
-        factor = shape(config, (config.epochs or 0) * steps_per_epoch - warmup, steps_per_epoch)
+        factor = shape(config, config.epochs * steps_per_epoch - warmup, steps_per_epoch)
         return LambdaLR(optimizer, lambda step: _warm(step, warmup) * factor(max(0, step - warmup)))
 
     return make
 
 
-def _cosine(config: TrainConfig, steps: int, steps_per_epoch: int) -> Callable[[int], float]:
+def _cosine(config: ResolvedTrain, steps: int, steps_per_epoch: int) -> Callable[[int], float]:
     least = config.min_lr / config.lr
 
     def factor(step: int) -> float:
@@ -98,18 +98,18 @@ def _cosine(config: TrainConfig, steps: int, steps_per_epoch: int) -> Callable[[
     return factor
 
 
-def _step(config: TrainConfig, steps: int, steps_per_epoch: int) -> Callable[[int], float]:
+def _step(config: ResolvedTrain, steps: int, steps_per_epoch: int) -> Callable[[int], float]:
     return lambda step: config.decay_rate ** math.floor(step / (config.decay_epochs * steps_per_epoch))
 
 
-def _constant(config: TrainConfig, steps: int, steps_per_epoch: int) -> Callable[[int], float]:
+def _constant(config: ResolvedTrain, steps: int, steps_per_epoch: int) -> Callable[[int], float]:
     return lambda step: 1.0
 
 
-def _onecycle(optimizer: torch.optim.Optimizer, config: TrainConfig, steps_per_epoch: int) -> Schedule:
+def _onecycle(optimizer: torch.optim.Optimizer, config: ResolvedTrain, steps_per_epoch: int) -> Schedule:
     cycles = any(key in optimizer.defaults for key in ("momentum", "betas"))  # adagrad and the like have neither
     peaks = [group["lr"] for group in optimizer.param_groups]
-    steps = (config.epochs or 0) * steps_per_epoch
+    steps = config.epochs * steps_per_epoch
     return OneCycleLR(optimizer, max_lr=peaks, total_steps=steps, cycle_momentum=cycles)
 
 
@@ -119,7 +119,7 @@ class _Plateau:
     The training loss: a drop by the loss of held-out rows would let them choose.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, config: TrainConfig, steps_per_epoch: int) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, config: ResolvedTrain, steps_per_epoch: int) -> None:
         self.optimizer = optimizer
         self.peaks = [float(group["lr"]) for group in optimizer.param_groups]
         self.warmup = _warmup_steps(config, steps_per_epoch)
@@ -162,14 +162,13 @@ SCHEDULES: dict[str, MakeSchedule] = {
 }
 
 
-def build_scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig, *, steps_per_epoch: int) -> Schedule:
+def build_scheduler(optimizer: torch.optim.Optimizer, config: ResolvedTrain, *, steps_per_epoch: int) -> Schedule:
     """Return the schedule, to be stepped after every optimiser step of the run. Raises UserError for no such one."""
-    assert config.epochs is not None
     make: MakeSchedule = find_part(config.sched, SCHEDULES, "--sched")
     return make(optimizer, config, steps_per_epoch)
 
 
-def check_schedule(model: torch.nn.Module, config: TrainConfig) -> None:
+def check_schedule(model: torch.nn.Module, config: ResolvedTrain) -> None:
     """Set up optimiser and schedule, take two steps and carry their state over, once.
 
     Raises UserError for settings that do not go together, and for a user's own schedule that is none.

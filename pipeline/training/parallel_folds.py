@@ -24,10 +24,11 @@ from joblib.externals.loky.backend.context import get_context
 
 from foldblend.cli import Say
 from foldblend.errors import UserError
+from pipeline.config.resolved import resolved
 from pipeline.data.feeding import Feeder
 from pipeline.device import compute_of
-from pipeline.fold_files import FoldJob
 from pipeline.infer import predict
+from pipeline.job import TrainingJob
 from pipeline.training.fit import Fit
 from pipeline.training.fold_training import run_fold
 from pipeline.watch.hangup import hangup_held
@@ -36,10 +37,10 @@ from pipeline.watch.progress import Progress
 __all__ = ["run_folds", "share_of_gpu"]
 
 CONTEXT_BYTES = 800 * 2**20  # what CUDA and its libraries take for each process, beside torch's tensors
-RunFold = Callable[[FoldJob, int], dict[str, Any]]
+RunFold = Callable[[TrainingJob, int], dict[str, Any]]
 
 
-def run_folds(job: FoldJob, todo: Sequence[int], *, run: RunFold = run_fold) -> dict[int, dict[str, Any]]:
+def run_folds(job: TrainingJob, todo: Sequence[int], *, run: RunFold = run_fold) -> dict[int, dict[str, Any]]:
     """Train the folds of those numbers and return {number: done.json}.
 
     Raises UserError where folds died, after the others have finished.
@@ -47,8 +48,8 @@ def run_folds(job: FoldJob, todo: Sequence[int], *, run: RunFold = run_fold) -> 
     devices = _devices(job, len(todo))
     if len(devices) == 1:
         return {index: run(job, index) for index in todo}
-    if job.config.machine.parallel_folds == "auto":  # a number that was given has had its share of the workers
-        job = _with_workers(job, -(-(job.config.machine.workers or 0) // len(devices)))
+    if job.run.config.machine.parallel_folds == "auto":  # a number that was given has had its share of the workers
+        job = _with_workers(job, -(-job.run.config.machine.workers // len(devices)))
     job.say(f"{len(devices)} folds at once, on {', '.join(devices)}; each one's log is in {job.folder / 'logs'}")
     board = _Board(job, todo, run)
     try:
@@ -63,14 +64,15 @@ def run_folds(job: FoldJob, todo: Sequence[int], *, run: RunFold = run_fold) -> 
     return board.done
 
 
-def _with_workers(job: FoldJob, workers: int) -> FoldJob:
-    config = dataclasses.replace(job.config, machine=dataclasses.replace(job.config.machine, workers=workers))
-    return dataclasses.replace(job, config=config, feeder=Feeder(config, job.feeder.source, job.compute))
+def _with_workers(job: TrainingJob, workers: int) -> TrainingJob:
+    config = resolved(job.run.config, workers=workers)
+    run = dataclasses.replace(job.run, config=config)
+    return dataclasses.replace(job, run=run, feeder=Feeder(config, job.feeder.source, job.compute))
 
 
-def _devices(job: FoldJob, num_todo: int) -> list[str]:
+def _devices(job: TrainingJob, num_todo: int) -> list[str]:
     """Return the device of each process."""
-    machine = job.config.machine
+    machine = job.run.config.machine
     if machine.device == "cuda":
         gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     else:
@@ -92,21 +94,21 @@ def share_of_gpu(*, free: int, peak: int, most: int) -> int:
     return max(1, min(most, int(0.9 * free // peak)))
 
 
-def _fold_memory(job: FoldJob) -> int:
+def _fold_memory(job: TrainingJob) -> int:
     """Return the bytes of GPU memory that a fold takes: two steps and an inference batch on blank pictures."""
-    config, compute, preprocess = job.config, job.compute, job.preprocess
+    config, compute, preprocess = job.run.config, job.compute, job.run.preprocess
     torch.cuda.reset_peak_memory_stats(compute.device)
     model = job.new_model()
 
-    def blank(num: int | None, width: int, height: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return [(torch.zeros(num or 1, height, width, 3, dtype=torch.uint8), torch.zeros(num or 1, dtype=torch.long))]
+    def blank(num: int, width: int, height: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [(torch.zeros(num, height, width, 3, dtype=torch.uint8), torch.zeros(num, dtype=torch.long))]
 
     augment = job.feeder.device_augmentation  # with it, pictures come whole
     size = (preprocess.width, preprocess.height) if augment is None else preprocess.stored_size
-    batches = blank((config.train.batch_size or 1) * config.train.grad_accum_steps, *size) * 2
-    once = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=1, warmup_epochs=0))
+    batches = blank(config.train.batch_size * config.train.grad_accum_steps, *size) * 2
+    once = resolved(config, epochs=1, warmup_epochs=0.0)
     eager = dataclasses.replace(compute, compile=False)
-    counts_C = np.ones(job.manifest.num_classes, int)
+    counts_C = np.ones(job.run.manifest.num_classes, int)
     fit = Fit(model, once, preprocess, eager, steps_per_epoch=2, count_C=counts_C, augment=augment, say=job.say)
     for _ in fit.epochs(batches):
         pass
@@ -125,7 +127,7 @@ def _fold_memory(job: FoldJob) -> int:
 class _Board:
     """The folds to do, and what became of them; every thread of `serve` minds one process."""
 
-    def __init__(self, job: FoldJob, todo: Sequence[int], run: RunFold) -> None:
+    def __init__(self, job: TrainingJob, todo: Sequence[int], run: RunFold) -> None:
         self.job = job
         self.run = run
         self.todo: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -183,7 +185,7 @@ class _FoldError(Exception):
 class _Child:
     """A process that does folds on request, one at a time."""
 
-    def __init__(self, job: FoldJob, run: RunFold, device: str) -> None:
+    def __init__(self, job: TrainingJob, run: RunFold, device: str) -> None:
         # loky's processes do not run the caller's script again, so a script needs no `if __name__` guard.
         context = get_context("loky")
         self.logs = job.folder / "logs"
@@ -266,21 +268,23 @@ def _log_to(file: Path) -> None:
     os.close(handle)
 
 
-def _serve_folds(job: FoldJob, run: RunFold, device: str, pipe: Connection, lifeline: Connection, method: str) -> None:
+def _serve_folds(
+    job: TrainingJob, run: RunFold, device: str, pipe: Connection, lifeline: Connection, method: str
+) -> None:
     """Do the folds whose numbers come through the pipe; send back what they say and their outcome."""
     _die_with(lifeline)
     set_start_method(method, force=True)  # the caller's, for the workers that read pictures: loky has set its own
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it prints to a log, whatever becomes of the terminal
-    compute = compute_of(dataclasses.replace(job.config.machine, device=device))
+    compute = compute_of(dataclasses.replace(job.run.config.machine, device=device))
 
     def say(line: str) -> None:
         print(line, flush=True)
         pipe.send(("say", line))
 
     progress = Progress(1, tell=lambda *what: pipe.send(("progress", what)))
-    feeder = Feeder(job.config, job.feeder.source, compute)
+    feeder = Feeder(job.run.config, job.feeder.source, compute)
     here = dataclasses.replace(job, say=say, compute=compute, feeder=feeder, progress=progress)
     while True:
         try:

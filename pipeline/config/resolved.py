@@ -1,0 +1,86 @@
+"""A configuration in which everything is decided: no None where a number or name is needed. No torch here."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from folds.config import SplitConfig
+from pipeline.config.run import InferConfig, MachineConfig, ModelConfig, OutputConfig, RunConfig
+from pipeline.config.train import TrainConfig
+
+__all__ = ["ResolvedConfig", "ResolvedMachine", "ResolvedTrain", "resolved"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResolvedSplit(SplitConfig):
+    folds: int
+    repeats: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResolvedModel(ModelConfig):
+    img_size: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResolvedTrain(TrainConfig):
+    epochs: int
+    batch_size: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResolvedInfer(InferConfig):
+    validation_batch_size: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResolvedMachine(MachineConfig):
+    workers: int
+    threads: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResolvedOutput(OutputConfig):
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResolvedConfig(RunConfig):
+    """A RunConfig as config.yaml keeps it, and as every function after the preparation takes it."""
+
+    split: ResolvedSplit
+    model: ResolvedModel
+    train: ResolvedTrain
+    infer: ResolvedInfer
+    machine: ResolvedMachine
+    output: ResolvedOutput
+
+
+def resolved(config: RunConfig, **decided: Any) -> ResolvedConfig:
+    """Return the configuration with the named settings decided; all that may be None must be among them or set."""
+    groups: dict[str, Any] = {}
+    kinds = {
+        "split": ResolvedSplit,
+        "model": ResolvedModel,
+        "train": ResolvedTrain,
+        "infer": ResolvedInfer,
+        "machine": ResolvedMachine,
+        "output": ResolvedOutput,
+    }
+    left = dict(decided)
+    for field in dataclasses.fields(RunConfig):
+        group = getattr(config, field.name)
+        kind = kinds.get(field.name)
+        if not dataclasses.is_dataclass(group):
+            groups[field.name] = group
+            continue
+        values = {one.name: getattr(group, one.name) for one in dataclasses.fields(group)}
+        values |= {name: left.pop(name) for name in [*values] if name in left}
+        if kind is not None:
+            undecided = [name for name in kind.__annotations__ if values[name] is None]
+            assert not undecided, undecided
+        groups[field.name] = (kind or type(group))(**values)
+    assert not left, left
+    return ResolvedConfig(**groups)
