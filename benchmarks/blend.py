@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from common import ROOT, Results, parser, spread
-from drawn_runs import write_drawn_run
+
+from tests.makers.drawn_runs import write_drawn_run
 
 NUM_RUNS, NUM_PEOPLE, NUM_TEST = 20, 2700, 12600
 NUM_MANY = 142_858  # people, of seven pictures: a million rows

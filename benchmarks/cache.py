@@ -23,7 +23,7 @@ from common import Results, data_of, parser, print_rows, settled, shown, spread
 
 from foldblend.images import read_image
 from folds.data.manifest import Manifest
-from pipeline.config.run import RunConfig
+from pipeline.config.resolved import ResolvedConfig
 from pipeline.config.settings import make_config
 from pipeline.data.augment import AUGMENTATIONS
 from pipeline.data.feeding import Feeder
@@ -41,7 +41,7 @@ def opened(table: pd.DataFrame, preprocess: Preprocess, cache: str, folder: Path
 
 
 def epoch_seconds(
-    config: RunConfig, manifest: Manifest, compute: Compute, preprocess: Preprocess, cache: str, folder: Path
+    config: ResolvedConfig, manifest: Manifest, compute: Compute, preprocess: Preprocess, cache: str, folder: Path
 ) -> float:
     """Return the seconds of one training epoch, the filling of the cache included where it is empty."""
     model = build_model(config.model.backbone, num_classes=manifest.num_classes, kwargs={}, weights=None)

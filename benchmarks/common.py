@@ -20,13 +20,14 @@ from foldblend.runs.environment import describe_environment
 from folds.config import DataConfig
 from folds.data.load import load_data
 from folds.data.manifest import Manifest
-from pipeline.config.run import RunConfig
-from pipeline.config.settings import make_config, replace
+from pipeline.config.resolved import ResolvedConfig, resolved
+from pipeline.config.settings import flatten, make_config
 from pipeline.device import resolve_machine
 
 __all__ = ["Results", "data_of", "parser", "run_cv", "settled", "spread"]
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # for tests.makers
 
 
 def parser(doc: str | None, *, results: str) -> argparse.ArgumentParser:
@@ -93,11 +94,14 @@ def print_rows(title: str, rows: Iterable[tuple[str, ...]]) -> None:
         print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def settled(args: argparse.Namespace, **settings: Any) -> RunConfig:
-    """Return a run's settings with the machine's decided, as run_cv.py decides them."""
+def settled(args: argparse.Namespace, **settings: Any) -> ResolvedConfig:
+    """Return settings with all decided, as run_cv.py decides them; a run of 10 epochs in batches of 32, unless told."""
     config = make_config(data=args.data, device=args.device, **settings)
-    batch = config.infer.validation_batch_size or 64
-    return replace(config, validation_batch_size=batch, **resolve_machine(config.machine))
+    machine = resolve_machine(config.machine)
+    decided = {"img_size": "224", "epochs": 10, "batch_size": 32, "validation_batch_size": 64, "folds": 5}
+    decided |= {"repeats": 1, "name": "benchmark"}
+    undecided = {name: value for name, value in decided.items() if flatten(config)[name] is None}
+    return resolved(config, **undecided, **machine)
 
 
 def data_of(args: argparse.Namespace) -> Manifest:

@@ -23,7 +23,7 @@ from common import Results, data_of, parser, print_rows, settled, shown, spread
 from tqdm import tqdm
 
 from folds.data.manifest import Manifest
-from pipeline.config.run import RunConfig
+from pipeline.config.resolved import ResolvedConfig
 from pipeline.config.settings import make_config
 from pipeline.data.feeding import Feeder
 from pipeline.data.pictures import open_pictures
@@ -89,7 +89,7 @@ def repeated(manifest: Manifest, num: int) -> Manifest:
     return dataclasses.replace(manifest, train=pd.concat(rows, ignore_index=True))
 
 
-def timm_loader(manifest: Manifest, preprocess: Preprocess, config: RunConfig, *, workers: int, cuda: bool) -> Any:
+def timm_loader(manifest: Manifest, preprocess: Preprocess, config: ResolvedConfig, *, workers: int, cuda: bool) -> Any:
     """Return timm's training loader; it normalises on the device by itself where that is CUDA."""
     data = PillowData(manifest.train["path"].tolist(), manifest.train["label"].tolist())
     return timm.data.create_loader(

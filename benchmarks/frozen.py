@@ -25,8 +25,9 @@ from sklearn.linear_model import LogisticRegression
 from foldblend.runs.folder import Run
 from pipeline.frozen.features import Backbone, Features
 from pipeline.frozen.run_heads import run_heads
-from pipeline.job import FoldJob, job_of
-from pipeline.prepare import Prepared, prepare
+from pipeline.job import FoldJob, Prepared, TrainingJob, job_of
+from pipeline.prepare import prepare
+from pipeline.watch.progress import Progress
 
 
 def one_pass(job: FoldJob) -> float:
@@ -60,8 +61,9 @@ def naive_difference(job: FoldJob, run: Run, l2: list[float]) -> float:
     return most
 
 
-def fresh_job(run: Prepared, folder: Path) -> FoldJob:
-    return job_of(run, folder, run.fold_RN, run_key={}, environment={}, say=lambda _: None)
+def fresh_job(run: Prepared, folder: Path) -> TrainingJob:
+    shared = vars(job_of(run, folder, say=lambda _: None))
+    return TrainingJob(**shared, fold_key={}, environment={}, progress=Progress(1))
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from common import Results, data_of, parser, spread
-from drawn_runs import write_drawn_run
 
 from foldblend.runs.folder import Run
 from foldblend.runs.rows import oof_arrays
 from foldblend.scores.bootstrap import score_interval
 from foldblend.scores.metrics import METRICS
 from reports.run.report import write_report
+from tests.makers.drawn_runs import write_drawn_run
 
 NUM_PEOPLE, NUM_TEST, TIMES = 2700, 12600, 5
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from foldblend.errors import UserError
 
-__all__ = ["DRAFT", "check_writable", "write_bytes", "write_with"]
+__all__ = ["DRAFT", "cache_folder", "check_writable", "write_bytes", "write_with"]
 
 DRAFT = ".draft-"
 
@@ -50,3 +50,11 @@ def write_bytes(path: Path, data: bytes | str) -> None:
     """Write a file atomically; text as UTF-8."""
     content = data.encode() if isinstance(data, str) else data
     write_with(path, lambda draft: draft.write_bytes(content))
+
+
+def cache_folder() -> Path:
+    """Return the folder for files that can be made again: $FOLDBLEND_CACHE, or the user's cache."""
+    base = os.environ.get("FOLDBLEND_CACHE")
+    if base:
+        return Path(base).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "foldblend"

@@ -2,51 +2,21 @@
 
 from __future__ import annotations
 
-import atexit
-import json
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 
 import blend
 import run_cv
-from foldblend.runs.folder import Run, write_json, write_table
-from folds.data.demo import DEMO_VERSION, NUM_TEST, NUM_TRAIN, cache_folder, make_demo
-
-
-def _own_cache() -> Path:
-    """A cache for this test run alone, in which the demo set is the user's, to spare drawing it again."""
-    folder = Path(tempfile.mkdtemp(prefix="foldblend-tests-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    demo = f"demo-v{DEMO_VERSION}-{NUM_TRAIN}-{NUM_TEST}-0"
-    (cache_folder() / demo).mkdir(parents=True, exist_ok=True)
-    (folder / demo).symlink_to(cache_folder() / demo)
-    return folder
-
-
-os.environ["FOLDBLEND_CACHE"] = str(_own_cache())
-
-LONDON = Path(__file__).resolve().parents[2] / "shared" / "data" / "london_masks"
-TINY = ["--folds", "2", "--epochs", "1", "--img-size", "32", "--pretrained", "none", "--workers", "0", "--threads", "1"]
-TINY += ["--no-log-pictures", "--no-page"]
-
-
-def edit_run(folder: Path, *, without: Sequence[str] = (), **changes: Any) -> None:
-    """Change what a run's run.json says, or take keys away."""
-    info = json.loads((folder / "run.json").read_text()) | changes
-    write_json(folder / "run.json", {key: value for key, value in info.items() if key not in without})
-
-
-def edit_table(file: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
-    """Change a table on disk."""
-    write_table(file, change(pd.read_parquet(file)))
+from foldblend.files import cache_folder
+from foldblend.runs.folder import Run
+from folds.data.demo import DEMO_VERSION, NUM_TEST, NUM_TRAIN, make_demo
+from tests.makers.constants import TINY
 
 
 @dataclass
@@ -96,6 +66,18 @@ def cv_command(capsys: pytest.CaptureFixture[str]) -> Command:
 def blend_command(capsys: pytest.CaptureFixture[str]) -> Command:
     """blend.py, called in this process."""
     return _command(blend.main, capsys)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache for this test run alone; the user's is only read, to spare drawing the demo set again."""
+    demo = cache_folder() / f"demo-v{DEMO_VERSION}-{NUM_TRAIN}-{NUM_TEST}-0"
+    folder = tmp_path_factory.mktemp("cache")
+    if (demo / "demo").is_dir():
+        (folder / demo.name).symlink_to(demo)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FOLDBLEND_CACHE", str(folder))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,10 @@ import joblib
 import numpy as np
 import pandas as pd
 
+from foldblend.files import cache_folder
 from folds.data.demo_faces import draw_picture, make_person
 
-__all__ = ["DEMO_VERSION", "cache_folder", "demo_people", "make_demo"]
+__all__ = ["DEMO_VERSION", "demo_people", "make_demo"]
 
 DEMO_VERSION = 1
 NUM_TRAIN, NUM_TEST, LEAST = 70, 14, 5
@@ -22,14 +23,6 @@ NUM_TRAIN, NUM_TEST, LEAST = 70, 14, 5
 PROPORTIONS = np.array([549, 410, 83, 732, 817, 109])
 AGE_RANGES = ((18, 30), (30, 60), (60, 75))
 PICTURES = (*[(f"mask{i}", "worn") for i in range(1, 6)], ("incorrect_mask", "incorrect"), ("normal", "not worn"))
-
-
-def cache_folder() -> Path:
-    """Return the folder for files that can be made again: $FOLDBLEND_CACHE, or the user's cache."""
-    base = os.environ.get("FOLDBLEND_CACHE")
-    if base:
-        return Path(base).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "foldblend"
 
 
 def demo_people(num_people: int, *, least: int, seed: int) -> pd.DataFrame:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from foldblend.errors import UserError
-from folds.data.demo import cache_folder
+from foldblend.files import cache_folder
 
 __all__ = [
     "KEY_BYTES",

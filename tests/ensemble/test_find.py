@@ -1,0 +1,193 @@
+"""Which runs a blend is made of, why others are not, and what is said of them."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from ensemble.blend import blend
+from ensemble.methods.registry import METHODS as METHODS_OF_BLENDS
+from foldblend.errors import UserError
+from foldblend.runs import folder as store
+from foldblend.runs.folder import Run, file_hash, ids_hash
+from foldblend.scores.metrics import METRICS, softmax
+from folds.data.layout import read_layout
+from tests.makers.drawn_runs import write_drawn_run
+from tests.makers.edits import edit_run, edit_table
+
+FEW = ("soft", "log", "weights")
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    """Runs of 24 people: a with 20 test pictures, b with the first 17 of them, c with none."""
+    for seed, (name, num_test) in enumerate([("a", 20), ("b", 17), ("c", 0)]):
+        write_drawn_run(tmp_path / "outputs" / name, num_people=24, num_test=num_test, seed=seed)
+    return tmp_path / "outputs"
+
+
+@pytest.fixture
+def command(blend_command):
+    return lambda *argv: blend_command(*argv, "--no-page")
+
+
+def notes_of(folder):
+    return " | ".join(Run(folder).info["notes"])
+
+
+def test_runs_are_of_one_data_set_if_their_labelled_pictures_are(drawn, command, tiny_layout, alpha, tmp_path):
+    command(drawn / "a", drawn / "b", "--method", "soft").assert_one_line_error("different test sets", "--intersect")
+    assert command(drawn / "a", drawn / "b", "--method", "soft", "--intersect", "--name", "ab").code == 0
+    assert len(Run(drawn / "ab").test) == 17
+    assert command(drawn / "a", drawn / "c", "--method", "soft", "--name", "ac").code == 0
+    assert not Run(drawn / "ac").info["has_test"]
+    assert "no test logits: there are none of c" in notes_of(drawn / "ac")
+    # What run_cv.py writes, and what is read off the rows where it did not.
+    assert alpha.ids_hash == read_layout(tiny_layout).ids_hash() == ids_hash(alpha.oof["image_id"].sample(frac=1))
+    data = {key: value for key, value in alpha.info["data"].items() if key != "train_ids_hash"}
+    shutil.copytree(alpha.path, tmp_path / "old")
+    edit_run(tmp_path / "old", data=data)
+    assert Run(tmp_path / "old").ids_hash == alpha.ids_hash
+
+
+def test_rows_without_ids_are_named_also_where_run_json_has_no_hash_of_them(drawn, command):
+    edit_run(drawn / "c", data={"name": "drawn", "is_demo": False})
+    edit_table(
+        drawn / "c" / "oof.parquet", lambda table: table.assign(image_id=table["image_id"].where(table.index > 1))
+    )
+    command(drawn / "a", drawn / "c").assert_one_line_error("c/oof.parquet", "2 rows have no image_id")
+
+
+def test_of_a_run_and_its_views_one_is_in_even_where_their_rows_are_equal(drawn, command):
+    oof = file_hash(drawn / "a" / "oof.parquet")
+    for name in ("a_tta", "a_tta2"):
+        shutil.copytree(drawn / "a", drawn / name)
+        edit_run(drawn / name, kind="tta", of={"name": "a", "oof": oof}, passes=5, finished=2e9)
+    done = command(
+        *(drawn / name for name in ("a", "a_tta", "a_tta2", "b")), "--intersect", "--method", "soft", "--name", "x"
+    )
+    assert done.code == 0, done.err
+    assert [one["name"] for one in Run(drawn / "x").info["members"]] == ["a_tta2", "b"]
+    assert "skipped" in done.out
+    assert "a_tta2, which merges its views, is in the blend" in " ".join(done.out.split())
+
+
+def test_every_file_is_hashed_once(drawn, command, monkeypatch):
+    shutil.copytree(drawn / "a", drawn / "a_tta")
+    edit_run(drawn / "a_tta", kind="tta", of={"name": "a", "oof": file_hash(drawn / "a" / "oof.parquet")}, passes=5)
+    seen = []
+    monkeypatch.setattr(store, "file_hash", lambda path: seen.append(path) or file_hash(path))
+    assert command(drawn / "a", drawn / "a_tta", drawn / "c", "--method", "soft").code == 0
+    assert len(seen) == len({*seen})
+    assert sorted(path.parent.name for path in seen if path.name == "oof.parquet") == ["a", "a_tta", "c"]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        (
+            "a",
+            lambda table: table.assign(fold=np.where(table.index == 3, np.nan, table["fold"])),
+            ["fold must be whole"],
+        ),
+        ("c", lambda table: table.assign(label=table["label"].astype(float)), ["label must be whole numbers"]),
+        ("c", lambda table: table.assign(repeat="0"), ["repeat must be whole numbers"]),
+    ],
+)
+def test_rows_that_are_no_numbers(drawn, command, name, change, words):
+    edit_table(drawn / name / "oof.parquet", change)
+    command(drawn / "a", drawn / "c").assert_one_line_error(f"{name}/oof.parquet", *words)
+    assert sorted(one.name for one in drawn.iterdir()) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("key", ["classes", "data", "leaks", "kind", "num_repeats"])
+def test_a_run_json_that_lacks_something(drawn, command, key):
+    edit_run(drawn / "c", without=[key])
+    done = command(drawn / "a", drawn / "c", "--method", "soft")
+    assert done.code == 0
+    assert f"run.json lacks {key}" in done.out
+    command(drawn / "c").assert_one_line_error("nothing to blend", f"run.json lacks {key}")
+
+
+def test_people_of_one_group_cannot_be_held_out(drawn, command):
+    for name in "ac":
+        edit_table(drawn / name / "oof.parquet", lambda table: table.assign(group="all"))
+    assert command(drawn / "a", drawn / "c", "--name", "x").code == 0
+    assert "too few folds or groups to fit" in notes_of(drawn / "x")
+    command(drawn / "a", drawn / "c", "--method", "stack").assert_one_line_error("--method stack", "folds or groups")
+
+
+def test_with_two_folds_choosing_is_not_nested_once_more_and_that_is_said(drawn, command, monkeypatch):
+    monkeypatch.setattr(
+        "ensemble.combine.METHODS", {name: one for name, one in METHODS_OF_BLENDS.items() if name in FEW}
+    )
+    for name in "ac":
+        edit_table(drawn / name / "oof.parquet", lambda table: table.assign(fold=table["fold"] % 2))
+    assert command(drawn / "a", drawn / "c", "--thorough", "--name", "x").code == 0
+    assert "too few folds or groups to nest once more" in notes_of(drawn / "x")
+    [methods] = [one for one in Run(drawn / "x").report["sections"] if "Methods" in one["title"]]
+    assert [row[0].split()[0] for row in methods["blocks"][0]["rows"]] == [*FEW]
+
+
+def test_what_is_unfinished_is_told_by_its_kind(drawn, command):
+    edit_run(drawn / "b", kind="blend", status="running")
+    edit_run(drawn / "c", status="running")
+    said = " ".join(command(*sorted(drawn.iterdir()), "--method", "soft").out.split())
+    assert "an earlier blend" in said
+    assert "c: not finished; make it again by the same command" in said
+
+
+def test_leaking_members_are_let_in_by_name_alone(drawn, command):
+    edit_run(drawn / "c", leaks=True)
+    command(drawn / "a", drawn / "c").assert_one_line_error("c: groups leak", "--allow-leaks")
+    assert command(drawn / "a", drawn / "c", "--allow-leaks", "--name", "x").code == 0
+    assert Run(drawn / "x").info["leaks"]
+    assert "this score is not honest" in notes_of(drawn / "x")
+    assert "expect about" not in notes_of(drawn / "x")
+    assert command("--config", drawn / "x" / "blend.yaml", "--name", "again").code == 0
+
+
+def test_the_metric_is_the_members_own(drawn, command):
+    for name in "ac":
+        edit_run(drawn / name, metric="log_loss")
+    assert command(drawn / "a", drawn / "c", "--method", "soft", "--name", "own").code == 0
+    run = Run(drawn / "own")
+    assert run.info["metric"] == "log_loss"
+    label, proba = run.oof["label"].to_numpy(), softmax(run.logits(run.oof))
+    assert run.report["headline"]["value"] == pytest.approx(METRICS["log_loss"].score(label, proba))
+    edit_run(drawn / "a", metric="accuracy")
+    assert command(drawn / "a", drawn / "c", "--method", "soft", "--name", "mixed").code == 0
+    assert Run(drawn / "mixed").info["metric"] == "f1_macro"
+    assert "different scores (accuracy, log_loss), so macro F1 counts" in notes_of(drawn / "mixed")
+    assert command(drawn / "a", drawn / "c", "--metric", "accuracy", "--method", "soft", "--name", "asked").code == 0
+    assert Run(drawn / "asked").info["metric"] == "accuracy"
+    assert "different scores" not in notes_of(drawn / "asked")
+
+
+def test_a_blend_no_better_than_one_member_says_so_and_the_last_line_says_where_things_are(drawn, command):
+    shutil.copytree(drawn / "a", drawn / "worse")
+    edit_table(
+        drawn / "worse" / "oof.parquet",
+        lambda table: table.assign(**{f"logit_{i}": table[f"logit_{(i + 1) % 18}"] * 50 for i in range(18)}),
+    )
+    done = command(drawn / "a", drawn / "worse", "--method", "soft", "--name", "x")
+    [note] = [note for note in Run(drawn / "x").info["notes"] if "single run" in note]
+    assert note.startswith("the blend is worse than a alone")
+    assert note.endswith("at 2 times its cost")
+    value = Run(drawn / "x").report["headline"]["value"]
+    last = done.out.strip().splitlines()[-1]
+    assert last.startswith(f"OOF macro F1 {value:.4f} [")
+    assert f"submission: {drawn / 'x' / 'submission.csv'}; report: {drawn / 'x' / 'report.txt'}" in last
+    assert command(drawn / "a", "--method", "soft", "--name", "one").code == 0
+    assert "single run" not in notes_of(drawn / "one")
+
+
+def test_a_setting_that_there_is_not(drawn):
+    with pytest.raises(UserError, match="unknown setting 'metod'; did you mean method"):
+        blend([drawn / "a"], metod="soft")
+
+
+def test_an_output_that_cannot_be_written_is_said_before_the_work(drawn, command, tmp_path):
+    (tmp_path / "file").touch()
+    argv = [drawn / "a", drawn / "c", "--method", "soft", "--output", tmp_path / "file"]
+    command(*argv).assert_one_line_error("file", "cannot be written", "--output")

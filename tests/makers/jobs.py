@@ -1,0 +1,52 @@
+"""Jobs without data or models, for what hands folds to processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from folds.data.manifest import Manifest
+from pipeline.config.resolved import resolved
+from pipeline.config.settings import make_config
+from pipeline.data.feeding import Feeder
+from pipeline.data.pictures import PictureSource
+from pipeline.data.preprocess import Preprocess
+from pipeline.device import Compute
+from pipeline.job import Prepared, TrainingJob
+from pipeline.watch.progress import Progress
+
+
+def fake_job(
+    folder: Path, say: Callable[[str], None], *, manifest: Manifest | None = None, num_folds: int = 6, **settings: Any
+) -> TrainingJob:
+    """A job of six folds of one image each."""
+    decided = {"img_size": "32x32", "epochs": 1, "batch_size": 2, "validation_batch_size": 64, "name": folder.name}
+    decided |= {"folds": num_folds, "repeats": 1, "threads": 1, "workers": 0}
+    config = resolved(make_config(device="cpu", amp=False, **decided | settings))
+    preprocess = Preprocess(width=32, height=32, mean=(0.5,) * 3, std=(0.5,) * 3)
+    compute = Compute(torch.device("cpu"), None, torch.channels_last)
+    run = Prepared(
+        config=config,
+        manifest=manifest,  # type: ignore[arg-type]
+        views=("identity",),
+        preprocess=preprocess,
+        model_kwargs={},
+        weights=None,
+        join=None,
+        fold_RN=np.arange(num_folds)[None],
+        run_key={},
+    )
+    return TrainingJob(
+        folder=folder,
+        run=run,
+        compute=compute,
+        feeder=Feeder(config, PictureSource(preprocess, "off"), compute),
+        say=say,
+        fold_key={},
+        environment={},
+        progress=Progress(1),
+    )

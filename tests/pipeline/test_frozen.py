@@ -1,0 +1,337 @@
+"""Linear heads on frozen features: known answers, nothing computed twice, and the usual run folder."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from foldblend.errors import UserError
+from foldblend.runs.costs import picture_seconds
+from foldblend.runs.folder import Run
+from folds.config import DataConfig
+from folds.data.layout import read_layout
+from folds.data.load import load_data
+from folds.kfold import stratified_group_folds
+from pipeline.config.run import ModelConfig
+from pipeline.config.settings import make_config
+from pipeline.config.train import parse_l2
+from pipeline.cv import cross_validate
+from pipeline.frozen.features import Backbone, Features
+from pipeline.frozen.linear_heads import choose_l2, fit_heads, own_scales, principal_axes
+from pipeline.models.backbones import build_model, check_backbone, preprocess_of
+from tests.makers.constants import TINY
+from tests.makers.jobs import fake_job
+from tta.views.names import VIEWS
+
+PREPROCESS = preprocess_of(ModelConfig(img_size="32"), check_backbone("test_efficientnet"))
+SMALL = {
+    "folds": 2, "img_size": 32, "pretrained": "none", "workers": 0, "threads": 1,
+    "backbone": "test_efficientnet", "finetune": "head", "validation_batch_size": 16, "page": False,
+}  # fmt: skip
+
+
+def world(seed=0, num=120, dims=9, num_classes=4, noise=1.5):
+    """Rows of three a group around class centres."""
+    rng = np.random.default_rng(seed)
+    label = np.repeat(rng.integers(0, num_classes, num // 3), 3)
+    group = np.repeat(np.arange(num // 3), 3)
+    return rng.normal(size=(num_classes, dims))[label] + noise * rng.normal(size=(num, dims)) + 3, label, group
+
+
+def centred(logits):
+    return logits - logits.mean(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("dims", [9, 300])
+def test_axes_are_uncorrelated_and_of_unit_length_on_average(dims):
+    features, _, _ = world(dims=dims)
+    axes = principal_axes(features.astype(np.float32))
+    rows = axes.of(features)
+    covariance = rows.T @ rows / len(rows)
+    np.testing.assert_allclose(covariance, np.diag(axes.variance_K), atol=1e-6)
+    assert (rows**2).sum(axis=1).mean() == pytest.approx(1, abs=1e-5)
+    scale = np.sqrt(((features - features.mean(0)) ** 2).sum(1).mean())
+    np.testing.assert_allclose(
+        rows @ rows.T, (features - features.mean(0)) @ (features - features.mean(0)).T / scale**2, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("dims", [9, 300])
+def test_heads_are_scikit_learns_whatever_their_company(dims):
+    features, label, group = world(dims=dims)
+    axes = principal_axes(features)
+    rows = axes.of(features)
+    weight = np.stack([group % 3 != 0, group % 3 != 1, np.where(group % 2, 0.5, 1.0)]).astype(float)
+    l2 = np.array([0.3, 0.03, 1.0])
+    common = {"num_classes": 4, "variance_K": axes.variance_K}
+    heads = fit_heads(rows, label, weight, l2, **common)
+    for problem in range(3):
+        model = LogisticRegression(C=1 / l2[problem], max_iter=50_000, tol=1e-11)
+        model.fit(rows, label, sample_weight=weight[problem])
+        ours, theirs = heads.logits(rows, problem), model.decision_function(rows)
+        np.testing.assert_allclose(centred(ours), centred(theirs), atol=1e-4)
+        alone = fit_heads(rows, label, weight[problem : problem + 1], l2[problem : problem + 1], **common)
+        np.testing.assert_allclose(centred(alone.logits(rows, 0)), centred(ours), atol=1e-5)
+
+
+def test_a_row_of_no_weight_has_no_say():
+    features, label, _ = world()
+    axes = principal_axes(features)
+    rows, weight = axes.of(features), np.ones((1, 120))
+    weight[0, :60] = 0
+    common = {"num_classes": 4, "variance_K": axes.variance_K}
+    one = fit_heads(rows, label, weight, np.array([0.3]), **common)
+    other = fit_heads(rows, np.where(np.arange(120) < 60, (label + 1) % 4, label), weight, np.array([0.3]), **common)
+    assert np.array_equal(one.weight_PKC, other.weight_PKC)
+
+
+def test_a_class_without_training_rows_is_finite_and_never_wins():
+    features, label, _ = world(num_classes=4)
+    axes = principal_axes(features)
+    rows = axes.of(features)
+    weight = np.stack([label != 2, label >= 0]).astype(float)
+    heads = fit_heads(rows, label, weight, np.array([0.1, 0.1]), num_classes=6, variance_K=axes.variance_K)
+    for problem, present in enumerate(([0, 1, 3], [0, 1, 2, 3])):
+        logits = heads.logits(rows * 9, problem)
+        assert np.isfinite(logits).all()
+        assert set(logits.argmax(1)) <= {*present}
+        proba = np.exp(logits - np.logaddexp.reduce(logits, axis=1)[:, None])
+        assert np.delete(proba, present, axis=1).max() < 1 / weight[problem].sum()
+    model = LogisticRegression(C=10, max_iter=50_000, tol=1e-11).fit(rows[label != 2], label[label != 2])
+    ours = heads.logits(rows, 0)[:, [0, 1, 3]]
+    np.testing.assert_allclose(centred(ours), centred(model.decision_function(rows)), atol=1e-4)
+
+
+def test_strength_is_chosen_by_log_loss_within_each_problems_own_groups():
+    features, label, group = world(noise=4.0)
+    axes = principal_axes(features)
+    rows = axes.of(features)
+    weight = np.stack([group % 4 != 0, group % 4 != 1]).astype(float)
+    strengths = (10.0, 1.0, 0.01)
+    common = {"seed": 5, "num_classes": 4, "variance_K": axes.variance_K}
+    chosen, loss = choose_l2(rows, label, group, weight, strengths, **common)
+    for problem in range(2):
+        used = weight[problem] > 0
+        folds = stratified_group_folds(label[used], group[used], num_folds=3, seed=5)
+        for column, strength in enumerate(strengths):
+            total = 0.0
+            for inner in range(3):
+                train, held = np.flatnonzero(used)[folds != inner], np.flatnonzero(used)[folds == inner]
+                own = rows[used].var(axis=0).sum()
+                model = LogisticRegression(C=1 / strength / own, max_iter=9999, tol=1e-9).fit(rows[train], label[train])
+                total -= model.predict_log_proba(rows[held])[np.arange(len(held)), label[held]].sum()
+            assert loss[problem, column] == pytest.approx(total / used.sum(), abs=0.01)
+        assert chosen[problem] == strengths[loss[problem].argmin()]
+    shuffled = np.where(weight[0] > 0, label, (label + 1) % 4)  # what is held out of problem 0
+    again = choose_l2(rows, shuffled, group, weight[:1], strengths, **common)[1]
+    np.testing.assert_allclose(again[0], loss[0], atol=1e-6)
+
+
+def test_features_without_any_difference_are_refused():
+    with pytest.raises(UserError, match="same features"):
+        principal_axes(np.ones((5, 3)))
+
+
+def frozen(tiny_layout, output, said=None, **changes):
+    settings = SMALL | {"data": str(tiny_layout), "output": str(output), "name": "frozen"} | changes
+    return cross_validate(make_config(settings), say=(lambda _: None) if said is None else said.append)
+
+
+@pytest.fixture(scope="module")
+def run(tiny_layout, tmp_path_factory):
+    return frozen(tiny_layout, tmp_path_factory.mktemp("frozen"), tta="hflip", head_l2="0.3")
+
+
+def test_run_folder_is_like_any_other(run, alpha):
+    assert {item.name for item in run.path.iterdir()} == {item.name for item in alpha.path.iterdir()} | {
+        "backbone.safetensors"
+    }
+    assert list(run.oof.columns) == list(alpha.oof.columns)
+    assert run.oof["image_id"].tolist() == alpha.oof["image_id"].tolist()
+    assert run.oof["fold"].tolist() == alpha.oof["fold"].tolist()
+    assert run.info["status"] == "done"
+    assert "frozen, a linear head a fold, L2 0.3, 0.3" in " ".join((run.path / "report.txt").read_text().split())
+    assert json.loads((run.path / "fold_1" / "done.json").read_text())["l2"] == 0.3
+
+
+def test_checkpoint_gives_the_logits_that_were_written(run, tiny_layout):
+    """Backbone and head, loaded into an ordinary model, on pictures read one at a time."""
+    state = safetensors.torch.load_file(run.path / "backbone.safetensors")
+    state |= safetensors.torch.load_file(run.path / "fold_1" / "best.safetensors")
+    model = build_model("test_efficientnet", num_classes=18, kwargs={}, weights=None).eval()
+    model.load_state_dict(state, strict=True)
+    rows = run.oof[run.oof["fold"] == 1].iloc[::9]
+    pictures = [PREPROCESS.load(str(tiny_layout / "train" / "images" / name)) for name in rows["image_id"]]
+    with torch.inference_mode():
+        pixels = PREPROCESS.normalise(torch.from_numpy(np.stack(pictures)))
+        logits = (model(pixels) + model(pixels.flip(-1))) / 2
+    np.testing.assert_allclose(logits.numpy(), run.logits(rows), atol=1e-4)
+
+
+def naive_features(model, table, views, size=16):
+    """Pictures in the table's order, batch by batch, the last one filled up: what the backbone gives for each view."""
+    pictures = np.stack([PREPROCESS.load(path) for path in table["path"]])
+    parts = []
+    for start in range(0, len(pictures), size):
+        batch = pictures[start : start + size]
+        batch = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
+        pixels = PREPROCESS.normalise(torch.from_numpy(batch)).contiguous(memory_format=torch.channels_last)
+        parts.append(np.stack([model(VIEWS[view](pixels)).numpy() for view in views])[:, : len(pictures) - start])
+    return np.concatenate(parts, axis=1).astype(np.float64)  # scikit-learn solves float32 in float32
+
+
+@torch.inference_mode()
+def test_logits_are_those_of_the_naive_loop(run, tiny_layout):
+    """Fold by fold, every picture again through the backbone, then scikit-learn."""
+    torch.set_num_threads(1)
+    model = build_model("test_efficientnet", num_classes=18, kwargs={}, weights=None).eval()
+    model.reset_classifier(0)
+    model.load_state_dict(safetensors.torch.load_file(run.path / "backbone.safetensors"))
+    model = model.to(memory_format=torch.channels_last)
+    manifest = read_layout(tiny_layout)
+    fold_N = run.oof.set_index("image_id").loc[manifest.train["image_id"], "fold"].to_numpy()
+    label_N, views = manifest.train["label"].to_numpy(), ("identity", "hflip")
+    for fold in range(2):
+        train = naive_features(model, manifest.train, views)
+        test = naive_features(model, manifest.test, views)
+        fitted = train[:, fold_N != fold]
+        scale = np.sqrt(fitted.reshape(-1, fitted.shape[-1]).var(axis=0).sum())  # of the fold's own rows
+        head = LogisticRegression(C=1 / (2 * 0.3), max_iter=50_000, tol=1e-11)  # two views: each row counts half
+        head.fit(np.concatenate(fitted) / scale, np.tile(label_N[fold_N != fold], 2))
+        for features, found in (
+            (train[:, fold_N == fold], run.oof[run.oof["fold"] == fold]),
+            (test, run.test_fold(fold)),
+        ):
+            expected = head.decision_function(features.mean(0) / scale)
+            ours = run.logits(found)[:, head.classes_]
+            np.testing.assert_allclose(centred(ours), centred(expected), atol=1e-4)
+
+
+def test_a_second_run_passes_no_picture_through_the_backbone(tiny_layout, tmp_path, monkeypatch):
+    said = []
+    cache = {"cache_dir": str(tmp_path / "cache")}
+    one = frozen(tiny_layout, tmp_path / "one", said, **cache)
+    assert "features: 126 x 256" in " ".join(said)
+    speed = one.info["folds"][0]["infer_images_per_s"]
+    assert picture_seconds(one) == pytest.approx(1 / speed)  # one pass, whatever the number of heads
+    del said[:]
+    monkeypatch.setattr("pipeline.frozen.features.Features._compute", None)
+    two = frozen(tiny_layout, tmp_path / "two", said, **cache)
+    assert "126 kept from before" in " ".join(said)
+    pd.testing.assert_frame_equal(one.oof, two.oof, check_exact=True)
+    assert [fold["infer_images_per_s"] for fold in two.info["folds"]] == [speed] * 2  # as measured before
+    [kept] = (tmp_path / "cache" / "features").glob("*/speed.json")
+    assert json.loads(kept.read_text())["pictures"] == 128  # nine full batches but the first
+    kept.unlink()  # features of an earlier version
+    three = frozen(tiny_layout, tmp_path / "three", folds=3, repeats=2, head_l2="0.5,0.1", **cache)
+    assert len(three.oof) == 168
+    assert picture_seconds(three) is None
+    assert not list((tmp_path / "cache" / "pictures").glob("*")), "pictures that are read once are not kept"
+
+
+def test_company_and_order_do_not_change_a_features_bits(tiny_layout, tmp_path):
+    """So features kept from a run on other pictures are the ones that would be computed."""
+    manifest, _ = load_data(DataConfig(data=str(tiny_layout)), lambda _: None)
+    changes = {"img_size": 32, "backbone": "test_efficientnet", "validation_batch_size": 16, "cache": "off"}
+    job = fake_job(tmp_path, print, manifest=manifest, num_folds=2, **changes)
+    features = Features(job, Backbone(job))
+    whole = features.of(manifest.train, "hflip")
+    for rows in (slice(0, 7), slice(40, 61), slice(None, None, -1)):
+        np.testing.assert_array_equal(features.of(manifest.train.iloc[rows], "hflip"), whole[rows])
+
+
+def test_unfinished_folds_come_out_bit_equal(run, tiny_layout, tmp_path):
+    folder = shutil.copytree(run.path, tmp_path / "frozen")
+    (folder / "fold_1" / "done.json").unlink()
+    before = (folder / "fold_0" / "done.json").read_bytes()
+    again = frozen(tiny_layout, tmp_path, tta="hflip", head_l2="0.3")
+    pd.testing.assert_frame_equal(again.oof, run.oof, check_exact=True)
+    pd.testing.assert_frame_equal(again.test, run.test, check_exact=True)
+    assert (folder / "fold_0" / "done.json").read_bytes() == before
+
+
+def test_augmented_copies_and_crops_change_the_heads(tiny_layout, tmp_path):
+    runs = [
+        frozen(tiny_layout, tmp_path, name=name, head_l2="0.3", **changes)
+        for name, changes in {
+            "plain": {}, "copies": {"feature_views": 2}, "crops": {"feature_views": 1, "crop_pct": 0.8},
+            "again": {"feature_views": 2, "cache": "off"},
+        }.items()
+    ]  # fmt: skip
+    assert len({run.logits(run.oof).tobytes() for run in runs}) == 3
+    np.testing.assert_array_equal(runs[1].logits(runs[1].oof), runs[3].logits(runs[3].oof))
+
+
+def test_held_out_features_have_no_say(tmp_path):
+    """Rows that a problem does not use may be anything: shifted far away, its logits stay."""
+    features, label, group = world()
+    weight = (group % 3 != 0).astype(float)[None]
+    heads = []
+    for moved in (0.0, 50.0):
+        other = features + moved * (weight[0] == 0)[:, None]
+        axes = principal_axes(other)
+        rows = axes.of(other)
+        common = {"num_classes": 4, "variance_K": axes.variance_K}
+        l2, _ = choose_l2(rows, label, group, weight, (1.0, 0.1), seed=0, **common)
+        fitted = fit_heads(rows, label, weight, l2 * own_scales(rows, weight), **common)
+        heads.append(centred(fitted.logits(rows[weight[0] > 0], 0)))
+    np.testing.assert_allclose(heads[0], heads[1], atol=1e-4)
+
+
+def test_corrections_repeats_boxes_and_no_test_set(tiny_layout, tmp_path, cv_command):
+    manifest = read_layout(tiny_layout)
+    table = pd.DataFrame(
+        {"file": manifest.train["path"], "kind": manifest.train["label"] % 3, "who": manifest.train["group"]}
+    ).assign(x1=10, y1=20, x2=300, y2=400)
+    table.to_csv(tmp_path / "table.csv", index=False)
+    name = manifest.train["path"][5]
+    (tmp_path / "mend.csv").write_text(f"target,field,value\n{name},label,{(table['kind'][5] + 1) % 3}\n")
+    done = cv_command(
+        "--csv", tmp_path / "table.csv", "--image-col", "file", "--label-col", "kind", "--group-col", "who",
+        "--box-cols", "x1,y1,x2,y2", "--corrections", tmp_path / "mend.csv", "--repeats", "2", "--finetune", "head",
+        "--backbone", "test_efficientnet", "--output", tmp_path, "--name", "run", *TINY,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    run = Run(tmp_path / "run")
+    assert len(run.oof) == 2 * len(table)
+    assert run.oof.groupby("repeat").size().tolist() == [len(table)] * 2
+    assert (run.oof["label"] != run.oof["label_raw"]).sum() == 2
+    assert [fold["repeat"] for fold in run.info["folds"]] == [0, 0, 1, 1]
+    assert run.test is None
+
+
+def test_a_strength_given_twice_is_one():
+    assert parse_l2("10,0.1,1e-1") == (10.0, 0.1)
+
+
+def test_frozen_and_trained_runs_blend(run, alpha, tmp_path, blend_command):
+    done = blend_command(alpha.path, run.path, "--output", tmp_path)
+    assert done.code == 0, done.err
+    assert "frozen" in done.out
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["--head-l2", "0"], ["--head-l2 0", "positive"]),
+        (["--head-l2", "a,b"], ["--head-l2 a,b"]),
+        (["--feature-views", "-1"], ["--feature-views -1"]),
+        (["--crop-pct", "1.2"], ["--crop-pct 1.2"]),
+        (["--parallel-folds", "some"], ["--parallel-folds some", "auto"]),
+    ],
+)
+def test_bad_settings(changes, words, tiny_layout, tmp_path, cv_command):
+    argv = ["--data", tiny_layout, "--output", tmp_path, "--finetune", "head", "--backbone", "test_efficientnet", *TINY]
+    cv_command(*argv, *changes).assert_one_line_error(*words)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_backbone_without_one_linear_head_is_refused(tiny_layout, tmp_path, monkeypatch):
+    monkeypatch.setattr("timm.models.efficientnet.EfficientNet.get_classifier", lambda self: (self.classifier,) * 2)
+    with pytest.raises(UserError, match="does not end in one linear layer; pass --finetune full"):
+        frozen(tiny_layout, tmp_path)

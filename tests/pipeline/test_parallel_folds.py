@@ -1,0 +1,200 @@
+"""Folds side by side: equal logits, and what dies takes nothing along."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from foldblend.errors import UserError
+from foldblend.runs.folder import Run
+from pipeline.models.timm_import import timm
+from pipeline.training.parallel_folds import run_folds, share_of_gpu
+from tests.makers.constants import TINY
+from tests.makers.jobs import fake_job
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def do_or_die(job, index):
+    """Stand in for a fold: number 1 is killed, 2 fails, 3 has bad input, the others say where they ran."""
+    if index == 1:
+        print("about to be killed", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if index == 2:
+        raise ValueError("broken")
+    if index == 3:
+        raise UserError("--lr 9: too much")
+    job.say(f"fold {index} here")
+    held = signal.SIGHUP in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    return {"index": index, "pid": os.getpid(), "threads": torch.get_num_threads(), "hangup_held": held}
+
+
+@pytest.mark.slow
+def test_one_process_does_several_folds(tmp_path):
+    said = []
+    done = run_folds(fake_job(tmp_path, said.append, parallel_folds=2), [0, 4, 5], run=do_or_die)
+    assert sorted(done) == [0, 4, 5]
+    pids = {one["pid"] for one in done.values()}
+    assert os.getpid() not in pids
+    assert len(pids) <= 2
+    assert {one["threads"] for one in done.values()} == {1}
+    assert all(one["hangup_held"] for one in done.values())  # from their first instruction on
+    assert signal.SIGHUP not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    assert {"fold 0 here", "fold 4 here", "fold 5 here"} <= {*said}
+
+
+@pytest.mark.slow
+def test_a_dying_fold_does_not_take_the_others_along(tmp_path):
+    said = []
+    with pytest.raises(UserError) as stop:
+        run_folds(fake_job(tmp_path, said.append, parallel_folds=2), range(6), run=do_or_die)
+    message = str(stop.value)
+    assert "fold 1 was killed (SIGKILL), often for want of memory; see" in message
+    assert "fold 2 failed: ValueError: broken" in message
+    assert "fold 3 failed: --lr 9: too much" in message
+    assert "The other folds are kept; the same command does the rest" in message
+    assert {"fold 0 here", "fold 4 here", "fold 5 here"} <= {*said}
+    assert "about to be killed" in (tmp_path / "logs" / "fold_1.log").read_text()
+    assert "Traceback" in (tmp_path / "logs" / "fold_2.log").read_text()
+    assert "Traceback" not in (tmp_path / "logs" / "fold_3.log").read_text()
+
+
+def test_one_at_a_time_stays_in_this_process(tmp_path):
+    assert run_folds(fake_job(tmp_path, print), [0, 4], run=do_or_die)[4]["pid"] == os.getpid()
+    assert run_folds(fake_job(tmp_path, print, parallel_folds=3), [5], run=do_or_die)[5]["pid"] == os.getpid()
+
+
+def test_share_of_a_gpu():
+    assert share_of_gpu(free=80, peak=10, most=5) == 5
+    assert share_of_gpu(free=40, peak=10, most=5) == 3
+    assert share_of_gpu(free=5, peak=10, most=5) == 1
+
+
+def test_parallel_folds_have_the_logits_of_serial_ones(alpha, tiny_layout, tmp_path, cv_command):
+    done = cv_command(
+        "--data", tiny_layout, "--output", tmp_path, "--name", "alpha", "--backbone", "test_efficientnet",
+        "--tta", "hflip", "--parallel-folds", "2", *TINY,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    run = Run(tmp_path / "alpha")
+    assert run.info["run_key"] == alpha.info["run_key"]
+    pd.testing.assert_frame_equal(run.oof, alpha.oof, check_exact=True)
+    pd.testing.assert_frame_equal(run.test, alpha.test, check_exact=True)
+
+
+def children_of(pid):
+    """Processes started by a process, their command lines included."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            stat, command = (folder / "stat").read_text(), (folder / "cmdline").read_bytes().decode()
+        except OSError:
+            continue
+        if int(stat.rsplit(")", 1)[1].split()[1]) == pid and "resource_tracker" not in command:
+            found[int(folder.name)] = command
+    return found
+
+
+def start(tiny_layout, output, *more):
+    argv = ["--data", tiny_layout, "--output", output, "--name", "alpha", "--tta", "hflip", *TINY, *more]
+    command = [sys.executable, "run_cv.py", "--backbone", "test_efficientnet", "--parallel-folds", "2", *argv]
+    log = (output / "said.txt").open("w")
+    return subprocess.Popen([*map(str, command)], cwd=ROOT, stdout=log, stderr=log)
+
+
+def wait_for(what, seconds=90.0):
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_a_fold_killed_in_the_middle_leaves_the_other_and_the_rest_resumes(tiny_layout, tmp_path, cv_command):
+    more = ["--epochs", "12"]
+    folder = tmp_path / "alpha"
+    process = start(tiny_layout, tmp_path, *more)
+    wait_for(lambda: (folder / "fold_0" / "log.csv").exists() and (folder / "fold_1" / "log.csv").exists())
+    os.kill(sorted(children_of(process.pid))[0], signal.SIGKILL)
+    assert process.wait(timeout=120) == 2
+    said = (tmp_path / "said.txt").read_text()
+    assert "was killed (SIGKILL)" in said
+    assert "Traceback" not in said
+    finished = [fold for fold in range(2) if (folder / f"fold_{fold}" / "done.json").exists()]
+    assert len(finished) == 1
+    before = (folder / f"fold_{finished[0]}" / "done.json").read_bytes()
+    assert start(tiny_layout, tmp_path, *more).wait(timeout=120) == 0
+    assert (folder / f"fold_{finished[0]}" / "done.json").read_bytes() == before
+    argv = ["--data", tiny_layout, "--output", tmp_path / "serial", "--name", "alpha", "--tta", "hflip", *TINY, *more]
+    assert cv_command("--backbone", "test_efficientnet", *argv).code == 0
+    pd.testing.assert_frame_equal(Run(folder).oof, Run(tmp_path / "serial" / "alpha").oof, check_exact=True)
+    pd.testing.assert_frame_equal(Run(folder).test, Run(tmp_path / "serial" / "alpha").test, check_exact=True)
+
+
+@pytest.mark.slow
+def test_folds_die_with_the_process_that_started_them(tiny_layout, tmp_path):
+    process = start(tiny_layout, tmp_path, "--epochs", "200")
+    wait_for(lambda: (tmp_path / "alpha" / "fold_1" / "log.csv").exists())
+    children = children_of(process.pid)
+    assert len(children) == 2
+    process.kill()
+    process.wait()
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), 15)
+
+
+@pytest.mark.slow
+def test_real_weights_workers_and_pictures_in_ram_reach_the_folds(tiny_layout, tmp_path, cv_command):
+    """Equal logits with everything else unlike: cache, processes, workers; and a continued run keeps its threads."""
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_vit", img_size=32).state_dict(), tmp_path / "w.pth")
+    base = [
+        "--data", tiny_layout, "--output", tmp_path, "--backbone", "test_vit", "--weights", tmp_path / "w.pth",
+        "--folds", "2", "--epochs", "1", "--img-size", "32",
+    ]  # fmt: skip
+    first = cv_command(*base, "--name", "one", "--cache", "ram", "--parallel-folds", "2", "--workers", "1")
+    assert first.code == 0, first.err
+    threads = yaml.safe_load((tmp_path / "one" / "config.yaml").read_text())["threads"]
+    (tmp_path / "one" / "fold_1" / "done.json").unlink()
+    assert cv_command(*base, "--name", "one", "--cache", "off").code == 0
+    assert cv_command(*base, "--name", "two", "--cache", "device", "--threads", threads).code == 0
+    pd.testing.assert_frame_equal(Run(tmp_path / "one").oof, Run(tmp_path / "two").oof, check_exact=True)
+    pd.testing.assert_frame_equal(Run(tmp_path / "one").test, Run(tmp_path / "two").test, check_exact=True)
+
+
+@pytest.mark.slow
+def test_a_process_that_cannot_be_started_costs_its_fold_alone(tmp_path, monkeypatch):
+    import pipeline.training.parallel_folds as schedule
+
+    real, tries = schedule._Child, []
+
+    def flaky(*args):
+        tries.append(args)
+        if len(tries) == 1:
+            raise BrokenPipeError(32, "Broken pipe")
+        return real(*args)
+
+    monkeypatch.setattr(schedule, "_Child", flaky)
+    said = []
+    with pytest.raises(UserError, match=r"could not be started \(Broken pipe\)"):
+        run_folds(fake_job(tmp_path, said.append, parallel_folds=2), [0, 4, 5], run=do_or_die)
+    assert len([line for line in said if line.endswith(" here")]) == 2
+
+
+@pytest.mark.slow
+def test_a_line_that_cannot_be_printed_ends_the_run(tmp_path):
+    class Closed(list):
+        def append(self, line):
+            if line.endswith(" here"):
+                raise BrokenPipeError(32, "Broken pipe")
+
+    before = children_of(os.getpid())
+    with pytest.raises(BrokenPipeError):
+        run_folds(fake_job(tmp_path, Closed(), parallel_folds=2), [0, 4, 5], run=do_or_die)
+    assert children_of(os.getpid()).keys() <= before.keys()

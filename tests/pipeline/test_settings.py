@@ -1,0 +1,248 @@
+"""Flags, YAML files and keywords are one set of settings; wrong ones are one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from foldblend.cli import cli_flags
+from foldblend.errors import UserError
+from pipeline.config.cli import parse_run_config
+from pipeline.config.run import RunConfig, parse_size
+from pipeline.config.settings import changed_keys, flatten, identity_hash, make_config, read_config_file, replace
+
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = [
+    "--amp",
+    "--amp-dtype",
+    "--attribute-cols",
+    "--augment",
+    "--augment-on",
+    "--average-last",
+    "--backbone",
+    "--batch-size",
+    "--box-cols",
+    "--cache",
+    "--cache-dir",
+    "--channels-last",
+    "--clip-grad",
+    "--compile",
+    "--config",
+    "--corrections",
+    "--crop",
+    "--crop-pct",
+    "--crop-share",
+    "--csv",
+    "--cutmix",
+    "--cutmix-mode",
+    "--data",
+    "--dataset",
+    "--decay-epochs",
+    "--decay-rate",
+    "--decode",
+    "--device",
+    "--drop",
+    "--drop-ages",
+    "--drop-path",
+    "--epochs",
+    "--feature-views",
+    "--finetune",
+    "--focal-gamma",
+    "--fold-file",
+    "--folds",
+    "--grad-accum-steps",
+    "--group-col",
+    "--head",
+    "--head-l2",
+    "--image-col",
+    "--image-root",
+    "--img-size",
+    "--label-col",
+    "--layer-decay",
+    "--log-pictures",
+    "--logit-adjust",
+    "--loss",
+    "--lr",
+    "--merge-duplicates",
+    "--metric",
+    "--min-lr",
+    "--mixup",
+    "--mixup-prob",
+    "--model",
+    "--model-ema",
+    "--model-ema-decay",
+    "--name",
+    "--old-from",
+    "--on-bad-image",
+    "--only-folds",
+    "--opt",
+    "--ordinal",
+    "--output",
+    "--page",
+    "--parallel-folds",
+    "--patience-epochs",
+    "--pretrained",
+    "--repeats",
+    "--reprob",
+    "--resume",
+    "--sampler",
+    "--sampler-power",
+    "--save-every",
+    "--sched",
+    "--seed",
+    "--seeds",
+    "--select",
+    "--smoothing",
+    "--split",
+    "--split-seed",
+    "--test-csv",
+    "--threads",
+    "--tta",
+    "--validation-batch-size",
+    "--wandb",
+    "--warmup-epochs",
+    "--weight-decay",
+    "--weights",
+    "--workers",
+]
+
+
+def parse(*argv):
+    return parse_run_config(argv, prog="run_cv.py", description="")
+
+
+def test_flags_are_frozen():
+    assert sorted(cli_flags(RunConfig)) == sorted(FLAGS)
+
+
+def test_precedence_defaults_file_flags(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("epochs: 7\nlr: 1e-4\nbackbone: resnet18\n")
+    config = parse("--config", str(file), "--epochs", "9")
+    assert (config.train.epochs, config.train.lr, config.model.backbone) == (9, 1e-4, "resnet18")
+    assert config.train.batch_size == RunConfig().train.batch_size
+    assert parse(f"--config={file}").train.epochs == 7
+
+
+def test_aliases_and_underscores():
+    config = parse("--model", "resnet18", "-b", "8", "-j", "0", "--drop_path", "0.1", "--no-amp")
+    assert (config.model.backbone, config.train.batch_size, config.machine.workers) == ("resnet18", 8, 0)
+    assert config.model.drop_path == 0.1
+    assert not config.machine.amp
+
+
+def test_settings_survive_yaml(tmp_path):
+    config = make_config(epochs=3, img_size=64, drop_path=0.1, workers=0, amp=False, lr=1)
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(flatten(config)))
+    assert read_config_file(tmp_path / "a.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--foldz", "3"], ["--foldz", "did you mean --folds"]),
+        (["--folds", "1"], ["--folds 1", "at least 2"]),
+        (["--folds", "x"], ["--folds"]),
+        (["--sched", "cosin"], ["cosin", "cosine"]),
+        (["--img-size", "12"], ["--img-size 12"]),
+        (["--img-size", "64x"], ["--img-size 64x", "width x height"]),
+        (["--lr", "-1"], ["--lr -1"]),
+        (["--group-col", "a", "--pretrained", "none"], ["--group-col", "--csv"]),
+        (["--warmup-epochs", "inf"], ["--warmup-epochs inf"]),
+        (["--name", "a/b"], ["--name a/b"]),
+        (["--config", "/nowhere.yaml"], ["/nowhere.yaml"]),
+        (["--epochs"], ["--epochs"]),
+        (["outputs"], ["outputs"]),
+    ],
+)
+def test_wrong_flags_are_one_line(argv, words, cv_command):
+    cv_command(*argv).assert_one_line_error(*words)
+
+
+def test_a_bare_off_in_yaml_is_off(tmp_path):
+    (tmp_path / "a.yaml").write_text("cache: off\ncompile: on\namp: off\n")
+    machine = read_config_file(tmp_path / "a.yaml").machine
+    assert (machine.cache, machine.compile, machine.amp) == ("off", "on", False)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("epoch: 3", "unknown setting 'epoch'; did you mean epochs"),
+        ("epochs: many", "--epochs many: expected int"),
+        ("amp: 3", "--amp 3: expected bool"),
+        ("[1, 2]", "expected `name: value` lines"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_wrong_files_name_the_file(tmp_path, text, words):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(UserError) as error:
+        read_config_file(tmp_path / "a.yaml")
+    assert words in str(error.value)
+    assert "a.yaml" in str(error.value)
+
+
+def test_flags_and_file_are_joined_before_they_are_checked(tmp_path, cv_command):
+    (tmp_path / "a.yaml").write_text("group_col: who\n")
+    (tmp_path / "bad.yaml").write_bytes(b"\xff\xd8\xff")
+    done = cv_command("--config", tmp_path / "a.yaml", "--csv", tmp_path / "none.csv", "--pretrained", "none")
+    done.assert_one_line_error("none.csv", "No such file")
+    cv_command("--config", tmp_path / "bad.yaml").assert_one_line_error("bad.yaml", "not a text file")
+
+
+def test_size():
+    assert parse_size("120x160") == (120, 160)
+    assert parse_size(224) == (224, 224)
+
+
+def test_identity_is_what_decides_logits():
+    config = make_config(epochs=3)
+    same_logits = [{"workers": 3}, {"name": "x"}, {"output": "y"}, {"metric": "accuracy"}, {"data": "/elsewhere"}]
+    same_logits += [{"save_every": 1.0}, {"wandb": True}, {"log_pictures": False}, {"seeds": 3}]
+    same_logits += [{"cache": "ram"}, {"cache_dir": "/elsewhere"}, {"parallel_folds": "3"}]
+    other_logits = [{"epochs": 4}, {"threads": 1}, {"validation_batch_size": 1}, {"split_seed": 1}, {"tta": "hflip"}]
+    other_logits += [{"decode": "full"}, {"crop_pct": 0.9}, {"augment_on": "device"}, {"compile": "on"}]
+    other_logits += [{"loss": "focal"}, {"mixup": 0.2}, {"select": "inner"}, {"crop": "center"}, {"head": "attributes"}]
+    other_logits += [{"finetune": "head"}, {"head_l2": "1"}, {"feature_views": 1}]
+    for same in same_logits:
+        assert identity_hash(replace(config, **same)) == identity_hash(config), same
+    for other in other_logits:
+        assert identity_hash(replace(config, **other)) != identity_hash(config), other
+    chosen = replace(config, select="inner")  # an epoch by the metric
+    assert identity_hash(replace(chosen, metric="log_loss")) != identity_hash(chosen)
+    assert changed_keys(flatten(config), replace(config, epochs=4, workers=1)) == "epochs 3 -> 4"
+
+
+def run_python(code, *argv):
+    return subprocess.run([sys.executable, "-c", code, *argv], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_help_groups_flags_without_loading_torch_or_pandas():
+    code = (
+        "import sys, run_cv\n"
+        "try: run_cv.main(['--help'])\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "assert not {'torch', 'pandas', 'sklearn', 'cv2'} & set(sys.modules)"
+    )
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+    for group in (
+        "data options",
+        "model options",
+        "train options",
+        "loss options",
+        "augment options",
+        "machine options",
+    ):
+        assert group in done.stdout.lower()
+    for flag in FLAGS:
+        assert flag in done.stdout
+
+
+def test_blend_never_loads_torch(tiny_runs, tmp_path):
+    code = "import sys, blend; code = blend.main(sys.argv[1:]); assert 'torch' not in sys.modules; sys.exit(code)"
+    done = run_python(code, *map(str, sorted(tiny_runs.iterdir())), "--output", str(tmp_path))
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,260 @@
+"""Pages in a real browser: slow tier, where a Chromium and playwright are installed."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+import run_cv
+from foldblend.runs.folder import Run
+from leaderboard import main as leaderboard
+from reports.run.report import write_report
+from tests.makers.constants import LONDON
+from tests.makers.drawn_runs import write_drawn_run
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+NASTY = ["</script><script>window.hit=1</script>", '"><img src=x onerror="window.hit=2">', "it's $x$ {{ 1 }}"]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium, or set CHROMIUM to one"),
+]
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        # No sandbox: it needs rights that containers lack, and the pages are our own.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Open a file; afterwards nothing may have been said on the console or asked of anyone."""
+    opened = []
+
+    def open_file(file: Path, **options):
+        page = browser.new_context(**options).new_page()
+        said: list[str] = []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("dialog", lambda dialog: said.append(dialog.message))
+        page.on("request", lambda request: None if request.url.startswith("data:") else said.append(request.url))
+        page.goto(file.as_uri())
+        assert said == [file.as_uri()]
+        opened.append((page, said))
+        return page
+
+    yield open_file
+    for page, said in opened:
+        assert len(said) == 1, said
+        page.context.close()
+
+
+@pytest.fixture(scope="module")
+def london(tmp_path_factory):
+    """A finished run on real faces."""
+    if not LONDON.is_dir():
+        pytest.skip("the real faces are not here")
+    output = tmp_path_factory.mktemp("browser") / "outputs"
+    flags = ["--img-size", "64x80", "--finetune", "head", "--folds", "3", "--threads", "1", "--name", "london"]
+    assert run_cv.main(["--data", str(LONDON), "--output", str(output), *flags]) == 0
+    return Run(output / "london")
+
+
+def found(page) -> tuple[int, int]:
+    """Rows that match and rows that are shown, as the page says."""
+    words = page.inner_text("#found").replace(",", "").split()
+    assert int(words[-2]) == page.locator("#tiles button").count()
+    return int(words[0]), int(words[-2])
+
+
+def test_a_confusion_cell_opens_its_pictures(london, open_page):
+    page = open_page(london.path / "report.html")
+    report = london.report
+    num_wrong = round(report["num_images"] * (1 - report["scores"]["accuracy"]))
+    assert found(page)[0] == num_wrong
+    counts = report["attributes"][0]["confusion"]["counts"]
+    page.click("button[data-which='0'][data-true='1'][data-predicted='0']")
+    assert found(page)[0] == counts[1][0] > 0
+    for text in page.locator("#tiles button").all_inner_texts():
+        true, _, predicted = text.partition("→")
+        assert true.strip().startswith("incorrect,")
+        assert predicted.strip().startswith("worn,")
+    counts = report["confusion"]["counts"]
+    page.click("button[data-which='-1'][data-true='0'][data-predicted='0']")  # right ones, too
+    assert found(page)[0] == counts[0][0] > 0
+    assert page.locator("#tiles button.wrong").count() == 0
+    assert page.locator("#tiles img").count() == page.locator("#tiles button").count()
+    sizes = page.evaluate("[...document.querySelectorAll('#tiles img')].map(one => one.naturalHeight)")
+    assert set(sizes) == {112}
+    page.check("#as-shares")
+    cell = page.locator("button[data-which='0'][data-true='1'][data-predicted='1']")
+    of_mask = report["attributes"][0]["confusion"]["counts"][1]
+    assert cell.inner_text() == f"{of_mask[1] / sum(of_mask) * 100:.0f}"
+
+
+def test_the_gallery_is_filtered_and_ordered(london, open_page):
+    page = open_page(london.path / "report.html")
+    oof = london.oof
+    predicted = london.logits(oof).argmax(axis=1)
+    wrong = oof["label"].to_numpy() != predicted
+    page.select_option("#filters [name=fold]", label="2")
+    assert found(page)[0] == int((wrong & (oof["fold"] == 2)).sum())
+    page.select_option("#filters [name=kind]", label="all")
+    assert found(page)[0] == int((oof["fold"] == 2).sum())
+    page.click("#clear")
+    page.select_option("#filters [name=kind]", label="gender wrong")
+    gender = oof["label"].to_numpy() // 3 % 2 != predicted // 3 % 2
+    assert found(page)[0] == int(gender.sum())
+    page.select_option("#filters [name=kind]", label="only gender wrong")
+    only = gender & (oof["label"].to_numpy() // 6 == predicted // 6) & (oof["label"].to_numpy() % 3 == predicted % 3)
+    assert found(page)[0] == int(only.sum())
+    page.click("#clear")
+    person = oof["group"].iloc[0]
+    page.select_option("#filters [name=kind]", label="all")
+    page.fill("#filters [name=group]", person)
+    assert found(page) == (7, 7)
+    page.fill("#filters [name=group]", "")
+    page.select_option("#filters [name=label]", label=london.classes[0])
+    page.select_option("#filters [name=predicted]", label=london.classes[0])
+    assert found(page)[0] == int(((oof["label"] == 0) & (predicted == 0)).sum())
+    page.click("#clear")
+    page.select_option("#filters [name=kind]", label="all")
+    page.select_option("#filters [name=order]", label="least sure first")
+    shares = [float(text.replace("\xa0", " ").split()[-2]) for text in page.locator("#tiles button").all_inner_texts()]
+    assert shares == sorted(shares)
+    page.click("#more")
+    assert found(page) == (len(oof), 120)
+
+
+def test_the_keyboard_is_enough(london, open_page):
+    page = open_page(london.path / "report.html")
+    focused = "[...document.querySelectorAll('#tiles button')].indexOf(document.activeElement)"
+    page.keyboard.press("/")
+    page.keyboard.type("nobody at all")
+    assert found(page) == (0, 0)
+    page.fill("#filters [name=group]", "")
+    page.locator("#tiles button").first.focus()
+    columns = page.evaluate("getComputedStyle(document.getElementById('tiles')).gridTemplateColumns.split(' ').length")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(focused) == columns + 1
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowUp")
+    assert page.evaluate(focused) == 0
+    page.keyboard.press("End")
+    assert page.evaluate(focused) == found(page)[0] - 1
+    page.keyboard.press("Home")
+    page.keyboard.press("Enter")
+    first = page.inner_text("#one table")
+    shown = {first}
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+        shown.add(page.inner_text("#one table"))
+    assert len(shown) == 4
+    page.keyboard.press("Escape")
+    assert not page.is_visible("#one")
+    assert page.evaluate(focused) == 3
+    page.keyboard.press("Enter")
+    person = page.locator("#one tr:nth-child(2) td").nth(1).inner_text()
+    page.click("text=All of this person")
+    assert found(page) == (7, 7)
+    assert page.input_value("#filters [name=group]") == person
+    assert page.evaluate(focused) == 0
+    matrix = page.locator(".confusion").first
+    assert matrix.locator("button[tabindex='-1']").count() == matrix.locator("button").count() - 1
+    matrix.locator("button").first.focus()
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("document.activeElement.dataset.true + document.activeElement.dataset.predicted") == "10"
+
+
+def test_a_picture_is_linked_to_its_file(london, open_page):
+    page = open_page(london.path / "report.html")
+    page.locator("#tiles button").first.click()
+    link = page.locator("#one a").get_attribute("href")
+    picture = page.locator("#one tr:first-child td").nth(1).inner_text()
+    assert link == (LONDON / "train" / "images" / picture).resolve().as_uri()
+
+
+def test_it_is_readable_on_a_phone_in_the_dark_and_printed(london, open_page):
+    phone = {"width": 360, "height": 740}
+    page = open_page(london.path / "report.html", viewport=phone, color_scheme="dark")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    paper = "getComputedStyle(document.body).backgroundColor"
+    light = open_page(london.path / "report.html", color_scheme="light")
+    assert light.evaluate(paper) == "rgb(255, 255, 255)" != page.evaluate(paper)
+    paper_sheet = open_page(london.path / "report.html", viewport={"width": 700, "height": 900})  # A4 less its margins
+    paper_sheet.emulate_media(media="print")
+    assert paper_sheet.evaluate("document.documentElement.scrollWidth") <= 700
+    assert paper_sheet.evaluate("getComputedStyle(document.querySelector('.scroll')).overflowX") == "visible"
+    plain = open_page(london.path / "report.html", java_script_enabled=False)
+    assert "needs JavaScript" in plain.inner_text("body")
+    assert f"{london.report['headline']['value']:.4f}" in plain.inner_text("body")
+
+
+def test_names_with_html_in_them_are_text_to_a_browser(open_page, tmp_path):
+    names = [*NASTY, *[f"class {index}" for index in range(3, 18)]]
+    folder = write_drawn_run(tmp_path / "run", num_people=12, names=names)
+    info = json.loads((folder / "run.json").read_text())
+    info["attributes"][0] |= {"name": NASTY[0], "values": NASTY}
+    (folder / "run.json").write_text(json.dumps(info))
+    write_report(Run(folder))
+    page = open_page(folder / "report.html")
+    page.select_option("#filters [name=kind]", label="all")
+    page.select_option("#filters [name=label]", label=NASTY[0])
+    assert NASTY[0] in page.locator("#tiles button").first.inner_text()
+    page.locator("#tiles button").first.click()
+    assert NASTY[0] in page.inner_text("#one")
+    assert page.evaluate("window.hit") is None
+    assert "no picture" in page.inner_text("#one")
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory):
+    """The leaderboard of three runs."""
+    root = tmp_path_factory.mktemp("board")
+    for name, strength in (("middle", 1.0), ("best", 2.0), ("worst", 0.3)):
+        write_drawn_run(root / name, num_people=40, strength=strength)
+    names = [str(root / name) for name in ("middle", "best", "worst")]
+    assert leaderboard([*names, "--page", str(root / "leaderboard.html")]) == 0
+    return root / "leaderboard.html"
+
+
+def test_the_leaderboard_is_sorted(board, open_page):
+    page = open_page(board)
+
+    def names() -> list[str]:
+        return [text.split()[0] for text in page.locator(".board tbody tr td:first-child").all_inner_texts()]
+
+    assert names() == ["best", "middle", "worst"]
+    score = page.locator(".board th button", has_text="macro F1")
+    head = page.locator(".board th", has_text="macro F1")
+    orders = []
+    for _ in range(2):
+        score.click()
+        orders.append((head.get_attribute("aria-sort"), names()))
+    up, down = ["worst", "middle", "best"], ["best", "middle", "worst"]
+    assert sorted(orders) == [("ascending", up), ("descending", down)]
+    page.locator(".board th button", has_text="run").focus()
+    page.keyboard.press("Enter")
+    assert names() == ["best", "middle", "worst"]
+    assert head.get_attribute("aria-sort") in (None, "none")
+
+
+def test_two_runs_side_by_side(board, open_page):
+    page = open_page(board)
+    page.select_option("select[name=first]", label="middle")
+    page.select_option("select[name=second]", label="worst")
+    runs = [Run(board.parent / name) for name in ("middle", "worst")]
+    right = [run.logits(run.oof).argmax(axis=1) == run.oof["label"].to_numpy() for run in runs]
+    said = page.inner_text(".pair-of-runs .result")
+    assert f"{int((right[0] & ~right[1]).sum())} are right in the first only" in said
+    assert f"{int((right[1] & ~right[0]).sum())} in the second only" in said
+    assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]

@@ -1,0 +1,453 @@
+"""python -m reports: who is best, by how much, on what; what is skipped; and that names stay text."""
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+import yaml
+
+import leaderboard as reports_main
+from foldblend.cli import cli_flags
+from foldblend.runs.folder import Run, file_hash, write_json, write_table
+from foldblend.scores.bootstrap import group_resamples
+from reports.board import text as board_text
+from reports.board.leaderboard import find_runs, leaderboard
+from reports.board.page import board_page
+from reports.board.rows import Scored, rank
+from tests.makers.constants import TINY
+from tests.makers.small_runs import LABELS, PEOPLE, write_run
+
+ROOT = Path(__file__).resolve().parents[2]
+NASTY = "<script>alert('x')<!--\"&amp;"
+
+
+def wrong(*places, label=LABELS):
+    """The labels with these pictures taken for the next class."""
+    return [(one + 1) % 3 if place in places else one for place, one in enumerate(label)]
+
+
+def board_of(*folders, metric=None):
+    every = leaderboard(*find_runs(folders), metric=metric)
+    assert len(every["boards"]) == 1
+    return every["boards"][0]
+
+
+def row_of(board, name):
+    return next(row for row in board["rows"] if row["name"] == name)
+
+
+@pytest.fixture
+def board_command(command_of, tmp_path):
+    """python -m reports, called in this process; the page goes to tmp_path."""
+    return lambda *argv: command_of(reports_main.main)(*argv, "--page", tmp_path / "board.html")
+
+
+def data_of(page: str):
+    return json.loads(re.search(r'<script type="application/json" id="leaderboard-data">(.*?)</script>', page, re.S)[1])
+
+
+def test_a_difference_is_what_it_is_by_hand(tmp_path):
+    one, other = write_run(tmp_path / "one", wrong(0)), write_run(tmp_path / "other", wrong(3, 4, 8))
+    board = board_of(other, one)
+    assert [row["name"] for row in board["rows"]] == ["one", "other"]
+    assert board["best"] == "one"
+    assert row_of(board, "one")["headline"]["value"] == pytest.approx(11 / 12)
+    assert row_of(board, "one")["difference"] is None
+    # Two pictures a person; of each person: how many `other` has right, less those that `one` has.
+    gained_G = np.array([1, -1, -1, 0, -1, 0])
+    draws_RG = np.concatenate(list(group_resamples(6, seed=0)))
+    low, high = np.quantile(draws_RG @ gained_G / 12, [0.025, 0.975])
+    difference = row_of(board, "other")["difference"]
+    assert difference == {"value": pytest.approx(-2 / 12), "low": pytest.approx(low), "high": pytest.approx(high)}
+    [[first_less_second], nothing] = board["differences"]
+    assert [first_less_second[name] for name in ("value", "low", "high")] == pytest.approx([2 / 12, -high, -low])
+    assert nothing == []
+    # Flying is right wherever no owl is taken for a cat, nor a dog for an owl.
+    assert row_of(board, "one")["attributes"]["flies"] == 1
+
+
+def test_the_order_of_rows_and_of_runs_does_not_matter(tmp_path):
+    boards = []
+    for shuffle in (0, 7):
+        runs = [
+            write_run(tmp_path / f"{shuffle}" / name, wrong(*places), shuffle=shuffle and shuffle + len(places))
+            for name, places in (("a", (0, 5)), ("b", (1,)), ("c", (2, 3, 4)))
+        ]
+        board = board_of(*runs[:: -1 if shuffle else 1], metric="f1_macro")
+        for row in board["rows"]:
+            row.pop("path")
+        boards.append(board)
+    assert boards[0] == boards[1]
+
+
+def test_runs_of_different_numbers_of_repeats_are_paired(tmp_path):
+    good, bad = wrong(0), wrong(0, 1, 2, 3)
+    runs = [write_run(tmp_path / name, one) for name, one in (("good", good), ("bad", bad), ("both", [good, bad]))]
+    board = board_of(*runs)
+    bad_less, both_less = (row_of(board, name)["difference"] for name in ("bad", "both"))
+    assert both_less == {name: pytest.approx(part / 2) for name, part in bad_less.items()}
+    assert row_of(board, "both")["models"] == 4
+    assert row_of(board, "both")["passes"] == 8
+
+
+def test_runs_on_corrected_and_raw_labels_are_scored_on_the_raw_ones(tmp_path, board_command):
+    corrected = wrong(0)
+    one = write_run(tmp_path / "corrected", corrected, label=corrected)
+    other = write_run(tmp_path / "raw", LABELS)
+    board = board_of(one, other)
+    assert (board["labels"], board["best"]) == ("label_raw", "raw")
+    assert row_of(board, "corrected")["headline"]["value"] == pytest.approx(11 / 12)
+    assert "labels as the files have them" in " ".join(board_command(one, other).out.split())
+    assert board_of(one)["labels"] == "label"
+    assert board_of(one)["rows"][0]["headline"]["value"] == 1
+
+
+def test_each_data_set_has_a_board(tmp_path, board_command):
+    zoo = write_run(tmp_path / "zoo", LABELS)
+    farm = write_run(tmp_path / "farm", LABELS, ids=[f"{i}" for i in range(12)], data={"name": "farm", "ids_hash": "f"})
+    odd = write_run(tmp_path / "odd", LABELS, label_raw=wrong(1))  # other labels in its files: other data
+    every = leaderboard(*find_runs([zoo, farm, odd]), metric=None)
+    assert [board["data"] for board in every["boards"]] == ["zoo (1)", "farm", "zoo (2)"]
+    said = board_command(zoo, farm)
+    assert said.code == 0
+    assert "zoo\n===" in said.out
+    assert "farm\n===" in said.out
+    assert "right in 1" not in said.out  # nothing in common to lay side by side
+
+
+@pytest.mark.parametrize("mark", ["optimistic", "leaks"])
+def test_a_score_that_is_not_honest_is_listed_but_not_the_best(tmp_path, board_command, mark):
+    honest, boasting = (
+        write_run(tmp_path / "honest", wrong(0, 1)),
+        write_run(tmp_path / "boasting", LABELS, **{mark: True}),
+    )
+    board = board_of(boasting, honest)
+    assert [row["name"] for row in board["rows"]] == ["honest", "boasting"]
+    assert board["best"] == "honest"
+    assert row_of(board, "boasting")["difference"]["value"] > 0
+    word = {"optimistic": "OPTIMISTIC", "leaks": "GROUPS LEAK"}[mark]
+    assert re.search(rf"^boasting {word} +1\.0000", board_command(honest, boasting).out, re.M)
+    assert f'boasting <strong class="alarm">{word}</strong>' in (tmp_path / "board.html").read_text()
+    other = write_run(tmp_path / "other", wrong(3), **{mark: True})
+    assert board_of(other, boasting)["best"] == "boasting"  # where all are such
+
+
+def test_a_run_of_before_the_mark_is_known_by_its_settings(tmp_path):
+    folder = write_run(tmp_path / "old", LABELS, config={"select": "best"})
+    info = json.loads((folder / "run.json").read_text())
+    info.pop("optimistic")
+    write_json(folder / "run.json", info)
+    assert board_of(folder)["rows"][0]["optimistic"]
+
+
+def test_where_less_is_better_the_least_is_best():
+    scored = [Scored(value, np.array([value]), {}) for value in (0.7, 0.2, float("nan"), 0.1)]
+    assert rank(scored, [True, True, True, False], "log_loss") == [1, 0, 2, 3]
+    assert rank(scored, [True, True, True, False], "f1_macro") == [0, 1, 2, 3]
+
+
+def test_groups_are_joined_where_a_run_joins_them(tmp_path):
+    one = write_run(tmp_path / "one", wrong(0))
+    other = write_run(tmp_path / "other", wrong(1), group=["p0"] * 4 + PEOPLE[4:])  # p1 is p0 as well
+    board = board_of(one, other)
+    assert board["num_groups"] == 5
+    assert any("groups differ" in note for note in board["notes"])
+
+
+def test_a_score_is_that_of_the_runs_own_report(tiny_runs):
+    board = board_of(tiny_runs / "alpha", tiny_runs / "beta")
+    for row in board["rows"]:
+        report = Run(tiny_runs / row["name"]).report
+        assert row["headline"] == report["headline"]
+        values = [report["attributes"][place]["f1_macro"]["value"] for place in range(3)]
+        assert list(row["attributes"].values()) == pytest.approx(values)
+    assert {key for row in board["rows"] for key in row["settings"]} == {"backbone", "tta"}
+    assert {row["passes"] for row in board["rows"]} == {2, 4}
+    assert all(row["wall"] >= 0 for row in board["rows"])
+
+
+def blend_of(folder, members, predicted=LABELS, **info):
+    record = [{"name": one.name, "weight": 1.0, "oof": file_hash(one / "oof.parquet")} for one in members]
+    write_run(folder, predicted, kind="blend", members=record, views=[], **info)
+    (folder / "config.yaml").unlink()
+    (folder / "blend.yaml").write_text(yaml.safe_dump({"method": "soft-vote", "members": record}))
+    write_json(folder / "run.json", {k: v for k, v in Run(folder).info.items() if k not in ("seconds", "finished")})
+    return folder
+
+
+def test_a_blend_costs_what_its_members_cost(tmp_path, board_command):
+    one, other = write_run(tmp_path / "one", wrong(0)), write_run(tmp_path / "other", [wrong(1), wrong(2)], seconds=7.5)
+    head = write_run(tmp_path / "head", wrong(3), config={"finetune": "head"})
+    blend = blend_of(tmp_path / "blend", [one, other])
+    nested = blend_of(tmp_path / "nested", [blend, one, head], wrong(4))  # `one` is in it twice, and asked once
+    rows = {row["name"]: row for row in board_of(blend, nested, other)["rows"]}
+    assert [rows["blend"][key] for key in ("models", "passes", "seconds", "wall")] == [6, 12, 107.5, None]
+    assert [rows["nested"][key] for key in ("models", "passes", "seconds")] == [8, 14, 207.5]
+    assert "1 was made so: (not recorded)" in board_command(blend, one).out  # a blend's settings are no run's
+    shutil.rmtree(one)
+    assert [row_of(board_of(blend, other), "blend")[key] for key in ("models", "passes", "seconds")] == [None] * 3
+    assert re.search(r"^blend( +-){5}$", board_command(blend, other).out, re.M)
+
+
+def test_what_cannot_be_scored_is_skipped_and_said(tmp_path, board_command):
+    good = write_run(tmp_path / "good", LABELS)
+    running = write_run(tmp_path / "running", LABELS, status="running")
+    damaged = write_run(tmp_path / "damaged", LABELS)
+    (damaged / "run.json").write_text("{")
+    torn = write_run(tmp_path / "torn", LABELS)
+    (torn / "oof.parquet").write_bytes((torn / "oof.parquet").read_bytes()[:200])
+    short = write_run(tmp_path / "short", [LABELS, LABELS])
+    write_table(short / "oof.parquet", Run(short).oof.iloc[1:])
+    strange = write_run(tmp_path / "strange", LABELS, label_raw=[9, *LABELS[1:]])
+    old = write_run(tmp_path / "old", LABELS)
+    write_json(old / "run.json", {key: value for key, value in Run(old).info.items() if key != "num_repeats"})
+    (tmp_path / "empty").mkdir()
+    said = board_command(
+        good, running, damaged, torn, short, strange, old, tmp_path / "empty", f"{good}/.", f"{tmp_path}/x*"
+    )
+    assert said.code == 0
+    words = "".join(said.out.split())  # paths may be folded
+    for name, why in {
+        "running": "not finished",
+        "damaged": "not valid JSON",
+        "torn": "cannot be read",
+        "short": "1 are missing (picture 00)",
+        "strange": "label_raw is not always one of the 3 classes",
+        "old": "lacks num_repeats",
+        "empty": "no run",
+        "good": "named twice",
+        "x*": "no run",
+    }.items():
+        why = re.escape(why.replace(" ", ""))
+        assert re.search(rf"skipped\S*?/{re.escape(name)}:[^:]*?(oof.parquet[^:]*:)?.*?{why}", words), name
+    assert "not finished" in (tmp_path / "board.html").read_text()
+
+
+def test_wrong_words_are_one_line(tmp_path, command_of):
+    command, good = command_of(reports_main.main), write_run(tmp_path / "good", LABELS)
+    command().assert_one_line_error("python -m reports outputs/*")
+    command(tmp_path / "nowhere").assert_one_line_error("nowhere: no such run")
+    command(tmp_path).assert_one_line_error("no finished run", "outputs/*")
+    command(good, "--metric", "f1_macr").assert_one_line_error("did you mean f1_macro?")
+    command(good, "--pagee", "x").assert_one_line_error("did you mean --page")
+    command(good, "--page", tmp_path / "no" / "board.html").assert_one_line_error("--page", "folder that exists")
+    command(good, "--no-page", "--json", tmp_path).assert_one_line_error("--json")
+
+
+def test_flags_are_frozen():
+    flags = ["--runs", "--metric", "--page", "--no-page", "--json", "--redraw"]
+    assert cli_flags(reports_main.BoardConfig) == flags
+
+
+def test_nothing_is_cut_or_wider_than_a_terminal(tmp_path, board_command):
+    flies = {"name": "whether it flies, and how far it goes", "values": ["no", "yes"], "of_class": [0, 0, 1]}
+    ids = [f"{'folder/' * 12}{index:02d}.jpg" for index in range(12)]
+    names = ["a" * 100, "b-" * 60]
+    config = [{"weights": "/".join(["somewhere"] * 20)}, {"weights": None}]
+    runs = [
+        write_run(tmp_path / name, wrong(place), ids=ids, attributes=[flies], config=one)
+        for place, (name, one) in enumerate(zip(names, config, strict=True))
+    ]
+    said = board_command(*runs)
+    lines = [line for line in said.out.splitlines() if not line.startswith("page: ")]  # a path is the user's
+    assert max(map(len, lines)) <= 80
+    together = "".join(said.out.split())
+    for whole in [*names, *ids[:2], config[0]["weights"], flies["name"].replace(" ", "")]:
+        assert whole in together
+
+
+def test_two_runs_lie_side_by_side(tmp_path, board_command):
+    one = write_run(tmp_path / "one", wrong(0), config={"lr": 0.01})
+    other = write_run(tmp_path / "other", wrong(3, 4), config={"crop": "face"})
+    lines = board_command(one, other).out.splitlines()
+    for line in (
+        "1: one",
+        "2: other",
+        "lr: 0.01 | 0.001",
+        "crop: (not recorded) | face",
+        "pictures right in 1 only: 2; in 2 only: 1",
+        "picture 03: cat; 2 says dog",
+        "picture 04: dog; 2 says owl",
+        "picture 00: cat; 1 says dog",
+    ):
+        assert line in lines
+    assert [line.split() for line in lines if line.startswith(("cat ", "dog "))] == [
+        ["cat", "1", "1"],
+        ["dog", "1", "0"],
+    ]
+    assert not any(line.startswith(("name:", "tta:")) for line in lines)
+    third = write_run(tmp_path / "third", wrong(5))
+    assert "2: other" not in board_command(one, other, third).out
+
+
+def test_names_are_shown_as_text(tmp_path, board_command):
+    nasty = write_run(
+        tmp_path / NASTY,
+        wrong(0),
+        ids=[f"{NASTY}{index:02d}" for index in range(12)],
+        data={"name": NASTY, "ids_hash": "z"},
+        classes=[NASTY, "dog", "owl"],
+        attributes=[{"name": NASTY, "values": ["no", "yes"], "of_class": [0, 0, 1]}],
+        about=NASTY,
+        notes=[NASTY],
+        config={"weights": NASTY},
+    )
+    plain = shutil.copytree(nasty, tmp_path / "plain")
+    assert board_command(nasty, plain).code == 0
+    page = (tmp_path / "board.html").read_text()
+    assert page.count("<script") == 2  # the data and the page's own
+    assert "alert('x')" not in page.replace("\\u003cscript>alert('x')", "").split('id="leaderboard-data"')[0]
+    assert re.findall(r"\b(?:src|href)=", page) == []
+    [board] = data_of(page)
+    assert NASTY in [run["name"] for run in board["runs"]]
+    assert board["pictures"]["classes"][0] == NASTY
+    assert board["pictures"]["image_ids"][0] == f"{NASTY}00"
+    script = re.search(r"<script>(.*?)</script>", page, re.S)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page or f"script-src &#39;sha256-{digest}&#39;" in page
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|eval\(|document\.write|https?:", script)
+
+
+def test_a_name_that_no_terminal_can_show(tmp_path, board_command):
+    folder = write_run(tmp_path / "red \x1b[31m", LABELS)
+    unreadable = shutil.copytree(folder, tmp_path / "\udce9")  # no UTF-8, which parquet files ask for
+    said = board_command(folder, unreadable)
+    assert said.code == 0
+    assert "red \ufffd[31m" in said.out
+    assert "cannot be read" in " ".join(said.out.split())
+    assert "\x1b" not in said.out
+
+
+def test_json_holds_the_same_numbers(tmp_path, board_command):
+    runs = [write_run(tmp_path / name, wrong(*places)) for name, places in (("a", (0,)), ("b", (1, 2)))]
+    said = board_command(*runs, "--json", tmp_path / "board.json", "--metric", "roc_auc_ovr")
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    every = json.loads((tmp_path / "board.json").read_text(), parse_constant=refuse)
+    schema = json.loads((Path(__file__).resolve().parents[2] / "docs" / "leaderboard.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(every, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(every | {"another": 1}, schema)
+    [board] = every["boards"]
+    for row in board["rows"]:
+        assert row["headline"]["low"] <= row["headline"]["value"] <= row["headline"]["high"]
+        assert f"{row['headline']['value']:.4f}" in said.out
+        assert (row["seconds"], row["wall"]) == (100, 600)
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d[+-]\d\d:\d\d", row["finished"])
+    assert (every["metric"], board["num_resamples"]) == ("roc_auc_ovr", 200)
+
+
+def test_a_page_of_many_runs_leaves_predictions_out_and_says_so(tmp_path):
+    folders = [write_run(tmp_path / "run", wrong(0))]
+    folders += [shutil.copytree(folders[0], tmp_path / f"run{index}") for index in range(50)]
+    few, many = (leaderboard(*find_runs(some), metric=None) for some in (folders[:50], folders))
+    assert data_of(board_page(few))[0]["pictures"]["predicted"][49] == wrong(0)
+    assert "too many for a page" not in board_page(few)
+    [board] = data_of(board_page(many))
+    assert board["pictures"] is None
+    assert board["differences"] is None
+    assert "612 predictions of 51 runs are too many for a page" in board_page(many)
+
+
+def test_no_page(tmp_path, command_of, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = write_run(tmp_path / "run", LABELS)
+    assert command_of(reports_main.main)(folder, "--no-page").code == 0
+    assert not (tmp_path / "leaderboard.html").exists()
+    assert command_of(reports_main.main)(folder).code == 0
+    assert (tmp_path / "leaderboard.html").is_file()
+
+
+def test_reports_are_drawn_again_from_the_folder_alone(runs_copy, board_command):
+    before = {}
+    for run in ("alpha", "beta"):
+        for name in ("report.json", "report.txt", "predictions.csv"):
+            file = runs_copy / run / name
+            before[file] = file.read_bytes()
+            file.unlink()
+    said = board_command(*sorted(runs_copy.iterdir()), "--redraw")
+    assert said.code == 0
+    assert said.out.count("drawn again: ") == 2
+    for file, content in before.items():
+        assert file.read_bytes() == content, file
+    assert (runs_copy / "alpha" / "report.html").is_file()
+
+
+def test_torch_is_never_loaded(runs_copy, tmp_path):
+    code = "import sys; from leaderboard import main; code = main(sys.argv[1:]); "
+    code += "assert not {'torch', 'timm'} & set(sys.modules); sys.exit(code)"
+    argv = [*map(str, sorted(runs_copy.iterdir())), "--page", str(tmp_path / "board.html"), "--redraw"]
+    done = subprocess.run([sys.executable, "-c", code, *argv], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_same_command_again_keeps_when_a_run_was_made(runs_copy, tiny_layout, cv_command):
+    def info():
+        return json.loads((runs_copy / "beta" / "run.json").read_text())
+
+    argv = [
+        "--data",
+        tiny_layout,
+        "--output",
+        runs_copy,
+        "--name",
+        "beta",
+        "--backbone",
+        "test_resnet",
+        "--tta",
+        "none",
+    ]
+    write_json(runs_copy / "beta" / "run.json", info() | {"started": 1000, "finished": 2000})
+    assert cv_command(*argv, *TINY).code == 0
+    assert (info()["started"], info()["finished"]) == (1000, 2000)
+    (runs_copy / "beta" / "fold_1" / "done.json").unlink()  # now there is something to do
+    assert cv_command(*argv, *TINY).code == 0
+    assert info()["started"] == 1000
+    assert info()["finished"] > 2000
+
+
+def test_runs_with_other_attributes_share_a_board(runs_copy):
+    edited = json.loads((runs_copy / "beta" / "run.json").read_text())
+    first, *_ = edited["attributes"]
+    edited["attributes"] = [first | {"name": "another"}]
+    (runs_copy / "beta" / "run.json").write_text(json.dumps(edited))
+    runs, skipped = find_runs([runs_copy / "alpha", runs_copy / "beta"])
+    every = leaderboard(runs, skipped, metric=None)
+    [board] = every["boards"]
+    lines = "\n".join(board_text.board_lines(every, board))
+    assert "another" in lines
+    page = board_page(every)
+    assert page.count('<th scope="col"') == 1 + 2 + 4 + 1 + 1 + 4 + 1
+    assert len(set(re.findall(r"<tr><td data-value.*?</tr>", page))) == 2
+    assert {row.count("<td ") for row in re.findall(r"<tr><td data-value.*?</tr>", page)} == {14}
+
+
+@pytest.mark.parametrize("broken", [{"attributes": [1]}, {"num_folds": "two"}, {"data": {}}, {"attributes": None}])
+def test_a_broken_folder_leaves_the_others(runs_copy, broken):
+    edited = json.loads((runs_copy / "beta" / "run.json").read_text())
+    (runs_copy / "beta" / "run.json").write_text(json.dumps(edited | broken))
+    runs, skipped = find_runs([runs_copy / "alpha", runs_copy / "beta"])
+    assert [run.name for run in runs] == ["alpha"]
+    assert "run.json is broken" in skipped[0]["why"]
+
+
+def test_one_report_that_cannot_be_drawn_leaves_the_others(runs_copy, tmp_path, capsys):
+    (runs_copy / "alpha" / "test_fold_1.parquet").unlink()
+    (runs_copy / "beta" / "report.txt").unlink()
+    argv = [str(runs_copy / "alpha"), str(runs_copy / "beta"), "--redraw", "--no-page"]
+    assert reports_main.main(argv) == 0
+    said = capsys.readouterr()
+    assert "not drawn again" in said.err
+    assert "alpha" in said.err
+    assert (runs_copy / "beta" / "report.txt").exists()
