@@ -5,14 +5,13 @@ import math
 
 import numpy as np
 import pytest
-from test_costs import GPU, folds
 
 from ensemble.budget import Row, costs_of, frontier, frontier_section, parse_budget, within_budget
 from foldblend.errors import UserError
 from foldblend.runs.folder import Run
 from foldblend.scores.metrics import METRICS
 from reports.blocks import section_html, section_lines
-from tests.makers.small_runs import LABELS, write_run
+from tests.makers.small_runs import GPU, LABELS, folds, write_run
 
 WORTH = (0.5, 0.1, 0.3, 0.2)
 

@@ -134,7 +134,7 @@ def test_what_is_unfinished_is_told_by_its_kind(drawn, command):
     edit_run(drawn / "c", status="running")
     said = " ".join(command(*sorted(drawn.iterdir()), "--method", "soft").out.split())
     assert "an earlier blend" in said
-    assert "c: not finished; make it again by the same command" in said
+    assert "c: not finished; run the same command again" in said
 
 
 def test_leaking_members_are_let_in_by_name_alone(drawn, command):

@@ -7,14 +7,7 @@ import pytest
 from foldblend.errors import UserError
 from foldblend.runs.costs import device_of, num_models, num_passes, pass_seconds, passes_a_view, picture_seconds
 from foldblend.runs.folder import Run, write_json
-from tests.makers.small_runs import LABELS, write_run
-
-CPU = {"processor": "Abacus 9", "gpus": []}
-GPU = {"processor": "Abacus 9", "gpus": ["Big", "Small"]}
-
-
-def folds(*speeds, machine=CPU):
-    return [{"infer_images_per_s": speed, "environment": machine} for speed in speeds]
+from tests.makers.small_runs import GPU, LABELS, folds, write_run
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""python -m folds: what it finds, what it leaves alone, and the page."""
+"""run_audit.py: what it finds, what it leaves alone, and the page."""
 
 import dataclasses
 import re
@@ -27,7 +27,7 @@ from tests.makers.constants import LONDON, TINY
 
 @pytest.fixture
 def audit_command(command_of, tmp_path):
-    """python -m folds, called in this process; pages go to tmp_path."""
+    """run_audit.py, called in this process; pages go to tmp_path."""
     return lambda *argv: command_of(audit.main)(*argv, "--page", tmp_path / "audit.html")
 
 

@@ -50,3 +50,12 @@ def write_run(
     }
     write_json(folder / "run.json", record | info)
     return folder
+
+
+CPU = {"processor": "Abacus 9", "gpus": []}
+GPU = {"processor": "Abacus 9", "gpus": ["Big", "Small"]}
+
+
+def folds(*speeds, machine=CPU):
+    """What run.json says of folds of these speeds."""
+    return [{"infer_images_per_s": speed, "environment": machine} for speed in speeds]

@@ -1,120 +1,52 @@
 """Flags, YAML files and keywords are one set of settings; wrong ones are one line."""
 
+import dataclasses
+import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
-from foldblend.cli import cli_flags
+from docs import flag_tables
+from foldblend.cli import cli_flags, typed_settings
 from foldblend.errors import UserError
+from foldblend.flags import Flag, flag_name, flags_of
+from foldblend.runs.folder import Run
 from pipeline.config.cli import parse_run_config
 from pipeline.config.run import RunConfig, parse_size
-from pipeline.config.settings import changed_keys, flatten, identity_hash, make_config, read_config_file, replace
+from pipeline.config.settings import (
+    changed_keys,
+    flatten,
+    identity_hash,
+    keep_defaults,
+    make_config,
+    read_config_file,
+    replace,
+)
+from pipeline.config.train import AugmentConfig, LossConfig, TrainConfig
+from tests.makers.constants import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
-FLAGS = [
-    "--amp",
-    "--amp-dtype",
-    "--attribute-cols",
-    "--augment",
-    "--augment-on",
-    "--average-last",
-    "--backbone",
-    "--batch-size",
-    "--box-cols",
-    "--cache",
-    "--cache-dir",
-    "--channels-last",
-    "--clip-grad",
-    "--compile",
-    "--config",
-    "--corrections",
-    "--crop",
-    "--crop-pct",
-    "--crop-share",
-    "--csv",
-    "--cutmix",
-    "--cutmix-mode",
-    "--data",
-    "--dataset",
-    "--decay-epochs",
-    "--decay-rate",
-    "--decode",
-    "--device",
-    "--drop",
-    "--drop-ages",
-    "--drop-path",
-    "--epochs",
-    "--feature-views",
-    "--finetune",
-    "--focal-gamma",
-    "--fold-file",
-    "--folds",
-    "--grad-accum-steps",
-    "--group-col",
-    "--head",
-    "--head-l2",
-    "--image-col",
-    "--image-root",
-    "--img-size",
-    "--label-col",
-    "--layer-decay",
-    "--log-pictures",
-    "--logit-adjust",
-    "--loss",
-    "--lr",
-    "--merge-duplicates",
-    "--metric",
-    "--min-lr",
-    "--mixup",
-    "--mixup-prob",
-    "--model",
-    "--model-ema",
-    "--model-ema-decay",
-    "--name",
-    "--old-from",
-    "--on-bad-image",
-    "--only-folds",
-    "--opt",
-    "--ordinal",
-    "--output",
-    "--page",
-    "--parallel-folds",
-    "--patience-epochs",
-    "--pretrained",
-    "--repeats",
-    "--reprob",
-    "--resume",
-    "--sampler",
-    "--sampler-power",
-    "--save-every",
-    "--sched",
-    "--seed",
-    "--seeds",
-    "--select",
-    "--smoothing",
-    "--split",
-    "--split-seed",
-    "--test-csv",
-    "--threads",
-    "--tta",
-    "--validation-batch-size",
-    "--wandb",
-    "--warmup-epochs",
-    "--weight-decay",
-    "--weights",
-    "--workers",
-]
 
 
 def parse(*argv):
     return parse_run_config(argv, prog="run_cv.py", description="")
 
 
-def test_flags_are_frozen():
-    assert sorted(cli_flags(RunConfig)) == sorted(FLAGS)
+def test_the_list_of_flags_is_that_of_the_settings():
+    """Of all commands: what changes here changes docs/flags.md (python docs/flag_tables.py), and is seen in review."""
+    assert flag_tables.FILE.read_text(encoding="utf-8") == flag_tables.page()
+
+
+def test_every_flag_of_training_is_explained_with_its_paper():
+    text = (ROOT / "docs" / "levers.md").read_text(encoding="utf-8")
+    groups = (TrainConfig, LossConfig, AugmentConfig)
+    names = [field.name for group in groups for field in dataclasses.fields(group)]
+    assert not [name for name in names if flag_name(name) not in text]
 
 
 def test_precedence_defaults_file_flags(tmp_path):
@@ -238,7 +170,7 @@ def test_help_groups_flags_without_loading_torch_or_pandas():
         "machine options",
     ):
         assert group in done.stdout.lower()
-    for flag in FLAGS:
+    for flag in cli_flags(RunConfig):
         assert flag in done.stdout
 
 
@@ -246,3 +178,66 @@ def test_blend_never_loads_torch(tiny_runs, tmp_path):
     code = "import sys, blend; code = blend.main(sys.argv[1:]); assert 'torch' not in sys.modules; sys.exit(code)"
     done = run_python(code, *map(str, sorted(tiny_runs.iterdir())), "--output", str(tmp_path))
     assert done.returncode == 0, done.stderr
+
+
+def as_if(monkeypatch, **flags):
+    """Have settings know these flags otherwise, as a later version might."""
+    known = flags_of(RunConfig) | flags
+    monkeypatch.setattr("pipeline.config.settings.flags_of", lambda _: known)
+
+
+def test_a_setting_that_came_later_is_in_older_runs_what_it_was_before(monkeypatch, tmp_path):
+    config, file = make_config(epochs=3), tmp_path / "config.yaml"
+    older = {name: value for name, value in flatten(config).items() if name != "smoothing"}
+    file.write_text(yaml.safe_dump(older))
+    as_if(monkeypatch, smoothing=Flag(before=0.0))
+    assert read_config_file(file).loss.smoothing == 0.0
+    assert identity_hash(read_config_file(file)) == identity_hash(replace(config, smoothing=0.0))
+    assert identity_hash(read_config_file(file)) != identity_hash(config)
+    without = {name: value for name, value in flatten(config).items() if name != "smoothing"}
+    assert changed_keys(without, config) == "smoothing 0.0 -> 0.1"
+    assert keep_defaults(config, older).loss.smoothing == 0.0
+    assert keep_defaults(replace(config, smoothing=0.1), older).loss.smoothing == 0.1  # typed
+    assert keep_defaults(config, {}).loss.smoothing == 0.1  # no run there
+    file.write_text("epochs: 3\n")  # a person's own file: what it does not say is at its default
+    assert read_config_file(file).loss.smoothing == 0.1
+
+
+def test_at_its_former_value_a_new_setting_makes_no_other_run(monkeypatch):
+    """So that runs of versions without it go on: their keys were hashed without its name."""
+    config = make_config(epochs=3)
+    text = {name: value for name, value in flatten(config).items() if flags_of(RunConfig)[name].identity}
+    del text["smoothing"]
+    before = hashlib.blake2b(json.dumps(text, sort_keys=True).encode(), digest_size=16).hexdigest()
+    as_if(monkeypatch, smoothing=Flag(before=0.1))
+    assert identity_hash(config) == before
+
+
+def test_a_run_goes_on_with_the_defaults_it_was_started_with(monkeypatch):
+    as_if(monkeypatch, lr=Flag(formerly=(0.01,)))
+    assert keep_defaults(RunConfig(), {"lr": 0.01}).train.lr == 0.01
+    assert keep_defaults(parse("--lr", "0.001"), {"lr": 0.01}).train.lr == 0.001
+    assert keep_defaults(RunConfig(), {"lr": 0.5}).train.lr == RunConfig().train.lr  # typed then, and never a default
+
+
+def test_an_unfinished_run_of_another_default_goes_on(runs_copy, tiny_layout, cv_command, monkeypatch):
+    argv = ["--data", tiny_layout, "--output", runs_copy, "--name", "slow", "--backbone", "test_resnet", *TINY]
+    assert cv_command(*argv, "--lr", "0.002").code == 0
+    before = Run(runs_copy / "slow")
+    oof, key = before.oof, before.info["run_key"]
+    (runs_copy / "slow" / "fold_1" / "done.json").unlink()
+    cv_command(*argv).assert_one_line_error("lr 0.002 -> 0.001", "--name")
+    as_if(monkeypatch, lr=Flag(formerly=(0.002,)))
+    assert cv_command(*argv).code == 0
+    again = Run(runs_copy / "slow")
+    assert again.info["run_key"] == key
+    pd.testing.assert_frame_equal(again.oof, oof, check_exact=True)
+
+
+def test_what_was_typed_is_known(tmp_path):
+    (tmp_path / "a.yaml").write_text("epochs: 7\n")
+    config = parse("--model", "resnet18", "-b=8", "--no-amp", "--drop_path=0.1", "--config", str(tmp_path / "a.yaml"))
+    assert config.typed == {"backbone", "batch_size", "amp", "drop_path", "config", "epochs"}
+    assert typed_settings(RunConfig, ["--lr", "-1"]) == {"lr"}
+    assert make_config(epochs=3).typed == {"epochs"}
+    assert replace(make_config(epochs=3), lr=0.1).typed == {"epochs", "lr"}

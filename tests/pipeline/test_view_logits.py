@@ -160,11 +160,11 @@ def test_what_draws_are_cut_to(tmp_path):
     cut = SimpleNamespace(stored_size=(40, 40), width=32, height=32)
     whole = SimpleNamespace(stored_size=(32, 32), width=32, height=32)
     plain = SimpleNamespace(augment=SimpleNamespace(augment="none"))
-    job = SimpleNamespace(preprocess=cut, config=plain)
+    job = SimpleNamespace(run=SimpleNamespace(preprocess=cut, config=plain))
     assert not view_logits._draw(job, f"albu:{file}#0").random_crop
     assert view_logits._draw(job, "train#0").random_crop
     with pytest.raises(UserError, match="train#0: the run was trained without augmentation"):
-        view_logits._draw(SimpleNamespace(preprocess=whole, config=plain), "train#0")
+        view_logits._draw(SimpleNamespace(run=SimpleNamespace(preprocess=whole, config=plain)), "train#0")
 
 
 def test_runs_that_cannot_be_seen_again(runs_copy, tmp_path):

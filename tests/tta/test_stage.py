@@ -121,7 +121,7 @@ def drawn(tmp_path, monkeypatch):
 
 def made(folder, **settings):
     config = TtaConfig(run=str(folder), page=False, **settings)
-    return augment_run(config, say=lambda _: None)
+    return augment_run(config, add_views=None, say=lambda _: None)
 
 
 @pytest.mark.parametrize("settings", [{"budget": 2}, {"views": "hflip", "merge": "class"}])
@@ -177,7 +177,7 @@ def test_it_blends_and_stands_on_the_leaderboard_once(runs_copy, tta_command, tm
 
 def test_bad_input_is_one_line(runs_copy, tta_command, tmp_path, tiny_layout):
     beta = runs_copy / "beta"
-    tta_command().assert_one_line_error("python -m tta outputs/RUN")
+    tta_command().assert_one_line_error("python run_tta.py outputs/RUN")
     tta_command(beta, "--views", "hflop").assert_one_line_error("--views hflop", "hflip")
     tta_command(beta, "--views", "scale:0").assert_one_line_error("--views scale:0")
     tta_command(beta, "--views", "crop:0.01:tl").assert_one_line_error("crop:0.01:tl")

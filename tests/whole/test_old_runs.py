@@ -1,0 +1,117 @@
+"""What an earlier commit made goes on working: read, resumed in mid-fold, seen in more views, blended, reported on."""
+
+import json
+
+import pandas as pd
+import pytest
+
+import blend
+import leaderboard
+import report
+import run_cv
+import run_tta
+from foldblend.runs.folder import Run
+from tests.makers.old_runs import commands_of, make_old_runs
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def old(tiny_layout, tmp_path_factory):
+    """outputs/ as the earlier commit left it."""
+    try:
+        return make_old_runs(tmp_path_factory.mktemp("old"), tiny_layout)
+    except FileNotFoundError as error:
+        pytest.skip(f"the earlier commit is not at hand: {error}")
+
+
+def said_by(main, *argv):
+    assert main([str(word) for word in argv]) == 0
+
+
+def equal(one, other):
+    pd.testing.assert_frame_equal(one.oof, other.oof, check_exact=True)
+    pd.testing.assert_frame_equal(one.test, other.test, check_exact=True)
+
+
+def test_a_run_killed_in_mid_fold_by_the_old_code_goes_on_to_the_same_bits(old, tiny_layout, capsys):
+    info = json.loads((old / "killed" / "run.json").read_text())
+    said_by(run_cv.main, *commands_of(old, tiny_layout)["killed"])
+    assert "fold 1: continued at epoch" in capsys.readouterr().out
+    run, whole = Run(old / "killed"), Run(old / "whole")
+    assert run.info["run_key"] == info["run_key"] == whole.info["run_key"]
+    equal(run, whole)
+
+
+@pytest.mark.parametrize("name", ["plain", "flipped", "frozen", "whole"])
+def test_the_same_command_again_has_nothing_to_do(old, tiny_layout, name, capsys):
+    run = Run(old / name)
+    oof, test, info, keys = run.oof, run.test, run.info, (old / name / "fold_0" / "done.json").read_bytes()
+    config = (old / name / "config.yaml").read_bytes()
+    said_by(run_cv.main, *commands_of(old, tiny_layout)[name])
+    again = Run(old / name)
+    assert again.info["run_key"] == info["run_key"]
+    assert again.info["finished"] == info["finished"]
+    assert (old / name / "fold_0" / "done.json").read_bytes() == keys
+    assert (old / name / "config.yaml").read_bytes() == config
+    pd.testing.assert_frame_equal(again.oof, oof, check_exact=True)
+    pd.testing.assert_frame_equal(again.test, test, check_exact=True)
+
+
+@pytest.mark.parametrize("name", ["plain", "flipped", "frozen"])
+def test_made_anew_by_the_new_code_a_run_has_the_bits_of_the_old_one(old, tiny_layout, name, tmp_path):
+    words = [tmp_path if word == old else word for word in commands_of(old, tiny_layout)[name]]
+    said_by(run_cv.main, *words)
+    run, before = Run(tmp_path / name), Run(old / name)
+    assert run.info["run_key"] == before.info["run_key"]
+    equal(run, before)
+
+
+def test_the_old_cache_is_used(old, tiny_layout, tmp_path, capsys):
+    words = [tmp_path if word == old else word for word in commands_of(old, tiny_layout)["frozen"]]
+    said_by(run_cv.main, *words)
+    assert "126 kept from before" in capsys.readouterr().out
+    pictures = {file: file.stat().st_mtime_ns for file in (old.parent / "cache" / "pictures").rglob("records*")}
+    assert pictures
+    words = [tmp_path if word == old else word for word in commands_of(old, tiny_layout)["plain"]]
+    said_by(run_cv.main, *words)
+    assert {file: file.stat().st_mtime_ns for file in pictures} == pictures
+
+
+def test_a_config_file_of_the_old_code_repeats_its_run(old, tmp_path):
+    said_by(run_cv.main, "--config", old / "plain" / "config.yaml", "--output", tmp_path, "--no-page")
+    run, before = Run(tmp_path / "plain"), Run(old / "plain")
+    assert run.info["run_key"] == before.info["run_key"]
+    equal(run, before)
+
+
+def test_its_views_are_kept_and_more_are_seen(old):
+    before, kept = Run(old / "plain_tta").oof, (old / "plain" / "tta").glob("further_*")
+    times = {file: file.stat().st_mtime_ns for file in kept}
+    assert times
+    said_by(run_tta.main, old / "plain", "--views", "hflip,vflip", "--no-page")
+    pd.testing.assert_frame_equal(Run(old / "plain_tta").oof, before, check_exact=True)
+    assert {file: file.stat().st_mtime_ns for file in times} == times
+    said_by(run_tta.main, old / "plain", "--views", "hflip,rotate:5", "--name", "turned", "--no-page")
+    assert Run(old / "turned").info["views"] == ["identity", "hflip", "rotate:5"]
+
+
+@pytest.mark.parametrize("name", ["soft", "greedy"])
+def test_its_blends_are_made_again_to_the_bit(old, name, tmp_path):
+    before = Run(old / name)
+    members = [old / one for one in ("plain_tta", "flipped", "frozen")]
+    said_by(blend.main, *members, "--method", name, "--name", name, "--no-page")
+    assert Run(old / name).info["run_key"] == before.info["run_key"]
+    said_by(blend.main, "--config", old / name / "blend.yaml", "--output", tmp_path, "--name", name, "--no-page")
+    equal(Run(tmp_path / name), before)
+
+
+def test_its_runs_are_compared_and_drawn_again(old, tmp_path):
+    every = sorted(folder for folder in old.iterdir() if (folder / "run.json").is_file())
+    said_by(leaderboard.main, *every, "--no-page", "--json", tmp_path / "board.json")
+    [board] = json.loads((tmp_path / "board.json").read_text())["boards"]
+    assert {row["name"] for row in board["rows"]} >= {"plain", "flipped", "frozen", "plain_tta", "soft", "greedy"}
+    before = json.loads((old / "flipped" / "report.json").read_text())
+    (old / "flipped" / "report.json").unlink()
+    said_by(report.main, old / "flipped", "--no-page")
+    assert json.loads((old / "flipped" / "report.json").read_text()) == before
