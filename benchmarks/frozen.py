@@ -22,7 +22,7 @@ import torch
 from common import Results, parser, print_rows, run_cv, settled, shown, spread
 from sklearn.linear_model import LogisticRegression
 
-from foldblend.runs.folder import Run
+from foldblend.runs.run import Run
 from pipeline.frozen.features import Backbone, Features
 from pipeline.frozen.run_heads import run_heads
 from pipeline.job import FoldJob, Prepared, TrainingJob, job_of

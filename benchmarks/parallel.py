@@ -17,7 +17,7 @@ from typing import Any
 
 from common import Results, equal_tables, parser, print_rows, run_cv, settled, shown, spread
 
-from foldblend.runs.folder import Run
+from foldblend.runs.run import Run
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:

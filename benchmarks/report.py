@@ -18,8 +18,8 @@ from typing import Any
 
 from common import Results, data_of, parser, spread
 
-from foldblend.runs.folder import Run
 from foldblend.runs.rows import oof_arrays
+from foldblend.runs.run import Run
 from foldblend.scores.bootstrap import score_interval
 from foldblend.scores.metrics import METRICS
 from reports.run.report import write_report

@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 from common import Results, parser, print_rows, run_cv, shown, spread
 
-from foldblend.runs.folder import Run
 from foldblend.runs.rows import oof_arrays
+from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS, mean_score
 from folds.config import DataConfig
 from folds.data.manifest import Manifest

@@ -107,7 +107,7 @@ def gain(metric: Metric, fresh: SavedViews, policy: Policy, num_people: int | No
         return 0.0, 0.0
     people = fresh if num_people is None else fresh.rows(np.flatnonzero(fresh.group_N < num_people))
     proba = [softmax(one.apply(people.logits_VNC, people.names)) for one in (policy, IDENTITY)]
-    sign = 1 if metric.greater_is_better else -1
+    sign = metric.sign
     value, before = (sign * metric.score(people.label_N, one) for one in proba)
     resamples, others = (bootstrap_scores(metric, people.label_N, one, people.group_N) for one in proba)
     return value - before, float((resamples - others).std())
@@ -115,7 +115,7 @@ def gain(metric: Metric, fresh: SavedViews, policy: Policy, num_people: int | No
 
 def best_single(metric: Metric, fresh: SavedViews) -> float:
     """Return what the view that helps most, averaged with identity, brings on fresh people."""
-    sign = 1 if metric.greater_is_better else -1
+    sign = metric.sign
     pairs = [IDENTITY, *(Policy(("identity", name)) for name in fresh.names[1:])]
     proba = [softmax(policy.apply(fresh.logits_VNC, fresh.names)) for policy in pairs]
     before, *after = (sign * metric.score(fresh.label_N, one) for one in proba)
@@ -155,7 +155,7 @@ def honesty(saved: SavedViews, policy: Policy, metric: Metric, metric_name: str)
     """Return gains as a report would have them: of what was chosen, on the rows that chose it; and cross-fitted."""
     fold_N = assign_folds(saved.label_N, saved.group_N, num_folds=NUM_FOLDS, seed=0)
     crossed = cross_fit(saved, fold_N, searched(saved, metric=metric_name))
-    sign = 1 if metric.greater_is_better else -1
+    sign = metric.sign
     both = [policy.apply(saved.logits_VNC, saved.names), crossed.logits_NC]
     before = metric.score(saved.label_N, softmax(saved.logits_VNC[0]))
     in_sample, cross_fitted = (sign * (metric.score(saved.label_N, softmax(one)) - before) for one in both)

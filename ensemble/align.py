@@ -12,7 +12,8 @@ import pandas as pd
 
 from foldblend.errors import UserError, listed
 from foldblend.runs.check import ROW_COLUMNS, check_rows, check_rows_once
-from foldblend.runs.folder import Run, logit_columns, read_table
+from foldblend.runs.folder import logit_columns, read_table
+from foldblend.runs.run import Run
 
 __all__ = ["Aligned", "Member", "align"]
 

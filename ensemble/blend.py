@@ -22,7 +22,8 @@ from foldblend.cli import Say
 from foldblend.errors import UserError, did_you_mean, listed
 from foldblend.runs.costs import device_of, num_passes, picture_seconds
 from foldblend.runs.derived import open_derived, write_derived
-from foldblend.runs.folder import PICTURES, Run, lock_folder
+from foldblend.runs.folder import PICTURES, lock_folder
+from foldblend.runs.run import Run
 from reports.run.report import closing_line, write_report
 from reports.text import table
 

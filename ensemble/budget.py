@@ -11,7 +11,7 @@ import numpy as np
 
 from foldblend.errors import UserError, listed
 from foldblend.runs.costs import device_of, num_passes, picture_seconds
-from foldblend.runs.folder import Run
+from foldblend.runs.run import Run
 from foldblend.scores.metrics import Metric
 from reports.blocks import lines_block, section, table_block, text_block
 from reports.text import num, span
@@ -138,7 +138,7 @@ def _times(cost: float) -> str:
 
 def _advice(rows: Sequence[Row], metric: Metric) -> str:
     """Return which row is best, and the cheapest that cannot be told from it by its interval."""
-    sign = 1 if metric.greater_is_better else -1
+    sign = metric.sign
 
     def value(row: Row) -> float:
         found = row.headline["value"]
@@ -167,7 +167,7 @@ def frontier_section(
     chosen for the rows that score them. A row is on the frontier if nothing cheaper scores as much.
     """
     rows = sorted(rows, key=lambda row: row.cost)
-    sign, best, cells = (1 if metric.greater_is_better else -1), -math.inf, []
+    sign, best, cells = metric.sign, -math.inf, []
     for row in rows:
         value = row.headline["value"]
         better = value is not None and sign * value > best

@@ -23,7 +23,7 @@ class Score:
 
     def interval(self, metric: Metric) -> Interval:
         """Return it as the metric has it, with its 95 % interval."""
-        sign = 1 if metric.greater_is_better else -1
+        sign = metric.sign
         return percentile_interval(sign * self.value, sign * self.resamples_R)
 
     def minus(self, other: Score | float) -> Score:
@@ -41,7 +41,7 @@ class Score:
 
 def score_of(evidence: Evidence, logits_NC: np.ndarray, *, resampled: bool = True) -> Score:
     """Return the score of logits N x C; equal people are drawn for all, so differences are paired."""
-    sign, proba_NC = (1 if evidence.score.greater_is_better else -1), softmax(logits_NC)
+    sign, proba_NC = evidence.score.sign, softmax(logits_NC)
     label_N, repeat_N = evidence.label_N, evidence.repeat_N
     value = sign * mean_score(evidence.score, label_N, proba_NC, repeat_N)
     if not resampled:

@@ -144,7 +144,7 @@ class _Singles:
     @property
     def best(self) -> tuple[int, Score]:
         """The place of the member that scores best, and its score."""
-        sign = 1 if self.metric.greater_is_better else -1
+        sign = self.metric.sign
 
         def value(place: int) -> float:
             found = self.found[place][0]["headline"]["value"]
@@ -170,7 +170,7 @@ class _Singles:
         name, found = self.names[self.best[0]], rows[-1]["difference"]
         if len(self.names) < 2 or found is None or found["low"] is None:
             return []
-        sign = 1 if self.metric.greater_is_better else -1
+        sign = self.metric.sign
         worst, best = sorted(sign * found[end] for end in ("low", "high"))
         if worst > 0:
             return []

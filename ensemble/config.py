@@ -18,7 +18,7 @@ from ensemble.budget import parse_budget
 from ensemble.methods.registry import METHODS
 from foldblend.cli import check_name, parse_flags
 from foldblend.errors import UserError, did_you_mean, listed, require
-from foldblend.runs.folder import Run
+from foldblend.runs.run import Run
 from foldblend.scores.metrics import check_metric
 
 __all__ = ["BlendConfig", "check_members", "member_record", "parse_blend_config", "read_blend_file"]

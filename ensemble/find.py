@@ -7,7 +7,7 @@ from pathlib import Path
 
 from foldblend.errors import UserError, did_you_mean, listed
 from foldblend.runs.check import NEEDED, why_unfinished
-from foldblend.runs.folder import Run
+from foldblend.runs.run import Run
 
 __all__ = ["find_members", "of_one_data_set"]
 

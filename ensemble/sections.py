@@ -54,7 +54,7 @@ def errors_section(names: Sequence[str], wrong_MN: np.ndarray) -> dict[str, Any]
 
 
 def _row(trial: Trial, chosen: Trial, best_single: Score, metric: Metric) -> list[str]:
-    nested, sign = trial.nested.interval(metric).as_dict(), 1 if metric.greater_is_better else -1
+    nested, sign = trial.nested.interval(metric).as_dict(), metric.sign
     return [
         f"{trial.label} (taken)" if trial is chosen else trial.label,
         num(sign * trial.in_sample),
@@ -66,7 +66,7 @@ def _row(trial: Trial, chosen: Trial, best_single: Score, metric: Metric) -> lis
 
 def _said(blended: Blended, metric: Metric, once_more: Score | None) -> list[str]:
     """Return in sentences why this method was taken, and by how much its score flatters."""
-    sign, chosen = (1 if metric.greater_is_better else -1), blended.chosen
+    sign, chosen = metric.sign, blended.chosen
     best = max(blended.trials, key=lambda trial: trial.nested.value)
     lines = []
     if len(blended.trials) > 1:

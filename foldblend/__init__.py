@@ -24,7 +24,7 @@ PUBLIC = {
     "Attribute": "foldblend.attributes",
     "DataConfig": "folds.config",
     "Manifest": "folds.data.manifest",
-    "Run": "foldblend.runs.folder",
+    "Run": "foldblend.runs.run",
     "RunConfig": "pipeline.config.run",
     "StratifiedGroupKFold": "folds.kfold",
     "UserError": "foldblend.errors",

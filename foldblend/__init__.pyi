@@ -4,7 +4,7 @@ from ensemble.blend import blend as blend
 from foldblend.attributes import Attribute as Attribute
 from foldblend.errors import UserError as UserError
 from foldblend.runs.check import load as load
-from foldblend.runs.folder import Run as Run
+from foldblend.runs.run import Run as Run
 from folds.audit.run import audit as audit
 from folds.config import DataConfig as DataConfig
 from folds.data.manifest import Manifest as Manifest

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from foldblend.errors import UserError
 
-__all__ = ["DRAFT", "cache_folder", "check_writable", "write_bytes", "write_with"]
+__all__ = ["DRAFT", "cache_folder", "check_writable", "hold", "write_bytes", "write_with"]
 
 DRAFT = ".draft-"
 
@@ -58,3 +60,24 @@ def cache_folder() -> Path:
     if base:
         return Path(base).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "foldblend"
+
+
+@contextlib.contextmanager
+def hold(file: Path, *, wait: Callable[[], object] | None = None) -> Iterator[None]:
+    """Hold a lock file against other processes; a kill frees it, and the file stays.
+
+    Where another process holds it, `wait` is called, and then it is waited for; without `wait` filelock's Timeout, an
+    OSError, is raised at once.
+    """
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if wait is None:
+            raise
+        wait()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -28,7 +28,7 @@ MOVED = {
     "pipeline.report": "reports.run.report",
     "pipeline.reporting": "foldblend.runs.rows",
     "pipeline.settings": "pipeline.config.settings",
-    "pipeline.store": "foldblend.runs.folder",
+    "pipeline.store": "foldblend.runs.run",
     "pipeline.train_config": "pipeline.config.train",
     "reports.bootstrap": "foldblend.scores.bootstrap",
     "reports.metrics": "foldblend.scores.metrics",

@@ -21,7 +21,6 @@ from foldblend.runs.environment import describe_environment
 from foldblend.runs.folder import (
     FORMAT,
     PICTURES,
-    Run,
     clear_folder,
     file_hash,
     is_empty,
@@ -36,6 +35,7 @@ from foldblend.runs.folder import (
     write_table,
 )
 from foldblend.runs.rows import mean_over_folds, write_submission
+from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS
 from folds.data.manifest import Manifest
 from folds.fold_file import read_fold_file

@@ -13,7 +13,7 @@ import numpy as np
 from foldblend.cli import Say
 from foldblend.flags import flags_of
 from foldblend.plugins import is_custom, source_hash
-from foldblend.runs.folder import Run
+from foldblend.runs.run import Run
 from folds.data.load import load_data
 from folds.data.manifest import Manifest, slug
 from folds.plan import plan_folds

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from foldblend.cli import Say
-from foldblend.runs.folder import Run
+from foldblend.runs.run import Run
 from tta.config import TtaConfig
 from tta.stage import augment_run
 

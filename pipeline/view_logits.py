@@ -22,7 +22,8 @@ import torch
 from foldblend.cli import Say
 from foldblend.errors import UserError, listed
 from foldblend.runs.costs import num_models
-from foldblend.runs.folder import Run, lock_folder
+from foldblend.runs.folder import lock_folder
+from foldblend.runs.run import Run
 from pipeline.config.settings import read_config_file, replace
 from pipeline.data.augment import Augment, albu_augmentation, build_augmentation
 from pipeline.fold_files import view_tables

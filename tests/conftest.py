@@ -14,7 +14,7 @@ import pytest
 import blend
 import run_cv
 from foldblend.files import cache_folder
-from foldblend.runs.folder import Run
+from foldblend.runs.run import Run
 from folds.data.demo import DEMO_VERSION, NUM_TEST, NUM_TRAIN, make_demo
 from tests.makers.constants import TINY
 

@@ -133,7 +133,7 @@ class Search:
         if set(policies) == {IDENTITY}:
             return Choice(IDENTITY, why="no view lowers the log loss")
         held = self.held_out(rows, len(policies))
-        sign = 1 if self.metric.greater_is_better else -1
+        sign = self.metric.sign
         label_N, group_N, repeat_N = one.label_N, one.group_N, one.repeat_N
 
         @functools.cache

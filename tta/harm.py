@@ -55,7 +55,7 @@ def _extreme(one: Mapping[str, Any], sign: int) -> str:
 
 
 def _is_harmful(difference: Mapping[str, float | None] | None, metric: Metric) -> bool:
-    sign = 1 if metric.greater_is_better else -1
+    sign = metric.sign
     ends = [] if difference is None else [difference["low"], difference["high"]]
     return bool(ends) and all(end is not None and sign * end < 0 for end in ends)
 

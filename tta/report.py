@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from foldblend.runs.folder import Run, read_table, rows_like
+from foldblend.runs.folder import read_table, rows_like
 from foldblend.runs.rows import oof_arrays
+from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS, softmax
 from reports.blocks import comparison_block, section, text_block
 from reports.run.summary import compare

@@ -14,7 +14,8 @@ import pandas as pd
 from foldblend.errors import UserError, listed
 from foldblend.runs.check import finished_run
 from foldblend.runs.costs import num_models
-from foldblend.runs.folder import Run, file_hash, read_json, read_table, write_json, write_table
+from foldblend.runs.folder import file_hash, read_json, read_table, write_json, write_table
+from foldblend.runs.run import Run
 from tta.views.names import VIEWS_VERSION, draw_of, is_device_view
 
 __all__ = [

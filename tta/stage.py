@@ -15,7 +15,8 @@ from foldblend.cli import Say
 from foldblend.errors import UserError
 from foldblend.runs.costs import device_of, num_models, pass_seconds, passes_a_view
 from foldblend.runs.derived import open_derived, write_derived
-from foldblend.runs.folder import PICTURES, Run, lock_folder, rows_like, with_logits, write_table
+from foldblend.runs.folder import PICTURES, lock_folder, rows_like, with_logits, write_table
+from foldblend.runs.run import Run
 from reports.run.report import closing_line, write_report
 from tta.choose import Choice, Search, learned, searched
 from tta.config import AUTO_VIEWS, TtaConfig

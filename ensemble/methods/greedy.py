@@ -61,7 +61,7 @@ class _Plain:
 
     def _score(self, proba_NC: np.ndarray) -> float:
         score = self.metric.score(self.label_N, proba_NC)
-        return score if self.metric.greater_is_better else -score
+        return self.metric.sign * score
 
 
 class _Counted:

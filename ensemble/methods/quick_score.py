@@ -15,7 +15,7 @@ __all__ = ["quick_score"]
 def quick_score(evidence: Evidence) -> Callable[[np.ndarray], float]:
     """Return what scores probabilities N x C, more being better: the mean over repeats, as it is reported."""
     metric, label_N, num_classes = evidence.score, evidence.label_N, evidence.num_classes
-    sign = 1.0 if metric.greater_is_better else -1.0
+    sign = metric.sign
     of_counts = metric.of_counts
     if of_counts is None or metric is METRICS["log_loss"]:
         return lambda proba_NC: sign * mean_score(metric, label_N, proba_NC, evidence.repeat_N)

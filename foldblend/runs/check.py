@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from foldblend.errors import UserError, listed
-from foldblend.runs.folder import Run
+from foldblend.runs.run import Run
 
 __all__ = ["NEEDED", "ROW_COLUMNS", "check_rows", "check_rows_once", "finished_run", "load", "why_unfinished"]
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from foldblend.errors import UserError
-from foldblend.runs.folder import Run, read_json
+from foldblend.runs.folder import read_json
+from foldblend.runs.run import Run
 
 __all__ = [
     "device_of",
@@ -46,7 +47,7 @@ def pass_seconds(run: Run) -> float | None:
 
     `infer_images_per_s` of a fold counts a picture once for each view.
     """
-    speeds = [fold["infer_images_per_s"] for fold in run.info.get("folds", ()) if fold.get("infer_images_per_s")]
+    speeds = [speed for fold in run.info.get("folds", ()) if (speed := fold.get("infer_images_per_s"))]
     return 1 / statistics.median(speeds) if speeds else None
 
 

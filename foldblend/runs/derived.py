@@ -16,7 +16,6 @@ from foldblend.runs.environment import describe_environment
 from foldblend.runs.folder import (
     FORMAT,
     PICTURES,
-    Run,
     clear_folder,
     is_empty,
     logit_columns,
@@ -27,6 +26,7 @@ from foldblend.runs.folder import (
     write_table,
 )
 from foldblend.runs.rows import mean_over_folds, write_submission
+from foldblend.runs.run import Run
 
 __all__ = ["open_derived", "write_derived"]
 
@@ -75,7 +75,7 @@ def write_derived(
     same run made again keeps its times.
     """
     sweep(folder)
-    before = Run(folder).info if (folder / "run.json").is_file() else {}
+    before: Mapping[str, Any] = Run(folder).info if (folder / "run.json").is_file() else {}
     record = {
         **{name: like.info[name] for name in ("data", "classes", "answers", "attributes", "metric")},
         "format": FORMAT,

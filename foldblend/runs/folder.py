@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import functools
 import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +14,15 @@ import numpy as np
 import pandas as pd
 import pyarrow
 import pyarrow.csv
-import yaml
+from filelock import Timeout
 
-from foldblend.attributes import Attribute
-from foldblend.errors import UserError, listed
-from foldblend.files import DRAFT, write_bytes, write_with
+from foldblend.errors import UserError
+from foldblend.files import DRAFT, hold, write_bytes, write_with
 
 __all__ = [
     "FORMAT",
     "PICTURES",
     "SECTIONS",
-    "Run",
     "clear_folder",
     "file_hash",
     "ids_hash",
@@ -140,18 +135,15 @@ def clear_folder(folder: Path) -> None:
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
     """Hold a run folder against a second process. Raises UserError if it is held; a kill frees it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("w")
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); pass another --output") from None
-    with lock as file:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"{folder}: another process is writing this run; wait for it or pass another --name"
-            ) from None
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(hold(folder / LOCK))
+        except Timeout:
+            cure = "wait for it or pass another --name"
+            raise UserError(f"{folder}: another process is writing this run; {cure}") from None
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written ({error.strerror}); pass another --output") from None
         yield
 
 
@@ -171,98 +163,3 @@ def rows_like(table: pd.DataFrame, keys: pd.DataFrame) -> pd.DataFrame:
     """Return the table's rows in the order of `keys`, joined on image_id and repeat."""
     on = ["repeat", "image_id"]
     return table.set_index(on).loc[pd.MultiIndex.from_frame(keys[on])]
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run (or blend) on disk, read lazily; nothing here needs torch or the pictures."""
-
-    path: Path
-
-    @property
-    def name(self) -> str:
-        return self.path.resolve().name
-
-    @functools.cached_property
-    def info(self) -> dict[str, Any]:
-        """run.json: status, kind, data, classes, fold timings, file hashes."""
-        info = read_json(self.path / "run.json")
-        if not isinstance(info, dict) or info.get("format") != FORMAT:
-            raise UserError(f"{self.path}/run.json: not of format {FORMAT}; run it again with this version")
-        return info
-
-    @functools.cached_property
-    def settings(self) -> dict[Any, Any]:
-        """The settings that the run (or blend) wrote down; nothing where it has none or they cannot be read."""
-        file = next((file for name in ("config", "blend") if (file := self.path / f"{name}.yaml").is_file()), None)
-        try:
-            settings = {} if file is None else yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):
-            settings = {}
-        return settings if isinstance(settings, dict) else {}
-
-    @property
-    def frozen(self) -> bool:
-        """Whether its folds are linear heads on one frozen backbone."""
-        return self.settings.get("finetune") == "head"
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return tuple(self.info["classes"])
-
-    @functools.cached_property
-    def ids_hash(self) -> str:
-        """Hash of the names of its pictures with labels, by which runs of one data set know each other."""
-        known = self.info["data"].get("train_ids_hash")
-        if known is None:  # a run of an earlier version, or of somebody else's making
-            file = self.path / "oof.parquet"
-            ids = read_table(file, columns=["image_id"])["image_id"]
-            if ids.isna().any():
-                raise UserError(f"{file}: {int(ids.isna().sum())} rows have no image_id; run it again")
-            known = ids_hash(map(str, ids.unique()))
-        return str(known)
-
-    def table_hash(self, name: str) -> str:
-        """Return the hash of a table's file, such as "test". Raises UserError where that is gone."""
-        file = self.path / f"{name}.parquet"
-        if not file.is_file():
-            raise UserError(f"{file}: no such file; run it again, or leave the run out")
-        return file_hash(file)
-
-    @functools.cached_property
-    def oof_hash(self) -> str:
-        """Hash of oof.parquet, by which runs are known."""
-        return self.table_hash("oof")
-
-    @property
-    def attributes(self) -> tuple[Attribute, ...]:
-        return tuple(
-            Attribute(name=item["name"], values=tuple(item["values"]), of_class=tuple(item["of_class"]))
-            for item in self.info["attributes"]
-        )
-
-    @functools.cached_property
-    def oof(self) -> pd.DataFrame:
-        """Out-of-fold rows: image_id, group, label, label_raw, repeat, fold, logit_0 .."""
-        return read_table(self.path / "oof.parquet")
-
-    @functools.cached_property
-    def test(self) -> pd.DataFrame | None:
-        """Test rows: image_id, logit_0 .. (mean over folds), or None where there was no test set."""
-        return read_table(self.path / "test.parquet") if self.info["has_test"] else None
-
-    def test_fold(self, fold: int) -> pd.DataFrame:
-        """Return the test rows of one fold's model."""
-        return read_table(self.path / f"test_fold_{fold}.parquet")
-
-    @property
-    def report(self) -> dict[str, Any]:
-        """report.json as a mapping."""
-        return dict(read_json(self.path / "report.json"))
-
-    def logits(self, table: pd.DataFrame) -> np.ndarray:
-        """Return the logits of a table of this run, N x C float32. Raises UserError if a column is missing."""
-        absent = set(logit_columns(len(self.classes))) - set(table.columns)
-        if absent:
-            raise UserError(f"{self.path}: its tables lack {listed(sorted(absent))}; run it again")
-        return table[logit_columns(len(self.classes))].to_numpy(np.float32)

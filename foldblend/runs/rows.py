@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from foldblend.errors import UserError, listed
-from foldblend.runs.folder import Run, with_logits, write_table
+from foldblend.runs.folder import with_logits, write_table
+from foldblend.runs.run import Run
 from foldblend.scores.metrics import softmax
 
 __all__ = [

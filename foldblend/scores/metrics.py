@@ -60,6 +60,11 @@ class Metric:
     of_weights: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None
     """The same from labels N, probabilities N x C and how often each row counts, R x N, where no sums will do."""
 
+    @property
+    def sign(self) -> int:
+        """1, or -1 where less is better: times the score, greater is better."""
+        return 1 if self.greater_is_better else -1
+
 
 def rows_by_repeat(repeat_N: np.ndarray | None, num_rows: int) -> list[np.ndarray]:
     """Return the row numbers of each repeat of a cross-validation; None says there is but one."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from foldblend.errors import UserError
-from foldblend.files import cache_folder
+from foldblend.files import cache_folder, hold
 
 __all__ = [
     "KEY_BYTES",
@@ -182,7 +181,8 @@ class Store:
             progress(len({*keys}))
             return
         try:
-            with self._held(wait):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with hold(self.folder / "lock", wait=wait):
                 self._append(keys, make, progress)
         except OSError as error:
             if error.errno not in OF_FILES:
@@ -231,17 +231,6 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             return []
         return _read_keys(self.folder)[:num_records]
-
-    @contextlib.contextmanager
-    def _held(self, wait: Callable[[], object]) -> Iterator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                wait()
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
 
 def _read_keys(folder: Path) -> list[bytes]:

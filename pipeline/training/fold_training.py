@@ -215,9 +215,8 @@ class _FoldTraining:
                 f"{self.job.title(self.index)}: --metric {config.output.metric} has no value on the rows that --select "
                 f"{config.train.select} judges by; pass another --metric, or --select last"
             )
-        better = self.course.best_score is None or (
-            score > self.course.best_score if self.metric.greater_is_better else score < self.course.best_score
-        )
+        sign, best = self.metric.sign, self.course.best_score
+        better = best is None or sign * score > sign * best
         if better:
             state = {name: value.detach().cpu().clone() for name, value in epoch.model.state_dict().items()}
             self.course.best_score, self.course.best_epoch, self.course.best_state = score, epoch.index, state

@@ -15,8 +15,8 @@ import scipy.sparse.csgraph
 from foldblend.errors import UserError, listed
 from foldblend.runs.check import NEEDED, check_rows, why_unfinished
 from foldblend.runs.costs import num_models, num_passes
-from foldblend.runs.folder import Run
 from foldblend.runs.rows import oof_arrays
+from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS
 from reports.board.rows import Scored, all_differences, difference, differing, rank, score_run
 from reports.text import printable

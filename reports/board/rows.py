@@ -60,7 +60,7 @@ def rank(scored: Sequence[Scored], honest: Sequence[bool], metric: str) -> list[
 
     The first is the one that others are compared to.
     """
-    sign = -1 if METRICS[metric].greater_is_better else 1
+    sign = -METRICS[metric].sign
 
     def key(index: int) -> tuple[bool, bool, float]:
         value = scored[index].value

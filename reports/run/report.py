@@ -10,8 +10,9 @@ import pandas as pd
 
 from foldblend.attributes import Attribute
 from foldblend.files import write_bytes
-from foldblend.runs.folder import SECTIONS, Run, read_json, read_table, write_json, write_table
+from foldblend.runs.folder import SECTIONS, read_json, read_table, write_json, write_table
 from foldblend.runs.rows import OofArrays, oof_arrays
+from foldblend.runs.run import Run
 from foldblend.scores.baselines import attribute_only_band, attribute_only_difference
 from foldblend.scores.bootstrap import score_interval
 from foldblend.scores.metrics import METRICS, softmax

@@ -10,7 +10,8 @@ import pandas as pd
 
 from foldblend.errors import BadImage
 from foldblend.images import Box, boxes_of, crop, read_image
-from foldblend.runs.folder import PICTURES, Run, read_table
+from foldblend.runs.folder import PICTURES, read_table
+from foldblend.runs.run import Run
 from reports.html import thumbnail
 from reports.run.gallery import Pictures
 

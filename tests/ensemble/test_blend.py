@@ -8,7 +8,8 @@ import yaml
 from ensemble.align import align
 from ensemble.blend import blend
 from ensemble.methods.registry import METHODS
-from foldblend.runs.folder import Run, write_table
+from foldblend.runs.folder import write_table
+from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS, softmax
 from tests.makers.drawn_runs import write_drawn_run
 from tests.makers.edits import edit_run, edit_table

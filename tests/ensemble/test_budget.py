@@ -8,7 +8,7 @@ import pytest
 
 from ensemble.budget import Row, costs_of, frontier, frontier_section, parse_budget, within_budget
 from foldblend.errors import UserError
-from foldblend.runs.folder import Run
+from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS
 from reports.blocks import section_html, section_lines
 from tests.makers.small_runs import GPU, LABELS, folds, write_run

@@ -17,7 +17,8 @@ from ensemble.methods.registry import METHODS
 from ensemble.methods.vote import Vote
 from ensemble.subsets import frontier_rows
 from foldblend.errors import UserError
-from foldblend.runs.folder import Run, logit_columns, with_logits, write_json, write_table
+from foldblend.runs.folder import logit_columns, with_logits, write_json, write_table
+from foldblend.runs.run import Run
 from foldblend.scores.metrics import log_softmax, softmax
 from folds.split import assign_folds
 from tests.makers.drawn_runs import write_drawn_run

@@ -9,7 +9,8 @@ from ensemble.blend import blend
 from ensemble.methods.registry import METHODS as METHODS_OF_BLENDS
 from foldblend.errors import UserError
 from foldblend.runs import folder as store
-from foldblend.runs.folder import Run, file_hash, ids_hash
+from foldblend.runs.folder import file_hash, ids_hash
+from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS, softmax
 from folds.data.layout import read_layout
 from tests.makers.drawn_runs import write_drawn_run

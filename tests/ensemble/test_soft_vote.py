@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from ensemble import blend as blending
 from ensemble.methods.vote import soft_vote
-from foldblend.runs.folder import Run, logit_columns, write_table
+from foldblend.runs.folder import logit_columns, write_table
+from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS, softmax
 from tests.makers.edits import edit_run
 

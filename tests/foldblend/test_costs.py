@@ -6,7 +6,8 @@ import pytest
 
 from foldblend.errors import UserError
 from foldblend.runs.costs import device_of, num_models, num_passes, pass_seconds, passes_a_view, picture_seconds
-from foldblend.runs.folder import Run, write_json
+from foldblend.runs.folder import write_json
+from foldblend.runs.run import Run
 from tests.makers.small_runs import GPU, LABELS, folds, write_run
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import run_audit as audit
 from foldblend.cli import cli_flags
-from foldblend.runs.folder import Run
+from foldblend.runs.run import Run
 from folds.audit import run as run_audit
 from folds.audit.adversarial import tell_apart
 from folds.audit.exploration import explore

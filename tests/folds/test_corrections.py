@@ -9,7 +9,7 @@ import pytest
 import folds
 from ensemble.blend import blend
 from foldblend.errors import UserError
-from foldblend.runs.folder import Run
+from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS, softmax
 from folds.config import DataConfig
 from folds.data.corrections import apply_corrections

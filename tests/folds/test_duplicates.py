@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foldblend.runs.folder import Run
+from foldblend.runs.run import Run
 from folds.data.duplicates import describe_pairs, duplicate_pairs, equal_pairs, merged_groups, prints_of, stacked
 from folds.data.hamming import near_pairs
 from folds.data.layout import read_layout

@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score
 
 from foldblend.errors import BadImage, UserError
 from foldblend.images import read_image
-from foldblend.runs.folder import Run
+from foldblend.runs.run import Run
 from folds.data.corrections import apply_corrections
 from folds.data.generic import read_csv_manifest
 from tests.makers.constants import TINY

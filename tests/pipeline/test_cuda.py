@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from foldblend.attributes import Attribute
-from foldblend.runs.folder import Run
+from foldblend.runs.run import Run
 from pipeline.config.run import MachineConfig
 from pipeline.config.settings import make_config
 from pipeline.data.augment import device_augmentation

@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from foldblend.errors import UserError
-from foldblend.runs.folder import Run, file_hash
+from foldblend.runs.folder import file_hash
+from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS, softmax
 from folds.data.layout import read_layout
 from pipeline.config.settings import make_config

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from foldblend.errors import UserError
 from foldblend.runs.costs import picture_seconds
-from foldblend.runs.folder import Run
+from foldblend.runs.run import Run
 from folds.config import DataConfig
 from folds.data.layout import read_layout
 from folds.data.load import load_data

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from foldblend.runs.folder import Run
+from foldblend.runs.run import Run
 from pipeline.watch.hangup import outlive_terminal
 from tests.makers.constants import TINY
 

@@ -10,7 +10,7 @@ import pytest
 
 from foldblend.errors import UserError
 from foldblend.plugins import find_part, load_custom, source_hash
-from foldblend.runs.folder import Run
+from foldblend.runs.run import Run
 from pipeline.checks import explain
 from pipeline.config.cli import parse_run_config
 from tests.makers.constants import TINY

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from foldblend.errors import UserError
-from foldblend.runs.folder import Run
+from foldblend.runs.run import Run
 from pipeline.models.timm_import import timm
 from pipeline.training.parallel_folds import run_folds, share_of_gpu
 from tests.makers.constants import TINY

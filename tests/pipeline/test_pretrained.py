@@ -110,7 +110,7 @@ def test_by_metric_loses_little_on_fresh_people(metric):
     assert min(found.weights) >= 0
     assert sum(found.weights) == pytest.approx(1)
     fresh, truth, _ = noisy(2000, sizes, seed=1)
-    score, sign = METRICS[metric], 1 if METRICS[metric].greater_is_better else -1
+    score, sign = METRICS[metric], METRICS[metric].sign
     equal = softmax(np.log(np.mean([softmax(one) for one in fresh], axis=0)))
     gain = sign * (mean_score(score, truth, softmax(found(fresh))) - mean_score(score, truth, equal))
     assert gain > -0.005

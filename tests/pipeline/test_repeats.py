@@ -9,7 +9,7 @@ import pytest
 import run_cv
 from ensemble.blend import blend
 from foldblend.errors import UserError
-from foldblend.runs.folder import Run
+from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS, softmax
 from folds.fold_file import read_fold_file
 from tests.makers.constants import TINY

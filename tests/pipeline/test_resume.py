@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import pipeline.training.fold_training as training
-from foldblend.runs.folder import Run, read_json
+from foldblend.runs.folder import read_json
+from foldblend.runs.run import Run
 from pipeline.config.run import RunConfig
 from pipeline.config.settings import make_config
 from pipeline.cv import cross_validate

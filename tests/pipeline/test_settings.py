@@ -15,7 +15,7 @@ from docs import flag_tables
 from foldblend.cli import cli_flags, typed_settings
 from foldblend.errors import UserError
 from foldblend.flags import Flag, flag_name, flags_of
-from foldblend.runs.folder import Run
+from foldblend.runs.run import Run
 from pipeline.config.cli import parse_run_config
 from pipeline.config.run import RunConfig, parse_size
 from pipeline.config.settings import (

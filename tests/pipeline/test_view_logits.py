@@ -9,7 +9,8 @@ import pytest
 import safetensors.torch
 
 from foldblend.errors import UserError
-from foldblend.runs.folder import Run, file_hash, read_json, read_table, write_json, write_table
+from foldblend.runs.folder import file_hash, read_json, read_table, write_json, write_table
+from foldblend.runs.run import Run
 from pipeline import view_logits
 from pipeline.fold_files import finished_fold
 from pipeline.view_logits import add_views

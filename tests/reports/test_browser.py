@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import run_cv
-from foldblend.runs.folder import Run
+from foldblend.runs.run import Run
 from leaderboard import main as leaderboard
 from reports.run.report import write_report
 from tests.makers.constants import LONDON

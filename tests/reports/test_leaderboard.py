@@ -16,7 +16,8 @@ import yaml
 
 import leaderboard as reports_main
 import report
-from foldblend.runs.folder import Run, file_hash, write_json, write_table
+from foldblend.runs.folder import file_hash, write_json, write_table
+from foldblend.runs.run import Run
 from foldblend.scores.bootstrap import group_resamples
 from reports.board import text as board_text
 from reports.board.leaderboard import find_runs, leaderboard

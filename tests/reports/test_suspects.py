@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from foldblend.attributes import Attribute
-from foldblend.runs.folder import Run
+from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS
 from folds.data.corrections import apply_corrections
 from folds.data.generic import read_csv_manifest

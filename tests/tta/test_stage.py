@@ -11,7 +11,8 @@ import run_cv
 from ensemble.blend import blend
 from ensemble.find import find_members
 from foldblend.runs.costs import device_of, num_passes, pass_seconds, picture_seconds
-from foldblend.runs.folder import Run, write_json, write_table
+from foldblend.runs.folder import write_json, write_table
+from foldblend.runs.run import Run
 from leaderboard import main as leaderboard
 from run_tta import main
 from tests.makers.constants import TINY

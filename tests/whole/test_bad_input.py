@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from foldblend.runs.folder import Run
+from foldblend.runs.run import Run
 from tests.makers.constants import TINY
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ import leaderboard
 import report
 import run_cv
 import run_tta
-from foldblend.runs.folder import Run
+from foldblend.runs.run import Run
 from tests.makers.old_runs import commands_of, make_old_runs
 
 pytestmark = pytest.mark.slow

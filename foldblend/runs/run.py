@@ -1,0 +1,158 @@
+"""A finished run, read from its folder."""
+
+from __future__ import annotations
+
+import functools
+import html
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from foldblend.attributes import Attribute
+from foldblend.errors import UserError, listed
+from foldblend.runs.folder import FORMAT, file_hash, ids_hash, logit_columns, read_json, read_table
+from foldblend.runs.info import RunInfo
+from foldblend.scores.metrics import METRICS
+
+__all__ = ["Run"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, TTA'd run or blend on disk; tables are read when they are first asked for.
+
+    Nothing here needs torch or the images.
+
+    Examples
+    --------
+    >>> run = fb.load(outputs / "alpha")
+    >>> run.classes[:2], run.oof.shape, run.test.shape
+    (('wear male <30', 'wear male 30-59'), (84, 24), (42, 19))
+    >>> run.report["headline"].keys()
+    dict_keys(['value', 'low', 'high'])
+    """
+
+    path: Path
+
+    def __repr__(self) -> str:
+        """Return path, score and size in a line, or the path alone where nothing is finished there."""
+        try:
+            facts = self._facts()
+        except (UserError, LookupError, TypeError):
+            return f"Run({str(self.path)!r})"
+        return f"Run({str(self.path)!r}: {'; '.join(f'{name} {value}' for name, value in facts.items())})"
+
+    def _repr_html_(self) -> str:
+        """Return the same as a table, as notebooks show it."""
+        try:
+            facts = self._facts()
+        except (UserError, LookupError, TypeError):
+            facts = {}
+        cells = [(html.escape(name), html.escape(value)) for name, value in facts.items()]
+        rows = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in cells)
+        return f"<table><caption>{html.escape(str(self.path))}</caption>{rows}</table>"
+
+    def _facts(self) -> dict[str, str]:
+        """Return what a reader wants to know first, as text by name."""
+        report, data = self.report, self.info["data"]
+        head = report["headline"]
+        spelt = ["none" if one is None else f"{one:.4f}" for one in (head["value"], head["low"], head["high"])]
+        return {
+            "OOF " + METRICS[report["metric"]].title: f"{spelt[0]} [{spelt[1]}, {spelt[2]}]",
+            "data": str(data["name"]),
+            "images": f"{report['num_images']:,} of {report['num_groups']:,} groups",
+            "classes": str(len(self.classes)),
+            "folds": str(self.info["num_folds"]) + (f" x {n}" if (n := self.info["num_repeats"]) > 1 else ""),
+        }
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @functools.cached_property
+    def info(self) -> RunInfo:
+        """run.json: status, kind, data, classes, fold timings, file hashes (see `foldblend.runs.info`)."""
+        info = read_json(self.path / "run.json")
+        if not isinstance(info, dict) or info.get("format") != FORMAT:
+            raise UserError(f"{self.path}/run.json: not of format {FORMAT}; run it again with this version")
+        return cast("RunInfo", info)
+
+    @functools.cached_property
+    def settings(self) -> dict[Any, Any]:
+        """The settings that the run (or blend) wrote down; nothing where it has none or they cannot be read."""
+        file = next((file for name in ("config", "blend") if (file := self.path / f"{name}.yaml").is_file()), None)
+        try:
+            settings = {} if file is None else yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            settings = {}
+        return settings if isinstance(settings, dict) else {}
+
+    @property
+    def frozen(self) -> bool:
+        """Whether its folds are linear heads on one frozen backbone."""
+        return self.settings.get("finetune") == "head"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.info["classes"])
+
+    @functools.cached_property
+    def ids_hash(self) -> str:
+        """Hash of the names of its pictures with labels, by which runs of one data set know each other."""
+        known = self.info["data"].get("train_ids_hash")
+        if known is None:  # a run of an earlier version, or of somebody else's making
+            file = self.path / "oof.parquet"
+            ids = read_table(file, columns=["image_id"])["image_id"]
+            if ids.isna().any():
+                raise UserError(f"{file}: {int(ids.isna().sum())} rows have no image_id; run it again")
+            known = ids_hash(map(str, ids.unique()))
+        return str(known)
+
+    def table_hash(self, name: str) -> str:
+        """Return the hash of a table's file, such as "test". Raises UserError where that is gone."""
+        file = self.path / f"{name}.parquet"
+        if not file.is_file():
+            raise UserError(f"{file}: no such file; run it again, or leave the run out")
+        return file_hash(file)
+
+    @functools.cached_property
+    def oof_hash(self) -> str:
+        """Hash of oof.parquet, by which runs are known."""
+        return self.table_hash("oof")
+
+    @property
+    def attributes(self) -> tuple[Attribute, ...]:
+        return tuple(
+            Attribute(name=item["name"], values=tuple(item["values"]), of_class=tuple(item["of_class"]))
+            for item in self.info["attributes"]
+        )
+
+    @functools.cached_property
+    def oof(self) -> pd.DataFrame:
+        """Out-of-fold rows: image_id, group, label, label_raw, repeat, fold, logit_0 .."""
+        return read_table(self.path / "oof.parquet")
+
+    @functools.cached_property
+    def test(self) -> pd.DataFrame | None:
+        """Test rows: image_id, logit_0 .. (mean over folds), or None where there was no test set."""
+        return read_table(self.path / "test.parquet") if self.info["has_test"] else None
+
+    def test_fold(self, fold: int) -> pd.DataFrame:
+        """Return the test rows of one fold's model."""
+        return read_table(self.path / f"test_fold_{fold}.parquet")
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """report.json as a mapping."""
+        return dict(read_json(self.path / "report.json"))
+
+    def logits(self, table: pd.DataFrame) -> np.ndarray:
+        """Return the logits of a table of this run, N x C float32. Raises UserError if a column is missing."""
+        absent = set(logit_columns(len(self.classes))) - set(table.columns)
+        if absent:
+            raise UserError(f"{self.path}: its tables lack {listed(sorted(absent))}; run it again")
+        return table[logit_columns(len(self.classes))].to_numpy(np.float32)

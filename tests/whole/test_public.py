@@ -1,0 +1,106 @@
+"""The public face: names, types and documentation agree, and nothing is loaded before it is asked for."""
+
+import ast
+import doctest
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import foldblend as fb
+from foldblend.commands import COMMANDS
+from foldblend.moved import MOVED
+from tests.makers.constants import ROOT
+
+STUB = Path(fb.__file__).with_suffix(".pyi")
+
+
+def test_types_are_those_of_the_table():
+    found = {}
+    for node in ast.parse(STUB.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom):
+            found |= {alias.asname: node.module for alias in node.names if alias.name == alias.asname}
+    assert found == fb.PUBLIC
+
+
+@pytest.mark.parametrize("name", fb.PUBLIC)
+def test_every_name_is_there_typed_and_documented(name):
+    found = getattr(fb, name)
+    assert found.__name__ == name
+    assert found.__module__ == fb.PUBLIC[name]
+    assert found.__doc__
+    assert name in dir(fb)
+    assert f"`fb.{name}" in (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'cross_valdate'"):
+        fb.cross_valdate  # noqa: B018
+
+
+def test_importing_it_loads_nothing_heavy():
+    code = "import sys, foldblend; assert not {'torch', 'pandas', 'numpy', 'sklearn', 'cv2', 'tyro'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_a_blend_by_its_name_loads_no_torch(tiny_runs, tmp_path):
+    code = "import sys, foldblend as fb; fb.blend(sys.argv[1:3], method='soft', output=sys.argv[3], page=False)\n"
+    code += "assert 'torch' not in sys.modules"
+    argv = [*map(str, sorted(tiny_runs.iterdir())), str(tmp_path)]
+    subprocess.run([sys.executable, "-c", code, *argv], check=True, cwd=ROOT, capture_output=True)
+
+
+@pytest.mark.parametrize("name", ["audit", "blend", "cross_validate", "load", "run_tta", "Run"])
+def test_examples_in_docstrings_run(name, runs_copy, tiny_layout, tmp_path):
+    names = {"fb": fb, "data": str(tiny_layout), "output": tmp_path, "outputs": runs_copy, "silent": lambda _: None}
+    tests = list(doctest.DocTestFinder(recurse=False).find(getattr(fb, name), name, globs=names))
+    assert tests
+    assert tests[0].examples
+    for one in tests:
+        assert doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(one).failed == 0
+
+
+def test_examples_in_the_documentation_run(runs_copy, tiny_layout, tmp_path):
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    names = {"data": str(tiny_layout), "output": tmp_path, "outputs": runs_copy}
+    test = doctest.DocTestParser().get_doctest(text.replace("```", ""), names, "api.md", "api.md", 0)
+    assert len(test.examples) > 5
+    flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    assert doctest.DocTestRunner(optionflags=flags).run(test).failed == 0
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_a_module_of_an_earlier_version_is_found_with_a_warning(old):
+    sys.modules.pop(old, None)
+    with pytest.warns(FutureWarning, match=f"{old} is now {MOVED[old]}"):
+        found = importlib.import_module(old)
+    assert found is importlib.import_module(MOVED[old])
+    assert found.__spec__.name == MOVED[old]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_is_a_script_and_a_console_script(name):
+    assert f"from foldblend.commands import {name} as main" in (ROOT / f"{name}.py").read_text(encoding="utf-8")
+    assert f"= foldblend.commands:{name}\n" in (ROOT / "setup.cfg").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("module", "flags", "new"),
+    [
+        ("folds", ["--help"], "python run_audit.py"),
+        ("tta", ["--help"], "python run_tta.py"),
+        ("reports", ["--help"], "python leaderboard.py"),
+        ("reports", ["--redraw"], "python report.py"),
+    ],
+)
+def test_commands_of_earlier_versions_say_what_to_type(module, flags, new, runs_copy):
+    if flags == ["--redraw"]:
+        (runs_copy / "alpha" / "report.txt").unlink()
+        flags = [*flags, "--no-page", str(runs_copy / "alpha"), str(runs_copy / "beta")]
+    command = [sys.executable, "-m", module, *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"type {new}" in done.stderr
+    assert (runs_copy / "alpha" / "report.txt").is_file()
