@@ -24,6 +24,7 @@ from threadpoolctl import threadpool_limits
 from ensemble.methods.base import Evidence
 from ensemble.methods.greedy import fit, greedy_picks
 from foldblend.scores.metrics import softmax
+from foldblend.scores.rows import Rows
 
 NUM_MODELS, NUM_ROWS, NUM_CLASSES, NUM_PICKS = 50, 18_900, 18, 100
 FIT_MODELS, FIT_ROWS = 20, 15_000
@@ -79,7 +80,7 @@ def compare(kind: str, num_worlds: int) -> dict[str, Any]:
         if fast != plain:
             raise SystemExit(f"{kind}, seed {seed}: picks differ, {fast} and {plain}")
         logits_MNC, label_N = drawn_logits(kind, seed, FIT_MODELS, FIT_ROWS)
-        evidence = Evidence(list(logits_MNC), label_N, np.arange(FIT_ROWS), np.zeros(FIT_ROWS, int))
+        evidence = Evidence(list(logits_MNC), Rows.of(label_N, np.arange(FIT_ROWS)))
         temperatures_s.append(timed(getattr, evidence, "temperatures")[0])  # kept by the evidence for any method
         fit_s.append(timed(fit, evidence)[0])
     return {

@@ -19,11 +19,13 @@ import numpy as np
 from common import Results, parser, print_rows
 
 from ensemble.auto import apply, blend_arrays, nested_once_more
-from ensemble.choose import Score
 from ensemble.methods.base import Evidence
 from ensemble.methods.registry import METHODS
 from foldblend.scores.metrics import METRICS, softmax
+from foldblend.scores.rows import Rows
+from foldblend.scores.score import Score
 from folds.split import assign_folds
+from tests.makers.rows import folded
 
 NUM_FRESH, NUM_FOLDS, METRIC = 20_000, 5, METRICS["f1_macro"]
 Z = 1.96
@@ -62,29 +64,28 @@ class World:
             own_NC = self.own * (0.5 * of_person_NC + rng.normal(size=shape))
             seen_NC = truth_NC * signal_C + common_NC + own_NC + bias_C
             logits.append((sharpness * seen_NC).astype(np.float32))
-        return Evidence(logits, label_N, group_N, np.zeros(num, np.int64))
+        return Evidence(logits, Rows.of(label_N, group_N))
 
 
 def _interval(score: Score, target: float) -> dict[str, Any]:
-    found = score.interval(METRIC)
+    found = score.interval()
     return {"nested": found.value, "low": found.low, "high": found.high, "target": target}
 
 
 def measure(seed: int, *, thorough: bool) -> dict[str, Any]:
     """Return what a world's blend says, of the method taken and of the plain soft vote, and what is true."""
     start, world = time.perf_counter(), World(seed)
-    evidence = world.draw(world.num_people, world.num_pictures, 1)
-    fresh = world.draw(NUM_FRESH, 1, 2)
-    fold_N = assign_folds(evidence.label_N, evidence.group_N, num_folds=NUM_FOLDS, seed=0)
+    drawn, fresh = world.draw(world.num_people, world.num_pictures, 1), world.draw(NUM_FRESH, 1, 2)
+    evidence = folded(drawn, assign_folds(drawn.rows.label_N, drawn.rows.group_N, num_folds=NUM_FOLDS, seed=0))
     methods = {name: one for name, one in METHODS.items() if not one.thorough}
-    blended = blend_arrays(evidence, fold_N, methods)
+    blended = blend_arrays(evidence, methods)
 
     def target(place: int) -> float:
         trial = blended.trials[place]
         # Classes of the people at hand: the score is over those that occur in its truth.
-        at = np.isin(fresh.label_N, evidence.label_N)
+        at = np.isin(fresh.rows.label_N, evidence.rows.label_N)
         logits_NC = apply(trial.final, trial.offsets_C, fresh.logits_MNC)
-        return METRIC.score(fresh.label_N[at], softmax(logits_NC[at]))
+        return METRIC.score(fresh.rows.label_N[at], softmax(logits_NC[at]))
 
     chosen, soft = blended.trials.index(blended.chosen), [*methods].index("soft")
     result = {
@@ -99,7 +100,7 @@ def measure(seed: int, *, thorough: bool) -> dict[str, Any]:
         "soft": _interval(blended.trials[soft].nested, target(soft)),
     }
     if thorough:
-        result["once more"] = nested_once_more(evidence, fold_N, methods).value
+        result["once more"] = nested_once_more(evidence, methods).value
     return result | {"seconds": round(time.perf_counter() - start, 1)}
 
 

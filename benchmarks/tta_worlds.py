@@ -20,7 +20,9 @@ from common import Results, parser, print_rows, spread
 
 from foldblend.scores.bootstrap import bootstrap_scores
 from foldblend.scores.metrics import METRICS, Metric, softmax
+from foldblend.scores.rows import Rows
 from folds.split import assign_folds
+from tests.makers.rows import folded
 from tta.choose import choose, learned, searched
 from tta.crossfit import cross_fit
 from tta.policy import IDENTITY, Policy, SavedViews
@@ -98,18 +100,18 @@ class World:
             mixed_NC = np.sqrt(view.shared) * first_NC + np.sqrt(1 - view.shared) * own_NC if place else first_NC
             seen_NC = (truth_NC * view.signal_C + common_NC)[:, view.order_C] + view.noise * mixed_NC + view.bias_C
             logits.append(self.sharpness * seen_NC)
-        return SavedViews(self.names, np.stack(logits).astype(np.float32), label_N, group_N, np.zeros(num, int))
+        return SavedViews(self.names, np.stack(logits).astype(np.float32), Rows.of(label_N, group_N))
 
 
 def gain(metric: Metric, fresh: SavedViews, policy: Policy, num_people: int | None = None) -> tuple[float, float]:
     """Return a policy's gain over identity on fresh people, and its standard error by bootstrap over them."""
     if policy == IDENTITY:
         return 0.0, 0.0
-    people = fresh if num_people is None else fresh.rows(np.flatnonzero(fresh.group_N < num_people))
+    people = fresh if num_people is None else fresh.take(np.flatnonzero(fresh.rows.group_N < num_people))
     proba = [softmax(one.apply(people.logits_VNC, people.names)) for one in (policy, IDENTITY)]
     sign = metric.sign
-    value, before = (sign * metric.score(people.label_N, one) for one in proba)
-    resamples, others = (bootstrap_scores(metric, people.label_N, one, people.group_N) for one in proba)
+    value, before = (sign * metric.score(people.rows.label_N, one) for one in proba)
+    resamples, others = (bootstrap_scores(metric, people.rows.label_N, one, people.group_N) for one in proba)
     return value - before, float((resamples - others).std())
 
 
@@ -118,7 +120,7 @@ def best_single(metric: Metric, fresh: SavedViews) -> float:
     sign = metric.sign
     pairs = [IDENTITY, *(Policy(("identity", name)) for name in fresh.names[1:])]
     proba = [softmax(policy.apply(fresh.logits_VNC, fresh.names)) for policy in pairs]
-    before, *after = (sign * metric.score(fresh.label_N, one) for one in proba)
+    before, *after = (sign * metric.score(fresh.rows.label_N, one) for one in proba)
     return max(after) - before
 
 
@@ -142,7 +144,7 @@ def measure(seed: int, metric_name: str) -> dict[str, Any]:
         "mean of all": gain(metric, fresh, Policy(world.names))[0],
         "seconds": round(seconds, 2),
     }
-    rows_N = np.arange(len(saved.label_N))
+    rows_N = np.arange(len(saved.rows.label_N))
     for name in ("view", "class"):
         policy = learned(saved, saved.names, name)(rows_N).policy
         result[f"all, weights per {name}"] = gain(metric, fresh, policy)[0]
@@ -153,12 +155,12 @@ def measure(seed: int, metric_name: str) -> dict[str, Any]:
 
 def honesty(saved: SavedViews, policy: Policy, metric: Metric, metric_name: str) -> dict[str, float]:
     """Return gains as a report would have them: of what was chosen, on the rows that chose it; and cross-fitted."""
-    fold_N = assign_folds(saved.label_N, saved.group_N, num_folds=NUM_FOLDS, seed=0)
-    crossed = cross_fit(saved, fold_N, searched(saved, metric=metric_name))
+    fold_N = assign_folds(saved.rows.label_N, saved.rows.group_N, num_folds=NUM_FOLDS, seed=0)
+    crossed = cross_fit(folded(saved, fold_N), searched(saved, metric=metric_name))
     sign = metric.sign
     both = [policy.apply(saved.logits_VNC, saved.names), crossed.logits_NC]
-    before = metric.score(saved.label_N, softmax(saved.logits_VNC[0]))
-    in_sample, cross_fitted = (sign * (metric.score(saved.label_N, softmax(one)) - before) for one in both)
+    before = metric.score(saved.rows.label_N, softmax(saved.logits_VNC[0]))
+    in_sample, cross_fitted = (sign * (metric.score(saved.rows.label_N, softmax(one)) - before) for one in both)
     return {"in sample": in_sample, "cross-fitted": cross_fitted}
 
 

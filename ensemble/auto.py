@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ensemble.choose import Score, choosing_flatters, gain, score_of, simplest
+from ensemble.choose import choosing_flatters, score_logits, simplest
 from ensemble.crossfit import CrossFitted, Split, cross_fit, cross_fit_offsets, in_turn, splits_of
 from ensemble.methods.base import Evidence, Fitted, Method
 from foldblend.cli import Say
 from foldblend.scores.metrics import log_softmax
+from foldblend.scores.score import Gain, Score, gain
 
 __all__ = ["Blended", "Trial", "apply", "blend_arrays", "nested_once_more"]
 
@@ -34,8 +35,8 @@ class Trial:
     final: Fitted
     offsets_C: np.ndarray
     """Zeros where the decision rule brings nothing."""
-    offsets_gain: tuple[float, float]
-    """What offsets gain on other people, and the standard error of that, whether they are kept or not."""
+    offsets_gain: Gain
+    """What offsets gain on other people, whether they are kept or not."""
 
     @property
     def label(self) -> str:
@@ -68,21 +69,20 @@ def _trial(
     evidence: Evidence, name: str, found: CrossFitted, moved_NC: np.ndarray | None, wanted_C: np.ndarray
 ) -> Trial:
     """Return a method with the offsets C that all rows want, if what they make of its logits N x C gains enough."""
-    logits_NC, nested = found.logits_NC, score_of(evidence, found.logits_NC)
-    offsets_C, gained = np.zeros(evidence.num_classes), (0.0, 0.0)
+    logits_NC, nested = found.logits_NC, score_logits(evidence, found.logits_NC)
+    offsets_C, gained = np.zeros(evidence.num_classes), Gain(0.0, 0.0)
     if moved_NC is not None:
-        moved = score_of(evidence, moved_NC)
+        moved = score_logits(evidence, moved_NC)
         gained = gain(moved, nested)
-        if wanted_C.any() and gained[0] > ENOUGH * gained[1]:
+        if wanted_C.any() and gained.exceeds(ENOUGH):
             logits_NC, nested, offsets_C = moved_NC, moved, wanted_C
     fitted_NC = apply(found.final, offsets_C, evidence.logits_MNC)
-    in_sample = score_of(evidence, fitted_NC, resampled=False).value
+    in_sample = score_logits(evidence, fitted_NC, resampled=False).value
     return Trial(name, logits_NC, nested, in_sample, found.final, offsets_C, gained)
 
 
 def blend_arrays(
     evidence: Evidence,
-    fold_N: np.ndarray,
     methods: Mapping[str, Method],
     *,
     decide: bool = True,
@@ -90,12 +90,12 @@ def blend_arrays(
 ) -> Blended:
     """Return every method cross-fitted and scored on people who had no say in it, and the simplest of the best.
 
-    `fold_N` are the folds of the cross-validation; with `decide` the decision rule is tried on each method, and
+    With `decide` the decision rule is tried on each method, and
     kept where it gains 2.5 standard errors on other people. Raises ValueError where something is to be
     fitted and a repeat has but one fold.
     """
     fits = decide or any(method.fits for method in methods.values())
-    splits: Sequence[Split] = splits_of(evidence, fold_N) if fits else ()
+    splits: Sequence[Split] = splits_of(evidence) if fits else ()
     found = cross_fit(evidence, splits, methods, say=say)
     moved: Sequence[tuple[np.ndarray | None, np.ndarray]] = [(None, np.zeros(evidence.num_classes))] * len(found)
     if decide:
@@ -109,7 +109,6 @@ def blend_arrays(
 
 def nested_once_more(
     evidence: Evidence,
-    fold_N: np.ndarray,
     methods: Mapping[str, Method],
     *,
     decide: bool = True,
@@ -119,10 +118,10 @@ def nested_once_more(
 
     Everything is done anew on the people of all folds but one, for each fold: as often as there are folds.
     """
-    logits_NC = np.full((len(evidence.label_N), evidence.num_classes), np.nan, np.float32)
-    for split in splits_of(evidence, fold_N):
-        inner = blend_arrays(evidence.rows(split.others), fold_N[split.others], methods, decide=decide).chosen
+    logits_NC = np.full((len(evidence.rows), evidence.num_classes), np.nan, np.float32)
+    for split in splits_of(evidence):
+        inner = blend_arrays(evidence.take(split.others), methods, decide=decide).chosen
         held = [one[split.rows] for one in evidence.logits_MNC]
         logits_NC[split.rows] = apply(inner.final, inner.offsets_C, held)
         say(f"without repeat {split.repeat} fold {split.fold}: {inner.name}")
-    return score_of(evidence, logits_NC)
+    return score_logits(evidence, logits_NC)

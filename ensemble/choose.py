@@ -3,57 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from ensemble.methods.base import Evidence
-from foldblend.scores.bootstrap import Interval, bootstrap_scores, percentile_interval
-from foldblend.scores.metrics import Metric, mean_score, softmax
+from foldblend.scores.metrics import softmax
+from foldblend.scores.score import Score, score_of
 
-__all__ = ["Score", "choosing_flatters", "gain", "score_of", "simplest"]
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """A score, greater is better whatever the metric, and that of each resample of people."""
-
-    value: float
-    resamples_R: np.ndarray
-
-    def interval(self, metric: Metric) -> Interval:
-        """Return it as the metric has it, with its 95 % interval."""
-        sign = metric.sign
-        return percentile_interval(sign * self.value, sign * self.resamples_R)
-
-    def minus(self, other: Score | float) -> Score:
-        """Return the difference to another one, paired, or to a number."""
-        if isinstance(other, Score):
-            return Score(self.value - other.value, self.resamples_R - other.resamples_R)
-        return Score(self.value - other, self.resamples_R - other)
-
-    @property
-    def error(self) -> float:
-        """The standard error, over people; 0 where it is not known."""
-        finite_R = self.resamples_R[np.isfinite(self.resamples_R)]
-        return float(finite_R.std()) if len(finite_R) else 0.0
+__all__ = ["choosing_flatters", "score_logits", "simplest"]
 
 
-def score_of(evidence: Evidence, logits_NC: np.ndarray, *, resampled: bool = True) -> Score:
-    """Return the score of logits N x C; equal people are drawn for all, so differences are paired."""
-    sign, proba_NC = evidence.score.sign, softmax(logits_NC)
-    label_N, repeat_N = evidence.label_N, evidence.repeat_N
-    value = sign * mean_score(evidence.score, label_N, proba_NC, repeat_N)
-    if not resampled:
-        return Score(value, np.empty(0))
-    return Score(value, sign * bootstrap_scores(evidence.score, label_N, proba_NC, evidence.group_N, repeat_N=repeat_N))
-
-
-def gain(new: Score, old: Score) -> tuple[float, float]:
-    """Return by how much one is better than the other, and the standard error of that, paired over people."""
-    difference = new.minus(old)
-    known = np.isfinite(difference.resamples_R).any()
-    return difference.value, difference.error if known else np.inf
+def score_logits(evidence: Evidence, logits_NC: np.ndarray, *, resampled: bool = True) -> Score:
+    """Return the score of logits N x C; equal groups are drawn for all, so differences are paired."""
+    return score_of(evidence.score, evidence.rows, softmax(logits_NC), resampled=resampled)
 
 
 def simplest(scores: Sequence[Score]) -> int:

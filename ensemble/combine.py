@@ -13,7 +13,6 @@ from threadpoolctl import threadpool_limits
 from ensemble.align import Aligned
 from ensemble.auto import Blended, apply, blend_arrays, nested_once_more
 from ensemble.budget import Row, frontier_section, parse_budget
-from ensemble.choose import Score
 from ensemble.config import AUTO, BlendConfig
 from ensemble.crossfit import Split, splits_of
 from ensemble.methods.base import Evidence, Fitted, Method
@@ -25,8 +24,10 @@ from foldblend.cli import Say
 from foldblend.errors import UserError, listed
 from foldblend.runs.folder import with_logits
 from foldblend.scores.metrics import METRICS, Metric, softmax
+from foldblend.scores.rows import Rows
+from foldblend.scores.score import Score, Scored, score_prediction
 from reports.blocks import comparison_block, section
-from reports.run.summary import compare_row, with_differences
+from reports.run.summary import with_differences
 from reports.text import signed
 
 __all__ = ["Blend", "combine", "flattered", "methods_to_try", "why_not_fit"]
@@ -120,15 +121,12 @@ class _Singles:
 
     def __init__(self, aligned: Aligned, metric: str, *, blend: str) -> None:
         rows = aligned.rows
-        self.shared: dict[str, Any] = {
-            "label_N": rows["label"].to_numpy(),
-            "group_N": pd.factorize(rows["group"], sort=True)[0],
-            "repeat_N": rows["repeat"].to_numpy(),
-            "attributes": aligned.runs[0].attributes,
-            "metric": metric,
-        }
-        self.blend, self.names, self.metric = blend, _names(aligned, blend), METRICS[metric]
-        self.found: list[tuple[dict[str, Any], np.ndarray]] = []
+        group_N = pd.factorize(rows["group"], sort=True)[0]
+        self.rows = Rows(rows["label"].to_numpy(), group_N, rows["repeat"].to_numpy(), rows["fold"].to_numpy())
+        self.attributes = aligned.runs[0].attributes
+        self.blend, self.names = blend, _names(aligned, blend)
+        self.metric_name, self.metric = metric, METRICS[metric]
+        self.found: list[Scored] = []
         self.wrong_MN = np.empty((len(self.names), len(rows)), bool)
 
     def watched(self, logits: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
@@ -138,25 +136,27 @@ class _Singles:
             yield logits_NC
 
     def look(self, place: int, logits_NC: np.ndarray) -> None:
-        self.wrong_MN[place] = logits_NC.argmax(axis=1) != self.shared["label_N"]
-        self.found.append(compare_row(name=self.names[place], proba_NC=softmax(logits_NC), **self.shared))
+        self.wrong_MN[place] = logits_NC.argmax(axis=1) != self.rows.label_N
+        self.found.append(self._scored(self.names[place], logits_NC))
 
     @property
     def best(self) -> tuple[int, Score]:
         """The place of the member that scores best, and its score."""
-        sign = self.metric.sign
 
         def value(place: int) -> float:
-            found = self.found[place][0]["headline"]["value"]
-            return -np.inf if found is None else sign * found
+            found = self.found[place].score.value
+            return found if np.isfinite(found) else -np.inf
 
         place = max(range(len(self.found)), key=value)
-        return place, Score(value(place), sign * self.found[place][1])
+        return place, self.found[place].score
+
+    def _scored(self, name: str, logits_NC: np.ndarray) -> Scored:
+        proba_NC = softmax(logits_NC)
+        return score_prediction(name, self.rows, proba_NC, attributes=self.attributes, metric=self.metric_name)
 
     def beside(self, logits_NC: np.ndarray) -> list[dict[str, Any]]:
         """Return a row each of the members and, last, of the blend, whose logits are N x C."""
-        blend = compare_row(name=self.blend, proba_NC=softmax(logits_NC), **self.shared)
-        return with_differences([*self.found, blend], self.best[0])
+        return with_differences([*self.found, self._scored(self.blend, logits_NC)], self.best[0])
 
     def sections(self, rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         """Return the members beside the blend, as `beside` says, and how alike their errors are."""
@@ -199,14 +199,14 @@ def _frontier(
     """Return the section of score against cost, with this blend among the soft votes."""
     rows = frontier_rows(evidence, splits, cost_M, singles.names)
     chosen = blended.chosen
-    runs, headline = np.flatnonzero(chosen.final.shares), chosen.nested.interval(singles.metric).as_dict()
+    runs, headline = np.flatnonzero(chosen.final.shares), chosen.nested.interval().as_dict()
     rows.append(Row("this blend", len(runs), float(cost_M[runs].sum()), headline))
     return frontier_section(
         rows,
         metric=singles.metric,
         unit=unit,
-        num_images=int((evidence.repeat_N == evidence.repeat_N[0]).sum()),
-        num_groups=len(np.unique(evidence.group_N)),
+        num_images=evidence.rows.num_images,
+        num_groups=evidence.rows.num_groups,
         how="scores of soft votes whose members are chosen within a cost on other people, named by what all people "
         f"choose; this blend is by {chosen.label}",
     )
@@ -215,7 +215,7 @@ def _frontier(
 def _voted(aligned: Aligned, singles: _Singles, cost_M: np.ndarray, name: str, method: Method) -> Blend:
     """Return a vote in which nothing is fitted, members looked at one after the other."""
     zeros_C, none_N = np.zeros(len(aligned.runs[0].classes)), np.empty(0, int)
-    fitted = method.fit(Evidence([zeros_C[None]] * len(aligned.members), none_N, none_N, none_N))
+    fitted = method.fit(Evidence([zeros_C[None]] * len(aligned.members), Rows.of(none_N, none_N)))
     logits_NC = fitted(singles.watched(aligned.oof()))
     rows = singles.beside(logits_NC.astype(np.float32))
     return Blend(
@@ -237,7 +237,7 @@ def _notes(fits: bool, blended: Blended, metric: Metric, *, honest: bool) -> lis
     if len(blended.trials) > 1 and honest:
         notes.append(
             f"the method was chosen among {len(blended.trials)} on these very people, which flatters such scores by "
-            f"about {blended.flatters:.3f} on average: expect about {blended.expected.interval(metric).value:.3f}"
+            f"about {blended.flatters:.3f} on average: expect about {blended.expected.interval().value:.3f}"
         )
     return notes
 
@@ -262,23 +262,20 @@ def combine(aligned: Aligned, config: BlendConfig, *, name: str, costs: tuple[np
     singles = _Singles(aligned, config.metric, blend=name)
     if _streams(config, methods):
         return _voted(aligned, singles, costs[0], *methods.popitem())
-    shared = singles.shared
-    evidence = Evidence(
-        list(singles.watched(aligned.oof())), shared["label_N"], shared["group_N"], shared["repeat_N"], config.metric
-    )
-    fold_N, (cost_M, unit) = aligned.rows["fold"].to_numpy(), costs
+    evidence = Evidence(list(singles.watched(aligned.oof())), singles.rows, config.metric)
+    cost_M, unit = costs
     decide = why_not is None and (config.method == AUTO or methods[config.method].fits)
     if config.budget is not None:
         methods = {key: within(one, cost_M, parse_budget(config.budget)) for key, one in methods.items()}
-    blended = blend_arrays(evidence, fold_N, methods, decide=decide, say=say)
+    blended = blend_arrays(evidence, methods, decide=decide, say=say)
     again = config.thorough and len(methods) > 1 and why_not is None and _num_parts(aligned) > 2
-    once_more = nested_once_more(evidence, fold_N, methods, decide=decide, say=say) if again else None
+    once_more = nested_once_more(evidence, methods, decide=decide, say=say) if again else None
     chosen, (place, best) = blended.chosen, singles.best
     rows = singles.beside(chosen.logits_NC)
     sections = singles.sections(rows)
     sections["3_methods"] = methods_section(blended, best, singles.names[place], singles.metric, once_more)
     if len(aligned.members) > 1 and why_not is None:
-        sections["4_costs"] = _frontier(evidence, splits_of(evidence, fold_N), singles, blended, cost_M, unit)
+        sections["4_costs"] = _frontier(evidence, splits_of(evidence), singles, blended, cost_M, unit)
     fits = methods[chosen.name].fits or bool(chosen.offsets_C.any())
     return Blend(
         chosen.logits_NC,

@@ -48,9 +48,9 @@ def in_turn(function: Callable[[Task], Answer], tasks: Sequence[Task]) -> list[A
         return list(pool.map(function, tasks))
 
 
-def splits_of(evidence: Evidence, fold_N: np.ndarray) -> list[Split]:
+def splits_of(evidence: Evidence) -> list[Split]:
     """Return a split for each fold of each repeat. Raises ValueError for a repeat with a single fold."""
-    return [Split(*one) for one in outer_parts(evidence.label_N, evidence.group_N, fold_N, evidence.repeat_N)]
+    return [Split(*one) for one in outer_parts(evidence.rows)]
 
 
 def cross_fit(
@@ -61,12 +61,12 @@ def cross_fit(
     What fits nothing is the same for everybody, and is computed once.
     """
     fitted = {name: method for name, method in methods.items() if method.fits}
-    shape = len(evidence.label_N), evidence.num_classes
+    shape = len(evidence.rows), evidence.num_classes
     logits = {name: np.full(shape, np.nan, np.float32) for name in fitted}
     done = itertools.count(1)
 
     def of_split(split: Split | None) -> dict[str, Fitted]:
-        on = evidence if split is None else evidence.rows(split.others)
+        on = evidence if split is None else evidence.take(split.others)
         fits = {name: method.fit(on) for name, method in fitted.items()}
         if split is not None:
             for name, one in fits.items():
@@ -86,7 +86,8 @@ def cross_fit(
 def offsets_of(evidence: Evidence, logits_NC: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
     """Return the offsets C of the decision rule that suit logits N x C of these rows, or of all."""
     at = np.arange(len(logits_NC)) if rows is None else rows
-    parts = evidence.label_N[at], evidence.group_N[at], evidence.repeat_N[at]
+    rows_of = evidence.rows.take(at)
+    parts = rows_of.label_N, rows_of.group_N, rows_of.repeat_N
     return fit_offsets(logits_NC[at], *parts, metric=evidence.metric)
 
 

@@ -16,9 +16,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from foldblend.scores.bootstrap import bootstrap_scores
 from foldblend.scores.held_out import group_parts
 from foldblend.scores.metrics import METRICS, log_softmax, mean_score, softmax
+from foldblend.scores.rows import Rows
+from foldblend.scores.score import gain, score_of
 
 __all__ = ["FITS", "fit_offsets"]
 
@@ -133,13 +134,11 @@ def _strength(
     best = strengths[int(np.argmax(scores))]
     if best == 0:
         return 0.0
-    plain_R, moved_R = (
-        bootstrap_scores(score, label_N, softmax(log_NC + each * held_NC), group_N, repeat_N=repeat_N)
-        for each in (0.0, best)
-    )
+    rows = Rows.of(label_N, group_N, repeat_N=repeat_N)
+    plain, moved = (score_of(score, rows, softmax(log_NC + each * held_NC)) for each in (0.0, best))
     num_rows = np.unique(label_N, return_counts=True)[1]
     errors = ERRORS_ALIKE if num_rows.max() < ALIKE * num_rows.min() else ERRORS
-    return best if max(scores) - scores[0] > errors * (moved_R - plain_R).std() else 0.0
+    return best if gain(moved, plain).exceeds(errors) else 0.0
 
 
 def fit_offsets(

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from ensemble.auto import Blended, Trial
-from ensemble.choose import Score
 from ensemble.methods.registry import METHODS
 from foldblend.scores.metrics import Metric
+from foldblend.scores.score import Score
 from reports.blocks import section, table_block, text_block
 from reports.text import num, signed, span
 
@@ -54,13 +54,13 @@ def errors_section(names: Sequence[str], wrong_MN: np.ndarray) -> dict[str, Any]
 
 
 def _row(trial: Trial, chosen: Trial, best_single: Score, metric: Metric) -> list[str]:
-    nested, sign = trial.nested.interval(metric).as_dict(), metric.sign
+    nested, sign = trial.nested.interval().as_dict(), metric.sign
     return [
         f"{trial.label} (taken)" if trial is chosen else trial.label,
         num(sign * trial.in_sample),
         num(nested["value"]),
         span(nested),
-        signed(trial.nested.minus(best_single).interval(metric).as_dict()),
+        signed(trial.nested.minus(best_single).interval().as_dict()),
     ]
 
 
@@ -80,7 +80,7 @@ def _said(blended: Blended, metric: Metric, once_more: Score | None) -> list[str
         over = chosen.nested.value - soft.nested.value
         more = f", which is more than its gain over the plain soft vote ({sign * over:+.4f})"
         unlucky = more if chosen is not soft and blended.flatters > over else ""
-        expected = blended.expected.interval(metric)
+        expected = blended.expected.interval()
         lines.append(
             f"Choosing among {len(blended.trials)} methods on the same people flatters the chosen one's score: by "
             f"about {blended.flatters:.3f} {metric.title} on average over such choices, as resamples of people say"
@@ -90,7 +90,7 @@ def _said(blended: Blended, metric: Metric, once_more: Score | None) -> list[str
     if once_more is not None:
         lines.append(
             "Nested once more, with the choice itself made on other people, the whole procedure scores "
-            f"{once_more.interval(metric)}."
+            f"{once_more.interval()}."
         )
     gained, error = chosen.offsets_gain
     if chosen.offsets_C.any():

@@ -14,8 +14,8 @@ from ensemble.methods.base import Evidence, Fitted, Method
 from ensemble.methods.quick_score import quick_score
 from ensemble.methods.vote import soft_vote
 from foldblend.errors import listed
-from foldblend.scores.bootstrap import score_interval
 from foldblend.scores.metrics import softmax
+from foldblend.scores.score import score_of
 
 __all__ = ["FewerMembers", "frontier_rows", "within"]
 
@@ -90,18 +90,17 @@ def frontier_rows(evidence: Evidence, splits: Sequence[Split], cost_M: np.ndarra
     budgets = _spread([point.cost for point in frontier(everyone, cost_M)])
     # Several budgets may choose the same.
     choices = {tuple(sorted(within_budget(everyone, cost_M, budget))): budget for budget in reversed(budgets)}
-    scores = in_turn(lambda split: _score_of_subset(evidence.rows(split.others)), splits)
+    scores = in_turn(lambda split: _score_of_subset(evidence.take(split.others)), splits)
 
     def row(choice: tuple[tuple[int, ...], float]) -> Row:
         (chosen, budget), same = choice, 0
-        logits_NC = np.full((len(evidence.label_N), evidence.num_classes), np.nan)
+        logits_NC = np.full((len(evidence.rows), evidence.num_classes), np.nan)
         for split, score in zip(splits, scores, strict=True):
             members = tuple(sorted(within_budget(score, cost_M, budget)))
             same += members == chosen
             held = (evidence.logits_MNC[one][split.rows] for one in members)
             logits_NC[split.rows] = soft_vote(held, [1.0] * len(members))
-        arrays = evidence.label_N, softmax(logits_NC), evidence.group_N
-        headline = score_interval(evidence.score, *arrays, repeat_N=evidence.repeat_N)
+        headline = score_of(evidence.score, evidence.rows, softmax(logits_NC)).interval()
         name = listed((names[one] for one in chosen), most=9)
         said = "" if same == len(splits) else f" (chosen in {same} of {len(splits)} folds)"
         return Row(f"{name}{said}", len(chosen), float(cost_M[list(chosen)].sum()), headline.as_dict())

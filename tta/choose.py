@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from foldblend.scores.bootstrap import bootstrap_scores
 from foldblend.scores.held_out import group_parts
-from foldblend.scores.metrics import METRICS, Metric, log_softmax, mean_score, softmax
+from foldblend.scores.metrics import METRICS, Metric, log_softmax, softmax
+from foldblend.scores.score import Score, gain, score_of
 from tta.learn import WEIGHTINGS
 from tta.merge import MERGES
 from tta.policy import IDENTITY, Policy, SavedViews
@@ -80,7 +80,7 @@ class Search:
         """
         if policy not in self.losses:
             logits_NC = policy.apply(self.saved.logits_VNC, self.saved.names)
-            own = np.arange(len(logits_NC)), self.saved.label_N
+            own = np.arange(len(logits_NC)), self.saved.rows.label_N
             temperatures = TEMPERATURES if self.metric is not METRICS["log_loss"] else (1.0,)
             losses = [-log_softmax(logits_NC / one)[own] for one in temperatures]
             self.losses[policy] = np.stack(losses, axis=1).astype(np.float32)
@@ -111,13 +111,13 @@ class Search:
         full = [*path, *[path[-1]] * (self.budget - len(path))]
         if len(path) == 1:
             return full + [IDENTITY] * len(self.weightings)
-        return full + [weighted(self.saved.rows(rows), path[-1].views, one) for one in self.weightings]
+        return full + [weighted(self.saved.take(rows), path[-1].views, one) for one in self.weightings]
 
     def held_out(self, rows: np.ndarray, num_candidates: int) -> list[np.ndarray]:
         """Return each candidate's logits N x C, of every row as the groups of other parts would have it."""
         saved = self.saved
         held = [np.empty((len(rows), saved.logits_VNC.shape[2]), np.float32) for _ in range(num_candidates)]
-        part_N = group_parts(saved.label_N[rows], saved.group_N[rows], num_parts=NUM_PARTS)
+        part_N = group_parts(saved.rows.label_N[rows], saved.rows.group_N[rows], num_parts=NUM_PARTS)
         for part in np.unique(part_N):
             apart, others = rows[part_N == part], rows[part_N != part]
             for logits_NC, policy in zip(held, self.candidates(others), strict=True):
@@ -126,24 +126,19 @@ class Search:
 
     def __call__(self, rows: np.ndarray) -> Choice:
         """Return the choice on these rows, identity where no candidate earns its place."""
-        num_groups = len(np.unique(self.saved.group_N[rows]))
+        num_groups = len(np.unique(self.saved.rows.group_N[rows]))
         if num_groups < FEWEST_GROUPS:
             return Choice(IDENTITY, why=f"{num_groups} groups are too few to choose on")
-        policies, one = self.candidates(rows), self.saved.rows(rows)
+        policies, one = self.candidates(rows), self.saved.take(rows)
         if set(policies) == {IDENTITY}:
             return Choice(IDENTITY, why="no view lowers the log loss")
         held = self.held_out(rows, len(policies))
-        sign = self.metric.sign
-        label_N, group_N, repeat_N = one.label_N, one.group_N, one.repeat_N
 
         @functools.cache
         def scored(place: int) -> _Scored:
             proba_NC, fitted_NC = softmax(held[place]), softmax(policies[place].apply(one.logits_VNC, one.names))
-            return _Scored(
-                sign * mean_score(self.metric, label_N, proba_NC, repeat_N),
-                sign * bootstrap_scores(self.metric, label_N, proba_NC, group_N, repeat_N=repeat_N),
-                sign * mean_score(self.metric, label_N, fitted_NC, repeat_N),
-            )
+            held_out = score_of(self.metric, one.rows, proba_NC)
+            return _Scored(held_out, score_of(self.metric, one.rows, fitted_NC, resampled=False).value)
 
         policy, steps = _climb(policies, scored)
         return Choice(policy, steps, f"{_why(steps)} of {self.metric.title}, on people not used for choosing")
@@ -151,10 +146,9 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
-    """Scores of a candidate, greater is better: of other people's choices, its resamples, and of the final choice."""
+    """Scores of a candidate, greater is better: of other people's choices, and of the final choice."""
 
-    held: float
-    resamples: np.ndarray
+    held: Score
     fitted: float
 
 
@@ -170,11 +164,9 @@ def _climb(policies: Sequence[Policy], scored: Callable[[int], _Scored]) -> tupl
         if policy in (policies[present], policies[max(place - 1, 0)]):
             continue
         new, old = scored(place), scored(present)
-        spread = (new.resamples - old.resamples)[np.isfinite(new.resamples) & np.isfinite(old.resamples)]
-        error = float(spread.std()) if len(spread) else float("inf")
-        gain = new.held - old.held
-        taken = gain > error and new.fitted > old.fitted
-        steps.append(Step(policy, policies[present], gain, error, taken))
+        gained = gain(new.held, old.held)
+        taken = gained.exceeds() and new.fitted > old.fitted
+        steps.append(Step(policy, policies[present], gained.value, gained.error, taken))
         present = place if taken else present
     return policies[present], tuple(steps)
 
@@ -216,13 +208,13 @@ def searched(
 
 def choose(saved: SavedViews, **settings: Any) -> Choice:
     """Return the best policy on all rows; settings are those of `searched`."""
-    return searched(saved, **settings)(np.arange(len(saved.label_N)))
+    return searched(saved, **settings)(np.arange(len(saved.rows)))
 
 
 def weighted(saved: SavedViews, views: Sequence[str], weighting: str) -> Policy:
     """Return the mean of these views with weights learned on all rows; what has next to no say is left out."""
     logits_VNC = saved.logits_VNC[[saved.names.index(view) for view in views]]
-    weights = WEIGHTINGS[weighting](logits_VNC, saved.label_N, saved.group_N)
+    weights = WEIGHTINGS[weighting](logits_VNC, saved.rows.label_N, saved.rows.group_N)
     counts_V = weights.reshape(len(views), -1).max(axis=1) >= NEGLIGIBLE / len(views)
     kept = weights[counts_V].tolist()
     rows = tuple(tuple(one) if isinstance(one, list) else one for one in kept)
@@ -231,4 +223,4 @@ def weighted(saved: SavedViews, views: Sequence[str], weighting: str) -> Policy:
 
 def learned(saved: SavedViews, views: Sequence[str], weighting: str) -> Fit:
     """Return the fit of weights for given views, to be asked about any rows."""
-    return lambda rows: Choice(weighted(saved.rows(rows), views, weighting))
+    return lambda rows: Choice(weighted(saved.take(rows), views, weighting))

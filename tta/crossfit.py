@@ -36,14 +36,14 @@ class CrossFit:
     """Chosen on all rows; for one model's logits of other pictures (each fold's, before they are averaged)."""
 
 
-def cross_fit(saved: SavedViews, fold_N: np.ndarray, fit: Fit) -> CrossFit:
+def cross_fit(saved: SavedViews, fit: Fit) -> CrossFit:
     """Return each fold's logits by what `fit` chose on the repeat's other folds, and what it chooses on all rows.
 
     Raises ValueError for a repeat with a single fold.
     """
     logits_NC = np.full(saved.logits_VNC.shape[1:], np.nan, np.float32)
     parts = []
-    for repeat, fold, rows, others in outer_parts(saved.label_N, saved.group_N, fold_N, saved.repeat_N):
+    for repeat, fold, rows, others in outer_parts(saved.rows):
         choice = fit(others)
         logits_NC[rows] = choice.policy.apply(saved.logits_VNC[:, rows], saved.names)
         parts.append(Part(repeat, fold, choice))
@@ -52,14 +52,14 @@ def cross_fit(saved: SavedViews, fold_N: np.ndarray, fit: Fit) -> CrossFit:
 
 
 def cross_fit_path(
-    saved: SavedViews, fold_N: np.ndarray, path: Callable[[np.ndarray], Sequence[Policy]], num_policies: int
+    saved: SavedViews, path: Callable[[np.ndarray], Sequence[Policy]], num_policies: int
 ) -> list[np.ndarray]:
     """Return logits N x C of the first, second, .. policy of a path, each fold's by the repeat's other folds.
 
     A path that ended early stays at its last policy.
     """
     found = [np.empty(saved.logits_VNC.shape[1:], np.float32) for _ in range(num_policies)]
-    for _, _, rows, others in outer_parts(saved.label_N, saved.group_N, fold_N, saved.repeat_N):
+    for _, _, rows, others in outer_parts(saved.rows):
         policies = path(others)
         for place, logits_NC in enumerate(found):
             policy = policies[min(place, len(policies) - 1)]

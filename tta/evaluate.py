@@ -9,6 +9,7 @@ import numpy as np
 
 from foldblend.attributes import Attribute
 from foldblend.scores.metrics import softmax
+from foldblend.scores.rows import Rows
 from reports.run.summary import compare
 
 __all__ = ["effects"]
@@ -43,9 +44,7 @@ def effects(
     logits_of: Mapping[str, np.ndarray],
     passes_of: Mapping[str, int],
     *,
-    label_N: np.ndarray,
-    group_N: np.ndarray,
-    repeat_N: np.ndarray,
+    rows: Rows,
     classes: Sequence[str],
     attributes: Sequence[Attribute],
     metric: str,
@@ -57,19 +56,17 @@ def effects(
 
     A policy that was fitted belongs here cross-fitted; one that was chosen on these rows is flattered.
     """
-    rows = compare(
-        label_N=label_N,
-        group_N=group_N,
-        repeat_N=repeat_N,
+    compared = compare(
+        rows=rows,
         proba_of={name: softmax(logits_NC) for name, logits_NC in logits_of.items()},
         against=against,
         attributes=attributes,
         metric=metric,
         seed=seed,
     )
-    num_repeats, before_N = len(np.unique(repeat_N)), logits_of[against].argmax(axis=1)
+    label_N, num_repeats, before_N = rows.label_N, rows.num_repeats, logits_of[against].argmax(axis=1)
     found = []
-    for name, row in zip(logits_of, rows, strict=True):
+    for name, row in zip(logits_of, compared, strict=True):
         predicted_N = logits_of[name].argmax(axis=1)
         was_right_N, is_right_N = before_N == label_N, predicted_N == label_N
         of_attributes = {}

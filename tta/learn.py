@@ -12,8 +12,8 @@ from collections.abc import Callable
 import numpy as np
 import scipy.optimize
 
-from foldblend.scores.calibration import fit_temperature
 from foldblend.scores.metrics import log_softmax
+from foldblend.scores.temperature import fit_temperature
 from tta.merge import mean_logit
 
 __all__ = ["WEIGHTINGS", "Weighting", "fit_class_weights", "fit_view_weights"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from foldblend.scores.rows import Rows
 from tta.merge import MERGES, check_weights
 
 __all__ = ["IDENTITY", "Policy", "SavedViews"]
@@ -69,27 +70,24 @@ IDENTITY = Policy(("identity",))
 
 @dataclass(frozen=True, slots=True)
 class SavedViews:
-    """Out-of-fold logits of every saved view, V x N x C, with names V, labels, groups and repeats N.
+    """Out-of-fold logits of every saved view, V x N x C, with names V, and their rows N.
 
     Raises ValueError for lengths that differ, a name twice, no view "identity", or logits that are not finite.
     """
 
     names: tuple[str, ...]
     logits_VNC: np.ndarray
-    label_N: np.ndarray
-    group_N: np.ndarray
-    repeat_N: np.ndarray
+    rows: Rows
 
     def __post_init__(self) -> None:
-        shape, lengths = self.logits_VNC.shape, {len(self.label_N), len(self.group_N), len(self.repeat_N)}
-        if len(shape) != 3 or shape[0] != len(self.names) or lengths != {shape[1]}:
-            raise ValueError(f"logits {shape} for {len(self.names)} views and {sorted(lengths)} rows")
+        shape = self.logits_VNC.shape
+        if len(shape) != 3 or shape[0] != len(self.names) or shape[1] != len(self.rows):
+            raise ValueError(f"logits {shape} for {len(self.names)} views and {len(self.rows)} rows")
         if "identity" not in self.names or len(set(self.names)) < len(self.names):
             raise ValueError(f"views {', '.join(self.names)}: each once, and identity among them")
         if not np.isfinite(self.logits_VNC).all():
             raise ValueError("logits of views are not finite")
 
-    def rows(self, rows: np.ndarray) -> SavedViews:
+    def take(self, rows: np.ndarray) -> SavedViews:
         """Return these rows alone."""
-        parts = (self.label_N[rows], self.group_N[rows], self.repeat_N[rows])
-        return SavedViews(self.names, self.logits_VNC[:, rows], *parts)
+        return SavedViews(self.names, self.logits_VNC[:, rows], self.rows.take(rows))

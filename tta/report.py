@@ -31,10 +31,10 @@ def _part_line(part: Part, what: str) -> str:
     return f"repeat {part.repeat} {what} {part.part}: {part.choice}"
 
 
-def _steps(saved: SavedViews, fold_N: np.ndarray, search: Search | None, merge: str) -> tuple[str, list[np.ndarray]]:
+def _steps(saved: SavedViews, search: Search | None, merge: str) -> tuple[str, list[np.ndarray]]:
     """Return how views are added one by one, and the logits of 1, 2, .. passes."""
     if search is not None:
-        steps = cross_fit_path(saved, fold_N, search.path, search.budget)
+        steps = cross_fit_path(saved, search.path, search.budget)
         return "the greedy best so many views, found on other people", steps
     merge = merge if merge in MERGES else "mean"
     num = min(len(saved.names), MOST_STEPS)
@@ -55,11 +55,9 @@ def harm_report(
 
     `search` is what chose, or None where views were given, to be merged by `merge`.
     """
-    arrays, metric, fold_N = oof_arrays(run), METRICS[run.info["metric"]], run.oof["fold"].to_numpy()
+    metric = METRICS[run.info["metric"]]
     shared: dict[str, Any] = {
-        "label_N": arrays.label_N,
-        "group_N": arrays.group_N,
-        "repeat_N": arrays.repeat_N,
+        "rows": saved.rows,
         "attributes": run.attributes,
         "metric": run.info["metric"],
     }
@@ -69,7 +67,7 @@ def harm_report(
     logits_of[THIS] = found.logits_NC
     passes_of = {name: one.passes for name, one in policies.items()}
     rows = effects(logits_of, passes_of, classes=run.classes, **shared)
-    how, steps = _steps(saved, fold_N, search, merge)
+    how, steps = _steps(saved, search, merge)
     curve = compare(
         proba_of={str(place): softmax(logits_NC) for place, logits_NC in enumerate(steps, 1)}, against="1", **shared
     )
@@ -94,9 +92,7 @@ def view_section(run: Run) -> dict[str, Any]:
         str(name): softmax(run.logits(rows_like(table, run.oof))) for name, table in views.groupby("view", sort=False)
     }
     rows = compare(
-        label_N=arrays.label_N,
-        group_N=arrays.group_N,
-        repeat_N=arrays.repeat_N,
+        rows=arrays.rows,
         proba_of=proba_of | {"merged": arrays.proba_NC},
         against="identity",
         attributes=run.attributes,

@@ -16,6 +16,7 @@ from foldblend.errors import UserError
 from foldblend.runs.costs import device_of, num_models, pass_seconds, passes_a_view
 from foldblend.runs.derived import open_derived, write_derived
 from foldblend.runs.folder import PICTURES, lock_folder, rows_like, with_logits, write_table
+from foldblend.runs.rows import oof_rows
 from foldblend.runs.run import Run
 from reports.run.report import closing_line, write_report
 from tta.choose import Choice, Search, learned, searched
@@ -41,8 +42,7 @@ def _saved(run: Run, names: Sequence[str]) -> SavedViews:
     tables = [saved_rows(run, index, "oof").assign(repeat=index // num_folds) for index in range(num_models(run))]
     views = pd.concat(tables, ignore_index=True)
     logits_VNC = np.stack([run.logits(rows_like(views[views["view"] == name], run.oof)) for name in names])
-    columns = [run.oof[name].to_numpy() for name in ("label", "group", "repeat")]
-    return SavedViews(tuple(names), logits_VNC, *columns)
+    return SavedViews(tuple(names), logits_VNC, oof_rows(run))
 
 
 def _test_tables(run: Run, names: Sequence[str], policy: Policy) -> list[pd.DataFrame]:
@@ -56,12 +56,12 @@ def _test_tables(run: Run, names: Sequence[str], policy: Policy) -> list[pd.Data
     return tables
 
 
-def _decide(saved: SavedViews, fold_N: np.ndarray, search: Search | None, merge: str) -> CrossFit:
+def _decide(saved: SavedViews, search: Search | None, merge: str) -> CrossFit:
     """Return logits of every row, by what other people's rows decided where there is anything to decide."""
     if search is not None:
-        return cross_fit(saved, fold_N, search)
+        return cross_fit(saved, search)
     if merge in WEIGHTINGS:
-        return cross_fit(saved, fold_N, learned(saved, saved.names, merge))
+        return cross_fit(saved, learned(saved, saved.names, merge))
     policy = Policy(saved.names, merge) if len(saved.names) > 1 else IDENTITY
     return CrossFit(policy.apply(saved.logits_VNC, saved.names), (), Choice(policy))
 
@@ -115,7 +115,7 @@ def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = print) -> 
     saved = _saved(run, names)
     search = searched(saved, metric=run.info["metric"], **config.search) if auto else None
     try:
-        found = _decide(saved, run.oof["fold"].to_numpy(), search, merge)
+        found = _decide(saved, search, merge)
     except ValueError as error:
         raise UserError(f"{folder}: {error}; pass --views with --merge mean, which fits nothing") from None
     say(f"decided: {found.final}")

@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ensemble.methods.temperatures import fit_temperatures
 from foldblend.scores.metrics import METRICS, Metric
+from foldblend.scores.rows import Rows
+from foldblend.scores.temperature import fit_temperatures
 
 __all__ = ["Evidence", "Fitted", "Method"]
 
@@ -21,11 +22,7 @@ class Evidence:
 
     logits_MNC: Sequence[np.ndarray]
     """Of each of M members, N x C float32, finite."""
-    label_N: np.ndarray
-    group_N: np.ndarray
-    """People, patients, products: as codes."""
-    repeat_N: np.ndarray
-    """Which repeat of the cross-validation a row is of."""
+    rows: Rows
     metric: str = "f1_macro"
     """The score that counts, of foldblend.scores.metrics.METRICS."""
 
@@ -37,15 +34,14 @@ class Evidence:
     def num_classes(self) -> int:
         return int(self.logits_MNC[0].shape[1])
 
-    def rows(self, rows: np.ndarray) -> Evidence:
+    def take(self, rows: np.ndarray) -> Evidence:
         """Return these rows alone."""
-        logits = [logits_NC[rows] for logits_NC in self.logits_MNC]
-        return Evidence(logits, self.label_N[rows], self.group_N[rows], self.repeat_N[rows], self.metric)
+        return Evidence([logits_NC[rows] for logits_NC in self.logits_MNC], self.rows.take(rows), self.metric)
 
     @functools.cached_property
     def temperatures(self) -> tuple[float, ...]:
         """The temperature of each member, 1 where none helps."""
-        return fit_temperatures(self.logits_MNC, self.label_N, self.group_N)
+        return fit_temperatures(self.logits_MNC, self.rows.label_N, self.rows.group_N)
 
 
 class Fitted(Protocol):

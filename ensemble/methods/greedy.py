@@ -216,5 +216,5 @@ def fit(evidence: Evidence) -> Vote:
     pairs = zip(evidence.logits_MNC, temperatures, strict=True)
     proba_MNC = np.stack([softmax(logits_NC.astype(np.float64) / one).astype(dtype) for logits_NC, one in pairs])
     num_bags = NUM_BAGS if counted else 1
-    weight_M = bagged_weights(proba_MNC, evidence.label_N, num_bags=num_bags, metric=evidence.metric)
+    weight_M = bagged_weights(proba_MNC, evidence.rows.label_N, num_bags=num_bags, metric=evidence.metric)
     return Vote("soft", tuple(weight_M.tolist()), temperatures)

@@ -14,13 +14,13 @@ __all__ = ["quick_score"]
 
 def quick_score(evidence: Evidence) -> Callable[[np.ndarray], float]:
     """Return what scores probabilities N x C, more being better: the mean over repeats, as it is reported."""
-    metric, label_N, num_classes = evidence.score, evidence.label_N, evidence.num_classes
+    metric, label_N, num_classes = evidence.score, evidence.rows.label_N, evidence.num_classes
     sign = metric.sign
     of_counts = metric.of_counts
     if of_counts is None or metric is METRICS["log_loss"]:
-        return lambda proba_NC: sign * mean_score(metric, label_N, proba_NC, evidence.repeat_N)
+        return lambda proba_NC: sign * mean_score(metric, label_N, proba_NC, evidence.rows.repeat_N)
     # The rest ask only which class is likeliest, and sums over rows will do.
-    parts = rows_by_repeat(evidence.repeat_N, len(label_N))
+    parts = rows_by_repeat(evidence.rows.repeat_N, len(label_N))
     repeat_N = np.empty(len(label_N), np.int64)
     for number, rows in enumerate(parts):
         repeat_N[rows] = number

@@ -9,9 +9,9 @@ import numpy as np
 
 from ensemble.methods import greedy, stack, trees, weights
 from ensemble.methods.base import Evidence, Fitted, Method
-from ensemble.methods.temperatures import fit_temperatures
 from ensemble.methods.vote import NUM_QUANTILES, RankVote, Vote
 from foldblend.scores.metrics import log_softmax
+from foldblend.scores.temperature import fit_temperatures
 
 __all__ = ["METHODS", "weighted_vote"]
 
@@ -33,8 +33,8 @@ def _tempered(evidence: Evidence) -> Fitted:
 def _rank(evidence: Evidence) -> Fitted:
     levels = np.linspace(0, 1, NUM_QUANTILES)
     quantiles_MQC = np.stack([np.quantile(log_softmax(one), levels, axis=0) for one in evidence.logits_MNC])
-    vote = RankVote(quantiles_MQC, np.bincount(evidence.label_N, minlength=evidence.num_classes) > 0)
-    [temperature] = fit_temperatures([vote(evidence.logits_MNC)], evidence.label_N, evidence.group_N)
+    vote = RankVote(quantiles_MQC, np.bincount(evidence.rows.label_N, minlength=evidence.num_classes) > 0)
+    [temperature] = fit_temperatures([vote(evidence.logits_MNC)], evidence.rows.label_N, evidence.rows.group_N)
     return dataclasses.replace(vote, temperature=temperature)
 
 

@@ -18,9 +18,9 @@ import scipy.linalg
 import scipy.optimize
 
 from ensemble.methods.base import Evidence
-from ensemble.methods.temperatures import fit_temperatures
 from foldblend.scores.held_out import group_parts
 from foldblend.scores.metrics import log_softmax
+from foldblend.scores.temperature import fit_temperatures
 
 __all__ = ["Stack", "fit", "log_probabilities", "re_expanded", "row_loss", "vote_at", "within"]
 
@@ -210,20 +210,20 @@ def fit(evidence: Evidence) -> Stack:
     Temperatures are those of all rows, for all strengths of the ridge alike.
     """
     temperatures, num_members = evidence.temperatures, len(evidence.logits_MNC)
-    num_classes, num_rows = evidence.num_classes, len(evidence.label_N)
+    num_classes, num_rows = evidence.num_classes, len(evidence.rows.label_N)
     feature_NF = np.empty((num_rows, num_members * num_classes + 1), np.float32)
     sum_NC = np.full((num_rows, num_classes), -np.inf)
     for member, log_NC in enumerate(log_probabilities(evidence.logits_MNC, temperatures)):
         np.logaddexp(sum_NC, log_NC, out=sum_NC)
         feature_NF[:, member * num_classes : (member + 1) * num_classes] = np.maximum(log_NC, LOWEST)
-    (vote_temperature,) = fit_temperatures([sum_NC], evidence.label_N, evidence.group_N)
+    (vote_temperature,) = fit_temperatures([sum_NC], evidence.rows.label_N, evidence.rows.group_N)
     mean_F = feature_NF[:, :-1].mean(axis=0, dtype=np.float64)
     feature_NF[:, :-1] -= mean_F.astype(np.float32)
     # The constant is as large as all members' together, to be as free as what they agree on.
     feature_NF[:, -1] = np.sqrt(num_members)
     vote_NC = vote_at(sum_NC, vote_temperature)
-    problem = _Problem(feature_NF, vote_NC, evidence.label_N, evidence.group_N, num_members)
-    spread, class_K = problem.best_spread(), np.unique(evidence.label_N)
+    problem = _Problem(feature_NF, vote_NC, evidence.rows.label_N, evidence.rows.group_N, num_members)
+    spread, class_K = problem.best_spread(), np.unique(evidence.rows.label_N)
     weight_FK = np.zeros((feature_NF.shape[1], len(class_K)))
     if spread:
         *_, (class_K, weight_FK) = problem.path([one for one in SPREADS if one <= spread])

@@ -16,9 +16,9 @@ from threadpoolctl import threadpool_limits
 
 from ensemble.methods.base import Evidence
 from ensemble.methods.stack import log_probabilities, re_expanded, row_loss, vote_at, within
-from ensemble.methods.temperatures import fit_temperatures
 from foldblend.scores.held_out import group_parts
 from foldblend.scores.metrics import log_softmax
+from foldblend.scores.temperature import fit_temperatures
 
 __all__ = ["Trees", "features", "fit"]
 
@@ -136,7 +136,7 @@ def _best_rounds(feature_NF: np.ndarray, vote_NC: np.ndarray, label_N: np.ndarra
 @threadpool_limits.wrap(limits=1)  # sums the same on any number of cores, and no waiting for threads on busy ones
 def fit(evidence: Evidence) -> Trees:
     """Return the vote, mixed with trees if that helps people held out inside the evidence; with too few, as it is."""
-    temperatures, label_N, group_N = evidence.temperatures, evidence.label_N, evidence.group_N
+    temperatures, label_N, group_N = evidence.temperatures, evidence.rows.label_N, evidence.rows.group_N
     sum_NC, feature_NF = features(evidence.logits_MNC, temperatures)
     (vote_temperature,) = fit_temperatures([sum_NC], label_N, group_N)
     num_rounds = _best_rounds(feature_NF, vote_at(sum_NC, vote_temperature), label_N, group_N)

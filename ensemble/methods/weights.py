@@ -68,12 +68,12 @@ def fit_log_loss(evidence: Evidence) -> Vote:
     as can be. Rows of a group are alike, so a group counts once. The prior is worth one group a member: with few
     groups, or among members that hardly differ, the weights stay near equal ones.
     """
-    pairs, rows = zip(evidence.logits_MNC, evidence.temperatures, strict=True), np.arange(len(evidence.label_N))
-    log_MN = [log_softmax(logits_NC / one)[rows, evidence.label_N] for logits_NC, one in pairs]
+    pairs, rows = zip(evidence.logits_MNC, evidence.temperatures, strict=True), np.arange(len(evidence.rows.label_N))
+    log_MN = [log_softmax(logits_NC / one)[rows, evidence.rows.label_N] for logits_NC, one in pairs]
     log_NM = np.stack(log_MN, axis=1)
     # What all members find unlikely says nothing of their weights: without its size, nothing underflows.
     likelihood_NM = np.exp(log_NM - log_NM.max(axis=1, keepdims=True))
-    weight_M = _shares(_mixture(likelihood_NM, len(np.unique(evidence.group_N))))
+    weight_M = _shares(_mixture(likelihood_NM, len(np.unique(evidence.rows.group_N))))
     return Vote("soft", tuple(weight_M.tolist()), evidence.temperatures)
 
 

@@ -14,11 +14,13 @@ from foldblend.errors import UserError, listed
 from foldblend.runs.folder import with_logits, write_table
 from foldblend.runs.run import Run
 from foldblend.scores.metrics import softmax
+from foldblend.scores.rows import Rows
 
 __all__ = [
     "OofArrays",
     "mean_over_folds",
     "oof_arrays",
+    "oof_rows",
     "write_submission",
 ]
 
@@ -43,14 +45,16 @@ def write_submission(folder: Path, test: pd.DataFrame, answers: Sequence[Any]) -
 
 @dataclass(frozen=True, slots=True)
 class OofArrays:
-    """Out-of-fold rows as arrays: labels, logits and probabilities (N x C), groups, folds, repeats."""
+    """Out-of-fold predictions as arrays: their rows, logits and probabilities (N x C)."""
 
-    label_N: np.ndarray
+    rows: Rows
     logits_NC: np.ndarray
     proba_NC: np.ndarray
-    group_N: np.ndarray
-    fold_N: np.ndarray
-    repeat_N: np.ndarray
+
+
+def oof_rows(run: Run) -> Rows:
+    """Return what is known of a run's out-of-fold rows beside their logits."""
+    return Rows(*(run.oof[name].to_numpy() for name in ("label", "group", "repeat", "fold")))
 
 
 def oof_arrays(run: Run) -> OofArrays:
@@ -59,5 +63,4 @@ def oof_arrays(run: Run) -> OofArrays:
     bad = run.oof.loc[~np.isfinite(logits).all(axis=1), "image_id"]
     if len(bad):
         raise UserError(f"{run.path}: logits of {listed(bad)} are not finite; train with a lower --lr")
-    label_N, group_N, fold_N, repeat_N = (run.oof[name].to_numpy() for name in ("label", "group", "fold", "repeat"))
-    return OofArrays(label_N, logits, softmax(logits), group_N, fold_N, repeat_N)
+    return OofArrays(oof_rows(run), logits, softmax(logits))

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import numpy as np
 
 from foldblend.scores.bootstrap import Interval, bootstrap_scores, percentile_interval
-from foldblend.scores.metrics import METRICS, Counts, mean_score, rows_by_repeat
+from foldblend.scores.metrics import METRICS, Counts, rows_by_repeat
+from foldblend.scores.rows import Rows
+from foldblend.scores.score import score_of
 
 NOT_ASKED = np.array(np.nan)  # sums that macro F1 does without
 
@@ -81,27 +83,18 @@ def attribute_only_band(
 
 
 def attribute_only_difference(
-    label_N: np.ndarray,
-    proba_NC: np.ndarray,
-    group_N: np.ndarray,
-    value_of_class: np.ndarray,
-    *,
-    repeat_N: np.ndarray | None = None,
-    num_draws: int = 20,
-    seed: int = 0,
+    rows: Rows, proba_NC: np.ndarray, value_of_class: np.ndarray, *, num_draws: int = 20, seed: int = 0
 ) -> Interval:
     """Return macro F1 of the predictions minus what `attribute_only_guess` scores, with its interval.
 
     Paired: on each resample of groups, against the mean of the same `num_draws` guessers.
     """
     metric, rng, identity = METRICS["f1_macro"], np.random.default_rng(seed), np.eye(len(value_of_class))
-    value = mean_score(metric, label_N, proba_NC, repeat_N)
-    ours = bootstrap_scores(metric, label_N, proba_NC, group_N, repeat_N=repeat_N, seed=seed)
-    once = rows_by_repeat(repeat_N, len(label_N))[0]  # the guessers see each picture once
-    label_N, group_N = label_N[once], group_N[once]
+    ours = score_of(metric, rows, proba_NC, seed=seed)
+    once = rows_by_repeat(rows.repeat_N, len(rows))[0]  # the guessers see each picture once
+    label_N, group_N = rows.label_N[once], rows.group_N[once]
     guess = _guesser(label_N, group_N, value_of_class)
     guesses = [guess(rng) for _ in range(num_draws)]  # made one-hot one after the other, for they are many
     guessed = np.mean([metric.score(label_N, identity[guess_N]) for guess_N in guesses])
     resamples = [bootstrap_scores(metric, label_N, identity[guess_N], group_N, seed=seed) for guess_N in guesses]
-    theirs = np.mean(resamples, axis=0)
-    return percentile_interval(float(value - guessed), ours - theirs)
+    return percentile_interval(float(ours.value - guessed), ours.resamples_R - np.mean(resamples, axis=0))

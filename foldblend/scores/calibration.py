@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import scipy.optimize
 
-from foldblend.scores.metrics import METRICS, log_softmax, mean_score, softmax
+from foldblend.scores.metrics import METRICS, mean_score, softmax
+from foldblend.scores.rows import Rows
+from foldblend.scores.temperature import fit_temperature
 
 __all__ = [
     "calibration_error",
     "cross_fitted",
     "error_by_chance",
-    "fit_temperature",
     "reliability_bins",
     "summarise_calibration",
 ]
@@ -71,53 +71,32 @@ def error_by_chance(
     return float(errors_R.mean()), float(np.quantile(errors_R, 0.95))
 
 
-def fit_temperature(logits_NC: np.ndarray, label_N: np.ndarray) -> float:
-    """Return the temperature T that minimises the log loss of softmax(logits / T), Guo et al. 2017."""
-    logits_NC, rows = logits_NC.astype(np.float64), np.arange(len(label_N))
-
-    def loss(log_temperature: float) -> float:
-        return -float(log_softmax(logits_NC / np.exp(log_temperature))[rows, label_N].mean())
-
-    best = scipy.optimize.minimize_scalar(loss, bounds=(-LOG_RANGE, LOG_RANGE), method="bounded")
-    return float(np.exp(best.x))
-
-
-def cross_fitted(
-    logits_NC: np.ndarray, label_N: np.ndarray, fold_N: np.ndarray, repeat_N: np.ndarray
-) -> np.ndarray | None:
+def cross_fitted(logits_NC: np.ndarray, rows: Rows) -> np.ndarray | None:
     """Return probabilities N x C, each fold's with the temperature of the repeat's other folds; None for one fold."""
     proba_NC = np.empty(logits_NC.shape)
-    for repeat, fold in np.unique(np.stack([repeat_N, fold_N]), axis=1).T:
-        others_N = (repeat_N == repeat) & (fold_N != fold)
-        rows_N = (repeat_N == repeat) & (fold_N == fold)
+    for repeat, fold in np.unique(np.stack([rows.repeat_N, rows.fold_N]), axis=1).T:
+        others_N = (rows.repeat_N == repeat) & (rows.fold_N != fold)
+        held_N = (rows.repeat_N == repeat) & (rows.fold_N == fold)
         if not others_N.any():
             return None
-        proba_NC[rows_N] = softmax(logits_NC[rows_N] / fit_temperature(logits_NC[others_N], label_N[others_N]))
+        proba_NC[held_N] = softmax(logits_NC[held_N] / fit_temperature(logits_NC[others_N], rows.label_N[others_N]))
     return proba_NC
 
 
-def summarise_calibration(
-    logits_NC: np.ndarray,
-    label_N: np.ndarray,
-    group_N: np.ndarray,
-    fold_N: np.ndarray,
-    repeat_N: np.ndarray,
-    *,
-    seed: int = 0,
-) -> dict[str, Any]:
+def summarise_calibration(logits_NC: np.ndarray, rows: Rows, *, seed: int = 0) -> dict[str, Any]:
     """Return ECE, bins and log loss as they are, the temperature that would fit, and what it would bring.
 
     The temperature itself is fitted on all rows; what it brings is measured out of fold.
     """
     proba_NC, log_loss = softmax(logits_NC), METRICS["log_loss"]
-    after_NC = cross_fitted(logits_NC, label_N, fold_N, repeat_N)
-    mean, high = error_by_chance(label_N, proba_NC, group_N, seed=seed)
+    after_NC = cross_fitted(logits_NC, rows)
+    mean, high = error_by_chance(rows.label_N, proba_NC, rows.group_N, seed=seed)
     return {
-        "ece": calibration_error(label_N, proba_NC),
+        "ece": calibration_error(rows.label_N, proba_NC),
         "ece_by_chance": {"mean": mean, "high": high},
-        "log_loss": mean_score(log_loss, label_N, proba_NC, repeat_N),
-        "bins": reliability_bins(label_N, proba_NC),
-        "temperature": fit_temperature(logits_NC, label_N),
-        "ece_after": None if after_NC is None else calibration_error(label_N, after_NC),
-        "log_loss_after": None if after_NC is None else mean_score(log_loss, label_N, after_NC, repeat_N),
+        "log_loss": mean_score(log_loss, rows.label_N, proba_NC, rows.repeat_N),
+        "bins": reliability_bins(rows.label_N, proba_NC),
+        "temperature": fit_temperature(logits_NC, rows.label_N),
+        "ece_after": None if after_NC is None else calibration_error(rows.label_N, after_NC),
+        "log_loss_after": None if after_NC is None else mean_score(log_loss, rows.label_N, after_NC, rows.repeat_N),
     }

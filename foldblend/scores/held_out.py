@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from foldblend.scores.rows import Rows
+
 __all__ = ["group_parts", "outer_parts"]
 
 
@@ -22,20 +24,18 @@ def group_parts(label_N: np.ndarray, group_N: np.ndarray, *, num_parts: int, see
     return part_G[code_N]
 
 
-def outer_parts(
-    label_N: np.ndarray, group_N: np.ndarray, fold_N: np.ndarray, repeat_N: np.ndarray
-) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
+def outer_parts(of: Rows) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
     """Yield (repeat, fold, its rows, the repeat's rows of other people), rows by number.
 
     Folds that tear groups apart cannot keep people away from what is fitted on them: parts of whole groups, as
     many, stand in for them. Raises ValueError for a repeat with a single fold.
     """
-    for repeat in np.unique(repeat_N):
-        rows = np.flatnonzero(repeat_N == repeat)
-        group_n, fold_n = group_N[rows], fold_N[rows]
+    for repeat in np.unique(of.repeat_N):
+        rows = np.flatnonzero(of.repeat_N == repeat)
+        group_n, fold_n = of.group_N[rows], of.fold_N[rows]
         places = {(group, fold) for group, fold in zip(group_n.tolist(), fold_n.tolist(), strict=True)}
         if len(places) > len(np.unique(group_n)):
-            fold_n = group_parts(label_N[rows], group_n, num_parts=len(np.unique(fold_n)))
+            fold_n = group_parts(of.label_N[rows], group_n, num_parts=len(np.unique(fold_n)))
         folds = np.unique(fold_n)
         if len(folds) < 2:
             raise ValueError(f"repeat {repeat} has one fold only: nobody else's rows to fit on")

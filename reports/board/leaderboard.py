@@ -17,8 +17,9 @@ from foldblend.runs.check import NEEDED, check_rows, why_unfinished
 from foldblend.runs.costs import num_models, num_passes
 from foldblend.runs.rows import oof_arrays
 from foldblend.runs.run import Run
-from foldblend.scores.metrics import METRICS
-from reports.board.rows import Scored, all_differences, difference, differing, rank, score_run
+from foldblend.scores.metrics import METRICS, softmax
+from foldblend.scores.rows import Rows
+from foldblend.scores.score import Scored, score_prediction
 from reports.text import printable
 
 __all__ = ["SCHEMA", "find_runs", "leaderboard"]
@@ -158,12 +159,42 @@ def _shared_groups(groups: Sequence[np.ndarray]) -> tuple[np.ndarray, bool]:
     return scipy.sparse.csgraph.connected_components(graph, directed=False)[1][: len(groups[0])], True
 
 
+def rank(scored: Sequence[Scored], honest: Sequence[bool]) -> list[int]:
+    """Return the numbers of the runs, best first; a score that is not honest comes after all that are.
+
+    The first is the one that others are compared to.
+    """
+
+    def key(index: int) -> tuple[bool, bool, float]:
+        value = scored[index].score.value
+        return not honest[index], bool(np.isnan(value)), -value
+
+    return sorted(range(len(scored)), key=key)
+
+
+def difference(one: Scored, other: Scored) -> dict[str, float | None]:
+    """Return one score minus the other, with its paired interval."""
+    return one.score.minus(other.score).interval().as_dict()
+
+
+def all_differences(scored: Sequence[Scored]) -> list[list[dict[str, float | None]]]:
+    """Return, for each run, itself minus each of those after it."""
+    return [[difference(one, other) for other in scored[index + 1 :]] for index, one in enumerate(scored)]
+
+
+def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names that not all of the mappings hold with one value, in the order they come in."""
+    absent = object()
+    names = dict.fromkeys(name for one in settings for name in one)
+    return [name for name in names if any(one.get(name, absent) != settings[0].get(name, absent) for one in settings)]
+
+
 def _rows(
-    runs: Sequence[Run], scored: Sequence[Scored], by_oof: Mapping[str, Run], metric: str
+    runs: Sequence[Run], scored: Sequence[Scored], by_oof: Mapping[str, Run]
 ) -> tuple[list[int], list[dict[str, Any]]]:
     """Return the numbers of the runs, best first, and their rows in that order."""
     facts, names, settings = [_facts(run, by_oof) for run in runs], _names(runs), [_settings(run) for run in runs]
-    order = rank(scored, [not (one["optimistic"] or one["leaks"]) for one in facts], metric)
+    order = rank(scored, [not (one["optimistic"] or one["leaks"]) for one in facts])
     kinds = [one["kind"] for one in facts]
     changed = {  # a blend has other settings than a run
         kind: differing([each for each, other in zip(settings, kinds, strict=True) if other == kind]) for kind in kinds
@@ -173,7 +204,7 @@ def _rows(
         {
             "name": names[one],
             **facts[one],
-            "headline": scored[one].headline(),
+            "headline": scored[one].score.interval().as_dict(),
             "attributes": dict(scored[one].attributes),
             "difference": None if one == best else difference(scored[one], scored[best]),
             "settings": {key: settings[one][key] for key in changed[kinds[one]] if key in settings[one]},
@@ -202,15 +233,17 @@ def _board(runs: Sequence[Run], by_oof: Mapping[str, Run], metric: str, *, pairs
     for run, table in zip(runs, tables, strict=True):
         repeats, logits_NC = len(table) // len(first), run.logits(table)
         label_N, group_N = np.tile(label_P, repeats), np.tile(group_P, repeats)
-        scored.append(score_run(metric, label_N, logits_NC, group_N, table["repeat"].to_numpy(), run.attributes))
+        oof = Rows(label_N, group_N, table["repeat"].to_numpy(), table["fold"].to_numpy())
+        proba_NC = softmax(logits_NC)
+        scored.append(score_prediction(run.name, oof, proba_NC, attributes=run.attributes, metric=metric))
         predicted.append(logits_NC.reshape(repeats, len(first), -1).mean(axis=0, dtype=np.float64).argmax(axis=1))
-    order, rows = _rows(runs, scored, by_oof, metric)
+    order, rows = _rows(runs, scored, by_oof)
     return {
         "data": printable(data["name"]),
         "ids_hash": runs[0].ids_hash,
         "num_images": len(first),
         "num_groups": len(np.unique(group_P)),
-        "num_resamples": len(scored[0].resamples_R),
+        "num_resamples": len(scored[0].score.resamples_R),
         "labels": "label_raw" if corrected else "label",
         "notes": notes,
         "best": rows[0]["name"],

@@ -7,10 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from reports.board.rows import changed_pictures, differing
+from reports.board.leaderboard import differing
 from reports.text import WIDTH, duration, folded, num, signed, span, table
 
-__all__ = ["about_board", "attribute_names", "board_lines", "marked", "moment", "pair_lines", "setting"]
+__all__ = [
+    "about_board",
+    "attribute_names",
+    "board_lines",
+    "changed_pictures",
+    "marked",
+    "moment",
+    "pair_lines",
+    "setting",
+]
 
 MOST_IDS = 20
 LONGEST_HEADER = 20  # of an attribute, above a column
@@ -135,3 +144,9 @@ def _picture_lines(
         said = f"{classes[label_P[row]]}; {2 - which} says {classes[other_P[row]]}"
         lines += folded(f"{pictures['image_ids'][row]}: {said}")
     return lines
+
+
+def changed_pictures(label_N: np.ndarray, first_N: np.ndarray, second_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows that only the first prediction has right, and those that only the second has."""
+    right_first, right_second = first_N == label_N, second_N == label_N
+    return np.flatnonzero(right_first & ~right_second), np.flatnonzero(right_second & ~right_first)

@@ -12,6 +12,7 @@ import numpy as np
 
 from foldblend.attributes import Attribute
 from foldblend.scores.confusion import worst_mistakes
+from foldblend.scores.rows import Rows
 
 __all__ = ["Pictures", "Predictions", "gallery_data", "rows_by_interest"]
 
@@ -20,13 +21,10 @@ DATA_URI = "data:image/jpeg;base64,"
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """Out-of-fold rows of a run: arrays of length N, probabilities N x C."""
+    """Out-of-fold predictions of a run: names of the images, their rows, probabilities N x C."""
 
     image_id_N: np.ndarray
-    group_N: np.ndarray
-    repeat_N: np.ndarray
-    fold_N: np.ndarray
-    label_N: np.ndarray
+    rows: Rows
     proba_NC: np.ndarray
 
 
@@ -71,17 +69,18 @@ def _links(image_ids: Sequence[str], paths: Mapping[str, str]) -> dict[str, Any]
 
 
 def gallery_data(
-    rows: Predictions, pictures: Pictures, *, classes: Sequence[str], attributes: Sequence[Attribute]
+    shown: Predictions, pictures: Pictures, *, classes: Sequence[str], attributes: Sequence[Attribute]
 ) -> dict[str, Any]:
     """Return what the page's script shows: names once, rows as columns of small integers.
 
     Confidences are in thousandths, thumbnails and paths a picture each, however often it was predicted.
     """
-    image_ids, picture_N = np.unique(rows.image_id_N.astype(str), return_inverse=True)
+    rows = shown.rows
+    image_ids, picture_N = np.unique(shown.image_id_N.astype(str), return_inverse=True)
     groups, group_N = np.unique(rows.group_N.astype(str), return_inverse=True)
     places, place_N = np.unique(np.stack([rows.repeat_N, rows.fold_N]), axis=1, return_inverse=True)
-    repeated = len(np.unique(rows.repeat_N)) > 1
-    row_N, predicted_N = np.arange(len(rows.label_N)), rows.proba_NC.argmax(axis=1)
+    repeated = rows.num_repeats > 1
+    row_N, predicted_N = np.arange(len(rows.label_N)), shown.proba_NC.argmax(axis=1)
 
     def thousandths(proba_N: np.ndarray) -> list[int]:
         return [int(one) for one in np.rint(proba_N * 1000)]
@@ -100,7 +99,7 @@ def gallery_data(
         "fold": np.ravel(place_N).tolist(),
         "label": rows.label_N.tolist(),
         "predicted": predicted_N.tolist(),
-        "confidence": thousandths(rows.proba_NC.max(axis=1)),
-        "own": thousandths(rows.proba_NC[row_N, rows.label_N]),
+        "confidence": thousandths(shown.proba_NC.max(axis=1)),
+        "own": thousandths(shown.proba_NC[row_N, rows.label_N]),
         "thumbnails": [pictures.thumbnails.get(one, "").removeprefix(DATA_URI) for one in image_ids.tolist()],
     }

@@ -111,7 +111,7 @@ def _suspects(report: Report, thumbnails: Mapping[str, str]) -> dict[str, Any]:
     return {**one, "findings": findings}
 
 
-def report_page(report: Report, rows: Predictions, pictures: Pictures, *, attributes: Sequence[Attribute] = ()) -> str:
+def report_page(report: Report, shown: Predictions, pictures: Pictures, *, attributes: Sequence[Attribute] = ()) -> str:
     """Return the page of a report (report.json) as HTML; every name in it is shown as text."""
     metric = METRICS[report["metric"]]
     return render_page(
@@ -129,7 +129,7 @@ def report_page(report: Report, rows: Predictions, pictures: Pictures, *, attrib
         suspects=_suspects(report, pictures.thumbnails),
         sections=[{"title": one["title"], "html": section_html(one)} for one in report["sections"]],
         pictures=pictures,
-        gallery=json_data(gallery_data(rows, pictures, classes=report["class_names"], attributes=attributes)),
+        gallery=json_data(gallery_data(shown, pictures, classes=report["class_names"], attributes=attributes)),
         num=num,
         span=span,
         signed=signed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,8 +15,8 @@ from foldblend.runs.folder import SECTIONS, read_json, read_table, write_json, w
 from foldblend.runs.rows import OofArrays, oof_arrays
 from foldblend.runs.run import Run
 from foldblend.scores.baselines import attribute_only_band, attribute_only_difference
-from foldblend.scores.bootstrap import score_interval
 from foldblend.scores.metrics import METRICS, softmax
+from foldblend.scores.score import score_of
 from reports.blocks import comparison_block, section
 from reports.run.gallery import Predictions, rows_by_interest
 from reports.run.page import report_page
@@ -30,12 +31,10 @@ __all__ = ["closing_line", "suspects_csv", "write_report"]
 
 def _baseline(arrays: OofArrays, attribute: Attribute) -> dict[str, Any]:
     """Return what knowing one attribute alone would score, and by how much the run beats it."""
-    value_of_class = np.asarray(attribute.of_class)
-    once = arrays.repeat_N == arrays.repeat_N[0]
-    low, mean, high = attribute_only_band(arrays.label_N[once], arrays.group_N[once], value_of_class)
-    beaten_by = attribute_only_difference(
-        arrays.label_N, arrays.proba_NC, arrays.group_N, value_of_class, repeat_N=arrays.repeat_N
-    )
+    value_of_class, rows = np.asarray(attribute.of_class), arrays.rows
+    once = rows.take(rows.repeat_N == rows.repeat_N[0])
+    low, mean, high = attribute_only_band(once.label_N, once.group_N, value_of_class)
+    beaten_by = attribute_only_difference(rows, arrays.proba_NC, value_of_class)
     return {
         "attribute": attribute.name,
         "low": low,
@@ -48,9 +47,10 @@ def _baseline(arrays: OofArrays, attribute: Attribute) -> dict[str, Any]:
 def _raw_score(run: Run, arrays: OofArrays, metric: str) -> dict[str, float | None] | None:
     """Return the score on the labels before corrections, or None where they are the same."""
     raw_N = run.oof["label_raw"].to_numpy()
-    if (raw_N == arrays.label_N).all():
+    if (raw_N == arrays.rows.label_N).all():
         return None
-    return score_interval(METRICS[metric], raw_N, arrays.proba_NC, arrays.group_N, repeat_N=arrays.repeat_N).as_dict()
+    rows = dataclasses.replace(arrays.rows, label_N=raw_N)
+    return score_of(METRICS[metric], rows, arrays.proba_NC).interval().as_dict()
 
 
 def _test(run: Run) -> dict[str, Any] | None:
@@ -118,16 +118,15 @@ def _sections(run: Run, before: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _suspects(run: Run, arrays: OofArrays) -> dict[str, Any]:
     """Return labels that the model doubts; it must not have seen them on other pictures of the group."""
-    of_group = pd.DataFrame({"group": arrays.group_N, "repeat": arrays.repeat_N, "fold": arrays.fold_N})
+    rows = arrays.rows
+    of_group = pd.DataFrame({"group": rows.group_N, "repeat": rows.repeat_N, "fold": rows.fold_N})
     if run.info["leaks"] or (of_group.groupby(["repeat", "group"])["fold"].nunique() > 1).any():
         why = "groups are split between folds, so models have seen these labels; make folds by group"
         return {"skipped": f"not looked for: {why}"}
     return find_suspects(
-        label_N=arrays.label_N,
-        proba_NC=arrays.proba_NC,
-        group_N=arrays.group_N,
+        rows,
+        arrays.proba_NC,
         image_id_N=run.oof["image_id"].to_numpy(),
-        repeat_N=arrays.repeat_N,
         classes=run.classes,
         attributes=run.attributes,
         metric=run.info["metric"],
@@ -180,16 +179,7 @@ def compute_report(run: Run) -> dict[str, Any]:
     """Return what report.json holds; docs/report.schema.json describes it."""
     arrays, metric = oof_arrays(run), run.info["metric"]
     raw, before = _raw_score(run, arrays, metric), _of_first_schema(run)
-    summary = summarise(
-        label_N=arrays.label_N,
-        logits_NC=arrays.logits_NC,
-        group_N=arrays.group_N,
-        fold_N=arrays.fold_N,
-        repeat_N=arrays.repeat_N,
-        classes=run.classes,
-        attributes=run.attributes,
-        metric=metric,
-    )
+    summary = summarise(arrays.rows, arrays.logits_NC, classes=run.classes, attributes=run.attributes, metric=metric)
     return {
         "name": run.name,
         "kind": run.info["kind"],
@@ -210,9 +200,9 @@ def _page(run: Run, report: Mapping[str, Any]) -> str:
     ids_N = run.oof["image_id"].to_numpy()
     findings = report["suspects"].get("findings", ())
     suspected_N = np.flatnonzero(np.isin(ids_N, [name for one in findings for name in one["image_ids"]]))
-    order = rows_by_interest(arrays.label_N, arrays.proba_NC, suspected_N)
-    rows = Predictions(ids_N, arrays.group_N, arrays.repeat_N, arrays.fold_N, arrays.label_N, arrays.proba_NC)
-    return report_page(report, rows, pictures_of(run, ids_N[order]), attributes=run.attributes)
+    order = rows_by_interest(arrays.rows.label_N, arrays.proba_NC, suspected_N)
+    shown = Predictions(ids_N, arrays.rows, arrays.proba_NC)
+    return report_page(report, shown, pictures_of(run, ids_N[order]), attributes=run.attributes)
 
 
 def write_report(run: Run, *, page: bool = True) -> str:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from foldblend.attributes import Attribute, attribute_view
-from foldblend.scores.bootstrap import bootstrap_scores, percentile_interval, score_interval
 from foldblend.scores.calibration import summarise_calibration
 from foldblend.scores.confusion import confusion_counts, most_confused
-from foldblend.scores.metrics import METRICS, mean_score, softmax
+from foldblend.scores.metrics import METRICS, Metric, mean_score, softmax
+from foldblend.scores.rows import Rows
+from foldblend.scores.score import Scored, score_of, score_prediction
 
 __all__ = [
     "MOST_NAMED",
     "compare",
-    "compare_row",
     "summarise",
     "summarise_test",
     "with_differences",
@@ -66,81 +67,76 @@ def _confusion(label_N: np.ndarray, predicted_N: np.ndarray, names: Sequence[str
     }
 
 
-def _attribute(
-    attribute: Attribute,
-    label_N: np.ndarray,
-    proba_NC: np.ndarray,
-    group_N: np.ndarray,
-    repeat_N: np.ndarray,
-    seed: int,
-) -> dict[str, Any]:
-    truth_N, as_proba = attribute_view(attribute, label_N, proba_NC)
-    f1_macro = score_interval(METRICS["f1_macro"], truth_N, as_proba, group_N, repeat_N=repeat_N, seed=seed)
+def _attribute(attribute: Attribute, rows: Rows, proba_NC: np.ndarray, seed: int) -> dict[str, Any]:
+    truth_N, as_proba = attribute_view(attribute, rows.label_N, proba_NC)
+    f1_macro = score_of(METRICS["f1_macro"], dataclasses.replace(rows, label_N=truth_N), as_proba, seed=seed)
     return {
         "name": attribute.name,
         "value_names": list(attribute.values),
-        "f1_macro": f1_macro.as_dict(),
+        "f1_macro": f1_macro.interval().as_dict(),
         "accuracy": METRICS["accuracy"].score(truth_N, as_proba),
-        "values": _per_class(truth_N, as_proba.argmax(1), attribute.values, len(np.unique(repeat_N))),
+        "values": _per_class(truth_N, as_proba.argmax(1), attribute.values, rows.num_repeats),
         "confusion": _confusion(truth_N, as_proba.argmax(1), attribute.values),
     }
 
 
+def _fold_scores(rows: Rows, proba_NC: np.ndarray, metric: Metric) -> list[dict[str, Any]]:
+    """Return the scores of each fold's rows, over the classes that occur there."""
+    folds = []
+    for repeat, fold in np.unique(np.stack([rows.repeat_N, rows.fold_N]), axis=1).T:
+        held_N = (rows.repeat_N == repeat) & (rows.fold_N == fold)
+        held = rows.take(held_N)
+        folds.append(
+            {
+                "repeat": int(repeat),
+                "fold": int(fold),
+                "score": _number(metric.score(held.label_N, proba_NC[held_N])),
+                "f1_macro": METRICS["f1_macro"].score(held.label_N, proba_NC[held_N]),
+                "num_images": len(held),
+                "num_groups": held.num_groups,
+            }
+        )
+    return folds
+
+
 def summarise(
-    *,
-    label_N: np.ndarray,
+    rows: Rows,
     logits_NC: np.ndarray,
-    group_N: np.ndarray,
-    fold_N: np.ndarray,
-    repeat_N: np.ndarray,
+    *,
     classes: Sequence[str],
     attributes: Sequence[Attribute],
     metric: str,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Return every number of an out-of-fold report; labels, groups, folds and repeats N, logits N x C.
+    """Return every number of an out-of-fold report of logits N x C.
 
-    The headline is pooled over all rows of a repeat, then the mean over repeats; fold scores are
-    over the classes that occur in the fold.
+    The headline is pooled over all rows of a repeat, then the mean over repeats.
     """
-    chosen, folds, proba_NC = METRICS[metric], [], softmax(logits_NC)
-    for repeat, fold in np.unique(np.stack([repeat_N, fold_N]), axis=1).T:
-        rows = (repeat_N == repeat) & (fold_N == fold)
-        folds.append(
-            {
-                "repeat": int(repeat),
-                "fold": int(fold),
-                "score": _number(chosen.score(label_N[rows], proba_NC[rows])),
-                "f1_macro": METRICS["f1_macro"].score(label_N[rows], proba_NC[rows]),
-                "num_images": int(rows.sum()),
-                "num_groups": len(np.unique(group_N[rows])),
-            }
-        )
-    num_repeats = len(np.unique(repeat_N))
+    chosen, proba_NC, num_repeats = METRICS[metric], softmax(logits_NC), rows.num_repeats
+    folds = _fold_scores(rows, proba_NC, chosen)
     scores = np.array([np.nan if fold["score"] is None else fold["score"] for fold in folds], float)
+    means = {name: mean_score(one, rows.label_N, proba_NC, rows.repeat_N) for name, one in METRICS.items()}
     return {
         "schema": SCHEMA,
-        "num_images": len(label_N) // num_repeats,
-        "num_groups": len(np.unique(group_N)),
+        "num_images": len(rows) // num_repeats,
+        "num_groups": rows.num_groups,
         "num_folds": len(folds) // num_repeats,
         "num_repeats": num_repeats,
         "num_classes": len(classes),
         "class_names": list(classes),
-        "num_classes_occurring": len(np.unique(label_N)),
+        "num_classes_occurring": len(np.unique(rows.label_N)),
         "metric": metric,
-        "headline": score_interval(chosen, label_N, proba_NC, group_N, repeat_N=repeat_N, seed=seed).as_dict(),
-        "f1_macro": score_interval(
-            METRICS["f1_macro"], label_N, proba_NC, group_N, repeat_N=repeat_N, seed=seed
-        ).as_dict(),
+        "headline": score_of(chosen, rows, proba_NC, seed=seed).interval().as_dict(),
+        "f1_macro": score_of(METRICS["f1_macro"], rows, proba_NC, seed=seed).interval().as_dict(),
         "interval": "95 % percentile bootstrap over groups",
-        "scores": {name: _number(mean_score(one, label_N, proba_NC, repeat_N)) for name, one in METRICS.items()},
+        "scores": {name: _number(value) for name, value in means.items()},
         "folds": folds,
         "folds_mean": _number(scores.mean()),
         "folds_std": _number(scores.std(ddof=1)) if len(scores) > 1 else None,
-        "per_class": _per_class(label_N, proba_NC.argmax(1), classes, num_repeats),
-        "confusion": _confusion(label_N, proba_NC.argmax(1), classes),
-        "attributes": [_attribute(one, label_N, proba_NC, group_N, repeat_N, seed) for one in attributes],
-        "calibration": summarise_calibration(logits_NC, label_N, group_N, fold_N, repeat_N, seed=seed),
+        "per_class": _per_class(rows.label_N, proba_NC.argmax(1), classes, num_repeats),
+        "confusion": _confusion(rows.label_N, proba_NC.argmax(1), classes),
+        "attributes": [_attribute(one, rows, proba_NC, seed) for one in attributes],
+        "calibration": summarise_calibration(logits_NC, rows, seed=seed),
     }
 
 
@@ -160,50 +156,39 @@ def summarise_test(mean_NC: np.ndarray, logits_of_models: Sequence[np.ndarray]) 
     }
 
 
-def compare_row(
+def _row(one: Scored, best: Scored) -> dict[str, Any]:
+    """Return a prediction's row: its scores, and the paired difference to the best unless it is that."""
+    difference = None if one is best else one.score.minus(best.score).interval().as_dict()
+    return {
+        "name": one.name,
+        "headline": one.score.interval().as_dict(),
+        "accuracy": one.accuracy,
+        "attributes": dict(one.attributes),
+        "against": best.name,
+        "difference": difference,
+    }
+
+
+def with_differences(found: Sequence[Scored], against: int) -> list[dict[str, Any]]:
+    """Return a row for each prediction, with its paired difference to the one at the place `against`."""
+    return [_row(one, found[against]) for one in found]
+
+
+def compare(
     *,
-    name: str,
-    label_N: np.ndarray,
-    group_N: np.ndarray,
-    repeat_N: np.ndarray | None = None,
-    proba_NC: np.ndarray,
+    rows: Rows,
+    proba_of: Mapping[str, np.ndarray],
+    against: str,
     attributes: Sequence[Attribute],
     metric: str,
     seed: int = 0,
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Return a named prediction's score with interval, and its attributes', beside the score of each resample."""
-    value = mean_score(METRICS[metric], label_N, proba_NC, repeat_N)
-    # Equal seeds draw equal groups, which is what pairs the differences.
-    resamples_R = bootstrap_scores(METRICS[metric], label_N, proba_NC, group_N, repeat_N=repeat_N, seed=seed)
-    of_attributes = {}
-    for attribute in attributes:
-        truth_N, as_proba = attribute_view(attribute, label_N, proba_NC)
-        of_attributes[attribute.name] = mean_score(METRICS["f1_macro"], truth_N, as_proba, repeat_N)
-    row = {
-        "name": name,
-        "headline": percentile_interval(value, resamples_R).as_dict(),
-        "accuracy": METRICS["accuracy"].score(label_N, proba_NC),
-        "attributes": of_attributes,
-    }
-    return row, resamples_R
+) -> list[dict[str, Any]]:
+    """Return a row for each named prediction N x C: score with interval, per attribute, and difference to `against`.
 
-
-def with_differences(found: Sequence[tuple[dict[str, Any], np.ndarray]], against: int) -> list[dict[str, Any]]:
-    """Return the rows of `compare_row`, each with its paired difference to the one at the place `against`."""
-    best, best_R = found[against]
-
-    def difference(row: Mapping[str, Any], resamples_R: np.ndarray) -> dict[str, float | None]:
-        values = [np.nan if one["headline"]["value"] is None else one["headline"]["value"] for one in (row, best)]
-        return percentile_interval(values[0] - values[1], resamples_R - best_R).as_dict()
-
-    return [
-        {**row, "against": best["name"], "difference": None if place == against else difference(row, resamples_R)}
-        for place, (row, resamples_R) in enumerate(found)
+    Equal seeds draw equal groups, which is what pairs the differences.
+    """
+    found = [
+        score_prediction(name, rows, proba_NC, attributes=attributes, metric=metric, seed=seed)
+        for name, proba_NC in proba_of.items()
     ]
-
-
-def compare(*, proba_of: Mapping[str, np.ndarray], against: str, **shared: Any) -> list[dict[str, Any]]:
-    """Return a row for each named prediction: score with interval, per attribute, and the paired
-    difference to the one named `against`; what else is given is as for `compare_row`."""
-    found = [compare_row(name=name, proba_NC=proba_NC, **shared) for name, proba_NC in proba_of.items()]
     return with_differences(found, list(proba_of).index(against))

@@ -9,6 +9,7 @@ times the share that is named, nothing is.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from foldblend.attributes import Attribute
-from foldblend.scores.bootstrap import score_interval
 from foldblend.scores.metrics import METRICS
+from foldblend.scores.rows import Rows
+from foldblend.scores.score import score_of
 from reports.run.confident import NEARLY_ALL, Judged, extreme_pairs, judge_pairs, judge_units, sums_by_code
 
 __all__ = ["find_suspects"]
@@ -246,12 +248,10 @@ def _warning(title: str, given: dict[str, float | None], corrected: dict[str, fl
 
 
 def find_suspects(
-    *,
-    label_N: np.ndarray,
+    rows: Rows,
     proba_NC: np.ndarray,
-    group_N: np.ndarray,
+    *,
     image_id_N: np.ndarray,
-    repeat_N: np.ndarray,
     classes: Sequence[str],
     attributes: Sequence[Attribute],
     metric: str,
@@ -267,14 +267,15 @@ def find_suspects(
         import cleanlab  # noqa: F401
     except ImportError:
         return {"skipped": "not looked for, as cleanlab is not installed; pip install cleanlab"}
-    pictures = _pictures(label_N, proba_NC, group_N, image_id_N)
+    pictures = _pictures(rows.label_N, proba_NC, rows.group_N, image_id_N)
     search = _Search(pictures, _fields(classes, attributes))
     search.run()
 
     def score(labels_N: np.ndarray) -> dict[str, float | None]:
-        return score_interval(METRICS[metric], labels_N, proba_NC, group_N, repeat_N=repeat_N).as_dict()
+        relabelled = dataclasses.replace(rows, label_N=labels_N)
+        return score_of(METRICS[metric], relabelled, proba_NC).interval().as_dict()
 
-    given, notes = score(label_N), search.notes
+    given, notes = score(rows.label_N), search.notes
     corrected = score(search.corrected_labels()[pictures.of_row]) if search.findings else given
     if search.findings:
         notes = [_warning(METRICS[metric].title, given, corrected), *notes]

@@ -20,8 +20,10 @@ from foldblend.errors import UserError
 from foldblend.runs.folder import logit_columns, with_logits, write_json, write_table
 from foldblend.runs.run import Run
 from foldblend.scores.metrics import log_softmax, softmax
+from foldblend.scores.rows import Rows
 from folds.split import assign_folds
 from tests.makers.drawn_runs import write_drawn_run
+from tests.makers.rows import folded, relabelled
 
 QUIET = {"say": lambda _: None, "page": False}
 
@@ -36,31 +38,34 @@ def skewed(*, num_groups=120, num_repeats=1, seed=0):
     logits = [
         (2 * np.eye(3)[label[rows]] + bias + rng.normal(size=(len(rows), 3))).astype(np.float32) for _ in range(2)
     ]
-    return Evidence(logits, label[rows], group[rows], np.repeat(np.arange(num_repeats), len(label)))
+    repeat = np.repeat(np.arange(num_repeats), len(label))
+    return Evidence(logits, Rows.of(label[rows], group[rows], repeat_N=repeat))
 
 
 def folds_of(evidence, num_folds=4):
-    fold = np.empty(len(evidence.label_N), int)
-    for repeat in np.unique(evidence.repeat_N):
-        rows = evidence.repeat_N == repeat
-        fold[rows] = assign_folds(evidence.label_N[rows], evidence.group_N[rows], num_folds=num_folds, seed=int(repeat))
+    fold = np.empty(len(evidence.rows.label_N), int)
+    for repeat in np.unique(evidence.rows.repeat_N):
+        rows = evidence.rows.repeat_N == repeat
+        fold[rows] = assign_folds(
+            evidence.rows.label_N[rows], evidence.rows.group_N[rows], num_folds=num_folds, seed=int(repeat)
+        )
     return fold
 
 
-def relabelled(evidence, people):
-    changed = np.where(np.isin(evidence.group_N, people), (evidence.label_N + 1) % 3, evidence.label_N)
-    return dataclasses.replace(evidence, label_N=changed)
+def mislabelled(evidence, people):
+    rows = evidence.rows
+    return relabelled(evidence, np.where(np.isin(rows.group_N, people), (rows.label_N + 1) % 3, rows.label_N))
 
 
 def test_splits_keep_people_and_repeats_apart():
     evidence = skewed(num_repeats=2)
-    splits = splits_of(evidence, folds_of(evidence))
+    splits = splits_of(folded(evidence, folds_of(evidence)))
     assert len(splits) == 8
-    assert sorted(np.concatenate([split.rows for split in splits])) == [*range(len(evidence.label_N))]
+    assert sorted(np.concatenate([split.rows for split in splits])) == [*range(len(evidence.rows.label_N))]
     for split in splits:
-        assert {*evidence.repeat_N[split.rows], *evidence.repeat_N[split.others]} == {split.repeat}
-        assert not {*evidence.group_N[split.rows]} & {*evidence.group_N[split.others]}
-        assert len(split.rows) + len(split.others) == len(evidence.label_N) / 2
+        assert {*evidence.rows.repeat_N[split.rows], *evidence.rows.repeat_N[split.others]} == {split.repeat}
+        assert not {*evidence.rows.group_N[split.rows]} & {*evidence.rows.group_N[split.others]}
+        assert len(split.rows) + len(split.others) == len(evidence.rows.label_N) / 2
 
 
 @pytest.mark.parametrize("num_repeats", [1, 2])
@@ -68,9 +73,11 @@ def test_nobodys_labels_reach_their_own_rows(num_repeats):
     evidence = skewed(num_repeats=num_repeats)
     fold, methods = folds_of(evidence), {name: METHODS[name] for name in ("weights", "stack")}
     person = 7
-    mine = evidence.group_N == person
-    other = relabelled(evidence, [person])
-    before, after = (cross_fit(one, splits_of(one, fold), methods, say=lambda _: None) for one in (evidence, other))
+    mine = evidence.rows.group_N == person
+    other = mislabelled(evidence, [person])
+    before, after = (
+        cross_fit(one, splits_of(folded(one, fold)), methods, say=lambda _: None) for one in (evidence, other)
+    )
     for name in methods:
         np.testing.assert_array_equal(before[name].logits_NC[mine], after[name].logits_NC[mine], err_msg=name)
         assert (before[name].logits_NC[~mine] != after[name].logits_NC[~mine]).any(), name
@@ -79,9 +86,11 @@ def test_nobodys_labels_reach_their_own_rows(num_repeats):
 def test_offsets_of_a_fold_do_not_know_its_labels():
     evidence = skewed()
     fold = folds_of(evidence)
-    other = relabelled(evidence, np.unique(evidence.group_N[fold == 2])[::2])
+    other = mislabelled(evidence, np.unique(evidence.rows.group_N[fold == 2])[::2])
     logits = evidence.logits_MNC[0]
-    [(before, _)], [(after, _)] = (cross_fit_offsets(one, splits_of(one, fold), [logits]) for one in (evidence, other))
+    [(before, _)], [(after, _)] = (
+        cross_fit_offsets(one, splits_of(folded(one, fold)), [logits]) for one in (evidence, other)
+    )
     assert before is not None
     assert after is not None
     assert (before[fold == 2].argmax(1) != logits[fold == 2].argmax(1)).any()  # they do something
@@ -94,39 +103,39 @@ def test_once_more_everything_is_done_without_the_people_held_out(monkeypatch):
     fold, seen = folds_of(evidence), []
 
     def spy(inner, *args, **settings):
-        seen.append({*inner.group_N})
+        seen.append({*inner.rows.group_N})
         return blend_arrays(inner, *args, **settings)
 
     monkeypatch.setattr(auto, "blend_arrays", spy)
-    nested_once_more(evidence, fold, {"soft": METHODS["soft"], "weights": METHODS["weights"]})
-    held = [{*evidence.group_N[split.rows]} for split in splits_of(evidence, fold)]
+    nested_once_more(folded(evidence, fold), {"soft": METHODS["soft"], "weights": METHODS["weights"]})
+    held = [{*evidence.rows.group_N[split.rows]} for split in splits_of(folded(evidence, fold))]
     assert [people & out for people, out in zip(seen, held, strict=True)] == [set()] * 4
-    assert all(people | out == {*evidence.group_N} for people, out in zip(seen, held, strict=True))
+    assert all(people | out == {*evidence.rows.group_N} for people, out in zip(seen, held, strict=True))
 
 
 def test_members_of_the_frontier_are_chosen_by_other_people(monkeypatch):
     evidence, real = skewed(), subsets._score_of_subset
-    splits, seen = splits_of(evidence, folds_of(evidence)), []
+    splits, seen = splits_of(folded(evidence, folds_of(evidence))), []
 
     def spy(inner):
-        seen.append(frozenset(inner.group_N))
+        seen.append(frozenset(inner.rows.group_N))
         return real(inner)
 
     monkeypatch.setattr(subsets, "_score_of_subset", spy)
     frontier_rows(evidence, splits, np.array([1.0, 2.0]), ["a", "b"])
     everyone, *others = seen
-    assert everyone == {*evidence.group_N}
-    assert {*others} == {everyone - {*evidence.group_N[split.rows]} for split in splits}
+    assert everyone == {*evidence.rows.group_N}
+    assert {*others} == {everyone - {*evidence.rows.group_N[split.rows]} for split in splits}
 
 
 def test_a_row_of_the_frontier_says_in_how_many_folds_it_was_chosen():
     evidence = skewed()
-    fold, sure = folds_of(evidence), 9 * np.eye(3)[evidence.label_N]
+    fold, sure = folds_of(evidence), 9 * np.eye(3)[evidence.rows.label_N]
 
     def rows(*kinds):
         logits = [np.where(knows[:, None], sure, 0).astype(np.float32) for knows in kinds]
         found = dataclasses.replace(evidence, logits_MNC=logits)
-        return frontier_rows(found, splits_of(found, fold), np.ones(2), ["one", "two"])
+        return frontier_rows(found, splits_of(folded(found, fold)), np.ones(2), ["one", "two"])
 
     assert [row.name for row in rows(fold >= 0, fold < 0)] == ["one"]  # which is always right
     cheapest, *_ = rows(fold < 2, fold >= 2)  # each knows two folds, so that the others' folds speak for the other
@@ -137,9 +146,9 @@ def test_a_row_of_the_frontier_says_in_how_many_folds_it_was_chosen():
 def test_offsets_are_kept_only_for_a_gain_of_two_and_a_half_standard_errors(num_mended, kept):
     evidence = skewed()
     logits = evidence.logits_MNC[0]
-    wrong = np.flatnonzero((logits.argmax(1) != evidence.label_N) & (evidence.label_N == 2))[:num_mended]
+    wrong = np.flatnonzero((logits.argmax(1) != evidence.rows.label_N) & (evidence.rows.label_N == 2))[:num_mended]
     moved = logits.copy()
-    moved[wrong, evidence.label_N[wrong]] = 99
+    moved[wrong, evidence.rows.label_N[wrong]] = 99
     offsets = np.array([-1.0, 0.0, 1.0])
     found = CrossFitted(logits, Vote("soft", (1.0, 0.0), (1.0, 1.0)))
     trial = _trial(evidence, "soft", found, moved, offsets)
@@ -171,9 +180,11 @@ def test_what_was_fitted_is_applied_to_single_models(two):
     stack = METHODS["stack"].fit(
         Evidence(
             [*align(runs).oof()],
-            align(runs).rows["label"].to_numpy(),
-            pd.factorize(align(runs).rows["group"], sort=True)[0],
-            align(runs).rows["repeat"].to_numpy(),
+            Rows.of(
+                align(runs).rows["label"].to_numpy(),
+                pd.factorize(align(runs).rows["group"], sort=True)[0],
+                repeat_N=align(runs).rows["repeat"].to_numpy(),
+            ),
         )
     )
     stacked = blend(two, method="stack", name="s", **QUIET)

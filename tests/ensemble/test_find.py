@@ -8,7 +8,7 @@ import pytest
 from ensemble.blend import blend
 from ensemble.methods.registry import METHODS as METHODS_OF_BLENDS
 from foldblend.errors import UserError
-from foldblend.runs import folder as store
+from foldblend.runs import run as store
 from foldblend.runs.folder import file_hash, ids_hash
 from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS, softmax

@@ -9,6 +9,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, recall_score
 from ensemble.methods.base import Evidence
 from ensemble.methods.greedy import bagged_weights, best_prefix, fit, greedy_picks
 from foldblend.scores.metrics import log_softmax, softmax
+from foldblend.scores.rows import Rows
 
 
 def scored(metric: str, label_N: np.ndarray, proba_NC: np.ndarray) -> float:
@@ -138,7 +139,7 @@ def test_bags_are_drawn_by_seed_and_their_picks_counted_together() -> None:
 
 def evidence(logits_MNC: np.ndarray, label_N: np.ndarray, metric: str = "f1_macro") -> Evidence:
     rows = np.arange(len(label_N))
-    return Evidence([one_NC.astype(np.float32) for one_NC in logits_MNC], label_N, rows, np.zeros_like(rows), metric)
+    return Evidence([one_NC.astype(np.float32) for one_NC in logits_MNC], Rows.of(label_N, rows), metric)
 
 
 def test_a_useless_member_gets_no_weight() -> None:

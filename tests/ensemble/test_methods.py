@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 
 from ensemble.auto import blend_arrays
-from ensemble.choose import Score, choosing_flatters, simplest
+from ensemble.choose import choosing_flatters, simplest
 from ensemble.crossfit import cross_fit, splits_of
 from ensemble.methods import stack
 from ensemble.methods.base import Evidence
 from ensemble.methods.registry import METHODS
 from ensemble.methods.vote import hard_vote, log_vote, soft_vote
 from foldblend.scores.metrics import METRICS, log_softmax, softmax
+from foldblend.scores.rows import Rows
+from foldblend.scores.score import Score
 from folds.split import assign_folds
+from tests.makers.rows import folded, relabelled
 
 NUM_CLASSES = 4
 
@@ -33,7 +36,7 @@ def drawn(num_groups=40, num_members=3, *, seed=0, strength=1.5, missing=None, p
         )
         for place in range(num_members)
     ]
-    return Evidence(logits, label, group, np.zeros(len(group), int))
+    return Evidence(logits, Rows.of(label, group))
 
 
 @pytest.fixture(params=list(METHODS))
@@ -57,7 +60,7 @@ def test_extreme_logits_stay_finite(method):
     extreme = [np.where(one > 0, 1e4, -1e4).astype(np.float32) for one in evidence.logits_MNC]
     for fitted, logits in (
         (method.fit(evidence), extreme),
-        (method.fit(Evidence(extreme, evidence.label_N, evidence.group_N, evidence.repeat_N)), evidence.logits_MNC),
+        (method.fit(Evidence(extreme, evidence.rows)), evidence.logits_MNC),
     ):
         assert np.isfinite(fitted(logits)).all()
 
@@ -78,8 +81,8 @@ def test_one_member_is_blended_too(method):
     evidence = drawn(num_members=1)
     fitted = method.fit(evidence)
     assert fitted.shares == (1.0,)
-    found = METRICS["accuracy"].score(evidence.label_N, softmax(fitted(evidence.logits_MNC)))
-    assert found >= METRICS["accuracy"].score(evidence.label_N, softmax(evidence.logits_MNC[0])) - 0.05
+    found = METRICS["accuracy"].score(evidence.rows.label_N, softmax(fitted(evidence.logits_MNC)))
+    assert found >= METRICS["accuracy"].score(evidence.rows.label_N, softmax(evidence.logits_MNC[0])) - 0.05
 
 
 def test_a_class_without_rows_is_masked_and_comes_back(method):
@@ -94,7 +97,7 @@ def test_a_class_without_rows_is_masked_and_comes_back(method):
 
 def test_what_fits_nothing_needs_no_labels():
     evidence = drawn()
-    other = Evidence(evidence.logits_MNC, np.zeros_like(evidence.label_N), evidence.group_N, evidence.repeat_N)
+    other = relabelled(evidence, np.zeros_like(evidence.rows.label_N))
     for name, method in METHODS.items():
         same = np.array_equal(method.fit(evidence)(evidence.logits_MNC), method.fit(other)(evidence.logits_MNC))
         assert same or method.fits, name
@@ -116,7 +119,7 @@ def test_rank_lifts_a_class_that_is_never_likeliest():
     label = (rng.random(4000) < 0.05).astype(int)
     margin = 5 - 3 * label + rng.normal(size=4000)
     logits = np.stack([margin, np.zeros(4000)], axis=1).astype(np.float32)
-    evidence = Evidence([logits], label, np.arange(4000), np.zeros(4000, int))
+    evidence = Evidence([logits], Rows.of(label, np.arange(4000)))
     recall = METRICS["balanced_accuracy"].score
     ranked = METHODS["rank"].fit(evidence)([logits])
     assert recall(label, softmax(ranked)) > recall(label, softmax(logits)) + 0.2
@@ -125,11 +128,13 @@ def test_rank_lifts_a_class_that_is_never_likeliest():
 def test_cross_fitted_rows_are_by_other_people():
     """Changing one fold's labels changes nothing of what that fold's rows are given."""
     evidence = drawn()
-    fold = assign_folds(evidence.label_N, evidence.group_N, num_folds=4, seed=0)
-    changed = np.where(fold == 2, (evidence.label_N + 1) % NUM_CLASSES, evidence.label_N)
-    other = Evidence(evidence.logits_MNC, changed, evidence.group_N, evidence.repeat_N)
+    fold = assign_folds(evidence.rows.label_N, evidence.rows.group_N, num_folds=4, seed=0)
+    changed = np.where(fold == 2, (evidence.rows.label_N + 1) % NUM_CLASSES, evidence.rows.label_N)
+    other = relabelled(evidence, changed)
     methods = {name: one for name, one in METHODS.items() if one.fits and not one.thorough}
-    before, after = (cross_fit(one, splits_of(one, fold), methods, say=lambda _: None) for one in (evidence, other))
+    before, after = (
+        cross_fit(one, splits_of(folded(one, fold)), methods, say=lambda _: None) for one in (evidence, other)
+    )
     for name in methods:
         np.testing.assert_array_equal(before[name].logits_NC[fold == 2], after[name].logits_NC[fold == 2], err_msg=name)
         if name != "rank":  # which asks only which classes there are
@@ -145,17 +150,16 @@ def test_nothing_is_learned_from_permuted_labels(monkeypatch):
     monkeypatch.setattr(stack._Problem, "best_spread", lambda _: stack.SPREADS[-1])
     evidence = drawn(num_groups=60, num_members=6, per_group=3)
     rng, f1 = np.random.default_rng(3), METRICS["f1_macro"]
-    fold = assign_folds(evidence.label_N, evidence.group_N, num_folds=4, seed=0)
+    fold = assign_folds(evidence.rows.label_N, evidence.rows.group_N, num_folds=4, seed=0)
     fair = log_softmax(evidence.logits_MNC[0])
     band, nested, in_sample = [], [], []
     for _ in range(8):
         order = rng.permutation(60)
-        permuted = evidence.label_N.reshape(60, 3)[order].ravel()
-        band += [
-            f1.score(evidence.label_N.reshape(60, 3)[rng.permutation(60)].ravel(), softmax(fair)) for _ in range(25)
-        ]
-        other = Evidence(evidence.logits_MNC, permuted, evidence.group_N, evidence.repeat_N)
-        [trial] = blend_arrays(other, fold, {"stack": METHODS["stack"]}, decide=True).trials
+        label = evidence.rows.label_N.reshape(60, 3)
+        permuted = label[order].ravel()
+        band += [f1.score(label[rng.permutation(60)].ravel(), softmax(fair)) for _ in range(25)]
+        other = relabelled(evidence, permuted)
+        [trial] = blend_arrays(folded(other, fold), {"stack": METHODS["stack"]}, decide=True).trials
         nested.append(trial.nested.value)
         in_sample.append(trial.in_sample)
     low, high = np.quantile(band, [0.005, 0.995])

@@ -8,6 +8,8 @@ from ensemble.methods import stack, trees
 from ensemble.methods.base import Evidence
 from ensemble.methods.vote import Vote
 from foldblend.scores.metrics import softmax
+from foldblend.scores.rows import Rows
+from tests.makers.rows import relabelled
 
 NUM_CLASSES, NUM_MEMBERS, PER_GROUP = 5, 3, 2
 FITS = {"stack": stack.fit, "trees": trees.fit}
@@ -25,21 +27,21 @@ def drawn(num_groups, seed, without=()):
         confusion = 2.5 * np.eye(NUM_CLASSES) + (1.5 + member) * np.roll(np.eye(NUM_CLASSES), 1, axis=1)
         own = rng.normal(size=shared.shape)
         members.append(((np.eye(NUM_CLASSES)[label] @ confusion) + shared + own).astype(np.float32))
-    return Evidence(members, label, group, np.zeros(len(label), int))
+    return Evidence(members, Rows.of(label, group))
 
 
 def shuffled(evidence, seed):
     """The same, with each group's labels given to another group."""
-    names, code = np.unique(evidence.group_N, return_inverse=True)
-    label_of = evidence.label_N[np.unique(code, return_index=True)[1]]
+    names, code = np.unique(evidence.rows.group_N, return_inverse=True)
+    label_of = evidence.rows.label_N[np.unique(code, return_index=True)[1]]
     label = label_of[np.random.default_rng(seed).permutation(len(names))][code]
-    return Evidence(evidence.logits_MNC, label, evidence.group_N, evidence.repeat_N)
+    return relabelled(evidence, label)
 
 
 def loss_and_accuracy(fitted, evidence):
     log = np.log(softmax(fitted(evidence.logits_MNC)))
-    rows = np.arange(len(evidence.label_N))
-    return -log[rows, evidence.label_N].mean(), (log.argmax(axis=1) == evidence.label_N).mean()
+    rows = np.arange(len(evidence.rows.label_N))
+    return -log[rows, evidence.rows.label_N].mean(), (log.argmax(axis=1) == evidence.rows.label_N).mean()
 
 
 def vote_of(evidence):
@@ -142,15 +144,13 @@ def test_one_class_or_two_are_enough(fit, without):
 
 @pytest.mark.parametrize("num_rows", [1, 2, 3])
 def test_a_handful_of_rows_is_enough(fit, num_rows):
-    evidence = drawn(60, 0).rows(np.arange(num_rows) * PER_GROUP)
+    evidence = drawn(60, 0).take(np.arange(num_rows) * PER_GROUP)
     assert np.isfinite(fit(evidence)(evidence.logits_MNC)).all()
 
 
 def test_one_member_can_be_corrected(fit):
     evidence, fresh = drawn(500, 0), drawn(1000, 1)
-    one, other = (
-        Evidence(all_of.logits_MNC[:1], all_of.label_N, all_of.group_N, all_of.repeat_N) for all_of in (evidence, fresh)
-    )
+    one, other = (Evidence(all_of.logits_MNC[:1], all_of.rows) for all_of in (evidence, fresh))
     assert loss_and_accuracy(fit(one), other)[0] < loss_and_accuracy(vote_of(one), other)[0]
 
 
@@ -165,7 +165,7 @@ def test_a_strong_ridge_gives_the_vote_back(monkeypatch):
 
 def test_the_strength_does_not_depend_on_the_rows_of_a_group():
     evidence, fresh = drawn(200, 0), drawn(50, 1).logits_MNC
-    often = evidence.rows(np.repeat(np.arange(len(evidence.label_N)), 3))
+    often = evidence.take(np.repeat(np.arange(len(evidence.rows.label_N)), 3))
     once, thrice = stack.fit(evidence), stack.fit(often)
     assert once.spread == thrice.spread > 0
     np.testing.assert_allclose(thrice(fresh), once(fresh), atol=1e-2)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from ensemble.methods.base import Evidence
-from ensemble.methods.temperatures import fit_temperatures
-from foldblend.scores.calibration import fit_temperature
 from foldblend.scores.metrics import log_softmax, softmax
+from foldblend.scores.rows import Rows
+from foldblend.scores.temperature import fit_temperature, fit_temperatures
 
 
 def drawn(temperature, num_groups=1000, per_group=1, num_classes=5, seed=0):
@@ -31,7 +31,7 @@ def test_each_member_has_its_own():
     _, label, group = drawn(1.0)
     found = fit_temperatures(members, label, group)
     assert found == tuple(fit_temperatures([one], label, group)[0] for one in members)
-    assert Evidence(members, label, group, np.zeros(len(label), int)).temperatures == found
+    assert Evidence(members, Rows.of(label, group)).temperatures == found
 
 
 def test_a_calibrated_member_stays_as_it_is_most_of_the_time():

@@ -7,12 +7,13 @@ from foldblend.scores.calibration import (
     calibration_error,
     cross_fitted,
     error_by_chance,
-    fit_temperature,
     reliability_bins,
     summarise_calibration,
 )
 from foldblend.scores.confusion import confusion_counts, most_confused
 from foldblend.scores.metrics import softmax
+from foldblend.scores.rows import Rows
+from foldblend.scores.temperature import fit_temperature
 
 
 def drawn(num: int, temperature: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -49,8 +50,8 @@ def test_what_is_calibrated_has_little_error():
 def test_the_temperature_is_found(temperature):
     logits, label = drawn(40_000, temperature)
     assert fit_temperature(logits, label) == pytest.approx(temperature, rel=0.03)
-    zeros, fold = np.zeros(len(label), int), np.arange(len(label)) % 5
-    found = summarise_calibration(logits, label, np.arange(len(label)), fold, zeros)
+    fold = np.arange(len(label)) % 5
+    found = summarise_calibration(logits, Rows.of(label, np.arange(len(label)), fold_N=fold))
     assert found["ece"] > 0.05 > 0.01 > found["ece_after"]
     assert found["log_loss"] > found["log_loss_after"]
 
@@ -58,13 +59,13 @@ def test_the_temperature_is_found(temperature):
 def test_a_fold_gets_the_temperature_of_the_others():
     logits, label = drawn(300, 2.0)
     fold = np.arange(300) % 3
-    proba = cross_fitted(logits, label, fold, np.zeros(300, int))
+    proba = cross_fitted(logits, Rows.of(label, label, fold_N=fold))
     rows = fold == 1
     other = fit_temperature(logits[~rows], label[~rows])
     np.testing.assert_allclose(proba[rows], softmax(logits[rows] / other))
     label[rows] = (label[rows] + 1) % 4  # its own labels have no say
-    np.testing.assert_array_equal(cross_fitted(logits, label, fold, np.zeros(300, int))[rows], proba[rows])
-    assert cross_fitted(logits, label, np.zeros(300, int), np.zeros(300, int)) is None
+    np.testing.assert_array_equal(cross_fitted(logits, Rows.of(label, label, fold_N=fold))[rows], proba[rows])
+    assert cross_fitted(logits, Rows.of(label, label)) is None
 
 
 def test_what_chance_alone_would_show():

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from foldblend.scores.baselines import attribute_only_band, attribute_only_difference, attribute_only_guess
 from foldblend.scores.bootstrap import bootstrap_scores, score_interval
 from foldblend.scores.metrics import METRICS, Counts, log_softmax, row_log_loss, softmax
+from foldblend.scores.rows import Rows
 from reports.run.summary import compare, summarise
 from reports.run.text import render_text
 
@@ -109,7 +110,7 @@ def test_bootstrap_is_seeded_and_pairs(name):
     assert np.array_equal(scores, bootstrap_scores(METRICS[name], label, proba, group, seed=3))
     assert not np.array_equal(scores, bootstrap_scores(METRICS[name], label, proba, group, seed=4))
     (first, second) = compare(
-        label_N=label, group_N=group, proba_of={"a": proba, "b": proba.copy()}, against="a", attributes=[], metric=name
+        rows=Rows.of(label, group), proba_of={"a": proba, "b": proba.copy()}, against="a", attributes=[], metric=name
     )
     assert first["difference"] is None
     assert second["difference"] == {"value": 0, "low": 0, "high": 0}
@@ -145,11 +146,11 @@ def test_knowing_one_attribute_only():
     assert mean == pytest.approx(0.5, abs=0.01)
     assert low == pytest.approx(1 / 3, abs=0.02)  # always the same kind: F1 of 2/3 and 0
     assert mean < high < 0.6
-    perfect = attribute_only_difference(label, np.eye(6)[label], group, value_of_class)
+    perfect = attribute_only_difference(Rows.of(label, group), np.eye(6)[label], value_of_class)
     assert perfect.value == pytest.approx(0.5, abs=0.02)
     assert perfect.low > 0
     # One who guesses too has nothing over the guessers.
-    too = attribute_only_difference(label, np.eye(6)[guess], group, value_of_class)
+    too = attribute_only_difference(Rows.of(label, group), np.eye(6)[guess], value_of_class)
     assert too.low <= 0 <= too.high
 
 
@@ -157,7 +158,7 @@ def test_summary_counts_and_leaves_absent_classes_out():
     label, proba, group = world_of_people(30, np.random.default_rng(0))
     wide = np.pad(proba, ((0, 0), (0, 2)))
     report = summarise(
-        label_N=label, logits_NC=np.log(wide + 1e-9), group_N=group, fold_N=group % 3, repeat_N=0 * group,
+        Rows.of(label, group, fold_N=group % 3), np.log(wide + 1e-9),
         classes=list("abcde"), attributes=[], metric="f1_macro",
     )  # fmt: skip
     assert (report["num_classes"], report["num_classes_occurring"]) == (5, 3)
@@ -179,7 +180,7 @@ def test_repeats_are_scored_one_by_one_and_averaged():
     scores = [bootstrap_scores(accuracy, label, each, group) for each in (proba, worse)]
     assert np.allclose(bootstrap_scores(accuracy, *both, repeat_N=repeat), np.mean(scores, axis=0))
     report = summarise(
-        label_N=both[0], logits_NC=np.log(both[1] + 1e-9), group_N=both[2], fold_N=both[2] % 3, repeat_N=repeat,
+        Rows(both[0], both[2], repeat, both[2] % 3), np.log(both[1] + 1e-9),
         classes=[str(c) for c in range(proba.shape[1])], attributes=[], metric="accuracy",
     )  # fmt: skip
     assert (report["num_images"], report["num_folds"], report["num_repeats"]) == (len(label), 3, 2)

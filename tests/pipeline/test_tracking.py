@@ -19,6 +19,7 @@ from tensorboard.compat.proto.graph_pb2 import GraphDef
 from foldblend.attributes import Attribute
 from foldblend.errors import UserError
 from foldblend.scores.confusion import confusion_counts, worst_mistakes
+from foldblend.scores.rows import Rows
 from pipeline.watch.model_graph import draw_graph
 from pipeline.watch.tracking import Trackers, attribute_scores, open_trackers, require_wandb, tracking_id
 from reports.run.summary import summarise
@@ -201,9 +202,8 @@ def test_attribute_scores_are_the_reports():
         Attribute(name="age", values=("young", "old", "never"), of_class=(0, 1, 0, 1)),
     ]
     label_N, proba_NC = rng.integers(0, 4, 50), rng.dirichlet(np.ones(4), 50)
-    zeros = np.zeros(50, int)
-    rest = {"group_N": np.arange(50), "fold_N": zeros, "repeat_N": zeros, "classes": NAMES, "metric": "f1_macro"}
-    report = summarise(label_N=label_N, logits_NC=np.log(proba_NC), attributes=attributes, **rest)
+    rows = Rows.of(label_N, np.arange(50))
+    report = summarise(rows, np.log(proba_NC), classes=NAMES, attributes=attributes, metric="f1_macro")
     expected = {f"val/{one['name']}_f1_macro": one["f1_macro"]["value"] for one in report["attributes"]}
     assert attribute_scores(label_N, proba_NC, attributes) == expected
     assert len(expected) == 2

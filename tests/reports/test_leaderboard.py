@@ -19,10 +19,10 @@ import report
 from foldblend.runs.folder import file_hash, write_json, write_table
 from foldblend.runs.run import Run
 from foldblend.scores.bootstrap import group_resamples
+from foldblend.scores.score import Scored
 from reports.board import text as board_text
-from reports.board.leaderboard import find_runs, leaderboard
+from reports.board.leaderboard import find_runs, leaderboard, rank
 from reports.board.page import board_page
-from reports.board.rows import Scored, rank
 from tests.makers.constants import TINY
 from tests.makers.small_runs import LABELS, PEOPLE, write_run
 
@@ -150,9 +150,9 @@ def test_a_run_of_before_the_mark_is_known_by_its_settings(tmp_path):
 
 
 def test_where_less_is_better_the_least_is_best():
-    scored = [Scored(value, np.array([value]), {}) for value in (0.7, 0.2, float("nan"), 0.1)]
-    assert rank(scored, [True, True, True, False], "log_loss") == [1, 0, 2, 3]
-    assert rank(scored, [True, True, True, False], "f1_macro") == [0, 1, 2, 3]
+    for sign, order in ((-1, [1, 0, 2, 3]), (1, [0, 1, 2, 3])):
+        scores = [Score(sign * value, np.array([sign * value]), sign) for value in (0.7, 0.2, float("nan"), 0.1)]
+        assert rank([Scored("x", one, 0.5, {}) for one in scores], [True, True, True, False]) == order
 
 
 def test_groups_are_joined_where_a_run_joins_them(tmp_path):

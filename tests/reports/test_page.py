@@ -75,18 +75,19 @@ def run_copy(drawn, tmp_path):
 
 def test_numbers_are_scikit_learns_to_the_last_digit(drawn):
     run, _ = drawn
-    report, rows = run.report, oof_arrays(run)
-    predicted, label = rows.proba_NC.argmax(1), rows.label_N
+    report, arrays = run.report, oof_arrays(run)
+    rows, proba = arrays.rows, arrays.proba_NC
+    predicted, label = proba.argmax(1), rows.label_N
     present = np.unique(label)
     macro = sklearn.metrics.f1_score(label, predicted, labels=present, average="macro", zero_division=0)
-    each = [sklearn.metrics.roc_auc_score(label == one, rows.proba_NC[:, one]) for one in present]
+    each = [sklearn.metrics.roc_auc_score(label == one, proba[:, one]) for one in present]
     assert report["headline"]["value"] == report["f1_macro"]["value"] == report["scores"]["f1_macro"] == macro
     assert report["scores"] == {
         "f1_macro": macro,
         "accuracy": sklearn.metrics.accuracy_score(label, predicted),
         "balanced_accuracy": sklearn.metrics.balanced_accuracy_score(label, predicted),
         "roc_auc_ovr": np.mean(each),
-        "log_loss": sklearn.metrics.log_loss(label, rows.proba_NC, labels=np.arange(18)),
+        "log_loss": sklearn.metrics.log_loss(label, proba, labels=np.arange(18)),
         "kappa_quadratic": sklearn.metrics.cohen_kappa_score(
             label, predicted, labels=np.arange(18), weights="quadratic"
         ),
@@ -114,16 +115,17 @@ def test_numbers_are_scikit_learns_to_the_last_digit(drawn):
 
 
 def test_a_resample_scores_what_scikit_learn_scores(drawn):
-    rows = oof_arrays(drawn[0])
-    scores = bootstrap_scores(METRICS["f1_macro"], rows.label_N, rows.proba_NC, rows.group_N, seed=5)
+    arrays = oof_arrays(drawn[0])
+    rows, proba = arrays.rows, arrays.proba_NC
+    scores = bootstrap_scores(METRICS["f1_macro"], rows.label_N, proba, rows.group_N, seed=5)
     names, code = np.unique(rows.group_N, return_inverse=True)
     draw = np.random.default_rng(5).integers(len(names), size=len(names))
     drawn_rows = np.concatenate([np.flatnonzero(code == one) for one in draw])
-    label, predicted = rows.label_N[drawn_rows], rows.proba_NC.argmax(1)[drawn_rows]
+    label, predicted = rows.label_N[drawn_rows], proba.argmax(1)[drawn_rows]
     theirs = sklearn.metrics.f1_score(label, predicted, labels=np.unique(label), average="macro", zero_division=0)
     assert scores[0] == pytest.approx(theirs, abs=1e-15)
     assert len(scores) == 1000
-    again = bootstrap_scores(METRICS["f1_macro"], rows.label_N, rows.proba_NC, rows.group_N, seed=5)
+    again = bootstrap_scores(METRICS["f1_macro"], rows.label_N, proba, rows.group_N, seed=5)
     np.testing.assert_array_equal(scores, again)
 
 
@@ -268,11 +270,10 @@ def test_mistakes_come_first_then_all_classes_by_turns():
 
 def test_gallery_data(drawn):
     run = drawn[0]
-    rows = oof_arrays(run)
-    ids = run.oof["image_id"].to_numpy()
-    args = [ids, rows.group_N, rows.repeat_N, rows.fold_N, rows.label_N, rows.proba_NC]
-    twice = Predictions(*(np.concatenate([one, one]) for one in args))
-    twice.repeat_N[len(ids) :] = 1
+    arrays, ids = oof_arrays(run), run.oof["image_id"].to_numpy()
+    rows, order = arrays.rows, np.tile(np.arange(len(ids)), 2)
+    twice = Predictions(ids[order], rows.take(order), arrays.proba_NC[order])
+    twice.rows.repeat_N[len(ids) :] = 1
     paths = {one: f"/data/images/{one}" for one in ids}
     data = gallery_data(twice, Pictures({}, paths, ""), classes=run.classes, attributes=run.attributes)
     assert data["links"] == {"root": "/data/images", "below": [one.split("/", 1)[1] for one in sorted(ids)]} or data[
@@ -282,7 +283,7 @@ def test_gallery_data(drawn):
     assert [data["groups"][one] for one in data["group"]] == [*rows.group_N, *rows.group_N]
     folds = [f"{repeat}.{fold}" for repeat in (0, 1) for fold in rows.fold_N]
     assert [data["folds"][one] for one in data["fold"]] == folds
-    assert data["confidence"][: len(ids)] == np.rint(rows.proba_NC.max(1) * 1000).astype(int).tolist()
+    assert data["confidence"][: len(ids)] == np.rint(arrays.proba_NC.max(1) * 1000).astype(int).tolist()
     assert len(data["thumbnails"]) == len(ids)
 
 

@@ -11,6 +11,7 @@ import pytest
 from foldblend.attributes import Attribute
 from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS
+from foldblend.scores.rows import Rows
 from folds.data.corrections import apply_corrections
 from folds.data.generic import read_csv_manifest
 from folds.data.labels import AGES, ATTRIBUTES, CLASSES, GENDERS, MASKS, decode, encode
@@ -59,6 +60,11 @@ def faces(*, age_sure=0.95, age_spread=0.03, people=PEOPLE, seed=0):
     }
 
 
+def find(*, label_N, group_N, repeat_N, proba_NC, **rest):
+    """find_suspects, of arrays by name."""
+    return find_suspects(Rows.of(label_N, group_N, repeat_N=repeat_N), proba_NC, **rest)
+
+
 def lines(found):
     return [(one["kind"], one["target"], one["field"], one["value"]) for one in found["findings"]]
 
@@ -89,7 +95,7 @@ def swap_labels(args, person, one, other):
 
 
 def test_nothing_is_named_where_all_labels_are_right():
-    found = find_suspects(**faces())
+    found = find(**faces())
     assert found["findings"] == []
     assert found["summary"] == "none among 40 groups (people) with 280 pictures"
     assert found["given"] == found["corrected"]
@@ -103,7 +109,7 @@ def test_each_kind_of_fault_is_one_finding_and_the_surest_comes_first():
     bare = surest_mask(args, "p07")
     relabel(args, bare, mask=2)
     swap_labels(args, "p11", "incorrect_mask", "normal")
-    found = find_suspects(**args)
+    found = find(**args)
     assert set(lines(found)) == {
         ("group", "p04", "gender", "male"),
         ("picture", args["image_id_N"][bare[0]], "mask", "worn"),
@@ -138,9 +144,9 @@ def test_a_person_whose_pictures_do_not_agree_is_not_named():
     mirrored = rows_of(args, "p04")[:6]
     proba[mirrored] = proba[mirrored][:, :, ::-1]
     args["proba_NC"] = proba.reshape(-1, 18)
-    assert find_suspects(**args)["findings"] == []
+    assert find(**args)["findings"] == []
     proba[rows_of(args, "p04")[6:]] = proba[rows_of(args, "p04")[6:]][:, :, ::-1]
-    assert lines(find_suspects(**args | {"proba_NC": proba.reshape(-1, 18)})) == [("group", "p04", "gender", "female")]
+    assert lines(find(**args | {"proba_NC": proba.reshape(-1, 18)})) == [("group", "p04", "gender", "female")]
 
 
 def test_an_attribute_that_is_hardly_predicted_is_left_out_and_said():
@@ -154,7 +160,7 @@ def test_an_attribute_that_is_hardly_predicted_is_left_out_and_said():
     parts = [seen_as(mask_N, 3), seen_as(gender_N, 2, seed=1), seen_as(looks, 3, sure=0.8, spread=0.1, seed=2)]
     args["proba_NC"] = np.einsum("nm,ng,na->nmga", *parts).reshape(-1, 18)
     relabel(args, rows_of(args, "p05"), gender=0)
-    found = find_suspects(**args)
+    found = find(**args)
     assert lines(found) == [("group", "p05", "gender", "female")]
     left_out = [note for note in found["notes"] if "left out" in note]
     assert len(left_out) == 1
@@ -210,7 +216,7 @@ def test_repeats_are_averaged_before_anything_is_judged():
     second = other["proba_NC"].reshape(-1, 3, 2, 3).copy()
     rows = rows_of(args, "p04")
     second[rows] = 0.3 * gender[rows] + 0.7 * gender[rows][:, :, ::-1]
-    alone = find_suspects(**args | {"proba_NC": second.reshape(-1, 18)})
+    alone = find(**args | {"proba_NC": second.reshape(-1, 18)})
     assert alone["findings"] == []
     first = 0.999 * gender + 0.001 * gender[:, :, ::-1]
     twice = {name: np.concatenate([args[name], args[name]]) for name in ("label_N", "group_N", "image_id_N")}
@@ -218,15 +224,15 @@ def test_repeats_are_averaged_before_anything_is_judged():
     for share, expected in ((0.0, 0), (1.0, 1)):
         third = share * first + (1 - share) * second.reshape(gender.shape)
         proba = np.concatenate([third.reshape(-1, 18), third.reshape(-1, 18)])
-        found = find_suspects(**args | twice | {"proba_NC": proba})
+        found = find(**args | twice | {"proba_NC": proba})
         assert len(found["findings"]) == expected
         assert found["summary"].endswith("40 groups (people) with 280 pictures")
     assert len(found["findings"][0]["image_ids"]) == 7
     mixed = np.concatenate([first.reshape(-1, 18), first.reshape(-1, 18)])
-    again = find_suspects(**args | twice | {"proba_NC": mixed})
+    again = find(**args | twice | {"proba_NC": mixed})
     order = np.random.default_rng(0).permutation(len(mixed))
     shuffled = {name: array[order] for name, array in (twice | {"proba_NC": mixed}).items()}
-    assert lines(find_suspects(**args | shuffled)) == lines(again)
+    assert lines(find(**args | shuffled)) == lines(again)
 
 
 def generic(tmp_path, table, **columns):
@@ -240,7 +246,7 @@ def generic(tmp_path, table, **columns):
 
 def found_in(manifest, proba_NC):
     train = manifest.train
-    return find_suspects(
+    return find(
         label_N=train["label"].to_numpy(),
         proba_NC=proba_NC,
         group_N=train["group"].to_numpy(),
@@ -336,7 +342,7 @@ def test_pictures_that_are_their_own_groups_and_classes_that_do_not_occur(tmp_pa
     rest = np.full((50, 2), 0.45)
     wide = np.concatenate([rest, proba * 0.1], axis=1)
     args = {"group_N": manifest.train["group"].to_numpy(), "image_id_N": manifest.train["image_id"].to_numpy()}
-    again = find_suspects(
+    again = find(
         label_N=labels + 2,
         proba_NC=wide,
         **args,
@@ -353,7 +359,7 @@ def test_attributes_that_do_not_fix_the_class_leave_the_class_to_be_judged():
     bare = surest_mask(args, "p07")
     name = CLASSES[args["label_N"][bare[0]]]
     relabel(args, bare, mask=2)
-    found = find_suspects(**args | {"attributes": ATTRIBUTES[:2]})
+    found = find(**args | {"attributes": ATTRIBUTES[:2]})
     assert lines(found) == [("picture", args["image_id_N"][bare[0]], "label", name)]
     # One that is the class, under another name, is judged in its place; as a group's where groups share it.
     gender = decode(args["label_N"])[1].copy()
@@ -361,8 +367,8 @@ def test_attributes_that_do_not_fix_the_class_leave_the_class_to_be_judged():
     gender[rows_of(args, "p04")] = 1
     sex = Attribute(name="sex", values=("m", "f"), of_class=(0, 1))
     given = {"label_N": gender, "proba_NC": two, "classes": GENDERS}
-    assert lines(find_suspects(**args | given | {"attributes": (sex,)})) == [("group", "p04", "sex", "m")]
-    assert lines(find_suspects(**args | given | {"attributes": ()})) == [("group", "p04", "label", "male")]
+    assert lines(find(**args | given | {"attributes": (sex,)})) == [("group", "p04", "sex", "m")]
+    assert lines(find(**args | given | {"attributes": ()})) == [("group", "p04", "label", "male")]
 
 
 def test_a_value_that_most_groups_have_alone_by_chance_is_judged_by_picture():
@@ -374,7 +380,7 @@ def test_a_value_that_most_groups_have_alone_by_chance_is_judged_by_picture():
     args = {"label_N": labels, "proba_NC": seen_as(truth, 2), "group_N": group.astype(str).astype(object)}
     args |= {"image_id_N": np.array([f"m{index:03d}.jpg" for index in range(200)], dtype=object)}
     args |= {"repeat_N": np.zeros(200, np.int64), "classes": ["healthy", "ill"], "attributes": (), "metric": "accuracy"}
-    assert lines(find_suspects(**args)) == [("picture", "m033.jpg", "label", "healthy")]
+    assert lines(find(**args)) == [("picture", "m033.jpg", "label", "healthy")]
 
 
 @pytest.mark.parametrize(
@@ -389,7 +395,7 @@ def test_tiny_data_and_single_classes_are_no_trouble(labels, num_classes, metric
     for group in (names, np.array(["one"] * len(labels), dtype=object)):
         proba = np.full((len(labels), num_classes), 1 / num_classes)
         proba[0] = np.eye(num_classes)[-1]
-        found = find_suspects(
+        found = find(
             label_N=labels,
             proba_NC=proba,
             group_N=group,
@@ -411,7 +417,7 @@ def test_without_cleanlab_it_says_what_to_install(monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    found = find_suspects(**faces())
+    found = find(**faces())
     assert set(found) == {"skipped"}
     assert "pip install cleanlab" in found["skipped"]
 
@@ -473,7 +479,7 @@ def test_a_file_that_was_edited_stays(runs_copy, monkeypatch):
     assert file.read_bytes() == written
     file.write_text("target,field,value\nmine,gender,flip\n")
     write_report(run, page=False)
-    monkeypatch.setattr(report_module, "find_suspects", lambda **_: {"skipped": "no cleanlab"})
+    monkeypatch.setattr(report_module, "find_suspects", lambda *_, **__: {"skipped": "no cleanlab"})
     write_report(run, page=False)
     assert file.read_text() == "target,field,value\nmine,gender,flip\n"
 

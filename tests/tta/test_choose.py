@@ -10,6 +10,8 @@ import pytest
 from foldblend.attributes import Attribute
 from foldblend.scores.held_out import group_parts
 from foldblend.scores.metrics import METRICS, log_softmax, softmax
+from foldblend.scores.rows import Rows
+from tests.makers.rows import folded, relabelled
 from tta.choose import FEWEST_GROUPS, choose, learned, searched, weighted
 from tta.crossfit import cross_fit
 from tta.evaluate import effects
@@ -38,11 +40,11 @@ def world(kinds, *, num_people=100, num_classes=4, seed=0, num_present=None):
     }
     logits = [sees["plain"](), *(sees[kind]() for kind in kinds)]
     names = ("identity", *(f"{kind}{place}" for place, kind in enumerate(kinds)))
-    return SavedViews(names, np.stack(logits).astype(np.float32), label, group, np.zeros(num, int))
+    return SavedViews(names, np.stack(logits).astype(np.float32), Rows.of(label, group))
 
 
 def fold_of(saved, num_folds=4):
-    return np.unique(saved.group_N, return_inverse=True)[1] % num_folds
+    return np.unique(saved.rows.group_N, return_inverse=True)[1] % num_folds
 
 
 def planted(weights, *, num=4000, num_classes=4, seed=0):
@@ -73,7 +75,7 @@ def test_planted_weights_of_classes_are_recovered():
 def test_a_view_of_noise_loses_its_weight(name, size):
     saved = world(["useful", "noise"], num_people=1500)
     saved.logits_VNC[2] *= size / 2
-    weights = WEIGHTINGS[name](saved.logits_VNC, saved.label_N, saved.group_N)
+    weights = WEIGHTINGS[name](saved.logits_VNC, saved.rows.label_N, saved.rows.group_N)
     assert weights[2].mean() < 0.02
     assert weights[2].max() < 0.05
     assert weights[:2].min() > 0.4
@@ -84,7 +86,7 @@ def test_a_view_of_noise_loses_its_weight(name, size):
 def test_weights_are_weights(name):
     """They are a mean's; the same again and in any order of rows and views."""
     saved = world(["useful", "noise", "harmful"], num_people=60)
-    logits, label, group = saved.logits_VNC, saved.label_N, saved.group_N
+    logits, label, group = saved.logits_VNC, saved.rows.label_N, saved.rows.group_N
     weights = WEIGHTINGS[name](logits, label, group)
     assert (weights >= 0).all()
     np.testing.assert_allclose(weights.sum(axis=0), 1)
@@ -98,7 +100,7 @@ def test_weights_are_weights(name):
 
 def test_sharpness_is_no_merit():
     saved = world(["useful", "noise"], num_people=60)
-    columns = saved.label_N, saved.group_N
+    columns = saved.rows.label_N, saved.rows.group_N
     sharp = fit_view_weights(saved.logits_VNC * 3, *columns)
     np.testing.assert_allclose(sharp, fit_view_weights(saved.logits_VNC, *columns), atol=1e-3)
 
@@ -114,8 +116,8 @@ def test_pictures_of_a_person_are_no_evidence_of_their_own():
 
 def test_a_class_without_rows_has_the_views_weights():
     saved = world(["useful", "noise"], num_classes=5, num_present=3)
-    weights = fit_class_weights(saved.logits_VNC, saved.label_N, saved.group_N)
-    views = fit_view_weights(saved.logits_VNC, saved.label_N, saved.group_N)
+    weights = fit_class_weights(saved.logits_VNC, saved.rows.label_N, saved.rows.group_N)
+    views = fit_view_weights(saved.logits_VNC, saved.rows.label_N, saved.rows.group_N)
     np.testing.assert_allclose(weights[:, 3:], np.repeat(views[:, None], 2, axis=1))
     assert abs(weights[:, :3] - views[:, None]).max() > 1e-3
 
@@ -167,9 +169,9 @@ def test_what_is_no_policy():
         lambda: Policy(("a", "b"), "mean", (1.0,)),
         lambda: Policy.from_dict({"views": ["a"]}),
         lambda: IDENTITY.apply(np.zeros((1, 2, 3), np.float32), ["hflip"]),
-        lambda: SavedViews(("hflip",), np.zeros((1, 1, 2)), *[np.zeros(1)] * 3),
-        lambda: SavedViews(("identity",), np.zeros((1, 1, 2)), *[np.zeros(2)] * 3),
-        lambda: SavedViews(("identity",), np.full((1, 1, 2), np.nan), *[np.zeros(1)] * 3),
+        lambda: SavedViews(("hflip",), np.zeros((1, 1, 2)), Rows.of(*[np.zeros(1)] * 2)),
+        lambda: SavedViews(("identity",), np.zeros((1, 1, 2)), Rows.of(*[np.zeros(2)] * 2)),
+        lambda: SavedViews(("identity",), np.full((1, 1, 2), np.nan), Rows.of(*[np.zeros(1)] * 2)),
     ):
         with pytest.raises(ValueError, match=r"."):
             wrong()
@@ -225,7 +227,7 @@ def test_the_best_of_many_useless_views_is_seldom_taken():
         saved.logits_VNC[1:] += 0.5 * rng.normal(size=saved.logits_VNC[1:].shape)
         saved.logits_VNC[1:] += 0.1 * saved.logits_VNC[:1]
         pairs = [Policy(("identity", name)).apply(saved.logits_VNC, saved.names) for name in saved.names[1:]]
-        right, *others = ((one.argmax(1) == saved.label_N).mean() for one in (saved.logits_VNC[0], *pairs))
+        right, *others = ((one.argmax(1) == saved.rows.label_N).mean() for one in (saved.logits_VNC[0], *pairs))
         look_good += max(others) > right
         taken += choose(saved, metric="accuracy").policy != IDENTITY
     assert look_good >= 15
@@ -238,7 +240,7 @@ def test_the_budget_is_kept(budget):
     choice = choose(saved, budget=budget)
     assert choice.policy.passes == budget
     assert all(step.policy.passes <= budget for step in choice.steps)
-    crossed = cross_fit(saved, fold_of(saved), searched(saved, budget=budget))
+    crossed = cross_fit(folded(saved, fold_of(saved)), searched(saved, budget=budget))
     assert max(part.choice.policy.passes for part in crossed.parts) <= budget
 
 
@@ -246,12 +248,11 @@ def test_the_same_again_in_any_order_of_rows_and_views():
     saved = world(["useful", "noise", "useful", "harmful"])
     choice = choose(saved)
     assert choose(saved) == choice
-    rows = np.random.default_rng(1).permutation(len(saved.label_N))
-    shuffled = choose(saved.rows(rows))
+    rows = np.random.default_rng(1).permutation(len(saved.rows.label_N))
+    shuffled = choose(saved.take(rows))
     order = [3, 1, 4, 0, 2]
     names = tuple(saved.names[place] for place in order)
-    columns = (saved.label_N, saved.group_N, saved.repeat_N)
-    turned = choose(SavedViews(names, saved.logits_VNC[order], *columns))
+    turned = choose(SavedViews(names, saved.logits_VNC[order], saved.rows))
     expected = choice.policy.apply(saved.logits_VNC, saved.names)
     for other, its_names, its_logits in (
         (shuffled, saved.names, saved.logits_VNC),
@@ -263,13 +264,9 @@ def test_the_same_again_in_any_order_of_rows_and_views():
 
 def test_huge_logits_are_survived():
     saved = world(["useful", "noise"], num_people=40)
-    huge = SavedViews(saved.names, np.sign(saved.logits_VNC) * np.float32(1e4), *columns_of(saved))
-    crossed = cross_fit(huge, fold_of(huge), searched(huge))
+    huge = SavedViews(saved.names, np.sign(saved.logits_VNC) * np.float32(1e4), saved.rows)
+    crossed = cross_fit(folded(huge, fold_of(huge)), searched(huge))
     assert np.isfinite(crossed.logits_NC).all()
-
-
-def columns_of(saved):
-    return saved.label_N, saved.group_N, saved.repeat_N
 
 
 def test_few_people_are_not_chosen_on():
@@ -286,19 +283,17 @@ def test_unknown_names():
 
 def test_parts_keep_groups_whole_and_do_not_know_the_order_of_rows():
     saved = world([], num_people=53)
-    part = group_parts(saved.label_N, saved.group_N, num_parts=5)
-    places = {(group, one) for group, one in zip(saved.group_N, part, strict=True)}
+    part = group_parts(saved.rows.label_N, saved.rows.group_N, num_parts=5)
+    places = {(group, one) for group, one in zip(saved.rows.group_N, part, strict=True)}
     assert len(places) == 53
     assert np.ptp(np.bincount(part)) <= NUM_PICTURES
     rows = np.random.default_rng(0).permutation(len(part))
-    np.testing.assert_array_equal(group_parts(saved.label_N[rows], saved.group_N[rows], num_parts=5), part[rows])
+    np.testing.assert_array_equal(
+        group_parts(saved.rows.label_N[rows], saved.rows.group_N[rows], num_parts=5), part[rows]
+    )
 
 
 # Cross-fitting
-
-
-def with_labels(saved, label):
-    return SavedViews(saved.names, saved.logits_VNC, label, saved.group_N, saved.repeat_N)
 
 
 FITS = {
@@ -312,11 +307,11 @@ FITS = {
 def test_a_folds_labels_do_not_reach_its_logits(name):
     saved = world(["useful", "useful", "harmful"], num_people=80)
     fold = fold_of(saved)
-    before = cross_fit(saved, fold, FITS[name](saved))
-    label = saved.label_N.copy()
+    before = cross_fit(folded(saved, fold), FITS[name](saved))
+    label = saved.rows.label_N.copy()
     label[fold == 1] = (label[fold == 1] + 1) % 4
-    other = with_labels(saved, label)
-    after = cross_fit(other, fold, FITS[name](other))
+    other = relabelled(saved, label)
+    after = cross_fit(folded(other, fold), FITS[name](other))
     np.testing.assert_array_equal(after.logits_NC[fold == 1], before.logits_NC[fold == 1])
     assert after.parts[1] == before.parts[1]
     assert not np.array_equal(after.logits_NC, before.logits_NC)  # the others' they do reach
@@ -325,9 +320,11 @@ def test_a_folds_labels_do_not_reach_its_logits(name):
 def test_folds_that_tear_groups_apart_are_not_followed():
     """Parts of whole groups stand in for them, so that no picture of a person has a say in another's."""
     saved = world(["useful"], num_people=40)
-    torn, part = np.arange(280) % 4, group_parts(saved.label_N, saved.group_N, num_parts=4)
+    torn, part = np.arange(280) % 4, group_parts(saved.rows.label_N, saved.rows.group_N, num_parts=4)
     fit = learned(saved, saved.names, "view")
-    np.testing.assert_array_equal(cross_fit(saved, torn, fit).logits_NC, cross_fit(saved, part, fit).logits_NC)
+    np.testing.assert_array_equal(
+        cross_fit(folded(saved, torn), fit).logits_NC, cross_fit(folded(saved, part), fit).logits_NC
+    )
     assert not np.array_equal(part, torn)
 
 
@@ -337,14 +334,16 @@ def test_each_repeat_is_cross_fitted_for_itself():
     both = SavedViews(
         once.names,
         np.concatenate([once.logits_VNC, again.logits_VNC], axis=1),
-        np.concatenate([once.label_N, again.label_N]),
-        np.concatenate([once.group_N, again.group_N]),
-        np.repeat([0, 1], len(once.label_N)),
+        Rows.of(
+            np.concatenate([once.rows.label_N, again.rows.label_N]),
+            np.concatenate([once.rows.group_N, again.rows.group_N]),
+            repeat_N=np.repeat([0, 1], len(once.rows)),
+        ),
     )
     fold = np.concatenate([fold_of(once), (fold_of(again) + np.arange(280) // 140) % 4])
-    crossed = cross_fit(both, fold, learned(both, both.names, "view"))
+    crossed = cross_fit(folded(both, fold), learned(both, both.names, "view"))
     assert [(part.repeat, part.part) for part in crossed.parts] == [(r, f) for r in (0, 1) for f in range(4)]
-    alone = cross_fit(once, fold_of(once), learned(once, once.names, "view"))
+    alone = cross_fit(folded(once, fold_of(once)), learned(once, once.names, "view"))
     np.testing.assert_array_equal(crossed.logits_NC[:280], alone.logits_NC)
     assert crossed.final == learned(both, both.names, "view")(np.arange(560))
     assert choose(both).policy.passes >= 1
@@ -353,11 +352,11 @@ def test_each_repeat_is_cross_fitted_for_itself():
 def test_parts_and_final_are_what_the_fit_says():
     saved = world(["useful", "useful"], num_people=80)
     fold, fit = fold_of(saved), searched(saved)
-    crossed = cross_fit(saved, fold, fit)
+    crossed = cross_fit(folded(saved, fold), fit)
     assert crossed.final == choose(saved)
     for part in crossed.parts:
         rows, others = np.flatnonzero(fold == part.part), np.flatnonzero(fold != part.part)
-        assert part.choice == choose(saved.rows(others))
+        assert part.choice == choose(saved.take(others))
         expected = part.choice.policy.apply(saved.logits_VNC[:, rows], saved.names)
         np.testing.assert_array_equal(crossed.logits_NC[rows], expected)
 
@@ -365,13 +364,13 @@ def test_parts_and_final_are_what_the_fit_says():
 def test_one_fold_cannot_be_cross_fitted():
     saved = world(["useful"], num_people=20)
     with pytest.raises(ValueError, match="one fold only"):
-        cross_fit(saved, np.zeros(140, int), searched(saved))
+        cross_fit(saved, searched(saved))
 
 
 def test_one_view_alone_is_itself():
     saved = world([], num_people=20)
     for fit in (searched(saved), learned(saved, saved.names, "class")):
-        np.testing.assert_array_equal(cross_fit(saved, fold_of(saved), fit).logits_NC, saved.logits_VNC[0])
+        np.testing.assert_array_equal(cross_fit(folded(saved, fold_of(saved)), fit).logits_NC, saved.logits_VNC[0])
 
 
 # What a report shows
@@ -384,9 +383,7 @@ def test_effects_by_hand():
     found = effects(
         {"identity": plain, "hflip": other},
         {"identity": 1, "hflip": 2},
-        label_N=label,
-        group_N=np.arange(4),
-        repeat_N=np.zeros(4, int),
+        rows=Rows.of(label, np.arange(4)),
         classes=["a", "b", "c"],
         attributes=[Attribute(name="vowel", values=("yes", "no"), of_class=(0, 1, 1))],
         metric="accuracy",

@@ -7,6 +7,7 @@ import pytest
 
 from foldblend.attributes import Attribute
 from foldblend.scores.metrics import METRICS
+from foldblend.scores.rows import Rows
 from reports.blocks import section, section_html, section_lines
 from reports.run.summary import compare
 from tta.evaluate import effects
@@ -23,9 +24,7 @@ def predictions(num_people=40):
     plain = np.where(np.arange(len(label)) % 4 == 3, 1, label)
     seen = {"identity": plain, "hflip": label, "vflip": (label + 1) % 3}
     shared = {
-        "label_N": label,
-        "group_N": np.repeat(np.arange(num_people), 4),
-        "repeat_N": np.zeros(len(label), int),
+        "rows": Rows.of(label, np.repeat(np.arange(num_people), 4)),
         "attributes": [VOWEL],
         "metric": "f1_macro",
     }

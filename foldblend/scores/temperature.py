@@ -1,15 +1,36 @@
-"""Temperatures of members, so that probabilities of sure and of shy models mean the same before they are mixed."""
+"""Temperatures: how sure a model's probabilities are, put right by one number (Guo et al. 2017).
+
+There are two ways to the same minimum, which agree to a thousandth and better: a bounded search, for reports and the
+weights of views, and Newton's steps, ten times as fast, for blends. Each is kept because the logits of runs that were
+made with it would otherwise change in their last digits.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.optimize
 
-__all__ = ["fit_temperatures"]
+from foldblend.scores.metrics import log_softmax
+from foldblend.scores.score import gain_of_sums
 
-LOWEST, HIGHEST = np.exp(-4.0), np.exp(4.0)  # of 1 / temperature, as in foldblend.scores.calibration
+__all__ = ["fit_temperature", "fit_temperatures"]
+
+LOG_RANGE = 4.0  # temperatures from e^-4 to e^4
+LOWEST, HIGHEST = np.exp(-LOG_RANGE), np.exp(LOG_RANGE)
 STEPS, CLOSE = 50, 1e-6
+
+
+def fit_temperature(logits_NC: np.ndarray, label_N: np.ndarray) -> float:
+    """Return the temperature T that minimises the log loss of softmax(logits / T), Guo et al. 2017."""
+    logits_NC, rows = logits_NC.astype(np.float64), np.arange(len(label_N))
+
+    def loss(log_temperature: float) -> float:
+        return -float(log_softmax(logits_NC / np.exp(log_temperature))[rows, label_N].mean())
+
+    best = scipy.optimize.minimize_scalar(loss, bounds=(-LOG_RANGE, LOG_RANGE), method="bounded")
+    return float(np.exp(best.x))
 
 
 def _slope(shifted_NC: np.ndarray, rows: np.ndarray, label_N: np.ndarray, sharpness: float) -> tuple[float, float]:
@@ -52,6 +73,5 @@ def fit_temperatures(logits_MNC: Sequence[np.ndarray], label_N: np.ndarray, grou
         shifted_NC = logits_NC - logits_NC.max(axis=1, keepdims=True)
         sharpness = _sharpness(shifted_NC, label_N)
         help_G = np.bincount(code_N, _row_loss(shifted_NC, label_N, 1.0) - _row_loss(shifted_NC, label_N, sharpness))
-        error = help_G.std(ddof=1) * np.sqrt(len(help_G)) if len(help_G) > 1 else np.inf
-        found.append(1 / sharpness if help_G.sum() > error else 1.0)
+        found.append(1 / sharpness if gain_of_sums(help_G).exceeds() else 1.0)
     return tuple(found)

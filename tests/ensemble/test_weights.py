@@ -7,6 +7,7 @@ import scipy.optimize
 from ensemble.methods.base import Evidence
 from ensemble.methods.weights import fit_log_loss, fit_metric
 from foldblend.scores.metrics import METRICS, log_softmax, mean_score, softmax
+from foldblend.scores.rows import Rows
 
 FITS = {"log loss": fit_log_loss, "metric": fit_metric}
 
@@ -14,7 +15,7 @@ FITS = {"log loss": fit_log_loss, "metric": fit_metric}
 def evidence_of(logits, label, *, group=None, repeat=None, metric="f1_macro", temperatures=None):
     group = np.arange(len(label)) if group is None else group
     repeat = np.zeros(len(label), int) if repeat is None else repeat
-    evidence = Evidence([one.astype(np.float32) for one in logits], label, group, repeat, metric)
+    evidence = Evidence([one.astype(np.float32) for one in logits], Rows.of(label, group, repeat_N=repeat), metric)
     if temperatures is not None:
         evidence.__dict__["temperatures"] = temperatures
     return evidence
