@@ -21,7 +21,7 @@ from ensemble.find import find_members, of_one_data_set
 from foldblend.cli import Say
 from foldblend.errors import UserError, did_you_mean, listed
 from foldblend.runs.costs import device_of, num_passes, picture_seconds
-from foldblend.runs.derived import open_derived, write_derived
+from foldblend.runs.derived import Derived, open_derived, write_derived
 from foldblend.runs.folder import PICTURES, lock_folder
 from foldblend.runs.run import Run
 from reports.run.report import closing_line, write_report
@@ -192,18 +192,18 @@ def blend(runs: Sequence[str | Path | Run], *, say: Say = print, **settings: Any
         }
         pictures = next((run.path / PICTURES for run in members if (run.path / PICTURES).is_file()), None)
         texts = {"blend.yaml": _blend_yaml(folder, record, members, config, made)}
-        write_derived(
-            folder,
-            first,
-            info,
-            aligned.rows,
-            made.logits_NC,
-            made.tests,
-            made.sections,
+        blended = Derived(
+            like=first,
+            info=info,
+            rows=aligned.rows,
+            logits_NC=made.logits_NC,
+            tests=made.tests,
+            of_shares=made.of_shares,
+            sections=made.sections,
             pictures=pictures,
             texts=texts,
-            of_shares=made.of_shares,
         )
+        write_derived(folder, blended)
         say("\n" + write_report(Run(folder), page=config.page))
         say(closing_line(Run(folder)))
     return Run(folder)

@@ -20,10 +20,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from foldblend.errors import UserError
-from folds.config import DataConfig
-from folds.data.manifest import Manifest, build_manifest
-from pipeline.config.train import LossConfig, TrainConfig
+import foldblend as fb
 
 
 class TinyNet(torch.nn.Module):
@@ -69,7 +66,7 @@ class Brier:
     `target` is N class indices, or N x C shares where pictures are mixed. Returns the mean over rows.
     """
 
-    def __init__(self, count_C: torch.Tensor, config: LossConfig) -> None:
+    def __init__(self, count_C: torch.Tensor, config: fb.LossConfig) -> None:
         self.num_classes = len(count_C)
 
     def __call__(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -83,19 +80,19 @@ class HalfCosine(torch.optim.lr_scheduler.LambdaLR):
     `state_dict` must be plain numbers, as torch's schedulers have it: a killed fold begins from it again.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, config: TrainConfig, steps_per_epoch: int) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, config: fb.TrainConfig, steps_per_epoch: int) -> None:
         steps = (config.epochs or 1) * steps_per_epoch
         super().__init__(optimizer, lambda step: math.cos(math.pi / 2 * min(1.0, step / steps)))
 
 
-def read_folders(config: DataConfig) -> Manifest:
+def read_folders(config: fb.DataConfig) -> fb.Manifest:
     """--dataset: the data flags -> a checked manifest. Here: --data ROOT with ROOT/<class>/<group>_<number>.jpg."""
     root = Path(config.data or ".")
     files = sorted(root.glob("*/*_*.jpg"))
     if not files:
-        raise UserError(f"{root}: no <class>/<group>_<number>.jpg there; check --data")
+        raise fb.UserError(f"{root}: no <class>/<group>_<number>.jpg there; check --data")
     classes = sorted({file.parent.name for file in files})
-    return build_manifest(
+    return fb.build_manifest(
         name=root.name,
         root=root,
         image_id=[file.name for file in files],

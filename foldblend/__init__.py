@@ -23,10 +23,13 @@ find_moved()
 PUBLIC = {
     "Attribute": "foldblend.attributes",
     "DataConfig": "folds.config",
+    "ImageTable": "folds.data.manifest",
+    "LossConfig": "pipeline.config.train",
     "Manifest": "folds.data.manifest",
     "Run": "foldblend.runs.run",
     "RunConfig": "pipeline.config.run",
     "StratifiedGroupKFold": "folds.kfold",
+    "TrainConfig": "pipeline.config.train",
     "UserError": "foldblend.errors",
     "audit": "folds.audit.run",
     "blend": "ensemble.blend",

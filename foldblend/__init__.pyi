@@ -7,11 +7,14 @@ from foldblend.runs.check import load as load
 from foldblend.runs.run import Run as Run
 from folds.audit.run import audit as audit
 from folds.config import DataConfig as DataConfig
+from folds.data.manifest import ImageTable as ImageTable
 from folds.data.manifest import Manifest as Manifest
 from folds.data.manifest import build_manifest as build_manifest
 from folds.kfold import StratifiedGroupKFold as StratifiedGroupKFold
 from pipeline.config.run import RunConfig as RunConfig
 from pipeline.config.settings import make_config as make_config
+from pipeline.config.train import LossConfig as LossConfig
+from pipeline.config.train import TrainConfig as TrainConfig
 from pipeline.cv import cross_validate as cross_validate
 from pipeline.cv import cross_validate_seeds as cross_validate_seeds
 from pipeline.tta import run_tta as run_tta

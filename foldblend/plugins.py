@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from foldblend.errors import UserError, did_you_mean, in_a_line
+from foldblend.siblings import PACKAGES
 
 __all__ = ["find_part", "is_custom", "load_custom", "source_hash"]
 
@@ -22,6 +23,8 @@ def is_custom(name: str) -> bool:
 def load_custom(name: str, flag: str) -> Any:
     """Import module:name, also from the current folder. Raises UserError naming the flag and what is wrong."""
     module_name, _, attribute = name.partition(":")
+    if module_name.partition(".")[0] in PACKAGES:
+        raise UserError(f"{flag} {name}: {module_name} is a package of foldblend's own; give your module another name")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)  # last: a user's random.py must not hide Python's

@@ -14,7 +14,7 @@ import pandas as pd
 from foldblend.cli import Say
 from foldblend.errors import UserError
 from foldblend.runs.costs import device_of, num_models, pass_seconds, passes_a_view
-from foldblend.runs.derived import open_derived, write_derived
+from foldblend.runs.derived import Derived, open_derived, write_derived
 from foldblend.runs.folder import PICTURES, lock_folder, rows_like, with_logits, write_table
 from foldblend.runs.rows import oof_rows
 from foldblend.runs.run import Run
@@ -144,10 +144,16 @@ def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = print) -> 
         open_derived(written, "tta", run_key, overwrite=config.overwrite)
         pictures = folder / PICTURES
         rows = run.oof[["image_id", "group", "label", "label_raw", "repeat", "fold"]]
-        made = write_derived(
-            written, run, info, rows, found.logits_NC, tests, {"tta": harm},
+        merged = Derived(
+            like=run,
+            info=info,
+            rows=rows,
+            logits_NC=found.logits_NC,
+            tests=tests,
+            sections={"tta": harm},
             pictures=pictures if pictures.is_file() else None,
-        )  # fmt: skip
+        )
+        made = write_derived(written, merged)
         write_table(written / EFFECTS, table)
         say("\n" + write_report(made, page=config.page))
         say(closing_line(made))

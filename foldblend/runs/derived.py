@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from foldblend.runs.folder import (
 from foldblend.runs.rows import mean_over_folds, write_submission
 from foldblend.runs.run import Run
 
-__all__ = ["open_derived", "write_derived"]
+__all__ = ["Derived", "open_derived", "write_derived"]
 
 KINDS = {"cv": "a cross-validated run", "blend": "a blend", "tta": "a run with further views"}
 
@@ -55,53 +56,59 @@ def open_derived(folder: Path, kind: str, run_key: Mapping[str, str], *, overwri
         clear_folder(folder)
 
 
-def write_derived(
-    folder: Path,
-    like: Run,
-    info: Mapping[str, Any],
-    rows: pd.DataFrame,
-    logits_NC: np.ndarray,
-    tests: Sequence[pd.DataFrame],
-    sections: Mapping[str, Mapping[str, Any]],
-    *,
-    pictures: Path | None,
-    texts: Mapping[str, str] | None = None,
-    of_shares: bool = False,
-) -> Run:
-    """Write a run folder, all but its report, and return it: `rows` are the columns of oof.parquet before the logits.
+@dataclass(frozen=True, kw_only=True)
+class Derived:
+    """A run made from other runs' logits, before it is written."""
 
-    What `info` does not say is taken from `like`, a run of the same data. `tests` are the test tables of each
-    fold's models, whose mean is of logits or `of_shares` (see `mean_over_folds`), `texts` further files by name. The
-    same run made again keeps its times.
-    """
+    like: Run
+    """A run of the same data: what `info` does not say is taken from it."""
+    info: Mapping[str, Any]
+    """What run.json says of it."""
+    rows: pd.DataFrame
+    """The columns of oof.parquet before the logits."""
+    logits_NC: np.ndarray
+    tests: Sequence[pd.DataFrame] = ()
+    """The test tables of each fold's models."""
+    of_shares: bool = False
+    """Whether the test logits are means of shares, not of logits (see `mean_over_folds`)."""
+    sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Sections of the report, by name."""
+    pictures: Path | None = None
+    """The table of where the images lie, of one of the runs."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """Further files, by name."""
+
+
+def write_derived(folder: Path, made: Derived) -> Run:
+    """Write a run folder, all but its report, and return it. The same run made again keeps its times."""
     sweep(folder)
     before: Mapping[str, Any] = Run(folder).info if (folder / "run.json").is_file() else {}
     record = {
-        **{name: like.info[name] for name in ("data", "classes", "answers", "attributes", "metric")},
+        **{name: made.like.info[name] for name in ("data", "classes", "answers", "attributes", "metric")},
         "format": FORMAT,
         "name": folder.name,
-        "num_folds": int(rows["fold"].nunique()),
-        "num_repeats": int(rows["repeat"].nunique()),
-        "num_test_folds": len(tests),
-        "has_test": bool(tests),
+        "num_folds": int(made.rows["fold"].nunique()),
+        "num_repeats": int(made.rows["repeat"].nunique()),
+        "num_test_folds": len(made.tests),
+        "has_test": bool(made.tests),
         "started": before.get("started", round(time.time())),
-        **info,
+        **made.info,
     }
     write_json(folder / "run.json", record | {"status": "running"})  # first: by it the folder is known as a run
     write_json(folder / "env.json", describe_environment())
-    if pictures is not None:
-        write_bytes(folder / PICTURES, pictures.read_bytes())
-    write_table(folder / "folds.csv", rows[["image_id", "group", "label", "repeat", "fold"]])
-    write_table(folder / "oof.parquet", with_logits(rows, logits_NC))
-    for fold, test in enumerate(tests):
+    if made.pictures is not None:
+        write_bytes(folder / PICTURES, made.pictures.read_bytes())
+    write_table(folder / "folds.csv", made.rows[["image_id", "group", "label", "repeat", "fold"]])
+    write_table(folder / "oof.parquet", with_logits(made.rows, made.logits_NC))
+    for fold, test in enumerate(made.tests):
         write_table(folder / f"test_fold_{fold}.parquet", test)
-    if tests:
-        mean = mean_over_folds(tests, logit_columns(len(like.classes)), of_shares=of_shares)
+    if made.tests:
+        mean = mean_over_folds(made.tests, logit_columns(len(made.like.classes)), of_shares=made.of_shares)
         write_table(folder / "test.parquet", mean)
-        write_submission(folder, mean, like.info["answers"])
-    for name, one in sections.items():
+        write_submission(folder, mean, made.like.info["answers"])
+    for name, one in made.sections.items():
         write_section(folder, name, one)
-    for name, text in (texts or {}).items():
+    for name, text in made.texts.items():
         write_bytes(folder / name, text)
     finished = before.get("finished", round(time.time()))
     write_json(folder / "run.json", record | {"status": "done", "finished": finished})

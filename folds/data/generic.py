@@ -14,7 +14,7 @@ from foldblend.attributes import Attribute
 from foldblend.errors import UserError, counted, did_you_mean, listed
 from foldblend.images import Box
 from foldblend.tables import read_csv_text
-from folds.data.manifest import Manifest, build_manifest
+from folds.data.manifest import ImageTable, Manifest, build_manifest
 
 __all__ = ["read_csv_manifest"]
 
@@ -140,7 +140,7 @@ def read_csv_manifest(
         test_table = _read_columns(test_csv, [("--image-col", image_col), *_box_flags(box_cols)])
         test = [(name, folder / name) for name in test_table[image_col]]
         test_extra = _box_column(test_table, box_cols, test_csv)
-    return build_manifest(
+    found = ImageTable(
         name=csv.stem,
         root=csv,
         image_id=table[image_col].tolist(),
@@ -155,3 +155,4 @@ def read_csv_manifest(
         extra=_box_column(table, box_cols, csv),
         test_extra=test_extra,
     )
+    return build_manifest(found)

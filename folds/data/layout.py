@@ -24,7 +24,7 @@ from folds.data.labels import (
     gender_code,
     training_labels,
 )
-from folds.data.manifest import Manifest, build_manifest
+from folds.data.manifest import ImageTable, Manifest, build_manifest
 
 __all__ = ["find_layout_root", "read_layout", "relabel_for_training"]
 
@@ -137,7 +137,7 @@ def read_layout(root: Path, *, name: str | None = None, is_demo: bool = False, s
         warnings.append(f"{root / 'eval'}: has images but no info.csv, so there will be no test logits")
     if stray:
         warnings.append(f"{root / 'train' / 'images'}: passed over {len(stray)} other files: {listed(stray)}")
-    return build_manifest(
+    found = ImageTable(
         name=name or root.name,
         root=root,
         image_id=image_id,
@@ -154,6 +154,7 @@ def read_layout(root: Path, *, name: str | None = None, is_demo: bool = False, s
         codes={"mask": _mask_code, "gender": _gender_code, "age": _age_code},
         extra={"age": years},
     )
+    return build_manifest(found)
 
 
 def _span(text: str) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from foldblend.attributes import Attribute
 from foldblend.errors import UserError, listed
 from foldblend.runs.folder import ids_hash
 
-__all__ = ["Manifest", "build_manifest", "extra_columns", "slug"]
+__all__ = ["ImageTable", "Manifest", "build_manifest", "extra_columns", "slug"]
 
 TRAIN_COLUMNS = ["image_id", "path", "group", "label", "label_raw"]
 TEST_COLUMNS = ["image_id", "path"]
@@ -67,13 +67,15 @@ class Manifest:
     def num_classes(self) -> int:
         return len(self.classes)
 
+    @property
+    def label_to_learn(self) -> np.ndarray:
+        """The class that training takes each row for, -1 where it leaves the row out; no score goes by it."""
+        return self.train["label_fit" if "label_fit" in self.train else "label"].to_numpy()
+
     def training_rows(self, chosen_N: np.ndarray) -> pd.DataFrame:
         """Return the chosen rows as a model is to learn them: relabelled or left out where that was asked for."""
-        rows = self.train[chosen_N]
-        if "label_fit" in rows:
-            rows = rows[rows["label_fit"] >= 0]
-            rows = rows.assign(label=rows["label_fit"])
-        return rows.reset_index(drop=True)
+        learnt = self.label_to_learn
+        return self.train.assign(label=learnt)[chosen_N & (learnt >= 0)].reset_index(drop=True)
 
     def overlay_hash(self) -> str | None:
         """Hash of what the labels became by corrections or for training; None where they stayed raw."""
@@ -114,45 +116,81 @@ def _check_files(table: pd.DataFrame, source: str) -> None:
         )
 
 
-def build_manifest(
-    *,
-    name: str,
-    root: Path,
-    image_id: Sequence[str],
-    path: Sequence[Path],
-    group: Sequence[str],
-    label: Sequence[int],
-    test: Sequence[tuple[str, Path]] | None,
-    classes: Sequence[str],
-    answers: Sequence[int | str],
-    attributes: Sequence[Attribute] = (),
-    is_demo: bool = False,
-    warnings: Sequence[str] = (),
-    aliases: Mapping[str, tuple[str, ...]] | None = None,
-    codes: Mapping[str, Callable[[str, str], int]] | None = None,
-    extra: Mapping[str, Sequence[Any]] | None = None,
-    test_extra: Mapping[str, Sequence[Any]] | None = None,
-) -> Manifest:
-    """Check plain columns of length N and return them as a Manifest.
+@dataclass(frozen=True, kw_only=True)
+class ImageTable:
+    """What a reader found: images with labels as plain columns of length N; `build_manifest` checks it."""
+
+    name: str
+    """Short name of the data set."""
+    root: Path
+    """Folder (or CSV file) it was read from."""
+    image_id: Sequence[str]
+    path: Sequence[Path]
+    group: Sequence[str]
+    """What must never be split between folds."""
+    label: Sequence[int]
+    """Places in `classes`."""
+    test: Sequence[tuple[str, Path]] | None = None
+    """(image_id, path) of the test set, in the order of the submission."""
+    classes: Sequence[str]
+    answers: Sequence[int | str]
+    """What a submission writes for each class."""
+    attributes: Sequence[Attribute] = ()
+    is_demo: bool = False
+    warnings: Sequence[str] = ()
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    codes: Mapping[str, Callable[[str, str], int]] = field(default_factory=dict)
+    extra: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """Further columns of the labelled images, such as `box` (see foldblend.images)."""
+    test_extra: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+
+def build_manifest(table: ImageTable | None = None, /, **columns: Any) -> Manifest:
+    """Check what a reader found and return it as a Manifest.
 
     Rows are put in the order of their image_id, so that nothing downstream depends on file order.
-    `extra` and `test_extra` are further columns of the tables, such as `box` (see foldblend.images).
-    Raises UserError for a doubled id, a missing file, no rows at all, or an empty test set.
+
+    Parameters
+    ----------
+    table
+        What was found.
+    columns
+        The same as keywords, instead of the table.
+
+    Raises
+    ------
+    UserError
+        For a doubled id, a missing file, no rows at all, or an empty test set.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> files = sorted(Path(data).glob("train/images/*/normal.jpg"))
+    >>> manifest = fb.build_manifest(
+    ...     name="bare", root=Path(data), image_id=[f.parent.name for f in files], path=files,
+    ...     group=[f.parent.name for f in files], label=[i % 2 for i in range(len(files))],
+    ...     test=None, classes=["even", "odd"], answers=["even", "odd"])
+    >>> manifest.num_classes, len(manifest.train)
+    (2, 12)
     """
-    source = str(root)
-    if not len(image_id):
+    return _checked(ImageTable(**columns) if table is None else table)
+
+
+def _checked(found: ImageTable) -> Manifest:
+    source = str(found.root)
+    if not len(found.image_id):
         raise UserError(f"{source}: no labelled picture found; point --data or --csv at one with rows")
     train = pd.DataFrame(
         {
-            "image_id": np.asarray(image_id, dtype=object),
-            "path": [str(one) for one in path],
-            "group": np.asarray(group, dtype=object),
-            "label": np.asarray(label, dtype=np.int64),
+            "image_id": np.asarray(found.image_id, dtype=object),
+            "path": [str(one) for one in found.path],
+            "group": np.asarray(found.group, dtype=object),
+            "label": np.asarray(found.label, dtype=np.int64),
         }
     )
     train["label_raw"] = train["label"]
-    train = train[TRAIN_COLUMNS].assign(**(extra or {}))
-    assert train["label"].between(0, len(classes) - 1).all()
+    train = train[TRAIN_COLUMNS].assign(**found.extra)
+    assert train["label"].between(0, len(found.classes) - 1).all()
     _check_ids(train, source)
     _check_files(train, source)
     files = train["path"].map(os.path.normpath)
@@ -160,23 +198,23 @@ def build_manifest(
         twice = train.loc[files.duplicated(keep=False), "image_id"]
         raise UserError(f"{source}: {listed(twice)} are the same file; keep one row a picture")
     test_table = None
-    if test is not None:
-        if not len(test):
+    if found.test is not None:
+        if not len(found.test):
             raise UserError(f"{source}: the test set lists no picture; fill it, or remove it to run without")
-        test_table = pd.DataFrame([(one, str(file)) for one, file in test], columns=TEST_COLUMNS)
-        test_table = test_table.assign(**(test_extra or {}))
+        test_table = pd.DataFrame([(one, str(file)) for one, file in found.test], columns=TEST_COLUMNS)
+        test_table = test_table.assign(**found.test_extra)
         _check_ids(test_table, f"{source} (test set)")
         _check_files(test_table, f"{source} (test set)")
     return Manifest(
-        name=name,
-        root=root,
+        name=found.name,
+        root=found.root,
         train=train.sort_values("image_id", ignore_index=True),
         test=test_table,
-        classes=tuple(classes),
-        answers=tuple(answers),
-        attributes=tuple(attributes),
-        is_demo=is_demo,
-        warnings=tuple(warnings),
-        aliases=dict(aliases or {}),
-        codes=dict(codes or {}),
+        classes=tuple(found.classes),
+        answers=tuple(found.answers),
+        attributes=tuple(found.attributes),
+        is_demo=found.is_demo,
+        warnings=tuple(found.warnings),
+        aliases=dict(found.aliases),
+        codes=dict(found.codes),
     )

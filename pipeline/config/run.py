@@ -156,7 +156,7 @@ class OutputConfig:
     only_folds: str | None = None
     """Folds to do now, such as 0 or 0,2; the same command without it does the rest."""
     log_pictures: bool = True
-    """Show batches, mistakes, confusion matrix and the model's graph in TensorBoard too."""
+    """Show batches, mistakes and the confusion matrix in TensorBoard too."""
     wandb: bool = False
     """Report to Weights & Biases as well, a run a fold; the extra wandb installs it, WANDB_MODE=offline holds."""
     page: bool = True

@@ -44,7 +44,7 @@ class _Rows:
 def _training_rows(job: TrainingJob, views_VND: Sequence[np.ndarray], features: Features) -> _Rows:
     train = job.run.manifest.train
     copies = [features.of(train, "identity", copy=copy) for copy in range(job.run.config.train.feature_views)]
-    label_N = train["label_fit" if "label_fit" in train else "label"].to_numpy()
+    label_N = job.run.manifest.label_to_learn
     num_each = len(views_VND) + len(copies)
     place_N = np.tile(np.flatnonzero(label_N >= 0), num_each)  # the others are left out of training
     return _Rows(

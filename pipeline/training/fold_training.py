@@ -128,8 +128,6 @@ class _FoldTraining:
             ) as progress,
         ):
             if job.run.config.output.log_pictures and not self.fit.epoch:  # what a kill in it left was purged
-                size = (1, 3, job.run.preprocess.height, job.run.preprocess.width)
-                self.board.graph(self.fit.model, torch.empty(size))
                 self.fit.watch = self._show_batch
 
             def after_step() -> None:

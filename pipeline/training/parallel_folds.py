@@ -24,6 +24,7 @@ from joblib.externals.loky.backend.context import get_context
 
 from foldblend.cli import Say
 from foldblend.errors import UserError
+from foldblend.siblings import call
 from pipeline.config.resolved import resolved
 from pipeline.data.feeding import Feeder
 from pipeline.device import compute_of
@@ -34,9 +35,10 @@ from pipeline.training.fold_training import run_fold
 from pipeline.watch.hangup import hangup_held
 from pipeline.watch.progress import Progress
 
-__all__ = ["run_folds", "share_of_gpu"]
+__all__ = ["run_folds", "serve_folds", "share_of_gpu"]
 
 CONTEXT_BYTES = 800 * 2**20  # what CUDA and its libraries take for each process, beside torch's tensors
+SERVE = "pipeline.training.parallel_folds:serve_folds"  # by name: see foldblend.siblings.call
 RunFold = Callable[[TrainingJob, int], dict[str, Any]]
 
 
@@ -195,7 +197,7 @@ class _Child:
         their_lifeline, self.lifeline = context.Pipe(duplex=False)
         picklable = dataclasses.replace(job, say=print)
         self.process = context.Process(
-            target=_serve_folds, args=(picklable, run, device, theirs, their_lifeline, get_start_method())
+            target=call, args=(SERVE, picklable, run, device, theirs, their_lifeline, get_start_method())
         )
         with hangup_held():
             self.process.start()
@@ -268,7 +270,7 @@ def _log_to(file: Path) -> None:
     os.close(handle)
 
 
-def _serve_folds(
+def serve_folds(
     job: TrainingJob, run: RunFold, device: str, pipe: Connection, lifeline: Connection, method: str
 ) -> None:
     """Do the folds whose numbers come through the pipe; send back what they say and their outcome."""

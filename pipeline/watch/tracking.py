@@ -1,4 +1,4 @@
-"""Seeing a fold train: its scores, pictures, graph and settings, to TensorBoard and to Weights & Biases.
+"""Seeing a fold train: its scores, pictures and settings, to TensorBoard and to Weights & Biases.
 
 Nothing here draws from a generator or touches a model, so that a run is the same to the bit with or without it.
 """
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard import summary as summaries
 from tqdm import tqdm
@@ -22,18 +21,16 @@ from tqdm import tqdm
 from foldblend.attributes import Attribute, attribute_view
 from foldblend.errors import UserError
 from foldblend.scores.metrics import METRICS
-from pipeline.watch.model_graph import draw_graph
 from reports.tiles import confusion_picture, legible, tile
 
 __all__ = ["Trackers", "attribute_scores", "open_trackers", "require_wandb", "tracking_id"]
 
 
 class _Board(Protocol):
-    """Where it all ends up, pictures and graph already drawn."""
+    """A logging backend, which is handed pictures already drawn."""
 
     def scalars(self, values: Mapping[str, float], step: int) -> None: ...
     def picture(self, tag: str, picture_HWC: np.ndarray, step: int) -> None: ...
-    def graph(self, graph: Any) -> None: ...
     def hparams(self, settings: Mapping[str, Any], scores: Mapping[str, float]) -> None: ...
     def close(self, *, failed: bool) -> None: ...
 
@@ -49,9 +46,6 @@ class _TensorBoard:
 
     def picture(self, tag: str, picture_HWC: np.ndarray, step: int) -> None:
         self._board.add_image(tag, picture_HWC, step, dataformats="HWC")
-
-    def graph(self, graph: Any) -> None:
-        self._board._get_file_writer().add_onnx_graph(graph)  # any GraphDef; the public method wants an ONNX file
 
     def hparams(self, settings: Mapping[str, Any], scores: Mapping[str, float]) -> None:
         # add_hparams would start a run of its own, and declare which columns there are: TensorBoard keeps to
@@ -107,9 +101,6 @@ class _Wandb:
     def picture(self, tag: str, picture_HWC: np.ndarray, step: int) -> None:
         self._run.log({tag: self._wandb.Image(picture_HWC), "step": step})
 
-    def graph(self, graph: Any) -> None:
-        """wandb draws graphs only through hooks on the model that trains."""
-
     def hparams(self, settings: Mapping[str, Any], scores: Mapping[str, float]) -> None:
         kept = (int, float, str, bool, type(None))
         plain = {name: value if type(value) in kept else str(value) for name, value in settings.items()}
@@ -145,18 +136,6 @@ class Trackers:
             picture_HWC = confusion_picture(counts_CC, class_names)
             for board in self._boards:
                 board.picture(tag, picture_HWC, step)
-
-    def graph(self, model: torch.nn.Module, example: torch.Tensor) -> None:
-        """Show what the model is made of, or say why not; only the example's shape and type matter."""
-        if not self._boards:
-            return
-        try:
-            graph = draw_graph(model, example)
-        except Exception as error:  # a courtesy: never the end of a run
-            self._say(f"no graph of the model: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
-            return
-        for board in self._boards:
-            board.graph(graph)
 
     def hparams(self, settings: Mapping[str, Any], scores: Mapping[str, float]) -> None:
         """Add the run to the table that compares runs."""

@@ -14,40 +14,16 @@ import tensorboard.summary.writer.event_file_writer as event_files
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.compat.proto.graph_pb2 import GraphDef
 
 from foldblend.attributes import Attribute
 from foldblend.errors import UserError
 from foldblend.scores.confusion import confusion_counts, worst_mistakes
 from foldblend.scores.rows import Rows
-from pipeline.watch.model_graph import draw_graph
 from pipeline.watch.tracking import Trackers, attribute_scores, open_trackers, require_wandb, tracking_id
 from reports.run.summary import summarise
 from reports.tiles import GAP, LINE, confusion_picture, legible, tile
 
 NAMES = ["bare", "worn $wrongly$_", "x" * 99, "two\nlines"]
-
-
-class Small(torch.nn.Module):
-    """A convolution, batch norm, an in-place function, dropout, a shortcut, and weights that are used twice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.BatchNorm2d(4))
-        self.again = torch.nn.Conv2d(4, 4, 1)
-        self.head = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(4, 2))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = torch.nn.functional.relu_(self.stem(x))
-        return self.head((x + self.again(self.again(x))).mean((2, 3)))
-
-
-class Unseen(Small):
-    """Draws from every generator, then wants to see a number."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        random.random(), np.random.rand(), torch.rand(1)
-        return super().forward(x) if float(x.sum()) > 0 else x
 
 
 def generators() -> str:
@@ -69,20 +45,19 @@ def some_pictures(num: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (num, 32, 24, 3), dtype=np.uint8)
 
 
-def report_everything(board: Trackers, model: torch.nn.Module) -> None:
+def report_everything(board: Trackers) -> None:
     board.scalars({"train/loss": 0.5, "val/f1_macro": 0.25}, 0)
     board.pictures("train/batch", some_pictures(5), None, 0)
     board.pictures("val/worst", some_pictures(2), ["true a\npredicted b"] * 2, 0)
     board.pictures("val/none", some_pictures(0), [], 0)
     board.confusion("val/confusion", np.diag([3, 0, 1, 2]), NAMES, 0)
-    board.graph(model, torch.zeros(2, 3, 8, 8))
     board.hparams({"lr": 0.1, "ema": True, "drop_path": None, "tta": ("hflip",), "b": 8}, {"f1_macro": 0.5})
 
 
 def test_everything_is_read_back_and_no_generator_moves(tmp_path):
-    model, before = Small(), generators()
+    before = generators()
     with open_board(tmp_path) as board:
-        report_everything(board, model)
+        report_everything(board)
     assert generators() == before
     events = read(tmp_path)
     assert [one.name for one in tmp_path.iterdir()] == ["tb"]
@@ -95,7 +70,6 @@ def test_everything_is_read_back_and_no_generator_moves(tmp_path):
     assert set(content) == {"_hparams_/session_start_info", "_hparams_/session_end_info"}
     for word in (b"lr", b"drop_path", b"None", b"ema", b"True", b"hflip"):
         assert word in content["_hparams_/session_start_info"], word
-    assert {node.op for node in GraphDef.FromString(events.Graph().SerializeToString()).node} > {"conv2d", "linear"}
 
 
 def test_a_continued_fold_replaces_what_it_repeats(tmp_path, monkeypatch):
@@ -120,42 +94,7 @@ def test_scalars_are_on_disk_at_once(tmp_path):
 
 def test_without_boards_nothing_happens():
     with Trackers() as board:
-        report_everything(board, Small())
-
-
-def test_the_graph_names_modules_and_joins_what_belongs_together():
-    nodes = {node.name: node for node in draw_graph(Small(), torch.zeros(2, 3, 8, 8)).node}
-    assert nodes["Small/stem/0/conv2d"].input[:2] == ["input", "Small/stem/0/weight"]
-    assert nodes["Small/relu"].input == ["Small/stem/1/batch_norm"]
-    assert nodes["Small/again/conv2d"].input == ["Small/relu", "Small/again/weight", "Small/again/bias"]
-    assert nodes["Small/again/conv2d_2"].input == ["Small/again/conv2d", "Small/again/weight", "Small/again/bias"]
-    assert nodes["Small/add"].input == ["Small/relu", "Small/again/conv2d_2"]
-    assert nodes["output"].input == ["Small/head/1/linear"]
-    shape = nodes["Small/head/1/linear"].attr["_output_shapes"].list.shape[0]
-    assert [dim.size for dim in shape.dim] == [2, 2]
-
-
-@pytest.mark.parametrize("kind", [Small, Unseen])
-def test_the_graph_changes_nothing_and_never_fails(tmp_path, kind):
-    model = kind().train()
-    model.stem[1].eval()  # a frozen batch norm
-    modes = [module.training for module in model.modules()]
-    weights = {name: value.clone() for name, value in model.state_dict().items()}
-    before, said = generators(), []
-    with open_board(tmp_path, say=said.append) as board:
-        board.graph(model, torch.ones(2, 3, 8, 8))
-    assert generators() == before
-    assert [module.training for module in model.modules()] == modes
-    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
-    assert all(value.requires_grad and value.grad is None for value in model.parameters())
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-    if kind is Small:
-        assert not said
-        assert read(tmp_path).Tags()["graph"]
-    else:
-        assert len(said) == 1
-        assert said[0].startswith("no graph of the model: RuntimeError: ")
-        assert not read(tmp_path).Tags()["graph"]
+        report_everything(board)
 
 
 def test_worst_mistakes_surest_first():
@@ -247,10 +186,10 @@ def test_wandb_offline(tmp_path, monkeypatch):
         wandb = require_wandb()
     except UserError as error:
         pytest.skip(str(error))
-    model, before = Small(), generators()
+    before = generators()
     try:
         with open_board(tmp_path / "fold_0", use_wandb=True) as board:
-            report_everything(board, model)
+            report_everything(board)
     finally:
         wandb.teardown()
     assert generators() == before

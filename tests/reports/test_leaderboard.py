@@ -19,7 +19,7 @@ import report
 from foldblend.runs.folder import file_hash, write_json, write_table
 from foldblend.runs.run import Run
 from foldblend.scores.bootstrap import group_resamples
-from foldblend.scores.score import Scored
+from foldblend.scores.score import Score, Scored
 from reports.board import text as board_text
 from reports.board.leaderboard import find_runs, leaderboard, rank
 from reports.board.page import board_page

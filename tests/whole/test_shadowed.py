@@ -1,0 +1,84 @@
+"""Commands and the public face work where the user's folder has modules of our packages' names."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.makers.constants import ROOT, TINY
+
+SCRIPTS = Path(sys.executable).parent
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    """A folder with a user's own pipeline.py, folds.py and reports/, which end whoever imports them."""
+    folder = tmp_path / "project"
+    (folder / "reports").mkdir(parents=True)
+    for file in ("pipeline.py", "folds.py", "ensemble.py", "tta.py", "reports/__init__.py"):
+        (folder / file).write_text("raise SystemExit('the user\\'s own module was imported')\n")
+    return folder
+
+
+def run(folder, *words, timeout=300):
+    """Run words there as a user might, their folder first on the path."""
+    environment = os.environ | {"PYTHONPATH": "."}
+    done = subprocess.run(
+        [*map(str, words)], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=timeout
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["cv", "blend", "tta", "audit", "leaderboard", "report"])
+def test_console_scripts(theirs, name):
+    if not (SCRIPTS / f"foldblend-{name}").exists():
+        pytest.skip("not installed")
+    code, said = run(theirs, SCRIPTS / f"foldblend-{name}", "--help")
+    assert code == 0, said
+    assert f"foldblend-{name}" in said
+
+
+@pytest.mark.parametrize("script", ["run_cv", "blend", "run_tta", "run_audit", "leaderboard", "report"])
+def test_scripts(theirs, script):
+    code, said = run(theirs, sys.executable, ROOT / f"{script}.py", "--help")
+    assert code == 0, said
+
+
+def test_the_public_face(theirs, tiny_runs):
+    code = "import foldblend as fb, sys; print(fb.load(sys.argv[1])); fb.blend(sys.argv[1:], method='soft', output='o')"
+    returned, said = run(theirs, sys.executable, "-c", code, *sorted(tiny_runs.iterdir()))
+    assert returned == 0, said
+    assert "OOF macro F1" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["script", "python"])
+def test_folds_side_by_side(theirs, tiny_layout, tmp_path, way):
+    argv = ["--data", tiny_layout, "--output", tmp_path, "--name", "two", "--backbone", "test_resnet", *TINY]
+    argv += ["--parallel-folds", "2"]
+    if way == "script":
+        command = [sys.executable, ROOT / "run_cv.py", *argv]
+    else:  # no script that the processes of the folds could run again
+        code = "import sys; from foldblend.commands import run_cv; sys.exit(run_cv(sys.argv[1:]))"
+        command = [sys.executable, "-c", code, *argv]
+    returned, said = run(theirs, *command)
+    assert returned == 0, said
+    assert (tmp_path / "two" / "oof.parquet").is_file()
+
+
+def test_a_module_of_theirs_that_is_imported_already_is_named(theirs):
+    (theirs / "pipeline.py").write_text("")
+    returned, said = run(theirs, sys.executable, "-c", "import pipeline\nimport foldblend")
+    last = said.strip().splitlines()[-1]
+    assert returned == 1
+    assert last.startswith(f"ImportError: {theirs / 'pipeline.py'}: ")
+    assert "import foldblend before it" in last
+
+
+def test_a_part_in_a_module_of_such_a_name_is_refused(theirs):
+    returned, said = run(theirs, sys.executable, ROOT / "run_cv.py", "--data", "demo", "--backbone", "pipeline:Net")
+    assert returned == 2
+    assert said.strip().splitlines()[-1].startswith("error: --backbone pipeline:Net: ")
+    assert "give your module another name" in said
