@@ -139,10 +139,34 @@ def _blend_yaml(
 
 
 def blend(runs: Sequence[str | Path | Run], *, say: Say = print, **settings: Any) -> Run:
-    """Combine the runs (or their folders) and return the blend, itself a run.
+    """Combine finished runs into one, honestly scored, and return the blend, itself a run.
 
-    Settings are those of BlendConfig. What is fitted is cross-fitted: the blend's out-of-fold rows are by what other
-    people's rows say. Raises UserError.
+    What is fitted is cross-fitted: each out-of-fold prediction of the blend is by what was fitted on the other folds.
+
+    Parameters
+    ----------
+    runs
+        Runs, or their folders.
+    say
+        Where progress and the report go.
+    settings
+        Spelt as the flags of blend.py: ``method``, ``weights``, ``budget``, ``name`` ...
+
+    Returns
+    -------
+    Run
+        The blend, in a folder beside the first run or in ``output``.
+
+    Raises
+    ------
+    UserError
+        For runs that do not go together, an unknown setting, or a folder that is taken.
+
+    Examples
+    --------
+    >>> both = fb.blend([outputs / "alpha", outputs / "beta"], method="soft", name="ab", page=False, say=silent)
+    >>> both.info["kind"], [member["weight"] for member in both.info["members"]]
+    ('blend', [0.5, 0.5])
     """
     known = [one.name for one in dataclasses.fields(BlendConfig)]
     for name in settings.keys() - {*known}:

@@ -26,7 +26,7 @@ def run_tta(run: str | Path | Run, *, say: Say = print, **settings: Any) -> Run:
     Parameters
     ----------
     run
-        The run, or its folder.
+        A cross-validated run, or its folder.
     say
         Where progress goes.
     settings
@@ -44,7 +44,9 @@ def run_tta(run: str | Path | Run, *, say: Say = print, **settings: Any) -> Run:
 
     Examples
     --------
-    >>> fb.run_tta("outputs/RUN", views="hflip,scale:1.15")  # doctest: +SKIP
+    >>> flipped = fb.run_tta(outputs / "beta", views="hflip", name="turned", page=False, say=silent)
+    >>> flipped.info["kind"], flipped.info["views"]
+    ('tta', ['identity', 'hflip'])
     """
     folder = run.path if isinstance(run, Run) else run
     return augment_run(TtaConfig(run=str(folder), **settings), add_views=_add_views, say=say)

@@ -74,7 +74,7 @@ def load(folder: str | Path) -> Run:
 
     Examples
     --------
-    >>> run = fb.load("outputs/a")
+    >>> run = fb.load(outputs / "alpha")
     >>> run.oof[["image_id", "group", "label", "fold"]].shape
     (84, 4)
     """

@@ -31,7 +31,7 @@ class Run:
     --------
     >>> run = fb.load(outputs / "alpha")
     >>> run.classes[:2], run.oof.shape, run.test.shape
-    (('wear male <30', 'wear male 30-59'), (84, 24), (42, 19))
+    (('worn, male, <30', 'worn, male, 30-59'), (84, 24), (42, 19))
     >>> run.report["headline"].keys()
     dict_keys(['value', 'low', 'high'])
     """

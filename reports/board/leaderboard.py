@@ -17,7 +17,7 @@ from foldblend.runs.check import NEEDED, check_rows, why_unfinished
 from foldblend.runs.costs import num_models, num_passes
 from foldblend.runs.rows import oof_arrays
 from foldblend.runs.run import Run
-from foldblend.scores.metrics import METRICS, softmax
+from foldblend.scores.metrics import METRICS, check_metric, softmax
 from foldblend.scores.rows import Rows
 from foldblend.scores.score import Scored, score_prediction
 from reports.text import printable
@@ -264,11 +264,34 @@ def _data_key(run: Run) -> tuple[object, ...]:
     return run.ids_hash, run.classes, pd.util.hash_pandas_object(once, index=False).to_numpy().tobytes()
 
 
-def leaderboard(runs: Sequence[Run], skipped: Sequence[Mapping[str, str]], *, metric: str | None) -> dict[str, Any]:
-    """Return a board a data set, of runs that `find_runs` found; without a metric it is the runs' own.
+def leaderboard(
+    runs: Sequence[Run], skipped: Sequence[Mapping[str, str]] = (), *, metric: str | None = None
+) -> dict[str, Any]:
+    """Compare runs: return a board for each data set, its runs best first, as plain data.
 
-    For up to 50 runs there are the differences of each pair: `differences[i][j]` is row i minus row i + 1 + j.
+    Parameters
+    ----------
+    runs
+        Finished runs, such as `load` returns or `find_runs` found.
+    skipped
+        What `find_runs` skipped, to be told beside them.
+    metric
+        The score that counts; by default the runs' own.
+
+    Returns
+    -------
+    dict
+        As docs/leaderboard.schema.json describes. For up to 50 runs it has the differences of each pair:
+        ``differences[i][j]`` is row i minus row i + 1 + j.
+
+    Examples
+    --------
+    >>> [board] = fb.leaderboard([fb.load(outputs / name) for name in ("alpha", "beta")])["boards"]
+    >>> len(board["rows"])
+    2
     """
+    if metric is not None:
+        check_metric(metric)
     own = {run.info["metric"] for run in runs}
     metric = metric or (own.pop() if len(own) == 1 else "f1_macro")
     by_oof = {run.oof_hash: run for run in runs}

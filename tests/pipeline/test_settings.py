@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import yaml
 
-from docs import flag_tables
 from foldblend.cli import cli_flags, typed_settings
 from foldblend.errors import UserError
 from foldblend.flags import Flag, flag_name, flags_of
@@ -35,11 +34,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def parse(*argv):
     return parse_run_config(argv, prog="run_cv.py", description="")
-
-
-def test_the_list_of_flags_is_that_of_the_settings():
-    """Of all commands: what changes here changes docs/flags.md (python docs/flag_tables.py), and is seen in review."""
-    assert flag_tables.FILE.read_text(encoding="utf-8") == flag_tables.page()
 
 
 def test_every_flag_of_training_is_explained_with_its_paper():

@@ -52,7 +52,9 @@ def test_a_blend_by_its_name_loads_no_torch(tiny_runs, tmp_path):
     subprocess.run([sys.executable, "-c", code, *argv], check=True, cwd=ROOT, capture_output=True)
 
 
-@pytest.mark.parametrize("name", ["audit", "blend", "cross_validate", "load", "run_tta", "Run"])
+@pytest.mark.parametrize(
+    "name", ["audit", "blend", "build_manifest", "cross_validate", "leaderboard", "load", "run_tta", "Run"]
+)
 def test_examples_in_docstrings_run(name, runs_copy, tiny_layout, tmp_path):
     names = {"fb": fb, "data": str(tiny_layout), "output": tmp_path, "outputs": runs_copy, "silent": lambda _: None}
     tests = list(doctest.DocTestFinder(recurse=False).find(getattr(fb, name), name, globs=names))

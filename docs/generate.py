@@ -1,6 +1,6 @@
-"""Write docs/flags.md, the list of all flags, from the fields of the settings: python docs/flag_tables.py
+"""Write what the code says of itself: docs/flags.md and docs/run.schema.json. Run: python docs/generate.py
 
-A test holds the file against the settings, so that a flag that comes, goes or changes its default is seen in review.
+A test holds both files against the code, so that a flag or a key that comes, goes or changes is seen in review.
 """
 
 from __future__ import annotations
@@ -8,7 +8,10 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import json
 import textwrap
+import types
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +19,13 @@ from typing import Any
 from ensemble.config import BlendConfig
 from foldblend.cli import cli_flags
 from foldblend.flags import ALWAYS, Flag, flags_of
+from foldblend.runs.info import RunInfo
 from folds.config import AuditConfig
 from pipeline.config.run import RunConfig
 from reports.commands import BoardConfig, ReportConfig
 from tta.config import TtaConfig
 
-FILE = Path(__file__).with_name("flags.md")
+HERE = Path(__file__).resolve().parent
 COMMANDS = {
     "run_cv.py": RunConfig,
     "blend.py": BlendConfig,
@@ -32,7 +36,7 @@ COMMANDS = {
 }
 INTRO = """# All flags
 
-Made by `python docs/flag_tables.py` from the fields of the settings; `--help` of each command says the same. Every
+Made by `python docs/generate.py` from the fields of the settings; `--help` of each command says the same. Every
 flag of `run_cv.py` is also a key of its YAML files and a keyword of `fb.cross_validate`. "Another run": another value
 makes another run, which does not go on under the same name.
 """
@@ -71,7 +75,7 @@ def _rows(config_class: Any, known: dict[str, Flag], spelt: dict[str, list[str]]
         yield flags, default, texts[field.name].replace("|", "\\|"), "; ".join(notes)
 
 
-def page() -> str:
+def flags_page() -> str:
     """Return docs/flags.md."""
     parts = [INTRO]
     for command, config_class in COMMANDS.items():
@@ -89,5 +93,47 @@ def page() -> str:
     return "".join(parts)
 
 
+PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean"}
+
+
+def _schema_of(hint: Any) -> dict[str, Any]:
+    """Return the JSON schema of an annotation."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if typing.is_typeddict(hint):
+        return _object(hint)
+    if origin is typing.Required:
+        return _schema_of(parts[0])
+    if origin is typing.Literal:
+        return {"enum": list(parts)}
+    if origin is list:
+        return {"type": "array", "items": _schema_of(parts[0])}
+    if origin is dict:
+        values = {} if parts[1] is Any else {"additionalProperties": _schema_of(parts[1])}
+        return {"type": "object", **values}
+    if isinstance(hint, types.UnionType):
+        return {"type": ["null" if part is type(None) else PLAIN[part] for part in parts]}
+    return {"type": PLAIN[hint]}
+
+
+def _object(typed: Any) -> dict[str, Any]:
+    """Return the JSON schema of a TypedDict, with the text under each key."""
+    texts, properties = helps(typed), {}
+    for name, hint in typing.get_type_hints(typed, include_extras=True).items():
+        said = {"description": texts[name]} if name in texts else {}
+        properties[name] = said | _schema_of(hint)
+    about = (inspect.getdoc(typed) or "").splitlines()[0]
+    required = sorted(typed.__required_keys__)
+    return {"description": about, "type": "object", "properties": properties, "required": required}
+
+
+def run_schema() -> str:
+    """Return docs/run.schema.json."""
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "run.json of a run folder"}
+    return json.dumps(head | _object(RunInfo), indent=1) + "\n"
+
+
+FILES = {"flags.md": flags_page, "run.schema.json": run_schema}
+
 if __name__ == "__main__":
-    FILE.write_text(page(), encoding="utf-8")
+    for name, made in FILES.items():
+        (HERE / name).write_text(made(), encoding="utf-8")

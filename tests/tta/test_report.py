@@ -11,8 +11,8 @@ from foldblend.scores.rows import Rows
 from reports.blocks import section, section_html, section_lines
 from reports.run.summary import compare
 from tta.evaluate import effects
-from tta.harm import cost_block, effect_rows, harm_blocks, pictures_per_second, simple_policies
 from tta.policy import Policy
+from tta.report import cost_block, effect_rows, harm_blocks, pictures_per_second, simple_policies
 
 VOWEL = Attribute(name="vowel", values=("yes", "no"), of_class=(0, 1, 1))
 SECONDS = {"hflip": 0.02, "vflip": 0.04, "train#0": 0.1}
