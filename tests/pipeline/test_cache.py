@@ -396,7 +396,7 @@ def test_records_that_were_cut_or_removed_are_made_again(store):
 
 def test_a_finished_store_is_only_read(store, monkeypatch):
     fill(store, [1, 2])
-    monkeypatch.setattr(Store, "_held", None)
+    monkeypatch.setattr("pipeline.data.cache.hold", None)
     fill(store, [2, 1])
 
 
