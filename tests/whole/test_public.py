@@ -45,16 +45,11 @@ def test_importing_it_loads_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-def test_a_blend_by_its_name_loads_no_torch(tiny_runs, tmp_path):
-    code = "import sys, foldblend as fb; fb.blend(sys.argv[1:3], method='soft', output=sys.argv[3], page=False)\n"
-    code += "assert 'torch' not in sys.modules"
-    argv = [*map(str, sorted(tiny_runs.iterdir())), str(tmp_path)]
-    subprocess.run([sys.executable, "-c", code, *argv], check=True, cwd=ROOT, capture_output=True)
+SLOW = [pytest.param("audit", marks=pytest.mark.slow)]
+EXAMPLES = [*SLOW, "blend", "build_manifest", "cross_validate", "leaderboard", "load", "run_tta", "Run"]
 
 
-@pytest.mark.parametrize(
-    "name", ["audit", "blend", "build_manifest", "cross_validate", "leaderboard", "load", "run_tta", "Run"]
-)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_in_docstrings_run(name, runs_copy, tiny_layout, tmp_path):
     names = {"fb": fb, "data": str(tiny_layout), "output": tmp_path, "outputs": runs_copy, "silent": lambda _: None}
     tests = list(doctest.DocTestFinder(recurse=False).find(getattr(fb, name), name, globs=names))
@@ -94,7 +89,7 @@ def test_each_command_is_a_script_and_a_console_script(name):
         ("folds", ["--help"], "python run_audit.py"),
         ("tta", ["--help"], "python run_tta.py"),
         ("reports", ["--help"], "python leaderboard.py"),
-        ("reports", ["--redraw"], "python report.py"),
+        pytest.param("reports", ["--redraw"], "python report.py", marks=pytest.mark.slow),
     ],
 )
 def test_commands_of_earlier_versions_say_what_to_type(module, flags, new, runs_copy):
