@@ -19,7 +19,7 @@ from reports.text import num, span
 __all__ = ["Point", "Row", "costs_of", "frontier", "frontier_section", "parse_budget", "within_budget"]
 
 Subset = tuple[int, ...]
-Score = Callable[[Subset], float]
+ScoreOf = Callable[[Subset], float]
 """Numbers of members, ascending -> their score together; greater is better."""
 
 EPSILON = 1e-9  # of a cost: three members at 1 fit a budget of 3, however their costs were rounded
@@ -74,7 +74,7 @@ def costs_of(runs: Sequence[Run]) -> tuple[np.ndarray, str]:
     return passes_M / least, f"{least} forward {'pass' if least == 1 else 'passes'} a picture, as counted ({why})"
 
 
-def within_budget(score: Score, cost_M: np.ndarray, budget: float) -> Subset:
+def within_budget(score: ScoreOf, cost_M: np.ndarray, budget: float) -> Subset:
     """Return members whose costs sum to no more than the budget, in the order in which they were taken.
 
     First the best that fits, then whichever gives the best score of those that still fit, while none lowers it.
@@ -96,7 +96,7 @@ def within_budget(score: Score, cost_M: np.ndarray, budget: float) -> Subset:
     return tuple(taken)
 
 
-def frontier(score: Score, cost_M: np.ndarray) -> list[Point]:
+def frontier(score: ScoreOf, cost_M: np.ndarray) -> list[Point]:
     """Return the points that nothing cheaper or as cheap reaches, cheapest first.
 
     They are of: each member alone; the two, three, .. cheapest and all together; and the best with what adds most to
