@@ -9,7 +9,7 @@ __all__ = ["BadImage", "UserError", "counted", "did_you_mean", "in_a_line", "lis
 
 
 class UserError(ValueError):
-    """Something the user can mend; entry points print it as one line and exit with 2."""
+    """Something the user can mend; `foldblend.cli.run_command` prints it as one line and exits with 2."""
 
 
 class BadImage(UserError):

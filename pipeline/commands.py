@@ -8,7 +8,7 @@ from pathlib import Path
 
 from foldblend.cli import parse_flags, program, run_command
 from foldblend.errors import UserError
-from pipeline.config.cli import parse_run_config
+from pipeline.config.command_line import parse_run_config
 from pipeline.watch.hangup import outlive_terminal
 
 __all__ = ["run_cv", "run_tta"]

@@ -41,9 +41,10 @@ from folds.data.manifest import Manifest
 from folds.fold_file import read_fold_file
 from folds.split import SPLITTERS
 from pipeline.config.about import describe_run
+from pipeline.config.identity import changed_keys
 from pipeline.config.resolved import ResolvedConfig
 from pipeline.config.run import RunConfig, parse_folds
-from pipeline.config.settings import changed_keys, flatten, replace
+from pipeline.config.settings import flatten, replace
 from pipeline.fold_files import finished_fold
 from pipeline.frozen.run_heads import run_heads
 from pipeline.job import Prepared, TrainingJob, job_of

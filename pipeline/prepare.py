@@ -18,9 +18,10 @@ from folds.data.load import load_data
 from folds.data.manifest import Manifest, slug
 from folds.plan import plan_folds
 from pipeline.checks import check_flags, check_recipe, explain, own_parts
+from pipeline.config.identity import identity_hash, keep_defaults
 from pipeline.config.resolved import ResolvedConfig, resolved
 from pipeline.config.run import RunConfig
-from pipeline.config.settings import flatten, identity_hash, keep_defaults, replace
+from pipeline.config.settings import flatten, replace
 from pipeline.data.cache import MEMORY_ONLY, known_keys
 from pipeline.data.crop import faces_folder, with_crop
 from pipeline.data.pictures import pictures_folder

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from foldblend.errors import UserError, listed, require
+from foldblend.errors import UserError, require
 from foldblend.flags import ALWAYS, flags_of, from_settings
 from pipeline.config.run import RunConfig
 
-__all__ = ["changed_keys", "flatten", "identity_hash", "keep_defaults", "make_config", "read_config_file", "replace"]
+__all__ = ["flatten", "make_config", "read_config_file", "replace", "values_before"]
 
 
 def flatten(config: RunConfig) -> dict[str, Any]:
@@ -38,20 +36,6 @@ def replace(config: RunConfig, /, **flat: Any) -> RunConfig:
     return dataclasses.replace(make_config(flatten(config), **flat), typed=config.typed | flat.keys())
 
 
-def keep_defaults(config: RunConfig, written: Mapping[Any, Any]) -> RunConfig:
-    """Return the settings with defaults that have changed as a run has them that was started before.
-
-    `written` is its config.yaml, as a mapping. What was typed stays as it was typed.
-    """
-    kept = {}
-    for name, about in flags_of(RunConfig).items():
-        value = written.get(name, about.before)
-        was_default = value in about.formerly or (name not in written and value is not ALWAYS)
-        if written and was_default and name not in config.typed:
-            kept[name] = value
-    return dataclasses.replace(replace(config, **kept), typed=config.typed)
-
-
 def read_config_file(file: str | Path) -> RunConfig:
     """Read a flat YAML file of settings. Raises UserError for a missing file, bad YAML or unknown keys."""
     try:
@@ -66,12 +50,12 @@ def read_config_file(file: str | Path) -> RunConfig:
         settings = {}
     require(isinstance(settings, dict), f"{file}: expected `name: value` lines")
     try:
-        return make_config(_before() | settings if _is_whole(settings) else settings)
+        return make_config(values_before() | settings if _is_whole(settings) else settings)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
 
 
-def _before() -> dict[str, Any]:
+def values_before() -> dict[str, Any]:
     """Return the settings that came later, as versions without them had it."""
     return {name: about.before for name, about in flags_of(RunConfig).items() if about.before is not ALWAYS}
 
@@ -79,27 +63,3 @@ def _before() -> dict[str, Any]:
 def _is_whole(settings: Mapping[Any, Any]) -> bool:
     """Return whether settings are a run's own, which are all that its version had, and not some that a person chose."""
     return all(name in settings for name, about in flags_of(RunConfig).items() if about.before is ALWAYS)
-
-
-def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that decide the logits; a flag that came later only where it changes what was before it."""
-    known = flags_of(RunConfig)
-    chooses = settings.get("select", "last") != "last"  # an epoch, by --metric
-    return {
-        key: value
-        for key, value in settings.items()
-        if (key == "metric" and chooses) or (known[key].identity and value != known[key].before)
-    }
-
-
-def identity_hash(config: RunConfig) -> str:
-    """Hash of the settings that decide the logits."""
-    text = json.dumps(_identity(flatten(config)), sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def changed_keys(old: Mapping[str, Any], new: RunConfig) -> str:
-    """Return "epochs 4 -> 8, lr 0.001 -> 0.01": the deciding settings that differ, or ""."""
-    before, after = _before() | _identity(old), _before() | _identity(flatten(new))
-    changed = (f"{key} {before.get(key)} -> {value}" for key, value in after.items() if before.get(key) != value)
-    return listed(changed, most=5)

@@ -12,7 +12,7 @@ from foldblend.errors import UserError
 from foldblend.plugins import find_part, load_custom, source_hash
 from foldblend.runs.run import Run
 from pipeline.checks import explain
-from pipeline.config.cli import parse_run_config
+from pipeline.config.command_line import parse_run_config
 from tests.makers.constants import TINY
 
 OWN = "examples.own_parts"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.checks import check_flags
-from pipeline.config.cli import parse_run_config
+from pipeline.config.command_line import parse_run_config
 from pipeline.config.settings import read_config_file
 from pipeline.models.backbones import check_backbone
 

@@ -15,17 +15,10 @@ from foldblend.cli import cli_flags, typed_settings
 from foldblend.errors import UserError
 from foldblend.flags import Flag, flag_name, flags_of
 from foldblend.runs.run import Run
-from pipeline.config.cli import parse_run_config
+from pipeline.config.command_line import parse_run_config
+from pipeline.config.identity import changed_keys, identity_hash, keep_defaults
 from pipeline.config.run import RunConfig, parse_size
-from pipeline.config.settings import (
-    changed_keys,
-    flatten,
-    identity_hash,
-    keep_defaults,
-    make_config,
-    read_config_file,
-    replace,
-)
+from pipeline.config.settings import flatten, make_config, read_config_file, replace
 from pipeline.config.train import AugmentConfig, LossConfig, TrainConfig
 from tests.makers.constants import TINY
 
@@ -177,7 +170,8 @@ def test_blend_never_loads_torch(tiny_runs, tmp_path):
 def as_if(monkeypatch, **flags):
     """Have settings know these flags otherwise, as a later version might."""
     known = flags_of(RunConfig) | flags
-    monkeypatch.setattr("pipeline.config.settings.flags_of", lambda _: known)
+    for module in ("settings", "identity"):
+        monkeypatch.setattr(f"pipeline.config.{module}.flags_of", lambda _: known)
 
 
 def test_a_setting_that_came_later_is_in_older_runs_what_it_was_before(monkeypatch, tmp_path):

@@ -11,6 +11,7 @@ import report
 import run_cv
 import run_tta
 from foldblend.runs.run import Run
+from tests.makers.constants import TINY
 from tests.makers.old_runs import commands_of, make_old_runs
 
 pytestmark = pytest.mark.slow
@@ -115,3 +116,21 @@ def test_its_runs_are_compared_and_drawn_again(old, tmp_path):
     (old / "flipped" / "report.json").unlink()
     said_by(report.main, old / "flipped", "--no-page")
     assert json.loads((old / "flipped" / "report.json").read_text()) == before
+
+
+@pytest.mark.filterwarnings("ignore:.* is now:FutureWarning")
+def test_parts_written_for_the_old_code_run(old, tiny_layout, tmp_path, monkeypatch):
+    """Its example of a user's own parts, which imports modules under their former names."""
+    (tmp_path / "former_parts.py").write_text((old.parent / "code" / "examples" / "own_parts.py").read_text())
+    monkeypatch.syspath_prepend(tmp_path)
+    shared = ["--output", tmp_path / "out", "--pretrained", "none", *TINY]
+    parts = ["--backbone", "former_parts:TinyNet", "--augment", "former_parts:Shuffled"]
+    parts += ["--loss", "0.5*ce+0.5*former_parts:Brier", "--sched", "former_parts:HalfCosine"]
+    said_by(run_cv.main, "--data", tiny_layout, "--name", "parts", *parts, *shared)
+    for index, image in enumerate(sorted(tiny_layout.glob("train/images/*/normal.jpg"))):
+        folder = tmp_path / "pictures" / ("cat" if index % 2 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{index // 2}_{index}.jpg").write_bytes(image.read_bytes())
+    reader = ["--dataset", "former_parts:read_folders", "--data", tmp_path / "pictures", "--backbone", "test_resnet"]
+    said_by(run_cv.main, "--name", "reader", *reader, *shared)
+    assert Run(tmp_path / "out" / "reader").classes == ("cat", "dog")
