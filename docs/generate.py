@@ -1,4 +1,4 @@
-"""Write what the code says of itself: docs/flags.md and docs/run.schema.json. Run: python docs/generate.py
+"""Write what the code says of itself: docs/flags.md and docs/run.schema.json. Run: python -m docs.generate
 
 A test holds both files against the code, so that a flag or a key that comes, goes or changes is seen in review.
 """
@@ -26,6 +26,7 @@ from reports.commands import BoardConfig, ReportConfig
 from tta.config import TtaConfig
 
 HERE = Path(__file__).resolve().parent
+BY_CONTENT = ("data", "dataset", "csv", "test_csv", "corrections", "fold_file", "weights")
 COMMANDS = {
     "run_cv.py": RunConfig,
     "blend.py": BlendConfig,
@@ -36,7 +37,7 @@ COMMANDS = {
 }
 INTRO = """# All flags
 
-Made by `python docs/generate.py` from the fields of the settings; `--help` of each command says the same. Every
+Made by `python -m docs.generate` from the fields of the settings; `--help` of each command says the same. Every
 flag of `run_cv.py` is also a key of its YAML files and a keyword of `fb.cross_validate`. "Another run": another value
 makes another run, which does not go on under the same name.
 """
@@ -54,7 +55,9 @@ def helps(config_class: Any) -> dict[str, str]:
     return found
 
 
-def _rows(config_class: Any, known: dict[str, Flag], spelt: dict[str, list[str]]) -> Iterator[tuple[str, ...]]:
+def _rows(
+    config_class: Any, known: dict[str, Flag], spelt: dict[str, list[str]], *, is_run: bool
+) -> Iterator[tuple[str, ...]]:
     """Yield the cells of each flag of a group."""
     texts = helps(config_class)
     for field in dataclasses.fields(config_class):
@@ -63,7 +66,8 @@ def _rows(config_class: Any, known: dict[str, Flag], spelt: dict[str, list[str]]
         about = known[field.name]
         default = "" if field.default in (None, ()) else f"`{field.default}`"
         notes = [
-            *(["another run"] if about.identity and config_class.__module__.startswith(("pipeline", "folds")) else []),
+            *(["another run"] if is_run and about.identity else []),
+            *(["another run by its content"] if is_run and field.name in BY_CONTENT else []),
             *([f"goes with {about.needs.what}"] if about.needs else []),
             *(["goes with --csv"] if about.csv_only else []),
             *(["not for --finetune head"] if about.steps else []),
@@ -89,7 +93,9 @@ def flags_page() -> str:
         for name, group in [(field.name, field.default_factory) for field in groups] or [("", config_class)]:
             parts.append(f"\n### {name}\n" if name else "")
             parts.append("\n| flag | default | what it does | |\n| --- | --- | --- | --- |\n")
-            parts += [f"| {' | '.join(row)} |\n" for row in _rows(group, known, spelt)]
+            parts += [
+                f"| {' | '.join(row)} |\n" for row in _rows(group, known, spelt, is_run=config_class is RunConfig)
+            ]
     return "".join(parts)
 
 

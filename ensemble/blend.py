@@ -16,10 +16,11 @@ import yaml
 from ensemble.align import Aligned, align
 from ensemble.budget import costs_of
 from ensemble.combine import Blend, combine, flattered
-from ensemble.config import ALLOWS, DECIDES, BlendConfig, check_members, member_record, read_blend_file
-from ensemble.find import find_members, of_one_data_set
+from ensemble.config import ALLOWS, DECIDES, BlendConfig, read_blend_file
+from ensemble.find import check_members, find_members, member_record, of_one_data_set
 from foldblend.cli import Say
-from foldblend.errors import UserError, did_you_mean, listed
+from foldblend.errors import UserError, listed
+from foldblend.flags import from_settings
 from foldblend.runs.costs import device_of, num_passes, picture_seconds
 from foldblend.runs.derived import Derived, open_derived, write_derived
 from foldblend.runs.folder import PICTURES, lock_folder
@@ -168,10 +169,8 @@ def blend(runs: Sequence[str | Path | Run], *, say: Say = print, **settings: Any
     >>> both.info["kind"], [member["weight"] for member in both.info["members"]]
     ('blend', [0.5, 0.5])
     """
-    known = [one.name for one in dataclasses.fields(BlendConfig)]
-    for name in settings.keys() - {*known}:
-        raise UserError(f"unknown setting {name!r}{did_you_mean(name, known)}")
-    config = BlendConfig(runs=tuple(str(getattr(run, "path", run)) for run in runs), **settings)
+    paths = tuple(str(getattr(run, "path", run)) for run in runs)
+    config = from_settings(BlendConfig, {**settings, "runs": paths})
     found, skipped = find_members(config.runs, include_blends=config.include_blends or config.config is not None)
     if config.config is not None and skipped and config.runs == read_blend_file(config.config).runs:
         raise UserError(f"{config.config}: {skipped[0][0]} cannot be blended any more: {skipped[0][1]}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from foldblend.scores.metrics import Metric
 from reports.blocks import lines_block, section, table_block, text_block
 from reports.text import num, span
 
-__all__ = ["Point", "Row", "costs_of", "frontier", "frontier_section", "parse_budget", "within_budget"]
+__all__ = ["Point", "Row", "costs_of", "frontier", "frontier_section", "within_budget"]
 
 Subset = tuple[int, ...]
 ScoreOf = Callable[[Subset], float]
@@ -42,15 +41,6 @@ class Row(NamedTuple):
     """Times the cheapest member's."""
     headline: Mapping[str, float | None]
     """Score and its interval: value, low, high."""
-
-
-def parse_budget(text: str) -> float:
-    """Return how many times the cheapest member's cost "3x", "2.5x" or "3" allows. Raises UserError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)x?", text.strip(), re.ASCII | re.IGNORECASE)
-    budget = float(match[1]) if match else 0.0
-    if not 1 <= budget < math.inf:
-        raise UserError(f"--budget {text}: pass how often the cheapest member's cost, 1x or more, such as 3x or 2.5x")
-    return budget
 
 
 def costs_of(runs: Sequence[Run]) -> tuple[np.ndarray, str]:

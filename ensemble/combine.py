@@ -12,8 +12,8 @@ from threadpoolctl import threadpool_limits
 
 from ensemble.align import Aligned
 from ensemble.auto import Blended, apply, blend_arrays, nested_once_more
-from ensemble.budget import Row, frontier_section, parse_budget
-from ensemble.config import AUTO, BlendConfig
+from ensemble.budget import Row, frontier_section
+from ensemble.config import AUTO, BlendConfig, parse_budget
 from ensemble.crossfit import Split, splits_of
 from ensemble.methods.base import Evidence, Fitted, Method
 from ensemble.methods.registry import METHODS, weighted_vote

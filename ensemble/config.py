@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +16,34 @@ import numpy as np
 import tyro
 import yaml
 
-from ensemble.budget import parse_budget
 from ensemble.methods.registry import METHODS
 from foldblend.cli import check_name, parse_flags
 from foldblend.errors import UserError, did_you_mean, listed, require
-from foldblend.runs.run import Run
 from foldblend.scores.metrics import check_metric
 
-__all__ = ["BlendConfig", "check_members", "member_record", "parse_blend_config", "read_blend_file"]
+__all__ = [
+    "ALLOWS",
+    "AUTO",
+    "DECIDES",
+    "BlendConfig",
+    "parse_blend_config",
+    "parse_budget",
+    "read_blend_file",
+    "read_members",
+]
 
 AUTO = "auto"
 _EARLY_FLAGS = ("--config", "-c")
 MAY_BE = {"weights": (list, type(None)), "budget": (str, type(None)), "metric": (str, type(None))}  # in a blend.yaml
+
+
+def parse_budget(text: str) -> float:
+    """Return how many times the cheapest member's cost "3x", "2.5x" or "3" allows. Raises UserError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)x?", text.strip(), re.ASCII | re.IGNORECASE)
+    budget = float(match[1]) if match else 0.0
+    if not 1 <= budget < math.inf:
+        raise UserError(f"--budget {text}: pass how often the cheapest member's cost, 1x or more, such as 3x or 2.5x")
+    return budget
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,33 +108,8 @@ DECIDES = ("method", "metric", "weights", "budget", "thorough", "intersect", "al
 ALLOWS = ("include_blends", "allow_optimistic", "allow_leaks")
 
 
-def member_record(run: Run) -> dict[str, str]:
-    """Return what tells whether a member is still what it was: hashes of its logits, out of fold and for the test set.
-
-    Reads all of them. Raises UserError for a file that is gone.
-    """
-    tests = (
-        ["test", *(f"test_fold_{fold}" for fold in range(run.info["num_test_folds"]))] if run.info["has_test"] else []
-    )
-    found = {"oof": run.oof_hash}
-    return found | ({"test": "-".join(run.table_hash(name)[:8] for name in tests)} if tests else {})
-
-
-def check_members(file: str | Path, runs: Sequence[Run], records: Sequence[Mapping[str, str]]) -> None:
-    """Raise UserError where a run's record (see `member_record`) is not what it was when a blend.yaml was written."""
-    known = {(Path(file).parent / one["path"]).resolve(): one for one in _read(file)["members"]}
-    for run, now in zip(runs, records, strict=True):
-        then = known.get(run.path.resolve(), {})
-        changed = [part for part in ("oof", "test") if part in then and then[part] != now.get(part)]
-        if changed:
-            what = " and ".join({"oof": "out-of-fold", "test": "test"}[part] for part in changed)
-            raise UserError(
-                f"{run.path}: its {what} logits changed since {file} was written; blend anew without --config"
-            )
-
-
-def _read(file: str | Path) -> Mapping[str, Any]:
-    """Return a blend.yaml. Raises UserError where it is absent or is none."""
+def read_members(file: str | Path) -> Mapping[str, Any]:
+    """Return a blend.yaml, which names its members. Raises UserError where it is absent or is none."""
     try:
         settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
@@ -134,7 +127,7 @@ def _read(file: str | Path) -> Mapping[str, Any]:
 
 def read_blend_file(file: str | Path) -> BlendConfig:
     """Return the settings of a blend.yaml, whose members' paths are as seen from its folder. Raises UserError."""
-    settings, folder = _read(file), Path(file).parent
+    settings, folder = read_members(file), Path(file).parent
     taken = {name: settings[name] for name in (*DECIDES, *ALLOWS) if name in settings}
     known = {one.name: one for one in dataclasses.fields(BlendConfig)}
     for name, value in taken.items():

@@ -86,9 +86,7 @@ def cross_fit(
 def offsets_of(evidence: Evidence, logits_NC: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
     """Return the offsets C of the decision rule that suit logits N x C of these rows, or of all."""
     at = np.arange(len(logits_NC)) if rows is None else rows
-    rows_of = evidence.rows.take(at)
-    parts = rows_of.label_N, rows_of.group_N, rows_of.repeat_N
-    return fit_offsets(logits_NC[at], *parts, metric=evidence.metric)
+    return fit_offsets(logits_NC[at], evidence.rows.take(at), metric=evidence.metric)
 
 
 def cross_fit_offsets(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ensemble.config import read_members
 from foldblend.errors import UserError, did_you_mean, listed
 from foldblend.runs.check import NEEDED, why_unfinished
 from foldblend.runs.run import Run
 
-__all__ = ["find_members", "of_one_data_set"]
+__all__ = ["check_members", "find_members", "member_record", "of_one_data_set"]
 
 BLENDED = (*NEEDED, "answers", "has_test", "name", "num_test_folds")
 
@@ -104,3 +105,28 @@ def of_one_data_set(members: list[Run], dataset: str | None) -> list[Run]:
             f"runs of {len(by_name)} data sets ({which}); name the runs of one, or pass --dataset {next(iter(by_name))}"
         )
     return members
+
+
+def member_record(run: Run) -> dict[str, str]:
+    """Return what tells whether a member is still what it was: hashes of its logits, out of fold and for the test set.
+
+    Reads all of them. Raises UserError for a file that is gone.
+    """
+    tests = (
+        ["test", *(f"test_fold_{fold}" for fold in range(run.info["num_test_folds"]))] if run.info["has_test"] else []
+    )
+    found = {"oof": run.oof_hash}
+    return found | ({"test": "-".join(run.table_hash(name)[:8] for name in tests)} if tests else {})
+
+
+def check_members(file: str | Path, runs: Sequence[Run], records: Sequence[Mapping[str, str]]) -> None:
+    """Raise UserError where a run's record (see `member_record`) is not what it was when a blend.yaml was written."""
+    known = {(Path(file).parent / one["path"]).resolve(): one for one in read_members(file)["members"]}
+    for run, now in zip(runs, records, strict=True):
+        then = known.get(run.path.resolve(), {})
+        changed = [part for part in ("oof", "test") if part in then and then[part] != now.get(part)]
+        if changed:
+            what = " and ".join({"oof": "out-of-fold", "test": "test"}[part] for part in changed)
+            raise UserError(
+                f"{run.path}: its {what} logits changed since {file} was written; blend anew without --config"
+            )

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 
 from foldblend.scores.held_out import group_parts
-from foldblend.scores.metrics import METRICS, log_softmax, mean_score, softmax
+from foldblend.scores.metrics import METRICS, log_softmax, softmax
 from foldblend.scores.rows import Rows
 from foldblend.scores.score import gain, score_of
 
@@ -125,33 +125,23 @@ FITS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 """(log-probabilities N x C, labels N) -> offsets C, for the metrics that gain by other decisions than argmax."""
 
 
-def _strength(
-    metric: str, log_NC: np.ndarray, held_NC: np.ndarray, label_N: np.ndarray, group_N: np.ndarray, repeat_N: np.ndarray
-) -> float:
+def _strength(metric: str, log_NC: np.ndarray, held_NC: np.ndarray, rows: Rows) -> float:
     """Return how much of the offsets to take, judged by each row's offsets N x C from other groups; 0 for none."""
     score, strengths = METRICS[metric], (0.0, *STRENGTHS)
-    scores = [mean_score(score, label_N, softmax(log_NC + each * held_NC), repeat_N) for each in strengths]
+    scores = [score_of(score, rows, softmax(log_NC + each * held_NC), resampled=False).value for each in strengths]
     best = strengths[int(np.argmax(scores))]
     if best == 0:
         return 0.0
-    rows = Rows.of(label_N, group_N, repeat_N=repeat_N)
     plain, moved = (score_of(score, rows, softmax(log_NC + each * held_NC)) for each in (0.0, best))
-    num_rows = np.unique(label_N, return_counts=True)[1]
+    num_rows = np.unique(rows.label_N, return_counts=True)[1]
     errors = ERRORS_ALIKE if num_rows.max() < ALIKE * num_rows.min() else ERRORS
     return best if gain(moved, plain).exceeds(errors) else 0.0
 
 
-def fit_offsets(
-    logits_NC: np.ndarray,
-    label_N: np.ndarray,
-    group_N: np.ndarray,
-    repeat_N: np.ndarray | None = None,
-    *,
-    metric: str = "f1_macro",
-) -> np.ndarray:
+def fit_offsets(logits_NC: np.ndarray, rows: Rows, *, metric: str = "f1_macro") -> np.ndarray:
     """Return offsets C, to be added to log_softmax(logits) before argmax; all 0 where they earn nothing.
 
-    Logits N x C are out of fold, groups N people whose rows are alike, repeats N those of the cross-validation.
+    Logits N x C are out of fold.
     Groups are dealt to parts, and each part gets what the others fitted, at strengths of 0 to 1. The best strength
     is taken, of offsets fitted on all rows, if its gain exceeds the gain's standard error by bootstrap over groups.
     Where the classes are alike in size, argmax is about right already, and 2.5 standard errors are asked.
@@ -162,15 +152,14 @@ def fit_offsets(
     """
     assert metric in METRICS, metric
     nothing_C = np.zeros(logits_NC.shape[1])
-    if metric not in FITS or len(np.unique(group_N)) < FEWEST_GROUPS or len(np.unique(label_N)) < 2:
+    label_N = rows.label_N
+    if metric not in FITS or rows.num_groups < FEWEST_GROUPS or len(np.unique(label_N)) < 2:
         return nothing_C
-    if repeat_N is None:
-        repeat_N = np.zeros(len(label_N), np.int64)
     fit, log_NC = FITS[metric], log_softmax(logits_NC)
-    part_N = group_parts(label_N, group_N, num_parts=NUM_PARTS)
+    part_N = group_parts(label_N, rows.group_N, num_parts=NUM_PARTS)
     held_NC = np.empty_like(log_NC)
     for part in range(NUM_PARTS):
         apart_N = part_N == part
         held_NC[apart_N] = fit(log_NC[~apart_N], label_N[~apart_N])
-    strength = _strength(metric, log_NC, held_NC, label_N, group_N, repeat_N)
+    strength = _strength(metric, log_NC, held_NC, rows)
     return strength * fit(log_NC, label_N) if strength > 0 else nothing_C

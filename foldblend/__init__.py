@@ -39,7 +39,7 @@ PUBLIC = {
     "leaderboard": "reports.board.leaderboard",
     "load": "foldblend.runs.check",
     "make_config": "pipeline.config.settings",
-    "run_tta": "pipeline.tta",
+    "run_tta": "pipeline.run_tta",
     "write_report": "reports.run.report",
 }
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "blend_runs_renamed", "renamed", "run_cv_renamed"]  # and each of COMMANDS
 
 COMMANDS = {
     "run_cv": "pipeline.commands",

@@ -69,7 +69,7 @@ def hold(file: Path, *, wait: Callable[[], object] | None = None) -> Iterator[No
     Where another process holds it, `wait` is called, and then it is waited for; without `wait` filelock's Timeout, an
     OSError, is raised at once.
     """
-    lock = FileLock(file)
+    lock = FileLock(file, fallback_to_soft=False)  # a soft lock would outlive a kill
     try:
         lock.acquire(timeout=0)
     except Timeout:

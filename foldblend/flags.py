@@ -120,6 +120,9 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
     if value is None and type(None) in options:
         return None
     kind = next(option for option in options if option is not type(None))
+    if typing.get_origin(kind) is tuple:
+        require(isinstance(value, (list, tuple)), f"{flag_name(name)} {value}: expected several of them")
+        return tuple(_convert(name, one, typing.get_args(kind)[0]) for one in value)
     if typing.get_origin(kind) is Literal:
         allowed = typing.get_args(kind)
         if isinstance(value, bool) and "off" in allowed:  # YAML reads a bare off as false

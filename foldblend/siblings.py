@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-__all__ = ["PACKAGES", "call", "find_siblings_first"]
+__all__ = ["PACKAGES", "call", "find_siblings_first", "rebuild"]
 
 PACKAGES = ("folds", "pipeline", "ensemble", "tta", "reports")
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,7 +40,8 @@ def find_siblings_first() -> None:
     for name in PACKAGES:
         file = getattr(sys.modules.get(name), "__file__", None)
         if file is not None and Path(file).resolve().parent != ROOT / name:
-            raise ImportError(f"{file}: is imported as {name!r}, a package of foldblend; import foldblend before it")
+            cure = "rename it, or import foldblend first in a process that does without it"
+            raise ImportError(f"{file}: is imported as {name!r}, which is a package of foldblend; {cure}")
     if not any(isinstance(finder, _SiblingFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _SiblingFinder())
 
@@ -53,3 +54,11 @@ def call(name: str, *args: Any) -> Any:
     """
     module, _, function = name.partition(":")
     return getattr(importlib.import_module(module), function)(*args)
+
+
+def rebuild(name: str, state: dict[str, Any]) -> Any:
+    """Return an object of "module:class" of ours with these attributes; what `__reduce__` names, as `call` is named."""
+    module, _, kind = name.partition(":")
+    made = object.__new__(getattr(importlib.import_module(module), kind))
+    vars(made).update(state)
+    return made

@@ -5,6 +5,7 @@ from __future__ import annotations
 from foldblend.errors import require
 from foldblend.flags import flag_name, flags_of
 from foldblend.plugins import find_part, is_custom
+from pipeline.config.resolved import ResolvedConfig
 from pipeline.config.run import RunConfig
 from pipeline.config.settings import flatten
 from pipeline.config.train import loss_names, parse_loss
@@ -87,13 +88,13 @@ def _idle_flags(config: RunConfig) -> dict[str, str]:
     return idle
 
 
-def explain(config: RunConfig) -> list[str]:
+def explain(config: ResolvedConfig) -> list[str]:
     """Return what a reader of the flags may not expect, one line each."""
     train = config.train
     lines = [f"{flag_name(name)} does nothing here: it needs {needs}" for name, needs in _idle_flags(config).items()]
     if train.grad_accum_steps > 1 and "f1" in loss_names(config.loss.loss):
         lines.append("--loss f1 with --grad-accum-steps: F1 is that of each batch, not of all that make a step")
-    if train.average_last > (train.epochs or train.average_last):
+    if train.average_last > train.epochs:
         lines.append(f"--average-last {train.average_last}: there are {train.epochs} epochs, so the mean is of all")
     if train.select == "best":
         lines.append("--select best chooses the epoch on the rows that are scored: this run is marked optimistic")

@@ -37,14 +37,15 @@ def run_tta(argv: Sequence[str]) -> int:
     """Run the command line of run_tta.py and return its exit code."""
 
     def command() -> None:
-        from pipeline import tta
-        from tta.config import TtaConfig
+        from tta.config import TtaConfig  # scipy
         from tta.views.names import describe_views
 
         about = "\n".join([ABOUT_TTA, "Views:", *(f"- {line}" for line in describe_views())])
         config = parse_flags(TtaConfig, argv, prog=program("run_tta.py"), description=about)
         if not config.run:
             raise UserError("name the folder of a finished run, such as: python run_tta.py outputs/RUN --views hflip")
-        tta.run_tta(**dataclasses.asdict(config))
+        from pipeline import run_tta as tta_run  # pandas: after the flags have been checked
+
+        tta_run.run_tta(**dataclasses.asdict(config))
 
     return run_command(command, place="--name")

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from foldblend.cli import Say
 from foldblend.errors import UserError, listed
+from foldblend.files import write_bytes
 from foldblend.runs.check import check_rows_once
 from foldblend.runs.environment import describe_environment
 from foldblend.runs.folder import (
@@ -29,7 +30,6 @@ from foldblend.runs.folder import (
     read_json,
     read_table,
     sweep,
-    write_bytes,
     write_json,
     write_section,
     write_table,
@@ -44,7 +44,7 @@ from pipeline.config.about import describe_run
 from pipeline.config.identity import changed_keys
 from pipeline.config.resolved import ResolvedConfig
 from pipeline.config.run import RunConfig, parse_folds
-from pipeline.config.settings import flatten, replace
+from pipeline.config.settings import flatten, make_config, replace
 from pipeline.fold_files import finished_fold
 from pipeline.frozen.run_heads import run_heads
 from pipeline.job import Prepared, TrainingJob, job_of
@@ -56,6 +56,9 @@ from reports.run.report import closing_line, write_report
 from tta.report import view_section
 
 __all__ = ["cross_validate", "cross_validate_seeds"]
+
+
+Settings = RunConfig | Mapping[str, Any]
 
 
 def _free_name(folder: Path) -> str:
@@ -225,7 +228,16 @@ def _finish(run: Prepared, folder: Path, info: dict[str, Any], before: Mapping[s
     write_json(folder / "run.json", info)
 
 
-def cross_validate(config: RunConfig | None = None, /, *, say: Say = tqdm.write, **settings: Any) -> Run:
+def _configured(config: Settings | None, settings: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration that a caller gave, with the settings beside it, which win. Raises UserError."""
+    if config is None or isinstance(config, Mapping):
+        return make_config(config, **settings)
+    if not isinstance(config, RunConfig):
+        raise UserError(f"{config!r}: no configuration; pass what make_config returns, or settings by keyword")
+    return replace(config, **settings)
+
+
+def cross_validate(config: Settings | None = None, /, *, say: Say = tqdm.write, **settings: Any) -> Run:
     """Train and score all folds of a run, and return it.
 
     Finished folds of an equal run are kept, and a fold that was killed goes on where it was. The run's folder is
@@ -234,7 +246,7 @@ def cross_validate(config: RunConfig | None = None, /, *, say: Say = tqdm.write,
     Parameters
     ----------
     config
-        A configuration that `make_config` made; without it the settings alone count.
+        A configuration that `make_config` made, or a mapping of settings; without it the settings alone count.
     say
         Where progress goes, line by line.
     settings
@@ -258,7 +270,7 @@ def cross_validate(config: RunConfig | None = None, /, *, say: Say = tqdm.write,
     >>> run.oof.shape[0], len(run.classes)
     (84, 18)
     """
-    config = replace(config or RunConfig(), **settings)
+    config = _configured(config, settings)
     resume = config.output.resume
     only = () if config.output.only_folds is None else parse_folds(config.output.only_folds)
     run = prepare(config, say)
@@ -280,13 +292,13 @@ def cross_validate(config: RunConfig | None = None, /, *, say: Say = tqdm.write,
     return Run(folder)
 
 
-def cross_validate_seeds(config: RunConfig | None = None, /, *, say: Say = tqdm.write, **settings: Any) -> list[Run]:
+def cross_validate_seeds(config: Settings | None = None, /, *, say: Say = tqdm.write, **settings: Any) -> list[Run]:
     """Make one run a seed, on the same folds, and return them.
 
     With ``seeds=3`` the runs of seeds ``seed`` and the two after it are named <name>-seed0 and so on; each is one that
     ``seed`` makes as well. Parameters and errors are those of `cross_validate`.
     """
-    config = replace(config or RunConfig(), **settings)
+    config = _configured(config, settings)
     first, num = config.train.seed, config.train.seeds
     runs = [cross_validate(replace(config, seed=seed), say=say) for seed in range(first, first + num)]
     if num > 1 and config.output.only_folds is None:

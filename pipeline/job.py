@@ -92,7 +92,7 @@ class FoldJob:
             weights=self.run.weights,
             join=self.run.join,
         )
-        freeze(model, self.run.config.train.finetune)
+        freeze(model, self.run.config.train.tuned)
         return model.to(device=self.compute.device, memory_format=self.compute.memory_format)  # type: ignore[call-overload]
 
     def check_finite(self, index: int, logits_VNC: np.ndarray) -> None:

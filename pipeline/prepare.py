@@ -145,20 +145,22 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
     cache_dir, known = config.machine.cache_dir, frozenset[bytes]()
     if config.machine.cache != "off":
         known = known_keys(pictures_folder(cache_dir)) | known_keys(faces_folder(cache_dir))
+    if config.output.resume and config.output.name is not None and config.train.seeds == 1:
+        config = _as_started(config, Run(Path(config.output.output) / config.output.name).settings)
     manifest, data_hash = load_data(config.data, say, known)
     folder = _run_folder(config, manifest)
-    if config.output.resume:
+    if config.output.resume:  # where data and backbone make the name
         config = _as_started(config, Run(folder).settings)
     keep = config.machine.cache not in MEMORY_ONLY
     model = config.model
     manifest, crop = with_crop(manifest, model.crop, share=model.crop_share, cache_dir=cache_dir, say=say, keep=keep)
     config = _apply_profile(config, manifest, say)
-    for line in explain(config):
-        say(line)
     preprocess, views = preprocess_of(config.model, record), parse_views(config.infer.tta)
     check_views(views, width=preprocess.width, height=preprocess.height)
     undecided = _resolve(config, manifest, f"{preprocess.width}x{preprocess.height}", folder.name)
     decided, fold_RN = _decide_folds(undecided, manifest, say)
+    for line in explain(decided):
+        say(line)
     kwargs = model_kwargs(decided.model, record, preprocess)
     weights = _load_weights(decided, manifest, kwargs, say)
     join = make_join(manifest.attributes, decided.model.ordinal) if decided.model.head == "attributes" else None
@@ -167,7 +169,7 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
     trial = build_model(backbone, num_classes=num_classes, kwargs=kwargs, weights=weights, join=join)
     check_forward(trial, backbone, preprocess, num_classes=num_classes)
     check_recipe(decided, preprocess, num_classes=num_classes)
-    freeze(trial, decided.train.finetune)
+    freeze(trial, decided.train.tuned)
     check_schedule(trial, decided.train)
     run_key = {
         "configuration": identity_hash(decided),

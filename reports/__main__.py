@@ -2,14 +2,20 @@
 
 import sys
 
+from foldblend.cli import parse_flags
 from foldblend.commands import renamed
+from foldblend.errors import UserError
+from reports.commands import BoardConfig
 
 REDRAW = "--redraw"
 
 words = sys.argv[1:]
-code = 0
 if REDRAW in words:
-    words.remove(REDRAW)
-    folders = [word for word in words if not word.startswith("-")]
-    code = renamed(f"python -m reports {REDRAW}", "python report.py", "report", folders)
-sys.exit(renamed("python -m reports", "python leaderboard.py", "leaderboard", words) or code)
+    words = [word for word in words if word != REDRAW]
+    try:
+        runs = parse_flags(BoardConfig, words, prog="python -m reports", description="").runs
+    except UserError:
+        runs = ()  # the leaderboard says what is wrong
+    if runs:  # one that cannot be drawn is told, and keeps nobody from the board
+        renamed(f"python -m reports {REDRAW}", "python report.py", "report", runs)
+sys.exit(renamed("python -m reports", "python leaderboard.py", "leaderboard", words))

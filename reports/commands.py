@@ -12,8 +12,9 @@ import tyro
 
 from foldblend.cli import parse_flags, program, run_command
 from foldblend.errors import UserError
+from foldblend.scores.metrics import check_metric
 
-__all__ = ["leaderboard", "report"]
+__all__ = ["BoardConfig", "ReportConfig", "leaderboard", "report"]
 
 ABOUT_BOARD = """Compare finished runs: scores with intervals, paired differences, time and cost; table, page and JSON.
 
@@ -40,6 +41,10 @@ class BoardConfig:
     json: str | None = None
     """JSON file to write the same numbers to."""
 
+    def __post_init__(self) -> None:
+        if self.metric is not None:
+            check_metric(self.metric)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportConfig:
@@ -64,15 +69,12 @@ def _compare(config: BoardConfig) -> None:
     # pandas and the rest: after the flags have been checked
     from foldblend.files import write_bytes
     from foldblend.runs.folder import write_json
-    from foldblend.scores.metrics import check_metric
     from reports.board import leaderboard as boards
     from reports.board.text import board_lines, pair_lines
     from reports.text import folded
 
     if not config.runs:
         raise UserError("name the folders of runs, such as: python leaderboard.py outputs/*")
-    if config.metric is not None:
-        check_metric(config.metric)
     page = None if config.no_page else _writable("--page", config.page)
     json_file = None if config.json is None else _writable("--json", config.json)
     runs, skipped = boards.find_runs(config.runs)

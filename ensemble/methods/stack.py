@@ -20,6 +20,7 @@ import scipy.optimize
 from ensemble.methods.base import Evidence
 from foldblend.scores.held_out import group_parts
 from foldblend.scores.metrics import log_softmax
+from foldblend.scores.score import gain_of_sums
 from foldblend.scores.temperature import fit_temperatures
 
 __all__ = ["Stack", "fit", "log_probabilities", "re_expanded", "row_loss", "vote_at", "within"]
@@ -201,7 +202,7 @@ class _Problem:
                 break
             best, best_loss_N = spread, loss_N
         help_G = np.bincount(code_N, vote_loss_N - best_loss_N)
-        return best if help_G.sum() > help_G.std(ddof=1) * np.sqrt(len(help_G)) else 0.0
+        return best if gain_of_sums(help_G).exceeds() else 0.0
 
 
 def fit(evidence: Evidence) -> Stack:

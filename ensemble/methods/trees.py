@@ -18,6 +18,7 @@ from ensemble.methods.base import Evidence
 from ensemble.methods.stack import log_probabilities, re_expanded, row_loss, vote_at, within
 from foldblend.scores.held_out import group_parts
 from foldblend.scores.metrics import log_softmax
+from foldblend.scores.score import gain_of_sums
 from foldblend.scores.temperature import fit_temperatures
 
 __all__ = ["Trees", "features", "fit"]
@@ -130,7 +131,7 @@ def _best_rounds(feature_NF: np.ndarray, vote_NC: np.ndarray, label_N: np.ndarra
                 loss_RN[ROUNDS.index(number), held_N] = row_loss(log_NC, label_N[held_N])
     best = int(loss_RN.sum(axis=1).argmin())
     help_G = np.bincount(code_N, row_loss(vote_NC, label_N) - loss_RN[best])
-    return ROUNDS[best] if help_G.sum() > help_G.std(ddof=1) * np.sqrt(len(help_G)) else 0
+    return ROUNDS[best] if gain_of_sums(help_G).exceeds() else 0
 
 
 @threadpool_limits.wrap(limits=1)  # sums the same on any number of cores, and no waiting for threads on busy ones

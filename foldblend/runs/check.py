@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 
 from foldblend.errors import UserError, listed
+from foldblend.runs.info import RunInfo
 from foldblend.runs.run import Run
 
 __all__ = ["NEEDED", "ROW_COLUMNS", "check_rows", "check_rows_once", "finished_run", "load", "why_unfinished"]
 
 # Of run.json: what every reader of a run asks for.
-NEEDED = ("kind", "data", "classes", "attributes", "num_folds", "num_repeats", "metric", "leaks", "views")
+NEEDED = tuple(sorted(RunInfo.__required_keys__))
 ROW_NUMBERS = ("label", "label_raw", "repeat", "fold")
 ROW_COLUMNS = ("image_id", "group", *ROW_NUMBERS)
 

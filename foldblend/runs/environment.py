@@ -12,7 +12,7 @@ from typing import Any
 
 __all__ = ["describe_environment", "processor"]
 
-PACKAGES = (
+DISTRIBUTIONS = (
     "torch",
     "torchvision",
     "timm",
@@ -53,7 +53,7 @@ def describe_environment(*, weights: dict[str, str] | None = None) -> dict[str, 
     """Return versions, hardware, commit, command line, and the weights' origin and licence."""
     torch = sys.modules.get("torch")  # a blend does without it, and must not load it to say so
     versions = {}
-    for name in PACKAGES:
+    for name in DISTRIBUTIONS:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -42,7 +42,7 @@ class Run:
         """Return path, score and size in a line, or the path alone where nothing is finished there."""
         try:
             facts = self._facts()
-        except (UserError, LookupError, TypeError):
+        except (UserError, LookupError, TypeError, ValueError, AttributeError):
             return f"Run({str(self.path)!r})"
         return f"Run({str(self.path)!r}: {'; '.join(f'{name} {value}' for name, value in facts.items())})"
 
@@ -50,7 +50,7 @@ class Run:
         """Return the same as a table, as notebooks show it."""
         try:
             facts = self._facts()
-        except (UserError, LookupError, TypeError):
+        except (UserError, LookupError, TypeError, ValueError, AttributeError):
             facts = {}
         cells = [(html.escape(name), html.escape(value)) for name, value in facts.items()]
         rows = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in cells)
@@ -139,7 +139,7 @@ class Run:
     @functools.cached_property
     def test(self) -> pd.DataFrame | None:
         """Test rows: image_id, logit_0 .. (mean over folds), or None where there was no test set."""
-        return read_table(self.path / "test.parquet") if self.info["has_test"] else None
+        return read_table(self.path / "test.parquet") if self.info.get("has_test") else None
 
     def test_fold(self, fold: int) -> pd.DataFrame:
         """Return the test rows of one fold's model."""

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from foldblend.files import cache_folder
+from foldblend.siblings import call
 from folds.data.demo_faces import draw_picture, make_person
 
 __all__ = ["DEMO_VERSION", "demo_people", "make_demo"]
@@ -47,7 +48,8 @@ def demo_people(num_people: int, *, least: int, seed: int) -> pd.DataFrame:
     return people
 
 
-def _draw_person(seed: int, person: int, male: bool, age: int, files: list[tuple[Path, str]]) -> None:
+def draw_person(seed: int, person: int, male: bool, age: int, files: list[tuple[Path, str]]) -> None:
+    """Draw the pictures of one person into files; each is another's work, in a process of its own."""
     rng = np.random.default_rng([DEMO_VERSION, seed, 1, person])
     who = make_person(rng, male=male, age=age)
     for file, mask in files:
@@ -81,7 +83,7 @@ def make_demo(root: Path | None = None, *, num_train: int = NUM_TRAIN, num_test:
         test_ids += names
         jobs.append((seed + 1, index, row.gender == "male", int(str(row.age)), files))
     try:
-        joblib.Parallel(n_jobs=-1)(joblib.delayed(_draw_person)(*job) for job in jobs)
+        joblib.Parallel(n_jobs=-1)(joblib.delayed(call)("folds.data.demo:draw_person", *job) for job in jobs)
         train.to_csv(draft / "train" / "train.csv", index=False)
         if test_ids:
             pd.DataFrame({"ImageID": sorted(test_ids), "ans": 0}).to_csv(draft / "eval" / "info.csv", index=False)

@@ -26,7 +26,7 @@ def _weights(train: TrainConfig) -> str:
 
 def _how(train: TrainConfig, folds: Sequence[dict[str, Any]]) -> str:
     if not train.frozen:
-        stages = "" if train.finetune == "full" else f", the last {train.finetune} stages"
+        stages = "" if train.tuned.last_stages is None else f", the last {train.finetune} stages"
         return f"{_weights(train)}, {train.opt} {train.lr:g} {train.sched}{stages}"
     augmented = f", {train.feature_views} augmented copies" if train.feature_views else ""
     l2 = ", ".join(f"{fold['l2']:g}" for fold in folds)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from foldblend.errors import listed
-from foldblend.flags import ALWAYS, flags_of
+from foldblend.flags import ALWAYS, Flag, flags_of
 from pipeline.config.run import RunConfig
 from pipeline.config.settings import flatten, replace, values_before
 
@@ -22,12 +22,12 @@ __all__ = ["changed_keys", "identity_hash", "keep_defaults"]
 
 def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that decide the logits; a flag that came later only where it changes what was before it."""
-    known = flags_of(RunConfig)
+    known, other = flags_of(RunConfig), Flag()  # of a later version, or somebody's own line
     chooses = settings.get("select", "last") != "last"  # an epoch, by --metric
     return {
         key: value
         for key, value in settings.items()
-        if (key == "metric" and chooses) or (known[key].identity and value != known[key].before)
+        if (key == "metric" and chooses) or (known.get(key, other).identity and value != known.get(key, other).before)
     }
 
 

@@ -13,6 +13,8 @@ from foldblend.errors import UserError, require
 from foldblend.flags import ALWAYS, flags_of, from_settings
 from pipeline.config.run import RunConfig
 
+MOST_CHOSEN = 0.5  # of all settings: a person names some, config.yaml has them all
+
 __all__ = ["flatten", "make_config", "read_config_file", "replace", "values_before"]
 
 
@@ -62,4 +64,5 @@ def values_before() -> dict[str, Any]:
 
 def _is_whole(settings: Mapping[Any, Any]) -> bool:
     """Return whether settings are a run's own, which are all that its version had, and not some that a person chose."""
-    return all(name in settings for name, about in flags_of(RunConfig).items() if about.before is ALWAYS)
+    always = [name for name, about in flags_of(RunConfig).items() if about.before is ALWAYS]
+    return sum(name in settings for name in always) > MOST_CHOSEN * len(always)

@@ -170,9 +170,14 @@ class TrainConfig:
         require(self.seeds >= 1, f"--seeds {self.seeds}: pass 1 or more")
 
     @property
+    def tuned(self) -> Finetune:
+        """What --finetune means."""
+        return parse_finetune(self.finetune)
+
+    @property
     def frozen(self) -> bool:
         """Whether nothing but linear heads is trained, on features taken once."""
-        return parse_finetune(self.finetune).frozen
+        return self.tuned.frozen
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

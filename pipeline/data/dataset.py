@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from foldblend.siblings import rebuild
 from pipeline.data.augment import Augment
 from pipeline.data.pictures import PictureSource
 from pipeline.data.sampling import EpochSampler, Key
@@ -40,6 +41,10 @@ class ImageDataset(Dataset[Batch]):
     `table` is one of a manifest's: image_id, path, perhaps label, box and content.
     The epoch travels with the index so that workers, which outlive an epoch, need no shared state.
     """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be rebuilt by foldblend, so that a worker which is started afresh finds our packages first."""
+        return rebuild, (f"{__name__}:{type(self).__name__}", vars(self))
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ import torch
 from foldblend.errors import UserError, did_you_mean, in_a_line
 from foldblend.plugins import is_custom, load_custom
 from pipeline.config.run import ModelConfig, parse_size
-from pipeline.config.train import parse_finetune
+from pipeline.config.train import Finetune
 from pipeline.data.preprocess import Preprocess
 from pipeline.models.attribute_head import AttributeJoin, attach
 from pipeline.models.pretrained import Weights, load_weights_into
@@ -126,21 +126,21 @@ def _own_model(backbone: str, num_outputs: int, kwargs: dict[str, Any]) -> torch
     return model
 
 
-def freeze(model: Any, finetune: str) -> None:
+def freeze(model: Any, tuned: Finetune) -> None:
     """Stop the gradients of all but the last stages and the head, in place, as --finetune says.
 
     Stages are timm's coarse groups of parameters. Raises UserError for a backbone without, or with fewer.
     """
-    wanted = parse_finetune(finetune).last_stages
+    wanted = tuned.last_stages
     if not wanted:  # all, or a head alone, for which features are taken once
         return
     try:
         stages = timm.models.group_parameters(model, model.group_matcher(coarse=True))
     except (AttributeError, AssertionError):  # of timm's, some have none or an incomplete one
-        raise UserError(f"--finetune {finetune}: this backbone names no stages (group_matcher); pass full") from None
+        raise UserError(f"--finetune {wanted}: this backbone names no stages (group_matcher); pass full") from None
     last = max(stages)  # the head
     if wanted >= last:
-        raise UserError(f"--finetune {finetune}: this backbone has {last} stages; pass full to train them all")
+        raise UserError(f"--finetune {wanted}: this backbone has {last} stages; pass full to train them all")
     parameters = dict(model.named_parameters())
     for stage, names in stages.items():
         for name in names:

@@ -13,7 +13,7 @@ import pandas as pd
 import scipy.sparse.csgraph
 
 from foldblend.errors import UserError, listed
-from foldblend.runs.check import NEEDED, check_rows, why_unfinished
+from foldblend.runs.check import check_rows, why_unfinished
 from foldblend.runs.costs import num_models, num_passes
 from foldblend.runs.rows import oof_arrays
 from foldblend.runs.run import Run
@@ -75,8 +75,7 @@ def _beside(run: Run, member: Mapping[str, Any]) -> Run | None:
     """Return the member of a blend that lies beside it, or None where another or nothing lies there."""
     found = Run(run.path.resolve().parent / member["name"])
     try:
-        same = found.oof_hash == member["oof"]
-        return found if same and all(name in found.info for name in NEEDED) else None
+        return found if why_unfinished(found.path) is None and found.oof_hash == member["oof"] else None
     except (OSError, UserError):
         return None
 

@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from ensemble.budget import Row, costs_of, frontier, frontier_section, parse_budget, within_budget
+from ensemble.budget import Row, costs_of, frontier, frontier_section, within_budget
+from ensemble.config import parse_budget
 from foldblend.errors import UserError
 from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS

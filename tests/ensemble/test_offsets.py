@@ -3,8 +3,14 @@
 import numpy as np
 import pytest
 
-from ensemble.offsets import _best_offset, _line, _prior_correction, fit_offsets
+from ensemble import offsets
+from ensemble.offsets import _best_offset, _line, _prior_correction
 from foldblend.scores.metrics import METRICS, log_softmax, mean_score
+from foldblend.scores.rows import Rows
+
+
+def fit_offsets(logits_NC, label_N, group_N, repeat_N=None, **settings):
+    return offsets.fit_offsets(logits_NC, Rows.of(label_N, group_N, repeat_N=repeat_N), **settings)
 
 
 def drawn_world(seed, *, ratio, num_classes=None, num_rows=None, num_fresh=15000):

@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 from foldblend.attributes import Attribute
 from foldblend.errors import UserError
 from pipeline.config.settings import make_config
-from pipeline.config.train import LossConfig
+from pipeline.config.train import Finetune, LossConfig
 from pipeline.data.preprocess import Preprocess
 from pipeline.data.sampling import EpochSampler, class_counts, draw_numbers, row_odds
 from pipeline.device import Compute
@@ -370,7 +370,7 @@ def test_only_the_last_stages_learn(backbone):
     model = build_model(
         backbone, num_classes=3, kwargs={"drop_path_rate": 0.5} if "res" in backbone else {}, weights=None
     )
-    freeze(model, "1")
+    freeze(model, Finetune(1))
     stages = timm.models.group_parameters(model, model.group_matcher(coarse=True))
     last = max(stages)
     learns = {name for stage in (last - 1, last) for name in stages[stage]}
@@ -390,7 +390,7 @@ def test_only_the_last_stages_learn(backbone):
 
 def test_frozen_parts_do_not_vary_while_the_rest_trains():
     model = build_model("test_resnet", num_classes=3, kwargs={}, weights=None)
-    freeze(model, "1")
+    freeze(model, Finetune(1))
     start_training(model)
     assert not model.bn1.training
     assert model.get_submodule("fc").training
@@ -399,9 +399,9 @@ def test_frozen_parts_do_not_vary_while_the_rest_trains():
 
 def test_more_stages_than_there_are():
     with pytest.raises(UserError, match="has 5 stages"):
-        freeze(timm.create_model("test_resnet"), "9")
+        freeze(timm.create_model("test_resnet"), Finetune(9))
     with pytest.raises(UserError, match="names no stages"):
-        freeze(Plain(), "1")
+        freeze(Plain(), Finetune(1))
 
 
 # --- choosing an epoch

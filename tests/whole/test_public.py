@@ -68,6 +68,48 @@ def test_examples_in_the_documentation_run(runs_copy, tiny_layout, tmp_path):
     assert doctest.DocTestRunner(optionflags=flags).run(test).failed == 0
 
 
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda run: fb.cross_validate(epoch=3), "unknown setting 'epoch'; did you mean epochs"),
+        (lambda run: fb.cross_validate({"epochs": "many"}), "--epochs many"),
+        (lambda run: fb.cross_validate(3), "no configuration"),
+        (lambda run: fb.cross_validate(tta="hflop"), "--tta hflop"),
+        (lambda run: fb.cross_validate(metric="f1"), "--metric f1"),
+        (lambda run: fb.blend([run], methods="soft"), "unknown setting 'methods'; did you mean method"),
+        (lambda run: fb.blend([run], method=3), "--method 3"),
+        (lambda run: fb.blend([run], weights=2), "--weights 2"),
+        (lambda run: fb.blend([run], thorough="yes"), "--thorough yes"),
+        (lambda run: fb.run_tta(run, viewss="hflip"), "unknown setting 'viewss'; did you mean views"),
+        (lambda run: fb.run_tta(run, budget="4"), "--budget 4"),
+        (lambda run: fb.run_tta(run, views=["hflip"]), "--views ['hflip']"),
+        (lambda run: fb.audit(quick="yes"), "--quick yes"),
+        (lambda run: fb.load(run.path / "fold_0"), "fold_0: no run"),
+        (lambda run: fb.leaderboard([run], metric="f1"), "--metric f1"),
+    ],
+)
+def test_what_is_wrong_is_a_line_that_names_it(call, words, alpha):
+    with pytest.raises(fb.UserError) as caught:
+        call(alpha)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_run_can_be_shown(runs_copy):
+    run = fb.load(runs_copy / "alpha")
+    assert "macro F1" in repr(run)
+    assert "<table>" in run._repr_html_()
+    for text in (
+        '{"headline": {"value": "x", "low": 1, "high": 2}, "metric": "f1_macro"}',
+        "[]",
+        "{",
+        '{"headline": 3}',
+    ):
+        (run.path / "report.json").write_text(text)
+        assert repr(run) == f"Run({str(run.path)!r})"
+        assert str(run.path) in run._repr_html_()
+
+
 @pytest.mark.parametrize("old", MOVED)
 def test_a_module_of_an_earlier_version_is_found_with_a_warning(old):
     sys.modules.pop(old, None)

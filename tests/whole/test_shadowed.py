@@ -60,6 +60,27 @@ def test_the_public_face(theirs, tiny_runs):
     assert "OOF macro F1" in said
 
 
+def test_the_demo_set_is_drawn(theirs, tmp_path):
+    """By processes of its own."""
+    code = "import sys\nfrom pathlib import Path\nimport foldblend\nfrom folds.data.demo import make_demo\n"
+    code += "make_demo(Path(sys.argv[1]), num_train=6, num_test=6)"
+    returned, said = run(theirs, sys.executable, "-c", code, tmp_path / "demo")
+    assert returned == 0, said
+    assert (tmp_path / "demo" / "train" / "train.csv").is_file()
+
+
+@pytest.mark.slow
+def test_processes_that_read_images(theirs, tiny_layout, tmp_path):
+    """Started afresh, as Python does from 3.14 on."""
+    code = "import multiprocessing, sys\nimport foldblend as fb\nmultiprocessing.set_start_method('spawn')\n"
+    code += (
+        "small = dict(folds=2, epochs=1, img_size=32, pretrained='none', threads=1, page=False, log_pictures=False)\n"
+    )
+    code += "fb.cross_validate(data=sys.argv[1], output=sys.argv[2], backbone='test_resnet', workers=1, **small)"
+    returned, said = run(theirs, sys.executable, "-c", code, tiny_layout, tmp_path)
+    assert returned == 0, said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["script", "python"])
 def test_folds_side_by_side(theirs, tiny_layout, tmp_path, way):
@@ -81,7 +102,7 @@ def test_a_module_of_theirs_that_is_imported_already_is_named(theirs):
     last = said.strip().splitlines()[-1]
     assert returned == 1
     assert last.startswith(f"ImportError: {theirs / 'pipeline.py'}: ")
-    assert "import foldblend before it" in last
+    assert "rename it, or import foldblend first" in last
 
 
 def test_a_part_in_a_module_of_such_a_name_is_refused():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from foldblend.cli import Say
+from foldblend.flags import from_settings
 from foldblend.runs.run import Run
 from tta.config import TtaConfig
 from tta.stage import augment_run
@@ -49,4 +50,5 @@ def run_tta(run: str | Path | Run, *, say: Say = print, **settings: Any) -> Run:
     ('tta', ['identity', 'hflip'])
     """
     folder = run.path if isinstance(run, Run) else run
-    return augment_run(TtaConfig(run=str(folder), **settings), add_views=_add_views, say=say)
+    config = from_settings(TtaConfig, {**settings, "run": str(folder)})
+    return augment_run(config, add_views=_add_views, say=say)
