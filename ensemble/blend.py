@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,7 @@ def _blend_yaml(
     return f"# python blend.py --config THIS_FILE makes the same files again\n{text}"
 
 
-def blend(runs: Sequence[str | Path | Run], *, say: Say = print, **settings: Any) -> Run:
+def blend(runs: str | Path | Run | Iterable[str | Path | Run], *, say: Say = print, **settings: Any) -> Run:
     """Combine finished runs into one, honestly scored, and return the blend, itself a run.
 
     What is fitted is cross-fitted: each out-of-fold prediction of the blend is by what was fitted on the other folds.
@@ -169,7 +169,8 @@ def blend(runs: Sequence[str | Path | Run], *, say: Say = print, **settings: Any
     >>> both.info["kind"], [member["weight"] for member in both.info["members"]]
     ('blend', [0.5, 0.5])
     """
-    paths = tuple(str(getattr(run, "path", run)) for run in runs)
+    several = [runs] if isinstance(runs, (str, Path, Run)) else runs
+    paths = tuple(str(getattr(run, "path", run)) for run in several)
     config = from_settings(BlendConfig, {**settings, "runs": paths})
     found, skipped = find_members(config.runs, include_blends=config.include_blends or config.config is not None)
     if config.config is not None and skipped and config.runs == read_blend_file(config.config).runs:

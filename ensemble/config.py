@@ -17,7 +17,7 @@ import tyro
 import yaml
 
 from ensemble.methods.registry import METHODS
-from foldblend.cli import check_name, parse_flags
+from foldblend.cli import check_name, early_value, parse_flags
 from foldblend.errors import UserError, did_you_mean, listed, require
 from foldblend.scores.metrics import check_metric
 
@@ -33,7 +33,6 @@ __all__ = [
 ]
 
 AUTO = "auto"
-_EARLY_FLAGS = ("--config", "-c")
 MAY_BE = {"weights": (list, type(None)), "budget": (str, type(None)), "metric": (str, type(None))}  # in a blend.yaml
 
 
@@ -154,13 +153,12 @@ def _is_number(word: str) -> bool:
 
 def parse_blend_config(argv: Sequence[str], *, prog: str, description: str) -> BlendConfig:
     """Return the settings of a blend: defaults, then the file of --config, then the flags. Raises UserError."""
-    default = BlendConfig()
+    file = early_value(argv, ("--config", "-c"))
+    default = BlendConfig() if file is None else read_blend_file(file)
     for index, word in enumerate(argv):
         flag, _, value = word.partition("=")
         if flag == "--weights" and not value:
             numbers = itertools.takewhile(lambda one: not one.startswith("--"), argv[index + 1 :])
             odd = [one for one in numbers if not _is_number(one)]
             require(not odd, f"--weights: {listed(odd)}: name the runs first, then --weights W W ..")
-        if flag in _EARLY_FLAGS and (value or index + 1 < len(argv)):
-            default = read_blend_file(value or argv[index + 1])
     return parse_flags(BlendConfig, argv, prog=prog, description=description, default=default)

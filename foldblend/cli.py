@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import io
 import os
 import re
 import sys
-import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
 from foldblend.errors import UserError, did_you_mean, require
-from foldblend.flags import flag_name
+from foldblend.flags import aliases_of, flag_name, flags_of
 
-__all__ = ["Say", "check_name", "cli_flags", "parse_flags", "program", "run_command", "typed_settings"]
+__all__ = ["Say", "check_name", "cli_flags", "early_value", "parse_flags", "program", "run_command", "typed_settings"]
 
 Parsed = TypeVar("Parsed")
 Say = Callable[[str], None]
@@ -28,30 +26,42 @@ Say = Callable[[str], None]
 
 def cli_flags(config_class: Any) -> dict[str, str]:
     """Return all flags of a dataclass of settings, aliases and nested groups included: spelling -> setting."""
-    found: dict[str, str] = {}
-    hints = typing.get_type_hints(config_class, include_extras=True)
-    for item in dataclasses.fields(config_class):
-        nested = item.default_factory
-        if dataclasses.is_dataclass(nested):
-            found |= cli_flags(nested)
-        elif "not_a_flag" not in item.metadata:
-            about = typing.get_args(hints[item.name])[1:] if typing.get_origin(hints[item.name]) is Annotated else ()
-            aliases = [alias for one in about for alias in getattr(one, "aliases", None) or ()]
-            found |= dict.fromkeys([flag_name(item.name), *aliases], item.name)
-    return found
+    found = {flag_name(name): name for name in flags_of(config_class)}
+    return found | aliases_of(config_class)
 
 
 def typed_settings(config_class: Any, argv: Sequence[str]) -> frozenset[str]:
     """Return the settings that words of a command line give, by name."""
     known = cli_flags(config_class)
-    spelt = {_plain(word) for word in argv if word.startswith("-")}
-    return frozenset(known[flag] for flag in spelt if flag in known)
+    found = (known.get(_plain(word), known.get(_attached(word, known))) for word in argv if word.startswith("-"))
+    return frozenset(name for name in found if name is not None)
 
 
 def _plain(word: str) -> str:
     """Return a flag as the table of flags has it: --img_size=224 and --no-amp as --img-size and --amp."""
     flag = word.partition("=")[0]
     return flag.replace("_", "-").replace("--no-", "--", 1) if flag.startswith("--") else flag
+
+
+def _attached(word: str, known: Iterable[str]) -> str:
+    """Return the short flag of a word that holds its value too, such as -b of -b8; "" where there is none."""
+    short = [flag for flag in known if not flag.startswith("--") and word.startswith(flag)]
+    return max(short, key=len, default="")
+
+
+def early_value(argv: Sequence[str], flags: Sequence[str]) -> str | None:
+    """Return the last value that a command line gives one of these flags, before the line is parsed as a whole."""
+    value = None
+    for index, word in enumerate(argv):
+        flag, equals, rest = word.partition("=")
+        following = argv[index + 1] if index + 1 < len(argv) else "-"
+        if flag in flags and (equals or not following.startswith("-")):
+            value = rest if equals else following
+        elif not word.startswith("--") and _attached(word, flags) and word not in flags:
+            value = word.removeprefix(_attached(word, flags))
+    if value == "":
+        raise UserError(f"{flags[0]}: names no file; write its path after it")
+    return value
 
 
 def program(script: str) -> str:

@@ -7,19 +7,21 @@ flags stands anywhere else.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from foldblend.errors import UserError, did_you_mean, require
 
-__all__ = ["ALWAYS", "NOT_A_FLAG", "Flag", "Needs", "flag", "flag_name", "flags_of", "from_settings"]
+__all__ = ["ALWAYS", "NOT_A_FLAG", "Flag", "Needs", "aliases_of", "flag", "flag_name", "flags_of", "from_settings"]
 
 Config = TypeVar("Config")
+MOST_SHOWN = 80  # letters of a value in a message
 ALWAYS = object()  # of a flag that every version had
 NOT_A_FLAG = {"not_a_flag": True}  # metadata of a field that only carries something along
 
@@ -89,12 +91,28 @@ def flags_of(config_class: Any) -> dict[str, Flag]:
     return known
 
 
+def aliases_of(config_class: Any) -> dict[str, str]:
+    """Return the further spellings of flags, groups included, such as -b of batch_size and --model of backbone."""
+    found: dict[str, str] = {}
+    nested = dict(_groups(config_class))
+    hints = typing.get_type_hints(config_class, include_extras=True)
+    for field in dataclasses.fields(config_class):
+        if field.name in nested:
+            found |= aliases_of(nested[field.name])
+        elif typing.get_origin(hints[field.name]) is Annotated:
+            spelt = [getattr(one, "aliases", None) or () for one in typing.get_args(hints[field.name])[1:]]
+            found |= {alias: field.name for aliases in spelt for alias in aliases}
+    return found
+
+
 def from_settings(config_class: Callable[..., Config], settings: Mapping[str, Any]) -> Config:
     """Return a configuration of flat settings, checked and converted by the annotations that tyro reads too.
 
     Raises UserError for an unknown name (with near ones) or a wrong value.
     """
-    left = {str(key).replace("-", "_"): value for key, value in settings.items()}
+    words = {alias.removeprefix("--"): name for alias, name in aliases_of(config_class).items()}
+    spelt = {str(key).replace("-", "_"): value for key, value in settings.items()}
+    left = {words.get(key, key): value for key, value in spelt.items()}
     nested = dict(_groups(config_class))
     groups: dict[str, Any] = {}
     for group, group_class in nested.items():
@@ -116,6 +134,8 @@ def _typed(group_class: Any, chosen: dict[str, Any]) -> dict[str, Any]:
 
 def _convert(name: str, value: Any, hint: Any) -> Any:
     """Return a value that comes from YAML or Python as its annotation has it. Raises UserError."""
+    if hasattr(value, "tolist"):  # of numpy
+        value = value.tolist()
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None and type(None) in options:
         return None
@@ -131,13 +151,11 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
         return value
     if kind is str and isinstance(value, (str, int, float, Path)) and not isinstance(value, bool):
         return str(value)
-    if kind is float and isinstance(value, str):  # YAML reads 1e-3 as text
-        try:
-            return float(value)
-        except ValueError:
-            pass
+    if kind in (int, float) and isinstance(value, str):  # YAML reads 1e-3 as text
+        with contextlib.suppress(ValueError):
+            return kind(value)
     if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     fits = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
-    require(fits, f"{flag_name(name)} {value}: expected {kind.__name__}")
+    require(fits, f"{flag_name(name)} {str(value)[:MOST_SHOWN]}: expected {kind.__name__}")
     return value

@@ -61,6 +61,9 @@ class TtaConfig:
             require(self.budget >= 1, f"--budget {self.budget}: pass 1 or more")
             require(self.views == "auto", f"--budget {self.budget}: is for --views auto; given views are all merged")
         check_name(self.name)
+        require(self.workers is None or self.workers >= 0, f"--workers {self.workers}: pass 0 or more")
+        size = self.validation_batch_size
+        require(size is None or size >= 1, f"--validation-batch-size {size}: pass 1 or more")
         parse_views(AUTO_VIEWS if self.views == "auto" else self.views, "--views")
 
     @property

@@ -25,8 +25,11 @@ def why_unfinished(folder: Path, *, needed: Sequence[str] = NEEDED) -> str | Non
 
     `needed` are the keys that run.json must have.
     """
-    if not (folder / "run.json").is_file():
-        return "no run"
+    try:
+        if not (folder / "run.json").is_file():
+            return "no run"
+    except OSError as error:  # such as of a name too long
+        return f"cannot be read ({error.strerror})"
     run = Run(folder)
     try:
         info = run.info

@@ -27,15 +27,20 @@ def flatten(config: RunConfig) -> dict[str, Any]:
 def make_config(settings: Mapping[str, Any] | None = None, /, **flat: Any) -> RunConfig:
     """Return a RunConfig of flat settings: `make_config(backbone="efficientnet_b3", folds=5)`.
 
-    Keywords win over the mapping. Raises UserError for an unknown name (with near ones) or a wrong value.
+    Keywords win over the mapping, and both over a file that `config` names. Raises UserError for an unknown name (with
+    near ones) or a wrong value.
     """
+    require(settings is None or isinstance(settings, Mapping), f"{settings!r}: no mapping of settings")
     given = {str(key).replace("-", "_"): value for key, value in {**(settings or {}), **flat}.items()}
-    return dataclasses.replace(from_settings(RunConfig, given), typed=frozenset(given))
+    file = given.pop("config", None)
+    require(not isinstance(file, RunConfig), "config: pass a configuration as the first argument, not by keyword")
+    base = RunConfig() if file is None else read_config_file(file)
+    return replace(base, **given)
 
 
 def replace(config: RunConfig, /, **flat: Any) -> RunConfig:
     """Return a copy with the named settings changed, whatever their group."""
-    return dataclasses.replace(make_config(flatten(config), **flat), typed=config.typed | flat.keys())
+    return dataclasses.replace(from_settings(RunConfig, flatten(config) | flat), typed=config.typed | flat.keys())
 
 
 def read_config_file(file: str | Path) -> RunConfig:
@@ -52,7 +57,9 @@ def read_config_file(file: str | Path) -> RunConfig:
         settings = {}
     require(isinstance(settings, dict), f"{file}: expected `name: value` lines")
     try:
-        return make_config(values_before() | settings if _is_whole(settings) else settings)
+        named = values_before() | settings if _is_whole(settings) else settings
+        require(named.get("config") is None, "config: a file of settings cannot name another one")
+        return make_config(named)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse.csgraph
 
-from foldblend.errors import UserError, listed
-from foldblend.runs.check import check_rows, why_unfinished
+from foldblend.errors import UserError, listed, require
+from foldblend.runs.check import check_rows, finished_run, why_unfinished
 from foldblend.runs.costs import num_models, num_passes
 from foldblend.runs.rows import oof_arrays
 from foldblend.runs.run import Run
@@ -264,14 +264,14 @@ def _data_key(run: Run) -> tuple[object, ...]:
 
 
 def leaderboard(
-    runs: Sequence[Run], skipped: Sequence[Mapping[str, str]] = (), *, metric: str | None = None
+    runs: Iterable[str | Path | Run], skipped: Sequence[Mapping[str, str]] = (), *, metric: str | None = None
 ) -> dict[str, Any]:
     """Compare runs: return a board for each data set, its runs best first, as plain data.
 
     Parameters
     ----------
     runs
-        Finished runs, such as `load` returns or `find_runs` found.
+        Finished runs, or their folders.
     skipped
         What `find_runs` skipped, to be told beside them.
     metric
@@ -291,13 +291,16 @@ def leaderboard(
     """
     if metric is not None:
         check_metric(metric)
-    own = {run.info["metric"] for run in runs}
+    several = [runs] if isinstance(runs, (str, Path, Run)) else runs
+    found = [one if isinstance(one, Run) else finished_run(one) for one in several]
+    require(bool(found), "no runs to compare; name folders of finished ones")
+    own = {run.info["metric"] for run in found}
     metric = metric or (own.pop() if len(own) == 1 else "f1_macro")
-    by_oof = {run.oof_hash: run for run in runs}
+    by_oof = {run.oof_hash: run for run in found}
     by_data: dict[tuple[object, ...], list[Run]] = {}
-    for run in runs:
+    for run in found:
         by_data.setdefault(_data_key(run), []).append(run)
-    boards = [_board(one, by_oof, metric, pairs=len(runs) <= MOST_COMPARED) for one in by_data.values()]
+    boards = [_board(one, by_oof, metric, pairs=len(found) <= MOST_COMPARED) for one in by_data.values()]
     names = [board["data"] for board in boards]
     for index, name in enumerate(names):
         if names.count(name) > 1:

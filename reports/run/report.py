@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 
 from foldblend.attributes import Attribute
 from foldblend.files import write_bytes
+from foldblend.runs.check import finished_run
 from foldblend.runs.folder import SECTIONS, read_json, read_table, write_json, write_table
 from foldblend.runs.rows import OofArrays, oof_arrays
 from foldblend.runs.run import Run
@@ -205,12 +207,13 @@ def _page(run: Run, report: Mapping[str, Any]) -> str:
     return report_page(report, shown, pictures_of(run, ids_N[order]), attributes=run.attributes)
 
 
-def write_report(run: Run, *, page: bool = True) -> str:
+def write_report(run: str | Path | Run, *, page: bool = True) -> str:
     """Draw a finished run's report from its folder alone, and return it as text.
 
     Writes report.txt, predictions.csv, suspects.csv where labels are suspected, report.html unless told
     otherwise, and, last, report.json.
     """
+    run = run if isinstance(run, Run) else finished_run(run)
     report = compute_report(run)
     text, html = render_text(report), _page(run, report) if page else None
     page_file = run.path / "report.html"

@@ -44,6 +44,8 @@ def test_precedence_defaults_file_flags(tmp_path):
     assert (config.train.epochs, config.train.lr, config.model.backbone) == (9, 1e-4, "resnet18")
     assert config.train.batch_size == RunConfig().train.batch_size
     assert parse(f"--config={file}").train.epochs == 7
+    assert parse(f"-c{file}").train.epochs == 7
+    assert parse("-b8").typed == {"batch_size"}
 
 
 def test_aliases_and_underscores():
@@ -73,6 +75,8 @@ def test_settings_survive_yaml(tmp_path):
         (["--warmup-epochs", "inf"], ["--warmup-epochs inf"]),
         (["--name", "a/b"], ["--name a/b"]),
         (["--config", "/nowhere.yaml"], ["/nowhere.yaml"]),
+        (["-c/nowhere.yaml"], ["/nowhere.yaml"]),
+        (["--config="], ["--config", "names no file"]),
         (["--epochs"], ["--epochs"]),
         (["outputs"], ["outputs"]),
     ],

@@ -81,8 +81,15 @@ def test_examples_in_the_documentation_run(runs_copy, tiny_layout, tmp_path):
         (lambda run: fb.blend([run], weights=2), "--weights 2"),
         (lambda run: fb.blend([run], thorough="yes"), "--thorough yes"),
         (lambda run: fb.run_tta(run, viewss="hflip"), "unknown setting 'viewss'; did you mean views"),
-        (lambda run: fb.run_tta(run, budget="4"), "--budget 4"),
+        (lambda run: fb.run_tta(run, budget="four"), "--budget four"),
         (lambda run: fb.run_tta(run, views=["hflip"]), "--views ['hflip']"),
+        (lambda run: fb.run_tta(run, workers=-1), "--workers -1"),
+        (lambda run: fb.cross_validate(config=fb.make_config()), "as the first argument"),
+        (lambda run: fb.make_config(config="nowhere.yaml"), "nowhere.yaml: No such file"),
+        (lambda run: fb.make_config("x"), "no mapping of settings"),
+        (lambda run: fb.leaderboard([]), "no runs to compare"),
+        (lambda run: fb.leaderboard(iter([run.path / "x"])), "x: no run"),
+        (lambda run: fb.load("x" * 5000), "cannot be read"),
         (lambda run: fb.audit(quick="yes"), "--quick yes"),
         (lambda run: fb.load(run.path / "fold_0"), "fold_0: no run"),
         (lambda run: fb.leaderboard([run], metric="f1"), "--metric f1"),
@@ -143,3 +150,23 @@ def test_commands_of_earlier_versions_say_what_to_type(module, flags, new, runs_
     assert done.returncode == 0, done.stderr
     assert f"type {new}" in done.stderr
     assert (runs_copy / "alpha" / "report.txt").is_file()
+
+
+def test_what_stands_for_a_run_or_a_number(alpha, runs_copy):
+    [row] = fb.leaderboard(iter([alpha.path]))["boards"][0]["rows"]
+    assert row["name"] == "alpha"
+    assert fb.write_report(runs_copy / "alpha", page=False).startswith("OOF F1 report: alpha")
+    import numpy as np
+
+    config = fb.make_config(epochs=np.int64(3), lr=np.float64(0.01), amp=np.bool_(False), model="resnet18", folds="4")
+    assert (config.train.epochs, config.train.lr, config.machine.amp) == (3, 0.01, False)
+    assert (config.model.backbone, config.split.folds) == ("resnet18", 4)
+
+
+def test_a_config_file_by_keyword(tmp_path):
+    (tmp_path / "a.yaml").write_text("epochs: 7\nlr: 0.5\n")
+    config = fb.make_config(config=tmp_path / "a.yaml", lr=0.1)
+    assert (config.train.epochs, config.train.lr) == (7, 0.1)
+    (tmp_path / "b.yaml").write_text("config: a.yaml\n")
+    with pytest.raises(fb.UserError, match="cannot name another"):
+        fb.make_config(config=tmp_path / "b.yaml")
