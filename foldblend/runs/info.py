@@ -1,7 +1,6 @@
 """What run.json holds, as types; docs/run.schema.json says the same for other programs."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: with it, Required would not be seen in __required_keys__.
 from typing import Any, Literal, Required, TypedDict
 
 __all__ = ["AttributeInfo", "DataInfo", "FoldInfo", "MemberInfo", "RunInfo"]

@@ -13,6 +13,8 @@ from foldblend.plugins import find_part, load_custom, source_hash
 from foldblend.runs.run import Run
 from pipeline.checks import explain
 from pipeline.config.command_line import parse_run_config
+from pipeline.config.resolved import resolved
+from pipeline.config.settings import flatten
 from tests.makers.constants import TINY
 
 OWN = "examples.own_parts"
@@ -178,6 +180,14 @@ def test_flags_that_do_not_go_together(flags, words, tiny_layout, tmp_path, cv_c
     assert not (tmp_path / "out").exists()
 
 
+def decided(argv):
+    """The settings of a command line, with all decided."""
+    config = parse_run_config(argv, prog="", description="")
+    counts = {"epochs": 10, "batch_size": 8, "validation_batch_size": 8, "folds": 5, "repeats": 1, "threads": 1}
+    undecided = {name: value for name, value in counts.items() if flatten(config)[name] is None}
+    return resolved(config, img_size="32x32", name="x", workers=0, **undecided)
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -192,14 +202,14 @@ def test_flags_that_do_not_go_together(flags, words, tiny_layout, tmp_path, cv_c
     ],
 )
 def test_flags_that_do_nothing_are_named(flags, words):
-    assert any(words in line for line in explain(parse_run_config(flags, prog="", description="")))
+    assert any(words in line for line in explain(decided(flags)))
 
 
 def test_useful_flags_are_not(module):
     flags = ["--loss", "ce", "--smoothing", "0.3", "--mixup", "0.2", "--mixup-prob", "0.5", "--min-lr", "1e-5"]
     flags += ["--sched", "plateau", "--patience-epochs", "5", "--finetune", "2", "--select", "inner"]
-    assert explain(parse_run_config(flags, prog="", description="")) == []
-    assert explain(parse_run_config(["--finetune", "head", "--feature-views", "1"], prog="", description="")) == []
+    assert explain(decided(flags)) == []
+    assert explain(decided(["--finetune", "head", "--feature-views", "1"])) == []
 
 
 def test_parts_that_are_no_classes_have_sources_too(module):

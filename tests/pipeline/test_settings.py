@@ -144,7 +144,10 @@ def run_python(code, *argv):
     return subprocess.run([sys.executable, "-c", code, *argv], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in COMMANDS if name not in ("run_cv", "blend")]
+
+
+@pytest.mark.parametrize("name", ["run_cv", "blend", *OTHERS])
 def test_help_loads_nothing_heavy(name):
     code = (
         f"import sys, {name}\n"

@@ -60,6 +60,7 @@ def test_the_public_face(theirs, tiny_runs):
     assert "OOF macro F1" in said
 
 
+@pytest.mark.slow
 def test_the_demo_set_is_drawn(theirs, tmp_path):
     """By processes of its own."""
     code = "import sys\nfrom pathlib import Path\nimport foldblend\nfrom folds.data.demo import make_demo\n"
