@@ -118,7 +118,7 @@ def wait_for(what, seconds=90.0):
 
 @pytest.mark.slow
 def test_a_fold_killed_in_the_middle_leaves_the_other_and_the_rest_resumes(tiny_layout, tmp_path, cv_command):
-    more = ["--epochs", "12"]
+    more = ["--epochs", "30"]  # so many that neither fold is done before the other has begun, on a busy machine too
     folder = tmp_path / "alpha"
     process = start(tiny_layout, tmp_path, *more)
     wait_for(lambda: (folder / "fold_0" / "log.csv").exists() and (folder / "fold_1" / "log.csv").exists())
@@ -196,5 +196,5 @@ def test_a_line_that_cannot_be_printed_ends_the_run(tmp_path):
 
     before = children_of(os.getpid())
     with pytest.raises(BrokenPipeError):
-        run_folds(fake_job(tmp_path, Closed(), parallel_folds=2), [0, 4, 5], run=do_or_die)
+        run_folds(fake_job(tmp_path, Closed().append, parallel_folds=2), [0, 4, 5], run=do_or_die)
     assert children_of(os.getpid()).keys() <= before.keys()
