@@ -21,12 +21,12 @@ def _why_not(path: Path, *, blends: bool) -> str | None:
         if "*" in str(path):  # a pattern that matched nothing reaches us as it is
             return "no run of that pattern; run run_cv.py first"
         raise UserError(f"{path}: no such run; check the path")
-    if not blends and is_blend(path):
+    if not blends and _is_blend(path):
         return "an earlier blend; pass --include-blends to take it in"
     return why_unfinished(path, needed=BLENDED)
 
 
-def is_blend(path: Path) -> bool:
+def _is_blend(path: Path) -> bool:
     """Return whether a folder is that of a blend, finished or not."""
     try:
         return bool((path / "run.json").is_file() and Run(path).info.get("kind") == "blend")

@@ -13,6 +13,7 @@ import pandas as pd
 
 from foldblend.cli import Say
 from foldblend.errors import UserError
+from foldblend.runs.check import ROW_COLUMNS
 from foldblend.runs.costs import device_of, num_models, pass_seconds, passes_a_view
 from foldblend.runs.derived import Derived, open_derived, write_derived
 from foldblend.runs.folder import PICTURES, lock_folder, rows_like, with_logits, write_table
@@ -143,7 +144,7 @@ def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = print) -> 
     with lock_folder(written):
         open_derived(written, "tta", run_key, overwrite=config.overwrite)
         pictures = folder / PICTURES
-        rows = run.oof[["image_id", "group", "label", "label_raw", "repeat", "fold"]]
+        rows = run.oof[[*ROW_COLUMNS]]
         merged = Derived(
             like=run,
             info=info,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,14 +62,10 @@ class ResolvedConfig(RunConfig):
 def resolved(config: RunConfig, **decided: Any) -> ResolvedConfig:
     """Return the configuration with the named settings decided; all that may be None must be among them or set."""
     groups: dict[str, Any] = {}
-    kinds = {
-        "split": ResolvedSplit,
-        "model": ResolvedModel,
-        "train": ResolvedTrain,
-        "infer": ResolvedInfer,
-        "machine": ResolvedMachine,
-        "output": ResolvedOutput,
-    }
+    hints = typing.get_type_hints(ResolvedConfig)
+    kinds: dict[str, Any] = {
+        name: hints[name] for name in ResolvedConfig.__annotations__
+    }  # of the groups that it narrows
     left = dict(decided)
     for field in dataclasses.fields(RunConfig):
         group = getattr(config, field.name)
