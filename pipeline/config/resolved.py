@@ -78,6 +78,7 @@ def resolved(config: RunConfig, **decided: Any) -> ResolvedConfig:
         if kind is not None:
             undecided = [name for name in kind.__annotations__ if values[name] is None]
             assert not undecided, undecided
-        groups[field.name] = (kind or type(group))(**values)
+        made: Any = kind or type(group)
+        groups[field.name] = made(**values)
     assert not left, left
     return ResolvedConfig(**groups)
