@@ -1,11 +1,12 @@
-"""What each lever of training does to OOF macro F1, one at a time against the default, seeds paired.
+"""What each lever of training does to OOF macro F1, one at a time against the default, seeds
+paired.
 
     python benchmarks/ablation.py --data london_masks --outputs /tmp/ablation
 
-Three seeds each, on equal folds: the difference is the mean over seeds, its interval a bootstrap over
-people, once at 95 % and once corrected for the number of levers (Bonferroni). A row is kept in the JSON
-file as soon as its runs are done, and finished runs and folds are never made again: stop it at any time
-and start it again. Losers stay in the table.
+Three seeds each, on equal folds: the difference is the mean over seeds, its interval a bootstrap
+over people, once at 95 % and once corrected for the number of levers (Bonferroni). A row is kept in
+the JSON file as soon as its runs are done, and finished runs and folds are never made again: stop
+it at any time and start it again. Losers stay in the table.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ LEVERS: dict[str, list[str]] = {
 
 
 def runs_of(args: argparse.Namespace, lever: str) -> list[Run]:
-    """Return the runs of a lever ("" is the default), a seed each, made where they are not there yet."""
+    """Return the runs of a lever ("" is the default), a seed each, made where they are not there
+    yet.
+    """
     name = "default" if not lever else "".join(one if one.isalnum() else "-" for one in lever)
     common = ["--data", args.data, "--device", args.device, "--output", args.outputs, *BASE]
     run_cv(*common, *LEVERS.get(lever, []), "--seeds", SEEDS, "--name", name)
@@ -73,7 +76,9 @@ def stacked(runs: list[Run]) -> dict[str, Any]:
 
 def resamples(rows: dict[str, Any]) -> np.ndarray:
     """Return the score of each resample; equal seeds draw equal people, which pairs the levers."""
-    return np.concatenate([bootstrap_scores(METRICS["f1_macro"], **rows, seed=seed) for seed in range(RESAMPLES)])
+    return np.concatenate(
+        [bootstrap_scores(METRICS["f1_macro"], **rows, seed=seed) for seed in range(RESAMPLES)]
+    )
 
 
 def value(rows: dict[str, Any]) -> float:
@@ -83,7 +88,8 @@ def value(rows: dict[str, Any]) -> float:
 
 def compare(default: list[Run], runs: list[Run]) -> dict[str, Any]:
     """Return a lever's score and its paired difference to the default."""
-    base, rows = stacked(default), stacked(runs)
+    base = stacked(default)
+    rows = stacked(runs)
     differences = resamples(rows) - resamples(base)
     tail = 0.025 / len(LEVERS)
     scores = [value(stacked([run])) for run in runs]
@@ -100,7 +106,9 @@ def compare(default: list[Run], runs: list[Run]) -> dict[str, Any]:
 def main() -> None:
     """Make the rows that are missing, one lever after another, and print the table."""
     cli = parser(__doc__, results="ablation.json")
-    cli.add_argument("--outputs", type=Path, required=True, help="folder for the runs, kept for the next start")
+    cli.add_argument(
+        "--outputs", type=Path, required=True, help="folder for the runs, kept for the next start"
+    )
     cli.add_argument("--only", nargs="*", default=list(LEVERS), metavar="LEVER")
     args = cli.parse_args()
     results = Results(args, device=args.device)
@@ -108,13 +116,21 @@ def main() -> None:
     base = stacked(default)
     low, high = np.quantile(resamples(base), [0.025, 0.975])
     results.put(
-        "default", {"flags": BASE, "f1_macro": round(value(base), 4), "interval": [low.round(4), high.round(4)]}
+        "default",
+        {
+            "flags": BASE,
+            "f1_macro": round(value(base), 4),
+            "interval": [low.round(4), high.round(4)],
+        },
     )
     for lever in args.only:
         flags = [*BASE, *LEVERS[lever]]
         if lever not in results or results[lever]["flags"] != flags:
             results.put(lever, {"flags": flags, **compare(default, runs_of(args, lever))})
-            print(f"{lever}: {results[lever]['difference']:+.4f} {results[lever]['interval']}", flush=True)
+            print(
+                f"{lever}: {results[lever]['difference']:+.4f} {results[lever]['interval']}",
+                flush=True,
+            )
     rows = [("lever", "macro F1", "difference", "95 %", f"corrected for {len(LEVERS)}")]
     rows.append(("(default)", f"{results['default']['f1_macro']:.4f}", "", "", ""))
     for lever in [one for one in LEVERS if one in results]:

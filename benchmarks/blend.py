@@ -1,10 +1,11 @@
-"""How long blend.py takes, start included, and how much memory: runs of drawn logits of the competition's size.
+"""How long blend.py takes, start included, and how much memory: runs of drawn logits of the
+competition's size.
 
     python benchmarks/blend.py [--million]
 
-20 runs of 18,900 out-of-fold and 12,600 test rows: a soft vote, and --method auto over the default methods with
-nesting, bootstrap and frontier. With --million also a soft vote of 20 runs of a million rows, which takes some minutes
-and 3 GB of disk to prepare.
+20 runs of 18,900 out-of-fold and 12,600 test rows: a soft vote, and --method auto over the default
+methods with nesting, bootstrap and frontier. With --million also a soft vote of 20 runs of a
+million rows, which takes some minutes and 3 GB of disk to prepare.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from common import ROOT, Results, parser, spread
 
 from tests.makers.drawn_runs import write_drawn_run
 
-NUM_RUNS, NUM_PEOPLE, NUM_TEST = 20, 2700, 12600
+NUM_RUNS = 20
+NUM_PEOPLE = 2700
+NUM_TEST = 12600
 NUM_MANY = 142_858  # people, of seven pictures: a million rows
 TIMES = {"soft": 5, "auto": 3}
 
@@ -31,14 +34,24 @@ def drawn(folder: Path, num_people: int, num_test: int) -> Path:
     """Write the runs, each somewhat better than the one before."""
     for seed in range(NUM_RUNS):
         path = folder / f"run{seed:02d}"
-        write_drawn_run(path, num_people=num_people, num_test=num_test, strength=0.6 + 0.03 * seed, seed=seed)
+        write_drawn_run(
+            path, num_people=num_people, num_test=num_test, strength=0.6 + 0.03 * seed, seed=seed
+        )
     return folder
 
 
 def blended(folder: Path, *argv: str) -> tuple[float, float]:
-    """Return the seconds and the peak of resident memory, in MB, of one blend in a process of its own."""
+    """Return the seconds and the peak of resident memory, in MB, of one blend in a process of its
+    own.
+    """
     output = folder / "blends"
-    command = [sys.executable, str(ROOT / "blend.py"), *map(str, sorted(folder.glob("run*"))), "--output", str(output)]
+    command = [
+        sys.executable,
+        str(ROOT / "blend.py"),
+        *map(str, sorted(folder.glob("run*"))),
+        "--output",
+        str(output),
+    ]
     start = time.perf_counter()
     process = subprocess.Popen([*command, *argv], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -52,7 +65,10 @@ def blended(folder: Path, *argv: str) -> tuple[float, float]:
 def measure(folder: Path, times: int, *argv: str) -> dict[str, Any]:
     """Return seconds and memory of so many blends."""
     tries = [blended(folder, *argv) for _ in range(times)]
-    return {"seconds": spread([one for one, _ in tries], 2), "peak MB": max(round(peak) for _, peak in tries)}
+    return {
+        "seconds": spread([one for one, _ in tries], 2),
+        "peak MB": max(round(peak) for _, peak in tries),
+    }
 
 
 def main() -> None:
@@ -62,7 +78,10 @@ def main() -> None:
     cli.add_argument("--million", action="store_true")
     args = cli.parse_args()
     results = Results(args, device="cpu")
-    todo = [(f"{NUM_RUNS} runs of 18,900 + 12,600 rows, {name}", NUM_PEOPLE, NUM_TEST, name) for name in TIMES]
+    todo = [
+        (f"{NUM_RUNS} runs of 18,900 + 12,600 rows, {name}", NUM_PEOPLE, NUM_TEST, name)
+        for name in TIMES
+    ]
     if args.million:
         todo.append((f"{NUM_RUNS} runs of a million rows, soft", NUM_MANY, 0, "soft"))
     for title, num_people, num_test, method in todo:

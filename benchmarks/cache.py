@@ -1,9 +1,10 @@
-"""What the decode-once cache costs and saves: epochs cold, warm and without, and the time to a picture's pixels.
+"""What the decode-once cache costs and saves: epochs cold, warm and without, and the time to a
+picture's pixels.
 
     python benchmarks/cache.py --data DATA [--backbone tf_efficientnet_lite0 --img-size 128]
 
-An epoch is one fold's training over its share of the pictures. The cold one includes decoding all pictures
-that the fold reads in that epoch, training and held out. All three take turns, in rounds.
+An epoch is one fold's training over its share of the pictures. The cold one includes decoding all
+pictures that the fold reads in that epoch, training and held out. All three take turns, in rounds.
 """
 
 from __future__ import annotations
@@ -36,31 +37,55 @@ from pipeline.training.fit import Fit
 
 def opened(table: pd.DataFrame, preprocess: Preprocess, cache: str, folder: Path) -> PictureSource:
     return open_pictures(
-        (table,), preprocess, cache=cache, cache_dir=str(folder), passes=9, device_room=None, say=lambda _: None
+        (table,),
+        preprocess,
+        cache=cache,
+        cache_dir=str(folder),
+        passes=9,
+        device_room=None,
+        say=lambda _: None,
     )
 
 
 def epoch_seconds(
-    config: ResolvedConfig, manifest: Manifest, compute: Compute, preprocess: Preprocess, cache: str, folder: Path
+    config: ResolvedConfig,
+    manifest: Manifest,
+    compute: Compute,
+    preprocess: Preprocess,
+    cache: str,
+    folder: Path,
 ) -> float:
-    """Return the seconds of one training epoch, the filling of the cache included where it is empty."""
-    model = build_model(config.model.backbone, num_classes=manifest.num_classes, kwargs={}, weights=None)
+    """Return the seconds of one training epoch, the filling of the cache included where it is
+    empty.
+    """
+    model = build_model(
+        config.model.backbone, num_classes=manifest.num_classes, kwargs={}, weights=None
+    )
     model = model.to(device=compute.device, memory_format=compute.memory_format)  # type: ignore[call-overload]
     start = time.perf_counter()
     feeder = Feeder(config, opened(manifest.train, preprocess, cache, folder), compute)
     train = manifest.train[np.arange(len(manifest.train)) % 5 > 0].reset_index(drop=True)
-    loader, once = feeder.train(train, seed_parts=(0, 0)), make_config(epochs=1)
+    loader = feeder.train(train, seed_parts=(0, 0))
+    once = make_config(epochs=1)
     augment = feeder.device_augmentation
-    next(Fit(model, once, preprocess, compute, steps_per_epoch=len(loader), augment=augment).epochs(loader))
+    next(
+        Fit(model, once, preprocess, compute, steps_per_epoch=len(loader), augment=augment).epochs(
+            loader
+        )
+    )
     return time.perf_counter() - start
 
 
 def picture_times(manifest: Manifest, preprocess: Preprocess, folder: Path) -> dict[str, Any]:
-    """Return milliseconds a picture, on one core, to its pixels at the training size, and to augment them."""
+    """Return milliseconds a picture, on one core, to its pixels at the training size, and to
+    augment them.
+    """
     table = manifest.train
     full = Preprocess(**{**preprocess.to_dict(), "decode": "full"})
-    cached, off = opened(table, preprocess, "disk", folder).of(table), PictureSource(preprocess, "off").of(table)
-    whole, augment = PictureSource(full, "off").of(table), AUGMENTATIONS["default"]()
+    cached = opened(table, preprocess, "disk", folder).of(table)
+    off = PictureSource(preprocess, "off").of(table)
+    whole = PictureSource(full, "off").of(table)
+    augment = AUGMENTATIONS["default"]()
     assert augment is not None
     target = np.empty((preprocess.height, preprocess.width, 3), np.uint8)
 
@@ -86,12 +111,16 @@ def picture_times(manifest: Manifest, preprocess: Preprocess, folder: Path) -> d
     return {
         "milliseconds": {name: spread(values, 4) for name, values in times.items()},
         "cached_over_scaled": spread(ratio, 4),
-        "cached_over_full": spread([a / b for a, b in zip(times["cached"], times["full"], strict=True)], 4),
+        "cached_over_full": spread(
+            [a / b for a, b in zip(times["cached"], times["full"], strict=True)], 4
+        ),
         "scaled_minus_full": {
             "mean": round(float(difference.mean()), 3),
             "99th percentile": float(np.percentile(difference, 99)),
             "most": int(difference.max()),
-            "decoded_at": list(read_image(table["path"][0], at_least=preprocess.stored_size).shape[1::-1]),
+            "decoded_at": list(
+                read_image(table["path"][0], at_least=preprocess.stored_size).shape[1::-1]
+            ),
             "of": list(read_image(table["path"][0]).shape[1::-1]),
         },
     }
@@ -99,19 +128,26 @@ def picture_times(manifest: Manifest, preprocess: Preprocess, folder: Path) -> d
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     config = settled(args, backbone=args.backbone, img_size=args.img_size, batch_size=32)
-    manifest, compute = data_of(args), compute_of(config.machine)
+    manifest = data_of(args)
+    compute = compute_of(config.machine)
     preprocess = preprocess_of(config.model, check_backbone(args.backbone))
     torch.manual_seed(0)
     cv2.setNumThreads(0)
     seconds: dict[str, list[float]] = {"off": [], "cold": [], "warm": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        epoch_seconds(config, manifest, compute, preprocess, "off", folder)  # the files are in the page cache now
+        epoch_seconds(
+            config, manifest, compute, preprocess, "off", folder
+        )  # the files are in the page cache now
         for _ in range(args.rounds):
-            seconds["off"].append(epoch_seconds(config, manifest, compute, preprocess, "off", folder))
+            seconds["off"].append(
+                epoch_seconds(config, manifest, compute, preprocess, "off", folder)
+            )
             shutil.rmtree(folder / "pictures", ignore_errors=True)
             for way in ("cold", "warm"):
-                seconds[way].append(epoch_seconds(config, manifest, compute, preprocess, "disk", folder))
+                seconds[way].append(
+                    epoch_seconds(config, manifest, compute, preprocess, "disk", folder)
+                )
         pictures = picture_times(manifest, preprocess, folder)
     ratios = {
         way: spread([one / off for one, off in zip(seconds[way], seconds["off"], strict=True)])
@@ -137,18 +173,25 @@ def main() -> None:
     if name not in results:
         results.put(name, measure(args))
     found = results[name]
-    over, off = found["epoch_over_uncached"], found["scaled_minus_full"]
+    over = found["epoch_over_uncached"]
+    off = found["scaled_minus_full"]
     print_rows(
         f"{name}, {found['num_pictures']} pictures",
         [
             ("epoch with an empty cache / without cache", shown(over["cold"])),
             ("epoch with a full cache / without cache", shown(over["warm"])),
-            *((f"a picture, {way}, ms on one core", shown(value)) for way, value in found["milliseconds"].items()),
+            *(
+                (f"a picture, {way}, ms on one core", shown(value))
+                for way, value in found["milliseconds"].items()
+            ),
             ("cached / decoded (scaled)", shown(found["cached_over_scaled"])),
             ("cached / decoded (full)", shown(found["cached_over_full"])),
             (
                 f"scaled decoding at {off['decoded_at']} of {off['of']}, less full",
-                f"mean {off['mean']}, 99th percentile {off['99th percentile']:g}, most {off['most']} of 255",
+                (
+                    f"mean {off['mean']}, 99th percentile {off['99th percentile']:g}, most"
+                    f" {off['most']} of 255"
+                ),
             ),
         ],
     )

@@ -1,4 +1,6 @@
-"""What the benchmarks share: one JSON file each, with machine and versions, and tables of ratios."""
+"""What the benchmarks share: one JSON file each, with machine and versions, and tables of
+ratios.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ sys.path.insert(0, str(ROOT))  # for tests.makers
 
 def parser(doc: str | None, *, results: str) -> argparse.ArgumentParser:
     """Return a parser with the flags that every benchmark has."""
-    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     made.add_argument("--data", default="demo", help="a data set as run_cv.py takes it")
     made.add_argument("--device", default="auto")
     made.add_argument("--json", type=Path, default=ROOT / "benchmarks" / results)
@@ -41,7 +45,9 @@ def parser(doc: str | None, *, results: str) -> argparse.ArgumentParser:
 
 
 class Results:
-    """A JSON file of named measurements; what it holds is not measured again, so a stopped run goes on."""
+    """A JSON file of named measurements; what it holds is not measured again, so a stopped run goes
+    on.
+    """
 
     def __init__(self, args: argparse.Namespace, *, device: str) -> None:
         self.file: Path = args.json
@@ -49,13 +55,17 @@ class Results:
         self.where = {
             "data": Path(args.data).name,
             "processor": environment["processor"],
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cores": (
+                len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+            ),
             "gpus": environment["gpus"] if device.startswith("cuda") else [],
             "cuda": environment["cuda"],
             "packages": environment["packages"],
             "python": environment["python"],
         }
-        self.all: dict[str, Any] = json.loads(self.file.read_text()) if self.file.is_file() and not args.fresh else {}
+        self.all: dict[str, Any] = (
+            json.loads(self.file.read_text()) if self.file.is_file() and not args.fresh else {}
+        )
 
     def __contains__(self, name: str) -> bool:
         return self._key(name) in self.all
@@ -71,13 +81,21 @@ class Results:
 
     def _key(self, name: str) -> str:
         gpus = self.where["gpus"]
-        return f"{name}, {self.where['data']}, {gpus[0] if gpus else str(self.where['cores']) + ' cores'}"
+        return (
+            f"{name}, {self.where['data']},"
+            f" {gpus[0] if gpus else str(self.where['cores']) + ' cores'}"
+        )
 
 
 def spread(values: Sequence[float], digits: int = 3) -> dict[str, Any]:
     """Return median, least, most and n of repeated measurements."""
     kept = [round(float(one), digits) for one in values]
-    return {"median": round(statistics.median(kept), digits), "least": min(kept), "most": max(kept), "n": len(kept)}
+    return {
+        "median": round(statistics.median(kept), digits),
+        "least": min(kept),
+        "most": max(kept),
+        "n": len(kept),
+    }
 
 
 def shown(value: dict[str, Any]) -> str:
@@ -91,14 +109,25 @@ def print_rows(title: str, rows: Iterable[tuple[str, ...]]) -> None:
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     print(title)
     for row in table:
-        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(
+            "  "
+            + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
 
 
 def settled(args: argparse.Namespace, **settings: Any) -> ResolvedConfig:
-    """Return settings with all decided, as run_cv.py decides them; a run of 10 epochs in batches of 32, unless told."""
+    """Return settings with all decided, as run_cv.py decides them; a run of 10 epochs in batches of
+    32, unless told.
+    """
     config = make_config(data=args.data, device=args.device, **settings)
     machine = resolve_machine(config.machine)
-    decided = {"img_size": "224", "epochs": 10, "batch_size": 32, "validation_batch_size": 64, "folds": 5}
+    decided = {
+        "img_size": "224",
+        "epochs": 10,
+        "batch_size": 32,
+        "validation_batch_size": 64,
+        "folds": 5,
+    }
     decided |= {"repeats": 1, "name": "benchmark"}
     undecided = {name: value for name, value in decided.items() if flatten(config)[name] is None}
     return resolved(config, **undecided, **machine)
@@ -120,5 +149,7 @@ def run_cv(*argv: object) -> str:
 
 def equal_tables(one: Path, other: Path) -> bool:
     """Return whether the logits of two run folders are equal to the bit."""
-    names = ("oof.parquet", "test.parquet") if (one / "test.parquet").is_file() else ("oof.parquet",)
+    names = (
+        ("oof.parquet", "test.parquet") if (one / "test.parquet").is_file() else ("oof.parquet",)
+    )
     return all(pd.read_parquet(one / name).equals(pd.read_parquet(other / name)) for name in names)

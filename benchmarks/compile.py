@@ -1,4 +1,5 @@
-"""What torch.compile costs and saves: seconds to compile, milliseconds a step, and the steps until it pays.
+"""What torch.compile costs and saves: seconds to compile, milliseconds a step, and the steps until
+it pays.
 
 python benchmarks/compile.py [--backbone efficientnet_b3 --img-size 288 --batch-size 64]
 """
@@ -21,7 +22,9 @@ from pipeline.training.fit import Fit
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    config = settled(args, backbone=args.backbone, img_size=args.img_size, batch_size=args.batch_size)
+    config = settled(
+        args, backbone=args.backbone, img_size=args.img_size, batch_size=args.batch_size
+    )
     compute = compute_of(config.machine)
     preprocess = preprocess_of(config.model, check_backbone(args.backbone))
     shape = (args.batch_size, preprocess.height, preprocess.width, 3)
@@ -37,7 +40,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         )
         here = dataclasses.replace(compute, compile=way == "compiled")
         once = make_config(epochs=args.rounds + 1, lr=1e-6)
-        epochs = Fit(model, once, preprocess, here, steps_per_epoch=args.steps).epochs([batch] * args.steps)
+        epochs = Fit(model, once, preprocess, here, steps_per_epoch=args.steps).epochs(
+            [batch] * args.steps
+        )
         start = time.perf_counter()
         next(epochs)
         first[way] = time.perf_counter() - start
@@ -65,7 +70,9 @@ def main() -> None:
     if name not in results:
         results.put(name, measure(args))
     found = results[name]
-    rows = [(f"{way}, ms a step", shown(value)) for way, value in found["milliseconds_a_step"].items()]
+    rows = [
+        (f"{way}, ms a step", shown(value)) for way, value in found["milliseconds_a_step"].items()
+    ]
     rows.append(("seconds to compile", found["seconds_to_compile"]))
     rows.append(("steps until it pays", found["steps_until_it_pays"] or "never"))
     print_rows(name, rows)

@@ -2,8 +2,9 @@
 
     python benchmarks/duplicates.py [--data DATA] [--pictures 20000] [--hashes 1000000]
 
-The pictures of the data set are decoded again and again, each time shifted otherwise, until there are as
-many as asked for; the hashes crowd into twenty places: nine of ten share their upper half with 45,000 others.
+The pictures of the data set are decoded again and again, each time shifted otherwise, until there
+are as many as asked for; the hashes crowd into twenty places: nine of ten share their upper half
+with 45,000 others.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def crowded_hashes(num: int, rng: np.random.Generator) -> np.ndarray:
 
 def main() -> None:
     """Print the figures as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", default="demo")
     parser.add_argument("--pictures", type=int, default=20_000)
     parser.add_argument("--hashes", type=int, default=1_000_000)
@@ -59,9 +62,21 @@ def main() -> None:
         prints = stacked(list(pool.map(shifted_print, range(args.pictures))))
     decoded = time.perf_counter()
     num_pairs = len(duplicate_pairs(prints))
-    seconds = {"decode": round(decoded - start, 1), "search": round(time.perf_counter() - decoded, 1)}
+    seconds = {
+        "decode": round(decoded - start, 1),
+        "search": round(time.perf_counter() - decoded, 1),
+    }
     num_hashes = len(np.unique(prints.hash_N))
-    print(json.dumps({"pictures": args.pictures, "hashes": num_hashes, "pairs": num_pairs, "seconds": seconds}))
+    print(
+        json.dumps(
+            {
+                "pictures": args.pictures,
+                "hashes": num_hashes,
+                "pairs": num_pairs,
+                "seconds": seconds,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

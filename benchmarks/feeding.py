@@ -1,9 +1,11 @@
-"""Training steps fed by the pipeline, beside the same steps on one resident batch (the ceiling) and timm's loader.
+"""Training steps fed by the pipeline, beside the same steps on one resident batch (the ceiling) and
+timm's loader.
 
-    python benchmarks/feeding.py --data DATA [--backbone tf_efficientnet_lite0 --img-size 128 --batch-size 32]
+    python benchmarks/feeding.py --data DATA [--backbone tf_efficientnet_lite0 --img-size 128
+    --batch-size 32]
 
-All ways take turns in one process, in rounds; a ratio is of two neighbours in one round. timm's loader
-decodes with Pillow every epoch and augments as its own recipe does.
+All ways take turns in one process, in rounds; a ratio is of two neighbours in one round. timm's
+loader decodes with Pillow every epoch and augments as its own recipe does.
 """
 
 from __future__ import annotations
@@ -50,7 +52,9 @@ class Steps:
         return self.num
 
     def drain(self, num: int) -> None:
-        """Take what workers have made in the meantime, so that what is timed is what they make in the time."""
+        """Take what workers have made in the meantime, so that what is timed is what they make in
+        the time.
+        """
         for _ in range(num):
             next(self.batches)
 
@@ -72,7 +76,9 @@ class PillowData(torch.utils.data.Dataset[Any]):
     """Files as timm's own data set reads them."""
 
     def __init__(self, paths: list[str], labels: list[int]) -> None:
-        self.paths, self.labels, self.transform = paths, labels, None
+        self.paths = paths
+        self.labels = labels
+        self.transform = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -83,13 +89,20 @@ class PillowData(torch.utils.data.Dataset[Any]):
 
 
 def repeated(manifest: Manifest, num: int) -> Manifest:
-    """Return the data set with its training rows repeated to so many: epochs long enough for a fast card."""
+    """Return the data set with its training rows repeated to so many: epochs long enough for a fast
+    card.
+    """
     times = -(-max(num, 1) // len(manifest.train))
-    rows = [manifest.train.assign(image_id=manifest.train["image_id"] + f" {turn}") for turn in range(times)]
+    rows = [
+        manifest.train.assign(image_id=manifest.train["image_id"] + f" {turn}")
+        for turn in range(times)
+    ]
     return dataclasses.replace(manifest, train=pd.concat(rows, ignore_index=True))
 
 
-def timm_loader(manifest: Manifest, preprocess: Preprocess, config: ResolvedConfig, *, workers: int, cuda: bool) -> Any:
+def timm_loader(
+    manifest: Manifest, preprocess: Preprocess, config: ResolvedConfig, *, workers: int, cuda: bool
+) -> Any:
     """Return timm's training loader; it normalises on the device by itself where that is CUDA."""
     data = PillowData(manifest.train["path"].tolist(), manifest.train["label"].tolist())
     return timm.data.create_loader(
@@ -110,7 +123,11 @@ def timm_loader(manifest: Manifest, preprocess: Preprocess, config: ResolvedConf
 
 
 def step_rate(
-    model: torch.nn.Module, steps: Any, preprocess: Any, compute: Compute, augment: Callable[..., Any] | None = None
+    model: torch.nn.Module,
+    steps: Any,
+    preprocess: Any,
+    compute: Compute,
+    augment: Callable[..., Any] | None = None,
 ) -> float:
     """Return images a second of one epoch over the steps."""
     once = make_config(epochs=1, lr=1e-6)
@@ -141,11 +158,16 @@ class Reordered:
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Return images a second of every way, and ratios to the resident batch."""
-    config = settled(args, backbone=args.backbone, img_size=args.img_size, batch_size=args.batch_size)
-    manifest, compute = repeated(data_of(args), args.pictures), compute_of(config.machine)
+    config = settled(
+        args, backbone=args.backbone, img_size=args.img_size, batch_size=args.batch_size
+    )
+    manifest = repeated(data_of(args), args.pictures)
+    compute = compute_of(config.machine)
     preprocess = preprocess_of(config.model, check_backbone(args.backbone))
     torch.manual_seed(0)
-    model: Any = build_model(args.backbone, num_classes=manifest.num_classes, kwargs={}, weights=None)
+    model: Any = build_model(
+        args.backbone, num_classes=manifest.num_classes, kwargs={}, weights=None
+    )
     model = model.to(device=compute.device, memory_format=compute.memory_format)
     shape = (args.batch_size, preprocess.height, preprocess.width, 3)
     batch = (
@@ -156,7 +178,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     ways: dict[str, Callable[[], float]] = {}
     with tempfile.TemporaryDirectory() as folder:
 
-        def add(name: str, loader: Any, augment: Any = None, how: Any = preprocess, ahead: int = 0) -> None:
+        def add(
+            name: str, loader: Any, augment: Any = None, how: Any = preprocess, ahead: int = 0
+        ) -> None:
             steps = Steps(loader, args.steps)
 
             def way() -> float:
@@ -167,21 +191,32 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
         def feeder(cache: str, augment_on: str) -> Feeder:
             source = open_pictures(
-                (manifest.train,), preprocess, cache=cache, cache_dir=folder, passes=9,
-                device_room=free_memory(compute.device), say=lambda _: None,
-            )  # fmt: skip
+                (manifest.train,),
+                preprocess,
+                cache=cache,
+                cache_dir=folder,
+                passes=9,
+                device_room=free_memory(compute.device),
+                say=lambda _: None,
+            )
             here = settled(
-                args, backbone=args.backbone, img_size=args.img_size, batch_size=args.batch_size,
-                augment_on=augment_on, workers=workers,
-            )  # fmt: skip
+                args,
+                backbone=args.backbone,
+                img_size=args.img_size,
+                batch_size=args.batch_size,
+                augment_on=augment_on,
+                workers=workers,
+            )
             return Feeder(here, source, compute)
 
-        table, seed_parts = manifest.train, (0, 0)
+        table = manifest.train
+        seed_parts = (0, 0)
         add("resident batch", Resident(batch))
         on_cpu = feeder("disk", "cpu")
         add("pipeline, cache on disk", on_cpu.train(table, seed_parts=seed_parts), ahead=workers)
         if compute.is_cuda:
-            on_disk, on_device = feeder("disk", "device"), feeder("device", "device")
+            on_disk = feeder("disk", "device")
+            on_device = feeder("device", "device")
             add(
                 "pipeline, disk, augmented on the device",
                 on_disk.train(table, seed_parts=seed_parts),
@@ -193,9 +228,15 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 on_device.train(table, seed_parts=seed_parts),
                 on_device.device_augmentation,
             )
-        add("pipeline without cache", feeder("off", "cpu").train(table, seed_parts=seed_parts), ahead=workers)
+        add(
+            "pipeline without cache",
+            feeder("off", "cpu").train(table, seed_parts=seed_parts),
+            ahead=workers,
+        )
         for num in {workers, 0 if compute.is_cuda else 1}:
-            loader = Reordered(timm_loader(manifest, preprocess, config, workers=num, cuda=compute.is_cuda))
+            loader = Reordered(
+                timm_loader(manifest, preprocess, config, workers=num, cuda=compute.is_cuda)
+            )
             add(f"timm's loader, {num} workers", loader, how=AsTheyCome(), ahead=num)
         step_rate(model, Steps(Resident(batch), 3), preprocess, compute)  # warm
         rates: dict[str, list[float]] = {name: [] for name in ways}
@@ -223,7 +264,9 @@ def main() -> None:
     cli.add_argument("--backbone", default="tf_efficientnet_lite0")
     cli.add_argument("--img-size", default="128")
     cli.add_argument("--batch-size", type=int, default=32)
-    cli.add_argument("--pictures", type=int, default=0, help="repeat the training rows up to so many")
+    cli.add_argument(
+        "--pictures", type=int, default=0, help="repeat the training rows up to so many"
+    )
     cli.add_argument("--steps", type=int, default=14)
     cli.add_argument("--rounds", type=int, default=7)
     args = cli.parse_args()
@@ -234,7 +277,8 @@ def main() -> None:
         results.put(name, measure(args))
     found = results[name]
     print_rows(
-        f"{name}, {found['threads']} threads, {found['workers']} workers ({time.perf_counter() - start:.0f} s)",
+        f"{name}, {found['threads']} threads, {found['workers']} workers"
+        f" ({time.perf_counter() - start:.0f} s)",
         [("fed by", "images a second", "share of the ceiling")]
         + [
             (way, shown(found["images_per_s"][way]), shown(found["share_of_ceiling"][way]))

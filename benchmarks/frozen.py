@@ -1,10 +1,13 @@
-"""A frozen-backbone cross-validation beside one inference pass, and its logits beside the naive loop's.
+"""A frozen-backbone cross-validation beside one inference pass, and its logits beside the naive
+loop's.
 
-    python benchmarks/frozen.py --data DATA [--backbone tf_efficientnet_lite0 --img-size 168x224 --rounds 5]
+    python benchmarks/frozen.py --data DATA [--backbone tf_efficientnet_lite0 --img-size 168x224
+    --rounds 5]
 
 The pass reads, decodes and infers every training and test picture once, batch by batch, as the
-cross-validation does; nothing is kept between rounds. Both times begin when data and weights are loaded.
-The naive loop passes each fold's pictures through the backbone again and fits scikit-learn's head.
+cross-validation does; nothing is kept between rounds. Both times begin when data and weights are
+loaded. The naive loop passes each fold's pictures through the backbone again and fits
+scikit-learn's head.
 """
 
 from __future__ import annotations
@@ -41,9 +44,13 @@ def one_pass(job: FoldJob) -> float:
 
 
 def naive_difference(job: FoldJob, run: Run, l2: list[float]) -> float:
-    """Return the largest difference of a centred logit from the naive loop's, over all folds and rows."""
-    train, test = job.run.manifest.train, job.run.manifest.test
-    label_N, most = train["label"].to_numpy(), 0.0
+    """Return the largest difference of a centred logit from the naive loop's, over all folds and
+    rows.
+    """
+    train = job.run.manifest.train
+    test = job.run.manifest.test
+    label_N = train["label"].to_numpy()
+    most = 0.0
     for fold, strength in enumerate(l2):
         features = Features(job, Backbone(job))  # nothing is kept: every picture passes again
         train_ND = features.of(train, "identity").astype(np.float64)
@@ -55,8 +62,11 @@ def naive_difference(job: FoldJob, run: Run, l2: list[float]) -> float:
         if test is not None:
             pairs.append((features.of(test, "identity").astype(np.float64), run.test_fold(fold)))
         for found, table in pairs:
-            theirs, ours = head.decision_function(found / scale), run.logits(table)[:, head.classes_]
-            gap = (theirs - theirs.mean(axis=1, keepdims=True)) - (ours - ours.mean(axis=1, keepdims=True))
+            theirs = head.decision_function(found / scale)
+            ours = run.logits(table)[:, head.classes_]
+            gap = (theirs - theirs.mean(axis=1, keepdims=True)) - (
+                ours - ours.mean(axis=1, keepdims=True)
+            )
             most = max(most, float(np.abs(gap).max()))
     return most
 
@@ -68,9 +78,16 @@ def fresh_job(run: Prepared, folder: Path) -> TrainingJob:
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     config = settled(
-        args, backbone=args.backbone, img_size=args.img_size, finetune="head", folds=5, cache="off", name="frozen"
+        args,
+        backbone=args.backbone,
+        img_size=args.img_size,
+        finetune="head",
+        folds=5,
+        cache="off",
+        name="frozen",
     )
-    passes, wholes = [], []
+    passes = []
+    wholes = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepared = prepare(config, lambda _: None)
@@ -81,7 +98,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             run_heads(fresh_job(prepared, folder), range(5))
             wholes.append(time.perf_counter() - start)
         start = time.perf_counter()
-        flags = ["--data", args.data, "--device", config.machine.device, "--backbone", args.backbone]
+        flags = [
+            "--data",
+            args.data,
+            "--device",
+            config.machine.device,
+            "--backbone",
+            args.backbone,
+        ]
         run_cv(
             *flags,
             "--img-size",
@@ -99,9 +123,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         run = Run(folder / "run")
         job = dataclasses.replace(fresh_job(prepared, folder), folder=folder)
         pd.testing.assert_frame_equal(
-            run.oof[["image_id", "fold"]], pd.read_csv(run.path / "folds.csv", dtype={"image_id": str})
-            .sort_values("image_id", ignore_index=True)[["image_id", "fold"]], check_dtype=False,
-        )  # fmt: skip
+            run.oof[["image_id", "fold"]],
+            pd.read_csv(run.path / "folds.csv", dtype={"image_id": str}).sort_values(
+                "image_id", ignore_index=True
+            )[["image_id", "fold"]],
+            check_dtype=False,
+        )
         difference = naive_difference(job, run, [fold["l2"] for fold in run.info["folds"]])
         headline = run.report["headline"]
     return {
@@ -110,7 +137,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "cv_over_pass": spread([one / other for one, other in zip(wholes, passes, strict=True)]),
         "command_seconds": round(seconds, 1),
         "largest_logit_difference": difference,
-        "f1": {name: round(float(value), 4) for name, value in headline.items() if name in ("value", "low", "high")},
+        "f1": {
+            name: round(float(value), 4)
+            for name, value in headline.items()
+            if name in ("value", "low", "high")
+        },
         "num_pictures": len(prepared.manifest.train),
         "threads": torch.get_num_threads(),
     }
@@ -135,7 +166,10 @@ def main() -> None:
             ("frozen cross-validation, s", shown(found["cv_seconds"])),
             ("ratio", shown(found["cv_over_pass"])),
             ("whole command, imports and report included, s", str(found["command_seconds"])),
-            ("largest logit difference from the naive loop", f"{found['largest_logit_difference']:.1e}"),
+            (
+                "largest logit difference from the naive loop",
+                f"{found['largest_logit_difference']:.1e}",
+            ),
             ("OOF macro F1", "{value} [{low}, {high}]".format(**found["f1"])),
         ],
     )

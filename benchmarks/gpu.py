@@ -1,7 +1,7 @@
 """The benchmarks that want a GPU, one after the other.
 
-python benchmarks/gpu.py --data DATA            # on the first CUDA device
-python benchmarks/gpu.py --brief --device cpu   # a tiny model, a step or two: shows that they run, measures nothing
+python benchmarks/gpu.py --data DATA            # on the first CUDA device python benchmarks/gpu.py
+--brief --device cpu   # a tiny model, a step or two: shows that they run, measures nothing
 """
 
 from __future__ import annotations
@@ -14,7 +14,14 @@ from pathlib import Path
 from common import parser
 
 LARGE = ("--backbone", "efficientnet_b3", "--img-size", "288", "--batch-size", "64")
-HARD = ("--backbone", "resnet18", "--img-size", "224", "--batch-size", "256")  # small model, fast card
+HARD = (
+    "--backbone",
+    "resnet18",
+    "--img-size",
+    "224",
+    "--batch-size",
+    "256",
+)  # small model, fast card
 STEPS = ("--steps", "60", "--pictures", "20000")
 PLAN = (
     ("feeding", LARGE, STEPS),
@@ -24,7 +31,16 @@ PLAN = (
     ("tta_views", LARGE, ("--pictures", "4000")),
     ("parallel", HARD, ("--epochs", "20")),
 )
-TINY = ("--backbone", "test_efficientnet", "--img-size", "64", "--batch-size", "16", "--rounds", "1")
+TINY = (
+    "--backbone",
+    "test_efficientnet",
+    "--img-size",
+    "64",
+    "--batch-size",
+    "16",
+    "--rounds",
+    "1",
+)
 BRIEF = {
     "feeding": (*TINY, "--steps", "2", "--pictures", "600"),
     "compile": (*TINY, "--steps", "2"),
@@ -34,7 +50,9 @@ BRIEF = {
 
 
 def main() -> int:
-    """Run all of them, each with its own JSON file, and return the first exit code that is not 0."""
+    """Run all of them, each with its own JSON file, and return the first exit code that is not
+    0.
+    """
     cli = parser(__doc__, results="")
     cli.set_defaults(device="cuda")
     cli.add_argument("--brief", action="store_true")
@@ -42,10 +60,20 @@ def main() -> int:
     here = Path(__file__).resolve().parent
     with tempfile.TemporaryDirectory() as scratch:
         for name, flags, more in PLAN:
-            command = [sys.executable, str(here / f"{name}.py"), "--data", args.data, "--device", args.device, *flags]
+            command = [
+                sys.executable,
+                str(here / f"{name}.py"),
+                "--data",
+                args.data,
+                "--device",
+                args.device,
+                *flags,
+            ]
             command += BRIEF[name] if args.brief else more
             command += ["--json", f"{scratch if args.brief else here}/{name}.json"]
-            code = subprocess.run([*command, *(["--fresh"] if args.fresh else [])], check=False).returncode
+            code = subprocess.run(
+                [*command, *(["--fresh"] if args.fresh else [])], check=False
+            ).returncode
             if code:
                 return code
     return 0

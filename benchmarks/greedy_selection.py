@@ -1,13 +1,15 @@
-"""Greedy selection of members, fast and as a plain loop over scikit-learn's macro F1: equal picks, and their times.
+"""Greedy selection of members, fast and as a plain loop over scikit-learn's macro F1: equal picks,
+and their times.
 
     python benchmarks/greedy_selection.py [--worlds 3]
 
-A world is 50 models on 18,900 rows of 18 classes, from which 100 picks are made with replacement. The models of
-"alike" share nine tenths of the variance of their errors (folds and seeds of one recipe), of "unlike" three tenths
-(other recipes), and those of "unrelated" are draws from a Dirichlet distribution, which is the worst case: nobody
-is ever sure, so hardly any row can be left out. Both ways run in one process on one core, one after the other, in
-every world. A whole fit (20 members, 15,000 rows, 20 bags of 25 picks) is timed as well. Of the last
-two kinds, two worlds are drawn at most.
+A world is 50 models on 18,900 rows of 18 classes, from which 100 picks are made with replacement.
+The models of "alike" share nine tenths of the variance of their errors (folds and seeds of one
+recipe), of "unlike" three tenths (other recipes), and those of "unrelated" are draws from a
+Dirichlet distribution, which is the worst case: nobody is ever sure, so hardly any row can be left
+out. Both ways run in one process on one core, one after the other, in every world. A whole fit (20
+members, 15,000 rows, 20 bags of 25 picks) is timed as well. Of the last two kinds, two worlds are
+drawn at most.
 """
 
 from __future__ import annotations
@@ -26,33 +28,52 @@ from ensemble.methods.greedy import fit, greedy_picks
 from foldblend.scores.metrics import softmax
 from foldblend.scores.rows import Rows
 
-NUM_MODELS, NUM_ROWS, NUM_CLASSES, NUM_PICKS = 50, 18_900, 18, 100
-FIT_MODELS, FIT_ROWS = 20, 15_000
+NUM_MODELS = 50
+NUM_ROWS = 18_900
+NUM_CLASSES = 18
+NUM_PICKS = 100
+FIT_MODELS = 20
+FIT_ROWS = 15_000
 SHARED = {"alike": 0.9, "unlike": 0.3, "unrelated": None}
-SIGNAL, NOISE = 4.5, 2.0  # of logits; a model alone has a macro F1 of about 0.74
+# of logits; a model alone has a macro F1 of about 0.74
+SIGNAL = 4.5
+NOISE = 2.0
 
 
-def drawn_logits(kind: str, seed: int, num_models: int, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
+def drawn_logits(
+    kind: str, seed: int, num_models: int, num_rows: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Return logits M x N x C float32 and labels N."""
     rng = np.random.default_rng(seed)
-    label_N, shared = rng.integers(0, NUM_CLASSES, num_rows), SHARED[kind]
+    label_N = rng.integers(0, NUM_CLASSES, num_rows)
+    shared = SHARED[kind]
     logits_MNC = np.empty((num_models, num_rows, NUM_CLASSES), np.float32)
     common_NC = rng.normal(size=logits_MNC.shape[1:])
     for logits_NC in logits_MNC:
         if shared is None:
             logits_NC[:] = np.log(np.maximum(rng.dirichlet(np.ones(NUM_CLASSES), num_rows), 1e-12))
             continue
-        error_NC = np.sqrt(shared) * common_NC + np.sqrt(1 - shared) * rng.normal(size=common_NC.shape)
-        logits_NC[:] = SIGNAL * rng.uniform(0.9, 1.1) * np.eye(NUM_CLASSES)[label_N] + NOISE * error_NC
+        error_NC = np.sqrt(shared) * common_NC + np.sqrt(1 - shared) * rng.normal(
+            size=common_NC.shape
+        )
+        logits_NC[:] = (
+            SIGNAL * rng.uniform(0.9, 1.1) * np.eye(NUM_CLASSES)[label_N] + NOISE * error_NC
+        )
     return logits_MNC, label_N
 
 
 def plain_picks(proba_MNC: np.ndarray, label_N: np.ndarray, num_picks: int) -> list[int]:
     """Return the picks of the plain loop."""
-    picks, sum_NC, occurs = [], np.zeros(proba_MNC.shape[1:]), np.unique(label_N)
+    picks = []
+    sum_NC = np.zeros(proba_MNC.shape[1:])
+    occurs = np.unique(label_N)
 
     def score(label_N: np.ndarray, sum_NC: np.ndarray) -> float:
-        return float(f1_score(label_N, sum_NC.argmax(axis=1), labels=occurs, average="macro", zero_division=0))
+        return float(
+            f1_score(
+                label_N, sum_NC.argmax(axis=1), labels=occurs, average="macro", zero_division=0
+            )
+        )
 
     for _ in range(num_picks):
         picks.append(int(np.argmax([score(label_N, sum_NC + proba_NC) for proba_NC in proba_MNC])))
@@ -68,7 +89,11 @@ def timed(call: Callable[..., Any], *args: Any, **settings: Any) -> tuple[float,
 
 def compare(kind: str, num_worlds: int) -> dict[str, Any]:
     """Return seconds of both ways, their ratios, and what only reading the probabilities takes."""
-    plain_s, fast_s, read_s, temperatures_s, fit_s = [], [], [], [], []
+    plain_s = []
+    fast_s = []
+    read_s = []
+    temperatures_s = []
+    fit_s = []
     for seed in range(num_worlds):
         logits_MNC, label_N = drawn_logits(kind, seed, NUM_MODELS, NUM_ROWS)
         proba_MNC = np.stack([softmax(logits_NC).astype(np.float32) for logits_NC in logits_MNC])
@@ -81,7 +106,9 @@ def compare(kind: str, num_worlds: int) -> dict[str, Any]:
             raise SystemExit(f"{kind}, seed {seed}: picks differ, {fast} and {plain}")
         logits_MNC, label_N = drawn_logits(kind, seed, FIT_MODELS, FIT_ROWS)
         evidence = Evidence(list(logits_MNC), Rows.of(label_N, np.arange(FIT_ROWS)))
-        temperatures_s.append(timed(getattr, evidence, "temperatures")[0])  # kept by the evidence for any method
+        temperatures_s.append(
+            timed(getattr, evidence, "temperatures")[0]
+        )  # kept by the evidence for any method
         fit_s.append(timed(fit, evidence)[0])
     return {
         "models, rows, classes, picks": [NUM_MODELS, NUM_ROWS, NUM_CLASSES, NUM_PICKS],
@@ -105,9 +132,14 @@ def main() -> None:
     for kind in SHARED:
         if kind not in results:
             with threadpool_limits(1):
-                results.put(kind, compare(kind, args.worlds if kind == "alike" else min(args.worlds, 2)))
+                results.put(
+                    kind, compare(kind, args.worlds if kind == "alike" else min(args.worlds, 2))
+                )
         result = results[kind]
-        print_rows(kind, ((name, shown(one) if isinstance(one, dict) else one) for name, one in result.items()))
+        print_rows(
+            kind,
+            ((name, shown(one) if isinstance(one, dict) else one) for name, one in result.items()),
+        )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
-"""Simulated worlds of models: what a blend says it scores, against what it scores on people nobody has seen.
+"""Simulated worlds of models: what a blend says it scores, against what it scores on people nobody
+has seen.
 
     python benchmarks/honesty.py [--worlds 300] [--thorough 30] [--first-seed 20000]
 
-A world has 3 to 12 imbalanced classes, 40 to 300 people with 3 to 9 pictures each, and 3 to 8 models. A model sees
-the classes with a strength of its own; what is wrong about a picture is partly wrong in all models, and partly in all
-pictures of a person; models differ in sharpness, in what they favour, and some see nothing in some classes. The target
-is the macro F1 that the refitted blend reaches on single models' logits of 20,000 fresh people, one picture each.
-Kept a world at a time, so a stopped study goes on. Worlds of seeds below 20,000 were looked at while the blender was
-made (thresholds were chosen on those from 10,000 on); those from there on were run once, when it was done.
+A world has 3 to 12 imbalanced classes, 40 to 300 people with 3 to 9 pictures each, and 3 to 8
+models. A model sees the classes with a strength of its own; what is wrong about a picture is partly
+wrong in all models, and partly in all pictures of a person; models differ in sharpness, in what
+they favour, and some see nothing in some classes. The target is the macro F1 that the refitted
+blend reaches on single models' logits of 20,000 fresh people, one picture each. Kept a world at a
+time, so a stopped study goes on. Worlds of seeds below 20,000 were looked at while the blender was
+made (thresholds were chosen on those from 10,000 on); those from there on were run once, when it
+was done.
 """
 
 from __future__ import annotations
@@ -27,7 +30,9 @@ from foldblend.scores.score import Score
 from folds.split import assign_folds
 from tests.makers.rows import folded
 
-NUM_FRESH, NUM_FOLDS, METRIC = 20_000, 5, METRICS["f1_macro"]
+NUM_FRESH = 20_000
+NUM_FOLDS = 5
+METRIC = METRICS["f1_macro"]
 Z = 1.96
 
 
@@ -36,12 +41,17 @@ class World:
 
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
-        self.seed, self.num_classes = seed, int(rng.integers(3, 13))
-        self.num_people, self.num_pictures = int(rng.integers(40, 301)), int(rng.integers(3, 10))
+        self.seed = seed
+        self.num_classes = int(rng.integers(3, 13))
+        self.num_people = int(rng.integers(40, 301))
+        self.num_pictures = int(rng.integers(3, 10))
         share_C = np.exp(rng.normal(size=self.num_classes) * rng.uniform(0.2, 1.2))
         self.share_C = share_C / share_C.sum()
-        self.person, self.shared, self.own = rng.uniform(0.2, 1.2), rng.uniform(0.2, 1.0), rng.uniform(0.4, 1.4)
-        num_models, num = int(rng.integers(3, 9)), self.num_classes
+        self.person = rng.uniform(0.2, 1.2)
+        self.shared = rng.uniform(0.2, 1.0)
+        self.own = rng.uniform(0.4, 1.4)
+        num_models = int(rng.integers(3, 9))
+        num = self.num_classes
         base = rng.uniform(1.5, 4.0)
         blind_MC = np.where(rng.random((num_models, num)) < 0.1, 0.3, 1.0)
         self.signal_MC = base * rng.uniform(0.7, 1.1, size=(num_models, 1)) * blind_MC
@@ -50,16 +60,21 @@ class World:
 
     def draw(self, num_people: int, num_pictures: int, lot: int) -> Evidence:
         """Return that many people's logits by every model; other lots are other people."""
-        rng, num = np.random.default_rng((self.seed, lot)), num_people * num_pictures
+        rng = np.random.default_rng((self.seed, lot))
+        num = num_people * num_pictures
         group_N = np.repeat(np.arange(num_people), num_pictures)
         home_N = rng.choice(self.num_classes, size=num_people, p=self.share_C)[group_N]
-        label_N = np.where(rng.random(num) < 0.7, home_N, rng.choice(self.num_classes, size=num, p=self.share_C))
+        label_N = np.where(
+            rng.random(num) < 0.7, home_N, rng.choice(self.num_classes, size=num, p=self.share_C)
+        )
         shape = (num, self.num_classes)
         person_NC = rng.normal(size=(num_people, self.num_classes))[group_N]
         common_NC = self.person * person_NC + self.shared * rng.normal(size=shape)
         truth_NC = np.eye(self.num_classes)[label_N]
         logits = []
-        for signal_C, bias_C, sharpness in zip(self.signal_MC, self.bias_MC, self.sharpness_M, strict=True):
+        for signal_C, bias_C, sharpness in zip(
+            self.signal_MC, self.bias_MC, self.sharpness_M, strict=True
+        ):
             of_person_NC = rng.normal(size=(num_people, self.num_classes))[group_N]
             own_NC = self.own * (0.5 * of_person_NC + rng.normal(size=shape))
             seen_NC = truth_NC * signal_C + common_NC + own_NC + bias_C
@@ -73,10 +88,16 @@ def _interval(score: Score, target: float) -> dict[str, Any]:
 
 
 def measure(seed: int, *, thorough: bool) -> dict[str, Any]:
-    """Return what a world's blend says, of the method taken and of the plain soft vote, and what is true."""
-    start, world = time.perf_counter(), World(seed)
-    drawn, fresh = world.draw(world.num_people, world.num_pictures, 1), world.draw(NUM_FRESH, 1, 2)
-    evidence = folded(drawn, assign_folds(drawn.rows.label_N, drawn.rows.group_N, num_folds=NUM_FOLDS, seed=0))
+    """Return what a world's blend says, of the method taken and of the plain soft vote, and what is
+    true.
+    """
+    start = time.perf_counter()
+    world = World(seed)
+    drawn = world.draw(world.num_people, world.num_pictures, 1)
+    fresh = world.draw(NUM_FRESH, 1, 2)
+    evidence = folded(
+        drawn, assign_folds(drawn.rows.label_N, drawn.rows.group_N, num_folds=NUM_FOLDS, seed=0)
+    )
     methods = {name: one for name, one in METHODS.items() if not one.thorough}
     blended = blend_arrays(evidence, methods)
 
@@ -87,7 +108,8 @@ def measure(seed: int, *, thorough: bool) -> dict[str, Any]:
         logits_NC = apply(trial.final, trial.offsets_C, fresh.logits_MNC)
         return METRIC.score(fresh.rows.label_N[at], softmax(logits_NC[at]))
 
-    chosen, soft = blended.trials.index(blended.chosen), [*methods].index("soft")
+    chosen = blended.trials.index(blended.chosen)
+    soft = [*methods].index("soft")
     result = {
         "classes": world.num_classes,
         "people": world.num_people,
@@ -106,8 +128,10 @@ def measure(seed: int, *, thorough: bool) -> dict[str, Any]:
 
 def wilson(hits: int, num: int) -> tuple[float, float]:
     """Return the 95 % interval of a share, Wilson 1927."""
-    share, term = hits / num, Z**2 / num
-    middle, half = share + term / 2, Z * np.sqrt(share * (1 - share) / num + term / (4 * num))
+    share = hits / num
+    term = Z**2 / num
+    middle = share + term / 2
+    half = Z * np.sqrt(share * (1 - share) / num + term / (4 * num))
     return (middle - half) / (1 + term), (middle + half) / (1 + term)
 
 
@@ -120,7 +144,10 @@ def _slope(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
     apart = x - x.mean()
     slope = float(apart @ y / (apart @ apart))
     rest = y - y.mean() - slope * apart
-    return {"slope": slope, "standard error": float(np.sqrt(rest @ rest / (len(x) - 2) / (apart @ apart)))}
+    return {
+        "slope": slope,
+        "standard error": float(np.sqrt(rest @ rest / (len(x) - 2) / (apart @ apart))),
+    }
 
 
 def figures(worlds: list[dict[str, Any]]) -> dict[str, Any]:
@@ -131,14 +158,24 @@ def figures(worlds: list[dict[str, Any]]) -> dict[str, Any]:
         nested, low, high, target = np.array([[*one[place].values()] for one in worlds]).T
         if place != name:
             said = np.array([one["flatters"] for one in worlds])
-            nested, low, high = nested - said, low - said, high - said
+            nested = nested - said
+            low = low - said
+            high = high - said
         hits = int(((low <= target) & (target <= high)).sum())
         bounds = wilson(hits, len(worlds))
         found[f"{name}: nested minus target"] = _errors(nested - target)
-        found[f"{name}: target in the interval"] = {"share": hits / len(worlds), "low": bounds[0], "high": bounds[1]}
+        found[f"{name}: target in the interval"] = {
+            "share": hits / len(worlds),
+            "low": bounds[0],
+            "high": bounds[1],
+        }
     target = np.array([one["chosen"]["target"] for one in worlds])
-    found["chosen: in-sample minus target"] = _errors(np.array([one["in-sample"] for one in worlds]) - target)
-    found["chosen minus soft, both targets"] = _errors(target - np.array([one["soft"]["target"] for one in worlds]))
+    found["chosen: in-sample minus target"] = _errors(
+        np.array([one["in-sample"] for one in worlds]) - target
+    )
+    found["chosen minus soft, both targets"] = _errors(
+        target - np.array([one["soft"]["target"] for one in worlds])
+    )
     said = np.array([one["flatters"] for one in worlds])
     found["flatters, as reported"] = _errors(said)
     found["chosen: nested minus target, per unit of what it says that flatters"] = _slope(
@@ -161,7 +198,9 @@ def main() -> None:
     cli = parser(__doc__, results="honesty.json")
     cli.set_defaults(data="drawn worlds", device="cpu")
     cli.add_argument("--worlds", type=int, default=300)
-    cli.add_argument("--thorough", type=int, default=30, help="worlds in which the choice is nested once more")
+    cli.add_argument(
+        "--thorough", type=int, default=30, help="worlds in which the choice is nested once more"
+    )
     cli.add_argument("--first-seed", type=int, default=20_000)
     args = cli.parse_args()
     results = Results(args, device="cpu")
@@ -173,7 +212,12 @@ def main() -> None:
         each.append(results[f"world {seed}"])
     results.put("all", figures(each))
     rows = [
-        (key, ", ".join(f"{one} {number:.4g}" for one, number in value.items()) if isinstance(value, dict) else value)
+        (
+            key,
+            ", ".join(f"{one} {number:.4g}" for one, number in value.items())
+            if isinstance(value, dict)
+            else value,
+        )
         for key, value in results["all"].items()
     ]
     print_rows("honesty", rows)

@@ -1,9 +1,11 @@
-"""SIGKILL at random moments: nothing finished is lost, every checkpoint can be read, the logits end up bit-equal.
+"""SIGKILL at random moments: nothing finished is lost, every checkpoint can be read, the logits end
+up bit-equal.
 
     python benchmarks/kills.py --kills 50
 
-Runs of several kinds are made once without a break, then again under kills, each continued by the same
-command. After every kill the run folder is read: finished folds must still be finished, files whole.
+Runs of several kinds are made once without a break, then again under kills, each continued by the
+same command. After every kill the run folder is read: finished folds must still be finished, files
+whole.
 """
 
 from __future__ import annotations
@@ -23,18 +25,49 @@ import safetensors.torch
 import torch
 from common import ROOT, Results, equal_tables, parser, print_rows, run_cv
 
-COMMON = ["--backbone", "test_efficientnet", "--pretrained", "none", "--img-size", "64", "--folds", "3"]
+COMMON = [
+    "--backbone",
+    "test_efficientnet",
+    "--pretrained",
+    "none",
+    "--img-size",
+    "64",
+    "--folds",
+    "3",
+]
 COMMON += ["--threads", "1", "--save-every", "0.5"]
 KINDS = {
     "last weights": ["--epochs", "6", "--drop", "0.2", "--reprob", "0.2"],
     "EMA, mixup, one-cycle, 2 workers": [
-        "--epochs", "6", "--model-ema", "--mixup", "0.2", "--sched", "onecycle", "--workers", "2",
+        "--epochs",
+        "6",
+        "--model-ema",
+        "--mixup",
+        "0.2",
+        "--sched",
+        "onecycle",
+        "--workers",
+        "2",
     ],
     "inner choice, accumulation, hflip": [
-        "--epochs", "6", "--select", "inner", "--grad-accum-steps", "2", "--tta", "hflip",
+        "--epochs",
+        "6",
+        "--select",
+        "inner",
+        "--grad-accum-steps",
+        "2",
+        "--tta",
+        "hflip",
     ],
-    "mean of epochs, 2 folds at once": ["--epochs", "6", "--average-last", "3", "--parallel-folds", "2"],
-}  # fmt: skip
+    "mean of epochs, 2 folds at once": [
+        "--epochs",
+        "6",
+        "--average-last",
+        "3",
+        "--parallel-folds",
+        "2",
+    ],
+}
 
 
 def finished(folder: Path) -> set[str]:
@@ -66,9 +99,19 @@ def unreadable(folder: Path) -> list[str]:
     return bad
 
 
-def under_kills(command: list[str], folder: Path, kills: int, most: float, rng: random.Random) -> dict[str, Any]:
-    """Kill a run so many times, each within `most` seconds, then let it finish; return what was seen."""
-    seen: dict[str, Any] = {"kills": 0, "lost_folds": 0, "unreadable": 0, "checkpoints": 0, "continued": 0}
+def under_kills(
+    command: list[str], folder: Path, kills: int, most: float, rng: random.Random
+) -> dict[str, Any]:
+    """Kill a run so many times, each within `most` seconds, then let it finish; return what was
+    seen.
+    """
+    seen: dict[str, Any] = {
+        "kills": 0,
+        "lost_folds": 0,
+        "unreadable": 0,
+        "checkpoints": 0,
+        "continued": 0,
+    }
     done: set[str] = set()
     while seen["kills"] < kills:
         log = folder.with_suffix(".log")
@@ -102,12 +145,15 @@ def main() -> None:
     cli = parser(__doc__, results="kills.json")
     cli.add_argument("--kills", type=int, default=50, help="over all kinds together")
     args = cli.parse_args()
-    results, rng = Results(args, device="cpu"), random.Random(0)
+    results = Results(args, device="cpu")
+    rng = random.Random(0)
     for number, (kind, flags) in enumerate(KINDS.items()):
         if kind in results:
             continue
         kills = (args.kills + number) // len(KINDS)
-        most = 40.0 if "--parallel-folds" in flags else 20.0  # from before the first import to well into training
+        most = (
+            40.0 if "--parallel-folds" in flags else 20.0
+        )  # from before the first import to well into training
         with TemporaryDirectory() as scratch:
             base = ["--data", args.data, "--device", "cpu", "--output", scratch, *COMMON, *flags]
             run_cv(*base, "--name", "whole")
@@ -115,7 +161,16 @@ def main() -> None:
             seen = under_kills(command, Path(scratch) / "broken", kills, most, rng)
             seen["bit_equal"] = equal_tables(Path(scratch) / "whole", Path(scratch) / "broken")
         results.put(kind, seen)
-    rows = [("run", "kills", "continued in a fold", "lost folds", "unreadable files", "logits bit-equal")]
+    rows = [
+        (
+            "run",
+            "kills",
+            "continued in a fold",
+            "lost folds",
+            "unreadable files",
+            "logits bit-equal",
+        )
+    ]
     for kind in KINDS:
         seen = results[kind]
         names = ("kills", "continued", "lost_folds", "unreadable", "bit_equal")

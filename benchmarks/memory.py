@@ -1,8 +1,10 @@
-"""Memory that does not grow, over epochs, folds and a manifest of a million pictures; and what keeping it saves.
+"""Memory that does not grow, over epochs, folds and a manifest of a million pictures; and what
+keeping it saves.
 
     python benchmarks/memory.py [--epochs 100]
 
-Resident memory is read after every epoch of a run of the tiny test model, and after every fold of another.
+Resident memory is read after every epoch of a run of the tiny test model, and after every fold of
+another.
 """
 
 from __future__ import annotations
@@ -44,20 +46,32 @@ def over_epochs(args: argparse.Namespace, *, folds: int, epochs: int) -> list[fl
 
     with tempfile.TemporaryDirectory() as folder:
         config = make_config(
-            data=args.data, backbone="test_efficientnet", pretrained="none", img_size=64, folds=folds, epochs=epochs,
-            batch_size=32, device="cpu", cache_dir=folder, output=folder, name="run",
-        )  # fmt: skip
+            data=args.data,
+            backbone="test_efficientnet",
+            pretrained="none",
+            img_size=64,
+            folds=folds,
+            epochs=epochs,
+            batch_size=32,
+            device="cpu",
+            cache_dir=folder,
+            output=folder,
+            name="run",
+        )
         cross_validate(config, say=say)
     return seen
 
 
 def million_rows() -> dict[str, float]:
-    """Read a manifest of a million pictures (all of them one file under a million names) in this process."""
+    """Read a manifest of a million pictures (all of them one file under a million names) in this
+    process.
+    """
     from folds.config import DataConfig
     from folds.data.source import load_manifest
 
     with tempfile.TemporaryDirectory() as name:
-        folder, num = Path(name), 1_000_000
+        folder = Path(name)
+        num = 1_000_000
         for shard in range(1000):
             (folder / f"{shard:03d}").mkdir()
         for index in range(num):
@@ -67,12 +81,19 @@ def million_rows() -> dict[str, float]:
         table = pd.DataFrame({"file": files, "label": index_N % 18, "who": index_N // 7})
         table.to_csv(folder / "table.csv", index=False)
         del table, files, index_N
-        before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, time.perf_counter()
-        config = DataConfig(csv=str(folder / "table.csv"), image_col="file", label_col="label", group_col="who")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        start = time.perf_counter()
+        config = DataConfig(
+            csv=str(folder / "table.csv"), image_col="file", label_col="label", group_col="who"
+        )
         manifest = load_manifest(config)
         assert len(manifest.train) == num
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        return {"peak_mb": round(peak), "before_mb": round(before), "seconds": round(time.perf_counter() - start, 1)}
+        return {
+            "peak_mb": round(peak),
+            "before_mb": round(before),
+            "seconds": round(time.perf_counter() - start, 1),
+        }
 
 
 def step_milliseconds(*, keep: bool) -> dict[str, Any]:
@@ -82,7 +103,9 @@ def step_milliseconds(*, keep: bool) -> dict[str, Any]:
     if not keep:
         device_module._keep_freed_memory = lambda: None
     compute = compute_of(settled(argparse.Namespace(data="demo", device="cpu")).machine)
-    model = timm.create_model("tf_efficientnet_lite0", num_classes=18).to(memory_format=compute.memory_format)
+    model = timm.create_model("tf_efficientnet_lite0", num_classes=18).to(
+        memory_format=compute.memory_format
+    )
     optimizer = torch.optim.AdamW(model.parameters(), 1e-6)
     large = torch.randn(64, 3, 224, 168).contiguous(memory_format=compute.memory_format)
     small = torch.randn(32, 3, 128, 128).contiguous(memory_format=compute.memory_format)
@@ -105,7 +128,16 @@ def apart(part: str, args: argparse.Namespace) -> Any:
     """Run one part of this file in a process of its own, whose memory holds nothing else."""
     import json
 
-    command = [sys.executable, __file__, "--part", part, "--data", args.data, "--epochs", str(args.epochs)]
+    command = [
+        sys.executable,
+        __file__,
+        "--part",
+        part,
+        "--data",
+        args.data,
+        "--epochs",
+        str(args.epochs),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
@@ -122,9 +154,12 @@ PARTS = {
 
 
 def growth(seen: list[float]) -> dict[str, Any]:
-    """Return the mean of the last tenth over the mean of the second tenth: the first still warms up."""
+    """Return the mean of the last tenth over the mean of the second tenth: the first still warms
+    up.
+    """
     tenth = max(1, len(seen) // 10)
-    early, late = sum(seen[tenth : 2 * tenth]) / tenth, sum(seen[-tenth:]) / tenth
+    early = sum(seen[tenth : 2 * tenth]) / tenth
+    late = sum(seen[-tenth:]) / tenth
     return {
         "ratio": round(late / early, 3),
         "early_mb": round(early),
@@ -151,19 +186,33 @@ def main() -> None:
             found = apart(part, args)
             results.put(part, growth(found) if part in ("epochs", "folds") else found)
     rows = []
-    for part, what in (("epochs", f"{args.epochs} epochs x 2 folds"), ("folds", "3 epochs x 10 folds")):
+    for part, what in (
+        ("epochs", f"{args.epochs} epochs x 2 folds"),
+        ("folds", "3 epochs x 10 folds"),
+    ):
         one = results[part]
         rows.append(
             (
                 f"resident memory, {what}",
-                f"{one['late_mb']} MB late / {one['early_mb']} MB early = {one['ratio']} (most {one['most_mb']} MB)",
+                (
+                    f"{one['late_mb']} MB late / {one['early_mb']} MB early = {one['ratio']} (most"
+                    f" {one['most_mb']} MB)"
+                ),
             )
         )
     million = results["million"]
-    rows.append(("a manifest of a million pictures", f"peak {million['peak_mb']} MB, {million['seconds']} s"))
-    kept, given = results["kept"], results["given back"]
+    rows.append(
+        (
+            "a manifest of a million pictures",
+            f"peak {million['peak_mb']} MB, {million['seconds']} s",
+        )
+    )
+    kept = results["kept"]
+    given = results["given back"]
     for name, value in kept.items():
-        rows.append((f"{name}, ms: memory kept / given back", f"{shown(value)} / {shown(given[name])}"))
+        rows.append(
+            (f"{name}, ms: memory kept / given back", f"{shown(value)} / {shown(given[name])}")
+        )
     print_rows("memory", rows)
 
 

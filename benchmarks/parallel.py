@@ -1,9 +1,11 @@
-"""Folds side by side against one after the other: seconds of the whole command, and whether logits are equal.
+"""Folds side by side against one after the other: seconds of the whole command, and whether logits
+are equal.
 
-    python benchmarks/parallel.py --data DATA [--backbone tf_efficientnet_lite0 --img-size 128 --epochs 4]
+    python benchmarks/parallel.py --data DATA [--backbone tf_efficientnet_lite0 --img-size 128
+    --epochs 4]
 
-On the CPU, at equal threads a fold (one a core's share), and against one fold with all threads. On a GPU,
-one fold at a time against 2 and 5 on the same card. Serial and parallel take turns.
+On the CPU, at equal threads a fold (one a core's share), and against one fold with all threads. On
+a GPU, one fold at a time against 2 and 5 on the same card. Serial and parallel take turns.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from foldblend.runs.run import Run
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     machine = settled(args).machine
-    cuda, threads = machine.device.startswith("cuda"), machine.threads or 1
+    cuda = machine.device.startswith("cuda")
+    threads = machine.threads or 1
     # Name of the way -> folds at once, threads a fold.
     ways = {"serial": (1, threads), "2 at once": (2, threads), "5 at once": (5, threads)}
     if not cuda:
@@ -37,9 +40,30 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         for round_ in range(args.rounds + 1):
             for way, (at_once, each) in ways.items():
                 shutil.rmtree(folder / "outputs", ignore_errors=True)
-                flags: list[object] = ["--data", args.data, "--device", machine.device, "--folds", num_folds]
-                flags += ["--backbone", args.backbone, "--pretrained", "none", "--img-size", args.img_size]
-                flags += ["--epochs", args.epochs, "--batch-size", args.batch_size, "--threads", each]
+                flags: list[object] = [
+                    "--data",
+                    args.data,
+                    "--device",
+                    machine.device,
+                    "--folds",
+                    num_folds,
+                ]
+                flags += [
+                    "--backbone",
+                    args.backbone,
+                    "--pretrained",
+                    "none",
+                    "--img-size",
+                    args.img_size,
+                ]
+                flags += [
+                    "--epochs",
+                    args.epochs,
+                    "--batch-size",
+                    args.batch_size,
+                    "--threads",
+                    each,
+                ]
                 flags += ["--parallel-folds", at_once, "--cache-dir", folder / "cache"]
                 flags += ["--output", folder / "outputs", "--name", "run"]
                 start = time.perf_counter()
@@ -61,7 +85,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             for way, values in seconds.items()
         },
         "over_all_threads": {
-            way: spread([one / other for one, other in zip(values, seconds["serial, all threads"], strict=True)])
+            way: spread(
+                [
+                    one / other
+                    for one, other in zip(values, seconds["serial, all threads"], strict=True)
+                ]
+            )
             for way, values in seconds.items()
         }
         if not cuda
@@ -99,7 +128,10 @@ def main() -> None:
                 shown(all_threads) if all_threads else "",
             )
         )
-    print_rows(f"{name}, {found['num_folds']} folds; logits equal to the bit: {found['equal_logits']}", rows)
+    print_rows(
+        f"{name}, {found['num_folds']} folds; logits equal to the bit: {found['equal_logits']}",
+        rows,
+    )
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
     python benchmarks/planted_faults.py --data LAYOUT [--people 80]
 
 Each person in turn: one picture, recompressed, in the place of another person's; the labels of the
-wrongly worn and the bare picture exchanged; the pictures dealt to two names, at random, two or more each. The
-first two are planted one at a time, the last four at a time. Whatever the untouched data set shows
-counts as false too, and is told apart.
+wrongly worn and the bare picture exchanged; the pictures dealt to two names, at random, two or more
+each. The first two are planted one at a time, the last four at a time. Whatever the untouched data
+set shows counts as false too, and is told apart.
 """
 
 from __future__ import annotations
@@ -31,11 +31,14 @@ from folds.data.source import load_manifest
 Names = set[tuple[str, ...]]
 
 
-def figures(name: str, planted: list[Names], named: list[Names], clean: Names, seconds: float) -> dict[str, object]:
+def figures(
+    name: str, planted: list[Names], named: list[Names], clean: Names, seconds: float
+) -> dict[str, object]:
     """Return recall and precision over trials of planted and named faults."""
     found = sum(len(one & other) for one, other in zip(planted, named, strict=True))
     false = [other - one for one, other in zip(planted, named, strict=True)]
-    num_false, num_new = sum(map(len, false)), sum(len(one - clean) for one in false)
+    num_false = sum(map(len, false))
+    num_new = sum(len(one - clean) for one in false)
     num_planted = sum(map(len, planted))
     return {
         "fault": name,
@@ -52,39 +55,56 @@ def figures(name: str, planted: list[Names], named: list[Names], clean: Names, s
 def copies(manifest: Manifest, people: np.ndarray, rng: np.random.Generator) -> dict[str, object]:
     """One picture of each person, recompressed, replaces one of the next person's."""
     train = manifest.train
-    group_N, ids = train["group"].to_numpy(), train["image_id"].to_numpy()
+    group_N = train["group"].to_numpy()
+    ids = train["image_id"].to_numpy()
     prints = [print_of(read_image(path)) for path in train["path"]]
 
     def across_groups(all_prints: list) -> Names:
         pairs = duplicate_pairs(stacked(all_prints))
         return {tuple(sorted((ids[i], ids[j]))) for i, j in pairs if group_N[i] != group_N[j]}
 
-    start, planted, named = time.perf_counter(), [], []
+    start = time.perf_counter()
+    planted = []
+    named = []
     with tempfile.TemporaryDirectory() as folder:
         for one, other in zip(people, np.roll(people, 1), strict=True):
-            source, target = (int(rng.choice(np.flatnonzero(group_N == person))) for person in (one, other))
+            source, target = (
+                int(rng.choice(np.flatnonzero(group_N == person))) for person in (one, other)
+            )
             file = Path(folder) / "copy.jpg"
             quality = int(rng.integers(30, 90))
-            cv2.imwrite(str(file), cv2.imread(train["path"][source]), [cv2.IMWRITE_JPEG_QUALITY, quality])
+            cv2.imwrite(
+                str(file), cv2.imread(train["path"][source]), [cv2.IMWRITE_JPEG_QUALITY, quality]
+            )
             changed = list(prints)
             changed[target] = print_of(read_image(file))
             planted.append({tuple(sorted((ids[source], ids[target])))})
             named.append(across_groups(changed))
     seconds = time.perf_counter() - start
-    return figures("picture copied to another person, recompressed", planted, named, across_groups(prints), seconds)
+    return figures(
+        "picture copied to another person, recompressed",
+        planted,
+        named,
+        across_groups(prints),
+        seconds,
+    )
 
 
 def swaps(manifest: Manifest, people: np.ndarray) -> dict[str, object]:
     """Two pictures of one person have each other's label."""
-    train, mask = manifest.train, np.asarray(manifest.attributes[0].of_class)[manifest.train["label"]]
-    group_N, ids = train["group"].to_numpy(), train["image_id"].to_numpy()
+    train = manifest.train
+    mask = np.asarray(manifest.attributes[0].of_class)[manifest.train["label"]]
+    group_N = train["group"].to_numpy()
+    ids = train["image_id"].to_numpy()
     features = np.stack([features_of(read_image(path)) for path in train["path"]])
 
     def named_with(label_N: np.ndarray) -> Names:
         pairs = swapped_pairs(log_proba_of(features, label_N, group_N), label_N, group_N)
         return {tuple(sorted((ids[i], ids[j]))) for i, j in pairs}
 
-    start, planted, named = time.perf_counter(), [], []
+    start = time.perf_counter()
+    planted = []
+    named = []
     for person in people:
         rows = [int(np.flatnonzero((group_N == person) & (mask == value))[0]) for value in (1, 2)]
         label_N = mask.copy()
@@ -105,7 +125,9 @@ def splits(manifest: Manifest, people: np.ndarray, rng: np.random.Generator) -> 
         found = lookalike_groups([sketches[row] for row in rows], names_N[rows])
         return {tuple(sorted((names_N[rows[i]], names_N[rows[j]]))) for i, j in found.pairs}
 
-    start, planted, named = time.perf_counter(), [], []
+    start = time.perf_counter()
+    planted = []
+    named = []
     for some in np.array_split(people, -(-len(people) // 4)):
         names_N = group_N.copy()
         for person in some:
@@ -119,7 +141,9 @@ def splits(manifest: Manifest, people: np.ndarray, rng: np.random.Generator) -> 
 
 def main() -> None:
     """Print a line of JSON for each kind of fault."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", required=True)
     parser.add_argument("--people", type=int, default=80)
     args = parser.parse_args()

@@ -17,7 +17,8 @@ from foldblend.runs.rows import oof_arrays
 from foldblend.runs.run import Run
 from reports.run.summary import compare
 
-BASELINE, RECIPES = "quick", ("quick", "strong")
+BASELINE = "quick"
+RECIPES = ("quick", "strong")
 
 
 def scored(runs: dict[str, Run]) -> list[dict[str, Any]]:
@@ -37,17 +38,30 @@ def scored(runs: dict[str, Run]) -> list[dict[str, Any]]:
 def main() -> None:
     """Run the recipes, those that are done already apart, and print what they score."""
     cli = parser(__doc__, results="recipes.json")
-    cli.add_argument("--outputs", type=Path, required=True, help="folder for the runs, kept for the next start")
+    cli.add_argument(
+        "--outputs", type=Path, required=True, help="folder for the runs, kept for the next start"
+    )
     cli.add_argument("--threads", type=int, default=1)
     args = cli.parse_args()
     results = Results(args, device=args.device)
     runs: dict[str, Run] = {}
     for name in RECIPES:
         recipe = ROOT / "recipes" / f"{name}.yaml"
-        where = ["--data", args.data, "--device", args.device, "--output", args.outputs, "--threads", args.threads]
+        where = [
+            "--data",
+            args.data,
+            "--device",
+            args.device,
+            "--output",
+            args.outputs,
+            "--threads",
+            args.threads,
+        ]
         run_cv("--config", recipe, *where, "--name", name)
         runs[name] = Run(args.outputs / name)
-    runs["both"] = blend([str(runs[name].path) for name in RECIPES], name="both", overwrite=True, say=lambda _: None)
+    runs["both"] = blend(
+        [str(runs[name].path) for name in RECIPES], name="both", overwrite=True, say=lambda _: None
+    )
     rows = scored(runs)
     for row in rows:
         seconds = runs[row["name"]].info.get("seconds")

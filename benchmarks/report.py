@@ -2,8 +2,9 @@
 
     python benchmarks/report.py --data LAYOUT
 
-18,900 out-of-fold and 12,600 test rows with drawn logits; the pictures are those of the data set, shown in turn.
-Opening is measured in headless Chromium, where there is one and playwright is installed.
+18,900 out-of-fold and 12,600 test rows with drawn logits; the pictures are those of the data set,
+shown in turn. Opening is measured in headless Chromium, where there is one and playwright is
+installed.
 """
 
 from __future__ import annotations
@@ -25,8 +26,12 @@ from foldblend.scores.metrics import METRICS
 from reports.run.report import write_report
 from tests.makers.drawn_runs import write_drawn_run
 
-NUM_PEOPLE, NUM_TEST, TIMES = 2700, 12600, 5
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+NUM_PEOPLE = 2700
+NUM_TEST = 12600
+TIMES = 5
+CHROMIUM = (
+    os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+)
 
 
 def seconds(act: Callable[[], Any]) -> dict[str, Any]:
@@ -65,8 +70,13 @@ def main() -> None:
     if "report of 18,900 rows" not in results:
         paths = [Path(one) for one in data_of(args).train["path"]]
         with tempfile.TemporaryDirectory() as root:
-            run = Run(write_drawn_run(Path(root) / "run", num_people=NUM_PEOPLE, num_test=NUM_TEST, paths=paths))
-            rows, metric = oof_arrays(run), METRICS["f1_macro"]
+            run = Run(
+                write_drawn_run(
+                    Path(root) / "run", num_people=NUM_PEOPLE, num_test=NUM_TEST, paths=paths
+                )
+            )
+            rows = oof_arrays(run)
+            metric = METRICS["f1_macro"]
             made = seconds(lambda: write_report(Run(run.path)))
             page = run.path / "report.html"
             result = {

@@ -26,14 +26,18 @@ from sklearn.model_selection import StratifiedGroupKFold as Theirs
 from folds.evenness import unevenness
 from folds.kfold import StratifiedGroupKFold, codes_of
 
-COHORT = np.array([549, 410, 83, 732, 817, 109])  # people by gender x age, as the competition had them
+COHORT = np.array(
+    [549, 410, 83, 732, 817, 109]
+)  # people by gender x age, as the competition had them
 PICTURES = np.array([0, 0, 0, 0, 0, 6, 12])  # the class offset of a person's seven pictures
 Rows = tuple[np.ndarray, np.ndarray]
 
 
 def people(stratum_G: np.ndarray) -> Rows:
     """Return labels and groups of seven pictures for each person's stratum 0..5."""
-    return (stratum_G[:, None] + PICTURES).ravel(), np.repeat(np.arange(len(stratum_G)), len(PICTURES))
+    return (stratum_G[:, None] + PICTURES).ravel(), np.repeat(
+        np.arange(len(stratum_G)), len(PICTURES)
+    )
 
 
 def competition(rng: np.random.Generator) -> Rows:
@@ -44,7 +48,9 @@ def unequal_groups(rng: np.random.Generator) -> Rows:
     size_G = np.minimum(1 + rng.pareto(1.2, rng.integers(20, 300)) * 3, 80).astype(int)
     num_classes = rng.integers(2, 12)
     taste_GC = rng.dirichlet(np.full(num_classes, 0.3), len(size_G))
-    label = np.concatenate([rng.choice(num_classes, size, p=p) for size, p in zip(size_G, taste_GC, strict=True)])
+    label = np.concatenate(
+        [rng.choice(num_classes, size, p=p) for size, p in zip(size_G, taste_GC, strict=True)]
+    )
     return label, np.repeat(np.arange(len(size_G)), size_G)
 
 
@@ -85,9 +91,12 @@ def judged(splitter: Any, label: np.ndarray, group: np.ndarray) -> tuple[float, 
 
 def compare_quality(num_manifests: int) -> list[dict[str, Any]]:
     """Return one row a family: where ours is above, ratios and gaps to the bound."""
-    names, found = list(FAMILIES), {name: [] for name in FAMILIES}  # type: ignore[var-annotated]
+    # type: ignore[var-annotated]
+    names = list(FAMILIES)
+    found = {name: [] for name in FAMILIES}
     for index in range(num_manifests):
-        name, rng = names[index % len(names)], np.random.default_rng(index)
+        name = names[index % len(names)]
+        rng = np.random.default_rng(index)
         label, group = (codes_of(column) for column in FAMILIES[name](rng))
         num_folds = int(rng.choice([3, 5, 10]))
         ours, bound = judged(StratifiedGroupKFold(num_folds), label, group)
@@ -95,14 +104,19 @@ def compare_quality(num_manifests: int) -> list[dict[str, Any]]:
         theirs = min(judged(splitter, label, group)[0] for splitter in seeds)
         found[name].append((ours, theirs, bound))
     rows = []
-    for name, triples in [*found.items(), ("all", [one for family in found.values() for one in family])]:
+    for name, triples in [
+        *found.items(),
+        ("all", [one for family in found.values() for one in family]),
+    ]:
         ours_M, theirs_M, bound_M = np.array(triples).T
         rows.append(
             {
                 "family": name,
                 "manifests": len(triples),
                 "ours above": int((ours_M > theirs_M * (1 + 1e-9) + 1e-12).sum()),
-                "median ours/theirs": float(np.median(ours_M[theirs_M > 0] / theirs_M[theirs_M > 0])),
+                "median ours/theirs": float(
+                    np.median(ours_M[theirs_M > 0] / theirs_M[theirs_M > 0])
+                ),
                 "at the bound": int((ours_M <= bound_M * (1 + 1e-9) + 1e-9).sum()),
                 "median ours - bound": float(np.median(ours_M - bound_M)),
                 "median theirs - bound": float(np.median(theirs_M - bound_M)),
@@ -114,13 +128,19 @@ def compare_quality(num_manifests: int) -> list[dict[str, Any]]:
 def _timed(pipe: Any, ours: bool, scale: int) -> None:
     label, group = people(np.repeat(np.arange(6), COHORT * scale))
     shuffled = np.random.default_rng(0).permutation(len(label))
-    label, group = label[shuffled], group[shuffled]
+    label = label[shuffled]
+    group = group[shuffled]
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
-    for _ in (StratifiedGroupKFold(5) if ours else Theirs(5, shuffle=True, random_state=0)).split(label, label, group):
+    for _ in (StratifiedGroupKFold(5) if ours else Theirs(5, shuffle=True, random_state=0)).split(
+        label, label, group
+    ):
         pass
-    seconds, peak = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    pipe.send({"images": len(label), "seconds": seconds, "peak_mb": peak / 1024, "before_mb": base / 1024})
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    pipe.send(
+        {"images": len(label), "seconds": seconds, "peak_mb": peak / 1024, "before_mb": base / 1024}
+    )
 
 
 def timed(*, ours: bool, scale: int) -> dict[str, float]:
@@ -158,7 +178,8 @@ def show(rows: list[dict[str, Any]]) -> None:
     print("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
     for row in rows:
         cells = (
-            f"{row.get(name, ''):.4g}" if isinstance(row.get(name), float) else row.get(name, "") for name in columns
+            f"{row.get(name, ''):.4g}" if isinstance(row.get(name), float) else row.get(name, "")
+            for name in columns
         )
         print("| " + " | ".join(str(cell) for cell in cells) + " |")
     print(flush=True)
@@ -167,7 +188,9 @@ def show(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Print both tables and write them as JSON."""
     warnings.filterwarnings("ignore", message="The least populated class")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--manifests", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, default=Path("benchmarks/splitter.json"))
@@ -176,9 +199,15 @@ def main() -> None:
     show(speed)
     quality = compare_quality(args.manifests)
     show(quality)
-    versions = {"python": platform.python_version(), "numpy": np.__version__, "scikit-learn": sklearn.__version__}
+    versions = {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "scikit-learn": sklearn.__version__,
+    }
     machine = {"processor": platform.processor() or platform.machine(), **versions}
-    args.json.write_text(json.dumps({"machine": machine, "speed": speed, "quality": quality}, indent=1) + "\n")
+    args.json.write_text(
+        json.dumps({"machine": machine, "speed": speed, "quality": quality}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

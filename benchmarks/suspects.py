@@ -1,10 +1,12 @@
-"""Wrong labels planted before training: how many a cross-validated run's report names, and what else.
+"""Wrong labels planted before training: how many a cross-validated run's report names, and what
+else.
 
     python benchmarks/suspects.py --data LAYOUT [--seeds 0 1 2 3 4]
 
-In a copy of the layout (links, no pictures) three people's `incorrect_mask` and `normal` change names and four
-others' gender changes, so that models learn from wrong labels too. A finding is right where it is the very line
-of corrections that mends what was planted; half of a swap is not. Rules were settled on seeds 100 to 102.
+In a copy of the layout (links, no pictures) three people's `incorrect_mask` and `normal` change
+names and four others' gender changes, so that models learn from wrong labels too. A finding is
+right where it is the very line of corrections that mends what was planted; half of a swap is not.
+Rules were settled on seeds 100 to 102.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from folds.config import DataConfig
 from folds.data.manifest import Manifest
 from folds.data.source import load_manifest
 
-NUM_SWAPS, NUM_FLIPS = 3, 4
+NUM_SWAPS = 3
+NUM_FLIPS = 4
 OTHER = {"male": "female", "female": "male", "normal": "incorrect_mask", "incorrect_mask": "normal"}
 MODELS = {
     "lite0 at 168x224": ["--backbone", "tf_efficientnet_lite0", "--img-size", "168x224"],
@@ -37,10 +40,17 @@ Lines = set[tuple[str, str, str]]
 
 
 def plant(manifest: Manifest, root: Path, seed: int | None) -> Lines:
-    """Write the layout with wrong labels (None plants none) and return the corrections that would mend them."""
+    """Write the layout with wrong labels (None plants none) and return the corrections that would
+    mend them.
+    """
     listing = pd.read_csv(manifest.root / "train" / "train.csv", dtype=str)
-    people = np.random.default_rng(seed).permutation(listing["path"].to_numpy(object)) if seed is not None else []
-    swapped, flipped = people[:NUM_SWAPS], people[NUM_SWAPS : NUM_SWAPS + NUM_FLIPS]
+    people = (
+        np.random.default_rng(seed).permutation(listing["path"].to_numpy(object))
+        if seed is not None
+        else []
+    )
+    swapped = people[:NUM_SWAPS]
+    flipped = people[NUM_SWAPS : NUM_SWAPS + NUM_FLIPS]
     wrong = listing["path"].isin(flipped)
     planted = {(row.path, "gender", row.gender) for row in listing[wrong].itertuples()}
     planted |= {(person, "swap", "incorrect_mask normal") for person in swapped}
@@ -56,7 +66,9 @@ def plant(manifest: Manifest, root: Path, seed: int | None) -> Lines:
 
 
 def true_labels(run: Run, manifest: Manifest) -> np.ndarray:
-    """Return what a planted run's rows are labelled in the untouched data, by the picture that a name links to."""
+    """Return what a planted run's rows are labelled in the untouched data, by the picture that a
+    name links to.
+    """
     label_of = {str(Path(row.path).resolve()): row.label for row in manifest.train.itertuples()}
     path_of = run.path.parent / "layout" / "train" / "images"
     return np.array([label_of[str((path_of / name).resolve())] for name in run.oof["image_id"]])
@@ -65,11 +77,22 @@ def true_labels(run: Run, manifest: Manifest) -> np.ndarray:
 def measure(manifest: Manifest, model: str, seed: int | None) -> dict[str, Any]:
     """Plant, cross-validate and compare the report's findings with what was planted."""
     with tempfile.TemporaryDirectory() as folder:
-        root, start = Path(folder), time.perf_counter()
+        root = Path(folder)
+        start = time.perf_counter()
         planted = plant(manifest, root / "layout", seed)
-        run_cv("--data", root / "layout", "--output", folder, "--name", "planted", *MODELS[model], *FLAGS)
+        run_cv(
+            "--data",
+            root / "layout",
+            "--output",
+            folder,
+            "--name",
+            "planted",
+            *MODELS[model],
+            *FLAGS,
+        )
         run = Run(root / "planted")
-        suspects, arrays = run.report["suspects"], oof_arrays(run)
+        suspects = run.report["suspects"]
+        arrays = oof_arrays(run)
         truth = mean_score(METRICS["f1_macro"], true_labels(run, manifest), arrays.proba_NC)
     named = {(one["target"], one["field"], one["value"]) for one in suspects["findings"]}
     scores = {name: round(suspects[name]["value"], 4) for name in ("given", "corrected")}
@@ -86,7 +109,10 @@ def figures(trials: list[dict[str, Any]], field: str | None) -> dict[str, Any]:
     """Return precision and recall over plantings, of the findings of one field or of all."""
     counts = []
     for trial in trials:
-        planted, named = ({tuple(one) for one in trial[key] if field in (None, one[1])} for key in ("planted", "named"))
+        planted, named = (
+            {tuple(one) for one in trial[key] if field in (None, one[1])}
+            for key in ("planted", "named")
+        )
         counts.append((len(planted & named), len(planted), len(named)))
     found, planted_in_all, named_in_all = (sum(column) for column in zip(*counts, strict=True))
     return {
@@ -103,7 +129,8 @@ def main() -> None:
     cli = parser(__doc__, results="suspects.json")
     cli.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2, 3, 4])
     args = cli.parse_args()
-    results, manifest = Results(args, device="cpu"), load_manifest(DataConfig(data=args.data))
+    results = Results(args, device="cpu")
+    manifest = load_manifest(DataConfig(data=args.data))
     for model in MODELS:
         for seed in [None, *args.seeds]:
             name = f"{model}, {'nothing planted' if seed is None else f'seed {seed}'}"
@@ -115,7 +142,12 @@ def main() -> None:
         results.put(f"{model}, summary", {**rows, "seeds": args.seeds})
         table = [("", "planted", "found", "besides", "recall", "precision")]
         table += [
-            (kind, *[str(row[one]) for one in list(row)[:3]], shown(row["recall"]), shown(row["precision"]))
+            (
+                kind,
+                *[str(row[one]) for one in list(row)[:3]],
+                shown(row["recall"]),
+                shown(row["precision"]),
+            )
             for kind, row in rows.items()
         ]
         print_rows(f"{model}, {len(args.seeds)} plantings", table)

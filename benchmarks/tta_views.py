@@ -1,10 +1,13 @@
-"""What views cost: many of one cached picture, against as many forward passes alone, and against doing it naively.
+"""What views cost: many of one cached picture, against as many forward passes alone, and against
+doing it naively.
 
-    python benchmarks/tta_views.py --data DATA [--backbone tf_efficientnet_lite0 --img-size 128 --pictures 512]
+    python benchmarks/tta_views.py --data DATA [--backbone tf_efficientnet_lite0 --img-size 128
+    --pictures 512]
 
-"forward" is the model alone on pixels that lie ready, once a picture. "views" is the stage: every picture read
-once from the cache, seen in all device views. "naive" decodes every picture anew for each view. Views that are
-drawn on the CPU are the training augmentation and a small pipeline of albumentations. All take turns, in rounds.
+"forward" is the model alone on pixels that lie ready, once a picture. "views" is the stage: every
+picture read once from the cache, seen in all device views. "naive" decodes every picture anew for
+each view. Views that are drawn on the CPU are the training augmentation and a small pipeline of
+albumentations. All take turns, in rounds.
 """
 
 from __future__ import annotations
@@ -29,7 +32,9 @@ from pipeline.infer import predict
 from pipeline.models.backbones import build_model, check_backbone, preprocess_of
 from tta.views.names import parse_views, view_of
 
-VIEWS = parse_views("hflip,scale:1.1,scale:0.9,rotate:5,xshift:0.05,crop:0.875:center,brightness:1.2,hflip*scale:1.1")
+VIEWS = parse_views(
+    "hflip,scale:1.1,scale:0.9,rotate:5,xshift:0.05,crop:0.875:center,brightness:1.2,hflip*scale:1.1"
+)
 PIPELINE = [A.CLAHE(p=1), A.Affine(scale=(0.9, 1.1), rotate=(-5, 5), p=1)]
 
 
@@ -41,9 +46,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         augment=args.augment,
         validation_batch_size=args.batch_size,
     )
-    manifest, compute = data_of(args), compute_of(config.machine)
+    manifest = data_of(args)
+    compute = compute_of(config.machine)
     preprocess = preprocess_of(config.model, check_backbone(args.backbone))
-    table = pd.concat([manifest.train] * (args.pictures // len(manifest.train) + 1), ignore_index=True)
+    table = pd.concat(
+        [manifest.train] * (args.pictures // len(manifest.train) + 1), ignore_index=True
+    )
     table = table[: args.pictures]
     torch.manual_seed(0)
     model = build_model(args.backbone, num_classes=manifest.num_classes, kwargs={}, weights=None)
@@ -76,13 +84,16 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 say=lambda _: None,
             )
             feeders[cache] = Feeder(config, source, compute)
-        cached, naive = feeders["auto"], feeders["off"]
+        cached = feeders["auto"]
+        naive = feeders["off"]
 
         def seen(loader: Any, views: tuple[str, ...]) -> object:
             return predict(model, loader, preprocess, compute, [view_of(view) for view in views])
 
         def drawn(way: str) -> object:
-            loader = cached.drawn(table, draws[way], seed_parts=("view", 0, 0), random_crop=way == "train")
+            loader = cached.drawn(
+                table, draws[way], seed_parts=("view", 0, 0), random_crop=way == "train"
+            )
             return seen(loader, ("identity",))
 
         with torch.inference_mode():
@@ -110,7 +121,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             jobs[job]()  # files are in the page cache, kernels are chosen
         taken: dict[str, list[float]] = {job: [] for job in jobs}
         for _ in range(args.rounds):
-            # Twice, before and after: a machine that slows down meanwhile would pass for a dear view.
+            # Twice, before and after: a machine that slows down meanwhile would pass for a dear
+            # view.
             before = seconds(forward)
             for job in jobs:
                 if job != "forward":
@@ -123,13 +135,18 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "num_pictures": len(table),
         "batch_size": config.infer.validation_batch_size,
         "pictures_per_second": {
-            job: spread([passes.get(job, 1) * len(table) / one for one in values], 1) for job, values in taken.items()
+            job: spread([passes.get(job, 1) * len(table) / one for one in values], 1)
+            for job, values in taken.items()
         },
         "over_forward_passes": {
-            job: spread([one / (num * f) for one, f in zip(taken[job], taken["forward"], strict=True)])
+            job: spread(
+                [one / (num * f) for one, f in zip(taken[job], taken["forward"], strict=True)]
+            )
             for job, num in passes.items()
         },
-        "naive_over_views": spread([one / f for one, f in zip(taken["naive"], taken["views"], strict=True)]),
+        "naive_over_views": spread(
+            [one / f for one, f in zip(taken["naive"], taken["views"], strict=True)]
+        ),
     }
 
 
@@ -148,7 +165,9 @@ def main() -> None:
     if name not in results:
         results.put(name, measure(args))
     found = results[name]
-    over, speed, num = found["over_forward_passes"], found["pictures_per_second"], len(found["views"])
+    over = found["over_forward_passes"]
+    speed = found["pictures_per_second"]
+    num = len(found["views"])
     print_rows(
         f"{name}, {num} views",
         [

@@ -1,12 +1,13 @@
-"""Synthetic worlds of views: what `choose` takes on one lot of people, scored on people nobody has seen.
+"""Synthetic worlds of views: what `choose` takes on one lot of people, scored on people nobody has
+seen.
 
     python benchmarks/tta_worlds.py [--worlds 200] [--metric f1_macro]
 
-A world has 3 to 18 imbalanced classes, 60 to 400 people with 7 pictures each, and 2 to 11 views beside identity.
-What is wrong about a picture is wrong in all its views for the most part, and in all pictures of a person.
-Some views help, most do not, some harm; in every third world none helps. `auto` is chosen on one draw of people
-and scored on a thousand others, and on as many as it was chosen on. Rules were settled on seeds from 10,000 on;
-those from 0 on are what is reported.
+A world has 3 to 18 imbalanced classes, 60 to 400 people with 7 pictures each, and 2 to 11 views
+beside identity. What is wrong about a picture is wrong in all its views for the most part, and in
+all pictures of a person. Some views help, most do not, some harm; in every third world none helps.
+`auto` is chosen on one draw of people and scored on a thousand others, and on as many as it was
+chosen on. Rules were settled on seeds from 10,000 on; those from 0 on are what is reported.
 """
 
 from __future__ import annotations
@@ -27,15 +28,29 @@ from tta.choose import choose, learned, searched
 from tta.crossfit import cross_fit
 from tta.policy import IDENTITY, Policy, SavedViews
 
-NUM_PICTURES, NUM_FRESH, NUM_FOLDS = 7, 1000, 5
-HELPS, HOPELESS = 0.005, 0.001  # gains of the best single view, on fresh people
-KINDS = {"useful": 0.2, "some classes": 0.05, "twin": 0.2, "weak": 0.25, "noise": 0.1, "biased": 0.1, "swapped": 0.1}
+NUM_PICTURES = 7
+NUM_FRESH = 1000
+NUM_FOLDS = 5
+# gains of the best single view, on fresh people
+HELPS = 0.005
+HOPELESS = 0.001
+KINDS = {
+    "useful": 0.2,
+    "some classes": 0.05,
+    "twin": 0.2,
+    "weak": 0.25,
+    "noise": 0.1,
+    "biased": 0.1,
+    "swapped": 0.1,
+}
 EVERY = 4  # worlds, of which one is cross-fitted too
 
 
 @dataclass(frozen=True)
 class View:
-    """How a view sees: the strength of each class's signal, its errors, and what it adds or exchanges."""
+    """How a view sees: the strength of each class's signal, its errors, and what it adds or
+    exchanges.
+    """
 
     signal_C: np.ndarray
     noise: float
@@ -50,30 +65,45 @@ class World:
 
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
-        self.seed, self.num_classes = seed, int(rng.integers(3, 19))
+        self.seed = seed
+        self.num_classes = int(rng.integers(3, 19))
         self.num_people = int(rng.integers(60, 401))
         share_C = np.exp(rng.normal(size=self.num_classes) * rng.uniform(0.3, 1.2))
         self.share_C = share_C / share_C.sum()
-        self.strength, self.sharpness = rng.uniform(1.5, 4.5), rng.uniform(0.7, 2.5)
-        self.person, self.picture, self.view = rng.uniform(0.2, 1.2), rng.uniform(0.3, 1.2), rng.uniform(0.1, 0.8)
-        odds = np.array(list(KINDS.values())) * (1 if rng.random() < 2 / 3 else np.arange(len(KINDS)) > 1)
+        self.strength = rng.uniform(1.5, 4.5)
+        self.sharpness = rng.uniform(0.7, 2.5)
+        self.person = rng.uniform(0.2, 1.2)
+        self.picture = rng.uniform(0.3, 1.2)
+        self.view = rng.uniform(0.1, 0.8)
+        odds = np.array(list(KINDS.values())) * (
+            1 if rng.random() < 2 / 3 else np.arange(len(KINDS)) > 1
+        )
         kinds = rng.choice(list(KINDS), size=rng.integers(2, 12), p=odds / odds.sum())
         self.names = ("identity", *(f"{kind} {place}" for place, kind in enumerate(kinds)))
         self.views = [self._view("identity", rng), *(self._view(kind, rng) for kind in kinds)]
 
     def _view(self, kind: str, rng: np.random.Generator) -> View:
         num = self.num_classes
-        signal_C, noise, shared, bias_C, order_C = np.ones(num), self.view, 0.9, np.zeros(num), np.arange(num)
+        signal_C = np.ones(num)
+        noise = self.view
+        shared = 0.9
+        bias_C = np.zeros(num)
+        order_C = np.arange(num)
         if kind == "useful":
-            signal_C, shared = signal_C * rng.uniform(0.97, 1.03), rng.uniform(0, 0.7)
+            signal_C = signal_C * rng.uniform(0.97, 1.03)
+            shared = rng.uniform(0, 0.7)
         elif kind == "some classes":
-            signal_C, shared = np.where(rng.random(num) < 0.5, 1.1, 0.7), rng.uniform(0, 0.7)
+            signal_C = np.where(rng.random(num) < 0.5, 1.1, 0.7)
+            shared = rng.uniform(0, 0.7)
         elif kind == "twin":
             shared = rng.uniform(0.97, 1)
         elif kind == "weak":
-            signal_C, noise = signal_C * rng.uniform(0.4, 0.9), noise * rng.uniform(1, 1.5)
+            signal_C = signal_C * rng.uniform(0.4, 0.9)
+            noise = noise * rng.uniform(1, 1.5)
         elif kind == "noise":
-            signal_C, noise, shared = np.zeros(num), rng.uniform(0.5, 3), 0.0
+            signal_C = np.zeros(num)
+            noise = rng.uniform(0.5, 3)
+            shared = 0.0
         elif kind == "biased":
             bias_C = rng.normal(size=num) * self.strength * rng.uniform(0, 0.4)
         elif kind == "swapped":
@@ -83,35 +113,57 @@ class World:
 
     def draw(self, num_people: int, lot: int) -> SavedViews:
         """Return that many people's logits in every view; other lots are other people."""
-        rng, num = np.random.default_rng((self.seed, lot)), num_people * NUM_PICTURES
+        rng = np.random.default_rng((self.seed, lot))
+        num = num_people * NUM_PICTURES
         group_N = np.repeat(np.arange(num_people), NUM_PICTURES)
         home_N = rng.choice(self.num_classes, size=num_people, p=self.share_C)[group_N]
-        label_N = np.where(rng.random(num) < 0.7, home_N, rng.choice(self.num_classes, size=num, p=self.share_C))
+        label_N = np.where(
+            rng.random(num) < 0.7, home_N, rng.choice(self.num_classes, size=num, p=self.share_C)
+        )
         truth_NC = self.strength * np.eye(self.num_classes)[label_N]
 
         def errors(person: float, picture: float) -> np.ndarray:
             of_people = rng.normal(size=(num_people, self.num_classes))[group_N]
             return person * of_people + picture * rng.normal(size=(num, self.num_classes))
 
-        common_NC, first_NC = errors(self.person, self.picture), errors(0.7, 0.7)
+        common_NC = errors(self.person, self.picture)
+        first_NC = errors(0.7, 0.7)
         logits = []
         for place, view in enumerate(self.views):
             own_NC = errors(0.7, 0.7)
-            mixed_NC = np.sqrt(view.shared) * first_NC + np.sqrt(1 - view.shared) * own_NC if place else first_NC
-            seen_NC = (truth_NC * view.signal_C + common_NC)[:, view.order_C] + view.noise * mixed_NC + view.bias_C
+            mixed_NC = (
+                np.sqrt(view.shared) * first_NC + np.sqrt(1 - view.shared) * own_NC
+                if place
+                else first_NC
+            )
+            seen_NC = (
+                (truth_NC * view.signal_C + common_NC)[:, view.order_C]
+                + view.noise * mixed_NC
+                + view.bias_C
+            )
             logits.append(self.sharpness * seen_NC)
-        return SavedViews(self.names, np.stack(logits).astype(np.float32), Rows.of(label_N, group_N))
+        return SavedViews(
+            self.names, np.stack(logits).astype(np.float32), Rows.of(label_N, group_N)
+        )
 
 
-def gain(metric: Metric, fresh: SavedViews, policy: Policy, num_people: int | None = None) -> tuple[float, float]:
-    """Return a policy's gain over identity on fresh people, and its standard error by bootstrap over them."""
+def gain(
+    metric: Metric, fresh: SavedViews, policy: Policy, num_people: int | None = None
+) -> tuple[float, float]:
+    """Return a policy's gain over identity on fresh people, and its standard error by bootstrap
+    over them.
+    """
     if policy == IDENTITY:
         return 0.0, 0.0
-    people = fresh if num_people is None else fresh.take(np.flatnonzero(fresh.rows.group_N < num_people))
+    people = (
+        fresh if num_people is None else fresh.take(np.flatnonzero(fresh.rows.group_N < num_people))
+    )
     proba = [softmax(one.apply(people.logits_VNC, people.names)) for one in (policy, IDENTITY)]
     sign = metric.sign
     value, before = (sign * metric.score(people.rows.label_N, one) for one in proba)
-    resamples, others = (bootstrap_scores(metric, people.rows.label_N, one, people.group_N) for one in proba)
+    resamples, others = (
+        bootstrap_scores(metric, people.rows.label_N, one, people.group_N) for one in proba
+    )
     return value - before, float((resamples - others).std())
 
 
@@ -126,8 +178,11 @@ def best_single(metric: Metric, fresh: SavedViews) -> float:
 
 def measure(seed: int, metric_name: str) -> dict[str, Any]:
     """Return what was chosen in a world and what it brought."""
-    world, metric, start = World(seed), METRICS[metric_name], time.perf_counter()
-    saved, fresh = world.draw(world.num_people, 1), world.draw(NUM_FRESH, 2)
+    world = World(seed)
+    metric = METRICS[metric_name]
+    start = time.perf_counter()
+    saved = world.draw(world.num_people, 1)
+    fresh = world.draw(NUM_FRESH, 2)
     choice = choose(saved, metric=metric_name)
     seconds = time.perf_counter() - start
     brought, error = gain(metric, fresh, choice.policy)
@@ -153,29 +208,45 @@ def measure(seed: int, metric_name: str) -> dict[str, Any]:
     return result
 
 
-def honesty(saved: SavedViews, policy: Policy, metric: Metric, metric_name: str) -> dict[str, float]:
-    """Return gains as a report would have them: of what was chosen, on the rows that chose it; and cross-fitted."""
+def honesty(
+    saved: SavedViews, policy: Policy, metric: Metric, metric_name: str
+) -> dict[str, float]:
+    """Return gains as a report would have them: of what was chosen, on the rows that chose it; and
+    cross-fitted.
+    """
     fold_N = assign_folds(saved.rows.label_N, saved.rows.group_N, num_folds=NUM_FOLDS, seed=0)
     crossed = cross_fit(folded(saved, fold_N), searched(saved, metric=metric_name))
     sign = metric.sign
     both = [policy.apply(saved.logits_VNC, saved.names), crossed.logits_NC]
     before = metric.score(saved.rows.label_N, softmax(saved.logits_VNC[0]))
-    in_sample, cross_fitted = (sign * (metric.score(saved.rows.label_N, softmax(one)) - before) for one in both)
+    in_sample, cross_fitted = (
+        sign * (metric.score(saved.rows.label_N, softmax(one)) - before) for one in both
+    )
     return {"in sample": in_sample, "cross-fitted": cross_fitted}
 
 
 def figures(worlds: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what is said of all worlds together."""
-    column = {name: np.array([one[name] for one in worlds]) for name in ("gain", "standard error", "best single view")}
+    column = {
+        name: np.array([one[name] for one in worlds])
+        for name in ("gain", "standard error", "best single view")
+    }
     taken = np.array([one["chosen"] != "identity" for one in worlds])
     as_many = np.array([one["as many people"] for one in worlds])
-    helps, hopeless = column["best single view"] > HELPS, column["best single view"] < HOPELESS
+    helps = column["best single view"] > HELPS
+    hopeless = column["best single view"] < HOPELESS
     crossed = [one for one in worlds if "cross-fitted" in one]
     rest = ("mean of all", "all, weights per view", "all, weights per class")
     return {
         "worlds": len(worlds),
-        "gain": {"mean": column["gain"].mean(), "deviation": column["gain"].std(ddof=1), **spread(column["gain"], 4)},
-        "worse by more than one standard error": float((column["gain"] < -column["standard error"]).mean()),
+        "gain": {
+            "mean": column["gain"].mean(),
+            "deviation": column["gain"].std(ddof=1),
+            **spread(column["gain"], 4),
+        },
+        "worse by more than one standard error": float(
+            (column["gain"] < -column["standard error"]).mean()
+        ),
         "the same on as many people": float((as_many[:, 0] < -as_many[:, 1]).mean()),
         "worse at all": float((column["gain"] < 0).mean()),
         "something chosen": float(taken.mean()),
@@ -194,7 +265,10 @@ def figures(worlds: list[dict[str, Any]]) -> dict[str, Any]:
         "without choosing": {name: float(np.mean([one[name] for one in worlds])) for name in rest},
         "honesty": {
             "worlds": len(crossed),
-            **{name: float(np.mean([one[name] for one in crossed])) for name in ("in sample", "cross-fitted", "gain")},
+            **{
+                name: float(np.mean([one[name] for one in crossed]))
+                for name in ("in sample", "cross-fitted", "gain")
+            },
         },
         "seconds a choice": spread([one["seconds"] for one in worlds], 2),
     }

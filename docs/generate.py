@@ -1,6 +1,8 @@
-"""Write what the code says of itself: docs/flags.md and docs/run.schema.json. Run: python -m docs.generate
+"""Write what the code says of itself: docs/flags.md and docs/run.schema.json. Run: python -m
+docs.generate
 
-A test holds both files against the code, so that a flag or a key that comes, goes or changes is seen in review.
+A test holds both files against the code, so that a flag or a key that comes, goes or changes is
+seen in review.
 """
 
 from __future__ import annotations
@@ -37,9 +39,9 @@ COMMANDS = {
 }
 INTRO = """# All flags
 
-Made by `python -m docs.generate` from the fields of the settings; `--help` of each command says the same. Every
-flag of `run_cv.py` is also a key of its YAML files and a keyword of `fb.cross_validate`. "Another run": another value
-makes another run, which does not go on under the same name.
+`python -m docs.generate` makes this page from the settings; the commands' help has the same texts.
+Every flag of `run_cv.py` is also a key of its YAML files and a keyword of `fb.cross_validate`.
+"Another run" means: a different value makes a different run, which needs a name of its own.
 """
 
 
@@ -49,7 +51,11 @@ def helps(config_class: Any) -> dict[str, str]:
     assert isinstance(node, ast.ClassDef)
     found = {}
     for field, text in zip(node.body, node.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(text, ast.Expr)
+            and isinstance(text.value, ast.Constant)
+        ):
             assert isinstance(field.target, ast.Name)
             found[field.target.id] = " ".join(str(text.value.value).split())
     return found
@@ -72,7 +78,11 @@ def _rows(
             *(["goes with --csv"] if about.csv_only else []),
             *(["not for --finetune head"] if about.steps else []),
             *([f"runs from before it are at {about.before}"] if about.before is not ALWAYS else []),
-            *([f"earlier defaults {', '.join(map(str, about.formerly))}"] if about.formerly else []),
+            *(
+                [f"earlier defaults {', '.join(map(str, about.formerly))}"]
+                if about.formerly
+                else []
+            ),
         ]
         flags = ", ".join(f"`{flag}`" for flag in spelt[field.name])
         assert field.name in texts, f"{config_class.__name__}.{field.name} has no help"
@@ -90,11 +100,14 @@ def flags_page() -> str:
         parts.append(f"\n## {command}\n")
         fields = dataclasses.fields(config_class)
         groups = [field for field in fields if dataclasses.is_dataclass(field.default_factory)]
-        for name, group in [(field.name, field.default_factory) for field in groups] or [("", config_class)]:
+        for name, group in [(field.name, field.default_factory) for field in groups] or [
+            ("", config_class)
+        ]:
             parts.append(f"\n### {name}\n" if name else "")
             parts.append("\n| flag | default | what it does | |\n| --- | --- | --- | --- |\n")
             parts += [
-                f"| {' | '.join(row)} |\n" for row in _rows(group, known, spelt, is_run=config_class is RunConfig)
+                f"| {' | '.join(row)} |\n"
+                for row in _rows(group, known, spelt, is_run=config_class is RunConfig)
             ]
     return "".join(parts)
 
@@ -104,7 +117,8 @@ PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 def _schema_of(hint: Any) -> dict[str, Any]:
     """Return the JSON schema of an annotation."""
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    parts = typing.get_args(hint)
     if typing.is_typeddict(hint):
         return _object(hint)
     if origin is typing.Required:
@@ -123,7 +137,8 @@ def _schema_of(hint: Any) -> dict[str, Any]:
 
 def _object(typed: Any) -> dict[str, Any]:
     """Return the JSON schema of a TypedDict, with the text under each key."""
-    texts, properties = helps(typed), {}
+    texts = helps(typed)
+    properties = {}
     for name, hint in typing.get_type_hints(typed, include_extras=True).items():
         said = {"description": texts[name]} if name in texts else {}
         properties[name] = said | _schema_of(hint)
@@ -134,7 +149,10 @@ def _object(typed: Any) -> dict[str, Any]:
 
 def run_schema() -> str:
     """Return docs/run.schema.json."""
-    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "run.json of a run folder"}
+    head = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "run.json of a run folder",
+    }
     return json.dumps(head | _object(RunInfo), indent=1) + "\n"
 
 

@@ -1,4 +1,6 @@
-"""Several ways of combining members, each scored on people who had no say in it, and the one that is taken."""
+"""Several ways of combining members, each scored on people who had no say in it, and the one that
+is taken.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,9 @@ from foldblend.scores.score import Gain, Score, gain
 __all__ = ["Blended", "Trial", "apply", "blend_arrays", "nested_once_more"]
 
 
-# Standard errors that offsets must gain on other people. They were searched for, so one is easily had by chance: of 94
-# simulated worlds (benchmarks/honesty.py, seeds from 10,200 on) 42 kept them by one, and were no better for it.
+# Standard errors that offsets must gain on other people. They were searched for, so one is easily
+# had by chance: of 94 simulated worlds (benchmarks/honesty.py, seeds from 10,200 on) 42 kept them
+# by one, and were no better for it.
 ENOUGH = 2.5
 
 
@@ -28,7 +31,9 @@ class Trial:
 
     name: str
     logits_NC: np.ndarray
-    """Cross-fitted stage by stage, float32: each stage was fitted on other people's rows of the stage before."""
+    """Cross-fitted stage by stage, float32: each stage was fitted on other people's rows of the
+    stage before.
+    """
     nested: Score
     in_sample: float
     """The score of what is fitted on all rows, on those rows; greater is better."""
@@ -66,16 +71,26 @@ def apply(fitted: Fitted, offsets_C: np.ndarray, logits: Iterable[np.ndarray]) -
 
 
 def _trial(
-    evidence: Evidence, name: str, found: CrossFitted, moved_NC: np.ndarray | None, wanted_C: np.ndarray
+    evidence: Evidence,
+    name: str,
+    found: CrossFitted,
+    moved_NC: np.ndarray | None,
+    wanted_C: np.ndarray,
 ) -> Trial:
-    """Return a method with the offsets C that all rows want, if what they make of its logits N x C gains enough."""
-    logits_NC, nested = found.logits_NC, score_logits(evidence, found.logits_NC)
-    offsets_C, gained = np.zeros(evidence.num_classes), Gain(0.0, 0.0)
+    """Return a method with the offsets C that all rows want, if what they make of its logits N x C
+    gains enough.
+    """
+    logits_NC = found.logits_NC
+    nested = score_logits(evidence, found.logits_NC)
+    offsets_C = np.zeros(evidence.num_classes)
+    gained = Gain(0.0, 0.0)
     if moved_NC is not None:
         moved = score_logits(evidence, moved_NC)
         gained = gain(moved, nested)
         if wanted_C.any() and gained.exceeds(ENOUGH):
-            logits_NC, nested, offsets_C = moved_NC, moved, wanted_C
+            logits_NC = moved_NC
+            nested = moved
+            offsets_C = wanted_C
     fitted_NC = apply(found.final, offsets_C, evidence.logits_MNC)
     in_sample = score_logits(evidence, fitted_NC, resampled=False).value
     return Trial(name, logits_NC, nested, in_sample, found.final, offsets_C, gained)
@@ -88,16 +103,19 @@ def blend_arrays(
     decide: bool = True,
     say: Say = lambda _: None,
 ) -> Blended:
-    """Return every method cross-fitted and scored on people who had no say in it, and the simplest of the best.
+    """Return every method cross-fitted and scored on people who had no say in it, and the simplest
+    of the best.
 
-    With `decide` the decision rule is tried on each method, and
-    kept where it gains 2.5 standard errors on other people. Raises ValueError where something is to be
-    fitted and a repeat has but one fold.
+    With `decide` the decision rule is tried on each method, and kept where it gains 2.5 standard
+    errors on other people. Raises ValueError where something is to be fitted and a repeat has but
+    one fold.
     """
     fits = decide or any(method.fits for method in methods.values())
     splits: Sequence[Split] = splits_of(evidence) if fits else ()
     found = cross_fit(evidence, splits, methods, say=say)
-    moved: Sequence[tuple[np.ndarray | None, np.ndarray]] = [(None, np.zeros(evidence.num_classes))] * len(found)
+    moved: Sequence[tuple[np.ndarray | None, np.ndarray]] = [
+        (None, np.zeros(evidence.num_classes))
+    ] * len(found)
     if decide:
         moved = cross_fit_offsets(evidence, splits, [one.logits_NC for one in found.values()])
         say("fitted decision rules")
@@ -114,9 +132,11 @@ def nested_once_more(
     decide: bool = True,
     say: Say = lambda _: None,
 ) -> Score:
-    """Return the score of the whole procedure, choice of the method included, on people who had no say in any of it.
+    """Return the score of the whole procedure, choice of the method included, on people who had no
+    say in any of it.
 
-    Everything is done anew on the people of all folds but one, for each fold: as often as there are folds.
+    Everything is done anew on the people of all folds but one, for each fold: as often as there are
+    folds.
     """
     logits_NC = np.full((len(evidence.rows), evidence.num_classes), np.nan, np.float32)
     for split in splits_of(evidence):

@@ -30,25 +30,34 @@ from reports.text import table
 
 __all__ = ["BlendConfig", "blend"]
 
-# Marks of a run whose own score flatters, each with a flag that lets it in: why, and what the blend then says.
+# Marks of a run whose own score flatters, each with a flag that lets it in: why, and what the blend
+# then says.
 FLATTERS = {
     "optimistic": (
         "epochs were chosen on the rows that are scored (--select best)",
         "OPTIMISTIC: epochs of {} were chosen on the very rows that are scored",
     ),
     "leaks": (
-        "groups leak between the folds (--split random, or a blend fitted with --allow-different-folds)",
+        (
+            "groups leak between the folds (--split random, or a blend fitted with"
+            " --allow-different-folds)"
+        ),
         "groups leak between the folds of {}: this score is not honest",
     ),
 }
 
 
-def _sorted(runs: list[Run], config: BlendConfig) -> tuple[list[Run], list[dict[str, str]], BlendConfig]:
-    """Return runs, their records and weights sorted by name, so that the order of arguments does not matter."""
+def _sorted(
+    runs: list[Run], config: BlendConfig
+) -> tuple[list[Run], list[dict[str, str]], BlendConfig]:
+    """Return runs, their records and weights sorted by name, so that the order of arguments does
+    not matter.
+    """
     if config.weights is not None and len(config.weights) != len(runs):
         names = listed((run.name for run in runs), most=20)
         raise UserError(
-            f"--weights: {len(config.weights)} given for {len(runs)} runs; pass one each, in this order: {names}"
+            f"--weights: {len(config.weights)} given for {len(runs)} runs; pass one each, in this"
+            f" order: {names}"
         )
     records = [member_record(run) for run in runs]
 
@@ -57,24 +66,38 @@ def _sorted(runs: list[Run], config: BlendConfig) -> tuple[list[Run], list[dict[
 
     order = sorted(range(len(runs)), key=key)
     if config.weights is not None:
-        config = dataclasses.replace(config, weights=tuple(config.weights[place] for place in order))
+        config = dataclasses.replace(
+            config, weights=tuple(config.weights[place] for place in order)
+        )
     return [runs[place] for place in order], [records[place] for place in order], config
 
 
-def _member_lines(runs: Sequence[Run], costs: tuple[np.ndarray, str], skipped: Sequence[tuple[Path, str]]) -> list[str]:
+def _member_lines(
+    runs: Sequence[Run], costs: tuple[np.ndarray, str], skipped: Sequence[tuple[Path, str]]
+) -> list[str]:
     header = ["in the blend", "kind", "cost"]
-    rows = [[run.name, run.info["kind"], f"{cost:.3g}x"] for run, cost in zip(runs, costs[0], strict=True)]
-    return [*table(header, rows), f"a cost of 1x is {costs[1]}", *(f"skipped {path}: {why}" for path, why in skipped)]
+    rows = [
+        [run.name, run.info["kind"], f"{cost:.3g}x"]
+        for run, cost in zip(runs, costs[0], strict=True)
+    ]
+    return [
+        *table(header, rows),
+        f"a cost of 1x is {costs[1]}",
+        *(f"skipped {path}: {why}" for path, why in skipped),
+    ]
 
 
 def _honesty(runs: Sequence[Run], config: BlendConfig) -> list[str]:
-    """Return notes on members whose own scores flatter. Raises UserError where they are not let in."""
+    """Return notes on members whose own scores flatter. Raises UserError where they are not let
+    in.
+    """
     notes = []
     for mark, (why, note) in FLATTERS.items():
         names = listed(run.name for run in runs if run.info.get(mark))
         if names and not getattr(config, f"allow_{mark}"):
             raise UserError(
-                f"{names}: {why}, so a blend's score would be no honest one; leave them out or pass --allow-{mark}"
+                f"{names}: {why}, so a blend's score would be no honest one; leave them out or pass"
+                f" --allow-{mark}"
             )
         if names:
             notes.append(note.format(names))
@@ -82,40 +105,57 @@ def _honesty(runs: Sequence[Run], config: BlendConfig) -> list[str]:
 
 
 def _with_metric(config: BlendConfig, runs: Sequence[Run]) -> tuple[BlendConfig, list[str]]:
-    """Return the settings with the metric that counts, and a note where the runs do not agree on one."""
+    """Return the settings with the metric that counts, and a note where the runs do not agree on
+    one.
+    """
     if config.metric is not None:
         return config, []
     own = sorted({str(run.info["metric"]) for run in runs})
     if len(own) == 1:
         return dataclasses.replace(config, metric=own[0]), []
-    note = f"members were made for different scores ({listed(own)}), so macro F1 counts; --metric says another"
+    note = (
+        f"members were made for different scores ({listed(own)}), so macro F1 counts; --metric says"
+        " another"
+    )
     return dataclasses.replace(config, metric="f1_macro"), [note]
 
 
 def _notes(aligned: Aligned, config: BlendConfig) -> list[str]:
     """Return what a reader of the score must know of the members' rows."""
-    notes, first = [], aligned.runs[0]
+    notes = []
+    first = aligned.runs[0]
     if not aligned.same_folds:
         what = "fitted blends leak" if config.allow_different_folds else "so nothing was fitted"
         notes.append(f"members have different folds: scores of voting stand, {what}")
     if aligned.corrections_differ:
-        notes.append("members were corrected in several ways: the blend has the labels as the files have them")
+        notes.append(
+            "members were corrected in several ways: the blend has the labels as the files have"
+            " them"
+        )
     if first.info["data"]["is_demo"]:
-        notes.append("the embedded demo set of drawn faces: this score proves plumbing, not quality")
+        notes.append(
+            "the embedded demo set of drawn faces: this score proves plumbing, not quality"
+        )
     without_test = [run.name for run in aligned.runs if not run.info["has_test"]]
     if without_test:
         notes.append(f"no test logits: there are none of {listed(without_test)}")
     if aligned.num_left_out:
-        notes.append(f"test sets differ: {aligned.num_left_out} pictures that not all members have are left out")
+        notes.append(
+            f"test sets differ: {aligned.num_left_out} pictures that not all members have are"
+            " left out"
+        )
     if aligned.test_folds == [None]:
         notes.append("members differ in the number of folds: test logits are a vote of their means")
     return notes
 
 
 def _costs(runs: Sequence[Run], shares: Sequence[float]) -> dict[str, Any]:
-    """Return forward passes, seconds of a test picture and device of the members that have a say."""
+    """Return forward passes, seconds of a test picture and device of the members that have a
+    say.
+    """
     used = [run for run, share in zip(runs, shares, strict=True) if share > 0]
-    seconds, devices = [picture_seconds(run) for run in used], {device_of(run) for run in used}
+    seconds = [picture_seconds(run) for run in used]
+    devices = {device_of(run) for run in used}
     known = [one for one in seconds if one is not None]
     return {
         "passes": sum(map(num_passes, used)),
@@ -125,7 +165,11 @@ def _costs(runs: Sequence[Run], shares: Sequence[float]) -> dict[str, Any]:
 
 
 def _blend_yaml(
-    folder: Path, record: Sequence[dict[str, Any]], runs: Sequence[Run], config: BlendConfig, made: Blend
+    folder: Path,
+    record: Sequence[dict[str, Any]],
+    runs: Sequence[Run],
+    config: BlendConfig,
+    made: Blend,
 ) -> str:
     """Return what repeats the blend, and what came of it."""
     settings = {name: getattr(config, name) for name in (*DECIDES, *ALLOWS)}
@@ -134,15 +178,24 @@ def _blend_yaml(
         {**one, "path": os.path.relpath(run.path.resolve(), folder.resolve())}
         for one, run in zip(record, runs, strict=True)
     ]
-    found = {"method": made.method, "fitted": made.fitted.as_dict(), "offsets": made.offsets_C.tolist()}
-    text = yaml.safe_dump({**settings, "weights": weights, "members": members, "found": found}, sort_keys=False)
+    found = {
+        "method": made.method,
+        "fitted": made.fitted.as_dict(),
+        "offsets": made.offsets_C.tolist(),
+    }
+    text = yaml.safe_dump(
+        {**settings, "weights": weights, "members": members, "found": found}, sort_keys=False
+    )
     return f"# python blend.py --config THIS_FILE makes the same files again\n{text}"
 
 
-def blend(runs: str | Path | Run | Iterable[str | Path | Run], *, say: Say = print, **settings: Any) -> Run:
+def blend(
+    runs: str | Path | Run | Iterable[str | Path | Run], *, say: Say = print, **settings: Any
+) -> Run:
     """Combine finished runs into one, honestly scored, and return the blend, itself a run.
 
-    What is fitted is cross-fitted: each out-of-fold prediction of the blend is by what was fitted on the other folds.
+    What is fitted is cross-fitted: each out-of-fold prediction of the blend is by what was fitted
+    on the other folds.
 
     Parameters
     ----------
@@ -165,16 +218,21 @@ def blend(runs: str | Path | Run | Iterable[str | Path | Run], *, say: Say = pri
 
     Examples
     --------
-    >>> both = fb.blend([outputs / "alpha", outputs / "beta"], method="soft", name="ab", page=False, say=silent)
+    >>> runs = [outputs / "alpha", outputs / "beta"]
+    >>> both = fb.blend(runs, method="soft", name="ab", page=False, say=silent)
     >>> both.info["kind"], [member["weight"] for member in both.info["members"]]
     ('blend', [0.5, 0.5])
     """
     several = [runs] if isinstance(runs, (str, Path, Run)) else runs
     paths = tuple(str(getattr(run, "path", run)) for run in several)
     config = from_settings(BlendConfig, {**settings, "runs": paths})
-    found, skipped = find_members(config.runs, include_blends=config.include_blends or config.config is not None)
+    found, skipped = find_members(
+        config.runs, include_blends=config.include_blends or config.config is not None
+    )
     if config.config is not None and skipped and config.runs == read_blend_file(config.config).runs:
-        raise UserError(f"{config.config}: {skipped[0][0]} cannot be blended any more: {skipped[0][1]}")
+        raise UserError(
+            f"{config.config}: {skipped[0][0]} cannot be blended any more: {skipped[0][1]}"
+        )
     members, hashes, config = _sorted(of_one_data_set(found, config.dataset), config)
     if config.config is not None:
         check_members(config.config, members, hashes)
@@ -184,14 +242,19 @@ def blend(runs: str | Path | Run | Iterable[str | Path | Run], *, say: Say = pri
     for line in _member_lines(members, costs, skipped):
         say(line)
     record: list[dict[str, Any]] = [
-        {"name": run.name, "run_key": run.info["run_key"], **one} for run, one in zip(members, hashes, strict=True)
+        {"name": run.name, "run_key": run.info["run_key"], **one}
+        for run, one in zip(members, hashes, strict=True)
     ]
     decides = {name: getattr(config, name) for name in DECIDES}
-    key = hashlib.blake2b(json.dumps([record, decides], sort_keys=True).encode(), digest_size=16).hexdigest()
+    key = hashlib.blake2b(
+        json.dumps([record, decides], sort_keys=True).encode(), digest_size=16
+    ).hexdigest()
     first = members[0]
     beside = first.path.parent if first.path.name else first.path.resolve().parent
     folder = Path(config.output or beside) / (config.name or f"blend_{key[:8]}")
-    open_derived(folder, "blend", {"blend": key}, overwrite=config.overwrite, look=True)  # before the work is done
+    open_derived(
+        folder, "blend", {"blend": key}, overwrite=config.overwrite, look=True
+    )  # before the work is done
     if folder.resolve() in {run.path.resolve() for run in members}:
         raise UserError(f"{folder}: is one of the runs to be blended; pass another --name")
     aligned = align(members, intersect=config.intersect)
@@ -204,17 +267,26 @@ def blend(runs: str | Path | Run | Iterable[str | Path | Run], *, say: Say = pri
         info = {
             "kind": "blend",
             "run_key": {"blend": key},
-            "members": [{**one, "weight": share} for one, share in zip(record, shares, strict=True)],
+            "members": [
+                {**one, "weight": share} for one, share in zip(record, shares, strict=True)
+            ],
             **flattered(aligned, fits=made.fits),
             "views": [],
             "metric": config.metric,
-            "about": f"{made.method}{' + offsets' if made.offsets_C.any() else ''} blend of {len(members)} runs: "
-            + ", ".join(f"{run.name} x {share:.3g}" for run, share in zip(members, shares, strict=True)),
+            "about": (
+                f"{made.method}{' + offsets' if made.offsets_C.any() else ''} blend of"
+                f" {len(members)} runs: "
+                + ", ".join(
+                    f"{run.name} x {share:.3g}" for run, share in zip(members, shares, strict=True)
+                )
+            ),
             "notes": [*notes, *made.notes],
             "test_is_mean": aligned.tests_are_means,
             **_costs(members, shares),
         }
-        pictures = next((run.path / PICTURES for run in members if (run.path / PICTURES).is_file()), None)
+        pictures = next(
+            (run.path / PICTURES for run in members if (run.path / PICTURES).is_file()), None
+        )
         texts = {"blend.yaml": _blend_yaml(folder, record, members, config, made)}
         blended = Derived(
             like=first,

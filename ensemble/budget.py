@@ -44,37 +44,55 @@ class Row(NamedTuple):
 
 
 def costs_of(runs: Sequence[Run]) -> tuple[np.ndarray, str]:
-    """Return what a test picture costs with each run, M, the cheapest's being 1, and what that 1 is, in words.
+    """Return what a test picture costs with each run, M, the cheapest's being 1, and what that 1
+    is, in words.
 
-    Measured seconds where all runs have them, from one device; else forward passes. Raises UserError for a blend
-    that does not know its cost.
+    Measured seconds where all runs have them, from one device; else forward passes. Raises
+    UserError for a blend that does not know its cost.
     """
-    seconds, devices = [picture_seconds(run) for run in runs], {device_of(run) for run in runs}
+    seconds = [picture_seconds(run) for run in runs]
+    devices = {device_of(run) for run in runs}
     known = [one for one in seconds if one is not None]
     if len(known) == len(runs) and len(devices) == 1 and None not in devices:
-        cost_M, device = np.array(known), devices.pop()
-        return cost_M / cost_M.min(), f"{1000 * cost_M.min():.3g} ms a picture, measured on {device}"
-    unknown = [run.name for run, one in zip(runs, seconds, strict=True) if one is None or device_of(run) is None]
+        cost_M = np.array(known)
+        device = devices.pop()
+        return (
+            cost_M / cost_M.min(),
+            f"{1000 * cost_M.min():.3g} ms a picture, measured on {device}",
+        )
+    unknown = [
+        run.name
+        for run, one in zip(runs, seconds, strict=True)
+        if one is None or device_of(run) is None
+    ]
     if unknown:
         why = f"for {listed(unknown)} no speed on a known device is recorded"
     else:
         why = f"speeds were measured on different devices: {'; '.join(sorted(map(str, devices)))}"
     passes_M = np.array([num_passes(run) for run in runs], float)
     least = int(passes_M.min())
-    return passes_M / least, f"{least} forward {'pass' if least == 1 else 'passes'} a picture, as counted ({why})"
+    return (
+        passes_M / least,
+        f"{least} forward {'pass' if least == 1 else 'passes'} a picture, as counted ({why})",
+    )
 
 
 def within_budget(score: ScoreOf, cost_M: np.ndarray, budget: float) -> Subset:
-    """Return members whose costs sum to no more than the budget, in the order in which they were taken.
+    """Return members whose costs sum to no more than the budget, in the order in which they were
+    taken.
 
-    First the best that fits, then whichever gives the best score of those that still fit, while none lowers it.
-    Asks for M (M + 1) / 2 scores at most. Raises UserError where nothing fits.
+    First the best that fits, then whichever gives the best score of those that still fit, while
+    none lowers it. Asks for M (M + 1) / 2 scores at most. Raises UserError where nothing fits.
     """
     room = budget * (1 + EPSILON)
     taken: list[int] = []
     best = -math.inf
     while True:
-        left = [one for one in range(len(cost_M)) if one not in taken and cost_M[[*taken, one]].sum() <= room]
+        left = [
+            one
+            for one in range(len(cost_M))
+            if one not in taken and cost_M[[*taken, one]].sum() <= room
+        ]
         score_of = {one: score(tuple(sorted([*taken, one]))) for one in left}
         one = max(left, key=lambda one: (score_of[one], -cost_M[one]), default=None)
         if one is None or score_of[one] < best:
@@ -82,15 +100,18 @@ def within_budget(score: ScoreOf, cost_M: np.ndarray, budget: float) -> Subset:
         taken.append(one)
         best = score_of[one]
     if not taken:
-        raise UserError(f"--budget {budget:g}: the cheapest member costs {cost_M.min():.3g}; pass that or more")
+        raise UserError(
+            f"--budget {budget:g}: the cheapest member costs {cost_M.min():.3g}; pass that or more"
+        )
     return tuple(taken)
 
 
 def frontier(score: ScoreOf, cost_M: np.ndarray) -> list[Point]:
     """Return the points that nothing cheaper or as cheap reaches, cheapest first.
 
-    They are of: each member alone; the two, three, .. cheapest and all together; and the best with what adds most to
-    the score for its cost, one after the other, while anything adds. Asks for about M^2 / 2 scores.
+    They are of: each member alone; the two, three, .. cheapest and all together; and the best with
+    what adds most to the score for its cost, one after the other, while anything adds. Asks for
+    about M^2 / 2 scores.
     """
     everyone = range(len(cost_M))
     score_of: dict[Subset, float] = {}
@@ -138,13 +159,16 @@ def _advice(rows: Sequence[Row], metric: Metric) -> str:
     score = f"{metric.title} {num(best.headline['value'])} {span(best.headline)}"
     said = f"Best: {best.name}, {score}, at {_times(best.cost)}."
     end = best.headline["low" if sign > 0 else "high"]
-    inside = [row for row in rows if row.cost < best.cost and end is not None and value(row) >= sign * end]
+    inside = [
+        row for row in rows if row.cost < best.cost and end is not None and value(row) >= sign * end
+    ]
     if not inside:
         return f"{said} Nothing cheaper scores within its interval."
     least = min(inside, key=lambda row: row.cost)
     return (
-        f"{said} The cheapest that scores within its interval: {least.name}, {num(least.headline['value'])}, "
-        f"at {_times(least.cost)}, {least.cost / best.cost:.0%} of the cost."
+        f"{said} The cheapest that scores within its interval: {least.name},"
+        f" {num(least.headline['value'])}, at {_times(least.cost)}, {least.cost / best.cost:.0%} of"
+        " the cost."
     )
 
 
@@ -153,11 +177,14 @@ def frontier_section(
 ) -> dict[str, Any]:
     """Return score against cost as a section of a report: what to deploy, a table and a plot.
 
-    `rows` are points of a frontier, `unit` is what a cost of 1 is, from `costs_of`; `how` says how members were
-    chosen for the rows that score them. A row is on the frontier if nothing cheaper scores as much.
+    `rows` are points of a frontier, `unit` is what a cost of 1 is, from `costs_of`; `how` says how
+    members were chosen for the rows that score them. A row is on the frontier if nothing cheaper
+    scores as much.
     """
     rows = sorted(rows, key=lambda row: row.cost)
-    sign, best, cells = metric.sign, -math.inf, []
+    sign = metric.sign
+    best = -math.inf
+    cells = []
     for row in rows:
         value = row.headline["value"]
         better = value is not None and sign * value > best
@@ -174,7 +201,10 @@ def frontier_section(
             {metric.title: ends["value"], "95 % interval, low": ends["low"], "high": ends["high"]},
             xlabel="cost, times the cheapest member's",
             ylabel=metric.title,
-            caption=f"{metric.title} against cost, {n}; {how}. A cost of 1x is {unit}; --budget takes such numbers.",
+            caption=(
+                f"{metric.title} against cost, {n}; {how}. A cost of 1x is {unit}; --budget takes"
+                " such numbers."
+            ),
         ),
     ]
     return section("Score against cost", *blocks)

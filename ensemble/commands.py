@@ -17,7 +17,9 @@ def blend(argv: Sequence[str]) -> int:
     """Run the command line of blend.py and return its exit code."""
 
     def command() -> None:
-        settings = dataclasses.asdict(parse_blend_config(argv, prog=program("blend.py"), description=ABOUT))
+        settings = dataclasses.asdict(
+            parse_blend_config(argv, prog=program("blend.py"), description=ABOUT)
+        )
         from ensemble import blend as blending  # pandas: after the flags have been checked
 
         blending.blend(settings.pop("runs"), **settings)

@@ -17,7 +17,15 @@ from ensemble.offsets import FITS, fit_offsets
 from foldblend.scores.held_out import outer_parts
 from foldblend.scores.metrics import log_softmax
 
-__all__ = ["CrossFitted", "Split", "cross_fit", "cross_fit_offsets", "in_turn", "offsets_of", "splits_of"]
+__all__ = [
+    "CrossFitted",
+    "Split",
+    "cross_fit",
+    "cross_fit_offsets",
+    "in_turn",
+    "offsets_of",
+    "splits_of",
+]
 
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
@@ -36,27 +44,41 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class CrossFitted:
-    """Logits N x C float32 of a method, each row's as other people's rows would have it; and what all rows say."""
+    """Logits N x C float32 of a method, each row's as other people's rows would have it; and what
+    all rows say.
+    """
 
     logits_NC: np.ndarray
     final: Fitted
 
 
 def in_turn(function: Callable[[Task], Answer], tasks: Sequence[Task]) -> list[Answer]:
-    """Return the answers of all tasks, on a thread a core; the sums of a task are one thread's, whatever the cores."""
-    with threadpool_limits(limits=1), ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_AT_ONCE)) as pool:
+    """Return the answers of all tasks, on a thread a core; the sums of a task are one thread's,
+    whatever the cores.
+    """
+    with (
+        threadpool_limits(limits=1),
+        ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_AT_ONCE)) as pool,
+    ):
         return list(pool.map(function, tasks))
 
 
 def splits_of(evidence: Evidence) -> list[Split]:
-    """Return a split for each fold of each repeat. Raises ValueError for a repeat with a single fold."""
+    """Return a split for each fold of each repeat. Raises ValueError for a repeat with a single
+    fold.
+    """
     return [Split(*one) for one in outer_parts(evidence.rows)]
 
 
 def cross_fit(
-    evidence: Evidence, splits: Sequence[Split], methods: Mapping[str, Method], *, say: Callable[[str], None]
+    evidence: Evidence,
+    splits: Sequence[Split],
+    methods: Mapping[str, Method],
+    *,
+    say: Callable[[str], None],
 ) -> dict[str, CrossFitted]:
-    """Return each method's logits, every split's by what was fitted on its other people; and the fit on all rows.
+    """Return each method's logits, every split's by what was fitted on its other people; and the
+    fit on all rows.
 
     What fits nothing is the same for everybody, and is computed once.
     """
@@ -70,7 +92,9 @@ def cross_fit(
         fits = {name: method.fit(on) for name, method in fitted.items()}
         if split is not None:
             for name, one in fits.items():
-                logits[name][split.rows] = one(logits_NC[split.rows] for logits_NC in evidence.logits_MNC)
+                logits[name][split.rows] = one(
+                    logits_NC[split.rows] for logits_NC in evidence.logits_MNC
+                )
         say(f"fitted {len(fitted)} methods, {next(done)} of {len(splits) + 1} times")
         return fits
 
@@ -83,7 +107,9 @@ def cross_fit(
     return {name: CrossFitted(logits[name], final[name]) for name in methods}
 
 
-def offsets_of(evidence: Evidence, logits_NC: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+def offsets_of(
+    evidence: Evidence, logits_NC: np.ndarray, rows: np.ndarray | None = None
+) -> np.ndarray:
     """Return the offsets C of the decision rule that suit logits N x C of these rows, or of all."""
     at = np.arange(len(logits_NC)) if rows is None else rows
     return fit_offsets(logits_NC[at], evidence.rows.take(at), metric=evidence.metric)
@@ -92,10 +118,11 @@ def offsets_of(evidence: Evidence, logits_NC: np.ndarray, rows: np.ndarray | Non
 def cross_fit_offsets(
     evidence: Evidence, splits: Sequence[Split], logits: Iterable[np.ndarray]
 ) -> list[tuple[np.ndarray | None, np.ndarray]]:
-    """Return for each logits N x C, which are cross-fitted: the same with other people's offsets, None where these
-    are all zeros, and the offsets C that all rows give.
+    """Return for each logits N x C, which are cross-fitted: the same with other people's offsets,
+    None where these are all zeros, and the offsets C that all rows give.
 
-    As with every stage, a row's offsets are fitted on the other folds of what the stage before wrote out of fold.
+    As with every stage, a row's offsets are fitted on the other folds of what the stage before
+    wrote out of fold.
     """
     logits = list(logits)
     if evidence.metric not in FITS:

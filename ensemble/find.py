@@ -45,7 +45,8 @@ def _counted_twice(members: Sequence[Run]) -> Iterator[tuple[Run, str]]:
             family_of.setdefault(run.info["of"]["oof"], []).append(run)
     for oof, family in family_of.items():
         *others, last = sorted(family, key=lambda run: (run.info["finished"], run.name))
-        # One that kept its run's single view has that run's very rows: it is none of the plain ones.
+        # One that kept its run's single view has that run's very rows: it is none of the plain
+        # ones.
         plain = [run for run in members if "of" not in run.info and run.oof_hash == oof]
         for run in plain:
             yield run, f"{last.name}, which merges its views, is in the blend"
@@ -75,12 +76,16 @@ def find_members(
         skipped.append((run.path, why))
     if not members:
         reasons = f" ({listed(f'{path}: {why}' for path, why in skipped)})" if skipped else ""
-        raise UserError(f"nothing to blend{reasons}; name folders of finished runs, such as outputs/*")
+        raise UserError(
+            f"nothing to blend{reasons}; name folders of finished runs, such as outputs/*"
+        )
     return list(members.values()), skipped
 
 
 def _data_names(members: list[Run]) -> dict[str, list[Run]]:
-    """Return the members by data set: equal picture names are one set, whatever its folder is called."""
+    """Return the members by data set: equal picture names are one set, whatever its folder is
+    called.
+    """
     by_ids: dict[str, list[Run]] = {}
     for run in members:
         by_ids.setdefault(run.ids_hash, []).append(run)
@@ -100,33 +105,46 @@ def of_one_data_set(members: list[Run], dataset: str | None) -> list[Run]:
             raise UserError(f"--dataset {dataset}: no run of it here{near}")
         return by_name[dataset]
     if len(by_name) > 1:
-        which = "; ".join(f"{name}: {listed(run.name for run in runs)}" for name, runs in by_name.items())
+        which = "; ".join(
+            f"{name}: {listed(run.name for run in runs)}" for name, runs in by_name.items()
+        )
         raise UserError(
-            f"runs of {len(by_name)} data sets ({which}); name the runs of one, or pass --dataset {next(iter(by_name))}"
+            f"runs of {len(by_name)} data sets ({which}); name the runs of one, or pass --dataset"
+            f" {next(iter(by_name))}"
         )
     return members
 
 
 def member_record(run: Run) -> dict[str, str]:
-    """Return what tells whether a member is still what it was: hashes of its logits, out of fold and for the test set.
+    """Return what tells whether a member is still what it was: hashes of its logits, out of fold
+    and for the test set.
 
     Reads all of them. Raises UserError for a file that is gone.
     """
     tests = (
-        ["test", *(f"test_fold_{fold}" for fold in range(run.info["num_test_folds"]))] if run.info["has_test"] else []
+        ["test", *(f"test_fold_{fold}" for fold in range(run.info["num_test_folds"]))]
+        if run.info["has_test"]
+        else []
     )
     found = {"oof": run.oof_hash}
     return found | ({"test": "-".join(run.table_hash(name)[:8] for name in tests)} if tests else {})
 
 
-def check_members(file: str | Path, runs: Sequence[Run], records: Sequence[Mapping[str, str]]) -> None:
-    """Raise UserError where a run's record (see `member_record`) is not what it was when a blend.yaml was written."""
-    known = {(Path(file).parent / one["path"]).resolve(): one for one in read_members(file)["members"]}
+def check_members(
+    file: str | Path, runs: Sequence[Run], records: Sequence[Mapping[str, str]]
+) -> None:
+    """Raise UserError where a run's record (see `member_record`) is not what it was when a
+    blend.yaml was written.
+    """
+    known = {
+        (Path(file).parent / one["path"]).resolve(): one for one in read_members(file)["members"]
+    }
     for run, now in zip(runs, records, strict=True):
         then = known.get(run.path.resolve(), {})
         changed = [part for part in ("oof", "test") if part in then and then[part] != now.get(part)]
         if changed:
             what = " and ".join({"oof": "out-of-fold", "test": "test"}[part] for part in changed)
             raise UserError(
-                f"{run.path}: its {what} logits changed since {file} was written; blend anew without --config"
+                f"{run.path}: its {what} logits changed since {file} was written; blend anew"
+                " without --config"
             )

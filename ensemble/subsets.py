@@ -1,4 +1,6 @@
-"""Members within a budget: which ones, what they score on people who had no say in that, and what they cost."""
+"""Members within a budget: which ones, what they score on people who had no say in that, and what
+they cost.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,8 @@ def _few(evidence: Evidence, members: Sequence[int]) -> Evidence:
 
 def _score_of_subset(evidence: Evidence) -> Callable[[tuple[int, ...]], float]:
     """Return what scores the plain mean of some members' probabilities, greater being better."""
-    score, proba_MNC = quick_score(evidence), [softmax(one).astype(np.float32) for one in evidence.logits_MNC]
+    score = quick_score(evidence)
+    proba_MNC = [softmax(one).astype(np.float32) for one in evidence.logits_MNC]
     known: dict[tuple[int, ...], float] = {}
 
     def of(members: tuple[int, ...]) -> float:
@@ -64,7 +67,9 @@ def _score_of_subset(evidence: Evidence) -> Callable[[tuple[int, ...]], float]:
 
 
 def within(method: Method, cost_M: np.ndarray, budget: float) -> Method:
-    """Return the method on members whose costs sum to no more than the budget, which are part of what is fitted."""
+    """Return the method on members whose costs sum to no more than the budget, which are part of
+    what is fitted.
+    """
 
     def fit(evidence: Evidence) -> Fitted:
         members = tuple(sorted(within_budget(_score_of_subset(evidence), cost_M, budget)))
@@ -77,23 +82,32 @@ def _spread(costs: Sequence[float]) -> list[float]:
     """Return at most so many of the costs, first and last among them, evenly along the list."""
     if len(costs) <= MOST_POINTS:
         return list(costs)
-    return [costs[place] for place in np.linspace(0, len(costs) - 1, MOST_POINTS).round().astype(int)]
+    return [
+        costs[place] for place in np.linspace(0, len(costs) - 1, MOST_POINTS).round().astype(int)
+    ]
 
 
-def frontier_rows(evidence: Evidence, splits: Sequence[Split], cost_M: np.ndarray, names: Sequence[str]) -> list[Row]:
-    """Return what soft votes of members within one budget after the other score, chosen on other people.
+def frontier_rows(
+    evidence: Evidence, splits: Sequence[Split], cost_M: np.ndarray, names: Sequence[str]
+) -> list[Row]:
+    """Return what soft votes of members within one budget after the other score, chosen on other
+    people.
 
-    The budgets are the costs of the frontier that all rows draw; names and costs are those of what all rows choose,
-    and say in how many folds the same were chosen.
+    The budgets are the costs of the frontier that all rows draw; names and costs are those of what
+    all rows choose, and say in how many folds the same were chosen.
     """
     everyone = _score_of_subset(evidence)
     budgets = _spread([point.cost for point in frontier(everyone, cost_M)])
     # Several budgets may choose the same.
-    choices = {tuple(sorted(within_budget(everyone, cost_M, budget))): budget for budget in reversed(budgets)}
+    choices = {
+        tuple(sorted(within_budget(everyone, cost_M, budget))): budget
+        for budget in reversed(budgets)
+    }
     scores = in_turn(lambda split: _score_of_subset(evidence.take(split.others)), splits)
 
     def row(choice: tuple[tuple[int, ...], float]) -> Row:
-        (chosen, budget), same = choice, 0
+        (chosen, budget) = choice
+        same = 0
         logits_NC = np.full((len(evidence.rows), evidence.num_classes), np.nan)
         for split, score in zip(splits, scores, strict=True):
             members = tuple(sorted(within_budget(score, cost_M, budget)))
@@ -103,6 +117,8 @@ def frontier_rows(evidence: Evidence, splits: Sequence[Split], cost_M: np.ndarra
         headline = score_of(evidence.score, evidence.rows, softmax(logits_NC)).interval()
         name = listed((names[one] for one in chosen), most=9)
         said = "" if same == len(splits) else f" (chosen in {same} of {len(splits)} folds)"
-        return Row(f"{name}{said}", len(chosen), float(cost_M[list(chosen)].sum()), headline.as_dict())
+        return Row(
+            f"{name}{said}", len(chosen), float(cost_M[list(chosen)].sum()), headline.as_dict()
+        )
 
     return in_turn(row, list(choices.items())[::-1])

@@ -1,4 +1,5 @@
-"""Your own model, augmentation, loss, schedule and data set, by name: nothing in the project is edited.
+"""Your own model, augmentation, loss, schedule and data set, by name: nothing in the project is
+edited.
 
 From the folder that holds this one (any module that Python can import will do):
 
@@ -7,8 +8,8 @@ From the folder that holds this one (any module that Python can import will do):
         --loss "0.5*ce+0.5*examples.own_parts:Brier" --sched examples.own_parts:HalfCosine
     python run_cv.py --dataset examples.own_parts:read_folders --data /pictures --backbone resnet18
 
-Each is tried once before the first fold, so a wrong one fails at the start. The file in which a part
-is written is hashed: when it is edited, a run under the old name is not continued with it.
+Each is tried once before the first fold, so a wrong one fails at the start. The file in which a
+part is written is hashed: when it is edited, a run under the old name is not continued with it.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ import foldblend as fb
 
 
 class TinyNet(torch.nn.Module):
-    """--backbone: a module made with `num_classes` (and `drop_rate`, `drop_path_rate` where those flags are given).
+    """--backbone: a module made with `num_classes` (and `drop_rate`, `drop_path_rate` where those
+    flags are given).
 
-    N x 3 x height x width standardised pixels -> N x num_classes logits. Pretrained weights are its own
-    affair, or --weights FILE.
+    N x 3 x height x width standardised pixels -> N x num_classes logits. Pretrained weights are its
+    own affair, or --weights FILE.
     """
 
     # What it was made for; left out, 224 x 224 and ImageNet's mean and deviation are taken.
@@ -36,10 +38,16 @@ class TinyNet(torch.nn.Module):
     def __init__(self, num_classes: int, drop_rate: float = 0.0) -> None:
         super().__init__()
         self.body = torch.nn.Sequential(
-            torch.nn.Conv2d(3, 16, 5, stride=4), torch.nn.BatchNorm2d(16), torch.nn.ReLU(),
-            torch.nn.Conv2d(16, 32, 3, stride=2), torch.nn.BatchNorm2d(32), torch.nn.ReLU(),
-            torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Dropout(drop_rate),
-        )  # fmt: skip
+            torch.nn.Conv2d(3, 16, 5, stride=4),
+            torch.nn.BatchNorm2d(16),
+            torch.nn.ReLU(),
+            torch.nn.Conv2d(16, 32, 3, stride=2),
+            torch.nn.BatchNorm2d(32),
+            torch.nn.ReLU(),
+            torch.nn.AdaptiveAvgPool2d(1),
+            torch.nn.Flatten(),
+            torch.nn.Dropout(drop_rate),
+        )
         self.head = torch.nn.Linear(32, num_classes)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -48,9 +56,11 @@ class TinyNet(torch.nn.Module):
 
 
 class Shuffled:
-    """--augment: made without arguments; picture (height x width x 3 uint8) and seed -> a picture of that size.
+    """--augment: made without arguments; picture (height x width x 3 uint8) and seed -> a picture
+    of that size.
 
-    Everything drawn must follow from the seed: then order, workers and a restart make no difference.
+    Everything drawn must follow from the seed: then order, workers and a restart make no
+    difference.
     """
 
     def __call__(self, image: np.ndarray, seed: int) -> np.ndarray:
@@ -61,9 +71,11 @@ class Shuffled:
 
 
 class Brier:
-    """--loss: made once a fold with the class counts and the flags of the loss; called with logits and targets.
+    """--loss: made once a fold with the class counts and the flags of the loss; called with logits
+    and targets.
 
-    `target` is N class indices, or N x C shares where pictures are mixed. Returns the mean over rows.
+    `target` is N class indices, or N x C shares where pictures are mixed. Returns the mean over
+    rows.
     """
 
     def __init__(self, count_C: torch.Tensor, config: fb.LossConfig) -> None:
@@ -75,18 +87,24 @@ class Brier:
 
 
 class HalfCosine(torch.optim.lr_scheduler.LambdaLR):
-    """--sched: made with optimiser, training flags and steps an epoch; stepped after every training step.
+    """--sched: made with optimiser, training flags and steps an epoch; stepped after every training
+    step.
 
-    `state_dict` must be plain numbers, as torch's schedulers have it: a killed fold begins from it again.
+    `state_dict` must be plain numbers, as torch's schedulers have it: a killed fold begins from it
+    again.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, config: fb.TrainConfig, steps_per_epoch: int) -> None:
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, config: fb.TrainConfig, steps_per_epoch: int
+    ) -> None:
         steps = (config.epochs or 1) * steps_per_epoch
         super().__init__(optimizer, lambda step: math.cos(math.pi / 2 * min(1.0, step / steps)))
 
 
 def read_folders(config: fb.DataConfig) -> fb.Manifest:
-    """--dataset: the data flags -> a checked manifest. Here: --data ROOT with ROOT/<class>/<group>_<number>.jpg."""
+    """--dataset: the data flags -> a checked manifest. Here: --data ROOT with
+    ROOT/<class>/<group>_<number>.jpg.
+    """
     root = Path(config.data or ".")
     files = sorted(root.glob("*/*_*.jpg"))
     if not files:

@@ -1,4 +1,5 @@
-"""K-fold cross-validation, test-time augmentation and ensembling of image classifiers, honestly scored.
+"""K-fold cross-validation, test-time augmentation and ensembling of image classifiers, honestly
+scored.
 
     import foldblend as fb
 
@@ -6,8 +7,8 @@
     both = fb.blend(["outputs/a", "outputs/b"])
     fb.load("outputs/a").oof
 
-docs/api.md describes every name. Each is loaded when it is first used, so that `import foldblend` costs nothing and a
-blend never loads torch.
+docs/api.md describes every name. Each is loaded when it is first used, so that `import foldblend`
+costs nothing and a blend never loads torch.
 """
 
 import importlib
@@ -19,7 +20,8 @@ from foldblend.siblings import find_siblings_first
 find_siblings_first()
 find_moved()
 
-# Name -> the module that has it. By text: the ground imports no package that stands on it. Types: __init__.pyi.
+# Name -> the module that has it. By text: the ground imports no package that stands on it. Types:
+# __init__.pyi.
 PUBLIC = {
     "Attribute": "foldblend.attributes",
     "DataConfig": "folds.config",

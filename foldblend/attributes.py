@@ -1,4 +1,6 @@
-"""Attributes: what a class implies, such as the gender within a joint class of mask, gender and age."""
+"""Attributes: what a class implies, such as the gender within a joint class of mask, gender and
+age.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,13 @@ class Attribute:
         assert set(self.of_class) <= set(range(len(self.values))), self
 
 
-def attribute_view(attribute: Attribute, label_N: np.ndarray, proba_NC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the classes imply of an attribute: its true values N, and the predicted ones one-hot, N x V."""
+def attribute_view(
+    attribute: Attribute, label_N: np.ndarray, proba_NC: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the classes imply of an attribute: its true values N, and the predicted ones
+    one-hot, N x V.
+    """
     value_of_class = np.asarray(attribute.of_class)
-    return value_of_class[label_N], np.eye(len(attribute.values))[value_of_class[proba_NC.argmax(1)]]
+    return value_of_class[label_N], np.eye(len(attribute.values))[
+        value_of_class[proba_NC.argmax(1)]
+    ]

@@ -17,7 +17,16 @@ import tyro
 from foldblend.errors import UserError, did_you_mean, require
 from foldblend.flags import aliases_of, flag_name, flags_of
 
-__all__ = ["Say", "check_name", "cli_flags", "early_value", "parse_flags", "program", "run_command", "typed_settings"]
+__all__ = [
+    "Say",
+    "check_name",
+    "cli_flags",
+    "early_value",
+    "parse_flags",
+    "program",
+    "run_command",
+    "typed_settings",
+]
 
 Parsed = TypeVar("Parsed")
 Say = Callable[[str], None]
@@ -25,7 +34,9 @@ Say = Callable[[str], None]
 
 
 def cli_flags(config_class: Any) -> dict[str, str]:
-    """Return all flags of a dataclass of settings, aliases and nested groups included: spelling -> setting."""
+    """Return all flags of a dataclass of settings, aliases and nested groups included: spelling ->
+    setting.
+    """
     found = {flag_name(name): name for name in flags_of(config_class)}
     return found | aliases_of(config_class)
 
@@ -33,24 +44,34 @@ def cli_flags(config_class: Any) -> dict[str, str]:
 def typed_settings(config_class: Any, argv: Sequence[str]) -> frozenset[str]:
     """Return the settings that words of a command line give, by name."""
     known = cli_flags(config_class)
-    found = (known.get(_plain(word), known.get(_attached(word, known))) for word in argv if word.startswith("-"))
+    found = (
+        known.get(_plain(word), known.get(_attached(word, known)))
+        for word in argv
+        if word.startswith("-")
+    )
     return frozenset(name for name in found if name is not None)
 
 
 def _plain(word: str) -> str:
-    """Return a flag as the table of flags has it: --img_size=224 and --no-amp as --img-size and --amp."""
+    """Return a flag as the table of flags has it: --img_size=224 and --no-amp as --img-size and
+    --amp.
+    """
     flag = word.partition("=")[0]
     return flag.replace("_", "-").replace("--no-", "--", 1) if flag.startswith("--") else flag
 
 
 def _attached(word: str, known: Iterable[str]) -> str:
-    """Return the short flag of a word that holds its value too, such as -b of -b8; "" where there is none."""
+    """Return the short flag of a word that holds its value too, such as -b of -b8; "" where there
+    is none.
+    """
     short = [flag for flag in known if not flag.startswith("--") and word.startswith(flag)]
     return max(short, key=len, default="")
 
 
 def early_value(argv: Sequence[str], flags: Sequence[str]) -> str | None:
-    """Return the last value that a command line gives one of these flags, before the line is parsed as a whole."""
+    """Return the last value that a command line gives one of these flags, before the line is parsed
+    as a whole.
+    """
     value = None
     for index, word in enumerate(argv):
         flag, equals, rest = word.partition("=")
@@ -65,7 +86,9 @@ def early_value(argv: Sequence[str], flags: Sequence[str]) -> str | None:
 
 
 def program(script: str) -> str:
-    """Return what help calls a command: the console script that was typed, such as foldblend-cv, else the script."""
+    """Return what help calls a command: the console script that was typed, such as foldblend-cv,
+    else the script.
+    """
     typed = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else ""
     return typed if typed.startswith("foldblend-") else f"python {script}"
 
@@ -80,25 +103,43 @@ def _one_line(box: str) -> str:
     body: list[str] = []
     for line in lines[1:]:
         is_rule = not line.strip("-")
-        if (is_rule and body) or line.startswith(("Argument helptext", "Perhaps you meant", "For full helptext")):
+        if (is_rule and body) or line.startswith(
+            ("Argument helptext", "Perhaps you meant", "For full helptext")
+        ):
             break
         if not is_rule:
             body.append(line)
     said = " ".join(body).rstrip(".")
     # A check of ours, wrapped by tyro: it names its own flag.
-    return said[said.index(": --") + 2 :] if said.startswith("Error parsing") and ": --" in said else said
+    return (
+        said[said.index(": --") + 2 :]
+        if said.startswith("Error parsing") and ": --" in said
+        else said
+    )
 
 
 def parse_flags(
-    config_class: type[Parsed], argv: Sequence[str], *, prog: str, description: str, default: Parsed | None = None
+    config_class: type[Parsed],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    default: Parsed | None = None,
 ) -> Parsed:
     """Parse flags into a dataclass with tyro. Raises UserError in one line where they are wrong."""
     known = [*cli_flags(config_class), "--help"]
     for word in argv:
         flag = word.partition("=")[0].replace("_", "-")
-        if flag.startswith("--") and len(flag) > 2 and flag not in known and _plain(word) not in known:
+        if (
+            flag.startswith("--")
+            and len(flag) > 2
+            and flag not in known
+            and _plain(word) not in known
+        ):
             near = did_you_mean(flag, known)
-            raise UserError(f"{word.partition('=')[0]}: no such flag{near}; {prog} --help lists all")
+            raise UserError(
+                f"{word.partition('=')[0]}: no such flag{near}; {prog} --help lists all"
+            )
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -116,10 +157,13 @@ def parse_flags(
         raise UserError(f"{_one_line(said.getvalue())}; {prog} --help lists all flags") from None
 
 
-def run_command(command: Callable[[], object], *, place: str = "--output", resumes: bool = True) -> int:
+def run_command(
+    command: Callable[[], object], *, place: str = "--output", resumes: bool = True
+) -> int:
     """Run a command and return its exit code; what the user can mend is printed in one line.
 
-    `place` is the flag that says where it writes, `resumes` whether it goes on where it was stopped.
+    `place` is the flag that says where it writes, `resumes` whether it goes on where it was
+    stopped.
     """
     try:
         command()

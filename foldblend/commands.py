@@ -1,4 +1,5 @@
-"""The commands, each loaded when it is asked for: the console scripts and the scripts in the root come here.
+"""The commands, each loaded when it is asked for: the console scripts and the scripts in the root
+come here.
 
 They are named by text, not imported: the ground imports no package that stands on it.
 """
@@ -38,7 +39,9 @@ def __getattr__(name: str) -> Any:
 
 
 def renamed(old: str, new: str, name: str, argv: Sequence[str] | None = None) -> int:
-    """Run a command under a name that goes away after this version, and say what to type instead."""
+    """Run a command under a name that goes away after this version, and say what to type
+    instead.
+    """
     print(f"{old} will go away: type {new}", file=sys.stderr)
     return _command(name)(argv)
 

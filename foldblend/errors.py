@@ -9,7 +9,9 @@ __all__ = ["BadImage", "UserError", "counted", "did_you_mean", "in_a_line", "lis
 
 
 class UserError(ValueError):
-    """Something the user can mend; `foldblend.cli.run_command` prints it as one line and exits with 2."""
+    """Something the user can mend; `foldblend.cli.run_command` prints it as one line and exits with
+    2.
+    """
 
 
 class BadImage(UserError):

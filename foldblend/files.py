@@ -17,7 +17,9 @@ DRAFT = ".draft-"
 
 
 def check_writable(folder: Path) -> None:
-    """Raise UserError where no file could be written into a folder, which is left as it is, absent if it is."""
+    """Raise UserError where no file could be written into a folder, which is left as it is, absent
+    if it is.
+    """
     made = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -25,7 +27,9 @@ def check_writable(folder: Path) -> None:
         draft.touch()
         draft.unlink()
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); pass another --output") from None
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}); pass another --output"
+        ) from None
     finally:
         for one in made:
             with contextlib.suppress(OSError):  # absent, or by now somebody else's too
@@ -66,8 +70,8 @@ def cache_folder() -> Path:
 def hold(file: Path, *, wait: Callable[[], object] | None = None) -> Iterator[None]:
     """Hold a lock file against other processes; a kill frees it, and the file stays.
 
-    Where another process holds it, `wait` is called, and then it is waited for; without `wait` filelock's Timeout, an
-    OSError, is raised at once.
+    Where another process holds it, `wait` is called, and then it is waited for; without `wait`
+    filelock's Timeout, an OSError, is raised at once.
     """
     lock = FileLock(file, fallback_to_soft=False)  # a soft lock would outlive a kill
     try:

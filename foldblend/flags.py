@@ -1,8 +1,9 @@
-"""Settings as dataclass fields: one field is a flag, a key of a YAML file and a keyword, with all that is known of it.
+"""Settings as dataclass fields: one field is a flag, a key of a YAML file and a keyword, with all
+that is known of it.
 
-A field's type, default and the text under it are what tyro reads. `flag(...)` adds what the rest of the project must
-know: whether it decides the result, which other flag it needs, what stood in its place before it existed. No list of
-flags stands anywhere else.
+A field's type, default and the text under it are what tyro reads. `flag(...)` adds what the rest of
+the project must know: whether it decides the result, which other flag it needs, what stood in its
+place before it existed. No list of flags stands anywhere else.
 """
 
 from __future__ import annotations
@@ -18,7 +19,17 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from foldblend.errors import UserError, did_you_mean, require
 
-__all__ = ["ALWAYS", "NOT_A_FLAG", "Flag", "Needs", "aliases_of", "flag", "flag_name", "flags_of", "from_settings"]
+__all__ = [
+    "ALWAYS",
+    "NOT_A_FLAG",
+    "Flag",
+    "Needs",
+    "aliases_of",
+    "flag",
+    "flag_name",
+    "flags_of",
+    "from_settings",
+]
 
 Config = TypeVar("Config")
 MOST_SHOWN = 80  # letters of a value in a message
@@ -28,7 +39,9 @@ NOT_A_FLAG = {"not_a_flag": True}  # metadata of a field that only carries somet
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a flag goes with: where it is not met, a value other than the default does nothing, and that is said."""
+    """What a flag goes with: where it is not met, a value other than the default does nothing, and
+    that is said.
+    """
 
     what: str
     """As a person would type it, such as "--loss focal"."""
@@ -43,7 +56,9 @@ class Flag:
     identity: bool = True
     """Whether it decides the result, so that another value makes another run."""
     before: Any = ALWAYS
-    """What versions without the flag did: the value that a config.yaml without it has, and that makes no other run."""
+    """What versions without the flag did: the value that a config.yaml without it has, and that
+    makes no other run.
+    """
     formerly: tuple[Any, ...] = ()
     """Earlier defaults, which runs that were started with them keep."""
     path: bool = False
@@ -92,7 +107,9 @@ def flags_of(config_class: Any) -> dict[str, Flag]:
 
 
 def aliases_of(config_class: Any) -> dict[str, str]:
-    """Return the further spellings of flags, groups included, such as -b of batch_size and --model of backbone."""
+    """Return the further spellings of flags, groups included, such as -b of batch_size and --model
+    of backbone.
+    """
     found: dict[str, str] = {}
     nested = dict(_groups(config_class))
     hints = typing.get_type_hints(config_class, include_extras=True)
@@ -100,13 +117,17 @@ def aliases_of(config_class: Any) -> dict[str, str]:
         if field.name in nested:
             found |= aliases_of(nested[field.name])
         elif typing.get_origin(hints[field.name]) is Annotated:
-            spelt = [getattr(one, "aliases", None) or () for one in typing.get_args(hints[field.name])[1:]]
+            spelt = [
+                getattr(one, "aliases", None) or ()
+                for one in typing.get_args(hints[field.name])[1:]
+            ]
             found |= {alias: field.name for aliases in spelt for alias in aliases}
     return found
 
 
 def from_settings(config_class: Callable[..., Config], settings: Mapping[str, Any]) -> Config:
-    """Return a configuration of flat settings, checked and converted by the annotations that tyro reads too.
+    """Return a configuration of flat settings, checked and converted by the annotations that tyro
+    reads too.
 
     Raises UserError for an unknown name (with near ones) or a wrong value.
     """
@@ -141,7 +162,9 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
         return None
     kind = next(option for option in options if option is not type(None))
     if typing.get_origin(kind) is tuple:
-        require(isinstance(value, (list, tuple)), f"{flag_name(name)} {value}: expected several of them")
+        require(
+            isinstance(value, (list, tuple)), f"{flag_name(name)} {value}: expected several of them"
+        )
         return tuple(_convert(name, one, typing.get_args(kind)[0]) for one in value)
     if typing.get_origin(kind) is Literal:
         allowed = typing.get_args(kind)

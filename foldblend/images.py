@@ -24,13 +24,19 @@ Box = tuple[float, float, float, float]
 Size = tuple[int, int]
 
 MAX_PIXELS = 2**26
-warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)  # our limit is the lower one
+warnings.filterwarnings(
+    "ignore", category=PIL.Image.DecompressionBombWarning
+)  # our limit is the lower one
 ORIENTATION_TAG = 0x0112
 CURE = "fetch it again or pass --on-bad-image skip"
 
 
 # A JPEG decodes to an eighth, quarter or half of its size at a fraction of the time.
-SCALED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
+SCALED = {
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+}
 TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
@@ -40,12 +46,20 @@ def _mode_for(header: PIL.Image.Image, at_least: Size | None) -> int:
         return cv2.IMREAD_COLOR
     turned = "exif" in header.info and header.getexif().get(ORIENTATION_TAG) in TURNED
     width, height = at_least[::-1] if turned else at_least
-    fits = [mode for by, mode in SCALED.items() if header.width >= by * width and header.height >= by * height]
+    fits = [
+        mode
+        for by, mode in SCALED.items()
+        if header.width >= by * width and header.height >= by * height
+    ]
     return fits[0] if fits else cv2.IMREAD_COLOR
 
 
-def _decode(path: str | Path, data: bytes, *, mode: int | None = None, at_least: Size | None = None) -> np.ndarray:
-    """Decode as cv2's `mode` says, or else for a picture that is needed `at_least` that large (width, height)."""
+def _decode(
+    path: str | Path, data: bytes, *, mode: int | None = None, at_least: Size | None = None
+) -> np.ndarray:
+    """Decode as cv2's `mode` says, or else for a picture that is needed `at_least` that large
+    (width, height).
+    """
     try:
         with PIL.Image.open(io.BytesIO(data)) as header:
             num_pixels = header.width * header.height
@@ -58,7 +72,11 @@ def _decode(path: str | Path, data: bytes, *, mode: int | None = None, at_least:
     if num_pixels > MAX_PIXELS:
         raise BadImage(f"{path}: over {MAX_PIXELS // 2**20} megapixels; scale it down")
     try:
-        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), mode or cv2.IMREAD_COLOR) if num_pixels else None
+        image = (
+            cv2.imdecode(np.frombuffer(data, dtype=np.uint8), mode or cv2.IMREAD_COLOR)
+            if num_pixels
+            else None
+        )
     except cv2.error:
         image = None
     if image is None:
@@ -74,14 +92,19 @@ def _read_bytes(path: str | Path) -> bytes:
 
 
 def read_image(
-    path: str | Path, box: Box | None = None, *, at_least: Size | None = None, content: str | None = None
+    path: str | Path,
+    box: Box | None = None,
+    *,
+    at_least: Size | None = None,
+    content: str | None = None,
 ) -> np.ndarray:
     """Return the picture as RGB uint8, height x width x 3, turned upright as its EXIF says.
 
-    `box` (x1, y1, x2, y2 in pixels of the upright picture) is what is cut out; what sticks out is left off.
-    `at_least` (width, height) allows a JPEG without a box to be decoded at 1/2, 1/4 or 1/8, but no smaller.
-    Raises BadImage for a file that is missing, empty, truncated, no picture, or too large, for a box
-    outside the picture, and for one whose content hash is no longer `content`.
+    `box` (x1, y1, x2, y2 in pixels of the upright picture) is what is cut out; what sticks out is
+    left off. `at_least` (width, height) allows a JPEG without a box to be decoded at 1/2, 1/4 or
+    1/8, but no smaller. Raises BadImage for a file that is missing, empty, truncated, no picture,
+    or too large, for a box outside the picture, and for one whose content hash is no longer
+    `content`.
     """
     data = _read_bytes(path)
     if content is not None and _hash(data) != content:
@@ -92,13 +115,18 @@ def read_image(
 
 
 def crop(path: str | Path, image: np.ndarray, box: Box) -> np.ndarray:
-    """Return what a box cuts out of the picture read from `path`; raises BadImage for one outside of it."""
+    """Return what a box cuts out of the picture read from `path`; raises BadImage for one outside
+    of it.
+    """
     height, width = image.shape[:2]
     x1, y1 = (max(math.floor(value), 0) for value in box[:2])
-    x2, y2 = min(math.ceil(box[2]), width), min(math.ceil(box[3]), height)
+    x2 = min(math.ceil(box[2]), width)
+    y2 = min(math.ceil(box[3]), height)
     if x1 >= x2 or y1 >= y2:
         said = ",".join(f"{value:g}" for value in box)
-        raise BadImage(f"{path}: box {said} lies outside the {width} x {height} picture; mend it (--box-cols)")
+        raise BadImage(
+            f"{path}: box {said} lies outside the {width} x {height} picture; mend it (--box-cols)"
+        )
     return image[y1:y2, x1:x2]
 
 
@@ -112,7 +140,9 @@ def _hash(data: bytes) -> str:
 
 
 def picture_key(content: str, box: Box | None) -> bytes:
-    """Return 16 bytes that stand for what a picture shows: its content hash and what the box cuts out."""
+    """Return 16 bytes that stand for what a picture shows: its content hash and what the box cuts
+    out.
+    """
     return hashlib.blake2b(f"{content} {box}".encode(), digest_size=16).digest()
 
 
@@ -123,7 +153,9 @@ def _check_one(path: str, box: Box | None, known: Container[bytes]) -> str | Bad
         if picture_key(content, box) in known:
             return content
         # An eighth of the size is enough to see whether it decodes, at a third of the time.
-        image = _decode(path, data, mode=cv2.IMREAD_REDUCED_COLOR_8 if box is None else cv2.IMREAD_COLOR)
+        image = _decode(
+            path, data, mode=cv2.IMREAD_REDUCED_COLOR_8 if box is None else cv2.IMREAD_COLOR
+        )
         if box is not None:
             crop(path, image, box)
     except BadImage as error:
@@ -132,7 +164,8 @@ def _check_one(path: str, box: Box | None, known: Container[bytes]) -> str | Bad
 
 
 def check_images(table: pd.DataFrame, known: Container[bytes] = ()) -> list[str | BadImage]:
-    """Decode every picture of a manifest's table once; return, in order, its content hash or what is wrong with it.
+    """Decode every picture of a manifest's table once; return, in order, its content hash or what
+    is wrong with it.
 
     `known` holds the keys of pictures that have been decoded before: those are only hashed.
     """

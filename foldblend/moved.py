@@ -1,4 +1,6 @@
-"""Modules under the names that earlier versions gave them, with a warning; for users' own parts and notebooks."""
+"""Modules under the names that earlier versions gave them, with a warning; for users' own parts and
+notebooks.
+"""
 
 from __future__ import annotations
 
@@ -46,8 +48,11 @@ class _MovedFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
         new = MOVED[spec.name]
-        # A FutureWarning, for it is users' code that must change; DeprecationWarnings are hidden from them.
-        warnings.warn(f"{spec.name} is now {new}; the old name goes away after this version", FutureWarning, 2)
+        # A FutureWarning, for it is users' code that must change; DeprecationWarnings are hidden
+        # from them.
+        warnings.warn(
+            f"{spec.name} is now {new}; the old name goes away after this version", FutureWarning, 2
+        )
         module = importlib.import_module(new)
         spec.loader_state = module.__spec__  # the import system is about to replace it
         return module

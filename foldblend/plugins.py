@@ -21,28 +21,44 @@ def is_custom(name: str) -> bool:
 
 
 def load_custom(name: str, flag: str) -> Any:
-    """Import module:name, also from the current folder. Raises UserError naming the flag and what is wrong."""
+    """Import module:name, also from the current folder. Raises UserError naming the flag and what
+    is wrong.
+    """
     module_name, _, attribute = name.partition(":")
     if module_name.partition(".")[0] in PACKAGES:
-        raise UserError(f"{flag} {name}: {module_name} is a package of foldblend's own; give your module another name")
+        raise UserError(
+            f"{flag} {name}: {module_name} is a package of foldblend's own; give your module"
+            " another name"
+        )
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)  # last: a user's random.py must not hide Python's
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        own = error.name is not None and (module_name == error.name or module_name.startswith(error.name + "."))
-        why = f"no module {module_name} here or installed" if own else f"{module_name} needs {error.name}"
+        own = error.name is not None and (
+            module_name == error.name or module_name.startswith(error.name + ".")
+        )
+        why = (
+            f"no module {module_name} here or installed"
+            if own
+            else f"{module_name} needs {error.name}"
+        )
         raise UserError(f"{flag} {name}: {why}") from None
     except Exception as error:  # whatever a user's module may raise
         raise UserError(f"{flag} {name}: cannot be imported ({in_a_line(error)})") from None
     if not hasattr(module, attribute):
-        raise UserError(f"{flag} {name}: {module_name} has no {attribute!r}{did_you_mean(attribute, vars(module))}")
+        raise UserError(
+            f"{flag} {name}: {module_name} has no"
+            f" {attribute!r}{did_you_mean(attribute, vars(module))}"
+        )
     return getattr(module, attribute)
 
 
 def find_part(name: str, registry: Mapping[str, Any], flag: str) -> Any:
-    """Return a registry's entry, or a user's own part. Raises UserError, with near names, for an unknown one."""
+    """Return a registry's entry, or a user's own part. Raises UserError, with near names, for an
+    unknown one.
+    """
     if is_custom(name):
         return load_custom(name, flag)
     if name not in registry:
@@ -61,7 +77,10 @@ def source_hash(names: Iterable[str]) -> str | None:
         part = load_custom(name, name)
         # Where it is written, which need not be the module that it is named in.
         modules = {name.partition(":")[0], getattr(part, "__module__", "")}
-        files |= {getattr(sys.modules[module], "__file__", None) or "" for module in modules & sys.modules.keys()}
+        files |= {
+            getattr(sys.modules[module], "__file__", None) or ""
+            for module in modules & sys.modules.keys()
+        }
     if not files:
         return None
     digest = hashlib.blake2b(digest_size=16)

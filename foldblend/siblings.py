@@ -1,7 +1,9 @@
-"""The packages installed beside this one: found there, whatever modules of those names a user's own folder has.
+"""The packages installed beside this one: found there, whatever modules of those names a user's own
+folder has.
 
-`folds`, `pipeline`, `reports` and so on are names that a user's project may well have too. Python looks into the
-current folder first (in a notebook, with `python -c`, with PYTHONPATH=.), and would take the user's for ours.
+`folds`, `pipeline`, `reports` and so on are names that a user's project may well have too. Python
+looks into the current folder first (in a notebook, with `python -c`, with PYTHONPATH=.), and would
+take the user's for ours.
 """
 
 from __future__ import annotations
@@ -35,13 +37,16 @@ class _SiblingFinder(importlib.abc.MetaPathFinder):
 def find_siblings_first() -> None:
     """Have our packages found before a user's modules of the same names.
 
-    Raises ImportError, in one line that names the file, where such a module has been imported already.
+    Raises ImportError, in one line that names the file, where such a module has been imported
+    already.
     """
     for name in PACKAGES:
         file = getattr(sys.modules.get(name), "__file__", None)
         if file is not None and Path(file).resolve().parent != ROOT / name:
             cure = "rename it, or import foldblend first in a process that does without it"
-            raise ImportError(f"{file}: is imported as {name!r}, which is a package of foldblend; {cure}")
+            raise ImportError(
+                f"{file}: is imported as {name!r}, which is a package of foldblend; {cure}"
+            )
     if not any(isinstance(finder, _SiblingFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _SiblingFinder())
 
@@ -49,15 +54,17 @@ def find_siblings_first() -> None:
 def call(name: str, *args: Any) -> Any:
     """Call "module:function" of ours, in a process that has just been started.
 
-    What such a process is handed first is this function, so that this package is imported, and its finder in
-    place, before anything of the other packages is unpickled.
+    What such a process is handed first is this function, so that this package is imported, and its
+    finder in place, before anything of the other packages is unpickled.
     """
     module, _, function = name.partition(":")
     return getattr(importlib.import_module(module), function)(*args)
 
 
 def rebuild(name: str, state: dict[str, Any]) -> Any:
-    """Return an object of "module:class" of ours with these attributes; what `__reduce__` names, as `call` is named."""
+    """Return an object of "module:class" of ours with these attributes; what `__reduce__` names, as
+    `call` is named.
+    """
     module, _, kind = name.partition(":")
     made = object.__new__(getattr(importlib.import_module(module), kind))
     vars(made).update(state)

@@ -12,7 +12,9 @@ __all__ = ["read_csv_text"]
 
 
 def read_csv_text(file: Path) -> pd.DataFrame:
-    """Return a CSV with every cell as text, blanks as "". Raises UserError where it cannot be read."""
+    """Return a CSV with every cell as text, blanks as "". Raises UserError where it cannot be
+    read.
+    """
     try:
         return pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except OSError as error:

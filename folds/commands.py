@@ -9,9 +9,9 @@ from folds.config import AuditConfig
 
 __all__ = ["run_audit"]
 
-ABOUT = """Audit a data set before training on it: wrong labels, leaks, folds, distributions, test against train.
+ABOUT = """Audit a data set before training: wrong labels, leaks, folds, distributions, test set.
 
-The data set comes first, a folder in the competition's layout, a CSV or "demo": python run_audit.py DATA
+The data set comes first, a folder, a CSV or "demo": python run_audit.py DATA
 """
 
 
@@ -26,7 +26,9 @@ def run_audit(argv: Sequence[str]) -> int:
     """Run the command line of run_audit.py and return its exit code."""
 
     def command() -> None:
-        config = parse_flags(AuditConfig, _with_flag(argv), prog=program("run_audit.py"), description=ABOUT)
+        config = parse_flags(
+            AuditConfig, _with_flag(argv), prog=program("run_audit.py"), description=ABOUT
+        )
         from folds.audit import run  # pandas and OpenCV: after the flags have been checked
 
         run.run_audit(config)

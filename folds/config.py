@@ -16,7 +16,9 @@ class DataConfig:
     GROUP: ClassVar = {"identity": False}  # the hash of the data stands for them
 
     data: str | None = None
-    """Root of the competition's layout, or "demo". Default: $SM_CHANNEL_TRAIN, data/, or the demo set."""
+    """Root of the competition's layout, or "demo". Default: $SM_CHANNEL_TRAIN, data/, or the demo
+    set.
+    """
     dataset: str | None = None
     """Your own reader as module:name: the data flags -> a manifest (see examples/)."""
     csv: str | None = flag(None, path=True)
@@ -32,11 +34,17 @@ class DataConfig:
     test_csv: str | None = flag(None, csv_only=True, path=True)
     """CSV with the test pictures in --image-col."""
     attribute_cols: str | None = flag(None, csv_only=True)
-    """Columns of --csv, by commas, with what the class implies, such as gender,age: scored apart too."""
+    """Columns of --csv, by commas, with what the class implies, such as gender,age: scored apart
+    too.
+    """
     box_cols: str | None = flag(None, csv_only=True)
-    """Columns of --csv and --test-csv with a box in pixels of the upright picture, as x1,y1,x2,y2, to crop to."""
+    """Columns of --csv and --test-csv with a box in pixels of the upright picture, as x1,y1,x2,y2,
+    to crop to.
+    """
     corrections: str | None = flag(None, path=True)
-    """CSV of corrections (target, field, value) laid over the labels; raw ones are kept and scored too."""
+    """CSV of corrections (target, field, value) laid over the labels; raw ones are kept and scored
+    too.
+    """
     old_from: float | None = None
     """Years from which people count as 60+ in training only (competition's layout)."""
     drop_ages: str | None = None
@@ -62,8 +70,13 @@ class SplitConfig:
     """Seed of the folds, apart from --seed so that several seeds share folds."""
 
     def __post_init__(self) -> None:
-        require(self.folds is None or self.folds >= 2, f"--folds {self.folds}: cross-validation needs at least 2")
-        require(self.repeats is None or self.repeats >= 1, f"--repeats {self.repeats}: pass 1 or more")
+        require(
+            self.folds is None or self.folds >= 2,
+            f"--folds {self.folds}: cross-validation needs at least 2",
+        )
+        require(
+            self.repeats is None or self.repeats >= 1, f"--repeats {self.repeats}: pass 1 or more"
+        )
         require(self.split_seed >= 0, f"--split-seed {self.split_seed}: pass 0 or more")
 
 

@@ -1,4 +1,6 @@
-"""What a person wants to know of a split before an hour of training: how even it is, and where not."""
+"""What a person wants to know of a split before an hour of training: how even it is, and where
+not.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,12 @@ def unevenness(label_N: np.ndarray, whole_N: np.ndarray, fold_N: np.ndarray) -> 
 
 
 def audit_lines(
-    label_N: np.ndarray, group_N: np.ndarray, fold_N: np.ndarray, *, classes: Sequence[str], leaks: bool = False
+    label_N: np.ndarray,
+    group_N: np.ndarray,
+    fold_N: np.ndarray,
+    *,
+    classes: Sequence[str],
+    leaks: bool = False,
 ) -> list[str]:
     """Return lines on a split of N rows: groups, pictures and classes a fold beside the even share.
 
@@ -44,17 +51,37 @@ def audit_lines(
     num_groups = len(set(group_N.tolist()))
     rows = [("fold", "groups", "pictures", "classes")]
     rows += [
-        (str(fold), f"{groups:,}", f"{count.sum():,}", f"{np.count_nonzero(count)} of {len(occurs)}")
+        (
+            str(fold),
+            f"{groups:,}",
+            f"{count.sum():,}",
+            f"{np.count_nonzero(count)} of {len(occurs)}",
+        )
         for fold, (groups, count) in enumerate(zip(groups_K, count_KC, strict=True))
     ]
-    rows.append(("even share", f"{num_groups / len(count_KC):,.1f}", f"{len(label_N) / len(count_KC):,.1f}", ""))
+    rows.append(
+        (
+            "even share",
+            f"{num_groups / len(count_KC):,.1f}",
+            f"{len(label_N) / len(count_KC):,.1f}",
+            "",
+        )
+    )
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = [
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
     return lines + balance_lines(label_N, group_N, fold_N, classes=classes, leaks=leaks)
 
 
 def balance_lines(
-    label_N: np.ndarray, group_N: np.ndarray, fold_N: np.ndarray, *, classes: Sequence[str], leaks: bool = False
+    label_N: np.ndarray,
+    group_N: np.ndarray,
+    fold_N: np.ndarray,
+    *,
+    classes: Sequence[str],
+    leaks: bool = False,
 ) -> list[str]:
     """Return the class that is spread worst, and how far the whole is from the best possible."""
     count_KC = class_counts(label_N, fold_N, len(classes))

@@ -14,7 +14,9 @@ __all__ = ["StratifiedGroupKFold", "codes_of", "rows_by_code", "stratified_group
 
 
 def codes_of(values_N: Any) -> np.ndarray:
-    """Return 0.. for each value, in sorted order of the distinct ones. Raises ValueError for missing values."""
+    """Return 0.. for each value, in sorted order of the distinct ones. Raises ValueError for
+    missing values.
+    """
     code_N, distinct = pd.factorize(np.asarray(values_N))
     if (code_N < 0).any():
         raise ValueError(f"row {int(np.argmin(code_N))}: a class or group is missing")
@@ -62,7 +64,9 @@ class StratifiedGroupKFold:
 
     def __init__(self, n_splits: int = 5, *, random_state: Any = 0) -> None:
         if not isinstance(n_splits, (int, np.integer)) or n_splits < 2:
-            raise ValueError(f"n_splits={n_splits}: cross-validation needs a whole number of at least 2")
+            raise ValueError(
+                f"n_splits={n_splits}: cross-validation needs a whole number of at least 2"
+            )
         self.n_splits = int(n_splits)
         self.random_state = random_state
 
@@ -73,10 +77,13 @@ class StratifiedGroupKFold:
         """Return the number of folds."""
         return self.n_splits
 
-    def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def split(
+        self, X: Any, y: Any = None, groups: Any = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (train, held out) row numbers of each fold.
 
-        Raises ValueError where y or groups is missing, lengths differ, or groups are fewer than folds.
+        Raises ValueError where y or groups is missing, lengths differ, or groups are fewer than
+        folds.
         """
         if y is None or groups is None:
             raise ValueError("split(X, y, groups): both y (classes) and groups are needed")

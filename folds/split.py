@@ -16,7 +16,8 @@ __all__ = ["SPLITTERS", "Splitter", "assign_folds", "rare_classes", "split_group
 
 @dataclass(frozen=True, slots=True)
 class Splitter:
-    """A way to split: what it keeps even, what it keeps whole, and whether groups leak between folds.
+    """A way to split: what it keeps even, what it keeps whole, and whether groups leak between
+    folds.
 
     Every way is the one algorithm of `folds.kfold` on other columns.
     """
@@ -59,9 +60,12 @@ def assign_folds(
         raise UserError("all pictures are of one group, so none can be held out; check --group-col")
     if num_groups < num_folds:
         raise UserError(
-            f"--folds {num_folds}: only {num_groups} groups to hold out; pass --folds {num_groups} or fewer"
+            f"--folds {num_folds}: only {num_groups} groups to hold out; pass --folds {num_groups}"
+            " or fewer"
         )
-    even_N, whole_N = SPLITTERS[split].columns(label_N, group_N, np.arange(len(label_N)) if id_N is None else id_N)
+    even_N, whole_N = SPLITTERS[split].columns(
+        label_N, group_N, np.arange(len(label_N)) if id_N is None else id_N
+    )
     seeds: Any = seed if repeat == 0 else (seed, repeat)
     fold_N = stratified_group_folds(even_N, whole_N, num_folds=num_folds, seed=seeds)
     assert SPLITTERS[split].leaks or split_groups(fold_N, group_N) == []
@@ -71,7 +75,8 @@ def assign_folds(
 def split_groups(fold_N: np.ndarray, group_N: np.ndarray) -> list[str]:
     """Return the groups that have rows in more than one fold."""
     code_N = codes_of(group_N)
-    low, high = np.full(code_N.max() + 1, np.iinfo(np.int64).max), np.full(code_N.max() + 1, -1)
+    low = np.full(code_N.max() + 1, np.iinfo(np.int64).max)
+    high = np.full(code_N.max() + 1, -1)
     np.minimum.at(low, code_N, fold_N)
     np.maximum.at(high, code_N, fold_N)
     torn = np.flatnonzero(low != high)
@@ -79,6 +84,8 @@ def split_groups(fold_N: np.ndarray, group_N: np.ndarray) -> list[str]:
 
 
 def rare_classes(label_N: np.ndarray, group_N: np.ndarray, *, num_folds: int) -> dict[int, int]:
-    """Return {class: number of groups} for the classes that occur, but in fewer groups than folds."""
+    """Return {class: number of groups} for the classes that occur, but in fewer groups than
+    folds.
+    """
     counts = {int(label): len(np.unique(group_N[label_N == label])) for label in np.unique(label_N)}
     return {label: count for label, count in counts.items() if count < num_folds}

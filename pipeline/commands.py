@@ -13,8 +13,11 @@ from pipeline.watch.hangup import outlive_terminal
 
 __all__ = ["run_cv", "run_tta"]
 
-ABOUT_CV = "Cross-validate an image classifier: folds, training, out-of-fold and test logits, OOF F1 report."
-ABOUT_TTA = """Test-time augmentation of a finished run: see its pictures in more views, and merge them honestly.
+ABOUT_CV = (
+    "Cross-validate an image classifier: folds, training, out-of-fold and test logits, OOF F1"
+    " report."
+)
+ABOUT_TTA = """Test-time augmentation of a finished run: predict more views of each image and average them.
 
 The run folder comes first: python run_tta.py outputs/RUN --views hflip,scale:1.15
 """
@@ -25,7 +28,8 @@ def run_cv(argv: Sequence[str]) -> int:
 
     def command() -> None:
         config = parse_run_config(argv, prog=program("run_cv.py"), description=ABOUT_CV)
-        from pipeline.cv import cross_validate_seeds  # torch takes seconds: after the flags have been checked
+        # torch takes seconds: after the flags have been checked
+        from pipeline.cv import cross_validate_seeds
 
         with outlive_terminal(Path(config.output.output) / "hangup.log") as say:
             cross_validate_seeds(config, say=say)
@@ -43,7 +47,10 @@ def run_tta(argv: Sequence[str]) -> int:
         about = "\n".join([ABOUT_TTA, "Views:", *(f"- {line}" for line in describe_views())])
         config = parse_flags(TtaConfig, argv, prog=program("run_tta.py"), description=about)
         if not config.run:
-            raise UserError("name the folder of a finished run, such as: python run_tta.py outputs/RUN --views hflip")
+            raise UserError(
+                "name the folder of a finished run, such as: python run_tta.py outputs/RUN --views"
+                " hflip"
+            )
         from pipeline import run_tta as tta_run  # pandas: after the flags have been checked
 
         tta_run.run_tta(**dataclasses.asdict(config))

@@ -62,10 +62,14 @@ Settings = RunConfig | Mapping[str, Any]
 
 
 def _free_name(folder: Path) -> str:
-    return next(name for i in range(2, 10**6) if not folder.with_name(name := f"{folder.name}-{i}").exists())
+    return next(
+        name for i in range(2, 10**6) if not folder.with_name(name := f"{folder.name}-{i}").exists()
+    )
 
 
-def _open_folder(folder: Path, config: ResolvedConfig, run_key: dict[str, str], *, resume: bool) -> None:
+def _open_folder(
+    folder: Path, config: ResolvedConfig, run_key: dict[str, str], *, resume: bool
+) -> None:
     """Make the run folder fit for this run, or raise UserError saying what of it differs."""
     if not (folder / "run.json").is_file():
         if not is_empty(folder):
@@ -74,7 +78,9 @@ def _open_folder(folder: Path, config: ResolvedConfig, run_key: dict[str, str], 
     free = _free_name(folder)
     info = read_json(folder / "run.json")
     if info.get("kind") != "cv":
-        raise UserError(f"{folder}: is a {info.get('kind')}, not a cross-validated run; pass --name {free}")
+        raise UserError(
+            f"{folder}: is a {info.get('kind')}, not a cross-validated run; pass --name {free}"
+        )
     if info.get("run_key") == run_key and resume:
         return
     kept = [*folder.glob("fold_*/done.json"), *folder.glob(f"fold_*/{CHECKPOINT}")]
@@ -82,7 +88,11 @@ def _open_folder(folder: Path, config: ResolvedConfig, run_key: dict[str, str], 
         clear_folder(folder)
         return
     written = folder / "config.yaml"
-    what = changed_keys(yaml.safe_load(written.read_text(encoding="utf-8")), config) if written.is_file() else ""
+    what = (
+        changed_keys(yaml.safe_load(written.read_text(encoding="utf-8")), config)
+        if written.is_file()
+        else ""
+    )
     parts = [key for key, digest in run_key.items() if info.get("run_key", {}).get(key) != digest]
     raise UserError(
         f"{folder}: was made with another {' and '.join(parts)}{f' ({what})' if what else ''}; "
@@ -91,12 +101,17 @@ def _open_folder(folder: Path, config: ResolvedConfig, run_key: dict[str, str], 
 
 
 def _folds(folder: Path, run: Prepared) -> np.ndarray:
-    """Return the fold of each row, repeats x N: what folds.csv says where the run has one, else written there."""
-    train, file = run.manifest.train, folder / "folds.csv"
+    """Return the fold of each row, repeats x N: what folds.csv says where the run has one, else
+    written there.
+    """
+    train = run.manifest.train
+    file = folder / "folds.csv"
     if file.is_file():
         fold_RN = read_fold_file(file, train, leaks=SPLITTERS[run.config.split.split].leaks)
         if fold_RN.shape != run.fold_RN.shape or fold_RN.max() != run.fold_RN.max():
-            raise UserError(f"{file}: has other numbers of folds or repeats; remove it to have it made anew")
+            raise UserError(
+                f"{file}: has other numbers of folds or repeats; remove it to have it made anew"
+            )
         return fold_RN
     rows = [
         train[["image_id", "group", "label"]].assign(repeat=repeat, fold=fold_N)
@@ -109,15 +124,21 @@ def _folds(folder: Path, run: Prepared) -> np.ndarray:
 def _assemble(folder: Path, manifest: Manifest, num_models: int) -> None:
     """Join the folds' tables into oof.parquet, test.parquet and submission.csv."""
     columns = logit_columns(manifest.num_classes)
-    oof = pd.concat([read_table(folder / f"fold_{index}" / "oof.parquet") for index in range(num_models)])
+    oof = pd.concat(
+        [read_table(folder / f"fold_{index}" / "oof.parquet") for index in range(num_models)]
+    )
     for repeat, rows in oof.groupby("repeat"):
-        check_rows_once(rows["image_id"], manifest.train["image_id"], f"{folder}/oof.parquet, repeat {repeat}")
+        check_rows_once(
+            rows["image_id"], manifest.train["image_id"], f"{folder}/oof.parquet, repeat {repeat}"
+        )
     write_table(folder / "oof.parquet", oof.sort_values(["repeat", "image_id"], ignore_index=True))
     if manifest.test is None:
         return
     tables = [read_table(folder / f"test_fold_{index}.parquet") for index in range(num_models)]
     for fold, table in enumerate(tables):
-        check_rows_once(table["image_id"], manifest.test["image_id"], f"{folder}/test_fold_{fold}.parquet")
+        check_rows_once(
+            table["image_id"], manifest.test["image_id"], f"{folder}/test_fold_{fold}.parquet"
+        )
     test = mean_over_folds(tables, columns)
     write_table(folder / "test.parquet", test)
     write_submission(folder, test, manifest.answers)
@@ -163,35 +184,50 @@ def _write_pictures(folder: Path, manifest: Manifest) -> None:
         tables.append(manifest.test.assign(part="test"))
     table = pd.concat(tables, ignore_index=True)
     table["path"] = [str(Path(path).resolve()) for path in table["path"]]
-    write_table(folder / PICTURES, table[[name for name in ("part", "image_id", "path", "box") if name in table]])
+    write_table(
+        folder / PICTURES,
+        table[[name for name in ("part", "image_id", "path", "box") if name in table]],
+    )
 
 
-def _run_folds(run: Prepared, folder: Path, info: dict[str, Any], only: Sequence[int], say: Say) -> bool:
-    """Do the folds that are not done, or those of `only`, and return whether all are; then their rows are joined.
+def _run_folds(
+    run: Prepared, folder: Path, info: dict[str, Any], only: Sequence[int], say: Say
+) -> bool:
+    """Do the folds that are not done, or those of `only`, and return whether all are; then their
+    rows are joined.
 
     `info` takes in what run.json records of it.
     """
     run = dataclasses.replace(run, fold_RN=_folds(folder, run))
     info["folds_hash"] = file_hash(folder / "folds.csv")
     environment = describe_environment(weights=run.origin)
-    if not (folder / "env.json").is_file():  # a resumed run keeps where it began; each fold has its own
+    if not (
+        folder / "env.json"
+    ).is_file():  # a resumed run keeps where it began; each fold has its own
         write_json(folder / "env.json", environment)
     fold_key = run.run_key | {"folds": info["folds_hash"]}
     done = {index: finished_fold(folder, index, fold_key) for index in range(run.num_models)}
     for index in [index for index, fold in done.items() if fold is not None]:
-        (folder / f"fold_{index}" / CHECKPOINT).unlink(missing_ok=True)  # of a kill just after its last file
+        (folder / f"fold_{index}" / CHECKPOINT).unlink(
+            missing_ok=True
+        )  # of a kill just after its last file
     todo = [index for index, fold in done.items() if fold is None and (not only or index in only)]
     if todo:
         with contextlib.closing(Progress(len(todo))) as progress:
             shared = job_of(run, folder, say=say)
-            job = TrainingJob(**vars(shared), fold_key=fold_key, environment=environment, progress=progress)
+            job = TrainingJob(
+                **vars(shared), fold_key=fold_key, environment=environment, progress=progress
+            )
             for index in done.keys() - {*todo}:
                 say(f"{job.title(index)}: finished before, kept")
             run_todo = run_heads if run.config.train.frozen else run_folds
             done |= run_todo(job, todo)
     left = [str(index) for index, fold in done.items() if fold is None]
     if left:
-        say(f"{folder}: folds {listed(left, most=9)} are left; the same command without --only-folds does them")
+        say(
+            f"{folder}: folds {listed(left, most=9)} are left; the same command without"
+            " --only-folds does them"
+        )
         return False
     info["folds"] = [done[index] for index in range(run.num_models)]
     _assemble(folder, run.manifest, run.num_models)
@@ -199,15 +235,25 @@ def _run_folds(run: Prepared, folder: Path, info: dict[str, Any], only: Sequence
 
 
 def _begin(run: Prepared, folder: Path, info: dict[str, Any], say: Say) -> dict[str, Any]:
-    """Say what is about to be done, make the folder known as a run, and return what its run.json said before."""
-    machine, data = run.config.machine, info["data"]
+    """Say what is about to be done, make the folder known as a run, and return what its run.json
+    said before.
+    """
+    machine = run.config.machine
+    data = info["data"]
     say(
-        f"{folder}: {data['num_images']:,} pictures of {data['num_groups']:,} groups, "
-        f"{run.manifest.num_classes} classes, {data['num_test']:,} test pictures; {machine.device}, "
-        f"{machine.amp_dtype if machine.amp else 'float32'}, {machine.threads} threads, {machine.workers} workers"
+        f"{folder}: {data['num_images']:,} pictures of {data['num_groups']:,} groups,"
+        f" {run.manifest.num_classes} classes, {data['num_test']:,} test pictures;"
+        f" {machine.device}, {machine.amp_dtype if machine.amp else 'float32'}, {machine.threads}"
+        f" threads, {machine.workers} workers"
     )
-    before = read_json(folder / "run.json") if (folder / "run.json").is_file() else {"started": round(time.time())}
-    if "started" in before:  # a resumed run keeps its first start; one of before it was kept has none
+    before = (
+        read_json(folder / "run.json")
+        if (folder / "run.json").is_file()
+        else {"started": round(time.time())}
+    )
+    if (
+        "started" in before
+    ):  # a resumed run keeps its first start; one of before it was kept has none
         info["started"] = before["started"]
     write_json(folder / "run.json", info)  # first: by it the folder is known as a run
     write_bytes(folder / "config.yaml", yaml.safe_dump(flatten(run.config), sort_keys=False))
@@ -216,7 +262,9 @@ def _begin(run: Prepared, folder: Path, info: dict[str, Any], say: Say) -> dict[
 
 
 def _finish(run: Prepared, folder: Path, info: dict[str, Any], before: Mapping[str, Any]) -> None:
-    """Write what run.json says of a run whose folds are all done; made again by the same command it keeps its time."""
+    """Write what run.json says of a run whose folds are all done; made again by the same command it
+    keeps its time.
+    """
     files = ["oof.parquet", *(["test.parquet", "submission.csv"] if info["has_test"] else [])]
     info["files"] = {name: file_hash(folder / name) for name in files}
     unchanged = before.get("folds") == info["folds"]  # nothing was left to do
@@ -229,29 +277,36 @@ def _finish(run: Prepared, folder: Path, info: dict[str, Any], before: Mapping[s
 
 
 def _configured(config: Settings | None, settings: Mapping[str, Any]) -> RunConfig:
-    """Return the configuration that a caller gave, with the settings beside it, which win. Raises UserError."""
+    """Return the configuration that a caller gave, with the settings beside it, which win. Raises
+    UserError.
+    """
     if config is None or isinstance(config, Mapping):
         return make_config(config, **settings)
     if not isinstance(config, RunConfig):
-        raise UserError(f"{config!r}: no configuration; pass what make_config returns, or settings by keyword")
+        raise UserError(
+            f"{config!r}: no configuration; pass what make_config returns, or settings by keyword"
+        )
     return replace(config, **settings)
 
 
-def cross_validate(config: Settings | None = None, /, *, say: Say = tqdm.write, **settings: Any) -> Run:
+def cross_validate(
+    config: Settings | None = None, /, *, say: Say = tqdm.write, **settings: Any
+) -> Run:
     """Train and score all folds of a run, and return it.
 
-    Finished folds of an equal run are kept, and a fold that was killed goes on where it was. The run's folder is
-    ``<output>/<name>/``; README.md describes its files.
+    Finished folds of an equal run are kept, and a fold that was killed goes on where it was. The
+    run's folder is ``<output>/<name>/``; README.md describes its files.
 
     Parameters
     ----------
     config
-        A configuration that `make_config` made, or a mapping of settings; without it the settings alone count.
+        A configuration that `make_config` made, or a mapping of settings; without it the settings
+        alone count.
     say
         Where progress goes, line by line.
     settings
-        Settings by keyword, spelt as the flags of run_cv.py: ``backbone``, ``data``, ``folds``, ``epochs`` ... They win
-        over the configuration.
+        Settings by keyword, spelt as the flags of run_cv.py: ``backbone``, ``data``, ``folds``,
+        ``epochs`` ... They win over the configuration.
 
     Returns
     -------
@@ -292,15 +347,21 @@ def cross_validate(config: Settings | None = None, /, *, say: Say = tqdm.write, 
     return Run(folder)
 
 
-def cross_validate_seeds(config: Settings | None = None, /, *, say: Say = tqdm.write, **settings: Any) -> list[Run]:
+def cross_validate_seeds(
+    config: Settings | None = None, /, *, say: Say = tqdm.write, **settings: Any
+) -> list[Run]:
     """Make one run a seed, on the same folds, and return them.
 
-    With ``seeds=3`` the runs of seeds ``seed`` and the two after it are named <name>-seed0 and so on; each is one that
-    ``seed`` makes as well. Parameters and errors are those of `cross_validate`.
+    With ``seeds=3`` the runs of seeds ``seed`` and the two after it are named <name>-seed0 and so
+    on; each is one that ``seed`` makes as well. Parameters and errors are those of
+    `cross_validate`.
     """
     config = _configured(config, settings)
-    first, num = config.train.seed, config.train.seeds
-    runs = [cross_validate(replace(config, seed=seed), say=say) for seed in range(first, first + num)]
+    first = config.train.seed
+    num = config.train.seeds
+    runs = [
+        cross_validate(replace(config, seed=seed), say=say) for seed in range(first, first + num)
+    ]
     if num > 1 and config.output.only_folds is None:
         scores = [run.report["headline"]["value"] for run in runs]
         title = METRICS[config.output.metric].title

@@ -20,9 +20,12 @@ from pipeline.config.run import MachineConfig
 
 __all__ = ["Compute", "compile_pays", "compute_of", "free_memory", "num_cores", "resolve_machine"]
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
-# Steps of a fold. Compiling takes one to two minutes and saves some milliseconds a step: an estimate, to be
-# replaced by what `make bench-gpu` measures on a card.
+# malloc.h
+M_TRIM_THRESHOLD = -1
+M_TOP_PAD = -2
+M_MMAP_MAX = -4
+# Steps of a fold. Compiling takes one to two minutes and saves some milliseconds a step: an
+# estimate, to be replaced by what `make bench-gpu` measures on a card.
 COMPILE_STEPS = 20_000
 DEFAULT_THREADS = torch.get_num_threads()  # read now: compute_of changes it for the whole process
 
@@ -48,11 +51,13 @@ class Compute:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.amp_dtype)
 
-    def feed(self, batches: Iterable[tuple[torch.Tensor, ...]]) -> Iterator[tuple[torch.Tensor, ...]]:
+    def feed(
+        self, batches: Iterable[tuple[torch.Tensor, ...]]
+    ) -> Iterator[tuple[torch.Tensor, ...]]:
         """Yield batches on the device, each made ready while the one before is computed.
 
-        On the CPU a thread does that (workers are better left out: every page of the model's memory would be
-        copied after they are forked); on CUDA the copy runs beside the computation.
+        On the CPU a thread does that (workers are better left out: every page of the model's memory
+        would be copied after they are forked); on CUDA the copy runs beside the computation.
         """
         if not self.is_cuda:
             with ThreadPoolExecutor(1) as pool:
@@ -62,7 +67,8 @@ class Compute:
                     ahead = pool.submit(next, source, None)
                     yield batch
             return
-        stream, waiting = torch.cuda.Stream(self.device), None
+        stream = torch.cuda.Stream(self.device)
+        waiting = None
         for batch in batches:
             with torch.cuda.stream(stream):
                 moved = tuple(part.to(self.device, non_blocking=True) for part in batch)
@@ -73,7 +79,9 @@ class Compute:
         if waiting is not None:
             yield self._arrived(*waiting)
 
-    def _arrived(self, batch: tuple[torch.Tensor, ...], event: torch.cuda.Event) -> tuple[torch.Tensor, ...]:
+    def _arrived(
+        self, batch: tuple[torch.Tensor, ...], event: torch.cuda.Event
+    ) -> tuple[torch.Tensor, ...]:
         computing = torch.cuda.current_stream(self.device)
         computing.wait_event(event)
         for part in batch:
@@ -110,19 +118,28 @@ def resolve_machine(config: MachineConfig) -> dict[str, Any]:
     AMP is for CUDA: bfloat16 autocast on CPUs measured 10 to 40 times slower than float32.
     Raises UserError for a device that is not there.
     """
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    name = (
+        ("cuda" if torch.cuda.is_available() else "cpu")
+        if config.device == "auto"
+        else config.device
+    )
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"--device {name}: no such kind of device; pass cuda, cuda:1 or cpu") from None
+        raise UserError(
+            f"--device {name}: no such kind of device; pass cuda, cuda:1 or cpu"
+        ) from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
-            f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; pass --device cpu"
+            f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; pass"
+            " --device cpu"
         )
     amp = config.amp and device.type == "cuda"
     amp_dtype = config.amp_dtype
     if amp and amp_dtype == "auto":
-        amp_dtype = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+        amp_dtype = (
+            "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+        )
     augment_on = "device" if device.type == "cuda" else "cpu"
     cores = num_cores()
     at_once = int(config.parallel_folds) if config.parallel_folds.isdecimal() else 1
@@ -141,8 +158,9 @@ def resolve_machine(config: MachineConfig) -> dict[str, Any]:
 def _keep_freed_memory() -> None:
     """Have glibc keep what torch frees, for the next step to use.
 
-    It hands large blocks back to the system at once, which then must clear them for every layer of every
-    step: inference on the CPU took 1.6 times as long, training about 1.1 times (benchmarks/memory.py).
+    It hands large blocks back to the system at once, which then must clear them for every layer of
+    every step: inference on the CPU took 1.6 times as long, training about 1.1 times
+    (benchmarks/memory.py).
     """
     with contextlib.suppress(OSError, AttributeError):  # another libc
         libc = ctypes.CDLL("libc.so.6")
@@ -158,7 +176,9 @@ def compute_of(config: ResolvedMachine) -> Compute:
     device = torch.device(config.device)
     if device.type == "cuda":
         if device.index is not None:
-            torch.cuda.set_device(device)  # else what pins memory opens a context on the first GPU as well
+            torch.cuda.set_device(
+                device
+            )  # else what pins memory opens a context on the first GPU as well
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True

@@ -21,7 +21,9 @@ __all__ = ["finished_fold", "fold_record", "start_fold", "view_tables", "write_f
 
 
 def finished_fold(folder: Path, index: int, run_key: dict[str, str]) -> dict[str, Any] | None:
-    """Return a fold's done.json if it is finished, of this very run, and its files are what it wrote."""
+    """Return a fold's done.json if it is finished, of this very run, and its files are what it
+    wrote.
+    """
     done_file = folder / f"fold_{index}" / "done.json"
     if not done_file.is_file():
         return None
@@ -56,10 +58,11 @@ def write_fold(
     test_VNC: np.ndarray | None,
     shared: Sequence[str] = (),
 ) -> dict[str, str]:
-    """Write a fold's weights and logits (its held-out rows', the test set's) and return {file name: hash}.
+    """Write a fold's weights and logits (its held-out rows', the test set's) and return {file name:
+    hash}.
 
-    `shared` are files in the run folder that belong to the fold as well. Raises UserError for logits
-    that are not finite.
+    `shared` are files in the run folder that belong to the fold as well. Raises UserError for
+    logits that are not finite.
     """
     for logits_VNC in (held_VNC, test_VNC):
         if logits_VNC is not None:
@@ -76,7 +79,9 @@ def write_fold(
         ids = job.run.manifest.test["image_id"]
         tables[f"test_fold_{index}.parquet"] = with_logits(ids.to_frame(), mean_logit(test_VNC))
         if len(job.run.views) > 1:
-            tables[f"tta/test_fold_{index}.parquet"] = view_tables(ids, dict(zip(job.run.views, test_VNC, strict=True)))
+            tables[f"tta/test_fold_{index}.parquet"] = view_tables(
+                ids, dict(zip(job.run.views, test_VNC, strict=True))
+            )
     weights = f"fold_{index}/best.safetensors"
     write_with(job.folder / weights, lambda draft: safetensors.torch.save_file(state, draft))
     for name, table in tables.items():
@@ -84,7 +89,9 @@ def write_fold(
     return {name: file_hash(job.folder / name) for name in (*tables, weights, *shared)}
 
 
-def fold_record(job: TrainingJob, index: int, files: dict[str, str], score: float) -> dict[str, Any]:
+def fold_record(
+    job: TrainingJob, index: int, files: dict[str, str], score: float
+) -> dict[str, Any]:
     """Return what every done.json says of its fold."""
     repeat, fold = job.place(index)
     return {

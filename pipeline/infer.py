@@ -25,19 +25,26 @@ def predict(
 ) -> np.ndarray:
     """Return logits V x N x C float32 of every view of every row, in the loader's order.
 
-    Views see raw pixels: changes of tone are meant for 0..255, and mirroring gives the same bits before as after.
+    Views see raw pixels: changes of tone are meant for 0..255, and mirroring gives the same bits
+    before as after.
     """
     model.eval()
     batches = []
     for images, _ in compute.feed(loader):
-        raw = images.permute(0, 3, 1, 2).float().contiguous()  # in this layout views take half the time on a CPU
+        raw = (
+            images.permute(0, 3, 1, 2).float().contiguous()
+        )  # in this layout views take half the time on a CPU
         logits = []
         try:
             with compute.autocast():  # no view has a product that it would round
                 for view in views:
-                    pixels = preprocess.standardise(view(raw)).contiguous(memory_format=compute.memory_format)
+                    pixels = preprocess.standardise(view(raw)).contiguous(
+                        memory_format=compute.memory_format
+                    )
                     logits.append(model(pixels).float())
             batches.append(torch.stack(logits))
         except torch.OutOfMemoryError:
-            raise UserError(f"out of memory with {len(images)} pictures; lower --validation-batch-size") from None
+            raise UserError(
+                f"out of memory with {len(images)} pictures; lower --validation-batch-size"
+            ) from None
     return torch.cat(batches, dim=1).cpu().numpy()

@@ -1,4 +1,6 @@
-"""What the folds of a run have in common: the run prepared, and the job that each fold is handed."""
+"""What the folds of a run have in common: the run prepared, and the job that each fold is
+handed.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,9 @@ class FoldJob:
     say: Say
 
     def place(self, index: int) -> tuple[int, int]:
-        """Return (repeat, fold) of the model of that number; models are numbered through the repeats."""
+        """Return (repeat, fold) of the model of that number; models are numbered through the
+        repeats.
+        """
         return divmod(index, self.run.num_folds)
 
     def title(self, index: int) -> str:
@@ -84,7 +88,9 @@ class FoldJob:
         return f"fold {fold}" if self.run.num_repeats == 1 else f"repeat {repeat} fold {fold}"
 
     def new_model(self) -> torch.nn.Module:
-        """Return an untrained model on its device, frozen as --finetune says; new layers draw from torch."""
+        """Return an untrained model on its device, frozen as --finetune says; new layers draw from
+        torch.
+        """
         model = build_model(
             self.run.config.model.backbone,
             num_classes=self.run.manifest.num_classes,
@@ -98,7 +104,9 @@ class FoldJob:
     def check_finite(self, index: int, logits_VNC: np.ndarray) -> None:
         """Raise UserError for logits of a fold that are not finite."""
         if not np.isfinite(logits_VNC).all():
-            raise UserError(f"{self.title(index)}: the logits are not finite; lower --lr or pass --clip-grad 1")
+            raise UserError(
+                f"{self.title(index)}: the logits are not finite; lower --lr or pass --clip-grad 1"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +130,8 @@ def _reads(run: Prepared) -> int:
 
 def job_of(run: Prepared, folder: Path, *, say: Say) -> FoldJob:
     """Return what the folds need, their pictures decoded."""
-    config, manifest = run.config, run.manifest
+    config = run.config
+    manifest = run.manifest
     compute = compute_of(config.machine)
     source = open_pictures(
         (manifest.train, manifest.test),
@@ -133,4 +142,6 @@ def job_of(run: Prepared, folder: Path, *, say: Say) -> FoldJob:
         device_room=free_memory(compute.device) if config.machine.augment_on == "device" else None,
         say=say,
     )
-    return FoldJob(folder=folder, run=run, compute=compute, feeder=Feeder(config, source, compute), say=say)
+    return FoldJob(
+        folder=folder, run=run, compute=compute, feeder=Feeder(config, source, compute), say=say
+    )

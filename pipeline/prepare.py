@@ -1,4 +1,6 @@
-"""Before the first fold: data read and checked, names looked up, weights loaded, settings decided."""
+"""Before the first fold: data read and checked, names looked up, weights loaded, settings
+decided.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,14 @@ from pipeline.data.pictures import pictures_folder
 from pipeline.device import compile_pays, resolve_machine
 from pipeline.job import Prepared
 from pipeline.models.attribute_head import make_join
-from pipeline.models.backbones import build_model, check_backbone, check_forward, freeze, model_kwargs, preprocess_of
+from pipeline.models.backbones import (
+    build_model,
+    check_backbone,
+    check_forward,
+    freeze,
+    model_kwargs,
+    preprocess_of,
+)
 from pipeline.models.pretrained import HubUnreachableError, Weights, load_file, load_pretrained
 from pipeline.training.optim import check_optimizer, check_schedule
 from pipeline.watch.tracking import require_wandb
@@ -41,17 +50,24 @@ PROFILE: dict[str, Any] = {"epochs": 10, "batch_size": 32}
 DEMO_PROFILE: dict[str, Any] = {"img_size": "96x128", "epochs": 4, "batch_size": 16}
 
 
-def _load_weights(config: RunConfig, manifest: Manifest, kwargs: dict[str, Any], say: Say) -> Weights | None:
+def _load_weights(
+    config: RunConfig, manifest: Manifest, kwargs: dict[str, Any], say: Say
+) -> Weights | None:
     if config.model.weights is not None:
         return load_file(config.model.weights)
     if config.model.pretrained == "none" or is_custom(config.model.backbone):  # yours loads its own
         return None
     try:
-        return load_pretrained(config.model.backbone, **{k: v for k, v in kwargs.items() if k == "img_size"})
+        return load_pretrained(
+            config.model.backbone, **{k: v for k, v in kwargs.items() if k == "img_size"}
+        )
     except HubUnreachableError as error:
         if not manifest.is_demo:
             raise
-        say(f"WARNING: {error}. This is the demo set, so the run goes on with RANDOM WEIGHTS: expect a poor score.")
+        say(
+            f"WARNING: {error}. This is the demo set, so the run goes on with RANDOM WEIGHTS:"
+            " expect a poor score."
+        )
         return None
 
 
@@ -59,12 +75,16 @@ def _apply_profile(config: RunConfig, manifest: Manifest, say: Say) -> RunConfig
     """Return the settings with those that no flag gave taken from the profile."""
     given = flatten(config)
     chosen = {
-        key: value for key, value in (DEMO_PROFILE if manifest.is_demo else PROFILE).items() if given[key] is None
+        key: value
+        for key, value in (DEMO_PROFILE if manifest.is_demo else PROFILE).items()
+        if given[key] is None
     }
     if not manifest.is_demo:
         say(f"data: {manifest.root}")
     else:
-        say(f"data: the embedded demo set ({manifest.root}); its scores prove plumbing, not quality")
+        say(
+            f"data: the embedded demo set ({manifest.root}); its scores prove plumbing, not quality"
+        )
         flags = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in chosen.items())
         say(f"demo profile: {flags or 'none of it, flags say otherwise'}")
     return replace(config, **chosen)
@@ -73,13 +93,16 @@ def _apply_profile(config: RunConfig, manifest: Manifest, say: Say) -> RunConfig
 def _run_folder(config: RunConfig, manifest: Manifest) -> Path:
     """Return where the run is kept, or would be."""
     name = config.output.name or slug(f"{manifest.name}_{config.model.backbone}")
-    return Path(config.output.output) / (f"{name}-seed{config.train.seed}" if config.train.seeds > 1 else name)
+    return Path(config.output.output) / (
+        f"{name}-seed{config.train.seed}" if config.train.seeds > 1 else name
+    )
 
 
 def _as_started(config: RunConfig, written: Mapping[Any, Any]) -> RunConfig:
     """Return the settings of a run that is continued, `written` being its config.yaml.
 
-    Defaults that have changed since stay those it was started with; so do the threads, which are part of its record.
+    Defaults that have changed since stay those it was started with; so do the threads, which are
+    part of its record.
     """
     threads = written.get("threads")
     config = keep_defaults(config, written)
@@ -100,14 +123,20 @@ def _resolve(config: RunConfig, manifest: Manifest, size: str, name: str) -> Run
     }
     root = None if config.data.csv else str(manifest.root)
     if config.data.dataset and config.data.data:  # your own reader's to understand
-        root = str(Path(config.data.data).resolve()) if Path(config.data.data).exists() else config.data.data
+        root = (
+            str(Path(config.data.data).resolve())
+            if Path(config.data.data).exists()
+            else config.data.data
+        )
     chosen = config.machine
     if config.train.frozen:
         chosen = dataclasses.replace(chosen, parallel_folds="1")  # all heads are fitted at once
     if is_custom(config.augment.augment):
         chosen = dataclasses.replace(chosen, augment_on="cpu")  # where your own runs
     machine = resolve_machine(chosen)
-    batch_size = config.infer.validation_batch_size or (256 if machine["device"].startswith("cuda") else 64)
+    batch_size = config.infer.validation_batch_size or (
+        256 if machine["device"].startswith("cuda") else 64
+    )
     return replace(
         config,
         **paths,
@@ -123,13 +152,18 @@ def _resolve(config: RunConfig, manifest: Manifest, size: str, name: str) -> Run
     )
 
 
-def _decide_folds(config: RunConfig, manifest: Manifest, say: Say) -> tuple[ResolvedConfig, np.ndarray]:
+def _decide_folds(
+    config: RunConfig, manifest: Manifest, say: Say
+) -> tuple[ResolvedConfig, np.ndarray]:
     """Return the folds, repeats x N, and the settings with all decided that hangs on them."""
     fold_RN = plan_folds(config.split, manifest, say)
     num_folds = int(fold_RN.max()) + 1
     config = resolved(config, folds=num_folds, repeats=len(fold_RN))
     epoch_steps = len(manifest.train) * (num_folds - 1) // num_folds // config.train.batch_size
-    return resolved(config, compile=compile_pays(config.machine, epoch_steps * config.train.epochs)), fold_RN
+    return (
+        resolved(config, compile=compile_pays(config.machine, epoch_steps * config.train.epochs)),
+        fold_RN,
+    )
 
 
 def prepare(config: RunConfig, say: Say) -> Prepared:
@@ -142,7 +176,8 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
     check_flags(config)
     if config.output.wandb:
         require_wandb()
-    cache_dir, known = config.machine.cache_dir, frozenset[bytes]()
+    cache_dir = config.machine.cache_dir
+    known = frozenset[bytes]()
     if config.machine.cache != "off":
         known = known_keys(pictures_folder(cache_dir)) | known_keys(faces_folder(cache_dir))
     if config.output.resume and config.output.name is not None and config.train.seeds == 1:
@@ -153,9 +188,12 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
         config = _as_started(config, Run(folder).settings)
     keep = config.machine.cache not in MEMORY_ONLY
     model = config.model
-    manifest, crop = with_crop(manifest, model.crop, share=model.crop_share, cache_dir=cache_dir, say=say, keep=keep)
+    manifest, crop = with_crop(
+        manifest, model.crop, share=model.crop_share, cache_dir=cache_dir, say=say, keep=keep
+    )
     config = _apply_profile(config, manifest, say)
-    preprocess, views = preprocess_of(config.model, record), parse_views(config.infer.tta)
+    preprocess = preprocess_of(config.model, record)
+    views = parse_views(config.infer.tta)
     check_views(views, width=preprocess.width, height=preprocess.height)
     undecided = _resolve(config, manifest, f"{preprocess.width}x{preprocess.height}", folder.name)
     decided, fold_RN = _decide_folds(undecided, manifest, say)
@@ -163,10 +201,17 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
         say(line)
     kwargs = model_kwargs(decided.model, record, preprocess)
     weights = _load_weights(decided, manifest, kwargs, say)
-    join = make_join(manifest.attributes, decided.model.ordinal) if decided.model.head == "attributes" else None
+    join = (
+        make_join(manifest.attributes, decided.model.ordinal)
+        if decided.model.head == "attributes"
+        else None
+    )
     # What does not fit fails now, not in fold 0.
-    backbone, num_classes = decided.model.backbone, manifest.num_classes
-    trial = build_model(backbone, num_classes=num_classes, kwargs=kwargs, weights=weights, join=join)
+    backbone = decided.model.backbone
+    num_classes = manifest.num_classes
+    trial = build_model(
+        backbone, num_classes=num_classes, kwargs=kwargs, weights=weights, join=join
+    )
     check_forward(trial, backbone, preprocess, num_classes=num_classes)
     check_recipe(decided, preprocess, num_classes=num_classes)
     freeze(trial, decided.train.tuned)

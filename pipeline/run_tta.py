@@ -22,7 +22,8 @@ def _add_views(folder: Path, names: Sequence[str], *, say: Say, **machine: Any) 
 
 
 def run_tta(run: str | Path | Run, *, say: Say = print, **settings: Any) -> Run:
-    """Show a finished run's images to its models in more views, and write the merged predictions as a new run.
+    """Show a finished run's images to its models in more views, and write the merged predictions as
+    a new run.
 
     Parameters
     ----------
@@ -31,7 +32,8 @@ def run_tta(run: str | Path | Run, *, say: Say = print, **settings: Any) -> Run:
     say
         Where progress goes.
     settings
-        Fields of `tta.config.TtaConfig`, spelt as the flags of run_tta.py: `views`, `merge`, `budget`, `name` ...
+        Fields of `tta.config.TtaConfig`, spelt as the flags of run_tta.py: `views`, `merge`,
+        `budget`, `name` ...
 
     Returns
     -------

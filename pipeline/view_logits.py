@@ -1,6 +1,7 @@
 """Further views of a finished run: its saved models see its own held-out and test pictures again.
 
-Logits stay per view and fold in the run folder's tta/, so that merging and choosing cost no forward pass.
+Logits stay per view and fold in the run folder's tta/, so that merging and choosing cost no forward
+pass.
 """
 
 from __future__ import annotations
@@ -47,20 +48,31 @@ __all__ = ["add_views"]
 
 
 def _job(run: Run, say: Say, machine: dict[str, Any]) -> FoldJob:
-    """Return a job on the run's own data, preprocessing and folds. Raises UserError where the data has changed."""
+    """Return a job on the run's own data, preprocessing and folds. Raises UserError where the data
+    has changed.
+    """
     folder = run.path
     config = replace(
         read_config_file(folder / "config.yaml"),
-        **{"pretrained": "none", "weights": None, "compile": "off", "wandb": False},  # the models are there
+        **{
+            "pretrained": "none",
+            "weights": None,
+            "compile": "off",
+            "wandb": False,
+        },  # the models are there
         fold_file=str(folder / "folds.csv"),  # whatever made the folds
         **machine,
     )
     prepared = prepare(config, say)
     for what in ("data", "corrected labels", "crop", "own modules"):
         if prepared.run_key.get(what) != run.info["run_key"].get(what):
-            raise UserError(f"{folder}: its {what} is not what it was when the run was made; put it back")
+            raise UserError(
+                f"{folder}: its {what} is not what it was when the run was made; put it back"
+            )
     if json.loads(json.dumps(prepared.preprocess.to_dict())) != run.info["preprocess"]:
-        raise UserError(f"{folder}: pictures would be prepared otherwise than in training; make the run again")
+        raise UserError(
+            f"{folder}: pictures would be prepared otherwise than in training; make the run again"
+        )
     return job_of(prepared, folder, say=say)
 
 
@@ -74,40 +86,62 @@ class _Draw:
 
 
 def _draw(job: FoldJob, name: str) -> _Draw:
-    """Raise UserError for a pipeline that cannot be read, and for draws that would all be the plain picture."""
-    draw, (width, height) = draw_of(name), job.run.preprocess.stored_size
+    """Raise UserError for a pipeline that cannot be read, and for draws that would all be the plain
+    picture.
+    """
+    draw = draw_of(name)
+    width, height = job.run.preprocess.stored_size
     if draw.file is not None:
         # Cropped to the centre as the plain picture is: what differs is the pipeline's doing alone.
-        return _Draw(albu_augmentation(draw.file, width=width, height=height), draw.index, random_crop=False)
+        return _Draw(
+            albu_augmentation(draw.file, width=width, height=height), draw.index, random_crop=False
+        )
     augment = build_augmentation(job.run.config.augment.augment)
     if augment is None and (width, height) == (job.run.preprocess.width, job.run.preprocess.height):
-        raise UserError(f"--views {name}: the run was trained without augmentation, so this changes nothing")
+        raise UserError(
+            f"--views {name}: the run was trained without augmentation, so this changes nothing"
+        )
     return _Draw(augment, draw.index, random_crop=True)
 
 
 def _see(
-    job: FoldJob, model: torch.nn.Module, table: pd.DataFrame, names: Sequence[str], draws: Mapping[str, _Draw]
+    job: FoldJob,
+    model: torch.nn.Module,
+    table: pd.DataFrame,
+    names: Sequence[str],
+    draws: Mapping[str, _Draw],
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Return logits N x C of each view, and its seconds; device views share a pass over the pictures, and its time."""
+    """Return logits N x C of each view, and its seconds; device views share a pass over the
+    pictures, and its time.
+    """
     device = [name for name in names if is_device_view(name)]
     found: dict[str, np.ndarray] = {}
     seconds: dict[str, float] = {}
     if device:
-        start, loader = time.perf_counter(), job.feeder.rows(table)
-        logits_VNC = predict(model, loader, job.run.preprocess, job.compute, [view_of(name) for name in device])
+        start = time.perf_counter()
+        loader = job.feeder.rows(table)
+        logits_VNC = predict(
+            model, loader, job.run.preprocess, job.compute, [view_of(name) for name in device]
+        )
         found |= dict(zip(device, logits_VNC, strict=True))
         seconds |= dict.fromkeys(device, (time.perf_counter() - start) / len(device))
     for name in [name for name in names if not is_device_view(name)]:
-        draw, start = draws[name], time.perf_counter()
+        draw = draws[name]
+        start = time.perf_counter()
         seed_parts = ("view", job.run.config.train.seed, draw.index)
-        loader = job.feeder.drawn(table, draw.augment, seed_parts=seed_parts, random_crop=draw.random_crop)
-        found[name] = predict(model, loader, job.run.preprocess, job.compute, [view_of("identity")])[0]
+        loader = job.feeder.drawn(
+            table, draw.augment, seed_parts=seed_parts, random_crop=draw.random_crop
+        )
+        found[name] = predict(
+            model, loader, job.run.preprocess, job.compute, [view_of("identity")]
+        )[0]
         seconds[name] = time.perf_counter() - start
     return found, seconds
 
 
 def _load(job: FoldJob, index: int) -> torch.nn.Module:
-    model, file = job.new_model(), job.folder / f"fold_{index}" / "best.safetensors"
+    model = job.new_model()
+    file = job.folder / f"fold_{index}" / "best.safetensors"
     try:
         model.load_state_dict(safetensors.torch.load_file(file))
     except (RuntimeError, safetensors.SafetensorError) as error:
@@ -120,10 +154,11 @@ def _load(job: FoldJob, index: int) -> torch.nn.Module:
 def add_views(folder: Path, names: Sequence[str], *, say: Say, **machine: Any) -> tuple[str, ...]:
     """Have a run's models see its pictures in further views, and return those that it has then.
 
-    A fold's model sees that fold's held-out pictures and the test set. What a fold has is not computed again,
-    so a stopped call goes on where it was. `machine` are settings such as device or workers. Raises UserError
-    for a run without its models, for changed data, for a view that does nothing to pictures of its size, and for heads
-    on a frozen backbone, which saw features of some views.
+    A fold's model sees that fold's held-out pictures and the test set. What a fold has is not
+    computed again, so a stopped call goes on where it was. `machine` are settings such as device or
+    workers. Raises UserError for a run without its models, for changed data, for a view that does
+    nothing to pictures of its size, and for heads on a frozen backbone, which saw features of some
+    views.
     """
     run = open_models(folder)
     check_pipelines(run, names)
@@ -133,8 +168,8 @@ def add_views(folder: Path, names: Sequence[str], *, say: Say, **machine: Any) -
         return have
     if not can_see(run):
         raise UserError(
-            f"{folder}: heads on a frozen backbone; it has features of {listed(have, most=20)}; for more, run it again "
-            "with --tta and another --name"
+            f"{folder}: heads on a frozen backbone; it has features of {listed(have, most=20)}; for"
+            " more, run it again with --tta and another --name"
         )
     size = run.info["preprocess"]
     check_views(missing, width=size["width"], height=size["height"], flag="--views")
@@ -149,19 +184,30 @@ def add_views(folder: Path, names: Sequence[str], *, say: Say, **machine: Any) -
                 continue
             repeat, fold = job.place(index)
             model = _load(job, index)
-            tables = {"oof": job.run.manifest.train[job.run.fold_RN[repeat] == fold], "test": job.run.manifest.test}
+            tables = {
+                "oof": job.run.manifest.train[job.run.fold_RN[repeat] == fold],
+                "test": job.run.manifest.test,
+            }
             for part, views in [(part, views) for part, views in todo.items() if views]:
                 table = tables[part]
                 assert table is not None
                 seen, seconds = _see(job, model, table.reset_index(drop=True), views, draws)
                 for name in views:
                     job.check_finite(index, seen[name])
-                add_rows(run, index, part, view_tables(table["image_id"], {name: seen[name] for name in views}))
+                add_rows(
+                    run,
+                    index,
+                    part,
+                    view_tables(table["image_id"], {name: seen[name] for name in views}),
+                )
                 for name, one in seconds.items():
                     num, before = times.get(name, (0, 0.0))
                     times[name] = num + len(table), before + one
             note_seconds(run, times)
-            say(f"{job.title(index)}: {listed(dict.fromkeys(itertools.chain(*todo.values())), most=30)}")
+            say(
+                f"{job.title(index)}:"
+                f" {listed(dict.fromkeys(itertools.chain(*todo.values())), most=30)}"
+            )
     return kept_views(run)
 
 

@@ -1,7 +1,8 @@
-"""What a stage may add to a report: a section of blocks, plain data that text, page and JSON all show.
+"""What a stage may add to a report: a section of blocks, plain data that text, page and JSON all
+show.
 
-A stage calls foldblend.runs.folder.write_section(folder, "name", section(title, block, ...)); every report of that
-run folder then has it.
+A stage calls foldblend.runs.folder.write_section(folder, "name", section(title, block, ...)); every
+report of that run folder then has it.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ def table_block(header: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[st
 
 
 def comparison_block(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return predictions side by side, with paired differences: the rows of reports.run.summary.compare."""
+    """Return predictions side by side, with paired differences: the rows of
+    reports.run.summary.compare.
+    """
     return {"kind": "comparison", "rows": [dict(row) for row in rows]}
 
 
@@ -55,11 +58,22 @@ def bars_block(
 ) -> dict[str, Any]:
     """Return bars, one a name and series; the caption says n."""
     values = {name: list(map(float, one)) for name, one in series.items()}
-    return {"kind": "bars", "names": list(names), "series": values, "xlabel": xlabel, "caption": caption}
+    return {
+        "kind": "bars",
+        "names": list(names),
+        "series": values,
+        "xlabel": xlabel,
+        "caption": caption,
+    }
 
 
 def lines_block(
-    x: Sequence[float], series: Mapping[str, Sequence[float | None]], *, xlabel: str, ylabel: str, caption: str
+    x: Sequence[float],
+    series: Mapping[str, Sequence[float | None]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    caption: str,
 ) -> dict[str, Any]:
     """Return curves over the same x; None leaves a point out; the caption says n."""
     values = {name: [None if y is None else float(y) for y in one] for name, one in series.items()}
@@ -103,12 +117,18 @@ def _number(value: float | None) -> str:
 
 
 def _bars_lines(block: Block) -> list[str]:
-    cells = [[name, *map(_number, row)] for name, *row in zip(block["names"], *block["series"].values(), strict=True)]
+    cells = [
+        [name, *map(_number, row)]
+        for name, *row in zip(block["names"], *block["series"].values(), strict=True)
+    ]
     return [*folded(block["caption"]), *table([block["xlabel"], *block["series"]], cells)]
 
 
 def _lines_lines(block: Block) -> list[str]:
-    cells = [[_number(x), *map(_number, row)] for x, *row in zip(block["x"], *block["series"].values(), strict=True)]
+    cells = [
+        [_number(x), *map(_number, row)]
+        for x, *row in zip(block["x"], *block["series"].values(), strict=True)
+    ]
     return [*folded(block["caption"]), *table([block["xlabel"], *block["series"]], cells)]
 
 
@@ -119,23 +139,36 @@ class _Kind:
 
 
 KINDS = {
-    "text": _Kind(lambda one: folded(one["text"]), lambda one: Markup("<p>{}</p>").format(one["text"])),
-    "table": _Kind(lambda one: table(one["header"], one["rows"]), lambda one: _html_table(one["header"], one["rows"])),
+    "text": _Kind(
+        lambda one: folded(one["text"]), lambda one: Markup("<p>{}</p>").format(one["text"])
+    ),
+    "table": _Kind(
+        lambda one: table(one["header"], one["rows"]),
+        lambda one: _html_table(one["header"], one["rows"]),
+    ),
     "comparison": _Kind(lambda one: comparison_lines(one["rows"]), _comparison_html),
     "bars": _Kind(
         _bars_lines,
-        lambda one: _figure(bars(one["names"], one["series"], xlabel=one["xlabel"], number="{:.4g}"), one["caption"]),
+        lambda one: _figure(
+            bars(one["names"], one["series"], xlabel=one["xlabel"], number="{:.4g}"), one["caption"]
+        ),
     ),
     "lines": _Kind(
         _lines_lines,
-        lambda one: _figure(lines(one["x"], one["series"], xlabel=one["xlabel"], ylabel=one["ylabel"]), one["caption"]),
+        lambda one: _figure(
+            lines(one["x"], one["series"], xlabel=one["xlabel"], ylabel=one["ylabel"]),
+            one["caption"],
+        ),
     ),
 }
 
 
 def section_lines(one: Mapping[str, Any]) -> list[str]:
     """Return a section as lines of text."""
-    return [*folded(one["title"]), *(line for block in one["blocks"] for line in KINDS[block["kind"]].to_lines(block))]
+    return [
+        *folded(one["title"]),
+        *(line for block in one["blocks"] for line in KINDS[block["kind"]].to_lines(block)),
+    ]
 
 
 def section_html(one: Mapping[str, Any]) -> Markup:

@@ -16,7 +16,7 @@ from foldblend.scores.metrics import check_metric
 
 __all__ = ["BoardConfig", "ReportConfig", "leaderboard", "report"]
 
-ABOUT_BOARD = """Compare finished runs: scores with intervals, paired differences, time and cost; table, page and JSON.
+ABOUT_BOARD = """Compare finished runs: scores with intervals, paired differences, time and cost.
 
 Run folders come first: python leaderboard.py outputs/*
 """
@@ -60,7 +60,9 @@ def _writable(flag: str, name: str) -> Path:
     """Return the file. Raises UserError where none can be written."""
     file = Path(name)
     if file.is_dir() or not file.absolute().parent.is_dir():
-        raise UserError(f"{flag} {file}: no file can be written there; name one in a folder that exists")
+        raise UserError(
+            f"{flag} {file}: no file can be written there; name one in a folder that exists"
+        )
     return file
 
 
@@ -85,7 +87,9 @@ def _compare(config: BoardConfig) -> None:
     lines += [line for one in skipped for line in folded(f"skipped {one['path']}: {one['why']}")]
     print("\n".join(lines))
     if json_file is not None:
-        write_json(json_file, every | {"boards": [_without_pictures(board) for board in every["boards"]]})
+        write_json(
+            json_file, every | {"boards": [_without_pictures(board) for board in every["boards"]]}
+        )
         print(f"JSON: {json_file}")
     if page is not None:
         from reports.board.page import board_page  # OpenCV
@@ -125,7 +129,9 @@ def leaderboard(argv: Sequence[str]) -> int:
     """Run the command line of leaderboard.py and return its exit code."""
 
     def command() -> None:
-        _compare(parse_flags(BoardConfig, argv, prog=program("leaderboard.py"), description=ABOUT_BOARD))
+        _compare(
+            parse_flags(BoardConfig, argv, prog=program("leaderboard.py"), description=ABOUT_BOARD)
+        )
 
     return run_command(command, place="--page", resumes=False)
 

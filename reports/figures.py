@@ -27,7 +27,9 @@ STYLE: Any = {
     "text.parse_math": False,  # a class may be called $x$
     "font.family": "sans-serif",
     "font.size": 9,
-    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+    **dict.fromkeys(
+        ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
+    ),
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
@@ -41,7 +43,9 @@ def _svg(figure: Figure) -> Markup:
         figure.savefig(text, format="svg", transparent=True, metadata=NO_METADATA)
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
-    svg = re.sub(r' id="(?:figure|axes|patch|text|line2d|matplotlib\.axis|xtick|ytick|legend)_\d+"', "", svg)
+    svg = re.sub(
+        r' id="(?:figure|axes|patch|text|line2d|matplotlib\.axis|xtick|ytick|legend)_\d+"', "", svg
+    )
     return Markup(svg)  # names in it were escaped by matplotlib
 
 
@@ -61,15 +65,23 @@ def _colour(index: int) -> Any:
 
 
 def bars(
-    names: Sequence[str], values_of: Mapping[str, Sequence[float]], *, xlabel: str, number: str = "{:,.0f}"
+    names: Sequence[str],
+    values_of: Mapping[str, Sequence[float]],
+    *,
+    xlabel: str,
+    number: str = "{:,.0f}",
 ) -> Markup:
-    """Return horizontal bars, a row for each name and a colour for each series; the first name on top."""
+    """Return horizontal bars, a row for each name and a colour for each series; the first name on
+    top.
+    """
     thick = 0.8 / len(values_of)
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes(6.4, 0.6 + 0.24 * len(names) * max(1.0, 0.7 * len(values_of)))
         for index, (series, values) in enumerate(values_of.items()):
             place = np.arange(len(names)) + (index - (len(values_of) - 1) / 2) * thick
-            drawn = axes.barh(place, values, height=thick * 0.95, color=_colour(index), label=series)
+            drawn = axes.barh(
+                place, values, height=thick * 0.95, color=_colour(index), label=series
+            )
             axes.bar_label(drawn, fmt=number.format, padding=2, fontsize=7)
         axes.set_yticks(np.arange(len(names)), [_short(name) for name in names])
         axes.set_ylim(len(names) - 0.5, -0.5)
@@ -80,31 +92,47 @@ def bars(
         return _svg(figure)
 
 
-def histograms(values_of: Mapping[str, np.ndarray], *, xlabel: str, of: str = "pictures", num_bins: int = 30) -> Markup:
+def histograms(
+    values_of: Mapping[str, np.ndarray], *, xlabel: str, of: str = "pictures", num_bins: int = 30
+) -> Markup:
     """Return histograms over common bins, as shares of each series."""
     everything = np.concatenate(list(values_of.values()))
-    edges = np.histogram_bin_edges(everything, bins=min(num_bins, max(len(np.unique(everything)), 1)))
+    edges = np.histogram_bin_edges(
+        everything, bins=min(num_bins, max(len(np.unique(everything)), 1))
+    )
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes(6.4, 2.4)
         for index, (series, values) in enumerate(values_of.items()):
             share = np.histogram(values, edges)[0] / max(len(values), 1) * 100
             colour = _colour(index)
             axes.stairs(share, edges, fill=True, alpha=0.35, color=colour)
-            axes.stairs(share, edges, color=colour, linewidth=1.2, label=f"{series} (n = {len(values):,})")
+            axes.stairs(
+                share, edges, color=colour, linewidth=1.2, label=f"{series} (n = {len(values):,})"
+            )
         axes.set_xlabel(xlabel)
         axes.set_ylabel(f"% of {of}")
         axes.legend(frameon=False)
         return _svg(figure)
 
 
-def lines(x: Sequence[float], values_of: Mapping[str, Sequence[float | None]], *, xlabel: str, ylabel: str) -> Markup:
+def lines(
+    x: Sequence[float], values_of: Mapping[str, Sequence[float | None]], *, xlabel: str, ylabel: str
+) -> Markup:
     """Return curves over the same x, a colour for each series; None leaves a point out."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes(6.4, 2.8)
         for index, (series, values) in enumerate(values_of.items()):
             heights = [np.nan if value is None else value for value in values]
             # A curve of one point has no line.
-            axes.plot(x, heights, color=_colour(index), linewidth=1.2, marker=".", markersize=3, label=series)
+            axes.plot(
+                x,
+                heights,
+                color=_colour(index),
+                linewidth=1.2,
+                marker=".",
+                markersize=3,
+                label=series,
+            )
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         axes.xaxis.set_major_locator(MaxNLocator(integer=all(float(one).is_integer() for one in x)))
@@ -114,19 +142,35 @@ def lines(x: Sequence[float], values_of: Mapping[str, Sequence[float | None]], *
 
 
 def reliability(bins: Sequence[Mapping[str, float]]) -> Markup:
-    """Return accuracy over confidence with the diagonal of a calibrated model, over bars of each bin's rows."""
+    """Return accuracy over confidence with the diagonal of a calibrated model, over bars of each
+    bin's rows.
+    """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 4.4), layout="constrained")
         axes, below = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
         width = [one["high"] - one["low"] for one in bins]
         left = [one["low"] for one in bins]
         axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
-        axes.bar(left, [one["accuracy"] for one in bins], width, align="edge", color=SERIES[0], alpha=0.35)
-        axes.plot([one["confidence"] for one in bins], [one["accuracy"] for one in bins], ".-", color=SERIES[0])
+        axes.bar(
+            left,
+            [one["accuracy"] for one in bins],
+            width,
+            align="edge",
+            color=SERIES[0],
+            alpha=0.35,
+        )
+        axes.plot(
+            [one["confidence"] for one in bins],
+            [one["accuracy"] for one in bins],
+            ".-",
+            color=SERIES[0],
+        )
         axes.set_ylabel("share that is right")
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
-        drawn = below.bar(left, [one["rows"] for one in bins], width, align="edge", color=SERIES[0], alpha=0.6)
+        drawn = below.bar(
+            left, [one["rows"] for one in bins], width, align="edge", color=SERIES[0], alpha=0.6
+        )
         below.bar_label(drawn, fmt="{:,.0f}", fontsize=6)
         below.margins(y=0.25)
         below.set_ylabel("rows")

@@ -29,7 +29,9 @@ def _environment() -> jinja2.Environment:
 
 
 def json_data(value: Any) -> Markup:
-    """Return data for a script element of type application/json; no text in it can end the element."""
+    """Return data for a script element of type application/json; no text in it can end the
+    element.
+    """
     text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c"))
 
@@ -43,10 +45,14 @@ def render_page(template: str, *, scripts: Sequence[str] = (), **context: Any) -
     environment = _environment()
     assert environment.loader is not None
     sources = [environment.loader.get_source(environment, name)[0] for name in scripts]
-    hashes = [base64.b64encode(hashlib.sha256(source.encode()).digest()).decode() for source in sources]
+    hashes = [
+        base64.b64encode(hashlib.sha256(source.encode()).digest()).decode() for source in sources
+    ]
     allowed = " ".join(f"'sha256-{one}'" for one in hashes) or "'none'"
     page = environment.get_template(template)
-    return page.render(scripts=[Markup(source) for source in sources], allowed_scripts=allowed, **context)
+    return page.render(
+        scripts=[Markup(source) for source in sources], allowed_scripts=allowed, **context
+    )
 
 
 def thumbnail(image: np.ndarray, *, height: int = 128, quality: int = 70) -> str:

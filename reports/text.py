@@ -1,4 +1,6 @@
-"""Lines of at most 80 columns: tables that are folded or split, never cut, and numbers as people read them."""
+"""Lines of at most 80 columns: tables that are folded or split, never cut, and numbers as people
+read them.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +8,33 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["WIDTH", "comparison_lines", "duration", "folded", "num", "printable", "signed", "span", "table"]
+__all__ = [
+    "WIDTH",
+    "comparison_lines",
+    "duration",
+    "folded",
+    "num",
+    "printable",
+    "signed",
+    "span",
+    "table",
+]
 
 WIDTH = 80
 NAME_WIDTH = 40
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, name_width: int = NAME_WIDTH) -> list[str]:
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, name_width: int = NAME_WIDTH
+) -> list[str]:
     """Return aligned lines: the first column left, the others right.
 
-    Long names are folded; columns for which there is no room follow in a further table with the same names.
+    Long names are folded; columns for which there is no room follow in a further table with the
+    same names.
     """
     folded_rows: list[Sequence[str]] = []
-    header, rows = [*map(printable, header)], [[*map(printable, row)] for row in rows]
+    header = [*map(printable, header)]
+    rows = [[*map(printable, row)] for row in rows]
     for row in rows:
         name, *rest = textwrap.wrap(row[0], name_width) or [""]
         folded_rows.append([name, *row[1:]])
@@ -29,7 +45,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, name_width: i
     for columns in _bands(widths):
         lines += [""] * bool(lines)
         lines += [
-            "  ".join([row[0].ljust(widths[0]), *[row[c].rjust(widths[c]) for c in columns]]).rstrip()
+            "  ".join(
+                [row[0].ljust(widths[0]), *[row[c].rjust(widths[c]) for c in columns]]
+            ).rstrip()
             for row in everything
         ]
     return lines
@@ -92,7 +110,9 @@ def comparison_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     )
     for row in rows:
         if row["difference"] is not None:
-            lines += folded(f"{row['name']} - {row['against']}: {signed(row['difference'])}, paired")
+            lines += folded(
+                f"{row['name']} - {row['against']}: {signed(row['difference'])}, paired"
+            )
     return lines
 
 

@@ -30,15 +30,23 @@ MOST_NAMED = 40  # classes whose names and counts can be read in one figure
 def _font() -> Any:
     import matplotlib
 
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), FONT_SIZE)
+    return ImageFont.truetype(
+        str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), FONT_SIZE
+    )
 
 
 def _wrapped(caption: str, width: int) -> list[str]:
-    return [part for line in caption.splitlines() for part in textwrap.wrap(line, max(width // CHARACTER, 8))]
+    return [
+        part
+        for line in caption.splitlines()
+        for part in textwrap.wrap(line, max(width // CHARACTER, 8))
+    ]
 
 
 def legible(images_NHWC: np.ndarray) -> np.ndarray:
-    """Return the pictures, uint8, with a longer side that a captioned tile can have; unchanged where it has."""
+    """Return the pictures, uint8, with a longer side that a captioned tile can have; unchanged
+    where it has.
+    """
     num, height, width = images_NHWC.shape[:3]
     scale = np.clip(max(height, width), *SIDES) / max(height, width)
     if scale == 1 or not num:
@@ -49,7 +57,9 @@ def legible(images_NHWC: np.ndarray) -> np.ndarray:
 
 
 def tile(images_NHWC: np.ndarray, captions: Sequence[str] | None, columns: int) -> np.ndarray:
-    """Return pictures N x H x W x 3, uint8, as one on white, row by row; captions stand below, wrapped."""
+    """Return pictures N x H x W x 3, uint8, as one on white, row by row; captions stand below,
+    wrapped.
+    """
     num, height, width = images_NHWC.shape[:3]
     assert num > 0, "nothing to show"
     assert images_NHWC.dtype == np.uint8, images_NHWC.dtype
@@ -57,13 +67,17 @@ def tile(images_NHWC: np.ndarray, captions: Sequence[str] | None, columns: int) 
     assert len(texts) in (0, num), (len(texts), num)
     band = max(map(len, texts), default=0) * LINE
     columns = min(columns, num)
-    down, across = height + band + GAP, width + GAP
+    down = height + band + GAP
+    across = width + GAP
     sheet = np.full((-(-num // columns) * down + GAP, columns * across + GAP, 3), 255, np.uint8)
     for index, image in enumerate(images_NHWC):
-        top, left = GAP + index // columns * down, GAP + index % columns * across
+        top = GAP + index // columns * down
+        left = GAP + index % columns * across
         sheet[top : top + height, left : left + width] = image
         if band:
-            strip = Image.new("RGB", (width, band), "white")  # of its own, so that no line runs into the next tile
+            strip = Image.new(
+                "RGB", (width, band), "white"
+            )  # of its own, so that no line runs into the next tile
             draw = ImageDraw.Draw(strip)
             for number, line in enumerate(texts[index]):
                 draw.text((0, number * LINE), line, fill="black", font=_font())
@@ -72,21 +86,26 @@ def tile(images_NHWC: np.ndarray, captions: Sequence[str] | None, columns: int) 
 
 
 def _named(names: Sequence[str]) -> Image.Image:
-    """Return names as a column of text, a line of CELL pixels each, flush right; long ones are cut."""
+    """Return names as a column of text, a line of CELL pixels each, flush right; long ones are
+    cut.
+    """
     names = [" ".join(name.split())[:MOST_LETTERS] for name in names]
     width = ceil(max(_font().getlength(name) for name in names)) + 2 * GAP
     column = Image.new("RGB", (width, len(names) * CELL), "white")
     draw = ImageDraw.Draw(column)
     for index, name in enumerate(names):
-        draw.text((width - GAP, (index + 0.5) * CELL), name, fill="black", font=_font(), anchor="rm")
+        draw.text(
+            (width - GAP, (index + 0.5) * CELL), name, fill="black", font=_font(), anchor="rm"
+        )
     return column
 
 
 def confusion_picture(counts_CC: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
-    """Return the confusion matrix as a picture, H x W x 3 uint8: counts, coloured by their share of the true class.
+    """Return the confusion matrix as a picture, H x W x 3 uint8: counts, coloured by their share of
+    the true class.
 
-    True classes go down, predicted ones across; beyond 40 classes it has neither names nor counts. Drawn
-    without matplotlib, which takes most of a second for 18 classes.
+    True classes go down, predicted ones across; beyond 40 classes it has neither names nor counts.
+    Drawn without matplotlib, which takes most of a second for 18 classes.
     """
     num = len(class_names)
     assert counts_CC.shape == (num, num), (counts_CC.shape, num)
@@ -103,8 +122,12 @@ def confusion_picture(counts_CC: np.ndarray, class_names: Sequence[str]) -> np.n
         ink = "white" if share_CC[true, predicted] > 0.5 else "black"
         draw.text(place, f"{counts_CC[true, predicted]}", fill=ink, font=_font(), anchor="mm")
     down = _named([f"true {name}" for name in class_names])
-    across = _named([f"predicted {name}" for name in class_names]).transpose(Image.Transpose.ROTATE_90)
-    sheet = Image.new("RGB", (down.width + matrix.width + GAP, matrix.height + across.height + GAP), "white")
+    across = _named([f"predicted {name}" for name in class_names]).transpose(
+        Image.Transpose.ROTATE_90
+    )
+    sheet = Image.new(
+        "RGB", (down.width + matrix.width + GAP, matrix.height + across.height + GAP), "white"
+    )
     sheet.paste(down, (0, GAP))
     sheet.paste(matrix, (down.width, GAP))
     sheet.paste(across, (down.width, matrix.height + GAP))

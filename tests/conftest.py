@@ -51,7 +51,9 @@ def _command(main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str
 
 
 @pytest.fixture
-def command_of(capsys: pytest.CaptureFixture[str]) -> Callable[[Callable[[list[str]], int]], Command]:
+def command_of(
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[[Callable[[list[str]], int]], Command]:
     """Any entry point, called in this process."""
     return lambda main: _command(main, capsys)
 
@@ -70,7 +72,9 @@ def blend_command(capsys: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache for this test run alone; the user's is only read, to spare drawing the demo set again."""
+    """A cache for this test run alone; the user's is only read, to spare drawing the demo set
+    again.
+    """
     demo = cache_folder() / f"demo-v{DEMO_VERSION}-{NUM_TRAIN}-{NUM_TEST}-0"
     folder = tmp_path_factory.mktemp("cache")
     if (demo / "demo").is_dir():
@@ -111,8 +115,23 @@ def layout_copy(tiny_layout: Path, tmp_path: Path) -> Path:
 def tiny_runs(tiny_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """outputs/ with two finished runs, alpha (with hflip) and beta; never to be written to."""
     outputs = tmp_path_factory.mktemp("runs") / "outputs"
-    for name, backbone, tta in (("alpha", "test_efficientnet", "hflip"), ("beta", "test_resnet", "none")):
-        argv = ["--data", tiny_layout, "--output", outputs, "--name", name, "--backbone", backbone, "--tta", tta, *TINY]
+    for name, backbone, tta in (
+        ("alpha", "test_efficientnet", "hflip"),
+        ("beta", "test_resnet", "none"),
+    ):
+        argv = [
+            "--data",
+            tiny_layout,
+            "--output",
+            outputs,
+            "--name",
+            name,
+            "--backbone",
+            backbone,
+            "--tta",
+            tta,
+            *TINY,
+        ]
         assert run_cv.main([str(word) for word in argv]) == 0
     return outputs
 

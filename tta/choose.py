@@ -1,9 +1,11 @@
-"""Choosing views, merge and weights on out-of-fold logits, so that what is chosen holds for other people.
+"""Choosing views, merge and weights on out-of-fold logits, so that what is chosen holds for other
+people.
 
-Greedy policy search (Molchanov et al. 2020, "Greedy policy search: a simple baseline for learnable test-time
-augmentation") says which view to add next; how many to take is not for the rows that chose them to say. So
-groups are dealt to parts, each part is given what the others chose, and only a gain seen there counts. The
-best of a dozen useless views looks good where it was found, and nowhere else.
+Greedy policy search (Molchanov et al. 2020, "Greedy policy search: a simple baseline for learnable
+test-time augmentation") says which view to add next; how many to take is not for the rows that
+chose them to say. So groups are dealt to parts, each part is given what the others chose, and only
+a gain seen there counts. The best of a dozen useless views looks good where it was found, and
+nowhere else.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ __all__ = ["Choice", "Fit", "Search", "Step", "choose", "learned", "searched", "
 
 NUM_PARTS = 5
 FEWEST_GROUPS = 10  # below, a standard error over groups says nothing
-NEGLIGIBLE = 0.1  # of an equal share: with less of the say in every class, a view is not worth its pass
+NEGLIGIBLE = (
+    0.1  # of an equal share: with less of the say in every class, a view is not worth its pass
+)
 TEMPERATURES = tuple(2.0 ** (step / 2) for step in range(-2, 5))  # 0.5 to 4
 
 Fit = Callable[[np.ndarray], "Choice"]
@@ -36,7 +40,9 @@ Fit = Callable[[np.ndarray], "Choice"]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A policy that was tried over the present one, and what it gained on people who had no say in either."""
+    """A policy that was tried over the present one, and what it gained on people who had no say in
+    either.
+    """
 
     policy: Policy
     over: Policy
@@ -64,7 +70,9 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """The search over saved views; row losses of what needs no fitting are kept, whichever rows are asked about."""
+    """The search over saved views; row losses of what needs no fitting are kept, whichever rows are
+    asked about.
+    """
 
     saved: SavedViews
     metric: Metric
@@ -76,7 +84,8 @@ class Search:
     def row_losses(self, policy: Policy, rows: np.ndarray) -> np.ndarray:
         """Return each row's log loss at the temperature that suits the policy best on these rows.
 
-        It is smooth where scores of decisions jump; merges differ in how sure they are, which decides nothing.
+        It is smooth where scores of decisions jump; merges differ in how sure they are, which
+        decides nothing.
         """
         if policy not in self.losses:
             logits_NC = policy.apply(self.saved.logits_VNC, self.saved.names)
@@ -88,8 +97,11 @@ class Search:
         return losses_NT[:, losses_NT.mean(axis=0).argmin()]
 
     def path(self, rows: np.ndarray) -> list[Policy]:
-        """Return identity and what greedy forward search adds to it, a view at a time, while that lowers the loss."""
-        path, loss = [IDENTITY], float(self.row_losses(IDENTITY, rows).mean())
+        """Return identity and what greedy forward search adds to it, a view at a time, while that
+        lowers the loss.
+        """
+        path = [IDENTITY]
+        loss = float(self.row_losses(IDENTITY, rows).mean())
         while len(path) < self.budget:
             present = path[-1].views
             further = [
@@ -106,20 +118,32 @@ class Search:
         return path
 
     def candidates(self, rows: np.ndarray) -> list[Policy]:
-        """Return policies fitted on these rows: of 1, 2, .. up to `budget` views, then weighted ones of the last."""
+        """Return policies fitted on these rows: of 1, 2, .. up to `budget` views, then weighted
+        ones of the last.
+        """
         path = self.path(rows)
         full = [*path, *[path[-1]] * (self.budget - len(path))]
         if len(path) == 1:
             return full + [IDENTITY] * len(self.weightings)
-        return full + [weighted(self.saved.take(rows), path[-1].views, one) for one in self.weightings]
+        return full + [
+            weighted(self.saved.take(rows), path[-1].views, one) for one in self.weightings
+        ]
 
     def held_out(self, rows: np.ndarray, num_candidates: int) -> list[np.ndarray]:
-        """Return each candidate's logits N x C, of every row as the groups of other parts would have it."""
+        """Return each candidate's logits N x C, of every row as the groups of other parts would
+        have it.
+        """
         saved = self.saved
-        held = [np.empty((len(rows), saved.logits_VNC.shape[2]), np.float32) for _ in range(num_candidates)]
-        part_N = group_parts(saved.rows.label_N[rows], saved.rows.group_N[rows], num_parts=NUM_PARTS)
+        held = [
+            np.empty((len(rows), saved.logits_VNC.shape[2]), np.float32)
+            for _ in range(num_candidates)
+        ]
+        part_N = group_parts(
+            saved.rows.label_N[rows], saved.rows.group_N[rows], num_parts=NUM_PARTS
+        )
         for part in np.unique(part_N):
-            apart, others = rows[part_N == part], rows[part_N != part]
+            apart = rows[part_N == part]
+            others = rows[part_N != part]
             for logits_NC, policy in zip(held, self.candidates(others), strict=True):
                 logits_NC[part_N == part] = policy.apply(saved.logits_VNC[:, apart], saved.names)
         return held
@@ -129,41 +153,54 @@ class Search:
         num_groups = len(np.unique(self.saved.rows.group_N[rows]))
         if num_groups < FEWEST_GROUPS:
             return Choice(IDENTITY, why=f"{num_groups} groups are too few to choose on")
-        policies, one = self.candidates(rows), self.saved.take(rows)
+        policies = self.candidates(rows)
+        one = self.saved.take(rows)
         if set(policies) == {IDENTITY}:
             return Choice(IDENTITY, why="no view lowers the log loss")
         held = self.held_out(rows, len(policies))
 
         @functools.cache
         def scored(place: int) -> _Scored:
-            proba_NC, fitted_NC = softmax(held[place]), softmax(policies[place].apply(one.logits_VNC, one.names))
+            proba_NC = softmax(held[place])
+            fitted_NC = softmax(policies[place].apply(one.logits_VNC, one.names))
             held_out = score_of(self.metric, one.rows, proba_NC)
-            return _Scored(held_out, score_of(self.metric, one.rows, fitted_NC, resampled=False).value)
+            return _Scored(
+                held_out, score_of(self.metric, one.rows, fitted_NC, resampled=False).value
+            )
 
         policy, steps = _climb(policies, scored)
-        return Choice(policy, steps, f"{_why(steps)} of {self.metric.title}, on people not used for choosing")
+        return Choice(
+            policy, steps, f"{_why(steps)} of {self.metric.title}, on people not used for choosing"
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
-    """Scores of a candidate, greater is better: of other people's choices, and of the final choice."""
+    """Scores of a candidate, greater is better: of other people's choices, and of the final
+    choice.
+    """
 
     held: Score
     fitted: float
 
 
-def _climb(policies: Sequence[Policy], scored: Callable[[int], _Scored]) -> tuple[Policy, tuple[Step, ...]]:
-    """Return the last candidate that was taken, from the first on, in order of cost; and all that were tried.
+def _climb(
+    policies: Sequence[Policy], scored: Callable[[int], _Scored]
+) -> tuple[Policy, tuple[Step, ...]]:
+    """Return the last candidate that was taken, from the first on, in order of cost; and all that
+    were tried.
 
-    One is taken over the present one where its gain on people who had no say in either exceeds the gain's
-    standard error, and where the very policy is better on all of them. So views are added one at a time, or as
-    few together as earn it.
+    One is taken over the present one where its gain on people who had no say in either exceeds the
+    gain's standard error, and where the very policy is better on all of them. So views are added
+    one at a time, or as few together as earn it.
     """
-    present, steps = 0, []
+    present = 0
+    steps = []
     for place, policy in enumerate(policies):
         if policy in (policies[present], policies[max(place - 1, 0)]):
             continue
-        new, old = scored(place), scored(present)
+        new = scored(place)
+        old = scored(present)
         gained = gain(new.held, old.held)
         taken = gained.exceeds() and new.fitted > old.fitted
         steps.append(Step(policy, policies[present], gained.value, gained.error, taken))
@@ -177,7 +214,9 @@ def _why(steps: Sequence[Step]) -> str:
     if taken:
         return "gained " + ", then ".join(map(str, taken))
     nearest = max(steps, key=lambda step: step.gain - step.standard_error)
-    return f"nothing earned more than its standard error; nearest came {nearest.policy} with {nearest}"
+    return (
+        f"nothing earned more than its standard error; nearest came {nearest.policy} with {nearest}"
+    )
 
 
 def searched(
@@ -188,7 +227,8 @@ def searched(
     merges: Sequence[str] = tuple(MERGES),
     weightings: Sequence[str] = tuple(WEIGHTINGS),
 ) -> Search:
-    """Return the search for the best policy of at most `budget` forward passes, to be asked about any rows.
+    """Return the search for the best policy of at most `budget` forward passes, to be asked about
+    any rows.
 
     Raises ValueError for a budget below 1 or an unknown name.
     """
@@ -212,13 +252,17 @@ def choose(saved: SavedViews, **settings: Any) -> Choice:
 
 
 def weighted(saved: SavedViews, views: Sequence[str], weighting: str) -> Policy:
-    """Return the mean of these views with weights learned on all rows; what has next to no say is left out."""
+    """Return the mean of these views with weights learned on all rows; what has next to no say is
+    left out.
+    """
     logits_VNC = saved.logits_VNC[[saved.names.index(view) for view in views]]
     weights = WEIGHTINGS[weighting](logits_VNC, saved.rows.label_N, saved.rows.group_N)
     counts_V = weights.reshape(len(views), -1).max(axis=1) >= NEGLIGIBLE / len(views)
     kept = weights[counts_V].tolist()
     rows = tuple(tuple(one) if isinstance(one, list) else one for one in kept)
-    return Policy(tuple(itertools.compress(views, counts_V)), "mean", rows if len(rows) > 1 else None)
+    return Policy(
+        tuple(itertools.compress(views, counts_V)), "mean", rows if len(rows) > 1 else None
+    )
 
 
 def learned(saved: SavedViews, views: Sequence[str], weighting: str) -> Fit:

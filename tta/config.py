@@ -29,11 +29,13 @@ class TtaConfig:
     run: tyro.conf.Positional[str] = ""
     """Folder of a finished run."""
     views: str = "auto"
-    """Views such as hflip,scale:1.15 (see docs/tta.md), all of which are merged; auto chooses few of many, and of
-    all that were saved before."""
+    """Views such as hflip,scale:1.15 (see docs/tta.md), all of which are merged; auto chooses few
+    of many, and of all that were saved before.
+    """
     merge: str | None = None
-    """mean (of log-probabilities), prob, entropy; view and class learn weights per view, per class and view. Left
-    out: mean for given views, and with auto whatever is best."""
+    """mean (of log-probabilities), prob, entropy; view and class learn weights per view, per class
+    and view. Left out: mean for given views, and with auto whatever is best.
+    """
     budget: int | None = None
     """Most forward passes of a policy that --views auto may choose; 4 if left out."""
     name: str | None = None
@@ -56,12 +58,19 @@ class TtaConfig:
         known = [*MERGES, *WEIGHTINGS]
         if self.merge is not None:
             near = did_you_mean(self.merge, known)
-            require(self.merge in known, f"--merge {self.merge}: unknown{near}; pass {', '.join(known)}")
+            require(
+                self.merge in known, f"--merge {self.merge}: unknown{near}; pass {', '.join(known)}"
+            )
         if self.budget is not None:
             require(self.budget >= 1, f"--budget {self.budget}: pass 1 or more")
-            require(self.views == "auto", f"--budget {self.budget}: is for --views auto; given views are all merged")
+            require(
+                self.views == "auto",
+                f"--budget {self.budget}: is for --views auto; given views are all merged",
+            )
         check_name(self.name)
-        require(self.workers is None or self.workers >= 0, f"--workers {self.workers}: pass 0 or more")
+        require(
+            self.workers is None or self.workers >= 0, f"--workers {self.workers}: pass 0 or more"
+        )
         size = self.validation_batch_size
         require(size is None or size >= 1, f"--validation-batch-size {size}: pass 1 or more")
         parse_views(AUTO_VIEWS if self.views == "auto" else self.views, "--views")
@@ -72,4 +81,8 @@ class TtaConfig:
         merges = tuple(name for name in MERGES if self.merge in (None, name))
         weightings = tuple(name for name in WEIGHTINGS if self.merge in (None, name))
         # Learned weights are of the mean; asked for alone, they have views chosen for the mean.
-        return {"budget": self.budget or BUDGET, "merges": merges or ("mean",), "weightings": weightings}
+        return {
+            "budget": self.budget or BUDGET,
+            "merges": merges or ("mean",),
+            "weightings": weightings,
+        }

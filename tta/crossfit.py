@@ -1,4 +1,6 @@
-"""What a stage writes out of fold: each fold's logits by policy and weights of the other folds' people."""
+"""What a stage writes out of fold: each fold's logits by policy and weights of the other folds'
+people.
+"""
 
 from __future__ import annotations
 
@@ -28,16 +30,21 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class CrossFit:
-    """Logits N x C float32 whose policy no label of the row's own people has touched; and what suits the test set."""
+    """Logits N x C float32 whose policy no label of the row's own people has touched; and what
+    suits the test set.
+    """
 
     logits_NC: np.ndarray
     parts: tuple[Part, ...]
     final: Choice
-    """Chosen on all rows; for one model's logits of other pictures (each fold's, before they are averaged)."""
+    """Chosen on all rows; for one model's logits of other pictures (each fold's, before they are
+    averaged).
+    """
 
 
 def cross_fit(saved: SavedViews, fit: Fit) -> CrossFit:
-    """Return each fold's logits by what `fit` chose on the repeat's other folds, and what it chooses on all rows.
+    """Return each fold's logits by what `fit` chose on the repeat's other folds, and what it
+    chooses on all rows.
 
     Raises ValueError for a repeat with a single fold.
     """
@@ -54,7 +61,8 @@ def cross_fit(saved: SavedViews, fit: Fit) -> CrossFit:
 def cross_fit_path(
     saved: SavedViews, path: Callable[[np.ndarray], Sequence[Policy]], num_policies: int
 ) -> list[np.ndarray]:
-    """Return logits N x C of the first, second, .. policy of a path, each fold's by the repeat's other folds.
+    """Return logits N x C of the first, second, .. policy of a path, each fold's by the repeat's
+    other folds.
 
     A path that ended early stays at its last policy.
     """

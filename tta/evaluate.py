@@ -18,13 +18,18 @@ __all__ = ["effects"]
 def _f1_of_values(truth_N: np.ndarray, predicted_N: np.ndarray, num_values: int) -> np.ndarray:
     """Return F1 of each value, NaN of those that do not occur."""
     right, truth, predicted = (
-        np.bincount(values, minlength=num_values) for values in (truth_N[truth_N == predicted_N], truth_N, predicted_N)
+        np.bincount(values, minlength=num_values)
+        for values in (truth_N[truth_N == predicted_N], truth_N, predicted_N)
     )
     return np.where(truth > 0, 2 * right / np.maximum(truth + predicted, 1), np.nan)
 
 
 def _differences(
-    names: Sequence[str], truth_N: np.ndarray, predicted_N: np.ndarray, before_N: np.ndarray, num_repeats: int
+    names: Sequence[str],
+    truth_N: np.ndarray,
+    predicted_N: np.ndarray,
+    before_N: np.ndarray,
+    num_repeats: int,
 ) -> list[dict[str, Any]]:
     """Return F1 of each value that occurs, pooled over repeats, and how it differs from before."""
     f1, before = (_f1_of_values(truth_N, one, len(names)) for one in (predicted_N, before_N))
@@ -51,10 +56,12 @@ def effects(
     against: str = "identity",
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Return, for each named logits N x C, its passes, its row of reports.run.summary.compare against the plain
-    picture, how many pictures it fixed and broke (mean over repeats), and how F1 differs per class and attribute.
+    """Return, for each named logits N x C, its passes, its row of reports.run.summary.compare
+    against the plain picture, how many pictures it fixed and broke (mean over repeats), and how F1
+    differs per class and attribute.
 
-    A policy that was fitted belongs here cross-fitted; one that was chosen on these rows is flattered.
+    A policy that was fitted belongs here cross-fitted; one that was chosen on these rows is
+    flattered.
     """
     compared = compare(
         rows=rows,
@@ -64,16 +71,23 @@ def effects(
         metric=metric,
         seed=seed,
     )
-    label_N, num_repeats, before_N = rows.label_N, rows.num_repeats, logits_of[against].argmax(axis=1)
+    label_N = rows.label_N
+    num_repeats = rows.num_repeats
+    before_N = logits_of[against].argmax(axis=1)
     found = []
     for name, row in zip(logits_of, compared, strict=True):
         predicted_N = logits_of[name].argmax(axis=1)
-        was_right_N, is_right_N = before_N == label_N, predicted_N == label_N
+        was_right_N = before_N == label_N
+        is_right_N = predicted_N == label_N
         of_attributes = {}
         for one in attributes:
             value_of_class = np.asarray(one.of_class)
-            truth_N, seen_N, plain_N = (value_of_class[labels] for labels in (label_N, predicted_N, before_N))
-            of_attributes[one.name] = _differences(one.values, truth_N, seen_N, plain_N, num_repeats)
+            truth_N, seen_N, plain_N = (
+                value_of_class[labels] for labels in (label_N, predicted_N, before_N)
+            )
+            of_attributes[one.name] = _differences(
+                one.values, truth_N, seen_N, plain_N, num_repeats
+            )
         found.append(
             {
                 "name": name,

@@ -1,4 +1,6 @@
-"""A policy of test-time augmentation: which views, merged how; and the saved logits that it is chosen on."""
+"""A policy of test-time augmentation: which views, merged how; and the saved logits that it is
+chosen on.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ __all__ = ["IDENTITY", "Policy", "SavedViews"]
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Views in order, the name of their merge, and weights, one a view or C a view; None weighs all alike."""
+    """Views in order, the name of their merge, and weights, one a view or C a view; None weighs all
+    alike.
+    """
 
     views: tuple[str, ...]
     merge: str = "mean"
@@ -24,7 +28,9 @@ class Policy:
 
     def __post_init__(self) -> None:
         if not self.views or len(set(self.views)) < len(self.views):
-            raise ValueError(f"views {', '.join(self.views) or '(none)'}: name one or more, each once")
+            raise ValueError(
+                f"views {', '.join(self.views) or '(none)'}: name one or more, each once"
+            )
         if self.merge not in MERGES:
             raise ValueError(f"merge {self.merge}: there are {', '.join(MERGES)}")
         if self.weights is not None:
@@ -39,13 +45,20 @@ class Policy:
         if self.passes == 1:
             return self.views[0]
         kinds = {0: "", 1: ", weights per view", 2: ", weights per class and view"}
-        return f"{' + '.join(self.views)} ({self.merge}{kinds[np.ndim(self.weights) if self.weights else 0]})"
+        return (
+            f"{' + '.join(self.views)}"
+            f" ({self.merge}{kinds[np.ndim(self.weights) if self.weights else 0]})"
+        )
 
     def apply(self, logits_VNC: np.ndarray, names: Sequence[str]) -> np.ndarray:
-        """Return logits N x C float32 from saved ones of views of these names. Raises ValueError for one not saved."""
+        """Return logits N x C float32 from saved ones of views of these names. Raises ValueError
+        for one not saved.
+        """
         missing = [view for view in self.views if view not in names]
         if missing:
-            raise ValueError(f"no logits of {', '.join(missing)}: views saved are {', '.join(names)}")
+            raise ValueError(
+                f"no logits of {', '.join(missing)}: views saved are {', '.join(names)}"
+            )
         weights = None if self.weights is None else np.array(self.weights)
         return MERGES[self.merge](logits_VNC[[names.index(view) for view in self.views]], weights)
 
@@ -58,10 +71,14 @@ class Policy:
     def from_dict(cls, saved: Mapping[str, Any]) -> Policy:
         """Return the policy of `as_dict`. Raises ValueError for what is none."""
         if set(saved) != {"views", "merge", "weights"}:
-            raise ValueError(f"a policy has views, merge and weights, not {', '.join(map(str, saved))}")
+            raise ValueError(
+                f"a policy has views, merge and weights, not {', '.join(map(str, saved))}"
+            )
         weights = saved["weights"]
         if weights is not None:
-            weights = tuple(tuple(map(float, one)) if np.ndim(one) else float(one) for one in weights)
+            weights = tuple(
+                tuple(map(float, one)) if np.ndim(one) else float(one) for one in weights
+            )
         return cls(tuple(saved["views"]), saved["merge"], weights)
 
 
@@ -72,7 +89,8 @@ IDENTITY = Policy(("identity",))
 class SavedViews:
     """Out-of-fold logits of every saved view, V x N x C, with names V, and their rows N.
 
-    Raises ValueError for lengths that differ, a name twice, no view "identity", or logits that are not finite.
+    Raises ValueError for lengths that differ, a name twice, no view "identity", or logits that are
+    not finite.
     """
 
     names: tuple[str, ...]
@@ -82,7 +100,9 @@ class SavedViews:
     def __post_init__(self) -> None:
         shape = self.logits_VNC.shape
         if len(shape) != 3 or shape[0] != len(self.names) or shape[1] != len(self.rows):
-            raise ValueError(f"logits {shape} for {len(self.names)} views and {len(self.rows)} rows")
+            raise ValueError(
+                f"logits {shape} for {len(self.names)} views and {len(self.rows)} rows"
+            )
         if "identity" not in self.names or len(set(self.names)) < len(self.names):
             raise ValueError(f"views {', '.join(self.names)}: each once, and identity among them")
         if not np.isfinite(self.logits_VNC).all():

@@ -1,4 +1,6 @@
-"""What a report says of test-time augmentation: every view, what was decided, and what all that gains and costs."""
+"""What a report says of test-time augmentation: every view, what was decided, and what all that
+gains and costs.
+"""
 
 from __future__ import annotations
 
@@ -37,25 +39,37 @@ TAIL = 0.025  # of an interval
 
 
 def simple_policies(names: Sequence[str]) -> dict[str, Policy]:
-    """Return what needs no choosing, by name: each view alone and with the plain picture, and all together."""
+    """Return what needs no choosing, by name: each view alone and with the plain picture, and all
+    together.
+    """
     policies = {"identity": IDENTITY}
     for name in names:
         if name != "identity":
             policies |= {name: Policy((name,)), f"identity + {name}": Policy(("identity", name))}
     if len(names) > 2:
-        policies |= {f"all {len(names)} views ({merge})": Policy(tuple(names), merge) for merge in MERGES}
+        policies |= {
+            f"all {len(names)} views ({merge})": Policy(tuple(names), merge) for merge in MERGES
+        }
     return policies
 
 
 def pictures_per_second(policy: Policy, seconds_of_view: Mapping[str, float]) -> float | None:
-    """Return how many pictures a policy gets through in a second, or None where that was never measured.
+    """Return how many pictures a policy gets through in a second, or None where that was never
+    measured.
 
-    A view on the device that was seen in training, where nothing is timed, costs what the others there do.
+    A view on the device that was seen in training, where nothing is timed, costs what the others
+    there do.
     """
     on_device = [seconds for name, seconds in seconds_of_view.items() if is_device_view(name)]
-    known = {name: float(np.mean(on_device)) for name in policy.views if on_device and is_device_view(name)}
+    known = {
+        name: float(np.mean(on_device))
+        for name in policy.views
+        if on_device and is_device_view(name)
+    }
     known |= seconds_of_view
-    return 1 / sum(known[name] for name in policy.views) if known.keys() >= set(policy.views) else None
+    return (
+        1 / sum(known[name] for name in policy.views) if known.keys() >= set(policy.views) else None
+    )
 
 
 def effect_rows(found: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -67,7 +81,9 @@ def effect_rows(found: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _extreme(one: Mapping[str, Any], sign: int) -> str:
-    """Return the class whose F1 rises (sign 1) or falls (-1) most, with the difference; nothing where none does."""
+    """Return the class whose F1 rises (sign 1) or falls (-1) most, with the difference; nothing
+    where none does.
+    """
     row = max(one["classes"], key=lambda row: sign * row["difference"])
     return f"{row['name']} {row['difference']:+.3f}" if sign * row["difference"] > 0 else ""
 
@@ -79,36 +95,65 @@ def _is_harmful(difference: Mapping[str, float | None] | None, metric: Metric) -
 
 
 def harm_blocks(
-    found: Sequence[Mapping[str, Any]], *, metric: Metric, speed_of: Mapping[str, float | None], detail: str
+    found: Sequence[Mapping[str, Any]],
+    *,
+    metric: Metric,
+    speed_of: Mapping[str, float | None],
+    detail: str,
 ) -> list[dict[str, Any]]:
-    """Return `effects` as blocks: what harms, all policies with paired differences, their cost, one policy's classes.
+    """Return `effects` as blocks: what harms, all policies with paired differences, their cost, one
+    policy's classes.
 
     `speed_of` are pictures a second by policy.
     """
     harmful = [one["name"] for one in found if _is_harmful(one["comparison"]["difference"], metric)]
-    blocks, num_compared = [], len(found) - 1
+    blocks = []
+    num_compared = len(found) - 1
     if harmful:
-        luck = f"{num_compared} are compared, of which luck alone puts about {num_compared * TAIL:.2g} here"
+        luck = (
+            f"{num_compared} are compared, of which luck alone puts about {num_compared * TAIL:.2g}"
+            " here"
+        )
         blocks.append(
-            text_block(f"HARMFUL, the whole interval on the wrong side of zero: {', '.join(harmful)} ({luck}).")
+            text_block(
+                f"HARMFUL, the whole interval on the wrong side of zero: {', '.join(harmful)}"
+                f" ({luck})."
+            )
         )
     cells = []
     for one in found:
         speed = speed_of[one["name"]]
         shown = "" if speed is None else f"{speed:.3g}"
-        cells.append([one["name"], str(one["passes"]), shown, f"{one['fixed']:g}", f"{one['broken']:g}"])
+        cells.append(
+            [one["name"], str(one["passes"]), shown, f"{one['fixed']:g}", f"{one['broken']:g}"]
+        )
         cells[-1] += ["", ""] if one is found[0] else [_extreme(one, 1), _extreme(one, -1)]
-    header = ["", "passes", "images/s", "fixed", "broken", "class whose F1 rises most", "falls most"]
+    header = [
+        "",
+        "passes",
+        "images/s",
+        "fixed",
+        "broken",
+        "class whose F1 rises most",
+        "falls most",
+    ]
     blocks += [comparison_block([one["comparison"] for one in found]), table_block(header, cells)]
     (chosen,) = [one for one in found if one["name"] == detail]
     for what, rows in [("class", chosen["classes"]), *chosen["attributes"].items()]:
-        lines = [[row["name"], str(row["support"]), f"{row['f1']:.3f}", f"{row['difference']:+.3f}"] for row in rows]
+        lines = [
+            [row["name"], str(row["support"]), f"{row['f1']:.3f}", f"{row['difference']:+.3f}"]
+            for row in rows
+        ]
         blocks.append(table_block([f"{what}, {detail}", "pictures", "F1", "difference"], lines))
     return blocks
 
 
 def cost_block(
-    found: Sequence[Mapping[str, Any]], *, metric: Metric, seconds_of_view: Mapping[str, float], how: str
+    found: Sequence[Mapping[str, Any]],
+    *,
+    metric: Metric,
+    seconds_of_view: Mapping[str, float],
+    how: str,
 ) -> dict[str, Any]:
     """Return the score against forward passes a picture, with its interval.
 
@@ -168,10 +213,14 @@ def harm_report(
     rows = effects(logits_of, passes_of, classes=run.classes, **shared)
     how, steps = _steps(saved, search, merge)
     curve = compare(
-        proba_of={str(place): softmax(logits_NC) for place, logits_NC in enumerate(steps, 1)}, against="1", **shared
+        proba_of={str(place): softmax(logits_NC) for place, logits_NC in enumerate(steps, 1)},
+        against="1",
+        **shared,
     )
     speed_of = {name: pictures_per_second(one, seconds_of_view) for name, one in policies.items()}
-    what = "part" if run.info["leaks"] else "fold"  # folds that tear people apart are none to choose on
+    what = (
+        "part" if run.info["leaks"] else "fold"
+    )  # folds that tear people apart are none to choose on
     blocks: Sequence[dict[str, Any]] = [
         text_block(f"For the test set, decided on all rows: {found.final}."),
         *(text_block(_part_line(part, what)) for part in found.parts),
@@ -183,12 +232,21 @@ def harm_report(
 
 
 def view_section(run: Run) -> dict[str, Any]:
-    """Return each view of test-time augmentation alone and their merge, against the picture itself."""
-    num_folds, arrays = run.info["num_folds"], oof_arrays(run)
-    files = [run.path / "tta" / f"oof_fold_{index}.parquet" for index in range(run.info["num_repeats"] * num_folds)]
-    views = pd.concat([read_table(file).assign(repeat=index // num_folds) for index, file in enumerate(files)])
+    """Return each view of test-time augmentation alone and their merge, against the picture
+    itself.
+    """
+    num_folds = run.info["num_folds"]
+    arrays = oof_arrays(run)
+    files = [
+        run.path / "tta" / f"oof_fold_{index}.parquet"
+        for index in range(run.info["num_repeats"] * num_folds)
+    ]
+    views = pd.concat(
+        [read_table(file).assign(repeat=index // num_folds) for index, file in enumerate(files)]
+    )
     proba_of = {
-        str(name): softmax(run.logits(rows_like(table, run.oof))) for name, table in views.groupby("view", sort=False)
+        str(name): softmax(run.logits(rows_like(table, run.oof)))
+        for name, table in views.groupby("view", sort=False)
     }
     rows = compare(
         rows=arrays.rows,

@@ -1,7 +1,8 @@
-"""Logits of a run's views, as they lie in its folder: those of training, and further ones that were added since.
+"""Logits of a run's views, as they lie in its folder: those of training, and further ones that were
+added since.
 
-What the folds wrote stays as it is, since their records name it by hash; further views lie beside it.
-No torch here.
+What the folds wrote stays as it is, since their records name it by hash; further views lie beside
+it. No torch here.
 """
 
 from __future__ import annotations
@@ -31,31 +32,45 @@ __all__ = [
     "view_seconds",
 ]
 
-TIMES, PIPELINES = "tta/times.json", "tta/pipelines.json"
+TIMES = "tta/times.json"
+PIPELINES = "tta/pipelines.json"
 
 
 def open_models(folder: Path) -> Run:
     """Return a run whose models are all there, as they were written. Raises UserError."""
     run = finished_run(folder)
     if run.info["kind"] != "cv":
-        whose = listed([run.info["of"]["name"]] if "of" in run.info else [one["name"] for one in run.info["members"]])
+        whose = listed(
+            [run.info["of"]["name"]]
+            if "of" in run.info
+            else [one["name"] for one in run.info["members"]]
+        )
         raise UserError(
-            f"{folder}: is a {run.info['kind']}, which has no models of its own; name what it is of: {whose}"
+            f"{folder}: is a {run.info['kind']}, which has no models of its own; name what it is"
+            f" of: {whose}"
         )
     for index in range(num_models(run)):
         done = folder / f"fold_{index}" / "done.json"
         if not done.is_file():
-            raise UserError(f"{folder}: fold {index} is not finished; run the same run_cv.py command again")
+            raise UserError(
+                f"{folder}: fold {index} is not finished; run the same run_cv.py command again"
+            )
         name = f"fold_{index}/best.safetensors"
         if not (folder / name).is_file():
-            raise UserError(f"{folder}/{name}: no such checkpoint; run the same run_cv.py command again")
+            raise UserError(
+                f"{folder}/{name}: no such checkpoint; run the same run_cv.py command again"
+            )
         if file_hash(folder / name) != read_json(done)["files"].get(name):
-            raise UserError(f"{folder}/{name}: is not what the fold wrote; run the same run_cv.py command again")
+            raise UserError(
+                f"{folder}/{name}: is not what the fold wrote; run the same run_cv.py command again"
+            )
     return run
 
 
 def can_see(run: Run) -> bool:
-    """Return whether a run's models can see more views: heads on a frozen backbone had features, and no models."""
+    """Return whether a run's models can see more views: heads on a frozen backbone had features,
+    and no models.
+    """
     return bool(run.settings) and not run.frozen
 
 
@@ -85,9 +100,13 @@ def _of_training(run: Run, index: int, part: str) -> pd.DataFrame:
 
 
 def _added(run: Run, index: int, part: str) -> pd.DataFrame | None:
-    """Return a fold's further views, or None where there are none; of another model or meaning they are none."""
+    """Return a fold's further views, or None where there are none; of another model or meaning they
+    are none.
+    """
     try:
-        table = read_table(_further(run, index, part)) if _further(run, index, part).is_file() else None
+        table = (
+            read_table(_further(run, index, part)) if _further(run, index, part).is_file() else None
+        )
     except UserError:  # broken: it is made again
         return None
     return None if table is None else table[table["of"] == _origin(run, index)].drop(columns="of")
@@ -109,7 +128,9 @@ def add_rows(run: Run, index: int, part: str, fresh: pd.DataFrame) -> None:
 
 def kept_views(run: Run) -> tuple[str, ...]:
     """Return the views whose logits every fold has, in the order of the first fold's."""
-    tables = [saved_rows(run, index, part) for index in range(num_models(run)) for part in parts_of(run)]
+    tables = [
+        saved_rows(run, index, part) for index in range(num_models(run)) for part in parts_of(run)
+    ]
     views = [dict.fromkeys(table["view"]) for table in tables]
     return tuple(name for name in views[0] if all(name in one for one in views))
 
@@ -121,30 +142,46 @@ def _pipelines(names: Sequence[str]) -> dict[str, str]:
 
 
 def check_pipelines(run: Run, names: Sequence[str]) -> None:
-    """Raise UserError for an albumentations file that is not what it was when views of it were saved."""
+    """Raise UserError for an albumentations file that is not what it was when views of it were
+    saved.
+    """
     file = run.path / PIPELINES
     before = read_json(file) if file.is_file() else {}
-    changed = [name for name, digest in _pipelines(names).items() if before.get(name, digest) != digest]
+    changed = [
+        name for name, digest in _pipelines(names).items() if before.get(name, digest) != digest
+    ]
     if changed:
-        raise UserError(f"--views albu:{changed[0]}: has changed since its views were saved; give it another name")
+        raise UserError(
+            f"--views albu:{changed[0]}: has changed since its views were saved; give it another"
+            " name"
+        )
 
 
 def note_pipelines(run: Run, names: Sequence[str]) -> None:
     """Note what the albumentations files of views hold that are about to be saved."""
-    file, now = run.path / PIPELINES, _pipelines(names)
+    file = run.path / PIPELINES
+    now = _pipelines(names)
     if now:
         file.parent.mkdir(exist_ok=True)
         write_json(file, (read_json(file) if file.is_file() else {}) | now)
 
 
 def view_seconds(run: Run) -> dict[str, float]:
-    """Return what a picture took in each view, in seconds, where that was measured: not in training."""
+    """Return what a picture took in each view, in seconds, where that was measured: not in
+    training.
+    """
     file = run.path / TIMES
-    return {name: one["seconds"] / one["pictures"] for name, one in read_json(file).items()} if file.is_file() else {}
+    return (
+        {name: one["seconds"] / one["pictures"] for name, one in read_json(file).items()}
+        if file.is_file()
+        else {}
+    )
 
 
 def note_seconds(run: Run, times: Mapping[str, tuple[int, float]]) -> None:
-    """Note how many pictures and seconds views took; what an earlier call took, perhaps elsewhere, is forgotten."""
+    """Note how many pictures and seconds views took; what an earlier call took, perhaps elsewhere,
+    is forgotten.
+    """
     file = run.path / TIMES
     now = {name: {"pictures": num, "seconds": seconds} for name, (num, seconds) in times.items()}
     write_json(file, (read_json(file) if file.is_file() else {}) | now)

@@ -1,4 +1,6 @@
-"""Test-time augmentation of a finished run: more views, merged or chosen on other people's rows, as another run."""
+"""Test-time augmentation of a finished run: more views, merged or chosen on other people's rows, as
+another run.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,14 @@ from tta.crossfit import CrossFit, cross_fit
 from tta.learn import WEIGHTINGS
 from tta.policy import IDENTITY, Policy, SavedViews
 from tta.report import harm_report
-from tta.saved_views import can_see, check_pipelines, kept_views, open_models, saved_rows, view_seconds
+from tta.saved_views import (
+    can_see,
+    check_pipelines,
+    kept_views,
+    open_models,
+    saved_rows,
+    view_seconds,
+)
 from tta.views.names import parse_views
 
 __all__ = ["augment_run"]
@@ -40,25 +49,37 @@ AddViews = Callable[..., object]
 def _saved(run: Run, names: Sequence[str]) -> SavedViews:
     """Return the out-of-fold logits of a run's views, in the order of its rows."""
     num_folds = run.info["num_folds"]
-    tables = [saved_rows(run, index, "oof").assign(repeat=index // num_folds) for index in range(num_models(run))]
+    tables = [
+        saved_rows(run, index, "oof").assign(repeat=index // num_folds)
+        for index in range(num_models(run))
+    ]
     views = pd.concat(tables, ignore_index=True)
-    logits_VNC = np.stack([run.logits(rows_like(views[views["view"] == name], run.oof)) for name in names])
+    logits_VNC = np.stack(
+        [run.logits(rows_like(views[views["view"] == name], run.oof)) for name in names]
+    )
     return SavedViews(tuple(names), logits_VNC, oof_rows(run))
 
 
 def _test_tables(run: Run, names: Sequence[str], policy: Policy) -> list[pd.DataFrame]:
-    """Return each fold's test logits under a policy: it was fitted on single models, so each model's by itself."""
+    """Return each fold's test logits under a policy: it was fitted on single models, so each
+    model's by itself.
+    """
     tables = []
     for index in range(run.info["num_test_folds"]):
         views = saved_rows(run, index, "test")
         ids = views.loc[views["view"] == "identity", "image_id"]
-        stack = [run.logits(views[views["view"] == name].set_index("image_id").loc[ids]) for name in names]
+        stack = [
+            run.logits(views[views["view"] == name].set_index("image_id").loc[ids])
+            for name in names
+        ]
         tables.append(with_logits(ids.to_frame(), policy.apply(np.stack(stack), names)))
     return tables
 
 
 def _decide(saved: SavedViews, search: Search | None, merge: str) -> CrossFit:
-    """Return logits of every row, by what other people's rows decided where there is anything to decide."""
+    """Return logits of every row, by what other people's rows decided where there is anything to
+    decide.
+    """
     if search is not None:
         return cross_fit(saved, search)
     if merge in WEIGHTINGS:
@@ -68,21 +89,27 @@ def _decide(saved: SavedViews, search: Search | None, merge: str) -> CrossFit:
 
 
 def _key(run: Run, names: Sequence[str], config: TtaConfig) -> str:
-    """Return what makes this run the same again: the rows it is of, the views, and what is done with them."""
+    """Return what makes this run the same again: the rows it is of, the views, and what is done
+    with them.
+    """
     decided = [sorted(names), config.views == "auto", config.merge, config.budget, run.oof_hash]
     return hashlib.blake2b(json.dumps(decided).encode(), digest_size=16).hexdigest()
 
 
 def _costs(run: Run, policy: Policy) -> dict[str, Any]:
-    """Return the passes and seconds of a test picture, measured on what, and compute seconds with the run's own.
+    """Return the passes and seconds of a test picture, measured on what, and compute seconds with
+    the run's own.
 
     None for what is not known.
     """
-    seconds, seen = run.info.get("seconds"), view_seconds(run)
+    seconds = run.info.get("seconds")
+    seen = view_seconds(run)
     further = [name for name in policy.views if name not in run.info["views"]]
     each = [seen.get(name) if name in further else pass_seconds(run) for name in policy.views]
     known = [one for one in each if one is not None]
-    num_rows = len(run.oof) + run.info["num_test_folds"] * (0 if run.test is None else len(run.test))
+    num_rows = len(run.oof) + run.info["num_test_folds"] * (
+        0 if run.test is None else len(run.test)
+    )
     if seconds is not None and all(name in seen for name in further):
         seconds = round(seconds + num_rows * sum(seen[name] for name in further), 1)
     else:
@@ -96,32 +123,45 @@ def _costs(run: Run, policy: Policy) -> dict[str, Any]:
 
 
 def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = print) -> Run:
-    """Add views to a run, decide what to make of them, and write that as a run beside it; return it.
+    """Add views to a run, decide what to make of them, and write that as a run beside it; return
+    it.
 
-    Out-of-fold rows are cross-fitted: what holds for a fold was chosen or learned on the others. `add_views` is
-    called only for views whose logits are not saved yet: it alone needs models. Raises UserError.
+    Out-of-fold rows are cross-fitted: what holds for a fold was chosen or learned on the others.
+    `add_views` is called only for views whose logits are not saved yet: it alone needs models.
+    Raises UserError.
     """
-    folder, auto, merge = Path(config.run), config.views == "auto", config.merge or "mean"
+    folder = Path(config.run)
+    auto = config.views == "auto"
+    merge = config.merge or "mean"
     run = open_models(folder)
-    names, kept = parse_views(AUTO_VIEWS if auto else config.views, "--views"), kept_views(run)
+    names = parse_views(AUTO_VIEWS if auto else config.views, "--views")
+    kept = kept_views(run)
     if auto:  # among all that were saved, and where nothing more can be seen, among these alone
         names = tuple(dict.fromkeys([*kept, *(names if can_see(run) else ())]))
     check_pipelines(run, names)
     written = folder.resolve().parent / (config.name or f"{run.name}_tta")
     run_key = {"tta": _key(run, names, config)}
-    open_derived(written, "tta", run_key, overwrite=config.overwrite, look=True)  # before the work is done
+    open_derived(
+        written, "tta", run_key, overwrite=config.overwrite, look=True
+    )  # before the work is done
     if not set(names) <= set(kept):
-        machine = {name: getattr(config, name) for name in MACHINE if getattr(config, name) is not None}
+        machine = {
+            name: getattr(config, name) for name in MACHINE if getattr(config, name) is not None
+        }
         add_views(folder, names, say=say, **machine)
     saved = _saved(run, names)
     search = searched(saved, metric=run.info["metric"], **config.search) if auto else None
     try:
         found = _decide(saved, search, merge)
     except ValueError as error:
-        raise UserError(f"{folder}: {error}; pass --views with --merge mean, which fits nothing") from None
+        raise UserError(
+            f"{folder}: {error}; pass --views with --merge mean, which fits nothing"
+        ) from None
     say(f"decided: {found.final}")
     tests = _test_tables(run, names, found.final.policy) if run.info["has_test"] else []
-    harm, table = harm_report(run, saved, found, search=search, merge=merge, seconds_of_view=view_seconds(run))
+    harm, table = harm_report(
+        run, saved, found, search=search, merge=merge, seconds_of_view=view_seconds(run)
+    )
     info = {
         "kind": "tta",
         "run_key": run_key,
@@ -129,12 +169,16 @@ def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = print) -> 
         "tta": {"views": list(names), "merge": config.merge, "auto": auto, "budget": config.budget},
         "policy": found.final.policy.as_dict(),
         "parts": [
-            {"repeat": one.repeat, "part": one.part, "policy": one.choice.policy.as_dict()} for one in found.parts
+            {"repeat": one.repeat, "part": one.part, "policy": one.choice.policy.as_dict()}
+            for one in found.parts
         ],
         "views": list(found.final.policy.views),
         "leaks": run.info["leaks"],
         "optimistic": run.info.get("optimistic", False),
-        "about": f"{run.name} with test-time augmentation, {found.final.policy}; {run.info.get('about', '')}",
+        "about": (
+            f"{run.name} with test-time augmentation, {found.final.policy};"
+            f" {run.info.get('about', '')}"
+        ),
         "notes": [
             *run.info.get("notes", ()),
             *(["out-of-fold rows are by what was decided on other people"] if found.parts else []),

@@ -1,4 +1,6 @@
-"""What every way of combining members' logits offers: a fit on out-of-fold rows, and its answer for any rows."""
+"""What every way of combining members' logits offers: a fit on out-of-fold rows, and its answer for
+any rows.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ __all__ = ["Evidence", "Fitted", "Method"]
 
 @dataclass(frozen=True)
 class Evidence:
-    """Out-of-fold rows that a method is fitted on; what several methods need of them is computed once."""
+    """Out-of-fold rows that a method is fitted on; what several methods need of them is computed
+    once.
+    """
 
     logits_MNC: Sequence[np.ndarray]
     """Of each of M members, N x C float32, finite."""
@@ -36,7 +40,9 @@ class Evidence:
 
     def take(self, rows: np.ndarray) -> Evidence:
         """Return these rows alone."""
-        return Evidence([logits_NC[rows] for logits_NC in self.logits_MNC], self.rows.take(rows), self.metric)
+        return Evidence(
+            [logits_NC[rows] for logits_NC in self.logits_MNC], self.rows.take(rows), self.metric
+        )
 
     @functools.cached_property
     def temperatures(self) -> tuple[float, ...]:
@@ -45,10 +51,14 @@ class Evidence:
 
 
 class Fitted(Protocol):
-    """A fitted method. It answers row by row: a row's logits do not depend on the rows beside it."""
+    """A fitted method. It answers row by row: a row's logits do not depend on the rows beside
+    it.
+    """
 
     def __call__(self, logits_MNC: Iterable[np.ndarray]) -> np.ndarray:
-        """Return logits N x C float64, finite, from those of each member, which are looked at one after the other."""
+        """Return logits N x C float64, finite, from those of each member, which are looked at one
+        after the other.
+        """
         ...
 
     @property
@@ -69,9 +79,12 @@ class Method:
     """In a line."""
     fit: Callable[[Evidence], Fitted]
     fits: bool = True
-    """Whether anything is learned from labels; then it must be scored on people who had no say in it."""
+    """Whether anything is learned from labels; then it must be scored on people who had no say in
+    it.
+    """
     thorough: bool = False
     """Whether it is slow, and tried only with --thorough or by name."""
     of_shares: bool = False
-    """Whether its logits are shares of votes: where a class had none they are next to minus infinity, and folds'
-    models are averaged as shares."""
+    """Whether its logits are shares of votes: where a class had none they are next to minus
+    infinity, and folds' models are averaged as shares.
+    """

@@ -1,4 +1,6 @@
-"""Scores of many candidates on the same rows, counted where the metric only asks which class is likeliest."""
+"""Scores of many candidates on the same rows, counted where the metric only asks which class is
+likeliest.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,12 @@ __all__ = ["quick_score"]
 
 
 def quick_score(evidence: Evidence) -> Callable[[np.ndarray], float]:
-    """Return what scores probabilities N x C, more being better: the mean over repeats, as it is reported."""
-    metric, label_N, num_classes = evidence.score, evidence.rows.label_N, evidence.num_classes
+    """Return what scores probabilities N x C, more being better: the mean over repeats, as it is
+    reported.
+    """
+    metric = evidence.score
+    label_N = evidence.rows.label_N
+    num_classes = evidence.num_classes
     sign = metric.sign
     of_counts = metric.of_counts
     if of_counts is None or metric is METRICS["log_loss"]:
@@ -27,14 +33,19 @@ def quick_score(evidence: Evidence) -> Callable[[np.ndarray], float]:
     shape = (len(parts), num_classes)
 
     def count(class_N: np.ndarray, weight_N: np.ndarray | None = None) -> np.ndarray:
-        return np.bincount(repeat_N * num_classes + class_N, weight_N, minlength=shape[0] * shape[1]).reshape(shape)
+        return np.bincount(
+            repeat_N * num_classes + class_N, weight_N, minlength=shape[0] * shape[1]
+        ).reshape(shape)
 
-    truth_RC, unasked_R = count(label_N), np.full(len(parts), np.nan)
+    truth_RC = count(label_N)
+    unasked_R = np.full(len(parts), np.nan)
 
     def score(proba_NC: np.ndarray) -> float:
         predicted_N = proba_NC.argmax(axis=1)
         distance_R = np.bincount(repeat_N, (predicted_N - label_N) ** 2)
         right_RC = count(label_N, predicted_N == label_N)
-        return sign * float(of_counts(Counts(right_RC, truth_RC, count(predicted_N), unasked_R, distance_R)).mean())
+        return sign * float(
+            of_counts(Counts(right_RC, truth_RC, count(predicted_N), unasked_R, distance_R)).mean()
+        )
 
     return score

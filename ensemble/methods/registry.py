@@ -32,9 +32,15 @@ def _tempered(evidence: Evidence) -> Fitted:
 
 def _rank(evidence: Evidence) -> Fitted:
     levels = np.linspace(0, 1, NUM_QUANTILES)
-    quantiles_MQC = np.stack([np.quantile(log_softmax(one), levels, axis=0) for one in evidence.logits_MNC])
-    vote = RankVote(quantiles_MQC, np.bincount(evidence.rows.label_N, minlength=evidence.num_classes) > 0)
-    [temperature] = fit_temperatures([vote(evidence.logits_MNC)], evidence.rows.label_N, evidence.rows.group_N)
+    quantiles_MQC = np.stack(
+        [np.quantile(log_softmax(one), levels, axis=0) for one in evidence.logits_MNC]
+    )
+    vote = RankVote(
+        quantiles_MQC, np.bincount(evidence.rows.label_N, minlength=evidence.num_classes) > 0
+    )
+    [temperature] = fit_temperatures(
+        [vote(evidence.logits_MNC)], evidence.rows.label_N, evidence.rows.group_N
+    )
     return dataclasses.replace(vote, temperature=temperature)
 
 

@@ -1,10 +1,10 @@
 """Stacking: a multinomial regression on the members' log-probabilities, which corrects their vote.
 
-Stacking is of Wolpert 1992, "Stacked generalization"; Breiman 1996, "Stacked regressions", found that it needs
-strong regularising, since members are alike; Ting and Witten 1999, "Issues in stacked generalization", that a linear
-model of class probabilities is enough. Here the members' vote is a fixed offset, and the ridge draws to it, not to
-nothing. The vote has a temperature of its own, since a mean of sure models is unsure: what the model adds must help
-beyond that.
+Stacking is of Wolpert 1992, "Stacked generalization"; Breiman 1996, "Stacked regressions", found
+that it needs strong regularising, since members are alike; Ting and Witten 1999, "Issues in stacked
+generalization", that a linear model of class probabilities is enough. Here the members' vote is a
+fixed offset, and the ridge draws to it, not to nothing. The vote has a temperature of its own,
+since a mean of sure models is unsure: what the model adds must help beyond that.
 """
 
 from __future__ import annotations
@@ -25,20 +25,31 @@ from foldblend.scores.temperature import fit_temperatures
 
 __all__ = ["Stack", "fit", "log_probabilities", "re_expanded", "row_loss", "vote_at", "within"]
 
-SPREADS = (0.025, 0.05, 0.1, 0.2, 0.4)  # of weights around 0, in units of 1 / sqrt(M): ridges from strong to weak
+SPREADS = (
+    0.025,
+    0.05,
+    0.1,
+    0.2,
+    0.4,
+)  # of weights around 0, in units of 1 / sqrt(M): ridges from strong to weak
 LOWEST = -15.0  # of a log-probability as a feature: surer than that no model is for a reason
 NUM_PARTS = 2
-MOST_STEPS, CLOSE = 60, 1e-5
+MOST_STEPS = 60
+CLOSE = 1e-5
 
 
-def log_probabilities(logits_MNC: Iterable[np.ndarray], temperatures: Sequence[float]) -> Iterator[np.ndarray]:
+def log_probabilities(
+    logits_MNC: Iterable[np.ndarray], temperatures: Sequence[float]
+) -> Iterator[np.ndarray]:
     """Yield each member's log-probabilities, N x C float64, at its temperature."""
     for logits_NC, temperature in zip(logits_MNC, temperatures, strict=True):
         yield log_softmax(logits_NC.astype(np.float64) / temperature)
 
 
 def vote_at(sum_NC: np.ndarray, temperature: float) -> np.ndarray:
-    """Return the vote's log-probabilities at its temperature, from the log of the sum of probabilities."""
+    """Return the vote's log-probabilities at its temperature, from the log of the sum of
+    probabilities.
+    """
     return log_softmax(sum_NC / temperature)
 
 
@@ -50,7 +61,8 @@ def within(vote_NC: np.ndarray, class_K: np.ndarray) -> np.ndarray:
 def re_expanded(log_NK: np.ndarray, vote_NC: np.ndarray, class_K: np.ndarray) -> np.ndarray:
     """Return log-probabilities N x C from those of K classes that had rows to be fitted on, finite.
 
-    Nothing was learned of the others, so they keep what the vote gives them, and the K share the rest.
+    Nothing was learned of the others, so they keep what the vote gives them, and the K share the
+    rest.
     """
     log_NC = vote_NC.copy()
     log_NC[:, class_K] = log_NK + np.logaddexp.reduce(vote_NC[:, class_K], axis=1)[:, None]
@@ -64,7 +76,9 @@ def row_loss(log_NC: np.ndarray, label_N: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """The log of the members' soft vote, plus what a linear model of their log-probabilities adds to it."""
+    """The log of the members' soft vote, plus what a linear model of their log-probabilities adds
+    to it.
+    """
 
     temperatures: tuple[float, ...]
     vote_temperature: float
@@ -74,28 +88,39 @@ class Stack:
     """Of each member's log-probability of each class, for each of the K."""
     bias_K: np.ndarray
     spread: float
-    """How far weights lie from 0 in units of 1 / sqrt(M), as the ridge has it; 0 where the vote alone was best."""
+    """How far weights lie from 0 in units of 1 / sqrt(M), as the ridge has it; 0 where the vote
+    alone was best.
+    """
 
     def __call__(self, logits_MNC: Iterable[np.ndarray]) -> np.ndarray:
         """Return logits N x C float64, from N x C of each member."""
-        sum_NC, added_NK = None, self.bias_K
-        for log_NC, weight_CK in zip(log_probabilities(logits_MNC, self.temperatures), self.weight_MCK, strict=True):
+        sum_NC = None
+        added_NK = self.bias_K
+        for log_NC, weight_CK in zip(
+            log_probabilities(logits_MNC, self.temperatures), self.weight_MCK, strict=True
+        ):
             sum_NC = log_NC if sum_NC is None else np.logaddexp(sum_NC, log_NC)
             added_NK = added_NK + np.maximum(log_NC, LOWEST) @ weight_CK
         assert sum_NC is not None
         vote_NC = vote_at(sum_NC, self.vote_temperature)
-        return re_expanded(log_softmax(within(vote_NC, self.class_K) + added_NK), vote_NC, self.class_K)
+        return re_expanded(
+            log_softmax(within(vote_NC, self.class_K) + added_NK), vote_NC, self.class_K
+        )
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """How large each member's weights are, next to those that one has in the vote: 1 / M for each class."""
+        """How large each member's weights are, next to those that one has in the vote: 1 / M for
+        each class.
+        """
         in_vote = np.sqrt(len(self.class_K)) / len(self.temperatures)
         size_M = in_vote + np.linalg.norm(self.weight_MCK, axis=(1, 2))
         return tuple((size_M / size_M.sum()).tolist())
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all but the weights themselves, of which there are M x C x K: their size, and their mean where a
-        member's log-probability of a class speaks for that very class, in units of its share in the vote."""
+        """Return all but the weights themselves, of which there are M x C x K: their size, and
+        their mean where a member's log-probability of a class speaks for that very class, in units
+        of its share in the vote.
+        """
         own_M = self.weight_MCK[:, self.class_K].diagonal(axis1=1, axis2=2).mean(axis=1)
         return {
             "stack": "equal soft vote + linear in log-probabilities",
@@ -115,7 +140,8 @@ def _loss(
     feature_NF: np.ndarray, weight_FK: np.ndarray, offset_NK: np.ndarray, target_N: np.ndarray
 ) -> tuple[float, np.ndarray]:
     """Return the summed log loss, and its slope in the weights: in float32, added up in float64."""
-    rows, score_NK = np.arange(len(target_N)), feature_NF @ weight_FK + offset_NK
+    rows = np.arange(len(target_N))
+    score_NK = feature_NF @ weight_FK + offset_NK
     score_NK -= score_NK.max(axis=1, keepdims=True)
     true_N = score_NK[rows, target_N]
     np.exp(score_NK, out=score_NK)
@@ -138,14 +164,19 @@ class _Problem:
 
     def rows(self, rows: np.ndarray) -> _Problem:
         return _Problem(
-            self.feature_NF[rows], self.vote_NC[rows], self.label_N[rows], self.group_N[rows], self.num_members
+            self.feature_NF[rows],
+            self.vote_NC[rows],
+            self.label_N[rows],
+            self.group_N[rows],
+            self.num_members,
         )
 
     def path(self, spreads: Sequence[float]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield classes K and weights F x K for each spread, from strong to weak, each started at the one before.
+        """Yield classes K and weights F x K for each spread, from strong to weak, each started at
+        the one before.
 
-        Rows of a group are alike: a group counts once. A spread is a normal prior's, so that the ridge stays as it
-        is, and says less, where there are more groups.
+        Rows of a group are alike: a group counts once. A spread is a normal prior's, so that the
+        ridge stays as it is, and says less, where there are more groups.
         """
         class_K, target_N = np.unique(self.label_N, return_inverse=True)
         num_rows, num_features = self.feature_NF.shape
@@ -155,22 +186,29 @@ class _Problem:
         weight_FK = np.zeros((num_features, len(class_K)))
         for spread in spreads:
             ridge = self.num_members / spread**2
-            # Members are alike, so weights are fitted in the coordinates of a bound on the curvature (Boehning 1992),
-            # in which all directions are about as steep: tens of steps, not hundreds.
-            root_FF = scipy.linalg.cholesky(per_row / 8 * gram_FF + ridge * np.eye(num_features), lower=True)
+            # Members are alike, so weights are fitted in the coordinates of a bound on the
+            # curvature (Boehning 1992), in which all directions are about as steep: tens of steps,
+            # not hundreds.
+            root_FF = scipy.linalg.cholesky(
+                per_row / 8 * gram_FF + ridge * np.eye(num_features), lower=True
+            )
 
             def objective(
                 flat: np.ndarray, ridge: float = ridge, root_FF: np.ndarray = root_FF
             ) -> tuple[float, np.ndarray]:
                 weight_FK = scipy.linalg.solve_triangular(root_FF.T, flat.reshape(num_features, -1))
-                loss, slope_FK = _loss(self.feature_NF, weight_FK.astype(np.float32), offset_NK, target_N)
+                loss, slope_FK = _loss(
+                    self.feature_NF, weight_FK.astype(np.float32), offset_NK, target_N
+                )
                 slope_FK = per_row * slope_FK.astype(np.float64) + ridge * weight_FK
                 slope = scipy.linalg.solve_triangular(root_FF, slope_FK, lower=True).ravel()
                 return per_row * loss + ridge / 2 * float((weight_FK**2).sum()), slope
 
             options = {"ftol": CLOSE, "gtol": 1e-3, "maxiter": MOST_STEPS}
             start = (root_FF.T @ weight_FK).ravel()
-            found = scipy.optimize.minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
+            found = scipy.optimize.minimize(
+                objective, start, jac=True, method="L-BFGS-B", options=options
+            )
             weight_FK = scipy.linalg.solve_triangular(root_FF.T, found.x.reshape(num_features, -1))
             yield class_K, weight_FK
 
@@ -181,18 +219,24 @@ class _Problem:
         return row_loss(re_expanded(log_NK, self.vote_NC, class_K), self.label_N)
 
     def best_spread(self) -> float:
-        """Return the spread of least log loss on people who had no say in the weights; 0 where it helps by chance.
+        """Return the spread of least log loss on people who had no say in the weights; 0 where it
+        helps by chance.
 
         By chance is less than the standard error, over groups, of what it helps beside the vote.
         """
         code_N = np.unique(self.group_N, return_inverse=True)[1]
-        # At random, not dealt by label: fresh people are not as many of each class as those that were seen.
+        # At random, not dealt by label: fresh people are not as many of each class as those that
+        # were seen.
         part_N = group_parts(np.zeros_like(code_N), code_N, num_parts=NUM_PARTS)
-        parts = [(self.rows(part_N != part), self.rows(part_N == part), part_N == part) for part in range(NUM_PARTS)]
+        parts = [
+            (self.rows(part_N != part), self.rows(part_N == part), part_N == part)
+            for part in range(NUM_PARTS)
+        ]
         if min(len(np.unique(fitted.label_N)) for fitted, _, _ in parts) < 2:
             return 0.0
         vote_loss_N = row_loss(self.vote_NC, self.label_N)
-        best, best_loss_N = 0.0, vote_loss_N
+        best = 0.0
+        best_loss_N = vote_loss_N
         paths = [fitted.path(SPREADS) for fitted, _, _ in parts]
         for spread, *found in zip(SPREADS, *paths, strict=False):
             loss_N = np.empty(len(self.label_N))
@@ -200,31 +244,40 @@ class _Problem:
                 loss_N[held_N] = held.losses(class_K, weight_FK)
             if loss_N.sum() >= best_loss_N.sum():
                 break
-            best, best_loss_N = spread, loss_N
+            best = spread
+            best_loss_N = loss_N
         help_G = np.bincount(code_N, vote_loss_N - best_loss_N)
         return best if gain_of_sums(help_G).exceeds() else 0.0
 
 
 def fit(evidence: Evidence) -> Stack:
-    """Return the vote, corrected as far as that helps people held out inside the evidence; with too few, as it is.
+    """Return the vote, corrected as far as that helps people held out inside the evidence; with too
+    few, as it is.
 
     Temperatures are those of all rows, for all strengths of the ridge alike.
     """
-    temperatures, num_members = evidence.temperatures, len(evidence.logits_MNC)
-    num_classes, num_rows = evidence.num_classes, len(evidence.rows.label_N)
+    temperatures = evidence.temperatures
+    num_members = len(evidence.logits_MNC)
+    num_classes = evidence.num_classes
+    num_rows = len(evidence.rows.label_N)
     feature_NF = np.empty((num_rows, num_members * num_classes + 1), np.float32)
     sum_NC = np.full((num_rows, num_classes), -np.inf)
     for member, log_NC in enumerate(log_probabilities(evidence.logits_MNC, temperatures)):
         np.logaddexp(sum_NC, log_NC, out=sum_NC)
-        feature_NF[:, member * num_classes : (member + 1) * num_classes] = np.maximum(log_NC, LOWEST)
+        feature_NF[:, member * num_classes : (member + 1) * num_classes] = np.maximum(
+            log_NC, LOWEST
+        )
     (vote_temperature,) = fit_temperatures([sum_NC], evidence.rows.label_N, evidence.rows.group_N)
     mean_F = feature_NF[:, :-1].mean(axis=0, dtype=np.float64)
     feature_NF[:, :-1] -= mean_F.astype(np.float32)
     # The constant is as large as all members' together, to be as free as what they agree on.
     feature_NF[:, -1] = np.sqrt(num_members)
     vote_NC = vote_at(sum_NC, vote_temperature)
-    problem = _Problem(feature_NF, vote_NC, evidence.rows.label_N, evidence.rows.group_N, num_members)
-    spread, class_K = problem.best_spread(), np.unique(evidence.rows.label_N)
+    problem = _Problem(
+        feature_NF, vote_NC, evidence.rows.label_N, evidence.rows.group_N, num_members
+    )
+    spread = problem.best_spread()
+    class_K = np.unique(evidence.rows.label_N)
     weight_FK = np.zeros((feature_NF.shape[1], len(class_K)))
     if spread:
         *_, (class_K, weight_FK) = problem.path([one for one in SPREADS if one <= spread])

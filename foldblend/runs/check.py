@@ -1,4 +1,6 @@
-"""Is this a finished run, and are its rows what they must be? Every stage that reads runs asks here."""
+"""Is this a finished run, and are its rows what they must be? Every stage that reads runs asks
+here.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,15 @@ from foldblend.errors import UserError, listed
 from foldblend.runs.info import RunInfo
 from foldblend.runs.run import Run
 
-__all__ = ["NEEDED", "ROW_COLUMNS", "check_rows", "check_rows_once", "finished_run", "load", "why_unfinished"]
+__all__ = [
+    "NEEDED",
+    "ROW_COLUMNS",
+    "check_rows",
+    "check_rows_once",
+    "finished_run",
+    "load",
+    "why_unfinished",
+]
 
 # Of run.json: what every reader of a run asks for.
 NEEDED = tuple(sorted(RunInfo.__required_keys__))
@@ -54,7 +64,11 @@ def finished_run(folder: str | Path, *, needed: Sequence[str] = NEEDED) -> Run:
     path = Path(folder)
     why = why_unfinished(path, needed=needed)
     if why is not None:
-        raise UserError(f"{path}: {why}; name the folder of a finished one" if why == "no run" else f"{path}: {why}")
+        raise UserError(
+            f"{path}: {why}; name the folder of a finished one"
+            if why == "no run"
+            else f"{path}: {why}"
+        )
     return Run(path)
 
 
@@ -69,7 +83,8 @@ def load(folder: str | Path) -> Run:
     Returns
     -------
     Run
-        With ``.oof``, ``.test``, ``.report``, ``.classes`` and more; tables are read when they are first asked for.
+        With ``.oof``, ``.test``, ``.report``, ``.classes`` and more; tables are read when they are
+        first asked for.
 
     Raises
     ------
@@ -92,13 +107,15 @@ def check_rows_once(found: pd.Series, wanted: pd.Series, what: str) -> None:
     foreign = found[~found.isin(wanted)]
     if len(twice) or len(absent) or len(foreign):
         raise UserError(
-            f"{what}: every row must be written exactly once, but {len(absent)} are missing ({listed(absent)}), "
-            f"{len(twice)} doubled ({listed(twice)}), {len(foreign)} unknown ({listed(foreign)}); run it afresh"
+            f"{what}: every row must be written exactly once, but {len(absent)} are missing"
+            f" ({listed(absent)}), {len(twice)} doubled ({listed(twice)}), {len(foreign)} unknown"
+            f" ({listed(foreign)}); run it afresh"
         )
 
 
 def check_rows(run: Run, rows: pd.DataFrame) -> None:
-    """Raise UserError unless rows of a run's oof.parquet are whole: each image once a repeat, labels that are classes.
+    """Raise UserError unless rows of a run's oof.parquet are whole: each image once a repeat,
+    labels that are classes.
 
     `rows` has at least the columns before the logits.
     """
@@ -110,14 +127,22 @@ def check_rows(run: Run, rows: pd.DataFrame) -> None:
     if odd:
         raise UserError(f"{path}: {listed(odd)} must be whole numbers, none missing; run it again")
     if not np.array_equal(np.unique(rows["repeat"]), np.arange(run.info["num_repeats"])):
-        raise UserError(f"{path}: its repeats are not 0 to {run.info['num_repeats'] - 1}; run it again")
+        raise UserError(
+            f"{path}: its repeats are not 0 to {run.info['num_repeats'] - 1}; run it again"
+        )
     for name in ("image_id", "group"):
         if rows[name].isna().any():
-            raise UserError(f"{path}: {int(rows[name].isna().sum())} rows have no {name}; run it again")
+            raise UserError(
+                f"{path}: {int(rows[name].isna().sum())} rows have no {name}; run it again"
+            )
     ids = rows["image_id"].drop_duplicates()
     for repeat, one in rows.groupby("repeat"):
         if len(one) != len(ids) or not one["image_id"].is_unique:
-            check_rows_once(one["image_id"], ids, f"{path}, repeat {repeat}")  # says which, and takes longer
+            check_rows_once(
+                one["image_id"], ids, f"{path}, repeat {repeat}"
+            )  # says which, and takes longer
     for name in ("label", "label_raw"):
         if not rows[name].isin(range(len(run.classes))).all():
-            raise UserError(f"{path}: {name} is not always one of the {len(run.classes)} classes; run it again")
+            raise UserError(
+                f"{path}: {name} is not always one of the {len(run.classes)} classes; run it again"
+            )

@@ -1,4 +1,6 @@
-"""What a run costs to deploy: forward passes behind a picture, and its seconds where they were measured. No torch."""
+"""What a run costs to deploy: forward passes behind a picture, and its seconds where they were
+measured. No torch.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ def num_models(run: Run) -> int:
 
 
 def passes_a_view(run: Run) -> int:
-    """Return how many forward passes a cross-validated run takes to see a picture in one view: one a model.
+    """Return how many forward passes a cross-validated run takes to see a picture in one view: one
+    a model.
 
     Heads on one frozen backbone share theirs.
     """
@@ -34,25 +37,33 @@ def passes_a_view(run: Run) -> int:
 
 
 def num_passes(run: Run) -> int:
-    """Return the forward passes that one test picture takes. Raises UserError for a blend that does not say."""
+    """Return the forward passes that one test picture takes. Raises UserError for a blend that does
+    not say.
+    """
     if "passes" in run.info:
         return int(run.info["passes"])
     if "members" in run.info:
-        raise UserError(f"{run.path}: a blend that does not say what it costs; blend its members again")
+        raise UserError(
+            f"{run.path}: a blend that does not say what it costs; blend its members again"
+        )
     return len(run.info["views"]) * passes_a_view(run)
 
 
 def pass_seconds(run: Run) -> float | None:
-    """Return the seconds of one forward pass of one picture, the folds' median; None where none was measured.
+    """Return the seconds of one forward pass of one picture, the folds' median; None where none was
+    measured.
 
     `infer_images_per_s` of a fold counts a picture once for each view.
     """
-    speeds = [speed for fold in run.info.get("folds", ()) if (speed := fold.get("infer_images_per_s"))]
+    speeds = [
+        speed for fold in run.info.get("folds", ()) if (speed := fold.get("infer_images_per_s"))
+    ]
     return 1 / statistics.median(speeds) if speeds else None
 
 
 def picture_seconds(run: Run) -> float | None:
-    """Return the compute seconds of one test picture, through all models and views; None where not known.
+    """Return the compute seconds of one test picture, through all models and views; None where not
+    known.
 
     Runs with further views and blends wrote down their own.
     """
@@ -66,8 +77,8 @@ def picture_seconds(run: Run) -> float | None:
 def device_of(run: Run) -> str | None:
     """Return what a run's speed was measured on: "NVIDIA H200", or a processor and its threads.
 
-    None where that is not known, or where folds were done on several. Runs with further views and blends wrote
-    down their own.
+    None where that is not known, or where folds were done on several. Runs with further views and
+    blends wrote down their own.
     """
     if run.info["kind"] != "cv":
         return run.info.get("device")
@@ -83,7 +94,9 @@ def _device(machine: Mapping[str, Any], settings: Mapping[Any, Any]) -> str | No
     kind, _, index = str(settings.get("device", "")).partition(":")
     gpus = machine.get("gpus") or []
     if kind == "cuda" and gpus:
-        used = gpus[int(index) :][:1] if index else gpus  # without a number folds may be done on all of them
+        used = (
+            gpus[int(index) :][:1] if index else gpus
+        )  # without a number folds may be done on all of them
         return " and ".join(sorted({*used})) or None
     if not kind or "processor" not in machine:
         return None

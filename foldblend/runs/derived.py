@@ -1,4 +1,6 @@
-"""Runs made from other runs' logits: the same contract on disk as a cross-validated one. No torch here."""
+"""Runs made from other runs' logits: the same contract on disk as a cross-validated one. No torch
+here.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ __all__ = ["Derived", "open_derived", "write_derived"]
 KINDS = {"cv": "a cross-validated run", "blend": "a blend", "tta": "a run with further views"}
 
 
-def open_derived(folder: Path, kind: str, run_key: Mapping[str, str], *, overwrite: bool, look: bool = False) -> None:
+def open_derived(
+    folder: Path, kind: str, run_key: Mapping[str, str], *, overwrite: bool, look: bool = False
+) -> None:
     """Make the folder of a derived run fit, or raise UserError: nothing is overwritten unasked.
 
     With `look` nothing is cleared yet: errors come before the work that they would undo.
@@ -47,11 +51,15 @@ def open_derived(folder: Path, kind: str, run_key: Mapping[str, str], *, overwri
         return
     info = Run(folder).info
     if info["kind"] != kind:
-        raise UserError(f"{folder}: is {KINDS.get(info['kind'], 'of another kind')}; pass another --name")
+        raise UserError(
+            f"{folder}: is {KINDS.get(info['kind'], 'of another kind')}; pass another --name"
+        )
     if info["run_key"] == run_key:
         return
     if not overwrite:
-        raise UserError(f"{folder}: was made of other runs or settings; pass another --name, or --overwrite")
+        raise UserError(
+            f"{folder}: was made of other runs or settings; pass another --name, or --overwrite"
+        )
     if not look:
         clear_folder(folder)
 
@@ -80,11 +88,16 @@ class Derived:
 
 
 def write_derived(folder: Path, made: Derived) -> Run:
-    """Write a run folder, all but its report, and return it. The same run made again keeps its times."""
+    """Write a run folder, all but its report, and return it. The same run made again keeps its
+    times.
+    """
     sweep(folder)
     before: Mapping[str, Any] = Run(folder).info if (folder / "run.json").is_file() else {}
     record = {
-        **{name: made.like.info[name] for name in ("data", "classes", "answers", "attributes", "metric")},
+        **{
+            name: made.like.info[name]
+            for name in ("data", "classes", "answers", "attributes", "metric")
+        },
         "format": FORMAT,
         "name": folder.name,
         "num_folds": int(made.rows["fold"].nunique()),
@@ -94,7 +107,9 @@ def write_derived(folder: Path, made: Derived) -> Run:
         "started": before.get("started", round(time.time())),
         **made.info,
     }
-    write_json(folder / "run.json", record | {"status": "running"})  # first: by it the folder is known as a run
+    write_json(
+        folder / "run.json", record | {"status": "running"}
+    )  # first: by it the folder is known as a run
     write_json(folder / "env.json", describe_environment())
     if made.pictures is not None:
         write_bytes(folder / PICTURES, made.pictures.read_bytes())
@@ -103,7 +118,9 @@ def write_derived(folder: Path, made: Derived) -> Run:
     for fold, test in enumerate(made.tests):
         write_table(folder / f"test_fold_{fold}.parquet", test)
     if made.tests:
-        mean = mean_over_folds(made.tests, logit_columns(len(made.like.classes)), of_shares=made.of_shares)
+        mean = mean_over_folds(
+            made.tests, logit_columns(len(made.like.classes)), of_shares=made.of_shares
+        )
         write_table(folder / "test.parquet", mean)
         write_submission(folder, mean, made.like.info["answers"])
     for name, one in made.sections.items():

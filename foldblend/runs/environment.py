@@ -34,7 +34,9 @@ def _git_commit() -> str | None:
     here = Path(__file__).resolve().parent
     try:
         describe = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-        done = subprocess.run(describe, cwd=here, capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(
+            describe, cwd=here, capture_output=True, text=True, timeout=10, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
@@ -44,7 +46,9 @@ def processor() -> str:
     """Return the name of the CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
@@ -63,7 +67,9 @@ def describe_environment(*, weights: dict[str, str] | None = None) -> dict[str, 
         "platform": platform.platform(),
         "processor": processor(),
         "cores": os.cpu_count(),
-        "gpus": [] if torch is None else [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "gpus": []
+        if torch is None
+        else [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cuda": None if torch is None else torch.version.cuda,
         "packages": versions,
         "git_commit": _git_commit(),

@@ -1,4 +1,6 @@
-"""The run folder: the contract between the stages. Files appear whole or not at all. No torch here."""
+"""The run folder: the contract between the stages. Files appear whole or not at all. No torch
+here.
+"""
 
 from __future__ import annotations
 
@@ -74,22 +76,28 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def _write_csv(table: pd.DataFrame, draft: Path) -> None:
-    """Write a CSV that reads as one of pandas, ten times as fast where no column holds truth values or mixed types."""
+    """Write a CSV that reads as one of pandas, ten times as fast where no column holds truth values
+    or mixed types.
+    """
     if not any(pd.api.types.is_bool_dtype(kind) for kind in table.dtypes):
         for quotes in ("none", "needed"):  # where one text needs quotes, all are quoted
             try:
                 with draft.open("wb") as file:
                     file.write(table.iloc[:0].to_csv(index=False).encode())
                     options = pyarrow.csv.WriteOptions(include_header=False, quoting_style=quotes)
-                    pyarrow.csv.write_csv(pyarrow.Table.from_pandas(table, preserve_index=False), file, options)
+                    pyarrow.csv.write_csv(
+                        pyarrow.Table.from_pandas(table, preserve_index=False), file, options
+                    )
                 return
             except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, pyarrow.ArrowNotImplementedError):
-                continue  # a text needs quotes, or a column is of several types: what comes next writes the file anew
+                # A text needs quotes, or a column has several types: the file is written anew below.
+                continue
     table.to_csv(draft, index=False)
 
 
 def write_section(folder: Path, name: str, one: Mapping[str, Any]) -> None:
-    """Add a section (see reports.blocks) to every report of a run folder, or replace the one of that name.
+    """Add a section (see reports.blocks) to every report of a run folder, or replace the one of
+    that name.
 
     Sections stand in the order of their names.
     """
@@ -97,7 +105,9 @@ def write_section(folder: Path, name: str, one: Mapping[str, Any]) -> None:
 
 
 def read_table(path: Path, *, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Read a parquet or CSV table, or some columns of a parquet. Raises UserError where it is absent or broken."""
+    """Read a parquet or CSV table, or some columns of a parquet. Raises UserError where it is
+    absent or broken.
+    """
     try:
         if path.suffix == ".csv":
             return pd.read_csv(path, dtype={"image_id": str, "group": str})
@@ -105,7 +115,9 @@ def read_table(path: Path, *, columns: Sequence[str] | None = None) -> pd.DataFr
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the fold or run again") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())[:80]}); run it again") from None
+        raise UserError(
+            f"{path}: cannot be read ({' '.join(str(error).split())[:80]}); run it again"
+        ) from None
 
 
 def file_hash(path: Path) -> str:
@@ -134,7 +146,9 @@ def clear_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Hold a run folder against a second process. Raises UserError if it is held; a kill frees it."""
+    """Hold a run folder against a second process. Raises UserError if it is held; a kill frees
+    it.
+    """
     with contextlib.ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -143,7 +157,9 @@ def lock_folder(folder: Path) -> Iterator[None]:
             cure = "wait for it or pass another --name"
             raise UserError(f"{folder}: another process is writing this run; {cure}") from None
         except OSError as error:
-            raise UserError(f"{folder}: cannot be written ({error.strerror}); pass another --output") from None
+            raise UserError(
+                f"{folder}: cannot be written ({error.strerror}); pass another --output"
+            ) from None
         yield
 
 

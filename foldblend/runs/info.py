@@ -58,7 +58,9 @@ class MemberInfo(TypedDict, total=False):
 
 
 class RunInfo(TypedDict, total=False):
-    """run.json of a run, a TTA'd run or a blend. The required keys are those that every reader asks for."""
+    """run.json of a run, a TTA'd run or a blend. The required keys are those that every reader asks
+    for.
+    """
 
     format: Required[int]
     kind: Required[Literal["cv", "blend", "tta"]]

@@ -25,15 +25,22 @@ __all__ = [
 ]
 
 
-def mean_over_folds(tables: Sequence[pd.DataFrame], columns: Sequence[str], *, of_shares: bool = False) -> pd.DataFrame:
-    """Return the mean logits of the folds' test tables, joined on image_id, in the first one's order.
+def mean_over_folds(
+    tables: Sequence[pd.DataFrame], columns: Sequence[str], *, of_shares: bool = False
+) -> pd.DataFrame:
+    """Return the mean logits of the folds' test tables, joined on image_id, in the first one's
+    order.
 
     With `of_shares` it is the log of the mean of their softmax.
     """
     ids = tables[0]["image_id"]
-    stack = [table.set_index("image_id").loc[ids, list(columns)].to_numpy(np.float64) for table in tables]
+    stack = [
+        table.set_index("image_id").loc[ids, list(columns)].to_numpy(np.float64) for table in tables
+    ]
     mean = np.mean([softmax(one) for one in stack] if of_shares else stack, axis=0)
-    return with_logits(ids.to_frame(), np.log(np.maximum(mean, np.finfo(np.float64).tiny)) if of_shares else mean)
+    return with_logits(
+        ids.to_frame(), np.log(np.maximum(mean, np.finfo(np.float64).tiny)) if of_shares else mean
+    )
 
 
 def write_submission(folder: Path, test: pd.DataFrame, answers: Sequence[Any]) -> None:
@@ -58,9 +65,13 @@ def oof_rows(run: Run) -> Rows:
 
 
 def oof_arrays(run: Run) -> OofArrays:
-    """Return the arrays of a run's out-of-fold rows. Raises UserError for logits that are not finite."""
+    """Return the arrays of a run's out-of-fold rows. Raises UserError for logits that are not
+    finite.
+    """
     logits = run.logits(run.oof)
     bad = run.oof.loc[~np.isfinite(logits).all(axis=1), "image_id"]
     if len(bad):
-        raise UserError(f"{run.path}: logits of {listed(bad)} are not finite; train with a lower --lr")
+        raise UserError(
+            f"{run.path}: logits of {listed(bad)} are not finite; train with a lower --lr"
+        )
     return OofArrays(oof_rows(run), logits, softmax(logits))

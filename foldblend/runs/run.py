@@ -39,12 +39,17 @@ class Run:
     path: Path
 
     def __repr__(self) -> str:
-        """Return path, score and size in a line, or the path alone where nothing is finished there."""
+        """Return path, score and size in a line, or the path alone where nothing is finished
+        there.
+        """
         try:
             facts = self._facts()
         except (UserError, LookupError, TypeError, ValueError, AttributeError):
             return f"Run({str(self.path)!r})"
-        return f"Run({str(self.path)!r}: {'; '.join(f'{name} {value}' for name, value in facts.items())})"
+        return (
+            f"Run({str(self.path)!r}:"
+            f" {'; '.join(f'{name} {value}' for name, value in facts.items())})"
+        )
 
     def _repr_html_(self) -> str:
         """Return the same as a table, as notebooks show it."""
@@ -58,15 +63,22 @@ class Run:
 
     def _facts(self) -> dict[str, str]:
         """Return what a reader wants to know first, as text by name."""
-        report, data = self.report, self.info["data"]
+        report = self.report
+        data = self.info["data"]
         head = report["headline"]
-        spelt = ["none" if one is None else f"{one:.4f}" for one in (head["value"], head["low"], head["high"])]
+        spelt = [
+            "none" if one is None else f"{one:.4f}"
+            for one in (head["value"], head["low"], head["high"])
+        ]
         return {
             "OOF " + METRICS[report["metric"]].title: f"{spelt[0]} [{spelt[1]}, {spelt[2]}]",
             "data": str(data["name"]),
             "images": f"{report['num_images']:,} of {report['num_groups']:,} groups",
             "classes": str(len(self.classes)),
-            "folds": str(self.info["num_folds"]) + (f" x {n}" if (n := self.info["num_repeats"]) > 1 else ""),
+            "folds": (
+                str(self.info["num_folds"])
+                + (f" x {n}" if (n := self.info["num_repeats"]) > 1 else "")
+            ),
         }
 
     @property
@@ -75,16 +87,29 @@ class Run:
 
     @functools.cached_property
     def info(self) -> RunInfo:
-        """run.json: status, kind, data, classes, fold timings, file hashes (see `foldblend.runs.info`)."""
+        """run.json: status, kind, data, classes, fold timings, file hashes (see
+        `foldblend.runs.info`).
+        """
         info = read_json(self.path / "run.json")
         if not isinstance(info, dict) or info.get("format") != FORMAT:
-            raise UserError(f"{self.path}/run.json: not of format {FORMAT}; run it again with this version")
+            raise UserError(
+                f"{self.path}/run.json: not of format {FORMAT}; run it again with this version"
+            )
         return cast("RunInfo", info)
 
     @functools.cached_property
     def settings(self) -> dict[Any, Any]:
-        """The settings that the run (or blend) wrote down; nothing where it has none or they cannot be read."""
-        file = next((file for name in ("config", "blend") if (file := self.path / f"{name}.yaml").is_file()), None)
+        """The settings that the run (or blend) wrote down; nothing where it has none or they cannot
+        be read.
+        """
+        file = next(
+            (
+                file
+                for name in ("config", "blend")
+                if (file := self.path / f"{name}.yaml").is_file()
+            ),
+            None,
+        )
         try:
             settings = {} if file is None else yaml.safe_load(file.read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError):
@@ -102,18 +127,24 @@ class Run:
 
     @functools.cached_property
     def ids_hash(self) -> str:
-        """Hash of the names of its pictures with labels, by which runs of one data set know each other."""
+        """Hash of the names of its pictures with labels, by which runs of one data set know each
+        other.
+        """
         known = self.info["data"].get("train_ids_hash")
         if known is None:  # a run of an earlier version, or of somebody else's making
             file = self.path / "oof.parquet"
             ids = read_table(file, columns=["image_id"])["image_id"]
             if ids.isna().any():
-                raise UserError(f"{file}: {int(ids.isna().sum())} rows have no image_id; run it again")
+                raise UserError(
+                    f"{file}: {int(ids.isna().sum())} rows have no image_id; run it again"
+                )
             known = ids_hash(map(str, ids.unique()))
         return str(known)
 
     def table_hash(self, name: str) -> str:
-        """Return the hash of a table's file, such as "test". Raises UserError where that is gone."""
+        """Return the hash of a table's file, such as "test". Raises UserError where that is
+        gone.
+        """
         file = self.path / f"{name}.parquet"
         if not file.is_file():
             raise UserError(f"{file}: no such file; run it again, or leave the run out")
@@ -127,7 +158,9 @@ class Run:
     @property
     def attributes(self) -> tuple[Attribute, ...]:
         return tuple(
-            Attribute(name=item["name"], values=tuple(item["values"]), of_class=tuple(item["of_class"]))
+            Attribute(
+                name=item["name"], values=tuple(item["values"]), of_class=tuple(item["of_class"])
+            )
             for item in self.info["attributes"]
         )
 
@@ -138,7 +171,9 @@ class Run:
 
     @functools.cached_property
     def test(self) -> pd.DataFrame | None:
-        """Test rows: image_id, logit_0 .. (mean over folds), or None where there was no test set."""
+        """Test rows: image_id, logit_0 .. (mean over folds), or None where there was no test
+        set.
+        """
         return read_table(self.path / "test.parquet") if self.info.get("has_test") else None
 
     def test_fold(self, fold: int) -> pd.DataFrame:
@@ -151,7 +186,9 @@ class Run:
         return dict(read_json(self.path / "report.json"))
 
     def logits(self, table: pd.DataFrame) -> np.ndarray:
-        """Return the logits of a table of this run, N x C float32. Raises UserError if a column is missing."""
+        """Return the logits of a table of this run, N x C float32. Raises UserError if a column is
+        missing.
+        """
         absent = set(logit_columns(len(self.classes))) - set(table.columns)
         if absent:
             raise UserError(f"{self.path}: its tables lack {listed(sorted(absent))}; run it again")

@@ -12,7 +12,13 @@ from threadpoolctl import ThreadpoolController
 
 from foldblend.scores.metrics import Counts, Metric, mean_score, row_log_loss, rows_by_repeat
 
-__all__ = ["Interval", "bootstrap_scores", "group_resamples", "percentile_interval", "score_interval"]
+__all__ = [
+    "Interval",
+    "bootstrap_scores",
+    "group_resamples",
+    "percentile_interval",
+    "score_interval",
+]
 
 NUM_RESAMPLES = 1000
 NUM_RESAMPLES_SLOW = 200  # of scores that need the rows themselves
@@ -38,8 +44,12 @@ class Interval:
         return {name: float(part) if np.isfinite(part) else None for name, part in parts.items()}
 
 
-def group_resamples(num_groups: int, seed: int, num_resamples: int = NUM_RESAMPLES) -> Iterator[np.ndarray]:
-    """Yield how often each group is drawn, R x G floats, in chunks of at most 50 resamples; not to be written to."""
+def group_resamples(
+    num_groups: int, seed: int, num_resamples: int = NUM_RESAMPLES
+) -> Iterator[np.ndarray]:
+    """Yield how often each group is drawn, R x G floats, in chunks of at most 50 resamples; not to
+    be written to.
+    """
     if num_groups * num_resamples <= MOST_KEPT:
         return iter(_kept_resamples(num_groups, seed, num_resamples))
     return _resamples(num_groups, seed, num_resamples)
@@ -55,14 +65,23 @@ def _resamples(num_groups: int, seed: int, num_resamples: int) -> Iterator[np.nd
     rng = np.random.default_rng(seed)
     for start in range(0, num_resamples, CHUNK):
         size = min(CHUNK, num_resamples - start)
-        draws = (np.bincount(rng.integers(num_groups, size=num_groups), minlength=num_groups) for _ in range(size))
+        draws = (
+            np.bincount(rng.integers(num_groups, size=num_groups), minlength=num_groups)
+            for _ in range(size)
+        )
         yield np.stack([draw_G.astype(np.float64) for draw_G in draws])
 
 
-def _counts_of_groups(label_N: np.ndarray, predicted_N: np.ndarray, group_N: np.ndarray, num_classes: int) -> Any:
-    """Return each group's rows by class, G x 3C: right, true, predicted; whole where that is small, else sparse."""
+def _counts_of_groups(
+    label_N: np.ndarray, predicted_N: np.ndarray, group_N: np.ndarray, num_classes: int
+) -> Any:
+    """Return each group's rows by class, G x 3C: right, true, predicted; whole where that is small,
+    else sparse.
+    """
     is_right_N = label_N == predicted_N
-    class_K = np.concatenate([label_N[is_right_N], label_N + num_classes, predicted_N + 2 * num_classes])
+    class_K = np.concatenate(
+        [label_N[is_right_N], label_N + num_classes, predicted_N + 2 * num_classes]
+    )
     group_K = np.concatenate([group_N[is_right_N], group_N, group_N])
     shape = int(group_N.max()) + 1, 3 * num_classes
     if shape[0] * shape[1] <= MOST_DENSE * len(label_N):  # then a product of matrices is faster
@@ -101,9 +120,12 @@ def _scores_of_one(
     names, group_N = np.unique(group_N, return_inverse=True)
     if metric.of_weights is not None:
         draws = group_resamples(len(names), seed, NUM_RESAMPLES_SLOW)
-        return np.concatenate([metric.of_weights(label_N, proba_NC, draw_BG[:, group_N]) for draw_BG in draws])
+        return np.concatenate(
+            [metric.of_weights(label_N, proba_NC, draw_BG[:, group_N]) for draw_BG in draws]
+        )
     assert metric.of_counts is not None, metric
-    predicted_N, num_classes = proba_NC.argmax(1), proba_NC.shape[1]
+    predicted_N = proba_NC.argmax(1)
+    num_classes = proba_NC.shape[1]
     counts_GK = _counts_of_groups(label_N, predicted_N, group_N, num_classes)
     loss_G = np.bincount(group_N, row_log_loss(label_N, proba_NC))
     distance_G = np.bincount(group_N, (label_N - predicted_N) ** 2.0)
@@ -138,6 +160,8 @@ def score_interval(
     repeat_N: np.ndarray | None = None,
     seed: int = 0,
 ) -> Interval:
-    """Return the score (mean over repeats) with its 95 % percentile interval by bootstrap over groups."""
+    """Return the score (mean over repeats) with its 95 % percentile interval by bootstrap over
+    groups.
+    """
     scores = bootstrap_scores(metric, label_N, proba_NC, group_N, repeat_N=repeat_N, seed=seed)
     return percentile_interval(mean_score(metric, label_N, proba_NC, repeat_N), scores)

@@ -37,7 +37,9 @@ def softmax(logits_NC: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Sums over rows, any leading shape: per class (x C) right ones, true ones, predicted ones; and two over all."""
+    """Sums over rows, any leading shape: per class (x C) right ones, true ones, predicted ones; and
+    two over all.
+    """
 
     right: np.ndarray
     truth: np.ndarray
@@ -58,7 +60,9 @@ class Metric:
     of_counts: Callable[[Counts], np.ndarray] | None = None
     """The same score from sums over rows, for many resamples at once."""
     of_weights: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None
-    """The same from labels N, probabilities N x C and how often each row counts, R x N, where no sums will do."""
+    """The same from labels N, probabilities N x C and how often each row counts, R x N, where no
+    sums will do.
+    """
 
     @property
     def sign(self) -> int:
@@ -73,9 +77,14 @@ def rows_by_repeat(repeat_N: np.ndarray | None, num_rows: int) -> list[np.ndarra
     return [np.flatnonzero(repeat_N == repeat) for repeat in np.unique(repeat_N)]
 
 
-def mean_score(metric: Metric, label_N: np.ndarray, proba_NC: np.ndarray, repeat_N: np.ndarray | None = None) -> float:
+def mean_score(
+    metric: Metric, label_N: np.ndarray, proba_NC: np.ndarray, repeat_N: np.ndarray | None = None
+) -> float:
     """Return the mean over repeats of the score of each repeat's rows."""
-    scores = [metric.score(label_N[rows], proba_NC[rows]) for rows in rows_by_repeat(repeat_N, len(label_N))]
+    scores = [
+        metric.score(label_N[rows], proba_NC[rows])
+        for rows in rows_by_repeat(repeat_N, len(label_N))
+    ]
     return float(np.mean(scores))
 
 
@@ -89,11 +98,15 @@ def _f1_macro(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
 
 
 def _counted(label_N: np.ndarray, proba_NC: np.ndarray) -> Counts:
-    """Return the counts of the classes that occur. Side by side as scikit-learn has them, they sum to the last bit."""
-    predicted_N, num_classes = proba_NC.argmax(axis=1), proba_NC.shape[1]
+    """Return the counts of the classes that occur. Side by side as scikit-learn has them, they sum
+    to the last bit.
+    """
+    predicted_N = proba_NC.argmax(axis=1)
+    num_classes = proba_NC.shape[1]
     counted = (label_N[label_N == predicted_N], label_N, predicted_N)
     right_C, truth_C, predicted_C = (np.bincount(one, minlength=num_classes) for one in counted)
-    occurs_C, unasked = truth_C > 0, np.zeros(())
+    occurs_C = truth_C > 0
+    unasked = np.zeros(())
     return Counts(right_C[occurs_C], truth_C[occurs_C], predicted_C[occurs_C], unasked, unasked)
 
 
@@ -126,15 +139,20 @@ def _roc_auc_ovr(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
     return float(_roc_auc_of_weights(label_N, proba_NC, np.ones((1, len(label_N))))[0])
 
 
-def _roc_auc_of_weights(label_N: np.ndarray, proba_NC: np.ndarray, weight_RN: np.ndarray) -> np.ndarray:
+def _roc_auc_of_weights(
+    label_N: np.ndarray, proba_NC: np.ndarray, weight_RN: np.ndarray
+) -> np.ndarray:
     """Return the score of each of R weightings of the rows; a class that has no weight is left out.
 
-    From ranks (Mann and Whitney 1947): scikit-learn's value, class by class, for all weightings at once.
+    From ranks (Mann and Whitney 1947): scikit-learn's value, class by class, for all weightings at
+    once.
     """
-    auc_sum_R, num_R = np.zeros(len(weight_RN)), np.zeros(len(weight_RN))
+    auc_sum_R = np.zeros(len(weight_RN))
+    num_R = np.zeros(len(weight_RN))
     for label in np.unique(label_N):
         order = np.argsort(proba_NC[:, label], kind="stable")
-        ordered_N, is_true_N = proba_NC[order, label], label_N[order] == label
+        ordered_N = proba_NC[order, label]
+        is_true_N = label_N[order] == label
         starts = np.flatnonzero(np.r_[True, ordered_N[1:] != ordered_N[:-1]])  # of rows that tie
         weight_RT = np.add.reduceat(weight_RN[:, order], starts, axis=1)
         true_RT = np.add.reduceat(weight_RN[:, order] * is_true_N, starts, axis=1)
@@ -161,10 +179,16 @@ def _log_loss_of_counts(counts: Counts) -> np.ndarray:
 
 
 def _kappa_quadratic(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
-    """One less observed over expected squared distance, summed in scikit-learn's order; NaN where one class is all."""
+    """One less observed over expected squared distance, summed in scikit-learn's order; NaN where
+    one class is all.
+    """
     num_classes = proba_NC.shape[1]
     pair_N = label_N * num_classes + proba_NC.argmax(axis=1)
-    counts_CC = np.bincount(pair_N, minlength=num_classes**2).reshape(num_classes, num_classes).astype(np.float64)
+    counts_CC = (
+        np.bincount(pair_N, minlength=num_classes**2)
+        .reshape(num_classes, num_classes)
+        .astype(np.float64)
+    )
     distance_CC = (np.arange(num_classes)[:, None] - np.arange(num_classes)) ** 2.0
     expected_CC = np.outer(counts_CC.sum(axis=0), counts_CC.sum(axis=1)) / counts_CC.sum()
     expected = (distance_CC * expected_CC).sum()
@@ -172,25 +196,38 @@ def _kappa_quadratic(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
 
 
 def _kappa_quadratic_of_counts(counts: Counts) -> np.ndarray:
-    """Return 1 - observed / expected squared distance, the latter if true and predicted labels were independent."""
+    """Return 1 - observed / expected squared distance, the latter if true and predicted labels were
+    independent.
+    """
     place_C = np.arange(counts.truth.shape[-1])
-    num, square_C = counts.truth.sum(-1), place_C**2
+    num = counts.truth.sum(-1)
+    square_C = place_C**2
     both = (counts.truth * square_C).sum(-1) + (counts.predicted * square_C).sum(-1)
-    expected = both - 2 * (counts.truth * place_C).sum(-1) * (counts.predicted * place_C).sum(-1) / num
+    expected = (
+        both - 2 * (counts.truth * place_C).sum(-1) * (counts.predicted * place_C).sum(-1) / num
+    )
     return np.where(expected > 0, 1 - counts.distance / np.where(expected > 0, expected, 1), np.nan)
 
 
 METRICS: dict[str, Metric] = {
     "f1_macro": Metric("macro F1", _f1_macro, of_counts=_f1_macro_of_counts),
     "accuracy": Metric("accuracy", _accuracy, of_counts=_accuracy_of_counts),
-    "balanced_accuracy": Metric("balanced accuracy", _balanced_accuracy, of_counts=_balanced_accuracy_of_counts),
+    "balanced_accuracy": Metric(
+        "balanced accuracy", _balanced_accuracy, of_counts=_balanced_accuracy_of_counts
+    ),
     "roc_auc_ovr": Metric("ROC AUC (ovr)", _roc_auc_ovr, of_weights=_roc_auc_of_weights),
-    "log_loss": Metric("log loss", _log_loss, greater_is_better=False, of_counts=_log_loss_of_counts),
-    "kappa_quadratic": Metric("quadratic kappa", _kappa_quadratic, of_counts=_kappa_quadratic_of_counts),
+    "log_loss": Metric(
+        "log loss", _log_loss, greater_is_better=False, of_counts=_log_loss_of_counts
+    ),
+    "kappa_quadratic": Metric(
+        "quadratic kappa", _kappa_quadratic, of_counts=_kappa_quadratic_of_counts
+    ),
 }
 
 
 def check_metric(name: str) -> None:
     """Raise UserError, with near names, for an unknown --metric."""
     if name not in METRICS:
-        raise UserError(f"--metric {name}: unknown{did_you_mean(name, METRICS)}; there are {', '.join(METRICS)}")
+        raise UserError(
+            f"--metric {name}: unknown{did_you_mean(name, METRICS)}; there are {', '.join(METRICS)}"
+        )

@@ -12,7 +12,9 @@ __all__ = ["Rows"]
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Labels, groups, repeats and folds of N out-of-fold rows; every stage passes them on together."""
+    """Labels, groups, repeats and folds of N out-of-fold rows; every stage passes them on
+    together.
+    """
 
     label_N: np.ndarray
     """Class of each row, 0 .. C - 1."""
@@ -34,7 +36,12 @@ class Rows:
     ) -> Rows:
         """Return rows of one repeat and one fold, unless these are given."""
         zeros_N = np.zeros(len(label_N), np.int64)
-        return cls(label_N, group_N, zeros_N if repeat_N is None else repeat_N, zeros_N if fold_N is None else fold_N)
+        return cls(
+            label_N,
+            group_N,
+            zeros_N if repeat_N is None else repeat_N,
+            zeros_N if fold_N is None else fold_N,
+        )
 
     def __len__(self) -> int:
         return len(self.label_N)

@@ -42,38 +42,51 @@ class Score:
         return float(finite_R.std()) if len(finite_R) else 0.0
 
 
-def score_of(metric: Metric, rows: Rows, proba_NC: np.ndarray, *, resampled: bool = True, seed: int = 0) -> Score:
-    """Return the score of probabilities N x C, the mean over repeats; without `resampled`, the value alone.
+def score_of(
+    metric: Metric, rows: Rows, proba_NC: np.ndarray, *, resampled: bool = True, seed: int = 0
+) -> Score:
+    """Return the score of probabilities N x C, the mean over repeats; without `resampled`, the
+    value alone.
 
     Equal groups and seed draw equal resamples, so differences of two scores are paired.
     """
     value = metric.sign * mean_score(metric, rows.label_N, proba_NC, rows.repeat_N)
     if not resampled:
         return Score(value, np.empty(0), metric.sign)
-    scores_R = bootstrap_scores(metric, rows.label_N, proba_NC, rows.group_N, repeat_N=rows.repeat_N, seed=seed)
+    scores_R = bootstrap_scores(
+        metric, rows.label_N, proba_NC, rows.group_N, repeat_N=rows.repeat_N, seed=seed
+    )
     return Score(value, metric.sign * scores_R, metric.sign)
 
 
 class Gain(NamedTuple):
-    """By how much one prediction is better than another, and the standard error of that over groups."""
+    """By how much one prediction is better than another, and the standard error of that over
+    groups.
+    """
 
     value: float
     error: float
 
     def exceeds(self, errors: float = 1.0) -> bool:
-        """Return whether it is more than so many of its standard errors: more than chance gives on other groups."""
+        """Return whether it is more than so many of its standard errors: more than chance gives on
+        other groups.
+        """
         return self.value > errors * self.error
 
 
 def gain(new: Score, old: Score) -> Gain:
-    """Return by how much one score is better than another, paired; the error is infinite where it is not known."""
+    """Return by how much one score is better than another, paired; the error is infinite where it
+    is not known.
+    """
     difference = new.minus(old)
     known = np.isfinite(difference.resamples_R).any()
     return Gain(difference.value, difference.error if known else np.inf)
 
 
 def gain_of_sums(gain_G: np.ndarray) -> Gain:
-    """Return the gain that is a sum over rows, given each group's share of it; the error needs no resamples."""
+    """Return the gain that is a sum over rows, given each group's share of it; the error needs no
+    resamples.
+    """
     error = gain_G.std(ddof=1) * np.sqrt(len(gain_G)) if len(gain_G) > 1 else np.inf
     return Gain(float(gain_G.sum()), float(error))
 
@@ -90,7 +103,13 @@ class Scored:
 
 
 def score_prediction(
-    name: str, rows: Rows, proba_NC: np.ndarray, *, attributes: Sequence[Attribute], metric: str, seed: int = 0
+    name: str,
+    rows: Rows,
+    proba_NC: np.ndarray,
+    *,
+    attributes: Sequence[Attribute],
+    metric: str,
+    seed: int = 0,
 ) -> Scored:
     """Score a named prediction N x C, and what it implies of each attribute."""
     f1_of = {}

@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.ensemble import HistGradientBoostingClassifier  # here, for limits hold for what is loaded already
+
+# here, for limits hold for what is loaded already
+from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits
 
 from foldblend.scores.metrics import METRICS
@@ -47,16 +49,24 @@ def _auc(is_test_N: np.ndarray, score_N: np.ndarray) -> float:
 
 
 def _scores(
-    statistic_NS: np.ndarray, is_test_N: np.ndarray, group_N: np.ndarray, seed: int, *, shuffled: bool = False
+    statistic_NS: np.ndarray,
+    is_test_N: np.ndarray,
+    group_N: np.ndarray,
+    seed: int,
+    *,
+    shuffled: bool = False,
 ) -> np.ndarray:
-    """Return out-of-fold scores, 1 x N; with `shuffled`, then those with each statistic shuffled, (1 + S) x N."""
+    """Return out-of-fold scores, 1 x N; with `shuffled`, then those with each statistic shuffled,
+    (1 + S) x N.
+    """
     fold_N = stratified_group_folds(is_test_N, group_N, num_folds=NUM_FOLDS, seed=seed)
     rng = np.random.default_rng(seed)
     num_statistics = statistic_NS.shape[1] if shuffled else 0
     score_SN = np.zeros((1 + num_statistics, len(is_test_N)))
     for fold in range(NUM_FOLDS):
         held = fold_N == fold
-        # Without class weights, which make its binning twenty times slower and leave the AUC as it is.
+        # Without class weights, which make its binning twenty times slower and leave the AUC as it
+        # is.
         model = HistGradientBoostingClassifier(
             max_iter=60, max_leaf_nodes=8, early_stopping=False, random_state=seed
         ).fit(statistic_NS[~held], is_test_N[~held])
@@ -83,7 +93,9 @@ def _drawn_groups(code_N: np.ndarray, num_rows: int, rng: np.random.Generator) -
     return np.zeros(0, np.int64)
 
 
-@threadpool_limits.wrap(limits=1)  # the trees' threads wait busily: on cores that others use, a hundred times slower
+@threadpool_limits.wrap(
+    limits=1
+)  # the trees' threads wait busily: on cores that others use, a hundred times slower
 def tell_apart(
     statistic_NS: np.ndarray, is_test_N: np.ndarray, group_N: np.ndarray, *, seed: int = 0
 ) -> Adversarial | None:
@@ -91,21 +103,30 @@ def tell_apart(
 
     Which test pictures are of one person is not known, so a few people can be told apart by
     themselves. The measure is therefore what as many training pictures, drawn by group and treated
-    like test pictures, come to. `group_N` counts for training rows only. None where the groups are too
-    few for that. Of more than 20,000 rows on a side, so many are taken at random.
-    Source: Pan et al. 2020, "Adversarial validation approach to concept drift problem".
+    like test pictures, come to. `group_N` counts for training rows only. None where the groups are
+    too few for that. Of more than 20,000 rows on a side, so many are taken at random. Source: Pan
+    et al. 2020, "Adversarial validation approach to concept drift problem".
     """
     rng = np.random.default_rng(seed)
-    kept = np.sort(np.concatenate([rng.permutation(np.flatnonzero(is_test_N == side))[:MOST_ROWS] for side in (0, 1)]))
-    statistic_NS, is_test_N, group_N = statistic_NS[kept], is_test_N[kept], group_N[kept]
+    kept = np.sort(
+        np.concatenate(
+            [rng.permutation(np.flatnonzero(is_test_N == side))[:MOST_ROWS] for side in (0, 1)]
+        )
+    )
+    statistic_NS = statistic_NS[kept]
+    is_test_N = is_test_N[kept]
+    group_N = group_N[kept]
     is_train_N = is_test_N == 0
     assert min(is_train_N.sum(), is_test_N.sum()) >= LEAST_ROWS
     code_N = np.zeros(len(is_test_N), np.int64)
     code_N[is_train_N] = codes_of(group_N[is_train_N])
     single_N = len(code_N) + np.arange(len(code_N))
-    score_SN = _scores(statistic_NS, is_test_N, np.where(is_train_N, code_N, single_N), seed, shuffled=True)
+    score_SN = _scores(
+        statistic_NS, is_test_N, np.where(is_train_N, code_N, single_N), seed, shuffled=True
+    )
     auc = _auc(is_test_N, score_SN[0])
-    inside_NS, inside_N = statistic_NS[is_train_N], code_N[is_train_N]
+    inside_NS = statistic_NS[is_train_N]
+    inside_N = code_N[is_train_N]
     num_drawn = min(int(is_test_N.sum()), len(inside_N) // 2)
     chance = []
     for _ in range(NUM_DRAWS):

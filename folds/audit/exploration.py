@@ -16,7 +16,13 @@ from foldblend.errors import BadImage, UserError, counted, listed
 from foldblend.images import Box, boxes_of, crop, read_image
 from folds.audit.adversarial import LEAST_ROWS, Adversarial, tell_apart
 from folds.audit.findings import Finding, duplicate_findings, lookalike_findings, swap_findings
-from folds.audit.lookalikes import Lookalikes, Sketch, few_rows_of_groups, lookalike_groups, sketch_of
+from folds.audit.lookalikes import (
+    Lookalikes,
+    Sketch,
+    few_rows_of_groups,
+    lookalike_groups,
+    sketch_of,
+)
 from folds.audit.statistics import STATISTICS, statistics_of
 from folds.audit.swaps import features_of
 from folds.data.duplicates import Print, duplicate_pairs, print_of, stacked
@@ -33,7 +39,9 @@ class Exploration:
     manifest: Manifest
     """Without the pictures that could not be read."""
     pictures: pd.DataFrame
-    """Training rows, then test rows: image_id, path, perhaps box; group and label blank and -1 for the test set."""
+    """Training rows, then test rows: image_id, path, perhaps box; group and label blank and -1 for
+    the test set.
+    """
     kept_N: np.ndarray
     """Whether each training row that was looked at could be read."""
     statistic_NS: np.ndarray
@@ -51,7 +59,10 @@ class Exploration:
         """Return all of it as text."""
         lines = []
         if self.unreadable:
-            lines.append(f"{counted(len(self.unreadable), 'picture')}: cannot be read: {listed(self.unreadable)}")
+            lines.append(
+                f"{counted(len(self.unreadable), 'picture')}: cannot be read:"
+                f" {listed(self.unreadable)}"
+            )
         for finding in self.findings:
             lines += finding.lines()
         if not lines and not self.manifest.warnings:
@@ -59,36 +70,44 @@ class Exploration:
         return [*lines, *self.seen_lines(), *self.adversarial_lines()]
 
     def seen_lines(self) -> list[str]:
-        """Return what was not searched, and what the search for one person under two names could see."""
+        """Return what was not searched, and what the search for one person under two names could
+        see.
+        """
         if not self.deep:
             return ["not searched (--quick): one person under two names, swapped labels"]
         found = self.lookalikes
         if found is None:
-            return ["not searched, for every picture is a group of its own: people under two names, swapped labels"]
+            return [
+                "not searched, for every picture is a group of its own: people under two names,"
+                " swapped labels"
+            ]
         if not found.num_trials:
             return ["one person under two names: too few groups or features to say"]
         return [
-            f"one person under two names: named from {found.least} shared features on. Of {found.num_trials:,} groups "
-            f"cut in two as a trial, {found.recall:.0%} would have been named"
+            f"one person under two names: named from {found.least} shared features on. Of"
+            f" {found.num_trials:,} groups cut in two as a trial, {found.recall:.0%} would have"
+            " been named"
         ]
 
     def adversarial_lines(self) -> list[str]:
         """Return whether training and test pictures can be told apart, and by what."""
         if self.adversarial is None:
             return ["train against test: no test set, or too few pictures or groups to say"]
-        result, sizes = self.adversarial, self.pictures["part"].value_counts()
+        result = self.adversarial
+        sizes = self.pictures["part"].value_counts()
         lines = [
-            f"train against test, told apart by simple statistics: AUC {result.auc:.3f} ({sizes['train']:,} and "
-            f"{sizes['test']:,} pictures). By chance alone, from training pictures drawn by group: "
-            f"{result.chance_D.min():.3f} to {result.chance_D.max():.3f} ({len(result.chance_D)} draws)"
+            f"train against test, told apart by simple statistics: AUC {result.auc:.3f}"
+            f" ({sizes['train']:,} and {sizes['test']:,} pictures). By chance alone, from training"
+            f" pictures drawn by group: {result.chance_D.min():.3f} to {result.chance_D.max():.3f}"
+            f" ({len(result.chance_D)} draws)"
         ]
         if not result.differs:
             return [*lines, "  so no difference shows beyond chance"]
         for index in np.argsort(-result.lost_S)[:3]:
             alone = result.alone_S[index]
             lines.append(
-                f"  by {STATISTICS[index]}: {'higher' if alone > 0.5 else 'lower'} in test (alone {alone:.3f}), "
-                f"{result.lost_S[index]:.3f} of the AUC is lost when it is shuffled"
+                f"  by {STATISTICS[index]}: {'higher' if alone > 0.5 else 'lower'} in test (alone"
+                f" {alone:.3f}), {result.lost_S[index]:.3f} of the AUC is lost when it is shuffled"
             )
         return lines
 
@@ -132,7 +151,9 @@ def _look_at_all(pictures: pd.DataFrame, *, deep: bool) -> list[_Look | BadImage
         is_sketched[few_rows_of_groups(pictures["group"].to_numpy()[is_train])] = True
     with ThreadPoolExecutor() as pool:  # cv2 and hashlib release the interpreter lock
         looks = pool.map(_look, pictures["path"], boxes_of(pictures), is_train & deep, is_sketched)
-        return list(tqdm(looks, total=len(pictures), desc="looking at pictures", unit="", disable=None))
+        return list(
+            tqdm(looks, total=len(pictures), desc="looking at pictures", unit="", disable=None)
+        )
 
 
 def _without(manifest: Manifest, is_good_N: np.ndarray) -> Manifest:
@@ -140,30 +161,42 @@ def _without(manifest: Manifest, is_good_N: np.ndarray) -> Manifest:
     num_train = len(manifest.train)
     train = manifest.train[is_good_N[:num_train]].reset_index(drop=True)
     if train.empty:
-        raise UserError(f"{manifest.root}: none of the {num_train} training pictures can be read; fetch them again")
-    test = None if manifest.test is None else manifest.test[is_good_N[num_train:]].reset_index(drop=True)
+        raise UserError(
+            f"{manifest.root}: none of the {num_train} training pictures can be read; fetch them"
+            " again"
+        )
+    test = (
+        None
+        if manifest.test is None
+        else manifest.test[is_good_N[num_train:]].reset_index(drop=True)
+    )
     return dataclasses.replace(manifest, train=train, test=test)
 
 
 def explore(manifest: Manifest, say: Say, *, deep: bool = True, merge: bool = False) -> Exploration:
     """Look at every picture once and return what it gives away.
 
-    `deep` also looks for one person under two names and for swapped labels, where groups have several
-    pictures; `merge` makes groups that share a picture one. Unreadable pictures are listed and left out;
-    raises UserError where no other is left.
+    `deep` also looks for one person under two names and for swapped labels, where groups have
+    several pictures; `merge` makes groups that share a picture one. Unreadable pictures are listed
+    and left out; raises UserError where no other is left.
     """
     has_groups = bool(manifest.train["group"].duplicated().any())
-    pictures, num_train = _all_pictures(manifest), len(manifest.train)
+    pictures = _all_pictures(manifest)
+    num_train = len(manifest.train)
     results = _look_at_all(pictures, deep=deep and has_groups)
     is_good_N = np.array([not isinstance(result, BadImage) for result in results])
     manifest = _without(manifest, is_good_N)
     looks = [result for result in results if isinstance(result, _Look)]
     duplicates = duplicate_pairs(stacked([look.print for look in looks]))
     if merge:
-        manifest = merge_groups(manifest, duplicates[(duplicates < len(manifest.train)).all(axis=1)], say)
-    pictures, train = _all_pictures(manifest), manifest.train
+        manifest = merge_groups(
+            manifest, duplicates[(duplicates < len(manifest.train)).all(axis=1)], say
+        )
+    pictures = _all_pictures(manifest)
+    train = manifest.train
     statistic_NS = np.stack([look.statistics for look in looks])
-    findings, found = duplicate_findings(pictures, duplicates), None
+    findings = duplicate_findings(pictures, duplicates)
+    found = None
     if deep and has_groups:
         sketched = np.array([row for row, look in enumerate(looks) if look.sketch is not None])
         place = {int(row): index for index, row in enumerate(sketched)}
@@ -171,7 +204,9 @@ def explore(manifest: Manifest, say: Say, *, deep: bool = True, merge: bool = Fa
         sketches = [look.sketch for look in looks if look.sketch is not None]
         found = lookalike_groups(sketches, train["group"].to_numpy()[sketched], known=known)
         findings += lookalike_findings(train, found, sketched)
-        findings += swap_findings(manifest, np.stack([look.features for look in looks if look.features is not None]))
+        findings += swap_findings(
+            manifest, np.stack([look.features for look in looks if look.features is not None])
+        )
     is_test_N = (pictures["part"] == "test").to_numpy().astype(np.int64)
     enough = min(is_test_N.sum(), len(train)) >= LEAST_ROWS
     return Exploration(
@@ -179,9 +214,13 @@ def explore(manifest: Manifest, say: Say, *, deep: bool = True, merge: bool = Fa
         pictures=pictures,
         kept_N=is_good_N[:num_train],
         statistic_NS=statistic_NS,
-        unreadable=tuple(str(result).partition("; ")[0] for result in results if isinstance(result, BadImage)),
+        unreadable=tuple(
+            str(result).partition("; ")[0] for result in results if isinstance(result, BadImage)
+        ),
         findings=tuple(findings),
-        adversarial=tell_apart(statistic_NS, is_test_N, pictures["group"].to_numpy()) if enough else None,
+        adversarial=(
+            tell_apart(statistic_NS, is_test_N, pictures["group"].to_numpy()) if enough else None
+        ),
         deep=deep,
         lookalikes=found,
     )

@@ -33,12 +33,19 @@ class Finding:
     def lines(self, *, most: int = 10) -> list[str]:
         """Return the finding as text: the title, its pairs, the cure."""
         more = [f"  and {len(self.texts) - most} more"] if len(self.texts) > most else []
-        return [f"{self.title}:", *[f"  {text}" for text in self.texts[:most]], *more, f"  {self.cure}"]
+        return [
+            f"{self.title}:",
+            *[f"  {text}" for text in self.texts[:most]],
+            *more,
+            f"  {self.cure}",
+        ]
 
 
 def duplicate_findings(pictures: pd.DataFrame, pairs: np.ndarray) -> list[Finding]:
     """Return the findings on pairs M x 2 of rows of `pictures` that show the same picture."""
-    ids, group_N, label_N, part_N = (pictures[name].to_numpy() for name in ("image_id", "group", "label", "part"))
+    ids, group_N, label_N, part_N = (
+        pictures[name].to_numpy() for name in ("image_id", "group", "label", "part")
+    )
     i, j = pairs.T
     in_train = (part_N[i] == "train") & (part_N[j] == "train")
     kinds = (
@@ -72,8 +79,11 @@ def duplicate_findings(pictures: pd.DataFrame, pairs: np.ndarray) -> list[Findin
 
 
 def lookalike_findings(train: pd.DataFrame, found: Lookalikes, rows: np.ndarray) -> list[Finding]:
-    """Return the finding on groups that look like one; `rows` are the training rows that were searched."""
-    pairs, group_N = rows[found.pairs], train["group"].to_numpy()
+    """Return the finding on groups that look like one; `rows` are the training rows that were
+    searched.
+    """
+    pairs = rows[found.pairs]
+    group_N = train["group"].to_numpy()
     if not len(pairs):
         return []
     texts = [
@@ -82,8 +92,14 @@ def lookalike_findings(train: pd.DataFrame, found: Lookalikes, rows: np.ndarray)
     ]
     return [
         Finding(
-            title=f"{counted(len(pairs), 'pair')} of groups: look like one person (patient, product) under two names",
-            cure="If they are one, give them one name, or their folds leak. (Pictures of one place look alike, too.)",
+            title=(
+                f"{counted(len(pairs), 'pair')} of groups: look like one person (patient, product)"
+                " under two names"
+            ),
+            cure=(
+                "If they are one, give them one name, or their folds leak. (Pictures of one place"
+                " look alike, too.)"
+            ),
             pairs=tuple((int(i), int(j)) for i, j in pairs),
             texts=tuple(texts),
         )
@@ -96,8 +112,12 @@ def _targets(manifest: Manifest) -> dict[str, tuple[np.ndarray, tuple[str, ...]]
     That is attributes; and the class, unless they decide it.
     """
     label_N = manifest.train["label"].to_numpy()
-    found = {one.name: (np.asarray(one.of_class)[label_N], one.values) for one in manifest.attributes}
-    told_apart = {*zip(*(one.of_class for one in manifest.attributes), strict=True)} if found else set()
+    found = {
+        one.name: (np.asarray(one.of_class)[label_N], one.values) for one in manifest.attributes
+    }
+    told_apart = (
+        {*zip(*(one.of_class for one in manifest.attributes), strict=True)} if found else set()
+    )
     if len(told_apart) < manifest.num_classes:
         found["class"] = (label_N, manifest.classes)
     group_N = manifest.train["group"].to_numpy()
@@ -114,7 +134,8 @@ def swap_findings(manifest: Manifest, feature_NF: np.ndarray) -> list[Finding]:
     `feature_NF` are folds.audit.swaps.features_of the training rows. Each text ends in the line for
     --corrections, where names allow one.
     """
-    group_N, ids = manifest.train["group"].to_numpy(), manifest.train["image_id"].to_numpy()
+    group_N = manifest.train["group"].to_numpy()
+    ids = manifest.train["image_id"].to_numpy()
     findings = []
     for name, (value_N, values) in _targets(manifest).items():
         pairs = swapped_pairs(log_proba_of(feature_NF, value_N, group_N), value_N, group_N)
@@ -123,12 +144,18 @@ def swap_findings(manifest: Manifest, feature_NF: np.ndarray) -> list[Finding]:
             one, other = (PurePosixPath(ids[row]).stem for row in (i, j))
             line = f"{group_N[i]},swap,{one} {other}"
             is_line = len(line.split()) == 2 and line.count(",") == 2 and '"' not in line
-            said = f"{group_N[i]}: {one} is labelled {values[value_N[i]]}, {other} {values[value_N[j]]}"
+            said = (
+                f"{group_N[i]}: {one} is labelled {values[value_N[i]]}, {other}"
+                f" {values[value_N[j]]}"
+            )
             texts.append(f"{said}  ({line})" if is_line else said)
         if texts:
             findings.append(
                 Finding(
-                    title=f"{counted(len(texts), 'pair')} of pictures of one group: may have each other's {name}",
+                    title=(
+                        f"{counted(len(texts), 'pair')} of pictures of one group: may have each"
+                        f" other's {name}"
+                    ),
                     cure="Look at them; the line in brackets is what --corrections takes.",
                     pairs=tuple((int(i), int(j)) for i, j in pairs),
                     texts=tuple(texts),

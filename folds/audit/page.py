@@ -35,15 +35,29 @@ def _tile(pictures: pd.DataFrame, row: int, classes: Sequence[str]) -> dict[str,
 
 def _finding(finding: Finding, pictures: pd.DataFrame, classes: Sequence[str]) -> dict[str, Any]:
     shown = [
-        {"left": _tile(pictures, left, classes), "right": _tile(pictures, right, classes), "text": text}
+        {
+            "left": _tile(pictures, left, classes),
+            "right": _tile(pictures, right, classes),
+            "text": text,
+        }
         for (left, right), text in list(zip(finding.pairs, finding.texts, strict=True))[:MOST_PAIRS]
     ]
-    return {"title": finding.title, "cure": finding.cure, "count": len(finding.pairs), "pairs": shown}
+    return {
+        "title": finding.title,
+        "cure": finding.cure,
+        "count": len(finding.pairs),
+        "pairs": shown,
+    }
 
 
-def _fold_table(train: pd.DataFrame, fold_N: np.ndarray, classes: Sequence[str], *, leaks: bool) -> dict[str, Any]:
-    """Return groups, pictures and pictures of each class, a column for each fold, beside the even share."""
-    label_N, group_N = train["label_raw"].to_numpy(), train["group"].to_numpy()
+def _fold_table(
+    train: pd.DataFrame, fold_N: np.ndarray, classes: Sequence[str], *, leaks: bool
+) -> dict[str, Any]:
+    """Return groups, pictures and pictures of each class, a column for each fold, beside the even
+    share.
+    """
+    label_N = train["label_raw"].to_numpy()
+    group_N = train["group"].to_numpy()
     count_KC = class_counts(label_N, fold_N, len(classes))
     num_folds = len(count_KC)
     # Folds are made on raw labels, so that corrected and raw runs share them.
@@ -59,26 +73,41 @@ def _fold_table(train: pd.DataFrame, fold_N: np.ndarray, classes: Sequence[str],
         ),
     ]
     return {
-        "header": ["", *[f"fold {fold}" for fold in range(num_folds)], "even share", "groups with it"],
+        "header": [
+            "",
+            *[f"fold {fold}" for fold in range(num_folds)],
+            "even share",
+            "groups with it",
+        ],
         "rows": [
-            [name, *[f"{count:,}" for count in counts], f"{np.mean(counts):,.1f}", of] for name, counts, of in lines
+            [name, *[f"{count:,}" for count in counts], f"{np.mean(counts):,.1f}", of]
+            for name, counts, of in lines
         ],
         "lines": balance_lines(label_N, group_N, fold_N, classes=classes, leaks=leaks),
     }
 
 
-def _count_figure(value_N: np.ndarray, names: Sequence[str], group_N: np.ndarray, what: str) -> dict[str, Any]:
+def _count_figure(
+    value_N: np.ndarray, names: Sequence[str], group_N: np.ndarray, what: str
+) -> dict[str, Any]:
     """Return bars of the pictures and groups of each value that occurs."""
     occurs = np.unique(value_N)
     pictures = [int((value_N == value).sum()) for value in occurs]
     groups = [len(set(group_N[value_N == value])) for value in occurs]
     shown = (
-        np.argsort(-np.array(pictures), kind="stable")[:MOST_BARS] if len(occurs) > MOST_BARS else range(len(occurs))
+        np.argsort(-np.array(pictures), kind="stable")[:MOST_BARS]
+        if len(occurs) > MOST_BARS
+        else range(len(occurs))
     )
-    left_out = f"; the {MOST_BARS} most frequent of {len(occurs)}" if len(occurs) > MOST_BARS else ""
+    left_out = (
+        f"; the {MOST_BARS} most frequent of {len(occurs)}" if len(occurs) > MOST_BARS else ""
+    )
     svg = bars(
         [names[occurs[index]] for index in shown],
-        {"pictures": [pictures[index] for index in shown], "groups": [groups[index] for index in shown]},
+        {
+            "pictures": [pictures[index] for index in shown],
+            "groups": [groups[index] for index in shown],
+        },
         xlabel="number",
     )
     caption = f"{what} (n = {len(value_N):,} pictures of {len(set(group_N)):,} groups{left_out})"
@@ -92,20 +121,37 @@ def _size_figure(seen: Exploration) -> dict[str, Any]:
     words = words.where(words.isin(common), "other")
     names = [*common, *(["other"] if (words == "other").any() else [])]
     parts = seen.pictures["part"]
-    counts = {part: [int((words[parts == part] == name).sum()) for name in names] for part in parts.unique()}
-    return {"svg": bars(names, counts, xlabel="pictures"), "caption": f"Size in pixels (n = {len(words):,} pictures)"}
+    counts = {
+        part: [int((words[parts == part] == name).sum()) for name in names]
+        for part in parts.unique()
+    }
+    return {
+        "svg": bars(names, counts, xlabel="pictures"),
+        "caption": f"Size in pixels (n = {len(words):,} pictures)",
+    }
 
 
 def _figures(seen: Exploration) -> list[dict[str, Any]]:
-    train, manifest = seen.manifest.train, seen.manifest
-    label_N, group_N = train["label"].to_numpy(), train["group"].to_numpy()
+    train = seen.manifest.train
+    manifest = seen.manifest
+    label_N = train["label"].to_numpy()
+    group_N = train["group"].to_numpy()
     figures = [_count_figure(label_N, manifest.classes, group_N, "Classes")]
     for one in manifest.attributes:
-        figures.append(_count_figure(np.asarray(one.of_class)[label_N], one.values, group_N, one.name.capitalize()))
+        figures.append(
+            _count_figure(
+                np.asarray(one.of_class)[label_N], one.values, group_N, one.name.capitalize()
+            )
+        )
     for name in [one for one in extra_columns(train) if is_numeric_dtype(train[one])]:
         values = train.groupby("group")[name].first().dropna().to_numpy(float)
         svg = histograms({"train": values}, xlabel=name, of="groups")
-        figures.append({"svg": svg, "caption": f"{name.capitalize()}, one value a group (n = {len(values):,} groups)"})
+        figures.append(
+            {
+                "svg": svg,
+                "caption": f"{name.capitalize()}, one value a group (n = {len(values):,} groups)",
+            }
+        )
     per_group = pd.Series(group_N).value_counts().value_counts().sort_index()
     names = [f"{size}" for size in per_group.index[:MOST_BARS]]
     svg = bars(names, {"groups": per_group.tolist()[:MOST_BARS]}, xlabel="groups")
@@ -113,19 +159,27 @@ def _figures(seen: Exploration) -> list[dict[str, Any]]:
     figures.append(_size_figure(seen))
     parts = seen.pictures["part"].to_numpy()
     brightness = seen.statistic_NS[:, STATISTICS.index("brightness")]
-    svg = histograms({part: brightness[parts == part] for part in np.unique(parts)[::-1]}, xlabel="mean grey, 0 to 255")
+    svg = histograms(
+        {part: brightness[parts == part] for part in np.unique(parts)[::-1]},
+        xlabel="mean grey, 0 to 255",
+    )
     figures.append({"svg": svg, "caption": f"Brightness (n = {len(parts):,} pictures)"})
     return figures
 
 
 def _sheets(seen: Exploration) -> tuple[list[dict[str, Any]], int]:
-    """Return tiles of each class, and how many of the most frequent classes there was no room for."""
-    train, classes = seen.manifest.train, seen.manifest.classes
+    """Return tiles of each class, and how many of the most frequent classes there was no room
+    for.
+    """
+    train = seen.manifest.train
+    classes = seen.manifest.classes
     counts = train["label"].value_counts()
     shown = sorted(counts.index[::-1][:MOST_TILES])
     each = int(np.clip(MOST_TILES // len(shown), 1, TILES_A_CLASS))
     drawn = train.sample(frac=1, random_state=0)
-    drawn = drawn.assign(turn=drawn.groupby(["label", "group"]).cumcount()).sort_values("turn", kind="stable")
+    drawn = drawn.assign(turn=drawn.groupby(["label", "group"]).cumcount()).sort_values(
+        "turn", kind="stable"
+    )
     sheets = []
     for label in shown:
         rows = drawn.index[drawn["label"] == label][:each]
@@ -144,7 +198,8 @@ def _adversarial_rows(seen: Exploration) -> list[list[str]]:
     if seen.adversarial is None:
         return []
     is_test_N = (seen.pictures["part"] == "test").to_numpy()
-    of_train, of_test = seen.statistic_NS[~is_test_N].mean(axis=0), seen.statistic_NS[is_test_N].mean(axis=0)
+    of_train = seen.statistic_NS[~is_test_N].mean(axis=0)
+    of_test = seen.statistic_NS[is_test_N].mean(axis=0)
     return [
         [
             STATISTICS[index],
@@ -157,21 +212,29 @@ def _adversarial_rows(seen: Exploration) -> list[list[str]]:
     ]
 
 
-def audit_page(seen: Exploration, fold_RN: np.ndarray, *, leaks: bool, warnings: Sequence[str]) -> str:
+def audit_page(
+    seen: Exploration, fold_RN: np.ndarray, *, leaks: bool, warnings: Sequence[str]
+) -> str:
     """Return the page as HTML; folds are repeats x N of the exploration's training rows."""
     manifest = seen.manifest
-    train, sizes = manifest.train, seen.pictures["part"].value_counts()
+    train = manifest.train
+    sizes = seen.pictures["part"].value_counts()
     sheets, hidden_classes = _sheets(seen)
     context: Mapping[str, Any] = {
         "title": f"Audit of {manifest.name}",
-        "about": f"{len(train):,} pictures of {train['group'].nunique():,} groups, "
-        f"{train['label'].nunique()} of {manifest.num_classes} classes occur, {sizes.get('test', 0):,} test pictures",
+        "about": (
+            f"{len(train):,} pictures of {train['group'].nunique():,} groups,"
+            f" {train['label'].nunique()} of {manifest.num_classes} classes occur,"
+            f" {sizes.get('test', 0):,} test pictures"
+        ),
         "notes": manifest.notes,
         "passed_over": manifest.warnings,
         "unreadable": seen.unreadable,
         "findings": [_finding(one, seen.pictures, manifest.classes) for one in seen.findings],
         "seen": seen.seen_lines(),
-        "fold_tables": [_fold_table(train, fold_N, manifest.classes, leaks=leaks) for fold_N in fold_RN],
+        "fold_tables": [
+            _fold_table(train, fold_N, manifest.classes, leaks=leaks) for fold_N in fold_RN
+        ],
         "fold_warnings": list(warnings),
         "figures": _figures(seen),
         "adversarial_lines": [line.strip() for line in seen.adversarial_lines()],

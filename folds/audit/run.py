@@ -22,14 +22,16 @@ __all__ = ["audit", "run_audit"]
 
 
 def audit(*, say: Say = print, **settings: Any) -> Path:
-    """Look for what is wrong with a data set before training on it, and write a page with the findings.
+    """Look for what is wrong with a data set before training on it, and write a page with the
+    findings.
 
     Parameters
     ----------
     say
         Where findings go, line by line.
     settings
-        Spelt as the flags of run_audit.py: ``data`` or ``csv``, ``group_col``, ``folds``, ``page``, ``quick`` ...
+        Spelt as the flags of run_audit.py: ``data`` or ``csv``, ``group_col``, ``folds``, ``page``,
+        ``quick`` ...
 
     Returns
     -------
@@ -59,10 +61,14 @@ def run_audit(config: AuditConfig, *, say: Say = print) -> Path:
     manifest = load_manifest(dataclasses.replace(config.data, on_bad_image="skip"))
     file = Path(config.page.page or f"audit_{slug(manifest.name)}.html")
     if file.is_dir() or not file.absolute().parent.is_dir():
-        raise UserError(f"--page {file}: no file can be written there; name one in a folder that exists")
+        raise UserError(
+            f"--page {file}: no file can be written there; name one in a folder that exists"
+        )
     for line in [*(f"warning: {line}" for line in manifest.warnings), *manifest.notes]:
         say(line)
-    fold_RN = fold_map(split, manifest)  # what cannot be split fails now, not after a look at every picture
+    fold_RN = fold_map(
+        split, manifest
+    )  # what cannot be split fails now, not after a look at every picture
     seen = explore(manifest, say, deep=not config.page.quick, merge=config.data.merge_duplicates)
     # A fold file may well know of pictures that cannot be read.
     subset = split.fold_file is not None and not seen.kept_N.all()
@@ -70,6 +76,8 @@ def run_audit(config: AuditConfig, *, say: Say = print) -> Path:
     warnings = fold_warnings(split, seen.manifest, fold_RN)
     for line in [*fold_lines(split, seen.manifest, fold_RN), *warnings, *seen.lines()]:
         say(line)
-    write_bytes(file, audit_page(seen, fold_RN, leaks=SPLITTERS[split.split].leaks, warnings=warnings))
+    write_bytes(
+        file, audit_page(seen, fold_RN, leaks=SPLITTERS[split.split].leaks, warnings=warnings)
+    )
     say(f"page: {file}")
     return file

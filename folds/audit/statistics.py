@@ -1,4 +1,6 @@
-"""Simple statistics of a picture: what tells two sources of pictures apart before any network does."""
+"""Simple statistics of a picture: what tells two sources of pictures apart before any network
+does.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ SIDE = 128
 
 
 def statistics_of(image: np.ndarray, bytes_a_pixel: float) -> np.ndarray:
-    """Return the STATISTICS of an RGB picture, S float64; all but the first three at one common size."""
+    """Return the STATISTICS of an RGB picture, S float64; all but the first three at one common
+    size.
+    """
     height, width = image.shape[:2]
     small = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float64)

@@ -1,7 +1,7 @@
 """Labels that look wrong before any training: two pictures of one group with each other's labels.
 
-A linear classifier on edges and colours, out of fold by group, is enough to see that; wrong labels that
-need a trained network to be seen are found on out-of-fold probabilities.
+A linear classifier on edges and colours, out of fold by group, is enough to see that; wrong labels
+that need a trained network to be seen are found on out-of-fold probabilities.
 """
 
 from __future__ import annotations
@@ -15,39 +15,49 @@ from folds.kfold import codes_of, rows_by_code, stratified_group_folds
 
 __all__ = ["features_of", "log_proba_of", "swapped_pairs"]
 
-WIDTH, HEIGHT = 96, 128
-CELL, BINS = 8, 8
+WIDTH = 96
+HEIGHT = 128
+CELL = 8
+BINS = 8
 COLOUR_SIZE = (12, 16)
 NUM_COMPONENTS = 300
 NUM_FOLDS = 5
 MOST_ROWS = 20_000
-# By how much the two exchanged labels must be likelier, as a difference of log-likelihoods. The classifier
-# is shy: among 80 real people this names one or two where nothing is wrong.
+# By how much the two exchanged labels must be likelier, as a difference of log-likelihoods. The
+# classifier is shy: among 80 real people this names one or two where nothing is wrong.
 LEAST_GAIN = 1.0
 
 
 def _edges(grey: np.ndarray) -> np.ndarray:
-    """Return a histogram of gradient directions a cell, weighted by strength (Dalal and Triggs 2005)."""
+    """Return a histogram of gradient directions a cell, weighted by strength (Dalal and Triggs
+    2005).
+    """
     grey = grey.astype(np.float32)
     across, down = (cv2.Sobel(grey, cv2.CV_32F, *order, ksize=1) for order in ((1, 0), (0, 1)))
     strength, angle = cv2.cartToPolar(across, down)
     direction = (angle / np.pi * BINS).astype(np.int64) % BINS  # of edges, so half a turn is none
     rows, columns = np.indices(grey.shape) // CELL
     cells = (rows * (WIDTH // CELL) + columns) * BINS + direction
-    histogram = np.bincount(cells.ravel(), strength.ravel(), WIDTH * HEIGHT // CELL**2 * BINS).reshape(-1, BINS)
+    histogram = np.bincount(
+        cells.ravel(), strength.ravel(), WIDTH * HEIGHT // CELL**2 * BINS
+    ).reshape(-1, BINS)
     scale = np.linalg.norm(histogram, axis=1).mean()
     return np.sqrt(histogram / (scale + 1e-6)).ravel()
 
 
 def features_of(image: np.ndarray) -> np.ndarray:
     """Return edges and coarse colours of an RGB picture, F float16."""
-    grey = cv2.cvtColor(cv2.resize(image, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
+    grey = cv2.cvtColor(
+        cv2.resize(image, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY
+    )
     coarse = cv2.resize(image, COLOUR_SIZE, interpolation=cv2.INTER_AREA)
     colours = cv2.cvtColor(coarse, cv2.COLOR_RGB2LAB).astype(np.float32).ravel() / 128
     return np.concatenate([_edges(grey), colours]).astype(np.float16)
 
 
-def log_proba_of(feature_NF: np.ndarray, label_N: np.ndarray, group_N: np.ndarray, *, seed: int = 0) -> np.ndarray:
+def log_proba_of(
+    feature_NF: np.ndarray, label_N: np.ndarray, group_N: np.ndarray, *, seed: int = 0
+) -> np.ndarray:
     """Return out-of-fold log-probabilities, N x C, of labels 0..C-1 that vary within groups.
 
     Each picture is seen as what sets it apart from its group's mean, which leaves the person out.
@@ -63,7 +73,9 @@ def log_proba_of(feature_NF: np.ndarray, label_N: np.ndarray, group_N: np.ndarra
     mean_GF = np.zeros((len(size_G), feature_NF.shape[1]), np.float32)
     np.add.at(mean_GF, code_N, feature_NF)
     apart_NF = feature_NF.astype(np.float32) - (mean_GF / size_G[:, None])[code_N]
-    fold_N = stratified_group_folds(label_N, group_N, num_folds=min(NUM_FOLDS, len(size_G)), seed=seed)
+    fold_N = stratified_group_folds(
+        label_N, group_N, num_folds=min(NUM_FOLDS, len(size_G)), seed=seed
+    )
     log_proba_NC = np.full((len(label_N), int(label_N.max()) + 1), -np.inf)
     rng = np.random.default_rng(seed)
     for fold in np.unique(fold_N):
@@ -83,7 +95,8 @@ def log_proba_of(feature_NF: np.ndarray, label_N: np.ndarray, group_N: np.ndarra
 
 
 def swapped_pairs(log_proba_NC: np.ndarray, label_N: np.ndarray, group_N: np.ndarray) -> np.ndarray:
-    """Return pairs M x 2 of rows of one group that are clearly likelier with each other's label; best first.
+    """Return pairs M x 2 of rows of one group that are clearly likelier with each other's label;
+    best first.
 
     At most one pair a group, the likeliest.
     """
@@ -95,7 +108,8 @@ def swapped_pairs(log_proba_NC: np.ndarray, label_N: np.ndarray, group_N: np.nda
         best = (LEAST_GAIN, -1, -1)
         rows_of = {int(label): rows[label_N[rows] == label] for label in np.unique(label_N[rows])}
         for (one, ones), (other, others) in itertools.combinations(rows_of.items(), 2):
-            first, second = ones[better_NC[ones, other].argmax()], others[better_NC[others, one].argmax()]
+            first = ones[better_NC[ones, other].argmax()]
+            second = others[better_NC[others, one].argmax()]
             gain = float(better_NC[first, other] + better_NC[second, one])
             best = max(best, (gain, int(first), int(second)))
         if best[0] > LEAST_GAIN:

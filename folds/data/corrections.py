@@ -2,11 +2,11 @@
 
 A CSV with the columns target, field, value; one line each:
 
-    000225,gender,female                  a person (id or folder) or a picture (ending or not) and a value
-    001009,age,<30                        the value's name, where the data set writes it otherwise (29 would do too)
-    000225,gender,flip                    the other one of two values
-    cat_07.jpg,label,dog                  the class itself
-    000020,swap,incorrect_mask normal     two pictures of a person have each other's labels
+    000225,gender,female                  a person (id or folder) or a picture (ending or not) and a
+    value 001009,age,<30                        the value's name, where the data set writes it
+    otherwise (29 would do too) 000225,gender,flip                    the other one of two values
+    cat_07.jpg,label,dog                  the class itself 000020,swap,incorrect_mask normal     two
+    pictures of a person have each other's labels
 
 Every line must match something, and no two lines may set the same field of the same picture.
 """
@@ -26,28 +26,44 @@ from folds.data.manifest import Manifest, extra_columns
 
 __all__ = ["apply_corrections"]
 
-SWAP, LABEL, FLIP = "swap", "label", "flip"
+SWAP = "swap"
+LABEL = "label"
+FLIP = "flip"
 
 
 def _matches(manifest: Manifest, target: str, where: str) -> np.ndarray:
-    """Return the row numbers that a target names: a picture, a person's folder, or a person's id."""
+    """Return the row numbers that a target names: a picture, a person's folder, or a person's
+    id.
+    """
     train = manifest.train
-    bare = train["image_id"].str.rsplit(".", n=1).str[0]  # a picture may be .jpg here and .png elsewhere
+    bare = (
+        train["image_id"].str.rsplit(".", n=1).str[0]
+    )  # a picture may be .jpg here and .png elsewhere
     for names in (train["image_id"], train["group"], bare):
         rows = np.flatnonzero(names == target)
         if len(rows):
             return rows
     groups = manifest.aliases.get(target, ())
     if len(groups) > 1:
-        raise UserError(f"{where}: {target} names {len(groups)} people ({listed(groups)}); write the folder instead")
+        raise UserError(
+            f"{where}: {target} names {len(groups)} people ({listed(groups)}); write the folder"
+            " instead"
+        )
     if not groups:
-        near = did_you_mean(target, [*manifest.aliases, *train["group"].unique(), *train["image_id"]])
-        raise UserError(f"{where}: {target!r} matches no picture and no person{near or '; mend or remove the line'}")
+        near = did_you_mean(
+            target, [*manifest.aliases, *train["group"].unique(), *train["image_id"]]
+        )
+        raise UserError(
+            f"{where}: {target!r} matches no picture and no"
+            f" person{near or '; mend or remove the line'}"
+        )
     return np.flatnonzero(train["group"] == groups[0])
 
 
 def _with_value(manifest: Manifest, label: int, attribute: int, code: int) -> int | None:
-    """Return the class like `label` but for one attribute, or None where there is not exactly one."""
+    """Return the class like `label` but for one attribute, or None where there is not exactly
+    one.
+    """
     wanted = [one.of_class[label] for one in manifest.attributes]
     if wanted[attribute] == code:
         return label
@@ -62,31 +78,40 @@ def _new_label(manifest: Manifest, label: int, field: str, value: str, where: st
     if field == LABEL:
         if value not in manifest.classes:
             near = did_you_mean(value, manifest.classes)
-            raise UserError(f"{where}: no class {value!r}{near or f'; there are {listed(manifest.classes, most=9)}'}")
+            raise UserError(
+                f"{where}: no class"
+                f" {value!r}{near or f'; there are {listed(manifest.classes, most=9)}'}"
+            )
         return manifest.classes.index(value)
     names = [one.name for one in manifest.attributes]
     if field not in names:
         known = [LABEL, SWAP, *names]
         raise UserError(
-            f"{where}: unknown field {field!r}{did_you_mean(field, known) or f'; use {listed(known, most=9)}'}"
+            f"{where}: unknown field"
+            f" {field!r}{did_you_mean(field, known) or f'; use {listed(known, most=9)}'}"
         )
     index = names.index(field)
     attribute = manifest.attributes[index]
     if value == FLIP:
         if len(attribute.values) != 2:
-            raise UserError(f"{where}: {field} has {len(attribute.values)} values, so it cannot be flipped; name one")
+            raise UserError(
+                f"{where}: {field} has {len(attribute.values)} values, so it cannot be flipped;"
+                " name one"
+            )
         code = 1 - attribute.of_class[label]
     elif value in attribute.values:
         code = attribute.values.index(value)
     elif field in manifest.codes:
         code = manifest.codes[field](value, where)
     else:
-        raise UserError(f"{where}: no {field} {value!r}; there are {listed(attribute.values, most=9)}")
+        raise UserError(
+            f"{where}: no {field} {value!r}; there are {listed(attribute.values, most=9)}"
+        )
     found = _with_value(manifest, label, index, code)
     if found is None:
         raise UserError(
-            f"{where}: not exactly one class is like {manifest.classes[label]!r} but for {field} {value!r}; "
-            f"give the class itself, as {LABEL}"
+            f"{where}: not exactly one class is like {manifest.classes[label]!r} but for {field}"
+            f" {value!r}; give the class itself, as {LABEL}"
         )
     return found
 
@@ -95,14 +120,21 @@ def _swap_rows(manifest: Manifest, rows: np.ndarray, value: str, where: str) -> 
     """Return the two rows of a swap line, by file names without their endings."""
     stems = [PurePosixPath(manifest.train["image_id"].iloc[row]).stem for row in rows]
     names = value.split()
-    found = [int(row) for name in names for row, stem in zip(rows, stems, strict=True) if stem == name]
+    found = [
+        int(row) for name in names for row, stem in zip(rows, stems, strict=True) if stem == name
+    ]
     if len(names) != 2 or len(found) != 2 or found[0] == found[1]:
-        raise UserError(f"{where}: swap takes two pictures of this person, from {listed(stems, most=9)}; not {value!r}")
+        raise UserError(
+            f"{where}: swap takes two pictures of this person, from {listed(stems, most=9)}; not"
+            f" {value!r}"
+        )
     return np.array(found)
 
 
 def _can_hold(column: pd.Series, value: str) -> bool:
-    """Return whether a value can be written into a column: an age group's name says nothing of the years."""
+    """Return whether a value can be written into a column: an age group's name says nothing of the
+    years.
+    """
     return not is_numeric_dtype(column) or bool(pd.notna(pd.to_numeric(value, errors="coerce")))
 
 
@@ -115,13 +147,19 @@ def apply_corrections(manifest: Manifest, file: str | Path) -> Manifest:
     table = read_csv_text(Path(file))
     absent = {"target", "field", "value"} - set(table.columns)
     if absent:
-        raise UserError(f"{file}: no column {listed(sorted(absent))}; it has {listed(table.columns, most=9)}")
+        raise UserError(
+            f"{file}: no column {listed(sorted(absent))}; it has {listed(table.columns, most=9)}"
+        )
     train = manifest.train.copy()
     label_N = train["label"].to_numpy().copy()
     said: dict[int, dict[str, int]] = {}  # row -> field -> line
     cells = table[["target", "field", "value"]].apply(lambda column: column.str.strip())
-    lines = [(number + 2, row.target, row.field, row.value) for number, row in enumerate(cells.itertuples())]
-    # Swaps first: they exchange what the files say, the other lines then mend what is wrong in both.
+    lines = [
+        (number + 2, row.target, row.field, row.value)
+        for number, row in enumerate(cells.itertuples())
+    ]
+    # Swaps first: they exchange what the files say, the other lines then mend what is wrong in
+    # both.
     for line, target, field, value in sorted(lines, key=lambda one: (one[2] != SWAP, one[0])):
         where = f"{file}: line {line}"
         rows = _matches(manifest, target, where)
@@ -129,22 +167,32 @@ def apply_corrections(manifest: Manifest, file: str | Path) -> Manifest:
             rows = _swap_rows(manifest, rows, value, where)
             label_N[rows] = label_N[rows[::-1]]
         for row in rows:
-            given, picture = said.setdefault(int(row), {}), train["image_id"].iloc[row]
+            given = said.setdefault(int(row), {})
+            picture = train["image_id"].iloc[row]
             earlier = given.setdefault(field, line)
             if earlier != line:
-                raise UserError(f"{file}: lines {earlier} and {line} both give {field} of {picture}; keep one")
+                raise UserError(
+                    f"{file}: lines {earlier} and {line} both give {field} of {picture}; keep one"
+                )
             if LABEL in given and len(given) > 1:
                 other = next(name for name in given if name != LABEL)
                 both = " and ".join(str(one) for one in sorted((given[LABEL], given[other])))
-                raise UserError(f"{file}: lines {both} give the class of {picture} and its {other} too; keep one")
+                raise UserError(
+                    f"{file}: lines {both} give the class of {picture} and its {other} too;"
+                    " keep one"
+                )
             if field != SWAP:
                 label_N[row] = _new_label(manifest, int(label_N[row]), field, value, where)
         if field in extra_columns(train) and value != FLIP:
-            if not _can_hold(train[field], value):  # then it is not known: --old-from and --drop-ages pass over it
+            if not _can_hold(
+                train[field], value
+            ):  # then it is not known: --old-from and --drop-ages pass over it
                 train[field] = train[field].astype(float)
                 value = "nan"
             train.loc[train.index[rows], field] = pd.Series([value]).astype(train[field].dtype)[0]
     train["label"] = label_N
     changed = int((label_N != train["label_raw"]).sum())
-    note = f"{file}: {len(lines)} corrections change the labels of {changed} of {len(train)} pictures"
+    note = (
+        f"{file}: {len(lines)} corrections change the labels of {changed} of {len(train)} pictures"
+    )
     return dataclasses.replace(manifest, train=train, notes=(*manifest.notes, note))

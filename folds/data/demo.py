@@ -19,11 +19,17 @@ from folds.data.demo_faces import draw_picture, make_person
 __all__ = ["DEMO_VERSION", "demo_people", "make_demo"]
 
 DEMO_VERSION = 1
-NUM_TRAIN, NUM_TEST, LEAST = 70, 14, 5
+NUM_TRAIN = 70
+NUM_TEST = 14
+LEAST = 5
 # People of the competition by (gender, age group), male first, young first.
 PROPORTIONS = np.array([549, 410, 83, 732, 817, 109])
 AGE_RANGES = ((18, 30), (30, 60), (60, 75))
-PICTURES = (*[(f"mask{i}", "worn") for i in range(1, 6)], ("incorrect_mask", "incorrect"), ("normal", "not worn"))
+PICTURES = (
+    *[(f"mask{i}", "worn") for i in range(1, 6)],
+    ("incorrect_mask", "incorrect"),
+    ("normal", "not worn"),
+)
 
 
 def demo_people(num_people: int, *, least: int, seed: int) -> pd.DataFrame:
@@ -40,7 +46,8 @@ def demo_people(num_people: int, *, least: int, seed: int) -> pd.DataFrame:
     rows = []
     for stratum in range(6):
         for _ in range(count[stratum]):
-            gender, (low, high) = ("male", "female")[stratum // 3], AGE_RANGES[stratum % 3]
+            gender = ("male", "female")[stratum // 3]
+            (low, high) = AGE_RANGES[stratum % 3]
             rows.append({"gender": gender, "race": "Drawn", "age": int(rng.integers(low, high))})
     people = pd.DataFrame(rows).iloc[rng.permutation(len(rows))].reset_index(drop=True)
     people.insert(0, "id", [f"{index + 1:06d}" for index in range(len(people))])
@@ -48,18 +55,26 @@ def demo_people(num_people: int, *, least: int, seed: int) -> pd.DataFrame:
     return people
 
 
-def draw_person(seed: int, person: int, male: bool, age: int, files: list[tuple[Path, str]]) -> None:
-    """Draw the pictures of one person into files; each is another's work, in a process of its own."""
+def draw_person(
+    seed: int, person: int, male: bool, age: int, files: list[tuple[Path, str]]
+) -> None:
+    """Draw the pictures of one person into files; each is another's work, in a process of its
+    own.
+    """
     rng = np.random.default_rng([DEMO_VERSION, seed, 1, person])
     who = make_person(rng, male=male, age=age)
     for file, mask in files:
         file.parent.mkdir(parents=True, exist_ok=True)
         pixels = cv2.cvtColor(draw_picture(who, rng, mask=mask), cv2.COLOR_RGB2BGR)
-        if not cv2.imwrite(str(file), pixels, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(80, 95))]):
+        if not cv2.imwrite(
+            str(file), pixels, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(80, 95))]
+        ):
             raise OSError(f"{file}: cannot be written")
 
 
-def make_demo(root: Path | None = None, *, num_train: int = NUM_TRAIN, num_test: int = NUM_TEST, seed: int = 0) -> Path:
+def make_demo(
+    root: Path | None = None, *, num_train: int = NUM_TRAIN, num_test: int = NUM_TEST, seed: int = 0
+) -> Path:
     """Draw the demo set unless it is there already, and return its root.
 
     Layout: `train/train.csv`, `train/images/<path>/`, `eval/info.csv`, `eval/images/`; 7 pictures
@@ -73,20 +88,34 @@ def make_demo(root: Path | None = None, *, num_train: int = NUM_TRAIN, num_test:
     draft = root.with_name(f".{root.name}.{os.getpid()}")
     train = demo_people(num_train, least=min(LEAST, num_train // 6), seed=seed)
     test = demo_people(num_test, least=min(1, num_test // 6), seed=seed + 1)
-    jobs, test_ids = [], []
+    jobs = []
+    test_ids = []
     for index, row in enumerate(train.itertuples()):
-        files = [(draft / "train" / "images" / str(row.path) / f"{stem}.jpg", mask) for stem, mask in PICTURES]
+        files = [
+            (draft / "train" / "images" / str(row.path) / f"{stem}.jpg", mask)
+            for stem, mask in PICTURES
+        ]
         jobs.append((seed, index, row.gender == "male", int(str(row.age)), files))
     for index, row in enumerate(test.itertuples()):
-        names = [hashlib.sha1(f"{seed}/{index}/{stem}".encode()).hexdigest() + ".jpg" for stem, _ in PICTURES]
-        files = [(draft / "eval" / "images" / name, mask) for name, (_, mask) in zip(names, PICTURES, strict=True)]
+        names = [
+            hashlib.sha1(f"{seed}/{index}/{stem}".encode()).hexdigest() + ".jpg"
+            for stem, _ in PICTURES
+        ]
+        files = [
+            (draft / "eval" / "images" / name, mask)
+            for name, (_, mask) in zip(names, PICTURES, strict=True)
+        ]
         test_ids += names
         jobs.append((seed + 1, index, row.gender == "male", int(str(row.age)), files))
     try:
-        joblib.Parallel(n_jobs=-1)(joblib.delayed(call)("folds.data.demo:draw_person", *job) for job in jobs)
+        joblib.Parallel(n_jobs=-1)(
+            joblib.delayed(call)("folds.data.demo:draw_person", *job) for job in jobs
+        )
         train.to_csv(draft / "train" / "train.csv", index=False)
         if test_ids:
-            pd.DataFrame({"ImageID": sorted(test_ids), "ans": 0}).to_csv(draft / "eval" / "info.csv", index=False)
+            pd.DataFrame({"ImageID": sorted(test_ids), "ans": 0}).to_csv(
+                draft / "eval" / "info.csv", index=False
+            )
         try:
             os.replace(draft, root)
         except OSError:  # another process was faster, with the same pictures

@@ -14,12 +14,27 @@ import numpy as np
 
 __all__ = ["HEIGHT", "WIDTH", "Person", "draw_picture", "make_person"]
 
-WIDTH, HEIGHT = 384, 512
+WIDTH = 384
+HEIGHT = 512
 CENTRE = np.array([192.0, 262.0])
 DRAWN = 0.625  # drawn at this scale and enlarged by the camera step: twice as fast, and softer
-SKINS = ((243, 212, 190), (231, 190, 160), (214, 165, 128), (178, 125, 90), (128, 85, 60), (96, 62, 44))
+SKINS = (
+    (243, 212, 190),
+    (231, 190, 160),
+    (214, 165, 128),
+    (178, 125, 90),
+    (128, 85, 60),
+    (96, 62, 44),
+)
 HAIRS = ((28, 22, 20), (52, 36, 28), (86, 58, 38), (128, 90, 54), (178, 140, 92), (120, 58, 36))
-MASKS = ((236, 238, 240), (150, 190, 222), (34, 34, 38), (196, 210, 200), (214, 160, 170), (88, 104, 140))
+MASKS = (
+    (236, 238, 240),
+    (150, 190, 222),
+    (34, 34, 38),
+    (196, 210, 200),
+    (214, 160, 170),
+    (88, 104, 140),
+)
 Colour = tuple[float, ...] | np.ndarray
 
 
@@ -53,7 +68,8 @@ def _vary(rng: np.random.Generator, colour: Colour, spread: float) -> np.ndarray
 def make_person(rng: np.random.Generator, *, male: bool, age: int) -> Person:
     """Draw the looks of a person of this gender and age (years) from `rng`."""
     skin = _vary(rng, SKINS[rng.integers(len(SKINS))], 6)
-    # Grey comes somewhere between the mid thirties and seventy, in some much earlier than in others.
+    # Grey comes somewhere between the mid thirties and seventy, in some much earlier than in
+    # others.
     grey = float(np.clip((age - rng.normal(46, 6)) / 16, 0, 1))
     colour = _vary(rng, HAIRS[rng.integers(len(HAIRS))], 6)
     hair = colour * (1 - grey) + _vary(rng, (196, 196, 198), 8) * grey
@@ -88,12 +104,20 @@ class _Canvas:
 
     def __init__(self, backdrop: np.ndarray) -> None:
         self.pixels: Any = _merge(
-            [np.full((round(HEIGHT * DRAWN), round(WIDTH * DRAWN)), part, np.float32) for part in backdrop]
+            [
+                np.full((round(HEIGHT * DRAWN), round(WIDTH * DRAWN)), part, np.float32)
+                for part in backdrop
+            ]
         )
 
-    def _lay(self, points: Any, colour: Colour, alpha: float, blur: float, width: int | None) -> None:
-        """Fill (or, given a width, trace) the points on a small mask of their own, blur it, blend it in."""
-        corners, blur = (np.asarray(points, float) + CENTRE) * DRAWN, blur * DRAWN
+    def _lay(
+        self, points: Any, colour: Colour, alpha: float, blur: float, width: int | None
+    ) -> None:
+        """Fill (or, given a width, trace) the points on a small mask of their own, blur it, blend
+        it in.
+        """
+        corners = (np.asarray(points, float) + CENTRE) * DRAWN
+        blur = blur * DRAWN
         pad = int(3 * blur) + 2 + (width or 0)
         low = np.clip(np.floor(corners.min(0)) - pad, 0, self.pixels.shape[1::-1]).astype(int)
         high = np.clip(np.ceil(corners.max(0)) + pad, 0, self.pixels.shape[1::-1]).astype(int)
@@ -106,7 +130,8 @@ class _Canvas:
         else:
             cv2.polylines(cover, [fixed], False, 255, width, cv2.LINE_AA, 4)
         weight = cv2.GaussianBlur(cover, (0, 0), blur).astype(np.float32) * np.float32(alpha / 255)
-        # Per channel and merged: numpy's broadcasting over a last axis of 3 is several times slower.
+        # Per channel and merged: numpy's broadcasting over a last axis of 3 is several times
+        # slower.
         area = self.pixels[low[1] : high[1], low[0] : high[0]]
         area *= _merge([1 - weight] * 3)
         area += _merge([weight * np.float32(part) for part in colour])
@@ -114,7 +139,9 @@ class _Canvas:
     def shape(self, points: Any, colour: Colour, *, alpha: float = 1.0, blur: float = 0.8) -> None:
         self._lay(points, colour, alpha, blur, None)
 
-    def stroke(self, points: Any, width: float, colour: Colour, *, alpha: float = 1.0, blur: float = 0.8) -> None:
+    def stroke(
+        self, points: Any, width: float, colour: Colour, *, alpha: float = 1.0, blur: float = 0.8
+    ) -> None:
         self._lay(points, colour, alpha, blur, max(1, round(width * DRAWN)))
 
     def oval(self, x: float, y: float, rx: float, ry: float, colour: Colour, **how: float) -> None:
@@ -131,7 +158,8 @@ def _arc(x0: float, y0: float, x1: float, y1: float, sag: float, num: int = 12) 
 def _face_outline(who: Person) -> np.ndarray:
     """Return the outline of the face: an oval whose lower half is squared by the jaw."""
     angle = np.linspace(0, 2 * np.pi, 72, endpoint=False)
-    x, y = np.cos(angle), np.sin(angle)
+    x = np.cos(angle)
+    y = np.sin(angle)
     square = np.where(y > 0, np.abs(x) ** (1.35 - 0.85 * (who.jaw - 0.4)), np.abs(x))
     return np.stack([who.face_width * np.sign(x) * square, np.where(y > 0, 138 * y, 122 * y)], 1)
 
@@ -154,15 +182,31 @@ def _draw_hair_behind(canvas: _Canvas, who: Person) -> None:
         )
     else:
         canvas.shape(
-            [(-w - 8, -10), (-w - 6, -90), (-w * 0.6, -142), (0, -156), (w * 0.6, -142), (w + 6, -90), (w + 8, -10)],
+            [
+                (-w - 8, -10),
+                (-w - 6, -90),
+                (-w * 0.6, -142),
+                (0, -156),
+                (w * 0.6, -142),
+                (w + 6, -90),
+                (w + 8, -10),
+            ],
             who.hair * 0.9,
             blur=3,
         )
 
 
 def _draw_hairline(canvas: _Canvas, who: Person, rng: np.random.Generator) -> None:
-    w, line = who.face_width, -86 - 40 * who.recede
-    top = [(w * 0.98, -52), (w * 0.98, -104), (w * 0.6, -143), (0, -156), (-w * 0.6, -143), (-w * 0.98, -104)]
+    w = who.face_width
+    line = -86 - 40 * who.recede
+    top = [
+        (w * 0.98, -52),
+        (w * 0.98, -104),
+        (w * 0.6, -143),
+        (0, -156),
+        (-w * 0.6, -143),
+        (-w * 0.98, -104),
+    ]
     fringe = [(-w * 0.98, -52), *_arc(-w * 0.82, line + 6, w * 0.82, line, -12)]
     canvas.shape(top + fringe, who.hair, blur=2.5)
     for x in np.linspace(-w * 0.8, w * 0.8, 10):
@@ -176,7 +220,10 @@ def _draw_eyes(canvas: _Canvas, who: Person) -> None:
         x = side * who.eye_gap
         canvas.oval(x, -26, 26, 19, who.skin * 0.8, alpha=0.35, blur=5)
         canvas.shape(
-            np.concatenate([_arc(x - 19, -24, x + 19, -24, -11), _arc(x + 19, -24, x - 19, -24, 8)]), (246, 244, 242)
+            np.concatenate(
+                [_arc(x - 19, -24, x + 19, -24, -11), _arc(x + 19, -24, x - 19, -24, 8)]
+            ),
+            (246, 244, 242),
         )
         canvas.oval(x, -25, 8.5, 8.5, who.eye)
         canvas.oval(x, -25, 4, 4, (12, 12, 12))
@@ -185,11 +232,18 @@ def _draw_eyes(canvas: _Canvas, who: Person) -> None:
         if not who.male:
             canvas.stroke([(x + side * 18, -26), (x + side * 26, -33)], 3, who.skin * 0.22)
         lift = 2 if who.male else 8
-        canvas.stroke(_arc(x - side * 22, -50, x + side * 26, -50 - lift, -8), who.brow, dark, alpha=0.9, blur=1.2)
+        canvas.stroke(
+            _arc(x - side * 22, -50, x + side * 26, -50 - lift, -8),
+            who.brow,
+            dark,
+            alpha=0.9,
+            blur=1.2,
+        )
 
 
 def _draw_wrinkles(canvas: _Canvas, who: Person) -> None:
-    depth, crease = who.wrinkle, who.skin * 0.58
+    depth = who.wrinkle
+    crease = who.skin * 0.58
     if depth <= 0.02:
         return
     for line, y in enumerate((-66, -76, -87, -97)):
@@ -199,11 +253,21 @@ def _draw_wrinkles(canvas: _Canvas, who: Person) -> None:
         x = side * (who.eye_gap + 22)
         for dy in (-10, -2, 6):
             canvas.stroke(
-                [(x, -24 + dy * 0.3), (x + side * 18, -24 + dy * 1.4)], 2, crease, alpha=0.75 * depth, blur=0.9
+                [(x, -24 + dy * 0.3), (x + side * 18, -24 + dy * 1.4)],
+                2,
+                crease,
+                alpha=0.75 * depth,
+                blur=0.9,
             )
         bag = side * who.eye_gap
         canvas.stroke(_arc(bag - 17, -8, bag + 17, -8, 7), 3, crease, alpha=0.7 * depth, blur=1.5)
-        canvas.stroke(_arc(side * 24, 26, side * 40, 74, 0) + (side * 3, 0), 3, crease, alpha=0.7 * depth, blur=1.6)
+        canvas.stroke(
+            _arc(side * 24, 26, side * 40, 74, 0) + (side * 3, 0),
+            3,
+            crease,
+            alpha=0.7 * depth,
+            blur=1.6,
+        )
         canvas.stroke(_arc(side * 8, -52, side * 7, -36, 0), 2, crease, alpha=0.5 * depth, blur=1)
 
 
@@ -224,10 +288,20 @@ def _draw_lower_face(canvas: _Canvas, who: Person, smile: float) -> None:
             (w * 0.78, 92),
             (w * 0.9, 34),
         ]
-        canvas.shape(jaw + [(w * 0.5, 54), (0, 44), (-w * 0.5, 54)], who.hair * 0.9, alpha=0.75 * who.beard, blur=5)
-    lip = np.concatenate([_arc(-32, 74, 32, 74, -7), _arc(32, 74, -32, 74, 10 + 5 * smile)]) + (0, -3 * smile)
+        canvas.shape(
+            jaw + [(w * 0.5, 54), (0, 44), (-w * 0.5, 54)],
+            who.hair * 0.9,
+            alpha=0.75 * who.beard,
+            blur=5,
+        )
+    lip = np.concatenate([_arc(-32, 74, 32, 74, -7), _arc(32, 74, -32, 74, 10 + 5 * smile)]) + (
+        0,
+        -3 * smile,
+    )
     canvas.shape(lip, who.lips, blur=1.2)
-    canvas.stroke(_arc(-32, 74 - 3 * smile, 32, 74 - 3 * smile, 3 + 6 * smile), 2, who.lips * 0.5, blur=1)
+    canvas.stroke(
+        _arc(-32, 74 - 3 * smile, 32, 74 - 3 * smile, 3 + 6 * smile), 2, who.lips * 0.5, blur=1
+    )
 
 
 def _draw_glasses(canvas: _Canvas, who: Person) -> None:
@@ -235,7 +309,9 @@ def _draw_glasses(canvas: _Canvas, who: Person) -> None:
         angle = np.linspace(0, 2 * np.pi, 30)
         rim = np.stack([side * who.eye_gap + 29 * np.cos(angle), -24 + 22 * np.sin(angle)], 1)
         canvas.stroke(rim, 3, (30, 28, 30))
-        canvas.stroke([(side * (who.eye_gap + 29), -28), (side * who.face_width, -34)], 3, (30, 28, 30))
+        canvas.stroke(
+            [(side * (who.eye_gap + 29), -28), (side * who.face_width, -34)], 3, (30, 28, 30)
+        )
     canvas.stroke(_arc(29 - who.eye_gap, -26, who.eye_gap - 29, -26, -4), 3, (30, 28, 30))
 
 
@@ -243,7 +319,11 @@ def _draw_mask(canvas: _Canvas, who: Person, rng: np.random.Generator, *, kind: 
     """Lay a mask over nose and mouth (worn) or over mouth or chin alone (incorrect)."""
     colour = _vary(rng, MASKS[rng.integers(len(MASKS))], 6)
     w = who.face_width
-    top = rng.uniform(2, 10) if kind == "worn" else rng.choice([rng.uniform(48, 56), rng.uniform(88, 96)])
+    top = (
+        rng.uniform(2, 10)
+        if kind == "worn"
+        else rng.choice([rng.uniform(48, 56), rng.uniform(88, 96)])
+    )
     low = 146 if kind == "worn" else 152
     side = top + (low - top) * 0.28
     cheeks = [(w * 0.93, side), (w * 0.84, (side + low) / 2), (w * 0.45, low - 6)]
@@ -257,7 +337,9 @@ def _draw_mask(canvas: _Canvas, who: Person, rng: np.random.Generator, *, kind: 
         ]
     )
     for s in (-1, 1):
-        canvas.stroke([(s * w * 0.92, side + 4), (s * (w + 4), -14 + 0.25 * top)], 3, colour * 0.9, blur=1)
+        canvas.stroke(
+            [(s * w * 0.92, side + 4), (s * (w + 4), -14 + 0.25 * top)], 3, colour * 0.9, blur=1
+        )
     canvas.shape(outline + (0, 3), who.skin * 0.5, alpha=0.4, blur=3)
     canvas.shape(outline, colour, blur=1)
     for fold in np.linspace(0.3, 0.75, 3):
@@ -266,13 +348,15 @@ def _draw_mask(canvas: _Canvas, who: Person, rng: np.random.Generator, *, kind: 
     if rng.random() < 0.25:
         ink = rng.uniform(30, 220, 3)
         for _ in range(14):
-            x, y = rng.uniform(-0.6, 0.6) * w, rng.uniform(side + 8, low - 14)
+            x = rng.uniform(-0.6, 0.6) * w
+            y = rng.uniform(side + 8, low - 14)
             canvas.oval(x, y, 4, 4, ink, alpha=0.8)
 
 
 def _photograph(pixels: Any, rng: np.random.Generator) -> np.ndarray:
     """Turn, shift and light the drawing as a camera would find it; returns uint8 RGB."""
-    tilt, zoom = rng.normal(0, 4), float(np.clip(rng.normal(1.0, 0.05), 0.88, 1.14))
+    tilt = rng.normal(0, 4)
+    zoom = float(np.clip(rng.normal(1.0, 0.05), 0.88, 1.14))
     matrix: Any = cv2.getRotationMatrix2D((WIDTH / 2, HEIGHT / 2), tilt, zoom)
     matrix[:, 2] += rng.normal(0, (9, 11))
     matrix[0, 1] += rng.normal(0, 0.03)
@@ -289,9 +373,13 @@ def _photograph(pixels: Any, rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_picture(who: Person, rng: np.random.Generator, *, mask: str) -> np.ndarray:
-    """Return one picture of a person, 512 x 384 x 3 uint8 RGB; `mask` is worn, incorrect or not worn."""
+    """Return one picture of a person, 512 x 384 x 3 uint8 RGB; `mask` is worn, incorrect or not
+    worn.
+    """
     canvas = _Canvas(who.backdrop + rng.normal(0, 6, 3))
-    canvas.shape([(-170, 270), (-150, 196), (-50, 160), (50, 160), (150, 196), (170, 270)], who.shirt, blur=2)
+    canvas.shape(
+        [(-170, 270), (-150, 196), (-50, 160), (50, 160), (150, 196), (170, 270)], who.shirt, blur=2
+    )
     _draw_hair_behind(canvas, who)
     canvas.shape([(-42, 96), (42, 96), (54, 176), (0, 192), (-54, 176)], who.skin * 0.84, blur=2)
     for side in (-1, 1):

@@ -40,8 +40,8 @@ SIDE = 32
 LOW = 8
 RADIUS = 4
 # On real portraits no two pictures of different people came above 0.942, recompressed and rescaled
-# copies stayed above 0.999, and copies with another brightness above 0.955. Masks of two colours on one
-# photograph came to 0.985, but differ by 13 in their tints, where copies differ by 5 at most.
+# copies stayed above 0.999, and copies with another brightness above 0.955. Masks of two colours on
+# one photograph came to 0.985, but differ by 13 in their tints, where copies differ by 5 at most.
 LEAST_CORRELATION = 0.97
 TINT_SIDE = 8
 MOST_SHARING = 32
@@ -56,7 +56,9 @@ class Prints:
     pixels_N: np.ndarray
     """Hash of the decoded pixels, as text."""
     hash_N: np.ndarray
-    """64-bit perceptual hash: the signs of the lowest frequencies about their median (Zauner 2010)."""
+    """64-bit perceptual hash: the signs of the lowest frequencies about their median (Zauner
+    2010).
+    """
     thumb_NHW: np.ndarray
     """Grey thumbnails, uint8, 32 x 32."""
     tint_NF: np.ndarray
@@ -72,7 +74,9 @@ Print = tuple[str, int, np.ndarray, np.ndarray]
 
 def print_of(image: np.ndarray) -> Print:
     """Return what `Prints` keeps of one RGB picture."""
-    grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    grey = cv2.resize(
+        cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (SIDE, SIDE), interpolation=cv2.INTER_AREA
+    )
     low = cv2.dct(grey.astype(np.float32))[:LOW, :LOW].ravel()
     bits = low > np.median(low)
     digest = hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16)
@@ -85,7 +89,13 @@ def print_of(image: np.ndarray) -> Print:
 def prints_of(table: pd.DataFrame) -> Prints:
     """Decode every picture of a manifest's table once and return its prints. Raises BadImage."""
     with ThreadPoolExecutor() as pool:  # cv2 and hashlib release the interpreter lock
-        return stacked(list(pool.map(lambda *source: print_of(read_image(*source)), table["path"], boxes_of(table))))
+        return stacked(
+            list(
+                pool.map(
+                    lambda *source: print_of(read_image(*source)), table["path"], boxes_of(table)
+                )
+            )
+        )
 
 
 def stacked(prints: Sequence[Print]) -> Prints:
@@ -105,7 +115,9 @@ def _correlation(thumb_NHW: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     def standard(rows: np.ndarray) -> np.ndarray:
         centred = flat[rows].astype(np.float32)
         centred -= centred.mean(axis=1, keepdims=True)
-        return np.asarray(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6))
+        return np.asarray(
+            centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6)
+        )
 
     return np.asarray((standard(pairs[:, 0]) * standard(pairs[:, 1])).sum(axis=1))
 
@@ -121,14 +133,19 @@ def equal_pairs(value_N: Sequence[str] | np.ndarray) -> np.ndarray:
 def duplicate_pairs(prints: Prints, *, radius: int = RADIUS) -> np.ndarray:
     """Return pairs M x 2 of rows that show the same picture.
 
-    Equal pixels, or hashes within `radius` bits confirmed by the correlation of the thumbnails and by
-    their tints: portraits share their coarse hashes with strangers.
+    Equal pixels, or hashes within `radius` bits confirmed by the correlation of the thumbnails and
+    by their tints: portraits share their coarse hashes with strangers.
     """
     found = [equal_pairs(prints.pixels_N)]
-    parts = (np.array_split(pairs, len(pairs) // CHUNK + 1) for pairs in _candidates(prints, radius))
+    parts = (
+        np.array_split(pairs, len(pairs) // CHUNK + 1) for pairs in _candidates(prints, radius)
+    )
     for pairs in itertools.chain.from_iterable(parts):
         alike = _correlation(prints.thumb_NHW, pairs) >= LEAST_CORRELATION
-        tint = np.abs(prints.tint_NF[pairs[:, 0]] - prints.tint_NF[pairs[:, 1]]).max(axis=1) <= MOST_TINT
+        tint = (
+            np.abs(prints.tint_NF[pairs[:, 0]] - prints.tint_NF[pairs[:, 1]]).max(axis=1)
+            <= MOST_TINT
+        )
         found.append(pairs[alike & tint])
     return np.sort(np.concatenate(found), axis=1)
 
@@ -136,9 +153,9 @@ def duplicate_pairs(prints: Prints, *, radius: int = RADIUS) -> np.ndarray:
 def _candidates(prints: Prints, radius: int) -> Iterator[np.ndarray]:
     """Yield pairs M x 2 of rows of other pixels whose hashes are within the radius.
 
-    Strangers may share a hash, so every row of a hash is compared with every other, up to MOST_SHARING:
-    where more share one, each is compared with those next to it in the order of a random projection of
-    the thumbnails, where copies lie side by side.
+    Strangers may share a hash, so every row of a hash is compared with every other, up to
+    MOST_SHARING: where more share one, each is compared with those next to it in the order of a
+    random projection of the thumbnails, where copies lie side by side.
     """
     rows = np.sort(np.unique(prints.pixels_N, return_index=True)[1])
     if not len(rows):
@@ -155,11 +172,15 @@ def _candidates(prints: Prints, radius: int) -> Iterator[np.ndarray]:
         for one, other in itertools.product(range(min(int(size_U.max()), MOST_SHARING)), repeat=2):
             both = (size_U[left] > one) & (size_U[right] > other)
             if both.any():
-                yield np.stack([rows[start_U[left[both]] + one], rows[start_U[right[both]] + other]], axis=1)
+                yield np.stack(
+                    [rows[start_U[left[both]] + one], rows[start_U[right[both]] + other]], axis=1
+                )
 
 
 def describe_pairs(pairs: np.ndarray, train: pd.DataFrame) -> list[str]:
-    """Return a line for pairs of rows across groups and one for those with different labels, if there are any."""
+    """Return a line for pairs of rows across groups and one for those with different labels, if
+    there are any.
+    """
     ids = train["image_id"].to_numpy()
     lines = []
     for column, what in (("group", TWO_GROUPS), ("label", TWO_LABELS)):
@@ -172,9 +193,13 @@ def describe_pairs(pairs: np.ndarray, train: pd.DataFrame) -> list[str]:
 
 
 def merged_groups(group_N: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Return the groups with those made one that a pair connects; the first name in order stands for all."""
+    """Return the groups with those made one that a pair connects; the first name in order stands
+    for all.
+    """
     names, code_N = np.unique(group_N.astype(str), return_inverse=True)
-    links = sparse.coo_array((np.ones(len(pairs)), (code_N[pairs[:, 0]], code_N[pairs[:, 1]])), (len(names),) * 2)
+    links = sparse.coo_array(
+        (np.ones(len(pairs)), (code_N[pairs[:, 0]], code_N[pairs[:, 1]])), (len(names),) * 2
+    )
     part_G = connected_components(links, directed=False)[1]
     first_P = np.unique(part_G, return_index=True)[1]
     return names[first_P[part_G]][code_N].astype(object)

@@ -25,11 +25,17 @@ def _read_columns(file: Path, columns: Sequence[tuple[str, str]]) -> pd.DataFram
     for flag, column in columns:
         if column not in table.columns:
             near = did_you_mean(column, table.columns)
-            raise UserError(f"{file}: no column {column!r} ({flag}); it has {listed(table.columns, most=9)}{near}")
+            raise UserError(
+                f"{file}: no column {column!r} ({flag}); it has"
+                f" {listed(table.columns, most=9)}{near}"
+            )
         blank = table.index[table[column].str.strip() == ""]
         if len(blank):
             rows = listed(blank + 2)
-            raise UserError(f"{file}: column {column!r} ({flag}) is blank in line {rows}; fill or remove the lines")
+            raise UserError(
+                f"{file}: column {column!r} ({flag}) is blank in line {rows}; fill or remove the"
+                " lines"
+            )
     return table
 
 
@@ -45,11 +51,15 @@ def _class_order(words: pd.Series, *, where: str) -> list[str]:
     ordered = sorted(distinct, key=value.__getitem__)
     for word, following in itertools.pairwise(ordered):
         if value[word] == value[following]:
-            raise UserError(f"{where}: labels {word!r} and {following!r} are the same number; write it one way")
+            raise UserError(
+                f"{where}: labels {word!r} and {following!r} are the same number; write it one way"
+            )
     return ordered
 
 
-def _attribute(table: pd.DataFrame, words: pd.Series, classes: Sequence[str], column: str, file: Path) -> Attribute:
+def _attribute(
+    table: pd.DataFrame, words: pd.Series, classes: Sequence[str], column: str, file: Path
+) -> Attribute:
     """Return the attribute that a column holds, checked to be one value a class."""
     where = f"{file}: column {column!r} (--attribute-cols)"
     cells = table[column].str.strip()
@@ -62,8 +72,9 @@ def _attribute(table: pd.DataFrame, words: pd.Series, classes: Sequence[str], co
         other = rows[rows != rows.iloc[0]]
         if len(other):
             raise UserError(
-                f"{where} is not decided by the class: of class {name!r}, line {rows.index[0] + 2} has "
-                f"{rows.iloc[0]!r} and line {other.index[0] + 2} has {other.iloc[0]!r}; mend them or leave it out"
+                f"{where} is not decided by the class: of class {name!r}, line {rows.index[0] + 2}"
+                f" has {rows.iloc[0]!r} and line {other.index[0] + 2} has {other.iloc[0]!r}; mend"
+                " them or leave it out"
             )
         of_class.append(values.index(rows.iloc[0]))
     return Attribute(name=column, values=tuple(values), of_class=tuple(of_class))
@@ -104,8 +115,8 @@ def read_csv_manifest(
 
     Labels are words or numbers, any number of classes from two up. Image paths are taken from
     `image_root`, by default the CSV's folder. Without `group_col` every picture is its own group.
-    `attribute_cols` hold what the class implies; `box_cols` are four columns of pixels, x1, y1, x2, y2.
-    Raises UserError naming the file, column and line.
+    `attribute_cols` hold what the class implies; `box_cols` are four columns of pixels, x1, y1, x2,
+    y2. Raises UserError naming the file, column and line.
     """
     if len(box_cols) not in (0, 4):
         raise UserError(f"--box-cols {','.join(box_cols)}: name four columns, as x1,y1,x2,y2")
@@ -119,14 +130,16 @@ def read_csv_manifest(
     warnings = []
     if group_col is None:
         warnings.append(
-            "no --group-col: every picture is a group of its own, so two of one person may leak between folds, "
-            "and intervals are over pictures"
+            "no --group-col: every picture is a group of its own, so two of one person may leak"
+            " between folds, and intervals are over pictures"
         )
     if skip_missing:
         there = table[image_col].map(lambda name: (folder / name).is_file())
         if not there.all():
             gone = table.loc[~there, image_col]
-            warnings.append(f"{csv}: {counted(len(gone), 'picture')} missing: {listed(gone)}; skipped")
+            warnings.append(
+                f"{csv}: {counted(len(gone), 'picture')} missing: {listed(gone)}; skipped"
+            )
             table = table[there]
     if table.empty:
         raise UserError(f"{csv}: has no row with a picture; fill it or check --image-root")
@@ -135,7 +148,8 @@ def read_csv_manifest(
     if len(classes) < 2:
         raise UserError(f"{csv}: column {label_col!r} has 1 class; a classifier needs two or more")
     code = {word: index for index, word in enumerate(classes)}
-    test, test_extra = None, {}
+    test = None
+    test_extra = {}
     if test_csv is not None:
         test_table = _read_columns(test_csv, [("--image-col", image_col), *_box_flags(box_cols)])
         test = [(name, folder / name) for name in test_table[image_col]]

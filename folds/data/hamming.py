@@ -1,8 +1,8 @@
 """All pairs of 64-bit hashes within a small Hamming distance, without a table of all pairs.
 
 If two hashes differ in at most r bits, then of any r + 1 bands of bits one is equal (the pigeonhole
-principle; Norouzi, Punjani and Fleet 2012 build on the same). Hashes are sorted by each band and only
-equal bands are compared; where too many share a band, the remaining bits are banded anew.
+principle; Norouzi, Punjani and Fleet 2012 build on the same). Hashes are sorted by each band and
+only equal bands are compared; where too many share a band, the remaining bits are banded anew.
 """
 
 from __future__ import annotations
@@ -29,9 +29,12 @@ def _mask(bits: tuple[int, ...]) -> np.uint64:
 
 
 def _buckets(key_N: np.ndarray, cell_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the order that sorts rows by (cell, key) and, in that order, the number of each row's bucket."""
+    """Return the order that sorts rows by (cell, key) and, in that order, the number of each row's
+    bucket.
+    """
     order = np.lexsort((key_N, cell_N))
-    key_N, cell_N = key_N[order], cell_N[order]
+    key_N = key_N[order]
+    cell_N = cell_N[order]
     fresh = np.r_[True, (key_N[1:] != key_N[:-1]) | (cell_N[1:] != cell_N[:-1])]
     return order, np.cumsum(fresh) - 1
 
@@ -39,20 +42,25 @@ def _buckets(key_N: np.ndarray, cell_N: np.ndarray) -> tuple[np.ndarray, np.ndar
 def _search(
     hash_N: np.ndarray, row_N: np.ndarray, cell_N: np.ndarray, bits: tuple[int, ...], radius: int
 ) -> Iterator[np.ndarray]:
-    """Yield pairs of rows of equal cell (all bits but `bits` agree there) within the radius, each once."""
+    """Yield pairs of rows of equal cell (all bits but `bits` agree there) within the radius, each
+    once.
+    """
     bands = _bands(bits, radius + 1)
     for index, band in enumerate(bands):
         earlier = [_mask(one) for one in bands[:index]]
         rest = tuple(bit for bit in bits if bit not in band)
         order, bucket_N = _buckets(hash_N[row_N] & _mask(band), cell_N)
-        row_sorted, size_N = row_N[order], np.bincount(bucket_N)[bucket_N]
-        # Comparing within buckets is cheap up to some millions of pairs; beyond that, smaller buckets pay.
+        row_sorted = row_N[order]
+        size_N = np.bincount(bucket_N)[bucket_N]
+        # Comparing within buckets is cheap up to some millions of pairs; beyond that, smaller
+        # buckets pay.
         few = size_N.sum() < 2 * FEW_PAIRS or len(rest) <= NARROWEST
         large = size_N > (np.inf if few else LARGEST_BUCKET)
         if large.any():
             for pairs in _search(hash_N, row_sorted[large], bucket_N[large], rest, radius):
                 yield _first_seen(hash_N, pairs, earlier)
-        row_sorted, bucket_N = row_sorted[~large], bucket_N[~large]
+        row_sorted = row_sorted[~large]
+        bucket_N = bucket_N[~large]
         for ahead in range(1, int(size_N[~large].max(initial=1))):
             same = np.flatnonzero(bucket_N[ahead:] == bucket_N[:-ahead])
             if not len(same):
@@ -65,16 +73,20 @@ def _search(
 
 
 def _first_seen(hash_N: np.ndarray, pairs: np.ndarray, earlier: list[np.uint64]) -> np.ndarray:
-    """Return the pairs that agree in none of the earlier bands, where they would have been found already."""
+    """Return the pairs that agree in none of the earlier bands, where they would have been found
+    already.
+    """
     differ = hash_N[pairs[:, 0]] ^ hash_N[pairs[:, 1]]
     for mask in earlier:
         keep = (differ & mask) != 0
-        pairs, differ = pairs[keep], differ[keep]
+        pairs = pairs[keep]
+        differ = differ[keep]
     return pairs
 
 
 def near_pairs(hash_N: np.ndarray, radius: int = 3) -> Iterator[np.ndarray]:
-    """Yield arrays M x 2 of row numbers whose uint64 hashes differ in at most `radius` bits, each pair once.
+    """Yield arrays M x 2 of row numbers whose uint64 hashes differ in at most `radius` bits, each
+    pair once.
 
     Rows of equal hashes are joined in a chain (each with the next), so that many equal ones give no
     square of pairs; to other hashes the first of them stands for all.
@@ -85,4 +97,6 @@ def near_pairs(hash_N: np.ndarray, radius: int = 3) -> Iterator[np.ndarray]:
     yield np.stack([order[:-1][equal], order[1:][equal]], axis=1)
     first = order[np.r_[True, ~equal]] if len(order) else order
     if len(first) > 1 and radius > 0:
-        yield from _search(hash_N, first, np.zeros(len(first), np.int64), tuple(range(BITS)), radius)
+        yield from _search(
+            hash_N, first, np.zeros(len(first), np.int64), tuple(range(BITS)), radius
+        )

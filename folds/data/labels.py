@@ -40,7 +40,9 @@ def decode(label: Any) -> tuple[Any, Any, Any]:
 
 
 def gender_code(text: str, *, where: str) -> int:
-    """Return 0 for male and 1 for female; `where` names the row in the UserError for anything else."""
+    """Return 0 for male and 1 for female; `where` names the row in the UserError for anything
+    else.
+    """
     word = str(text).strip().lower()
     if word not in GENDERS:
         raise UserError(f"{where}: unknown gender {text!r}; write male or female")
@@ -54,12 +56,18 @@ def age_group(years: str | float, *, where: str) -> int:
     except (TypeError, ValueError):
         number = float("nan")
     if not 0 < number <= OLDEST:
-        raise UserError(f"{where}: unknown age {years!r}; write the years as a number from 1 to {OLDEST}")
+        raise UserError(
+            f"{where}: unknown age {years!r}; write the years as a number from 1 to {OLDEST}"
+        )
     return int(np.searchsorted(AGE_BOUNDS, number, side="right"))
 
 
 def training_labels(
-    label_N: np.ndarray, age_N: np.ndarray, *, old_from: float | None, drop_ages: tuple[float, float] | None
+    label_N: np.ndarray,
+    age_N: np.ndarray,
+    *,
+    old_from: float | None,
+    drop_ages: tuple[float, float] | None,
 ) -> np.ndarray:
     """Return the classes to train on: ages from `old_from` years count as 60+, dropped ones are -1.
 

@@ -33,7 +33,9 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def find_layout_root(path: Path) -> Path | None:
-    """Return `path` or the nearest of three folders above it that holds `train/train.csv`, or None."""
+    """Return `path` or the nearest of three folders above it that holds `train/train.csv`, or
+    None.
+    """
     path = path.expanduser().resolve()
     if not path.exists():
         return None
@@ -47,7 +49,10 @@ def _read_table(file: Path, columns: set[str]) -> pd.DataFrame:
     table = read_csv_text(file)
     absent = columns - set(table.columns)
     if absent:
-        raise UserError(f"{file}: lacks the column {listed(sorted(absent))}; it has {listed(table.columns, most=9)}")
+        raise UserError(
+            f"{file}: lacks the column {listed(sorted(absent))}; it has"
+            f" {listed(table.columns, most=9)}"
+        )
     return table
 
 
@@ -61,7 +66,9 @@ def _person_pictures(folder: Path) -> tuple[dict[str, Path], list[str]]:
         if file.stem not in MASK_OF_STEM or file.suffix.lower() not in SUFFIXES:
             stray.append(f"{folder.name}/{file.name}")
         elif file.stem in found:
-            raise UserError(f"{folder}: {found[file.stem].name} and {file.name} are the same picture; keep one")
+            raise UserError(
+                f"{folder}: {found[file.stem].name} and {file.name} are the same picture; keep one"
+            )
         else:
             found[file.stem] = file
     return found, stray
@@ -91,7 +98,9 @@ def _age_code(text: str, where: str) -> int:
     return age_group(text, where=where)
 
 
-def read_layout(root: Path, *, name: str | None = None, is_demo: bool = False, skip_missing: bool = False) -> Manifest:
+def read_layout(
+    root: Path, *, name: str | None = None, is_demo: bool = False, skip_missing: bool = False
+) -> Manifest:
     """Read the competition's layout below `root`; the group is the person's folder.
 
     `skip_missing` passes over pictures that are not there (said in the manifest's warnings) where
@@ -101,7 +110,9 @@ def read_layout(root: Path, *, name: str | None = None, is_demo: bool = False, s
     table = _read_table(listing, {"gender", "age", "path"})
     twice = table.loc[table["path"].duplicated(), "path"].unique()
     if len(twice):
-        raise UserError(f"{listing}: folder {listed(twice)} is listed more than once; keep one row a person")
+        raise UserError(
+            f"{listing}: folder {listed(twice)} is listed more than once; keep one row a person"
+        )
     image_id: list[str] = []
     path: list[Path] = []
     group: list[str] = []
@@ -112,7 +123,8 @@ def read_layout(root: Path, *, name: str | None = None, is_demo: bool = False, s
     missing: list[str] = []
     for row in table.to_dict("records"):
         where = f"{listing}: {row['path']}"
-        gender, age = gender_code(row["gender"], where=where), age_group(row["age"], where=where)
+        gender = gender_code(row["gender"], where=where)
+        age = age_group(row["age"], where=where)
         folder = root / "train" / "images" / row["path"]
         if not row["path"] or not folder.is_dir():
             raise UserError(f"{where}: no folder {folder}; put it back or take the row out")
@@ -129,14 +141,21 @@ def read_layout(root: Path, *, name: str | None = None, is_demo: bool = False, s
             label.append(encode(MASK_OF_STEM[stem], gender, age))
     warnings = []
     if missing:
-        said = f"{root / 'train' / 'images'}: {counted(len(missing), 'picture')} missing: {listed(missing)}"
+        said = (
+            f"{root / 'train' / 'images'}: {counted(len(missing), 'picture')} missing:"
+            f" {listed(missing)}"
+        )
         if not skip_missing:
             raise UserError(f"{said}; put them back or pass --on-bad-image skip")
         warnings.append(f"{said}; skipped")
     if (root / "eval" / "images").is_dir() and not (root / "eval" / "info.csv").is_file():
-        warnings.append(f"{root / 'eval'}: has images but no info.csv, so there will be no test logits")
+        warnings.append(
+            f"{root / 'eval'}: has images but no info.csv, so there will be no test logits"
+        )
     if stray:
-        warnings.append(f"{root / 'train' / 'images'}: passed over {len(stray)} other files: {listed(stray)}")
+        warnings.append(
+            f"{root / 'train' / 'images'}: passed over {len(stray)} other files: {listed(stray)}"
+        )
     found = ImageTable(
         name=name or root.name,
         root=root,
@@ -166,27 +185,39 @@ def _span(text: str) -> tuple[float, float]:
     return ages
 
 
-def relabel_for_training(manifest: Manifest, *, old_from: float | None, drop_ages: str | None) -> Manifest:
+def relabel_for_training(
+    manifest: Manifest, *, old_from: float | None, drop_ages: str | None
+) -> Manifest:
     """Return the manifest with `label_fit`, the class to train on or -1, where either is asked for.
 
-    People from `old_from` years count as 60+, those of the span `drop_ages` are left out. Scores stay
-    with the labels. Raises UserError for a data set without ages or a span that is none.
+    People from `old_from` years count as 60+, those of the span `drop_ages` are left out. Scores
+    stay with the labels. Raises UserError for a data set without ages or a span that is none.
     """
     if old_from is None and drop_ages is None:
         return manifest
     train = manifest.train
     if "age" not in train:
-        raise UserError("--old-from and --drop-ages: only for the competition's layout, which has ages; leave them out")
+        raise UserError(
+            "--old-from and --drop-ages: only for the competition's layout, which has ages; leave"
+            " them out"
+        )
     label_N = train["label"].to_numpy()
     span = None if drop_ages is None else _span(drop_ages)
     fit_N = training_labels(label_N, train["age"].to_numpy(), old_from=old_from, drop_ages=span)
     notes = []
     if old_from is not None:
         notes.append(
-            f"--old-from {old_from:g}: {((fit_N >= 0) & (fit_N != label_N)).sum()} pictures are trained as 60+"
+            f"--old-from {old_from:g}: {((fit_N >= 0) & (fit_N != label_N)).sum()} pictures are"
+            " trained as 60+"
         )
     if (fit_N < 0).all():
-        raise UserError(f"--drop-ages {drop_ages}: leaves nobody to train on; write a narrower span")
+        raise UserError(
+            f"--drop-ages {drop_ages}: leaves nobody to train on; write a narrower span"
+        )
     if drop_ages is not None:
-        notes.append(f"--drop-ages {drop_ages}: {(fit_N < 0).sum()} pictures are left out of training")
-    return dataclasses.replace(manifest, train=train.assign(label_fit=fit_N), notes=(*manifest.notes, *notes))
+        notes.append(
+            f"--drop-ages {drop_ages}: {(fit_N < 0).sum()} pictures are left out of training"
+        )
+    return dataclasses.replace(
+        manifest, train=train.assign(label_fit=fit_N), notes=(*manifest.notes, *notes)
+    )

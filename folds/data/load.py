@@ -12,7 +12,14 @@ from foldblend.cli import Say
 from foldblend.errors import BadImage, UserError, counted, listed
 from foldblend.images import check_images
 from folds.config import DataConfig
-from folds.data.duplicates import IN_TEST, describe_pairs, duplicate_pairs, equal_pairs, merged_groups, prints_of
+from folds.data.duplicates import (
+    IN_TEST,
+    describe_pairs,
+    duplicate_pairs,
+    equal_pairs,
+    merged_groups,
+    prints_of,
+)
 from folds.data.manifest import Manifest
 from folds.data.source import load_manifest
 
@@ -22,9 +29,9 @@ __all__ = ["load_data", "merge_groups"]
 def load_data(config: DataConfig, say: Say, known: Container[bytes] = ()) -> tuple[Manifest, str]:
     """Return the manifest, its unreadable pictures dealt with, and the hash of labels and pixels.
 
-    The tables get a column `content`, the hash of each picture's file. Pictures whose key is in `known`
-    have been decoded before and are not decoded again (see foldblend.images).
-    Raises UserError for data that cannot be used, and for unreadable pictures unless they may be skipped.
+    The tables get a column `content`, the hash of each picture's file. Pictures whose key is in
+    `known` have been decoded before and are not decoded again (see foldblend.images). Raises
+    UserError for data that cannot be used, and for unreadable pictures unless they may be skipped.
     """
     skip = config.on_bad_image == "skip"
     manifest = load_manifest(config)
@@ -49,9 +56,13 @@ def load_data(config: DataConfig, say: Say, known: Container[bytes] = ()) -> tup
         if isinstance(result, BadImage):  # never skipped: a submission needs every row
             raise UserError(str(result).replace(" or pass --on-bad-image skip", ""))
     if manifest.test is not None:
-        manifest = dataclasses.replace(manifest, test=manifest.test.assign(content=[*map(str, test_results)]))
+        manifest = dataclasses.replace(
+            manifest, test=manifest.test.assign(content=[*map(str, test_results)])
+        )
     tested = {*map(str, test_results)}
-    in_both = [name for name, one in zip(manifest.train["image_id"], content, strict=True) if one in tested]
+    in_both = [
+        name for name, one in zip(manifest.train["image_id"], content, strict=True) if one in tested
+    ]
     if in_both:
         named = f"{counted(len(in_both), 'picture')}: {IN_TEST}: {listed(in_both)}"
         say(f"warning: {named}; take them out of the training set")
@@ -62,7 +73,8 @@ def load_data(config: DataConfig, say: Say, known: Container[bytes] = ()) -> tup
 
 
 def _with_duplicates(manifest: Manifest, content: list[str], merge: bool, say: Say) -> Manifest:
-    """Warn of pictures that stand under two groups or labels; where asked for, make such groups one.
+    """Warn of pictures that stand under two groups or labels; where asked for, make such groups
+    one.
 
     Equal files are found in passing; near duplicates take another look at every picture.
     """
@@ -84,4 +96,6 @@ def merge_groups(manifest: Manifest, pairs: np.ndarray, say: Say) -> Manifest:
     group_N = merged_groups(train["group"].to_numpy(), pairs)
     note = f"--merge-duplicates: {train['group'].nunique()} groups became {len(set(group_N))}"
     say(note)
-    return dataclasses.replace(manifest, train=train.assign(group=group_N), notes=(*manifest.notes, note))
+    return dataclasses.replace(
+        manifest, train=train.assign(group=group_N), notes=(*manifest.notes, note)
+    )

@@ -26,7 +26,9 @@ TEST_COLUMNS = ["image_id", "path"]
 
 def extra_columns(train: pd.DataFrame) -> list[str]:
     """Return the columns of a training table that its reader added, such as age in years."""
-    return [str(name) for name in train if name not in {*TRAIN_COLUMNS, "label_fit", "box", "content"}]
+    return [
+        str(name) for name in train if name not in {*TRAIN_COLUMNS, "label_fit", "box", "content"}
+    ]
 
 
 def slug(text: str) -> str:
@@ -61,7 +63,9 @@ class Manifest:
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Other names of groups, such as a person's id; a name that several share lists them all."""
     codes: Mapping[str, Callable[[str, str], int]] = field(default_factory=dict)
-    """(text, where) -> value of an attribute, for those that are written otherwise than their values."""
+    """(text, where) -> value of an attribute, for those that are written otherwise than their
+    values.
+    """
 
     @property
     def num_classes(self) -> int:
@@ -69,23 +73,33 @@ class Manifest:
 
     @property
     def label_to_learn(self) -> np.ndarray:
-        """The class that training takes each row for, -1 where it leaves the row out; no score goes by it."""
+        """The class that training takes each row for, -1 where it leaves the row out; no score goes
+        by it.
+        """
         return self.train["label_fit" if "label_fit" in self.train else "label"].to_numpy()
 
     def training_rows(self, chosen_N: np.ndarray) -> pd.DataFrame:
-        """Return the chosen rows as a model is to learn them: relabelled or left out where that was asked for."""
+        """Return the chosen rows as a model is to learn them: relabelled or left out where that was
+        asked for.
+        """
         learnt = self.label_to_learn
         return self.train.assign(label=learnt)[chosen_N & (learnt >= 0)].reset_index(drop=True)
 
     def overlay_hash(self) -> str | None:
-        """Hash of what the labels became by corrections or for training; None where they stayed raw."""
+        """Hash of what the labels became by corrections or for training; None where they stayed
+        raw.
+        """
         columns = [name for name in ("label", "label_fit") if name in self.train]
         if columns == ["label"] and (self.train["label"] == self.train["label_raw"]).all():
             return None
-        return hashlib.blake2b(json.dumps(self.train[columns].to_numpy().tolist()).encode(), digest_size=16).hexdigest()
+        return hashlib.blake2b(
+            json.dumps(self.train[columns].to_numpy().tolist()).encode(), digest_size=16
+        ).hexdigest()
 
     def ids_hash(self) -> str:
-        """Hash of the names of the pictures with labels, by which runs of one data set know each other."""
+        """Hash of the names of the pictures with labels, by which runs of one data set know each
+        other.
+        """
         return ids_hash(self.train["image_id"])
 
     def labels_hash(self) -> str:
@@ -94,7 +108,9 @@ class Manifest:
         digest.update(json.dumps(self.classes).encode())
         for column in ("image_id", "group", "label_raw"):
             digest.update(json.dumps(self.train[column].tolist()).encode())
-        digest.update(json.dumps([] if self.test is None else self.test["image_id"].tolist()).encode())
+        digest.update(
+            json.dumps([] if self.test is None else self.test["image_id"].tolist()).encode()
+        )
         for table in (self.train, self.test):
             if table is not None and "box" in table:
                 digest.update(json.dumps(table["box"].tolist()).encode())
@@ -104,7 +120,9 @@ class Manifest:
 def _check_ids(table: pd.DataFrame, source: str) -> None:
     twice = table.loc[table["image_id"].duplicated(), "image_id"].unique()
     if len(twice):
-        raise UserError(f"{source}: image id {listed(twice)} occurs more than once; keep one row (and box) each")
+        raise UserError(
+            f"{source}: image id {listed(twice)} occurs more than once; keep one row (and box) each"
+        )
 
 
 def _check_files(table: pd.DataFrame, source: str) -> None:
@@ -118,7 +136,9 @@ def _check_files(table: pd.DataFrame, source: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTable:
-    """What a reader found: images with labels as plain columns of length N; `build_manifest` checks it."""
+    """What a reader found: images with labels as plain columns of length N; `build_manifest` checks
+    it.
+    """
 
     name: str
     """Short name of the data set."""
@@ -179,7 +199,9 @@ def build_manifest(table: ImageTable | None = None, /, **columns: Any) -> Manife
 def _checked(found: ImageTable) -> Manifest:
     source = str(found.root)
     if not len(found.image_id):
-        raise UserError(f"{source}: no labelled picture found; point --data or --csv at one with rows")
+        raise UserError(
+            f"{source}: no labelled picture found; point --data or --csv at one with rows"
+        )
     train = pd.DataFrame(
         {
             "image_id": np.asarray(found.image_id, dtype=object),
@@ -200,8 +222,12 @@ def _checked(found: ImageTable) -> Manifest:
     test_table = None
     if found.test is not None:
         if not len(found.test):
-            raise UserError(f"{source}: the test set lists no picture; fill it, or remove it to run without")
-        test_table = pd.DataFrame([(one, str(file)) for one, file in found.test], columns=TEST_COLUMNS)
+            raise UserError(
+                f"{source}: the test set lists no picture; fill it, or remove it to run without"
+            )
+        test_table = pd.DataFrame(
+            [(one, str(file)) for one, file in found.test], columns=TEST_COLUMNS
+        )
         test_table = test_table.assign(**found.test_extra)
         _check_ids(test_table, f"{source} (test set)")
         _check_files(test_table, f"{source} (test set)")

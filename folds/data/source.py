@@ -25,8 +25,9 @@ def _named_layout(path: str, flag: str) -> Path:
     root = find_layout_root(Path(path))
     if root is None:
         raise UserError(
-            f"{path} ({flag}): no train/train.csv there; point at the folder that holds train/, name others "
-            "by --csv, or read a folder a class with --dataset examples.own_parts:read_folders"
+            f"{path} ({flag}): no train/train.csv there; point at the folder that holds train/,"
+            " name others by --csv, or read a folder a class with --dataset"
+            " examples.own_parts:read_folders"
         )
     return root
 
@@ -44,11 +45,14 @@ def _data_root(data: str | None, environ: Mapping[str, str]) -> Path | None:
     return None
 
 
-def load_manifest(config: DataConfig | None = None, *, environ: Mapping[str, str] = os.environ) -> Manifest:
+def load_manifest(
+    config: DataConfig | None = None, *, environ: Mapping[str, str] = os.environ
+) -> Manifest:
     """Load the data set that the flags name, or the embedded demo set if they name none.
 
     Corrections are laid over its labels; `old_from` and `drop_ages` then decide what is learnt from
-    which ages, and touch no score. Raises UserError where what is named is not there or cannot be used.
+    which ages, and touch no score. Raises UserError where what is named is not there or cannot be
+    used.
     """
     config = config or DataConfig()
     manifest = _read(config, environ)
@@ -101,7 +105,8 @@ def _own(name: str, config: DataConfig) -> Manifest:
         raise UserError(f"--dataset {name}: failed ({in_a_line(error)}); see examples/") from None
     if not isinstance(manifest, Manifest):
         raise UserError(
-            f"--dataset {name}: returns a {type(manifest).__name__}, not what build_manifest makes; see examples/"
+            f"--dataset {name}: returns a {type(manifest).__name__}, not what build_manifest makes;"
+            " see examples/"
         )
     return manifest
 

@@ -18,9 +18,22 @@ __all__ = ["describe_run"]
 
 def _weights(train: TrainConfig) -> str:
     if train.select != "last":
-        rows = "a fifth of the training groups" if train.select == "inner" else "the rows that are scored"
-        return f"the best epoch of {train.epochs} on {rows}{', EMA weights' if train.model_ema else ''}"
-    what = "EMA" if train.model_ema else f"mean of the last {train.average_last}" if train.average_last else "last"
+        rows = (
+            "a fifth of the training groups"
+            if train.select == "inner"
+            else "the rows that are scored"
+        )
+        return (
+            f"the best epoch of {train.epochs} on"
+            f" {rows}{', EMA weights' if train.model_ema else ''}"
+        )
+    what = (
+        "EMA"
+        if train.model_ema
+        else f"mean of the last {train.average_last}"
+        if train.average_last
+        else "last"
+    )
     return f"{train.epochs} epochs (fixed), {what} weights"
 
 
@@ -36,10 +49,17 @@ def _how(train: TrainConfig, folds: Sequence[dict[str, Any]]) -> str:
 
 
 def _levers(config: ResolvedConfig) -> list[str]:
-    """Return "smoothing 0" and the like: what of training, loss and augmentation is not as it is by default."""
-    changed, known = [], flags_of(RunConfig)
+    """Return "smoothing 0" and the like: what of training, loss and augmentation is not as it is by
+    default.
+    """
+    changed = []
+    known = flags_of(RunConfig)
     plain = RunConfig()
-    for group, default in ((config.train, plain.train), (config.loss, plain.loss), (config.augment, plain.augment)):
+    for group, default in (
+        (config.train, plain.train),
+        (config.loss, plain.loss),
+        (config.augment, plain.augment),
+    ):
         for item in dataclasses.fields(group):
             value = getattr(group, item.name)
             if not known[item.name].worded and value != getattr(default, item.name):
@@ -48,7 +68,12 @@ def _levers(config: ResolvedConfig) -> list[str]:
 
 
 def describe_run(
-    config: ResolvedConfig, manifest: Manifest, *, origin: str, views: Sequence[str], folds: Sequence[dict[str, Any]]
+    config: ResolvedConfig,
+    manifest: Manifest,
+    *,
+    origin: str,
+    views: Sequence[str],
+    folds: Sequence[dict[str, Any]],
 ) -> tuple[str, list[str]]:
     """Return one sentence on how a run was made, and what a reader of its score must know.
 
@@ -64,9 +89,16 @@ def describe_run(
     parts += [f"seed {config.train.seed}", f"split seed {config.split.split_seed}"]
     notes = list(manifest.notes)
     if manifest.is_demo:
-        notes.append("the embedded demo set of drawn faces: this score proves plumbing, not quality")
+        notes.append(
+            "the embedded demo set of drawn faces: this score proves plumbing, not quality"
+        )
     if SPLITTERS[config.split.split].leaks:
-        notes.append(f"--split {config.split.split} leaks groups between folds: this score is not honest")
+        notes.append(
+            f"--split {config.split.split} leaks groups between folds: this score is not honest"
+        )
     if config.train.select == "best":
-        notes.append("OPTIMISTIC: each fold's epoch was chosen on the very rows that are scored (--select best)")
+        notes.append(
+            "OPTIMISTIC: each fold's epoch was chosen on the very rows that are scored (--select"
+            " best)"
+        )
     return ", ".join(parts), notes

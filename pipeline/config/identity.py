@@ -1,7 +1,9 @@
-"""Whether two configurations make the same run: what a run key hashes, and what an existing run keeps.
+"""Whether two configurations make the same run: what a run key hashes, and what an existing run
+keeps.
 
-`pipeline.prepare` joins the hash with those of data and weights into the run key; `pipeline.cv` compares that with the
-one in run.json. Which settings decide the logits is said at their fields (see `foldblend.flags.Flag.identity`).
+`pipeline.prepare` joins the hash with those of data and weights into the run key; `pipeline.cv`
+compares that with the one in run.json. Which settings decide the logits is said at their fields
+(see `foldblend.flags.Flag.identity`).
 """
 
 from __future__ import annotations
@@ -21,13 +23,18 @@ __all__ = ["changed_keys", "identity_hash", "keep_defaults"]
 
 
 def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that decide the logits; a flag that came later only where it changes what was before it."""
-    known, other = flags_of(RunConfig), Flag()  # of a later version, or somebody's own line
+    """Return the settings that decide the logits; a flag that came later only where it changes what
+    was before it.
+    """
+    # of a later version, or somebody's own line
+    known = flags_of(RunConfig)
+    other = Flag()
     chooses = settings.get("select", "last") != "last"  # an epoch, by --metric
     return {
         key: value
         for key, value in settings.items()
-        if (key == "metric" and chooses) or (known.get(key, other).identity and value != known.get(key, other).before)
+        if (key == "metric" and chooses)
+        or (known.get(key, other).identity and value != known.get(key, other).before)
     }
 
 
@@ -39,13 +46,19 @@ def identity_hash(config: RunConfig) -> str:
 
 def changed_keys(old: Mapping[str, Any], new: RunConfig) -> str:
     """Return "epochs 4 -> 8, lr 0.001 -> 0.01": the deciding settings that differ, or ""."""
-    before, after = values_before() | _identity(old), values_before() | _identity(flatten(new))
-    changed = (f"{key} {before.get(key)} -> {value}" for key, value in after.items() if before.get(key) != value)
+    before = values_before() | _identity(old)
+    after = values_before() | _identity(flatten(new))
+    changed = (
+        f"{key} {before.get(key)} -> {value}"
+        for key, value in after.items()
+        if before.get(key) != value
+    )
     return listed(changed, most=5)
 
 
 def keep_defaults(config: RunConfig, written: Mapping[Any, Any]) -> RunConfig:
-    """Return the settings with defaults that have changed as a run has them that was started before.
+    """Return the settings with defaults that have changed as a run has them that was started
+    before.
 
     `written` is its config.yaml, as a mapping. What was typed stays as it was typed.
     """

@@ -1,4 +1,6 @@
-"""A configuration in which everything is decided: no None where a number or name is needed. No torch here."""
+"""A configuration in which everything is decided: no None where a number or name is needed. No
+torch here.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ class ResolvedConfig(RunConfig):
 
 
 def resolved(config: RunConfig, **decided: Any) -> ResolvedConfig:
-    """Return the configuration with the named settings decided; all that may be None must be among them or set."""
+    """Return the configuration with the named settings decided; all that may be None must be among
+    them or set.
+    """
     groups: dict[str, Any] = {}
     hints = typing.get_type_hints(ResolvedConfig)
     kinds: dict[str, Any] = {

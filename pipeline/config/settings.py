@@ -27,24 +27,35 @@ def flatten(config: RunConfig) -> dict[str, Any]:
 def make_config(settings: Mapping[str, Any] | None = None, /, **flat: Any) -> RunConfig:
     """Return a RunConfig of flat settings: `make_config(backbone="efficientnet_b3", folds=5)`.
 
-    Keywords win over the mapping, and both over a file that `config` names. Raises UserError for an unknown name (with
-    near ones) or a wrong value.
+    Keywords win over the mapping, and both over a file that `config` names. Raises UserError for an
+    unknown name (with near ones) or a wrong value.
     """
-    require(settings is None or isinstance(settings, Mapping), f"{settings!r}: no mapping of settings")
-    given = {str(key).replace("-", "_"): value for key, value in {**(settings or {}), **flat}.items()}
+    require(
+        settings is None or isinstance(settings, Mapping), f"{settings!r}: no mapping of settings"
+    )
+    given = {
+        str(key).replace("-", "_"): value for key, value in {**(settings or {}), **flat}.items()
+    }
     file = given.pop("config", None)
-    require(not isinstance(file, RunConfig), "config: pass a configuration as the first argument, not by keyword")
+    require(
+        not isinstance(file, RunConfig),
+        "config: pass a configuration as the first argument, not by keyword",
+    )
     base = RunConfig() if file is None else read_config_file(file)
     return replace(base, **given)
 
 
 def replace(config: RunConfig, /, **flat: Any) -> RunConfig:
     """Return a copy with the named settings changed, whatever their group."""
-    return dataclasses.replace(from_settings(RunConfig, flatten(config) | flat), typed=config.typed | flat.keys())
+    return dataclasses.replace(
+        from_settings(RunConfig, flatten(config) | flat), typed=config.typed | flat.keys()
+    )
 
 
 def read_config_file(file: str | Path) -> RunConfig:
-    """Read a flat YAML file of settings. Raises UserError for a missing file, bad YAML or unknown keys."""
+    """Read a flat YAML file of settings. Raises UserError for a missing file, bad YAML or unknown
+    keys.
+    """
     try:
         settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
@@ -66,10 +77,16 @@ def read_config_file(file: str | Path) -> RunConfig:
 
 def values_before() -> dict[str, Any]:
     """Return the settings that came later, as versions without them had it."""
-    return {name: about.before for name, about in flags_of(RunConfig).items() if about.before is not ALWAYS}
+    return {
+        name: about.before
+        for name, about in flags_of(RunConfig).items()
+        if about.before is not ALWAYS
+    }
 
 
 def _is_whole(settings: Mapping[Any, Any]) -> bool:
-    """Return whether settings are a run's own, which are all that its version had, and not some that a person chose."""
+    """Return whether settings are a run's own, which are all that its version had, and not some
+    that a person chose.
+    """
     always = [name for name, about in flags_of(RunConfig).items() if about.before is ALWAYS]
     return sum(name in settings for name in always) > MOST_CHOSEN * len(always)

@@ -1,4 +1,6 @@
-"""Training augmentation by name: on the CPU by albumentations, picture by picture, on the device batch by batch."""
+"""Training augmentation by name: on the CPU by albumentations, picture by picture, on the device
+batch by batch.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ import cv2
 import numpy as np
 import torch
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # before the import: it asks the network otherwise
+os.environ.setdefault(
+    "NO_ALBUMENTATIONS_UPDATE", "1"
+)  # before the import: it asks the network otherwise
 
 import albumentations
 
@@ -64,7 +68,8 @@ class Augment(Protocol):
     def __call__(self, image: np.ndarray, seed: int) -> np.ndarray:
         """Return a changed copy of a height x width x 3 uint8 picture, of its size.
 
-        All that is drawn must follow from `seed`: then order, workers and a restart make no difference.
+        All that is drawn must follow from `seed`: then order, workers and a restart make no
+        difference.
         """
         ...
 
@@ -105,9 +110,11 @@ def _default() -> Augmentation:
 
 
 def albu_augmentation(file: str, *, width: int, height: int) -> Augment:
-    """Return an albumentations pipeline that was saved as YAML (albumentations.save), its pictures made width x height.
+    """Return an albumentations pipeline that was saved as YAML (albumentations.save), its pictures
+    made width x height.
 
-    Raises UserError for a file that is none, or whose pipeline does not return one picture of 3 channels.
+    Raises UserError for a file that is none, or whose pipeline does not return one picture of 3
+    channels.
     """
     try:
         loaded = albumentations.load(file, data_format="yaml")
@@ -115,7 +122,9 @@ def albu_augmentation(file: str, *, width: int, height: int) -> Augment:
     except FileNotFoundError:
         raise UserError(f"albu:{file}: no such file; check the path") from None
     except Exception as error:  # whatever a file may hold
-        raise UserError(f"albu:{file}: no pipeline that albumentations.save wrote ({in_a_line(error)})") from None
+        raise UserError(
+            f"albu:{file}: no pipeline that albumentations.save wrote ({in_a_line(error)})"
+        ) from None
 
     def augment(image: np.ndarray, seed: int) -> np.ndarray:
         changed = np.asarray(pipeline(image, seed))
@@ -126,9 +135,14 @@ def albu_augmentation(file: str, *, width: int, height: int) -> Augment:
     try:
         trial = augment(np.zeros((height, width, 3), np.uint8), 0)
         if trial.shape != (height, width, 3) or trial.dtype != np.uint8:
-            raise ValueError(f"it returns {trial.dtype} {trial.shape}; leave out what normalises or makes tensors")
+            raise ValueError(
+                f"it returns {trial.dtype} {trial.shape}; leave out what normalises or makes"
+                " tensors"
+            )
     except Exception as error:
-        raise UserError(f"albu:{file}: a trial on a blank picture failed ({in_a_line(error)})") from None
+        raise UserError(
+            f"albu:{file}: a trial on a blank picture failed ({in_a_line(error)})"
+        ) from None
     return augment
 
 
@@ -142,7 +156,9 @@ def build_augmentation(name: str) -> Augment | None:
 
 
 def check_augmentation(name: str, *, width: int, height: int) -> None:
-    """Call a user's own augmentation. Raises UserError where its result is no picture, or not drawn by its seed."""
+    """Call a user's own augmentation. Raises UserError where its result is no picture, or not drawn
+    by its seed.
+    """
     if not is_custom(name):
         find_part(name, AUGMENTATIONS, "--augment")
         return
@@ -169,12 +185,15 @@ def describe_augmentation(name: str) -> str:
 
 def _matrices(num: int, *entries: Any) -> np.ndarray:
     """Return num x 3 x 3 matrices of nine numbers or columns each, row by row."""
-    return np.stack([np.broadcast_to(one, num).astype(float) for one in entries], axis=1).reshape(num, 3, 3)
+    return np.stack([np.broadcast_to(one, num).astype(float) for one in entries], axis=1).reshape(
+        num, 3, 3
+    )
 
 
 @dataclass(frozen=True)
 class DeviceAugmentation:
-    """Mirroring, scaling, shifting, turning, a random crop and colours for a whole batch, where it lies.
+    """Mirroring, scaling, shifting, turning, a random crop and colours for a whole batch, where it
+    lies.
 
     The geometry is one resampling by torch, the colours are kornia's. Numbers are drawn on the CPU
     from the generator that is passed in, and sent without waiting for the device.
@@ -186,14 +205,18 @@ class DeviceAugmentation:
     height: int
 
     def __call__(self, pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """Return N x 3 x height x width of pixels N x 3 x H x W in 0..255 (stored size), augmented."""
+        """Return N x 3 x height x width of pixels N x 3 x H x W in 0..255 (stored size),
+        augmented.
+        """
         full = (pixels.shape[3], pixels.shape[2])
         if self.recipe is not None or full != (self.width, self.height):
             theta = self.placement(len(pixels), full, rng)
             theta_N23 = torch.from_numpy(theta).to(pixels.device, non_blocking=True)
             shape = [len(pixels), 3, self.height, self.width]
             grid = torch.nn.functional.affine_grid(theta_N23, shape, align_corners=False)
-            pixels = torch.nn.functional.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
+            pixels = torch.nn.functional.grid_sample(
+                pixels, grid, padding_mode="reflection", align_corners=False
+            )
         return pixels if self.recipe is None else _jitter(pixels, *self.colours(len(pixels), rng))
 
     def placement(self, num: int, full: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
@@ -201,37 +224,59 @@ class DeviceAugmentation:
 
         `full` is width and height of the stored pictures.
         """
-        (width, height), recipe = full, self.recipe
-        left, top = rng.integers(width - self.width + 1, size=num), rng.integers(height - self.height + 1, size=num)
+        width, height = full
+        recipe = self.recipe
+        left = rng.integers(width - self.width + 1, size=num)
+        top = rng.integers(height - self.height + 1, size=num)
         # Output, in its own -1..1, to pixels of the stored picture ...
         where = _matrices(
-            num, self.width / 2, 0, self.width / 2 + left, 0, self.height / 2, self.height / 2 + top, 0, 0, 1
+            num,
+            self.width / 2,
+            0,
+            self.width / 2 + left,
+            0,
+            self.height / 2,
+            self.height / 2 + top,
+            0,
+            0,
+            1,
         )
         if recipe is not None:
             moves = rng.random(num) < recipe.affine
             angle = np.radians(rng.uniform(-recipe.rotate, recipe.rotate, num)) * moves
             scale_x, scale_y = np.where(moves, rng.uniform(*recipe.scale, (2, num)), 1.0)
             shift = rng.uniform(-recipe.shift, recipe.shift, (2, num)) * moves * [[width], [height]]
-            cos, sin = np.cos(angle), np.sin(angle)
-            back = _matrices(num, 1, 0, -width / 2 - shift[0], 0, 1, -height / 2 - shift[1], 0, 0, 1)
-            turn = _matrices(num, cos / scale_x, sin / scale_x, 0, -sin / scale_y, cos / scale_y, 0, 0, 0, 1)
+            cos = np.cos(angle)
+            sin = np.sin(angle)
+            back = _matrices(
+                num, 1, 0, -width / 2 - shift[0], 0, 1, -height / 2 - shift[1], 0, 0, 1
+            )
+            turn = _matrices(
+                num, cos / scale_x, sin / scale_x, 0, -sin / scale_y, cos / scale_y, 0, 0, 0, 1
+            )
             to = _matrices(num, 1, 0, width / 2, 0, 1, height / 2, 0, 0, 1)
             where = to @ turn @ back @ where
             sign = np.where(rng.random(num) < recipe.flip, -1.0, 1.0)
             where = _matrices(num, sign, 0, (1 - sign) * width / 2, 0, 1, 0, 0, 0, 1) @ where
         # ... and these to the stored picture's -1..1.
-        return (_matrices(num, 2 / width, 0, -1, 0, 2 / height, -1, 0, 0, 1) @ where)[:, :2].astype(np.float32)
+        return (_matrices(num, 2 / width, 0, -1, 0, 2 / height, -1, 0, 0, 1) @ where)[:, :2].astype(
+            np.float32
+        )
 
     def colours(self, num: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Draw factors 3 x N of brightness, contrast and saturation, and hue shifts N in turns."""
         assert self.recipe is not None
         changes = rng.random(num) < self.recipe.colour
         factors = np.where(changes, rng.uniform(*self.recipe.jitter, (3, num)), 1.0)
-        return factors.astype(np.float32), (rng.uniform(-1, 1, num) * self.recipe.hue * changes).astype(np.float32)
+        return factors.astype(np.float32), (
+            rng.uniform(-1, 1, num) * self.recipe.hue * changes
+        ).astype(np.float32)
 
 
 def _jitter(pixels: torch.Tensor, factors: np.ndarray, turns: np.ndarray) -> torch.Tensor:
-    """Return pixels in 0..255 with brightness, contrast, saturation and hue changed, in that order."""
+    """Return pixels in 0..255 with brightness, contrast, saturation and hue changed, in that
+    order.
+    """
     from kornia import enhance  # half a second, and only needed here
 
     brightness, contrast, saturation = map(torch.from_numpy, factors)
@@ -242,5 +287,7 @@ def _jitter(pixels: torch.Tensor, factors: np.ndarray, turns: np.ndarray) -> tor
 
 
 def device_augmentation(name: str, *, width: int, height: int) -> DeviceAugmentation:
-    """Return a recipe by its name, for batches on the device; `width` and `height` are the training size."""
+    """Return a recipe by its name, for batches on the device; `width` and `height` are the training
+    size.
+    """
     return DeviceAugmentation(RECIPES[name], width, height)

@@ -1,8 +1,9 @@
-"""Pictures decoded and resized once: equal records in one file, by content, for folds, epochs and later runs.
+"""Pictures decoded and resized once: equal records in one file, by content, for folds, epochs and
+later runs.
 
-A store is a folder for one kind of record (such as pictures at one size): `records`, the records one
-after another, and `keys`, 16 bytes for each. Both only grow. Records are on the disk before their keys,
-so a kill loses at most what was not yet listed, and the next fill goes on from there.
+A store is a folder for one kind of record (such as pictures at one size): `records`, the records
+one after another, and `keys`, 16 bytes for each. Both only grow. Records are on the disk before
+their keys, so a kill loses at most what was not yet listed, and the next fill goes on from there.
 """
 
 from __future__ import annotations
@@ -39,9 +40,21 @@ __all__ = [
 
 KEY_BYTES = 16
 MEMORY_ONLY = ("off", "ram")  # kinds of --cache that keep nothing on disk
-FLUSH_BYTES, FLUSH_SECONDS = 2**26, 10.0  # what a kill can cost
-OF_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR,
-            errno.EEXIST, errno.ENOLCK)  # fmt: skip
+# what a kill can cost
+FLUSH_BYTES = 2**26
+FLUSH_SECONDS = 10.0
+OF_FILES = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EIO,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ENOLCK,
+)
 AHEAD = 32  # records in the making, for each thread
 
 
@@ -80,7 +93,9 @@ class Records:
                 count = int(self.slot_N.max(initial=-1)) + 1
                 self._map = np.memmap(self.path, self.dtype, "r", shape=(count, *self.shape))
             except (OSError, ValueError):
-                raise UserError(f"{self.path}: the cache was removed or cut while in use; run again") from None
+                raise UserError(
+                    f"{self.path}: the cache was removed or cut while in use; run again"
+                ) from None
         return self._map
 
 
@@ -109,7 +124,8 @@ def write_records(
             progress(num)
             if (count - flushed) * size >= FLUSH_BYTES or time.monotonic() - since > FLUSH_SECONDS:
                 flush(count)
-                flushed, since = count, time.monotonic()
+                flushed = count
+                since = time.monotonic()
     finally:
         flush(count)
     return count
@@ -119,10 +135,13 @@ def _write_at(file: int, data: bytes | memoryview, offset: int) -> None:
     """Write all of the data: a disk that fills up takes a part of it without an error first."""
     while data:
         written = os.pwrite(file, data, offset)
-        data, offset = data[written:], offset + written
+        data = data[written:]
+        offset = offset + written
 
 
-def in_threads(make: Callable[[int], np.ndarray], todo: Sequence[int], *, workers: int) -> Iterator[np.ndarray]:
+def in_threads(
+    make: Callable[[int], np.ndarray], todo: Sequence[int], *, workers: int
+) -> Iterator[np.ndarray]:
     """Yield `make(i)` of all i in order, made in threads, a bounded number ahead."""
     with ThreadPoolExecutor(workers) as pool:
         ahead: collections.deque[Future[np.ndarray]] = collections.deque()
@@ -144,9 +163,15 @@ class Store:
 
     @classmethod
     def at(cls, root: Path, shape: tuple[int, ...], dtype: str, policy: dict[str, Any]) -> Store:
-        """Return the store under `root` of what `policy` (plain data) says all its records have in common."""
+        """Return the store under `root` of what `policy` (plain data) says all its records have in
+        common.
+        """
         text = json.dumps([policy, shape, dtype], sort_keys=True)
-        name = "x".join(map(str, shape)) + "-" + hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+        name = (
+            "x".join(map(str, shape))
+            + "-"
+            + hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+        )
         return cls(root / name, shape, dtype)
 
     @property
@@ -162,7 +187,12 @@ class Store:
     def records(self, keys: Sequence[bytes]) -> Records:
         """Return the records of keys that are all there."""
         slot_of = {key: slot for slot, key in enumerate(self._keys())}
-        return Records(self.folder / "records", self.shape, self.dtype, np.array([slot_of[key] for key in keys]))
+        return Records(
+            self.folder / "records",
+            self.shape,
+            self.dtype,
+            np.array([slot_of[key] for key in keys]),
+        )
 
     def fill(
         self,
@@ -172,10 +202,11 @@ class Store:
         progress: Callable[[int], object] = lambda _: None,
         wait: Callable[[], object] = lambda: None,
     ) -> None:
-        """Make the records of keys that are missing: `make` yields those of the positions it is given.
+        """Make the records of keys that are missing: `make` yields those of the positions it is
+        given.
 
-        Only one process fills a store; another waits (`wait` is called before) and finds the work done.
-        Raises UserError where the disk is full or the folder cannot be written.
+        Only one process fills a store; another waits (`wait` is called before) and finds the work
+        done. Raises UserError where the disk is full or the folder cannot be written.
         """
         if not self.missing(keys):  # so that a finished store may be read-only
             progress(len({*keys}))
@@ -188,8 +219,8 @@ class Store:
             if error.errno not in OF_FILES:
                 raise
             raise UserError(
-                f"{self.folder}: the cache cannot be written ({error.strerror}); make room, or pass "
-                "--cache-dir with another folder, or --cache off"
+                f"{self.folder}: the cache cannot be written ({error.strerror}); make room, or pass"
+                " --cache-dir with another folder, or --cache off"
             ) from None
 
     def _append(
@@ -210,18 +241,27 @@ class Store:
             os.fsync(file)
             # At its place, not at the end: a flush that was interrupted comes again.
             _write_at(
-                names, b"".join(keys[todo[index]] for index in range(listed, count)), (first + listed) * KEY_BYTES
+                names,
+                b"".join(keys[todo[index]] for index in range(listed, count)),
+                (first + listed) * KEY_BYTES,
             )
             os.fsync(names)
             listed = count
 
         with contextlib.ExitStack() as stack:
-            names, file = (os.open(self.folder / name, os.O_WRONLY | os.O_CREAT, 0o644) for name in ("keys", "records"))
+            names, file = (
+                os.open(self.folder / name, os.O_WRONLY | os.O_CREAT, 0o644)
+                for name in ("keys", "records")
+            )
             for one in (names, file):
                 stack.callback(os.close, one)
-            os.ftruncate(names, first * KEY_BYTES)  # keys cut short by a kill, or whose records are gone
+            os.ftruncate(
+                names, first * KEY_BYTES
+            )  # keys cut short by a kill, or whose records are gone
             os.ftruncate(file, first * self.size)  # records that never got their key
-            count = write_records(file, first, make(todo), size=self.size, progress=progress, flush=flush)
+            count = write_records(
+                file, first, make(todo), size=self.size, progress=progress, flush=flush
+            )
             assert count == len(todo), (count, len(todo))
 
     def _keys(self) -> list[bytes]:
@@ -239,7 +279,9 @@ def _read_keys(folder: Path) -> list[bytes]:
         data = (folder / "keys").read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [data[start : start + KEY_BYTES] for start in range(0, len(data) - KEY_BYTES + 1, KEY_BYTES)]
+    return [
+        data[start : start + KEY_BYTES] for start in range(0, len(data) - KEY_BYTES + 1, KEY_BYTES)
+    ]
 
 
 def first_places(keys: Sequence[bytes]) -> dict[bytes, int]:
@@ -251,7 +293,9 @@ def first_places(keys: Sequence[bytes]) -> dict[bytes, int]:
 
 
 def cache_root(cache_dir: str | None) -> Path:
-    """Return the folder of all that is kept; it can be made again, so it may be removed at any time."""
+    """Return the folder of all that is kept; it can be made again, so it may be removed at any
+    time.
+    """
     return Path(cache_dir).expanduser() if cache_dir else cache_folder()
 
 

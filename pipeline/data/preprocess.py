@@ -1,4 +1,6 @@
-"""The one preprocessing object: training, validation, out-of-fold and test pixels all pass through it."""
+"""The one preprocessing object: training, validation, out-of-fold and test pixels all pass through
+it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ __all__ = ["Preprocess"]
 def _constants(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation on the device: made once, since every copy from the CPU would stall a GPU."""
+    """Mean and deviation on the device: made once, since every copy from the CPU would stall a
+    GPU.
+    """
     with torch.inference_mode(False):  # training uses them too
         return (
             torch.tensor(mean, device=device).view(1, 3, 1, 1) * 255,
@@ -40,9 +44,13 @@ class Preprocess:
     std: tuple[float, ...]
     """Per channel, of pixels in 0..1."""
     crop_pct: float = 1.0
-    """Share of a picture's width and height that a crop shows; the rest is the margin for random crops."""
+    """Share of a picture's width and height that a crop shows; the rest is the margin for random
+    crops.
+    """
     decode: str = "scaled"
-    """Whether a much larger JPEG is decoded at a fraction of its size ("scaled") or not ("full")."""
+    """Whether a much larger JPEG is decoded at a fraction of its size ("scaled") or not
+    ("full").
+    """
 
     @property
     def stored_size(self) -> tuple[int, int]:
@@ -50,7 +58,8 @@ class Preprocess:
         return round(self.width / self.crop_pct), round(self.height / self.crop_pct)
 
     def load(self, path: str, box: Box | None = None, content: str | None = None) -> np.ndarray:
-        """Read a picture, or what `box` cuts out, and return it resized, margin included: H x W x 3 uint8 RGB.
+        """Read a picture, or what `box` cuts out, and return it resized, margin included: H x W x 3
+        uint8 RGB.
 
         Raises BadImage, also for a file that no longer has the content hash `content`.
         """
@@ -67,11 +76,18 @@ class Preprocess:
         return cv2.resize(image, (width, height), interpolation=method)
 
     def crop(self, images: Any, rng: np.random.Generator | None = None) -> Any:
-        """Return the training size out of stored pictures [N x] H x W x 3: their centre, or where `rng` puts it."""
-        left, top = images.shape[-2] - self.width, images.shape[-3] - self.height
+        """Return the training size out of stored pictures [N x] H x W x 3: their centre, or where
+        `rng` puts it.
+        """
+        left = images.shape[-2] - self.width
+        top = images.shape[-3] - self.height
         if not (left or top):
             return images
-        x, y = (left // 2, top // 2) if rng is None else (rng.integers(left + 1), rng.integers(top + 1))
+        x, y = (
+            (left // 2, top // 2)
+            if rng is None
+            else (rng.integers(left + 1), rng.integers(top + 1))
+        )
         return images[..., y : y + self.height, x : x + self.width, :]
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
@@ -79,7 +95,9 @@ class Preprocess:
         return self.standardise(images.permute(0, 3, 1, 2).float())
 
     def standardise(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return pixels N x 3 x H x W in 0..255 with the backbone's mean and deviation taken out."""
+        """Return pixels N x 3 x H x W in 0..255 with the backbone's mean and deviation taken
+        out.
+        """
         mean, std = _constants(self.mean, self.std, pixels.device)
         return (pixels - mean).div_(std)
 

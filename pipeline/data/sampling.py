@@ -20,10 +20,14 @@ def class_counts(table: pd.DataFrame, num_classes: int) -> np.ndarray:
 
 
 def row_odds(table: pd.DataFrame, config: LossConfig) -> np.ndarray | None:
-    """Return the probability of each row at each draw of an epoch, or None where each is shown once."""
+    """Return the probability of each row at each draw of an epoch, or None where each is shown
+    once.
+    """
     if config.sampler == "none":
         return None
-    column, power = ("label", config.sampler_power) if config.sampler == "balanced" else ("group", 1.0)
+    column, power = (
+        ("label", config.sampler_power) if config.sampler == "balanced" else ("group", 1.0)
+    )
     size_N = table.groupby(column)[column].transform("size").to_numpy(dtype=float)
     odds_N = size_N**-power
     return np.asarray(odds_N / odds_N.sum())
@@ -33,7 +37,9 @@ Key = tuple[int, int, int]
 
 
 def draw_numbers(order: np.ndarray) -> np.ndarray:
-    """Return how often each row of an order has come before: a picture drawn again is augmented otherwise."""
+    """Return how often each row of an order has come before: a picture drawn again is augmented
+    otherwise.
+    """
     by_row = np.argsort(order, kind="stable")
     ordered = order[by_row]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
@@ -44,13 +50,18 @@ def draw_numbers(order: np.ndarray) -> np.ndarray:
 
 
 class EpochSampler(Sampler[Key]):
-    """(epoch, index, draw): in order where there is no seed, else shuffled or drawn anew each epoch.
+    """(epoch, index, draw): in order where there is no seed, else shuffled or drawn anew each
+    epoch.
 
     The order of an epoch follows from the seed alone, so an epoch can be entered at any step.
     """
 
     def __init__(
-        self, num_rows: int, seed_parts: tuple[int | str, ...] | None = None, *, odds_N: np.ndarray | None = None
+        self,
+        num_rows: int,
+        seed_parts: tuple[int | str, ...] | None = None,
+        *,
+        odds_N: np.ndarray | None = None,
     ) -> None:
         self.num_rows = num_rows
         self.seed_parts = seed_parts
@@ -66,7 +77,9 @@ class EpochSampler(Sampler[Key]):
         self._place = (epoch, row)
 
     def order(self, epoch: int) -> np.ndarray:
-        """Return the rows of an epoch; the last one asked for is remembered, as every step asks again."""
+        """Return the rows of an epoch; the last one asked for is remembered, as every step asks
+        again.
+        """
         if self._last is None or self._last[0] != epoch:
             self._last = (epoch, self._draw(epoch))
         return self._last[1]
@@ -80,7 +93,9 @@ class EpochSampler(Sampler[Key]):
         return rng.choice(self.num_rows, self.num_rows, p=self.odds_N)
 
     def rest(self) -> tuple[int, np.ndarray]:
-        """Return the epoch and the rows of it that are still to be shown; the next call is of the next epoch."""
+        """Return the epoch and the rows of it that are still to be shown; the next call is of the
+        next epoch.
+        """
         epoch, row = self._place
         self._place = (epoch + 1, 0)
         return epoch, self.order(epoch)[row:]
@@ -90,4 +105,6 @@ class EpochSampler(Sampler[Key]):
         draws = np.zeros(len(rows), int)
         if self.odds_N is not None:
             draws = draw_numbers(self.order(epoch))[self.num_rows - len(rows) :]
-        return iter([(epoch, int(index), int(draw)) for index, draw in zip(rows, draws, strict=True)])
+        return iter(
+            [(epoch, int(index), int(draw)) for index, draw in zip(rows, draws, strict=True)]
+        )

@@ -1,4 +1,6 @@
-"""Features of a frozen backbone: each picture passes through it once, for all folds, heads and later runs."""
+"""Features of a frozen backbone: each picture passes through it once, for all folds, heads and
+later runs.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ from tta.views.names import VIEWS_VERSION, view_of
 
 __all__ = ["Backbone", "Features"]
 
-SPEED = "speed.json"  # beside the records: their policy names the device and all else that speed depends on
+SPEED = (  # beside the records: their policy names the device and all else that speed depends on
+    "speed.json"
+)
 
 
 class Backbone:
@@ -39,13 +43,20 @@ class Backbone:
     def __init__(self, job: FoldJob) -> None:
         """Raises UserError for an architecture whose head is not one linear layer."""
         name = job.run.config.model.backbone
-        torch.manual_seed(derive_seed("torch", job.run.config.train.seed, 0))  # for --pretrained none
+        torch.manual_seed(
+            derive_seed("torch", job.run.config.train.seed, 0)
+        )  # for --pretrained none
         model: Any = build_model(
-            name, num_classes=job.run.manifest.num_classes, kwargs=job.run.model_kwargs, weights=job.run.weights
+            name,
+            num_classes=job.run.manifest.num_classes,
+            kwargs=job.run.model_kwargs,
+            weights=job.run.weights,
         )
         head = model.get_classifier()
         if not isinstance(head, torch.nn.Linear):
-            raise UserError(f"--finetune head: {name} does not end in one linear layer; pass --finetune full")
+            raise UserError(
+                f"--finetune head: {name} does not end in one linear layer; pass --finetune full"
+            )
         self.head_name = next(path for path, module in model.named_modules() if module is head)
         self.num_features = head.in_features
         model.reset_classifier(0)
@@ -56,7 +67,10 @@ class Backbone:
     @functools.cached_property
     def state(self) -> dict[str, torch.Tensor]:
         """Weights and buffers, on the CPU."""
-        return {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
+        return {
+            name: value.detach().cpu().contiguous()
+            for name, value in self.model.state_dict().items()
+        }
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -87,7 +101,11 @@ class Features:
                 "pictures": PICTURES_VERSION,
                 "preprocess": job.run.preprocess.to_dict(),
                 "batch_size": self.batch_size,
-                "device": torch.cuda.get_device_name(job.compute.device) if job.compute.is_cuda else processor(),
+                "device": (
+                    torch.cuda.get_device_name(job.compute.device)
+                    if job.compute.is_cuda
+                    else processor()
+                ),
                 "amp_dtype": str(job.compute.amp_dtype),
                 "threads": machine.threads,
                 "channels_last": machine.channels_last,
@@ -95,16 +113,23 @@ class Features:
                 "versions": [one.__version__ for one in (torch, timm, cv2, np, albumentations)],
             }
             self.store = Store.at(
-                cache_root(machine.cache_dir) / "features", (backbone.num_features,), "float32", policy
+                cache_root(machine.cache_dir) / "features",
+                (backbone.num_features,),
+                "float32",
+                policy,
             )
         self.is_warm = False
-        self.num_timed, self.seconds = 0, 0.0  # not yet noted beside the records
+        # not yet noted beside the records
+        self.num_timed = 0
+        self.seconds = 0.0
 
     @property
     def images_per_s(self) -> float | None:
-        """Pictures in a view that pass through the backbone in a second, reading left out; None where not known.
+        """Pictures in a view that pass through the backbone in a second, reading left out; None
+        where not known.
 
-        It is measured when features are computed, and kept beside them for runs that find them there.
+        It is measured when features are computed, and kept beside them for runs that find them
+        there.
         """
         timed = self._timed()
         return timed["pictures"] / timed["seconds"] if timed["seconds"] else None
@@ -123,23 +148,36 @@ class Features:
     def _note_speed(self, store: Store) -> None:
         with contextlib.suppress(OSError):  # no feature is lost with it
             write_json(store.folder / SPEED, self._timed())
-            self.num_timed, self.seconds = 0, 0.0
+            self.num_timed = 0
+            self.seconds = 0.0
 
     def of(self, table: pd.DataFrame, view: str, *, copy: int | None = None) -> np.ndarray:
-        """Return N x D float32 features of a table's pictures seen in a view, or of their augmented `copy`."""
+        """Return N x D float32 features of a table's pictures seen in a view, or of their augmented
+        `copy`.
+        """
         if self.store is None:
             return np.concatenate([*self._compute(table, view, copy)])
-        config, what = self.job.run.config, view
+        config = self.job.run.config
+        what = view
         if copy is not None:
-            what = f"augment {describe_augmentation(config.augment.augment)} {config.train.seed} {copy}"
+            what = (
+                f"augment {describe_augmentation(config.augment.augment)} {config.train.seed}"
+                f" {copy}"
+            )
         keys = []
-        for image, content, box in zip(table["image_id"], table["content"], boxes_of(table), strict=True):
+        for image, content, box in zip(
+            table["image_id"], table["content"], boxes_of(table), strict=True
+        ):
             own = f"{what} {image}" if copy is not None else what  # augmentation is drawn by name
-            keys.append(hashlib.blake2b(picture_key(content, box) + own.encode(), digest_size=16).digest())
+            keys.append(
+                hashlib.blake2b(picture_key(content, box) + own.encode(), digest_size=16).digest()
+            )
         self.store.fill(
             keys,
             lambda todo: self._compute(table.iloc[todo], view, copy),
-            wait=lambda: self.job.say("features: another process is computing the same; waiting for it"),
+            wait=lambda: self.job.say(
+                "features: another process is computing the same; waiting for it"
+            ),
         )
         if self.num_timed:
             self._note_speed(self.store)
@@ -147,18 +185,33 @@ class Features:
 
     @torch.inference_mode()
     def _compute(self, table: pd.DataFrame, view: str, copy: int | None) -> Iterator[np.ndarray]:
-        """Yield features batch by batch; a short last batch is filled up, so that a picture's company is no matter."""
-        job, compute = self.job, self.job.compute
-        train, see = job.run.config.train, view_of(view)
-        loader = job.feeder.rows(table) if copy is None else job.feeder.copies(table, seed_parts=(train.seed, copy))
+        """Yield features batch by batch; a short last batch is filled up, so that a picture's
+        company is no matter.
+        """
+        job = self.job
+        compute = self.job.compute
+        train = job.run.config.train
+        see = view_of(view)
+        loader = (
+            job.feeder.rows(table)
+            if copy is None
+            else job.feeder.copies(table, seed_parts=(train.seed, copy))
+        )
         desc = f"features, {view}" if copy is None else f"features, augmented copy {copy + 1}"
         with tqdm(total=len(table), desc=desc, unit="picture", disable=None, leave=False) as bar:
             for images, _ in compute.feed(loader):
-                start, num = time.perf_counter(), len(images)
+                start = time.perf_counter()
+                num = len(images)
                 if num < self.batch_size:
-                    images = torch.cat([images, images[-1:].expand(self.batch_size - num, -1, -1, -1)])
-                seen = see(images.permute(0, 3, 1, 2).float())  # views are of raw pixels, as in predict
-                pixels = job.run.preprocess.standardise(seen).contiguous(memory_format=compute.memory_format)
+                    images = torch.cat(
+                        [images, images[-1:].expand(self.batch_size - num, -1, -1, -1)]
+                    )
+                seen = see(
+                    images.permute(0, 3, 1, 2).float()
+                )  # views are of raw pixels, as in predict
+                pixels = job.run.preprocess.standardise(seen).contiguous(
+                    memory_format=compute.memory_format
+                )
                 with compute.autocast():
                     features = self.backbone.model(pixels).float()
                 found = features[:num].cpu().numpy()

@@ -1,4 +1,6 @@
-"""Cross-validation with the backbone frozen: one pass over the pictures, then a linear head a fold."""
+"""Cross-validation with the backbone frozen: one pass over the pictures, then a linear head a
+fold.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ STRENGTHS = (1.0, 0.3, 0.1, 0.03)
 
 @dataclass(frozen=True)
 class _Rows:
-    """What heads are trained on: every view and augmented copy of each training picture is a row."""
+    """What heads are trained on: every view and augmented copy of each training picture is a
+    row.
+    """
 
     features_ND: np.ndarray
     label_N: np.ndarray
@@ -43,7 +47,10 @@ class _Rows:
 
 def _training_rows(job: TrainingJob, views_VND: Sequence[np.ndarray], features: Features) -> _Rows:
     train = job.run.manifest.train
-    copies = [features.of(train, "identity", copy=copy) for copy in range(job.run.config.train.feature_views)]
+    copies = [
+        features.of(train, "identity", copy=copy)
+        for copy in range(job.run.config.train.feature_views)
+    ]
     label_N = job.run.manifest.label_to_learn
     num_each = len(views_VND) + len(copies)
     place_N = np.tile(np.flatnonzero(label_N >= 0), num_each)  # the others are left out of training
@@ -65,18 +72,26 @@ def run_heads(job: TrainingJob, todo: Sequence[int]) -> dict[int, dict[str, Any]
     start = time.perf_counter()
     backbone = Backbone(job)
     features = Features(job, backbone)
-    train, test = job.run.manifest.train, job.run.manifest.test
+    train = job.run.manifest.train
+    test = job.run.manifest.test
     train_VND = [features.of(train, view) for view in job.run.views]
     test_VMD = [] if test is None else [features.of(test, view) for view in job.run.views]
     rows = _training_rows(job, train_VND, features)
     seconds = time.perf_counter() - start
     num_images = (len(train) + (0 if test is None else len(test))) * len(job.run.views)
     num_images += job.run.config.train.feature_views * len(train)
-    kept = f", {num_images - features.num_computed:,} kept from before" if features.num_computed < num_images else ""
+    kept = (
+        f", {num_images - features.num_computed:,} kept from before"
+        if features.num_computed < num_images
+        else ""
+    )
     job.say(f"features: {num_images:,} x {backbone.num_features} in {seconds:.1f} s{kept}")
     axes = principal_axes(rows.features_ND)
     rows_NK = axes.of(rows.features_ND)
-    write_with(job.folder / "backbone.safetensors", lambda file: safetensors.torch.save_file(backbone.state, file))
+    write_with(
+        job.folder / "backbone.safetensors",
+        lambda file: safetensors.torch.save_file(backbone.state, file),
+    )
     done: dict[int, dict[str, Any]] = {}
     num_folds = job.run.num_folds
     shared = (time.perf_counter() - start) / len(todo)
@@ -101,7 +116,9 @@ def run_heads(job: TrainingJob, todo: Sequence[int]) -> dict[int, dict[str, Any]
                 job,
                 index,
                 state={
-                    f"{backbone.head_name}.{name}": torch.from_numpy(np.ascontiguousarray(part, np.float32))
+                    f"{backbone.head_name}.{name}": torch.from_numpy(
+                        np.ascontiguousarray(part, np.float32)
+                    )
                     for name, part in parts.items()
                 },
                 held_VNC=held_VNC,
@@ -116,8 +133,12 @@ def run_heads(job: TrainingJob, todo: Sequence[int]) -> dict[int, dict[str, Any]
     return done
 
 
-def _logits(views_VND: Sequence[np.ndarray], weight_DC: np.ndarray, bias_C: np.ndarray) -> np.ndarray:
-    return np.stack([one.astype(np.float64) @ weight_DC + bias_C for one in views_VND]).astype(np.float32)
+def _logits(
+    views_VND: Sequence[np.ndarray], weight_DC: np.ndarray, bias_C: np.ndarray
+) -> np.ndarray:
+    return np.stack([one.astype(np.float64) @ weight_DC + bias_C for one in views_VND]).astype(
+        np.float32
+    )
 
 
 def _strengths(job: TrainingJob) -> tuple[float, ...]:
@@ -129,20 +150,35 @@ def _fit(
 ) -> tuple[Head, np.ndarray, np.ndarray]:
     """Return the heads of all folds of a repeat, the strength of each, and its inner log losses."""
     num_folds = job.run.num_folds
-    weight_KN = np.stack([fold_N[rows.place_N] != fold for fold in range(num_folds)]) / rows.num_each
+    weight_KN = (
+        np.stack([fold_N[rows.place_N] != fold for fold in range(num_folds)]) / rows.num_each
+    )
     if not (weight_KN > 0).any(axis=1).all():
         raise UserError("--finetune head: a fold has no picture to train on; pass fewer --folds")
-    common: Any = {"num_classes": job.run.manifest.num_classes, "variance_K": variance_K, "device": job.compute.device}
+    common: Any = {
+        "num_classes": job.run.manifest.num_classes,
+        "variance_K": variance_K,
+        "device": job.compute.device,
+    }
     seed = job.run.config.split.split_seed
-    l2_K, loss_KL = choose_l2(rows_NK, rows.label_N, rows.group_N, weight_KN, _strengths(job), seed=seed, **common)
+    l2_K, loss_KL = choose_l2(
+        rows_NK, rows.label_N, rows.group_N, weight_KN, _strengths(job), seed=seed, **common
+    )
     own_l2_K = l2_K * own_scales(rows_NK, weight_KN)
     return fit_heads(rows_NK, rows.label_N, weight_KN, own_l2_K, **common), l2_K, loss_KL
 
 
 def _done(
-    job: TrainingJob, index: int, files: dict[str, str], held_N: np.ndarray, held_VNC: np.ndarray, l2: float
+    job: TrainingJob,
+    index: int,
+    files: dict[str, str],
+    held_N: np.ndarray,
+    held_VNC: np.ndarray,
+    l2: float,
 ) -> dict[str, Any]:
     metric = METRICS[job.run.config.output.metric]
-    score = metric.score(job.run.manifest.train["label"].to_numpy()[held_N], softmax(mean_logit(held_VNC)))
+    score = metric.score(
+        job.run.manifest.train["label"].to_numpy()[held_N], softmax(mean_logit(held_VNC))
+    )
     job.say(f"{job.title(index)}: L2 {l2:g}, held-out {metric.title} {score:.4f}")
     return {**fold_record(job, index, files, score), "l2": l2}

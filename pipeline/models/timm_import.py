@@ -16,8 +16,8 @@ _stub_library: Any = None  # torch unregisters the operators once this is collec
 def _import_torchvision() -> None:
     """Import torchvision; with a CPU torch, declare the two operators whose absence stops it.
 
-    PyPI's torchvision beside a CPU torch fails with "operator torchvision::nms does not exist". Image
-    classification never calls them, so their declaration is enough.
+    PyPI's torchvision beside a CPU torch fails with "operator torchvision::nms does not exist".
+    Image classification never calls them, so their declaration is enough.
     """
     global _stub_library
     try:
@@ -29,12 +29,15 @@ def _import_torchvision() -> None:
             del sys.modules[name]
         _stub_library = torch.library.Library("torchvision", "FRAGMENT")
         for operator in ("nms", "qnms"):
-            _stub_library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            _stub_library.define(
+                f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            )
         importlib.import_module("torchvision")
 
 
 _import_torchvision()
-# timm imports wandb wherever it is installed, which takes most of a second and replaces sys.stdout.write.
+# timm imports wandb wherever it is installed, which takes most of a second and replaces
+# sys.stdout.write.
 _hides_wandb = "wandb" not in sys.modules
 if _hides_wandb:
     sys.modules["wandb"] = None  # type: ignore[assignment]

@@ -78,7 +78,9 @@ class Ema:
 
 @torch.no_grad()
 def _take_in(means: Any, values: Any, num: Any) -> None:
-    """Add to running means of `num` values; counts and flags, which have no mean, are the latest."""
+    """Add to running means of `num` values; counts and flags, which have no mean, are the
+    latest.
+    """
     for mean, value in zip(means, values, strict=True):
         if mean.is_floating_point():
             mean += (value - mean) / (num + 1)
@@ -87,7 +89,9 @@ def _take_in(means: Any, values: Any, num: Any) -> None:
 
 
 class LastEpochs:
-    """Equal mean of the weights after each epoch from `first` on, buffers included (Izmailov et al. 2018)."""
+    """Equal mean of the weights after each epoch from `first` on, buffers included (Izmailov et al.
+    2018).
+    """
 
     def __init__(self, model: torch.nn.Module, first: int) -> None:
         self.first = first

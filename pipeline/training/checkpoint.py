@@ -1,4 +1,6 @@
-"""Checkpoints of a fold in training: whole or absent, of this very run, and never able to execute code."""
+"""Checkpoints of a fold in training: whole or absent, of this very run, and never able to execute
+code.
+"""
 
 from __future__ import annotations
 

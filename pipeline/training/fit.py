@@ -1,4 +1,6 @@
-"""A model in training: a fixed number of epochs, then the last or the averaged weights; saved between any two steps."""
+"""A model in training: a fixed number of epochs, then the last or the averaged weights; saved
+between any two steps.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +29,16 @@ from pipeline.training.optim import build_optimizer, build_scheduler
 __all__ = ["Epoch", "Fit", "NotFiniteError"]
 
 STEP_FLAGS = "--batch-size or --grad-accum-steps"
-LEAST_SCALE = 1e-3  # of gradients in float16; it begins at 65,536 and is halved by each that overflows
+LEAST_SCALE = (
+    1e-3  # of gradients in float16; it begins at 65,536 and is halved by each that overflows
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """What one epoch did; `model` is the one that would be scored now (the average where there is one)."""
+    """What one epoch did; `model` is the one that would be scored now (the average where there is
+    one).
+    """
 
     index: int
     train_loss: float
@@ -43,31 +49,39 @@ class Epoch:
 
 
 class NotFiniteError(UserError):
-    """A loss or gradient that is not finite, and the step (epoch and number, from 0) that it was in."""
+    """A loss or gradient that is not finite, and the step (epoch and number, from 0) that it was
+    in.
+    """
 
     def __init__(self, what: str, epoch: int, step: int) -> None:
         super().__init__(f"epoch {epoch + 1} step {step + 1}: the {what} is not finite")
-        self.what, self.epoch, self.step = what, epoch, step
+        self.what = what
+        self.epoch = epoch
+        self.step = step
 
 
 class _Finite:
     """Whether losses and gradients are finite: on the CPU told before the update.
 
-    On a GPU the answer is fetched while later steps are queued, since waiting would idle it; `settle` waits
-    for all answers, and must be called before anything is kept.
+    On a GPU the answer is fetched while later steps are queued, since waiting would idle it;
+    `settle` waits for all answers, and must be called before anything is kept.
     """
 
     def __init__(self) -> None:
         self.waiting: deque[tuple[Any, torch.Tensor, int, int]] = deque()
 
     def check(self, values_2: torch.Tensor, epoch: int, step: int) -> None:
-        """Raise NotFiniteError if loss or gradient norm is not finite, of this step or an earlier one."""
+        """Raise NotFiniteError if loss or gradient norm is not finite, of this step or an earlier
+        one.
+        """
         if not values_2.is_cuda:
             self._judge(values_2, epoch, step)
             return
         here = torch.empty(2, pin_memory=True)
         here.copy_(values_2, non_blocking=True)
-        self.waiting.append((torch.cuda.current_stream(values_2.device).record_event(), here, epoch, step))
+        self.waiting.append(
+            (torch.cuda.current_stream(values_2.device).record_event(), here, epoch, step)
+        )
         while self.waiting and self.waiting[0][0].query():
             self._judge(*self.waiting.popleft()[1:])
 
@@ -84,7 +98,8 @@ class _Finite:
 
 
 class Fit:
-    """A model in training and all that a step changes: optimiser, schedule, averages, scaler, place.
+    """A model in training and all that a step changes: optimiser, schedule, averages, scaler,
+    place.
 
     `state_dict` and `load_state_dict` carry it over to another process between any two steps.
     """
@@ -102,7 +117,9 @@ class Fit:
         seed_parts: tuple[int, ...] = (),
         say: Callable[[str], None] = print,
     ) -> None:
-        """`augment` works on batches on the device; `count_C` is the number of training pictures a class."""
+        """`augment` works on batches on the device; `count_C` is the number of training pictures a
+        class.
+        """
         counts_C = np.ones(1, int) if count_C is None else count_C
         self.model = model
         self.config = config
@@ -112,17 +129,23 @@ class Fit:
         self.seed_parts = seed_parts
         self.say = say
         self.optimizer = build_optimizer(model, config.train, fused=compute.is_cuda)
-        self.schedule = build_scheduler(self.optimizer, config.train, steps_per_epoch=steps_per_epoch)
+        self.schedule = build_scheduler(
+            self.optimizer, config.train, steps_per_epoch=steps_per_epoch
+        )
         self.average = build_average(model, config.train)
         self.loss = build_loss(config.loss, counts_C, compute.device)
         self.mixing = Mixing.of(config.augment, counts_C)
         self.scaler = compute.scaler()
-        # Shares the weights; the model itself stays as it is for inference, whose batches vary in size.
+        # Shares the weights; the model itself stays as it is for inference, whose batches vary in
+        # size.
         self.forward = torch.compile(model) if compute.compile else model
         self.watch: Callable[[torch.Tensor], None] | None = None
         """Shown every batch as the model sees it."""
         self.micro_batch = config.train.batch_size
-        self.epoch, self.step, self.images_seen, self.updates = 0, 0, 0, 0
+        self.epoch = 0
+        self.step = 0
+        self.images_seen = 0
+        self.updates = 0
         self.first_lr = config.train.lr  # of the epoch
         # Summed on the device: reading it out would stall a GPU.
         self.loss_sum = torch.zeros((), device=compute.device)
@@ -138,24 +161,33 @@ class Fit:
     def is_done(self) -> bool:
         return self.epoch >= self.config.train.epochs
 
-    def epochs(self, loader: Any, *, after_step: Callable[[], None] = lambda: None) -> Iterator[Epoch]:
+    def epochs(
+        self, loader: Any, *, after_step: Callable[[], None] = lambda: None
+    ) -> Iterator[Epoch]:
         """Train on from where it stands, and yield after every epoch.
 
-        `loader` yields batches N x H x W x 3 uint8 and N labels. The number of epochs is fixed beforehand:
-        no row that is scored has a say in when to stop. Raises NotFiniteError.
+        `loader` yields batches N x H x W x 3 uint8 and N labels. The number of epochs is fixed
+        beforehand: no row that is scored has a say in when to stop. Raises NotFiniteError.
         """
         while not self.is_done:
             start_training(self.model)
             if isinstance(loader, TrainLoader):
                 loader.enter(self.epoch, self.step)
             if self.step == 0:
-                self.first_lr = float(self.optimizer.param_groups[-1]["lr"])  # of the head: the highest
-            start, images_before = time.perf_counter(), self.images_seen
+                self.first_lr = float(
+                    self.optimizer.param_groups[-1]["lr"]
+                )  # of the head: the highest
+            start = time.perf_counter()
+            images_before = self.images_seen
             for images, labels in self.compute.feed(loader):
                 try:
-                    self._train_step(images, labels, loader if isinstance(loader, TrainLoader) else None)
+                    self._train_step(
+                        images, labels, loader if isinstance(loader, TrainLoader) else None
+                    )
                 except torch.OutOfMemoryError:  # outside the forward passes, which are made smaller
-                    raise UserError(f"out of memory with {len(images)} pictures a step; lower {STEP_FLAGS}") from None
+                    raise UserError(
+                        f"out of memory with {len(images)} pictures a step; lower {STEP_FLAGS}"
+                    ) from None
                 self.step += 1
                 after_step()
             self._finite.settle()
@@ -163,22 +195,31 @@ class Fit:
             if self.scaler.is_enabled() and self.scaler.get_scale() < LEAST_SCALE:
                 raise NotFiniteError("gradient", self.epoch, self.step - 1)
             mean_loss = float(self.loss_sum) / self.images_seen
-            seconds, images_seen = time.perf_counter() - start, self.images_seen - images_before
+            seconds = time.perf_counter() - start
+            images_seen = self.images_seen - images_before
             self.average.after_epoch(self.model, self.epoch)
             if hasattr(self.schedule, "end_epoch"):
                 self.schedule.end_epoch(mean_loss)
             self.loss_sum.zero_()
-            self.epoch, self.step, self.images_seen = self.epoch + 1, 0, 0
+            self.epoch = self.epoch + 1
+            self.step = 0
+            self.images_seen = 0
             yield Epoch(self.epoch - 1, mean_loss, self.first_lr, seconds, images_seen, self.scored)
 
-    def _train_step(self, images: torch.Tensor, labels: torch.Tensor, loader: TrainLoader | None) -> None:
-        config, place = self.config, (*self.seed_parts, self.epoch, self.step)
-        pixels, target = images.permute(0, 3, 1, 2).float(), labels
+    def _train_step(
+        self, images: torch.Tensor, labels: torch.Tensor, loader: TrainLoader | None
+    ) -> None:
+        config = self.config
+        place = (*self.seed_parts, self.epoch, self.step)
+        pixels = images.permute(0, 3, 1, 2).float()
+        target = labels
         if self.augment is not None:
             pixels = self.augment(pixels, derive_rng("augment", *place))
         if self.mixing is not None:
             # From the loader's own table: to fetch them from a GPU would stall it.
-            label_N = labels.cpu().numpy() if loader is None else loader.labels(self.epoch, self.step)
+            label_N = (
+                labels.cpu().numpy() if loader is None else loader.labels(self.epoch, self.step)
+            )
             pixels, share_NC = self.mixing(pixels, label_N, derive_rng("mix", *place))
             if share_NC is not None:
                 target = torch.from_numpy(share_NC).to(labels.device, non_blocking=True)
@@ -188,13 +229,18 @@ class Fit:
         if self.watch is not None:
             self.watch(pixels)
         loss = self._backward(pixels, target)
-        norm, clip = torch.zeros((), device=loss.device), config.train.clip_grad
+        norm = torch.zeros((), device=loss.device)
+        clip = config.train.clip_grad
         if clip is not None:
             self.scaler.unscale_(self.optimizer)
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
         elif not self.scaler.is_enabled():
-            norm = torch.nn.utils.get_total_norm([one.grad for one in self.model.parameters() if one.grad is not None])
-        if self.scaler.is_enabled():  # it leaves out steps whose gradients overflow float16, and lowers its scale
+            norm = torch.nn.utils.get_total_norm(
+                [one.grad for one in self.model.parameters() if one.grad is not None]
+            )
+        if (
+            self.scaler.is_enabled()
+        ):  # it leaves out steps whose gradients overflow float16, and lowers its scale
             norm = torch.zeros_like(norm)
         self._finite.check(torch.stack([loss, norm]), self.epoch, self.step)
         self.scaler.step(self.optimizer)
@@ -206,21 +252,25 @@ class Fit:
         self.images_seen += len(images)
 
     def _backward(self, pixels: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Leave the gradients of a batch's mean loss and return it; out of memory, in smaller micro-batches."""
+        """Leave the gradients of a batch's mean loss and return it; out of memory, in smaller
+        micro-batches.
+        """
         while True:
             self.optimizer.zero_grad(set_to_none=True)
             try:
                 return self._micro_batches(pixels, target)
             except torch.OutOfMemoryError:
                 if self.micro_batch <= 1:
-                    raise UserError("out of memory with one picture at a time; pass a smaller --img-size") from None
+                    raise UserError(
+                        "out of memory with one picture at a time; pass a smaller --img-size"
+                    ) from None
             self.optimizer.zero_grad(set_to_none=True)
             if self.compute.is_cuda:
                 torch.cuda.empty_cache()
             self.micro_batch = -(-min(self.micro_batch, len(pixels)) // 2)
             self.say(
-                f"out of memory: going on with {self.micro_batch} pictures a forward pass, still {len(pixels)} a step "
-                "(batch norm, and --loss f1, now see fewer at a time)"
+                f"out of memory: going on with {self.micro_batch} pictures a forward pass, still"
+                f" {len(pixels)} a step (batch norm, and --loss f1, now see fewer at a time)"
             )
 
     def _micro_batches(self, pixels: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -248,7 +298,9 @@ class Fit:
             "first_lr": self.first_lr,
             "loss_sum": self.loss_sum,
             "rng": torch.get_rng_state(),
-            "rng_cuda": torch.cuda.get_rng_state(self.compute.device) if self.compute.is_cuda else None,
+            "rng_cuda": (
+                torch.cuda.get_rng_state(self.compute.device) if self.compute.is_cuda else None
+            ),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,4 +1,6 @@
-"""One fold trained: from its rows to weights and logits, saved on the way, and continued where it was killed."""
+"""One fold trained: from its rows to weights and logits, saved on the way, and continued where it
+was killed.
+"""
 
 from __future__ import annotations
 
@@ -35,14 +37,18 @@ NUM_SHOWN = 16  # pictures of a batch, and mistakes
 
 
 def inner_rows(train: pd.DataFrame, *, seed: int) -> np.ndarray:
-    """Return which training rows --select inner holds out: a fifth of the groups, stratified by class.
+    """Return which training rows --select inner holds out: a fifth of the groups, stratified by
+    class.
 
     Raises UserError for fewer than two groups.
     """
     group_N = train["group"].to_numpy()
     num_groups = len(set(group_N.tolist()))
     if num_groups < 2:
-        raise UserError("--select inner: a fold trains on one group, of which none can be held out; pass --select last")
+        raise UserError(
+            "--select inner: a fold trains on one group, of which none can be held out; pass"
+            " --select last"
+        )
     num_folds = min(INNER_FOLDS, num_groups)
     return assign_folds(train["label"].to_numpy(), group_N, num_folds=num_folds, seed=seed) == 0
 
@@ -65,22 +71,27 @@ class _FoldTraining:
 
     def __init__(self, job: TrainingJob, index: int) -> None:
         config = job.run.config
-        self.job, self.index = job, index
+        self.job = job
+        self.index = index
         self.folder = job.folder / f"fold_{index}"
         self.num_epochs = config.train.epochs
         self.metric = METRICS[config.output.metric]
         repeat, fold = job.place(index)
         is_held_out = job.run.fold_RN[repeat] == fold
         self.held_out = job.run.manifest.train[is_held_out].reset_index(drop=True)
-        learns_N, self.judged = ~is_held_out, self.held_out
+        learns_N = ~is_held_out
+        self.judged = self.held_out
         if config.train.select == "inner":
             others = job.run.manifest.train[learns_N]
             learns_N = learns_N.copy()
             inner_N = inner_rows(others, seed=derive_seed("inner", config.split.split_seed, index))
-            self.judged = others[inner_N].reset_index(drop=True)  # by their true labels, whatever is learnt
+            self.judged = others[inner_N].reset_index(
+                drop=True
+            )  # by their true labels, whatever is learnt
             learns_N[np.flatnonzero(learns_N)[inner_N]] = False
         train = job.run.manifest.training_rows(learns_N)
-        # Dropout and the new head draw from torch's own generator; nothing else does (see dataset._loader).
+        # Dropout and the new head draw from torch's own generator; nothing else does (see
+        # dataset._loader).
         torch.manual_seed(derive_seed("torch", config.train.seed, index))
         model = job.new_model()
         seed_parts = (config.train.seed, index)
@@ -104,13 +115,20 @@ class _FoldTraining:
         else:
             self.fit.load_state_dict(saved["fit"])
             self.course = Course(**saved["course"])
-            where = "trained" if self.fit.is_done else f"epoch {self.fit.epoch + 1} step {self.fit.step + 1}"
+            where = (
+                "trained"
+                if self.fit.is_done
+                else f"epoch {self.fit.epoch + 1} step {self.fit.step + 1}"
+            )
             job.say(f"{job.title(index)}: continued at {where}")
         self.start = time.perf_counter() - self.course.seconds
 
     def run(self) -> dict[str, Any]:
-        """Train what is left, take the logits, write them, and return done.json, which is written last."""
-        job, steps = self.job, len(self.loader)
+        """Train what is left, take the logits, write them, and return done.json, which is written
+        last.
+        """
+        job = self.job
+        steps = len(self.loader)
         done_steps = self.fit.epoch * steps + self.fit.step
         trackers = open_trackers(
             self.folder,
@@ -124,10 +142,16 @@ class _FoldTraining:
         with (
             trackers as self.board,
             FoldProgress(
-                job.progress, job.title(self.index), epochs=self.num_epochs, steps=steps, done_steps=done_steps
+                job.progress,
+                job.title(self.index),
+                epochs=self.num_epochs,
+                steps=steps,
+                done_steps=done_steps,
             ) as progress,
         ):
-            if job.run.config.output.log_pictures and not self.fit.epoch:  # what a kill in it left was purged
+            if (
+                job.run.config.output.log_pictures and not self.fit.epoch
+            ):  # what a kill in it left was purged
                 self.fit.watch = self._show_batch
 
             def after_step() -> None:
@@ -146,18 +170,25 @@ class _FoldTraining:
             self.checkpoints.remove()  # the same steps would lead there again
             pictures = listed(self.loader.names(error.epoch, error.step), most=4)
             raise UserError(
-                f"{self.job.title(self.index)} {error}, with the pictures {pictures}; lower --lr or pass --clip-grad 1"
+                f"{self.job.title(self.index)} {error}, with the pictures {pictures}; lower --lr or"
+                " pass --clip-grad 1"
             ) from None
 
     def _show_batch(self, pixels: torch.Tensor) -> None:
         """Show what the model is trained on: the first batch, augmented and mixed."""
-        self.board.pictures("train/batch", self.job.run.preprocess.pictures(pixels[:NUM_SHOWN]), None, 0)
+        self.board.pictures(
+            "train/batch", self.job.run.preprocess.pictures(pixels[:NUM_SHOWN]), None, 0
+        )
         self.fit.watch = None
 
     def _show_mistakes(self, proba_NC: np.ndarray) -> None:
-        """Show the held-out rows that were got wrong most surely, and which classes were taken for which."""
-        job, label_N = self.job, self.held_out["label"].to_numpy()
-        names, last = job.run.manifest.classes, self.num_epochs - 1
+        """Show the held-out rows that were got wrong most surely, and which classes were taken for
+        which.
+        """
+        job = self.job
+        label_N = self.held_out["label"].to_numpy()
+        names = job.run.manifest.classes
+        last = self.num_epochs - 1
         worst = worst_mistakes(label_N, proba_NC, NUM_SHOWN)
         if len(worst):
             pictures = job.feeder.source.of(self.held_out)
@@ -174,10 +205,16 @@ class _FoldTraining:
         self.course.seconds = time.perf_counter() - self.start
         return {"fit": self.fit.state_dict(), "course": dict(vars(self.course))}
 
-    def _predict(self, model: torch.nn.Module, table: pd.DataFrame, views: tuple[str, ...]) -> np.ndarray:
+    def _predict(
+        self, model: torch.nn.Module, table: pd.DataFrame, views: tuple[str, ...]
+    ) -> np.ndarray:
         job = self.job
         return predict(
-            model, job.feeder.rows(table), job.run.preprocess, job.compute, [view_of(name) for name in views]
+            model,
+            job.feeder.rows(table),
+            job.run.preprocess,
+            job.compute,
+            [view_of(name) for name in views],
         )
 
     def _score(self, table: pd.DataFrame, logits_VNC: np.ndarray) -> float:
@@ -186,7 +223,8 @@ class _FoldTraining:
 
     def _end_epoch(self, epoch: Epoch) -> None:
         """Note what an epoch did; choose it, where epochs are chosen; save the last one."""
-        course, metric = self.course, self.job.run.config.output.metric
+        course = self.course
+        metric = self.job.run.config.output.metric
         course.train_seconds += epoch.seconds
         course.train_images += epoch.images
         row: dict[str, float] = {
@@ -197,11 +235,15 @@ class _FoldTraining:
         }
         select = self.job.run.config.train.select
         if select != "last":
-            score = self._score(self.judged, self._predict(epoch.model, self.judged, self.job.run.views[:1]))
+            score = self._score(
+                self.judged, self._predict(epoch.model, self.judged, self.job.run.views[:1])
+            )
             self._choose(epoch, score)
             row[f"{select}_{metric}"] = score
         course.rows.append(row)
-        if not self.fit.is_done or select != "last":  # else these rows are scored with what is written
+        if (
+            not self.fit.is_done or select != "last"
+        ):  # else these rows are scored with what is written
             self._note(row, self._predict(epoch.model, self.held_out, self.job.run.views[:1]))
         if self.fit.is_done:
             self.checkpoints.save(self._state())
@@ -210,18 +252,27 @@ class _FoldTraining:
         config = self.job.run.config
         if not np.isfinite(score):
             raise UserError(
-                f"{self.job.title(self.index)}: --metric {config.output.metric} has no value on the rows that --select "
-                f"{config.train.select} judges by; pass another --metric, or --select last"
+                f"{self.job.title(self.index)}: --metric {config.output.metric} has no value on the"
+                f" rows that --select {config.train.select} judges by; pass another --metric, or"
+                " --select last"
             )
-        sign, best = self.metric.sign, self.course.best_score
+        sign = self.metric.sign
+        best = self.course.best_score
         better = best is None or sign * score > sign * best
         if better:
-            state = {name: value.detach().cpu().clone() for name, value in epoch.model.state_dict().items()}
-            self.course.best_score, self.course.best_epoch, self.course.best_state = score, epoch.index, state
+            state = {
+                name: value.detach().cpu().clone()
+                for name, value in epoch.model.state_dict().items()
+            }
+            self.course.best_score = score
+            self.course.best_epoch = epoch.index
+            self.course.best_state = state
 
     def _note(self, row: dict[str, float], logits_VNC: np.ndarray) -> float:
         """Log an epoch, with its score on the held-out rows, and return that."""
-        job, metric, label_N = self.job, self.job.run.config.output.metric, self.held_out["label"].to_numpy()
+        job = self.job
+        metric = self.job.run.config.output.metric
+        label_N = self.held_out["label"].to_numpy()
         score = row[f"val_{metric}"] = self._score(self.held_out, logits_VNC)
         write_table(self.folder / "log.csv", pd.DataFrame(self.course.rows))
         epoch = int(row["epoch"])
@@ -237,14 +288,15 @@ class _FoldTraining:
         self.board.scalars(values, epoch)
         left = job.progress.left()
         job.say(
-            f"{job.title(self.index)} epoch {epoch + 1}/{self.num_epochs}: loss {row['train_loss']:.3f}, "
-            f"held-out {self.metric.title} {score:.4f}, {row['images_per_s']:.0f} images/s"
-            + (f", {left}" if left else "")
+            f"{job.title(self.index)} epoch {epoch + 1}/{self.num_epochs}: loss"
+            f" {row['train_loss']:.3f}, held-out {self.metric.title} {score:.4f},"
+            f" {row['images_per_s']:.0f} images/s" + (f", {left}" if left else "")
         )
         return score
 
     def _finish(self) -> dict[str, Any]:
-        job, course = self.job, self.course
+        job = self.job
+        course = self.course
         model = self.fit.scored
         if course.best_state is not None:
             model.load_state_dict(course.best_state)
@@ -255,12 +307,21 @@ class _FoldTraining:
             score = self._note(course.rows[-1], held_VNC)
         else:
             score = self._score(self.held_out, held_VNC)
-            job.say(f"{job.title(self.index)}: epoch {course.best_epoch + 1}, held-out {self.metric.title} {score:.4f}")
+            job.say(
+                f"{job.title(self.index)}: epoch {course.best_epoch + 1}, held-out"
+                f" {self.metric.title} {score:.4f}"
+            )
         if job.run.config.output.log_pictures:
             self._show_mistakes(softmax(mean_logit(held_VNC)))
         self.board.hparams(flatten(job.run.config), {job.run.config.output.metric: score})
-        test_VNC = None if job.run.manifest.test is None else self._predict(model, job.run.manifest.test, job.run.views)
-        state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+        test_VNC = (
+            None
+            if job.run.manifest.test is None
+            else self._predict(model, job.run.manifest.test, job.run.views)
+        )
+        state = {
+            name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
+        }
         files = write_fold(job, self.index, state=state, held_VNC=held_VNC, test_VNC=test_VNC)
         done = {
             **fold_record(job, self.index, files, score),
@@ -277,5 +338,7 @@ class _FoldTraining:
 
 
 def run_fold(job: TrainingJob, index: int) -> dict[str, Any]:
-    """Train and score one fold, from its checkpoint where there is one, and return its done.json."""
+    """Train and score one fold, from its checkpoint where there is one, and return its
+    done.json.
+    """
     return _FoldTraining(job, index).run()

@@ -1,4 +1,6 @@
-"""Losses by name, and their weighted sums. Targets are N classes or, where pictures are mixed, N x C shares."""
+"""Losses by name, and their weighted sums. Targets are N classes or, where pictures are mixed, N x
+C shares.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ class Loss(Protocol):
     """What a loss is called with, and must return: a scalar, the mean over the rows."""
 
     def __call__(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """`logits` N x C float32; `target` N class indices (int64), or N x C shares where pictures were mixed."""
+        """`logits` N x C float32; `target` N class indices (int64), or N x C shares where pictures
+        were mixed.
+        """
         ...
 
 
@@ -45,8 +49,8 @@ class MakeLoss(Protocol):
 def log_prior(count_C: torch.Tensor) -> torch.Tensor:
     """Return the log of each class's share of the training pictures.
 
-    A class without any is taken to be as rare as the rarest that has some: never minus infinity, so that it
-    is pushed down as any wrong class is, and no more a temptation than the rarest.
+    A class without any is taken to be as rare as the rarest that has some: never minus infinity, so
+    that it is pushed down as any wrong class is, and no more a temptation than the rarest.
     """
     rarest = torch.where(count_C > 0, count_C, count_C.max()).min()
     return (torch.where(count_C > 0, count_C, rarest).float() / count_C.sum()).log()
@@ -70,7 +74,9 @@ class CrossEntropy:
 
 @dataclass(frozen=True)
 class Focal:
-    """Focal loss, sum over classes of t (1 - p)^gamma (-log p) (Lin et al. 2017); gamma 0 is cross entropy."""
+    """Focal loss, sum over classes of t (1 - p)^gamma (-log p) (Lin et al. 2017); gamma 0 is cross
+    entropy.
+    """
 
     shift_C: torch.Tensor | None
     smoothing: float
@@ -87,7 +93,8 @@ class Focal:
 
 
 def soft_f1(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return 1 - macro F1, probabilities standing for predictions, over the classes that occur in the batch.
+    """Return 1 - macro F1, probabilities standing for predictions, over the classes that occur in
+    the batch.
 
     For probabilities of 0 and 1 it is scikit-learn's macro F1 over those classes. Only whole labels
     make sense: mixed ones are refused at the start of a run.
@@ -111,7 +118,9 @@ def _shift(count_C: torch.Tensor, config: LossConfig) -> torch.Tensor | None:
 
 LOSSES: dict[str, MakeLoss] = {
     "ce": lambda count_C, config: CrossEntropy(_shift(count_C, config), config.smoothing),
-    "focal": lambda count_C, config: Focal(_shift(count_C, config), config.smoothing, config.focal_gamma),
+    "focal": lambda count_C, config: Focal(
+        _shift(count_C, config), config.smoothing, config.focal_gamma
+    ),
     "f1": lambda count_C, config: soft_f1,
 }
 _WHOLE_LABELS = {"f1"}  # losses that cannot take mixed labels
@@ -160,4 +169,6 @@ def check_loss(config: LossConfig, num_classes: int, *, mixed: bool) -> None:
                 if not bool(torch.isfinite(gradient).all()):
                     raise ValueError("its gradient is not finite")
         except Exception as error:  # whatever a user's code may raise
-            raise UserError(f"--loss {name}: a trial on 4 rows failed ({in_a_line(error)}); see examples/") from None
+            raise UserError(
+                f"--loss {name}: a trial on 4 rows failed ({in_a_line(error)}); see examples/"
+            ) from None

@@ -1,4 +1,6 @@
-"""Mixing pictures of a batch with one another, and erasing parts of them; numbers are drawn on the CPU."""
+"""Mixing pictures of a batch with one another, and erasing parts of them; numbers are drawn on the
+CPU.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +15,33 @@ from pipeline.config.train import AugmentConfig
 __all__ = ["Mixing", "erase", "random_boxes"]
 
 
-def random_boxes(share_N: np.ndarray, width: int, height: int, rng: np.random.Generator, aspect: Any = 1.0) -> Any:
-    """Return N x 4 boxes (x1, y1, x2, y2), exclusive ends, of those shares of the area, anywhere, cut at the edges.
+def random_boxes(
+    share_N: np.ndarray, width: int, height: int, rng: np.random.Generator, aspect: Any = 1.0
+) -> Any:
+    """Return N x 4 boxes (x1, y1, x2, y2), exclusive ends, of those shares of the area, anywhere,
+    cut at the edges.
 
     `aspect` is height over width, relative to the picture's own.
     """
     num = len(share_N)
-    half_w, half_h = width * np.sqrt(share_N / aspect) / 2, height * np.sqrt(share_N * aspect) / 2
-    x, y = rng.integers(width, size=num), rng.integers(height, size=num)
+    half_w = width * np.sqrt(share_N / aspect) / 2
+    half_h = height * np.sqrt(share_N * aspect) / 2
+    x = rng.integers(width, size=num)
+    y = rng.integers(height, size=num)
     boxes = np.stack([x - half_w, y - half_h, x + half_w, y + half_h], axis=1)
     return np.clip(np.rint(boxes), 0, [width, height, width, height]).astype(np.int64)
 
 
 def _masks(boxes_N4: np.ndarray, pixels: torch.Tensor) -> torch.Tensor:
     """Return N x 1 x height x width on the pixels' device, True inside the boxes."""
-    x1, y1, x2, y2 = torch.from_numpy(boxes_N4.T.copy()).to(pixels.device, non_blocking=True)[:, :, None]
-    across, down = (torch.arange(side, device=pixels.device) for side in (pixels.shape[3], pixels.shape[2]))
-    in_x, in_y = (across >= x1) & (across < x2), (down >= y1) & (down < y2)
+    x1, y1, x2, y2 = torch.from_numpy(boxes_N4.T.copy()).to(pixels.device, non_blocking=True)[
+        :, :, None
+    ]
+    across, down = (
+        torch.arange(side, device=pixels.device) for side in (pixels.shape[3], pixels.shape[2])
+    )
+    in_x = (across >= x1) & (across < x2)
+    in_y = (down >= y1) & (down < y2)
     return (in_y[:, :, None] & in_x[:, None, :])[:, None]
 
 
@@ -45,7 +57,9 @@ class Mixing:
 
     @staticmethod
     def of(config: AugmentConfig, count_C: np.ndarray) -> Mixing | None:
-        """Return the mixing of a fold with so many training pictures of each class, or None where it is off."""
+        """Return the mixing of a fold with so many training pictures of each class, or None where
+        it is off.
+        """
         if not (config.mixup or config.cutmix):
             return None
         return Mixing(config, 1 / np.maximum(count_C, 1))
@@ -53,7 +67,9 @@ class Mixing:
     def __call__(
         self, pixels: torch.Tensor, label_N: np.ndarray, rng: np.random.Generator
     ) -> tuple[torch.Tensor, np.ndarray | None]:
-        """Return N x 3 x H x W pixels and the N x C shares of classes; None where this batch stays unmixed."""
+        """Return N x 3 x H x W pixels and the N x C shares of classes; None where this batch stays
+        unmixed.
+        """
         config = self.config
         if rng.random() >= config.mixup_prob:
             return pixels, None
@@ -65,15 +81,22 @@ class Mixing:
             pixels = torch.where(_masks(boxes_N4, pixels), other, pixels)
         else:
             keep_N = self.blend(len(label_N), rng)
-            weight = torch.from_numpy(keep_N.astype(np.float32)).to(pixels.device, non_blocking=True).view(-1, 1, 1, 1)
+            weight = (
+                torch.from_numpy(keep_N.astype(np.float32))
+                .to(pixels.device, non_blocking=True)
+                .view(-1, 1, 1, 1)
+            )
             pixels = pixels * weight + other * (1 - weight)
         own_NC = np.eye(len(self.rarity_C), dtype=np.float32)[label_N]
         keep_N1 = keep_N[:, None].astype(np.float32)
         return pixels, own_NC * keep_N1 + own_NC[partner_N] * (1 - keep_N1)
 
-    def partners(self, label_N: np.ndarray, rng: np.random.Generator, *, cutmix: bool) -> np.ndarray:
+    def partners(
+        self, label_N: np.ndarray, rng: np.random.Generator, *, cutmix: bool
+    ) -> np.ndarray:
         """Return which row of the batch each is mixed with."""
-        mode, num = self.config.cutmix_mode if cutmix else "any", len(label_N)
+        mode = self.config.cutmix_mode if cutmix else "any"
+        num = len(label_N)
         if mode == "any":
             return rng.permutation(num)
         if mode == "half":
@@ -95,26 +118,35 @@ class Mixing:
         if self.config.cutmix_mode == "half":
             left_N = rng.random(num) < 0.5
             middle = width // 2
-            start_N, end_N = np.where(left_N, 0, middle), np.where(left_N, middle, width)
+            start_N = np.where(left_N, 0, middle)
+            end_N = np.where(left_N, middle, width)
             boxes_N4 = np.stack([start_N, np.zeros(num, int), end_N, np.full(num, height)], axis=1)
         else:
-            boxes_N4 = random_boxes(1 - rng.beta(self.config.cutmix, self.config.cutmix, num), width, height, rng)
+            boxes_N4 = random_boxes(
+                1 - rng.beta(self.config.cutmix, self.config.cutmix, num), width, height, rng
+            )
         x1, y1, x2, y2 = boxes_N4.T
-        return 1 - (x2 - x1) * (y2 - y1) / (width * height), boxes_N4  # what the edges cut off is not taken
+        return 1 - (x2 - x1) * (y2 - y1) / (
+            width * height
+        ), boxes_N4  # what the edges cut off is not taken
 
 
 def erase(pixels: torch.Tensor, prob: float, rng: np.random.Generator) -> torch.Tensor:
     """Return standardised pixels N x 3 x H x W, a box of some of them replaced by noise.
 
-    Of 2 to 40 % of the area, with an aspect of 0.3 to 1 / 0.3, and noise in every pixel (random erasing,
-    Zhong et al. 2020); with probability `prob` a picture.
+    Of 2 to 40 % of the area, with an aspect of 0.3 to 1 / 0.3, and noise in every pixel (random
+    erasing, Zhong et al. 2020); with probability `prob` a picture.
     """
     num, channels, height, width = pixels.shape
     hits = np.flatnonzero(rng.random(num) < prob)
     share_N = rng.uniform(0.02, 0.4, len(hits))
     aspect_N = np.exp(rng.uniform(np.log(0.3), -np.log(0.3), len(hits))) * width / height
     boxes_N4 = random_boxes(share_N, width, height, rng, aspect_N)
-    noise_of = torch.Generator(pixels.device).manual_seed(int(rng.integers(2**62)))  # not the global one
-    noise = torch.randn((len(hits), channels, height, width), generator=noise_of, device=pixels.device)
+    noise_of = torch.Generator(pixels.device).manual_seed(
+        int(rng.integers(2**62))
+    )  # not the global one
+    noise = torch.randn(
+        (len(hits), channels, height, width), generator=noise_of, device=pixels.device
+    )
     where = torch.from_numpy(hits).to(pixels.device, non_blocking=True)
     return pixels.index_copy(0, where, torch.where(_masks(boxes_N4, pixels), noise, pixels[where]))

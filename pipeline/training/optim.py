@@ -44,8 +44,12 @@ class Schedule(Protocol):
 class MakeSchedule(Protocol):
     """What makes a schedule of a fold: a function or a class."""
 
-    def __call__(self, optimizer: torch.optim.Optimizer, config: ResolvedTrain, steps_per_epoch: int) -> Schedule:
-        """`config.epochs` epochs of so many steps will be taken; every group of the optimiser has its peak `lr`."""
+    def __call__(
+        self, optimizer: torch.optim.Optimizer, config: ResolvedTrain, steps_per_epoch: int
+    ) -> Schedule:
+        """`config.epochs` epochs of so many steps will be taken; every group of the optimiser has
+        its peak `lr`.
+        """
         ...
 
 
@@ -56,9 +60,13 @@ def check_optimizer(name: str) -> None:
         raise UserError(f"--opt {name}: timm has no such optimiser{did_you_mean(name, known)}")
 
 
-def build_optimizer(model: torch.nn.Module, config: ResolvedTrain, *, fused: bool) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: torch.nn.Module, config: ResolvedTrain, *, fused: bool
+) -> torch.optim.Optimizer:
     """Return timm's optimiser; biases and norms are exempt from weight decay."""
-    extra: dict[str, Any] = {"fused": True} if fused and config.opt in ("adam", "adamw", "sgd") else {}
+    extra: dict[str, Any] = (
+        {"fused": True} if fused and config.opt in ("adam", "adamw", "sgd") else {}
+    )
     if config.layer_decay is not None:
         extra["layer_decay"] = config.layer_decay
     optimizer: torch.optim.Optimizer = timm.optim.create_optimizer_v2(
@@ -78,10 +86,16 @@ def _warmup_steps(config: ResolvedTrain, steps_per_epoch: int) -> int:
     return min(round(config.warmup_epochs * steps_per_epoch), steps - 1)
 
 
-def _after_warmup(shape: Callable[[ResolvedTrain, int, int], Callable[[int], float]]) -> MakeSchedule:
-    """Return a schedule of factors: `shape` is told of the settings, the steps after warm-up and those of an epoch."""
+def _after_warmup(
+    shape: Callable[[ResolvedTrain, int, int], Callable[[int], float]],
+) -> MakeSchedule:
+    """Return a schedule of factors: `shape` is told of the settings, the steps after warm-up and
+    those of an epoch.
+    """
 
-    def make(optimizer: torch.optim.Optimizer, config: ResolvedTrain, steps_per_epoch: int) -> Schedule:
+    def make(
+        optimizer: torch.optim.Optimizer, config: ResolvedTrain, steps_per_epoch: int
+    ) -> Schedule:
         warmup = _warmup_steps(config, steps_per_epoch)
         factor = shape(config, config.epochs * steps_per_epoch - warmup, steps_per_epoch)
         return LambdaLR(optimizer, lambda step: _warm(step, warmup) * factor(max(0, step - warmup)))
@@ -93,21 +107,29 @@ def _cosine(config: ResolvedTrain, steps: int, steps_per_epoch: int) -> Callable
     least = config.min_lr / config.lr
 
     def factor(step: int) -> float:
-        return least + (1 - least) * (0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, steps)))))
+        return least + (1 - least) * (
+            0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, steps))))
+        )
 
     return factor
 
 
 def _step(config: ResolvedTrain, steps: int, steps_per_epoch: int) -> Callable[[int], float]:
-    return lambda step: config.decay_rate ** math.floor(step / (config.decay_epochs * steps_per_epoch))
+    return lambda step: (
+        config.decay_rate ** math.floor(step / (config.decay_epochs * steps_per_epoch))
+    )
 
 
 def _constant(config: ResolvedTrain, steps: int, steps_per_epoch: int) -> Callable[[int], float]:
     return lambda step: 1.0
 
 
-def _onecycle(optimizer: torch.optim.Optimizer, config: ResolvedTrain, steps_per_epoch: int) -> Schedule:
-    cycles = any(key in optimizer.defaults for key in ("momentum", "betas"))  # adagrad and the like have neither
+def _onecycle(
+    optimizer: torch.optim.Optimizer, config: ResolvedTrain, steps_per_epoch: int
+) -> Schedule:
+    cycles = any(
+        key in optimizer.defaults for key in ("momentum", "betas")
+    )  # adagrad and the like have neither
     peaks = [group["lr"] for group in optimizer.param_groups]
     steps = config.epochs * steps_per_epoch
     return OneCycleLR(optimizer, max_lr=peaks, total_steps=steps, cycle_momentum=cycles)
@@ -119,7 +141,9 @@ class _Plateau:
     The training loss: a drop by the loss of held-out rows would let them choose.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, config: ResolvedTrain, steps_per_epoch: int) -> None:
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, config: ResolvedTrain, steps_per_epoch: int
+    ) -> None:
         self.optimizer = optimizer
         self.peaks = [float(group["lr"]) for group in optimizer.param_groups]
         self.warmup = _warmup_steps(config, steps_per_epoch)
@@ -128,7 +152,9 @@ class _Plateau:
             optimizer,
             factor=config.decay_rate,
             patience=config.patience_epochs,
-            min_lr=[config.min_lr * peak / config.lr for peak in self.peaks],  # as cosine, for layer decay's groups
+            min_lr=[
+                config.min_lr * peak / config.lr for peak in self.peaks
+            ],  # as cosine, for layer decay's groups
         )
         self._warm_up()
 
@@ -162,8 +188,12 @@ SCHEDULES: dict[str, MakeSchedule] = {
 }
 
 
-def build_scheduler(optimizer: torch.optim.Optimizer, config: ResolvedTrain, *, steps_per_epoch: int) -> Schedule:
-    """Return the schedule, to be stepped after every optimiser step of the run. Raises UserError for no such one."""
+def build_scheduler(
+    optimizer: torch.optim.Optimizer, config: ResolvedTrain, *, steps_per_epoch: int
+) -> Schedule:
+    """Return the schedule, to be stepped after every optimiser step of the run. Raises UserError
+    for no such one.
+    """
     make: MakeSchedule = find_part(config.sched, SCHEDULES, "--sched")
     return make(optimizer, config, steps_per_epoch)
 
@@ -171,7 +201,8 @@ def build_scheduler(optimizer: torch.optim.Optimizer, config: ResolvedTrain, *, 
 def check_schedule(model: torch.nn.Module, config: ResolvedTrain) -> None:
     """Set up optimiser and schedule, take two steps and carry their state over, once.
 
-    Raises UserError for settings that do not go together, and for a user's own schedule that is none.
+    Raises UserError for settings that do not go together, and for a user's own schedule that is
+    none.
     """
     flags = f"--opt {config.opt} with --sched {config.sched}"
     try:

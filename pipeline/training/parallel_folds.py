@@ -37,12 +37,16 @@ from pipeline.watch.progress import Progress
 
 __all__ = ["run_folds", "serve_folds", "share_of_gpu"]
 
-CONTEXT_BYTES = 800 * 2**20  # what CUDA and its libraries take for each process, beside torch's tensors
+CONTEXT_BYTES = (
+    800 * 2**20
+)  # what CUDA and its libraries take for each process, beside torch's tensors
 SERVE = "pipeline.training.parallel_folds:serve_folds"  # by name: see foldblend.siblings.call
 RunFold = Callable[[TrainingJob, int], dict[str, Any]]
 
 
-def run_folds(job: TrainingJob, todo: Sequence[int], *, run: RunFold = run_fold) -> dict[int, dict[str, Any]]:
+def run_folds(
+    job: TrainingJob, todo: Sequence[int], *, run: RunFold = run_fold
+) -> dict[int, dict[str, Any]]:
     """Train the folds of those numbers and return {number: done.json}.
 
     Raises UserError where folds died, after the others have finished.
@@ -50,9 +54,14 @@ def run_folds(job: TrainingJob, todo: Sequence[int], *, run: RunFold = run_fold)
     devices = _devices(job, len(todo))
     if len(devices) == 1:
         return {index: run(job, index) for index in todo}
-    if job.run.config.machine.parallel_folds == "auto":  # a number that was given has had its share of the workers
+    if (
+        job.run.config.machine.parallel_folds == "auto"
+    ):  # a number that was given has had its share of the workers
         job = _with_workers(job, -(-job.run.config.machine.workers // len(devices)))
-    job.say(f"{len(devices)} folds at once, on {', '.join(devices)}; each one's log is in {job.folder / 'logs'}")
+    job.say(
+        f"{len(devices)} folds at once, on {', '.join(devices)}; each one's log is in"
+        f" {job.folder / 'logs'}"
+    )
     board = _Board(job, todo, run)
     try:
         joblib.Parallel(n_jobs=len(devices), backend="threading")(
@@ -61,7 +70,9 @@ def run_folds(job: TrainingJob, todo: Sequence[int], *, run: RunFold = run_fold)
     finally:
         board.stop()  # on Ctrl-C; otherwise nothing is left to stop
     if board.failed:
-        reasons = "; ".join(f"{job.title(index)} {why}" for index, why in sorted(board.failed.items()))
+        reasons = "; ".join(
+            f"{job.title(index)} {why}" for index, why in sorted(board.failed.items())
+        )
         raise UserError(f"{reasons}. The other folds are kept; the same command does the rest")
     return board.done
 
@@ -82,9 +93,13 @@ def _devices(job: TrainingJob, num_todo: int) -> list[str]:
     if machine.parallel_folds != "auto":
         num = int(machine.parallel_folds)
     elif job.compute.is_cuda and num_todo > 1:
-        free, peak = torch.cuda.mem_get_info(gpus[0])[0], _fold_memory(job)
+        free = torch.cuda.mem_get_info(gpus[0])[0]
+        peak = _fold_memory(job)
         each = share_of_gpu(free=free, peak=peak, most=math.ceil(num_todo / len(gpus)))
-        job.say(f"a fold takes {peak / 1e9:.1f} GB of the GPU (measured), {free / 1e9:.1f} GB are free: {each} a GPU")
+        job.say(
+            f"a fold takes {peak / 1e9:.1f} GB of the GPU (measured), {free / 1e9:.1f} GB are free:"
+            f" {each} a GPU"
+        )
         num = each * len(gpus)
     else:
         num = 1
@@ -92,18 +107,29 @@ def _devices(job: TrainingJob, num_todo: int) -> list[str]:
 
 
 def share_of_gpu(*, free: int, peak: int, most: int) -> int:
-    """Return how many folds go onto a GPU of `free` bytes if each takes `peak`; one is always tried."""
+    """Return how many folds go onto a GPU of `free` bytes if each takes `peak`; one is always
+    tried.
+    """
     return max(1, min(most, int(0.9 * free // peak)))
 
 
 def _fold_memory(job: TrainingJob) -> int:
-    """Return the bytes of GPU memory that a fold takes: two steps and an inference batch on blank pictures."""
-    config, compute, preprocess = job.run.config, job.compute, job.run.preprocess
+    """Return the bytes of GPU memory that a fold takes: two steps and an inference batch on blank
+    pictures.
+    """
+    config = job.run.config
+    compute = job.compute
+    preprocess = job.run.preprocess
     torch.cuda.reset_peak_memory_stats(compute.device)
     model = job.new_model()
 
     def blank(num: int, width: int, height: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return [(torch.zeros(num, height, width, 3, dtype=torch.uint8), torch.zeros(num, dtype=torch.long))]
+        return [
+            (
+                torch.zeros(num, height, width, 3, dtype=torch.uint8),
+                torch.zeros(num, dtype=torch.long),
+            )
+        ]
 
     augment = job.feeder.device_augmentation  # with it, pictures come whole
     size = (preprocess.width, preprocess.height) if augment is None else preprocess.stored_size
@@ -111,7 +137,16 @@ def _fold_memory(job: TrainingJob) -> int:
     once = resolved(config, epochs=1, warmup_epochs=0.0)
     eager = dataclasses.replace(compute, compile=False)
     counts_C = np.ones(job.run.manifest.num_classes, int)
-    fit = Fit(model, once, preprocess, eager, steps_per_epoch=2, count_C=counts_C, augment=augment, say=job.say)
+    fit = Fit(
+        model,
+        once,
+        preprocess,
+        eager,
+        steps_per_epoch=2,
+        count_C=counts_C,
+        augment=augment,
+        say=job.say,
+    )
     for _ in fit.epochs(batches):
         pass
     batches = blank(config.infer.validation_batch_size, preprocess.width, preprocess.height)
@@ -121,7 +156,9 @@ def _fold_memory(job: TrainingJob) -> int:
     torch.cuda.empty_cache()
     source = job.feeder.source
     resident = (
-        len(source.records) * math.prod(source.records.shape) if source.records and source.mode == "device" else 0
+        len(source.records) * math.prod(source.records.shape)
+        if source.records and source.mode == "device"
+        else 0
     )
     return peak + resident
 
@@ -141,7 +178,9 @@ class _Board:
         self.stopped = threading.Event()
 
     def serve(self, device: str) -> None:
-        """Have folds done on one device until there are none left; a process that dies is replaced."""
+        """Have folds done on one device until there are none left; a process that dies is
+        replaced.
+        """
         child: _Child | None = None
         while not self.stopped.is_set():
             try:
@@ -167,7 +206,9 @@ class _Board:
         try:
             child = _Child(self.job, self.run, device)
         except OSError as error:  # it died before it had read all that it was sent
-            raise _FoldError(f"could not be started ({error.strerror}), often for want of memory") from None
+            raise _FoldError(
+                f"could not be started ({error.strerror}), often for want of memory"
+            ) from None
         self.children.add(child)
         if self.stopped.is_set():  # while it was being started
             child.end(now=True)
@@ -188,16 +229,19 @@ class _Child:
     """A process that does folds on request, one at a time."""
 
     def __init__(self, job: TrainingJob, run: RunFold, device: str) -> None:
-        # loky's processes do not run the caller's script again, so a script needs no `if __name__` guard.
+        # loky's processes do not run the caller's script again, so a script needs no `if __name__`
+        # guard.
         context = get_context("loky")
         self.logs = job.folder / "logs"
         self.progress = job.progress
         self.pipe, theirs = context.Pipe()
-        # Never written to: it closes when this process dies, and then the child must not go on writing.
+        # Never written to: it closes when this process dies, and then the child must not go on
+        # writing.
         their_lifeline, self.lifeline = context.Pipe(duplex=False)
         picklable = dataclasses.replace(job, say=print)
         self.process = context.Process(
-            target=call, args=(SERVE, picklable, run, device, theirs, their_lifeline, get_start_method())
+            target=call,
+            args=(SERVE, picklable, run, device, theirs, their_lifeline, get_start_method()),
         )
         with hangup_held():
             self.process.start()
@@ -223,18 +267,23 @@ class _Child:
                 say(what)
         self.process.join()
         code = self.process.exitcode or 0
-        how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"died (exit code {code})"
+        how = (
+            f"was killed ({signal.Signals(-code).name})" if code < 0 else f"died (exit code {code})"
+        )
         why = ", often for want of memory" if code == -signal.SIGKILL else ""
         raise _FoldError(f"{how}{why}{f'; see {log}' if log.exists() else ''}")
 
     def _told(self, index: int) -> Iterator[tuple[str, Any]]:
         """Ask for a fold and yield what the process sends, until it dies.
 
-        Only the pipe's errors are taken for its death: one of printing what it sent is the caller's.
+        Only the pipe's errors are taken for its death: one of printing what it sent is the
+        caller's.
         """
         try:
             self.pipe.send(index)
-            while self.pipe.poll(1.0) or self.process.is_alive():  # its workers may hold its end open for a while
+            while (
+                self.pipe.poll(1.0) or self.process.is_alive()
+            ):  # its workers may hold its end open for a while
                 if self.pipe.poll():
                     yield self.pipe.recv()
         except (EOFError, OSError):
@@ -273,12 +322,18 @@ def _log_to(file: Path) -> None:
 def serve_folds(
     job: TrainingJob, run: RunFold, device: str, pipe: Connection, lifeline: Connection, method: str
 ) -> None:
-    """Do the folds whose numbers come through the pipe; send back what they say and their outcome."""
+    """Do the folds whose numbers come through the pipe; send back what they say and their
+    outcome.
+    """
     _die_with(lifeline)
-    set_start_method(method, force=True)  # the caller's, for the workers that read pictures: loky has set its own
+    set_start_method(
+        method, force=True
+    )  # the caller's, for the workers that read pictures: loky has set its own
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it prints to a log, whatever becomes of the terminal
+        signal.signal(
+            signal.SIGHUP, signal.SIG_IGN
+        )  # it prints to a log, whatever becomes of the terminal
     compute = compute_of(dataclasses.replace(job.run.config.machine, device=device))
 
     def say(line: str) -> None:

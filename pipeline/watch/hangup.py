@@ -17,9 +17,11 @@ __all__ = ["hangup_held", "outlive_terminal"]
 
 @contextlib.contextmanager
 def outlive_terminal(log: Path) -> Iterator[Callable[[str], None]]:
-    """Have a process whose terminal is closed (SIGHUP) go on, what it prints going to `log`; yields what prints a line.
+    """Have a process whose terminal is closed (SIGHUP) go on, what it prints going to `log`; yields
+    what prints a line.
 
-    Nothing is changed where somebody else handles that signal already, such as nohup, nor outside the main thread.
+    Nothing is changed where somebody else handles that signal already, such as nohup, nor outside
+    the main thread.
     """
     hangup = getattr(signal, "SIGHUP", None)
     in_main = threading.current_thread() is threading.main_thread()
@@ -52,7 +54,9 @@ def outlive_terminal(log: Path) -> Iterator[Callable[[str], None]]:
 
 @contextlib.contextmanager
 def hangup_held() -> Iterator[None]:
-    """Hold SIGHUP back from a process that is started, for as long as it takes to say that it ignores it."""
+    """Hold SIGHUP back from a process that is started, for as long as it takes to say that it
+    ignores it.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

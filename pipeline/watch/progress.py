@@ -1,4 +1,6 @@
-"""How far a run is: bars for folds, epochs and steps on a terminal; the time left for lines of a log."""
+"""How far a run is: bars for folds, epochs and steps on a terminal; the time left for lines of a
+log.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ __all__ = ["FoldProgress", "Progress"]
 class Progress:
     """The steps of all folds that are to be done, with the time they will still take.
 
-    Nothing is drawn where there is no terminal, nor in a process that does folds for another: that one
-    is told instead, by `tell` with the name of a method here and its number.
+    Nothing is drawn where there is no terminal, nor in a process that does folds for another: that
+    one is told instead, by `tell` with the name of a method here and its number.
     """
 
     def __init__(self, num_folds: int, *, tell: Callable[[str, int], None] | None = None) -> None:
@@ -79,7 +81,9 @@ class Progress:
 class FoldProgress:
     """The bars of one fold: its epochs, and the steps of the epoch."""
 
-    def __init__(self, progress: Progress, title: str, *, epochs: int, steps: int, done_steps: int) -> None:
+    def __init__(
+        self, progress: Progress, title: str, *, epochs: int, steps: int, done_steps: int
+    ) -> None:
         self.progress = progress
         self.steps = steps
         self.untold = 0
@@ -87,10 +91,20 @@ class FoldProgress:
         progress.skip(done_steps)
         off = None if progress.tell is None else True
         self.epoch_bar = tqdm(
-            desc=title, total=epochs, initial=done_steps // steps, unit="epoch", disable=off, leave=False
+            desc=title,
+            total=epochs,
+            initial=done_steps // steps,
+            unit="epoch",
+            disable=off,
+            leave=False,
         )
         self.step_bar = tqdm(
-            desc="epoch", total=steps, initial=done_steps % steps, unit="step", disable=off, leave=False
+            desc="epoch",
+            total=steps,
+            initial=done_steps % steps,
+            unit="step",
+            disable=off,
+            leave=False,
         )
 
     def __enter__(self) -> FoldProgress:
@@ -113,7 +127,10 @@ class FoldProgress:
         self.untold = 0
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         if self.untold:
             self._tell()

@@ -1,6 +1,7 @@
 """Seeing a fold train: its scores, pictures and settings, to TensorBoard and to Weights & Biases.
 
-Nothing here draws from a generator or touches a model, so that a run is the same to the bit with or without it.
+Nothing here draws from a generator or touches a model, so that a run is the same to the bit with or
+without it.
 """
 
 from __future__ import annotations
@@ -48,9 +49,13 @@ class _TensorBoard:
         self._board.add_image(tag, picture_HWC, step, dataformats="HWC")
 
     def hparams(self, settings: Mapping[str, Any], scores: Mapping[str, float]) -> None:
-        # add_hparams would start a run of its own, and declare which columns there are: TensorBoard keeps to
-        # the first declaration that it meets, but joins the columns of all runs where there is none.
-        plain = {name: value if type(value) in (int, float, str) else str(value) for name, value in settings.items()}
+        # add_hparams would start a run of its own, and declare which columns there are: TensorBoard
+        # keeps to the first declaration that it meets, but joins the columns of all runs where
+        # there is none.
+        plain = {
+            name: value if type(value) in (int, float, str) else str(value)
+            for name, value in settings.items()
+        }
         _, start, end = summaries.hparams(plain, {})
         for part in (start, end):
             self._board._get_file_writer().add_summary(part)
@@ -88,10 +93,16 @@ class _Wandb:
                 reinit="create_new",  # a run that the caller may have open stays theirs
                 settings=self._wandb.Settings(console="off"),
             )
-        except (self._wandb.errors.Error, ValueError) as error:  # the latter for a variable that is none of its words
+        except (
+            self._wandb.errors.Error,
+            ValueError,
+        ) as error:  # the latter for a variable that is none of its words
             reason = " ".join(str(error).split())[:200].rstrip(".")
-            raise UserError(f"--wandb: {reason}; run wandb login, or set WANDB_MODE=offline") from None
-        # An axis of our own: wandb's only ever grows, and would drop the steps that a continued fold repeats.
+            raise UserError(
+                f"--wandb: {reason}; run wandb login, or set WANDB_MODE=offline"
+            ) from None
+        # An axis of our own: wandb's only ever grows, and would drop the steps that a continued
+        # fold repeats.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
@@ -103,7 +114,9 @@ class _Wandb:
 
     def hparams(self, settings: Mapping[str, Any], scores: Mapping[str, float]) -> None:
         kept = (int, float, str, bool, type(None))
-        plain = {name: value if type(value) in kept else str(value) for name, value in settings.items()}
+        plain = {
+            name: value if type(value) in kept else str(value) for name, value in settings.items()
+        }
         self._run.config.update(plain, allow_val_change=True)
         self._run.summary.update({f"hparam/{name}": value for name, value in scores.items()})
 
@@ -112,9 +125,13 @@ class _Wandb:
 
 
 class Trackers:
-    """What a fold tells of itself, drawn once and told to all boards; a context manager. Without boards, nothing."""
+    """What a fold tells of itself, drawn once and told to all boards; a context manager. Without
+    boards, nothing.
+    """
 
-    def __init__(self, boards: Sequence[_Board] = (), *, say: Callable[[str], None] = tqdm.write) -> None:
+    def __init__(
+        self, boards: Sequence[_Board] = (), *, say: Callable[[str], None] = tqdm.write
+    ) -> None:
         self._boards = boards
         self._say = say
 
@@ -123,14 +140,20 @@ class Trackers:
         for board in self._boards:
             board.scalars(values, step)
 
-    def pictures(self, tag: str, images_NHWC: np.ndarray, captions: Sequence[str] | None, step: int) -> None:
+    def pictures(
+        self, tag: str, images_NHWC: np.ndarray, captions: Sequence[str] | None, step: int
+    ) -> None:
         """Show pictures, uint8, as one grid; none at all is nothing to show."""
         if len(images_NHWC) and self._boards:
-            picture_HWC = tile(legible(images_NHWC), captions, math.ceil(math.sqrt(len(images_NHWC))))
+            picture_HWC = tile(
+                legible(images_NHWC), captions, math.ceil(math.sqrt(len(images_NHWC)))
+            )
             for board in self._boards:
                 board.picture(tag, picture_HWC, step)
 
-    def confusion(self, tag: str, counts_CC: np.ndarray, class_names: Sequence[str], step: int) -> None:
+    def confusion(
+        self, tag: str, counts_CC: np.ndarray, class_names: Sequence[str], step: int
+    ) -> None:
         """Show a confusion matrix, true classes down, predicted ones across."""
         if self._boards:
             picture_HWC = confusion_picture(counts_CC, class_names)
@@ -164,10 +187,11 @@ def open_trackers(
     purge_step: int,
     say: Callable[[str], None] = tqdm.write,
 ) -> Trackers:
-    """Return what a fold reports to: `folder`/tb, and with `use_wandb` a run whose files are in `folder`/wandb.
+    """Return what a fold reports to: `folder`/tb, and with `use_wandb` a run whose files are in
+    `folder`/wandb.
 
-    Points that an earlier process wrote at `purge_step` or later are replaced. Raises UserError where
-    wandb is missing or refuses.
+    Points that an earlier process wrote at `purge_step` or later are replaced. Raises UserError
+    where wandb is missing or refuses.
     """
     boards: list[_Board] = []
     if use_wandb:
@@ -177,14 +201,22 @@ def open_trackers(
 
 
 def tracking_id(run_name: str, run_key: Mapping[str, str], index: int) -> str:
-    """Return the id by which wandb knows a fold again: of the run's name and hashes and the model's number."""
+    """Return the id by which wandb knows a fold again: of the run's name and hashes and the model's
+    number.
+    """
     text = repr((run_name, sorted(run_key.items()), index))
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def attribute_scores(label_N: np.ndarray, proba_NC: np.ndarray, attributes: Sequence[Attribute]) -> dict[str, float]:
-    """Return {"val/<attribute>_f1_macro": score}, as the report scores the values that classes imply."""
+def attribute_scores(
+    label_N: np.ndarray, proba_NC: np.ndarray, attributes: Sequence[Attribute]
+) -> dict[str, float]:
+    """Return {"val/<attribute>_f1_macro": score}, as the report scores the values that classes
+    imply.
+    """
     return {
-        f"val/{one.name}_f1_macro": METRICS["f1_macro"].score(*attribute_view(one, label_N, proba_NC))
+        f"val/{one.name}_f1_macro": METRICS["f1_macro"].score(
+            *attribute_view(one, label_N, proba_NC)
+        )
         for one in attributes
     }

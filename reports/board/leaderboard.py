@@ -56,11 +56,15 @@ def find_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[dict[str, st
                 raise UserError("named twice")
             run = _check(path)
         except UserError as error:
-            skipped.append({"path": printable(path), "why": printable(str(error).removeprefix(f"{path}/"))})
+            skipped.append(
+                {"path": printable(path), "why": printable(str(error).removeprefix(f"{path}/"))}
+            )
         else:
             runs[path.resolve()] = run
     if not runs:
-        reasons = f" ({listed('{path}: {why}'.format(**one) for one in skipped)})" if skipped else ""
+        reasons = (
+            f" ({listed('{path}: {why}'.format(**one) for one in skipped)})" if skipped else ""
+        )
         raise UserError(f"no finished run{reasons}; name run folders, such as outputs/*")
     return list(runs.values()), skipped
 
@@ -72,10 +76,16 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 
 def _beside(run: Run, member: Mapping[str, Any]) -> Run | None:
-    """Return the member of a blend that lies beside it, or None where another or nothing lies there."""
+    """Return the member of a blend that lies beside it, or None where another or nothing lies
+    there.
+    """
     found = Run(run.path.resolve().parent / member["name"])
     try:
-        return found if why_unfinished(found.path) is None and found.oof_hash == member["oof"] else None
+        return (
+            found
+            if why_unfinished(found.path) is None and found.oof_hash == member["oof"]
+            else None
+        )
     except (OSError, UserError):
         return None
 
@@ -99,26 +109,45 @@ def _single_runs(run: Run, by_oof: Mapping[str, Run]) -> dict[str, Run] | None:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    """Return the settings that a run (or blend) wrote down, as JSON knows them; nothing where it has none."""
+    """Return the settings that a run (or blend) wrote down, as JSON knows them; nothing where it
+    has none.
+    """
     if "tta" in run.info:
-        return {name: _plain(value) for name, value in run.info["tta"].items()} | {"of": run.info["of"]["name"]}
+        return {name: _plain(value) for name, value in run.info["tta"].items()} | {
+            "of": run.info["of"]["name"]
+        }
     return {printable(key): _plain(value) for key, value in run.settings.items() if key != "name"}
 
 
 def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
+    if (
+        value is None
+        or isinstance(value, (bool, int))
+        or (isinstance(value, float) and math.isfinite(value))
+    ):
         return value
-    if isinstance(value, list) and value and all(isinstance(one, dict) and "name" in one for one in value):
-        value = ", ".join(f"{one['name']} x {one.get('weight', 1):g}" for one in value)  # a blend's members
+    if (
+        isinstance(value, list)
+        and value
+        and all(isinstance(one, dict) and "name" in one for one in value)
+    ):
+        value = ", ".join(
+            f"{one['name']} x {one.get('weight', 1):g}" for one in value
+        )  # a blend's members
     return printable(value)
 
 
 def _facts(run: Run, by_oof: Mapping[str, Run]) -> dict[str, Any]:
-    """Return what a row says beside scores: kind, honesty, size, time and cost; None for what is not known."""
+    """Return what a row says beside scores: kind, honesty, size, time and cost; None for what is
+    not known.
+    """
     info = run.info
     singles = _single_runs(run, by_oof)
-    seconds: list[Any] = [None] if singles is None else [one.info.get("seconds") for one in singles.values()]
-    finished, started = info.get("finished"), info.get("started")
+    seconds: list[Any] = (
+        [None] if singles is None else [one.info.get("seconds") for one in singles.values()]
+    )
+    finished = info.get("finished")
+    started = info.get("started")
     chooses = info["optimistic"] if "optimistic" in info else _settings(run).get("select") == "best"
     return {
         "path": printable(run.path),
@@ -129,9 +158,11 @@ def _facts(run: Run, by_oof: Mapping[str, Run]) -> dict[str, Any]:
         "passes": None if singles is None else sum(map(num_passes, singles.values())),
         "seconds": None if None in seconds else round(sum(seconds), 1),
         "wall": None if finished is None or started is None else finished - started,
-        "finished": None
-        if finished is None
-        else datetime.fromtimestamp(finished).astimezone().isoformat(timespec="minutes"),
+        "finished": (
+            None
+            if finished is None
+            else datetime.fromtimestamp(finished).astimezone().isoformat(timespec="minutes")
+        ),
         "about": info.get("about", ""),
         "notes": list(info.get("notes", ())),
     }
@@ -143,9 +174,11 @@ def _once(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _shared_groups(groups: Sequence[np.ndarray]) -> tuple[np.ndarray, bool]:
-    """Return each picture's group, and whether the runs' groups differ: then those that share a picture are one.
+    """Return each picture's group, and whether the runs' groups differ: then those that share a
+    picture are one.
 
-    Where they are equal their names are kept, and with them the resamples that each run's own report drew.
+    Where they are equal their names are kept, and with them the resamples that each run's own
+    report drew.
     """
     if all((one == groups[0]).all() for one in groups):
         return groups[0], False
@@ -154,12 +187,18 @@ def _shared_groups(groups: Sequence[np.ndarray]) -> tuple[np.ndarray, bool]:
     sizes = np.cumsum([len(groups[0]), *(one.max() + 1 for one in codes)])
     ends = np.concatenate([one + start for one, start in zip(codes, sizes[:-1], strict=True)])
     starts = np.tile(np.arange(len(groups[0])), len(codes))
-    graph = scipy.sparse.coo_matrix((np.ones(len(ends)), (starts, ends)), shape=(sizes[-1], sizes[-1]))
-    return scipy.sparse.csgraph.connected_components(graph, directed=False)[1][: len(groups[0])], True
+    graph = scipy.sparse.coo_matrix(
+        (np.ones(len(ends)), (starts, ends)), shape=(sizes[-1], sizes[-1])
+    )
+    return (
+        scipy.sparse.csgraph.connected_components(graph, directed=False)[1][: len(groups[0])],
+        True,
+    )
 
 
 def rank(scored: Sequence[Scored], honest: Sequence[bool]) -> list[int]:
-    """Return the numbers of the runs, best first; a score that is not honest comes after all that are.
+    """Return the numbers of the runs, best first; a score that is not honest comes after all that
+    are.
 
     The first is the one that others are compared to.
     """
@@ -178,25 +217,39 @@ def difference(one: Scored, other: Scored) -> dict[str, float | None]:
 
 def all_differences(scored: Sequence[Scored]) -> list[list[dict[str, float | None]]]:
     """Return, for each run, itself minus each of those after it."""
-    return [[difference(one, other) for other in scored[index + 1 :]] for index, one in enumerate(scored)]
+    return [
+        [difference(one, other) for other in scored[index + 1 :]]
+        for index, one in enumerate(scored)
+    ]
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the names that not all of the mappings hold with one value, in the order they come in."""
+    """Return the names that not all of the mappings hold with one value, in the order they come
+    in.
+    """
     absent = object()
     names = dict.fromkeys(name for one in settings for name in one)
-    return [name for name in names if any(one.get(name, absent) != settings[0].get(name, absent) for one in settings)]
+    return [
+        name
+        for name in names
+        if any(one.get(name, absent) != settings[0].get(name, absent) for one in settings)
+    ]
 
 
 def _rows(
     runs: Sequence[Run], scored: Sequence[Scored], by_oof: Mapping[str, Run]
 ) -> tuple[list[int], list[dict[str, Any]]]:
     """Return the numbers of the runs, best first, and their rows in that order."""
-    facts, names, settings = [_facts(run, by_oof) for run in runs], _names(runs), [_settings(run) for run in runs]
+    facts = [_facts(run, by_oof) for run in runs]
+    names = _names(runs)
+    settings = [_settings(run) for run in runs]
     order = rank(scored, [not (one["optimistic"] or one["leaks"]) for one in facts])
     kinds = [one["kind"] for one in facts]
     changed = {  # a blend has other settings than a run
-        kind: differing([each for each, other in zip(settings, kinds, strict=True) if other == kind]) for kind in kinds
+        kind: differing(
+            [each for each, other in zip(settings, kinds, strict=True) if other == kind]
+        )
+        for kind in kinds
     }
     best = order[0]
     return order, [
@@ -206,36 +259,61 @@ def _rows(
             "headline": scored[one].score.interval().as_dict(),
             "attributes": dict(scored[one].attributes),
             "difference": None if one == best else difference(scored[one], scored[best]),
-            "settings": {key: settings[one][key] for key in changed[kinds[one]] if key in settings[one]},
+            "settings": {
+                key: settings[one][key] for key in changed[kinds[one]] if key in settings[one]
+            },
         }
         for one in order
     ]
 
 
-def _board(runs: Sequence[Run], by_oof: Mapping[str, Run], metric: str, *, pairs: bool) -> dict[str, Any]:
-    """Return the board of one data set: its runs, best first, scored on the same labels and groups."""
+def _board(
+    runs: Sequence[Run], by_oof: Mapping[str, Run], metric: str, *, pairs: bool
+) -> dict[str, Any]:
+    """Return the board of one data set: its runs, best first, scored on the same labels and
+    groups.
+    """
     tables = [run.oof.sort_values(["repeat", "image_id"], ignore_index=True) for run in runs]
-    pictures, data = [_once(table) for table in tables], runs[0].info["data"]
-    first, notes = pictures[0], []
+    pictures = [_once(table) for table in tables]
+    data = runs[0].info["data"]
+    first = pictures[0]
+    notes = []
     corrected = any((one["label"] != first["label"]).any() for one in pictures)
     label_P = first["label_raw" if corrected else "label"].to_numpy()
     if corrected:
-        notes.append("not all runs have the same corrected labels: all are scored on the labels as the files have them")
+        notes.append(
+            "not all runs have the same corrected labels: all are scored on the labels as the files"
+            " have them"
+        )
     group_P, joined = _shared_groups([one["group"].to_numpy() for one in pictures])
     if joined:
-        notes.append("the runs' groups differ: intervals are over groups joined wherever a run joins them")
+        notes.append(
+            "the runs' groups differ: intervals are over groups joined wherever a run joins them"
+        )
     if any(len(table) > len(first) for table in tables):
-        notes.append("where a run has repeats its score is their mean, and a picture's class that of its mean logits")
+        notes.append(
+            "where a run has repeats its score is their mean, and a picture's class that of its"
+            " mean logits"
+        )
     if data.get("is_demo"):
-        notes.append("the embedded demo set of drawn faces: these scores prove plumbing, not quality")
-    scored, predicted = [], []
+        notes.append(
+            "the embedded demo set of drawn faces: these scores prove plumbing, not quality"
+        )
+    scored = []
+    predicted = []
     for run, table in zip(runs, tables, strict=True):
-        repeats, logits_NC = len(table) // len(first), run.logits(table)
-        label_N, group_N = np.tile(label_P, repeats), np.tile(group_P, repeats)
+        repeats = len(table) // len(first)
+        logits_NC = run.logits(table)
+        label_N = np.tile(label_P, repeats)
+        group_N = np.tile(group_P, repeats)
         oof = Rows(label_N, group_N, table["repeat"].to_numpy(), table["fold"].to_numpy())
         proba_NC = softmax(logits_NC)
-        scored.append(score_prediction(run.name, oof, proba_NC, attributes=run.attributes, metric=metric))
-        predicted.append(logits_NC.reshape(repeats, len(first), -1).mean(axis=0, dtype=np.float64).argmax(axis=1))
+        scored.append(
+            score_prediction(run.name, oof, proba_NC, attributes=run.attributes, metric=metric)
+        )
+        predicted.append(
+            logits_NC.reshape(repeats, len(first), -1).mean(axis=0, dtype=np.float64).argmax(axis=1)
+        )
     order, rows = _rows(runs, scored, by_oof)
     return {
         "data": printable(data["name"]),
@@ -260,11 +338,18 @@ def _board(runs: Sequence[Run], by_oof: Mapping[str, Run], metric: str, *, pairs
 def _data_key(run: Run) -> tuple[object, ...]:
     """Return what runs of one board share: pictures, classes, and labels as the files have them."""
     once = _once(run.oof.sort_values(["repeat", "image_id"]))[["image_id", "label_raw"]]
-    return run.ids_hash, run.classes, pd.util.hash_pandas_object(once, index=False).to_numpy().tobytes()
+    return (
+        run.ids_hash,
+        run.classes,
+        pd.util.hash_pandas_object(once, index=False).to_numpy().tobytes(),
+    )
 
 
 def leaderboard(
-    runs: Iterable[str | Path | Run], skipped: Sequence[Mapping[str, str]] = (), *, metric: str | None = None
+    runs: Iterable[str | Path | Run],
+    skipped: Sequence[Mapping[str, str]] = (),
+    *,
+    metric: str | None = None,
 ) -> dict[str, Any]:
     """Compare runs: return a board for each data set, its runs best first, as plain data.
 
@@ -280,8 +365,8 @@ def leaderboard(
     Returns
     -------
     dict
-        As docs/leaderboard.schema.json describes. For up to 50 runs it has the differences of each pair:
-        ``differences[i][j]`` is row i minus row i + 1 + j.
+        As docs/leaderboard.schema.json describes. For up to 50 runs it has the differences of each
+        pair: ``differences[i][j]`` is row i minus row i + 1 + j.
 
     Examples
     --------
@@ -300,7 +385,9 @@ def leaderboard(
     by_data: dict[tuple[object, ...], list[Run]] = {}
     for run in found:
         by_data.setdefault(_data_key(run), []).append(run)
-    boards = [_board(one, by_oof, metric, pairs=len(found) <= MOST_COMPARED) for one in by_data.values()]
+    boards = [
+        _board(one, by_oof, metric, pairs=len(found) <= MOST_COMPARED) for one in by_data.values()
+    ]
     names = [board["data"] for board in boards]
     for index, name in enumerate(names):
         if names.count(name) > 1:

@@ -23,18 +23,32 @@ def _cell(text: str, value: object = None) -> dict[str, Any]:
 
 
 def _row(row: Mapping[str, Any], attributes: Sequence[str]) -> dict[str, Any]:
-    headline, less, scores = row["headline"], row["difference"], row["attributes"]
+    headline = row["headline"]
+    less = row["difference"]
+    scores = row["attributes"]
     cells = [
         _cell(num(headline["value"]), headline["value"]),
         _cell(span(headline), headline["low"]),
-        *[_cell(f"{scores[name]:.3f}" if name in scores else "-", scores.get(name)) for name in attributes],
+        *[
+            _cell(f"{scores[name]:.3f}" if name in scores else "-", scores.get(name))
+            for name in attributes
+        ],
         _cell("the best", 0) if less is None else _cell(signed(less) or "-", less["value"]),
         _cell(row["kind"], row["kind"]),
-        *[_cell("-" if row[name] is None else f"{row[name]:,}", row[name]) for name in ("models", "passes")],
+        *[
+            _cell("-" if row[name] is None else f"{row[name]:,}", row[name])
+            for name in ("models", "passes")
+        ],
         *[_cell(duration(row[name]), row[name]) for name in ("seconds", "wall")],
         _cell(moment(row["finished"]), row["finished"]),
     ]
-    return {"name": row["name"], "marks": marked(row), "cells": cells, "about": row["about"], "notes": row["notes"]}
+    return {
+        "name": row["name"],
+        "marks": marked(row),
+        "cells": cells,
+        "about": row["about"],
+        "notes": row["notes"],
+    }
 
 
 def _table(every: Mapping[str, Any], board: Board) -> dict[str, Any]:

@@ -52,18 +52,22 @@ def about_board(every: Mapping[str, Any], board: Board) -> list[str]:
     """Return what a reader of a board must know, in sentences."""
     better = "" if every["greater_is_better"] else " (lower is better)"
     sentences = [
-        f"{board['num_images']:,} pictures of {board['num_groups']:,} groups (people); out-of-fold {every['title']}"
-        f"{better}, 95 % intervals by bootstrap over groups ({board['num_resamples']:,} resamples)",
+        (
+            f"{board['num_images']:,} pictures of {board['num_groups']:,} groups (people);"
+            f" out-of-fold {every['title']}{better}, 95 % intervals by bootstrap over groups"
+            f" ({board['num_resamples']:,} resamples)"
+        ),
         *board["notes"],
     ]
     if len(board["rows"]) > 1:
         sentences.append(
-            f"the best, chosen on these very rows: {board['best']}; the others minus it are paired, on equal resamples"
+            f"the best, chosen on these very rows: {board['best']}; the others minus it are paired,"
+            " on equal resamples"
         )
     if any(marked(row) for row in board["rows"]):
         sentences.append(
-            "OPTIMISTIC: epochs were chosen on the rows that are scored; GROUPS LEAK: one group trains and is scored; "
-            "such runs come last, and are the best only where all are such"
+            "OPTIMISTIC: epochs were chosen on the rows that are scored; GROUPS LEAK: one group"
+            " trains and is scored; such runs come last, and are the best only where all are such"
         )
     return sentences
 
@@ -71,7 +75,10 @@ def about_board(every: Mapping[str, Any], board: Board) -> list[str]:
 def board_lines(every: Mapping[str, Any], board: Board) -> list[str]:
     """Return a board as lines."""
     names = attribute_names(board)
-    headers = [name if len(name) <= LONGEST_HEADER else f"attribute {index}" for index, name in enumerate(names, 1)]
+    headers = [
+        name if len(name) <= LONGEST_HEADER else f"attribute {index}"
+        for index, name in enumerate(names, 1)
+    ]
     lines = [*folded(board["data"]), "=" * WIDTH]
     for sentence in about_board(every, board):
         lines += folded(sentence)
@@ -86,7 +93,10 @@ def board_lines(every: Mapping[str, Any], board: Board) -> list[str]:
             " ".join([row["name"], *marked(row)]),
             num(row["headline"]["value"]),
             span(row["headline"]),
-            *[f"{row['attributes'][name]:.3f}" if name in row["attributes"] else "-" for name in names],
+            *[
+                f"{row['attributes'][name]:.3f}" if name in row["attributes"] else "-"
+                for name in names
+            ],
             "the best" if row["difference"] is None else signed(row["difference"]) or "-",
             row["kind"],
             "-" if row["models"] is None else str(row["models"]),
@@ -97,19 +107,35 @@ def board_lines(every: Mapping[str, Any], board: Board) -> list[str]:
         ]
         for row in board["rows"]
     ]
-    header = ["run", "score", "95 % interval", *headers, "minus the best, paired", "kind", "models", "passes"]
+    header = [
+        "run",
+        "score",
+        "95 % interval",
+        *headers,
+        "minus the best, paired",
+        "kind",
+        "models",
+        "passes",
+    ]
     lines += ["", *table([*header, "compute", "wall", "finished"], cells, name_width=28), ""]
     return lines + folded(
-        "passes: forward passes for one test picture, models x views, heads on one frozen backbone sharing theirs; "
-        "compute: seconds of all folds together; wall: from the first start to the end, where known"
+        "passes: forward passes for one test picture, models x views, heads on one frozen backbone"
+        " sharing theirs; compute: seconds of all folds together; wall: from the first start to the"
+        " end, where known"
     )
 
 
 def pair_lines(board: Board) -> list[str]:
-    """Return the first two runs of a board side by side: their settings, and the pictures that changed."""
-    rows, pictures = board["rows"][:2], board["pictures"]
-    names, classes = [row["name"] for row in rows], pictures["classes"]
-    label_P, *predicted = (np.asarray(one) for one in [pictures["true"], *pictures["predicted"][:2]])
+    """Return the first two runs of a board side by side: their settings, and the pictures that
+    changed.
+    """
+    rows = board["rows"][:2]
+    pictures = board["pictures"]
+    names = [row["name"] for row in rows]
+    classes = pictures["classes"]
+    label_P, *predicted = (
+        np.asarray(one) for one in [pictures["true"], *pictures["predicted"][:2]]
+    )
     lines = [*folded(f"1: {names[0]}"), *folded(f"2: {names[1]}"), ""]
     if rows[0]["kind"] == rows[1]["kind"]:
         keys = differing([row["settings"] for row in rows])
@@ -124,7 +150,9 @@ def pair_lines(board: Board) -> list[str]:
     counts_2C = [np.bincount(label_P[one], minlength=len(classes)) for one in only]
     changed = np.flatnonzero(counts_2C[0] + counts_2C[1])
     if len(changed):
-        cells = [[classes[index], *(str(counts_C[index]) for counts_C in counts_2C)] for index in changed]
+        cells = [
+            [classes[index], *(str(counts_C[index]) for counts_C in counts_2C)] for index in changed
+        ]
         lines += ["", *table(["true class", "right in 1 only", "right in 2 only"], cells)]
     for which, one in enumerate(only):
         lines += _picture_lines(which, one, pictures, label_P, predicted[1 - which])
@@ -132,7 +160,11 @@ def pair_lines(board: Board) -> list[str]:
 
 
 def _picture_lines(
-    which: int, only_P: np.ndarray, pictures: Mapping[str, Any], label_P: np.ndarray, other_P: np.ndarray
+    which: int,
+    only_P: np.ndarray,
+    pictures: Mapping[str, Any],
+    label_P: np.ndarray,
+    other_P: np.ndarray,
 ) -> list[str]:
     """Return the first pictures that one run has right and the other has wrong."""
     if not len(only_P):
@@ -146,7 +178,12 @@ def _picture_lines(
     return lines
 
 
-def changed_pictures(label_N: np.ndarray, first_N: np.ndarray, second_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows that only the first prediction has right, and those that only the second has."""
-    right_first, right_second = first_N == label_N, second_N == label_N
+def changed_pictures(
+    label_N: np.ndarray, first_N: np.ndarray, second_N: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows that only the first prediction has right, and those that only the second
+    has.
+    """
+    right_first = first_N == label_N
+    right_second = second_N == label_N
     return np.flatnonzero(right_first & ~right_second), np.flatnonzero(right_second & ~right_first)

@@ -1,4 +1,5 @@
-"""Confident learning (Northcutt, Jiang and Chuang 2021) of single pictures, of groups and of pairs, by cleanlab.
+"""Confident learning (Northcutt, Jiang and Chuang 2021) of single pictures, of groups and of pairs,
+by cleanlab.
 
 Values are numbered 0..V-1 and all of them occur; P are pictures, U groups or pictures, M pairs.
 """
@@ -13,15 +14,17 @@ import numpy as np
 __all__ = ["NEARLY_ALL", "Judged", "extreme_pairs", "judge_pairs", "judge_units", "sums_by_code"]
 
 NEARLY_ALL = 0.9
-# The most wrong labels that are believed: the most of ten well-known data sets (QuickDraw, 10.1 %; the mean is
-# 3.3 %; Northcutt, Athalye and Mueller 2021).
+# The most wrong labels that are believed: the most of ten well-known data sets (QuickDraw, 10.1 %;
+# the mean is 3.3 %; Northcutt, Athalye and Mueller 2021).
 MOST_WRONG = 0.1
 SLACK = 1e-6  # cleanlab's own
 
 
 @dataclass(frozen=True)
 class Judged:
-    """The likeliest value, whether the label is named as wrong, and whether any other one would have been."""
+    """The likeliest value, whether the label is named as wrong, and whether any other one would
+    have been.
+    """
 
     best: np.ndarray
     named: np.ndarray
@@ -31,8 +34,8 @@ class Judged:
     def is_credible(self) -> bool:
         """Whether wrong labels can explain what is named.
 
-        Of labels of which a share w is wrong, w * would is named rightly. Where more is named than the largest w
-        that is believed explains, right labels are named too, and nobody knows which.
+        Of labels of which a share w is wrong, w * would is named rightly. Where more is named than
+        the largest w that is believed explains, right labels are named too, and nobody knows which.
         """
         return bool(self.named.mean() <= MOST_WRONG * self.would.mean())
 
@@ -47,25 +50,37 @@ def sums_by_code(values_N: np.ndarray, code_N: np.ndarray) -> np.ndarray:
 def _judge(given_U: np.ndarray, proba_UV: np.ndarray, agree_U: np.ndarray) -> Judged:
     """Return which labels confident learning names, and where it would name any other label.
 
-    A label is named where another value is the likeliest, is at least as likely as where that value is the
-    label on average (the threshold of confident learning), and nearly all pictures agree. Another label
-    would be named, with the present one suggested, where all this is so of the present one, its own
-    probability left out of that average. As out-of-fold probabilities do not depend on the label, that is exact.
+    A label is named where another value is the likeliest, is at least as likely as where that value
+    is the label on average (the threshold of confident learning), and nearly all pictures agree.
+    Another label would be named, with the present one suggested, where all this is so of the
+    present one, its own probability left out of that average. As out-of-fold probabilities do not
+    depend on the label, that is exact.
     """
     from cleanlab.count import get_confident_thresholds
     from cleanlab.filter import find_label_issues
 
-    rows, best_U, agreed_U = np.arange(len(given_U)), proba_UV.argmax(axis=1), agree_U >= NEARLY_ALL
-    issue_U = np.asarray(find_label_issues(given_U, proba_UV, filter_by="confident_learning", n_jobs=1))
-    threshold_V, own_U = get_confident_thresholds(given_U, proba_UV), proba_UV[rows, given_U]
+    rows = np.arange(len(given_U))
+    best_U = proba_UV.argmax(axis=1)
+    agreed_U = agree_U >= NEARLY_ALL
+    issue_U = np.asarray(
+        find_label_issues(given_U, proba_UV, filter_by="confident_learning", n_jobs=1)
+    )
+    threshold_V = get_confident_thresholds(given_U, proba_UV)
+    own_U = proba_UV[rows, given_U]
     sure_U = proba_UV[rows, best_U] >= threshold_V[best_U] - SLACK
     # A number above the mean is above that of the others too, where there are any.
-    would_U = (best_U == given_U) & (own_U >= threshold_V[given_U] - SLACK) & (np.bincount(given_U)[given_U] > 1)
+    would_U = (
+        (best_U == given_U)
+        & (own_U >= threshold_V[given_U] - SLACK)
+        & (np.bincount(given_U)[given_U] > 1)
+    )
     return Judged(best_U, issue_U & sure_U & agreed_U, would_U & agreed_U)
 
 
 def judge_units(value_P: np.ndarray, proba_PV: np.ndarray, unit_P: np.ndarray) -> Judged:
-    """Return the judgement of units 0..U-1, by the product of their pictures' probabilities (none may be 0)."""
+    """Return the judgement of units 0..U-1, by the product of their pictures' probabilities (none
+    may be 0).
+    """
     log_UV = sums_by_code(np.log(proba_PV), unit_P)
     proba_UV = np.exp(log_UV - log_UV.max(axis=1, keepdims=True))
     proba_UV /= proba_UV.sum(axis=1, keepdims=True)
@@ -76,23 +91,30 @@ def judge_units(value_P: np.ndarray, proba_PV: np.ndarray, unit_P: np.ndarray) -
 
 
 def judge_pairs(gain_M: np.ndarray) -> Judged:
-    """Return whether pairs of pictures have each other's label (best is 1), by gains from `extreme_pairs`."""
+    """Return whether pairs of pictures have each other's label (best is 1), by gains from
+    `extreme_pairs`.
+    """
     exchanged_M = 1 / (1 + np.exp(-gain_M))
     proba_M2 = np.column_stack([1 - exchanged_M, exchanged_M])
     # Each pair is there in both orders, so that both values of "the order" occur, equally often.
-    given, proba = np.repeat([0, 1], len(gain_M)), np.concatenate([proba_M2, proba_M2[:, ::-1]])
+    given = np.repeat([0, 1], len(gain_M))
+    proba = np.concatenate([proba_M2, proba_M2[:, ::-1]])
     both = _judge(given, proba, np.ones(len(given)))
     first = slice(len(gain_M))
     return Judged(both.best[first], both.named[first], both.would[first])
 
 
-def extreme_pairs(value_P: np.ndarray, proba_PV: np.ndarray, within_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return pairs of rows M x 2: for each two values within a group the two likeliest to have each other's.
+def extreme_pairs(
+    value_P: np.ndarray, proba_PV: np.ndarray, within_P: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return pairs of rows M x 2: for each two values within a group the two likeliest to have each
+    other's.
 
-    Also by how much likelier that is, as a difference of log-likelihoods, M. It is a sum over the two pictures,
-    so each is found by itself.
+    Also by how much likelier that is, as a difference of log-likelihoods, M. It is a sum over the
+    two pictures, so each is found by itself.
     """
-    log_PV, order = np.log(proba_PV), np.lexsort((value_P, within_P))
+    log_PV = np.log(proba_PV)
+    order = np.lexsort((value_P, within_P))
     pairs: list[tuple[int, int]] = []
     gains: list[float] = []
     for rows in np.split(order, np.flatnonzero(np.diff(within_P[order])) + 1):
@@ -100,7 +122,8 @@ def extreme_pairs(value_P: np.ndarray, proba_PV: np.ndarray, within_P: np.ndarra
             continue
         parts = np.split(rows, np.flatnonzero(np.diff(value_P[rows])) + 1)
         for ones, others in itertools.combinations(parts, 2):
-            one, other = value_P[ones[0]], value_P[others[0]]
+            one = value_P[ones[0]]
+            other = value_P[others[0]]
             gain_I = log_PV[ones, other] - log_PV[ones, one]
             gain_J = log_PV[others, one] - log_PV[others, other]
             pairs.append((int(ones[gain_I.argmax()]), int(others[gain_J.argmax()])))

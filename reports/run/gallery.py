@@ -1,4 +1,6 @@
-"""The pictures behind the numbers: what the page's gallery holds, and which thumbnails come first."""
+"""The pictures behind the numbers: what the page's gallery holds, and which thumbnails come
+first.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ class Pictures:
     """Which pictures have a thumbnail, and why others have none."""
 
 
-def rows_by_interest(label_N: np.ndarray, proba_NC: np.ndarray, first: Sequence[int] | np.ndarray = ()) -> np.ndarray:
+def rows_by_interest(
+    label_N: np.ndarray, proba_NC: np.ndarray, first: Sequence[int] | np.ndarray = ()
+) -> np.ndarray:
     """Return all rows in the order in which they should get a thumbnail.
 
     `first` come first, then mistakes, the surest first, then right ones, of every class by turns.
@@ -50,13 +54,17 @@ def rows_by_interest(label_N: np.ndarray, proba_NC: np.ndarray, first: Sequence[
     by_class = right[np.argsort(label_N[right], kind="stable")]
     counts = np.bincount(label_N[right])
     turn = np.arange(len(right)) - np.repeat(np.cumsum(counts) - counts, counts)
-    order = np.concatenate([np.asarray(first, dtype=np.int64), wrong, by_class[np.argsort(turn, kind="stable")]])
+    order = np.concatenate(
+        [np.asarray(first, dtype=np.int64), wrong, by_class[np.argsort(turn, kind="stable")]]
+    )
     _, where = np.unique(order, return_index=True)
     return order[np.sort(where)]
 
 
 def _links(image_ids: Sequence[str], paths: Mapping[str, str]) -> dict[str, Any]:
-    """Return the folder of all files and each one's path below it, or None where that is its image_id."""
+    """Return the folder of all files and each one's path below it, or None where that is its
+    image_id.
+    """
     known = [paths.get(one) for one in image_ids]
     given = [one for one in known if one is not None]
     if not given:
@@ -69,18 +77,24 @@ def _links(image_ids: Sequence[str], paths: Mapping[str, str]) -> dict[str, Any]
 
 
 def gallery_data(
-    shown: Predictions, pictures: Pictures, *, classes: Sequence[str], attributes: Sequence[Attribute]
+    shown: Predictions,
+    pictures: Pictures,
+    *,
+    classes: Sequence[str],
+    attributes: Sequence[Attribute],
 ) -> dict[str, Any]:
     """Return what the page's script shows: names once, rows as columns of small integers.
 
-    Confidences are in thousandths, thumbnails and paths a picture each, however often it was predicted.
+    Confidences are in thousandths, thumbnails and paths a picture each, however often it was
+    predicted.
     """
     rows = shown.rows
     image_ids, picture_N = np.unique(shown.image_id_N.astype(str), return_inverse=True)
     groups, group_N = np.unique(rows.group_N.astype(str), return_inverse=True)
     places, place_N = np.unique(np.stack([rows.repeat_N, rows.fold_N]), axis=1, return_inverse=True)
     repeated = rows.num_repeats > 1
-    row_N, predicted_N = np.arange(len(rows.label_N)), shown.proba_NC.argmax(axis=1)
+    row_N = np.arange(len(rows.label_N))
+    predicted_N = shown.proba_NC.argmax(axis=1)
 
     def thousandths(proba_N: np.ndarray) -> list[int]:
         return [int(one) for one in np.rint(proba_N * 1000)]
@@ -88,10 +102,13 @@ def gallery_data(
     return {
         "classes": list(classes),
         "attributes": [
-            {"name": one.name, "values": list(one.values), "of_class": list(one.of_class)} for one in attributes
+            {"name": one.name, "values": list(one.values), "of_class": list(one.of_class)}
+            for one in attributes
         ],
         "groups": groups.tolist(),
-        "folds": [f"{repeat}.{fold}" if repeated else f"{fold}" for repeat, fold in places.T.tolist()],
+        "folds": [
+            f"{repeat}.{fold}" if repeated else f"{fold}" for repeat, fold in places.T.tolist()
+        ],
         "pictures": image_ids.tolist(),
         "links": _links(image_ids.tolist(), pictures.paths),
         "picture": picture_N.tolist(),
@@ -101,5 +118,7 @@ def gallery_data(
         "predicted": predicted_N.tolist(),
         "confidence": thousandths(shown.proba_NC.max(axis=1)),
         "own": thousandths(shown.proba_NC[row_N, rows.label_N]),
-        "thumbnails": [pictures.thumbnails.get(one, "").removeprefix(DATA_URI) for one in image_ids.tolist()],
+        "thumbnails": [
+            pictures.thumbnails.get(one, "").removeprefix(DATA_URI) for one in image_ids.tolist()
+        ],
     }

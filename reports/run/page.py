@@ -1,4 +1,6 @@
-"""The report as a page: one file with every number, figure and, up to a size, picture; no network."""
+"""The report as a page: one file with every number, figure and, up to a size, picture; no
+network.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ NOT_CURVES = ("repeat", "fold", "epoch", "images_per_s")
 
 
 def _matrix(confusion: Mapping[str, Any], names: Sequence[str], what: str) -> dict[str, Any] | None:
-    """Return a confusion matrix for the template, without values that neither occur nor are predicted."""
+    """Return a confusion matrix for the template, without values that neither occur nor are
+    predicted.
+    """
     if confusion["counts"] is None:
         return None
     counts_CC = np.array(confusion["counts"])
@@ -44,20 +48,33 @@ def _matrix(confusion: Mapping[str, Any], names: Sequence[str], what: str) -> di
             for predicted in shown.tolist()
         ]
         rows.append({"true": true, "name": names[true], "size": int(sizes_C[true]), "cells": cells})
-    return {"what": what, "rows": rows, "columns": shown.tolist(), "names": list(names), "total": int(sizes_C.sum())}
+    return {
+        "what": what,
+        "rows": rows,
+        "columns": shown.tolist(),
+        "names": list(names),
+        "total": int(sizes_C.sum()),
+    }
 
 
 def _matrices(report: Report) -> list[dict[str, Any]]:
-    """Return each attribute's matrix and the classes'; "which" is how the script knows it, -1 for the classes."""
+    """Return each attribute's matrix and the classes'; "which" is how the script knows it, -1 for
+    the classes.
+    """
     wanted = [(one["confusion"], one["value_names"], one["name"]) for one in report["attributes"]]
-    found = [_matrix(*one) for one in [*wanted, (report["confusion"], report["class_names"], "class")]]
+    found = [
+        _matrix(*one) for one in [*wanted, (report["confusion"], report["class_names"], "class")]
+    ]
     which = [*range(len(wanted)), -1]
-    return [one | {"which": index} for one, index in zip(found, which, strict=True) if one is not None]
+    return [
+        one | {"which": index} for one, index in zip(found, which, strict=True) if one is not None
+    ]
 
 
 def _series(report: Report, column: str) -> dict[str, list[float | None]]:
     """Return a column of all folds' logs, filled up to the longest."""
-    repeated, longest = report["num_repeats"] > 1, max(len(one["epoch"]) for one in report["curves"])
+    repeated = report["num_repeats"] > 1
+    longest = max(len(one["epoch"]) for one in report["curves"])
     series = {}
     for one in report["curves"]:
         name = f"fold {one['repeat']}.{one['fold']}" if repeated else f"fold {one['fold']}"
@@ -75,7 +92,9 @@ def _curve_figures(report: Report) -> list[dict[str, Any]]:
     columns = [name for name in report["curves"][0] if name not in NOT_CURVES]
     for column in columns:
         kind, _, metric = column.partition("_")
-        title = CURVE_TITLES.get(column) or f"{METRICS[metric].title if metric in METRICS else metric}, " + (
+        title = CURVE_TITLES.get(
+            column
+        ) or f"{METRICS[metric].title if metric in METRICS else metric}, " + (
             "held out" if kind == "val" else f"on the rows of --select {kind}"
         )
         svg = lines(range(1, num_epochs + 1), _series(report, column), xlabel="epoch", ylabel=title)
@@ -84,11 +103,15 @@ def _curve_figures(report: Report) -> list[dict[str, Any]]:
 
 
 def _test_figure(report: Report) -> Markup | None:
-    """Return how often each class is predicted: for the test set, out of fold, and how often it is true there."""
-    test, counts = report["test"], report["confusion"]["counts"]
+    """Return how often each class is predicted: for the test set, out of fold, and how often it is
+    true there.
+    """
+    test = report["test"]
+    counts = report["confusion"]["counts"]
     if test is None or counts is None:
         return None
-    counts_CC, test_C = np.array(counts), np.array(test["predicted"])
+    counts_CC = np.array(counts)
+    test_C = np.array(test["predicted"])
     shown = np.flatnonzero(counts_CC.sum(axis=0) + counts_CC.sum(axis=1) + test_C)
     shares = {
         "true, training set": counts_CC.sum(axis=1) / counts_CC.sum() * 100,
@@ -105,13 +128,16 @@ def _suspects(report: Report, thumbnails: Mapping[str, str]) -> dict[str, Any]:
     if "skipped" in one:
         return one
     findings = [
-        finding | {"tiles": [{"name": name, "src": thumbnails.get(name)} for name in finding["image_ids"]]}
+        finding
+        | {"tiles": [{"name": name, "src": thumbnails.get(name)} for name in finding["image_ids"]]}
         for finding in one["findings"]
     ]
     return {**one, "findings": findings}
 
 
-def report_page(report: Report, shown: Predictions, pictures: Pictures, *, attributes: Sequence[Attribute] = ()) -> str:
+def report_page(
+    report: Report, shown: Predictions, pictures: Pictures, *, attributes: Sequence[Attribute] = ()
+) -> str:
     """Return the page of a report (report.json) as HTML; every name in it is shown as text."""
     metric = METRICS[report["metric"]]
     return render_page(
@@ -129,7 +155,9 @@ def report_page(report: Report, shown: Predictions, pictures: Pictures, *, attri
         suspects=_suspects(report, pictures.thumbnails),
         sections=[{"title": one["title"], "html": section_html(one)} for one in report["sections"]],
         pictures=pictures,
-        gallery=json_data(gallery_data(shown, pictures, classes=report["class_names"], attributes=attributes)),
+        gallery=json_data(
+            gallery_data(shown, pictures, classes=report["class_names"], attributes=attributes)
+        ),
         num=num,
         span=span,
         signed=signed,

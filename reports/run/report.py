@@ -1,4 +1,6 @@
-"""A run folder's report, drawn from the folder alone: page, text, JSON, a CSV of predictions. No torch here."""
+"""A run folder's report, drawn from the folder alone: page, text, JSON, a CSV of predictions. No
+torch here.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ __all__ = ["closing_line", "suspects_csv", "write_report"]
 
 def _baseline(arrays: OofArrays, attribute: Attribute) -> dict[str, Any]:
     """Return what knowing one attribute alone would score, and by how much the run beats it."""
-    value_of_class, rows = np.asarray(attribute.of_class), arrays.rows
+    value_of_class = np.asarray(attribute.of_class)
+    rows = arrays.rows
     once = rows.take(rows.repeat_N == rows.repeat_N[0])
     low, mean, high = attribute_only_band(once.label_N, once.group_N, value_of_class)
     beaten_by = attribute_only_difference(rows, arrays.proba_NC, value_of_class)
@@ -59,7 +62,10 @@ def _test(run: Run) -> dict[str, Any] | None:
     if run.test is None:
         return None
     ids = run.test["image_id"]
-    models = [run.test_fold(index).set_index("image_id").loc[ids] for index in range(run.info["num_test_folds"])]
+    models = [
+        run.test_fold(index).set_index("image_id").loc[ids]
+        for index in range(run.info["num_test_folds"])
+    ]
     return summarise_test(run.logits(run.test), [run.logits(model) for model in models])
 
 
@@ -71,14 +77,26 @@ def _curves(run: Run) -> list[dict[str, Any]]:
         file = run.path / f"fold_{index}" / "log.csv"
         log = read_table(file) if file.is_file() else pd.DataFrame()
         if "epoch" in log:
-            columns = {str(name): [float(value) if np.isfinite(value) else None for value in log[name]] for name in log}
+            columns = {
+                str(name): [float(value) if np.isfinite(value) else None for value in log[name]]
+                for name in log
+            }
             repeat, fold = divmod(index, num_folds)
-            curves.append({"repeat": repeat, "fold": fold, **columns, "epoch": log["epoch"].astype(int).tolist()})
+            curves.append(
+                {
+                    "repeat": repeat,
+                    "fold": fold,
+                    **columns,
+                    "epoch": log["epoch"].astype(int).tolist(),
+                }
+            )
     return curves
 
 
 def _of_first_schema(run: Run) -> dict[str, Any]:
-    """Return the report of a run from when only the report knew what run.json and sections/ hold now, or nothing."""
+    """Return the report of a run from when only the report knew what run.json and sections/ hold
+    now, or nothing.
+    """
     file = run.path / "report.json"
     report = run.report if "about" not in run.info and file.is_file() else {}
     return report if report.get("schema") == 1 else {}
@@ -94,36 +112,46 @@ def _notes(run: Run, before: Mapping[str, Any], raw: object) -> list[str]:
         notes.append("groups leak between folds: this score is not honest")
     if raw is not None:
         notes.append(
-            "scored on corrected labels: where a model suggested them, this flatters models like it; compare those on "
-            "the labels as the files have them"
+            "scored on corrected labels: where a model suggested them, this flatters models like"
+            " it; compare those on the labels as the files have them"
         )
     return notes
 
 
 def _without_width(summary: Mapping[str, Any]) -> list[str]:
-    """Return a note where every resample scores the same, as where nothing is wrong: that is no certainty."""
-    headline, num_groups = summary["headline"], summary["num_groups"]
+    """Return a note where every resample scores the same, as where nothing is wrong: that is no
+    certainty.
+    """
+    headline = summary["headline"]
+    num_groups = summary["num_groups"]
     if headline["low"] is None or headline["low"] < headline["high"]:
         return []
     most = min(1.0, 3 / num_groups)  # the rule of three; Hanley and Lippman-Hand 1983
     return [
-        f"the interval has no width, as every resample of the {num_groups} groups scores the same; what goes wrong in "
-        f"up to {most:.0%} of groups may well be absent from so few"
+        f"the interval has no width, as every resample of the {num_groups} groups scores the same;"
+        f" what goes wrong in up to {most:.0%} of groups may well be absent from so few"
     ]
 
 
 def _sections(run: Run, before: Mapping[str, Any]) -> list[dict[str, Any]]:
     files = sorted((run.path / SECTIONS).glob("*.json"))
-    old = [section(title, comparison_block(rows)) for title, rows in before.get("comparisons", {}).items()]
+    old = [
+        section(title, comparison_block(rows))
+        for title, rows in before.get("comparisons", {}).items()
+    ]
     return [*old, *(read_json(file) for file in files)]
 
 
 def _suspects(run: Run, arrays: OofArrays) -> dict[str, Any]:
-    """Return labels that the model doubts; it must not have seen them on other pictures of the group."""
+    """Return labels that the model doubts; it must not have seen them on other pictures of the
+    group.
+    """
     rows = arrays.rows
     of_group = pd.DataFrame({"group": rows.group_N, "repeat": rows.repeat_N, "fold": rows.fold_N})
     if run.info["leaks"] or (of_group.groupby(["repeat", "group"])["fold"].nunique() > 1).any():
-        why = "groups are split between folds, so models have seen these labels; make folds by group"
+        why = (
+            "groups are split between folds, so models have seen these labels; make folds by group"
+        )
         return {"skipped": f"not looked for: {why}"}
     return find_suspects(
         rows,
@@ -136,7 +164,9 @@ def _suspects(run: Run, arrays: OofArrays) -> dict[str, Any]:
 
 
 def suspects_csv(report: Mapping[str, Any]) -> str | None:
-    """Return findings as a file that --corrections reads, or None where nothing was found or looked for."""
+    """Return findings as a file that --corrections reads, or None where nothing was found or looked
+    for.
+    """
     columns = {"target": "target", "field": "field", "value": "value", "why": "text"}
     findings = (report.get("suspects") or {}).get("findings", ())
     rows = [{name: one[key] for name, key in columns.items()} for one in findings]
@@ -144,9 +174,14 @@ def suspects_csv(report: Mapping[str, Any]) -> str | None:
 
 
 def _write_suspects(run: Run, report: Mapping[str, Any]) -> None:
-    """Write suspects.csv, or take it away; one that was edited since it was written stays as it is."""
-    file, before = run.path / "suspects.csv", run.path / "report.json"
-    if file.is_file() and (not before.is_file() or file.read_text(encoding="utf-8") != suspects_csv(run.report)):
+    """Write suspects.csv, or take it away; one that was edited since it was written stays as it
+    is.
+    """
+    file = run.path / "suspects.csv"
+    before = run.path / "report.json"
+    if file.is_file() and (
+        not before.is_file() or file.read_text(encoding="utf-8") != suspects_csv(run.report)
+    ):
         return
     text = suspects_csv(report)
     if text is None:
@@ -156,19 +191,26 @@ def _write_suspects(run: Run, report: Mapping[str, Any]) -> None:
 
 
 def predictions(run: Run) -> pd.DataFrame:
-    """Return every prediction as a row: out-of-fold ones, then those for the test set (part, without truth)."""
+    """Return every prediction as a row: out-of-fold ones, then those for the test set (part,
+    without truth).
+    """
     names = np.array(run.classes, dtype=object)
     parts = []
     for part, table in (("oof", run.oof), ("test", run.test)):
         if table is None:
             continue
         proba_NC = softmax(run.logits(table))
-        columns = table[[name for name in ("image_id", "group", "repeat", "fold") if name in table]].assign(part=part)
+        columns = table[
+            [name for name in ("image_id", "group", "repeat", "fold") if name in table]
+        ].assign(part=part)
         if part == "oof":
             columns["true"] = names[table["label"]]
-        columns["predicted"], columns["confidence"] = names[proba_NC.argmax(axis=1)], proba_NC.max(axis=1)
+        columns["predicted"] = names[proba_NC.argmax(axis=1)]
+        columns["confidence"] = proba_NC.max(axis=1)
         if len(names) <= MOST_NAMED:  # else the file would be huge; the logits are in oof.parquet
-            proba = pd.DataFrame(proba_NC, columns=[f"proba_{index}" for index in range(len(names))])
+            proba = pd.DataFrame(
+                proba_NC, columns=[f"proba_{index}" for index in range(len(names))]
+            )
             columns = pd.concat([columns.reset_index(drop=True), proba], axis=1)
         parts.append(columns)
     table = pd.concat(parts, ignore_index=True)
@@ -179,13 +221,19 @@ def predictions(run: Run) -> pd.DataFrame:
 
 def compute_report(run: Run) -> dict[str, Any]:
     """Return what report.json holds; docs/report.schema.json describes it."""
-    arrays, metric = oof_arrays(run), run.info["metric"]
-    raw, before = _raw_score(run, arrays, metric), _of_first_schema(run)
-    summary = summarise(arrays.rows, arrays.logits_NC, classes=run.classes, attributes=run.attributes, metric=metric)
+    arrays = oof_arrays(run)
+    metric = run.info["metric"]
+    raw = _raw_score(run, arrays, metric)
+    before = _of_first_schema(run)
+    summary = summarise(
+        arrays.rows, arrays.logits_NC, classes=run.classes, attributes=run.attributes, metric=metric
+    )
     return {
         "name": run.name,
         "kind": run.info["kind"],
-        "about": run.info.get("about") or before.get("about") or "it is not recorded how it was made",
+        "about": (
+            run.info.get("about") or before.get("about") or "it is not recorded how it was made"
+        ),
         "notes": [*_notes(run, before, raw), *_without_width(summary)],
         **summary,
         "raw": raw,
@@ -193,7 +241,9 @@ def compute_report(run: Run) -> dict[str, Any]:
         "curves": _curves(run),
         "suspects": _suspects(run, arrays),
         "sections": _sections(run, before),
-        "baselines": [_baseline(arrays, attribute) for attribute in run.attributes[:1]],  # the plainest one
+        "baselines": [
+            _baseline(arrays, attribute) for attribute in run.attributes[:1]
+        ],  # the plainest one
     }
 
 
@@ -201,7 +251,9 @@ def _page(run: Run, report: Mapping[str, Any]) -> str:
     arrays = oof_arrays(run)
     ids_N = run.oof["image_id"].to_numpy()
     findings = report["suspects"].get("findings", ())
-    suspected_N = np.flatnonzero(np.isin(ids_N, [name for one in findings for name in one["image_ids"]]))
+    suspected_N = np.flatnonzero(
+        np.isin(ids_N, [name for one in findings for name in one["image_ids"]])
+    )
     order = rows_by_interest(arrays.rows.label_N, arrays.proba_NC, suspected_N)
     shown = Predictions(ids_N, arrays.rows, arrays.proba_NC)
     return report_page(report, shown, pictures_of(run, ids_N[order]), attributes=run.attributes)
@@ -210,12 +262,13 @@ def _page(run: Run, report: Mapping[str, Any]) -> str:
 def write_report(run: str | Path | Run, *, page: bool = True) -> str:
     """Draw a finished run's report from its folder alone, and return it as text.
 
-    Writes report.txt, predictions.csv, suspects.csv where labels are suspected, report.html unless told
-    otherwise, and, last, report.json.
+    Writes report.txt, predictions.csv, suspects.csv where labels are suspected, report.html unless
+    told otherwise, and, last, report.json.
     """
     run = run if isinstance(run, Run) else finished_run(run)
     report = compute_report(run)
-    text, html = render_text(report), _page(run, report) if page else None
+    text = render_text(report)
+    html = _page(run, report) if page else None
     page_file = run.path / "report.html"
     page_file.unlink(missing_ok=True)  # a kill on the way must not leave one of other numbers
     write_table(run.path / "predictions.csv", predictions(run))
@@ -229,7 +282,13 @@ def write_report(run: str | Path | Run, *, page: bool = True) -> str:
 
 def closing_line(run: Run) -> str:
     """Return the score and where to find the rest, for the last line of a command."""
-    report, page = run.report, run.path / "report.html"
-    score = f"OOF {METRICS[report['metric']].title} {num(report['headline']['value'])} {span(report['headline'])}"
+    report = run.report
+    page = run.path / "report.html"
+    score = (
+        f"OOF {METRICS[report['metric']].title} {num(report['headline']['value'])}"
+        f" {span(report['headline'])}"
+    )
     files = [f"submission: {run.path / 'submission.csv'}"] if run.info["has_test"] else []
-    return "; ".join([score, *files, f"report: {page if page.is_file() else run.path / 'report.txt'}"])
+    return "; ".join(
+        [score, *files, f"report: {page if page.is_file() else run.path / 'report.txt'}"]
+    )

@@ -37,7 +37,9 @@ def _per_class(
 ) -> list[dict[str, Any]]:
     """Return precision, recall and F1 pooled over repeats; the support counts a picture once."""
     counts_CC = confusion_counts(label_N, predicted_N, len(names))
-    right_C, support_C, predicted_C = counts_CC.diagonal(), counts_CC.sum(axis=1), counts_CC.sum(axis=0)
+    right_C = counts_CC.diagonal()
+    support_C = counts_CC.sum(axis=1)
+    predicted_C = counts_CC.sum(axis=0)
     present = np.flatnonzero(support_C)
     columns = [
         (right_C / np.maximum(predicted_C, 1))[present],
@@ -58,8 +60,12 @@ def _per_class(
     ]
 
 
-def _confusion(label_N: np.ndarray, predicted_N: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    """Return the confusion matrix, true values down, with its most frequent confusions; rows of all repeats."""
+def _confusion(
+    label_N: np.ndarray, predicted_N: np.ndarray, names: Sequence[str]
+) -> dict[str, Any]:
+    """Return the confusion matrix, true values down, with its most frequent confusions; rows of all
+    repeats.
+    """
     counts_CC = confusion_counts(label_N, predicted_N, len(names))
     return {
         "counts": counts_CC.tolist() if len(names) <= MOST_NAMED else None,
@@ -69,7 +75,9 @@ def _confusion(label_N: np.ndarray, predicted_N: np.ndarray, names: Sequence[str
 
 def _attribute(attribute: Attribute, rows: Rows, proba_NC: np.ndarray, seed: int) -> dict[str, Any]:
     truth_N, as_proba = attribute_view(attribute, rows.label_N, proba_NC)
-    f1_macro = score_of(METRICS["f1_macro"], dataclasses.replace(rows, label_N=truth_N), as_proba, seed=seed)
+    f1_macro = score_of(
+        METRICS["f1_macro"], dataclasses.replace(rows, label_N=truth_N), as_proba, seed=seed
+    )
     return {
         "name": attribute.name,
         "value_names": list(attribute.values),
@@ -112,10 +120,15 @@ def summarise(
 
     The headline is pooled over all rows of a repeat, then the mean over repeats.
     """
-    chosen, proba_NC, num_repeats = METRICS[metric], softmax(logits_NC), rows.num_repeats
+    chosen = METRICS[metric]
+    proba_NC = softmax(logits_NC)
+    num_repeats = rows.num_repeats
     folds = _fold_scores(rows, proba_NC, chosen)
     scores = np.array([np.nan if fold["score"] is None else fold["score"] for fold in folds], float)
-    means = {name: mean_score(one, rows.label_N, proba_NC, rows.repeat_N) for name, one in METRICS.items()}
+    means = {
+        name: mean_score(one, rows.label_N, proba_NC, rows.repeat_N)
+        for name, one in METRICS.items()
+    }
     return {
         "schema": SCHEMA,
         "num_images": len(rows) // num_repeats,
@@ -141,11 +154,14 @@ def summarise(
 
 
 def summarise_test(mean_NC: np.ndarray, logits_of_models: Sequence[np.ndarray]) -> dict[str, Any]:
-    """Return how often each class is predicted for the test set, how surely, and whether the folds' models agree.
+    """Return how often each class is predicted for the test set, how surely, and whether the folds'
+    models agree.
 
-    `mean_NC` are the logits that the submission is made from, each of `logits_of_models` those of one model.
+    `mean_NC` are the logits that the submission is made from, each of `logits_of_models` those of
+    one model.
     """
-    proba_NC, predicted_N = softmax(mean_NC), mean_NC.argmax(axis=1)
+    proba_NC = softmax(mean_NC)
+    predicted_N = mean_NC.argmax(axis=1)
     votes_KN = np.stack([logits_NC.argmax(axis=1) for logits_NC in logits_of_models])
     return {
         "num_images": len(mean_NC),
@@ -157,7 +173,9 @@ def summarise_test(mean_NC: np.ndarray, logits_of_models: Sequence[np.ndarray]) 
 
 
 def _row(one: Scored, best: Scored) -> dict[str, Any]:
-    """Return a prediction's row: its scores, and the paired difference to the best unless it is that."""
+    """Return a prediction's row: its scores, and the paired difference to the best unless it is
+    that.
+    """
     difference = None if one is best else one.score.minus(best.score).interval().as_dict()
     return {
         "name": one.name,
@@ -170,7 +188,9 @@ def _row(one: Scored, best: Scored) -> dict[str, Any]:
 
 
 def with_differences(found: Sequence[Scored], against: int) -> list[dict[str, Any]]:
-    """Return a row for each prediction, with its paired difference to the one at the place `against`."""
+    """Return a row for each prediction, with its paired difference to the one at the place
+    `against`.
+    """
     return [_row(one, found[against]) for one in found]
 
 
@@ -183,7 +203,8 @@ def compare(
     metric: str,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Return a row for each named prediction N x C: score with interval, per attribute, and difference to `against`.
+    """Return a row for each named prediction N x C: score with interval, per attribute, and
+    difference to `against`.
 
     Equal seeds draw equal groups, which is what pairs the differences.
     """

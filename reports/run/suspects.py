@@ -1,10 +1,10 @@
 """Labels that out-of-fold predictions contradict, as lines for a file of corrections.
 
-cleanlab, an optional extra, decides (see reports.run.confident); groups add what it cannot know. What all pictures of a
-group share, such as a person's gender, is judged once a group, and nearly all of its pictures must disagree.
-Two pictures of one group that have each other's label are judged as a pair. And as a label has no part in its
-own out-of-fold prediction, it can be measured how many wrong labels would be named: where that is not many
-times the share that is named, nothing is.
+cleanlab, an optional extra, decides (see reports.run.confident); groups add what it cannot know.
+What all pictures of a group share, such as a person's gender, is judged once a group, and nearly
+all of its pictures must disagree. Two pictures of one group that have each other's label are judged
+as a pair. And as a label has no part in its own out-of-fold prediction, it can be measured how many
+wrong labels would be named: where that is not many times the share that is named, nothing is.
 """
 
 from __future__ import annotations
@@ -22,17 +22,27 @@ from foldblend.attributes import Attribute
 from foldblend.scores.metrics import METRICS
 from foldblend.scores.rows import Rows
 from foldblend.scores.score import score_of
-from reports.run.confident import NEARLY_ALL, Judged, extreme_pairs, judge_pairs, judge_units, sums_by_code
+from reports.run.confident import (
+    NEARLY_ALL,
+    Judged,
+    extreme_pairs,
+    judge_pairs,
+    judge_units,
+    sums_by_code,
+)
 
 __all__ = ["find_suspects"]
 
 LEAST_PROBA = 1e-6  # keeps one picture from outvoting all the others of its group
-LABEL, SWAP = "label", "swap"
+LABEL = "label"
+SWAP = "swap"
 
 
 @dataclass(frozen=True)
 class _Pictures:
-    """Each picture once, in the order of its name; groups as codes, probabilities averaged over repeats."""
+    """Each picture once, in the order of its name; groups as codes, probabilities averaged over
+    repeats.
+    """
 
     image_id: np.ndarray
     group: np.ndarray
@@ -55,36 +65,49 @@ class _Field:
     of_class: np.ndarray
 
 
-def _pictures(label_N: np.ndarray, proba_NC: np.ndarray, group_N: np.ndarray, image_id_N: np.ndarray) -> _Pictures:
+def _pictures(
+    label_N: np.ndarray, proba_NC: np.ndarray, group_N: np.ndarray, image_id_N: np.ndarray
+) -> _Pictures:
     image_id, first, of_row = np.unique(image_id_N, return_index=True, return_inverse=True)
     group_names, group = np.unique(group_N[first], return_inverse=True)
     proba = sums_by_code(proba_NC, of_row) / np.bincount(of_row)[:, None]
-    return _Pictures(image_id, group, group_names, label_N[first], proba, of_row, frozenset(image_id))
+    return _Pictures(
+        image_id, group, group_names, label_N[first], proba, of_row, frozenset(image_id)
+    )
 
 
 def _fields(classes: Sequence[str], attributes: Sequence[Attribute]) -> list[_Field]:
-    """Return the attributes where each combination of their values is one class, else the class itself."""
+    """Return the attributes where each combination of their values is one class, else the class
+    itself.
+    """
     codes = set(zip(*[one.of_class for one in attributes], strict=True))
-    if attributes and len(codes) == len(classes) == np.prod([len(one.values) for one in attributes]):
+    if attributes and len(codes) == len(classes) == np.prod(
+        [len(one.values) for one in attributes]
+    ):
         return [_Field(one.name, one.values, np.asarray(one.of_class)) for one in attributes]
     return [_Field(LABEL, classes, np.arange(len(classes)))]
 
 
 def _is_shared(value_P: np.ndarray, group_P: np.ndarray) -> bool:
-    """Return whether the pictures of a group share one value: nearly all groups that have it have no other.
+    """Return whether the pictures of a group share one value: nearly all groups that have it have
+    no other.
 
-    That share is averaged over values, so that one which most groups have alone by chance does not decide.
+    That share is averaged over values, so that one which most groups have alone by chance does not
+    decide.
     """
     several = np.bincount(group_P)[group_P] > 1
     if not several.any():
         return False
     group_M, value_M = np.unique(np.stack([group_P[several], value_P[several]]), axis=1)
-    num_V, alone_V = np.bincount(value_M), np.bincount(value_M, np.bincount(group_M)[group_M] == 1)
+    num_V = np.bincount(value_M)
+    alone_V = np.bincount(value_M, np.bincount(group_M)[group_M] == 1)
     return bool((alone_V[num_V > 0] / num_V[num_V > 0]).mean() >= NEARLY_ALL)
 
 
 def _units(pictures: _Pictures, value_P: np.ndarray) -> np.ndarray:
-    """Return the number of each picture's unit: its group where that shares one value, else the picture itself."""
+    """Return the number of each picture's unit: its group where that shares one value, else the
+    picture itself.
+    """
     each = np.arange(len(value_P))
     if not _is_shared(value_P, pictures.group):
         return each
@@ -98,15 +121,20 @@ def _units(pictures: _Pictures, value_P: np.ndarray) -> np.ndarray:
 
 def _note(what: str, wrong: str, judged: Judged) -> str:
     """Return what could be seen at all, as a sentence."""
-    named, power = f"{int(judged.named.sum()):,} of {len(judged.named):,}", f"{judged.would.mean():.0%}"
+    named = f"{int(judged.named.sum()):,} of {len(judged.named):,}"
+    power = f"{judged.would.mean():.0%}"
     if judged.is_credible:
         note = f"{what}: had {wrong}, {power} would have been named; {named} are."
         if judged.named.any():
-            note += f" If one in a hundred is wrong, expect {judged.would.sum() / 100:.1f} of these to be."
+            note += (
+                f" If one in a hundred is wrong, expect {judged.would.sum() / 100:.1f} of these"
+                " to be."
+            )
         return note
     return (
-        f"{what}: left out. {named} would be named, but had {wrong}, only {power} would be. Labels are rarely "
-        "wrong more often than one in ten, so most of these would be the model's own mistakes."
+        f"{what}: left out. {named} would be named, but had {wrong}, only {power} would be. Labels"
+        " are rarely wrong more often than one in ten, so most of these would be the model's own"
+        " mistakes."
     )
 
 
@@ -114,13 +142,18 @@ class _Search:
     """The search of one data set: findings, notes and corrected values gather field by field."""
 
     def __init__(self, pictures: _Pictures, fields: Sequence[_Field]) -> None:
-        self.pictures, self.fields = pictures, fields
+        self.pictures = pictures
+        self.fields = fields
         self.code_PF = np.stack([field.of_class[pictures.label] for field in fields], axis=1)
         self.corrected_PF = self.code_PF.copy()
         self.findings: list[dict[str, Any]] = []
         self.notes: list[str] = []
-        self.swapped_P = np.zeros(len(pictures.label), bool)  # in any field: a picture can be in one swap
-        self.stems = [PurePosixPath(name).stem for name in pictures.named(np.arange(len(pictures.label)))]
+        self.swapped_P = np.zeros(
+            len(pictures.label), bool
+        )  # in any field: a picture can be in one swap
+        self.stems = [
+            PurePosixPath(name).stem for name in pictures.named(np.arange(len(pictures.label)))
+        ]
         self.num_stems = Counter(zip(pictures.group.tolist(), self.stems, strict=True))
 
     def run(self) -> None:
@@ -128,7 +161,9 @@ class _Search:
         for number, field in enumerate(self.fields):
             present, value_P = np.unique(self.code_PF[:, number], return_inverse=True)
             if len(present) < 2:
-                self.notes.append(f"{field.name}: only {field.values[present[0]]} occurs, so nothing can be told.")
+                self.notes.append(
+                    f"{field.name}: only {field.values[present[0]]} occurs, so nothing can be told."
+                )
                 continue
             value_CV = field.of_class[:, None] == present
             proba_PV = np.maximum(self.pictures.proba @ value_CV, LEAST_PROBA)
@@ -141,18 +176,27 @@ class _Search:
             if not is_shared:  # what a swap explains is said
                 judged = Judged(judged.best, judged.named & ~self.swapped_P, judged.would)
             self.notes.append(
-                _note(f"{field.name}, by {'group' if is_shared else 'picture'}", "one been wrong", judged)
+                _note(
+                    f"{field.name}, by {'group' if is_shared else 'picture'}",
+                    "one been wrong",
+                    judged,
+                )
             )
             for unit in np.flatnonzero(judged.named & judged.is_credible):
                 rows = np.flatnonzero(unit_P == unit)
-                best, given = judged.best[unit], value_P[rows[0]]
+                best = judged.best[unit]
+                given = value_P[rows[0]]
                 agree = int((proba_PV[rows].argmax(axis=1) == best).sum())
                 self._add(number, rows, present[given], present[best], proba_PV[rows, given], agree)
 
-    def _judge_pairs(self, number: int, present: np.ndarray, value_P: np.ndarray, proba_PV: np.ndarray) -> None:
+    def _judge_pairs(
+        self, number: int, present: np.ndarray, value_P: np.ndarray, proba_PV: np.ndarray
+    ) -> None:
         """Judge pairs of pictures of one group that differ in this field alone."""
         others = np.delete(self.code_PF, number, axis=1)
-        within_P = np.unique(np.column_stack([self.pictures.group, others]), axis=0, return_inverse=True)[1].ravel()
+        within_P = np.unique(
+            np.column_stack([self.pictures.group, others]), axis=0, return_inverse=True
+        )[1].ravel()
         pair_M2, gain_M = extreme_pairs(value_P, proba_PV, within_P)
         if not len(pair_M2):
             return
@@ -167,12 +211,23 @@ class _Search:
                 self._add_swap(number, pair, present[value_P[pair]], proba_PV[pair, value_P[pair]])
 
     def _add(
-        self, number: int, rows: np.ndarray, given: int, best: int, proba_R: np.ndarray, num_agree: int = 1
+        self,
+        number: int,
+        rows: np.ndarray,
+        given: int,
+        best: int,
+        proba_R: np.ndarray,
+        num_agree: int = 1,
     ) -> None:
         """Add the finding that a group's pictures, or one picture, should have another value."""
-        field, group, several = self.fields[number], self.pictures.group[rows[0]], len(rows) > 1
-        was, now = field.values[given], field.values[best]
-        target = str(self.pictures.group_names[group] if several else self.pictures.image_id[rows[0]])
+        field = self.fields[number]
+        group = self.pictures.group[rows[0]]
+        several = len(rows) > 1
+        was = field.values[given]
+        now = field.values[best]
+        target = str(
+            self.pictures.group_names[group] if several else self.pictures.image_id[rows[0]]
+        )
         says = f"{num_agree} of {len(rows)} pictures say {now}" if several else f"looks {now}"
         self.findings.append(
             {
@@ -189,16 +244,25 @@ class _Search:
         )
         self.corrected_PF[rows, number] = best
 
-    def _add_swap(self, number: int, pair: np.ndarray, given_2: np.ndarray, proba_2: np.ndarray) -> None:
-        """Add the finding that two pictures have each other's label, as two lines where one cannot be written."""
-        field, group = self.fields[number], self.pictures.group[pair[0]]
-        target, stems = str(self.pictures.group_names[group]), [self.stems[row] for row in pair]
+    def _add_swap(
+        self, number: int, pair: np.ndarray, given_2: np.ndarray, proba_2: np.ndarray
+    ) -> None:
+        """Add the finding that two pictures have each other's label, as two lines where one cannot
+        be written.
+        """
+        field = self.fields[number]
+        group = self.pictures.group[pair[0]]
+        target = str(self.pictures.group_names[group])
+        stems = [self.stems[row] for row in pair]
         is_plain = [stem.split() == [stem] and self.num_stems[group, stem] == 1 for stem in stems]
         if not all(is_plain) or target in self.pictures.ids:
             for row, given, best, proba in zip(pair, given_2, given_2[::-1], proba_2, strict=True):
                 self._add(number, np.array([row]), given, best, np.array([proba]))
             return
-        was, now = (" and ".join(field.values[value] for value in order) for order in (given_2, given_2[::-1]))
+        was, now = (
+            " and ".join(field.values[value] for value in order)
+            for order in (given_2, given_2[::-1])
+        )
         self.findings.append(
             {
                 "kind": SWAP,
@@ -209,7 +273,9 @@ class _Search:
                 "suggested": now,
                 "proba": float(proba_2.mean()),
                 "image_ids": self.pictures.named(pair),
-                "text": f"{target}: {' and '.join(stems)} ({field.name} {was}) have each other's label",
+                "text": (
+                    f"{target}: {' and '.join(stems)} ({field.name} {was}) have each other's label"
+                ),
             }
         )
         self.corrected_PF[pair, number] = given_2[::-1]
@@ -217,7 +283,9 @@ class _Search:
     def corrected_labels(self) -> np.ndarray:
         """Return the pictures' classes with all findings applied."""
         class_of = np.zeros([len(field.values) for field in self.fields], np.int64)
-        class_of[tuple(field.of_class for field in self.fields)] = np.arange(len(self.fields[0].of_class))
+        class_of[tuple(field.of_class for field in self.fields)] = np.arange(
+            len(self.fields[0].of_class)
+        )
         return np.asarray(class_of[tuple(self.corrected_PF.T)])
 
 
@@ -226,8 +294,13 @@ def _counted(number: int, noun: str) -> str:
 
 
 def _summary(findings: Sequence[dict[str, Any]], pictures: _Pictures) -> str:
-    kinds, nouns = Counter(one["kind"] for one in findings), {"group": "group", SWAP: "swapped pair"}
-    parts = [_counted(kinds[kind], nouns.get(kind, kind)) for kind in ("group", SWAP, "picture") if kinds[kind]]
+    kinds = Counter(one["kind"] for one in findings)
+    nouns = {"group": "group", SWAP: "swapped pair"}
+    parts = [
+        _counted(kinds[kind], nouns.get(kind, kind))
+        for kind in ("group", SWAP, "picture")
+        if kinds[kind]
+    ]
     among = _counted(len(pictures.image_id), "picture")
     if len(pictures.group_names) < len(pictures.image_id):
         among = f"{_counted(len(pictures.group_names), 'group')} (people) with {among}"
@@ -241,9 +314,10 @@ def _warning(title: str, given: dict[str, float | None], corrected: dict[str, fl
         value, low, high = ("-" if one is None else f"{one:.4f}" for one in score.values())
         texts.append(f"{value} [{low}, {high}]")
     return (
-        f"OOF {title} is {texts[0]} on the labels as given and would be {texts[1]} with all of these applied. The "
-        "second flatters: this model chose those labels. Look at the pictures, keep those lines of suspects.csv that "
-        "you believe, pass it as --corrections, and compare models on the labels as given too."
+        f"OOF {title} is {texts[0]} on the labels as given and would be {texts[1]} with all of"
+        " these applied. The second flatters: this model chose those labels. Look at the pictures,"
+        " keep those lines of suspects.csv that you believe, pass it as --corrections, and compare"
+        " models on the labels as given too."
     )
 
 
@@ -256,12 +330,13 @@ def find_suspects(
     attributes: Sequence[Attribute],
     metric: str,
 ) -> dict[str, Any]:
-    """Return findings about labels as plain data, or {"skipped": why} where cleanlab is not installed.
+    """Return findings about labels as plain data, or {"skipped": why} where cleanlab is not
+    installed.
 
-    Probabilities are out of fold, N x C; a picture has a row a repeat. A finding has the columns of a line of
-    corrections (target, field, value), the pictures concerned, and the mean probability of the label as given;
-    the surest come first. "given" and "corrected" score the same predictions on the labels as given and with
-    all findings applied, which flatters.
+    Probabilities are out of fold, N x C; a picture has a row a repeat. A finding has the columns of
+    a line of corrections (target, field, value), the pictures concerned, and the mean probability
+    of the label as given; the surest come first. "given" and "corrected" score the same predictions
+    on the labels as given and with all findings applied, which flatters.
     """
     try:
         import cleanlab  # noqa: F401
@@ -275,7 +350,8 @@ def find_suspects(
         relabelled = dataclasses.replace(rows, label_N=labels_N)
         return score_of(METRICS[metric], relabelled, proba_NC).interval().as_dict()
 
-    given, notes = score(rows.label_N), search.notes
+    given = score(rows.label_N)
+    notes = search.notes
     corrected = score(search.corrected_labels()[pictures.of_row]) if search.findings else given
     if search.findings:
         notes = [_warning(METRICS[metric].title, given, corrected), *notes]

@@ -20,7 +20,11 @@ Report = Mapping[str, Any]
 
 def _per_class_lines(rows: Sequence[Mapping[str, Any]], first: str) -> list[str]:
     cells = [
-        [row["name"], *[f"{row[key]:.3f}" for key in ("precision", "recall", "f1")], str(row["support"])]
+        [
+            row["name"],
+            *[f"{row[key]:.3f}" for key in ("precision", "recall", "f1")],
+            str(row["support"]),
+        ]
         for row in rows
     ]
     return table([first, "precision", "recall", "F1", "n"], cells)
@@ -32,19 +36,26 @@ def _confusion_lines(confusion: Mapping[str, Any], names: Sequence[str]) -> list
         numbered = max(map(len, names)) > LONGEST_HEADER
         heads = [str(index) if numbered else name for index, name in enumerate(names)]
         true = [f"{index}: {name}" if numbered else name for index, name in enumerate(names)]
-        rows = [[name, *map(str, counts)] for name, counts in zip(true, counts_CC, strict=True) if sum(counts)]
+        rows = [
+            [name, *map(str, counts)]
+            for name, counts in zip(true, counts_CC, strict=True)
+            if sum(counts)
+        ]
         return ["", *table(["true \\ predicted", *heads], rows)]
     if not confusion["most"]:
         return []
     rows = [
-        [f"{row['true']} as {row['predicted']}", f"{row['rows']:,}", f"{row['share']:.0%}"] for row in confusion["most"]
+        [f"{row['true']} as {row['predicted']}", f"{row['rows']:,}", f"{row['share']:.0%}"]
+        for row in confusion["most"]
     ]
     return ["", *table(["most frequent confusions", "n", "of the true"], rows)]
 
 
 def _opening(report: Report) -> list[str]:
     repeated = report["num_repeats"] > 1
-    shape = f"{report['num_folds']} folds" + (f" x {report['num_repeats']} repeats" if repeated else "")
+    shape = f"{report['num_folds']} folds" + (
+        f" x {report['num_repeats']} repeats" if repeated else ""
+    )
     lines = folded(f"OOF F1 report: {report['name']}") + ["=" * WIDTH, *folded(report["about"])]
     lines += folded(
         f"{report['num_images']:,} pictures of {report['num_groups']:,} groups (people), {shape}; "
@@ -56,7 +67,13 @@ def _opening(report: Report) -> list[str]:
 
 
 def _headline(report: Report) -> list[str]:
-    lines = ["", f"OOF {METRICS[report['metric']].title} {num(report['headline']['value'])} {span(report['headline'])}"]
+    lines = [
+        "",
+        (
+            f"OOF {METRICS[report['metric']].title} {num(report['headline']['value'])}"
+            f" {span(report['headline'])}"
+        ),
+    ]
     if report["metric"] != "f1_macro":
         lines.append(f"OOF macro F1 {num(report['f1_macro']['value'])} {span(report['f1_macro'])}")
     raw = report["raw"]
@@ -66,7 +83,8 @@ def _headline(report: Report) -> list[str]:
 
 
 def _scores(report: Report) -> list[str]:
-    title, repeated = METRICS[report["metric"]].title, report["num_repeats"] > 1
+    title = METRICS[report["metric"]].title
+    repeated = report["num_repeats"] > 1
     scores = ["score"] if report["metric"] == "f1_macro" else ["score", "f1_macro"]
     fold_rows = [
         [
@@ -85,10 +103,18 @@ def _scores(report: Report) -> list[str]:
         ),
         "",
         *table(
-            ["repeat.fold" if repeated else "fold", *[title, "macro F1"][: len(scores)], "pictures", "groups"],
+            [
+                "repeat.fold" if repeated else "fold",
+                *[title, "macro F1"][: len(scores)],
+                "pictures",
+                "groups",
+            ],
             fold_rows,
         ),
-        f"mean over folds {num(report['folds_mean'])}, standard deviation {num(report['folds_std'])}",
+        (
+            f"mean over folds {num(report['folds_mean'])}, standard deviation"
+            f" {num(report['folds_std'])}"
+        ),
     ]
 
 
@@ -112,16 +138,19 @@ def calibration_sentences(one: Mapping[str, Any]) -> list[str]:
     """Return what report.json's calibration says, for a reader."""
     chance = one["ece_by_chance"]
     sentences = [
-        f"expected calibration error {num(one['ece'])}; a calibrated model would show {num(chance['mean'])} by chance, "
-        f"and more than {num(chance['high'])} once in twenty times.",
+        (
+            f"expected calibration error {num(one['ece'])}; a calibrated model would show"
+            f" {num(chance['mean'])} by chance, and more than {num(chance['high'])} once in twenty"
+            " times."
+        ),
         f"Dividing the logits by a temperature of {one['temperature']:.2f} would fit"
         + ("; above 1, the model is surer than it is right." if one["temperature"] > 1 else "."),
     ]
     if one["ece_after"] is not None:
         gain = "" if one["log_loss_after"] < one["log_loss"] else ", which is no gain"
         sentences.append(
-            f"Fitted on the other folds, such temperatures give {num(one['ece_after'])}, and a log loss of "
-            f"{num(one['log_loss_after'])} instead of {num(one['log_loss'])}{gain}."
+            f"Fitted on the other folds, such temperatures give {num(one['ece_after'])}, and a log"
+            f" loss of {num(one['log_loss_after'])} instead of {num(one['log_loss'])}{gain}."
         )
     return sentences
 
@@ -129,7 +158,12 @@ def calibration_sentences(one: Mapping[str, Any]) -> list[str]:
 def _calibration(report: Report) -> list[str]:
     one = report["calibration"]
     num_rows = sum(row["rows"] for row in one["bins"])
-    return ["", *folded(f"calibration: {' '.join(calibration_sentences(one))} (15 bins, n = {num_rows:,} rows)")]
+    return [
+        "",
+        *folded(
+            f"calibration: {' '.join(calibration_sentences(one))} (15 bins, n = {num_rows:,} rows)"
+        ),
+    ]
 
 
 def _test(report: Report) -> list[str]:
@@ -149,7 +183,9 @@ def _suspects(report: Report) -> list[str]:
     lines = ["", *folded(f"suspected labels: {one['summary']}")]
     rows = [[row["text"], f"{row['proba']:.3f}"] for row in one["findings"][:MOST_FINDINGS]]
     if rows:
-        lines += table(["the surest first" if len(rows) > 1 else "", "p(as labelled)"], rows, name_width=60)
+        lines += table(
+            ["the surest first" if len(rows) > 1 else "", "p(as labelled)"], rows, name_width=60
+        )
     if len(one["findings"]) > MOST_FINDINGS:
         lines.append(f"and {len(one['findings']) - MOST_FINDINGS} more in suspects.csv")
     for line in one["notes"]:
@@ -167,15 +203,25 @@ def _baselines(report: Report) -> list[str]:
         lines += [
             "",
             *folded(
-                f"for scale: seeing {row['attribute']} perfectly and guessing the rest scores macro F1 "
-                f"{row['mean']:.3f} (99.5 % of guesses below {row['high']:.3f}); "
-                f"the difference is {signed(row['difference'])}, paired"
+                f"for scale: seeing {row['attribute']} perfectly and guessing the rest scores macro"
+                f" F1 {row['mean']:.3f} (99.5 % of guesses below {row['high']:.3f}); the difference"
+                f" is {signed(row['difference'])}, paired"
             ),
         ]
     return lines
 
 
-PARTS = (_opening, _headline, _scores, _classes, _calibration, _test, _suspects, _sections, _baselines)
+PARTS = (
+    _opening,
+    _headline,
+    _scores,
+    _classes,
+    _calibration,
+    _test,
+    _suspects,
+    _sections,
+    _baselines,
+)
 
 
 def render_text(report: Report) -> str:

@@ -18,7 +18,8 @@ from reports.run.gallery import Pictures
 __all__ = ["pictures_of"]
 
 EMBED_BYTES = 9_000_000  # of thumbnails in a page, which stays below 15 MB with all else
-HEIGHT, QUALITY = 112, 70
+HEIGHT = 112
+QUALITY = 70
 AT_LEAST = (HEIGHT, HEIGHT)  # to be decoded: less than this would be blown up
 CHUNK = 256
 
@@ -26,7 +27,9 @@ CHUNK = 256
 def _thumbnail(path: str, box: Box | None) -> str | None:
     try:
         image = read_image(path, at_least=AT_LEAST if box is None else None)
-        return thumbnail(image if box is None else crop(path, image, box), height=HEIGHT, quality=QUALITY)
+        return thumbnail(
+            image if box is None else crop(path, image, box), height=HEIGHT, quality=QUALITY
+        )
     except BadImage:
         return None
 
@@ -59,15 +62,26 @@ def pictures_of(run: Run, wanted: Sequence[str]) -> Pictures:
     What cannot be read is left out, and the note says so: a report needs no pictures.
     """
     if not (run.path / PICTURES).is_file():
-        return Pictures({}, {}, f"No thumbnails: the run folder has no {PICTURES}, which says where the pictures lie.")
+        return Pictures(
+            {},
+            {},
+            f"No thumbnails: the run folder has no {PICTURES}, which says where the pictures lie.",
+        )
     table = read_table(run.path / PICTURES)
     table = table[table["part"] == "train"].set_index("image_id")
     here = [name for name in dict.fromkeys(wanted) if name in table.index]
     paths = dict(zip(table.index, table["path"], strict=True))
     if here and not any(Path(paths[name]).is_file() for name in here[:CHUNK]):
-        return Pictures({}, {}, f"No thumbnails: the pictures are not where the run found them ({paths[here[0]]}).")
+        return Pictures(
+            {},
+            {},
+            f"No thumbnails: the pictures are not where the run found them ({paths[here[0]]}).",
+        )
     found = _read(table, here)
     note = f"Thumbnails of {len(found):,} of {len(here):,} pictures are in this page"
     if len(found) < len(here):
-        note += f" (up to {EMBED_BYTES / 1e6:.0f} MB, mistakes first); the others are links to their files"
+        note += (
+            f" (up to {EMBED_BYTES / 1e6:.0f} MB, mistakes first); the others are links to their"
+            " files"
+        )
     return Pictures(found, paths, note + ".")

@@ -14,7 +14,14 @@ from foldblend.scores.metrics import METRICS, softmax
 from tests.makers.drawn_runs import write_drawn_run
 from tests.makers.edits import edit_run, edit_table
 
-FILES = ("oof.parquet", "test.parquet", "test_fold_0.parquet", "submission.csv", "blend.yaml", "folds.csv")
+FILES = (
+    "oof.parquet",
+    "test.parquet",
+    "test_fold_0.parquet",
+    "submission.csv",
+    "blend.yaml",
+    "folds.csv",
+)
 
 
 def quiet(_):
@@ -25,7 +32,9 @@ def quiet(_):
 def drawn(tmp_path):
     """outputs/ with three runs of 24 people and 20 test pictures, their logits drawn."""
     for name, strength, seed in (("a", 1.1, 0), ("b", 1.0, 1), ("c", 0.2, 2)):
-        write_drawn_run(tmp_path / "outputs" / name, num_people=24, num_test=20, strength=strength, seed=seed)
+        write_drawn_run(
+            tmp_path / "outputs" / name, num_people=24, num_test=20, strength=strength, seed=seed
+        )
     return tmp_path / "outputs"
 
 
@@ -67,17 +76,30 @@ def test_the_same_from_blend_yaml_whatever_the_order_to_the_byte(drawn, tmp_path
     assert command("--config", drawn / "one" / "blend.yaml", "--name", "three").code == 0
     for file in FILES:
         for other in ("two", "three"):
-            assert (drawn / "one" / file).read_bytes() == (drawn / other / file).read_bytes(), (other, file)
+            assert (drawn / "one" / file).read_bytes() == (drawn / other / file).read_bytes(), (
+                other,
+                file,
+            )
     # Flags win over the file.
-    assert command("--config", drawn / "one" / "blend.yaml", "--method", "soft", "--name", "four").code == 0
+    assert (
+        command("--config", drawn / "one" / "blend.yaml", "--method", "soft", "--name", "four").code
+        == 0
+    )
     assert yaml.safe_load((drawn / "four" / "blend.yaml").read_text())["method"] == "soft"
 
 
 def test_a_member_that_changed_since(drawn, command):
-    assert command(drawn / "a", drawn / "b", "--method", "soft", "--weights", "1", "3", "--name", "one").code == 0
+    assert (
+        command(
+            drawn / "a", drawn / "b", "--method", "soft", "--weights", "1", "3", "--name", "one"
+        ).code
+        == 0
+    )
     again = command("--config", drawn / "one" / "blend.yaml", "--name", "again")
     assert again.code == 0, again.err
-    assert (drawn / "one" / "oof.parquet").read_bytes() == (drawn / "again" / "oof.parquet").read_bytes()
+    assert (drawn / "one" / "oof.parquet").read_bytes() == (
+        drawn / "again" / "oof.parquet"
+    ).read_bytes()
     edit_table(drawn / "b" / "test_fold_1.parquet", lambda table: table.assign(logit_0=0.0))
     done = command("--config", drawn / "one" / "blend.yaml", "--name", "other")
     done.assert_one_line_error(f"{drawn}/b", "test logits changed", "blend.yaml")
@@ -152,7 +174,9 @@ def test_test_rows_are_joined_on_their_ids(drawn, command):
     assert command(drawn / "a", drawn / "b", "--method", "soft", "--name", "before").code == 0
     edit_table(drawn / "b" / "test_fold_3.parquet", lambda table: table.iloc[::-1])
     assert command(drawn / "a", drawn / "b", "--method", "soft", "--name", "after").code == 0
-    assert (drawn / "before" / "test.parquet").read_bytes() == (drawn / "after" / "test.parquet").read_bytes()
+    assert (drawn / "before" / "test.parquet").read_bytes() == (
+        drawn / "after" / "test.parquet"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -160,7 +184,10 @@ def test_test_rows_are_joined_on_their_ids(drawn, command):
     [
         (lambda table: table.iloc[:10], ["10 are missing"]),
         (lambda table: pd.concat([table, table.head(2)]), ["2 doubled"]),
-        (lambda table: table.assign(image_id="x" + table["image_id"]), ["20 are missing", "20 unknown"]),
+        (
+            lambda table: table.assign(image_id="x" + table["image_id"]),
+            ["20 are missing", "20 unknown"],
+        ),
         (lambda table: table.assign(logit_3="x"), ["no numbers"]),
         (lambda table: table.drop(columns="logit_3"), ["cannot be read"]),
         (None, ["no such file"]),
@@ -172,7 +199,9 @@ def test_damaged_test_rows_of_a_fold(drawn, command, damage, words):
         file.unlink()
     else:
         edit_table(file, damage)
-    command(drawn / "a", drawn / "b", "--method", "soft").assert_one_line_error("b/test_fold_3.parquet", *words)
+    command(drawn / "a", drawn / "b", "--method", "soft").assert_one_line_error(
+        "b/test_fold_3.parquet", *words
+    )
     assert sorted(one.name for one in drawn.iterdir()) == ["a", "b", "c"]
 
 
@@ -180,7 +209,9 @@ def test_what_is_fitted_is_not_applied_to_means_of_folds(drawn, command):
     edit_run(drawn / "b", num_test_folds=1)
     write_table(drawn / "b" / "test_fold_0.parquet", pd.read_parquet(drawn / "b" / "test.parquet"))
     argv = [drawn / "a", drawn / "b"]
-    command(*argv, "--method", "stack").assert_one_line_error("--method stack", "number of test folds")
+    command(*argv, "--method", "stack").assert_one_line_error(
+        "--method stack", "number of test folds"
+    )
     done = command(*argv, "--name", "voted")
     assert done.code == 0, done.err
     assert any("vote of their means" in note for note in Run(drawn / "voted").info["notes"])
@@ -189,11 +220,18 @@ def test_what_is_fitted_is_not_applied_to_means_of_folds(drawn, command):
 def test_a_member_of_a_blend_yaml_that_is_gone(drawn, command):
     assert command(*sorted(drawn.iterdir()), "--method", "soft", "--name", "one").code == 0
     edit_run(drawn / "c", status="running")
-    command("--config", drawn / "one" / "blend.yaml").assert_one_line_error("blend.yaml", f"{drawn}/c", "not finished")
+    command("--config", drawn / "one" / "blend.yaml").assert_one_line_error(
+        "blend.yaml", f"{drawn}/c", "not finished"
+    )
 
 
 def test_a_blend_may_have_the_name_of_a_member(drawn, tmp_path, command):
-    assert command(drawn / "a", drawn / "b", "--method", "soft", "--output", tmp_path, "--name", "a").code == 0
+    assert (
+        command(
+            drawn / "a", drawn / "b", "--method", "soft", "--output", tmp_path, "--name", "a"
+        ).code
+        == 0
+    )
     rows = Run(tmp_path / "a").report["sections"][0]["blocks"][0]["rows"]
     [single] = [row for row in rows if row["name"] == str(drawn / "a")]
     assert single["difference"] is None or single["difference"]["value"] < 0
@@ -203,7 +241,9 @@ def test_a_blend_may_have_the_name_of_a_member(drawn, tmp_path, command):
 def test_a_blend_is_not_made_of_itself(drawn, command):
     assert command(drawn / "a", drawn / "b", "--method", "soft", "--name", "x").code == 0
     argv = ["--include-blends", "--method", "soft", "--name", "x", "--overwrite"]
-    command(drawn / "x", drawn / "a", *argv).assert_one_line_error(f"{drawn}/x", "is one of the runs")
+    command(drawn / "x", drawn / "a", *argv).assert_one_line_error(
+        f"{drawn}/x", "is one of the runs"
+    )
 
 
 def test_too_few_folds_to_fit(drawn, command):
@@ -215,14 +255,18 @@ def test_too_few_folds_to_fit(drawn, command):
 
 
 def test_weights_come_after_the_runs(drawn, command):
-    command("--weights", "2", "1", drawn / "a", drawn / "b").assert_one_line_error("--weights", "name the runs first")
+    command("--weights", "2", "1", drawn / "a", drawn / "b").assert_one_line_error(
+        "--weights", "name the runs first"
+    )
 
 
 def test_test_sets_that_differ(drawn, command):
     for file in drawn.glob("c/test*.parquet"):
         edit_table(file, lambda table: table.iloc[3:])
     argv = [*sorted(drawn.iterdir()), "--method", "soft", "--name", "common"]
-    command(*argv).assert_one_line_error(f"{drawn}/a", f"{drawn}/c", "different test sets", "--intersect")
+    command(*argv).assert_one_line_error(
+        f"{drawn}/a", f"{drawn}/c", "different test sets", "--intersect"
+    )
     done = command(*argv, "--intersect")
     assert done.code == 0, done.err
     run = Run(drawn / "common")
@@ -245,14 +289,17 @@ def test_damaged_test_rows(drawn, command, where):
 
 def other_folds(drawn):
     edit_table(
-        drawn / "b" / "oof.parquet", lambda table: table.assign(fold=(table["fold"] + (table["label"] % 3 % 2)) % 5)
+        drawn / "b" / "oof.parquet",
+        lambda table: table.assign(fold=(table["fold"] + (table["label"] % 3 % 2)) % 5),
     )
 
 
 def test_different_folds_may_vote_and_are_fitted_only_if_allowed(drawn, command):
     other_folds(drawn)
     argv = [drawn / "a", drawn / "b"]
-    command(*argv, "--method", "stack").assert_one_line_error("--method stack", "--allow-different-folds")
+    command(*argv, "--method", "stack").assert_one_line_error(
+        "--method stack", "--allow-different-folds"
+    )
     command(*argv, "--budget", "2x").assert_one_line_error("--budget 2x", "--allow-different-folds")
     assert command(*argv, "--name", "auto").code == 0
     rows = section_named(Run(drawn / "auto"), "Methods")["blocks"][0]["rows"]
@@ -260,15 +307,22 @@ def test_different_folds_may_vote_and_are_fitted_only_if_allowed(drawn, command)
     assert not any("offsets" in row[0] for row in rows)
     assert any("different folds" in note for note in Run(drawn / "auto").info["notes"])
     assert not Run(drawn / "auto").info["leaks"]
-    assert command(*argv, "--method", "weights", "--allow-different-folds", "--name", "fitted").code == 0
+    assert (
+        command(*argv, "--method", "weights", "--allow-different-folds", "--name", "fitted").code
+        == 0
+    )
     assert Run(drawn / "fitted").info["leaks"]  # listed, but never the best of a leaderboard
     assert Run(drawn / "auto").info["run_key"] != Run(drawn / "fitted").info["run_key"]
 
 
 def test_an_optimistic_member(drawn, command):
     edit_run(drawn / "a", optimistic=True)
-    command(drawn / "a", drawn / "b").assert_one_line_error("a: epochs were chosen", "--allow-optimistic")
-    done = command(drawn / "a", drawn / "b", "--allow-optimistic", "--method", "soft", "--name", "x")
+    command(drawn / "a", drawn / "b").assert_one_line_error(
+        "a: epochs were chosen", "--allow-optimistic"
+    )
+    done = command(
+        drawn / "a", drawn / "b", "--allow-optimistic", "--method", "soft", "--name", "x"
+    )
     assert done.code == 0, done.err
     assert Run(drawn / "x").info["optimistic"]
 
@@ -295,7 +349,14 @@ def test_thorough_scores_the_choice_itself(drawn, monkeypatch):
 
 @pytest.mark.parametrize("metric", ["log_loss", "accuracy", "roc_auc_ovr", "kappa_quadratic"])
 def test_other_metrics(drawn, metric):
-    run = blend([drawn / "a", drawn / "b"], method="weights-metric", metric=metric, name="m", say=quiet, page=False)
+    run = blend(
+        [drawn / "a", drawn / "b"],
+        method="weights-metric",
+        metric=metric,
+        name="m",
+        say=quiet,
+        page=False,
+    )
     found = METRICS[metric].score(run.oof["label"].to_numpy(), softmax(run.logits(run.oof)))
     assert run.report["headline"]["value"] == pytest.approx(found)
 

@@ -1,4 +1,6 @@
-"""Members within a budget, and the frontier of score against cost: known answers, few scores asked for."""
+"""Members within a budget, and the frontier of score against cost: known answers, few scores asked
+for.
+"""
 
 import itertools
 import math
@@ -21,7 +23,8 @@ class Asked:
     """A score that counts how often it was asked."""
 
     def __init__(self, of):
-        self.of, self.asked = of, []
+        self.of = of
+        self.asked = []
 
     def __call__(self, members):
         assert list(members) == sorted(set(members))
@@ -35,44 +38,70 @@ def covered(members):
     return sum(worth / place for place, worth in enumerate(worths, 1))
 
 
-@pytest.mark.parametrize(("text", "budget"), [("3x", 3), ("2.5x", 2.5), ("3", 3), (" 1X", 1), ("10.0", 10)])
+@pytest.mark.parametrize(
+    ("text", "budget"), [("3x", 3), ("2.5x", 2.5), ("3", 3), (" 1X", 1), ("10.0", 10)]
+)
 def test_a_budget_is_a_number_of_times(text, budget):
     assert parse_budget(text) == budget
 
 
-@pytest.mark.parametrize("text", ["", "x", "0.5x", "-2x", "3xx", "3 ms", "nan", "inf", "9" * 400, "1e3", "٣x"])
+@pytest.mark.parametrize(
+    "text", ["", "x", "0.5x", "-2x", "3xx", "3 ms", "nan", "inf", "9" * 400, "1e3", "٣x"]
+)
 def test_no_budget(text):
     with pytest.raises(UserError, match=r"^--budget .*: pass how often .* such as 3x or 2\.5x$"):
         parse_budget(text)
 
 
 def three(tmp_path, *changes):
-    return [Run(write_run(tmp_path / name, LABELS, **one)) for name, one in zip("abc", changes, strict=True)]
+    return [
+        Run(write_run(tmp_path / name, LABELS, **one))
+        for name, one in zip("abc", changes, strict=True)
+    ]
 
 
 def test_costs_are_measured_where_all_are_on_one_device(tmp_path):
     """Four passes a picture each, at 100, 50 and 400 a second: 40, 80 and 10 ms."""
     config = {"device": "cuda:0"}
-    runs = three(tmp_path, *({"config": config, "folds": folds(speed, machine=GPU)} for speed in (100, 50, 400)))
+    runs = three(
+        tmp_path,
+        *({"config": config, "folds": folds(speed, machine=GPU)} for speed in (100, 50, 400)),
+    )
     cost_M, unit = costs_of(runs)
     np.testing.assert_allclose(cost_M, [4, 8, 1])
     assert unit == "10 ms a picture, measured on Big"
 
 
 def test_costs_are_counted_where_they_cannot_be_compared(tmp_path):
-    here, there = ({"config": {"device": f"cuda:{gpu}"}, "folds": folds(9, machine=GPU)} for gpu in (0, 1))
+    here, there = (
+        {"config": {"device": f"cuda:{gpu}"}, "folds": folds(9, machine=GPU)} for gpu in (0, 1)
+    )
     single = {"views": ["identity"], "config": {"finetune": "head"}}
     cost_M, unit = costs_of(three(tmp_path / "one", here, here, single))
     np.testing.assert_array_equal(cost_M, [4, 4, 1])
-    assert unit == "1 forward pass a picture, as counted (for c no speed on a known device is recorded)"
+    assert (
+        unit
+        == "1 forward pass a picture, as counted (for c no speed on a known device is recorded)"
+    )
     cost_M, unit = costs_of(three(tmp_path / "two", here, there, there | {"views": ["identity"]}))
     np.testing.assert_array_equal(cost_M, [2, 2, 1])
-    assert unit.startswith("2 forward passes a picture, as counted (speeds were measured on different devices: Big; S")
+    assert unit.startswith(
+        "2 forward passes a picture, as counted (speeds were measured on different devices: Big; S"
+    )
 
 
 @pytest.mark.parametrize(
     ("budget", "taken"),
-    [(1, (1,)), (2, (2,)), (3, (2, 1)), (5, (0,)), (6, (0, 1)), (7, (0, 2)), (8, (0, 2, 1)), (99, (0, 2, 3, 1))],
+    [
+        (1, (1,)),
+        (2, (2,)),
+        (3, (2, 1)),
+        (5, (0,)),
+        (6, (0, 1)),
+        (7, (0, 2)),
+        (8, (0, 2, 1)),
+        (99, (0, 2, 3, 1)),
+    ],
 )
 def test_within_a_budget_the_best_that_fits_comes_first(budget, taken):
     assert within_budget(covered, np.array([5.0, 1, 2, 4]), budget) == taken
@@ -80,7 +109,11 @@ def test_within_a_budget_the_best_that_fits_comes_first(budget, taken):
 
 def test_nothing_that_lowers_the_score_is_taken():
     assert within_budget(lambda members: -abs(sum(members) - 3), np.ones(4), 4) == (3, 0)
-    assert within_budget(lambda members: 1.0, np.array([3.0, 1, 2]), 6) == (1, 2, 0)  # a tie: the cheaper first
+    assert within_budget(lambda members: 1.0, np.array([3.0, 1, 2]), 6) == (
+        1,
+        2,
+        0,
+    )  # a tie: the cheaper first
 
 
 def test_rounding_of_costs_is_no_matter():
@@ -97,14 +130,26 @@ def test_the_frontier_is_what_nothing_cheaper_reaches():
     """Small enough to try all subsets: at these budgets none is better."""
     cost_M = np.array([5.0, 1, 2, 4])
     found = frontier(covered, cost_M)
-    assert [point.members for point in found] == [(1,), (2,), (1, 2), (0,), (0, 2), (0, 1, 2), (0, 1, 2, 3)]
-    assert all(later.cost > first.cost and later.score > first.score for first, later in itertools.pairwise(found))
+    assert [point.members for point in found] == [
+        (1,),
+        (2,),
+        (1, 2),
+        (0,),
+        (0, 2),
+        (0, 1, 2),
+        (0, 1, 2, 3),
+    ]
+    assert all(
+        later.cost > first.cost and later.score > first.score
+        for first, later in itertools.pairwise(found)
+    )
     for point in found:
         assert point.cost == cost_M[list(point.members)].sum()
         assert point.score == covered(point.members)
     subsets = [some for size in range(1, 5) for some in itertools.combinations(range(4), size)]
     best_of = {
-        cost: max(covered(s) for s in subsets if cost_M[list(s)].sum() <= cost) for cost in (1, 2, 3, 5, 7, 8, 12)
+        cost: max(covered(s) for s in subsets if cost_M[list(s)].sum() <= cost)
+        for cost in (1, 2, 3, 5, 7, 8, 12)
     }
     for cost, best in best_of.items():
         assert max(point.score for point in found if point.cost <= cost) == best
@@ -119,7 +164,8 @@ def test_a_member_that_only_harms_is_on_no_frontier():
 @pytest.mark.parametrize("num", [2, 7, 50])
 def test_few_scores_are_asked_for(num):
     rng = np.random.default_rng(num)
-    worth_M, cost_M = rng.random(num), rng.integers(1, 9, num).astype(float)
+    worth_M = rng.random(num)
+    cost_M = rng.integers(1, 9, num).astype(float)
     asked = Asked(lambda members: math.sqrt(sum(worth_M[list(members)])))
     frontier(asked, cost_M)
     assert len(asked.asked) == len({*asked.asked}) <= num * (num - 1) / 2 + 2 * num
@@ -132,16 +178,22 @@ def row(name, num_members, cost, value):
     return Row(name, num_members, cost, {"value": value, "low": value - 0.03, "high": value + 0.03})
 
 
-COMMON = {"unit": "12 ms a picture, measured on Big", "num_images": 1200, "num_groups": 300, "how": "found on others"}
+COMMON = {
+    "unit": "12 ms a picture, measured on Big",
+    "num_images": 1200,
+    "num_groups": 300,
+    "how": "found on others",
+}
 
 
 def test_the_section_says_what_to_deploy():
     rows = [row("all", 4, 12, 0.81), row("a", 1, 1, 0.7), row("a + b", 2, 3.001, 0.79)]
     one = frontier_section(rows, metric=METRICS["f1_macro"], **COMMON)
     text, table, plot = one["blocks"]
-    assert text["text"] == (
-        "Best: all, macro F1 0.8100 [0.7800, 0.8400], at 12x. The cheapest that scores within its interval: a + b, "
-        "0.7900, at 3.01x, 25% of the cost."
+    assert (
+        text["text"]
+        == "Best: all, macro F1 0.8100 [0.7800, 0.8400], at 12x. The cheapest that scores within"
+        " its interval: a + b, 0.7900, at 3.01x, 25% of the cost."
     )
     assert table["rows"] == [
         ["a", "1", "1x", "0.7000", "[0.6700, 0.7300]", "yes"],
@@ -151,7 +203,10 @@ def test_the_section_says_what_to_deploy():
     assert parse_budget(table["rows"][1][2]) >= rows[2].cost  # passed as it is read, it fits
     assert plot["x"] == [1, 3.001, 12]
     assert plot["series"]["macro F1"] == [0.7, 0.79, 0.81]
-    assert "1,200 pictures of 300 groups, out of fold; found on others. A cost of 1x is 12 ms a pi" in plot["caption"]
+    assert (
+        "1,200 pictures of 300 groups, out of fold; found on others. A cost of 1x is 12 ms a pi"
+        in plot["caption"]
+    )
     assert max(map(len, section_lines(one))) <= 80
     assert "<svg" in section_html(one)
 
@@ -164,4 +219,9 @@ def test_where_less_is_better_and_where_nothing_cheaper_will_do():
     text = frontier_section(rows[::2], metric=METRICS["log_loss"], **COMMON)["blocks"][0]["text"]
     assert text.endswith("at 3x. Nothing cheaper scores within its interval.")
     unknown = Row("a", 1, 1.0, {"value": None, "low": None, "high": None})
-    assert "-" in frontier_section([unknown], metric=METRICS["roc_auc_ovr"], **COMMON)["blocks"][1]["rows"][0]
+    assert (
+        "-"
+        in frontier_section([unknown], metric=METRICS["roc_auc_ovr"], **COMMON)["blocks"][1][
+            "rows"
+        ][0]
+    )

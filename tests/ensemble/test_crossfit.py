@@ -1,4 +1,6 @@
-"""What holds for some people was fitted on others; what was fitted on one model is applied to one."""
+"""What holds for some people was fitted on others; what was fitted on one model is applied to
+one.
+"""
 
 import dataclasses
 
@@ -29,14 +31,17 @@ QUIET = {"say": lambda _: None, "page": False}
 
 
 def skewed(*, num_groups=120, num_repeats=1, seed=0):
-    """Two members that see three classes, one of them rare and named too seldom; four pictures a person."""
+    """Two members that see three classes, one of them rare and named too seldom; four pictures a
+    person.
+    """
     rng = np.random.default_rng(seed)
     group = np.repeat(np.arange(num_groups), 4)
     label = rng.choice(3, size=num_groups, p=[0.6, 0.3, 0.1])[group]
     bias = np.array([2.0, 1.0, -2.0])
     rows = np.tile(np.arange(len(label)), num_repeats)
     logits = [
-        (2 * np.eye(3)[label[rows]] + bias + rng.normal(size=(len(rows), 3))).astype(np.float32) for _ in range(2)
+        (2 * np.eye(3)[label[rows]] + bias + rng.normal(size=(len(rows), 3))).astype(np.float32)
+        for _ in range(2)
     ]
     repeat = np.repeat(np.arange(num_repeats), len(label))
     return Evidence(logits, Rows.of(label[rows], group[rows], repeat_N=repeat))
@@ -47,23 +52,32 @@ def folds_of(evidence, num_folds=4):
     for repeat in np.unique(evidence.rows.repeat_N):
         rows = evidence.rows.repeat_N == repeat
         fold[rows] = assign_folds(
-            evidence.rows.label_N[rows], evidence.rows.group_N[rows], num_folds=num_folds, seed=int(repeat)
+            evidence.rows.label_N[rows],
+            evidence.rows.group_N[rows],
+            num_folds=num_folds,
+            seed=int(repeat),
         )
     return fold
 
 
 def mislabelled(evidence, people):
     rows = evidence.rows
-    return relabelled(evidence, np.where(np.isin(rows.group_N, people), (rows.label_N + 1) % 3, rows.label_N))
+    return relabelled(
+        evidence, np.where(np.isin(rows.group_N, people), (rows.label_N + 1) % 3, rows.label_N)
+    )
 
 
 def test_splits_keep_people_and_repeats_apart():
     evidence = skewed(num_repeats=2)
     splits = splits_of(folded(evidence, folds_of(evidence)))
     assert len(splits) == 8
-    assert sorted(np.concatenate([split.rows for split in splits])) == [*range(len(evidence.rows.label_N))]
+    assert sorted(np.concatenate([split.rows for split in splits])) == [
+        *range(len(evidence.rows.label_N))
+    ]
     for split in splits:
-        assert {*evidence.rows.repeat_N[split.rows], *evidence.rows.repeat_N[split.others]} == {split.repeat}
+        assert {*evidence.rows.repeat_N[split.rows], *evidence.rows.repeat_N[split.others]} == {
+            split.repeat
+        }
         assert not {*evidence.rows.group_N[split.rows]} & {*evidence.rows.group_N[split.others]}
         assert len(split.rows) + len(split.others) == len(evidence.rows.label_N) / 2
 
@@ -71,15 +85,19 @@ def test_splits_keep_people_and_repeats_apart():
 @pytest.mark.parametrize("num_repeats", [1, 2])
 def test_nobodys_labels_reach_their_own_rows(num_repeats):
     evidence = skewed(num_repeats=num_repeats)
-    fold, methods = folds_of(evidence), {name: METHODS[name] for name in ("weights", "stack")}
+    fold = folds_of(evidence)
+    methods = {name: METHODS[name] for name in ("weights", "stack")}
     person = 7
     mine = evidence.rows.group_N == person
     other = mislabelled(evidence, [person])
     before, after = (
-        cross_fit(one, splits_of(folded(one, fold)), methods, say=lambda _: None) for one in (evidence, other)
+        cross_fit(one, splits_of(folded(one, fold)), methods, say=lambda _: None)
+        for one in (evidence, other)
     )
     for name in methods:
-        np.testing.assert_array_equal(before[name].logits_NC[mine], after[name].logits_NC[mine], err_msg=name)
+        np.testing.assert_array_equal(
+            before[name].logits_NC[mine], after[name].logits_NC[mine], err_msg=name
+        )
         assert (before[name].logits_NC[~mine] != after[name].logits_NC[~mine]).any(), name
 
 
@@ -100,22 +118,29 @@ def test_offsets_of_a_fold_do_not_know_its_labels():
 
 def test_once_more_everything_is_done_without_the_people_held_out(monkeypatch):
     evidence = skewed()
-    fold, seen = folds_of(evidence), []
+    fold = folds_of(evidence)
+    seen = []
 
     def spy(inner, *args, **settings):
         seen.append({*inner.rows.group_N})
         return blend_arrays(inner, *args, **settings)
 
     monkeypatch.setattr(auto, "blend_arrays", spy)
-    nested_once_more(folded(evidence, fold), {"soft": METHODS["soft"], "weights": METHODS["weights"]})
+    nested_once_more(
+        folded(evidence, fold), {"soft": METHODS["soft"], "weights": METHODS["weights"]}
+    )
     held = [{*evidence.rows.group_N[split.rows]} for split in splits_of(folded(evidence, fold))]
     assert [people & out for people, out in zip(seen, held, strict=True)] == [set()] * 4
-    assert all(people | out == {*evidence.rows.group_N} for people, out in zip(seen, held, strict=True))
+    assert all(
+        people | out == {*evidence.rows.group_N} for people, out in zip(seen, held, strict=True)
+    )
 
 
 def test_members_of_the_frontier_are_chosen_by_other_people(monkeypatch):
-    evidence, real = skewed(), subsets._score_of_subset
-    splits, seen = splits_of(folded(evidence, folds_of(evidence))), []
+    evidence = skewed()
+    real = subsets._score_of_subset
+    splits = splits_of(folded(evidence, folds_of(evidence)))
+    seen = []
 
     def spy(inner):
         seen.append(frozenset(inner.rows.group_N))
@@ -130,7 +155,8 @@ def test_members_of_the_frontier_are_chosen_by_other_people(monkeypatch):
 
 def test_a_row_of_the_frontier_says_in_how_many_folds_it_was_chosen():
     evidence = skewed()
-    fold, sure = folds_of(evidence), 9 * np.eye(3)[evidence.rows.label_N]
+    fold = folds_of(evidence)
+    sure = 9 * np.eye(3)[evidence.rows.label_N]
 
     def rows(*kinds):
         logits = [np.where(knows[:, None], sure, 0).astype(np.float32) for knows in kinds]
@@ -138,7 +164,9 @@ def test_a_row_of_the_frontier_says_in_how_many_folds_it_was_chosen():
         return frontier_rows(found, splits_of(folded(found, fold)), np.ones(2), ["one", "two"])
 
     assert [row.name for row in rows(fold >= 0, fold < 0)] == ["one"]  # which is always right
-    cheapest, *_ = rows(fold < 2, fold >= 2)  # each knows two folds, so that the others' folds speak for the other
+    cheapest, *_ = rows(
+        fold < 2, fold >= 2
+    )  # each knows two folds, so that the others' folds speak for the other
     assert cheapest.name.endswith("(chosen in 2 of 4 folds)")
 
 
@@ -146,7 +174,9 @@ def test_a_row_of_the_frontier_says_in_how_many_folds_it_was_chosen():
 def test_offsets_are_kept_only_for_a_gain_of_two_and_a_half_standard_errors(num_mended, kept):
     evidence = skewed()
     logits = evidence.logits_MNC[0]
-    wrong = np.flatnonzero((logits.argmax(1) != evidence.rows.label_N) & (evidence.rows.label_N == 2))[:num_mended]
+    wrong = np.flatnonzero(
+        (logits.argmax(1) != evidence.rows.label_N) & (evidence.rows.label_N == 2)
+    )[:num_mended]
     moved = logits.copy()
     moved[wrong, evidence.rows.label_N[wrong]] = 99
     offsets = np.array([-1.0, 0.0, 1.0])
@@ -171,11 +201,18 @@ def test_what_was_fitted_is_applied_to_single_models(two):
     ids = made.test["image_id"]
     for fold in range(5):
         scaled = [
-            softmax(run.logits(run.test_fold(fold).set_index("image_id").loc[ids]).astype(np.float64) / temperature)
+            softmax(
+                run.logits(run.test_fold(fold).set_index("image_id").loc[ids]).astype(np.float64)
+                / temperature
+            )
             for run, temperature in zip(runs, found["fitted"]["temperatures"], strict=True)
         ]
         voted = np.log(np.einsum("m,mnc->nc", found["fitted"]["weights"], np.stack(scaled)))
-        logits = log_softmax(log_softmax(voted) + np.array(found["offsets"])) if any(found["offsets"]) else voted
+        logits = (
+            log_softmax(log_softmax(voted) + np.array(found["offsets"]))
+            if any(found["offsets"])
+            else voted
+        )
         np.testing.assert_allclose(made.logits(made.test_fold(fold)), logits, atol=1e-4)
     stack = METHODS["stack"].fit(
         Evidence(
@@ -189,17 +226,22 @@ def test_what_was_fitted_is_applied_to_single_models(two):
     )
     stacked = blend(two, method="stack", name="s", **QUIET)
     if not any(yaml.safe_load((stacked.path / "blend.yaml").read_text())["found"]["offsets"]):
-        expected = stack(run.logits(run.test_fold(3).set_index("image_id").loc[ids]) for run in runs)
+        expected = stack(
+            run.logits(run.test_fold(3).set_index("image_id").loc[ids]) for run in runs
+        )
         np.testing.assert_allclose(stacked.logits(stacked.test_fold(3)), expected, atol=1e-3)
 
 
 def test_a_hard_vote_over_folds_counts_the_votes_of_all(two):
-    rng, shape = np.random.default_rng(0), (20, 18)
+    rng = np.random.default_rng(0)
+    shape = (20, 18)
     for path in two:
         run = Run(path)
         for fold in range(5):
             ids = run.test_fold(fold)[["image_id"]]
-            write_table(path / f"test_fold_{fold}.parquet", with_logits(ids, 9 * rng.normal(size=shape)))
+            write_table(
+                path / f"test_fold_{fold}.parquet", with_logits(ids, 9 * rng.normal(size=shape))
+            )
     made = blend(two, method="hard", name="h", **QUIET)
     votes = np.zeros(shape)
     ids = made.test["image_id"]

@@ -36,15 +36,26 @@ def notes_of(folder):
     return " | ".join(Run(folder).info["notes"])
 
 
-def test_runs_are_of_one_data_set_if_their_labelled_pictures_are(drawn, command, tiny_layout, alpha, tmp_path):
-    command(drawn / "a", drawn / "b", "--method", "soft").assert_one_line_error("different test sets", "--intersect")
-    assert command(drawn / "a", drawn / "b", "--method", "soft", "--intersect", "--name", "ab").code == 0
+def test_runs_are_of_one_data_set_if_their_labelled_pictures_are(
+    drawn, command, tiny_layout, alpha, tmp_path
+):
+    command(drawn / "a", drawn / "b", "--method", "soft").assert_one_line_error(
+        "different test sets", "--intersect"
+    )
+    assert (
+        command(drawn / "a", drawn / "b", "--method", "soft", "--intersect", "--name", "ab").code
+        == 0
+    )
     assert len(Run(drawn / "ab").test) == 17
     assert command(drawn / "a", drawn / "c", "--method", "soft", "--name", "ac").code == 0
     assert not Run(drawn / "ac").info["has_test"]
     assert "no test logits: there are none of c" in notes_of(drawn / "ac")
     # What run_cv.py writes, and what is read off the rows where it did not.
-    assert alpha.ids_hash == read_layout(tiny_layout).ids_hash() == ids_hash(alpha.oof["image_id"].sample(frac=1))
+    assert (
+        alpha.ids_hash
+        == read_layout(tiny_layout).ids_hash()
+        == ids_hash(alpha.oof["image_id"].sample(frac=1))
+    )
     data = {key: value for key, value in alpha.info["data"].items() if key != "train_ids_hash"}
     shutil.copytree(alpha.path, tmp_path / "old")
     edit_run(tmp_path / "old", data=data)
@@ -54,9 +65,12 @@ def test_runs_are_of_one_data_set_if_their_labelled_pictures_are(drawn, command,
 def test_rows_without_ids_are_named_also_where_run_json_has_no_hash_of_them(drawn, command):
     edit_run(drawn / "c", data={"name": "drawn", "is_demo": False})
     edit_table(
-        drawn / "c" / "oof.parquet", lambda table: table.assign(image_id=table["image_id"].where(table.index > 1))
+        drawn / "c" / "oof.parquet",
+        lambda table: table.assign(image_id=table["image_id"].where(table.index > 1)),
     )
-    command(drawn / "a", drawn / "c").assert_one_line_error("c/oof.parquet", "2 rows have no image_id")
+    command(drawn / "a", drawn / "c").assert_one_line_error(
+        "c/oof.parquet", "2 rows have no image_id"
+    )
 
 
 def test_of_a_run_and_its_views_one_is_in_even_where_their_rows_are_equal(drawn, command):
@@ -65,7 +79,12 @@ def test_of_a_run_and_its_views_one_is_in_even_where_their_rows_are_equal(drawn,
         shutil.copytree(drawn / "a", drawn / name)
         edit_run(drawn / name, kind="tta", of={"name": "a", "oof": oof}, passes=5, finished=2e9)
     done = command(
-        *(drawn / name for name in ("a", "a_tta", "a_tta2", "b")), "--intersect", "--method", "soft", "--name", "x"
+        *(drawn / name for name in ("a", "a_tta", "a_tta2", "b")),
+        "--intersect",
+        "--method",
+        "soft",
+        "--name",
+        "x",
     )
     assert done.code == 0, done.err
     assert [one["name"] for one in Run(drawn / "x").info["members"]] == ["a_tta2", "b"]
@@ -75,12 +94,21 @@ def test_of_a_run_and_its_views_one_is_in_even_where_their_rows_are_equal(drawn,
 
 def test_every_file_is_hashed_once(drawn, command, monkeypatch):
     shutil.copytree(drawn / "a", drawn / "a_tta")
-    edit_run(drawn / "a_tta", kind="tta", of={"name": "a", "oof": file_hash(drawn / "a" / "oof.parquet")}, passes=5)
+    edit_run(
+        drawn / "a_tta",
+        kind="tta",
+        of={"name": "a", "oof": file_hash(drawn / "a" / "oof.parquet")},
+        passes=5,
+    )
     seen = []
     monkeypatch.setattr(store, "file_hash", lambda path: seen.append(path) or file_hash(path))
     assert command(drawn / "a", drawn / "a_tta", drawn / "c", "--method", "soft").code == 0
     assert len(seen) == len({*seen})
-    assert sorted(path.parent.name for path in seen if path.name == "oof.parquet") == ["a", "a_tta", "c"]
+    assert sorted(path.parent.name for path in seen if path.name == "oof.parquet") == [
+        "a",
+        "a_tta",
+        "c",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +119,11 @@ def test_every_file_is_hashed_once(drawn, command, monkeypatch):
             lambda table: table.assign(fold=np.where(table.index == 3, np.nan, table["fold"])),
             ["fold must be whole"],
         ),
-        ("c", lambda table: table.assign(label=table["label"].astype(float)), ["label must be whole numbers"]),
+        (
+            "c",
+            lambda table: table.assign(label=table["label"].astype(float)),
+            ["label must be whole numbers"],
+        ),
         ("c", lambda table: table.assign(repeat="0"), ["repeat must be whole numbers"]),
     ],
 )
@@ -115,12 +147,17 @@ def test_people_of_one_group_cannot_be_held_out(drawn, command):
         edit_table(drawn / name / "oof.parquet", lambda table: table.assign(group="all"))
     assert command(drawn / "a", drawn / "c", "--name", "x").code == 0
     assert "too few folds or groups to fit" in notes_of(drawn / "x")
-    command(drawn / "a", drawn / "c", "--method", "stack").assert_one_line_error("--method stack", "folds or groups")
+    command(drawn / "a", drawn / "c", "--method", "stack").assert_one_line_error(
+        "--method stack", "folds or groups"
+    )
 
 
-def test_with_two_folds_choosing_is_not_nested_once_more_and_that_is_said(drawn, command, monkeypatch):
+def test_with_two_folds_choosing_is_not_nested_once_more_and_that_is_said(
+    drawn, command, monkeypatch
+):
     monkeypatch.setattr(
-        "ensemble.combine.METHODS", {name: one for name, one in METHODS_OF_BLENDS.items() if name in FEW}
+        "ensemble.combine.METHODS",
+        {name: one for name, one in METHODS_OF_BLENDS.items() if name in FEW},
     )
     for name in "ac":
         edit_table(drawn / name / "oof.parquet", lambda table: table.assign(fold=table["fold"] % 2))
@@ -154,22 +191,32 @@ def test_the_metric_is_the_members_own(drawn, command):
     assert command(drawn / "a", drawn / "c", "--method", "soft", "--name", "own").code == 0
     run = Run(drawn / "own")
     assert run.info["metric"] == "log_loss"
-    label, proba = run.oof["label"].to_numpy(), softmax(run.logits(run.oof))
+    label = run.oof["label"].to_numpy()
+    proba = softmax(run.logits(run.oof))
     assert run.report["headline"]["value"] == pytest.approx(METRICS["log_loss"].score(label, proba))
     edit_run(drawn / "a", metric="accuracy")
     assert command(drawn / "a", drawn / "c", "--method", "soft", "--name", "mixed").code == 0
     assert Run(drawn / "mixed").info["metric"] == "f1_macro"
     assert "different scores (accuracy, log_loss), so macro F1 counts" in notes_of(drawn / "mixed")
-    assert command(drawn / "a", drawn / "c", "--metric", "accuracy", "--method", "soft", "--name", "asked").code == 0
+    assert (
+        command(
+            drawn / "a", drawn / "c", "--metric", "accuracy", "--method", "soft", "--name", "asked"
+        ).code
+        == 0
+    )
     assert Run(drawn / "asked").info["metric"] == "accuracy"
     assert "different scores" not in notes_of(drawn / "asked")
 
 
-def test_a_blend_no_better_than_one_member_says_so_and_the_last_line_says_where_things_are(drawn, command):
+def test_a_blend_no_better_than_one_member_says_so_and_the_last_line_says_where_things_are(
+    drawn, command
+):
     shutil.copytree(drawn / "a", drawn / "worse")
     edit_table(
         drawn / "worse" / "oof.parquet",
-        lambda table: table.assign(**{f"logit_{i}": table[f"logit_{(i + 1) % 18}"] * 50 for i in range(18)}),
+        lambda table: table.assign(
+            **{f"logit_{i}": table[f"logit_{(i + 1) % 18}"] * 50 for i in range(18)}
+        ),
     )
     done = command(drawn / "a", drawn / "worse", "--method", "soft", "--name", "x")
     [note] = [note for note in Run(drawn / "x").info["notes"] if "single run" in note]
@@ -178,7 +225,10 @@ def test_a_blend_no_better_than_one_member_says_so_and_the_last_line_says_where_
     value = Run(drawn / "x").report["headline"]["value"]
     last = done.out.strip().splitlines()[-1]
     assert last.startswith(f"OOF macro F1 {value:.4f} [")
-    assert f"submission: {drawn / 'x' / 'submission.csv'}; report: {drawn / 'x' / 'report.txt'}" in last
+    assert (
+        f"submission: {drawn / 'x' / 'submission.csv'}; report: {drawn / 'x' / 'report.txt'}"
+        in last
+    )
     assert command(drawn / "a", "--method", "soft", "--name", "one").code == 0
     assert "single run" not in notes_of(drawn / "one")
 

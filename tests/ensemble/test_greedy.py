@@ -1,4 +1,6 @@
-"""Greedy selection: the picks of a plain loop over scikit-learn, whatever ties; bags, prefixes and the fitted vote."""
+"""Greedy selection: the picks of a plain loop over scikit-learn, whatever ties; bags, prefixes and
+the fitted vote.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from foldblend.scores.rows import Rows
 
 def scored(metric: str, label_N: np.ndarray, proba_NC: np.ndarray) -> float:
     """Return scikit-learn's score, signed so that more is better."""
-    first_N, occurs = proba_NC.argmax(axis=1), np.unique(label_N)
+    first_N = proba_NC.argmax(axis=1)
+    occurs = np.unique(label_N)
     if metric == "f1_macro":
         return f1_score(label_N, first_N, labels=occurs, average="macro", zero_division=0)
     if metric == "balanced_accuracy":
@@ -28,9 +31,14 @@ def plain_picks(proba_MNC, label_N, *, num_picks, sorted_start=0, metric="f1_mac
     """Return picks and scores of a loop that takes nothing for granted."""
     alone = [scored(metric, label_N, one_NC.astype(np.float64)) for one_NC in proba_MNC]
     start = sorted(range(len(alone)), key=lambda member: -alone[member])[:sorted_start]
-    sum_NC, picks, scores = np.zeros(proba_MNC.shape[1:]), [], []
+    sum_NC = np.zeros(proba_MNC.shape[1:])
+    picks = []
+    scores = []
     for place in range(num_picks):
-        mean = [(sum_NC + one_NC) / (place + 1) if metric == "log_loss" else sum_NC + one_NC for one_NC in proba_MNC]
+        mean = [
+            (sum_NC + one_NC) / (place + 1) if metric == "log_loss" else sum_NC + one_NC
+            for one_NC in proba_MNC
+        ]
         found = [scored(metric, label_N, mean_NC) for mean_NC in mean]
         member = start[place] if place < len(start) else found.index(max(found))
         sum_NC += proba_MNC[member]
@@ -41,11 +49,16 @@ def plain_picks(proba_MNC, label_N, *, num_picks, sorted_start=0, metric="f1_mac
 
 def drawn(rng: np.random.Generator, kind: str) -> tuple[np.ndarray, np.ndarray]:
     """Return probabilities M x N x C and labels N, with many ties or with few."""
-    num_members, num_classes = int(rng.integers(2, 7)), int(rng.integers(2, 20))
+    num_members = int(rng.integers(2, 7))
+    num_classes = int(rng.integers(2, 20))
     num_rows = int(rng.integers(2, 12) if kind == "few rows" else rng.integers(20, 150))
-    label_N = rng.integers(0, rng.integers(1, num_classes + 1), num_rows)  # the last classes may not occur
+    label_N = rng.integers(
+        0, rng.integers(1, num_classes + 1), num_rows
+    )  # the last classes may not occur
     label_N = rng.permutation(num_classes)[label_N]
-    logits_MNC = rng.normal(size=(num_members, num_rows, num_classes)) + 2 * np.eye(num_classes)[label_N]
+    logits_MNC = (
+        rng.normal(size=(num_members, num_rows, num_classes)) + 2 * np.eye(num_classes)[label_N]
+    )
     if kind == "agreeing":
         logits_MNC = logits_MNC[:1] + 0.2 * rng.normal(size=logits_MNC.shape)
     proba_MNC = softmax(logits_MNC.reshape(-1, num_classes)).reshape(logits_MNC.shape)
@@ -58,21 +71,27 @@ def drawn(rng: np.random.Generator, kind: str) -> tuple[np.ndarray, np.ndarray]:
     return proba_MNC.astype(np.float32 if rng.random() < 0.5 else np.float64), label_N
 
 
-@pytest.mark.parametrize("kind", ["few rows", "coarse", "tenths", "duplicates", "agreeing", "smooth"])
+@pytest.mark.parametrize(
+    "kind", ["few rows", "coarse", "tenths", "duplicates", "agreeing", "smooth"]
+)
 def test_picks_of_macro_f1_are_those_of_a_plain_loop(kind: str) -> None:
     for seed in range(6):
         rng = np.random.default_rng(seed)
         proba_MNC, label_N = drawn(rng, kind)
         start = int(rng.integers(0, 5))
         picks, scores = greedy_picks(proba_MNC, label_N, num_picks=8, sorted_start=start)
-        assert (picks, scores.tolist()) == plain_picks(proba_MNC, label_N, num_picks=8, sorted_start=start)
+        assert (picks, scores.tolist()) == plain_picks(
+            proba_MNC, label_N, num_picks=8, sorted_start=start
+        )
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "log_loss"])
 def test_picks_of_other_metrics_too(metric: str) -> None:
     for seed, kind in enumerate(["coarse", "duplicates", "smooth"]):
         proba_MNC, label_N = drawn(np.random.default_rng(seed), kind)
-        proba_MNC = softmax(proba_MNC.reshape(-1, proba_MNC.shape[2])).reshape(proba_MNC.shape)  # rows sum to 1
+        proba_MNC = softmax(proba_MNC.reshape(-1, proba_MNC.shape[2])).reshape(
+            proba_MNC.shape
+        )  # rows sum to 1
         settings = {"num_picks": 6, "sorted_start": 2, "metric": metric}
         picks, scores = greedy_picks(proba_MNC, label_N, **settings)  # type: ignore[arg-type]
         expected_picks, expected_scores = plain_picks(proba_MNC, label_N, **settings)
@@ -126,7 +145,8 @@ def test_bags_are_drawn_by_seed_and_their_picks_counted_together() -> None:
     proba_MNC = np.stack([softmax(one_NC) for one_NC in logits_MNC])
     settings = {"num_bags": 3, "num_picks": 6, "sorted_start": 1}
     weight_M = bagged_weights(proba_MNC, label_N, seed=4, **settings)  # type: ignore[arg-type]
-    rng, count_M = np.random.default_rng(4), np.zeros(7)
+    rng = np.random.default_rng(4)
+    count_M = np.zeros(7)
     for _ in range(3):
         bag = sorted(rng.choice(7, 4, replace=False))
         picks, scores = plain_picks(proba_MNC[bag], label_N, num_picks=6, sorted_start=1)
@@ -139,7 +159,9 @@ def test_bags_are_drawn_by_seed_and_their_picks_counted_together() -> None:
 
 def evidence(logits_MNC: np.ndarray, label_N: np.ndarray, metric: str = "f1_macro") -> Evidence:
     rows = np.arange(len(label_N))
-    return Evidence([one_NC.astype(np.float32) for one_NC in logits_MNC], Rows.of(label_N, rows), metric)
+    return Evidence(
+        [one_NC.astype(np.float32) for one_NC in logits_MNC], Rows.of(label_N, rows), metric
+    )
 
 
 def test_a_useless_member_gets_no_weight() -> None:
@@ -166,4 +188,6 @@ def test_a_member_alone_has_all_the_weight() -> None:
     vote = fit(alone)
     assert vote.weights == (1.0,)
     assert vote.temperatures == alone.temperatures
-    assert vote(alone.logits_MNC) == pytest.approx(log_softmax(alone.logits_MNC[0] / np.float64(vote.temperatures[0])))
+    assert vote(alone.logits_MNC) == pytest.approx(
+        log_softmax(alone.logits_MNC[0] / np.float64(vote.temperatures[0]))
+    )

@@ -22,7 +22,9 @@ NUM_CLASSES = 4
 
 
 def drawn(num_groups=40, num_members=3, *, seed=0, strength=1.5, missing=None, per_group=4):
-    """Members that see the truth dimly, each at a sharpness of its own; rows of a group are alike."""
+    """Members that see the truth dimly, each at a sharpness of its own; rows of a group are
+    alike.
+    """
     rng = np.random.default_rng(seed)
     group = np.repeat(np.arange(num_groups), per_group)
     label = rng.integers(0, NUM_CLASSES, num_groups)[group]
@@ -31,9 +33,10 @@ def drawn(num_groups=40, num_members=3, *, seed=0, strength=1.5, missing=None, p
         label[label == missing] = (missing + 1) % NUM_CLASSES
     common = rng.normal(size=(num_groups, NUM_CLASSES))[group]
     logits = [
-        ((place + 1) * (strength * np.eye(NUM_CLASSES)[label] + common + rng.normal(size=common.shape))).astype(
-            np.float32
-        )
+        (
+            (place + 1)
+            * (strength * np.eye(NUM_CLASSES)[label] + common + rng.normal(size=common.shape))
+        ).astype(np.float32)
         for place in range(num_members)
     ]
     return Evidence(logits, Rows.of(label, group))
@@ -45,14 +48,17 @@ def method(request):
 
 
 def test_answers_are_finite_and_row_by_row(method):
-    evidence, fresh = drawn(), drawn(seed=1)
+    evidence = drawn()
+    fresh = drawn(seed=1)
     fitted = method.fit(evidence)
     whole = fitted(iter(fresh.logits_MNC))
     assert whole.shape == fresh.logits_MNC[0].shape
     assert whole.dtype == np.float64
     assert np.isfinite(whole).all()
     some = np.array([5, 2, 90])
-    np.testing.assert_allclose(fitted(one[some] for one in fresh.logits_MNC), whole[some], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        fitted(one[some] for one in fresh.logits_MNC), whole[some], rtol=1e-6, atol=1e-6
+    )
 
 
 def test_extreme_logits_stay_finite(method):
@@ -82,7 +88,10 @@ def test_one_member_is_blended_too(method):
     fitted = method.fit(evidence)
     assert fitted.shares == (1.0,)
     found = METRICS["accuracy"].score(evidence.rows.label_N, softmax(fitted(evidence.logits_MNC)))
-    assert found >= METRICS["accuracy"].score(evidence.rows.label_N, softmax(evidence.logits_MNC[0])) - 0.05
+    assert (
+        found
+        >= METRICS["accuracy"].score(evidence.rows.label_N, softmax(evidence.logits_MNC[0])) - 0.05
+    )
 
 
 def test_a_class_without_rows_is_masked_and_comes_back(method):
@@ -99,14 +108,19 @@ def test_what_fits_nothing_needs_no_labels():
     evidence = drawn()
     other = relabelled(evidence, np.zeros_like(evidence.rows.label_N))
     for name, method in METHODS.items():
-        same = np.array_equal(method.fit(evidence)(evidence.logits_MNC), method.fit(other)(evidence.logits_MNC))
+        same = np.array_equal(
+            method.fit(evidence)(evidence.logits_MNC), method.fit(other)(evidence.logits_MNC)
+        )
         assert same or method.fits, name
 
 
 def test_votes_by_hand():
-    sure, shy = np.log([[0.98, 0.01, 0.01]]), np.log([[0.2, 0.5, 0.3]])
+    sure = np.log([[0.98, 0.01, 0.01]])
+    shy = np.log([[0.2, 0.5, 0.3]])
     three = [sure, shy, shy]
-    np.testing.assert_allclose(np.exp(soft_vote(three, [1, 1, 1])), [[1.38 / 3, 1.01 / 3, 0.61 / 3]])
+    np.testing.assert_allclose(
+        np.exp(soft_vote(three, [1, 1, 1])), [[1.38 / 3, 1.01 / 3, 0.61 / 3]]
+    )
     geometric = np.array([[0.98 * 0.2 * 0.2, 0.01 * 0.5 * 0.5, 0.01 * 0.3 * 0.3]]) ** (1 / 3)
     np.testing.assert_allclose(softmax(log_vote(three, [1, 1, 1])), geometric / geometric.sum())
     assert hard_vote(three, [1, 1, 1]).argmax() == 1
@@ -133,26 +147,33 @@ def test_cross_fitted_rows_are_by_other_people():
     other = relabelled(evidence, changed)
     methods = {name: one for name, one in METHODS.items() if one.fits and not one.thorough}
     before, after = (
-        cross_fit(one, splits_of(folded(one, fold)), methods, say=lambda _: None) for one in (evidence, other)
+        cross_fit(one, splits_of(folded(one, fold)), methods, say=lambda _: None)
+        for one in (evidence, other)
     )
     for name in methods:
-        np.testing.assert_array_equal(before[name].logits_NC[fold == 2], after[name].logits_NC[fold == 2], err_msg=name)
+        np.testing.assert_array_equal(
+            before[name].logits_NC[fold == 2], after[name].logits_NC[fold == 2], err_msg=name
+        )
         if name != "rank":  # which asks only which classes there are
             finals = (one[name].final(evidence.logits_MNC) for one in (before, after))
             assert not np.array_equal(*finals), name
 
 
 def test_nothing_is_learned_from_permuted_labels(monkeypatch):
-    """Labels permuted between people: in-sample a stacker finds something all the same, nested it does not.
+    """Labels permuted between people: in-sample a stacker finds something all the same, nested it
+    does not.
 
     Left to itself it would take the vote; here it is made to fit as freely as it can.
     """
     monkeypatch.setattr(stack._Problem, "best_spread", lambda _: stack.SPREADS[-1])
     evidence = drawn(num_groups=60, num_members=6, per_group=3)
-    rng, f1 = np.random.default_rng(3), METRICS["f1_macro"]
+    rng = np.random.default_rng(3)
+    f1 = METRICS["f1_macro"]
     fold = assign_folds(evidence.rows.label_N, evidence.rows.group_N, num_folds=4, seed=0)
     fair = log_softmax(evidence.logits_MNC[0])
-    band, nested, in_sample = [], [], []
+    band = []
+    nested = []
+    in_sample = []
     for _ in range(8):
         order = rng.permutation(60)
         label = evidence.rows.label_N.reshape(60, 3)
@@ -182,14 +203,19 @@ def test_the_simplest_within_one_standard_error_is_taken():
 
 
 def test_choosing_flatters_about_as_much_as_it_says():
-    """Equally good methods whose scores err each by itself: the one that is taken has erred upwards."""
+    """Equally good methods whose scores err each by itself: the one that is taken has erred
+    upwards.
+    """
     assert choosing_flatters([score(0.8, 0.02)]) == 0
     same = score(0.8, 0.02)
     assert choosing_flatters([same, same, same]) == 0
-    rng, off = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    off = []
     for seed in range(40):
         errors = rng.normal(0, 0.02, 6)
-        scores = [score(0.8 + error, 0.02, seed=(seed, place)) for place, error in enumerate(errors)]
+        scores = [
+            score(0.8 + error, 0.02, seed=(seed, place)) for place, error in enumerate(errors)
+        ]
         off.append((scores[simplest(scores)].value - 0.8, choosing_flatters(scores)))
     true, said = np.mean(off, axis=0)
     assert 0.005 < true < 0.025

@@ -17,7 +17,9 @@ from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS, softmax
 from tests.makers.edits import edit_run
 
-blend = functools.partial(blending.blend, page=False, method="soft")  # a page is drawn a second each
+blend = functools.partial(
+    blending.blend, page=False, method="soft"
+)  # a page is drawn a second each
 
 
 @pytest.fixture
@@ -41,7 +43,9 @@ def test_vote_is_the_weighted_mean_of_probabilities(seed, num_models):
     weights = rng.random(num_models) + 0.01
     expected = np.average([softmax(one) for one in logits], axis=0, weights=weights)
     np.testing.assert_allclose(np.exp(soft_vote(logits, weights)), expected, rtol=1e-9)
-    np.testing.assert_allclose(soft_vote(logits, 10 * weights), soft_vote(logits, weights), atol=1e-12)
+    np.testing.assert_allclose(
+        soft_vote(logits, 10 * weights), soft_vote(logits, weights), atol=1e-12
+    )
 
 
 def test_vote_at_extremes():
@@ -62,11 +66,25 @@ def test_blend_is_a_run_joined_on_image_id(runs_copy, alpha):
     assert (run.oof["fold"].to_numpy() == by_id[0]["fold"].to_numpy()).all()
     names = {item.name for item in run.path.iterdir()} - {".lock"}
     assert names == {
-        "run.json", "blend.yaml", "env.json", "folds.csv", "oof.parquet", "test.parquet", "test_fold_0.parquet",
-        "test_fold_1.parquet", "report.json", "report.txt", "submission.csv", "predictions.csv", "pictures.parquet",
-        "sections", "report.html",
-    }  # fmt: skip
-    assert run.report["headline"]["value"] == METRICS["f1_macro"].score(run.oof["label"].to_numpy(), expected)
+        "run.json",
+        "blend.yaml",
+        "env.json",
+        "folds.csv",
+        "oof.parquet",
+        "test.parquet",
+        "test_fold_0.parquet",
+        "test_fold_1.parquet",
+        "report.json",
+        "report.txt",
+        "submission.csv",
+        "predictions.csv",
+        "pictures.parquet",
+        "sections",
+        "report.html",
+    }
+    assert run.report["headline"]["value"] == METRICS["f1_macro"].score(
+        run.oof["label"].to_numpy(), expected
+    )
 
 
 def test_test_rows_are_voted_per_fold_and_then_averaged(runs_copy, alpha):
@@ -88,12 +106,15 @@ def test_report_shows_single_runs_beside_the_blend(runs_copy):
     assert [row["name"] for row in rows] == ["alpha", "beta", "both"]
     singles = {row["name"]: row["headline"]["value"] for row in rows[:2]}
     assert rows[2]["against"] == max(singles, key=singles.get)
-    assert rows[2]["difference"]["value"] == pytest.approx(rows[2]["headline"]["value"] - max(singles.values()))
+    assert rows[2]["difference"]["value"] == pytest.approx(
+        rows[2]["headline"]["value"] - max(singles.values())
+    )
 
 
 def test_order_of_arguments_does_not_matter_to_the_byte(runs_copy, tmp_path, monkeypatch):
     monkeypatch.setattr("foldblend.runs.derived.time.time", lambda: 1e9)
-    a, b = runs_copy / "alpha", runs_copy / "beta"
+    a = runs_copy / "alpha"
+    b = runs_copy / "beta"
     one = blend([a, b], say=quiet, weights=(1, 3), output=str(tmp_path / "one"))
     two = blend([b, a], say=quiet, weights=(3, 1), output=str(tmp_path / "two"))
     assert one.name == two.name
@@ -104,7 +125,9 @@ def test_order_of_arguments_does_not_matter_to_the_byte(runs_copy, tmp_path, mon
 def test_weights_and_one_run(runs_copy, alpha):
     only = blend([runs_copy / "alpha", runs_copy / "beta"], say=quiet, weights=(1, 0))
     rows = alpha.oof.set_index("image_id").loc[only.oof["image_id"]]
-    np.testing.assert_allclose(softmax(only.logits(only.oof)), softmax(alpha.logits(rows)), atol=1e-6)
+    np.testing.assert_allclose(
+        softmax(only.logits(only.oof)), softmax(alpha.logits(rows)), atol=1e-6
+    )
     single = blend([runs_copy / "alpha"], say=quiet)
     assert single.info["status"] == "done"
 
@@ -128,29 +151,40 @@ def test_earlier_blends_are_left_out_unless_asked_for(runs_copy, blend_command):
     first = blend([runs_copy / "alpha", runs_copy / "beta"], say=quiet, name="first")
     done = blend_command(*sorted(runs_copy.iterdir()), "--name", "second")
     assert "first: an earlier blend" in done.out
-    assert [member["name"] for member in Run(runs_copy / "second").info["members"]] == ["alpha", "beta"]
+    assert [member["name"] for member in Run(runs_copy / "second").info["members"]] == [
+        "alpha",
+        "beta",
+    ]
     blend_command(*sorted(runs_copy.iterdir()), "--name", "third", "--include-blends")
     assert len(Run(runs_copy / "third").info["members"]) == 4
     alone = blend([first.path], say=quiet, name="alone")
-    np.testing.assert_allclose(softmax(alone.logits(alone.oof)), softmax(first.logits(first.oof)), atol=1e-6)
+    np.testing.assert_allclose(
+        softmax(alone.logits(alone.oof)), softmax(first.logits(first.oof)), atol=1e-6
+    )
 
 
 def test_the_same_blend_again_is_the_same_and_another_is_not_overwritten(runs_copy, blend_command):
     paths = [runs_copy / "alpha", runs_copy / "beta"]
     before = blend(paths, say=quiet, name="mine").oof
     assert blend_command(*paths, "--name", "mine").code == 0
-    blend_command(*paths, "--name", "mine", "--weights", "1", "2").assert_one_line_error("mine", "--overwrite")
+    blend_command(*paths, "--name", "mine", "--weights", "1", "2").assert_one_line_error(
+        "mine", "--overwrite"
+    )
     pd.testing.assert_frame_equal(Run(runs_copy / "mine").oof, before, check_exact=True)
     assert blend_command(*paths, "--name", "mine", "--weights", "1", "2", "--overwrite").code == 0
     assert not np.array_equal(Run(runs_copy / "mine").oof["logit_0"], before["logit_0"])
-    blend_command(*paths, "--name", "alpha").assert_one_line_error("alpha", "is a cross-validated run")
+    blend_command(*paths, "--name", "alpha").assert_one_line_error(
+        "alpha", "is a cross-validated run"
+    )
 
 
 def second_data_set(runs_copy, name="gamma", data_name="cats"):
     """A run whose pictures have other names."""
     shutil.copytree(runs_copy / "alpha", runs_copy / name)
     info = json.loads((runs_copy / name / "run.json").read_text())
-    edit_run(runs_copy / name, data=info["data"] | {"name": data_name, "train_ids_hash": "feedbeef"})
+    edit_run(
+        runs_copy / name, data=info["data"] | {"name": data_name, "train_ids_hash": "feedbeef"}
+    )
     edit_oof(runs_copy / name, lambda table: table.assign(image_id="cat/" + table["image_id"]))
 
 
@@ -162,14 +196,19 @@ def test_two_data_sets_side_by_side(runs_copy, blend_command):
     done = blend_command(*sorted(runs_copy.iterdir()), "--dataset", "tiny", "--name", "ok")
     assert done.code == 0, done.err
     assert len(Run(runs_copy / "ok").info["members"]) == 2
-    blend_command(*sorted(runs_copy.iterdir()), "--dataset", "tin").assert_one_line_error("--dataset tin", "tiny")
+    blend_command(*sorted(runs_copy.iterdir()), "--dataset", "tin").assert_one_line_error(
+        "--dataset tin", "tiny"
+    )
 
 
 def test_two_data_sets_of_one_name_can_be_told_apart(runs_copy, blend_command):
     second_data_set(runs_copy, data_name="tiny")
     done = blend_command(*sorted(runs_copy.iterdir()))
     done.assert_one_line_error("2 data sets", "tiny@feedbe: gamma")
-    assert blend_command(*sorted(runs_copy.iterdir()), "--dataset", "tiny@feedbe", "--name", "ok").code == 0
+    assert (
+        blend_command(*sorted(runs_copy.iterdir()), "--dataset", "tiny@feedbe", "--name", "ok").code
+        == 0
+    )
     assert [member["name"] for member in Run(runs_copy / "ok").info["members"]] == ["gamma"]
 
 
@@ -180,7 +219,12 @@ def test_one_data_set_under_two_names_is_one(runs_copy, alpha):
 
 def test_runs_of_one_name_are_all_shown(runs_copy, tmp_path):
     other = shutil.copytree(runs_copy / "beta", tmp_path / "more" / "alpha")
-    run = blend([Run(runs_copy / "alpha"), Run(other)], say=quiet, name="alpha", output=str(tmp_path / "third"))
+    run = blend(
+        [Run(runs_copy / "alpha"), Run(other)],
+        say=quiet,
+        name="alpha",
+        output=str(tmp_path / "third"),
+    )
     rows = run.report["sections"][0]["blocks"][0]["rows"]
     assert len(rows) == 3
     assert {row["name"] for row in rows} == {str(runs_copy / "alpha"), str(other), "alpha"}
@@ -188,7 +232,9 @@ def test_runs_of_one_name_are_all_shown(runs_copy, tmp_path):
 
 def test_one_name_but_other_pictures(runs_copy, blend_command):
     edit_oof(runs_copy / "beta", lambda table: table.assign(image_id="x" + table["image_id"]))
-    blend_command(runs_copy / "alpha", runs_copy / "beta").assert_one_line_error("different pictures")
+    blend_command(runs_copy / "alpha", runs_copy / "beta").assert_one_line_error(
+        "different pictures"
+    )
 
 
 def test_different_labels_for_one_image(runs_copy, blend_command):
@@ -223,11 +269,15 @@ def test_truncated_table_and_other_classes(runs_copy, blend_command):
     table = runs_copy / "beta" / "oof.parquet"
     whole = table.read_bytes()
     table.write_bytes(whole[:-20])
-    blend_command(runs_copy / "alpha", runs_copy / "beta").assert_one_line_error("beta/oof.parquet", "cannot be read")
+    blend_command(runs_copy / "alpha", runs_copy / "beta").assert_one_line_error(
+        "beta/oof.parquet", "cannot be read"
+    )
     table.write_bytes(whole)
     classes = Run(runs_copy / "beta").classes
     edit_run(runs_copy / "beta", classes=list(classes[::-1]))
-    blend_command(runs_copy / "alpha", runs_copy / "beta").assert_one_line_error("different classes", "their order")
+    blend_command(runs_copy / "alpha", runs_copy / "beta").assert_one_line_error(
+        "different classes", "their order"
+    )
 
 
 @pytest.mark.parametrize(
@@ -237,7 +287,10 @@ def test_truncated_table_and_other_classes(runs_copy, blend_command):
         (["/nowhere"], ["/nowhere", "no such run"]),
         (["{tmp}"], ["nothing to blend", "no run"]),
         (["{tmp}/*"], ["nothing to blend", "run run_cv.py first"]),
-        (["{runs}/alpha", "{runs}/beta", "--weights", "1"], ["--weights", "1 given for 2", "alpha, beta"]),
+        (
+            ["{runs}/alpha", "{runs}/beta", "--weights", "1"],
+            ["--weights", "1 given for 2", "alpha, beta"],
+        ),
         (["{runs}/alpha", "--weights", "-1"], ["--weights"]),
         (["{runs}/alpha", "--wieghts", "1"], ["--wieghts", "did you mean --weights"]),
         (["{runs}/alpha", "--metric", "f2"], ["--metric f2"]),
@@ -262,4 +315,6 @@ def test_a_member_without_test_rows(runs_copy):
 
 
 def test_logit_columns_are_in_class_order(tiny_runs):
-    assert list(pd.read_parquet(tiny_runs / "alpha" / "test.parquet").columns)[1:] == logit_columns(18)
+    assert list(pd.read_parquet(tiny_runs / "alpha" / "test.parquet").columns)[1:] == logit_columns(
+        18
+    )

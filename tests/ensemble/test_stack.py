@@ -11,12 +11,16 @@ from foldblend.scores.metrics import softmax
 from foldblend.scores.rows import Rows
 from tests.makers.rows import relabelled
 
-NUM_CLASSES, NUM_MEMBERS, PER_GROUP = 5, 3, 2
+NUM_CLASSES = 5
+NUM_MEMBERS = 3
+PER_GROUP = 2
 FITS = {"stack": stack.fit, "trees": trees.fit}
 
 
 def drawn(num_groups, seed, without=()):
-    """Each member takes every class for the next one now and then, in its own way, which a vote cannot undo."""
+    """Each member takes every class for the next one now and then, in its own way, which a vote
+    cannot undo.
+    """
     rng = np.random.default_rng(seed)
     group = np.repeat(np.arange(num_groups), PER_GROUP)
     allowed = np.setdiff1d(np.arange(NUM_CLASSES), without)
@@ -24,7 +28,9 @@ def drawn(num_groups, seed, without=()):
     shared = rng.normal(size=(len(label), NUM_CLASSES))
     members = []
     for member in range(NUM_MEMBERS):
-        confusion = 2.5 * np.eye(NUM_CLASSES) + (1.5 + member) * np.roll(np.eye(NUM_CLASSES), 1, axis=1)
+        confusion = 2.5 * np.eye(NUM_CLASSES) + (1.5 + member) * np.roll(
+            np.eye(NUM_CLASSES), 1, axis=1
+        )
         own = rng.normal(size=shared.shape)
         members.append(((np.eye(NUM_CLASSES)[label] @ confusion) + shared + own).astype(np.float32))
     return Evidence(members, Rows.of(label, group))
@@ -41,7 +47,9 @@ def shuffled(evidence, seed):
 def loss_and_accuracy(fitted, evidence):
     log = np.log(softmax(fitted(evidence.logits_MNC)))
     rows = np.arange(len(evidence.rows.label_N))
-    return -log[rows, evidence.rows.label_N].mean(), (log.argmax(axis=1) == evidence.rows.label_N).mean()
+    return -log[rows, evidence.rows.label_N].mean(), (
+        log.argmax(axis=1) == evidence.rows.label_N
+    ).mean()
 
 
 def vote_of(evidence):
@@ -70,7 +78,9 @@ def test_a_rows_answer_does_not_depend_on_the_rows_beside_it(fitted):
     logits = drawn(100, 2).logits_MNC
     whole = fitted(logits)
     for rows in (np.arange(7), np.array([150]), np.arange(199, -1, -3)):
-        np.testing.assert_allclose(fitted([one[rows] for one in logits]), whole[rows], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(
+            fitted([one[rows] for one in logits]), whole[rows], rtol=0, atol=1e-12
+        )
 
 
 def test_members_are_looked_at_one_after_the_other(fitted):
@@ -88,7 +98,8 @@ def test_the_answer_is_log_probabilities_even_of_huge_logits(fitted):
 
 
 def test_it_is_the_same_each_time(fit, fitted):
-    again, logits = fit(drawn(500, 0)), drawn(50, 2).logits_MNC
+    again = fit(drawn(500, 0))
+    logits = drawn(50, 2).logits_MNC
     np.testing.assert_array_equal(again(logits), fitted(logits))
     assert again.as_dict() == fitted.as_dict()
 
@@ -102,7 +113,8 @@ def test_shares_sum_to_one_and_the_record_is_plain(fitted):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_nothing_is_learned_from_labels_of_other_people(fit, seed):
-    evidence, fresh = shuffled(drawn(200, seed), seed), drawn(500, 10 + seed)
+    evidence = shuffled(drawn(200, seed), seed)
+    fresh = drawn(500, 10 + seed)
     fresh_shuffled = shuffled(fresh, seed)
     found = fit(evidence)
     loss, _ = loss_and_accuracy(found, fresh_shuffled)
@@ -113,26 +125,33 @@ def test_nothing_is_learned_from_labels_of_other_people(fit, seed):
 
 
 def test_with_nobody_to_hold_out_it_is_the_vote_at_a_temperature(fit):
-    evidence, fresh = drawn(1, 0), drawn(50, 1)
-    found, vote = fit(evidence), vote_of(evidence)(fresh.logits_MNC)
+    evidence = drawn(1, 0)
+    fresh = drawn(50, 1)
+    found = fit(evidence)
+    vote = vote_of(evidence)(fresh.logits_MNC)
     np.testing.assert_allclose(found(fresh.logits_MNC).argmax(axis=1), vote.argmax(axis=1))
     scaled = np.log(softmax(vote / found.vote_temperature))
     np.testing.assert_allclose(found(fresh.logits_MNC), scaled, atol=1e-9)
 
 
 def test_classes_without_rows_keep_what_the_vote_gives_them(fit):
-    evidence, fresh = drawn(500, 0, without=(1, 3)), drawn(500, 1)
+    evidence = drawn(500, 0, without=(1, 3))
+    fresh = drawn(500, 1)
     found = fit(evidence)
     assert found.class_K.tolist() == [0, 2, 4]
-    answer, vote = found(fresh.logits_MNC), vote_of(evidence)(fresh.logits_MNC)
+    answer = found(fresh.logits_MNC)
+    vote = vote_of(evidence)(fresh.logits_MNC)
     at_temperature = np.log(softmax(vote / found.vote_temperature))
     assert np.isfinite(answer).all()
     np.testing.assert_allclose(answer[:, [1, 3]], at_temperature[:, [1, 3]], rtol=1e-12)
     np.testing.assert_allclose(np.exp(answer).sum(axis=1), 1)
     assert np.abs(answer - at_temperature).max() > 0.1  # of the others something was learned
-    # On people like those it was fitted on, absent classes are predicted no more often than by the vote.
+    # On people like those it was fitted on, absent classes are predicted no more often than by the
+    # vote.
     alike = drawn(500, 1, without=(1, 3)).logits_MNC
-    absent, absent_vote = (np.isin(one(alike).argmax(axis=1), [1, 3]).sum() for one in (found, vote_of(evidence)))
+    absent, absent_vote = (
+        np.isin(one(alike).argmax(axis=1), [1, 3]).sum() for one in (found, vote_of(evidence))
+    )
     assert absent <= absent_vote
 
 
@@ -149,7 +168,8 @@ def test_a_handful_of_rows_is_enough(fit, num_rows):
 
 
 def test_one_member_can_be_corrected(fit):
-    evidence, fresh = drawn(500, 0), drawn(1000, 1)
+    evidence = drawn(500, 0)
+    fresh = drawn(1000, 1)
     one, other = (Evidence(all_of.logits_MNC[:1], all_of.rows) for all_of in (evidence, fresh))
     assert loss_and_accuracy(fit(one), other)[0] < loss_and_accuracy(vote_of(one), other)[0]
 
@@ -164,18 +184,25 @@ def test_a_strong_ridge_gives_the_vote_back(monkeypatch):
 
 
 def test_the_strength_does_not_depend_on_the_rows_of_a_group():
-    evidence, fresh = drawn(200, 0), drawn(50, 1).logits_MNC
+    evidence = drawn(200, 0)
+    fresh = drawn(50, 1).logits_MNC
     often = evidence.take(np.repeat(np.arange(len(evidence.rows.label_N)), 3))
-    once, thrice = stack.fit(evidence), stack.fit(often)
+    once = stack.fit(evidence)
+    thrice = stack.fit(often)
     assert once.spread == thrice.spread > 0
     np.testing.assert_allclose(thrice(fresh), once(fresh), atol=1e-2)
 
 
 def test_the_slope_is_that_of_the_loss():
     rng = np.random.default_rng(0)
-    feature, offset, target = rng.normal(size=(30, 4)), rng.normal(size=(30, 3)), rng.integers(3, size=30)
-    weight, towards = rng.normal(size=(4, 3)), rng.normal(size=(4, 3))
-    losses = [stack._loss(feature, weight + step * towards, offset, target)[0] for step in (-1e-5, 1e-5)]
+    feature = rng.normal(size=(30, 4))
+    offset = rng.normal(size=(30, 3))
+    target = rng.integers(3, size=30)
+    weight = rng.normal(size=(4, 3))
+    towards = rng.normal(size=(4, 3))
+    losses = [
+        stack._loss(feature, weight + step * towards, offset, target)[0] for step in (-1e-5, 1e-5)
+    ]
     slope = stack._loss(feature, weight, offset, target)[1]
     assert (losses[1] - losses[0]) / 2e-5 == pytest.approx(float((slope * towards).sum()), rel=1e-6)
 

@@ -35,7 +35,10 @@ def test_each_member_has_its_own():
 
 
 def test_a_calibrated_member_stays_as_it_is_most_of_the_time():
-    found = [fit_temperatures([logits], label, group)[0] for logits, label, group in map(calibrated, range(40))]
+    found = [
+        fit_temperatures([logits], label, group)[0]
+        for logits, label, group in map(calibrated, range(40))
+    ]
     assert found.count(1.0) > 20
     assert np.abs(np.log(found)).max() < 0.2
 
@@ -47,7 +50,9 @@ def calibrated(seed):
 def test_rows_of_a_group_are_one_piece_of_evidence():
     draws = [drawn(1.0, num_groups=60, per_group=50, seed=seed) for seed in range(20)]
     alike = [fit_temperatures([logits], label, group)[0] for logits, label, group in draws]
-    apart = [fit_temperatures([logits], label, np.arange(len(label)))[0] for logits, label, _ in draws]
+    apart = [
+        fit_temperatures([logits], label, np.arange(len(label)))[0] for logits, label, _ in draws
+    ]
     assert alike.count(1.0) >= 10 > apart.count(1.0)
     logits, label, _ = draws[0]
     assert fit_temperatures([logits], label, np.zeros_like(label)) == (1.0,)
@@ -58,13 +63,17 @@ def test_the_loss_is_never_worse_on_the_rows_themselves():
         logits, label, group = drawn(1.3, num_groups=100, seed=seed)
         (found,) = fit_temperatures([logits], label, group)
         rows = np.arange(len(label))
-        assert -log_softmax(logits / found)[rows, label].mean() <= -log_softmax(logits)[rows, label].mean()
+        assert (
+            -log_softmax(logits / found)[rows, label].mean()
+            <= -log_softmax(logits)[rows, label].mean()
+        )
 
 
 @pytest.mark.parametrize("size", [0.0, 1e4])
 def test_flat_and_huge_logits_have_a_finite_temperature(size):
     rng = np.random.default_rng(0)
-    logits, label = (rng.normal(size=(50, 3)) * size).astype(np.float32), rng.integers(3, size=50)
+    logits = (rng.normal(size=(50, 3)) * size).astype(np.float32)
+    label = rng.integers(3, size=50)
     (found,) = fit_temperatures([logits], label, np.arange(50))
     assert 0 < found < np.inf
 

@@ -15,7 +15,9 @@ FITS = {"log loss": fit_log_loss, "metric": fit_metric}
 def evidence_of(logits, label, *, group=None, repeat=None, metric="f1_macro", temperatures=None):
     group = np.arange(len(label)) if group is None else group
     repeat = np.zeros(len(label), int) if repeat is None else repeat
-    evidence = Evidence([one.astype(np.float32) for one in logits], Rows.of(label, group, repeat_N=repeat), metric)
+    evidence = Evidence(
+        [one.astype(np.float32) for one in logits], Rows.of(label, group, repeat_N=repeat), metric
+    )
     if temperatures is not None:
         evidence.__dict__["temperatures"] = temperatures
     return evidence
@@ -46,7 +48,9 @@ def test_planted_weights_are_found(weights):
     assert found.pool == "soft"
     assert found.temperatures == ones
     np.testing.assert_allclose(found.weights, weights, atol=0.03)
-    assert all(one == 0 for one, planted in zip(found.weights, weights, strict=True) if planted == 0)
+    assert all(
+        one == 0 for one, planted in zip(found.weights, weights, strict=True) if planted == 0
+    )
 
 
 def test_the_weights_are_the_optimum():
@@ -58,7 +62,11 @@ def test_the_weights_are_the_optimum():
 
     constraint = {"type": "eq", "fun": lambda weights: weights.sum() - 1}
     best = scipy.optimize.minimize(
-        objective, np.full(3, 1 / 3), bounds=[(1e-6, 1)] * 3, constraints=constraint, options={"ftol": 1e-12}
+        objective,
+        np.full(3, 1 / 3),
+        bounds=[(1e-6, 1)] * 3,
+        constraints=constraint,
+        options={"ftol": 1e-12},
     )
     found = fit_log_loss(evidence_of(logits, label, temperatures=(1.0,) * 3))
     np.testing.assert_allclose(found.weights, best.x, atol=1e-3)
@@ -83,14 +91,18 @@ def test_one_member_has_it_all(fit):
 @pytest.mark.parametrize("fit", FITS.values(), ids=FITS)
 def test_members_that_are_one_share_alike(fit):
     logits, label, group = noisy(100, (1.5,))
-    np.testing.assert_allclose(fit(evidence_of(logits * 4, label, group=group)).weights, 0.25, atol=1e-3)
+    np.testing.assert_allclose(
+        fit(evidence_of(logits * 4, label, group=group)).weights, 0.25, atol=1e-3
+    )
 
 
 def test_few_groups_change_little_however_many_rows_they_have():
     few_logits, few, group = noisy(6, (1.0, 2.5), per_group=1)
     once = fit_log_loss(evidence_of(few_logits, few, group=group, temperatures=(1.0, 1.0)))
     rows = np.repeat(np.arange(6), 100)
-    often = evidence_of([one[rows] for one in few_logits], few[rows], group=group[rows], temperatures=(1.0, 1.0))
+    often = evidence_of(
+        [one[rows] for one in few_logits], few[rows], group=group[rows], temperatures=(1.0, 1.0)
+    )
     np.testing.assert_allclose(fit_log_loss(often).weights, once.weights, atol=1e-6)
     assert min(once.weights) >= 1 / (6 + 2)  # one group of six, and the prior's two
 
@@ -111,9 +123,12 @@ def test_by_metric_loses_little_on_fresh_people(metric):
     assert min(found.weights) >= 0
     assert sum(found.weights) == pytest.approx(1)
     fresh, truth, _ = noisy(2000, sizes, seed=1)
-    score, sign = METRICS[metric], METRICS[metric].sign
+    score = METRICS[metric]
+    sign = METRICS[metric].sign
     equal = softmax(np.log(np.mean([softmax(one) for one in fresh], axis=0)))
-    gain = sign * (mean_score(score, truth, softmax(found(fresh))) - mean_score(score, truth, equal))
+    gain = sign * (
+        mean_score(score, truth, softmax(found(fresh))) - mean_score(score, truth, equal)
+    )
     assert gain > -0.005
 
 
@@ -121,7 +136,9 @@ def test_by_metric_scores_no_worse_than_its_start_on_its_own_rows():
     logits, label, group = noisy(400, (1.5, 2.0, 2.5, 4.0), seed=3)
     evidence = evidence_of(logits, label, group=group, metric="accuracy")
     by_loss, by_metric = (fit(evidence) for fit in (fit_log_loss, fit_metric))
-    accuracy = [(vote(evidence.logits_MNC).argmax(axis=1) == label).mean() for vote in (by_loss, by_metric)]
+    accuracy = [
+        (vote(evidence.logits_MNC).argmax(axis=1) == label).mean() for vote in (by_loss, by_metric)
+    ]
     assert accuracy[1] >= accuracy[0]
 
 
@@ -133,4 +150,7 @@ def test_the_loss_is_that_of_the_vote_itself():
     for member in range(3):
         moved = np.array(found.weights) * 0.9 + 0.1 * np.eye(3)[member]
         other = type(found)("soft", tuple(moved.tolist()), found.temperatures)
-        assert loss < -log_softmax(other(evidence.logits_MNC))[np.arange(len(label)), label].mean() + 1e-3
+        assert (
+            loss
+            < -log_softmax(other(evidence.logits_MNC))[np.arange(len(label)), label].mean() + 1e-3
+        )

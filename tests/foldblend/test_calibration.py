@@ -17,7 +17,9 @@ from foldblend.scores.temperature import fit_temperature
 
 
 def drawn(num: int, temperature: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Labels drawn from the model's own probabilities, and logits that are too sure by `temperature`."""
+    """Labels drawn from the model's own probabilities, and logits that are too sure by
+    `temperature`.
+    """
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(num, 4)) * 2
     label = (softmax(logits).cumsum(axis=1) > rng.random((num, 1))).argmax(axis=1)
@@ -28,7 +30,9 @@ def test_calibration_error_by_hand():
     # Two bins: 0.9 right once of twice, 0.6 right always.
     proba = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]])
     label = np.array([0, 1, 0, 1])
-    assert calibration_error(label, proba) == pytest.approx((2 * abs(0.5 - 0.9) + 2 * abs(1 - 0.6)) / 4)
+    assert calibration_error(label, proba) == pytest.approx(
+        (2 * abs(0.5 - 0.9) + 2 * abs(1 - 0.6)) / 4
+    )
     bins = reliability_bins(label, proba)
     assert [(one["rows"], one["accuracy"]) for one in bins] == [(2, 1.0), (2, 0.5)]
     assert [one["confidence"] for one in bins] == pytest.approx([0.6, 0.9])
@@ -37,7 +41,10 @@ def test_calibration_error_by_hand():
 
 def test_a_bin_has_its_upper_end_and_certainty_is_in_the_last():
     proba = np.array([[1.0, 0.0], [10 / 15, 5 / 15]])
-    assert [round(one["high"] * 15) for one in reliability_bins(np.array([0, 0]), proba)] == [10, 15]
+    assert [round(one["high"] * 15) for one in reliability_bins(np.array([0, 0]), proba)] == [
+        10,
+        15,
+    ]
 
 
 def test_what_is_calibrated_has_little_error():
@@ -64,12 +71,16 @@ def test_a_fold_gets_the_temperature_of_the_others():
     other = fit_temperature(logits[~rows], label[~rows])
     np.testing.assert_allclose(proba[rows], softmax(logits[rows] / other))
     label[rows] = (label[rows] + 1) % 4  # its own labels have no say
-    np.testing.assert_array_equal(cross_fitted(logits, Rows.of(label, label, fold_N=fold))[rows], proba[rows])
+    np.testing.assert_array_equal(
+        cross_fitted(logits, Rows.of(label, label, fold_N=fold))[rows], proba[rows]
+    )
     assert cross_fitted(logits, Rows.of(label, label)) is None
 
 
 def test_what_chance_alone_would_show():
-    """A calibrated model stays below the quantile nineteen times in twenty, one that is too sure never does."""
+    """A calibrated model stays below the quantile nineteen times in twenty, one that is too sure
+    never does.
+    """
     below = {1.0: 0, 2.0: 0}
     for seed in range(60):
         for temperature in below:
@@ -93,6 +104,9 @@ def test_most_confused():
     counts = confusion_counts(np.array([0, 0, 0, 1, 2, 2]), np.array([1, 1, 0, 1, 0, 2]), 3)
     assert counts.tolist() == [[1, 2, 0], [0, 1, 0], [1, 0, 1]]
     found = most_confused(counts, ["a", "b", "c"], 9)
-    assert [(one["true"], one["predicted"], one["rows"]) for one in found] == [("a", "b", 2), ("c", "a", 1)]
+    assert [(one["true"], one["predicted"], one["rows"]) for one in found] == [
+        ("a", "b", 2),
+        ("c", "a", 1),
+    ]
     assert [one["share"] for one in found] == pytest.approx([2 / 3, 1 / 2])
     assert most_confused(np.eye(3, dtype=int), ["a", "b", "c"], 9) == []

@@ -5,7 +5,14 @@ import shutil
 import pytest
 
 from foldblend.errors import UserError
-from foldblend.runs.costs import device_of, num_models, num_passes, pass_seconds, passes_a_view, picture_seconds
+from foldblend.runs.costs import (
+    device_of,
+    num_models,
+    num_passes,
+    pass_seconds,
+    passes_a_view,
+    picture_seconds,
+)
 from foldblend.runs.folder import write_json
 from foldblend.runs.run import Run
 from tests.makers.small_runs import GPU, LABELS, folds, write_run
@@ -18,7 +25,11 @@ from tests.makers.small_runs import GPU, LABELS, folds, write_run
 )
 def test_seconds_are_passes_by_the_median_fold(tmp_path, config, repeats, passes):
     """Two views of each of two folds; 10, 20 and 40 pictures in a view a second."""
-    run = Run(write_run(tmp_path / "run", [LABELS] * repeats, config=config, folds=folds(40.0, 10.0, 20.0)))
+    run = Run(
+        write_run(
+            tmp_path / "run", [LABELS] * repeats, config=config, folds=folds(40.0, 10.0, 20.0)
+        )
+    )
     assert num_models(run) == 2 * repeats
     assert passes_a_view(run) == passes / 2
     assert num_passes(run) == passes
@@ -26,7 +37,9 @@ def test_seconds_are_passes_by_the_median_fold(tmp_path, config, repeats, passes
     assert picture_seconds(run) == pytest.approx(passes * 0.05)
 
 
-@pytest.mark.parametrize("info", [{}, {"folds": []}, {"folds": [{"score": 1.0}]}, {"folds": folds(None, None)}])
+@pytest.mark.parametrize(
+    "info", [{}, {"folds": []}, {"folds": [{"score": 1.0}]}, {"folds": folds(None, None)}]
+)
 def test_what_was_not_measured_is_not_known(tmp_path, info):
     assert picture_seconds(Run(write_run(tmp_path / "run", LABELS, **info))) is None
 
@@ -56,7 +69,9 @@ def test_runs_made_of_runs_say_themselves(tmp_path):
     ],
 )
 def test_the_device_is_the_one_that_was_used(tmp_path, config, machine, device):
-    run = Run(write_run(tmp_path / "run", LABELS, config=config, folds=folds(1.0, 1.0, machine=machine)))
+    run = Run(
+        write_run(tmp_path / "run", LABELS, config=config, folds=folds(1.0, 1.0, machine=machine))
+    )
     assert device_of(run) == device
     begun = write_run(tmp_path / "begun", LABELS, config=config)
     assert device_of(Run(begun)) is None
@@ -66,7 +81,10 @@ def test_the_device_is_the_one_that_was_used(tmp_path, config, machine, device):
 
 def test_folds_of_two_machines_have_no_one_device(tmp_path):
     both = [*folds(1.0), *folds(1.0, machine=GPU | {"processor": "Abacus 10"})]
-    assert device_of(Run(write_run(tmp_path / "run", LABELS, config={"device": "cpu"}, folds=both))) is None
+    assert (
+        device_of(Run(write_run(tmp_path / "run", LABELS, config={"device": "cpu"}, folds=both)))
+        is None
+    )
 
 
 def test_a_trained_run_is_measured(alpha, tmp_path):
@@ -74,7 +92,10 @@ def test_a_trained_run_is_measured(alpha, tmp_path):
     speeds = [fold["infer_images_per_s"] for fold in alpha.info["folds"]]
     assert num_passes(alpha) == 4
     assert picture_seconds(alpha) == pytest.approx(4 / (sum(speeds) / 2))
-    assert device_of(alpha).endswith("threads: 1") or "cuda" in (alpha.path / "config.yaml").read_text()
+    assert (
+        device_of(alpha).endswith("threads: 1")
+        or "cuda" in (alpha.path / "config.yaml").read_text()
+    )
     shutil.copytree(alpha.path, tmp_path / "alpha")
     (tmp_path / "alpha" / "config.yaml").write_text("{")
     assert device_of(Run(tmp_path / "alpha")) is None

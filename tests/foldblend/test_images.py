@@ -29,7 +29,12 @@ def test_grey_and_transparent_become_rgb(tmp_path, picture):
 
 def damaged(tmp_path, picture):
     data = cv2.imencode(".jpg", picture)[1].tobytes()
-    contents = {"empty.jpg": b"", "text.jpg": b"hello", "half.jpg": data[: len(data) // 2], "tail.jpg": data[:-2]}
+    contents = {
+        "empty.jpg": b"",
+        "text.jpg": b"hello",
+        "half.jpg": data[: len(data) // 2],
+        "tail.jpg": data[:-2],
+    }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     return [str(tmp_path / name) for name in [*contents, "absent.jpg"]]
@@ -55,29 +60,42 @@ def test_check_hashes_content(tmp_path, picture):
 
 def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path):
     def chunk(kind, data):
-        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+        return (
+            len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+        )
 
     side = 20_000
     header = side.to_bytes(4, "big") * 2 + b"\x08\x00\x00\x00\x00"
     pixels = zlib.compress(bytes(side + 1) * 64)
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    png = (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
     (tmp_path / "bomb.png").write_bytes(png)
     with pytest.raises(BadImage, match="over 64 megapixels"):
         read_image(tmp_path / "bomb.png")
 
 
 def photo(tmp_path, picture, name="photo.jpg"):
-    cv2.imwrite(str(tmp_path / name), cv2.resize(picture, (480, 640), interpolation=cv2.INTER_CUBIC)[..., ::-1])
+    cv2.imwrite(
+        str(tmp_path / name),
+        cv2.resize(picture, (480, 640), interpolation=cv2.INTER_CUBIC)[..., ::-1],
+    )
     return tmp_path / name
 
 
 @pytest.mark.parametrize(
     ("at_least", "shape"),
-    [((60, 80), (80, 60)), ((61, 80), (160, 120)), ((120, 161), (320, 240)), ((240, 321), (640, 480))],
+    [
+        ((60, 80), (80, 60)),
+        ((61, 80), (160, 120)),
+        ((120, 161), (320, 240)),
+        ((240, 321), (640, 480)),
+    ],
 )
 def test_scaled_decoding_never_goes_below_what_is_needed(tmp_path, picture, at_least, shape):
     file = photo(tmp_path, picture)
-    scaled, whole = read_image(file, at_least=at_least), read_image(file)
+    scaled = read_image(file, at_least=at_least)
+    whole = read_image(file)
     assert scaled.shape == (*shape, 3)
     shrunk = cv2.resize(whole, shape[::-1], interpolation=cv2.INTER_AREA)
     assert np.abs(scaled.astype(int) - shrunk).mean() < 1.5
@@ -98,11 +116,15 @@ def test_only_whole_jpegs_are_decoded_scaled(tmp_path, picture):
     cv2.imwrite(str(tmp_path / "large.png"), cv2.resize(picture, (480, 640)))
     assert read_image(tmp_path / "large.png", at_least=(60, 80)).shape == (640, 480, 3)
     file = photo(tmp_path, picture)
-    assert np.array_equal(read_image(file, (9, 9, 99, 99), at_least=(8, 8)), read_image(file)[9:99, 9:99])
+    assert np.array_equal(
+        read_image(file, (9, 9, 99, 99), at_least=(8, 8)), read_image(file)[9:99, 9:99]
+    )
 
 
 def test_known_pictures_are_hashed_but_not_decoded(tmp_path, picture, monkeypatch):
-    table = pd.DataFrame({"path": [str(photo(tmp_path, picture)), str(photo(tmp_path, picture + 9, "other.jpg"))]})
+    table = pd.DataFrame(
+        {"path": [str(photo(tmp_path, picture)), str(photo(tmp_path, picture + 9, "other.jpg"))]}
+    )
     content = check_images(table)
     assert picture_key(content[0], None) != picture_key(content[0], (0, 0, 9, 9))
     decoded = []

@@ -4,20 +4,38 @@ import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foldblend.scores.baselines import attribute_only_band, attribute_only_difference, attribute_only_guess
+from foldblend.scores.baselines import (
+    attribute_only_band,
+    attribute_only_difference,
+    attribute_only_guess,
+)
 from foldblend.scores.bootstrap import bootstrap_scores, score_interval
 from foldblend.scores.metrics import METRICS, Counts, log_softmax, row_log_loss, softmax
 from foldblend.scores.rows import Rows
 from reports.run.summary import compare, summarise
 from reports.run.text import render_text
 
-STAGES = {"sections": [], "baselines": [], "curves": [], "raw": None, "test": None, "suspects": {"skipped": "not"}}
-ABOUT = {"name": "x", "kind": "cv", "about": "y", "notes": [], **STAGES}  # what a report has beside its numbers
+STAGES = {
+    "sections": [],
+    "baselines": [],
+    "curves": [],
+    "raw": None,
+    "test": None,
+    "suspects": {"skipped": "not"},
+}
+ABOUT = {
+    "name": "x",
+    "kind": "cv",
+    "about": "y",
+    "notes": [],
+    **STAGES,
+}  # what a report has beside its numbers
 
 
 @st.composite
 def predictions(draw):
-    num, classes = draw(st.integers(6, 60)), draw(st.integers(2, 6))
+    num = draw(st.integers(6, 60))
+    classes = draw(st.integers(2, 6))
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     label = rng.integers(0, classes, num)
     label[:2] = [0, 1]
@@ -28,16 +46,21 @@ def predictions(draw):
 @given(predictions())
 def test_scores_equal_scikit_learns(world):
     label, proba = world
-    predicted, present = proba.argmax(1), np.unique(label)
+    predicted = proba.argmax(1)
+    present = np.unique(label)
     expected = {
-        "f1_macro": sklearn.metrics.f1_score(label, predicted, labels=present, average="macro", zero_division=0),
+        "f1_macro": sklearn.metrics.f1_score(
+            label, predicted, labels=present, average="macro", zero_division=0
+        ),
         "accuracy": sklearn.metrics.accuracy_score(label, predicted),
         "balanced_accuracy": np.mean([np.mean(predicted[label == c] == c) for c in present]),
         "log_loss": sklearn.metrics.log_loss(label, proba, labels=range(proba.shape[1])),
         "kappa_quadratic": sklearn.metrics.cohen_kappa_score(
             label, predicted, labels=range(proba.shape[1]), weights="quadratic"
         ),
-        "roc_auc_ovr": np.mean([sklearn.metrics.roc_auc_score(label == c, proba[:, c]) for c in present]),
+        "roc_auc_ovr": np.mean(
+            [sklearn.metrics.roc_auc_score(label == c, proba[:, c]) for c in present]
+        ),
     }
     assert set(expected) == set(METRICS)
     for name, value in expected.items():
@@ -48,7 +71,8 @@ def test_scores_equal_scikit_learns(world):
 @given(predictions())
 def test_scores_of_counts_equal_scores_of_rows(world):
     label, proba = world
-    predicted, classes = proba.argmax(1), range(proba.shape[1])
+    predicted = proba.argmax(1)
+    classes = range(proba.shape[1])
     counts = Counts(
         np.array([[np.sum((label == c) & (predicted == c)) for c in classes]]),
         np.array([[np.sum(label == c) for c in classes]]),
@@ -58,9 +82,11 @@ def test_scores_of_counts_equal_scores_of_rows(world):
     )
     for name, metric in METRICS.items():
         if metric.of_counts is not None:
-            found, wanted = metric.of_counts(counts)[0], metric.score(label, proba)
+            found = metric.of_counts(counts)[0]
+            wanted = metric.score(label, proba)
         else:
-            found, wanted = metric.of_weights(label, proba, np.ones((1, len(label))))[0], metric.score(label, proba)
+            found = metric.of_weights(label, proba, np.ones((1, len(label))))[0]
+            wanted = metric.score(label, proba)
         assert found == pytest.approx(wanted, abs=1e-12, nan_ok=True), name
 
 
@@ -95,7 +121,8 @@ def test_interval_is_over_people_not_pictures():
 
 
 def test_interval_covers_the_truth_about_as_often_as_it_says():
-    rng, hits = np.random.default_rng(1), 0
+    rng = np.random.default_rng(1)
+    hits = 0
     for _ in range(100):
         interval = score_interval(METRICS["accuracy"], *world_of_people(60, rng))
         hits += interval.low <= 0.7 <= interval.high
@@ -110,7 +137,11 @@ def test_bootstrap_is_seeded_and_pairs(name):
     assert np.array_equal(scores, bootstrap_scores(METRICS[name], label, proba, group, seed=3))
     assert not np.array_equal(scores, bootstrap_scores(METRICS[name], label, proba, group, seed=4))
     (first, second) = compare(
-        rows=Rows.of(label, group), proba_of={"a": proba, "b": proba.copy()}, against="a", attributes=[], metric=name
+        rows=Rows.of(label, group),
+        proba_of={"a": proba, "b": proba.copy()},
+        against="a",
+        attributes=[],
+        metric=name,
     )
     assert first["difference"] is None
     assert second["difference"] == {"value": 0, "low": 0, "high": 0}
@@ -118,7 +149,9 @@ def test_bootstrap_is_seeded_and_pairs(name):
 
 @pytest.mark.parametrize("name", list(METRICS))
 def test_a_resample_scores_its_rows(name):
-    """The scores of resamples against those of the very rows that were drawn; ties and missing classes among them."""
+    """The scores of resamples against those of the very rows that were drawn; ties and missing
+    classes among them.
+    """
     rng = np.random.default_rng(5)
     label, proba, group = world_of_people(8, rng, per_person=2)
     proba = (proba + rng.integers(1, 3, proba.shape) / 8) / (1 + 3 / 8)
@@ -158,13 +191,18 @@ def test_summary_counts_and_leaves_absent_classes_out():
     label, proba, group = world_of_people(30, np.random.default_rng(0))
     wide = np.pad(proba, ((0, 0), (0, 2)))
     report = summarise(
-        Rows.of(label, group, fold_N=group % 3), np.log(wide + 1e-9),
-        classes=list("abcde"), attributes=[], metric="f1_macro",
-    )  # fmt: skip
+        Rows.of(label, group, fold_N=group % 3),
+        np.log(wide + 1e-9),
+        classes=list("abcde"),
+        attributes=[],
+        metric="f1_macro",
+    )
     assert (report["num_classes"], report["num_classes_occurring"]) == (5, 3)
     assert [row["name"] for row in report["per_class"]] == ["a", "b", "c"]
     assert sum(row["support"] for row in report["per_class"]) == report["num_images"] == 210
-    assert report["headline"]["value"] == pytest.approx(np.mean([row["f1"] for row in report["per_class"]]))
+    assert report["headline"]["value"] == pytest.approx(
+        np.mean([row["f1"] for row in report["per_class"]])
+    )
     assert sum(fold["num_groups"] for fold in report["folds"]) == 30
 
 
@@ -174,17 +212,23 @@ def test_repeats_are_scored_one_by_one_and_averaged():
     both = (np.tile(label, 2), np.vstack([proba, worse]), np.tile(group, 2))
     repeat = np.repeat([0, 1], len(label))
     accuracy = METRICS["accuracy"]
-    one, other = score_interval(accuracy, label, proba, group), score_interval(accuracy, label, worse, group)
+    one = score_interval(accuracy, label, proba, group)
+    other = score_interval(accuracy, label, worse, group)
     mean = score_interval(accuracy, *both, repeat_N=repeat)
     assert mean.value == pytest.approx((one.value + other.value) / 2)
     scores = [bootstrap_scores(accuracy, label, each, group) for each in (proba, worse)]
     assert np.allclose(bootstrap_scores(accuracy, *both, repeat_N=repeat), np.mean(scores, axis=0))
     report = summarise(
-        Rows(both[0], both[2], repeat, both[2] % 3), np.log(both[1] + 1e-9),
-        classes=[str(c) for c in range(proba.shape[1])], attributes=[], metric="accuracy",
-    )  # fmt: skip
+        Rows(both[0], both[2], repeat, both[2] % 3),
+        np.log(both[1] + 1e-9),
+        classes=[str(c) for c in range(proba.shape[1])],
+        attributes=[],
+        metric="accuracy",
+    )
     assert (report["num_images"], report["num_folds"], report["num_repeats"]) == (len(label), 3, 2)
     assert report["headline"]["value"] == pytest.approx(mean.value)
     assert sum(row["support"] for row in report["per_class"]) == len(label)
-    assert [(row["repeat"], row["fold"]) for row in report["folds"]] == [(r, f) for r in (0, 1) for f in (0, 1, 2)]
+    assert [(row["repeat"], row["fold"]) for row in report["folds"]] == [
+        (r, f) for r in (0, 1) for f in (0, 1, 2)
+    ]
     assert "repeat.fold" in render_text(ABOUT | report)

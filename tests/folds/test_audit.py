@@ -49,7 +49,9 @@ class Text(HTMLParser):
 
     def __init__(self, page):
         super().__init__()
-        self.words, self.links, self.tags = [], [], set()
+        self.words = []
+        self.links = []
+        self.tags = set()
         self.feed(page)
 
     def handle_starttag(self, tag, attrs):
@@ -68,7 +70,14 @@ def test_statistics_of_known_pictures():
     of = dict(zip(STATISTICS, statistics_of(np.full((40, 60, 3), 200, np.uint8), 1.5), strict=True))
     assert (of["width (px)"], of["height (px)"], of["file size (bytes a pixel)"]) == (60, 40, 1.5)
     assert (of["brightness"], of["border brightness"]) == (200, 200)
-    assert of["contrast"] == of["saturation"] == of["sharpness"] == of["dark share"] == of["bright share"] == 0
+    assert (
+        of["contrast"]
+        == of["saturation"]
+        == of["sharpness"]
+        == of["dark share"]
+        == of["bright share"]
+        == 0
+    )
     red = np.zeros((64, 64, 3), np.uint8)
     red[..., 0] = 255
     of = dict(zip(STATISTICS, statistics_of(red, 1.0), strict=True))
@@ -96,7 +105,9 @@ def test_a_difference_is_found_and_named():
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_few_people_who_are_only_themselves_are_no_difference(seed):
-    """Test pictures of one person help each other across folds; the draws from the training set do, too."""
+    """Test pictures of one person help each other across folds; the draws from the training set do,
+    too.
+    """
     result = tell_apart(*people_and_test(np.random.default_rng(seed), num_test_people=8))
     assert result.chance_D.max() > 0.6
     assert not result.differs
@@ -127,7 +138,9 @@ def textures(num, rng):
             turn = cv2.getRotationMatrix2D((150, 150), rng.uniform(-8, 8), rng.uniform(0.9, 1.1))
             seen = cv2.warpAffine(whole, turn, (300, 300), borderMode=cv2.BORDER_REFLECT)
             top, left = rng.integers(0, 40, 2)
-            pictures.append(np.clip(seen[top : top + 260, left : left + 260] * rng.uniform(0.8, 1.1), 0, 255))
+            pictures.append(
+                np.clip(seen[top : top + 260, left : left + 260] * rng.uniform(0.8, 1.1), 0, 255)
+            )
     return [picture.astype(np.uint8) for picture in pictures]
 
 
@@ -155,13 +168,17 @@ def test_a_known_copy_is_no_evidence_of_a_second_name():
 
 
 def test_what_all_share_is_no_mark_of_one_person():
-    """One backdrop behind everybody: the least number of matches rises, and the search says that it sees little."""
+    """One backdrop behind everybody: the least number of matches rises, and the search says that it
+    sees little.
+    """
     rng = np.random.default_rng(0)
     pictures = textures(8, rng)
     backdrop = textures(1, rng)[0]
     for picture in pictures:
         picture[:, 60:] = backdrop[:, 60:]
-    found = lookalike_groups([sketch_of(picture) for picture in pictures], np.repeat(np.arange(8), 4))
+    found = lookalike_groups(
+        [sketch_of(picture) for picture in pictures], np.repeat(np.arange(8), 4)
+    )
     assert len(found.pairs) == 0
     assert found.recall < 0.2
 
@@ -187,7 +204,8 @@ def test_swapped_pairs_are_those_that_look_like_each_other():
     log_proba = np.log(np.full((7, 3), 0.1) + 0.7 * np.eye(3)[guess])
     label = np.array([0, 1, 0, 0, 1, 2, 0])
     group = np.array([7, 7, 7, 7, 8, 8, 9])
-    # 0 and 1 exchange; 3 looks like 1 too, but no better; 4 looks like 5, but not the other way; 6 is alone.
+    # 0 and 1 exchange; 3 looks like 1 too, but no better; 4 looks like 5, but not the other way; 6
+    # is alone.
     log_proba[3] = np.log([0.3, 0.6, 0.1])
     assert swapped_pairs(log_proba, label, group).tolist() == [[0, 1]]
     assert swapped_pairs(log_proba, guess, group).shape == (0, 2)
@@ -202,7 +220,8 @@ def test_a_class_that_was_never_trained_on_names_nobody():
 
 def test_a_swap_is_seen_in_pictures():
     rng = np.random.default_rng(0)
-    features, label = [], []
+    features = []
+    label = []
     for _ in range(30):
         backdrop = rng.integers(40, 200, 3)
         for kind in (0, 0, 0, 1, 2):
@@ -211,7 +230,9 @@ def test_a_swap_is_seen_in_pictures():
                 cv2.rectangle(picture, (25, 60 + 20 * kind), (70, 100), (250, 250, 250), -1)
             features.append(features_of(picture))
             label.append(kind)
-    feature, label, group = np.stack(features), np.array(label), np.repeat(np.arange(30), 5)
+    feature = np.stack(features)
+    label = np.array(label)
+    group = np.repeat(np.arange(30), 5)
     assert swapped_pairs(log_proba_of(feature, label, group), label, group).shape == (0, 2)
     label[[18, 19]] = label[[19, 18]]
     assert swapped_pairs(log_proba_of(feature, label, group), label, group).tolist() == [[18, 19]]
@@ -220,7 +241,9 @@ def test_a_swap_is_seen_in_pictures():
 def test_what_may_be_swapped_is_what_varies_and_is_not_decided_by_the_rest(tiny_layout):
     manifest = load_manifest(DataConfig(data=str(tiny_layout)))
     assert list(_targets(manifest)) == ["mask"]  # gender and age are the person's
-    assert list(_targets(dataclasses.replace(manifest, attributes=manifest.attributes[1:]))) == ["class"]
+    assert list(_targets(dataclasses.replace(manifest, attributes=manifest.attributes[1:]))) == [
+        "class"
+    ]
     assert list(_targets(dataclasses.replace(manifest, attributes=()))) == ["class"]
 
 
@@ -229,7 +252,8 @@ def test_what_may_be_swapped_is_what_varies_and_is_not_decided_by_the_rest(tiny_
 
 def test_faults_are_listed_and_the_audit_goes_on(layout_copy, tmp_path, audit_command):
     one, other, third = people_of(layout_copy)[:3]
-    picture, place = next(one.glob("mask1.*")), next(other.glob("mask2.*"))
+    picture = next(one.glob("mask1.*"))
+    place = next(other.glob("mask2.*"))
     replace(place, picture, quality=60)
     broken = next(third.glob("mask3.*"))
     broken.unlink()
@@ -251,7 +275,14 @@ def test_faults_are_listed_and_the_audit_goes_on(layout_copy, tmp_path, audit_co
     page = (tmp_path / "audit.html").read_text()
     shown = Text(page)
     text = " ".join(shown.words)
-    for words in (f"{one.name}/{picture.name}", str(broken), "fold 2", "Brightness", "AUC", "even share"):
+    for words in (
+        f"{one.name}/{picture.name}",
+        str(broken),
+        "fold 2",
+        "Brightness",
+        "AUC",
+        "even share",
+    ):
         assert words in text
     assert all(link.startswith(("#", "data:image/jpeg")) for link in shown.links)
     assert "script" not in shown.tags
@@ -269,12 +300,17 @@ def test_quick_and_merged(layout_copy, audit_command):
     assert re.search(r"even share +2\.2", done.out)
 
 
-def test_the_folds_are_those_of_a_run(tiny_layout, tmp_path, audit_command, cv_command, monkeypatch):
+def test_the_folds_are_those_of_a_run(
+    tiny_layout, tmp_path, audit_command, cv_command, monkeypatch
+):
     argv = ["--data", tiny_layout, "--split-seed", "3"]
     run = cv_command(*argv, *TINY, "--backbone", "test_resnet", "--output", tmp_path)
     folds = re.search(r"folds:\n(.*?least possible)", run.out, flags=re.DOTALL)
-    given, page_of = [], run_audit.audit_page
-    monkeypatch.setattr(run_audit, "audit_page", lambda *args, **how: given.append(args) or page_of(*args, **how))
+    given = []
+    page_of = run_audit.audit_page
+    monkeypatch.setattr(
+        run_audit, "audit_page", lambda *args, **how: given.append(args) or page_of(*args, **how)
+    )
     assert folds[1] in audit_command(*argv, "--quick", "--folds", "2").out
     ((seen, fold_RN),) = given
     of_run = Run(next(tmp_path.glob("*_test_resnet"))).oof.set_index("image_id")["fold"]
@@ -283,18 +319,30 @@ def test_the_folds_are_those_of_a_run(tiny_layout, tmp_path, audit_command, cv_c
 
 @pytest.fixture
 def odd_names(tmp_path):
-    """Classes, groups and files with markup, quotes and dollars in their names; every picture for itself."""
+    """Classes, groups and files with markup, quotes and dollars in their names; every picture for
+    itself.
+    """
     rng = np.random.default_rng(0)
     rows = []
     for index in range(24):
         name = f"<i>{index}</i> & \"{index}\" '$x$'.png"
-        cv2.imwrite(str(tmp_path / name.replace("/", "_")), rng.integers(0, 255, (20, 30, 3), dtype=np.uint8))
-        rows.append({"image": name.replace("/", "_"), "label": ["<b>bold</b>", "$\\frac$ & \"q'"][index % 2]})
+        cv2.imwrite(
+            str(tmp_path / name.replace("/", "_")),
+            rng.integers(0, 255, (20, 30, 3), dtype=np.uint8),
+        )
+        rows.append(
+            {
+                "image": name.replace("/", "_"),
+                "label": ["<b>bold</b>", "$\\frac$ & \"q'"][index % 2],
+            }
+        )
     pd.DataFrame(rows).to_csv(tmp_path / "odd.csv", index=False)
     return tmp_path / "odd.csv"
 
 
-def test_a_fold_file_that_knows_of_an_unreadable_picture(layout_copy, alpha, tmp_path, audit_command):
+def test_a_fold_file_that_knows_of_an_unreadable_picture(
+    layout_copy, alpha, tmp_path, audit_command
+):
     broken = next(people_of(layout_copy)[3].glob("mask1.*"))
     broken.unlink()
     broken.write_bytes(b"")
@@ -322,11 +370,15 @@ def test_names_are_shown_as_text(odd_names, tmp_path, audit_command):
 
 def test_wrong_words_are_one_line(tiny_layout, tmp_path, command_of, audit_command):
     command = command_of(audit.main)
-    command(tiny_layout, "--page", "/nowhere/a.html").assert_one_line_error("--page /nowhere/a.html")
+    command(tiny_layout, "--page", "/nowhere/a.html").assert_one_line_error(
+        "--page /nowhere/a.html"
+    )
     command("/nowhere").assert_one_line_error("/nowhere (--data)", "no train/train.csv there")
     command("nowhere.csv").assert_one_line_error("nowhere.csv", "No such file")
     command(tiny_layout, "--quik").assert_one_line_error("--quik", "did you mean --quick")
-    command(tiny_layout, "--folds", "99", "--quick", "--page", tmp_path / "a.html").assert_one_line_error("--folds 99")
+    command(
+        tiny_layout, "--folds", "99", "--quick", "--page", tmp_path / "a.html"
+    ).assert_one_line_error("--folds 99")
     assert not (tmp_path / "a.html").exists()
 
 
@@ -342,7 +394,10 @@ def test_faults_planted_among_real_faces_are_named(tmp_path, audit_command):
     root = tmp_path / "london"
     shutil.copytree(LONDON, root)
     people = people_of(root)
-    copied, receiver, swapped, split = people[5], people[40], people[60], people[22]
+    copied = people[5]
+    receiver = people[40]
+    swapped = people[60]
+    split = people[22]
     replace(receiver / "mask3.jpg", copied / "mask2.jpg", quality=50)
     (swapped / "normal.jpg").rename(swapped / "held.jpg")
     (swapped / "incorrect_mask.jpg").rename(swapped / "normal.jpg")

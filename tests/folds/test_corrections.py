@@ -24,7 +24,10 @@ SHIPPED = Path(folds.__file__).with_name("mask_competition_corrections.csv")
 @pytest.fixture
 def layout(layout_copy, edit_csv):
     """The tiny set with ids as the competition has them: the folder's first part."""
-    edit_csv(layout_copy / "train" / "train.csv", lambda table: table.assign(id=table["path"].str.split("_").str[0]))
+    edit_csv(
+        layout_copy / "train" / "train.csv",
+        lambda table: table.assign(id=table["path"].str.split("_").str[0]),
+    )
     return layout_copy
 
 
@@ -54,7 +57,9 @@ def test_each_kind_of_correction_and_what_it_leaves_alone(layout):
     age = np.where(of == second, 2, age)
     mask = np.where((of == third) & (stem == "mask1"), 2, mask)
     mask = np.where(
-        (of == first) & (stem == "normal"), 1, np.where((of == first) & (stem == "incorrect_mask"), 2, mask)
+        (of == first) & (stem == "normal"),
+        1,
+        np.where((of == first) & (stem == "incorrect_mask"), 2, mask),
     )
     assert table.loc[raw.index, "label"].tolist() == encode(mask, gender, age).tolist()
     assert (table.loc[of == second, "age"] == 70).all()
@@ -99,7 +104,9 @@ def test_the_list_for_the_competition_can_be_laid_over_its_people(layout, edit_c
     parts = np.array_split(ids, 3)  # 12 people at a time stand for the 2,700
     for part in parts:
         names = [*part, *[f"x{index}" for index in range(12 - len(part))]]
-        edit_csv(layout / "train" / "train.csv", lambda listing, names=names: listing.assign(id=names))
+        edit_csv(
+            layout / "train" / "train.csv", lambda listing, names=names: listing.assign(id=names)
+        )
         file = layout / "part.csv"
         table[table["target"].isin(part)].to_csv(file, index=False)
         manifest = apply_corrections(read_layout(layout), file)
@@ -113,7 +120,9 @@ def test_ages_are_relabelled_for_training_alone(layout):
     plain = load_manifest(DataConfig(data=str(layout)))
     age = plain.train["age"].to_numpy()
     oldest = np.sort(np.unique(age[age < 60]))[-1]
-    told = load_manifest(DataConfig(data=str(layout), old_from=float(oldest), drop_ages=f"{int(age.min())}"))
+    told = load_manifest(
+        DataConfig(data=str(layout), old_from=float(oldest), drop_ages=f"{int(age.min())}")
+    )
     assert (told.train["label"] == plain.train["label"]).all()
     fit = told.train["label_fit"].to_numpy()
     assert (fit[age == age.min()] == -1).all()
@@ -133,19 +142,35 @@ def test_ages_are_relabelled_for_training_alone(layout):
 
 def test_ages_need_a_data_set_that_has_them(tiny_layout, tmp_path):
     rows = read_layout(tiny_layout).train
-    rows[["path", "label"]].rename(columns={"path": "image"}).to_csv(tmp_path / "any.csv", index=False)
+    rows[["path", "label"]].rename(columns={"path": "image"}).to_csv(
+        tmp_path / "any.csv", index=False
+    )
     with pytest.raises(UserError, match="only for the competition's layout"):
         load_manifest(DataConfig(csv=str(tmp_path / "any.csv"), old_from=58))
     (tmp_path / "fix.csv").write_text(f"target,field,value\n{rows['path'][0]},label,17\n")
-    manifest = load_manifest(DataConfig(csv=str(tmp_path / "any.csv"), corrections=str(tmp_path / "fix.csv")))
+    manifest = load_manifest(
+        DataConfig(csv=str(tmp_path / "any.csv"), corrections=str(tmp_path / "fix.csv"))
+    )
     changed = manifest.train[manifest.train["label"] != manifest.train["label_raw"]]
     assert [manifest.classes[label] for label in changed["label"]] == ["17"]
 
 
-def test_a_corrected_run_shares_folds_with_a_raw_one_and_both_scores_are_reported(alpha, layout, tmp_path, cv_command):
+def test_a_corrected_run_shares_folds_with_a_raw_one_and_both_scores_are_reported(
+    alpha, layout, tmp_path, cv_command
+):
     person = read_layout(layout).train["group"][0]
     (layout / "fix.csv").write_text(f"target,field,value\n{person},gender,flip\n")
-    argv = ["--data", layout, "--output", tmp_path, "--name", "fixed", "--backbone", "test_resnet", *TINY]
+    argv = [
+        "--data",
+        layout,
+        "--output",
+        tmp_path,
+        "--name",
+        "fixed",
+        "--backbone",
+        "test_resnet",
+        *TINY,
+    ]
     assert cv_command(*argv, "--corrections", layout / "fix.csv").code == 0
     fixed = Run(tmp_path / "fixed")
     assert (fixed.oof["label"] != fixed.oof["label_raw"]).sum() == 7
@@ -163,4 +188,6 @@ def test_a_corrected_run_shares_folds_with_a_raw_one_and_both_scores_are_reporte
     assert "raw" in both.report
     # Other corrections are another run.
     (layout / "fix.csv").write_text(f"target,field,value\n{person},age,70\n")
-    cv_command(*argv, "--corrections", layout / "fix.csv").assert_one_line_error("corrected labels", "--name")
+    cv_command(*argv, "--corrections", layout / "fix.csv").assert_one_line_error(
+        "corrected labels", "--name"
+    )

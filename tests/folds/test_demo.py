@@ -24,7 +24,9 @@ def test_people_follow_the_competition_and_fill_every_stratum():
 
 def test_all_classes_reach_every_fold():
     people = demo_people(70, least=5, seed=0)
-    stratum = people["gender"].eq("female").to_numpy() * 3 + np.searchsorted([30, 60], people["age"], side="right")
+    stratum = people["gender"].eq("female").to_numpy() * 3 + np.searchsorted(
+        [30, 60], people["age"], side="right"
+    )
     group = np.repeat(people["path"].to_numpy(), 3)
     label = np.concatenate([[s, s + 6, s + 12] for s in stratum])
     fold = assign_folds(label, group, num_folds=5, seed=0)
@@ -49,8 +51,14 @@ def test_age_shows_in_wrinkles_and_hair_and_gender_in_features():
     def mean(people, what):
         return np.mean([what(person) for person in people])
 
-    young, middle, old = looks(True, 22), looks(True, 45), looks(True, 68)
-    assert mean(young, lambda p: p.wrinkle) < mean(middle, lambda p: p.wrinkle) < mean(old, lambda p: p.wrinkle)
+    young = looks(True, 22)
+    middle = looks(True, 45)
+    old = looks(True, 68)
+    assert (
+        mean(young, lambda p: p.wrinkle)
+        < mean(middle, lambda p: p.wrinkle)
+        < mean(old, lambda p: p.wrinkle)
+    )
     assert mean(young, lambda p: p.hair.mean()) < mean(old, lambda p: p.hair.mean()) - 40
     women = looks(False, 22)
     assert mean(women, lambda p: p.long_hair) > 0.8 > 0.2 > mean(young, lambda p: p.long_hair)
@@ -58,7 +66,8 @@ def test_age_shows_in_wrinkles_and_hair_and_gender_in_features():
 
 
 @pytest.mark.parametrize(
-    ("kind", "nose_is_covered", "chin_is_covered"), [("worn", True, True), ("incorrect", False, True)]
+    ("kind", "nose_is_covered", "chin_is_covered"),
+    [("worn", True, True), ("incorrect", False, True)],
 )
 def test_masks_cover_what_they_should(kind, nose_is_covered, chin_is_covered):
     """Differences between a masked and a bare picture of the same draw, on nose and chin."""

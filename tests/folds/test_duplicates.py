@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foldblend.runs.run import Run
-from folds.data.duplicates import describe_pairs, duplicate_pairs, equal_pairs, merged_groups, prints_of, stacked
+from folds.data.duplicates import (
+    describe_pairs,
+    duplicate_pairs,
+    equal_pairs,
+    merged_groups,
+    prints_of,
+    stacked,
+)
 from folds.data.hamming import near_pairs
 from folds.data.layout import read_layout
 from tests.makers.constants import LONDON, TINY
@@ -19,11 +26,18 @@ from tests.makers.constants import LONDON, TINY
 
 def brute(hashes, radius):
     distance = np.bitwise_count(hashes[:, None] ^ hashes[None])
-    return {(int(i), int(j)) for i, j in zip(*np.where(np.triu(distance <= radius, 1)), strict=True)}
+    return {
+        (int(i), int(j)) for i, j in zip(*np.where(np.triu(distance <= radius, 1)), strict=True)
+    }
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10**6), radius=st.integers(0, 6), num_centres=st.integers(1, 8), spread=st.integers(1, 8))
+@given(
+    seed=st.integers(0, 10**6),
+    radius=st.integers(0, 6),
+    num_centres=st.integers(1, 8),
+    spread=st.integers(1, 8),
+)
 def test_near_pairs_are_those_of_a_search_of_all(seed, radius, num_centres, spread):
     rng = np.random.default_rng(seed)
     hashes = rng.choice(rng.integers(0, 2**64, num_centres, dtype=np.uint64), 120)
@@ -38,7 +52,9 @@ def test_near_pairs_are_those_of_a_search_of_all(seed, radius, num_centres, spre
 def test_crowded_buckets_are_banded_anew(monkeypatch):
     monkeypatch.setattr("folds.data.hamming.FEW_PAIRS", 50)
     monkeypatch.setattr("folds.data.hamming.LARGEST_BUCKET", 4)
-    hashes = np.unique(np.random.default_rng(0).integers(0, 2**14, 600).astype(np.uint64))  # all agree in 50 bits
+    hashes = np.unique(
+        np.random.default_rng(0).integers(0, 2**14, 600).astype(np.uint64)
+    )  # all agree in 50 bits
     found = [tuple(sorted(pair)) for chunk in near_pairs(hashes, 3) for pair in chunk.tolist()]
     assert len(found) == len(set(found))
     assert set(found) == brute(hashes, 3)
@@ -85,7 +101,9 @@ def replace(target, source, **encode):
     """Put another picture in the place of one, perhaps recompressed; hard links are cut first."""
     target.unlink()
     if encode:
-        cv2.imwrite(str(target), cv2.imread(str(source)), [cv2.IMWRITE_JPEG_QUALITY, encode["quality"]])
+        cv2.imwrite(
+            str(target), cv2.imread(str(source)), [cv2.IMWRITE_JPEG_QUALITY, encode["quality"]]
+        )
     else:
         shutil.copyfile(source, target)
 

@@ -23,15 +23,24 @@ def flowers(tmp_path):
     for index in range(30):
         name = f"{index:02d}.png"
         (tmp_path / "pics").mkdir(exist_ok=True)
-        cv2.imwrite(str(tmp_path / "pics" / name), rng.integers(0, 255, (20, 20, 3), dtype=np.uint8))
+        cv2.imwrite(
+            str(tmp_path / "pics" / name), rng.integers(0, 255, (20, 20, 3), dtype=np.uint8)
+        )
         plant = index // 3
-        rows.append({"file": name, "species": ["rose", "iris", "aster"][plant % 3], "plant": f"p{plant}"})
+        rows.append(
+            {"file": name, "species": ["rose", "iris", "aster"][plant % 3], "plant": f"p{plant}"}
+        )
     pd.DataFrame(rows).to_csv(tmp_path / "flowers.csv", index=False)
     return tmp_path
 
 
 def read(root, **changes):
-    how = {"image_col": "file", "label_col": "species", "group_col": "plant", "image_root": root / "pics"} | changes
+    how = {
+        "image_col": "file",
+        "label_col": "species",
+        "group_col": "plant",
+        "image_root": root / "pics",
+    } | changes
     return read_csv_manifest(root / "flowers.csv", **how)
 
 
@@ -75,7 +84,10 @@ def test_without_groups_every_picture_is_its_own(flowers):
 
 def test_test_set(flowers):
     pd.DataFrame({"file": ["03.png", "01.png"]}).to_csv(flowers / "test.csv", index=False)
-    assert read(flowers, test_csv=flowers / "test.csv").test["image_id"].tolist() == ["03.png", "01.png"]
+    assert read(flowers, test_csv=flowers / "test.csv").test["image_id"].tolist() == [
+        "03.png",
+        "01.png",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -143,9 +155,13 @@ def test_attributes_are_what_the_class_implies(flowers):
     (place,) = read(flowers, attribute_cols=("place",)).attributes
     assert (place.name, place.values, place.of_class) == ("place", ("garden", "meadow"), (1, 0, 0))
     change(flowers, place={5: "meadow"})  # of plant p1, an iris
-    with pytest.raises(UserError, match=r"'place' .*class 'iris', line 5 has 'garden' and line 7 has 'meadow'"):
+    with pytest.raises(
+        UserError, match=r"'place' .*class 'iris', line 5 has 'garden' and line 7 has 'meadow'"
+    ):
         read(flowers, attribute_cols=("place",))
-    with pytest.raises(UserError, match=r"no column 'places' \(--attribute-cols\).*did you mean place"):
+    with pytest.raises(
+        UserError, match=r"no column 'places' \(--attribute-cols\).*did you mean place"
+    ):
         read(flowers, attribute_cols=("places",))
     with_columns(flowers, place=lambda table: "garden")
     with pytest.raises(UserError, match=r"'place' .*has 1 value"):
@@ -155,21 +171,42 @@ def test_attributes_are_what_the_class_implies(flowers):
 def test_an_attribute_that_fits_two_classes_is_no_correction(flowers, tmp_path):
     with_columns(flowers, place=lambda table: table["species"].map(KINGDOM))
     manifest = read(flowers, attribute_cols=("place",))
-    (tmp_path / "fix.csv").write_text("target,field,value\np0,place,meadow\n")  # of the garden's roses, to asters
-    assert set(apply_corrections(manifest, tmp_path / "fix.csv").train.query("group == 'p0'")["label"]) == {0}
+    (tmp_path / "fix.csv").write_text(
+        "target,field,value\np0,place,meadow\n"
+    )  # of the garden's roses, to asters
+    assert set(
+        apply_corrections(manifest, tmp_path / "fix.csv").train.query("group == 'p0'")["label"]
+    ) == {0}
     (tmp_path / "fix.csv").write_text("target,field,value\np2,place,garden\n")
-    with pytest.raises(UserError, match=r"not exactly one class is like 'aster'.*give the class itself"):
+    with pytest.raises(
+        UserError, match=r"not exactly one class is like 'aster'.*give the class itself"
+    ):
         apply_corrections(manifest, tmp_path / "fix.csv")
 
 
 def test_attributes_are_scored_apart(flowers, tmp_path, cv_command):
     with_columns(flowers, place=lambda table: table["species"].map(KINGDOM))
-    csv = ["--csv", flowers / "flowers.csv", "--image-col", "file", "--label-col", "species", "--group-col", "plant"]
+    csv = [
+        "--csv",
+        flowers / "flowers.csv",
+        "--image-col",
+        "file",
+        "--label-col",
+        "species",
+        "--group-col",
+        "plant",
+    ]
     source = [*csv, "--image-root", flowers / "pics", "--attribute-cols", "place"]
-    assert cv_command(*source, "--backbone", "test_resnet", "--output", tmp_path, "--name", "run", *TINY).code == 0
+    assert (
+        cv_command(
+            *source, "--backbone", "test_resnet", "--output", tmp_path, "--name", "run", *TINY
+        ).code
+        == 0
+    )
     run = Run(tmp_path / "run")
     of_class = np.array([1, 0, 0])
-    truth, predicted = of_class[run.oof["label"]], of_class[run.logits(run.oof).argmax(1)]
+    truth = of_class[run.oof["label"]]
+    predicted = of_class[run.logits(run.oof).argmax(1)]
     (place,) = run.report["attributes"]
     assert place["name"] == "place"
     assert place["f1_macro"]["value"] == pytest.approx(f1_score(truth, predicted, average="macro"))
@@ -180,7 +217,9 @@ BOX = ("x1", "y1", "x2", "y2")
 
 def with_boxes(root, **changes):
     corners = {"x1": "2", "y1": "3.5", "x2": "12", "y2": "99"} | changes
-    with_columns(root, **{name: lambda table, value=value: value for name, value in corners.items()})
+    with_columns(
+        root, **{name: lambda table, value=value: value for name, value in corners.items()}
+    )
 
 
 def test_a_box_is_cut_out_and_what_sticks_out_is_left_off(flowers):
@@ -195,14 +234,20 @@ def test_a_box_is_cut_out_and_what_sticks_out_is_left_off(flowers):
 def test_a_box_is_of_the_upright_picture(tmp_path):
     """A camera that was turned: stored lying, shown upright, and the box is of what is shown."""
     rng = np.random.default_rng(0)
-    lying = cv2.resize(rng.integers(0, 255, (4, 8, 3), dtype=np.uint8), (80, 40), interpolation=cv2.INTER_NEAREST)
+    lying = cv2.resize(
+        rng.integers(0, 255, (4, 8, 3), dtype=np.uint8), (80, 40), interpolation=cv2.INTER_NEAREST
+    )
     turned = PIL.Image.Exif()
     turned[0x0112] = 6  # to be turned a quarter clockwise
-    PIL.Image.fromarray(lying).save(tmp_path / "turned.jpg", exif=turned, quality=100, subsampling=0)
+    PIL.Image.fromarray(lying).save(
+        tmp_path / "turned.jpg", exif=turned, quality=100, subsampling=0
+    )
     upright = read_image(tmp_path / "turned.jpg")
     assert upright.shape == (80, 40, 3)
     assert np.abs(upright.astype(int) - np.rot90(lying, -1)).mean() < 4
-    assert np.array_equal(read_image(tmp_path / "turned.jpg", (10, 50, 30, 80)), upright[50:80, 10:30])
+    assert np.array_equal(
+        read_image(tmp_path / "turned.jpg", (10, 50, 30, 80)), upright[50:80, 10:30]
+    )
 
 
 @pytest.mark.parametrize(
@@ -230,16 +275,44 @@ def test_boxes_give_the_logits_of_pictures_that_were_cropped_before(flowers, tmp
     (flowers / "cut").mkdir()
     for file in (flowers / "pics").iterdir():
         cv2.imwrite(str(flowers / "cut" / file.name), cv2.imread(str(file))[3:20, 2:12])
-    csv = ["--csv", flowers / "flowers.csv", "--image-col", "file", "--label-col", "species", "--group-col", "plant"]
-    argv = [*csv, "--test-csv", flowers / "test.csv", "--backbone", "test_resnet", "--output", tmp_path, *TINY]
+    csv = [
+        "--csv",
+        flowers / "flowers.csv",
+        "--image-col",
+        "file",
+        "--label-col",
+        "species",
+        "--group-col",
+        "plant",
+    ]
+    argv = [
+        *csv,
+        "--test-csv",
+        flowers / "test.csv",
+        "--backbone",
+        "test_resnet",
+        "--output",
+        tmp_path,
+        *TINY,
+    ]
     assert cv_command(*argv, "--image-root", flowers / "cut", "--name", "before").code == 0
-    done = cv_command(*argv, "--image-root", flowers / "pics", "--box-cols", "x1,y1,x2,y2", "--name", "boxes")
+    done = cv_command(
+        *argv, "--image-root", flowers / "pics", "--box-cols", "x1,y1,x2,y2", "--name", "boxes"
+    )
     assert done.code == 0, done.err
     for table in ("oof", "test"):
-        assert getattr(Run(tmp_path / "boxes"), table).equals(getattr(Run(tmp_path / "before"), table))
+        assert getattr(Run(tmp_path / "boxes"), table).equals(
+            getattr(Run(tmp_path / "before"), table)
+        )
     with_boxes(flowers, x1="3")  # other boxes are other data
-    again = cv_command(*argv, "--image-root", flowers / "pics", "--box-cols", "x1,y1,x2,y2", "--name", "boxes")
+    again = cv_command(
+        *argv, "--image-root", flowers / "pics", "--box-cols", "x1,y1,x2,y2", "--name", "boxes"
+    )
     again.assert_one_line_error("boxes", "data")
     with_boxes(flowers, x1="50", x2="60")
-    cv_command(*argv, "--image-root", flowers / "pics", "--box-cols", "x1,y1,x2,y2").assert_one_line_error("outside")
-    cv_command("--box-cols", "a,b,c,d", "--pretrained", "none").assert_one_line_error("--box-cols", "--csv")
+    cv_command(
+        *argv, "--image-root", flowers / "pics", "--box-cols", "x1,y1,x2,y2"
+    ).assert_one_line_error("outside")
+    cv_command("--box-cols", "a,b,c,d", "--pretrained", "none").assert_one_line_error(
+        "--box-cols", "--csv"
+    )

@@ -4,7 +4,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foldblend.errors import UserError
-from folds.data.labels import AGES, ATTRIBUTES, CLASSES, GENDERS, MASKS, age_group, decode, encode, gender_code
+from folds.data.labels import (
+    AGES,
+    ATTRIBUTES,
+    CLASSES,
+    GENDERS,
+    MASKS,
+    age_group,
+    decode,
+    encode,
+    gender_code,
+)
 
 
 def test_codec_is_the_competitions():

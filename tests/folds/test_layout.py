@@ -94,7 +94,10 @@ def test_precedence_of_data_roots(tiny_layout, layout_copy, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     environ = {"SM_CHANNEL_TRAIN": str(layout_copy / "train" / "images")}
     assert load_manifest(environ=environ).root == layout_copy.resolve()
-    assert load_manifest(DataConfig(data=str(tiny_layout)), environ=environ).root == tiny_layout.resolve()
+    assert (
+        load_manifest(DataConfig(data=str(tiny_layout)), environ=environ).root
+        == tiny_layout.resolve()
+    )
     (tmp_path / "data").symlink_to(tiny_layout)
     assert load_manifest(environ={}).root == tiny_layout.resolve()
     with pytest.raises(UserError, match=r"SM_CHANNEL_TRAIN"):

@@ -30,7 +30,9 @@ def grouped(draw):
 
 
 def keeps_the_contract(world, split):
-    """Every row in one fold, no fold empty, groups whole, the same folds for permuted rows, in bounds."""
+    """Every row in one fold, no fold empty, groups whole, the same folds for permuted rows, in
+    bounds.
+    """
     label, group, num_folds, seed = world
     row = np.array([f"{index:04d}.jpg" for index in range(len(label))])
     fold = assign_folds(label, group, num_folds=num_folds, seed=seed, split=split, id_N=row)
@@ -39,7 +41,9 @@ def keeps_the_contract(world, split):
     if not SPLITTERS[split].leaks:
         assert split_groups(fold, group) == []
     order = np.random.default_rng(seed).permutation(len(label))
-    again = assign_folds(label[order], group[order], num_folds=num_folds, seed=seed, split=split, id_N=row[order])
+    again = assign_folds(
+        label[order], group[order], num_folds=num_folds, seed=seed, split=split, id_N=row[order]
+    )
     assert np.array_equal(again, fold[order])
     if split == "stratified-group":
         value, bound = unevenness(label, group, fold)
@@ -58,13 +62,16 @@ def test_the_contract_of_every_splitter(split, world):
 @settings(max_examples=10_000, deadline=None)
 @given(world=grouped())
 def test_the_contract_of_every_splitter_at_length(split, world):
-    with mock.patch("folds.balance.MOST_STARTS", 2):  # the contract is every start's; more only take longer
+    with mock.patch(
+        "folds.balance.MOST_STARTS", 2
+    ):  # the contract is every start's; more only take longer
         keeps_the_contract(world, split)
 
 
 def value_of(label, group, fold):
     """The objective by its definition, in plain loops."""
-    num_folds, total = fold.max() + 1, 0.0
+    num_folds = fold.max() + 1
+    total = 0.0
     for counted in [*(label == one for one in np.unique(label)), np.ones(len(label), bool)]:
         share = counted.sum() / num_folds
         total += sum((np.sum(counted & (fold == k)) / share - 1) ** 2 for k in range(num_folds))
@@ -94,7 +101,9 @@ def test_the_competitions_people_differ_by_at_most_one_a_stratum(seed):
     label = (stratum[:, None] + np.array([0, 0, 0, 0, 0, 6, 12])).ravel()
     group = np.repeat(np.arange(len(stratum)), 7)
     fold = stratified_group_folds(label, group, num_folds=5, seed=seed)
-    people = np.array([[np.sum((fold[::7] == k) & (stratum == one)) for one in range(6)] for k in range(5)])
+    people = np.array(
+        [[np.sum((fold[::7] == k) & (stratum == one)) for one in range(6)] for k in range(5)]
+    )
     assert (np.ptp(people, axis=0) <= 1).all()
     assert (people.sum(axis=1) == 540).all()
     value, bound = unevenness(label, group, fold)
@@ -108,7 +117,9 @@ def test_the_bound_knows_large_groups_and_coarse_counts():
     # One class: a group of 10 and four of 1 over 2 folds; the group fills a fold, shares are 7.
     group = np.repeat(np.arange(5), [10, 1, 1, 1, 1])
     profiles = profiles_of(np.zeros(14, int), group)
-    assert lower_bound(profiles, 2) == pytest.approx(2 * 2 * (3 / 7) ** 2)  # class and size are the same column
+    assert lower_bound(profiles, 2) == pytest.approx(
+        2 * 2 * (3 / 7) ** 2
+    )  # class and size are the same column
     # Three groups of 4 over 2 folds: 8 and 4 at best.
     profiles = profiles_of(np.zeros(12, int), np.repeat(np.arange(3), 4))
     assert lower_bound(profiles, 2) == pytest.approx(2 * 2 * (2 / 6) ** 2)
@@ -121,7 +132,9 @@ def test_never_above_scikit_learns_on_unequal_groups():
         group = np.repeat(np.arange(60), rng.integers(1, 20, 60))
         label = rng.integers(0, 5, len(group))
         theirs = np.empty_like(label)
-        for fold, (_, held_out) in enumerate(Theirs(5, shuffle=True, random_state=seed).split(label, label, group)):
+        for fold, (_, held_out) in enumerate(
+            Theirs(5, shuffle=True, random_state=seed).split(label, label, group)
+        ):
             theirs[held_out] = fold
         ours = stratified_group_folds(label, group, num_folds=5, seed=seed)
         assert unevenness(label, group, ours)[0] <= unevenness(label, group, theirs)[0]
@@ -130,7 +143,11 @@ def test_never_above_scikit_learns_on_unequal_groups():
 def test_seeds_and_repeats_give_other_folds_of_equal_balance():
     group = np.repeat(np.arange(60), 3)
     label = group % 4
-    folds = [assign_folds(label, group, num_folds=5, seed=seed, repeat=r) for seed in (0, 1) for r in (0, 1)]
+    folds = [
+        assign_folds(label, group, num_folds=5, seed=seed, repeat=r)
+        for seed in (0, 1)
+        for r in (0, 1)
+    ]
     assert all(not np.array_equal(one, other) for one, other in itertools.combinations(folds, 2))
     assert len({unevenness(label, group, fold)[0] for fold in folds}) == 1
 
@@ -147,26 +164,34 @@ def test_many_groups_with_sampled_candidates_and_many_classes():
 
 def test_scikit_learn_takes_it():
     rng = np.random.default_rng(0)
-    group, label = np.repeat(np.arange(30), 4), rng.integers(0, 3, 120)
+    group = np.repeat(np.arange(30), 4)
+    label = rng.integers(0, 3, 120)
     splitter = StratifiedGroupKFold(5)
     assert splitter.get_n_splits() == 5
-    assert len(cross_val_score(DummyClassifier(), label[:, None], label, groups=group, cv=splitter)) == 5
+    assert (
+        len(cross_val_score(DummyClassifier(), label[:, None], label, groups=group, cv=splitter))
+        == 5
+    )
     search = GridSearchCV(DummyClassifier(), {"strategy": ["prior", "stratified"]}, cv=splitter)
     assert search.fit(label[:, None], label, groups=group).n_splits_ == 5
-    seen = [set(group[held_out]) & set(group[train]) for train, held_out in splitter.split(label, label, group)]
+    seen = [
+        set(group[held_out]) & set(group[train])
+        for train, held_out in splitter.split(label, label, group)
+    ]
     assert seen == [set()] * 5
 
 
 def test_scikit_learn_is_never_called():
     code = (
-        "import sys, numpy as np; from folds import StratifiedGroupKFold as S;"
-        "list(S(2).split(None, np.arange(8) % 2, np.arange(8) // 2)); assert 'sklearn' not in sys.modules"
+        "import sys, numpy as np; from folds import StratifiedGroupKFold as S;list(S(2).split(None,"
+        " np.arange(8) % 2, np.arange(8) // 2)); assert 'sklearn' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_what_the_splitter_refuses():
-    label, group = np.arange(8) % 2, np.arange(8) // 2
+    label = np.arange(8) % 2
+    group = np.arange(8) // 2
     for arguments, message in (
         ((None, label, None), "both y"),
         ((None, None, group), "both y"),
@@ -182,7 +207,8 @@ def test_what_the_splitter_refuses():
 
 
 def test_the_leaky_splitters_leak_and_say_so():
-    group, label = np.repeat(np.arange(10), 6), np.tile([0, 1, 2], 20)
+    group = np.repeat(np.arange(10), 6)
+    label = np.tile([0, 1, 2], 20)
     for split in ("stratified", "random"):
         assert split_groups(assign_folds(label, group, num_folds=3, seed=0, split=split), group)
         assert SPLITTERS[split].leaks
@@ -191,7 +217,8 @@ def test_the_leaky_splitters_leak_and_say_so():
 
 
 def test_too_few_groups_or_folds():
-    label, group = np.zeros(9, int), np.repeat([0, 1, 2], 3)
+    label = np.zeros(9, int)
+    group = np.repeat([0, 1, 2], 3)
     with pytest.raises(UserError, match=r"only 3 groups.*pass --folds 3 or fewer"):
         assign_folds(label, group, num_folds=4, seed=0)
     with pytest.raises(UserError, match="at least 2"):

@@ -6,5 +6,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 LONDON = ROOT.parent / "shared" / "data" / "london_masks"
-TINY = ["--folds", "2", "--epochs", "1", "--img-size", "32", "--pretrained", "none", "--workers", "0", "--threads", "1"]
+TINY = [
+    "--folds",
+    "2",
+    "--epochs",
+    "1",
+    "--img-size",
+    "32",
+    "--pretrained",
+    "none",
+    "--workers",
+    "0",
+    "--threads",
+    "1",
+]
 TINY += ["--no-log-pictures", "--no-page"]

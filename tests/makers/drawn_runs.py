@@ -1,4 +1,6 @@
-"""Run folders with drawn logits of any size, to see what reports and blends make of them; nothing is trained."""
+"""Run folders with drawn logits of any size, to see what reports and blends make of them; nothing
+is trained.
+"""
 
 from __future__ import annotations
 
@@ -41,15 +43,20 @@ def write_drawn_run(
     strength: float = 1.0,
     seed: int = 0,
 ) -> Path:
-    """Write a finished run of the competition's classes over so many people, seven pictures each; return its folder.
+    """Write a finished run of the competition's classes over so many people, seven pictures each;
+    return its folder.
 
-    The people and folds are the same for every `seed`, which draws the logits. Pictures, if any, are shown in
-    turn; `names` replace the classes' names.
+    The people and folds are the same for every `seed`, which draws the logits. Pictures, if any,
+    are shown in turn; `names` replace the classes' names.
     """
-    people_rng, rng = np.random.default_rng(0), np.random.default_rng((1, seed))
+    people_rng = np.random.default_rng(0)
+    rng = np.random.default_rng((1, seed))
     gender_P = people_rng.integers(len(GENDERS), size=num_people)
     age_P = people_rng.choice(len(AGES), size=num_people, p=AGE_ODDS)
-    group_P = [f"{index:06d}_{GENDERS[gender_P[index]]}_Asian_{20 * age_P[index] + 25}" for index in range(num_people)]
+    group_P = [
+        f"{index:06d}_{GENDERS[gender_P[index]]}_Asian_{20 * age_P[index] + 25}"
+        for index in range(num_people)
+    ]
     mask_F = np.array([0] * 5 + [1, 2])
     rows = pd.DataFrame(
         {
@@ -58,12 +65,20 @@ def write_drawn_run(
             "label": (6 * mask_F + (3 * gender_P + age_P)[:, None]).ravel(),
         }
     )
-    fold_N = assign_folds(rows["label"].to_numpy(), rows["group"].to_numpy(), num_folds=NUM_FOLDS, seed=0)
-    rows = rows.assign(label_raw=rows["label"], repeat=0, fold=fold_N).sort_values("image_id", ignore_index=True)
+    fold_N = assign_folds(
+        rows["label"].to_numpy(), rows["group"].to_numpy(), num_folds=NUM_FOLDS, seed=0
+    )
+    rows = rows.assign(label_raw=rows["label"], repeat=0, fold=fold_N).sort_values(
+        "image_id", ignore_index=True
+    )
     folder.mkdir(parents=True)
-    write_table(folder / "oof.parquet", with_logits(rows, _logits(rows["label"].to_numpy(), strength, rng)))
+    write_table(
+        folder / "oof.parquet", with_logits(rows, _logits(rows["label"].to_numpy(), strength, rng))
+    )
     write_table(folder / "folds.csv", rows[["image_id", "group", "label", "repeat", "fold"]])
-    test_ids = pd.DataFrame({"image_id": [f"{people_rng.bytes(20).hex()}.jpg" for _ in range(num_test)]})
+    test_ids = pd.DataFrame(
+        {"image_id": [f"{people_rng.bytes(20).hex()}.jpg" for _ in range(num_test)]}
+    )
     if num_test:
         test_label_N = rng.integers(len(CLASSES), size=num_test)
         models = [_logits(test_label_N, strength, rng) for _ in range(NUM_FOLDS)]
@@ -72,11 +87,15 @@ def write_drawn_run(
         write_table(folder / "test.parquet", with_logits(test_ids, np.mean(models, axis=0)))
     if paths:
         shown = [str(paths[index % len(paths)]) for index in range(len(rows))]
-        write_table(folder / PICTURES, pd.DataFrame({"part": "train", "image_id": rows["image_id"], "path": shown}))
+        write_table(
+            folder / PICTURES,
+            pd.DataFrame({"part": "train", "image_id": rows["image_id"], "path": shown}),
+        )
     for fold in range(NUM_FOLDS):
         (folder / f"fold_{fold}").mkdir()
         epoch = np.arange(8)
-        loss, score = 2.5 * 0.8**epoch + 0.02 * fold, 0.7 - 0.5 * 0.6**epoch - 0.01 * fold
+        loss = 2.5 * 0.8**epoch + 0.02 * fold
+        score = 0.7 - 0.5 * 0.6**epoch - 0.01 * fold
         log = pd.DataFrame({"epoch": epoch, "train_loss": loss, "val_f1_macro": score})
         write_table(folder / f"fold_{fold}" / "log.csv", log)
     write_json(
@@ -87,11 +106,16 @@ def write_drawn_run(
             "status": "done",
             "name": folder.name,
             "run_key": {"configuration": f"drawn {strength} {seed}"},
-            "data": {"name": "drawn", "train_ids_hash": ids_hash(rows["image_id"]), "is_demo": False},
+            "data": {
+                "name": "drawn",
+                "train_ids_hash": ids_hash(rows["image_id"]),
+                "is_demo": False,
+            },
             "classes": list(names or CLASSES),
             "answers": list(range(len(CLASSES))),
             "attributes": [
-                {"name": one.name, "values": list(one.values), "of_class": list(one.of_class)} for one in ATTRIBUTES
+                {"name": one.name, "values": list(one.values), "of_class": list(one.of_class)}
+                for one in ATTRIBUTES
             ],
             "num_folds": NUM_FOLDS,
             "num_repeats": 1,

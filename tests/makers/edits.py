@@ -15,7 +15,9 @@ from foldblend.runs.folder import write_json, write_table
 def edit_run(folder: Path, *, without: Sequence[str] = (), **changes: Any) -> None:
     """Change what a run's run.json says, or take keys away."""
     info = json.loads((folder / "run.json").read_text()) | changes
-    write_json(folder / "run.json", {key: value for key, value in info.items() if key not in without})
+    write_json(
+        folder / "run.json", {key: value for key, value in info.items() if key not in without}
+    )
 
 
 def edit_table(file: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:

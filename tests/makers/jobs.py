@@ -21,10 +21,21 @@ from pipeline.watch.progress import Progress
 
 
 def fake_job(
-    folder: Path, say: Callable[[str], None], *, manifest: Manifest | None = None, num_folds: int = 6, **settings: Any
+    folder: Path,
+    say: Callable[[str], None],
+    *,
+    manifest: Manifest | None = None,
+    num_folds: int = 6,
+    **settings: Any,
 ) -> TrainingJob:
     """A job of six folds of one image each."""
-    decided = {"img_size": "32x32", "epochs": 1, "batch_size": 2, "validation_batch_size": 64, "name": folder.name}
+    decided = {
+        "img_size": "32x32",
+        "epochs": 1,
+        "batch_size": 2,
+        "validation_batch_size": 64,
+        "name": folder.name,
+    }
     decided |= {"folds": num_folds, "repeats": 1, "threads": 1, "workers": 0}
     config = resolved(make_config(device="cpu", amp=False, **decided | settings))
     preprocess = Preprocess(width=32, height=32, mean=(0.5,) * 3, std=(0.5,) * 3)

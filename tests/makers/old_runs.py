@@ -1,4 +1,5 @@
-"""Runs as an earlier commit made them, by that commit's own code, to see that what users have goes on working.
+"""Runs as an earlier commit made them, by that commit's own code, to see that what users have goes
+on working.
 
     python -m tests.makers.old_runs FOLDER LAYOUT
 
@@ -29,7 +30,9 @@ class OldCode:
 
     def __init__(self, folder: Path, commit: str = FIRST) -> None:
         """Raises FileNotFoundError where the commit is not at hand, as in a shallow clone."""
-        done = subprocess.run(["git", "archive", commit], cwd=ROOT, capture_output=True, check=False)
+        done = subprocess.run(
+            ["git", "archive", commit], cwd=ROOT, capture_output=True, check=False
+        )
         if done.returncode:
             raise FileNotFoundError(done.stderr.decode().strip())
         self.folder = folder
@@ -37,11 +40,15 @@ class OldCode:
             tree.extractall(folder, filter="data")
 
     def start(self, *words: object, log: Path) -> subprocess.Popen[bytes]:
-        """Start a command of that commit, such as run_cv.py or -m tta, with its own packages before ours."""
+        """Start a command of that commit, such as run_cv.py or -m tta, with its own packages before
+        ours.
+        """
         environment = os.environ | {"PYTHONPATH": str(self.folder)}
         command = [sys.executable, *map(str, words)]
         with log.open("ab") as file:
-            return subprocess.Popen(command, cwd=self.folder, env=environment, stdout=file, stderr=file)
+            return subprocess.Popen(
+                command, cwd=self.folder, env=environment, stdout=file, stderr=file
+            )
 
     def run(self, *words: object, log: Path) -> None:
         """Run a command of that commit to its end."""
@@ -50,13 +57,43 @@ class OldCode:
 
 
 def commands_of(folder: Path, layout: Path) -> dict[str, list[object]]:
-    """Return the flags of run_cv.py for each run; "whole" and "killed" are alike but in their name."""
-    shared = ["--data", layout, "--output", folder, "--cache", "disk", "--cache-dir", folder.parent / "cache", *TINY]
+    """Return the flags of run_cv.py for each run; "whole" and "killed" are alike but in their
+    name.
+    """
+    shared = [
+        "--data",
+        layout,
+        "--output",
+        folder,
+        "--cache",
+        "disk",
+        "--cache-dir",
+        folder.parent / "cache",
+        *TINY,
+    ]
     trained = [*shared, "--backbone", "test_efficientnet", *KILLED]
     return {
         "plain": [*shared, "--name", "plain", "--backbone", "test_resnet"],
-        "flipped": [*shared, "--name", "flipped", "--backbone", "test_efficientnet", "--tta", "hflip"],
-        "frozen": [*shared, "--name", "frozen", "--backbone", "test_resnet", "--finetune", "head", "--head-l2", "0.3"],
+        "flipped": [
+            *shared,
+            "--name",
+            "flipped",
+            "--backbone",
+            "test_efficientnet",
+            "--tta",
+            "hflip",
+        ],
+        "frozen": [
+            *shared,
+            "--name",
+            "frozen",
+            "--backbone",
+            "test_resnet",
+            "--finetune",
+            "head",
+            "--head-l2",
+            "0.3",
+        ],
         "whole": [*trained, "--name", "whole"],
         "killed": [*trained, "--name", "killed"],
     }
@@ -64,7 +101,8 @@ def commands_of(folder: Path, layout: Path) -> dict[str, list[object]]:
 
 def _kill_in_mid_fold(code: OldCode, words: list[object], run: Path, log: Path) -> None:
     """Start a run and kill it after some steps of its second fold."""
-    process, until = code.start("run_cv.py", *words, log=log), time.monotonic() + 300
+    process = code.start("run_cv.py", *words, log=log)
+    until = time.monotonic() + 300
     while not (run / "fold_1" / "last.ckpt").is_file():
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < until
@@ -78,10 +116,12 @@ def _kill_in_mid_fold(code: OldCode, words: list[object], run: Path, log: Path) 
 def make_old_runs(folder: Path, layout: Path, *, commit: str = FIRST) -> Path:
     """Make runs with an earlier commit and return their folder, outputs/.
 
-    A plain run, one with TTA, a frozen one, one that was killed in mid-fold and the same unbroken; further views of a
-    run, and blends; in cache/ beside outputs/ what they cached.
+    A plain run, one with TTA, a frozen one, one that was killed in mid-fold and the same unbroken;
+    further views of a run, and blends; in cache/ beside outputs/ what they cached.
     """
-    code, outputs, log = OldCode(folder / "code", commit), folder / "outputs", folder / "log.txt"
+    code = OldCode(folder / "code", commit)
+    outputs = folder / "outputs"
+    log = folder / "log.txt"
     outputs.mkdir(parents=True)
     for name, words in commands_of(outputs, layout).items():
         if name == "killed":

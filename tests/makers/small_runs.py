@@ -16,14 +16,32 @@ LABELS = [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2]
 
 
 def write_run(
-    folder: Path, predicted, *, label=LABELS, label_raw=LABELS, group=PEOPLE, ids=None, config=None, shuffle=0, **info
+    folder: Path,
+    predicted,
+    *,
+    label=LABELS,
+    label_raw=LABELS,
+    group=PEOPLE,
+    ids=None,
+    config=None,
+    shuffle=0,
+    **info,
 ):
-    """A finished run of three classes and two kinds; `predicted` is one list of classes a repeat."""
+    """A finished run of three classes and two kinds; `predicted` is one list of classes a
+    repeat.
+    """
     ids = ids or [f"picture {index:02d}" for index in range(len(label))]
     repeats = predicted if isinstance(predicted[0], list) else [predicted]
     tables = []
     for repeat, classes in enumerate(repeats):
-        columns = {"image_id": ids, "group": group, "label": label, "label_raw": label_raw, "repeat": repeat, "fold": 0}
+        columns = {
+            "image_id": ids,
+            "group": group,
+            "label": label,
+            "label_raw": label_raw,
+            "repeat": repeat,
+            "fold": 0,
+        }
         tables.append(with_logits(pd.DataFrame(columns), 3 * np.eye(3)[classes]))
     oof = pd.concat(tables).sample(frac=1, random_state=shuffle) if shuffle else pd.concat(tables)
     write_table(folder / "oof.parquet", oof)

@@ -40,14 +40,20 @@ def test_nothing_to_do_returns_the_pictures(images):
 def test_flip_mirrors_whole_pictures(images):
     flipped = DeviceAugmentation(Recipe(**STILL | {"flip": 1.0}), 30, 40)(as_pixels(images), rng())
     assert torch.allclose(flipped, as_pixels(images).flip(-1), atol=1e-2)
-    half = DeviceAugmentation(Recipe(**STILL | {"flip": 0.5}), 30, 40)(as_pixels(np.repeat(images, 40, 0)), rng())
+    half = DeviceAugmentation(Recipe(**STILL | {"flip": 0.5}), 30, 40)(
+        as_pixels(np.repeat(images, 40, 0)), rng()
+    )
     changed = (half - as_pixels(np.repeat(images, 40, 0))).abs().amax((1, 2, 3)) > 1
     assert 0.4 < changed.float().mean() < 0.6
 
 
 def test_crops_are_windows_of_the_stored_picture(images):
-    crops = as_images(DeviceAugmentation(None, 24, 32)(as_pixels(np.repeat(images[:1], 60, 0)), rng()))
-    windows = np.stack([images[0, y : y + 32, x : x + 24] for y in range(9) for x in range(7)]).astype(float)
+    crops = as_images(
+        DeviceAugmentation(None, 24, 32)(as_pixels(np.repeat(images[:1], 60, 0)), rng())
+    )
+    windows = np.stack(
+        [images[0, y : y + 32, x : x + 24] for y in range(9) for x in range(7)]
+    ).astype(float)
     nearest = [np.abs(windows - crop).max((1, 2, 3)) for crop in crops]
     assert max(one.min() for one in nearest) < 0.05
     assert len({int(one.argmin()) for one in nearest}) > 30
@@ -64,11 +70,14 @@ def test_affine_is_opencvs(images):
     scale = generator.uniform(0.9, 1.1, (2, 6))
     shift = generator.uniform(-0.06, 0.06, (2, 6)) * [[30], [40]]
     for index, image in enumerate(images):
-        cos, sin = np.cos(angle[index]), np.sin(angle[index])
+        cos = np.cos(angle[index])
+        sin = np.sin(angle[index])
         turn = np.array([[cos, -sin], [sin, cos]]) @ np.diag(scale[:, index])
         centre = np.array([14.5, 19.5])
         forward = np.column_stack([turn, centre + shift[:, index] - turn @ centre])
-        theirs = cv2.warpAffine(image.astype(np.float32), forward, (30, 40), borderMode=cv2.BORDER_REFLECT)
+        theirs = cv2.warpAffine(
+            image.astype(np.float32), forward, (30, 40), borderMode=cv2.BORDER_REFLECT
+        )
         assert np.abs(ours[index] - theirs)[2:-2, 2:-2].mean() < 0.5
     assert np.abs(ours - images).mean() > 3
 

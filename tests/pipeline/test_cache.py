@@ -78,7 +78,10 @@ def test_only_what_is_missing_is_made(store):
 
 
 def test_another_policy_or_shape_is_another_store(store, tmp_path):
-    others = [Store.at(tmp_path, (3, 2), "uint8", {"kind": "b"}), Store.at(tmp_path, (2, 3), "uint8", {"kind": "test"})]
+    others = [
+        Store.at(tmp_path, (3, 2), "uint8", {"kind": "b"}),
+        Store.at(tmp_path, (2, 3), "uint8", {"kind": "test"}),
+    ]
     assert len({one.folder for one in [store, *others]}) == 3
     assert Store.at(tmp_path, (3, 2), "uint8", {"kind": "test"}) == store
 
@@ -105,7 +108,9 @@ def test_a_failing_record_leaves_the_finished_ones(store, monkeypatch):
         return record(index)
 
     with pytest.raises(UserError, match="broken"):
-        store.fill([key(number) for number in range(8)], lambda todo: in_threads(make, todo, workers=2))
+        store.fill(
+            [key(number) for number in range(8)], lambda todo: in_threads(make, todo, workers=2)
+        )
     assert store.missing([key(number) for number in range(8)]) == [5, 6, 7]
     assert values(store, [0, 1, 2, 3, 4]) == [0, 1, 2, 3, 4]
 
@@ -139,14 +144,17 @@ def test_two_processes_share_the_work_without_collision(store):
 
 def test_killed_while_filling_then_finished(store):
     script = (
-        "import sys, time, numpy as np; from pathlib import Path; import pipeline.data.cache as c; c.FLUSH_BYTES = 60\n"
-        "store = c.Store(Path(sys.argv[1]), (3, 2), 'uint8')\n"
-        "def make(i): time.sleep(0.005); return np.full((3, 2), i, np.uint8)\n"
-        "store.fill([i.to_bytes(16, 'big') for i in range(200)], lambda todo: map(make, todo))"
+        "import sys, time, numpy as np; from pathlib import Path; import pipeline.data.cache as c;"
+        " c.FLUSH_BYTES = 60\nstore = c.Store(Path(sys.argv[1]), (3, 2), 'uint8')\ndef make(i):"
+        " time.sleep(0.005); return np.full((3, 2), i, np.uint8)\nstore.fill([i.to_bytes(16, 'big')"
+        " for i in range(200)], lambda todo: map(make, todo))"
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(store.folder)], cwd=ROOT)
     until = time.monotonic() + 60
-    while not (store.folder / "keys").exists() or (store.folder / "keys").stat().st_size < 40 * KEY_BYTES:
+    while (
+        not (store.folder / "keys").exists()
+        or (store.folder / "keys").stat().st_size < 40 * KEY_BYTES
+    ):
         assert process.poll() is None
         assert time.monotonic() < until
         time.sleep(0.01)
@@ -205,7 +213,9 @@ def test_a_cache_that_does_not_fit_is_refused_and_one_that_is_there_needs_no_roo
     for wanted in ("disk", "ram", "device"):
         with pytest.raises(UserError, match=f"--cache {wanted}: 5.00 GB do not fit"):
             choose_cache(wanted, size=5 * GB, missing=5 * GB, passes=2, room=Room(GB, GB, GB))
-    assert choose_cache("disk", size=5 * GB, missing=0, passes=2, room=Room(0, 0, None))[0] == "disk"
+    assert (
+        choose_cache("disk", size=5 * GB, missing=0, passes=2, room=Room(0, 0, None))[0] == "disk"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +226,15 @@ def tables(tiny_layout):
 
 def opened(tables, tmp_path, cache, preprocess=PREPROCESS, said=None):
     say = (lambda _: None) if said is None else said.append
-    return open_pictures(tables, preprocess, cache=cache, cache_dir=str(tmp_path), passes=2, device_room=None, say=say)
+    return open_pictures(
+        tables,
+        preprocess,
+        cache=cache,
+        cache_dir=str(tmp_path),
+        passes=2,
+        device_room=None,
+        say=say,
+    )
 
 
 @pytest.mark.parametrize("cache", ["disk", "ram", "device"])
@@ -231,19 +249,28 @@ def test_cached_pictures_are_the_decoded_ones(tables, tmp_path, cache):
             assert np.array_equal(picture, PREPROCESS.load(path))
 
 
-def test_a_second_run_decodes_nothing_and_a_new_picture_is_decoded_alone(tables, tmp_path, tiny_layout, monkeypatch):
+def test_a_second_run_decodes_nothing_and_a_new_picture_is_decoded_alone(
+    tables, tmp_path, tiny_layout, monkeypatch
+):
     train, _ = tables
     opened((train.iloc[:-1],), tmp_path, "disk")
     decoded = []
     load = Preprocess.load
-    monkeypatch.setattr(Preprocess, "load", lambda self, path, *rest: decoded.append(path) or load(self, path, *rest))
+    monkeypatch.setattr(
+        Preprocess,
+        "load",
+        lambda self, path, *rest: decoded.append(path) or load(self, path, *rest),
+    )
     opened((train.iloc[:-1],), tmp_path, "disk")
     assert decoded == []
     opened((train,), tmp_path, "disk")
     assert decoded == [train["path"].iloc[-1]]
     known = known_keys(tmp_path / "pictures")
     monkeypatch.setattr("foldblend.images._decode", None)
-    assert load_data(DataConfig(data=str(tiny_layout)), lambda _: None, _with_test(known, tables))[0] is not None
+    assert (
+        load_data(DataConfig(data=str(tiny_layout)), lambda _: None, _with_test(known, tables))[0]
+        is not None
+    )
 
 
 def _with_test(known, tables):
@@ -254,8 +281,15 @@ def _with_test(known, tables):
 
 def test_another_size_or_decoding_is_another_cache(tables, tmp_path):
     opened(tables, tmp_path, "disk")
-    opened(tables, tmp_path, "disk", Preprocess(width=32, height=24, mean=(0.5,) * 3, std=(0.5,) * 3))
-    opened(tables, tmp_path, "disk", Preprocess(width=24, height=32, mean=(0.5,) * 3, std=(0.5,) * 3, decode="full"))
+    opened(
+        tables, tmp_path, "disk", Preprocess(width=32, height=24, mean=(0.5,) * 3, std=(0.5,) * 3)
+    )
+    opened(
+        tables,
+        tmp_path,
+        "disk",
+        Preprocess(width=24, height=32, mean=(0.5,) * 3, std=(0.5,) * 3, decode="full"),
+    )
     margin = Preprocess(width=24, height=32, mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=0.8)
     assert opened(tables, tmp_path, "disk", margin).of(tables[0])[0].shape == (40, 30, 3)
     assert len([*(tmp_path / "pictures").iterdir()]) == 4
@@ -272,7 +306,8 @@ def test_ram_is_given_back(tables, tmp_path):
 @pytest.mark.parametrize("crop_pct", [1.0, 0.8])
 def test_pictures_on_the_device_come_in_the_same_order_as_from_workers(tables, tmp_path, crop_pct):
     preprocess = Preprocess(width=24, height=32, mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=crop_pct)
-    source, table = opened(tables, tmp_path, "device", preprocess), tables[0]
+    source = opened(tables, tmp_path, "device", preprocess)
+    table = tables[0]
     pixels = resident_pixels(source, torch.device("cpu"))
     whole = ImageDataset(table, source, seed_parts=(3, 1), whole=True)
     pairs = (
@@ -303,8 +338,11 @@ def test_pictures_on_the_device_come_in_the_same_order_as_from_workers(tables, t
 
 def test_a_picture_drawn_twice_in_an_epoch_is_augmented_twice(tables, tmp_path):
     preprocess = Preprocess(width=24, height=32, mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=0.8)
-    source, table = opened(tables, tmp_path, "disk", preprocess), tables[0]
-    train = ImageDataset(table, source, random_crop=True, seed_parts=(0,), augment=build_augmentation("default"))
+    source = opened(tables, tmp_path, "disk", preprocess)
+    table = tables[0]
+    train = ImageDataset(
+        table, source, random_crop=True, seed_parts=(0,), augment=build_augmentation("default")
+    )
     seen = {train.picture(0, 3, draw).tobytes() for draw in range(8)}
     assert len(seen) == 8
     odds_N = np.full(len(table), 0.1 / (len(table) - 1))
@@ -315,7 +353,8 @@ def test_a_picture_drawn_twice_in_an_epoch_is_augmented_twice(tables, tmp_path):
 
 def test_random_crops_in_training_central_ones_otherwise(tables, tmp_path):
     preprocess = Preprocess(width=24, height=32, mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=0.8)
-    source, table = opened(tables, tmp_path, "disk", preprocess), tables[0]
+    source = opened(tables, tmp_path, "disk", preprocess)
+    table = tables[0]
     stored = source.of(table)[0]
     windows = {stored[y : y + 32, x : x + 24].tobytes() for y in range(9) for x in range(7)}
     train = ImageDataset(table, source, random_crop=True, seed_parts=(0,))
@@ -343,12 +382,15 @@ def picture_table(tmp_path):
         cv2.imwrite(str(tmp_path / name), np.zeros((40, 30, 3), np.uint8))
     (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:40])
     paths = [str(tmp_path / name) for name in ("a.png", "b.png")]
-    content = [hashlib.blake2b(Path(path).read_bytes(), digest_size=16).hexdigest() for path in paths]
+    content = [
+        hashlib.blake2b(Path(path).read_bytes(), digest_size=16).hexdigest() for path in paths
+    ]
     return pd.DataFrame({"image_id": ["a", "b"], "path": paths, "content": content})
 
 
 def test_an_interrupted_flush_lists_no_record_twice(store, monkeypatch):
-    real, calls = os.fsync, []
+    real = os.fsync
+    calls = []
 
     def interrupt(file):
         calls.append(file)
@@ -366,7 +408,8 @@ def test_an_interrupted_flush_lists_no_record_twice(store, monkeypatch):
 
 def test_a_disk_that_takes_a_part_only(store, monkeypatch):
     """A full disk takes what it can without an error; that is no record yet."""
-    real, room = os.pwrite, [5 * store.size - 2]
+    real = os.pwrite
+    room = [5 * store.size - 2]
 
     def partly(file, data, offset):
         if not room[0]:

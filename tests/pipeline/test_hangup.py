@@ -56,11 +56,16 @@ with outlive_terminal(Path(sys.argv[1])) as say:
 
 
 def test_a_line_between_the_loss_of_the_terminal_and_its_signal_is_logged(tmp_path):
-    done = subprocess.run([sys.executable, "-c", LOSES_TERMINAL, tmp_path / "log"], cwd=ROOT, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", LOSES_TERMINAL, tmp_path / "log"], cwd=ROOT, timeout=60, check=False
+    )
     assert done.returncode == 0
     lines = (tmp_path / "log").read_text().splitlines()
     assert "seen" not in lines
-    assert [line for i, line in enumerate(lines) if line not in lines[:i]] == ["logged", "logged too"]
+    assert [line for i, line in enumerate(lines) if line not in lines[:i]] == [
+        "logged",
+        "logged too",
+    ]
 
 
 def take_terminal():
@@ -73,15 +78,30 @@ def take_terminal():
 @pytest.mark.slow
 @pytest.mark.parametrize("folds_at_once", [1, 2])
 def test_a_run_whose_terminal_is_closed_goes_on(tiny_layout, tmp_path, folds_at_once):
-    argv = ["--data", tiny_layout, "--output", tmp_path, "--name", "a", "--backbone", "test_efficientnet", *TINY]
+    argv = [
+        "--data",
+        tiny_layout,
+        "--output",
+        tmp_path,
+        "--name",
+        "a",
+        "--backbone",
+        "test_efficientnet",
+        *TINY,
+    ]
     argv += ["--epochs", "30", "--parallel-folds", folds_at_once]
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "run_cv.py", *map(str, argv)], cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs,
+        [sys.executable, "run_cv.py", *map(str, argv)],
+        cwd=ROOT,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
         preexec_fn=take_terminal,
-    )  # fmt: skip
+    )
     os.close(theirs)
-    seen, until = b"", time.monotonic() + 120
+    seen = b""
+    until = time.monotonic() + 120
     while b"epoch 2/30" not in seen and time.monotonic() < until:
         if select.select([ours], [], [], 1)[0]:
             seen += os.read(ours, 65536)

@@ -43,36 +43,50 @@ def permuted_layout(source: Path, target: Path, seed: int) -> Path:
 
 
 def mask_band(manifest: Manifest) -> tuple[float, float]:
-    label, group = manifest.train["label"].to_numpy(), manifest.train["group"].to_numpy()
+    label = manifest.train["label"].to_numpy()
+    group = manifest.train["group"].to_numpy()
     low, _, high = attribute_only_band(label, group, np.asarray(manifest.attributes[0].of_class))
     return low, high
 
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_demo(tmp_path_factory.mktemp("people") / "people", num_train=36, num_test=6, seed=11)
+    return make_demo(
+        tmp_path_factory.mktemp("people") / "people", num_train=36, num_test=6, seed=11
+    )
 
 
 def nearest_neighbour(manifest: Manifest, thumbs: np.ndarray, split: str) -> float:
-    """Out-of-fold macro F1 of one that knows the mask and otherwise asks the most similar picture."""
-    label, group = manifest.train["label"].to_numpy(), manifest.train["group"].to_numpy()
+    """Out-of-fold macro F1 of one that knows the mask and otherwise asks the most similar
+    picture.
+    """
+    label = manifest.train["label"].to_numpy()
+    group = manifest.train["group"].to_numpy()
     fold = assign_folds(label, group, num_folds=5, seed=0, split=split)
     guess = np.empty_like(label)
     for held_out in range(5):
         train = fold != held_out
-        person = KNeighborsClassifier(1).fit(thumbs[train], label[train] % 6).predict(thumbs[~train])
+        person = (
+            KNeighborsClassifier(1).fit(thumbs[train], label[train] % 6).predict(thumbs[~train])
+        )
         guess[~train] = label[~train] // 6 * 6 + person
     return METRICS["f1_macro"].score(label, np.eye(18)[guess])
 
 
 def test_permuted_labels_stay_in_the_band_and_a_leaky_split_leaves_it(people, tmp_path):
-    """Fast: the project's folds with the strongest leak there is, recognising the person's picture."""
-    honest, leaky = [], []
+    """Fast: the project's folds with the strongest leak there is, recognising the person's
+    picture.
+    """
+    honest = []
+    leaky = []
     for seed in PERMUTATIONS:
         manifest = read_layout(permuted_layout(people, tmp_path / str(seed), seed))
         if not honest:
             thumbs = np.stack(
-                [cv2.resize(read_image(path)[::4, ::4], (12, 16)).ravel() for path in manifest.train["path"]]
+                [
+                    cv2.resize(read_image(path)[::4, ::4], (12, 16)).ravel()
+                    for path in manifest.train["path"]
+                ]
             )
             thumbs = thumbs.astype(np.float32)
         low, high = mask_band(manifest)
@@ -85,7 +99,8 @@ def test_permuted_labels_stay_in_the_band_and_a_leaky_split_leaves_it(people, tm
 
 @pytest.fixture(scope="module")
 def balanced(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    """48 drawn people, three pictures each with the mask worn, wrongly worn and off: file, person, mask, stratum.
+    """48 drawn people, three pictures each with the mask worn, wrongly worn and off: file, person,
+    mask, stratum.
 
     The competition has one wrongly worn and one bare picture a person, so that a leak of these
     can only be inferred; here every kind of picture of a person can stand on both sides of a split.
@@ -99,19 +114,39 @@ def balanced(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
         for mask, kind in enumerate(MASKS):
             for shot in range(3):
                 file = folder / f"{person:02d}_{mask}_{shot}.png"
-                small = cv2.resize(draw_picture(who, rng, mask=kind), (96, 128), interpolation=cv2.INTER_AREA)
+                small = cv2.resize(
+                    draw_picture(who, rng, mask=kind), (96, 128), interpolation=cv2.INTER_AREA
+                )
                 cv2.imwrite(str(file), cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
-                rows.append({"file": str(file), "person": f"p{person:02d}", "mask": mask, "stratum": stratum})
+                rows.append(
+                    {
+                        "file": str(file),
+                        "person": f"p{person:02d}",
+                        "mask": mask,
+                        "stratum": stratum,
+                    }
+                )
     return pd.DataFrame(rows)
 
 
 def trained(table: pd.DataFrame, csv: Path, split: str) -> float:
     table.assign(label=6 * table["mask"] + table["stratum"]).to_csv(csv, index=False)
     config = make_config(
-        csv=str(csv), image_col="file", group_col="person", output=str(csv.parent), name=f"{csv.stem}_{split}",
-        split=split, folds=3, epochs=10, lr=4e-3, img_size="64x80", batch_size=16, smoothing=0.0, augment="none",
+        csv=str(csv),
+        image_col="file",
+        group_col="person",
+        output=str(csv.parent),
+        name=f"{csv.stem}_{split}",
+        split=split,
+        folds=3,
+        epochs=10,
+        lr=4e-3,
+        img_size="64x80",
+        batch_size=16,
+        smoothing=0.0,
+        augment="none",
         workers=0,
-    )  # fmt: skip
+    )
     return cross_validate(config, say=lambda _: None).report["headline"]["value"]
 
 
@@ -120,13 +155,17 @@ def test_training_does_not_leak_either(balanced, tmp_path):
     """Slow: the whole pipeline, five permutations, a fixed number of epochs."""
     for seed in PERMUTATIONS:
         of_person = balanced.groupby("person")["stratum"].first()
-        dealt = pd.Series(np.random.default_rng(seed).permutation(of_person.to_numpy()), index=of_person.index)
+        dealt = pd.Series(
+            np.random.default_rng(seed).permutation(of_person.to_numpy()), index=of_person.index
+        )
         table = balanced.assign(stratum=balanced["person"].map(dealt))
         label = (6 * table["mask"] + table["stratum"]).to_numpy()
         low, _, high = attribute_only_band(label, table["person"].to_numpy(), np.arange(18) // 6)
         if seed < NUM_LEAKY:
             leaky = trained(table, tmp_path / f"{seed}.csv", "stratified")
-            print(f"permutation {seed}: leaky {leaky:.3f}, band [{low:.3f}, {high:.3f}]", flush=True)
+            print(
+                f"permutation {seed}: leaky {leaky:.3f}, band [{low:.3f}, {high:.3f}]", flush=True
+            )
             assert leaky > high + 0.1
         honest = trained(table, tmp_path / f"{seed}.csv", "stratified-group")
         print(f"permutation {seed}: honest {honest:.3f}, band [{low:.3f}, {high:.3f}]", flush=True)

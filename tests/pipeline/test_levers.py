@@ -25,9 +25,15 @@ from pipeline.training.optim import build_optimizer, build_scheduler
 
 CPU = Compute(torch.device("cpu"), None, torch.contiguous_format)
 PREPROCESS = Preprocess(width=8, height=8, mean=(0.5,) * 3, std=(0.5,) * 3)
-MASK = Attribute(name="mask", values=("worn", "incorrect", "none"), of_class=tuple(c // 6 for c in range(18)))
-GENDER = Attribute(name="gender", values=("male", "female"), of_class=tuple(c // 3 % 2 for c in range(18)))
-AGE = Attribute(name="age", values=("<30", "30-59", "60+"), of_class=tuple(c % 3 for c in range(18)))
+MASK = Attribute(
+    name="mask", values=("worn", "incorrect", "none"), of_class=tuple(c // 6 for c in range(18))
+)
+GENDER = Attribute(
+    name="gender", values=("male", "female"), of_class=tuple(c // 3 % 2 for c in range(18))
+)
+AGE = Attribute(
+    name="age", values=("<30", "30-59", "60+"), of_class=tuple(c % 3 for c in range(18))
+)
 TABLE = pd.DataFrame(
     {
         "image_id": [f"i{index}" for index in range(12)],
@@ -62,7 +68,15 @@ def batches(num, size, num_classes=3, seed=0):
 
 def fit_of(model, loader, **flags):
     config = make_config({"epochs": 1, "batch_size": 8, "warmup_epochs": 0, **flags})
-    return Fit(model, config, PREPROCESS, CPU, steps_per_epoch=len(loader), count_C=np.ones(3, int), say=lambda _: None)
+    return Fit(
+        model,
+        config,
+        PREPROCESS,
+        CPU,
+        steps_per_epoch=len(loader),
+        count_C=np.ones(3, int),
+        say=lambda _: None,
+    )
 
 
 def trained(loader, **flags):
@@ -94,7 +108,9 @@ def test_drawn_epochs_have_their_odds_and_can_be_entered_anywhere():
     odds = row_odds(TABLE, LossConfig(sampler="balanced"))
     sampler = EpochSampler(12, (0, 1), odds_N=odds)
     drawn = np.concatenate([sampler.order(epoch) for epoch in range(500)])
-    assert np.bincount(drawn, minlength=12) / len(drawn) == pytest.approx(odds, abs=0.025)  # four deviations
+    assert np.bincount(drawn, minlength=12) / len(drawn) == pytest.approx(
+        odds, abs=0.025
+    )  # four deviations
     whole = sampler.order(3)
     sampler.enter(3, 5)
     keys = list(sampler)
@@ -115,8 +131,11 @@ def test_class_counts():
 
 
 def test_accumulation_equals_the_big_batch():
-    small, big = batches(4, 16), batches(4, 16)
-    assert torch.allclose(trained(small, batch_size=4, grad_accum_steps=4), trained(big, batch_size=16), atol=1e-7)
+    small = batches(4, 16)
+    big = batches(4, 16)
+    assert torch.allclose(
+        trained(small, batch_size=4, grad_accum_steps=4), trained(big, batch_size=16), atol=1e-7
+    )
     other = trained(batches(16, 4), batch_size=4)  # four times as many steps: not the same
     assert not torch.allclose(other, trained(big, batch_size=16), atol=1e-4)
 
@@ -132,7 +151,9 @@ def test_clipping_bounds_the_step():
     free = trained(loader, opt="sgd", lr=1.0, sched="constant", weight_decay=0.0)
     clipped = trained(loader, opt="sgd", lr=1.0, sched="constant", weight_decay=0.0, clip_grad=0.01)
     assert (free - start).norm() > 0.02
-    assert (clipped - start).norm().item() == pytest.approx(0.019, rel=0.01)  # Nesterov's first step is 1.9 gradients
+    assert (clipped - start).norm().item() == pytest.approx(
+        0.019, rel=0.01
+    )  # Nesterov's first step is 1.9 gradients
 
 
 class Hungry(Plain):
@@ -145,7 +166,8 @@ class Hungry(Plain):
 
 
 def test_out_of_memory_halves_the_micro_batch_and_keeps_the_step():
-    loader, said = batches(3, 12), []
+    loader = batches(3, 12)
+    said = []
     model = Hungry()
     fit = fit_of(model, loader, batch_size=12)
     fit.say = said.append
@@ -179,7 +201,8 @@ def test_what_is_not_finite_stops_before_the_update(what):
                 out = out * float("nan") if what == "loss" else out + (out - out).pow(2).sqrt()
             return out
 
-    model, loader = Breaks(), batches(4, 8)
+    model = Breaks()
+    loader = batches(4, 8)
     fit = fit_of(model, loader, epochs=2)
     with pytest.raises(NotFiniteError, match=f"epoch 1 step 3: the {what} is not finite") as stop:
         list(fit.epochs(loader))
@@ -195,7 +218,8 @@ def test_what_is_not_finite_stops_before_the_update(what):
 
 
 def test_mean_of_the_last_epochs_is_their_mean():
-    loader, seen = batches(3, 8), []
+    loader = batches(3, 8)
+    seen = []
     fit = fit_of(Plain(), loader, epochs=5, average_last=3)
     for epoch in fit.epochs(loader):
         seen.append(fit.model.linear.weight.detach().clone())
@@ -274,7 +298,9 @@ def test_layer_decay_scales_each_layers_rate_from_the_head_down(sched):
         optimizer.step()
         schedule.step()
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    rate = {names[id(one)]: group["lr"] for group in optimizer.param_groups for one in group["params"]}
+    rate = {
+        names[id(one)]: group["lr"] for group in optimizer.param_groups for one in group["params"]
+    }
     head = rate["head.weight"]
     assert rate["blocks.5.attn.qkv.weight"] / head == pytest.approx(0.5)
     assert rate["blocks.4.attn.qkv.weight"] / head == pytest.approx(0.25)
@@ -285,7 +311,13 @@ def test_layer_decay_scales_each_layers_rate_from_the_head_down(sched):
 
 def test_a_plateau_keeps_the_layers_rates_apart_down_to_the_least():
     model = timm.create_model("test_vit", num_classes=3)
-    flags = {"layer_decay": 0.5, "sched": "plateau", "patience_epochs": 0, "min_lr": 0.05, "warmup_epochs": 0}
+    flags = {
+        "layer_decay": 0.5,
+        "sched": "plateau",
+        "patience_epochs": 0,
+        "min_lr": 0.05,
+        "warmup_epochs": 0,
+    }
     config = make_config({"epochs": 9, "lr": 0.1, **flags}).train
     optimizer = build_optimizer(model, config, fused=False)
     before = [group["lr"] for group in optimizer.param_groups]
@@ -294,9 +326,9 @@ def test_a_plateau_keeps_the_layers_rates_apart_down_to_the_least():
         optimizer.step()
         schedule.step()
         schedule.end_epoch(1.0)
-    assert [group["lr"] / was for group, was in zip(optimizer.param_groups, before, strict=True)] == pytest.approx(
-        [0.5] * len(before)
-    )
+    assert [
+        group["lr"] / was for group, was in zip(optimizer.param_groups, before, strict=True)
+    ] == pytest.approx([0.5] * len(before))
 
 
 # --- heads
@@ -307,15 +339,20 @@ def test_three_heads_make_the_product_of_their_distributions():
     outputs = torch.randn(7, join.num_inputs)
     assert join.num_inputs == 8
     mask, gender, age = (part.softmax(dim=1) for part in outputs.split([3, 2, 3], dim=1))
-    product = (mask[:, :, None, None] * gender[:, None, :, None] * age[:, None, None, :]).reshape(7, 18)
+    product = (mask[:, :, None, None] * gender[:, None, :, None] * age[:, None, None, :]).reshape(
+        7, 18
+    )
     logits = join(outputs)
     assert torch.allclose(logits.softmax(dim=1), product, atol=1e-6)
-    assert torch.allclose(logits.exp(), product, atol=1e-6)  # over all combinations they are log-probabilities
+    assert torch.allclose(
+        logits.exp(), product, atol=1e-6
+    )  # over all combinations they are log-probabilities
 
 
 def test_the_joint_cross_entropy_is_the_sum_of_the_heads():
     join = AttributeJoin([MASK, GENDER, AGE])
-    outputs, label = torch.randn(7, 8), torch.arange(7) * 2
+    outputs = torch.randn(7, 8)
+    label = torch.arange(7) * 2
     parts = outputs.split([3, 2, 3], dim=1)
     own = sum(
         F.cross_entropy(part, torch.tensor(attribute.of_class)[label])
@@ -368,23 +405,36 @@ def test_heads_that_cannot_be(attributes, ordinal, words):
 def test_only_the_last_stages_learn(backbone):
     torch.manual_seed(0)
     model = build_model(
-        backbone, num_classes=3, kwargs={"drop_path_rate": 0.5} if "res" in backbone else {}, weights=None
+        backbone,
+        num_classes=3,
+        kwargs={"drop_path_rate": 0.5} if "res" in backbone else {},
+        weights=None,
     )
     freeze(model, Finetune(1))
     stages = timm.models.group_parameters(model, model.group_matcher(coarse=True))
     last = max(stages)
     learns = {name for stage in (last - 1, last) for name in stages[stage]}
     before = copy.deepcopy(model.state_dict())
-    config = make_config(epochs=1, batch_size=8, opt="sgd", lr=0.5, sched="constant", warmup_epochs=0)
+    config = make_config(
+        epochs=1, batch_size=8, opt="sgd", lr=0.5, sched="constant", warmup_epochs=0
+    )
     width = 160 if "vit" in backbone else 32
-    loader = [(torch.randint(0, 255, (8, width, width, 3), dtype=torch.uint8), torch.arange(8) % 3)] * 2
-    list(Fit(model, config, PREPROCESS, CPU, steps_per_epoch=2, count_C=np.ones(3, int)).epochs(loader))
+    loader = [
+        (torch.randint(0, 255, (8, width, width, 3), dtype=torch.uint8), torch.arange(8) % 3)
+    ] * 2
+    list(
+        Fit(model, config, PREPROCESS, CPU, steps_per_epoch=2, count_C=np.ones(3, int)).epochs(
+            loader
+        )
+    )
     trainable = {name for name, _ in model.named_parameters()}
     for name, value in model.state_dict().items():
         owner = name.rpartition(".")[0]
         if name in learns:
             assert not torch.equal(value, before[name]), name
-        elif name in trainable or not any(one.startswith(owner + ".") for one in learns):  # statistics too
+        elif name in trainable or not any(
+            one.startswith(owner + ".") for one in learns
+        ):  # statistics too
             assert torch.equal(value, before[name]), name
 
 

@@ -27,13 +27,15 @@ def loss(text, count=(10, 5, 1), **changes):
 def test_cross_entropy_is_torchs_and_focal_with_gamma_0_is_cross_entropy(target, smoothing):
     ours = loss("ce", smoothing=smoothing)(LOGITS, target)
     assert torch.equal(ours, F.cross_entropy(LOGITS, target, label_smoothing=smoothing))
-    assert loss("focal", focal_gamma=0.0, smoothing=smoothing)(LOGITS, target).item() == pytest.approx(
-        ours.item(), 1e-6
-    )
+    assert loss("focal", focal_gamma=0.0, smoothing=smoothing)(
+        LOGITS, target
+    ).item() == pytest.approx(ours.item(), 1e-6)
 
 
 def test_focal_by_hand():
-    """-(1 - p)^2 log p for p = 0.9 and 0.1: an easy row counts a hundredth, a hard one 0.81 of its cross entropy."""
+    """-(1 - p)^2 log p for p = 0.9 and 0.1: an easy row counts a hundredth, a hard one 0.81 of its
+    cross entropy.
+    """
     logits = torch.log(torch.tensor([[0.9, 0.1], [0.9, 0.1]]))
     value = loss("focal", count=(1, 1), smoothing=0.0)(logits, torch.tensor([0, 1]))
     assert value.item() == pytest.approx((0.01 * -math.log(0.9) + 0.81 * -math.log(0.1)) / 2, 1e-5)
@@ -45,19 +47,27 @@ def test_logit_adjustment_shifts_by_log_priors():
     assert torch.allclose(log_prior(counts), prior)
     for tau in (0.5, 1.0):
         adjusted = loss("ce", smoothing=0.0, logit_adjust=tau)(LOGITS, LABELS)
-        assert adjusted.item() == pytest.approx(F.cross_entropy(LOGITS + tau * prior, LABELS).item(), 1e-6)
-    # For tau = 1 it is the balanced softmax: -log(n_y e^z_y / sum_j n_j e^z_j) (Ren et al. 2020, eq. 3).
+        assert adjusted.item() == pytest.approx(
+            F.cross_entropy(LOGITS + tau * prior, LABELS).item(), 1e-6
+        )
+    # For tau = 1 it is the balanced softmax: -log(n_y e^z_y / sum_j n_j e^z_j) (Ren et al. 2020,
+    # eq. 3).
     odds = counts * LOGITS.exp()
     balanced = -(odds[range(4), LABELS] / odds.sum(dim=1)).log().mean()
-    assert loss("ce", smoothing=0.0, logit_adjust=1.0)(LOGITS, LABELS).item() == pytest.approx(balanced.item(), 1e-6)
-    # Logits that carry the prior already have nothing to learn from it: both losses agree on even classes.
+    assert loss("ce", smoothing=0.0, logit_adjust=1.0)(LOGITS, LABELS).item() == pytest.approx(
+        balanced.item(), 1e-6
+    )
+    # Logits that carry the prior already have nothing to learn from it: both losses agree on even
+    # classes.
     assert torch.equal(loss("ce", count=(4, 4, 4))(LOGITS, LABELS), loss("ce")(LOGITS, LABELS))
 
 
 @pytest.mark.parametrize("text", ["ce", "focal"])
 def test_a_class_without_pictures_is_as_rare_as_the_rarest_and_stays_finite(text):
     logits = LOGITS.clone().requires_grad_()
-    value = loss(text, count=(10, 0, 6), smoothing=0.0, logit_adjust=1.0)(logits, torch.tensor([0, 2, 2, 0]))
+    value = loss(text, count=(10, 0, 6), smoothing=0.0, logit_adjust=1.0)(
+        logits, torch.tensor([0, 2, 2, 0])
+    )
     value.backward()
     assert torch.isfinite(value)
     assert torch.isfinite(logits.grad).all()
@@ -76,11 +86,14 @@ def test_focal_has_a_slope_where_a_row_is_certain(gamma):
 def test_soft_f1_of_certain_predictions_is_scikit_learns():
     rng = np.random.default_rng(0)
     for _ in range(20):
-        label_N, chosen_N = rng.integers(5, size=30), rng.integers(5, size=30)
+        label_N = rng.integers(5, size=30)
+        chosen_N = rng.integers(5, size=30)
         label_N[label_N == 4] = 0  # a class that does not occur, but is predicted
         logits = torch.from_numpy(100.0 * np.eye(5)[chosen_N])
         known = f1_score(label_N, chosen_N, labels=np.unique(label_N), average="macro")
-        assert 1 - loss("f1", count=[1] * 5)(logits, torch.from_numpy(label_N)).item() == pytest.approx(known, abs=1e-9)
+        assert 1 - loss("f1", count=[1] * 5)(
+            logits, torch.from_numpy(label_N)
+        ).item() == pytest.approx(known, abs=1e-9)
 
 
 def test_soft_f1_rises_where_a_right_class_becomes_likelier():
@@ -91,7 +104,9 @@ def test_soft_f1_rises_where_a_right_class_becomes_likelier():
 
 def test_weighted_sums():
     parts = {name: loss(name)(LOGITS, LABELS).item() for name in ("f1", "focal", "ce")}
-    assert loss("0.4*f1+0.6*focal")(LOGITS, LABELS).item() == pytest.approx(0.4 * parts["f1"] + 0.6 * parts["focal"])
+    assert loss("0.4*f1+0.6*focal")(LOGITS, LABELS).item() == pytest.approx(
+        0.4 * parts["f1"] + 0.6 * parts["focal"]
+    )
     assert loss("ce + 2*f1")(LOGITS, LABELS).item() == pytest.approx(parts["ce"] + 2 * parts["f1"])
     assert parse_loss("0.5*my.mod:Mine + .25*ce") == [(0.5, "my.mod:Mine"), (0.25, "ce")]
 

@@ -36,7 +36,9 @@ def test_mixup_is_a_weighted_mean_of_pixels_and_of_labels():
     assert torch.allclose(pixels[:, 0, 0, 0], expected)
     assert (pixels == pixels[:, :1, :1, :1]).all()
     own = np.eye(4)[LABELS]
-    assert shares == pytest.approx(own * keep[:, None] + own[partner] * (1 - keep[:, None]), abs=1e-6)
+    assert shares == pytest.approx(
+        own * keep[:, None] + own[partner] * (1 - keep[:, None]), abs=1e-6
+    )
 
 
 def test_mixup_weights_follow_their_beta():
@@ -47,8 +49,15 @@ def test_mixup_weights_follow_their_beta():
 
 
 def shares_of_pixels(pixels):
-    """Return N x C shares counted pixel by pixel, each pixel's value telling which picture it came from."""
-    return np.stack([np.bincount(LABELS[one.long().reshape(-1)], minlength=4) / one.numel() for one in pixels[:, 0]])
+    """Return N x C shares counted pixel by pixel, each pixel's value telling which picture it came
+    from.
+    """
+    return np.stack(
+        [
+            np.bincount(LABELS[one.long().reshape(-1)], minlength=4) / one.numel()
+            for one in pixels[:, 0]
+        ]
+    )
 
 
 @pytest.mark.parametrize("flags", [{}, {"cutmix_mode": "class"}, {"cutmix_mode": "half"}])
@@ -72,13 +81,15 @@ def test_half_faces_come_from_rare_classes():
     for seed in range(40):
         pixels, _ = mix(seed, cutmix=1.0, cutmix_mode="half")
         for index, one in enumerate(pixels[:, 0].long()):
-            left, right = one[:, :5], one[:, 5:]
+            left = one[:, :5]
+            right = one[:, 5:]
             assert (left == left[0, 0]).all()
             assert (right == right[0, 0]).all()
             halves = {int(left[0, 0]), int(right[0, 0])}
             assert index in halves
             sources += halves - {index}
-    # A partner's class is drawn in proportion to 1 / its size, times how many of it are in the batch.
+    # A partner's class is drawn in proportion to 1 / its size, times how many of it are in the
+    # batch.
     share = np.bincount(LABELS[sources], minlength=4) / len(sources)
     expected = (1 / COUNTS) / (1 / COUNTS).sum()
     assert share == pytest.approx(expected, abs=0.03)
@@ -107,7 +118,8 @@ def test_erasing():
     assert (share > 0).float().mean().item() == pytest.approx(0.5, abs=0.07)
     assert share.max() <= 0.42
     for one in hit[share > 0][:20]:  # a full rectangle, all of it noise
-        rows, columns = one.any(dim=1).nonzero(), one.any(dim=0).nonzero()
+        rows = one.any(dim=1).nonzero()
+        columns = one.any(dim=0).nonzero()
         assert one[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].all()
     noise = out[hit[:, None].expand_as(out)]
     assert noise.std().item() == pytest.approx(1, abs=0.02)

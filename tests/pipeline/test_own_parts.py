@@ -18,7 +18,14 @@ from pipeline.config.settings import flatten
 from tests.makers.constants import TINY
 
 OWN = "examples.own_parts"
-OWN_FLAGS = ["--backbone", f"{OWN}:TinyNet", "--augment", f"{OWN}:Shuffled", "--sched", f"{OWN}:HalfCosine"]
+OWN_FLAGS = [
+    "--backbone",
+    f"{OWN}:TinyNet",
+    "--augment",
+    f"{OWN}:Shuffled",
+    "--sched",
+    f"{OWN}:HalfCosine",
+]
 OWN_FLAGS += ["--loss", f"0.5*ce+0.5*{OWN}:Brier"]
 
 
@@ -40,7 +47,8 @@ def test_the_example_runs_as_its_header_says(tiny_layout, tmp_path, cv_command):
     for name, workers in (("one", 0), ("two", 2)):
         done = cv_command(*base, "--name", name, "--workers", workers)
         assert done.code == 0, done.err
-    one, two = Run(tmp_path / "one"), Run(tmp_path / "two")
+    one = Run(tmp_path / "one")
+    two = Run(tmp_path / "two")
     pd.testing.assert_frame_equal(one.oof, two.oof, check_exact=True)
     assert f"{OWN}:TinyNet" in one.report["about"]
     assert "own modules" in one.info["run_key"]
@@ -51,20 +59,41 @@ def test_the_example_reads_folders(tmp_path, cv_command):
     for index in range(24):
         folder = tmp_path / "pictures" / ("cat" if index % 2 else "dog")
         folder.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(folder / f"owner{index // 4}_{index}.jpg"), rng.integers(256, size=(40, 40, 3), dtype=np.uint8))
-    argv = ["--dataset", f"{OWN}:read_folders", "--data", tmp_path / "pictures", "--backbone", "test_efficientnet"]
+        cv2.imwrite(
+            str(folder / f"owner{index // 4}_{index}.jpg"),
+            rng.integers(256, size=(40, 40, 3), dtype=np.uint8),
+        )
+    argv = [
+        "--dataset",
+        f"{OWN}:read_folders",
+        "--data",
+        tmp_path / "pictures",
+        "--backbone",
+        "test_efficientnet",
+    ]
     done = cv_command(*argv, "--output", tmp_path / "out", "--name", "own", *TINY)
     assert done.code == 0, done.err
     run = Run(tmp_path / "out" / "own")
     assert run.classes == ("cat", "dog")
     assert run.oof["group"].nunique() == 6
     (tmp_path / "none").mkdir()
-    cv_command("--dataset", f"{OWN}:read_folders", "--data", tmp_path / "none").assert_one_line_error("check --data")
+    cv_command(
+        "--dataset", f"{OWN}:read_folders", "--data", tmp_path / "none"
+    ).assert_one_line_error("check --data")
 
 
 def test_an_edited_part_is_another_run(tiny_layout, tmp_path, cv_command, module):
     text = "from examples.own_parts import Shuffled\nclass Mine(Shuffled):\n    pass\n"
-    base = ["--data", tiny_layout, "--output", tmp_path / "out", "--backbone", "test_efficientnet", "--name", "a"]
+    base = [
+        "--data",
+        tiny_layout,
+        "--output",
+        tmp_path / "out",
+        "--backbone",
+        "test_efficientnet",
+        "--name",
+        "a",
+    ]
     base += ["--augment", f"{module(text)}:Mine", *TINY]
     assert cv_command(*base).code == 0
     assert "epoch 1/1" not in cv_command(*base).out  # all kept
@@ -82,7 +111,10 @@ class Narrow(torch.nn.Module):
     def __init__(self, num_classes): super().__init__()
     def forward(self, pixels): return torch.zeros(len(pixels), 2)
 class OneByOne(torch.nn.Module):
-    def __init__(self, num_classes): super().__init__(); self.layer = torch.nn.Linear(3, num_classes)
+    def __init__(self, num_classes):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, num_classes)
+
     def forward(self, pixels): return self.layer(pixels.mean((2, 3)).reshape(3))[None]
 class Idle(torch.nn.Module):
     def __init__(self, num_classes): super().__init__(); self.num = num_classes
@@ -94,7 +126,9 @@ class Fussy:
 class Smaller:
     def __call__(self, image, seed): return image[1:]
 class Moody:
-    def __call__(self, image, seed): return np.random.default_rng().integers(256, size=image.shape, dtype=np.uint8)
+    def __call__(self, image, seed):
+        return np.random.default_rng().integers(256, size=image.shape, dtype=np.uint8)
+
 class Raises:
     def __call__(self, image, seed): raise KeyError("hue")
 def rows_loss(count_C, config): return lambda logits, target: logits.sum(dim=1)
@@ -125,7 +159,9 @@ def read_badly(config): return config.nowhere
         ("--augment", "Smalller", ["did you mean", "Smaller"]),
     ],
 )
-def test_a_wrong_part_fails_before_the_first_fold(flag, name, words, module, tiny_layout, tmp_path, cv_command):
+def test_a_wrong_part_fails_before_the_first_fold(
+    flag, name, words, module, tiny_layout, tmp_path, cv_command
+):
     part = f"{module(WRONG, 'wrong')}:{name}"
     argv = ["--data", tiny_layout, "--output", tmp_path / "out", *TINY, "--img-size", "32"]
     argv += [] if flag == "--backbone" else ["--backbone", "test_efficientnet"]
@@ -136,7 +172,11 @@ def test_a_wrong_part_fails_before_the_first_fold(flag, name, words, module, tin
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("nowhere:X", "no module nowhere"), ("broken:X", "cannot be imported"), ("needy:X", "needs absent_package")],
+    [
+        ("nowhere:X", "no module nowhere"),
+        ("broken:X", "cannot be imported"),
+        ("needy:X", "needs absent_package"),
+    ],
 )
 def test_modules_that_cannot_be_imported(name, words, module):
     module("1 / 0", "broken")
@@ -157,7 +197,10 @@ def test_names_without_a_colon_are_the_registrys():
     [
         (["--loss", "f1", "--mixup", "0.2"], ["--loss f1 with --mixup", "whole pictures"]),
         (["--loss", "0.5*ce+0.5*f1", "--cutmix", "1"], ["with --cutmix"]),
-        (["--logit-adjust", "1", "--sampler", "balanced"], ["--logit-adjust with --sampler balanced"]),
+        (
+            ["--logit-adjust", "1", "--sampler", "balanced"],
+            ["--logit-adjust with --sampler balanced"],
+        ),
         (["--logit-adjust", "1", "--loss", "f1"], ["only ce and focal"]),
         (["--model-ema", "--average-last", "2"], ["two averages"]),
         (["--cutmix-mode", "half"], ["goes with --cutmix"]),
@@ -175,7 +218,16 @@ def test_names_without_a_colon_are_the_registrys():
     ],
 )
 def test_flags_that_do_not_go_together(flags, words, tiny_layout, tmp_path, cv_command):
-    base = ["--data", tiny_layout, "--output", tmp_path / "out", "--img-size", "32", "--pretrained", "none"]
+    base = [
+        "--data",
+        tiny_layout,
+        "--output",
+        tmp_path / "out",
+        "--img-size",
+        "32",
+        "--pretrained",
+        "none",
+    ]
     cv_command(*base, "--backbone", "test_efficientnet", *flags).assert_one_line_error(*words)
     assert not (tmp_path / "out").exists()
 
@@ -183,7 +235,14 @@ def test_flags_that_do_not_go_together(flags, words, tiny_layout, tmp_path, cv_c
 def decided(argv):
     """The settings of a command line, with all decided."""
     config = parse_run_config(argv, prog="", description="")
-    counts = {"epochs": 10, "batch_size": 8, "validation_batch_size": 8, "folds": 5, "repeats": 1, "threads": 1}
+    counts = {
+        "epochs": 10,
+        "batch_size": 8,
+        "validation_batch_size": 8,
+        "folds": 5,
+        "repeats": 1,
+        "threads": 1,
+    }
     undecided = {name: value for name, value in counts.items() if flatten(config)[name] is None}
     return resolved(config, img_size="32x32", name="x", workers=0, **undecided)
 
@@ -195,7 +254,10 @@ def decided(argv):
         (["--model-ema-decay", "0.9"], "--model-ema-decay does nothing here: it needs --model-ema"),
         (["--sched", "onecycle", "--min-lr", "1e-5"], "--min-lr does nothing here"),
         (["--loss", "f1", "--smoothing", "0.3"], "--smoothing does nothing here"),
-        (["--finetune", "head", "--mixup", "0.2"], "--mixup does nothing here: it needs another --finetune"),
+        (
+            ["--finetune", "head", "--mixup", "0.2"],
+            "--mixup does nothing here: it needs another --finetune",
+        ),
         (["--finetune", "head", "--clip-grad", "1"], "--clip-grad does nothing here"),
         (["--average-last", "9", "--epochs", "3"], "the mean is of all"),
         (["--loss", "f1", "--grad-accum-steps", "2"], "F1 is that of each batch"),
@@ -206,14 +268,36 @@ def test_flags_that_do_nothing_are_named(flags, words):
 
 
 def test_useful_flags_are_not(module):
-    flags = ["--loss", "ce", "--smoothing", "0.3", "--mixup", "0.2", "--mixup-prob", "0.5", "--min-lr", "1e-5"]
-    flags += ["--sched", "plateau", "--patience-epochs", "5", "--finetune", "2", "--select", "inner"]
+    flags = [
+        "--loss",
+        "ce",
+        "--smoothing",
+        "0.3",
+        "--mixup",
+        "0.2",
+        "--mixup-prob",
+        "0.5",
+        "--min-lr",
+        "1e-5",
+    ]
+    flags += [
+        "--sched",
+        "plateau",
+        "--patience-epochs",
+        "5",
+        "--finetune",
+        "2",
+        "--select",
+        "inner",
+    ]
     assert explain(decided(flags)) == []
     assert explain(decided(["--finetune", "head", "--feature-views", "1"])) == []
 
 
 def test_parts_that_are_no_classes_have_sources_too(module):
-    text = "import functools\nfrom examples.own_parts import Brier\nmine = functools.partial(Brier)\n"
+    text = (
+        "import functools\nfrom examples.own_parts import Brier\nmine = functools.partial(Brier)\n"
+    )
     name = f"{module(text)}:mine"
     before = source_hash([name])
     assert before is not None

@@ -23,7 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def do_or_die(job, index):
-    """Stand in for a fold: number 1 is killed, 2 fails, 3 has bad input, the others say where they ran."""
+    """Stand in for a fold: number 1 is killed, 2 fails, 3 has bad input, the others say where they
+    ran.
+    """
     if index == 1:
         print("about to be killed", flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -33,7 +35,12 @@ def do_or_die(job, index):
         raise UserError("--lr 9: too much")
     job.say(f"fold {index} here")
     held = signal.SIGHUP in signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    return {"index": index, "pid": os.getpid(), "threads": torch.get_num_threads(), "hangup_held": held}
+    return {
+        "index": index,
+        "pid": os.getpid(),
+        "threads": torch.get_num_threads(),
+        "hangup_held": held,
+    }
 
 
 @pytest.mark.slow
@@ -68,7 +75,10 @@ def test_a_dying_fold_does_not_take_the_others_along(tmp_path):
 
 def test_one_at_a_time_stays_in_this_process(tmp_path):
     assert run_folds(fake_job(tmp_path, print), [0, 4], run=do_or_die)[4]["pid"] == os.getpid()
-    assert run_folds(fake_job(tmp_path, print, parallel_folds=3), [5], run=do_or_die)[5]["pid"] == os.getpid()
+    assert (
+        run_folds(fake_job(tmp_path, print, parallel_folds=3), [5], run=do_or_die)[5]["pid"]
+        == os.getpid()
+    )
 
 
 def test_share_of_a_gpu():
@@ -79,9 +89,20 @@ def test_share_of_a_gpu():
 
 def test_parallel_folds_have_the_logits_of_serial_ones(alpha, tiny_layout, tmp_path, cv_command):
     done = cv_command(
-        "--data", tiny_layout, "--output", tmp_path, "--name", "alpha", "--backbone", "test_efficientnet",
-        "--tta", "hflip", "--parallel-folds", "2", *TINY,
-    )  # fmt: skip
+        "--data",
+        tiny_layout,
+        "--output",
+        tmp_path,
+        "--name",
+        "alpha",
+        "--backbone",
+        "test_efficientnet",
+        "--tta",
+        "hflip",
+        "--parallel-folds",
+        "2",
+        *TINY,
+    )
     assert done.code == 0, done.err
     run = Run(tmp_path / "alpha")
     assert run.info["run_key"] == alpha.info["run_key"]
@@ -94,7 +115,8 @@ def children_of(pid):
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            stat, command = (folder / "stat").read_text(), (folder / "cmdline").read_bytes().decode()
+            stat = (folder / "stat").read_text()
+            command = (folder / "cmdline").read_bytes().decode()
         except OSError:
             continue
         if int(stat.rsplit(")", 1)[1].split()[1]) == pid and "resource_tracker" not in command:
@@ -103,8 +125,27 @@ def children_of(pid):
 
 
 def start(tiny_layout, output, *more):
-    argv = ["--data", tiny_layout, "--output", output, "--name", "alpha", "--tta", "hflip", *TINY, *more]
-    command = [sys.executable, "run_cv.py", "--backbone", "test_efficientnet", "--parallel-folds", "2", *argv]
+    argv = [
+        "--data",
+        tiny_layout,
+        "--output",
+        output,
+        "--name",
+        "alpha",
+        "--tta",
+        "hflip",
+        *TINY,
+        *more,
+    ]
+    command = [
+        sys.executable,
+        "run_cv.py",
+        "--backbone",
+        "test_efficientnet",
+        "--parallel-folds",
+        "2",
+        *argv,
+    ]
     log = (output / "said.txt").open("w")
     return subprocess.Popen([*map(str, command)], cwd=ROOT, stdout=log, stderr=log)
 
@@ -117,11 +158,20 @@ def wait_for(what, seconds=90.0):
 
 
 @pytest.mark.slow
-def test_a_fold_killed_in_the_middle_leaves_the_other_and_the_rest_resumes(tiny_layout, tmp_path, cv_command):
-    more = ["--epochs", "30"]  # so many that neither fold is done before the other has begun, on a busy machine too
+def test_a_fold_killed_in_the_middle_leaves_the_other_and_the_rest_resumes(
+    tiny_layout, tmp_path, cv_command
+):
+    more = [
+        "--epochs",
+        "30",
+    ]  # so many that neither fold is done before the other has begun, on a busy machine too
     folder = tmp_path / "alpha"
     process = start(tiny_layout, tmp_path, *more)
-    wait_for(lambda: (folder / "fold_0" / "log.csv").exists() and (folder / "fold_1" / "log.csv").exists())
+    wait_for(
+        lambda: (
+            (folder / "fold_0" / "log.csv").exists() and (folder / "fold_1" / "log.csv").exists()
+        )
+    )
     os.kill(sorted(children_of(process.pid))[0], signal.SIGKILL)
     assert process.wait(timeout=120) == 2
     said = (tmp_path / "said.txt").read_text()
@@ -132,10 +182,25 @@ def test_a_fold_killed_in_the_middle_leaves_the_other_and_the_rest_resumes(tiny_
     before = (folder / f"fold_{finished[0]}" / "done.json").read_bytes()
     assert start(tiny_layout, tmp_path, *more).wait(timeout=120) == 0
     assert (folder / f"fold_{finished[0]}" / "done.json").read_bytes() == before
-    argv = ["--data", tiny_layout, "--output", tmp_path / "serial", "--name", "alpha", "--tta", "hflip", *TINY, *more]
+    argv = [
+        "--data",
+        tiny_layout,
+        "--output",
+        tmp_path / "serial",
+        "--name",
+        "alpha",
+        "--tta",
+        "hflip",
+        *TINY,
+        *more,
+    ]
     assert cv_command("--backbone", "test_efficientnet", *argv).code == 0
-    pd.testing.assert_frame_equal(Run(folder).oof, Run(tmp_path / "serial" / "alpha").oof, check_exact=True)
-    pd.testing.assert_frame_equal(Run(folder).test, Run(tmp_path / "serial" / "alpha").test, check_exact=True)
+    pd.testing.assert_frame_equal(
+        Run(folder).oof, Run(tmp_path / "serial" / "alpha").oof, check_exact=True
+    )
+    pd.testing.assert_frame_equal(
+        Run(folder).test, Run(tmp_path / "serial" / "alpha").test, check_exact=True
+    )
 
 
 @pytest.mark.slow
@@ -150,29 +215,52 @@ def test_folds_die_with_the_process_that_started_them(tiny_layout, tmp_path):
 
 
 @pytest.mark.slow
-def test_real_weights_workers_and_pictures_in_ram_reach_the_folds(tiny_layout, tmp_path, cv_command):
-    """Equal logits with everything else unlike: cache, processes, workers; and a continued run keeps its threads."""
+def test_real_weights_workers_and_pictures_in_ram_reach_the_folds(
+    tiny_layout, tmp_path, cv_command
+):
+    """Equal logits with everything else unlike: cache, processes, workers; and a continued run
+    keeps its threads.
+    """
     torch.manual_seed(0)
     torch.save(timm.create_model("test_vit", img_size=32).state_dict(), tmp_path / "w.pth")
     base = [
-        "--data", tiny_layout, "--output", tmp_path, "--backbone", "test_vit", "--weights", tmp_path / "w.pth",
-        "--folds", "2", "--epochs", "1", "--img-size", "32",
-    ]  # fmt: skip
-    first = cv_command(*base, "--name", "one", "--cache", "ram", "--parallel-folds", "2", "--workers", "1")
+        "--data",
+        tiny_layout,
+        "--output",
+        tmp_path,
+        "--backbone",
+        "test_vit",
+        "--weights",
+        tmp_path / "w.pth",
+        "--folds",
+        "2",
+        "--epochs",
+        "1",
+        "--img-size",
+        "32",
+    ]
+    first = cv_command(
+        *base, "--name", "one", "--cache", "ram", "--parallel-folds", "2", "--workers", "1"
+    )
     assert first.code == 0, first.err
     threads = yaml.safe_load((tmp_path / "one" / "config.yaml").read_text())["threads"]
     (tmp_path / "one" / "fold_1" / "done.json").unlink()
     assert cv_command(*base, "--name", "one", "--cache", "off").code == 0
     assert cv_command(*base, "--name", "two", "--cache", "device", "--threads", threads).code == 0
-    pd.testing.assert_frame_equal(Run(tmp_path / "one").oof, Run(tmp_path / "two").oof, check_exact=True)
-    pd.testing.assert_frame_equal(Run(tmp_path / "one").test, Run(tmp_path / "two").test, check_exact=True)
+    pd.testing.assert_frame_equal(
+        Run(tmp_path / "one").oof, Run(tmp_path / "two").oof, check_exact=True
+    )
+    pd.testing.assert_frame_equal(
+        Run(tmp_path / "one").test, Run(tmp_path / "two").test, check_exact=True
+    )
 
 
 @pytest.mark.slow
 def test_a_process_that_cannot_be_started_costs_its_fold_alone(tmp_path, monkeypatch):
     import pipeline.training.parallel_folds as schedule
 
-    real, tries = schedule._Child, []
+    real = schedule._Child
+    tries = []
 
     def flaky(*args):
         tries.append(args)

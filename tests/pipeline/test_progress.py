@@ -1,4 +1,6 @@
-"""How far a run is: steps add up over folds, also those that other processes and earlier runs took."""
+"""How far a run is: steps add up over folds, also those that other processes and earlier runs
+took.
+"""
 
 import pickle
 
@@ -42,7 +44,8 @@ def test_steps_of_an_earlier_process_are_neither_done_nor_left(clock):
 
 
 def test_a_process_that_does_folds_for_another_tells_it():
-    here, told = Progress(2), []
+    here = Progress(2)
+    told = []
 
     def tell(method, num):
         told.append((method, num))
@@ -60,6 +63,8 @@ def test_it_travels_without_its_bars():
     assert again.bar is None
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (99, "99 s"), (600, "10 min"), (7200, "2.0 h")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (99, "99 s"), (600, "10 min"), (7200, "2.0 h")]
+)
 def test_durations(seconds, text):
     assert duration(seconds) == text

@@ -20,7 +20,17 @@ QUIET = {"say": lambda _: None}
 @pytest.fixture(scope="module")
 def repeated(tiny_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     outputs = tmp_path_factory.mktemp("repeated")
-    argv = ["--data", tiny_layout, "--output", outputs, "--name", "twice", "--backbone", "test_resnet", *TINY]
+    argv = [
+        "--data",
+        tiny_layout,
+        "--output",
+        outputs,
+        "--name",
+        "twice",
+        "--backbone",
+        "test_resnet",
+        *TINY,
+    ]
     assert run_cv.main([str(word) for word in [*argv, "--repeats", "2", "--tta", "hflip"]]) == 0
     return Run(outputs / "twice")
 
@@ -29,7 +39,9 @@ def test_each_repeat_holds_out_every_picture_once_in_folds_of_its_own(repeated, 
     assert len(repeated.oof) == 2 * len(alpha.oof)
     assert repeated.info["num_repeats"] == 2
     first, second = (repeated.oof[repeated.oof["repeat"] == repeat] for repeat in (0, 1))
-    assert first["image_id"].tolist() == second["image_id"].tolist() == sorted(alpha.oof["image_id"])
+    assert (
+        first["image_id"].tolist() == second["image_id"].tolist() == sorted(alpha.oof["image_id"])
+    )
     assert (first["fold"].to_numpy() != second["fold"].to_numpy()).any()
     # Repeat 0 has the folds that a run without repeats has.
     assert first["fold"].tolist() == alpha.oof.sort_values("image_id")["fold"].tolist()
@@ -41,7 +53,9 @@ def test_each_repeat_holds_out_every_picture_once_in_folds_of_its_own(repeated, 
 def test_the_score_is_the_mean_over_repeats(repeated):
     scores = []
     for _, rows in repeated.oof.groupby("repeat"):
-        scores.append(METRICS["f1_macro"].score(rows["label"].to_numpy(), softmax(repeated.logits(rows))))
+        scores.append(
+            METRICS["f1_macro"].score(rows["label"].to_numpy(), softmax(repeated.logits(rows)))
+        )
     assert repeated.report["headline"]["value"] == pytest.approx(np.mean(scores))
     assert "2 folds x 2 repeats" in (repeated.path / "report.txt").read_text()
     views = repeated.report["sections"][0]["blocks"][0]["rows"]
@@ -54,7 +68,17 @@ def test_a_killed_repeat_is_taken_up_where_it_stood(repeated, tmp_path, tiny_lay
     copy = Path(shutil.copytree(repeated.path, tmp_path / "twice"))
     before = {file: file.read_bytes() for file in copy.glob("fold_*/oof.parquet")}
     (copy / "fold_3" / "done.json").unlink()
-    argv = ["--data", tiny_layout, "--output", tmp_path, "--name", "twice", "--backbone", "test_resnet", *TINY]
+    argv = [
+        "--data",
+        tiny_layout,
+        "--output",
+        tmp_path,
+        "--name",
+        "twice",
+        "--backbone",
+        "test_resnet",
+        *TINY,
+    ]
     said = cv_command(*argv, "--repeats", 2, "--tta", "hflip")
     assert said.code == 0
     assert said.out.count("finished before, kept") + said.err.count("finished before, kept") == 3
@@ -73,15 +97,30 @@ def test_a_run_without_repeats_blends_with_one_that_has_them(repeated, alpha, tm
 
 
 def test_a_run_takes_the_folds_of_another(alpha, tiny_layout, tmp_path, cv_command):
-    table = pd.read_csv(alpha.path / "folds.csv").sample(frac=1, random_state=0)[["image_id", "fold"]]
+    table = pd.read_csv(alpha.path / "folds.csv").sample(frac=1, random_state=0)[
+        ["image_id", "fold"]
+    ]
     table["fold"] = 2 - table["fold"]  # numbers 2, 1: another order, another start
     table.to_csv(tmp_path / "mine.csv", index=False)
-    argv = ["--data", tiny_layout, "--output", tmp_path, "--name", "took", "--backbone", "test_resnet"]
+    argv = [
+        "--data",
+        tiny_layout,
+        "--output",
+        tmp_path,
+        "--name",
+        "took",
+        "--backbone",
+        "test_resnet",
+    ]
     assert cv_command(*argv, *TINY[2:], "--fold-file", tmp_path / "mine.csv").code == 0
     took = Run(tmp_path / "took").oof.set_index("image_id")["fold"]
     assert (took == 1 - alpha.oof.set_index("image_id").loc[took.index, "fold"]).all()
-    table.assign(fold=table["fold"] % 2).to_csv(tmp_path / "mine.csv", index=False)  # the same name, other folds
-    cv_command(*argv, *TINY[2:], "--fold-file", tmp_path / "mine.csv").assert_one_line_error("fold file", "--name")
+    table.assign(fold=table["fold"] % 2).to_csv(
+        tmp_path / "mine.csv", index=False
+    )  # the same name, other folds
+    cv_command(*argv, *TINY[2:], "--fold-file", tmp_path / "mine.csv").assert_one_line_error(
+        "fold file", "--name"
+    )
     said = cv_command(*argv[:-4], "--name", "x", *TINY[2:], "--folds", 3, "--fold-file", alpha.path)
     said.assert_one_line_error("--folds 3", "has 2")
     assert not (tmp_path / "x").exists()
@@ -107,9 +146,18 @@ def test_fold_files_that_cannot_be_used(tmp_path):
     refused({"image_id": list("abcd"), "fold": [0, 0, 0, 0]}, "one fold only")
     refused({"image_id": list("abcd"), "part": [0, 0, 1, 1]}, "no column fold", "part")
     refused({"image_id": [], "fold": []}, "no rows")
-    refused({"image_id": list("abcdabc"), "fold": [0, 0, 1, 1, 0, 0, 1], "repeat": [0] * 4 + [1] * 3}, "repeat 1", "d")
     refused(
-        {"image_id": list("abcdabcd"), "fold": [0, 0, 1, 1, 0, 0, 0, 0], "repeat": [0] * 4 + [1] * 4}, "repeats differ"
+        {"image_id": list("abcdabc"), "fold": [0, 0, 1, 1, 0, 0, 1], "repeat": [0] * 4 + [1] * 3},
+        "repeat 1",
+        "d",
+    )
+    refused(
+        {
+            "image_id": list("abcdabcd"),
+            "fold": [0, 0, 1, 1, 0, 0, 0, 0],
+            "repeat": [0] * 4 + [1] * 4,
+        },
+        "repeats differ",
     )
     with pytest.raises(UserError, match=r"nowhere.csv"):
         read_fold_file(tmp_path / "nowhere.csv", train)

@@ -18,14 +18,29 @@ from pipeline.training.fit import Fit
 from tests.makers.constants import TINY
 
 BASE = {
-    "folds": 2, "epochs": 3, "img_size": 32, "batch_size": 8, "pretrained": "none", "workers": 0, "threads": 1,
-    "backbone": "test_efficientnet", "log_pictures": False, "page": False, "save_every": 0.0,
-}  # fmt: skip
+    "folds": 2,
+    "epochs": 3,
+    "img_size": 32,
+    "batch_size": 8,
+    "pretrained": "none",
+    "workers": 0,
+    "threads": 1,
+    "backbone": "test_efficientnet",
+    "log_pictures": False,
+    "page": False,
+    "save_every": 0.0,
+}
 # Every part that has a state of its own is in one of these.
 KINDS = {
     "plain": {"drop": 0.3},
     "ema": {"model_ema": True, "sched": "onecycle", "clip_grad": 1.0, "mixup": 0.2, "reprob": 0.5},
-    "mean": {"average_last": 2, "sched": "plateau", "patience_epochs": 0, "sampler": "balanced", "opt": "lion"},
+    "mean": {
+        "average_last": 2,
+        "sched": "plateau",
+        "patience_epochs": 0,
+        "sampler": "balanced",
+        "opt": "lion",
+    },
     "inner": {
         "select": "inner",
         "metric": "log_loss",
@@ -70,15 +85,26 @@ def same(one: Run, other: Run):
     pd.testing.assert_frame_equal(one.oof, other.oof, check_exact=True)
     pd.testing.assert_frame_equal(one.test, other.test, check_exact=True)
     for fold in range(2):
-        logs = [pd.read_csv(run.path / f"fold_{fold}" / "log.csv").drop(columns="images_per_s") for run in (one, other)]
+        logs = [
+            pd.read_csv(run.path / f"fold_{fold}" / "log.csv").drop(columns="images_per_s")
+            for run in (one, other)
+        ]
         pd.testing.assert_frame_equal(*logs, check_exact=True)
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[] if kind in ("ema", "inner") else pytest.mark.slow) for kind in KINDS]
+    "kind",
+    [
+        pytest.param(kind, marks=[] if kind in ("ema", "inner") else pytest.mark.slow)
+        for kind in KINDS
+    ],
 )
-def test_killed_between_any_two_steps_the_logits_are_those_of_an_unbroken_run(kind, tiny_layout, tmp_path, monkeypatch):
-    whole = cross_validate(config_of(tiny_layout, tmp_path / "whole", **KINDS[kind]), say=lambda _: None)
+def test_killed_between_any_two_steps_the_logits_are_those_of_an_unbroken_run(
+    kind, tiny_layout, tmp_path, monkeypatch
+):
+    whole = cross_validate(
+        config_of(tiny_layout, tmp_path / "whole", **KINDS[kind]), say=lambda _: None
+    )
     broken = config_of(tiny_layout, tmp_path / "broken", **KINDS[kind])
     steps = (42 if kind != "inner" else 28) // 8 // (2 if kind == "inner" else 1)
     for taken in (2, steps, 3, steps + 1):  # within an epoch, at its end, and into the second fold
@@ -90,7 +116,9 @@ def test_killed_between_any_two_steps_the_logits_are_those_of_an_unbroken_run(ki
     assert not list(again.path.rglob(CHECKPOINT))  # nothing is left to be continued
 
 
-def test_killed_after_the_last_step_only_the_logits_are_taken_again(tiny_layout, tmp_path, monkeypatch):
+def test_killed_after_the_last_step_only_the_logits_are_taken_again(
+    tiny_layout, tmp_path, monkeypatch
+):
     whole = cross_validate(config_of(tiny_layout, tmp_path / "whole"), say=lambda _: None)
     broken = config_of(tiny_layout, tmp_path / "broken", save_every=1e6)
     with monkeypatch.context() as patch:
@@ -106,13 +134,21 @@ def test_killed_after_the_last_step_only_the_logits_are_taken_again(tiny_layout,
     same(again, whole)
 
 
-def test_a_checkpoint_of_other_settings_is_not_lost_unasked(tiny_layout, tmp_path, monkeypatch, cv_command):
+def test_a_checkpoint_of_other_settings_is_not_lost_unasked(
+    tiny_layout, tmp_path, monkeypatch, cv_command
+):
     run_until(config_of(tiny_layout, tmp_path), monkeypatch, 3)
-    argv = [word for key, value in BASE.items() if key not in ("log_pictures", "page", "save_every")
-            for word in (f"--{key.replace('_', '-')}", value)]  # fmt: skip
+    argv = [
+        word
+        for key, value in BASE.items()
+        if key not in ("log_pictures", "page", "save_every")
+        for word in (f"--{key.replace('_', '-')}", value)
+    ]
     argv += ["--data", tiny_layout, "--output", tmp_path, "--name", "a"]
     cv_command(*argv, "--lr", "0.01").assert_one_line_error("lr 0.001 -> 0.01", "--no-resume")
-    done = cv_command(*argv, "--lr", "0.01", "--no-resume", "--epochs", "1", "--no-log-pictures", "--no-page")
+    done = cv_command(
+        *argv, "--lr", "0.01", "--no-resume", "--epochs", "1", "--no-log-pictures", "--no-page"
+    )
     assert done.code == 0, done.err
 
 
@@ -132,11 +168,15 @@ def test_checkpoints_are_bound_to_their_run_and_run_no_code(tmp_path):
     checkpoints.save({"step": 3, "weights": torch.ones(2)})
     assert checkpoints.load()["step"] == 3
     assert Checkpoints(tmp_path, {"configuration": "b"}, every=0).load() is None
-    torch.save({"run_key": {"configuration": "a"}, "state": np.float64}, checkpoints.file)  # a pickled class
+    torch.save(
+        {"run_key": {"configuration": "a"}, "state": np.float64}, checkpoints.file
+    )  # a pickled class
     assert checkpoints.load() is None
 
 
-def test_not_finite_names_fold_step_and_pictures_and_can_be_mended(tiny_layout, tmp_path, cv_command, monkeypatch):
+def test_not_finite_names_fold_step_and_pictures_and_can_be_mended(
+    tiny_layout, tmp_path, cv_command, monkeypatch
+):
     step = Fit._train_step
 
     def breaks(self, images, labels, loader):
@@ -144,19 +184,34 @@ def test_not_finite_names_fold_step_and_pictures_and_can_be_mended(tiny_layout, 
             next(self.model.parameters()).data.fill_(float("nan"))
         step(self, images, labels, loader)
 
-    argv = ["--data", tiny_layout, "--output", tmp_path, "--name", "a", "--backbone", "test_efficientnet", *TINY]
+    argv = [
+        "--data",
+        tiny_layout,
+        "--output",
+        tmp_path,
+        "--name",
+        "a",
+        "--backbone",
+        "test_efficientnet",
+        *TINY,
+    ]
     argv += ["--epochs", "2", "--batch-size", "8"]
     with monkeypatch.context() as patch:
         patch.setattr(Fit, "_train_step", breaks)
         done = cv_command(*argv)
-    done.assert_one_line_error("fold 0 epoch 2 step 3: the loss is not finite", ".jpg", "and 4 more", "--lr")
+    done.assert_one_line_error(
+        "fold 0 epoch 2 step 3: the loss is not finite", ".jpg", "and 4 more", "--lr"
+    )
     assert not list(tmp_path.rglob(CHECKPOINT))
-    assert cv_command(*argv, "--lr", "0.0001").code == 0  # nothing was finished, so nothing is in the way
+    assert (
+        cv_command(*argv, "--lr", "0.0001").code == 0
+    )  # nothing was finished, so nothing is in the way
 
 
 def test_best_is_marked_and_blends_refuse_it(tiny_layout, tmp_path, monkeypatch, blend_command):
     run = cross_validate(
-        dataclasses.replace(config_of(tiny_layout, tmp_path, select="best", save_every=60.0)), say=lambda _: None
+        dataclasses.replace(config_of(tiny_layout, tmp_path, select="best", save_every=60.0)),
+        say=lambda _: None,
     )
     assert run.info["optimistic"]
     assert any("OPTIMISTIC" in note for note in run.report["notes"])
@@ -175,20 +230,29 @@ def test_best_is_marked_and_blends_refuse_it(tiny_layout, tmp_path, monkeypatch,
 
 
 def test_the_least_log_loss_is_the_best(tiny_layout, tmp_path):
-    run = cross_validate(config_of(tiny_layout, tmp_path, select="inner", metric="log_loss"), say=lambda _: None)
+    run = cross_validate(
+        config_of(tiny_layout, tmp_path, select="inner", metric="log_loss"), say=lambda _: None
+    )
     for fold in range(2):
         log = pd.read_csv(run.path / f"fold_{fold}" / "log.csv")
-        assert read_json(run.path / f"fold_{fold}" / "done.json")["epoch"] == log["inner_log_loss"].idxmin()
+        assert (
+            read_json(run.path / f"fold_{fold}" / "done.json")["epoch"]
+            == log["inner_log_loss"].idxmin()
+        )
     assert not run.info["optimistic"]
 
 
 def test_a_metric_without_a_value_cannot_choose(tiny_layout, tmp_path, monkeypatch, cv_command):
     monkeypatch.setattr(training._FoldTraining, "_score", lambda *_: float("nan"))
     argv = ["--data", tiny_layout, "--output", tmp_path, "--backbone", "test_efficientnet", *TINY]
-    cv_command(*argv, "--select", "inner").assert_one_line_error("fold 0", "has no value", "--select last")
+    cv_command(*argv, "--select", "inner").assert_one_line_error(
+        "fold 0", "has no value", "--select last"
+    )
 
 
-def test_the_batch_is_shown_again_after_a_kill_in_the_first_epoch(tiny_layout, tmp_path, monkeypatch):
+def test_the_batch_is_shown_again_after_a_kill_in_the_first_epoch(
+    tiny_layout, tmp_path, monkeypatch
+):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config = config_of(tiny_layout, tmp_path, log_pictures=True, epochs=1)

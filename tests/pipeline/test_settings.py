@@ -50,7 +50,11 @@ def test_precedence_defaults_file_flags(tmp_path):
 
 def test_aliases_and_underscores():
     config = parse("--model", "resnet18", "-b", "8", "-j", "0", "--drop_path", "0.1", "--no-amp")
-    assert (config.model.backbone, config.train.batch_size, config.machine.workers) == ("resnet18", 8, 0)
+    assert (config.model.backbone, config.train.batch_size, config.machine.workers) == (
+        "resnet18",
+        8,
+        0,
+    )
     assert config.model.drop_path == 0.1
     assert not config.machine.amp
 
@@ -112,9 +116,13 @@ def test_wrong_files_name_the_file(tmp_path, text, words):
 def test_flags_and_file_are_joined_before_they_are_checked(tmp_path, cv_command):
     (tmp_path / "a.yaml").write_text("group_col: who\n")
     (tmp_path / "bad.yaml").write_bytes(b"\xff\xd8\xff")
-    done = cv_command("--config", tmp_path / "a.yaml", "--csv", tmp_path / "none.csv", "--pretrained", "none")
+    done = cv_command(
+        "--config", tmp_path / "a.yaml", "--csv", tmp_path / "none.csv", "--pretrained", "none"
+    )
     done.assert_one_line_error("none.csv", "No such file")
-    cv_command("--config", tmp_path / "bad.yaml").assert_one_line_error("bad.yaml", "not a text file")
+    cv_command("--config", tmp_path / "bad.yaml").assert_one_line_error(
+        "bad.yaml", "not a text file"
+    )
 
 
 def test_size():
@@ -124,12 +132,35 @@ def test_size():
 
 def test_identity_is_what_decides_logits():
     config = make_config(epochs=3)
-    same_logits = [{"workers": 3}, {"name": "x"}, {"output": "y"}, {"metric": "accuracy"}, {"data": "/elsewhere"}]
+    same_logits = [
+        {"workers": 3},
+        {"name": "x"},
+        {"output": "y"},
+        {"metric": "accuracy"},
+        {"data": "/elsewhere"},
+    ]
     same_logits += [{"save_every": 1.0}, {"wandb": True}, {"log_pictures": False}, {"seeds": 3}]
     same_logits += [{"cache": "ram"}, {"cache_dir": "/elsewhere"}, {"parallel_folds": "3"}]
-    other_logits = [{"epochs": 4}, {"threads": 1}, {"validation_batch_size": 1}, {"split_seed": 1}, {"tta": "hflip"}]
-    other_logits += [{"decode": "full"}, {"crop_pct": 0.9}, {"augment_on": "device"}, {"compile": "on"}]
-    other_logits += [{"loss": "focal"}, {"mixup": 0.2}, {"select": "inner"}, {"crop": "center"}, {"head": "attributes"}]
+    other_logits = [
+        {"epochs": 4},
+        {"threads": 1},
+        {"validation_batch_size": 1},
+        {"split_seed": 1},
+        {"tta": "hflip"},
+    ]
+    other_logits += [
+        {"decode": "full"},
+        {"crop_pct": 0.9},
+        {"augment_on": "device"},
+        {"compile": "on"},
+    ]
+    other_logits += [
+        {"loss": "focal"},
+        {"mixup": 0.2},
+        {"select": "inner"},
+        {"crop": "center"},
+        {"head": "attributes"},
+    ]
     other_logits += [{"finetune": "head"}, {"head_l2": "1"}, {"feature_views": 1}]
     for same in same_logits:
         assert identity_hash(replace(config, **same)) == identity_hash(config), same
@@ -141,10 +172,16 @@ def test_identity_is_what_decides_logits():
 
 
 def run_python(code, *argv):
-    return subprocess.run([sys.executable, "-c", code, *argv], cwd=ROOT, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code, *argv], cwd=ROOT, capture_output=True, text=True, check=False
+    )
 
 
-OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in COMMANDS if name not in ("run_cv", "blend")]
+OTHERS = [
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in COMMANDS
+    if name not in ("run_cv", "blend")
+]
 
 
 @pytest.mark.parametrize("name", ["run_cv", "blend", *OTHERS])
@@ -165,7 +202,10 @@ def test_help_loads_nothing_heavy(name):
 
 
 def test_blend_never_loads_torch(tiny_runs, tmp_path):
-    code = "import sys, blend; code = blend.main(sys.argv[1:]); assert 'torch' not in sys.modules; sys.exit(code)"
+    code = (
+        "import sys, blend; code = blend.main(sys.argv[1:]); assert 'torch' not in sys.modules;"
+        " sys.exit(code)"
+    )
     done = run_python(code, *map(str, sorted(tiny_runs.iterdir())), "--output", str(tmp_path))
     assert done.returncode == 0, done.stderr
 
@@ -178,7 +218,8 @@ def as_if(monkeypatch, **flags):
 
 
 def test_a_setting_that_came_later_is_in_older_runs_what_it_was_before(monkeypatch, tmp_path):
-    config, file = make_config(epochs=3), tmp_path / "config.yaml"
+    config = make_config(epochs=3)
+    file = tmp_path / "config.yaml"
     older = {name: value for name, value in flatten(config).items() if name != "smoothing"}
     file.write_text(yaml.safe_dump(older))
     as_if(monkeypatch, smoothing=Flag(before=0.0))
@@ -197,7 +238,9 @@ def test_a_setting_that_came_later_is_in_older_runs_what_it_was_before(monkeypat
 def test_at_its_former_value_a_new_setting_makes_no_other_run(monkeypatch):
     """So that runs of versions without it go on: their keys were hashed without its name."""
     config = make_config(epochs=3)
-    text = {name: value for name, value in flatten(config).items() if flags_of(RunConfig)[name].identity}
+    text = {
+        name: value for name, value in flatten(config).items() if flags_of(RunConfig)[name].identity
+    }
     del text["smoothing"]
     before = hashlib.blake2b(json.dumps(text, sort_keys=True).encode(), digest_size=16).hexdigest()
     as_if(monkeypatch, smoothing=Flag(before=0.1))
@@ -208,14 +251,29 @@ def test_a_run_goes_on_with_the_defaults_it_was_started_with(monkeypatch):
     as_if(monkeypatch, lr=Flag(formerly=(0.01,)))
     assert keep_defaults(RunConfig(), {"lr": 0.01}).train.lr == 0.01
     assert keep_defaults(parse("--lr", "0.001"), {"lr": 0.01}).train.lr == 0.001
-    assert keep_defaults(RunConfig(), {"lr": 0.5}).train.lr == RunConfig().train.lr  # typed then, and never a default
+    assert (
+        keep_defaults(RunConfig(), {"lr": 0.5}).train.lr == RunConfig().train.lr
+    )  # typed then, and never a default
 
 
-def test_an_unfinished_run_of_another_default_goes_on(runs_copy, tiny_layout, cv_command, monkeypatch):
-    argv = ["--data", tiny_layout, "--output", runs_copy, "--name", "slow", "--backbone", "test_resnet", *TINY]
+def test_an_unfinished_run_of_another_default_goes_on(
+    runs_copy, tiny_layout, cv_command, monkeypatch
+):
+    argv = [
+        "--data",
+        tiny_layout,
+        "--output",
+        runs_copy,
+        "--name",
+        "slow",
+        "--backbone",
+        "test_resnet",
+        *TINY,
+    ]
     assert cv_command(*argv, "--lr", "0.002").code == 0
     before = Run(runs_copy / "slow")
-    oof, key = before.oof, before.info["run_key"]
+    oof = before.oof
+    key = before.info["run_key"]
     (runs_copy / "slow" / "fold_1" / "done.json").unlink()
     cv_command(*argv).assert_one_line_error("lr 0.002 -> 0.001", "--name")
     as_if(monkeypatch, lr=Flag(formerly=(0.002,)))
@@ -227,7 +285,15 @@ def test_an_unfinished_run_of_another_default_goes_on(runs_copy, tiny_layout, cv
 
 def test_what_was_typed_is_known(tmp_path):
     (tmp_path / "a.yaml").write_text("epochs: 7\n")
-    config = parse("--model", "resnet18", "-b=8", "--no-amp", "--drop_path=0.1", "--config", str(tmp_path / "a.yaml"))
+    config = parse(
+        "--model",
+        "resnet18",
+        "-b=8",
+        "--no-amp",
+        "--drop_path=0.1",
+        "--config",
+        str(tmp_path / "a.yaml"),
+    )
     assert config.typed == {"backbone", "batch_size", "amp", "drop_path", "config", "epochs"}
     assert typed_settings(RunConfig, ["--lr", "-1"]) == {"lr"}
     assert make_config(epochs=3).typed == {"epochs"}
@@ -236,7 +302,9 @@ def test_what_was_typed_is_known(tmp_path):
 
 def test_a_setting_of_a_later_version_is_a_difference_like_any_other():
     config = make_config(epochs=3)
-    assert "epochs 3 -> 4" in changed_keys({**flatten(config), "later_flag": 3}, replace(config, epochs=4))
+    assert "epochs 3 -> 4" in changed_keys(
+        {**flatten(config), "later_flag": 3}, replace(config, epochs=4)
+    )
 
 
 def test_the_run_key_of_an_earlier_version():

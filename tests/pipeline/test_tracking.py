@@ -19,7 +19,13 @@ from foldblend.attributes import Attribute
 from foldblend.errors import UserError
 from foldblend.scores.confusion import confusion_counts, worst_mistakes
 from foldblend.scores.rows import Rows
-from pipeline.watch.tracking import Trackers, attribute_scores, open_trackers, require_wandb, tracking_id
+from pipeline.watch.tracking import (
+    Trackers,
+    attribute_scores,
+    open_trackers,
+    require_wandb,
+    tracking_id,
+)
 from reports.run.summary import summarise
 from reports.tiles import GAP, LINE, confusion_picture, legible, tile
 
@@ -32,8 +38,14 @@ def generators() -> str:
     return hashlib.sha256(repr(states).encode()).hexdigest()
 
 
-def open_board(folder: Path, *, use_wandb: bool = False, purge_step: int = 0, say=print) -> Trackers:
-    options = {"run_name": "run", "fold_title": "fold_0", "run_id": tracking_id("run", {"data": "1"}, 0)}
+def open_board(
+    folder: Path, *, use_wandb: bool = False, purge_step: int = 0, say=print
+) -> Trackers:
+    options = {
+        "run_name": "run",
+        "fold_title": "fold_0",
+        "run_id": tracking_id("run", {"data": "1"}, 0),
+    }
     return open_trackers(folder, **options, use_wandb=use_wandb, purge_step=purge_step, say=say)
 
 
@@ -51,7 +63,9 @@ def report_everything(board: Trackers) -> None:
     board.pictures("val/worst", some_pictures(2), ["true a\npredicted b"] * 2, 0)
     board.pictures("val/none", some_pictures(0), [], 0)
     board.confusion("val/confusion", np.diag([3, 0, 1, 2]), NAMES, 0)
-    board.hparams({"lr": 0.1, "ema": True, "drop_path": None, "tta": ("hflip",), "b": 8}, {"f1_macro": 0.5})
+    board.hparams(
+        {"lr": 0.1, "ema": True, "drop_path": None, "tta": ("hflip",), "b": 8}, {"f1_macro": 0.5}
+    )
 
 
 def test_everything_is_read_back_and_no_generator_moves(tmp_path):
@@ -81,7 +95,11 @@ def test_a_continued_fold_replaces_what_it_repeats(tmp_path, monkeypatch):
                 board.scalars({"train/loss": value}, step)
                 board.pictures("train/batch", some_pictures(1), None, step)
     events = read(tmp_path)
-    assert [(one.step, one.value) for one in events.Scalars("train/loss")] == [(0, 1.0), (1, 1.0), (2, 9.0)]
+    assert [(one.step, one.value) for one in events.Scalars("train/loss")] == [
+        (0, 1.0),
+        (1, 1.0),
+        (2, 9.0),
+    ]
     assert [one.step for one in events.Images("train/batch")] == [0, 1, 2]
 
 
@@ -120,7 +138,9 @@ def test_tiles_are_where_they_belong():
     assert (below[:, :GAP] == 255).all()
 
 
-@pytest.mark.parametrize(("size", "expected"), [((128, 96), (128, 96)), ((300, 600), (96, 192)), ((8, 4), (112, 56))])
+@pytest.mark.parametrize(
+    ("size", "expected"), [((128, 96), (128, 96)), ((300, 600), (96, 192)), ((8, 4), (112, 56))]
+)
 def test_pictures_get_a_size_for_captions(size, expected):
     assert legible(np.zeros((2, *size, 3), np.uint8)).shape == (2, *expected, 3)
 
@@ -131,7 +151,9 @@ def test_confusion():
     picture = confusion_picture(counts, NAMES)
     assert picture.dtype == np.uint8
     assert picture.shape[2] == 3
-    assert confusion_picture(np.eye(100, dtype=int), [str(number) for number in range(100)]).shape == (1100, 1100, 3)
+    assert confusion_picture(
+        np.eye(100, dtype=int), [str(number) for number in range(100)]
+    ).shape == (1100, 1100, 3)
 
 
 def test_attribute_scores_are_the_reports():
@@ -140,10 +162,15 @@ def test_attribute_scores_are_the_reports():
         Attribute(name="gender", values=("male", "female"), of_class=(0, 0, 1, 1)),
         Attribute(name="age", values=("young", "old", "never"), of_class=(0, 1, 0, 1)),
     ]
-    label_N, proba_NC = rng.integers(0, 4, 50), rng.dirichlet(np.ones(4), 50)
+    label_N = rng.integers(0, 4, 50)
+    proba_NC = rng.dirichlet(np.ones(4), 50)
     rows = Rows.of(label_N, np.arange(50))
-    report = summarise(rows, np.log(proba_NC), classes=NAMES, attributes=attributes, metric="f1_macro")
-    expected = {f"val/{one['name']}_f1_macro": one["f1_macro"]["value"] for one in report["attributes"]}
+    report = summarise(
+        rows, np.log(proba_NC), classes=NAMES, attributes=attributes, metric="f1_macro"
+    )
+    expected = {
+        f"val/{one['name']}_f1_macro": one["f1_macro"]["value"] for one in report["attributes"]
+    }
     assert attribute_scores(label_N, proba_NC, attributes) == expected
     assert len(expected) == 2
 
@@ -151,12 +178,18 @@ def test_attribute_scores_are_the_reports():
 def test_a_folds_id_is_its_own():
     key = {"data": "1", "config": "2"}
     again = tracking_id("run", dict(reversed(key.items())), 0)
-    others = [tracking_id("b", key, 0), tracking_id("run", key | {"data": "3"}, 0), tracking_id("run", key, 1)]
+    others = [
+        tracking_id("b", key, 0),
+        tracking_id("run", key | {"data": "3"}, 0),
+        tracking_id("run", key, 1),
+    ]
     assert tracking_id("run", key, 0) == again
     assert len({again, *others}) == 4
 
 
-@pytest.mark.parametrize("present", [None, SimpleNamespace()], ids=["missing", "only a folder of that name"])
+@pytest.mark.parametrize(
+    "present", [None, SimpleNamespace()], ids=["missing", "only a folder of that name"]
+)
 def test_without_wandb_the_error_names_the_cure(tmp_path, monkeypatch, present):
     monkeypatch.setitem(sys.modules, "wandb", present)
     with pytest.raises(UserError, match=r"--wandb: .*pip install wandb"):
@@ -178,7 +211,12 @@ def test_a_refusal_by_wandb_is_one_line(tmp_path, monkeypatch):
 
 
 def test_wandb_offline(tmp_path, monkeypatch):
-    for name, value in (("MODE", "offline"), ("SILENT", "true"), ("DISABLE_GIT", "true"), ("ERROR_REPORTING", "false")):
+    for name, value in (
+        ("MODE", "offline"),
+        ("SILENT", "true"),
+        ("DISABLE_GIT", "true"),
+        ("ERROR_REPORTING", "false"),
+    ):
         monkeypatch.setenv(f"WANDB_{name}", value)
     for name in ("CACHE", "CONFIG", "DATA"):
         monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "home"))
@@ -200,4 +238,8 @@ def test_wandb_offline(tmp_path, monkeypatch):
     for word in (b"run/fold_0", b"train/loss", b"val/f1_macro", b"hparam/f1_macro", b"drop_path"):
         assert word in kept, word
     assert len(list(folder.rglob("*.png"))) == 3
-    assert set(read(tmp_path / "fold_0").Tags()["images"]) == {"train/batch", "val/worst", "val/confusion"}
+    assert set(read(tmp_path / "fold_0").Tags()["images"]) == {
+        "train/batch",
+        "val/worst",
+        "val/confusion",
+    }

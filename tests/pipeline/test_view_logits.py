@@ -1,4 +1,6 @@
-"""Further views of finished runs: computed once, by the fold's own model, on the fold's own pictures."""
+"""Further views of finished runs: computed once, by the fold's own model, on the fold's own
+pictures.
+"""
 
 from types import SimpleNamespace
 
@@ -29,8 +31,11 @@ def rows(run, index, view, part="oof"):
 
 
 def test_saved_models_see_what_they_saw_in_training(runs_copy):
-    """Mirrored logits of the stage are those that training wrote, to the bit; and the folds stay as they were."""
-    alpha, beta = Run(runs_copy / "alpha"), Run(runs_copy / "beta")
+    """Mirrored logits of the stage are those that training wrote, to the bit; and the folds stay as
+    they were.
+    """
+    alpha = Run(runs_copy / "alpha")
+    beta = Run(runs_copy / "beta")
     add_views(alpha.path, ("hflip", "vflip"), say=quiet)
     assert kept_views(alpha) == ("identity", "hflip", "vflip")
     key = alpha.info["run_key"] | {"folds": alpha.info["folds_hash"]}
@@ -54,7 +59,8 @@ def test_saved_models_see_what_they_saw_in_training(runs_copy):
 
 
 def test_only_what_is_missing_is_computed_and_a_stopped_call_goes_on(runs_copy, monkeypatch):
-    beta, seen = Run(runs_copy / "beta"), []
+    beta = Run(runs_copy / "beta")
+    seen = []
     real = view_logits._see
 
     def spy(job, model, table, names, draws):
@@ -68,7 +74,11 @@ def test_only_what_is_missing_is_computed_and_a_stopped_call_goes_on(runs_copy, 
         add_views(beta.path, ("hflip", "scale:1.2"), say=quiet)
     assert kept_views(beta) == ("identity",)
     first = rows(beta, 0, "scale:1.2")
-    assert add_views(beta.path, ("hflip", "scale:1.2"), say=quiet) == ("identity", "hflip", "scale:1.2")
+    assert add_views(beta.path, ("hflip", "scale:1.2"), say=quiet) == (
+        "identity",
+        "hflip",
+        "scale:1.2",
+    )
     assert len(seen) == 5
     pd.testing.assert_frame_equal(rows(beta, 0, "scale:1.2"), first)
     add_views(beta.path, ("hflip", "gamma:1.5"), say=quiet)
@@ -86,7 +96,11 @@ def test_only_what_is_missing_is_computed_and_a_stopped_call_goes_on(runs_copy, 
 def test_views_drawn_by_augmentations(runs_copy, tmp_path):
     beta = Run(runs_copy / "beta")
     file = tmp_path / "mirror.yaml"
-    albumentations.save(albumentations.Compose([albumentations.HorizontalFlip(p=1.0)]), str(file), data_format="yaml")
+    albumentations.save(
+        albumentations.Compose([albumentations.HorizontalFlip(p=1.0)]),
+        str(file),
+        data_format="yaml",
+    )
     names = ("hflip", f"albu:{file}#0", "train#0", "train#1")
     add_views(beta.path, names, say=quiet)
     assert view_seconds(beta).keys() == set(names)
@@ -100,7 +114,9 @@ def test_views_drawn_by_augmentations(runs_copy, tmp_path):
     again[again["view"] != "train#1"].to_parquet(further, index=False)
     add_views(beta.path, ("train#1",), say=quiet)
     np.testing.assert_array_equal(rows(beta, 1, "train#1", "test").to_numpy(), drawn[2])
-    albumentations.save(albumentations.Compose([albumentations.VerticalFlip(p=1.0)]), str(file), data_format="yaml")
+    albumentations.save(
+        albumentations.Compose([albumentations.VerticalFlip(p=1.0)]), str(file), data_format="yaml"
+    )
     with pytest.raises(UserError, match=r"mirror\.yaml: has changed since"):
         add_views(beta.path, (f"albu:{file}#0",), say=quiet)
 
@@ -110,8 +126,14 @@ def test_a_pipeline_may_be_mended_until_views_of_it_are_saved(runs_copy, tmp_pat
     file.write_text("a: [")
     with pytest.raises(UserError, match=r"p\.yaml"):
         add_views(runs_copy / "beta", ("hflip", f"albu:{file}#0"), say=quiet)
-    assert kept_views(Run(runs_copy / "beta")) == ("identity",)  # it was read before anything was computed
-    albumentations.save(albumentations.Compose([albumentations.HorizontalFlip(p=1.0)]), str(file), data_format="yaml")
+    assert kept_views(Run(runs_copy / "beta")) == (
+        "identity",
+    )  # it was read before anything was computed
+    albumentations.save(
+        albumentations.Compose([albumentations.HorizontalFlip(p=1.0)]),
+        str(file),
+        data_format="yaml",
+    )
     assert len(add_views(runs_copy / "beta", (f"albu:{file}#0",), say=quiet)) == 2
 
 
@@ -134,7 +156,8 @@ def test_views_of_a_fold_that_was_trained_again_are_gone(runs_copy):
 def test_broken_files_of_views_are_made_again(runs_copy):
     beta = Run(runs_copy / "beta")
     add_views(beta.path, ("vflip",), say=quiet)
-    before, file = rows(beta, 1, "vflip"), beta.path / "tta" / "further_oof_fold_1.parquet"
+    before = rows(beta, 1, "vflip")
+    file = beta.path / "tta" / "further_oof_fold_1.parquet"
     file.write_bytes(file.read_bytes()[:-9])
     assert kept_views(beta) == ("identity",)
     add_views(beta.path, ("vflip",), say=quiet)
@@ -155,9 +178,13 @@ def test_logits_that_are_not_finite_are_not_kept(runs_copy, monkeypatch):
 
 
 def test_what_draws_are_cut_to(tmp_path):
-    """A pipeline's draws are cut to the centre, as the plain picture is; the training augmentation's anywhere."""
+    """A pipeline's draws are cut to the centre, as the plain picture is; the training
+    augmentation's anywhere.
+    """
     file = tmp_path / "nothing.yaml"
-    albumentations.save(albumentations.Compose([albumentations.NoOp()]), str(file), data_format="yaml")
+    albumentations.save(
+        albumentations.Compose([albumentations.NoOp()]), str(file), data_format="yaml"
+    )
     cut = SimpleNamespace(stored_size=(40, 40), width=32, height=32)
     whole = SimpleNamespace(stored_size=(32, 32), width=32, height=32)
     plain = SimpleNamespace(augment=SimpleNamespace(augment="none"))
@@ -165,7 +192,9 @@ def test_what_draws_are_cut_to(tmp_path):
     assert not view_logits._draw(job, f"albu:{file}#0").random_crop
     assert view_logits._draw(job, "train#0").random_crop
     with pytest.raises(UserError, match="train#0: the run was trained without augmentation"):
-        view_logits._draw(SimpleNamespace(run=SimpleNamespace(preprocess=whole, config=plain)), "train#0")
+        view_logits._draw(
+            SimpleNamespace(run=SimpleNamespace(preprocess=whole, config=plain)), "train#0"
+        )
 
 
 def test_runs_that_cannot_be_seen_again(runs_copy, tmp_path):

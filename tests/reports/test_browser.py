@@ -14,14 +14,24 @@ from reports.run.report import write_report
 from tests.makers.constants import LONDON
 from tests.makers.drawn_runs import write_drawn_run
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-NASTY = ["</script><script>window.hit=1</script>", '"><img src=x onerror="window.hit=2">', "it's $x$ {{ 1 }}"]
+CHROMIUM = (
+    os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+)
+NASTY = [
+    "</script><script>window.hit=1</script>",
+    '"><img src=x onerror="window.hit=2">',
+    "it's $x$ {{ 1 }}",
+]
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium, or set CHROMIUM to one"),
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="no Chromium here: apt install chromium, or set CHROMIUM to one"
+    ),
 ]
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed: pip install playwright"
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +54,10 @@ def open_page(browser):
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("dialog", lambda dialog: said.append(dialog.message))
-        page.on("request", lambda request: None if request.url.startswith("data:") else said.append(request.url))
+        page.on(
+            "request",
+            lambda request: None if request.url.startswith("data:") else said.append(request.url),
+        )
         page.goto(file.as_uri())
         assert said == [file.as_uri()]
         opened.append((page, said))
@@ -62,7 +75,18 @@ def london(tmp_path_factory):
     if not LONDON.is_dir():
         pytest.skip("the real faces are not here")
     output = tmp_path_factory.mktemp("browser") / "outputs"
-    flags = ["--img-size", "64x80", "--finetune", "head", "--folds", "3", "--threads", "1", "--name", "london"]
+    flags = [
+        "--img-size",
+        "64x80",
+        "--finetune",
+        "head",
+        "--folds",
+        "3",
+        "--threads",
+        "1",
+        "--name",
+        "london",
+    ]
     assert run_cv.main(["--data", str(LONDON), "--output", str(output), *flags]) == 0
     return Run(output / "london")
 
@@ -91,7 +115,9 @@ def test_a_confusion_cell_opens_its_pictures(london, open_page):
     assert found(page)[0] == counts[0][0] > 0
     assert page.locator("#tiles button.wrong").count() == 0
     assert page.locator("#tiles img").count() == page.locator("#tiles button").count()
-    sizes = page.evaluate("[...document.querySelectorAll('#tiles img')].map(one => one.naturalHeight)")
+    sizes = page.evaluate(
+        "[...document.querySelectorAll('#tiles img')].map(one => one.naturalHeight)"
+    )
     assert set(sizes) == {112}
     page.check("#as-shares")
     cell = page.locator("button[data-which='0'][data-true='1'][data-predicted='1']")
@@ -113,7 +139,11 @@ def test_the_gallery_is_filtered_and_ordered(london, open_page):
     gender = oof["label"].to_numpy() // 3 % 2 != predicted // 3 % 2
     assert found(page)[0] == int(gender.sum())
     page.select_option("#filters [name=kind]", label="only gender wrong")
-    only = gender & (oof["label"].to_numpy() // 6 == predicted // 6) & (oof["label"].to_numpy() % 3 == predicted % 3)
+    only = (
+        gender
+        & (oof["label"].to_numpy() // 6 == predicted // 6)
+        & (oof["label"].to_numpy() % 3 == predicted % 3)
+    )
     assert found(page)[0] == int(only.sum())
     page.click("#clear")
     person = oof["group"].iloc[0]
@@ -127,7 +157,10 @@ def test_the_gallery_is_filtered_and_ordered(london, open_page):
     page.click("#clear")
     page.select_option("#filters [name=kind]", label="all")
     page.select_option("#filters [name=order]", label="least sure first")
-    shares = [float(text.replace("\xa0", " ").split()[-2]) for text in page.locator("#tiles button").all_inner_texts()]
+    shares = [
+        float(text.replace("\xa0", " ").split()[-2])
+        for text in page.locator("#tiles button").all_inner_texts()
+    ]
     assert shares == sorted(shares)
     page.click("#more")
     assert found(page) == (len(oof), 120)
@@ -141,7 +174,9 @@ def test_the_keyboard_is_enough(london, open_page):
     assert found(page) == (0, 0)
     page.fill("#filters [name=group]", "")
     page.locator("#tiles button").first.focus()
-    columns = page.evaluate("getComputedStyle(document.getElementById('tiles')).gridTemplateColumns.split(' ').length")
+    columns = page.evaluate(
+        "getComputedStyle(document.getElementById('tiles')).gridTemplateColumns.split(' ').length"
+    )
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowRight")
     assert page.evaluate(focused) == columns + 1
@@ -172,7 +207,12 @@ def test_the_keyboard_is_enough(london, open_page):
     assert matrix.locator("button[tabindex='-1']").count() == matrix.locator("button").count() - 1
     matrix.locator("button").first.focus()
     page.keyboard.press("ArrowDown")
-    assert page.evaluate("document.activeElement.dataset.true + document.activeElement.dataset.predicted") == "10"
+    assert (
+        page.evaluate(
+            "document.activeElement.dataset.true + document.activeElement.dataset.predicted"
+        )
+        == "10"
+    )
 
 
 def test_a_picture_is_linked_to_its_file(london, open_page):
@@ -190,10 +230,15 @@ def test_it_is_readable_on_a_phone_in_the_dark_and_printed(london, open_page):
     paper = "getComputedStyle(document.body).backgroundColor"
     light = open_page(london.path / "report.html", color_scheme="light")
     assert light.evaluate(paper) == "rgb(255, 255, 255)" != page.evaluate(paper)
-    paper_sheet = open_page(london.path / "report.html", viewport={"width": 700, "height": 900})  # A4 less its margins
+    paper_sheet = open_page(
+        london.path / "report.html", viewport={"width": 700, "height": 900}
+    )  # A4 less its margins
     paper_sheet.emulate_media(media="print")
     assert paper_sheet.evaluate("document.documentElement.scrollWidth") <= 700
-    assert paper_sheet.evaluate("getComputedStyle(document.querySelector('.scroll')).overflowX") == "visible"
+    assert (
+        paper_sheet.evaluate("getComputedStyle(document.querySelector('.scroll')).overflowX")
+        == "visible"
+    )
     plain = open_page(london.path / "report.html", java_script_enabled=False)
     assert "needs JavaScript" in plain.inner_text("body")
     assert f"{london.report['headline']['value']:.4f}" in plain.inner_text("body")
@@ -231,7 +276,10 @@ def test_the_leaderboard_is_sorted(board, open_page):
     page = open_page(board)
 
     def names() -> list[str]:
-        return [text.split()[0] for text in page.locator(".board tbody tr td:first-child").all_inner_texts()]
+        return [
+            text.split()[0]
+            for text in page.locator(".board tbody tr td:first-child").all_inner_texts()
+        ]
 
     assert names() == ["best", "middle", "worst"]
     score = page.locator(".board th button", has_text="macro F1")
@@ -240,7 +288,8 @@ def test_the_leaderboard_is_sorted(board, open_page):
     for _ in range(2):
         score.click()
         orders.append((head.get_attribute("aria-sort"), names()))
-    up, down = ["worst", "middle", "best"], ["best", "middle", "worst"]
+    up = ["worst", "middle", "best"]
+    down = ["best", "middle", "worst"]
     assert sorted(orders) == [("ascending", up), ("descending", down)]
     page.locator(".board th button", has_text="run").focus()
     page.keyboard.press("Enter")

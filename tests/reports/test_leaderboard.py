@@ -52,11 +52,16 @@ def board_command(command_of, tmp_path):
 
 
 def data_of(page: str):
-    return json.loads(re.search(r'<script type="application/json" id="leaderboard-data">(.*?)</script>', page, re.S)[1])
+    return json.loads(
+        re.search(
+            r'<script type="application/json" id="leaderboard-data">(.*?)</script>', page, re.S
+        )[1]
+    )
 
 
 def test_a_difference_is_what_it_is_by_hand(tmp_path):
-    one, other = write_run(tmp_path / "one", wrong(0)), write_run(tmp_path / "other", wrong(3, 4, 8))
+    one = write_run(tmp_path / "one", wrong(0))
+    other = write_run(tmp_path / "other", wrong(3, 4, 8))
     board = board_of(other, one)
     assert [row["name"] for row in board["rows"]] == ["one", "other"]
     assert board["best"] == "one"
@@ -67,9 +72,15 @@ def test_a_difference_is_what_it_is_by_hand(tmp_path):
     draws_RG = np.concatenate(list(group_resamples(6, seed=0)))
     low, high = np.quantile(draws_RG @ gained_G / 12, [0.025, 0.975])
     difference = row_of(board, "other")["difference"]
-    assert difference == {"value": pytest.approx(-2 / 12), "low": pytest.approx(low), "high": pytest.approx(high)}
+    assert difference == {
+        "value": pytest.approx(-2 / 12),
+        "low": pytest.approx(low),
+        "high": pytest.approx(high),
+    }
     [[first_less_second], nothing] = board["differences"]
-    assert [first_less_second[name] for name in ("value", "low", "high")] == pytest.approx([2 / 12, -high, -low])
+    assert [first_less_second[name] for name in ("value", "low", "high")] == pytest.approx(
+        [2 / 12, -high, -low]
+    )
     assert nothing == []
     # Flying is right wherever no owl is taken for a cat, nor a dog for an owl.
     assert row_of(board, "one")["attributes"]["flies"] == 1
@@ -79,7 +90,11 @@ def test_the_order_of_rows_and_of_runs_does_not_matter(tmp_path):
     boards = []
     for shuffle in (0, 7):
         runs = [
-            write_run(tmp_path / f"{shuffle}" / name, wrong(*places), shuffle=shuffle and shuffle + len(places))
+            write_run(
+                tmp_path / f"{shuffle}" / name,
+                wrong(*places),
+                shuffle=shuffle and shuffle + len(places),
+            )
             for name, places in (("a", (0, 5)), ("b", (1,)), ("c", (2, 3, 4)))
         ]
         board = board_of(*runs[:: -1 if shuffle else 1], metric="f1_macro")
@@ -90,8 +105,12 @@ def test_the_order_of_rows_and_of_runs_does_not_matter(tmp_path):
 
 
 def test_runs_of_different_numbers_of_repeats_are_paired(tmp_path):
-    good, bad = wrong(0), wrong(0, 1, 2, 3)
-    runs = [write_run(tmp_path / name, one) for name, one in (("good", good), ("bad", bad), ("both", [good, bad]))]
+    good = wrong(0)
+    bad = wrong(0, 1, 2, 3)
+    runs = [
+        write_run(tmp_path / name, one)
+        for name, one in (("good", good), ("bad", bad), ("both", [good, bad]))
+    ]
     board = board_of(*runs)
     bad_less, both_less = (row_of(board, name)["difference"] for name in ("bad", "both"))
     assert both_less == {name: pytest.approx(part / 2) for name, part in bad_less.items()}
@@ -113,8 +132,15 @@ def test_runs_on_corrected_and_raw_labels_are_scored_on_the_raw_ones(tmp_path, b
 
 def test_each_data_set_has_a_board(tmp_path, board_command):
     zoo = write_run(tmp_path / "zoo", LABELS)
-    farm = write_run(tmp_path / "farm", LABELS, ids=[f"{i}" for i in range(12)], data={"name": "farm", "ids_hash": "f"})
-    odd = write_run(tmp_path / "odd", LABELS, label_raw=wrong(1))  # other labels in its files: other data
+    farm = write_run(
+        tmp_path / "farm",
+        LABELS,
+        ids=[f"{i}" for i in range(12)],
+        data={"name": "farm", "ids_hash": "f"},
+    )
+    odd = write_run(
+        tmp_path / "odd", LABELS, label_raw=wrong(1)
+    )  # other labels in its files: other data
     every = leaderboard(*find_runs([zoo, farm, odd]), metric=None)
     assert [board["data"] for board in every["boards"]] == ["zoo (1)", "farm", "zoo (2)"]
     said = board_command(zoo, farm)
@@ -126,17 +152,17 @@ def test_each_data_set_has_a_board(tmp_path, board_command):
 
 @pytest.mark.parametrize("mark", ["optimistic", "leaks"])
 def test_a_score_that_is_not_honest_is_listed_but_not_the_best(tmp_path, board_command, mark):
-    honest, boasting = (
-        write_run(tmp_path / "honest", wrong(0, 1)),
-        write_run(tmp_path / "boasting", LABELS, **{mark: True}),
-    )
+    honest = write_run(tmp_path / "honest", wrong(0, 1))
+    boasting = write_run(tmp_path / "boasting", LABELS, **{mark: True})
     board = board_of(boasting, honest)
     assert [row["name"] for row in board["rows"]] == ["honest", "boasting"]
     assert board["best"] == "honest"
     assert row_of(board, "boasting")["difference"]["value"] > 0
     word = {"optimistic": "OPTIMISTIC", "leaks": "GROUPS LEAK"}[mark]
     assert re.search(rf"^boasting {word} +1\.0000", board_command(honest, boasting).out, re.M)
-    assert f'boasting <strong class="alarm">{word}</strong>' in (tmp_path / "board.html").read_text()
+    assert (
+        f'boasting <strong class="alarm">{word}</strong>' in (tmp_path / "board.html").read_text()
+    )
     other = write_run(tmp_path / "other", wrong(3), **{mark: True})
     assert board_of(other, boasting)["best"] == "boasting"  # where all are such
 
@@ -151,13 +177,20 @@ def test_a_run_of_before_the_mark_is_known_by_its_settings(tmp_path):
 
 def test_where_less_is_better_the_least_is_best():
     for sign, order in ((-1, [1, 0, 2, 3]), (1, [0, 1, 2, 3])):
-        scores = [Score(sign * value, np.array([sign * value]), sign) for value in (0.7, 0.2, float("nan"), 0.1)]
-        assert rank([Scored("x", one, 0.5, {}) for one in scores], [True, True, True, False]) == order
+        scores = [
+            Score(sign * value, np.array([sign * value]), sign)
+            for value in (0.7, 0.2, float("nan"), 0.1)
+        ]
+        assert (
+            rank([Scored("x", one, 0.5, {}) for one in scores], [True, True, True, False]) == order
+        )
 
 
 def test_groups_are_joined_where_a_run_joins_them(tmp_path):
     one = write_run(tmp_path / "one", wrong(0))
-    other = write_run(tmp_path / "other", wrong(1), group=["p0"] * 4 + PEOPLE[4:])  # p1 is p0 as well
+    other = write_run(
+        tmp_path / "other", wrong(1), group=["p0"] * 4 + PEOPLE[4:]
+    )  # p1 is p0 as well
     board = board_of(one, other)
     assert board["num_groups"] == 5
     assert any("groups differ" in note for note in board["notes"])
@@ -176,25 +209,42 @@ def test_a_score_is_that_of_the_runs_own_report(tiny_runs):
 
 
 def blend_of(folder, members, predicted=LABELS, **info):
-    record = [{"name": one.name, "weight": 1.0, "oof": file_hash(one / "oof.parquet")} for one in members]
+    record = [
+        {"name": one.name, "weight": 1.0, "oof": file_hash(one / "oof.parquet")} for one in members
+    ]
     write_run(folder, predicted, kind="blend", members=record, views=[], **info)
     (folder / "config.yaml").unlink()
     (folder / "blend.yaml").write_text(yaml.safe_dump({"method": "soft-vote", "members": record}))
-    write_json(folder / "run.json", {k: v for k, v in Run(folder).info.items() if k not in ("seconds", "finished")})
+    write_json(
+        folder / "run.json",
+        {k: v for k, v in Run(folder).info.items() if k not in ("seconds", "finished")},
+    )
     return folder
 
 
 def test_a_blend_costs_what_its_members_cost(tmp_path, board_command):
-    one, other = write_run(tmp_path / "one", wrong(0)), write_run(tmp_path / "other", [wrong(1), wrong(2)], seconds=7.5)
+    one = write_run(tmp_path / "one", wrong(0))
+    other = write_run(tmp_path / "other", [wrong(1), wrong(2)], seconds=7.5)
     head = write_run(tmp_path / "head", wrong(3), config={"finetune": "head"})
     blend = blend_of(tmp_path / "blend", [one, other])
-    nested = blend_of(tmp_path / "nested", [blend, one, head], wrong(4))  # `one` is in it twice, and asked once
+    nested = blend_of(
+        tmp_path / "nested", [blend, one, head], wrong(4)
+    )  # `one` is in it twice, and asked once
     rows = {row["name"]: row for row in board_of(blend, nested, other)["rows"]}
-    assert [rows["blend"][key] for key in ("models", "passes", "seconds", "wall")] == [6, 12, 107.5, None]
+    assert [rows["blend"][key] for key in ("models", "passes", "seconds", "wall")] == [
+        6,
+        12,
+        107.5,
+        None,
+    ]
     assert [rows["nested"][key] for key in ("models", "passes", "seconds")] == [8, 14, 207.5]
-    assert "1 was made so: (not recorded)" in board_command(blend, one).out  # a blend's settings are no run's
+    assert (
+        "1 was made so: (not recorded)" in board_command(blend, one).out
+    )  # a blend's settings are no run's
     shutil.rmtree(one)
-    assert [row_of(board_of(blend, other), "blend")[key] for key in ("models", "passes", "seconds")] == [None] * 3
+    assert [
+        row_of(board_of(blend, other), "blend")[key] for key in ("models", "passes", "seconds")
+    ] == [None] * 3
     assert re.search(r"^blend( +-){5}$", board_command(blend, other).out, re.M)
 
 
@@ -209,10 +259,22 @@ def test_what_cannot_be_scored_is_skipped_and_said(tmp_path, board_command):
     write_table(short / "oof.parquet", Run(short).oof.iloc[1:])
     strange = write_run(tmp_path / "strange", LABELS, label_raw=[9, *LABELS[1:]])
     old = write_run(tmp_path / "old", LABELS)
-    write_json(old / "run.json", {key: value for key, value in Run(old).info.items() if key != "num_repeats"})
+    write_json(
+        old / "run.json",
+        {key: value for key, value in Run(old).info.items() if key != "num_repeats"},
+    )
     (tmp_path / "empty").mkdir()
     said = board_command(
-        good, running, damaged, torn, short, strange, old, tmp_path / "empty", f"{good}/.", f"{tmp_path}/x*"
+        good,
+        running,
+        damaged,
+        torn,
+        short,
+        strange,
+        old,
+        tmp_path / "empty",
+        f"{good}/.",
+        f"{tmp_path}/x*",
     )
     assert said.code == 0
     words = "".join(said.out.split())  # paths may be folded
@@ -228,23 +290,32 @@ def test_what_cannot_be_scored_is_skipped_and_said(tmp_path, board_command):
         "x*": "no run",
     }.items():
         why = re.escape(why.replace(" ", ""))
-        assert re.search(rf"skipped\S*?/{re.escape(name)}:[^:]*?(oof.parquet[^:]*:)?.*?{why}", words), name
+        assert re.search(
+            rf"skipped\S*?/{re.escape(name)}:[^:]*?(oof.parquet[^:]*:)?.*?{why}", words
+        ), name
     assert "not finished" in (tmp_path / "board.html").read_text()
 
 
 def test_wrong_words_are_one_line(tmp_path, command_of):
-    command, good = command_of(reports_main.main), write_run(tmp_path / "good", LABELS)
+    command = command_of(reports_main.main)
+    good = write_run(tmp_path / "good", LABELS)
     command().assert_one_line_error("python leaderboard.py outputs/*")
     command(tmp_path / "nowhere").assert_one_line_error("nowhere: no such run")
     command(tmp_path).assert_one_line_error("no finished run", "outputs/*")
     command(good, "--metric", "f1_macr").assert_one_line_error("did you mean f1_macro?")
     command(good, "--pagee", "x").assert_one_line_error("did you mean --page")
-    command(good, "--page", tmp_path / "no" / "board.html").assert_one_line_error("--page", "folder that exists")
+    command(good, "--page", tmp_path / "no" / "board.html").assert_one_line_error(
+        "--page", "folder that exists"
+    )
     command(good, "--no-page", "--json", tmp_path).assert_one_line_error("--json")
 
 
 def test_nothing_is_cut_or_wider_than_a_terminal(tmp_path, board_command):
-    flies = {"name": "whether it flies, and how far it goes", "values": ["no", "yes"], "of_class": [0, 0, 1]}
+    flies = {
+        "name": "whether it flies, and how far it goes",
+        "values": ["no", "yes"],
+        "of_class": [0, 0, 1],
+    }
     ids = [f"{'folder/' * 12}{index:02d}.jpg" for index in range(12)]
     names = ["a" * 100, "b-" * 60]
     config = [{"weights": "/".join(["somewhere"] * 20)}, {"weights": None}]
@@ -253,7 +324,9 @@ def test_nothing_is_cut_or_wider_than_a_terminal(tmp_path, board_command):
         for place, (name, one) in enumerate(zip(names, config, strict=True))
     ]
     said = board_command(*runs)
-    lines = [line for line in said.out.splitlines() if not line.startswith("page: ")]  # a path is the user's
+    lines = [
+        line for line in said.out.splitlines() if not line.startswith("page: ")
+    ]  # a path is the user's
     assert max(map(len, lines)) <= 80
     together = "".join(said.out.split())
     for whole in [*names, *ids[:2], config[0]["weights"], flies["name"].replace(" ", "")]:
@@ -300,7 +373,10 @@ def test_names_are_shown_as_text(tmp_path, board_command):
     assert board_command(nasty, plain).code == 0
     page = (tmp_path / "board.html").read_text()
     assert page.count("<script") == 2  # the data and the page's own
-    assert "alert('x')" not in page.replace("\\u003cscript>alert('x')", "").split('id="leaderboard-data"')[0]
+    assert (
+        "alert('x')"
+        not in page.replace("\\u003cscript>alert('x')", "").split('id="leaderboard-data"')[0]
+    )
     assert re.findall(r"\b(?:src|href)=", page) == []
     [board] = data_of(page)
     assert NASTY in [run["name"] for run in board["runs"]]
@@ -308,13 +384,19 @@ def test_names_are_shown_as_text(tmp_path, board_command):
     assert board["pictures"]["image_ids"][0] == f"{NASTY}00"
     script = re.search(r"<script>(.*?)</script>", page, re.S)[1]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    assert f"script-src 'sha256-{digest}'" in page or f"script-src &#39;sha256-{digest}&#39;" in page
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|eval\(|document\.write|https?:", script)
+    assert (
+        f"script-src 'sha256-{digest}'" in page or f"script-src &#39;sha256-{digest}&#39;" in page
+    )
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacent|eval\(|document\.write|https?:", script
+    )
 
 
 def test_a_name_that_no_terminal_can_show(tmp_path, board_command):
     folder = write_run(tmp_path / "red \x1b[31m", LABELS)
-    unreadable = shutil.copytree(folder, tmp_path / "\udce9")  # no UTF-8, which parquet files ask for
+    unreadable = shutil.copytree(
+        folder, tmp_path / "\udce9"
+    )  # no UTF-8, which parquet files ask for
     said = board_command(folder, unreadable)
     assert said.code == 0
     assert "red \ufffd[31m" in said.out
@@ -323,14 +405,18 @@ def test_a_name_that_no_terminal_can_show(tmp_path, board_command):
 
 
 def test_json_holds_the_same_numbers(tmp_path, board_command):
-    runs = [write_run(tmp_path / name, wrong(*places)) for name, places in (("a", (0,)), ("b", (1, 2)))]
+    runs = [
+        write_run(tmp_path / name, wrong(*places)) for name, places in (("a", (0,)), ("b", (1, 2)))
+    ]
     said = board_command(*runs, "--json", tmp_path / "board.json", "--metric", "roc_auc_ovr")
 
     def refuse(word):
         raise AssertionError(word)
 
     every = json.loads((tmp_path / "board.json").read_text(), parse_constant=refuse)
-    schema = json.loads((Path(__file__).resolve().parents[2] / "docs" / "leaderboard.schema.json").read_text())
+    schema = json.loads(
+        (Path(__file__).resolve().parents[2] / "docs" / "leaderboard.schema.json").read_text()
+    )
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(every, schema)
     with pytest.raises(jsonschema.ValidationError):
@@ -381,10 +467,15 @@ def test_reports_are_drawn_again_from_the_folder_alone(runs_copy, command_of):
 
 
 def test_torch_is_never_loaded(runs_copy, tmp_path):
-    code = "import sys, leaderboard, report; code = leaderboard.main(sys.argv[1:]) or report.main(sys.argv[3:]); "
+    code = (
+        "import sys, leaderboard, report; code = leaderboard.main(sys.argv[1:]) or"
+        " report.main(sys.argv[3:]); "
+    )
     code += "assert not {'torch', 'timm'} & set(sys.modules); sys.exit(code)"
     argv = ["--page", str(tmp_path / "board.html"), *map(str, sorted(runs_copy.iterdir()))]
-    done = subprocess.run([sys.executable, "-c", code, *argv], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -429,7 +520,9 @@ def test_runs_with_other_attributes_share_a_board(runs_copy):
     assert {row.count("<td ") for row in re.findall(r"<tr><td data-value.*?</tr>", page)} == {14}
 
 
-@pytest.mark.parametrize("broken", [{"attributes": [1]}, {"num_folds": "two"}, {"data": {}}, {"attributes": None}])
+@pytest.mark.parametrize(
+    "broken", [{"attributes": [1]}, {"num_folds": "two"}, {"data": {}}, {"attributes": None}]
+)
 def test_a_broken_folder_leaves_the_others(runs_copy, broken):
     edited = json.loads((runs_copy / "beta" / "run.json").read_text())
     (runs_copy / "beta" / "run.json").write_text(json.dumps(edited | broken))

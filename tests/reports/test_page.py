@@ -26,7 +26,11 @@ from reports.run.thumbnails import pictures_of
 from reports.text import WIDTH, table
 from tests.makers.drawn_runs import write_drawn_run
 
-NASTY = ["</script><script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "it's <b>bold</b> & $x$ {{ 1 }}"]
+NASTY = [
+    "</script><script>alert(1)</script>",
+    '"><img src=x onerror=alert(2)>',
+    "it's <b>bold</b> & $x$ {{ 1 }}",
+]
 
 
 class Parsed(HTMLParser):
@@ -75,13 +79,23 @@ def run_copy(drawn, tmp_path):
 
 def test_numbers_are_scikit_learns_to_the_last_digit(drawn):
     run, _ = drawn
-    report, arrays = run.report, oof_arrays(run)
-    rows, proba = arrays.rows, arrays.proba_NC
-    predicted, label = proba.argmax(1), rows.label_N
+    report = run.report
+    arrays = oof_arrays(run)
+    rows = arrays.rows
+    proba = arrays.proba_NC
+    predicted = proba.argmax(1)
+    label = rows.label_N
     present = np.unique(label)
-    macro = sklearn.metrics.f1_score(label, predicted, labels=present, average="macro", zero_division=0)
+    macro = sklearn.metrics.f1_score(
+        label, predicted, labels=present, average="macro", zero_division=0
+    )
     each = [sklearn.metrics.roc_auc_score(label == one, proba[:, one]) for one in present]
-    assert report["headline"]["value"] == report["f1_macro"]["value"] == report["scores"]["f1_macro"] == macro
+    assert (
+        report["headline"]["value"]
+        == report["f1_macro"]["value"]
+        == report["scores"]["f1_macro"]
+        == macro
+    )
     assert report["scores"] == {
         "f1_macro": macro,
         "accuracy": sklearn.metrics.accuracy_score(label, predicted),
@@ -92,7 +106,9 @@ def test_numbers_are_scikit_learns_to_the_last_digit(drawn):
             label, predicted, labels=np.arange(18), weights="quadratic"
         ),
     }
-    table = sklearn.metrics.classification_report(label, predicted, labels=present, output_dict=True, zero_division=0)
+    table = sklearn.metrics.classification_report(
+        label, predicted, labels=present, output_dict=True, zero_division=0
+    )
     for row in report["per_class"]:
         theirs = table[str(row["class"])]
         assert [row[key] for key in ("precision", "recall", "f1", "support")] == [
@@ -102,27 +118,37 @@ def test_numbers_are_scikit_learns_to_the_last_digit(drawn):
     assert report["confusion"]["counts"] == matrix.tolist()
     for one, attribute in zip(report["attributes"], run.attributes, strict=True):
         of_class = np.array(attribute.of_class)
-        truth, guess = of_class[label], of_class[predicted]
+        truth = of_class[label]
+        guess = of_class[predicted]
         assert one["f1_macro"]["value"] == sklearn.metrics.f1_score(truth, guess, average="macro")
         assert one["accuracy"] == sklearn.metrics.accuracy_score(truth, guess)
         values = np.arange(len(attribute.values))
-        assert one["confusion"]["counts"] == sklearn.metrics.confusion_matrix(truth, guess, labels=values).tolist()
+        assert (
+            one["confusion"]["counts"]
+            == sklearn.metrics.confusion_matrix(truth, guess, labels=values).tolist()
+        )
     for row in report["folds"]:
         own = rows.fold_N == row["fold"]
         labels = np.unique(label[own])
-        theirs = sklearn.metrics.f1_score(label[own], predicted[own], labels=labels, average="macro", zero_division=0)
+        theirs = sklearn.metrics.f1_score(
+            label[own], predicted[own], labels=labels, average="macro", zero_division=0
+        )
         assert row["score"] == theirs
 
 
 def test_a_resample_scores_what_scikit_learn_scores(drawn):
     arrays = oof_arrays(drawn[0])
-    rows, proba = arrays.rows, arrays.proba_NC
+    rows = arrays.rows
+    proba = arrays.proba_NC
     scores = bootstrap_scores(METRICS["f1_macro"], rows.label_N, proba, rows.group_N, seed=5)
     names, code = np.unique(rows.group_N, return_inverse=True)
     draw = np.random.default_rng(5).integers(len(names), size=len(names))
     drawn_rows = np.concatenate([np.flatnonzero(code == one) for one in draw])
-    label, predicted = rows.label_N[drawn_rows], proba.argmax(1)[drawn_rows]
-    theirs = sklearn.metrics.f1_score(label, predicted, labels=np.unique(label), average="macro", zero_division=0)
+    label = rows.label_N[drawn_rows]
+    predicted = proba.argmax(1)[drawn_rows]
+    theirs = sklearn.metrics.f1_score(
+        label, predicted, labels=np.unique(label), average="macro", zero_division=0
+    )
     assert scores[0] == pytest.approx(theirs, abs=1e-15)
     assert len(scores) == 1000
     again = bootstrap_scores(METRICS["f1_macro"], rows.label_N, proba, rows.group_N, seed=5)
@@ -131,7 +157,8 @@ def test_a_resample_scores_what_scikit_learn_scores(drawn):
 
 def test_text_json_and_page_say_the_same(drawn):
     run, text = drawn
-    report, page = run.report, Parsed((run.path / "report.html").read_text())
+    report = run.report
+    page = Parsed((run.path / "report.html").read_text())
     assert (run.path / "report.txt").read_text() == text
     for shown in (text, page.text):
         assert f"{report['headline']['value']:.4f}" in shown
@@ -145,7 +172,9 @@ def test_text_json_and_page_say_the_same(drawn):
 
 
 def test_the_schema_describes_the_report(drawn, alpha):
-    schema = json.loads((Path(__file__).resolve().parents[2] / "docs" / "report.schema.json").read_text())
+    schema = json.loads(
+        (Path(__file__).resolve().parents[2] / "docs" / "report.schema.json").read_text()
+    )
     jsonschema.Draft202012Validator.check_schema(schema)
     for run in (drawn[0], alpha):
         jsonschema.validate(run.report, schema)
@@ -171,22 +200,33 @@ def test_names_with_html_in_them_show_as_text(tmp_path):
     folder = write_drawn_run(tmp_path / "<i>run & co", num_people=25, names=names)
     info = json.loads((folder / "run.json").read_text())
     info["attributes"][0] |= {"name": NASTY[0], "values": NASTY}
-    info["notes"], info["about"] = [NASTY[1]], NASTY[2]
+    info["notes"] = [NASTY[1]]
+    info["about"] = NASTY[2]
     (folder / "run.json").write_text(json.dumps(info))
     oof = pd.read_parquet(folder / "oof.parquet")
-    oof["image_id"], oof["group"] = NASTY[0] + oof["image_id"], NASTY[1] + oof["group"]
+    oof["image_id"] = NASTY[0] + oof["image_id"]
+    oof["group"] = NASTY[1] + oof["group"]
     oof.to_parquet(folder / "oof.parquet")
     write_section(
         folder,
         "own",
-        blocks.section(NASTY[0], blocks.text_block(NASTY[1]), blocks.table_block(["", NASTY[2]], [[NASTY[0], "1"]])),
+        blocks.section(
+            NASTY[0],
+            blocks.text_block(NASTY[1]),
+            blocks.table_block(["", NASTY[2]], [[NASTY[0], "1"]]),
+        ),
     )
     write_report(Run(folder))
     raw = (folder / "report.html").read_text()
     page = Parsed(raw)
-    assert [one.get("type") for tag, one in page.tags if tag == "script"] == ["application/json", None]
+    assert [one.get("type") for tag, one in page.tags if tag == "script"] == [
+        "application/json",
+        None,
+    ]
     assert not [one for tag, one in page.tags if tag in ("b", "i")]
-    assert not [one for tag, one in page.tags if tag == "img" and not (one["src"] or "").startswith("data:")]
+    assert not [
+        one for tag, one in page.tags if tag == "img" and not (one["src"] or "").startswith("data:")
+    ]
     for name in [*NASTY, "<i>run & co"]:
         assert name in page.text
     data = json.loads(page.data)
@@ -207,10 +247,13 @@ def test_a_report_is_drawn_again_from_its_folder(run_copy, drawn):
         (run_copy.path / name).unlink()
     shutil.rmtree(run_copy.path / "fold_0")  # its log is no longer there
     write_report(run_copy)
-    again, before = run_copy.report, drawn[0].report
+    again = run_copy.report
+    before = drawn[0].report
     assert [row["fold"] for row in again["curves"]] == [1, 2, 3, 4]
     assert again | {"curves": before["curves"]} == before
-    assert (run_copy.path / "predictions.csv").read_bytes() == (drawn[0].path / "predictions.csv").read_bytes()
+    assert (run_copy.path / "predictions.csv").read_bytes() == (
+        drawn[0].path / "predictions.csv"
+    ).read_bytes()
 
 
 def test_without_pictures_the_page_says_so(run_copy):
@@ -233,7 +276,9 @@ def test_no_page(run_copy):
     assert not (run_copy.path / "report.html").exists()
 
 
-def test_thumbnails_stop_at_their_limit_and_pass_over_what_cannot_be_read(run_copy, monkeypatch, tmp_path):
+def test_thumbnails_stop_at_their_limit_and_pass_over_what_cannot_be_read(
+    run_copy, monkeypatch, tmp_path
+):
     ids = run_copy.oof["image_id"].tolist()
     everything = pictures_of(run_copy, ids)
     assert set(everything.thumbnails) == set(ids)
@@ -262,7 +307,9 @@ def test_a_box_is_what_the_page_shows(run_copy):
 def test_mistakes_come_first_then_all_classes_by_turns():
     label = np.array([0, 0, 0, 0, 1, 1, 2])
     proba = np.full((7, 3), 0.1)
-    for row, (one, sure) in enumerate([(0, 0.8), (1, 0.6), (0, 0.7), (0, 0.5), (1, 0.9), (2, 0.8), (2, 0.4)]):
+    for row, (one, sure) in enumerate(
+        [(0, 0.8), (1, 0.6), (0, 0.7), (0, 0.5), (1, 0.9), (2, 0.8), (2, 0.4)]
+    ):
         proba[row, one] = sure
     assert rows_by_interest(label, proba).tolist() == [5, 1, 0, 4, 6, 2, 3]
     assert rows_by_interest(label, proba, [3, 5]).tolist() == [3, 5, 1, 0, 4, 6, 2]
@@ -270,20 +317,28 @@ def test_mistakes_come_first_then_all_classes_by_turns():
 
 def test_gallery_data(drawn):
     run = drawn[0]
-    arrays, ids = oof_arrays(run), run.oof["image_id"].to_numpy()
-    rows, order = arrays.rows, np.tile(np.arange(len(ids)), 2)
+    arrays = oof_arrays(run)
+    ids = run.oof["image_id"].to_numpy()
+    rows = arrays.rows
+    order = np.tile(np.arange(len(ids)), 2)
     twice = Predictions(ids[order], rows.take(order), arrays.proba_NC[order])
     twice.rows.repeat_N[len(ids) :] = 1
     paths = {one: f"/data/images/{one}" for one in ids}
-    data = gallery_data(twice, Pictures({}, paths, ""), classes=run.classes, attributes=run.attributes)
-    assert data["links"] == {"root": "/data/images", "below": [one.split("/", 1)[1] for one in sorted(ids)]} or data[
-        "links"
-    ] == {"root": "/data/images", "below": None}
+    data = gallery_data(
+        twice, Pictures({}, paths, ""), classes=run.classes, attributes=run.attributes
+    )
+    assert data["links"] == {
+        "root": "/data/images",
+        "below": [one.split("/", 1)[1] for one in sorted(ids)],
+    } or data["links"] == {"root": "/data/images", "below": None}
     assert [data["pictures"][one] for one in data["picture"]] == [*ids, *ids]
     assert [data["groups"][one] for one in data["group"]] == [*rows.group_N, *rows.group_N]
     folds = [f"{repeat}.{fold}" for repeat in (0, 1) for fold in rows.fold_N]
     assert [data["folds"][one] for one in data["fold"]] == folds
-    assert data["confidence"][: len(ids)] == np.rint(arrays.proba_NC.max(1) * 1000).astype(int).tolist()
+    assert (
+        data["confidence"][: len(ids)]
+        == np.rint(arrays.proba_NC.max(1) * 1000).astype(int).tolist()
+    )
     assert len(data["thumbnails"]) == len(ids)
 
 
@@ -291,7 +346,8 @@ def test_predictions(drawn):
     run = drawn[0]
     table = pd.read_csv(run.path / "predictions.csv")
     assert table["part"].value_counts().to_dict() == {"oof": 210, "test": 20}
-    oof, test = table[table["part"] == "oof"], table[table["part"] == "test"]
+    oof = table[table["part"] == "oof"]
+    test = table[table["part"] == "test"]
     proba = softmax(run.logits(run.oof))
     columns = [f"proba_{index}" for index in range(18)]
     np.testing.assert_allclose(oof[columns], proba, atol=1e-12)
@@ -308,15 +364,25 @@ def test_a_stages_section_stands_in_text_page_and_json(run_copy):
         "What a later stage found",
         blocks.text_block("A paragraph of its own."),
         blocks.table_block(["view", "score"], [["flipped", "0.71"]]),
-        blocks.bars_block(["one", "two"], {"weight": [0.25, 0.75]}, xlabel="member", caption="Weights (n = 2)"),
-        blocks.lines_block([1, 2], {"gain": [0.125, None]}, xlabel="step", ylabel="score", caption="Steps (n = 2)"),
+        blocks.bars_block(
+            ["one", "two"], {"weight": [0.25, 0.75]}, xlabel="member", caption="Weights (n = 2)"
+        ),
+        blocks.lines_block(
+            [1, 2], {"gain": [0.125, None]}, xlabel="step", ylabel="score", caption="Steps (n = 2)"
+        ),
     )
     write_section(run_copy.path, "zz_later", section)
     text = write_report(run_copy)
     page = Parsed((run_copy.path / "report.html").read_text())
     assert run_copy.report["sections"] == [section]
     for shown in (text, page.text):
-        for word in ("What a later stage found", "A paragraph of its own.", "flipped", "0.71", "Weights (n = 2)"):
+        for word in (
+            "What a later stage found",
+            "A paragraph of its own.",
+            "flipped",
+            "0.71",
+            "Weights (n = 2)",
+        ):
             assert word in shown
     assert "0.125" in text
     assert "0.75" in text
@@ -325,36 +391,52 @@ def test_a_stages_section_stands_in_text_page_and_json(run_copy):
 def test_tables_are_split_not_cut():
     header = ["", *[f"column {index}" for index in range(14)]]
     rows = [
-        [f"a name that is long, number {number}", *[f"{number}.{index}" for index in range(14)]] for number in range(2)
+        [f"a name that is long, number {number}", *[f"{number}.{index}" for index in range(14)]]
+        for number in range(2)
     ]
     lines = table(header, rows)
     assert max(map(len, lines)) <= WIDTH
     words = re.split(r"\s{2,}|\n", "\n".join(lines))
     for cell in [*header[1:], *rows[0][1:], *rows[1][1:]]:
         assert words.count(cell) == 1
-    assert sum(line.startswith("a name that is long, number 1") for line in lines) == "\n".join(lines).count("\n\n") + 1
+    assert (
+        sum(line.startswith("a name that is long, number 1") for line in lines)
+        == "\n".join(lines).count("\n\n") + 1
+    )
 
 
 def edit_run(run, **changes):
     info = json.loads((run.path / "run.json").read_text())
     info |= changes
-    (run.path / "run.json").write_text(json.dumps({name: one for name, one in info.items() if one is not None}))
+    (run.path / "run.json").write_text(
+        json.dumps({name: one for name, one in info.items() if one is not None})
+    )
     return Run(run.path)
 
 
 def test_nothing_is_cut_and_nothing_is_obeyed(run_copy):
     """Names that are long, of several lines or orders to a terminal."""
     names = ["\x1b[31mred\x1b[0m", "two\nlines", "a value's name " * 8]
-    attributes = [one | {"name": f"{one['name']} {'x' * 60}"} for one in run_copy.info["attributes"]]
+    attributes = [
+        one | {"name": f"{one['name']} {'x' * 60}"} for one in run_copy.info["attributes"]
+    ]
     attributes[0]["values"] = names
     classes = [f"class {index} " + "of many words " * 9 for index in range(18)]
     run = edit_run(run_copy, attributes=attributes, classes=classes, about="made " * 60)
     rows = [
-        {"name": f"view {index}", "headline": {"value": 0.5, "low": 0.4, "high": 0.6}, "accuracy": 0.5,
-         "attributes": {f"attribute {number}": 0.5 for number in range(9)}, "against": "view 0", "difference": None}
+        {
+            "name": f"view {index}",
+            "headline": {"value": 0.5, "low": 0.4, "high": 0.6},
+            "accuracy": 0.5,
+            "attributes": {f"attribute {number}": 0.5 for number in range(9)},
+            "against": "view 0",
+            "difference": None,
+        }
         for index in range(2)
-    ]  # fmt: skip
-    write_section(run.path, "many", blocks.section("Many attributes", blocks.comparison_block(rows)))
+    ]
+    write_section(
+        run.path, "many", blocks.section("Many attributes", blocks.comparison_block(rows))
+    )
     text = write_report(run, page=False)
     assert max(map(len, text.splitlines())) <= WIDTH
     assert "\x1b" not in text
@@ -365,7 +447,8 @@ def test_many_classes(tmp_path):
     run = Run(write_drawn_run(tmp_path / "run", num_people=20))
     table = run.oof
     extra = pd.DataFrame(
-        np.full((len(table), 42), -9, np.float32), columns=[f"logit_{index}" for index in range(18, 60)]
+        np.full((len(table), 42), -9, np.float32),
+        columns=[f"logit_{index}" for index in range(18, 60)],
     )
     pd.concat([table, extra], axis=1).to_parquet(run.path / "oof.parquet", index=False)
     run = edit_run(run, classes=[f"class {index}" for index in range(60)], attributes=[])
@@ -374,7 +457,9 @@ def test_many_classes(tmp_path):
     assert run.report["confusion"]["counts"] is None
     assert "60 classes are too many for a matrix" in page.text
     assert "most frequent confusions" in text
-    assert not [name for name in pd.read_csv(run.path / "predictions.csv") if name.startswith("proba_")]
+    assert not [
+        name for name in pd.read_csv(run.path / "predictions.csv") if name.startswith("proba_")
+    ]
 
 
 def test_what_makes_a_score_dishonest_is_always_said(run_copy):
@@ -384,11 +469,18 @@ def test_what_makes_a_score_dishonest_is_always_said(run_copy):
     assert "OPTIMISTIC" in text
     assert "this score is not honest" in text
     assert "not recorded how it was made" in text
-    assert run.report["suspects"]["skipped"].startswith("not looked for: groups are split between folds")
+    assert run.report["suspects"]["skipped"].startswith(
+        "not looked for: groups are split between folds"
+    )
 
 
 def test_a_run_of_the_first_schema_keeps_what_only_its_report_knew(run_copy):
-    row = {"name": "a", "headline": {"value": 0.5, "low": 0.4, "high": 0.6}, "accuracy": 0.5, "attributes": {}}
+    row = {
+        "name": "a",
+        "headline": {"value": 0.5, "low": 0.4, "high": 0.6},
+        "accuracy": 0.5,
+        "attributes": {},
+    }
     old = {"schema": 1, "about": "made long ago", "notes": ["a note"]}
     old["comparisons"] = {"views": [row | {"against": "a", "difference": None}]}
     (run_copy.path / "report.json").write_text(json.dumps(old))
@@ -443,4 +535,6 @@ def test_a_kill_leaves_no_page_of_other_numbers(run_copy, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_report(edit_run(run_copy, metric="accuracy"), page=False)
     assert not (run_copy.path / "report.html").exists()
-    assert run_copy.report["metric"] == "f1_macro"  # last: whoever reads it knows that all is of one report
+    assert (
+        run_copy.report["metric"] == "f1_macro"
+    )  # last: whoever reads it knows that all is of one report

@@ -1,4 +1,6 @@
-"""Suspected labels: known faults among predictions with known answers, and the file that --corrections reads."""
+"""Suspected labels: known faults among predictions with known answers, and the file that
+--corrections reads.
+"""
 
 import builtins
 import json
@@ -21,7 +23,9 @@ from reports.run.confident import judge_pairs, judge_units
 from reports.run.report import suspects_csv, write_report
 from reports.run.suspects import find_suspects
 
-find_label_issues = pytest.importorskip("cleanlab.filter", reason="cleanlab is not installed").find_label_issues
+find_label_issues = pytest.importorskip(
+    "cleanlab.filter", reason="cleanlab is not installed"
+).find_label_issues
 
 PEOPLE = 40
 STEMS = ["mask1", "mask2", "mask3", "mask4", "mask5", "incorrect_mask", "normal"]
@@ -38,12 +42,15 @@ def seen_as(value_N, num_values, *, sure=0.95, spread=0.03, seed=0):
 
 
 def faces(*, age_sure=0.95, age_spread=0.03, people=PEOPLE, seed=0):
-    """Arguments for people with seven pictures each, all labels right, and their attributes' true values.
+    """Arguments for people with seven pictures each, all labels right, and their attributes' true
+    values.
 
     Nobody is 60 or older, so six of the 18 classes do not occur.
     """
     person_N, stem_N = np.divmod(np.arange(7 * people), 7)
-    mask_N, gender_N, age_N = MASK_OF_STEM[stem_N], person_N % 2, person_N // 2 % 2
+    mask_N = MASK_OF_STEM[stem_N]
+    gender_N = person_N % 2
+    age_N = person_N // 2 % 2
     parts = [seen_as(mask_N, 3, seed=seed), seen_as(gender_N, 2, seed=seed + 1)]
     parts += [seen_as(age_N, 3, sure=age_sure, spread=age_spread, seed=seed + 2)]
     proba_NC = np.einsum("nm,ng,na->nmga", *parts).reshape(len(person_N), 18)
@@ -52,7 +59,9 @@ def faces(*, age_sure=0.95, age_spread=0.03, people=PEOPLE, seed=0):
         "label_N": encode(mask_N, gender_N, age_N),
         "proba_NC": proba_NC,
         "group_N": group_N,
-        "image_id_N": np.array([f"{group}/{STEMS[stem]}.jpg" for group, stem in zip(group_N, stem_N, strict=True)]),
+        "image_id_N": np.array(
+            [f"{group}/{STEMS[stem]}.jpg" for group, stem in zip(group_N, stem_N, strict=True)]
+        ),
         "repeat_N": np.zeros(len(person_N), np.int64),
         "classes": CLASSES,
         "attributes": ATTRIBUTES,
@@ -84,13 +93,16 @@ def rows_of(args, person, *stems):
 
 
 def surest_mask(args, person):
-    """The picture of a person's with a mask that the model is surest of: others are below what is asked for."""
+    """The picture of a person's with a mask that the model is surest of: others are below what is
+    asked for.
+    """
     rows = rows_of(args, person, *STEMS[:5])
     return rows[[args["proba_NC"][rows, args["label_N"][rows]].argmax()]]
 
 
 def swap_labels(args, person, one, other):
-    first, second = rows_of(args, person, one)[0], rows_of(args, person, other)[0]
+    first = rows_of(args, person, one)[0]
+    second = rows_of(args, person, other)[0]
     args["label_N"][[first, second]] = args["label_N"][[second, first]]
 
 
@@ -115,7 +127,10 @@ def test_each_kind_of_fault_is_one_finding_and_the_surest_comes_first():
         ("picture", args["image_id_N"][bare[0]], "mask", "worn"),
         ("swap", "p11", "swap", "incorrect_mask normal"),
     }
-    assert found["summary"] == "1 group, 1 swapped pair, 1 picture among 40 groups (people) with 280 pictures"
+    assert (
+        found["summary"]
+        == "1 group, 1 swapped pair, 1 picture among 40 groups (people) with 280 pictures"
+    )
     probas = [one["proba"] for one in found["findings"]]
     assert probas == sorted(probas)
     of = {one["kind"]: one for one in found["findings"]}
@@ -146,18 +161,26 @@ def test_a_person_whose_pictures_do_not_agree_is_not_named():
     args["proba_NC"] = proba.reshape(-1, 18)
     assert find(**args)["findings"] == []
     proba[rows_of(args, "p04")[6:]] = proba[rows_of(args, "p04")[6:]][:, :, ::-1]
-    assert lines(find(**args | {"proba_NC": proba.reshape(-1, 18)})) == [("group", "p04", "gender", "female")]
+    assert lines(find(**args | {"proba_NC": proba.reshape(-1, 18)})) == [
+        ("group", "p04", "gender", "female")
+    ]
 
 
 def test_an_attribute_that_is_hardly_predicted_is_left_out_and_said():
     args = faces(age_sure=0.5, age_spread=0.4)
     args["proba_NC"] = args["proba_NC"].reshape(PEOPLE, 7, 18)
-    # All pictures of a person look alike, so that agreement does not help: a third look of the wrong age.
+    # All pictures of a person look alike, so that agreement does not help: a third look of the
+    # wrong age.
     rng = np.random.default_rng(3)
-    age_P, looks_P = decode(args["label_N"][::7])[2], rng.random(PEOPLE) < 1 / 3
+    age_P = decode(args["label_N"][::7])[2]
+    looks_P = rng.random(PEOPLE) < 1 / 3
     looks = np.repeat(np.where(looks_P, 1 - age_P, age_P), 7)
     mask_N, gender_N, _ = decode(args["label_N"])
-    parts = [seen_as(mask_N, 3), seen_as(gender_N, 2, seed=1), seen_as(looks, 3, sure=0.8, spread=0.1, seed=2)]
+    parts = [
+        seen_as(mask_N, 3),
+        seen_as(gender_N, 2, seed=1),
+        seen_as(looks, 3, sure=0.8, spread=0.1, seed=2),
+    ]
     args["proba_NC"] = np.einsum("nm,ng,na->nmga", *parts).reshape(-1, 18)
     relabel(args, rows_of(args, "p05"), gender=0)
     found = find(**args)
@@ -174,7 +197,10 @@ def test_the_power_that_is_told_is_what_wrong_labels_one_at_a_time_would_show(nu
     given_U = np.arange(30) % num_values
     given_U[given_U == num_values - 1] = 0
     given_U[0] = num_values - 1  # a value of one unit alone: without it, nothing has that value
-    proba_PV = rng.dirichlet(np.full(num_values, 0.4), len(unit_P)) + 0.5 * np.eye(num_values)[given_U[unit_P]]
+    proba_PV = (
+        rng.dirichlet(np.full(num_values, 0.4), len(unit_P))
+        + 0.5 * np.eye(num_values)[given_U[unit_P]]
+    )
     proba_PV /= proba_PV.sum(axis=1, keepdims=True)
     told = judge_units(given_U[unit_P], proba_PV, unit_P)
     assert 3 < told.would.sum() < 28
@@ -189,8 +215,14 @@ def test_the_power_that_is_told_is_what_wrong_labels_one_at_a_time_would_show(nu
 
 
 def test_what_is_suggested_must_be_what_confident_learning_is_sure_of():
-    # Value 1 is rarely likely, so 0.42 is much for it; 2 is likelier still, but far below what it usually gets.
-    proba = [[0.98, 0.01, 0.01]] * 5 + [[0.3, 0.4, 0.3]] * 5 + [[0.01, 0.01, 0.98]] * 5 + [[0.1, 0.42, 0.48]]
+    # Value 1 is rarely likely, so 0.42 is much for it; 2 is likelier still, but far below what it
+    # usually gets.
+    proba = (
+        [[0.98, 0.01, 0.01]] * 5
+        + [[0.3, 0.4, 0.3]] * 5
+        + [[0.01, 0.01, 0.98]] * 5
+        + [[0.1, 0.42, 0.48]]
+    )
     given = np.array([0] * 5 + [1] * 5 + [2] * 5 + [0])
     assert find_label_issues(given, np.array(proba), filter_by="confident_learning", n_jobs=1)[-1]
     judged = judge_units(given, np.array(proba), np.arange(16))
@@ -219,7 +251,10 @@ def test_repeats_are_averaged_before_anything_is_judged():
     alone = find(**args | {"proba_NC": second.reshape(-1, 18)})
     assert alone["findings"] == []
     first = 0.999 * gender + 0.001 * gender[:, :, ::-1]
-    twice = {name: np.concatenate([args[name], args[name]]) for name in ("label_N", "group_N", "image_id_N")}
+    twice = {
+        name: np.concatenate([args[name], args[name]])
+        for name in ("label_N", "group_N", "image_id_N")
+    }
     twice |= {"repeat_N": np.repeat([0, 1], len(gender))}
     for share, expected in ((0.0, 0), (1.0, 1)):
         third = share * first + (1 - share) * second.reshape(gender.shape)
@@ -273,13 +308,19 @@ def test_names_with_quotes_and_commas_and_stems_with_spaces_survive_the_file(tmp
     labels_N[[30, 31]] = truth_N[[31, 30]]  # swapped; p10 has stems with spaces
     labels_N[[12, 13]] = truth_N[[13, 12]]  # swapped; p04 has plain ones
     labels_N[[45, 46]] = truth_N[[46, 45]]  # swapped; p15 has one stem twice
-    names = [f"p{index // 3:02d}/{'a view' if index // 3 == 10 else 'view'} {index % 3}.jpg" for index in range(60)]
+    names = [
+        f"p{index // 3:02d}/{'a view' if index // 3 == 10 else 'view'} {index % 3}.jpg"
+        for index in range(60)
+    ]
     names = [name.replace(" ", "_") if "p10" not in name else name for name in names]
-    names[45], names[46] = "p15/x/view.jpg", "p15/y/view.png"
+    names[45] = "p15/x/view.jpg"
+    names[46] = "p15/y/view.png"
     labels_N[[54, 55]] = truth_N[[55, 54]]  # swapped; p18 is called like a picture
     groups = np.array([f"p, {index // 3:02d}" for index in range(60)], dtype=object)
     groups[54:57] = names[56]
-    table = pd.DataFrame({"image": names, "label": [NAMES[one] for one in labels_N], "group": groups})
+    table = pd.DataFrame(
+        {"image": names, "label": [NAMES[one] for one in labels_N], "group": groups}
+    )
     manifest = generic(tmp_path, table, group_col="group")
     code = {name: manifest.classes.index(name) for name in NAMES}
     wanted = dict(zip(names, [code[NAMES[one]] for one in truth_N], strict=True))
@@ -297,13 +338,19 @@ def test_names_with_quotes_and_commas_and_stems_with_spaces_survive_the_file(tmp
 
 
 def test_no_picture_is_in_two_swaps(tmp_path):
-    # Three labels that went round: each two of the pictures are likelier with each other's, but only one pair can be.
+    # Three labels that went round: each two of the pictures are likelier with each other's, but
+    # only one pair can be.
     truth = np.arange(60) % 3
-    proba, labels = seen_as(truth, 3), truth.copy()
+    proba = seen_as(truth, 3)
+    labels = truth.copy()
     labels[:3] = [1, 2, 0]
     proba[:3] = [[0.9, 0.0001, 0.0999], [0.0999, 0.9, 0.0001], [0.0001, 0.0999, 0.9]]
     table = pd.DataFrame({"image": [f"{index:02d}.jpg" for index in range(60)], "label": labels})
-    manifest = generic(tmp_path, table.assign(group=[f"g{index // 3:02d}" for index in range(60)]), group_col="group")
+    manifest = generic(
+        tmp_path,
+        table.assign(group=[f"g{index // 3:02d}" for index in range(60)]),
+        group_col="group",
+    )
     found = found_in(manifest, proba)
     assert [one["kind"] for one in found["findings"]].count("swap") == 1
     new = corrected_by(manifest, found, tmp_path / "suspects.csv")
@@ -312,7 +359,8 @@ def test_no_picture_is_in_two_swaps(tmp_path):
 
 
 def test_a_group_with_the_name_of_a_picture_is_corrected_picture_by_picture(tmp_path):
-    # Groups are called by their first picture, so a line for the group would be read as that picture's.
+    # Groups are called by their first picture, so a line for the group would be read as that
+    # picture's.
     truth = np.arange(80) // 2 % 2
     names = np.array([f"{index:02d}.jpg" for index in range(80)], dtype=object)
     proba = seen_as(truth, 2)
@@ -330,7 +378,8 @@ def test_pictures_that_are_their_own_groups_and_classes_that_do_not_occur(tmp_pa
     truth = np.arange(50) % 2
     table = pd.DataFrame({"image": [f"{index:02d}.jpg" for index in range(50)], "label": truth + 5})
     manifest = generic(tmp_path, table)
-    labels, proba = manifest.train["label"].to_numpy().copy(), seen_as(truth, 2)
+    labels = manifest.train["label"].to_numpy().copy()
+    proba = seen_as(truth, 2)
     surest = int(proba[:, 1].argmax())
     labels[surest] = 0
     manifest.train["label"] = labels
@@ -341,7 +390,10 @@ def test_pictures_that_are_their_own_groups_and_classes_that_do_not_occur(tmp_pa
     # The same with classes that the data do not have, which hold most of the probability.
     rest = np.full((50, 2), 0.45)
     wide = np.concatenate([rest, proba * 0.1], axis=1)
-    args = {"group_N": manifest.train["group"].to_numpy(), "image_id_N": manifest.train["image_id"].to_numpy()}
+    args = {
+        "group_N": manifest.train["group"].to_numpy(),
+        "image_id_N": manifest.train["image_id"].to_numpy(),
+    }
     again = find(
         label_N=labels + 2,
         proba_NC=wide,
@@ -361,7 +413,8 @@ def test_attributes_that_do_not_fix_the_class_leave_the_class_to_be_judged():
     relabel(args, bare, mask=2)
     found = find(**args | {"attributes": ATTRIBUTES[:2]})
     assert lines(found) == [("picture", args["image_id_N"][bare[0]], "label", name)]
-    # One that is the class, under another name, is judged in its place; as a group's where groups share it.
+    # One that is the class, under another name, is judged in its place; as a group's where groups
+    # share it.
     gender = decode(args["label_N"])[1].copy()
     two = args["proba_NC"].reshape(-1, 3, 2, 3).sum(axis=(1, 3))
     gender[rows_of(args, "p04")] = 1
@@ -377,9 +430,18 @@ def test_a_value_that_most_groups_have_alone_by_chance_is_judged_by_picture():
     truth = ((group % 10 == 0) & (np.arange(200) % 5 < 2)).astype(int)
     labels = truth.copy()
     labels[33] = 1
-    args = {"label_N": labels, "proba_NC": seen_as(truth, 2), "group_N": group.astype(str).astype(object)}
+    args = {
+        "label_N": labels,
+        "proba_NC": seen_as(truth, 2),
+        "group_N": group.astype(str).astype(object),
+    }
     args |= {"image_id_N": np.array([f"m{index:03d}.jpg" for index in range(200)], dtype=object)}
-    args |= {"repeat_N": np.zeros(200, np.int64), "classes": ["healthy", "ill"], "attributes": (), "metric": "accuracy"}
+    args |= {
+        "repeat_N": np.zeros(200, np.int64),
+        "classes": ["healthy", "ill"],
+        "attributes": (),
+        "metric": "accuracy",
+    }
     assert lines(find(**args)) == [("picture", "m033.jpg", "label", "healthy")]
 
 
@@ -423,23 +485,30 @@ def test_without_cleanlab_it_says_what_to_install(monkeypatch):
 
 
 def planted_run(run, truth_N):
-    """Rewrite a run's out-of-fold rows so that its models see the truth, whatever the labels say."""
+    """Rewrite a run's out-of-fold rows so that its models see the truth, whatever the labels
+    say.
+    """
     parts = [
-        seen_as(code, size, seed=seed) for seed, (code, size) in enumerate(zip(decode(truth_N), (3, 2, 3), strict=True))
+        seen_as(code, size, seed=seed)
+        for seed, (code, size) in enumerate(zip(decode(truth_N), (3, 2, 3), strict=True))
     ]
     logits = np.log(np.einsum("nm,ng,na->nmga", *parts).reshape(-1, 18))
     columns = [name for name in run.oof if not str(name).startswith("logit_")]
-    table = pd.concat([run.oof[columns], pd.DataFrame(logits.astype(np.float32)).add_prefix("logit_")], axis=1)
+    table = pd.concat(
+        [run.oof[columns], pd.DataFrame(logits.astype(np.float32)).add_prefix("logit_")], axis=1
+    )
     table.to_parquet(run.path / "oof.parquet", index=False)
     return Run(run.path)
 
 
 def test_from_a_run_to_corrected_labels_and_back(runs_copy, tiny_layout):
-    run, manifest = Run(runs_copy / "alpha"), read_layout(tiny_layout)
+    run = Run(runs_copy / "alpha")
+    manifest = read_layout(tiny_layout)
     rows = run.oof.merge(manifest.train[["image_id", "path"]], on="image_id", how="left")
     truth = rows["label"].to_numpy().copy()
     stems = rows["path"].map(lambda path: Path(path).stem).to_numpy()
-    # As if one person's gender and another's two pictures were wrong in the files: the truth is otherwise.
+    # As if one person's gender and another's two pictures were wrong in the files: the truth is
+    # otherwise.
     person, other = manifest.train["group"].unique()[[2, 5]]
     mask, gender, age = (code.copy() for code in decode(truth))
     gender[rows["group"] == person] = 1 - gender[rows["group"] == person]
@@ -453,11 +522,17 @@ def test_from_a_run_to_corrected_labels_and_back(runs_copy, tiny_layout):
         ("group", person, "gender", GENDERS[gender[rows["group"] == person][0]]),
         ("swap", other, "swap", "incorrect_mask normal"),
     }
-    assert "suspected labels: 1 group, 1 swapped pair among 12 groups (people)" in " ".join(text.split())
+    assert "suspected labels: 1 group, 1 swapped pair among 12 groups (people)" in " ".join(
+        text.split()
+    )
     assert "flatters" in text
-    corrected = apply_corrections(manifest, run.path / "suspects.csv").train.set_index("image_id")["label"]
+    corrected = apply_corrections(manifest, run.path / "suspects.csv").train.set_index("image_id")[
+        "label"
+    ]
     assert (corrected[rows["image_id"]].to_numpy() == truth).all()
-    assert (manifest.train.set_index("image_id")["label"][rows["image_id"]].to_numpy() != truth).sum() == 7 + 2
+    assert (
+        manifest.train.set_index("image_id")["label"][rows["image_id"]].to_numpy() != truth
+    ).sum() == 7 + 2
     # Nothing is named any more: the file of before goes.
     run = planted_run(run, rows["label"].to_numpy())
     write_report(run, page=False)
@@ -469,7 +544,9 @@ def test_a_file_that_was_edited_stays(runs_copy, monkeypatch):
     run = Run(runs_copy / "alpha")
     truth = run.oof["label"].to_numpy().copy()
     run = planted_run(run, truth)
-    rows = run.oof.assign(label=np.where(run.oof["group"] == run.oof["group"][0], (truth + 3) % 18, truth))
+    rows = run.oof.assign(
+        label=np.where(run.oof["group"] == run.oof["group"][0], (truth + 3) % 18, truth)
+    )
     rows.to_parquet(run.path / "oof.parquet", index=False)
     run = Run(run.path)
     write_report(run, page=False)
@@ -503,7 +580,9 @@ def test_corrections_take_the_names_of_age_groups_and_then_the_years_are_not_kno
         assert fixed.train["age"][theirs].isna().all()
         assert (fixed.train["age"][~theirs] == manifest.train["age"][~theirs]).all()
         # What the old years say must not undo it.
-        learnt = relabel_for_training(fixed, old_from=1, drop_ages=None).train["label_fit"].to_numpy()
+        learnt = (
+            relabel_for_training(fixed, old_from=1, drop_ages=None).train["label_fit"].to_numpy()
+        )
         assert set(decode(learnt[theirs.to_numpy()])[2]) == {number}
     (layout_copy / "fix.csv").write_text(f"target,field,value\n{person},mask,{MASKS[1]}\n")
     train = apply_corrections(manifest, layout_copy / "fix.csv").train

@@ -1,4 +1,6 @@
-"""Weights and policies of views: planted answers are found, luck is not, and no label reaches its own logits."""
+"""Weights and policies of views: planted answers are found, luck is not, and no label reaches its
+own logits.
+"""
 
 import json
 import subprocess
@@ -23,8 +25,11 @@ NUM_PICTURES = 7
 
 
 def world(kinds, *, num_people=100, num_classes=4, seed=0, num_present=None):
-    """Views of pictures of people: errors are a person's and a picture's for the most part, the rest a view's own."""
-    rng, num = np.random.default_rng(seed), num_people * NUM_PICTURES
+    """Views of pictures of people: errors are a person's and a picture's for the most part, the
+    rest a view's own.
+    """
+    rng = np.random.default_rng(seed)
+    num = num_people * NUM_PICTURES
     group = np.repeat([f"person {index}" for index in range(num_people)], NUM_PICTURES)
     label = rng.integers(num_present or num_classes, size=num)
     truth = 2.0 * np.eye(num_classes)[label]
@@ -51,7 +56,9 @@ def planted(weights, *, num=4000, num_classes=4, seed=0):
     """Logits of views, and labels drawn from their weighted mean of log-probabilities."""
     rng = np.random.default_rng(seed)
     logits = (rng.normal(size=(len(weights), num, num_classes)) * 3).astype(np.float32)
-    scores = (np.asarray(weights).reshape(len(weights), 1, -1) * [log_softmax(one) for one in logits]).sum(axis=0)
+    scores = (
+        np.asarray(weights).reshape(len(weights), 1, -1) * [log_softmax(one) for one in logits]
+    ).sum(axis=0)
     label = (softmax(scores).cumsum(axis=1) > rng.random((num, 1))).argmax(axis=1)
     return logits, label, np.arange(num)
 
@@ -79,21 +86,30 @@ def test_a_view_of_noise_loses_its_weight(name, size):
     assert weights[2].mean() < 0.02
     assert weights[2].max() < 0.05
     assert weights[:2].min() > 0.4
-    assert weighted(saved, saved.names, "view").views == ("identity", "useful0")  # no pass for nothing
+    assert weighted(saved, saved.names, "view").views == (
+        "identity",
+        "useful0",
+    )  # no pass for nothing
 
 
 @pytest.mark.parametrize("name", WEIGHTINGS)
 def test_weights_are_weights(name):
     """They are a mean's; the same again and in any order of rows and views."""
     saved = world(["useful", "noise", "harmful"], num_people=60)
-    logits, label, group = saved.logits_VNC, saved.rows.label_N, saved.rows.group_N
+    logits = saved.logits_VNC
+    label = saved.rows.label_N
+    group = saved.rows.group_N
     weights = WEIGHTINGS[name](logits, label, group)
     assert (weights >= 0).all()
     np.testing.assert_allclose(weights.sum(axis=0), 1)
     np.testing.assert_array_equal(WEIGHTINGS[name](logits, label, group), weights)
     rows = np.random.default_rng(0).permutation(len(label))
-    np.testing.assert_allclose(WEIGHTINGS[name](logits[:, rows], label[rows], group[rows]), weights, atol=1e-3)
-    np.testing.assert_allclose(WEIGHTINGS[name](logits[::-1], label, group)[::-1], weights, atol=1e-3)
+    np.testing.assert_allclose(
+        WEIGHTINGS[name](logits[:, rows], label[rows], group[rows]), weights, atol=1e-3
+    )
+    np.testing.assert_allclose(
+        WEIGHTINGS[name](logits[::-1], label, group)[::-1], weights, atol=1e-3
+    )
     assert np.isfinite(WEIGHTINGS[name](np.sign(logits) * np.float32(1e4), label, group)).all()
     assert (WEIGHTINGS[name](logits[:1], label, group) == 1).all()
 
@@ -109,9 +125,13 @@ def test_pictures_of_a_person_are_no_evidence_of_their_own():
     logits, label, _ = planted([0.7, 0.3], num=25)
     once = fit_view_weights(logits, label, np.arange(25))
     seven = [np.repeat(logits, 7, axis=1), np.repeat(label, 7)]
-    np.testing.assert_allclose(fit_view_weights(*seven, np.repeat(np.arange(25), 7)), once, atol=1e-3)
+    np.testing.assert_allclose(
+        fit_view_weights(*seven, np.repeat(np.arange(25), 7)), once, atol=1e-3
+    )
     people = fit_view_weights(*seven, np.arange(175))
-    assert abs(people[0] - 0.5) > abs(once[0] - 0.5) + 0.005  # more of them, further from equal weights
+    assert (
+        abs(people[0] - 0.5) > abs(once[0] - 0.5) + 0.005
+    )  # more of them, further from equal weights
 
 
 def test_a_class_without_rows_has_the_views_weights():
@@ -137,7 +157,9 @@ def test_where_no_view_says_anything_all_count_alike(fit):
     """Views that are wrong throughout would best not be looked at, which no shares can say."""
     rng = np.random.default_rng(0)
     label = rng.integers(4, size=420)
-    logits = np.stack([-np.eye(4)[label] + 0.3 * rng.normal(size=(420, 4)) for _ in range(2)]).astype(np.float32)
+    logits = np.stack(
+        [-np.eye(4)[label] + 0.3 * rng.normal(size=(420, 4)) for _ in range(2)]
+    ).astype(np.float32)
     weights = fit(logits, label, np.arange(420) // 7)
     np.testing.assert_array_equal(weights, np.full(weights.shape, 0.5))
 
@@ -182,7 +204,9 @@ def test_a_policy_picks_views_by_name():
     policy = Policy(("noise1", "identity"))
     expected = mean_logit(saved.logits_VNC[[2, 0]])
     np.testing.assert_array_equal(policy.apply(saved.logits_VNC, saved.names), expected)
-    np.testing.assert_array_equal(IDENTITY.apply(saved.logits_VNC, saved.names), saved.logits_VNC[0])
+    np.testing.assert_array_equal(
+        IDENTITY.apply(saved.logits_VNC, saved.names), saved.logits_VNC[0]
+    )
 
 
 # The search
@@ -201,14 +225,20 @@ def test_a_view_that_helps_is_found_and_its_gain_stated():
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_every_metric_can_be_asked_for(metric):
-    helped = choose(world(["useful", "useful"], num_people=60), metric=metric, budget=2, weightings=())
+    helped = choose(
+        world(["useful", "useful"], num_people=60), metric=metric, budget=2, weightings=()
+    )
     assert helped.policy.passes == 2
     assert choose(world(["noise", "harmful"], num_people=60), metric=metric).policy == IDENTITY
 
 
 def test_nothing_helps_and_it_is_said():
     copies = choose(world(["copy", "copy", "copy"]))
-    assert (copies.policy, copies.steps, str(copies)) == (IDENTITY, (), "identity: no view lowers the log loss")
+    assert (copies.policy, copies.steps, str(copies)) == (
+        IDENTITY,
+        (),
+        "identity: no view lowers the log loss",
+    )
     assert choose(world([])).policy == IDENTITY
 
 
@@ -219,15 +249,23 @@ def test_harmful_views_and_noise_are_never_chosen():
 
 
 def test_the_best_of_many_useless_views_is_seldom_taken():
-    """Views that differ from the picture's by chance alone: the best of ten where it is sought is a coin elsewhere."""
-    taken, look_good = 0, 0
+    """Views that differ from the picture's by chance alone: the best of ten where it is sought is a
+    coin elsewhere.
+    """
+    taken = 0
+    look_good = 0
     for seed in range(20):
         saved = world(["copy"] * 10, num_people=60, seed=seed)
         rng = np.random.default_rng(seed)
         saved.logits_VNC[1:] += 0.5 * rng.normal(size=saved.logits_VNC[1:].shape)
         saved.logits_VNC[1:] += 0.1 * saved.logits_VNC[:1]
-        pairs = [Policy(("identity", name)).apply(saved.logits_VNC, saved.names) for name in saved.names[1:]]
-        right, *others = ((one.argmax(1) == saved.rows.label_N).mean() for one in (saved.logits_VNC[0], *pairs))
+        pairs = [
+            Policy(("identity", name)).apply(saved.logits_VNC, saved.names)
+            for name in saved.names[1:]
+        ]
+        right, *others = (
+            (one.argmax(1) == saved.rows.label_N).mean() for one in (saved.logits_VNC[0], *pairs)
+        )
         look_good += max(others) > right
         taken += choose(saved, metric="accuracy").policy != IDENTITY
     assert look_good >= 15
@@ -259,7 +297,9 @@ def test_the_same_again_in_any_order_of_rows_and_views():
         (turned, names, saved.logits_VNC[order]),
     ):
         assert other.policy.views == choice.policy.views
-        np.testing.assert_allclose(softmax(other.policy.apply(its_logits, its_names)), softmax(expected), atol=2e-3)
+        np.testing.assert_allclose(
+            softmax(other.policy.apply(its_logits, its_names)), softmax(expected), atol=2e-3
+        )
 
 
 def test_huge_logits_are_survived():
@@ -276,7 +316,12 @@ def test_few_people_are_not_chosen_on():
 
 def test_unknown_names():
     saved = world(["useful"], num_people=20)
-    for settings in ({"metric": "f1"}, {"merges": ("median",)}, {"weightings": ("row",)}, {"budget": 0}):
+    for settings in (
+        {"metric": "f1"},
+        {"merges": ("median",)},
+        {"weightings": ("row",)},
+        {"budget": 0},
+    ):
         with pytest.raises(ValueError, match=r"unknown; there are|at least once"):
             choose(saved, **settings)
 
@@ -318,9 +363,12 @@ def test_a_folds_labels_do_not_reach_its_logits(name):
 
 
 def test_folds_that_tear_groups_apart_are_not_followed():
-    """Parts of whole groups stand in for them, so that no picture of a person has a say in another's."""
+    """Parts of whole groups stand in for them, so that no picture of a person has a say in
+    another's.
+    """
     saved = world(["useful"], num_people=40)
-    torn, part = np.arange(280) % 4, group_parts(saved.rows.label_N, saved.rows.group_N, num_parts=4)
+    torn = np.arange(280) % 4
+    part = group_parts(saved.rows.label_N, saved.rows.group_N, num_parts=4)
     fit = learned(saved, saved.names, "view")
     np.testing.assert_array_equal(
         cross_fit(folded(saved, torn), fit).logits_NC, cross_fit(folded(saved, part), fit).logits_NC
@@ -342,7 +390,9 @@ def test_each_repeat_is_cross_fitted_for_itself():
     )
     fold = np.concatenate([fold_of(once), (fold_of(again) + np.arange(280) // 140) % 4])
     crossed = cross_fit(folded(both, fold), learned(both, both.names, "view"))
-    assert [(part.repeat, part.part) for part in crossed.parts] == [(r, f) for r in (0, 1) for f in range(4)]
+    assert [(part.repeat, part.part) for part in crossed.parts] == [
+        (r, f) for r in (0, 1) for f in range(4)
+    ]
     alone = cross_fit(folded(once, fold_of(once)), learned(once, once.names, "view"))
     np.testing.assert_array_equal(crossed.logits_NC[:280], alone.logits_NC)
     assert crossed.final == learned(both, both.names, "view")(np.arange(560))
@@ -351,11 +401,13 @@ def test_each_repeat_is_cross_fitted_for_itself():
 
 def test_parts_and_final_are_what_the_fit_says():
     saved = world(["useful", "useful"], num_people=80)
-    fold, fit = fold_of(saved), searched(saved)
+    fold = fold_of(saved)
+    fit = searched(saved)
     crossed = cross_fit(folded(saved, fold), fit)
     assert crossed.final == choose(saved)
     for part in crossed.parts:
-        rows, others = np.flatnonzero(fold == part.part), np.flatnonzero(fold != part.part)
+        rows = np.flatnonzero(fold == part.part)
+        others = np.flatnonzero(fold != part.part)
         assert part.choice == choose(saved.take(others))
         expected = part.choice.policy.apply(saved.logits_VNC[:, rows], saved.names)
         np.testing.assert_array_equal(crossed.logits_NC[rows], expected)
@@ -370,7 +422,9 @@ def test_one_fold_cannot_be_cross_fitted():
 def test_one_view_alone_is_itself():
     saved = world([], num_people=20)
     for fit in (searched(saved), learned(saved, saved.names, "class")):
-        np.testing.assert_array_equal(cross_fit(folded(saved, fold_of(saved)), fit).logits_NC, saved.logits_VNC[0])
+        np.testing.assert_array_equal(
+            cross_fit(folded(saved, fold_of(saved)), fit).logits_NC, saved.logits_VNC[0]
+        )
 
 
 # What a report shows
@@ -379,7 +433,8 @@ def test_one_view_alone_is_itself():
 def test_effects_by_hand():
     """Of four pictures one is fixed and one is broken; class c is never true."""
     label = np.array([0, 0, 1, 1])
-    plain, other = np.eye(3)[[0, 1, 1, 1]], np.eye(3)[[0, 0, 1, 2]]
+    plain = np.eye(3)[[0, 1, 1, 1]]
+    other = np.eye(3)[[0, 0, 1, 2]]
     found = effects(
         {"identity": plain, "hflip": other},
         {"identity": 1, "hflip": 2},
@@ -395,7 +450,9 @@ def test_effects_by_hand():
     assert [(one["name"], one["support"]) for one in row["classes"]] == [("a", 2), ("b", 2)]
     assert [one["f1"] for one in row["classes"]] == pytest.approx([1, 2 / 3])
     assert [one["difference"] for one in row["classes"]] == pytest.approx([1 / 3, 2 / 3 - 4 / 5])
-    assert [one["difference"] for one in row["attributes"]["vowel"]] == pytest.approx([1 / 3, 1 / 5])
+    assert [one["difference"] for one in row["attributes"]["vowel"]] == pytest.approx(
+        [1 / 3, 1 / 5]
+    )
     json.dumps(found)
 
 

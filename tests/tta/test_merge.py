@@ -6,7 +6,9 @@ import pytest
 from foldblend.scores.metrics import softmax
 from tta.merge import MERGES, check_weights, entropy_mean, mean_logit, mean_proba
 
-NUM_VIEWS, NUM_ROWS, NUM_CLASSES = 4, 30, 5
+NUM_VIEWS = 4
+NUM_ROWS = 30
+NUM_CLASSES = 5
 WEIGHTS = {
     "none": None,
     "per view": np.array([0.1, 3.0, 0.7, 1.3]),
@@ -52,29 +54,35 @@ def test_one_view_comes_back_to_the_bit(merge):
 def test_huge_logits_stay_finite(merge, weights, bad):
     logits = drawn()
     logits[:, :10] = np.sign(logits[:, :10]) * 1e4
-    logits[0, :, 1], logits[1, 3:7] = bad, bad
+    logits[0, :, 1] = bad
+    logits[1, 3:7] = bad
     assert np.isfinite(merge(logits, weights)).all()
 
 
 def test_the_order_of_views_does_not_matter(merge, weights):
-    logits, order = drawn(), np.array([2, 0, 3, 1])
+    logits = drawn()
+    order = np.array([2, 0, 3, 1])
     turned = merge(logits[order], None if weights is None else weights[order])
     np.testing.assert_allclose(softmax(turned), softmax(merge(logits, weights)), atol=1e-6)
 
 
 def test_rows_are_merged_each_for_itself(merge, weights):
-    logits, rows = drawn(), np.array([7, 3, 3])
+    logits = drawn()
+    rows = np.array([7, 3, 3])
     np.testing.assert_array_equal(merge(logits[:, rows], weights), merge(logits, weights)[rows])
 
 
 def test_what_a_row_has_in_common_says_nothing(merge, weights):
     logits = drawn().astype(np.float64)
     shifted = logits + np.random.default_rng(3).normal(size=(NUM_VIEWS, NUM_ROWS, 1)) * 20
-    np.testing.assert_allclose(softmax(merge(shifted, weights)), softmax(merge(logits, weights)), atol=1e-5)
+    np.testing.assert_allclose(
+        softmax(merge(shifted, weights)), softmax(merge(logits, weights)), atol=1e-5
+    )
 
 
 def test_a_view_without_weight_has_no_say(merge):
-    logits, weights = drawn(), np.array([0.0, 2.0, 0.0, 1.0])
+    logits = drawn()
+    weights = np.array([0.0, 2.0, 0.0, 1.0])
     wild = logits.copy()
     wild[[0, 2]] = -1e4 * wild[[0, 2]]
     np.testing.assert_array_equal(merge(wild, weights), merge(logits[[1, 3]], weights[[1, 3]]))
@@ -93,27 +101,34 @@ def test_only_the_proportion_of_weights_counts(merge, weights):
 
 
 def test_mean_is_the_normalised_geometric_mean():
-    logits, weight = drawn(), WEIGHTS["per view"]
+    logits = drawn()
+    weight = WEIGHTS["per view"]
     for weights in (None, weight):
-        geometric = np.exp(np.average(np.log([softmax(one) for one in logits]), axis=0, weights=weights))
+        geometric = np.exp(
+            np.average(np.log([softmax(one) for one in logits]), axis=0, weights=weights)
+        )
         geometric /= geometric.sum(axis=1, keepdims=True)
         np.testing.assert_allclose(softmax(mean_logit(logits, weights)), geometric, atol=1e-6)
 
 
 def test_mean_without_weights_keeps_the_bits_that_runs_have():
     logits = drawn()
-    np.testing.assert_array_equal(mean_logit(logits), logits.mean(axis=0, dtype=np.float64).astype(np.float32))
+    np.testing.assert_array_equal(
+        mean_logit(logits), logits.mean(axis=0, dtype=np.float64).astype(np.float32)
+    )
 
 
 def test_prob_is_the_mean_of_probabilities():
-    logits, weight = drawn(), WEIGHTS["per view"]
+    logits = drawn()
+    weight = WEIGHTS["per view"]
     for weights in (None, weight):
         mean = np.average([softmax(one) for one in logits], axis=0, weights=weights)
         np.testing.assert_allclose(softmax(mean_proba(logits, weights)), mean, atol=1e-6)
 
 
 def test_weights_of_a_class_move_that_class_alone():
-    logits, weights = drawn(), np.ones((NUM_VIEWS, NUM_CLASSES))
+    logits = drawn()
+    weights = np.ones((NUM_VIEWS, NUM_CLASSES))
     weights[:, 2] = [1, 0, 0, 0]
     log_VNC = np.log([softmax(one) for one in logits])
     scores = log_VNC.mean(axis=0)
@@ -126,7 +141,9 @@ def test_weights_of_a_class_move_that_class_alone():
 
 
 def test_entropy_weighs_by_one_over_perplexity():
-    sure, ignorant = [50.0, 0, 0, 0], [0.0, 0, 0, 0]  # perplexities 1 and 4
+    # perplexities 1 and 4
+    sure = [50.0, 0, 0, 0]
+    ignorant = [0.0, 0, 0, 0]
     merged = softmax(entropy_mean(np.array([[sure], [ignorant]], np.float32)))
     expected = (np.array([1.0, 0, 0, 0]) * 1 + np.full(4, 0.25) * 0.25) / 1.25
     np.testing.assert_allclose(merged[0], expected, atol=1e-6)

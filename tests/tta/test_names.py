@@ -43,12 +43,21 @@ from tta.views.names import (
         ("hflip*vflip,vflip*hflip", ["hflip*vflip", "vflip*hflip"]),
         ("five:0.80", [f"crop:0.8:{place}" for place in ("tl", "tr", "bl", "br", "center")]),
         ("five", [f"crop:0.875:{place}" for place in ("tl", "tr", "bl", "br", "center")]),
-        ("crop:0.8:br,five:0.8", [f"crop:0.8:{place}" for place in ("br", "tl", "tr", "bl", "center")]),
-        ("gamma:2*five:.5", [f"gamma:2*crop:0.5:{place}" for place in ("tl", "tr", "bl", "br", "center")]),
+        (
+            "crop:0.8:br,five:0.8",
+            [f"crop:0.8:{place}" for place in ("br", "tl", "tr", "bl", "center")],
+        ),
+        (
+            "gamma:2*five:.5",
+            [f"gamma:2*crop:0.5:{place}" for place in ("tl", "tr", "bl", "br", "center")],
+        ),
         ("ten:1", ["hflip"]),
         ("train:3", ["train#0", "train#1", "train#2"]),
         ("train#1,train:2,train#01", ["train#1", "train#0"]),
-        ("albu:my pipe.yaml,albu:b/c.yml:2", ["albu:my pipe.yaml#0", "albu:b/c.yml#0", "albu:b/c.yml#1"]),
+        (
+            "albu:my pipe.yaml,albu:b/c.yml:2",
+            ["albu:my pipe.yaml#0", "albu:b/c.yml#0", "albu:b/c.yml#1"],
+        ),
         ("albu:a.yaml#7,albu:a.yaml,albu:a.yaml:1", ["albu:a.yaml#7", "albu:a.yaml#0"]),
     ],
 )
@@ -60,7 +69,9 @@ def test_names_are_written_in_one_way(text, names):
 NUMBERS = st.floats(0.5, 0.99).map(str) | st.sampled_from(["0.50", "+0.75", ".625", "7.5e-1"])
 FACTORS = st.one_of(
     st.sampled_from(["identity", "hflip", "vflip", "five", "ten"]),
-    st.builds("{}:{}".format, st.sampled_from(["scale", "rotate", "gamma", "contrast", "five"]), NUMBERS),
+    st.builds(
+        "{}:{}".format, st.sampled_from(["scale", "rotate", "gamma", "contrast", "five"]), NUMBERS
+    ),
     st.builds("crop:{}:{}".format, NUMBERS, st.sampled_from(list(PLACES))),
 )
 CPU_NAMES = st.sampled_from(["train:2", "train#5", "albu:x.yaml", "albu:x.yaml:3"])
@@ -105,18 +116,24 @@ def test_draws():
     assert not is_device_view("train#2")
     assert draw_of("train#2") == Draw("train", None, 2)
     assert draw_of("albu:a/b.yaml#11") == Draw("albu", "a/b.yaml", 11)
-    assert {entry.name for entry in VIEWS.values() if isinstance(entry, CpuView)} == {"train", "albu"}
+    assert {entry.name for entry in VIEWS.values() if isinstance(entry, CpuView)} == {
+        "train",
+        "albu",
+    }
 
 
 def test_names_are_read_without_torch():
-    code = "import sys; from tta.views.names import *; parse_views('ten,train:2'); describe_views(); "
+    code = (
+        "import sys; from tta.views.names import *; parse_views('ten,train:2'); describe_views(); "
+    )
     code += "print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"]
 
 
 def test_help_and_page_name_every_view():
-    lines, page = describe_views(), (Path(__file__).parents[2] / "docs" / "tta.md").read_text(encoding="utf-8")
+    lines = describe_views()
+    page = (Path(__file__).parents[2] / "docs" / "tta.md").read_text(encoding="utf-8")
     assert len(lines) == len(VIEWS)
     for line, entry in zip(lines, VIEWS.values(), strict=True):
         assert line.startswith(entry.form)
@@ -166,7 +183,10 @@ def test_help_and_page_name_every_view():
         ("crop:0:tl", ["--tta crop:0:tl", "must be more than 0, up to 1", "crop:0.8:center"]),
         ("crop:1.1:tl", ["must be more than 0, up to 1"]),
         ("crop:0.8", ["--tta crop:0.8", "WHERE is missing", "crop:0.8:center"]),
-        ("crop:0.8:top", ["--tta crop:0.8:top", "no such place as 'top'", "tl, tr, bl, br, center"]),
+        (
+            "crop:0.8:top",
+            ["--tta crop:0.8:top", "no such place as 'top'", "tl, tr, bl, br, center"],
+        ),
         ("five:0", ["--tta five:0", "more than 0"]),
         ("ten:x", ["--tta ten:x", "no number"]),
         ("train", ["--tta train", "N is missing", "train:4"]),
@@ -176,7 +196,10 @@ def test_help_and_page_name_every_view():
         ("train#", ["--tta train#", "whole number from 0 to 99"]),
         ("train#100", ["from 0 to 99"]),
         ("train:3#1", ["--tta train:3#1", "after #"]),
-        ("hflip*train:3", ["--tta hflip*train:3", "train is drawn from the stored picture", "albu:FILE.yaml"]),
+        (
+            "hflip*train:3",
+            ["--tta hflip*train:3", "train is drawn from the stored picture", "albu:FILE.yaml"],
+        ),
         ("albu:x.yaml*hflip", ["albu is drawn from the stored picture"]),
         ("albu", ["FILE.yaml is missing"]),
         ("albu:", ["FILE.yaml is missing"]),

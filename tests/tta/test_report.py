@@ -19,7 +19,9 @@ SECONDS = {"hflip": 0.02, "vflip": 0.04, "train#0": 0.1}
 
 
 def predictions(num_people=40):
-    """A plain picture that is right three times of four, one mirrored that is always, one upside down that never is."""
+    """A plain picture that is right three times of four, one mirrored that is always, one upside
+    down that never is.
+    """
     label = np.tile([0, 1, 2, 0], num_people)
     plain = np.where(np.arange(len(label)) % 4 == 3, 1, label)
     seen = {"identity": plain, "hflip": label, "vflip": (label + 1) % 3}
@@ -40,7 +42,10 @@ def blocks_of(logits_of, shared):
 
 def test_what_harms_is_named_and_what_helps_is_not():
     _, (harmful, comparison, cost, *detail) = blocks_of(*predictions())
-    assert "wrong side of zero: vflip (2 are compared, of which luck alone puts about 0.05 here)." in harmful["text"]
+    assert (
+        "wrong side of zero: vflip (2 are compared, of which luck alone puts about 0.05 here)."
+        in harmful["text"]
+    )
     assert [row["name"] for row in comparison["rows"]] == ["identity", "hflip", "vflip"]
     # Class a is mistaken for e in one picture of four: F1 of a is 2/3, of e 2/3, of b 1.
     assert cost["rows"] == [
@@ -75,18 +80,26 @@ def test_every_class_and_attribute_of_every_policy_is_a_row():
     rows = list(effect_rows(found))
     assert len(rows) == 3 * (3 + 2)
     assert rows[-1] == {
-        "policy": "vflip", "passes": 2, "of": "vowel", "name": "no", "support": 80, "f1": 0.4,
+        "policy": "vflip",
+        "passes": 2,
+        "of": "vowel",
+        "name": "no",
+        "support": 80,
+        "f1": 0.4,
         "difference": pytest.approx(2 * 40 / (80 + 120) - 2 * 80 / (80 + 120)),
-    }  # fmt: skip
+    }
 
 
 def test_speed_is_one_over_the_sum_of_the_views_times():
     assert pictures_per_second(Policy(("hflip", "vflip")), SECONDS) == pytest.approx(1 / 0.06)
-    # The plain picture costs the mean of the views on the device; a drawn one is dearer and says nothing of it.
+    # The plain picture costs the mean of the views on the device; a drawn one is dearer and says
+    # nothing of it.
     assert pictures_per_second(Policy(("identity",)), SECONDS) == pytest.approx(1 / 0.03)
     assert pictures_per_second(Policy(("identity", "train#0")), SECONDS) == pytest.approx(1 / 0.13)
     assert pictures_per_second(Policy(("identity", "train#0")), {"train#0": 0.1}) is None
-    assert pictures_per_second(Policy(("identity", "scale:1.2")), SECONDS) == pytest.approx(1 / 0.06)
+    assert pictures_per_second(Policy(("identity", "scale:1.2")), SECONDS) == pytest.approx(
+        1 / 0.06
+    )
     assert pictures_per_second(Policy(("albu:a.yaml#0",)), SECONDS) is None
     assert pictures_per_second(Policy(("identity",)), {}) is None
 
@@ -103,11 +116,17 @@ def test_policies_that_need_no_choosing():
 def test_score_against_cost():
     logits_of, shared = predictions()
     proba_of = {"1": logits_of["identity"], "2": logits_of["hflip"]}
-    rows = compare(proba_of={name: np.exp(one) for name, one in proba_of.items()}, against="1", **shared)
+    rows = compare(
+        proba_of={name: np.exp(one) for name, one in proba_of.items()}, against="1", **shared
+    )
     block = cost_block(rows, metric=METRICS["f1_macro"], seconds_of_view=SECONDS, how="as given")
     assert block["x"] == [1, 2]
     assert block["series"]["macro F1"] == pytest.approx([7 / 9, 1])
     # All people are alike, so nothing differs between resamples.
-    assert block["series"]["95 % interval, low"] == block["series"]["high"] == pytest.approx([7 / 9, 1])
+    assert (
+        block["series"]["95 % interval, low"]
+        == block["series"]["high"]
+        == pytest.approx([7 / 9, 1])
+    )
     assert block["caption"] == "macro F1 against cost: as given; one pass is 30 ms a picture"
     assert "as given" in section_html(section("Views", json.loads(json.dumps(block))))

@@ -1,4 +1,6 @@
-"""Test-time augmentation as a stage: a run of its own beside the run whose models saw more views."""
+"""Test-time augmentation as a stage: a run of its own beside the run whose models saw more
+views.
+"""
 
 import json
 import shutil
@@ -35,7 +37,9 @@ def tta_command(command_of):
 def views_of(run, index, names, part="oof"):
     table = saved_rows(run, index, part).set_index("image_id")
     ids = table[table["view"] == "identity"].index
-    return ids, np.stack([table[table["view"] == name].loc[ids, LOGITS].to_numpy() for name in names])
+    return ids, np.stack(
+        [table[table["view"] == name].loc[ids, LOGITS].to_numpy() for name in names]
+    )
 
 
 def test_given_views_are_merged_into_a_run_beside(runs_copy, tta_command):
@@ -43,23 +47,32 @@ def test_given_views_are_merged_into_a_run_beside(runs_copy, tta_command):
     kept = (beta.path / "oof.parquet").read_bytes()
     done = tta_command(beta.path, "--views", "hflip,vflip", "--merge", "prob", "--no-page")
     assert done.code == 0, done.err
-    run, names = Run(runs_copy / "beta_tta"), ("identity", "hflip", "vflip")
+    run = Run(runs_copy / "beta_tta")
+    names = ("identity", "hflip", "vflip")
     assert (beta.path / "oof.parquet").read_bytes() == kept
     assert (run.info["kind"], run.info["status"], run.info["views"]) == ("tta", "done", list(names))
-    oof, tests = run.oof.set_index("image_id"), []
+    oof = run.oof.set_index("image_id")
+    tests = []
     for index in (0, 1):
         ids, logits = views_of(beta, index, names)
         np.testing.assert_array_equal(oof.loc[ids, LOGITS].to_numpy(), mean_proba(logits))
         ids, logits = views_of(beta, index, names, "test")
         tests.append(mean_proba(logits))
-        np.testing.assert_array_equal(run.test_fold(index).set_index("image_id").loc[ids, LOGITS], tests[-1])
+        np.testing.assert_array_equal(
+            run.test_fold(index).set_index("image_id").loc[ids, LOGITS], tests[-1]
+        )
     np.testing.assert_allclose(run.logits(run.test), np.mean(tests, axis=0), atol=1e-6)
     assert (run.path / "submission.csv").is_file()
     text = " ".join((run.path / "report.txt").read_text().split())
     assert "Test-time augmentation, out of fold" in text
     assert "macro F1 against cost: views in the order given, merged by prob; one pass is" in text
     table = pd.read_csv(run.path / "effects.csv")
-    assert set(table["policy"]) >= {"identity", "identity + vflip", "all 3 views (prob)", "this run"}
+    assert set(table["policy"]) >= {
+        "identity",
+        "identity + vflip",
+        "all 3 views (prob)",
+        "this run",
+    }
     assert set(table["of"]) == {"class", "mask", "gender", "age"}
     seconds = view_seconds(beta)
     each = [pass_seconds(beta), seconds["hflip"], seconds["vflip"]]  # of two models, in three views
@@ -88,11 +101,23 @@ def test_what_is_chosen_is_chosen_on_other_folds(runs_copy, tta_command):
     text = " ".join((run.path / "report.txt").read_text().split())
     assert "For the test set, decided on all rows" in text
     assert "the greedy best so many views, found on other people" in text
-    assert tta_command(beta.path, "--merge", "prob", "--overwrite", "--no-page", "--name", "chosen").code == 0
+    assert (
+        tta_command(
+            beta.path, "--merge", "prob", "--overwrite", "--no-page", "--name", "chosen"
+        ).code
+        == 0
+    )
     policies = [one["policy"] for one in Run(runs_copy / "chosen").info["parts"]]
     assert {policy["merge"] for policy in policies if len(policy["views"]) > 1} <= {"prob"}
     weighted = tta_command(
-        beta.path, "--views", "hflip,scale:1.2", "--merge", "view", "--no-page", "--name", "weighted"
+        beta.path,
+        "--views",
+        "hflip,scale:1.2",
+        "--merge",
+        "view",
+        "--no-page",
+        "--name",
+        "weighted",
     )
     assert weighted.code == 0, weighted.err
     assert len(Run(runs_copy / "weighted").info["parts"]) == 2
@@ -100,22 +125,34 @@ def test_what_is_chosen_is_chosen_on_other_folds(runs_copy, tta_command):
 
 @pytest.fixture
 def drawn(tmp_path, monkeypatch):
-    """A run of drawn logits, its mirrored pictures far clearer than the plain ones; no model is behind it."""
+    """A run of drawn logits, its mirrored pictures far clearer than the plain ones; no model is
+    behind it.
+    """
     run = Run(write_drawn_run(tmp_path / "drawn", num_people=30, num_test=20, strength=0.6))
     truth = run.oof.set_index("image_id")["label"]
 
     def saved_rows(run, index, part):
         repeat, fold = divmod(index, 5)
         oof = run.oof
-        rows = oof[(oof["repeat"] == repeat) & (oof["fold"] == fold)] if part == "oof" else run.test_fold(fold)
+        rows = (
+            oof[(oof["repeat"] == repeat) & (oof["fold"] == fold)]
+            if part == "oof"
+            else run.test_fold(fold)
+        )
         plain = rows[["image_id", *LOGITS]]
         clear = plain.copy()
         if part == "oof":
             noise = np.random.default_rng(fold).normal(size=(len(rows), 18)).astype(np.float32)
             clear[LOGITS] += 3 * np.eye(18, dtype=np.float32)[truth[rows["image_id"]]] + 3 * noise
-        return pd.concat([plain.assign(view="identity"), clear.assign(view="hflip")], ignore_index=True)
+        return pd.concat(
+            [plain.assign(view="identity"), clear.assign(view="hflip")], ignore_index=True
+        )
 
-    for name, stand_in in {"open_models": Run, "saved_rows": saved_rows, "kept_views": lambda _: VIEWS}.items():
+    for name, stand_in in {
+        "open_models": Run,
+        "saved_rows": saved_rows,
+        "kept_views": lambda _: VIEWS,
+    }.items():
         monkeypatch.setattr(tta_stage, name, stand_in)
     return run
 
@@ -127,7 +164,8 @@ def made(folder, **settings):
 
 @pytest.mark.parametrize("settings", [{"budget": 2}, {"views": "hflip", "merge": "class"}])
 def test_a_fold_s_own_labels_have_no_say_in_its_rows(drawn, settings):
-    before, oof = made(drawn.path, name="before", **settings), drawn.oof
+    before = made(drawn.path, name="before", **settings)
+    oof = drawn.oof
     assert all("hflip" in part["policy"]["views"] for part in before.info["parts"])
     mine_N = (oof["fold"] == 0).to_numpy()
     label_N = oof["label"].to_numpy().copy()
@@ -142,14 +180,21 @@ def test_a_fold_s_own_labels_have_no_say_in_its_rows(drawn, settings):
 @pytest.mark.parametrize("metric", ["log_loss", "roc_auc_ovr"])
 def test_repeats_without_a_test_set_and_other_metrics(drawn, metric):
     """The second repeat has the same folds and logits: it is chosen for by itself, and the same."""
-    write_table(drawn.path / "oof.parquet", pd.concat([drawn.oof, drawn.oof.assign(repeat=1)], ignore_index=True))
+    write_table(
+        drawn.path / "oof.parquet",
+        pd.concat([drawn.oof, drawn.oof.assign(repeat=1)], ignore_index=True),
+    )
     state = {"num_repeats": 2, "has_test": False, "num_test_folds": 0, "metric": metric}
     write_json(drawn.path / "run.json", drawn.info | state)
     run = made(f"{drawn.path}/", budget=2)
     assert picture_seconds(run) is None  # nothing was measured
-    assert [(part["repeat"], part["part"]) for part in run.info["parts"]] == [(r, f) for r in (0, 1) for f in range(5)]
+    assert [(part["repeat"], part["part"]) for part in run.info["parts"]] == [
+        (r, f) for r in (0, 1) for f in range(5)
+    ]
     assert "hflip" in run.info["views"]
-    first, second = (run.oof.loc[run.oof["repeat"] == repeat, LOGITS].to_numpy() for repeat in (0, 1))
+    first, second = (
+        run.oof.loc[run.oof["repeat"] == repeat, LOGITS].to_numpy() for repeat in (0, 1)
+    )
     np.testing.assert_array_equal(first, second)
     assert run.test is None
 
@@ -161,17 +206,24 @@ def test_it_blends_and_stands_on_the_leaderboard_once(runs_copy, tta_command, tm
     assert [(path.name, why) for path, why in skipped] == [
         ("beta", "beta_tta, which merges its views, is in the blend")
     ]
-    assert tta_command(runs_copy / "beta", "--views", "vflip", "--name", "later", "--no-page").code == 0
+    assert (
+        tta_command(runs_copy / "beta", "--views", "vflip", "--name", "later", "--no-page").code
+        == 0
+    )
     later = Run(runs_copy / "later")
     write_json(later.path / "run.json", later.info | {"finished": later.info["finished"] + 9})
-    members, skipped = find_members([runs_copy / "later", runs_copy / "beta_tta", runs_copy / "beta"])
+    members, skipped = find_members(
+        [runs_copy / "later", runs_copy / "beta_tta", runs_copy / "beta"]
+    )
     assert [run.name for run in members] == ["later"]
     assert {path.name for path, _ in skipped} == {"beta", "beta_tta"}
     shutil.rmtree(later.path)
     both = blend(sorted(runs_copy.iterdir()), say=lambda _: None, page=False)
     assert [one["name"] for one in both.info["members"]] == ["alpha", "beta_tta"]
     file = tmp_path / "board.json"
-    assert leaderboard([*map(str, sorted(runs_copy.iterdir())), "--no-page", "--json", str(file)]) == 0
+    assert (
+        leaderboard([*map(str, sorted(runs_copy.iterdir())), "--no-page", "--json", str(file)]) == 0
+    )
     rows = {row["name"]: row for row in json.loads(file.read_text())["boards"][0]["rows"]}
     assert (rows["beta"]["passes"], rows["beta_tta"]["passes"]) == (2, 4)
 
@@ -184,20 +236,38 @@ def test_bad_input_is_one_line(runs_copy, tta_command, tmp_path, tiny_layout):
     tta_command(beta, "--views", "crop:0.01:tl").assert_one_line_error("crop:0.01:tl")
     tta_command(beta, "--merge", "mena").assert_one_line_error("--merge mena", "mean")
     tta_command(beta, "--budget", "0").assert_one_line_error("--budget 0")
-    tta_command(beta, "--views", "hflip", "--budget", "2").assert_one_line_error("--budget 2", "--views auto")
+    tta_command(beta, "--views", "hflip", "--budget", "2").assert_one_line_error(
+        "--budget 2", "--views auto"
+    )
     tta_command(tmp_path).assert_one_line_error(str(tmp_path), "no run")
     blended = blend([runs_copy / "alpha", beta], say=lambda _: None, page=False)
     tta_command(blended.path).assert_one_line_error("is a blend")
-    argv = ["--data", tiny_layout, "--output", runs_copy, "--name", "heads", "--finetune", "head", *TINY]
+    argv = [
+        "--data",
+        tiny_layout,
+        "--output",
+        runs_copy,
+        "--name",
+        "heads",
+        "--finetune",
+        "head",
+        *TINY,
+    ]
     argv = list(map(str, argv))
     del argv[argv.index("--epochs") : argv.index("--epochs") + 2]  # heads have none
     assert run_cv.main([*argv, "--backbone", "test_efficientnet", "--tta", "hflip"]) == 0
-    tta_command(runs_copy / "heads", "--views", "vflip").assert_one_line_error("features of identity, hflip")
+    tta_command(runs_copy / "heads", "--views", "vflip").assert_one_line_error(
+        "features of identity, hflip"
+    )
     assert tta_command(runs_copy / "heads", "--views", "hflip", "--no-page").code == 0
-    heads, merged = Run(runs_copy / "heads"), Run(runs_copy / "heads_tta")
+    heads = Run(runs_copy / "heads")
+    merged = Run(runs_copy / "heads_tta")
     assert num_passes(heads) == num_passes(merged) == 2
     assert picture_seconds(heads) == picture_seconds(merged)
     assert tta_command(runs_copy / "heads", "--no-page", "--name", "of_heads").code == 0
-    assert Run(runs_copy / "of_heads").info["tta"]["views"] == ["identity", "hflip"]  # auto takes what there is
+    assert Run(runs_copy / "of_heads").info["tta"]["views"] == [
+        "identity",
+        "hflip",
+    ]  # auto takes what there is
     shutil.rmtree(beta / "fold_1")
     tta_command(beta, "--views", "hflip").assert_one_line_error("fold 1 is not finished")

@@ -27,8 +27,21 @@ DEVICE_NAMES = [name for name, entry in VIEWS.items() if isinstance(entry, Devic
 TONES = {"brightness", "contrast", "gamma"}
 # The example of every entry, and what takes another way through the code.
 NAMES = [VIEWS[name].example for name in DEVICE_NAMES]
-NAMES += ["scale:0.8", "scale:2", "xshift:0.5", "yshift:-0.11", "rotate:-90", "brightness:0.7", "contrast:0.6"]
-NAMES += ["gamma:2.2", *(f"crop:0.6:{place}" for place in PLACES), "hflip*scale:1.15", "gamma:0.8*rotate:5*vflip"]
+NAMES += [
+    "scale:0.8",
+    "scale:2",
+    "xshift:0.5",
+    "yshift:-0.11",
+    "rotate:-90",
+    "brightness:0.7",
+    "contrast:0.6",
+]
+NAMES += [
+    "gamma:2.2",
+    *(f"crop:0.6:{place}" for place in PLACES),
+    "hflip*scale:1.15",
+    "gamma:0.8*rotate:5*vflip",
+]
 NEUTRAL_CALLS = [(name, (1.0,)) for name in ("scale", "brightness", "contrast", "gamma")]
 NEUTRAL_CALLS += [("rotate", (0.0,)), ("xshift", (0.0,)), ("yshift", (0.0,)), ("identity", ())]
 NEUTRAL_CALLS += [("crop", (1.0, place)) for place in PLACES]
@@ -57,15 +70,21 @@ def smooth(height=48, width=64):
 
 
 def found(image_HW, row_HW, column_HW):
-    """An independent reading of a picture at places between pixels; beyond it lies its mirror image."""
-    return ndimage.map_coordinates(image_HW.astype(np.float64), [row_HW, column_HW], order=1, mode="reflect")
+    """An independent reading of a picture at places between pixels; beyond it lies its mirror
+    image.
+    """
+    return ndimage.map_coordinates(
+        image_HW.astype(np.float64), [row_HW, column_HW], order=1, mode="reflect"
+    )
 
 
 # The contract
 
 
 def test_every_entry_is_tried():
-    assert set(DEVICE_NAMES) == {name for text in NAMES for name in re.findall(r"[a-z]{3,}", text)} - {"center"}
+    assert set(DEVICE_NAMES) == {
+        name for text in NAMES for name in re.findall(r"[a-z]{3,}", text)
+    } - {"center"}
     assert {name for name, _ in NEUTRAL_CALLS} == set(DEVICE_NAMES) - {"hflip", "vflip"}
 
 
@@ -73,7 +92,8 @@ def test_every_entry_is_tried():
 @pytest.mark.parametrize("size", [(24, 32), (33, 17)])
 def test_contract(name, size):
     images = pictures(*size)
-    before, version = images.clone(), images._version
+    before = images.clone()
+    version = images._version
     seen = view_of(name)(images)
     assert seen.shape == images.shape
     assert seen.dtype == images.dtype
@@ -93,7 +113,9 @@ def test_memory_layouts_agree(name):
     images = pictures()
     seen = view_of(name)(images)
     last = images.contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(view_of(name)(last), seen, rtol=0, atol=1e-4)  # kernels differ in the order of sums
+    torch.testing.assert_close(
+        view_of(name)(last), seen, rtol=0, atol=1e-4
+    )  # kernels differ in the order of sums
     cut = torch.nn.functional.pad(images, (3, 2, 1, 4))[..., 1:-4, 3:-2]  # neither layout
     torch.testing.assert_close(view_of(name)(cut), seen, rtol=0, atol=1e-4)
 
@@ -104,7 +126,9 @@ def test_inference_mode_and_doubles(name):
     seen = view_of(name)(images)
     with torch.inference_mode():
         assert torch.equal(view_of(name)(images), seen)
-    assert torch.equal(view_of(name)(images), seen)  # what was kept meanwhile is usable outside, too
+    assert torch.equal(
+        view_of(name)(images), seen
+    )  # what was kept meanwhile is usable outside, too
     exact = view_of(name)(images.double())
     assert exact.dtype == torch.float64
     torch.testing.assert_close(seen.double(), exact, rtol=0, atol=0.02)
@@ -115,7 +139,9 @@ def test_inference_mode_and_doubles(name):
 def test_devices_agree(name):
     torch.backends.cuda.matmul.allow_tf32 = True  # as compute_of leaves it
     images = pictures(128, 96)
-    torch.testing.assert_close(view_of(name)(images.cuda()).cpu(), view_of(name)(images), rtol=0, atol=0.02)
+    torch.testing.assert_close(
+        view_of(name)(images.cuda()).cpu(), view_of(name)(images), rtol=0, atol=0.02
+    )
 
 
 @pytest.mark.parametrize("name", GEOMETRIC)
@@ -155,18 +181,24 @@ def test_mirrors(name, axis):
 
 def test_shifts_are_in_whole_pixels_right_and_down():
     images = pictures(20, 40)
-    right, down = view_of("xshift:0.1")(images), view_of("yshift:0.1")(images)
+    right = view_of("xshift:0.1")(images)
+    down = view_of("yshift:0.1")(images)
     assert torch.equal(right[..., 4:], images[..., :-4])
-    assert torch.equal(right[..., :4], images[..., 1:5].flip(-1))  # the mirror image, its edge not repeated
+    assert torch.equal(
+        right[..., :4], images[..., 1:5].flip(-1)
+    )  # the mirror image, its edge not repeated
     assert torch.equal(down[..., 2:, :], images[..., :-2, :])
     assert torch.equal(down[..., :2, :], images[..., 1:3, :].flip(-2))
-    assert torch.equal(view_of("xshift:-0.1")(images), view_of("hflip*xshift:0.1*identity")(images).flip(-1))
+    assert torch.equal(
+        view_of("xshift:-0.1")(images), view_of("hflip*xshift:0.1*identity")(images).flip(-1)
+    )
 
 
 @given(share=st.floats(-0.5, 0.5), side=st.integers(8, 40))
 @settings(max_examples=40, deadline=None)
 def test_shifts_there_and_back(share, side):
-    images, pixels = pictures(side, side, 1), abs(round(share * side))
+    images = pictures(side, side, 1)
+    pixels = abs(round(share * side))
     for name in ("xshift", "yshift"):
         back = VIEWS[name](VIEWS[name](images, share), -share)
         inner = slice(pixels, side - pixels)
@@ -189,9 +221,12 @@ def test_scale_of_a_checkerboard():
     smaller = view_of("scale:0.5")(board)
     assert smaller.shape == board.shape
     middle = smaller[..., 16:48, 16:48]
-    torch.testing.assert_close(middle[..., 1::4, 1::4], checkerboard(4)[..., 1::4, 1::4], rtol=0, atol=40)
+    torch.testing.assert_close(
+        middle[..., 1::4, 1::4], checkerboard(4)[..., 1::4, 1::4], rtol=0, atol=40
+    )
     assert torch.equal(middle > 127, checkerboard(4) > 127)
-    # Around it, the mirror image: the first field goes on beyond the edge, where it has the same colour.
+    # Around it, the mirror image: the first field goes on beyond the edge, where it has the same
+    # colour.
     assert torch.equal(smaller[..., 14:16, 17:19] > 127, smaller[..., 16:18, 17:19] > 127)
 
 
@@ -199,16 +234,22 @@ def test_scale_of_a_checkerboard():
 def test_zooming_in_reads_between_pixels(factor):
     image = pictures(30, 44, 1)
     row, column = np.mgrid[:30, :44]
-    row, column = ((at + 0.5 - side / 2) / factor + side / 2 - 0.5 for at, side in ((row, 30), (column, 44)))
+    row, column = (
+        (at + 0.5 - side / 2) / factor + side / 2 - 0.5 for at, side in ((row, 30), (column, 44))
+    )
     seen = VIEWS["scale"](image, factor)[0].numpy()
     for channel in range(3):
-        np.testing.assert_allclose(seen[channel], found(image[0, channel].numpy(), row, column), atol=0.01)
+        np.testing.assert_allclose(
+            seen[channel], found(image[0, channel].numpy(), row, column), atol=0.01
+        )
 
 
 def test_zooming_out_smooths_so_that_fine_stripes_are_grey():
     stripes = (torch.arange(64) % 2 * 255.0).expand(1, 3, 64, 64)
     seen = view_of("scale:0.5")(stripes)
-    torch.testing.assert_close(seen[..., 1:-1], torch.full((1, 3, 64, 62), 127.5))  # at the rim the window is cut
+    torch.testing.assert_close(
+        seen[..., 1:-1], torch.full((1, 3, 64, 62), 127.5)
+    )  # at the rim the window is cut
 
 
 def test_zooming_out_and_in_again_is_the_smooth_picture():
@@ -221,17 +262,25 @@ def test_zooming_out_and_in_again_is_the_smooth_picture():
 def test_turning_reads_between_pixels_anticlockwise(degrees):
     image = pictures(30, 44, 1)
     y, x = np.mgrid[:30, :44] - np.array([14.5, 21.5])[:, None, None]
-    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    row, column = x * sin + y * cos + 14.5, x * cos - y * sin + 21.5
+    cos = np.cos(np.radians(degrees))
+    sin = np.sin(np.radians(degrees))
+    row = x * sin + y * cos + 14.5
+    column = x * cos - y * sin + 21.5
     seen = view_of(f"rotate:{degrees}")(image)[0].numpy()
     for channel in range(3):
-        np.testing.assert_allclose(seen[channel], found(image[0, channel].numpy(), row, column), atol=0.02)
+        np.testing.assert_allclose(
+            seen[channel], found(image[0, channel].numpy(), row, column), atol=0.02
+        )
 
 
 def test_quarter_turns_of_a_square():
     image = pictures(32, 32, 1)
-    torch.testing.assert_close(view_of("rotate:90")(image), image.rot90(1, (2, 3)), rtol=0, atol=0.01)
-    torch.testing.assert_close(view_of("rotate:-90")(image), image.rot90(-1, (2, 3)), rtol=0, atol=0.01)
+    torch.testing.assert_close(
+        view_of("rotate:90")(image), image.rot90(1, (2, 3)), rtol=0, atol=0.01
+    )
+    torch.testing.assert_close(
+        view_of("rotate:-90")(image), image.rot90(-1, (2, 3)), rtol=0, atol=0.01
+    )
     torch.testing.assert_close(view_of("rotate:180")(image), image.flip(2, 3), rtol=0, atol=0.01)
 
 
@@ -275,8 +324,13 @@ def test_five_crops_cover_the_corners():
 def test_ten_crops_are_the_five_of_both_pictures():
     image = pictures(24, 32, 1)
     names = parse_views("ten:0.5")
-    assert names == ("identity", *parse_views("five:0.5")[1:], *(f"hflip*{n}" for n in parse_views("five:0.5")[1:]))
-    five, mirrored = names[1:6], names[6:]
+    assert names == (
+        "identity",
+        *parse_views("five:0.5")[1:],
+        *(f"hflip*{n}" for n in parse_views("five:0.5")[1:]),
+    )
+    five = names[1:6]
+    mirrored = names[6:]
     for plain, other in zip(five, mirrored, strict=True):
         assert torch.equal(view_of(other)(image), view_of(plain)(image.flip(-1)))
 
@@ -307,7 +361,9 @@ def test_each_picture_has_its_own_mean_grey():
 
 
 def test_gamma_is_finite_below_zero():
-    assert torch.equal(view_of("gamma:0.5")(torch.full((1, 3, 2, 2), -1e-4)), torch.zeros(1, 3, 2, 2))
+    assert torch.equal(
+        view_of("gamma:0.5")(torch.full((1, 3, 2, 2), -1e-4)), torch.zeros(1, 3, 2, 2)
+    )
 
 
 # Products
@@ -315,11 +371,13 @@ def test_gamma_is_finite_below_zero():
 
 def test_products_go_from_left_to_right():
     image = pictures(24, 32, 1)
-    hflip, crop = view_of("hflip"), view_of("crop:0.5:tl")
+    hflip = view_of("hflip")
+    crop = view_of("crop:0.5:tl")
     assert torch.equal(view_of("hflip*crop:0.5:tl")(image), crop(hflip(image)))
     assert torch.equal(view_of("crop:0.5:tl*hflip")(image), hflip(crop(image)))
     assert not torch.equal(crop(hflip(image)), hflip(crop(image)))
-    bright, contrast = view_of("brightness:2"), view_of("contrast:0.5")
+    bright = view_of("brightness:2")
+    contrast = view_of("contrast:0.5")
     assert torch.equal(view_of("brightness:2*contrast:0.5")(image), contrast(bright(image)))
     assert not torch.equal(contrast(bright(image)), bright(contrast(image)))
 
@@ -329,13 +387,22 @@ def test_products_go_from_left_to_right():
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 def test_predict_gives_the_bits_that_mirroring_after_standardising_gave(layout):
-    """Views now see raw pixels; what was computed before that, feature by feature and logit by logit, still holds."""
+    """Views now see raw pixels; what was computed before that, feature by feature and logit by
+    logit, still holds.
+    """
     torch.manual_seed(0)
     model = timm.create_model("test_efficientnet", num_classes=5).eval().to(memory_format=layout)
-    preprocess = Preprocess(width=40, height=32, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    preprocess = Preprocess(
+        width=40, height=32, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+    )
     compute = Compute(torch.device("cpu"), None, layout)
     batches = [
-        (torch.from_numpy(np.random.default_rng(n).integers(256, size=(n, 32, 40, 3), dtype=np.uint8)), torch.zeros(n))
+        (
+            torch.from_numpy(
+                np.random.default_rng(n).integers(256, size=(n, 32, 40, 3), dtype=np.uint8)
+            ),
+            torch.zeros(n),
+        )
         for n in (8, 3)
     ]
     expected = []
@@ -363,7 +430,9 @@ def test_predict_shows_views_raw_pixels():
     preprocess = Preprocess(width=8, height=8, mean=(0.5,) * 3, std=(0.5,) * 3)
     images = torch.full((2, 8, 8, 3), 64, dtype=torch.uint8)
     compute = Compute(torch.device("cpu"), None, torch.channels_last)
-    logits_VNC = predict(Mean(), [(images, None)], preprocess, compute, [spy, view_of("brightness:2")])
+    logits_VNC = predict(
+        Mean(), [(images, None)], preprocess, compute, [spy, view_of("brightness:2")]
+    )
     assert float(seen[0].max()) == float(seen[0].min()) == 64
     np.testing.assert_allclose(logits_VNC[0], 64 / 127.5 - 1, rtol=1e-5)
     np.testing.assert_allclose(logits_VNC[1], 128 / 127.5 - 1, atol=1e-6)

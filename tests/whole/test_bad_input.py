@@ -1,4 +1,6 @@
-"""Every wrong input of run_cv.py: one line naming file or flag and the cure, exit 2, nothing half-written."""
+"""Every wrong input of run_cv.py: one line naming file or flag and the cure, exit 2, nothing
+half-written.
+"""
 
 import shutil
 import subprocess
@@ -20,8 +22,15 @@ ROOT = Path(__file__).resolve().parents[2]
 def run_tiny(cv_command, layout_copy, tmp_path):
     def run(*argv):
         return cv_command(
-            "--data", layout_copy, "--output", tmp_path / "out", "--backbone", "test_efficientnet", *TINY, *argv
-        )  # fmt: skip
+            "--data",
+            layout_copy,
+            "--output",
+            tmp_path / "out",
+            "--backbone",
+            "test_efficientnet",
+            *TINY,
+            *argv,
+        )
 
     return run
 
@@ -36,7 +45,9 @@ def replace_file(file, data):
 
 
 def test_no_data_root(cv_command):
-    cv_command("--data", "/nowhere", *TINY).assert_one_line_error("/nowhere", "--data", "train/train.csv")
+    cv_command("--data", "/nowhere", *TINY).assert_one_line_error(
+        "/nowhere", "--data", "train/train.csv"
+    )
 
 
 def test_a_mistyped_folder_below_the_root_is_not_the_root(cv_command, tiny_layout):
@@ -50,7 +61,9 @@ def test_output_that_is_a_file(run_tiny, tmp_path):
 
 def test_a_name_with_blanks_becomes_a_folder_name(cv_command, layout_copy, tmp_path):
     blank = layout_copy.rename(tmp_path / "my faces (new)")
-    done = cv_command("--data", blank, "--output", tmp_path / "out", "--backbone", "test_efficientnet", *TINY)
+    done = cv_command(
+        "--data", blank, "--output", tmp_path / "out", "--backbone", "test_efficientnet", *TINY
+    )
     assert done.code == 0, done.err
     assert (tmp_path / "out" / "my-faces-new-_test_efficientnet" / "report.txt").exists()
 
@@ -58,7 +71,9 @@ def test_a_name_with_blanks_becomes_a_folder_name(cv_command, layout_copy, tmp_p
 def test_corrupt_picture(run_tiny, layout_copy, tmp_path):
     picture = person(layout_copy) / "mask3.jpg"
     replace_file(picture, picture.read_bytes()[:900])
-    run_tiny().assert_one_line_error(f"{person(layout_copy).name}/mask3.jpg", "truncated", "--on-bad-image skip")
+    run_tiny().assert_one_line_error(
+        f"{person(layout_copy).name}/mask3.jpg", "truncated", "--on-bad-image skip"
+    )
     assert not (tmp_path / "out").exists()
     done = run_tiny("--on-bad-image", "skip")
     assert done.code == 0, done.err
@@ -156,7 +171,15 @@ def test_hub_out_of_reach(cv_command, layout_copy, tmp_path, monkeypatch, tiny_l
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    argv = ["--output", tmp_path / "out", *TINY, "--pretrained", "auto", "--backbone", "test_resnet"]
+    argv = [
+        "--output",
+        tmp_path / "out",
+        *TINY,
+        "--pretrained",
+        "auto",
+        "--backbone",
+        "test_resnet",
+    ]
     cv_command("--data", layout_copy, *argv).assert_one_line_error(
         "test_resnet", "out of reach", "--pretrained none", "--weights FILE"
     )
@@ -167,7 +190,14 @@ def test_hub_out_of_reach(cv_command, layout_copy, tmp_path, monkeypatch, tiny_l
 
 
 def test_no_traceback_from_the_shell(tmp_path):
-    command = [sys.executable, "run_cv.py", "--data", str(tmp_path), "--output", str(tmp_path / "out")]
+    command = [
+        sys.executable,
+        "run_cv.py",
+        "--data",
+        str(tmp_path),
+        "--output",
+        str(tmp_path / "out"),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
@@ -188,7 +218,9 @@ def test_disk_full_is_one_line(run_tiny, monkeypatch, tmp_path):
 
 @pytest.fixture
 def run_csv(cv_command, tmp_path):
-    """run_cv.py on a CSV of small pictures: one row for each (label, group), and the run's folder."""
+    """run_cv.py on a CSV of small pictures: one row for each (label, group), and the run's
+    folder.
+    """
 
     def run(rows, *argv):
         rng = np.random.default_rng(0)
@@ -197,14 +229,24 @@ def run_csv(cv_command, tmp_path):
         for name in table["image"]:
             cv2.imwrite(str(tmp_path / name), rng.integers(0, 255, (32, 32, 3), dtype=np.uint8))
         table.to_csv(tmp_path / "any.csv", index=False)
-        flags = ["--csv", tmp_path / "any.csv", "--output", tmp_path / "out", "--name", "any", *TINY]
+        flags = [
+            "--csv",
+            tmp_path / "any.csv",
+            "--output",
+            tmp_path / "out",
+            "--name",
+            "any",
+            *TINY,
+        ]
         return cv_command(*flags, "--backbone", "test_resnet", *argv), tmp_path / "out" / "any"
 
     return run
 
 
 def test_one_picture_a_group(run_csv):
-    done, folder = run_csv([("ab"[index % 2], f"p{index}") for index in range(12)], "--group-col", "who")
+    done, folder = run_csv(
+        [("ab"[index % 2], f"p{index}") for index in range(12)], "--group-col", "who"
+    )
     assert done.code == 0, done.err
     assert Run(folder).oof.groupby("fold").size().tolist() == [6, 6]
     assert np.isfinite(Run(folder).logits(Run(folder).oof)).all()
@@ -226,7 +268,10 @@ def test_a_class_of_one_person_is_a_warning_and_every_fold_is_scored(run_csv):
         ([], ["any.csv", "has no row with a picture"]),
         ([("a", "p"), ("a", "q"), ("a", "r")], ["any.csv", "has 1 class"]),
         ([("a", "p"), ("b", "p"), ("a", "p")], ["all pictures are of one group", "--group-col"]),
-        ([("a", "p"), ("b", " "), ("a", "q")], ["any.csv", "'who' (--group-col)", "blank in line 3"]),
+        (
+            [("a", "p"), ("b", " "), ("a", "q")],
+            ["any.csv", "'who' (--group-col)", "blank in line 3"],
+        ),
         ([("a", "p"), ("b", "q"), ("a", "q")], ["--folds 3", "only 2 groups", "--folds 2"]),
     ],
 )

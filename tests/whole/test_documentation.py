@@ -15,7 +15,9 @@ from tests.makers.constants import ROOT
 
 @pytest.mark.parametrize("name", generate.FILES)
 def test_what_is_made_from_the_code_is_up_to_date(name):
-    """What changes in the flags of a command, or in run.json, changes its file (python -m docs.generate)."""
+    """What changes in the flags of a command, or in run.json, changes its file (python -m
+    docs.generate).
+    """
     assert (generate.HERE / name).read_text(encoding="utf-8") == generate.FILES[name]()
 
 
@@ -24,7 +26,9 @@ def test_run_json_is_what_its_schema_says(tiny_runs, tmp_path, blend_command, co
 
     outputs = shutil.copytree(tiny_runs, tmp_path / "outputs")
     assert command_of(run_tta.main)(outputs / "beta", "--views", "hflip", "--no-page").code == 0
-    done = blend_command(outputs / "alpha", outputs / "beta_tta", "--method", "soft", "--name", "both", "--no-page")
+    done = blend_command(
+        outputs / "alpha", outputs / "beta_tta", "--method", "soft", "--name", "both", "--no-page"
+    )
     assert done.code == 0, done.err
     schema = json.loads((ROOT / "docs" / "run.schema.json").read_text(encoding="utf-8"))
     for name in ("alpha", "beta_tta", "both"):
@@ -32,7 +36,9 @@ def test_run_json_is_what_its_schema_says(tiny_runs, tmp_path, blend_command, co
         jsonschema.validate(info, schema)
         assert set(info) <= set(RunInfo.__annotations__), name
         for part, typed in (("data", "DataInfo"), ("folds", "FoldInfo"), ("members", "MemberInfo")):
-            known = schema["properties"][part].get("items", schema["properties"][part])["properties"]
+            known = schema["properties"][part].get("items", schema["properties"][part])[
+                "properties"
+            ]
             found = info.get(part, [])
             for one in [found] if part == "data" else found:
                 assert set(one) <= set(known), (name, typed)
@@ -40,11 +46,17 @@ def test_run_json_is_what_its_schema_says(tiny_runs, tmp_path, blend_command, co
 
 def test_paths_named_in_the_documentation_exist():
     """Files of the tree that texts name in backquotes or links."""
-    rooms = tuple(f"{name}/" for name in (*PACKAGES, "foldblend", "tests", "benchmarks", "docs", "examples"))
+    rooms = tuple(
+        f"{name}/" for name in (*PACKAGES, "foldblend", "tests", "benchmarks", "docs", "examples")
+    )
     absent = set()
     for text in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
         for word in re.split(r"[\s()`]+", text.read_text(encoding="utf-8")):
             name = word.strip(".,;:\"'").partition("#")[0]
-            if name.startswith(rooms) and name.endswith((".py", ".md", ".json")) and not [*ROOT.glob(name)]:
+            if (
+                name.startswith(rooms)
+                and name.endswith((".py", ".md", ".json"))
+                and not [*ROOT.glob(name)]
+            ):
                 absent.add(f"{text.name}: {name}")
     assert not absent

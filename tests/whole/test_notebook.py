@@ -5,11 +5,18 @@ from pathlib import Path
 import pytest
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "examples" / "reports.ipynb"
-nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed: pip install nbclient ipykernel")
+nbformat = pytest.importorskip(
+    "nbformat", reason="nbformat is not installed: pip install nbclient ipykernel"
+)
 
 
 def shown(notebook) -> list[dict[str, str]]:
-    return [dict(one.data) for cell in notebook.cells for one in cell.get("outputs", []) if "data" in one]
+    return [
+        dict(one.data)
+        for cell in notebook.cells
+        for one in cell.get("outputs", [])
+        if "data" in one
+    ]
 
 
 def check(notebook) -> None:
@@ -19,7 +26,12 @@ def check(notebook) -> None:
     assert sum("<table" in one for one in html) == 7
     assert sum(one.startswith("<svg") for one in html) == 2
     assert "'low'" in outputs[0]["text/plain"]
-    assert not [one for cell in notebook.cells for one in cell.get("outputs", []) if one.output_type == "error"]
+    assert not [
+        one
+        for cell in notebook.cells
+        for one in cell.get("outputs", [])
+        if one.output_type == "error"
+    ]
 
 
 def test_the_notebook_is_kept_with_its_output():
@@ -33,13 +45,17 @@ def test_the_notebook_is_kept_with_its_output():
 
 @pytest.mark.slow
 def test_the_notebook_runs(tmp_path):
-    client = pytest.importorskip("nbclient", reason="nbclient is not installed: pip install nbclient ipykernel")
+    client = pytest.importorskip(
+        "nbclient", reason="nbclient is not installed: pip install nbclient ipykernel"
+    )
     pytest.importorskip("ipykernel", reason="ipykernel is not installed: pip install ipykernel")
     notebook = nbformat.read(NOTEBOOK, 4)
     for cell in notebook.cells:
         if "outputs" in cell:
             cell.outputs = []
     resources = {"metadata": {"path": str(tmp_path)}}
-    client.NotebookClient(notebook, timeout=900, kernel_name="python3", resources=resources).execute()
+    client.NotebookClient(
+        notebook, timeout=900, kernel_name="python3", resources=resources
+    ).execute()
     check(notebook)
     assert {one.name for one in (tmp_path / "outputs").iterdir()} == {"small", "large", "both"}

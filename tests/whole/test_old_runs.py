@@ -1,4 +1,6 @@
-"""What an earlier commit made goes on working: read, resumed in mid-fold, seen in more views, blended, reported on."""
+"""What an earlier commit made goes on working: read, resumed in mid-fold, seen in more views,
+blended, reported on.
+"""
 
 import json
 
@@ -35,11 +37,14 @@ def equal(one, other):
     pd.testing.assert_frame_equal(one.test, other.test, check_exact=True)
 
 
-def test_a_run_killed_in_mid_fold_by_the_old_code_goes_on_to_the_same_bits(old, tiny_layout, capsys):
+def test_a_run_killed_in_mid_fold_by_the_old_code_goes_on_to_the_same_bits(
+    old, tiny_layout, capsys
+):
     info = json.loads((old / "killed" / "run.json").read_text())
     said_by(run_cv.main, *commands_of(old, tiny_layout)["killed"])
     assert "fold 1: continued at epoch" in capsys.readouterr().out
-    run, whole = Run(old / "killed"), Run(old / "whole")
+    run = Run(old / "killed")
+    whole = Run(old / "whole")
     assert run.info["run_key"] == info["run_key"] == whole.info["run_key"]
     equal(run, whole)
 
@@ -47,7 +52,10 @@ def test_a_run_killed_in_mid_fold_by_the_old_code_goes_on_to_the_same_bits(old, 
 @pytest.mark.parametrize("name", ["plain", "flipped", "frozen", "whole"])
 def test_the_same_command_again_has_nothing_to_do(old, tiny_layout, name, capsys):
     run = Run(old / name)
-    oof, test, info, keys = run.oof, run.test, run.info, (old / name / "fold_0" / "done.json").read_bytes()
+    oof = run.oof
+    test = run.test
+    info = run.info
+    keys = (old / name / "fold_0" / "done.json").read_bytes()
     config = (old / name / "config.yaml").read_bytes()
     said_by(run_cv.main, *commands_of(old, tiny_layout)[name])
     again = Run(old / name)
@@ -60,10 +68,13 @@ def test_the_same_command_again_has_nothing_to_do(old, tiny_layout, name, capsys
 
 
 @pytest.mark.parametrize("name", ["plain", "flipped", "frozen"])
-def test_made_anew_by_the_new_code_a_run_has_the_bits_of_the_old_one(old, tiny_layout, name, tmp_path):
+def test_made_anew_by_the_new_code_a_run_has_the_bits_of_the_old_one(
+    old, tiny_layout, name, tmp_path
+):
     words = [tmp_path if word == old else word for word in commands_of(old, tiny_layout)[name]]
     said_by(run_cv.main, *words)
-    run, before = Run(tmp_path / name), Run(old / name)
+    run = Run(tmp_path / name)
+    before = Run(old / name)
     assert run.info["run_key"] == before.info["run_key"]
     equal(run, before)
 
@@ -72,7 +83,10 @@ def test_the_old_cache_is_used(old, tiny_layout, tmp_path, capsys):
     words = [tmp_path if word == old else word for word in commands_of(old, tiny_layout)["frozen"]]
     said_by(run_cv.main, *words)
     assert "126 kept from before" in capsys.readouterr().out
-    pictures = {file: file.stat().st_mtime_ns for file in (old.parent / "cache" / "pictures").rglob("records*")}
+    pictures = {
+        file: file.stat().st_mtime_ns
+        for file in (old.parent / "cache" / "pictures").rglob("records*")
+    }
     assert pictures
     words = [tmp_path if word == old else word for word in commands_of(old, tiny_layout)["plain"]]
     said_by(run_cv.main, *words)
@@ -80,20 +94,26 @@ def test_the_old_cache_is_used(old, tiny_layout, tmp_path, capsys):
 
 
 def test_a_config_file_of_the_old_code_repeats_its_run(old, tmp_path):
-    said_by(run_cv.main, "--config", old / "plain" / "config.yaml", "--output", tmp_path, "--no-page")
-    run, before = Run(tmp_path / "plain"), Run(old / "plain")
+    said_by(
+        run_cv.main, "--config", old / "plain" / "config.yaml", "--output", tmp_path, "--no-page"
+    )
+    run = Run(tmp_path / "plain")
+    before = Run(old / "plain")
     assert run.info["run_key"] == before.info["run_key"]
     equal(run, before)
 
 
 def test_its_views_are_kept_and_more_are_seen(old):
-    before, kept = Run(old / "plain_tta").oof, (old / "plain" / "tta").glob("further_*")
+    before = Run(old / "plain_tta").oof
+    kept = (old / "plain" / "tta").glob("further_*")
     times = {file: file.stat().st_mtime_ns for file in kept}
     assert times
     said_by(run_tta.main, old / "plain", "--views", "hflip,vflip", "--no-page")
     pd.testing.assert_frame_equal(Run(old / "plain_tta").oof, before, check_exact=True)
     assert {file: file.stat().st_mtime_ns for file in times} == times
-    said_by(run_tta.main, old / "plain", "--views", "hflip,rotate:5", "--name", "turned", "--no-page")
+    said_by(
+        run_tta.main, old / "plain", "--views", "hflip,rotate:5", "--name", "turned", "--no-page"
+    )
     assert Run(old / "turned").info["views"] == ["identity", "hflip", "rotate:5"]
 
 
@@ -103,7 +123,16 @@ def test_its_blends_are_made_again_to_the_bit(old, name, tmp_path):
     members = [old / one for one in ("plain_tta", "flipped", "frozen")]
     said_by(blend.main, *members, "--method", name, "--name", name, "--no-page")
     assert Run(old / name).info["run_key"] == before.info["run_key"]
-    said_by(blend.main, "--config", old / name / "blend.yaml", "--output", tmp_path, "--name", name, "--no-page")
+    said_by(
+        blend.main,
+        "--config",
+        old / name / "blend.yaml",
+        "--output",
+        tmp_path,
+        "--name",
+        name,
+        "--no-page",
+    )
     equal(Run(tmp_path / name), before)
 
 
@@ -111,7 +140,14 @@ def test_its_runs_are_compared_and_drawn_again(old, tmp_path):
     every = sorted(folder for folder in old.iterdir() if (folder / "run.json").is_file())
     said_by(leaderboard.main, *every, "--no-page", "--json", tmp_path / "board.json")
     [board] = json.loads((tmp_path / "board.json").read_text())["boards"]
-    assert {row["name"] for row in board["rows"]} >= {"plain", "flipped", "frozen", "plain_tta", "soft", "greedy"}
+    assert {row["name"] for row in board["rows"]} >= {
+        "plain",
+        "flipped",
+        "frozen",
+        "plain_tta",
+        "soft",
+        "greedy",
+    }
     before = json.loads((old / "flipped" / "report.json").read_text())
     (old / "flipped" / "report.json").unlink()
     said_by(report.main, old / "flipped", "--no-page")
@@ -121,7 +157,9 @@ def test_its_runs_are_compared_and_drawn_again(old, tmp_path):
 @pytest.mark.filterwarnings("ignore:.* is now:FutureWarning")
 def test_parts_written_for_the_old_code_run(old, tiny_layout, tmp_path, monkeypatch):
     """Its example of a user's own parts, which imports modules under their former names."""
-    (tmp_path / "former_parts.py").write_text((old.parent / "code" / "examples" / "own_parts.py").read_text())
+    (tmp_path / "former_parts.py").write_text(
+        (old.parent / "code" / "examples" / "own_parts.py").read_text()
+    )
     monkeypatch.syspath_prepend(tmp_path)
     shared = ["--output", tmp_path / "out", "--pretrained", "none", *TINY]
     parts = ["--backbone", "former_parts:TinyNet", "--augment", "former_parts:Shuffled"]
@@ -131,6 +169,13 @@ def test_parts_written_for_the_old_code_run(old, tiny_layout, tmp_path, monkeypa
         folder = tmp_path / "pictures" / ("cat" if index % 2 else "dog")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{index // 2}_{index}.jpg").write_bytes(image.read_bytes())
-    reader = ["--dataset", "former_parts:read_folders", "--data", tmp_path / "pictures", "--backbone", "test_resnet"]
+    reader = [
+        "--dataset",
+        "former_parts:read_folders",
+        "--data",
+        tmp_path / "pictures",
+        "--backbone",
+        "test_resnet",
+    ]
     said_by(run_cv.main, "--name", "reader", *reader, *shared)
     assert Run(tmp_path / "out" / "reader").classes == ("cat", "dog")

@@ -1,4 +1,6 @@
-"""The public face: names, types and documentation agree, and nothing is loaded before it is asked for."""
+"""The public face: names, types and documentation agree, and nothing is loaded before it is asked
+for.
+"""
 
 import ast
 import doctest
@@ -21,7 +23,9 @@ def test_types_are_those_of_the_table():
     found = {}
     for node in ast.parse(STUB.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ImportFrom):
-            found |= {alias.asname: node.module for alias in node.names if alias.name == alias.asname}
+            found |= {
+                alias.asname: node.module for alias in node.names if alias.name == alias.asname
+            }
     assert found == fb.PUBLIC
 
 
@@ -41,17 +45,35 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_importing_it_loads_nothing_heavy():
-    code = "import sys, foldblend; assert not {'torch', 'pandas', 'numpy', 'sklearn', 'cv2', 'tyro'} & set(sys.modules)"
+    code = (
+        "import sys, foldblend; assert not {'torch', 'pandas', 'numpy', 'sklearn', 'cv2', 'tyro'} &"
+        " set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 SLOW = [pytest.param("audit", marks=pytest.mark.slow)]
-EXAMPLES = [*SLOW, "blend", "build_manifest", "cross_validate", "leaderboard", "load", "run_tta", "Run"]
+EXAMPLES = [
+    *SLOW,
+    "blend",
+    "build_manifest",
+    "cross_validate",
+    "leaderboard",
+    "load",
+    "run_tta",
+    "Run",
+]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_in_docstrings_run(name, runs_copy, tiny_layout, tmp_path):
-    names = {"fb": fb, "data": str(tiny_layout), "output": tmp_path, "outputs": runs_copy, "silent": lambda _: None}
+    names = {
+        "fb": fb,
+        "data": str(tiny_layout),
+        "output": tmp_path,
+        "outputs": runs_copy,
+        "silent": lambda _: None,
+    }
     tests = list(doctest.DocTestFinder(recurse=False).find(getattr(fb, name), name, globs=names))
     assert tests
     assert tests[0].examples
@@ -62,7 +84,9 @@ def test_examples_in_docstrings_run(name, runs_copy, tiny_layout, tmp_path):
 def test_examples_in_the_documentation_run(runs_copy, tiny_layout, tmp_path):
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     names = {"data": str(tiny_layout), "output": tmp_path, "outputs": runs_copy}
-    test = doctest.DocTestParser().get_doctest(text.replace("```", ""), names, "api.md", "api.md", 0)
+    test = doctest.DocTestParser().get_doctest(
+        text.replace("```", ""), names, "api.md", "api.md", 0
+    )
     assert len(test.examples) > 5
     flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
     assert doctest.DocTestRunner(optionflags=flags).run(test).failed == 0
@@ -76,11 +100,17 @@ def test_examples_in_the_documentation_run(runs_copy, tiny_layout, tmp_path):
         (lambda run: fb.cross_validate(3), "no configuration"),
         (lambda run: fb.cross_validate(tta="hflop"), "--tta hflop"),
         (lambda run: fb.cross_validate(metric="f1"), "--metric f1"),
-        (lambda run: fb.blend([run], methods="soft"), "unknown setting 'methods'; did you mean method"),
+        (
+            lambda run: fb.blend([run], methods="soft"),
+            "unknown setting 'methods'; did you mean method",
+        ),
         (lambda run: fb.blend([run], method=3), "--method 3"),
         (lambda run: fb.blend([run], weights=2), "--weights 2"),
         (lambda run: fb.blend([run], thorough="yes"), "--thorough yes"),
-        (lambda run: fb.run_tta(run, viewss="hflip"), "unknown setting 'viewss'; did you mean views"),
+        (
+            lambda run: fb.run_tta(run, viewss="hflip"),
+            "unknown setting 'viewss'; did you mean views",
+        ),
         (lambda run: fb.run_tta(run, budget="four"), "--budget four"),
         (lambda run: fb.run_tta(run, views=["hflip"]), "--views ['hflip']"),
         (lambda run: fb.run_tta(run, workers=-1), "--workers -1"),
@@ -128,7 +158,9 @@ def test_a_module_of_an_earlier_version_is_found_with_a_warning(old):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_is_a_script_and_a_console_script(name):
-    assert f"from foldblend.commands import {name} as main" in (ROOT / f"{name}.py").read_text(encoding="utf-8")
+    assert f"from foldblend.commands import {name} as main" in (ROOT / f"{name}.py").read_text(
+        encoding="utf-8"
+    )
     assert f"= foldblend.commands:{name}\n" in (ROOT / "setup.cfg").read_text(encoding="utf-8")
 
 
@@ -158,7 +190,9 @@ def test_what_stands_for_a_run_or_a_number(alpha, runs_copy):
     assert fb.write_report(runs_copy / "alpha", page=False).startswith("OOF F1 report: alpha")
     import numpy as np
 
-    config = fb.make_config(epochs=np.int64(3), lr=np.float64(0.01), amp=np.bool_(False), model="resnet18", folds="4")
+    config = fb.make_config(
+        epochs=np.int64(3), lr=np.float64(0.01), amp=np.bool_(False), model="resnet18", folds="4"
+    )
     assert (config.train.epochs, config.train.lr, config.machine.amp) == (3, 0.01, False)
     assert (config.model.backbone, config.split.folds) == ("resnet18", 4)
 

@@ -17,7 +17,9 @@ SCRIPTS = Path(sys.executable).parent
 
 @pytest.fixture
 def theirs(tmp_path):
-    """A folder with a user's own pipeline.py, folds.py and reports/, which end whoever imports them."""
+    """A folder with a user's own pipeline.py, folds.py and reports/, which end whoever imports
+    them.
+    """
     folder = tmp_path / "project"
     (folder / "reports").mkdir(parents=True)
     for file in ("pipeline.py", "folds.py", "ensemble.py", "tta.py", "reports/__init__.py"):
@@ -29,7 +31,13 @@ def run(folder, *words, timeout=300):
     """Run words there as a user might, their folder first on the path."""
     environment = os.environ | {"PYTHONPATH": "."}
     done = subprocess.run(
-        [*map(str, words)], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=timeout
+        [*map(str, words)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout,
     )
     return done.returncode, done.stdout + done.stderr
 
@@ -54,7 +62,10 @@ def test_scripts(theirs, script):
 
 
 def test_the_public_face(theirs, tiny_runs):
-    code = "import foldblend as fb, sys; print(fb.load(sys.argv[1])); fb.blend(sys.argv[1:], method='soft', output='o')"
+    code = (
+        "import foldblend as fb, sys; print(fb.load(sys.argv[1])); fb.blend(sys.argv[1:],"
+        " method='soft', output='o')"
+    )
     returned, said = run(theirs, sys.executable, "-c", code, *sorted(tiny_runs.iterdir()))
     assert returned == 0, said
     assert "OOF macro F1" in said
@@ -63,7 +74,10 @@ def test_the_public_face(theirs, tiny_runs):
 @pytest.mark.slow
 def test_the_demo_set_is_drawn(theirs, tmp_path):
     """By processes of its own."""
-    code = "import sys\nfrom pathlib import Path\nimport foldblend\nfrom folds.data.demo import make_demo\n"
+    code = (
+        "import sys\nfrom pathlib import Path\nimport foldblend\nfrom folds.data.demo import"
+        " make_demo\n"
+    )
     code += "make_demo(Path(sys.argv[1]), num_train=6, num_test=6)"
     returned, said = run(theirs, sys.executable, "-c", code, tmp_path / "demo")
     assert returned == 0, said
@@ -73,11 +87,18 @@ def test_the_demo_set_is_drawn(theirs, tmp_path):
 @pytest.mark.slow
 def test_processes_that_read_images(theirs, tiny_layout, tmp_path):
     """Started afresh, as Python does from 3.14 on."""
-    code = "import multiprocessing, sys\nimport foldblend as fb\nmultiprocessing.set_start_method('spawn')\n"
-    code += (
-        "small = dict(folds=2, epochs=1, img_size=32, pretrained='none', threads=1, page=False, log_pictures=False)\n"
+    code = (
+        "import multiprocessing, sys\nimport foldblend as"
+        " fb\nmultiprocessing.set_start_method('spawn')\n"
     )
-    code += "fb.cross_validate(data=sys.argv[1], output=sys.argv[2], backbone='test_resnet', workers=1, **small)"
+    code += (
+        "small = dict(folds=2, epochs=1, img_size=32, pretrained='none', threads=1, page=False,"
+        " log_pictures=False)\n"
+    )
+    code += (
+        "fb.cross_validate(data=sys.argv[1], output=sys.argv[2], backbone='test_resnet', workers=1,"
+        " **small)"
+    )
     returned, said = run(theirs, sys.executable, "-c", code, tiny_layout, tmp_path)
     assert returned == 0, said
 
@@ -85,7 +106,17 @@ def test_processes_that_read_images(theirs, tiny_layout, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["script", "python"])
 def test_folds_side_by_side(theirs, tiny_layout, tmp_path, way):
-    argv = ["--data", tiny_layout, "--output", tmp_path, "--name", "two", "--backbone", "test_resnet", *TINY]
+    argv = [
+        "--data",
+        tiny_layout,
+        "--output",
+        tmp_path,
+        "--name",
+        "two",
+        "--backbone",
+        "test_resnet",
+        *TINY,
+    ]
     argv += ["--parallel-folds", "2"]
     if way == "script":
         command = [sys.executable, ROOT / "run_cv.py", *argv]
@@ -107,5 +138,7 @@ def test_a_module_of_theirs_that_is_imported_already_is_named(theirs):
 
 
 def test_a_part_in_a_module_of_such_a_name_is_refused():
-    with pytest.raises(UserError, match=r"^--backbone pipeline:Net: .*; give your module another name$"):
+    with pytest.raises(
+        UserError, match=r"^--backbone pipeline:Net: .*; give your module another name$"
+    ):
         load_custom("pipeline:Net", "--backbone")

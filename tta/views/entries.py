@@ -1,4 +1,6 @@
-"""Kinds of entries in the registry of views; each knows how its arguments are read and which views it stands for."""
+"""Kinds of entries in the registry of views; each knows how its arguments are read and which views
+it stands for.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ class Entry:
     def form(self) -> str:
         """How it is written: name:A:B, in brackets what may be left out."""
         return self.name + "".join(
-            f":{one.letter}" if one.default is None else f"[:{one.letter}]" for one in self.parameters
+            f":{one.letter}" if one.default is None else f"[:{one.letter}]"
+            for one in self.parameters
         )
 
     def read(self, texts: Sequence[str], draw: str | None) -> tuple[Any, ...]:
@@ -51,7 +54,10 @@ class Entry:
 
     def _values(self, texts: Sequence[str]) -> tuple[Any, ...]:
         num = len(self.parameters)
-        require(len(texts) <= num, f"{self.name} takes {num or 'no'} value{'s' * (num != 1)}, not {len(texts)}")
+        require(
+            len(texts) <= num,
+            f"{self.name} takes {num or 'no'} value{'s' * (num != 1)}, not {len(texts)}",
+        )
         values = []
         for index, parameter in enumerate(self.parameters):
             text = texts[index] if index < len(texts) else None
@@ -96,7 +102,8 @@ class Macro(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class CpuView(Entry):
-    """Seeded draws from the stored picture, made by whoever loads it; the last parameter is their number.
+    """Seeded draws from the stored picture, made by whoever loads it; the last parameter is their
+    number.
 
     Draw k of a source is named source#k, also where it is the only one.
     """
@@ -106,12 +113,20 @@ class CpuView(Entry):
     def _read(self, texts: Sequence[str], draw: str | None) -> tuple[Any, ...]:
         if draw is None:
             return self._values(texts)
-        require(len(texts) < len(self.parameters), "give the number of draws or, after #, which one")
+        require(
+            len(texts) < len(self.parameters), "give the number of draws or, after #, which one"
+        )
         index = draw_number(draw, 0, MOST_DRAWS - 1)
         return (*self._values([*texts, "1"])[:-1], range(index, index + 1))
 
     def views(self, values: Sequence[Any]) -> tuple[str, ...]:
         source = ":".join(
-            [self.name, *(one.text(value) for one, value in zip(self.parameters[:-1], values[:-1], strict=True))]
+            [
+                self.name,
+                *(
+                    one.text(value)
+                    for one, value in zip(self.parameters[:-1], values[:-1], strict=True)
+                ),
+            ]
         )
         return tuple(f"{source}#{index}" for index in values[-1])

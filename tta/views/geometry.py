@@ -1,8 +1,9 @@
-"""Views that move pixels: pure functions on N x 3 x H x W float in 0..255, of any device and memory layout.
+"""Views that move pixels: pure functions on N x 3 x H x W float in 0..255, of any device and memory
+layout.
 
-What comes in from outside the picture is its mirror image: it looks like more of the same, which black, or border
-pixels drawn out to stripes, do not, and it is what the training augmentation fills with.
-Torch is imported in the functions, since names of views are read where it is not wanted.
+What comes in from outside the picture is its mirror image: it looks like more of the same, which
+black, or border pixels drawn out to stripes, do not, and it is what the training augmentation fills
+with. Torch is imported in the functions, since names of views are read where it is not wanted.
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ["PLACES", "crop", "hflip", "identity", "rotate", "scale", "vflip", "xshift", "yshift"]
 
-PLACES = {"tl": (0, 0), "tr": (0, 2), "bl": (2, 0), "br": (2, 2), "center": (1, 1)}  # halves of what is left over: y, x
+PLACES = {
+    "tl": (0, 0),
+    "tr": (0, 2),
+    "bl": (2, 0),
+    "br": (2, 2),
+    "center": (1, 1),
+}  # halves of what is left over: y, x
 
 
 def identity(images: Tensor) -> Tensor:
@@ -40,8 +47,8 @@ def vflip(images: Tensor) -> Tensor:
 def scale(images: Tensor, factor: float) -> Tensor:
     """Return the pictures zoomed in (factor above 1) or out (below) about their centre.
 
-    Out, they are first extended by whole pixels on each side, so the factor is met to within one pixel of the
-    extended width and height.
+    Out, they are first extended by whole pixels on each side, so the factor is met to within one
+    pixel of the extended width and height.
     """
     from torch.nn import functional as F  # noqa: N812
 
@@ -50,16 +57,22 @@ def scale(images: Tensor, factor: float) -> Tensor:
     height, width = images.shape[-2:]
     y, x = (round((1 / factor - 1) * side / 2) for side in (height, width))
     wider = F.pad(images, (x, x, y, y), mode="reflect")
-    return F.interpolate(wider, size=(height, width), mode="bilinear", align_corners=False, antialias=True)
+    return F.interpolate(
+        wider, size=(height, width), mode="bilinear", align_corners=False, antialias=True
+    )
 
 
 def xshift(images: Tensor, share: float) -> Tensor:
-    """Return the pictures moved right by a share of their width, rounded to whole pixels: nothing is blurred."""
+    """Return the pictures moved right by a share of their width, rounded to whole pixels: nothing
+    is blurred.
+    """
     return _shifted(images, round(share * images.shape[-1]), 0)
 
 
 def yshift(images: Tensor, share: float) -> Tensor:
-    """Return the pictures moved down by a share of their height, rounded to whole pixels: nothing is blurred."""
+    """Return the pictures moved down by a share of their height, rounded to whole pixels: nothing
+    is blurred.
+    """
     return _shifted(images, 0, round(share * images.shape[-2]))
 
 
@@ -68,52 +81,70 @@ def _shifted(images: Tensor, x: int, y: int) -> Tensor:
 
     height, width = images.shape[-2:]
     wider = F.pad(images, (max(x, 0), max(-x, 0), max(y, 0), max(-y, 0)), mode="reflect")
-    top, left = max(-y, 0), max(-x, 0)
+    top = max(-y, 0)
+    left = max(-x, 0)
     return wider[..., top : top + height, left : left + width]
 
 
 def crop(images: Tensor, share: float, where: str) -> Tensor:
-    """Return a share of the pictures' width and height, cut out at a place of PLACES and resized back.
+    """Return a share of the pictures' width and height, cut out at a place of PLACES and resized
+    back.
 
     Raises UserError where no pixel is left.
     """
     from torch.nn import functional as F  # noqa: N812
 
     height, width = images.shape[-2:]
-    rows, columns = round(share * height), round(share * width)
+    rows = round(share * height)
+    columns = round(share * width)
     require(
         min(rows, columns) >= 1,
-        f"crop:{share:g}:{where}: leaves no pixel of a picture of {width}x{height}; pass a larger share",
+        f"crop:{share:g}:{where}: leaves no pixel of a picture of {width}x{height}; pass a larger"
+        " share",
     )
     y, x = PLACES[where]
-    top, left = y * (height - rows) // 2, x * (width - columns) // 2
+    top = y * (height - rows) // 2
+    left = x * (width - columns) // 2
     part = images[..., top : top + rows, left : left + columns]
     return F.interpolate(part, size=(height, width), mode="bilinear", align_corners=False)
 
 
 def rotate(images: Tensor, degrees: float) -> Tensor:
-    """Return the pictures turned anticlockwise about their centre, in pixels: shapes stay what they are."""
+    """Return the pictures turned anticlockwise about their centre, in pixels: shapes stay what they
+    are.
+    """
     height, width = images.shape[-2:]
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    cos = math.cos(math.radians(degrees))
+    sin = math.sin(math.radians(degrees))
     return _resampled(images, (cos, -sin * height / width, sin * width / height, cos))
 
 
 def _resampled(images: Tensor, matrix: tuple[float, float, float, float]) -> Tensor:
-    """Return what a matrix, row by row, finds for each pixel: both ends in -1..1 across the picture."""
+    """Return what a matrix, row by row, finds for each pixel: both ends in -1..1 across the
+    picture.
+    """
     from torch.nn import functional as F  # noqa: N812
 
     height, width = images.shape[-2:]
     grid = _grid(matrix, height, width, images.dtype, images.device).expand(len(images), -1, -1, -1)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return F.grid_sample(
+        images, grid, mode="bilinear", padding_mode="reflection", align_corners=False
+    )
 
 
 @functools.lru_cache(maxsize=32)
 def _grid(
-    matrix: tuple[float, float, float, float], height: int, width: int, dtype: torch.dtype, device: torch.device
+    matrix: tuple[float, float, float, float],
+    height: int,
+    width: int,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Tensor:
-    """Return where pixels come from, 1 x H x W x 2; kept, since each copy from the CPU would stall a GPU.
+    """Return where pixels come from, 1 x H x W x 2; kept, since each copy from the CPU would stall
+    a GPU.
 
-    It is made in float64 on the CPU: torch's affine_grid is a matrix product, which a GPU may do in TF32 (10 bits).
+    It is made in float64 on the CPU: torch's affine_grid is a matrix product, which a GPU may do in
+    TF32 (10 bits).
     """
     import torch
 

@@ -1,6 +1,8 @@
-"""Views of a picture, by name: `name[:value[:value]]`, factors of a product joined by `*`, a list by commas.
+"""Views of a picture, by name: `name[:value[:value]]`, factors of a product joined by `*`, a list
+by commas.
 
-Names are written in one way only (`scale:1.150` is `scale:1.15`), since results are kept under them.
+Names are written in one way only (`scale:1.150` is `scale:1.15`), since results are kept under
+them.
 """
 
 from __future__ import annotations
@@ -60,7 +62,9 @@ class Draw:
 
 
 def _read_factors(name: str) -> list[_Factor]:
-    """Return the factors of one name, not of a list. Raises UserError that does not say where the name stood."""
+    """Return the factors of one name, not of a list. Raises UserError that does not say where the
+    name stood.
+    """
     texts = [text.strip() for text in name.split("*")]
     factors = []
     for text in texts:
@@ -76,8 +80,8 @@ def _read_factors(name: str) -> list[_Factor]:
     drawn = [factor.entry.name for factor in factors if isinstance(factor.entry, CpuView)]
     if drawn and len(factors) > 1:
         raise UserError(
-            f"{drawn[0]} is drawn from the stored picture, before there is a batch, so it has no products; put the "
-            "other factors into a pipeline for albu:FILE.yaml"
+            f"{drawn[0]} is drawn from the stored picture, before there is a batch, so it has no"
+            " products; put the other factors into a pipeline for albu:FILE.yaml"
         )
     return factors
 
@@ -89,7 +93,9 @@ def _expand(name: str) -> list[str]:
         parts = [part for one in combination for part in one.split("*") if part != "identity"]
         words = [part.split(":")[0] for part in parts]
         twice = next((word for index, word in enumerate(words) if word in words[:index]), None)
-        if twice is not None:  # two mirrors cancel; two of the others resample twice for what one does
+        if (
+            twice is not None
+        ):  # two mirrors cancel; two of the others resample twice for what one does
             raise UserError(f"{twice} twice in one product; once is enough")
         expanded.append("*".join(parts) or "identity")
     return expanded
@@ -97,7 +103,9 @@ def _expand(name: str) -> list[str]:
 
 def _shown(text: str) -> str:
     """Return text fit for one line."""
-    return "".join(one if one.isprintable() else "?" for one in text[:80]) + ("..." if len(text) > 80 else "")
+    return "".join(one if one.isprintable() else "?" for one in text[:80]) + (
+        "..." if len(text) > 80 else ""
+    )
 
 
 def parse_views(text: str, flag: str = "--tta") -> tuple[str, ...]:
@@ -109,7 +117,9 @@ def parse_views(text: str, flag: str = "--tta") -> tuple[str, ...]:
     names: list[str] = ["identity"]
     for name in [] if text.strip() in ("none", "") else text.split(","):
         if not name.strip():
-            raise UserError(f"{flag} {_shown(text)}: a comma with no view on one side; leave it out")
+            raise UserError(
+                f"{flag} {_shown(text)}: a comma with no view on one side; leave it out"
+            )
         try:
             names += _expand(name.strip())
         except UserError as error:
@@ -118,12 +128,16 @@ def parse_views(text: str, flag: str = "--tta") -> tuple[str, ...]:
 
 
 def is_device_view(name: str) -> bool:
-    """Return whether a view is a function on a batch: `view_of` has it; else `draw_of` says what is to be drawn."""
+    """Return whether a view is a function on a batch: `view_of` has it; else `draw_of` says what is
+    to be drawn.
+    """
     return all(isinstance(factor.entry, DeviceView) for factor in _read_factors(name))
 
 
 def draw_of(name: str) -> Draw:
-    """Return what a canonical name such as train#0 or albu:FILE.yaml#1 asks of whoever loads pictures."""
+    """Return what a canonical name such as train#0 or albu:FILE.yaml#1 asks of whoever loads
+    pictures.
+    """
     (factor,) = _read_factors(name)
     assert isinstance(factor.entry, CpuView), name
     *file, draws = factor.values
@@ -132,7 +146,8 @@ def draw_of(name: str) -> Draw:
 
 
 def view_of(name: str) -> Callable[[Tensor], Tensor]:
-    """Return the function of a device view: N x 3 x H x W float in 0..255, raw pixels, to the same; first factor first.
+    """Return the function of a device view: N x 3 x H x W float in 0..255, raw pixels, to the same;
+    first factor first.
 
     It is deterministic and never changes what it is given; the identity gives that back itself.
     Raises UserError for a name that is not one such view.
@@ -167,7 +182,9 @@ def check_views(names: Sequence[str], *, width: int, height: int, flag: str = "-
         except UserError as error:
             raise UserError(f"{flag} {error}") from None
         if torch.equal(seen, picture):
-            raise UserError(f"{flag} {name}: changes no pixel of a picture of {width}x{height}; leave it out")
+            raise UserError(
+                f"{flag} {name}: changes no pixel of a picture of {width}x{height}; leave it out"
+            )
 
 
 def describe_views() -> list[str]:

@@ -11,7 +11,9 @@ from foldblend.errors import UserError, require
 __all__ = ["MOST_DRAWS", "Draws", "File", "Number", "Parameter", "Place", "draw_number"]
 
 MOST_DRAWS = 100  # of one source: each is a forward pass over everything
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)  # float() takes nan, inf and 1_0 as well
+_NUMBER = re.compile(
+    r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII
+)  # float() takes nan, inf and 1_0 as well
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,9 @@ class Parameter:
     """The value at which the view is the identity, if there is one."""
 
     def read(self, text: str) -> Any:
-        """Return the value. Raises UserError that says what is wrong with it, but not where it stood."""
+        """Return the value. Raises UserError that says what is wrong with it, but not where it
+        stood.
+        """
         raise NotImplementedError
 
     def text(self, value: Any) -> str:
@@ -46,7 +50,11 @@ class Number(Parameter):
     def read(self, text: str) -> float:
         require(_NUMBER.fullmatch(text) is not None, f"{text[:40]!r} is no number")
         value = float(text)
-        said = f"{self.low:g} to {self.high:g}" if self.with_low else f"more than {self.low:g}, up to {self.high:g}"
+        said = (
+            f"{self.low:g} to {self.high:g}"
+            if self.with_low
+            else f"more than {self.low:g}, up to {self.high:g}"
+        )
         within = self.low <= value <= self.high and (self.with_low or value != self.low)
         require(within, f"{self.letter} is {text[:40]}, but must be {said}")
         return value

@@ -36,9 +36,14 @@ VIEWS: dict[str, Entry] = {
     entry.name: entry
     for entry in (
         DeviceView(
-            name="identity", does="the picture itself; always there", example="identity", function=geometry.identity
+            name="identity",
+            does="the picture itself; always there",
+            example="identity",
+            function=geometry.identity,
         ),
-        DeviceView(name="hflip", does="mirrored left to right", example="hflip", function=geometry.hflip),
+        DeviceView(
+            name="hflip", does="mirrored left to right", example="hflip", function=geometry.hflip
+        ),
         DeviceView(
             name="vflip",
             does="mirrored top to bottom; for pictures without an up and down, elsewhere it harms",

@@ -1,4 +1,6 @@
-"""Views that change tones: pure functions on N x 3 x H x W float in 0..255; the result is clipped to that."""
+"""Views that change tones: pure functions on N x 3 x H x W float in 0..255; the result is clipped
+to that.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ def brightness(images: Tensor, factor: float) -> Tensor:
 
 
 def contrast(images: Tensor, factor: float) -> Tensor:
-    """Return the pictures with values' distances from their own mean grey (ITU-R BT.601) multiplied."""
+    """Return the pictures with values' distances from their own mean grey (ITU-R BT.601)
+    multiplied.
+    """
     grey = 0.299 * images[:, 0] + 0.587 * images[:, 1] + 0.114 * images[:, 2]
     mean = grey.mean(dim=(1, 2)).view(-1, 1, 1, 1)
     return (images * factor + mean * (1 - factor)).clamp_(0, 255)
