@@ -26,7 +26,7 @@ from tests.makers.drawn_runs import write_drawn_run
 NUM_RUNS = 20
 NUM_PEOPLE = 2700
 NUM_TEST = 12600
-NUM_MANY = 142_858  # people, of seven pictures: a million rows
+NUM_MANY = 142_858  # people, of seven images: a million rows
 TIMES = {"soft": 5, "auto": 3}
 
 

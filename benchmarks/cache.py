@@ -1,10 +1,10 @@
-"""What the decode-once cache costs and saves: epochs cold, warm and without, and the time to a
-picture's pixels.
+"""What the decode-once cache costs and saves: epochs cold, warm and without, and the time to an
+image's pixels.
 
     python benchmarks/cache.py --data DATA [--backbone tf_efficientnet_lite0 --img-size 128]
 
-An epoch is one fold's training over its share of the pictures. The cold one includes decoding all
-pictures that the fold reads in that epoch, training and held out. All three take turns, in rounds.
+An epoch is one fold's training over its share of the images. The cold one includes decoding all
+images that the fold reads in that epoch, training and held out. All three take turns, in rounds.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def epoch_seconds(
 
 
 def picture_times(manifest: Manifest, preprocess: Preprocess, folder: Path) -> dict[str, Any]:
-    """Return milliseconds a picture, on one core, to its pixels at the training size, and to
+    """Return milliseconds an image, on one core, to its pixels at the training size, and to
     augment them.
     """
     table = manifest.train
@@ -176,12 +176,12 @@ def main() -> None:
     over = found["epoch_over_uncached"]
     off = found["scaled_minus_full"]
     print_rows(
-        f"{name}, {found['num_pictures']} pictures",
+        f"{name}, {found['num_pictures']} images",
         [
             ("epoch with an empty cache / without cache", shown(over["cold"])),
             ("epoch with a full cache / without cache", shown(over["warm"])),
             *(
-                (f"a picture, {way}, ms on one core", shown(value))
+                (f"an image, {way}, ms on one core", shown(value))
                 for way, value in found["milliseconds"].items()
             ),
             ("cached / decoded (scaled)", shown(found["cached_over_scaled"])),

@@ -134,7 +134,7 @@ def settled(args: argparse.Namespace, **settings: Any) -> ResolvedConfig:
 
 
 def data_of(args: argparse.Namespace) -> Manifest:
-    """Return the data set, every picture hashed."""
+    """Return the data set, every image hashed."""
     return load_data(DataConfig(data=args.data), lambda _: None)[0]
 
 

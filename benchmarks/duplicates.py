@@ -1,8 +1,8 @@
-"""Duplicate search: time on many pictures and on many hashes.
+"""Duplicate search: time on many images and on many hashes.
 
     python benchmarks/duplicates.py [--data DATA] [--pictures 20000] [--hashes 1000000]
 
-The pictures of the data set are decoded again and again, each time shifted otherwise, until there
+The images of the data set are decoded again and again, each time shifted otherwise, until there
 are as many as asked for; the hashes crowd into twenty places: nine of ten share their upper half
 with 45,000 others.
 """

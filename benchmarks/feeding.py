@@ -139,7 +139,7 @@ def step_rate(
 
 
 class AsTheyCome:
-    """Stands in for the preprocessing where a loader hands over float pictures already."""
+    """Stands in for the preprocessing where a loader hands over float images already."""
 
     def standardise(self, pixels: torch.Tensor) -> torch.Tensor:
         return pixels

@@ -4,9 +4,9 @@ loop's.
     python benchmarks/frozen.py --data DATA [--backbone tf_efficientnet_lite0 --img-size 168x224
     --rounds 5]
 
-The pass reads, decodes and infers every training and test picture once, batch by batch, as the
+The pass reads, decodes and infers every training and test image once, batch by batch, as the
 cross-validation does; nothing is kept between rounds. Both times begin when data and weights are
-loaded. The naive loop passes each fold's pictures through the backbone again and fits
+loaded. The naive loop passes each fold's images through the backbone again and fits
 scikit-learn's head.
 """
 
@@ -34,7 +34,7 @@ from pipeline.watch.progress import Progress
 
 
 def one_pass(job: FoldJob) -> float:
-    """Return the seconds to take the features of all pictures once."""
+    """Return the seconds to take the features of all images once."""
     start = time.perf_counter()
     features = Features(job, Backbone(job))
     for table in (job.run.manifest.train, job.run.manifest.test):
@@ -52,7 +52,7 @@ def naive_difference(job: FoldJob, run: Run, l2: list[float]) -> float:
     label_N = train["label"].to_numpy()
     most = 0.0
     for fold, strength in enumerate(l2):
-        features = Features(job, Backbone(job))  # nothing is kept: every picture passes again
+        features = Features(job, Backbone(job))  # nothing is kept: every image passes again
         train_ND = features.of(train, "identity").astype(np.float64)
         held = job.run.fold_RN[0] == fold
         scale = np.sqrt(train_ND[~held].var(axis=0).sum())
@@ -160,7 +160,7 @@ def main() -> None:
         results.put(name, measure(args))
     found = results[name]
     print_rows(
-        f"{name}, {found['num_pictures']} training pictures, 5 folds, {found['threads']} threads",
+        f"{name}, {found['num_pictures']} training images, 5 folds, {found['threads']} threads",
         [
             ("one inference pass, s", shown(found["pass_seconds"])),
             ("frozen cross-validation, s", shown(found["cv_seconds"])),

@@ -3,11 +3,11 @@ has seen.
 
     python benchmarks/honesty.py [--worlds 300] [--thorough 30] [--first-seed 20000]
 
-A world has 3 to 12 imbalanced classes, 40 to 300 people with 3 to 9 pictures each, and 3 to 8
-models. A model sees the classes with a strength of its own; what is wrong about a picture is partly
-wrong in all models, and partly in all pictures of a person; models differ in sharpness, in what
+A world has 3 to 12 imbalanced classes, 40 to 300 people with 3 to 9 images each, and 3 to 8
+models. A model sees the classes with a strength of its own; what is wrong about an image is partly
+wrong in all models, and partly in all images of a person; models differ in sharpness, in what
 they favour, and some see nothing in some classes. The target is the macro F1 that the refitted
-blend reaches on single models' logits of 20,000 fresh people, one picture each. Kept a world at a
+blend reaches on single models' logits of 20,000 fresh people, one image each. Kept a world at a
 time, so a stopped study goes on. Worlds of seeds below 20,000 were looked at while the blender was
 made (thresholds were chosen on those from 10,000 on); those from there on were run once, when it
 was done.

@@ -1,4 +1,4 @@
-"""Memory that does not grow, over epochs, folds and a manifest of a million pictures; and what
+"""Memory that does not grow, over epochs, folds and a manifest of a million images; and what
 keeping it saves.
 
     python benchmarks/memory.py [--epochs 100]
@@ -63,7 +63,7 @@ def over_epochs(args: argparse.Namespace, *, folds: int, epochs: int) -> list[fl
 
 
 def million_rows() -> dict[str, float]:
-    """Read a manifest of a million pictures (all of them one file under a million names) in this
+    """Read a manifest of a million images (all of them one file under a million names) in this
     process.
     """
     from folds.config import DataConfig
@@ -203,7 +203,7 @@ def main() -> None:
     million = results["million"]
     rows.append(
         (
-            "a manifest of a million pictures",
+            "a manifest of a million images",
             f"peak {million['peak_mb']} MB, {million['seconds']} s",
         )
     )

@@ -2,8 +2,8 @@
 
     python benchmarks/planted_faults.py --data LAYOUT [--people 80]
 
-Each person in turn: one picture, recompressed, in the place of another person's; the labels of the
-wrongly worn and the bare picture exchanged; the pictures dealt to two names, at random, two or more
+Each person in turn: one image, recompressed, in the place of another person's; the labels of the
+wrongly worn and the bare image exchanged; the images dealt to two names, at random, two or more
 each. The first two are planted one at a time, the last four at a time. Whatever the untouched data
 set shows counts as false too, and is told apart.
 """
@@ -53,7 +53,7 @@ def figures(
 
 
 def copies(manifest: Manifest, people: np.ndarray, rng: np.random.Generator) -> dict[str, object]:
-    """One picture of each person, recompressed, replaces one of the next person's."""
+    """One image of each person, recompressed, replaces one of the next person's."""
     train = manifest.train
     group_N = train["group"].to_numpy()
     ids = train["image_id"].to_numpy()
@@ -82,7 +82,7 @@ def copies(manifest: Manifest, people: np.ndarray, rng: np.random.Generator) -> 
             named.append(across_groups(changed))
     seconds = time.perf_counter() - start
     return figures(
-        "picture copied to another person, recompressed",
+        "image copied to another person, recompressed",
         planted,
         named,
         across_groups(prints),
@@ -91,7 +91,7 @@ def copies(manifest: Manifest, people: np.ndarray, rng: np.random.Generator) -> 
 
 
 def swaps(manifest: Manifest, people: np.ndarray) -> dict[str, object]:
-    """Two pictures of one person have each other's label."""
+    """Two images of one person have each other's label."""
     train = manifest.train
     mask = np.asarray(manifest.attributes[0].of_class)[manifest.train["label"]]
     group_N = train["group"].to_numpy()
@@ -116,7 +116,7 @@ def swaps(manifest: Manifest, people: np.ndarray) -> dict[str, object]:
 
 
 def splits(manifest: Manifest, people: np.ndarray, rng: np.random.Generator) -> dict[str, object]:
-    """The pictures of a person stand under two names."""
+    """The images of a person stand under two names."""
     group_N = manifest.train["group"].to_numpy()
     sketches = [sketch_of(read_image(path)) for path in manifest.train["path"]]
 

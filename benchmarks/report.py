@@ -2,7 +2,7 @@
 
     python benchmarks/report.py --data LAYOUT
 
-18,900 out-of-fold and 12,600 test rows with drawn logits; the pictures are those of the data set,
+18,900 out-of-fold and 12,600 test rows with drawn logits; the images are those of the data set,
 shown in turn. Opening is measured in headless Chromium, where there is one and playwright is
 installed.
 """
@@ -45,7 +45,7 @@ def seconds(act: Callable[[], Any]) -> dict[str, Any]:
 
 
 def opening(page: Path) -> dict[str, Any] | None:
-    """Return the time until the gallery's pictures stand in a fresh browser window."""
+    """Return the time until the gallery's images stand in a fresh browser window."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:

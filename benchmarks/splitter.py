@@ -29,12 +29,12 @@ from folds.kfold import StratifiedGroupKFold, codes_of
 COHORT = np.array(
     [549, 410, 83, 732, 817, 109]
 )  # people by gender x age, as the competition had them
-PICTURES = np.array([0, 0, 0, 0, 0, 6, 12])  # the class offset of a person's seven pictures
+PICTURES = np.array([0, 0, 0, 0, 0, 6, 12])  # the class offset of a person's seven images
 Rows = tuple[np.ndarray, np.ndarray]
 
 
 def people(stratum_G: np.ndarray) -> Rows:
-    """Return labels and groups of seven pictures for each person's stratum 0..5."""
+    """Return labels and groups of seven images for each person's stratum 0..5."""
     return (stratum_G[:, None] + PICTURES).ravel(), np.repeat(
         np.arange(len(stratum_G)), len(PICTURES)
     )

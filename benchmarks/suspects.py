@@ -3,7 +3,7 @@ else.
 
     python benchmarks/suspects.py --data LAYOUT [--seeds 0 1 2 3 4]
 
-In a copy of the layout (links, no pictures) three people's `incorrect_mask` and `normal` change
+In a copy of the layout (links, no images) three people's `incorrect_mask` and `normal` change
 names and four others' gender changes, so that models learn from wrong labels too. A finding is
 right where it is the very line of corrections that mends what was planted; half of a swap is not.
 Rules were settled on seeds 100 to 102.
@@ -66,7 +66,7 @@ def plant(manifest: Manifest, root: Path, seed: int | None) -> Lines:
 
 
 def true_labels(run: Run, manifest: Manifest) -> np.ndarray:
-    """Return what a planted run's rows are labelled in the untouched data, by the picture that a
+    """Return what a planted run's rows are labelled in the untouched data, by the image that a
     name links to.
     """
     label_of = {str(Path(row.path).resolve()): row.label for row in manifest.train.itertuples()}

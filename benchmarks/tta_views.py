@@ -1,11 +1,11 @@
-"""What views cost: many of one cached picture, against as many forward passes alone, and against
+"""What views cost: many of one cached image, against as many forward passes alone, and against
 doing it naively.
 
     python benchmarks/tta_views.py --data DATA [--backbone tf_efficientnet_lite0 --img-size 128
     --pictures 512]
 
-"forward" is the model alone on pixels that lie ready, once a picture. "views" is the stage: every
-picture read once from the cache, seen in all device views. "naive" decodes every picture anew for
+"forward" is the model alone on pixels that lie ready, once an image. "views" is the stage: every
+image read once from the cache, seen in all device views. "naive" decodes every image anew for
 each view. Views that are drawn on the CPU are the training augmentation and a small pipeline of
 albumentations. All take turns, in rounds.
 """
@@ -156,12 +156,12 @@ def main() -> None:
     cli.add_argument("--backbone", default="tf_efficientnet_lite0")
     cli.add_argument("--img-size", default="128")
     cli.add_argument("--augment", default="default")
-    cli.add_argument("--batch-size", type=int, default=64, help="pictures a forward pass")
+    cli.add_argument("--batch-size", type=int, default=64, help="images a forward pass")
     cli.add_argument("--pictures", type=int, default=512)
     cli.add_argument("--rounds", type=int, default=5)
     args = cli.parse_args()
     results = Results(args, device=settled(args).machine.device)
-    name = f"{args.backbone} at {args.img_size}, {args.pictures} pictures"
+    name = f"{args.backbone} at {args.img_size}, {args.pictures} images"
     if name not in results:
         results.put(name, measure(args))
     found = results[name]

@@ -3,9 +3,9 @@ seen.
 
     python benchmarks/tta_worlds.py [--worlds 200] [--metric f1_macro]
 
-A world has 3 to 18 imbalanced classes, 60 to 400 people with 7 pictures each, and 2 to 11 views
-beside identity. What is wrong about a picture is wrong in all its views for the most part, and in
-all pictures of a person. Some views help, most do not, some harm; in every third world none helps.
+A world has 3 to 18 imbalanced classes, 60 to 400 people with 7 images each, and 2 to 11 views
+beside identity. What is wrong about an image is wrong in all its views for the most part, and in
+all images of a person. Some views help, most do not, some harm; in every third world none helps.
 `auto` is chosen on one draw of people and scored on a thousand others, and on as many as it was
 chosen on. Rules were settled on seeds from 10,000 on; those from 0 on are what is reported.
 """

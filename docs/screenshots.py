@@ -1,4 +1,4 @@
-"""Take the pictures of README.md: the page of a run, and the leaderboard of several.
+"""Take the images of README.md: the page of a run, and the leaderboard of several.
 
 python docs/screenshots.py outputs/RUN outputs/*
 """

@@ -1,4 +1,4 @@
-"""The rows of several runs as one table: joined on picture ids, checked to be of the same pictures,
+"""The rows of several runs as one table: joined on image ids, checked to be of the same images,
 read as needed.
 """
 
@@ -88,9 +88,9 @@ class Aligned:
     corrections_differ: bool
     """Whether members were corrected in several ways, so that labels are those of the files."""
     test_ids: pd.Series | None
-    """Pictures of the test set, or None where a member has none."""
+    """Images of the test set, or None where a member has none."""
     num_left_out: int
-    """Test pictures that not all members have."""
+    """Test images that not all members have."""
 
     @property
     def runs(self) -> list[Run]:
@@ -192,7 +192,7 @@ def _check_rows(run: Run, rows: pd.DataFrame, first: Run, reference: pd.DataFram
                 for table in (reference["image_id"], reference[column], rows[column])
             )
             raise UserError(
-                f"{first.path} and {run.path}: {len(differs)} pictures differ in {what}, first"
+                f"{first.path} and {run.path}: {len(differs)} images differ in {what}, first"
                 f" {image} ({values[0]} and {values[1]}); run one of them again"
             )
 
@@ -209,7 +209,7 @@ def _join(
     if len(ids) != size or (order_N < 0).any():
         odd = listed(sorted(set(ids) ^ set(rows["image_id"])))
         raise UserError(
-            f"{longest.path} and {run.path}: different pictures ({odd}); blend runs of equal data"
+            f"{longest.path} and {run.path}: different images ({odd}); blend runs of equal data"
             " only"
         )
     joined = own.iloc[order_N]
@@ -218,7 +218,7 @@ def _join(
 
 
 def _test_ids(runs: Sequence[Run], *, intersect: bool) -> tuple[pd.Series | None, list[pd.Series]]:
-    """Return the test pictures to be blended, in the first run's order, and each run's own; None
+    """Return the test images to be blended, in the first run's order, and each run's own; None
     without test sets.
     """
     if not all(run.info["has_test"] for run in runs):
@@ -238,25 +238,24 @@ def _test_ids(runs: Sequence[Run], *, intersect: bool) -> tuple[pd.Series | None
         if len(missing) or len(foreign):
             if not intersect:
                 raise UserError(
-                    f"{runs[0].path} and {run.path}: different test sets, {len(missing)} pictures"
+                    f"{runs[0].path} and {run.path}: different test sets, {len(missing)} images"
                     f" only in the first ({listed(missing)}), {len(foreign)} only in the second"
                     f" ({listed(foreign)}); pass --intersect to blend what is common"
                 )
             common = common[common.isin(ids)]
     if not len(common):
         raise UserError(
-            f"{listed(run.path for run in runs)}: no test picture is in all of them; name other"
-            " runs"
+            f"{listed(run.path for run in runs)}: no test image is in all of them; name other runs"
         )
     return common.reset_index(drop=True), own
 
 
 def align(runs: Sequence[Run], *, intersect: bool = False) -> Aligned:
-    """Return runs of one data set, checked for equal pictures, raw labels, groups and classes.
+    """Return runs of one data set, checked for equal images, raw labels, groups and classes.
 
     There are as many repeats as the run with most of them has, whose folds are shown where runs
     differ in them. Labels are the corrected ones if runs were corrected in one way. With
-    `intersect`, test sets may differ. Raises UserError naming the runs and the first pictures in
+    `intersect`, test sets may differ. Raises UserError naming the runs and the first images in
     which they differ.
     """
     first = runs[0]

@@ -141,7 +141,7 @@ def _notes(aligned: Aligned, config: BlendConfig) -> list[str]:
         notes.append(f"no test logits: there are none of {listed(without_test)}")
     if aligned.num_left_out:
         notes.append(
-            f"test sets differ: {aligned.num_left_out} pictures that not all members have are"
+            f"test sets differ: {aligned.num_left_out} images that not all members have are"
             " left out"
         )
     if aligned.test_folds == [None]:
@@ -150,7 +150,7 @@ def _notes(aligned: Aligned, config: BlendConfig) -> list[str]:
 
 
 def _costs(runs: Sequence[Run], shares: Sequence[float]) -> dict[str, Any]:
-    """Return forward passes, seconds of a test picture and device of the members that have a
+    """Return forward passes, seconds of a test image and device of the members that have a
     say.
     """
     used = [run for run, share in zip(runs, shares, strict=True) if share > 0]

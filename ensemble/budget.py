@@ -44,7 +44,7 @@ class Row(NamedTuple):
 
 
 def costs_of(runs: Sequence[Run]) -> tuple[np.ndarray, str]:
-    """Return what a test picture costs with each run, M, the cheapest's being 1, and what that 1
+    """Return what a test image costs with each run, M, the cheapest's being 1, and what that 1
     is, in words.
 
     Measured seconds where all runs have them, from one device; else forward passes. Raises
@@ -58,7 +58,7 @@ def costs_of(runs: Sequence[Run]) -> tuple[np.ndarray, str]:
         device = devices.pop()
         return (
             cost_M / cost_M.min(),
-            f"{1000 * cost_M.min():.3g} ms a picture, measured on {device}",
+            f"{1000 * cost_M.min():.3g} ms an image, measured on {device}",
         )
     unknown = [
         run.name
@@ -73,7 +73,7 @@ def costs_of(runs: Sequence[Run]) -> tuple[np.ndarray, str]:
     least = int(passes_M.min())
     return (
         passes_M / least,
-        f"{least} forward {'pass' if least == 1 else 'passes'} a picture, as counted ({why})",
+        f"{least} forward {'pass' if least == 1 else 'passes'} an image, as counted ({why})",
     )
 
 
@@ -192,7 +192,7 @@ def frontier_section(
         shown = [str(row.num_members), _times(row.cost), num(value), span(row.headline)]
         cells.append([row.name, *shown, "yes" if better else "no"])
     ends = {end: [row.headline[end] for row in rows] for end in ("value", "low", "high")}
-    n = f"{num_images:,} pictures of {num_groups:,} groups, out of fold"
+    n = f"{num_images:,} images of {num_groups:,} groups, out of fold"
     blocks: list[dict[str, Any]] = [
         text_block(_advice(rows, metric)),
         table_block(["", "members", "cost", metric.title, "95 % interval", "frontier"], cells),

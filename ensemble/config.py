@@ -81,7 +81,7 @@ class BlendConfig:
     dataset: str | None = None
     """Blend the runs of this data set, where there are runs of several."""
     intersect: bool = False
-    """Blend the test pictures that all runs have, where test sets differ."""
+    """Blend the test images that all runs have, where test sets differ."""
     include_blends: bool = False
     """Take in earlier blends too."""
     output: str | None = None

@@ -83,7 +83,7 @@ def find_members(
 
 
 def _data_names(members: list[Run]) -> dict[str, list[Run]]:
-    """Return the members by data set: equal picture names are one set, whatever its folder is
+    """Return the members by data set: equal image names are one set, whatever its folder is
     called.
     """
     by_ids: dict[str, list[Run]] = {}

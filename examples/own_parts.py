@@ -56,7 +56,7 @@ class TinyNet(torch.nn.Module):
 
 
 class Shuffled:
-    """--augment: made without arguments; picture (height x width x 3 uint8) and seed -> a picture
+    """--augment: made without arguments; image (height x width x 3 uint8) and seed -> an image
     of that size.
 
     Everything drawn must follow from the seed: then order, workers and a restart make no
@@ -74,7 +74,7 @@ class Brier:
     """--loss: made once a fold with the class counts and the flags of the loss; called with logits
     and targets.
 
-    `target` is N class indices, or N x C shares where pictures are mixed. Returns the mean over
+    `target` is N class indices, or N x C shares where images are mixed. Returns the mean over
     rows.
     """
 

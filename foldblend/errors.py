@@ -15,7 +15,7 @@ class UserError(ValueError):
 
 
 class BadImage(UserError):
-    """A picture that cannot be read."""
+    """An image that cannot be read."""
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Reading pictures safely: every failure is one line that names the file."""
+"""Reading images safely: every failure is one line that names the file."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _mode_for(header: PIL.Image.Image, at_least: Size | None) -> int:
 def _decode(
     path: str | Path, data: bytes, *, mode: int | None = None, at_least: Size | None = None
 ) -> np.ndarray:
-    """Decode as cv2's `mode` says, or else for a picture that is needed `at_least` that large
+    """Decode as cv2's `mode` says, or else for an image that is needed `at_least` that large
     (width, height).
     """
     try:
@@ -98,12 +98,12 @@ def read_image(
     at_least: Size | None = None,
     content: str | None = None,
 ) -> np.ndarray:
-    """Return the picture as RGB uint8, height x width x 3, turned upright as its EXIF says.
+    """Return the image as RGB uint8, height x width x 3, turned upright as its EXIF says.
 
-    `box` (x1, y1, x2, y2 in pixels of the upright picture) is what is cut out; what sticks out is
+    `box` (x1, y1, x2, y2 in pixels of the upright image) is what is cut out; what sticks out is
     left off. `at_least` (width, height) allows a JPEG without a box to be decoded at 1/2, 1/4 or
-    1/8, but no smaller. Raises BadImage for a file that is missing, empty, truncated, no picture,
-    or too large, for a box outside the picture, and for one whose content hash is no longer
+    1/8, but no smaller. Raises BadImage for a file that is missing, empty, truncated, no image,
+    or too large, for a box outside the image, and for one whose content hash is no longer
     `content`.
     """
     data = _read_bytes(path)
@@ -115,7 +115,7 @@ def read_image(
 
 
 def crop(path: str | Path, image: np.ndarray, box: Box) -> np.ndarray:
-    """Return what a box cuts out of the picture read from `path`; raises BadImage for one outside
+    """Return what a box cuts out of the image read from `path`; raises BadImage for one outside
     of it.
     """
     height, width = image.shape[:2]
@@ -125,13 +125,13 @@ def crop(path: str | Path, image: np.ndarray, box: Box) -> np.ndarray:
     if x1 >= x2 or y1 >= y2:
         said = ",".join(f"{value:g}" for value in box)
         raise BadImage(
-            f"{path}: box {said} lies outside the {width} x {height} picture; mend it (--box-cols)"
+            f"{path}: box {said} lies outside the {width} x {height} image; mend it (--box-cols)"
         )
     return image[y1:y2, x1:x2]
 
 
 def boxes_of(table: pd.DataFrame) -> list[Box | None]:
-    """Return the box of each row of a manifest's table; None where pictures are taken whole."""
+    """Return the box of each row of a manifest's table; None where images are taken whole."""
     return table["box"].tolist() if "box" in table else [None] * len(table)
 
 
@@ -140,7 +140,7 @@ def _hash(data: bytes) -> str:
 
 
 def picture_key(content: str, box: Box | None) -> bytes:
-    """Return 16 bytes that stand for what a picture shows: its content hash and what the box cuts
+    """Return 16 bytes that stand for what an image shows: its content hash and what the box cuts
     out.
     """
     return hashlib.blake2b(f"{content} {box}".encode(), digest_size=16).digest()
@@ -164,10 +164,10 @@ def _check_one(path: str, box: Box | None, known: Container[bytes]) -> str | Bad
 
 
 def check_images(table: pd.DataFrame, known: Container[bytes] = ()) -> list[str | BadImage]:
-    """Decode every picture of a manifest's table once; return, in order, its content hash or what
+    """Decode every image of a manifest's table once; return, in order, its content hash or what
     is wrong with it.
 
-    `known` holds the keys of pictures that have been decoded before: those are only hashed.
+    `known` holds the keys of images that have been decoded before: those are only hashed.
     """
     with ThreadPoolExecutor() as pool:  # cv2 and hashlib release the interpreter lock
         return list(pool.map(_check_one, table["path"], boxes_of(table), itertools.repeat(known)))

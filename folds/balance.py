@@ -3,7 +3,7 @@
 Groups with equal class counts are interchangeable, so the work is on profiles (distinct rows of
 class counts) and on how many groups of each profile a fold gets. The objective is the sum over
 folds and classes of the squared relative deviation from the even share, with the number of
-pictures in the fold counted as one more class.
+images in the fold counted as one more class.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Profiles:
     """G groups as P distinct rows of counts over C classes and, in the last column, their sum."""
 
     count_PC: sparse.csr_array
-    """Pictures of each class (and in all) that one group of the profile has; P x (C + 1)."""
+    """Images of each class (and in all) that one group of the profile has; P x (C + 1)."""
     profile_G: np.ndarray
     """The profile of each group."""
 

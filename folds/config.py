@@ -22,23 +22,23 @@ class DataConfig:
     dataset: str | None = None
     """Your own reader as module:name: the data flags -> a manifest (see examples/)."""
     csv: str | None = flag(None, path=True)
-    """Any CSV of labelled pictures instead of the layout."""
+    """Any CSV of labelled images instead of the layout."""
     image_col: str = flag("image", csv_only=True)
-    """Column of --csv with the picture's path."""
+    """Column of --csv with the image's path."""
     label_col: str = flag("label", csv_only=True)
     """Column of --csv with the class, words or numbers."""
     group_col: str | None = flag(None, csv_only=True)
-    """Column of --csv with the person, patient or product; default: every picture for itself."""
+    """Column of --csv with the person, patient or product; default: every image for itself."""
     image_root: str | None = flag(None, csv_only=True, path=True)
     """Folder that the paths in --csv start from; default: the CSV's own."""
     test_csv: str | None = flag(None, csv_only=True, path=True)
-    """CSV with the test pictures in --image-col."""
+    """CSV with the test images in --image-col."""
     attribute_cols: str | None = flag(None, csv_only=True)
     """Columns of --csv, by commas, with what the class implies, such as gender,age: scored apart
     too.
     """
     box_cols: str | None = flag(None, csv_only=True)
-    """Columns of --csv and --test-csv with a box in pixels of the upright picture, as x1,y1,x2,y2,
+    """Columns of --csv and --test-csv with a box in pixels of the upright image, as x1,y1,x2,y2,
     to crop to.
     """
     corrections: str | None = flag(None, path=True)
@@ -50,9 +50,9 @@ class DataConfig:
     drop_ages: str | None = None
     """Ages such as 57-59 that are left out of training only (competition's layout)."""
     merge_duplicates: bool = False
-    """Make groups that share a picture (equal or nearly so) one group."""
+    """Make groups that share an image (equal or nearly so) one group."""
     on_bad_image: Literal["stop", "skip"] = "stop"
-    """What to do about a labelled picture that is missing or unreadable."""
+    """What to do about a labelled image that is missing or unreadable."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,7 +91,7 @@ class PageConfig:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AuditConfig:
     data: DataConfig = field(default_factory=DataConfig)
-    """Where pictures and labels come from."""
+    """Where images and labels come from."""
     split: SplitConfig = field(default_factory=SplitConfig)
     """Who is held out when."""
     page: PageConfig = field(default_factory=PageConfig)

@@ -16,7 +16,7 @@ __all__ = ["audit_lines", "balance_lines", "class_counts", "unevenness"]
 
 
 def class_counts(label_N: np.ndarray, fold_N: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return the pictures of each fold and class, K x C."""
+    """Return the images of each fold and class, K x C."""
     count_KC = np.zeros((int(fold_N.max()) + 1, num_classes), np.int64)
     np.add.at(count_KC, (fold_N, label_N), 1)
     return count_KC
@@ -41,7 +41,7 @@ def audit_lines(
     classes: Sequence[str],
     leaks: bool = False,
 ) -> list[str]:
-    """Return lines on a split of N rows: groups, pictures and classes a fold beside the even share.
+    """Return lines on a split of N rows: groups, images and classes a fold beside the even share.
 
     Then those of `balance_lines`.
     """
@@ -49,7 +49,7 @@ def audit_lines(
     occurs = np.flatnonzero(count_KC.sum(axis=0))
     groups_K = [len(set(group_N[fold_N == fold].tolist())) for fold in range(len(count_KC))]
     num_groups = len(set(group_N.tolist()))
-    rows = [("fold", "groups", "pictures", "classes")]
+    rows = [("fold", "groups", "images", "classes")]
     rows += [
         (
             str(fold),
@@ -92,7 +92,7 @@ def balance_lines(
     fold = int(off_KC[:, worst].argmax())
     held = count_KC[fold, occurs[worst]]
     lines = [
-        f"worst class: {classes[occurs[worst]]!r}, {counted(int(held), 'picture')} in fold {fold} "
+        f"worst class: {classes[occurs[worst]]!r}, {counted(int(held), 'image')} in fold {fold} "
         f"where the even share is {share_C[worst]:,.1f}"
     ]
     value, bound = unevenness(label_N, np.arange(len(label_N)) if leaks else group_N, fold_N)

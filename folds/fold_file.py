@@ -1,4 +1,4 @@
-"""Folds made elsewhere: another run's folds.csv, or any CSV that names pictures and folds."""
+"""Folds made elsewhere: another run's folds.csv, or any CSV that names images and folds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _arrange(
     """Return the fold of each training row, repeats x N, from rows of image_id, repeat and fold
     (0..).
 
-    Raises UserError, naming rows, where the table lacks pictures, has others or some twice, where
+    Raises UserError, naming rows, where the table lacks images, has others or some twice, where
     repeats differ in their number of folds, or (unless `leaks`) where a group stands in two folds.
     """
     rows = []
@@ -41,9 +41,9 @@ def _arrange(
         ids = part["image_id"]
         where = f"{source}: repeat {repeat}: " if table["repeat"].max() else f"{source}: "
         for what, odd in (
-            ("names pictures twice", ids[ids.duplicated()]),
-            ("lacks pictures", train.loc[~train["image_id"].isin(ids), "image_id"]),
-            ("has pictures that the data have not", ids[~ids.isin(train["image_id"])]),
+            ("names images twice", ids[ids.duplicated()]),
+            ("lacks images", train.loc[~train["image_id"].isin(ids), "image_id"]),
+            ("has images that the data have not", ids[~ids.isin(train["image_id"])]),
         ):
             if len(odd):
                 raise UserError(

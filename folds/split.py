@@ -54,10 +54,10 @@ def assign_folds(
     if num_folds < 2:
         raise UserError(f"--folds {num_folds}: cross-validation needs at least 2")
     if not len(label_N):
-        raise UserError("no pictures to split; check --data or --csv")
+        raise UserError("no images to split; check --data or --csv")
     num_groups = len(set(group_N.tolist()))
     if num_groups < 2:
-        raise UserError("all pictures are of one group, so none can be held out; check --group-col")
+        raise UserError("all images are of one group, so none can be held out; check --group-col")
     if num_groups < num_folds:
         raise UserError(
             f"--folds {num_folds}: only {num_groups} groups to hold out; pass --folds {num_groups}"

@@ -42,7 +42,7 @@ def check_flags(config: RunConfig) -> None:
     require(
         not augment.mixes or within or takes_mixed(loss),
         f"--loss {loss.loss} with {'--mixup' if augment.mixup else '--cutmix'}: F1 counts whole"
-        " pictures, which mixed ones are not; leave out one of them",
+        " images, which mixed ones are not; leave out one of them",
     )
     require(
         not (loss.logit_adjust and loss.sampler == "balanced"),

@@ -178,7 +178,7 @@ def _record(run: Prepared, folder: Path) -> dict[str, Any]:
 
 
 def _write_pictures(folder: Path, manifest: Manifest) -> None:
-    """Write where the pictures lie, for whoever shows them later; no result depends on it."""
+    """Write where the images lie, for whoever shows them later; no result depends on it."""
     tables = [manifest.train.assign(part="train")]
     if manifest.test is not None:
         tables.append(manifest.test.assign(part="test"))
@@ -241,8 +241,8 @@ def _begin(run: Prepared, folder: Path, info: dict[str, Any], say: Say) -> dict[
     machine = run.config.machine
     data = info["data"]
     say(
-        f"{folder}: {data['num_images']:,} pictures of {data['num_groups']:,} groups,"
-        f" {run.manifest.num_classes} classes, {data['num_test']:,} test pictures;"
+        f"{folder}: {data['num_images']:,} images of {data['num_groups']:,} groups,"
+        f" {run.manifest.num_classes} classes, {data['num_test']:,} test images;"
         f" {machine.device}, {machine.amp_dtype if machine.amp else 'float32'}, {machine.threads}"
         f" threads, {machine.workers} workers"
     )

@@ -171,7 +171,7 @@ def _keep_freed_memory() -> None:
 def compute_of(config: ResolvedMachine) -> Compute:
     """Return the Compute of resolved settings, and set torch's threads and the process's memory."""
     torch.set_num_threads(config.threads)
-    cv2.setNumThreads(0)  # several pictures at once, not several rows of one
+    cv2.setNumThreads(0)  # several images at once, not several rows of one
     _keep_freed_memory()
     device = torch.device(config.device)
     if device.type == "cuda":

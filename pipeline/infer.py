@@ -1,4 +1,4 @@
-"""Pictures -> logits, with the same code for held-out and for test rows."""
+"""Images -> logits, with the same code for held-out and for test rows."""
 
 from __future__ import annotations
 
@@ -45,6 +45,6 @@ def predict(
             batches.append(torch.stack(logits))
         except torch.OutOfMemoryError:
             raise UserError(
-                f"out of memory with {len(images)} pictures; lower --validation-batch-size"
+                f"out of memory with {len(images)} images; lower --validation-batch-size"
             ) from None
     return torch.cat(batches, dim=1).cpu().numpy()

@@ -68,7 +68,7 @@ class Prepared:
 
 @dataclass(frozen=True, kw_only=True)
 class FoldJob:
-    """All that a fold's model needs to see pictures; the same object serves every fold of a run."""
+    """All that a fold's model needs to see images; the same object serves every fold of a run."""
 
     folder: Path
     run: Prepared
@@ -121,7 +121,7 @@ class TrainingJob(FoldJob):
 
 
 def _reads(run: Prepared) -> int:
-    """Return how often each picture is read."""
+    """Return how often each image is read."""
     train = run.config.train
     if train.frozen:
         return len(run.views) + train.feature_views
@@ -129,7 +129,7 @@ def _reads(run: Prepared) -> int:
 
 
 def job_of(run: Prepared, folder: Path, *, say: Say) -> FoldJob:
-    """Return what the folds need, their pictures decoded."""
+    """Return what the folds need, their images decoded."""
     config = run.config
     manifest = run.manifest
     compute = compute_of(config.machine)

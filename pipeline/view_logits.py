@@ -1,4 +1,4 @@
-"""Further views of a finished run: its saved models see its own held-out and test pictures again.
+"""Further views of a finished run: its saved models see its own held-out and test images again.
 
 Logits stay per view and fold in the run folder's tta/, so that merging and choosing cost no forward
 pass.
@@ -71,14 +71,14 @@ def _job(run: Run, say: Say, machine: dict[str, Any]) -> FoldJob:
             )
     if json.loads(json.dumps(prepared.preprocess.to_dict())) != run.info["preprocess"]:
         raise UserError(
-            f"{folder}: pictures would be prepared otherwise than in training; make the run again"
+            f"{folder}: images would be prepared otherwise than in training; make the run again"
         )
     return job_of(prepared, folder, say=say)
 
 
 @dataclass(frozen=True, slots=True)
 class _Draw:
-    """What a view is drawn by from a stored picture, and which draw it is."""
+    """What a view is drawn by from a stored image, and which draw it is."""
 
     augment: Augment | None
     index: int
@@ -87,12 +87,12 @@ class _Draw:
 
 def _draw(job: FoldJob, name: str) -> _Draw:
     """Raise UserError for a pipeline that cannot be read, and for draws that would all be the plain
-    picture.
+    image.
     """
     draw = draw_of(name)
     width, height = job.run.preprocess.stored_size
     if draw.file is not None:
-        # Cropped to the centre as the plain picture is: what differs is the pipeline's doing alone.
+        # Cropped to the centre as the plain image is: what differs is the pipeline's doing alone.
         return _Draw(
             albu_augmentation(draw.file, width=width, height=height), draw.index, random_crop=False
         )
@@ -112,7 +112,7 @@ def _see(
     draws: Mapping[str, _Draw],
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Return logits N x C of each view, and its seconds; device views share a pass over the
-    pictures, and its time.
+    images, and its time.
     """
     device = [name for name in names if is_device_view(name)]
     found: dict[str, np.ndarray] = {}
@@ -152,12 +152,12 @@ def _load(job: FoldJob, index: int) -> torch.nn.Module:
 
 
 def add_views(folder: Path, names: Sequence[str], *, say: Say, **machine: Any) -> tuple[str, ...]:
-    """Have a run's models see its pictures in further views, and return those that it has then.
+    """Have a run's models see its images in further views, and return those that it has then.
 
-    A fold's model sees that fold's held-out pictures and the test set. What a fold has is not
+    A fold's model sees that fold's held-out images and the test set. What a fold has is not
     computed again, so a stopped call goes on where it was. `machine` are settings such as device or
     workers. Raises UserError for a run without its models, for changed data, for a view that does
-    nothing to pictures of its size, and for heads on a frozen backbone, which saw features of some
+    nothing to images of its size, and for heads on a frozen backbone, which saw features of some
     views.
     """
     run = open_models(folder)

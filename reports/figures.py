@@ -93,7 +93,7 @@ def bars(
 
 
 def histograms(
-    values_of: Mapping[str, np.ndarray], *, xlabel: str, of: str = "pictures", num_bins: int = 30
+    values_of: Mapping[str, np.ndarray], *, xlabel: str, of: str = "images", num_bins: int = 30
 ) -> Markup:
     """Return histograms over common bins, as shares of each series."""
     everything = np.concatenate(list(values_of.values()))

@@ -56,7 +56,7 @@ def render_page(template: str, *, scripts: Sequence[str] = (), **context: Any) -
 
 
 def thumbnail(image: np.ndarray, *, height: int = 128, quality: int = 70) -> str:
-    """Return an RGB picture as a small JPEG in a data URI, at most four times as wide as high."""
+    """Return an RGB image as a small JPEG in a data URI, at most four times as wide as high."""
     scale = height / image.shape[0]
     width = int(np.clip(round(image.shape[1] * scale), 1, 4 * height))
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR

@@ -1,4 +1,4 @@
-"""Predictions as pictures: grids with captions, the confusion matrix. Arrays in, arrays out."""
+"""Predictions as images: grids with captions, the confusion matrix. Arrays in, arrays out."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _wrapped(caption: str, width: int) -> list[str]:
 
 
 def legible(images_NHWC: np.ndarray) -> np.ndarray:
-    """Return the pictures, uint8, with a longer side that a captioned tile can have; unchanged
+    """Return the images, uint8, with a longer side that a captioned tile can have; unchanged
     where it has.
     """
     num, height, width = images_NHWC.shape[:3]
@@ -57,7 +57,7 @@ def legible(images_NHWC: np.ndarray) -> np.ndarray:
 
 
 def tile(images_NHWC: np.ndarray, captions: Sequence[str] | None, columns: int) -> np.ndarray:
-    """Return pictures N x H x W x 3, uint8, as one on white, row by row; captions stand below,
+    """Return images N x H x W x 3, uint8, as one on white, row by row; captions stand below,
     wrapped.
     """
     num, height, width = images_NHWC.shape[:3]
@@ -101,7 +101,7 @@ def _named(names: Sequence[str]) -> Image.Image:
 
 
 def confusion_picture(counts_CC: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
-    """Return the confusion matrix as a picture, H x W x 3 uint8: counts, coloured by their share of
+    """Return the confusion matrix as an image, H x W x 3 uint8: counts, coloured by their share of
     the true class.
 
     True classes go down, predicted ones across; beyond 40 classes it has neither names nor counts.

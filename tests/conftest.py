@@ -91,13 +91,13 @@ def _no_data_channel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """12 people to train and 6 to test, 7 drawn pictures each; never to be written to."""
+    """12 people to train and 6 to test, 7 drawn images each; never to be written to."""
     return make_demo(tmp_path_factory.mktemp("layout") / "tiny", num_train=12, num_test=6, seed=7)
 
 
 @pytest.fixture
 def layout_copy(tiny_layout: Path, tmp_path: Path) -> Path:
-    """The tiny set again, to be damaged; pictures are linked, so replace them, never edit them."""
+    """The tiny set again, to be damaged; images are linked, so replace them, never edit them."""
     root = tmp_path / "copy"
     for folder, _, files in os.walk(tiny_layout):
         target = root / Path(folder).relative_to(tiny_layout)

@@ -1,3 +1,3 @@
-"""More views of the same picture for better logits."""
+"""More views of the same image for better logits."""
 
 import foldblend  # noqa: F401 - finds the other packages, and modules under their former names

@@ -233,7 +233,7 @@ def searched(
     Raises ValueError for a budget below 1 or an unknown name.
     """
     if budget < 1:
-        raise ValueError(f"budget {budget}: a picture is seen at least once")
+        raise ValueError(f"budget {budget}: an image is seen at least once")
     named: list[tuple[Sequence[str], Collection[str]]] = [
         ([metric], METRICS),
         (merges, MERGES),

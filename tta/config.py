@@ -49,10 +49,10 @@ class TtaConfig:
     device: str | None = None
     """cuda, cuda:1, cpu; as in training if left out."""
     workers: Annotated[int | None, tyro.conf.arg(aliases=["-j"])] = None
-    """Processes that read pictures; as in training if left out."""
+    """Processes that read images; as in training if left out."""
 
     validation_batch_size: Annotated[int | None, tyro.conf.arg(aliases=["-vb"])] = None
-    """Pictures a forward pass, each in one view; as in training if left out."""
+    """Images a forward pass, each in one view; as in training if left out."""
 
     def __post_init__(self) -> None:
         known = [*MERGES, *WEIGHTINGS]

@@ -37,7 +37,7 @@ class CrossFit:
     logits_NC: np.ndarray
     parts: tuple[Part, ...]
     final: Choice
-    """Chosen on all rows; for one model's logits of other pictures (each fold's, before they are
+    """Chosen on all rows; for one model's logits of other images (each fold's, before they are
     averaged).
     """
 

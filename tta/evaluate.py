@@ -1,4 +1,4 @@
-"""What each policy does to out-of-fold predictions, beside the plain picture: plain data."""
+"""What each policy does to out-of-fold predictions, beside the plain image: plain data."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def effects(
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Return, for each named logits N x C, its passes, its row of reports.run.summary.compare
-    against the plain picture, how many pictures it fixed and broke (mean over repeats), and how F1
+    against the plain image, how many images it fixed and broke (mean over repeats), and how F1
     differs per class and attribute.
 
     A policy that was fitted belongs here cross-fitted; one that was chosen on these rows is

@@ -36,7 +36,7 @@ def _problem(
     and groups a row.
 
     Sharpness is taken out because it is no view's merit. Rows of a group are alike: a group counts
-    once, so that the ridges are as strong against 60 people with 7 pictures as against 60 with one.
+    once, so that the ridges are as strong against 60 people with 7 images as against 60 with one.
     """
     temperature = fit_temperature(mean_logit(logits_VNC), label_N)
     log_VNC = np.stack([log_softmax(logits_NC) / temperature for logits_NC in logits_VNC])

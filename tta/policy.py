@@ -38,7 +38,7 @@ class Policy:
 
     @property
     def passes(self) -> int:
-        """Forward passes per picture."""
+        """Forward passes per image."""
         return len(self.views)
 
     def __str__(self) -> str:

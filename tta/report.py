@@ -39,7 +39,7 @@ TAIL = 0.025  # of an interval
 
 
 def simple_policies(names: Sequence[str]) -> dict[str, Policy]:
-    """Return what needs no choosing, by name: each view alone and with the plain picture, and all
+    """Return what needs no choosing, by name: each view alone and with the plain image, and all
     together.
     """
     policies = {"identity": IDENTITY}
@@ -54,7 +54,7 @@ def simple_policies(names: Sequence[str]) -> dict[str, Policy]:
 
 
 def pictures_per_second(policy: Policy, seconds_of_view: Mapping[str, float]) -> float | None:
-    """Return how many pictures a policy gets through in a second, or None where that was never
+    """Return how many images a policy gets through in a second, or None where that was never
     measured.
 
     A view on the device that was seen in training, where nothing is timed, costs what the others
@@ -104,7 +104,7 @@ def harm_blocks(
     """Return `effects` as blocks: what harms, all policies with paired differences, their cost, one
     policy's classes.
 
-    `speed_of` are pictures a second by policy.
+    `speed_of` are images a second by policy.
     """
     harmful = [one["name"] for one in found if _is_harmful(one["comparison"]["difference"], metric)]
     blocks = []
@@ -144,7 +144,7 @@ def harm_blocks(
             [row["name"], str(row["support"]), f"{row['f1']:.3f}", f"{row['difference']:+.3f}"]
             for row in rows
         ]
-        blocks.append(table_block([f"{what}, {detail}", "pictures", "F1", "difference"], lines))
+        blocks.append(table_block([f"{what}, {detail}", "images", "F1", "difference"], lines))
     return blocks
 
 
@@ -155,17 +155,17 @@ def cost_block(
     seconds_of_view: Mapping[str, float],
     how: str,
 ) -> dict[str, Any]:
-    """Return the score against forward passes a picture, with its interval.
+    """Return the score against forward passes an image, with its interval.
 
     `found` are rows of reports.run.summary.compare for 1, 2, .. passes.
     """
     ends = {end: [one["headline"][end] for one in found] for end in ("value", "low", "high")}
     speed = pictures_per_second(IDENTITY, seconds_of_view)
-    cost = "" if speed is None else f"; one pass is {1000 / speed:.3g} ms a picture"
+    cost = "" if speed is None else f"; one pass is {1000 / speed:.3g} ms an image"
     return lines_block(
         range(1, len(found) + 1),
         {metric.title: ends["value"], "95 % interval, low": ends["low"], "high": ends["high"]},
-        xlabel="forward passes a picture",
+        xlabel="forward passes an image",
         ylabel=metric.title,
         caption=f"{metric.title} against cost: {how}{cost}",
     )
@@ -227,12 +227,12 @@ def harm_report(
         *harm_blocks(rows, metric=metric, speed_of=speed_of, detail=THIS),
         cost_block(curve, metric=metric, seconds_of_view=seconds_of_view, how=how),
     ]
-    title = "Test-time augmentation, out of fold; differences to the plain picture"
+    title = "Test-time augmentation, out of fold; differences to the plain image"
     return section(title, *blocks), pd.DataFrame(effect_rows(rows))
 
 
 def view_section(run: Run) -> dict[str, Any]:
-    """Return each view of test-time augmentation alone and their merge, against the picture
+    """Return each view of test-time augmentation alone and their merge, against the image
     itself.
     """
     num_folds = run.info["num_folds"]

@@ -167,7 +167,7 @@ def note_pipelines(run: Run, names: Sequence[str]) -> None:
 
 
 def view_seconds(run: Run) -> dict[str, float]:
-    """Return what a picture took in each view, in seconds, where that was measured: not in
+    """Return what an image took in each view, in seconds, where that was measured: not in
     training.
     """
     file = run.path / TIMES
@@ -179,7 +179,7 @@ def view_seconds(run: Run) -> dict[str, float]:
 
 
 def note_seconds(run: Run, times: Mapping[str, tuple[int, float]]) -> None:
-    """Note how many pictures and seconds views took; what an earlier call took, perhaps elsewhere,
+    """Note how many images and seconds views took; what an earlier call took, perhaps elsewhere,
     is forgotten.
     """
     file = run.path / TIMES

@@ -97,7 +97,7 @@ def _key(run: Run, names: Sequence[str], config: TtaConfig) -> str:
 
 
 def _costs(run: Run, policy: Policy) -> dict[str, Any]:
-    """Return the passes and seconds of a test picture, measured on what, and compute seconds with
+    """Return the passes and seconds of a test image, measured on what, and compute seconds with
     the run's own.
 
     None for what is not known.

@@ -1,4 +1,4 @@
-"""What a run costs to deploy: forward passes behind a picture, and its seconds where they were
+"""What a run costs to deploy: forward passes behind an image, and its seconds where they were
 measured. No torch.
 """
 
@@ -28,7 +28,7 @@ def num_models(run: Run) -> int:
 
 
 def passes_a_view(run: Run) -> int:
-    """Return how many forward passes a cross-validated run takes to see a picture in one view: one
+    """Return how many forward passes a cross-validated run takes to see an image in one view: one
     a model.
 
     Heads on one frozen backbone share theirs.
@@ -37,7 +37,7 @@ def passes_a_view(run: Run) -> int:
 
 
 def num_passes(run: Run) -> int:
-    """Return the forward passes that one test picture takes. Raises UserError for a blend that does
+    """Return the forward passes that one test image takes. Raises UserError for a blend that does
     not say.
     """
     if "passes" in run.info:
@@ -50,10 +50,10 @@ def num_passes(run: Run) -> int:
 
 
 def pass_seconds(run: Run) -> float | None:
-    """Return the seconds of one forward pass of one picture, the folds' median; None where none was
+    """Return the seconds of one forward pass of one image, the folds' median; None where none was
     measured.
 
-    `infer_images_per_s` of a fold counts a picture once for each view.
+    `infer_images_per_s` of a fold counts an image once for each view.
     """
     speeds = [
         speed for fold in run.info.get("folds", ()) if (speed := fold.get("infer_images_per_s"))
@@ -62,7 +62,7 @@ def pass_seconds(run: Run) -> float | None:
 
 
 def picture_seconds(run: Run) -> float | None:
-    """Return the compute seconds of one test picture, through all models and views; None where not
+    """Return the compute seconds of one test image, through all models and views; None where not
     known.
 
     Runs with further views and blends wrote down their own.

@@ -48,7 +48,7 @@ SECTIONS = "sections"
 
 
 def ids_hash(ids: Iterable[str]) -> str:
-    """Hash of picture names, whatever their order."""
+    """Hash of image names, whatever their order."""
     return hashlib.blake2b(json.dumps(sorted(ids)).encode(), digest_size=16).hexdigest()
 
 

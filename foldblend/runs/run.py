@@ -127,7 +127,7 @@ class Run:
 
     @functools.cached_property
     def ids_hash(self) -> str:
-        """Hash of the names of its pictures with labels, by which runs of one data set know each
+        """Hash of the names of its images with labels, by which runs of one data set know each
         other.
         """
         known = self.info["data"].get("train_ids_hash")

@@ -122,7 +122,7 @@ def attribute_only_difference(
     rng = np.random.default_rng(seed)
     identity = np.eye(len(value_of_class))
     ours = score_of(metric, rows, proba_NC, seed=seed)
-    once = rows_by_repeat(rows.repeat_N, len(rows))[0]  # the guessers see each picture once
+    once = rows_by_repeat(rows.repeat_N, len(rows))[0]  # the guessers see each image once
     label_N = rows.label_N[once]
     group_N = rows.group_N[once]
     guess = _guesser(label_N, group_N, value_of_class)

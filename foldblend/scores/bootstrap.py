@@ -1,4 +1,4 @@
-"""Intervals by bootstrap over groups (people), never over pictures; comparisons are paired."""
+"""Intervals by bootstrap over groups (people), never over images; comparisons are paired."""
 
 from __future__ import annotations
 

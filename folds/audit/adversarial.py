@@ -1,4 +1,4 @@
-"""Adversarial validation: can a classifier tell training pictures from test pictures, and by what?
+"""Adversarial validation: can a classifier tell training images from test images, and by what?
 
 Where it can, a cross-validated score need not hold on the test set.
 """
@@ -27,12 +27,12 @@ NUM_DRAWS = 19  # so that being above all of them has a chance of one in twenty
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Adversarial:
-    """How well two sets of pictures are told apart, out of fold."""
+    """How well two sets of images are told apart, out of fold."""
 
     auc: float
     """Area under the ROC curve; a guess has 0.5."""
     chance_D: np.ndarray
-    """The AUC of as many training pictures, whole groups drawn at random, against the rest."""
+    """The AUC of as many training images, whole groups drawn at random, against the rest."""
     alone_S: np.ndarray
     """The AUC of each statistic alone; below 0.5 where the test set has the smaller values."""
     lost_S: np.ndarray
@@ -40,7 +40,7 @@ class Adversarial:
 
     @property
     def differs(self) -> bool:
-        """Whether test pictures are told apart better than any of the draws (p = 0.05)."""
+        """Whether test images are told apart better than any of the draws (p = 0.05)."""
         return self.auc > self.chance_D.max()
 
 
@@ -101,9 +101,9 @@ def tell_apart(
 ) -> Adversarial | None:
     """Return how well boosted trees tell test rows (1) from training rows (0) of N x S statistics.
 
-    Which test pictures are of one person is not known, so a few people can be told apart by
-    themselves. The measure is therefore what as many training pictures, drawn by group and treated
-    like test pictures, come to. `group_N` counts for training rows only. None where the groups are
+    Which test images are of one person is not known, so a few people can be told apart by
+    themselves. The measure is therefore what as many training images, drawn by group and treated
+    like test images, come to. `group_N` counts for training rows only. None where the groups are
     too few for that. Of more than 20,000 rows on a side, so many are taken at random. Source: Pan
     et al. 2020, "Adversarial validation approach to concept drift problem".
     """

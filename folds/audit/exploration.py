@@ -1,4 +1,4 @@
-"""What people look at before they train: one look at every picture, and what it gives away."""
+"""What people look at before they train: one look at every image, and what it gives away."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Exploration:
     """Everything that was seen; the page and the terminal show it."""
 
     manifest: Manifest
-    """Without the pictures that could not be read."""
+    """Without the images that could not be read."""
     pictures: pd.DataFrame
     """Training rows, then test rows: image_id, path, perhaps box; group and label blank and -1 for
     the test set.
@@ -45,22 +45,22 @@ class Exploration:
     kept_N: np.ndarray
     """Whether each training row that was looked at could be read."""
     statistic_NS: np.ndarray
-    """folds.audit.statistics of each picture."""
+    """folds.audit.statistics of each image."""
     unreadable: tuple[str, ...]
     findings: tuple[Finding, ...]
     adversarial: Adversarial | None
-    """None where there is no test set, or too few pictures or groups to say."""
+    """None where there is no test set, or too few images or groups to say."""
     deep: bool
     """Whether swaps and people under two names were looked for."""
     lookalikes: Lookalikes | None
-    """None where it was not asked for, or groups are single pictures."""
+    """None where it was not asked for, or groups are single images."""
 
     def lines(self) -> list[str]:
         """Return all of it as text."""
         lines = []
         if self.unreadable:
             lines.append(
-                f"{counted(len(self.unreadable), 'picture')}: cannot be read:"
+                f"{counted(len(self.unreadable), 'image')}: cannot be read:"
                 f" {listed(self.unreadable)}"
             )
         for finding in self.findings:
@@ -78,7 +78,7 @@ class Exploration:
         found = self.lookalikes
         if found is None:
             return [
-                "not searched, for every picture is a group of its own: people under two names,"
+                "not searched, for every image is a group of its own: people under two names,"
                 " swapped labels"
             ]
         if not found.num_trials:
@@ -90,15 +90,15 @@ class Exploration:
         ]
 
     def adversarial_lines(self) -> list[str]:
-        """Return whether training and test pictures can be told apart, and by what."""
+        """Return whether training and test images can be told apart, and by what."""
         if self.adversarial is None:
-            return ["train against test: no test set, or too few pictures or groups to say"]
+            return ["train against test: no test set, or too few images or groups to say"]
         result = self.adversarial
         sizes = self.pictures["part"].value_counts()
         lines = [
             f"train against test, told apart by simple statistics: AUC {result.auc:.3f}"
-            f" ({sizes['train']:,} and {sizes['test']:,} pictures). By chance alone, from training"
-            f" pictures drawn by group: {result.chance_D.min():.3f} to {result.chance_D.max():.3f}"
+            f" ({sizes['train']:,} and {sizes['test']:,} images). By chance alone, from training"
+            f" images drawn by group: {result.chance_D.min():.3f} to {result.chance_D.max():.3f}"
             f" ({len(result.chance_D)} draws)"
         ]
         if not result.differs:
@@ -114,7 +114,7 @@ class Exploration:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What is kept of one picture."""
+    """What is kept of one image."""
 
     print: Print
     statistics: np.ndarray
@@ -152,7 +152,7 @@ def _look_at_all(pictures: pd.DataFrame, *, deep: bool) -> list[_Look | BadImage
     with ThreadPoolExecutor() as pool:  # cv2 and hashlib release the interpreter lock
         looks = pool.map(_look, pictures["path"], boxes_of(pictures), is_train & deep, is_sketched)
         return list(
-            tqdm(looks, total=len(pictures), desc="looking at pictures", unit="", disable=None)
+            tqdm(looks, total=len(pictures), desc="looking at images", unit="", disable=None)
         )
 
 
@@ -162,7 +162,7 @@ def _without(manifest: Manifest, is_good_N: np.ndarray) -> Manifest:
     train = manifest.train[is_good_N[:num_train]].reset_index(drop=True)
     if train.empty:
         raise UserError(
-            f"{manifest.root}: none of the {num_train} training pictures can be read; fetch them"
+            f"{manifest.root}: none of the {num_train} training images can be read; fetch them"
             " again"
         )
     test = (
@@ -174,10 +174,10 @@ def _without(manifest: Manifest, is_good_N: np.ndarray) -> Manifest:
 
 
 def explore(manifest: Manifest, say: Say, *, deep: bool = True, merge: bool = False) -> Exploration:
-    """Look at every picture once and return what it gives away.
+    """Look at every image once and return what it gives away.
 
     `deep` also looks for one person under two names and for swapped labels, where groups have
-    several pictures; `merge` makes groups that share a picture one. Unreadable pictures are listed
+    several images; `merge` makes groups that share an image one. Unreadable images are listed
     and left out; raises UserError where no other is left.
     """
     has_groups = bool(manifest.train["group"].duplicated().any())

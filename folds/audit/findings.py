@@ -1,4 +1,4 @@
-"""What is probably wrong with a data set, each finding with the pairs of pictures that show it."""
+"""What is probably wrong with a data set, each finding with the pairs of images that show it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Finding:
     cure: str
     """What to do about it."""
     pairs: tuple[tuple[int, int], ...]
-    """Rows of the table of pictures, two a line."""
+    """Rows of the table of images, two a line."""
     texts: tuple[str, ...]
     """What each pair is, in one line."""
 
@@ -42,7 +42,7 @@ class Finding:
 
 
 def duplicate_findings(pictures: pd.DataFrame, pairs: np.ndarray) -> list[Finding]:
-    """Return the findings on pairs M x 2 of rows of `pictures` that show the same picture."""
+    """Return the findings on pairs M x 2 of rows of `images` that show the same image."""
     ids, group_N, label_N, part_N = (
         pictures[name].to_numpy() for name in ("image_id", "group", "label", "part")
     )
@@ -52,7 +52,7 @@ def duplicate_findings(pictures: pd.DataFrame, pairs: np.ndarray) -> list[Findin
         (
             in_train & (group_N[i] != group_N[j]),
             TWO_GROUPS,
-            "Pass --merge-duplicates to make such groups one, or remove one picture of each pair.",
+            "Pass --merge-duplicates to make such groups one, or remove one image of each pair.",
         ),
         (
             in_train & (label_N[i] != label_N[j]),
@@ -68,7 +68,7 @@ def duplicate_findings(pictures: pd.DataFrame, pairs: np.ndarray) -> list[Findin
     )
     return [
         Finding(
-            title=f"{counted(int(chosen.sum()), 'pair')} of pictures: {what}",
+            title=f"{counted(int(chosen.sum()), 'pair')} of images: {what}",
             cure=cure,
             pairs=tuple((int(one), int(other)) for one, other in pairs[chosen]),
             texts=tuple(f"{ids[one]} = {ids[other]}" for one, other in pairs[chosen]),
@@ -97,7 +97,7 @@ def lookalike_findings(train: pd.DataFrame, found: Lookalikes, rows: np.ndarray)
                 " under two names"
             ),
             cure=(
-                "If they are one, give them one name, or their folds leak. (Pictures of one place"
+                "If they are one, give them one name, or their folds leak. (Images of one place"
                 " look alike, too.)"
             ),
             pairs=tuple((int(i), int(j)) for i, j in pairs),
@@ -129,7 +129,7 @@ def _targets(manifest: Manifest) -> dict[str, tuple[np.ndarray, tuple[str, ...]]
 
 
 def swap_findings(manifest: Manifest, feature_NF: np.ndarray) -> list[Finding]:
-    """Return findings on pictures of one group that look as if they had each other's label.
+    """Return findings on images of one group that look as if they had each other's label.
 
     `feature_NF` are folds.audit.swaps.features_of the training rows. Each text ends in the line for
     --corrections, where names allow one.
@@ -153,7 +153,7 @@ def swap_findings(manifest: Manifest, feature_NF: np.ndarray) -> list[Finding]:
             findings.append(
                 Finding(
                     title=(
-                        f"{counted(len(texts), 'pair')} of pictures of one group: may have each"
+                        f"{counted(len(texts), 'pair')} of images of one group: may have each"
                         f" other's {name}"
                     ),
                     cure="Look at them; the line in brackets is what --corrections takes.",

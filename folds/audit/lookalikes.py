@@ -1,6 +1,6 @@
-"""One person under two names: groups whose pictures share many local features in one geometry.
+"""One person under two names: groups whose images share many local features in one geometry.
 
-Near duplicates find the same picture; this finds other pictures of the same person and place.
+Near duplicates find the same image; this finds other images of the same person and place.
 Keypoints (SIFT, Lowe 2004) are counted as visual words (Sivic and Zisserman 2003) to find
 candidates, and matched under a similarity transform to confirm them.
 """
@@ -31,7 +31,7 @@ NUM_CANDIDATES = 5
 RATIO = 0.8
 REACH = 4.0
 # Among real portraits, strangers shared at most 22 matches (the masks drawn on them) and halves of
-# one person's pictures at least 34. Where strangers share more, the least is raised above what they
+# one person's images at least 34. Where strangers share more, the least is raised above what they
 # share.
 LEAST_MATCHES = 27
 MARGIN = 1.4
@@ -41,16 +41,16 @@ Sketch = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lookalikes:
-    """Pairs of groups that look like one, and what the search was able to see in these pictures."""
+    """Pairs of groups that look like one, and what the search was able to see in these images."""
 
     pairs: np.ndarray
-    """M x 2 rows, one of each of two groups, best first: the two pictures that match best."""
+    """M x 2 rows, one of each of two groups, best first: the two images that match best."""
     matches_M: np.ndarray
-    """Features that the two pictures share."""
+    """Features that the two images share."""
     least: int
     """Shared features from which two groups are named."""
     recall: float
-    """Share of groups that, cut in two, would be named; NaN where no group has two pictures."""
+    """Share of groups that, cut in two, would be named; NaN where no group has two images."""
     num_trials: int
     """Number of groups that this was tried on."""
 
@@ -65,7 +65,7 @@ def few_rows_of_groups(
 
 
 def sketch_of(image: np.ndarray) -> Sketch:
-    """Return the strongest keypoints of an RGB picture: places K x 2, and descriptors K x 128
+    """Return the strongest keypoints of an RGB image: places K x 2, and descriptors K x 128
     uint8.
     """
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
@@ -118,7 +118,7 @@ def _best_match(
     others: Iterable[int],
     known: Set[tuple[int, int]] = frozenset(),
 ) -> tuple[int, int, int]:
-    """Return (matches, i, j) of the two pictures, one of each side and not a `known` pair, that
+    """Return (matches, i, j) of the two images, one of each side and not a `known` pair, that
     match best.
     """
     pairs = [
@@ -130,7 +130,7 @@ def _best_match(
 
 
 def _words_of(sketches: Sequence[Sketch], seed: int) -> scipy.sparse.csr_matrix:
-    """Return how often each visual word occurs in each picture, N x W."""
+    """Return how often each visual word occurs in each image, N x W."""
     from sklearn.cluster import MiniBatchKMeans
 
     rng = np.random.default_rng(seed)
@@ -163,7 +163,7 @@ def _words_of(sketches: Sequence[Sketch], seed: int) -> scipy.sparse.csr_matrix:
 
 
 def _nearest(words_NW: scipy.sparse.csr_matrix, code_N: np.ndarray) -> np.ndarray:
-    """Return the nearest others of each set of pictures, sets 0..G-1, by their words: G x K."""
+    """Return the nearest others of each set of images, sets 0..G-1, by their words: G x K."""
     from sklearn.feature_extraction.text import TfidfTransformer
     from sklearn.neighbors import NearestNeighbors
 
@@ -186,7 +186,7 @@ def _share_found(
     rows_of: Sequence[np.ndarray],
     least: int,
 ) -> tuple[float, int]:
-    """Cut every group of two pictures and more in two; return the share that would be named, and
+    """Cut every group of two images and more in two; return the share that would be named, and
     their number.
     """
     code_N = np.empty(len(sketches), np.int64)
@@ -236,7 +236,7 @@ def lookalike_groups(
 ) -> Lookalikes:
     """Return the pairs of groups that look like one, from the sketches of N rows (few a group).
 
-    `known` are pairs of rows, smaller first, that are the same picture and no evidence here. The
+    `known` are pairs of rows, smaller first, that are the same image and no evidence here. The
     search tries itself: every group is cut in two, and `recall` is the share of these that it would
     have named.
     """

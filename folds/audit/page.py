@@ -1,4 +1,4 @@
-"""The audit as a page: what looks wrong, the folds, distributions, and pictures of each class."""
+"""The audit as a page: what looks wrong, the folds, distributions, and images of each class."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _finding(finding: Finding, pictures: pd.DataFrame, classes: Sequence[str]) -
 def _fold_table(
     train: pd.DataFrame, fold_N: np.ndarray, classes: Sequence[str], *, leaks: bool
 ) -> dict[str, Any]:
-    """Return groups, pictures and pictures of each class, a column for each fold, beside the even
+    """Return groups, images and images of each class, a column for each fold, beside the even
     share.
     """
     label_N = train["label_raw"].to_numpy()
@@ -66,7 +66,7 @@ def _fold_table(
     num_groups = f"{len(set(group_N)):,}"
     lines: list[tuple[str, Sequence[int], str]] = [
         ("groups", groups_K, num_groups),
-        ("pictures", count_KC.sum(axis=1).tolist(), num_groups),
+        ("images", count_KC.sum(axis=1).tolist(), num_groups),
         *(
             (classes[label], count_KC[:, label].tolist(), f"{groups_C[label]:,}")
             for label in map(int, np.flatnonzero(count_KC.sum(axis=0)))
@@ -90,7 +90,7 @@ def _fold_table(
 def _count_figure(
     value_N: np.ndarray, names: Sequence[str], group_N: np.ndarray, what: str
 ) -> dict[str, Any]:
-    """Return bars of the pictures and groups of each value that occurs."""
+    """Return bars of the images and groups of each value that occurs."""
     occurs = np.unique(value_N)
     pictures = [int((value_N == value).sum()) for value in occurs]
     groups = [len(set(group_N[value_N == value])) for value in occurs]
@@ -110,7 +110,7 @@ def _count_figure(
         },
         xlabel="number",
     )
-    caption = f"{what} (n = {len(value_N):,} pictures of {len(set(group_N)):,} groups{left_out})"
+    caption = f"{what} (n = {len(value_N):,} images of {len(set(group_N)):,} groups{left_out})"
     return {"svg": svg, "caption": caption}
 
 
@@ -126,8 +126,8 @@ def _size_figure(seen: Exploration) -> dict[str, Any]:
         for part in parts.unique()
     }
     return {
-        "svg": bars(names, counts, xlabel="pictures"),
-        "caption": f"Size in pixels (n = {len(words):,} pictures)",
+        "svg": bars(names, counts, xlabel="images"),
+        "caption": f"Size in pixels (n = {len(words):,} images)",
     }
 
 
@@ -155,7 +155,7 @@ def _figures(seen: Exploration) -> list[dict[str, Any]]:
     per_group = pd.Series(group_N).value_counts().value_counts().sort_index()
     names = [f"{size}" for size in per_group.index[:MOST_BARS]]
     svg = bars(names, {"groups": per_group.tolist()[:MOST_BARS]}, xlabel="groups")
-    figures.append({"svg": svg, "caption": f"Pictures a group (n = {len(set(group_N)):,} groups)"})
+    figures.append({"svg": svg, "caption": f"Images a group (n = {len(set(group_N)):,} groups)"})
     figures.append(_size_figure(seen))
     parts = seen.pictures["part"].to_numpy()
     brightness = seen.statistic_NS[:, STATISTICS.index("brightness")]
@@ -163,7 +163,7 @@ def _figures(seen: Exploration) -> list[dict[str, Any]]:
         {part: brightness[parts == part] for part in np.unique(parts)[::-1]},
         xlabel="mean grey, 0 to 255",
     )
-    figures.append({"svg": svg, "caption": f"Brightness (n = {len(parts):,} pictures)"})
+    figures.append({"svg": svg, "caption": f"Brightness (n = {len(parts):,} images)"})
     return figures
 
 
@@ -187,7 +187,7 @@ def _sheets(seen: Exploration) -> tuple[list[dict[str, Any]], int]:
         sheets.append(
             {
                 "name": classes[label],
-                "text": f"{counts[label]:,} pictures of {num_groups:,} groups",
+                "text": f"{counts[label]:,} images of {num_groups:,} groups",
                 "tiles": [_tile(seen.pictures, int(row), classes) for row in rows],
             }
         )
@@ -223,9 +223,9 @@ def audit_page(
     context: Mapping[str, Any] = {
         "title": f"Audit of {manifest.name}",
         "about": (
-            f"{len(train):,} pictures of {train['group'].nunique():,} groups,"
+            f"{len(train):,} images of {train['group'].nunique():,} groups,"
             f" {train['label'].nunique()} of {manifest.num_classes} classes occur,"
-            f" {sizes.get('test', 0):,} test pictures"
+            f" {sizes.get('test', 0):,} test images"
         ),
         "notes": manifest.notes,
         "passed_over": manifest.warnings,

@@ -1,4 +1,4 @@
-"""The audit from flags to page; unreadable pictures are listed and left out."""
+"""The audit from flags to page; unreadable images are listed and left out."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ def run_audit(config: AuditConfig, *, say: Say = print) -> Path:
         say(line)
     fold_RN = fold_map(
         split, manifest
-    )  # what cannot be split fails now, not after a look at every picture
+    )  # what cannot be split fails now, not after a look at every image
     seen = explore(manifest, say, deep=not config.page.quick, merge=config.data.merge_duplicates)
-    # A fold file may well know of pictures that cannot be read.
+    # A fold file may well know of images that cannot be read.
     subset = split.fold_file is not None and not seen.kept_N.all()
     fold_RN = fold_RN[:, seen.kept_N] if subset else fold_map(split, seen.manifest)
     warnings = fold_warnings(split, seen.manifest, fold_RN)

@@ -1,4 +1,4 @@
-"""Simple statistics of a picture: what tells two sources of pictures apart before any network
+"""Simple statistics of an image: what tells two sources of images apart before any network
 does.
 """
 
@@ -27,7 +27,7 @@ SIDE = 128
 
 
 def statistics_of(image: np.ndarray, bytes_a_pixel: float) -> np.ndarray:
-    """Return the STATISTICS of an RGB picture, S float64; all but the first three at one common
+    """Return the STATISTICS of an RGB image, S float64; all but the first three at one common
     size.
     """
     height, width = image.shape[:2]

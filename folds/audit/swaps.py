@@ -1,4 +1,4 @@
-"""Labels that look wrong before any training: two pictures of one group with each other's labels.
+"""Labels that look wrong before any training: two images of one group with each other's labels.
 
 A linear classifier on edges and colours, out of fold by group, is enough to see that; wrong labels
 that need a trained network to be seen are found on out-of-fold probabilities.
@@ -46,7 +46,7 @@ def _edges(grey: np.ndarray) -> np.ndarray:
 
 
 def features_of(image: np.ndarray) -> np.ndarray:
-    """Return edges and coarse colours of an RGB picture, F float16."""
+    """Return edges and coarse colours of an RGB image, F float16."""
     grey = cv2.cvtColor(
         cv2.resize(image, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY
     )
@@ -60,7 +60,7 @@ def log_proba_of(
 ) -> np.ndarray:
     """Return out-of-fold log-probabilities, N x C, of labels 0..C-1 that vary within groups.
 
-    Each picture is seen as what sets it apart from its group's mean, which leaves the person out.
+    Each image is seen as what sets it apart from its group's mean, which leaves the person out.
     Where a fold never trained on a class, its log-probability is -inf.
     """
     from sklearn.decomposition import PCA

@@ -2,13 +2,13 @@
 
 A CSV with the columns target, field, value; one line each:
 
-    000225,gender,female                  a person (id or folder) or a picture (ending or not) and a
+    000225,gender,female                  a person (id or folder) or an image (ending or not) and a
     value 001009,age,<30                        the value's name, where the data set writes it
     otherwise (29 would do too) 000225,gender,flip                    the other one of two values
     cat_07.jpg,label,dog                  the class itself 000020,swap,incorrect_mask normal     two
-    pictures of a person have each other's labels
+    images of a person have each other's labels
 
-Every line must match something, and no two lines may set the same field of the same picture.
+Every line must match something, and no two lines may set the same field of the same image.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ FLIP = "flip"
 
 
 def _matches(manifest: Manifest, target: str, where: str) -> np.ndarray:
-    """Return the row numbers that a target names: a picture, a person's folder, or a person's
+    """Return the row numbers that a target names: an image, a person's folder, or a person's
     id.
     """
     train = manifest.train
     bare = (
         train["image_id"].str.rsplit(".", n=1).str[0]
-    )  # a picture may be .jpg here and .png elsewhere
+    )  # an image may be .jpg here and .png elsewhere
     for names in (train["image_id"], train["group"], bare):
         rows = np.flatnonzero(names == target)
         if len(rows):
@@ -54,7 +54,7 @@ def _matches(manifest: Manifest, target: str, where: str) -> np.ndarray:
             target, [*manifest.aliases, *train["group"].unique(), *train["image_id"]]
         )
         raise UserError(
-            f"{where}: {target!r} matches no picture and no"
+            f"{where}: {target!r} matches no image and no"
             f" person{near or '; mend or remove the line'}"
         )
     return np.flatnonzero(train["group"] == groups[0])
@@ -125,7 +125,7 @@ def _swap_rows(manifest: Manifest, rows: np.ndarray, value: str, where: str) -> 
     ]
     if len(names) != 2 or len(found) != 2 or found[0] == found[1]:
         raise UserError(
-            f"{where}: swap takes two pictures of this person, from {listed(stems, most=9)}; not"
+            f"{where}: swap takes two images of this person, from {listed(stems, most=9)}; not"
             f" {value!r}"
         )
     return np.array(found)
@@ -192,7 +192,5 @@ def apply_corrections(manifest: Manifest, file: str | Path) -> Manifest:
             train.loc[train.index[rows], field] = pd.Series([value]).astype(train[field].dtype)[0]
     train["label"] = label_N
     changed = int((label_N != train["label_raw"]).sum())
-    note = (
-        f"{file}: {len(lines)} corrections change the labels of {changed} of {len(train)} pictures"
-    )
+    note = f"{file}: {len(lines)} corrections change the labels of {changed} of {len(train)} images"
     return dataclasses.replace(manifest, train=train, notes=(*manifest.notes, note))

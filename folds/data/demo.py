@@ -58,7 +58,7 @@ def demo_people(num_people: int, *, least: int, seed: int) -> pd.DataFrame:
 def draw_person(
     seed: int, person: int, male: bool, age: int, files: list[tuple[Path, str]]
 ) -> None:
-    """Draw the pictures of one person into files; each is another's work, in a process of its
+    """Draw the images of one person into files; each is another's work, in a process of its
     own.
     """
     rng = np.random.default_rng([DEMO_VERSION, seed, 1, person])
@@ -77,7 +77,7 @@ def make_demo(
 ) -> Path:
     """Draw the demo set unless it is there already, and return its root.
 
-    Layout: `train/train.csv`, `train/images/<path>/`, `eval/info.csv`, `eval/images/`; 7 pictures
+    Layout: `train/train.csv`, `train/images/<path>/`, `eval/info.csv`, `eval/images/`; 7 images
     of 384 x 512 a person. Appears whole or not at all, so two processes may ask for it at once.
     """
     if root is None:
@@ -118,7 +118,7 @@ def make_demo(
             )
         try:
             os.replace(draft, root)
-        except OSError:  # another process was faster, with the same pictures
+        except OSError:  # another process was faster, with the same images
             if not (root / "train" / "train.csv").is_file():
                 raise
     finally:

@@ -1,4 +1,4 @@
-"""Drawing of one face: the demo set's pictures, made of polygons and blurred strokes.
+"""Drawing of one face: the demo set's images, made of polygons and blurred strokes.
 
 Age, gender and mask are drawn the way they show on people, with overlap: wrinkles deepen, hair
 greys and recedes; jaws, brows and hair length differ between men and women, but not always.
@@ -40,7 +40,7 @@ Colour = tuple[float, ...] | np.ndarray
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Person:
-    """What stays the same in all seven pictures of a person."""
+    """What stays the same in all seven images of a person."""
 
     male: bool
     age: int
@@ -100,7 +100,7 @@ def _merge(planes: list[np.ndarray]) -> Any:
 
 
 class _Canvas:
-    """A float RGB picture on which soft shapes are laid, in the face's own coordinates."""
+    """A float RGB image on which soft shapes are laid, in the face's own coordinates."""
 
     def __init__(self, backdrop: np.ndarray) -> None:
         self.pixels: Any = _merge(
@@ -373,7 +373,7 @@ def _photograph(pixels: Any, rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_picture(who: Person, rng: np.random.Generator, *, mask: str) -> np.ndarray:
-    """Return one picture of a person, 512 x 384 x 3 uint8 RGB; `mask` is worn, incorrect or not
+    """Return one image of a person, 512 x 384 x 3 uint8 RGB; `mask` is worn, incorrect or not
     worn.
     """
     canvas = _Canvas(who.backdrop + rng.normal(0, 6, 3))

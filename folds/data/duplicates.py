@@ -1,4 +1,4 @@
-"""The same picture under two names: equal pixels, and near duplicates by perceptual hash.
+"""The same image under two names: equal pixels, and near duplicates by perceptual hash.
 
 Across two groups they leak between folds; with two labels one label is wrong.
 """
@@ -39,7 +39,7 @@ __all__ = [
 SIDE = 32
 LOW = 8
 RADIUS = 4
-# On real portraits no two pictures of different people came above 0.942, recompressed and rescaled
+# On real portraits no two images of different people came above 0.942, recompressed and rescaled
 # copies stayed above 0.999, and copies with another brightness above 0.955. Masks of two colours on
 # one photograph came to 0.985, but differ by 13 in their tints, where copies differ by 5 at most.
 LEAST_CORRELATION = 0.97
@@ -51,7 +51,7 @@ MOST_TINT = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prints:
-    """What is kept of N pictures to tell whether two are one."""
+    """What is kept of N images to tell whether two are one."""
 
     pixels_N: np.ndarray
     """Hash of the decoded pixels, as text."""
@@ -73,7 +73,7 @@ Print = tuple[str, int, np.ndarray, np.ndarray]
 
 
 def print_of(image: np.ndarray) -> Print:
-    """Return what `Prints` keeps of one RGB picture."""
+    """Return what `Prints` keeps of one RGB image."""
     grey = cv2.resize(
         cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (SIDE, SIDE), interpolation=cv2.INTER_AREA
     )
@@ -87,7 +87,7 @@ def print_of(image: np.ndarray) -> Print:
 
 
 def prints_of(table: pd.DataFrame) -> Prints:
-    """Decode every picture of a manifest's table once and return its prints. Raises BadImage."""
+    """Decode every image of a manifest's table once and return its prints. Raises BadImage."""
     with ThreadPoolExecutor() as pool:  # cv2 and hashlib release the interpreter lock
         return stacked(
             list(
@@ -99,7 +99,7 @@ def prints_of(table: pd.DataFrame) -> Prints:
 
 
 def stacked(prints: Sequence[Print]) -> Prints:
-    """Return the prints of N pictures as arrays."""
+    """Return the prints of N images as arrays."""
     return Prints(
         pixels_N=np.array([one[0] for one in prints]),
         hash_N=np.array([one[1] for one in prints], dtype=np.uint64),
@@ -131,7 +131,7 @@ def equal_pairs(value_N: Sequence[str] | np.ndarray) -> np.ndarray:
 
 
 def duplicate_pairs(prints: Prints, *, radius: int = RADIUS) -> np.ndarray:
-    """Return pairs M x 2 of rows that show the same picture.
+    """Return pairs M x 2 of rows that show the same image.
 
     Equal pixels, or hashes within `radius` bits confirmed by the correlation of the thumbnails and
     by their tints: portraits share their coarse hashes with strangers.
@@ -188,7 +188,7 @@ def describe_pairs(pairs: np.ndarray, train: pd.DataFrame) -> list[str]:
         odd = pairs[value_N[pairs[:, 0]] != value_N[pairs[:, 1]]]
         if len(odd):
             named = listed(f"{ids[i]} = {ids[j]}" for i, j in odd)
-            lines.append(f"{counted(len(odd), 'pair')} of pictures: {what}: {named}")
+            lines.append(f"{counted(len(odd), 'pair')} of images: {what}: {named}")
     return lines
 
 

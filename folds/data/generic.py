@@ -1,4 +1,4 @@
-"""Reader of any CSV of grouped, labelled pictures: patients, products, plants."""
+"""Reader of any CSV of grouped, labelled images: patients, products, plants."""
 
 from __future__ import annotations
 
@@ -111,10 +111,10 @@ def read_csv_manifest(
     box_cols: Sequence[str] = (),
     skip_missing: bool = False,
 ) -> Manifest:
-    """Read labelled pictures from `csv` and, where given, test pictures from `test_csv`.
+    """Read labelled images from `csv` and, where given, test images from `test_csv`.
 
     Labels are words or numbers, any number of classes from two up. Image paths are taken from
-    `image_root`, by default the CSV's folder. Without `group_col` every picture is its own group.
+    `image_root`, by default the CSV's folder. Without `group_col` every image is its own group.
     `attribute_cols` hold what the class implies; `box_cols` are four columns of pixels, x1, y1, x2,
     y2. Raises UserError naming the file, column and line.
     """
@@ -130,19 +130,19 @@ def read_csv_manifest(
     warnings = []
     if group_col is None:
         warnings.append(
-            "no --group-col: every picture is a group of its own, so two of one person may leak"
-            " between folds, and intervals are over pictures"
+            "no --group-col: every image is a group of its own, so two of one person may leak"
+            " between folds, and intervals are over images"
         )
     if skip_missing:
         there = table[image_col].map(lambda name: (folder / name).is_file())
         if not there.all():
             gone = table.loc[~there, image_col]
             warnings.append(
-                f"{csv}: {counted(len(gone), 'picture')} missing: {listed(gone)}; skipped"
+                f"{csv}: {counted(len(gone), 'image')} missing: {listed(gone)}; skipped"
             )
             table = table[there]
     if table.empty:
-        raise UserError(f"{csv}: has no row with a picture; fill it or check --image-root")
+        raise UserError(f"{csv}: has no row with an image; fill it or check --image-root")
     words = table[label_col].str.strip()
     classes = _class_order(words, where=f"{csv}: column {label_col!r}")
     if len(classes) < 2:

@@ -1,7 +1,7 @@
 """Reader of the mask competition's folder layout, with the quirks of the real data.
 
 `train/train.csv` lists people (id, gender, race, age, path); `train/images/<path>/` holds seven
-pictures each; `eval/info.csv` (ImageID, ans) and `eval/images/` are the test set. Ids repeat or
+images each; `eval/info.csv` (ImageID, ans) and `eval/images/` are the test set. Ids repeat or
 carry suffixes, so a person is the folder, not the id. `._*` files are litter of a file manager.
 """
 
@@ -57,7 +57,7 @@ def _read_table(file: Path, columns: set[str]) -> pd.DataFrame:
 
 
 def _person_pictures(folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """Return the seven pictures by stem, and names of files that are none of them."""
+    """Return the seven images by stem, and names of files that are none of them."""
     found: dict[str, Path] = {}
     stray: list[str] = []
     for file in sorted(folder.iterdir()):
@@ -67,7 +67,7 @@ def _person_pictures(folder: Path) -> tuple[dict[str, Path], list[str]]:
             stray.append(f"{folder.name}/{file.name}")
         elif file.stem in found:
             raise UserError(
-                f"{folder}: {found[file.stem].name} and {file.name} are the same picture; keep one"
+                f"{folder}: {found[file.stem].name} and {file.name} are the same image; keep one"
             )
         else:
             found[file.stem] = file
@@ -103,7 +103,7 @@ def read_layout(
 ) -> Manifest:
     """Read the competition's layout below `root`; the group is the person's folder.
 
-    `skip_missing` passes over pictures that are not there (said in the manifest's warnings) where
+    `skip_missing` passes over images that are not there (said in the manifest's warnings) where
     otherwise they stop the reader. Raises UserError naming file and row for anything it cannot use.
     """
     listing = root / "train" / "train.csv"
@@ -142,7 +142,7 @@ def read_layout(
     warnings = []
     if missing:
         said = (
-            f"{root / 'train' / 'images'}: {counted(len(missing), 'picture')} missing:"
+            f"{root / 'train' / 'images'}: {counted(len(missing), 'image')} missing:"
             f" {listed(missing)}"
         )
         if not skip_missing:
@@ -207,7 +207,7 @@ def relabel_for_training(
     notes = []
     if old_from is not None:
         notes.append(
-            f"--old-from {old_from:g}: {((fit_N >= 0) & (fit_N != label_N)).sum()} pictures are"
+            f"--old-from {old_from:g}: {((fit_N >= 0) & (fit_N != label_N)).sum()} images are"
             " trained as 60+"
         )
     if (fit_N < 0).all():
@@ -216,7 +216,7 @@ def relabel_for_training(
         )
     if drop_ages is not None:
         notes.append(
-            f"--drop-ages {drop_ages}: {(fit_N < 0).sum()} pictures are left out of training"
+            f"--drop-ages {drop_ages}: {(fit_N < 0).sum()} images are left out of training"
         )
     return dataclasses.replace(
         manifest, train=train.assign(label_fit=fit_N), notes=(*manifest.notes, *notes)

@@ -1,4 +1,4 @@
-"""Data that a run can rely on: read, every picture decoded once, duplicates named."""
+"""Data that a run can rely on: read, every image decoded once, duplicates named."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ __all__ = ["load_data", "merge_groups"]
 
 
 def load_data(config: DataConfig, say: Say, known: Container[bytes] = ()) -> tuple[Manifest, str]:
-    """Return the manifest, its unreadable pictures dealt with, and the hash of labels and pixels.
+    """Return the manifest, its unreadable images dealt with, and the hash of labels and pixels.
 
-    The tables get a column `content`, the hash of each picture's file. Pictures whose key is in
+    The tables get a column `content`, the hash of each image's file. Images whose key is in
     `known` have been decoded before and are not decoded again (see foldblend.images). Raises
-    UserError for data that cannot be used, and for unreadable pictures unless they may be skipped.
+    UserError for data that cannot be used, and for unreadable images unless they may be skipped.
     """
     skip = config.on_bad_image == "skip"
     manifest = load_manifest(config)
@@ -45,7 +45,7 @@ def load_data(config: DataConfig, say: Say, known: Container[bytes] = ()) -> tup
         more = f" ({len(bad) - 1} more like it)" if len(bad) > 1 else ""
         raise UserError(f"{bad[0]}{more}")
     if bad:
-        say(f"warning: skipped {len(bad)} unreadable pictures: {listed(bad)}")
+        say(f"warning: skipped {len(bad)} unreadable images: {listed(bad)}")
         good = [not isinstance(result, BadImage) for result in results]
         manifest = dataclasses.replace(manifest, train=manifest.train[good].reset_index(drop=True))
     content = [str(one) for one in results if not isinstance(one, BadImage)]
@@ -64,7 +64,7 @@ def load_data(config: DataConfig, say: Say, known: Container[bytes] = ()) -> tup
         name for name, one in zip(manifest.train["image_id"], content, strict=True) if one in tested
     ]
     if in_both:
-        named = f"{counted(len(in_both), 'picture')}: {IN_TEST}: {listed(in_both)}"
+        named = f"{counted(len(in_both), 'image')}: {IN_TEST}: {listed(in_both)}"
         say(f"warning: {named}; take them out of the training set")
     digest = hashlib.blake2b(manifest.labels_hash().encode(), digest_size=16)
     for result in [*results, *test_results]:
@@ -73,10 +73,10 @@ def load_data(config: DataConfig, say: Say, known: Container[bytes] = ()) -> tup
 
 
 def _with_duplicates(manifest: Manifest, content: list[str], merge: bool, say: Say) -> Manifest:
-    """Warn of pictures that stand under two groups or labels; where asked for, make such groups
+    """Warn of images that stand under two groups or labels; where asked for, make such groups
     one.
 
-    Equal files are found in passing; near duplicates take another look at every picture.
+    Equal files are found in passing; near duplicates take another look at every image.
     """
     train = manifest.train
     pairs = duplicate_pairs(prints_of(train)) if merge else equal_pairs(content)
@@ -85,7 +85,7 @@ def _with_duplicates(manifest: Manifest, content: list[str], merge: bool, say: S
         say(f"warning: {line}")
     if not merge:
         if lines:
-            say("pass --merge-duplicates to make groups that share a picture one")
+            say("pass --merge-duplicates to make groups that share an image one")
         return manifest
     return merge_groups(manifest, pairs, say)
 

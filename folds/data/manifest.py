@@ -1,4 +1,4 @@
-"""The one checked table that every data source becomes: pictures, groups and labels."""
+"""The one checked table that every data source becomes: images, groups and labels."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Manifest:
     root: Path
     """Folder (or CSV file) it was read from."""
     train: pd.DataFrame
-    """image_id, path, group, label, label_raw; one row a labelled picture, sorted by image_id."""
+    """image_id, path, group, label, label_raw; one row a labelled image, sorted by image_id."""
     test: pd.DataFrame | None
     """image_id, path in the order of the submission; None where there is no test set."""
     classes: tuple[str, ...]
@@ -97,7 +97,7 @@ class Manifest:
         ).hexdigest()
 
     def ids_hash(self) -> str:
-        """Hash of the names of the pictures with labels, by which runs of one data set know each
+        """Hash of the names of the images with labels, by which runs of one data set know each
         other.
         """
         return ids_hash(self.train["image_id"])
@@ -129,7 +129,7 @@ def _check_files(table: pd.DataFrame, source: str) -> None:
     missing = [path for path in table["path"] if not Path(path).is_file()]
     if missing:
         raise UserError(
-            f"{source}: {len(missing)} of {len(table)} pictures are missing: {listed(missing)}; "
+            f"{source}: {len(missing)} of {len(table)} images are missing: {listed(missing)}; "
             "put the files back or take the rows out"
         )
 
@@ -200,7 +200,7 @@ def _checked(found: ImageTable) -> Manifest:
     source = str(found.root)
     if not len(found.image_id):
         raise UserError(
-            f"{source}: no labelled picture found; point --data or --csv at one with rows"
+            f"{source}: no labelled image found; point --data or --csv at one with rows"
         )
     train = pd.DataFrame(
         {
@@ -218,12 +218,12 @@ def _checked(found: ImageTable) -> Manifest:
     files = train["path"].map(os.path.normpath)
     if files.duplicated().any():
         twice = train.loc[files.duplicated(keep=False), "image_id"]
-        raise UserError(f"{source}: {listed(twice)} are the same file; keep one row a picture")
+        raise UserError(f"{source}: {listed(twice)} are the same file; keep one row an image")
     test_table = None
     if found.test is not None:
         if not len(found.test):
             raise UserError(
-                f"{source}: the test set lists no picture; fill it, or remove it to run without"
+                f"{source}: the test set lists no image; fill it, or remove it to run without"
             )
         test_table = pd.DataFrame(
             [(one, str(file)) for one, file in found.test], columns=TEST_COLUMNS

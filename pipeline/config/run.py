@@ -67,8 +67,8 @@ class ModelConfig:
     img_size: str | None = None
     """Side in pixels, or width x height; default: the backbone's own."""
     crop: Literal["auto", "whole", "center", "face", "box"] = "auto"
-    """Part of each picture that is used: the middle, the face that a detector finds, or the
-    manifest's boxes; auto: boxes where there are any, else the whole picture.
+    """Part of each image that is used: the middle, the face that a detector finds, or the
+    manifest's boxes; auto: boxes where there are any, else the whole image.
     """
     crop_share: float = flag(
         0.7, needs=Needs("--crop center or face", lambda run: run.model.crop in ("center", "face"))
@@ -76,7 +76,7 @@ class ModelConfig:
     """Share of width and height of --crop center, and of --crop face where no face is found."""
     crop_pct: float = 1.0
     """Share of width and height in a crop: random in training, central otherwise; 1 shows the whole
-    picture.
+    image.
     """
     decode: Literal["scaled", "full"] = "scaled"
     """Decode much larger JPEGs at 1/2, 1/4 or 1/8, never below the size needed; full takes about
@@ -114,9 +114,9 @@ class ModelConfig:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InferConfig:
     tta: str = "none"
-    """Views beside the picture itself for held-out and test rows alike, such as hflip."""
+    """Views beside the image itself for held-out and test rows alike, such as hflip."""
     validation_batch_size: Annotated[int | None, _arg(aliases=["-vb"])] = None
-    """Pictures a forward pass, part of the record since it changes the last bits; default 64, on
+    """Images a forward pass, part of the record since it changes the last bits; default 64, on
     CUDA 256.
     """
 
@@ -141,7 +141,7 @@ class MachineConfig:
     compiling.
     """
     cache: Literal["auto", "disk", "ram", "device", "off"] = flag("auto", identity=False)
-    """Where pictures are kept once decoded and resized; auto chooses and says why."""
+    """Where images are kept once decoded and resized; auto chooses and says why."""
     cache_dir: str | None = flag(None, identity=False, path=True)
     """Folder of the disk cache, shared by runs; default $FOLDBLEND_CACHE or ~/.cache/foldblend."""
     augment_on: Literal["auto", "cpu", "device"] = "auto"
@@ -155,7 +155,7 @@ class MachineConfig:
     channels_last: bool = True
     """Memory layout; faster on CUDA and on the CPU."""
     workers: Annotated[int | None, _arg(aliases=["-j"])] = flag(None, identity=False)
-    """Processes that read pictures; default: one a core with CUDA, 8 at most; on the CPU none, but
+    """Processes that read images; default: one a core with CUDA, 8 at most; on the CPU none, but
     a thread.
     """
     threads: int | None = None
@@ -198,7 +198,7 @@ class OutputConfig:
     WANDB_MODE=offline holds.
     """
     page: bool = True
-    """Draw report.html too, with its pictures."""
+    """Draw report.html too, with its images."""
     metric: str = "f1_macro"
     """The score that counts: f1_macro, accuracy, balanced_accuracy, roc_auc_ovr, log_loss,
     kappa_quadratic.
@@ -217,7 +217,7 @@ class RunConfig:
     """Everything that decides a cross-validated run."""
 
     data: DataConfig = field(default_factory=DataConfig)
-    """Where pictures and labels come from."""
+    """Where images and labels come from."""
     split: SplitConfig = field(default_factory=SplitConfig)
     """Who is held out when."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -227,7 +227,7 @@ class RunConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     """What is minimised, and over which rows."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """What is done to training pictures."""
+    """What is done to training images."""
     infer: InferConfig = field(default_factory=InferConfig)
     """How logits are taken."""
     machine: MachineConfig = field(default_factory=MachineConfig)

@@ -119,11 +119,11 @@ class TrainConfig:
     training groups.
     """
     feature_views: int = flag(0, worded=True, steps=False, needs=FROZEN)
-    """Augmented copies of each training picture for --finetune head."""
+    """Augmented copies of each training image for --finetune head."""
     epochs: int | None = flag(None, worded=True, steps=False)
     """Number of epochs, fixed beforehand; default 10, on the demo set 4."""
     batch_size: Annotated[int | None, _arg(aliases=["-b"])] = flag(None, steps=False)
-    """Pictures a forward pass; default 32, on the demo set 16."""
+    """Images a forward pass; default 32, on the demo set 16."""
     grad_accum_steps: int = 1
     """Batches that make one training step."""
     opt: str = flag("adamw", worded=True)
@@ -252,7 +252,7 @@ class LossConfig:
     sampler_power: float = flag(
         1.0, needs=Needs("--sampler balanced", lambda run: run.loss.sampler == "balanced")
     )
-    """Of --sampler balanced: pictures are drawn in proportion to their class's size to minus this;
+    """Of --sampler balanced: images are drawn in proportion to their class's size to minus this;
     1 evens all out.
     """
 
@@ -276,9 +276,9 @@ class AugmentConfig:
     augment: str = flag("default", steps=False, needs=AUGMENTS)
     """Training augmentation: default, none, or your own as module:name."""
     mixup: float = 0.0
-    """Mixup: two pictures are averaged, with weights from Beta(this, this); 0 is off."""
+    """Mixup: two images are averaged, with weights from Beta(this, this); 0 is off."""
     cutmix: float = 0.0
-    """CutMix: a box of a picture, whose share is from Beta(this, this), is taken from another; 0 is
+    """CutMix: a box of an image, whose share is from Beta(this, this), is taken from another; 0 is
     off.
     """
     cutmix_mode: Literal["any", "class", "half"] = "any"
@@ -288,7 +288,7 @@ class AugmentConfig:
     mixup_prob: float = flag(1.0, needs=Needs("--mixup or --cutmix", lambda run: run.augment.mixes))
     """Share of batches that are mixed; with both mixup and CutMix on, half of these each."""
     reprob: float = 0.0
-    """Probability of erasing a random box of a picture."""
+    """Probability of erasing a random box of an image."""
 
     def __post_init__(self) -> None:
         require(self.mixup >= 0, f"--mixup {self.mixup}: pass 0 or more")
@@ -300,5 +300,5 @@ class AugmentConfig:
 
     @property
     def mixes(self) -> bool:
-        """Whether pictures are mixed with others."""
+        """Whether images are mixed with others."""
         return self.mixup > 0 or self.cutmix > 0

@@ -1,4 +1,4 @@
-"""Training augmentation by name: on the CPU by albumentations, picture by picture, on the device
+"""Training augmentation by name: on the CPU by albumentations, image by image, on the device
 batch by batch.
 """
 
@@ -39,7 +39,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What may happen to a picture; the same ranges on the CPU and on the device."""
+    """What may happen to an image; the same ranges on the CPU and on the device."""
 
     flip: float = 0.5
     """Probability of mirroring."""
@@ -63,10 +63,10 @@ RECIPES: dict[str, Recipe | None] = {"default": Recipe(), "none": None}
 
 
 class Augment(Protocol):
-    """What augments training pictures one by one; made once a fold, without arguments."""
+    """What augments training images one by one; made once a fold, without arguments."""
 
     def __call__(self, image: np.ndarray, seed: int) -> np.ndarray:
-        """Return a changed copy of a height x width x 3 uint8 picture, of its size.
+        """Return a changed copy of a height x width x 3 uint8 image, of its size.
 
         All that is drawn must follow from `seed`: then order, workers and a restart make no
         difference.
@@ -75,13 +75,13 @@ class Augment(Protocol):
 
 
 class Augmentation:
-    """A pipeline whose draw depends on the seed given with each picture, not on order or worker."""
+    """A pipeline whose draw depends on the seed given with each image, not on order or worker."""
 
     def __init__(self, transforms: list[Any]) -> None:
         self._compose = albumentations.Compose(transforms)
 
     def __call__(self, image: np.ndarray, seed: int) -> np.ndarray:
-        """Return an augmented copy of a height x width x 3 uint8 picture."""
+        """Return an augmented copy of a height x width x 3 uint8 image."""
         self._compose.set_random_seed(seed)
         return self._compose(image=image)["image"]
 
@@ -110,10 +110,10 @@ def _default() -> Augmentation:
 
 
 def albu_augmentation(file: str, *, width: int, height: int) -> Augment:
-    """Return an albumentations pipeline that was saved as YAML (albumentations.save), its pictures
+    """Return an albumentations pipeline that was saved as YAML (albumentations.save), its images
     made width x height.
 
-    Raises UserError for a file that is none, or whose pipeline does not return one picture of 3
+    Raises UserError for a file that is none, or whose pipeline does not return one image of 3
     channels.
     """
     try:
@@ -141,7 +141,7 @@ def albu_augmentation(file: str, *, width: int, height: int) -> Augment:
             )
     except Exception as error:
         raise UserError(
-            f"albu:{file}: a trial on a blank picture failed ({in_a_line(error)})"
+            f"albu:{file}: a trial on a blank image failed ({in_a_line(error)})"
         ) from None
     return augment
 
@@ -156,7 +156,7 @@ def build_augmentation(name: str) -> Augment | None:
 
 
 def check_augmentation(name: str, *, width: int, height: int) -> None:
-    """Call a user's own augmentation. Raises UserError where its result is no picture, or not drawn
+    """Call a user's own augmentation. Raises UserError where its result is no image, or not drawn
     by its seed.
     """
     if not is_custom(name):
@@ -220,15 +220,15 @@ class DeviceAugmentation:
         return pixels if self.recipe is None else _jitter(pixels, *self.colours(len(pixels), rng))
 
     def placement(self, num: int, full: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-        """Draw where each picture's pixels come from: N x 2 x 3 float32 for torch's affine_grid.
+        """Draw where each image's pixels come from: N x 2 x 3 float32 for torch's affine_grid.
 
-        `full` is width and height of the stored pictures.
+        `full` is width and height of the stored images.
         """
         width, height = full
         recipe = self.recipe
         left = rng.integers(width - self.width + 1, size=num)
         top = rng.integers(height - self.height + 1, size=num)
-        # Output, in its own -1..1, to pixels of the stored picture ...
+        # Output, in its own -1..1, to pixels of the stored image ...
         where = _matrices(
             num,
             self.width / 2,
@@ -258,7 +258,7 @@ class DeviceAugmentation:
             where = to @ turn @ back @ where
             sign = np.where(rng.random(num) < recipe.flip, -1.0, 1.0)
             where = _matrices(num, sign, 0, (1 - sign) * width / 2, 0, 1, 0, 0, 0, 1) @ where
-        # ... and these to the stored picture's -1..1.
+        # ... and these to the stored image's -1..1.
         return (_matrices(num, 2 / width, 0, -1, 0, 2 / height, -1, 0, 0, 1) @ where)[:, :2].astype(
             np.float32
         )

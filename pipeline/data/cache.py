@@ -1,7 +1,7 @@
-"""Pictures decoded and resized once: equal records in one file, by content, for folds, epochs and
+"""Images decoded and resized once: equal records in one file, by content, for folds, epochs and
 later runs.
 
-A store is a folder for one kind of record (such as pictures at one size): `records`, the records
+A store is a folder for one kind of record (such as images at one size): `records`, the records
 one after another, and `keys`, 16 bytes for each. Both only grow. Records are on the disk before
 their keys, so a kill loses at most what was not yet listed, and the next fill goes on from there.
 """

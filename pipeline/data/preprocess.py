@@ -33,7 +33,7 @@ def _constants(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preprocess:
-    """Picture -> uint8 at the training size -> normalised float tensor."""
+    """Image -> uint8 at the training size -> normalised float tensor."""
 
     width: int
     """Pixels."""
@@ -44,7 +44,7 @@ class Preprocess:
     std: tuple[float, ...]
     """Per channel, of pixels in 0..1."""
     crop_pct: float = 1.0
-    """Share of a picture's width and height that a crop shows; the rest is the margin for random
+    """Share of an image's width and height that a crop shows; the rest is the margin for random
     crops.
     """
     decode: str = "scaled"
@@ -54,11 +54,11 @@ class Preprocess:
 
     @property
     def stored_size(self) -> tuple[int, int]:
-        """Width and height in pixels of a whole picture, of which a crop has the training size."""
+        """Width and height in pixels of a whole image, of which a crop has the training size."""
         return round(self.width / self.crop_pct), round(self.height / self.crop_pct)
 
     def load(self, path: str, box: Box | None = None, content: str | None = None) -> np.ndarray:
-        """Read a picture, or what `box` cuts out, and return it resized, margin included: H x W x 3
+        """Read an image, or what `box` cuts out, and return it resized, margin included: H x W x 3
         uint8 RGB.
 
         Raises BadImage, also for a file that no longer has the content hash `content`.
@@ -67,7 +67,7 @@ class Preprocess:
         return self.resize(read_image(path, box, at_least=at_least, content=content))
 
     def resize(self, image: np.ndarray) -> np.ndarray:
-        """Return the picture at the stored size; the whole of it, so the aspect may change."""
+        """Return the image at the stored size; the whole of it, so the aspect may change."""
         width, height = self.stored_size
         if image.shape[:2] == (height, width):
             return image
@@ -76,7 +76,7 @@ class Preprocess:
         return cv2.resize(image, (width, height), interpolation=method)
 
     def crop(self, images: Any, rng: np.random.Generator | None = None) -> Any:
-        """Return the training size out of stored pictures [N x] H x W x 3: their centre, or where
+        """Return the training size out of stored images [N x] H x W x 3: their centre, or where
         `rng` puts it.
         """
         left = images.shape[-2] - self.width
@@ -102,7 +102,7 @@ class Preprocess:
         return (pixels - mean).div_(std)
 
     def pictures(self, pixels: torch.Tensor) -> np.ndarray:
-        """Return N x H x W x 3 uint8 pictures of standardised pixels N x 3 x H x W."""
+        """Return N x H x W x 3 uint8 images of standardised pixels N x 3 x H x W."""
         mean, std = _constants(self.mean, self.std, pixels.device)
         images = (pixels.detach() * std + mean).round().clamp(0, 255).to(torch.uint8)
         return np.asarray(images.permute(0, 2, 3, 1).cpu().numpy())

@@ -15,7 +15,7 @@ __all__ = ["EpochSampler", "Key", "class_counts", "draw_numbers", "row_odds"]
 
 
 def class_counts(table: pd.DataFrame, num_classes: int) -> np.ndarray:
-    """Return the number of pictures of each class."""
+    """Return the number of images of each class."""
     return np.bincount(table["label"].to_numpy(), minlength=num_classes)
 
 
@@ -37,7 +37,7 @@ Key = tuple[int, int, int]
 
 
 def draw_numbers(order: np.ndarray) -> np.ndarray:
-    """Return how often each row of an order has come before: a picture drawn again is augmented
+    """Return how often each row of an order has come before: an image drawn again is augmented
     otherwise.
     """
     by_row = np.argsort(order, kind="stable")

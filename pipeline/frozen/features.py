@@ -1,4 +1,4 @@
-"""Features of a frozen backbone: each picture passes through it once, for all folds, heads and
+"""Features of a frozen backbone: each image passes through it once, for all folds, heads and
 later runs.
 """
 
@@ -38,7 +38,7 @@ SPEED = (  # beside the records: their policy names the device and all else that
 
 
 class Backbone:
-    """A model without its linear head: pictures -> features."""
+    """A model without its linear head: images -> features."""
 
     def __init__(self, job: FoldJob) -> None:
         """Raises UserError for an architecture whose head is not one linear layer."""
@@ -83,7 +83,7 @@ class Backbone:
 
 
 class Features:
-    """Features of a run's pictures, by view; computed where they are not kept from before."""
+    """Features of a run's images, by view; computed where they are not kept from before."""
 
     def __init__(self, job: FoldJob, backbone: Backbone) -> None:
         self.job = job
@@ -125,7 +125,7 @@ class Features:
 
     @property
     def images_per_s(self) -> float | None:
-        """Pictures in a view that pass through the backbone in a second, reading left out; None
+        """Images in a view that pass through the backbone in a second, reading left out; None
         where not known.
 
         It is measured when features are computed, and kept beside them for runs that find them
@@ -135,7 +135,7 @@ class Features:
         return timed["pictures"] / timed["seconds"] if timed["seconds"] else None
 
     def _timed(self) -> dict[str, float]:
-        """Return how many pictures were ever timed, and their seconds."""
+        """Return how many images were ever timed, and their seconds."""
         own = {"pictures": self.num_timed, "seconds": self.seconds}
         if self.store is None:
             return own
@@ -152,7 +152,7 @@ class Features:
             self.seconds = 0.0
 
     def of(self, table: pd.DataFrame, view: str, *, copy: int | None = None) -> np.ndarray:
-        """Return N x D float32 features of a table's pictures seen in a view, or of their augmented
+        """Return N x D float32 features of a table's images seen in a view, or of their augmented
         `copy`.
         """
         if self.store is None:
@@ -185,7 +185,7 @@ class Features:
 
     @torch.inference_mode()
     def _compute(self, table: pd.DataFrame, view: str, copy: int | None) -> Iterator[np.ndarray]:
-        """Yield features batch by batch; a short last batch is filled up, so that a picture's
+        """Yield features batch by batch; a short last batch is filled up, so that an image's
         company is no matter.
         """
         job = self.job
@@ -198,7 +198,7 @@ class Features:
             else job.feeder.copies(table, seed_parts=(train.seed, copy))
         )
         desc = f"features, {view}" if copy is None else f"features, augmented copy {copy + 1}"
-        with tqdm(total=len(table), desc=desc, unit="picture", disable=None, leave=False) as bar:
+        with tqdm(total=len(table), desc=desc, unit="image", disable=None, leave=False) as bar:
             for images, _ in compute.feed(loader):
                 start = time.perf_counter()
                 num = len(images)

@@ -67,8 +67,7 @@ def principal_axes(features_ND: np.ndarray) -> Axes:
     total = variance.sum()
     if not total > 0:
         raise UserError(
-            "--finetune head: the backbone gives every picture the same features; pass other"
-            " weights"
+            "--finetune head: the backbone gives every image the same features; pass other weights"
         )
     return Axes(mean_D, axes_DK / math.sqrt(total), variance / total)
 

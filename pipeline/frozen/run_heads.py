@@ -1,4 +1,4 @@
-"""Cross-validation with the backbone frozen: one pass over the pictures, then a linear head a
+"""Cross-validation with the backbone frozen: one pass over the images, then a linear head a
 fold.
 """
 
@@ -33,7 +33,7 @@ STRENGTHS = (1.0, 0.3, 0.1, 0.03)
 
 @dataclass(frozen=True)
 class _Rows:
-    """What heads are trained on: every view and augmented copy of each training picture is a
+    """What heads are trained on: every view and augmented copy of each training image is a
     row.
     """
 
@@ -154,7 +154,7 @@ def _fit(
         np.stack([fold_N[rows.place_N] != fold for fold in range(num_folds)]) / rows.num_each
     )
     if not (weight_KN > 0).any(axis=1).all():
-        raise UserError("--finetune head: a fold has no picture to train on; pass fewer --folds")
+        raise UserError("--finetune head: a fold has no image to train on; pass fewer --folds")
     common: Any = {
         "num_classes": job.run.manifest.num_classes,
         "variance_K": variance_K,

@@ -198,7 +198,7 @@ def start_training(model: torch.nn.Module) -> None:
 def check_forward(
     model: torch.nn.Module, backbone: str, preprocess: Preprocess, *, num_classes: int
 ) -> None:
-    """Pass blank pictures through. Raises UserError for a size that the backbone cannot take, or
+    """Pass blank images through. Raises UserError for a size that the backbone cannot take, or
     wrong outputs.
 
     A user's own is also trained on two, once.
@@ -228,13 +228,13 @@ def _check_own(
             logits = model.train()(torch.zeros(2, *shape))
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         if found != (2, num_classes):
-            raise ValueError(f"returns {found} for two pictures, not (2, {num_classes})")
+            raise ValueError(f"returns {found} for two images, not (2, {num_classes})")
         logits.float().logsumexp(dim=1).sum().backward()
         if not any(one.grad is not None for one in model.parameters()):
             raise ValueError("no weight has a gradient")
     except Exception as error:  # whatever a user's code may raise
         raise UserError(
-            f"--backbone {backbone}: a trial on blank pictures failed ({in_a_line(error)}); see"
+            f"--backbone {backbone}: a trial on blank images failed ({in_a_line(error)}); see"
             " examples/"
         ) from None
     model.zero_grad(set_to_none=True)

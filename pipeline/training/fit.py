@@ -117,7 +117,7 @@ class Fit:
         seed_parts: tuple[int, ...] = (),
         say: Callable[[str], None] = print,
     ) -> None:
-        """`augment` works on batches on the device; `count_C` is the number of training pictures a
+        """`augment` works on batches on the device; `count_C` is the number of training images a
         class.
         """
         counts_C = np.ones(1, int) if count_C is None else count_C
@@ -186,7 +186,7 @@ class Fit:
                     )
                 except torch.OutOfMemoryError:  # outside the forward passes, which are made smaller
                     raise UserError(
-                        f"out of memory with {len(images)} pictures a step; lower {STEP_FLAGS}"
+                        f"out of memory with {len(images)} images a step; lower {STEP_FLAGS}"
                     ) from None
                 self.step += 1
                 after_step()
@@ -262,14 +262,14 @@ class Fit:
             except torch.OutOfMemoryError:
                 if self.micro_batch <= 1:
                     raise UserError(
-                        "out of memory with one picture at a time; pass a smaller --img-size"
+                        "out of memory with one image at a time; pass a smaller --img-size"
                     ) from None
             self.optimizer.zero_grad(set_to_none=True)
             if self.compute.is_cuda:
                 torch.cuda.empty_cache()
             self.micro_batch = -(-min(self.micro_batch, len(pixels)) // 2)
             self.say(
-                f"out of memory: going on with {self.micro_batch} pictures a forward pass, still"
+                f"out of memory: going on with {self.micro_batch} images a forward pass, still"
                 f" {len(pixels)} a step (batch norm, and --loss f1, now see fewer at a time)"
             )
 

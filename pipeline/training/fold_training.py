@@ -33,7 +33,7 @@ from tta.views.names import view_of
 __all__ = ["inner_rows", "run_fold"]
 
 INNER_FOLDS = 5  # --select inner holds out one of these
-NUM_SHOWN = 16  # pictures of a batch, and mistakes
+NUM_SHOWN = 16  # images of a batch, and mistakes
 
 
 def inner_rows(train: pd.DataFrame, *, seed: int) -> np.ndarray:
@@ -170,7 +170,7 @@ class _FoldTraining:
             self.checkpoints.remove()  # the same steps would lead there again
             pictures = listed(self.loader.names(error.epoch, error.step), most=4)
             raise UserError(
-                f"{self.job.title(self.index)} {error}, with the pictures {pictures}; lower --lr or"
+                f"{self.job.title(self.index)} {error}, with the images {pictures}; lower --lr or"
                 " pass --clip-grad 1"
             ) from None
 

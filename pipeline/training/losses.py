@@ -1,4 +1,4 @@
-"""Losses by name, and their weighted sums. Targets are N classes or, where pictures are mixed, N x
+"""Losses by name, and their weighted sums. Targets are N classes or, where images are mixed, N x
 C shares.
 """
 
@@ -32,7 +32,7 @@ class Loss(Protocol):
     """What a loss is called with, and must return: a scalar, the mean over the rows."""
 
     def __call__(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """`logits` N x C float32; `target` N class indices (int64), or N x C shares where pictures
+        """`logits` N x C float32; `target` N class indices (int64), or N x C shares where images
         were mixed.
         """
         ...
@@ -42,12 +42,12 @@ class MakeLoss(Protocol):
     """What makes a loss, once a fold: a function or a class."""
 
     def __call__(self, count_C: torch.Tensor, config: LossConfig) -> Loss:
-        """`count_C` is the number of training pictures of each class, on the model's device."""
+        """`count_C` is the number of training images of each class, on the model's device."""
         ...
 
 
 def log_prior(count_C: torch.Tensor) -> torch.Tensor:
-    """Return the log of each class's share of the training pictures.
+    """Return the log of each class's share of the training images.
 
     A class without any is taken to be as rare as the rarest that has some: never minus infinity, so
     that it is pushed down as any wrong class is, and no more a temptation than the rarest.
@@ -137,7 +137,7 @@ def takes_mixed(config: LossConfig) -> bool:
 
 
 def build_loss(config: LossConfig, count_C: np.ndarray, device: torch.device) -> Loss:
-    """Return the loss of a fold whose training rows have so many pictures of each class."""
+    """Return the loss of a fold whose training rows have so many images of each class."""
     counts = torch.from_numpy(np.asarray(count_C, dtype=np.int64)).to(device)
     terms = [(weight, make(counts, config)) for weight, make in loss_parts(config)]
     if len(terms) == 1 and terms[0][0] == 1:
@@ -157,7 +157,7 @@ def check_loss(config: LossConfig, num_classes: int, *, mixed: bool) -> None:
     logits = torch.linspace(-1, 1, 4 * num_classes).reshape(4, num_classes).requires_grad_()
     target = torch.arange(4) % num_classes
     tries: list[torch.Tensor] = [target, _shares(target, num_classes)] if mixed else [target]
-    count_C = np.arange(num_classes)  # one of them without pictures
+    count_C = np.arange(num_classes)  # one of them without images
     for name in custom:
         try:
             loss = build_loss(dataclasses.replace(config, loss=name), count_C, torch.device("cpu"))

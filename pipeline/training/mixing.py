@@ -1,4 +1,4 @@
-"""Mixing pictures of a batch with one another, and erasing parts of them; numbers are drawn on the
+"""Mixing images of a batch with one another, and erasing parts of them; numbers are drawn on the
 CPU.
 """
 
@@ -21,7 +21,7 @@ def random_boxes(
     """Return N x 4 boxes (x1, y1, x2, y2), exclusive ends, of those shares of the area, anywhere,
     cut at the edges.
 
-    `aspect` is height over width, relative to the picture's own.
+    `aspect` is height over width, relative to the image's own.
     """
     num = len(share_N)
     half_w = width * np.sqrt(share_N / aspect) / 2
@@ -49,7 +49,7 @@ def _masks(boxes_N4: np.ndarray, pixels: torch.Tensor) -> torch.Tensor:
 class Mixing:
     """Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019) within a batch.
 
-    `rarity_C` is how likely a picture of each class is to be the partner of --cutmix-mode half.
+    `rarity_C` is how likely an image of each class is to be the partner of --cutmix-mode half.
     """
 
     config: AugmentConfig
@@ -57,7 +57,7 @@ class Mixing:
 
     @staticmethod
     def of(config: AugmentConfig, count_C: np.ndarray) -> Mixing | None:
-        """Return the mixing of a fold with so many training pictures of each class, or None where
+        """Return the mixing of a fold with so many training images of each class, or None where
         it is off.
         """
         if not (config.mixup or config.cutmix):
@@ -109,11 +109,11 @@ class Mixing:
         return partner_N
 
     def blend(self, num: int, rng: np.random.Generator) -> np.ndarray:
-        """Return how much of itself each picture keeps under mixup."""
+        """Return how much of itself each image keeps under mixup."""
         return rng.beta(self.config.mixup, self.config.mixup, num)
 
     def cut(self, shape: Any, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Return how much of itself each picture keeps, and the box N x 4 of what it does not."""
+        """Return how much of itself each image keeps, and the box N x 4 of what it does not."""
         num, _, height, width = shape
         if self.config.cutmix_mode == "half":
             left_N = rng.random(num) < 0.5
@@ -135,7 +135,7 @@ def erase(pixels: torch.Tensor, prob: float, rng: np.random.Generator) -> torch.
     """Return standardised pixels N x 3 x H x W, a box of some of them replaced by noise.
 
     Of 2 to 40 % of the area, with an aspect of 0.3 to 1 / 0.3, and noise in every pixel (random
-    erasing, Zhong et al. 2020); with probability `prob` a picture.
+    erasing, Zhong et al. 2020); with probability `prob` an image.
     """
     num, channels, height, width = pixels.shape
     hits = np.flatnonzero(rng.random(num) < prob)

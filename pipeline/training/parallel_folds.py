@@ -115,7 +115,7 @@ def share_of_gpu(*, free: int, peak: int, most: int) -> int:
 
 def _fold_memory(job: TrainingJob) -> int:
     """Return the bytes of GPU memory that a fold takes: two steps and an inference batch on blank
-    pictures.
+    images.
     """
     config = job.run.config
     compute = job.compute
@@ -131,7 +131,7 @@ def _fold_memory(job: TrainingJob) -> int:
             )
         ]
 
-    augment = job.feeder.device_augmentation  # with it, pictures come whole
+    augment = job.feeder.device_augmentation  # with it, images come whole
     size = (preprocess.width, preprocess.height) if augment is None else preprocess.stored_size
     batches = blank(config.train.batch_size * config.train.grad_accum_steps, *size) * 2
     once = resolved(config, epochs=1, warmup_epochs=0.0)
@@ -328,7 +328,7 @@ def serve_folds(
     _die_with(lifeline)
     set_start_method(
         method, force=True
-    )  # the caller's, for the workers that read pictures: loky has set its own
+    )  # the caller's, for the workers that read images: loky has set its own
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     if hasattr(signal, "SIGHUP"):
         signal.signal(

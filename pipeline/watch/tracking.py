@@ -1,4 +1,4 @@
-"""Seeing a fold train: its scores, pictures and settings, to TensorBoard and to Weights & Biases.
+"""Seeing a fold train: its scores, images and settings, to TensorBoard and to Weights & Biases.
 
 Nothing here draws from a generator or touches a model, so that a run is the same to the bit with or
 without it.
@@ -28,7 +28,7 @@ __all__ = ["Trackers", "attribute_scores", "open_trackers", "require_wandb", "tr
 
 
 class _Board(Protocol):
-    """A logging backend, which is handed pictures already drawn."""
+    """A logging backend, which is handed images already drawn."""
 
     def scalars(self, values: Mapping[str, float], step: int) -> None: ...
     def picture(self, tag: str, picture_HWC: np.ndarray, step: int) -> None: ...
@@ -143,7 +143,7 @@ class Trackers:
     def pictures(
         self, tag: str, images_NHWC: np.ndarray, captions: Sequence[str] | None, step: int
     ) -> None:
-        """Show pictures, uint8, as one grid; none at all is nothing to show."""
+        """Show images, uint8, as one grid; none at all is nothing to show."""
         if len(images_NHWC) and self._boards:
             picture_HWC = tile(
                 legible(images_NHWC), captions, math.ceil(math.sqrt(len(images_NHWC)))

@@ -169,13 +169,13 @@ def _facts(run: Run, by_oof: Mapping[str, Run]) -> dict[str, Any]:
 
 
 def _once(table: pd.DataFrame) -> pd.DataFrame:
-    """Return every picture once, by name; labels and groups are the same in every repeat."""
+    """Return every image once, by name; labels and groups are the same in every repeat."""
     return table[: table["image_id"].nunique()]
 
 
 def _shared_groups(groups: Sequence[np.ndarray]) -> tuple[np.ndarray, bool]:
-    """Return each picture's group, and whether the runs' groups differ: then those that share a
-    picture are one.
+    """Return each image's group, and whether the runs' groups differ: then those that share an
+    image are one.
 
     Where they are equal their names are kept, and with them the resamples that each run's own
     report drew.
@@ -183,7 +183,7 @@ def _shared_groups(groups: Sequence[np.ndarray]) -> tuple[np.ndarray, bool]:
     if all((one == groups[0]).all() for one in groups):
         return groups[0], False
     codes = [np.unique(one, return_inverse=True)[1] for one in groups]
-    # Pictures first, then the groups of each run; an edge joins a picture with its group.
+    # Images first, then the groups of each run; an edge joins an image with its group.
     sizes = np.cumsum([len(groups[0]), *(one.max() + 1 for one in codes)])
     ends = np.concatenate([one + start for one, start in zip(codes, sizes[:-1], strict=True)])
     starts = np.tile(np.arange(len(groups[0])), len(codes))
@@ -292,7 +292,7 @@ def _board(
         )
     if any(len(table) > len(first) for table in tables):
         notes.append(
-            "where a run has repeats its score is their mean, and a picture's class that of its"
+            "where a run has repeats its score is their mean, and an image's class that of its"
             " mean logits"
         )
     if data.get("is_demo"):
@@ -336,7 +336,7 @@ def _board(
 
 
 def _data_key(run: Run) -> tuple[object, ...]:
-    """Return what runs of one board share: pictures, classes, and labels as the files have them."""
+    """Return what runs of one board share: images, classes, and labels as the files have them."""
     once = _once(run.oof.sort_values(["repeat", "image_id"]))[["image_id", "label_raw"]]
     return (
         run.ids_hash,

@@ -82,7 +82,7 @@ def _data(board: Board, *, with_pictures: bool) -> dict[str, Any]:
 def board_page(every: Mapping[str, Any]) -> str:
     """Return the page of `reports.board.leaderboard.leaderboard`'s boards as HTML.
 
-    Beyond 50 runs it shows no pictures that changed, and says so.
+    Beyond 50 runs it shows no images that changed, and says so.
     """
     boards = every["boards"]
     num_runs = sum(len(board["rows"]) for board in boards)

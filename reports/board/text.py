@@ -53,7 +53,7 @@ def about_board(every: Mapping[str, Any], board: Board) -> list[str]:
     better = "" if every["greater_is_better"] else " (lower is better)"
     sentences = [
         (
-            f"{board['num_images']:,} pictures of {board['num_groups']:,} groups (people);"
+            f"{board['num_images']:,} images of {board['num_groups']:,} groups (people);"
             f" out-of-fold {every['title']}{better}, 95 % intervals by bootstrap over groups"
             f" ({board['num_resamples']:,} resamples)"
         ),
@@ -119,14 +119,14 @@ def board_lines(every: Mapping[str, Any], board: Board) -> list[str]:
     ]
     lines += ["", *table([*header, "compute", "wall", "finished"], cells, name_width=28), ""]
     return lines + folded(
-        "passes: forward passes for one test picture, models x views, heads on one frozen backbone"
+        "passes: forward passes for one test image, models x views, heads on one frozen backbone"
         " sharing theirs; compute: seconds of all folds together; wall: from the first start to the"
         " end, where known"
     )
 
 
 def pair_lines(board: Board) -> list[str]:
-    """Return the first two runs of a board side by side: their settings, and the pictures that
+    """Return the first two runs of a board side by side: their settings, and the images that
     changed.
     """
     rows = board["rows"][:2]
@@ -146,7 +146,7 @@ def pair_lines(board: Board) -> list[str]:
         for number, row in enumerate(rows, 1):
             lines += folded(f"{number} was made so: {row['about'] or '(not recorded)'}")
     only = changed_pictures(label_P, *predicted)
-    lines += ["", f"pictures right in 1 only: {len(only[0]):,}; in 2 only: {len(only[1]):,}"]
+    lines += ["", f"images right in 1 only: {len(only[0]):,}; in 2 only: {len(only[1]):,}"]
     counts_2C = [np.bincount(label_P[one], minlength=len(classes)) for one in only]
     changed = np.flatnonzero(counts_2C[0] + counts_2C[1])
     if len(changed):
@@ -166,7 +166,7 @@ def _picture_lines(
     label_P: np.ndarray,
     other_P: np.ndarray,
 ) -> list[str]:
-    """Return the first pictures that one run has right and the other has wrong."""
+    """Return the first images that one run has right and the other has wrong."""
     if not len(only_P):
         return []
     classes: Sequence[str] = pictures["classes"]

@@ -1,7 +1,7 @@
-"""Confident learning (Northcutt, Jiang and Chuang 2021) of single pictures, of groups and of pairs,
+"""Confident learning (Northcutt, Jiang and Chuang 2021) of single images, of groups and of pairs,
 by cleanlab.
 
-Values are numbered 0..V-1 and all of them occur; P are pictures, U groups or pictures, M pairs.
+Values are numbered 0..V-1 and all of them occur; P are images, U groups or images, M pairs.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _judge(given_U: np.ndarray, proba_UV: np.ndarray, agree_U: np.ndarray) -> Ju
     """Return which labels confident learning names, and where it would name any other label.
 
     A label is named where another value is the likeliest, is at least as likely as where that value
-    is the label on average (the threshold of confident learning), and nearly all pictures agree.
+    is the label on average (the threshold of confident learning), and nearly all images agree.
     Another label would be named, with the present one suggested, where all this is so of the
     present one, its own probability left out of that average. As out-of-fold probabilities do not
     depend on the label, that is exact.
@@ -78,7 +78,7 @@ def _judge(given_U: np.ndarray, proba_UV: np.ndarray, agree_U: np.ndarray) -> Ju
 
 
 def judge_units(value_P: np.ndarray, proba_PV: np.ndarray, unit_P: np.ndarray) -> Judged:
-    """Return the judgement of units 0..U-1, by the product of their pictures' probabilities (none
+    """Return the judgement of units 0..U-1, by the product of their images' probabilities (none
     may be 0).
     """
     log_UV = sums_by_code(np.log(proba_PV), unit_P)
@@ -91,7 +91,7 @@ def judge_units(value_P: np.ndarray, proba_PV: np.ndarray, unit_P: np.ndarray) -
 
 
 def judge_pairs(gain_M: np.ndarray) -> Judged:
-    """Return whether pairs of pictures have each other's label (best is 1), by gains from
+    """Return whether pairs of images have each other's label (best is 1), by gains from
     `extreme_pairs`.
     """
     exchanged_M = 1 / (1 + np.exp(-gain_M))
@@ -111,7 +111,7 @@ def extreme_pairs(
     other's.
 
     Also by how much likelier that is, as a difference of log-likelihoods, M. It is a sum over the
-    two pictures, so each is found by itself.
+    two images, so each is found by itself.
     """
     log_PV = np.log(proba_PV)
     order = np.lexsort((value_P, within_P))

@@ -1,4 +1,4 @@
-"""The pictures behind the numbers: what the page's gallery holds, and which thumbnails come
+"""The images behind the numbers: what the page's gallery holds, and which thumbnails come
 first.
 """
 
@@ -32,14 +32,14 @@ class Predictions:
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """What there is of the pictures themselves, by image_id."""
+    """What there is of the images themselves, by image_id."""
 
     thumbnails: Mapping[str, str]
     """JPEGs as data URIs."""
     paths: Mapping[str, str]
     """Where the files lie."""
     note: str
-    """Which pictures have a thumbnail, and why others have none."""
+    """Which images have a thumbnail, and why others have none."""
 
 
 def rows_by_interest(
@@ -85,7 +85,7 @@ def gallery_data(
 ) -> dict[str, Any]:
     """Return what the page's script shows: names once, rows as columns of small integers.
 
-    Confidences are in thousandths, thumbnails and paths a picture each, however often it was
+    Confidences are in thousandths, thumbnails and paths an image each, however often it was
     predicted.
     """
     rows = shown.rows

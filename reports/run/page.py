@@ -1,4 +1,4 @@
-"""The report as a page: one file with every number, figure and, up to a size, picture; no
+"""The report as a page: one file with every number, figure and, up to a size, image; no
 network.
 """
 
@@ -120,7 +120,7 @@ def _test_figure(report: Report) -> Markup | None:
     }
     names = [report["class_names"][index] for index in shown]
     series = {name: share[shown].tolist() for name, share in shares.items()}
-    return bars(names, series, xlabel="% of pictures", number="{:.1f}")
+    return bars(names, series, xlabel="% of images", number="{:.1f}")
 
 
 def _suspects(report: Report, thumbnails: Mapping[str, str]) -> dict[str, Any]:

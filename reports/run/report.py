@@ -143,7 +143,7 @@ def _sections(run: Run, before: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _suspects(run: Run, arrays: OofArrays) -> dict[str, Any]:
-    """Return labels that the model doubts; it must not have seen them on other pictures of the
+    """Return labels that the model doubts; it must not have seen them on other images of the
     group.
     """
     rows = arrays.rows

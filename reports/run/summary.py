@@ -35,7 +35,7 @@ def _number(value: float) -> float | None:
 def _per_class(
     label_N: np.ndarray, predicted_N: np.ndarray, names: Sequence[str], num_repeats: int
 ) -> list[dict[str, Any]]:
-    """Return precision, recall and F1 pooled over repeats; the support counts a picture once."""
+    """Return precision, recall and F1 pooled over repeats; the support counts an image once."""
     counts_CC = confusion_counts(label_N, predicted_N, len(names))
     right_C = counts_CC.diagonal()
     support_C = counts_CC.sum(axis=1)

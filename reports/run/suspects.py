@@ -1,8 +1,8 @@
 """Labels that out-of-fold predictions contradict, as lines for a file of corrections.
 
 cleanlab, an optional extra, decides (see reports.run.confident); groups add what it cannot know.
-What all pictures of a group share, such as a person's gender, is judged once a group, and nearly
-all of its pictures must disagree. Two pictures of one group that have each other's label are judged
+What all images of a group share, such as a person's gender, is judged once a group, and nearly
+all of its images must disagree. Two images of one group that have each other's label are judged
 as a pair. And as a label has no part in its own out-of-fold prediction, it can be measured how many
 wrong labels would be named: where that is not many times the share that is named, nothing is.
 """
@@ -33,14 +33,14 @@ from reports.run.confident import (
 
 __all__ = ["find_suspects"]
 
-LEAST_PROBA = 1e-6  # keeps one picture from outvoting all the others of its group
+LEAST_PROBA = 1e-6  # keeps one image from outvoting all the others of its group
 LABEL = "label"
 SWAP = "swap"
 
 
 @dataclass(frozen=True)
 class _Pictures:
-    """Each picture once, in the order of its name; groups as codes, probabilities averaged over
+    """Each image once, in the order of its name; groups as codes, probabilities averaged over
     repeats.
     """
 
@@ -89,7 +89,7 @@ def _fields(classes: Sequence[str], attributes: Sequence[Attribute]) -> list[_Fi
 
 
 def _is_shared(value_P: np.ndarray, group_P: np.ndarray) -> bool:
-    """Return whether the pictures of a group share one value: nearly all groups that have it have
+    """Return whether the images of a group share one value: nearly all groups that have it have
     no other.
 
     That share is averaged over values, so that one which most groups have alone by chance does not
@@ -105,15 +105,15 @@ def _is_shared(value_P: np.ndarray, group_P: np.ndarray) -> bool:
 
 
 def _units(pictures: _Pictures, value_P: np.ndarray) -> np.ndarray:
-    """Return the number of each picture's unit: its group where that shares one value, else the
-    picture itself.
+    """Return the number of each image's unit: its group where that shares one value, else the
+    image itself.
     """
     each = np.arange(len(value_P))
     if not _is_shared(value_P, pictures.group):
         return each
     group_M, _ = np.unique(np.stack([pictures.group, value_P]), axis=1)
     whole_G = (np.bincount(group_M) == 1) & (np.bincount(pictures.group) > 1)
-    # Of a picture's name, the reader of corrections would take the picture.
+    # Of an image's name, the reader of corrections would take the image.
     whole_G &= np.array([name not in pictures.ids for name in pictures.group_names])
     unit_P = np.where(whole_G[pictures.group], pictures.group, len(whole_G) + each)
     return np.unique(unit_P, return_inverse=True)[1]
@@ -150,7 +150,7 @@ class _Search:
         self.notes: list[str] = []
         self.swapped_P = np.zeros(
             len(pictures.label), bool
-        )  # in any field: a picture can be in one swap
+        )  # in any field: an image can be in one swap
         self.stems = [
             PurePosixPath(name).stem for name in pictures.named(np.arange(len(pictures.label)))
         ]
@@ -192,7 +192,7 @@ class _Search:
     def _judge_pairs(
         self, number: int, present: np.ndarray, value_P: np.ndarray, proba_PV: np.ndarray
     ) -> None:
-        """Judge pairs of pictures of one group that differ in this field alone."""
+        """Judge pairs of images of one group that differ in this field alone."""
         others = np.delete(self.code_PF, number, axis=1)
         within_P = np.unique(
             np.column_stack([self.pictures.group, others]), axis=0, return_inverse=True
@@ -201,7 +201,7 @@ class _Search:
         if not len(pair_M2):
             return
         judged = judge_pairs(gain_M)
-        what = f"{self.fields[number].name}, by pairs of a group's pictures"
+        what = f"{self.fields[number].name}, by pairs of a group's images"
         self.notes.append(_note(what, "their labels been exchanged", judged))
         order = np.argsort(-gain_M, kind="stable")
         named_M2 = np.sort(pair_M2[order[judged.named[order]]], axis=1)  # in the order of names
@@ -219,7 +219,7 @@ class _Search:
         proba_R: np.ndarray,
         num_agree: int = 1,
     ) -> None:
-        """Add the finding that a group's pictures, or one picture, should have another value."""
+        """Add the finding that a group's images, or one image, should have another value."""
         field = self.fields[number]
         group = self.pictures.group[rows[0]]
         several = len(rows) > 1
@@ -228,7 +228,7 @@ class _Search:
         target = str(
             self.pictures.group_names[group] if several else self.pictures.image_id[rows[0]]
         )
-        says = f"{num_agree} of {len(rows)} pictures say {now}" if several else f"looks {now}"
+        says = f"{num_agree} of {len(rows)} images say {now}" if several else f"looks {now}"
         self.findings.append(
             {
                 "kind": "group" if several else "picture",
@@ -247,7 +247,7 @@ class _Search:
     def _add_swap(
         self, number: int, pair: np.ndarray, given_2: np.ndarray, proba_2: np.ndarray
     ) -> None:
-        """Add the finding that two pictures have each other's label, as two lines where one cannot
+        """Add the finding that two images have each other's label, as two lines where one cannot
         be written.
         """
         field = self.fields[number]
@@ -281,7 +281,7 @@ class _Search:
         self.corrected_PF[pair, number] = given_2[::-1]
 
     def corrected_labels(self) -> np.ndarray:
-        """Return the pictures' classes with all findings applied."""
+        """Return the images' classes with all findings applied."""
         class_of = np.zeros([len(field.values) for field in self.fields], np.int64)
         class_of[tuple(field.of_class for field in self.fields)] = np.arange(
             len(self.fields[0].of_class)
@@ -301,7 +301,7 @@ def _summary(findings: Sequence[dict[str, Any]], pictures: _Pictures) -> str:
         for kind in ("group", SWAP, "picture")
         if kinds[kind]
     ]
-    among = _counted(len(pictures.image_id), "picture")
+    among = _counted(len(pictures.image_id), "image")
     if len(pictures.group_names) < len(pictures.image_id):
         among = f"{_counted(len(pictures.group_names), 'group')} (people) with {among}"
     return f"{', '.join(parts) or 'none'} among {among}"
@@ -315,7 +315,7 @@ def _warning(title: str, given: dict[str, float | None], corrected: dict[str, fl
         texts.append(f"{value} [{low}, {high}]")
     return (
         f"OOF {title} is {texts[0]} on the labels as given and would be {texts[1]} with all of"
-        " these applied. The second flatters: this model chose those labels. Look at the pictures,"
+        " these applied. The second flatters: this model chose those labels. Look at the images,"
         " keep those lines of suspects.csv that you believe, pass it as --corrections, and compare"
         " models on the labels as given too."
     )
@@ -333,8 +333,8 @@ def find_suspects(
     """Return findings about labels as plain data, or {"skipped": why} where cleanlab is not
     installed.
 
-    Probabilities are out of fold, N x C; a picture has a row a repeat. A finding has the columns of
-    a line of corrections (target, field, value), the pictures concerned, and the mean probability
+    Probabilities are out of fold, N x C; an image has a row a repeat. A finding has the columns of
+    a line of corrections (target, field, value), the images concerned, and the mean probability
     of the label as given; the surest come first. "given" and "corrected" score the same predictions
     on the labels as given and with all findings applied, which flatters.
     """

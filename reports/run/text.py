@@ -58,7 +58,7 @@ def _opening(report: Report) -> list[str]:
     )
     lines = folded(f"OOF F1 report: {report['name']}") + ["=" * WIDTH, *folded(report["about"])]
     lines += folded(
-        f"{report['num_images']:,} pictures of {report['num_groups']:,} groups (people), {shape}; "
+        f"{report['num_images']:,} images of {report['num_groups']:,} groups (people), {shape}; "
         f"{report['num_classes_occurring']} of {report['num_classes']} classes occur"
     )
     for note in report["notes"]:
@@ -106,7 +106,7 @@ def _scores(report: Report) -> list[str]:
             [
                 "repeat.fold" if repeated else "fold",
                 *[title, "macro F1"][: len(scores)],
-                "pictures",
+                "images",
                 "groups",
             ],
             fold_rows,
@@ -170,7 +170,7 @@ def _test(report: Report) -> list[str]:
     one = report["test"]
     if one is None:
         return []
-    text = f"test set: {one['num_images']:,} pictures, mean confidence {one['confidence']:.3f}"
+    text = f"test set: {one['num_images']:,} images, mean confidence {one['confidence']:.3f}"
     if one["num_models"] > 1:
         text += f"; all {one['num_models']} models agree on {one['agreement']:.1%}"
     return ["", *folded(text)]

@@ -1,4 +1,4 @@
-"""Small copies of a run's pictures for its page, read from where the run found them."""
+"""Small copies of a run's images for its page, read from where the run found them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _chunks(ids: Sequence[str]) -> Iterable[Sequence[str]]:
 
 
 def _read(table: pd.DataFrame, wanted: Sequence[str]) -> dict[str, str]:
-    """Return thumbnails of the wanted pictures, in their order, until EMBED_BYTES are full."""
+    """Return thumbnails of the wanted images, in their order, until EMBED_BYTES are full."""
     found: dict[str, str] = {}
     used = 0
     with ThreadPoolExecutor() as pool:  # cv2 releases the interpreter lock
@@ -57,15 +57,15 @@ def _read(table: pd.DataFrame, wanted: Sequence[str]) -> dict[str, str]:
 
 
 def pictures_of(run: Run, wanted: Sequence[str]) -> Pictures:
-    """Return thumbnails of a run's training pictures, most wanted first, and the paths of all.
+    """Return thumbnails of a run's training images, most wanted first, and the paths of all.
 
-    What cannot be read is left out, and the note says so: a report needs no pictures.
+    What cannot be read is left out, and the note says so: a report needs no images.
     """
     if not (run.path / PICTURES).is_file():
         return Pictures(
             {},
             {},
-            f"No thumbnails: the run folder has no {PICTURES}, which says where the pictures lie.",
+            f"No thumbnails: the run folder has no {PICTURES}, which says where the images lie.",
         )
     table = read_table(run.path / PICTURES)
     table = table[table["part"] == "train"].set_index("image_id")
@@ -75,10 +75,10 @@ def pictures_of(run: Run, wanted: Sequence[str]) -> Pictures:
         return Pictures(
             {},
             {},
-            f"No thumbnails: the pictures are not where the run found them ({paths[here[0]]}).",
+            f"No thumbnails: the images are not where the run found them ({paths[here[0]]}).",
         )
     found = _read(table, here)
-    note = f"Thumbnails of {len(found):,} of {len(here):,} pictures are in this page"
+    note = f"Thumbnails of {len(found):,} of {len(here):,} images are in this page"
     if len(found) < len(here):
         note += (
             f" (up to {EMBED_BYTES / 1e6:.0f} MB, mistakes first); the others are links to their"

@@ -30,7 +30,7 @@ def quiet(_):
 
 @pytest.fixture
 def drawn(tmp_path):
-    """outputs/ with three runs of 24 people and 20 test pictures, their logits drawn."""
+    """outputs/ with three runs of 24 people and 20 test images, their logits drawn."""
     for name, strength, seed in (("a", 1.1, 0), ("b", 1.0, 1), ("c", 0.2, 2)):
         write_drawn_run(
             tmp_path / "outputs" / name, num_people=24, num_test=20, strength=strength, seed=seed
@@ -271,7 +271,7 @@ def test_test_sets_that_differ(drawn, command):
     assert done.code == 0, done.err
     run = Run(drawn / "common")
     assert len(run.test) == 17
-    assert any("3 pictures" in note for note in run.info["notes"])
+    assert any("3 images" in note for note in run.info["notes"])
 
 
 @pytest.mark.parametrize("where", ["test.parquet", "test_fold_2.parquet"])

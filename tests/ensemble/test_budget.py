@@ -61,7 +61,7 @@ def three(tmp_path, *changes):
 
 
 def test_costs_are_measured_where_all_are_on_one_device(tmp_path):
-    """Four passes a picture each, at 100, 50 and 400 a second: 40, 80 and 10 ms."""
+    """Four passes an image each, at 100, 50 and 400 a second: 40, 80 and 10 ms."""
     config = {"device": "cuda:0"}
     runs = three(
         tmp_path,
@@ -69,7 +69,7 @@ def test_costs_are_measured_where_all_are_on_one_device(tmp_path):
     )
     cost_M, unit = costs_of(runs)
     np.testing.assert_allclose(cost_M, [4, 8, 1])
-    assert unit == "10 ms a picture, measured on Big"
+    assert unit == "10 ms an image, measured on Big"
 
 
 def test_costs_are_counted_where_they_cannot_be_compared(tmp_path):
@@ -80,13 +80,12 @@ def test_costs_are_counted_where_they_cannot_be_compared(tmp_path):
     cost_M, unit = costs_of(three(tmp_path / "one", here, here, single))
     np.testing.assert_array_equal(cost_M, [4, 4, 1])
     assert (
-        unit
-        == "1 forward pass a picture, as counted (for c no speed on a known device is recorded)"
+        unit == "1 forward pass an image, as counted (for c no speed on a known device is recorded)"
     )
     cost_M, unit = costs_of(three(tmp_path / "two", here, there, there | {"views": ["identity"]}))
     np.testing.assert_array_equal(cost_M, [2, 2, 1])
     assert unit.startswith(
-        "2 forward passes a picture, as counted (speeds were measured on different devices: Big; S"
+        "2 forward passes an image, as counted (speeds were measured on different devices: Big; S"
     )
 
 
@@ -179,7 +178,7 @@ def row(name, num_members, cost, value):
 
 
 COMMON = {
-    "unit": "12 ms a picture, measured on Big",
+    "unit": "12 ms an image, measured on Big",
     "num_images": 1200,
     "num_groups": 300,
     "how": "found on others",
@@ -204,7 +203,7 @@ def test_the_section_says_what_to_deploy():
     assert plot["x"] == [1, 3.001, 12]
     assert plot["series"]["macro F1"] == [0.7, 0.79, 0.81]
     assert (
-        "1,200 pictures of 300 groups, out of fold; found on others. A cost of 1x is 12 ms a pi"
+        "1,200 images of 300 groups, out of fold; found on others. A cost of 1x is 12 ms a pi"
         in plot["caption"]
     )
     assert max(map(len, section_lines(one))) <= 80

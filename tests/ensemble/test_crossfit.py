@@ -31,7 +31,7 @@ QUIET = {"say": lambda _: None, "page": False}
 
 
 def skewed(*, num_groups=120, num_repeats=1, seed=0):
-    """Two members that see three classes, one of them rare and named too seldom; four pictures a
+    """Two members that see three classes, one of them rare and named too seldom; four images a
     person.
     """
     rng = np.random.default_rng(seed)

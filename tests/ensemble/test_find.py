@@ -21,7 +21,7 @@ FEW = ("soft", "log", "weights")
 
 @pytest.fixture
 def drawn(tmp_path):
-    """Runs of 24 people: a with 20 test pictures, b with the first 17 of them, c with none."""
+    """Runs of 24 people: a with 20 test images, b with the first 17 of them, c with none."""
     for seed, (name, num_test) in enumerate([("a", 20), ("b", 17), ("c", 0)]):
         write_drawn_run(tmp_path / "outputs" / name, num_people=24, num_test=num_test, seed=seed)
     return tmp_path / "outputs"

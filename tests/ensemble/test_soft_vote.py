@@ -179,7 +179,7 @@ def test_the_same_blend_again_is_the_same_and_another_is_not_overwritten(runs_co
 
 
 def second_data_set(runs_copy, name="gamma", data_name="cats"):
-    """A run whose pictures have other names."""
+    """A run whose images have other names."""
     shutil.copytree(runs_copy / "alpha", runs_copy / name)
     info = json.loads((runs_copy / name / "run.json").read_text())
     edit_run(
@@ -232,9 +232,7 @@ def test_runs_of_one_name_are_all_shown(runs_copy, tmp_path):
 
 def test_one_name_but_other_pictures(runs_copy, blend_command):
     edit_oof(runs_copy / "beta", lambda table: table.assign(image_id="x" + table["image_id"]))
-    blend_command(runs_copy / "alpha", runs_copy / "beta").assert_one_line_error(
-        "different pictures"
-    )
+    blend_command(runs_copy / "alpha", runs_copy / "beta").assert_one_line_error("different images")
 
 
 def test_different_labels_for_one_image(runs_copy, blend_command):
@@ -245,7 +243,7 @@ def test_different_labels_for_one_image(runs_copy, blend_command):
     edit_oof(runs_copy / "beta", change)
     image = pd.read_parquet(runs_copy / "beta" / "oof.parquet")["image_id"][3]
     done = blend_command(runs_copy / "alpha", runs_copy / "beta")
-    done.assert_one_line_error("alpha", "beta", "1 pictures differ in label", image)
+    done.assert_one_line_error("alpha", "beta", "1 images differ in label", image)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +251,7 @@ def test_different_labels_for_one_image(runs_copy, blend_command):
     [
         (lambda t: t.assign(logit_3=np.float32("nan")), ["beta", "not finite"]),
         (lambda t: pd.concat([t, t.head(1)]), ["beta", "1 doubled"]),
-        (lambda t: t.head(70), ["beta", "different pictures"]),
+        (lambda t: t.head(70), ["beta", "different images"]),
         (lambda t: t.drop(columns="logit_3"), ["beta"]),
     ],
 )

@@ -24,7 +24,7 @@ from tests.makers.small_runs import GPU, LABELS, folds, write_run
     ids=["folds and views", "repeats", "heads share a backbone"],
 )
 def test_seconds_are_passes_by_the_median_fold(tmp_path, config, repeats, passes):
-    """Two views of each of two folds; 10, 20 and 40 pictures in a view a second."""
+    """Two views of each of two folds; 10, 20 and 40 images in a view a second."""
     run = Run(
         write_run(
             tmp_path / "run", [LABELS] * repeats, config=config, folds=folds(40.0, 10.0, 20.0)

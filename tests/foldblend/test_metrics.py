@@ -115,7 +115,7 @@ def test_interval_is_over_people_not_pictures():
     people = score_interval(METRICS["accuracy"], label, proba, group)
     pictures = score_interval(METRICS["accuracy"], label, proba, np.arange(len(label)))
     width = people.high - people.low
-    # Seven equal pictures a person carry no more than one: the interval is sqrt(7) times as wide.
+    # Seven equal images a person carry no more than one: the interval is sqrt(7) times as wide.
     assert width / (pictures.high - pictures.low) == pytest.approx(np.sqrt(7), rel=0.15)
     assert width == pytest.approx(2 * 1.96 * np.sqrt(0.7 * 0.3 / 100), rel=0.2)
 

@@ -32,7 +32,7 @@ def audit_command(command_of, tmp_path):
 
 
 def replace(target, picture, *, quality=None):
-    """Put a picture in the place of another; hard links are cut first."""
+    """Put an image in the place of another; hard links are cut first."""
     target.unlink()
     if quality is None:
         shutil.copyfile(picture, target)
@@ -86,7 +86,7 @@ def test_statistics_of_known_pictures():
 
 
 def people_and_test(rng, *, shift=0.0, num_test_people=20):
-    """60 people and some more for the test set, 5 pictures each, who differ in three statistics."""
+    """60 people and some more for the test set, 5 images each, who differ in three statistics."""
     group = np.repeat(np.arange(60 + num_test_people), 5)
     own = rng.normal(size=(60 + num_test_people, 3))
     statistic = own[group] + rng.normal(0, 0.3, (len(group), 3))
@@ -105,7 +105,7 @@ def test_a_difference_is_found_and_named():
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_few_people_who_are_only_themselves_are_no_difference(seed):
-    """Test pictures of one person help each other across folds; the draws from the training set do,
+    """Test images of one person help each other across folds; the draws from the training set do,
     too.
     """
     result = tell_apart(*people_and_test(np.random.default_rng(seed), num_test_people=8))
@@ -160,7 +160,7 @@ def test_a_known_copy_is_no_evidence_of_a_second_name():
     group = np.repeat([f"p{index}" for index in range(6)], 4)
     sketches[4] = sketches[0]
     assert lookalike_groups(sketches, group).pairs.tolist() == [[0, 4]]
-    # The copy still matches the other pictures of the person it was taken from.
+    # The copy still matches the other images of the person it was taken from.
     assert [0, 4] not in lookalike_groups(sketches, group, known={(0, 4)}).pairs.tolist()
     sketches[4:8] = sketches[:4]
     everything = {(i, j) for i in range(4) for j in range(4, 8)}
@@ -271,7 +271,7 @@ def test_faults_are_listed_and_the_audit_goes_on(layout_copy, tmp_path, audit_co
     assert f"{test_picture.name}" in said
     assert "the same in the training and the test set" in said
     assert str(broken) in said
-    assert "1 picture missing" in said
+    assert "1 image missing" in said
     page = (tmp_path / "audit.html").read_text()
     shown = Text(page)
     text = " ".join(shown.words)
@@ -319,7 +319,7 @@ def test_the_folds_are_those_of_a_run(
 
 @pytest.fixture
 def odd_names(tmp_path):
-    """Classes, groups and files with markup, quotes and dollars in their names; every picture for
+    """Classes, groups and files with markup, quotes and dollars in their names; every image for
     itself.
     """
     rng = np.random.default_rng(0)
@@ -348,7 +348,7 @@ def test_a_fold_file_that_knows_of_an_unreadable_picture(
     broken.write_bytes(b"")
     done = audit_command(layout_copy, "--quick", "--fold-file", alpha.path)
     assert done.code == 0, done.err
-    assert "1 picture: cannot be read" in done.out
+    assert "1 image: cannot be read" in done.out
 
 
 def test_flags_are_frozen():
@@ -385,7 +385,7 @@ def test_wrong_words_are_one_line(tiny_layout, tmp_path, command_of, audit_comma
 def test_no_readable_picture_is_one_line(odd_names, audit_command):
     for picture in odd_names.parent.glob("*.png"):
         picture.write_bytes(b"")
-    audit_command(odd_names).assert_one_line_error("none of the 24 training pictures can be read")
+    audit_command(odd_names).assert_one_line_error("none of the 24 training images can be read")
 
 
 @pytest.mark.slow

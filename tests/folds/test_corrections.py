@@ -64,7 +64,7 @@ def test_each_kind_of_correction_and_what_it_leaves_alone(layout):
     assert table.loc[raw.index, "label"].tolist() == encode(mask, gender, age).tolist()
     assert (table.loc[of == second, "age"] == 70).all()
     changed = int((table["label"] != table["label_raw"]).sum())
-    assert f"4 corrections change the labels of {changed} of 84 pictures" in manifest.notes[0]
+    assert f"4 corrections change the labels of {changed} of 84 images" in manifest.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_each_kind_of_correction_and_what_it_leaves_alone(layout):
         (["{0},gender,robot"], ["line 2", "robot"]),
         (["{0},age,flip"], ["line 2", "3 values"]),
         (["{0},age,old"], ["line 2", "'old'"]),
-        (["{0},swap,normal"], ["line 2", "two pictures"]),
+        (["{0},swap,normal"], ["line 2", "two images"]),
         (["{0},label,zebra"], ["line 2", "zebra"]),
         (["{0},gender,male", "{0}/normal,gender,female"], ["lines 2 and 3", "normal"]),
         (["{0},swap,mask1 normal", "{0},swap,normal mask2"], ["lines 2 and 3"]),
@@ -181,7 +181,7 @@ def test_a_corrected_run_shares_folds_with_a_raw_one_and_both_scores_are_reporte
         score = METRICS["f1_macro"].score(fixed.oof[column].to_numpy(), proba)
         assert fixed.report[key]["value"] == pytest.approx(score)
     text = (fixed.path / "report.txt").read_text()
-    assert "1 corrections change the labels of 7 of 84 pictures" in " ".join(text.split())
+    assert "1 corrections change the labels of 7 of 84 images" in " ".join(text.split())
     assert "on the labels as the files have them" in text
     both = blend([alpha.path, fixed.path], output=str(tmp_path), say=lambda _: None)
     assert both.oof["label"].tolist() == fixed.oof["label"].tolist()

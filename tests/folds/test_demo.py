@@ -70,7 +70,7 @@ def test_age_shows_in_wrinkles_and_hair_and_gender_in_features():
     [("worn", True, True), ("incorrect", False, True)],
 )
 def test_masks_cover_what_they_should(kind, nose_is_covered, chin_is_covered):
-    """Differences between a masked and a bare picture of the same draw, on nose and chin."""
+    """Differences between a masked and a bare image of the same draw, on nose and chin."""
     from folds.data import demo_faces
 
     who = make_person(np.random.default_rng(3), male=False, age=25)

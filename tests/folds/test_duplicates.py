@@ -1,4 +1,4 @@
-"""The same picture under two names."""
+"""The same image under two names."""
 
 import itertools
 import shutil
@@ -98,7 +98,7 @@ def people_of(root):
 
 
 def replace(target, source, **encode):
-    """Put another picture in the place of one, perhaps recompressed; hard links are cut first."""
+    """Put another image in the place of one, perhaps recompressed; hard links are cut first."""
     target.unlink()
     if encode:
         cv2.imwrite(
@@ -122,7 +122,7 @@ def test_a_planted_copy_is_found_named_and_merged(layout_copy, tmp_path, cv_comm
     assert f"{one.name}/{picture.name} = {other.name}/{replaced.name}" in text
     assert "two groups" in text
     assert "two labels" in text
-    assert "1 picture: the same in the training and the test set" in text
+    assert "1 image: the same in the training and the test set" in text
     assert f"{other.name}/normal.jpg" in text
     replace(replaced, picture, quality=60)  # no equal file any more, but a near duplicate
     assert cv_command(*argv, "--name", "merged", "--merge-duplicates").code == 0

@@ -1,4 +1,4 @@
-"""Any CSV of grouped pictures: classes, attributes, boxes, and what is wrong with the rows."""
+"""Any CSV of grouped images: classes, attributes, boxes, and what is wrong with the rows."""
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ from tests.makers.constants import TINY
 
 @pytest.fixture
 def flowers(tmp_path):
-    """30 pictures of 10 plants, three species by name."""
+    """30 images of 10 plants, three species by name."""
     rng = np.random.default_rng(0)
     rows = []
     for index in range(30):
@@ -119,7 +119,7 @@ def change(root, **columns):
         ({"plant": {4: " "}}, r"'plant' \(--group-col\) is blank in line 6"),
         ({"species": {0: None}}, "'species'.*blank in line 2"),
         ({"file": {1: "00.png"}}, "image id 00.png occurs more than once"),
-        ({"file": {1: "gone.png"}}, "1 of 30 pictures are missing.*gone.png"),
+        ({"file": {1: "gone.png"}}, "1 of 30 images are missing.*gone.png"),
     ],
 )
 def test_wrong_rows(flowers, columns, message):
@@ -227,7 +227,7 @@ def test_a_box_is_cut_out_and_what_sticks_out_is_left_off(flowers):
     train = read(flowers, box_cols=BOX).train
     whole = read_image(train["path"][0])
     assert np.array_equal(read_image(train["path"][0], train["box"][0]), whole[3:20, 2:12])
-    with pytest.raises(BadImage, match=r"box 20,0,30,9 lies outside the 20 x 20 picture"):
+    with pytest.raises(BadImage, match=r"box 20,0,30,9 lies outside the 20 x 20 image"):
         read_image(train["path"][0], (20, 0, 30, 9))
 
 

@@ -50,7 +50,7 @@ def test_junk_and_mixed_suffixes(layout_copy):
 def test_one_picture_under_two_suffixes_is_refused(layout_copy):
     person = first_person(layout_copy)
     shutil.copy(person / "mask1.jpg", person / "mask1.png")
-    with pytest.raises(UserError, match=r"mask1.jpg and mask1.png are the same picture"):
+    with pytest.raises(UserError, match=r"mask1.jpg and mask1.png are the same image"):
         read_layout(layout_copy)
 
 
@@ -81,7 +81,7 @@ def test_no_eval_means_no_test_set(layout_copy):
 
 def test_missing_test_picture(layout_copy):
     sorted((layout_copy / "eval" / "images").iterdir())[0].unlink()
-    with pytest.raises(UserError, match=r"test set.*1 of 42 pictures are missing"):
+    with pytest.raises(UserError, match=r"test set.*1 of 42 images are missing"):
         read_layout(layout_copy)
 
 

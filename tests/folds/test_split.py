@@ -223,9 +223,9 @@ def test_too_few_groups_or_folds():
         assign_folds(label, group, num_folds=4, seed=0)
     with pytest.raises(UserError, match="at least 2"):
         assign_folds(label, group, num_folds=1, seed=0)
-    with pytest.raises(UserError, match="all pictures are of one group"):
+    with pytest.raises(UserError, match="all images are of one group"):
         assign_folds(label, np.zeros(9), num_folds=3, seed=0)
-    with pytest.raises(UserError, match="no pictures"):
+    with pytest.raises(UserError, match="no images"):
         assign_folds(label[:0], group[:0], num_folds=3, seed=0)
 
 
@@ -249,5 +249,5 @@ def test_the_audit_names_the_worst_class_and_the_even_share():
     lines = audit_lines(label, np.arange(8), fold, classes=["cat", "dog", "eel"])
     assert lines[1].split() == ["0", "3", "3", "2", "of", "2"]
     assert lines[3].split() == ["even", "share", "4.0", "4.0"]
-    assert lines[4] == "worst class: 'dog', 1 picture in fold 0 where the even share is 2.0"
+    assert lines[4] == "worst class: 'dog', 1 image in fold 0 where the even share is 2.0"
     assert "0.625000: no split is below 0.000000" in lines[5]

@@ -43,10 +43,10 @@ def write_drawn_run(
     strength: float = 1.0,
     seed: int = 0,
 ) -> Path:
-    """Write a finished run of the competition's classes over so many people, seven pictures each;
+    """Write a finished run of the competition's classes over so many people, seven images each;
     return its folder.
 
-    The people and folds are the same for every `seed`, which draws the logits. Pictures, if any,
+    The people and folds are the same for every `seed`, which draws the logits. Images, if any,
     are shown in turn; `names` replace the classes' names.
     """
     people_rng = np.random.default_rng(0)

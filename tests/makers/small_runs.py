@@ -30,7 +30,7 @@ def write_run(
     """A finished run of three classes and two kinds; `predicted` is one list of classes a
     repeat.
     """
-    ids = ids or [f"picture {index:02d}" for index in range(len(label))]
+    ids = ids or [f"image {index:02d}" for index in range(len(label))]
     repeats = predicted if isinstance(predicted[0], list) else [predicted]
     tables = []
     for repeat, classes in enumerate(repeats):

@@ -242,7 +242,7 @@ def test_cached_pictures_are_the_decoded_ones(tables, tmp_path, cache):
     said = []
     source = opened(tables, tmp_path, cache, said=said)
     assert source.mode == cache
-    assert "126 pictures at 24x32" in said[0]
+    assert "126 images at 24x32" in said[0]
     for table in tables:
         rows = table.iloc[::-3]
         for picture, path in zip(source.of(rows), rows["path"], strict=True):

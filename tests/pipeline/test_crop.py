@@ -1,4 +1,4 @@
-"""What --crop shows of a picture: known boxes, faces looked for once, and what is said of those not
+"""What --crop shows of an image: known boxes, faces looked for once, and what is said of those not
 found.
 """
 
@@ -27,7 +27,7 @@ from pipeline.data.crop import (
 )
 from tests.makers.constants import LONDON
 
-SQUARE = (60, 80, 100, 140)  # x1, y1, x2, y2 of the "face" below, in a picture of 240 x 320
+SQUARE = (60, 80, 100, 140)  # x1, y1, x2, y2 of the "face" below, in an image of 240 x 320
 
 
 def draw(path, *, square=SQUARE, size=(240, 320), value=255, exif=None):
@@ -48,7 +48,7 @@ def turned(orientation):
 
 
 def manifest_of(train, test=None, **extra):
-    """A manifest as load_data returns it: its tables know the content of their pictures."""
+    """A manifest as load_data returns it: its tables know the content of their images."""
     manifest = build_manifest(
         name="drawn",
         root=train[0].parent,
@@ -156,7 +156,7 @@ def test_center_cuts_the_middle_of_the_upright_picture(tmp_path):
     assert np.array_equal(
         read_image(lying, cropped.train["box"][0]), read_image(lying)[20:60, 10:30]
     )
-    assert note == "centre crop: the middle 50 % of each picture's width and height"
+    assert note == "centre crop: the middle 50 % of each image's width and height"
     assert not (tmp_path / "cache").exists()
 
 
@@ -187,7 +187,7 @@ def test_boxes_of_the_manifest_stay(tmp_path, name):
             "box",
             0.5,
             False,
-            r"--crop box: the pictures have no boxes; name their columns with --box-cols",
+            r"--crop box: the images have no boxes; name their columns with --box-cols",
         ),
         (
             "centre",
@@ -218,10 +218,10 @@ def test_without_the_detector_the_error_says_what_to_install(tmp_path, monkeypat
 
 def test_face_is_in_the_middle_of_a_crop_in_the_shape_of_the_picture(tmp_path, asked):
     cropped, note = crop(manifest_of([draw(tmp_path / "a.png")]), "face", tmp_path)
-    # 60 of 320 high, which is more of the picture than 40 of 240 wide; half as much again is
+    # 60 of 320 high, which is more of the image than 40 of 240 wide; half as much again is
     # 0.28125 of either side, 67.5 x 90, about the middle of the square, 3 pixels higher.
     assert cropped.train["box"].tolist() == [(46, 62, 114, 152)]
-    assert note == "face crop: a face was found in each of 1 picture"
+    assert note == "face crop: a face was found in each of 1 image"
     assert asked == [(320, 320, 3)]
 
 
@@ -229,7 +229,7 @@ def test_a_face_is_found_where_it_is_in_large_and_turned_pictures(tmp_path, aske
     times8 = draw(
         tmp_path / "a.jpg", size=(1920, 2560), square=tuple(8 * value for value in SQUARE)
     )
-    # Stored lying: upright, the left of the stored picture is at the top, and its bottom at the
+    # Stored lying: upright, the left of the stored image is at the top, and its bottom at the
     # left.
     lying = draw(tmp_path / "b.jpg", size=(320, 240), square=(80, 140, 140, 180), exif=turned(6))
     cropped, _ = crop(manifest_of([times8, lying]), "face", tmp_path)
@@ -253,17 +253,14 @@ def test_without_a_face_the_centre_is_taken_and_it_is_said_how_often(tmp_path, a
     manifest = manifest_of([draw(tmp_path / "face.png"), blank[0]], [blank[1]])
     cropped, note = crop(manifest, "face", tmp_path)
     assert (
-        note
-        == "face crop: no face found in 2 of 3 pictures, those are cropped to the centre (50 %)"
+        note == "face crop: no face found in 2 of 3 images, those are cropped to the centre (50 %)"
     )
     centred, _ = crop(manifest, "center", tmp_path)
     assert cropped.train["box"][0] == centred.train["box"][0]
     assert cropped.train["box"][1] != centred.train["box"][1]
     assert cropped.test["box"].tolist() == centred.test["box"].tolist()
     _, note = crop(manifest_of([draw(tmp_path / "face.png"), blank[0]]), "face", tmp_path)
-    assert (
-        note == "face crop: no face found in 1 of 2 pictures, that is cropped to the centre (50 %)"
-    )
+    assert note == "face crop: no face found in 1 of 2 images, that is cropped to the centre (50 %)"
 
 
 def test_each_picture_is_looked_at_once(tmp_path, asked):
@@ -283,7 +280,7 @@ def test_each_picture_is_looked_at_once(tmp_path, asked):
     other = draw(tmp_path / "e.png", value=200)
     crop(manifest_of([face, blank, other]), "face", tmp_path)
     assert len(asked) == 3
-    # Those pictures have been decoded whole, so a check need not do it again.
+    # Those images have been decoded whole, so a check need not do it again.
     known = known_keys(faces_folder(str(tmp_path / "cache")))
     assert len(known) == 3
 
@@ -324,13 +321,13 @@ def test_the_detector_sees_no_face_in_noise(tmp_path):
         noise = rng.integers(0, 255, (cells, cells, 3), dtype=np.uint8)
         cv2.imwrite(str(file), cv2.resize(noise, (240, 320), interpolation=cv2.INTER_CUBIC))
     _, note = crop(manifest_of(files), "face", tmp_path)
-    assert note.startswith("face crop: no face found in 4 of 4 pictures")
+    assert note.startswith("face crop: no face found in 4 of 4 images")
 
 
 @needs_detector
 @pytest.mark.skipif(not LONDON.is_dir(), reason="the real faces are not there")
 def test_real_faces_are_found_with_and_without_masks(tmp_path, monkeypatch):
-    """All 560 of the set's training pictures were; masks are drawn on."""
+    """All 560 of the set's training images were; masks are drawn on."""
     files = sorted((LONDON / "train" / "images").glob("*/*.jpg"))[::45]
     assert {"mask", "incorrect_mask", "normal"} <= {file.stem.rstrip("12345") for file in files}
     named = [draw(tmp_path / f"{index}.png", square=None) for index in range(len(files))]

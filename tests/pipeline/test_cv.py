@@ -304,7 +304,7 @@ def test_no_test_set_only_means_no_test_logits(layout_copy, tmp_path):
 
 
 def test_any_csv(tiny_layout, tmp_path, cv_command):
-    """The same pictures as a plain table of two classes named by words."""
+    """The same images as a plain table of two classes named by words."""
     manifest = read_layout(tiny_layout)
     table = pd.DataFrame(
         {

@@ -198,7 +198,7 @@ def test_run_folder_is_like_any_other(run, alpha):
 
 
 def test_checkpoint_gives_the_logits_that_were_written(run, tiny_layout):
-    """Backbone and head, loaded into an ordinary model, on pictures read one at a time."""
+    """Backbone and head, loaded into an ordinary model, on images read one at a time."""
     state = safetensors.torch.load_file(run.path / "backbone.safetensors")
     state |= safetensors.torch.load_file(run.path / "fold_1" / "best.safetensors")
     model = build_model("test_efficientnet", num_classes=18, kwargs={}, weights=None).eval()
@@ -214,7 +214,7 @@ def test_checkpoint_gives_the_logits_that_were_written(run, tiny_layout):
 
 
 def naive_features(model, table, views, size=16):
-    """Pictures in the table's order, batch by batch, the last one filled up: what the backbone
+    """Images in the table's order, batch by batch, the last one filled up: what the backbone
     gives for each view.
     """
     pictures = np.stack([PREPROCESS.load(path) for path in table["path"]])
@@ -237,7 +237,7 @@ def naive_features(model, table, views, size=16):
 
 @torch.inference_mode()
 def test_logits_are_those_of_the_naive_loop(run, tiny_layout):
-    """Fold by fold, every picture again through the backbone, then scikit-learn."""
+    """Fold by fold, every image again through the backbone, then scikit-learn."""
     torch.set_num_threads(1)
     model = build_model("test_efficientnet", num_classes=18, kwargs={}, weights=None).eval()
     model.reset_classifier(0)
@@ -291,12 +291,12 @@ def test_a_second_run_passes_no_picture_through_the_backbone(tiny_layout, tmp_pa
     assert len(three.oof) == 168
     assert picture_seconds(three) is None
     assert not list((tmp_path / "cache" / "pictures").glob("*")), (
-        "pictures that are read once are not kept"
+        "images that are read once are not kept"
     )
 
 
 def test_company_and_order_do_not_change_a_features_bits(tiny_layout, tmp_path):
-    """So features kept from a run on other pictures are the ones that would be computed."""
+    """So features kept from a run on other images are the ones that would be computed."""
     manifest, _ = load_data(DataConfig(data=str(tiny_layout)), lambda _: None)
     changes = {
         "img_size": 32,

@@ -1,7 +1,7 @@
-"""The leak detector: labels that say nothing of the picture must not be predictable.
+"""The leak detector: labels that say nothing of the image must not be predictable.
 
 Gender and age are permuted between people while masks stay, so an honest out-of-fold score can
-hold no more than the mask alone. Splitting by picture lets a model recognise a person it trained
+hold no more than the mask alone. Splitting by image lets a model recognise a person it trained
 on; that the same code then scores far above the band shows that the check can fail.
 """
 
@@ -32,7 +32,7 @@ NUM_LEAKY = 2
 
 
 def permuted_layout(source: Path, target: Path, seed: int) -> Path:
-    """The same pictures, with gender and age dealt out anew between people."""
+    """The same images, with gender and age dealt out anew between people."""
     table = pd.read_csv(source / "train" / "train.csv", dtype=str)
     order = np.random.default_rng(seed).permutation(len(table))
     table[["gender", "age"]] = table[["gender", "age"]].to_numpy()[order]
@@ -58,7 +58,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def nearest_neighbour(manifest: Manifest, thumbs: np.ndarray, split: str) -> float:
     """Out-of-fold macro F1 of one that knows the mask and otherwise asks the most similar
-    picture.
+    image.
     """
     label = manifest.train["label"].to_numpy()
     group = manifest.train["group"].to_numpy()
@@ -75,7 +75,7 @@ def nearest_neighbour(manifest: Manifest, thumbs: np.ndarray, split: str) -> flo
 
 def test_permuted_labels_stay_in_the_band_and_a_leaky_split_leaves_it(people, tmp_path):
     """Fast: the project's folds with the strongest leak there is, recognising the person's
-    picture.
+    image.
     """
     honest = []
     leaky = []
@@ -99,11 +99,11 @@ def test_permuted_labels_stay_in_the_band_and_a_leaky_split_leaves_it(people, tm
 
 @pytest.fixture(scope="module")
 def balanced(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    """48 drawn people, three pictures each with the mask worn, wrongly worn and off: file, person,
+    """48 drawn people, three images each with the mask worn, wrongly worn and off: file, person,
     mask, stratum.
 
-    The competition has one wrongly worn and one bare picture a person, so that a leak of these
-    can only be inferred; here every kind of picture of a person can stand on both sides of a split.
+    The competition has one wrongly worn and one bare image a person, so that a leak of these
+    can only be inferred; here every kind of image of a person can stand on both sides of a split.
     """
     folder = tmp_path_factory.mktemp("balanced")
     rows = []

@@ -8,7 +8,7 @@ from pipeline.config.train import AugmentConfig
 from pipeline.training.mixing import Mixing, erase, random_boxes
 
 LABELS = np.arange(24) % 4
-# Every pixel of picture i has the value i: a mixed picture tells what it is made of.
+# Every pixel of image i has the value i: a mixed image tells what it is made of.
 PIXELS = torch.arange(24.0).view(-1, 1, 1, 1).expand(-1, 3, 12, 10).clone()
 COUNTS = np.array([40, 30, 20, 1])
 
@@ -49,7 +49,7 @@ def test_mixup_weights_follow_their_beta():
 
 
 def shares_of_pixels(pixels):
-    """Return N x C shares counted pixel by pixel, each pixel's value telling which picture it came
+    """Return N x C shares counted pixel by pixel, each pixel's value telling which image it came
     from.
     """
     return np.stack(

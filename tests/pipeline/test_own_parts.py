@@ -145,8 +145,8 @@ def read_badly(config): return config.nowhere
         ("--backbone", "NoModule", ["not a torch.nn.Module", "examples/"]),
         ("--backbone", "Picky", ["cannot be made with num_classes", "size"]),
         ("--backbone", "Narrow", ["returns (2, 2)", "not (2, 18)"]),
-        ("--backbone", "OneByOne", ["trial on blank pictures failed"]),
-        ("--backbone", "Idle", ["trial on blank pictures failed"]),
+        ("--backbone", "OneByOne", ["trial on blank images failed"]),
+        ("--backbone", "Idle", ["trial on blank images failed"]),
         ("--loss", "Fussy", ["no smoothing here"]),
         ("--augment", "Smaller", ["uint8 (31, 32, 3)"]),
         ("--augment", "Moody", ["two calls with one seed differ"]),
@@ -195,7 +195,7 @@ def test_names_without_a_colon_are_the_registrys():
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--loss", "f1", "--mixup", "0.2"], ["--loss f1 with --mixup", "whole pictures"]),
+        (["--loss", "f1", "--mixup", "0.2"], ["--loss f1 with --mixup", "whole images"]),
         (["--loss", "0.5*ce+0.5*f1", "--cutmix", "1"], ["with --cutmix"]),
         (
             ["--logit-adjust", "1", "--sampler", "balanced"],

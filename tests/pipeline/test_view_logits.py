@@ -1,5 +1,5 @@
 """Further views of finished runs: computed once, by the fold's own model, on the fold's own
-pictures.
+images.
 """
 
 from types import SimpleNamespace
@@ -65,7 +65,7 @@ def test_only_what_is_missing_is_computed_and_a_stopped_call_goes_on(runs_copy, 
 
     def spy(job, model, table, names, draws):
         seen.append((len(table), tuple(names)))
-        if len(seen) == 3:  # the second fold's held-out pictures
+        if len(seen) == 3:  # the second fold's held-out images
             raise KeyboardInterrupt
         return real(job, model, table, names, draws)
 
@@ -178,7 +178,7 @@ def test_logits_that_are_not_finite_are_not_kept(runs_copy, monkeypatch):
 
 
 def test_what_draws_are_cut_to(tmp_path):
-    """A pipeline's draws are cut to the centre, as the plain picture is; the training
+    """A pipeline's draws are cut to the centre, as the plain image is; the training
     augmentation's anywhere.
     """
     file = tmp_path / "nothing.yaml"

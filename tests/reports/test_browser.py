@@ -258,7 +258,7 @@ def test_names_with_html_in_them_are_text_to_a_browser(open_page, tmp_path):
     page.locator("#tiles button").first.click()
     assert NASTY[0] in page.inner_text("#one")
     assert page.evaluate("window.hit") is None
-    assert "no picture" in page.inner_text("#one")
+    assert "no image" in page.inner_text("#one")
 
 
 @pytest.fixture(scope="module")

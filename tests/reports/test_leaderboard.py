@@ -31,7 +31,7 @@ NASTY = "<script>alert('x')<!--\"&amp;"
 
 
 def wrong(*places, label=LABELS):
-    """The labels with these pictures taken for the next class."""
+    """The labels with these images taken for the next class."""
     return [(one + 1) % 3 if place in places else one for place, one in enumerate(label)]
 
 
@@ -67,7 +67,7 @@ def test_a_difference_is_what_it_is_by_hand(tmp_path):
     assert board["best"] == "one"
     assert row_of(board, "one")["headline"]["value"] == pytest.approx(11 / 12)
     assert row_of(board, "one")["difference"] is None
-    # Two pictures a person; of each person: how many `other` has right, less those that `one` has.
+    # Two images a person; of each person: how many `other` has right, less those that `one` has.
     gained_G = np.array([1, -1, -1, 0, -1, 0])
     draws_RG = np.concatenate(list(group_resamples(6, seed=0)))
     low, high = np.quantile(draws_RG @ gained_G / 12, [0.025, 0.975])
@@ -282,7 +282,7 @@ def test_what_cannot_be_scored_is_skipped_and_said(tmp_path, board_command):
         "running": "not finished",
         "damaged": "not valid JSON",
         "torn": "cannot be read",
-        "short": "1 are missing (picture 00)",
+        "short": "1 are missing (image 00)",
         "strange": "label_raw is not always one of the 3 classes",
         "old": "lacks num_repeats",
         "empty": "no run",
@@ -342,10 +342,10 @@ def test_two_runs_lie_side_by_side(tmp_path, board_command):
         "2: other",
         "lr: 0.01 | 0.001",
         "crop: (not recorded) | face",
-        "pictures right in 1 only: 2; in 2 only: 1",
-        "picture 03: cat; 2 says dog",
-        "picture 04: dog; 2 says owl",
-        "picture 00: cat; 1 says dog",
+        "images right in 1 only: 2; in 2 only: 1",
+        "image 03: cat; 2 says dog",
+        "image 04: dog; 2 says owl",
+        "image 00: cat; 1 says dog",
     ):
         assert line in lines
     assert [line.split() for line in lines if line.startswith(("cat ", "dog "))] == [

@@ -62,11 +62,11 @@ class Parsed(HTMLParser):
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """A run of 30 people with pictures of three sizes, and its report as it was printed."""
+    """A run of 30 people with images of three sizes, and its report as it was printed."""
     root = tmp_path_factory.mktemp("drawn")
     paths = []
     for index in range(3):
-        paths.append(root / f"picture {index}.jpg")
+        paths.append(root / f"image {index}.jpg")
         cv2.imwrite(str(paths[-1]), np.full((60 + 200 * index, 90, 3), 80 * index, np.uint8))
     run = Run(write_drawn_run(root / "run", num_people=30, num_test=20, paths=paths))
     return run, write_report(run)
@@ -262,7 +262,7 @@ def test_without_pictures_the_page_says_so(run_copy):
     table.to_parquet(run_copy.path / PICTURES)
     write_report(run_copy)
     page = Parsed((run_copy.path / "report.html").read_text())
-    assert "No thumbnails: the pictures are not where the run found them (/nowhere/" in page.text
+    assert "No thumbnails: the images are not where the run found them (/nowhere/" in page.text
     assert not any(json.loads(page.data)["thumbnails"])
     (run_copy.path / PICTURES).unlink()
     write_report(run_copy)
@@ -282,7 +282,7 @@ def test_thumbnails_stop_at_their_limit_and_pass_over_what_cannot_be_read(
     ids = run_copy.oof["image_id"].tolist()
     everything = pictures_of(run_copy, ids)
     assert set(everything.thumbnails) == set(ids)
-    assert f"Thumbnails of {len(ids)} of {len(ids)} pictures" in everything.note
+    assert f"Thumbnails of {len(ids)} of {len(ids)} images" in everything.note
     table = pd.read_parquet(run_copy.path / PICTURES)
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no picture")

@@ -42,7 +42,7 @@ def seen_as(value_N, num_values, *, sure=0.95, spread=0.03, seed=0):
 
 
 def faces(*, age_sure=0.95, age_spread=0.03, people=PEOPLE, seed=0):
-    """Arguments for people with seven pictures each, all labels right, and their attributes' true
+    """Arguments for people with seven images each, all labels right, and their attributes' true
     values.
 
     Nobody is 60 or older, so six of the 18 classes do not occur.
@@ -93,7 +93,7 @@ def rows_of(args, person, *stems):
 
 
 def surest_mask(args, person):
-    """The picture of a person's with a mask that the model is surest of: others are below what is
+    """The image of a person's with a mask that the model is surest of: others are below what is
     asked for.
     """
     rows = rows_of(args, person, *STEMS[:5])
@@ -109,7 +109,7 @@ def swap_labels(args, person, one, other):
 def test_nothing_is_named_where_all_labels_are_right():
     found = find(**faces())
     assert found["findings"] == []
-    assert found["summary"] == "none among 40 groups (people) with 280 pictures"
+    assert found["summary"] == "none among 40 groups (people) with 280 images"
     assert found["given"] == found["corrected"]
     assert not any("flatters" in note for note in found["notes"])
 
@@ -129,12 +129,12 @@ def test_each_kind_of_fault_is_one_finding_and_the_surest_comes_first():
     }
     assert (
         found["summary"]
-        == "1 group, 1 swapped pair, 1 picture among 40 groups (people) with 280 pictures"
+        == "1 group, 1 swapped pair, 1 image among 40 groups (people) with 280 images"
     )
     probas = [one["proba"] for one in found["findings"]]
     assert probas == sorted(probas)
     of = {one["kind"]: one for one in found["findings"]}
-    assert of["group"]["text"] == "p04: gender female, 7 of 7 pictures say male"
+    assert of["group"]["text"] == "p04: gender female, 7 of 7 images say male"
     assert (of["group"]["given"], of["group"]["suggested"]) == ("female", "male")
     assert of["group"]["image_ids"] == sorted(args["image_id_N"][rows_of(args, "p04")])
     gender_proba = args["proba_NC"].reshape(-1, 3, 2, 3).sum(axis=(1, 3))[rows_of(args, "p04"), 1]
@@ -153,7 +153,7 @@ def test_each_kind_of_fault_is_one_finding_and_the_surest_comes_first():
 
 def test_a_person_whose_pictures_do_not_agree_is_not_named():
     args = faces()
-    # Six of seven pictures look female, very surely, and one male: not nearly all.
+    # Six of seven images look female, very surely, and one male: not nearly all.
     shape = (len(args["label_N"]), 3, 2, 3)
     proba = args["proba_NC"].reshape(shape).copy()
     mirrored = rows_of(args, "p04")[:6]
@@ -169,7 +169,7 @@ def test_a_person_whose_pictures_do_not_agree_is_not_named():
 def test_an_attribute_that_is_hardly_predicted_is_left_out_and_said():
     args = faces(age_sure=0.5, age_spread=0.4)
     args["proba_NC"] = args["proba_NC"].reshape(PEOPLE, 7, 18)
-    # All pictures of a person look alike, so that agreement does not help: a third look of the
+    # All images of a person look alike, so that agreement does not help: a third look of the
     # wrong age.
     rng = np.random.default_rng(3)
     age_P = decode(args["label_N"][::7])[2]
@@ -261,7 +261,7 @@ def test_repeats_are_averaged_before_anything_is_judged():
         proba = np.concatenate([third.reshape(-1, 18), third.reshape(-1, 18)])
         found = find(**args | twice | {"proba_NC": proba})
         assert len(found["findings"]) == expected
-        assert found["summary"].endswith("40 groups (people) with 280 pictures")
+        assert found["summary"].endswith("40 groups (people) with 280 images")
     assert len(found["findings"][0]["image_ids"]) == 7
     mixed = np.concatenate([first.reshape(-1, 18), first.reshape(-1, 18)])
     again = find(**args | twice | {"proba_NC": mixed})
@@ -271,7 +271,7 @@ def test_repeats_are_averaged_before_anything_is_judged():
 
 
 def generic(tmp_path, table, **columns):
-    """Read a table as a CSV data set, with a file for each picture."""
+    """Read a table as a CSV data set, with a file for each image."""
     for name in table["image"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
@@ -315,7 +315,7 @@ def test_names_with_quotes_and_commas_and_stems_with_spaces_survive_the_file(tmp
     names = [name.replace(" ", "_") if "p10" not in name else name for name in names]
     names[45] = "p15/x/view.jpg"
     names[46] = "p15/y/view.png"
-    labels_N[[54, 55]] = truth_N[[55, 54]]  # swapped; p18 is called like a picture
+    labels_N[[54, 55]] = truth_N[[55, 54]]  # swapped; p18 is called like an image
     groups = np.array([f"p, {index // 3:02d}" for index in range(60)], dtype=object)
     groups[54:57] = names[56]
     table = pd.DataFrame(
@@ -338,7 +338,7 @@ def test_names_with_quotes_and_commas_and_stems_with_spaces_survive_the_file(tmp
 
 
 def test_no_picture_is_in_two_swaps(tmp_path):
-    # Three labels that went round: each two of the pictures are likelier with each other's, but
+    # Three labels that went round: each two of the images are likelier with each other's, but
     # only one pair can be.
     truth = np.arange(60) % 3
     proba = seen_as(truth, 3)
@@ -359,8 +359,8 @@ def test_no_picture_is_in_two_swaps(tmp_path):
 
 
 def test_a_group_with_the_name_of_a_picture_is_corrected_picture_by_picture(tmp_path):
-    # Groups are called by their first picture, so a line for the group would be read as that
-    # picture's.
+    # Groups are called by their first image, so a line for the group would be read as that
+    # image's.
     truth = np.arange(80) // 2 % 2
     names = np.array([f"{index:02d}.jpg" for index in range(80)], dtype=object)
     proba = seen_as(truth, 2)
@@ -385,7 +385,7 @@ def test_pictures_that_are_their_own_groups_and_classes_that_do_not_occur(tmp_pa
     manifest.train["label"] = labels
     found = found_in(manifest, proba)
     assert lines(found) == [("picture", f"{surest:02d}.jpg", "label", "6")]
-    assert found["summary"] == "1 picture among 50 pictures"
+    assert found["summary"] == "1 image among 50 images"
     assert (corrected_by(manifest, found, tmp_path / "suspects.csv") == truth).all()
     # The same with classes that the data do not have, which hold most of the probability.
     rest = np.full((50, 2), 0.45)
@@ -507,7 +507,7 @@ def test_from_a_run_to_corrected_labels_and_back(runs_copy, tiny_layout):
     rows = run.oof.merge(manifest.train[["image_id", "path"]], on="image_id", how="left")
     truth = rows["label"].to_numpy().copy()
     stems = rows["path"].map(lambda path: Path(path).stem).to_numpy()
-    # As if one person's gender and another's two pictures were wrong in the files: the truth is
+    # As if one person's gender and another's two images were wrong in the files: the truth is
     # otherwise.
     person, other = manifest.train["group"].unique()[[2, 5]]
     mask, gender, age = (code.copy() for code in decode(truth))

@@ -25,7 +25,7 @@ NUM_PICTURES = 7
 
 
 def world(kinds, *, num_people=100, num_classes=4, seed=0, num_present=None):
-    """Views of pictures of people: errors are a person's and a picture's for the most part, the
+    """Views of images of people: errors are a person's and an image's for the most part, the
     rest a view's own.
     """
     rng = np.random.default_rng(seed)
@@ -249,7 +249,7 @@ def test_harmful_views_and_noise_are_never_chosen():
 
 
 def test_the_best_of_many_useless_views_is_seldom_taken():
-    """Views that differ from the picture's by chance alone: the best of ten where it is sought is a
+    """Views that differ from the image's by chance alone: the best of ten where it is sought is a
     coin elsewhere.
     """
     taken = 0
@@ -363,7 +363,7 @@ def test_a_folds_labels_do_not_reach_its_logits(name):
 
 
 def test_folds_that_tear_groups_apart_are_not_followed():
-    """Parts of whole groups stand in for them, so that no picture of a person has a say in
+    """Parts of whole groups stand in for them, so that no image of a person has a say in
     another's.
     """
     saved = world(["useful"], num_people=40)
@@ -431,7 +431,7 @@ def test_one_view_alone_is_itself():
 
 
 def test_effects_by_hand():
-    """Of four pictures one is fixed and one is broken; class c is never true."""
+    """Of four images one is fixed and one is broken; class c is never true."""
     label = np.array([0, 0, 1, 1])
     plain = np.eye(3)[[0, 1, 1, 1]]
     other = np.eye(3)[[0, 0, 1, 2]]

@@ -198,9 +198,9 @@ def test_help_and_page_name_every_view():
         ("train:3#1", ["--tta train:3#1", "after #"]),
         (
             "hflip*train:3",
-            ["--tta hflip*train:3", "train is drawn from the stored picture", "albu:FILE.yaml"],
+            ["--tta hflip*train:3", "train is drawn from the stored image", "albu:FILE.yaml"],
         ),
-        ("albu:x.yaml*hflip", ["albu is drawn from the stored picture"]),
+        ("albu:x.yaml*hflip", ["albu is drawn from the stored image"]),
         ("albu", ["FILE.yaml is missing"]),
         ("albu:", ["FILE.yaml is missing"]),
         ("albu:pipe", ["'pipe' is no .yaml file"]),
@@ -224,9 +224,9 @@ def test_errors_are_one_line(text, words):
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("crop:0.001:tl", "leaves no pixel of a picture of 64x48; pass a larger share"),
+        ("crop:0.001:tl", "leaves no pixel of an image of 64x48; pass a larger share"),
         ("hflip*crop:0.01:center", "leaves no pixel"),
-        ("xshift:0.005", "changes no pixel of a picture of 64x48"),
+        ("xshift:0.005", "changes no pixel of an image of 64x48"),
     ],
 )
 def test_what_a_run_is_too_small_for(name, why):

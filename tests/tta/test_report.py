@@ -19,7 +19,7 @@ SECONDS = {"hflip": 0.02, "vflip": 0.04, "train#0": 0.1}
 
 
 def predictions(num_people=40):
-    """A plain picture that is right three times of four, one mirrored that is always, one upside
+    """A plain image that is right three times of four, one mirrored that is always, one upside
     down that never is.
     """
     label = np.tile([0, 1, 2, 0], num_people)
@@ -47,7 +47,7 @@ def test_what_harms_is_named_and_what_helps_is_not():
         in harmful["text"]
     )
     assert [row["name"] for row in comparison["rows"]] == ["identity", "hflip", "vflip"]
-    # Class a is mistaken for e in one picture of four: F1 of a is 2/3, of e 2/3, of b 1.
+    # Class a is mistaken for e in one image of four: F1 of a is 2/3, of e 2/3, of b 1.
     assert cost["rows"] == [
         ["identity", "1", "", "0", "0", "", ""],
         ["hflip", "2", "25", "40", "0", "a +0.333", ""],
@@ -92,7 +92,7 @@ def test_every_class_and_attribute_of_every_policy_is_a_row():
 
 def test_speed_is_one_over_the_sum_of_the_views_times():
     assert pictures_per_second(Policy(("hflip", "vflip")), SECONDS) == pytest.approx(1 / 0.06)
-    # The plain picture costs the mean of the views on the device; a drawn one is dearer and says
+    # The plain image costs the mean of the views on the device; a drawn one is dearer and says
     # nothing of it.
     assert pictures_per_second(Policy(("identity",)), SECONDS) == pytest.approx(1 / 0.03)
     assert pictures_per_second(Policy(("identity", "train#0")), SECONDS) == pytest.approx(1 / 0.13)
@@ -128,5 +128,5 @@ def test_score_against_cost():
         == block["series"]["high"]
         == pytest.approx([7 / 9, 1])
     )
-    assert block["caption"] == "macro F1 against cost: as given; one pass is 30 ms a picture"
+    assert block["caption"] == "macro F1 against cost: as given; one pass is 30 ms an image"
     assert "as given" in section_html(section("Views", json.loads(json.dumps(block))))

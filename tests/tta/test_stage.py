@@ -125,7 +125,7 @@ def test_what_is_chosen_is_chosen_on_other_folds(runs_copy, tta_command):
 
 @pytest.fixture
 def drawn(tmp_path, monkeypatch):
-    """A run of drawn logits, its mirrored pictures far clearer than the plain ones; no model is
+    """A run of drawn logits, its mirrored images far clearer than the plain ones; no model is
     behind it.
     """
     run = Run(write_drawn_run(tmp_path / "drawn", num_people=30, num_test=20, strength=0.6))

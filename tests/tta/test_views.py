@@ -63,14 +63,14 @@ def pictures(height=24, width=32, num=3, seed=0):
 
 
 def smooth(height=48, width=64):
-    """A picture whose values follow slow waves."""
+    """An image whose values follow slow waves."""
     y, x = np.mgrid[:height, :width]
     waves = [np.sin(x / 9 + c) * np.cos(y / 7 - c) for c in range(3)]
     return torch.from_numpy(127 + 100 * np.stack(waves)).float()[None]
 
 
 def found(image_HW, row_HW, column_HW):
-    """An independent reading of a picture at places between pixels; beyond it lies its mirror
+    """An independent reading of an image at places between pixels; beyond it lies its mirror
     image.
     """
     return ndimage.map_coordinates(

@@ -40,7 +40,7 @@ def person(layout_copy):
 
 
 def replace_file(file, data):
-    file.unlink()  # the fixture's pictures are links
+    file.unlink()  # the fixture's images are links
     file.write_bytes(data)
 
 
@@ -114,7 +114,7 @@ def test_duplicate_test_id(run_tiny, layout_copy, edit_csv):
 
 def test_empty_test_set(run_tiny, layout_copy, edit_csv):
     edit_csv(layout_copy / "eval" / "info.csv", lambda table: table.head(0))
-    run_tiny().assert_one_line_error("test set", "no picture")
+    run_tiny().assert_one_line_error("test set", "no image")
 
 
 def test_fewer_people_than_folds(run_tiny, tmp_path):
@@ -218,7 +218,7 @@ def test_disk_full_is_one_line(run_tiny, monkeypatch, tmp_path):
 
 @pytest.fixture
 def run_csv(cv_command, tmp_path):
-    """run_cv.py on a CSV of small pictures: one row for each (label, group), and the run's
+    """run_cv.py on a CSV of small images: one row for each (label, group), and the run's
     folder.
     """
 
@@ -265,9 +265,9 @@ def test_a_class_of_one_person_is_a_warning_and_every_fold_is_scored(run_csv):
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([], ["any.csv", "has no row with a picture"]),
+        ([], ["any.csv", "has no row with an image"]),
         ([("a", "p"), ("a", "q"), ("a", "r")], ["any.csv", "has 1 class"]),
-        ([("a", "p"), ("b", "p"), ("a", "p")], ["all pictures are of one group", "--group-col"]),
+        ([("a", "p"), ("b", "p"), ("a", "p")], ["all images are of one group", "--group-col"]),
         (
             [("a", "p"), ("b", " "), ("a", "q")],
             ["any.csv", "'who' (--group-col)", "blank in line 3"],

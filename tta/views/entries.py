@@ -79,7 +79,7 @@ class DeviceView(Entry):
     function: Callable[..., Tensor]
 
     def __call__(self, images: Tensor, *values: Any) -> Tensor:
-        """Return the pictures seen in the view."""
+        """Return the images seen in the view."""
         return self.function(images, *values)
 
     def views(self, values: Sequence[Any]) -> tuple[str, ...]:
@@ -102,7 +102,7 @@ class Macro(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class CpuView(Entry):
-    """Seeded draws from the stored picture, made by whoever loads it; the last parameter is their
+    """Seeded draws from the stored image, made by whoever loads it; the last parameter is their
     number.
 
     Draw k of a source is named source#k, also where it is the only one.

@@ -1,7 +1,7 @@
 """Views that move pixels: pure functions on N x 3 x H x W float in 0..255, of any device and memory
 layout.
 
-What comes in from outside the picture is its mirror image: it looks like more of the same, which
+What comes in from outside the image is its mirror image: it looks like more of the same, which
 black, or border pixels drawn out to stripes, do not, and it is what the training augmentation fills
 with. Torch is imported in the functions, since names of views are read where it is not wanted.
 """
@@ -30,22 +30,22 @@ PLACES = {
 
 
 def identity(images: Tensor) -> Tensor:
-    """Return the pictures as they are."""
+    """Return the images as they are."""
     return images
 
 
 def hflip(images: Tensor) -> Tensor:
-    """Return the pictures mirrored left to right."""
+    """Return the images mirrored left to right."""
     return images.flip(-1)
 
 
 def vflip(images: Tensor) -> Tensor:
-    """Return the pictures mirrored top to bottom."""
+    """Return the images mirrored top to bottom."""
     return images.flip(-2)
 
 
 def scale(images: Tensor, factor: float) -> Tensor:
-    """Return the pictures zoomed in (factor above 1) or out (below) about their centre.
+    """Return the images zoomed in (factor above 1) or out (below) about their centre.
 
     Out, they are first extended by whole pixels on each side, so the factor is met to within one
     pixel of the extended width and height.
@@ -63,14 +63,14 @@ def scale(images: Tensor, factor: float) -> Tensor:
 
 
 def xshift(images: Tensor, share: float) -> Tensor:
-    """Return the pictures moved right by a share of their width, rounded to whole pixels: nothing
+    """Return the images moved right by a share of their width, rounded to whole pixels: nothing
     is blurred.
     """
     return _shifted(images, round(share * images.shape[-1]), 0)
 
 
 def yshift(images: Tensor, share: float) -> Tensor:
-    """Return the pictures moved down by a share of their height, rounded to whole pixels: nothing
+    """Return the images moved down by a share of their height, rounded to whole pixels: nothing
     is blurred.
     """
     return _shifted(images, 0, round(share * images.shape[-2]))
@@ -87,7 +87,7 @@ def _shifted(images: Tensor, x: int, y: int) -> Tensor:
 
 
 def crop(images: Tensor, share: float, where: str) -> Tensor:
-    """Return a share of the pictures' width and height, cut out at a place of PLACES and resized
+    """Return a share of the images' width and height, cut out at a place of PLACES and resized
     back.
 
     Raises UserError where no pixel is left.
@@ -99,7 +99,7 @@ def crop(images: Tensor, share: float, where: str) -> Tensor:
     columns = round(share * width)
     require(
         min(rows, columns) >= 1,
-        f"crop:{share:g}:{where}: leaves no pixel of a picture of {width}x{height}; pass a larger"
+        f"crop:{share:g}:{where}: leaves no pixel of an image of {width}x{height}; pass a larger"
         " share",
     )
     y, x = PLACES[where]
@@ -110,7 +110,7 @@ def crop(images: Tensor, share: float, where: str) -> Tensor:
 
 
 def rotate(images: Tensor, degrees: float) -> Tensor:
-    """Return the pictures turned anticlockwise about their centre, in pixels: shapes stay what they
+    """Return the images turned anticlockwise about their centre, in pixels: shapes stay what they
     are.
     """
     height, width = images.shape[-2:]
@@ -121,7 +121,7 @@ def rotate(images: Tensor, degrees: float) -> Tensor:
 
 def _resampled(images: Tensor, matrix: tuple[float, float, float, float]) -> Tensor:
     """Return what a matrix, row by row, finds for each pixel: both ends in -1..1 across the
-    picture.
+    image.
     """
     from torch.nn import functional as F  # noqa: N812
 

@@ -1,4 +1,4 @@
-"""Views of a picture, by name: `name[:value[:value]]`, factors of a product joined by `*`, a list
+"""Views of an image, by name: `name[:value[:value]]`, factors of a product joined by `*`, a list
 by commas.
 
 Names are written in one way only (`scale:1.150` is `scale:1.15`), since results are kept under
@@ -51,7 +51,7 @@ class _Factor:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One view that is drawn from the stored picture."""
+    """One view that is drawn from the stored image."""
 
     source: str
     """Name in the registry: train or albu."""
@@ -80,7 +80,7 @@ def _read_factors(name: str) -> list[_Factor]:
     drawn = [factor.entry.name for factor in factors if isinstance(factor.entry, CpuView)]
     if drawn and len(factors) > 1:
         raise UserError(
-            f"{drawn[0]} is drawn from the stored picture, before there is a batch, so it has no"
+            f"{drawn[0]} is drawn from the stored image, before there is a batch, so it has no"
             " products; put the other factors into a pipeline for albu:FILE.yaml"
         )
     return factors
@@ -136,7 +136,7 @@ def is_device_view(name: str) -> bool:
 
 def draw_of(name: str) -> Draw:
     """Return what a canonical name such as train#0 or albu:FILE.yaml#1 asks of whoever loads
-    pictures.
+    images.
     """
     (factor,) = _read_factors(name)
     assert isinstance(factor.entry, CpuView), name
@@ -167,7 +167,7 @@ def view_of(name: str) -> Callable[[Tensor], Tensor]:
 
 
 def check_views(names: Sequence[str], *, width: int, height: int, flag: str = "--tta") -> None:
-    """Try device views on a picture of a run's size, in pixels.
+    """Try device views on an image of a run's size, in pixels.
 
     Raises UserError for a view that leaves no pixel of it, or that changes none.
     """
@@ -183,7 +183,7 @@ def check_views(names: Sequence[str], *, width: int, height: int, flag: str = "-
             raise UserError(f"{flag} {error}") from None
         if torch.equal(seen, picture):
             raise UserError(
-                f"{flag} {name}: changes no pixel of a picture of {width}x{height}; leave it out"
+                f"{flag} {name}: changes no pixel of an image of {width}x{height}; leave it out"
             )
 
 

@@ -20,7 +20,7 @@ def _factor(low: float, high: float) -> Number:
 
 
 def _move() -> Number:
-    # Beyond a half, more of the picture would be mirror image than picture.
+    # Beyond a half, more of the image would be mirror image than image.
     return Number(letter="S", low=-0.5, high=0.5, neutral=0.0)
 
 
@@ -37,7 +37,7 @@ VIEWS: dict[str, Entry] = {
     for entry in (
         DeviceView(
             name="identity",
-            does="the picture itself; always there",
+            does="the image itself; always there",
             example="identity",
             function=geometry.identity,
         ),
@@ -46,7 +46,7 @@ VIEWS: dict[str, Entry] = {
         ),
         DeviceView(
             name="vflip",
-            does="mirrored top to bottom; for pictures without an up and down, elsewhere it harms",
+            does="mirrored top to bottom; for images without an up and down, elsewhere it harms",
             example="vflip",
             function=geometry.vflip,
         ),
@@ -87,7 +87,7 @@ VIEWS: dict[str, Entry] = {
         ),
         Macro(
             name="ten",
-            does="these and the same of the mirrored picture",
+            does="these and the same of the mirrored image",
             example="ten:0.8",
             parameters=(_share(CLASSIC_SHARE),),
             expand=_ten,
@@ -108,7 +108,7 @@ VIEWS: dict[str, Entry] = {
         ),
         DeviceView(
             name="contrast",
-            does="distances from the picture's own mean grey times F",
+            does="distances from the image's own mean grey times F",
             example="contrast:1.2",
             parameters=(_factor(0.1, 10),),
             function=tones.contrast,

@@ -13,12 +13,12 @@ __all__ = ["brightness", "contrast", "gamma"]
 
 
 def brightness(images: Tensor, factor: float) -> Tensor:
-    """Return the pictures with every value multiplied."""
+    """Return the images with every value multiplied."""
     return (images * factor).clamp_(0, 255)
 
 
 def contrast(images: Tensor, factor: float) -> Tensor:
-    """Return the pictures with values' distances from their own mean grey (ITU-R BT.601)
+    """Return the images with values' distances from their own mean grey (ITU-R BT.601)
     multiplied.
     """
     grey = 0.299 * images[:, 0] + 0.587 * images[:, 1] + 0.114 * images[:, 2]
@@ -27,7 +27,7 @@ def contrast(images: Tensor, factor: float) -> Tensor:
 
 
 def gamma(images: Tensor, exponent: float) -> Tensor:
-    """Return the pictures with values, as shares of 255, raised to a power: above 1 is darker.
+    """Return the images with values, as shares of 255, raised to a power: above 1 is darker.
 
     They are clipped first, since a power of a negative share has no value.
     """
