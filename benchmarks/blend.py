@@ -21,7 +21,7 @@ from typing import Any
 
 from common import ROOT, Results, parser, spread
 
-from tests.makers.drawn_runs import write_drawn_run
+from tests.makers.synthetic_runs import write_synthetic_run
 
 NUM_RUNS = 20
 NUM_PEOPLE = 2700
@@ -34,7 +34,7 @@ def drawn(folder: Path, num_people: int, num_test: int) -> Path:
     """Write the runs, each somewhat better than the one before."""
     for seed in range(NUM_RUNS):
         path = folder / f"run{seed:02d}"
-        write_drawn_run(
+        write_synthetic_run(
             path, num_people=num_people, num_test=num_test, strength=0.6 + 0.03 * seed, seed=seed
         )
     return folder

@@ -28,15 +28,15 @@ from pipeline.config.resolved import ResolvedConfig
 from pipeline.config.settings import make_config
 from pipeline.data.augment import AUGMENTATIONS
 from pipeline.data.feeding import Feeder
-from pipeline.data.pictures import PictureSource, open_pictures
+from pipeline.data.images import ImageSource, open_images
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute, compute_of
 from pipeline.models.backbones import build_model, check_backbone, preprocess_of
 from pipeline.training.fit import Fit
 
 
-def opened(table: pd.DataFrame, preprocess: Preprocess, cache: str, folder: Path) -> PictureSource:
-    return open_pictures(
+def opened(table: pd.DataFrame, preprocess: Preprocess, cache: str, folder: Path) -> ImageSource:
+    return open_images(
         (table,),
         preprocess,
         cache=cache,
@@ -83,8 +83,8 @@ def picture_times(manifest: Manifest, preprocess: Preprocess, folder: Path) -> d
     table = manifest.train
     full = Preprocess(**{**preprocess.to_dict(), "decode": "full"})
     cached = opened(table, preprocess, "disk", folder).of(table)
-    off = PictureSource(preprocess, "off").of(table)
-    whole = PictureSource(full, "off").of(table)
+    off = ImageSource(preprocess, "off").of(table)
+    whole = ImageSource(full, "off").of(table)
     augment = AUGMENTATIONS["default"]()
     assert augment is not None
     target = np.empty((preprocess.height, preprocess.width, 3), np.uint8)

@@ -28,7 +28,7 @@ from folds.data.manifest import Manifest
 from pipeline.config.resolved import ResolvedConfig
 from pipeline.config.settings import make_config
 from pipeline.data.feeding import Feeder
-from pipeline.data.pictures import open_pictures
+from pipeline.data.images import open_images
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute, compute_of, free_memory
 from pipeline.models.backbones import build_model, check_backbone, preprocess_of
@@ -190,7 +190,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             ways[name] = way
 
         def feeder(cache: str, augment_on: str) -> Feeder:
-            source = open_pictures(
+            source = open_images(
                 (manifest.train,),
                 preprocess,
                 cache=cache,

@@ -24,7 +24,7 @@ from foldblend.runs.run import Run
 from foldblend.scores.bootstrap import score_interval
 from foldblend.scores.metrics import METRICS
 from reports.run.report import write_report
-from tests.makers.drawn_runs import write_drawn_run
+from tests.makers.synthetic_runs import write_synthetic_run
 
 NUM_PEOPLE = 2700
 NUM_TEST = 12600
@@ -71,7 +71,7 @@ def main() -> None:
         paths = [Path(one) for one in data_of(args).train["path"]]
         with tempfile.TemporaryDirectory() as root:
             run = Run(
-                write_drawn_run(
+                write_synthetic_run(
                     Path(root) / "run", num_people=NUM_PEOPLE, num_test=NUM_TEST, paths=paths
                 )
             )

@@ -26,7 +26,7 @@ from common import Results, data_of, parser, print_rows, settled, shown, spread
 
 from pipeline.data.augment import albu_augmentation, build_augmentation
 from pipeline.data.feeding import Feeder
-from pipeline.data.pictures import open_pictures
+from pipeline.data.images import open_images
 from pipeline.device import compute_of
 from pipeline.infer import predict
 from pipeline.models.backbones import build_model, check_backbone, preprocess_of
@@ -74,7 +74,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         }
         feeders = {}
         for cache in ("auto", "off"):
-            source = open_pictures(
+            source = open_images(
                 (table,),
                 preprocess,
                 cache=cache if cache == "off" else config.machine.cache,

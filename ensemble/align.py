@@ -1,5 +1,6 @@
-"""The rows of several runs as one table: joined on image ids, checked to be of the same images,
-read as needed.
+"""Join the rows of several runs on image ids, and check that they are of the same images.
+
+Logits are read from disk when they are needed.
 """
 
 from __future__ import annotations
@@ -19,25 +20,27 @@ from foldblend.runs.run import Run
 
 __all__ = ["Aligned", "Member", "align"]
 
-MOST_KEPT = 2**29  # bytes of out-of-fold logits, up to which those of all members stay in memory
+# Bytes of out-of-fold logits. Up to this size those of all members are kept in memory.
+MOST_KEPT = 2**29
 READERS = 2  # threads that read ahead
 
 
 @dataclass(frozen=True)
 class Member:
-    """A run, and where the rows of a blend lie in its tables; None where they lie in the same
-    order.
-    """
+    """A run with the order of the blend's rows in its tables."""
 
     run: Run
     oof_order_N: np.ndarray | None
+    """Row numbers of the blend's rows in oof.parquet; None where the order is the same."""
     test_ids: pd.Series | None
+    """Test images of the blend; None where it has none."""
     all_test_ids: bool
-    """Whether these are all that its tables may hold."""
+    """Whether the run's tables may hold no other test images."""
 
     def _read(self, name: str) -> tuple[pd.Series, np.ndarray]:
-        """Return a table's ids and logits, N x C float32. Raises UserError for logits that are no
-        finite numbers.
+        """Return the image ids and the logits N x C float32 of a table.
+
+        Raises UserError for logits that are not finite numbers.
         """
         path = self.run.path / f"{name}.parquet"
         columns = logit_columns(len(self.run.classes))
@@ -45,7 +48,7 @@ class Member:
         try:
             logits_NC = np.stack([table[column].to_numpy(np.float32) for column in columns], axis=1)
         except (TypeError, ValueError):
-            raise UserError(f"{path}: its logits are no numbers; run it again") from None
+            raise UserError(f"{path}: its logits are not numbers; run it again") from None
         finite_N = np.isfinite(logits_NC).all(axis=1)
         if not finite_N.all():
             bad = listed(table["image_id"][~finite_N])
@@ -55,13 +58,14 @@ class Member:
         return table["image_id"], logits_NC
 
     def read_oof(self) -> np.ndarray:
-        """Return the out-of-fold logits, N x C float32."""
+        """Return the out-of-fold logits, N x C float32, in the blend's order."""
         logits_NC = self._read("oof")[1]
         return logits_NC if self.oof_order_N is None else logits_NC[self.oof_order_N]
 
     def read_test(self, fold: int | None) -> np.ndarray:
-        """Return the test logits of one fold's models, or the mean over folds, N x C float32,
-        joined on ids.
+        """Return the test logits of a fold's models, or for None their mean over folds.
+
+        They are N x C float32, in the order of `test_ids`.
         """
         assert self.test_ids is not None
         name = "test" if fold is None else f"test_fold_{fold}"
@@ -79,18 +83,19 @@ class Member:
 
 @dataclass(frozen=True)
 class Aligned:
-    """Members of a blend with the rows they have in common."""
+    """Members of a blend with the rows that they have in common."""
 
     members: tuple[Member, ...]
     rows: pd.DataFrame
     """The columns of oof.parquet before the logits, sorted by (repeat, image_id)."""
     same_folds: bool
+    """Whether all members have the same folds."""
     corrections_differ: bool
-    """Whether members were corrected in several ways, so that labels are those of the files."""
+    """Whether members have different corrections; then labels are the original ones."""
     test_ids: pd.Series | None
-    """Images of the test set, or None where a member has none."""
+    """Images of the test set, or None if a member has no test set."""
     num_left_out: int
-    """Test images that not all members have."""
+    """Number of test images that some members lack."""
 
     @property
     def runs(self) -> list[Run]:
@@ -102,16 +107,15 @@ class Aligned:
         return list(_ahead(self.members, Member.read_oof)) if size <= MOST_KEPT else None
 
     def oof(self) -> Iterator[np.ndarray]:
-        """Yield the out-of-fold logits of each member, N x C float32: from disk where they are too
-        many to keep.
+        """Yield the out-of-fold logits of each member, N x C float32.
+
+        They are read from disk every time if they are too large to keep in memory.
         """
         return iter(self._kept) if self._kept is not None else _ahead(self.members, Member.read_oof)
 
     @property
     def tests_are_means(self) -> bool:
-        """Whether a member's test logits, as they are read, are means over folds: smoother than any
-        one model's.
-        """
+        """Whether test logits of a member are means over folds, smoother than those of a model."""
         read = self.test_ids is not None
         return read and (
             self.test_folds == [None] or any(run.info.get("test_is_mean") for run in self.runs)
@@ -119,8 +123,9 @@ class Aligned:
 
     @property
     def test_folds(self) -> list[int | None]:
-        """The folds whose models are blended each by themselves; [None] for means where members
-        differ in number.
+        """The folds whose test logits are blended fold by fold.
+
+        It is [None], for the means over folds, where members differ in the number of folds.
         """
         num_folds = {run.info["num_test_folds"] for run in self.runs}
         if self.test_ids is None:
@@ -128,12 +133,12 @@ class Aligned:
         return [None] if len(num_folds) > 1 else list(range(num_folds.pop()))
 
     def test(self, fold: int | None) -> Iterator[np.ndarray]:
-        """Yield the test logits of each member's models of a fold, N x C float32."""
+        """Yield the test logits N x C float32 of each member's models of a fold."""
         return _ahead(self.members, lambda member: member.read_test(fold))
 
 
 def _ahead(members: Sequence[Member], read: Callable[[Member], np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield what is read of each member, a few ahead."""
+    """Yield the result of `read` for each member, while threads read a few members ahead."""
     with ThreadPoolExecutor(READERS) as pool:
         waiting = [pool.submit(read, member) for member in members[: READERS + 1]]
         for place in range(len(members)):
@@ -148,15 +153,16 @@ def _keys(run: Run) -> pd.DataFrame:
 
 
 def _order(ids: pd.Series, wanted: pd.Series) -> np.ndarray:
-    """Return where each wanted id lies; -1 where it does not."""
+    """Return the place of each wanted id, and -1 for those that are absent."""
     if len(ids) == len(wanted) and (ids.to_numpy() == wanted.to_numpy()).all():
         return np.arange(len(ids))
     return np.asarray(pd.Index(ids).get_indexer(pd.Index(wanted)))
 
 
 def _oof_order(rows: pd.DataFrame, blended: pd.DataFrame) -> np.ndarray:
-    """Return where the blend's rows lie among a member's, -1 for nowhere; fewer repeats serve again
-    from the first.
+    """Return the row numbers of the blend's rows in a member's table, -1 for absent rows.
+
+    A member with fewer repeats than the blend uses its repeats again, from the first on.
     """
     num_repeats = int(rows["repeat"].max()) + 1
     orders = []
@@ -176,13 +182,13 @@ def _check_classes(run: Run, first: Run) -> None:
     if run.classes != first.classes:
         odd = listed(sorted(set(run.classes) ^ set(first.classes))) or "their order"
         raise UserError(
-            f"{first.path} and {run.path}: different classes ({odd}); blend runs of equal classes"
-            " only"
+            f"{first.path} and {run.path}: different classes ({odd}); blend only runs with the same"
+            " classes"
         )
 
 
 def _check_rows(run: Run, rows: pd.DataFrame, first: Run, reference: pd.DataFrame) -> None:
-    """Raise UserError unless rows that were joined are of equal raw labels and groups."""
+    """Raise UserError unless joined rows have the same original labels and groups."""
     for column, what in (("label_raw", "label"), ("group", "group")):
         differs = np.flatnonzero(rows[column].to_numpy() != reference[column].to_numpy())
         if len(differs):
@@ -192,7 +198,7 @@ def _check_rows(run: Run, rows: pd.DataFrame, first: Run, reference: pd.DataFram
                 for table in (reference["image_id"], reference[column], rows[column])
             )
             raise UserError(
-                f"{first.path} and {run.path}: {len(differs)} images differ in {what}, first"
+                f"{first.path} and {run.path}: {len(differs)} images differ in {what}; the first is"
                 f" {image} ({values[0]} and {values[1]}); run one of them again"
             )
 
@@ -200,8 +206,9 @@ def _check_rows(run: Run, rows: pd.DataFrame, first: Run, reference: pd.DataFram
 def _join(
     run: Run, own: pd.DataFrame, longest: Run, rows: pd.DataFrame, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return where the blend's rows lie among a run's, and their folds there. Raises UserError
-    where they differ.
+    """Return the row numbers of the blend's rows in a run's table, and their folds in the run.
+
+    Raises UserError if the images, labels or groups differ.
     """
     check_rows(run, own)
     order_N = _oof_order(own, rows)
@@ -209,8 +216,8 @@ def _join(
     if len(ids) != size or (order_N < 0).any():
         odd = listed(sorted(set(ids) ^ set(rows["image_id"])))
         raise UserError(
-            f"{longest.path} and {run.path}: different images ({odd}); blend runs of equal data"
-            " only"
+            f"{longest.path} and {run.path}: different images ({odd}); blend only runs of the same"
+            " data"
         )
     joined = own.iloc[order_N]
     _check_rows(run, joined, longest, rows)
@@ -218,8 +225,9 @@ def _join(
 
 
 def _test_ids(runs: Sequence[Run], *, intersect: bool) -> tuple[pd.Series | None, list[pd.Series]]:
-    """Return the test images to be blended, in the first run's order, and each run's own; None
-    without test sets.
+    """Return the test images to be blended, in the first run's order, and those of each run.
+
+    The first is None if a run has no test set.
     """
     if not all(run.info["has_test"] for run in runs):
         return None, []
@@ -229,7 +237,8 @@ def _test_ids(runs: Sequence[Run], *, intersect: bool) -> tuple[pd.Series | None
         if not ids.is_unique:
             twice = ids[ids.duplicated()]
             raise UserError(
-                f"{run.path}/test.parquet: {len(twice)} doubled ({listed(twice)}); run it again"
+                f"{run.path}/test.parquet: {len(twice)} image ids occur twice ({listed(twice)});"
+                " run it again"
             )
         if len(ids) == len(common) and (ids.to_numpy() == common.to_numpy()).all():
             continue
@@ -240,23 +249,36 @@ def _test_ids(runs: Sequence[Run], *, intersect: bool) -> tuple[pd.Series | None
                 raise UserError(
                     f"{runs[0].path} and {run.path}: different test sets, {len(missing)} images"
                     f" only in the first ({listed(missing)}), {len(foreign)} only in the second"
-                    f" ({listed(foreign)}); pass --intersect to blend what is common"
+                    f" ({listed(foreign)}); pass --intersect to blend the common ones"
                 )
             common = common[common.isin(ids)]
     if not len(common):
         raise UserError(
-            f"{listed(run.path for run in runs)}: no test image is in all of them; name other runs"
+            f"{listed(run.path for run in runs)}: no test image is in all of them; blend other runs"
         )
     return common.reset_index(drop=True), own
 
 
 def align(runs: Sequence[Run], *, intersect: bool = False) -> Aligned:
-    """Return runs of one data set, checked for equal images, raw labels, groups and classes.
+    """Join runs of one data set, and check that images, original labels, groups and classes agree.
 
-    There are as many repeats as the run with most of them has, whose folds are shown where runs
-    differ in them. Labels are the corrected ones if runs were corrected in one way. With
-    `intersect`, test sets may differ. Raises UserError naming the runs and the first images in
-    which they differ.
+    Parameters
+    ----------
+    runs
+        Finished runs of the same images.
+    intersect
+        Let test sets differ, and keep the test images that all runs have.
+
+    Returns
+    -------
+    Aligned
+        With as many repeats as the run with most repeats, whose folds are used where runs differ.
+        Labels are the corrected ones if all corrected runs have the same corrections.
+
+    Raises
+    ------
+    UserError
+        If runs do not agree; the message has the runs and the first images that differ.
     """
     first = runs[0]
     longest = max(runs, key=lambda run: run.info["num_repeats"])
@@ -270,17 +292,17 @@ def align(runs: Sequence[Run], *, intersect: bool = False) -> Aligned:
     for run in runs:
         _check_classes(run, first)
         own = checked if run is longest else _keys(run)
-        # Runs of one command line have equal rows, which need no second look.
+        # Most runs have the same rows as the longest one, and need no check of their own.
         order_N, fold_N = joined if own.equals(checked) else _join(run, own, longest, rows, size)
         same_folds &= bool((fold_N == rows["fold"].to_numpy()).all())
-        label_P = own["label"].to_numpy()[order_N[:size]]
-        if (label_P != rows["label_raw"].to_numpy()[:size]).any():
-            corrected.append(label_P)
+        labels = own["label"].to_numpy()[order_N[:size]]
+        if (labels != rows["label_raw"].to_numpy()[:size]).any():
+            corrected.append(labels)
         orders.append(_unless_equal(order_N))
-    # One list of corrections among the members is everyone's; of several, none.
+    # If all corrected members have the same corrections, these hold for all. If not, none do.
     one_way = bool(corrected) and all((one == corrected[0]).all() for one in corrected)
-    label_P = corrected[0] if one_way else rows["label_raw"].to_numpy()[:size]
-    rows["label"] = np.tile(label_P, len(rows) // size)
+    labels = corrected[0] if one_way else rows["label_raw"].to_numpy()[:size]
+    rows["label"] = np.tile(labels, len(rows) // size)
     test_ids, own_ids = _test_ids(runs, intersect=intersect)
     left_out = (
         len(pd.concat(own_ids).drop_duplicates()) - len(test_ids) if test_ids is not None else 0

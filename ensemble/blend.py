@@ -1,4 +1,4 @@
-"""A blend: runs in, a run folder like any other out."""
+"""Blend finished runs and write the blend as a run folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import yaml
 
 from ensemble.align import Aligned, align
 from ensemble.budget import costs_of
-from ensemble.combine import Blend, combine, flattered
+from ensemble.combine import Blend, combine, optimism_marks
 from ensemble.config import ALLOWS, DECIDES, BlendConfig, read_blend_file
 from ensemble.find import check_members, find_members, member_record, of_one_data_set
 from foldblend.cli import Say
@@ -25,21 +25,21 @@ from foldblend.runs.costs import device_of, num_passes, picture_seconds
 from foldblend.runs.derived import Derived, open_derived, write_derived
 from foldblend.runs.folder import PICTURES, lock_folder
 from foldblend.runs.run import Run
-from reports.run.report import closing_line, write_report
+from reports.run.screen import finish
 from reports.text import table
 
 __all__ = ["BlendConfig", "blend"]
 
-# Marks of a run whose own score flatters, each with a flag that lets it in: why, and what the blend
-# then says.
-FLATTERS = {
+# Marks of runs whose scores are too high. Each has a flag, --allow-MARK, that admits such runs to
+# a blend: why the score is too high, and the note of a blend that has such members.
+OPTIMISM = {
     "optimistic": (
         "epochs were chosen on the rows that are scored (--select best)",
-        "OPTIMISTIC: epochs of {} were chosen on the very rows that are scored",
+        "OPTIMISTIC: epochs of {} were chosen on the same rows that are scored",
     ),
     "leaks": (
         (
-            "groups leak between the folds (--split random, or a blend fitted with"
+            "groups leak between folds (--split random, or a blend fitted with"
             " --allow-different-folds)"
         ),
         "groups leak between the folds of {}: this score is not honest",
@@ -50,18 +50,20 @@ FLATTERS = {
 def _sorted(
     runs: list[Run], config: BlendConfig
 ) -> tuple[list[Run], list[dict[str, str]], BlendConfig]:
-    """Return runs, their records and weights sorted by name, so that the order of arguments does
-    not matter.
+    """Return runs, their records and weights sorted by name.
+
+    So the order of arguments does not matter.
     """
     if config.weights is not None and len(config.weights) != len(runs):
         names = listed((run.name for run in runs), most=20)
         raise UserError(
-            f"--weights: {len(config.weights)} given for {len(runs)} runs; pass one each, in this"
-            f" order: {names}"
+            f"--weights: {len(config.weights)} given for {len(runs)} runs; pass one per run, in"
+            f" this order: {names}"
         )
     records = [member_record(run) for run in runs]
 
-    def key(place: int) -> tuple[str, ...]:  # what does not depend on how a path is written
+    # Nothing here depends on how a path was written, so neither does the blend.
+    def key(place: int) -> tuple[str, ...]:
         return runs[place].name, records[place]["oof"], str(runs[place].path.resolve())
 
     order = sorted(range(len(runs)), key=key)
@@ -88,15 +90,19 @@ def _member_lines(
 
 
 def _honesty(runs: Sequence[Run], config: BlendConfig) -> list[str]:
-    """Return notes on members whose own scores flatter. Raises UserError where they are not let
-    in.
+    """Return notes on members whose scores are too high.
+
+    Raises
+    ------
+    UserError
+        If there are such members and no flag admits them.
     """
     notes = []
-    for mark, (why, note) in FLATTERS.items():
+    for mark, (why, note) in OPTIMISM.items():
         names = listed(run.name for run in runs if run.info.get(mark))
         if names and not getattr(config, f"allow_{mark}"):
             raise UserError(
-                f"{names}: {why}, so a blend's score would be no honest one; leave them out or pass"
+                f"{names}: {why}, so the blend's score would be too high; leave them out or pass"
                 f" --allow-{mark}"
             )
         if names:
@@ -105,54 +111,58 @@ def _honesty(runs: Sequence[Run], config: BlendConfig) -> list[str]:
 
 
 def _with_metric(config: BlendConfig, runs: Sequence[Run]) -> tuple[BlendConfig, list[str]]:
-    """Return the settings with the metric that counts, and a note where the runs do not agree on
-    one.
-    """
+    """Return the settings with the metric decided, and a note where members differ in it."""
     if config.metric is not None:
         return config, []
     own = sorted({str(run.info["metric"]) for run in runs})
     if len(own) == 1:
         return dataclasses.replace(config, metric=own[0]), []
     note = (
-        f"members were made for different scores ({listed(own)}), so macro F1 counts; --metric says"
-        " another"
+        f"members have different metrics ({listed(own)}), so macro F1 is used; choose another with"
+        " --metric"
     )
     return dataclasses.replace(config, metric="f1_macro"), [note]
 
 
 def _notes(aligned: Aligned, config: BlendConfig) -> list[str]:
-    """Return what a reader of the score must know of the members' rows."""
+    """Return notes on the members' rows: folds, corrections, test sets."""
     notes = []
     first = aligned.runs[0]
     if not aligned.same_folds:
-        what = "fitted blends leak" if config.allow_different_folds else "so nothing was fitted"
-        notes.append(f"members have different folds: scores of voting stand, {what}")
+        what = (
+            "those of fitted methods are too high, because groups leak"
+            if config.allow_different_folds
+            else "so nothing was fitted"
+        )
+        notes.append(f"members have different folds: only scores of votes are valid, {what}")
     if aligned.corrections_differ:
         notes.append(
-            "members were corrected in several ways: the blend has the labels as the files have"
-            " them"
+            "members have different corrections: the blend uses the original labels, before"
+            " corrections"
         )
     if first.info["data"]["is_demo"]:
         notes.append(
-            "the embedded demo set of drawn faces: this score proves plumbing, not quality"
+            "the embedded demo set of synthetic faces: the demo only shows that everything runs;"
+            " its scores mean nothing"
         )
     without_test = [run.name for run in aligned.runs if not run.info["has_test"]]
     if without_test:
-        notes.append(f"no test logits: there are none of {listed(without_test)}")
+        notes.append(f"no test logits, because {listed(without_test)} has none")
     if aligned.num_left_out:
         notes.append(
-            f"test sets differ: {aligned.num_left_out} images that not all members have are"
-            " left out"
+            f"test sets differ: {aligned.num_left_out} images that are not in all of them are left"
+            " out"
         )
     if aligned.test_folds == [None]:
-        notes.append("members differ in the number of folds: test logits are a vote of their means")
+        notes.append(
+            "members differ in the number of folds: test logits are a vote of their means over"
+            " folds"
+        )
     return notes
 
 
 def _costs(runs: Sequence[Run], shares: Sequence[float]) -> dict[str, Any]:
-    """Return forward passes, seconds of a test image and device of the members that have a
-    say.
-    """
+    """Return the cost of the members with a weight above 0: passes, seconds per image, device."""
     used = [run for run, share in zip(runs, shares, strict=True) if share > 0]
     seconds = [picture_seconds(run) for run in used]
     devices = {device_of(run) for run in used}
@@ -171,7 +181,7 @@ def _blend_yaml(
     config: BlendConfig,
     made: Blend,
 ) -> str:
-    """Return what repeats the blend, and what came of it."""
+    """Return the text of blend.yaml: settings and members that repeat the blend, and its result."""
     settings = {name: getattr(config, name) for name in (*DECIDES, *ALLOWS)}
     weights = None if config.weights is None else list(config.weights)
     members = [
@@ -192,29 +202,30 @@ def _blend_yaml(
 def blend(
     runs: str | Path | Run | Iterable[str | Path | Run], *, say: Say = print, **settings: Any
 ) -> Run:
-    """Combine finished runs into one, honestly scored, and return the blend, itself a run.
+    """Blend finished runs into one and return the blend, which is a run too.
 
-    What is fitted is cross-fitted: each out-of-fold prediction of the blend is by what was fitted
-    on the other folds.
+    Methods are cross-fitted: each out-of-fold prediction uses a blend fitted on the other folds.
+    For the test set the method is fitted on all rows.
 
     Parameters
     ----------
     runs
         Runs, or their folders.
     say
-        Where progress and the report go.
+        Function that is called with lines of progress and with the report.
     settings
-        Spelt as the flags of blend.py: ``method``, ``weights``, ``budget``, ``name`` ...
+        The settings of blend.py, spelt like its flags: ``method``, ``weights``, ``budget``,
+        ``name`` ...
 
     Returns
     -------
     Run
-        The blend, in a folder beside the first run or in ``output``.
+        The blend, in the folder of the first run or in ``output``.
 
     Raises
     ------
     UserError
-        For runs that do not go together, an unknown setting, or a folder that is taken.
+        If runs cannot be blended together, a setting is unknown, or another blend has the name.
 
     Examples
     --------
@@ -231,7 +242,7 @@ def blend(
     )
     if config.config is not None and skipped and config.runs == read_blend_file(config.config).runs:
         raise UserError(
-            f"{config.config}: {skipped[0][0]} cannot be blended any more: {skipped[0][1]}"
+            f"{config.config}: {skipped[0][0]} can no longer be blended: {skipped[0][1]}"
         )
     members, hashes, config = _sorted(of_one_data_set(found, config.dataset), config)
     if config.config is not None:
@@ -252,15 +263,14 @@ def blend(
     first = members[0]
     beside = first.path.parent if first.path.name else first.path.resolve().parent
     folder = Path(config.output or beside) / (config.name or f"blend_{key[:8]}")
-    open_derived(
-        folder, "blend", {"blend": key}, overwrite=config.overwrite, look=True
-    )  # before the work is done
+    # A folder that must not be written should fail before the work, not after it.
+    open_derived(folder, "blend", {"blend": key}, overwrite=config.overwrite, look=True)
     if folder.resolve() in {run.path.resolve() for run in members}:
-        raise UserError(f"{folder}: is one of the runs to be blended; pass another --name")
+        raise UserError(f"{folder}: this is one of the runs to be blended; pass another --name")
     aligned = align(members, intersect=config.intersect)
     notes += [*differ, *_notes(aligned, config)]
-    # Everything is computed before the first file is written: an error leaves nothing behind.
-    made = combine(aligned, config, name=folder.name, costs=costs, say=say)
+    # Everything is computed before the first file is written, so an error leaves no files.
+    made = combine(aligned, config, name=folder.name, costs=costs)
     shares = made.fitted.shares
     with lock_folder(folder):
         open_derived(folder, "blend", {"blend": key}, overwrite=config.overwrite)
@@ -270,7 +280,7 @@ def blend(
             "members": [
                 {**one, "weight": share} for one, share in zip(record, shares, strict=True)
             ],
-            **flattered(aligned, fits=made.fits),
+            **optimism_marks(aligned, fits=made.fits),
             "views": [],
             "metric": config.metric,
             "about": (
@@ -300,6 +310,5 @@ def blend(
             texts=texts,
         )
         write_derived(folder, blended)
-        say("\n" + write_report(Run(folder), page=config.page))
-        say(closing_line(Run(folder)))
+        finish(Run(folder), page=config.page, report=config.report, say=say)
     return Run(folder)

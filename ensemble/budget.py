@@ -1,4 +1,4 @@
-"""What a blend costs to deploy: members within a budget, and the frontier of score against cost."""
+"""Choose members within a cost budget, and report the best score at each cost."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ __all__ = ["Point", "Row", "costs_of", "frontier", "frontier_section", "within_b
 
 Subset = tuple[int, ...]
 ScoreOf = Callable[[Subset], float]
-"""Numbers of members, ascending -> their score together; greater is better."""
+"""Function from member numbers, ascending, to the score of their blend; greater is better."""
 
-EPSILON = 1e-9  # of a cost: three members at 1 fit a budget of 3, however their costs were rounded
+# Relative tolerance of costs: three members at 1 fit a budget of 3, however costs were rounded.
+EPSILON = 1e-9
 
 
 class Point(NamedTuple):
-    """Members, ascending, with their cost and score."""
+    """Members by number, ascending, with their cost and score."""
 
     members: Subset
     cost: float
@@ -33,22 +34,31 @@ class Point(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A point as it is reported."""
+    """A point of score against cost as it is reported."""
 
     name: str
     num_members: int
     cost: float
-    """Times the cheapest member's."""
+    """In multiples of the cheapest member's cost."""
     headline: Mapping[str, float | None]
     """Score and its interval: value, low, high."""
 
 
 def costs_of(runs: Sequence[Run]) -> tuple[np.ndarray, str]:
-    """Return what a test image costs with each run, M, the cheapest's being 1, and what that 1
-    is, in words.
+    """Return the relative inference cost of each run, and what a cost of 1 is.
 
-    Measured seconds where all runs have them, from one device; else forward passes. Raises
-    UserError for a blend that does not know its cost.
+    Costs are measured seconds per image if all runs were measured on the same device, and
+    otherwise the number of forward passes.
+
+    Returns
+    -------
+    (array M, str)
+        Costs as multiples of the cheapest run's, and the cost of that run in words.
+
+    Raises
+    ------
+    UserError
+        For a blend whose run folder does not record its cost.
     """
     seconds = [picture_seconds(run) for run in runs]
     devices = {device_of(run) for run in runs}
@@ -58,7 +68,7 @@ def costs_of(runs: Sequence[Run]) -> tuple[np.ndarray, str]:
         device = devices.pop()
         return (
             cost_M / cost_M.min(),
-            f"{1000 * cost_M.min():.3g} ms an image, measured on {device}",
+            f"{1000 * cost_M.min():.3g} ms per image, measured on {device}",
         )
     unknown = [
         run.name
@@ -66,23 +76,41 @@ def costs_of(runs: Sequence[Run]) -> tuple[np.ndarray, str]:
         if one is None or device_of(run) is None
     ]
     if unknown:
-        why = f"for {listed(unknown)} no speed on a known device is recorded"
+        why = f"no speed on a known device is recorded for {listed(unknown)}"
     else:
         why = f"speeds were measured on different devices: {'; '.join(sorted(map(str, devices)))}"
     passes_M = np.array([num_passes(run) for run in runs], float)
     least = int(passes_M.min())
     return (
         passes_M / least,
-        f"{least} forward {'pass' if least == 1 else 'passes'} an image, as counted ({why})",
+        f"{least} forward {'pass' if least == 1 else 'passes'} per image, counted because {why}",
     )
 
 
 def within_budget(score: ScoreOf, cost_M: np.ndarray, budget: float) -> Subset:
-    """Return members whose costs sum to no more than the budget, in the order in which they were
-    taken.
+    """Choose members greedily whose costs sum to no more than the budget.
 
-    First the best that fits, then whichever gives the best score of those that still fit, while
-    none lowers it. Asks for M (M + 1) / 2 scores at most. Raises UserError where nothing fits.
+    The first is the best member that fits. Then the member is added that gives the best score of
+    those that still fit, until all of them would lower the score.
+
+    Parameters
+    ----------
+    score
+        Score of a subset; it is called at most M (M + 1) / 2 times.
+    cost_M
+        Cost of each member.
+    budget
+        In the units of the costs.
+
+    Returns
+    -------
+    tuple of int
+        Members by number, in the order in which they were chosen.
+
+    Raises
+    ------
+    UserError
+        If no member fits.
     """
     room = budget * (1 + EPSILON)
     taken: list[int] = []
@@ -107,11 +135,26 @@ def within_budget(score: ScoreOf, cost_M: np.ndarray, budget: float) -> Subset:
 
 
 def frontier(score: ScoreOf, cost_M: np.ndarray) -> list[Point]:
-    """Return the points that nothing cheaper or as cheap reaches, cheapest first.
+    """Return the points of score against cost that nothing as cheap or cheaper equals.
 
-    They are of: each member alone; the two, three, .. cheapest and all together; and the best with
-    what adds most to the score for its cost, one after the other, while anything adds. Asks for
-    about M^2 / 2 scores.
+    Three kinds of subsets are scored, which takes about M^2 / 2 scores:
+
+    - each single member,
+    - the 2, 3, ..., M cheapest members,
+    - the best member, to which members are added one after the other, each time the one that
+      raises the score most for its cost, until none raises it.
+
+    Parameters
+    ----------
+    score
+        Score of a subset.
+    cost_M
+        Cost of each member.
+
+    Returns
+    -------
+    list of Point
+        Cheapest first; both cost and score rise from point to point.
     """
     everyone = range(len(cost_M))
     score_of: dict[Subset, float] = {}
@@ -143,12 +186,12 @@ def frontier(score: ScoreOf, cost_M: np.ndarray) -> list[Point]:
 
 
 def _times(cost: float) -> str:
-    """Return a cost as --budget takes it: rounded up, so that what costs so much fits."""
+    """Return a cost as text for --budget, rounded up so that members of this cost fit."""
     return f"{math.ceil(cost * (1 - EPSILON) * 100) / 100:g}x"
 
 
 def _advice(rows: Sequence[Row], metric: Metric) -> str:
-    """Return which row is best, and the cheapest that cannot be told from it by its interval."""
+    """Return the best row in words, and the cheapest that scores within its interval."""
     sign = metric.sign
 
     def value(row: Row) -> float:
@@ -157,29 +200,38 @@ def _advice(rows: Sequence[Row], metric: Metric) -> str:
 
     best = max(rows, key=lambda row: (value(row), -row.cost))
     score = f"{metric.title} {num(best.headline['value'])} {span(best.headline)}"
-    said = f"Best: {best.name}, {score}, at {_times(best.cost)}."
+    advice = f"Best score: {best.name}, {score}, at a cost of {_times(best.cost)}."
     end = best.headline["low" if sign > 0 else "high"]
     inside = [
         row for row in rows if row.cost < best.cost and end is not None and value(row) >= sign * end
     ]
     if not inside:
-        return f"{said} Nothing cheaper scores within its interval."
+        return f"{advice} Nothing cheaper scores within this interval."
     least = min(inside, key=lambda row: row.cost)
     return (
-        f"{said} The cheapest that scores within its interval: {least.name},"
-        f" {num(least.headline['value'])}, at {_times(least.cost)}, {least.cost / best.cost:.0%} of"
-        " the cost."
+        f"{advice} The cheapest that scores within this interval: {least.name},"
+        f" {num(least.headline['value'])}, at {_times(least.cost)} ({least.cost / best.cost:.0%} of"
+        " that cost)."
     )
 
 
 def frontier_section(
     rows: Sequence[Row], *, metric: Metric, unit: str, num_images: int, num_groups: int, how: str
 ) -> dict[str, Any]:
-    """Return score against cost as a section of a report: what to deploy, a table and a plot.
+    """Return the report section of score against cost: advice, a table and a plot.
 
-    `rows` are points of a frontier, `unit` is what a cost of 1 is, from `costs_of`; `how` says how
-    members were chosen for the rows that score them. A row is on the frontier if nothing cheaper
-    scores as much.
+    Parameters
+    ----------
+    rows
+        Points of score against cost. A row is best at its cost if nothing cheaper scores as much.
+    metric
+        The metric of the scores.
+    unit
+        What a cost of 1 is, from `costs_of`.
+    num_images, num_groups
+        What the scores are over.
+    how
+        Sentences on how members were chosen, for the caption.
     """
     rows = sorted(rows, key=lambda row: row.cost)
     sign = metric.sign
@@ -192,18 +244,18 @@ def frontier_section(
         shown = [str(row.num_members), _times(row.cost), num(value), span(row.headline)]
         cells.append([row.name, *shown, "yes" if better else "no"])
     ends = {end: [row.headline[end] for row in rows] for end in ("value", "low", "high")}
-    n = f"{num_images:,} images of {num_groups:,} groups, out of fold"
+    over = f"out of fold, {num_images:,} images of {num_groups:,} groups"
     blocks: list[dict[str, Any]] = [
         text_block(_advice(rows, metric)),
-        table_block(["", "members", "cost", metric.title, "95 % interval", "frontier"], cells),
+        table_block(["", "members", "cost", metric.title, "95 % interval", "best so far"], cells),
         lines_block(
             [row.cost for row in rows],
             {metric.title: ends["value"], "95 % interval, low": ends["low"], "high": ends["high"]},
-            xlabel="cost, times the cheapest member's",
+            xlabel="cost, in multiples of the cheapest member's",
             ylabel=metric.title,
             caption=(
-                f"{metric.title} against cost, {n}; {how}. A cost of 1x is {unit}; --budget takes"
-                " such numbers."
+                f"{metric.title} against cost, {over}. {how} A cost of 1x is {unit}; --budget takes"
+                " multiples of it."
             ),
         ),
     ]

@@ -1,10 +1,8 @@
-"""From aligned members to one prediction: what is combined how, and what the report will say of
-it.
-"""
+"""Combine aligned members into one prediction, with its notes and report sections."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,69 +18,64 @@ from ensemble.crossfit import Split, splits_of
 from ensemble.methods.base import Evidence, Fitted, Method
 from ensemble.methods.registry import METHODS, weighted_vote
 from ensemble.methods.vote import POOLS
-from ensemble.sections import errors_section, methods_section
+from ensemble.sections import methods_section
+from ensemble.singles import Singles
 from ensemble.subsets import frontier_rows, within
-from foldblend.cli import Say
 from foldblend.errors import UserError, listed
 from foldblend.runs.folder import with_logits
-from foldblend.scores.metrics import METRICS, Metric, softmax
 from foldblend.scores.rows import Rows
-from foldblend.scores.score import Score, Scored, score_prediction
-from reports.blocks import comparison_block, section
-from reports.run.summary import with_differences
-from reports.text import signed
 
-__all__ = ["Blend", "combine", "flattered", "methods_to_try", "why_not_fit"]
+__all__ = ["Blend", "combine", "methods_to_try", "optimism_marks", "why_not_fit"]
 
 
 @dataclass(frozen=True, slots=True)
 class Blend:
-    """What becomes of members: logits out of fold, test tables of each fold's models, and how they
-    came about.
-    """
+    """Result of a blend: its logits, the fitted method, and its notes and report sections."""
 
     logits_NC: np.ndarray
+    """Out of fold."""
     tests: list[pd.DataFrame]
+    """Test logits of each fold's models."""
     method: str
     fitted: Fitted
     offsets_C: np.ndarray
     sections: dict[str, dict[str, Any]]
     fits: bool
-    """Whether anything of it was fitted."""
+    """Whether anything was fitted."""
     of_shares: bool
-    """Whether its logits are shares of votes, which folds' models have as a mean of shares."""
+    """Whether logits are logs of vote shares; then folds are averaged as shares."""
     notes: list[str] = field(default_factory=list)
+    """What a reader of the score must know."""
 
 
 def why_not_fit(aligned: Aligned, config: BlendConfig) -> str | None:
-    """Return why nothing may be fitted on these members' rows, or None."""
+    """Return why methods must not be fitted on these members' rows, or None if they may."""
     if not aligned.same_folds and not config.allow_different_folds:
         return (
-            "members have different folds, so what is fitted on one's rows has seen others' people;"
-            " vote (--method soft), or pass --allow-different-folds"
+            "members have different folds, so a method fitted on them would use labels of held-out"
+            " groups; vote (--method soft), or pass --allow-different-folds"
         )
     if aligned.test_folds == [None]:
         return (
-            "members differ in the number of test folds, so their test logits are means, which are"
-            " smoother than what is fitted; vote (--method soft), or leave one kind out"
+            "members differ in the number of test folds, so their test logits are means over folds,"
+            " which are smoother than the single models that a method is fitted on; vote (--method"
+            " soft), or blend only runs with equally many folds"
         )
     if aligned.tests_are_means:
         means = listed(run.name for run in aligned.runs if run.info.get("test_is_mean"))
         return (
-            f"test logits of {means} are means over folds, smoother than what is fitted; vote"
-            " (--method soft)"
+            f"test logits of {means} are means over folds, which are smoother than the single"
+            " models that a method is fitted on; vote (--method soft)"
         )
     if _num_parts(aligned) < 2:
-        return (
-            "members have too few folds or groups to fit on some and score on others; vote"
-            " (--method soft)"
-        )
+        return "members have too few folds or groups for cross-fitting; vote (--method soft)"
     return None
 
 
-def flattered(aligned: Aligned, *, fits: bool) -> dict[str, bool]:
-    """Return the marks of a blend, which `fits` or not, whose score is no honest one: its members',
-    or its own.
+def optimism_marks(aligned: Aligned, *, fits: bool) -> dict[str, bool]:
+    """Return whether the score of a blend is optimistic, by kind: leaks, optimistic.
+
+    A blend inherits the marks of its members. One that `fits` on members of different folds leaks.
     """
     return {
         "leaks": (
@@ -93,7 +86,7 @@ def flattered(aligned: Aligned, *, fits: bool) -> dict[str, bool]:
 
 
 def _num_parts(aligned: Aligned) -> int:
-    """Return in how many parts people can be held out."""
+    """Return the number of parts into which groups can be dealt for cross-fitting."""
     by_repeat = aligned.rows.groupby("repeat")
     return int(min(by_repeat["fold"].nunique().min(), by_repeat["group"].nunique().min()))
 
@@ -101,10 +94,21 @@ def _num_parts(aligned: Aligned) -> int:
 def methods_to_try(
     config: BlendConfig, *, why_not: str | None, num_members: int
 ) -> dict[str, Method]:
-    """Return the methods that a blend is made by or chooses from, voting alone if there is a reason
-    `why_not` to fit.
+    """Return the methods that a blend uses or chooses from.
 
-    Raises UserError where a method was named that may not be fitted.
+    Parameters
+    ----------
+    config
+        The settings of the blend.
+    why_not
+        Why nothing may be fitted, or None. Then only votes are returned.
+    num_members
+        Number of members.
+
+    Raises
+    ------
+    UserError
+        If the settings ask for a method that must not be fitted.
     """
     name = config.method
     if config.weights is not None:
@@ -116,7 +120,8 @@ def methods_to_try(
     if name != AUTO:
         return {name: METHODS[name]}
     found = {key: one for key, one in METHODS.items() if config.thorough or not one.thorough}
-    if num_members == 1:  # what weighs members against each other has nothing to do
+    # Methods that only weight members against each other change nothing for a single member.
+    if num_members == 1:
         found = {
             key: one for key, one in found.items() if key in ("soft", "tempered", "stack", "trees")
         }
@@ -124,107 +129,20 @@ def methods_to_try(
 
 
 def _streams(config: BlendConfig, methods: Mapping[str, Method]) -> bool:
-    """Return whether nothing is fitted or chosen, so that members need never be in memory
-    together.
+    """Return whether nothing is fitted or chosen.
+
+    Then members are read one after the other, and memory does not grow with their number.
     """
     named = config.method != AUTO or config.weights is not None
     return named and set(methods) <= set(POOLS) and config.budget is None
 
 
-def _names(aligned: Aligned, blend: str) -> list[str]:
-    """Return the members' names, or paths where two, or one and the blend, have one name."""
-    names = [*(run.name for run in aligned.runs), blend]
-    return [
-        name if names.count(name) == 1 else str(run.path)
-        for name, run in zip(names, aligned.runs, strict=False)
-    ]
-
-
-class _Singles:
-    """The members one after the other: their scores beside the blend's, and where they are
-    wrong.
-    """
-
-    def __init__(self, aligned: Aligned, metric: str, *, blend: str) -> None:
-        rows = aligned.rows
-        group_N = pd.factorize(rows["group"], sort=True)[0]
-        self.rows = Rows(
-            rows["label"].to_numpy(), group_N, rows["repeat"].to_numpy(), rows["fold"].to_numpy()
-        )
-        self.attributes = aligned.runs[0].attributes
-        self.blend = blend
-        self.names = _names(aligned, blend)
-        self.metric_name = metric
-        self.metric = METRICS[metric]
-        self.found: list[Scored] = []
-        self.wrong_MN = np.empty((len(self.names), len(rows)), bool)
-
-    def watched(self, logits: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        """Yield the members' logits on, having looked at each."""
-        for place, logits_NC in enumerate(logits):
-            self.look(place, logits_NC)
-            yield logits_NC
-
-    def look(self, place: int, logits_NC: np.ndarray) -> None:
-        self.wrong_MN[place] = logits_NC.argmax(axis=1) != self.rows.label_N
-        self.found.append(self._scored(self.names[place], logits_NC))
-
-    @property
-    def best(self) -> tuple[int, Score]:
-        """The place of the member that scores best, and its score."""
-
-        def value(place: int) -> float:
-            found = self.found[place].score.value
-            return found if np.isfinite(found) else -np.inf
-
-        place = max(range(len(self.found)), key=value)
-        return place, self.found[place].score
-
-    def _scored(self, name: str, logits_NC: np.ndarray) -> Scored:
-        proba_NC = softmax(logits_NC)
-        return score_prediction(
-            name, self.rows, proba_NC, attributes=self.attributes, metric=self.metric_name
-        )
-
-    def beside(self, logits_NC: np.ndarray) -> list[dict[str, Any]]:
-        """Return a row each of the members and, last, of the blend, whose logits are N x C."""
-        return with_differences([*self.found, self._scored(self.blend, logits_NC)], self.best[0])
-
-    def sections(self, rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        """Return the members beside the blend, as `beside` says, and how alike their errors are."""
-        title = "Single runs beside the blend, out of fold; differences to the best of them"
-        found = {"1_members": section(title, comparison_block(rows))}
-        errors = errors_section(self.names, self.wrong_MN)
-        return found | ({} if errors is None else {"2_errors": errors})
-
-    def verdict(
-        self, rows: list[dict[str, Any]], shares: Sequence[float], cost_M: np.ndarray
-    ) -> list[str]:
-        """Return a note where the blend is no better than a member alone, for all that is known,
-        and what it costs.
-        """
-        name = self.names[self.best[0]]
-        found = rows[-1]["difference"]
-        if len(self.names) < 2 or found is None or found["low"] is None:
-            return []
-        sign = self.metric.sign
-        worst, best = sorted(sign * found[end] for end in ("low", "high"))
-        if worst > 0:
-            return []
-        what = "cannot be told from" if best >= 0 else "is worse than"
-        times = cost_M[np.flatnonzero(shares)].sum() / cost_M[self.best[0]]
-        return [
-            f"the blend {what} {name} alone, the best single run on these people "
-            f"({signed(found)}), at {times:.3g} times its cost"
-        ]
-
-
 def _tests(aligned: Aligned, fitted: Fitted, offsets_C: np.ndarray) -> list[pd.DataFrame]:
-    """Return the test logits of each fold's models, or of their means where members differ in the
-    number of folds.
+    """Return the blended test logits of each fold's models.
 
-    What was fitted on single models is applied to single models; the mean over folds, which is
-    smoother, comes after.
+    The method was fitted on outputs of single models, so it is applied to single models. The mean
+    over folds, which is smoother, is taken after that. Where members differ in the number of folds
+    there is one table, the blend of their means.
     """
     if aligned.test_ids is None:
         return []
@@ -238,12 +156,12 @@ def _tests(aligned: Aligned, fitted: Fitted, offsets_C: np.ndarray) -> list[pd.D
 def _frontier(
     evidence: Evidence,
     splits: Sequence[Split],
-    singles: _Singles,
+    singles: Singles,
     blended: Blended,
     cost_M: np.ndarray,
     unit: str,
 ) -> dict[str, Any]:
-    """Return the section of score against cost, with this blend among the soft votes."""
+    """Return the section of score against cost, with soft votes and this blend as points."""
     rows = frontier_rows(evidence, splits, cost_M, singles.names)
     chosen = blended.chosen
     runs = np.flatnonzero(chosen.final.shares)
@@ -256,74 +174,98 @@ def _frontier(
         num_images=evidence.rows.num_images,
         num_groups=evidence.rows.num_groups,
         how=(
-            "scores of soft votes whose members are chosen within a cost on other people, named by"
-            f" what all people choose; this blend is by {chosen.label}"
+            "Each point is an unweighted soft vote of the members that fit a cost budget, chosen by"
+            " cross-validation; its name lists the members that all rows choose. 'This blend' uses"
+            f" {chosen.label}."
         ),
     )
 
 
 def _voted(
-    aligned: Aligned, singles: _Singles, cost_M: np.ndarray, name: str, method: Method
+    aligned: Aligned, singles: Singles, cost_M: np.ndarray, name: str, method: Method
 ) -> Blend:
-    """Return a vote in which nothing is fitted, members looked at one after the other."""
+    """Return a vote in which nothing is fitted; members are read one after the other."""
     zeros_C = np.zeros(len(aligned.runs[0].classes))
     none_N = np.empty(0, int)
     fitted = method.fit(Evidence([zeros_C[None]] * len(aligned.members), Rows.of(none_N, none_N)))
     logits_NC = fitted(singles.watched(aligned.oof()))
-    rows = singles.beside(logits_NC.astype(np.float32))
+    rows = singles.compared(logits_NC.astype(np.float32))
+    verdict, better = singles.verdict(rows, fitted.shares, cost_M)
     return Blend(
         logits_NC,
         _tests(aligned, fitted, zeros_C),
         name,
         fitted,
         zeros_C,
-        singles.sections(rows),
+        singles.sections(rows, verdict),
         fits=False,
         of_shares=method.of_shares,
-        notes=singles.verdict(rows, fitted.shares, cost_M),
+        notes=_unless_better(verdict, better=better),
     )
 
 
-def _notes(fits: bool, blended: Blended, metric: Metric, *, honest: bool) -> list[str]:
-    """Return how out-of-fold rows came about, and what that flatters where they are `honest` in the
-    first place.
+def _unless_better(verdict: str | None, *, better: bool) -> list[str]:
+    return [] if verdict is None or better else [verdict]
+
+
+def _notes(fits: bool, blended: Blended, *, marked: bool) -> list[str]:
+    """Return notes on how the rows were predicted, and on the optimism of choosing the method.
+
+    A score that is `marked` as optimistic or leaking gets no corrected estimate.
     """
-    notes = ["out-of-fold rows are by what was fitted on other people"] if fits else []
-    if len(blended.trials) > 1 and honest:
+    notes = []
+    if fits:
+        notes.append("each out-of-fold prediction uses a blend fitted on the other folds")
+    if len(blended.trials) > 1 and not marked:
         notes.append(
-            f"the method was chosen among {len(blended.trials)} on these very people, which"
-            f" flatters such scores by about {blended.flatters:.3f} on average: expect about"
+            f"the method was chosen among {len(blended.trials)} on these same groups, which makes"
+            f" the score optimistic by about {blended.optimism:.3f} on average: expect about"
             f" {blended.expected.interval().value:.3f}"
         )
     return notes
 
 
 def _left_undone(aligned: Aligned, config: BlendConfig, why_not: str | None) -> list[str]:
-    """Return what --method auto could not do."""
+    """Return notes on what --method auto or --thorough could not do."""
     if config.method != AUTO or config.weights is not None:
         return []
     if why_not is not None:
-        return [f"plain votes only: {why_not}"]
+        return [f"only votes were tried: {why_not}"]
     if config.thorough and _num_parts(aligned) < 3:
         return [
-            "too few folds or groups to nest once more: how much choosing flatters was not measured"
+            "too few folds or groups to cross-validate the choice of the method (--thorough): its"
+            " optimism was not measured"
         ]
     return []
 
 
-@threadpool_limits.wrap(
-    limits=1
-)  # sums the same on any number of cores; what is parallel has threads of its own
+# One thread makes sums the same on any number of cores. Parallel parts start threads themselves.
+@threadpool_limits.wrap(limits=1)
 def combine(
-    aligned: Aligned, config: BlendConfig, *, name: str, costs: tuple[np.ndarray, str], say: Say
+    aligned: Aligned, config: BlendConfig, *, name: str, costs: tuple[np.ndarray, str]
 ) -> Blend:
-    """Return the blend of aligned members by the method asked for, or the one chosen. Raises
-    UserError.
+    """Blend aligned members by the given method, or by the best of several.
+
+    Parameters
+    ----------
+    aligned
+        The members and their rows.
+    config
+        The settings; `config.metric` must be given.
+    name
+        Name of the blend in tables.
+    costs
+        Cost of each member, M, and what a cost of 1 is (see `costs_of`).
+
+    Raises
+    ------
+    UserError
+        If the method or the budget does not go with these members.
     """
     assert config.metric is not None
     why_not = why_not_fit(aligned, config)
     methods = methods_to_try(config, why_not=why_not, num_members=len(aligned.members))
-    singles = _Singles(aligned, config.metric, blend=name)
+    singles = Singles(aligned, config.metric, blend=name)
     if _streams(config, methods):
         return _voted(aligned, singles, costs[0], *methods.popitem())
     evidence = Evidence(list(singles.watched(aligned.oof())), singles.rows, config.metric)
@@ -333,13 +275,14 @@ def combine(
         methods = {
             key: within(one, cost_M, parse_budget(config.budget)) for key, one in methods.items()
         }
-    blended = blend_arrays(evidence, methods, decide=decide, say=say)
+    blended = blend_arrays(evidence, methods, decide=decide)
     again = config.thorough and len(methods) > 1 and why_not is None and _num_parts(aligned) > 2
-    once_more = nested_once_more(evidence, methods, decide=decide, say=say) if again else None
+    once_more = nested_once_more(evidence, methods, decide=decide) if again else None
     chosen = blended.chosen
     place, best = singles.best
-    rows = singles.beside(chosen.logits_NC)
-    sections = singles.sections(rows)
+    rows = singles.compared(chosen.logits_NC)
+    verdict, better = singles.verdict(rows, chosen.final.shares, cost_M)
+    sections = singles.sections(rows, verdict)
     sections["3_methods"] = methods_section(
         blended, best, singles.names[place], singles.metric, once_more
     )
@@ -358,12 +301,11 @@ def combine(
         fits=fits,
         of_shares=methods[chosen.name].of_shares,
         notes=[
-            *singles.verdict(rows, chosen.final.shares, cost_M),
+            *_unless_better(verdict, better=better),
             *_notes(
                 fits,
                 blended,
-                singles.metric,
-                honest=not any(flattered(aligned, fits=fits).values()),
+                marked=any(optimism_marks(aligned, fits=fits).values()),
             ),
             *_left_undone(aligned, config, why_not),
         ],

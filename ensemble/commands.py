@@ -1,4 +1,4 @@
-"""The command blend.py, from words to exit code."""
+"""Run the command line of blend.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from foldblend.cli import program, run_command
 
 __all__ = ["blend"]
 
-ABOUT = "Blend finished runs into one, honestly scored: python blend.py outputs/*"
+ABOUT = "Blend finished runs, scored by nested cross-validation: python blend.py outputs/*"
 
 
 def blend(argv: Sequence[str]) -> int:
@@ -20,7 +20,8 @@ def blend(argv: Sequence[str]) -> int:
         settings = dataclasses.asdict(
             parse_blend_config(argv, prog=program("blend.py"), description=ABOUT)
         )
-        from ensemble import blend as blending  # pandas: after the flags have been checked
+        # pandas takes a second to import: wrong flags should fail before that.
+        from ensemble import blend as blending
 
         blending.blend(settings.pop("runs"), **settings)
 

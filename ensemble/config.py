@@ -1,4 +1,7 @@
-"""The settings of a blend: defaults, then a blend.yaml, then flags."""
+"""Settings of a blend, from defaults, a blend.yaml and flags.
+
+Flags win over the file, and the file over defaults.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -33,76 +36,87 @@ __all__ = [
 ]
 
 AUTO = "auto"
+# Types in a blend.yaml of the settings whose default does not have the type.
 MAY_BE = {
     "weights": (list, type(None)),
     "budget": (str, type(None)),
     "metric": (str, type(None)),
-}  # in a blend.yaml
+}
 
 
 def parse_budget(text: str) -> float:
-    """Return how many times the cheapest member's cost "3x", "2.5x" or "3" allows. Raises
-    UserError.
+    """Return the budget that a text such as "3x", "2.5x" or "3" gives.
+
+    It is a multiple of the cheapest member's cost. Raises UserError for anything else.
+
+    Examples
+    --------
+    >>> parse_budget("2.5x"), parse_budget("3")
+    (2.5, 3.0)
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)x?", text.strip(), re.ASCII | re.IGNORECASE)
     budget = float(match[1]) if match else 0.0
     if not 1 <= budget < math.inf:
         raise UserError(
-            f"--budget {text}: pass how often the cheapest member's cost, 1x or more, such as 3x or"
-            " 2.5x"
+            f"--budget {text}: pass a multiple of the cheapest member's cost, 1x or more, such as"
+            " 3x or 2.5x"
         )
     return budget
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlendConfig:
-    """What goes into a blend, how it is combined, and where it is written."""
+    """Settings of a blend: the runs, how they are combined, and where the blend is written."""
 
     runs: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Run folders, such as outputs/*; what is no finished run is skipped."""
+    """Run folders, such as outputs/*; folders without a finished run are skipped."""
     config: Annotated[str | None, tyro.conf.arg(aliases=["-c"])] = None
-    """blend.yaml of an earlier blend, to make the same again; flags win."""
+    """blend.yaml of an earlier blend, to make the same blend again; flags win. Default: none."""
     method: str = AUTO
-    """auto (simplest of the best), soft, log, hard, rank, tempered, weights, greedy,
-    weights-metric, stack or trees.
+    """How members are combined: auto (the simplest method within one standard error of the best),
+    soft, log, hard, rank, tempered, weights, greedy, weights-metric, stack or trees.
     """
     weights: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="W [W ...]")] = None
-    """One weight a run, in the order of the runs, which are named first. For votes: soft (unless
-    told), log, hard.
+    """One weight per run, in the order of the runs, which come first on the command line. For votes
+    only: soft (the default with --weights), log or hard. Default: equal or fitted weights.
     """
     budget: str | None = None
-    """Most inference cost, in multiples of the cheapest member's: 3x. Members are chosen within
-    it.
+    """Highest inference cost, as a multiple of the cheapest member's, such as 3x. Members are
+    chosen to fit it. Default: no limit.
     """
     thorough: bool = False
-    """Try the slow methods too, and score the choice of the method itself on people that had no say
-    in it.
-    """
+    """Try the slow methods too, and cross-validate the choice of the method as well."""
     dataset: str | None = None
-    """Blend the runs of this data set, where there are runs of several."""
+    """Blend only the runs of this data set. Default: all runs, which must be of one data set."""
     intersect: bool = False
-    """Blend the test images that all runs have, where test sets differ."""
+    """Where test sets differ, blend the test images that all runs have."""
     include_blends: bool = False
-    """Take in earlier blends too."""
+    """Blend earlier blends too; without it they are skipped."""
     output: str | None = None
-    """Folder of the blend; default: the first run's."""
+    """Folder in which the blend is written. Default: the folder that holds the first run."""
     name: str | None = None
-    """Name of the blend; default: blend_ and a hash of members and settings."""
+    """Name of the blend. Default: blend_ and a hash of members and settings."""
     allow_optimistic: bool = False
-    """Take in runs whose epochs were chosen on the rows that are scored (--select best); the blend
-    is marked so too.
+    """Admit runs whose epochs were chosen on the rows that are scored (--select best). The blend is
+    marked as optimistic too.
     """
     allow_leaks: bool = False
-    """Take in runs whose groups leak between folds (--split random); the blend is marked so too."""
+    """Admit runs whose groups leak between folds (--split random). The blend is marked as leaking
+    too.
+    """
     allow_different_folds: bool = False
-    """Fit on runs of different folds; without it those are only voted on."""
+    """Fit methods on runs with different folds, although groups leak then. Without it such runs are
+    only combined by votes.
+    """
     overwrite: bool = False
-    """Replace a blend of that name."""
+    """Replace an existing blend of the same name."""
     page: bool = True
-    """Draw report.html too."""
+    """Write report.html too."""
+    report: Literal["short", "full"] = "short"
+    """What is printed at the end: a first screen, or all of report.txt."""
     metric: str | None = None
-    """The score that counts; see run_cv.py --help. Default: the runs' own, or f1_macro where they
-    differ.
+    """Metric by which methods and members are chosen, and which is reported; see run_cv.py --help.
+    Default: the metric of the runs, or f1_macro where they differ.
     """
 
     def __post_init__(self) -> None:
@@ -121,20 +135,21 @@ class BlendConfig:
             fine = (
                 len(self.weights) > 0 and min(self.weights) >= 0 and 0 < sum(self.weights) < np.inf
             )
-            said = f"--weights {listed(self.weights, most=9)}"
-            require(fine, f"{said}: pass numbers of 0 or more, one of them above 0")
+            given = f"--weights {listed(self.weights, most=9)}"
+            require(fine, f"{given}: pass numbers of 0 or more, one of them above 0")
             takes = (AUTO, "soft", "log", "hard")
             require(
                 self.method in takes,
-                f"{said}: --method {self.method} finds its own; leave one of them out",
+                f"{given}: --method {self.method} fits the weights itself; leave one of them out",
             )
             require(
                 self.budget is None,
-                f"{said}: --budget chooses members by itself; leave one of them out",
+                f"{given}: --budget chooses the members itself; leave one of them out",
             )
 
 
-# What decides what a blend is; the rest is where it lies and what was let in.
+# The settings that decide the result of a blend: they are hashed into its run key. ALLOWS, which
+# only admit members, are written to blend.yaml too.
 DECIDES = (
     "method",
     "metric",
@@ -148,8 +163,9 @@ ALLOWS = ("include_blends", "allow_optimistic", "allow_leaks")
 
 
 def read_members(file: str | Path) -> Mapping[str, Any]:
-    """Return a blend.yaml, which names its members. Raises UserError where it is absent or is
-    none.
+    """Return the content of a blend.yaml, checked for its list of members.
+
+    Raises UserError if the file is absent or is not a blend.yaml.
     """
     try:
         settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
@@ -165,15 +181,16 @@ def read_members(file: str | Path) -> Mapping[str, Any]:
     )
     require(
         bool(members) and whole,
-        f"{file}: is no blend.yaml, which names its members; check --config",
+        f"{file}: not a blend.yaml (it has no list of members); check --config",
     )
     assert isinstance(settings, dict)
     return settings
 
 
 def read_blend_file(file: str | Path) -> BlendConfig:
-    """Return the settings of a blend.yaml, whose members' paths are as seen from its folder. Raises
-    UserError.
+    """Return the settings of a blend.yaml, whose members' paths are relative to its folder.
+
+    Raises UserError for values that blend.py does not write.
     """
     settings = read_members(file)
     folder = Path(file).parent
@@ -182,7 +199,8 @@ def read_blend_file(file: str | Path) -> BlendConfig:
     for name, value in taken.items():
         kinds = MAY_BE.get(name, (type(known[name].default),))
         require(
-            isinstance(value, kinds), f"{file}: {name}: {value!r} is not what blend.py writes there"
+            isinstance(value, kinds),
+            f"{file}: {name}: {value!r} is not a value that blend.py writes there",
         )
     weights = taken.pop("weights", None)
     runs = tuple(os.path.normpath(folder.resolve() / one["path"]) for one in settings["members"])
@@ -193,7 +211,7 @@ def read_blend_file(file: str | Path) -> BlendConfig:
         raise UserError(f"{file}: {error}") from None
     except (TypeError, ValueError):
         raise UserError(
-            f"{file}: weights: {weights!r} are not what blend.py writes there"
+            f"{file}: weights: {weights!r} are not values that blend.py writes there"
         ) from None
 
 
@@ -206,8 +224,9 @@ def _is_number(word: str) -> bool:
 
 
 def parse_blend_config(argv: Sequence[str], *, prog: str, description: str) -> BlendConfig:
-    """Return the settings of a blend: defaults, then the file of --config, then the flags. Raises
-    UserError.
+    """Return the settings of a blend from its command line, and the file of --config if given.
+
+    Raises UserError for wrong flags or files.
     """
     file = early_value(argv, ("--config", "-c"))
     default = BlendConfig() if file is None else read_blend_file(file)
@@ -216,7 +235,5 @@ def parse_blend_config(argv: Sequence[str], *, prog: str, description: str) -> B
         if flag == "--weights" and not value:
             numbers = itertools.takewhile(lambda one: not one.startswith("--"), argv[index + 1 :])
             odd = [one for one in numbers if not _is_number(one)]
-            require(
-                not odd, f"--weights: {listed(odd)}: name the runs first, then --weights W W .."
-            )
+            require(not odd, f"--weights: {listed(odd)}: put the runs first, then --weights W W ..")
     return parse_flags(BlendConfig, argv, prog=prog, description=description, default=default)

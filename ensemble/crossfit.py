@@ -1,8 +1,7 @@
-"""Out-of-fold logits of a blend: what holds for some people was fitted on others."""
+"""Cross-fit methods and offsets: each fold is predicted by a fit on the other folds."""
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from ensemble.methods.base import Evidence, Fitted, Method
 from ensemble.offsets import FITS, fit_offsets
+from foldblend.progress import Task
 from foldblend.scores.held_out import outer_parts
 from foldblend.scores.metrics import log_softmax
 
@@ -27,34 +27,37 @@ __all__ = [
     "splits_of",
 ]
 
-Task = TypeVar("Task")
+Work = TypeVar("Work")
 Answer = TypeVar("Answer")
-MOST_AT_ONCE = 4  # each holds a copy of nearly all rows
+# Each thread holds a copy of nearly all rows, so memory limits their number.
+MOST_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Rows by number: some people's, and those of the same repeat's other people."""
+    """A fold of a repeat: the numbers of its rows, and of the other folds' rows."""
 
     repeat: int
     fold: int
     rows: np.ndarray
     others: np.ndarray
+    """Rows of the same repeat, none of them of a group of this fold."""
 
 
 @dataclass(frozen=True, slots=True)
 class CrossFitted:
-    """Logits N x C float32 of a method, each row's as other people's rows would have it; and what
-    all rows say.
-    """
+    """The cross-fitted logits of a method, and the method fitted on all rows."""
 
     logits_NC: np.ndarray
+    """Float32; each fold is predicted by a fit on the other folds."""
     final: Fitted
+    """Fitted on all rows, for the test set."""
 
 
-def in_turn(function: Callable[[Task], Answer], tasks: Sequence[Task]) -> list[Answer]:
-    """Return the answers of all tasks, on a thread a core; the sums of a task are one thread's,
-    whatever the cores.
+def in_turn(function: Callable[[Work], Answer], tasks: Sequence[Work]) -> list[Answer]:
+    """Run a function on all tasks in a few threads, and return the answers in order.
+
+    Each task computes in one thread, so that its sums do not depend on the number of cores.
     """
     with (
         threadpool_limits(limits=1),
@@ -64,8 +67,12 @@ def in_turn(function: Callable[[Task], Answer], tasks: Sequence[Task]) -> list[A
 
 
 def splits_of(evidence: Evidence) -> list[Split]:
-    """Return a split for each fold of each repeat. Raises ValueError for a repeat with a single
-    fold.
+    """Return a split for each fold of each repeat.
+
+    Raises
+    ------
+    ValueError
+        For a repeat with a single fold.
     """
     return [Split(*one) for one in outer_parts(evidence.rows)]
 
@@ -74,18 +81,15 @@ def cross_fit(
     evidence: Evidence,
     splits: Sequence[Split],
     methods: Mapping[str, Method],
-    *,
-    say: Callable[[str], None],
 ) -> dict[str, CrossFitted]:
-    """Return each method's logits, every split's by what was fitted on its other people; and the
-    fit on all rows.
+    """Cross-fit every method over the splits, and fit it on all rows.
 
-    What fits nothing is the same for everybody, and is computed once.
+    A method that fits nothing needs no splits and is computed once.
     """
     fitted = {name: method for name, method in methods.items() if method.fits}
     shape = len(evidence.rows), evidence.num_classes
     logits = {name: np.full(shape, np.nan, np.float32) for name in fitted}
-    done = itertools.count(1)
+    task = Task("fit blending methods", len(splits) + 1, unit="fits")
 
     def of_split(split: Split | None) -> dict[str, Fitted]:
         on = evidence if split is None else evidence.take(split.others)
@@ -95,10 +99,11 @@ def cross_fit(
                 logits[name][split.rows] = one(
                     logits_NC[split.rows] for logits_NC in evidence.logits_MNC
                 )
-        say(f"fitted {len(fitted)} methods, {next(done)} of {len(splits) + 1} times")
+        task.add()
         return fits
 
-    final = in_turn(of_split, [*splits, None])[-1] if fitted else {}
+    with task:
+        final = in_turn(of_split, [*splits, None])[-1] if fitted else {}
     for name, method in methods.items():
         if not method.fits:
             final[name] = method.fit(evidence)
@@ -110,7 +115,7 @@ def cross_fit(
 def offsets_of(
     evidence: Evidence, logits_NC: np.ndarray, rows: np.ndarray | None = None
 ) -> np.ndarray:
-    """Return the offsets C of the decision rule that suit logits N x C of these rows, or of all."""
+    """Fit the offsets C of the decision rule to logits N x C, on these rows or on all."""
     at = np.arange(len(logits_NC)) if rows is None else rows
     return fit_offsets(logits_NC[at], evidence.rows.take(at), metric=evidence.metric)
 
@@ -118,11 +123,15 @@ def offsets_of(
 def cross_fit_offsets(
     evidence: Evidence, splits: Sequence[Split], logits: Iterable[np.ndarray]
 ) -> list[tuple[np.ndarray | None, np.ndarray]]:
-    """Return for each logits N x C, which are cross-fitted: the same with other people's offsets,
-    None where these are all zeros, and the offsets C that all rows give.
+    """Cross-fit the offsets of the decision rule to the cross-fitted logits of each method.
 
-    As with every stage, a row's offsets are fitted on the other folds of what the stage before
-    wrote out of fold.
+    Offsets for a fold are fitted on the logits of the other folds.
+
+    Returns
+    -------
+    list of (array or None, array)
+        For each method its logits N x C with cross-fitted offsets, or None where all offsets are
+        zero, and the offsets C fitted on all rows.
     """
     logits = list(logits)
     if evidence.metric not in FITS:

@@ -1,4 +1,4 @@
-"""Which runs go into a blend, and why others do not."""
+"""Find the runs that can be blended, with the reason for each run that cannot."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ BLENDED = (*NEEDED, "answers", "has_test", "name", "num_test_folds")
 def _why_not(path: Path, *, blends: bool) -> str | None:
     """Return why a path cannot be a member of a blend, or None if it can."""
     if not path.exists():
-        if "*" in str(path):  # a pattern that matched nothing reaches us as it is
-            return "no run of that pattern; run run_cv.py first"
+        # The shell passes on a pattern that matched nothing.
+        if "*" in str(path):
+            return "no run matches this pattern; run run_cv.py first"
         raise UserError(f"{path}: no such run; check the path")
     if not blends and _is_blend(path):
-        return "an earlier blend; pass --include-blends to take it in"
+        return "an earlier blend; pass --include-blends to blend it too"
     return why_unfinished(path, needed=BLENDED)
 
 
 def _is_blend(path: Path) -> bool:
-    """Return whether a folder is that of a blend, finished or not."""
+    """Return whether a folder is the run folder of a blend, finished or not."""
     try:
         return bool((path / "run.json").is_file() and Run(path).info.get("kind") == "blend")
     except UserError:
@@ -35,9 +36,9 @@ def _is_blend(path: Path) -> bool:
 
 
 def _counted_twice(members: Sequence[Run]) -> Iterator[tuple[Run, str]]:
-    """Yield runs whose models another member speaks for too, and why they are left out.
+    """Yield runs whose models are in another member too, and why they are left out.
 
-    Of a run and of those that merge its views, the one that was made last counts.
+    Of a run and the runs that merge its TTA views, only the one that was made last is blended.
     """
     family_of: dict[str, list[Run]] = {}
     for run in members:
@@ -45,28 +46,33 @@ def _counted_twice(members: Sequence[Run]) -> Iterator[tuple[Run, str]]:
             family_of.setdefault(run.info["of"]["oof"], []).append(run)
     for oof, family in family_of.items():
         *others, last = sorted(family, key=lambda run: (run.info["finished"], run.name))
-        # One that kept its run's single view has that run's very rows: it is none of the plain
-        # ones.
-        plain = [run for run in members if "of" not in run.info and run.oof_hash == oof]
-        for run in plain:
+        # A TTA run that uses no augmentation has the same rows as its run: only runs without "of"
+        # are originals.
+        originals = [run for run in members if "of" not in run.info and run.oof_hash == oof]
+        for run in originals:
             yield run, f"{last.name}, which merges its views, is in the blend"
         for run in others:
-            yield run, f"{last.name}, of the same models and made later, is in the blend"
+            yield run, f"{last.name}, which has the same models and was made later, is in the blend"
 
 
 def find_members(
     paths: Sequence[str | Path], *, include_blends: bool = False
 ) -> tuple[list[Run], list[tuple[Path, str]]]:
-    """Return the runs among `paths`, in their order, and what was skipped with the reason.
+    """Return the runs among `paths`, in their order, and the skipped paths with the reason.
 
-    A blend is taken where it is asked for, or named alone. Raises UserError if nothing is left.
+    Blends are included with `include_blends`, or if there is a single path.
+
+    Raises
+    ------
+    UserError
+        If no run is left.
     """
     members: dict[Path, Run] = {}
     skipped: list[tuple[Path, str]] = []
     for path in map(Path, paths):
         why = _why_not(path, blends=include_blends or len(paths) == 1)
         if why is None and path.resolve() in members:
-            why = "named twice"
+            why = "given twice"
         if why is None:
             members[path.resolve()] = Run(path)
         else:
@@ -77,14 +83,15 @@ def find_members(
     if not members:
         reasons = f" ({listed(f'{path}: {why}' for path, why in skipped)})" if skipped else ""
         raise UserError(
-            f"nothing to blend{reasons}; name folders of finished runs, such as outputs/*"
+            f"nothing to blend{reasons}; pass folders of finished runs, such as outputs/*"
         )
     return list(members.values()), skipped
 
 
 def _data_names(members: list[Run]) -> dict[str, list[Run]]:
-    """Return the members by data set: equal image names are one set, whatever its folder is
-    called.
+    """Return the members by data set.
+
+    Runs with the same image ids have the same data set, whatever the name of its folder is.
     """
     by_ids: dict[str, list[Run]] = {}
     for run in members:
@@ -97,29 +104,32 @@ def _data_names(members: list[Run]) -> dict[str, list[Run]]:
 
 
 def of_one_data_set(members: list[Run], dataset: str | None) -> list[Run]:
-    """Return the members of the chosen data set. Raises UserError where a choice is needed."""
+    """Return the members of the chosen data set.
+
+    Raises UserError if there are several and none is chosen, or if the chosen one is absent.
+    """
     by_name = _data_names(members)
     if dataset is not None:
         if dataset not in by_name:
             near = did_you_mean(dataset, by_name) or f"; there are {', '.join(by_name)}"
-            raise UserError(f"--dataset {dataset}: no run of it here{near}")
+            raise UserError(f"--dataset {dataset}: none of the runs has this data set{near}")
         return by_name[dataset]
     if len(by_name) > 1:
         which = "; ".join(
             f"{name}: {listed(run.name for run in runs)}" for name, runs in by_name.items()
         )
         raise UserError(
-            f"runs of {len(by_name)} data sets ({which}); name the runs of one, or pass --dataset"
+            f"runs of {len(by_name)} data sets ({which}); pass the runs of one, or --dataset"
             f" {next(iter(by_name))}"
         )
     return members
 
 
 def member_record(run: Run) -> dict[str, str]:
-    """Return what tells whether a member is still what it was: hashes of its logits, out of fold
-    and for the test set.
+    """Return hashes of a member's logits, out of fold and for the test set.
 
-    Reads all of them. Raises UserError for a file that is gone.
+    They show later whether the member has changed. Reads all tables; raises UserError for a file
+    that is absent.
     """
     tests = (
         ["test", *(f"test_fold_{fold}" for fold in range(run.info["num_test_folds"]))]
@@ -133,9 +143,7 @@ def member_record(run: Run) -> dict[str, str]:
 def check_members(
     file: str | Path, runs: Sequence[Run], records: Sequence[Mapping[str, str]]
 ) -> None:
-    """Raise UserError where a run's record (see `member_record`) is not what it was when a
-    blend.yaml was written.
-    """
+    """Raise UserError if a run has changed since a blend.yaml was written (see `member_record`)."""
     known = {
         (Path(file).parent / one["path"]).resolve(): one for one in read_members(file)["members"]
     }
@@ -145,6 +153,6 @@ def check_members(
         if changed:
             what = " and ".join({"oof": "out-of-fold", "test": "test"}[part] for part in changed)
             raise UserError(
-                f"{run.path}: its {what} logits changed since {file} was written; blend anew"
+                f"{run.path}: its {what} logits changed since {file} was written; make a new blend"
                 " without --config"
             )

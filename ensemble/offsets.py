@@ -1,16 +1,15 @@
-"""The decision after blending: offsets a class, added to log-probabilities before the largest is
-taken.
+"""Fit offsets per class, which are added to log-probabilities before the largest is taken.
 
-The most probable class is the best answer for accuracy, not for macro F1, in which a rare class
-counts as much as a common one (Lipton et al. 2014, "Optimal thresholding of classifiers to maximize
-F1 measure"). With 100 rows of one class to each of another, a model that is right about its own
-doubts names the rare class too seldom.
+The most probable class is the best decision for accuracy, but not for macro F1, in which a rare
+class counts as much as a common one (Lipton et al. 2014, "Optimal thresholding of classifiers to
+maximize F1 measure"). If one class has 100 rows for each row of another, a calibrated model
+predicts the rare class too rarely for macro F1.
 
-Offsets are fitted by coordinate ascent: one class at a time, over every threshold there is. What
-was found on some rows flatters itself there, so offsets count only where they help groups that had
-no say in them. On fresh rows of 200 drawn worlds at 1:100 (tests/test_decide.py) macro F1 rose by
-0.032, with a standard deviation of 0.031 over worlds; of 200 worlds with classes alike in size, 193
-got no offsets.
+Offsets are fitted by coordinate ascent: one class at a time, over every possible threshold. They
+look too good on the rows they were fitted on, so they are used only if they help held-out groups.
+In a simulation with classes of 1:100 (200 data sets; tests/ensemble/test_offsets.py) macro F1 on
+new rows rose by 0.032, with a standard deviation of 0.031 over data sets. With classes of equal
+size, 193 of 200 data sets got no offsets.
 """
 
 from __future__ import annotations
@@ -27,18 +26,21 @@ from foldblend.scores.score import gain, score_of
 __all__ = ["FITS", "fit_offsets"]
 
 NUM_PARTS = 5
-FEWEST_GROUPS = 10  # below, a standard error over groups says nothing
-STRENGTHS = (0.25, 0.5, 0.75, 1.0)  # of what was fitted; 0 is tried too
-# standard errors that a gain must exceed; where classes are alike in size
+FEWEST_GROUPS = 10  # with fewer, a standard error over groups is meaningless
+FACTORS = (0.25, 0.5, 0.75, 1.0)  # shares of the fitted offsets to try; 0 is tried too
+
+# A gain must exceed this many standard errors. Where classes are similar in size, the most
+# probable class is nearly the best decision, so more evidence is required.
 ERRORS = 1.0
 ERRORS_ALIKE = 2.5
-ALIKE = 3  # so many times the rows of the rarest class, at most, in the most common one
+ALIKE = 3  # classes are similar if the largest has less than so many times the rows of the smallest
 
-START = 0.25  # of the log-prior correction, most of which goes too far for F1
+# Ascent starts from this share of the log-prior correction, since all of it goes too far for F1.
+START = 0.25
 NUM_SWEEPS = 3
-NEARLY = 5e-3  # of one class's F1: a change that gains less is not made
-REACH = 1.0  # farthest beyond a row that a threshold comes to lie, in log-probability
-TIE = 1e-9  # margins nearer than this are one
+NEARLY = 5e-3  # changes that raise the F1 of a class by less are not made
+REACH = 1.0  # largest distance of a threshold from the nearest row, in log-probability
+TIE = 1e-9  # margins that differ by less are equal
 
 
 def _f1(right: np.ndarray, truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -48,52 +50,62 @@ def _f1(right: np.ndarray, truth: np.ndarray, predicted: np.ndarray) -> np.ndarr
 def _line(
     label: int, log_CN: np.ndarray, label_N: np.ndarray, offset_C: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return every threshold of one class: edges N + 2 of its offset, and the sum of all F1 N + 1
-    between them.
+    """Return the summed F1 of all classes for every threshold of one class.
 
-    A row goes to the class if its offset exceeds the row's margin, which is what the best of the
-    others is ahead. From one margin to the next, one row leaves its second choice for this class,
-    and two F1 change.
+    A row is predicted as the class if the class's offset exceeds the row's margin: the difference
+    between the best other class (the rival) and this class. From one margin to the next one row
+    changes from its rival to this class, and the F1 of two classes changes.
+
+    Returns
+    -------
+    (array N + 2, array N + 1)
+        Edges of the offset (minus infinity, the sorted margins, infinity), and the sum of F1
+        between two edges.
     """
     num_classes, num_rows = log_CN.shape
     rival_CN = log_CN + offset_C[:, None]
     rival_CN[label] = -np.inf
     rival_N = rival_CN.argmax(axis=0)
     margin_N = rival_CN[rival_N, np.arange(num_rows)] - log_CN[label]
+    # From here on N rows are sorted by their margin.
     order = np.argsort(margin_N)
-    label_n = label_N[order]
-    rival_n = rival_N[order]
-    own_n = _f1(np.cumsum(label_n == label), (label_N == label).sum(), np.arange(1, num_rows + 1))
+    sorted_label_N = label_N[order]
+    sorted_rival_N = rival_N[order]
+    own_f1_N = _f1(
+        np.cumsum(sorted_label_N == label), (label_N == label).sum(), np.arange(1, num_rows + 1)
+    )
 
-    # The rows each rival loses, in turn; 16 bits are sorted in no time.
-    by_rival = np.argsort(rival_n.astype(np.uint16), kind="stable")
-    loser_n = rival_n[by_rival]
-    right_n = (label_n == rival_n)[by_rival]
+    # The rows that each rival loses, one after the other. Integers of 16 bits are sorted by radix
+    # sort, which is much faster.
+    by_rival = np.argsort(sorted_rival_N.astype(np.uint16), kind="stable")
+    loser_N = sorted_rival_N[by_rival]
+    right_N = (sorted_label_N == sorted_rival_N)[by_rival]
     truth_C, predicted_C = (
         np.bincount(each_N, minlength=num_classes) for each_N in (label_N, rival_N)
     )
     end_C = np.cumsum(predicted_C)
-    seen_n = np.r_[0, np.cumsum(right_n)]
-    left_n = end_C[loser_n] - np.arange(1, num_rows + 1)  # rows that remain with the loser
-    still_n = seen_n[end_C[loser_n]] - seen_n[1:]  # and those of them that it is right about
-    truth_n = truth_C[loser_n]
-    change_n = np.empty(num_rows)
-    change_n[by_rival] = _f1(still_n, truth_n, left_n) - _f1(still_n + right_n, truth_n, left_n + 1)
+    seen = np.r_[0, np.cumsum(right_N)]
+    left_N = end_C[loser_N] - np.arange(1, num_rows + 1)  # rows that remain with the loser
+    still_N = seen[end_C[loser_N]] - seen[1:]  # those of them that it predicts correctly
+    truth_N = truth_C[loser_N]
+    change_N = np.empty(num_rows)
+    change_N[by_rival] = _f1(still_N, truth_N, left_N) - _f1(still_N + right_N, truth_N, left_N + 1)
 
     before = _f1(
         np.bincount(rival_N[label_N == rival_N], minlength=num_classes), truth_C, predicted_C
     ).sum()
-    return np.r_[-np.inf, margin_N[order], np.inf], before + np.r_[0, np.cumsum(change_n) + own_n]
+    return np.r_[-np.inf, margin_N[order], np.inf], before + np.r_[
+        0, np.cumsum(change_N) + own_f1_N
+    ]
 
 
 def _best_offset(
     label: int, log_CN: np.ndarray, label_N: np.ndarray, offset_C: np.ndarray
 ) -> float:
-    """Return the class's offset of (nearly) the greatest macro F1 that is nearest to the present
-    one.
+    """Return the offset of a class with nearly the best macro F1, closest to the present offset.
 
-    It lies in the middle between two margins, where rows that are not here are least likely to
-    change sides.
+    It lies in the middle between two margins, where new rows are least likely to be on the wrong
+    side.
     """
     edges, f1_sums = _line(label, log_CN, label_N, offset_C)
     low = edges[:-1]
@@ -110,38 +122,35 @@ def _best_offset(
 
 
 def _prior_correction(log_NC: np.ndarray, label_N: np.ndarray) -> np.ndarray:
-    """Return offsets C that make classes as likely as if they were alike in size: best for balanced
-    accuracy.
-    """
+    """Return offsets C that undo the class frequencies, the best for balanced accuracy."""
     present, num_rows = np.unique(label_N, return_counts=True)
     return _of_all_classes(-np.log(num_rows), present, log_NC.shape[1])
 
 
 def _ascend(log_NC: np.ndarray, label_N: np.ndarray) -> np.ndarray:
-    """Return offsets C of great macro F1 over the classes that occur, by line searches from near
-    the prior's.
-    """
+    """Return offsets C of high macro F1 over the classes that occur, by coordinate ascent."""
     present, code_N = np.unique(label_N, return_inverse=True)
     if len(present) < 2:
         return np.zeros(log_NC.shape[1])
-    log_KN = np.ascontiguousarray(log_NC[:, present].T)
-    offset_K = START * _prior_correction(log_NC, label_N)[present]
+    log_EN = np.ascontiguousarray(log_NC[:, present].T)
+    offset_E = START * _prior_correction(log_NC, label_N)[present]
     for _ in range(NUM_SWEEPS):
-        before_K = offset_K.copy()
+        before_E = offset_E.copy()
         for code in range(len(present)):
-            offset_K[code] = _best_offset(code, log_KN, code_N, offset_K)
-        if (offset_K == before_K).all():
+            offset_E[code] = _best_offset(code, log_EN, code_N, offset_E)
+        if (offset_E == before_E).all():
             break
-    return _of_all_classes(offset_K, present, log_NC.shape[1])
+    return _of_all_classes(offset_E, present, log_NC.shape[1])
 
 
-def _of_all_classes(offset_K: np.ndarray, present: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return offsets C with mean 0 over the classes that occur; others have the least, so that they
-    win nothing.
+def _of_all_classes(offset_E: np.ndarray, present: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return offsets C from those of the E classes that occur, centred to mean 0.
+
+    Classes without rows get the lowest offset, so that they never gain rows.
     """
-    centred_K = offset_K - offset_K.mean()
-    offset_C = np.full(num_classes, centred_K.min())
-    offset_C[present] = centred_K
+    centred_E = offset_E - offset_E.mean()
+    offset_C = np.full(num_classes, centred_E.min())
+    offset_C[present] = centred_E
     return offset_C
 
 
@@ -149,22 +158,24 @@ FITS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "f1_macro": _ascend,
     "balanced_accuracy": _prior_correction,
 }
-"""(log-probabilities N x C, labels N) -> offsets C, for the metrics that gain by other decisions
-than argmax.
+"""Function from log-probabilities N x C and labels N to offsets C, by metric.
+
+Metrics that are absent here gain nothing from another decision than the most probable class.
 """
 
 
-def _strength(metric: str, log_NC: np.ndarray, held_NC: np.ndarray, rows: Rows) -> float:
-    """Return how much of the offsets to take, judged by each row's offsets N x C from other groups;
-    0 for none.
+def _factor(metric: str, log_NC: np.ndarray, held_NC: np.ndarray, rows: Rows) -> float:
+    """Return the share of the fitted offsets to use, 0 for none.
+
+    `held_NC` are the offsets of each row, fitted on other groups.
     """
     score = METRICS[metric]
-    strengths = (0.0, *STRENGTHS)
+    factors = (0.0, *FACTORS)
     scores = [
         score_of(score, rows, softmax(log_NC + each * held_NC), resampled=False).value
-        for each in strengths
+        for each in factors
     ]
-    best = strengths[int(np.argmax(scores))]
+    best = factors[int(np.argmax(scores))]
     if best == 0:
         return 0.0
     plain, moved = (score_of(score, rows, softmax(log_NC + each * held_NC)) for each in (0.0, best))
@@ -174,18 +185,29 @@ def _strength(metric: str, log_NC: np.ndarray, held_NC: np.ndarray, rows: Rows) 
 
 
 def fit_offsets(logits_NC: np.ndarray, rows: Rows, *, metric: str = "f1_macro") -> np.ndarray:
-    """Return offsets C, to be added to log_softmax(logits) before argmax; all 0 where they earn
-    nothing.
+    """Return offsets C for the decision rule, all 0 where they do not help held-out groups.
 
-    Logits N x C are out of fold. Groups are dealt to parts, and each part gets what the others
-    fitted, at strengths of 0 to 1. The best strength is taken, of offsets fitted on all rows, if
-    its gain exceeds the gain's standard error by bootstrap over groups. Where the classes are alike
-    in size, argmax is about right already, and 2.5 standard errors are asked.
+    They are added to log_softmax(logits) before argmax. Groups are dealt to parts, and the offsets
+    of each part are fitted on the others, which gives the score of each factor from 0 to 1. The
+    best factor is applied to the offsets of all rows, if its gain exceeds the standard error of the
+    gain (bootstrap over groups), or 2.5 standard errors where classes are similar in size.
 
-    For macro F1 by coordinate ascent; for balanced accuracy the correction of the log-prior, which
-    is the best decision of a calibrated model; 0 for the other metrics: argmax suits accuracy,
-    quadratic kappa asks for the order of classes, and log loss and ROC AUC make no decision. A
-    class without rows never gains by the offsets.
+    Parameters
+    ----------
+    logits_NC
+        Out-of-fold logits.
+    rows
+        Their labels, groups and repeats.
+    metric
+        For macro F1 offsets are fitted by coordinate ascent. For balanced accuracy they are the
+        correction of the log-prior, the best decision of a calibrated model. For other metrics
+        they are 0: argmax suits accuracy, quadratic kappa depends on the order of classes, and log
+        loss and ROC AUC involve no decision.
+
+    Returns
+    -------
+    array C
+        The offsets. A class without rows never gains predictions by them.
     """
     assert metric in METRICS, metric
     nothing_C = np.zeros(logits_NC.shape[1])
@@ -199,5 +221,5 @@ def fit_offsets(logits_NC: np.ndarray, rows: Rows, *, metric: str = "f1_macro") 
     for part in range(NUM_PARTS):
         apart_N = part_N == part
         held_NC[apart_N] = fit(log_NC[~apart_N], label_N[~apart_N])
-    strength = _strength(metric, log_NC, held_NC, rows)
-    return strength * fit(log_NC, label_N) if strength > 0 else nothing_C
+    factor = _factor(metric, log_NC, held_NC, rows)
+    return factor * fit(log_NC, label_N) if factor > 0 else nothing_C

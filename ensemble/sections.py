@@ -1,10 +1,8 @@
-"""What a blend's report says beyond that of any run: members, their errors, methods, and what
-choosing flatters.
-"""
+"""Make the report sections of a blend: members, correlated errors, methods compared."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,18 +11,90 @@ from ensemble.auto import Blended, Trial
 from ensemble.methods.registry import METHODS
 from foldblend.scores.metrics import Metric
 from foldblend.scores.score import Score
-from reports.blocks import section, table_block, text_block
+from reports.blocks import comparison_block, section, table_block, text_block
 from reports.text import num, signed, span
 
-__all__ = ["errors_section", "methods_section"]
+__all__ = ["errors_section", "members_section", "methods_section", "verdict_sentence"]
+
+
+def verdict_sentence(
+    difference: Mapping[str, float | None],
+    best_single: str,
+    *,
+    metric: Metric,
+    num_groups: int,
+    times_cost: float,
+) -> str:
+    """Return in words whether a blend is better than the best single run.
+
+    Parameters
+    ----------
+    difference
+        The score of the blend minus that of the run: value, low, high, in the metric's own units.
+    best_single
+        Name of the run.
+    metric
+        The metric of the scores.
+    num_groups
+        Number of groups that the interval is over.
+    times_cost
+        Cost of the blend, in multiples of the run's.
+
+    Returns
+    -------
+    str
+        A sentence in the form of a report's notes: a small letter first, no full stop.
+
+    Examples
+    --------
+    >>> from foldblend.scores.metrics import METRICS
+    >>> facts = {"metric": METRICS["f1_macro"], "num_groups": 80, "times_cost": 2}
+    >>> sentence = verdict_sentence({"value": 0.03, "low": 0.01, "high": 0.05}, "a", **facts)
+    >>> sentence.partition(" (")[0]
+    'the blend is better than a alone, the best single run'
+    """
+    ends = [float(end) for end in (difference["low"], difference["high"]) if end is not None]
+    worst, best = sorted(metric.sign * end for end in ends)
+    if worst > 0:
+        relation = "better than"
+    elif best < 0:
+        relation = "worse than"
+    else:
+        relation = "no better than"
+    unclear = worst <= 0 <= best
+    limit = f", as far as these {num_groups:,} groups can show" if unclear else ""
+    direction = "; lower is better" if metric.sign < 0 else ""
+    return (
+        f"the blend is {relation} {best_single} alone, the best single run{limit} (difference"
+        f" {signed(difference)}{direction}), at {times_cost:.3g} times the cost"
+    )
+
+
+def members_section(rows: Sequence[Mapping[str, Any]], verdict: str | None) -> dict[str, Any]:
+    """Return the section that compares the members and, in the last row, the blend.
+
+    It opens with the verdict on the blend as a full sentence, unless that is None.
+    """
+    opening = [] if verdict is None else [text_block(f"{verdict[0].upper()}{verdict[1:]}.")]
+    closing = []
+    if len(rows) > 2:
+        closing = [
+            text_block(
+                "The best single run was picked on these same rows, so its score is slightly"
+                " optimistic. Differences compare both scores on the same bootstrap samples of"
+                " groups (paired)."
+            )
+        ]
+    return section(
+        "Single runs and the blend, out of fold", *opening, comparison_block(rows), *closing
+    )
 
 
 def errors_section(names: Sequence[str], wrong_MN: np.ndarray) -> dict[str, Any] | None:
-    """Return how correlated the members' errors are, from whether each is wrong on each row; None
-    for one member.
+    """Return the section on how correlated the members' errors are, or None for one member.
 
-    The correlation is of two binary variables (phi). Members whose errors are alike have little to
-    tell each other.
+    `wrong_MN` is true where a member is wrong on a row. The correlation is that of two binary
+    variables (phi).
     """
     if len(names) < 2:
         return None
@@ -50,13 +120,15 @@ def errors_section(names: Sequence[str], wrong_MN: np.ndarray) -> dict[str, Any]
     num_rows = wrong_MN.shape[1]
     everyone, someone = (float(one.mean()) for one in (wrong_MN.all(axis=0), wrong_MN.any(axis=0)))
     return section(
-        "How alike the members' errors are, out of fold",
+        "Correlation of the members' errors, out of fold",
         table_block(
-            ["", "wrong", "correlation with the others", "with the nearest", "which is"], rows
+            ["", "error rate", "mean correlation", "highest correlation", "with"],
+            rows,
         ),
         text_block(
-            f"Of {num_rows:,} rows, {everyone:.1%} are wrong in every member, which no choice among"
-            f" them can mend, and {someone:.1%} in at least one."
+            f"Of {num_rows:,} rows, {everyone:.1%} are wrong in every member, so that choosing"
+            f" among members cannot correct them; {someone:.1%} are wrong in at least one."
+            " The less the errors are correlated, the more a blend can gain."
         ),
     )
 
@@ -65,7 +137,7 @@ def _row(trial: Trial, chosen: Trial, best_single: Score, metric: Metric) -> lis
     nested = trial.nested.interval().as_dict()
     sign = metric.sign
     return [
-        f"{trial.label} (taken)" if trial is chosen else trial.label,
+        f"{trial.label} (chosen)" if trial is chosen else trial.label,
         num(sign * trial.in_sample),
         num(nested["value"]),
         span(nested),
@@ -73,70 +145,83 @@ def _row(trial: Trial, chosen: Trial, best_single: Score, metric: Metric) -> lis
     ]
 
 
-def _said(blended: Blended, metric: Metric, once_more: Score | None) -> list[str]:
-    """Return in sentences why this method was taken, and by how much its score flatters."""
-    sign = metric.sign
+def _why_chosen(blended: Blended) -> str:
     chosen = blended.chosen
     best = max(blended.trials, key=lambda trial: trial.nested.value)
-    lines = []
-    if len(blended.trials) > 1:
-        short = best.nested.value - chosen.nested.value
+    why = "It has the best score."
+    if best is not chosen:
         why = (
-            "has the best score"
-            if best is chosen
-            else (
-                "is the simplest within one standard error of the best: "
-                f"{short:.4f} below {best.name}, whose standard error is {best.nested.error:.4f}"
-            )
+            "It is the simplest method within one standard error of the best: it scores"
+            f" {best.nested.value - chosen.nested.value:.4f} below {best.name}, whose standard"
+            f" error is {best.nested.error:.4f}."
         )
-        lines.append(f"Taken: {chosen.name} ({METHODS[chosen.name].what}). It {why}.")
-        soft = next((trial for trial in blended.trials if trial.name == "soft"), chosen)
-        over = chosen.nested.value - soft.nested.value
-        more = f", which is more than its gain over the plain soft vote ({sign * over:+.4f})"
-        unlucky = more if chosen is not soft and blended.flatters > over else ""
-        expected = blended.expected.interval()
-        lines.append(
-            f"Choosing among {len(blended.trials)} methods on the same people flatters the chosen"
-            f" one's score: by about {blended.flatters:.3f} {metric.title} on average over such"
-            f" choices, as resamples of people say{unlucky}; how lucky this one was they cannot"
-            " say. It is not taken off the scores above; less that, expect about"
-            f" {expected.value:.3f} [{expected.low:.3f}, {expected.high:.3f}]."
+    return f"Chosen: {chosen.name} ({METHODS[chosen.name].what}). {why}"
+
+
+def _optimism(blended: Blended, metric: Metric) -> str:
+    chosen = blended.chosen
+    soft = next((trial for trial in blended.trials if trial.name == "soft"), chosen)
+    over = chosen.nested.value - soft.nested.value
+    more = ""
+    if chosen is not soft and blended.optimism > over:
+        more = (
+            ", which is more than its gain over the unweighted soft vote"
+            f" ({metric.sign * over:+.4f})"
         )
-    if once_more is not None:
-        lines.append(
-            "Nested once more, with the choice itself made on other people, the whole procedure"
-            f" scores {once_more.interval()}."
-        )
+    expected = blended.expected.interval()
+    return (
+        f"The method was chosen among {len(blended.trials)} on the same groups that score it, so"
+        f" its score is optimistic: by about {blended.optimism:.3f} {metric.title} on average"
+        f" (bootstrap estimate){more}. The scores above are not corrected for this; corrected,"
+        f" expect about {expected.value:.3f} [{expected.low:.3f}, {expected.high:.3f}]. How lucky"
+        " this particular choice was cannot be estimated."
+    )
+
+
+def _decision_rule(chosen: Trial) -> str | None:
     gained, error = chosen.offsets_gain
     if chosen.offsets_C.any():
-        lines.append(
-            "Decision rule: an offset a class, added to log-probabilities, kept because it gains "
-            f"{gained:+.4f} on other people (standard error {error:.4f})."
+        return (
+            "Decision rule: one offset per class is added to the log-probabilities. Offsets are"
+            f" used because they gain {gained:+.4f} on held-out groups (standard error"
+            f" {error:.4f})."
         )
-    elif gained or error:
-        lines.append(
-            "Decision rule: the likeliest class. Offsets a class would change the score by "
-            f"{gained:+.4f} on other people (standard error {error:.4f}), which is not enough."
+    if gained or error:
+        return (
+            "Decision rule: the most probable class. One offset per class would change the score"
+            f" by {gained:+.4f} on held-out groups (standard error {error:.4f}), which is not"
+            " enough to use offsets."
         )
-    return lines
+    return None
 
 
 def methods_section(
     blended: Blended, best_single: Score, name: str, metric: Metric, once_more: Score | None
 ) -> dict[str, Any]:
-    """Return all methods side by side: in-sample, nested with interval, and minus the best single
-    run, paired.
+    """Return the section that compares the methods, and explains the choice.
+
+    `name` is that of the best single run, whose score every method is compared with; `once_more`
+    is the score of the whole procedure with the choice of the method cross-validated too.
     """
-    header = [
-        "",
-        "in-sample",
-        "nested",
-        "95 % interval",
-        f"minus {name}, the best single run, paired",
-    ]
+    header = ["", "in-sample", "nested CV", "95 % interval", f"difference to {name}"]
     rows = [_row(trial, blended.chosen, best_single, metric) for trial in blended.trials]
+    sentences = [
+        "In-sample: scored on the rows that the method was fitted on, so too high. Nested CV: each"
+        " fold is predicted by the method fitted on the other folds. Differences to the best"
+        f" single run, {name}, compare both on the same bootstrap samples of groups."
+    ]
+    if len(blended.trials) > 1:
+        sentences += [_why_chosen(blended), _optimism(blended, metric)]
+    if once_more is not None:
+        sentences.append(
+            "With the choice of the method cross-validated too (--thorough), the whole procedure"
+            f" scores {once_more.interval()}."
+        )
+    rule = _decision_rule(blended.chosen)
+    if rule is not None:
+        sentences.append(rule)
     return section(
-        "Methods: fitted on some people's rows, scored on others'",
+        "Blending methods compared (nested cross-validation)",
         table_block(header, rows),
-        *map(text_block, _said(blended, metric, once_more)),
+        *map(text_block, sentences),
     )

@@ -1,6 +1,4 @@
-"""Members within a budget: which ones, what they score on people who had no say in that, and what
-they cost.
-"""
+"""Blend subsets of the members that fit a budget, and score them by cross-validation."""
 
 from __future__ import annotations
 
@@ -21,19 +19,19 @@ from foldblend.scores.score import score_of
 
 __all__ = ["FewerMembers", "frontier_rows", "within"]
 
-MOST_POINTS = 6  # of a frontier
+MOST_POINTS = 6  # in the plot of score against cost
 
 
 @dataclass(frozen=True, slots=True)
 class FewerMembers:
-    """A fitted method that takes only some members."""
+    """A fitted method that uses only some members."""
 
     fitted: Fitted
     members: tuple[int, ...]
     num_members: int
 
     def __call__(self, logits_MNC: Iterable[np.ndarray]) -> np.ndarray:
-        """Return logits N x C float64; members without a say are passed over."""
+        """Return logits N x C float64, from those of all members; the unused ones are skipped."""
         return self.fitted(one for place, one in enumerate(logits_MNC) if place in self.members)
 
     @property
@@ -50,7 +48,7 @@ def _few(evidence: Evidence, members: Sequence[int]) -> Evidence:
 
 
 def _score_of_subset(evidence: Evidence) -> Callable[[tuple[int, ...]], float]:
-    """Return what scores the plain mean of some members' probabilities, greater being better."""
+    """Return a function that scores the mean probabilities of a subset; greater is better."""
     score = quick_score(evidence)
     proba_MNC = [softmax(one).astype(np.float32) for one in evidence.logits_MNC]
     known: dict[tuple[int, ...], float] = {}
@@ -67,8 +65,9 @@ def _score_of_subset(evidence: Evidence) -> Callable[[tuple[int, ...]], float]:
 
 
 def within(method: Method, cost_M: np.ndarray, budget: float) -> Method:
-    """Return the method on members whose costs sum to no more than the budget, which are part of
-    what is fitted.
+    """Return the method restricted to members whose costs sum to no more than the budget.
+
+    The members are chosen as a part of every fit, so the choice is cross-fitted too.
     """
 
     def fit(evidence: Evidence) -> Fitted:
@@ -79,7 +78,7 @@ def within(method: Method, cost_M: np.ndarray, budget: float) -> Method:
 
 
 def _spread(costs: Sequence[float]) -> list[float]:
-    """Return at most so many of the costs, first and last among them, evenly along the list."""
+    """Return at most MOST_POINTS of the costs, evenly spaced, with the first and the last."""
     if len(costs) <= MOST_POINTS:
         return list(costs)
     return [
@@ -90,15 +89,26 @@ def _spread(costs: Sequence[float]) -> list[float]:
 def frontier_rows(
     evidence: Evidence, splits: Sequence[Split], cost_M: np.ndarray, names: Sequence[str]
 ) -> list[Row]:
-    """Return what soft votes of members within one budget after the other score, chosen on other
-    people.
+    """Return cross-validated scores of unweighted soft votes within increasing budgets.
 
-    The budgets are the costs of the frontier that all rows draw; names and costs are those of what
-    all rows choose, and say in how many folds the same were chosen.
+    The budgets are the costs of `frontier` on all rows. For each budget and fold, members are
+    chosen on the other folds. A row's name and cost are of the members that all rows choose; the
+    name includes in how many folds the choice was the same, unless it was in all.
+
+    Parameters
+    ----------
+    evidence
+        Out-of-fold logits of all members.
+    splits
+        The folds.
+    cost_M
+        Cost of each member.
+    names
+        Names of the members.
     """
     everyone = _score_of_subset(evidence)
     budgets = _spread([point.cost for point in frontier(everyone, cost_M)])
-    # Several budgets may choose the same.
+    # Several budgets may choose the same members: the lowest of these budgets is kept.
     choices = {
         tuple(sorted(within_budget(everyone, cost_M, budget))): budget
         for budget in reversed(budgets)
@@ -106,7 +116,7 @@ def frontier_rows(
     scores = in_turn(lambda split: _score_of_subset(evidence.take(split.others)), splits)
 
     def row(choice: tuple[tuple[int, ...], float]) -> Row:
-        (chosen, budget) = choice
+        chosen, budget = choice
         same = 0
         logits_NC = np.full((len(evidence.rows), evidence.num_classes), np.nan)
         for split, score in zip(splits, scores, strict=True):
@@ -116,9 +126,9 @@ def frontier_rows(
             logits_NC[split.rows] = soft_vote(held, [1.0] * len(members))
         headline = score_of(evidence.score, evidence.rows, softmax(logits_NC)).interval()
         name = listed((names[one] for one in chosen), most=9)
-        said = "" if same == len(splits) else f" (chosen in {same} of {len(splits)} folds)"
+        note = "" if same == len(splits) else f" (chosen in {same} of {len(splits)} folds)"
         return Row(
-            f"{name}{said}", len(chosen), float(cost_M[list(chosen)].sum()), headline.as_dict()
+            f"{name}{note}", len(chosen), float(cost_M[list(chosen)].sum()), headline.as_dict()
         )
 
     return in_turn(row, list(choices.items())[::-1])

@@ -1,14 +1,13 @@
-"""K-fold cross-validation, test-time augmentation and ensembling of image classifiers, honestly
-scored.
+"""K-fold cross-validation, test-time augmentation and blending of image classifiers.
 
     import foldblend as fb
 
     run = fb.cross_validate(backbone="tf_efficientnet_lite0", data="demo", epochs=2)
-    both = fb.blend(["outputs/a", "outputs/b"])
-    fb.load("outputs/a").oof
+    blend = fb.blend(["outputs/a", "outputs/b"])
+    oof = fb.load("outputs/a").oof
 
-docs/api.md describes every name. Each is loaded when it is first used, so that `import foldblend`
-costs nothing and a blend never loads torch.
+docs/api.md describes every public name. Each name is imported on first use, so `import foldblend`
+is fast and blending never loads torch.
 """
 
 import importlib
@@ -20,8 +19,8 @@ from foldblend.siblings import find_siblings_first
 find_siblings_first()
 find_moved()
 
-# Name -> the module that has it. By text: the ground imports no package that stands on it. Types:
-# __init__.pyi.
+# Public name -> the module that defines it. Modules are given as text because foldblend/ must not
+# import the packages that depend on it. __init__.pyi has the types.
 PUBLIC = {
     "Attribute": "foldblend.attributes",
     "DataConfig": "folds.config",

@@ -1,4 +1,4 @@
-"""Types of the public face; a test holds this list against the table in __init__.py."""
+"""Types of the public API; a test compares them with the table PUBLIC in __init__.py."""
 
 from ensemble.blend import blend as blend
 from foldblend.attributes import Attribute as Attribute

@@ -1,4 +1,4 @@
-"""Command lines: flags from dataclasses, and errors as one line with exit code 2. No torch here."""
+"""Command lines: flags from dataclasses, errors as one line with exit code 2; without torch."""
 
 from __future__ import annotations
 
@@ -30,19 +30,17 @@ __all__ = [
 
 Parsed = TypeVar("Parsed")
 Say = Callable[[str], None]
-"""Where a line for the user goes, such as `print`."""
+"""A function that shows one line to the user, such as `print`."""
 
 
 def cli_flags(config_class: Any) -> dict[str, str]:
-    """Return all flags of a dataclass of settings, aliases and nested groups included: spelling ->
-    setting.
-    """
+    """Return the setting of each flag of a dataclass, including aliases and nested groups."""
     found = {flag_name(name): name for name in flags_of(config_class)}
     return found | aliases_of(config_class)
 
 
 def typed_settings(config_class: Any, argv: Sequence[str]) -> frozenset[str]:
-    """Return the settings that words of a command line give, by name."""
+    """Return the names of the settings that a command line sets."""
     known = cli_flags(config_class)
     found = (
         known.get(_plain(word), known.get(_attached(word, known)))
@@ -53,24 +51,21 @@ def typed_settings(config_class: Any, argv: Sequence[str]) -> frozenset[str]:
 
 
 def _plain(word: str) -> str:
-    """Return a flag as the table of flags has it: --img_size=224 and --no-amp as --img-size and
-    --amp.
-    """
+    """Return the canonical spelling of a flag: --img-size of --img_size=224, --amp of --no-amp."""
     flag = word.partition("=")[0]
     return flag.replace("_", "-").replace("--no-", "--", 1) if flag.startswith("--") else flag
 
 
 def _attached(word: str, known: Iterable[str]) -> str:
-    """Return the short flag of a word that holds its value too, such as -b of -b8; "" where there
-    is none.
-    """
+    """Return the short flag of a word with an attached value, -b of -b8, or "" if none."""
     short = [flag for flag in known if not flag.startswith("--") and word.startswith(flag)]
     return max(short, key=len, default="")
 
 
 def early_value(argv: Sequence[str], flags: Sequence[str]) -> str | None:
-    """Return the last value that a command line gives one of these flags, before the line is parsed
-    as a whole.
+    """Return the last value of one of these flags, read before the command line is parsed.
+
+    Returns None where none of them is used. Raises UserError for an empty value.
     """
     value = None
     for index, word in enumerate(argv):
@@ -86,18 +81,16 @@ def early_value(argv: Sequence[str], flags: Sequence[str]) -> str | None:
 
 
 def program(script: str) -> str:
-    """Return what help calls a command: the console script that was typed, such as foldblend-cv,
-    else the script.
-    """
+    """Return the command name for help texts: the console script in use, or "python SCRIPT"."""
     typed = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else ""
     return typed if typed.startswith("foldblend-") else f"python {script}"
 
 
 def _one_line(box: str) -> str:
-    """Return what tyro's error box says before its help text, on one line.
+    """Return the message of tyro's error box on one line, without its help text.
 
-    The box has a title, a message and then help, divided by rules of ─, or of - where the terminal
-    shows no more than ASCII.
+    The box has a title, a message and help, separated by lines of ─ (or of - on an ASCII
+    terminal).
     """
     lines = [line.strip("│╭╮╰╯─|+ ") for line in box.splitlines()]
     body: list[str] = []
@@ -126,7 +119,7 @@ def parse_flags(
     description: str,
     default: Parsed | None = None,
 ) -> Parsed:
-    """Parse flags into a dataclass with tyro. Raises UserError in one line where they are wrong."""
+    """Parse flags into a dataclass with tyro. Raises a one-line UserError for wrong flags."""
     known = [*cli_flags(config_class), "--help"]
     for word in argv:
         flag = word.partition("=")[0].replace("_", "-")
@@ -160,10 +153,21 @@ def parse_flags(
 def run_command(
     command: Callable[[], object], *, place: str = "--output", resumes: bool = True
 ) -> int:
-    """Run a command and return its exit code; what the user can mend is printed in one line.
+    """Run a command and return its exit code; print errors that a user can fix on one line.
 
-    `place` is the flag that says where it writes, `resumes` whether it goes on where it was
-    stopped.
+    Parameters
+    ----------
+    command
+        The function to call.
+    place
+        The flag that sets the output folder, for the message of a full disk.
+    resumes
+        Whether the same command continues an interrupted run.
+
+    Returns
+    -------
+    int
+        0 on success, 1 for a closed pipe, 2 for an error that the user can fix, 130 for Ctrl-C.
     """
     try:
         command()
@@ -189,6 +193,6 @@ def run_command(
 
 
 def check_name(name: str | None) -> None:
-    """Raise UserError for a --name that is no plain folder name."""
+    """Raise UserError for a --name that is not a valid folder name."""
     good = name is None or re.fullmatch(r"\w[\w.+-]*", name) is not None
     require(good, f"--name {name}: use letters, digits and . _ + - only")

@@ -1,7 +1,7 @@
-"""The commands, each loaded when it is asked for: the console scripts and the scripts in the root
-come here.
+"""Entry points of the console scripts and of the scripts in the repository root.
 
-They are named by text, not imported: the ground imports no package that stands on it.
+Each command is imported when it is called. The modules are given as text because foldblend/ must
+not import the packages that depend on it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["COMMANDS", "blend_runs_renamed", "renamed", "run_cv_renamed"]  # and each of COMMANDS
+# The keys of COMMANDS are attributes of this module too (see __getattr__).
+__all__ = ["COMMANDS", "blend_runs_renamed", "renamed", "run_cv_renamed"]
 
 COMMANDS = {
     "run_cv": "pipeline.commands",
@@ -25,7 +26,7 @@ COMMANDS = {
 
 def _command(name: str) -> Callable[[Sequence[str] | None], int]:
     def main(argv: Sequence[str] | None = None) -> int:
-        """Run the command line, by default that of this process, and return its exit code."""
+        """Run the command with `argv` (default: sys.argv) and return its exit code."""
         command = getattr(importlib.import_module(COMMANDS[name]), name)
         return int(command(sys.argv[1:] if argv is None else list(argv)))
 
@@ -39,18 +40,16 @@ def __getattr__(name: str) -> Any:
 
 
 def renamed(old: str, new: str, name: str, argv: Sequence[str] | None = None) -> int:
-    """Run a command under a name that goes away after this version, and say what to type
-    instead.
-    """
-    print(f"{old} will go away: type {new}", file=sys.stderr)
+    """Run a command under its deprecated name and print the new name to stderr."""
+    print(f"{old} is deprecated and will be removed: type {new}", file=sys.stderr)
     return _command(name)(argv)
 
 
 def run_cv_renamed() -> int:
-    """The console script run-cv, of earlier versions."""
+    """Run the deprecated console script run-cv."""
     return renamed("run-cv", "foldblend-cv", "run_cv")
 
 
 def blend_runs_renamed() -> int:
-    """The console script blend-runs, of earlier versions."""
+    """Run the deprecated console script blend-runs."""
     return renamed("blend-runs", "foldblend-blend", "blend")

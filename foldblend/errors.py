@@ -1,4 +1,4 @@
-"""Errors meant for people: one line that names the file or flag, and the cure."""
+"""Errors for users: one line with the file or flag, what is wrong, and how to fix it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ __all__ = ["BadImage", "UserError", "counted", "did_you_mean", "in_a_line", "lis
 
 
 class UserError(ValueError):
-    """Something the user can mend; `foldblend.cli.run_command` prints it as one line and exits with
-    2.
+    """An error that the user can fix.
+
+    `foldblend.cli.run_command` prints it as one line and exits with code 2.
     """
 
 
@@ -19,13 +20,25 @@ class BadImage(UserError):
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:
-    """Return "; did you mean X or Y?" for the options nearest to `name`, or "" if none is near."""
+    """Return "; did you mean X or Y?" for the options most similar to `name`, or "".
+
+    Examples
+    --------
+    >>> did_you_mean("epoch", ["epochs", "lr"])
+    '; did you mean epochs?'
+    """
     near = difflib.get_close_matches(name, list(options), n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def listed(names: Iterable[object], *, most: int = 3) -> str:
-    """Return the first `most` names joined by commas, then how many more there are."""
+    """Return the first `most` names joined by commas, and the number of further ones.
+
+    Examples
+    --------
+    >>> listed("abcde")
+    'a, b, c and 2 more'
+    """
     everything = [str(name) for name in names]
     shown = ", ".join(everything[:most])
     return shown if len(everything) <= most else f"{shown} and {len(everything) - most} more"
@@ -38,11 +51,17 @@ def require(condition: bool, message: str) -> None:
 
 
 def in_a_line(error: BaseException) -> str:
-    """Return what an error says, on one line, its type where it says nothing."""
+    """Return an error's type and message on one line of bounded length."""
     said = " ".join(str(error).split())[:200]
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def counted(number: int, noun: str) -> str:
-    """Return "1 pair" or "1,000 pairs"."""
+    """Return a number with its noun in the right form.
+
+    Examples
+    --------
+    >>> counted(1, "pair"), counted(1000, "pair")
+    ('1 pair', '1,000 pairs')
+    """
     return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic file writes, lock files and the cache folder."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from foldblend.errors import UserError
 
 __all__ = ["DRAFT", "cache_folder", "check_writable", "hold", "write_bytes", "write_with"]
 
+# Prefix of unfinished files, by which leftovers of a killed process are found and removed.
 DRAFT = ".draft-"
 
 
 def check_writable(folder: Path) -> None:
-    """Raise UserError where no file could be written into a folder, which is left as it is, absent
-    if it is.
+    """Raise UserError if no file can be written into a folder; leave the folder unchanged.
+
+    Folders that had to be created for the check are removed again.
     """
     made = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
@@ -32,19 +34,24 @@ def check_writable(folder: Path) -> None:
         ) from None
     finally:
         for one in made:
-            with contextlib.suppress(OSError):  # absent, or by now somebody else's too
+            # The folder may be absent, or another process may use it by now.
+            with contextlib.suppress(OSError):
                 one.rmdir()
 
 
 def write_with(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a draft beside `path`, flush it to disk, and move it into place."""
+    """Write a file atomically: `write` fills a temporary file, which then replaces `path`.
+
+    The temporary file is in the same folder and is flushed to disk before it is moved.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{DRAFT}{os.getpid()}-{path.name}")
     try:
         draft.touch()
         mode = draft.stat().st_mode
         write(draft)
-        draft.chmod(mode)  # safetensors lets nobody else read what it writes
+        # safetensors makes its files readable for the owner only.
+        draft.chmod(mode)
         with draft.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(draft, path)
@@ -59,7 +66,7 @@ def write_bytes(path: Path, data: bytes | str) -> None:
 
 
 def cache_folder() -> Path:
-    """Return the folder for files that can be made again: $FOLDBLEND_CACHE, or the user's cache."""
+    """Return the cache folder: $FOLDBLEND_CACHE, or foldblend/ in the user's cache folder."""
     base = os.environ.get("FOLDBLEND_CACHE")
     if base:
         return Path(base).expanduser()
@@ -68,12 +75,22 @@ def cache_folder() -> Path:
 
 @contextlib.contextmanager
 def hold(file: Path, *, wait: Callable[[], object] | None = None) -> Iterator[None]:
-    """Hold a lock file against other processes; a kill frees it, and the file stays.
+    """Hold an exclusive lock on a file; the lock ends with the process, the file stays.
 
-    Where another process holds it, `wait` is called, and then it is waited for; without `wait`
-    filelock's Timeout, an OSError, is raised at once.
+    Parameters
+    ----------
+    file
+        The lock file, which is created if it is absent.
+    wait
+        Called once if another process holds the lock, before waiting for it.
+
+    Raises
+    ------
+    filelock.Timeout
+        An OSError: another process holds the lock and `wait` is None.
     """
-    lock = FileLock(file, fallback_to_soft=False)  # a soft lock would outlive a kill
+    # A soft lock would remain after the process is killed.
+    lock = FileLock(file, fallback_to_soft=False)
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -1,9 +1,8 @@
-"""Settings as dataclass fields: one field is a flag, a key of a YAML file and a keyword, with all
-that is known of it.
+"""Settings as dataclass fields: each is a flag, a key of YAML files and a keyword argument.
 
-A field's type, default and the text under it are what tyro reads. `flag(...)` adds what the rest of
-the project must know: whether it decides the result, which other flag it needs, what stood in its
-place before it existed. No list of flags stands anywhere else.
+tyro makes the flags from the type, the default and the docstring of each field. `flag(...)` adds
+metadata for the rest of the project: whether the setting changes the result, which other flag it
+needs, and which value runs of earlier versions have. There is no other list of flags.
 """
 
 from __future__ import annotations
@@ -39,62 +38,58 @@ NOT_A_FLAG = {"not_a_flag": True}  # metadata of a field that only carries somet
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a flag goes with: where it is not met, a value other than the default does nothing, and
-    that is said.
-    """
+    """A condition of a flag: unless it is met, the flag has no effect and the user is told."""
 
     what: str
-    """As a person would type it, such as "--loss focal"."""
+    """The condition as typed on a command line, such as "--loss focal"."""
     met: Callable[[Any], bool]
-    """Whether the whole configuration has it."""
+    """Function of the whole configuration that returns whether the condition is met."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Flag:
-    """What is known of a setting beside its type, default and help."""
+    """Metadata of a setting beyond its type, default and help text."""
 
     identity: bool = True
-    """Whether it decides the result, so that another value makes another run."""
+    """Whether the setting changes the result, so that another value makes a different run."""
     before: Any = ALWAYS
-    """What versions without the flag did: the value that a config.yaml without it has, and that
-    makes no other run.
-    """
+    """Value of runs from versions without the flag; it does not make a different run."""
     formerly: tuple[Any, ...] = ()
-    """Earlier defaults, which runs that were started with them keep."""
+    """Earlier defaults; runs that were started with one of them keep it."""
     path: bool = False
-    """Whether it names a file or folder, which config.yaml keeps as an absolute path."""
+    """Whether the value is a file or folder, which config.yaml keeps as an absolute path."""
     csv_only: bool = False
-    """Whether it says something of --csv, and needs that."""
+    """Whether the setting has an effect only with --csv, and requires it."""
     worded: bool = False
-    """Whether the report's sentence on how a run was made says it in words."""
+    """Whether the report's summary of a run's settings describes this one in words."""
     steps: bool = False
-    """Whether it matters only where training steps are taken, so not to --finetune head."""
+    """Whether the setting affects gradient training only, and so not --finetune head."""
     needs: Needs | None = None
-    """Which other flag it goes with."""
+    """Condition under which the setting has an effect (default: always)."""
 
 
 def flag(default: Any, **about: Any) -> Any:
-    """Return a dataclass field with a default and what is known of it as a flag (see `Flag`)."""
+    """Return a dataclass field with a default and metadata as a flag (see `Flag`)."""
     Flag(**about)  # checked here, joined with what the group says in flags_of
     return dataclasses.field(default=default, metadata=about)
 
 
 def flag_name(name: str) -> str:
-    """Return a setting's name as a flag: --img-size of img_size."""
+    """Return the flag of a setting, such as --img-size of img_size."""
     return f"--{name.replace('_', '-')}"
 
 
 def _groups(config_class: Any) -> Iterator[tuple[str, Any]]:
-    """Yield (field name, dataclass) of the nested groups of a configuration."""
+    """Yield the field name and dataclass of each nested group of a configuration."""
     for field in dataclasses.fields(config_class):
         if dataclasses.is_dataclass(field.default_factory):
             yield field.name, field.default_factory
 
 
 def flags_of(config_class: Any) -> dict[str, Flag]:
-    """Return what is known of each setting of a configuration, groups included, by name.
+    """Return the metadata of each setting of a configuration, by name, including nested groups.
 
-    What a group says of all its fields in `GROUP` holds for those that do not say otherwise.
+    A group's class attribute `GROUP` has defaults for the metadata of all its fields.
     """
     known: dict[str, Flag] = {}
     nested = dict(_groups(config_class))
@@ -107,9 +102,7 @@ def flags_of(config_class: Any) -> dict[str, Flag]:
 
 
 def aliases_of(config_class: Any) -> dict[str, str]:
-    """Return the further spellings of flags, groups included, such as -b of batch_size and --model
-    of backbone.
-    """
+    """Return the setting of each alias, including nested groups: -b means batch_size."""
     found: dict[str, str] = {}
     nested = dict(_groups(config_class))
     hints = typing.get_type_hints(config_class, include_extras=True)
@@ -126,10 +119,19 @@ def aliases_of(config_class: Any) -> dict[str, str]:
 
 
 def from_settings(config_class: Callable[..., Config], settings: Mapping[str, Any]) -> Config:
-    """Return a configuration of flat settings, checked and converted by the annotations that tyro
-    reads too.
+    """Return a configuration made from flat settings, after type checks and conversions.
 
-    Raises UserError for an unknown name (with near ones) or a wrong value.
+    Parameters
+    ----------
+    config_class
+        Dataclass of settings, whose annotations also define the command line.
+    settings
+        Value of each setting by name or alias, with _ or - between words.
+
+    Raises
+    ------
+    UserError
+        For an unknown name (similar names are suggested) or a value of the wrong type.
     """
     words = {alias.removeprefix("--"): name for alias, name in aliases_of(config_class).items()}
     spelt = {str(key).replace("-", "_"): value for key, value in settings.items()}
@@ -154,7 +156,7 @@ def _typed(group_class: Any, chosen: dict[str, Any]) -> dict[str, Any]:
 
 
 def _convert(name: str, value: Any, hint: Any) -> Any:
-    """Return a value that comes from YAML or Python as its annotation has it. Raises UserError."""
+    """Return a value from YAML or Python converted to the type of its annotation."""
     if hasattr(value, "tolist"):  # of numpy
         value = value.tolist()
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)

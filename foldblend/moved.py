@@ -1,5 +1,6 @@
-"""Modules under the names that earlier versions gave them, with a warning; for users' own parts and
-notebooks.
+"""Import of moved modules under their old names, with a warning.
+
+Users' own parts and notebooks may still use the old names.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from types import ModuleType
 
 __all__ = ["MOVED", "find_moved"]
 
-# What documentation, examples and error messages of earlier versions named.
+# Old name -> new name of the modules that earlier documentation, examples and messages mention.
 MOVED = {
     "folds.errors": "foldblend.errors",
     "folds.files": "foldblend.files",
@@ -39,7 +40,7 @@ MOVED = {
 
 
 class _MovedFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Gives the module that stands under the new name; both names are one module."""
+    """Finder and loader that returns the module of the new name for the old name."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -48,13 +49,15 @@ class _MovedFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
         new = MOVED[spec.name]
-        # A FutureWarning, for it is users' code that must change; DeprecationWarnings are hidden
-        # from them.
+        # Users must change their code, and Python hides DeprecationWarnings from most of them.
         warnings.warn(
-            f"{spec.name} is now {new}; the old name goes away after this version", FutureWarning, 2
+            f"{spec.name} is now {new}; the old name is deprecated and will be removed",
+            FutureWarning,
+            2,
         )
         module = importlib.import_module(new)
-        spec.loader_state = module.__spec__  # the import system is about to replace it
+        # The import system is about to replace __spec__; exec_module restores it.
+        spec.loader_state = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
@@ -64,6 +67,6 @@ class _MovedFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def find_moved() -> None:
-    """Have modules found under their names of earlier versions, with a warning."""
+    """Register the finder of old module names, once."""
     if not any(isinstance(finder, _MovedFinder) for finder in sys.meta_path):
         sys.meta_path.append(_MovedFinder())

@@ -1,4 +1,4 @@
-"""Parts by name: built-in ones from a registry, your own as module:name."""
+"""Pluggable parts by name: built-in ones from a registry, users' own as module:name."""
 
 from __future__ import annotations
 
@@ -16,23 +16,27 @@ __all__ = ["find_part", "is_custom", "load_custom", "source_hash"]
 
 
 def is_custom(name: str) -> bool:
-    """Return whether a name is that of a user's own part: module:name."""
+    """Return whether a name refers to a user's own part, module:name."""
     return ":" in name
 
 
 def load_custom(name: str, flag: str) -> Any:
-    """Import module:name, also from the current folder. Raises UserError naming the flag and what
-    is wrong.
+    """Import a user's own part module:name; the current folder is searched too.
+
+    Raises
+    ------
+    UserError
+        If the module cannot be imported or has no such name; `flag` starts the message.
     """
     module_name, _, attribute = name.partition(":")
     if module_name.partition(".")[0] in PACKAGES:
         raise UserError(
-            f"{flag} {name}: {module_name} is a package of foldblend's own; give your module"
-            " another name"
+            f"{flag} {name}: {module_name} is one of foldblend's packages; rename your module"
         )
     here = str(Path.cwd())
     if here not in sys.path:
-        sys.path.append(here)  # last: a user's random.py must not hide Python's
+        # At the end, so that a user's random.py does not hide the standard library's.
+        sys.path.append(here)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -40,12 +44,12 @@ def load_custom(name: str, flag: str) -> Any:
             module_name == error.name or module_name.startswith(error.name + ".")
         )
         why = (
-            f"no module {module_name} here or installed"
+            f"there is no module {module_name}, neither in the current folder nor installed"
             if own
-            else f"{module_name} needs {error.name}"
+            else f"{module_name} needs {error.name}, which is not installed"
         )
         raise UserError(f"{flag} {name}: {why}") from None
-    except Exception as error:  # whatever a user's module may raise
+    except Exception as error:  # a user's module may raise anything
         raise UserError(f"{flag} {name}: cannot be imported ({in_a_line(error)})") from None
     if not hasattr(module, attribute):
         raise UserError(
@@ -56,26 +60,33 @@ def load_custom(name: str, flag: str) -> Any:
 
 
 def find_part(name: str, registry: Mapping[str, Any], flag: str) -> Any:
-    """Return a registry's entry, or a user's own part. Raises UserError, with near names, for an
-    unknown one.
+    """Return the entry of a registry, or a user's own part for module:name.
+
+    Raises UserError for an unknown name and suggests similar ones.
+
+    Examples
+    --------
+    >>> find_part("ce", {"ce": "cross entropy"}, "--loss")
+    'cross entropy'
     """
     if is_custom(name):
         return load_custom(name, flag)
     if name not in registry:
-        choice = did_you_mean(name, registry) or f"; there are {', '.join(registry)}"
-        raise UserError(f"{flag} {name}: unknown{choice}, or your own as module:name")
+        choice = did_you_mean(name, registry) or f"; choose from {', '.join(registry)}"
+        raise UserError(f"{flag} {name}: unknown{choice} (your own parts: module:name)")
     return registry[name]
 
 
 def source_hash(names: Iterable[str]) -> str | None:
-    """Hash of the files in which users' own parts are written; None where all parts are built in.
+    """Return a hash of the source files of users' own parts, or None if all are built in.
 
-    An edited file makes another run. What it imports is not followed.
+    The hash is part of the run key, so an edited file makes a different run. Modules that these
+    files import are not included.
     """
     files: set[str] = set()
     for name in filter(is_custom, names):
         part = load_custom(name, name)
-        # Where it is written, which need not be the module that it is named in.
+        # A part may be defined in another module than the one it is imported from.
         modules = {name.partition(":")[0], getattr(part, "__module__", "")}
         files |= {
             getattr(sys.modules[module], "__file__", None) or ""

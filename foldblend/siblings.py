@@ -1,9 +1,8 @@
-"""The packages installed beside this one: found there, whatever modules of those names a user's own
-folder has.
+"""Import of foldblend's other packages even where a user's folder has modules of the same names.
 
-`folds`, `pipeline`, `reports` and so on are names that a user's project may well have too. Python
-looks into the current folder first (in a notebook, with `python -c`, with PYTHONPATH=.), and would
-take the user's for ours.
+A user's project may well have its own `folds`, `pipeline` or `reports`. Python searches the current
+folder first (in a notebook, with `python -c`, with PYTHONPATH=.) and would import the user's module
+instead of ours.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class _SiblingFinder(importlib.abc.MetaPathFinder):
-    """Finds our packages beside foldblend/, before sys.path is asked."""
+    """Finder of our packages next to foldblend/, used before sys.path is searched."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -35,35 +34,38 @@ class _SiblingFinder(importlib.abc.MetaPathFinder):
 
 
 def find_siblings_first() -> None:
-    """Have our packages found before a user's modules of the same names.
+    """Register the finder of our packages before all others, once.
 
-    Raises ImportError, in one line that names the file, where such a module has been imported
-    already.
+    Raises
+    ------
+    ImportError
+        If a user's module of the same name has been imported already; one line with its file.
     """
     for name in PACKAGES:
         file = getattr(sys.modules.get(name), "__file__", None)
         if file is not None and Path(file).resolve().parent != ROOT / name:
-            cure = "rename it, or import foldblend first in a process that does without it"
+            cure = "rename it, or use foldblend in a process that does not import it"
             raise ImportError(
-                f"{file}: is imported as {name!r}, which is a package of foldblend; {cure}"
+                f"{file}: was imported as {name!r}, the name of a package of foldblend; {cure}"
             )
     if not any(isinstance(finder, _SiblingFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _SiblingFinder())
 
 
 def call(name: str, *args: Any) -> Any:
-    """Call "module:function" of ours, in a process that has just been started.
+    """Call our function "module:function" in a newly started process.
 
-    What such a process is handed first is this function, so that this package is imported, and its
-    finder in place, before anything of the other packages is unpickled.
+    Passing this function to the process makes it import foldblend first. The finder is then in
+    place before objects of the other packages are unpickled.
     """
     module, _, function = name.partition(":")
     return getattr(importlib.import_module(module), function)(*args)
 
 
 def rebuild(name: str, state: dict[str, Any]) -> Any:
-    """Return an object of "module:class" of ours with these attributes; what `__reduce__` names, as
-    `call` is named.
+    """Return an object of our class "module:class" with these attributes.
+
+    Classes return it from `__reduce__`, for the same reason as for `call`.
     """
     module, _, kind = name.partition(":")
     made = object.__new__(getattr(importlib.import_module(module), kind))

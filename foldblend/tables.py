@@ -1,4 +1,4 @@
-"""Reading CSV files as text, with errors that name the file."""
+"""Reading of CSV files as text."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ __all__ = ["read_csv_text"]
 
 
 def read_csv_text(file: Path) -> pd.DataFrame:
-    """Return a CSV with every cell as text, blanks as "". Raises UserError where it cannot be
-    read.
+    """Return a CSV table with every cell as text; empty cells are "".
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read or is not a UTF-8 CSV.
     """
     try:
         return pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")

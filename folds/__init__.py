@@ -1,11 +1,12 @@
-"""Who is held out when, and what the labels are: data sets, splitters, audits.
+"""Data sets, splits into folds, and audits of both.
 
-Nothing is imported at once: command lines must answer before pandas and scikit-learn have loaded.
+Modules are imported on first use, so that command lines answer before pandas has loaded.
 """
 
 from typing import Any
 
-import foldblend  # noqa: F401 - finds the other packages, and modules under their former names
+# Importing foldblend makes the other packages, and modules under former names, importable.
+import foldblend  # noqa: F401
 
 __all__ = ["StratifiedGroupKFold"]
 

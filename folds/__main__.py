@@ -1,4 +1,4 @@
-"""`python -m folds`, as earlier versions had it; it goes on for this version."""
+"""Former command `python -m folds`; it still runs run_audit.py in this version."""
 
 import sys
 

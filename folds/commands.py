@@ -1,4 +1,4 @@
-"""The command run_audit.py, from words to exit code."""
+"""Command line of run_audit.py."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["run_audit"]
 
 ABOUT = """Audit a data set before training: wrong labels, leaks, folds, distributions, test set.
 
-The data set comes first, a folder, a CSV or "demo": python run_audit.py DATA
+Usage: python run_audit.py DATA, where DATA is a folder, a CSV file or "demo".
 """
 
 
 def _with_flag(argv: Sequence[str]) -> list[str]:
-    """Return the words with the leading DATA made --csv or --data."""
+    """Return the arguments with a leading DATA turned into --csv DATA or --data DATA."""
     if not argv or argv[0].startswith("-"):
         return list(argv)
     return ["--csv" if argv[0].lower().endswith(".csv") else "--data", *argv]
@@ -29,7 +29,8 @@ def run_audit(argv: Sequence[str]) -> int:
         config = parse_flags(
             AuditConfig, _with_flag(argv), prog=program("run_audit.py"), description=ABOUT
         )
-        from folds.audit import run  # pandas and OpenCV: after the flags have been checked
+        # pandas and OpenCV load slowly, so they are imported after the flags have been checked.
+        from folds.audit import run
 
         run.run_audit(config)
 

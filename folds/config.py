@@ -1,4 +1,4 @@
-"""Which data and which folds: the flags that run_cv.py and run_audit.py share."""
+"""Settings of the data and the folds, shared by run_cv.py and run_audit.py."""
 
 from __future__ import annotations
 
@@ -13,61 +13,69 @@ __all__ = ["AuditConfig", "DataConfig", "SplitConfig"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
-    GROUP: ClassVar = {"identity": False}  # the hash of the data stands for them
+    """Settings that select the images and their labels."""
+
+    # The run key contains a hash of the data instead of these settings.
+    GROUP: ClassVar = {"identity": False}
 
     data: str | None = None
-    """Root of the competition's layout, or "demo". Default: $SM_CHANNEL_TRAIN, data/, or the demo
-    set.
+    """Folder that holds train/train.csv and train/images/, or "demo" for synthetic faces.
+    Default: $SM_CHANNEL_TRAIN, else the folder data/ if there is one, else the demo.
     """
     dataset: str | None = None
-    """Your own reader as module:name: the data flags -> a manifest (see examples/)."""
+    """Your data reader, as module:name: a function from DataConfig to Manifest (see examples/)."""
     csv: str | None = flag(None, path=True)
-    """Any CSV of labelled images instead of the layout."""
+    """CSV of labelled images, one row per image; replaces --data."""
     image_col: str = flag("image", csv_only=True)
-    """Column of --csv with the image's path."""
+    """Column of --csv with the path of the image."""
     label_col: str = flag("label", csv_only=True)
-    """Column of --csv with the class, words or numbers."""
+    """Column of --csv with the class, as words or numbers."""
     group_col: str | None = flag(None, csv_only=True)
-    """Column of --csv with the person, patient or product; default: every image for itself."""
+    """Column of --csv with the group (person, patient, product) to keep in one fold.
+    Default: every image is a separate group.
+    """
     image_root: str | None = flag(None, csv_only=True, path=True)
-    """Folder that the paths in --csv start from; default: the CSV's own."""
+    """Folder that the paths in --csv are relative to; default: the folder of the CSV."""
     test_csv: str | None = flag(None, csv_only=True, path=True)
-    """CSV with the test images in --image-col."""
+    """CSV of test images, with their paths in the column --image-col."""
     attribute_cols: str | None = flag(None, csv_only=True)
-    """Columns of --csv, by commas, with what the class implies, such as gender,age: scored apart
-    too.
+    """Columns of --csv with properties that the class implies, comma-separated: gender,age.
+    Reports score each property separately as well.
     """
     box_cols: str | None = flag(None, csv_only=True)
-    """Columns of --csv and --test-csv with a box in pixels of the upright image, as x1,y1,x2,y2,
-    to crop to.
+    """Four columns of --csv and --test-csv with a box to crop to, as x1,y1,x2,y2.
+    Boxes are in pixels of the image after its EXIF rotation.
     """
     corrections: str | None = flag(None, path=True)
-    """CSV of corrections (target, field, value) laid over the labels; raw ones are kept and scored
-    too.
+    """CSV of label corrections with the columns target, field and value; no file is changed.
+    Reports give the score on the original labels as well.
     """
     old_from: float | None = None
-    """Years from which people count as 60+ in training only (competition's layout)."""
+    """Age in years from which people count as 60+, in training only (mask competition's layout)."""
     drop_ages: str | None = None
-    """Ages such as 57-59 that are left out of training only (competition's layout)."""
+    """Ages to leave out of training but still score, such as 57-59 (mask competition's layout)."""
     merge_duplicates: bool = False
-    """Make groups that share an image (equal or nearly so) one group."""
+    """Merge groups that share an image (identical or nearly so)."""
     on_bad_image: Literal["stop", "skip"] = "stop"
-    """What to do about a labelled image that is missing or unreadable."""
+    """What to do if a labelled image is missing or unreadable: stop with an error, or skip it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitConfig:
+    """Settings of the folds."""
+
     folds: int | None = None
-    """Number of folds; default 5, or those of --fold-file."""
+    """Number of folds; default: 5, or as in --fold-file."""
     repeats: int | None = None
-    """How often the whole cross-validation is done, each time with other folds; default 1."""
+    """Number of cross-validations, each with different folds; default: 1, or as in --fold-file."""
     fold_file: str | None = flag(None, identity=False, path=True)
-    """Folds from another run (its folder) or any CSV with image_id, fold and perhaps repeat."""
+    """Folds to use: a run's folder, or a CSV with columns image_id, fold and optionally repeat."""
     split: Literal["stratified-group", "group", "stratified", "random"] = "stratified-group"
-    """What folds keep: classes even and groups whole, groups whole, classes even, or neither.
-    The last two let people leak between folds and exist for comparison only."""
+    """How to split: stratified-group (even classes, whole groups), group (whole groups),
+    stratified (even classes) or random. The last two leak groups between folds: only to compare.
+    """
     split_seed: int = 0
-    """Seed of the folds, apart from --seed so that several seeds share folds."""
+    """Seed of the folds; separate from --seed, so that runs with different seeds share folds."""
 
     def __post_init__(self) -> None:
         require(
@@ -82,17 +90,21 @@ class SplitConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PageConfig:
+    """Settings of the audit's page."""
+
     page: str | None = None
-    """HTML file to write; default: audit_<data set>.html in this folder."""
+    """HTML file to write; default: audit_<data set>.html in the current folder."""
     quick: bool = False
-    """Leave out the search for one person under two names and for swapped labels."""
+    """Skip the two slow checks: the same group under two names, and swapped labels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AuditConfig:
+    """All settings of run_audit.py."""
+
     data: DataConfig = field(default_factory=DataConfig)
-    """Where images and labels come from."""
+    """Images and labels."""
     split: SplitConfig = field(default_factory=SplitConfig)
-    """Who is held out when."""
+    """Folds of the cross-validation."""
     page: PageConfig = field(default_factory=PageConfig)
-    """What is written."""
+    """The page to write and the checks to run."""

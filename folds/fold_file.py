@@ -1,4 +1,4 @@
-"""Folds made elsewhere: another run's folds.csv, or any CSV that names images and folds."""
+"""Reader of existing folds: the folds.csv of another run, or any CSV of images and folds."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["read_fold_file"]
 
 
 def _codes(words: pd.Series, file: Path, column: str) -> np.ndarray:
-    """Return whole numbers of any start as 0.. without gaps."""
+    """Return the numbers of a column as codes 0, 1, ... without gaps."""
     bad = words[~words.str.strip().str.fullmatch(r"\d{1,9}")]
     if len(bad):
         lines = listed(bad.index + 2)
         raise UserError(
-            f"{file}: column {column!r} is no whole number, 0 or more, in line {lines}; mend the"
-            " lines"
+            f"{file}: column {column!r} is not a whole number of 0 or more in line {lines};"
+            " correct the lines"
         )
     return np.unique(words.str.strip().astype(int), return_inverse=True)[1]
 
@@ -29,11 +29,11 @@ def _codes(words: pd.Series, file: Path, column: str) -> np.ndarray:
 def _arrange(
     table: pd.DataFrame, train: pd.DataFrame, *, source: str, leaks: bool = False
 ) -> np.ndarray:
-    """Return the fold of each training row, repeats x N, from rows of image_id, repeat and fold
-    (0..).
+    """Return the fold of each training row, R x N, from a table of image_id, repeat and fold.
 
-    Raises UserError, naming rows, where the table lacks images, has others or some twice, where
-    repeats differ in their number of folds, or (unless `leaks`) where a group stands in two folds.
+    Raises UserError with the rows if the table lacks images, has unknown images or lists images
+    twice, if repeats differ in their number of folds, or if a group is in two folds (unless
+    `leaks`).
     """
     rows = []
     folds = {}
@@ -41,39 +41,57 @@ def _arrange(
         ids = part["image_id"]
         where = f"{source}: repeat {repeat}: " if table["repeat"].max() else f"{source}: "
         for what, odd in (
-            ("names images twice", ids[ids.duplicated()]),
-            ("lacks images", train.loc[~train["image_id"].isin(ids), "image_id"]),
-            ("has images that the data have not", ids[~ids.isin(train["image_id"])]),
+            ("lists images twice", ids[ids.duplicated()]),
+            ("lacks images of the data", train.loc[~train["image_id"].isin(ids), "image_id"]),
+            ("has images that are not in the data", ids[~ids.isin(train["image_id"])]),
         ):
             if len(odd):
                 raise UserError(
-                    f"{where}{what} ({len(odd)}: {listed(odd)}); pass the folds of these very data"
+                    f"{where}{what} ({len(odd)}: {listed(odd)}); pass folds of the same data"
                 )
         fold_N = part.set_index("image_id").loc[train["image_id"], "fold"].to_numpy(np.int64)
-        torn = [] if leaks else split_groups(fold_N, train["group"].to_numpy())
-        if torn:
+        leaking = [] if leaks else split_groups(fold_N, train["group"].to_numpy())
+        if leaking:
             raise UserError(
-                f"{where}group {listed(torn)} stands in more than one fold; put each into one"
+                f"{where}group {listed(leaking)} is in more than one fold; put each group in one"
             )
         rows.append(fold_N)
         folds[repeat] = set(fold_N.tolist())
     if any(one != folds[0] or one != set(range(len(one))) for one in folds.values()):
         raise UserError(
-            f"{source}: repeats differ in their folds; give every repeat the same number"
+            f"{source}: repeats differ in their number of folds; give all repeats the same number"
         )
     if len(folds[0]) < 2:
-        raise UserError(f"{source}: has one fold only; cross-validation needs at least 2")
+        raise UserError(f"{source}: has only one fold; cross-validation needs at least 2")
     return np.stack(rows)
 
 
 def read_fold_file(
     path: str | Path, train: pd.DataFrame, *, flag: str = "", leaks: bool = False
 ) -> np.ndarray:
-    """Return the folds that a CSV (image_id, fold, perhaps repeat) or a run folder gives, repeats x
-    N.
+    """Read the folds of the training rows from a CSV file or a run folder.
 
-    Numbers may start anywhere; `flag` is the one that named the file, if one did. Raises UserError,
-    naming rows, for folds that do not fit the training rows, or for what is no such file.
+    Parameters
+    ----------
+    path
+        CSV with the columns image_id, fold and optionally repeat, or a run folder with a folds.csv.
+        Fold numbers may start at any number and have gaps.
+    train
+        Training rows with the columns image_id and group.
+    flag
+        Command-line flag that gave the path; it is shown in error messages.
+    leaks
+        Accept groups that are in several folds.
+
+    Returns
+    -------
+    np.ndarray
+        Fold 0, 1, ... of each training row in each repeat, R x N.
+
+    Raises
+    ------
+    UserError
+        For folds that do not fit the training rows, or a file that is not a CSV of folds.
     """
     file = Path(path) / "folds.csv" if Path(path).is_dir() else Path(path)
     source = f"{file} ({flag})" if flag else str(file)
@@ -84,7 +102,7 @@ def read_fold_file(
             f"{source}: no column {listed(sorted(absent))}; it has {listed(table.columns, most=9)}"
         )
     if table.empty:
-        raise UserError(f"{source}: has no rows; fill it or leave the flag out")
+        raise UserError(f"{source}: has no rows; pass a file with rows or leave the flag out")
     repeat = _codes(table["repeat"], file, "repeat") if "repeat" in table else 0
     coded = table[["image_id"]].assign(fold=_codes(table["fold"], file, "fold"), repeat=repeat)
     return _arrange(coded, train, source=source, leaks=leaks)

@@ -1,4 +1,4 @@
-"""A splitter that keeps groups whole and gives every fold its even share of every class."""
+"""Stratified K-fold splitter that keeps groups whole and class counts even."""
 
 from __future__ import annotations
 
@@ -14,8 +14,17 @@ __all__ = ["StratifiedGroupKFold", "codes_of", "rows_by_code", "stratified_group
 
 
 def codes_of(values_N: Any) -> np.ndarray:
-    """Return 0.. for each value, in sorted order of the distinct ones. Raises ValueError for
-    missing values.
+    """Return a code 0, 1, ... for each value, in sorted order of the distinct values.
+
+    Raises
+    ------
+    ValueError
+        For missing values.
+
+    Examples
+    --------
+    >>> codes_of(["b", "a", "b"]).tolist()
+    [1, 0, 1]
     """
     code_N, distinct = pd.factorize(np.asarray(values_N))
     if (code_N < 0).any():
@@ -27,39 +36,77 @@ def codes_of(values_N: Any) -> np.ndarray:
 
 
 def rows_by_code(code_N: np.ndarray) -> list[np.ndarray]:
-    """Return the row numbers of each code 0.., in order."""
+    """Return a list with the row numbers of each code 0, 1, ..."""
     return np.split(np.argsort(code_N, kind="stable"), np.cumsum(np.bincount(code_N))[:-1])
 
 
-def _hand_out(profiles: Profiles, deal_PK: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return the fold of each group: which group of a profile goes where is up to the seed."""
-    num_profiles, num_folds = deal_PK.shape
+def _hand_out(profiles: Profiles, deal_UK: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return the fold of each group, drawing the groups of each profile at random."""
+    num_profiles, num_folds = deal_UK.shape
     order_G = rng.permutation(len(profiles.profile_G))
     order_G = order_G[np.argsort(profiles.profile_G[order_G], kind="stable")]
     fold_G = np.empty(len(order_G), np.int64)
-    fold_G[order_G] = np.repeat(np.tile(rng.permutation(num_folds), num_profiles), deal_PK.ravel())
+    fold_G[order_G] = np.repeat(np.tile(rng.permutation(num_folds), num_profiles), deal_UK.ravel())
     return fold_G
 
 
 def stratified_group_folds(label_N: Any, group_N: Any, *, num_folds: int, seed: Any) -> np.ndarray:
-    """Return the fold 0..num_folds-1 of each of N rows; equal for equal rows in any order.
+    """Return the fold of each row, with whole groups and even class counts.
 
-    Raises ValueError for fewer groups than folds.
+    Parameters
+    ----------
+    label_N, group_N
+        Class and group of each row, of any sortable type.
+    num_folds
+        Number of folds.
+    seed
+        Seed as numpy's default_rng takes it.
+
+    Returns
+    -------
+    np.ndarray
+        Fold 0..num_folds-1 of each row; it does not depend on the order of the rows.
+
+    Raises
+    ------
+    ValueError
+        For fewer groups than folds, or missing values.
+
+    Examples
+    --------
+    >>> stratified_group_folds([0, 0, 1, 1], ["a", "a", "b", "b"], num_folds=2, seed=0).tolist()
+    [0, 0, 1, 1]
     """
     group_N = codes_of(group_N)
     num_groups = int(group_N.max(initial=-1)) + 1
     if num_groups < num_folds:
-        raise ValueError(f"n_splits={num_folds}: only {num_groups} groups to hold out")
+        raise ValueError(f"n_splits={num_folds}: the data have only {num_groups} groups")
     rng = np.random.default_rng(seed)
     profiles = profiles_of(codes_of(label_N), group_N)
     return _hand_out(profiles, deal(profiles, num_folds, rng), rng)[group_N]
 
 
 class StratifiedGroupKFold:
-    """K folds of whole groups with even shares of every class; for `cross_val_score` and the like.
+    """Splitter for scikit-learn with whole groups and even class counts in every fold.
 
-    `n_splits` folds; `random_state` as numpy's default_rng takes it. The folds do not depend on the
-    order of rows. See `folds.balance` for the objective.
+    The folds do not depend on the order of the rows. `folds.balance` defines the objective.
+
+    Parameters
+    ----------
+    n_splits
+        Number of folds, at least 2.
+    random_state
+        Seed as numpy's default_rng takes it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y = np.array([0, 0, 1, 1, 0, 0, 1, 1])
+    >>> groups = np.array([0, 0, 1, 1, 2, 2, 3, 3])
+    >>> for train, held_out in fb.StratifiedGroupKFold(2).split(y, y, groups):
+    ...     print(np.bincount(y[held_out]).tolist())
+    [2, 2]
+    [2, 2]
     """
 
     def __init__(self, n_splits: int = 5, *, random_state: Any = 0) -> None:
@@ -80,13 +127,15 @@ class StratifiedGroupKFold:
     def split(
         self, X: Any, y: Any = None, groups: Any = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (train, held out) row numbers of each fold.
+        """Yield the row numbers of the training rows and of the held-out rows, fold by fold.
 
-        Raises ValueError where y or groups is missing, lengths differ, or groups are fewer than
-        folds.
+        Raises
+        ------
+        ValueError
+            If y or groups is missing, if lengths differ, or for fewer groups than folds.
         """
         if y is None or groups is None:
-            raise ValueError("split(X, y, groups): both y (classes) and groups are needed")
+            raise ValueError("split(X, y, groups): both y (classes) and groups are required")
         if not len(y) == len(groups) == (len(y) if X is None else _num_rows(X)):
             raise ValueError("split(X, y, groups): lengths differ")
         fold_N = stratified_group_folds(y, groups, num_folds=self.n_splits, seed=self.random_state)
@@ -94,7 +143,7 @@ class StratifiedGroupKFold:
             yield np.flatnonzero(fold_N != fold), np.flatnonzero(fold_N == fold)
 
     def get_metadata_routing(self) -> Any:
-        """Ask scikit-learn's metadata routing, where that is switched on, for the groups."""
+        """Return the request for groups, in case scikit-learn's metadata routing is switched on."""
         from sklearn.utils.metadata_routing import MetadataRequest
 
         request = MetadataRequest(owner=type(self).__name__)

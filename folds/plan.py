@@ -1,27 +1,27 @@
-"""The folds of a run: made or taken from a file, told beside the even share."""
+"""The folds of a run, made or read from a file, with their terminal lines and warnings."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from foldblend.cli import Say
-from foldblend.errors import UserError, listed
+from foldblend.errors import UserError, counted, listed
 from folds.config import SplitConfig
 from folds.data.manifest import Manifest
-from folds.evenness import audit_lines
+from folds.evenness import audit_lines, evenness_line
 from folds.fold_file import read_fold_file
 from folds.split import SPLITTERS, assign_folds, rare_classes
 
 __all__ = ["fold_lines", "fold_map", "fold_warnings", "plan_folds"]
 
-NUM_FOLDS = 5
+DEFAULT_FOLDS = 5
 
 
 def fold_map(split: SplitConfig, manifest: Manifest) -> np.ndarray:
-    """Return the fold of each row, repeats x N, read from --fold-file or made on raw labels.
+    """Return the fold of each row in each repeat, R x N, read from --fold-file or made.
 
-    Raw, so that corrected and raw runs share folds. Raises UserError for folds that cannot be made,
-    or a file's that do not fit.
+    Folds are made from the original labels, so that runs with and without corrections share folds.
+    Raises UserError for folds that cannot be made, and for a file that does not fit the data.
     """
     if split.fold_file is not None:
         fold_RN = read_fold_file(
@@ -33,7 +33,7 @@ def fold_map(split: SplitConfig, manifest: Manifest) -> np.ndarray:
         ):
             if given not in (None, found):
                 raise UserError(
-                    f"{flag} {given}: --fold-file {split.fold_file} has {found}; leave the flag out"
+                    f"{flag} {given}: --fold-file {split.fold_file} has {found}; leave {flag} out"
                 )
         return fold_RN
     label_N, group_N, id_N = (
@@ -44,7 +44,7 @@ def fold_map(split: SplitConfig, manifest: Manifest) -> np.ndarray:
             assign_folds(
                 label_N,
                 group_N,
-                num_folds=split.folds or NUM_FOLDS,
+                num_folds=split.folds or DEFAULT_FOLDS,
                 seed=split.split_seed,
                 repeat=repeat,
                 split=split.split,
@@ -56,42 +56,41 @@ def fold_map(split: SplitConfig, manifest: Manifest) -> np.ndarray:
 
 
 def fold_lines(split: SplitConfig, manifest: Manifest, fold_RN: np.ndarray) -> list[str]:
-    """Return how even the folds are, repeat by repeat."""
+    """Return the table of the folds of the first repeat, and one line for each further repeat."""
     label_N, group_N = (manifest.train[name].to_numpy() for name in ("label_raw", "group"))
-    lines = []
-    for repeat, fold_N in enumerate(fold_RN):
-        lines.append(f"folds of repeat {repeat}:" if len(fold_RN) > 1 else "folds:")
-        leaks = SPLITTERS[split.split].leaks
-        lines += audit_lines(label_N, group_N, fold_N, classes=manifest.classes, leaks=leaks)
+    leaks = SPLITTERS[split.split].leaks
+    lines = ["Folds of repeat 0:" if len(fold_RN) > 1 else "Folds:"]
+    lines += audit_lines(label_N, group_N, fold_RN[0], classes=manifest.classes, leaks=leaks)
+    for repeat, fold_N in enumerate(fold_RN[1:], start=1):
+        lines.append(f"Repeat {repeat}: {evenness_line(label_N, group_N, fold_N, leaks=leaks)}")
     return lines
 
 
 def fold_warnings(split: SplitConfig, manifest: Manifest, fold_RN: np.ndarray) -> list[str]:
-    """Return what is amiss with the folds: groups in several of them, classes that some of them
-    lack.
-    """
+    """Return warnings on groups in several folds and on classes that some folds lack."""
     label_N, group_N = (manifest.train[name].to_numpy() for name in ("label_raw", "group"))
     warnings = []
     if SPLITTERS[split.split].leaks:
         warnings.append(
-            f"WARNING: --split {split.split} lets a group into several folds; its score is not"
-            " honest."
+            f"WARNING: --split {split.split} leaks groups between folds; its score is probably too"
+            " high."
         )
     num_folds = int(fold_RN.max()) + 1
     rare = rare_classes(label_N, group_N, num_folds=num_folds)
     if rare:
-        named = listed(f"{manifest.classes[label]!r} ({count})" for label, count in rare.items())
+        names = listed(
+            f"{manifest.classes[label]!r} ({counted(count, 'group')})"
+            for label, count in rare.items()
+        )
         warnings.append(
-            f"warning: classes with fewer groups than the {num_folds} folds, so that some folds"
-            f" lack them: {named}"
+            f"warning: classes with fewer groups than the {num_folds} folds are missing from some"
+            f" folds: {names}"
         )
     return warnings
 
 
 def plan_folds(split: SplitConfig, manifest: Manifest, say: Say) -> np.ndarray:
-    """Return the fold of each row, repeats x N, and say how even it is and what is amiss; raises as
-    `fold_map`.
-    """
+    """Return the folds as `fold_map` does, and print their table and warnings."""
     fold_RN = fold_map(split, manifest)
     say(
         "\n".join([*fold_lines(split, manifest, fold_RN), *fold_warnings(split, manifest, fold_RN)])

@@ -1,4 +1,4 @@
-"""Who is held out when: a fold number for every row, by the splitter of a name."""
+"""Splitters by name, each of which assigns a fold to every row."""
 
 from __future__ import annotations
 
@@ -16,15 +16,12 @@ __all__ = ["SPLITTERS", "Splitter", "assign_folds", "rare_classes", "split_group
 
 @dataclass(frozen=True, slots=True)
 class Splitter:
-    """A way to split: what it keeps even, what it keeps whole, and whether groups leak between
-    folds.
-
-    Every way is the one algorithm of `folds.kfold` on other columns.
-    """
+    """Columns on which a splitter runs the algorithm of `folds.kfold`."""
 
     columns: Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-    """(label, group, id) -> (what is stratified, what is kept whole), each N."""
+    """(label, group, id) -> (classes to keep even, groups to keep whole), each of length N."""
     leaks: bool
+    """True if the splitter can put one group into several folds."""
 
 
 SPLITTERS = {
@@ -45,11 +42,36 @@ def assign_folds(
     split: str = "stratified-group",
     id_N: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return the fold 0..num_folds-1 in which each of the N rows is held out.
+    """Return the fold in which each row is held out.
 
-    `id_N` names the rows for the splitters that part groups (by default their place), so that these
-    too give the same row the same fold in any order. Each repeat has folds of its own.
-    Raises UserError for fewer than two folds, no rows, or fewer groups than folds.
+    Parameters
+    ----------
+    label_N, group_N
+        Class and group of each row.
+    num_folds, seed, split
+        Number of folds, seed of the folds, and the name of the splitter.
+    repeat
+        Number of the repeat; each repeat has different folds.
+    id_N
+        Unique id of each row, by default its position. With ids, splitters that ignore groups give
+        a row the same fold in any order of rows.
+
+    Returns
+    -------
+    np.ndarray
+        Fold 0..num_folds-1 of each row, length N.
+
+    Raises
+    ------
+    UserError
+        For fewer than two folds, no rows, or fewer groups than folds.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> fold_N = assign_folds(np.array([0, 1] * 3), np.repeat([0, 1, 2], 2), num_folds=3, seed=0)
+    >>> np.bincount(fold_N).tolist()
+    [2, 2, 2]
     """
     if num_folds < 2:
         raise UserError(f"--folds {num_folds}: cross-validation needs at least 2")
@@ -60,8 +82,8 @@ def assign_folds(
         raise UserError("all images are of one group, so none can be held out; check --group-col")
     if num_groups < num_folds:
         raise UserError(
-            f"--folds {num_folds}: only {num_groups} groups to hold out; pass --folds {num_groups}"
-            " or fewer"
+            f"--folds {num_folds}: the data have only {num_groups} groups; pass --folds"
+            f" {num_groups} or fewer"
         )
     even_N, whole_N = SPLITTERS[split].columns(
         label_N, group_N, np.arange(len(label_N)) if id_N is None else id_N
@@ -73,19 +95,17 @@ def assign_folds(
 
 
 def split_groups(fold_N: np.ndarray, group_N: np.ndarray) -> list[str]:
-    """Return the groups that have rows in more than one fold."""
+    """Return the names of groups that have rows in more than one fold, sorted."""
     code_N = codes_of(group_N)
     low = np.full(code_N.max() + 1, np.iinfo(np.int64).max)
     high = np.full(code_N.max() + 1, -1)
     np.minimum.at(low, code_N, fold_N)
     np.maximum.at(high, code_N, fold_N)
-    torn = np.flatnonzero(low != high)
-    return sorted({str(group_N[np.argmax(code_N == code)]) for code in torn})
+    leaking = np.flatnonzero(low != high)
+    return sorted({str(group_N[np.argmax(code_N == code)]) for code in leaking})
 
 
 def rare_classes(label_N: np.ndarray, group_N: np.ndarray, *, num_folds: int) -> dict[int, int]:
-    """Return {class: number of groups} for the classes that occur, but in fewer groups than
-    folds.
-    """
+    """Return {class: number of groups} of the classes with fewer groups than folds."""
     counts = {int(label): len(np.unique(group_N[label_N == label])) for label in np.unique(label_N)}
     return {label: count for label, count in counts.items() if count < num_folds}

@@ -1,6 +1,6 @@
-"""One fold, from pixels to logits, and all folds of a run.
+"""Training and inference of a run, from images to out-of-fold and test logits.
 
-Nothing is imported here: configuration and the run store must load without torch.
+This file imports no submodule, because configuration and run folders must load without torch.
 """
 
-import foldblend  # noqa: F401 - finds the other packages, and modules under their former names
+import foldblend  # noqa: F401 - makes the other packages and former module names importable

@@ -1,4 +1,4 @@
-"""The commands run_cv.py and run_tta.py, from words to exit code."""
+"""The command lines of run_cv.py and run_tta.py."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pipeline.watch.hangup import outlive_terminal
 __all__ = ["run_cv", "run_tta"]
 
 ABOUT_CV = (
-    "Cross-validate an image classifier: folds, training, out-of-fold and test logits, OOF F1"
-    " report."
+    "Cross-validate an image classifier: make folds, train, write out-of-fold (OOF) and test"
+    " logits and a report of the OOF score."
 )
 ABOUT_TTA = """Test-time augmentation of a finished run: predict more views of each image and average them.
 
@@ -28,7 +28,7 @@ def run_cv(argv: Sequence[str]) -> int:
 
     def command() -> None:
         config = parse_run_config(argv, prog=program("run_cv.py"), description=ABOUT_CV)
-        # torch takes seconds: after the flags have been checked
+        # Importing torch takes seconds, so the flags are checked first.
         from pipeline.cv import cross_validate_seeds
 
         with outlive_terminal(Path(config.output.output) / "hangup.log") as say:
@@ -41,17 +41,19 @@ def run_tta(argv: Sequence[str]) -> int:
     """Run the command line of run_tta.py and return its exit code."""
 
     def command() -> None:
-        from tta.config import TtaConfig  # scipy
+        # Importing scipy takes a while, so run_cv does without it.
+        from tta.config import TtaConfig
         from tta.views.names import describe_views
 
         about = "\n".join([ABOUT_TTA, "Views:", *(f"- {line}" for line in describe_views())])
         config = parse_flags(TtaConfig, argv, prog=program("run_tta.py"), description=about)
         if not config.run:
             raise UserError(
-                "name the folder of a finished run, such as: python run_tta.py outputs/RUN --views"
-                " hflip"
+                "RUN: missing; pass the folder of a finished run, such as python run_tta.py"
+                " outputs/RUN --views hflip"
             )
-        from pipeline import run_tta as tta_run  # pandas: after the flags have been checked
+        # Importing pandas takes a while, so the flags are checked first.
+        from pipeline import run_tta as tta_run
 
         tta_run.run_tta(**dataclasses.asdict(config))
 

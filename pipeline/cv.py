@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
-from tqdm import tqdm
 
 from foldblend.cli import Say
 from foldblend.errors import UserError, listed
 from foldblend.files import write_bytes
+from foldblend.progress import lines_to, write
 from foldblend.runs.check import check_rows_once
 from foldblend.runs.environment import describe_environment
 from foldblend.runs.folder import (
@@ -52,7 +52,7 @@ from pipeline.prepare import prepare
 from pipeline.training.checkpoint import CHECKPOINT
 from pipeline.training.parallel_folds import run_folds
 from pipeline.watch.progress import Progress
-from reports.run.report import closing_line, write_report
+from reports.run.screen import finish
 from tta.report import view_section
 
 __all__ = ["cross_validate", "cross_validate_seeds"]
@@ -73,7 +73,7 @@ def _open_folder(
     """Make the run folder fit for this run, or raise UserError saying what of it differs."""
     if not (folder / "run.json").is_file():
         if not is_empty(folder):
-            raise UserError(f"{folder}: exists and is no run; pass another --name")
+            raise UserError(f"{folder}: exists and is not a run folder; pass another --name")
         return
     free = _free_name(folder)
     info = read_json(folder / "run.json")
@@ -289,9 +289,7 @@ def _configured(config: Settings | None, settings: Mapping[str, Any]) -> RunConf
     return replace(config, **settings)
 
 
-def cross_validate(
-    config: Settings | None = None, /, *, say: Say = tqdm.write, **settings: Any
-) -> Run:
+def cross_validate(config: Settings | None = None, /, *, say: Say = write, **settings: Any) -> Run:
     """Train and score all folds of a run, and return it.
 
     Finished folds of an equal run are kept, and a fold that was killed goes on where it was. The
@@ -328,12 +326,13 @@ def cross_validate(
     config = _configured(config, settings)
     resume = config.output.resume
     only = () if config.output.only_folds is None else parse_folds(config.output.only_folds)
-    run = prepare(config, say)
+    with lines_to(say):
+        run = prepare(config, say)
     if only and max(only) >= run.num_models:
         raise UserError(f"--only-folds {max(only)}: there are {run.num_models}, numbered from 0")
     folder = Path(run.config.output.output) / run.config.output.name
     info = _record(run, folder)
-    with lock_folder(folder):
+    with lock_folder(folder), lines_to(say):
         _open_folder(folder, run.config, run.run_key, resume=resume)
         sweep(folder)
         before = _begin(run, folder, info, say)
@@ -342,13 +341,13 @@ def cross_validate(
         _finish(run, folder, info, before)
         if len(run.views) > 1:
             write_section(folder, "views", view_section(Run(folder)))
-        say(write_report(Run(folder), page=run.config.output.page))
-        say(closing_line(Run(folder)))
+        output = run.config.output
+        finish(Run(folder), page=output.page, report=output.report, say=say)
     return Run(folder)
 
 
 def cross_validate_seeds(
-    config: Settings | None = None, /, *, say: Say = tqdm.write, **settings: Any
+    config: Settings | None = None, /, *, say: Say = write, **settings: Any
 ) -> list[Run]:
     """Make one run a seed, on the same folds, and return them.
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from foldblend.errors import UserError
+from foldblend.progress import track
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
 
@@ -30,7 +31,7 @@ def predict(
     """
     model.eval()
     batches = []
-    for images, _ in compute.feed(loader):
+    for images, _ in track(compute.feed(loader), "predict", total=len(loader), unit="batches"):
         raw = (
             images.permute(0, 3, 1, 2).float().contiguous()
         )  # in this layout views take half the time on a CPU

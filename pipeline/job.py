@@ -1,9 +1,9 @@
-"""What the folds of a run have in common: the run prepared, and the job that each fold is
-handed.
-"""
+"""Inputs shared by all folds of a run: the prepared run and the jobs of its folds."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ import torch
 from foldblend.cli import Say
 from foldblend.errors import UserError
 from foldblend.plugins import is_custom
+from foldblend.progress import duration
+from foldblend.scores.metrics import METRICS
 from folds.data.manifest import Manifest
 from pipeline.config.resolved import ResolvedConfig
 from pipeline.data.feeding import Feeder
-from pipeline.data.pictures import open_pictures
+from pipeline.data.images import open_images
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute, compute_of, free_memory
 from pipeline.models.attribute_head import AttributeJoin
@@ -30,7 +32,7 @@ __all__ = ["FoldJob", "Prepared", "TrainingJob", "job_of"]
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A run whose every setting is decided and whose inputs are known to be usable."""
+    """A run with all settings decided and all inputs checked."""
 
     config: ResolvedConfig
     manifest: Manifest
@@ -40,13 +42,13 @@ class Prepared:
     weights: Weights | None
     join: AttributeJoin | None
     fold_RN: np.ndarray
-    """The fold in which each training row is held out, one line a repeat."""
+    """R x N: for each repeat, the fold in which each training row is held out."""
     run_key: dict[str, str]
-    """Hashes that decide whether a run of the same name is this run."""
+    """Hashes of settings, data and weights; an existing run is continued only if they are equal."""
 
     @property
     def num_repeats(self) -> int:
-        """How often the whole cross-validation is done."""
+        """Number of repetitions of the whole cross-validation."""
         return len(self.fold_RN)
 
     @property
@@ -55,12 +57,12 @@ class Prepared:
 
     @property
     def num_models(self) -> int:
-        """One a fold and repeat."""
+        """Number of models: one per fold and repeat."""
         return self.num_folds * len(self.fold_RN)
 
     @property
     def origin(self) -> dict[str, str]:
-        """Where the weights come from, and their licence."""
+        """Source and licence of the initial weights."""
         if self.weights is None and is_custom(self.config.model.backbone):
             return {"source": self.config.model.backbone, "licence": "unknown"}
         return self.weights.origin if self.weights else {"source": "random", "licence": "none"}
@@ -68,7 +70,7 @@ class Prepared:
 
 @dataclass(frozen=True, kw_only=True)
 class FoldJob:
-    """All that a fold's model needs to see images; the same object serves every fold of a run."""
+    """Everything needed to run models on images; one object serves all folds of a run."""
 
     folder: Path
     run: Prepared
@@ -77,19 +79,18 @@ class FoldJob:
     say: Say
 
     def place(self, index: int) -> tuple[int, int]:
-        """Return (repeat, fold) of the model of that number; models are numbered through the
-        repeats.
-        """
+        """Return (repeat, fold) of a model, which are numbered consecutively over the repeats."""
         return divmod(index, self.run.num_folds)
 
     def title(self, index: int) -> str:
-        """Return what the log calls the model of that number."""
+        """Return the name of a model in the log, such as "fold 0"."""
         repeat, fold = self.place(index)
         return f"fold {fold}" if self.run.num_repeats == 1 else f"repeat {repeat} fold {fold}"
 
     def new_model(self) -> torch.nn.Module:
-        """Return an untrained model on its device, frozen as --finetune says; new layers draw from
-        torch.
+        """Return a new model on its device, with the layers frozen that --finetune excludes.
+
+        New layers are initialised from torch's global generator.
         """
         model = build_model(
             self.run.config.model.backbone,
@@ -102,7 +103,7 @@ class FoldJob:
         return model.to(device=self.compute.device, memory_format=self.compute.memory_format)  # type: ignore[call-overload]
 
     def check_finite(self, index: int, logits_VNC: np.ndarray) -> None:
-        """Raise UserError for logits of a fold that are not finite."""
+        """Raise UserError if logits of a fold are not finite."""
         if not np.isfinite(logits_VNC).all():
             raise UserError(
                 f"{self.title(index)}: the logits are not finite; lower --lr or pass --clip-grad 1"
@@ -111,17 +112,41 @@ class FoldJob:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob(FoldJob):
-    """A job whose folds are trained and kept."""
+    """A job that trains folds and writes them to the run folder."""
 
     fold_key: dict[str, str]
-    """Hashes that a finished fold must share to be kept: those of the run, and of its folds."""
+    """Hashes of the run and its folds; a finished fold is kept only if its hashes are equal."""
     environment: dict[str, Any]
-    """What it runs on, kept with each fold: a run may be finished elsewhere."""
+    """Hardware and package versions, recorded per fold: folds may be trained on different ones."""
     progress: Progress
+    epoch_lines: Say | None = None
+    """Receives the line of each epoch; None: `say`, unless a terminal shows progress bars."""
+
+    def say_epoch(self, line: str) -> None:
+        """Print the line of an epoch; on a terminal, a progress bar replaces it."""
+        if self.epoch_lines is not None:
+            self.epoch_lines(line)
+        elif not sys.stderr.isatty():
+            self.say(line)
+
+    def say_done(self, index: int, done: Mapping[str, Any]) -> None:
+        """Print score and time of a finished fold, `done` being its done.json."""
+        title = METRICS[self.run.config.output.metric].title
+        score = "undefined" if done["score"] is None else f"{done['score']:.4f}"
+        chosen = ""
+        if "epoch" in done:
+            chosen = f" (epoch {done['epoch'] + 1})"
+        if "l2" in done:
+            chosen = f" (L2 penalty {done['l2']:g})"
+        left = self.progress.left()
+        self.say(
+            f"{self.title(index)}: held-out {title} {score}{chosen}, {duration(done['seconds'])}"
+            + (f"; {left}" if left else "")
+        )
 
 
 def _reads(run: Prepared) -> int:
-    """Return how often each image is read."""
+    """Return how many times each image is read during the run."""
     train = run.config.train
     if train.frozen:
         return len(run.views) + train.feature_views
@@ -129,11 +154,11 @@ def _reads(run: Prepared) -> int:
 
 
 def job_of(run: Prepared, folder: Path, *, say: Say) -> FoldJob:
-    """Return what the folds need, their images decoded."""
+    """Return the job of a prepared run; decodes the images that are cached."""
     config = run.config
     manifest = run.manifest
     compute = compute_of(config.machine)
-    source = open_pictures(
+    source = open_images(
         (manifest.train, manifest.test),
         run.preprocess,
         cache=config.machine.cache,

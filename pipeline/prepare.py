@@ -26,7 +26,7 @@ from pipeline.config.run import RunConfig
 from pipeline.config.settings import flatten, replace
 from pipeline.data.cache import MEMORY_ONLY, known_keys
 from pipeline.data.crop import faces_folder, with_crop
-from pipeline.data.pictures import pictures_folder
+from pipeline.data.images import images_folder
 from pipeline.device import compile_pays, resolve_machine
 from pipeline.job import Prepared
 from pipeline.models.attribute_head import make_join
@@ -179,7 +179,7 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
     cache_dir = config.machine.cache_dir
     known = frozenset[bytes]()
     if config.machine.cache != "off":
-        known = known_keys(pictures_folder(cache_dir)) | known_keys(faces_folder(cache_dir))
+        known = known_keys(images_folder(cache_dir)) | known_keys(faces_folder(cache_dir))
     if config.output.resume and config.output.name is not None and config.train.seeds == 1:
         config = _as_started(config, Run(Path(config.output.output) / config.output.name).settings)
     manifest, data_hash = load_data(config.data, say, known)

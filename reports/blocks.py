@@ -20,6 +20,7 @@ __all__ = [
     "bars_block",
     "comparison_block",
     "lines_block",
+    "screen_lines",
     "section",
     "section_html",
     "section_lines",
@@ -30,9 +31,20 @@ __all__ = [
 Block = Mapping[str, Any]
 
 
-def section(title: str, *blocks: Block) -> dict[str, Any]:
-    """Return a section of a report."""
-    return {"title": title, "blocks": [dict(block) for block in blocks]}
+def section(title: str, *blocks: Block, screen: Sequence[Block] = ()) -> dict[str, Any]:
+    """Return a section of a report.
+
+    Parameters
+    ----------
+    title
+        Its heading.
+    blocks
+        What text, page and JSON show.
+    screen
+        Blocks for the first screen in the terminal, where there is room for a few lines only.
+    """
+    found: dict[str, Any] = {"title": title, "blocks": [dict(block) for block in blocks]}
+    return found | ({"screen": [dict(block) for block in screen]} if screen else {})
 
 
 def text_block(text: str) -> dict[str, Any]:
@@ -169,6 +181,17 @@ def section_lines(one: Mapping[str, Any]) -> list[str]:
         *folded(one["title"]),
         *(line for block in one["blocks"] for line in KINDS[block["kind"]].to_lines(block)),
     ]
+
+
+def screen_lines(one: Mapping[str, Any], *, width: int) -> list[str]:
+    """Return what a section shows on the first screen, as lines of text; often nothing."""
+    lines = []
+    for block in one.get("screen", ()):
+        if block["kind"] == "table":
+            lines += table(block["header"], block["rows"], name_width=30, width=width)
+        else:
+            lines += folded(block["text"], width=width)
+    return lines
 
 
 def section_html(one: Mapping[str, Any]) -> Markup:

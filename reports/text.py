@@ -1,9 +1,9 @@
-"""Lines of at most 80 columns: tables that are folded or split, never cut, and numbers as people
-read them.
-"""
+"""Tables and paragraphs as lines of text, and numbers in the form that reports use."""
 
 from __future__ import annotations
 
+import re
+import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,89 +11,162 @@ from typing import Any
 __all__ = [
     "WIDTH",
     "comparison_lines",
-    "duration",
     "folded",
     "num",
     "printable",
+    "screen_width",
     "signed",
     "span",
     "table",
 ]
 
-WIDTH = 80
+WIDTH = 80  # of files; a terminal may be wider
+WIDEST_SCREEN = 160
 NAME_WIDTH = 40
+LEAST_NAME_WIDTH = 16
+GAP = 2
+NO_BREAK = "\u00a0"
+
+
+def screen_width() -> int:
+    """Return the columns of the terminal, at most 160; 80 where there is no terminal."""
+    return min(shutil.get_terminal_size((WIDTH, 24)).columns, WIDEST_SCREEN)
 
 
 def table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], *, name_width: int = NAME_WIDTH
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    name_width: int = NAME_WIDTH,
+    width: int = WIDTH,
 ) -> list[str]:
-    """Return aligned lines: the first column left, the others right.
+    """Return a table as aligned lines, its first column on the left and the others on the right.
 
-    Long names are folded; columns for which there is no room follow in a further table with the
-    same names.
+    A table that is too wide first wraps its headers and cells at spaces. If it is still too wide,
+    the last columns are left out, and a line below says which.
+
+    Parameters
+    ----------
+    header
+        One name per column.
+    rows
+        One text per column for each row.
+    name_width
+        Columns of text that the first column may take before it is wrapped.
+    width
+        Columns of text that the table may take.
+
+    Returns
+    -------
+    list of str
+        Lines of at most `width` columns, except where a single word is wider.
+
+    Examples
+    --------
+    >>> print("\\n".join(table(["class", "F1"], [["cat", "0.91"], ["dog", "0.5"]])))
+    class    F1
+    cat    0.91
+    dog     0.5
     """
-    folded_rows: list[Sequence[str]] = []
-    header = [*map(printable, header)]
-    rows = [[*map(printable, row)] for row in rows]
-    for row in rows:
-        name, *rest = textwrap.wrap(row[0], name_width) or [""]
-        folded_rows.append([name, *row[1:]])
-        folded_rows += [["  " + more, *[""] * (len(row) - 1)] for more in rest]
-    everything = [header, *folded_rows]
-    widths = [max(len(row[column]) for row in everything) for column in range(len(header))]
-    lines: list[str] = []
-    for columns in _bands(widths):
-        lines += [""] * bool(lines)
-        lines += [
-            "  ".join(
-                [row[0].ljust(widths[0]), *[row[c].rjust(widths[c]) for c in columns]]
-            ).rstrip()
-            for row in everything
-        ]
+    cells = [[_unbroken(printable(cell)) for cell in row] for row in [header, *rows]]
+    num_shown = len(header)
+    widths = _widths(cells, num_shown, name_width, width)
+    while num_shown > 1 and _total(widths) > width:
+        num_shown -= 1
+        widths = _widths(cells, num_shown, name_width, width)
+    lines = [line for row in cells for line in _row_lines(row[:num_shown], widths)]
+    if num_shown < len(header):
+        left_out = ", ".join(cells[0][num_shown:])
+        note = f"(columns left out, too wide: {left_out})"
+        lines += textwrap.wrap(note, width, subsequent_indent="  ")
+    return [line.replace(NO_BREAK, " ") for line in lines]
+
+
+def _unbroken(cell: str) -> str:
+    """Keep an interval such as "[0.1, 0.2]" on one line."""
+    return re.sub(r", (?=[^\[\]]*\])", f",{NO_BREAK}", cell)
+
+
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + GAP * (len(widths) - 1)
+
+
+def _widths(
+    cells: Sequence[Sequence[str]], num_shown: int, name_width: int, width: int
+) -> list[int]:
+    """Return the widths of the first columns: as cells need them, then as narrow as words allow."""
+    body = cells[1:]
+    widths = []
+    least = []
+    for column in range(num_shown):
+        words = [word for row in cells for word in row[column].split(" ")]
+        longest_word = max(map(len, words), default=0)
+        natural = max((len(row[column]) for row in body), default=0)
+        if column == 0:
+            natural = min(max(natural, len(cells[0][0])), name_width)
+            least.append(min(natural, max(LEAST_NAME_WIDTH, min(longest_word, name_width // 2))))
+        else:
+            natural = max(natural, max(map(len, cells[0][column].split(" ")), default=0))
+            least.append(longest_word)
+        widths.append(natural)
+    # Room that is left lets headers stand on one line.
+    for column in range(1, num_shown):
+        wanted = max(widths[column], len(cells[0][column]))
+        widths[column] += max(0, min(wanted - widths[column], width - _total(widths)))
+    while _total(widths) > width:
+        spare = [have - need for have, need in zip(widths, least, strict=True)]
+        if max(spare) <= 0:
+            break
+        widths[max(range(num_shown), key=spare.__getitem__)] -= 1
+    return widths
+
+
+def _row_lines(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    wrapped = [
+        textwrap.wrap(cell, size, subsequent_indent="  " * (column == 0)) or [""]
+        for column, (cell, size) in enumerate(zip(row, map(_at_least_one, widths), strict=True))
+    ]
+    lines = []
+    for place in range(max(map(len, wrapped))):
+        cells = [one[place] if place < len(one) else "" for one in wrapped]
+        name, *rest = (
+            cell.ljust(size) if column == 0 else cell.rjust(size)
+            for column, (cell, size) in enumerate(zip(cells, widths, strict=True))
+        )
+        lines.append((" " * GAP).join([name, *rest]).rstrip())
     return lines
 
 
-def _bands(widths: Sequence[int]) -> list[list[int]]:
-    """Return the columns after the first, in bands that fit beside it."""
-    bands: list[list[int]] = [[]]
-    room = WIDTH - widths[0]
-    for column, width in enumerate(widths[1:], start=1):
-        if bands[-1] and width + 2 > room:
-            bands.append([])
-            room = WIDTH - widths[0]
-        bands[-1].append(column)
-        room -= width + 2
-    return bands
+def _at_least_one(width: int) -> int:
+    return max(width, 1)
 
 
 def num(value: float | None) -> str:
-    """Return a score with four digits, "-" for none."""
+    """Return a score with four digits, or "-" for None.
+
+    >>> num(0.5), num(None)
+    ('0.5000', '-')
+    """
     return "-" if value is None else f"{value:.4f}"
 
 
-def duration(seconds: float | None) -> str:
-    """Return seconds as a person says them: 40 s, 12 min, 3.5 h; "-" for none."""
-    if seconds is None:
-        return "-"
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f} h"
-
-
 def span(interval: Mapping[str, float | None] | None) -> str:
-    """Return "[low, high]", or nothing for no interval."""
+    """Return an interval as "[low, high]", or "" for None."""
     return "" if interval is None else f"[{num(interval['low'])}, {num(interval['high'])}]"
 
 
 def signed(interval: Mapping[str, float | None] | None) -> str:
-    """Return a difference and its interval, with signs."""
+    """Return a difference and its interval, with signs; "" where there is none."""
     if interval is None or interval["value"] is None:
         return ""
     return f"{interval['value']:+.4f} [{interval['low']:+.4f}, {interval['high']:+.4f}]"
 
 
-def comparison_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the table of reports.run.summary.compare's rows, then their paired differences."""
+def comparison_lines(rows: Sequence[Mapping[str, Any]], *, width: int = WIDTH) -> list[str]:
+    """Return predictions side by side, the rows of reports.run.summary.compare, as a table.
+
+    The difference of each to the best is paired: both are scored on the same bootstrap samples.
+    """
     shown = list(rows[0]["attributes"])
     lines = table(
         ["", "score", "95 % interval", *shown],
@@ -107,20 +180,20 @@ def comparison_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             for row in rows
         ],
         name_width=28,
+        width=width,
     )
     for row in rows:
         if row["difference"] is not None:
-            lines += folded(
-                f"{row['name']} - {row['against']}: {signed(row['difference'])}, paired"
-            )
+            difference = f"{row['name']} - {row['against']}: {signed(row['difference'])} (paired)"
+            lines += folded(difference, width=width)
     return lines
 
 
-def folded(text: str) -> list[str]:
+def folded(text: str, *, width: int = WIDTH) -> list[str]:
     """Return a paragraph as lines."""
-    return textwrap.wrap(printable(text), WIDTH, subsequent_indent="  ")
+    return textwrap.wrap(printable(text), width, subsequent_indent="  ")
 
 
 def printable(text: object) -> str:
-    """Return text without what a terminal would obey or UTF-8 cannot hold."""
+    """Return text in which characters that control a terminal or are not UTF-8 are replaced."""
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in str(text))

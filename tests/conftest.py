@@ -1,4 +1,4 @@
-"""Shared data: a small drawn set in the competition's layout, and two small runs on it."""
+"""Shared fixtures: a small synthetic data set in the competition's layout and two runs on it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tests.makers.constants import TINY
 
 @dataclass
 class Finished:
-    """How a command ended."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
     err: str
 
     def assert_one_line_error(self, *words: str) -> None:
-        """Exit code 2, one line on stderr that holds all the words, no traceback."""
+        """Assert exit code 2 and a single line on stderr that has all the words."""
         assert self.code == 2, self.err or self.out
         lines = self.err.strip().splitlines()
         assert len(lines) == 1, self.err
@@ -44,8 +44,8 @@ def _command(main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str
     def run(*argv: object) -> Finished:
         capsys.readouterr()
         code = main([str(word) for word in argv])
-        said = capsys.readouterr()
-        return Finished(code, said.out, said.err)
+        printed = capsys.readouterr()
+        return Finished(code, printed.out, printed.err)
 
     return run
 
@@ -54,26 +54,27 @@ def _command(main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str
 def command_of(
     capsys: pytest.CaptureFixture[str],
 ) -> Callable[[Callable[[list[str]], int]], Command]:
-    """Any entry point, called in this process."""
+    """Return a function that wraps any entry point, to be called in this process."""
     return lambda main: _command(main, capsys)
 
 
 @pytest.fixture
 def cv_command(capsys: pytest.CaptureFixture[str]) -> Command:
-    """run_cv.py, called in this process."""
+    """Return run_cv.py as a function, called in this process."""
     return _command(run_cv.main, capsys)
 
 
 @pytest.fixture
 def blend_command(capsys: pytest.CaptureFixture[str]) -> Command:
-    """blend.py, called in this process."""
+    """Return blend.py as a function, called in this process."""
     return _command(blend.main, capsys)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache for this test run alone; the user's is only read, to spare drawing the demo set
-    again.
+    """Use a separate cache for this test run.
+
+    The demo set is linked from the user's cache if it is there, because making it takes long.
     """
     demo = cache_folder() / f"demo-v{DEMO_VERSION}-{NUM_TRAIN}-{NUM_TEST}-0"
     folder = tmp_path_factory.mktemp("cache")
@@ -91,13 +92,16 @@ def _no_data_channel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """12 people to train and 6 to test, 7 drawn images each; never to be written to."""
+    """Return a data set of 12 training and 6 test people, 7 synthetic images each; read-only."""
     return make_demo(tmp_path_factory.mktemp("layout") / "tiny", num_train=12, num_test=6, seed=7)
 
 
 @pytest.fixture
 def layout_copy(tiny_layout: Path, tmp_path: Path) -> Path:
-    """The tiny set again, to be damaged; images are linked, so replace them, never edit them."""
+    """Return a copy of the tiny data set that a test may damage.
+
+    Images are hard links: tests must replace them, not edit them in place.
+    """
     root = tmp_path / "copy"
     for folder, _, files in os.walk(tiny_layout):
         target = root / Path(folder).relative_to(tiny_layout)
@@ -113,7 +117,7 @@ def layout_copy(tiny_layout: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_runs(tiny_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """outputs/ with two finished runs, alpha (with hflip) and beta; never to be written to."""
+    """Return outputs/ with two finished runs, alpha (with hflip) and beta; read-only."""
     outputs = tmp_path_factory.mktemp("runs") / "outputs"
     for name, backbone, tta in (
         ("alpha", "test_efficientnet", "hflip"),
@@ -138,19 +142,19 @@ def tiny_runs(tiny_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture
 def runs_copy(tiny_runs: Path, tmp_path: Path) -> Path:
-    """The two runs again, to be damaged or blended."""
+    """Return a copy of the two runs that a test may damage or blend."""
     return Path(shutil.copytree(tiny_runs, tmp_path / "outputs"))
 
 
 @pytest.fixture
 def alpha(tiny_runs: Path) -> Run:
-    """The finished run alpha."""
+    """Return the finished run alpha."""
     return Run(tiny_runs / "alpha")
 
 
 @pytest.fixture
 def edit_csv() -> Callable[[Path, Callable[[pd.DataFrame], pd.DataFrame]], None]:
-    """Rewrite a CSV through a function of its table, all columns as text."""
+    """Return a function that rewrites a CSV by a function of its table, with cells as text."""
 
     def edit(file: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
         change(pd.read_csv(file, dtype=str)).to_csv(file, index=False)

@@ -1,3 +1,4 @@
-"""More views of the same image for better logits."""
+"""Test-time augmentation: predictions from several views of the same image."""
 
-import foldblend  # noqa: F401 - finds the other packages, and modules under their former names
+# Importing foldblend makes the other packages, and modules under their former names, importable.
+import foldblend  # noqa: F401

@@ -1,4 +1,4 @@
-"""`python -m tta`, as earlier versions had it; it goes on for this version."""
+"""Entry point of `python -m tta`, which earlier versions had; deprecated, use run_tta.py."""
 
 import sys
 

@@ -1,11 +1,14 @@
-"""Choosing views, merge and weights on out-of-fold logits, so that what is chosen holds for other
-people.
+"""Choice of views, merge and weights on out-of-fold logits, tested on held-out groups.
 
-Greedy policy search (Molchanov et al. 2020, "Greedy policy search: a simple baseline for learnable
-test-time augmentation") says which view to add next; how many to take is not for the rows that
-chose them to say. So groups are dealt to parts, each part is given what the others chose, and only
-a gain seen there counts. The best of a dozen useless views looks good where it was found, and
-nowhere else.
+Greedy policy search decides which view to add next. How many views to take is decided by nested
+cross-validation: groups are dealt to parts, the search runs on all parts but one, and only the gain
+on the part left out counts. The best of a dozen useless views looks good on the rows where it was
+found, and on no others.
+
+References
+----------
+Molchanov et al. 2020, "Greedy policy search: a simple baseline for learnable test-time
+augmentation".
 """
 
 from __future__ import annotations
@@ -28,28 +31,28 @@ from tta.policy import IDENTITY, Policy, SavedViews
 __all__ = ["Choice", "Fit", "Search", "Step", "choose", "learned", "searched", "weighted"]
 
 NUM_PARTS = 5
-FEWEST_GROUPS = 10  # below, a standard error over groups says nothing
-NEGLIGIBLE = (
-    0.1  # of an equal share: with less of the say in every class, a view is not worth its pass
-)
+# With fewer groups, a standard error over groups is too uncertain to decide anything.
+FEWEST_GROUPS = 10
+# In shares of an equal weight. A view whose weight is smaller in every class is not worth a forward
+# pass.
+NEGLIGIBLE = 0.1
 TEMPERATURES = tuple(2.0 ** (step / 2) for step in range(-2, 5))  # 0.5 to 4
 
 Fit = Callable[[np.ndarray], "Choice"]
-"""Row numbers -> what is chosen on them."""
+"""Function from row numbers to the choice made on these rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A policy that was tried over the present one, and what it gained on people who had no say in
-    either.
-    """
+    """A policy that was compared with the current one on held-out groups."""
 
     policy: Policy
     over: Policy
+    """The policy that was current then."""
     gain: float
-    """Of the metric, positive for better."""
+    """Improvement of the metric on groups used for neither policy; positive is better."""
     standard_error: float
-    """Of the gain, by bootstrap over groups."""
+    """Standard error of the gain, by bootstrap over groups."""
     taken: bool
 
     def __str__(self) -> str:
@@ -58,21 +61,24 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A policy, the steps that led to it, and in a line why it is this one."""
+    """A policy, the steps that led to it, and the reason for it."""
 
     policy: Policy
     steps: tuple[Step, ...] = ()
     why: str = ""
+    """A clause for reports; empty for a policy that was given, not chosen."""
 
     def __str__(self) -> str:
-        return f"{self.policy}: {self.why}" if self.why else str(self.policy)
+        if self.policy == IDENTITY:
+            return f"No augmentation is used{': ' if self.why else ''}{self.why}."
+        if self.why:
+            return f"Views chosen: {self.policy}; {self.why}."
+        return f"Views merged: {self.policy}."
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """The search over saved views; row losses of what needs no fitting are kept, whichever rows are
-    asked about.
-    """
+    """The search for the best policy over saved views, callable on any of their rows."""
 
     saved: SavedViews
     metric: Metric
@@ -80,12 +86,13 @@ class Search:
     merges: Sequence[str]
     weightings: Sequence[str]
     losses: dict[Policy, np.ndarray] = field(default_factory=dict)
+    """Losses of policies without fitted weights, for all rows: rows x temperatures."""
 
     def row_losses(self, policy: Policy, rows: np.ndarray) -> np.ndarray:
-        """Return each row's log loss at the temperature that suits the policy best on these rows.
+        """Return each row's log loss at the best temperature for the policy on these rows.
 
-        It is smooth where scores of decisions jump; merges differ in how sure they are, which
-        decides nothing.
+        Log loss changes smoothly, while scores of decisions jump. The temperature removes
+        differences in confidence between merges, which do not change any decision.
         """
         if policy not in self.losses:
             logits_NC = policy.apply(self.saved.logits_VNC, self.saved.names)
@@ -93,11 +100,13 @@ class Search:
             temperatures = TEMPERATURES if self.metric is not METRICS["log_loss"] else (1.0,)
             losses = [-log_softmax(logits_NC / one)[own] for one in temperatures]
             self.losses[policy] = np.stack(losses, axis=1).astype(np.float32)
-        losses_NT = self.losses[policy][rows].astype(np.float64)
+        losses_NT = self.losses[policy][rows].astype(np.float64)  # T temperatures
         return losses_NT[:, losses_NT.mean(axis=0).argmin()]
 
     def path(self, rows: np.ndarray) -> list[Policy]:
-        """Return identity and what greedy forward search adds to it, a view at a time, while that
+        """Return the policies of a greedy forward search, from identity on.
+
+        Each policy has one view more than the one before. The search ends when no further view
         lowers the loss.
         """
         path = [IDENTITY]
@@ -118,8 +127,10 @@ class Search:
         return path
 
     def candidates(self, rows: np.ndarray) -> list[Policy]:
-        """Return policies fitted on these rows: of 1, 2, .. up to `budget` views, then weighted
-        ones of the last.
+        """Return the candidate policies fitted on these rows, cheapest first.
+
+        They have 1, 2, .. up to `budget` views; then follow versions of the last one with learned
+        weights. The list always has the same length, so that candidates of different rows match.
         """
         path = self.path(rows)
         full = [*path, *[path[-1]] * (self.budget - len(path))]
@@ -130,8 +141,9 @@ class Search:
         ]
 
     def held_out(self, rows: np.ndarray, num_candidates: int) -> list[np.ndarray]:
-        """Return each candidate's logits N x C, of every row as the groups of other parts would
-        have it.
+        """Return each candidate's cross-fitted logits N x C on these rows.
+
+        Each row gets the logits of the candidate that was fitted on the parts without its group.
         """
         saved = self.saved
         held = [
@@ -142,17 +154,17 @@ class Search:
             saved.rows.label_N[rows], saved.rows.group_N[rows], num_parts=NUM_PARTS
         )
         for part in np.unique(part_N):
-            apart = rows[part_N == part]
+            left_out = rows[part_N == part]
             others = rows[part_N != part]
             for logits_NC, policy in zip(held, self.candidates(others), strict=True):
-                logits_NC[part_N == part] = policy.apply(saved.logits_VNC[:, apart], saved.names)
+                logits_NC[part_N == part] = policy.apply(saved.logits_VNC[:, left_out], saved.names)
         return held
 
     def __call__(self, rows: np.ndarray) -> Choice:
-        """Return the choice on these rows, identity where no candidate earns its place."""
+        """Return the choice on these rows; identity where no candidate improves the score."""
         num_groups = len(np.unique(self.saved.rows.group_N[rows]))
         if num_groups < FEWEST_GROUPS:
-            return Choice(IDENTITY, why=f"{num_groups} groups are too few to choose on")
+            return Choice(IDENTITY, why=f"{num_groups} groups are too few to choose views")
         policies = self.candidates(rows)
         one = self.saved.take(rows)
         if set(policies) == {IDENTITY}:
@@ -169,53 +181,57 @@ class Search:
             )
 
         policy, steps = _climb(policies, scored)
-        return Choice(
-            policy, steps, f"{_why(steps)} of {self.metric.title}, on people not used for choosing"
-        )
+        return Choice(policy, steps, _why(steps, self.metric.title))
 
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
-    """Scores of a candidate, greater is better: of other people's choices, and of the final
-    choice.
-    """
+    """Scores of a candidate; greater is better."""
 
     held: Score
+    """Of the cross-fitted candidate."""
     fitted: float
+    """Of the candidate that was fitted on all rows."""
 
 
 def _climb(
     policies: Sequence[Policy], scored: Callable[[int], _Scored]
 ) -> tuple[Policy, tuple[Step, ...]]:
-    """Return the last candidate that was taken, from the first on, in order of cost; and all that
-    were tried.
+    """Return the best candidate and all steps, going through candidates in order of cost.
 
-    One is taken over the present one where its gain on people who had no say in either exceeds the
-    gain's standard error, and where the very policy is better on all of them. So views are added
-    one at a time, or as few together as earn it.
+    A candidate replaces the current one if its gain on held-out groups exceeds the gain's standard
+    error and if the policy fitted on all rows is better as well. So views are added one at a time,
+    or as few together as are needed for such a gain.
     """
-    present = 0
+    current = 0
     steps = []
     for place, policy in enumerate(policies):
-        if policy in (policies[present], policies[max(place - 1, 0)]):
+        if policy in (policies[current], policies[max(place - 1, 0)]):
             continue
         new = scored(place)
-        old = scored(present)
+        old = scored(current)
         gained = gain(new.held, old.held)
         taken = gained.exceeds() and new.fitted > old.fitted
-        steps.append(Step(policy, policies[present], gained.value, gained.error, taken))
-        present = place if taken else present
-    return policies[present], tuple(steps)
+        steps.append(Step(policy, policies[current], gained.value, gained.error, taken))
+        current = place if taken else current
+    return policies[current], tuple(steps)
 
 
-def _why(steps: Sequence[Step]) -> str:
-    """Return what was gained step by step, or what came nearest to a gain."""
+def _why(steps: Sequence[Step], metric: str) -> str:
+    """Return the gain of each step, or which policy was closest to a gain."""
+    on_whom = "on groups not used for choosing"
     taken = [step for step in steps if step.taken]
     if taken:
-        return "gained " + ", then ".join(map(str, taken))
-    nearest = max(steps, key=lambda step: step.gain - step.standard_error)
+        return f"{metric} improves by {', then '.join(map(str, taken))}, {on_whom}"
+    closest = max(steps, key=lambda step: step.gain - step.standard_error)
+    missed = (
+        "by more than one standard error"
+        if closest.gain <= closest.standard_error
+        else "both on held-out groups and on all rows"
+    )
     return (
-        f"nothing earned more than its standard error; nearest came {nearest.policy} with {nearest}"
+        f"no view improves the score {missed}. The closest is {closest.policy}, with a gain in"
+        f" {metric} of {closest}, {on_whom}"
     )
 
 
@@ -227,19 +243,37 @@ def searched(
     merges: Sequence[str] = tuple(MERGES),
     weightings: Sequence[str] = tuple(WEIGHTINGS),
 ) -> Search:
-    """Return the search for the best policy of at most `budget` forward passes, to be asked about
-    any rows.
+    """Return the search for the best policy of at most `budget` forward passes per image.
 
-    Raises ValueError for a budget below 1 or an unknown name.
+    Parameters
+    ----------
+    saved
+        Out-of-fold logits of all views.
+    metric
+        Name of the metric that has to improve.
+    budget
+        Most forward passes per image, 1 or more.
+    merges, weightings
+        Names of the merges and learned weightings to try.
+
+    Returns
+    -------
+    Search
+        Call it with row numbers to get the choice on these rows.
+
+    Raises
+    ------
+    ValueError
+        For a budget below 1 or an unknown name.
     """
     if budget < 1:
-        raise ValueError(f"budget {budget}: an image is seen at least once")
-    named: list[tuple[Sequence[str], Collection[str]]] = [
+        raise ValueError(f"budget {budget}: pass 1 or more")
+    given: list[tuple[Sequence[str], Collection[str]]] = [
         ([metric], METRICS),
         (merges, MERGES),
         (weightings, WEIGHTINGS),
     ]
-    for names, known in named:
+    for names, known in given:
         unknown = [name for name in names if name not in known]
         if unknown:
             raise ValueError(f"{', '.join(unknown)}: unknown; there are {', '.join(known)}")
@@ -252,8 +286,9 @@ def choose(saved: SavedViews, **settings: Any) -> Choice:
 
 
 def weighted(saved: SavedViews, views: Sequence[str], weighting: str) -> Policy:
-    """Return the mean of these views with weights learned on all rows; what has next to no say is
-    left out.
+    """Return the mean of these views with weights learned on all rows.
+
+    Views with negligible weights are left out.
     """
     logits_VNC = saved.logits_VNC[[saved.names.index(view) for view in views]]
     weights = WEIGHTINGS[weighting](logits_VNC, saved.rows.label_N, saved.rows.group_N)
@@ -266,5 +301,5 @@ def weighted(saved: SavedViews, views: Sequence[str], weighting: str) -> Policy:
 
 
 def learned(saved: SavedViews, views: Sequence[str], weighting: str) -> Fit:
-    """Return the fit of weights for given views, to be asked about any rows."""
+    """Return a function that learns weights of given views on any rows."""
     return lambda rows: Choice(weighted(saved.take(rows), views, weighting))

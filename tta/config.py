@@ -1,9 +1,9 @@
-"""Settings of test-time augmentation on a finished run. No torch here."""
+"""Settings of test-time augmentation on a finished run; imports no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -24,35 +24,38 @@ AUTO_VIEWS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TtaConfig:
-    """Which run is seen again, in which views, and what becomes of them."""
+    """Settings of test-time augmentation: the run, the views and how they are merged."""
 
     run: tyro.conf.Positional[str] = ""
     """Folder of a finished run."""
     views: str = "auto"
-    """Views such as hflip,scale:1.15 (see docs/tta.md), all of which are merged; auto chooses few
-    of many, and of all that were saved before.
+    """Views to merge, such as hflip,scale:1.15 (docs/tta.md lists all), or auto: choose the best of
+    the usual views and of all views whose logits the run has already.
     """
     merge: str | None = None
-    """mean (of log-probabilities), prob, entropy; view and class learn weights per view, per class
-    and view. Left out: mean for given views, and with auto whatever is best.
+    """How to merge the views: mean (of log-probabilities), prob (mean of probabilities), entropy
+    (confident views count more), view (learned weight per view) or class (learned weight per class
+    and view). Default: mean for given views; with --views auto the best of all five.
     """
     budget: int | None = None
-    """Most forward passes of a policy that --views auto may choose; 4 if left out."""
+    """Most forward passes per image that --views auto may use. Default: 4."""
     name: str | None = None
-    """Name of the run that is written beside; <run>_tta if left out."""
+    """Name of the new run, which is written next to the old one. Default: <run>_tta."""
     overwrite: bool = False
-    """Replace a run of that name that was made of other views."""
+    """Replace an existing run of this name that was made with other settings."""
     page: bool = True
-    """Draw report.html too."""
+    """Write report.html as well."""
+    report: Literal["short", "full"] = "short"
+    """What is printed at the end: a first screen, or all of report.txt."""
     data: str | None = None
-    """Where the run's data lie now; where they lay in training if left out."""
+    """Folder of the run's data, if it has moved. Default: the folder used in training."""
     device: str | None = None
-    """cuda, cuda:1, cpu; as in training if left out."""
+    """Device such as cuda, cuda:1 or cpu. Default: the one used in training."""
     workers: Annotated[int | None, tyro.conf.arg(aliases=["-j"])] = None
-    """Processes that read images; as in training if left out."""
+    """Number of processes that read images. Default: as in training."""
 
     validation_batch_size: Annotated[int | None, tyro.conf.arg(aliases=["-vb"])] = None
-    """Images a forward pass, each in one view; as in training if left out."""
+    """Images per forward pass, each in one view. Default: as in training."""
 
     def __post_init__(self) -> None:
         known = [*MERGES, *WEIGHTINGS]
@@ -65,7 +68,8 @@ class TtaConfig:
             require(self.budget >= 1, f"--budget {self.budget}: pass 1 or more")
             require(
                 self.views == "auto",
-                f"--budget {self.budget}: is for --views auto; given views are all merged",
+                f"--budget {self.budget}: works only with --views auto, since given views are all"
+                " merged; leave one of the two out",
             )
         check_name(self.name)
         require(
@@ -77,10 +81,10 @@ class TtaConfig:
 
     @property
     def search(self) -> dict[str, Any]:
-        """Settings of the search."""
+        """Arguments of `tta.choose.searched`."""
         merges = tuple(name for name in MERGES if self.merge in (None, name))
         weightings = tuple(name for name in WEIGHTINGS if self.merge in (None, name))
-        # Learned weights are of the mean; asked for alone, they have views chosen for the mean.
+        # Learned weights are those of a weighted mean, so their views are searched with the mean.
         return {
             "budget": self.budget or BUDGET,
             "merges": merges or ("mean",),

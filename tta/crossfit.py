@@ -1,6 +1,4 @@
-"""What a stage writes out of fold: each fold's logits by policy and weights of the other folds'
-people.
-"""
+"""Cross-fitting: each fold's logits are merged by a policy chosen on the other folds."""
 
 from __future__ import annotations
 
@@ -18,9 +16,10 @@ __all__ = ["CrossFit", "Part", "cross_fit", "cross_fit_path"]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What the rows of one part of a repeat were given, chosen on its other people.
+    """The choice for one part of a repeat, made on the repeat's other parts.
 
-    A part is a fold, where folds keep people whole.
+    A part is a fold if the folds keep groups together; if they do not, rows are dealt to new parts
+    that do.
     """
 
     repeat: int
@@ -30,23 +29,30 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class CrossFit:
-    """Logits N x C float32 whose policy no label of the row's own people has touched; and what
-    suits the test set.
-    """
+    """Cross-fitted logits, and the policy for the test set."""
 
     logits_NC: np.ndarray
+    """Float32; no label of a row's own group influenced how the row was merged."""
     parts: tuple[Part, ...]
     final: Choice
-    """Chosen on all rows; for one model's logits of other images (each fold's, before they are
-    averaged).
-    """
+    """Chosen on all rows. It applies to each model's test logits, before models are averaged."""
 
 
 def cross_fit(saved: SavedViews, fit: Fit) -> CrossFit:
-    """Return each fold's logits by what `fit` chose on the repeat's other folds, and what it
-    chooses on all rows.
+    """Return the cross-fitted logits of a fit, and its choice on all rows.
 
-    Raises ValueError for a repeat with a single fold.
+    Parameters
+    ----------
+    saved
+        Out-of-fold logits of all views.
+    fit
+        Function from row numbers to a choice. It is called once per fold with the rows of the
+        repeat's other folds, and once with all rows.
+
+    Raises
+    ------
+    ValueError
+        For a repeat with a single fold.
     """
     logits_NC = np.full(saved.logits_VNC.shape[1:], np.nan, np.float32)
     parts = []
@@ -61,10 +67,10 @@ def cross_fit(saved: SavedViews, fit: Fit) -> CrossFit:
 def cross_fit_path(
     saved: SavedViews, path: Callable[[np.ndarray], Sequence[Policy]], num_policies: int
 ) -> list[np.ndarray]:
-    """Return logits N x C of the first, second, .. policy of a path, each fold's by the repeat's
-    other folds.
+    """Return the cross-fitted logits N x C of the first, second, .. policy of a path.
 
-    A path that ended early stays at its last policy.
+    Each fold gets the path found on the repeat's other folds. A path that ends early keeps its last
+    policy.
     """
     found = [np.empty(saved.logits_VNC.shape[1:], np.float32) for _ in range(num_policies)]
     for _, _, rows, others in outer_parts(saved.rows):

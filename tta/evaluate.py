@@ -1,4 +1,4 @@
-"""What each policy does to out-of-fold predictions, beside the plain image: plain data."""
+"""Effects of policies on out-of-fold predictions, compared with the unaugmented image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["effects"]
 
 
 def _f1_of_values(truth_N: np.ndarray, predicted_N: np.ndarray, num_values: int) -> np.ndarray:
-    """Return F1 of each value, NaN of those that do not occur."""
+    """Return the F1 of each value; NaN for values that do not occur."""
     right, truth, predicted = (
         np.bincount(values, minlength=num_values)
         for values in (truth_N[truth_N == predicted_N], truth_N, predicted_N)
@@ -31,7 +31,7 @@ def _differences(
     before_N: np.ndarray,
     num_repeats: int,
 ) -> list[dict[str, Any]]:
-    """Return F1 of each value that occurs, pooled over repeats, and how it differs from before."""
+    """Return the F1 of each value that occurs, pooled over repeats, and its change."""
     f1, before = (_f1_of_values(truth_N, one, len(names)) for one in (predicted_N, before_N))
     support = np.bincount(truth_N, minlength=len(names)) // num_repeats
     return [
@@ -56,12 +56,28 @@ def effects(
     against: str = "identity",
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Return, for each named logits N x C, its passes, its row of reports.run.summary.compare
-    against the plain image, how many images it fixed and broke (mean over repeats), and how F1
-    differs per class and attribute.
+    """Return the effects of each policy, compared with the policy `against`.
 
-    A policy that was fitted belongs here cross-fitted; one that was chosen on these rows is
-    flattered.
+    Parameters
+    ----------
+    logits_of
+        Logits N x C of each policy, by name. Pass cross-fitted logits of policies that were chosen
+        or fitted: the score of a policy on the rows it was chosen on is too optimistic.
+    passes_of
+        Forward passes per image of each policy.
+    rows
+        Labels, groups and repeats of the N rows.
+    classes, attributes
+        Names of the classes, and what they imply.
+    metric, seed
+        Name of the metric, and the seed of its bootstrap.
+
+    Returns
+    -------
+    list of dict
+        For each policy: `passes`; `comparison`, its row of `reports.run.summary.compare`; `fixed`
+        and `broken`, the numbers of images that only this policy and only `against` classifies
+        correctly (mean over repeats); `classes` and `attributes`, the F1 of each and its change.
     """
     compared = compare(
         rows=rows,

@@ -1,8 +1,11 @@
-"""Learned weights of views, one a view or one a class and view, for the mean of log-probabilities.
+"""Learned weights of views, one per view or one per class and view.
 
-The idea of weights per view and per class and view is of Shanmugam et al. 2021, "Better aggregation
-in test-time augmentation"; here both are convex problems with ridges, so that they have one answer,
-without a step size and without a seed.
+They are weights of a mean of log-probabilities. Both fits are convex problems with an L2 penalty,
+so they have one solution and need neither a step size nor a seed.
+
+References
+----------
+Shanmugam et al. 2021, "Better aggregation in test-time augmentation".
 """
 
 from __future__ import annotations
@@ -19,24 +22,26 @@ from tta.merge import mean_logit
 __all__ = ["WEIGHTINGS", "Weighting", "fit_class_weights", "fit_view_weights"]
 
 Weighting = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""(logits V x N x C, labels N, groups N) -> weights V or V x C."""
+"""Function from logits V x N x C, labels N and groups N to weights V or V x C."""
 
-VIEW_SPREAD = (
-    2.0  # how far weights of views lie from equal ones, before any row is seen, in units of 1/V
-)
-CLASS_SPREAD = 1.0  # how far those of a class lie from the views', in the same units
+# Prior standard deviation of view weights around equal weights, in units of 1/V.
+VIEW_SPREAD = 2.0
+# Prior standard deviation of class weights around the view weights, in units of 1/V.
+CLASS_SPREAD = 1.0
 TINY = 1e-9
-STIFFNESS = 100.0  # of a class's sum, in units of 1 / (1/V) ** 2
+# L2 penalty on changes of the sum of a class's weights, in units of 1 / (1/V) ** 2.
+STIFFNESS = 100.0
 
 
 def _problem(
     logits_VNC: np.ndarray, label_N: np.ndarray, group_N: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return log-probabilities V x N x C at the temperature of their mean, true classes one-hot,
-    and groups a row.
+    """Return log-probabilities V x N x C, one-hot labels N x C, and the weight of a row.
 
-    Sharpness is taken out because it is no view's merit. Rows of a group are alike: a group counts
-    once, so that the ridges are as strong against 60 people with 7 images as against 60 with one.
+    The log-probabilities are divided by the best temperature of their mean, since being more or
+    less confident does not make a view better. The weight of a row is the number of groups over the
+    number of rows: rows of a group are alike, so a group counts once, and the L2 penalty has the
+    same effect on 60 groups of 7 images as on 60 groups of one.
     """
     temperature = fit_temperature(mean_logit(logits_VNC), label_N)
     log_VNC = np.stack([log_softmax(logits_NC) / temperature for logits_NC in logits_VNC])
@@ -44,7 +49,7 @@ def _problem(
 
 
 def _loss(scores_NC: np.ndarray, truth_NC: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return the summed log loss of scores, and its slope in them."""
+    """Return the summed log loss of scores, and its gradient."""
     log_NC = log_softmax(scores_NC)
     return -float(log_NC[truth_NC > 0].sum()), np.exp(log_NC) - truth_NC
 
@@ -52,7 +57,7 @@ def _loss(scores_NC: np.ndarray, truth_NC: np.ndarray) -> tuple[float, np.ndarra
 def _minimise(
     objective: Callable[[np.ndarray], tuple[float, np.ndarray]], start: np.ndarray
 ) -> np.ndarray:
-    """Return where a convex function of numbers of 0 or more is least."""
+    """Return the minimum of a convex function over numbers of 0 or more."""
     bounds = [(0.0, None)] * len(start)
     options = {"ftol": 1e-11, "gtol": 1e-5, "maxiter": 1000}
     found = scipy.optimize.minimize(
@@ -62,18 +67,16 @@ def _minimise(
 
 
 def _fit_scaled(log_VNC: np.ndarray, truth_NC: np.ndarray, per_row: float) -> np.ndarray:
-    """Return weights V that are not normalised: their sum is what sharpness remains to be put
-    right.
-    """
+    """Return weights V that are not normalised; their sum corrects the remaining sharpness."""
     num_views = len(log_VNC)
-    flat_VM = log_VNC.reshape(num_views, -1)
+    flat = log_VNC.reshape(num_views, -1)
     ridge = (num_views / VIEW_SPREAD) ** 2
 
     def objective(weight_V: np.ndarray) -> tuple[float, np.ndarray]:
-        loss, slope_NC = _loss((weight_V @ flat_VM).reshape(truth_NC.shape), truth_NC)
+        loss, slope_NC = _loss((weight_V @ flat).reshape(truth_NC.shape), truth_NC)
         off_V = weight_V - 1 / num_views
         return per_row * loss + ridge / 2 * float(off_V @ off_V), per_row * (
-            flat_VM @ slope_NC.ravel()
+            flat @ slope_NC.ravel()
         ) + ridge * off_V
 
     return _minimise(objective, np.full(num_views, 1 / num_views))
@@ -82,11 +85,22 @@ def _fit_scaled(log_VNC: np.ndarray, truth_NC: np.ndarray, per_row: float) -> np
 def fit_view_weights(
     logits_VNC: np.ndarray, label_N: np.ndarray, group_N: np.ndarray
 ) -> np.ndarray:
-    """Return weights V, 0 or more with sum 1, that minimise the log loss of the weighted mean of
-    log-probabilities.
+    """Return the weights of views that minimise the log loss of the weighted mean.
 
-    The prior is normal around equal weights with a deviation of 1/V: a view is as likely to be
-    worth nothing as to be worth two. Sharpness is free while they are fitted.
+    The prior is a normal distribution around equal weights with a standard deviation of 2/V. The
+    sum of the weights is free during the fit, so that sharpness does not influence them.
+
+    Parameters
+    ----------
+    logits_VNC
+        Logits of V views.
+    label_N, group_N
+        Labels and groups of the rows.
+
+    Returns
+    -------
+    numpy.ndarray
+        V weights, 0 or more, with sum 1.
     """
     if len(logits_VNC) == 1:
         return np.ones(1)
@@ -96,12 +110,24 @@ def fit_view_weights(
 def fit_class_weights(
     logits_VNC: np.ndarray, label_N: np.ndarray, group_N: np.ndarray
 ) -> np.ndarray:
-    """Return weights V x C, 0 or more, each class's sum 1; a class without rows has those of
-    `fit_view_weights`.
+    """Return weights per class and view that minimise the log loss of the weighted mean.
 
-    Each class's weights are drawn to the views', so that few rows change little. A class's sum is
-    held (by a ridge far stiffer than the other), because to make a class as a whole likelier is no
-    merit of its views.
+    The L2 penalty draws each class's weights to those of `fit_view_weights`, so that a few rows
+    change little. A second, much larger penalty keeps the sum of a class's weights: it must not
+    matter whether a class becomes more likely as a whole.
+
+    Parameters
+    ----------
+    logits_VNC
+        Logits of V views.
+    label_N, group_N
+        Labels and groups of the rows.
+
+    Returns
+    -------
+    numpy.ndarray
+        Weights V x C, 0 or more; the weights of each class have sum 1. A class without rows has the
+        weights of `fit_view_weights`.
     """
     num_views, _, num_classes = logits_VNC.shape
     if num_views == 1:
@@ -136,9 +162,7 @@ def fit_class_weights(
 
 
 def _shares(weights: np.ndarray) -> np.ndarray:
-    """Return weights V or V x C with sum 1 over views; equal ones where no view says anything,
-    which is all zeros.
-    """
+    """Return weights V or V x C scaled to sum 1 over views; equal ones if all are zero."""
     total = weights.sum(axis=0)
     return np.where(total > TINY, weights / np.where(total > TINY, total, 1), 1 / len(weights))
 

@@ -1,8 +1,8 @@
-"""Merging the logits of several views into one row of logits, by name.
+"""Merges: functions that combine the logits of several views into one set of logits.
 
-Every merge takes V x N x C and gives N x C float32. It is written as the first view plus what the
-others change: equal views come back to the bit, and what a row's logits have in common, which says
-nothing, stays.
+Every merge takes logits V x N x C and returns N x C float32. It computes the first view's logits
+plus a change. So equal views give exactly the same logits again, and a constant added to a row,
+which has no effect on probabilities, is kept.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from foldblend.scores.metrics import log_softmax
 __all__ = ["MERGES", "Merge", "check_weights", "entropy_mean", "mean_logit", "mean_proba"]
 
 Merge = Callable[..., np.ndarray]
-"""(logits V x N x C, weights V or V x C or None) -> logits N x C float32."""
+"""Function from logits V x N x C and weights (V, V x C or None) to logits N x C float32."""
 
 
 def check_weights(weights: np.ndarray, num_views: int, num_classes: int) -> np.ndarray:
-    """Return weights V or V x C as V x C float64.
+    """Return weights of shape V or V x C as V x C float64.
 
-    Raises ValueError for other shapes, for what is negative or not finite, and for a class that no
-    view speaks for.
+    Raises
+    ------
+    ValueError
+        For other shapes, for weights that are negative or not finite, and for a class in which no
+        view has a weight above 0.
     """
     weights_VC = np.asarray(weights, np.float64)
     weights_VC = weights_VC[:, None] if weights_VC.ndim == 1 else weights_VC
@@ -37,15 +40,16 @@ def check_weights(weights: np.ndarray, num_views: int, num_classes: int) -> np.n
         and (weights_VC.sum(axis=0) > 0).all()
     ):
         raise ValueError(
-            "weights of views must be finite, 0 or more, and above 0 for some view of each class"
+            "weights of views must be finite, 0 or more, and above 0 for at least one view per"
+            " class"
         )
     return np.broadcast_to(weights_VC, (num_views, num_classes))
 
 
-def _that_count(
+def _with_weight(
     logits_VNC: np.ndarray, weights: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the views that have a weight, and their weights V x C."""
+    """Return the views whose weight is not 0, and their weights V x C."""
     num_views, _, num_classes = logits_VNC.shape
     weights_VC = check_weights(
         np.ones(num_views) if weights is None else weights, num_views, num_classes
@@ -57,23 +61,37 @@ def _that_count(
 
 
 def _gaps(logits_VNC: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield each view's log-probabilities minus the first one's, N x C float64; zeros where the two
-    are equal.
-    """
+    """Yield each view's log-probabilities minus those of the first view, N x C float64."""
     first_NC = log_softmax(logits_VNC[0])
     return (log_softmax(logits_NC) - first_NC for logits_NC in logits_VNC)
 
 
 def mean_logit(logits_VNC: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Return the mean of the views' log-probabilities, up to what a row has in common; N x C
-    float32.
+    """Return the mean of the views' log-probabilities, up to a constant per row.
 
-    Its softmax is the normalised geometric mean of the views' probabilities: each view's
-    log-normaliser shifts a whole row and so drops out. One view comes back bit for bit.
+    Its softmax is the normalised geometric mean of the views' probabilities. A single view is
+    returned bit for bit.
+
+    Parameters
+    ----------
+    logits_VNC
+        Logits of V views.
+    weights
+        Weights V or V x C; None weighs all views equally.
+
+    Returns
+    -------
+    numpy.ndarray
+        Logits N x C float32.
+
+    Examples
+    --------
+    >>> mean_logit(np.array([[[0.0, 2.0]], [[0.0, 4.0]]])).tolist()
+    [[0.0, 3.0]]
     """
     if weights is None:
         return logits_VNC.mean(axis=0, dtype=np.float64).astype(np.float32)
-    logits_VNC, weights_VC = _that_count(logits_VNC, weights)
+    logits_VNC, weights_VC = _with_weight(logits_VNC, weights)
     change_NC = sum(
         weight_C * gap_NC for weight_C, gap_NC in zip(weights_VC, _gaps(logits_VNC), strict=True)
     )
@@ -81,10 +99,10 @@ def mean_logit(logits_VNC: np.ndarray, weights: np.ndarray | None = None) -> np.
 
 
 def _log_of_mean(logits_VNC: np.ndarray, weights: list[np.ndarray]) -> np.ndarray:
-    """Return the first view's logits plus log(weighted mean of the views' odds against it).
+    """Return the first view's logits plus the log of the weighted mean of odds against it.
 
-    Both sums are taken in one order, so that equal views give log(1). The greatest gap among views
-    that have a weight is taken out, so that nothing overflows or is lost.
+    Numerator and denominator are summed in the same order, so that equal views give exactly log(1).
+    The largest gap is subtracted before exp, so that nothing overflows.
     """
     gaps = [
         np.where(weight > 0, gap_NC, -np.inf)
@@ -100,27 +118,29 @@ def _log_of_mean(logits_VNC: np.ndarray, weights: list[np.ndarray]) -> np.ndarra
 
 
 def mean_proba(logits_VNC: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Return the log of the mean of the views' probabilities, up to what a row has in common; N x C
-    float32.
+    """Return the log of the mean of the views' probabilities, up to a constant per row.
+
+    Parameters and result are those of `mean_logit`.
     """
-    logits_VNC, weights_VC = _that_count(logits_VNC, weights)
+    logits_VNC, weights_VC = _with_weight(logits_VNC, weights)
     return _log_of_mean(logits_VNC, list(weights_VC))
 
 
 def entropy_mean(logits_VNC: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Return the log of the mean of probabilities, each view of each row counting exp(-its
-    entropy); N x C float32.
+    """Return the log of a mean of probabilities in which confident views count more.
 
-    That is one over the view's perplexity: 1 where it is sure, 1/C where it knows nothing, never 0.
+    Each view of each image is weighted by exp(-entropy), which is one over its perplexity: 1 for a
+    certain prediction, 1/C for equal probabilities. Parameters and result are those of
+    `mean_logit`.
     """
-    logits_VNC, weights_VC = _that_count(logits_VNC, weights)
-    sureness = []
+    logits_VNC, weights_VC = _with_weight(logits_VNC, weights)
+    confidences = []
     for logits_NC in logits_VNC:
         log_NC = log_softmax(logits_NC)
-        sureness.append(np.exp((np.exp(log_NC) * log_NC).sum(axis=1, keepdims=True)))
+        confidences.append(np.exp((np.exp(log_NC) * log_NC).sum(axis=1, keepdims=True)))
     return _log_of_mean(
         logits_VNC,
-        [weight_C * sure_N1 for weight_C, sure_N1 in zip(weights_VC, sureness, strict=True)],
+        [weight_C * one for weight_C, one in zip(weights_VC, confidences, strict=True)],
     )
 
 

@@ -1,6 +1,4 @@
-"""A policy of test-time augmentation: which views, merged how; and the saved logits that it is
-chosen on.
-"""
+"""Policies of test-time augmentation, and the saved logits that they are chosen on."""
 
 from __future__ import annotations
 
@@ -18,27 +16,30 @@ __all__ = ["IDENTITY", "Policy", "SavedViews"]
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Views in order, the name of their merge, and weights, one a view or C a view; None weighs all
-    alike.
+    """A policy: which views are merged, and how.
+
+    Raises ValueError for a view given twice, an unknown merge, or weights that do not fit.
     """
 
     views: tuple[str, ...]
     merge: str = "mean"
+    """Name in `tta.merge.MERGES`."""
     weights: tuple[float, ...] | tuple[tuple[float, ...], ...] | None = None
+    """One per view, or one per view and class; None weighs all views equally."""
 
     def __post_init__(self) -> None:
         if not self.views or len(set(self.views)) < len(self.views):
             raise ValueError(
-                f"views {', '.join(self.views) or '(none)'}: name one or more, each once"
+                f"views {', '.join(self.views) or '(none)'}: give one or more, each once"
             )
         if self.merge not in MERGES:
-            raise ValueError(f"merge {self.merge}: there are {', '.join(MERGES)}")
+            raise ValueError(f"merge {self.merge}: unknown; pass {', '.join(MERGES)}")
         if self.weights is not None:
             check_weights(np.array(self.weights), len(self.views), np.array(self.weights).shape[-1])
 
     @property
     def passes(self) -> int:
-        """Forward passes per image."""
+        """The number of forward passes per image."""
         return len(self.views)
 
     def __str__(self) -> str:
@@ -51,25 +52,37 @@ class Policy:
         )
 
     def apply(self, logits_VNC: np.ndarray, names: Sequence[str]) -> np.ndarray:
-        """Return logits N x C float32 from saved ones of views of these names. Raises ValueError
-        for one not saved.
+        """Return merged logits N x C float32.
+
+        Parameters
+        ----------
+        logits_VNC
+            Logits of the saved views.
+        names
+            Names of the V saved views, in the same order.
+
+        Raises
+        ------
+        ValueError
+            For a view of the policy that is not among the saved ones.
         """
         missing = [view for view in self.views if view not in names]
         if missing:
             raise ValueError(
-                f"no logits of {', '.join(missing)}: views saved are {', '.join(names)}"
+                f"there are no logits of {', '.join(missing)}; the saved views are"
+                f" {', '.join(names)}"
             )
         weights = None if self.weights is None else np.array(self.weights)
         return MERGES[self.merge](logits_VNC[[names.index(view) for view in self.views]], weights)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON knows it."""
+        """Return the policy as data for JSON."""
         weights = None if self.weights is None else np.array(self.weights).tolist()
         return {"views": list(self.views), "merge": self.merge, "weights": weights}
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Policy:
-        """Return the policy of `as_dict`. Raises ValueError for what is none."""
+        """Return the policy that `as_dict` described. Raises ValueError for other data."""
         if set(saved) != {"views", "merge", "weights"}:
             raise ValueError(
                 f"a policy has views, merge and weights, not {', '.join(map(str, saved))}"
@@ -87,10 +100,10 @@ IDENTITY = Policy(("identity",))
 
 @dataclass(frozen=True, slots=True)
 class SavedViews:
-    """Out-of-fold logits of every saved view, V x N x C, with names V, and their rows N.
+    """Out-of-fold logits of all saved views of a run.
 
-    Raises ValueError for lengths that differ, a name twice, no view "identity", or logits that are
-    not finite.
+    Raises ValueError for lengths that differ, a name given twice, a missing view "identity", or
+    logits that are not finite.
     """
 
     names: tuple[str, ...]
@@ -104,10 +117,12 @@ class SavedViews:
                 f"logits {shape} for {len(self.names)} views and {len(self.rows)} rows"
             )
         if "identity" not in self.names or len(set(self.names)) < len(self.names):
-            raise ValueError(f"views {', '.join(self.names)}: each once, and identity among them")
+            raise ValueError(
+                f"views {', '.join(self.names)}: give each once, and identity among them"
+            )
         if not np.isfinite(self.logits_VNC).all():
             raise ValueError("logits of views are not finite")
 
     def take(self, rows: np.ndarray) -> SavedViews:
-        """Return these rows alone."""
+        """Return the saved views of these rows only."""
         return SavedViews(self.names, self.logits_VNC[:, rows], self.rows.take(rows))

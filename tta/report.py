@@ -1,6 +1,4 @@
-"""What a report says of test-time augmentation: every view, what was decided, and what all that
-gains and costs.
-"""
+"""Report sections of test-time augmentation: the choice, and the effects of each view."""
 
 from __future__ import annotations
 
@@ -28,19 +26,21 @@ __all__ = [
     "effect_rows",
     "harm_blocks",
     "harm_report",
-    "pictures_per_second",
+    "images_per_second",
     "simple_policies",
     "view_section",
 ]
 
 THIS = "this run"
-MOST_STEPS = 16  # of a curve
-TAIL = 0.025  # of an interval
+MOST_STEPS = 16  # points of the curve of score against cost
+TAIL = 0.025  # chance that a 95 % interval lies entirely below the truth
 
 
 def simple_policies(names: Sequence[str]) -> dict[str, Policy]:
-    """Return what needs no choosing, by name: each view alone and with the plain image, and all
-    together.
+    """Return the policies that need no choice, by name.
+
+    They are each view by itself, each view merged with the unaugmented image, and all views under
+    each merge.
     """
     policies = {"identity": IDENTITY}
     for name in names:
@@ -53,12 +53,11 @@ def simple_policies(names: Sequence[str]) -> dict[str, Policy]:
     return policies
 
 
-def pictures_per_second(policy: Policy, seconds_of_view: Mapping[str, float]) -> float | None:
-    """Return how many images a policy gets through in a second, or None where that was never
-    measured.
+def images_per_second(policy: Policy, seconds_of_view: Mapping[str, float]) -> float | None:
+    """Return the speed of a policy, or None if it was not measured.
 
-    A view on the device that was seen in training, where nothing is timed, costs what the others
-    there do.
+    Views computed in training are not timed. If they are made on the device, they are assumed to
+    take the mean time of the other views made there.
     """
     on_device = [seconds for name, seconds in seconds_of_view.items() if is_device_view(name)]
     known = {
@@ -73,7 +72,7 @@ def pictures_per_second(policy: Policy, seconds_of_view: Mapping[str, float]) ->
 
 
 def effect_rows(found: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield a row for each policy and each class, or value of an attribute, of `effects`."""
+    """Yield a table row for each policy and each class or attribute value in `effects`."""
     for one in found:
         for what, values in [("class", one["classes"]), *one["attributes"].items()]:
             for row in values:
@@ -81,9 +80,7 @@ def effect_rows(found: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _extreme(one: Mapping[str, Any], sign: int) -> str:
-    """Return the class whose F1 rises (sign 1) or falls (-1) most, with the difference; nothing
-    where none does.
-    """
+    """Return the class whose F1 rises (sign 1) or falls (-1) most, or an empty text."""
     row = max(one["classes"], key=lambda row: sign * row["difference"])
     return f"{row['name']} {row['difference']:+.3f}" if sign * row["difference"] > 0 else ""
 
@@ -101,23 +98,31 @@ def harm_blocks(
     speed_of: Mapping[str, float | None],
     detail: str,
 ) -> list[dict[str, Any]]:
-    """Return `effects` as blocks: what harms, all policies with paired differences, their cost, one
-    policy's classes.
+    """Return report blocks of `effects`.
 
-    `speed_of` are images a second by policy.
+    They list harmful policies, the scores and paired differences of all policies, their costs, and
+    the F1 of each class and attribute under one policy.
+
+    Parameters
+    ----------
+    found
+        What `effects` returned; its first entry is the one the others are compared with.
+    metric
+        The run's metric.
+    speed_of
+        Images per second by policy; None if not measured.
+    detail
+        Name of the policy whose classes are shown.
     """
     harmful = [one["name"] for one in found if _is_harmful(one["comparison"]["difference"], metric)]
     blocks = []
     num_compared = len(found) - 1
     if harmful:
-        luck = (
-            f"{num_compared} are compared, of which luck alone puts about {num_compared * TAIL:.2g}"
-            " here"
-        )
         blocks.append(
             text_block(
-                f"HARMFUL, the whole interval on the wrong side of zero: {', '.join(harmful)}"
-                f" ({luck})."
+                "HARMFUL (the whole 95 % interval of the difference is on the wrong side of zero):"
+                f" {', '.join(harmful)}. Of {num_compared} policies compared, about"
+                f" {num_compared * TAIL:.2g} would be listed by chance alone."
             )
         )
     cells = []
@@ -134,8 +139,8 @@ def harm_blocks(
         "images/s",
         "fixed",
         "broken",
-        "class whose F1 rises most",
-        "falls most",
+        "largest F1 gain",
+        "largest F1 loss",
     ]
     blocks += [comparison_block([one["comparison"] for one in found]), table_block(header, cells)]
     (chosen,) = [one for one in found if one["name"] == detail]
@@ -155,35 +160,44 @@ def cost_block(
     seconds_of_view: Mapping[str, float],
     how: str,
 ) -> dict[str, Any]:
-    """Return the score against forward passes an image, with its interval.
+    """Return the curve of the score against forward passes per image, with its interval.
 
-    `found` are rows of reports.run.summary.compare for 1, 2, .. passes.
+    Parameters
+    ----------
+    found
+        Rows of `reports.run.summary.compare` for 1, 2, .. passes.
+    metric
+        The run's metric.
+    seconds_of_view
+        Seconds per image of each view that was timed.
+    how
+        How the views of each point were chosen, for the caption.
     """
     ends = {end: [one["headline"][end] for one in found] for end in ("value", "low", "high")}
-    speed = pictures_per_second(IDENTITY, seconds_of_view)
-    cost = "" if speed is None else f"; one pass is {1000 / speed:.3g} ms an image"
+    speed = images_per_second(IDENTITY, seconds_of_view)
+    cost = "" if speed is None else f"; one pass takes {1000 / speed:.3g} ms per image"
     return lines_block(
         range(1, len(found) + 1),
         {metric.title: ends["value"], "95 % interval, low": ends["low"], "high": ends["high"]},
-        xlabel="forward passes an image",
+        xlabel="forward passes per image",
         ylabel=metric.title,
         caption=f"{metric.title} against cost: {how}{cost}",
     )
 
 
 def _part_line(part: Part, what: str) -> str:
-    return f"repeat {part.repeat} {what} {part.part}: {part.choice}"
+    return f"Repeat {part.repeat}, {what} {part.part}, decided on the other {what}s. {part.choice}"
 
 
 def _steps(saved: SavedViews, search: Search | None, merge: str) -> tuple[str, list[np.ndarray]]:
     """Return how views are added one by one, and the logits of 1, 2, .. passes."""
     if search is not None:
         steps = cross_fit_path(saved, search.path, search.budget)
-        return "the greedy best so many views, found on other people", steps
+        return "views are added greedily, each fold's by a search on the other folds", steps
     merge = merge if merge in MERGES else "mean"
     num = min(len(saved.names), MOST_STEPS)
     steps = [MERGES[merge](saved.logits_VNC[:place]) for place in range(1, num + 1)]
-    return f"views in the order given, merged by {merge}", steps
+    return f"views are added in the order given, merged by {merge}", steps
 
 
 def harm_report(
@@ -195,9 +209,22 @@ def harm_report(
     merge: str,
     seconds_of_view: Mapping[str, float],
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Return a section, and a table of F1 of every class and attribute under every policy.
+    """Return a report section, and a table of the F1 of each class under each policy.
 
-    `search` is what chose, or None where views were given, to be merged by `merge`.
+    Parameters
+    ----------
+    run
+        The run whose models saw more views.
+    saved
+        Its out-of-fold logits of all views.
+    found
+        What was decided.
+    search
+        The search that chose, or None if the views were given.
+    merge
+        How given views are merged.
+    seconds_of_view
+        Seconds per image of each view that was timed.
     """
     metric = METRICS[run.info["metric"]]
     shared: dict[str, Any] = {
@@ -217,24 +244,26 @@ def harm_report(
         against="1",
         **shared,
     )
-    speed_of = {name: pictures_per_second(one, seconds_of_view) for name, one in policies.items()}
-    what = (
-        "part" if run.info["leaks"] else "fold"
-    )  # folds that tear people apart are none to choose on
+    speed_of = {name: images_per_second(one, seconds_of_view) for name, one in policies.items()}
+    # Folds that split groups are not used for choosing; rows are dealt to parts of whole groups.
+    what = "part" if run.info["leaks"] else "fold"
     blocks: Sequence[dict[str, Any]] = [
-        text_block(f"For the test set, decided on all rows: {found.final}."),
+        text_block(f"Test set, decided on all rows. {found.final}"),
         *(text_block(_part_line(part, what)) for part in found.parts),
+        text_block(
+            "Fixed and broken are numbers of images that are classified correctly only with, or"
+            " only without, the augmentation. Differences are paired: both scores use the same"
+            " bootstrap samples."
+        ),
         *harm_blocks(rows, metric=metric, speed_of=speed_of, detail=THIS),
         cost_block(curve, metric=metric, seconds_of_view=seconds_of_view, how=how),
     ]
-    title = "Test-time augmentation, out of fold; differences to the plain image"
+    title = "Test-time augmentation, out of fold, compared with no augmentation (identity)"
     return section(title, *blocks), pd.DataFrame(effect_rows(rows))
 
 
 def view_section(run: Run) -> dict[str, Any]:
-    """Return each view of test-time augmentation alone and their merge, against the image
-    itself.
-    """
+    """Return a section on each view and their merge, compared with the unaugmented image."""
     num_folds = run.info["num_folds"]
     arrays = oof_arrays(run)
     files = [

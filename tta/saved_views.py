@@ -1,8 +1,7 @@
-"""Logits of a run's views, as they lie in its folder: those of training, and further ones that were
-added since.
+"""Logits of a run's views in its folder: views of training, and views added later.
 
-What the folds wrote stays as it is, since their records name it by hash; further views lie beside
-it. No torch here.
+Files that the folds wrote stay unchanged, since done.json holds their hashes. Views added later are
+kept in further files. Imports no torch.
 """
 
 from __future__ import annotations
@@ -37,7 +36,10 @@ PIPELINES = "tta/pipelines.json"
 
 
 def open_models(folder: Path) -> Run:
-    """Return a run whose models are all there, as they were written. Raises UserError."""
+    """Return a finished run after checking that all of its models are present and unchanged.
+
+    Raises UserError.
+    """
     run = finished_run(folder)
     if run.info["kind"] != "cv":
         whose = listed(
@@ -46,8 +48,8 @@ def open_models(folder: Path) -> Run:
             else [one["name"] for one in run.info["members"]]
         )
         raise UserError(
-            f"{folder}: is a {run.info['kind']}, which has no models of its own; name what it is"
-            f" of: {whose}"
+            f"{folder}: is a {run.info['kind']} and has no models; pass the run it was made from:"
+            f" {whose}"
         )
     for index in range(num_models(run)):
         done = folder / f"fold_{index}" / "done.json"
@@ -58,24 +60,25 @@ def open_models(folder: Path) -> Run:
         name = f"fold_{index}/best.safetensors"
         if not (folder / name).is_file():
             raise UserError(
-                f"{folder}/{name}: no such checkpoint; run the same run_cv.py command again"
+                f"{folder}/{name}: the checkpoint is missing; run the same run_cv.py command again"
             )
         if file_hash(folder / name) != read_json(done)["files"].get(name):
             raise UserError(
-                f"{folder}/{name}: is not what the fold wrote; run the same run_cv.py command again"
+                f"{folder}/{name}: has changed since training; run the same run_cv.py command again"
             )
     return run
 
 
 def can_see(run: Run) -> bool:
-    """Return whether a run's models can see more views: heads on a frozen backbone had features,
-    and no models.
+    """Return whether a run's models can predict further views.
+
+    Heads on a frozen backbone cannot: they were trained on features of a fixed set of views.
     """
     return bool(run.settings) and not run.frozen
 
 
 def parts_of(run: Run) -> tuple[str, ...]:
-    """Return what a fold's model sees: its held-out rows, and the test set where there is one."""
+    """Return the parts that a fold's model predicts: oof, and test if there is a test set."""
     return ("oof", "test") if run.info["has_test"] else ("oof",)
 
 
@@ -84,7 +87,7 @@ def _further(run: Run, index: int, part: str) -> Path:
 
 
 def _origin(run: Run, index: int) -> str:
-    """Return what further views hang on: the model that saw them, and what views mean."""
+    """Return what views added later depend on: the model's hash and the version of views."""
     files = read_json(run.path / f"fold_{index}" / "done.json")["files"]
     return f"{files[f'fold_{index}/best.safetensors']}, views {VIEWS_VERSION}"
 
@@ -100,26 +103,31 @@ def _of_training(run: Run, index: int, part: str) -> pd.DataFrame:
 
 
 def _added(run: Run, index: int, part: str) -> pd.DataFrame | None:
-    """Return a fold's further views, or None where there are none; of another model or meaning they
-    are none.
+    """Return the views added to a fold later, or None.
+
+    Rows of another model, or of another version of views, are left out.
     """
     try:
         table = (
             read_table(_further(run, index, part)) if _further(run, index, part).is_file() else None
         )
-    except UserError:  # broken: it is made again
+    except UserError:
+        # The file is broken; its views are computed again.
         return None
     return None if table is None else table[table["of"] == _origin(run, index)].drop(columns="of")
 
 
 def saved_rows(run: Run, index: int, part: str) -> pd.DataFrame:
-    """Return image_id, view and logits of a fold's rows in every view; `part` is oof or test."""
+    """Return image_id, view and logits of a fold's rows, for all of its views.
+
+    `part` is oof or test.
+    """
     tables = [_of_training(run, index, part), _added(run, index, part)]
     return pd.concat([one for one in tables if one is not None and len(one)], ignore_index=True)
 
 
 def add_rows(run: Run, index: int, part: str, fresh: pd.DataFrame) -> None:
-    """Keep further views of a fold beside those that it has."""
+    """Add rows of further views to those that a fold has."""
     tables = [one for one in (_added(run, index, part), fresh) if one is not None and len(one)]
     _further(run, index, part).parent.mkdir(exist_ok=True)
     table = pd.concat(tables, ignore_index=True).assign(of=_origin(run, index))
@@ -127,7 +135,7 @@ def add_rows(run: Run, index: int, part: str, fresh: pd.DataFrame) -> None:
 
 
 def kept_views(run: Run) -> tuple[str, ...]:
-    """Return the views whose logits every fold has, in the order of the first fold's."""
+    """Return the views whose logits every fold has, in the order of the first fold."""
     tables = [
         saved_rows(run, index, part) for index in range(num_models(run)) for part in parts_of(run)
     ]
@@ -136,15 +144,13 @@ def kept_views(run: Run) -> tuple[str, ...]:
 
 
 def _pipelines(names: Sequence[str]) -> dict[str, str]:
-    """Return the hashes of the albumentations files that views are drawn from."""
+    """Return the hashes of the albumentations files that these views use."""
     files = {draw_of(name).file for name in names if not is_device_view(name)} - {None}
     return {file: file_hash(Path(file)) for file in sorted(map(str, files)) if Path(file).is_file()}
 
 
 def check_pipelines(run: Run, names: Sequence[str]) -> None:
-    """Raise UserError for an albumentations file that is not what it was when views of it were
-    saved.
-    """
+    """Raise UserError if an albumentations file has changed since its views were saved."""
     file = run.path / PIPELINES
     before = read_json(file) if file.is_file() else {}
     changed = [
@@ -152,13 +158,13 @@ def check_pipelines(run: Run, names: Sequence[str]) -> None:
     ]
     if changed:
         raise UserError(
-            f"--views albu:{changed[0]}: has changed since its views were saved; give it another"
-            " name"
+            f"--views albu:{changed[0]}: the file has changed since its views were saved; save the"
+            " changed pipeline under another name"
         )
 
 
 def note_pipelines(run: Run, names: Sequence[str]) -> None:
-    """Note what the albumentations files of views hold that are about to be saved."""
+    """Record the hashes of the albumentations files of views that are about to be saved."""
     file = run.path / PIPELINES
     now = _pipelines(names)
     if now:
@@ -167,9 +173,7 @@ def note_pipelines(run: Run, names: Sequence[str]) -> None:
 
 
 def view_seconds(run: Run) -> dict[str, float]:
-    """Return what an image took in each view, in seconds, where that was measured: not in
-    training.
-    """
+    """Return the seconds per image of each view that was timed; views of training are not."""
     file = run.path / TIMES
     return (
         {name: one["seconds"] / one["pictures"] for name, one in read_json(file).items()}
@@ -179,8 +183,9 @@ def view_seconds(run: Run) -> dict[str, float]:
 
 
 def note_seconds(run: Run, times: Mapping[str, tuple[int, float]]) -> None:
-    """Note how many images and seconds views took; what an earlier call took, perhaps elsewhere,
-    is forgotten.
+    """Record numbers of images and seconds of views.
+
+    Earlier times of the same views are replaced: they may be from another machine.
     """
     file = run.path / TIMES
     now = {name: {"pictures": num, "seconds": seconds} for name, (num, seconds) in times.items()}

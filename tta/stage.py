@@ -1,6 +1,4 @@
-"""Test-time augmentation of a finished run: more views, merged or chosen on other people's rows, as
-another run.
-"""
+"""Test-time augmentation of a finished run: merge or choose views, and write a new run."""
 
 from __future__ import annotations
 
@@ -16,12 +14,12 @@ import pandas as pd
 from foldblend.cli import Say
 from foldblend.errors import UserError
 from foldblend.runs.check import ROW_COLUMNS
-from foldblend.runs.costs import device_of, num_models, pass_seconds, passes_a_view
+from foldblend.runs.costs import device_of, num_models, pass_seconds, passes_per_view
 from foldblend.runs.derived import Derived, open_derived, write_derived
 from foldblend.runs.folder import PICTURES, lock_folder, rows_like, with_logits, write_table
 from foldblend.runs.rows import oof_rows
 from foldblend.runs.run import Run
-from reports.run.report import closing_line, write_report
+from reports.run.screen import finish
 from tta.choose import Choice, Search, learned, searched
 from tta.config import AUTO_VIEWS, TtaConfig
 from tta.crossfit import CrossFit, cross_fit
@@ -43,7 +41,7 @@ __all__ = ["augment_run"]
 EFFECTS = "effects.csv"
 MACHINE = ("data", "device", "workers", "validation_batch_size")
 AddViews = Callable[..., object]
-"""What has a run's models see it in further views: (folder, names, *, say, **machine)."""
+"""Function (folder, names, *, say, **machine) that predicts a run's images in further views."""
 
 
 def _saved(run: Run, names: Sequence[str]) -> SavedViews:
@@ -61,8 +59,10 @@ def _saved(run: Run, names: Sequence[str]) -> SavedViews:
 
 
 def _test_tables(run: Run, names: Sequence[str], policy: Policy) -> list[pd.DataFrame]:
-    """Return each fold's test logits under a policy: it was fitted on single models, so each
-    model's by itself.
+    """Return each fold's test logits under a policy.
+
+    The policy was fitted on logits of single models, so it is applied to each model before the
+    models are averaged.
     """
     tables = []
     for index in range(run.info["num_test_folds"]):
@@ -77,9 +77,7 @@ def _test_tables(run: Run, names: Sequence[str], policy: Policy) -> list[pd.Data
 
 
 def _decide(saved: SavedViews, search: Search | None, merge: str) -> CrossFit:
-    """Return logits of every row, by what other people's rows decided where there is anything to
-    decide.
-    """
+    """Return the logits of every row, cross-fitted if there is anything to choose or learn."""
     if search is not None:
         return cross_fit(saved, search)
     if merge in WEIGHTINGS:
@@ -89,18 +87,16 @@ def _decide(saved: SavedViews, search: Search | None, merge: str) -> CrossFit:
 
 
 def _key(run: Run, names: Sequence[str], config: TtaConfig) -> str:
-    """Return what makes this run the same again: the rows it is of, the views, and what is done
-    with them.
-    """
+    """Return a hash of everything that determines the new run: rows, views and settings."""
     decided = [sorted(names), config.views == "auto", config.merge, config.budget, run.oof_hash]
     return hashlib.blake2b(json.dumps(decided).encode(), digest_size=16).hexdigest()
 
 
 def _costs(run: Run, policy: Policy) -> dict[str, Any]:
-    """Return the passes and seconds of a test image, measured on what, and compute seconds with
-    the run's own.
+    """Return the costs of the new run, None for those that are unknown.
 
-    None for what is not known.
+    They are the passes and seconds per test image, the device, and the compute seconds including
+    those of the original run.
     """
     seconds = run.info.get("seconds")
     seen = view_seconds(run)
@@ -115,20 +111,32 @@ def _costs(run: Run, policy: Policy) -> dict[str, Any]:
     else:
         seconds = None
     return {
-        "passes": policy.passes * passes_a_view(run),
-        "picture_seconds": passes_a_view(run) * sum(known) if len(known) == len(each) else None,
+        "passes": policy.passes * passes_per_view(run),
+        "picture_seconds": passes_per_view(run) * sum(known) if len(known) == len(each) else None,
         "device": device_of(run),
         "seconds": seconds,
     }
 
 
 def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = print) -> Run:
-    """Add views to a run, decide what to make of them, and write that as a run beside it; return
-    it.
+    """Merge or choose views of a run, write the result as a new run, and return that.
 
-    Out-of-fold rows are cross-fitted: what holds for a fold was chosen or learned on the others.
-    `add_views` is called only for views whose logits are not saved yet: it alone needs models.
-    Raises UserError.
+    Out-of-fold rows are cross-fitted: the policy of a fold was chosen or learned on the other
+    folds.
+
+    Parameters
+    ----------
+    config
+        The run, the views and how they are merged.
+    add_views
+        Called only if logits of some views are not saved yet; nothing else needs the models.
+    say
+        Where progress goes.
+
+    Raises
+    ------
+    UserError
+        For a run without its models, changed data, or settings that do not fit.
     """
     folder = Path(config.run)
     auto = config.views == "auto"
@@ -136,14 +144,14 @@ def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = print) -> 
     run = open_models(folder)
     names = parse_views(AUTO_VIEWS if auto else config.views, "--views")
     kept = kept_views(run)
-    if auto:  # among all that were saved, and where nothing more can be seen, among these alone
+    if auto:
+        # All saved views take part. Heads on a frozen backbone cannot predict any others.
         names = tuple(dict.fromkeys([*kept, *(names if can_see(run) else ())]))
     check_pipelines(run, names)
     written = folder.resolve().parent / (config.name or f"{run.name}_tta")
     run_key = {"tta": _key(run, names, config)}
-    open_derived(
-        written, "tta", run_key, overwrite=config.overwrite, look=True
-    )  # before the work is done
+    # Checked before the long work, so that a folder that must not be replaced is reported at once.
+    open_derived(written, "tta", run_key, overwrite=config.overwrite, look=True)
     if not set(names) <= set(kept):
         machine = {
             name: getattr(config, name) for name in MACHINE if getattr(config, name) is not None
@@ -155,35 +163,34 @@ def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = print) -> 
         found = _decide(saved, search, merge)
     except ValueError as error:
         raise UserError(
-            f"{folder}: {error}; pass --views with --merge mean, which fits nothing"
+            f"{folder}: {error}; pass --views with --merge mean, which needs no fitting"
         ) from None
-    say(f"decided: {found.final}")
-    tests = _test_tables(run, names, found.final.policy) if run.info["has_test"] else []
+    say(str(found.final))
+    policy = found.final.policy
+    tests = _test_tables(run, names, policy) if run.info["has_test"] else []
     harm, table = harm_report(
         run, saved, found, search=search, merge=merge, seconds_of_view=view_seconds(run)
     )
+    shown = "no view is used" if policy == IDENTITY else str(policy)
     info = {
         "kind": "tta",
         "run_key": run_key,
         "of": {"name": run.name, "oof": run.oof_hash},
         "tta": {"views": list(names), "merge": config.merge, "auto": auto, "budget": config.budget},
-        "policy": found.final.policy.as_dict(),
+        "policy": policy.as_dict(),
         "parts": [
             {"repeat": one.repeat, "part": one.part, "policy": one.choice.policy.as_dict()}
             for one in found.parts
         ],
-        "views": list(found.final.policy.views),
+        "views": list(policy.views),
         "leaks": run.info["leaks"],
         "optimistic": run.info.get("optimistic", False),
-        "about": (
-            f"{run.name} with test-time augmentation, {found.final.policy};"
-            f" {run.info.get('about', '')}"
-        ),
+        "about": f"{run.name} with test-time augmentation ({shown}); {run.info.get('about', '')}",
         "notes": [
             *run.info.get("notes", ()),
-            *(["out-of-fold rows are by what was decided on other people"] if found.parts else []),
+            *(["views or weights of each fold come from the other folds"] if found.parts else []),
         ],
-        **_costs(run, found.final.policy),
+        **_costs(run, policy),
     }
     with lock_folder(written):
         open_derived(written, "tta", run_key, overwrite=config.overwrite)
@@ -200,6 +207,5 @@ def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = print) -> 
         )
         made = write_derived(written, merged)
         write_table(written / EFFECTS, table)
-        say("\n" + write_report(made, page=config.page))
-        say(closing_line(made))
+        finish(made, page=config.page, report=config.report, say=say)
     return made

@@ -1,1 +1,1 @@
-"""Methods of blending: votes, fitted weights, selection, stacking."""
+"""Methods of blending: votes, fitted weights, greedy selection, stacking."""

@@ -1,6 +1,4 @@
-"""What every way of combining members' logits offers: a fit on out-of-fold rows, and its answer for
-any rows.
-"""
+"""Interface of the methods of blending: a fit on out-of-fold rows, applied to any rows."""
 
 from __future__ import annotations
 
@@ -20,15 +18,13 @@ __all__ = ["Evidence", "Fitted", "Method"]
 
 @dataclass(frozen=True)
 class Evidence:
-    """Out-of-fold rows that a method is fitted on; what several methods need of them is computed
-    once.
-    """
+    """Out-of-fold logits of the members with their labels, on which methods are fitted."""
 
     logits_MNC: Sequence[np.ndarray]
-    """Of each of M members, N x C float32, finite."""
+    """One array per member, N x C float32, finite."""
     rows: Rows
     metric: str = "f1_macro"
-    """The score that counts, of foldblend.scores.metrics.METRICS."""
+    """Name of the metric to optimise, a key of foldblend.scores.metrics.METRICS."""
 
     @property
     def score(self) -> Metric:
@@ -39,52 +35,53 @@ class Evidence:
         return int(self.logits_MNC[0].shape[1])
 
     def take(self, rows: np.ndarray) -> Evidence:
-        """Return these rows alone."""
+        """Return the evidence of only these rows, by number or mask."""
         return Evidence(
             [logits_NC[rows] for logits_NC in self.logits_MNC], self.rows.take(rows), self.metric
         )
 
     @functools.cached_property
     def temperatures(self) -> tuple[float, ...]:
-        """The temperature of each member, 1 where none helps."""
+        """The temperature of each member, 1 where scaling does not help; computed once."""
         return fit_temperatures(self.logits_MNC, self.rows.label_N, self.rows.group_N)
 
 
 class Fitted(Protocol):
-    """A fitted method. It answers row by row: a row's logits do not depend on the rows beside
-    it.
+    """Fitted method of blending.
+
+    The blended logits of a row depend only on the members' logits of that row.
     """
 
     def __call__(self, logits_MNC: Iterable[np.ndarray]) -> np.ndarray:
-        """Return logits N x C float64, finite, from those of each member, which are looked at one
-        after the other.
+        """Return blended logits N x C float64, finite.
+
+        Members' logits N x C are read one after the other.
         """
         ...
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """How much each member has to say, with sum 1; one with 0 need not be run at all."""
+        """Share of each member in the blend, with sum 1; one with 0 need not be run at all."""
         ...
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what was fitted as plain numbers, for blend.yaml."""
+        """Return the fitted parameters as plain numbers, for blend.yaml."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A way of combining members."""
+    """Method of blending."""
 
     what: str
-    """In a line."""
+    """What it does, in a few words."""
     fit: Callable[[Evidence], Fitted]
     fits: bool = True
-    """Whether anything is learned from labels; then it must be scored on people who had no say in
-    it.
-    """
+    """Whether anything is learned from labels; then it must be scored by cross-fitting."""
     thorough: bool = False
-    """Whether it is slow, and tried only with --thorough or by name."""
+    """Whether it is slow; then auto tries it only with --thorough."""
     of_shares: bool = False
-    """Whether its logits are shares of votes: where a class had none they are next to minus
-    infinity, and folds' models are averaged as shares.
+    """Whether its logits are logs of vote shares.
+
+    They are close to minus infinity for a class without votes, so folds are averaged as shares.
     """

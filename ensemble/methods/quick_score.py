@@ -1,6 +1,4 @@
-"""Scores of many candidates on the same rows, counted where the metric only asks which class is
-likeliest.
-"""
+"""Score many candidates on the same rows, quickly for metrics of the predicted class."""
 
 from __future__ import annotations
 
@@ -15,8 +13,9 @@ __all__ = ["quick_score"]
 
 
 def quick_score(evidence: Evidence) -> Callable[[np.ndarray], float]:
-    """Return what scores probabilities N x C, more being better: the mean over repeats, as it is
-    reported.
+    """Return a function that scores probabilities N x C; greater is better.
+
+    The score is the mean over repeats, as in the report.
     """
     metric = evidence.score
     label_N = evidence.rows.label_N
@@ -25,7 +24,7 @@ def quick_score(evidence: Evidence) -> Callable[[np.ndarray], float]:
     of_counts = metric.of_counts
     if of_counts is None or metric is METRICS["log_loss"]:
         return lambda proba_NC: sign * mean_score(metric, label_N, proba_NC, evidence.rows.repeat_N)
-    # The rest ask only which class is likeliest, and sums over rows will do.
+    # The other metrics depend only on the predicted class, so counts of rows are enough.
     parts = rows_by_repeat(evidence.rows.repeat_N, len(label_N))
     repeat_N = np.empty(len(label_N), np.int64)
     for number, rows in enumerate(parts):

@@ -1,4 +1,4 @@
-"""The ways of combining members, simplest first: of two that score alike, the first is taken."""
+"""List the methods of blending, simplest first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["METHODS", "weighted_vote"]
 
 
 def weighted_vote(pool: str, given: Sequence[float] | None = None) -> Callable[[Evidence], Fitted]:
-    """Return a vote with equal weights, or with given ones; nothing of it is fitted."""
+    """Return the fit of a vote with equal or given weights, which learns nothing from labels."""
 
     def fit(evidence: Evidence) -> Fitted:
         equal = (1.0,) * len(evidence.logits_MNC)
@@ -44,15 +44,18 @@ def _rank(evidence: Evidence) -> Fitted:
     return dataclasses.replace(vote, temperature=temperature)
 
 
+# The order matters: of methods within one standard error of the best, the first is chosen.
 METHODS: dict[str, Method] = {
     "soft": Method("mean of probabilities", weighted_vote("soft"), fits=False),
     "log": Method("mean of log-probabilities", weighted_vote("log"), fits=False),
-    "hard": Method("a vote each", weighted_vote("hard"), fits=False, of_shares=True),
-    "rank": Method("mean of ranks among a member's own predictions", _rank),
-    "tempered": Method("mean of probabilities, each member at its own temperature", _tempered),
-    "weights": Method("weights of least log loss", weights.fit_log_loss),
+    "hard": Method("one vote per member", weighted_vote("hard"), fits=False, of_shares=True),
+    "rank": Method("mean of the ranks of each class's probability", _rank),
+    "tempered": Method("mean of probabilities after temperature scaling", _tempered),
+    "weights": Method("weighted mean of probabilities, by log loss", weights.fit_log_loss),
     "greedy": Method("greedy selection with replacement, bagged", greedy.fit),
-    "weights-metric": Method("weights of the best score", weights.fit_metric),
-    "stack": Method("multinomial regression on log-probabilities, drawn to their mean", stack.fit),
-    "trees": Method("boosted trees on reduced features", trees.fit, thorough=True),
+    "weights-metric": Method("weighted mean of probabilities, by the metric", weights.fit_metric),
+    "stack": Method("multinomial regression on log-probabilities, shrunk to the vote", stack.fit),
+    "trees": Method(
+        "boosted trees on summary features, mixed with the vote", trees.fit, thorough=True
+    ),
 }

@@ -1,4 +1,4 @@
-"""Voting: several models' predictions into one, row by row, weighted or not."""
+"""Combine the predictions of several models by votes, weighted or unweighted."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from foldblend.scores.metrics import log_softmax, softmax
 __all__ = ["POOLS", "RankVote", "Vote", "hard_vote", "log_vote", "soft_vote"]
 
 Pool = Callable[[Iterable[np.ndarray], Sequence[float]], np.ndarray]
-"""(logits N x C of each model, one weight each) -> logits N x C float64. Models are looked at one
-at a time, so that memory does not grow with their number.
+"""Function from logits N x C of each model and one weight per model to logits N x C float64.
+
+Models are read one at a time, so that memory does not grow with their number.
 """
 
-TIE = 1e-3  # of a vote: what the mean probability may decide among classes with equal votes
+# Weight of the mean probability in a hard vote, where it only decides ties.
+TIE = 1e-3
 NUM_QUANTILES = 1001
 
 
@@ -31,10 +33,15 @@ def _log(share_NC: np.ndarray) -> np.ndarray:
 
 
 def soft_vote(logits: Iterable[np.ndarray], weights: Sequence[float]) -> np.ndarray:
-    """Return log(weighted mean of the models' probabilities), N x C float64.
+    """Return the log of the weighted mean of the models' probabilities, N x C float64.
 
-    Finite for any finite logits: what no model gives any probability is as unlikely as a float can
-    say.
+    It is finite for finite logits: a mean of 0 becomes the smallest positive float.
+
+    Examples
+    --------
+    >>> logits = [np.log([[0.8, 0.2]]), np.log([[0.4, 0.6]])]
+    >>> np.exp(soft_vote(logits, [1, 1])).round(6).tolist()
+    [[0.6, 0.4]]
     """
     total_NC: np.ndarray | None = None
     for logits_NC, share in zip(logits, _shares(weights), strict=True):
@@ -46,8 +53,9 @@ def soft_vote(logits: Iterable[np.ndarray], weights: Sequence[float]) -> np.ndar
 
 
 def log_vote(logits: Iterable[np.ndarray], weights: Sequence[float]) -> np.ndarray:
-    """Return the weighted mean of the models' log-probabilities (a geometric mean), normalised, N x
-    C float64.
+    """Return the normalised weighted mean of the models' log-probabilities, N x C float64.
+
+    It is the log of the geometric mean of the probabilities.
     """
     total: np.ndarray | None = None
     for logits_NC, share in zip(logits, _shares(weights), strict=True):
@@ -58,8 +66,9 @@ def log_vote(logits: Iterable[np.ndarray], weights: Sequence[float]) -> np.ndarr
 
 
 def hard_vote(logits: Iterable[np.ndarray], weights: Sequence[float]) -> np.ndarray:
-    """Return log of the share of votes for each class, N x C float64; equal votes go by the mean
-    probability.
+    """Return the log of the share of votes for each class, N x C float64.
+
+    The mean probability decides between classes with equal votes.
     """
     votes_NC: np.ndarray | None = None
     for logits_NC, share in zip(logits, _shares(weights), strict=True):
@@ -75,16 +84,16 @@ POOLS: dict[str, Pool] = {"soft": soft_vote, "log": log_vote, "hard": hard_vote}
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """A weighted vote of members, each at its own temperature."""
+    """Weighted vote of members whose logits are divided by temperatures."""
 
     pool: str
     weights: tuple[float, ...]
     temperatures: tuple[float, ...]
 
     def __call__(self, logits_MNC: Iterable[np.ndarray]) -> np.ndarray:
-        """Return logits N x C float64, from N x C of each member."""
+        """Return logits N x C float64 from the logits N x C of each member."""
         pairs = zip(logits_MNC, self.temperatures, strict=True)
-        # A temperature of 1 is not divided by: what is not fitted stays to the bit.
+        # Not dividing by a temperature of 1 keeps unfitted logits equal to the last bit.
         scaled = (
             logits_NC if one == 1 else logits_NC.astype(np.float64) / one
             for logits_NC, one in pairs
@@ -105,23 +114,21 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class RankVote:
-    """The mean over members of how high a class's probability ranks among those that the member
-    gave it out of fold.
+    """Mean of ranks: how high a class's probability is among the member's probabilities of it.
 
-    It asks what is unusually likely, so rare classes count as much as frequent ones; but those that
-    never occur, all of which would be unusual, have no rank.
+    A class is predicted where it is unusually likely, so rare classes count as much as frequent
+    ones. Classes that never occur get no rank, because any probability of them would be unusual.
     """
 
     quantiles_MQC: np.ndarray
-    """Of each member's log-probabilities of each class."""
+    """Quantiles of each member's out-of-fold log-probabilities of each class."""
     occurs_C: np.ndarray
+    """Whether a class has rows."""
     temperature: float = 1.0
-    """What turns mean ranks into probabilities."""
+    """Divides the log of the mean ranks, so that they become probabilities."""
 
     def __call__(self, logits_MNC: Iterable[np.ndarray]) -> np.ndarray:
-        """Return log of the mean rank over the temperature, N x C float64, from logits N x C of
-        each member.
-        """
+        """Return the log of the mean rank, divided by the temperature, N x C float64."""
         level_Q = np.linspace(0, 1, NUM_QUANTILES)
         total: np.ndarray | None = None
         for logits_NC, quantiles_QC in zip(logits_MNC, self.quantiles_MQC, strict=True):
@@ -130,8 +137,8 @@ class RankVote:
             rank_NC = np.stack(
                 [np.interp(log_N, one_Q, level_Q) for log_N, one_Q in columns], axis=1
             )
-            # Above the highest that was ever given, all rank alike: then the probability itself
-            # decides.
+            # All probabilities above the highest quantile have the same rank, so the probability
+            # itself decides between them.
             term = (1 - TIE) * rank_NC * self.occurs_C + TIE * np.exp(log_NC)
             total = term if total is None else total + term
         assert total is not None

@@ -1,9 +1,9 @@
-"""Weights of a soft vote, fitted on out-of-fold rows: by log loss, or by the score that counts.
+"""Fit the weights of a soft vote on out-of-fold rows, by log loss or by the metric.
 
-A weighted mean of probabilities is stacking with weights of 0 or more and sum 1 (Wolpert 1992,
-"Stacked generalization"; Breiman 1996, "Stacked regressions"). Ting and Witten 1999 found that with
-probabilities it needs little more than that. By log loss the problem is convex: it has one answer,
-without a step size and without a seed.
+A weighted mean of probabilities is stacking with weights of at least 0 and sum 1 (Wolpert 1992,
+"Stacked generalization"; Breiman 1996, "Stacked regressions"). Ting and Witten 1999, "Issues in
+stacked generalization", found that for probabilities little more is needed. By log loss the
+problem is convex, so it has one solution, without a step size or a seed.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from foldblend.scores.metrics import METRICS, log_softmax, softmax
 
 __all__ = ["fit_log_loss", "fit_metric"]
 
-PRIOR = 1.0  # groups a member, before any row is seen: Dirichlet's prior around equal weights
-TINY = 0.02  # of an equal share: a weight below is none
+PRIOR = 1.0  # weight of the Dirichlet prior around equal weights, in groups per member
+TINY = 0.02  # weights below this part of an equal share become 0
 MOST_STEPS = 100
 CLOSE = 1e-9
-TOWARDS = (0.05, 0.1, 0.2, 0.4)  # of the vote that a member may be given at once
-AWAY = (0.5, 1.0)  # of what a member has, taken at once
+TOWARDS = (0.05, 0.1, 0.2, 0.4)  # shares of the whole vote that a step may give to a member
+AWAY = (0.5, 1.0)  # parts of a member's weight that a step may take away
 SWEEPS = 3
 
 
 def _mixture(likelihood_NM: np.ndarray, num_groups: int) -> np.ndarray:
-    """Return the weights M > 0 with sum 1 that make the rows, and the prior's, likeliest.
+    """Return the most likely weights M of a mixture, with sum 1, given the rows and the prior.
 
-    With the multiplier of the sum, which is known, the least of `objective` over all positive
-    weights has sum 1, so that Newton's steps need not heed the sum. The prior keeps them away from
+    The Lagrange multiplier of the sum is known. With it, the minimum of `objective` over all
+    positive weights has sum 1, so Newton's steps need no constraint. The prior keeps weights above
     0.
     """
     num_rows, num_members = likelihood_NM.shape
@@ -62,40 +62,40 @@ def _mixture(likelihood_NM: np.ndarray, num_groups: int) -> np.ndarray:
 
 
 def _shares(weight_M: np.ndarray) -> np.ndarray:
-    """Return weights with sum 1, tiny ones 0: a member that has none need not be run."""
+    """Return weights with sum 1 after setting tiny ones to 0, so that such members need not run."""
     share_M = weight_M / weight_M.sum()
     share_M = np.where(share_M < TINY / len(share_M), 0.0, share_M)
     return np.asarray(share_M / share_M.sum())
 
 
 def fit_log_loss(evidence: Evidence) -> Vote:
-    """Return the soft vote, each member at its temperature, with the weights of least log loss.
+    """Fit the weights of a soft vote of temperature-scaled members by log loss.
 
-    Only the true class's probabilities matter, N x M: the weights are proportions of a mixture that
-    is as likely as can be. Rows of a group are alike, so a group counts once. The prior is worth
-    one group a member: with few groups, or among members that hardly differ, the weights stay near
-    equal ones.
+    Only the probabilities of the true class matter, N x M: the weights are the proportions of the
+    most likely mixture. Rows of a group are similar, so each group counts once. The prior counts
+    as one group per member, so the weights stay close to equal if there are few groups or if
+    members hardly differ.
     """
     pairs = zip(evidence.logits_MNC, evidence.temperatures, strict=True)
     rows = np.arange(len(evidence.rows.label_N))
     log_MN = [log_softmax(logits_NC / one)[rows, evidence.rows.label_N] for logits_NC, one in pairs]
     log_NM = np.stack(log_MN, axis=1)
-    # What all members find unlikely says nothing of their weights: without its size, nothing
-    # underflows.
+    # Only ratios between members matter. Dividing by the largest keeps rows that are unlikely for
+    # all members from underflowing.
     likelihood_NM = np.exp(log_NM - log_NM.max(axis=1, keepdims=True))
     weight_M = _shares(_mixture(likelihood_NM, len(np.unique(evidence.rows.group_N))))
     return Vote("soft", tuple(weight_M.tolist()), evidence.temperatures)
 
 
 def fit_metric(evidence: Evidence) -> Vote:
-    """Return the soft vote with weights that were moved from a start towards a better
-    evidence.score.
+    """Fit the weights of a soft vote of temperature-scaled members by the metric.
 
-    The start is that of `fit_log_loss` or equal weights of the members that it keeps, whichever
-    scores better: a mean of many is unsure, and log loss mends that by dropping members that
-    classes are better decided with. Then one member after the other is given more or less, the rest
-    in proportion, as long as the score gains by it. What is returned lies half way: the score is a
-    staircase, and much of what is gained on these rows is chance.
+    The search starts from the weights of `fit_log_loss`, or from equal weights of the members that
+    those keep, whichever scores better: a mean of many members is underconfident, and log loss
+    corrects that by dropping members that help to separate classes. Then the weight of one member
+    after the other is raised or lowered, the others in proportion, as long as the score rises. The
+    result is the mean of the start and the end of the search: the score is a step function, and
+    much of a gain on these rows is chance.
     """
     vote = fit_log_loss(evidence)
     if sum(one > 0 for one in vote.weights) == 1 or evidence.score is METRICS["log_loss"]:

@@ -1,1 +1,1 @@
-"""The run folder on disk: the contract between all stages."""
+"""Run folders on disk: reading, writing and checks; all stages exchange data through them."""

@@ -1,5 +1,6 @@
-"""Is this a finished run, and are its rows what they must be? Every stage that reads runs asks
-here.
+"""Checks that a folder is a finished run and that its rows are complete.
+
+Every stage that reads runs uses these checks.
 """
 
 from __future__ import annotations
@@ -24,34 +25,40 @@ __all__ = [
     "why_unfinished",
 ]
 
-# Of run.json: what every reader of a run asks for.
+# Keys of run.json that every reader of a run needs.
 NEEDED = tuple(sorted(RunInfo.__required_keys__))
 ROW_NUMBERS = ("label", "label_raw", "repeat", "fold")
 ROW_COLUMNS = ("image_id", "group", *ROW_NUMBERS)
+NOT_A_RUN = "not a run folder"
 
 
 def why_unfinished(folder: Path, *, needed: Sequence[str] = NEEDED) -> str | None:
-    """Return why a folder is no finished run, with the cure, or None where it is one.
+    """Return why a folder is not a finished run, with the cure, or None if it is one.
 
-    `needed` are the keys that run.json must have.
+    Parameters
+    ----------
+    folder
+        The run folder.
+    needed
+        Keys that run.json must have.
     """
     try:
         if not (folder / "run.json").is_file():
-            return "no run"
-    except OSError as error:  # such as of a name too long
+            return NOT_A_RUN
+    except OSError as error:  # for example, the name is too long
         return f"cannot be read ({error.strerror})"
     run = Run(folder)
     try:
         info = run.info
     except UserError as error:
-        return f"no run of ours ({error})"
+        return f"not a run folder of foldblend ({error})"
     if info.get("status") != "done":
         return "not finished; run the same command again"
     absent = [name for name in needed if name not in info]
     if absent:
-        return f"run.json lacks {listed(absent)}, perhaps of an earlier version; run it again"
+        return f"run.json lacks {listed(absent)}, as in runs of earlier versions; run it again"
     try:
-        run.attributes  # noqa: B018 - raises where it is not what it should be
+        run.attributes  # noqa: B018 - raises if run.json has invalid attributes
         counts = (int(info["num_folds"]), int(info["num_repeats"]))
         info["data"]["name"]
     except (AssertionError, LookupError, TypeError, ValueError) as error:
@@ -60,15 +67,15 @@ def why_unfinished(folder: Path, *, needed: Sequence[str] = NEEDED) -> str | Non
 
 
 def finished_run(folder: str | Path, *, needed: Sequence[str] = NEEDED) -> Run:
-    """Return the finished run of a folder. Raises UserError where it is none, naming the cure."""
+    """Return the finished run of a folder.
+
+    Raises UserError, with the cure, if the folder is not a finished run.
+    """
     path = Path(folder)
     why = why_unfinished(path, needed=needed)
     if why is not None:
-        raise UserError(
-            f"{path}: {why}; name the folder of a finished one"
-            if why == "no run"
-            else f"{path}: {why}"
-        )
+        cure = "; pass the folder of a finished run" if why == NOT_A_RUN else ""
+        raise UserError(f"{path}: {why}{cure}")
     return Run(path)
 
 
@@ -78,18 +85,18 @@ def load(folder: str | Path) -> Run:
     Parameters
     ----------
     folder
-        Such as ``outputs/RUN``.
+        Folder of the run, such as ``outputs/RUN``.
 
     Returns
     -------
     Run
-        With ``.oof``, ``.test``, ``.report``, ``.classes`` and more; tables are read when they are
-        first asked for.
+        The run, with ``.oof``, ``.test``, ``.report``, ``.classes`` and more. Tables are read on
+        first access.
 
     Raises
     ------
     UserError
-        Where the folder holds no finished run.
+        If the folder is not a finished run.
 
     Examples
     --------
@@ -101,22 +108,25 @@ def load(folder: str | Path) -> Run:
 
 
 def check_rows_once(found: pd.Series, wanted: pd.Series, what: str) -> None:
-    """Raise UserError unless `found` holds each id of `wanted` exactly once and no other."""
+    """Raise UserError unless `found` has each id of `wanted` exactly once and no others.
+
+    `what` names the file in the message.
+    """
     twice = found[found.duplicated()].unique()
     absent = wanted[~wanted.isin(found)]
     foreign = found[~found.isin(wanted)]
     if len(twice) or len(absent) or len(foreign):
         raise UserError(
-            f"{what}: every row must be written exactly once, but {len(absent)} are missing"
+            f"{what}: each image must have exactly one row, but {len(absent)} are missing"
             f" ({listed(absent)}), {len(twice)} doubled ({listed(twice)}), {len(foreign)} unknown"
-            f" ({listed(foreign)}); run it afresh"
+            f" ({listed(foreign)}); run it again from the start"
         )
 
 
 def check_rows(run: Run, rows: pd.DataFrame) -> None:
-    """Raise UserError unless rows of a run's oof.parquet are whole: each image once a repeat,
-    labels that are classes.
+    """Raise UserError unless the rows of a run's oof.parquet are complete and valid.
 
+    Each repeat must have each image exactly once, and each label must be one of the classes.
     `rows` has at least the columns before the logits.
     """
     path = run.path / "oof.parquet"
@@ -125,10 +135,10 @@ def check_rows(run: Run, rows: pd.DataFrame) -> None:
         raise UserError(f"{path}: lacks {listed(absent)}; run it again")
     odd = [name for name in ROW_NUMBERS if not pd.api.types.is_integer_dtype(rows[name])]
     if odd:
-        raise UserError(f"{path}: {listed(odd)} must be whole numbers, none missing; run it again")
+        raise UserError(f"{path}: {listed(odd)} must be whole numbers in all rows; run it again")
     if not np.array_equal(np.unique(rows["repeat"]), np.arange(run.info["num_repeats"])):
         raise UserError(
-            f"{path}: its repeats are not 0 to {run.info['num_repeats'] - 1}; run it again"
+            f"{path}: repeats are not numbered 0 to {run.info['num_repeats'] - 1}; run it again"
         )
     for name in ("image_id", "group"):
         if rows[name].isna().any():
@@ -137,12 +147,11 @@ def check_rows(run: Run, rows: pd.DataFrame) -> None:
             )
     ids = rows["image_id"].drop_duplicates()
     for repeat, one in rows.groupby("repeat"):
+        # This test is fast; only if it fails, the slower check lists the rows for the message.
         if len(one) != len(ids) or not one["image_id"].is_unique:
-            check_rows_once(
-                one["image_id"], ids, f"{path}, repeat {repeat}"
-            )  # says which, and takes longer
+            check_rows_once(one["image_id"], ids, f"{path}, repeat {repeat}")
     for name in ("label", "label_raw"):
         if not rows[name].isin(range(len(run.classes))).all():
             raise UserError(
-                f"{path}: {name} is not always one of the {len(run.classes)} classes; run it again"
+                f"{path}: {name} has values outside the {len(run.classes)} classes; run it again"
             )

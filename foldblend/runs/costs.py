@@ -1,6 +1,4 @@
-"""What a run costs to deploy: forward passes behind an image, and its seconds where they were
-measured. No torch.
-"""
+"""Deployment cost of a run: forward passes and, where measured, seconds per test image."""
 
 from __future__ import annotations
 
@@ -17,43 +15,42 @@ __all__ = [
     "num_models",
     "num_passes",
     "pass_seconds",
-    "passes_a_view",
+    "passes_per_view",
     "picture_seconds",
 ]
 
 
 def num_models(run: Run) -> int:
-    """Return how many models a cross-validated run has: one a fold and repeat."""
+    """Return the number of models of a cross-validated run: one per fold and repeat."""
     return int(run.info["num_folds"] * run.info["num_repeats"])
 
 
-def passes_a_view(run: Run) -> int:
-    """Return how many forward passes a cross-validated run takes to see an image in one view: one
-    a model.
+def passes_per_view(run: Run) -> int:
+    """Return the number of forward passes per image and view of a cross-validated run.
 
-    Heads on one frozen backbone share theirs.
+    This is one per model, but only one in total for heads that share a frozen backbone.
     """
     return 1 if run.frozen else num_models(run)
 
 
 def num_passes(run: Run) -> int:
-    """Return the forward passes that one test image takes. Raises UserError for a blend that does
-    not say.
+    """Return the number of forward passes per test image, over all models and views.
+
+    Raises UserError for a blend of an early version, which does not record it.
     """
     if "passes" in run.info:
         return int(run.info["passes"])
     if "members" in run.info:
         raise UserError(
-            f"{run.path}: a blend that does not say what it costs; blend its members again"
+            f"{run.path}: this blend does not record what it costs; blend its members again"
         )
-    return len(run.info["views"]) * passes_a_view(run)
+    return len(run.info["views"]) * passes_per_view(run)
 
 
 def pass_seconds(run: Run) -> float | None:
-    """Return the seconds of one forward pass of one image, the folds' median; None where none was
-    measured.
+    """Return the seconds per forward pass of one image, or None where not measured.
 
-    `infer_images_per_s` of a fold counts an image once for each view.
+    This is the median over folds. `infer_images_per_s` of a fold counts each view of an image.
     """
     speeds = [
         speed for fold in run.info.get("folds", ()) if (speed := fold.get("infer_images_per_s"))
@@ -62,10 +59,9 @@ def pass_seconds(run: Run) -> float | None:
 
 
 def picture_seconds(run: Run) -> float | None:
-    """Return the compute seconds of one test image, through all models and views; None where not
-    known.
+    """Return the seconds per test image, over all models and views, or None where unknown.
 
-    Runs with further views and blends wrote down their own.
+    TTA'd runs and blends record it in run.json.
     """
     if run.info["kind"] != "cv":
         written = run.info.get("picture_seconds")
@@ -75,10 +71,11 @@ def picture_seconds(run: Run) -> float | None:
 
 
 def device_of(run: Run) -> str | None:
-    """Return what a run's speed was measured on: "NVIDIA H200", or a processor and its threads.
+    """Return the device that a run's speed was measured on, or None.
 
-    None where that is not known, or where folds were done on several. Runs with further views and
-    blends wrote down their own.
+    The device is a GPU such as "NVIDIA H200", or a processor with its number of threads. It is
+    None where it is unknown or where folds ran on different devices. TTA'd runs and blends record
+    it in run.json.
     """
     if run.info["kind"] != "cv":
         return run.info.get("device")
@@ -94,9 +91,8 @@ def _device(machine: Mapping[str, Any], settings: Mapping[Any, Any]) -> str | No
     kind, _, index = str(settings.get("device", "")).partition(":")
     gpus = machine.get("gpus") or []
     if kind == "cuda" and gpus:
-        used = (
-            gpus[int(index) :][:1] if index else gpus
-        )  # without a number folds may be done on all of them
+        # With plain "cuda" the folds may have run on any of the GPUs.
+        used = gpus[int(index) :][:1] if index else gpus
         return " and ".join(sorted({*used})) or None
     if not kind or "processor" not in machine:
         return None

@@ -1,5 +1,6 @@
-"""Runs made from other runs' logits: the same contract on disk as a cross-validated one. No torch
-here.
+"""Writing of runs that are made from other runs' logits: blends and TTA'd runs.
+
+Their folders have the same files as those of cross-validated runs. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -33,21 +34,37 @@ from foldblend.runs.run import Run
 
 __all__ = ["Derived", "open_derived", "write_derived"]
 
-KINDS = {"cv": "a cross-validated run", "blend": "a blend", "tta": "a run with further views"}
+KINDS = {"cv": "a cross-validated run", "blend": "a blend", "tta": "a TTA'd run"}
 
 
 def open_derived(
     folder: Path, kind: str, run_key: Mapping[str, str], *, overwrite: bool, look: bool = False
 ) -> None:
-    """Make the folder of a derived run fit, or raise UserError: nothing is overwritten unasked.
+    """Prepare the folder of a derived run; replace another run only with `overwrite`.
 
-    With `look` nothing is cleared yet: errors come before the work that they would undo.
+    Parameters
+    ----------
+    folder
+        Folder of the run, which need not exist.
+    kind
+        Kind of the run: "blend" or "tta".
+    run_key
+        Hashes that identify the run; a run of the same key may be written again.
+    overwrite
+        Whether to clear the folder of a run of the same kind but of another key.
+    look
+        Check only and change nothing. Errors are then raised before the work starts.
+
+    Raises
+    ------
+    UserError
+        If the folder has other files or another run, or cannot be written.
     """
     if look:
         check_writable(folder)
     if not (folder / "run.json").is_file():
         if folder.exists() and not is_empty(folder):
-            raise UserError(f"{folder}: exists and is no run; pass another --name")
+            raise UserError(f"{folder}: exists and is not a run folder; pass another --name")
         return
     info = Run(folder).info
     if info["kind"] != kind:
@@ -58,7 +75,7 @@ def open_derived(
         return
     if not overwrite:
         raise UserError(
-            f"{folder}: was made of other runs or settings; pass another --name, or --overwrite"
+            f"{folder}: was made from other runs or settings; pass another --name or --overwrite"
         )
     if not look:
         clear_folder(folder)
@@ -66,30 +83,32 @@ def open_derived(
 
 @dataclass(frozen=True, kw_only=True)
 class Derived:
-    """A run made from other runs' logits, before it is written."""
+    """Content of a run made from other runs' logits, before it is written."""
 
     like: Run
-    """A run of the same data: what `info` does not say is taken from it."""
+    """A run on the same data, from which run.json takes the data set, classes and metric."""
     info: Mapping[str, Any]
-    """What run.json says of it."""
+    """Further keys of run.json; they take precedence."""
     rows: pd.DataFrame
     """The columns of oof.parquet before the logits."""
     logits_NC: np.ndarray
+    """Out-of-fold logits of the rows."""
     tests: Sequence[pd.DataFrame] = ()
-    """The test tables of each fold's models."""
+    """Test table of each fold: image_id and logits."""
     of_shares: bool = False
-    """Whether the test logits are means of shares, not of logits (see `mean_over_folds`)."""
+    """Whether to average the folds' test probabilities, not logits (see `mean_over_folds`)."""
     sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Sections of the report, by name."""
     pictures: Path | None = None
-    """The table of where the images lie, of one of the runs."""
+    """Table of the image files of one of the runs, which is copied."""
     texts: Mapping[str, str] = field(default_factory=dict)
-    """Further files, by name."""
+    """Content of further text files, by file name."""
 
 
 def write_derived(folder: Path, made: Derived) -> Run:
-    """Write a run folder, all but its report, and return it. The same run made again keeps its
-    times.
+    """Write a run folder, except its report, and return the run.
+
+    If the folder already has the same run, its start and end times are kept.
     """
     sweep(folder)
     before: Mapping[str, Any] = Run(folder).info if (folder / "run.json").is_file() else {}
@@ -107,9 +126,8 @@ def write_derived(folder: Path, made: Derived) -> Run:
         "started": before.get("started", round(time.time())),
         **made.info,
     }
-    write_json(
-        folder / "run.json", record | {"status": "running"}
-    )  # first: by it the folder is known as a run
+    # run.json is written first, so that an interrupted folder is recognised as a run.
+    write_json(folder / "run.json", record | {"status": "running"})
     write_json(folder / "env.json", describe_environment())
     if made.pictures is not None:
         write_bytes(folder / PICTURES, made.pictures.read_bytes())

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, hardware, commit, command line."""
+"""Description of the environment of a run: versions, hardware, commit and command line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DISTRIBUTIONS = (
 
 
 def _git_commit() -> str | None:
-    """Return the commit of this source tree, "-dirty" where it was edited, or None outside git."""
+    """Return the commit of this source tree, with "-dirty" if edited, or None outside git."""
     here = Path(__file__).resolve().parent
     try:
         describe = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
@@ -54,8 +54,12 @@ def processor() -> str:
 
 
 def describe_environment(*, weights: dict[str, str] | None = None) -> dict[str, Any]:
-    """Return versions, hardware, commit, command line, and the weights' origin and licence."""
-    torch = sys.modules.get("torch")  # a blend does without it, and must not load it to say so
+    """Return versions, hardware, commit and command line, for env.json.
+
+    `weights` are the origin and licence of the pretrained weights.
+    """
+    # A blend does not use torch and must not load it just for this description.
+    torch = sys.modules.get("torch")
     versions = {}
     for name in DISTRIBUTIONS:
         try:

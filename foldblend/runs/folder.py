@@ -1,6 +1,4 @@
-"""The run folder: the contract between the stages. Files appear whole or not at all. No torch
-here.
-"""
+"""Files of a run folder: atomic writing, reading, hashes and locks, without torch."""
 
 from __future__ import annotations
 
@@ -48,17 +46,17 @@ SECTIONS = "sections"
 
 
 def ids_hash(ids: Iterable[str]) -> str:
-    """Hash of image names, whatever their order."""
+    """Return a hash of image names that does not depend on their order."""
     return hashlib.blake2b(json.dumps(sorted(ids)).encode(), digest_size=16).hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically. NaN is refused: it is not JSON."""
+    """Write JSON atomically; raise ValueError for NaN, which JSON does not have."""
     write_bytes(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON. Raises UserError for a file that is absent or not JSON."""
+    """Read a JSON file; raise UserError if it is absent or not valid JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -68,7 +66,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table atomically, as parquet or CSV by the file's suffix."""
+    """Write a table atomically, as CSV if the suffix is .csv and as parquet otherwise."""
     if path.suffix == ".csv":
         write_with(path, lambda draft: _write_csv(table, draft))
     else:
@@ -76,11 +74,13 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def _write_csv(table: pd.DataFrame, draft: Path) -> None:
-    """Write a CSV that reads as one of pandas, ten times as fast where no column holds truth values
-    or mixed types.
+    """Write a CSV that reads the same as one written by pandas, using pyarrow if possible.
+
+    pyarrow is ten times as fast, but it writes booleans differently and rejects mixed types.
     """
     if not any(pd.api.types.is_bool_dtype(kind) for kind in table.dtypes):
-        for quotes in ("none", "needed"):  # where one text needs quotes, all are quoted
+        # With "needed", pyarrow quotes every text of the table, so "none" is tried first.
+        for quotes in ("none", "needed"):
             try:
                 with draft.open("wb") as file:
                     file.write(table.iloc[:0].to_csv(index=False).encode())
@@ -90,30 +90,31 @@ def _write_csv(table: pd.DataFrame, draft: Path) -> None:
                     )
                 return
             except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, pyarrow.ArrowNotImplementedError):
-                # A text needs quotes, or a column has several types: the file is written anew below.
+                # A text needs quotes, or a column has mixed types: the next attempt overwrites
+                # the file.
                 continue
     table.to_csv(draft, index=False)
 
 
 def write_section(folder: Path, name: str, one: Mapping[str, Any]) -> None:
-    """Add a section (see reports.blocks) to every report of a run folder, or replace the one of
-    that name.
+    """Add a section (see reports.blocks) to the reports of a run, or replace it.
 
-    Sections stand in the order of their names.
+    Reports show sections in the order of their names.
     """
     write_json(folder / SECTIONS / f"{name}.json", dict(one))
 
 
 def read_table(path: Path, *, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Read a parquet or CSV table, or some columns of a parquet. Raises UserError where it is
-    absent or broken.
+    """Read a table from parquet or CSV; raise UserError if it is absent or broken.
+
+    `columns` selects columns of a parquet file (default: all).
     """
     try:
         if path.suffix == ".csv":
             return pd.read_csv(path, dtype={"image_id": str, "group": str})
         return pd.read_parquet(path, columns=None if columns is None else list(columns))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run the fold or run again") from None
+        raise UserError(f"{path}: no such file; run it again") from None
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path}: cannot be read ({' '.join(str(error).split())[:80]}); run it again"
@@ -127,18 +128,19 @@ def file_hash(path: Path) -> str:
 
 
 def sweep(folder: Path) -> None:
-    """Remove drafts that a killed process left in a run folder."""
+    """Remove unfinished files that a killed process left in a run folder."""
     for draft in folder.rglob(f"{DRAFT}*"):
         draft.unlink(missing_ok=True)
 
 
 def is_empty(folder: Path) -> bool:
-    """Return whether a folder holds nothing but locks and what a killed process left."""
+    """Return whether a folder has only lock files and unfinished files of a killed process."""
     return all(item.name == LOCK or item.name.startswith(DRAFT) for item in folder.iterdir())
 
 
 def clear_folder(folder: Path) -> None:
-    """Empty a run folder; run.json, by which it is known as a run, goes last in case of a kill."""
+    """Remove everything in a run folder except its lock file."""
+    # run.json goes last: if the process is killed, the folder is still recognised as a run.
     for item in sorted(folder.iterdir(), key=lambda item: item.name == "run.json"):
         if item.name != LOCK:
             shutil.rmtree(item) if item.is_dir() else item.unlink()
@@ -146,8 +148,9 @@ def clear_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Hold a run folder against a second process. Raises UserError if it is held; a kill frees
-    it.
+    """Lock a run folder; raise UserError if another process has locked it.
+
+    The lock ends with the process, even if it is killed.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -169,13 +172,16 @@ def logit_columns(num_classes: int) -> list[str]:
 
 
 def with_logits(columns: pd.DataFrame, logits_NC: np.ndarray) -> pd.DataFrame:
-    """Return the columns with float32 logits beside them, row by row."""
+    """Return a table of the given columns followed by float32 logit columns."""
     assert len(columns) == len(logits_NC), (len(columns), logits_NC.shape)
     logits = pd.DataFrame(logits_NC.astype(np.float32), columns=logit_columns(logits_NC.shape[1]))
     return pd.concat([columns.reset_index(drop=True), logits], axis=1)
 
 
 def rows_like(table: pd.DataFrame, keys: pd.DataFrame) -> pd.DataFrame:
-    """Return the table's rows in the order of `keys`, joined on image_id and repeat."""
+    """Return the rows of a table in the order of `keys`, matched by repeat and image_id.
+
+    Both columns become the index of the result.
+    """
     on = ["repeat", "image_id"]
     return table.set_index(on).loc[pd.MultiIndex.from_frame(keys[on])]

@@ -1,6 +1,6 @@
-"""What run.json holds, as types; docs/run.schema.json says the same for other programs."""
+"""Types of the content of run.json; docs/run.schema.json is generated from them."""
 
-# No `from __future__ import annotations`: with it, Required would not be seen in __required_keys__.
+# `from __future__ import annotations` would hide Required from __required_keys__.
 from typing import Any, Literal, Required, TypedDict
 
 __all__ = ["AttributeInfo", "DataInfo", "FoldInfo", "MemberInfo", "RunInfo"]
@@ -19,9 +19,9 @@ class DataInfo(TypedDict, total=False):
 
     name: Required[str]
     hash: str
-    """Of labels and pixels."""
+    """Hash of labels and pixels."""
     train_ids_hash: str
-    """Of the names of the images with labels, by which runs of one data set know each other."""
+    """Hash of the names of the labelled images; equal for runs on the same data set."""
     num_images: int
     num_groups: int
     num_test: int
@@ -29,14 +29,14 @@ class DataInfo(TypedDict, total=False):
 
 
 class FoldInfo(TypedDict, total=False):
-    """A fold's done.json."""
+    """A finished fold (its done.json)."""
 
     repeat: int
     fold: int
     run_key: dict[str, str]
     environment: dict[str, Any]
     files: dict[str, str]
-    """File name -> hash."""
+    """Hash of each file of the fold, by file name."""
     score: float | None
     seconds: float
     train_images_per_s: float
@@ -51,15 +51,16 @@ class MemberInfo(TypedDict, total=False):
 
     name: Required[str]
     oof: Required[str]
-    """Hash of its oof.parquet."""
+    """Hash of the member's oof.parquet."""
     test: str
     run_key: dict[str, str]
     weight: float | None
 
 
 class RunInfo(TypedDict, total=False):
-    """run.json of a run, a TTA'd run or a blend. The required keys are those that every reader asks
-    for.
+    """Content of run.json of a run, a TTA'd run or a blend.
+
+    Required keys are those that every reader of a run needs.
     """
 
     format: Required[int]
@@ -67,44 +68,45 @@ class RunInfo(TypedDict, total=False):
     status: Required[Literal["running", "done"]]
     data: Required[DataInfo]
     classes: Required[list[str]]
-    """Names, in label order."""
+    """Names of the classes, in label order."""
     attributes: Required[list[AttributeInfo]]
     num_folds: Required[int]
     num_repeats: Required[int]
     metric: Required[str]
     leaks: Required[bool]
-    """Whether groups are in several folds, so that the score is not honest."""
+    """Whether groups are split between folds, so that the score is too optimistic."""
     views: Required[list[str]]
-    """Of test-time augmentation; empty for a blend."""
+    """Views of test-time augmentation; empty for a blend."""
     name: str
     run_key: dict[str, str]
-    """Hashes that decide whether a run of the same name is this run."""
+    """Hashes that identify the run: another run of the same name has other hashes."""
     answers: list[int | str]
-    """What a submission writes for each class."""
+    """Value that a submission has for each class."""
     has_test: bool
     num_test_folds: int
     optimistic: bool
-    """Whether epochs were chosen on the rows that are scored."""
+    """Whether epochs were chosen on the rows that are scored, so that the score is optimistic."""
     preprocess: dict[str, Any]
     started: int
-    """Seconds since 1970, as `finished`."""
+    """Start time in seconds since 1970; `finished` is the end time."""
     finished: int
     seconds: float | None
-    """Of compute, over all folds."""
+    """Seconds of computation, over all folds."""
     folds_hash: str
     files: dict[str, str]
     folds: list[FoldInfo]
     about: str
     notes: list[str]
-    # Of runs made of runs.
+    # Keys of blends and TTA'd runs only.
     passes: int
-    """Forward passes that one test image takes."""
+    """Forward passes per test image, over all models and views."""
     picture_seconds: float | None
+    """Seconds per test image, over all models and views; null where not measured."""
     device: str | None
     members: list[MemberInfo]
     test_is_mean: bool
     of: dict[str, str]
-    """The run that views were added to: name, oof (hash)."""
+    """The run that was augmented: its name and the hash of its oof.parquet."""
     tta: dict[str, Any]
     policy: dict[str, Any]
     parts: list[dict[str, Any]]

@@ -1,4 +1,4 @@
-"""Rows of a run as arrays, checked; test logits and the submission. No torch here."""
+"""Out-of-fold rows of a run as arrays, mean test logits and the submission, without torch."""
 
 from __future__ import annotations
 
@@ -28,10 +28,21 @@ __all__ = [
 def mean_over_folds(
     tables: Sequence[pd.DataFrame], columns: Sequence[str], *, of_shares: bool = False
 ) -> pd.DataFrame:
-    """Return the mean logits of the folds' test tables, joined on image_id, in the first one's
-    order.
+    """Return the mean logits of the folds' test tables.
 
-    With `of_shares` it is the log of the mean of their softmax.
+    Parameters
+    ----------
+    tables
+        One table per fold, with image_id and logit columns; rows may be in any order.
+    columns
+        Names of the logit columns.
+    of_shares
+        Average the softmax probabilities instead, and return the log of the mean.
+
+    Returns
+    -------
+    pd.DataFrame
+        image_id and logits, in the row order of the first table.
     """
     ids = tables[0]["image_id"]
     stack = [
@@ -44,7 +55,10 @@ def mean_over_folds(
 
 
 def write_submission(folder: Path, test: pd.DataFrame, answers: Sequence[Any]) -> None:
-    """Write submission.csv (ImageID, ans) from the test table's logits."""
+    """Write submission.csv with the columns ImageID and ans.
+
+    ans is the entry of `answers` for the class with the greatest logit.
+    """
     chosen = test.drop(columns="image_id").to_numpy().argmax(axis=1)
     table = pd.DataFrame({"ImageID": test["image_id"], "ans": [answers[index] for index in chosen]})
     write_table(folder / "submission.csv", table)
@@ -52,7 +66,7 @@ def write_submission(folder: Path, test: pd.DataFrame, answers: Sequence[Any]) -
 
 @dataclass(frozen=True, slots=True)
 class OofArrays:
-    """Out-of-fold predictions as arrays: their rows, logits and probabilities (N x C)."""
+    """Out-of-fold predictions as arrays: rows, logits (N x C) and probabilities (N x C)."""
 
     rows: Rows
     logits_NC: np.ndarray
@@ -60,13 +74,14 @@ class OofArrays:
 
 
 def oof_rows(run: Run) -> Rows:
-    """Return what is known of a run's out-of-fold rows beside their logits."""
+    """Return the labels, groups, repeats and folds of a run's out-of-fold rows."""
     return Rows(*(run.oof[name].to_numpy() for name in ("label", "group", "repeat", "fold")))
 
 
 def oof_arrays(run: Run) -> OofArrays:
-    """Return the arrays of a run's out-of-fold rows. Raises UserError for logits that are not
-    finite.
+    """Return the out-of-fold predictions of a run as arrays.
+
+    Raises UserError if any logit is not finite.
     """
     logits = run.logits(run.oof)
     bad = run.oof.loc[~np.isfinite(logits).all(axis=1), "image_id"]

@@ -1,4 +1,4 @@
-"""A finished run, read from its folder."""
+"""Reading of a finished run from its folder."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ __all__ = ["Run"]
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, TTA'd run or blend on disk; tables are read when they are first asked for.
+    """A finished run, TTA'd run or blend on disk; tables are read on first access.
 
-    Nothing here needs torch or the images.
+    Neither torch nor the images are needed.
 
     Examples
     --------
@@ -37,11 +37,10 @@ class Run:
     """
 
     path: Path
+    """Folder of the run."""
 
     def __repr__(self) -> str:
-        """Return path, score and size in a line, or the path alone where nothing is finished
-        there.
-        """
+        """Return path, score and size on one line, or only the path of an unfinished run."""
         try:
             facts = self._facts()
         except (UserError, LookupError, TypeError, ValueError, AttributeError):
@@ -52,7 +51,7 @@ class Run:
         )
 
     def _repr_html_(self) -> str:
-        """Return the same as a table, as notebooks show it."""
+        """Return the same facts as an HTML table, which notebooks show."""
         try:
             facts = self._facts()
         except (UserError, LookupError, TypeError, ValueError, AttributeError):
@@ -62,7 +61,7 @@ class Run:
         return f"<table><caption>{html.escape(str(self.path))}</caption>{rows}</table>"
 
     def _facts(self) -> dict[str, str]:
-        """Return what a reader wants to know first, as text by name."""
+        """Return the score and size of the run as text, by name."""
         report = self.report
         data = self.info["data"]
         head = report["headline"]
@@ -87,21 +86,17 @@ class Run:
 
     @functools.cached_property
     def info(self) -> RunInfo:
-        """run.json: status, kind, data, classes, fold timings, file hashes (see
-        `foldblend.runs.info`).
-        """
+        """Content of run.json: status, kind, data, classes and more (see `foldblend.runs.info`)."""
         info = read_json(self.path / "run.json")
         if not isinstance(info, dict) or info.get("format") != FORMAT:
             raise UserError(
-                f"{self.path}/run.json: not of format {FORMAT}; run it again with this version"
+                f"{self.path}/run.json: format is not {FORMAT}; run it again with this version"
             )
         return cast("RunInfo", info)
 
     @functools.cached_property
     def settings(self) -> dict[Any, Any]:
-        """The settings that the run (or blend) wrote down; nothing where it has none or they cannot
-        be read.
-        """
+        """Settings of the run (config.yaml) or blend (blend.yaml); empty if they cannot be read."""
         file = next(
             (
                 file
@@ -118,7 +113,7 @@ class Run:
 
     @property
     def frozen(self) -> bool:
-        """Whether its folds are linear heads on one frozen backbone."""
+        """Whether the models are linear heads on one frozen backbone."""
         return self.settings.get("finetune") == "head"
 
     @property
@@ -127,11 +122,10 @@ class Run:
 
     @functools.cached_property
     def ids_hash(self) -> str:
-        """Hash of the names of its images with labels, by which runs of one data set know each
-        other.
-        """
+        """Hash of the names of the labelled images; equal for runs on the same data set."""
         known = self.info["data"].get("train_ids_hash")
-        if known is None:  # a run of an earlier version, or of somebody else's making
+        # Runs of earlier versions, and those made by other programs, may lack it.
+        if known is None:
             file = self.path / "oof.parquet"
             ids = read_table(file, columns=["image_id"])["image_id"]
             if ids.isna().any():
@@ -142,17 +136,18 @@ class Run:
         return str(known)
 
     def table_hash(self, name: str) -> str:
-        """Return the hash of a table's file, such as "test". Raises UserError where that is
-        gone.
+        """Return the hash of the parquet file of a table, such as "test".
+
+        Raises UserError if the file is missing.
         """
         file = self.path / f"{name}.parquet"
         if not file.is_file():
-            raise UserError(f"{file}: no such file; run it again, or leave the run out")
+            raise UserError(f"{file}: no such file; run it again, or leave this run out")
         return file_hash(file)
 
     @functools.cached_property
     def oof_hash(self) -> str:
-        """Hash of oof.parquet, by which runs are known."""
+        """Hash of oof.parquet, which identifies the run in blends."""
         return self.table_hash("oof")
 
     @property
@@ -166,30 +161,29 @@ class Run:
 
     @functools.cached_property
     def oof(self) -> pd.DataFrame:
-        """Out-of-fold rows: image_id, group, label, label_raw, repeat, fold, logit_0 .."""
+        """Out-of-fold rows: image_id, group, label, label_raw, repeat, fold, logit_0, ..."""
         return read_table(self.path / "oof.parquet")
 
     @functools.cached_property
     def test(self) -> pd.DataFrame | None:
-        """Test rows: image_id, logit_0 .. (mean over folds), or None where there was no test
-        set.
-        """
+        """Test rows: image_id, logit_0, ... (mean over folds), or None without a test set."""
         return read_table(self.path / "test.parquet") if self.info.get("has_test") else None
 
     def test_fold(self, fold: int) -> pd.DataFrame:
-        """Return the test rows of one fold's model."""
+        """Return the test rows predicted by the model of one fold: image_id, logit_0, ..."""
         return read_table(self.path / f"test_fold_{fold}.parquet")
 
     @property
     def report(self) -> dict[str, Any]:
-        """report.json as a mapping."""
+        """Content of report.json."""
         return dict(read_json(self.path / "report.json"))
 
     def logits(self, table: pd.DataFrame) -> np.ndarray:
-        """Return the logits of a table of this run, N x C float32. Raises UserError if a column is
-        missing.
+        """Return the logits of a table of this run, N x C float32.
+
+        Raises UserError if a logit column is missing.
         """
         absent = set(logit_columns(len(self.classes))) - set(table.columns)
         if absent:
-            raise UserError(f"{self.path}: its tables lack {listed(sorted(absent))}; run it again")
+            raise UserError(f"{self.path}: a table lacks {listed(sorted(absent))}; run it again")
         return table[logit_columns(len(self.classes))].to_numpy(np.float32)

@@ -1,1 +1,1 @@
-"""Scores, intervals and calibration, as pure functions on arrays."""
+"""Scores, confidence intervals and calibration, as pure functions of arrays."""

@@ -1,6 +1,4 @@
-"""What could be scored without looking for the rest: knowing one attribute and guessing the
-others.
-"""
+"""Baseline scores: one attribute is known perfectly and all others are guessed."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from foldblend.scores.metrics import METRICS, Counts, rows_by_repeat
 from foldblend.scores.rows import Rows
 from foldblend.scores.score import score_of
 
-NOT_ASKED = np.array(np.nan)  # sums that macro F1 does without
+UNUSED = np.array(np.nan)  # in place of sums that macro F1 does not need
 
 __all__ = ["attribute_only_band", "attribute_only_difference", "attribute_only_guess"]
 
@@ -21,14 +19,12 @@ __all__ = ["attribute_only_band", "attribute_only_difference", "attribute_only_g
 def _guesser(
     label_N: np.ndarray, group_N: np.ndarray, value_of_class: np.ndarray
 ) -> Callable[[np.random.Generator], np.ndarray]:
-    """Return what draws one guess after the other (see `attribute_only_guess`), all that can be
-    sorted sorted once.
-    """
+    """Return a function that draws guesses (see `attribute_only_guess`), after sorting once."""
     value_N = value_of_class[label_N]
     names, group_N = np.unique(group_N, return_inverse=True)
     num_values = int(value_of_class.max()) + 1
-    # Rows sorted by place (group, value): a place is then a slice, and so is a value in the second
-    # order.
+    # The rows of a place, which is a group and a value, are a slice of the first order; the rows of
+    # a value are a slice of the second.
     place_N = group_N * num_values + value_N
     by_place = np.argsort(place_N, kind="stable")
     by_value = np.argsort(value_N, kind="stable")
@@ -60,12 +56,28 @@ def attribute_only_guess(
     *,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Return classes N guessed by one who sees one attribute perfectly and nothing else.
+    """Guess the class of each row from the true value of one attribute only.
 
-    Every group is taken for another, drawn at random: each row gets a class that some row of that
-    other group with the same value of the attribute has, or, if it has none, that any row has.
-    Guesses thus follow the class frequencies, which is the best that can be done for macro F1
-    (its expectation is concave in the rates of guessing), and agree within a group as labels do.
+    Groups are permuted at random. Each row gets the class of a random row in its substitute group
+    with the same attribute value or, if there is none, of any random row with that value. Guesses
+    therefore follow the class frequencies, which is optimal for macro F1 (its expectation is
+    concave in the guessing rates), and are as alike within a group as labels are.
+
+    Parameters
+    ----------
+    label_N
+        True class of each row.
+    group_N
+        Group of each row.
+    value_of_class
+        Attribute value of each class (see `foldblend.attributes.Attribute`).
+    rng
+        Generator, whose state advances.
+
+    Returns
+    -------
+    np.ndarray
+        Guessed class of each row, N.
     """
     return _guesser(label_N, group_N, value_of_class)(rng)
 
@@ -78,10 +90,11 @@ def attribute_only_band(
     num_draws: int = 400,
     seed: int = 0,
 ) -> tuple[float, float, float]:
-    """Return (low, mean, high) of the macro F1 that one attribute alone can reach.
+    """Return the range (low, mean, high) of macro F1 for guesses from one attribute only.
 
-    Low is the constant guess, the commonest class of each value; mean and high are the mean and the
-    99.5 % quantile of `attribute_only_guess`.
+    Low is the score of always guessing the most frequent class of each value, or the 0.5 %
+    quantile of `attribute_only_guess` if that is lower. Mean and high are the mean and the 99.5 %
+    quantile over `num_draws` such guesses. See `attribute_only_guess` for the other parameters.
     """
     rng = np.random.default_rng(seed)
     value_N = value_of_class[label_N]
@@ -94,7 +107,7 @@ def attribute_only_band(
         )
         f1_macro = METRICS["f1_macro"].of_counts
         assert f1_macro is not None
-        return float(f1_macro(Counts(right, truth, predicted, NOT_ASKED, NOT_ASKED)))
+        return float(f1_macro(Counts(right, truth, predicted, UNUSED, UNUSED)))
 
     commonest = np.zeros(int(value_of_class.max()) + 1, int)
     for value in np.unique(value_N):
@@ -113,27 +126,27 @@ def attribute_only_difference(
     num_draws: int = 20,
     seed: int = 0,
 ) -> Interval:
-    """Return macro F1 of the predictions minus what `attribute_only_guess` scores, with its
-    interval.
+    """Return the macro F1 of predictions minus that of `attribute_only_guess`, with interval.
 
-    Paired: on each resample of groups, against the mean of the same `num_draws` guessers.
+    The difference is paired: the predictions and the mean of the same `num_draws` guesses are
+    scored on the same bootstrap resamples of groups.
     """
     metric = METRICS["f1_macro"]
     rng = np.random.default_rng(seed)
     identity = np.eye(len(value_of_class))
     ours = score_of(metric, rows, proba_NC, seed=seed)
-    once = rows_by_repeat(rows.repeat_N, len(rows))[0]  # the guessers see each image once
+    # Guesses use each image once, so one repeat is enough.
+    once = rows_by_repeat(rows.repeat_N, len(rows))[0]
     label_N = rows.label_N[once]
     group_N = rows.group_N[once]
     guess = _guesser(label_N, group_N, value_of_class)
-    guesses = [
-        guess(rng) for _ in range(num_draws)
-    ]  # made one-hot one after the other, for they are many
+    # Kept as class numbers: all guesses as one-hot arrays would take much memory.
+    guesses = [guess(rng) for _ in range(num_draws)]
     guessed = np.mean([metric.score(label_N, identity[guess_N]) for guess_N in guesses])
     resamples = [
         bootstrap_scores(metric, label_N, identity[guess_N], group_N, seed=seed)
         for guess_N in guesses
     ]
     return percentile_interval(
-        float(ours.value - guessed), ours.resamples_R - np.mean(resamples, axis=0)
+        float(ours.value - guessed), ours.resamples_B - np.mean(resamples, axis=0)
     )

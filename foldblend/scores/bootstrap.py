@@ -1,4 +1,4 @@
-"""Intervals by bootstrap over groups (people), never over images; comparisons are paired."""
+"""Confidence intervals by bootstrap over groups, never over single images."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = [
 ]
 
 NUM_RESAMPLES = 1000
-NUM_RESAMPLES_SLOW = 200  # of scores that need the rows themselves
-CHUNK = 50
-MOST_KEPT = 2**22  # draws, of 8 bytes each
-MOST_DENSE = 16  # cells a row
+NUM_RESAMPLES_SLOW = 200  # for scores that need all rows, not only sums
+CHUNK = 50  # resamples per array, to bound memory
+MOST_KEPT = 2**22  # cached draws, of 8 bytes each
+MOST_DENSE = 16  # cells per row up to which counts are a dense matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Interval:
         return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
 
     def as_dict(self) -> dict[str, float | None]:
-        """Return it as JSON knows it: what is not finite is None."""
+        """Return the interval for JSON, with None for values that are not finite."""
         parts = {"value": self.value, "low": self.low, "high": self.high}
         return {name: float(part) if np.isfinite(part) else None for name, part in parts.items()}
 
@@ -47,8 +47,16 @@ class Interval:
 def group_resamples(
     num_groups: int, seed: int, num_resamples: int = NUM_RESAMPLES
 ) -> Iterator[np.ndarray]:
-    """Yield how often each group is drawn, R x G floats, in chunks of at most 50 resamples; not to
-    be written to.
+    """Yield how often each resample draws each group, in read-only chunks B x G.
+
+    Parameters
+    ----------
+    num_groups
+        Number of groups, G.
+    seed
+        Seed of the draws.
+    num_resamples
+        Total number of resamples; a chunk has at most 50 of them.
     """
     if num_groups * num_resamples <= MOST_KEPT:
         return iter(_kept_resamples(num_groups, seed, num_resamples))
@@ -57,7 +65,7 @@ def group_resamples(
 
 @functools.lru_cache(maxsize=4)
 def _kept_resamples(num_groups: int, seed: int, num_resamples: int) -> list[np.ndarray]:
-    """Return the resamples, which many scores of one report ask for."""
+    """Return the resamples from a cache, since all scores of a report use the same ones."""
     return list(_resamples(num_groups, seed, num_resamples))
 
 
@@ -75,21 +83,23 @@ def _resamples(num_groups: int, seed: int, num_resamples: int) -> Iterator[np.nd
 def _counts_of_groups(
     label_N: np.ndarray, predicted_N: np.ndarray, group_N: np.ndarray, num_classes: int
 ) -> Any:
-    """Return each group's rows by class, G x 3C: right, true, predicted; whole where that is small,
-    else sparse.
+    """Return rows per group and class, G x 3C: right, true and predicted ones side by side.
+
+    The result is a dense array if that is small, and a sparse matrix otherwise.
     """
     is_right_N = label_N == predicted_N
-    class_K = np.concatenate(
+    columns = np.concatenate(
         [label_N[is_right_N], label_N + num_classes, predicted_N + 2 * num_classes]
     )
-    group_K = np.concatenate([group_N[is_right_N], group_N, group_N])
+    groups = np.concatenate([group_N[is_right_N], group_N, group_N])
     shape = int(group_N.max()) + 1, 3 * num_classes
-    if shape[0] * shape[1] <= MOST_DENSE * len(label_N):  # then a product of matrices is faster
-        counts = np.bincount(group_K * shape[1] + class_K, minlength=shape[0] * shape[1])
+    # A dense matrix is faster to multiply with unless most of its cells are zero.
+    if shape[0] * shape[1] <= MOST_DENSE * len(label_N):
+        counts = np.bincount(groups * shape[1] + columns, minlength=shape[0] * shape[1])
         return counts.reshape(shape).astype(np.float64)
     import scipy.sparse
 
-    return scipy.sparse.csr_matrix((np.ones(len(class_K)), (group_K, class_K)), shape=shape)
+    return scipy.sparse.csr_matrix((np.ones(len(columns)), (groups, columns)), shape=shape)
 
 
 def bootstrap_scores(
@@ -101,11 +111,37 @@ def bootstrap_scores(
     repeat_N: np.ndarray | None = None,
     seed: int = 0,
 ) -> np.ndarray:
-    """Return the score of each resample of groups: 1,000, or 200 where the score needs the rows.
+    """Return the score of each bootstrap resample of groups.
 
-    Equal groups and seed draw the same groups, so differences of two calls are paired. A class
-    that is missing from a resample is left out of that resample. Where a cross-validation was
-    repeated, a resample's score is the mean over repeats.
+    Calls with the same groups and seed use the same resamples, so the difference of two results is
+    a paired bootstrap difference.
+
+    Parameters
+    ----------
+    metric
+        The score.
+    label_N
+        True class of each row.
+    proba_NC
+        Class probabilities of each row.
+    group_N
+        Group of each row; whole groups are drawn, with replacement.
+    repeat_N
+        Repeat of the cross-validation of each row (default: there is one). The score of a resample
+        is the mean over repeats.
+    seed
+        Seed of the resamples.
+
+    Returns
+    -------
+    np.ndarray
+        Scores, B: 1,000 of them, or 200 for metrics that need all rows, such as ROC AUC. Classes
+        that do not occur in a resample are left out of its score.
+
+    References
+    ----------
+    Field, C. A. and Welsh, A. H. (2007). Bootstrapping clustered data. Journal of the Royal
+    Statistical Society B, 69(3), 369-390.
     """
     scores = [
         _scores_of_one(metric, label_N[rows], proba_NC[rows], group_N[rows], seed)
@@ -117,6 +153,7 @@ def bootstrap_scores(
 def _scores_of_one(
     metric: Metric, label_N: np.ndarray, proba_NC: np.ndarray, group_N: np.ndarray, seed: int
 ) -> np.ndarray:
+    """Return the score of each resample of one repeat; X are the columns of the counts, 3C."""
     names, group_N = np.unique(group_N, return_inverse=True)
     if metric.of_weights is not None:
         draws = group_resamples(len(names), seed, NUM_RESAMPLES_SLOW)
@@ -126,13 +163,14 @@ def _scores_of_one(
     assert metric.of_counts is not None, metric
     predicted_N = proba_NC.argmax(1)
     num_classes = proba_NC.shape[1]
-    counts_GK = _counts_of_groups(label_N, predicted_N, group_N, num_classes)
+    counts_GX = _counts_of_groups(label_N, predicted_N, group_N, num_classes)
     loss_G = np.bincount(group_N, row_log_loss(label_N, proba_NC))
     distance_G = np.bincount(group_N, (label_N - predicted_N) ** 2.0)
     chunks = []
-    with _blas().limit(limits=1):  # small products, on which threads would only wait for each other
+    # The products are so small that BLAS threads would only wait for each other.
+    with _blas().limit(limits=1):
         for draw_BG in group_resamples(len(names), seed):
-            right_BC, truth_BC, guessed_BC = np.split(draw_BG @ counts_GK, 3, axis=1)
+            right_BC, truth_BC, guessed_BC = np.split(draw_BG @ counts_GX, 3, axis=1)
             counts = Counts(right_BC, truth_BC, guessed_BC, draw_BG @ loss_G, draw_BG @ distance_G)
             chunks.append(metric.of_counts(counts))
     return np.concatenate(chunks)
@@ -144,7 +182,15 @@ def _blas() -> ThreadpoolController:
 
 
 def percentile_interval(value: float, scores: np.ndarray) -> Interval:
-    """Return the value with the 95 % percentile interval of its resamples."""
+    """Return a value with the 95 % percentile interval of its bootstrap scores.
+
+    Scores that are NaN are ignored; if all are, both ends are NaN.
+
+    Examples
+    --------
+    >>> print(percentile_interval(0.5, np.linspace(0, 1, 101)))
+    0.5000 [0.0250, 0.9750]
+    """
     if np.isnan(scores).all():
         return Interval(value, np.nan, np.nan)
     low, high = np.nanquantile(scores, [0.025, 0.975])
@@ -160,8 +206,9 @@ def score_interval(
     repeat_N: np.ndarray | None = None,
     seed: int = 0,
 ) -> Interval:
-    """Return the score (mean over repeats) with its 95 % percentile interval by bootstrap over
-    groups.
+    """Return a score, the mean over repeats, with its 95 % bootstrap interval over groups.
+
+    See `bootstrap_scores` for the parameters.
     """
     scores = bootstrap_scores(metric, label_N, proba_NC, group_N, repeat_N=repeat_N, seed=seed)
     return percentile_interval(mean_score(metric, label_N, proba_NC, repeat_N), scores)

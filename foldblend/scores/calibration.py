@@ -1,5 +1,6 @@
-"""Whether a confidence of 0.8 is right eight times in ten, and the temperature that would make it
-so.
+"""Calibration: whether predictions of confidence 0.8 are right in 80 % of the cases.
+
+Temperatures (see `foldblend.scores.temperature`) correct it.
 """
 
 from __future__ import annotations
@@ -22,18 +23,19 @@ __all__ = [
 
 NUM_BINS = 15
 NUM_RESAMPLES = 1000
-CHUNK = 50
-LOG_RANGE = 4.0  # temperatures from e^-4 to e^4
+CHUNK = 50  # resamples per array, to bound memory
 
 
 def _bin_of(confidence_N: np.ndarray) -> np.ndarray:
-    """Return the bin 0..14 of each confidence: equal widths, each with its upper end."""
+    """Return the bin 0..14 of each confidence; bins have equal widths and include their end."""
     return np.clip(np.ceil(confidence_N * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
 
 
 def reliability_bins(label_N: np.ndarray, proba_NC: np.ndarray) -> list[dict[str, Any]]:
-    """Return confidence, accuracy and rows of each bin of the predicted class's probability; empty
-    ones left out.
+    """Return the mean confidence, accuracy and number of rows of each bin of confidence.
+
+    The confidence of a row is the probability of its predicted class. There are 15 bins of equal
+    width; empty ones are left out.
     """
     confidence_N = proba_NC.max(axis=1)
     is_right_N = proba_NC.argmax(axis=1) == label_N
@@ -51,7 +53,19 @@ def reliability_bins(label_N: np.ndarray, proba_NC: np.ndarray) -> list[dict[str
 
 
 def calibration_error(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
-    """Return the expected calibration error (ECE) over 15 bins of equal width, Guo et al. 2017."""
+    """Return the expected calibration error (ECE) over 15 bins of equal width.
+
+    This is the mean over rows of the distance between their bin's accuracy and mean confidence.
+
+    References
+    ----------
+    Guo, C. et al. (2017). On Calibration of Modern Neural Networks. ICML.
+
+    Examples
+    --------
+    >>> round(calibration_error(np.array([0, 0]), np.array([[0.9, 0.1], [0.9, 0.1]])), 4)
+    0.1
+    """
     return float(
         np.abs(np.bincount(_bin_of(proba_NC.max(axis=1)), _gaps(label_N, proba_NC))).sum()
         / len(label_N)
@@ -59,36 +73,53 @@ def calibration_error(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
 
 
 def _gaps(label_N: np.ndarray, proba_NC: np.ndarray) -> np.ndarray:
-    """Return how much more right each row is than it says: 1 or 0 minus its confidence."""
+    """Return 1 (right) or 0 (wrong) minus the confidence, for each row."""
     return (proba_NC.argmax(axis=1) == label_N) - proba_NC.max(axis=1)
 
 
 def error_by_chance(
     label_N: np.ndarray, proba_NC: np.ndarray, group_N: np.ndarray, *, seed: int = 0
 ) -> tuple[float, float]:
-    """Return the ECE that a calibrated model would show for want of rows: its mean and 95 %
-    quantile.
+    """Return the ECE that a calibrated model would have by chance: mean and 95 % quantile.
 
-    ECE is a sum of absolute values, so it is above zero without any fault, and a bootstrap of it
-    only doubles that. Here each group's gaps change sign together at random (wild bootstrap, Wu
-    1986), which makes them zero on average and leaves rows of a group alike.
+    ECE is a sum of absolute values, so with finitely many rows it is above zero even for a
+    calibrated model, and an ordinary bootstrap would double that. The wild bootstrap instead flips
+    the signs of all gaps (right minus confidence) of a group together at random. The gaps are then
+    zero on average, and rows of a group stay dependent.
+
+    Parameters
+    ----------
+    label_N
+        True class of each row.
+    proba_NC
+        Class probabilities of each row.
+    group_N
+        Group of each row.
+    seed
+        Seed of the signs.
+
+    References
+    ----------
+    Wu, C. F. J. (1986). Jackknife, Bootstrap and Other Resampling Methods in Regression Analysis.
+    Annals of Statistics, 14(4), 1261-1295.
     """
     names, code_N = np.unique(group_N, return_inverse=True)
-    gap_GB = np.zeros((len(names), NUM_BINS))
+    # Sum of the gaps of each group in each bin (axis X).
+    gap_GX = np.zeros((len(names), NUM_BINS))
     rng = np.random.default_rng(seed)
-    np.add.at(gap_GB, (code_N, _bin_of(proba_NC.max(axis=1))), _gaps(label_N, proba_NC))
+    np.add.at(gap_GX, (code_N, _bin_of(proba_NC.max(axis=1))), _gaps(label_N, proba_NC))
     signs = (
         rng.choice([-1.0, 1.0], size=(CHUNK, len(names))) for _ in range(NUM_RESAMPLES // CHUNK)
     )
-    errors_R = np.concatenate([np.abs(sign_RG @ gap_GB).sum(axis=1) for sign_RG in signs]) / len(
-        label_N
-    )
-    return float(errors_R.mean()), float(np.quantile(errors_R, 0.95))
+    sums_B = np.concatenate([np.abs(sign_BG @ gap_GX).sum(axis=1) for sign_BG in signs])
+    error_B = sums_B / len(label_N)
+    return float(error_B.mean()), float(np.quantile(error_B, 0.95))
 
 
 def cross_fitted(logits_NC: np.ndarray, rows: Rows) -> np.ndarray | None:
-    """Return probabilities N x C, each fold's with the temperature of the repeat's other folds;
-    None for one fold.
+    """Return probabilities N x C, each fold's with a temperature fitted on the other folds.
+
+    Repeats are treated separately. Returns None if a repeat has a single fold.
     """
     proba_NC = np.empty(logits_NC.shape)
     for repeat, fold in np.unique(np.stack([rows.repeat_N, rows.fold_N]), axis=1).T:
@@ -103,10 +134,10 @@ def cross_fitted(logits_NC: np.ndarray, rows: Rows) -> np.ndarray | None:
 
 
 def summarise_calibration(logits_NC: np.ndarray, rows: Rows, *, seed: int = 0) -> dict[str, Any]:
-    """Return ECE, bins and log loss as they are, the temperature that would fit, and what it would
-    bring.
+    """Return the calibration of a run before and after temperature scaling, for report.json.
 
-    The temperature itself is fitted on all rows; what it brings is measured out of fold.
+    The reported temperature is fitted on all rows. `ece_after` and `log_loss_after` use a
+    temperature per fold, fitted on the other folds; they are None if there is a single fold.
     """
     proba_NC = softmax(logits_NC)
     log_loss = METRICS["log_loss"]

@@ -1,5 +1,6 @@
-"""Parts of people, for what is fitted on out-of-fold rows and must be scored on people who had no
-say in it.
+"""Splits into whole groups for nested cross-validation on out-of-fold rows.
+
+Weights and choices that are fitted on out-of-fold rows must be scored on held-out groups.
 """
 
 from __future__ import annotations
@@ -16,9 +17,31 @@ __all__ = ["group_parts", "outer_parts"]
 def group_parts(
     label_N: np.ndarray, group_N: np.ndarray, *, num_parts: int, seed: int = 0
 ) -> np.ndarray:
-    """Return a part 0..num_parts-1 for each row: groups whole, those of like labels dealt in turn.
+    """Assign whole groups to parts of similar label distribution.
 
-    The same for any order of rows.
+    Groups are sorted by their mean label, with ties in random order, and dealt to the parts in
+    turn. The result does not depend on the order of the rows.
+
+    Parameters
+    ----------
+    label_N
+        Class of each row.
+    group_N
+        Group of each row.
+    num_parts
+        Number of parts.
+    seed
+        Seed of the order of ties.
+
+    Returns
+    -------
+    np.ndarray
+        Part of each row, N, from 0 to num_parts - 1.
+
+    Examples
+    --------
+    >>> group_parts(np.array([0, 0, 1, 1]), np.array([5, 5, 7, 7]), num_parts=2).tolist()
+    [0, 0, 1, 1]
     """
     names, code_N = np.unique(group_N, return_inverse=True)
     mean_G = np.bincount(code_N, label_N) / np.bincount(code_N)
@@ -29,22 +52,26 @@ def group_parts(
 
 
 def outer_parts(of: Rows) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
-    """Yield (repeat, fold, its rows, the repeat's rows of other people), rows by number.
+    """Yield the folds of a nested cross-validation: repeat, fold, held-out rows, other rows.
 
-    Folds that tear groups apart cannot keep people away from what is fitted on them: parts of whole
-    groups, as many, stand in for them. Raises ValueError for a repeat with a single fold.
+    Both sets of rows are row numbers of the same repeat and have no group in common. If the folds
+    of the repeat split a group, the same number of `group_parts` is used instead of them.
+
+    Raises
+    ------
+    ValueError
+        For a repeat with a single fold.
     """
     for repeat in np.unique(of.repeat_N):
         rows = np.flatnonzero(of.repeat_N == repeat)
-        group_n = of.group_N[rows]
-        fold_n = of.fold_N[rows]
-        places = {
-            (group, fold) for group, fold in zip(group_n.tolist(), fold_n.tolist(), strict=True)
-        }
-        if len(places) > len(np.unique(group_n)):
-            fold_n = group_parts(of.label_N[rows], group_n, num_parts=len(np.unique(fold_n)))
-        folds = np.unique(fold_n)
+        group = of.group_N[rows]
+        fold_of = of.fold_N[rows]
+        places = {*zip(group.tolist(), fold_of.tolist(), strict=True)}
+        # More pairs of group and fold than groups: some group is in several folds.
+        if len(places) > len(np.unique(group)):
+            fold_of = group_parts(of.label_N[rows], group, num_parts=len(np.unique(fold_of)))
+        folds = np.unique(fold_of)
         if len(folds) < 2:
-            raise ValueError(f"repeat {repeat} has one fold only: nobody else's rows to fit on")
+            raise ValueError(f"repeat {repeat} has only one fold, so there are no rows to fit on")
         for fold in folds:
-            yield int(repeat), int(fold), rows[fold_n == fold], rows[fold_n != fold]
+            yield int(repeat), int(fold), rows[fold_of == fold], rows[fold_of != fold]

@@ -1,4 +1,4 @@
-"""Scores by name, over scikit-learn's, on one fixed label set."""
+"""Metrics by name, with scikit-learn's values, on the classes that occur in the labels."""
 
 from __future__ import annotations
 
@@ -23,13 +23,19 @@ __all__ = [
 
 
 def log_softmax(logits_NC: np.ndarray) -> np.ndarray:
-    """Return log-probabilities, N x C float64; finite for any finite logits."""
+    """Return log-probabilities, N x C float64, which are finite for any finite logits."""
     shifted = logits_NC.astype(np.float64) - logits_NC.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
 def softmax(logits_NC: np.ndarray) -> np.ndarray:
-    """Return probabilities, N x C float64."""
+    """Return probabilities, N x C float64.
+
+    Examples
+    --------
+    >>> softmax(np.log([[3.0, 1.0]])).round(4).tolist()
+    [[0.75, 0.25]]
+    """
     proba_NC = np.exp(logits_NC.astype(np.float64) - logits_NC.max(axis=1, keepdims=True))
     proba_NC /= proba_NC.sum(axis=1, keepdims=True)
     return proba_NC
@@ -37,41 +43,44 @@ def softmax(logits_NC: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Sums over rows, any leading shape: per class (x C) right ones, true ones, predicted ones; and
-    two over all.
-    """
+    """Sums over rows from which most metrics are computed, with any leading axes."""
 
     right: np.ndarray
+    """Number of correct predictions per class, ... x C."""
     truth: np.ndarray
+    """Number of rows per true class, ... x C."""
     predicted: np.ndarray
+    """Number of rows per predicted class, ... x C."""
     loss: np.ndarray
-    """Of each row's log loss."""
+    """Sum of the log losses of all rows."""
     distance: np.ndarray
-    """Of the squared distances of true and predicted label."""
+    """Sum of the squared differences between true and predicted labels of all rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A score of labels N and probabilities N x C."""
+    """A metric of labels and class probabilities."""
 
     title: str
+    """Name of the metric in reports."""
     score: Callable[[np.ndarray, np.ndarray], float]
+    """Function of labels N and probabilities N x C."""
     greater_is_better: bool = True
     of_counts: Callable[[Counts], np.ndarray] | None = None
-    """The same score from sums over rows, for many resamples at once."""
+    """The same score from sums over rows, for many bootstrap resamples at once."""
     of_weights: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None
-    """The same from labels N, probabilities N x C and how often each row counts, R x N, where no
-    sums will do.
+    """The same score from labels N, probabilities N x C and row weights B x N, for a metric that
+    cannot be computed from sums.
     """
 
     @property
     def sign(self) -> int:
-        """1, or -1 where less is better: times the score, greater is better."""
+        """1, or -1 if less is better; multiplied by it, greater scores are better."""
         return 1 if self.greater_is_better else -1
 
 
 def rows_by_repeat(repeat_N: np.ndarray | None, num_rows: int) -> list[np.ndarray]:
-    """Return the row numbers of each repeat of a cross-validation; None says there is but one."""
+    """Return the row numbers of each repeat of a cross-validation (None: one repeat)."""
     if repeat_N is None:
         return [np.arange(num_rows)]
     return [np.flatnonzero(repeat_N == repeat) for repeat in np.unique(repeat_N)]
@@ -80,7 +89,14 @@ def rows_by_repeat(repeat_N: np.ndarray | None, num_rows: int) -> list[np.ndarra
 def mean_score(
     metric: Metric, label_N: np.ndarray, proba_NC: np.ndarray, repeat_N: np.ndarray | None = None
 ) -> float:
-    """Return the mean over repeats of the score of each repeat's rows."""
+    """Return the mean over repeats of a metric.
+
+    Examples
+    --------
+    >>> label_N = np.array([0, 1, 0, 1])
+    >>> mean_score(METRICS["accuracy"], label_N, np.eye(2)[[0, 1, 1, 1]], np.array([0, 0, 1, 1]))
+    0.75
+    """
     scores = [
         metric.score(label_N[rows], proba_NC[rows])
         for rows in rows_by_repeat(repeat_N, len(label_N))
@@ -89,25 +105,26 @@ def mean_score(
 
 
 def _f1_macro(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
-    """Macro F1 over the classes that occur in the truth.
+    """Return macro F1 over the classes that occur in the labels.
 
-    scikit-learn's default averages true and predicted labels together, so that one stray
-    prediction adds a class of F1 zero.
+    scikit-learn's default also averages over classes that are only predicted, so that a single
+    stray prediction adds a class with an F1 of zero.
     """
     return float(_f1_macro_of_counts(_counted(label_N, proba_NC)))
 
 
 def _counted(label_N: np.ndarray, proba_NC: np.ndarray) -> Counts:
-    """Return the counts of the classes that occur. Side by side as scikit-learn has them, they sum
-    to the last bit.
+    """Return the counts of the classes that occur, in scikit-learn's order.
+
+    Sums over them then equal scikit-learn's to the last bit.
     """
     predicted_N = proba_NC.argmax(axis=1)
     num_classes = proba_NC.shape[1]
     counted = (label_N[label_N == predicted_N], label_N, predicted_N)
     right_C, truth_C, predicted_C = (np.bincount(one, minlength=num_classes) for one in counted)
     occurs_C = truth_C > 0
-    unasked = np.zeros(())
-    return Counts(right_C[occurs_C], truth_C[occurs_C], predicted_C[occurs_C], unasked, unasked)
+    unused = np.zeros(())
+    return Counts(right_C[occurs_C], truth_C[occurs_C], predicted_C[occurs_C], unused, unused)
 
 
 def _f1_macro_of_counts(counts: Counts) -> np.ndarray:
@@ -135,33 +152,35 @@ def _balanced_accuracy_of_counts(counts: Counts) -> np.ndarray:
 
 
 def _roc_auc_ovr(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
-    """One against the rest, averaged over the classes that occur; NaN where only one does."""
+    """Return the mean one-vs-rest ROC AUC of the classes that occur, or NaN if only one does."""
     return float(_roc_auc_of_weights(label_N, proba_NC, np.ones((1, len(label_N))))[0])
 
 
 def _roc_auc_of_weights(
-    label_N: np.ndarray, proba_NC: np.ndarray, weight_RN: np.ndarray
+    label_N: np.ndarray, proba_NC: np.ndarray, weight_BN: np.ndarray
 ) -> np.ndarray:
-    """Return the score of each of R weightings of the rows; a class that has no weight is left out.
+    """Return the mean one-vs-rest ROC AUC for each of B row weightings, by ranks.
 
-    From ranks (Mann and Whitney 1947): scikit-learn's value, class by class, for all weightings at
-    once.
+    Classes without weight are left out. The AUC of a class is its Mann-Whitney U statistic over the
+    number of pairs, which equals scikit-learn's value (Mann and Whitney 1947). Axis T has one entry
+    per distinct probability.
     """
-    auc_sum_R = np.zeros(len(weight_RN))
-    num_R = np.zeros(len(weight_RN))
+    auc_sum_B = np.zeros(len(weight_BN))
+    num_B = np.zeros(len(weight_BN))
     for label in np.unique(label_N):
         order = np.argsort(proba_NC[:, label], kind="stable")
         ordered_N = proba_NC[order, label]
         is_true_N = label_N[order] == label
-        starts = np.flatnonzero(np.r_[True, ordered_N[1:] != ordered_N[:-1]])  # of rows that tie
-        weight_RT = np.add.reduceat(weight_RN[:, order], starts, axis=1)
-        true_RT = np.add.reduceat(weight_RN[:, order] * is_true_N, starts, axis=1)
-        other_RT = weight_RT - true_RT
-        below_RT = np.cumsum(other_RT, axis=1) - other_RT / 2
-        pairs_R = true_RT.sum(axis=1) * other_RT.sum(axis=1)
-        auc_sum_R += (true_RT * below_RT).sum(axis=1) / np.maximum(pairs_R, 1)
-        num_R += pairs_R > 0
-    return np.where(num_R > 0, auc_sum_R / np.maximum(num_R, 1), np.nan)
+        # Tied rows are summed; a pair of tied rows counts one half.
+        starts = np.flatnonzero(np.r_[True, ordered_N[1:] != ordered_N[:-1]])
+        weight_BT = np.add.reduceat(weight_BN[:, order], starts, axis=1)
+        true_BT = np.add.reduceat(weight_BN[:, order] * is_true_N, starts, axis=1)
+        other_BT = weight_BT - true_BT
+        below_BT = np.cumsum(other_BT, axis=1) - other_BT / 2
+        pairs_B = true_BT.sum(axis=1) * other_BT.sum(axis=1)
+        auc_sum_B += (true_BT * below_BT).sum(axis=1) / np.maximum(pairs_B, 1)
+        num_B += pairs_B > 0
+    return np.where(num_B > 0, auc_sum_B / np.maximum(num_B, 1), np.nan)
 
 
 def _log_loss(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
@@ -169,7 +188,7 @@ def _log_loss(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
 
 
 def row_log_loss(label_N: np.ndarray, proba_NC: np.ndarray) -> np.ndarray:
-    """Return each row's log loss, bounded as scikit-learn bounds it."""
+    """Return the log loss of each row, with probabilities clipped as in scikit-learn."""
     tiny = np.finfo(proba_NC.dtype).eps
     return -np.log(np.clip(proba_NC[np.arange(len(label_N)), label_N], tiny, 1 - tiny))
 
@@ -179,8 +198,9 @@ def _log_loss_of_counts(counts: Counts) -> np.ndarray:
 
 
 def _kappa_quadratic(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
-    """One less observed over expected squared distance, summed in scikit-learn's order; NaN where
-    one class is all.
+    """Return quadratic kappa, 1 - observed / expected squared distance.
+
+    It is summed in scikit-learn's order, and NaN if all labels and predictions are one class.
     """
     num_classes = proba_NC.shape[1]
     pair_N = label_N * num_classes + proba_NC.argmax(axis=1)
@@ -196,9 +216,7 @@ def _kappa_quadratic(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
 
 
 def _kappa_quadratic_of_counts(counts: Counts) -> np.ndarray:
-    """Return 1 - observed / expected squared distance, the latter if true and predicted labels were
-    independent.
-    """
+    """Return quadratic kappa from sums, expecting independent true and predicted labels."""
     place_C = np.arange(counts.truth.shape[-1])
     num = counts.truth.sum(-1)
     square_C = place_C**2
@@ -226,8 +244,7 @@ METRICS: dict[str, Metric] = {
 
 
 def check_metric(name: str) -> None:
-    """Raise UserError, with near names, for an unknown --metric."""
+    """Raise UserError for an unknown --metric and suggest similar names."""
     if name not in METRICS:
-        raise UserError(
-            f"--metric {name}: unknown{did_you_mean(name, METRICS)}; there are {', '.join(METRICS)}"
-        )
+        near = did_you_mean(name, METRICS)
+        raise UserError(f"--metric {name}: unknown{near}; choose from {', '.join(METRICS)}")

@@ -1,4 +1,4 @@
-"""Rows of out-of-fold predictions: what is known of them beside their logits."""
+"""Labels, groups, repeats and folds of out-of-fold rows."""
 
 from __future__ import annotations
 
@@ -12,18 +12,23 @@ __all__ = ["Rows"]
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Labels, groups, repeats and folds of N out-of-fold rows; every stage passes them on
-    together.
+    """Labels, groups, repeats and folds of N out-of-fold rows, which are used together.
+
+    Examples
+    --------
+    >>> rows = Rows.of(np.array([0, 1, 1]), np.array(["a", "b", "b"]))
+    >>> len(rows), rows.num_groups, rows.take(rows.label_N == 1).group_N.tolist()
+    (3, 2, ['b', 'b'])
     """
 
     label_N: np.ndarray
-    """Class of each row, 0 .. C - 1."""
+    """Class of each row, from 0 to C - 1."""
     group_N: np.ndarray
-    """What is never split between folds: people, patients, products; names or codes."""
+    """Group of each row, such as a person, patient or product; names or codes."""
     repeat_N: np.ndarray
-    """Which repeat of the cross-validation a row is of."""
+    """Repeat of the cross-validation of each row."""
     fold_N: np.ndarray
-    """The fold, within its repeat, in which the row was held out."""
+    """Fold, within its repeat, in which the row was held out."""
 
     @classmethod
     def of(
@@ -34,7 +39,7 @@ class Rows:
         repeat_N: np.ndarray | None = None,
         fold_N: np.ndarray | None = None,
     ) -> Rows:
-        """Return rows of one repeat and one fold, unless these are given."""
+        """Return rows of a single repeat and fold, unless these are given."""
         zeros_N = np.zeros(len(label_N), np.int64)
         return cls(
             label_N,
@@ -47,11 +52,11 @@ class Rows:
         return len(self.label_N)
 
     def take(self, rows: np.ndarray) -> Rows:
-        """Return the rows of these numbers, or where a mask is true."""
+        """Return a selection of the rows, by row numbers or a boolean mask."""
         return Rows(self.label_N[rows], self.group_N[rows], self.repeat_N[rows], self.fold_N[rows])
 
     def in_folds(self, fold_N: np.ndarray) -> Rows:
-        """Return the same rows in other folds."""
+        """Return the same rows with other folds."""
         return dataclasses.replace(self, fold_N=fold_N)
 
     @property
@@ -64,5 +69,5 @@ class Rows:
 
     @property
     def num_images(self) -> int:
-        """How many images the rows show; each is in every repeat."""
+        """Number of distinct images; each is in every repeat."""
         return int((self.repeat_N == self.repeat_N[0]).sum())

@@ -1,4 +1,4 @@
-"""A score with its resamples, and whether one is better than another by more than chance."""
+"""Scores with bootstrap resamples, and tests whether one score is better than another."""
 
 from __future__ import annotations
 
@@ -18,74 +18,90 @@ __all__ = ["Gain", "Score", "Scored", "gain", "gain_of_sums", "score_of", "score
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A score and that of each resample of groups; greater is better, whatever the metric."""
+    """A score and its bootstrap resamples over groups, signed so that greater is better."""
 
     value: float
-    resamples_R: np.ndarray
+    resamples_B: np.ndarray
     sign: int = 1
-    """The metric's: times this, they are as the metric has them."""
+    """Sign of the metric; multiplied by it, the score has the metric's own sign."""
 
     def interval(self) -> Interval:
-        """Return the score as the metric has it, with its 95 % interval."""
-        return percentile_interval(self.sign * self.value, self.sign * self.resamples_R)
+        """Return the score, with the metric's own sign, and its 95 % interval."""
+        return percentile_interval(self.sign * self.value, self.sign * self.resamples_B)
 
     def minus(self, other: Score | float) -> Score:
-        """Return the difference to another score, paired, or to a number."""
+        """Return the difference to another score (a paired one) or to a number."""
         if isinstance(other, Score):
-            return Score(self.value - other.value, self.resamples_R - other.resamples_R, self.sign)
-        return Score(self.value - other, self.resamples_R - other, self.sign)
+            return Score(self.value - other.value, self.resamples_B - other.resamples_B, self.sign)
+        return Score(self.value - other, self.resamples_B - other, self.sign)
 
     @property
     def error(self) -> float:
-        """The standard error over groups; 0 where it is not known."""
-        finite_R = self.resamples_R[np.isfinite(self.resamples_R)]
-        return float(finite_R.std()) if len(finite_R) else 0.0
+        """Standard error over groups, or 0 where it is unknown."""
+        finite_B = self.resamples_B[np.isfinite(self.resamples_B)]
+        return float(finite_B.std()) if len(finite_B) else 0.0
 
 
 def score_of(
     metric: Metric, rows: Rows, proba_NC: np.ndarray, *, resampled: bool = True, seed: int = 0
 ) -> Score:
-    """Return the score of probabilities N x C, the mean over repeats; without `resampled`, the
-    value alone.
+    """Return the score of predictions, the mean over repeats, with bootstrap resamples.
 
-    Equal groups and seed draw equal resamples, so differences of two scores are paired.
+    Scores with the same groups and seed use the same resamples, so their differences are paired.
+
+    Parameters
+    ----------
+    metric
+        The score; less-is-better metrics change their sign.
+    rows
+        Labels, groups and repeats of the rows.
+    proba_NC
+        Class probabilities of the rows.
+    resampled
+        Whether to compute the resamples.
+    seed
+        Seed of the resamples.
     """
     value = metric.sign * mean_score(metric, rows.label_N, proba_NC, rows.repeat_N)
     if not resampled:
         return Score(value, np.empty(0), metric.sign)
-    scores_R = bootstrap_scores(
+    score_B = bootstrap_scores(
         metric, rows.label_N, proba_NC, rows.group_N, repeat_N=rows.repeat_N, seed=seed
     )
-    return Score(value, metric.sign * scores_R, metric.sign)
+    return Score(value, metric.sign * score_B, metric.sign)
 
 
 class Gain(NamedTuple):
-    """By how much one prediction is better than another, and the standard error of that over
-    groups.
-    """
+    """An improvement of one prediction over another and its standard error over groups."""
 
     value: float
     error: float
 
     def exceeds(self, errors: float = 1.0) -> bool:
-        """Return whether it is more than so many of its standard errors: more than chance gives on
-        other groups.
+        """Return whether the gain is greater than `errors` of its standard errors.
+
+        Examples
+        --------
+        >>> Gain(0.02, 0.01).exceeds(), Gain(0.02, 0.01).exceeds(3)
+        (True, False)
         """
         return self.value > errors * self.error
 
 
 def gain(new: Score, old: Score) -> Gain:
-    """Return by how much one score is better than another, paired; the error is infinite where it
-    is not known.
+    """Return the paired gain of a new score over an old one.
+
+    Its standard error is infinite where it is unknown.
     """
     difference = new.minus(old)
-    known = np.isfinite(difference.resamples_R).any()
+    known = np.isfinite(difference.resamples_B).any()
     return Gain(difference.value, difference.error if known else np.inf)
 
 
 def gain_of_sums(gain_G: np.ndarray) -> Gain:
-    """Return the gain that is a sum over rows, given each group's share of it; the error needs no
-    resamples.
+    """Return the total gain from the gain of each group, with its standard error.
+
+    This is for gains that are sums over rows, such as of the log loss; no resamples are needed.
     """
     error = gain_G.std(ddof=1) * np.sqrt(len(gain_G)) if len(gain_G) > 1 else np.inf
     return Gain(float(gain_G.sum()), float(error))
@@ -93,7 +109,7 @@ def gain_of_sums(gain_G: np.ndarray) -> Gain:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A named prediction with its scores."""
+    """A prediction with its name and scores."""
 
     name: str
     score: Score
@@ -111,7 +127,7 @@ def score_prediction(
     metric: str,
     seed: int = 0,
 ) -> Scored:
-    """Score a named prediction N x C, and what it implies of each attribute."""
+    """Return the score, accuracy and macro F1 of each attribute for a prediction N x C."""
     f1_of = {}
     for attribute in attributes:
         truth_N, as_proba = attribute_view(attribute, rows.label_N, proba_NC)

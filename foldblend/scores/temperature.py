@@ -1,8 +1,8 @@
-"""Temperatures: how sure a model's probabilities are, put right by one number (Guo et al. 2017).
+"""Temperature scaling: calibration of a model's probabilities by one number (Guo et al. 2017).
 
-There are two ways to the same minimum, which agree to a thousandth and better: a bounded search,
-for reports and the weights of views, and Newton's steps, ten times as fast, for blends. Each is
-kept because the logits of runs that were made with it would otherwise change in their last digits.
+Two methods find the same minimum and agree to 0.1 % or better. Reports and the weights of views use
+a bounded search; blends use Newton's method, which is ten times as fast. Both are kept because
+otherwise the logits of existing runs would change in their last digits.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ __all__ = ["fit_temperature", "fit_temperatures"]
 LOG_RANGE = 4.0  # temperatures from e^-4 to e^4
 LOWEST = np.exp(-LOG_RANGE)
 HIGHEST = np.exp(LOG_RANGE)
-STEPS = 50
-CLOSE = 1e-6
+STEPS = 50  # at most, of Newton's method
+CLOSE = 1e-6  # relative change of the sharpness at which the search stops
 
 
 def fit_temperature(logits_NC: np.ndarray, label_N: np.ndarray) -> float:
-    """Return the temperature T that minimises the log loss of softmax(logits / T), Guo et al.
-    2017.
+    """Return the temperature T that minimises the log loss of softmax(logits / T).
+
+    References
+    ----------
+    Guo, C. et al. (2017). On Calibration of Modern Neural Networks. ICML.
     """
     logits_NC = logits_NC.astype(np.float64)
     rows = np.arange(len(label_N))
@@ -41,8 +44,9 @@ def fit_temperature(logits_NC: np.ndarray, label_N: np.ndarray) -> float:
 def _slope(
     shifted_NC: np.ndarray, rows: np.ndarray, label_N: np.ndarray, sharpness: float
 ) -> tuple[float, float]:
-    """Return the first and second derivative of the mean log loss of softmax(sharpness * logits) in
-    the sharpness.
+    """Return the first two derivatives of the mean log loss by the sharpness.
+
+    Probabilities are softmax(sharpness * logits), so the sharpness is 1 / temperature.
     """
     weight_NC = np.exp(shifted_NC * np.float32(sharpness))
     weight_NC /= weight_NC.sum(axis=1, keepdims=True)
@@ -53,8 +57,10 @@ def _slope(
 
 
 def _sharpness(shifted_NC: np.ndarray, label_N: np.ndarray) -> float:
-    """Return the sharpness of least log loss, which is convex in it: Newton's steps, halved into a
-    bracket.
+    """Return the sharpness that minimises the log loss, by Newton's method with a bracket.
+
+    The log loss is convex in the sharpness. A step that leaves the bracket is replaced by its
+    geometric mean.
     """
     low = LOWEST
     high = HIGHEST
@@ -81,11 +87,23 @@ def _row_loss(shifted_NC: np.ndarray, label_N: np.ndarray, sharpness: float) -> 
 def fit_temperatures(
     logits_MNC: Sequence[np.ndarray], label_N: np.ndarray, group_N: np.ndarray
 ) -> tuple[float, ...]:
-    """Return each member's temperature (Guo et al. 2017), or 1 where it helps less than the
-    standard error of its help.
+    """Return the temperature of each member of a blend, or 1 where the gain is not significant.
 
-    Logits N x C float32 a member, labels N, groups N as codes; the error is over groups, whose rows
-    are alike.
+    A temperature is kept only if it improves the log loss by more than one standard error. That
+    error is over groups, because rows of one group are dependent.
+
+    Parameters
+    ----------
+    logits_MNC
+        Logits of each member, N x C float32.
+    label_N
+        True class of each row.
+    group_N
+        Group of each row.
+
+    References
+    ----------
+    Guo, C. et al. (2017). On Calibration of Modern Neural Networks. ICML.
     """
     code_N = np.unique(group_N, return_inverse=True)[1]
     found = []

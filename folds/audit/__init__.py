@@ -1,1 +1,1 @@
-"""What looks wrong with a data set before anything is trained on it."""
+"""Checks of a data set before training."""

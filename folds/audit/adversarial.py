@@ -1,6 +1,6 @@
-"""Adversarial validation: can a classifier tell training images from test images, and by what?
+"""Adversarial validation: a classifier that separates training images from test images.
 
-Where it can, a cross-validated score need not hold on the test set.
+If it succeeds, the two sets differ, and the cross-validated score may not hold on the test set.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# here, for limits hold for what is loaded already
+# Imported at the top, because threadpool_limits only affects libraries that are already loaded.
 from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits
 
@@ -22,26 +22,27 @@ NUM_FOLDS = 5
 LEAST_ROWS = 20
 MOST_ROWS = 20_000
 NUM_TRIES = 100
-NUM_DRAWS = 19  # so that being above all of them has a chance of one in twenty
+# With 19 draws, an AUC exceeds all of them by chance in one of twenty cases.
+NUM_DRAWS = 19
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Adversarial:
-    """How well two sets of images are told apart, out of fold."""
+    """Result of adversarial validation; all AUCs are out of fold."""
 
     auc: float
-    """Area under the ROC curve; a guess has 0.5."""
-    chance_D: np.ndarray
-    """The AUC of as many training images, whole groups drawn at random, against the rest."""
-    alone_S: np.ndarray
-    """The AUC of each statistic alone; below 0.5 where the test set has the smaller values."""
+    """Area under the ROC curve of the classifier; 0.5 is a random guess."""
+    chance_T: np.ndarray
+    """AUC by chance: T random draws of training groups against the rest of the training set."""
+    single_S: np.ndarray
+    """AUC of each single statistic; below 0.5 if it is smaller in the test set."""
     lost_S: np.ndarray
-    """What the AUC loses where one statistic is shuffled between held-out rows."""
+    """Loss of AUC when one statistic is shuffled between the held-out rows."""
 
     @property
     def differs(self) -> bool:
-        """Whether test images are told apart better than any of the draws (p = 0.05)."""
-        return self.auc > self.chance_D.max()
+        """True if the AUC is above that of every random draw (p = 0.05)."""
+        return self.auc > self.chance_T.max()
 
 
 def _auc(is_test_N: np.ndarray, score_N: np.ndarray) -> float:
@@ -56,32 +57,33 @@ def _scores(
     *,
     shuffled: bool = False,
 ) -> np.ndarray:
-    """Return out-of-fold scores, 1 x N; with `shuffled`, then those with each statistic shuffled,
-    (1 + S) x N.
+    """Return out-of-fold scores, 1 x N.
+
+    With `shuffled`, S more rows follow: the scores with each statistic shuffled.
     """
     fold_N = stratified_group_folds(is_test_N, group_N, num_folds=NUM_FOLDS, seed=seed)
     rng = np.random.default_rng(seed)
     num_statistics = statistic_NS.shape[1] if shuffled else 0
-    score_SN = np.zeros((1 + num_statistics, len(is_test_N)))
+    # X = 1 + S: the original rows, then each statistic shuffled.
+    score_XN = np.zeros((1 + num_statistics, len(is_test_N)))
     for fold in range(NUM_FOLDS):
         held = fold_N == fold
-        # Without class weights, which make its binning twenty times slower and leave the AUC as it
-        # is.
+        # No class weights: they make the binning twenty times slower and do not change the AUC.
         model = HistGradientBoostingClassifier(
             max_iter=60, max_leaf_nodes=8, early_stopping=False, random_state=seed
         ).fit(statistic_NS[~held], is_test_N[~held])
-        score_SN[0, held] = model.decision_function(statistic_NS[held])
+        score_XN[0, held] = model.decision_function(statistic_NS[held])
         for statistic in range(num_statistics):
             changed = statistic_NS[held].copy()
             changed[:, statistic] = rng.permutation(changed[:, statistic])
-            score_SN[1 + statistic, held] = model.decision_function(changed)
-    return score_SN
+            score_XN[1 + statistic, held] = model.decision_function(changed)
+    return score_XN
 
 
 def _drawn_groups(code_N: np.ndarray, num_rows: int, rng: np.random.Generator) -> np.ndarray:
-    """Return whether each row is drawn, N: whole groups at random, `num_rows` rows at most.
+    """Return 1 for the rows of random groups, at most `num_rows`, and 0 for the others.
 
-    None of rows, where no draw has a row in every fold and leaves groups for every fold.
+    The result is empty if no draw has enough rows and leaves enough groups for every fold.
     """
     size_G = np.bincount(code_N)
     for _ in range(NUM_TRIES):
@@ -93,19 +95,38 @@ def _drawn_groups(code_N: np.ndarray, num_rows: int, rng: np.random.Generator) -
     return np.zeros(0, np.int64)
 
 
-@threadpool_limits.wrap(
-    limits=1
-)  # the trees' threads wait busily: on cores that others use, a hundred times slower
+# The trees' threads spin while they wait. On cores that other processes use, that is a hundred
+# times slower than a single thread.
+@threadpool_limits.wrap(limits=1)
 def tell_apart(
     statistic_NS: np.ndarray, is_test_N: np.ndarray, group_N: np.ndarray, *, seed: int = 0
 ) -> Adversarial | None:
-    """Return how well boosted trees tell test rows (1) from training rows (0) of N x S statistics.
+    """Return how well boosted trees separate test rows from training rows.
 
-    Which test images are of one person is not known, so a few people can be told apart by
-    themselves. The measure is therefore what as many training images, drawn by group and treated
-    like test images, come to. `group_N` counts for training rows only. None where the groups are
-    too few for that. Of more than 20,000 rows on a side, so many are taken at random. Source: Pan
-    et al. 2020, "Adversarial validation approach to concept drift problem".
+    The groups of test images are unknown, so a test set of few groups is separable merely because
+    its images resemble each other. The AUC is therefore compared with that of random draws of
+    training groups, which are treated like test images.
+
+    Parameters
+    ----------
+    statistic_NS
+        Statistics of each image, N x S.
+    is_test_N
+        1 for test rows, 0 for training rows.
+    group_N
+        Group of each row; only those of training rows are used.
+    seed
+        Seed of the folds, the draws and the trees.
+
+    Returns
+    -------
+    Adversarial or None
+        None if the training set has too few groups for the random draws. More than 20,000 rows on a
+        side are sampled at random.
+
+    References
+    ----------
+    Pan et al. 2020, "Adversarial validation approach to concept drift problem".
     """
     rng = np.random.default_rng(seed)
     kept = np.sort(
@@ -121,10 +142,10 @@ def tell_apart(
     code_N = np.zeros(len(is_test_N), np.int64)
     code_N[is_train_N] = codes_of(group_N[is_train_N])
     single_N = len(code_N) + np.arange(len(code_N))
-    score_SN = _scores(
+    score_XN = _scores(
         statistic_NS, is_test_N, np.where(is_train_N, code_N, single_N), seed, shuffled=True
     )
-    auc = _auc(is_test_N, score_SN[0])
+    auc = _auc(is_test_N, score_XN[0])
     inside_NS = statistic_NS[is_train_N]
     inside_N = code_N[is_train_N]
     num_drawn = min(int(is_test_N.sum()), len(inside_N) // 2)
@@ -138,7 +159,7 @@ def tell_apart(
     assert np.isfinite(chance).all()
     return Adversarial(
         auc=auc,
-        chance_D=np.array(chance),
-        alone_S=np.array([_auc(is_test_N, column) for column in statistic_NS.T]),
-        lost_S=np.array([auc - _auc(is_test_N, row) for row in score_SN[1:]]),
+        chance_T=np.array(chance),
+        single_S=np.array([_auc(is_test_N, column) for column in statistic_NS.T]),
+        lost_S=np.array([auc - _auc(is_test_N, row) for row in score_XN[1:]]),
     )

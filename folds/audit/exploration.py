@@ -1,4 +1,4 @@
-"""What people look at before they train: one look at every image, and what it gives away."""
+"""Data exploration: reads every image once and runs all checks of the audit on it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from foldblend.cli import Say
 from foldblend.errors import BadImage, UserError, counted, listed
 from foldblend.images import Box, boxes_of, crop, read_image
+from foldblend.progress import track
 from folds.audit.adversarial import LEAST_ROWS, Adversarial, tell_apart
 from folds.audit.findings import Finding, duplicate_findings, lookalike_findings, swap_findings
 from folds.audit.lookalikes import (
@@ -31,90 +31,95 @@ from folds.data.manifest import Manifest
 
 __all__ = ["Exploration", "explore"]
 
+# With a smaller share of found test cases, "none found" means nothing.
+LEAST_RECALL = 0.1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Exploration:
-    """Everything that was seen; the page and the terminal show it."""
+    """Results of all checks, for the page and the terminal."""
 
     manifest: Manifest
-    """Without the images that could not be read."""
-    pictures: pd.DataFrame
-    """Training rows, then test rows: image_id, path, perhaps box; group and label blank and -1 for
-    the test set.
+    """The data without unreadable images."""
+    images: pd.DataFrame
+    """Training rows, then test rows, with the columns of the manifest and "part".
+
+    Test rows have an empty group and the label -1.
     """
     kept_N: np.ndarray
-    """Whether each training row that was looked at could be read."""
+    """False for the training rows whose image could not be read."""
     statistic_NS: np.ndarray
-    """folds.audit.statistics of each image."""
+    """Statistics of each image (see folds.audit.statistics)."""
     unreadable: tuple[str, ...]
+    """Path and error of each image that could not be read."""
     findings: tuple[Finding, ...]
     adversarial: Adversarial | None
-    """None where there is no test set, or too few images or groups to say."""
+    """None if there is no test set, or too few images or groups."""
     deep: bool
-    """Whether swaps and people under two names were looked for."""
+    """True if the slow checks ran: swapped labels and the same group under two names."""
     lookalikes: Lookalikes | None
-    """None where it was not asked for, or groups are single images."""
+    """None if the search did not run, or if every group is a single image."""
 
     def lines(self) -> list[str]:
-        """Return all of it as text."""
+        """Return all results as lines for the terminal."""
         lines = []
         if self.unreadable:
             lines.append(
-                f"{counted(len(self.unreadable), 'image')}: cannot be read:"
+                f"{counted(len(self.unreadable), 'image')} cannot be read:"
                 f" {listed(self.unreadable)}"
             )
         for finding in self.findings:
             lines += finding.lines()
         if not lines and not self.manifest.warnings:
-            lines.append("nothing looks wrong in what was searched")
-        return [*lines, *self.seen_lines(), *self.adversarial_lines()]
+            lines.append("No problems found by the checks that ran.")
+        return [*lines, *self.check_lines(), *self.adversarial_lines()]
 
-    def seen_lines(self) -> list[str]:
-        """Return what was not searched, and what the search for one person under two names could
-        see.
-        """
+    def check_lines(self) -> list[str]:
+        """Return sentences on checks that did not run and on the sensitivity of the search."""
         if not self.deep:
-            return ["not searched (--quick): one person under two names, swapped labels"]
+            return ["Not checked (--quick): the same group under two names, swapped labels."]
         found = self.lookalikes
         if found is None:
             return [
-                "not searched, for every image is a group of its own: people under two names,"
-                " swapped labels"
+                "Not checked, because every image is a separate group: the same group under two"
+                " names, swapped labels."
             ]
         if not found.num_trials:
-            return ["one person under two names: too few groups or features to say"]
-        return [
-            f"one person under two names: named from {found.least} shared features on. Of"
-            f" {found.num_trials:,} groups cut in two as a trial, {found.recall:.0%} would have"
-            " been named"
-        ]
+            return ["Same group under two names: not checked; too few groups or image features."]
+        cases = f"{found.recall:.0%} of {found.num_trials:,} test cases (groups split in two)"
+        result = counted(len(found.pairs), "pair") if len(found.pairs) else "none"
+        if found.recall < LEAST_RECALL and not len(found.pairs):
+            return [
+                "Same group under two names: none found, but this check cannot work on these"
+                f" images (it found {cases})."
+            ]
+        return [f"Same group under two names: {result} found. This check found {cases}."]
 
     def adversarial_lines(self) -> list[str]:
-        """Return whether training and test images can be told apart, and by what."""
+        """Return sentences on whether training and test images differ, and in what."""
         if self.adversarial is None:
-            return ["train against test: no test set, or too few images or groups to say"]
+            return ["Train against test: not compared; no test set, or too few images or groups."]
         result = self.adversarial
-        sizes = self.pictures["part"].value_counts()
-        lines = [
-            f"train against test, told apart by simple statistics: AUC {result.auc:.3f}"
-            f" ({sizes['train']:,} and {sizes['test']:,} images). By chance alone, from training"
-            f" images drawn by group: {result.chance_D.min():.3f} to {result.chance_D.max():.3f}"
-            f" ({len(result.chance_D)} draws)"
-        ]
+        auc = f"a classifier separates them with AUC {result.auc:.3f}"
+        chance = (
+            f"the {result.chance_T.min():.3f} to {result.chance_T.max():.3f} expected by chance"
+        )
         if not result.differs:
-            return [*lines, "  so no difference shows beyond chance"]
+            return [f"Train and test look alike: {auc}, no more than {chance}."]
+        lines = [f"Train and test differ: {auc}, more than {chance}."]
         for index in np.argsort(-result.lost_S)[:3]:
-            alone = result.alone_S[index]
+            single = result.single_S[index]
             lines.append(
-                f"  by {STATISTICS[index]}: {'higher' if alone > 0.5 else 'lower'} in test (alone"
-                f" {alone:.3f}), {result.lost_S[index]:.3f} of the AUC is lost when it is shuffled"
+                f"  {STATISTICS[index]}: {'higher' if single > 0.5 else 'lower'} in test (AUC"
+                f" {single:.3f} by itself; shuffling it costs {result.lost_S[index]:.3f} of the"
+                " AUC)"
             )
         return lines
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What is kept of one image."""
+    """Data that the checks need of one image."""
 
     print: Print
     statistics: np.ndarray
@@ -136,7 +141,7 @@ def _look(path: str, box: Box | None, want_features: bool, want_sketch: bool) ->
     )
 
 
-def _all_pictures(manifest: Manifest) -> pd.DataFrame:
+def _all_images(manifest: Manifest) -> pd.DataFrame:
     train = manifest.train.assign(part="train")
     if manifest.test is None:
         return train
@@ -144,26 +149,28 @@ def _all_pictures(manifest: Manifest) -> pd.DataFrame:
     return pd.concat([train, test], ignore_index=True)
 
 
-def _look_at_all(pictures: pd.DataFrame, *, deep: bool) -> list[_Look | BadImage]:
-    is_train = (pictures["part"] == "train").to_numpy()
-    is_sketched = np.zeros(len(pictures), bool)
+def _look_at_all(images: pd.DataFrame, *, deep: bool) -> list[_Look | BadImage]:
+    is_train = (images["part"] == "train").to_numpy()
+    is_sketched = np.zeros(len(images), bool)
     if deep:
-        is_sketched[few_rows_of_groups(pictures["group"].to_numpy()[is_train])] = True
-    with ThreadPoolExecutor() as pool:  # cv2 and hashlib release the interpreter lock
-        looks = pool.map(_look, pictures["path"], boxes_of(pictures), is_train & deep, is_sketched)
-        return list(
-            tqdm(looks, total=len(pictures), desc="looking at images", unit="", disable=None)
-        )
+        is_sketched[few_rows_of_groups(images["group"].to_numpy()[is_train])] = True
+    # Threads are enough: cv2 and hashlib release the interpreter lock.
+    with ThreadPoolExecutor() as pool:
+        looks = pool.map(_look, images["path"], boxes_of(images), is_train & deep, is_sketched)
+        return list(track(looks, "read images", total=len(images), unit="images"))
 
 
 def _without(manifest: Manifest, is_good_N: np.ndarray) -> Manifest:
-    """Return the manifest without some of its training, then test, rows."""
+    """Return the manifest with the good rows only.
+
+    `is_good_N` has the training rows, then the test rows.
+    """
     num_train = len(manifest.train)
     train = manifest.train[is_good_N[:num_train]].reset_index(drop=True)
     if train.empty:
         raise UserError(
-            f"{manifest.root}: none of the {num_train} training images can be read; fetch them"
-            " again"
+            f"{manifest.root}: none of the {num_train} training images can be read; download or"
+            " copy them again"
         )
     test = (
         None
@@ -174,16 +181,34 @@ def _without(manifest: Manifest, is_good_N: np.ndarray) -> Manifest:
 
 
 def explore(manifest: Manifest, say: Say, *, deep: bool = True, merge: bool = False) -> Exploration:
-    """Look at every image once and return what it gives away.
+    """Read every image once and return the results of all checks.
 
-    `deep` also looks for one person under two names and for swapped labels, where groups have
-    several images; `merge` makes groups that share an image one. Unreadable images are listed
-    and left out; raises UserError where no other is left.
+    Parameters
+    ----------
+    manifest
+        The data set.
+    say
+        Function that prints a line.
+    deep
+        Run the slow checks as well: the same group under two names, and swapped labels. They need
+        groups of several images.
+    merge
+        Merge groups that share an image.
+
+    Returns
+    -------
+    Exploration
+        Results without unreadable images, which are listed.
+
+    Raises
+    ------
+    UserError
+        If no training image can be read.
     """
     has_groups = bool(manifest.train["group"].duplicated().any())
-    pictures = _all_pictures(manifest)
+    images = _all_images(manifest)
     num_train = len(manifest.train)
-    results = _look_at_all(pictures, deep=deep and has_groups)
+    results = _look_at_all(images, deep=deep and has_groups)
     is_good_N = np.array([not isinstance(result, BadImage) for result in results])
     manifest = _without(manifest, is_good_N)
     looks = [result for result in results if isinstance(result, _Look)]
@@ -192,10 +217,10 @@ def explore(manifest: Manifest, say: Say, *, deep: bool = True, merge: bool = Fa
         manifest = merge_groups(
             manifest, duplicates[(duplicates < len(manifest.train)).all(axis=1)], say
         )
-    pictures = _all_pictures(manifest)
+    images = _all_images(manifest)
     train = manifest.train
     statistic_NS = np.stack([look.statistics for look in looks])
-    findings = duplicate_findings(pictures, duplicates)
+    findings = duplicate_findings(images, duplicates)
     found = None
     if deep and has_groups:
         sketched = np.array([row for row, look in enumerate(looks) if look.sketch is not None])
@@ -207,11 +232,11 @@ def explore(manifest: Manifest, say: Say, *, deep: bool = True, merge: bool = Fa
         findings += swap_findings(
             manifest, np.stack([look.features for look in looks if look.features is not None])
         )
-    is_test_N = (pictures["part"] == "test").to_numpy().astype(np.int64)
+    is_test_N = (images["part"] == "test").to_numpy().astype(np.int64)
     enough = min(is_test_N.sum(), len(train)) >= LEAST_ROWS
     return Exploration(
         manifest=manifest,
-        pictures=pictures,
+        images=images,
         kept_N=is_good_N[:num_train],
         statistic_NS=statistic_NS,
         unreadable=tuple(
@@ -219,7 +244,7 @@ def explore(manifest: Manifest, say: Say, *, deep: bool = True, merge: bool = Fa
         ),
         findings=tuple(findings),
         adversarial=(
-            tell_apart(statistic_NS, is_test_N, pictures["group"].to_numpy()) if enough else None
+            tell_apart(statistic_NS, is_test_N, images["group"].to_numpy()) if enough else None
         ),
         deep=deep,
         lookalikes=found,

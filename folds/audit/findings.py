@@ -1,4 +1,4 @@
-"""What is probably wrong with a data set, each finding with the pairs of images that show it."""
+"""Findings of the audit: probable faults, with the pairs of images that show them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ __all__ = ["Finding", "duplicate_findings", "lookalike_findings", "swap_findings
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """One thing that is probably wrong."""
+    """A probable fault of the data."""
 
     title: str
-    """How often, and what it is."""
+    """The fault and its number of pairs."""
     cure: str
-    """What to do about it."""
+    """Advice on how to fix it."""
     pairs: tuple[tuple[int, int], ...]
-    """Rows of the table of images, two a line."""
+    """Two rows of the table of images for each pair."""
     texts: tuple[str, ...]
-    """What each pair is, in one line."""
+    """One line of text for each pair."""
 
     def lines(self, *, most: int = 10) -> list[str]:
-        """Return the finding as text: the title, its pairs, the cure."""
+        """Return the title, at most `most` pairs and the cure."""
         more = [f"  and {len(self.texts) - most} more"] if len(self.texts) > most else []
         return [
             f"{self.title}:",
@@ -41,10 +41,10 @@ class Finding:
         ]
 
 
-def duplicate_findings(pictures: pd.DataFrame, pairs: np.ndarray) -> list[Finding]:
-    """Return the findings on pairs M x 2 of rows of `images` that show the same image."""
+def duplicate_findings(images: pd.DataFrame, pairs: np.ndarray) -> list[Finding]:
+    """Return the findings on duplicates, given as pairs of rows of `images`, U x 2."""
     ids, group_N, label_N, part_N = (
-        pictures[name].to_numpy() for name in ("image_id", "group", "label", "part")
+        images[name].to_numpy() for name in ("image_id", "group", "label", "part")
     )
     i, j = pairs.T
     in_train = (part_N[i] == "train") & (part_N[j] == "train")
@@ -52,23 +52,23 @@ def duplicate_findings(pictures: pd.DataFrame, pairs: np.ndarray) -> list[Findin
         (
             in_train & (group_N[i] != group_N[j]),
             TWO_GROUPS,
-            "Pass --merge-duplicates to make such groups one, or remove one image of each pair.",
+            "Pass --merge-duplicates to merge these groups, or remove one image of each pair.",
         ),
         (
             in_train & (label_N[i] != label_N[j]),
             TWO_LABELS,
-            "Remove one, or mend the label with --corrections.",
+            "Remove the image with the wrong label, or correct its label with --corrections.",
         ),
         (
             in_train & (group_N[i] == group_N[j]) & (label_N[i] == label_N[j]),
-            "the same within one group, so they count twice",
-            "Remove one of each pair, unless they are meant to count twice.",
+            "same image twice in one group, so it counts twice",
+            "Remove one image of each pair, unless it is meant to count twice.",
         ),
-        (part_N[i] != part_N[j], IN_TEST, "Take them out of the training set."),
+        (part_N[i] != part_N[j], IN_TEST, "Remove these images from the training set."),
     )
     return [
         Finding(
-            title=f"{counted(int(chosen.sum()), 'pair')} of images: {what}",
+            title=f"{what[0].upper()}{what[1:]} ({counted(int(chosen.sum()), 'pair')})",
             cure=cure,
             pairs=tuple((int(one), int(other)) for one, other in pairs[chosen]),
             texts=tuple(f"{ids[one]} = {ids[other]}" for one, other in pairs[chosen]),
@@ -79,26 +79,24 @@ def duplicate_findings(pictures: pd.DataFrame, pairs: np.ndarray) -> list[Findin
 
 
 def lookalike_findings(train: pd.DataFrame, found: Lookalikes, rows: np.ndarray) -> list[Finding]:
-    """Return the finding on groups that look like one; `rows` are the training rows that were
-    searched.
+    """Return the finding, if any, on groups that look the same.
+
+    `rows` are the training rows that were searched.
     """
     pairs = rows[found.pairs]
     group_N = train["group"].to_numpy()
     if not len(pairs):
         return []
     texts = [
-        f"{group_N[i]} ~ {group_N[j]} ({count} features shared)"
-        for (i, j), count in zip(pairs, found.matches_M, strict=True)
+        f"{group_N[i]} ~ {group_N[j]} ({count} shared features)"
+        for (i, j), count in zip(pairs, found.matches_U, strict=True)
     ]
     return [
         Finding(
-            title=(
-                f"{counted(len(pairs), 'pair')} of groups: look like one person (patient, product)"
-                " under two names"
-            ),
+            title=f"Possibly the same group under two names ({counted(len(pairs), 'pair')})",
             cure=(
-                "If they are one, give them one name, or their folds leak. (Images of one place"
-                " look alike, too.)"
+                "If both are the same person, patient or product, give them one group name;"
+                " otherwise they leak between folds. Images of one place can look alike, too."
             ),
             pairs=tuple((int(i), int(j)) for i, j in pairs),
             texts=tuple(texts),
@@ -107,18 +105,18 @@ def lookalike_findings(train: pd.DataFrame, found: Lookalikes, rows: np.ndarray)
 
 
 def _targets(manifest: Manifest) -> dict[str, tuple[np.ndarray, tuple[str, ...]]]:
-    """Return {name: (value of each row, value names)} of what varies within groups.
+    """Return {name: (value of each row, value names)} of attributes that vary in groups.
 
-    That is attributes; and the class, unless they decide it.
+    The class is added unless the attributes determine it.
     """
     label_N = manifest.train["label"].to_numpy()
     found = {
         one.name: (np.asarray(one.of_class)[label_N], one.values) for one in manifest.attributes
     }
-    told_apart = (
+    combinations = (
         {*zip(*(one.of_class for one in manifest.attributes), strict=True)} if found else set()
     )
-    if len(told_apart) < manifest.num_classes:
+    if len(combinations) < manifest.num_classes:
         found["class"] = (label_N, manifest.classes)
     group_N = manifest.train["group"].to_numpy()
     return {
@@ -128,35 +126,38 @@ def _targets(manifest: Manifest) -> dict[str, tuple[np.ndarray, tuple[str, ...]]
     }
 
 
-def swap_findings(manifest: Manifest, feature_NF: np.ndarray) -> list[Finding]:
-    """Return findings on images of one group that look as if they had each other's label.
+def swap_findings(manifest: Manifest, feature_ND: np.ndarray) -> list[Finding]:
+    """Return findings on images of a group that seem to have each other's label.
 
-    `feature_NF` are folds.audit.swaps.features_of the training rows. Each text ends in the line for
-    --corrections, where names allow one.
+    `feature_ND` holds `folds.audit.swaps.features_of` each training row. Each text ends with a line
+    for the --corrections file, unless names with blanks or commas rule that out.
     """
     group_N = manifest.train["group"].to_numpy()
     ids = manifest.train["image_id"].to_numpy()
     findings = []
     for name, (value_N, values) in _targets(manifest).items():
-        pairs = swapped_pairs(log_proba_of(feature_NF, value_N, group_N), value_N, group_N)
+        pairs = swapped_pairs(log_proba_of(feature_ND, value_N, group_N), value_N, group_N)
         texts = []
         for i, j in pairs:
             one, other = (PurePosixPath(ids[row]).stem for row in (i, j))
             line = f"{group_N[i]},swap,{one} {other}"
             is_line = len(line.split()) == 2 and line.count(",") == 2 and '"' not in line
-            said = (
+            text = (
                 f"{group_N[i]}: {one} is labelled {values[value_N[i]]}, {other}"
                 f" {values[value_N[j]]}"
             )
-            texts.append(f"{said}  ({line})" if is_line else said)
+            texts.append(f"{text}  ({line})" if is_line else text)
         if texts:
             findings.append(
                 Finding(
                     title=(
-                        f"{counted(len(texts), 'pair')} of images of one group: may have each"
-                        f" other's {name}"
+                        f"Possibly swapped {name} labels within a group"
+                        f" ({counted(len(texts), 'pair')})"
                     ),
-                    cure="Look at them; the line in brackets is what --corrections takes.",
+                    cure=(
+                        "Look at the images. To correct a pair, add its line in brackets to the"
+                        " --corrections file."
+                    ),
                     pairs=tuple((int(i), int(j)) for i, j in pairs),
                     texts=tuple(texts),
                 )

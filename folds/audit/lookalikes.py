@@ -1,8 +1,8 @@
-"""One person under two names: groups whose images share many local features in one geometry.
+"""Search for one group under two names, by local features that images of two groups share.
 
-Near duplicates find the same image; this finds other images of the same person and place.
-Keypoints (SIFT, Lowe 2004) are counted as visual words (Sivic and Zisserman 2003) to find
-candidates, and matched under a similarity transform to confirm them.
+The search for duplicates finds copies of an image; this one finds other images of the same person
+and place. Candidates are found by counts of visual words (Sivic and Zisserman 2003) of SIFT
+keypoints (Lowe 2004), and confirmed by matching the keypoints under a similarity transform.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ __all__ = ["Lookalikes", "Sketch", "few_rows_of_groups", "lookalike_groups", "sk
 
 LONGER_SIDE = 256
 NUM_KEYPOINTS = 200
-MOST_PICTURES = 4
+MOST_IMAGES = 4
 NUM_WORDS = 1000
 NUM_SAMPLED = 30_000
 CHUNK = 2_000
 LEAST_GROUPS = 3
 NUM_CANDIDATES = 5
+# Threshold of the ratio test (Lowe 2004), and the largest error of a match in pixels.
 RATIO = 0.8
 REACH = 4.0
-# Among real portraits, strangers shared at most 22 matches (the masks drawn on them) and halves of
-# one person's images at least 34. Where strangers share more, the least is raised above what they
-# share.
+# Among real portraits, images of different people shared at most 22 matches (on the masks drawn on
+# them), and images of one person at least 34. If different groups share more in other data, the
+# threshold is raised by MARGIN above what they share.
 LEAST_MATCHES = 27
 MARGIN = 1.4
 
@@ -41,32 +42,34 @@ Sketch = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lookalikes:
-    """Pairs of groups that look like one, and what the search was able to see in these images."""
+    """Pairs of groups that look the same, and the sensitivity of the search on these images."""
 
     pairs: np.ndarray
-    """M x 2 rows, one of each of two groups, best first: the two images that match best."""
-    matches_M: np.ndarray
-    """Features that the two images share."""
+    """Rows of the two best matching images of each pair of groups, U x 2, best first."""
+    matches_U: np.ndarray
+    """Number of features that the two images of each pair share."""
     least: int
-    """Shared features from which two groups are named."""
+    """Least number of shared features for which a pair is reported."""
     recall: float
-    """Share of groups that, cut in two, would be named; NaN where no group has two images."""
+    """Share of test cases (groups split in two) that the search finds; NaN if there are none."""
     num_trials: int
-    """Number of groups that this was tried on."""
+    """Number of test cases."""
 
 
 def few_rows_of_groups(
-    group_N: np.ndarray, *, most: int = MOST_PICTURES, seed: int = 0
+    group_N: np.ndarray, *, most: int = MOST_IMAGES, seed: int = 0
 ) -> np.ndarray:
-    """Return the numbers of at most `most` rows of each group, drawn at random, in order."""
+    """Return the sorted numbers of at most `most` random rows of each group."""
     order = np.random.default_rng(seed).permutation(len(group_N))
     chosen = [rows[:most] for rows in rows_by_code(codes_of(group_N)[order])]
     return np.sort(order[np.concatenate(chosen)])
 
 
 def sketch_of(image: np.ndarray) -> Sketch:
-    """Return the strongest keypoints of an RGB image: places K x 2, and descriptors K x 128
-    uint8.
+    """Return the strongest keypoints of an RGB image.
+
+    A sketch is a pair of arrays: the places of the keypoints, X x 2 float32, and their SIFT
+    descriptors, X x 128 uint8.
     """
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     scale = LONGER_SIDE / max(grey.shape)
@@ -84,15 +87,13 @@ def sketch_of(image: np.ndarray) -> Sketch:
 
 
 def _root(descriptors: np.ndarray) -> np.ndarray:
-    """Return descriptors whose dot products compare them as histograms (Arandjelovic and Zisserman
-    2012).
-    """
+    """Return RootSIFT descriptors (Arandjelovic and Zisserman 2012)."""
     descriptors = descriptors.astype(np.float32)
     return np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-6))
 
 
 def _num_matches(one: Sketch, other: Sketch) -> int:
-    """Return how many keypoints match one to one, clearly, and under one similarity transform."""
+    """Return the number of unambiguous keypoint matches under one similarity transform."""
     if min(len(one[0]), len(other[0])) < 4:
         return 0
     likeness = _root(one[1]) @ _root(other[1]).T
@@ -118,9 +119,7 @@ def _best_match(
     others: Iterable[int],
     known: Set[tuple[int, int]] = frozenset(),
 ) -> tuple[int, int, int]:
-    """Return (matches, i, j) of the two images, one of each side and not a `known` pair, that
-    match best.
-    """
+    """Return (matches, i, j) of the best matching pair of images that is not a `known` pair."""
     pairs = [
         (i, j) for i, j in itertools.product(ones, others) if (min(i, j), max(i, j)) not in known
     ]
@@ -130,7 +129,7 @@ def _best_match(
 
 
 def _words_of(sketches: Sequence[Sketch], seed: int) -> scipy.sparse.csr_matrix:
-    """Return how often each visual word occurs in each image, N x W."""
+    """Return the count of each visual word in each image, N x X for X words."""
     from sklearn.cluster import MiniBatchKMeans
 
     rng = np.random.default_rng(seed)
@@ -162,32 +161,36 @@ def _words_of(sketches: Sequence[Sketch], seed: int) -> scipy.sparse.csr_matrix:
     return scipy.sparse.vstack(counts).tocsr()
 
 
-def _nearest(words_NW: scipy.sparse.csr_matrix, code_N: np.ndarray) -> np.ndarray:
-    """Return the nearest others of each set of images, sets 0..G-1, by their words: G x K."""
+def _nearest(words_NX: scipy.sparse.csr_matrix, code_N: np.ndarray) -> np.ndarray:
+    """Return the sets of images nearest to each set by visual words, G x X for X neighbours.
+
+    `code_N` is the set 0..G-1 of each image.
+    """
     from sklearn.feature_extraction.text import TfidfTransformer
     from sklearn.neighbors import NearestNeighbors
 
     member = scipy.sparse.coo_matrix(
         (np.ones(len(code_N)), (code_N, np.arange(len(code_N))))
     ).tocsr()
-    weighted = TfidfTransformer(sublinear_tf=True).fit_transform(member @ words_NW)
+    weighted = TfidfTransformer(sublinear_tf=True).fit_transform(member @ words_NX)
     num_near = min(NUM_CANDIDATES, member.shape[0] - 1)
-    near_GK = (
+    near_GX = (
         NearestNeighbors(n_neighbors=num_near, metric="cosine")
         .fit(weighted)
         .kneighbors(return_distance=False)
     )
-    return np.asarray(near_GK)
+    return np.asarray(near_GX)
 
 
 def _share_found(
     sketches: Sequence[Sketch],
-    words_NW: scipy.sparse.csr_matrix,
+    words_NX: scipy.sparse.csr_matrix,
     rows_of: Sequence[np.ndarray],
     least: int,
 ) -> tuple[float, int]:
-    """Cut every group of two images and more in two; return the share that would be named, and
-    their number.
+    """Return the share of test cases that the search finds, and the number of test cases.
+
+    A test case is a group with at least two images, split in two.
     """
     code_N = np.empty(len(sketches), np.int64)
     trials = []
@@ -201,10 +204,10 @@ def _share_found(
     sets, code_N = np.unique(code_N, return_inverse=True)
     near = {
         int(sets[code]): set(sets[row].tolist())
-        for code, row in enumerate(_nearest(words_NW, code_N))
+        for code, row in enumerate(_nearest(words_NX, code_N))
     }
 
-    def is_named(number: int) -> bool:
+    def is_found(number: int) -> bool:
         one = 2 * number
         other = 2 * number + 1
         candidate = other in near[one] or one in near[other]
@@ -212,19 +215,21 @@ def _share_found(
         return candidate and _best_match(sketches, rows[::2], rows[1::2])[0] >= least
 
     with ThreadPoolExecutor() as pool:
-        return float(np.mean(list(pool.map(is_named, trials)))), len(trials)
+        return float(np.mean(list(pool.map(is_found, trials)))), len(trials)
 
 
-def _second_best(pairs: np.ndarray, matches_M: np.ndarray) -> np.ndarray:
-    """Return the second most matches of each group: what strangers share, also where people stand
-    under two names.
+def _second_best(pairs: np.ndarray, matches_U: np.ndarray) -> np.ndarray:
+    """Return the second highest number of matches of each group.
+
+    It estimates what unrelated groups share, even if the best match of a group is the same group
+    under another name.
     """
-    group_M = pairs.ravel()
-    both_M = np.repeat(matches_M, 2)
-    order = np.lexsort([-both_M, group_M])
-    group_M = group_M[order]
-    both_M = both_M[order]
-    return both_M[np.arange(len(order)) - np.searchsorted(group_M, group_M) == 1]
+    group = pairs.ravel()
+    matches = np.repeat(matches_U, 2)
+    order = np.lexsort([-matches, group])
+    group = group[order]
+    matches = matches[order]
+    return matches[np.arange(len(order)) - np.searchsorted(group, group) == 1]
 
 
 def lookalike_groups(
@@ -234,46 +239,58 @@ def lookalike_groups(
     known: Set[tuple[int, int]] = frozenset(),
     seed: int = 0,
 ) -> Lookalikes:
-    """Return the pairs of groups that look like one, from the sketches of N rows (few a group).
+    """Return the pairs of groups that look the same, and how sensitive the search is.
 
-    `known` are pairs of rows, smaller first, that are the same image and no evidence here. The
-    search tries itself: every group is cut in two, and `recall` is the share of these that it would
-    have named.
+    To measure the sensitivity on these images, every group is split in two; `recall` is the share
+    of these test cases that the search finds.
+
+    Parameters
+    ----------
+    sketches
+        `sketch_of` each image, a few per group.
+    group_N
+        Group of each image.
+    known
+        Pairs of rows, smaller first, that are copies of one image. They are ignored, because a
+        copied image does not show that two groups are the same.
+    seed
+        Seed of the clustering into visual words.
     """
     code_N = codes_of(group_N)
     rows_of = rows_by_code(code_N)
     if len(rows_of) < LEAST_GROUPS or not sum(len(one[1]) for one in sketches):
         return Lookalikes(
             pairs=np.empty((0, 2), np.int64),
-            matches_M=np.empty(0, int),
+            matches_U=np.empty(0, int),
             least=0,
             recall=np.nan,
             num_trials=0,
         )
-    words_NW = _words_of(sketches, seed)
-    near_GK = _nearest(words_NW, code_N)
+    words_NX = _words_of(sketches, seed)
+    near_GX = _nearest(words_NX, code_N)
     pairs = np.stack(
-        [np.repeat(np.arange(len(near_GK)), near_GK.shape[1]), near_GK.ravel()], axis=1
+        [np.repeat(np.arange(len(near_GX)), near_GX.shape[1]), near_GX.ravel()], axis=1
     )
     pairs = np.unique(np.sort(pairs, axis=1), axis=0)
-    with ThreadPoolExecutor() as pool:  # cv2 and numpy's products release the interpreter lock
+    # Threads are enough: cv2 and numpy's products release the interpreter lock.
+    with ThreadPoolExecutor() as pool:
         found = list(
             pool.map(
                 lambda pair: _best_match(sketches, rows_of[pair[0]], rows_of[pair[1]], known), pairs
             )
         )
-    matches_M = np.array([one[0] for one in found])
-    # What one group in ten shares with a stranger is no mark of one person, but of place or
-    # clothing.
+    matches_U = np.array([one[0] for one in found])
+    # One group in ten shares this many features with an unrelated group, for example the place or
+    # clothing, so pairs need clearly more.
     least = max(
-        LEAST_MATCHES, int(np.ceil(MARGIN * np.quantile(_second_best(pairs, matches_M), 0.9)))
+        LEAST_MATCHES, int(np.ceil(MARGIN * np.quantile(_second_best(pairs, matches_U), 0.9)))
     )
-    order = np.argsort(-matches_M, kind="stable")
-    named = order[matches_M[order] >= least]
-    recall, num_trials = _share_found(sketches, words_NW, rows_of, least)
+    order = np.argsort(-matches_U, kind="stable")
+    reported = order[matches_U[order] >= least]
+    recall, num_trials = _share_found(sketches, words_NX, rows_of, least)
     return Lookalikes(
-        pairs=np.array([found[index][1:] for index in named], np.int64).reshape(-1, 2),
-        matches_M=matches_M[named],
+        pairs=np.array([found[index][1:] for index in reported], np.int64).reshape(-1, 2),
+        matches_U=matches_U[reported],
         least=least,
         recall=recall,
         num_trials=num_trials,

@@ -1,4 +1,4 @@
-"""The audit as a page: what looks wrong, the folds, distributions, and images of each class."""
+"""The audit's page: findings, folds, distributions and images of each class."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ MOST_TILES = 400
 TILES_A_CLASS = 10
 
 
-def _tile(pictures: pd.DataFrame, row: int, classes: Sequence[str]) -> dict[str, str]:
-    picture = pictures.iloc[row]
-    image = read_image(picture["path"], boxes_of(pictures.iloc[[row]])[0])
-    label = "test" if picture["label"] < 0 else classes[int(picture["label"])]
-    return {"src": thumbnail(image), "name": str(picture["image_id"]), "label": label}
+def _tile(images: pd.DataFrame, row: int, classes: Sequence[str]) -> dict[str, str]:
+    about = images.iloc[row]
+    image = read_image(about["path"], boxes_of(images.iloc[[row]])[0])
+    label = "test" if about["label"] < 0 else classes[int(about["label"])]
+    return {"src": thumbnail(image), "name": str(about["image_id"]), "label": label}
 
 
-def _finding(finding: Finding, pictures: pd.DataFrame, classes: Sequence[str]) -> dict[str, Any]:
+def _finding(finding: Finding, images: pd.DataFrame, classes: Sequence[str]) -> dict[str, Any]:
     shown = [
         {
-            "left": _tile(pictures, left, classes),
-            "right": _tile(pictures, right, classes),
+            "left": _tile(images, left, classes),
+            "right": _tile(images, right, classes),
             "text": text,
         }
         for (left, right), text in list(zip(finding.pairs, finding.texts, strict=True))[:MOST_PAIRS]
@@ -53,14 +53,12 @@ def _finding(finding: Finding, pictures: pd.DataFrame, classes: Sequence[str]) -
 def _fold_table(
     train: pd.DataFrame, fold_N: np.ndarray, classes: Sequence[str], *, leaks: bool
 ) -> dict[str, Any]:
-    """Return groups, images and images of each class, a column for each fold, beside the even
-    share.
-    """
+    """Return the counts of groups, images and each class, with one column per fold."""
     label_N = train["label_raw"].to_numpy()
     group_N = train["group"].to_numpy()
     count_KC = class_counts(label_N, fold_N, len(classes))
     num_folds = len(count_KC)
-    # Folds are made on raw labels, so that corrected and raw runs share them.
+    # Folds are made from the original labels, so the table counts those.
     groups_K = [len(set(group_N[fold_N == fold])) for fold in range(num_folds)]
     groups_C = [len(set(group_N[label_N == label])) for label in range(len(classes))]
     num_groups = f"{len(set(group_N)):,}"
@@ -90,12 +88,12 @@ def _fold_table(
 def _count_figure(
     value_N: np.ndarray, names: Sequence[str], group_N: np.ndarray, what: str
 ) -> dict[str, Any]:
-    """Return bars of the images and groups of each value that occurs."""
+    """Return a bar chart of the images and groups of each value that occurs."""
     occurs = np.unique(value_N)
-    pictures = [int((value_N == value).sum()) for value in occurs]
+    images = [int((value_N == value).sum()) for value in occurs]
     groups = [len(set(group_N[value_N == value])) for value in occurs]
     shown = (
-        np.argsort(-np.array(pictures), kind="stable")[:MOST_BARS]
+        np.argsort(-np.array(images), kind="stable")[:MOST_BARS]
         if len(occurs) > MOST_BARS
         else range(len(occurs))
     )
@@ -105,7 +103,7 @@ def _count_figure(
     svg = bars(
         [names[occurs[index]] for index in shown],
         {
-            "pictures": [pictures[index] for index in shown],
+            "images": [images[index] for index in shown],
             "groups": [groups[index] for index in shown],
         },
         xlabel="number",
@@ -120,7 +118,7 @@ def _size_figure(seen: Exploration) -> dict[str, Any]:
     common = words.value_counts().index[:8]
     words = words.where(words.isin(common), "other")
     names = [*common, *(["other"] if (words == "other").any() else [])]
-    parts = seen.pictures["part"]
+    parts = seen.images["part"]
     counts = {
         part: [int((words[parts == part] == name).sum()) for name in names]
         for part in parts.unique()
@@ -149,15 +147,15 @@ def _figures(seen: Exploration) -> list[dict[str, Any]]:
         figures.append(
             {
                 "svg": svg,
-                "caption": f"{name.capitalize()}, one value a group (n = {len(values):,} groups)",
+                "caption": f"{name.capitalize()}, one value per group (n = {len(values):,} groups)",
             }
         )
     per_group = pd.Series(group_N).value_counts().value_counts().sort_index()
     names = [f"{size}" for size in per_group.index[:MOST_BARS]]
     svg = bars(names, {"groups": per_group.tolist()[:MOST_BARS]}, xlabel="groups")
-    figures.append({"svg": svg, "caption": f"Images a group (n = {len(set(group_N)):,} groups)"})
+    figures.append({"svg": svg, "caption": f"Images per group (n = {len(set(group_N)):,} groups)"})
     figures.append(_size_figure(seen))
-    parts = seen.pictures["part"].to_numpy()
+    parts = seen.images["part"].to_numpy()
     brightness = seen.statistic_NS[:, STATISTICS.index("brightness")]
     svg = histograms(
         {part: brightness[parts == part] for part in np.unique(parts)[::-1]},
@@ -168,8 +166,9 @@ def _figures(seen: Exploration) -> list[dict[str, Any]]:
 
 
 def _sheets(seen: Exploration) -> tuple[list[dict[str, Any]], int]:
-    """Return tiles of each class, and how many of the most frequent classes there was no room
-    for.
+    """Return images of each class, and the number of classes that are not shown.
+
+    If there are too many classes, the most frequent ones are left out.
     """
     train = seen.manifest.train
     classes = seen.manifest.classes
@@ -188,7 +187,7 @@ def _sheets(seen: Exploration) -> tuple[list[dict[str, Any]], int]:
             {
                 "name": classes[label],
                 "text": f"{counts[label]:,} images of {num_groups:,} groups",
-                "tiles": [_tile(seen.pictures, int(row), classes) for row in rows],
+                "tiles": [_tile(seen.images, int(row), classes) for row in rows],
             }
         )
     return sheets, len(counts) - len(shown)
@@ -197,13 +196,13 @@ def _sheets(seen: Exploration) -> tuple[list[dict[str, Any]], int]:
 def _adversarial_rows(seen: Exploration) -> list[list[str]]:
     if seen.adversarial is None:
         return []
-    is_test_N = (seen.pictures["part"] == "test").to_numpy()
+    is_test_N = (seen.images["part"] == "test").to_numpy()
     of_train = seen.statistic_NS[~is_test_N].mean(axis=0)
     of_test = seen.statistic_NS[is_test_N].mean(axis=0)
     return [
         [
             STATISTICS[index],
-            f"{seen.adversarial.alone_S[index]:.3f}",
+            f"{seen.adversarial.single_S[index]:.3f}",
             f"{seen.adversarial.lost_S[index]:+.3f}",
             f"{of_train[index]:.4g}",
             f"{of_test[index]:.4g}",
@@ -215,30 +214,32 @@ def _adversarial_rows(seen: Exploration) -> list[list[str]]:
 def audit_page(
     seen: Exploration, fold_RN: np.ndarray, *, leaks: bool, warnings: Sequence[str]
 ) -> str:
-    """Return the page as HTML; folds are repeats x N of the exploration's training rows."""
+    """Return the page as HTML; `fold_RN` has the fold of each training row in each repeat."""
     manifest = seen.manifest
     train = manifest.train
-    sizes = seen.pictures["part"].value_counts()
+    sizes = seen.images["part"].value_counts()
     sheets, hidden_classes = _sheets(seen)
     context: Mapping[str, Any] = {
         "title": f"Audit of {manifest.name}",
         "about": (
-            f"{len(train):,} images of {train['group'].nunique():,} groups,"
-            f" {train['label'].nunique()} of {manifest.num_classes} classes occur,"
+            f"{len(train):,} training images of {train['group'].nunique():,} groups;"
+            f" {train['label'].nunique()} of {manifest.num_classes} classes occur;"
             f" {sizes.get('test', 0):,} test images"
         ),
         "notes": manifest.notes,
-        "passed_over": manifest.warnings,
+        "warnings": manifest.warnings,
         "unreadable": seen.unreadable,
-        "findings": [_finding(one, seen.pictures, manifest.classes) for one in seen.findings],
-        "seen": seen.seen_lines(),
+        "findings": [_finding(one, seen.images, manifest.classes) for one in seen.findings],
+        "checks": seen.check_lines(),
         "fold_tables": [
             _fold_table(train, fold_N, manifest.classes, leaks=leaks) for fold_N in fold_RN
         ],
         "fold_warnings": list(warnings),
+        "sizes": sizes.to_dict(),
         "figures": _figures(seen),
         "adversarial_lines": [line.strip() for line in seen.adversarial_lines()],
         "adversarial_rows": _adversarial_rows(seen),
+        "num_draws": 0 if seen.adversarial is None else len(seen.adversarial.chance_T),
         "corrected": bool((train["label"] != train["label_raw"]).any()),
         "sheets": sheets,
         "hidden_classes": hidden_classes,

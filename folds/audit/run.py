@@ -1,4 +1,4 @@
-"""The audit from flags to page; unreadable images are listed and left out."""
+"""The audit from settings to page."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ __all__ = ["audit", "run_audit"]
 
 
 def audit(*, say: Say = print, **settings: Any) -> Path:
-    """Look for what is wrong with a data set before training on it, and write a page with the
-    findings.
+    """Check a data set before training and write a page with the findings.
+
+    Unreadable images are listed and left out.
 
     Parameters
     ----------
     say
-        Where findings go, line by line.
+        Function that gets the findings, line by line.
     settings
-        Spelt as the flags of run_audit.py: ``data`` or ``csv``, ``group_col``, ``folds``, ``page``,
+        Flags of run_audit.py as keywords: ``data`` or ``csv``, ``group_col``, ``folds``, ``page``,
         ``quick`` ...
 
     Returns
     -------
     Path
-        The page.
+        The file of the page.
 
     Raises
     ------
@@ -53,7 +54,7 @@ def audit(*, say: Say = print, **settings: Any) -> Path:
 
 
 def run_audit(config: AuditConfig, *, say: Say = print) -> Path:
-    """Look at a data set and its folds, say what was found, write the page and return its path.
+    """Check a data set and its folds, print the findings, and return the path of the page.
 
     Raises UserError for data or folds that cannot be used, or a page that cannot be written.
     """
@@ -62,15 +63,14 @@ def run_audit(config: AuditConfig, *, say: Say = print) -> Path:
     file = Path(config.page.page or f"audit_{slug(manifest.name)}.html")
     if file.is_dir() or not file.absolute().parent.is_dir():
         raise UserError(
-            f"--page {file}: no file can be written there; name one in a folder that exists"
+            f"--page {file}: no file can be written there; pass a file in a folder that exists"
         )
     for line in [*(f"warning: {line}" for line in manifest.warnings), *manifest.notes]:
         say(line)
-    fold_RN = fold_map(
-        split, manifest
-    )  # what cannot be split fails now, not after a look at every image
+    # Data that cannot be split fail here, before every image is read.
+    fold_RN = fold_map(split, manifest)
     seen = explore(manifest, say, deep=not config.page.quick, merge=config.data.merge_duplicates)
-    # A fold file may well know of images that cannot be read.
+    # A fold file may list images that cannot be read, so its folds are not read again.
     subset = split.fold_file is not None and not seen.kept_N.all()
     fold_RN = fold_RN[:, seen.kept_N] if subset else fold_map(split, seen.manifest)
     warnings = fold_warnings(split, seen.manifest, fold_RN)

@@ -1,6 +1,4 @@
-"""Simple statistics of an image: what tells two sources of images apart before any network
-does.
-"""
+"""Simple statistics of an image that reveal differences between two sources of images."""
 
 from __future__ import annotations
 
@@ -12,23 +10,24 @@ __all__ = ["STATISTICS", "statistics_of"]
 STATISTICS = (
     "width (px)",
     "height (px)",
-    "file size (bytes a pixel)",
+    "file size (bytes per pixel)",
     "brightness",
     "contrast",
     "green to red (Lab a)",
     "blue to yellow (Lab b)",
     "saturation",
     "sharpness",
-    "dark share",
-    "bright share",
+    "share of dark pixels",
+    "share of bright pixels",
     "border brightness",
 )
 SIDE = 128
 
 
-def statistics_of(image: np.ndarray, bytes_a_pixel: float) -> np.ndarray:
-    """Return the STATISTICS of an RGB image, S float64; all but the first three at one common
-    size.
+def statistics_of(image: np.ndarray, bytes_per_pixel: float) -> np.ndarray:
+    """Return the STATISTICS of an RGB image as float64, length S.
+
+    All but the first three are computed on the image resized to 128 x 128.
     """
     height, width = image.shape[:2]
     small = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
@@ -42,7 +41,7 @@ def statistics_of(image: np.ndarray, bytes_a_pixel: float) -> np.ndarray:
         [
             width,
             height,
-            bytes_a_pixel,
+            bytes_per_pixel,
             grey.mean(),
             grey.std(),
             lab[..., 1].mean() - 128,

@@ -1,7 +1,7 @@
-"""Labels that look wrong before any training: two images of one group with each other's labels.
+"""Search for swapped labels: two images of a group that have each other's label.
 
-A linear classifier on edges and colours, out of fold by group, is enough to see that; wrong labels
-that need a trained network to be seen are found on out-of-fold probabilities.
+The search uses out-of-fold predictions of a linear classifier on edges and colours, so it needs no
+trained network. The report of a run finds further wrong labels from the network's predictions.
 """
 
 from __future__ import annotations
@@ -23,19 +23,18 @@ COLOUR_SIZE = (12, 16)
 NUM_COMPONENTS = 300
 NUM_FOLDS = 5
 MOST_ROWS = 20_000
-# By how much the two exchanged labels must be likelier, as a difference of log-likelihoods. The
-# classifier is shy: among 80 real people this names one or two where nothing is wrong.
+# Least increase of the log-likelihood by the exchange. The classifier's probabilities are moderate:
+# on correct labels of 80 real people, this threshold reports one or two pairs.
 LEAST_GAIN = 1.0
 
 
 def _edges(grey: np.ndarray) -> np.ndarray:
-    """Return a histogram of gradient directions a cell, weighted by strength (Dalal and Triggs
-    2005).
-    """
+    """Return a histogram of gradient directions for each cell (Dalal and Triggs 2005)."""
     grey = grey.astype(np.float32)
     across, down = (cv2.Sobel(grey, cv2.CV_32F, *order, ksize=1) for order in ((1, 0), (0, 1)))
     strength, angle = cv2.cartToPolar(across, down)
-    direction = (angle / np.pi * BINS).astype(np.int64) % BINS  # of edges, so half a turn is none
+    # Opposite gradients belong to the same edge direction, so bins cover half a turn.
+    direction = (angle / np.pi * BINS).astype(np.int64) % BINS
     rows, columns = np.indices(grey.shape) // CELL
     cells = (rows * (WIDTH // CELL) + columns) * BINS + direction
     histogram = np.bincount(
@@ -46,7 +45,7 @@ def _edges(grey: np.ndarray) -> np.ndarray:
 
 
 def features_of(image: np.ndarray) -> np.ndarray:
-    """Return edges and coarse colours of an RGB image, F float16."""
+    """Return the edge histogram and coarse colours of an RGB image as float16, length D."""
     grey = cv2.cvtColor(
         cv2.resize(image, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY
     )
@@ -56,12 +55,12 @@ def features_of(image: np.ndarray) -> np.ndarray:
 
 
 def log_proba_of(
-    feature_NF: np.ndarray, label_N: np.ndarray, group_N: np.ndarray, *, seed: int = 0
+    feature_ND: np.ndarray, label_N: np.ndarray, group_N: np.ndarray, *, seed: int = 0
 ) -> np.ndarray:
-    """Return out-of-fold log-probabilities, N x C, of labels 0..C-1 that vary within groups.
+    """Return out-of-fold log-probabilities, N x C, of labels that vary within groups.
 
-    Each image is seen as what sets it apart from its group's mean, which leaves the person out.
-    Where a fold never trained on a class, its log-probability is -inf.
+    The features of each image are taken relative to the mean of its group, which removes what the
+    group's images have in common. A class that a fold's training rows lack gets -inf.
     """
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
@@ -70,9 +69,9 @@ def log_proba_of(
 
     code_N = codes_of(group_N)
     size_G = np.bincount(code_N)
-    mean_GF = np.zeros((len(size_G), feature_NF.shape[1]), np.float32)
-    np.add.at(mean_GF, code_N, feature_NF)
-    apart_NF = feature_NF.astype(np.float32) - (mean_GF / size_G[:, None])[code_N]
+    mean_GD = np.zeros((len(size_G), feature_ND.shape[1]), np.float32)
+    np.add.at(mean_GD, code_N, feature_ND)
+    apart_ND = feature_ND.astype(np.float32) - (mean_GD / size_G[:, None])[code_N]
     fold_N = stratified_group_folds(
         label_N, group_N, num_folds=min(NUM_FOLDS, len(size_G)), seed=seed
     )
@@ -83,25 +82,26 @@ def log_proba_of(
         rows = rng.permutation(np.flatnonzero(~held))[:MOST_ROWS]
         if len(np.unique(label_N[rows])) < 2:
             continue
-        solver = "covariance_eigh" if len(rows) > apart_NF.shape[1] else "full"
+        solver = "covariance_eigh" if len(rows) > apart_ND.shape[1] else "full"
         model = make_pipeline(
             PCA(min(NUM_COMPONENTS, len(rows) // 2), svd_solver=solver),
             StandardScaler(),
             LogisticRegression(C=0.01, class_weight="balanced", max_iter=300),
         )
-        model.fit(apart_NF[rows], label_N[rows])
-        log_proba_NC[np.ix_(held, model.classes_)] = model.predict_log_proba(apart_NF[held])
+        model.fit(apart_ND[rows], label_N[rows])
+        log_proba_NC[np.ix_(held, model.classes_)] = model.predict_log_proba(apart_ND[held])
     return log_proba_NC
 
 
 def swapped_pairs(log_proba_NC: np.ndarray, label_N: np.ndarray, group_N: np.ndarray) -> np.ndarray:
-    """Return pairs M x 2 of rows of one group that are clearly likelier with each other's label;
-    best first.
+    """Return pairs of rows of a group that fit each other's label clearly better, U x 2.
 
-    At most one pair a group, the likeliest.
+    Each group has at most one pair, its most likely one. The most likely pairs come first.
     """
     own_N = log_proba_NC[np.arange(len(label_N)), label_N]
-    with np.errstate(invalid="ignore"):  # classes that were never trained on say nothing
+    # The log-probability of a class that was never trained on is -inf, and such a class is no
+    # evidence for a swap: all differences with it become -inf.
+    with np.errstate(invalid="ignore"):
         better_NC = np.nan_to_num(log_proba_NC - own_N[:, None], nan=-np.inf, posinf=-np.inf)
     found = []
     for rows in rows_by_code(codes_of(group_N)):

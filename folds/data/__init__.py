@@ -1,1 +1,1 @@
-"""From files on disk to one checked table of images, groups and labels."""
+"""Readers of data sets: from files to a checked table of images, groups and labels."""

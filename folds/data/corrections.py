@@ -1,14 +1,15 @@
-"""Corrections laid over the labels, never over the files.
+"""Label corrections, read from a CSV; the files of the data set stay unchanged.
 
-A CSV with the columns target, field, value; one line each:
+The CSV has the columns target, field and value. The target is an image (with or without the suffix
+of its name), a group or another id of a group. Examples:
 
-    000225,gender,female                  a person (id or folder) or an image (ending or not) and a
-    value 001009,age,<30                        the value's name, where the data set writes it
-    otherwise (29 would do too) 000225,gender,flip                    the other one of two values
-    cat_07.jpg,label,dog                  the class itself 000020,swap,incorrect_mask normal     two
-    images of a person have each other's labels
+    000225,gender,female                  a value of an attribute, by its name
+    001009,age,<30                        or as the data set writes it (here 29 would do as well)
+    000225,gender,flip                    the other one of two values
+    cat_07.jpg,label,dog                  the class
+    000020,swap,incorrect_mask normal     two images of a group exchange their labels
 
-Every line must match something, and no two lines may set the same field of the same image.
+Every line must match an image, and no two lines may set the same field of the same image.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from foldblend.errors import UserError, did_you_mean, listed
+from foldblend.errors import UserError, counted, did_you_mean, listed
 from foldblend.tables import read_csv_text
 from folds.data.manifest import Manifest, extra_columns
 
@@ -32,37 +33,35 @@ FLIP = "flip"
 
 
 def _matches(manifest: Manifest, target: str, where: str) -> np.ndarray:
-    """Return the row numbers that a target names: an image, a person's folder, or a person's
-    id.
-    """
+    """Return the row numbers that a target matches."""
     train = manifest.train
-    bare = (
-        train["image_id"].str.rsplit(".", n=1).str[0]
-    )  # an image may be .jpg here and .png elsewhere
-    for names in (train["image_id"], train["group"], bare):
+    # Copies of a data set may differ in the format of an image, so the suffix is optional.
+    stems = train["image_id"].str.rsplit(".", n=1).str[0]
+    for names in (train["image_id"], train["group"], stems):
         rows = np.flatnonzero(names == target)
         if len(rows):
             return rows
     groups = manifest.aliases.get(target, ())
     if len(groups) > 1:
         raise UserError(
-            f"{where}: {target} names {len(groups)} people ({listed(groups)}); write the folder"
-            " instead"
+            f"{where}: {target} is an id of {len(groups)} groups ({listed(groups)}); write the"
+            " group (folder) instead"
         )
     if not groups:
         near = did_you_mean(
             target, [*manifest.aliases, *train["group"].unique(), *train["image_id"]]
         )
         raise UserError(
-            f"{where}: {target!r} matches no image and no"
-            f" person{near or '; mend or remove the line'}"
+            f"{where}: {target!r} matches no image, group or id"
+            f"{near or '; correct or remove the line'}"
         )
     return np.flatnonzero(train["group"] == groups[0])
 
 
 def _with_value(manifest: Manifest, label: int, attribute: int, code: int) -> int | None:
-    """Return the class like `label` but for one attribute, or None where there is not exactly
-    one.
+    """Return the class that differs from `label` in one attribute, or None.
+
+    None means that no class or several classes have these values.
     """
     wanted = [one.of_class[label] for one in manifest.attributes]
     if wanted[attribute] == code:
@@ -74,7 +73,7 @@ def _with_value(manifest: Manifest, label: int, attribute: int, code: int) -> in
 
 
 def _new_label(manifest: Manifest, label: int, field: str, value: str, where: str) -> int:
-    """Return the class that a row of class `label` gets from a line."""
+    """Return the class that a line of the CSV gives to a row of class `label`."""
     if field == LABEL:
         if value not in manifest.classes:
             near = did_you_mean(value, manifest.classes)
@@ -96,7 +95,7 @@ def _new_label(manifest: Manifest, label: int, field: str, value: str, where: st
         if len(attribute.values) != 2:
             raise UserError(
                 f"{where}: {field} has {len(attribute.values)} values, so it cannot be flipped;"
-                " name one"
+                " write a value"
             )
         code = 1 - attribute.of_class[label]
     elif value in attribute.values:
@@ -110,14 +109,14 @@ def _new_label(manifest: Manifest, label: int, field: str, value: str, where: st
     found = _with_value(manifest, label, index, code)
     if found is None:
         raise UserError(
-            f"{where}: not exactly one class is like {manifest.classes[label]!r} but for {field}"
-            f" {value!r}; give the class itself, as {LABEL}"
+            f"{where}: no class, or more than one, equals {manifest.classes[label]!r} except for"
+            f" {field} {value!r}; write the class, with the field {LABEL}"
         )
     return found
 
 
 def _swap_rows(manifest: Manifest, rows: np.ndarray, value: str, where: str) -> np.ndarray:
-    """Return the two rows of a swap line, by file names without their endings."""
+    """Return the two rows of a swap line, given by file names without suffix."""
     stems = [PurePosixPath(manifest.train["image_id"].iloc[row]).stem for row in rows]
     names = value.split()
     found = [
@@ -125,24 +124,26 @@ def _swap_rows(manifest: Manifest, rows: np.ndarray, value: str, where: str) -> 
     ]
     if len(names) != 2 or len(found) != 2 or found[0] == found[1]:
         raise UserError(
-            f"{where}: swap takes two images of this person, from {listed(stems, most=9)}; not"
+            f"{where}: swap needs two images of this group, from {listed(stems, most=9)}; not"
             f" {value!r}"
         )
     return np.array(found)
 
 
 def _can_hold(column: pd.Series, value: str) -> bool:
-    """Return whether a value can be written into a column: an age group's name says nothing of the
-    years.
-    """
+    """Return False for text in a numeric column, such as an age group in a column of years."""
     return not is_numeric_dtype(column) or bool(pd.notna(pd.to_numeric(value, errors="coerce")))
 
 
 def apply_corrections(manifest: Manifest, file: str | Path) -> Manifest:
-    """Return the manifest with corrected labels; label_raw and the files stay as they are.
+    """Return the manifest with corrected labels; label_raw and all files stay unchanged.
 
-    The manifest's notes say how many rows changed. Raises UserError naming file and line for a
-    line that matches nothing, names an unknown field or value, or contradicts another.
+    A note of the manifest gives the number of changed labels.
+
+    Raises
+    ------
+    UserError
+        For a line that matches nothing, has an unknown field or value, or contradicts another line.
     """
     table = read_csv_text(Path(file))
     absent = {"target", "field", "value"} - set(table.columns)
@@ -152,14 +153,15 @@ def apply_corrections(manifest: Manifest, file: str | Path) -> Manifest:
         )
     train = manifest.train.copy()
     label_N = train["label"].to_numpy().copy()
-    said: dict[int, dict[str, int]] = {}  # row -> field -> line
+    # For each row, the fields that are set and the lines that set them.
+    lines_of: dict[int, dict[str, int]] = {}
     cells = table[["target", "field", "value"]].apply(lambda column: column.str.strip())
     lines = [
         (number + 2, row.target, row.field, row.value)
         for number, row in enumerate(cells.itertuples())
     ]
-    # Swaps first: they exchange what the files say, the other lines then mend what is wrong in
-    # both.
+    # Swaps come first, because they exchange the original labels; other lines then correct
+    # attributes of either image.
     for line, target, field, value in sorted(lines, key=lambda one: (one[2] != SWAP, one[0])):
         where = f"{file}: line {line}"
         rows = _matches(manifest, target, where)
@@ -167,30 +169,31 @@ def apply_corrections(manifest: Manifest, file: str | Path) -> Manifest:
             rows = _swap_rows(manifest, rows, value, where)
             label_N[rows] = label_N[rows[::-1]]
         for row in rows:
-            given = said.setdefault(int(row), {})
-            picture = train["image_id"].iloc[row]
+            given = lines_of.setdefault(int(row), {})
+            image = train["image_id"].iloc[row]
             earlier = given.setdefault(field, line)
             if earlier != line:
                 raise UserError(
-                    f"{file}: lines {earlier} and {line} both give {field} of {picture}; keep one"
+                    f"{file}: lines {earlier} and {line} both set {field} of {image}; keep one"
                 )
             if LABEL in given and len(given) > 1:
                 other = next(name for name in given if name != LABEL)
                 both = " and ".join(str(one) for one in sorted((given[LABEL], given[other])))
                 raise UserError(
-                    f"{file}: lines {both} give the class of {picture} and its {other} too;"
-                    " keep one"
+                    f"{file}: lines {both} set both the class and {other} of {image}; keep one"
                 )
             if field != SWAP:
                 label_N[row] = _new_label(manifest, int(label_N[row]), field, value, where)
         if field in extra_columns(train) and value != FLIP:
-            if not _can_hold(
-                train[field], value
-            ):  # then it is not known: --old-from and --drop-ages pass over it
+            # The exact value is then unknown, and --old-from and --drop-ages ignore the row.
+            if not _can_hold(train[field], value):
                 train[field] = train[field].astype(float)
                 value = "nan"
             train.loc[train.index[rows], field] = pd.Series([value]).astype(train[field].dtype)[0]
     train["label"] = label_N
     changed = int((label_N != train["label_raw"]).sum())
-    note = f"{file}: {len(lines)} corrections change the labels of {changed} of {len(train)} images"
+    change = "changes" if len(lines) == 1 else "change"
+    note = (
+        f"{file}: {counted(len(lines), 'correction')} {change} {changed:,} of {len(train):,} labels"
+    )
     return dataclasses.replace(manifest, train=train, notes=(*manifest.notes, note))

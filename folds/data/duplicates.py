@@ -1,6 +1,6 @@
-"""The same image under two names: equal pixels, and near duplicates by perceptual hash.
+"""Search for duplicate images: equal pixels, and near duplicates by perceptual hash.
 
-Across two groups they leak between folds; with two labels one label is wrong.
+Duplicates in two groups leak between folds; of duplicates with two labels, one label is wrong.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ __all__ = [
 SIDE = 32
 LOW = 8
 RADIUS = 4
-# On real portraits no two images of different people came above 0.942, recompressed and rescaled
-# copies stayed above 0.999, and copies with another brightness above 0.955. Masks of two colours on
-# one photograph came to 0.985, but differ by 13 in their tints, where copies differ by 5 at most.
+# On real portraits, images of different people correlate by at most 0.942, recompressed and
+# rescaled copies by at least 0.999, and copies of another brightness by at least 0.955. One
+# photograph with masks of two colours reaches 0.985, but its tints differ by 13, and those of
+# copies by at most 5.
 LEAST_CORRELATION = 0.97
 TINT_SIDE = 8
 MOST_SHARING = 32
@@ -51,29 +52,27 @@ MOST_TINT = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prints:
-    """What is kept of N images to tell whether two are one."""
+    """Fingerprints of N images, from which duplicates are found."""
 
     pixels_N: np.ndarray
     """Hash of the decoded pixels, as text."""
     hash_N: np.ndarray
-    """64-bit perceptual hash: the signs of the lowest frequencies about their median (Zauner
-    2010).
-    """
+    """64-bit perceptual hash: signs of the lowest frequencies about their median (Zauner 2010)."""
     thumb_NHW: np.ndarray
     """Grey thumbnails, uint8, 32 x 32."""
-    tint_NF: np.ndarray
-    """The two colour channels of Lab at 8 x 8, int16, flat."""
+    tint_ND: np.ndarray
+    """The colour channels a and b of Lab at 8 x 8, flattened, int16."""
 
 
-TWO_GROUPS = "the same under two groups, so they leak between folds"
-TWO_LABELS = "the same with two labels, of which one is wrong"
-IN_TEST = "the same in the training and the test set, so the test score will flatter"
+TWO_GROUPS = "same image in two groups, which leaks between folds"
+TWO_LABELS = "same image with two labels, one of which is wrong"
+IN_TEST = "same image in the training and the test set, so the test score will be too high"
 
 Print = tuple[str, int, np.ndarray, np.ndarray]
 
 
 def print_of(image: np.ndarray) -> Print:
-    """Return what `Prints` keeps of one RGB image."""
+    """Return the fingerprint of an RGB image; `stacked` makes `Prints` of several."""
     grey = cv2.resize(
         cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (SIDE, SIDE), interpolation=cv2.INTER_AREA
     )
@@ -87,8 +86,12 @@ def print_of(image: np.ndarray) -> Print:
 
 
 def prints_of(table: pd.DataFrame) -> Prints:
-    """Decode every image of a manifest's table once and return its prints. Raises BadImage."""
-    with ThreadPoolExecutor() as pool:  # cv2 and hashlib release the interpreter lock
+    """Return the fingerprints of the images of a manifest's table.
+
+    Raises BadImage for an image that cannot be read.
+    """
+    # Threads are enough: cv2 and hashlib release the interpreter lock.
+    with ThreadPoolExecutor() as pool:
         return stacked(
             list(
                 pool.map(
@@ -99,17 +102,17 @@ def prints_of(table: pd.DataFrame) -> Prints:
 
 
 def stacked(prints: Sequence[Print]) -> Prints:
-    """Return the prints of N images as arrays."""
+    """Return the fingerprints of N images as arrays."""
     return Prints(
         pixels_N=np.array([one[0] for one in prints]),
         hash_N=np.array([one[1] for one in prints], dtype=np.uint64),
         thumb_NHW=np.array([one[2] for one in prints], dtype=np.uint8).reshape(-1, SIDE, SIDE),
-        tint_NF=np.array([one[3] for one in prints], dtype=np.int16).reshape(-1, 2 * TINT_SIDE**2),
+        tint_ND=np.array([one[3] for one in prints], dtype=np.int16).reshape(-1, 2 * TINT_SIDE**2),
     )
 
 
 def _correlation(thumb_NHW: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Return the correlation of the thumbnails of each pair, M."""
+    """Return the correlation of the thumbnails of each pair, length U."""
     flat = thumb_NHW.reshape(len(thumb_NHW), -1)
 
     def standard(rows: np.ndarray) -> np.ndarray:
@@ -123,7 +126,13 @@ def _correlation(thumb_NHW: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 
 def equal_pairs(value_N: Sequence[str] | np.ndarray) -> np.ndarray:
-    """Return pairs M x 2 of rows with equal values, each row with the next of its kind."""
+    """Return pairs of rows with equal values, U x 2, each row with the next equal one.
+
+    Examples
+    --------
+    >>> equal_pairs(["a", "b", "a", "a"]).tolist()
+    [[0, 2], [2, 3]]
+    """
     values = pd.Series(np.asarray(value_N))
     earlier = pd.Series(np.arange(len(values))).groupby(values.to_numpy()).shift(1)
     later = np.flatnonzero(earlier.notna())
@@ -131,10 +140,15 @@ def equal_pairs(value_N: Sequence[str] | np.ndarray) -> np.ndarray:
 
 
 def duplicate_pairs(prints: Prints, *, radius: int = RADIUS) -> np.ndarray:
-    """Return pairs M x 2 of rows that show the same image.
+    """Return pairs of rows that show the same image, U x 2.
 
-    Equal pixels, or hashes within `radius` bits confirmed by the correlation of the thumbnails and
-    by their tints: portraits share their coarse hashes with strangers.
+    Pairs have equal pixels, or hashes that differ in at most `radius` bits. The latter are
+    confirmed by the correlation and the tints of the thumbnails, because hashes of different
+    portraits are often similar.
+
+    References
+    ----------
+    Zauner 2010, "Implementation and benchmarking of perceptual image hash functions".
     """
     found = [equal_pairs(prints.pixels_N)]
     parts = (
@@ -143,7 +157,7 @@ def duplicate_pairs(prints: Prints, *, radius: int = RADIUS) -> np.ndarray:
     for pairs in itertools.chain.from_iterable(parts):
         alike = _correlation(prints.thumb_NHW, pairs) >= LEAST_CORRELATION
         tint = (
-            np.abs(prints.tint_NF[pairs[:, 0]] - prints.tint_NF[pairs[:, 1]]).max(axis=1)
+            np.abs(prints.tint_ND[pairs[:, 0]] - prints.tint_ND[pairs[:, 1]]).max(axis=1)
             <= MOST_TINT
         )
         found.append(pairs[alike & tint])
@@ -151,11 +165,11 @@ def duplicate_pairs(prints: Prints, *, radius: int = RADIUS) -> np.ndarray:
 
 
 def _candidates(prints: Prints, radius: int) -> Iterator[np.ndarray]:
-    """Yield pairs M x 2 of rows of other pixels whose hashes are within the radius.
+    """Yield pairs of rows, U x 2, with different pixels and hashes within the radius.
 
-    Strangers may share a hash, so every row of a hash is compared with every other, up to
-    MOST_SHARING: where more share one, each is compared with those next to it in the order of a
-    random projection of the thumbnails, where copies lie side by side.
+    Different images may share a hash, so all rows of one hash are compared with each other. If
+    more than MOST_SHARING rows share it, each is compared with its neighbours in the order of a
+    random projection of the thumbnails, in which copies are next to each other.
     """
     rows = np.sort(np.unique(prints.pixels_N, return_index=True)[1])
     if not len(rows):
@@ -178,28 +192,27 @@ def _candidates(prints: Prints, radius: int) -> Iterator[np.ndarray]:
 
 
 def describe_pairs(pairs: np.ndarray, train: pd.DataFrame) -> list[str]:
-    """Return a line for pairs of rows across groups and one for those with different labels, if
-    there are any.
-    """
+    """Return one line on pairs of rows in two groups and one on pairs with two labels, if any."""
     ids = train["image_id"].to_numpy()
     lines = []
     for column, what in (("group", TWO_GROUPS), ("label", TWO_LABELS)):
         value_N = train[column].to_numpy()
         odd = pairs[value_N[pairs[:, 0]] != value_N[pairs[:, 1]]]
         if len(odd):
-            named = listed(f"{ids[i]} = {ids[j]}" for i, j in odd)
-            lines.append(f"{counted(len(odd), 'pair')} of images: {what}: {named}")
+            names = listed(f"{ids[i]} = {ids[j]}" for i, j in odd)
+            lines.append(f"{what} ({counted(len(odd), 'pair')}): {names}")
     return lines
 
 
 def merged_groups(group_N: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Return the groups with those made one that a pair connects; the first name in order stands
-    for all.
+    """Return the group of each row after merging the groups that pairs of rows connect.
+
+    Merged groups get the first of their names in alphabetical order.
     """
     names, code_N = np.unique(group_N.astype(str), return_inverse=True)
     links = sparse.coo_array(
         (np.ones(len(pairs)), (code_N[pairs[:, 0]], code_N[pairs[:, 1]])), (len(names),) * 2
     )
     part_G = connected_components(links, directed=False)[1]
-    first_P = np.unique(part_G, return_index=True)[1]
-    return names[first_P[part_G]][code_N].astype(object)
+    first_U = np.unique(part_G, return_index=True)[1]
+    return names[first_U[part_G]][code_N].astype(object)

@@ -1,4 +1,4 @@
-"""Reader of any CSV of grouped, labelled images: patients, products, plants."""
+"""Reader of a CSV of labelled images with any classes and groups."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["read_csv_manifest"]
 
 
 def _read_columns(file: Path, columns: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """Read `columns` (flag, column name) of a CSV as text, checked for absence and blanks."""
+    """Return a CSV as text and check that it has `columns` (flag, column name) without blanks."""
     table = read_csv_text(file)
     for flag, column in columns:
         if column not in table.columns:
@@ -40,7 +40,7 @@ def _read_columns(file: Path, columns: Sequence[tuple[str, str]]) -> pd.DataFram
 
 
 def _class_order(words: pd.Series, *, where: str) -> list[str]:
-    """Return the distinct labels: by value if all are numbers, else alphabetically."""
+    """Return the distinct labels, ordered by value if all are numbers, else alphabetically."""
     distinct = sorted(words.unique())
     try:
         value = {word: float(word) for word in distinct}
@@ -52,7 +52,7 @@ def _class_order(words: pd.Series, *, where: str) -> list[str]:
     for word, following in itertools.pairwise(ordered):
         if value[word] == value[following]:
             raise UserError(
-                f"{where}: labels {word!r} and {following!r} are the same number; write it one way"
+                f"{where}: labels {word!r} and {following!r} are the same number; write it in one way"
             )
     return ordered
 
@@ -60,21 +60,21 @@ def _class_order(words: pd.Series, *, where: str) -> list[str]:
 def _attribute(
     table: pd.DataFrame, words: pd.Series, classes: Sequence[str], column: str, file: Path
 ) -> Attribute:
-    """Return the attribute that a column holds, checked to be one value a class."""
+    """Return the attribute in a column, after a check that each class has a single value."""
     where = f"{file}: column {column!r} (--attribute-cols)"
     cells = table[column].str.strip()
     values = _class_order(cells, where=where)
     if len(values) < 2:
-        raise UserError(f"{where} has {len(values)} value; leave it out")
+        raise UserError(f"{where} has only {len(values)} value; leave it out")
     of_class = []
     for name in classes:
         rows = cells[words == name]
         other = rows[rows != rows.iloc[0]]
         if len(other):
             raise UserError(
-                f"{where} is not decided by the class: of class {name!r}, line {rows.index[0] + 2}"
-                f" has {rows.iloc[0]!r} and line {other.index[0] + 2} has {other.iloc[0]!r}; mend"
-                " them or leave it out"
+                f"{where} has several values for one class: of class {name!r}, line"
+                f" {rows.index[0] + 2} has {rows.iloc[0]!r} and line {other.index[0] + 2} has"
+                f" {other.iloc[0]!r}; correct the lines or leave the column out"
             )
         of_class.append(values.index(rows.iloc[0]))
     return Attribute(name=column, values=tuple(values), of_class=tuple(of_class))
@@ -85,7 +85,7 @@ def _box_flags(box_cols: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _box_column(table: pd.DataFrame, box_cols: Sequence[str], file: Path) -> dict[str, list[Box]]:
-    """Return {"box": one tuple of pixels a row}, or nothing where there are no box columns."""
+    """Return {"box": one tuple of pixels per row}, or {} without box columns."""
     if not box_cols:
         return {}
     numbers = table[list(box_cols)].apply(pd.to_numeric, errors="coerce")
@@ -94,7 +94,7 @@ def _box_column(table: pd.DataFrame, box_cols: Sequence[str], file: Path) -> dic
     if len(bad):
         raise UserError(
             f"{file}: no box in line {listed(bad + 2)} (--box-cols {','.join(box_cols)}): "
-            "write four numbers of pixels, left < right and top < bottom"
+            "write four numbers of pixels with x1 < x2 and y1 < y2"
         )
     return {"box": list(zip(*(numbers[column].astype(float) for column in box_cols), strict=True))}
 
@@ -111,15 +111,39 @@ def read_csv_manifest(
     box_cols: Sequence[str] = (),
     skip_missing: bool = False,
 ) -> Manifest:
-    """Read labelled images from `csv` and, where given, test images from `test_csv`.
+    """Read labelled images from `csv` and, if given, test images from `test_csv`.
 
-    Labels are words or numbers, any number of classes from two up. Image paths are taken from
-    `image_root`, by default the CSV's folder. Without `group_col` every image is its own group.
-    `attribute_cols` hold what the class implies; `box_cols` are four columns of pixels, x1, y1, x2,
-    y2. Raises UserError naming the file, column and line.
+    Parameters
+    ----------
+    csv
+        CSV with one row per labelled image.
+    image_col, label_col
+        Columns of the image's path and of its class, as words or numbers.
+    group_col
+        Column of the group; without it every image is a separate group.
+    image_root
+        Folder that the paths are relative to, by default the folder of the CSV.
+    test_csv
+        CSV of the test images, with their paths in `image_col`.
+    attribute_cols
+        Columns of properties that the class implies.
+    box_cols
+        Four columns of a box in pixels, x1, y1, x2, y2, or none.
+    skip_missing
+        Skip labelled images whose file is missing, with a warning.
+
+    Returns
+    -------
+    Manifest
+        The checked data set.
+
+    Raises
+    ------
+    UserError
+        With file, column and line, for anything that cannot be used.
     """
     if len(box_cols) not in (0, 4):
-        raise UserError(f"--box-cols {','.join(box_cols)}: name four columns, as x1,y1,x2,y2")
+        raise UserError(f"--box-cols {','.join(box_cols)}: pass four columns, as x1,y1,x2,y2")
     columns = [("--image-col", image_col), ("--label-col", label_col)]
     columns += [("--group-col", group_col)] if group_col is not None else []
     columns += [("--attribute-cols", column) for column in attribute_cols]
@@ -130,8 +154,8 @@ def read_csv_manifest(
     warnings = []
     if group_col is None:
         warnings.append(
-            "no --group-col: every image is a group of its own, so two of one person may leak"
-            " between folds, and intervals are over images"
+            "no --group-col: every image counts as a separate group, so images of one person or"
+            " object may leak between folds, and confidence intervals treat images as independent"
         )
     if skip_missing:
         there = table[image_col].map(lambda name: (folder / name).is_file())
@@ -142,11 +166,11 @@ def read_csv_manifest(
             )
             table = table[there]
     if table.empty:
-        raise UserError(f"{csv}: has no row with an image; fill it or check --image-root")
+        raise UserError(f"{csv}: has no row with an image; add rows or check --image-root")
     words = table[label_col].str.strip()
     classes = _class_order(words, where=f"{csv}: column {label_col!r}")
     if len(classes) < 2:
-        raise UserError(f"{csv}: column {label_col!r} has 1 class; a classifier needs two or more")
+        raise UserError(f"{csv}: column {label_col!r} has 1 class; a classifier needs at least two")
     code = {word: index for index, word in enumerate(classes)}
     test = None
     test_extra = {}

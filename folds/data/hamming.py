@@ -1,8 +1,9 @@
-"""All pairs of 64-bit hashes within a small Hamming distance, without a table of all pairs.
+"""Search for pairs of 64-bit hashes within a small Hamming distance.
 
-If two hashes differ in at most r bits, then of any r + 1 bands of bits one is equal (the pigeonhole
-principle; Norouzi, Punjani and Fleet 2012 build on the same). Hashes are sorted by each band and
-only equal bands are compared; where too many share a band, the remaining bits are banded anew.
+If two hashes differ in at most r bits, they agree in at least one of any r + 1 bands of bits (the
+pigeonhole principle, as in Norouzi, Punjani and Fleet 2012). Hashes are sorted by each band, and
+only hashes with equal bands are compared. If too many hashes share a band, their remaining bits
+are divided into bands again.
 """
 
 from __future__ import annotations
@@ -29,9 +30,7 @@ def _mask(bits: tuple[int, ...]) -> np.uint64:
 
 
 def _buckets(key_N: np.ndarray, cell_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the order that sorts rows by (cell, key) and, in that order, the number of each row's
-    bucket.
-    """
+    """Return the order that sorts rows by (cell, key), and each row's bucket in that order."""
     order = np.lexsort((key_N, cell_N))
     key_N = key_N[order]
     cell_N = cell_N[order]
@@ -42,8 +41,9 @@ def _buckets(key_N: np.ndarray, cell_N: np.ndarray) -> tuple[np.ndarray, np.ndar
 def _search(
     hash_N: np.ndarray, row_N: np.ndarray, cell_N: np.ndarray, bits: tuple[int, ...], radius: int
 ) -> Iterator[np.ndarray]:
-    """Yield pairs of rows of equal cell (all bits but `bits` agree there) within the radius, each
-    once.
+    """Yield pairs of rows of one cell within the radius, each pair once.
+
+    Hashes of one cell agree in all bits except `bits`.
     """
     bands = _bands(bits, radius + 1)
     for index, band in enumerate(bands):
@@ -52,8 +52,8 @@ def _search(
         order, bucket_N = _buckets(hash_N[row_N] & _mask(band), cell_N)
         row_sorted = row_N[order]
         size_N = np.bincount(bucket_N)[bucket_N]
-        # Comparing within buckets is cheap up to some millions of pairs; beyond that, smaller
-        # buckets pay.
+        # Comparing all pairs of a bucket is cheap up to some millions of pairs. With more pairs,
+        # dividing large buckets further is faster.
         few = size_N.sum() < 2 * FEW_PAIRS or len(rest) <= NARROWEST
         large = size_N > (np.inf if few else LARGEST_BUCKET)
         if large.any():
@@ -73,9 +73,7 @@ def _search(
 
 
 def _first_seen(hash_N: np.ndarray, pairs: np.ndarray, earlier: list[np.uint64]) -> np.ndarray:
-    """Return the pairs that agree in none of the earlier bands, where they would have been found
-    already.
-    """
+    """Return the pairs that agree in no earlier band; the others were found there already."""
     differ = hash_N[pairs[:, 0]] ^ hash_N[pairs[:, 1]]
     for mask in earlier:
         keep = (differ & mask) != 0
@@ -85,11 +83,26 @@ def _first_seen(hash_N: np.ndarray, pairs: np.ndarray, earlier: list[np.uint64])
 
 
 def near_pairs(hash_N: np.ndarray, radius: int = 3) -> Iterator[np.ndarray]:
-    """Yield arrays M x 2 of row numbers whose uint64 hashes differ in at most `radius` bits, each
-    pair once.
+    """Yield pairs of rows whose hashes differ in at most `radius` bits, each pair once.
 
-    Rows of equal hashes are joined in a chain (each with the next), so that many equal ones give no
-    square of pairs; to other hashes the first of them stands for all.
+    Each row is paired with the next one of an equal hash, so that the number of pairs stays linear
+    in the number of equal hashes. Only the first of them is paired with other hashes.
+
+    Parameters
+    ----------
+    hash_N
+        uint64 hashes.
+    radius
+        Largest number of different bits.
+
+    Yields
+    ------
+    np.ndarray
+        Row numbers of some pairs, U x 2.
+
+    References
+    ----------
+    Norouzi, Punjani and Fleet 2012, "Fast search in Hamming space with multi-index hashing".
     """
     order = np.argsort(hash_N, kind="stable")
     ordered = hash_N[order]

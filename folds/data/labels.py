@@ -1,4 +1,4 @@
-"""The competition's label codec: (mask, gender, age group) <-> class 0..17, in this one place."""
+"""Label codec of the mask competition: (mask, gender, age group) <-> class 0..17."""
 
 from __future__ import annotations
 
@@ -30,18 +30,33 @@ OLDEST = 120
 
 
 def encode(mask: Any, gender: Any, age: Any) -> Any:
-    """Return the class 0..17 of mask 0..2, gender 0..1 and age group 0..2 (integers or arrays)."""
+    """Return the class 0..17 of mask 0..2, gender 0..1 and age group 0..2.
+
+    Integers and arrays are accepted.
+
+    Examples
+    --------
+    >>> encode(1, 1, 2)
+    11
+    """
     return 6 * mask + 3 * gender + age
 
 
 def decode(label: Any) -> tuple[Any, Any, Any]:
-    """Return (mask, gender, age group) of a class 0..17 (integer or array)."""
+    """Return (mask, gender, age group) of a class 0..17 (integer or array).
+
+    Examples
+    --------
+    >>> decode(11)
+    (1, 1, 2)
+    """
     return label // 6, label // 3 % 2, label % 3
 
 
 def gender_code(text: str, *, where: str) -> int:
-    """Return 0 for male and 1 for female; `where` names the row in the UserError for anything
-    else.
+    """Return 0 for male and 1 for female.
+
+    Raises UserError, which starts with `where`, for anything else.
     """
     word = str(text).strip().lower()
     if word not in GENDERS:
@@ -50,7 +65,10 @@ def gender_code(text: str, *, where: str) -> int:
 
 
 def age_group(years: str | float, *, where: str) -> int:
-    """Return the age group 0..2 of an age in years; `where` names the row in the UserError."""
+    """Return the age group 0..2 of an age in years.
+
+    Raises UserError, which starts with `where`, for anything else.
+    """
     try:
         number = float(years)
     except (TypeError, ValueError):
@@ -69,9 +87,10 @@ def training_labels(
     old_from: float | None,
     drop_ages: tuple[float, float] | None,
 ) -> np.ndarray:
-    """Return the classes to train on: ages from `old_from` years count as 60+, dropped ones are -1.
+    """Return the class that training uses for each row, or -1 to leave the row out.
 
-    The competition's teams found that 58 and 59 look like 60. Scores stay with the true labels.
+    Ages from `old_from` years count as 60+, because people of 58 and 59 look like 60. Ages within
+    `drop_ages` are left out. Scores use the true labels.
     """
     mask_N, gender_N, group_N = decode(label_N)
     if old_from is not None:

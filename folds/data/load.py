@@ -1,4 +1,4 @@
-"""Data that a run can rely on: read, every image decoded once, duplicates named."""
+"""Loading of a run's data: reads labels, decodes every image once and reports duplicates."""
 
 from __future__ import annotations
 
@@ -27,11 +27,26 @@ __all__ = ["load_data", "merge_groups"]
 
 
 def load_data(config: DataConfig, say: Say, known: Container[bytes] = ()) -> tuple[Manifest, str]:
-    """Return the manifest, its unreadable images dealt with, and the hash of labels and pixels.
+    """Return the manifest with readable images only, and the hash of labels and pixels.
 
-    The tables get a column `content`, the hash of each image's file. Images whose key is in
-    `known` have been decoded before and are not decoded again (see foldblend.images). Raises
-    UserError for data that cannot be used, and for unreadable images unless they may be skipped.
+    Parameters
+    ----------
+    config
+        Settings of the data.
+    say
+        Function that prints a line.
+    known
+        Keys of images that were decoded before and are not decoded again (see foldblend.images).
+
+    Returns
+    -------
+    tuple[Manifest, str]
+        The tables of the manifest have an additional column `content`, the hash of each image file.
+
+    Raises
+    ------
+    UserError
+        For data that cannot be used, and for unreadable images unless on_bad_image is "skip".
     """
     skip = config.on_bad_image == "skip"
     manifest = load_manifest(config)
@@ -45,7 +60,7 @@ def load_data(config: DataConfig, say: Say, known: Container[bytes] = ()) -> tup
         more = f" ({len(bad) - 1} more like it)" if len(bad) > 1 else ""
         raise UserError(f"{bad[0]}{more}")
     if bad:
-        say(f"warning: skipped {len(bad)} unreadable images: {listed(bad)}")
+        say(f"warning: skipped {counted(len(bad), 'unreadable image')}: {listed(bad)}")
         good = [not isinstance(result, BadImage) for result in results]
         manifest = dataclasses.replace(manifest, train=manifest.train[good].reset_index(drop=True))
     content = [str(one) for one in results if not isinstance(one, BadImage)]
@@ -53,7 +68,8 @@ def load_data(config: DataConfig, say: Say, known: Container[bytes] = ()) -> tup
     manifest = _with_duplicates(manifest, content, config.merge_duplicates, say)
     test_results = [] if manifest.test is None else check_images(manifest.test, known)
     for result in test_results:
-        if isinstance(result, BadImage):  # never skipped: a submission needs every row
+        # Test images are never skipped, because a submission needs every row.
+        if isinstance(result, BadImage):
             raise UserError(str(result).replace(" or pass --on-bad-image skip", ""))
     if manifest.test is not None:
         manifest = dataclasses.replace(
@@ -64,8 +80,10 @@ def load_data(config: DataConfig, say: Say, known: Container[bytes] = ()) -> tup
         name for name, one in zip(manifest.train["image_id"], content, strict=True) if one in tested
     ]
     if in_both:
-        named = f"{counted(len(in_both), 'image')}: {IN_TEST}: {listed(in_both)}"
-        say(f"warning: {named}; take them out of the training set")
+        say(
+            f"warning: {IN_TEST} ({counted(len(in_both), 'image')}): {listed(in_both)}; remove"
+            " them from the training set"
+        )
     digest = hashlib.blake2b(manifest.labels_hash().encode(), digest_size=16)
     for result in [*results, *test_results]:
         digest.update(str(result).encode() if not isinstance(result, BadImage) else b"")
@@ -73,10 +91,9 @@ def load_data(config: DataConfig, say: Say, known: Container[bytes] = ()) -> tup
 
 
 def _with_duplicates(manifest: Manifest, content: list[str], merge: bool, say: Say) -> Manifest:
-    """Warn of images that stand under two groups or labels; where asked for, make such groups
-    one.
+    """Warn of images in two groups or with two labels, and merge groups if `merge` is set.
 
-    Equal files are found in passing; near duplicates take another look at every image.
+    Without `merge` only identical files are found; near duplicates need every image decoded again.
     """
     train = manifest.train
     pairs = duplicate_pairs(prints_of(train)) if merge else equal_pairs(content)
@@ -85,13 +102,13 @@ def _with_duplicates(manifest: Manifest, content: list[str], merge: bool, say: S
         say(f"warning: {line}")
     if not merge:
         if lines:
-            say("pass --merge-duplicates to make groups that share an image one")
+            say("pass --merge-duplicates to merge groups that share an image")
         return manifest
     return merge_groups(manifest, pairs, say)
 
 
 def merge_groups(manifest: Manifest, pairs: np.ndarray, say: Say) -> Manifest:
-    """Return the manifest with groups made one that pairs M x 2 of training rows connect."""
+    """Return the manifest with groups merged that pairs of training rows, U x 2, connect."""
     train = manifest.train
     group_N = merged_groups(train["group"].to_numpy(), pairs)
     note = f"--merge-duplicates: {train['group'].nunique()} groups became {len(set(group_N))}"

@@ -1,1 +1,1 @@
-"""Settings of a run: dataclasses, files, the command line. No torch here."""
+"""Settings of a run: dataclasses, YAML files and the command line. Imports no torch."""

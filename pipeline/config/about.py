@@ -1,4 +1,7 @@
-"""What a report says of how its run was made. No torch here."""
+"""Description of how a run was made, for its report.
+
+Imports no torch, as all of this package, so that --help and flag errors are fast.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ def _weights(train: TrainConfig) -> str:
         rows = (
             "a fifth of the training groups"
             if train.select == "inner"
-            else "the rows that are scored"
+            else "the scored rows themselves"
         )
         return (
             f"the best epoch of {train.epochs} on"
@@ -30,7 +33,7 @@ def _weights(train: TrainConfig) -> str:
     what = (
         "EMA"
         if train.model_ema
-        else f"mean of the last {train.average_last}"
+        else f"mean of the last {train.average_last} epochs'"
         if train.average_last
         else "last"
     )
@@ -45,20 +48,21 @@ def _how(train: TrainConfig, folds: Sequence[dict[str, Any]]) -> str:
     l2 = ", ".join(f"{fold['l2']:g}" for fold in folds)
     chosen = train.head_l2 == "auto" or "," in train.head_l2
     why = " (chosen by log loss within each fold's training groups)" if chosen else ""
-    return f"frozen, a linear head a fold{augmented}, L2 {l2}{why}"
+    return f"frozen backbone, one linear head per fold{augmented}, L2 penalty {l2}{why}"
 
 
-def _levers(config: ResolvedConfig) -> list[str]:
-    """Return "smoothing 0" and the like: what of training, loss and augmentation is not as it is by
-    default.
+def _changed_options(config: ResolvedConfig) -> list[str]:
+    """Return the options of training, loss and augmentation that differ from their default.
+
+    Each is text such as "smoothing 0". Options that other words describe are left out.
     """
     changed = []
     known = flags_of(RunConfig)
-    plain = RunConfig()
+    defaults = RunConfig()
     for group, default in (
-        (config.train, plain.train),
-        (config.loss, plain.loss),
-        (config.augment, plain.augment),
+        (config.train, defaults.train),
+        (config.loss, defaults.loss),
+        (config.augment, defaults.augment),
     ):
         for item in dataclasses.fields(group):
             value = getattr(group, item.name)
@@ -75,30 +79,49 @@ def describe_run(
     views: Sequence[str],
     folds: Sequence[dict[str, Any]],
 ) -> tuple[str, list[str]]:
-    """Return one sentence on how a run was made, and what a reader of its score must know.
+    """Return one sentence on how a run was made, and warnings for readers of its score.
 
-    `origin` is where the weights come from, `folds` are the folds' done.json.
+    Parameters
+    ----------
+    config
+        The run's settings.
+    manifest
+        The run's data.
+    origin
+        Where the initial weights come from.
+    views
+        Names of the views of test-time augmentation, identity included.
+    folds
+        The contents of each fold's done.json.
+
+    Returns
+    -------
+    tuple[str, list[str]]
+        `about` and `notes` of run.json.
     """
     model = config.model
-    ordered = f" ({model.ordinal} in order)" if model.ordinal else ""
-    head = "" if model.head == "joint" else f" with a head an attribute{ordered}"
+    ordered = f" (ordered: {model.ordinal})" if model.ordinal else ""
+    head = "" if model.head == "joint" else f" with one head per attribute{ordered}"
     parts = [f"{model.backbone}{head} at {model.img_size}", _how(config.train, folds)]
     if not config.train.frozen:
-        parts += _levers(config)
-    parts += [f"weights from {origin}", f"views {' + '.join(views)}", f"data {manifest.name}"]
+        parts += _changed_options(config)
+    augmented = [view for view in views if view != "identity"]
+    tta = f"TTA {' + '.join(views)}" if augmented else "no TTA"
+    parts += [f"initial weights: {origin}", tta, f"data {manifest.name}"]
     parts += [f"seed {config.train.seed}", f"split seed {config.split.split_seed}"]
     notes = list(manifest.notes)
     if manifest.is_demo:
         notes.append(
-            "the embedded demo set of drawn faces: this score proves plumbing, not quality"
+            "the embedded demo set of synthetic faces: the demo only shows that everything runs;"
+            " its scores mean nothing"
         )
     if SPLITTERS[config.split.split].leaks:
         notes.append(
-            f"--split {config.split.split} leaks groups between folds: this score is not honest"
+            f"--split {config.split.split} leaks groups between folds: this score is probably too"
+            " high"
         )
     if config.train.select == "best":
         notes.append(
-            "OPTIMISTIC: each fold's epoch was chosen on the very rows that are scored (--select"
-            " best)"
+            "OPTIMISTIC: each fold's epoch was chosen on the scored rows themselves (--select best)"
         )
     return ", ".join(parts), notes

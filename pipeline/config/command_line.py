@@ -16,8 +16,7 @@ def parse_run_config(argv: Sequence[str], *, prog: str, description: str) -> Run
     """Return the settings of a run: defaults, then the file of --config, then the flags."""
     file = early_value(argv, ("--config", "-c"))
     default = RunConfig() if file is None else read_config_file(file)
-    plain = dataclasses.replace(
-        default, typed=frozenset()
-    )  # tyro warns of a default that it did not make
-    config = parse_flags(RunConfig, argv, prog=prog, description=description, default=plain)
+    # tyro warns of a default value that it cannot have parsed itself, such as a filled `typed`.
+    untyped = dataclasses.replace(default, typed=frozenset())
+    config = parse_flags(RunConfig, argv, prog=prog, description=description, default=untyped)
     return dataclasses.replace(config, typed=default.typed | typed_settings(RunConfig, argv))

@@ -1,9 +1,8 @@
-"""Whether two configurations make the same run: what a run key hashes, and what an existing run
-keeps.
+"""Identity of a configuration: the settings that decide a run's logits, and their hash.
 
 `pipeline.prepare` joins the hash with those of data and weights into the run key; `pipeline.cv`
-compares that with the one in run.json. Which settings decide the logits is said at their fields
-(see `foldblend.flags.Flag.identity`).
+compares the key with the one in run.json. Each setting's field has a mark that tells whether it
+decides the logits (see `foldblend.flags.Flag.identity`).
 """
 
 from __future__ import annotations
@@ -23,13 +22,16 @@ __all__ = ["changed_keys", "identity_hash", "keep_defaults"]
 
 
 def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that decide the logits; a flag that came later only where it changes what
-    was before it.
+    """Return the settings that decide the logits.
+
+    A setting that was added later is left out while it has the value that reproduces older
+    versions, so that the keys of their runs stay valid.
     """
-    # of a later version, or somebody's own line
     known = flags_of(RunConfig)
+    # For a setting of a later version, or an unknown line in a user's file.
     other = Flag()
-    chooses = settings.get("select", "last") != "last"  # an epoch, by --metric
+    # --select inner and best choose the epoch by --metric, which then decides the logits too.
+    chooses = settings.get("select", "last") != "last"
     return {
         key: value
         for key, value in settings.items()
@@ -39,13 +41,16 @@ def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def identity_hash(config: RunConfig) -> str:
-    """Hash of the settings that decide the logits."""
+    """Return the hash of the settings that decide the logits."""
     text = json.dumps(_identity(flatten(config)), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def changed_keys(old: Mapping[str, Any], new: RunConfig) -> str:
-    """Return "epochs 4 -> 8, lr 0.001 -> 0.01": the deciding settings that differ, or ""."""
+    """Return the settings that decide the logits and differ, or "" where none does.
+
+    The text is a list such as "epochs 4 -> 8, lr 0.001 -> 0.01".
+    """
     before = values_before() | _identity(old)
     after = values_before() | _identity(flatten(new))
     changed = (
@@ -57,10 +62,16 @@ def changed_keys(old: Mapping[str, Any], new: RunConfig) -> str:
 
 
 def keep_defaults(config: RunConfig, written: Mapping[Any, Any]) -> RunConfig:
-    """Return the settings with defaults that have changed as a run has them that was started
-    before.
+    """Return the settings with the defaults that a run was started with, where they have changed.
 
-    `written` is its config.yaml, as a mapping. What was typed stays as it was typed.
+    A run of an earlier version can so be resumed. Settings that the user gave stay as given.
+
+    Parameters
+    ----------
+    config
+        The settings of the command.
+    written
+        The config.yaml of the existing run, as a mapping; empty where there is no run.
     """
     kept = {}
     for name, about in flags_of(RunConfig).items():

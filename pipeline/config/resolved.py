@@ -1,5 +1,7 @@
-"""A configuration in which everything is decided: no None where a number or name is needed. No
-torch here.
+"""Configuration with every setting decided: numbers and names in place of None.
+
+The subclasses narrow the types of `pipeline.config.run`, so that the type checker rejects code
+that would use an undecided setting.
 """
 
 from __future__ import annotations
@@ -51,7 +53,10 @@ class ResolvedOutput(OutputConfig):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResolvedConfig(RunConfig):
-    """A RunConfig as config.yaml keeps it, and as every function after the preparation takes it."""
+    """A RunConfig with every setting decided.
+
+    It is written to config.yaml, and every function after `pipeline.prepare` takes it.
+    """
 
     split: ResolvedSplit
     model: ResolvedModel
@@ -62,14 +67,14 @@ class ResolvedConfig(RunConfig):
 
 
 def resolved(config: RunConfig, **decided: Any) -> ResolvedConfig:
-    """Return the configuration with the named settings decided; all that may be None must be among
-    them or set.
+    """Return the configuration with the settings in `decided` replaced.
+
+    Every setting that `ResolvedConfig` requires must be among them or already set.
     """
     groups: dict[str, Any] = {}
     hints = typing.get_type_hints(ResolvedConfig)
-    kinds: dict[str, Any] = {
-        name: hints[name] for name in ResolvedConfig.__annotations__
-    }  # of the groups that it narrows
+    # Only of the groups that ResolvedConfig narrows: its annotations leave out inherited ones.
+    kinds: dict[str, Any] = {name: hints[name] for name in ResolvedConfig.__annotations__}
     left = dict(decided)
     for field in dataclasses.fields(RunConfig):
         group = getattr(config, field.name)

@@ -1,8 +1,10 @@
-"""Configuration of a run: frozen dataclasses, one a group of flags, checked when made.
+"""Configuration of a run: one frozen dataclass per group of flags, checked on construction.
 
-Flags are spelt as timm spells them. Every field is a flag of run_cv.py, a key of a YAML file and a
-keyword of `settings.make_config`; None means that the value is chosen once the data and backbone
-are known.
+Flags have timm's spelling. Every field is a flag of run_cv.py, a key of a YAML file and a keyword
+of `settings.make_config`. None means that the value is chosen once data and backbone are known.
+
+The string under a field is its help text. A line break in it is a line break in --help too, so
+long texts break at the end of a sentence.
 """
 
 from __future__ import annotations
@@ -35,19 +37,19 @@ _arg = tyro.conf.arg
 
 
 def parse_size(text: str | int) -> tuple[int, int]:
-    """Return (width, height) in pixels of "224" (square) or "120x160" (width x height)."""
+    """Return (width, height) in pixels from "224" (square) or "120x160" (width x height)."""
     found = re.fullmatch(r"(\d+)(?:x(\d+))?", str(text).strip().lower())
     width, height = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
     require(
         16 <= width <= 4096 and 16 <= height <= 4096,
         f"--img-size {text}: write a side such as 224, or width x height such as 120x160 (16 to"
-        " 4096)",
+        " 4096 pixels)",
     )
     return width, height
 
 
 def parse_folds(text: str) -> tuple[int, ...]:
-    """Return the fold numbers of "0,2"."""
+    """Return the fold numbers from text such as "0,2"."""
     parts = [part.strip() for part in text.split(",")]
     require(
         all(part.isdecimal() for part in parts),
@@ -59,39 +61,47 @@ def parse_folds(text: str) -> tuple[int, ...]:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
     backbone: Annotated[str, _arg(aliases=["--model"])] = "tf_efficientnet_lite0"
-    """Any timm model name, or your own as module:name (see examples/)."""
+    """Any timm model, such as resnet18, or your own as module:name (see examples/)."""
     pretrained: Literal["auto", "none"] = "auto"
-    """ImageNet weights: from an installed package or timm's hub, or none."""
+    """Initial weights: auto loads ImageNet weights from an installed package or timm's hub.
+    none starts from random weights.
+    """
     weights: str | None = flag(None, path=True)
-    """File with the backbone's weights (.safetensors or .pth), instead of --pretrained."""
+    """File with initial weights of the backbone (.safetensors or .pth), instead of --pretrained."""
     img_size: str | None = None
-    """Side in pixels, or width x height; default: the backbone's own."""
+    """Input size in pixels: a side such as 224, or width x height such as 120x160.
+    Default: the backbone's input size; 96x128 on the demo set.
+    """
     crop: Literal["auto", "whole", "center", "face", "box"] = "auto"
-    """Part of each image that is used: the middle, the face that a detector finds, or the
-    manifest's boxes; auto: boxes where there are any, else the whole image.
+    """Part of each image that is used: whole, center, face (found by a detector) or box.
+    box needs boxes in the data (see --box-cols). auto: box if there are boxes, otherwise whole.
     """
     crop_share: float = flag(
         0.7, needs=Needs("--crop center or face", lambda run: run.model.crop in ("center", "face"))
     )
-    """Share of width and height of --crop center, and of --crop face where no face is found."""
+    """Width and height of --crop center as a share of the image, above 0 and up to 1.
+    --crop face uses this crop where no face is found.
+    """
     crop_pct: float = 1.0
-    """Share of width and height in a crop: random in training, central otherwise; 1 shows the whole
-    image.
+    """Share of width and height that the model sees, 0.25 to 1; 1 is the whole image.
+    Below 1, training takes random crops and inference takes the centre crop.
     """
     decode: Literal["scaled", "full"] = "scaled"
-    """Decode much larger JPEGs at 1/2, 1/4 or 1/8, never below the size needed; full takes about
-    twice as long.
+    """scaled: decode large JPEGs at 1/2, 1/4 or 1/8 of their size, never below the size needed.
+    full: decode every image at full size, which takes about twice as long.
     """
     head: Literal["joint", "attributes"] = "joint"
-    """One head over all classes, or one an attribute, whose log-probabilities add up to the
-    classes' logits.
+    """joint: one head over all classes.
+    attributes: one head per attribute, whose log-probabilities add up to the logits of classes.
     """
     ordinal: str | None = None
-    """Attributes whose values are ordered, such as age, for --head attributes; comma-separated."""
+    """Comma-separated attributes with ordered values, such as age, for --head attributes.
+    Default: no attribute is ordered.
+    """
     drop: float = flag(0.0, steps=True)
-    """Dropout before the head."""
+    """Dropout rate before the head, at least 0 and below 1."""
     drop_path: float | None = flag(None, steps=True)
-    """Stochastic depth; default: the backbone's own."""
+    """Stochastic depth rate, at least 0 and below 1; default: as the backbone defines it."""
 
     def __post_init__(self) -> None:
         require(
@@ -114,52 +124,66 @@ class ModelConfig:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InferConfig:
     tta: str = "none"
-    """Views beside the image itself for held-out and test rows alike, such as hflip."""
+    """Test-time augmentation of held-out and test images: none, or a list such as hflip,scale:1.15.
+    Predictions for the image and its views are averaged.
+    Views: hflip, vflip, scale:F, xshift:S, yshift:S, rotate:DEGREES, crop:S:WHERE,
+    five[:S] and ten[:S] (crops), brightness:F, contrast:F, gamma:F;
+    and products such as hflip*scale:1.15. docs/tta.md explains them.
+    """
     validation_batch_size: Annotated[int | None, _arg(aliases=["-vb"])] = None
-    """Images a forward pass, part of the record since it changes the last bits; default 64, on
-    CUDA 256.
+    """Images per forward pass at inference; default: 256 on CUDA, 64 on the CPU.
+    It changes the last bits of the logits, so another value is another run.
     """
 
     def __post_init__(self) -> None:
         size = self.validation_batch_size
         require(size is None or size >= 1, f"--validation-batch-size {size}: pass 1 or more")
-        drawn = [name for name in parse_views(self.tta) if not is_device_view(name)]
-        cure = "drawn views are for a finished run: python run_tta.py outputs/RUN --views"
-        require(not drawn, f"--tta {listed(drawn)}: {cure}")
+        random = [name for name in parse_views(self.tta) if not is_device_view(name)]
+        require(
+            not random,
+            f"--tta {listed(random)}: random views need a finished run; use python run_tta.py"
+            " outputs/RUN --views",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MachineConfig:
     device: str = "auto"
-    """cuda, cuda:1, cpu; auto takes a GPU where there is one."""
+    """cpu, cuda, or one GPU such as cuda:1. auto: cuda if there is a GPU, otherwise cpu."""
     amp: bool = True
-    """Mixed precision on CUDA; on the CPU everything is float32."""
+    """Use mixed precision on CUDA; the CPU always uses float32."""
     amp_dtype: Literal["auto", "bfloat16", "float16"] = "auto"
-    """Mixed precision's type; auto asks the card."""
+    """Number type of mixed precision. auto: bfloat16 if the GPU supports it, otherwise float16."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile for training steps; auto where there are steps enough on CUDA to pay for
-    compiling.
+    """Use torch.compile for the training steps.
+    auto: only on CUDA, and only for runs so long that they gain from it.
     """
     cache: Literal["auto", "disk", "ram", "device", "off"] = flag("auto", identity=False)
-    """Where images are kept once decoded and resized; auto chooses and says why."""
+    """Where decoded and resized images are cached: disk, ram, device (GPU memory) or off.
+    auto: chosen by size and free space; the log has the choice and its reason.
+    """
     cache_dir: str | None = flag(None, identity=False, path=True)
-    """Folder of the disk cache, shared by runs; default $FOLDBLEND_CACHE or ~/.cache/foldblend."""
+    """Folder of the disk cache, shared by all runs.
+    Default: $FOLDBLEND_CACHE, or ~/.cache/foldblend if that is not set.
+    """
     augment_on: Literal["auto", "cpu", "device"] = "auto"
-    """What augments: albumentations in the workers, or the device, batch by batch; auto: a GPU
-    where there is one.
+    """cpu: augment training images one by one, with albumentations. device: in whole batches.
+    auto: device on CUDA, otherwise cpu.
     """
     parallel_folds: str = flag("auto", identity=False)
-    """Folds trained at once, a process each; auto: as many as the GPUs' memory holds (measured), 1
-    on the CPU.
+    """Number of folds trained at the same time, one process each.
+    auto: as many as fit into GPU memory (measured); 1 on the CPU.
     """
     channels_last: bool = True
-    """Memory layout; faster on CUDA and on the CPU."""
+    """Use the channels-last memory layout, which is faster on CUDA and on the CPU."""
     workers: Annotated[int | None, _arg(aliases=["-j"])] = flag(None, identity=False)
-    """Processes that read images; default: one a core with CUDA, 8 at most; on the CPU none, but
-    a thread.
+    """Number of processes that load images; with 0, a thread loads them.
+    Default: on CUDA one per core, at most 8; on the CPU 0.
     """
     threads: int | None = None
-    """CPU threads of torch; part of the record, since they change the last bits."""
+    """Number of CPU threads of torch; default: torch's default, divided among parallel folds.
+    It changes the last bits of the logits, so another value is another run.
+    """
 
     def __post_init__(self) -> None:
         require(
@@ -175,33 +199,38 @@ class MachineConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OutputConfig:
-    GROUP: ClassVar = {"identity": False}  # where the run is kept, and how it is shown
+    # Where a run is kept and how it is shown does not change its logits.
+    GROUP: ClassVar = {"identity": False}
 
     config: Annotated[str | None, _arg(aliases=["-c"])] = None
-    """YAML file with any of these settings; flags win over it."""
+    """YAML file with any of these settings; flags override it."""
     output: str = "outputs"
-    """Folder of all runs."""
+    """Folder that holds all runs."""
     name: str | None = None
-    """Name of the run; default: data set and backbone. An unfinished run of that name is
-    continued.
+    """Name of the run and of its folder; default: made from data set and backbone.
+    An unfinished run of that name is resumed.
     """
     resume: bool = True
-    """Go on with a run of that name, in the middle of a fold; --no-resume starts it afresh."""
+    """Resume a run of the same name, even in mid-fold; --no-resume starts it again from scratch."""
     save_every: float = 60.0
     """Seconds between two checkpoints within a fold; 0 saves after every step."""
     only_folds: str | None = None
-    """Folds to do now, such as 0 or 0,2; the same command without it does the rest."""
+    """Train these folds only, such as 0 or 0,2; default: all folds.
+    The same command without this flag trains the rest.
+    """
     log_pictures: bool = True
-    """Show batches, mistakes and the confusion matrix in TensorBoard too."""
+    """Also log batches, mistakes and the confusion matrix to TensorBoard as images."""
     wandb: bool = False
-    """Report to Weights & Biases as well, a run a fold; the extra wandb installs it,
-    WANDB_MODE=offline holds.
+    """Also log to Weights & Biases, one run per fold. Needs the extra wandb.
+    WANDB_MODE=offline is respected.
     """
     page: bool = True
-    """Draw report.html too, with its images."""
+    """Also write report.html, which shows images."""
+    report: Literal["short", "full"] = "short"
+    """What is printed at the end: a first screen, or all of report.txt."""
     metric: str = "f1_macro"
-    """The score that counts: f1_macro, accuracy, balanced_accuracy, roc_auc_ovr, log_loss,
-    kappa_quadratic.
+    """Main score of the reports, which --select uses too.
+    One of f1_macro, accuracy, balanced_accuracy, roc_auc_ovr, log_loss, kappa_quadratic.
     """
 
     def __post_init__(self) -> None:
@@ -214,27 +243,27 @@ class OutputConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
-    """Everything that decides a cross-validated run."""
+    """All settings of a cross-validated run."""
 
     data: DataConfig = field(default_factory=DataConfig)
     """Where images and labels come from."""
     split: SplitConfig = field(default_factory=SplitConfig)
-    """Who is held out when."""
+    """How the data is split into folds."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    """What is trained."""
+    """The model, its initial weights and its input."""
     train: TrainConfig = field(default_factory=TrainConfig)
-    """How one fold is trained."""
+    """How each fold is trained."""
     loss: LossConfig = field(default_factory=LossConfig)
-    """What is minimised, and over which rows."""
+    """The loss, and how rows are sampled."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """What is done to training images."""
+    """How training images are augmented."""
     infer: InferConfig = field(default_factory=InferConfig)
-    """How logits are taken."""
+    """How predictions are made."""
     machine: MachineConfig = field(default_factory=MachineConfig)
-    """What it runs on."""
+    """Hardware, precision, caching and parallelism."""
     output: OutputConfig = field(default_factory=OutputConfig)
-    """Where runs are kept and how they are scored."""
+    """Where runs are kept, how they are logged and scored."""
     typed: Annotated[frozenset[str], tyro.conf.Fixed, tyro.conf.Suppress] = field(
         default=frozenset(), compare=False, repr=False, metadata=NOT_A_FLAG
     )
-    """Names of the settings that flags, keywords or a file of --config gave."""
+    """Names of the settings given by flags, keywords or the file of --config."""

@@ -1,4 +1,4 @@
-"""Settings as flat mappings: from keywords, from YAML files, and compared between runs."""
+"""Settings as flat mappings, made from keywords and YAML files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from foldblend.errors import UserError, require
 from foldblend.flags import ALWAYS, flags_of, from_settings
 from pipeline.config.run import RunConfig
 
-MOST_CHOSEN = 0.5  # of all settings: a person names some, config.yaml has them all
+# A file with more than this share of all settings is a run's config.yaml, which has every setting
+# of its version; a file that a user wrote has only some.
+MOST_CHOSEN = 0.5
 
 __all__ = ["flatten", "make_config", "read_config_file", "replace", "values_before"]
 
@@ -25,13 +27,30 @@ def flatten(config: RunConfig) -> dict[str, Any]:
 
 
 def make_config(settings: Mapping[str, Any] | None = None, /, **flat: Any) -> RunConfig:
-    """Return a RunConfig of flat settings: `make_config(backbone="efficientnet_b3", folds=5)`.
+    """Return a RunConfig from flat settings.
 
-    Keywords win over the mapping, and both over a file that `config` names. Raises UserError for an
-    unknown name (with near ones) or a wrong value.
+    Keywords override the mapping, and both override the file given as `config`.
+
+    Parameters
+    ----------
+    settings
+        Mapping from setting names (as the flags, with - or _) to values.
+    **flat
+        The same as keywords.
+
+    Raises
+    ------
+    UserError
+        For an unknown name (with similar names) or a wrong value.
+
+    Examples
+    --------
+    >>> make_config(backbone="efficientnet_b3", folds=5).split.folds
+    5
     """
     require(
-        settings is None or isinstance(settings, Mapping), f"{settings!r}: no mapping of settings"
+        settings is None or isinstance(settings, Mapping),
+        f"{settings!r}: not a mapping of settings; pass a dictionary, or keywords",
     )
     given = {
         str(key).replace("-", "_"): value for key, value in {**(settings or {}), **flat}.items()
@@ -46,15 +65,16 @@ def make_config(settings: Mapping[str, Any] | None = None, /, **flat: Any) -> Ru
 
 
 def replace(config: RunConfig, /, **flat: Any) -> RunConfig:
-    """Return a copy with the named settings changed, whatever their group."""
+    """Return a copy with the given settings changed; groups need not be named."""
     return dataclasses.replace(
         from_settings(RunConfig, flatten(config) | flat), typed=config.typed | flat.keys()
     )
 
 
 def read_config_file(file: str | Path) -> RunConfig:
-    """Read a flat YAML file of settings. Raises UserError for a missing file, bad YAML or unknown
-    keys.
+    """Read a flat YAML file of settings.
+
+    Raises UserError for a missing file, invalid YAML or an unknown setting.
     """
     try:
         settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
@@ -68,15 +88,18 @@ def read_config_file(file: str | Path) -> RunConfig:
         settings = {}
     require(isinstance(settings, dict), f"{file}: expected `name: value` lines")
     try:
-        named = values_before() | settings if _is_whole(settings) else settings
-        require(named.get("config") is None, "config: a file of settings cannot name another one")
-        return make_config(named)
+        given = values_before() | settings if _is_complete(settings) else settings
+        require(
+            given.get("config") is None,
+            "config: a settings file cannot refer to another one; leave it out",
+        )
+        return make_config(given)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
 
 
 def values_before() -> dict[str, Any]:
-    """Return the settings that came later, as versions without them had it."""
+    """Return the settings that were added later, with the values that reproduce older versions."""
     return {
         name: about.before
         for name, about in flags_of(RunConfig).items()
@@ -84,9 +107,7 @@ def values_before() -> dict[str, Any]:
     }
 
 
-def _is_whole(settings: Mapping[Any, Any]) -> bool:
-    """Return whether settings are a run's own, which are all that its version had, and not some
-    that a person chose.
-    """
+def _is_complete(settings: Mapping[Any, Any]) -> bool:
+    """Return whether the settings are a run's config.yaml and not a user's choice of a few."""
     always = [name for name, about in flags_of(RunConfig).items() if about.before is ALWAYS]
     return sum(name in settings for name in always) > MOST_CHOSEN * len(always)

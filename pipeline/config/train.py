@@ -1,5 +1,6 @@
-"""How a model is trained: optimisation, loss, augmentation. Frozen dataclasses, checked when
-made.
+"""Training settings: optimisation, loss and augmentation, checked on construction.
+
+See `pipeline.config.run` for the rules that fields and their help texts follow.
 """
 
 from __future__ import annotations
@@ -29,33 +30,33 @@ _arg = tyro.conf.arg
 
 
 def parse_l2(text: str) -> tuple[float, ...] | None:
-    """Return the strengths of "1e-3,1e-2", or None for "auto"."""
+    """Return the L2 penalties from text such as "1e-3,1e-2", or None for "auto"."""
     if text == "auto":
         return None
     try:
-        strengths = tuple(float(part) for part in text.split(","))
+        penalties = tuple(float(part) for part in text.split(","))
     except ValueError:
-        strengths = ()
-    valid = bool(strengths) and all(0 < one < 1e6 for one in strengths)
+        penalties = ()
+    valid = bool(penalties) and all(0 < one < 1e6 for one in penalties)
     require(valid, f"--head-l2 {text}: pass auto, or positive numbers such as 1e-3,1e-2")
-    return tuple(dict.fromkeys(strengths))
+    return tuple(dict.fromkeys(penalties))
 
 
 @dataclass(frozen=True, slots=True)
 class Finetune:
-    """How much of a backbone is trained, as --finetune says."""
+    """The part of a backbone that is trained (--finetune)."""
 
     last_stages: int | None
-    """How many of the last stages; None for all, 0 for none: linear heads on frozen features."""
+    """Number of last stages that are trained; None: all; 0: only linear heads, on features."""
 
     @property
     def frozen(self) -> bool:
-        """Whether the backbone stays as it is, so that its features can be kept."""
+        """Whether the backbone is not trained, so that its features can be cached."""
         return self.last_stages == 0
 
 
 def parse_finetune(text: str) -> Finetune:
-    """Return what "full", "head" or a number of stages means."""
+    """Return the trained part from "full", "head" or a number of stages."""
     if text in ("full", "head"):
         return Finetune(None if text == "full" else 0)
     valid = text.isdecimal() and int(text) >= 1
@@ -67,7 +68,10 @@ def parse_finetune(text: str) -> Finetune:
 
 
 def parse_loss(text: str) -> list[tuple[float, str]]:
-    """Return (weight, name) of each term of "0.4*f1+0.6*focal"; a weight left out is 1."""
+    """Return (weight, name) of each term of text such as "0.4*f1+0.6*focal".
+
+    A missing weight is 1.
+    """
     number = r"(\d+\.?\d*|\.\d+)"
     name = r"([A-Za-z_][\w.]*(?::\w+)?)"
     terms = [
@@ -83,7 +87,8 @@ def loss_names(text: str) -> set[str]:
     return {name for _, name in parse_loss(text)}
 
 
-# What flags go with; a user's own loss or schedule may read any flag.
+# Conditions under which flags have an effect. A user's own loss or schedule may read any of these
+# flags, so it always meets the condition.
 def _loss(*names: str) -> Needs:
     def met(run: Any) -> bool:
         used = loss_names(run.loss.loss)
@@ -99,76 +104,77 @@ def _sched(*names: str) -> Needs:
     )
 
 
-WARMS_UP = Needs("another --sched than onecycle", lambda run: run.train.sched != "onecycle")
+WARMS_UP = Needs("a --sched other than onecycle", lambda run: run.train.sched != "onecycle")
 FROZEN = Needs("--finetune head", lambda run: run.train.frozen)
 AUGMENTS = Needs(
-    "another --finetune than head", lambda run: not run.train.frozen or run.train.feature_views > 0
+    "a --finetune other than head", lambda run: not run.train.frozen or run.train.feature_views > 0
 )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
+    # Has an effect only where training steps are taken, so not with --finetune head.
     GROUP: ClassVar = {"steps": True}
 
     finetune: str = flag("full", worded=True, steps=False)
-    """full; the number of last stages to train, such as 2; or head: a linear head on features taken
-    once.
+    """How much of the backbone is trained: full, the number of its last stages such as 2, or head.
+    head: only a linear head, on features that are computed once.
     """
     head_l2: str = flag("auto", worded=True, steps=False, needs=FROZEN)
-    """Regularisation of --finetune head, such as 1e-3,1e-2: chosen among them within each fold's
-    training groups.
+    """L2 penalty of --finetune head: a number, a list such as 1e-3,1e-2, or auto (1,0.3,0.1,0.03).
+    Each fold chooses from a list by cross-validation within its training groups.
     """
     feature_views: int = flag(0, worded=True, steps=False, needs=FROZEN)
-    """Augmented copies of each training image for --finetune head."""
+    """Number of augmented copies of each training image that --finetune head also trains on."""
     epochs: int | None = flag(None, worded=True, steps=False)
-    """Number of epochs, fixed beforehand; default 10, on the demo set 4."""
+    """Number of epochs, fixed in advance; default: 10, or 4 on the demo set."""
     batch_size: Annotated[int | None, _arg(aliases=["-b"])] = flag(None, steps=False)
-    """Images a forward pass; default 32, on the demo set 16."""
+    """Images per forward pass in training; default: 32, or 16 on the demo set."""
     grad_accum_steps: int = 1
-    """Batches that make one training step."""
+    """Number of batches whose gradients make one training step (gradient accumulation)."""
     opt: str = flag("adamw", worded=True)
-    """Any timm optimiser."""
+    """Any timm optimiser, such as adamw or sgd."""
     lr: float = flag(1e-3, worded=True)
     """Peak learning rate."""
     layer_decay: float | None = None
-    """Factor of the learning rate from each layer to the one before it, such as 0.75; default:
-    none.
+    """Layer-wise decay: factor, such as 0.75, of the learning rate from a layer to the one before.
+    Default: all layers have the same rate.
     """
     weight_decay: float = 0.02
-    """Weight decay; biases and norms are left out."""
+    """Weight decay; biases and norm layers are exempt."""
     sched: str = flag("cosine", worded=True)
-    """Learning rate over the steps: cosine, onecycle, step, plateau, constant, or your own as
-    module:name.
+    """Learning rate schedule, updated after every step.
+    One of cosine, onecycle, step, plateau, constant, or your own as module:name.
     """
     warmup_epochs: float = flag(1.0, needs=WARMS_UP)
-    """Epochs of linear warm-up (one-cycle has its own)."""
+    """Epochs of linear warm-up. --sched onecycle ignores it, since it includes a warm-up."""
     min_lr: float = flag(0.0, needs=_sched("cosine", "plateau"))
-    """Where cosine and plateau end."""
+    """Lowest learning rate of --sched cosine and plateau."""
     decay_epochs: float = flag(3.0, needs=_sched("step"))
-    """Epochs between two drops of --sched step."""
+    """Epochs between two drops of the learning rate with --sched step."""
     decay_rate: float = flag(0.1, needs=_sched("step", "plateau"))
-    """Factor of each drop of --sched step and plateau."""
+    """Factor of the learning rate at each drop of --sched step and plateau, between 0 and 1."""
     patience_epochs: int = flag(2, needs=_sched("plateau"))
-    """Epochs without a lower training loss before --sched plateau drops."""
+    """Epochs without a lower training loss before --sched plateau drops the learning rate."""
     clip_grad: float | None = None
-    """Largest gradient norm."""
+    """Clip the norm of the gradient to this value; default: no clipping."""
     model_ema: bool = flag(False, worded=True)
-    """Score the moving average of the weights instead of the last ones."""
+    """Score an exponential moving average (EMA) of the weights instead of the last weights."""
     model_ema_decay: float = flag(0.99, needs=Needs("--model-ema", lambda run: run.train.model_ema))
-    """Decay of the moving average, a step."""
+    """Decay of the moving average per step, between 0 and 1."""
     average_last: int = flag(0, worded=True)
-    """Score the mean of the weights after each of the last so many epochs instead of the last
-    ones.
-    """
+    """Score the mean of the weights after each of the last N epochs; 0 scores the last weights."""
     select: Literal["last", "inner", "best"] = flag("last", worded=True, steps=False)
-    """Which epoch is scored: the last; the best on a fifth of the training groups, held out for
-    that; or the best on the very rows that are scored, which flatters: that run is marked
-    optimistic everywhere.
+    """last: score the last epoch. inner: the best epoch on a held-out fifth of the training groups.
+    best: the best epoch on the scored rows themselves. That score is too high (selection optimism),
+    so the run is marked optimistic everywhere.
     """
     seed: int = flag(0, worded=True, steps=False)
-    """Seed of weights, order and augmentation."""
+    """Random seed of initial weights, row order and augmentation."""
     seeds: int = flag(1, worded=True, steps=False, identity=False)
-    """Runs with seeds from --seed on, on the same folds, each in a folder of its own."""
+    """Number of runs with the seeds --seed, --seed + 1 and so on.
+    They have the same folds, and each is written to a separate folder.
+    """
 
     def __post_init__(self) -> None:
         parse_l2(self.head_l2)
@@ -220,12 +226,12 @@ class TrainConfig:
 
     @property
     def tuned(self) -> Finetune:
-        """What --finetune means."""
+        """The part of the backbone that is trained."""
         return parse_finetune(self.finetune)
 
     @property
     def frozen(self) -> bool:
-        """Whether nothing but linear heads is trained, on features taken once."""
+        """Whether only linear heads are trained, on features that are computed once."""
         return self.tuned.frozen
 
 
@@ -234,26 +240,26 @@ class LossConfig:
     GROUP: ClassVar = {"steps": True}
 
     loss: str = "ce"
-    """ce (cross entropy), focal, f1 (soft macro F1), your own as module:name, or a sum such as
-    0.4*f1+0.6*focal.
+    """ce (cross entropy), focal, f1 (soft macro F1), or your own as module:name.
+    Weighted sums such as 0.4*f1+0.6*focal are possible.
     """
     smoothing: float = flag(0.1, needs=_loss("ce", "focal"))
-    """Label smoothing of ce and focal."""
+    """Label smoothing of --loss ce and focal, at least 0 and below 1."""
     focal_gamma: float = flag(2.0, needs=_loss("focal"))
-    """How much the focal loss turns from rows that are right already; 0 is cross entropy."""
+    """How strongly --loss focal down-weights easy examples; 0 is cross entropy."""
     logit_adjust: float = 0.0
-    """Multiple of the log class frequencies that ce and focal add to the logits; 1 is the balanced
-    softmax.
+    """Logit adjustment: ce and focal add this multiple of the log class frequencies to the logits.
+    0 is off, 1 is the balanced softmax.
     """
     sampler: Literal["none", "balanced", "group"] = "none"
-    """Rows of an epoch: each once; drawn by class; or drawn so that every group is as likely,
-    however many it has.
+    """How an epoch samples its rows. none: each row once. balanced: by class, see --sampler-power.
+    group: every group is equally likely, whatever its size.
     """
     sampler_power: float = flag(
         1.0, needs=Needs("--sampler balanced", lambda run: run.loss.sampler == "balanced")
     )
-    """Of --sampler balanced: images are drawn in proportion to their class's size to minus this;
-    1 evens all out.
+    """Weight of a row with --sampler balanced is class size ** -power, where power is this value.
+    1 makes all classes equally likely.
     """
 
     def __post_init__(self) -> None:
@@ -274,21 +280,27 @@ class AugmentConfig:
     GROUP: ClassVar = {"steps": True}
 
     augment: str = flag("default", steps=False, needs=AUGMENTS)
-    """Training augmentation: default, none, or your own as module:name."""
+    """Training augmentation: default, none, or your own as module:name.
+    default has horizontal flips, affine transforms and colour jitter.
+    """
     mixup: float = 0.0
-    """Mixup: two images are averaged, with weights from Beta(this, this); 0 is off."""
+    """Mixup: average pairs of images; 0 is off.
+    The weights come from Beta(a, a) where a is this value.
+    """
     cutmix: float = 0.0
-    """CutMix: a box of an image, whose share is from Beta(this, this), is taken from another; 0 is
-    off.
+    """CutMix: replace a box of each image by the same box of another image; 0 is off.
+    The share that is kept comes from Beta(a, a) where a is this value.
     """
     cutmix_mode: Literal["any", "class", "half"] = "any"
-    """CutMix's partner: any; of the same class; or the left or right half of one from a rare
-    class.
+    """Image that CutMix takes the box from. any: any of the batch. class: one of the same class.
+    half: the box is the left or right half, and images of rare classes are more likely.
     """
     mixup_prob: float = flag(1.0, needs=Needs("--mixup or --cutmix", lambda run: run.augment.mixes))
-    """Share of batches that are mixed; with both mixup and CutMix on, half of these each."""
+    """Share of batches that are mixed, 0 to 1.
+    With both --mixup and --cutmix, each is used for about half of them.
+    """
     reprob: float = 0.0
-    """Probability of erasing a random box of an image."""
+    """Probability of replacing a random box of a training image by noise (random erasing)."""
 
     def __post_init__(self) -> None:
         require(self.mixup >= 0, f"--mixup {self.mixup}: pass 0 or more")
@@ -300,5 +312,5 @@ class AugmentConfig:
 
     @property
     def mixes(self) -> bool:
-        """Whether images are mixed with others."""
+        """Whether images are mixed (mixup or CutMix)."""
         return self.mixup > 0 or self.cutmix > 0

@@ -1,9 +1,9 @@
-"""Images decoded and resized once: equal records in one file, by content, for folds, epochs and
-later runs.
+"""Disk cache of equally sized records, such as decoded images, shared by folds, epochs and runs.
 
-A store is a folder for one kind of record (such as images at one size): `records`, the records
-one after another, and `keys`, 16 bytes for each. Both only grow. Records are on the disk before
-their keys, so a kill loses at most what was not yet listed, and the next fill goes on from there.
+A store is a folder for one kind of record (such as images at one size). Its file `records` has the
+records one after another, its file `keys` the 16-byte key of each, a hash of the content. Both
+files only grow. Records are written to disk before their keys: a killed process loses at most the
+records without a key, and the next fill continues from there.
 """
 
 from __future__ import annotations
@@ -39,11 +39,13 @@ __all__ = [
 ]
 
 KEY_BYTES = 16
-MEMORY_ONLY = ("off", "ram")  # kinds of --cache that keep nothing on disk
-# what a kill can cost
+# Values of --cache that write nothing to disk.
+MEMORY_ONLY = ("off", "ram")
+# Records are flushed after so many bytes or seconds, so a killed process loses no more than these.
 FLUSH_BYTES = 2**26
 FLUSH_SECONDS = 10.0
-OF_FILES = (
+# Errors whose cause is the disk or the folder, which a user can fix.
+DISK_ERRORS = (
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EFBIG,
@@ -55,18 +57,22 @@ OF_FILES = (
     errno.EEXIST,
     errno.ENOLCK,
 )
-AHEAD = 32  # records in the making, for each thread
+# Number of records per thread that are made ahead of the writer.
+AHEAD = 32
 
 
 @dataclass
 class Records:
-    """Chosen records of a file, read through a memory map; a pickled copy opens the file anew."""
+    """Selected records of a file, read through a memory map.
+
+    A pickled copy opens the file again, so that worker processes share its pages.
+    """
 
     path: Path
     shape: tuple[int, ...]
     dtype: str
     slot_N: np.ndarray
-    """Where in the file each record lies."""
+    """Position of each record in the file, in records."""
 
     def __post_init__(self) -> None:
         self._map: np.ndarray | None = None
@@ -80,21 +86,24 @@ class Records:
     def __getitem__(self, index: int) -> np.ndarray:
         return np.asarray(self.array[self.slot_N[index]])
 
-    def take(self, index_M: np.ndarray | slice) -> np.ndarray:
-        """Return a copy of the chosen records, M x shape."""
-        return np.asarray(self.array[self.slot_N[index_M]])
+    def take(self, rows: np.ndarray | slice) -> np.ndarray:
+        """Return a copy of the records at `rows`, number of rows x shape."""
+        return np.asarray(self.array[self.slot_N[rows]])
 
     @property
     def array(self) -> np.ndarray:
-        """All records of the file, read-only. Raises UserError where it has been removed."""
+        """All records of the file, read-only.
+
+        Raises UserError if the file has been removed.
+        """
         if self._map is None:
             try:
-                # The file may be growing, and end within a record.
+                # Another process may be appending, so the file can end within a record.
                 count = int(self.slot_N.max(initial=-1)) + 1
                 self._map = np.memmap(self.path, self.dtype, "r", shape=(count, *self.shape))
             except (OSError, ValueError):
                 raise UserError(
-                    f"{self.path}: the cache was removed or cut while in use; run again"
+                    f"{self.path}: the cache was removed or truncated while in use; run again"
                 ) from None
         return self._map
 
@@ -108,9 +117,22 @@ def write_records(
     progress: Callable[[int], object],
     flush: Callable[[int], object] = lambda _: None,
 ) -> int:
-    """Write records (one or several an array) from slot `first` on and return how many there were.
+    """Write records to an open file and return their number.
 
-    `flush` is told now and then how many there are so far, and always at the end.
+    Parameters
+    ----------
+    file
+        File descriptor.
+    first
+        Position of the first record that is written, in records.
+    batches
+        Arrays of one or several records each.
+    size
+        Bytes of a record.
+    progress
+        Called with the number of records of each batch.
+    flush
+        Called from time to time, and at the end, with the number of records written so far.
     """
     count = flushed = 0
     since = time.monotonic()
@@ -132,7 +154,7 @@ def write_records(
 
 
 def _write_at(file: int, data: bytes | memoryview, offset: int) -> None:
-    """Write all of the data: a disk that fills up takes a part of it without an error first."""
+    """Write all of the data, since a disk that fills up accepts a part of it without an error."""
     while data:
         written = os.pwrite(file, data, offset)
         data = data[written:]
@@ -142,7 +164,10 @@ def _write_at(file: int, data: bytes | memoryview, offset: int) -> None:
 def in_threads(
     make: Callable[[int], np.ndarray], todo: Sequence[int], *, workers: int
 ) -> Iterator[np.ndarray]:
-    """Yield `make(i)` of all i in order, made in threads, a bounded number ahead."""
+    """Yield `make(i)` for each i of `todo` in order, computed by `workers` threads.
+
+    The threads compute a bounded number of results ahead, which limits the memory.
+    """
     with ThreadPoolExecutor(workers) as pool:
         ahead: collections.deque[Future[np.ndarray]] = collections.deque()
         for index in todo:
@@ -155,7 +180,7 @@ def in_threads(
 
 @dataclass(frozen=True)
 class Store:
-    """A growing file of equal records, each found by its key."""
+    """Growing file of equally sized records, each found by its key."""
 
     folder: Path
     shape: tuple[int, ...]
@@ -163,8 +188,10 @@ class Store:
 
     @classmethod
     def at(cls, root: Path, shape: tuple[int, ...], dtype: str, policy: dict[str, Any]) -> Store:
-        """Return the store under `root` of what `policy` (plain data) says all its records have in
-        common.
+        """Return the store under `root` for records of one shape, type and `policy`.
+
+        `policy` is plain data on how the records were made. Its hash is in the folder's name, so
+        records that were made differently are in separate stores.
         """
         text = json.dumps([policy, shape, dtype], sort_keys=True)
         name = (
@@ -176,16 +203,16 @@ class Store:
 
     @property
     def size(self) -> int:
-        """Bytes of a record."""
+        """Number of bytes of a record."""
         return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
     def missing(self, keys: Sequence[bytes]) -> list[int]:
-        """Return the positions of keys without a record, each key once."""
+        """Return the positions of the keys that have no record, each key once."""
         known = {*self._keys()}
         return [index for key, index in first_places(keys).items() if key not in known]
 
     def records(self, keys: Sequence[bytes]) -> Records:
-        """Return the records of keys that are all there."""
+        """Return the records of keys, all of which must have one."""
         slot_of = {key: slot for slot, key in enumerate(self._keys())}
         return Records(
             self.folder / "records",
@@ -202,13 +229,28 @@ class Store:
         progress: Callable[[int], object] = lambda _: None,
         wait: Callable[[], object] = lambda: None,
     ) -> None:
-        """Make the records of keys that are missing: `make` yields those of the positions it is
-        given.
+        """Make the missing records of `keys`.
 
-        Only one process fills a store; another waits (`wait` is called before) and finds the work
-        done. Raises UserError where the disk is full or the folder cannot be written.
+        Only one process at a time fills a store. Another one waits and then finds the records.
+
+        Parameters
+        ----------
+        keys
+            Keys of the records that are needed.
+        make
+            Returns the records at a list of positions in `keys`, in its order.
+        progress
+            Called with the number of records that became available.
+        wait
+            Called before this process waits for another one.
+
+        Raises
+        ------
+        UserError
+            If the disk is full or the folder cannot be written.
         """
-        if not self.missing(keys):  # so that a finished store may be read-only
+        # A complete store is not locked, so that it may be on a read-only disk.
+        if not self.missing(keys):
             progress(len({*keys}))
             return
         try:
@@ -216,11 +258,11 @@ class Store:
             with hold(self.folder / "lock", wait=wait):
                 self._append(keys, make, progress)
         except OSError as error:
-            if error.errno not in OF_FILES:
+            if error.errno not in DISK_ERRORS:
                 raise
             raise UserError(
-                f"{self.folder}: the cache cannot be written ({error.strerror}); make room, or pass"
-                " --cache-dir with another folder, or --cache off"
+                f"{self.folder}: the cache cannot be written ({error.strerror}); free some"
+                " space, or pass --cache-dir with another folder, or --cache off"
             ) from None
 
     def _append(
@@ -239,7 +281,7 @@ class Store:
         def flush(count: int) -> None:
             nonlocal listed
             os.fsync(file)
-            # At its place, not at the end: a flush that was interrupted comes again.
+            # Write at the keys' place, not at the end: an interrupted flush is repeated.
             _write_at(
                 names,
                 b"".join(keys[todo[index]] for index in range(listed, count)),
@@ -255,17 +297,17 @@ class Store:
             )
             for one in (names, file):
                 stack.callback(os.close, one)
-            os.ftruncate(
-                names, first * KEY_BYTES
-            )  # keys cut short by a kill, or whose records are gone
-            os.ftruncate(file, first * self.size)  # records that never got their key
+            # Remove incomplete keys, keys without a record and records without a key, which a
+            # killed process left.
+            os.ftruncate(names, first * KEY_BYTES)
+            os.ftruncate(file, first * self.size)
             count = write_records(
                 file, first, make(todo), size=self.size, progress=progress, flush=flush
             )
             assert count == len(todo), (count, len(todo))
 
     def _keys(self) -> list[bytes]:
-        """Return the keys of the records that are there, in their order."""
+        """Return the keys of the complete records, in the order of the file."""
         try:
             num_records = (self.folder / "records").stat().st_size // self.size
         except (FileNotFoundError, NotADirectoryError):
@@ -274,7 +316,7 @@ class Store:
 
 
 def _read_keys(folder: Path) -> list[bytes]:
-    """Return the keys of a store in the order of its records; none where there is no store."""
+    """Return the keys of a store in the order of its records; none if there is no store."""
     try:
         data = (folder / "keys").read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -285,7 +327,13 @@ def _read_keys(folder: Path) -> list[bytes]:
 
 
 def first_places(keys: Sequence[bytes]) -> dict[bytes, int]:
-    """Return where each key stands first, in that order."""
+    """Return the first position of each distinct key, in that order.
+
+    Examples
+    --------
+    >>> first_places([b"a", b"b", b"a"])
+    {b'a': 0, b'b': 1}
+    """
     places: dict[bytes, int] = {}
     for index, key in enumerate(keys):
         places.setdefault(key, index)
@@ -293,8 +341,9 @@ def first_places(keys: Sequence[bytes]) -> dict[bytes, int]:
 
 
 def cache_root(cache_dir: str | None) -> Path:
-    """Return the folder of all that is kept; it can be made again, so it may be removed at any
-    time.
+    """Return the cache folder: --cache-dir, or the default.
+
+    Everything in it can be made again, so a user may delete it at any time.
     """
     return Path(cache_dir).expanduser() if cache_dir else cache_folder()
 

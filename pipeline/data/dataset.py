@@ -1,4 +1,4 @@
-"""Batches of uint8 images, in an order derived from seed, fold and epoch."""
+"""Data sets and loaders: batches of uint8 images, ordered by seed, fold and epoch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from foldblend.siblings import rebuild
 from pipeline.data.augment import Augment
-from pipeline.data.pictures import PictureSource
+from pipeline.data.images import ImageSource
 from pipeline.data.sampling import EpochSampler, Key
 from pipeline.seeding import derive_rng, derive_seed
 
@@ -28,7 +28,8 @@ __all__ = [
     "train_loader",
 ]
 
-Batch = tuple[torch.Tensor, torch.Tensor]  # N x H x W x 3 uint8, N labels (-1 where unknown)
+# Images N x H x W x 3 uint8, and labels N, which are -1 where unknown.
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 def _labels(table: pd.DataFrame) -> np.ndarray:
@@ -36,22 +37,35 @@ def _labels(table: pd.DataFrame) -> np.ndarray:
 
 
 class ImageDataset(Dataset[Batch]):
-    """Batches by a list of (epoch, index, draw): N x H x W x 3 uint8 images and their labels.
+    """Images of a table, in batches: a list of (epoch, index, draw) gives images and labels.
 
-    `table` is one of a manifest's: image_id, path, perhaps label, box and content.
-    The epoch travels with the index so that workers, which outlive an epoch, need no shared state.
+    The epoch is a part of the index, so that workers, which live longer than an epoch, need no
+    shared state.
+
+    Parameters
+    ----------
+    table
+        Table of a manifest: image_id, path, and optionally label, box and content.
+    source
+        The run's images.
+    augment
+        Augmentation of single images, None for none.
+    seed_parts
+        What the seeds of augmentation and random crops are derived from.
+    random_crop
+        Crop at a random place instead of the centre.
+    whole
+        Do not crop, since the device does it.
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Be rebuilt by foldblend, so that a worker which is started afresh finds our packages
-        first.
-        """
+        """Let foldblend rebuild the copy, so that a new worker process finds our packages first."""
         return rebuild, (f"{__name__}:{type(self).__name__}", vars(self))
 
     def __init__(
         self,
         table: pd.DataFrame,
-        source: PictureSource,
+        source: ImageSource,
         *,
         augment: Augment | None = None,
         seed_parts: tuple[int | str, ...] = (),
@@ -59,24 +73,23 @@ class ImageDataset(Dataset[Batch]):
         whole: bool = False,
     ) -> None:
         self.image_ids = table["image_id"].tolist()
-        self.pictures = source.of(table)
+        self.images = source.of(table)
         self.labels = _labels(table)
         self.preprocess = source.preprocess
         self.augment = augment
         self.seed_parts = seed_parts
         self.random_crop = random_crop
         self.whole = whole
-        """Leave the cropping to the device."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def picture(self, epoch: int, index: int, draw: int = 0) -> np.ndarray:
-        """Return one image at the training size (at the stored size where `whole`).
+    def image(self, epoch: int, index: int, draw: int = 0) -> np.ndarray:
+        """Return one image at the training size, or at the stored size with `whole`.
 
-        `draw` is how often it came before in that epoch.
+        `draw` is how often the epoch has shown the image before.
         """
-        image = self.pictures[index]
+        image = self.images[index]
         parts = (*self.seed_parts, epoch, self.image_ids[index], *([draw] if draw else []))
         if self.augment is not None:
             image = self.augment(image, derive_seed("augment", *parts))
@@ -90,7 +103,7 @@ class ImageDataset(Dataset[Batch]):
         return self.__getitems__([key])
 
     def __getitems__(self, keys: list[Key]) -> Batch:
-        """Return a whole batch, written image by image into one array."""
+        """Return a batch, whose images are written directly into one array."""
         width, height = (
             self.preprocess.stored_size
             if self.whole
@@ -98,19 +111,22 @@ class ImageDataset(Dataset[Batch]):
         )
         images = np.empty((len(keys), height, width, 3), np.uint8)
         for row, key in enumerate(keys):
-            images[row] = self.picture(*key)
+            images[row] = self.image(*key)
         return torch.from_numpy(images), torch.from_numpy(
             self.labels[[index for _, index, _ in keys]]
         )
 
 
 def _start_worker(_: int) -> None:
-    cv2.setNumThreads(0)  # the processes are the parallelism
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    # There are several worker processes, so each works with a single thread.
+    cv2.setNumThreads(0)
+    # The parent process handles Ctrl-C and ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _as_it_is(batch: Any) -> Any:
-    return batch  # the data set makes whole batches
+def _identity(batch: Any) -> Any:
+    """Return the batch unchanged, since `ImageDataset` has collated it."""
+    return batch
 
 
 def _loader(
@@ -131,15 +147,15 @@ def _loader(
         pin_memory=pin,
         persistent_workers=workers > 0,
         worker_init_fn=_start_worker,
-        collate_fn=_as_it_is,
-        # Else the loader draws a seed from torch's own generator, more or less often by the number
-        # of workers, and dropout would differ with it.
+        collate_fn=_identity,
+        # Without a generator, the loader draws seeds from torch's global one. The number of draws
+        # depends on the number of workers, and so would dropout.
         generator=torch.Generator(),
     )
 
 
 class TrainLoader:
-    """Training batches, which can be entered at any step, and whose rows are known beforehand."""
+    """Training batches that can start at any step, and whose rows are known in advance."""
 
     def __init__(
         self, batches: Iterable[Batch], sampler: EpochSampler, table: pd.DataFrame, batch_size: int
@@ -151,17 +167,18 @@ class TrainLoader:
         self.batch_size = batch_size
 
     def __len__(self) -> int:
-        return max(1, len(self.sampler) // self.batch_size)  # a short last batch is left out
+        # The last batch is left out if it is short.
+        return max(1, len(self.sampler) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.batches)
 
     def enter(self, epoch: int, step: int) -> None:
-        """Have the next iteration show an epoch, from one of its steps on."""
+        """Start the next iteration in this epoch, at this step of it."""
         self.sampler.enter(epoch, step * self.batch_size)
 
     def rows(self, epoch: int, step: int) -> np.ndarray:
-        """Return the rows of the table that make a batch."""
+        """Return the rows of the table in a batch."""
         return self.sampler.order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
 
     def labels(self, epoch: int, step: int) -> np.ndarray:
@@ -182,8 +199,9 @@ def train_loader(
     pin: bool = False,
     odds_N: np.ndarray | None = None,
 ) -> TrainLoader:
-    """Return a loader that gives every iteration another epoch's order; a short last batch is left
-    out.
+    """Return a loader whose every iteration is an epoch; a short last batch is left out.
+
+    `odds_N` are the probabilities of the rows (see `pipeline.data.sampling.row_odds`).
     """
     sampler = EpochSampler(len(dataset), dataset.seed_parts, odds_N=odds_N)
     drop_last = len(dataset) > batch_size
@@ -194,7 +212,7 @@ def train_loader(
 
 
 def eval_loader(dataset: ImageDataset, *, batch_size: int, workers: int, pin: bool = False) -> Any:
-    """Return a loader over all rows in their order."""
+    """Return a loader over all rows in the table's order."""
     return _loader(
         dataset,
         EpochSampler(len(dataset), None),
@@ -205,8 +223,11 @@ def eval_loader(dataset: ImageDataset, *, batch_size: int, workers: int, pin: bo
     )
 
 
-def resident_pixels(source: PictureSource, device: torch.device) -> torch.Tensor:
-    """Return all images of a run on the device, in the order of `source.rows`."""
+def resident_pixels(source: ImageSource, device: torch.device) -> torch.Tensor:
+    """Return all images of a run on the device, in the order of `source.rows`.
+
+    They are copied in parts, so that no second copy of all images is needed in RAM.
+    """
     assert source.records is not None
     records = source.records
     pixels = torch.empty((len(records), *records.shape), dtype=torch.uint8, device=device)
@@ -217,20 +238,18 @@ def resident_pixels(source: PictureSource, device: torch.device) -> torch.Tensor
 
 
 class ResidentLoader:
-    """Batches gathered from images that lie on the device already, in a sampler's order."""
+    """Batches gathered from images that are already on the device, in a sampler's order."""
 
     def __init__(
         self,
         table: pd.DataFrame,
-        source: PictureSource,
+        source: ImageSource,
         pixels: torch.Tensor,
         *,
         batch_size: int,
         sampler: EpochSampler | None = None,
     ) -> None:
-        """With a `sampler` for training: whole images; else all in order, cropped to the
-        centre.
-        """
+        """Take training rows and whole images with a `sampler`, else all rows and centre crops."""
         self.pixels = pixels
         self.preprocess = source.preprocess
         self.rows = torch.from_numpy(source.rows(table)).to(pixels.device)
@@ -255,16 +274,14 @@ class ResidentLoader:
 
 def resident_train_loader(
     table: pd.DataFrame,
-    source: PictureSource,
+    source: ImageSource,
     pixels: torch.Tensor,
     *,
     batch_size: int,
     seed_parts: tuple[int, ...],
     odds_N: np.ndarray | None = None,
 ) -> TrainLoader:
-    """Return `train_loader`'s counterpart for images that lie on the device: the same rows in the
-    same order.
-    """
+    """Return a loader with the rows and order of `train_loader`, for images on the device."""
     sampler = EpochSampler(len(table), seed_parts, odds_N=odds_N)
     batches = ResidentLoader(table, source, pixels, batch_size=batch_size, sampler=sampler)
     return TrainLoader(batches, sampler, table, batch_size)

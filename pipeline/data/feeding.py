@@ -1,4 +1,4 @@
-"""Loaders of a run: workers that read the cache, or the device that holds all images."""
+"""Choice of a run's loaders: worker processes that read images, or images on the device."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline.data.dataset import (
     resident_train_loader,
     train_loader,
 )
-from pipeline.data.pictures import PictureSource
+from pipeline.data.images import ImageSource
 from pipeline.data.sampling import row_odds
 from pipeline.device import Compute
 
@@ -31,20 +31,21 @@ __all__ = ["Feeder"]
 
 
 class Feeder:
-    """What hands images to a run's models; one for all its folds."""
+    """Maker of the loaders of a run, shared by all its folds."""
 
-    def __init__(self, config: ResolvedConfig, source: PictureSource, compute: Compute) -> None:
+    def __init__(self, config: ResolvedConfig, source: ImageSource, compute: Compute) -> None:
         self.config = config
         self.source = source
         self.compute = compute
         self._pixels: torch.Tensor | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_pixels": None}  # another process has its own device memory
+        # The device memory of this process is not usable in another one.
+        return self.__dict__ | {"_pixels": None}
 
     @property
     def device_augmentation(self) -> DeviceAugmentation | None:
-        """What the training step does to its batches, or None where the workers do it."""
+        """Augmentation that the training step applies to batches; None if the workers augment."""
         if self.config.machine.augment_on != "device":
             return None
         preprocess = self.source.preprocess
@@ -58,10 +59,10 @@ class Feeder:
         return self._pixels
 
     def train(self, table: pd.DataFrame, *, seed_parts: tuple[int, ...]) -> TrainLoader:
-        """Return batches of training images, as many as make a step, another order and
-        augmentation each epoch.
+        """Return training batches, with a new order and new augmentation in each epoch.
 
-        Where the device augments, images come whole, at the stored size.
+        A batch has the images of one step (several forward passes with --grad-accum-steps). Images
+        are whole, at the stored size, if the device augments them.
         """
         train = self.config.train
         shape: Any = {
@@ -86,7 +87,7 @@ class Feeder:
         )
 
     def rows(self, table: pd.DataFrame) -> Any:
-        """Return batches of all images of a table, in its order, cropped to the centre."""
+        """Return batches of all images of a table, in its order, as centre crops."""
         size = self.config.infer.validation_batch_size
         if self.source.mode == "device":
             return ResidentLoader(table, self.source, self._resident(), batch_size=size)
@@ -96,8 +97,9 @@ class Feeder:
         )
 
     def copies(self, table: pd.DataFrame, *, seed_parts: tuple[int | str, ...]) -> Any:
-        """Return batches of augmented copies of a table's images, in its order; always augmented
-        by the workers.
+        """Return batches of augmented copies of a table's images, in its order.
+
+        The workers augment them, also where the device would augment training batches.
         """
         augment = build_augmentation(self.config.augment.augment)
         return self.drawn(table, augment, seed_parts=seed_parts, random_crop=True)
@@ -110,9 +112,7 @@ class Feeder:
         seed_parts: tuple[int | str, ...],
         random_crop: bool,
     ) -> Any:
-        """Return batches of a table's images as an augmentation draws them, in its order; by the
-        workers.
-        """
+        """Return batches of a table's images, augmented by the workers, in the table's order."""
         size = self.config.infer.validation_batch_size
         dataset = ImageDataset(
             table, self.source, augment=augment, seed_parts=seed_parts, random_crop=random_crop

@@ -1,6 +1,4 @@
-"""The one preprocessing object: training, validation, out-of-fold and test pixels all pass through
-it.
-"""
+"""Preprocessing of images: one object for training, validation, out-of-fold and test images."""
 
 from __future__ import annotations
 
@@ -21,10 +19,12 @@ __all__ = ["Preprocess"]
 def _constants(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation on the device: made once, since every copy from the CPU would stall a
-    GPU.
+    """Return mean and standard deviation on the device.
+
+    They are made only once, since each copy from the CPU would stall the GPU.
     """
-    with torch.inference_mode(False):  # training uses them too
+    # Training uses the same tensors, and inference tensors have no autograd.
+    with torch.inference_mode(False):
         return (
             torch.tensor(mean, device=device).view(1, 3, 1, 1) * 255,
             torch.tensor(std, device=device).view(1, 3, 1, 1) * 255,
@@ -33,41 +33,53 @@ def _constants(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preprocess:
-    """Image -> uint8 at the training size -> normalised float tensor."""
+    """Steps from an image file to a normalised float tensor at the training size."""
 
     width: int
-    """Pixels."""
+    """Training width in pixels."""
     height: int
-    """Pixels."""
+    """Training height in pixels."""
     mean: tuple[float, ...]
-    """Per channel, of pixels in 0..1."""
+    """Mean per channel, of pixels in 0..1."""
     std: tuple[float, ...]
-    """Per channel, of pixels in 0..1."""
+    """Standard deviation per channel, of pixels in 0..1."""
     crop_pct: float = 1.0
-    """Share of an image's width and height that a crop shows; the rest is the margin for random
-    crops.
-    """
+    """Share of width and height that a crop has; the rest is the margin for random crops."""
     decode: str = "scaled"
-    """Whether a much larger JPEG is decoded at a fraction of its size ("scaled") or not
-    ("full").
-    """
+    """The mode "scaled" decodes large JPEGs at a fraction of their size, "full" at full size."""
 
     @property
     def stored_size(self) -> tuple[int, int]:
-        """Width and height in pixels of a whole image, of which a crop has the training size."""
+        """Width and height in pixels of a stored image, whose crops have the training size."""
         return round(self.width / self.crop_pct), round(self.height / self.crop_pct)
 
     def load(self, path: str, box: Box | None = None, content: str | None = None) -> np.ndarray:
-        """Read an image, or what `box` cuts out, and return it resized, margin included: H x W x 3
-        uint8 RGB.
+        """Read an image, or the part in `box`, and return it at the stored size.
 
-        Raises BadImage, also for a file that no longer has the content hash `content`.
+        Parameters
+        ----------
+        path
+            Image file.
+        box
+            x1, y1, x2, y2 in pixels of the upright image; None for the whole image.
+        content
+            Hash that the file must have; None to leave it unchecked.
+
+        Returns
+        -------
+        np.ndarray
+            H x W x 3 uint8 RGB, including the margin for random crops.
+
+        Raises
+        ------
+        BadImage
+            If the file cannot be read, or does not have the hash.
         """
         at_least = self.stored_size if self.decode == "scaled" else None
         return self.resize(read_image(path, box, at_least=at_least, content=content))
 
     def resize(self, image: np.ndarray) -> np.ndarray:
-        """Return the image at the stored size; the whole of it, so the aspect may change."""
+        """Return the image at the stored size; its aspect ratio may change, as nothing is cut off."""
         width, height = self.stored_size
         if image.shape[:2] == (height, width):
             return image
@@ -76,8 +88,9 @@ class Preprocess:
         return cv2.resize(image, (width, height), interpolation=method)
 
     def crop(self, images: Any, rng: np.random.Generator | None = None) -> Any:
-        """Return the training size out of stored images [N x] H x W x 3: their centre, or where
-        `rng` puts it.
+        """Return crops of the training size from stored images, [N x] H x W x 3.
+
+        They are central, or with `rng` at one random place for all images.
         """
         left = images.shape[-2] - self.width
         top = images.shape[-3] - self.height
@@ -91,18 +104,16 @@ class Preprocess:
         return images[..., y : y + self.height, x : x + self.width, :]
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """Return float32 N x 3 x H x W of uint8 N x H x W x 3, on the tensor's own device."""
+        """Return normalised float32 N x 3 x H x W from uint8 N x H x W x 3, on the same device."""
         return self.standardise(images.permute(0, 3, 1, 2).float())
 
     def standardise(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return pixels N x 3 x H x W in 0..255 with the backbone's mean and deviation taken
-        out.
-        """
+        """Return pixels N x 3 x H x W in 0..255, minus the mean and divided by the deviation."""
         mean, std = _constants(self.mean, self.std, pixels.device)
         return (pixels - mean).div_(std)
 
-    def pictures(self, pixels: torch.Tensor) -> np.ndarray:
-        """Return N x H x W x 3 uint8 images of standardised pixels N x 3 x H x W."""
+    def to_images(self, pixels: torch.Tensor) -> np.ndarray:
+        """Return N x H x W x 3 uint8 images from standardised pixels N x 3 x H x W."""
         mean, std = _constants(self.mean, self.std, pixels.device)
         images = (pixels.detach() * std + mean).round().clamp(0, 255).to(torch.uint8)
         return np.asarray(images.permute(0, 2, 3, 1).cpu().numpy())

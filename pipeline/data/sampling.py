@@ -1,4 +1,4 @@
-"""Which rows an epoch shows, and in which order: each once, or drawn by class or by group."""
+"""Order of the rows of an epoch: each row once, or sampled by class or by group."""
 
 from __future__ import annotations
 
@@ -15,13 +15,20 @@ __all__ = ["EpochSampler", "Key", "class_counts", "draw_numbers", "row_odds"]
 
 
 def class_counts(table: pd.DataFrame, num_classes: int) -> np.ndarray:
-    """Return the number of images of each class."""
+    """Return the number of images of each class.
+
+    Examples
+    --------
+    >>> class_counts(pd.DataFrame({"label": [0, 2, 2]}), 3).tolist()
+    [1, 0, 2]
+    """
     return np.bincount(table["label"].to_numpy(), minlength=num_classes)
 
 
 def row_odds(table: pd.DataFrame, config: LossConfig) -> np.ndarray | None:
-    """Return the probability of each row at each draw of an epoch, or None where each is shown
-    once.
+    """Return the probability of each row at each draw of an epoch, N values that sum to 1.
+
+    None means that an epoch has each row once.
     """
     if config.sampler == "none":
         return None
@@ -37,8 +44,14 @@ Key = tuple[int, int, int]
 
 
 def draw_numbers(order: np.ndarray) -> np.ndarray:
-    """Return how often each row of an order has come before: an image drawn again is augmented
-    otherwise.
+    """Return how often each row of an order has occurred before.
+
+    The number is a part of the seed, so that a repeated image is augmented differently.
+
+    Examples
+    --------
+    >>> draw_numbers(np.array([4, 7, 4, 4])).tolist()
+    [0, 0, 1, 2]
     """
     by_row = np.argsort(order, kind="stable")
     ordered = order[by_row]
@@ -50,10 +63,10 @@ def draw_numbers(order: np.ndarray) -> np.ndarray:
 
 
 class EpochSampler(Sampler[Key]):
-    """(epoch, index, draw): in order where there is no seed, else shuffled or drawn anew each
-    epoch.
+    """Sampler of (epoch, index, draw): in order without a seed, else shuffled or sampled.
 
-    The order of an epoch follows from the seed alone, so an epoch can be entered at any step.
+    The order of an epoch depends only on the seed and the epoch, so training can be resumed at any
+    step of it. `draw` is how often the epoch has shown the row before.
     """
 
     def __init__(
@@ -73,12 +86,13 @@ class EpochSampler(Sampler[Key]):
         return self.num_rows
 
     def enter(self, epoch: int, row: int = 0) -> None:
-        """Have the next iteration show an epoch, from one of its rows on."""
+        """Start the next iteration in this epoch, at this position of its order."""
         self._place = (epoch, row)
 
     def order(self, epoch: int) -> np.ndarray:
-        """Return the rows of an epoch; the last one asked for is remembered, as every step asks
-        again.
+        """Return the rows of an epoch, in order.
+
+        The last result is remembered, since every step asks for it.
         """
         if self._last is None or self._last[0] != epoch:
             self._last = (epoch, self._draw(epoch))
@@ -93,9 +107,7 @@ class EpochSampler(Sampler[Key]):
         return rng.choice(self.num_rows, self.num_rows, p=self.odds_N)
 
     def rest(self) -> tuple[int, np.ndarray]:
-        """Return the epoch and the rows of it that are still to be shown; the next call is of the
-        next epoch.
-        """
+        """Return the epoch and its remaining rows, and advance to the next epoch."""
         epoch, row = self._place
         self._place = (epoch + 1, 0)
         return epoch, self.order(epoch)[row:]

@@ -1,5 +1,7 @@
-"""Features of a frozen backbone: each image passes through it once, for all folds, heads and
-later runs.
+"""Features of a frozen backbone.
+
+Each image passes through the backbone once per view. All folds, heads and later runs reuse the
+features, which are cached on disk.
 """
 
 from __future__ import annotations
@@ -15,15 +17,15 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from foldblend.errors import UserError
-from foldblend.images import boxes_of, picture_key
+from foldblend.images import boxes_of, image_key
+from foldblend.progress import Task
 from foldblend.runs.environment import processor
 from foldblend.runs.folder import read_json, write_json
 from pipeline.data.augment import albumentations, describe_augmentation
 from pipeline.data.cache import MEMORY_ONLY, Store, cache_root
-from pipeline.data.pictures import PICTURES_VERSION
+from pipeline.data.images import IMAGES_VERSION
 from pipeline.job import FoldJob
 from pipeline.models.backbones import build_model
 from pipeline.models.timm_import import timm
@@ -32,20 +34,19 @@ from tta.views.names import VIEWS_VERSION, view_of
 
 __all__ = ["Backbone", "Features"]
 
-SPEED = (  # beside the records: their policy names the device and all else that speed depends on
-    "speed.json"
-)
+# File with the measured speed, in the folder of the cached features. Their policy includes the
+# device and everything else that the speed depends on.
+SPEED = "speed.json"
 
 
 class Backbone:
-    """A model without its linear head: images -> features."""
+    """A model without its linear head, which maps images to features."""
 
     def __init__(self, job: FoldJob) -> None:
-        """Raises UserError for an architecture whose head is not one linear layer."""
+        """Load the backbone; raise UserError if its head is not a single linear layer."""
         name = job.run.config.model.backbone
-        torch.manual_seed(
-            derive_seed("torch", job.run.config.train.seed, 0)
-        )  # for --pretrained none
+        # With --pretrained none the weights are random.
+        torch.manual_seed(derive_seed("torch", job.run.config.train.seed, 0))
         model: Any = build_model(
             name,
             num_classes=job.run.manifest.num_classes,
@@ -83,7 +84,7 @@ class Backbone:
 
 
 class Features:
-    """Features of a run's images, by view; computed where they are not kept from before."""
+    """Features of a run's images, by view, from the cache or computed."""
 
     def __init__(self, job: FoldJob, backbone: Backbone) -> None:
         self.job = job
@@ -93,12 +94,12 @@ class Features:
         machine = job.run.config.machine
         self.store = None
         if machine.cache not in MEMORY_ONLY:
-            # All that may change a feature in its last bit.
+            # Everything that may change the last bit of a feature.
             policy = {
                 "backbone": job.run.config.model.backbone,
                 "kwargs": {key: str(value) for key, value in job.run.model_kwargs.items()},
                 "weights": backbone.fingerprint,
-                "pictures": PICTURES_VERSION,
+                "pictures": IMAGES_VERSION,
                 "preprocess": job.run.preprocess.to_dict(),
                 "batch_size": self.batch_size,
                 "device": (
@@ -119,41 +120,50 @@ class Features:
                 policy,
             )
         self.is_warm = False
-        # not yet noted beside the records
+        # Number and time of images since the speed was last written to the cache.
         self.num_timed = 0
         self.seconds = 0.0
 
     @property
     def images_per_s(self) -> float | None:
-        """Images in a view that pass through the backbone in a second, reading left out; None
-        where not known.
+        """Images per second and view in the backbone, without reading; None if unknown.
 
-        It is measured when features are computed, and kept beside them for runs that find them
-        there.
+        It is measured when features are computed, and stored with them for later runs.
         """
         timed = self._timed()
         return timed["pictures"] / timed["seconds"] if timed["seconds"] else None
 
     def _timed(self) -> dict[str, float]:
-        """Return how many images were ever timed, and their seconds."""
+        """Return the number of all images timed so far and their total time in seconds."""
         own = {"pictures": self.num_timed, "seconds": self.seconds}
         if self.store is None:
             return own
         try:
             kept = read_json(self.store.folder / SPEED)
             return {name: value + float(kept[name]) for name, value in own.items()}
-        except (LookupError, TypeError, ValueError):  # of an earlier version, or broken
+        except (LookupError, TypeError, ValueError):
+            # The file is missing, damaged or from an earlier version.
             return own
 
     def _note_speed(self, store: Store) -> None:
-        with contextlib.suppress(OSError):  # no feature is lost with it
+        # A failed write loses the speed, but no features.
+        with contextlib.suppress(OSError):
             write_json(store.folder / SPEED, self._timed())
             self.num_timed = 0
             self.seconds = 0.0
 
     def of(self, table: pd.DataFrame, view: str, *, copy: int | None = None) -> np.ndarray:
-        """Return N x D float32 features of a table's images seen in a view, or of their augmented
-        `copy`.
+        """Return N x D float32 features of a table's images.
+
+        Parameters
+        ----------
+        table
+            Rows of the manifest, one per image.
+        view
+            Name of the view, such as "hflip".
+        copy
+            Number of an augmented copy, of which features are returned instead; None for the image
+            itself.
         """
         if self.store is None:
             return np.concatenate([*self._compute(table, view, copy)])
@@ -168,16 +178,15 @@ class Features:
         for image, content, box in zip(
             table["image_id"], table["content"], boxes_of(table), strict=True
         ):
-            own = f"{what} {image}" if copy is not None else what  # augmentation is drawn by name
+            # Augmentation is drawn by the image's name, so the key of a copy includes it.
+            own = f"{what} {image}" if copy is not None else what
             keys.append(
-                hashlib.blake2b(picture_key(content, box) + own.encode(), digest_size=16).digest()
+                hashlib.blake2b(image_key(content, box) + own.encode(), digest_size=16).digest()
             )
         self.store.fill(
             keys,
             lambda todo: self._compute(table.iloc[todo], view, copy),
-            wait=lambda: self.job.say(
-                "features: another process is computing the same; waiting for it"
-            ),
+            wait=lambda: self.job.say("features: waiting for another process that computes them"),
         )
         if self.num_timed:
             self._note_speed(self.store)
@@ -185,8 +194,10 @@ class Features:
 
     @torch.inference_mode()
     def _compute(self, table: pd.DataFrame, view: str, copy: int | None) -> Iterator[np.ndarray]:
-        """Yield features batch by batch; a short last batch is filled up, so that an image's
-        company is no matter.
+        """Yield features batch by batch.
+
+        A short last batch is filled up, because the batch size may change the last bits of the
+        features: those of an image must not depend on the other images of the table.
         """
         job = self.job
         compute = self.job.compute
@@ -197,8 +208,8 @@ class Features:
             if copy is None
             else job.feeder.copies(table, seed_parts=(train.seed, copy))
         )
-        desc = f"features, {view}" if copy is None else f"features, augmented copy {copy + 1}"
-        with tqdm(total=len(table), desc=desc, unit="image", disable=None, leave=False) as bar:
+        what = f"features, {view}" if copy is None else f"features, augmented copy {copy + 1}"
+        with Task(what, len(table), unit="images") as task:
             for images, _ in compute.feed(loader):
                 start = time.perf_counter()
                 num = len(images)
@@ -206,19 +217,19 @@ class Features:
                     images = torch.cat(
                         [images, images[-1:].expand(self.batch_size - num, -1, -1, -1)]
                     )
-                seen = see(
-                    images.permute(0, 3, 1, 2).float()
-                )  # views are of raw pixels, as in predict
+                # Views are applied to raw pixels, as in `predict`.
+                seen = see(images.permute(0, 3, 1, 2).float())
                 pixels = job.run.preprocess.standardise(seen).contiguous(
                     memory_format=compute.memory_format
                 )
                 with compute.autocast():
                     features = self.backbone.model(pixels).float()
                 found = features[:num].cpu().numpy()
-                if self.is_warm:  # the first batch also prepares the device
+                # The first batch is not timed, since it also prepares the device.
+                if self.is_warm:
                     self.num_timed += len(images)
                     self.seconds += time.perf_counter() - start
                 self.is_warm = True
                 self.num_computed += num
-                bar.update(num)
+                task.add(num)
                 yield found

@@ -1,6 +1,4 @@
-"""Cross-validation with the backbone frozen: one pass over the images, then a linear head a
-fold.
-"""
+"""Cross-validation with a frozen backbone and a linear head per fold."""
 
 from __future__ import annotations
 
@@ -20,29 +18,31 @@ from foldblend.runs.folder import write_json, write_table
 from foldblend.scores.metrics import METRICS, softmax
 from pipeline.config.train import parse_l2
 from pipeline.fold_files import fold_record, start_fold, write_fold
+from pipeline.frozen.axes import own_scales, principal_axes
+from pipeline.frozen.choose_l2 import choose_l2
 from pipeline.frozen.features import Backbone, Features
-from pipeline.frozen.linear_heads import Head, choose_l2, fit_heads, own_scales, principal_axes
+from pipeline.frozen.linear_heads import Head, fit_heads
 from pipeline.job import TrainingJob
 from tta.merge import mean_logit
 
 __all__ = ["run_heads"]
 
-# As 1 / C of scikit-learn, for rows of mean squared length 1; what few groups and many can want.
-STRENGTHS = (1.0, 0.3, 0.1, 0.03)
+# L2 penalties (1 / C of scikit-learn) for rows of mean squared length 1. The range covers what
+# data sets with few and with many groups need.
+PENALTIES = (1.0, 0.3, 0.1, 0.03)
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """What heads are trained on: every view and augmented copy of each training image is a
-    row.
-    """
+    """Training rows of the heads: one per training image and view or augmented copy."""
 
     features_ND: np.ndarray
     label_N: np.ndarray
     group_N: np.ndarray
     place_N: np.ndarray
-    """The row of the manifest's table that it shows."""
+    """Row of the manifest's training table that each row comes from."""
     num_each: int
+    """Number of views and copies of each image."""
 
 
 def _training_rows(job: TrainingJob, views_VND: Sequence[np.ndarray], features: Features) -> _Rows:
@@ -53,7 +53,8 @@ def _training_rows(job: TrainingJob, views_VND: Sequence[np.ndarray], features: 
     ]
     label_N = job.run.manifest.label_to_learn
     num_each = len(views_VND) + len(copies)
-    place_N = np.tile(np.flatnonzero(label_N >= 0), num_each)  # the others are left out of training
+    # A negative label marks an image that is left out of training.
+    place_N = np.tile(np.flatnonzero(label_N >= 0), num_each)
     return _Rows(
         features_ND=np.concatenate([one[label_N >= 0] for one in (*views_VND, *copies)]),
         label_N=label_N[place_N],
@@ -64,10 +65,27 @@ def _training_rows(job: TrainingJob, views_VND: Sequence[np.ndarray], features: 
 
 
 def run_heads(job: TrainingJob, todo: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """Fit and score the folds' heads and return {number: done.json}.
+    """Fit and score the heads of all folds and return the done.json of each.
 
-    All folds of a repeat are fitted together, also those that need not be written, so that a
-    continued run has the logits of an unbroken one.
+    All folds of a repeat are fitted together, including finished ones, so that a continued run has
+    exactly the logits of an uninterrupted one.
+
+    Parameters
+    ----------
+    job
+        The job that all folds share.
+    todo
+        Numbers of the folds (models) to write.
+
+    Returns
+    -------
+    dict
+        {fold number: done.json}.
+
+    Raises
+    ------
+    UserError
+        If the backbone does not end in one linear layer, or a head cannot be fitted.
     """
     start = time.perf_counter()
     backbone = Backbone(job)
@@ -75,19 +93,19 @@ def run_heads(job: TrainingJob, todo: Sequence[int]) -> dict[int, dict[str, Any]
     train = job.run.manifest.train
     test = job.run.manifest.test
     train_VND = [features.of(train, view) for view in job.run.views]
-    test_VMD = [] if test is None else [features.of(test, view) for view in job.run.views]
+    test_VND = [] if test is None else [features.of(test, view) for view in job.run.views]
     rows = _training_rows(job, train_VND, features)
     seconds = time.perf_counter() - start
     num_images = (len(train) + (0 if test is None else len(test))) * len(job.run.views)
     num_images += job.run.config.train.feature_views * len(train)
     kept = (
-        f", {num_images - features.num_computed:,} kept from before"
+        f", {num_images - features.num_computed:,} of them from the cache"
         if features.num_computed < num_images
         else ""
     )
     job.say(f"features: {num_images:,} x {backbone.num_features} in {seconds:.1f} s{kept}")
     axes = principal_axes(rows.features_ND)
-    rows_NK = axes.of(rows.features_ND)
+    rows_NX = axes.of(rows.features_ND)
     write_with(
         job.folder / "backbone.safetensors",
         lambda file: safetensors.torch.save_file(backbone.state, file),
@@ -100,16 +118,16 @@ def run_heads(job: TrainingJob, todo: Sequence[int]) -> dict[int, dict[str, Any]
         if not wanted:
             continue
         start = time.perf_counter()
-        heads, l2_K, loss_KL = _fit(job, rows, rows_NK, axes.variance_K, fold_N)
+        heads, l2_K, loss_KP = _fit(job, rows, rows_NX, axes.variance_X, fold_N)
         for index in wanted:
             fold = index % num_folds
             held = fold_N == fold
-            weight_DC = axes.turn_DK @ heads.weight_PKC[fold]
-            bias_C = heads.bias_PC[fold] - axes.mean_D @ weight_DC
+            weight_DC = axes.turn_DX @ heads.weight_ZXC[fold]
+            bias_C = heads.bias_ZC[fold] - axes.mean_D @ weight_DC
             held_VNC = _logits([one[held] for one in train_VND], weight_DC, bias_C)
-            test_VMC = _logits(test_VMD, weight_DC, bias_C) if test_VMD else None
+            test_VNC = _logits(test_VND, weight_DC, bias_C) if test_VND else None
             start_fold(job, index)
-            log = pd.DataFrame({"l2": _strengths(job), "inner_log_loss": loss_KL[fold]})
+            log = pd.DataFrame({"l2": _penalties(job), "inner_log_loss": loss_KP[fold]})
             write_table(job.folder / f"fold_{index}" / "log.csv", log)
             parts = {"weight": weight_DC.T, "bias": bias_C}
             files = write_fold(
@@ -122,7 +140,7 @@ def run_heads(job: TrainingJob, todo: Sequence[int]) -> dict[int, dict[str, Any]
                     for name, part in parts.items()
                 },
                 held_VNC=held_VNC,
-                test_VNC=test_VMC,
+                test_VNC=test_VNC,
                 shared=("backbone.safetensors",),
             )
             done[index] = _done(job, index, files, held, held_VNC, float(l2_K[fold]))
@@ -130,6 +148,7 @@ def run_heads(job: TrainingJob, todo: Sequence[int]) -> dict[int, dict[str, Any]
         for index in wanted:
             done[index] |= {"seconds": each, "infer_images_per_s": features.images_per_s}
             write_json(job.folder / f"fold_{index}" / "done.json", done[index])
+            job.say_done(index, done[index])
     return done
 
 
@@ -141,14 +160,14 @@ def _logits(
     )
 
 
-def _strengths(job: TrainingJob) -> tuple[float, ...]:
-    return parse_l2(job.run.config.train.head_l2) or STRENGTHS
+def _penalties(job: TrainingJob) -> tuple[float, ...]:
+    return parse_l2(job.run.config.train.head_l2) or PENALTIES
 
 
 def _fit(
-    job: TrainingJob, rows: _Rows, rows_NK: np.ndarray, variance_K: np.ndarray, fold_N: np.ndarray
+    job: TrainingJob, rows: _Rows, rows_NX: np.ndarray, variance_X: np.ndarray, fold_N: np.ndarray
 ) -> tuple[Head, np.ndarray, np.ndarray]:
-    """Return the heads of all folds of a repeat, the strength of each, and its inner log losses."""
+    """Return the heads, chosen L2 penalties and inner log losses of all folds of a repeat."""
     num_folds = job.run.num_folds
     weight_KN = (
         np.stack([fold_N[rows.place_N] != fold for fold in range(num_folds)]) / rows.num_each
@@ -157,15 +176,15 @@ def _fit(
         raise UserError("--finetune head: a fold has no image to train on; pass fewer --folds")
     common: Any = {
         "num_classes": job.run.manifest.num_classes,
-        "variance_K": variance_K,
+        "variance_X": variance_X,
         "device": job.compute.device,
     }
     seed = job.run.config.split.split_seed
-    l2_K, loss_KL = choose_l2(
-        rows_NK, rows.label_N, rows.group_N, weight_KN, _strengths(job), seed=seed, **common
+    l2_K, loss_KP = choose_l2(
+        rows_NX, rows.label_N, rows.group_N, weight_KN, _penalties(job), seed=seed, **common
     )
-    own_l2_K = l2_K * own_scales(rows_NK, weight_KN)
-    return fit_heads(rows_NK, rows.label_N, weight_KN, own_l2_K, **common), l2_K, loss_KL
+    own_l2_K = l2_K * own_scales(rows_NX, weight_KN)
+    return fit_heads(rows_NX, rows.label_N, weight_KN, own_l2_K, **common), l2_K, loss_KP
 
 
 def _done(
@@ -180,5 +199,4 @@ def _done(
     score = metric.score(
         job.run.manifest.train["label"].to_numpy()[held_N], softmax(mean_logit(held_VNC))
     )
-    job.say(f"{job.title(index)}: L2 {l2:g}, held-out {metric.title} {score:.4f}")
     return {**fold_record(job, index, files, score), "l2": l2}

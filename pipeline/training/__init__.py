@@ -1,1 +1,1 @@
-"""One fold trained, and several at once."""
+"""Training of one fold, and of several folds at once."""

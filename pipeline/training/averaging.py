@@ -1,4 +1,4 @@
-"""Averages of a model's weights, which are scored in place of the last ones."""
+"""Weight averaging: an average over steps or epochs is scored instead of the last weights."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ __all__ = ["Average", "build_average"]
 
 
 class Average(Protocol):
-    """What is told of every step and epoch, and has a model to score."""
+    """A weight average that is updated during training."""
 
     def after_step(self, model: torch.nn.Module, step: int) -> None:
-        """`step` counts from 1."""
+        """Update after an optimiser step; `step` counts from 1."""
         ...
 
     def after_epoch(self, model: torch.nn.Module, epoch: int) -> None:
-        """`epoch` counts from 0."""
+        """Update after an epoch; `epoch` counts from 0."""
         ...
 
     @property
     def scored(self) -> torch.nn.Module | None:
-        """The averaged model; None while there is none."""
+        """The averaged model, or None before the first update."""
         ...
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -35,7 +35,7 @@ class Average(Protocol):
 
 
 class NoAverage:
-    """The last weights are scored."""
+    """No averaging: the last weights are scored."""
 
     scored = None
 
@@ -53,7 +53,7 @@ class NoAverage:
 
 
 class Ema:
-    """Exponential moving average over the steps, buffers included; its decay warms up from 0."""
+    """Exponential moving average of weights and buffers over steps; the decay warms up from 0."""
 
     def __init__(self, model: torch.nn.Module, decay: float) -> None:
         self.ema = timm.utils.ModelEmaV3(model, decay=decay, use_warmup=True)
@@ -77,25 +77,27 @@ class Ema:
 
 
 @torch.no_grad()
-def _take_in(means: Any, values: Any, num: Any) -> None:
-    """Add to running means of `num` values; counts and flags, which have no mean, are the
-    latest.
-    """
+def _update_means(means: Any, values: Any, num: Any) -> None:
+    """Add one value to each running mean of `num` values, in place."""
     for mean, value in zip(means, values, strict=True):
         if mean.is_floating_point():
             mean += (value - mean) / (num + 1)
         else:
+            # Counts and flags cannot be averaged, so the latest value is kept.
             mean.copy_(value)
 
 
 class LastEpochs:
-    """Equal mean of the weights after each epoch from `first` on, buffers included (Izmailov et al.
-    2018).
+    """Mean of the weights and buffers after each epoch from `first` on.
+
+    References
+    ----------
+    Izmailov et al. (2018): Averaging Weights Leads to Wider Optima and Better Generalization.
     """
 
     def __init__(self, model: torch.nn.Module, first: int) -> None:
         self.first = first
-        self.mean = AveragedModel(model, use_buffers=True, multi_avg_fn=_take_in)
+        self.mean = AveragedModel(model, use_buffers=True, multi_avg_fn=_update_means)
 
     def after_step(self, model: torch.nn.Module, step: int) -> None:
         pass
@@ -117,7 +119,7 @@ class LastEpochs:
 
 
 def build_average(model: torch.nn.Module, config: ResolvedTrain) -> Average:
-    """Return the average that the settings ask for."""
+    """Return the average selected by --model-ema or --average-last."""
     if config.model_ema:
         return Ema(model, config.model_ema_decay)
     if config.average_last:

@@ -1,5 +1,7 @@
-"""Checkpoints of a fold in training: whole or absent, of this very run, and never able to execute
-code.
+"""Checkpoints of a fold in training.
+
+A checkpoint is written atomically, is only read back by a run with the same run key, and is loaded
+with `weights_only`, so that a file cannot execute code.
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ from foldblend.files import write_with
 __all__ = ["CHECKPOINT", "Checkpoints"]
 
 CHECKPOINT = "last.ckpt"
-FORMAT = 1  # to be raised when what is in it changes
+# Raise this when the content of a checkpoint changes: older ones are then ignored.
+FORMAT = 1
 
 
 class Checkpoints:
-    """A fold's last.ckpt, written every so many seconds."""
+    """A fold's last.ckpt, written at most once per `every` seconds during an epoch."""
 
     def __init__(self, folder: Path, run_key: dict[str, str], every: float) -> None:
         self.file = folder / CHECKPOINT
@@ -29,22 +32,23 @@ class Checkpoints:
         self.saved = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """Return what was saved, or None where there is nothing of this run that can be read."""
+        """Return the saved state, or None without a readable checkpoint of this run."""
         try:
             payload = torch.load(self.file, map_location="cpu", weights_only=True)
             ours = payload["format"] == FORMAT and payload["run_key"] == self.run_key
             return dict(payload["state"]) if ours else None
-        except Exception:  # damaged bytes may raise anything; then the fold begins anew
+        except Exception:
+            # A damaged file may raise anything. The fold then starts from the beginning.
             return None
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write a checkpoint beside the last one, then put it in its place."""
+        """Write a checkpoint and replace the previous one atomically."""
         payload = {"format": FORMAT, "run_key": self.run_key, "state": state}
         write_with(self.file, lambda draft: torch.save(payload, draft))
         self.saved = time.monotonic()
 
     def save_if_due(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Write a checkpoint if the last one is old enough."""
+        """Write a checkpoint if the last one is at least `every` seconds old."""
         if time.monotonic() - self.saved >= self.every:
             self.save(state())
 

@@ -1,5 +1,7 @@
-"""A model in training: a fixed number of epochs, then the last or the averaged weights; saved
-between any two steps.
+"""The training loop of one model.
+
+It runs for a fixed number of epochs and ends with the last or the averaged weights. Its state can
+be saved and restored between any two steps.
 """
 
 from __future__ import annotations
@@ -29,16 +31,14 @@ from pipeline.training.optim import build_optimizer, build_scheduler
 __all__ = ["Epoch", "Fit", "NotFiniteError"]
 
 STEP_FLAGS = "--batch-size or --grad-accum-steps"
-LEAST_SCALE = (
-    1e-3  # of gradients in float16; it begins at 65,536 and is halved by each that overflows
-)
+# Gradient scale of float16. It starts at 65,536 and each overflow halves it; below this value every
+# step has overflowed.
+LEAST_SCALE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """What one epoch did; `model` is the one that would be scored now (the average where there is
-    one).
-    """
+    """Record of one epoch; `model` is the model to score (the weight average if there is one)."""
 
     index: int
     train_loss: float
@@ -49,9 +49,7 @@ class Epoch:
 
 
 class NotFiniteError(UserError):
-    """A loss or gradient that is not finite, and the step (epoch and number, from 0) that it was
-    in.
-    """
+    """A loss or gradient that is not finite; `epoch` and `step` count from 0."""
 
     def __init__(self, what: str, epoch: int, step: int) -> None:
         super().__init__(f"epoch {epoch + 1} step {step + 1}: the {what} is not finite")
@@ -60,22 +58,21 @@ class NotFiniteError(UserError):
         self.step = step
 
 
-class _Finite:
-    """Whether losses and gradients are finite: on the CPU told before the update.
+class _FiniteCheck:
+    """Check that losses and gradients are finite.
 
-    On a GPU the answer is fetched while later steps are queued, since waiting would idle it;
-    `settle` waits for all answers, and must be called before anything is kept.
+    On the CPU a bad value is found before the update. On a GPU the values are copied while later
+    steps are queued, because waiting for them would leave the GPU idle. `settle` waits for all
+    values and must be called before a state is saved or scored.
     """
 
     def __init__(self) -> None:
         self.waiting: deque[tuple[Any, torch.Tensor, int, int]] = deque()
 
     def check(self, values_2: torch.Tensor, epoch: int, step: int) -> None:
-        """Raise NotFiniteError if loss or gradient norm is not finite, of this step or an earlier
-        one.
-        """
+        """Raise NotFiniteError if a loss or gradient norm so far is not finite."""
         if not values_2.is_cuda:
-            self._judge(values_2, epoch, step)
+            self._require_finite(values_2, epoch, step)
             return
         here = torch.empty(2, pin_memory=True)
         here.copy_(values_2, non_blocking=True)
@@ -83,25 +80,27 @@ class _Finite:
             (torch.cuda.current_stream(values_2.device).record_event(), here, epoch, step)
         )
         while self.waiting and self.waiting[0][0].query():
-            self._judge(*self.waiting.popleft()[1:])
+            self._require_finite(*self.waiting.popleft()[1:])
 
     def settle(self) -> None:
+        """Wait for the values of all steps and check them."""
         while self.waiting:
             event, values_2, epoch, step = self.waiting.popleft()
             event.synchronize()
-            self._judge(values_2, epoch, step)
+            self._require_finite(values_2, epoch, step)
 
-    def _judge(self, values_2: torch.Tensor, epoch: int, step: int) -> None:
+    def _require_finite(self, values_2: torch.Tensor, epoch: int, step: int) -> None:
         for what, value in zip(("loss", "gradient"), values_2.tolist(), strict=True):
             if not math.isfinite(value):
                 raise NotFiniteError(what, epoch, step)
 
 
 class Fit:
-    """A model in training and all that a step changes: optimiser, schedule, averages, scaler,
-    place.
+    """A model in training with everything that a step changes.
 
-    `state_dict` and `load_state_dict` carry it over to another process between any two steps.
+    That is the optimiser, the schedule, the weight average, the gradient scaler and the position
+    in the data. `state_dict` and `load_state_dict` move all of it to another process between any
+    two steps.
     """
 
     def __init__(
@@ -117,7 +116,9 @@ class Fit:
         seed_parts: tuple[int, ...] = (),
         say: Callable[[str], None] = print,
     ) -> None:
-        """`augment` works on batches on the device; `count_C` is the number of training images a
+        """Set up the optimiser, schedule, weight average, loss and mixing of `config`.
+
+        `augment` changes batches on the device. `count_C` is the number of training images of each
         class.
         """
         counts_C = np.ones(1, int) if count_C is None else count_C
@@ -136,24 +137,25 @@ class Fit:
         self.loss = build_loss(config.loss, counts_C, compute.device)
         self.mixing = Mixing.of(config.augment, counts_C)
         self.scaler = compute.scaler()
-        # Shares the weights; the model itself stays as it is for inference, whose batches vary in
-        # size.
+        # The compiled model shares the weights. Inference uses the uncompiled one, because its
+        # batches vary in size and each new size would be compiled.
         self.forward = torch.compile(model) if compute.compile else model
         self.watch: Callable[[torch.Tensor], None] | None = None
-        """Shown every batch as the model sees it."""
+        """Called with every batch as the model sees it."""
         self.micro_batch = config.train.batch_size
         self.epoch = 0
         self.step = 0
         self.images_seen = 0
         self.updates = 0
-        self.first_lr = config.train.lr  # of the epoch
-        # Summed on the device: reading it out would stall a GPU.
+        self.first_lr = config.train.lr
+        """Learning rate at the first step of the epoch."""
+        # The sum stays on the device: reading each loss would stall a GPU.
         self.loss_sum = torch.zeros((), device=compute.device)
-        self._finite = _Finite()
+        self._finite = _FiniteCheck()
 
     @property
     def scored(self) -> torch.nn.Module:
-        """The model that would be scored now: an average of the weights where there is one."""
+        """The model to score now: the weight average if there is one."""
         average = self.average.scored
         return self.model if average is None else average
 
@@ -164,19 +166,19 @@ class Fit:
     def epochs(
         self, loader: Any, *, after_step: Callable[[], None] = lambda: None
     ) -> Iterator[Epoch]:
-        """Train on from where it stands, and yield after every epoch.
+        """Train from the current position and yield a record after every epoch.
 
-        `loader` yields batches N x H x W x 3 uint8 and N labels. The number of epochs is fixed
-        beforehand: no row that is scored has a say in when to stop. Raises NotFiniteError.
+        `loader` yields batches of N x H x W x 3 uint8 images and N labels. The number of epochs is
+        fixed in advance, so held-out rows do not influence when training stops. Raises
+        NotFiniteError.
         """
         while not self.is_done:
             start_training(self.model)
             if isinstance(loader, TrainLoader):
                 loader.enter(self.epoch, self.step)
             if self.step == 0:
-                self.first_lr = float(
-                    self.optimizer.param_groups[-1]["lr"]
-                )  # of the head: the highest
+                # The last group is the head, which has the highest learning rate.
+                self.first_lr = float(self.optimizer.param_groups[-1]["lr"])
             start = time.perf_counter()
             images_before = self.images_seen
             for images, labels in self.compute.feed(loader):
@@ -184,14 +186,16 @@ class Fit:
                     self._train_step(
                         images, labels, loader if isinstance(loader, TrainLoader) else None
                     )
-                except torch.OutOfMemoryError:  # outside the forward passes, which are made smaller
+                except torch.OutOfMemoryError:
+                    # Forward passes are retried with smaller micro-batches (`_backward`), so the
+                    # memory ran out elsewhere in the step.
                     raise UserError(
-                        f"out of memory with {len(images)} images a step; lower {STEP_FLAGS}"
+                        f"out of memory with {len(images)} images per step; lower {STEP_FLAGS}"
                     ) from None
                 self.step += 1
                 after_step()
             self._finite.settle()
-            # Every update was left out, if float16 is to overflow at this scale.
+            # If float16 still overflows at this scale, the scaler has skipped every update.
             if self.scaler.is_enabled() and self.scaler.get_scale() < LEAST_SCALE:
                 raise NotFiniteError("gradient", self.epoch, self.step - 1)
             mean_loss = float(self.loss_sum) / self.images_seen
@@ -216,7 +220,7 @@ class Fit:
         if self.augment is not None:
             pixels = self.augment(pixels, derive_rng("augment", *place))
         if self.mixing is not None:
-            # From the loader's own table: to fetch them from a GPU would stall it.
+            # The labels come from the loader's table: copying them from a GPU would stall it.
             label_N = (
                 labels.cpu().numpy() if loader is None else loader.labels(self.epoch, self.step)
             )
@@ -238,9 +242,9 @@ class Fit:
             norm = torch.nn.utils.get_total_norm(
                 [one.grad for one in self.model.parameters() if one.grad is not None]
             )
-        if (
-            self.scaler.is_enabled()
-        ):  # it leaves out steps whose gradients overflow float16, and lowers its scale
+        if self.scaler.is_enabled():
+            # The scaler skips a step whose gradients overflow float16 and lowers its scale, so an
+            # infinite norm is not an error here.
             norm = torch.zeros_like(norm)
         self._finite.check(torch.stack([loss, norm]), self.epoch, self.step)
         self.scaler.step(self.optimizer)
@@ -252,8 +256,9 @@ class Fit:
         self.images_seen += len(images)
 
     def _backward(self, pixels: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Leave the gradients of a batch's mean loss and return it; out of memory, in smaller
-        micro-batches.
+        """Compute the gradients of a batch's mean loss and return that loss.
+
+        If memory runs out, the batch is split into smaller micro-batches and tried again.
         """
         while True:
             self.optimizer.zero_grad(set_to_none=True)
@@ -269,24 +274,26 @@ class Fit:
                 torch.cuda.empty_cache()
             self.micro_batch = -(-min(self.micro_batch, len(pixels)) // 2)
             self.say(
-                f"out of memory: going on with {self.micro_batch} images a forward pass, still"
-                f" {len(pixels)} a step (batch norm, and --loss f1, now see fewer at a time)"
+                f"out of memory: continuing with {self.micro_batch} images per forward pass, still"
+                f" {len(pixels)} per step (batch norm and --loss f1 now see fewer images at a time)"
             )
 
     def _micro_batches(self, pixels: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         num = len(pixels)
-        parts = -(-num // self.micro_batch)
+        num_parts = -(-num // self.micro_batch)
         total = torch.zeros((), device=pixels.device)
-        for some, their in zip(pixels.tensor_split(parts), target.tensor_split(parts), strict=True):
-            some = some.contiguous(memory_format=self.compute.memory_format)
+        for part, part_target in zip(
+            pixels.tensor_split(num_parts), target.tensor_split(num_parts), strict=True
+        ):
+            part = part.contiguous(memory_format=self.compute.memory_format)
             with self.compute.autocast():
-                loss = self.loss(self.forward(some).float(), their) * (len(some) / num)
+                loss = self.loss(self.forward(part).float(), part_target) * (len(part) / num)
             self.scaler.scale(loss).backward()
             total += loss.detach()
         return total
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything a continued training needs, as tensors and plain data."""
+        """Return everything needed to continue training, as tensors and plain data."""
         self._finite.settle()
         return {
             "model": self.model.state_dict(),
@@ -304,7 +311,7 @@ class Fit:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where another Fit of the same settings stood."""
+        """Continue from the state of another Fit with the same settings."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])

@@ -1,5 +1,6 @@
-"""One fold trained: from its rows to weights and logits, saved on the way, and continued where it
-was killed.
+"""Training of one fold, from its rows to its weights and logits.
+
+The state is saved regularly, and a killed fold continues from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from foldblend.errors import UserError, listed
 from foldblend.runs.folder import write_json, write_table
 from foldblend.scores.confusion import confusion_counts, worst_mistakes
 from foldblend.scores.metrics import METRICS, softmax
-from folds.split import assign_folds
 from pipeline.config.settings import flatten
 from pipeline.data.sampling import class_counts
 from pipeline.fold_files import fold_record, start_fold, write_fold
@@ -25,37 +25,21 @@ from pipeline.job import TrainingJob
 from pipeline.seeding import derive_seed
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.fit import Epoch, Fit, NotFiniteError
+from pipeline.training.inner import inner_rows
 from pipeline.watch.progress import FoldProgress
 from pipeline.watch.tracking import attribute_scores, open_trackers, tracking_id
 from tta.merge import mean_logit
 from tta.views.names import view_of
 
-__all__ = ["inner_rows", "run_fold"]
+__all__ = ["run_fold"]
 
-INNER_FOLDS = 5  # --select inner holds out one of these
-NUM_SHOWN = 16  # images of a batch, and mistakes
-
-
-def inner_rows(train: pd.DataFrame, *, seed: int) -> np.ndarray:
-    """Return which training rows --select inner holds out: a fifth of the groups, stratified by
-    class.
-
-    Raises UserError for fewer than two groups.
-    """
-    group_N = train["group"].to_numpy()
-    num_groups = len(set(group_N.tolist()))
-    if num_groups < 2:
-        raise UserError(
-            "--select inner: a fold trains on one group, of which none can be held out; pass"
-            " --select last"
-        )
-    num_folds = min(INNER_FOLDS, num_groups)
-    return assign_folds(train["label"].to_numpy(), group_N, num_folds=num_folds, seed=seed) == 0
+# Images shown to TensorBoard and W&B, of a training batch and of the worst mistakes.
+NUM_SHOWN = 16
 
 
 @dataclass
 class Course:
-    """What a fold has to show so far; plain data and tensors, kept in its checkpoint."""
+    """Log, timings and best epoch of a fold so far; part of its checkpoint."""
 
     rows: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
@@ -67,7 +51,7 @@ class Course:
 
 
 class _FoldTraining:
-    """A fold while it is trained."""
+    """A fold during its training."""
 
     def __init__(self, job: TrainingJob, index: int) -> None:
         config = job.run.config
@@ -85,13 +69,11 @@ class _FoldTraining:
             others = job.run.manifest.train[learns_N]
             learns_N = learns_N.copy()
             inner_N = inner_rows(others, seed=derive_seed("inner", config.split.split_seed, index))
-            self.judged = others[inner_N].reset_index(
-                drop=True
-            )  # by their true labels, whatever is learnt
+            # Scored by their true labels, even where training uses other (corrected) ones.
+            self.judged = others[inner_N].reset_index(drop=True)
             learns_N[np.flatnonzero(learns_N)[inner_N]] = False
         train = job.run.manifest.training_rows(learns_N)
-        # Dropout and the new head draw from torch's own generator; nothing else does (see
-        # dataset._loader).
+        # Only dropout and the new head draw from torch's global generator (see dataset._loader).
         torch.manual_seed(derive_seed("torch", config.train.seed, index))
         model = job.new_model()
         seed_parts = (config.train.seed, index)
@@ -124,8 +106,9 @@ class _FoldTraining:
         self.start = time.perf_counter() - self.course.seconds
 
     def run(self) -> dict[str, Any]:
-        """Train what is left, take the logits, write them, and return done.json, which is written
-        last.
+        """Train the remaining steps, write logits and weights, and return done.json.
+
+        done.json is written last: a fold without it is not finished.
         """
         job = self.job
         steps = len(self.loader)
@@ -137,10 +120,9 @@ class _FoldTraining:
             run_id=tracking_id(job.folder.name, job.fold_key, self.index),
             use_wandb=job.run.config.output.wandb,
             purge_step=min(self.fit.epoch, self.num_epochs - 1),
-            say=job.say,
         )
         with (
-            trackers as self.board,
+            trackers as self.trackers,
             FoldProgress(
                 job.progress,
                 job.title(self.index),
@@ -149,9 +131,9 @@ class _FoldTraining:
                 done_steps=done_steps,
             ) as progress,
         ):
-            if (
-                job.run.config.output.log_pictures and not self.fit.epoch
-            ):  # what a kill in it left was purged
+            # A fold that is continued within epoch 0 shows the batch again, since opening the
+            # trackers has removed what an earlier process logged for that epoch.
+            if job.run.config.output.log_pictures and not self.fit.epoch:
                 self.fit.watch = self._show_batch
 
             def after_step() -> None:
@@ -167,39 +149,38 @@ class _FoldTraining:
         try:
             yield from self.fit.epochs(self.loader, after_step=after_step)
         except NotFiniteError as error:
-            self.checkpoints.remove()  # the same steps would lead there again
-            pictures = listed(self.loader.names(error.epoch, error.step), most=4)
+            # Continuing from the checkpoint would repeat the same steps and fail again.
+            self.checkpoints.remove()
+            images = listed(self.loader.names(error.epoch, error.step), most=4)
             raise UserError(
-                f"{self.job.title(self.index)} {error}, with the images {pictures}; lower --lr or"
+                f"{self.job.title(self.index)} {error}, with the images {images}; lower --lr or"
                 " pass --clip-grad 1"
             ) from None
 
     def _show_batch(self, pixels: torch.Tensor) -> None:
-        """Show what the model is trained on: the first batch, augmented and mixed."""
-        self.board.pictures(
-            "train/batch", self.job.run.preprocess.pictures(pixels[:NUM_SHOWN]), None, 0
+        """Show the first training batch as the model sees it, augmented and mixed."""
+        self.trackers.images(
+            "train/batch", self.job.run.preprocess.to_images(pixels[:NUM_SHOWN]), None, 0
         )
         self.fit.watch = None
 
     def _show_mistakes(self, proba_NC: np.ndarray) -> None:
-        """Show the held-out rows that were got wrong most surely, and which classes were taken for
-        which.
-        """
+        """Show the most confident mistakes on the held-out rows and their confusion matrix."""
         job = self.job
         label_N = self.held_out["label"].to_numpy()
         names = job.run.manifest.classes
         last = self.num_epochs - 1
         worst = worst_mistakes(label_N, proba_NC, NUM_SHOWN)
         if len(worst):
-            pictures = job.feeder.source.of(self.held_out)
-            images = np.stack([job.run.preprocess.crop(pictures[int(row)]) for row in worst])
+            stored = job.feeder.source.of(self.held_out)
+            images = np.stack([job.run.preprocess.crop(stored[int(row)]) for row in worst])
             captions = [
                 f"true: {names[label_N[row]]}\npredicted: {names[one.argmax()]} ({one.max():.0%})"
                 for row, one in zip(worst, proba_NC[worst], strict=True)
             ]
-            self.board.pictures("val/worst", images, captions, last)
+            self.trackers.images("val/worst", images, captions, last)
         counts_CC = confusion_counts(label_N, proba_NC.argmax(axis=1), len(names))
-        self.board.confusion("val/confusion", counts_CC, names, last)
+        self.trackers.confusion("val/confusion", counts_CC, names, last)
 
     def _state(self) -> dict[str, Any]:
         self.course.seconds = time.perf_counter() - self.start
@@ -222,7 +203,7 @@ class _FoldTraining:
         return self.metric.score(table["label"].to_numpy(), softmax(mean_logit(logits_VNC)))
 
     def _end_epoch(self, epoch: Epoch) -> None:
-        """Note what an epoch did; choose it, where epochs are chosen; save the last one."""
+        """Log an epoch, compare it with the best one under --select, and save the last one."""
         course = self.course
         metric = self.job.run.config.output.metric
         course.train_seconds += epoch.seconds
@@ -241,9 +222,9 @@ class _FoldTraining:
             self._choose(epoch, score)
             row[f"{select}_{metric}"] = score
         course.rows.append(row)
-        if (
-            not self.fit.is_done or select != "last"
-        ):  # else these rows are scored with what is written
+        # With --select last, the last epoch is logged with the logits that `_finish` writes, so
+        # that these rows are not predicted twice.
+        if not self.fit.is_done or select != "last":
             self._note(row, self._predict(epoch.model, self.held_out, self.job.run.views[:1]))
         if self.fit.is_done:
             self.checkpoints.save(self._state())
@@ -252,9 +233,9 @@ class _FoldTraining:
         config = self.job.run.config
         if not np.isfinite(score):
             raise UserError(
-                f"{self.job.title(self.index)}: --metric {config.output.metric} has no value on the"
-                f" rows that --select {config.train.select} judges by; pass another --metric, or"
-                " --select last"
+                f"{self.job.title(self.index)}: --metric {config.output.metric} is undefined on the"
+                f" rows that --select {config.train.select} scores epochs on; pass another"
+                " --metric, or --select last"
             )
         sign = self.metric.sign
         best = self.course.best_score
@@ -269,7 +250,7 @@ class _FoldTraining:
             self.course.best_state = state
 
     def _note(self, row: dict[str, float], logits_VNC: np.ndarray) -> float:
-        """Log an epoch, with its score on the held-out rows, and return that."""
+        """Log an epoch with its score on the held-out rows and return that score."""
         job = self.job
         metric = self.job.run.config.output.metric
         label_N = self.held_out["label"].to_numpy()
@@ -285,9 +266,9 @@ class _FoldTraining:
             f"val/{metric}": score,
             **attribute_scores(label_N, proba_NC, job.run.manifest.attributes),
         }
-        self.board.scalars(values, epoch)
+        self.trackers.scalars(values, epoch)
         left = job.progress.left()
-        job.say(
+        job.say_epoch(
             f"{job.title(self.index)} epoch {epoch + 1}/{self.num_epochs}: loss"
             f" {row['train_loss']:.3f}, held-out {self.metric.title} {score:.4f},"
             f" {row['images_per_s']:.0f} images/s" + (f", {left}" if left else "")
@@ -307,13 +288,9 @@ class _FoldTraining:
             score = self._note(course.rows[-1], held_VNC)
         else:
             score = self._score(self.held_out, held_VNC)
-            job.say(
-                f"{job.title(self.index)}: epoch {course.best_epoch + 1}, held-out"
-                f" {self.metric.title} {score:.4f}"
-            )
         if job.run.config.output.log_pictures:
             self._show_mistakes(softmax(mean_logit(held_VNC)))
-        self.board.hparams(flatten(job.run.config), {job.run.config.output.metric: score})
+        self.trackers.hparams(flatten(job.run.config), {job.run.config.output.metric: score})
         test_VNC = (
             None
             if job.run.manifest.test is None
@@ -333,12 +310,10 @@ class _FoldTraining:
         if course.best_state is not None:
             done["epoch"] = course.best_epoch
         write_json(self.folder / "done.json", done)
-        self.checkpoints.remove()  # nothing is left to be continued
+        self.checkpoints.remove()
         return done
 
 
 def run_fold(job: TrainingJob, index: int) -> dict[str, Any]:
-    """Train and score one fold, from its checkpoint where there is one, and return its
-    done.json.
-    """
+    """Train and score one fold, from its checkpoint if it has one, and return its done.json."""
     return _FoldTraining(job, index).run()

@@ -1,5 +1,6 @@
-"""Losses by name, and their weighted sums. Targets are N classes or, where images are mixed, N x
-C shares.
+"""Losses by name, and weighted sums of them.
+
+Targets are N class indices or, where images are mixed, N x C class shares.
 """
 
 from __future__ import annotations
@@ -29,28 +30,42 @@ __all__ = [
 
 
 class Loss(Protocol):
-    """What a loss is called with, and must return: a scalar, the mean over the rows."""
+    """Interface of a loss, --loss MODULE:NAME included."""
 
     def __call__(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """`logits` N x C float32; `target` N class indices (int64), or N x C shares where images
-        were mixed.
+        """Return the mean loss over the rows, a scalar.
+
+        Parameters
+        ----------
+        logits
+            N x C float32.
+        target
+            N class indices (int64), or N x C class shares where images were mixed.
         """
         ...
 
 
 class MakeLoss(Protocol):
-    """What makes a loss, once a fold: a function or a class."""
+    """A function or class that makes the loss of a fold."""
 
     def __call__(self, count_C: torch.Tensor, config: LossConfig) -> Loss:
-        """`count_C` is the number of training images of each class, on the model's device."""
+        """Return the loss of a fold.
+
+        `count_C` is the number of training images of each class, on the model's device.
+        """
         ...
 
 
 def log_prior(count_C: torch.Tensor) -> torch.Tensor:
     """Return the log of each class's share of the training images.
 
-    A class without any is taken to be as rare as the rarest that has some: never minus infinity, so
-    that it is pushed down as any wrong class is, and no more a temptation than the rarest.
+    A class without images gets the share of the rarest class that has some. The prior therefore
+    stays finite, and such a class is treated like any other wrong class.
+
+    Examples
+    --------
+    >>> log_prior(torch.tensor([3, 1, 0])).exp()
+    tensor([0.7500, 0.2500, 0.2500])
     """
     rarest = torch.where(count_C > 0, count_C, count_C.max()).min()
     return (torch.where(count_C > 0, count_C, rarest).float() / count_C.sum()).log()
@@ -58,10 +73,15 @@ def log_prior(count_C: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    """Cross entropy with label smoothing of the logits plus `shift`.
+    """Cross entropy with label smoothing, of the logits plus `shift_C`.
 
-    With `shift` the log prior times tau, it is the logit-adjusted loss (Menon et al. 2021, eq. 10),
-    for tau = 1 the balanced softmax (Ren et al. 2020).
+    If `shift_C` is tau times the log prior, it is the logit-adjusted loss (Menon et al. 2021,
+    eq. 10); for tau = 1 that is the balanced softmax (Ren et al. 2020).
+
+    References
+    ----------
+    Menon et al. (2021): Long-tail Learning via Logit Adjustment.
+    Ren et al. (2020): Balanced Meta-Softmax for Long-Tailed Visual Recognition.
     """
 
     shift_C: torch.Tensor | None
@@ -74,8 +94,11 @@ class CrossEntropy:
 
 @dataclass(frozen=True)
 class Focal:
-    """Focal loss, sum over classes of t (1 - p)^gamma (-log p) (Lin et al. 2017); gamma 0 is cross
-    entropy.
+    """Focal loss, the sum over classes of t (1 - p)^gamma (-log p); gamma 0 is cross entropy.
+
+    References
+    ----------
+    Lin et al. (2017): Focal Loss for Dense Object Detection.
     """
 
     shift_C: torch.Tensor | None
@@ -87,17 +110,16 @@ class Focal:
         share_NC = _shares(target, logits.shape[1])
         share_NC = share_NC * (1 - self.smoothing) + self.smoothing / logits.shape[1]
         log_p_NC = F.log_softmax(shifted, dim=1)
-        # Kept off 0, where the slope of a power below 1 is infinite.
+        # The clamp keeps it away from 0, where a power below 1 has an infinite slope.
         miss_NC = (1 - log_p_NC.exp()).clamp_min(1e-7)
         return -(share_NC * miss_NC.pow(self.gamma) * log_p_NC).sum(dim=1).mean()
 
 
 def soft_f1(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return 1 - macro F1, probabilities standing for predictions, over the classes that occur in
-    the batch.
+    """Return 1 - macro F1 over the classes of the batch, computed from probabilities.
 
-    For probabilities of 0 and 1 it is scikit-learn's macro F1 over those classes. Only whole labels
-    make sense: mixed ones are refused at the start of a run.
+    For probabilities of 0 and 1 it equals 1 - scikit-learn's macro F1 over those classes. It needs
+    whole labels: a run that mixes images is refused at the start (`pipeline.checks`).
     """
     share_NC = _shares(target, logits.shape[1])
     proba_NC = logits.softmax(dim=1)
@@ -127,17 +149,23 @@ _WHOLE_LABELS = {"f1"}  # losses that cannot take mixed labels
 
 
 def loss_parts(config: LossConfig) -> list[tuple[float, MakeLoss]]:
-    """Return weight and maker of each term of --loss. Raises UserError for an unknown name."""
+    """Return weight and maker of each term of --loss; raise UserError for an unknown name.
+
+    Examples
+    --------
+    >>> [weight for weight, _ in loss_parts(LossConfig(loss="0.5*ce+0.5*focal"))]
+    [0.5, 0.5]
+    """
     return [(weight, find_part(name, LOSSES, "--loss")) for weight, name in parse_loss(config.loss)]
 
 
 def takes_mixed(config: LossConfig) -> bool:
-    """Return whether every term of --loss can take shares of classes."""
+    """Return whether every term of --loss accepts the class shares of mixed images."""
     return not _WHOLE_LABELS & loss_names(config.loss)
 
 
 def build_loss(config: LossConfig, count_C: np.ndarray, device: torch.device) -> Loss:
-    """Return the loss of a fold whose training rows have so many images of each class."""
+    """Return the loss of a fold with `count_C` training images of each class."""
     counts = torch.from_numpy(np.asarray(count_C, dtype=np.int64)).to(device)
     terms = [(weight, make(counts, config)) for weight, make in loss_parts(config)]
     if len(terms) == 1 and terms[0][0] == 1:
@@ -150,14 +178,15 @@ def build_loss(config: LossConfig, count_C: np.ndarray, device: torch.device) ->
 
 
 def check_loss(config: LossConfig, num_classes: int, *, mixed: bool) -> None:
-    """Call a user's own losses once. Raises UserError for one that is no loss."""
+    """Call each custom loss once; raise UserError if it fails or is not finite."""
     custom = [name for name in sorted(loss_names(config.loss)) if is_custom(name)]
     if not custom:
         return
     logits = torch.linspace(-1, 1, 4 * num_classes).reshape(4, num_classes).requires_grad_()
     target = torch.arange(4) % num_classes
     tries: list[torch.Tensor] = [target, _shares(target, num_classes)] if mixed else [target]
-    count_C = np.arange(num_classes)  # one of them without images
+    # The first class has no images, as may happen in a fold.
+    count_C = np.arange(num_classes)
     for name in custom:
         try:
             loss = build_loss(dataclasses.replace(config, loss=name), count_C, torch.device("cpu"))
@@ -168,7 +197,7 @@ def check_loss(config: LossConfig, num_classes: int, *, mixed: bool) -> None:
                     raise ValueError("it is not finite")
                 if not bool(torch.isfinite(gradient).all()):
                     raise ValueError("its gradient is not finite")
-        except Exception as error:  # whatever a user's code may raise
+        except Exception as error:  # custom code may raise anything
             raise UserError(
                 f"--loss {name}: a trial on 4 rows failed ({in_a_line(error)}); see examples/"
             ) from None

@@ -1,5 +1,6 @@
-"""Mixing images of a batch with one another, and erasing parts of them; numbers are drawn on the
-CPU.
+"""Mixup, CutMix and random erasing of batches.
+
+Random numbers are drawn on the CPU, so that they are the same on every device.
 """
 
 from __future__ import annotations
@@ -18,10 +19,28 @@ __all__ = ["Mixing", "erase", "random_boxes"]
 def random_boxes(
     share_N: np.ndarray, width: int, height: int, rng: np.random.Generator, aspect: Any = 1.0
 ) -> Any:
-    """Return N x 4 boxes (x1, y1, x2, y2), exclusive ends, of those shares of the area, anywhere,
-    cut at the edges.
+    """Return random boxes that cover given shares of the image area, clipped at its edges.
 
-    `aspect` is height over width, relative to the image's own.
+    Parameters
+    ----------
+    share_N
+        Share of the area that each box covers before it is clipped.
+    width, height
+        Size of the image in pixels.
+    rng
+        Generator for the centres, which are uniform over the image.
+    aspect
+        Height / width of the boxes, relative to that of the image; a number or N numbers.
+
+    Returns
+    -------
+    ndarray
+        N x 4 integers (x1, y1, x2, y2) with exclusive ends.
+
+    Examples
+    --------
+    >>> random_boxes(np.array([0.25]), 8, 4, np.random.default_rng(0))
+    array([[4, 1, 8, 3]])
     """
     num = len(share_N)
     half_w = width * np.sqrt(share_N / aspect) / 2
@@ -47,9 +66,14 @@ def _masks(boxes_N4: np.ndarray, pixels: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Mixing:
-    """Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019) within a batch.
+    """Mixup and CutMix within a batch.
 
-    `rarity_C` is how likely an image of each class is to be the partner of --cutmix-mode half.
+    `rarity_C` is the weight with which --cutmix-mode half draws an image of each class as partner.
+
+    References
+    ----------
+    Zhang et al. (2018): mixup: Beyond Empirical Risk Minimization.
+    Yun et al. (2019): CutMix: Regularization Strategy to Train Strong Classifiers.
     """
 
     config: AugmentConfig
@@ -57,9 +81,7 @@ class Mixing:
 
     @staticmethod
     def of(config: AugmentConfig, count_C: np.ndarray) -> Mixing | None:
-        """Return the mixing of a fold with so many training images of each class, or None where
-        it is off.
-        """
+        """Return the mixing for a fold with `count_C` training images per class, None if off."""
         if not (config.mixup or config.cutmix):
             return None
         return Mixing(config, 1 / np.maximum(count_C, 1))
@@ -67,9 +89,7 @@ class Mixing:
     def __call__(
         self, pixels: torch.Tensor, label_N: np.ndarray, rng: np.random.Generator
     ) -> tuple[torch.Tensor, np.ndarray | None]:
-        """Return N x 3 x H x W pixels and the N x C shares of classes; None where this batch stays
-        unmixed.
-        """
+        """Return N x 3 x H x W pixels and N x C class shares; None if the batch stays unmixed."""
         config = self.config
         if rng.random() >= config.mixup_prob:
             return pixels, None
@@ -94,7 +114,7 @@ class Mixing:
     def partners(
         self, label_N: np.ndarray, rng: np.random.Generator, *, cutmix: bool
     ) -> np.ndarray:
-        """Return which row of the batch each is mixed with."""
+        """Return, for each row of the batch, the row that it is mixed with."""
         mode = self.config.cutmix_mode if cutmix else "any"
         num = len(label_N)
         if mode == "any":
@@ -109,11 +129,11 @@ class Mixing:
         return partner_N
 
     def blend(self, num: int, rng: np.random.Generator) -> np.ndarray:
-        """Return how much of itself each image keeps under mixup."""
+        """Return the weight of each image itself under mixup, drawn from a beta distribution."""
         return rng.beta(self.config.mixup, self.config.mixup, num)
 
     def cut(self, shape: Any, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Return how much of itself each image keeps, and the box N x 4 of what it does not."""
+        """Return the area share that each image keeps and the N x 4 boxes that are replaced."""
         num, _, height, width = shape
         if self.config.cutmix_mode == "half":
             left_N = rng.random(num) < 0.5
@@ -125,26 +145,40 @@ class Mixing:
             boxes_N4 = random_boxes(
                 1 - rng.beta(self.config.cutmix, self.config.cutmix, num), width, height, rng
             )
+        # The share follows from the clipped box, not from the share that was drawn.
         x1, y1, x2, y2 = boxes_N4.T
-        return 1 - (x2 - x1) * (y2 - y1) / (
-            width * height
-        ), boxes_N4  # what the edges cut off is not taken
+        return 1 - (x2 - x1) * (y2 - y1) / (width * height), boxes_N4
 
 
 def erase(pixels: torch.Tensor, prob: float, rng: np.random.Generator) -> torch.Tensor:
-    """Return standardised pixels N x 3 x H x W, a box of some of them replaced by noise.
+    """Replace a random box of some images by noise (random erasing).
 
-    Of 2 to 40 % of the area, with an aspect of 0.3 to 1 / 0.3, and noise in every pixel (random
-    erasing, Zhong et al. 2020); with probability `prob` an image.
+    Parameters
+    ----------
+    pixels
+        N x 3 x H x W standardised pixels.
+    prob
+        Probability that an image is changed.
+    rng
+        Generator of the boxes and of the noise.
+
+    Returns
+    -------
+    Tensor
+        N x 3 x H x W. A box covers 2 to 40 % of the area, its aspect ratio is between 0.3 and
+        1 / 0.3, and each of its pixels is standard normal noise.
+
+    References
+    ----------
+    Zhong et al. (2020): Random Erasing Data Augmentation.
     """
     num, channels, height, width = pixels.shape
     hits = np.flatnonzero(rng.random(num) < prob)
     share_N = rng.uniform(0.02, 0.4, len(hits))
     aspect_N = np.exp(rng.uniform(np.log(0.3), -np.log(0.3), len(hits))) * width / height
     boxes_N4 = random_boxes(share_N, width, height, rng, aspect_N)
-    noise_of = torch.Generator(pixels.device).manual_seed(
-        int(rng.integers(2**62))
-    )  # not the global one
+    # A separate generator leaves torch's global one unchanged.
+    noise_of = torch.Generator(pixels.device).manual_seed(int(rng.integers(2**62)))
     noise = torch.randn(
         (len(hits), channels, height, width), generator=noise_of, device=pixels.device
     )

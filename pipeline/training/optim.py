@@ -1,4 +1,4 @@
-"""Optimisers from timm, learning rate schedules by name or your own."""
+"""Optimisers from timm and learning-rate schedules, built-in or custom."""
 
 from __future__ import annotations
 
@@ -27,34 +27,35 @@ __all__ = [
 
 
 class Schedule(Protocol):
-    """What sets the learning rate: stepped after every training step, as torch's schedulers are.
+    """A learning-rate schedule, stepped after every training step like torch's schedulers.
 
-    With a method `end_epoch(train_loss)` it is also told of each epoch's mean training loss.
+    If it has a method `end_epoch(train_loss)`, that is called with each epoch's mean training loss.
     """
 
     def step(self) -> Any: ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain numbers and tensors: a continued fold begins from them."""
+        """Return the state as plain numbers and tensors; a continued fold loads it."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> Any: ...
 
 
 class MakeSchedule(Protocol):
-    """What makes a schedule of a fold: a function or a class."""
+    """A function or class that makes the schedule of a fold."""
 
     def __call__(
         self, optimizer: torch.optim.Optimizer, config: ResolvedTrain, steps_per_epoch: int
     ) -> Schedule:
-        """`config.epochs` epochs of so many steps will be taken; every group of the optimiser has
-        its peak `lr`.
+        """Return the schedule for `config.epochs` epochs of `steps_per_epoch` steps.
+
+        Each parameter group of the optimiser has its peak learning rate when this is called.
         """
         ...
 
 
 def check_optimizer(name: str) -> None:
-    """Raise UserError, with near names, for an optimiser that timm does not have."""
+    """Raise UserError with similar names for an optimiser that timm does not have."""
     known = timm.optim.list_optimizers()
     if name.lower() not in known:
         raise UserError(f"--opt {name}: timm has no such optimiser{did_you_mean(name, known)}")
@@ -63,7 +64,7 @@ def check_optimizer(name: str) -> None:
 def build_optimizer(
     model: torch.nn.Module, config: ResolvedTrain, *, fused: bool
 ) -> torch.optim.Optimizer:
-    """Return timm's optimiser; biases and norms are exempt from weight decay."""
+    """Return an optimiser from timm; biases and norm layers get no weight decay."""
     extra: dict[str, Any] = (
         {"fused": True} if fused and config.opt in ("adam", "adamw", "sgd") else {}
     )
@@ -72,7 +73,8 @@ def build_optimizer(
     optimizer: torch.optim.Optimizer = timm.optim.create_optimizer_v2(
         model, opt=config.opt, lr=config.lr, weight_decay=config.weight_decay, **extra
     )
-    for group in optimizer.param_groups:  # timm leaves it to its own schedulers to apply this
+    # timm's schedulers apply `lr_scale` (from layer decay); the schedules here do not.
+    for group in optimizer.param_groups:
         group["lr"] = config.lr * group.get("lr_scale", 1.0)
     return optimizer
 
@@ -89,8 +91,10 @@ def _warmup_steps(config: ResolvedTrain, steps_per_epoch: int) -> int:
 def _after_warmup(
     shape: Callable[[ResolvedTrain, int, int], Callable[[int], float]],
 ) -> MakeSchedule:
-    """Return a schedule of factors: `shape` is told of the settings, the steps after warm-up and
-    those of an epoch.
+    """Return a maker of schedules with a linear warm-up and then the factors of `shape`.
+
+    `shape` is called with the settings, the number of steps after warm-up and the steps per epoch.
+    It returns the factor of the peak learning rate at each step after warm-up.
     """
 
     def make(
@@ -127,18 +131,17 @@ def _constant(config: ResolvedTrain, steps: int, steps_per_epoch: int) -> Callab
 def _onecycle(
     optimizer: torch.optim.Optimizer, config: ResolvedTrain, steps_per_epoch: int
 ) -> Schedule:
-    cycles = any(
-        key in optimizer.defaults for key in ("momentum", "betas")
-    )  # adagrad and the like have neither
+    # Optimisers such as Adagrad have no momentum that could be cycled.
+    cycles = any(key in optimizer.defaults for key in ("momentum", "betas"))
     peaks = [group["lr"] for group in optimizer.param_groups]
     steps = config.epochs * steps_per_epoch
     return OneCycleLR(optimizer, max_lr=peaks, total_steps=steps, cycle_momentum=cycles)
 
 
 class _Plateau:
-    """Warm-up, then a drop whenever the training loss has not fallen for some epochs.
+    """Linear warm-up, then a drop whenever the training loss has not fallen for some epochs.
 
-    The training loss: a drop by the loss of held-out rows would let them choose.
+    The training loss is used because held-out rows must not influence training.
     """
 
     def __init__(
@@ -152,9 +155,8 @@ class _Plateau:
             optimizer,
             factor=config.decay_rate,
             patience=config.patience_epochs,
-            min_lr=[
-                config.min_lr * peak / config.lr for peak in self.peaks
-            ],  # as cosine, for layer decay's groups
+            # Scaled for the groups of layer decay, as the cosine schedule does.
+            min_lr=[config.min_lr * peak / config.lr for peak in self.peaks],
         )
         self._warm_up()
 
@@ -191,18 +193,18 @@ SCHEDULES: dict[str, MakeSchedule] = {
 def build_scheduler(
     optimizer: torch.optim.Optimizer, config: ResolvedTrain, *, steps_per_epoch: int
 ) -> Schedule:
-    """Return the schedule, to be stepped after every optimiser step of the run. Raises UserError
-    for no such one.
+    """Return the schedule of --sched; raise UserError for an unknown name.
+
+    Its `step` must be called after every optimiser step.
     """
     make: MakeSchedule = find_part(config.sched, SCHEDULES, "--sched")
     return make(optimizer, config, steps_per_epoch)
 
 
 def check_schedule(model: torch.nn.Module, config: ResolvedTrain) -> None:
-    """Set up optimiser and schedule, take two steps and carry their state over, once.
+    """Test optimiser and schedule: take two steps, then save and load the schedule's state.
 
-    Raises UserError for settings that do not go together, and for a user's own schedule that is
-    none.
+    Raises UserError for settings that cannot be combined and for a custom schedule that fails.
     """
     flags = f"--opt {config.opt} with --sched {config.sched}"
     try:
@@ -222,5 +224,5 @@ def check_schedule(model: torch.nn.Module, config: ResolvedTrain) -> None:
             raise ValueError(f"the learning rate becomes {wrong[0]}")
     except UserError:
         raise
-    except Exception as error:  # whatever an optimiser, or a user's code, may raise
+    except Exception as error:  # optimisers and custom code may raise anything
         raise UserError(f"{flags}: cannot be set up ({in_a_line(error)}); pass another") from None

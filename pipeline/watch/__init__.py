@@ -1,1 +1,1 @@
-"""What is shown while a run goes on: progress, TensorBoard, W&B, lost terminals."""
+"""Progress of a run, logging backends, and runs that outlive their terminal."""

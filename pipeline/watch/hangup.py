@@ -1,4 +1,4 @@
-"""A run that outlives its terminal."""
+"""Keep a run going when its terminal is closed (SIGHUP)."""
 
 from __future__ import annotations
 
@@ -10,40 +10,52 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tqdm import tqdm
+from foldblend.progress import forget_terminal, write
 
 __all__ = ["hangup_held", "outlive_terminal"]
 
 
 @contextlib.contextmanager
 def outlive_terminal(log: Path) -> Iterator[Callable[[str], None]]:
-    """Have a process whose terminal is closed (SIGHUP) go on, what it prints going to `log`; yields
-    what prints a line.
+    """Let this process continue when its terminal is closed, and print to a file from then on.
 
-    Nothing is changed where somebody else handles that signal already, such as nohup, nor outside
-    the main thread.
+    Nothing changes outside the main thread, or if the signal is already handled or ignored, as
+    under nohup.
+
+    Parameters
+    ----------
+    log
+        The file that receives the output after the terminal is closed.
+
+    Yields
+    ------
+    Callable
+        A function that prints one line.
     """
     hangup = getattr(signal, "SIGHUP", None)
     in_main = threading.current_thread() is threading.main_thread()
     if hangup is None or not in_main or signal.getsignal(hangup) is not signal.SIG_DFL:
-        yield tqdm.write
+        yield write
         return
 
     def redirect(*_: object) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        for stream in (1, 2):  # a write to a terminal that has gone would fail
+        # Writing to a closed terminal would fail, so both output streams are replaced.
+        for stream in (1, 2):
             os.dup2(handle, stream)
         os.close(handle)
+        forget_terminal()
 
     def say(line: str) -> None:
         try:
-            tqdm.write(line)
+            write(line)
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
-            redirect()  # the terminal has gone, and its signal is still to come
-            tqdm.write(line)
+            # The terminal is closed, and the signal has not arrived yet.
+            redirect()
+            write(line)
 
     signal.signal(hangup, redirect)
     try:
@@ -54,9 +66,7 @@ def outlive_terminal(log: Path) -> Iterator[Callable[[str], None]]:
 
 @contextlib.contextmanager
 def hangup_held() -> Iterator[None]:
-    """Hold SIGHUP back from a process that is started, for as long as it takes to say that it
-    ignores it.
-    """
+    """Block SIGHUP while a child process starts, until the child ignores it itself."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

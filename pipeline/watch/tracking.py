@@ -1,7 +1,7 @@
-"""Seeing a fold train: its scores, images and settings, to TensorBoard and to Weights & Biases.
+"""Logging of a fold's scores, images and settings to TensorBoard and Weights & Biases.
 
-Nothing here draws from a generator or touches a model, so that a run is the same to the bit with or
-without it.
+Nothing here uses random numbers or changes a model, so a run gives exactly the same results with
+and without logging.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ import hashlib
 import importlib
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard import summary as summaries
-from tqdm import tqdm
 
 from foldblend.attributes import Attribute, attribute_view
 from foldblend.errors import UserError
@@ -27,57 +26,59 @@ from reports.tiles import confusion_picture, legible, tile
 __all__ = ["Trackers", "attribute_scores", "open_trackers", "require_wandb", "tracking_id"]
 
 
-class _Board(Protocol):
-    """A logging backend, which is handed images already drawn."""
+class _Backend(Protocol):
+    """A logging backend; images are finished when it receives them."""
 
     def scalars(self, values: Mapping[str, float], step: int) -> None: ...
-    def picture(self, tag: str, picture_HWC: np.ndarray, step: int) -> None: ...
+    def image(self, tag: str, image_HWC: np.ndarray, step: int) -> None: ...
     def hparams(self, settings: Mapping[str, Any], scores: Mapping[str, float]) -> None: ...
     def close(self, *, failed: bool) -> None: ...
 
 
 class _TensorBoard:
     def __init__(self, folder: Path, purge_step: int) -> None:
-        self._board = SummaryWriter(str(folder), purge_step=purge_step)
+        self._writer = SummaryWriter(str(folder), purge_step=purge_step)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         for tag, value in values.items():
-            self._board.add_scalar(tag, value, step)
-        self._board.flush()  # what a killed process leaves must reach up to its last checkpoint
+            self._writer.add_scalar(tag, value, step)
+        # If the process is killed, the log must reach at least to the last checkpoint.
+        self._writer.flush()
 
-    def picture(self, tag: str, picture_HWC: np.ndarray, step: int) -> None:
-        self._board.add_image(tag, picture_HWC, step, dataformats="HWC")
+    def image(self, tag: str, image_HWC: np.ndarray, step: int) -> None:
+        self._writer.add_image(tag, image_HWC, step, dataformats="HWC")
 
     def hparams(self, settings: Mapping[str, Any], scores: Mapping[str, float]) -> None:
-        # add_hparams would start a run of its own, and declare which columns there are: TensorBoard
-        # keeps to the first declaration that it meets, but joins the columns of all runs where
-        # there is none.
+        # SummaryWriter.add_hparams would start a second run and declare the columns of the table.
+        # TensorBoard uses only the first declaration that it reads; without any, it shows the
+        # columns of all runs.
         plain = {
             name: value if type(value) in (int, float, str) else str(value)
             for name, value in settings.items()
         }
         _, start, end = summaries.hparams(plain, {})
         for part in (start, end):
-            self._board._get_file_writer().add_summary(part)
+            self._writer._get_file_writer().add_summary(part)
         self.scalars({f"hparam/{name}": value for name, value in scores.items()}, 0)
 
     def close(self, *, failed: bool) -> None:
-        self._board.close()
+        self._writer.close()
 
 
 def require_wandb() -> Any:
-    """Return the wandb package. Raises UserError where it is not installed."""
+    """Return the wandb package; raise UserError if it is not installed."""
     try:
         wandb = importlib.import_module("wandb")
     except ImportError:
         wandb = None
-    if not hasattr(wandb, "init"):  # a folder that wandb wrote its runs to passes for a package
+    # A folder `wandb` with files of earlier runs can be imported as a package, but is not wandb.
+    if not hasattr(wandb, "init"):
         raise UserError("--wandb: the package is not installed; pip install wandb")
     return wandb
 
 
 class _Wandb:
-    """A run a fold; WANDB_MODE, WANDB_PROJECT and the other variables of wandb hold."""
+    """One W&B run per fold; WANDB_MODE, WANDB_PROJECT and the other variables are respected."""
 
     def __init__(self, folder: Path, *, run_name: str, fold_title: str, run_id: str) -> None:
         self._wandb = require_wandb()
@@ -90,27 +91,26 @@ class _Wandb:
                 id=run_id,
                 resume="allow",
                 dir=str(folder),
-                reinit="create_new",  # a run that the caller may have open stays theirs
+                # A run that the caller has open stays unchanged.
+                reinit="create_new",
                 settings=self._wandb.Settings(console="off"),
             )
-        except (
-            self._wandb.errors.Error,
-            ValueError,
-        ) as error:  # the latter for a variable that is none of its words
+        except (self._wandb.errors.Error, ValueError) as error:
+            # ValueError: an environment variable of wandb has an invalid value.
             reason = " ".join(str(error).split())[:200].rstrip(".")
             raise UserError(
                 f"--wandb: {reason}; run wandb login, or set WANDB_MODE=offline"
             ) from None
-        # An axis of our own: wandb's only ever grows, and would drop the steps that a continued
-        # fold repeats.
+        # The built-in step of wandb can only grow, so it would drop the steps that a continued fold
+        # repeats. A separate metric is used as the x axis instead.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         self._run.log({**values, "step": step})
 
-    def picture(self, tag: str, picture_HWC: np.ndarray, step: int) -> None:
-        self._run.log({tag: self._wandb.Image(picture_HWC), "step": step})
+    def image(self, tag: str, image_HWC: np.ndarray, step: int) -> None:
+        self._run.log({tag: self._wandb.Image(image_HWC), "step": step})
 
     def hparams(self, settings: Mapping[str, Any], scores: Mapping[str, float]) -> None:
         kept = (int, float, str, bool, type(None))
@@ -125,50 +125,46 @@ class _Wandb:
 
 
 class Trackers:
-    """What a fold tells of itself, drawn once and told to all boards; a context manager. Without
-    boards, nothing.
+    """All logging backends of a fold, as a context manager; with none, nothing is logged.
+
+    Images are drawn once and passed to every backend.
     """
 
-    def __init__(
-        self, boards: Sequence[_Board] = (), *, say: Callable[[str], None] = tqdm.write
-    ) -> None:
-        self._boards = boards
-        self._say = say
+    def __init__(self, backends: Sequence[_Backend] = ()) -> None:
+        self._backends = backends
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Add a point to each curve; on disk when this returns."""
-        for board in self._boards:
-            board.scalars(values, step)
+        """Add a point to each curve; it is on disk when this returns."""
+        for backend in self._backends:
+            backend.scalars(values, step)
 
-    def pictures(
+    def images(
         self, tag: str, images_NHWC: np.ndarray, captions: Sequence[str] | None, step: int
     ) -> None:
-        """Show images, uint8, as one grid; none at all is nothing to show."""
-        if len(images_NHWC) and self._boards:
-            picture_HWC = tile(
-                legible(images_NHWC), captions, math.ceil(math.sqrt(len(images_NHWC)))
-            )
-            for board in self._boards:
-                board.picture(tag, picture_HWC, step)
+        """Show uint8 images as one grid; without images, show nothing."""
+        if len(images_NHWC) and self._backends:
+            grid_HWC = tile(legible(images_NHWC), captions, math.ceil(math.sqrt(len(images_NHWC))))
+            for backend in self._backends:
+                backend.image(tag, grid_HWC, step)
 
     def confusion(
         self, tag: str, counts_CC: np.ndarray, class_names: Sequence[str], step: int
     ) -> None:
-        """Show a confusion matrix, true classes down, predicted ones across."""
-        if self._boards:
-            picture_HWC = confusion_picture(counts_CC, class_names)
-            for board in self._boards:
-                board.picture(tag, picture_HWC, step)
+        """Show a confusion matrix with true classes as rows and predicted ones as columns."""
+        if self._backends:
+            image_HWC = confusion_picture(counts_CC, class_names)
+            for backend in self._backends:
+                backend.image(tag, image_HWC, step)
 
     def hparams(self, settings: Mapping[str, Any], scores: Mapping[str, float]) -> None:
-        """Add the run to the table that compares runs."""
-        for board in self._boards:
-            board.hparams(settings, scores)
+        """Add settings and scores to the table that compares runs."""
+        for backend in self._backends:
+            backend.hparams(settings, scores)
 
     def close(self, *, failed: bool = False) -> None:
-        """Finish writing."""
-        for board in self._boards:
-            board.close(failed=failed)
+        """Close all backends; `failed` marks the run as failed."""
+        for backend in self._backends:
+            backend.close(failed=failed)
 
     def __enter__(self) -> Trackers:
         return self
@@ -185,24 +181,39 @@ def open_trackers(
     run_id: str,
     use_wandb: bool,
     purge_step: int,
-    say: Callable[[str], None] = tqdm.write,
 ) -> Trackers:
-    """Return what a fold reports to: `folder`/tb, and with `use_wandb` a run whose files are in
-    `folder`/wandb.
+    """Open the logging backends of a fold.
 
-    Points that an earlier process wrote at `purge_step` or later are replaced. Raises UserError
-    where wandb is missing or refuses.
+    Parameters
+    ----------
+    folder
+        Folder of the fold. TensorBoard writes to its subfolder ``tb``, W&B to ``wandb``.
+    run_name, fold_title, run_id
+        Names in W&B, and the id by which it continues a run.
+    use_wandb
+        Whether to log to W&B as well.
+    purge_step
+        Points that an earlier process logged for this step or later are replaced.
+
+    Raises
+    ------
+    UserError
+        If wandb is not installed or cannot start a run.
     """
-    boards: list[_Board] = []
+    backends: list[_Backend] = []
     if use_wandb:
-        boards.append(_Wandb(folder, run_name=run_name, fold_title=fold_title, run_id=run_id))
-    boards.append(_TensorBoard(folder / "tb", purge_step))
-    return Trackers(boards, say=say)
+        backends.append(_Wandb(folder, run_name=run_name, fold_title=fold_title, run_id=run_id))
+    backends.append(_TensorBoard(folder / "tb", purge_step))
+    return Trackers(backends)
 
 
 def tracking_id(run_name: str, run_key: Mapping[str, str], index: int) -> str:
-    """Return the id by which wandb knows a fold again: of the run's name and hashes and the model's
-    number.
+    """Return the id by which W&B continues a fold, from run name, hashes and model number.
+
+    Examples
+    --------
+    >>> tracking_id("run", {"data": "1"}, 0) == tracking_id("run", {"data": "1"}, 1)
+    False
     """
     text = repr((run_name, sorted(run_key.items()), index))
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
@@ -211,8 +222,9 @@ def tracking_id(run_name: str, run_key: Mapping[str, str], index: int) -> str:
 def attribute_scores(
     label_N: np.ndarray, proba_NC: np.ndarray, attributes: Sequence[Attribute]
 ) -> dict[str, float]:
-    """Return {"val/<attribute>_f1_macro": score}, as the report scores the values that classes
-    imply.
+    """Return the macro F1 of each attribute, with keys "val/<attribute>_f1_macro".
+
+    As in the report, the values of an attribute follow from the classes.
     """
     return {
         f"val/{one.name}_f1_macro": METRICS["f1_macro"].score(

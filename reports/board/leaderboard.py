@@ -320,7 +320,7 @@ def _board(
         "ids_hash": runs[0].ids_hash,
         "num_images": len(first),
         "num_groups": len(np.unique(group_P)),
-        "num_resamples": len(scored[0].score.resamples_R),
+        "num_resamples": len(scored[0].score.resamples_B),
         "labels": "label_raw" if corrected else "label",
         "notes": notes,
         "best": rows[0]["name"],

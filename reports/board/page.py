@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from foldblend.progress import duration
 from reports.board.text import about_board, attribute_names, marked, moment, setting
 from reports.html import json_data, render_page
-from reports.text import duration, num, signed, span
+from reports.text import num, signed, span
 
 __all__ = ["board_page"]
 

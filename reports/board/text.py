@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from foldblend.progress import duration
 from reports.board.leaderboard import differing
-from reports.text import WIDTH, duration, folded, num, signed, span, table
+from reports.text import WIDTH, folded, num, signed, span, table
 
 __all__ = [
     "about_board",

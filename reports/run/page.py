@@ -16,7 +16,7 @@ from reports.blocks import section_html
 from reports.figures import bars, lines, reliability
 from reports.html import json_data, render_page
 from reports.run.gallery import Pictures, Predictions, gallery_data
-from reports.run.text import calibration_sentences
+from reports.run.text import calibration_sentences, single_model_note
 from reports.text import num, signed, span
 
 __all__ = ["report_page"]
@@ -136,7 +136,12 @@ def _suspects(report: Report, thumbnails: Mapping[str, str]) -> dict[str, Any]:
 
 
 def report_page(
-    report: Report, shown: Predictions, pictures: Pictures, *, attributes: Sequence[Attribute] = ()
+    report: Report,
+    shown: Predictions,
+    pictures: Pictures,
+    *,
+    attributes: Sequence[Attribute] = (),
+    steps: Sequence[str] = (),
 ) -> str:
     """Return the page of a report (report.json) as HTML; every name in it is shown as text."""
     metric = METRICS[report["metric"]]
@@ -147,6 +152,8 @@ def report_page(
         report=report,
         metric=metric.title,
         metric_titles={name: one.title for name, one in METRICS.items()},
+        single_model_note=single_model_note(report),
+        steps=steps,
         matrices=_matrices(report),
         calibration=calibration_sentences(report["calibration"]),
         reliability=reliability(report["calibration"]["bins"]),

@@ -23,14 +23,14 @@ from foldblend.scores.metrics import METRICS, softmax
 from foldblend.scores.score import score_of
 from reports.blocks import comparison_block, section
 from reports.run.gallery import Predictions, rows_by_interest
+from reports.run.next_steps import next_steps
 from reports.run.page import report_page
 from reports.run.summary import MOST_NAMED, summarise, summarise_test
 from reports.run.suspects import find_suspects
 from reports.run.text import render_text
 from reports.run.thumbnails import pictures_of
-from reports.text import num, span
 
-__all__ = ["closing_line", "suspects_csv", "write_report"]
+__all__ = ["suspects_csv", "write_report"]
 
 
 def _baseline(arrays: OofArrays, attribute: Attribute) -> dict[str, Any]:
@@ -256,7 +256,13 @@ def _page(run: Run, report: Mapping[str, Any]) -> str:
     )
     order = rows_by_interest(arrays.rows.label_N, arrays.proba_NC, suspected_N)
     shown = Predictions(ids_N, arrays.rows, arrays.proba_NC)
-    return report_page(report, shown, pictures_of(run, ids_N[order]), attributes=run.attributes)
+    return report_page(
+        report,
+        shown,
+        pictures_of(run, ids_N[order]),
+        attributes=run.attributes,
+        steps=next_steps(report, run.path),
+    )
 
 
 def write_report(run: str | Path | Run, *, page: bool = True) -> str:
@@ -278,17 +284,3 @@ def write_report(run: str | Path | Run, *, page: bool = True) -> str:
         write_bytes(page_file, html)
     write_json(run.path / "report.json", report)
     return text
-
-
-def closing_line(run: Run) -> str:
-    """Return the score and where to find the rest, for the last line of a command."""
-    report = run.report
-    page = run.path / "report.html"
-    score = (
-        f"OOF {METRICS[report['metric']].title} {num(report['headline']['value'])}"
-        f" {span(report['headline'])}"
-    )
-    files = [f"submission: {run.path / 'submission.csv'}"] if run.info["has_test"] else []
-    return "; ".join(
-        [score, *files, f"report: {page if page.is_file() else run.path / 'report.txt'}"]
-    )

@@ -32,10 +32,12 @@ def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _per_class(
-    label_N: np.ndarray, predicted_N: np.ndarray, names: Sequence[str], num_repeats: int
-) -> list[dict[str, Any]]:
-    """Return precision, recall and F1 pooled over repeats; the support counts an image once."""
+def _per_class(rows: Rows, predicted_N: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return precision, recall and F1 of each class that occurs, pooled over repeats.
+
+    The support counts images, and `groups` counts groups, each once for all repeats.
+    """
+    label_N = rows.label_N
     counts_CC = confusion_counts(label_N, predicted_N, len(names))
     right_C = counts_CC.diagonal()
     support_C = counts_CC.sum(axis=1)
@@ -46,6 +48,7 @@ def _per_class(
         (right_C / np.maximum(support_C, 1))[present],
         (2 * right_C / np.maximum(support_C + predicted_C, 1))[present],
         support_C[present],
+        _groups_of_class(rows, len(names))[present],
     ]
     return [
         {
@@ -54,10 +57,18 @@ def _per_class(
             "precision": float(precision),
             "recall": float(recall),
             "f1": float(f1),
-            "support": int(support) // num_repeats,
+            "support": int(support) // rows.num_repeats,
+            "groups": int(groups),
         }
-        for label, precision, recall, f1, support in zip(present, *columns, strict=True)
+        for label, precision, recall, f1, support, groups in zip(present, *columns, strict=True)
     ]
+
+
+def _groups_of_class(rows: Rows, num_classes: int) -> np.ndarray:
+    """Return the number of groups with an image of each class, C."""
+    code_N = np.unique(rows.group_N, return_inverse=True)[1]
+    pairs = np.unique(np.stack([rows.label_N, code_N]), axis=1)
+    return np.bincount(pairs[0], minlength=num_classes)
 
 
 def _confusion(
@@ -75,15 +86,14 @@ def _confusion(
 
 def _attribute(attribute: Attribute, rows: Rows, proba_NC: np.ndarray, seed: int) -> dict[str, Any]:
     truth_N, as_proba = attribute_view(attribute, rows.label_N, proba_NC)
-    f1_macro = score_of(
-        METRICS["f1_macro"], dataclasses.replace(rows, label_N=truth_N), as_proba, seed=seed
-    )
+    seen = dataclasses.replace(rows, label_N=truth_N)
+    f1_macro = score_of(METRICS["f1_macro"], seen, as_proba, seed=seed)
     return {
         "name": attribute.name,
         "value_names": list(attribute.values),
         "f1_macro": f1_macro.interval().as_dict(),
         "accuracy": METRICS["accuracy"].score(truth_N, as_proba),
-        "values": _per_class(truth_N, as_proba.argmax(1), attribute.values, rows.num_repeats),
+        "values": _per_class(seen, as_proba.argmax(1), attribute.values),
         "confusion": _confusion(truth_N, as_proba.argmax(1), attribute.values),
     }
 
@@ -146,7 +156,7 @@ def summarise(
         "folds": folds,
         "folds_mean": _number(scores.mean()),
         "folds_std": _number(scores.std(ddof=1)) if len(scores) > 1 else None,
-        "per_class": _per_class(rows.label_N, proba_NC.argmax(1), classes, num_repeats),
+        "per_class": _per_class(rows, proba_NC.argmax(1), classes),
         "confusion": _confusion(rows.label_N, proba_NC.argmax(1), classes),
         "attributes": [_attribute(one, rows, proba_NC, seed) for one in attributes],
         "calibration": summarise_calibration(logits_NC, rows, seed=seed),

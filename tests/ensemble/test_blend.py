@@ -11,8 +11,8 @@ from ensemble.methods.registry import METHODS
 from foldblend.runs.folder import write_table
 from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS, softmax
-from tests.makers.drawn_runs import write_drawn_run
 from tests.makers.edits import edit_run, edit_table
+from tests.makers.synthetic_runs import write_synthetic_run
 
 FILES = (
     "oof.parquet",
@@ -32,7 +32,7 @@ def quiet(_):
 def drawn(tmp_path):
     """outputs/ with three runs of 24 people and 20 test images, their logits drawn."""
     for name, strength, seed in (("a", 1.1, 0), ("b", 1.0, 1), ("c", 0.2, 2)):
-        write_drawn_run(
+        write_synthetic_run(
             tmp_path / "outputs" / name, num_people=24, num_test=20, strength=strength, seed=seed
         )
     return tmp_path / "outputs"

@@ -24,8 +24,8 @@ from foldblend.runs.run import Run
 from foldblend.scores.metrics import log_softmax, softmax
 from foldblend.scores.rows import Rows
 from folds.split import assign_folds
-from tests.makers.drawn_runs import write_drawn_run
 from tests.makers.rows import folded, relabelled
+from tests.makers.synthetic_runs import write_synthetic_run
 
 QUIET = {"say": lambda _: None, "page": False}
 
@@ -189,7 +189,7 @@ def test_offsets_are_kept_only_for_a_gain_of_two_and_a_half_standard_errors(num_
 @pytest.fixture
 def two(tmp_path):
     for name, strength, seed in (("a", 1.1, 0), ("b", 1.0, 1)):
-        write_drawn_run(tmp_path / name, num_people=24, num_test=20, strength=strength, seed=seed)
+        write_synthetic_run(tmp_path / name, num_people=24, num_test=20, strength=strength, seed=seed)
     return [tmp_path / "a", tmp_path / "b"]
 
 

@@ -13,8 +13,8 @@ from foldblend.runs.folder import file_hash, ids_hash
 from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS, softmax
 from folds.data.layout import read_layout
-from tests.makers.drawn_runs import write_drawn_run
 from tests.makers.edits import edit_run, edit_table
+from tests.makers.synthetic_runs import write_synthetic_run
 
 FEW = ("soft", "log", "weights")
 
@@ -23,7 +23,7 @@ FEW = ("soft", "log", "weights")
 def drawn(tmp_path):
     """Runs of 24 people: a with 20 test images, b with the first 17 of them, c with none."""
     for seed, (name, num_test) in enumerate([("a", 20), ("b", 17), ("c", 0)]):
-        write_drawn_run(tmp_path / "outputs" / name, num_people=24, num_test=num_test, seed=seed)
+        write_synthetic_run(tmp_path / "outputs" / name, num_people=24, num_test=num_test, seed=seed)
     return tmp_path / "outputs"
 
 

@@ -141,9 +141,9 @@ def test_skipping_says_why(runs_copy, blend_command):
     edit_run(runs_copy / "beta", status="running")
     done = blend_command(*sorted(runs_copy.iterdir()))
     assert done.code == 0, done.err
-    assert "notes: no run" in done.out
+    assert "notes: not a run folder" in done.out
     assert done.out.count("skipped") == 7
-    assert "file.txt: no run" in done.out
+    assert "file.txt: not a run folder" in done.out
     assert "beta: not finished" in done.out
 
 
@@ -283,7 +283,7 @@ def test_truncated_table_and_other_classes(runs_copy, blend_command):
     [
         ([], ["nothing to blend"]),
         (["/nowhere"], ["/nowhere", "no such run"]),
-        (["{tmp}"], ["nothing to blend", "no run"]),
+        (["{tmp}"], ["nothing to blend", "not a run folder"]),
         (["{tmp}/*"], ["nothing to blend", "run run_cv.py first"]),
         (
             ["{runs}/alpha", "{runs}/beta", "--weights", "1"],

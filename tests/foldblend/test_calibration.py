@@ -1,4 +1,4 @@
-"""Calibration and confusion on cases whose answer is known."""
+"""Calibration and confusion on cases with known answers."""
 
 import numpy as np
 import pytest
@@ -16,9 +16,10 @@ from foldblend.scores.rows import Rows
 from foldblend.scores.temperature import fit_temperature
 
 
-def drawn(num: int, temperature: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Labels drawn from the model's own probabilities, and logits that are too sure by
-    `temperature`.
+def simulated(num: int, temperature: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return logits whose optimal temperature is `temperature`, and labels.
+
+    Labels are drawn from the probabilities at temperature 1.
     """
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(num, 4)) * 2
@@ -27,7 +28,7 @@ def drawn(num: int, temperature: float, seed: int = 0) -> tuple[np.ndarray, np.n
 
 
 def test_calibration_error_by_hand():
-    # Two bins: 0.9 right once of twice, 0.6 right always.
+    # Two bins: of confidence 0.9 one of two is right, of confidence 0.6 both are.
     proba = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]])
     label = np.array([0, 1, 0, 1])
     assert calibration_error(label, proba) == pytest.approx(
@@ -39,7 +40,7 @@ def test_calibration_error_by_hand():
     assert all(one["low"] < one["confidence"] <= one["high"] for one in bins)
 
 
-def test_a_bin_has_its_upper_end_and_certainty_is_in_the_last():
+def test_bins_include_their_upper_end_and_the_last_one_includes_certainty():
     proba = np.array([[1.0, 0.0], [10 / 15, 5 / 15]])
     assert [round(one["high"] * 15) for one in reliability_bins(np.array([0, 0]), proba)] == [
         10,
@@ -47,15 +48,15 @@ def test_a_bin_has_its_upper_end_and_certainty_is_in_the_last():
     ]
 
 
-def test_what_is_calibrated_has_little_error():
-    logits, label = drawn(40_000, 1.0)
+def test_calibrated_predictions_have_little_error():
+    logits, label = simulated(40_000, 1.0)
     assert calibration_error(label, softmax(logits)) < 0.01
     assert fit_temperature(logits, label) == pytest.approx(1, abs=0.03)
 
 
 @pytest.mark.parametrize("temperature", [0.4, 3.0])
-def test_the_temperature_is_found(temperature):
-    logits, label = drawn(40_000, temperature)
+def test_the_fitted_temperature_is_the_true_one(temperature):
+    logits, label = simulated(40_000, temperature)
     assert fit_temperature(logits, label) == pytest.approx(temperature, rel=0.03)
     fold = np.arange(len(label)) % 5
     found = summarise_calibration(logits, Rows.of(label, np.arange(len(label)), fold_N=fold))
@@ -63,28 +64,27 @@ def test_the_temperature_is_found(temperature):
     assert found["log_loss"] > found["log_loss_after"]
 
 
-def test_a_fold_gets_the_temperature_of_the_others():
-    logits, label = drawn(300, 2.0)
+def test_a_fold_gets_a_temperature_fitted_on_the_other_folds():
+    logits, label = simulated(300, 2.0)
     fold = np.arange(300) % 3
     proba = cross_fitted(logits, Rows.of(label, label, fold_N=fold))
     rows = fold == 1
     other = fit_temperature(logits[~rows], label[~rows])
     np.testing.assert_allclose(proba[rows], softmax(logits[rows] / other))
-    label[rows] = (label[rows] + 1) % 4  # its own labels have no say
+    # The labels of the fold itself do not matter.
+    label[rows] = (label[rows] + 1) % 4
     np.testing.assert_array_equal(
         cross_fitted(logits, Rows.of(label, label, fold_N=fold))[rows], proba[rows]
     )
     assert cross_fitted(logits, Rows.of(label, label)) is None
 
 
-def test_what_chance_alone_would_show():
-    """A calibrated model stays below the quantile nineteen times in twenty, one that is too sure
-    never does.
-    """
+def test_error_by_chance_has_the_stated_level():
+    """A calibrated model is below the quantile in 95 % of cases, an overconfident one never."""
     below = {1.0: 0, 2.0: 0}
     for seed in range(60):
         for temperature in below:
-            logits, label = drawn(560, temperature, seed)
+            logits, label = simulated(560, temperature, seed)
             group = np.repeat(np.arange(80), 7)
             _, high = error_by_chance(label, softmax(logits), group, seed=seed)
             below[temperature] += calibration_error(label, softmax(logits)) <= high
@@ -92,8 +92,8 @@ def test_what_chance_alone_would_show():
     assert below[2.0] == 0
 
 
-def test_rows_of_a_group_are_no_evidence_of_their_own():
-    logits, label = drawn(100, 1.0)
+def test_copies_of_rows_within_a_group_change_nothing():
+    logits, label = simulated(100, 1.0)
     once = error_by_chance(label, softmax(logits), np.arange(100), seed=3)
     seven = (label.repeat(7), softmax(logits).repeat(7, axis=0))
     assert error_by_chance(*seven, np.arange(100).repeat(7), seed=3) == pytest.approx(once)

@@ -1,4 +1,4 @@
-"""What a run costs to deploy, on run folders written by hand; nothing is trained."""
+"""Deployment costs of runs, on run folders that are written without training."""
 
 import shutil
 
@@ -10,7 +10,7 @@ from foldblend.runs.costs import (
     num_models,
     num_passes,
     pass_seconds,
-    passes_a_view,
+    passes_per_view,
     picture_seconds,
 )
 from foldblend.runs.folder import write_json
@@ -23,15 +23,15 @@ from tests.makers.small_runs import GPU, LABELS, folds, write_run
     [({}, 1, 4), ({}, 2, 8), ({"finetune": "head"}, 2, 2)],
     ids=["folds and views", "repeats", "heads share a backbone"],
 )
-def test_seconds_are_passes_by_the_median_fold(tmp_path, config, repeats, passes):
-    """Two views of each of two folds; 10, 20 and 40 images in a view a second."""
+def test_seconds_are_passes_times_the_median_over_folds(tmp_path, config, repeats, passes):
+    """There are two folds with two views each; the median speed is 20 views per second."""
     run = Run(
         write_run(
             tmp_path / "run", [LABELS] * repeats, config=config, folds=folds(40.0, 10.0, 20.0)
         )
     )
     assert num_models(run) == 2 * repeats
-    assert passes_a_view(run) == passes / 2
+    assert passes_per_view(run) == passes / 2
     assert num_passes(run) == passes
     assert pass_seconds(run) == pytest.approx(0.05)
     assert picture_seconds(run) == pytest.approx(passes * 0.05)
@@ -40,11 +40,11 @@ def test_seconds_are_passes_by_the_median_fold(tmp_path, config, repeats, passes
 @pytest.mark.parametrize(
     "info", [{}, {"folds": []}, {"folds": [{"score": 1.0}]}, {"folds": folds(None, None)}]
 )
-def test_what_was_not_measured_is_not_known(tmp_path, info):
+def test_seconds_are_unknown_if_not_measured(tmp_path, info):
     assert picture_seconds(Run(write_run(tmp_path / "run", LABELS, **info))) is None
 
 
-def test_runs_made_of_runs_say_themselves(tmp_path):
+def test_tta_runs_and_blends_record_their_costs(tmp_path):
     info = {"passes": 7, "picture_seconds": 0.5, "device": "Big", "folds": folds(10.0)}
     for kind in ("tta", "blend"):
         run = Run(write_run(tmp_path / kind, LABELS, kind=kind, **info))
@@ -52,7 +52,7 @@ def test_runs_made_of_runs_say_themselves(tmp_path):
     old = Run(write_run(tmp_path / "old", LABELS, kind="blend", views=[], members=[]))
     assert picture_seconds(old) is None
     assert device_of(old) is None
-    with pytest.raises(UserError, match="does not say what it costs; blend its members again"):
+    with pytest.raises(UserError, match="does not record what it costs; blend its members again"):
         num_passes(old)
 
 
@@ -79,7 +79,7 @@ def test_the_device_is_the_one_that_was_used(tmp_path, config, machine, device):
     assert device_of(Run(begun)) == device
 
 
-def test_folds_of_two_machines_have_no_one_device(tmp_path):
+def test_folds_of_two_machines_have_no_common_device(tmp_path):
     both = [*folds(1.0), *folds(1.0, machine=GPU | {"processor": "Abacus 10"})]
     assert (
         device_of(Run(write_run(tmp_path / "run", LABELS, config={"device": "cpu"}, folds=both)))
@@ -88,7 +88,7 @@ def test_folds_of_two_machines_have_no_one_device(tmp_path):
 
 
 def test_a_trained_run_is_measured(alpha, tmp_path):
-    """Two folds, each in two views."""
+    """Compare with the speeds of a run of two folds with two views each."""
     speeds = [fold["infer_images_per_s"] for fold in alpha.info["folds"]]
     assert num_passes(alpha) == 4
     assert picture_seconds(alpha) == pytest.approx(4 / (sum(speeds) / 2))

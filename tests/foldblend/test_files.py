@@ -1,4 +1,4 @@
-"""Files on disk: fast CSVs read as those of pandas do, and who may read and write."""
+"""Files on disk: fast CSVs read as those of pandas do, and file permissions are right."""
 
 import io
 
@@ -26,7 +26,7 @@ TABLES = {
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_csvs_read_as_those_of_pandas(tmp_path, name):
+def test_csvs_read_like_those_of_pandas(tmp_path, name):
     table = TABLES[name]
     write_table(tmp_path / "a.csv", table)
     expected = pd.read_csv(io.StringIO(table.to_csv(index=False)))
@@ -40,13 +40,13 @@ def test_a_large_csv_keeps_every_digit(tmp_path):
     assert (pd.read_csv(tmp_path / "a.csv")["x"] == table["x"]).all()
 
 
-def test_what_a_library_writes_for_its_owner_alone_is_as_readable_as_the_rest(tmp_path):
+def test_files_that_a_library_makes_private_are_as_readable_as_others(tmp_path):
     (tmp_path / "plain").touch()
     write_with(tmp_path / "weights", lambda draft: save_file({"a": torch.zeros(2)}, draft))
     assert (tmp_path / "weights").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_a_folder_that_cannot_be_written_is_named_and_others_are_left_as_they_are(tmp_path):
+def test_an_unwritable_folder_is_an_error_and_others_stay_unchanged(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file/a: cannot be written .* --output"):
         check_writable(tmp_path / "file" / "a")

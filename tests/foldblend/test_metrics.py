@@ -23,13 +23,14 @@ STAGES = {
     "test": None,
     "suspects": {"skipped": "not"},
 }
+# Parts of a report that are not scores.
 ABOUT = {
     "name": "x",
     "kind": "cv",
     "about": "y",
     "notes": [],
     **STAGES,
-}  # what a report has beside its numbers
+}
 
 
 @st.composite
@@ -44,8 +45,8 @@ def predictions(draw):
 
 @settings(max_examples=60, deadline=None)
 @given(predictions())
-def test_scores_equal_scikit_learns(world):
-    label, proba = world
+def test_scores_equal_those_of_scikit_learn(labels_and_proba):
+    label, proba = labels_and_proba
     predicted = proba.argmax(1)
     present = np.unique(label)
     expected = {
@@ -69,8 +70,8 @@ def test_scores_equal_scikit_learns(world):
 
 @settings(max_examples=60, deadline=None)
 @given(predictions())
-def test_scores_of_counts_equal_scores_of_rows(world):
-    label, proba = world
+def test_scores_of_counts_equal_scores_of_rows(labels_and_proba):
+    label, proba = labels_and_proba
     predicted = proba.argmax(1)
     classes = range(proba.shape[1])
     counts = Counts(
@@ -90,7 +91,7 @@ def test_scores_of_counts_equal_scores_of_rows(world):
         assert found == pytest.approx(wanted, abs=1e-12, nan_ok=True), name
 
 
-def test_a_stray_class_does_not_drag_macro_f1_down():
+def test_a_class_that_is_only_predicted_does_not_lower_macro_f1():
     label = np.array([0] * 10 + [1] * 10)
     proba = np.eye(3)[np.array([0] * 9 + [2] + [1] * 10)]
     assert METRICS["f1_macro"].score(label, proba) == pytest.approx((18 / 19 + 1) / 2)
@@ -102,36 +103,37 @@ def test_softmax_is_finite_at_any_scale():
     assert softmax(logits).sum() == pytest.approx(1)
 
 
-def world_of_people(num_people, rng, accuracy=0.7, per_person=7):
-    """Labels and predictions that are all right or all wrong within a person."""
-    group = np.repeat(np.arange(num_people), per_person)
-    label = rng.integers(0, 3, num_people)[group]
-    right = (rng.random(num_people) < accuracy)[group]
+def simulated_groups(num_groups, rng, accuracy=0.7, group_size=7):
+    """Return labels, predictions and groups; within a group all rows are right or all wrong."""
+    group = np.repeat(np.arange(num_groups), group_size)
+    label = rng.integers(0, 3, num_groups)[group]
+    right = (rng.random(num_groups) < accuracy)[group]
     return label, np.eye(3)[np.where(right, label, (label + 1) % 3)], group
 
 
-def test_interval_is_over_people_not_pictures():
-    label, proba, group = world_of_people(100, np.random.default_rng(0))
-    people = score_interval(METRICS["accuracy"], label, proba, group)
-    pictures = score_interval(METRICS["accuracy"], label, proba, np.arange(len(label)))
-    width = people.high - people.low
-    # Seven equal images a person carry no more than one: the interval is sqrt(7) times as wide.
-    assert width / (pictures.high - pictures.low) == pytest.approx(np.sqrt(7), rel=0.15)
+def test_interval_is_over_groups_not_images():
+    label, proba, group = simulated_groups(100, np.random.default_rng(0))
+    by_group = score_interval(METRICS["accuracy"], label, proba, group)
+    by_image = score_interval(METRICS["accuracy"], label, proba, np.arange(len(label)))
+    width = by_group.high - by_group.low
+    # Seven equal images of a group have as much information as one, so the interval over groups is
+    # sqrt(7) times as wide.
+    assert width / (by_image.high - by_image.low) == pytest.approx(np.sqrt(7), rel=0.15)
     assert width == pytest.approx(2 * 1.96 * np.sqrt(0.7 * 0.3 / 100), rel=0.2)
 
 
-def test_interval_covers_the_truth_about_as_often_as_it_says():
+def test_interval_covers_the_true_score_in_about_95_percent():
     rng = np.random.default_rng(1)
     hits = 0
     for _ in range(100):
-        interval = score_interval(METRICS["accuracy"], *world_of_people(60, rng))
+        interval = score_interval(METRICS["accuracy"], *simulated_groups(60, rng))
         hits += interval.low <= 0.7 <= interval.high
     assert hits >= 88  # binomial(100, 0.95) is below 88 once in a thousand
 
 
 @pytest.mark.parametrize("name", list(METRICS))
-def test_bootstrap_is_seeded_and_pairs(name):
-    label, proba, group = world_of_people(40, np.random.default_rng(2))
+def test_bootstrap_is_seeded_and_paired(name):
+    label, proba, group = simulated_groups(40, np.random.default_rng(2))
     proba = 0.9 * proba + 0.1 / 3
     scores = bootstrap_scores(METRICS[name], label, proba, group, seed=3)
     assert np.array_equal(scores, bootstrap_scores(METRICS[name], label, proba, group, seed=3))
@@ -148,12 +150,10 @@ def test_bootstrap_is_seeded_and_pairs(name):
 
 
 @pytest.mark.parametrize("name", list(METRICS))
-def test_a_resample_scores_its_rows(name):
-    """The scores of resamples against those of the very rows that were drawn; ties and missing
-    classes among them.
-    """
+def test_a_resample_has_the_score_of_its_rows(name):
+    """Scores of resamples equal those of the drawn rows, with ties and missing classes."""
     rng = np.random.default_rng(5)
-    label, proba, group = world_of_people(8, rng, per_person=2)
+    label, proba, group = simulated_groups(8, rng, group_size=2)
     proba = (proba + rng.integers(1, 3, proba.shape) / 8) / (1 + 3 / 8)
     proba /= proba.sum(axis=1, keepdims=True)
     scores = bootstrap_scores(METRICS[name], label, proba, group, seed=1)
@@ -164,17 +164,17 @@ def test_a_resample_scores_its_rows(name):
         assert score == pytest.approx(wanted, abs=1e-9, nan_ok=True)
 
 
-def test_knowing_one_attribute_only():
-    """Two equal halves of people per attribute value: guessing the rest right half the time."""
+def test_guesses_from_one_attribute():
+    """Each attribute value has two equally frequent classes, so half of the guesses are right."""
     rng = np.random.default_rng(0)
-    person_kind = rng.permutation(np.repeat([0, 1], 200))
+    group_kind = rng.permutation(np.repeat([0, 1], 200))
     group = np.repeat(np.arange(400), 3)
     value = np.tile([0, 1, 2], 400)
-    label = value * 2 + person_kind[group]
+    label = value * 2 + group_kind[group]
     value_of_class = np.arange(6) // 2
     guess = attribute_only_guess(label, group, value_of_class, rng=rng)
     assert np.array_equal(value_of_class[guess], value)
-    assert all(len(set((guess % 2)[group == person])) == 1 for person in range(20))
+    assert all(len(set((guess % 2)[group == one])) == 1 for one in range(20))
     low, mean, high = attribute_only_band(label, group, value_of_class, num_draws=100)
     assert mean == pytest.approx(0.5, abs=0.01)
     assert low == pytest.approx(1 / 3, abs=0.02)  # always the same kind: F1 of 2/3 and 0
@@ -182,13 +182,13 @@ def test_knowing_one_attribute_only():
     perfect = attribute_only_difference(Rows.of(label, group), np.eye(6)[label], value_of_class)
     assert perfect.value == pytest.approx(0.5, abs=0.02)
     assert perfect.low > 0
-    # One who guesses too has nothing over the guessers.
+    # Another guess is not better than the guesses.
     too = attribute_only_difference(Rows.of(label, group), np.eye(6)[guess], value_of_class)
     assert too.low <= 0 <= too.high
 
 
-def test_summary_counts_and_leaves_absent_classes_out():
-    label, proba, group = world_of_people(30, np.random.default_rng(0))
+def test_summary_leaves_out_classes_that_do_not_occur():
+    label, proba, group = simulated_groups(30, np.random.default_rng(0))
     wide = np.pad(proba, ((0, 0), (0, 2)))
     report = summarise(
         Rows.of(label, group, fold_N=group % 3),
@@ -206,8 +206,8 @@ def test_summary_counts_and_leaves_absent_classes_out():
     assert sum(fold["num_groups"] for fold in report["folds"]) == 30
 
 
-def test_repeats_are_scored_one_by_one_and_averaged():
-    label, proba, group = world_of_people(30, np.random.default_rng(0))
+def test_repeats_are_scored_separately_and_averaged():
+    label, proba, group = simulated_groups(30, np.random.default_rng(0))
     worse = np.roll(proba, 1, axis=0)
     both = (np.tile(label, 2), np.vstack([proba, worse]), np.tile(group, 2))
     repeat = np.repeat([0, 1], len(label))

@@ -100,7 +100,7 @@ def test_a_difference_is_found_and_named():
     assert result.differs
     assert result.auc > 0.8
     assert result.lost_S.argmax() == 1
-    assert result.alone_S[1] > 0.8
+    assert result.single_S[1] > 0.8
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -109,7 +109,7 @@ def test_a_few_people_who_are_only_themselves_are_no_difference(seed):
     too.
     """
     result = tell_apart(*people_and_test(np.random.default_rng(seed), num_test_people=8))
-    assert result.chance_D.max() > 0.6
+    assert result.chance_T.max() > 0.6
     assert not result.differs
 
 

@@ -1,4 +1,4 @@
-"""What many tests share: flags of a tiny run, and where real faces lie."""
+"""Constants of many tests: flags of a tiny run and the folder of a real data set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run folders changed by hand."""
+"""Changes to the files of run folders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from foldblend.runs.folder import write_json, write_table
 
 
 def edit_run(folder: Path, *, without: Sequence[str] = (), **changes: Any) -> None:
-    """Change what a run's run.json says, or take keys away."""
+    """Change keys of a run's run.json, or remove them."""
     info = json.loads((folder / "run.json").read_text()) | changes
     write_json(
         folder / "run.json", {key: value for key, value in info.items() if key not in without}
@@ -21,5 +21,5 @@ def edit_run(folder: Path, *, without: Sequence[str] = (), **changes: Any) -> No
 
 
 def edit_table(file: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
-    """Change a table on disk."""
+    """Replace a parquet table by a function of it."""
     write_table(file, change(pd.read_parquet(file)))

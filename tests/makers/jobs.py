@@ -13,7 +13,7 @@ from folds.data.manifest import Manifest
 from pipeline.config.resolved import resolved
 from pipeline.config.settings import make_config
 from pipeline.data.feeding import Feeder
-from pipeline.data.pictures import PictureSource
+from pipeline.data.images import ImageSource
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
 from pipeline.job import Prepared, TrainingJob
@@ -55,7 +55,7 @@ def fake_job(
         folder=folder,
         run=run,
         compute=compute,
-        feeder=Feeder(config, PictureSource(preprocess, "off"), compute),
+        feeder=Feeder(config, ImageSource(preprocess, "off"), compute),
         say=say,
         fold_key={},
         environment={},

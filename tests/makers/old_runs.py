@@ -1,9 +1,8 @@
-"""Runs as an earlier commit made them, by that commit's own code, to see that what users have goes
-on working.
+"""Runs made by the code of an earlier commit, to test that users' runs keep working.
 
     python -m tests.makers.old_runs FOLDER LAYOUT
 
-makes them in FOLDER, of a data set in the competition's layout.
+makes them in FOLDER, on a data set LAYOUT in the competition's layout.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class OldCode:
     """The source tree of an earlier commit, and its commands."""
 
     def __init__(self, folder: Path, commit: str = FIRST) -> None:
-        """Raises FileNotFoundError where the commit is not at hand, as in a shallow clone."""
+        """Extract a commit; raise FileNotFoundError if it is absent, as in a shallow clone."""
         done = subprocess.run(
             ["git", "archive", commit], cwd=ROOT, capture_output=True, check=False
         )
@@ -40,9 +39,7 @@ class OldCode:
             tree.extractall(folder, filter="data")
 
     def start(self, *words: object, log: Path) -> subprocess.Popen[bytes]:
-        """Start a command of that commit, such as run_cv.py or -m tta, with its own packages before
-        ours.
-        """
+        """Start a command of that commit, such as run_cv.py or -m tta, with its packages."""
         environment = os.environ | {"PYTHONPATH": str(self.folder)}
         command = [sys.executable, *map(str, words)]
         with log.open("ab") as file:
@@ -51,15 +48,13 @@ class OldCode:
             )
 
     def run(self, *words: object, log: Path) -> None:
-        """Run a command of that commit to its end."""
+        """Run a command of that commit and wait until it ends."""
         code = self.start(*words, log=log).wait()
         assert code == 0, log.read_text()
 
 
 def commands_of(folder: Path, layout: Path) -> dict[str, list[object]]:
-    """Return the flags of run_cv.py for each run; "whole" and "killed" are alike but in their
-    name.
-    """
+    """Return the flags of run_cv.py for each run; "whole" and "killed" differ in name only."""
     shared = [
         "--data",
         layout,
@@ -116,8 +111,8 @@ def _kill_in_mid_fold(code: OldCode, words: list[object], run: Path, log: Path) 
 def make_old_runs(folder: Path, layout: Path, *, commit: str = FIRST) -> Path:
     """Make runs with an earlier commit and return their folder, outputs/.
 
-    A plain run, one with TTA, a frozen one, one that was killed in mid-fold and the same unbroken;
-    further views of a run, and blends; in cache/ beside outputs/ what they cached.
+    There is a plain run, one with TTA, one with a frozen backbone, one killed in mid-fold, the same
+    without a kill, a TTA'd run and two blends. Their cache is the folder cache/ next to outputs/.
     """
     code = OldCode(folder / "code", commit)
     outputs = folder / "outputs"

@@ -1,4 +1,4 @@
-"""Evidence and saved views with other folds or labels."""
+"""Copies of evidence or saved views with other folds or labels."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ OnRows = TypeVar("OnRows", Evidence, SavedViews)
 
 
 def folded(one: OnRows, fold_N: np.ndarray) -> OnRows:
-    """The same in these folds."""
+    """Return a copy with these folds."""
     return dataclasses.replace(one, rows=one.rows.in_folds(fold_N))
 
 
 def relabelled(one: OnRows, label_N: np.ndarray) -> OnRows:
-    """The same with these labels."""
+    """Return a copy with these labels."""
     return dataclasses.replace(one, rows=dataclasses.replace(one.rows, label_N=label_N))

@@ -1,4 +1,4 @@
-"""Run folders of twelve images and three classes, written by hand; nothing is trained."""
+"""Run folders of twelve images and three classes, written without training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 from foldblend.runs.folder import FORMAT, with_logits, write_json, write_table
 
 CLASSES = ("cat", "dog", "owl")
-PEOPLE = [f"p{index // 2}" for index in range(12)]
+GROUPS = [f"p{index // 2}" for index in range(12)]
 LABELS = [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2]
 
 
@@ -21,14 +21,15 @@ def write_run(
     *,
     label=LABELS,
     label_raw=LABELS,
-    group=PEOPLE,
+    group=GROUPS,
     ids=None,
     config=None,
     shuffle=0,
     **info,
 ):
-    """A finished run of three classes and two kinds; `predicted` is one list of classes a
-    repeat.
+    """Write a finished run of three classes and an attribute with two values; return its folder.
+
+    `predicted` are the predicted classes, or a list of them per repeat.
     """
     ids = ids or [f"image {index:02d}" for index in range(len(label))]
     repeats = predicted if isinstance(predicted[0], list) else [predicted]
@@ -75,5 +76,5 @@ GPU = {"processor": "Abacus 9", "gpus": ["Big", "Small"]}
 
 
 def folds(*speeds, machine=CPU):
-    """What run.json says of folds of these speeds."""
+    """Return the folds of run.json with these speeds, in images per second."""
     return [{"infer_images_per_s": speed, "environment": machine} for speed in speeds]

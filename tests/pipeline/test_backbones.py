@@ -15,7 +15,7 @@ from pipeline.config.run import MachineConfig, ModelConfig
 from pipeline.config.settings import make_config
 from pipeline.data.augment import AUGMENTATIONS
 from pipeline.data.dataset import ImageDataset, train_loader
-from pipeline.data.pictures import PictureSource
+from pipeline.data.images import ImageSource
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute, compile_pays
 from pipeline.models.backbones import build_model, check_backbone, preprocess_of
@@ -157,7 +157,7 @@ def toy_loader(tmp_path, num=24):
     table = pd.DataFrame(
         {"image_id": [str(index) for index in range(num)], "path": paths, "label": labels}
     )
-    dataset = ImageDataset(table, PictureSource(preprocess, "off"), seed_parts=(0, 0))
+    dataset = ImageDataset(table, ImageSource(preprocess, "off"), seed_parts=(0, 0))
     return train_loader(dataset, table, batch_size=8, workers=0), preprocess
 
 

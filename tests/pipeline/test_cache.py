@@ -29,7 +29,7 @@ from pipeline.data.dataset import (
     resident_train_loader,
     train_loader,
 )
-from pipeline.data.pictures import PictureSource, Room, choose_cache, open_pictures
+from pipeline.data.images import ImageSource, Room, choose_cache, open_images
 from pipeline.data.preprocess import Preprocess
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -183,24 +183,24 @@ def test_records_of_another_process_are_opened_anew(store):
     assert len(pickle.dumps(records)) < 2000
     assert again.take(slice(None))[:, 0, 0].tolist() == [8, 7]
     (store.folder / "records").unlink()
-    with pytest.raises(UserError, match="removed or cut while in use"):
+    with pytest.raises(UserError, match="removed or truncated while in use"):
         pickle.loads(pickle.dumps(records))[0]
 
 
 @pytest.mark.parametrize(
     ("wanted", "passes", "room", "mode", "words"),
     [
-        ("auto", 9, Room(90 * GB, 90 * GB, None), "disk", "needed on a GPU"),
+        ("auto", 9, Room(90 * GB, 90 * GB, None), "disk", ""),
         ("auto", 9, Room(90 * GB, 90 * GB, 80 * GB), "device", "40%"),
         ("auto", 9, Room(90 * GB, 90 * GB, 9 * GB), "disk", "too large for the GPU"),
         ("auto", 9, Room(4 * GB, 90 * GB, None), "ram", "4.00 GB free"),
-        ("auto", 9, Room(4 * GB, 9 * GB, None), "off", "neither disk"),
-        ("auto", 9, Room(0, 9 * GB, 80 * GB), "off", "neither disk"),
-        ("auto", 1, Room(90 * GB, 90 * GB, 80 * GB), "off", "read once"),
-        ("disk", 1, Room(90 * GB, 90 * GB, None), "disk", "as asked"),
-        ("ram", 9, Room(0, 90 * GB, None), "ram", "as asked"),
-        ("device", 9, Room(0, 90 * GB, None), "device", "as asked"),
-        ("off", 9, Room(0, 0, None), "off", "as asked"),
+        ("auto", 9, Room(4 * GB, 9 * GB, None), "off", "neither on disk"),
+        ("auto", 9, Room(0, 9 * GB, 80 * GB), "off", "neither on disk"),
+        ("auto", 1, Room(90 * GB, 90 * GB, 80 * GB), "off", "read only once"),
+        ("disk", 1, Room(90 * GB, 90 * GB, None), "disk", "--cache disk"),
+        ("ram", 9, Room(0, 90 * GB, None), "ram", "--cache ram"),
+        ("device", 9, Room(0, 90 * GB, None), "device", "--cache device"),
+        ("off", 9, Room(0, 0, None), "off", "--cache off"),
     ],
 )
 def test_choice_of_cache(wanted, passes, room, mode, words):
@@ -211,7 +211,7 @@ def test_choice_of_cache(wanted, passes, room, mode, words):
 
 def test_a_cache_that_does_not_fit_is_refused_and_one_that_is_there_needs_no_room():
     for wanted in ("disk", "ram", "device"):
-        with pytest.raises(UserError, match=f"--cache {wanted}: 5.00 GB do not fit"):
+        with pytest.raises(UserError, match=f"--cache {wanted}: needs 5.00 GB"):
             choose_cache(wanted, size=5 * GB, missing=5 * GB, passes=2, room=Room(GB, GB, GB))
     assert (
         choose_cache("disk", size=5 * GB, missing=0, passes=2, room=Room(0, 0, None))[0] == "disk"
@@ -226,7 +226,7 @@ def tables(tiny_layout):
 
 def opened(tables, tmp_path, cache, preprocess=PREPROCESS, said=None):
     say = (lambda _: None) if said is None else said.append
-    return open_pictures(
+    return open_images(
         tables,
         preprocess,
         cache=cache,
@@ -242,7 +242,7 @@ def test_cached_pictures_are_the_decoded_ones(tables, tmp_path, cache):
     said = []
     source = opened(tables, tmp_path, cache, said=said)
     assert source.mode == cache
-    assert "126 images at 24x32" in said[0]
+    assert "126 decoded images at 24x32" in said[0]
     for table in tables:
         rows = table.iloc[::-3]
         for picture, path in zip(source.of(rows), rows["path"], strict=True):
@@ -274,7 +274,7 @@ def test_a_second_run_decodes_nothing_and_a_new_picture_is_decoded_alone(
 
 
 def _with_test(known, tables):
-    from pipeline.data.pictures import _keys
+    from pipeline.data.images import _keys
 
     return known | {*_keys(tables[1])}
 
@@ -343,7 +343,7 @@ def test_a_picture_drawn_twice_in_an_epoch_is_augmented_twice(tables, tmp_path):
     train = ImageDataset(
         table, source, random_crop=True, seed_parts=(0,), augment=build_augmentation("default")
     )
-    seen = {train.picture(0, 3, draw).tobytes() for draw in range(8)}
+    seen = {train.image(0, 3, draw).tobytes() for draw in range(8)}
     assert len(seen) == 8
     odds_N = np.full(len(table), 0.1 / (len(table) - 1))
     odds_N[3] = 0.9
@@ -358,15 +358,15 @@ def test_random_crops_in_training_central_ones_otherwise(tables, tmp_path):
     stored = source.of(table)[0]
     windows = {stored[y : y + 32, x : x + 24].tobytes() for y in range(9) for x in range(7)}
     train = ImageDataset(table, source, random_crop=True, seed_parts=(0,))
-    seen = {train.picture(epoch, 0).tobytes() for epoch in range(30)}
+    seen = {train.image(epoch, 0).tobytes() for epoch in range(30)}
     assert seen <= windows
     assert len(seen) > 10
-    assert np.array_equal(ImageDataset(table, source).picture(0, 0), stored[4:36, 3:27])
+    assert np.array_equal(ImageDataset(table, source).image(0, 0), stored[4:36, 3:27])
 
 
 def test_off_reads_files(tables, tmp_path):
     source = opened(tables, tmp_path, "off")
-    assert isinstance(source, PictureSource)
+    assert isinstance(source, ImageSource)
     assert np.array_equal(source.of(tables[0])[3], PREPROCESS.load(tables[0]["path"][3]))
     assert not (tmp_path / "pictures").exists()
 

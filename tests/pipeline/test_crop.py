@@ -156,7 +156,7 @@ def test_center_cuts_the_middle_of_the_upright_picture(tmp_path):
     assert np.array_equal(
         read_image(lying, cropped.train["box"][0]), read_image(lying)[20:60, 10:30]
     )
-    assert note == "centre crop: the middle 50 % of each image's width and height"
+    assert note == "centre crop: the central 50 % of each image's width and height"
     assert not (tmp_path / "cache").exists()
 
 
@@ -179,10 +179,10 @@ def test_boxes_of_the_manifest_stay(tmp_path, name):
             "face",
             0.5,
             True,
-            r"--crop face: --box-cols already says what to crop to; leave one of the two out",
+            r"--crop face: the data already has boxes \(--box-cols\); leave one of the two out",
         ),
-        ("center", 0.5, True, r"--crop center: --box-cols already"),
-        ("whole", 0.5, True, r"--crop whole: --box-cols already"),
+        ("center", 0.5, True, r"--crop center: the data already has boxes"),
+        ("whole", 0.5, True, r"--crop whole: the data already has boxes"),
         (
             "box",
             0.5,
@@ -221,7 +221,7 @@ def test_face_is_in_the_middle_of_a_crop_in_the_shape_of_the_picture(tmp_path, a
     # 60 of 320 high, which is more of the image than 40 of 240 wide; half as much again is
     # 0.28125 of either side, 67.5 x 90, about the middle of the square, 3 pixels higher.
     assert cropped.train["box"].tolist() == [(46, 62, 114, 152)]
-    assert note == "face crop: a face was found in each of 1 image"
+    assert note == "face crop: a face was found in every image (1)"
     assert asked == [(320, 320, 3)]
 
 
@@ -252,15 +252,13 @@ def test_without_a_face_the_centre_is_taken_and_it_is_said_how_often(tmp_path, a
     ]
     manifest = manifest_of([draw(tmp_path / "face.png"), blank[0]], [blank[1]])
     cropped, note = crop(manifest, "face", tmp_path)
-    assert (
-        note == "face crop: no face found in 2 of 3 images, those are cropped to the centre (50 %)"
-    )
+    assert note == "face crop: no face found in 2 of 3 images, cropped to the central 50 % instead"
     centred, _ = crop(manifest, "center", tmp_path)
     assert cropped.train["box"][0] == centred.train["box"][0]
     assert cropped.train["box"][1] != centred.train["box"][1]
     assert cropped.test["box"].tolist() == centred.test["box"].tolist()
     _, note = crop(manifest_of([draw(tmp_path / "face.png"), blank[0]]), "face", tmp_path)
-    assert note == "face crop: no face found in 1 of 2 images, that is cropped to the centre (50 %)"
+    assert note == "face crop: no face found in 1 of 2 images, cropped to the central 50 % instead"
 
 
 def test_each_picture_is_looked_at_once(tmp_path, asked):

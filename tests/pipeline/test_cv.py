@@ -423,7 +423,7 @@ def test_a_person_in_two_folds_of_folds_csv_is_a_hard_stop(runs_copy, tiny_layou
         return table
 
     edit_csv(runs_copy / "alpha" / "folds.csv", tear)
-    with pytest.raises(UserError, match=r"alpha/folds.csv: group .* stands in more than one fold"):
+    with pytest.raises(UserError, match=r"alpha/folds.csv: group .* is in more than one fold"):
         alpha_again(tiny_layout, runs_copy)
 
 

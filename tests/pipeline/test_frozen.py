@@ -23,8 +23,10 @@ from pipeline.config.run import ModelConfig
 from pipeline.config.settings import make_config
 from pipeline.config.train import parse_l2
 from pipeline.cv import cross_validate
+from pipeline.frozen.axes import own_scales, principal_axes
+from pipeline.frozen.choose_l2 import choose_l2
 from pipeline.frozen.features import Backbone, Features
-from pipeline.frozen.linear_heads import choose_l2, fit_heads, own_scales, principal_axes
+from pipeline.frozen.linear_heads import fit_heads
 from pipeline.models.backbones import build_model, check_backbone, preprocess_of
 from tests.makers.constants import TINY
 from tests.makers.jobs import fake_job
@@ -66,7 +68,7 @@ def test_axes_are_uncorrelated_and_of_unit_length_on_average(dims):
     axes = principal_axes(features.astype(np.float32))
     rows = axes.of(features)
     covariance = rows.T @ rows / len(rows)
-    np.testing.assert_allclose(covariance, np.diag(axes.variance_K), atol=1e-6)
+    np.testing.assert_allclose(covariance, np.diag(axes.variance_X), atol=1e-6)
     assert (rows**2).sum(axis=1).mean() == pytest.approx(1, abs=1e-5)
     scale = np.sqrt(((features - features.mean(0)) ** 2).sum(1).mean())
     np.testing.assert_allclose(
@@ -83,7 +85,7 @@ def test_heads_are_scikit_learns_whatever_their_company(dims):
     rows = axes.of(features)
     weight = np.stack([group % 3 != 0, group % 3 != 1, np.where(group % 2, 0.5, 1.0)]).astype(float)
     l2 = np.array([0.3, 0.03, 1.0])
-    common = {"num_classes": 4, "variance_K": axes.variance_K}
+    common = {"num_classes": 4, "variance_X": axes.variance_X}
     heads = fit_heads(rows, label, weight, l2, **common)
     for problem in range(3):
         model = LogisticRegression(C=1 / l2[problem], max_iter=50_000, tol=1e-11)
@@ -103,7 +105,7 @@ def test_a_row_of_no_weight_has_no_say():
     rows = axes.of(features)
     weight = np.ones((1, 120))
     weight[0, :60] = 0
-    common = {"num_classes": 4, "variance_K": axes.variance_K}
+    common = {"num_classes": 4, "variance_X": axes.variance_X}
     one = fit_heads(rows, label, weight, np.array([0.3]), **common)
     other = fit_heads(
         rows,
@@ -112,7 +114,7 @@ def test_a_row_of_no_weight_has_no_say():
         np.array([0.3]),
         **common,
     )
-    assert np.array_equal(one.weight_PKC, other.weight_PKC)
+    assert np.array_equal(one.weight_ZXC, other.weight_ZXC)
 
 
 def test_a_class_without_training_rows_is_finite_and_never_wins():
@@ -121,7 +123,7 @@ def test_a_class_without_training_rows_is_finite_and_never_wins():
     rows = axes.of(features)
     weight = np.stack([label != 2, label >= 0]).astype(float)
     heads = fit_heads(
-        rows, label, weight, np.array([0.1, 0.1]), num_classes=6, variance_K=axes.variance_K
+        rows, label, weight, np.array([0.1, 0.1]), num_classes=6, variance_X=axes.variance_X
     )
     for problem, present in enumerate(([0, 1, 3], [0, 1, 2, 3])):
         logits = heads.logits(rows * 9, problem)
@@ -142,7 +144,7 @@ def test_strength_is_chosen_by_log_loss_within_each_problems_own_groups():
     rows = axes.of(features)
     weight = np.stack([group % 4 != 0, group % 4 != 1]).astype(float)
     strengths = (10.0, 1.0, 0.01)
-    common = {"seed": 5, "num_classes": 4, "variance_K": axes.variance_K}
+    common = {"seed": 5, "num_classes": 4, "variance_X": axes.variance_X}
     chosen, loss = choose_l2(rows, label, group, weight, strengths, **common)
     for problem in range(2):
         used = weight[problem] > 0
@@ -191,7 +193,7 @@ def test_run_folder_is_like_any_other(run, alpha):
     assert run.oof["image_id"].tolist() == alpha.oof["image_id"].tolist()
     assert run.oof["fold"].tolist() == alpha.oof["fold"].tolist()
     assert run.info["status"] == "done"
-    assert "frozen, a linear head a fold, L2 0.3, 0.3" in " ".join(
+    assert "frozen backbone, one linear head per fold, L2 penalty 0.3, 0.3" in " ".join(
         (run.path / "report.txt").read_text().split()
     )
     assert json.loads((run.path / "fold_1" / "done.json").read_text())["l2"] == 0.3
@@ -279,7 +281,7 @@ def test_a_second_run_passes_no_picture_through_the_backbone(tiny_layout, tmp_pa
     del said[:]
     monkeypatch.setattr("pipeline.frozen.features.Features._compute", None)
     two = frozen(tiny_layout, tmp_path / "two", said, **cache)
-    assert "126 kept from before" in " ".join(said)
+    assert "126 of them from the cache" in " ".join(said)
     pd.testing.assert_frame_equal(one.oof, two.oof, check_exact=True)
     assert [fold["infer_images_per_s"] for fold in two.info["folds"]] == [
         speed
@@ -344,7 +346,7 @@ def test_held_out_features_have_no_say(tmp_path):
         other = features + moved * (weight[0] == 0)[:, None]
         axes = principal_axes(other)
         rows = axes.of(other)
-        common = {"num_classes": 4, "variance_K": axes.variance_K}
+        common = {"num_classes": 4, "variance_X": axes.variance_X}
         l2, _ = choose_l2(rows, label, group, weight, (1.0, 0.1), seed=0, **common)
         fitted = fit_heads(rows, label, weight, l2 * own_scales(rows, weight), **common)
         heads.append(centred(fitted.logits(rows[weight[0] > 0], 0)))

@@ -174,7 +174,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_step():
     list(fit.epochs(loader))
     assert fit.micro_batch == 3
     assert len(said) == 2  # 12 -> 6 -> 3, once for all steps
-    assert "3 images a forward pass, still 12 a step" in said[-1]
+    assert "3 images per forward pass, still 12 per step" in said[-1]
     assert "batch norm" in said[-1]
     assert torch.allclose(model.linear.weight, trained(loader, batch_size=12), atol=1e-7)
 

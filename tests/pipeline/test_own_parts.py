@@ -195,7 +195,7 @@ def test_names_without_a_colon_are_the_registrys():
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--loss", "f1", "--mixup", "0.2"], ["--loss f1 with --mixup", "whole images"]),
+        (["--loss", "f1", "--mixup", "0.2"], ["--loss f1 with --mixup", "whole labels"]),
         (["--loss", "0.5*ce+0.5*f1", "--cutmix", "1"], ["with --cutmix"]),
         (
             ["--logit-adjust", "1", "--sampler", "balanced"],
@@ -250,17 +250,17 @@ def decided(argv):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--focal-gamma", "3"], "--focal-gamma does nothing here: it needs --loss focal"),
-        (["--model-ema-decay", "0.9"], "--model-ema-decay does nothing here: it needs --model-ema"),
-        (["--sched", "onecycle", "--min-lr", "1e-5"], "--min-lr does nothing here"),
-        (["--loss", "f1", "--smoothing", "0.3"], "--smoothing does nothing here"),
+        (["--focal-gamma", "3"], "--focal-gamma has no effect here: it needs --loss focal"),
+        (["--model-ema-decay", "0.9"], "--model-ema-decay has no effect here: it needs --model-ema"),
+        (["--sched", "onecycle", "--min-lr", "1e-5"], "--min-lr has no effect here"),
+        (["--loss", "f1", "--smoothing", "0.3"], "--smoothing has no effect here"),
         (
             ["--finetune", "head", "--mixup", "0.2"],
-            "--mixup does nothing here: it needs another --finetune",
+            "--mixup has no effect here: it needs a --finetune other than head",
         ),
-        (["--finetune", "head", "--clip-grad", "1"], "--clip-grad does nothing here"),
-        (["--average-last", "9", "--epochs", "3"], "the mean is of all"),
-        (["--loss", "f1", "--grad-accum-steps", "2"], "F1 is that of each batch"),
+        (["--finetune", "head", "--clip-grad", "1"], "--clip-grad has no effect here"),
+        (["--average-last", "9", "--epochs", "3"], "so all are averaged"),
+        (["--loss", "f1", "--grad-accum-steps", "2"], "F1 is computed per batch"),
     ],
 )
 def test_flags_that_do_nothing_are_named(flags, words):

@@ -6,9 +6,9 @@ import pickle
 
 import pytest
 
+from foldblend.progress import duration
 from pipeline.watch import progress as module
 from pipeline.watch.progress import FoldProgress, Progress
-from reports.text import duration
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_process_that_does_folds_for_another_tells_it():
 def test_it_travels_without_its_bars():
     again = pickle.loads(pickle.dumps(Progress(7)))
     again.expect(3)
-    assert again.bar is None
+    assert again.task is None
 
 
 @pytest.mark.parametrize(

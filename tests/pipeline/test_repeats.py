@@ -143,7 +143,7 @@ def test_fold_files_that_cannot_be_used(tmp_path):
     refused({"image_id": list("abcd"), "fold": [0, 0, "one", 1]}, "'fold'", "line 4")
     refused({"image_id": list("abcd"), "fold": [0, 0, -1, 1]}, "'fold'", "line 4")
     refused({"image_id": list("abcd"), "fold": [0, 0, 10**30, 1]}, "'fold'", "line 4")
-    refused({"image_id": list("abcd"), "fold": [0, 0, 0, 0]}, "one fold only")
+    refused({"image_id": list("abcd"), "fold": [0, 0, 0, 0]}, "only one fold")
     refused({"image_id": list("abcd"), "part": [0, 0, 1, 1]}, "no column fold", "part")
     refused({"image_id": [], "fold": []}, "no rows")
     refused(

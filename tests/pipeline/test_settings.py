@@ -31,7 +31,7 @@ def parse(*argv):
 
 
 def test_every_flag_of_training_is_explained_with_its_paper():
-    text = (ROOT / "docs" / "levers.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     groups = (TrainConfig, LossConfig, AugmentConfig)
     names = [field.name for group in groups for field in dataclasses.fields(group)]
     assert not [name for name in names if flag_name(name) not in text]

@@ -1,4 +1,4 @@
-"""What a fold reports, read back from what TensorBoard and wandb wrote."""
+"""Logs of a fold, read back from the files of TensorBoard and wandb."""
 
 import hashlib
 import io
@@ -33,49 +33,49 @@ NAMES = ["bare", "worn $wrongly$_", "x" * 99, "two\nlines"]
 
 
 def generators() -> str:
-    """Hash of the state of every generator that others share."""
+    """Return a hash of the state of every global random generator."""
     states = (random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist())
     return hashlib.sha256(repr(states).encode()).hexdigest()
 
 
-def open_board(
-    folder: Path, *, use_wandb: bool = False, purge_step: int = 0, say=print
-) -> Trackers:
+def open_backends(folder: Path, *, use_wandb: bool = False, purge_step: int = 0) -> Trackers:
     options = {
         "run_name": "run",
         "fold_title": "fold_0",
         "run_id": tracking_id("run", {"data": "1"}, 0),
     }
-    return open_trackers(folder, **options, use_wandb=use_wandb, purge_step=purge_step, say=say)
+    return open_trackers(folder, **options, use_wandb=use_wandb, purge_step=purge_step)
 
 
 def read(folder: Path) -> EventAccumulator:
     return EventAccumulator(str(folder / "tb")).Reload()
 
 
-def some_pictures(num: int) -> np.ndarray:
+def some_images(num: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (num, 32, 24, 3), dtype=np.uint8)
 
 
-def report_everything(board: Trackers) -> None:
-    board.scalars({"train/loss": 0.5, "val/f1_macro": 0.25}, 0)
-    board.pictures("train/batch", some_pictures(5), None, 0)
-    board.pictures("val/worst", some_pictures(2), ["true a\npredicted b"] * 2, 0)
-    board.pictures("val/none", some_pictures(0), [], 0)
-    board.confusion("val/confusion", np.diag([3, 0, 1, 2]), NAMES, 0)
-    board.hparams(
+def log_everything(trackers: Trackers) -> None:
+    trackers.scalars({"train/loss": 0.5, "val/f1_macro": 0.25}, 0)
+    trackers.images("train/batch", some_images(5), None, 0)
+    trackers.images("val/worst", some_images(2), ["true a\npredicted b"] * 2, 0)
+    trackers.images("val/none", some_images(0), [], 0)
+    trackers.confusion("val/confusion", np.diag([3, 0, 1, 2]), NAMES, 0)
+    trackers.hparams(
         {"lr": 0.1, "ema": True, "drop_path": None, "tta": ("hflip",), "b": 8}, {"f1_macro": 0.5}
     )
 
 
-def test_everything_is_read_back_and_no_generator_moves(tmp_path):
+def test_everything_is_read_back_and_no_generator_changes(tmp_path):
     before = generators()
-    with open_board(tmp_path) as board:
-        report_everything(board)
+    with open_backends(tmp_path) as trackers:
+        log_everything(trackers)
     assert generators() == before
     events = read(tmp_path)
     assert [one.name for one in tmp_path.iterdir()] == ["tb"]
-    assert [one.is_file() for one in (tmp_path / "tb").iterdir()] == [True]  # no run within the run
+    assert [one.is_file() for one in (tmp_path / "tb").iterdir()] == [
+        True
+    ]  # add_hparams would add a subfolder
     assert set(events.Tags()["scalars"]) == {"train/loss", "val/f1_macro", "hparam/f1_macro"}
     assert set(events.Tags()["images"]) == {"train/batch", "val/worst", "val/confusion"}
     shown = Image.open(io.BytesIO(events.Images("train/batch")[0].encoded_image_string))
@@ -86,14 +86,15 @@ def test_everything_is_read_back_and_no_generator_moves(tmp_path):
         assert word in content["_hparams_/session_start_info"], word
 
 
-def test_a_continued_fold_replaces_what_it_repeats(tmp_path, monkeypatch):
-    clock = itertools.count(1_000_000_000)  # files are told apart by the second
+def test_a_continued_fold_replaces_the_points_of_repeated_steps(tmp_path, monkeypatch):
+    # Event files are named by the second in which they are opened.
+    clock = itertools.count(1_000_000_000)
     monkeypatch.setattr(event_files, "time", SimpleNamespace(time=lambda: next(clock)))
     for purge_step, steps, value in ((0, (0, 1, 2, 3), 1.0), (2, (2,), 9.0)):
-        with open_board(tmp_path, purge_step=purge_step) as board:
+        with open_backends(tmp_path, purge_step=purge_step) as trackers:
             for step in steps:
-                board.scalars({"train/loss": value}, step)
-                board.pictures("train/batch", some_pictures(1), None, step)
+                trackers.scalars({"train/loss": value}, step)
+                trackers.images("train/batch", some_images(1), None, step)
     events = read(tmp_path)
     assert [(one.step, one.value) for one in events.Scalars("train/loss")] == [
         (0, 1.0),
@@ -104,18 +105,18 @@ def test_a_continued_fold_replaces_what_it_repeats(tmp_path, monkeypatch):
 
 
 def test_scalars_are_on_disk_at_once(tmp_path):
-    board = open_board(tmp_path)
-    board.scalars({"train/loss": 0.5}, 3)
+    trackers = open_backends(tmp_path)
+    trackers.scalars({"train/loss": 0.5}, 3)
     assert [one.step for one in read(tmp_path).Scalars("train/loss")] == [3]
-    board.close()
+    trackers.close()
 
 
-def test_without_boards_nothing_happens():
-    with Trackers() as board:
-        report_everything(board)
+def test_without_backends_nothing_happens():
+    with Trackers() as trackers:
+        log_everything(trackers)
 
 
-def test_worst_mistakes_surest_first():
+def test_worst_mistakes_most_confident_first():
     proba_NC = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7], [0.6, 0.4], [0.2, 0.8]])
     label_N = np.array([0, 0, 0, 1, 1, 0])
     assert worst_mistakes(label_N, proba_NC, 9).tolist() == [2, 5, 1, 4]
@@ -123,8 +124,8 @@ def test_worst_mistakes_surest_first():
     assert worst_mistakes(proba_NC.argmax(1), proba_NC, 9).tolist() == []
 
 
-def test_tiles_are_where_they_belong():
-    images = some_pictures(3)
+def test_position_of_tiles():
+    images = some_images(3)
     sheet = tile(images, None, 2)
     assert sheet.shape == (2 * (32 + GAP) + GAP, 2 * (24 + GAP) + GAP, 3)
     for index, (top, left) in enumerate(((GAP, GAP), (GAP, 2 * GAP + 24), (2 * GAP + 32, GAP))):
@@ -141,22 +142,22 @@ def test_tiles_are_where_they_belong():
 @pytest.mark.parametrize(
     ("size", "expected"), [((128, 96), (128, 96)), ((300, 600), (96, 192)), ((8, 4), (112, 56))]
 )
-def test_pictures_get_a_size_for_captions(size, expected):
+def test_small_images_are_enlarged_for_captions(size, expected):
     assert legible(np.zeros((2, *size, 3), np.uint8)).shape == (2, *expected, 3)
 
 
 def test_confusion():
     counts = confusion_counts(np.array([0, 0, 3, 3]), np.array([0, 1, 3, 0]), 4)
     assert counts.tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 1]]
-    picture = confusion_picture(counts, NAMES)
-    assert picture.dtype == np.uint8
-    assert picture.shape[2] == 3
+    image = confusion_picture(counts, NAMES)
+    assert image.dtype == np.uint8
+    assert image.shape[2] == 3
     assert confusion_picture(
         np.eye(100, dtype=int), [str(number) for number in range(100)]
     ).shape == (1100, 1100, 3)
 
 
-def test_attribute_scores_are_the_reports():
+def test_attribute_scores_equal_those_of_the_report():
     rng = np.random.default_rng(3)
     attributes = [
         Attribute(name="gender", values=("male", "female"), of_class=(0, 0, 1, 1)),
@@ -175,7 +176,7 @@ def test_attribute_scores_are_the_reports():
     assert len(expected) == 2
 
 
-def test_a_folds_id_is_its_own():
+def test_fold_ids_differ_by_run_key_and_fold():
     key = {"data": "1", "config": "2"}
     again = tracking_id("run", dict(reversed(key.items())), 0)
     others = [
@@ -190,10 +191,10 @@ def test_a_folds_id_is_its_own():
 @pytest.mark.parametrize(
     "present", [None, SimpleNamespace()], ids=["missing", "only a folder of that name"]
 )
-def test_without_wandb_the_error_names_the_cure(tmp_path, monkeypatch, present):
+def test_without_wandb_the_error_says_how_to_install_it(tmp_path, monkeypatch, present):
     monkeypatch.setitem(sys.modules, "wandb", present)
     with pytest.raises(UserError, match=r"--wandb: .*pip install wandb"):
-        open_board(tmp_path, use_wandb=True)
+        open_backends(tmp_path, use_wandb=True)
     assert not (tmp_path / "tb").exists()
 
 
@@ -207,7 +208,7 @@ def test_a_refusal_by_wandb_is_one_line(tmp_path, monkeypatch):
     fake = SimpleNamespace(init=init, Settings=dict, errors=SimpleNamespace(Error=Refusal))
     monkeypatch.setitem(sys.modules, "wandb", fake)
     with pytest.raises(UserError, match=r"^--wandb: no API key second line; .*WANDB_MODE=offline$"):
-        open_board(tmp_path, use_wandb=True)
+        open_backends(tmp_path, use_wandb=True)
 
 
 def test_wandb_offline(tmp_path, monkeypatch):
@@ -226,8 +227,8 @@ def test_wandb_offline(tmp_path, monkeypatch):
         pytest.skip(str(error))
     before = generators()
     try:
-        with open_board(tmp_path / "fold_0", use_wandb=True) as board:
-            report_everything(board)
+        with open_backends(tmp_path / "fold_0", use_wandb=True) as trackers:
+            log_everything(trackers)
     finally:
         wandb.teardown()
     assert generators() == before

@@ -208,16 +208,16 @@ def test_runs_that_cannot_be_seen_again(runs_copy, tmp_path):
         for word in words:
             assert word in said
 
-    refused("no run", folder=tmp_path)
+    refused("not a run folder", folder=tmp_path)
     refused("changes no pixel", names=("xshift:0.001",))
     checkpoint = beta / "fold_1" / "best.safetensors"
     state = safetensors.torch.load_file(checkpoint)
     kept = checkpoint.read_bytes()
     name = next(iter(state))
     safetensors.torch.save_file(state | {name: state[name] + 1}, checkpoint)
-    refused("fold_1/best.safetensors", "not what the fold wrote")
+    refused("fold_1/best.safetensors", "has changed since training")
     checkpoint.unlink()
-    refused("fold_1/best.safetensors", "no such checkpoint")
+    refused("fold_1/best.safetensors", "the checkpoint is missing")
     checkpoint.write_bytes(kept)
     (beta / "fold_1" / "done.json").unlink()
     refused("fold 1 is not finished", "run_cv.py")

@@ -12,7 +12,7 @@ from foldblend.runs.run import Run
 from leaderboard import main as leaderboard
 from reports.run.report import write_report
 from tests.makers.constants import LONDON
-from tests.makers.drawn_runs import write_drawn_run
+from tests.makers.synthetic_runs import write_synthetic_run
 
 CHROMIUM = (
     os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
@@ -246,7 +246,7 @@ def test_it_is_readable_on_a_phone_in_the_dark_and_printed(london, open_page):
 
 def test_names_with_html_in_them_are_text_to_a_browser(open_page, tmp_path):
     names = [*NASTY, *[f"class {index}" for index in range(3, 18)]]
-    folder = write_drawn_run(tmp_path / "run", num_people=12, names=names)
+    folder = write_synthetic_run(tmp_path / "run", num_people=12, names=names)
     info = json.loads((folder / "run.json").read_text())
     info["attributes"][0] |= {"name": NASTY[0], "values": NASTY}
     (folder / "run.json").write_text(json.dumps(info))
@@ -266,7 +266,7 @@ def board(tmp_path_factory):
     """The leaderboard of three runs."""
     root = tmp_path_factory.mktemp("board")
     for name, strength in (("middle", 1.0), ("best", 2.0), ("worst", 0.3)):
-        write_drawn_run(root / name, num_people=40, strength=strength)
+        write_synthetic_run(root / name, num_people=40, strength=strength)
     names = [str(root / name) for name in ("middle", "best", "worst")]
     assert leaderboard([*names, "--page", str(root / "leaderboard.html")]) == 0
     return root / "leaderboard.html"

@@ -24,7 +24,7 @@ from reports.board import text as board_text
 from reports.board.leaderboard import find_runs, leaderboard, rank
 from reports.board.page import board_page
 from tests.makers.constants import TINY
-from tests.makers.small_runs import LABELS, PEOPLE, write_run
+from tests.makers.small_runs import GROUPS, LABELS, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
 NASTY = "<script>alert('x')<!--\"&amp;"
@@ -189,7 +189,7 @@ def test_where_less_is_better_the_least_is_best():
 def test_groups_are_joined_where_a_run_joins_them(tmp_path):
     one = write_run(tmp_path / "one", wrong(0))
     other = write_run(
-        tmp_path / "other", wrong(1), group=["p0"] * 4 + PEOPLE[4:]
+        tmp_path / "other", wrong(1), group=["p0"] * 4 + GROUPS[4:]
     )  # p1 is p0 as well
     board = board_of(one, other)
     assert board["num_groups"] == 5
@@ -283,11 +283,11 @@ def test_what_cannot_be_scored_is_skipped_and_said(tmp_path, board_command):
         "damaged": "not valid JSON",
         "torn": "cannot be read",
         "short": "1 are missing (image 00)",
-        "strange": "label_raw is not always one of the 3 classes",
+        "strange": "label_raw has values outside the 3 classes",
         "old": "lacks num_repeats",
-        "empty": "no run",
+        "empty": "not a run folder",
         "good": "named twice",
-        "x*": "no run",
+        "x*": "not a run folder",
     }.items():
         why = re.escape(why.replace(" ", ""))
         assert re.search(

@@ -24,7 +24,7 @@ from reports.run.gallery import Pictures, Predictions, gallery_data, rows_by_int
 from reports.run.report import predictions, write_report
 from reports.run.thumbnails import pictures_of
 from reports.text import WIDTH, table
-from tests.makers.drawn_runs import write_drawn_run
+from tests.makers.synthetic_runs import write_synthetic_run
 
 NASTY = [
     "</script><script>alert(1)</script>",
@@ -68,7 +68,7 @@ def drawn(tmp_path_factory):
     for index in range(3):
         paths.append(root / f"image {index}.jpg")
         cv2.imwrite(str(paths[-1]), np.full((60 + 200 * index, 90, 3), 80 * index, np.uint8))
-    run = Run(write_drawn_run(root / "run", num_people=30, num_test=20, paths=paths))
+    run = Run(write_synthetic_run(root / "run", num_people=30, num_test=20, paths=paths))
     return run, write_report(run)
 
 
@@ -197,7 +197,7 @@ def test_the_page_loads_nothing_and_runs_only_its_own_script(drawn):
 
 def test_names_with_html_in_them_show_as_text(tmp_path):
     names = [*NASTY, *[f"class {index}" for index in range(3, 18)]]
-    folder = write_drawn_run(tmp_path / "<i>run & co", num_people=25, names=names)
+    folder = write_synthetic_run(tmp_path / "<i>run & co", num_people=25, names=names)
     info = json.loads((folder / "run.json").read_text())
     info["attributes"][0] |= {"name": NASTY[0], "values": NASTY}
     info["notes"] = [NASTY[1]]
@@ -444,7 +444,7 @@ def test_nothing_is_cut_and_nothing_is_obeyed(run_copy):
 
 
 def test_many_classes(tmp_path):
-    run = Run(write_drawn_run(tmp_path / "run", num_people=20))
+    run = Run(write_synthetic_run(tmp_path / "run", num_people=20))
     table = run.oof
     extra = pd.DataFrame(
         np.full((len(table), 42), -9, np.float32),

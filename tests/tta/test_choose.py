@@ -1,5 +1,6 @@
-"""Weights and policies of views: planted answers are found, luck is not, and no label reaches its
-own logits.
+"""Tests of weights and policies of views.
+
+Planted effects are found, chance effects are not, and no label influences its own logits.
 """
 
 import json
@@ -21,19 +22,21 @@ from tta.learn import WEIGHTINGS, fit_class_weights, fit_view_weights
 from tta.merge import mean_logit
 from tta.policy import IDENTITY, Policy, SavedViews
 
-NUM_PICTURES = 7
+NUM_IMAGES = 7
 
 
-def world(kinds, *, num_people=100, num_classes=4, seed=0, num_present=None):
-    """Views of images of people: errors are a person's and an image's for the most part, the
-    rest a view's own.
+def simulated(kinds, *, num_groups=100, num_classes=4, seed=0, num_present=None):
+    """Return simulated logits of views of groups of images.
+
+    Most of the error is common to all images of a group or to all views of an image; the rest
+    differs between views.
     """
     rng = np.random.default_rng(seed)
-    num = num_people * NUM_PICTURES
-    group = np.repeat([f"person {index}" for index in range(num_people)], NUM_PICTURES)
+    num = num_groups * NUM_IMAGES
+    group = np.repeat([f"group {index}" for index in range(num_groups)], NUM_IMAGES)
     label = rng.integers(num_present or num_classes, size=num)
     truth = 2.0 * np.eye(num_classes)[label]
-    common = rng.normal(size=(num_people, num_classes)).repeat(NUM_PICTURES, axis=0) * 0.4
+    common = rng.normal(size=(num_groups, num_classes)).repeat(NUM_IMAGES, axis=0) * 0.4
     common += rng.normal(size=(num, num_classes)) * 0.5
     first = rng.normal(size=(num, num_classes))
     sees = {
@@ -53,7 +56,7 @@ def fold_of(saved, num_folds=4):
 
 
 def planted(weights, *, num=4000, num_classes=4, seed=0):
-    """Logits of views, and labels drawn from their weighted mean of log-probabilities."""
+    """Return logits of views, and labels drawn from a weighted mean of their log-probabilities."""
     rng = np.random.default_rng(seed)
     logits = (rng.normal(size=(len(weights), num, num_classes)) * 3).astype(np.float32)
     scores = (
@@ -80,22 +83,20 @@ def test_planted_weights_of_classes_are_recovered():
 @pytest.mark.parametrize("name", WEIGHTINGS)
 @pytest.mark.parametrize("size", [1.0, 3.0])
 def test_a_view_of_noise_loses_its_weight(name, size):
-    saved = world(["useful", "noise"], num_people=1500)
+    saved = simulated(["useful", "noise"], num_groups=1500)
     saved.logits_VNC[2] *= size / 2
     weights = WEIGHTINGS[name](saved.logits_VNC, saved.rows.label_N, saved.rows.group_N)
     assert weights[2].mean() < 0.02
     assert weights[2].max() < 0.05
     assert weights[:2].min() > 0.4
-    assert weighted(saved, saved.names, "view").views == (
-        "identity",
-        "useful0",
-    )  # no pass for nothing
+    # A view without weight is left out, so that it takes no forward pass.
+    assert weighted(saved, saved.names, "view").views == ("identity", "useful0")
 
 
 @pytest.mark.parametrize("name", WEIGHTINGS)
-def test_weights_are_weights(name):
-    """They are a mean's; the same again and in any order of rows and views."""
-    saved = world(["useful", "noise", "harmful"], num_people=60)
+def test_weights_are_those_of_a_mean_and_do_not_depend_on_order(name):
+    """Weights are reproducible and the same in any order of rows and views."""
+    saved = simulated(["useful", "noise", "harmful"], num_groups=60)
     logits = saved.logits_VNC
     label = saved.rows.label_N
     group = saved.rows.group_N
@@ -114,28 +115,27 @@ def test_weights_are_weights(name):
     assert (WEIGHTINGS[name](logits[:1], label, group) == 1).all()
 
 
-def test_sharpness_is_no_merit():
-    saved = world(["useful", "noise"], num_people=60)
+def test_sharper_logits_do_not_change_weights():
+    saved = simulated(["useful", "noise"], num_groups=60)
     columns = saved.rows.label_N, saved.rows.group_N
     sharp = fit_view_weights(saved.logits_VNC * 3, *columns)
     np.testing.assert_allclose(sharp, fit_view_weights(saved.logits_VNC, *columns), atol=1e-3)
 
 
-def test_pictures_of_a_person_are_no_evidence_of_their_own():
+def test_images_of_a_group_count_as_one():
     logits, label, _ = planted([0.7, 0.3], num=25)
     once = fit_view_weights(logits, label, np.arange(25))
     seven = [np.repeat(logits, 7, axis=1), np.repeat(label, 7)]
     np.testing.assert_allclose(
         fit_view_weights(*seven, np.repeat(np.arange(25), 7)), once, atol=1e-3
     )
-    people = fit_view_weights(*seven, np.arange(175))
-    assert (
-        abs(people[0] - 0.5) > abs(once[0] - 0.5) + 0.005
-    )  # more of them, further from equal weights
+    # With more groups, weights may be further from equal ones.
+    more_groups = fit_view_weights(*seven, np.arange(175))
+    assert abs(more_groups[0] - 0.5) > abs(once[0] - 0.5) + 0.005
 
 
 def test_a_class_without_rows_has_the_views_weights():
-    saved = world(["useful", "noise"], num_classes=5, num_present=3)
+    saved = simulated(["useful", "noise"], num_classes=5, num_present=3)
     weights = fit_class_weights(saved.logits_VNC, saved.rows.label_N, saved.rows.group_N)
     views = fit_view_weights(saved.logits_VNC, saved.rows.label_N, saved.rows.group_N)
     np.testing.assert_allclose(weights[:, 3:], np.repeat(views[:, None], 2, axis=1))
@@ -153,8 +153,8 @@ def test_few_rows_of_a_class_move_its_weights_little():
 
 
 @pytest.mark.parametrize("fit", [fit_view_weights, fit_class_weights])
-def test_where_no_view_says_anything_all_count_alike(fit):
-    """Views that are wrong throughout would best not be looked at, which no shares can say."""
+def test_views_that_are_all_wrong_get_equal_weights(fit):
+    """Weights of 0 would be best for all views, but weights must have sum 1."""
     rng = np.random.default_rng(0)
     label = rng.integers(4, size=420)
     logits = np.stack(
@@ -183,7 +183,7 @@ def test_a_policy_survives_json(policy):
     assert policy.passes == len(policy.views)
 
 
-def test_what_is_no_policy():
+def test_wrong_policies_and_saved_views_are_refused():
     for wrong in (
         lambda: Policy(()),
         lambda: Policy(("a", "a")),
@@ -200,7 +200,7 @@ def test_what_is_no_policy():
 
 
 def test_a_policy_picks_views_by_name():
-    saved = world(["useful", "noise"])
+    saved = simulated(["useful", "noise"])
     policy = Policy(("noise1", "identity"))
     expected = mean_logit(saved.logits_VNC[[2, 0]])
     np.testing.assert_array_equal(policy.apply(saved.logits_VNC, saved.names), expected)
@@ -212,8 +212,8 @@ def test_a_policy_picks_views_by_name():
 # The search
 
 
-def test_a_view_that_helps_is_found_and_its_gain_stated():
-    choice = choose(world(["noise", "useful", "harmful"], num_people=300))
+def test_a_view_that_helps_is_chosen_and_its_gain_is_reported():
+    choice = choose(simulated(["noise", "useful", "harmful"], num_groups=300))
     assert set(choice.policy.views) == {"identity", "useful1"}
     step = choice.steps[0]
     assert step.taken
@@ -224,38 +224,44 @@ def test_a_view_that_helps_is_found_and_its_gain_stated():
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_every_metric_can_be_asked_for(metric):
+def test_every_metric_can_be_used(metric):
     helped = choose(
-        world(["useful", "useful"], num_people=60), metric=metric, budget=2, weightings=()
+        simulated(["useful", "useful"], num_groups=60), metric=metric, budget=2, weightings=()
     )
     assert helped.policy.passes == 2
-    assert choose(world(["noise", "harmful"], num_people=60), metric=metric).policy == IDENTITY
+    assert choose(simulated(["noise", "harmful"], num_groups=60), metric=metric).policy == IDENTITY
 
 
-def test_nothing_helps_and_it_is_said():
-    copies = choose(world(["copy", "copy", "copy"]))
+def test_without_a_view_that_helps_the_choice_gives_the_reason():
+    copies = choose(simulated(["copy", "copy", "copy"]))
     assert (copies.policy, copies.steps, str(copies)) == (
         IDENTITY,
         (),
-        "identity: no view lowers the log loss",
+        "No augmentation is used: no view lowers the log loss.",
     )
-    assert choose(world([])).policy == IDENTITY
+    noise = choose(simulated(["noise", "useful"], num_groups=15, seed=1))
+    assert noise.policy == IDENTITY
+    assert str(noise).startswith(
+        "No augmentation is used: no view improves the score by more than one standard error."
+        " The closest is identity + "
+    )
+    assert choose(simulated([])).policy == IDENTITY
 
 
 def test_harmful_views_and_noise_are_never_chosen():
     for seed in range(12):
-        saved = world(["noise", "harmful", "noise", "harmful", "copy"], num_people=60, seed=seed)
+        saved = simulated(
+            ["noise", "harmful", "noise", "harmful", "copy"], num_groups=60, seed=seed
+        )
         assert choose(saved, metric="accuracy").policy == IDENTITY
 
 
 def test_the_best_of_many_useless_views_is_seldom_taken():
-    """Views that differ from the image's by chance alone: the best of ten where it is sought is a
-    coin elsewhere.
-    """
+    """Views that differ from identity only by chance: the best of ten does not help elsewhere."""
     taken = 0
     look_good = 0
     for seed in range(20):
-        saved = world(["copy"] * 10, num_people=60, seed=seed)
+        saved = simulated(["copy"] * 10, num_groups=60, seed=seed)
         rng = np.random.default_rng(seed)
         saved.logits_VNC[1:] += 0.5 * rng.normal(size=saved.logits_VNC[1:].shape)
         saved.logits_VNC[1:] += 0.1 * saved.logits_VNC[:1]
@@ -273,8 +279,8 @@ def test_the_best_of_many_useless_views_is_seldom_taken():
 
 
 @pytest.mark.parametrize("budget", [1, 2, 3])
-def test_the_budget_is_kept(budget):
-    saved = world(["useful"] * 5, num_people=200)
+def test_the_budget_is_respected(budget):
+    saved = simulated(["useful"] * 5, num_groups=200)
     choice = choose(saved, budget=budget)
     assert choice.policy.passes == budget
     assert all(step.policy.passes <= budget for step in choice.steps)
@@ -282,8 +288,8 @@ def test_the_budget_is_kept(budget):
     assert max(part.choice.policy.passes for part in crossed.parts) <= budget
 
 
-def test_the_same_again_in_any_order_of_rows_and_views():
-    saved = world(["useful", "noise", "useful", "harmful"])
+def test_the_choice_does_not_depend_on_the_order_of_rows_and_views():
+    saved = simulated(["useful", "noise", "useful", "harmful"])
     choice = choose(saved)
     assert choose(saved) == choice
     rows = np.random.default_rng(1).permutation(len(saved.rows.label_N))
@@ -302,36 +308,38 @@ def test_the_same_again_in_any_order_of_rows_and_views():
         )
 
 
-def test_huge_logits_are_survived():
-    saved = world(["useful", "noise"], num_people=40)
+def test_huge_logits_give_finite_results():
+    saved = simulated(["useful", "noise"], num_groups=40)
     huge = SavedViews(saved.names, np.sign(saved.logits_VNC) * np.float32(1e4), saved.rows)
     crossed = cross_fit(folded(huge, fold_of(huge)), searched(huge))
     assert np.isfinite(crossed.logits_NC).all()
 
 
-def test_few_people_are_not_chosen_on():
-    saved = world(["useful"], num_people=FEWEST_GROUPS - 1)
-    assert str(choose(saved)) == f"identity: {FEWEST_GROUPS - 1} groups are too few to choose on"
+def test_no_views_are_chosen_on_few_groups():
+    saved = simulated(["useful"], num_groups=FEWEST_GROUPS - 1)
+    assert str(choose(saved)) == (
+        f"No augmentation is used: {FEWEST_GROUPS - 1} groups are too few to choose views."
+    )
 
 
 def test_unknown_names():
-    saved = world(["useful"], num_people=20)
+    saved = simulated(["useful"], num_groups=20)
     for settings in (
         {"metric": "f1"},
         {"merges": ("median",)},
         {"weightings": ("row",)},
         {"budget": 0},
     ):
-        with pytest.raises(ValueError, match=r"unknown; there are|at least once"):
+        with pytest.raises(ValueError, match=r"unknown; there are|pass 1 or more"):
             choose(saved, **settings)
 
 
-def test_parts_keep_groups_whole_and_do_not_know_the_order_of_rows():
-    saved = world([], num_people=53)
+def test_parts_keep_groups_together_and_do_not_depend_on_the_order_of_rows():
+    saved = simulated([], num_groups=53)
     part = group_parts(saved.rows.label_N, saved.rows.group_N, num_parts=5)
     places = {(group, one) for group, one in zip(saved.rows.group_N, part, strict=True)}
     assert len(places) == 53
-    assert np.ptp(np.bincount(part)) <= NUM_PICTURES
+    assert np.ptp(np.bincount(part)) <= NUM_IMAGES
     rows = np.random.default_rng(0).permutation(len(part))
     np.testing.assert_array_equal(
         group_parts(saved.rows.label_N[rows], saved.rows.group_N[rows], num_parts=5), part[rows]
@@ -349,8 +357,8 @@ FITS = {
 
 
 @pytest.mark.parametrize("name", FITS)
-def test_a_folds_labels_do_not_reach_its_logits(name):
-    saved = world(["useful", "useful", "harmful"], num_people=80)
+def test_labels_of_a_fold_do_not_influence_its_logits(name):
+    saved = simulated(["useful", "useful", "harmful"], num_groups=80)
     fold = fold_of(saved)
     before = cross_fit(folded(saved, fold), FITS[name](saved))
     label = saved.rows.label_N.copy()
@@ -359,26 +367,26 @@ def test_a_folds_labels_do_not_reach_its_logits(name):
     after = cross_fit(folded(other, fold), FITS[name](other))
     np.testing.assert_array_equal(after.logits_NC[fold == 1], before.logits_NC[fold == 1])
     assert after.parts[1] == before.parts[1]
-    assert not np.array_equal(after.logits_NC, before.logits_NC)  # the others' they do reach
+    # They do influence the logits of other folds.
+    assert not np.array_equal(after.logits_NC, before.logits_NC)
 
 
-def test_folds_that_tear_groups_apart_are_not_followed():
-    """Parts of whole groups stand in for them, so that no image of a person has a say in
-    another's.
-    """
-    saved = world(["useful"], num_people=40)
-    torn = np.arange(280) % 4
+def test_folds_that_split_groups_are_not_used():
+    """Parts of whole groups replace them, so that no image influences another of its group."""
+    saved = simulated(["useful"], num_groups=40)
+    splitting = np.arange(280) % 4
     part = group_parts(saved.rows.label_N, saved.rows.group_N, num_parts=4)
     fit = learned(saved, saved.names, "view")
     np.testing.assert_array_equal(
-        cross_fit(folded(saved, torn), fit).logits_NC, cross_fit(folded(saved, part), fit).logits_NC
+        cross_fit(folded(saved, splitting), fit).logits_NC,
+        cross_fit(folded(saved, part), fit).logits_NC,
     )
-    assert not np.array_equal(part, torn)
+    assert not np.array_equal(part, splitting)
 
 
-def test_each_repeat_is_cross_fitted_for_itself():
-    once = world(["useful", "noise"], num_people=40)
-    again = world(["useful", "noise"], num_people=40, seed=1)
+def test_each_repeat_is_cross_fitted_separately():
+    once = simulated(["useful", "noise"], num_groups=40)
+    again = simulated(["useful", "noise"], num_groups=40, seed=1)
     both = SavedViews(
         once.names,
         np.concatenate([once.logits_VNC, again.logits_VNC], axis=1),
@@ -399,8 +407,8 @@ def test_each_repeat_is_cross_fitted_for_itself():
     assert choose(both).policy.passes >= 1
 
 
-def test_parts_and_final_are_what_the_fit_says():
-    saved = world(["useful", "useful"], num_people=80)
+def test_parts_and_final_are_the_choices_of_the_fit():
+    saved = simulated(["useful", "useful"], num_groups=80)
     fold = fold_of(saved)
     fit = searched(saved)
     crossed = cross_fit(folded(saved, fold), fit)
@@ -414,13 +422,13 @@ def test_parts_and_final_are_what_the_fit_says():
 
 
 def test_one_fold_cannot_be_cross_fitted():
-    saved = world(["useful"], num_people=20)
-    with pytest.raises(ValueError, match="one fold only"):
+    saved = simulated(["useful"], num_groups=20)
+    with pytest.raises(ValueError, match="only one fold"):
         cross_fit(saved, searched(saved))
 
 
-def test_one_view_alone_is_itself():
-    saved = world([], num_people=20)
+def test_a_single_view_is_returned_unchanged():
+    saved = simulated([], num_groups=20)
     for fit in (searched(saved), learned(saved, saved.names, "class")):
         np.testing.assert_array_equal(
             cross_fit(folded(saved, fold_of(saved)), fit).logits_NC, saved.logits_VNC[0]
@@ -431,7 +439,7 @@ def test_one_view_alone_is_itself():
 
 
 def test_effects_by_hand():
-    """Of four images one is fixed and one is broken; class c is never true."""
+    """One of four images is fixed and one is broken; class c does not occur."""
     label = np.array([0, 0, 1, 1])
     plain = np.eye(3)[[0, 1, 1, 1]]
     other = np.eye(3)[[0, 0, 1, 2]]

@@ -1,4 +1,4 @@
-"""Names of views: one way to write each, errors in one line."""
+"""Tests of view names: one canonical name for each view, and errors of one line."""
 
 import subprocess
 import sys
@@ -78,7 +78,7 @@ CPU_NAMES = st.sampled_from(["train:2", "train#5", "albu:x.yaml", "albu:x.yaml:3
 
 
 def tried(text, flag="--tta"):
-    """Names, or None, and what was said against them."""
+    """Return the names or None, and the message of the error."""
     try:
         return parse_views(text, flag), ""
     except UserError as error:
@@ -87,10 +87,10 @@ def tried(text, flag="--tta"):
 
 @given(st.lists(st.lists(FACTORS, min_size=1, max_size=3).map("*".join) | CPU_NAMES, max_size=4))
 @settings(max_examples=150, deadline=None)
-def test_canonical_names_are_their_own(items):
-    names, said = tried(",".join(items))
+def test_canonical_names_stay_as_they_are(items):
+    names, message = tried(",".join(items))
     if names is None:
-        assert "twice in one product" in said
+        assert "twice in one product" in message
         return
     assert names[0] == "identity"
     assert len(set(names)) == len(names)
@@ -102,12 +102,12 @@ def test_canonical_names_are_their_own(items):
 
 @given(st.text(max_size=30) | st.text("hflipscae:*,#.0123-", max_size=20))
 @settings(max_examples=300, deadline=None)
-def test_any_text_is_views_or_one_line(text):
-    names, said = tried(text, "--views")
+def test_any_text_gives_views_or_an_error_of_one_line(text):
+    names, message = tried(text, "--views")
     if names is None:
-        assert said.startswith("--views ")
-        assert len(said.splitlines()) == 1
-        assert len(said) < 400
+        assert message.startswith("--views ")
+        assert len(message.splitlines()) == 1
+        assert len(message) < 400
     else:
         assert parse_views(",".join(names)) == names
 
@@ -131,7 +131,7 @@ def test_names_are_read_without_torch():
     assert done.stdout.split() == ["False"]
 
 
-def test_help_and_page_name_every_view():
+def test_help_and_page_list_every_view():
     lines = describe_views()
     page = (Path(__file__).parents[2] / "docs" / "tta.md").read_text(encoding="utf-8")
     assert len(lines) == len(VIEWS)
@@ -169,12 +169,12 @@ def test_help_and_page_name_every_view():
         ("scale:1.1:2", ["--tta scale:1.1:2", "takes 1 value, not 2"]),
         ("scale:0", ["--tta scale:0", "must be 0.5 to 4"]),
         ("scale:1000", ["must be 0.5 to 4"]),
-        ("scale:big", ["'big' is no number", "scale:1.15"]),
-        ("scale:nan", ["--tta scale:nan", "'nan' is no number"]),
-        ("scale:inf", ["--tta scale:inf", "'inf' is no number"]),
+        ("scale:big", ["'big' is not a number", "scale:1.15"]),
+        ("scale:nan", ["--tta scale:nan", "'nan' is not a number"]),
+        ("scale:inf", ["--tta scale:inf", "'inf' is not a number"]),
         ("scale:1e999", ["F is 1e999"]),
-        ("scale:1_0", ["'1_0' is no number"]),
-        ("scale:١", ["is no number"]),
+        ("scale:1_0", ["'1_0' is not a number"]),
+        ("scale:١", ["is not a number"]),
         ("xshift:1", ["--tta xshift:1", "must be -0.5 to 0.5"]),
         ("rotate:181", ["--tta rotate:181", "must be -180 to 180"]),
         ("gamma:0", ["--tta gamma:0", "must be 0.1 to 10"]),
@@ -188,11 +188,11 @@ def test_help_and_page_name_every_view():
             ["--tta crop:0.8:top", "no such place as 'top'", "tl, tr, bl, br, center"],
         ),
         ("five:0", ["--tta five:0", "more than 0"]),
-        ("ten:x", ["--tta ten:x", "no number"]),
+        ("ten:x", ["--tta ten:x", "not a number"]),
         ("train", ["--tta train", "N is missing", "train:4"]),
         ("train:0", ["--tta train:0", "from 1 to 100"]),
         ("train:1000000000000", ["from 1 to 100"]),
-        ("train:2.5", ["'2.5' is no whole number"]),
+        ("train:2.5", ["'2.5' is not a whole number"]),
         ("train#", ["--tta train#", "whole number from 0 to 99"]),
         ("train#100", ["from 0 to 99"]),
         ("train:3#1", ["--tta train:3#1", "after #"]),
@@ -203,19 +203,19 @@ def test_help_and_page_name_every_view():
         ("albu:x.yaml*hflip", ["albu is drawn from the stored image"]),
         ("albu", ["FILE.yaml is missing"]),
         ("albu:", ["FILE.yaml is missing"]),
-        ("albu:pipe", ["'pipe' is no .yaml file"]),
+        ("albu:pipe", ["'pipe' is not a .yaml file"]),
         ("albu:x.yaml:0", ["from 1 to 100"]),
     ],
 )
 def test_errors_are_one_line(text, words):
     with pytest.raises(UserError) as caught:
         parse_views(text)
-    said = str(caught.value)
-    assert said.startswith("--tta ")
-    assert len(said.splitlines()) == 1
-    assert len(said) < 300
+    message = str(caught.value)
+    assert message.startswith("--tta ")
+    assert len(message.splitlines()) == 1
+    assert len(message) < 300
     for word in words:
-        assert word in said
+        assert word in message
     if not text.startswith(("a\n", "xxx")):
         with pytest.raises(UserError, match=r"^--views "):
             parse_views(text, "--views")
@@ -224,12 +224,12 @@ def test_errors_are_one_line(text, words):
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("crop:0.001:tl", "leaves no pixel of an image of 64x48; pass a larger share"),
+        ("crop:0.001:tl", "leaves no pixel of an image of 64x48 pixels; pass a larger share"),
         ("hflip*crop:0.01:center", "leaves no pixel"),
         ("xshift:0.005", "changes no pixel of an image of 64x48"),
     ],
 )
-def test_what_a_run_is_too_small_for(name, why):
+def test_views_that_do_not_fit_the_image_size_are_refused(name, why):
     names = parse_views(f"hflip,{name},train:2")
     with pytest.raises(UserError, match=why) as caught:
         check_views(names, width=64, height=48)
@@ -238,7 +238,7 @@ def test_what_a_run_is_too_small_for(name, why):
     check_views(names, width=640, height=1001) if "crop" not in name else None
 
 
-def test_a_name_that_is_no_one_function():
+def test_only_a_single_device_view_has_a_function():
     for name in ("five:0.8", "train#0", "nonsense"):
         with pytest.raises(UserError):
             view_of(name)

@@ -1,4 +1,4 @@
-"""The harm report on predictions whose harm is known."""
+"""Tests of the report on predictions whose harm is known."""
 
 import json
 
@@ -12,21 +12,23 @@ from reports.blocks import section, section_html, section_lines
 from reports.run.summary import compare
 from tta.evaluate import effects
 from tta.policy import Policy
-from tta.report import cost_block, effect_rows, harm_blocks, pictures_per_second, simple_policies
+from tta.report import cost_block, effect_rows, harm_blocks, images_per_second, simple_policies
 
 VOWEL = Attribute(name="vowel", values=("yes", "no"), of_class=(0, 1, 1))
 SECONDS = {"hflip": 0.02, "vflip": 0.04, "train#0": 0.1}
 
 
-def predictions(num_people=40):
-    """A plain image that is right three times of four, one mirrored that is always, one upside
-    down that never is.
+def predictions(num_groups=40):
+    """Return predictions of three views.
+
+    The unaugmented image is right three times out of four, the mirrored one always, and the one
+    upside down never.
     """
-    label = np.tile([0, 1, 2, 0], num_people)
+    label = np.tile([0, 1, 2, 0], num_groups)
     plain = np.where(np.arange(len(label)) % 4 == 3, 1, label)
     seen = {"identity": plain, "hflip": label, "vflip": (label + 1) % 3}
     shared = {
-        "rows": Rows.of(label, np.repeat(np.arange(num_people), 4)),
+        "rows": Rows.of(label, np.repeat(np.arange(num_groups), 4)),
         "attributes": [VOWEL],
         "metric": "f1_macro",
     }
@@ -40,10 +42,10 @@ def blocks_of(logits_of, shared):
     return found, harm_blocks(found, metric=METRICS["f1_macro"], speed_of=speed_of, detail="hflip")
 
 
-def test_what_harms_is_named_and_what_helps_is_not():
+def test_harmful_views_are_listed_and_others_are_not():
     _, (harmful, comparison, cost, *detail) = blocks_of(*predictions())
     assert (
-        "wrong side of zero: vflip (2 are compared, of which luck alone puts about 0.05 here)."
+        "wrong side of zero): vflip. Of 2 policies compared, about 0.05 would be listed by chance"
         in harmful["text"]
     )
     assert [row["name"] for row in comparison["rows"]] == ["identity", "hflip", "vflip"]
@@ -59,7 +61,7 @@ def test_what_harms_is_named_and_what_helps_is_not():
     assert "HARMFUL" in text
 
 
-def test_nothing_harmful_says_nothing():
+def test_without_harmful_views_there_is_no_list():
     logits_of, shared = predictions()
     del logits_of["vflip"]
     _, blocks = blocks_of(logits_of, shared)
@@ -72,7 +74,7 @@ def test_lower_is_better_where_the_metric_is_a_loss():
     found = effects(logits_of, passes, classes=["a", "e", "b"], **(shared | {"metric": "log_loss"}))
     speeds = dict.fromkeys(logits_of)
     harmful, *_ = harm_blocks(found, metric=METRICS["log_loss"], speed_of=speeds, detail="hflip")
-    assert ": vflip (" in harmful["text"]
+    assert ": vflip. Of" in harmful["text"]
 
 
 def test_every_class_and_attribute_of_every_policy_is_a_row():
@@ -91,20 +93,18 @@ def test_every_class_and_attribute_of_every_policy_is_a_row():
 
 
 def test_speed_is_one_over_the_sum_of_the_views_times():
-    assert pictures_per_second(Policy(("hflip", "vflip")), SECONDS) == pytest.approx(1 / 0.06)
-    # The plain image costs the mean of the views on the device; a drawn one is dearer and says
-    # nothing of it.
-    assert pictures_per_second(Policy(("identity",)), SECONDS) == pytest.approx(1 / 0.03)
-    assert pictures_per_second(Policy(("identity", "train#0")), SECONDS) == pytest.approx(1 / 0.13)
-    assert pictures_per_second(Policy(("identity", "train#0")), {"train#0": 0.1}) is None
-    assert pictures_per_second(Policy(("identity", "scale:1.2")), SECONDS) == pytest.approx(
-        1 / 0.06
-    )
-    assert pictures_per_second(Policy(("albu:a.yaml#0",)), SECONDS) is None
-    assert pictures_per_second(Policy(("identity",)), {}) is None
+    assert images_per_second(Policy(("hflip", "vflip")), SECONDS) == pytest.approx(1 / 0.06)
+    # The unaugmented image takes the mean time of the views on the device. Drawn views take longer
+    # and are left out of that mean.
+    assert images_per_second(Policy(("identity",)), SECONDS) == pytest.approx(1 / 0.03)
+    assert images_per_second(Policy(("identity", "train#0")), SECONDS) == pytest.approx(1 / 0.13)
+    assert images_per_second(Policy(("identity", "train#0")), {"train#0": 0.1}) is None
+    assert images_per_second(Policy(("identity", "scale:1.2")), SECONDS) == pytest.approx(1 / 0.06)
+    assert images_per_second(Policy(("albu:a.yaml#0",)), SECONDS) is None
+    assert images_per_second(Policy(("identity",)), {}) is None
 
 
-def test_policies_that_need_no_choosing():
+def test_policies_that_need_no_choice():
     assert simple_policies(["identity"]) == {"identity": Policy(("identity",))}
     assert [*simple_policies(["identity", "hflip"])] == ["identity", "hflip", "identity + hflip"]
     names = ["identity", "hflip", "vflip"]
@@ -122,11 +122,11 @@ def test_score_against_cost():
     block = cost_block(rows, metric=METRICS["f1_macro"], seconds_of_view=SECONDS, how="as given")
     assert block["x"] == [1, 2]
     assert block["series"]["macro F1"] == pytest.approx([7 / 9, 1])
-    # All people are alike, so nothing differs between resamples.
+    # All groups are alike, so resamples do not differ.
     assert (
         block["series"]["95 % interval, low"]
         == block["series"]["high"]
         == pytest.approx([7 / 9, 1])
     )
-    assert block["caption"] == "macro F1 against cost: as given; one pass is 30 ms an image"
+    assert block["caption"] == "macro F1 against cost: as given; one pass takes 30 ms per image"
     assert "as given" in section_html(section("Views", json.loads(json.dumps(block))))

@@ -1,6 +1,4 @@
-"""Test-time augmentation as a stage: a run of its own beside the run whose models saw more
-views.
-"""
+"""Tests of test-time augmentation as a stage, which writes a new run next to the original one."""
 
 import json
 import shutil
@@ -18,7 +16,7 @@ from foldblend.runs.run import Run
 from leaderboard import main as leaderboard
 from run_tta import main
 from tests.makers.constants import TINY
-from tests.makers.drawn_runs import write_drawn_run
+from tests.makers.synthetic_runs import write_synthetic_run
 from tta import stage as tta_stage
 from tta.config import TtaConfig
 from tta.merge import mean_proba
@@ -42,7 +40,7 @@ def views_of(run, index, names, part="oof"):
     )
 
 
-def test_given_views_are_merged_into_a_run_beside(runs_copy, tta_command):
+def test_given_views_are_merged_into_a_new_run(runs_copy, tta_command):
     beta = Run(runs_copy / "beta")
     kept = (beta.path / "oof.parquet").read_bytes()
     done = tta_command(beta.path, "--views", "hflip,vflip", "--merge", "prob", "--no-page")
@@ -65,7 +63,7 @@ def test_given_views_are_merged_into_a_run_beside(runs_copy, tta_command):
     assert (run.path / "submission.csv").is_file()
     text = " ".join((run.path / "report.txt").read_text().split())
     assert "Test-time augmentation, out of fold" in text
-    assert "macro F1 against cost: views in the order given, merged by prob; one pass is" in text
+    assert "cost: views are added in the order given, merged by prob; one pass takes" in text
     table = pd.read_csv(run.path / "effects.csv")
     assert set(table["policy"]) >= {
         "identity",
@@ -75,17 +73,19 @@ def test_given_views_are_merged_into_a_run_beside(runs_copy, tta_command):
     }
     assert set(table["of"]) == {"class", "mask", "gender", "age"}
     seconds = view_seconds(beta)
-    each = [pass_seconds(beta), seconds["hflip"], seconds["vflip"]]  # of two models, in three views
+    # Two models see each test image in three views.
+    each = [pass_seconds(beta), seconds["hflip"], seconds["vflip"]]
     assert picture_seconds(run) == pytest.approx(2 * sum(each))
     assert (num_passes(run), device_of(run)) == (6, device_of(beta))
     again = tta_command(beta.path, "--views", "hflip,vflip", "--merge", "prob", "--no-page")
     assert again.code == 0
-    assert "fold 0: hflip" not in again.out  # nothing was computed again
+    # Nothing is computed again.
+    assert "fold 0: hflip" not in again.out
     other = tta_command(beta.path, "--views", "hflip", "--no-page")
     other.assert_one_line_error("beta_tta", "--overwrite")
 
 
-def test_what_is_chosen_is_chosen_on_other_folds(runs_copy, tta_command):
+def test_views_of_a_fold_are_chosen_on_the_other_folds(runs_copy, tta_command):
     beta = Run(runs_copy / "beta")
     done = tta_command(beta.path, "--no-page", "--budget", "2", "--name", "chosen")
     assert done.code == 0, done.err
@@ -99,8 +99,8 @@ def test_what_is_chosen_is_chosen_on_other_folds(runs_copy, tta_command):
             rows = beta.oof[beta.oof["fold"] == part["part"]].set_index("image_id")
             np.testing.assert_array_equal(oof.loc[rows.index, LOGITS], rows[LOGITS])
     text = " ".join((run.path / "report.txt").read_text().split())
-    assert "For the test set, decided on all rows" in text
-    assert "the greedy best so many views, found on other people" in text
+    assert "Test set, decided on all rows." in text
+    assert "views are added greedily, each fold's by a search on the other folds" in text
     assert (
         tta_command(
             beta.path, "--merge", "prob", "--overwrite", "--no-page", "--name", "chosen"
@@ -124,11 +124,9 @@ def test_what_is_chosen_is_chosen_on_other_folds(runs_copy, tta_command):
 
 
 @pytest.fixture
-def drawn(tmp_path, monkeypatch):
-    """A run of drawn logits, its mirrored images far clearer than the plain ones; no model is
-    behind it.
-    """
-    run = Run(write_drawn_run(tmp_path / "drawn", num_people=30, num_test=20, strength=0.6))
+def synthetic(tmp_path, monkeypatch):
+    """Return a run of synthetic logits that are much better for mirrored images."""
+    run = Run(write_synthetic_run(tmp_path / "synthetic", num_people=30, num_test=20, strength=0.6))
     truth = run.oof.set_index("image_id")["label"]
 
     def saved_rows(run, index, part):
@@ -163,31 +161,35 @@ def made(folder, **settings):
 
 
 @pytest.mark.parametrize("settings", [{"budget": 2}, {"views": "hflip", "merge": "class"}])
-def test_a_fold_s_own_labels_have_no_say_in_its_rows(drawn, settings):
-    before = made(drawn.path, name="before", **settings)
-    oof = drawn.oof
+def test_labels_of_a_fold_do_not_affect_its_rows(synthetic, settings):
+    before = made(synthetic.path, name="before", **settings)
+    oof = synthetic.oof
     assert all("hflip" in part["policy"]["views"] for part in before.info["parts"])
-    mine_N = (oof["fold"] == 0).to_numpy()
+    in_fold_N = (oof["fold"] == 0).to_numpy()
     label_N = oof["label"].to_numpy().copy()
-    label_N[mine_N] = np.random.default_rng(0).permutation(label_N[mine_N])
-    write_table(drawn.path / "oof.parquet", oof.assign(label=label_N))
-    after = made(drawn.path, name="after", **settings)
-    np.testing.assert_array_equal(before.oof.loc[mine_N, LOGITS], after.oof.loc[mine_N, LOGITS])
-    if "merge" in settings:  # what was learned with a say of those labels is another thing now
-        assert not before.oof.loc[~mine_N, LOGITS].equals(after.oof.loc[~mine_N, LOGITS])
+    label_N[in_fold_N] = np.random.default_rng(0).permutation(label_N[in_fold_N])
+    write_table(synthetic.path / "oof.parquet", oof.assign(label=label_N))
+    after = made(synthetic.path, name="after", **settings)
+    np.testing.assert_array_equal(
+        before.oof.loc[in_fold_N, LOGITS], after.oof.loc[in_fold_N, LOGITS]
+    )
+    # Weights of the other folds were learned on these labels, so they change.
+    if "merge" in settings:
+        assert not before.oof.loc[~in_fold_N, LOGITS].equals(after.oof.loc[~in_fold_N, LOGITS])
 
 
 @pytest.mark.parametrize("metric", ["log_loss", "roc_auc_ovr"])
-def test_repeats_without_a_test_set_and_other_metrics(drawn, metric):
-    """The second repeat has the same folds and logits: it is chosen for by itself, and the same."""
+def test_repeats_without_a_test_set_and_other_metrics(synthetic, metric):
+    """A second repeat with the same folds and logits gets the same choice, made separately."""
     write_table(
-        drawn.path / "oof.parquet",
-        pd.concat([drawn.oof, drawn.oof.assign(repeat=1)], ignore_index=True),
+        synthetic.path / "oof.parquet",
+        pd.concat([synthetic.oof, synthetic.oof.assign(repeat=1)], ignore_index=True),
     )
     state = {"num_repeats": 2, "has_test": False, "num_test_folds": 0, "metric": metric}
-    write_json(drawn.path / "run.json", drawn.info | state)
-    run = made(f"{drawn.path}/", budget=2)
-    assert picture_seconds(run) is None  # nothing was measured
+    write_json(synthetic.path / "run.json", synthetic.info | state)
+    run = made(f"{synthetic.path}/", budget=2)
+    # No times were measured.
+    assert picture_seconds(run) is None
     assert [(part["repeat"], part["part"]) for part in run.info["parts"]] == [
         (r, f) for r in (0, 1) for f in range(5)
     ]
@@ -199,7 +201,7 @@ def test_repeats_without_a_test_set_and_other_metrics(drawn, metric):
     assert run.test is None
 
 
-def test_it_blends_and_stands_on_the_leaderboard_once(runs_copy, tta_command, tmp_path):
+def test_blends_take_it_and_the_leaderboard_lists_it(runs_copy, tta_command, tmp_path):
     assert tta_command(runs_copy / "beta", "--views", "hflip", "--no-page").code == 0
     members, skipped = find_members(sorted(runs_copy.iterdir()))
     assert [run.name for run in members] == ["alpha", "beta_tta"]
@@ -239,7 +241,7 @@ def test_bad_input_is_one_line(runs_copy, tta_command, tmp_path, tiny_layout):
     tta_command(beta, "--views", "hflip", "--budget", "2").assert_one_line_error(
         "--budget 2", "--views auto"
     )
-    tta_command(tmp_path).assert_one_line_error(str(tmp_path), "no run")
+    tta_command(tmp_path).assert_one_line_error(str(tmp_path), "not a run folder")
     blended = blend([runs_copy / "alpha", beta], say=lambda _: None, page=False)
     tta_command(blended.path).assert_one_line_error("is a blend")
     argv = [
@@ -254,7 +256,8 @@ def test_bad_input_is_one_line(runs_copy, tta_command, tmp_path, tiny_layout):
         *TINY,
     ]
     argv = list(map(str, argv))
-    del argv[argv.index("--epochs") : argv.index("--epochs") + 2]  # heads have none
+    # Heads on a frozen backbone take no epochs.
+    del argv[argv.index("--epochs") : argv.index("--epochs") + 2]
     assert run_cv.main([*argv, "--backbone", "test_efficientnet", "--tta", "hflip"]) == 0
     tta_command(runs_copy / "heads", "--views", "vflip").assert_one_line_error(
         "features of identity, hflip"
@@ -265,9 +268,7 @@ def test_bad_input_is_one_line(runs_copy, tta_command, tmp_path, tiny_layout):
     assert num_passes(heads) == num_passes(merged) == 2
     assert picture_seconds(heads) == picture_seconds(merged)
     assert tta_command(runs_copy / "heads", "--no-page", "--name", "of_heads").code == 0
-    assert Run(runs_copy / "of_heads").info["tta"]["views"] == [
-        "identity",
-        "hflip",
-    ]  # auto takes what there is
+    # Auto takes the views that were saved, since it cannot add others.
+    assert Run(runs_copy / "of_heads").info["tta"]["views"] == ["identity", "hflip"]
     shutil.rmtree(beta / "fold_1")
     tta_command(beta, "--views", "hflip").assert_one_line_error("fold 1 is not finished")

@@ -153,8 +153,8 @@ def test_wrong_names(run_tiny, tmp_path, argv, words):
 def test_a_folder_that_is_no_run(run_tiny, tmp_path):
     (tmp_path / "out" / "mine").mkdir(parents=True)
     (tmp_path / "out" / "mine" / "thesis.txt").write_text("x")
-    run_tiny("--name", "mine").assert_one_line_error("exists and is no run", "--name")
-    run_tiny("--name", "mine", "--no-resume").assert_one_line_error("exists and is no run")
+    run_tiny("--name", "mine").assert_one_line_error("exists and is not a run folder", "--name")
+    run_tiny("--name", "mine", "--no-resume").assert_one_line_error("exists and is not a run folder")
     assert (tmp_path / "out" / "mine" / "thesis.txt").exists()
 
 

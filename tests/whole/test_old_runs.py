@@ -82,7 +82,7 @@ def test_made_anew_by_the_new_code_a_run_has_the_bits_of_the_old_one(
 def test_the_old_cache_is_used(old, tiny_layout, tmp_path, capsys):
     words = [tmp_path if word == old else word for word in commands_of(old, tiny_layout)["frozen"]]
     said_by(run_cv.main, *words)
-    assert "126 kept from before" in capsys.readouterr().out
+    assert "126 of them from the cache" in capsys.readouterr().out
     pictures = {
         file: file.stat().st_mtime_ns
         for file in (old.parent / "cache" / "pictures").rglob("records*")

@@ -116,12 +116,12 @@ def test_examples_in_the_documentation_run(runs_copy, tiny_layout, tmp_path):
         (lambda run: fb.run_tta(run, workers=-1), "--workers -1"),
         (lambda run: fb.cross_validate(config=fb.make_config()), "as the first argument"),
         (lambda run: fb.make_config(config="nowhere.yaml"), "nowhere.yaml: No such file"),
-        (lambda run: fb.make_config("x"), "no mapping of settings"),
+        (lambda run: fb.make_config("x"), "not a mapping of settings"),
         (lambda run: fb.leaderboard([]), "no runs to compare"),
-        (lambda run: fb.leaderboard(iter([run.path / "x"])), "x: no run"),
+        (lambda run: fb.leaderboard(iter([run.path / "x"])), "x: not a run folder"),
         (lambda run: fb.load("x" * 5000), "cannot be read"),
         (lambda run: fb.audit(quick="yes"), "--quick yes"),
-        (lambda run: fb.load(run.path / "fold_0"), "fold_0: no run"),
+        (lambda run: fb.load(run.path / "fold_0"), "fold_0: not a run folder"),
         (lambda run: fb.leaderboard([run], metric="f1"), "--metric f1"),
     ],
 )
@@ -202,5 +202,5 @@ def test_a_config_file_by_keyword(tmp_path):
     config = fb.make_config(config=tmp_path / "a.yaml", lr=0.1)
     assert (config.train.epochs, config.train.lr) == (7, 0.1)
     (tmp_path / "b.yaml").write_text("config: a.yaml\n")
-    with pytest.raises(fb.UserError, match="cannot name another"):
+    with pytest.raises(fb.UserError, match="cannot refer to another"):
         fb.make_config(config=tmp_path / "b.yaml")

@@ -1,1 +1,1 @@
-"""Views of an image: their names, parameters and what they do to pixels."""
+"""Views of an image: their names, parameters and effects on pixels."""

@@ -1,5 +1,6 @@
-"""Kinds of entries in the registry of views; each knows how its arguments are read and which views
-it stands for.
+"""Kinds of entries in the registry of views.
+
+They read the arguments of a name and return the views that it expands to.
 """
 
 from __future__ import annotations
@@ -19,28 +20,38 @@ __all__ = ["CpuView", "DeviceView", "Entry", "Macro"]
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A name in the registry."""
+    """A name in the registry of views."""
 
     kind: ClassVar[str]
-    """Who computes it."""
+    """Where the view is computed: device, cpu, or several for a short name."""
     name: str
     does: str
-    """One line for help."""
+    """One line for help: what the view shows."""
     example: str
     parameters: tuple[Parameter, ...] = ()
 
     @property
     def form(self) -> str:
-        """How it is written: name:A:B, in brackets what may be left out."""
+        """The syntax, name:A:B; optional values are in brackets."""
         return self.name + "".join(
             f":{one.letter}" if one.default is None else f"[:{one.letter}]"
             for one in self.parameters
         )
 
     def read(self, texts: Sequence[str], draw: str | None) -> tuple[Any, ...]:
-        """Return the values of what stands between colons, and after "#" (only draws have that).
+        """Return the values of the parameters.
 
-        Raises UserError with the cure, but without the view's name.
+        Parameters
+        ----------
+        texts
+            The texts between the colons.
+        draw
+            The text after "#", which only drawn views have, or None.
+
+        Raises
+        ------
+        UserError
+            With the cure, but without the view's name.
         """
         cure = f"; write {self.form}" + (f", such as {self.example}" if self.parameters else "")
         try:
@@ -49,7 +60,7 @@ class Entry:
             raise UserError(f"{error}{cure}") from None
 
     def _read(self, texts: Sequence[str], draw: str | None) -> tuple[Any, ...]:
-        require(draw is None, f"{self.name} has no draws, so nothing stands after #")
+        require(draw is None, f"{self.name} has no draws; leave out # and what follows it")
         return self._values(texts)
 
     def _values(self, texts: Sequence[str]) -> tuple[Any, ...]:
@@ -67,19 +78,22 @@ class Entry:
         return tuple(values)
 
     def views(self, values: Sequence[Any]) -> tuple[str, ...]:
-        """Return names of the views that it stands for, values written as they always are."""
+        """Return the canonical names of the views that an entry with these values expands to."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceView(Entry):
-    """A pure function on a batch, N x 3 x H x W float in 0..255, where that lies."""
+    """A view that is a pure function on a batch of images, on the batch's device.
+
+    The batch is N x 3 x H x W float in 0..255.
+    """
 
     kind = "device"
     function: Callable[..., Tensor]
 
     def __call__(self, images: Tensor, *values: Any) -> Tensor:
-        """Return the images seen in the view."""
+        """Return the images in this view."""
         return self.function(images, *values)
 
     def views(self, values: Sequence[Any]) -> tuple[str, ...]:
@@ -102,10 +116,10 @@ class Macro(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class CpuView(Entry):
-    """Seeded draws from the stored image, made by whoever loads it; the last parameter is their
-    number.
+    """A view that is drawn with a seed from the stored image while that is loaded.
 
-    Draw k of a source is named source#k, also where it is the only one.
+    The last parameter is the number of draws. Draw k of a source is named source#k, even if there
+    is only one.
     """
 
     kind = "cpu"
@@ -114,7 +128,8 @@ class CpuView(Entry):
         if draw is None:
             return self._values(texts)
         require(
-            len(texts) < len(self.parameters), "give the number of draws or, after #, which one"
+            len(texts) < len(self.parameters),
+            "give either the number of draws after : or one draw after #, not both",
         )
         index = draw_number(draw, 0, MOST_DRAWS - 1)
         return (*self._values([*texts, "1"])[:-1], range(index, index + 1))

@@ -1,9 +1,9 @@
-"""Views that move pixels: pure functions on N x 3 x H x W float in 0..255, of any device and memory
-layout.
+"""Views that move pixels: pure functions on images N x 3 x H x W, float in 0..255.
 
-What comes in from outside the image is its mirror image: it looks like more of the same, which
-black, or border pixels drawn out to stripes, do not, and it is what the training augmentation fills
-with. Torch is imported in the functions, since names of views are read where it is not wanted.
+They work on any device and memory layout. Pixels from outside the image are filled with its mirror
+image: that looks natural, while black or stripes of repeated border pixels do not, and the training
+augmentation does the same. Torch is imported inside the functions, since names of views are also
+read by code that must start without it.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ if TYPE_CHECKING:
 
 __all__ = ["PLACES", "crop", "hflip", "identity", "rotate", "scale", "vflip", "xshift", "yshift"]
 
+# Offsets (y, x) of a crop, in halves of the pixels that are left over.
 PLACES = {
     "tl": (0, 0),
     "tr": (0, 2),
     "bl": (2, 0),
     "br": (2, 2),
     "center": (1, 1),
-}  # halves of what is left over: y, x
+}
 
 
 def identity(images: Tensor) -> Tensor:
-    """Return the images as they are."""
+    """Return the images unchanged."""
     return images
 
 
@@ -45,14 +46,15 @@ def vflip(images: Tensor) -> Tensor:
 
 
 def scale(images: Tensor, factor: float) -> Tensor:
-    """Return the images zoomed in (factor above 1) or out (below) about their centre.
+    """Return the images zoomed in (factor above 1) or out (below 1) about their centre.
 
-    Out, they are first extended by whole pixels on each side, so the factor is met to within one
-    pixel of the extended width and height.
+    To zoom out, the images are first extended by whole pixels on each side, so the factor is exact
+    only to within one pixel of the extended width and height.
     """
     from torch.nn import functional as F  # noqa: N812
 
-    if factor >= 1:  # no two pixels get closer, so there is nothing to smooth
+    # Zooming in moves no two pixels closer, so no smoothing is needed.
+    if factor >= 1:
         return _resampled(images, (1 / factor, 0.0, 0.0, 1 / factor))
     height, width = images.shape[-2:]
     y, x = (round((1 / factor - 1) * side / 2) for side in (height, width))
@@ -63,15 +65,17 @@ def scale(images: Tensor, factor: float) -> Tensor:
 
 
 def xshift(images: Tensor, share: float) -> Tensor:
-    """Return the images moved right by a share of their width, rounded to whole pixels: nothing
-    is blurred.
+    """Return the images moved right by a share of their width.
+
+    The shift is rounded to whole pixels, so that nothing is blurred.
     """
     return _shifted(images, round(share * images.shape[-1]), 0)
 
 
 def yshift(images: Tensor, share: float) -> Tensor:
-    """Return the images moved down by a share of their height, rounded to whole pixels: nothing
-    is blurred.
+    """Return the images moved down by a share of their height.
+
+    The shift is rounded to whole pixels, so that nothing is blurred.
     """
     return _shifted(images, 0, round(share * images.shape[-2]))
 
@@ -87,10 +91,21 @@ def _shifted(images: Tensor, x: int, y: int) -> Tensor:
 
 
 def crop(images: Tensor, share: float, where: str) -> Tensor:
-    """Return a share of the images' width and height, cut out at a place of PLACES and resized
-    back.
+    """Return a crop of the images, resized to the original size.
 
-    Raises UserError where no pixel is left.
+    Parameters
+    ----------
+    images
+        Images N x 3 x H x W.
+    share
+        The crop's share of width and height, above 0 and up to 1.
+    where
+        A key of `PLACES`.
+
+    Raises
+    ------
+    UserError
+        If no pixel is left.
     """
     from torch.nn import functional as F  # noqa: N812
 
@@ -99,8 +114,8 @@ def crop(images: Tensor, share: float, where: str) -> Tensor:
     columns = round(share * width)
     require(
         min(rows, columns) >= 1,
-        f"crop:{share:g}:{where}: leaves no pixel of an image of {width}x{height}; pass a larger"
-        " share",
+        f"crop:{share:g}:{where}: leaves no pixel of an image of {width}x{height} pixels; pass a"
+        " larger share",
     )
     y, x = PLACES[where]
     top = y * (height - rows) // 2
@@ -110,9 +125,7 @@ def crop(images: Tensor, share: float, where: str) -> Tensor:
 
 
 def rotate(images: Tensor, degrees: float) -> Tensor:
-    """Return the images turned anticlockwise about their centre, in pixels: shapes stay what they
-    are.
-    """
+    """Return the images rotated anticlockwise about their centre, without distortion."""
     height, width = images.shape[-2:]
     cos = math.cos(math.radians(degrees))
     sin = math.sin(math.radians(degrees))
@@ -120,8 +133,9 @@ def rotate(images: Tensor, degrees: float) -> Tensor:
 
 
 def _resampled(images: Tensor, matrix: tuple[float, float, float, float]) -> Tensor:
-    """Return what a matrix, row by row, finds for each pixel: both ends in -1..1 across the
-    image.
+    """Return the images resampled at the places that a 2 x 2 matrix maps each pixel to.
+
+    The matrix is given row by row; coordinates run from -1 to 1 across the image.
     """
     from torch.nn import functional as F  # noqa: N812
 
@@ -140,11 +154,11 @@ def _grid(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
-    """Return where pixels come from, 1 x H x W x 2; kept, since each copy from the CPU would stall
-    a GPU.
+    """Return the sampling grid of a matrix, 1 x H x W x 2.
 
-    It is made in float64 on the CPU: torch's affine_grid is a matrix product, which a GPU may do in
-    TF32 (10 bits).
+    It is kept between batches, since a copy from the CPU would make the GPU wait. It is computed in
+    float64 on the CPU: torch's affine_grid is a matrix product, which a GPU may compute in TF32
+    with a mantissa of 10 bits.
     """
     import torch
 

@@ -1,8 +1,7 @@
-"""Views of an image, by name: `name[:value[:value]]`, factors of a product joined by `*`, a list
-by commas.
+"""Names of views: `name[:value[:value]]`; products are joined by `*`, lists by commas.
 
-Names are written in one way only (`scale:1.150` is `scale:1.15`), since results are kept under
-them.
+Every view has one canonical name (`scale:1.150` becomes `scale:1.15`), since results are stored
+under it.
 """
 
 from __future__ import annotations
@@ -34,12 +33,13 @@ __all__ = [
     "view_of",
 ]
 
-VIEWS_VERSION = 1  # to be raised when what a view does changes: features of views are kept
+# Raise this when a view starts to give other pixels: logits and features of views are kept on disk.
+VIEWS_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
 class _Factor:
-    """One factor of a name, read."""
+    """One parsed factor of a name."""
 
     entry: Entry
     values: tuple[Any, ...]
@@ -56,20 +56,18 @@ class Draw:
     source: str
     """Name in the registry: train or albu."""
     file: str | None
-    """The pipeline's, as it was given."""
+    """Path of the albumentations file as it was given; None for train."""
     index: int
-    """Which draw, from 0 on."""
+    """Number of the draw, from 0 on."""
 
 
 def _read_factors(name: str) -> list[_Factor]:
-    """Return the factors of one name, not of a list. Raises UserError that does not say where the
-    name stood.
-    """
+    """Return the factors of one name. Raises UserError without the flag and the name."""
     texts = [text.strip() for text in name.split("*")]
     factors = []
     for text in texts:
         if not text:
-            raise UserError("there is nothing on one side of *; write products as hflip*scale:1.15")
+            raise UserError("one side of * is empty; write products as hflip*scale:1.15")
         head, mark, draw = text.partition("#")
         word, *values = head.split(":")
         if word not in VIEWS:
@@ -80,45 +78,60 @@ def _read_factors(name: str) -> list[_Factor]:
     drawn = [factor.entry.name for factor in factors if isinstance(factor.entry, CpuView)]
     if drawn and len(factors) > 1:
         raise UserError(
-            f"{drawn[0]} is drawn from the stored image, before there is a batch, so it has no"
-            " products; put the other factors into a pipeline for albu:FILE.yaml"
+            f"{drawn[0]} is drawn from the stored image, before batches are made, so it cannot be"
+            " part of a product; put the other factors into a pipeline for albu:FILE.yaml"
         )
     return factors
 
 
 def _expand(name: str) -> list[str]:
-    """Return the canonical names of one of a list."""
+    """Return the canonical names that one item of a list expands to."""
     expanded = []
     for combination in itertools.product(*(factor.views for factor in _read_factors(name))):
         parts = [part for one in combination for part in one.split("*") if part != "identity"]
         words = [part.split(":")[0] for part in parts]
         twice = next((word for index, word in enumerate(words) if word in words[:index]), None)
-        if (
-            twice is not None
-        ):  # two mirrors cancel; two of the others resample twice for what one does
-            raise UserError(f"{twice} twice in one product; once is enough")
+        # Two mirrors cancel, and two of any other view resample twice for the effect of one.
+        if twice is not None:
+            raise UserError(f"{twice} twice in one product; give it once")
         expanded.append("*".join(parts) or "identity")
     return expanded
 
 
 def _shown(text: str) -> str:
-    """Return text fit for one line."""
+    """Return the text shortened and printable, for one line of a message."""
     return "".join(one if one.isprintable() else "?" for one in text[:80]) + (
         "..." if len(text) > 80 else ""
     )
 
 
 def parse_views(text: str, flag: str = "--tta") -> tuple[str, ...]:
-    """Return canonical names of a list of views, short names expanded, identity first, each once.
+    """Return the canonical names of a list of views, identity first, each once.
 
-    "none" and "" are the identity alone. Imports no torch and reads no file.
-    Raises UserError, one line with flag, name and cure (near names for an unknown view).
+    Short names are expanded. "none" and "" give identity only. Imports no torch and reads no file.
+
+    Parameters
+    ----------
+    text
+        Names of views, separated by commas.
+    flag
+        The flag it was given to, for messages.
+
+    Raises
+    ------
+    UserError
+        One line with flag, name and cure; for an unknown view, with similar names.
+
+    Examples
+    --------
+    >>> parse_views("hflip,five:0.80")[:3]
+    ('identity', 'hflip', 'crop:0.8:tl')
     """
     names: list[str] = ["identity"]
     for name in [] if text.strip() in ("none", "") else text.split(","):
         if not name.strip():
             raise UserError(
-                f"{flag} {_shown(text)}: a comma with no view on one side; leave it out"
+                f"{flag} {_shown(text)}: a comma has no view on one side; leave the comma out"
             )
         try:
             names += _expand(name.strip())
@@ -128,16 +141,15 @@ def parse_views(text: str, flag: str = "--tta") -> tuple[str, ...]:
 
 
 def is_device_view(name: str) -> bool:
-    """Return whether a view is a function on a batch: `view_of` has it; else `draw_of` says what is
-    to be drawn.
+    """Return whether a view is computed on batches.
+
+    If so, `view_of` returns its function; if not, `draw_of` describes the draw.
     """
     return all(isinstance(factor.entry, DeviceView) for factor in _read_factors(name))
 
 
 def draw_of(name: str) -> Draw:
-    """Return what a canonical name such as train#0 or albu:FILE.yaml#1 asks of whoever loads
-    images.
-    """
+    """Return the draw that a canonical name such as train#0 or albu:FILE.yaml#1 describes."""
     (factor,) = _read_factors(name)
     assert isinstance(factor.entry, CpuView), name
     *file, draws = factor.values
@@ -146,16 +158,23 @@ def draw_of(name: str) -> Draw:
 
 
 def view_of(name: str) -> Callable[[Tensor], Tensor]:
-    """Return the function of a device view: N x 3 x H x W float in 0..255, raw pixels, to the same;
-    first factor first.
+    """Return the function of a device view.
 
-    It is deterministic and never changes what it is given; the identity gives that back itself.
-    Raises UserError for a name that is not one such view.
+    It takes and returns images N x 3 x H x W, float in 0..255, before they are standardised, and
+    applies the factors of a product from left to right. It is deterministic and does not modify its
+    input; identity returns the input itself.
+
+    Raises
+    ------
+    UserError
+        For a name that is not a single device view.
     """
     steps = []
     for factor in _read_factors(name):
         if not isinstance(factor.entry, DeviceView):
-            raise UserError(f"{name}: not one function on a batch, but {factor.entry.does}")
+            raise UserError(
+                f"{name}: is not a single view computed on batches, but {factor.entry.does}"
+            )
         steps.append((factor.entry, factor.values))
 
     def view(images: Tensor) -> Tensor:
@@ -167,27 +186,40 @@ def view_of(name: str) -> Callable[[Tensor], Tensor]:
 
 
 def check_views(names: Sequence[str], *, width: int, height: int, flag: str = "--tta") -> None:
-    """Try device views on an image of a run's size, in pixels.
+    """Check that each device view changes an image of this size and leaves pixels of it.
 
-    Raises UserError for a view that leaves no pixel of it, or that changes none.
+    Parameters
+    ----------
+    names
+        Canonical names; drawn views are skipped.
+    width, height
+        Size of the run's images, in pixels.
+    flag
+        The flag the names were given to, for messages.
+
+    Raises
+    ------
+    UserError
+        For a view that leaves no pixel or changes none.
     """
     import torch
 
-    picture = (torch.arange(3 * height * width) * 7919 % 256).view(1, 3, height, width).float()
+    image = (torch.arange(3 * height * width) * 7919 % 256).view(1, 3, height, width).float()
     for name in names:
         if name == "identity" or not is_device_view(name):
             continue
         try:
-            seen = view_of(name)(picture)
+            seen = view_of(name)(image)
         except UserError as error:
             raise UserError(f"{flag} {error}") from None
-        if torch.equal(seen, picture):
+        if torch.equal(seen, image):
             raise UserError(
-                f"{flag} {name}: changes no pixel of an image of {width}x{height}; leave it out"
+                f"{flag} {name}: changes no pixel of an image of {width}x{height} pixels; leave it"
+                " out"
             )
 
 
 def describe_views() -> list[str]:
-    """Return a line a view for help: how it is written, what it does, an example."""
+    """Return a line of help for each view: its syntax, its effect and an example."""
     longest = max(len(entry.form) for entry in VIEWS.values())
     return [f"{entry.form:{longest}}  {entry.does} ({entry.example})" for entry in VIEWS.values()]

@@ -1,4 +1,4 @@
-"""The registry of views: every name that --tta knows."""
+"""The registry of all views that --tta and run_tta.py --views accept."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from tta.views.parameters import Draws, File, Number, Place
 
 __all__ = ["CLASSIC_SHARE", "VIEWS"]
 
-CLASSIC_SHARE = 0.875  # 224 of 256 pixels, the usual five and ten crops
+# 224 of 256 pixels, as in the usual five and ten crops.
+CLASSIC_SHARE = 0.875
 
 
 def _share(default: float | None = None) -> Number:
@@ -20,7 +21,7 @@ def _factor(low: float, high: float) -> Number:
 
 
 def _move() -> Number:
-    # Beyond a half, more of the image would be mirror image than image.
+    # A larger shift would leave more mirrored pixels than real ones.
     return Number(letter="S", low=-0.5, high=0.5, neutral=0.0)
 
 
@@ -37,7 +38,7 @@ VIEWS: dict[str, Entry] = {
     for entry in (
         DeviceView(
             name="identity",
-            does="the image itself; always there",
+            does="the unaugmented image; always included",
             example="identity",
             function=geometry.identity,
         ),
@@ -46,89 +47,92 @@ VIEWS: dict[str, Entry] = {
         ),
         DeviceView(
             name="vflip",
-            does="mirrored top to bottom; for images without an up and down, elsewhere it harms",
+            does="mirrored top to bottom; harmful unless images have no up and down",
             example="vflip",
             function=geometry.vflip,
         ),
         DeviceView(
             name="scale",
-            does="zoomed in about the centre, below 1 out, with the mirror image around",
+            does="zoomed in about the centre (F below 1: out, with mirrored borders)",
             example="scale:1.15",
             parameters=(_factor(0.5, 4),),
             function=geometry.scale,
         ),
         DeviceView(
             name="xshift",
-            does="moved right by a share of the width, in whole pixels",
+            does="moved right by S times the width, in whole pixels",
             example="xshift:-0.05",
             parameters=(_move(),),
             function=geometry.xshift,
         ),
         DeviceView(
             name="yshift",
-            does="moved down by a share of the height, in whole pixels",
+            does="moved down by S times the height, in whole pixels",
             example="yshift:0.05",
             parameters=(_move(),),
             function=geometry.yshift,
         ),
         DeviceView(
             name="crop",
-            does=f"a share of width and height at {' '.join(geometry.PLACES)}, resized back",
+            does=(
+                "a crop of S times width and height, resized; WHERE is"
+                f" {', '.join([*geometry.PLACES][:-1])} or {[*geometry.PLACES][-1]}"
+            ),
             example="crop:0.8:center",
             parameters=(_share(), Place(letter="WHERE", places=tuple(geometry.PLACES))),
             function=geometry.crop,
         ),
         Macro(
             name="five",
-            does=f"crops at the four corners and the centre; S is {CLASSIC_SHARE} unless given",
+            does=f"crops at the four corners and the centre; S is {CLASSIC_SHARE} by default",
             example="five:0.8",
             parameters=(_share(CLASSIC_SHARE),),
             expand=_five,
         ),
         Macro(
             name="ten",
-            does="these and the same of the mirrored image",
+            does="the crops of five and the same crops of the mirrored image",
             example="ten:0.8",
             parameters=(_share(CLASSIC_SHARE),),
             expand=_ten,
         ),
         DeviceView(
             name="rotate",
-            does="turned anticlockwise by degrees, with the mirror image around",
+            does="rotated anticlockwise, with mirrored borders",
             example="rotate:7",
             parameters=(Number(letter="DEGREES", low=-180, high=180, neutral=0.0),),
             function=geometry.rotate,
         ),
         DeviceView(
             name="brightness",
-            does="values times F",
+            does="pixel values times F",
             example="brightness:1.2",
             parameters=(_factor(0.1, 10),),
             function=tones.brightness,
         ),
         DeviceView(
             name="contrast",
-            does="distances from the image's own mean grey times F",
+            does="differences from the image's mean grey value times F",
             example="contrast:1.2",
             parameters=(_factor(0.1, 10),),
             function=tones.contrast,
         ),
         DeviceView(
             name="gamma",
-            does="values, as shares of 255, to the power of F: above 1 is darker",
+            does="pixel values, scaled to 0..1, to the power of F; F above 1 is darker",
             example="gamma:0.8",
             parameters=(_factor(0.1, 10),),
             function=tones.gamma,
         ),
         CpuView(
             name="train",
-            does="N seeded draws of the run's own training augmentation, train#0 and on",
+            does="N seeded draws of the run's training augmentation: train#0, train#1, ...",
             example="train:4",
             parameters=(Draws(letter="N"),),
         ),
         CpuView(
             name="albu",
-            does="N seeded draws (1 unless given) of a pipeline as albumentations.save writes it",
+            does="N seeded draws (default: 1) of a pipeline saved by albumentations.save",
             example="albu:clahe.yaml",
             parameters=(File(letter="FILE.yaml"), Draws(letter="N", default=range(1))),
         ),

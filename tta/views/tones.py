@@ -1,5 +1,6 @@
-"""Views that change tones: pure functions on N x 3 x H x W float in 0..255; the result is clipped
-to that.
+"""Views that change tones: pure functions on images N x 3 x H x W, float in 0..255.
+
+The result is clipped to the same range.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ __all__ = ["brightness", "contrast", "gamma"]
 
 
 def brightness(images: Tensor, factor: float) -> Tensor:
-    """Return the images with every value multiplied."""
+    """Return the images with every pixel value multiplied by a factor."""
     return (images * factor).clamp_(0, 255)
 
 
 def contrast(images: Tensor, factor: float) -> Tensor:
-    """Return the images with values' distances from their own mean grey (ITU-R BT.601)
-    multiplied.
+    """Return the images with contrast multiplied by a factor.
+
+    It multiplies the differences of pixel values from the image's mean grey value (ITU-R BT.601).
     """
     grey = 0.299 * images[:, 0] + 0.587 * images[:, 1] + 0.114 * images[:, 2]
     mean = grey.mean(dim=(1, 2)).view(-1, 1, 1, 1)
@@ -27,8 +29,8 @@ def contrast(images: Tensor, factor: float) -> Tensor:
 
 
 def gamma(images: Tensor, exponent: float) -> Tensor:
-    """Return the images with values, as shares of 255, raised to a power: above 1 is darker.
+    """Return the images with pixel values, scaled to 0..1, raised to a power.
 
-    They are clipped first, since a power of a negative share has no value.
+    An exponent above 1 gives darker images. Values are clipped first, since a power of a negative number may not exist.
     """
     return (images / 255).clamp_(0, 1).pow_(exponent).mul_(255)

@@ -1,6 +1,4 @@
-"""Where a run's images come from: decoded anew each time, or once into a cache on disk, in RAM or
-on the device.
-"""
+"""Sources of a run's images: files decoded each time, or a cache on disk, in RAM or on the GPU."""
 
 from __future__ import annotations
 
@@ -15,26 +13,29 @@ from typing import Protocol
 import cv2
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from foldblend.cli import Say
 from foldblend.errors import UserError, counted
-from foldblend.images import boxes_of, picture_key
+from foldblend.images import boxes_of, image_key
+from foldblend.progress import Task
 from pipeline.data.cache import Records, Store, cache_root, first_places, in_threads, write_records
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import num_cores
 
-__all__ = ["PictureSource", "Pictures", "Room", "choose_cache", "open_pictures", "pictures_folder"]
+__all__ = ["ImageSource", "ImageStore", "Room", "choose_cache", "images_folder", "open_images"]
 
 GB = 10**9
-DEVICE_SHARE = 0.4  # of the free memory: the rest is the model's
+# Share of the GPU's free memory that images may take; the model needs the rest.
+DEVICE_SHARE = 0.4
+# Bytes that stay free on the disk.
 DISK_SPARE = GB
 HAS_MEMFD = hasattr(os, "memfd_create")
-PICTURES_VERSION = 1  # to be raised when decoding or resizing changes
+# Raise this when decoding or resizing changes, so that old caches are not used.
+IMAGES_VERSION = 1
 
 
-class Pictures(Protocol):
-    """Images by row of a table: height x width x 3 uint8 at the stored size."""
+class ImageStore(Protocol):
+    """Protocol of a sequence of images: height x width x 3 uint8 at the stored size, by row."""
 
     def __len__(self) -> int: ...
 
@@ -42,13 +43,14 @@ class Pictures(Protocol):
 
 
 class Files:
-    """Images decoded and resized each time they are asked for."""
+    """Images that are decoded and resized at each access."""
 
     def __init__(
         self, table: pd.DataFrame, preprocess: Preprocess, *, verify: bool = False
     ) -> None:
-        """With `verify`, a file must still be the one that was hashed: what is kept is kept under
-        that hash.
+        """Take the images of a table; with `verify`, check each file against its hash.
+
+        The check is for caching, as the cache finds an image by the hash of its file.
         """
         self.paths = table["path"].tolist()
         self.contents = table["content"].tolist() if verify else [None] * len(table)
@@ -63,23 +65,23 @@ class Files:
 
 
 @dataclass(frozen=True)
-class PictureSource:
-    """All images of a run; `of` gives those of one of its tables."""
+class ImageSource:
+    """All images of a run; `of` returns those of one table."""
 
     preprocess: Preprocess
     mode: str
-    """disk, ram, device or off."""
+    """Kind of cache: disk, ram, device or off."""
     records: Records | None = None
     row_of: dict[bytes, int] | None = None
-    """Key of an image -> its place in `records`."""
+    """From an image's key to its row in `records`."""
 
     def rows(self, table: pd.DataFrame) -> np.ndarray:
-        """Return where in `records` the table's images lie."""
+        """Return the rows of the table's images in `records`."""
         assert self.row_of is not None
         return np.array([self.row_of[key] for key in _keys(table)], dtype=np.int64)
 
-    def of(self, table: pd.DataFrame) -> Pictures:
-        """Return the images of a table, in its order."""
+    def of(self, table: pd.DataFrame) -> ImageStore:
+        """Return the images of a table, in the table's order."""
         if self.records is None:
             return Files(table, self.preprocess)
         records = self.records
@@ -88,8 +90,9 @@ class PictureSource:
 
 @dataclass(frozen=True)
 class Room:
-    """Free bytes where a cache could lie; `device` is None without a GPU, or where the workers
-    augment.
+    """Free bytes of each place that can hold a cache.
+
+    `device` is None without a GPU, or where the workers augment on the CPU.
     """
 
     disk: int
@@ -104,10 +107,25 @@ def _disk_fits(missing: int, room: Room) -> bool:
 def choose_cache(
     wanted: str, *, size: int, missing: int, passes: int, room: Room
 ) -> tuple[str, str]:
-    """Return the kind of cache and why, of bytes in all, bytes not cached yet, and passes over the
-    images.
+    """Return the kind of cache to use and the reason, for the log.
 
-    Raises UserError where what was asked for does not fit.
+    Parameters
+    ----------
+    wanted
+        The value of --cache.
+    size
+        Bytes of all images.
+    missing
+        Bytes of the images that are not on disk yet.
+    passes
+        Number of times that the run reads each image.
+    room
+        Free bytes of each place.
+
+    Raises
+    ------
+    UserError
+        If a cache that the user asked for does not fit.
     """
     fits = {
         "device": room.device is None or size <= room.device * DEVICE_SHARE,
@@ -121,30 +139,28 @@ def choose_cache(
         if not fits[wanted]:
             free = {"device": room.device or 0, "disk": room.disk, "ram": room.ram}[wanted]
             raise UserError(
-                f"--cache {wanted}: {_gb(missing if wanted == 'disk' else size)} do not fit into"
-                f" the {_gb(free)} that are free; pass --cache auto"
+                f"--cache {wanted}: needs {_gb(missing if wanted == 'disk' else size)}, but only"
+                f" {_gb(free)} are free; pass --cache auto"
             )
-        return wanted, "as asked"
+        return wanted, f"--cache {wanted}"
     if missing and passes <= 1:
-        return "off", "each image is read once"
+        return "off", "each is read only once"
     if room.device is not None and fits["device"] and (fits["disk"] or fits["ram"]):
         return (
             "device",
             f"they fit into {DEVICE_SHARE:.0%} of the {_gb(room.device)} free on the GPU",
         )
-    why = (
-        "nothing of it is needed on a GPU"
-        if room.device is None
-        else f"too large for the GPU, which has {_gb(room.device)} free"
-    )
+    reasons = []
+    if room.device is not None:
+        reasons.append(f"too large for the GPU, which has {_gb(room.device)} free")
     if fits["disk"]:
-        return "disk", why
+        return "disk", "; ".join(reasons)
     if fits["ram"]:
-        return "ram", f"{why}, and the disk has only {_gb(room.disk)} free"
-    return (
-        "off",
-        f"{why}, and neither disk ({_gb(room.disk)} free) nor RAM ({_gb(room.ram)} free) has room",
+        return "ram", "; ".join([*reasons, f"the disk has only {_gb(room.disk)} free"])
+    reasons.append(
+        f"{_gb(size)} fit neither on disk ({_gb(room.disk)} free) nor in RAM ({_gb(room.ram)} free)"
     )
+    return "off", "; ".join(reasons)
 
 
 def _gb(size: int) -> str:
@@ -162,23 +178,21 @@ def _free_ram() -> int:
 
 
 def _free_disk(folder: Path) -> int:
-    """Return the free bytes where a folder lies or would be made; none where it may not be
-    written.
-    """
+    """Return the free bytes at a folder that may not exist yet; 0 if it cannot be written."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     return shutil.disk_usage(there).free if os.access(there, os.W_OK) else 0
 
 
-def pictures_folder(cache_dir: str | None) -> Path:
-    """Return the folder of decoded images."""
+def images_folder(cache_dir: str | None) -> Path:
+    """Return the cache folder of decoded images."""
     return cache_root(cache_dir) / "pictures"
 
 
 def _keys(table: pd.DataFrame) -> list[bytes]:
-    return [picture_key(*source) for source in zip(table["content"], boxes_of(table), strict=True)]
+    return [image_key(*source) for source in zip(table["content"], boxes_of(table), strict=True)]
 
 
-def open_pictures(
+def open_images(
     tables: Iterable[pd.DataFrame | None],
     preprocess: Preprocess,
     *,
@@ -187,66 +201,87 @@ def open_pictures(
     passes: int,
     device_room: int | None,
     say: Say,
-) -> PictureSource:
-    """Decode what is not cached yet, with its size and the free room told first, and return the
-    run's images.
+) -> ImageSource:
+    """Decode the images that are not cached yet and return all images of a run.
 
-    `tables` are those of a manifest, with the column `content` (see folds.data.load); `passes` is
-    how often each image will be read, `device_room` the free bytes of the GPU. Raises UserError.
+    Before it decodes, it logs the kind of cache, its size and the free space.
+
+    Parameters
+    ----------
+    tables
+        The tables of a manifest, with the column `content` (see folds.data.load).
+    preprocess
+        Decodes and resizes the images.
+    cache, cache_dir
+        The values of --cache and --cache-dir.
+    passes
+        Number of times that the run reads each image.
+    device_room
+        Free bytes of the GPU, None if images are not needed there.
+    say
+        Writes a line to the log.
+
+    Raises
+    ------
+    UserError
+        If the cache does not fit or cannot be written.
     """
     every = pd.concat([table for table in tables if table is not None], ignore_index=True)
     keys = _keys(every)
     first = first_places(keys)
     unique = [*first]
     width, height = preprocess.stored_size
-    policy = {"pictures": PICTURES_VERSION, "decode": preprocess.decode, "opencv": cv2.__version__}
-    store = Store.at(pictures_folder(cache_dir), (height, width, 3), "uint8", policy)
+    policy = {"pictures": IMAGES_VERSION, "decode": preprocess.decode, "opencv": cv2.__version__}
+    store = Store.at(images_folder(cache_dir), (height, width, 3), "uint8", policy)
     num_missing = 0 if cache == "off" else len(store.missing(unique))
     room = Room(_free_disk(store.folder), _free_ram(), device_room)
     size = len(unique) * store.size
     mode, why = choose_cache(
         cache, size=size, missing=num_missing * store.size, passes=passes, room=room
     )
-    say(
-        f"cache: {mode} ({why}); {counted(len(unique), 'image')} at {width}x{height} are"
-        f" {_gb(size)}"
-        + (
-            f", {_gb(room.disk)} are free in {store.folder.parent}"
-            if mode in ("disk", "device")
-            else ""
-        )
-        + (f", {_gb(room.ram)} of RAM are free" if mode == "ram" else "")
-    )
     if mode == "off":
-        return PictureSource(preprocess, mode)
-    files = Files(every.iloc[[*first.values()]], preprocess, verify=True)
+        say(f"Not caching decoded images: {why}.")
+        return ImageSource(preprocess, mode)
+    # The GPU's copy is filled from a cache on disk or in RAM.
     to_disk = mode == "disk" or (
         mode == "device" and (_disk_fits(num_missing * store.size, room) or not HAS_MEMFD)
     )
+    say(
+        f"Caching {counted(len(unique), 'decoded image')} at {width}x{height}, {_gb(size)},"
+        + (" on the GPU and" if mode == "device" else "")
+        + (
+            f" on disk in {store.folder.parent} ({_gb(room.disk)} free)"
+            if to_disk
+            else f" in RAM ({_gb(room.ram)} free)"
+        )
+        + (f": {why}." if why else ".")
+    )
+    files = Files(every.iloc[[*first.values()]], preprocess, verify=True)
     records = _on_disk(store, unique, files, say) if to_disk else _in_ram(store, files)
-    return PictureSource(preprocess, mode, records, {key: row for row, key in enumerate(unique)})
+    return ImageSource(preprocess, mode, records, {key: row for row, key in enumerate(unique)})
 
 
 def _on_disk(store: Store, keys: Sequence[bytes], files: Files, say: Say) -> Records:
-    with tqdm(total=len(keys), desc="decode once", unit="image", disable=None, leave=False) as bar:
+    with Task("decode images", len(keys), unit="images") as task:
         store.fill(
             keys,
             lambda todo: in_threads(files.__getitem__, todo, workers=num_cores()),
-            progress=bar.update,
-            wait=lambda: say(f"cache: another process is filling {store.folder}; waiting for it"),
+            progress=task.add,
+            wait=lambda: say(f"Waiting for another process, which is filling {store.folder}."),
         )
     return store.records(keys)
 
 
 def _in_ram(store: Store, files: Files) -> Records:
-    """Hold the images in anonymous memory that other processes can map while this one lives."""
+    """Decode the images into anonymous memory, which other processes can map.
+
+    The memory is freed when the records are deleted or this process ends.
+    """
     file = os.memfd_create("pictures")
-    pictures = in_threads(files.__getitem__, range(len(files)), workers=num_cores())
+    images = in_threads(files.__getitem__, range(len(files)), workers=num_cores())
     try:
-        with tqdm(
-            total=len(files), desc="decode once", unit="image", disable=None, leave=False
-        ) as bar:
-            write_records(file, 0, pictures, size=store.size, progress=bar.update)
+        with Task("decode images", len(files), unit="images") as task:
+            write_records(file, 0, images, size=store.size, progress=task.add)
     except BaseException:
         os.close(file)
         raise
