@@ -1,0 +1,104 @@
+"""Score the single members of a blend, and compare the blend with the best of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ensemble.align import Aligned
+from ensemble.sections import errors_section, members_section, verdict_sentence
+from foldblend.scores.metrics import METRICS, softmax
+from foldblend.scores.rows import Rows
+from foldblend.scores.score import Score, Scored, score_prediction
+from reports.run.summary import with_differences
+
+__all__ = ["Singles"]
+
+
+def _names(aligned: Aligned, blend: str) -> list[str]:
+    """Return the members' names, or their paths where names are equal."""
+    names = [*(run.name for run in aligned.runs), blend]
+    return [
+        name if names.count(name) == 1 else str(run.path)
+        for name, run in zip(names, aligned.runs, strict=False)
+    ]
+
+
+class Singles:
+    """Scores and errors of the single members, collected one after the other."""
+
+    def __init__(self, aligned: Aligned, metric: str, *, blend: str) -> None:
+        rows = aligned.rows
+        group_N = pd.factorize(rows["group"], sort=True)[0]
+        self.rows = Rows(
+            rows["label"].to_numpy(), group_N, rows["repeat"].to_numpy(), rows["fold"].to_numpy()
+        )
+        self.attributes = aligned.runs[0].attributes
+        self.blend = blend
+        self.names = _names(aligned, blend)
+        self.metric_name = metric
+        self.metric = METRICS[metric]
+        self.found: list[Scored] = []
+        self.wrong_MN = np.empty((len(self.names), len(rows)), bool)
+
+    def watched(self, logits: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield the members' logits unchanged, after scoring each."""
+        for place, logits_NC in enumerate(logits):
+            self.record(place, logits_NC)
+            yield logits_NC
+
+    def record(self, place: int, logits_NC: np.ndarray) -> None:
+        self.wrong_MN[place] = logits_NC.argmax(axis=1) != self.rows.label_N
+        self.found.append(self._scored(self.names[place], logits_NC))
+
+    @property
+    def best(self) -> tuple[int, Score]:
+        """The place and the score of the best member."""
+
+        def value(place: int) -> float:
+            found = self.found[place].score.value
+            return found if np.isfinite(found) else -np.inf
+
+        place = max(range(len(self.found)), key=value)
+        return place, self.found[place].score
+
+    def _scored(self, name: str, logits_NC: np.ndarray) -> Scored:
+        proba_NC = softmax(logits_NC)
+        return score_prediction(
+            name, self.rows, proba_NC, attributes=self.attributes, metric=self.metric_name
+        )
+
+    def compared(self, logits_NC: np.ndarray) -> list[dict[str, Any]]:
+        """Return a row for each member and, last, for the blend with logits N x C."""
+        return with_differences([*self.found, self._scored(self.blend, logits_NC)], self.best[0])
+
+    def sections(
+        self, rows: list[dict[str, Any]], verdict: str | None
+    ) -> dict[str, dict[str, Any]]:
+        """Return the sections on members and their errors; `rows` are those of `compared`."""
+        found = {"1_members": members_section(rows, verdict)}
+        errors = errors_section(self.names, self.wrong_MN)
+        return found | ({} if errors is None else {"2_errors": errors})
+
+    def verdict(
+        self, rows: list[dict[str, Any]], shares: Sequence[float], cost_M: np.ndarray
+    ) -> tuple[str | None, bool]:
+        """Compare the blend with the best member: a sentence, and whether the blend is better.
+
+        The sentence is None for a single member, and for a score without an interval.
+        """
+        place = self.best[0]
+        found = rows[-1]["difference"]
+        if len(self.names) < 2 or found is None or found["low"] is None:
+            return None, False
+        sentence = verdict_sentence(
+            found,
+            self.names[place],
+            metric=self.metric,
+            num_groups=self.rows.num_groups,
+            times_cost=cost_M[np.flatnonzero(shares)].sum() / cost_M[place],
+        )
+        return sentence, min(self.metric.sign * found[end] for end in ("low", "high")) > 0

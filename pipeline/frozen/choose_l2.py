@@ -1,0 +1,117 @@
+"""Choice of the L2 penalty of linear heads by inner cross-validation.
+
+Letters of array names in this module: N rows, X principal axes, Z problems (see
+`pipeline.frozen.linear_heads`), P L2 penalties to choose from, U pairs of a problem and an inner
+fold.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from foldblend.errors import UserError
+from folds.kfold import stratified_group_folds
+from pipeline.frozen.axes import own_scales
+from pipeline.frozen.linear_heads import ROUGH, fit_heads
+
+__all__ = ["choose_l2"]
+
+# Inner folds that choose the L2 penalty.
+NUM_INNER = 3
+
+
+def choose_l2(
+    rows_NX: np.ndarray,
+    label_N: np.ndarray,
+    group_N: np.ndarray,
+    weight_ZN: np.ndarray,
+    penalties: tuple[float, ...],
+    *,
+    seed: int,
+    num_classes: int,
+    variance_X: np.ndarray,
+    device: torch.device | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose the L2 penalty of each problem by cross-validation within its own rows.
+
+    The groups of a problem are split into three inner folds, and the penalty with the least
+    held-out log loss is chosen. A single penalty is returned without a fit.
+
+    Parameters
+    ----------
+    rows_NX, variance_X
+        Rows and variances in the axes of `principal_axes`.
+    label_N, group_N
+        Class and group of each row.
+    weight_ZN
+        Row weights of each problem; rows of weight 0 are not used.
+    penalties
+        P penalties to choose from, in units of `own_scales`, so that rows outside a problem do not
+        influence it.
+    seed
+        Seed of the inner folds.
+    num_classes
+        Number of classes.
+    device
+        Where to compute.
+
+    Returns
+    -------
+    tuple
+        The best penalty of each problem (Z) and the inner log losses (Z x P; NaN for a single
+        penalty).
+
+    Raises
+    ------
+    UserError
+        If a problem has fewer than two groups.
+    """
+    if len(penalties) == 1:
+        return np.full(len(weight_ZN), penalties[0]), np.full((len(weight_ZN), 1), np.nan)
+    inner_ZN = np.full(weight_ZN.shape, -1)
+    for problem, weight_N in enumerate(weight_ZN):
+        used = weight_N > 0
+        folds = min(NUM_INNER, len(np.unique(group_N[used])))
+        if folds < 2:
+            raise UserError(
+                "--finetune head: a fold trains on a single group, so no L2 penalty can be chosen;"
+                " pass one value to --head-l2, or fewer --folds"
+            )
+        inner_ZN[problem, used] = stratified_group_folds(
+            label_N[used], group_N[used], num_folds=folds, seed=seed
+        )
+    parts = [
+        (problem, inner)
+        for problem in range(len(weight_ZN))
+        for inner in range(int(inner_ZN[problem].max()) + 1)
+    ]
+    train_UN = np.stack(
+        [weight_ZN[problem] * (inner_ZN[problem] != inner) for problem, inner in parts]
+    )
+    loss_ZP = np.zeros((len(weight_ZN), len(penalties)))
+    scale_U = own_scales(rows_NX, weight_ZN)[[problem for problem, _ in parts]]
+    heads = None
+    # From the largest penalty down, each fit starts from the solution of the one before.
+    for penalty in sorted(penalties, reverse=True):
+        heads = fit_heads(
+            rows_NX,
+            label_N,
+            train_UN,
+            penalty * scale_U,
+            num_classes=num_classes,
+            variance_X=variance_X,
+            tolerance=ROUGH,
+            start=heads,
+            device=device,
+        )
+        column = penalties.index(penalty)
+        for part, (problem, inner) in enumerate(parts):
+            held = inner_ZN[problem] == inner
+            logits = heads.logits(rows_NX[held], part)
+            own = logits[np.arange(len(logits)), label_N[held]]
+            loss = np.logaddexp.reduce(logits, axis=1) - own
+            loss_ZP[problem, column] += (loss * weight_ZN[problem, held]).sum() / weight_ZN[
+                problem
+            ].sum()
+    return np.asarray(penalties)[loss_ZP.argmin(axis=1)], loss_ZP

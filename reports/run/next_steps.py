@@ -1,0 +1,94 @@
+"""What to look at next in a report: one list, which the terminal and the page show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from foldblend.cli import program
+from foldblend.errors import listed
+from reports.text import num
+
+__all__ = ["next_steps"]
+
+FEW_GROUPS = 5  # below, the F1 of a class depends on which groups happen to be in the data
+MOST_STEPS = 4
+
+Report = Mapping[str, Any]
+
+
+def _suspected_labels(report: Report, folder: Path) -> Iterator[str]:
+    found = report["suspects"].get("findings", ())
+    if not found:
+        return
+    num_images = len({image for one in found for image in one["image_ids"]})
+    look = "looks" if num_images == 1 else "look"
+    yield (
+        f"{num_images:,} of {report['num_images']:,} labels {look} wrong. Check them in"
+        f" {folder / 'suspects.csv'}, delete the lines that you do not believe, and train again"
+        f" with --corrections {folder / 'suspects.csv'}"
+    )
+
+
+def _rare_classes(report: Report, folder: Path) -> Iterator[str]:
+    few = [row for row in report["per_class"] if row.get("groups", FEW_GROUPS) < FEW_GROUPS]
+    if not few:
+        return
+    names = listed((f"{row['name']}: {row['groups']}" for row in few), most=3)
+    which = "1 class has" if len(few) == 1 else f"{len(few)} classes have"
+    yield (
+        f"{which} fewer than {FEW_GROUPS} groups ({names}), so the F1 of each is mostly chance."
+        " Add groups, or merge classes"
+    )
+
+
+def _calibration(report: Report, folder: Path) -> Iterator[str]:
+    one = report["calibration"]
+    chance = one["ece_by_chance"]["high"]
+    if one["ece"] is None or chance is None or one["ece"] <= chance:
+        return
+    what = "too high" if one["temperature"] > 1 else "too low"
+    cure = f"Divide logits by {one['temperature']:.2f}"
+    if report["kind"] == "cv":
+        cure += f", or: {program('blend.py')} {folder} --method tempered"
+    yield (
+        f"Probabilities are {what} (calibration error {num(one['ece'])}; a calibrated model stays"
+        f" below {num(chance)}). {cure}"
+    )
+
+
+def _other_commands(report: Report, folder: Path) -> Iterator[str]:
+    beside = folder.parent / "*"
+    if report["kind"] == "cv":
+        yield f"Try test-time augmentation: {program('run_tta.py')} {folder}"
+        yield f"Train another backbone, then blend: {program('blend.py')} {beside}"
+    else:
+        yield f"Compare all runs: {program('leaderboard.py')} {beside}"
+
+
+STEPS: tuple[Callable[[Report, Path], Iterator[str]], ...] = (
+    _suspected_labels,
+    _rare_classes,
+    _calibration,
+    _other_commands,
+)
+
+
+def next_steps(report: Report, folder: Path) -> list[str]:
+    """Return what to look at next, most important first, each with what to type.
+
+    Parameters
+    ----------
+    report
+        The content of report.json.
+    folder
+        The run folder, as the user would type it.
+
+    Returns
+    -------
+    list of str
+        At most four sentences: suspected labels, classes with too few groups, calibration, and
+        further commands.
+    """
+    return [step for steps in STEPS for step in steps(report, folder)][:MOST_STEPS]

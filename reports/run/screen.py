@@ -1,0 +1,136 @@
+"""The first screen of a report: the few lines that a command prints when a run is finished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from foldblend.runs.folder import SECTIONS, read_json
+from foldblend.runs.run import Run
+from foldblend.scores.metrics import METRICS
+from reports.blocks import screen_lines as section_screen_lines
+from reports.run.next_steps import next_steps
+from reports.run.report import write_report
+from reports.run.text import single_model_note
+from reports.text import folded, num, screen_width, span, table
+
+__all__ = ["MOST_LINES", "finish", "screen_lines"]
+
+MOST_LINES = 25
+MOST_NOTES = 2
+MOST_FOLDS = 10
+WORST_CLASSES = 3
+
+Report = Mapping[str, Any]
+
+
+def _headline(report: Report) -> list[str]:
+    title = METRICS[report["metric"]].title
+    size = f"{report['num_images']:,} images of {report['num_groups']:,} groups"
+    return [f"OOF {title} {num(report['headline']['value'])} {span(report['headline'])} ({size})"]
+
+
+def _folds(report: Report, width: int) -> list[str]:
+    if len(report["folds"]) < 2:
+        return []
+    title = f"{report['num_folds']} folds"
+    if report["num_repeats"] > 1:
+        title += f" x {report['num_repeats']} repeats"
+    mean = f"mean {num(report['folds_mean'])}, standard deviation {num(report['folds_std'])}"
+    scores = [f"{row['score']:.3f}" if row["score"] is not None else "-" for row in report["folds"]]
+    each = f"{' '.join(scores)}; " if len(scores) <= MOST_FOLDS else ""
+    return folded(f"{title}: {each}{mean}", width=width)
+
+
+def _attributes(report: Report, width: int) -> list[str]:
+    if not report["attributes"]:
+        return []
+    scores = (f"{row['name']} {num(row['f1_macro']['value'])}" for row in report["attributes"])
+    return folded(f"macro F1 by attribute: {', '.join(scores)}", width=width)
+
+
+def _worst_classes(report: Report, width: int) -> list[str]:
+    if len(report["per_class"]) < 2:
+        return []
+    worst = sorted(report["per_class"], key=lambda row: row["f1"])[:WORST_CLASSES]
+    most: dict[str, str] = {}
+    for row in report["confusion"]["most"]:
+        most.setdefault(row["true"], row["predicted"])
+    header = ["worst classes", "F1", "images", "groups", "most often taken for"]
+    cells = [
+        [
+            row["name"],
+            f"{row['f1']:.3f}",
+            f"{row['support']:,}",
+            str(row.get("groups", "-")),
+            most.get(row["name"], "-"),
+        ]
+        for row in worst
+    ]
+    return table(header, cells, name_width=30, width=width)
+
+
+def _sections(run: Run, width: int) -> list[str]:
+    """Return what stages added to the report for this screen, such as the methods of a blend."""
+    files = sorted((run.path / SECTIONS).glob("*.json"))
+    return [line for file in files for line in section_screen_lines(read_json(file), width=width)]
+
+
+def _next(report: Report, folder: Path, width: int, most_lines: int) -> list[str]:
+    lines: list[str] = []
+    for step in next_steps(report, folder):
+        more = folded(f"- {step}", width=width)
+        if 1 + len(lines) + len(more) > most_lines:
+            break
+        lines += more
+    return ["What to look at next:", *lines] if lines else []
+
+
+def _files(run: Run) -> list[str]:
+    page = run.path / "report.html"
+    lines = [f"report: {page if page.is_file() else run.path / 'report.txt'}"]
+    if run.info["has_test"]:
+        lines.append(f"submission: {run.path / 'submission.csv'}")
+    return lines
+
+
+def screen_lines(run: Run, *, width: int | None = None) -> list[str]:
+    """Return a finished run's first screen, at most 25 lines for names of usual length.
+
+    Parameters
+    ----------
+    run
+        A run whose report was written.
+    width
+        Columns of text; default: those of the terminal.
+    """
+    width = screen_width() if width is None else width
+    report = run.report
+    note = single_model_note(report)
+    notes = [line for one in report["notes"] for line in folded(f"note: {one}", width=width)]
+    if len(notes) > MOST_NOTES * 2:
+        notes = [*notes[: MOST_NOTES * 2 - 1], "      (more notes in the report)"]
+    added = _sections(run, width)
+    parts: Sequence[list[str]] = [
+        [*_headline(report), *(folded(note, width=width) if note else []), *notes],
+        [*_folds(report, width), *_attributes(report, width)],
+        added or _worst_classes(report, width),
+    ]
+    files = _files(run)
+    used = sum(len(part) + 1 for part in parts if part) + len(files) + 1
+    parts = [*parts, _next(report, run.path, width, MOST_LINES - used)]
+    lines = [line for part in parts if part for line in [*part, ""]]
+    return [*lines, *files]
+
+
+def finish(run: Run, *, page: bool, report: str, say: Callable[[str], None]) -> None:
+    """Write a finished run's report and print its first screen, or all of it for `report` "full".
+
+    Raises UserError for a run folder whose files do not fit together.
+    """
+    text = write_report(run, page=page)
+    if report == "full":
+        say(text)
+    for line in _files(run) if report == "full" else screen_lines(run):
+        say(line)
