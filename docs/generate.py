@@ -7,11 +7,9 @@ seen in review.
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
 import json
-import textwrap
 import types
 import typing
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ from typing import Any
 from ensemble.config import BlendConfig
 from foldblend.cli import cli_flags
 from foldblend.flags import ALWAYS, Flag, flags_of
+from foldblend.help import texts_of
 from foldblend.runs.info import RunInfo
 from folds.config import AuditConfig
 from pipeline.config.run import RunConfig
@@ -45,27 +44,11 @@ Every flag of `run_cv.py` is also a key of its YAML files and a keyword of `fb.c
 """
 
 
-def helps(config_class: Any) -> dict[str, str]:
-    """Return the text under each field of a dataclass."""
-    [node] = ast.parse(textwrap.dedent(inspect.getsource(config_class))).body
-    assert isinstance(node, ast.ClassDef)
-    found = {}
-    for field, text in zip(node.body, node.body[1:], strict=False):
-        if (
-            isinstance(field, ast.AnnAssign)
-            and isinstance(text, ast.Expr)
-            and isinstance(text.value, ast.Constant)
-        ):
-            assert isinstance(field.target, ast.Name)
-            found[field.target.id] = " ".join(str(text.value.value).split())
-    return found
-
-
 def _rows(
     config_class: Any, known: dict[str, Flag], spelt: dict[str, list[str]], *, is_run: bool
 ) -> Iterator[tuple[str, ...]]:
     """Yield the cells of each flag of a group."""
-    texts = helps(config_class)
+    texts = texts_of(config_class)
     for field in dataclasses.fields(config_class):
         if field.name not in spelt:
             continue
@@ -137,7 +120,7 @@ def _schema_of(hint: Any) -> dict[str, Any]:
 
 def _object(typed: Any) -> dict[str, Any]:
     """Return the JSON schema of a TypedDict, with the text under each key."""
-    texts = helps(typed)
+    texts = texts_of(typed)
     properties = {}
     for name, hint in typing.get_type_hints(typed, include_extras=True).items():
         said = {"description": texts[name]} if name in texts else {}

@@ -1,4 +1,4 @@
-"""Take the images of README.md: the page of a run, and the leaderboard of several.
+"""Take the images of the documentation: the page of a run, and the leaderboard of several.
 
 python docs/screenshots.py outputs/RUN outputs/*
 """
@@ -15,7 +15,7 @@ from playwright.sync_api import sync_playwright
 
 from foldblend.commands import leaderboard
 
-HERE = Path(__file__).resolve().parent
+IMAGES = Path(__file__).resolve().parent / "images"
 CHROMIUM = (
     os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 )
@@ -30,13 +30,13 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         tab = browser.new_page(viewport={"width": 1180, "height": 760})
         tab.goto((Path(run) / "report.html").resolve().as_uri())
-        tab.screenshot(path=HERE / "report.png")
+        tab.screenshot(path=IMAGES / "report.png")
         tab.evaluate("document.getElementById('confusion').scrollIntoView()")
-        tab.screenshot(path=HERE / "report_confusion.png")
+        tab.screenshot(path=IMAGES / "report_confusion.png")
         tab.evaluate("document.getElementById('gallery').scrollIntoView()")
-        tab.screenshot(path=HERE / "report_gallery.png")
+        tab.screenshot(path=IMAGES / "report_gallery.png")
         tab.goto(board.as_uri())
-        tab.screenshot(path=HERE / "leaderboard.png")
+        tab.screenshot(path=IMAGES / "leaderboard.png")
         browser.close()
 
 

@@ -6,20 +6,28 @@ import dataclasses
 from collections.abc import Sequence
 
 from ensemble.config import parse_blend_config
-from foldblend.cli import program, run_command
+from foldblend.cli import run_command
+from foldblend.help import About
 
 __all__ = ["blend"]
 
-ABOUT = "Blend finished runs, scored by nested cross-validation: python blend.py outputs/*"
+ABOUT = About(
+    "blend.py",
+    "Blend finished runs into one, scored by nested cross-validation.",
+    (
+        "outputs/*",
+        "outputs/* --budget 3x",
+        "outputs/a outputs/b --weights 2 1 --name ab",
+        "--config outputs/ab/blend.yaml",
+    ),
+)
 
 
 def blend(argv: Sequence[str]) -> int:
     """Run the command line of blend.py and return its exit code."""
 
     def command() -> None:
-        settings = dataclasses.asdict(
-            parse_blend_config(argv, prog=program("blend.py"), description=ABOUT)
-        )
+        settings = dataclasses.asdict(parse_blend_config(argv, ABOUT))
         # pandas takes a second to import: wrong flags should fail before that.
         from ensemble import blend as blending
 

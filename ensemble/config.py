@@ -22,6 +22,7 @@ import yaml
 from ensemble.methods.registry import METHODS
 from foldblend.cli import check_name, early_value, parse_flags
 from foldblend.errors import UserError, did_you_mean, listed, require
+from foldblend.help import About
 from foldblend.scores.metrics import check_metric
 
 __all__ = [
@@ -223,7 +224,7 @@ def _is_number(word: str) -> bool:
     return True
 
 
-def parse_blend_config(argv: Sequence[str], *, prog: str, description: str) -> BlendConfig:
+def parse_blend_config(argv: Sequence[str], about: About) -> BlendConfig:
     """Return the settings of a blend from its command line, and the file of --config if given.
 
     Raises UserError for wrong flags or files.
@@ -236,4 +237,4 @@ def parse_blend_config(argv: Sequence[str], *, prog: str, description: str) -> B
             numbers = itertools.takewhile(lambda one: not one.startswith("--"), argv[index + 1 :])
             odd = [one for one in numbers if not _is_number(one)]
             require(not odd, f"--weights: {listed(odd)}: put the runs first, then --weights W W ..")
-    return parse_flags(BlendConfig, argv, prog=prog, description=description, default=default)
+    return parse_flags(BlendConfig, argv, about, default=default)

@@ -252,8 +252,9 @@ def draw_person(files: Files, person: Person) -> dict[str, Image.Image]:
     smiling = read_photograph(files, f"{person.face_id}_08.jpg")
     point = read_landmarks(files, f"{person.face_id}_03.tem")
     colours = [CLOTHS[index] for index in rng.permutation(len(CLOTHS))]
+    names = [*(f"mask{i}" for i in range(1, 6)), "incorrect_mask"]
     images = {}
-    for name, colour in zip((*[f"mask{i}" for i in range(1, 6)], "incorrect_mask"), colours):
+    for name, colour in zip(names, colours, strict=True):
         photo = neutral.copy()
         draw_mask(photo, point, colour, rng, low=name == "incorrect_mask")
         images[name] = snapshot(photo, point, rng)
@@ -262,7 +263,7 @@ def draw_person(files: Files, person: Person) -> dict[str, Image.Image]:
     return images
 
 
-def test_name(person: Person, name: str) -> str:
+def hidden_name(person: Person, name: str) -> str:
     """Return the file name of a test image, which does not give its label away."""
     return hashlib.sha1(f"{person.face_id}/{name}".encode()).hexdigest() + ".jpg"
 
@@ -272,7 +273,7 @@ def write_person(files: Files, person: Person, folder: Path, *, is_test: bool) -
     folder.mkdir(parents=True, exist_ok=True)
     names = []
     for name, image in draw_person(files, person).items():
-        names.append(test_name(person, name) if is_test else f"{name}.jpg")
+        names.append(hidden_name(person, name) if is_test else f"{name}.jpg")
         image.save(folder / names[-1], quality=86)
     return names
 

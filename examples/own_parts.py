@@ -1,15 +1,15 @@
-"""Your own model, augmentation, loss, schedule and data set, by name: nothing in the project is
-edited.
+"""Custom model, augmentation, loss, schedule and data set, used by name as MODULE:NAME.
 
-From the folder that holds this one (any module that Python can import will do):
+The parts may be in any module that Python can import. Examples, to be run from the folder that
+contains `examples`:
 
     python run_cv.py --data demo --img-size 64 --epochs 2 \\
         --backbone examples.own_parts:TinyNet --augment examples.own_parts:Shuffled \\
         --loss "0.5*ce+0.5*examples.own_parts:Brier" --sched examples.own_parts:HalfCosine
     python run_cv.py --dataset examples.own_parts:read_folders --data /pictures --backbone resnet18
 
-Each is tried once before the first fold, so a wrong one fails at the start. The file in which a
-part is written is hashed: when it is edited, a run under the old name is not continued with it.
+Each part is called once before the first fold, so errors show at the start. The source file of each
+part is hashed: after an edit, a run of the same name is not continued.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ import foldblend as fb
 
 
 class TinyNet(torch.nn.Module):
-    """--backbone: a module made with `num_classes` (and `drop_rate`, `drop_path_rate` where those
-    flags are given).
+    """A small convolutional network, for --backbone.
 
-    N x 3 x height x width standardised pixels -> N x num_classes logits. Pretrained weights are its
-    own affair, or --weights FILE.
+    It is called with `num_classes`, and with `drop_rate` and `drop_path_rate` if --drop and
+    --drop-path are given. It maps N x 3 x height x width standardised pixels to N x num_classes
+    logits. Pretrained weights are loaded by the class itself or with --weights FILE.
     """
 
-    # What it was made for; left out, 224 x 224 and ImageNet's mean and deviation are taken.
+    # Input size and standardisation; default: 224 x 224 and ImageNet's mean and deviation.
     default_cfg = {"input_size": (3, 64, 64), "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}  # noqa: RUF012
 
     def __init__(self, num_classes: int, drop_rate: float = 0.0) -> None:
@@ -56,11 +56,11 @@ class TinyNet(torch.nn.Module):
 
 
 class Shuffled:
-    """--augment: made without arguments; image (height x width x 3 uint8) and seed -> an image
-    of that size.
+    """A random shift and mirroring, for --augment.
 
-    Everything drawn must follow from the seed: then order, workers and a restart make no
-    difference.
+    It is created without arguments, and called with an image (height x width x 3, uint8) and a
+    seed. It returns an image of the same size. All random numbers must depend on the seed only, so
+    that results do not depend on the order of images, on workers or on interruptions.
     """
 
     def __call__(self, image: np.ndarray, seed: int) -> np.ndarray:
@@ -71,11 +71,15 @@ class Shuffled:
 
 
 class Brier:
-    """--loss: made once a fold with the class counts and the flags of the loss; called with logits
-    and targets.
+    """The Brier score, for --loss.
 
-    `target` is N class indices, or N x C shares where images are mixed. Returns the mean over
-    rows.
+    It is created once per fold, with the number of training images of each class and the settings
+    of the loss. It is called with N x C logits and a target, which is N class indices, or N x C
+    class shares where images are mixed. It returns the mean over the rows.
+
+    References
+    ----------
+    Brier (1950): Verification of forecasts expressed in terms of probability.
     """
 
     def __init__(self, count_C: torch.Tensor, config: fb.LossConfig) -> None:
@@ -87,11 +91,11 @@ class Brier:
 
 
 class HalfCosine(torch.optim.lr_scheduler.LambdaLR):
-    """--sched: made with optimiser, training flags and steps an epoch; stepped after every training
-    step.
+    """Half a cosine from the peak learning rate to 0, for --sched.
 
-    `state_dict` must be plain numbers, as torch's schedulers have it: a killed fold begins from it
-    again.
+    It is created with the optimiser, the training settings and the number of steps per epoch, and
+    stepped after every training step. `state_dict` must contain plain numbers only, as in torch's
+    schedulers; an interrupted fold continues from it.
     """
 
     def __init__(
@@ -102,13 +106,15 @@ class HalfCosine(torch.optim.lr_scheduler.LambdaLR):
 
 
 def read_folders(config: fb.DataConfig) -> fb.Manifest:
-    """--dataset: the data flags -> a checked manifest. Here: --data ROOT with
-    ROOT/<class>/<group>_<number>.jpg.
+    """Read a folder per class, for --dataset.
+
+    Images are ROOT/<class>/<group>_<number>.jpg, with ROOT from --data. The function receives the
+    data settings and returns a checked manifest.
     """
     root = Path(config.data or ".")
     files = sorted(root.glob("*/*_*.jpg"))
     if not files:
-        raise fb.UserError(f"{root}: no <class>/<group>_<number>.jpg there; check --data")
+        raise fb.UserError(f"{root}: no image <class>/<group>_<number>.jpg; check --data")
     classes = sorted({file.parent.name for file in files})
     return fb.build_manifest(
         name=root.name,

@@ -16,6 +16,7 @@ import tyro
 
 from foldblend.errors import UserError, did_you_mean, require
 from foldblend.flags import aliases_of, flag_name, flags_of
+from foldblend.help import HELP_FLAGS, About, help_text
 
 __all__ = [
     "Say",
@@ -114,13 +115,19 @@ def _one_line(box: str) -> str:
 def parse_flags(
     config_class: type[Parsed],
     argv: Sequence[str],
+    about: About,
     *,
-    prog: str,
-    description: str,
     default: Parsed | None = None,
 ) -> Parsed:
-    """Parse flags into a dataclass with tyro. Raises a one-line UserError for wrong flags."""
-    known = [*cli_flags(config_class), "--help"]
+    """Parse flags into a dataclass with tyro. Raises a one-line UserError for wrong flags.
+
+    With --help or --help-all it prints the help and exits.
+    """
+    prog = program(about.script)
+    if asked := [word for word in argv if word in HELP_FLAGS]:
+        print(help_text(config_class, about, prog=prog, everything="--help-all" in asked))
+        raise SystemExit(0)
+    known = [*cli_flags(config_class)]
     for word in argv:
         flag = word.partition("=")[0].replace("_", "-")
         if (
@@ -131,7 +138,7 @@ def parse_flags(
         ):
             near = did_you_mean(flag, known)
             raise UserError(
-                f"{word.partition('=')[0]}: no such flag{near}; {prog} --help lists all"
+                f"{word.partition('=')[0]}: no such flag{near}; {prog} --help-all lists all"
             )
     said = io.StringIO()
     try:
@@ -140,14 +147,15 @@ def parse_flags(
                 config_class,
                 args=list(argv),
                 prog=prog,
-                description=description,
                 default=tyro.MISSING_NONPROP if default is None else default,
                 config=(tyro.conf.OmitArgPrefixes,),
             )
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise UserError(f"{_one_line(said.getvalue())}; {prog} --help lists all flags") from None
+        raise UserError(
+            f"{_one_line(said.getvalue())}; {prog} --help-all lists all flags"
+        ) from None
 
 
 def run_command(

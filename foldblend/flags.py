@@ -64,6 +64,8 @@ class Flag:
     """Whether the report's summary of a run's settings describes this one in words."""
     steps: bool = False
     """Whether the setting affects gradient training only, and so not --finetune head."""
+    common: bool = False
+    """Whether --help lists the flag; --help-all lists every flag."""
     needs: Needs | None = None
     """Condition under which the setting has an effect (default: always)."""
 

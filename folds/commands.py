@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from foldblend.cli import parse_flags, program, run_command
+from foldblend.cli import parse_flags, run_command
+from foldblend.help import About
 from folds.config import AuditConfig
 
 __all__ = ["run_audit"]
 
-ABOUT = """Audit a data set before training: wrong labels, leaks, folds, distributions, test set.
-
-Usage: python run_audit.py DATA, where DATA is a folder, a CSV file or "demo".
-"""
+ABOUT = About(
+    "run_audit.py",
+    "Check a data set before training: unreadable images, duplicates, labels that look wrong,"
+    " groups under two names, the folds, and whether the test set looks like the training set.",
+    ("FOLDER", "train.csv --image-col file --label-col kind --group-col patient", "demo --quick"),
+)
 
 
 def _with_flag(argv: Sequence[str]) -> list[str]:
@@ -26,9 +29,7 @@ def run_audit(argv: Sequence[str]) -> int:
     """Run the command line of run_audit.py and return its exit code."""
 
     def command() -> None:
-        config = parse_flags(
-            AuditConfig, _with_flag(argv), prog=program("run_audit.py"), description=ABOUT
-        )
+        config = parse_flags(AuditConfig, _with_flag(argv), ABOUT)
         # pandas and OpenCV load slowly, so they are imported after the flags have been checked.
         from folds.audit import run
 

@@ -18,25 +18,25 @@ class DataConfig:
     # The run key contains a hash of the data instead of these settings.
     GROUP: ClassVar = {"identity": False}
 
-    data: str | None = None
+    data: str | None = flag(None, common=True)
     """Folder that holds train/train.csv and train/images/, or "demo" for synthetic faces.
     Default: $SM_CHANNEL_TRAIN, else the folder data/ if there is one, else the demo.
     """
     dataset: str | None = None
     """Your data reader, as module:name: a function from DataConfig to Manifest (see examples/)."""
-    csv: str | None = flag(None, path=True)
+    csv: str | None = flag(None, path=True, common=True)
     """CSV of labelled images, one row per image; replaces --data."""
-    image_col: str = flag("image", csv_only=True)
+    image_col: str = flag("image", csv_only=True, common=True)
     """Column of --csv with the path of the image."""
-    label_col: str = flag("label", csv_only=True)
+    label_col: str = flag("label", csv_only=True, common=True)
     """Column of --csv with the class, as words or numbers."""
-    group_col: str | None = flag(None, csv_only=True)
+    group_col: str | None = flag(None, csv_only=True, common=True)
     """Column of --csv with the group (person, patient, product) to keep in one fold.
     Default: every image is a separate group.
     """
-    image_root: str | None = flag(None, csv_only=True, path=True)
+    image_root: str | None = flag(None, csv_only=True, path=True, common=True)
     """Folder that the paths in --csv are relative to; default: the folder of the CSV."""
-    test_csv: str | None = flag(None, csv_only=True, path=True)
+    test_csv: str | None = flag(None, csv_only=True, path=True, common=True)
     """CSV of test images, with their paths in the column --image-col."""
     attribute_cols: str | None = flag(None, csv_only=True)
     """Columns of --csv with properties that the class implies, comma-separated: gender,age.
@@ -46,7 +46,7 @@ class DataConfig:
     """Four columns of --csv and --test-csv with a box to crop to, as x1,y1,x2,y2.
     Boxes are in pixels of the image after its EXIF rotation.
     """
-    corrections: str | None = flag(None, path=True)
+    corrections: str | None = flag(None, path=True, common=True)
     """CSV of label corrections with the columns target, field and value; no file is changed.
     Reports give the score on the original labels as well.
     """
@@ -64,11 +64,11 @@ class DataConfig:
 class SplitConfig:
     """Settings of the folds."""
 
-    folds: int | None = None
+    folds: int | None = flag(None, common=True)
     """Number of folds; default: 5, or as in --fold-file."""
-    repeats: int | None = None
+    repeats: int | None = flag(None, common=True)
     """Number of cross-validations, each with different folds; default: 1, or as in --fold-file."""
-    fold_file: str | None = flag(None, identity=False, path=True)
+    fold_file: str | None = flag(None, identity=False, path=True, common=True)
     """Folds to use: a run's folder, or a CSV with columns image_id, fold and optionally repeat."""
     split: Literal["stratified-group", "group", "stratified", "random"] = "stratified-group"
     """How to split: stratified-group (even classes, whole groups), group (whole groups),

@@ -42,18 +42,19 @@ def check_flags(config: RunConfig) -> None:
     )
     require(
         not (loss.logit_adjust and loss.sampler == "balanced"),
-        "--logit-adjust with --sampler balanced: both correct for class sizes, so together they correct"
-        " twice; pass one",
+        "--logit-adjust with --sampler balanced: both correct for class sizes, so together they"
+        " correct twice; pass one",
     )
     require(
         not loss.logit_adjust or bool(loss_names(loss.loss) & {"ce", "focal"}),
-        f"--logit-adjust with --loss {loss.loss}: only ce and focal can be adjusted; add one of them",
+        f"--logit-adjust with --loss {loss.loss}: only ce and focal can be adjusted;"
+        " add one of them",
     )
     own = is_custom(augment.augment)
     require(
         not (own and machine.augment_on == "device"),
-        f"--augment {augment.augment} with --augment-on device: a custom augmentation runs on the CPU;"
-        " leave --augment-on out",
+        f"--augment {augment.augment} with --augment-on device: a custom augmentation runs on"
+        " the CPU; leave --augment-on out",
     )
     require(
         train.select == "last" or not train.frozen,
@@ -72,8 +73,8 @@ def check_flags(config: RunConfig) -> None:
     )
     require(
         not (train.frozen and is_custom(config.model.backbone)),
-        f"--finetune head with --backbone {config.model.backbone}: it needs a backbone of timm; pass"
-        " --finetune full",
+        f"--finetune head with --backbone {config.model.backbone}: it needs a backbone of"
+        " timm; pass --finetune full",
     )
 
 

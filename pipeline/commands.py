@@ -6,28 +6,41 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from foldblend.cli import parse_flags, program, run_command
+from foldblend.cli import parse_flags, run_command
 from foldblend.errors import UserError
+from foldblend.help import About
 from pipeline.config.command_line import parse_run_config
 from pipeline.watch.hangup import outlive_terminal
 
 __all__ = ["run_cv", "run_tta"]
 
-ABOUT_CV = (
-    "Cross-validate an image classifier: make folds, train, write out-of-fold (OOF) and test"
-    " logits and a report of the OOF score."
+ABOUT_CV = About(
+    "run_cv.py",
+    "Cross-validate an image classifier: make folds, train a model per fold, and write out-of-fold"
+    " (OOF) and test logits with a report of the OOF score.",
+    (
+        "--folds 5 --backbone efficientnet_b3",
+        "--csv train.csv --image-col file --label-col kind --group-col patient",
+        "--data FOLDER --img-size 168x224 --finetune head",
+        "--config outputs/RUN/config.yaml --name again",
+    ),
 )
-ABOUT_TTA = """Test-time augmentation of a finished run: predict more views of each image and average them.
-
-The run folder comes first: python run_tta.py outputs/RUN --views hflip,scale:1.15
-"""
+ABOUT_TTA = About(
+    "run_tta.py",
+    "Test-time augmentation of a finished run: predict several views of each image and average"
+    " the predictions.",
+    (
+        "outputs/RUN",
+        "outputs/RUN --views hflip,scale:1.15 --name RUN_two",
+    ),
+)
 
 
 def run_cv(argv: Sequence[str]) -> int:
     """Run the command line of run_cv.py and return its exit code."""
 
     def command() -> None:
-        config = parse_run_config(argv, prog=program("run_cv.py"), description=ABOUT_CV)
+        config = parse_run_config(argv, ABOUT_CV)
         # Importing torch takes seconds, so the flags are checked first.
         from pipeline.cv import cross_validate_seeds
 
@@ -45,8 +58,8 @@ def run_tta(argv: Sequence[str]) -> int:
         from tta.config import TtaConfig
         from tta.views.names import describe_views
 
-        about = "\n".join([ABOUT_TTA, "Views:", *(f"- {line}" for line in describe_views())])
-        config = parse_flags(TtaConfig, argv, prog=program("run_tta.py"), description=about)
+        views = ("Views:", *(f"  {line}" for line in describe_views()))
+        config = parse_flags(TtaConfig, argv, dataclasses.replace(ABOUT_TTA, more=views))
         if not config.run:
             raise UserError(
                 "RUN: missing; pass the folder of a finished run, such as python run_tta.py"

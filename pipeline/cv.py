@@ -1,4 +1,4 @@
-"""All folds of a run: from settings to a run folder with out-of-fold and test logits."""
+"""Cross-validation: from settings to a run folder with out-of-fold and test logits."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ from foldblend.runs.environment import describe_environment
 from foldblend.runs.folder import (
     FORMAT,
     PICTURES,
-    clear_folder,
     file_hash,
-    is_empty,
     lock_folder,
     logit_columns,
     read_json,
@@ -41,13 +39,12 @@ from folds.data.manifest import Manifest
 from folds.fold_file import read_fold_file
 from folds.split import SPLITTERS
 from pipeline.config.about import describe_run
-from pipeline.config.identity import changed_keys
-from pipeline.config.resolved import ResolvedConfig
 from pipeline.config.run import RunConfig, parse_folds
 from pipeline.config.settings import flatten, make_config, replace
 from pipeline.fold_files import finished_fold
 from pipeline.frozen.run_heads import run_heads
 from pipeline.job import Prepared, TrainingJob, job_of
+from pipeline.open_folder import open_folder
 from pipeline.prepare import prepare
 from pipeline.training.checkpoint import CHECKPOINT
 from pipeline.training.parallel_folds import run_folds
@@ -61,56 +58,15 @@ __all__ = ["cross_validate", "cross_validate_seeds"]
 Settings = RunConfig | Mapping[str, Any]
 
 
-def _free_name(folder: Path) -> str:
-    return next(
-        name for i in range(2, 10**6) if not folder.with_name(name := f"{folder.name}-{i}").exists()
-    )
-
-
-def _open_folder(
-    folder: Path, config: ResolvedConfig, run_key: dict[str, str], *, resume: bool
-) -> None:
-    """Make the run folder fit for this run, or raise UserError saying what of it differs."""
-    if not (folder / "run.json").is_file():
-        if not is_empty(folder):
-            raise UserError(f"{folder}: exists and is not a run folder; pass another --name")
-        return
-    free = _free_name(folder)
-    info = read_json(folder / "run.json")
-    if info.get("kind") != "cv":
-        raise UserError(
-            f"{folder}: is a {info.get('kind')}, not a cross-validated run; pass --name {free}"
-        )
-    if info.get("run_key") == run_key and resume:
-        return
-    kept = [*folder.glob("fold_*/done.json"), *folder.glob(f"fold_*/{CHECKPOINT}")]
-    if not resume or not kept:  # nothing finished, nothing lost
-        clear_folder(folder)
-        return
-    written = folder / "config.yaml"
-    what = (
-        changed_keys(yaml.safe_load(written.read_text(encoding="utf-8")), config)
-        if written.is_file()
-        else ""
-    )
-    parts = [key for key, digest in run_key.items() if info.get("run_key", {}).get(key) != digest]
-    raise UserError(
-        f"{folder}: was made with another {' and '.join(parts)}{f' ({what})' if what else ''}; "
-        f"pass --name {free}, or --no-resume to start it afresh"
-    )
-
-
 def _folds(folder: Path, run: Prepared) -> np.ndarray:
-    """Return the fold of each row, repeats x N: what folds.csv says where the run has one, else
-    written there.
-    """
+    """Return the R x N folds of the training rows, from folds.csv or written there."""
     train = run.manifest.train
     file = folder / "folds.csv"
     if file.is_file():
         fold_RN = read_fold_file(file, train, leaks=SPLITTERS[run.config.split.split].leaks)
         if fold_RN.shape != run.fold_RN.shape or fold_RN.max() != run.fold_RN.max():
             raise UserError(
-                f"{file}: has other numbers of folds or repeats; remove it to have it made anew"
+                f"{file}: has a different number of folds or repeats; remove it to write it again"
             )
         return fold_RN
     rows = [
@@ -122,7 +78,7 @@ def _folds(folder: Path, run: Prepared) -> np.ndarray:
 
 
 def _assemble(folder: Path, manifest: Manifest, num_models: int) -> None:
-    """Join the folds' tables into oof.parquet, test.parquet and submission.csv."""
+    """Combine the tables of all folds into oof.parquet, test.parquet and submission.csv."""
     columns = logit_columns(manifest.num_classes)
     oof = pd.concat(
         [read_table(folder / f"fold_{index}" / "oof.parquet") for index in range(num_models)]
@@ -145,7 +101,7 @@ def _assemble(folder: Path, manifest: Manifest, num_models: int) -> None:
 
 
 def _record(run: Prepared, folder: Path) -> dict[str, Any]:
-    """Return what run.json says before the first fold."""
+    """Return the content of run.json before the first fold."""
     manifest = run.manifest
     return {
         "format": FORMAT,
@@ -178,7 +134,7 @@ def _record(run: Prepared, folder: Path) -> dict[str, Any]:
 
 
 def _write_pictures(folder: Path, manifest: Manifest) -> None:
-    """Write where the images lie, for whoever shows them later; no result depends on it."""
+    """Write the paths of all images, with which reports show images; no result depends on it."""
     tables = [manifest.train.assign(part="train")]
     if manifest.test is not None:
         tables.append(manifest.test.assign(part="test"))
@@ -193,24 +149,21 @@ def _write_pictures(folder: Path, manifest: Manifest) -> None:
 def _run_folds(
     run: Prepared, folder: Path, info: dict[str, Any], only: Sequence[int], say: Say
 ) -> bool:
-    """Do the folds that are not done, or those of `only`, and return whether all are; then their
-    rows are joined.
+    """Train the unfinished folds, or those of `only`, and return whether all are finished.
 
-    `info` takes in what run.json records of it.
+    If all are finished, their rows are combined. `info` receives what run.json records of them.
     """
     run = dataclasses.replace(run, fold_RN=_folds(folder, run))
     info["folds_hash"] = file_hash(folder / "folds.csv")
     environment = describe_environment(weights=run.origin)
-    if not (
-        folder / "env.json"
-    ).is_file():  # a resumed run keeps where it began; each fold has its own
+    # A resumed run keeps the environment of its start; each fold records its own as well.
+    if not (folder / "env.json").is_file():
         write_json(folder / "env.json", environment)
     fold_key = run.run_key | {"folds": info["folds_hash"]}
     done = {index: finished_fold(folder, index, fold_key) for index in range(run.num_models)}
+    # A process that was killed just after a fold's last file leaves a checkpoint behind.
     for index in [index for index, fold in done.items() if fold is not None]:
-        (folder / f"fold_{index}" / CHECKPOINT).unlink(
-            missing_ok=True
-        )  # of a kill just after its last file
+        (folder / f"fold_{index}" / CHECKPOINT).unlink(missing_ok=True)
     todo = [index for index, fold in done.items() if fold is None and (not only or index in only)]
     if todo:
         with contextlib.closing(Progress(len(todo))) as progress:
@@ -225,8 +178,8 @@ def _run_folds(
     left = [str(index) for index, fold in done.items() if fold is None]
     if left:
         say(
-            f"{folder}: folds {listed(left, most=9)} are left; the same command without"
-            " --only-folds does them"
+            f"{folder}: folds {listed(left, most=9)} are left; run the same command without"
+            " --only-folds to train them"
         )
         return False
     info["folds"] = [done[index] for index in range(run.num_models)]
@@ -235,8 +188,9 @@ def _run_folds(
 
 
 def _begin(run: Prepared, folder: Path, info: dict[str, Any], say: Say) -> dict[str, Any]:
-    """Say what is about to be done, make the folder known as a run, and return what its run.json
-    said before.
+    """Write the first files of the run folder and return its previous run.json.
+
+    A new run gets the time of its start instead.
     """
     machine = run.config.machine
     data = info["data"]
@@ -251,23 +205,21 @@ def _begin(run: Prepared, folder: Path, info: dict[str, Any], say: Say) -> dict[
         if (folder / "run.json").is_file()
         else {"started": round(time.time())}
     )
-    if (
-        "started" in before
-    ):  # a resumed run keeps its first start; one of before it was kept has none
+    # A resumed run keeps its first start. Runs of earlier versions have none.
+    if "started" in before:
         info["started"] = before["started"]
-    write_json(folder / "run.json", info)  # first: by it the folder is known as a run
+    # run.json comes first, because it marks the folder as a run.
+    write_json(folder / "run.json", info)
     write_bytes(folder / "config.yaml", yaml.safe_dump(flatten(run.config), sort_keys=False))
     _write_pictures(folder, run.manifest)
     return dict(before)
 
 
 def _finish(run: Prepared, folder: Path, info: dict[str, Any], before: Mapping[str, Any]) -> None:
-    """Write what run.json says of a run whose folds are all done; made again by the same command it
-    keeps its time.
-    """
+    """Write the final run.json; a run that was already finished keeps its time."""
     files = ["oof.parquet", *(["test.parquet", "submission.csv"] if info["has_test"] else [])]
     info["files"] = {name: file_hash(folder / name) for name in files}
-    unchanged = before.get("folds") == info["folds"]  # nothing was left to do
+    unchanged = before.get("folds") == info["folds"]
     info |= {"status": "done", "finished": before["finished"] if unchanged else round(time.time())}
     info["seconds"] = round(sum(fold["seconds"] for fold in info["folds"]), 1)
     info["about"], info["notes"] = describe_run(
@@ -277,44 +229,42 @@ def _finish(run: Prepared, folder: Path, info: dict[str, Any], before: Mapping[s
 
 
 def _configured(config: Settings | None, settings: Mapping[str, Any]) -> RunConfig:
-    """Return the configuration that a caller gave, with the settings beside it, which win. Raises
-    UserError.
-    """
+    """Return the configuration of a call; keyword settings override `config`."""
     if config is None or isinstance(config, Mapping):
         return make_config(config, **settings)
     if not isinstance(config, RunConfig):
         raise UserError(
-            f"{config!r}: no configuration; pass what make_config returns, or settings by keyword"
+            f"{config!r}: not a configuration; pass one of make_config, or settings by keyword"
         )
     return replace(config, **settings)
 
 
 def cross_validate(config: Settings | None = None, /, *, say: Say = write, **settings: Any) -> Run:
-    """Train and score all folds of a run, and return it.
+    """Train and score all folds of a run, and return the run.
 
-    Finished folds of an equal run are kept, and a fold that was killed goes on where it was. The
-    run's folder is ``<output>/<name>/``; README.md describes its files.
+    If the run folder ``<output>/<name>/`` has finished folds of an equal run, they are kept, and an
+    interrupted fold continues from its checkpoint. README.md describes the files of the folder.
 
     Parameters
     ----------
     config
-        A configuration that `make_config` made, or a mapping of settings; without it the settings
-        alone count.
+        A configuration of `make_config`, or a mapping of settings; default: only the keyword
+        settings.
     say
-        Where progress goes, line by line.
+        Function that prints one line of the log.
     settings
         Settings by keyword, spelt as the flags of run_cv.py: ``backbone``, ``data``, ``folds``,
-        ``epochs`` ... They win over the configuration.
+        ``epochs`` ... They override `config`.
 
     Returns
     -------
     Run
-        The finished run; with ``only_folds`` perhaps one that still lacks folds.
+        The finished run; with ``only_folds`` it may lack folds.
 
     Raises
     ------
     UserError
-        In one line that names what must be mended: a setting, a file, an image, the run folder.
+        In one line that reports what to fix: a setting, a file, an image or the run folder.
 
     Examples
     --------
@@ -329,11 +279,14 @@ def cross_validate(config: Settings | None = None, /, *, say: Say = write, **set
     with lines_to(say):
         run = prepare(config, say)
     if only and max(only) >= run.num_models:
-        raise UserError(f"--only-folds {max(only)}: there are {run.num_models}, numbered from 0")
+        raise UserError(
+            f"--only-folds {max(only)}: there are {run.num_models} folds, numbered from 0; pass"
+            " smaller numbers"
+        )
     folder = Path(run.config.output.output) / run.config.output.name
     info = _record(run, folder)
     with lock_folder(folder), lines_to(say):
-        _open_folder(folder, run.config, run.run_key, resume=resume)
+        open_folder(folder, run.config, info, resume=resume)
         sweep(folder)
         before = _begin(run, folder, info, say)
         if not _run_folds(run, folder, info, only, say):
@@ -349,10 +302,10 @@ def cross_validate(config: Settings | None = None, /, *, say: Say = write, **set
 def cross_validate_seeds(
     config: Settings | None = None, /, *, say: Say = write, **settings: Any
 ) -> list[Run]:
-    """Make one run a seed, on the same folds, and return them.
+    """Make one run per seed, on the same folds, and return the runs.
 
-    With ``seeds=3`` the runs of seeds ``seed`` and the two after it are named <name>-seed0 and so
-    on; each is one that ``seed`` makes as well. Parameters and errors are those of
+    With ``seeds=3`` and ``seed=0`` they are named <name>-seed0 to <name>-seed2. Each equals the run
+    that `cross_validate` makes with that ``seed``. Parameters and errors are those of
     `cross_validate`.
     """
     config = _configured(config, settings)

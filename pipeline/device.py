@@ -1,4 +1,4 @@
-"""What a run computes on: device, mixed precision, threads."""
+"""Device, mixed precision and threads of a run."""
 
 from __future__ import annotations
 
@@ -18,35 +18,36 @@ from foldblend.errors import UserError
 from pipeline.config.resolved import ResolvedMachine
 from pipeline.config.run import MachineConfig
 
-__all__ = ["Compute", "compile_pays", "compute_of", "free_memory", "num_cores", "resolve_machine"]
+__all__ = ["Compute", "compute_of", "decide_compile", "free_memory", "num_cores", "resolve_machine"]
 
-# malloc.h
+# Options of mallopt, from malloc.h.
 M_TRIM_THRESHOLD = -1
 M_TOP_PAD = -2
 M_MMAP_MAX = -4
-# Steps of a fold. Compiling takes one to two minutes and saves some milliseconds a step: an
-# estimate, to be replaced by what `make bench-gpu` measures on a card.
+# Training steps per fold from which on --compile auto compiles. Compiling takes one to two minutes
+# and saves some milliseconds per step. This is an estimate; `make bench-gpu` measures it.
 COMPILE_STEPS = 20_000
-DEFAULT_THREADS = torch.get_num_threads()  # read now: compute_of changes it for the whole process
+# Read at import, because `compute_of` changes the number of threads of the whole process.
+DEFAULT_THREADS = torch.get_num_threads()
 
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """A device and how numbers are held on it."""
+    """A device with its number format and memory layout."""
 
     device: torch.device
     amp_dtype: torch.dtype | None
-    """Type of mixed precision, or None for float32 throughout."""
+    """Data type of mixed precision; None: float32 everywhere."""
     memory_format: torch.memory_format
     compile: bool = False
-    """Whether training steps go through torch.compile."""
+    """Whether training steps use torch.compile."""
 
     @property
     def is_cuda(self) -> bool:
         return self.device.type == "cuda"
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Return the context for forward passes."""
+        """Return the context manager of forward passes: mixed precision or nothing."""
         if self.amp_dtype is None:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.amp_dtype)
@@ -54,10 +55,11 @@ class Compute:
     def feed(
         self, batches: Iterable[tuple[torch.Tensor, ...]]
     ) -> Iterator[tuple[torch.Tensor, ...]]:
-        """Yield batches on the device, each made ready while the one before is computed.
+        """Yield batches on the device; prepare each one while the previous one is computed.
 
-        On the CPU a thread does that (workers are better left out: every page of the model's memory
-        would be copied after they are forked); on CUDA the copy runs beside the computation.
+        On the CPU a thread prepares them. (Worker processes would be slower: after the fork, every
+        memory page of the model that training changes would be copied.) On CUDA the copy to the
+        device overlaps with the computation.
         """
         if not self.is_cuda:
             with ThreadPoolExecutor(1) as pool:
@@ -85,27 +87,28 @@ class Compute:
         computing = torch.cuda.current_stream(self.device)
         computing.wait_event(event)
         for part in batch:
-            part.record_stream(computing)  # its memory was allocated for the other stream
+            # The memory belongs to the copy stream, which must not reuse it too early.
+            part.record_stream(computing)
         return batch
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Return the gradient scaler; it only acts for float16."""
+        """Return the gradient scaler, which has an effect with float16 only."""
         return torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype == torch.float16)
 
 
 def num_cores() -> int:
-    """Return the CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def compile_pays(config: MachineConfig, num_steps: int) -> str:
-    """Return whether to compile, "on" or "off", for so many training steps a fold.
+def decide_compile(config: MachineConfig, num_steps: int) -> str:
+    """Decide --compile: return "on" or "off" for `num_steps` training steps per fold.
 
-    Raises UserError where it was asked for and cannot be done.
+    Raises UserError for --compile on without a C compiler.
     """
     can = any(shutil.which(name) for name in (os.environ.get("CC") or "cc", "gcc", "clang"))
     if config.compile == "on" and not can:
-        raise UserError("--compile on: needs a C compiler; install gcc, or pass --compile off")
+        raise UserError("--compile on: it needs a C compiler; install gcc, or pass --compile off")
     if config.compile != "auto":
         return config.compile
     pays = torch.device(config.device).type == "cuda" and num_steps >= COMPILE_STEPS
@@ -113,10 +116,10 @@ def compile_pays(config: MachineConfig, num_steps: int) -> str:
 
 
 def resolve_machine(config: MachineConfig) -> dict[str, Any]:
-    """Return the machine settings with every `auto` decided that needs no more than the machine.
+    """Return the machine settings whose `auto` can be decided from the machine.
 
-    AMP is for CUDA: bfloat16 autocast on CPUs measured 10 to 40 times slower than float32.
-    Raises UserError for a device that is not there.
+    Mixed precision is only used on CUDA: on CPUs, bfloat16 autocast measured 10 to 40 times slower
+    than float32. Raises UserError for a missing device.
     """
     name = (
         ("cuda" if torch.cuda.is_available() else "cpu")
@@ -127,7 +130,7 @@ def resolve_machine(config: MachineConfig) -> dict[str, Any]:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(
-            f"--device {name}: no such kind of device; pass cuda, cuda:1 or cpu"
+            f"--device {name}: unknown kind of device; pass cuda, cuda:1 or cpu"
         ) from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
@@ -156,29 +159,30 @@ def resolve_machine(config: MachineConfig) -> dict[str, Any]:
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc keep what torch frees, for the next step to use.
+    """Make glibc keep freed memory for the next step.
 
-    It hands large blocks back to the system at once, which then must clear them for every layer of
-    every step: inference on the CPU took 1.6 times as long, training about 1.1 times
+    By default it returns large blocks to the system at once, which then clears them again for every
+    layer of every step: inference on the CPU took 1.6 times as long, training about 1.1 times
     (benchmarks/memory.py).
     """
-    with contextlib.suppress(OSError, AttributeError):  # another libc
+    # Other C libraries lack the file or the function, and are left as they are.
+    with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
         for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_TOP_PAD, 2**26)):
             libc.mallopt(option, value)
 
 
 def compute_of(config: ResolvedMachine) -> Compute:
-    """Return the Compute of resolved settings, and set torch's threads and the process's memory."""
+    """Return the Compute of resolved settings, and set up this process's threads and memory."""
     torch.set_num_threads(config.threads)
-    cv2.setNumThreads(0)  # several images at once, not several rows of one
+    # Several images are decoded at the same time, so OpenCV should not split each of them.
+    cv2.setNumThreads(0)
     _keep_freed_memory()
     device = torch.device(config.device)
     if device.type == "cuda":
+        # Otherwise pinning memory would open a context on the first GPU as well.
         if device.index is not None:
-            torch.cuda.set_device(
-                device
-            )  # else what pins memory opens a context on the first GPU as well
+            torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
@@ -191,5 +195,5 @@ def compute_of(config: ResolvedMachine) -> Compute:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Return the free bytes of a GPU, None for the CPU."""
+    """Return the free memory of a GPU in bytes, None for the CPU."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None

@@ -1,4 +1,4 @@
-"""A fold on disk: its weights and logits, and the record by which it is known as finished."""
+"""Files of a fold: weights, logits and the record done.json that marks it as finished."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ __all__ = ["finished_fold", "fold_record", "start_fold", "view_tables", "write_f
 
 
 def finished_fold(folder: Path, index: int, run_key: dict[str, str]) -> dict[str, Any] | None:
-    """Return a fold's done.json if it is finished, of this very run, and its files are what it
-    wrote.
+    """Return a fold's done.json, or None if the fold cannot be kept.
+
+    It is kept if it is finished, its hashes equal `run_key`, and its files are unchanged.
     """
     done_file = folder / f"fold_{index}" / "done.json"
     if not done_file.is_file():
@@ -34,7 +35,7 @@ def finished_fold(folder: Path, index: int, run_key: dict[str, str]) -> dict[str
 
 
 def view_tables(ids: pd.Series, logits_of: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """Return image_id, view and logits of each view's rows, one view after the other."""
+    """Return a table of image_id, view and logits, one view after the other."""
     parts = [
         with_logits(pd.DataFrame({"image_id": ids.to_numpy(), "view": name}), logits)
         for name, logits in logits_of.items()
@@ -43,7 +44,7 @@ def view_tables(ids: pd.Series, logits_of: Mapping[str, np.ndarray]) -> pd.DataF
 
 
 def start_fold(job: TrainingJob, index: int) -> None:
-    """Make an empty folder for a fold: what a killed process left there is no use."""
+    """Make an empty folder for a fold, without the files of a process that was killed."""
     folder = job.folder / f"fold_{index}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -58,11 +59,25 @@ def write_fold(
     test_VNC: np.ndarray | None,
     shared: Sequence[str] = (),
 ) -> dict[str, str]:
-    """Write a fold's weights and logits (its held-out rows', the test set's) and return {file name:
-    hash}.
+    """Write the weights and logits of a fold, and return {file name: hash}.
 
-    `shared` are files in the run folder that belong to the fold as well. Raises UserError for
-    logits that are not finite.
+    Parameters
+    ----------
+    job
+        The job that all folds share.
+    index
+        Number of the fold (model).
+    state
+        Weights by name.
+    held_VNC, test_VNC
+        Logits of the held-out rows and of the test set, for each view of the run.
+    shared
+        Further files in the run folder that the fold depends on.
+
+    Raises
+    ------
+    UserError
+        If a logit is not finite.
     """
     for logits_VNC in (held_VNC, test_VNC):
         if logits_VNC is not None:
@@ -92,7 +107,7 @@ def write_fold(
 def fold_record(
     job: TrainingJob, index: int, files: dict[str, str], score: float
 ) -> dict[str, Any]:
-    """Return what every done.json says of its fold."""
+    """Return the entries that every done.json has."""
     repeat, fold = job.place(index)
     return {
         "repeat": repeat,

@@ -1,4 +1,4 @@
-"""Images -> logits, with the same code for held-out and for test rows."""
+"""Prediction of logits, with the same code for held-out and test images."""
 
 from __future__ import annotations
 
@@ -24,20 +24,41 @@ def predict(
     compute: Compute,
     views: Sequence[Callable[[torch.Tensor], torch.Tensor]],
 ) -> np.ndarray:
-    """Return logits V x N x C float32 of every view of every row, in the loader's order.
+    """Predict the logits of all images in several views.
 
-    Views see raw pixels: changes of tone are meant for 0..255, and mirroring gives the same bits
-    before as after.
+    Parameters
+    ----------
+    model
+        Maps N x 3 x H x W standardised pixels to N x C logits.
+    loader
+        Yields batches of N x H x W x 3 uint8 images, and labels, which are ignored.
+    preprocess
+        Standardises the pixels.
+    compute
+        Device and precision.
+    views
+        Functions of N x 3 x H x W raw pixels (0 to 255), because changes of tone are defined for
+        raw values.
+
+    Returns
+    -------
+    ndarray
+        V x N x C float32 logits, in the loader's order.
+
+    Raises
+    ------
+    UserError
+        If memory runs out.
     """
     model.eval()
     batches = []
     for images, _ in track(compute.feed(loader), "predict", total=len(loader), unit="batches"):
-        raw = (
-            images.permute(0, 3, 1, 2).float().contiguous()
-        )  # in this layout views take half the time on a CPU
+        # Views take half the time in this layout on a CPU.
+        raw = images.permute(0, 3, 1, 2).float().contiguous()
         logits = []
         try:
-            with compute.autocast():  # no view has a product that it would round
+            # Views contain no matrix products, so autocast does not round their results.
+            with compute.autocast():
                 for view in views:
                     pixels = preprocess.standardise(view(raw)).contiguous(
                         memory_format=compute.memory_format

@@ -1,6 +1,4 @@
-"""Before the first fold: data read and checked, names looked up, weights loaded, settings
-decided.
-"""
+"""Preparation of a run: read and check the data, load weights, decide all settings."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ from pipeline.config.settings import flatten, replace
 from pipeline.data.cache import MEMORY_ONLY, known_keys
 from pipeline.data.crop import faces_folder, with_crop
 from pipeline.data.images import images_folder
-from pipeline.device import compile_pays, resolve_machine
+from pipeline.device import decide_compile, resolve_machine
 from pipeline.job import Prepared
 from pipeline.models.attribute_head import make_join
 from pipeline.models.backbones import (
@@ -46,7 +44,8 @@ from tta.views.names import check_views, parse_views
 __all__ = ["prepare"]
 
 PROFILE: dict[str, Any] = {"epochs": 10, "batch_size": 32}
-# A newcomer's first run must end while they watch; its score proves plumbing, not quality.
+# A first run should end within a minute or two. It only shows that everything runs; its scores mean
+# nothing.
 DEMO_PROFILE: dict[str, Any] = {"img_size": "96x128", "epochs": 4, "batch_size": 16}
 
 
@@ -55,7 +54,8 @@ def _load_weights(
 ) -> Weights | None:
     if config.model.weights is not None:
         return load_file(config.model.weights)
-    if config.model.pretrained == "none" or is_custom(config.model.backbone):  # yours loads its own
+    # A custom backbone loads pretrained weights itself.
+    if config.model.pretrained == "none" or is_custom(config.model.backbone):
         return None
     try:
         return load_pretrained(
@@ -64,15 +64,12 @@ def _load_weights(
     except HubUnreachableError as error:
         if not manifest.is_demo:
             raise
-        say(
-            f"WARNING: {error}. This is the demo set, so the run goes on with RANDOM WEIGHTS:"
-            " expect a poor score."
-        )
+        say(f"warning: {error}. The demo continues with random weights; expect a poor score.")
         return None
 
 
 def _apply_profile(config: RunConfig, manifest: Manifest, say: Say) -> RunConfig:
-    """Return the settings with those that no flag gave taken from the profile."""
+    """Return the settings, with defaults of the data set for those that no flag sets."""
     given = flatten(config)
     chosen = {
         key: value
@@ -83,15 +80,16 @@ def _apply_profile(config: RunConfig, manifest: Manifest, say: Say) -> RunConfig
         say(f"data: {manifest.root}")
     else:
         say(
-            f"data: the embedded demo set ({manifest.root}); its scores prove plumbing, not quality"
+            f"data: demo set with synthetic faces ({manifest.root}); it only shows that everything"
+            " runs, its scores mean nothing"
         )
         flags = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in chosen.items())
-        say(f"demo profile: {flags or 'none of it, flags say otherwise'}")
+        say(f"demo settings: {flags or 'all set by flags'}")
     return replace(config, **chosen)
 
 
 def _run_folder(config: RunConfig, manifest: Manifest) -> Path:
-    """Return where the run is kept, or would be."""
+    """Return the run folder, which need not exist."""
     name = config.output.name or slug(f"{manifest.name}_{config.model.backbone}")
     return Path(config.output.output) / (
         f"{name}-seed{config.train.seed}" if config.train.seeds > 1 else name
@@ -99,10 +97,10 @@ def _run_folder(config: RunConfig, manifest: Manifest) -> Path:
 
 
 def _as_started(config: RunConfig, written: Mapping[Any, Any]) -> RunConfig:
-    """Return the settings of a run that is continued, `written` being its config.yaml.
+    """Return the settings for continuing a run; `written` is its config.yaml.
 
-    Defaults that have changed since stay those it was started with; so do the threads, which are
-    part of its record.
+    Defaults that changed in the meantime keep the values that the run was started with, and so does
+    the number of threads, which may change the last bits of results.
     """
     threads = written.get("threads")
     config = keep_defaults(config, written)
@@ -112,9 +110,10 @@ def _as_started(config: RunConfig, written: Mapping[Any, Any]) -> RunConfig:
 
 
 def _resolve(config: RunConfig, manifest: Manifest, size: str, name: str) -> RunConfig:
-    """Return the settings with all decided that needs no more than the data and the machine.
+    """Return the settings, with all decided that depend on the data and the machine.
 
-    They are usable from any folder, but for your own parts, whose modules must be importable there.
+    Paths are absolute, so that config.yaml can be used from any folder (modules of custom parts
+    must be importable there).
     """
     given = flatten(config)
     paths = {
@@ -122,7 +121,8 @@ def _resolve(config: RunConfig, manifest: Manifest, size: str, name: str) -> Run
         for key in (name for name, about in flags_of(RunConfig).items() if about.path)
     }
     root = None if config.data.csv else str(manifest.root)
-    if config.data.dataset and config.data.data:  # your own reader's to understand
+    # For a custom data set, --data may be anything that its reader understands.
+    if config.data.dataset and config.data.data:
         root = (
             str(Path(config.data.data).resolve())
             if Path(config.data.data).exists()
@@ -130,9 +130,11 @@ def _resolve(config: RunConfig, manifest: Manifest, size: str, name: str) -> Run
         )
     chosen = config.machine
     if config.train.frozen:
-        chosen = dataclasses.replace(chosen, parallel_folds="1")  # all heads are fitted at once
+        # The heads of all folds are fitted together.
+        chosen = dataclasses.replace(chosen, parallel_folds="1")
     if is_custom(config.augment.augment):
-        chosen = dataclasses.replace(chosen, augment_on="cpu")  # where your own runs
+        # Custom augmentations run on the CPU.
+        chosen = dataclasses.replace(chosen, augment_on="cpu")
     machine = resolve_machine(chosen)
     batch_size = config.infer.validation_batch_size or (
         256 if machine["device"].startswith("cuda") else 64
@@ -155,21 +157,21 @@ def _resolve(config: RunConfig, manifest: Manifest, size: str, name: str) -> Run
 def _decide_folds(
     config: RunConfig, manifest: Manifest, say: Say
 ) -> tuple[ResolvedConfig, np.ndarray]:
-    """Return the folds, repeats x N, and the settings with all decided that hangs on them."""
+    """Return the settings, with all decided that depend on the folds, and the R x N folds."""
     fold_RN = plan_folds(config.split, manifest, say)
     num_folds = int(fold_RN.max()) + 1
     config = resolved(config, folds=num_folds, repeats=len(fold_RN))
     epoch_steps = len(manifest.train) * (num_folds - 1) // num_folds // config.train.batch_size
     return (
-        resolved(config, compile=compile_pays(config.machine, epoch_steps * config.train.epochs)),
+        resolved(config, compile=decide_compile(config.machine, epoch_steps * config.train.epochs)),
         fold_RN,
     )
 
 
 def prepare(config: RunConfig, say: Say) -> Prepared:
-    """Check names and data and decide every setting; nothing is written.
+    """Check names and data, and decide all settings, without writing to the run folder.
 
-    Raises UserError for the first thing that the user must mend.
+    Raises UserError for the first problem that the user must fix.
     """
     record = check_backbone(config.model.backbone)
     check_optimizer(config.train.opt)
@@ -184,7 +186,8 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
         config = _as_started(config, Run(Path(config.output.output) / config.output.name).settings)
     manifest, data_hash = load_data(config.data, say, known)
     folder = _run_folder(config, manifest)
-    if config.output.resume:  # where data and backbone make the name
+    # Without --name, the name of the run follows from data and backbone and is known only now.
+    if config.output.resume:
         config = _as_started(config, Run(folder).settings)
     keep = config.machine.cache not in MEMORY_ONLY
     model = config.model
@@ -206,7 +209,7 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
         if decided.model.head == "attributes"
         else None
     )
-    # What does not fit fails now, not in fold 0.
+    # A trial model shows now, and not in fold 0, whether the parts fit together.
     backbone = decided.model.backbone
     num_classes = manifest.num_classes
     trial = build_model(
@@ -225,12 +228,13 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
     if overlay is not None:
         run_key["corrected labels"] = overlay
     if crop is not None:
-        run_key["crop"] = manifest.labels_hash()  # of the boxes, too
+        run_key["crop"] = manifest.labels_hash()  # includes the boxes
         manifest = dataclasses.replace(manifest, notes=(*manifest.notes, crop))
     own = source_hash(own_parts(decided))
     if own is not None:
         run_key["own modules"] = own
-    if decided.split.fold_file is not None:  # by its content, wherever it lies
+    # The fold file counts by its content, not by its path.
+    if decided.split.fold_file is not None:
         run_key["fold file"] = hashlib.blake2b(fold_RN.tobytes(), digest_size=16).hexdigest()
     return Prepared(
         config=decided,

@@ -1,4 +1,4 @@
-"""Test-time augmentation of a finished run, with the models that this package trained."""
+"""Test-time augmentation of a finished run with its own models."""
 
 from __future__ import annotations
 
@@ -16,29 +16,31 @@ __all__ = ["run_tta"]
 
 
 def _add_views(folder: Path, names: Sequence[str], *, say: Say, **machine: Any) -> object:
-    from pipeline.view_logits import add_views  # torch, which merging and choosing do without
+    # Merging and choosing views need no torch, which takes seconds to import.
+    from pipeline.view_logits import add_views
 
     return add_views(folder, names, say=say, **machine)
 
 
 def run_tta(run: str | Path | Run, *, say: Say = print, **settings: Any) -> Run:
-    """Show a finished run's images to its models in more views, and write the merged predictions as
-    a new run.
+    """Predict further views of a finished run's images, and write the merged run.
+
+    Each image is predicted in each view by the models of the run, and the predictions are merged.
 
     Parameters
     ----------
     run
         A cross-validated run, or its folder.
     say
-        Where progress goes.
+        Function that prints one line of the log.
     settings
-        Fields of `tta.config.TtaConfig`, spelt as the flags of run_tta.py: `views`, `merge`,
-        `budget`, `name` ...
+        Settings by keyword, spelt as the flags of run_tta.py (fields of `tta.config.TtaConfig`):
+        `views`, `merge`, `budget`, `name` ...
 
     Returns
     -------
     Run
-        The new run, beside the old one. Its out-of-fold predictions are cross-fitted.
+        The new run, in the same output folder. Its out-of-fold predictions are cross-fitted.
 
     Raises
     ------

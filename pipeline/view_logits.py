@@ -1,7 +1,7 @@
-"""Further views of a finished run: its saved models see its own held-out and test images again.
+"""Further views of a finished run, predicted by its saved models.
 
-Logits stay per view and fold in the run folder's tta/, so that merging and choosing cost no forward
-pass.
+The logits of each view and fold are stored in the run folder's tta/, so that views can be merged
+and chosen without further forward passes.
 """
 
 from __future__ import annotations
@@ -48,10 +48,9 @@ __all__ = ["add_views"]
 
 
 def _job(run: Run, say: Say, machine: dict[str, Any]) -> FoldJob:
-    """Return a job on the run's own data, preprocessing and folds. Raises UserError where the data
-    has changed.
-    """
+    """Return a job with the run's data, preprocessing and folds; raise UserError if changed."""
     folder = run.path
+    # The models and folds of the run exist, so settings that would make them are left out.
     config = replace(
         read_config_file(folder / "config.yaml"),
         **{
@@ -59,47 +58,48 @@ def _job(run: Run, say: Say, machine: dict[str, Any]) -> FoldJob:
             "weights": None,
             "compile": "off",
             "wandb": False,
-        },  # the models are there
-        fold_file=str(folder / "folds.csv"),  # whatever made the folds
+        },
+        fold_file=str(folder / "folds.csv"),
         **machine,
     )
     prepared = prepare(config, say)
     for what in ("data", "corrected labels", "crop", "own modules"):
         if prepared.run_key.get(what) != run.info["run_key"].get(what):
             raise UserError(
-                f"{folder}: its {what} is not what it was when the run was made; put it back"
+                f"{folder}: the {what} changed since the run was made; restore the earlier state"
             )
     if json.loads(json.dumps(prepared.preprocess.to_dict())) != run.info["preprocess"]:
         raise UserError(
-            f"{folder}: images would be prepared otherwise than in training; make the run again"
+            f"{folder}: this version would preprocess images differently from training; make the"
+            " run again"
         )
     return job_of(prepared, folder, say=say)
 
 
 @dataclass(frozen=True, slots=True)
 class _Draw:
-    """What a view is drawn by from a stored image, and which draw it is."""
+    """A view by random augmentation of stored images."""
 
     augment: Augment | None
     index: int
+    """Number of the draw, which seeds it."""
     random_crop: bool
 
 
 def _draw(job: FoldJob, name: str) -> _Draw:
-    """Raise UserError for a pipeline that cannot be read, and for draws that would all be the plain
-    image.
-    """
+    """Return the draw of a view; raise UserError if it cannot change an image."""
     draw = draw_of(name)
     width, height = job.run.preprocess.stored_size
     if draw.file is not None:
-        # Cropped to the centre as the plain image is: what differs is the pipeline's doing alone.
+        # Cropped to the centre like the unaugmented image, so that only the pipeline differs.
         return _Draw(
             albu_augmentation(draw.file, width=width, height=height), draw.index, random_crop=False
         )
     augment = build_augmentation(job.run.config.augment.augment)
     if augment is None and (width, height) == (job.run.preprocess.width, job.run.preprocess.height):
         raise UserError(
-            f"--views {name}: the run was trained without augmentation, so this changes nothing"
+            f"--views {name}: the run was trained without augmentation, so the view would not"
+            " differ; leave it out"
         )
     return _Draw(augment, draw.index, random_crop=True)
 
@@ -111,8 +111,9 @@ def _see(
     names: Sequence[str],
     draws: Mapping[str, _Draw],
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Return logits N x C of each view, and its seconds; device views share a pass over the
-    images, and its time.
+    """Return the N x C logits and the seconds of each view.
+
+    Views that are computed on the device share one pass over the images, and its time.
     """
     device = [name for name in names if is_device_view(name)]
     found: dict[str, np.ndarray] = {}
@@ -129,7 +130,7 @@ def _see(
         draw = draws[name]
         start = time.perf_counter()
         seed_parts = ("view", job.run.config.train.seed, draw.index)
-        loader = job.feeder.drawn(
+        loader = job.feeder.augmented(
             table, draw.augment, seed_parts=seed_parts, random_crop=draw.random_crop
         )
         found[name] = predict(
@@ -146,19 +147,39 @@ def _load(job: FoldJob, index: int) -> torch.nn.Module:
         model.load_state_dict(safetensors.torch.load_file(file))
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise UserError(
-            f"{file}: does not fit the run's backbone ({str(error).splitlines()[0]}); run it again"
+            f"{file}: does not fit the run's backbone ({str(error).splitlines()[0]}); make the run"
+            " again"
         ) from None
     return model
 
 
 def add_views(folder: Path, names: Sequence[str], *, say: Say, **machine: Any) -> tuple[str, ...]:
-    """Have a run's models see its images in further views, and return those that it has then.
+    """Predict a run's images in further views, and return all views that the run has then.
 
-    A fold's model sees that fold's held-out images and the test set. What a fold has is not
-    computed again, so a stopped call goes on where it was. `machine` are settings such as device or
-    workers. Raises UserError for a run without its models, for changed data, for a view that does
-    nothing to images of its size, and for heads on a frozen backbone, which saw features of some
-    views.
+    Each fold's model predicts the held-out images of that fold and the test set. Views that a fold
+    has already are not computed again, so an interrupted call can be continued.
+
+    Parameters
+    ----------
+    folder
+        Folder of a finished cross-validated run.
+    names
+        Names of the views.
+    say
+        Function that prints one line of the log.
+    machine
+        Settings such as ``device`` or ``workers``.
+
+    Returns
+    -------
+    tuple
+        Names of all views whose logits are stored for every fold.
+
+    Raises
+    ------
+    UserError
+        If the models are missing, the data changed, or a view does not change images of this size;
+        also for heads on a frozen backbone, which only have the features of their own views.
     """
     run = open_models(folder)
     check_pipelines(run, names)
@@ -168,8 +189,8 @@ def add_views(folder: Path, names: Sequence[str], *, say: Say, **machine: Any) -
         return have
     if not can_see(run):
         raise UserError(
-            f"{folder}: heads on a frozen backbone; it has features of {listed(have, most=20)}; for"
-            " more, run it again with --tta and another --name"
+            f"{folder}: a run with --finetune head only has features of the views"
+            f" {listed(have, most=20)}; for more, run it again with --tta and another --name"
         )
     size = run.info["preprocess"]
     check_views(missing, width=size["width"], height=size["height"], flag="--views")

@@ -5,7 +5,7 @@ import sys
 from foldblend.cli import parse_flags
 from foldblend.commands import renamed
 from foldblend.errors import UserError
-from reports.commands import BoardConfig
+from reports.commands import ABOUT_BOARD, BoardConfig
 
 REDRAW = "--redraw"
 
@@ -13,7 +13,7 @@ words = sys.argv[1:]
 if REDRAW in words:
     words = [word for word in words if word != REDRAW]
     try:
-        runs = parse_flags(BoardConfig, words, prog="python -m reports", description="").runs
+        runs = parse_flags(BoardConfig, words, ABOUT_BOARD).runs
     except UserError:
         runs = ()  # the leaderboard says what is wrong
     if runs:  # one that cannot be drawn is told, and keeps nobody from the board

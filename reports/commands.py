@@ -10,20 +10,23 @@ from typing import Annotated, Any
 
 import tyro
 
-from foldblend.cli import parse_flags, program, run_command
+from foldblend.cli import parse_flags, run_command
 from foldblend.errors import UserError
+from foldblend.help import About
 from foldblend.scores.metrics import check_metric
 
 __all__ = ["BoardConfig", "ReportConfig", "leaderboard", "report"]
 
-ABOUT_BOARD = """Compare finished runs: scores with intervals, paired differences, time and cost.
-
-Run folders come first: python leaderboard.py outputs/*
-"""
-ABOUT_REPORT = """Draw the reports of finished runs again, each from its run folder alone.
-
-Run folders come first: python report.py outputs/RUN
-"""
+ABOUT_BOARD = About(
+    "leaderboard.py",
+    "Compare finished runs: scores with intervals, paired differences to the best, time and cost.",
+    ("outputs/*", "outputs/a outputs/b", "outputs/* --json scores.json"),
+)
+ABOUT_REPORT = About(
+    "report.py",
+    "Draw the reports of finished runs again, each from its run folder alone.",
+    ("outputs/RUN", "outputs/*"),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,9 +132,7 @@ def leaderboard(argv: Sequence[str]) -> int:
     """Run the command line of leaderboard.py and return its exit code."""
 
     def command() -> None:
-        _compare(
-            parse_flags(BoardConfig, argv, prog=program("leaderboard.py"), description=ABOUT_BOARD)
-        )
+        _compare(parse_flags(BoardConfig, argv, ABOUT_BOARD))
 
     return run_command(command, place="--page", resumes=False)
 
@@ -140,6 +141,6 @@ def report(argv: Sequence[str]) -> int:
     """Run the command line of report.py and return its exit code."""
 
     def command() -> None:
-        _draw(parse_flags(ReportConfig, argv, prog=program("report.py"), description=ABOUT_REPORT))
+        _draw(parse_flags(ReportConfig, argv, ABOUT_REPORT))
 
     return run_command(command, place="folder", resumes=False)

@@ -1,10 +1,11 @@
-"""Stacking: a multinomial regression on the members' log-probabilities, which corrects their vote.
+"""Stack with a multinomial regression on log-probabilities, which corrects the members' vote.
 
-Stacking is of Wolpert 1992, "Stacked generalization"; Breiman 1996, "Stacked regressions", found
-that it needs strong regularising, since members are alike; Ting and Witten 1999, "Issues in stacked
-generalization", that a linear model of class probabilities is enough. Here the members' vote is a
-fixed offset, and the ridge draws to it, not to nothing. The vote has a temperature of its own,
-since a mean of sure models is unsure: what the model adds must help beyond that.
+Stacking is from Wolpert 1992, "Stacked generalization". Breiman 1996, "Stacked regressions", found
+that it needs strong regularisation, since members are similar. Ting and Witten 1999, "Issues in
+stacked generalization", found that a linear model of class probabilities is enough. Here the vote
+is a fixed offset, and the L2 penalty shrinks the weights towards the vote instead of towards no
+prediction. The vote has a temperature, because a mean of confident models is underconfident:
+weights should not be needed for that.
 """
 
 from __future__ import annotations
@@ -25,14 +26,10 @@ from foldblend.scores.temperature import fit_temperatures
 
 __all__ = ["Stack", "fit", "log_probabilities", "re_expanded", "row_loss", "vote_at", "within"]
 
-SPREADS = (
-    0.025,
-    0.05,
-    0.1,
-    0.2,
-    0.4,
-)  # of weights around 0, in units of 1 / sqrt(M): ridges from strong to weak
-LOWEST = -15.0  # of a log-probability as a feature: surer than that no model is for a reason
+# Standard deviations of the normal prior of weights, in units of 1 / sqrt(M), from the strongest L2
+# penalty to the weakest.
+SPREADS = (0.025, 0.05, 0.1, 0.2, 0.4)
+LOWEST = -15.0  # lower log-probabilities are set to this: no model is so confident with reason
 NUM_PARTS = 2
 MOST_STEPS = 60
 CLOSE = 1e-5
@@ -47,115 +44,120 @@ def log_probabilities(
 
 
 def vote_at(sum_NC: np.ndarray, temperature: float) -> np.ndarray:
-    """Return the vote's log-probabilities at its temperature, from the log of the sum of
-    probabilities.
-    """
+    """Return the log-probabilities of the vote from the log of the sum of probabilities."""
     return log_softmax(sum_NC / temperature)
 
 
-def within(vote_NC: np.ndarray, class_K: np.ndarray) -> np.ndarray:
-    """Return a vote's log-probabilities among these K classes alone, N x K."""
-    return log_softmax(vote_NC[:, class_K])
+def within(vote_NC: np.ndarray, class_E: np.ndarray) -> np.ndarray:
+    """Return the log-probabilities N x E of a vote among only these E classes."""
+    return log_softmax(vote_NC[:, class_E])
 
 
-def re_expanded(log_NK: np.ndarray, vote_NC: np.ndarray, class_K: np.ndarray) -> np.ndarray:
-    """Return log-probabilities N x C from those of K classes that had rows to be fitted on, finite.
+def re_expanded(log_NE: np.ndarray, vote_NC: np.ndarray, class_E: np.ndarray) -> np.ndarray:
+    """Return finite log-probabilities N x C from those of the E classes that had rows.
 
-    Nothing was learned of the others, so they keep what the vote gives them, and the K share the
-    rest.
+    Nothing was learned about the other classes, so they keep the probabilities of the vote, and the
+    E classes share the rest.
     """
     log_NC = vote_NC.copy()
-    log_NC[:, class_K] = log_NK + np.logaddexp.reduce(vote_NC[:, class_K], axis=1)[:, None]
+    log_NC[:, class_E] = log_NE + np.logaddexp.reduce(vote_NC[:, class_E], axis=1)[:, None]
     return log_NC
 
 
 def row_loss(log_NC: np.ndarray, label_N: np.ndarray) -> np.ndarray:
-    """Return each row's log loss of log-probabilities."""
+    """Return the log loss of each row."""
     return -log_NC[np.arange(len(label_N)), label_N]
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """The log of the members' soft vote, plus what a linear model of their log-probabilities adds
-    to it.
-    """
+    """Log of the members' soft vote, corrected by a linear model of their log-probabilities."""
 
     temperatures: tuple[float, ...]
     vote_temperature: float
-    class_K: np.ndarray
-    """The classes that had rows; the others' log-probabilities are the vote's."""
-    weight_MCK: np.ndarray
-    """Of each member's log-probability of each class, for each of the K."""
-    bias_K: np.ndarray
+    class_E: np.ndarray
+    """The classes that had rows; others keep the log-probabilities of the vote."""
+    weight_MCE: np.ndarray
+    """Weights of each member's log-probability of each class, for each of the E classes."""
+    bias_E: np.ndarray
     spread: float
-    """How far weights lie from 0 in units of 1 / sqrt(M), as the ridge has it; 0 where the vote
-    alone was best.
+    """Standard deviation of the weights' prior in units of 1 / sqrt(M), which sets the L2 penalty.
+
+    It is 0 where the vote without correction was best.
     """
 
     def __call__(self, logits_MNC: Iterable[np.ndarray]) -> np.ndarray:
-        """Return logits N x C float64, from N x C of each member."""
+        """Return logits N x C float64 from the logits N x C of each member."""
         sum_NC = None
-        added_NK = self.bias_K
-        for log_NC, weight_CK in zip(
-            log_probabilities(logits_MNC, self.temperatures), self.weight_MCK, strict=True
+        added_NE = self.bias_E
+        for log_NC, weight_CE in zip(
+            log_probabilities(logits_MNC, self.temperatures), self.weight_MCE, strict=True
         ):
             sum_NC = log_NC if sum_NC is None else np.logaddexp(sum_NC, log_NC)
-            added_NK = added_NK + np.maximum(log_NC, LOWEST) @ weight_CK
+            added_NE = added_NE + np.maximum(log_NC, LOWEST) @ weight_CE
         assert sum_NC is not None
         vote_NC = vote_at(sum_NC, self.vote_temperature)
         return re_expanded(
-            log_softmax(within(vote_NC, self.class_K) + added_NK), vote_NC, self.class_K
+            log_softmax(within(vote_NC, self.class_E) + added_NE), vote_NC, self.class_E
         )
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """How large each member's weights are, next to those that one has in the vote: 1 / M for
-        each class.
+        """Share of each member by the size of its weights.
+
+        A member has its weights in the vote, 1 / M for each class, plus the fitted ones.
         """
-        in_vote = np.sqrt(len(self.class_K)) / len(self.temperatures)
-        size_M = in_vote + np.linalg.norm(self.weight_MCK, axis=(1, 2))
+        in_vote = np.sqrt(len(self.class_E)) / len(self.temperatures)
+        size_M = in_vote + np.linalg.norm(self.weight_MCE, axis=(1, 2))
         return tuple((size_M / size_M.sum()).tolist())
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all but the weights themselves, of which there are M x C x K: their size, and
-        their mean where a member's log-probability of a class speaks for that very class, in units
-        of its share in the vote.
+        """Return the fitted parameters, with a summary of the M x C x E weights.
+
+        The summary is the norm of each member's weights, and the mean weight of its
+        log-probability of a class for the same class, in units of its share in the vote.
         """
-        own_M = self.weight_MCK[:, self.class_K].diagonal(axis1=1, axis2=2).mean(axis=1)
+        own_M = self.weight_MCE[:, self.class_E].diagonal(axis1=1, axis2=2).mean(axis=1)
         return {
             "stack": "equal soft vote + linear in log-probabilities",
             "temperatures": list(self.temperatures),
             "vote_temperature": self.vote_temperature,
             "spread": self.spread,
-            "classes": self.class_K.tolist(),
-            "bias": np.round(self.bias_K, 4).tolist(),
-            "weight_shape": list(self.weight_MCK.shape),
-            "weight_norm": np.round(np.linalg.norm(self.weight_MCK, axis=(1, 2)), 4).tolist(),
+            "classes": self.class_E.tolist(),
+            "bias": np.round(self.bias_E, 4).tolist(),
+            "weight_shape": list(self.weight_MCE.shape),
+            "weight_norm": np.round(np.linalg.norm(self.weight_MCE, axis=(1, 2)), 4).tolist(),
             "weight_of_own_class": np.round(own_M * len(self.temperatures), 4).tolist(),
             "shares": list(self.shares),
         }
 
 
 def _loss(
-    feature_NF: np.ndarray, weight_FK: np.ndarray, offset_NK: np.ndarray, target_N: np.ndarray
+    feature_ND: np.ndarray, weight_DE: np.ndarray, offset_NE: np.ndarray, target_N: np.ndarray
 ) -> tuple[float, np.ndarray]:
-    """Return the summed log loss, and its slope in the weights: in float32, added up in float64."""
+    """Return the summed log loss and its gradient in the weights.
+
+    Terms are float32 and the loss is summed in float64.
+    """
     rows = np.arange(len(target_N))
-    score_NK = feature_NF @ weight_FK + offset_NK
-    score_NK -= score_NK.max(axis=1, keepdims=True)
-    true_N = score_NK[rows, target_N]
-    np.exp(score_NK, out=score_NK)
-    total_N = score_NK.sum(axis=1)
-    score_NK /= total_N[:, None]
-    score_NK[rows, target_N] -= 1
-    return float((np.log(total_N) - true_N).sum(dtype=np.float64)), feature_NF.T @ score_NK
+    score_NE = feature_ND @ weight_DE + offset_NE
+    score_NE -= score_NE.max(axis=1, keepdims=True)
+    true_N = score_NE[rows, target_N]
+    np.exp(score_NE, out=score_NE)
+    total_N = score_NE.sum(axis=1)
+    score_NE /= total_N[:, None]
+    score_NE[rows, target_N] -= 1
+    return float((np.log(total_N) - true_N).sum(dtype=np.float64)), feature_ND.T @ score_NE
 
 
 @dataclass(frozen=True, slots=True)
 class _Problem:
-    """What the weights are fitted on: rows N, features F = M x C and a constant, classes K."""
+    """Data that the weights are fitted on: N rows, D = M C + 1 features, E classes that occur.
 
-    feature_NF: np.ndarray
+    The last feature is a constant.
+    """
+
+    feature_ND: np.ndarray
     """Float32, centred."""
     vote_NC: np.ndarray
     label_N: np.ndarray
@@ -164,7 +166,7 @@ class _Problem:
 
     def rows(self, rows: np.ndarray) -> _Problem:
         return _Problem(
-            self.feature_NF[rows],
+            self.feature_ND[rows],
             self.vote_NC[rows],
             self.label_N[rows],
             self.group_N[rows],
@@ -172,61 +174,60 @@ class _Problem:
         )
 
     def path(self, spreads: Sequence[float]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield classes K and weights F x K for each spread, from strong to weak, each started at
-        the one before.
+        """Yield classes E and weights D x E for each spread, each fit started at the one before.
 
-        Rows of a group are alike: a group counts once. A spread is a normal prior's, so that the
-        ridge stays as it is, and says less, where there are more groups.
+        Rows of a group are similar, so each group counts once. The L2 penalty does not grow with
+        the number of groups, so it matters less the more groups there are.
         """
-        class_K, target_N = np.unique(self.label_N, return_inverse=True)
-        num_rows, num_features = self.feature_NF.shape
+        class_E, target_N = np.unique(self.label_N, return_inverse=True)
+        num_rows, num_features = self.feature_ND.shape
         per_row = len(np.unique(self.group_N)) / num_rows
-        offset_NK = within(self.vote_NC, class_K).astype(np.float32)
-        gram_FF = self.feature_NF.T @ self.feature_NF
-        weight_FK = np.zeros((num_features, len(class_K)))
+        offset_NE = within(self.vote_NC, class_E).astype(np.float32)
+        gram_DD = self.feature_ND.T @ self.feature_ND
+        weight_DE = np.zeros((num_features, len(class_E)))
         for spread in spreads:
-            ridge = self.num_members / spread**2
-            # Members are alike, so weights are fitted in the coordinates of a bound on the
-            # curvature (Boehning 1992), in which all directions are about as steep: tens of steps,
-            # not hundreds.
-            root_FF = scipy.linalg.cholesky(
-                per_row / 8 * gram_FF + ridge * np.eye(num_features), lower=True
+            penalty = self.num_members / spread**2
+            # Members are similar, so the problem is badly conditioned. In the coordinates of a
+            # bound on the curvature (Boehning 1992) all directions are about equally steep, which
+            # takes tens of steps instead of hundreds.
+            root_DD = scipy.linalg.cholesky(
+                per_row / 8 * gram_DD + penalty * np.eye(num_features), lower=True
             )
 
             def objective(
-                flat: np.ndarray, ridge: float = ridge, root_FF: np.ndarray = root_FF
+                flat: np.ndarray, penalty: float = penalty, root_DD: np.ndarray = root_DD
             ) -> tuple[float, np.ndarray]:
-                weight_FK = scipy.linalg.solve_triangular(root_FF.T, flat.reshape(num_features, -1))
-                loss, slope_FK = _loss(
-                    self.feature_NF, weight_FK.astype(np.float32), offset_NK, target_N
+                weight_DE = scipy.linalg.solve_triangular(root_DD.T, flat.reshape(num_features, -1))
+                loss, slope_DE = _loss(
+                    self.feature_ND, weight_DE.astype(np.float32), offset_NE, target_N
                 )
-                slope_FK = per_row * slope_FK.astype(np.float64) + ridge * weight_FK
-                slope = scipy.linalg.solve_triangular(root_FF, slope_FK, lower=True).ravel()
-                return per_row * loss + ridge / 2 * float((weight_FK**2).sum()), slope
+                slope_DE = per_row * slope_DE.astype(np.float64) + penalty * weight_DE
+                slope = scipy.linalg.solve_triangular(root_DD, slope_DE, lower=True).ravel()
+                return per_row * loss + penalty / 2 * float((weight_DE**2).sum()), slope
 
             options = {"ftol": CLOSE, "gtol": 1e-3, "maxiter": MOST_STEPS}
-            start = (root_FF.T @ weight_FK).ravel()
+            start = (root_DD.T @ weight_DE).ravel()
             found = scipy.optimize.minimize(
                 objective, start, jac=True, method="L-BFGS-B", options=options
             )
-            weight_FK = scipy.linalg.solve_triangular(root_FF.T, found.x.reshape(num_features, -1))
-            yield class_K, weight_FK
+            weight_DE = scipy.linalg.solve_triangular(root_DD.T, found.x.reshape(num_features, -1))
+            yield class_E, weight_DE
 
-    def losses(self, class_K: np.ndarray, weight_FK: np.ndarray) -> np.ndarray:
-        """Return the log loss of each of these rows."""
-        added_NK = self.feature_NF @ weight_FK.astype(np.float32)
-        log_NK = log_softmax(within(self.vote_NC, class_K) + added_NK)
-        return row_loss(re_expanded(log_NK, self.vote_NC, class_K), self.label_N)
+    def losses(self, class_E: np.ndarray, weight_DE: np.ndarray) -> np.ndarray:
+        """Return the log loss of each row."""
+        added_NE = self.feature_ND @ weight_DE.astype(np.float32)
+        log_NE = log_softmax(within(self.vote_NC, class_E) + added_NE)
+        return row_loss(re_expanded(log_NE, self.vote_NC, class_E), self.label_N)
 
     def best_spread(self) -> float:
-        """Return the spread of least log loss on people who had no say in the weights; 0 where it
-        helps by chance.
+        """Return the spread with the lowest log loss on held-out groups, 0 for no correction.
 
-        By chance is less than the standard error, over groups, of what it helps beside the vote.
+        It is 0 unless the correction lowers the log loss of the vote by more than one standard
+        error over groups.
         """
         code_N = np.unique(self.group_N, return_inverse=True)[1]
-        # At random, not dealt by label: fresh people are not as many of each class as those that
-        # were seen.
+        # Groups are dealt at random and not by label, because new data do not have the same number
+        # of rows of each class.
         part_N = group_parts(np.zeros_like(code_N), code_N, num_parts=NUM_PARTS)
         parts = [
             (self.rows(part_N != part), self.rows(part_N == part), part_N == part)
@@ -240,8 +241,8 @@ class _Problem:
         paths = [fitted.path(SPREADS) for fitted, _, _ in parts]
         for spread, *found in zip(SPREADS, *paths, strict=False):
             loss_N = np.empty(len(self.label_N))
-            for (class_K, weight_FK), (_, held, held_N) in zip(found, parts, strict=True):
-                loss_N[held_N] = held.losses(class_K, weight_FK)
+            for (class_E, weight_DE), (_, held, held_N) in zip(found, parts, strict=True):
+                loss_N[held_N] = held.losses(class_E, weight_DE)
             if loss_N.sum() >= best_loss_N.sum():
                 break
             best = spread
@@ -251,36 +252,37 @@ class _Problem:
 
 
 def fit(evidence: Evidence) -> Stack:
-    """Return the vote, corrected as far as that helps people held out inside the evidence; with too
-    few, as it is.
+    """Fit a correction of the vote, as strong as helps held-out groups of the evidence.
 
-    Temperatures are those of all rows, for all strengths of the ridge alike.
+    If none helps, and with too few groups to hold out, the vote is returned. Temperatures are
+    fitted on all rows, once for all L2 penalties.
     """
     temperatures = evidence.temperatures
     num_members = len(evidence.logits_MNC)
     num_classes = evidence.num_classes
     num_rows = len(evidence.rows.label_N)
-    feature_NF = np.empty((num_rows, num_members * num_classes + 1), np.float32)
+    feature_ND = np.empty((num_rows, num_members * num_classes + 1), np.float32)
     sum_NC = np.full((num_rows, num_classes), -np.inf)
     for member, log_NC in enumerate(log_probabilities(evidence.logits_MNC, temperatures)):
         np.logaddexp(sum_NC, log_NC, out=sum_NC)
-        feature_NF[:, member * num_classes : (member + 1) * num_classes] = np.maximum(
+        feature_ND[:, member * num_classes : (member + 1) * num_classes] = np.maximum(
             log_NC, LOWEST
         )
     (vote_temperature,) = fit_temperatures([sum_NC], evidence.rows.label_N, evidence.rows.group_N)
-    mean_F = feature_NF[:, :-1].mean(axis=0, dtype=np.float64)
-    feature_NF[:, :-1] -= mean_F.astype(np.float32)
-    # The constant is as large as all members' together, to be as free as what they agree on.
-    feature_NF[:, -1] = np.sqrt(num_members)
+    mean_D = feature_ND[:, :-1].mean(axis=0, dtype=np.float64)
+    feature_ND[:, :-1] -= mean_D.astype(np.float32)
+    # The constant has the size of all members' features together, so that the penalty on a bias is
+    # the same as on a direction in which all members agree.
+    feature_ND[:, -1] = np.sqrt(num_members)
     vote_NC = vote_at(sum_NC, vote_temperature)
     problem = _Problem(
-        feature_NF, vote_NC, evidence.rows.label_N, evidence.rows.group_N, num_members
+        feature_ND, vote_NC, evidence.rows.label_N, evidence.rows.group_N, num_members
     )
     spread = problem.best_spread()
-    class_K = np.unique(evidence.rows.label_N)
-    weight_FK = np.zeros((feature_NF.shape[1], len(class_K)))
+    class_E = np.unique(evidence.rows.label_N)
+    weight_DE = np.zeros((feature_ND.shape[1], len(class_E)))
     if spread:
-        *_, (class_K, weight_FK) = problem.path([one for one in SPREADS if one <= spread])
-    bias_K = np.sqrt(num_members) * weight_FK[-1] - mean_F @ weight_FK[:-1]
-    weight_MCK = weight_FK[:-1].reshape(num_members, num_classes, -1)
-    return Stack(temperatures, vote_temperature, class_K, weight_MCK, bias_K, spread)
+        *_, (class_E, weight_DE) = problem.path([one for one in SPREADS if one <= spread])
+    bias_E = np.sqrt(num_members) * weight_DE[-1] - mean_D @ weight_DE[:-1]
+    weight_MCE = weight_DE[:-1].reshape(num_members, num_classes, -1)
+    return Stack(temperatures, vote_temperature, class_E, weight_MCE, bias_E, spread)

@@ -1,4 +1,4 @@
-"""The embedded demo set: drawn faces in the competition's layout, made once into a cache folder."""
+"""The demo set: synthetic faces in the mask competition's layout, in a cache folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pandas as pd
 
 from foldblend.files import cache_folder
 from foldblend.siblings import call
-from folds.data.demo_faces import draw_picture, make_person
+from folds.data.demo_faces import draw_image, make_person
 
 __all__ = ["DEMO_VERSION", "demo_people", "make_demo"]
 
@@ -22,10 +22,10 @@ DEMO_VERSION = 1
 NUM_TRAIN = 70
 NUM_TEST = 14
 LEAST = 5
-# People of the competition by (gender, age group), male first, young first.
+# Number of people in the competition for each gender and age group: men first, youngest first.
 PROPORTIONS = np.array([549, 410, 83, 732, 817, 109])
 AGE_RANGES = ((18, 30), (30, 60), (60, 75))
-PICTURES = (
+IMAGES = (
     *[(f"mask{i}", "worn") for i in range(1, 6)],
     ("incorrect_mask", "incorrect"),
     ("normal", "not worn"),
@@ -33,10 +33,10 @@ PICTURES = (
 
 
 def demo_people(num_people: int, *, least: int, seed: int) -> pd.DataFrame:
-    """Return gender, race, age and path of people in the competition's proportions.
+    """Return a table of people in the competition's proportions; ages are in years.
 
-    Every stratum of gender and age group gets at least `least` people; the rest goes by largest
-    remainder. `age` is in whole years.
+    Every stratum of gender and age group has at least `least` people. The others are assigned by
+    the largest remainder.
     """
     rng = np.random.default_rng([DEMO_VERSION, seed, 0])
     share = PROPORTIONS / PROPORTIONS.sum()
@@ -58,14 +58,12 @@ def demo_people(num_people: int, *, least: int, seed: int) -> pd.DataFrame:
 def draw_person(
     seed: int, person: int, male: bool, age: int, files: list[tuple[Path, str]]
 ) -> None:
-    """Draw the images of one person into files; each is another's work, in a process of its
-    own.
-    """
+    """Draw the images of one person into files; processes run this in parallel."""
     rng = np.random.default_rng([DEMO_VERSION, seed, 1, person])
     who = make_person(rng, male=male, age=age)
     for file, mask in files:
         file.parent.mkdir(parents=True, exist_ok=True)
-        pixels = cv2.cvtColor(draw_picture(who, rng, mask=mask), cv2.COLOR_RGB2BGR)
+        pixels = cv2.cvtColor(draw_image(who, rng, mask=mask), cv2.COLOR_RGB2BGR)
         if not cv2.imwrite(
             str(file), pixels, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(80, 95))]
         ):
@@ -75,10 +73,10 @@ def draw_person(
 def make_demo(
     root: Path | None = None, *, num_train: int = NUM_TRAIN, num_test: int = NUM_TEST, seed: int = 0
 ) -> Path:
-    """Draw the demo set unless it is there already, and return its root.
+    """Draw the demo set unless it exists, and return its root.
 
-    Layout: `train/train.csv`, `train/images/<path>/`, `eval/info.csv`, `eval/images/`; 7 images
-    of 384 x 512 a person. Appears whole or not at all, so two processes may ask for it at once.
+    Each person has 7 images of 384 x 512 pixels; `folds.data.layout` describes the files. The
+    folder is renamed into place when it is complete, so several processes may call this at once.
     """
     if root is None:
         root = cache_folder() / f"demo-v{DEMO_VERSION}-{num_train}-{num_test}-{seed}" / "demo"
@@ -93,17 +91,17 @@ def make_demo(
     for index, row in enumerate(train.itertuples()):
         files = [
             (draft / "train" / "images" / str(row.path) / f"{stem}.jpg", mask)
-            for stem, mask in PICTURES
+            for stem, mask in IMAGES
         ]
         jobs.append((seed, index, row.gender == "male", int(str(row.age)), files))
     for index, row in enumerate(test.itertuples()):
         names = [
             hashlib.sha1(f"{seed}/{index}/{stem}".encode()).hexdigest() + ".jpg"
-            for stem, _ in PICTURES
+            for stem, _ in IMAGES
         ]
         files = [
             (draft / "eval" / "images" / name, mask)
-            for name, (_, mask) in zip(names, PICTURES, strict=True)
+            for name, (_, mask) in zip(names, IMAGES, strict=True)
         ]
         test_ids += names
         jobs.append((seed + 1, index, row.gender == "male", int(str(row.age)), files))
@@ -118,7 +116,8 @@ def make_demo(
             )
         try:
             os.replace(draft, root)
-        except OSError:  # another process was faster, with the same images
+        except OSError:
+            # Another process may have been faster; its images are the same.
             if not (root / "train" / "train.csv").is_file():
                 raise
     finally:

@@ -1,7 +1,7 @@
-"""Drawing of one face: the demo set's images, made of polygons and blurred strokes.
+"""Synthetic faces of the demo set, drawn from polygons and blurred strokes.
 
-Age, gender and mask are drawn the way they show on people, with overlap: wrinkles deepen, hair
-greys and recedes; jaws, brows and hair length differ between men and women, but not always.
+Faces show age, gender and mask with some overlap, as real ones do: wrinkles deepen, hair greys and
+recedes; jaws, brows and hair length differ between men and women, but not always.
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-__all__ = ["HEIGHT", "WIDTH", "Person", "draw_picture", "make_person"]
+from folds.data.demo_canvas import HEIGHT, SCALE, WIDTH, Canvas, Colour, arc, merge
 
-WIDTH = 384
-HEIGHT = 512
-CENTRE = np.array([192.0, 262.0])
-DRAWN = 0.625  # drawn at this scale and enlarged by the camera step: twice as fast, and softer
+__all__ = ["HEIGHT", "WIDTH", "Person", "draw_image", "make_person"]
+
 SKINS = (
     (243, 212, 190),
     (231, 190, 160),
@@ -35,12 +33,11 @@ MASKS = (
     (214, 160, 170),
     (88, 104, 140),
 )
-Colour = tuple[float, ...] | np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Person:
-    """What stays the same in all seven images of a person."""
+    """Looks of a person, which are the same in all of the person's images."""
 
     male: bool
     age: int
@@ -66,10 +63,9 @@ def _vary(rng: np.random.Generator, colour: Colour, spread: float) -> np.ndarray
 
 
 def make_person(rng: np.random.Generator, *, male: bool, age: int) -> Person:
-    """Draw the looks of a person of this gender and age (years) from `rng`."""
+    """Return random looks of a person of a gender and an age in years."""
     skin = _vary(rng, SKINS[rng.integers(len(SKINS))], 6)
-    # Grey comes somewhere between the mid thirties and seventy, in some much earlier than in
-    # others.
+    # Hair turns grey between the mid thirties and seventy, much earlier for some people.
     grey = float(np.clip((age - rng.normal(46, 6)) / 16, 0, 1))
     colour = _vary(rng, HAIRS[rng.integers(len(HAIRS))], 6)
     hair = colour * (1 - grey) + _vary(rng, (196, 196, 198), 8) * grey
@@ -95,68 +91,8 @@ def make_person(rng: np.random.Generator, *, male: bool, age: int) -> Person:
     )
 
 
-def _merge(planes: list[np.ndarray]) -> Any:
-    return cv2.merge(planes)
-
-
-class _Canvas:
-    """A float RGB image on which soft shapes are laid, in the face's own coordinates."""
-
-    def __init__(self, backdrop: np.ndarray) -> None:
-        self.pixels: Any = _merge(
-            [
-                np.full((round(HEIGHT * DRAWN), round(WIDTH * DRAWN)), part, np.float32)
-                for part in backdrop
-            ]
-        )
-
-    def _lay(
-        self, points: Any, colour: Colour, alpha: float, blur: float, width: int | None
-    ) -> None:
-        """Fill (or, given a width, trace) the points on a small mask of their own, blur it, blend
-        it in.
-        """
-        corners = (np.asarray(points, float) + CENTRE) * DRAWN
-        blur = blur * DRAWN
-        pad = int(3 * blur) + 2 + (width or 0)
-        low = np.clip(np.floor(corners.min(0)) - pad, 0, self.pixels.shape[1::-1]).astype(int)
-        high = np.clip(np.ceil(corners.max(0)) + pad, 0, self.pixels.shape[1::-1]).astype(int)
-        if (high <= low).any():
-            return
-        cover = np.zeros((high[1] - low[1], high[0] - low[0]), np.uint8)
-        fixed = np.round((corners - low) * 16).astype(np.int32)  # cv2 takes sixteenths of a pixel
-        if width is None:
-            cv2.fillPoly(cover, [fixed], 255, cv2.LINE_AA, 4)
-        else:
-            cv2.polylines(cover, [fixed], False, 255, width, cv2.LINE_AA, 4)
-        weight = cv2.GaussianBlur(cover, (0, 0), blur).astype(np.float32) * np.float32(alpha / 255)
-        # Per channel and merged: numpy's broadcasting over a last axis of 3 is several times
-        # slower.
-        area = self.pixels[low[1] : high[1], low[0] : high[0]]
-        area *= _merge([1 - weight] * 3)
-        area += _merge([weight * np.float32(part) for part in colour])
-
-    def shape(self, points: Any, colour: Colour, *, alpha: float = 1.0, blur: float = 0.8) -> None:
-        self._lay(points, colour, alpha, blur, None)
-
-    def stroke(
-        self, points: Any, width: float, colour: Colour, *, alpha: float = 1.0, blur: float = 0.8
-    ) -> None:
-        self._lay(points, colour, alpha, blur, max(1, round(width * DRAWN)))
-
-    def oval(self, x: float, y: float, rx: float, ry: float, colour: Colour, **how: float) -> None:
-        angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
-        self.shape(np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], 1), colour, **how)
-
-
-def _arc(x0: float, y0: float, x1: float, y1: float, sag: float, num: int = 12) -> np.ndarray:
-    """Return points from (x0, y0) to (x1, y1) along a parabola that sags by `sag` pixels."""
-    t = np.linspace(0, 1, num)
-    return np.stack([x0 + (x1 - x0) * t, y0 + (y1 - y0) * t + 4 * sag * t * (1 - t)], 1)
-
-
 def _face_outline(who: Person) -> np.ndarray:
-    """Return the outline of the face: an oval whose lower half is squared by the jaw."""
+    """Return the outline of the face: an oval whose lower half is as square as the jaw."""
     angle = np.linspace(0, 2 * np.pi, 72, endpoint=False)
     x = np.cos(angle)
     y = np.sin(angle)
@@ -164,7 +100,7 @@ def _face_outline(who: Person) -> np.ndarray:
     return np.stack([who.face_width * np.sign(x) * square, np.where(y > 0, 138 * y, 122 * y)], 1)
 
 
-def _draw_hair_behind(canvas: _Canvas, who: Person) -> None:
+def _draw_hair_behind(canvas: Canvas, who: Person) -> None:
     w = who.face_width
     if who.long_hair:
         canvas.shape(
@@ -196,7 +132,7 @@ def _draw_hair_behind(canvas: _Canvas, who: Person) -> None:
         )
 
 
-def _draw_hairline(canvas: _Canvas, who: Person, rng: np.random.Generator) -> None:
+def _draw_hairline(canvas: Canvas, who: Person, rng: np.random.Generator) -> None:
     w = who.face_width
     line = -86 - 40 * who.recede
     top = [
@@ -207,33 +143,31 @@ def _draw_hairline(canvas: _Canvas, who: Person, rng: np.random.Generator) -> No
         (-w * 0.6, -143),
         (-w * 0.98, -104),
     ]
-    fringe = [(-w * 0.98, -52), *_arc(-w * 0.82, line + 6, w * 0.82, line, -12)]
+    fringe = [(-w * 0.98, -52), *arc(-w * 0.82, line + 6, w * 0.82, line, -12)]
     canvas.shape(top + fringe, who.hair, blur=2.5)
     for x in np.linspace(-w * 0.8, w * 0.8, 10):
-        strand = _arc(x, -150 + 0.0022 * x * x, x * 1.12, line - 6, -4, 6)
+        strand = arc(x, -150 + 0.0022 * x * x, x * 1.12, line - 6, -4, 6)
         canvas.stroke(strand, 2, who.hair * rng.uniform(0.7, 1.25), alpha=0.5, blur=1.2)
 
 
-def _draw_eyes(canvas: _Canvas, who: Person) -> None:
+def _draw_eyes(canvas: Canvas, who: Person) -> None:
     dark = who.hair * 0.55 if who.hair.mean() < 150 else who.hair * 0.7
     for side in (-1, 1):
         x = side * who.eye_gap
         canvas.oval(x, -26, 26, 19, who.skin * 0.8, alpha=0.35, blur=5)
         canvas.shape(
-            np.concatenate(
-                [_arc(x - 19, -24, x + 19, -24, -11), _arc(x + 19, -24, x - 19, -24, 8)]
-            ),
+            np.concatenate([arc(x - 19, -24, x + 19, -24, -11), arc(x + 19, -24, x - 19, -24, 8)]),
             (246, 244, 242),
         )
         canvas.oval(x, -25, 8.5, 8.5, who.eye)
         canvas.oval(x, -25, 4, 4, (12, 12, 12))
         canvas.oval(x + 3, -28, 1.8, 1.8, (255, 255, 255))
-        canvas.stroke(_arc(x - 20, -24, x + 20, -24, -12), 3 if who.male else 5, who.skin * 0.25)
+        canvas.stroke(arc(x - 20, -24, x + 20, -24, -12), 3 if who.male else 5, who.skin * 0.25)
         if not who.male:
             canvas.stroke([(x + side * 18, -26), (x + side * 26, -33)], 3, who.skin * 0.22)
         lift = 2 if who.male else 8
         canvas.stroke(
-            _arc(x - side * 22, -50, x + side * 26, -50 - lift, -8),
+            arc(x - side * 22, -50, x + side * 26, -50 - lift, -8),
             who.brow,
             dark,
             alpha=0.9,
@@ -241,14 +175,14 @@ def _draw_eyes(canvas: _Canvas, who: Person) -> None:
         )
 
 
-def _draw_wrinkles(canvas: _Canvas, who: Person) -> None:
+def _draw_wrinkles(canvas: Canvas, who: Person) -> None:
     depth = who.wrinkle
     crease = who.skin * 0.58
     if depth <= 0.02:
         return
     for line, y in enumerate((-66, -76, -87, -97)):
         half = who.face_width * (0.62 - 0.06 * line)
-        canvas.stroke(_arc(-half, y, half, y, -5), 2, crease, alpha=0.62 * depth, blur=1.1)
+        canvas.stroke(arc(-half, y, half, y, -5), 2, crease, alpha=0.62 * depth, blur=1.1)
     for side in (-1, 1):
         x = side * (who.eye_gap + 22)
         for dy in (-10, -2, 6):
@@ -260,20 +194,20 @@ def _draw_wrinkles(canvas: _Canvas, who: Person) -> None:
                 blur=0.9,
             )
         bag = side * who.eye_gap
-        canvas.stroke(_arc(bag - 17, -8, bag + 17, -8, 7), 3, crease, alpha=0.7 * depth, blur=1.5)
+        canvas.stroke(arc(bag - 17, -8, bag + 17, -8, 7), 3, crease, alpha=0.7 * depth, blur=1.5)
         canvas.stroke(
-            _arc(side * 24, 26, side * 40, 74, 0) + (side * 3, 0),
+            arc(side * 24, 26, side * 40, 74, 0) + (side * 3, 0),
             3,
             crease,
             alpha=0.7 * depth,
             blur=1.6,
         )
-        canvas.stroke(_arc(side * 8, -52, side * 7, -36, 0), 2, crease, alpha=0.5 * depth, blur=1)
+        canvas.stroke(arc(side * 8, -52, side * 7, -36, 0), 2, crease, alpha=0.5 * depth, blur=1)
 
 
-def _draw_lower_face(canvas: _Canvas, who: Person, smile: float) -> None:
+def _draw_lower_face(canvas: Canvas, who: Person, smile: float) -> None:
     canvas.stroke([(9, -14), (13, 22)], 5, who.skin * 0.82, alpha=0.5, blur=3)
-    canvas.shape(_arc(-17, 28, 17, 28, 7), who.skin * 0.76, alpha=0.8, blur=2)
+    canvas.shape(arc(-17, 28, 17, 28, 7), who.skin * 0.76, alpha=0.8, blur=2)
     for side in (-1, 1):
         canvas.oval(side * 8, 30, 4, 2.6, who.skin * 0.42, blur=1)
         canvas.oval(side * 52, 34, 26, 20, (228, 120, 110), alpha=0.1, blur=9)
@@ -294,17 +228,17 @@ def _draw_lower_face(canvas: _Canvas, who: Person, smile: float) -> None:
             alpha=0.75 * who.beard,
             blur=5,
         )
-    lip = np.concatenate([_arc(-32, 74, 32, 74, -7), _arc(32, 74, -32, 74, 10 + 5 * smile)]) + (
+    lip = np.concatenate([arc(-32, 74, 32, 74, -7), arc(32, 74, -32, 74, 10 + 5 * smile)]) + (
         0,
         -3 * smile,
     )
     canvas.shape(lip, who.lips, blur=1.2)
     canvas.stroke(
-        _arc(-32, 74 - 3 * smile, 32, 74 - 3 * smile, 3 + 6 * smile), 2, who.lips * 0.5, blur=1
+        arc(-32, 74 - 3 * smile, 32, 74 - 3 * smile, 3 + 6 * smile), 2, who.lips * 0.5, blur=1
     )
 
 
-def _draw_glasses(canvas: _Canvas, who: Person) -> None:
+def _draw_glasses(canvas: Canvas, who: Person) -> None:
     for side in (-1, 1):
         angle = np.linspace(0, 2 * np.pi, 30)
         rim = np.stack([side * who.eye_gap + 29 * np.cos(angle), -24 + 22 * np.sin(angle)], 1)
@@ -312,11 +246,11 @@ def _draw_glasses(canvas: _Canvas, who: Person) -> None:
         canvas.stroke(
             [(side * (who.eye_gap + 29), -28), (side * who.face_width, -34)], 3, (30, 28, 30)
         )
-    canvas.stroke(_arc(29 - who.eye_gap, -26, who.eye_gap - 29, -26, -4), 3, (30, 28, 30))
+    canvas.stroke(arc(29 - who.eye_gap, -26, who.eye_gap - 29, -26, -4), 3, (30, 28, 30))
 
 
-def _draw_mask(canvas: _Canvas, who: Person, rng: np.random.Generator, *, kind: str) -> None:
-    """Lay a mask over nose and mouth (worn) or over mouth or chin alone (incorrect)."""
+def _draw_mask(canvas: Canvas, who: Person, rng: np.random.Generator, *, kind: str) -> None:
+    """Draw a mask over nose and mouth (worn), or over only the mouth or chin (incorrect)."""
     colour = _vary(rng, MASKS[rng.integers(len(MASKS))], 6)
     w = who.face_width
     top = (
@@ -329,8 +263,8 @@ def _draw_mask(canvas: _Canvas, who: Person, rng: np.random.Generator, *, kind: 
     cheeks = [(w * 0.93, side), (w * 0.84, (side + low) / 2), (w * 0.45, low - 6)]
     outline = np.concatenate(
         [
-            _arc(-w * 0.93, side, 0, top, -4),
-            _arc(0, top, w * 0.93, side, -4),
+            arc(-w * 0.93, side, 0, top, -4),
+            arc(0, top, w * 0.93, side, -4),
             cheeks,
             [(0, low)],
             np.array(cheeks[::-1]) * (-1, 1),
@@ -344,7 +278,7 @@ def _draw_mask(canvas: _Canvas, who: Person, rng: np.random.Generator, *, kind: 
     canvas.shape(outline, colour, blur=1)
     for fold in np.linspace(0.3, 0.75, 3):
         y = top + (low - top) * fold
-        canvas.stroke(_arc(-w * 0.8, y, w * 0.8, y, 6), 2, colour * 0.82, alpha=0.6, blur=1.2)
+        canvas.stroke(arc(-w * 0.8, y, w * 0.8, y, 6), 2, colour * 0.82, alpha=0.6, blur=1.2)
     if rng.random() < 0.25:
         ink = rng.uniform(30, 220, 3)
         for _ in range(14):
@@ -354,29 +288,30 @@ def _draw_mask(canvas: _Canvas, who: Person, rng: np.random.Generator, *, kind: 
 
 
 def _photograph(pixels: Any, rng: np.random.Generator) -> np.ndarray:
-    """Turn, shift and light the drawing as a camera would find it; returns uint8 RGB."""
+    """Return the drawing as uint8 RGB with random rotation, shift, lighting and noise."""
     tilt = rng.normal(0, 4)
     zoom = float(np.clip(rng.normal(1.0, 0.05), 0.88, 1.14))
     matrix: Any = cv2.getRotationMatrix2D((WIDTH / 2, HEIGHT / 2), tilt, zoom)
     matrix[:, 2] += rng.normal(0, (9, 11))
     matrix[0, 1] += rng.normal(0, 0.03)
-    matrix[:, :2] /= DRAWN
+    matrix[:, :2] /= SCALE
     pixels = cv2.warpAffine(pixels, matrix, (WIDTH, HEIGHT), borderMode=cv2.BORDER_REPLICATE)
     direction = rng.uniform(0, 2 * np.pi)
     across = np.linspace(-1, 1, WIDTH, dtype=np.float32)[None, :] * np.float32(np.cos(direction))
     down = np.linspace(-1, 1, HEIGHT, dtype=np.float32)[:, None] * np.float32(np.sin(direction))
     light = np.float32(rng.normal(1.0, 0.12)) + np.float32(rng.uniform(0, 0.22)) * (across + down)
-    pixels *= _merge([light * np.float32(tint) for tint in rng.normal(1.0, 0.03, 3)])
+    pixels *= merge([light * np.float32(tint) for tint in rng.normal(1.0, 0.03, 3)])
     grain = rng.integers(-9, 10, (HEIGHT // 2, WIDTH // 2)).astype(np.float32)
-    pixels += _merge([cv2.resize(grain, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)] * 3)
+    pixels += merge([cv2.resize(grain, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)] * 3)
     return np.clip(pixels, 0, 255, out=pixels).astype(np.uint8)
 
 
-def draw_picture(who: Person, rng: np.random.Generator, *, mask: str) -> np.ndarray:
-    """Return one image of a person, 512 x 384 x 3 uint8 RGB; `mask` is worn, incorrect or not
-    worn.
+def draw_image(who: Person, rng: np.random.Generator, *, mask: str) -> np.ndarray:
+    """Return an image of a person, 512 x 384 x 3 uint8 RGB.
+
+    `mask` is "worn", "incorrect" or "not worn".
     """
-    canvas = _Canvas(who.backdrop + rng.normal(0, 6, 3))
+    canvas = Canvas(who.backdrop + rng.normal(0, 6, 3))
     canvas.shape(
         [(-170, 270), (-150, 196), (-50, 160), (50, 160), (150, 196), (170, 270)], who.shirt, blur=2
     )

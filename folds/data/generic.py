@@ -52,7 +52,7 @@ def _class_order(words: pd.Series, *, where: str) -> list[str]:
     for word, following in itertools.pairwise(ordered):
         if value[word] == value[following]:
             raise UserError(
-                f"{where}: labels {word!r} and {following!r} are the same number; write it in one way"
+                f"{where}: labels {word!r} and {following!r} are the same number; write it one way"
             )
     return ordered
 

@@ -1,8 +1,9 @@
-"""Reader of the mask competition's folder layout, with the quirks of the real data.
+"""Reader of the mask competition's folder layout.
 
-`train/train.csv` lists people (id, gender, race, age, path); `train/images/<path>/` holds seven
-images each; `eval/info.csv` (ImageID, ans) and `eval/images/` are the test set. Ids repeat or
-carry suffixes, so a person is the folder, not the id. `._*` files are litter of a file manager.
+`train/train.csv` lists people (id, gender, race, age, path), `train/images/<path>/` holds the seven
+images of a person, and `eval/info.csv` (ImageID, ans) and `eval/images/` are the test set. In the
+real data some ids repeat or have suffixes, so the group is the folder and not the id. Files named
+`._*` were left by a file manager and are ignored.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def find_layout_root(path: Path) -> Path | None:
-    """Return `path` or the nearest of three folders above it that holds `train/train.csv`, or
-    None.
+    """Return the nearest folder with a `train/train.csv`, or None.
+
+    `path` and three folders above it are searched.
     """
     path = path.expanduser().resolve()
     if not path.exists():
@@ -50,14 +52,13 @@ def _read_table(file: Path, columns: set[str]) -> pd.DataFrame:
     absent = columns - set(table.columns)
     if absent:
         raise UserError(
-            f"{file}: lacks the column {listed(sorted(absent))}; it has"
-            f" {listed(table.columns, most=9)}"
+            f"{file}: no column {listed(sorted(absent))}; it has {listed(table.columns, most=9)}"
         )
     return table
 
 
-def _person_pictures(folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """Return the seven images by stem, and names of files that are none of them."""
+def _person_images(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """Return the images of a person by stem, and the names of all other files."""
     found: dict[str, Path] = {}
     stray: list[str] = []
     for file in sorted(folder.iterdir()):
@@ -101,17 +102,35 @@ def _age_code(text: str, where: str) -> int:
 def read_layout(
     root: Path, *, name: str | None = None, is_demo: bool = False, skip_missing: bool = False
 ) -> Manifest:
-    """Read the competition's layout below `root`; the group is the person's folder.
+    """Read a data set in the mask competition's layout; the group is the person's folder.
 
-    `skip_missing` passes over images that are not there (said in the manifest's warnings) where
-    otherwise they stop the reader. Raises UserError naming file and row for anything it cannot use.
+    Parameters
+    ----------
+    root
+        Folder that holds train/ and, optionally, eval/.
+    name
+        Name of the data set, by default that of the folder.
+    is_demo
+        True for the demo set.
+    skip_missing
+        Skip missing labelled images with a warning, instead of an error.
+
+    Returns
+    -------
+    Manifest
+        The checked data set.
+
+    Raises
+    ------
+    UserError
+        With file and row, for anything that cannot be used.
     """
     listing = root / "train" / "train.csv"
     table = _read_table(listing, {"gender", "age", "path"})
     twice = table.loc[table["path"].duplicated(), "path"].unique()
     if len(twice):
         raise UserError(
-            f"{listing}: folder {listed(twice)} is listed more than once; keep one row a person"
+            f"{listing}: folder {listed(twice)} is listed more than once; keep one row per person"
         )
     image_id: list[str] = []
     path: list[Path] = []
@@ -127,13 +146,13 @@ def read_layout(
         age = age_group(row["age"], where=where)
         folder = root / "train" / "images" / row["path"]
         if not row["path"] or not folder.is_dir():
-            raise UserError(f"{where}: no folder {folder}; put it back or take the row out")
+            raise UserError(f"{where}: no folder {folder}; restore it or remove the row")
         if row.get("id"):
             aliases[row["id"]] = (*aliases.get(row["id"], ()), row["path"])
-        pictures, others = _person_pictures(folder)
+        images, others = _person_images(folder)
         stray += others
-        missing += [f"{row['path']}/{stem}" for stem in MASK_OF_STEM if stem not in pictures]
-        for stem, file in pictures.items():
+        missing += [f"{row['path']}/{stem}" for stem in MASK_OF_STEM if stem not in images]
+        for stem, file in images.items():
             image_id.append(f"{row['path']}/{file.name}")
             path.append(file)
             group.append(row["path"])
@@ -141,20 +160,19 @@ def read_layout(
             label.append(encode(MASK_OF_STEM[stem], gender, age))
     warnings = []
     if missing:
-        said = (
+        text = (
             f"{root / 'train' / 'images'}: {counted(len(missing), 'image')} missing:"
             f" {listed(missing)}"
         )
         if not skip_missing:
-            raise UserError(f"{said}; put them back or pass --on-bad-image skip")
-        warnings.append(f"{said}; skipped")
+            raise UserError(f"{text}; restore them or pass --on-bad-image skip")
+        warnings.append(f"{text}; skipped")
     if (root / "eval" / "images").is_dir() and not (root / "eval" / "info.csv").is_file():
-        warnings.append(
-            f"{root / 'eval'}: has images but no info.csv, so there will be no test logits"
-        )
+        warnings.append(f"{root / 'eval'}: has images but no info.csv, so there is no test set")
     if stray:
         warnings.append(
-            f"{root / 'train' / 'images'}: passed over {len(stray)} other files: {listed(stray)}"
+            f"{root / 'train' / 'images'}: ignored {counted(len(stray), 'other file')}:"
+            f" {listed(stray)}"
         )
     found = ImageTable(
         name=name or root.name,
@@ -177,29 +195,30 @@ def read_layout(
 
 
 def _span(text: str) -> tuple[float, float]:
-    """Return the ages of "57-59", both ends included."""
+    """Return the lowest and the highest age of a span such as "57-59"."""
     found = re.fullmatch(r"(\d+)(?:-(\d+))?", text.strip())
     ages = (float(found[1]), float(found[2] or found[1])) if found else (1.0, 0.0)
     if ages[0] > ages[1]:
-        raise UserError(f"--drop-ages {text}: write a span of years such as 57-59")
+        raise UserError(f"--drop-ages {text}: not a span of years; pass one such as 57-59")
     return ages
 
 
 def relabel_for_training(
     manifest: Manifest, *, old_from: float | None, drop_ages: str | None
 ) -> Manifest:
-    """Return the manifest with `label_fit`, the class to train on or -1, where either is asked for.
+    """Return the manifest with a column `label_fit` if ages are changed for training.
 
-    People from `old_from` years count as 60+, those of the span `drop_ages` are left out. Scores
-    stay with the labels. Raises UserError for a data set without ages or a span that is none.
+    `label_fit` is the class that training uses, or -1 for rows left out. People from `old_from`
+    years count as 60+, and those within the span `drop_ages` are left out. Scores use the true
+    labels. Raises UserError for a data set without ages or an invalid span.
     """
     if old_from is None and drop_ages is None:
         return manifest
     train = manifest.train
     if "age" not in train:
         raise UserError(
-            "--old-from and --drop-ages: only for the competition's layout, which has ages; leave"
-            " them out"
+            "--old-from and --drop-ages: only for the mask competition's layout, which has ages;"
+            " leave them out"
         )
     label_N = train["label"].to_numpy()
     span = None if drop_ages is None else _span(drop_ages)
@@ -207,12 +226,12 @@ def relabel_for_training(
     notes = []
     if old_from is not None:
         notes.append(
-            f"--old-from {old_from:g}: {((fit_N >= 0) & (fit_N != label_N)).sum()} images are"
-            " trained as 60+"
+            f"--old-from {old_from:g}: {((fit_N >= 0) & (fit_N != label_N)).sum()} images count as"
+            " 60+ in training"
         )
     if (fit_N < 0).all():
         raise UserError(
-            f"--drop-ages {drop_ages}: leaves nobody to train on; write a narrower span"
+            f"--drop-ages {drop_ages}: leaves no image to train on; pass a narrower span"
         )
     if drop_ages is not None:
         notes.append(

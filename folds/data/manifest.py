@@ -1,4 +1,4 @@
-"""The one checked table that every data source becomes: images, groups and labels."""
+"""The manifest: a checked table of images, groups and labels, made by every reader."""
 
 from __future__ import annotations
 
@@ -25,47 +25,51 @@ TEST_COLUMNS = ["image_id", "path"]
 
 
 def extra_columns(train: pd.DataFrame) -> list[str]:
-    """Return the columns of a training table that its reader added, such as age in years."""
+    """Return the columns that a reader added to the training table, such as age in years."""
     return [
         str(name) for name in train if name not in {*TRAIN_COLUMNS, "label_fit", "box", "content"}
     ]
 
 
 def slug(text: str) -> str:
-    """Return the text as part of a file name: letters, digits and . _ + - only."""
+    """Return a text as part of a file name, with letters, digits and . _ + - only.
+
+    Examples
+    --------
+    >>> slug("my faces (new)")
+    'my-faces-new-'
+    """
     return re.sub(r"[^\w.+-]+", "-", text).lstrip(".+-")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A data set as tables; made by `build_manifest`, which checks it."""
+    """A checked data set as tables; `build_manifest` makes it."""
 
     name: str
-    """Short name of the data set, used for run folders and messages."""
+    """Short name of the data set, for run folders and messages."""
     root: Path
     """Folder (or CSV file) it was read from."""
     train: pd.DataFrame
-    """image_id, path, group, label, label_raw; one row a labelled image, sorted by image_id."""
+    """Labelled images with image_id, path, group, label and label_raw, sorted by image_id."""
     test: pd.DataFrame | None
-    """image_id, path in the order of the submission; None where there is no test set."""
+    """Test images with image_id and path, in the order of the submission, or None."""
     classes: tuple[str, ...]
     """Name of each class, in label order."""
     answers: tuple[int | str, ...]
-    """What a submission writes for each class."""
+    """Value of each class in a submission."""
     attributes: tuple[Attribute, ...] = ()
-    """Properties implied by the class, scored apart in reports."""
+    """Properties that the class implies; reports score each of them."""
     is_demo: bool = False
-    """True for the embedded, drawn data set."""
+    """True for the embedded demo set of synthetic images."""
     warnings: tuple[str, ...] = ()
-    """What the reader passed over, one line each."""
+    """Warnings of the reader, one line each."""
     notes: tuple[str, ...] = ()
-    """What was done to the labels, one line each; for the report."""
+    """Changes to labels and groups, one line each, for the report."""
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Other names of groups, such as a person's id; a name that several share lists them all."""
+    """Other names of groups, such as a person's id, with all groups of that name."""
     codes: Mapping[str, Callable[[str, str], int]] = field(default_factory=dict)
-    """(text, where) -> value of an attribute, for those that are written otherwise than their
-    values.
-    """
+    """For attributes that files do not write as their values: a function (text, where) -> value."""
 
     @property
     def num_classes(self) -> int:
@@ -73,22 +77,16 @@ class Manifest:
 
     @property
     def label_to_learn(self) -> np.ndarray:
-        """The class that training takes each row for, -1 where it leaves the row out; no score goes
-        by it.
-        """
+        """The class of each row in training, or -1 for rows left out; scores do not use it."""
         return self.train["label_fit" if "label_fit" in self.train else "label"].to_numpy()
 
     def training_rows(self, chosen_N: np.ndarray) -> pd.DataFrame:
-        """Return the chosen rows as a model is to learn them: relabelled or left out where that was
-        asked for.
-        """
+        """Return the chosen rows with their labels for training, without rows left out."""
         learnt = self.label_to_learn
         return self.train.assign(label=learnt)[chosen_N & (learnt >= 0)].reset_index(drop=True)
 
     def overlay_hash(self) -> str | None:
-        """Hash of what the labels became by corrections or for training; None where they stayed
-        raw.
-        """
+        """Return the hash of labels changed by corrections or for training, or None."""
         columns = [name for name in ("label", "label_fit") if name in self.train]
         if columns == ["label"] and (self.train["label"] == self.train["label_raw"]).all():
             return None
@@ -97,13 +95,11 @@ class Manifest:
         ).hexdigest()
 
     def ids_hash(self) -> str:
-        """Hash of the names of the images with labels, by which runs of one data set know each
-        other.
-        """
+        """Return the hash of the labelled images' ids, which runs on one data set share."""
         return ids_hash(self.train["image_id"])
 
     def labels_hash(self) -> str:
-        """Hash of everything but the pixels: ids, groups, raw labels, classes and test ids."""
+        """Return the hash of ids, groups, original labels, classes, test ids and boxes."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update(json.dumps(self.classes).encode())
         for column in ("image_id", "group", "label_raw"):
@@ -121,7 +117,7 @@ def _check_ids(table: pd.DataFrame, source: str) -> None:
     twice = table.loc[table["image_id"].duplicated(), "image_id"].unique()
     if len(twice):
         raise UserError(
-            f"{source}: image id {listed(twice)} occurs more than once; keep one row (and box) each"
+            f"{source}: image id {listed(twice)} occurs more than once; keep one row (and box)"
         )
 
 
@@ -130,14 +126,24 @@ def _check_files(table: pd.DataFrame, source: str) -> None:
     if missing:
         raise UserError(
             f"{source}: {len(missing)} of {len(table)} images are missing: {listed(missing)}; "
-            "put the files back or take the rows out"
+            "restore the files or remove the rows"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTable:
-    """What a reader found: images with labels as plain columns of length N; `build_manifest` checks
-    it.
+    """Result of a reader, for `build_manifest` to check; columns have one value per image.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> files = sorted(Path(data).glob("train/images/*/normal.jpg"))
+    >>> table = fb.ImageTable(
+    ...     name="bare", root=Path(data), image_id=[f.parent.name for f in files], path=files,
+    ...     group=[f.parent.name for f in files], label=[i % 2 for i in range(len(files))],
+    ...     classes=["even", "odd"], answers=["even", "odd"])
+    >>> fb.build_manifest(table).classes
+    ('even', 'odd')
     """
 
     name: str
@@ -145,42 +151,56 @@ class ImageTable:
     root: Path
     """Folder (or CSV file) it was read from."""
     image_id: Sequence[str]
+    """Unique id of each labelled image."""
     path: Sequence[Path]
+    """File of each labelled image."""
     group: Sequence[str]
-    """What must never be split between folds."""
+    """Group of each image (person, patient, product); a group is never split between folds."""
     label: Sequence[int]
-    """Places in `classes`."""
+    """Class of each image, as its index in `classes`."""
     test: Sequence[tuple[str, Path]] | None = None
-    """(image_id, path) of the test set, in the order of the submission."""
+    """(image_id, path) of each test image, in the order of the submission."""
     classes: Sequence[str]
+    """Name of each class."""
     answers: Sequence[int | str]
-    """What a submission writes for each class."""
+    """Value of each class in a submission."""
     attributes: Sequence[Attribute] = ()
+    """Properties that the class implies."""
     is_demo: bool = False
+    """True for the embedded demo set."""
     warnings: Sequence[str] = ()
+    """Warnings of the reader, one line each."""
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Other names of groups (see Manifest)."""
     codes: Mapping[str, Callable[[str, str], int]] = field(default_factory=dict)
+    """Readers of attribute values (see Manifest)."""
     extra: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """Further columns of the labelled images, such as `box` (see foldblend.images)."""
     test_extra: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """Further columns of the test images."""
 
 
 def build_manifest(table: ImageTable | None = None, /, **columns: Any) -> Manifest:
-    """Check what a reader found and return it as a Manifest.
+    """Check the result of a reader and return it as a Manifest.
 
-    Rows are put in the order of their image_id, so that nothing downstream depends on file order.
+    Rows are sorted by image_id, so that results do not depend on the order of files.
 
     Parameters
     ----------
     table
-        What was found.
+        Result of the reader.
     columns
-        The same as keywords, instead of the table.
+        Fields of an ImageTable as keywords, instead of `table`.
+
+    Returns
+    -------
+    Manifest
+        The checked data set.
 
     Raises
     ------
     UserError
-        For a doubled id, a missing file, no rows at all, or an empty test set.
+        For a duplicate id or file, a missing file, no rows, or an empty test set.
 
     Examples
     --------
@@ -200,7 +220,7 @@ def _checked(found: ImageTable) -> Manifest:
     source = str(found.root)
     if not len(found.image_id):
         raise UserError(
-            f"{source}: no labelled image found; point --data or --csv at one with rows"
+            f"{source}: no labelled image found; pass data with images to --data or --csv"
         )
     train = pd.DataFrame(
         {
@@ -218,12 +238,12 @@ def _checked(found: ImageTable) -> Manifest:
     files = train["path"].map(os.path.normpath)
     if files.duplicated().any():
         twice = train.loc[files.duplicated(keep=False), "image_id"]
-        raise UserError(f"{source}: {listed(twice)} are the same file; keep one row an image")
+        raise UserError(f"{source}: {listed(twice)} are the same file; keep one row per image")
     test_table = None
     if found.test is not None:
         if not len(found.test):
             raise UserError(
-                f"{source}: the test set lists no image; fill it, or remove it to run without"
+                f"{source}: the test set has no image; add images or remove the test set"
             )
         test_table = pd.DataFrame(
             [(one, str(file)) for one, file in found.test], columns=TEST_COLUMNS

@@ -1,4 +1,4 @@
-"""Where the data comes from: a CSV, the competition's layout, or the embedded demo set."""
+"""Selection of the data source: a CSV, a folder, a user's reader or the demo set."""
 
 from __future__ import annotations
 
@@ -21,38 +21,54 @@ __all__ = ["load_manifest"]
 CHANNEL = "SM_CHANNEL_TRAIN"
 
 
-def _named_layout(path: str, flag: str) -> Path:
+def _layout_root(path: str, flag: str) -> Path:
     root = find_layout_root(Path(path))
     if root is None:
         raise UserError(
-            f"{path} ({flag}): no train/train.csv there; point at the folder that holds train/,"
-            " name others by --csv, or read a folder a class with --dataset"
-            " examples.own_parts:read_folders"
+            f"{path} ({flag}): no train/train.csv there; pass the folder that holds train/, use"
+            " --csv for a CSV of images, or use --dataset examples.own_parts:read_folders for"
+            " one folder per class"
         )
     return root
 
 
 def _data_root(data: str | None, environ: Mapping[str, str]) -> Path | None:
-    """Return the layout's root by precedence --data, $SM_CHANNEL_TRAIN, data/; None means demo."""
+    """Return the root from --data, else $SM_CHANNEL_TRAIN, else data/; None means the demo."""
     if data == "demo":
         return None
     if data is not None:
-        return _named_layout(data, "--data")
+        return _layout_root(data, "--data")
     if environ.get(CHANNEL):
-        return _named_layout(environ[CHANNEL], f"${CHANNEL}")
+        return _layout_root(environ[CHANNEL], f"${CHANNEL}")
     if Path("data").is_dir():
-        return _named_layout("data", "the data folder here; pass --data demo for the embedded set")
+        return _layout_root("data", "the data folder here; pass --data demo for the embedded set")
     return None
 
 
 def load_manifest(
     config: DataConfig | None = None, *, environ: Mapping[str, str] = os.environ
 ) -> Manifest:
-    """Load the data set that the flags name, or the embedded demo set if they name none.
+    """Load the data set that the settings select, or the demo set if they select none.
 
-    Corrections are laid over its labels; `old_from` and `drop_ages` then decide what is learnt from
-    which ages, and touch no score. Raises UserError where what is named is not there or cannot be
-    used.
+    Label corrections are applied, then `old_from` and `drop_ages`, which change the labels for
+    training only.
+
+    Parameters
+    ----------
+    config
+        Settings of the data.
+    environ
+        Environment variables, of which $SM_CHANNEL_TRAIN may give the folder of the data.
+
+    Returns
+    -------
+    Manifest
+        The checked data set.
+
+    Raises
+    ------
+    UserError
+        If the data are missing or cannot be used.
     """
     config = config or DataConfig()
     manifest = _read(config, environ)
@@ -62,20 +78,20 @@ def load_manifest(
 
 
 def _read(config: DataConfig, environ: Mapping[str, str]) -> Manifest:
-    """Return the data set as its files have it."""
+    """Return the data set with its original labels."""
     skip_missing = config.on_bad_image == "skip"
     default = DataConfig()
     for_csv = [name for name, about in flags_of(DataConfig).items() if about.csv_only]
     given = [flag_name(name) for name in for_csv if getattr(config, name) != getattr(default, name)]
     if config.csv is None and given:
-        raise UserError(f"{listed(given)}: only for --csv; pass it too")
+        raise UserError(f"{listed(given)}: only for --csv; pass --csv as well")
     if config.dataset is not None:
         if config.csv is not None:
-            raise UserError("--csv and --dataset: two data sets are named; pass one")
-        return _own(config.dataset, config)
+            raise UserError("--csv and --dataset: two data sets are given; pass one")
+        return _from_reader(config.dataset, config)
     if config.csv is not None:
         if config.data is not None:
-            raise UserError("--csv and --data: two data sets are named; pass one")
+            raise UserError("--csv and --data: two data sets are given; pass one")
         return read_csv_manifest(
             Path(config.csv),
             image_col=config.image_col,
@@ -93,20 +109,20 @@ def _read(config: DataConfig, environ: Mapping[str, str]) -> Manifest:
     return read_layout(root, skip_missing=skip_missing)
 
 
-def _own(name: str, config: DataConfig) -> Manifest:
-    """Return what a user's own reader makes of the flags."""
+def _from_reader(name: str, config: DataConfig) -> Manifest:
+    """Return the data set that the user's reader makes from the settings."""
     if not is_custom(name):
-        raise UserError(f"--dataset {name}: name your own reader as module:name; see examples/")
+        raise UserError(f"--dataset {name}: pass your reader as module:name; see examples/")
     try:
         manifest = load_custom(name, "--dataset")(config)
     except UserError:
         raise
-    except Exception as error:  # whatever a user's code may raise
+    except Exception as error:  # A user's reader may raise anything.
         raise UserError(f"--dataset {name}: failed ({in_a_line(error)}); see examples/") from None
     if not isinstance(manifest, Manifest):
         raise UserError(
-            f"--dataset {name}: returns a {type(manifest).__name__}, not what build_manifest makes;"
-            " see examples/"
+            f"--dataset {name}: returns a {type(manifest).__name__}; return the Manifest of"
+            " build_manifest (see examples/)"
         )
     return manifest
 

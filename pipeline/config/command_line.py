@@ -6,17 +6,18 @@ import dataclasses
 from collections.abc import Sequence
 
 from foldblend.cli import early_value, parse_flags, typed_settings
+from foldblend.help import About
 from pipeline.config.run import RunConfig
 from pipeline.config.settings import read_config_file
 
 __all__ = ["parse_run_config"]
 
 
-def parse_run_config(argv: Sequence[str], *, prog: str, description: str) -> RunConfig:
+def parse_run_config(argv: Sequence[str], about: About) -> RunConfig:
     """Return the settings of a run: defaults, then the file of --config, then the flags."""
     file = early_value(argv, ("--config", "-c"))
     default = RunConfig() if file is None else read_config_file(file)
     # tyro warns of a default value that it cannot have parsed itself, such as a filled `typed`.
     untyped = dataclasses.replace(default, typed=frozenset())
-    config = parse_flags(RunConfig, argv, prog=prog, description=description, default=untyped)
+    config = parse_flags(RunConfig, argv, about, default=untyped)
     return dataclasses.replace(config, typed=default.typed | typed_settings(RunConfig, argv))

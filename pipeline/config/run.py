@@ -60,15 +60,15 @@ def parse_folds(text: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    backbone: Annotated[str, _arg(aliases=["--model"])] = "tf_efficientnet_lite0"
+    backbone: Annotated[str, _arg(aliases=["--model"])] = flag("tf_efficientnet_lite0", common=True)
     """Any timm model, such as resnet18, or your own as module:name (see examples/)."""
-    pretrained: Literal["auto", "none"] = "auto"
+    pretrained: Literal["auto", "none"] = flag("auto", common=True)
     """Initial weights: auto loads ImageNet weights from an installed package or timm's hub.
     none starts from random weights.
     """
     weights: str | None = flag(None, path=True)
     """File with initial weights of the backbone (.safetensors or .pth), instead of --pretrained."""
-    img_size: str | None = None
+    img_size: str | None = flag(None, common=True)
     """Input size in pixels: a side such as 224, or width x height such as 120x160.
     Default: the backbone's input size; 96x128 on the demo set.
     """
@@ -123,7 +123,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InferConfig:
-    tta: str = "none"
+    tta: str = flag("none", common=True)
     """Test-time augmentation of held-out and test images: none, or a list such as hflip,scale:1.15.
     Predictions for the image and its views are averaged.
     Views: hflip, vflip, scale:F, xshift:S, yshift:S, rotate:DEGREES, crop:S:WHERE,
@@ -148,7 +148,7 @@ class InferConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MachineConfig:
-    device: str = "auto"
+    device: str = flag("auto", common=True)
     """cpu, cuda, or one GPU such as cuda:1. auto: cuda if there is a GPU, otherwise cpu."""
     amp: bool = True
     """Use mixed precision on CUDA; the CPU always uses float32."""
@@ -176,7 +176,7 @@ class MachineConfig:
     """
     channels_last: bool = True
     """Use the channels-last memory layout, which is faster on CUDA and on the CPU."""
-    workers: Annotated[int | None, _arg(aliases=["-j"])] = flag(None, identity=False)
+    workers: Annotated[int | None, _arg(aliases=["-j"])] = flag(None, identity=False, common=True)
     """Number of processes that load images; with 0, a thread loads them.
     Default: on CUDA one per core, at most 8; on the CPU 0.
     """
@@ -202,15 +202,15 @@ class OutputConfig:
     # Where a run is kept and how it is shown does not change its logits.
     GROUP: ClassVar = {"identity": False}
 
-    config: Annotated[str | None, _arg(aliases=["-c"])] = None
+    config: Annotated[str | None, _arg(aliases=["-c"])] = flag(None, common=True)
     """YAML file with any of these settings; flags override it."""
-    output: str = "outputs"
+    output: str = flag("outputs", common=True)
     """Folder that holds all runs."""
-    name: str | None = None
+    name: str | None = flag(None, common=True)
     """Name of the run and of its folder; default: made from data set and backbone.
     An unfinished run of that name is resumed.
     """
-    resume: bool = True
+    resume: bool = flag(True, common=True)
     """Resume a run of the same name, even in mid-fold; --no-resume starts it again from scratch."""
     save_every: float = 60.0
     """Seconds between two checkpoints within a fold; 0 saves after every step."""
@@ -226,9 +226,9 @@ class OutputConfig:
     """
     page: bool = True
     """Also write report.html, which shows images."""
-    report: Literal["short", "full"] = "short"
+    report: Literal["short", "full"] = flag("short", common=True)
     """What is printed at the end: a first screen, or all of report.txt."""
-    metric: str = "f1_macro"
+    metric: str = flag("f1_macro", common=True)
     """Main score of the reports, which --select uses too.
     One of f1_macro, accuracy, balanced_accuracy, roc_auc_ovr, log_loss, kappa_quadratic.
     """

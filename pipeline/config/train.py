@@ -116,7 +116,7 @@ class TrainConfig:
     # Has an effect only where training steps are taken, so not with --finetune head.
     GROUP: ClassVar = {"steps": True}
 
-    finetune: str = flag("full", worded=True, steps=False)
+    finetune: str = flag("full", worded=True, steps=False, common=True)
     """How much of the backbone is trained: full, the number of its last stages such as 2, or head.
     head: only a linear head, on features that are computed once.
     """
@@ -126,15 +126,15 @@ class TrainConfig:
     """
     feature_views: int = flag(0, worded=True, steps=False, needs=FROZEN)
     """Number of augmented copies of each training image that --finetune head also trains on."""
-    epochs: int | None = flag(None, worded=True, steps=False)
+    epochs: int | None = flag(None, worded=True, steps=False, common=True)
     """Number of epochs, fixed in advance; default: 10, or 4 on the demo set."""
-    batch_size: Annotated[int | None, _arg(aliases=["-b"])] = flag(None, steps=False)
+    batch_size: Annotated[int | None, _arg(aliases=["-b"])] = flag(None, steps=False, common=True)
     """Images per forward pass in training; default: 32, or 16 on the demo set."""
     grad_accum_steps: int = 1
     """Number of batches whose gradients make one training step (gradient accumulation)."""
     opt: str = flag("adamw", worded=True)
     """Any timm optimiser, such as adamw or sgd."""
-    lr: float = flag(1e-3, worded=True)
+    lr: float = flag(1e-3, worded=True, common=True)
     """Peak learning rate."""
     layer_decay: float | None = None
     """Layer-wise decay: factor, such as 0.75, of the learning rate from a layer to the one before.
@@ -169,9 +169,9 @@ class TrainConfig:
     best: the best epoch on the scored rows themselves. That score is too high (selection optimism),
     so the run is marked optimistic everywhere.
     """
-    seed: int = flag(0, worded=True, steps=False)
+    seed: int = flag(0, worded=True, steps=False, common=True)
     """Random seed of initial weights, row order and augmentation."""
-    seeds: int = flag(1, worded=True, steps=False, identity=False)
+    seeds: int = flag(1, worded=True, steps=False, identity=False, common=True)
     """Number of runs with the seeds --seed, --seed + 1 and so on.
     They have the same folds, and each is written to a separate folder.
     """
@@ -239,7 +239,7 @@ class TrainConfig:
 class LossConfig:
     GROUP: ClassVar = {"steps": True}
 
-    loss: str = "ce"
+    loss: str = flag("ce", common=True)
     """ce (cross entropy), focal, f1 (soft macro F1), or your own as module:name.
     Weighted sums such as 0.4*f1+0.6*focal are possible.
     """
@@ -251,7 +251,7 @@ class LossConfig:
     """Logit adjustment: ce and focal add this multiple of the log class frequencies to the logits.
     0 is off, 1 is the balanced softmax.
     """
-    sampler: Literal["none", "balanced", "group"] = "none"
+    sampler: Literal["none", "balanced", "group"] = flag("none", common=True)
     """How an epoch samples its rows. none: each row once. balanced: by class, see --sampler-power.
     group: every group is equally likely, whatever its size.
     """

@@ -1,5 +1,7 @@
-"""Training augmentation by name: on the CPU by albumentations, image by image, on the device
-batch by batch.
+"""Training augmentation by name: albumentations on the CPU, image by image, or whole batches.
+
+A name's augmentation of single images and that of batches on the device have the same ranges
+(`Recipe`).
 """
 
 from __future__ import annotations
@@ -14,9 +16,8 @@ import cv2
 import numpy as np
 import torch
 
-os.environ.setdefault(
-    "NO_ALBUMENTATIONS_UPDATE", "1"
-)  # before the import: it asks the network otherwise
+# Before the import, which would otherwise ask the network for a newer version.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations
 
@@ -39,43 +40,43 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What may happen to an image; the same ranges on the CPU and on the device."""
+    """Probabilities and ranges of an augmentation, for the CPU and the device alike."""
 
     flip: float = 0.5
-    """Probability of mirroring."""
+    """Probability of a horizontal flip."""
     affine: float = 0.8
-    """Probability of scaling, shifting and turning."""
+    """Probability of the affine transform (scale, shift and rotation)."""
     scale: tuple[float, float] = (0.9, 1.1)
-    """Of width and height each."""
+    """Range of the factors of width and height, which are drawn separately."""
     shift: float = 0.06
-    """Most, as a share of width and height."""
+    """Largest shift, as a share of width and height."""
     rotate: float = 12.0
-    """Most, in degrees."""
+    """Largest rotation in degrees, in either direction."""
     colour: float = 0.8
-    """Probability of the colour part."""
+    """Probability of the colour jitter."""
     jitter: tuple[float, float] = (0.8, 1.2)
-    """Factors of brightness, contrast and saturation."""
+    """Range of the factors of brightness, contrast and saturation."""
     hue: float = 0.02
-    """Most, in turns of the colour circle."""
+    """Largest shift of the hue, in turns of the colour circle."""
 
 
 RECIPES: dict[str, Recipe | None] = {"default": Recipe(), "none": None}
 
 
 class Augment(Protocol):
-    """What augments training images one by one; made once a fold, without arguments."""
+    """Protocol of an augmentation of single images; one is made per fold, without arguments."""
 
     def __call__(self, image: np.ndarray, seed: int) -> np.ndarray:
-        """Return a changed copy of a height x width x 3 uint8 image, of its size.
+        """Return a changed copy, of the same size, of a height x width x 3 uint8 image.
 
-        All that is drawn must follow from `seed`: then order, workers and a restart make no
-        difference.
+        All random numbers must come from `seed`. The result then does not depend on the order of
+        images, the number of workers or a restart.
         """
         ...
 
 
 class Augmentation:
-    """A pipeline whose draw depends on the seed given with each image, not on order or worker."""
+    """Albumentations pipeline that takes a seed with each image."""
 
     def __init__(self, transforms: list[Any]) -> None:
         self._compose = albumentations.Compose(transforms)
@@ -110,20 +111,23 @@ def _default() -> Augmentation:
 
 
 def albu_augmentation(file: str, *, width: int, height: int) -> Augment:
-    """Return an albumentations pipeline that was saved as YAML (albumentations.save), its images
-    made width x height.
+    """Return an albumentations pipeline from a YAML file that albumentations.save wrote.
 
-    Raises UserError for a file that is none, or whose pipeline does not return one image of 3
-    channels.
+    Its results are resized to width x height.
+
+    Raises
+    ------
+    UserError
+        If the file is not a pipeline, or its result is not a uint8 image with 3 channels.
     """
     try:
         loaded = albumentations.load(file, data_format="yaml")
         pipeline = Augmentation([loaded])
     except FileNotFoundError:
         raise UserError(f"albu:{file}: no such file; check the path") from None
-    except Exception as error:  # whatever a file may hold
+    except Exception as error:  # a file can fail in any way
         raise UserError(
-            f"albu:{file}: no pipeline that albumentations.save wrote ({in_a_line(error)})"
+            f"albu:{file}: not a pipeline ({in_a_line(error)}); write one with albumentations.save"
         ) from None
 
     def augment(image: np.ndarray, seed: int) -> np.ndarray:
@@ -136,7 +140,7 @@ def albu_augmentation(file: str, *, width: int, height: int) -> Augment:
         trial = augment(np.zeros((height, width, 3), np.uint8), 0)
         if trial.shape != (height, width, 3) or trial.dtype != np.uint8:
             raise ValueError(
-                f"it returns {trial.dtype} {trial.shape}; leave out what normalises or makes"
+                f"it returns {trial.dtype} {trial.shape}; leave out Normalize and conversions to"
                 " tensors"
             )
     except Exception as error:
@@ -150,14 +154,18 @@ AUGMENTATIONS: dict[str, Callable[[], Augment | None]] = {"default": _default, "
 
 
 def build_augmentation(name: str) -> Augment | None:
-    """Return the augmentation of that name, None for none. Raises UserError for an unknown one."""
+    """Return the augmentation of a name (--augment), None for "none".
+
+    Raises UserError for an unknown name.
+    """
     augment: Augment | None = find_part(name, AUGMENTATIONS, "--augment")()
     return augment
 
 
 def check_augmentation(name: str, *, width: int, height: int) -> None:
-    """Call a user's own augmentation. Raises UserError where its result is no image, or not drawn
-    by its seed.
+    """Check the name of an augmentation, and try a user's own one on a random image.
+
+    Raises UserError if the result is not an image, or depends on more than image and seed.
     """
     if not is_custom(name):
         find_part(name, AUGMENTATIONS, "--augment")
@@ -169,22 +177,22 @@ def check_augmentation(name: str, *, width: int, height: int) -> None:
         if first.shape != image.shape or first.dtype != np.uint8:
             why = f"returns {first.dtype} {first.shape} for uint8 {image.shape}"
         elif not np.array_equal(first, second):
-            why = "two calls with one seed differ: draw from np.random.default_rng(seed)"
+            why = "two calls with the same seed differ: use np.random.default_rng(seed)"
     except UserError:
         raise
-    except Exception as error:  # whatever a user's code may raise
+    except Exception as error:  # a user's code can raise anything
         why = f"a trial failed ({in_a_line(error)})"
     if why:
         raise UserError(f"--augment {name}: {why}; see examples/")
 
 
 def describe_augmentation(name: str) -> str:
-    """Return what tells one augmentation from another, for what is kept under it."""
+    """Return text that differs between augmentations, for keys of caches."""
     return f"{name} {source_hash([name])}" if is_custom(name) else str(RECIPES[name])
 
 
 def _matrices(num: int, *entries: Any) -> np.ndarray:
-    """Return num x 3 x 3 matrices of nine numbers or columns each, row by row."""
+    """Return num x 3 x 3 matrices from nine entries, row by row: numbers or arrays of `num`."""
     return np.stack([np.broadcast_to(one, num).astype(float) for one in entries], axis=1).reshape(
         num, 3, 3
     )
@@ -192,21 +200,23 @@ def _matrices(num: int, *entries: Any) -> np.ndarray:
 
 @dataclass(frozen=True)
 class DeviceAugmentation:
-    """Mirroring, scaling, shifting, turning, a random crop and colours for a whole batch, where it
-    lies.
+    """Flip, affine transform, random crop and colour jitter of a whole batch on its device.
 
-    The geometry is one resampling by torch, the colours are kornia's. Numbers are drawn on the CPU
-    from the generator that is passed in, and sent without waiting for the device.
+    All geometry is one resampling by torch; the colours are changed by kornia. Random numbers are
+    drawn on the CPU from the caller's generator, and copied without waiting for the device.
     """
 
     recipe: Recipe | None
-    """None crops only."""
+    """Probabilities and ranges; None only crops."""
     width: int
+    """Training width in pixels."""
     height: int
+    """Training height in pixels."""
 
     def __call__(self, pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """Return N x 3 x height x width of pixels N x 3 x H x W in 0..255 (stored size),
-        augmented.
+        """Return augmented pixels at the training size, N x 3 x height x width in 0..255.
+
+        `pixels` are N x 3 x H x W in 0..255 at the stored size.
         """
         full = (pixels.shape[3], pixels.shape[2])
         if self.recipe is not None or full != (self.width, self.height):
@@ -220,15 +230,15 @@ class DeviceAugmentation:
         return pixels if self.recipe is None else _jitter(pixels, *self.colours(len(pixels), rng))
 
     def placement(self, num: int, full: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-        """Draw where each image's pixels come from: N x 2 x 3 float32 for torch's affine_grid.
+        """Draw affine transforms from output to stored pixels, N x 2 x 3 float32 for affine_grid.
 
-        `full` is width and height of the stored images.
+        `full` is the width and height of the stored images.
         """
         width, height = full
         recipe = self.recipe
         left = rng.integers(width - self.width + 1, size=num)
         top = rng.integers(height - self.height + 1, size=num)
-        # Output, in its own -1..1, to pixels of the stored image ...
+        # First from the output's coordinates in -1..1 to pixels of the stored image ...
         where = _matrices(
             num,
             self.width / 2,
@@ -258,13 +268,13 @@ class DeviceAugmentation:
             where = to @ turn @ back @ where
             sign = np.where(rng.random(num) < recipe.flip, -1.0, 1.0)
             where = _matrices(num, sign, 0, (1 - sign) * width / 2, 0, 1, 0, 0, 0, 1) @ where
-        # ... and these to the stored image's -1..1.
+        # ... then from these pixels to the stored image's coordinates in -1..1.
         return (_matrices(num, 2 / width, 0, -1, 0, 2 / height, -1, 0, 0, 1) @ where)[:, :2].astype(
             np.float32
         )
 
     def colours(self, num: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Draw factors 3 x N of brightness, contrast and saturation, and hue shifts N in turns."""
+        """Draw factors 3 x N of brightness, contrast, saturation, and shifts N of hue in turns."""
         assert self.recipe is not None
         changes = rng.random(num) < self.recipe.colour
         factors = np.where(changes, rng.uniform(*self.recipe.jitter, (3, num)), 1.0)
@@ -274,10 +284,9 @@ class DeviceAugmentation:
 
 
 def _jitter(pixels: torch.Tensor, factors: np.ndarray, turns: np.ndarray) -> torch.Tensor:
-    """Return pixels in 0..255 with brightness, contrast, saturation and hue changed, in that
-    order.
-    """
-    from kornia import enhance  # half a second, and only needed here
+    """Return pixels in 0..255 with changed brightness, contrast, saturation and hue."""
+    # Imported here because it takes half a second, and most runs do not need it.
+    from kornia import enhance
 
     brightness, contrast, saturation = map(torch.from_numpy, factors)
     images = enhance.adjust_brightness_accumulative(pixels / 255, brightness)
@@ -287,7 +296,8 @@ def _jitter(pixels: torch.Tensor, factors: np.ndarray, turns: np.ndarray) -> tor
 
 
 def device_augmentation(name: str, *, width: int, height: int) -> DeviceAugmentation:
-    """Return a recipe by its name, for batches on the device; `width` and `height` are the training
-    size.
+    """Return the augmentation of a name for batches on the device.
+
+    `width` and `height` are the training size in pixels.
     """
     return DeviceAugmentation(RECIPES[name], width, height)

@@ -8,15 +8,13 @@ records without a key, and the next fill continues from there.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import errno
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +31,6 @@ __all__ = [
     "Store",
     "cache_root",
     "first_places",
-    "in_threads",
     "known_keys",
     "write_records",
 ]
@@ -57,8 +54,6 @@ DISK_ERRORS = (
     errno.EEXIST,
     errno.ENOLCK,
 )
-# Number of records per thread that are made ahead of the writer.
-AHEAD = 32
 
 
 @dataclass
@@ -159,23 +154,6 @@ def _write_at(file: int, data: bytes | memoryview, offset: int) -> None:
         written = os.pwrite(file, data, offset)
         data = data[written:]
         offset = offset + written
-
-
-def in_threads(
-    make: Callable[[int], np.ndarray], todo: Sequence[int], *, workers: int
-) -> Iterator[np.ndarray]:
-    """Yield `make(i)` for each i of `todo` in order, computed by `workers` threads.
-
-    The threads compute a bounded number of results ahead, which limits the memory.
-    """
-    with ThreadPoolExecutor(workers) as pool:
-        ahead: collections.deque[Future[np.ndarray]] = collections.deque()
-        for index in todo:
-            ahead.append(pool.submit(make, index))
-            if len(ahead) > AHEAD * workers:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
 
 
 @dataclass(frozen=True)

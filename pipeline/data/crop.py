@@ -20,7 +20,8 @@ from foldblend.errors import BadImage, UserError, counted, did_you_mean, listed,
 from foldblend.images import ORIENTATION_TAG, TURNED, Box, Size, image_key, read_image
 from foldblend.progress import Task, track
 from folds.data.manifest import Manifest
-from pipeline.data.cache import Store, cache_root, in_threads
+from pipeline.data.cache import Store, cache_root
+from pipeline.data.threads import in_threads
 from pipeline.device import num_cores
 
 __all__ = ["CROPS", "faces_folder", "find_faces", "upright_size", "window", "with_crop"]

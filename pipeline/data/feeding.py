@@ -102,9 +102,9 @@ class Feeder:
         The workers augment them, also where the device would augment training batches.
         """
         augment = build_augmentation(self.config.augment.augment)
-        return self.drawn(table, augment, seed_parts=seed_parts, random_crop=True)
+        return self.augmented(table, augment, seed_parts=seed_parts, random_crop=True)
 
-    def drawn(
+    def augmented(
         self,
         table: pd.DataFrame,
         augment: Augment | None,

@@ -18,8 +18,9 @@ from foldblend.cli import Say
 from foldblend.errors import UserError, counted
 from foldblend.images import boxes_of, image_key
 from foldblend.progress import Task
-from pipeline.data.cache import Records, Store, cache_root, first_places, in_threads, write_records
+from pipeline.data.cache import Records, Store, cache_root, first_places, write_records
 from pipeline.data.preprocess import Preprocess
+from pipeline.data.threads import in_threads
 from pipeline.device import num_cores
 
 __all__ = ["ImageSource", "ImageStore", "Room", "choose_cache", "images_folder", "open_images"]

@@ -79,7 +79,7 @@ class Preprocess:
         return self.resize(read_image(path, box, at_least=at_least, content=content))
 
     def resize(self, image: np.ndarray) -> np.ndarray:
-        """Return the image at the stored size; its aspect ratio may change, as nothing is cut off."""
+        """Return the whole image at the stored size; its aspect ratio may change."""
         width, height = self.stored_size
         if image.shape[:2] == (height, width):
             return image

@@ -41,6 +41,11 @@ def principal_axes(features_ND: np.ndarray) -> Axes:
     features_ND
         Features of all rows.
 
+    Returns
+    -------
+    Axes
+        The axes and the variance of the rows along each, which sums to 1.
+
     Raises
     ------
     UserError

@@ -125,26 +125,27 @@ class _Problems:
         """
         share = self.share_NZ[:, :, None]
         step = torch.zeros_like(grad)
-        rest = -grad * open_Z[:, None, None]
-        direction = eased = rest / self.diagonal_ZY1
-        norm = _dot(rest, eased)
+        residual = -grad * open_Z[:, None, None]
+        direction = scaled = residual / self.diagonal_ZY1
+        norm = _dot(residual, scaled)
         enough = norm * FORCING**2
         for _ in range(MOST_INNER_STEPS):
             active = norm > enough
             if not active.any():
                 break
+            # `curved` is the Hessian times `direction`.
             slope = self.logits(direction)
             spread = proba * (slope - (proba * slope).sum(dim=-1, keepdim=True)) * share
-            bent = self.back(spread) + self.penalty_ZY1 * direction
-            far = torch.where(active, norm / _dot(direction, bent).clamp_min(TINY), 0.0)[
+            curved = self.back(spread) + self.penalty_ZY1 * direction
+            length = torch.where(active, norm / _dot(direction, curved).clamp_min(TINY), 0.0)[
                 :, None, None
             ]
-            step = step + far * direction
-            rest = rest - far * bent
-            eased = rest / self.diagonal_ZY1
+            step = step + length * direction
+            residual = residual - length * curved
+            scaled = residual / self.diagonal_ZY1
             before = norm
-            norm = torch.where(active, _dot(rest, eased), norm)
-            direction = eased + (norm / before.clamp_min(TINY))[:, None, None] * direction
+            norm = torch.where(active, _dot(residual, scaled), norm)
+            direction = scaled + (norm / before.clamp_min(TINY))[:, None, None] * direction
         return step
 
     def along(
@@ -154,16 +155,16 @@ class _Problems:
         known = (slope[self.every_row, :, self.target_N] * self.share_NZ).sum(dim=0)
         linear = _dot(self.penalty_ZY1 * step, weight)
         square = _dot(self.penalty_ZY1 * step, step)
-        far = torch.ones_like(linear)
+        length = torch.ones_like(linear)
         for _ in range(2):
-            proba = self.proba(logits + far[:, None] * slope)
+            proba = self.proba(logits + length[:, None] * slope)
             mean = (proba * slope).sum(dim=-1)
-            first = (mean * self.share_NZ).sum(dim=0) - known + linear + far * square
+            first = (mean * self.share_NZ).sum(dim=0) - known + linear + length * square
             second = (((proba * slope * slope).sum(dim=-1) - mean * mean) * self.share_NZ).sum(
                 dim=0
             ) + square
-            far = (far - first / second.clamp_min(TINY)).clamp(0.05, 20.0)
-        return far
+            length = (length - first / second.clamp_min(TINY)).clamp(0.05, 20.0)
+        return length
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -219,7 +220,12 @@ def fit_heads(
     start
         Heads near the solution, from which the search starts.
     device
-        Where to compute.
+        Where to compute; None: the CPU.
+
+    Returns
+    -------
+    Head
+        The heads, in float64.
 
     Raises
     ------
@@ -256,9 +262,9 @@ def fit_heads(
         size = grad.abs().amax(dim=(1, 2), keepdim=True).clamp_min(TINY)
         step = quick.newton(proba.float(), (grad / size).float(), open_Z).to(dtype) * size
         slope = exact.logits(step)
-        far = exact.along(logits, slope, weight, step)[:, None]
-        weight = weight + far[:, :, None] * step
-        logits = logits + far * slope
+        length = exact.along(logits, slope, weight, step)[:, None]
+        weight = weight + length[:, :, None] * step
+        logits = logits + length * slope
     else:
         if (_dot(grad, grad / exact.diagonal_ZY1) > FAR).any():
             raise UserError(

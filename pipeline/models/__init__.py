@@ -1,1 +1,1 @@
-"""Backbones, their weights and their heads."""
+"""Models: backbones, their weights and their heads."""

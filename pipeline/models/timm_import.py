@@ -1,4 +1,7 @@
-"""Import of timm, which needs torchvision, which PyPI builds for CUDA only."""
+"""Import of timm, also where torchvision and a CPU build of torch do not match.
+
+timm imports torchvision, which PyPI has for CUDA only.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,15 @@ import torch
 
 __all__ = ["timm"]
 
-_stub_library: Any = None  # torch unregisters the operators once this is collected
+# torch removes the operators when this object is deleted, so a global keeps it.
+_stub_library: Any = None
 
 
 def _import_torchvision() -> None:
-    """Import torchvision; with a CPU torch, declare the two operators whose absence stops it.
+    """Import torchvision; with a CPU build of torch, declare the two operators that it lacks.
 
-    PyPI's torchvision beside a CPU torch fails with "operator torchvision::nms does not exist".
-    Image classification never calls them, so their declaration is enough.
+    With a CPU build of torch, PyPI's torchvision fails with "operator torchvision::nms does not
+    exist". Image classification never calls these operators, so declaring them is enough.
     """
     global _stub_library
     try:
@@ -36,8 +40,8 @@ def _import_torchvision() -> None:
 
 
 _import_torchvision()
-# timm imports wandb wherever it is installed, which takes most of a second and replaces
-# sys.stdout.write.
+# timm imports wandb if it is installed, which takes most of a second and replaces sys.stdout.write,
+# so it is hidden during the import.
 _hides_wandb = "wandb" not in sys.modules
 if _hides_wandb:
     sys.modules["wandb"] = None  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""blend.py with methods that are fitted: what it chooses, writes, repeats and refuses."""
+"""blend.py with fitted methods: what it chooses, writes, repeats and refuses."""
 
 import numpy as np
 import pandas as pd
@@ -30,7 +30,7 @@ def quiet(_):
 
 @pytest.fixture
 def drawn(tmp_path):
-    """outputs/ with three runs of 24 people and 20 test images, their logits drawn."""
+    """outputs/ with three runs of 24 groups and 20 test images, with random logits."""
     for name, strength, seed in (("a", 1.1, 0), ("b", 1.0, 1), ("c", 0.2, 2)):
         write_synthetic_run(
             tmp_path / "outputs" / name, num_people=24, num_test=20, strength=strength, seed=seed
@@ -51,26 +51,26 @@ def test_auto_scores_every_method_and_writes_a_run(drawn, command):
     done = command(*sorted(drawn.iterdir()), "--name", "all")
     assert done.code == 0, done.err
     run = Run(drawn / "all")
-    methods = section_named(run, "Methods")["blocks"][0]
-    names = [row[0].replace(" (taken)", "").replace(" + offsets", "") for row in methods["rows"]]
+    methods = section_named(run, "methods compared")["blocks"][0]
+    names = [row[0].replace(" (chosen)", "").replace(" + offsets", "") for row in methods["rows"]]
     assert names == [name for name, method in METHODS.items() if not method.thorough]
-    [taken] = [row for row in methods["rows"] if "(taken)" in row[0]]
-    assert float(taken[2]) == pytest.approx(run.report["headline"]["value"], abs=5e-5)
+    [chosen] = [row for row in methods["rows"] if "(chosen)" in row[0]]
+    assert float(chosen[2]) == pytest.approx(run.report["headline"]["value"], abs=5e-5)
     assert section_named(run, "errors")["blocks"][0]["rows"][0][0] == "a"
     costs = section_named(run, "cost")
     assert {block["kind"] for block in costs["blocks"]} == {"text", "table", "lines"}
     found = yaml.safe_load((drawn / "all" / "blend.yaml").read_text())["found"]
     assert found["method"] in names
-    assert found["method"] in taken[0]
-    # A run like any other: it can be blended again, and its rows are all there.
+    assert found["method"] in chosen[0]
+    # It is a run like any other: it can be blended again, and has all rows.
     assert run.info["kind"] == "blend"
     assert run.info["passes"] == 15
     assert len(run.oof) == 24 * 7
     assert len(run.test) == 20
-    assert any("flatters such scores" in note for note in run.info["notes"])
+    assert any("the score optimistic by about" in note for note in run.info["notes"])
 
 
-def test_the_same_from_blend_yaml_whatever_the_order_to_the_byte(drawn, tmp_path, command):
+def test_blend_yaml_repeats_a_blend_to_the_byte_in_any_order_of_runs(drawn, tmp_path, command):
     assert command(drawn / "a", drawn / "b", "--method", "greedy", "--name", "one").code == 0
     assert command(drawn / "b", drawn / "a", "--method", "greedy", "--name", "two").code == 0
     assert command("--config", drawn / "one" / "blend.yaml", "--name", "three").code == 0
@@ -88,7 +88,7 @@ def test_the_same_from_blend_yaml_whatever_the_order_to_the_byte(drawn, tmp_path
     assert yaml.safe_load((drawn / "four" / "blend.yaml").read_text())["method"] == "soft"
 
 
-def test_a_member_that_changed_since(drawn, command):
+def test_a_member_that_changed_since_blend_yaml_is_refused(drawn, command):
     assert (
         command(
             drawn / "a", drawn / "b", "--method", "soft", "--weights", "1", "3", "--name", "one"
@@ -110,15 +110,15 @@ def test_a_member_that_changed_since(drawn, command):
     ("text", "words"),
     [
         (None, ["nothing.yaml", "--config"]),
-        ("[1, 2]", ["is no blend.yaml"]),
-        ("members: [{name: a}]", ["is no blend.yaml"]),
+        ("[1, 2]", ["not a blend.yaml"]),
+        ("members: [{name: a}]", ["not a blend.yaml"]),
         ("method: [x]\nmembers: [{name: a, path: ../a}]", ["method"]),
         ("method: sotf\nmembers: [{name: a, path: ../a}]", ["sotf", "did you mean soft"]),
         ("weights: [x]\nmembers: [{name: a, path: ../a}]", ["weights"]),
         ("{oops", ["not valid YAML"]),
     ],
 )
-def test_a_blend_yaml_that_is_none(drawn, tmp_path, command, text, words):
+def test_a_file_that_is_not_a_blend_yaml(drawn, tmp_path, command, text, words):
     file = tmp_path / "nothing.yaml"
     if text is not None:
         file.write_text(text)
@@ -141,11 +141,11 @@ def test_wrong_settings(drawn, command, argv, words):
     assert sorted(drawn.iterdir()) == before
 
 
-def test_one_run_alone(drawn, command):
+def test_a_blend_of_a_single_run(drawn, command):
     done = command(drawn / "b", "--name", "alone")
     assert done.code == 0, done.err
     run = Run(drawn / "alone")
-    names = [row[0] for row in section_named(run, "Methods")["blocks"][0]["rows"]]
+    names = [row[0] for row in section_named(run, "methods compared")["blocks"][0]["rows"]]
     assert [name.split()[0] for name in names] == ["soft", "tempered", "stack"]
 
 
@@ -188,7 +188,7 @@ def test_test_rows_are_joined_on_their_ids(drawn, command):
             lambda table: table.assign(image_id="x" + table["image_id"]),
             ["20 are missing", "20 unknown"],
         ),
-        (lambda table: table.assign(logit_3="x"), ["no numbers"]),
+        (lambda table: table.assign(logit_3="x"), ["not numbers"]),
         (lambda table: table.drop(columns="logit_3"), ["cannot be read"]),
         (None, ["no such file"]),
     ],
@@ -205,7 +205,7 @@ def test_damaged_test_rows_of_a_fold(drawn, command, damage, words):
     assert sorted(one.name for one in drawn.iterdir()) == ["a", "b", "c"]
 
 
-def test_what_is_fitted_is_not_applied_to_means_of_folds(drawn, command):
+def test_a_fitted_method_is_not_applied_to_means_over_folds(drawn, command):
     edit_run(drawn / "b", num_test_folds=1)
     write_table(drawn / "b" / "test_fold_0.parquet", pd.read_parquet(drawn / "b" / "test.parquet"))
     argv = [drawn / "a", drawn / "b"]
@@ -232,7 +232,7 @@ def test_a_blend_may_have_the_name_of_a_member(drawn, tmp_path, command):
         ).code
         == 0
     )
-    rows = Run(tmp_path / "a").report["sections"][0]["blocks"][0]["rows"]
+    rows = Run(tmp_path / "a").report["sections"][0]["blocks"][1]["rows"]
     [single] = [row for row in rows if row["name"] == str(drawn / "a")]
     assert single["difference"] is None or single["difference"]["value"] < 0
     command(drawn / "a", "--name", "a", "--overwrite").assert_one_line_error(f"{drawn}/a")
@@ -241,9 +241,7 @@ def test_a_blend_may_have_the_name_of_a_member(drawn, tmp_path, command):
 def test_a_blend_is_not_made_of_itself(drawn, command):
     assert command(drawn / "a", drawn / "b", "--method", "soft", "--name", "x").code == 0
     argv = ["--include-blends", "--method", "soft", "--name", "x", "--overwrite"]
-    command(drawn / "x", drawn / "a", *argv).assert_one_line_error(
-        f"{drawn}/x", "is one of the runs"
-    )
+    command(drawn / "x", drawn / "a", *argv).assert_one_line_error(f"{drawn}/x", "one of the runs")
 
 
 def test_too_few_folds_to_fit(drawn, command):
@@ -256,7 +254,7 @@ def test_too_few_folds_to_fit(drawn, command):
 
 def test_weights_come_after_the_runs(drawn, command):
     command("--weights", "2", "1", drawn / "a", drawn / "b").assert_one_line_error(
-        "--weights", "name the runs first"
+        "--weights", "put the runs first"
     )
 
 
@@ -302,7 +300,7 @@ def test_different_folds_may_vote_and_are_fitted_only_if_allowed(drawn, command)
     )
     command(*argv, "--budget", "2x").assert_one_line_error("--budget 2x", "--allow-different-folds")
     assert command(*argv, "--name", "auto").code == 0
-    rows = section_named(Run(drawn / "auto"), "Methods")["blocks"][0]["rows"]
+    rows = section_named(Run(drawn / "auto"), "methods compared")["blocks"][0]["rows"]
     assert [row[0].split()[0] for row in rows] == ["soft", "log", "hard"]
     assert not any("offsets" in row[0] for row in rows)
     assert any("different folds" in note for note in Run(drawn / "auto").info["notes"])
@@ -327,23 +325,23 @@ def test_an_optimistic_member(drawn, command):
     assert Run(drawn / "x").info["optimistic"]
 
 
-def test_all_skipped(drawn, command):
+def test_all_runs_skipped(drawn, command):
     for name in "abc":
         edit_run(drawn / name, status="running")
     command(*sorted(drawn.iterdir())).assert_one_line_error("nothing to blend", "not finished")
 
 
-def test_a_doubled_test_id(drawn, command):
+def test_a_test_id_that_occurs_twice(drawn, command):
     edit_table(drawn / "b" / "test.parquet", lambda table: pd.concat([table, table.head(2)]))
-    command(drawn / "a", drawn / "b").assert_one_line_error("b/test.parquet", "2 doubled")
+    command(drawn / "a", drawn / "b").assert_one_line_error("b/test.parquet", "2 image ids")
 
 
-def test_thorough_scores_the_choice_itself(drawn, monkeypatch):
+def test_thorough_scores_the_choice_of_the_method_too(drawn, monkeypatch):
     few = {name: METHODS[name] for name in ("soft", "log", "weights")}
     monkeypatch.setattr("ensemble.combine.METHODS", few)
     monkeypatch.setattr("ensemble.sections.METHODS", few)
     run = blend([drawn / "a", drawn / "b"], thorough=True, name="t", say=quiet, page=False)
-    texts = [block["text"] for block in section_named(run, "Methods")["blocks"][1:]]
+    texts = [block["text"] for block in section_named(run, "methods compared")["blocks"][1:]]
     assert any("the whole procedure scores" in text for text in texts)
 
 

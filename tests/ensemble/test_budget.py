@@ -1,6 +1,4 @@
-"""Members within a budget, and the frontier of score against cost: known answers, few scores asked
-for.
-"""
+"""Members within a budget, and score against cost: known answers, and few calls of the score."""
 
 import itertools
 import math
@@ -20,7 +18,7 @@ WORTH = (0.5, 0.1, 0.3, 0.2)
 
 
 class Asked:
-    """A score that counts how often it was asked."""
+    """A score that records its calls."""
 
     def __init__(self, of):
         self.of = of
@@ -33,7 +31,7 @@ class Asked:
 
 
 def covered(members):
-    """Each member adds its own, less the more there are before: 1, 1/2, 1/3 of it, best first."""
+    """Sum of the members' worths, best first, divided by 1, 2, 3, ..."""
     worths = sorted((WORTH[one] for one in members), reverse=True)
     return sum(worth / place for place, worth in enumerate(worths, 1))
 
@@ -41,15 +39,15 @@ def covered(members):
 @pytest.mark.parametrize(
     ("text", "budget"), [("3x", 3), ("2.5x", 2.5), ("3", 3), (" 1X", 1), ("10.0", 10)]
 )
-def test_a_budget_is_a_number_of_times(text, budget):
+def test_a_budget_is_a_multiple_of_the_cheapest_cost(text, budget):
     assert parse_budget(text) == budget
 
 
 @pytest.mark.parametrize(
     "text", ["", "x", "0.5x", "-2x", "3xx", "3 ms", "nan", "inf", "9" * 400, "1e3", "٣x"]
 )
-def test_no_budget(text):
-    with pytest.raises(UserError, match=r"^--budget .*: pass how often .* such as 3x or 2\.5x$"):
+def test_a_text_that_is_not_a_budget(text):
+    with pytest.raises(UserError, match=r"^--budget .*: pass a multiple .* such as 3x or 2\.5x$"):
         parse_budget(text)
 
 
@@ -69,7 +67,7 @@ def test_costs_are_measured_where_all_are_on_one_device(tmp_path):
     )
     cost_M, unit = costs_of(runs)
     np.testing.assert_allclose(cost_M, [4, 8, 1])
-    assert unit == "10 ms an image, measured on Big"
+    assert unit == "10 ms per image, measured on Big"
 
 
 def test_costs_are_counted_where_they_cannot_be_compared(tmp_path):
@@ -80,12 +78,13 @@ def test_costs_are_counted_where_they_cannot_be_compared(tmp_path):
     cost_M, unit = costs_of(three(tmp_path / "one", here, here, single))
     np.testing.assert_array_equal(cost_M, [4, 4, 1])
     assert (
-        unit == "1 forward pass an image, as counted (for c no speed on a known device is recorded)"
+        unit
+        == "1 forward pass per image, counted because no speed on a known device is recorded for c"
     )
     cost_M, unit = costs_of(three(tmp_path / "two", here, there, there | {"views": ["identity"]}))
     np.testing.assert_array_equal(cost_M, [2, 2, 1])
     assert unit.startswith(
-        "2 forward passes an image, as counted (speeds were measured on different devices: Big; S"
+        "2 forward passes per image, counted because speeds were measured on different devices: Big"
     )
 
 
@@ -108,25 +107,22 @@ def test_within_a_budget_the_best_that_fits_comes_first(budget, taken):
 
 def test_nothing_that_lowers_the_score_is_taken():
     assert within_budget(lambda members: -abs(sum(members) - 3), np.ones(4), 4) == (3, 0)
-    assert within_budget(lambda members: 1.0, np.array([3.0, 1, 2]), 6) == (
-        1,
-        2,
-        0,
-    )  # a tie: the cheaper first
+    # Of equal scores the cheaper member comes first.
+    assert within_budget(lambda members: 1.0, np.array([3.0, 1, 2]), 6) == (1, 2, 0)
 
 
-def test_rounding_of_costs_is_no_matter():
+def test_rounding_of_costs_does_not_matter():
     assert within_budget(len, np.array([0.1, 0.1, 0.1]) / 0.1, 3) == (0, 1, 2)
     assert len(within_budget(len, np.full(3, 0.7) / 0.7 + 1e-12, 3)) == 3
 
 
-def test_nothing_fits():
+def test_no_member_fits():
     with pytest.raises(UserError, match="--budget 1: the cheapest member costs 2"):
         within_budget(covered, np.array([2.0, 3]), 1)
 
 
-def test_the_frontier_is_what_nothing_cheaper_reaches():
-    """Small enough to try all subsets: at these budgets none is better."""
+def test_no_cheaper_subset_reaches_a_point_of_the_frontier():
+    """No subset is better at these budgets; there are few enough to try all."""
     cost_M = np.array([5.0, 1, 2, 4])
     found = frontier(covered, cost_M)
     assert [point.members for point in found] == [
@@ -154,14 +150,14 @@ def test_the_frontier_is_what_nothing_cheaper_reaches():
         assert max(point.score for point in found if point.cost <= cost) == best
 
 
-def test_a_member_that_only_harms_is_on_no_frontier():
+def test_a_member_that_only_harms_is_not_on_the_frontier():
     [only] = frontier(lambda members: -len(members) - max(members), np.ones(3))
     assert only == ((0,), 1.0, -1)
     assert frontier(lambda members: 0.5, np.ones(1)) == [((0,), 1.0, 0.5)]
 
 
 @pytest.mark.parametrize("num", [2, 7, 50])
-def test_few_scores_are_asked_for(num):
+def test_few_scores_are_computed(num):
     rng = np.random.default_rng(num)
     worth_M = rng.random(num)
     cost_M = rng.integers(1, 9, num).astype(float)
@@ -178,45 +174,46 @@ def row(name, num_members, cost, value):
 
 
 COMMON = {
-    "unit": "12 ms an image, measured on Big",
+    "unit": "12 ms per image, measured on Big",
     "num_images": 1200,
     "num_groups": 300,
-    "how": "found on others",
+    "how": "Chosen by cross-validation.",
 }
 
 
-def test_the_section_says_what_to_deploy():
+def test_the_section_advises_what_to_deploy():
     rows = [row("all", 4, 12, 0.81), row("a", 1, 1, 0.7), row("a + b", 2, 3.001, 0.79)]
     one = frontier_section(rows, metric=METRICS["f1_macro"], **COMMON)
     text, table, plot = one["blocks"]
     assert (
         text["text"]
-        == "Best: all, macro F1 0.8100 [0.7800, 0.8400], at 12x. The cheapest that scores within"
-        " its interval: a + b, 0.7900, at 3.01x, 25% of the cost."
+        == "Best score: all, macro F1 0.8100 [0.7800, 0.8400], at a cost of 12x. The cheapest that"
+        " scores within this interval: a + b, 0.7900, at 3.01x (25% of that cost)."
     )
     assert table["rows"] == [
         ["a", "1", "1x", "0.7000", "[0.6700, 0.7300]", "yes"],
         ["a + b", "2", "3.01x", "0.7900", "[0.7600, 0.8200]", "yes"],
         ["all", "4", "12x", "0.8100", "[0.7800, 0.8400]", "yes"],
     ]
-    assert parse_budget(table["rows"][1][2]) >= rows[2].cost  # passed as it is read, it fits
+    # The printed cost is a budget that fits.
+    assert parse_budget(table["rows"][1][2]) >= rows[2].cost
     assert plot["x"] == [1, 3.001, 12]
     assert plot["series"]["macro F1"] == [0.7, 0.79, 0.81]
     assert (
-        "1,200 images of 300 groups, out of fold; found on others. A cost of 1x is 12 ms a pi"
+        "out of fold, 1,200 images of 300 groups. Chosen by cross-validation. A cost of 1x is 12 ms"
         in plot["caption"]
     )
     assert max(map(len, section_lines(one))) <= 80
     assert "<svg" in section_html(one)
 
 
-def test_where_less_is_better_and_where_nothing_cheaper_will_do():
+def test_advice_where_lower_is_better_and_where_nothing_cheaper_is_as_good():
     rows = [row("a", 1, 1, 0.7), row("b", 1, 2, 0.52), row("a + b", 2, 3, 0.5)]
     text = frontier_section(rows, metric=METRICS["log_loss"], **COMMON)["blocks"][0]["text"]
-    assert text.startswith("Best: a + b, log loss 0.5000")
-    assert "interval: b, 0.5200, at 2x, 67% of the cost." in text
+    assert text.startswith("Best score: a + b, log loss 0.5000")
+    assert "interval: b, 0.5200, at 2x (67% of that cost)." in text
     text = frontier_section(rows[::2], metric=METRICS["log_loss"], **COMMON)["blocks"][0]["text"]
-    assert text.endswith("at 3x. Nothing cheaper scores within its interval.")
+    assert text.endswith("at a cost of 3x. Nothing cheaper scores within this interval.")
     unknown = Row("a", 1, 1.0, {"value": None, "low": None, "high": None})
     assert (
         "-"

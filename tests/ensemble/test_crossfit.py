@@ -1,6 +1,4 @@
-"""What holds for some people was fitted on others; what was fitted on one model is applied to
-one.
-"""
+"""Cross-fitting never uses labels of held-out groups; methods are applied to single models."""
 
 import dataclasses
 
@@ -31,8 +29,9 @@ QUIET = {"say": lambda _: None, "page": False}
 
 
 def skewed(*, num_groups=120, num_repeats=1, seed=0):
-    """Two members that see three classes, one of them rare and named too seldom; four images a
-    person.
+    """Return two members of three classes that predict a rare class too rarely.
+
+    Each group has four images.
     """
     rng = np.random.default_rng(seed)
     group = np.repeat(np.arange(num_groups), 4)
@@ -60,14 +59,14 @@ def folds_of(evidence, num_folds=4):
     return fold
 
 
-def mislabelled(evidence, people):
+def mislabelled(evidence, groups):
     rows = evidence.rows
     return relabelled(
-        evidence, np.where(np.isin(rows.group_N, people), (rows.label_N + 1) % 3, rows.label_N)
+        evidence, np.where(np.isin(rows.group_N, groups), (rows.label_N + 1) % 3, rows.label_N)
     )
 
 
-def test_splits_keep_people_and_repeats_apart():
+def test_splits_keep_groups_and_repeats_apart():
     evidence = skewed(num_repeats=2)
     splits = splits_of(folded(evidence, folds_of(evidence)))
     assert len(splits) == 8
@@ -83,13 +82,13 @@ def test_splits_keep_people_and_repeats_apart():
 
 
 @pytest.mark.parametrize("num_repeats", [1, 2])
-def test_nobodys_labels_reach_their_own_rows(num_repeats):
+def test_the_labels_of_a_group_do_not_reach_its_rows(num_repeats):
     evidence = skewed(num_repeats=num_repeats)
     fold = folds_of(evidence)
     methods = {name: METHODS[name] for name in ("weights", "stack")}
-    person = 7
-    mine = evidence.rows.group_N == person
-    other = mislabelled(evidence, [person])
+    group = 7
+    mine = evidence.rows.group_N == group
+    other = mislabelled(evidence, [group])
     before, after = (
         cross_fit(one, splits_of(folded(one, fold)), methods, say=lambda _: None)
         for one in (evidence, other)
@@ -101,7 +100,7 @@ def test_nobodys_labels_reach_their_own_rows(num_repeats):
         assert (before[name].logits_NC[~mine] != after[name].logits_NC[~mine]).any(), name
 
 
-def test_offsets_of_a_fold_do_not_know_its_labels():
+def test_offsets_of_a_fold_do_not_depend_on_its_labels():
     evidence = skewed()
     fold = folds_of(evidence)
     other = mislabelled(evidence, np.unique(evidence.rows.group_N[fold == 2])[::2])
@@ -111,12 +110,14 @@ def test_offsets_of_a_fold_do_not_know_its_labels():
     )
     assert before is not None
     assert after is not None
-    assert (before[fold == 2].argmax(1) != logits[fold == 2].argmax(1)).any()  # they do something
+    assert (
+        before[fold == 2].argmax(1) != logits[fold == 2].argmax(1)
+    ).any()  # the offsets change predictions
     np.testing.assert_array_equal(before[fold == 2], after[fold == 2])
     assert (before[fold != 2] != after[fold != 2]).any()
 
 
-def test_once_more_everything_is_done_without_the_people_held_out(monkeypatch):
+def test_the_nested_choice_never_sees_the_held_out_groups(monkeypatch):
     evidence = skewed()
     fold = folds_of(evidence)
     seen = []
@@ -130,13 +131,13 @@ def test_once_more_everything_is_done_without_the_people_held_out(monkeypatch):
         folded(evidence, fold), {"soft": METHODS["soft"], "weights": METHODS["weights"]}
     )
     held = [{*evidence.rows.group_N[split.rows]} for split in splits_of(folded(evidence, fold))]
-    assert [people & out for people, out in zip(seen, held, strict=True)] == [set()] * 4
+    assert [groups & out for groups, out in zip(seen, held, strict=True)] == [set()] * 4
     assert all(
-        people | out == {*evidence.rows.group_N} for people, out in zip(seen, held, strict=True)
+        groups | out == {*evidence.rows.group_N} for groups, out in zip(seen, held, strict=True)
     )
 
 
-def test_members_of_the_frontier_are_chosen_by_other_people(monkeypatch):
+def test_members_of_the_frontier_are_chosen_on_other_folds(monkeypatch):
     evidence = skewed()
     real = subsets._score_of_subset
     splits = splits_of(folded(evidence, folds_of(evidence)))
@@ -153,20 +154,19 @@ def test_members_of_the_frontier_are_chosen_by_other_people(monkeypatch):
     assert {*others} == {everyone - {*evidence.rows.group_N[split.rows]} for split in splits}
 
 
-def test_a_row_of_the_frontier_says_in_how_many_folds_it_was_chosen():
+def test_a_row_of_the_frontier_has_the_number_of_folds_that_chose_it():
     evidence = skewed()
     fold = folds_of(evidence)
-    sure = 9 * np.eye(3)[evidence.rows.label_N]
+    right = 9 * np.eye(3)[evidence.rows.label_N]
 
     def rows(*kinds):
-        logits = [np.where(knows[:, None], sure, 0).astype(np.float32) for knows in kinds]
+        logits = [np.where(knows[:, None], right, 0).astype(np.float32) for knows in kinds]
         found = dataclasses.replace(evidence, logits_MNC=logits)
         return frontier_rows(found, splits_of(folded(found, fold)), np.ones(2), ["one", "two"])
 
-    assert [row.name for row in rows(fold >= 0, fold < 0)] == ["one"]  # which is always right
-    cheapest, *_ = rows(
-        fold < 2, fold >= 2
-    )  # each knows two folds, so that the others' folds speak for the other
+    assert [row.name for row in rows(fold >= 0, fold < 0)] == ["one"]  # it is always right
+    # Each member is right on two folds, so the other folds of a fold favour the other member.
+    cheapest, *_ = rows(fold < 2, fold >= 2)
     assert cheapest.name.endswith("(chosen in 2 of 4 folds)")
 
 
@@ -189,11 +189,13 @@ def test_offsets_are_kept_only_for_a_gain_of_two_and_a_half_standard_errors(num_
 @pytest.fixture
 def two(tmp_path):
     for name, strength, seed in (("a", 1.1, 0), ("b", 1.0, 1)):
-        write_synthetic_run(tmp_path / name, num_people=24, num_test=20, strength=strength, seed=seed)
+        write_synthetic_run(
+            tmp_path / name, num_people=24, num_test=20, strength=strength, seed=seed
+        )
     return [tmp_path / "a", tmp_path / "b"]
 
 
-def test_what_was_fitted_is_applied_to_single_models(two):
+def test_a_fitted_method_is_applied_to_single_models(two):
     made = blend(two, method="weights", name="w", **QUIET)
     found = yaml.safe_load((made.path / "blend.yaml").read_text())["found"]
     assert any(one != 1 for one in found["fitted"]["temperatures"])
@@ -232,7 +234,7 @@ def test_what_was_fitted_is_applied_to_single_models(two):
         np.testing.assert_allclose(stacked.logits(stacked.test_fold(3)), expected, atol=1e-3)
 
 
-def test_a_hard_vote_over_folds_counts_the_votes_of_all(two):
+def test_a_hard_vote_over_folds_counts_the_votes_of_all_models(two):
     rng = np.random.default_rng(0)
     shape = (20, 18)
     for path in two:
@@ -254,7 +256,7 @@ def test_a_hard_vote_over_folds_counts_the_votes_of_all(two):
     assert (made.logits(made.test).argmax(1)[clear] == votes.argmax(1)[clear]).all()
 
 
-def test_a_vote_of_means_stays_known_as_one(two):
+def test_a_vote_of_means_is_recorded_as_one(two):
     run = Run(two[1])
     write_table(two[1] / "test_fold_0.parquet", run.test)
     write_json(two[1] / "run.json", run.info | {"num_test_folds": 1})
@@ -262,6 +264,6 @@ def test_a_vote_of_means_stays_known_as_one(two):
     assert voted.info["test_is_mean"]
     again = blend([voted.path], name="again", include_blends=True, **QUIET)
     assert again.info["test_is_mean"]
-    assert any("plain votes only" in note for note in again.info["notes"])
+    assert any("only votes were tried" in note for note in again.info["notes"])
     with pytest.raises(UserError, match=r"--method stack: test logits of v are means"):
         blend([voted.path], method="stack", name="s", include_blends=True, **QUIET)

@@ -1,4 +1,4 @@
-"""Which runs a blend is made of, why others are not, and what is said of them."""
+"""Finding the runs of a blend, skipping others with the reason, and the notes on them."""
 
 import shutil
 
@@ -21,9 +21,11 @@ FEW = ("soft", "log", "weights")
 
 @pytest.fixture
 def drawn(tmp_path):
-    """Runs of 24 people: a with 20 test images, b with the first 17 of them, c with none."""
+    """Runs of 24 groups: a with 20 test images, b with the first 17 of them, c with none."""
     for seed, (name, num_test) in enumerate([("a", 20), ("b", 17), ("c", 0)]):
-        write_synthetic_run(tmp_path / "outputs" / name, num_people=24, num_test=num_test, seed=seed)
+        write_synthetic_run(
+            tmp_path / "outputs" / name, num_people=24, num_test=num_test, seed=seed
+        )
     return tmp_path / "outputs"
 
 
@@ -36,7 +38,7 @@ def notes_of(folder):
     return " | ".join(Run(folder).info["notes"])
 
 
-def test_runs_are_of_one_data_set_if_their_labelled_pictures_are(
+def test_runs_of_the_same_labelled_images_are_of_one_data_set(
     drawn, command, tiny_layout, alpha, tmp_path
 ):
     command(drawn / "a", drawn / "b", "--method", "soft").assert_one_line_error(
@@ -49,8 +51,8 @@ def test_runs_are_of_one_data_set_if_their_labelled_pictures_are(
     assert len(Run(drawn / "ab").test) == 17
     assert command(drawn / "a", drawn / "c", "--method", "soft", "--name", "ac").code == 0
     assert not Run(drawn / "ac").info["has_test"]
-    assert "no test logits: there are none of c" in notes_of(drawn / "ac")
-    # What run_cv.py writes, and what is read off the rows where it did not.
+    assert "no test logits, because c has none" in notes_of(drawn / "ac")
+    # The hash that run_cv.py writes is the one computed from the rows where it is absent.
     assert (
         alpha.ids_hash
         == read_layout(tiny_layout).ids_hash()
@@ -62,8 +64,8 @@ def test_runs_are_of_one_data_set_if_their_labelled_pictures_are(
     assert Run(tmp_path / "old").ids_hash == alpha.ids_hash
 
 
-def test_rows_without_ids_are_named_also_where_run_json_has_no_hash_of_them(drawn, command):
-    edit_run(drawn / "c", data={"name": "drawn", "is_demo": False})
+def test_rows_without_ids_are_reported_even_if_run_json_has_no_hash_of_them(drawn, command):
+    edit_run(drawn / "c", data={"name": "synthetic", "is_demo": False})
     edit_table(
         drawn / "c" / "oof.parquet",
         lambda table: table.assign(image_id=table["image_id"].where(table.index > 1)),
@@ -73,7 +75,7 @@ def test_rows_without_ids_are_named_also_where_run_json_has_no_hash_of_them(draw
     )
 
 
-def test_of_a_run_and_its_views_one_is_in_even_where_their_rows_are_equal(drawn, command):
+def test_of_a_run_and_its_tta_runs_one_is_blended_even_if_their_rows_are_equal(drawn, command):
     oof = file_hash(drawn / "a" / "oof.parquet")
     for name in ("a_tta", "a_tta2"):
         shutil.copytree(drawn / "a", drawn / name)
@@ -127,7 +129,7 @@ def test_every_file_is_hashed_once(drawn, command, monkeypatch):
         ("c", lambda table: table.assign(repeat="0"), ["repeat must be whole numbers"]),
     ],
 )
-def test_rows_that_are_no_numbers(drawn, command, name, change, words):
+def test_columns_that_are_not_whole_numbers(drawn, command, name, change, words):
     edit_table(drawn / name / "oof.parquet", change)
     command(drawn / "a", drawn / "c").assert_one_line_error(f"{name}/oof.parquet", *words)
     assert sorted(one.name for one in drawn.iterdir()) == ["a", "b", "c"]
@@ -142,17 +144,17 @@ def test_a_run_json_that_lacks_something(drawn, command, key):
     command(drawn / "c").assert_one_line_error("nothing to blend", f"run.json lacks {key}")
 
 
-def test_people_of_one_group_cannot_be_held_out(drawn, command):
+def test_a_single_group_cannot_be_held_out(drawn, command):
     for name in "ac":
         edit_table(drawn / name / "oof.parquet", lambda table: table.assign(group="all"))
     assert command(drawn / "a", drawn / "c", "--name", "x").code == 0
-    assert "too few folds or groups to fit" in notes_of(drawn / "x")
+    assert "too few folds or groups for cross-fitting" in notes_of(drawn / "x")
     command(drawn / "a", drawn / "c", "--method", "stack").assert_one_line_error(
         "--method stack", "folds or groups"
     )
 
 
-def test_with_two_folds_choosing_is_not_nested_once_more_and_that_is_said(
+def test_with_two_folds_the_choice_is_not_cross_validated_and_a_note_says_so(
     drawn, command, monkeypatch
 ):
     monkeypatch.setattr(
@@ -162,20 +164,21 @@ def test_with_two_folds_choosing_is_not_nested_once_more_and_that_is_said(
     for name in "ac":
         edit_table(drawn / name / "oof.parquet", lambda table: table.assign(fold=table["fold"] % 2))
     assert command(drawn / "a", drawn / "c", "--thorough", "--name", "x").code == 0
-    assert "too few folds or groups to nest once more" in notes_of(drawn / "x")
-    [methods] = [one for one in Run(drawn / "x").report["sections"] if "Methods" in one["title"]]
+    assert "too few folds or groups to cross-validate the choice" in notes_of(drawn / "x")
+    sections = Run(drawn / "x").report["sections"]
+    [methods] = [one for one in sections if "methods compared" in one["title"]]
     assert [row[0].split()[0] for row in methods["blocks"][0]["rows"]] == [*FEW]
 
 
-def test_what_is_unfinished_is_told_by_its_kind(drawn, command):
+def test_the_reason_for_an_unfinished_run_depends_on_its_kind(drawn, command):
     edit_run(drawn / "b", kind="blend", status="running")
     edit_run(drawn / "c", status="running")
-    said = " ".join(command(*sorted(drawn.iterdir()), "--method", "soft").out.split())
-    assert "an earlier blend" in said
-    assert "c: not finished; run the same command again" in said
+    out = " ".join(command(*sorted(drawn.iterdir()), "--method", "soft").out.split())
+    assert "an earlier blend" in out
+    assert "c: not finished; run the same command again" in out
 
 
-def test_leaking_members_are_let_in_by_name_alone(drawn, command):
+def test_leaking_members_are_only_admitted_by_their_flag(drawn, command):
     edit_run(drawn / "c", leaks=True)
     command(drawn / "a", drawn / "c").assert_one_line_error("c: groups leak", "--allow-leaks")
     assert command(drawn / "a", drawn / "c", "--allow-leaks", "--name", "x").code == 0
@@ -185,7 +188,7 @@ def test_leaking_members_are_let_in_by_name_alone(drawn, command):
     assert command("--config", drawn / "x" / "blend.yaml", "--name", "again").code == 0
 
 
-def test_the_metric_is_the_members_own(drawn, command):
+def test_the_metric_is_that_of_the_members(drawn, command):
     for name in "ac":
         edit_run(drawn / name, metric="log_loss")
     assert command(drawn / "a", drawn / "c", "--method", "soft", "--name", "own").code == 0
@@ -197,7 +200,7 @@ def test_the_metric_is_the_members_own(drawn, command):
     edit_run(drawn / "a", metric="accuracy")
     assert command(drawn / "a", drawn / "c", "--method", "soft", "--name", "mixed").code == 0
     assert Run(drawn / "mixed").info["metric"] == "f1_macro"
-    assert "different scores (accuracy, log_loss), so macro F1 counts" in notes_of(drawn / "mixed")
+    assert "different metrics (accuracy, log_loss), so macro F1" in notes_of(drawn / "mixed")
     assert (
         command(
             drawn / "a", drawn / "c", "--metric", "accuracy", "--method", "soft", "--name", "asked"
@@ -205,10 +208,10 @@ def test_the_metric_is_the_members_own(drawn, command):
         == 0
     )
     assert Run(drawn / "asked").info["metric"] == "accuracy"
-    assert "different scores" not in notes_of(drawn / "asked")
+    assert "different metrics" not in notes_of(drawn / "asked")
 
 
-def test_a_blend_no_better_than_one_member_says_so_and_the_last_line_says_where_things_are(
+def test_the_report_compares_the_blend_with_the_best_run_and_the_last_line_has_the_paths(
     drawn, command
 ):
     shutil.copytree(drawn / "a", drawn / "worse")
@@ -220,8 +223,10 @@ def test_a_blend_no_better_than_one_member_says_so_and_the_last_line_says_where_
     )
     done = command(drawn / "a", drawn / "worse", "--method", "soft", "--name", "x")
     [note] = [note for note in Run(drawn / "x").info["notes"] if "single run" in note]
-    assert note.startswith("the blend is worse than a alone")
-    assert note.endswith("at 2 times its cost")
+    assert note.startswith("the blend is worse than a alone, the best single run (difference -")
+    assert note.endswith("at 2 times the cost")
+    [text] = [one["text"] for one in Run(drawn / "x").report["sections"][0]["blocks"][:1]]
+    assert text == f"{note[0].upper()}{note[1:]}."
     value = Run(drawn / "x").report["headline"]["value"]
     last = done.out.strip().splitlines()[-1]
     assert last.startswith(f"OOF macro F1 {value:.4f} [")
@@ -233,12 +238,12 @@ def test_a_blend_no_better_than_one_member_says_so_and_the_last_line_says_where_
     assert "single run" not in notes_of(drawn / "one")
 
 
-def test_a_setting_that_there_is_not(drawn):
+def test_an_unknown_setting(drawn):
     with pytest.raises(UserError, match="unknown setting 'metod'; did you mean method"):
         blend([drawn / "a"], metod="soft")
 
 
-def test_an_output_that_cannot_be_written_is_said_before_the_work(drawn, command, tmp_path):
+def test_an_output_that_cannot_be_written_fails_before_the_work(drawn, command, tmp_path):
     (tmp_path / "file").touch()
     argv = [drawn / "a", drawn / "c", "--method", "soft", "--output", tmp_path / "file"]
     command(*argv).assert_one_line_error("file", "cannot be written", "--output")

@@ -1,6 +1,4 @@
-"""Greedy selection: the picks of a plain loop over scikit-learn, whatever ties; bags, prefixes and
-the fitted vote.
-"""
+"""Greedy selection: the picks of a simple loop over scikit-learn, with ties; bags; the fit."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from foldblend.scores.rows import Rows
 
 
 def scored(metric: str, label_N: np.ndarray, proba_NC: np.ndarray) -> float:
-    """Return scikit-learn's score, signed so that more is better."""
+    """Return scikit-learn's score, signed so that greater is better."""
     first_N = proba_NC.argmax(axis=1)
     occurs = np.unique(label_N)
     if metric == "f1_macro":
@@ -27,8 +25,8 @@ def scored(metric: str, label_N: np.ndarray, proba_NC: np.ndarray) -> float:
     return -log_loss(label_N, proba_NC, labels=np.arange(proba_NC.shape[1]))
 
 
-def plain_picks(proba_MNC, label_N, *, num_picks, sorted_start=0, metric="f1_macro"):  # type: ignore[no-untyped-def]
-    """Return picks and scores of a loop that takes nothing for granted."""
+def simple_picks(proba_MNC, label_N, *, num_picks, sorted_start=0, metric="f1_macro"):  # type: ignore[no-untyped-def]
+    """Return picks and scores of a simple loop that computes every score."""
     alone = [scored(metric, label_N, one_NC.astype(np.float64)) for one_NC in proba_MNC]
     start = sorted(range(len(alone)), key=lambda member: -alone[member])[:sorted_start]
     sum_NC = np.zeros(proba_MNC.shape[1:])
@@ -52,9 +50,8 @@ def drawn(rng: np.random.Generator, kind: str) -> tuple[np.ndarray, np.ndarray]:
     num_members = int(rng.integers(2, 7))
     num_classes = int(rng.integers(2, 20))
     num_rows = int(rng.integers(2, 12) if kind == "few rows" else rng.integers(20, 150))
-    label_N = rng.integers(
-        0, rng.integers(1, num_classes + 1), num_rows
-    )  # the last classes may not occur
+    # Some classes may not occur.
+    label_N = rng.integers(0, rng.integers(1, num_classes + 1), num_rows)
     label_N = rng.permutation(num_classes)[label_N]
     logits_MNC = (
         rng.normal(size=(num_members, num_rows, num_classes)) + 2 * np.eye(num_classes)[label_N]
@@ -64,7 +61,8 @@ def drawn(rng: np.random.Generator, kind: str) -> tuple[np.ndarray, np.ndarray]:
     proba_MNC = softmax(logits_MNC.reshape(-1, num_classes)).reshape(logits_MNC.shape)
     if kind == "coarse":
         proba_MNC = np.round(proba_MNC * 8) / 8
-    if kind == "tenths":  # sums of which round differently in another order
+    # Sums of tenths round differently in another order.
+    if kind == "tenths":
         proba_MNC = np.round(proba_MNC * 10) / 10
     if kind == "duplicates":
         proba_MNC = proba_MNC[rng.integers(0, num_members, num_members)]
@@ -74,13 +72,13 @@ def drawn(rng: np.random.Generator, kind: str) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(
     "kind", ["few rows", "coarse", "tenths", "duplicates", "agreeing", "smooth"]
 )
-def test_picks_of_macro_f1_are_those_of_a_plain_loop(kind: str) -> None:
+def test_picks_of_macro_f1_are_those_of_a_simple_loop(kind: str) -> None:
     for seed in range(6):
         rng = np.random.default_rng(seed)
         proba_MNC, label_N = drawn(rng, kind)
         start = int(rng.integers(0, 5))
         picks, scores = greedy_picks(proba_MNC, label_N, num_picks=8, sorted_start=start)
-        assert (picks, scores.tolist()) == plain_picks(
+        assert (picks, scores.tolist()) == simple_picks(
             proba_MNC, label_N, num_picks=8, sorted_start=start
         )
 
@@ -89,12 +87,12 @@ def test_picks_of_macro_f1_are_those_of_a_plain_loop(kind: str) -> None:
 def test_picks_of_other_metrics_too(metric: str) -> None:
     for seed, kind in enumerate(["coarse", "duplicates", "smooth"]):
         proba_MNC, label_N = drawn(np.random.default_rng(seed), kind)
-        proba_MNC = softmax(proba_MNC.reshape(-1, proba_MNC.shape[2])).reshape(
-            proba_MNC.shape
-        )  # rows sum to 1
+        # Rows must sum to 1 for log loss.
+        flat = softmax(proba_MNC.reshape(-1, proba_MNC.shape[2]))
+        proba_MNC = flat.reshape(proba_MNC.shape)
         settings = {"num_picks": 6, "sorted_start": 2, "metric": metric}
         picks, scores = greedy_picks(proba_MNC, label_N, **settings)  # type: ignore[arg-type]
-        expected_picks, expected_scores = plain_picks(proba_MNC, label_N, **settings)
+        expected_picks, expected_scores = simple_picks(proba_MNC, label_N, **settings)
         assert picks == expected_picks
         assert scores == pytest.approx(expected_scores, abs=1e-12)
 
@@ -117,7 +115,7 @@ def test_candidates_in_many_chunks_are_the_same(monkeypatch: pytest.MonkeyPatch)
     assert (picks, scores.tolist()) == (again, same.tolist())
 
 
-def test_a_start_is_the_members_best_alone_best_first() -> None:
+def test_a_sorted_start_is_the_best_single_members_best_first() -> None:
     label_N = np.arange(60) % 3
     right = np.arange(60)[None] < np.array([20, 50, 40, 50])[:, None]
     first_MN = np.where(right, label_N, (label_N + 1) % 3)
@@ -149,7 +147,7 @@ def test_bags_are_drawn_by_seed_and_their_picks_counted_together() -> None:
     count_M = np.zeros(7)
     for _ in range(3):
         bag = sorted(rng.choice(7, 4, replace=False))
-        picks, scores = plain_picks(proba_MNC[bag], label_N, num_picks=6, sorted_start=1)
+        picks, scores = simple_picks(proba_MNC[bag], label_N, num_picks=6, sorted_start=1)
         for pick in picks[: scores.index(max(scores)) + 1]:
             count_M[bag[pick]] += 1
     assert weight_M.tolist() == (count_M / count_M.sum()).tolist()
@@ -173,7 +171,7 @@ def test_a_useless_member_gets_no_weight() -> None:
 
 
 @pytest.mark.parametrize(("metric", "most"), [("f1_macro", 0.1), ("log_loss", 0)])
-def test_of_a_vote_noise_gets_little_or_none(metric: str, most: float) -> None:
+def test_a_member_of_noise_gets_little_or_no_weight(metric: str, most: float) -> None:
     vote = fit(evidence(*members(5, 1), metric=metric))
     assert vote.pool == "soft"
     assert vote.weights[5] <= most
@@ -182,7 +180,7 @@ def test_of_a_vote_noise_gets_little_or_none(metric: str, most: float) -> None:
     assert fit(evidence(*members(1, 1), metric=metric)).weights[1] <= most
 
 
-def test_a_member_alone_has_all_the_weight() -> None:
+def test_a_single_member_has_all_the_weight() -> None:
     logits_MNC, label_N = members(1, 0)
     alone = evidence(logits_MNC, label_N)
     vote = fit(alone)

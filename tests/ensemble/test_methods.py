@@ -1,4 +1,4 @@
-"""What every way of combining members promises, and known answers of votes."""
+"""The contract of all methods of blending, and known answers of votes."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ensemble.auto import blend_arrays
-from ensemble.choose import choosing_flatters, simplest
+from ensemble.choose import selection_optimism, simplest
 from ensemble.crossfit import cross_fit, splits_of
 from ensemble.methods import stack
 from ensemble.methods.base import Evidence
@@ -22,8 +22,9 @@ NUM_CLASSES = 4
 
 
 def drawn(num_groups=40, num_members=3, *, seed=0, strength=1.5, missing=None, per_group=4):
-    """Members that see the truth dimly, each at a sharpness of its own; rows of a group are
-    alike.
+    """Return members that see the true class with noise, at different scales.
+
+    Rows of a group are similar.
     """
     rng = np.random.default_rng(seed)
     group = np.repeat(np.arange(num_groups), per_group)
@@ -47,7 +48,7 @@ def method(request):
     return METHODS[request.param]
 
 
-def test_answers_are_finite_and_row_by_row(method):
+def test_logits_are_finite_and_computed_row_by_row(method):
     evidence = drawn()
     fresh = drawn(seed=1)
     fitted = method.fit(evidence)
@@ -71,7 +72,7 @@ def test_extreme_logits_stay_finite(method):
         assert np.isfinite(fitted(logits)).all()
 
 
-def test_shares_and_record(method):
+def test_shares_sum_to_one_and_the_record_is_plain_data(method):
     evidence = drawn()
     fitted = method.fit(evidence)
     assert len(fitted.shares) == 3
@@ -83,7 +84,7 @@ def test_shares_and_record(method):
     np.testing.assert_array_equal(again(evidence.logits_MNC), fitted(evidence.logits_MNC))
 
 
-def test_one_member_is_blended_too(method):
+def test_a_single_member_is_blended_too(method):
     evidence = drawn(num_members=1)
     fitted = method.fit(evidence)
     assert fitted.shares == (1.0,)
@@ -94,17 +95,17 @@ def test_one_member_is_blended_too(method):
     )
 
 
-def test_a_class_without_rows_is_masked_and_comes_back(method):
+def test_a_class_without_rows_is_not_predicted_more_often(method):
     evidence = drawn(missing=2)
     logits = method.fit(evidence)(evidence.logits_MNC)
     assert logits.shape[1] == NUM_CLASSES
     assert np.isfinite(logits).all()
-    # What is fitted on rows without a class has no reason to raise it over what the members say.
+    # Nothing in these rows is a reason to predict the class more often than the members do.
     voted = soft_vote(evidence.logits_MNC, [1] * 3).argmax(1) == 2
     assert (logits.argmax(1) == 2).sum() <= max(3, 1.5 * voted.sum())
 
 
-def test_what_fits_nothing_needs_no_labels():
+def test_methods_that_fit_nothing_do_not_use_labels():
     evidence = drawn()
     other = relabelled(evidence, np.zeros_like(evidence.rows.label_N))
     for name, method in METHODS.items():
@@ -115,20 +116,22 @@ def test_what_fits_nothing_needs_no_labels():
 
 
 def test_votes_by_hand():
-    sure = np.log([[0.98, 0.01, 0.01]])
-    shy = np.log([[0.2, 0.5, 0.3]])
-    three = [sure, shy, shy]
+    confident = np.log([[0.98, 0.01, 0.01]])
+    unsure = np.log([[0.2, 0.5, 0.3]])
+    three = [confident, unsure, unsure]
     np.testing.assert_allclose(
         np.exp(soft_vote(three, [1, 1, 1])), [[1.38 / 3, 1.01 / 3, 0.61 / 3]]
     )
     geometric = np.array([[0.98 * 0.2 * 0.2, 0.01 * 0.5 * 0.5, 0.01 * 0.3 * 0.3]]) ** (1 / 3)
     np.testing.assert_allclose(softmax(log_vote(three, [1, 1, 1])), geometric / geometric.sum())
     assert hard_vote(three, [1, 1, 1]).argmax() == 1
-    assert hard_vote([sure, shy], [1, 1]).argmax() == 0  # a tie, which the mean probability decides
+    assert (
+        hard_vote([confident, unsure], [1, 1]).argmax() == 0
+    )  # the mean probability decides the tie
     assert soft_vote(three, [1, 1, 1]).argmax() == 0
 
 
-def test_rank_lifts_a_class_that_is_never_likeliest():
+def test_rank_raises_a_class_that_is_never_the_most_likely():
     rng = np.random.default_rng(0)
     label = (rng.random(4000) < 0.05).astype(int)
     margin = 5 - 3 * label + rng.normal(size=4000)
@@ -139,8 +142,8 @@ def test_rank_lifts_a_class_that_is_never_likeliest():
     assert recall(label, softmax(ranked)) > recall(label, softmax(logits)) + 0.2
 
 
-def test_cross_fitted_rows_are_by_other_people():
-    """Changing one fold's labels changes nothing of what that fold's rows are given."""
+def test_cross_fitted_rows_do_not_depend_on_labels_of_their_fold():
+    """Changing the labels of a fold does not change the logits of that fold."""
     evidence = drawn()
     fold = assign_folds(evidence.rows.label_N, evidence.rows.group_N, num_folds=4, seed=0)
     changed = np.where(fold == 2, (evidence.rows.label_N + 1) % NUM_CLASSES, evidence.rows.label_N)
@@ -154,16 +157,16 @@ def test_cross_fitted_rows_are_by_other_people():
         np.testing.assert_array_equal(
             before[name].logits_NC[fold == 2], after[name].logits_NC[fold == 2], err_msg=name
         )
-        if name != "rank":  # which asks only which classes there are
+        # Rank uses labels only to see which classes occur.
+        if name != "rank":
             finals = (one[name].final(evidence.logits_MNC) for one in (before, after))
             assert not np.array_equal(*finals), name
 
 
 def test_nothing_is_learned_from_permuted_labels(monkeypatch):
-    """Labels permuted between people: in-sample a stacker finds something all the same, nested it
-    does not.
+    """With labels permuted between groups, a stacker scores well in-sample but not nested.
 
-    Left to itself it would take the vote; here it is made to fit as freely as it can.
+    It would choose the vote, so the test makes it use the weakest L2 penalty.
     """
     monkeypatch.setattr(stack._Problem, "best_spread", lambda _: stack.SPREADS[-1])
     evidence = drawn(num_groups=60, num_members=6, per_group=3)
@@ -190,11 +193,11 @@ def test_nothing_is_learned_from_permuted_labels(monkeypatch):
 
 
 def score(value, spread, seed=0):
-    """A score whose resamples lie around it."""
+    """Return a score whose resamples are normal around it."""
     return Score(value, value + spread * np.random.default_rng(seed).standard_normal(1000))
 
 
-def test_the_simplest_within_one_standard_error_is_taken():
+def test_the_simplest_within_one_standard_error_is_chosen():
     assert simplest([score(0.79, 0.02), score(0.80, 0.02)]) == 0
     assert simplest([score(0.77, 0.02), score(0.785, 0.02), score(0.80, 0.02)]) == 1
     assert simplest([score(0.70, 0.02), score(0.80, 0.02)]) == 1
@@ -202,13 +205,11 @@ def test_the_simplest_within_one_standard_error_is_taken():
     assert simplest([score(np.nan, 0.02), score(np.nan, 0.02)]) == 0
 
 
-def test_choosing_flatters_about_as_much_as_it_says():
-    """Equally good methods whose scores err each by itself: the one that is taken has erred
-    upwards.
-    """
-    assert choosing_flatters([score(0.8, 0.02)]) == 0
+def test_selection_optimism_is_estimated_about_right():
+    """Among equally good methods with independent errors, the chosen score errs upwards."""
+    assert selection_optimism([score(0.8, 0.02)]) == 0
     same = score(0.8, 0.02)
-    assert choosing_flatters([same, same, same]) == 0
+    assert selection_optimism([same, same, same]) == 0
     rng = np.random.default_rng(0)
     off = []
     for seed in range(40):
@@ -216,7 +217,7 @@ def test_choosing_flatters_about_as_much_as_it_says():
         scores = [
             score(0.8 + error, 0.02, seed=(seed, place)) for place, error in enumerate(errors)
         ]
-        off.append((scores[simplest(scores)].value - 0.8, choosing_flatters(scores)))
-    true, said = np.mean(off, axis=0)
+        off.append((scores[simplest(scores)].value - 0.8, selection_optimism(scores)))
+    true, estimated = np.mean(off, axis=0)
     assert 0.005 < true < 0.025
-    assert said == pytest.approx(true, abs=0.01)
+    assert estimated == pytest.approx(true, abs=0.01)

@@ -1,4 +1,4 @@
-"""The soft vote of runs: known answers, alignment by image_id, and every wrong input."""
+"""The soft vote of runs: known answers, alignment by image_id, and wrong input."""
 
 import functools
 import json
@@ -17,9 +17,8 @@ from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS, softmax
 from tests.makers.edits import edit_run
 
-blend = functools.partial(
-    blending.blend, page=False, method="soft"
-)  # a page is drawn a second each
+# Pages are left out because each takes about a second.
+blend = functools.partial(blending.blend, page=False, method="soft")
 
 
 @pytest.fixture
@@ -100,9 +99,9 @@ def test_test_rows_are_voted_per_fold_and_then_averaged(runs_copy, alpha):
     assert submission["ans"].tolist() == np.mean(votes, axis=0).argmax(1).tolist()
 
 
-def test_report_shows_single_runs_beside_the_blend(runs_copy):
+def test_the_report_compares_single_runs_and_the_blend(runs_copy):
     run = blend([runs_copy / "alpha", runs_copy / "beta"], say=quiet, name="both")
-    rows = run.report["sections"][0]["blocks"][0]["rows"]
+    rows = run.report["sections"][0]["blocks"][1]["rows"]
     assert [row["name"] for row in rows] == ["alpha", "beta", "both"]
     singles = {row["name"]: row["headline"]["value"] for row in rows[:2]}
     assert rows[2]["against"] == max(singles, key=singles.get)
@@ -132,7 +131,7 @@ def test_weights_and_one_run(runs_copy, alpha):
     assert single.info["status"] == "done"
 
 
-def test_skipping_says_why(runs_copy, blend_command):
+def test_runs_are_skipped_with_the_reason(runs_copy, blend_command):
     (runs_copy / "notes").mkdir()
     (runs_copy / "file.txt").write_text("x")
     for number, text in enumerate(['{"format": 1}', "[]", '{"wandb": 1}', "{oops"]):
@@ -147,7 +146,7 @@ def test_skipping_says_why(runs_copy, blend_command):
     assert "beta: not finished" in done.out
 
 
-def test_earlier_blends_are_left_out_unless_asked_for(runs_copy, blend_command):
+def test_earlier_blends_are_skipped_unless_asked_for(runs_copy, blend_command):
     first = blend([runs_copy / "alpha", runs_copy / "beta"], say=quiet, name="first")
     done = blend_command(*sorted(runs_copy.iterdir()), "--name", "second")
     assert "first: an earlier blend" in done.out
@@ -179,7 +178,7 @@ def test_the_same_blend_again_is_the_same_and_another_is_not_overwritten(runs_co
 
 
 def second_data_set(runs_copy, name="gamma", data_name="cats"):
-    """A run whose images have other names."""
+    """Make a run whose images have other names."""
     shutil.copytree(runs_copy / "alpha", runs_copy / name)
     info = json.loads((runs_copy / name / "run.json").read_text())
     edit_run(
@@ -225,12 +224,12 @@ def test_runs_of_one_name_are_all_shown(runs_copy, tmp_path):
         name="alpha",
         output=str(tmp_path / "third"),
     )
-    rows = run.report["sections"][0]["blocks"][0]["rows"]
+    rows = run.report["sections"][0]["blocks"][1]["rows"]
     assert len(rows) == 3
     assert {row["name"] for row in rows} == {str(runs_copy / "alpha"), str(other), "alpha"}
 
 
-def test_one_name_but_other_pictures(runs_copy, blend_command):
+def test_one_data_set_name_but_other_images(runs_copy, blend_command):
     edit_oof(runs_copy / "beta", lambda table: table.assign(image_id="x" + table["image_id"]))
     blend_command(runs_copy / "alpha", runs_copy / "beta").assert_one_line_error("different images")
 
@@ -299,7 +298,7 @@ def test_wrong_arguments(tiny_runs, tmp_path, blend_command, argv, words):
     blend_command(*filled).assert_one_line_error(*words)
 
 
-def test_members_of_different_folds_may_vote_and_it_is_said(runs_copy):
+def test_members_with_different_folds_may_vote_with_a_note(runs_copy):
     edit_oof(runs_copy / "beta", lambda table: table.assign(fold=1 - table["fold"]))
     run = blend([runs_copy / "alpha", runs_copy / "beta"], say=quiet)
     assert any("different folds" in note for note in run.report["notes"])

@@ -1,4 +1,4 @@
-"""Stacking, linear and by trees: one contract for both, then what each should find."""
+"""Stacking, linear and by trees: a contract for both, then what each should find."""
 
 import numpy as np
 import pytest
@@ -18,8 +18,9 @@ FITS = {"stack": stack.fit, "trees": trees.fit}
 
 
 def drawn(num_groups, seed, without=()):
-    """Each member takes every class for the next one now and then, in its own way, which a vote
-    cannot undo.
+    """Return members that confuse each class with the next one, each to another degree.
+
+    A vote cannot undo that.
     """
     rng = np.random.default_rng(seed)
     group = np.repeat(np.arange(num_groups), PER_GROUP)
@@ -37,7 +38,7 @@ def drawn(num_groups, seed, without=()):
 
 
 def shuffled(evidence, seed):
-    """The same, with each group's labels given to another group."""
+    """Return the same evidence with the labels of each group given to another group."""
     names, code = np.unique(evidence.rows.group_N, return_inverse=True)
     label_of = evidence.rows.label_N[np.unique(code, return_index=True)[1]]
     label = label_of[np.random.default_rng(seed).permutation(len(names))][code]
@@ -66,7 +67,7 @@ def fitted(fit):
     return fit(drawn(500, 0))
 
 
-def test_it_beats_the_vote_on_fresh_people(fitted):
+def test_it_beats_the_vote_on_new_groups(fitted):
     fresh = drawn(1000, 1)
     loss, accuracy = loss_and_accuracy(fitted, fresh)
     vote_loss, vote_accuracy = loss_and_accuracy(vote_of(drawn(500, 0)), fresh)
@@ -74,7 +75,7 @@ def test_it_beats_the_vote_on_fresh_people(fitted):
     assert accuracy > vote_accuracy + 0.03
 
 
-def test_a_rows_answer_does_not_depend_on_the_rows_beside_it(fitted):
+def test_the_logits_of_a_row_do_not_depend_on_other_rows(fitted):
     logits = drawn(100, 2).logits_MNC
     whole = fitted(logits)
     for rows in (np.arange(7), np.array([150]), np.arange(199, -1, -3)):
@@ -83,12 +84,12 @@ def test_a_rows_answer_does_not_depend_on_the_rows_beside_it(fitted):
         )
 
 
-def test_members_are_looked_at_one_after_the_other(fitted):
+def test_members_are_read_one_after_the_other(fitted):
     logits = drawn(20, 2).logits_MNC
     np.testing.assert_array_equal(fitted(one for one in logits), fitted(logits))
 
 
-def test_the_answer_is_log_probabilities_even_of_huge_logits(fitted):
+def test_the_result_is_log_probabilities_even_of_huge_logits(fitted):
     logits = [one * 1e4 for one in drawn(20, 2).logits_MNC]
     for given in (logits, [one.astype(np.float64) for one in logits], drawn(20, 2).logits_MNC):
         answer = fitted(given)
@@ -97,14 +98,14 @@ def test_the_answer_is_log_probabilities_even_of_huge_logits(fitted):
         np.testing.assert_allclose(np.exp(answer).sum(axis=1), 1)
 
 
-def test_it_is_the_same_each_time(fit, fitted):
+def test_the_fit_is_deterministic(fit, fitted):
     again = fit(drawn(500, 0))
     logits = drawn(50, 2).logits_MNC
     np.testing.assert_array_equal(again(logits), fitted(logits))
     assert again.as_dict() == fitted.as_dict()
 
 
-def test_shares_sum_to_one_and_the_record_is_plain(fitted):
+def test_shares_sum_to_one_and_the_record_is_plain_data(fitted):
     assert len(fitted.shares) == NUM_MEMBERS
     assert min(fitted.shares) > 0
     assert sum(fitted.shares) == pytest.approx(1)
@@ -112,7 +113,7 @@ def test_shares_sum_to_one_and_the_record_is_plain(fitted):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_nothing_is_learned_from_labels_of_other_people(fit, seed):
+def test_nothing_is_learned_from_permuted_labels_of_groups(fit, seed):
     evidence = shuffled(drawn(200, seed), seed)
     fresh = drawn(500, 10 + seed)
     fresh_shuffled = shuffled(fresh, seed)
@@ -124,7 +125,7 @@ def test_nothing_is_learned_from_labels_of_other_people(fit, seed):
     assert accuracy > vote_accuracy - 0.02
 
 
-def test_with_nobody_to_hold_out_it_is_the_vote_at_a_temperature(fit):
+def test_with_a_single_group_it_is_the_vote_at_a_temperature(fit):
     evidence = drawn(1, 0)
     fresh = drawn(50, 1)
     found = fit(evidence)
@@ -134,20 +135,19 @@ def test_with_nobody_to_hold_out_it_is_the_vote_at_a_temperature(fit):
     np.testing.assert_allclose(found(fresh.logits_MNC), scaled, atol=1e-9)
 
 
-def test_classes_without_rows_keep_what_the_vote_gives_them(fit):
+def test_classes_without_rows_keep_the_probabilities_of_the_vote(fit):
     evidence = drawn(500, 0, without=(1, 3))
     fresh = drawn(500, 1)
     found = fit(evidence)
-    assert found.class_K.tolist() == [0, 2, 4]
+    assert found.class_E.tolist() == [0, 2, 4]
     answer = found(fresh.logits_MNC)
     vote = vote_of(evidence)(fresh.logits_MNC)
     at_temperature = np.log(softmax(vote / found.vote_temperature))
     assert np.isfinite(answer).all()
     np.testing.assert_allclose(answer[:, [1, 3]], at_temperature[:, [1, 3]], rtol=1e-12)
     np.testing.assert_allclose(np.exp(answer).sum(axis=1), 1)
-    assert np.abs(answer - at_temperature).max() > 0.1  # of the others something was learned
-    # On people like those it was fitted on, absent classes are predicted no more often than by the
-    # vote.
+    assert np.abs(answer - at_temperature).max() > 0.1  # the other classes were corrected
+    # On data without these classes, they are predicted no more often than by the vote.
     alike = drawn(500, 1, without=(1, 3)).logits_MNC
     absent, absent_vote = (
         np.isin(one(alike).argmax(axis=1), [1, 3]).sum() for one in (found, vote_of(evidence))
@@ -174,7 +174,7 @@ def test_one_member_can_be_corrected(fit):
     assert loss_and_accuracy(fit(one), other)[0] < loss_and_accuracy(vote_of(one), other)[0]
 
 
-def test_a_strong_ridge_gives_the_vote_back(monkeypatch):
+def test_a_strong_l2_penalty_gives_the_vote(monkeypatch):
     evidence = drawn(500, 0)
     monkeypatch.setattr(stack, "SPREADS", (1e-5,))
     monkeypatch.setattr(stack._Problem, "best_spread", lambda problem: 1e-5)
@@ -183,7 +183,7 @@ def test_a_strong_ridge_gives_the_vote_back(monkeypatch):
     np.testing.assert_allclose(found(evidence.logits_MNC), vote, atol=1e-5)
 
 
-def test_the_strength_does_not_depend_on_the_rows_of_a_group():
+def test_the_l2_penalty_does_not_depend_on_the_number_of_rows_per_group():
     evidence = drawn(200, 0)
     fresh = drawn(50, 1).logits_MNC
     often = evidence.take(np.repeat(np.arange(len(evidence.rows.label_N)), 3))
@@ -193,7 +193,7 @@ def test_the_strength_does_not_depend_on_the_rows_of_a_group():
     np.testing.assert_allclose(thrice(fresh), once(fresh), atol=1e-2)
 
 
-def test_the_slope_is_that_of_the_loss():
+def test_the_gradient_is_that_of_the_loss():
     rng = np.random.default_rng(0)
     feature = rng.normal(size=(30, 4))
     offset = rng.normal(size=(30, 3))

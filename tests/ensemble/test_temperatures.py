@@ -1,4 +1,4 @@
-"""Members' temperatures: those of the report where they help, 1 where they help by chance."""
+"""Temperatures of members: those of the report where they help, 1 where they do not."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,10 @@ from foldblend.scores.temperature import fit_temperature, fit_temperatures
 
 
 def drawn(temperature, num_groups=1000, per_group=1, num_classes=5, seed=0):
-    """Logits that are too sure by `temperature`, and labels; rows of a group are the same row."""
+    """Return logits that are overconfident by `temperature`, with labels and groups.
+
+    The rows of a group are copies of one row.
+    """
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(num_groups, num_classes)) * 2
     label = (softmax(logits).cumsum(axis=1) > rng.random((num_groups, 1))).argmax(axis=1)
@@ -19,14 +22,14 @@ def drawn(temperature, num_groups=1000, per_group=1, num_classes=5, seed=0):
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.5, 1.5, 3.0, 20.0])
-def test_where_it_helps_it_is_that_of_the_report(temperature):
+def test_a_temperature_that_helps_is_that_of_the_report(temperature):
     logits, label, group = drawn(temperature)
     (found,) = fit_temperatures([logits], label, group)
     assert found == pytest.approx(fit_temperature(logits, label), rel=1e-3)
     assert found == pytest.approx(temperature, rel=0.15)
 
 
-def test_each_member_has_its_own():
+def test_each_member_has_a_temperature():
     members = [drawn(temperature)[0] for temperature in (0.5, 3.0)]
     _, label, group = drawn(1.0)
     found = fit_temperatures(members, label, group)
@@ -34,7 +37,7 @@ def test_each_member_has_its_own():
     assert Evidence(members, Rows.of(label, group)).temperatures == found
 
 
-def test_a_calibrated_member_stays_as_it_is_most_of_the_time():
+def test_a_calibrated_member_mostly_keeps_a_temperature_of_one():
     found = [
         fit_temperatures([logits], label, group)[0]
         for logits, label, group in map(calibrated, range(40))
@@ -47,7 +50,7 @@ def calibrated(seed):
     return drawn(1.0, num_groups=300, seed=seed)
 
 
-def test_rows_of_a_group_are_one_piece_of_evidence():
+def test_rows_of_a_group_count_once():
     draws = [drawn(1.0, num_groups=60, per_group=50, seed=seed) for seed in range(20)]
     alike = [fit_temperatures([logits], label, group)[0] for logits, label, group in draws]
     apart = [
@@ -58,7 +61,7 @@ def test_rows_of_a_group_are_one_piece_of_evidence():
     assert fit_temperatures([logits], label, np.zeros_like(label)) == (1.0,)
 
 
-def test_the_loss_is_never_worse_on_the_rows_themselves():
+def test_the_loss_never_rises_on_the_fitted_rows():
     for seed in range(10):
         logits, label, group = drawn(1.3, num_groups=100, seed=seed)
         (found,) = fit_temperatures([logits], label, group)

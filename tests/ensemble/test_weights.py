@@ -1,4 +1,4 @@
-"""Fitted weights of a soft vote, on mixtures whose weights are known."""
+"""Fitted weights of a soft vote, on mixtures with known weights."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def evidence_of(logits, label, *, group=None, repeat=None, metric="f1_macro", te
 
 
 def mixture(weights, num=20_000, num_classes=6, seed=0):
-    """Members that know different things, and labels drawn from their weighted mean."""
+    """Return members with independent logits, and labels drawn from their weighted mean."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(len(weights), num, num_classes)) * 2
     proba = np.einsum("m,mnc->nc", weights, [softmax(one) for one in logits])
@@ -32,7 +32,7 @@ def mixture(weights, num=20_000, num_classes=6, seed=0):
 
 
 def noisy(num_groups, sizes, num_classes=5, seed=0, per_group=3):
-    """Members that see the truth with an own noise, of as many deviations as `sizes` says."""
+    """Return members that see the true class with noise of the standard deviations `sizes`."""
     rng = np.random.default_rng(seed)
     group = np.repeat(np.arange(num_groups), per_group)
     label = rng.integers(num_classes, size=num_groups)[group]
@@ -83,13 +83,13 @@ def test_a_useless_member_gets_nothing(fit):
 
 
 @pytest.mark.parametrize("fit", FITS.values(), ids=FITS)
-def test_one_member_has_it_all(fit):
+def test_a_single_member_has_all_the_weight(fit):
     logits, label, group = noisy(50, (1.5,))
     assert fit(evidence_of(logits, label, group=group)).weights == (1.0,)
 
 
 @pytest.mark.parametrize("fit", FITS.values(), ids=FITS)
-def test_members_that_are_one_share_alike(fit):
+def test_equal_members_have_equal_weights(fit):
     logits, label, group = noisy(100, (1.5,))
     np.testing.assert_allclose(
         fit(evidence_of(logits * 4, label, group=group)).weights, 0.25, atol=1e-3
@@ -104,10 +104,10 @@ def test_few_groups_change_little_however_many_rows_they_have():
         [one[rows] for one in few_logits], few[rows], group=group[rows], temperatures=(1.0, 1.0)
     )
     np.testing.assert_allclose(fit_log_loss(often).weights, once.weights, atol=1e-6)
-    assert min(once.weights) >= 1 / (6 + 2)  # one group of six, and the prior's two
+    assert min(once.weights) >= 1 / (6 + 2)  # of six groups and two of the prior
 
 
-def test_what_no_member_expects_does_not_underflow():
+def test_rows_that_are_unlikely_for_all_members_do_not_underflow():
     logits = [np.array([[1e4, 0.0], [0.0, 1e4]]), np.array([[2e4, 0.0], [0.0, 3.0]])]
     found = fit_log_loss(evidence_of(logits, np.array([1, 1]), temperatures=(1.0, 1.0)))
     assert np.isfinite(found.weights).all()
@@ -115,7 +115,7 @@ def test_what_no_member_expects_does_not_underflow():
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_by_metric_loses_little_on_fresh_people(metric):
+def test_by_metric_loses_little_on_new_groups(metric):
     sizes = (1.5, 2.0, 2.5, 4.0)
     logits, label, group = noisy(400, sizes)
     repeat = np.arange(len(label)) % 2
@@ -132,7 +132,7 @@ def test_by_metric_loses_little_on_fresh_people(metric):
     assert gain > -0.005
 
 
-def test_by_metric_scores_no_worse_than_its_start_on_its_own_rows():
+def test_by_metric_scores_no_worse_than_its_start_on_the_fitted_rows():
     logits, label, group = noisy(400, (1.5, 2.0, 2.5, 4.0), seed=3)
     evidence = evidence_of(logits, label, group=group, metric="accuracy")
     by_loss, by_metric = (fit(evidence) for fit in (fit_log_loss, fit_metric))

@@ -1,9 +1,10 @@
-"""run_audit.py: what it finds, what it leaves alone, and the page."""
+"""run_audit.py: its findings, what it does not report, and the page."""
 
 import dataclasses
 import re
 import shutil
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -14,10 +15,15 @@ import run_audit as audit
 from foldblend.cli import cli_flags
 from foldblend.runs.run import Run
 from folds.audit import run as run_audit
-from folds.audit.adversarial import tell_apart
-from folds.audit.exploration import explore
+from folds.audit.adversarial import Adversarial, tell_apart
+from folds.audit.exploration import Exploration, explore
 from folds.audit.findings import _targets
-from folds.audit.lookalikes import few_rows_of_groups, lookalike_groups, sketch_of
+from folds.audit.lookalikes import (
+    Lookalikes,
+    few_rows_of_groups,
+    lookalike_groups,
+    sketch_of,
+)
 from folds.audit.statistics import STATISTICS, statistics_of
 from folds.audit.swaps import features_of, log_proba_of, swapped_pairs
 from folds.config import AuditConfig, DataConfig, SplitConfig
@@ -31,13 +37,13 @@ def audit_command(command_of, tmp_path):
     return lambda *argv: command_of(audit.main)(*argv, "--page", tmp_path / "audit.html")
 
 
-def replace(target, picture, *, quality=None):
-    """Put an image in the place of another; hard links are cut first."""
+def replace(target, source, *, quality=None):
+    """Replace an image by another; a hard link is removed first."""
     target.unlink()
     if quality is None:
-        shutil.copyfile(picture, target)
+        shutil.copyfile(source, target)
     else:
-        cv2.imwrite(str(target), cv2.imread(str(picture)), [cv2.IMWRITE_JPEG_QUALITY, quality])
+        cv2.imwrite(str(target), cv2.imread(str(source)), [cv2.IMWRITE_JPEG_QUALITY, quality])
 
 
 def people_of(root):
@@ -45,7 +51,7 @@ def people_of(root):
 
 
 class Text(HTMLParser):
-    """What a page shows and where it links to."""
+    """The texts, links and tags of a page."""
 
     def __init__(self, page):
         super().__init__()
@@ -66,16 +72,16 @@ class Text(HTMLParser):
 # Simple statistics and adversarial validation
 
 
-def test_statistics_of_known_pictures():
+def test_statistics_of_known_images():
     of = dict(zip(STATISTICS, statistics_of(np.full((40, 60, 3), 200, np.uint8), 1.5), strict=True))
-    assert (of["width (px)"], of["height (px)"], of["file size (bytes a pixel)"]) == (60, 40, 1.5)
+    assert (of["width (px)"], of["height (px)"], of["file size (bytes per pixel)"]) == (60, 40, 1.5)
     assert (of["brightness"], of["border brightness"]) == (200, 200)
     assert (
         of["contrast"]
         == of["saturation"]
         == of["sharpness"]
-        == of["dark share"]
-        == of["bright share"]
+        == of["share of dark pixels"]
+        == of["share of bright pixels"]
         == 0
     )
     red = np.zeros((64, 64, 3), np.uint8)
@@ -85,18 +91,18 @@ def test_statistics_of_known_pictures():
     assert of["saturation"] == 255
 
 
-def people_and_test(rng, *, shift=0.0, num_test_people=20):
-    """60 people and some more for the test set, 5 images each, who differ in three statistics."""
-    group = np.repeat(np.arange(60 + num_test_people), 5)
-    own = rng.normal(size=(60 + num_test_people, 3))
-    statistic = own[group] + rng.normal(0, 0.3, (len(group), 3))
+def train_and_test(rng, *, shift=0.0, num_test_groups=20):
+    """Three statistics of 60 training groups and some test groups of 5 images each."""
+    group = np.repeat(np.arange(60 + num_test_groups), 5)
+    mean = rng.normal(size=(60 + num_test_groups, 3))
+    statistic = mean[group] + rng.normal(0, 0.3, (len(group), 3))
     is_test = (group >= 60).astype(int)
     statistic[:, 1] += shift * is_test
     return statistic, is_test, np.where(is_test == 1, "", group.astype(str)).astype(object)
 
 
-def test_a_difference_is_found_and_named():
-    result = tell_apart(*people_and_test(np.random.default_rng(0), shift=2.5))
+def test_a_difference_is_found_and_reported():
+    result = tell_apart(*train_and_test(np.random.default_rng(0), shift=2.5))
     assert result.differs
     assert result.auc > 0.8
     assert result.lost_S.argmax() == 1
@@ -104,16 +110,14 @@ def test_a_difference_is_found_and_named():
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_a_few_people_who_are_only_themselves_are_no_difference(seed):
-    """Test images of one person help each other across folds; the draws from the training set do,
-    too.
-    """
-    result = tell_apart(*people_and_test(np.random.default_rng(seed), num_test_people=8))
+def test_few_test_groups_are_not_a_difference(seed):
+    """Test images of one group resemble each other across folds, and so do the random draws."""
+    result = tell_apart(*train_and_test(np.random.default_rng(seed), num_test_groups=8))
     assert result.chance_T.max() > 0.6
     assert not result.differs
 
 
-def test_too_few_or_lopsided_groups_are_no_verdict():
+def test_too_few_or_lopsided_groups_give_no_result():
     rng = np.random.default_rng(0)
     is_test = np.repeat([0, 1], [75, 40])
     statistic = rng.normal(size=(115, 3)) + 9 * is_test[:, None]
@@ -125,12 +129,12 @@ def test_too_few_or_lopsided_groups_are_no_verdict():
     assert result.auc == 1
 
 
-# One person under two names
+# Same group under two names
 
 
 def textures(num, rng):
-    """Each a person: blobs of their own, seen three times, moved, turned and lit otherwise."""
-    pictures = []
+    """Return 4 images of each of `num` random textures, moved, rotated and relit."""
+    images = []
     for _ in range(num):
         whole = cv2.GaussianBlur(rng.integers(0, 255, (300, 300, 3), dtype=np.uint8), (0, 0), 3)
         whole = cv2.normalize(whole, None, 0, 255, cv2.NORM_MINMAX)
@@ -138,14 +142,14 @@ def textures(num, rng):
             turn = cv2.getRotationMatrix2D((150, 150), rng.uniform(-8, 8), rng.uniform(0.9, 1.1))
             seen = cv2.warpAffine(whole, turn, (300, 300), borderMode=cv2.BORDER_REFLECT)
             top, left = rng.integers(0, 40, 2)
-            pictures.append(
+            images.append(
                 np.clip(seen[top : top + 260, left : left + 260] * rng.uniform(0.8, 1.1), 0, 255)
             )
-    return [picture.astype(np.uint8) for picture in pictures]
+    return [image.astype(np.uint8) for image in images]
 
 
-def test_a_person_under_two_names_is_named_and_nobody_else():
-    sketches = [sketch_of(picture) for picture in textures(12, np.random.default_rng(0))]
+def test_only_the_group_under_two_names_is_reported():
+    sketches = [sketch_of(image) for image in textures(12, np.random.default_rng(0))]
     group = np.repeat([f"p{index:02d}" for index in range(12)], 4).astype(object)
     found = lookalike_groups(sketches, group)
     assert len(found.pairs) == 0
@@ -155,35 +159,67 @@ def test_a_person_under_two_names_is_named_and_nobody_else():
     assert [{group[i], group[j]} for i, j in found.pairs] == [{"p03", "another"}]
 
 
-def test_a_known_copy_is_no_evidence_of_a_second_name():
-    sketches = [sketch_of(picture) for picture in textures(6, np.random.default_rng(0))]
+def test_a_known_copy_is_not_evidence_of_a_second_name():
+    sketches = [sketch_of(image) for image in textures(6, np.random.default_rng(0))]
     group = np.repeat([f"p{index}" for index in range(6)], 4)
     sketches[4] = sketches[0]
     assert lookalike_groups(sketches, group).pairs.tolist() == [[0, 4]]
-    # The copy still matches the other images of the person it was taken from.
+    # The copy still matches the other images of the group from which it was copied.
     assert [0, 4] not in lookalike_groups(sketches, group, known={(0, 4)}).pairs.tolist()
     sketches[4:8] = sketches[:4]
     everything = {(i, j) for i in range(4) for j in range(4, 8)}
     assert lookalike_groups(sketches, group, known=everything).pairs.tolist() == []
 
 
-def test_what_all_share_is_no_mark_of_one_person():
-    """One backdrop behind everybody: the least number of matches rises, and the search says that it
-    sees little.
-    """
+def test_a_backdrop_that_all_groups_share_is_not_reported():
+    """The threshold of matches rises, and the measured sensitivity is low."""
     rng = np.random.default_rng(0)
-    pictures = textures(8, rng)
+    images = textures(8, rng)
     backdrop = textures(1, rng)[0]
-    for picture in pictures:
-        picture[:, 60:] = backdrop[:, 60:]
-    found = lookalike_groups(
-        [sketch_of(picture) for picture in pictures], np.repeat(np.arange(8), 4)
-    )
+    for image in images:
+        image[:, 60:] = backdrop[:, 60:]
+    found = lookalike_groups([sketch_of(image) for image in images], np.repeat(np.arange(8), 4))
     assert len(found.pairs) == 0
     assert found.recall < 0.2
 
 
-def test_pictures_without_features_are_no_lookalikes():
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ({}, "none found. This check found 97% of 168 test cases"),
+        ({"recall": 0.0}, "cannot work on these images (it found 0% of 168 test cases"),
+        ({"pairs": np.array([[0, 4]])}, "1 pair found. This check found 97%"),
+        ({"num_trials": 0}, "not checked; too few groups"),
+    ],
+)
+def test_the_sensitivity_of_the_search_is_reported(found, words):
+    lookalikes = Lookalikes(
+        **{
+            "pairs": np.empty((0, 2), int),
+            "matches_U": np.empty(0, int),
+            "least": 27,
+            "recall": 0.97,
+            "num_trials": 168,
+        }
+        | found
+    )
+    (line,) = Exploration.check_lines(SimpleNamespace(deep=True, lookalikes=lookalikes))
+    assert line.startswith("Same group under two names: ")
+    assert words in line
+
+
+@pytest.mark.parametrize(("auc", "words"), [(0.6, "look alike"), (0.9, "differ")])
+def test_the_difference_of_train_and_test_is_a_sentence(auc, words):
+    result = Adversarial(
+        auc=auc, chance_T=np.array([0.5, 0.7]), single_S=np.full(3, 0.8), lost_S=np.full(3, 0.1)
+    )
+    lines = Exploration.adversarial_lines(SimpleNamespace(adversarial=result))
+    assert lines[0].startswith(f"Train and test {words}: a classifier separates them with AUC")
+    assert "0.500 to 0.700 expected by chance" in lines[0]
+    assert len(lines) == (4 if result.differs else 1)
+
+
+def test_images_without_features_are_not_lookalikes():
     blank = sketch_of(np.full((90, 70, 3), 128, np.uint8))
     assert blank[0].shape == (0, 2)
     assert len(lookalike_groups([blank] * 6, np.arange(6)).pairs) == 0
@@ -204,31 +240,31 @@ def test_swapped_pairs_are_those_that_look_like_each_other():
     log_proba = np.log(np.full((7, 3), 0.1) + 0.7 * np.eye(3)[guess])
     label = np.array([0, 1, 0, 0, 1, 2, 0])
     group = np.array([7, 7, 7, 7, 8, 8, 9])
-    # 0 and 1 exchange; 3 looks like 1 too, but no better; 4 looks like 5, but not the other way; 6
-    # is alone.
+    # 0 and 1 are swapped; 3 looks like 1 too, but no better; 4 looks like 5, but not the other way
+    # round; 6 is the only row of its group.
     log_proba[3] = np.log([0.3, 0.6, 0.1])
     assert swapped_pairs(log_proba, label, group).tolist() == [[0, 1]]
     assert swapped_pairs(log_proba, guess, group).shape == (0, 2)
 
 
-def test_a_class_that_was_never_trained_on_names_nobody():
-    """Its log-probability is -inf for both, and what is left would say nothing of it."""
+def test_a_class_that_was_never_trained_on_is_not_swapped():
+    """Its log-probability is -inf for both rows, which is no evidence."""
     with np.errstate(divide="ignore"):
         log_proba = np.log([[0.1, 0.9, 0], [0.9, 0.1, 0], [0.9, 0.1, 0], [0.1, 0.9, 0]])
     assert swapped_pairs(log_proba, np.array([2, 0, 0, 1]), np.zeros(4, int)).shape == (0, 2)
 
 
-def test_a_swap_is_seen_in_pictures():
+def test_a_swap_is_found_in_images():
     rng = np.random.default_rng(0)
     features = []
     label = []
     for _ in range(30):
         backdrop = rng.integers(40, 200, 3)
         for kind in (0, 0, 0, 1, 2):
-            picture = np.clip(backdrop + rng.normal(0, 12, (128, 96, 3)), 0, 255).astype(np.uint8)
+            image = np.clip(backdrop + rng.normal(0, 12, (128, 96, 3)), 0, 255).astype(np.uint8)
             if kind < 2:
-                cv2.rectangle(picture, (25, 60 + 20 * kind), (70, 100), (250, 250, 250), -1)
-            features.append(features_of(picture))
+                cv2.rectangle(image, (25, 60 + 20 * kind), (70, 100), (250, 250, 250), -1)
+            features.append(features_of(image))
             label.append(kind)
     feature = np.stack(features)
     label = np.array(label)
@@ -238,9 +274,9 @@ def test_a_swap_is_seen_in_pictures():
     assert swapped_pairs(log_proba_of(feature, label, group), label, group).tolist() == [[18, 19]]
 
 
-def test_what_may_be_swapped_is_what_varies_and_is_not_decided_by_the_rest(tiny_layout):
+def test_swaps_are_searched_in_what_varies_within_groups(tiny_layout):
     manifest = load_manifest(DataConfig(data=str(tiny_layout)))
-    assert list(_targets(manifest)) == ["mask"]  # gender and age are the person's
+    assert list(_targets(manifest)) == ["mask"]  # gender and age do not vary within a person
     assert list(_targets(dataclasses.replace(manifest, attributes=manifest.attributes[1:]))) == [
         "class"
     ]
@@ -252,31 +288,30 @@ def test_what_may_be_swapped_is_what_varies_and_is_not_decided_by_the_rest(tiny_
 
 def test_faults_are_listed_and_the_audit_goes_on(layout_copy, tmp_path, audit_command):
     one, other, third = people_of(layout_copy)[:3]
-    picture = next(one.glob("mask1.*"))
+    source = next(one.glob("mask1.*"))
     place = next(other.glob("mask2.*"))
-    replace(place, picture, quality=60)
+    replace(place, source, quality=60)
     broken = next(third.glob("mask3.*"))
     broken.unlink()
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"not an image")
     next(third.glob("mask4.*")).unlink()
     info = pd.read_csv(layout_copy / "eval" / "info.csv")
-    test_picture = layout_copy / "eval" / "images" / info["ImageID"][0]
-    replace(test_picture, next(third.glob("mask1.*")))
+    test_image = layout_copy / "eval" / "images" / info["ImageID"][0]
+    replace(test_image, next(third.glob("mask1.*")))
     done = audit_command(layout_copy, "--folds", "3")
     assert done.code == 0, done.err
-    said = done.out
-    assert f"{one.name}/{picture.name} = {other.name}/{place.name}" in said
-    assert "two groups" in said
-    assert "two labels" in said
-    assert f"{test_picture.name}" in said
-    assert "the same in the training and the test set" in said
-    assert str(broken) in said
-    assert "1 image missing" in said
+    assert f"{one.name}/{source.name} = {other.name}/{place.name}" in done.out
+    assert "Same image in two groups, which leaks between folds (1 pair):" in done.out
+    assert "Same image with two labels" in done.out
+    assert f"{test_image.name}" in done.out
+    assert "Same image in the training and the test set" in done.out
+    assert f"1 image cannot be read: {broken}" in done.out
+    assert "1 image missing" in done.out
     page = (tmp_path / "audit.html").read_text()
     shown = Text(page)
     text = " ".join(shown.words)
     for words in (
-        f"{one.name}/{picture.name}",
+        f"{one.name}/{source.name}",
         str(broken),
         "fold 2",
         "Brightness",
@@ -295,8 +330,8 @@ def test_quick_and_merged(layout_copy, audit_command):
     done = audit_command(layout_copy, "--quick", "--merge-duplicates")
     assert done.code == 0, done.err
     assert "12 groups became 11" in done.out
-    assert "not searched (--quick)" in done.out
-    assert "leak between folds" not in done.out
+    assert "Not checked (--quick)" in done.out
+    assert "leaks between folds" not in done.out
     assert re.search(r"even share +2\.2", done.out)
 
 
@@ -305,7 +340,7 @@ def test_the_folds_are_those_of_a_run(
 ):
     argv = ["--data", tiny_layout, "--split-seed", "3"]
     run = cv_command(*argv, *TINY, "--backbone", "test_resnet", "--output", tmp_path)
-    folds = re.search(r"folds:\n(.*?least possible)", run.out, flags=re.DOTALL)
+    folds = re.search(r"Folds:\n(.*?as even as they can be)", run.out, flags=re.DOTALL)
     given = []
     page_of = run_audit.audit_page
     monkeypatch.setattr(
@@ -319,9 +354,7 @@ def test_the_folds_are_those_of_a_run(
 
 @pytest.fixture
 def odd_names(tmp_path):
-    """Classes, groups and files with markup, quotes and dollars in their names; every image for
-    itself.
-    """
+    """Return a CSV without groups and with markup, quotes and dollars in its names."""
     rng = np.random.default_rng(0)
     rows = []
     for index in range(24):
@@ -340,15 +373,13 @@ def odd_names(tmp_path):
     return tmp_path / "odd.csv"
 
 
-def test_a_fold_file_that_knows_of_an_unreadable_picture(
-    layout_copy, alpha, tmp_path, audit_command
-):
+def test_a_fold_file_may_list_an_unreadable_image(layout_copy, alpha, tmp_path, audit_command):
     broken = next(people_of(layout_copy)[3].glob("mask1.*"))
     broken.unlink()
     broken.write_bytes(b"")
     done = audit_command(layout_copy, "--quick", "--fold-file", alpha.path)
     assert done.code == 0, done.err
-    assert "1 image: cannot be read" in done.out
+    assert "1 image cannot be read" in done.out
 
 
 def test_flags_are_frozen():
@@ -382,15 +413,15 @@ def test_wrong_words_are_one_line(tiny_layout, tmp_path, command_of, audit_comma
     assert not (tmp_path / "a.html").exists()
 
 
-def test_no_readable_picture_is_one_line(odd_names, audit_command):
-    for picture in odd_names.parent.glob("*.png"):
-        picture.write_bytes(b"")
+def test_no_readable_image_is_one_line(odd_names, audit_command):
+    for image in odd_names.parent.glob("*.png"):
+        image.write_bytes(b"")
     audit_command(odd_names).assert_one_line_error("none of the 24 training images can be read")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not LONDON.is_dir(), reason="the real faces are not here")
-def test_faults_planted_among_real_faces_are_named(tmp_path, audit_command):
+def test_faults_planted_among_real_faces_are_reported(tmp_path, audit_command):
     root = tmp_path / "london"
     shutil.copytree(LONDON, root)
     people = people_of(root)
@@ -411,13 +442,13 @@ def test_faults_planted_among_real_faces_are_named(tmp_path, audit_command):
     pd.concat([table, row]).to_csv(root / "train" / "train.csv", index=False)
     seen = explore(load_manifest(DataConfig(data=str(root), on_bad_image="skip")), print)
     assert seen.lookalikes.recall > 0.95
-    named = {finding.title: finding.texts for finding in seen.findings}
-    (leaks,) = (texts for title, texts in named.items() if "two groups" in title)
+    texts_of = {finding.title: finding.texts for finding in seen.findings}
+    (leaks,) = (texts for title, texts in texts_of.items() if "two groups" in title)
     assert leaks == (f"{copied.name}/mask2.jpg = {receiver.name}/mask3.jpg",)
-    (alike,) = (texts for title, texts in named.items() if "one person" in title)
+    (alike,) = (texts for title, texts in texts_of.items() if "same group" in title)
     assert len(alike) == 1
     assert split.name in alike[0]
     assert again.name in alike[0]
-    (swaps,) = (texts for title, texts in named.items() if "each other's mask" in title)
+    (swaps,) = (texts for title, texts in texts_of.items() if "swapped mask" in title)
     assert any(f"{swapped.name},swap,incorrect_mask normal" in text for text in swaps)
     assert len(swaps) <= 4

@@ -1,4 +1,4 @@
-"""Corrections laid over the labels, and ages relabelled for training only."""
+"""Label corrections, and ages relabelled for training only."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ SHIPPED = Path(folds.__file__).with_name("mask_competition_corrections.csv")
 
 @pytest.fixture
 def layout(layout_copy, edit_csv):
-    """The tiny set with ids as the competition has them: the folder's first part."""
+    """Return the tiny set with ids as in the competition: the first part of the folder's name."""
     edit_csv(
         layout_copy / "train" / "train.csv",
         lambda table: table.assign(id=table["path"].str.split("_").str[0]),
@@ -37,7 +37,7 @@ def corrected(layout, *lines):
     return apply_corrections(read_layout(layout), file)
 
 
-def test_each_kind_of_correction_and_what_it_leaves_alone(layout):
+def test_each_kind_of_correction_changes_nothing_else(layout):
     raw = read_layout(layout).train.set_index("image_id")
     people = raw["group"].unique()
     first, second, third = people[:3]
@@ -64,13 +64,13 @@ def test_each_kind_of_correction_and_what_it_leaves_alone(layout):
     assert table.loc[raw.index, "label"].tolist() == encode(mask, gender, age).tolist()
     assert (table.loc[of == second, "age"] == 70).all()
     changed = int((table["label"] != table["label_raw"]).sum())
-    assert f"4 corrections change the labels of {changed} of 84 images" in manifest.notes[0]
+    assert f"4 corrections change {changed} of 84 labels" in manifest.notes[0]
 
 
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        (["nobody,gender,flip"], ["line 2", "nobody", "no person"]),
+        (["nobody,gender,flip"], ["line 2", "nobody", "matches no image, group or id"]),
         (["{0},gendre,flip"], ["line 2", "gendre", "did you mean gender"]),
         (["{0},gender,robot"], ["line 2", "robot"]),
         (["{0},age,flip"], ["line 2", "3 values"]),
@@ -91,17 +91,18 @@ def test_lines_that_cannot_be_applied(layout, lines, words):
     assert all(word in str(error.value) for word in ["fix.csv", *words]), error.value
 
 
-def test_an_id_of_two_people_must_be_written_as_a_folder(layout, edit_csv):
+def test_an_id_of_several_people_must_be_written_as_a_folder(layout, edit_csv):
     edit_csv(layout / "train" / "train.csv", lambda table: table.assign(id="000001"))
-    with pytest.raises(UserError, match=r"000001 names 12 people"):
+    with pytest.raises(UserError, match=r"000001 is an id of 12 groups"):
         corrected(layout, "000001,gender,flip")
 
 
-def test_the_list_for_the_competition_can_be_laid_over_its_people(layout, edit_csv):
+def test_the_corrections_of_the_competition_can_be_applied(layout, edit_csv):
     table = pd.read_csv(SHIPPED, dtype=str)
     assert table["field"].value_counts().to_dict() == {"gender": 17, "age": 5 + 1, "swap": 3}
     ids = table["target"].unique()
-    parts = np.array_split(ids, 3)  # 12 people at a time stand for the 2,700
+    # The tiny set has 12 people instead of 2,700, so the list is applied in parts.
+    parts = np.array_split(ids, 3)
     for part in parts:
         names = [*part, *[f"x{index}" for index in range(12 - len(part))]]
         edit_csv(
@@ -116,36 +117,36 @@ def test_the_list_for_the_competition_can_be_laid_over_its_people(layout, edit_c
         assert (raw[0] != new[0]).sum() == 2 * (rows["field"] == "swap").sum()
 
 
-def test_ages_are_relabelled_for_training_alone(layout):
-    plain = load_manifest(DataConfig(data=str(layout)))
-    age = plain.train["age"].to_numpy()
+def test_ages_are_relabelled_for_training_only(layout):
+    original = load_manifest(DataConfig(data=str(layout)))
+    age = original.train["age"].to_numpy()
     oldest = np.sort(np.unique(age[age < 60]))[-1]
-    told = load_manifest(
+    changed = load_manifest(
         DataConfig(data=str(layout), old_from=float(oldest), drop_ages=f"{int(age.min())}")
     )
-    assert (told.train["label"] == plain.train["label"]).all()
-    fit = told.train["label_fit"].to_numpy()
+    assert (changed.train["label"] == original.train["label"]).all()
+    fit = changed.train["label_fit"].to_numpy()
     assert (fit[age == age.min()] == -1).all()
     assert (fit[age >= oldest] % 3 == 2).all()
     between = (age > age.min()) & (age < oldest)
-    assert (fit[between] == plain.train["label"].to_numpy()[between]).all()
-    rows = told.training_rows(np.ones(len(age), bool))
+    assert (fit[between] == original.train["label"].to_numpy()[between]).all()
+    rows = changed.training_rows(np.ones(len(age), bool))
     assert len(rows) == (age > age.min()).sum()
     assert (rows.loc[rows["age"] == oldest, "label"] % 3 == 2).all()
-    assert told.overlay_hash() not in (None, plain.overlay_hash())
-    with pytest.raises(UserError, match="nobody to train on"):
+    assert changed.overlay_hash() not in (None, original.overlay_hash())
+    with pytest.raises(UserError, match="leaves no image to train on"):
         load_manifest(DataConfig(data=str(layout), drop_ages="1-120"))
     for wrong in ("57-", "59-57", "old"):
         with pytest.raises(UserError, match=r"--drop-ages .* span of years"):
             load_manifest(DataConfig(data=str(layout), drop_ages=wrong))
 
 
-def test_ages_need_a_data_set_that_has_them(tiny_layout, tmp_path):
+def test_changes_of_ages_need_a_data_set_with_ages(tiny_layout, tmp_path):
     rows = read_layout(tiny_layout).train
     rows[["path", "label"]].rename(columns={"path": "image"}).to_csv(
         tmp_path / "any.csv", index=False
     )
-    with pytest.raises(UserError, match="only for the competition's layout"):
+    with pytest.raises(UserError, match="only for the mask competition's layout"):
         load_manifest(DataConfig(csv=str(tmp_path / "any.csv"), old_from=58))
     (tmp_path / "fix.csv").write_text(f"target,field,value\n{rows['path'][0]},label,17\n")
     manifest = load_manifest(
@@ -155,7 +156,7 @@ def test_ages_need_a_data_set_that_has_them(tiny_layout, tmp_path):
     assert [manifest.classes[label] for label in changed["label"]] == ["17"]
 
 
-def test_a_corrected_run_shares_folds_with_a_raw_one_and_both_scores_are_reported(
+def test_a_corrected_run_shares_folds_with_an_uncorrected_one_and_reports_both_scores(
     alpha, layout, tmp_path, cv_command
 ):
     person = read_layout(layout).train["group"][0]
@@ -181,12 +182,12 @@ def test_a_corrected_run_shares_folds_with_a_raw_one_and_both_scores_are_reporte
         score = METRICS["f1_macro"].score(fixed.oof[column].to_numpy(), proba)
         assert fixed.report[key]["value"] == pytest.approx(score)
     text = (fixed.path / "report.txt").read_text()
-    assert "1 corrections change the labels of 7 of 84 images" in " ".join(text.split())
+    assert "1 correction changes 7 of 84 labels" in " ".join(text.split())
     assert "on the labels as the files have them" in text
     both = blend([alpha.path, fixed.path], output=str(tmp_path), say=lambda _: None)
     assert both.oof["label"].tolist() == fixed.oof["label"].tolist()
     assert "raw" in both.report
-    # Other corrections are another run.
+    # A run with other corrections is a different run.
     (layout / "fix.csv").write_text(f"target,field,value\n{person},age,70\n")
     cv_command(*argv, "--corrections", layout / "fix.csv").assert_one_line_error(
         "corrected labels", "--name"

@@ -3,7 +3,7 @@ import pytest
 
 from foldblend.images import read_image
 from folds.data.demo import demo_people, make_demo
-from folds.data.demo_faces import HEIGHT, WIDTH, draw_picture, make_person
+from folds.data.demo_faces import HEIGHT, WIDTH, draw_image, make_person
 from folds.data.layout import read_layout
 from folds.data.source import load_manifest
 from folds.split import assign_folds
@@ -11,7 +11,7 @@ from pipeline.config.settings import make_config
 from pipeline.cv import cross_validate
 
 
-def test_people_follow_the_competition_and_fill_every_stratum():
+def test_people_have_the_competitions_proportions_and_fill_every_stratum():
     people = demo_people(70, least=5, seed=0)
     assert len(people) == 70
     age_group = np.searchsorted([30, 60], people["age"], side="right")
@@ -34,14 +34,14 @@ def test_all_classes_reach_every_fold():
         assert set(label[fold == k]) == set(range(18))
 
 
-def test_pictures_are_seeded_and_of_the_competitions_size():
-    pictures = [
-        draw_picture(make_person(rng, male=False, age=40), rng, mask="worn")
+def test_images_are_seeded_and_of_the_competitions_size():
+    images = [
+        draw_image(make_person(rng, male=False, age=40), rng, mask="worn")
         for rng in (np.random.default_rng(1), np.random.default_rng(1), np.random.default_rng(2))
     ]
-    assert pictures[0].shape == (HEIGHT, WIDTH, 3) == (512, 384, 3)
-    assert np.array_equal(pictures[0], pictures[1])
-    assert not np.array_equal(pictures[0], pictures[2])
+    assert images[0].shape == (HEIGHT, WIDTH, 3) == (512, 384, 3)
+    assert np.array_equal(images[0], images[1])
+    assert not np.array_equal(images[0], images[2])
 
 
 def test_age_shows_in_wrinkles_and_hair_and_gender_in_features():
@@ -62,7 +62,7 @@ def test_age_shows_in_wrinkles_and_hair_and_gender_in_features():
     assert mean(young, lambda p: p.hair.mean()) < mean(old, lambda p: p.hair.mean()) - 40
     women = looks(False, 22)
     assert mean(women, lambda p: p.long_hair) > 0.8 > 0.2 > mean(young, lambda p: p.long_hair)
-    assert mean(women, lambda p: not p.long_hair) > 0  # no single mark settles it
+    assert mean(women, lambda p: not p.long_hair) > 0  # no single feature decides the gender
 
 
 @pytest.mark.parametrize(
@@ -70,25 +70,25 @@ def test_age_shows_in_wrinkles_and_hair_and_gender_in_features():
     [("worn", True, True), ("incorrect", False, True)],
 )
 def test_masks_cover_what_they_should(kind, nose_is_covered, chin_is_covered):
-    """Differences between a masked and a bare image of the same draw, on nose and chin."""
-    from folds.data import demo_faces
+    """A masked and an unmasked image of the same face differ on nose and chin as expected."""
+    from folds.data import demo_canvas, demo_faces
 
     who = make_person(np.random.default_rng(3), male=False, age=25)
-    canvas = demo_faces._Canvas(who.backdrop)
+    canvas = demo_canvas.Canvas(who.backdrop)
     canvas.shape(demo_faces._face_outline(who), who.skin)
     bare = canvas.pixels.copy()
     demo_faces._draw_mask(canvas, who, np.random.default_rng(0), kind=kind)
     changed = np.abs(canvas.pixels - bare).max(axis=2) > 8
 
     def at(x, y):
-        column, row = ((np.array([x, y]) + demo_faces.CENTRE) * demo_faces.DRAWN).astype(int)
+        column, row = ((np.array([x, y]) + demo_canvas.CENTRE) * demo_canvas.SCALE).astype(int)
         return bool(changed[row, column])
 
     assert at(0, 28) == nose_is_covered
     assert at(0, 112) == chin_is_covered
 
 
-def test_made_once_and_read_as_the_layout(tiny_layout):
+def test_the_demo_is_made_once_and_read_as_the_layout(tiny_layout):
     before = (tiny_layout / "train" / "train.csv").stat().st_mtime_ns
     assert make_demo(tiny_layout, num_train=12, num_test=6, seed=7) == tiny_layout
     assert (tiny_layout / "train" / "train.csv").stat().st_mtime_ns == before
@@ -99,7 +99,7 @@ def test_made_once_and_read_as_the_layout(tiny_layout):
     assert leftovers == []
 
 
-def test_demo_is_what_is_left_without_data(tmp_path, monkeypatch, tiny_layout):
+def test_the_demo_is_used_without_data(tmp_path, monkeypatch, tiny_layout):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("folds.data.source.make_demo", lambda: tiny_layout)
     manifest = load_manifest(environ={})
@@ -108,8 +108,8 @@ def test_demo_is_what_is_left_without_data(tmp_path, monkeypatch, tiny_layout):
 
 
 @pytest.mark.slow
-def test_packaged_weights_beat_knowing_the_mask_alone(tmp_path):
-    """The demo profile with lite0: more than plumbing, if only just."""
+def test_packaged_weights_beat_a_baseline_that_knows_the_mask(tmp_path):
+    """The demo profile with lite0 learns something, if only just."""
     run = cross_validate(make_config(data="demo", output=str(tmp_path)), say=lambda _: None)
     (baseline,) = run.report["baselines"]
     assert baseline["attribute"] == "mask"

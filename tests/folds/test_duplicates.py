@@ -1,4 +1,4 @@
-"""The same image under two names."""
+"""Search for duplicate images."""
 
 import itertools
 import shutil
@@ -38,7 +38,7 @@ def brute(hashes, radius):
     num_centres=st.integers(1, 8),
     spread=st.integers(1, 8),
 )
-def test_near_pairs_are_those_of_a_search_of_all(seed, radius, num_centres, spread):
+def test_near_pairs_equal_those_of_a_full_search(seed, radius, num_centres, spread):
     rng = np.random.default_rng(seed)
     hashes = rng.choice(rng.integers(0, 2**64, num_centres, dtype=np.uint64), 120)
     for _ in range(spread):
@@ -49,45 +49,49 @@ def test_near_pairs_are_those_of_a_search_of_all(seed, radius, num_centres, spre
     assert set(found) == brute(hashes, radius)
 
 
-def test_crowded_buckets_are_banded_anew(monkeypatch):
+def test_large_buckets_are_divided_further(monkeypatch):
     monkeypatch.setattr("folds.data.hamming.FEW_PAIRS", 50)
     monkeypatch.setattr("folds.data.hamming.LARGEST_BUCKET", 4)
-    hashes = np.unique(
-        np.random.default_rng(0).integers(0, 2**14, 600).astype(np.uint64)
-    )  # all agree in 50 bits
+    # All hashes agree in 50 bits.
+    hashes = np.unique(np.random.default_rng(0).integers(0, 2**14, 600).astype(np.uint64))
     found = [tuple(sorted(pair)) for chunk in near_pairs(hashes, 3) for pair in chunk.tolist()]
     assert len(found) == len(set(found))
     assert set(found) == brute(hashes, 3)
 
 
-def test_equal_hashes_are_chained_not_squared():
+def test_equal_hashes_give_a_linear_number_of_pairs():
     chunks = list(near_pairs(np.full(5000, 7, np.uint64), 3))
     assert sum(len(chunk) for chunk in chunks) == 4999
     assert equal_pairs(["a", "b", "a", "a"]).tolist() == [[0, 2], [2, 3]]
     assert not len(equal_pairs([]))
 
 
-def test_a_stranger_of_the_same_hash_hides_no_copy():
+def test_a_different_image_with_the_same_hash_hides_no_copy():
     rng = np.random.default_rng(0)
-    own, stranger = rng.integers(0, 255, (2, 32, 32)).astype(np.uint8)
+    copied, other = rng.integers(0, 255, (2, 32, 32)).astype(np.uint8)
     tint = np.zeros(128, np.int16)
-    rows = [("A", 7, own, tint), ("X", 7, stranger, tint), ("B", 7, own, tint), ("C", 6, own, tint)]
+    rows = [
+        ("A", 7, copied, tint),
+        ("X", 7, other, tint),
+        ("B", 7, copied, tint),
+        ("C", 6, copied, tint),
+    ]
     for order in itertools.permutations(rows):
         pairs = duplicate_pairs(stacked(order))
         found = {frozenset(order[row][0] for row in pair) for pair in pairs}
         assert found == {frozenset(pair) for pair in ("AB", "AC", "BC")}
 
 
-def test_another_colour_is_another_picture():
-    own = np.random.default_rng(0).integers(0, 255, (32, 32)).astype(np.uint8)
+def test_an_image_of_another_colour_is_not_a_duplicate():
+    grey = np.random.default_rng(0).integers(0, 255, (32, 32)).astype(np.uint8)
     tints = np.zeros((2, 128), np.int16)
     tints[1, 5] = 9
-    assert len(duplicate_pairs(stacked([("A", 7, own, tints[0]), ("B", 7, own, tints[1])]))) == 0
+    assert len(duplicate_pairs(stacked([("A", 7, grey, tints[0]), ("B", 7, grey, tints[1])]))) == 0
     tints[1, 5] = 8
-    assert len(duplicate_pairs(stacked([("A", 7, own, tints[0]), ("B", 7, own, tints[1])]))) == 1
+    assert len(duplicate_pairs(stacked([("A", 7, grey, tints[0]), ("B", 7, grey, tints[1])]))) == 1
 
 
-def test_groups_that_share_a_picture_become_one():
+def test_groups_that_share_an_image_are_merged():
     group = np.array(["p", "q", "r", "s", "s"], dtype=object)
     assert merged_groups(group, np.array([[0, 2], [2, 4]])).tolist() == ["p", "q", "p", "p", "p"]
     assert merged_groups(group, np.empty((0, 2), int)).tolist() == group.tolist()
@@ -98,7 +102,7 @@ def people_of(root):
 
 
 def replace(target, source, **encode):
-    """Put another image in the place of one, perhaps recompressed; hard links are cut first."""
+    """Replace an image by another, perhaps recompressed; a hard link is removed first."""
     target.unlink()
     if encode:
         cv2.imwrite(
@@ -108,23 +112,24 @@ def replace(target, source, **encode):
         shutil.copyfile(source, target)
 
 
-def test_a_planted_copy_is_found_named_and_merged(layout_copy, tmp_path, cv_command):
+def test_a_planted_copy_is_found_reported_and_merged(layout_copy, tmp_path, cv_command):
     one, other = people_of(layout_copy)[:2]
-    picture = next(one.glob("mask1.*"))
+    source = next(one.glob("mask1.*"))
     replaced = next(other.glob("mask2.*"))
-    replace(replaced, picture)
+    replace(replaced, source)
     tested = next((layout_copy / "eval" / "images").iterdir())
     replace(tested, other / "normal.jpg")
     argv = ["--data", layout_copy, "--output", tmp_path, "--backbone", "test_resnet", *TINY]
-    said = cv_command(*argv, "--name", "seen")
-    text = said.out + said.err
-    assert said.code == 0
-    assert f"{one.name}/{picture.name} = {other.name}/{replaced.name}" in text
-    assert "two groups" in text
-    assert "two labels" in text
-    assert "1 image: the same in the training and the test set" in text
+    done = cv_command(*argv, "--name", "seen")
+    text = done.out + done.err
+    assert done.code == 0
+    assert f"{one.name}/{source.name} = {other.name}/{replaced.name}" in text
+    assert "same image in two groups, which leaks between folds (1 pair)" in text
+    assert "same image with two labels" in text
+    assert "same image in the training and the test set" in text
     assert f"{other.name}/normal.jpg" in text
-    replace(replaced, picture, quality=60)  # no equal file any more, but a near duplicate
+    # A recompressed copy is not an equal file, but a near duplicate.
+    replace(replaced, source, quality=60)
     assert cv_command(*argv, "--name", "merged", "--merge-duplicates").code == 0
     oof = Run(tmp_path / "merged").oof
     of_person = oof.groupby(oof["image_id"].str.split("/").str[0])["fold"].first()
@@ -132,13 +137,13 @@ def test_a_planted_copy_is_found_named_and_merged(layout_copy, tmp_path, cv_comm
     assert oof["group"].nunique() == 11
 
 
-def test_drawn_people_are_not_taken_for_each_other(tiny_layout):
+def test_synthetic_faces_are_not_duplicates(tiny_layout):
     train = read_layout(tiny_layout).train
     assert describe_pairs(duplicate_pairs(prints_of(train)), train) == []
 
 
 @pytest.mark.skipif(not LONDON.is_dir(), reason="the real faces are not here")
-def test_copies_planted_among_real_faces_are_found_and_nothing_else(tmp_path):
+def test_only_the_copies_planted_among_real_faces_are_found(tmp_path):
     train = read_layout(LONDON).train
     rng = np.random.default_rng(0)
     rows = rng.choice(len(train), 60, replace=False)

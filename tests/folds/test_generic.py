@@ -1,4 +1,4 @@
-"""Any CSV of grouped images: classes, attributes, boxes, and what is wrong with the rows."""
+"""Reader of a CSV of images: classes, attributes, boxes, and errors in rows."""
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ from tests.makers.constants import TINY
 
 @pytest.fixture
 def flowers(tmp_path):
-    """30 images of 10 plants, three species by name."""
+    """30 images of 10 plants of three species."""
     rng = np.random.default_rng(0)
     rows = []
     for index in range(30):
@@ -76,7 +76,7 @@ def test_one_file_under_two_names_is_refused(flowers):
         read(flowers)
 
 
-def test_without_groups_every_picture_is_its_own(flowers):
+def test_without_groups_every_image_is_a_separate_group(flowers):
     manifest = read(flowers, group_col=None)
     assert manifest.train["group"].nunique() == 30
     assert "--group-col" in manifest.warnings[0]
@@ -128,7 +128,7 @@ def test_wrong_rows(flowers, columns, message):
         read(flowers)
 
 
-def test_one_class_is_none(flowers):
+def test_one_class_is_refused(flowers):
     change(flowers, species=dict.fromkeys(range(30), "rose"))
     with pytest.raises(UserError, match="has 1 class"):
         read(flowers)
@@ -150,7 +150,7 @@ def with_columns(root, **columns):
     table.to_csv(root / "flowers.csv", index=False)
 
 
-def test_attributes_are_what_the_class_implies(flowers):
+def test_attributes_follow_from_the_class(flowers):
     with_columns(flowers, place=lambda table: table["species"].map(KINGDOM))
     (place,) = read(flowers, attribute_cols=("place",)).attributes
     assert (place.name, place.values, place.of_class) == ("place", ("garden", "meadow"), (1, 0, 0))
@@ -168,23 +168,22 @@ def test_attributes_are_what_the_class_implies(flowers):
         read(flowers, attribute_cols=("place",))
 
 
-def test_an_attribute_that_fits_two_classes_is_no_correction(flowers, tmp_path):
+def test_a_corrected_attribute_must_lead_to_one_class(flowers, tmp_path):
     with_columns(flowers, place=lambda table: table["species"].map(KINGDOM))
     manifest = read(flowers, attribute_cols=("place",))
-    (tmp_path / "fix.csv").write_text(
-        "target,field,value\np0,place,meadow\n"
-    )  # of the garden's roses, to asters
+    # Asters are the only class of the meadow, so roses of the garden become asters.
+    (tmp_path / "fix.csv").write_text("target,field,value\np0,place,meadow\n")
     assert set(
         apply_corrections(manifest, tmp_path / "fix.csv").train.query("group == 'p0'")["label"]
     ) == {0}
     (tmp_path / "fix.csv").write_text("target,field,value\np2,place,garden\n")
     with pytest.raises(
-        UserError, match=r"not exactly one class is like 'aster'.*give the class itself"
+        UserError, match=r"no class, or more than one, equals 'aster'.*write the class"
     ):
         apply_corrections(manifest, tmp_path / "fix.csv")
 
 
-def test_attributes_are_scored_apart(flowers, tmp_path, cv_command):
+def test_attributes_are_scored_separately(flowers, tmp_path, cv_command):
     with_columns(flowers, place=lambda table: table["species"].map(KINGDOM))
     csv = [
         "--csv",
@@ -222,7 +221,7 @@ def with_boxes(root, **changes):
     )
 
 
-def test_a_box_is_cut_out_and_what_sticks_out_is_left_off(flowers):
+def test_a_box_is_cut_out_and_clipped_to_the_image(flowers):
     with_boxes(flowers)
     train = read(flowers, box_cols=BOX).train
     whole = read_image(train["path"][0])
@@ -231,8 +230,8 @@ def test_a_box_is_cut_out_and_what_sticks_out_is_left_off(flowers):
         read_image(train["path"][0], (20, 0, 30, 9))
 
 
-def test_a_box_is_of_the_upright_picture(tmp_path):
-    """A camera that was turned: stored lying, shown upright, and the box is of what is shown."""
+def test_a_box_refers_to_the_upright_image(tmp_path):
+    """A photograph with an EXIF rotation; the box is in pixels of the rotated image."""
     rng = np.random.default_rng(0)
     lying = cv2.resize(
         rng.integers(0, 255, (4, 8, 3), dtype=np.uint8), (80, 40), interpolation=cv2.INTER_NEAREST
@@ -253,11 +252,11 @@ def test_a_box_is_of_the_upright_picture(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "columns", "message"),
     [
-        ({"x2": "2"}, BOX, r"no box in line 2, 3, 4 and 27 more.*left < right"),
+        ({"x2": "2"}, BOX, r"no box in line 2, 3, 4 and 27 more.*x1 < x2"),
         ({"y1": "nan"}, BOX, "no box in line 2"),
         ({"x1": "left"}, BOX, "no box in line 2"),
         ({"x1": " "}, BOX, r"'x1' \(--box-cols\) is blank in line 2"),
-        ({}, BOX[:3], r"--box-cols x1,y1,x2: name four columns"),
+        ({}, BOX[:3], r"--box-cols x1,y1,x2: pass four columns"),
         ({}, ("x1", "y1", "x2", "y3"), r"no column 'y3' \(--box-cols\)"),
     ],
 )
@@ -267,7 +266,7 @@ def test_wrong_boxes(flowers, changes, columns, message):
         read(flowers, box_cols=columns)
 
 
-def test_boxes_give_the_logits_of_pictures_that_were_cropped_before(flowers, tmp_path, cv_command):
+def test_boxes_give_the_logits_of_images_cropped_beforehand(flowers, tmp_path, cv_command):
     with_boxes(flowers)
     pd.read_csv(flowers / "flowers.csv").head(3).assign(file=["03.png", "01.png", "02.png"]).to_csv(
         flowers / "test.csv", index=False
@@ -304,7 +303,7 @@ def test_boxes_give_the_logits_of_pictures_that_were_cropped_before(flowers, tmp
         assert getattr(Run(tmp_path / "boxes"), table).equals(
             getattr(Run(tmp_path / "before"), table)
         )
-    with_boxes(flowers, x1="3")  # other boxes are other data
+    with_boxes(flowers, x1="3")  # a run with other boxes has different data
     again = cv_command(
         *argv, "--image-root", flowers / "pics", "--box-cols", "x1,y1,x2,y2", "--name", "boxes"
     )

@@ -17,7 +17,7 @@ from folds.data.labels import (
 )
 
 
-def test_codec_is_the_competitions():
+def test_codec_equals_that_of_the_competition():
     assert encode(0, 0, 0) == 0
     assert encode(MASKS.index("incorrect"), GENDERS.index("female"), AGES.index("60+")) == 11
     assert encode(MASKS.index("not worn"), GENDERS.index("male"), AGES.index("30-59")) == 13

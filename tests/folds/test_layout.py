@@ -15,7 +15,7 @@ def first_person(root):
     return sorted((root / "train" / "images").iterdir())[0]
 
 
-def test_every_picture_becomes_one_row(tiny_layout):
+def test_every_image_becomes_one_row(tiny_layout):
     manifest = read_layout(tiny_layout)
     assert len(manifest.train) == 12 * 7
     assert len(manifest.test) == 6 * 7
@@ -47,14 +47,14 @@ def test_junk_and_mixed_suffixes(layout_copy):
     assert not manifest.train["image_id"].str.contains("._mask", regex=False).any()
 
 
-def test_one_picture_under_two_suffixes_is_refused(layout_copy):
+def test_one_image_with_two_suffixes_is_refused(layout_copy):
     person = first_person(layout_copy)
     shutil.copy(person / "mask1.jpg", person / "mask1.png")
     with pytest.raises(UserError, match=r"mask1.jpg and mask1.png are the same image"):
         read_layout(layout_copy)
 
 
-def test_missing_picture_stops_or_is_skipped(layout_copy):
+def test_a_missing_image_stops_or_is_skipped(layout_copy):
     person = first_person(layout_copy)
     (person / "normal.jpg").unlink()
     with pytest.raises(UserError, match=rf"{person.name}/normal.*--on-bad-image skip"):
@@ -79,7 +79,7 @@ def test_no_eval_means_no_test_set(layout_copy):
     assert read_layout(layout_copy).test is None
 
 
-def test_missing_test_picture(layout_copy):
+def test_missing_test_image(layout_copy):
     sorted((layout_copy / "eval" / "images").iterdir())[0].unlink()
     with pytest.raises(UserError, match=r"test set.*1 of 42 images are missing"):
         read_layout(layout_copy)
@@ -104,7 +104,7 @@ def test_precedence_of_data_roots(tiny_layout, layout_copy, tmp_path, monkeypatc
         load_manifest(environ={"SM_CHANNEL_TRAIN": "/nowhere"})
 
 
-def test_hash_sees_labels_and_ids_but_not_row_order(layout_copy, edit_csv):
+def test_hash_depends_on_labels_and_ids_but_not_on_row_order(layout_copy, edit_csv):
     listing = layout_copy / "train" / "train.csv"
     before = read_layout(layout_copy)
     edit_csv(listing, lambda table: table.iloc[::-1])

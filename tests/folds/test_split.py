@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedGroupKFold as Theirs
 
 from foldblend.errors import UserError
 from folds.balance import lower_bound, objective, profiles_of
-from folds.evenness import audit_lines, unevenness
+from folds.evenness import audit_lines, evenness_line, unevenness
 from folds.kfold import StratifiedGroupKFold, codes_of, stratified_group_folds
 from folds.split import SPLITTERS, assign_folds, rare_classes, split_groups
 
@@ -29,11 +29,9 @@ def grouped(draw):
     return label, group, draw(st.integers(2, min(6, num_groups))), draw(st.integers(0, 99))
 
 
-def keeps_the_contract(world, split):
-    """Every row in one fold, no fold empty, groups whole, the same folds for permuted rows, in
-    bounds.
-    """
-    label, group, num_folds, seed = world
+def check_split(data, split):
+    """Check that folds are complete, keep groups, ignore row order and respect the bound."""
+    label, group, num_folds, seed = data
     row = np.array([f"{index:04d}.jpg" for index in range(len(label))])
     fold = assign_folds(label, group, num_folds=num_folds, seed=seed, split=split, id_N=row)
     assert fold.shape == label.shape
@@ -52,24 +50,23 @@ def keeps_the_contract(world, split):
 
 @pytest.mark.parametrize("split", SPLITTERS)
 @settings(max_examples=40, deadline=None)
-@given(world=grouped())
-def test_the_contract_of_every_splitter(split, world):
-    keeps_the_contract(world, split)
+@given(data=grouped())
+def test_properties_of_every_splitter(split, data):
+    check_split(data, split)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("split", SPLITTERS)
 @settings(max_examples=10_000, deadline=None)
-@given(world=grouped())
-def test_the_contract_of_every_splitter_at_length(split, world):
-    with mock.patch(
-        "folds.balance.MOST_STARTS", 2
-    ):  # the contract is every start's; more only take longer
-        keeps_the_contract(world, split)
+@given(data=grouped())
+def test_properties_of_every_splitter_at_length(split, data):
+    # Every start has these properties, and more starts only take longer.
+    with mock.patch("folds.balance.MOST_STARTS", 2):
+        check_split(data, split)
 
 
 def value_of(label, group, fold):
-    """The objective by its definition, in plain loops."""
+    """Return the objective by its definition, in plain loops."""
     num_folds = fold.max() + 1
     total = 0.0
     for counted in [*(label == one for one in np.unique(label)), np.ones(len(label), bool)]:
@@ -79,7 +76,7 @@ def value_of(label, group, fold):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_small_data_reach_the_best_there_is(seed):
+def test_small_data_reach_the_optimum(seed):
     rng = np.random.default_rng(seed)
     group = np.repeat(np.arange(7), rng.integers(1, 5, 7))
     label = rng.integers(0, 3, len(group))
@@ -96,7 +93,7 @@ def test_small_data_reach_the_best_there_is(seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_competitions_people_differ_by_at_most_one_a_stratum(seed):
+def test_folds_of_the_competition_differ_by_at_most_one_person_per_stratum(seed):
     stratum = np.repeat(np.arange(6), COHORT)
     label = (stratum[:, None] + np.array([0, 0, 0, 0, 0, 6, 12])).ravel()
     group = np.repeat(np.arange(len(stratum)), 7)
@@ -110,23 +107,23 @@ def test_the_competitions_people_differ_by_at_most_one_a_stratum(seed):
     assert value == pytest.approx(bound)
     lines = audit_lines(label, group, fold, classes=[str(one) for one in range(18)])
     assert lines[1].split() == ["0", "540", "3,780", "18", "of", "18"]
-    assert "the least possible" in lines[-1]
+    assert lines[-1] == "Folds are as even as they can be."
+    assert max(map(len, lines)) <= 80
 
 
-def test_the_bound_knows_large_groups_and_coarse_counts():
+def test_the_bound_accounts_for_large_groups_and_coarse_counts():
     # One class: a group of 10 and four of 1 over 2 folds; the group fills a fold, shares are 7.
     group = np.repeat(np.arange(5), [10, 1, 1, 1, 1])
     profiles = profiles_of(np.zeros(14, int), group)
-    assert lower_bound(profiles, 2) == pytest.approx(
-        2 * 2 * (3 / 7) ** 2
-    )  # class and size are the same column
+    # The column of the class and that of the size are equal, hence the factor of 2.
+    assert lower_bound(profiles, 2) == pytest.approx(2 * 2 * (3 / 7) ** 2)
     # Three groups of 4 over 2 folds: 8 and 4 at best.
     profiles = profiles_of(np.zeros(12, int), np.repeat(np.arange(3), 4))
     assert lower_bound(profiles, 2) == pytest.approx(2 * 2 * (2 / 6) ** 2)
     assert objective(np.array([[6, 6], [6, 6]])) == 0
 
 
-def test_never_above_scikit_learns_on_unequal_groups():
+def test_never_less_even_than_scikit_learn_on_unequal_groups():
     for seed in range(8):
         rng = np.random.default_rng(seed)
         group = np.repeat(np.arange(60), rng.integers(1, 20, 60))
@@ -140,7 +137,7 @@ def test_never_above_scikit_learns_on_unequal_groups():
         assert unevenness(label, group, ours)[0] <= unevenness(label, group, theirs)[0]
 
 
-def test_seeds_and_repeats_give_other_folds_of_equal_balance():
+def test_seeds_and_repeats_give_different_folds_of_equal_balance():
     group = np.repeat(np.arange(60), 3)
     label = group % 4
     folds = [
@@ -155,14 +152,14 @@ def test_seeds_and_repeats_give_other_folds_of_equal_balance():
 def test_many_groups_with_sampled_candidates_and_many_classes():
     rng = np.random.default_rng(0)
     group = np.repeat(np.arange(3000), rng.integers(1, 6, 3000))
-    label = rng.integers(0, 2000, len(group))  # the table of counts stays sparse
+    label = rng.integers(0, 2000, len(group))  # so many that the table of counts stays sparse
     fold = stratified_group_folds(label, group, num_folds=4, seed=0)
     random = assign_folds(label, group, num_folds=4, seed=0, split="group")
     assert split_groups(fold, group) == []
     assert unevenness(label, group, fold)[0] < 0.8 * unevenness(label, group, random)[0]
 
 
-def test_scikit_learn_takes_it():
+def test_scikit_learn_accepts_the_splitter():
     rng = np.random.default_rng(0)
     group = np.repeat(np.arange(30), 4)
     label = rng.integers(0, 3, 120)
@@ -181,7 +178,7 @@ def test_scikit_learn_takes_it():
     assert seen == [set()] * 5
 
 
-def test_scikit_learn_is_never_called():
+def test_scikit_learn_is_never_imported():
     code = (
         "import sys, numpy as np; from folds import StratifiedGroupKFold as S;list(S(2).split(None,"
         " np.arange(8) % 2, np.arange(8) // 2)); assert 'sklearn' not in sys.modules"
@@ -189,7 +186,7 @@ def test_scikit_learn_is_never_called():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_what_the_splitter_refuses():
+def test_invalid_arguments_of_the_splitter():
     label = np.arange(8) % 2
     group = np.arange(8) // 2
     for arguments, message in (
@@ -206,7 +203,7 @@ def test_what_the_splitter_refuses():
             StratifiedGroupKFold(folds)
 
 
-def test_the_leaky_splitters_leak_and_say_so():
+def test_leaky_splitters_leak_and_are_marked():
     group = np.repeat(np.arange(10), 6)
     label = np.tile([0, 1, 2], 20)
     for split in ("stratified", "random"):
@@ -229,25 +226,39 @@ def test_too_few_groups_or_folds():
         assign_folds(label[:0], group[:0], num_folds=3, seed=0)
 
 
-def test_a_class_of_one_person_one_class_only_and_one_picture_a_group():
+def test_a_class_of_one_group_a_single_class_and_groups_of_one_image():
     label = np.array([0] * 12 + [1] * 3)
     group = np.array([0, 1, 2, 3] * 3 + [4] * 3)
     assert set(assign_folds(label, group, num_folds=5, seed=0)) == set(range(5))
     assert rare_classes(label, group, num_folds=3) == {1: 1}
-    alone = assign_folds(np.zeros(11, int), np.arange(11), num_folds=5, seed=0)
-    assert sorted(np.bincount(alone)) == [2, 2, 2, 2, 3]
+    fold = assign_folds(np.zeros(11, int), np.arange(11), num_folds=5, seed=0)
+    assert sorted(np.bincount(fold)) == [2, 2, 2, 2, 3]
 
 
-def test_codes_are_of_the_sorted_values():
+def test_codes_follow_the_sorted_values():
     assert codes_of(np.array(["b", "a", "b"], dtype=object)).tolist() == [1, 0, 1]
     assert codes_of([30, 2, 30]).tolist() == [1, 0, 1]
 
 
-def test_the_audit_names_the_worst_class_and_the_even_share():
+def test_the_audit_reports_the_least_even_class_and_the_even_share():
     label = np.array([0, 0, 0, 0, 1, 1, 1, 1])
     fold = np.array([0, 0, 1, 1, 0, 1, 1, 1])
     lines = audit_lines(label, np.arange(8), fold, classes=["cat", "dog", "eel"])
     assert lines[1].split() == ["0", "3", "3", "2", "of", "2"]
     assert lines[3].split() == ["even", "share", "4.0", "4.0"]
-    assert lines[4] == "worst class: 'dog', 1 image in fold 0 where the even share is 2.0"
-    assert "0.625000: no split is below 0.000000" in lines[5]
+    assert lines[4] == "Least even class: 'dog', 1 image in fold 0 (even share 2.0)."
+    assert lines[5] == "Class counts of the folds are 32.3% off the even share (root mean square)."
+    # Two groups of 3 and 1 images: the folds cannot be even, and these are the best.
+    label = np.zeros(4, int)
+    group = np.array([0, 0, 0, 1])
+    assert "as even as they can be" in evenness_line(label, group, np.array([0, 0, 0, 1]))
+    # Groups of 3, 2 and 1 images: 4 and 2 in two folds, where 3 and 3 are possible.
+    group = np.array([0, 0, 0, 1, 1, 2])
+    line = evenness_line(np.zeros(6, int), group, np.array([0, 0, 0, 1, 1, 0]))
+    assert line == "Class counts of the folds are 33.3% off the even share (root mean square)."
+    # Groups of 5, 1 and 1 images: all in one fold but one, where 5 and 2 are possible.
+    group = np.array([0, 0, 0, 0, 0, 1, 2])
+    line = evenness_line(np.zeros(7, int), group, np.array([0, 0, 0, 0, 0, 1, 0]))
+    assert line.endswith(
+        "71.4% off the even share (root mean square); no split can be below 42.9%."
+    )

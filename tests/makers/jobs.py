@@ -1,4 +1,4 @@
-"""Jobs without data or models, for what hands folds to processes."""
+"""Training jobs without data or models, for tests of how folds are assigned to processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def fake_job(
     num_folds: int = 6,
     **settings: Any,
 ) -> TrainingJob:
-    """A job of six folds of one image each."""
+    """Return a job with folds of one image each, six by default."""
     decided = {
         "img_size": "32x32",
         "epochs": 1,

@@ -17,7 +17,7 @@ from pipeline.data.augment import AUGMENTATIONS
 from pipeline.data.dataset import ImageDataset, train_loader
 from pipeline.data.images import ImageSource
 from pipeline.data.preprocess import Preprocess
-from pipeline.device import Compute, compile_pays
+from pipeline.device import Compute, decide_compile
 from pipeline.models.backbones import build_model, check_backbone, preprocess_of
 from pipeline.models.pretrained import PACKAGED, load_file, load_pretrained, load_weights_into
 from pipeline.models.timm_import import timm
@@ -229,7 +229,7 @@ def test_a_batch_augmentation_is_drawn_anew_each_step_and_alike_each_time(tmp_pa
     ],
 )
 def test_compiling_is_decided_by_the_steps_of_a_fold(device, wanted, steps, answer):
-    assert compile_pays(MachineConfig(device=device, compile=wanted), steps) == answer
+    assert decide_compile(MachineConfig(device=device, compile=wanted), steps) == answer
 
 
 def test_batches_are_made_ahead_and_errors_come_through():

@@ -20,7 +20,7 @@ from foldblend.errors import UserError
 from folds.config import DataConfig
 from folds.data.load import load_data
 from pipeline.data.augment import build_augmentation
-from pipeline.data.cache import KEY_BYTES, Store, in_threads, known_keys
+from pipeline.data.cache import KEY_BYTES, Store, known_keys
 from pipeline.data.dataset import (
     ImageDataset,
     ResidentLoader,
@@ -31,6 +31,7 @@ from pipeline.data.dataset import (
 )
 from pipeline.data.images import ImageSource, Room, choose_cache, open_images
 from pipeline.data.preprocess import Preprocess
+from pipeline.data.threads import in_threads
 
 ROOT = Path(__file__).resolve().parents[2]
 GB = 10**9

@@ -19,7 +19,7 @@ from foldblend.images import read_image
 from foldblend.scores.baselines import attribute_only_band
 from foldblend.scores.metrics import METRICS
 from folds.data.demo import make_demo
-from folds.data.demo_faces import draw_picture, make_person
+from folds.data.demo_faces import draw_image, make_person
 from folds.data.labels import MASKS
 from folds.data.layout import read_layout
 from folds.data.manifest import Manifest
@@ -115,7 +115,7 @@ def balanced(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
             for shot in range(3):
                 file = folder / f"{person:02d}_{mask}_{shot}.png"
                 small = cv2.resize(
-                    draw_picture(who, rng, mask=kind), (96, 128), interpolation=cv2.INTER_AREA
+                    draw_image(who, rng, mask=kind), (96, 128), interpolation=cv2.INTER_AREA
                 )
                 cv2.imwrite(str(file), cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
                 rows.append(

@@ -20,7 +20,7 @@ from pipeline.models.backbones import build_model, freeze, start_training
 from pipeline.models.timm_import import timm
 from pipeline.training.averaging import build_average
 from pipeline.training.fit import Fit, NotFiniteError
-from pipeline.training.fold_training import inner_rows
+from pipeline.training.inner import inner_rows
 from pipeline.training.optim import build_optimizer, build_scheduler
 
 CPU = Compute(torch.device("cpu"), None, torch.contiguous_format)
@@ -450,7 +450,7 @@ def test_frozen_parts_do_not_vary_while_the_rest_trains():
 def test_more_stages_than_there_are():
     with pytest.raises(UserError, match="has 5 stages"):
         freeze(timm.create_model("test_resnet"), Finetune(9))
-    with pytest.raises(UserError, match="names no stages"):
+    with pytest.raises(UserError, match="does not define its stages"):
         freeze(Plain(), Finetune(1))
 
 

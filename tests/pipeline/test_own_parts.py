@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from foldblend.errors import UserError
+from foldblend.help import About
 from foldblend.plugins import find_part, load_custom, source_hash
 from foldblend.runs.run import Run
 from pipeline.checks import explain
@@ -143,13 +144,13 @@ def read_badly(config): return config.nowhere
     ("flag", "name", "words"),
     [
         ("--backbone", "NoModule", ["not a torch.nn.Module", "examples/"]),
-        ("--backbone", "Picky", ["cannot be made with num_classes", "size"]),
+        ("--backbone", "Picky", ["a call with num_classes", "size"]),
         ("--backbone", "Narrow", ["returns (2, 2)", "not (2, 18)"]),
         ("--backbone", "OneByOne", ["trial on blank images failed"]),
         ("--backbone", "Idle", ["trial on blank images failed"]),
         ("--loss", "Fussy", ["no smoothing here"]),
         ("--augment", "Smaller", ["uint8 (31, 32, 3)"]),
-        ("--augment", "Moody", ["two calls with one seed differ"]),
+        ("--augment", "Moody", ["two calls with the same seed differ"]),
         ("--augment", "Raises", ["KeyError"]),
         ("--loss", "rows_loss", ["trial on 4 rows failed"]),
         ("--loss", "flat_loss", ["trial on 4 rows failed"]),
@@ -207,7 +208,7 @@ def test_names_without_a_colon_are_the_registrys():
         (["--ordinal", "age"], ["goes with --head attributes"]),
         (["--select", "inner", "--finetune", "head"], ["no epochs"]),
         (["--head", "attributes", "--finetune", "head"], ["--finetune 1"]),
-        (["--augment", f"{OWN}:Shuffled", "--augment-on", "device"], ["runs on the CPU"]),
+        (["--augment", f"{OWN}:Shuffled", "--augment-on", "device"], ["on the CPU"]),
         (["--loss", "focall"], ["--loss focall", "did you mean focal"]),
         (["--sched", "cosin"], ["did you mean cosine"]),
         (["--augment", "defualt"], ["did you mean default"]),
@@ -234,7 +235,7 @@ def test_flags_that_do_not_go_together(flags, words, tiny_layout, tmp_path, cv_c
 
 def decided(argv):
     """The settings of a command line, with all decided."""
-    config = parse_run_config(argv, prog="", description="")
+    config = parse_run_config(argv, About("run_cv.py"))
     counts = {
         "epochs": 10,
         "batch_size": 8,

@@ -1,4 +1,4 @@
-"""Folds side by side: equal logits, and what dies takes nothing along."""
+"""Folds in parallel processes: equal logits, and a dying process only fails its own fold."""
 
 import os
 import signal
@@ -15,7 +15,8 @@ import yaml
 from foldblend.errors import UserError
 from foldblend.runs.run import Run
 from pipeline.models.timm_import import timm
-from pipeline.training.parallel_folds import run_folds, share_of_gpu
+from pipeline.training.gpu_share import share_of_gpu
+from pipeline.training.parallel_folds import run_folds
 from tests.makers.constants import TINY
 from tests.makers.jobs import fake_job
 
@@ -23,9 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def do_or_die(job, index):
-    """Stand in for a fold: number 1 is killed, 2 fails, 3 has bad input, the others say where they
-    ran.
-    """
+    """Replace the training of a fold: 1 is killed, 2 fails, 3 has bad input, others log a line."""
     if index == 1:
         print("about to be killed", flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -34,9 +33,12 @@ def do_or_die(job, index):
     if index == 3:
         raise UserError("--lr 9: too much")
     job.say(f"fold {index} here")
+    job.say_epoch(f"fold {index} epoch 1/1")
     held = signal.SIGHUP in signal.pthread_sigmask(signal.SIG_BLOCK, [])
     return {
         "index": index,
+        "score": 0.5,
+        "seconds": 72.0,
         "pid": os.getpid(),
         "threads": torch.get_num_threads(),
         "hangup_held": held,
@@ -44,7 +46,7 @@ def do_or_die(job, index):
 
 
 @pytest.mark.slow
-def test_one_process_does_several_folds(tmp_path):
+def test_one_process_trains_several_folds(tmp_path):
     said = []
     done = run_folds(fake_job(tmp_path, said.append, parallel_folds=2), [0, 4, 5], run=do_or_die)
     assert sorted(done) == [0, 4, 5]
@@ -52,21 +54,35 @@ def test_one_process_does_several_folds(tmp_path):
     assert os.getpid() not in pids
     assert len(pids) <= 2
     assert {one["threads"] for one in done.values()} == {1}
-    assert all(one["hangup_held"] for one in done.values())  # from their first instruction on
+    # SIGHUP is blocked from the first instruction of a child on.
+    assert all(one["hangup_held"] for one in done.values())
     assert signal.SIGHUP not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    assert {"fold 0 here", "fold 4 here", "fold 5 here"} <= {*said}
+    for fold in (0, 4, 5):
+        lines = [line for line in said if line.startswith(f"fold {fold}")]
+        assert lines == [
+            f"fold {fold} here",
+            f"fold {fold} epoch 1/1",
+            f"fold {fold}: held-out macro F1 0.5000, 72 s",
+        ]
+
+
+def test_epochs_are_not_logged_on_a_terminal(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    run_folds(fake_job(tmp_path, said.append), [0], run=do_or_die)
+    assert said == ["fold 0 here", "fold 0: held-out macro F1 0.5000, 72 s"]
 
 
 @pytest.mark.slow
-def test_a_dying_fold_does_not_take_the_others_along(tmp_path):
+def test_a_dying_fold_does_not_stop_the_others(tmp_path):
     said = []
     with pytest.raises(UserError) as stop:
         run_folds(fake_job(tmp_path, said.append, parallel_folds=2), range(6), run=do_or_die)
     message = str(stop.value)
-    assert "fold 1 was killed (SIGKILL), often for want of memory; see" in message
+    assert "fold 1 was killed (SIGKILL), often because memory ran out; see" in message
     assert "fold 2 failed: ValueError: broken" in message
     assert "fold 3 failed: --lr 9: too much" in message
-    assert "The other folds are kept; the same command does the rest" in message
+    assert "The other folds are kept; run the same command again to train the rest" in message
     assert {"fold 0 here", "fold 4 here", "fold 5 here"} <= {*said}
     assert "about to be killed" in (tmp_path / "logs" / "fold_1.log").read_text()
     assert "Traceback" in (tmp_path / "logs" / "fold_2.log").read_text()
@@ -111,7 +127,7 @@ def test_parallel_folds_have_the_logits_of_serial_ones(alpha, tiny_layout, tmp_p
 
 
 def children_of(pid):
-    """Processes started by a process, their command lines included."""
+    """Return the command lines of a process's children by process id."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -158,13 +174,9 @@ def wait_for(what, seconds=90.0):
 
 
 @pytest.mark.slow
-def test_a_fold_killed_in_the_middle_leaves_the_other_and_the_rest_resumes(
-    tiny_layout, tmp_path, cv_command
-):
-    more = [
-        "--epochs",
-        "30",
-    ]  # so many that neither fold is done before the other has begun, on a busy machine too
+def test_a_killed_fold_keeps_the_other_and_is_resumed(tiny_layout, tmp_path, cv_command):
+    # With this many epochs, neither fold ends before the other has begun, even on a busy machine.
+    more = ["--epochs", "30"]
     folder = tmp_path / "alpha"
     process = start(tiny_layout, tmp_path, *more)
     wait_for(
@@ -215,12 +227,10 @@ def test_folds_die_with_the_process_that_started_them(tiny_layout, tmp_path):
 
 
 @pytest.mark.slow
-def test_real_weights_workers_and_pictures_in_ram_reach_the_folds(
+def test_weights_workers_and_images_in_ram_reach_the_child_processes(
     tiny_layout, tmp_path, cv_command
 ):
-    """Equal logits with everything else unlike: cache, processes, workers; and a continued run
-    keeps its threads.
-    """
+    """Logits do not depend on cache, processes or workers, and a continued run keeps its threads."""
     torch.manual_seed(0)
     torch.save(timm.create_model("test_vit", img_size=32).state_dict(), tmp_path / "w.pth")
     base = [
@@ -256,7 +266,7 @@ def test_real_weights_workers_and_pictures_in_ram_reach_the_folds(
 
 
 @pytest.mark.slow
-def test_a_process_that_cannot_be_started_costs_its_fold_alone(tmp_path, monkeypatch):
+def test_a_process_that_cannot_be_started_only_fails_its_fold(tmp_path, monkeypatch):
     import pipeline.training.parallel_folds as schedule
 
     real = schedule._Child

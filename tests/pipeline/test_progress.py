@@ -1,6 +1,4 @@
-"""How far a run is: steps add up over folds, also those that other processes and earlier runs
-took.
-"""
+"""Progress of a run: steps of all folds, other processes and earlier runs are added up."""
 
 import pickle
 
@@ -24,7 +22,7 @@ def steps(progress, num, *, done=0, epochs=4, each=5):
             fold.step()
 
 
-def test_time_left_is_of_all_folds(clock):
+def test_time_left_covers_all_folds(clock):
     progress = Progress(3)
     assert progress.left() == ""
     clock[0] += 40
@@ -33,7 +31,7 @@ def test_time_left_is_of_all_folds(clock):
     assert progress.left() == "about 80 s left"
 
 
-def test_steps_of_an_earlier_process_are_neither_done_nor_left(clock):
+def test_steps_of_an_earlier_process_do_not_count(clock):
     progress = Progress(2)
     clock[0] += 10
     steps(progress, 5, done=15)
@@ -43,7 +41,7 @@ def test_steps_of_an_earlier_process_are_neither_done_nor_left(clock):
     assert progress.total == 25
 
 
-def test_a_process_that_does_folds_for_another_tells_it():
+def test_a_child_process_reports_its_steps():
     here = Progress(2)
     told = []
 
@@ -53,11 +51,11 @@ def test_a_process_that_does_folds_for_another_tells_it():
 
     steps(Progress(1, tell=tell), 12)
     assert (here.done, here.total) == (12, 40)
-    assert [num for method, num in told if method == "add"] == [5, 5, 2]  # an epoch at a time
+    assert [num for method, num in told if method == "add"] == [5, 5, 2]  # one report per epoch
     assert Progress(1, tell=tell).left() == ""
 
 
-def test_it_travels_without_its_bars():
+def test_bars_are_not_pickled():
     again = pickle.loads(pickle.dumps(Progress(7)))
     again.expect(3)
     assert again.task is None

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from foldblend.help import About
 from pipeline.checks import check_flags
 from pipeline.config.command_line import parse_run_config
 from pipeline.config.settings import read_config_file
@@ -33,5 +34,5 @@ def test_three_families_are_blended():
 
 def test_the_debugger_starts_one_fold_of_the_demo_set():
     launch = json.loads((ROOT / ".vscode" / "launch.json").read_text())
-    config = parse_run_config(launch["configurations"][0]["args"], prog="run_cv.py", description="")
+    config = parse_run_config(launch["configurations"][0]["args"], About("run_cv.py"))
     assert (config.data.data, config.output.only_folds, config.machine.workers) == ("demo", "0", 0)

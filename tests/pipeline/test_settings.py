@@ -15,6 +15,7 @@ from foldblend.cli import cli_flags, typed_settings
 from foldblend.commands import COMMANDS
 from foldblend.errors import UserError
 from foldblend.flags import Flag, flag_name, flags_of
+from foldblend.help import About
 from foldblend.runs.run import Run
 from pipeline.config.command_line import parse_run_config
 from pipeline.config.identity import changed_keys, identity_hash, keep_defaults
@@ -27,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def parse(*argv):
-    return parse_run_config(argv, prog="run_cv.py", description="")
+    return parse_run_config(argv, About("run_cv.py"))
 
 
 def test_every_flag_of_training_is_explained_with_its_paper():

@@ -97,7 +97,7 @@ def test_examples_in_the_documentation_run(runs_copy, tiny_layout, tmp_path):
     [
         (lambda run: fb.cross_validate(epoch=3), "unknown setting 'epoch'; did you mean epochs"),
         (lambda run: fb.cross_validate({"epochs": "many"}), "--epochs many"),
-        (lambda run: fb.cross_validate(3), "no configuration"),
+        (lambda run: fb.cross_validate(3), "not a configuration"),
         (lambda run: fb.cross_validate(tta="hflop"), "--tta hflop"),
         (lambda run: fb.cross_validate(metric="f1"), "--metric f1"),
         (

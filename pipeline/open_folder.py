@@ -1,0 +1,114 @@
+"""Checks of an existing run folder before a run continues or replaces it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from foldblend.errors import UserError
+from foldblend.runs.folder import clear_folder, is_empty, read_json
+from pipeline.config.identity import changed_keys
+from pipeline.config.resolved import ResolvedConfig
+from pipeline.training.checkpoint import CHECKPOINT
+
+__all__ = ["changed_data", "open_folder"]
+
+# Entries of the data record in run.json that are shown if they differ.
+SHOWN_DATA = {
+    "num_test": "test images",
+    "num_images": "training images",
+    "num_groups": "groups",
+    "name": "name",
+}
+# Parts of the run key, as error messages call them.
+PARTS = {"configuration": "a different configuration", "own modules": "different custom modules"}
+
+
+def _free_name(folder: Path) -> str:
+    return next(
+        name for i in range(2, 10**6) if not folder.with_name(name := f"{folder.name}-{i}").exists()
+    )
+
+
+def changed_data(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Return what differs between the data records of two runs, in words.
+
+    Examples
+    --------
+    >>> changed_data({"num_test": 415, "name": "faces"}, {"num_test": 5, "name": "faces"})
+    'test images: 415 -> 5'
+    >>> changed_data({"num_test": 5}, {"num_test": 5})
+    'labels or files changed'
+    """
+    changes = [
+        f"{title}: {old[key]} -> {new[key]}"
+        for key, title in SHOWN_DATA.items()
+        if key in old and key in new and old[key] != new[key]
+    ]
+    return ", ".join(changes) or "labels or files changed"
+
+
+def _differences(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], config: Any) -> str:
+    """Return which parts of the run key differ, each with details where they are known."""
+    old_key = old.get("run_key", {})
+    new_key = new["run_key"]
+    found = []
+    for part in dict.fromkeys([*new_key, *old_key]):
+        if old_key.get(part) == new_key.get(part):
+            continue
+        details = ""
+        file = folder / "config.yaml"
+        if part == "configuration" and file.is_file():
+            details = changed_keys(yaml.safe_load(file.read_text(encoding="utf-8")), config)
+        if part == "data":
+            details = changed_data(old.get("data", {}), new["data"])
+        found.append(PARTS.get(part, f"different {part}") + (f" ({details})" if details else ""))
+    return " and ".join(found)
+
+
+def open_folder(
+    folder: Path, config: ResolvedConfig, info: Mapping[str, Any], *, resume: bool
+) -> None:
+    """Check that a run may use its folder, and empty the folder of an obsolete run.
+
+    Parameters
+    ----------
+    folder
+        The run folder, which need not exist.
+    config
+        Settings of the new run.
+    info
+        The new run.json, with the run key and the data record.
+    resume
+        Whether finished folds of an equal run are kept.
+
+    Raises
+    ------
+    UserError
+        If the folder holds something else, or finished folds of a run with different settings,
+        data or weights. The message says what differs.
+    """
+    if not (folder / "run.json").is_file():
+        if not is_empty(folder):
+            raise UserError(f"{folder}: exists and is not a run folder; pass another --name")
+        return
+    free = _free_name(folder)
+    old = read_json(folder / "run.json")
+    if old.get("kind") != "cv":
+        raise UserError(
+            f"{folder}: is a {old.get('kind')}, not a cross-validated run; pass --name {free}"
+        )
+    if old.get("run_key") == info["run_key"] and resume:
+        return
+    kept = [*folder.glob("fold_*/done.json"), *folder.glob(f"fold_*/{CHECKPOINT}")]
+    # A run without a finished fold or checkpoint may be replaced, since nothing is lost.
+    if not resume or not kept:
+        clear_folder(folder)
+        return
+    raise UserError(
+        f"{folder}: was made with {_differences(folder, old, info, config)};"
+        f" pass --name {free}, or --no-resume to start it again"
+    )
