@@ -1,11 +1,11 @@
-"""How long blend.py takes, start included, and how much memory: runs of drawn logits of the
-competition's size.
+"""Measure time and memory of blend.py, start and report included, on synthetic runs.
 
     python benchmarks/blend.py [--million]
 
-20 runs of 18,900 out-of-fold and 12,600 test rows: a soft vote, and --method auto over the default
-methods with nesting, bootstrap and frontier. With --million also a soft vote of 20 runs of a
-million rows, which takes some minutes and 3 GB of disk to prepare.
+20 runs of the competition's size, 18,900 out-of-fold and 12,600 test rows, are blended by a soft
+vote, and by --method auto with the default methods, nested cross-validation, bootstrap and score
+against cost. With --million also a soft vote of 20 runs of a million rows, which takes some
+minutes and 3 GB of disk to prepare.
 """
 
 from __future__ import annotations
@@ -24,26 +24,24 @@ from common import ROOT, Results, parser, spread
 from tests.makers.synthetic_runs import write_synthetic_run
 
 NUM_RUNS = 20
-NUM_PEOPLE = 2700
+NUM_GROUPS = 2700
 NUM_TEST = 12600
-NUM_MANY = 142_858  # people, of seven images: a million rows
+NUM_MANY = 142_858  # groups of seven images, which are a million rows
 TIMES = {"soft": 5, "auto": 3}
 
 
-def drawn(folder: Path, num_people: int, num_test: int) -> Path:
-    """Write the runs, each somewhat better than the one before."""
+def synthetic(folder: Path, num_groups: int, num_test: int) -> Path:
+    """Write the runs, each somewhat better than the one before; return their folder."""
     for seed in range(NUM_RUNS):
         path = folder / f"run{seed:02d}"
         write_synthetic_run(
-            path, num_people=num_people, num_test=num_test, strength=0.6 + 0.03 * seed, seed=seed
+            path, num_people=num_groups, num_test=num_test, strength=0.6 + 0.03 * seed, seed=seed
         )
     return folder
 
 
 def blended(folder: Path, *argv: str) -> tuple[float, float]:
-    """Return the seconds and the peak of resident memory, in MB, of one blend in a process of its
-    own.
-    """
+    """Blend in a new process, and return its seconds and its peak resident memory in MB."""
     output = folder / "blends"
     command = [
         sys.executable,
@@ -63,7 +61,7 @@ def blended(folder: Path, *argv: str) -> tuple[float, float]:
 
 
 def measure(folder: Path, times: int, *argv: str) -> dict[str, Any]:
-    """Return seconds and memory of so many blends."""
+    """Return seconds and memory of several blends."""
     tries = [blended(folder, *argv) for _ in range(times)]
     return {
         "seconds": spread([one for one, _ in tries], 2),
@@ -72,23 +70,24 @@ def measure(folder: Path, times: int, *argv: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure what is missing and print it."""
+    """Measure what the JSON file lacks, and print all."""
     cli = parser(__doc__, results="blend.json")
+    # The name of the data is a part of the keys of blend.json.
     cli.set_defaults(data="drawn runs", device="cpu")
-    cli.add_argument("--million", action="store_true")
+    cli.add_argument("--million", action="store_true", help="also 20 runs of a million rows")
     args = cli.parse_args()
     results = Results(args, device="cpu")
     todo = [
-        (f"{NUM_RUNS} runs of 18,900 + 12,600 rows, {name}", NUM_PEOPLE, NUM_TEST, name)
+        (f"{NUM_RUNS} runs of 18,900 + 12,600 rows, {name}", NUM_GROUPS, NUM_TEST, name)
         for name in TIMES
     ]
     if args.million:
         todo.append((f"{NUM_RUNS} runs of a million rows, soft", NUM_MANY, 0, "soft"))
-    for title, num_people, num_test, method in todo:
+    for title, num_groups, num_test, method in todo:
         if title not in results:
             with tempfile.TemporaryDirectory() as root:
-                folder = drawn(Path(root), num_people, num_test)
-                times = 1 if num_people == NUM_MANY else TIMES[method]
+                folder = synthetic(Path(root), num_groups, num_test)
+                times = 1 if num_groups == NUM_MANY else TIMES[method]
                 results.put(title, measure(folder, times, "--method", method))
         print(f"{title}: {results[title]}")
 

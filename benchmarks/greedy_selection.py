@@ -1,15 +1,14 @@
-"""Greedy selection of members, fast and as a plain loop over scikit-learn's macro F1: equal picks,
-and their times.
+"""Compare greedy selection with a simple loop over scikit-learn's macro F1: picks and times.
 
     python benchmarks/greedy_selection.py [--worlds 3]
 
-A world is 50 models on 18,900 rows of 18 classes, from which 100 picks are made with replacement.
-The models of "alike" share nine tenths of the variance of their errors (folds and seeds of one
-recipe), of "unlike" three tenths (other recipes), and those of "unrelated" are draws from a
-Dirichlet distribution, which is the worst case: nobody is ever sure, so hardly any row can be left
-out. Both ways run in one process on one core, one after the other, in every world. A whole fit (20
-members, 15,000 rows, 20 bags of 25 picks) is timed as well. Of the last two kinds, two worlds are
-drawn at most.
+A simulated data set (flag: world) has 50 models on 18,900 rows of 18 classes, from which 100 picks
+are made with replacement. The models of "alike" share nine tenths of the variance of their errors
+(folds and seeds of one recipe), those of "unlike" three tenths (other recipes). Those of
+"unrelated" are draws from a Dirichlet distribution, which is the worst case: no model is ever
+confident, so hardly any row can be left out. Both ways run in one process on one core, one after
+the other, on every data set. A whole fit (20 members, 15,000 rows, 20 bags of 25 picks) is timed as
+well. There are at most two data sets of the last two kinds.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ NUM_PICKS = 100
 FIT_MODELS = 20
 FIT_ROWS = 15_000
 SHARED = {"alike": 0.9, "unlike": 0.3, "unrelated": None}
-# of logits; a model alone has a macro F1 of about 0.74
+# Of logits. With these a single model has a macro F1 of about 0.74.
 SIGNAL = 4.5
 NOISE = 2.0
 
 
-def drawn_logits(
+def simulated_logits(
     kind: str, seed: int, num_models: int, num_rows: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return logits M x N x C float32 and labels N."""
@@ -62,8 +61,8 @@ def drawn_logits(
     return logits_MNC, label_N
 
 
-def plain_picks(proba_MNC: np.ndarray, label_N: np.ndarray, num_picks: int) -> list[int]:
-    """Return the picks of the plain loop."""
+def simple_picks(proba_MNC: np.ndarray, label_N: np.ndarray, num_picks: int) -> list[int]:
+    """Return the picks of the simple loop."""
     picks = []
     sum_NC = np.zeros(proba_MNC.shape[1:])
     occurs = np.unique(label_N)
@@ -87,32 +86,31 @@ def timed(call: Callable[..., Any], *args: Any, **settings: Any) -> tuple[float,
     return time.perf_counter() - start, result
 
 
-def compare(kind: str, num_worlds: int) -> dict[str, Any]:
-    """Return seconds of both ways, their ratios, and what only reading the probabilities takes."""
+def compare(kind: str, num_data_sets: int) -> dict[str, Any]:
+    """Return seconds of both ways, their ratios, and the time to only read the probabilities."""
     plain_s = []
     fast_s = []
     read_s = []
     temperatures_s = []
     fit_s = []
-    for seed in range(num_worlds):
-        logits_MNC, label_N = drawn_logits(kind, seed, NUM_MODELS, NUM_ROWS)
+    for seed in range(num_data_sets):
+        logits_MNC, label_N = simulated_logits(kind, seed, NUM_MODELS, NUM_ROWS)
         proba_MNC = np.stack([softmax(logits_NC).astype(np.float32) for logits_NC in logits_MNC])
         read_s.append(timed(proba_MNC.sum)[0])
         seconds, (fast, _) = timed(greedy_picks, proba_MNC, label_N, num_picks=NUM_PICKS)
         fast_s.append(seconds)
-        seconds, plain = timed(plain_picks, proba_MNC, label_N, NUM_PICKS)
+        seconds, plain = timed(simple_picks, proba_MNC, label_N, NUM_PICKS)
         plain_s.append(seconds)
         if fast != plain:
             raise SystemExit(f"{kind}, seed {seed}: picks differ, {fast} and {plain}")
-        logits_MNC, label_N = drawn_logits(kind, seed, FIT_MODELS, FIT_ROWS)
+        logits_MNC, label_N = simulated_logits(kind, seed, FIT_MODELS, FIT_ROWS)
         evidence = Evidence(list(logits_MNC), Rows.of(label_N, np.arange(FIT_ROWS)))
-        temperatures_s.append(
-            timed(getattr, evidence, "temperatures")[0]
-        )  # kept by the evidence for any method
+        # The evidence computes temperatures once, for all methods.
+        temperatures_s.append(timed(getattr, evidence, "temperatures")[0])
         fit_s.append(timed(fit, evidence)[0])
     return {
         "models, rows, classes, picks": [NUM_MODELS, NUM_ROWS, NUM_CLASSES, NUM_PICKS],
-        "picks equal": f"{num_worlds} of {num_worlds} worlds",
+        "picks equal": f"{num_data_sets} of {num_data_sets} worlds",
         "plain s": spread(plain_s),
         "fast s": spread(fast_s),
         "times as fast": spread(np.divide(plain_s, fast_s).tolist(), 1),
@@ -123,10 +121,11 @@ def compare(kind: str, num_worlds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure what the JSON file does not hold yet, and print it all."""
+    """Measure what the JSON file lacks, and print all."""
     made = parser(__doc__, results="greedy_selection.json")
-    made.add_argument("--worlds", type=int, default=3)
+    made.add_argument("--worlds", type=int, default=3, help="number of simulated data sets")
     args = made.parse_args()
+    # The name of the data is a part of the keys of greedy_selection.json.
     args.data = "drawn worlds"
     results = Results(args, device="cpu")
     for kind in SHARED:

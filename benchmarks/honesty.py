@@ -1,16 +1,15 @@
-"""Simulated worlds of models: what a blend says it scores, against what it scores on people nobody
-has seen.
+"""Compare the score that a blend reports with its true score, on simulated data sets.
 
     python benchmarks/honesty.py [--worlds 300] [--thorough 30] [--first-seed 20000]
 
-A world has 3 to 12 imbalanced classes, 40 to 300 people with 3 to 9 images each, and 3 to 8
-models. A model sees the classes with a strength of its own; what is wrong about an image is partly
-wrong in all models, and partly in all images of a person; models differ in sharpness, in what
-they favour, and some see nothing in some classes. The target is the macro F1 that the refitted
-blend reaches on single models' logits of 20,000 fresh people, one image each. Kept a world at a
-time, so a stopped study goes on. Worlds of seeds below 20,000 were looked at while the blender was
-made (thresholds were chosen on those from 10,000 on); those from there on were run once, when it
-was done.
+A data set (flag and keys of the JSON file: world) has 3 to 12 imbalanced classes, 40 to 300 groups
+with 3 to 9 images each, and 3 to 8 models. Models differ in how well they see the classes, in
+sharpness and in bias, and some are nearly blind to some classes. Errors on an image are partly
+shared by all models, and partly by all images of a group. The true score is the macro F1 that the
+refitted blend reaches on single models' logits of 20,000 new groups, one image each. Results are
+kept after each data set, so a stopped study goes on. Data sets of seeds below 20,000 were used
+while the blender was made (thresholds were chosen on those from 10,000 on). Those from 20,000 on
+were run once, when it was finished.
 """
 
 from __future__ import annotations
@@ -30,24 +29,24 @@ from foldblend.scores.score import Score
 from folds.split import assign_folds
 from tests.makers.rows import folded
 
-NUM_FRESH = 20_000
+NUM_NEW = 20_000
 NUM_FOLDS = 5
 METRIC = METRICS["f1_macro"]
 Z = 1.96
 
 
-class World:
-    """A world by seed; `draw` gives people of it."""
+class Simulation:
+    """Simulated data set of a seed; `draw` returns logits of groups."""
 
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
         self.seed = seed
         self.num_classes = int(rng.integers(3, 13))
-        self.num_people = int(rng.integers(40, 301))
-        self.num_pictures = int(rng.integers(3, 10))
+        self.num_groups = int(rng.integers(40, 301))
+        self.num_images = int(rng.integers(3, 10))
         share_C = np.exp(rng.normal(size=self.num_classes) * rng.uniform(0.2, 1.2))
         self.share_C = share_C / share_C.sum()
-        self.person = rng.uniform(0.2, 1.2)
+        self.of_group = rng.uniform(0.2, 1.2)
         self.shared = rng.uniform(0.2, 1.0)
         self.own = rng.uniform(0.4, 1.4)
         num_models = int(rng.integers(3, 9))
@@ -58,25 +57,25 @@ class World:
         self.bias_MC = rng.normal(size=(num_models, num)) * rng.uniform(0, 0.8)
         self.sharpness_M = np.exp(rng.normal(size=num_models) * 0.5)
 
-    def draw(self, num_people: int, num_pictures: int, lot: int) -> Evidence:
-        """Return that many people's logits by every model; other lots are other people."""
+    def draw(self, num_groups: int, num_images: int, lot: int) -> Evidence:
+        """Return logits of all models on some groups; another `lot` draws other groups."""
         rng = np.random.default_rng((self.seed, lot))
-        num = num_people * num_pictures
-        group_N = np.repeat(np.arange(num_people), num_pictures)
-        home_N = rng.choice(self.num_classes, size=num_people, p=self.share_C)[group_N]
+        num = num_groups * num_images
+        group_N = np.repeat(np.arange(num_groups), num_images)
+        home_N = rng.choice(self.num_classes, size=num_groups, p=self.share_C)[group_N]
         label_N = np.where(
             rng.random(num) < 0.7, home_N, rng.choice(self.num_classes, size=num, p=self.share_C)
         )
         shape = (num, self.num_classes)
-        person_NC = rng.normal(size=(num_people, self.num_classes))[group_N]
-        common_NC = self.person * person_NC + self.shared * rng.normal(size=shape)
+        group_NC = rng.normal(size=(num_groups, self.num_classes))[group_N]
+        common_NC = self.of_group * group_NC + self.shared * rng.normal(size=shape)
         truth_NC = np.eye(self.num_classes)[label_N]
         logits = []
         for signal_C, bias_C, sharpness in zip(
             self.signal_MC, self.bias_MC, self.sharpness_M, strict=True
         ):
-            of_person_NC = rng.normal(size=(num_people, self.num_classes))[group_N]
-            own_NC = self.own * (0.5 * of_person_NC + rng.normal(size=shape))
+            model_group_NC = rng.normal(size=(num_groups, self.num_classes))[group_N]
+            own_NC = self.own * (0.5 * model_group_NC + rng.normal(size=shape))
             seen_NC = truth_NC * signal_C + common_NC + own_NC + bias_C
             logits.append((sharpness * seen_NC).astype(np.float32))
         return Evidence(logits, Rows.of(label_N, group_N))
@@ -88,13 +87,11 @@ def _interval(score: Score, target: float) -> dict[str, Any]:
 
 
 def measure(seed: int, *, thorough: bool) -> dict[str, Any]:
-    """Return what a world's blend says, of the method taken and of the plain soft vote, and what is
-    true.
-    """
+    """Return reported and true scores of a data set, for the chosen method and the soft vote."""
     start = time.perf_counter()
-    world = World(seed)
-    drawn = world.draw(world.num_people, world.num_pictures, 1)
-    fresh = world.draw(NUM_FRESH, 1, 2)
+    simulation = Simulation(seed)
+    drawn = simulation.draw(simulation.num_groups, simulation.num_images, 1)
+    new = simulation.draw(NUM_NEW, 1, 2)
     evidence = folded(
         drawn, assign_folds(drawn.rows.label_N, drawn.rows.group_N, num_folds=NUM_FOLDS, seed=0)
     )
@@ -103,22 +100,22 @@ def measure(seed: int, *, thorough: bool) -> dict[str, Any]:
 
     def target(place: int) -> float:
         trial = blended.trials[place]
-        # Classes of the people at hand: the score is over those that occur in its truth.
-        at = np.isin(fresh.rows.label_N, evidence.rows.label_N)
-        logits_NC = apply(trial.final, trial.offsets_C, fresh.logits_MNC)
-        return METRIC.score(fresh.rows.label_N[at], softmax(logits_NC[at]))
+        # The reported score is over the classes that occur, so the true one must be too.
+        at = np.isin(new.rows.label_N, evidence.rows.label_N)
+        logits_NC = apply(trial.final, trial.offsets_C, new.logits_MNC)
+        return METRIC.score(new.rows.label_N[at], softmax(logits_NC[at]))
 
     chosen = blended.trials.index(blended.chosen)
     soft = [*methods].index("soft")
     result = {
-        "classes": world.num_classes,
-        "people": world.num_people,
-        "models": len(world.signal_MC),
+        "classes": simulation.num_classes,
+        "people": simulation.num_groups,
+        "models": len(simulation.signal_MC),
         "method": blended.chosen.name,
         "offsets": bool(blended.chosen.offsets_C.any()),
         "chosen": _interval(blended.chosen.nested, target(chosen)),
         "in-sample": blended.chosen.in_sample,
-        "flatters": blended.flatters,
+        "flatters": blended.optimism,
         "soft": _interval(blended.trials[soft].nested, target(soft)),
     }
     if thorough:
@@ -127,7 +124,7 @@ def measure(seed: int, *, thorough: bool) -> dict[str, Any]:
 
 
 def wilson(hits: int, num: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share, Wilson 1927."""
+    """Return the 95 % interval of a share of hits (Wilson 1927)."""
     share = hits / num
     term = Z**2 / num
     middle = share + term / 2
@@ -151,16 +148,19 @@ def _slope(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
 
 
 def figures(worlds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what is said of all worlds together."""
+    """Return the figures over all data sets.
+
+    Their names are keys of the JSON file: "flatters" is the optimism that a report estimates.
+    """
     found: dict[str, Any] = {"worlds": len(worlds)}
     for name in ("chosen", "chosen, less what it says that flatters", "soft"):
         place = name.partition(",")[0]
         nested, low, high, target = np.array([[*one[place].values()] for one in worlds]).T
         if place != name:
-            said = np.array([one["flatters"] for one in worlds])
-            nested = nested - said
-            low = low - said
-            high = high - said
+            optimism = np.array([one["flatters"] for one in worlds])
+            nested = nested - optimism
+            low = low - optimism
+            high = high - optimism
         hits = int(((low <= target) & (target <= high)).sum())
         bounds = wilson(hits, len(worlds))
         found[f"{name}: nested minus target"] = _errors(nested - target)
@@ -176,10 +176,10 @@ def figures(worlds: list[dict[str, Any]]) -> dict[str, Any]:
     found["chosen minus soft, both targets"] = _errors(
         target - np.array([one["soft"]["target"] for one in worlds])
     )
-    said = np.array([one["flatters"] for one in worlds])
-    found["flatters, as reported"] = _errors(said)
+    optimism = np.array([one["flatters"] for one in worlds])
+    found["flatters, as reported"] = _errors(optimism)
     found["chosen: nested minus target, per unit of what it says that flatters"] = _slope(
-        said, np.array([one["chosen"]["nested"] for one in worlds]) - target
+        optimism, np.array([one["chosen"]["nested"] for one in worlds]) - target
     )
     again = [one for one in worlds if "once more" in one]
     if len(again) > 1:
@@ -194,14 +194,18 @@ def figures(worlds: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure the worlds that are missing and print what is said of all."""
+    """Measure the data sets that the JSON file lacks, and print the figures over all."""
     cli = parser(__doc__, results="honesty.json")
+    # The name of the data is a part of the keys of honesty.json.
     cli.set_defaults(data="drawn worlds", device="cpu")
-    cli.add_argument("--worlds", type=int, default=300)
+    cli.add_argument("--worlds", type=int, default=300, help="number of simulated data sets")
     cli.add_argument(
-        "--thorough", type=int, default=30, help="worlds in which the choice is nested once more"
+        "--thorough",
+        type=int,
+        default=30,
+        help="number of data sets on which the choice of the method is cross-validated too",
     )
-    cli.add_argument("--first-seed", type=int, default=20_000)
+    cli.add_argument("--first-seed", type=int, default=20_000, help="seed of the first data set")
     args = cli.parse_args()
     results = Results(args, device="cpu")
     each = []

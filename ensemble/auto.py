@@ -132,6 +132,7 @@ def blend_arrays(
     ] * len(found)
     if decide:
         moved = cross_fit_offsets(evidence, splits, [one.logits_NC for one in found.values()])
+    # The bootstrap of each method is the slow part, so methods are scored in parallel.
     tasks = [(name, one, *both) for (name, one), both in zip(found.items(), moved, strict=True)]
     trials = tuple(in_turn(lambda task: _trial(evidence, *task), tasks))
     scores = [trial.nested for trial in trials]

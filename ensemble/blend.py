@@ -147,7 +147,7 @@ def _notes(aligned: Aligned, config: BlendConfig) -> list[str]:
         )
     without_test = [run.name for run in aligned.runs if not run.info["has_test"]]
     if without_test:
-        notes.append(f"no test logits, because {listed(without_test)} has none")
+        notes.append(f"no test logits, because these members have none: {listed(without_test)}")
     if aligned.num_left_out:
         notes.append(
             f"test sets differ: {aligned.num_left_out} images that are not in all of them are left"
@@ -261,6 +261,7 @@ def blend(
         json.dumps([record, decides], sort_keys=True).encode(), digest_size=16
     ).hexdigest()
     first = members[0]
+    # The path "." has no name and is its parent too, so it is resolved first.
     beside = first.path.parent if first.path.name else first.path.resolve().parent
     folder = Path(config.output or beside) / (config.name or f"blend_{key[:8]}")
     # A folder that must not be written should fail before the work, not after it.

@@ -133,8 +133,8 @@ def _streams(config: BlendConfig, methods: Mapping[str, Method]) -> bool:
 
     Then members are read one after the other, and memory does not grow with their number.
     """
-    named = config.method != AUTO or config.weights is not None
-    return named and set(methods) <= set(POOLS) and config.budget is None
+    given = config.method != AUTO or config.weights is not None
+    return given and set(methods) <= set(POOLS) and config.budget is None
 
 
 def _tests(aligned: Aligned, fitted: Fitted, offsets_C: np.ndarray) -> list[pd.DataFrame]:
@@ -189,6 +189,7 @@ def _voted(
     none_N = np.empty(0, int)
     fitted = method.fit(Evidence([zeros_C[None]] * len(aligned.members), Rows.of(none_N, none_N)))
     logits_NC = fitted(singles.watched(aligned.oof()))
+    # The run folder holds float32, and these scores must equal those of its report.
     rows = singles.compared(logits_NC.astype(np.float32))
     verdict, better = singles.verdict(rows, fitted.shares, cost_M)
     return Blend(
@@ -276,6 +277,7 @@ def combine(
             key: within(one, cost_M, parse_budget(config.budget)) for key, one in methods.items()
         }
     blended = blend_arrays(evidence, methods, decide=decide)
+    # Without a held-out part, two parts must remain to cross-fit within.
     again = config.thorough and len(methods) > 1 and why_not is None and _num_parts(aligned) > 2
     once_more = nested_once_more(evidence, methods, decide=decide) if again else None
     chosen = blended.chosen
@@ -286,6 +288,7 @@ def combine(
     sections["3_methods"] = methods_section(
         blended, best, singles.names[place], singles.metric, once_more
     )
+    # Members within a budget are chosen by fitting, so they need the same conditions.
     if len(aligned.members) > 1 and why_not is None:
         sections["4_costs"] = _frontier(
             evidence, splits_of(evidence), singles, blended, cost_M, unit

@@ -142,6 +142,7 @@ def cross_fit_offsets(
         one, split = task
         return offsets_of(evidence, logits[one], None if split is None else split.others)
 
+    # Splits hold arrays and are not hashable, so their identity is the key.
     found = dict(zip(((one, id(split)) for one, split in tasks), in_turn(fit, tasks), strict=True))
     answers: list[tuple[np.ndarray | None, np.ndarray]] = []
     for one, logits_NC in enumerate(logits):

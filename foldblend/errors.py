@@ -52,8 +52,8 @@ def require(condition: bool, message: str) -> None:
 
 def in_a_line(error: BaseException) -> str:
     """Return an error's type and message on one line of bounded length."""
-    said = " ".join(str(error).split())[:200]
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+    message = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def counted(number: int, noun: str) -> str:

@@ -38,6 +38,7 @@ def _rank(evidence: Evidence) -> Fitted:
     vote = RankVote(
         quantiles_MQC, np.bincount(evidence.rows.label_N, minlength=evidence.num_classes) > 0
     )
+    # Mean ranks are far from probabilities until they are scaled.
     [temperature] = fit_temperatures(
         [vote(evidence.logits_MNC)], evidence.rows.label_N, evidence.rows.group_N
     )

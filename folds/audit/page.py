@@ -75,7 +75,7 @@ def _fold_table(
             "",
             *[f"fold {fold}" for fold in range(num_folds)],
             "even share",
-            "groups with it",
+            "groups in total",
         ],
         "rows": [
             [name, *[f"{count:,}" for count in counts], f"{np.mean(counts):,.1f}", of]

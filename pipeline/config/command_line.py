@@ -1,4 +1,4 @@
-"""The command line of a run: defaults, a YAML file, then flags. No torch here."""
+"""Command line of a run: defaults, then a YAML file, then flags."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["parse_run_config"]
 
 
 def parse_run_config(argv: Sequence[str], about: About) -> RunConfig:
-    """Return the settings of a run: defaults, then the file of --config, then the flags."""
+    """Return the settings of a run: defaults, overridden by the file of --config, then by flags."""
     file = early_value(argv, ("--config", "-c"))
     default = RunConfig() if file is None else read_config_file(file)
     # tyro warns of a default value that it cannot have parsed itself, such as a filled `typed`.

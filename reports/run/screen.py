@@ -25,10 +25,11 @@ WORST_CLASSES = 3
 Report = Mapping[str, Any]
 
 
-def _headline(report: Report) -> list[str]:
+def _headline(report: Report, width: int) -> list[str]:
     title = METRICS[report["metric"]].title
     size = f"{report['num_images']:,} images of {report['num_groups']:,} groups"
-    return [f"OOF {title} {num(report['headline']['value'])} {span(report['headline'])} ({size})"]
+    score = f"{num(report['headline']['value'])} {span(report['headline'])}"
+    return folded(f"OOF {title} {score} ({size})", width=width)
 
 
 def _folds(report: Report, width: int) -> list[str]:
@@ -50,13 +51,21 @@ def _attributes(report: Report, width: int) -> list[str]:
     return folded(f"macro F1 by attribute: {', '.join(scores)}", width=width)
 
 
+def _taken_for(report: Report, label: int) -> str:
+    """Return the class that is predicted most often for wrong images of a class."""
+    counts_CC = report["confusion"]["counts"]
+    if counts_CC is None:  # many classes: only the most frequent confusions are kept
+        name = report["class_names"][label]
+        most = report["confusion"]["most"]
+        return next((row["predicted"] for row in most if row["true"] == name), "-")
+    wrong = [0 if other == label else count for other, count in enumerate(counts_CC[label])]
+    return report["class_names"][wrong.index(max(wrong))] if any(wrong) else "-"
+
+
 def _worst_classes(report: Report, width: int) -> list[str]:
     if len(report["per_class"]) < 2:
         return []
     worst = sorted(report["per_class"], key=lambda row: row["f1"])[:WORST_CLASSES]
-    most: dict[str, str] = {}
-    for row in report["confusion"]["most"]:
-        most.setdefault(row["true"], row["predicted"])
     header = ["worst classes", "F1", "images", "groups", "most often taken for"]
     cells = [
         [
@@ -64,7 +73,7 @@ def _worst_classes(report: Report, width: int) -> list[str]:
             f"{row['f1']:.3f}",
             f"{row['support']:,}",
             str(row.get("groups", "-")),
-            most.get(row["name"], "-"),
+            _taken_for(report, row["class"]),
         ]
         for row in worst
     ]
@@ -113,7 +122,7 @@ def screen_lines(run: Run, *, width: int | None = None) -> list[str]:
         notes = [*notes[: MOST_NOTES * 2 - 1], "      (more notes in the report)"]
     added = _sections(run, width)
     parts: Sequence[list[str]] = [
-        [*_headline(report), *(folded(note, width=width) if note else []), *notes],
+        [*_headline(report, width), *(folded(note, width=width) if note else []), *notes],
         [*_folds(report, width), *_attributes(report, width)],
         added or _worst_classes(report, width),
     ]
@@ -132,5 +141,5 @@ def finish(run: Run, *, page: bool, report: str, say: Callable[[str], None]) -> 
     text = write_report(run, page=page)
     if report == "full":
         say(text)
-    for line in _files(run) if report == "full" else screen_lines(run):
+    for line in _files(run) if report == "full" else ["", *screen_lines(run)]:
         say(line)

@@ -30,7 +30,7 @@ def quiet(_):
 
 @pytest.fixture
 def drawn(tmp_path):
-    """outputs/ with three runs of 24 groups and 20 test images, with random logits."""
+    """Write outputs/ with three runs of 24 groups and 20 test images, with random logits."""
     for name, strength, seed in (("a", 1.1, 0), ("b", 1.0, 1), ("c", 0.2, 2)):
         write_synthetic_run(
             tmp_path / "outputs" / name, num_people=24, num_test=20, strength=strength, seed=seed

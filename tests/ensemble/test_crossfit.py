@@ -90,8 +90,7 @@ def test_the_labels_of_a_group_do_not_reach_its_rows(num_repeats):
     mine = evidence.rows.group_N == group
     other = mislabelled(evidence, [group])
     before, after = (
-        cross_fit(one, splits_of(folded(one, fold)), methods, say=lambda _: None)
-        for one in (evidence, other)
+        cross_fit(one, splits_of(folded(one, fold)), methods) for one in (evidence, other)
     )
     for name in methods:
         np.testing.assert_array_equal(

@@ -21,7 +21,7 @@ FEW = ("soft", "log", "weights")
 
 @pytest.fixture
 def drawn(tmp_path):
-    """Runs of 24 groups: a with 20 test images, b with the first 17 of them, c with none."""
+    """Write runs of 24 groups: a with 20 test images, b with the first 17 of them, c with none."""
     for seed, (name, num_test) in enumerate([("a", 20), ("b", 17), ("c", 0)]):
         write_synthetic_run(
             tmp_path / "outputs" / name, num_people=24, num_test=num_test, seed=seed
@@ -51,7 +51,7 @@ def test_runs_of_the_same_labelled_images_are_of_one_data_set(
     assert len(Run(drawn / "ab").test) == 17
     assert command(drawn / "a", drawn / "c", "--method", "soft", "--name", "ac").code == 0
     assert not Run(drawn / "ac").info["has_test"]
-    assert "no test logits, because c has none" in notes_of(drawn / "ac")
+    assert "no test logits, because these members have none: c" in notes_of(drawn / "ac")
     # The hash that run_cv.py writes is the one computed from the rows where it is absent.
     assert (
         alpha.ids_hash

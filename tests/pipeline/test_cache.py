@@ -1,4 +1,4 @@
-"""The decode-once cache: what it keeps, survives and refuses; and feeding from it."""
+"""The cache of decoded images: content, crashes, errors, and loading from it."""
 
 import hashlib
 import multiprocessing
@@ -70,7 +70,7 @@ def test_records_are_found_by_key_in_any_order(store):
     assert store.records([key(3)])[0].shape == (3, 2)
 
 
-def test_only_what_is_missing_is_made(store):
+def test_only_missing_records_are_made(store):
     made = []
     fill(store, [1, 2, 2], made)
     fill(store, [2, 3, 1], made)
@@ -87,7 +87,7 @@ def test_another_policy_or_shape_is_another_store(store, tmp_path):
     assert Store.at(tmp_path, (3, 2), "uint8", {"kind": "test"}) == store
 
 
-def test_what_a_kill_cut_short_is_made_again(store):
+def test_records_cut_by_a_kill_are_made_again(store):
     fill(store, [1, 2])
     with (store.folder / "records").open("ab") as file:
         file.write(b"half a rec")
@@ -100,8 +100,9 @@ def test_what_a_kill_cut_short_is_made_again(store):
     assert (store.folder / "keys").stat().st_size == 4 * KEY_BYTES
 
 
-def test_a_failing_record_leaves_the_finished_ones(store, monkeypatch):
-    monkeypatch.setattr("pipeline.data.cache.FLUSH_BYTES", 12)  # two records
+def test_a_failing_record_keeps_the_finished_ones(store, monkeypatch):
+    # Flush after two records.
+    monkeypatch.setattr("pipeline.data.cache.FLUSH_BYTES", 12)
 
     def make(index):
         if index == 5:
@@ -125,7 +126,7 @@ def _fill_slowly(store, numbers, made):
     store.fill([key(number) for number in numbers], lambda todo: map(make, todo))
 
 
-def test_two_processes_share_the_work_without_collision(store):
+def test_two_processes_share_the_work(store):
     context = multiprocessing.get_context("fork")
     made = context.Queue()
     tasks = [
@@ -143,7 +144,7 @@ def test_two_processes_share_the_work_without_collision(store):
     assert values(store, range(30)) == [*range(30)]
 
 
-def test_killed_while_filling_then_finished(store):
+def test_a_killed_fill_is_finished_later(store):
     script = (
         "import sys, time, numpy as np; from pathlib import Path; import pipeline.data.cache as c;"
         " c.FLUSH_BYTES = 60\nstore = c.Store(Path(sys.argv[1]), (3, 2), 'uint8')\ndef make(i):"
@@ -167,7 +168,7 @@ def test_killed_while_filling_then_finished(store):
     assert values(store, range(200)) == [*range(200)]
 
 
-def test_a_full_disk_is_one_line_with_a_cure(store, monkeypatch):
+def test_a_full_disk_is_one_line_with_a_solution(store, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -176,7 +177,7 @@ def test_a_full_disk_is_one_line_with_a_cure(store, monkeypatch):
         fill(store, [1])
 
 
-def test_records_of_another_process_are_opened_anew(store):
+def test_pickled_records_open_the_file_again(store):
     fill(store, [7, 8])
     records = store.records([key(8), key(7)])
     assert records[0][0, 0] == 8
@@ -210,7 +211,7 @@ def test_choice_of_cache(wanted, passes, room, mode, words):
     assert words in why
 
 
-def test_a_cache_that_does_not_fit_is_refused_and_one_that_is_there_needs_no_room():
+def test_a_cache_that_does_not_fit_is_an_error_unless_it_exists():
     for wanted in ("disk", "ram", "device"):
         with pytest.raises(UserError, match=f"--cache {wanted}: needs 5.00 GB"):
             choose_cache(wanted, size=5 * GB, missing=5 * GB, passes=2, room=Room(GB, GB, GB))
@@ -239,20 +240,18 @@ def opened(tables, tmp_path, cache, preprocess=PREPROCESS, said=None):
 
 
 @pytest.mark.parametrize("cache", ["disk", "ram", "device"])
-def test_cached_pictures_are_the_decoded_ones(tables, tmp_path, cache):
+def test_cached_images_equal_the_decoded_ones(tables, tmp_path, cache):
     said = []
     source = opened(tables, tmp_path, cache, said=said)
     assert source.mode == cache
     assert "126 decoded images at 24x32" in said[0]
     for table in tables:
         rows = table.iloc[::-3]
-        for picture, path in zip(source.of(rows), rows["path"], strict=True):
-            assert np.array_equal(picture, PREPROCESS.load(path))
+        for image, path in zip(source.of(rows), rows["path"], strict=True):
+            assert np.array_equal(image, PREPROCESS.load(path))
 
 
-def test_a_second_run_decodes_nothing_and_a_new_picture_is_decoded_alone(
-    tables, tmp_path, tiny_layout, monkeypatch
-):
+def test_a_later_run_decodes_only_new_images(tables, tmp_path, tiny_layout, monkeypatch):
     train, _ = tables
     opened((train.iloc[:-1],), tmp_path, "disk")
     decoded = []
@@ -280,7 +279,7 @@ def _with_test(known, tables):
     return known | {*_keys(tables[1])}
 
 
-def test_another_size_or_decoding_is_another_cache(tables, tmp_path):
+def test_another_size_or_decoding_has_another_cache(tables, tmp_path):
     opened(tables, tmp_path, "disk")
     opened(
         tables, tmp_path, "disk", Preprocess(width=32, height=24, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -296,7 +295,7 @@ def test_another_size_or_decoding_is_another_cache(tables, tmp_path):
     assert len([*(tmp_path / "pictures").iterdir()]) == 4
 
 
-def test_ram_is_given_back(tables, tmp_path):
+def test_ram_is_freed(tables, tmp_path):
     source = opened(tables, tmp_path, "ram")
     file = source.records.path
     assert file.exists()
@@ -305,7 +304,7 @@ def test_ram_is_given_back(tables, tmp_path):
 
 
 @pytest.mark.parametrize("crop_pct", [1.0, 0.8])
-def test_pictures_on_the_device_come_in_the_same_order_as_from_workers(tables, tmp_path, crop_pct):
+def test_images_on_the_device_have_the_same_order_as_from_workers(tables, tmp_path, crop_pct):
     preprocess = Preprocess(width=24, height=32, mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=crop_pct)
     source = opened(tables, tmp_path, "device", preprocess)
     table = tables[0]
@@ -337,7 +336,7 @@ def test_pictures_on_the_device_come_in_the_same_order_as_from_workers(tables, t
         assert one[1].tolist() == both[0].labels(7, step + 2).tolist()
 
 
-def test_a_picture_drawn_twice_in_an_epoch_is_augmented_twice(tables, tmp_path):
+def test_an_image_drawn_twice_in_an_epoch_is_augmented_differently(tables, tmp_path):
     preprocess = Preprocess(width=24, height=32, mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=0.8)
     source = opened(tables, tmp_path, "disk", preprocess)
     table = tables[0]
@@ -352,7 +351,7 @@ def test_a_picture_drawn_twice_in_an_epoch_is_augmented_twice(tables, tmp_path):
     assert len({one.numpy().tobytes() for one in images}) == 16
 
 
-def test_random_crops_in_training_central_ones_otherwise(tables, tmp_path):
+def test_crops_are_random_in_training_and_central_otherwise(tables, tmp_path):
     preprocess = Preprocess(width=24, height=32, mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=0.8)
     source = opened(tables, tmp_path, "disk", preprocess)
     table = tables[0]
@@ -372,13 +371,13 @@ def test_off_reads_files(tables, tmp_path):
     assert not (tmp_path / "pictures").exists()
 
 
-def test_a_damaged_picture_stops_before_anything_is_trained(tmp_path, picture_table):
+def test_a_damaged_image_stops_before_training(tmp_path, damaged_table):
     with pytest.raises(UserError, match=r"b.png: truncated"):
-        opened((picture_table,), tmp_path, "disk")
+        opened((damaged_table,), tmp_path, "disk")
 
 
 @pytest.fixture
-def picture_table(tmp_path):
+def damaged_table(tmp_path):
     for name in ("a.png", "b.png"):
         cv2.imwrite(str(tmp_path / name), np.zeros((40, 30, 3), np.uint8))
     (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:40])
@@ -396,7 +395,8 @@ def test_an_interrupted_flush_lists_no_record_twice(store, monkeypatch):
     def interrupt(file):
         calls.append(file)
         real(file)
-        if len(calls) == 2:  # the keys are written, but not yet counted
+        # The keys are written then, but not yet counted.
+        if len(calls) == 2:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "fsync", interrupt)
@@ -407,8 +407,8 @@ def test_an_interrupted_flush_lists_no_record_twice(store, monkeypatch):
     assert values(store, [1, 2, 3, 4, 5, 6]) == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_disk_that_takes_a_part_only(store, monkeypatch):
-    """A full disk takes what it can without an error; that is no record yet."""
+def test_a_disk_that_accepts_only_a_part(store, monkeypatch):
+    """A disk that fills up writes a part without an error; the part is not a record."""
     real = os.pwrite
     room = [5 * store.size - 2]
 
@@ -427,7 +427,7 @@ def test_a_disk_that_takes_a_part_only(store, monkeypatch):
     assert values(store, range(9)) == [*range(9)]
 
 
-def test_records_that_were_cut_or_removed_are_made_again(store):
+def test_truncated_or_removed_records_are_made_again(store):
     fill(store, [1, 2, 3])
     os.truncate(store.folder / "records", 2 * store.size + 1)
     assert store.missing([key(number) for number in (1, 2, 3)]) == [2]
@@ -438,19 +438,19 @@ def test_records_that_were_cut_or_removed_are_made_again(store):
     assert values(store, [1, 4]) == [1, 4]
 
 
-def test_a_finished_store_is_only_read(store, monkeypatch):
+def test_a_complete_store_is_not_locked(store, monkeypatch):
     fill(store, [1, 2])
     monkeypatch.setattr("pipeline.data.cache.hold", None)
     fill(store, [2, 1])
 
 
-def test_a_picture_that_changed_since_it_was_hashed_is_not_kept(tables, tmp_path):
+def test_an_image_that_changed_after_hashing_is_not_cached(tables, tmp_path):
     changed = tables[0].iloc[:3].assign(content="another")
     with pytest.raises(UserError, match="changed while it was in use"):
         opened((changed,), tmp_path, "disk")
 
 
-def test_a_file_in_place_of_the_folder_is_one_line(tables, tmp_path):
+def test_a_file_in_place_of_the_folder_is_a_one_line_error(tables, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cache cannot be written.*--cache-dir"):
         opened(tables, tmp_path / "file", "disk")

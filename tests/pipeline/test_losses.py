@@ -1,4 +1,4 @@
-"""Losses: what their papers say, on cases with known answers."""
+"""Losses, against the formulas of their papers on small cases."""
 
 import math
 
@@ -33,8 +33,9 @@ def test_cross_entropy_is_torchs_and_focal_with_gamma_0_is_cross_entropy(target,
 
 
 def test_focal_by_hand():
-    """-(1 - p)^2 log p for p = 0.9 and 0.1: an easy row counts a hundredth, a hard one 0.81 of its
-    cross entropy.
+    """-(1 - p)^2 log p for p = 0.9 and 0.1.
+
+    The factor is 0.01 for the easy row and 0.81 for the hard one.
     """
     logits = torch.log(torch.tensor([[0.9, 0.1], [0.9, 0.1]]))
     value = loss("focal", count=(1, 1), smoothing=0.0)(logits, torch.tensor([0, 1]))
@@ -50,20 +51,19 @@ def test_logit_adjustment_shifts_by_log_priors():
         assert adjusted.item() == pytest.approx(
             F.cross_entropy(LOGITS + tau * prior, LABELS).item(), 1e-6
         )
-    # For tau = 1 it is the balanced softmax: -log(n_y e^z_y / sum_j n_j e^z_j) (Ren et al. 2020,
+    # With tau = 1 this is the balanced softmax: -log(n_y e^z_y / sum_j n_j e^z_j) (Ren et al. 2020,
     # eq. 3).
     odds = counts * LOGITS.exp()
     balanced = -(odds[range(4), LABELS] / odds.sum(dim=1)).log().mean()
     assert loss("ce", smoothing=0.0, logit_adjust=1.0)(LOGITS, LABELS).item() == pytest.approx(
         balanced.item(), 1e-6
     )
-    # Logits that carry the prior already have nothing to learn from it: both losses agree on even
-    # classes.
+    # With even classes the adjustment changes nothing.
     assert torch.equal(loss("ce", count=(4, 4, 4))(LOGITS, LABELS), loss("ce")(LOGITS, LABELS))
 
 
 @pytest.mark.parametrize("text", ["ce", "focal"])
-def test_a_class_without_pictures_is_as_rare_as_the_rarest_and_stays_finite(text):
+def test_a_class_without_images_counts_as_rare_as_the_rarest(text):
     logits = LOGITS.clone().requires_grad_()
     value = loss(text, count=(10, 0, 6), smoothing=0.0, logit_adjust=1.0)(
         logits, torch.tensor([0, 2, 2, 0])
@@ -71,24 +71,26 @@ def test_a_class_without_pictures_is_as_rare_as_the_rarest_and_stays_finite(text
     value.backward()
     assert torch.isfinite(value)
     assert torch.isfinite(logits.grad).all()
-    assert (logits.grad[:, 1] > 0).all()  # pushed down: it is never right
+    # The class is never right, so its logit must go down.
+    assert (logits.grad[:, 1] > 0).all()
     shift = log_prior(torch.tensor([10, 0, 6]))
-    assert shift[1] == shift[2] == torch.log(torch.tensor(6 / 16))  # as rare as the rarest
+    assert shift[1] == shift[2] == torch.log(torch.tensor(6 / 16))
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
-def test_focal_has_a_slope_where_a_row_is_certain(gamma):
+def test_focal_has_a_finite_gradient_for_certain_rows(gamma):
     logits = torch.tensor([[30.0, 0.0, 0.0], [0.0, 0.0, 60.0]], requires_grad=True)
     loss("focal", smoothing=0.0, focal_gamma=gamma)(logits, torch.tensor([0, 1])).backward()
     assert torch.isfinite(logits.grad).all()
 
 
-def test_soft_f1_of_certain_predictions_is_scikit_learns():
+def test_soft_f1_of_certain_predictions_equals_scikit_learn():
     rng = np.random.default_rng(0)
     for _ in range(20):
         label_N = rng.integers(5, size=30)
         chosen_N = rng.integers(5, size=30)
-        label_N[label_N == 4] = 0  # a class that does not occur, but is predicted
+        # Class 4 is predicted, but does not occur.
+        label_N[label_N == 4] = 0
         logits = torch.from_numpy(100.0 * np.eye(5)[chosen_N])
         known = f1_score(label_N, chosen_N, labels=np.unique(label_N), average="macro")
         assert 1 - loss("f1", count=[1] * 5)(
@@ -96,7 +98,7 @@ def test_soft_f1_of_certain_predictions_is_scikit_learns():
         ).item() == pytest.approx(known, abs=1e-9)
 
 
-def test_soft_f1_rises_where_a_right_class_becomes_likelier():
+def test_soft_f1_rises_with_the_probability_of_the_right_class():
     logits = LOGITS.clone().requires_grad_()
     loss("f1")(logits, LABELS).backward()
     assert (logits.grad[torch.arange(4), LABELS] < 0).all()
@@ -112,6 +114,6 @@ def test_weighted_sums():
 
 
 @pytest.mark.parametrize("text", ["", "ce+", "0*ce", "2ce", "ce-f1", "a:b:c"])
-def test_what_is_no_sum_of_losses(text):
+def test_an_invalid_sum_of_losses_is_an_error(text):
     with pytest.raises(UserError, match="--loss"):
         LossConfig(loss=text)

@@ -1,4 +1,4 @@
-"""Mixup, CutMix and erasing: shares of classes are those of the pixels."""
+"""Mixup, CutMix and random erasing; the labels' shares must be those of the pixels."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from pipeline.config.train import AugmentConfig
 from pipeline.training.mixing import Mixing, erase, random_boxes
 
 LABELS = np.arange(24) % 4
-# Every pixel of image i has the value i: a mixed image tells what it is made of.
+# Every pixel of image i has the value i, so the sources of a mixed image can be read from it.
 PIXELS = torch.arange(24.0).view(-1, 1, 1, 1).expand(-1, 3, 12, 10).clone()
 COUNTS = np.array([40, 30, 20, 1])
 
@@ -45,13 +45,12 @@ def test_mixup_weights_follow_their_beta():
     mixing = Mixing.of(AugmentConfig(mixup=0.4), COUNTS)
     keep = mixing.blend(20_000, np.random.default_rng(0))
     assert keep.mean() == pytest.approx(0.5, abs=0.01)
-    assert keep.var() == pytest.approx(1 / (4 * (2 * 0.4 + 1)), abs=0.005)  # of Beta(a, a)
+    # The variance of Beta(a, a).
+    assert keep.var() == pytest.approx(1 / (4 * (2 * 0.4 + 1)), abs=0.005)
 
 
 def shares_of_pixels(pixels):
-    """Return N x C shares counted pixel by pixel, each pixel's value telling which image it came
-    from.
-    """
+    """Return the N x C shares, counted from the pixels: a value is the number of its image."""
     return np.stack(
         [
             np.bincount(LABELS[one.long().reshape(-1)], minlength=4) / one.numel()
@@ -76,7 +75,7 @@ def test_cutmix_within_a_class_keeps_labels_whole():
     assert (pixels != PIXELS).any()
 
 
-def test_half_faces_come_from_rare_classes():
+def test_half_images_come_from_rare_classes():
     sources = []
     for seed in range(40):
         pixels, _ = mix(seed, cutmix=1.0, cutmix_mode="half")
@@ -88,19 +87,19 @@ def test_half_faces_come_from_rare_classes():
             halves = {int(left[0, 0]), int(right[0, 0])}
             assert index in halves
             sources += halves - {index}
-    # A partner's class is drawn in proportion to 1 / its size, times how many of it are in the
-    # batch.
+    # A partner is drawn in proportion to 1 / the size of its class, and the batch has equally many
+    # images of each class.
     share = np.bincount(LABELS[sources], minlength=4) / len(sources)
     expected = (1 / COUNTS) / (1 / COUNTS).sum()
     assert share == pytest.approx(expected, abs=0.03)
 
 
-def test_both_mixes_take_turns():
+def test_both_kinds_of_mixing_occur():
     kinds = {bool((mix(seed, mixup=1.0, cutmix=1.0)[0] % 1 != 0).any()) for seed in range(20)}
     assert kinds == {True, False}
 
 
-def test_boxes_have_the_share_that_was_asked_for():
+def test_boxes_have_the_requested_share():
     rng = np.random.default_rng(0)
     boxes = random_boxes(np.full(5000, 0.25), 100, 200, rng)
     inside = (boxes[:, 0] > 0) & (boxes[:, 1] > 0) & (boxes[:, 2] < 100) & (boxes[:, 3] < 200)
@@ -117,7 +116,8 @@ def test_erasing():
     share = hit.float().mean(dim=(1, 2))
     assert (share > 0).float().mean().item() == pytest.approx(0.5, abs=0.07)
     assert share.max() <= 0.42
-    for one in hit[share > 0][:20]:  # a full rectangle, all of it noise
+    # Each erased part is a full rectangle of noise.
+    for one in hit[share > 0][:20]:
         rows = one.any(dim=1).nonzero()
         columns = one.any(dim=0).nonzero()
         assert one[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].all()

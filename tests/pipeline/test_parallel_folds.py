@@ -230,7 +230,7 @@ def test_folds_die_with_the_process_that_started_them(tiny_layout, tmp_path):
 def test_weights_workers_and_images_in_ram_reach_the_child_processes(
     tiny_layout, tmp_path, cv_command
 ):
-    """Logits do not depend on cache, processes or workers, and a continued run keeps its threads."""
+    """Logits do not depend on cache, processes or workers; a continued run keeps its threads."""
     torch.manual_seed(0)
     torch.save(timm.create_model("test_vit", img_size=32).state_dict(), tmp_path / "w.pth")
     base = [

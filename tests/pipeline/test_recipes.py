@@ -1,4 +1,4 @@
-"""Recipes are settings that exist, and headers say how to run them."""
+"""Recipes have valid settings, and their headers have the command that runs them."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Flags, YAML files and keywords are one set of settings; wrong ones are one line."""
+"""Settings from flags, YAML files and keywords, and their one-line errors."""
 
 import dataclasses
 import hashlib
@@ -31,14 +31,14 @@ def parse(*argv):
     return parse_run_config(argv, About("run_cv.py"))
 
 
-def test_every_flag_of_training_is_explained_with_its_paper():
+def test_every_flag_of_training_is_documented():
     text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     groups = (TrainConfig, LossConfig, AugmentConfig)
     names = [field.name for group in groups for field in dataclasses.fields(group)]
     assert not [name for name in names if flag_name(name) not in text]
 
 
-def test_precedence_defaults_file_flags(tmp_path):
+def test_flags_override_the_file_which_overrides_defaults(tmp_path):
     file = tmp_path / "a.yaml"
     file.write_text("epochs: 7\nlr: 1e-4\nbackbone: resnet18\n")
     config = parse("--config", str(file), "--epochs", "9")
@@ -60,7 +60,7 @@ def test_aliases_and_underscores():
     assert not config.machine.amp
 
 
-def test_settings_survive_yaml(tmp_path):
+def test_settings_are_equal_after_writing_and_reading_yaml(tmp_path):
     config = make_config(epochs=3, img_size=64, drop_path=0.1, workers=0, amp=False, lr=1)
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(flatten(config)))
     assert read_config_file(tmp_path / "a.yaml") == config
@@ -86,11 +86,11 @@ def test_settings_survive_yaml(tmp_path):
         (["outputs"], ["outputs"]),
     ],
 )
-def test_wrong_flags_are_one_line(argv, words, cv_command):
+def test_wrong_flags_are_one_line_errors(argv, words, cv_command):
     cv_command(*argv).assert_one_line_error(*words)
 
 
-def test_a_bare_off_in_yaml_is_off(tmp_path):
+def test_off_without_quotes_in_yaml_is_off(tmp_path):
     (tmp_path / "a.yaml").write_text("cache: off\ncompile: on\namp: off\n")
     machine = read_config_file(tmp_path / "a.yaml").machine
     assert (machine.cache, machine.compile, machine.amp) == ("off", "on", False)
@@ -106,7 +106,7 @@ def test_a_bare_off_in_yaml_is_off(tmp_path):
         ("a: [", "not valid YAML"),
     ],
 )
-def test_wrong_files_name_the_file(tmp_path, text, words):
+def test_errors_in_files_have_the_files_name(tmp_path, text, words):
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(UserError) as error:
         read_config_file(tmp_path / "a.yaml")
@@ -114,7 +114,7 @@ def test_wrong_files_name_the_file(tmp_path, text, words):
     assert "a.yaml" in str(error.value)
 
 
-def test_flags_and_file_are_joined_before_they_are_checked(tmp_path, cv_command):
+def test_flags_and_file_are_combined_before_the_check(tmp_path, cv_command):
     (tmp_path / "a.yaml").write_text("group_col: who\n")
     (tmp_path / "bad.yaml").write_bytes(b"\xff\xd8\xff")
     done = cv_command(
@@ -131,7 +131,7 @@ def test_size():
     assert parse_size(224) == (224, 224)
 
 
-def test_identity_is_what_decides_logits():
+def test_identity_is_the_settings_that_decide_the_logits():
     config = make_config(epochs=3)
     same_logits = [
         {"workers": 3},
@@ -167,7 +167,8 @@ def test_identity_is_what_decides_logits():
         assert identity_hash(replace(config, **same)) == identity_hash(config), same
     for other in other_logits:
         assert identity_hash(replace(config, **other)) != identity_hash(config), other
-    chosen = replace(config, select="inner")  # an epoch by the metric
+    # --select inner chooses the epoch by the metric.
+    chosen = replace(config, select="inner")
     assert identity_hash(replace(chosen, metric="log_loss")) != identity_hash(chosen)
     assert changed_keys(flatten(config), replace(config, epochs=4, workers=1)) == "epochs 3 -> 4"
 
@@ -212,13 +213,13 @@ def test_blend_never_loads_torch(tiny_runs, tmp_path):
 
 
 def as_if(monkeypatch, **flags):
-    """Have settings know these flags otherwise, as a later version might."""
+    """Change properties of flags, as a later version might."""
     known = flags_of(RunConfig) | flags
     for module in ("settings", "identity"):
         monkeypatch.setattr(f"pipeline.config.{module}.flags_of", lambda _: known)
 
 
-def test_a_setting_that_came_later_is_in_older_runs_what_it_was_before(monkeypatch, tmp_path):
+def test_a_later_setting_has_its_earlier_value_in_older_runs(monkeypatch, tmp_path):
     config = make_config(epochs=3)
     file = tmp_path / "config.yaml"
     older = {name: value for name, value in flatten(config).items() if name != "smoothing"}
@@ -230,14 +231,15 @@ def test_a_setting_that_came_later_is_in_older_runs_what_it_was_before(monkeypat
     without = {name: value for name, value in flatten(config).items() if name != "smoothing"}
     assert changed_keys(without, config) == "smoothing 0.0 -> 0.1"
     assert keep_defaults(config, older).loss.smoothing == 0.0
-    assert keep_defaults(replace(config, smoothing=0.1), older).loss.smoothing == 0.1  # typed
-    assert keep_defaults(config, {}).loss.smoothing == 0.1  # no run there
-    file.write_text("epochs: 3\n")  # a person's own file: what it does not say is at its default
+    assert keep_defaults(replace(config, smoothing=0.1), older).loss.smoothing == 0.1
+    assert keep_defaults(config, {}).loss.smoothing == 0.1
+    # A file that a user wrote: settings that are not in it have their default.
+    file.write_text("epochs: 3\n")
     assert read_config_file(file).loss.smoothing == 0.1
 
 
-def test_at_its_former_value_a_new_setting_makes_no_other_run(monkeypatch):
-    """So that runs of versions without it go on: their keys were hashed without its name."""
+def test_a_new_setting_at_its_former_value_keeps_the_run_key(monkeypatch):
+    """Runs of earlier versions can be resumed: their keys were hashed without its name."""
     config = make_config(epochs=3)
     text = {
         name: value for name, value in flatten(config).items() if flags_of(RunConfig)[name].identity
@@ -248,16 +250,15 @@ def test_at_its_former_value_a_new_setting_makes_no_other_run(monkeypatch):
     assert identity_hash(config) == before
 
 
-def test_a_run_goes_on_with_the_defaults_it_was_started_with(monkeypatch):
+def test_a_run_is_resumed_with_the_defaults_it_was_started_with(monkeypatch):
     as_if(monkeypatch, lr=Flag(formerly=(0.01,)))
     assert keep_defaults(RunConfig(), {"lr": 0.01}).train.lr == 0.01
     assert keep_defaults(parse("--lr", "0.001"), {"lr": 0.01}).train.lr == 0.001
-    assert (
-        keep_defaults(RunConfig(), {"lr": 0.5}).train.lr == RunConfig().train.lr
-    )  # typed then, and never a default
+    # 0.5 was never a default, so the user gave it then.
+    assert keep_defaults(RunConfig(), {"lr": 0.5}).train.lr == RunConfig().train.lr
 
 
-def test_an_unfinished_run_of_another_default_goes_on(
+def test_an_unfinished_run_with_another_default_is_resumed(
     runs_copy, tiny_layout, cv_command, monkeypatch
 ):
     argv = [
@@ -284,7 +285,7 @@ def test_an_unfinished_run_of_another_default_goes_on(
     pd.testing.assert_frame_equal(again.oof, oof, check_exact=True)
 
 
-def test_what_was_typed_is_known(tmp_path):
+def test_given_settings_are_recorded(tmp_path):
     (tmp_path / "a.yaml").write_text("epochs: 7\n")
     config = parse(
         "--model",
@@ -301,7 +302,7 @@ def test_what_was_typed_is_known(tmp_path):
     assert replace(make_config(epochs=3), lr=0.1).typed == {"epochs", "lr"}
 
 
-def test_a_setting_of_a_later_version_is_a_difference_like_any_other():
+def test_a_setting_of_a_later_version_is_ignored_in_the_difference():
     config = make_config(epochs=3)
     assert "epochs 3 -> 4" in changed_keys(
         {**flatten(config), "later_flag": 3}, replace(config, epochs=4)
@@ -309,6 +310,6 @@ def test_a_setting_of_a_later_version_is_a_difference_like_any_other():
 
 
 def test_the_run_key_of_an_earlier_version():
-    """config.yaml of a run that commit 0a17d88 made, and what it hashed of it."""
+    """The config.yaml of a run by commit 0a17d88, and the hash that this commit computed."""
     file = Path(__file__).with_name("config_of_0a17d88.yaml")
     assert identity_hash(read_config_file(file)) == "bbf512988105c50eb6d4d49939fe2f7f"

@@ -1,4 +1,4 @@
-"""Views: one contract for all of them, known answers for each."""
+"""Tests of views: one contract for all of them, known answers for each."""
 
 import re
 
@@ -25,7 +25,7 @@ from tta.views.names import (
 
 DEVICE_NAMES = [name for name, entry in VIEWS.items() if isinstance(entry, DeviceView)]
 TONES = {"brightness", "contrast", "gamma"}
-# The example of every entry, and what takes another way through the code.
+# The example of every entry, and values that take other paths through the code.
 NAMES = [VIEWS[name].example for name in DEVICE_NAMES]
 NAMES += [
     "scale:0.8",
@@ -50,28 +50,29 @@ GEOMETRIC = [name for name in NAMES if not TONES & set(re.split(r"[:*]", name))]
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread():
-    """Small tensors: threads would only wait for each other."""
+    """Use one thread: with small tensors, more would only wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
 
 
-def pictures(height=24, width=32, num=3, seed=0):
+def random_images(height=24, width=32, num=3, seed=0):
     values = np.random.default_rng(seed).integers(256, size=(num, 3, height, width))
     return torch.from_numpy(values).float()
 
 
 def smooth(height=48, width=64):
-    """An image whose values follow slow waves."""
+    """Return an image whose values follow slow waves."""
     y, x = np.mgrid[:height, :width]
     waves = [np.sin(x / 9 + c) * np.cos(y / 7 - c) for c in range(3)]
     return torch.from_numpy(127 + 100 * np.stack(waves)).float()[None]
 
 
 def found(image_HW, row_HW, column_HW):
-    """An independent reading of an image at places between pixels; beyond it lies its mirror
-    image.
+    """Return an image at positions between pixels, by an independent implementation.
+
+    The image is mirrored at its borders.
     """
     return ndimage.map_coordinates(
         image_HW.astype(np.float64), [row_HW, column_HW], order=1, mode="reflect"
@@ -91,7 +92,7 @@ def test_every_entry_is_tried():
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", [(24, 32), (33, 17)])
 def test_contract(name, size):
-    images = pictures(*size)
+    images = random_images(*size)
     before = images.clone()
     version = images._version
     seen = view_of(name)(images)
@@ -99,36 +100,37 @@ def test_contract(name, size):
     assert seen.dtype == images.dtype
     assert seen.device == images.device
     assert torch.equal(images, before)
-    assert images._version == version  # nothing was written to it, not even what it held already
+    # Nothing was written to the input, not even the same values.
+    assert images._version == version
     assert torch.equal(view_of(name)(images), seen)
     assert torch.isfinite(seen).all()
     assert seen.min() >= -1e-3
     assert seen.max() <= 255 + 1e-3
-    one = torch.cat([view_of(name)(image[None]) for image in images])  # company is no matter
+    # An image's view does not depend on the other images of the batch.
+    one = torch.cat([view_of(name)(image[None]) for image in images])
     torch.testing.assert_close(one, seen, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_memory_layouts_agree(name):
-    images = pictures()
+    images = random_images()
     seen = view_of(name)(images)
     last = images.contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(
-        view_of(name)(last), seen, rtol=0, atol=1e-4
-    )  # kernels differ in the order of sums
-    cut = torch.nn.functional.pad(images, (3, 2, 1, 4))[..., 1:-4, 3:-2]  # neither layout
+    # Kernels differ in the order of sums.
+    torch.testing.assert_close(view_of(name)(last), seen, rtol=0, atol=1e-4)
+    # This cut has neither of the two layouts.
+    cut = torch.nn.functional.pad(images, (3, 2, 1, 4))[..., 1:-4, 3:-2]
     torch.testing.assert_close(view_of(name)(cut), seen, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_inference_mode_and_doubles(name):
-    images = pictures()
+    images = random_images()
     seen = view_of(name)(images)
     with torch.inference_mode():
         assert torch.equal(view_of(name)(images), seen)
-    assert torch.equal(
-        view_of(name)(images), seen
-    )  # what was kept meanwhile is usable outside, too
+    # A grid that was kept in inference mode can be used outside of it.
+    assert torch.equal(view_of(name)(images), seen)
     exact = view_of(name)(images.double())
     assert exact.dtype == torch.float64
     torch.testing.assert_close(seen.double(), exact, rtol=0, atol=0.02)
@@ -137,56 +139,57 @@ def test_inference_mode_and_doubles(name):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("name", NAMES)
 def test_devices_agree(name):
-    torch.backends.cuda.matmul.allow_tf32 = True  # as compute_of leaves it
-    images = pictures(128, 96)
+    # This is the setting that compute_of makes.
+    torch.backends.cuda.matmul.allow_tf32 = True
+    images = random_images(128, 96)
     torch.testing.assert_close(
         view_of(name)(images.cuda()).cpu(), view_of(name)(images), rtol=0, atol=0.02
     )
 
 
 @pytest.mark.parametrize("name", GEOMETRIC)
-def test_geometry_leaves_an_even_picture_as_it_is(name):
+def test_geometry_does_not_change_a_uniform_image(name):
     images = torch.tensor([0.0, 99.0, 255.0]).view(1, 3, 1, 1).expand(2, 3, 24, 32)
     torch.testing.assert_close(view_of(name)(images), images, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "values"), NEUTRAL_CALLS)
 def test_neutral_values_change_nothing(name, values):
-    images = pictures(33, 40)
+    images = random_images(33, 40)
     torch.testing.assert_close(VIEWS[name](images, *values), images, rtol=0, atol=2e-3)
     written = ":".join([name, *(str(value) for value in values)])
-    assert parse_views(written) == ("identity",)  # and are not computed twice
+    # So they are not computed twice.
+    assert parse_views(written) == ("identity",)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_check_views_lets_them_pass(name):
+def test_check_views_accepts_them(name):
     check_views(parse_views(name), width=32, height=24)
 
 
 # Known answers: mirrors and shifts
 
 
-def test_identity_is_the_very_tensor():
-    images = pictures()
+def test_identity_returns_the_same_tensor():
+    images = random_images()
     assert view_of("identity")(images) is images
 
 
 @pytest.mark.parametrize(("name", "axis"), [("hflip", 3), ("vflip", 2)])
 def test_mirrors(name, axis):
-    images = pictures()
+    images = random_images()
     seen = view_of(name)(images)
     assert np.array_equal(seen.numpy(), np.flip(images.numpy(), axis))
     assert torch.equal(view_of(name)(seen), images)
 
 
 def test_shifts_are_in_whole_pixels_right_and_down():
-    images = pictures(20, 40)
+    images = random_images(20, 40)
     right = view_of("xshift:0.1")(images)
     down = view_of("yshift:0.1")(images)
     assert torch.equal(right[..., 4:], images[..., :-4])
-    assert torch.equal(
-        right[..., :4], images[..., 1:5].flip(-1)
-    )  # the mirror image, its edge not repeated
+    # The border is mirrored without repeating the edge.
+    assert torch.equal(right[..., :4], images[..., 1:5].flip(-1))
     assert torch.equal(down[..., 2:, :], images[..., :-2, :])
     assert torch.equal(down[..., :2, :], images[..., 1:3, :].flip(-2))
     assert torch.equal(
@@ -196,8 +199,8 @@ def test_shifts_are_in_whole_pixels_right_and_down():
 
 @given(share=st.floats(-0.5, 0.5), side=st.integers(8, 40))
 @settings(max_examples=40, deadline=None)
-def test_shifts_there_and_back(share, side):
-    images = pictures(side, side, 1)
+def test_a_shift_and_its_opposite_restore_the_image(share, side):
+    images = random_images(side, side, 1)
     pixels = abs(round(share * side))
     for name in ("xshift", "yshift"):
         back = VIEWS[name](VIEWS[name](images, share), -share)
@@ -205,7 +208,7 @@ def test_shifts_there_and_back(share, side):
         assert torch.equal(back[..., inner, inner], images[..., inner, inner])
 
 
-# Known answers: zooming and turning
+# Known answers: zooming and rotating
 
 
 def checkerboard(cell, cells=8):
@@ -214,9 +217,11 @@ def checkerboard(cell, cells=8):
 
 
 def test_scale_of_a_checkerboard():
-    """Twice as large or half as large, the middle of every field keeps its colour."""
-    board = checkerboard(8)  # 64 pixels, fields of 8
-    larger = checkerboard(16, 4)  # the four by four in the middle; it begins with the same colour
+    """The middle of every field keeps its colour at twice and at half the size."""
+    # 64 pixels with fields of 8.
+    board = checkerboard(8)
+    # The four by four fields in the middle; the first one has the same colour as that of the board.
+    larger = checkerboard(16, 4)
     assert torch.equal(view_of("scale:2")(board)[..., 8::16, 8::16], larger[..., 8::16, 8::16])
     smaller = view_of("scale:0.5")(board)
     assert smaller.shape == board.shape
@@ -225,14 +230,13 @@ def test_scale_of_a_checkerboard():
         middle[..., 1::4, 1::4], checkerboard(4)[..., 1::4, 1::4], rtol=0, atol=40
     )
     assert torch.equal(middle > 127, checkerboard(4) > 127)
-    # Around it, the mirror image: the first field goes on beyond the edge, where it has the same
-    # colour.
+    # Around it lies the mirror image: beyond the edge, the first field continues in its colour.
     assert torch.equal(smaller[..., 14:16, 17:19] > 127, smaller[..., 16:18, 17:19] > 127)
 
 
 @pytest.mark.parametrize("factor", [1.15, 1.5, 3.7])
-def test_zooming_in_reads_between_pixels(factor):
-    image = pictures(30, 44, 1)
+def test_zooming_in_interpolates(factor):
+    image = random_images(30, 44, 1)
     row, column = np.mgrid[:30, :44]
     row, column = (
         (at + 0.5 - side / 2) / factor + side / 2 - 0.5 for at, side in ((row, 30), (column, 44))
@@ -247,20 +251,19 @@ def test_zooming_in_reads_between_pixels(factor):
 def test_zooming_out_smooths_so_that_fine_stripes_are_grey():
     stripes = (torch.arange(64) % 2 * 255.0).expand(1, 3, 64, 64)
     seen = view_of("scale:0.5")(stripes)
-    torch.testing.assert_close(
-        seen[..., 1:-1], torch.full((1, 3, 64, 62), 127.5)
-    )  # at the rim the window is cut
+    # The outermost columns are left out: the smoothing window is cut there.
+    torch.testing.assert_close(seen[..., 1:-1], torch.full((1, 3, 64, 62), 127.5))
 
 
-def test_zooming_out_and_in_again_is_the_smooth_picture():
+def test_zooming_out_and_in_restores_a_smooth_image():
     image = smooth()
     back = VIEWS["scale"](VIEWS["scale"](image, 0.75), 4 / 3)
     torch.testing.assert_close(back[..., 4:-4, 4:-4], image[..., 4:-4, 4:-4], rtol=0, atol=4)
 
 
 @pytest.mark.parametrize("degrees", [7, -12.5, 90, 180])
-def test_turning_reads_between_pixels_anticlockwise(degrees):
-    image = pictures(30, 44, 1)
+def test_rotation_is_anticlockwise_and_interpolates(degrees):
+    image = random_images(30, 44, 1)
     y, x = np.mgrid[:30, :44] - np.array([14.5, 21.5])[:, None, None]
     cos = np.cos(np.radians(degrees))
     sin = np.sin(np.radians(degrees))
@@ -274,7 +277,7 @@ def test_turning_reads_between_pixels_anticlockwise(degrees):
 
 
 def test_quarter_turns_of_a_square():
-    image = pictures(32, 32, 1)
+    image = random_images(32, 32, 1)
     torch.testing.assert_close(
         view_of("rotate:90")(image), image.rot90(1, (2, 3)), rtol=0, atol=0.01
     )
@@ -286,7 +289,7 @@ def test_quarter_turns_of_a_square():
 
 @given(degrees=st.floats(-20, 20))
 @settings(max_examples=20, deadline=None)
-def test_turning_there_and_back(degrees):
+def test_a_rotation_and_its_opposite_restore_the_image(degrees):
     image = smooth(64, 64)
     back = VIEWS["rotate"](VIEWS["rotate"](image, degrees), -degrees)
     torch.testing.assert_close(back[..., 16:48, 16:48], image[..., 16:48, 16:48], rtol=0, atol=2)
@@ -305,8 +308,8 @@ CORNERS = {
 
 @pytest.mark.parametrize("place", list(PLACES))
 def test_crops_are_slices_resized(place):
-    """Against OpenCV's resizing, which is another implementation."""
-    image = pictures(24, 32, 1)
+    """Crops agree with OpenCV's resizing, an independent implementation."""
+    image = random_images(24, 32, 1)
     part = image[CORNERS[place]][0].permute(1, 2, 0).numpy()
     expected = cv2.resize(part, (32, 24), interpolation=cv2.INTER_LINEAR)
     seen = view_of(f"crop:0.5:{place}")(image)[0].permute(1, 2, 0).numpy()
@@ -314,15 +317,15 @@ def test_crops_are_slices_resized(place):
 
 
 def test_five_crops_cover_the_corners():
-    image = pictures(25, 33, 1)
+    image = random_images(25, 33, 1)
     last = {"tl": (0, 0), "tr": (0, -1), "bl": (-1, 0), "br": (-1, -1)}
     for name in parse_views("five:0.7")[1:5]:
         y, x = last[name.rpartition(":")[2]]
         torch.testing.assert_close(view_of(name)(image)[..., y, x], image[..., y, x])
 
 
-def test_ten_crops_are_the_five_of_both_pictures():
-    image = pictures(24, 32, 1)
+def test_ten_crops_are_the_five_of_image_and_mirror_image():
+    image = random_images(24, 32, 1)
     names = parse_views("ten:0.5")
     assert names == (
         "identity",
@@ -339,8 +342,8 @@ def test_ten_crops_are_the_five_of_both_pictures():
 
 
 @pytest.mark.parametrize("value", [0.1, 0.5, 0.8, 1.3, 2.2, 10])
-def test_tones_are_their_closed_forms(value):
-    image = pictures(seed=4)
+def test_tones_agree_with_their_formulas(value):
+    image = random_images(seed=4)
     array = image.numpy().astype(np.float64)
     grey_N = np.einsum("nchw,c->nhw", array, [0.299, 0.587, 0.114]).mean((1, 2))
     mean = grey_N[:, None, None, None]
@@ -355,7 +358,7 @@ def test_tones_are_their_closed_forms(value):
         np.testing.assert_allclose(seen, values.clip(0, 255), rtol=1e-5, atol=1e-3, err_msg=name)
 
 
-def test_each_picture_has_its_own_mean_grey():
+def test_contrast_uses_the_mean_grey_of_each_image():
     images = torch.cat([torch.full((1, 3, 8, 8), 40.0), torch.full((1, 3, 8, 8), 200.0)])
     torch.testing.assert_close(view_of("contrast:3")(images), images)
 
@@ -369,8 +372,8 @@ def test_gamma_is_finite_below_zero():
 # Products
 
 
-def test_products_go_from_left_to_right():
-    image = pictures(24, 32, 1)
+def test_products_are_applied_from_left_to_right():
+    image = random_images(24, 32, 1)
     hflip = view_of("hflip")
     crop = view_of("crop:0.5:tl")
     assert torch.equal(view_of("hflip*crop:0.5:tl")(image), crop(hflip(image)))
@@ -387,9 +390,7 @@ def test_products_go_from_left_to_right():
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 def test_predict_gives_the_bits_that_mirroring_after_standardising_gave(layout):
-    """Views now see raw pixels; what was computed before that, feature by feature and logit by
-    logit, still holds.
-    """
+    """Views take raw pixels; earlier versions mirrored standardised ones, with the same bits."""
     torch.manual_seed(0)
     model = timm.create_model("test_efficientnet", num_classes=5).eval().to(memory_format=layout)
     preprocess = Preprocess(
@@ -416,7 +417,7 @@ def test_predict_gives_the_bits_that_mirroring_after_standardising_gave(layout):
     assert np.array_equal(logits_VNC, torch.cat(expected, dim=1).numpy())
 
 
-def test_predict_shows_views_raw_pixels():
+def test_predict_passes_raw_pixels_to_views():
     seen = []
 
     def spy(images):

@@ -133,7 +133,7 @@ def test_a_class_with_fewer_people_than_folds_is_a_warning(run_tiny):
     [
         (["--backbone", "test_efficientnett"], ["did you mean test_efficientnet"]),
         (["--backbone", "hf-hub:timm/resnet18.a1_in1k"], ["pass --backbone resnet18.a1_in1k"]),
-        (["--backbone", "resnet18.nonsense"], ["no weights tagged nonsense"]),
+        (["--backbone", "resnet18.nonsense"], ["no weights with the tag nonsense"]),
         (["--opt", "adamz"], ["--opt adamz", "did you mean adam"]),
         (["--opt", "adafactor", "--sched", "onecycle", "--lr", "nan"], ["--lr nan"]),
         (["--tta", "hflp"], ["--tta hflp", "did you mean hflip"]),

@@ -1,4 +1,4 @@
-"""Sampling, averaging, accumulation, schedules, heads, freezing, epoch choice: known answers."""
+"""Options of training, against known answers: sampling, averages, schedules, heads, freezing."""
 
 import copy
 
@@ -98,25 +98,25 @@ def test_balanced_odds_follow_the_power():
     assert odds.sum() == pytest.approx(1)
 
 
-def test_by_group_every_person_is_as_likely():
+def test_with_group_sampling_every_group_is_equally_likely():
     odds = row_odds(TABLE, LossConfig(sampler="group"))
     assert [odds[TABLE["group"] == one].sum() for one in "abcd"] == pytest.approx([0.25] * 4)
     assert row_odds(TABLE, LossConfig()) is None
 
 
-def test_drawn_epochs_have_their_odds_and_can_be_entered_anywhere():
+def test_sampled_epochs_follow_the_odds_and_can_start_anywhere():
     odds = row_odds(TABLE, LossConfig(sampler="balanced"))
     sampler = EpochSampler(12, (0, 1), odds_N=odds)
     drawn = np.concatenate([sampler.order(epoch) for epoch in range(500)])
-    assert np.bincount(drawn, minlength=12) / len(drawn) == pytest.approx(
-        odds, abs=0.025
-    )  # four deviations
+    # The tolerance is four standard deviations.
+    assert np.bincount(drawn, minlength=12) / len(drawn) == pytest.approx(odds, abs=0.025)
     whole = sampler.order(3)
     sampler.enter(3, 5)
     keys = list(sampler)
     assert [index for _, index, _ in keys] == whole[5:].tolist()
     assert [draw for _, _, draw in keys] == draw_numbers(whole)[5:].tolist()
-    assert [epoch for epoch, _, _ in sampler] == [4] * 12  # the next iteration is the next epoch
+    # The next iteration is the next epoch.
+    assert [epoch for epoch, _, _ in sampler] == [4] * 12
 
 
 def test_draws_are_counted():
@@ -136,11 +136,12 @@ def test_accumulation_equals_the_big_batch():
     assert torch.allclose(
         trained(small, batch_size=4, grad_accum_steps=4), trained(big, batch_size=16), atol=1e-7
     )
-    other = trained(batches(16, 4), batch_size=4)  # four times as many steps: not the same
+    # Four times as many steps have another result.
+    other = trained(batches(16, 4), batch_size=4)
     assert not torch.allclose(other, trained(big, batch_size=16), atol=1e-4)
 
 
-def test_micro_batches_are_as_even_as_can_be_and_weigh_as_rows():
+def test_uneven_micro_batches_are_weighted_by_their_rows():
     loader = batches(3, 10)
     assert torch.allclose(trained(loader, batch_size=4), trained(loader, batch_size=10), atol=1e-7)
 
@@ -151,13 +152,12 @@ def test_clipping_bounds_the_step():
     free = trained(loader, opt="sgd", lr=1.0, sched="constant", weight_decay=0.0)
     clipped = trained(loader, opt="sgd", lr=1.0, sched="constant", weight_decay=0.0, clip_grad=0.01)
     assert (free - start).norm() > 0.02
-    assert (clipped - start).norm().item() == pytest.approx(
-        0.019, rel=0.01
-    )  # Nesterov's first step is 1.9 gradients
+    # Nesterov's first step is 1.9 gradients.
+    assert (clipped - start).norm().item() == pytest.approx(0.019, rel=0.01)
 
 
 class Hungry(Plain):
-    """Cannot take more than three images at once."""
+    """A model that runs out of memory for more than three images."""
 
     def forward(self, pixels):
         if len(pixels) > 3:
@@ -173,13 +173,14 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_step():
     fit.say = said.append
     list(fit.epochs(loader))
     assert fit.micro_batch == 3
-    assert len(said) == 2  # 12 -> 6 -> 3, once for all steps
+    # 12 -> 6 -> 3, once for all steps.
+    assert len(said) == 2
     assert "3 images per forward pass, still 12 per step" in said[-1]
     assert "batch norm" in said[-1]
     assert torch.allclose(model.linear.weight, trained(loader, batch_size=12), atol=1e-7)
 
 
-def test_out_of_memory_with_one_picture_is_an_error():
+def test_out_of_memory_with_one_image_is_an_error():
     class Starving(Plain):
         def forward(self, pixels):
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -211,7 +212,8 @@ def test_what_is_not_finite_stops_before_the_update(what):
     fine = fit_of(known, loader, epochs=2)
     for images, labels in loader[:2]:
         fine._train_step(images, labels, None)
-    assert torch.equal(model.linear.weight, known.linear.weight)  # two updates, not three
+    # There were two updates, not three.
+    assert torch.equal(model.linear.weight, known.linear.weight)
 
 
 # --- averages
@@ -228,7 +230,7 @@ def test_mean_of_the_last_epochs_is_their_mean():
     assert torch.allclose(fit.scored.linear.weight, torch.stack(seen[2:]).mean(dim=0), atol=1e-7)
 
 
-def test_averages_take_in_buffers_too():
+def test_averages_include_buffers():
     model = torch.nn.BatchNorm1d(2)
     average = build_average(model, make_config(epochs=2, average_last=2).train)
     for epoch, value in enumerate((1.0, 4.0)):
@@ -237,7 +239,7 @@ def test_averages_take_in_buffers_too():
     assert average.scored.running_mean.tolist() == [2.5, 2.5]
 
 
-def test_counts_and_flags_among_buffers_are_the_latest():
+def test_integer_and_boolean_buffers_are_the_latest():
     model = torch.nn.BatchNorm1d(2)
     model.register_buffer("seen", torch.zeros(2, dtype=torch.bool))
     average = build_average(model, make_config(epochs=3, average_last=3).train)
@@ -267,20 +269,21 @@ def rates(num_epochs=10, steps=10, losses=None, **flags):
     return np.array(found)
 
 
-def test_step_schedule_drops_every_so_many_epochs():
+def test_step_schedule_drops_every_decay_epochs():
     found = rates(sched="step", decay_epochs=3, decay_rate=0.1)
     assert found[[0, 29, 30, 59, 60, 90]] == pytest.approx([0.5, 0.5, 0.05, 0.05, 0.005, 0.0005])
 
 
-def test_plateau_drops_after_its_patience_and_never_below_the_least():
-    losses = [5, 4, 3, 3, 3, 3, 3, 3, 3, 3]  # the third is the last that is lower
+def test_plateau_drops_after_its_patience_and_not_below_the_minimum():
+    # The third loss is the last that improves.
+    losses = [5, 4, 3, 3, 3, 3, 3, 3, 3, 3]
     found = rates(sched="plateau", patience_epochs=2, decay_rate=0.1, min_lr=0.02, losses=losses)
     by_epoch = found.reshape(10, 10)
     assert (by_epoch == by_epoch[:, :1]).all()
     assert by_epoch[:, 0] == pytest.approx([0.5] * 6 + [0.05] * 3 + [0.02])
 
 
-def test_cosine_ends_at_the_least_rate_and_warm_up_is_linear():
+def test_cosine_ends_at_the_minimum_rate_and_warm_up_is_linear():
     found = rates(sched="cosine", min_lr=0.1, warmup_epochs=1)
     assert found[:10] == pytest.approx(0.5 * np.arange(1, 11) / 11)
     assert found[10] == 0.5
@@ -289,7 +292,7 @@ def test_cosine_ends_at_the_least_rate_and_warm_up_is_linear():
 
 
 @pytest.mark.parametrize("sched", ["cosine", "onecycle", "constant"])
-def test_layer_decay_scales_each_layers_rate_from_the_head_down(sched):
+def test_layer_decay_scales_each_layers_rate(sched):
     model = timm.create_model("test_vit", num_classes=3)
     config = make_config(epochs=2, lr=0.1, layer_decay=0.5, sched=sched, warmup_epochs=0).train
     optimizer = build_optimizer(model, config, fused=False)
@@ -309,7 +312,7 @@ def test_layer_decay_scales_each_layers_rate_from_the_head_down(sched):
         assert head == 0.1
 
 
-def test_a_plateau_keeps_the_layers_rates_apart_down_to_the_least():
+def test_plateau_keeps_the_ratios_of_layer_decay_down_to_the_minimum():
     model = timm.create_model("test_vit", num_classes=3)
     flags = {
         "layer_decay": 0.5,
@@ -334,7 +337,7 @@ def test_a_plateau_keeps_the_layers_rates_apart_down_to_the_least():
 # --- heads
 
 
-def test_three_heads_make_the_product_of_their_distributions():
+def test_three_heads_give_the_product_of_their_distributions():
     join = AttributeJoin([MASK, GENDER, AGE])
     outputs = torch.randn(7, join.num_inputs)
     assert join.num_inputs == 8
@@ -344,9 +347,8 @@ def test_three_heads_make_the_product_of_their_distributions():
     )
     logits = join(outputs)
     assert torch.allclose(logits.softmax(dim=1), product, atol=1e-6)
-    assert torch.allclose(
-        logits.exp(), product, atol=1e-6
-    )  # over all combinations they are log-probabilities
+    # The classes are all combinations of values, so the logits are log-probabilities.
+    assert torch.allclose(logits.exp(), product, atol=1e-6)
 
 
 def test_the_joint_cross_entropy_is_the_sum_of_the_heads():
@@ -361,8 +363,8 @@ def test_the_joint_cross_entropy_is_the_sum_of_the_heads():
     assert F.cross_entropy(join(outputs), label).item() == pytest.approx(own.item(), 1e-5)
 
 
-def test_an_ordinal_head_is_a_chain_of_steps():
-    """p(v) = prod over u < v of sigmoid(z_u), times 1 - sigmoid(z_v) but for the last value."""
+def test_an_ordinal_head_is_a_continuation_ratio_model():
+    """p(v) = prod over u < v of sigmoid(z_u), times 1 - sigmoid(z_v) except for the last value."""
     z = torch.tensor([[0.3, -1.2], [2.0, 0.5]])
     s = z.sigmoid()
     by_hand = torch.stack([1 - s[:, 0], s[:, 0] * (1 - s[:, 1]), s[:, 0] * s[:, 1]], dim=1)
@@ -372,7 +374,7 @@ def test_an_ordinal_head_is_a_chain_of_steps():
     assert torch.allclose(join(torch.randn(4, 7)).exp().sum(dim=1), torch.ones(4), atol=1e-5)
 
 
-def test_heads_are_put_behind_a_backbone_whose_other_weights_stay():
+def test_adding_heads_keeps_the_other_weights():
     join = make_join([MASK, GENDER, AGE], None)
     torch.manual_seed(0)
     model = build_model("test_efficientnet", num_classes=18, kwargs={}, weights=None, join=join)
@@ -393,7 +395,7 @@ def test_heads_are_put_behind_a_backbone_whose_other_weights_stay():
         ([MASK, GENDER, AGE], "agee", "did you mean age"),
     ],
 )
-def test_heads_that_cannot_be(attributes, ordinal, words):
+def test_wrong_heads_are_errors(attributes, ordinal, words):
     with pytest.raises(UserError, match=words):
         make_join(attributes, ordinal)
 
@@ -432,13 +434,12 @@ def test_only_the_last_stages_learn(backbone):
         owner = name.rpartition(".")[0]
         if name in learns:
             assert not torch.equal(value, before[name]), name
-        elif name in trainable or not any(
-            one.startswith(owner + ".") for one in learns
-        ):  # statistics too
+        # Frozen batch statistics do not change either.
+        elif name in trainable or not any(one.startswith(owner + ".") for one in learns):
             assert torch.equal(value, before[name]), name
 
 
-def test_frozen_parts_do_not_vary_while_the_rest_trains():
+def test_frozen_parts_stay_in_evaluation_mode():
     model = build_model("test_resnet", num_classes=3, kwargs={}, weights=None)
     freeze(model, Finetune(1))
     start_training(model)
@@ -447,7 +448,7 @@ def test_frozen_parts_do_not_vary_while_the_rest_trains():
     assert model.training
 
 
-def test_more_stages_than_there_are():
+def test_too_many_stages_are_an_error():
     with pytest.raises(UserError, match="has 5 stages"):
         freeze(timm.create_model("test_resnet"), Finetune(9))
     with pytest.raises(UserError, match="does not define its stages"):
@@ -465,5 +466,5 @@ def test_inner_rows_are_whole_groups_of_the_training_rows():
     assert not {*table["group"][inner_N]} & {*table["group"][~inner_N]}
     assert sorted(table["label"][inner_N].value_counts()) == [7] * 4
     assert np.array_equal(inner_N, inner_rows(table, seed=3))
-    with pytest.raises(UserError, match="one group"):
+    with pytest.raises(UserError, match="single group"):
         inner_rows(table[:7], seed=0)
