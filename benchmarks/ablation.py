@@ -1,12 +1,12 @@
-"""What each lever of training does to OOF macro F1, one at a time against the default, seeds
-paired.
+"""Effect of each training option on OOF macro F1, one option at a time.
 
     python benchmarks/ablation.py --data london_masks --outputs /tmp/ablation
 
-Three seeds each, on equal folds: the difference is the mean over seeds, its interval a bootstrap
-over people, once at 95 % and once corrected for the number of levers (Bonferroni). A row is kept in
-the JSON file as soon as its runs are done, and finished runs and folds are never made again: stop
-it at any time and start it again. Losers stay in the table.
+Each option is run with the same three seeds and folds as the default. The difference is the mean
+over seeds. Its interval is from a paired bootstrap over people, once at 95 % and once corrected for
+the number of options (Bonferroni). A row is written to the JSON file as soon as its runs are done,
+and finished runs and folds are not repeated, so the benchmark can be stopped and started again at
+any time. Options that lower the score stay in the table.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from foldblend.scores.bootstrap import bootstrap_scores
 from foldblend.scores.metrics import METRICS, mean_score
 
 SEEDS = 3
-RESAMPLES = 10  # times the 1,000 of a report: a corrected interval needs its far tails
-# Small enough for a CPU: a run takes some two minutes on one core.
+# In units of the 1,000 resamples of a report: the corrected interval needs the far tails.
+RESAMPLES = 10
+# Small enough for a CPU: a run takes about two minutes on one core.
 BASE = ["--img-size", "72x96", "--folds", "3", "--epochs", "6", "--threads", "1"]
-LEVERS: dict[str, list[str]] = {
+# The names are keys of ablation.json.
+OPTIONS: dict[str, list[str]] = {
     "no label smoothing": ["--smoothing", "0"],
     "focal loss": ["--loss", "focal"],
     "0.4 F1 + 0.6 focal": ["--loss", "0.4*f1+0.6*focal"],
@@ -52,46 +54,44 @@ LEVERS: dict[str, list[str]] = {
 }
 
 
-def runs_of(args: argparse.Namespace, lever: str) -> list[Run]:
-    """Return the runs of a lever ("" is the default), a seed each, made where they are not there
-    yet.
-    """
-    name = "default" if not lever else "".join(one if one.isalnum() else "-" for one in lever)
+def runs_of(args: argparse.Namespace, option: str) -> list[Run]:
+    """Return the runs of an option ("" is the default), one per seed; missing ones are made."""
+    name = "default" if not option else "".join(one if one.isalnum() else "-" for one in option)
     common = ["--data", args.data, "--device", args.device, "--output", args.outputs, *BASE]
-    run_cv(*common, *LEVERS.get(lever, []), "--seeds", SEEDS, "--name", name)
+    run_cv(*common, *OPTIONS.get(option, []), "--seeds", SEEDS, "--name", name)
     return [Run(args.outputs / f"{name}-seed{seed}") for seed in range(SEEDS)]
 
 
 def stacked(runs: list[Run]) -> dict[str, Any]:
-    """Return the out-of-fold rows of several seeds as those of repeats."""
+    """Return the out-of-fold rows of several seeds, with seeds in place of repeats."""
     arrays = [oof_arrays(run) for run in runs]
-    size = len(arrays[0].label_N)
+    size = len(arrays[0].rows)
     return {
-        "label_N": np.concatenate([one.label_N for one in arrays]),
+        "label_N": np.concatenate([one.rows.label_N for one in arrays]),
         "proba_NC": np.concatenate([one.proba_NC for one in arrays]),
-        "group_N": np.concatenate([one.group_N for one in arrays]),
+        "group_N": np.concatenate([one.rows.group_N for one in arrays]),
         "repeat_N": np.repeat(np.arange(len(runs)), size),
     }
 
 
 def resamples(rows: dict[str, Any]) -> np.ndarray:
-    """Return the score of each resample; equal seeds draw equal people, which pairs the levers."""
+    """Return the score of each resample; all options use the same resamples."""
     return np.concatenate(
         [bootstrap_scores(METRICS["f1_macro"], **rows, seed=seed) for seed in range(RESAMPLES)]
     )
 
 
 def value(rows: dict[str, Any]) -> float:
-    """Return macro F1, the mean over seeds."""
+    """Return the mean macro F1 over seeds."""
     return mean_score(METRICS["f1_macro"], rows["label_N"], rows["proba_NC"], rows["repeat_N"])
 
 
 def compare(default: list[Run], runs: list[Run]) -> dict[str, Any]:
-    """Return a lever's score and its paired difference to the default."""
+    """Return an option's score and its paired difference to the default."""
     base = stacked(default)
     rows = stacked(runs)
     differences = resamples(rows) - resamples(base)
-    tail = 0.025 / len(LEVERS)
+    tail = 0.025 / len(OPTIONS)
     scores = [value(stacked([run])) for run in runs]
     return {
         "f1_macro": round(value(rows), 4),
@@ -104,12 +104,12 @@ def compare(default: list[Run], runs: list[Run]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Make the rows that are missing, one lever after another, and print the table."""
+    """Make the missing rows, one option after another, and print the table."""
     cli = parser(__doc__, results="ablation.json")
     cli.add_argument(
         "--outputs", type=Path, required=True, help="folder for the runs, kept for the next start"
     )
-    cli.add_argument("--only", nargs="*", default=list(LEVERS), metavar="LEVER")
+    cli.add_argument("--only", nargs="*", default=list(OPTIONS), metavar="OPTION")
     args = cli.parse_args()
     results = Results(args, device=args.device)
     default = runs_of(args, "")
@@ -123,20 +123,22 @@ def main() -> None:
             "interval": [low.round(4), high.round(4)],
         },
     )
-    for lever in args.only:
-        flags = [*BASE, *LEVERS[lever]]
-        if lever not in results or results[lever]["flags"] != flags:
-            results.put(lever, {"flags": flags, **compare(default, runs_of(args, lever))})
+    for option in args.only:
+        flags = [*BASE, *OPTIONS[option]]
+        if option not in results or results[option]["flags"] != flags:
+            results.put(option, {"flags": flags, **compare(default, runs_of(args, option))})
             print(
-                f"{lever}: {results[lever]['difference']:+.4f} {results[lever]['interval']}",
+                f"{option}: {results[option]['difference']:+.4f} {results[option]['interval']}",
                 flush=True,
             )
-    rows = [("lever", "macro F1", "difference", "95 %", f"corrected for {len(LEVERS)}")]
+    rows = [
+        ("option", "macro F1", "difference", "95 %", f"corrected for {len(OPTIONS)} comparisons")
+    ]
     rows.append(("(default)", f"{results['default']['f1_macro']:.4f}", "", "", ""))
-    for lever in [one for one in LEVERS if one in results]:
-        row = results[lever]
+    for option in [one for one in OPTIONS if one in results]:
+        row = results[option]
         ends = [f"[{row[name][0]:+.3f}, {row[name][1]:+.3f}]" for name in ("interval", "corrected")]
-        rows.append((lever, f"{row['f1_macro']:.4f}", f"{row['difference']:+.4f}", *ends))
+        rows.append((option, f"{row['f1_macro']:.4f}", f"{row['difference']:+.4f}", *ends))
     print_rows(f"OOF macro F1, {SEEDS} seeds, {args.data}", rows)
 
 

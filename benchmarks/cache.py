@@ -1,10 +1,10 @@
-"""What the decode-once cache costs and saves: epochs cold, warm and without, and the time to an
-image's pixels.
+"""Cost and benefit of the cache of decoded images: times per epoch and per image.
 
     python benchmarks/cache.py --data DATA [--backbone tf_efficientnet_lite0 --img-size 128]
 
-An epoch is one fold's training over its share of the images. The cold one includes decoding all
-images that the fold reads in that epoch, training and held out. All three take turns, in rounds.
+An epoch is one fold's training over its share of the images: without a cache, with an empty cache
+(cold), and with a full one (warm). The cold epoch includes decoding all images of the fold,
+training and held out. The three ways take turns in each round.
 """
 
 from __future__ import annotations
@@ -55,9 +55,7 @@ def epoch_seconds(
     cache: str,
     folder: Path,
 ) -> float:
-    """Return the seconds of one training epoch, the filling of the cache included where it is
-    empty.
-    """
+    """Return the seconds of one training epoch, including those to fill an empty cache."""
     model = build_model(
         config.model.backbone, num_classes=manifest.num_classes, kwargs={}, weights=None
     )
@@ -76,10 +74,8 @@ def epoch_seconds(
     return time.perf_counter() - start
 
 
-def picture_times(manifest: Manifest, preprocess: Preprocess, folder: Path) -> dict[str, Any]:
-    """Return milliseconds an image, on one core, to its pixels at the training size, and to
-    augment them.
-    """
+def image_times(manifest: Manifest, preprocess: Preprocess, folder: Path) -> dict[str, Any]:
+    """Return milliseconds per image on one core, to read and to augment it."""
     table = manifest.train
     full = Preprocess(**{**preprocess.to_dict(), "decode": "full"})
     cached = opened(table, preprocess, "disk", folder).of(table)
@@ -89,17 +85,17 @@ def picture_times(manifest: Manifest, preprocess: Preprocess, folder: Path) -> d
     assert augment is not None
     target = np.empty((preprocess.height, preprocess.width, 3), np.uint8)
 
-    def per_picture(pictures: Any) -> float:
+    def per_image(images: Any) -> float:
         start = time.perf_counter()
         for index in range(len(table)):
-            target[:] = pictures[index]
+            target[:] = images[index]
         return (time.perf_counter() - start) / len(table) * 1000
 
     times: dict[str, list[float]] = {"full": [], "scaled": [], "cached": [], "augmentation": []}
     for _ in range(5):
-        times["full"].append(per_picture(whole))
-        times["scaled"].append(per_picture(off))
-        times["cached"].append(per_picture(cached))
+        times["full"].append(per_image(whole))
+        times["scaled"].append(per_image(off))
+        times["cached"].append(per_image(cached))
         start = time.perf_counter()
         for index in range(len(table)):
             augment(cached[index], index)
@@ -136,9 +132,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {"off": [], "cold": [], "warm": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        epoch_seconds(
-            config, manifest, compute, preprocess, "off", folder
-        )  # the files are in the page cache now
+        # The first epoch only brings the files into the page cache.
+        epoch_seconds(config, manifest, compute, preprocess, "off", folder)
         for _ in range(args.rounds):
             seconds["off"].append(
                 epoch_seconds(config, manifest, compute, preprocess, "off", folder)
@@ -148,7 +143,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 seconds[way].append(
                     epoch_seconds(config, manifest, compute, preprocess, "disk", folder)
                 )
-        pictures = picture_times(manifest, preprocess, folder)
+        images = image_times(manifest, preprocess, folder)
     ratios = {
         way: spread([one / off for one, off in zip(seconds[way], seconds["off"], strict=True)])
         for way in ("cold", "warm")
@@ -157,12 +152,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "epoch_seconds": {way: spread(values, 2) for way, values in seconds.items()},
         "epoch_over_uncached": ratios,
         "num_pictures": len(manifest.train),
-        **pictures,
+        **images,
     }
 
 
 def main() -> None:
-    """Measure, unless the JSON file holds it, and print the table."""
+    """Measure, unless the JSON file has the result, and print the table."""
     cli = parser(__doc__, results="cache.json")
     cli.add_argument("--backbone", default="tf_efficientnet_lite0")
     cli.add_argument("--img-size", default="128")
@@ -181,16 +176,19 @@ def main() -> None:
             ("epoch with an empty cache / without cache", shown(over["cold"])),
             ("epoch with a full cache / without cache", shown(over["warm"])),
             *(
-                (f"an image, {way}, ms on one core", shown(value))
+                (f"ms per image on one core, {way}", shown(value))
                 for way, value in found["milliseconds"].items()
             ),
             ("cached / decoded (scaled)", shown(found["cached_over_scaled"])),
             ("cached / decoded (full)", shown(found["cached_over_full"])),
             (
-                f"scaled decoding at {off['decoded_at']} of {off['of']}, less full",
                 (
-                    f"mean {off['mean']}, 99th percentile {off['99th percentile']:g}, most"
-                    f" {off['most']} of 255"
+                    f"difference between decoding at {off['decoded_at']} and at full size"
+                    f" {off['of']}, in pixel values 0..255"
+                ),
+                (
+                    f"mean {off['mean']}, 99th percentile {off['99th percentile']:g}, maximum"
+                    f" {off['most']}"
                 ),
             ),
         ],

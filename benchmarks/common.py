@@ -1,6 +1,4 @@
-"""What the benchmarks share: one JSON file each, with machine and versions, and tables of
-ratios.
-"""
+"""Common parts of the benchmarks: flags, JSON files of results, and tables."""
 
 from __future__ import annotations
 
@@ -29,24 +27,26 @@ from pipeline.device import resolve_machine
 __all__ = ["Results", "data_of", "parser", "run_cv", "settled", "spread"]
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # for tests.makers
+# Some benchmarks import tests.makers, which is not installed.
+sys.path.insert(0, str(ROOT))
 
 
 def parser(doc: str | None, *, results: str) -> argparse.ArgumentParser:
-    """Return a parser with the flags that every benchmark has."""
+    """Return a parser with the flags that all benchmarks have."""
     made = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--data", default="demo", help="a data set as run_cv.py takes it")
+    made.add_argument("--data", default="demo", help="data set, as for run_cv.py --data")
     made.add_argument("--device", default="auto")
     made.add_argument("--json", type=Path, default=ROOT / "benchmarks" / results)
-    made.add_argument("--fresh", action="store_true", help="measure again what the JSON file holds")
+    made.add_argument("--fresh", action="store_true", help="measure everything again")
     return made
 
 
 class Results:
-    """A JSON file of named measurements; what it holds is not measured again, so a stopped run goes
-    on.
+    """A JSON file of measurements by name.
+
+    Measurements that it has are not made again, so a stopped benchmark can be continued.
     """
 
     def __init__(self, args: argparse.Namespace, *, device: str) -> None:
@@ -74,7 +74,7 @@ class Results:
         return self.all[self._key(name)]["result"]
 
     def put(self, name: str, result: Any) -> None:
-        """Keep a measurement, with its date, machine and versions."""
+        """Store a measurement with its date, machine and versions."""
         today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
         self.all[self._key(name)] = {"date": today, "machine": self.where, "result": result}
         write_bytes(self.file, json.dumps(self.all, indent=1) + "\n")
@@ -88,7 +88,7 @@ class Results:
 
 
 def spread(values: Sequence[float], digits: int = 3) -> dict[str, Any]:
-    """Return median, least, most and n of repeated measurements."""
+    """Return median, minimum, maximum and number of repeated measurements."""
     kept = [round(float(one), digits) for one in values]
     return {
         "median": round(statistics.median(kept), digits),
@@ -99,12 +99,12 @@ def spread(values: Sequence[float], digits: int = 3) -> dict[str, Any]:
 
 
 def shown(value: dict[str, Any]) -> str:
-    """Return a spread as text."""
+    """Return a result of `spread` as text."""
     return f"{value['median']:g} ({value['least']:g} to {value['most']:g}, n = {value['n']})"
 
 
 def print_rows(title: str, rows: Iterable[tuple[str, ...]]) -> None:
-    """Print a small table."""
+    """Print a table."""
     table = [tuple(map(str, row)) for row in rows]
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     print(title)
@@ -116,8 +116,9 @@ def print_rows(title: str, rows: Iterable[tuple[str, ...]]) -> None:
 
 
 def settled(args: argparse.Namespace, **settings: Any) -> ResolvedConfig:
-    """Return settings with all decided, as run_cv.py decides them; a run of 10 epochs in batches of
-    32, unless told.
+    """Return complete settings of a run, as run_cv.py would resolve them.
+
+    The defaults are 10 epochs with batches of 32.
     """
     config = make_config(data=args.data, device=args.device, **settings)
     machine = resolve_machine(config.machine)
@@ -134,12 +135,12 @@ def settled(args: argparse.Namespace, **settings: Any) -> ResolvedConfig:
 
 
 def data_of(args: argparse.Namespace) -> Manifest:
-    """Return the data set, every image hashed."""
+    """Return the data set, with hashes of all images."""
     return load_data(DataConfig(data=args.data), lambda _: None)[0]
 
 
 def run_cv(*argv: object) -> str:
-    """Run run_cv.py to its end in a process of its own and return what it said."""
+    """Run run_cv.py in a new process and return its output."""
     command = [sys.executable, str(ROOT / "run_cv.py"), *map(str, argv)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -148,7 +149,7 @@ def run_cv(*argv: object) -> str:
 
 
 def equal_tables(one: Path, other: Path) -> bool:
-    """Return whether the logits of two run folders are equal to the bit."""
+    """Return whether the logits of two run folders are bit for bit equal."""
     names = (
         ("oof.parquet", "test.parquet") if (one / "test.parquet").is_file() else ("oof.parquet",)
     )

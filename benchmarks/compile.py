@@ -1,7 +1,8 @@
-"""What torch.compile costs and saves: seconds to compile, milliseconds a step, and the steps until
-it pays.
+"""Cost and benefit of torch.compile: seconds to compile, and milliseconds per step.
 
-python benchmarks/compile.py [--backbone efficientnet_b3 --img-size 288 --batch-size 64]
+    python benchmarks/compile.py [--backbone efficientnet_b3 --img-size 288 --batch-size 64]
+
+The number of steps after which compiling has saved as much time as it took is printed too.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, unless the JSON file holds it, and print the table."""
+    """Measure, unless the JSON file has the result, and print the table."""
     cli = parser(__doc__, results="compile.json")
     cli.add_argument("--backbone", default="efficientnet_b3")
     cli.add_argument("--img-size", default="288")
@@ -71,10 +72,10 @@ def main() -> None:
         results.put(name, measure(args))
     found = results[name]
     rows = [
-        (f"{way}, ms a step", shown(value)) for way, value in found["milliseconds_a_step"].items()
+        (f"{way}, ms per step", shown(value)) for way, value in found["milliseconds_a_step"].items()
     ]
     rows.append(("seconds to compile", found["seconds_to_compile"]))
-    rows.append(("steps until it pays", found["steps_until_it_pays"] or "never"))
+    rows.append(("steps until time is saved", found["steps_until_it_pays"] or "never"))
     print_rows(name, rows)
 
 

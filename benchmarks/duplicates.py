@@ -1,10 +1,10 @@
-"""Duplicate search: time on many images and on many hashes.
+"""Time and memory of the duplicate search on many images and on many hashes.
 
     python benchmarks/duplicates.py [--data DATA] [--pictures 20000] [--hashes 1000000]
 
-The images of the data set are decoded again and again, each time shifted otherwise, until there
-are as many as asked for; the hashes crowd into twenty places: nine of ten share their upper half
-with 45,000 others.
+The images of the data set are decoded repeatedly, each time with another shift, until there are
+--pictures of them. The hashes are a hard case: nine out of ten share their upper 32 bits with
+45,000 others.
 """
 
 from __future__ import annotations

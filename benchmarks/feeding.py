@@ -1,11 +1,11 @@
-"""Training steps fed by the pipeline, beside the same steps on one resident batch (the ceiling) and
-timm's loader.
+"""Speed of training steps fed by the pipeline, timm's loader, or a batch in memory.
 
     python benchmarks/feeding.py --data DATA [--backbone tf_efficientnet_lite0 --img-size 128
     --batch-size 32]
 
-All ways take turns in one process, in rounds; a ratio is of two neighbours in one round. timm's
-loader decodes with Pillow every epoch and augments as its own recipe does.
+Steps on one batch that stays in memory are the upper limit. All ways take turns in each round of
+one process, and ratios are of times in the same round. timm's loader decodes images with Pillow in
+every epoch and augments them by its own recipe.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from pipeline.training.fit import Fit
 
 
 class Steps:
-    """So many batches of a loader, epoch after epoch, without starting it anew."""
+    """A fixed number of batches per epoch from a loader that is not restarted in between."""
 
     def __init__(self, loader: Any, num: int) -> None:
         self.num = num
@@ -52,9 +52,7 @@ class Steps:
         return self.num
 
     def drain(self, num: int) -> None:
-        """Take what workers have made in the meantime, so that what is timed is what they make in
-        the time.
-        """
+        """Drop batches that workers prepared in advance, so that they do not count as fast ones."""
         for _ in range(num):
             next(self.batches)
 
@@ -63,7 +61,7 @@ class Steps:
 
 
 class Resident:
-    """One batch, over and over."""
+    """A loader that repeats one batch."""
 
     def __init__(self, batch: Any) -> None:
         self.batch = batch
@@ -73,7 +71,7 @@ class Resident:
 
 
 class PillowData(torch.utils.data.Dataset[Any]):
-    """Files as timm's own data set reads them."""
+    """Image files, read with Pillow as timm's data set does."""
 
     def __init__(self, paths: list[str], labels: list[int]) -> None:
         self.paths = paths
@@ -84,13 +82,14 @@ class PillowData(torch.utils.data.Dataset[Any]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Any:
-        picture = PIL.Image.open(self.paths[index]).convert("RGB")
-        return self.transform(picture), self.labels[index]  # type: ignore[misc]
+        image = PIL.Image.open(self.paths[index]).convert("RGB")
+        return self.transform(image), self.labels[index]  # type: ignore[misc]
 
 
 def repeated(manifest: Manifest, num: int) -> Manifest:
-    """Return the data set with its training rows repeated to so many: epochs long enough for a fast
-    card.
+    """Return the data set with at least `num` training rows, by repeating them.
+
+    A fast GPU needs long epochs.
     """
     times = -(-max(num, 1) // len(manifest.train))
     rows = [
@@ -103,7 +102,7 @@ def repeated(manifest: Manifest, num: int) -> Manifest:
 def timm_loader(
     manifest: Manifest, preprocess: Preprocess, config: ResolvedConfig, *, workers: int, cuda: bool
 ) -> Any:
-    """Return timm's training loader; it normalises on the device by itself where that is CUDA."""
+    """Return timm's training loader; on CUDA it normalises images on the device."""
     data = PillowData(manifest.train["path"].tolist(), manifest.train["label"].tolist())
     return timm.data.create_loader(
         data,
@@ -129,7 +128,7 @@ def step_rate(
     compute: Compute,
     augment: Callable[..., Any] | None = None,
 ) -> float:
-    """Return images a second of one epoch over the steps."""
+    """Return the images per second of one epoch."""
     once = make_config(epochs=1, lr=1e-6)
     fit = Fit(model, once, preprocess, compute, steps_per_epoch=len(steps), augment=augment)
     epoch = next(fit.epochs(steps))
@@ -138,15 +137,15 @@ def step_rate(
     return epoch.images / epoch.seconds
 
 
-class AsTheyCome:
-    """Stands in for the preprocessing where a loader hands over float images already."""
+class NoPreprocessing:
+    """Replacement of the preprocessing for a loader whose images are standardised already."""
 
     def standardise(self, pixels: torch.Tensor) -> torch.Tensor:
         return pixels
 
 
 class Reordered:
-    """timm's loader, in the order of axes that the step takes."""
+    """A wrapper of timm's loader with axes in the order that a training step takes."""
 
     def __init__(self, loader: Any) -> None:
         self.loader = loader
@@ -157,7 +156,7 @@ class Reordered:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Return images a second of every way, and ratios to the resident batch."""
+    """Return the images per second of every way, and ratios to the resident batch."""
     config = settled(
         args, backbone=args.backbone, img_size=args.img_size, batch_size=args.batch_size
     )
@@ -237,8 +236,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             loader = Reordered(
                 timm_loader(manifest, preprocess, config, workers=num, cuda=compute.is_cuda)
             )
-            add(f"timm's loader, {num} workers", loader, how=AsTheyCome(), ahead=num)
-        step_rate(model, Steps(Resident(batch), 3), preprocess, compute)  # warm
+            add(f"timm's loader, {num} workers", loader, how=NoPreprocessing(), ahead=num)
+        # The first steps are slower; they warm up the device.
+        step_rate(model, Steps(Resident(batch), 3), preprocess, compute)
         rates: dict[str, list[float]] = {name: [] for name in ways}
         for _ in tqdm(range(args.rounds), desc=f"{args.backbone} at {args.img_size}", disable=None):
             for name, way in ways.items():
@@ -259,13 +259,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure one backbone at one size, unless the JSON file holds it, and print the table."""
+    """Measure one backbone at one size, unless the JSON file has it, and print the table."""
     cli = parser(__doc__, results="feeding.json")
     cli.add_argument("--backbone", default="tf_efficientnet_lite0")
     cli.add_argument("--img-size", default="128")
     cli.add_argument("--batch-size", type=int, default=32)
     cli.add_argument(
-        "--pictures", type=int, default=0, help="repeat the training rows up to so many"
+        "--pictures", type=int, default=0, help="repeat the training rows to at least this number"
     )
     cli.add_argument("--steps", type=int, default=14)
     cli.add_argument("--rounds", type=int, default=7)
@@ -279,7 +279,7 @@ def main() -> None:
     print_rows(
         f"{name}, {found['threads']} threads, {found['workers']} workers"
         f" ({time.perf_counter() - start:.0f} s)",
-        [("fed by", "images a second", "share of the ceiling")]
+        [("fed by", "images per second", "share of the upper limit")]
         + [
             (way, shown(found["images_per_s"][way]), shown(found["share_of_ceiling"][way]))
             for way in found["images_per_s"]

@@ -1,13 +1,13 @@
-"""A frozen-backbone cross-validation beside one inference pass, and its logits beside the naive
-loop's.
+"""Time of a cross-validation with a frozen backbone, compared with one inference pass.
 
     python benchmarks/frozen.py --data DATA [--backbone tf_efficientnet_lite0 --img-size 168x224
     --rounds 5]
 
-The pass reads, decodes and infers every training and test image once, batch by batch, as the
-cross-validation does; nothing is kept between rounds. Both times begin when data and weights are
-loaded. The naive loop passes each fold's images through the backbone again and fits
-scikit-learn's head.
+The inference pass reads and decodes every training and test image once and passes it through the
+backbone, batch by batch, as the cross-validation does. Nothing is kept between rounds, and both
+times start when data and weights are loaded. The logits are compared with those of a naive loop,
+which passes each fold's images through the backbone again and fits scikit-learn's logistic
+regression.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pipeline.watch.progress import Progress
 
 
 def one_pass(job: FoldJob) -> float:
-    """Return the seconds to take the features of all images once."""
+    """Return the seconds to compute the features of all images once."""
     start = time.perf_counter()
     features = Features(job, Backbone(job))
     for table in (job.run.manifest.train, job.run.manifest.test):
@@ -44,19 +44,18 @@ def one_pass(job: FoldJob) -> float:
 
 
 def naive_difference(job: FoldJob, run: Run, l2: list[float]) -> float:
-    """Return the largest difference of a centred logit from the naive loop's, over all folds and
-    rows.
-    """
+    """Return the largest difference between centred logits and those of the naive loop."""
     train = job.run.manifest.train
     test = job.run.manifest.test
     label_N = train["label"].to_numpy()
     most = 0.0
-    for fold, strength in enumerate(l2):
-        features = Features(job, Backbone(job))  # nothing is kept: every image passes again
+    for fold, penalty in enumerate(l2):
+        # A new object keeps no features, so every image passes through the backbone again.
+        features = Features(job, Backbone(job))
         train_ND = features.of(train, "identity").astype(np.float64)
         held = job.run.fold_RN[0] == fold
         scale = np.sqrt(train_ND[~held].var(axis=0).sum())
-        head = LogisticRegression(C=1 / strength, max_iter=50_000, tol=1e-10)
+        head = LogisticRegression(C=1 / penalty, max_iter=50_000, tol=1e-10)
         head.fit(train_ND[~held] / scale, label_N[~held])
         pairs = [(train_ND[held], run.oof.set_index("image_id").loc[train["image_id"][held]])]
         if test is not None:
@@ -71,7 +70,7 @@ def naive_difference(job: FoldJob, run: Run, l2: list[float]) -> float:
     return most
 
 
-def fresh_job(run: Prepared, folder: Path) -> TrainingJob:
+def new_job(run: Prepared, folder: Path) -> TrainingJob:
     shared = vars(job_of(run, folder, say=lambda _: None))
     return TrainingJob(**shared, fold_key={}, environment={}, progress=Progress(1))
 
@@ -91,11 +90,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepared = prepare(config, lambda _: None)
-        one_pass(fresh_job(prepared, folder))  # the files are in the page cache now
+        # The first pass only brings the files into the page cache.
+        one_pass(new_job(prepared, folder))
         for _ in range(args.rounds):
-            passes.append(one_pass(fresh_job(prepared, folder)))
+            passes.append(one_pass(new_job(prepared, folder)))
             start = time.perf_counter()
-            run_heads(fresh_job(prepared, folder), range(5))
+            run_heads(new_job(prepared, folder), range(5))
             wholes.append(time.perf_counter() - start)
         start = time.perf_counter()
         flags = [
@@ -121,7 +121,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         )
         seconds = time.perf_counter() - start
         run = Run(folder / "run")
-        job = dataclasses.replace(fresh_job(prepared, folder), folder=folder)
+        job = dataclasses.replace(new_job(prepared, folder), folder=folder)
         pd.testing.assert_frame_equal(
             run.oof[["image_id", "fold"]],
             pd.read_csv(run.path / "folds.csv", dtype={"image_id": str}).sort_values(
@@ -148,7 +148,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, unless the JSON file holds it, and print the table."""
+    """Measure, unless the JSON file has the result, and print the table."""
     cli = parser(__doc__, results="frozen.json")
     cli.add_argument("--backbone", default="tf_efficientnet_lite0")
     cli.add_argument("--img-size", default="168x224")

@@ -1,7 +1,9 @@
-"""The benchmarks that want a GPU, one after the other.
+"""All benchmarks that need a GPU, one after the other.
 
-python benchmarks/gpu.py --data DATA            # on the first CUDA device python benchmarks/gpu.py
---brief --device cpu   # a tiny model, a step or two: shows that they run, measures nothing
+    python benchmarks/gpu.py --data DATA            # on the first CUDA device
+    python benchmarks/gpu.py --brief --device cpu   # only shows that they run
+
+--brief uses a tiny model and a few steps; its times mean nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from pathlib import Path
 from common import parser
 
 LARGE = ("--backbone", "efficientnet_b3", "--img-size", "288", "--batch-size", "64")
+# A small model is the hardest to keep supplied with images.
 HARD = (
     "--backbone",
     "resnet18",
@@ -21,7 +24,7 @@ HARD = (
     "224",
     "--batch-size",
     "256",
-)  # small model, fast card
+)
 STEPS = ("--steps", "60", "--pictures", "20000")
 PLAN = (
     ("feeding", LARGE, STEPS),
@@ -50,12 +53,10 @@ BRIEF = {
 
 
 def main() -> int:
-    """Run all of them, each with its own JSON file, and return the first exit code that is not
-    0.
-    """
+    """Run all of them and return the first exit code that is not 0."""
     cli = parser(__doc__, results="")
     cli.set_defaults(device="cuda")
-    cli.add_argument("--brief", action="store_true")
+    cli.add_argument("--brief", action="store_true", help="only show that the benchmarks run")
     args = cli.parse_args()
     here = Path(__file__).resolve().parent
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,11 +1,10 @@
-"""SIGKILL at random moments: nothing finished is lost, every checkpoint can be read, the logits end
-up bit-equal.
+"""Runs that are killed (SIGKILL) at random moments and resumed.
 
     python benchmarks/kills.py --kills 50
 
-Runs of several kinds are made once without a break, then again under kills, each continued by the
-same command. After every kill the run folder is read: finished folds must still be finished, files
-whole.
+Runs of several kinds are made once without interruption. Then they are made again, killed at random
+moments, and resumed by the same command each time. After every kill, finished folds must still be
+finished and all files must be readable. In the end the logits must be bit for bit equal.
 """
 
 from __future__ import annotations
@@ -71,12 +70,12 @@ KINDS = {
 
 
 def finished(folder: Path) -> set[str]:
-    """Return the folds that are done."""
+    """Return the folders of the finished folds."""
     return {file.parent.name for file in folder.glob("fold_*/done.json")}
 
 
 def unreadable(folder: Path) -> list[str]:
-    """Return the files of a run folder that cannot be read back, checkpoints above all."""
+    """Return the files of a run folder, such as checkpoints, that cannot be read."""
     bad = []
     for file in folder.rglob("*"):
         if file.is_dir() or file.name.startswith(".") or "tb" in file.parts:
@@ -93,7 +92,8 @@ def unreadable(folder: Path) -> list[str]:
             elif file.suffix == ".json":
                 json.loads(file.read_text())
         except FileNotFoundError:
-            pass  # replaced or removed by a process that is about to die
+            # A process that is about to end has replaced or removed it.
+            pass
         except Exception as error:
             bad.append(f"{file}: {error}")
     return bad
@@ -102,8 +102,9 @@ def unreadable(folder: Path) -> list[str]:
 def under_kills(
     command: list[str], folder: Path, kills: int, most: float, rng: random.Random
 ) -> dict[str, Any]:
-    """Kill a run so many times, each within `most` seconds, then let it finish; return what was
-    seen.
+    """Kill a run repeatedly, each time within `most` seconds; then let it finish.
+
+    Return the counts of what was found after the kills.
     """
     seen: dict[str, Any] = {
         "kills": 0,
@@ -122,13 +123,14 @@ def under_kills(
                 time.sleep(0.01)
             process.send_signal(signal.SIGKILL)
             code = process.wait()
-        time.sleep(0.2)  # folds in processes of their own end with the one that started them
+        # Processes of parallel folds end shortly after the one that started them.
+        time.sleep(0.2)
         seen["continued"] += log.read_text().count("continued at")
         if code != -signal.SIGKILL:
             if code:
                 raise SystemExit(log.read_text())
-            finish = folder / "fold_0" / "done.json"  # it got through: have it do a fold again
-            finish.unlink()
+            # The run finished before it was killed. Without this file it trains a fold again.
+            (folder / "fold_0" / "done.json").unlink()
             done = finished(folder)
             continue
         seen["kills"] += 1
@@ -141,9 +143,9 @@ def under_kills(
 
 
 def main() -> None:
-    """Make the kinds that the JSON file lacks and print the table."""
+    """Measure the kinds of runs that the JSON file does not have, and print the table."""
     cli = parser(__doc__, results="kills.json")
-    cli.add_argument("--kills", type=int, default=50, help="over all kinds together")
+    cli.add_argument("--kills", type=int, default=50, help="kills over all kinds of runs")
     args = cli.parse_args()
     results = Results(args, device="cpu")
     rng = random.Random(0)
@@ -151,9 +153,8 @@ def main() -> None:
         if kind in results:
             continue
         kills = (args.kills + number) // len(KINDS)
-        most = (
-            40.0 if "--parallel-folds" in flags else 20.0
-        )  # from before the first import to well into training
+        # Kills fall between the first import and a late point of training.
+        most = 40.0 if "--parallel-folds" in flags else 20.0
         with TemporaryDirectory() as scratch:
             base = ["--data", args.data, "--device", "cpu", "--output", scratch, *COMMON, *flags]
             run_cv(*base, "--name", "whole")
@@ -165,7 +166,7 @@ def main() -> None:
         (
             "run",
             "kills",
-            "continued in a fold",
+            "resumed in mid-fold",
             "lost folds",
             "unreadable files",
             "logits bit-equal",
@@ -175,7 +176,7 @@ def main() -> None:
         seen = results[kind]
         names = ("kills", "continued", "lost_folds", "unreadable", "bit_equal")
         rows.append((kind, *[str(seen[name]) for name in names]))
-    print_rows("SIGKILL at random moments", rows)
+    print_rows("Runs killed (SIGKILL) at random moments", rows)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Memory that does not grow, over epochs, folds and a manifest of a million images; and what
-keeping it saves.
+"""Memory over epochs, over folds and of a large manifest, and the gain of keeping it.
 
     python benchmarks/memory.py [--epochs 100]
 
-Resident memory is read after every epoch of a run of the tiny test model, and after every fold of
-another.
+Resident memory is read after every epoch of a run of a tiny test model with many epochs, and of
+another with many folds. A manifest of a million images is read. Steps are timed with freed memory
+kept by the process, and with freed memory given back to the system.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def resident_mb() -> float:
 
 
 def over_epochs(args: argparse.Namespace, *, folds: int, epochs: int) -> list[float]:
-    """Return resident MB after every line that a run says of an epoch."""
+    """Return the resident memory in MB after every epoch that a run reports."""
     seen: list[float] = []
 
     def say(line: str) -> None:
@@ -63,9 +63,7 @@ def over_epochs(args: argparse.Namespace, *, folds: int, epochs: int) -> list[fl
 
 
 def million_rows() -> dict[str, float]:
-    """Read a manifest of a million images (all of them one file under a million names) in this
-    process.
-    """
+    """Return memory and time to read a manifest of a million images, which are empty files."""
     from folds.config import DataConfig
     from folds.data.source import load_manifest
 
@@ -97,7 +95,7 @@ def million_rows() -> dict[str, float]:
 
 
 def step_milliseconds(*, keep: bool) -> dict[str, Any]:
-    """Return milliseconds of inference and training steps, with torch's memory kept or not."""
+    """Return the milliseconds of inference and training steps, with freed memory kept or not."""
     from pipeline import device as device_module
 
     if not keep:
@@ -124,8 +122,8 @@ def step_milliseconds(*, keep: bool) -> dict[str, Any]:
     return {name: spread(values[2:], 0) for name, values in times.items()}
 
 
-def apart(part: str, args: argparse.Namespace) -> Any:
-    """Run one part of this file in a process of its own, whose memory holds nothing else."""
+def in_new_process(part: str, args: argparse.Namespace) -> Any:
+    """Return the result of one part, run in a new process whose memory has nothing else in it."""
     import json
 
     command = [
@@ -154,8 +152,9 @@ PARTS = {
 
 
 def growth(seen: list[float]) -> dict[str, Any]:
-    """Return the mean of the last tenth over the mean of the second tenth: the first still warms
-    up.
+    """Return the growth of memory: the mean of the last tenth over that of the second tenth.
+
+    The first tenth is left out as a warm-up.
     """
     tenth = max(1, len(seen) // 10)
     early = sum(seen[tenth : 2 * tenth]) / tenth
@@ -170,7 +169,7 @@ def growth(seen: list[float]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure what the JSON file lacks, and print the table."""
+    """Measure the parts that the JSON file does not have, and print the table."""
     import json
 
     cli = parser(__doc__, results="memory.json")
@@ -183,7 +182,7 @@ def main() -> None:
     results = Results(args, device="cpu")
     for part in PARTS:
         if part not in results:
-            found = apart(part, args)
+            found = in_new_process(part, args)
             results.put(part, growth(found) if part in ("epochs", "folds") else found)
     rows = []
     for part, what in (
@@ -195,8 +194,8 @@ def main() -> None:
             (
                 f"resident memory, {what}",
                 (
-                    f"{one['late_mb']} MB late / {one['early_mb']} MB early = {one['ratio']} (most"
-                    f" {one['most_mb']} MB)"
+                    f"{one['late_mb']} MB late / {one['early_mb']} MB early = {one['ratio']}"
+                    f" (maximum {one['most_mb']} MB)"
                 ),
             )
         )

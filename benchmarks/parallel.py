@@ -1,11 +1,11 @@
-"""Folds side by side against one after the other: seconds of the whole command, and whether logits
-are equal.
+"""Parallel folds compared with serial ones: seconds of the command, equality of logits.
 
     python benchmarks/parallel.py --data DATA [--backbone tf_efficientnet_lite0 --img-size 128
     --epochs 4]
 
-On the CPU, at equal threads a fold (one a core's share), and against one fold with all threads. On
-a GPU, one fold at a time against 2 and 5 on the same card. Serial and parallel take turns.
+On a CPU, two folds at once are compared with one at a time, with half of the threads for each fold,
+and with one at a time with all threads. On a GPU, 2 and 5 folds at once are compared with one at a
+time on the same GPU. All ways take turns in each round.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     machine = settled(args).machine
     cuda = machine.device.startswith("cuda")
     threads = machine.threads or 1
-    # Name of the way -> folds at once, threads a fold.
+    # For each way: folds at once, threads per fold.
     ways = {"serial": (1, threads), "2 at once": (2, threads), "5 at once": (5, threads)}
     if not cuda:
         share = max(1, threads // 2)
@@ -68,7 +68,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 flags += ["--output", folder / "outputs", "--name", "run"]
                 start = time.perf_counter()
                 run_cv(*flags)
-                if round_ == 0:  # the cache is filled and files are in memory now
+                # Round 0 only fills the cache and brings files into memory.
+                if round_ == 0:
                     break
                 seconds[way].append(time.perf_counter() - start)
                 run = folder / "outputs" / "run"
@@ -103,7 +104,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, unless the JSON file holds it, and print the table."""
+    """Measure, unless the JSON file has the result, and print the table."""
     cli = parser(__doc__, results="parallel.json")
     cli.add_argument("--backbone", default="tf_efficientnet_lite0")
     cli.add_argument("--img-size", default="128")
@@ -116,7 +117,7 @@ def main() -> None:
     if name not in results:
         results.put(name, measure(args))
     found = results[name]
-    rows = [("folds", "threads each", "seconds", "over serial", "over serial with all threads")]
+    rows = [("folds", "threads per fold", "seconds", "over serial", "over serial with all threads")]
     for way, seconds in found["seconds"].items():
         all_threads = found["over_all_threads"].get(way)
         rows.append(
@@ -129,7 +130,7 @@ def main() -> None:
             )
         )
     print_rows(
-        f"{name}, {found['num_folds']} folds; logits equal to the bit: {found['equal_logits']}",
+        f"{name}, {found['num_folds']} folds; logits bit for bit equal: {found['equal_logits']}",
         rows,
     )
 

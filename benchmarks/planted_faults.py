@@ -1,11 +1,13 @@
-"""Faults planted among real faces: how many are found, and what else is named.
+"""Faults planted in real data: how many the audit finds, and what else it reports.
 
     python benchmarks/planted_faults.py --data LAYOUT [--people 80]
 
-Each person in turn: one image, recompressed, in the place of another person's; the labels of the
-wrongly worn and the bare image exchanged; the images dealt to two names, at random, two or more
-each. The first two are planted one at a time, the last four at a time. Whatever the untouched data
-set shows counts as false too, and is told apart.
+There are three kinds of faults. For each person in turn, an image of another person is replaced by
+a recompressed copy of one of theirs; the labels of the image with a wrongly worn mask and of the
+one without a mask are exchanged; and their images are split at random over two names, with two or
+more images each. The first two kinds are planted one at a time, the last kind four at a time.
+Findings that the unchanged data set has as well count as false too, and are also counted
+separately.
 """
 
 from __future__ import annotations
@@ -32,11 +34,11 @@ Names = set[tuple[str, ...]]
 
 
 def figures(
-    name: str, planted: list[Names], named: list[Names], clean: Names, seconds: float
+    name: str, planted: list[Names], reported: list[Names], clean: Names, seconds: float
 ) -> dict[str, object]:
-    """Return recall and precision over trials of planted and named faults."""
-    found = sum(len(one & other) for one, other in zip(planted, named, strict=True))
-    false = [other - one for one, other in zip(planted, named, strict=True)]
+    """Return counts of planted and reported faults over all trials."""
+    found = sum(len(one & other) for one, other in zip(planted, reported, strict=True))
+    false = [other - one for one, other in zip(planted, reported, strict=True)]
     num_false = sum(map(len, false))
     num_new = sum(len(one - clean) for one in false)
     num_planted = sum(map(len, planted))
@@ -53,7 +55,7 @@ def figures(
 
 
 def copies(manifest: Manifest, people: np.ndarray, rng: np.random.Generator) -> dict[str, object]:
-    """One image of each person, recompressed, replaces one of the next person's."""
+    """Replace an image of each person by a recompressed copy of another person's."""
     train = manifest.train
     group_N = train["group"].to_numpy()
     ids = train["image_id"].to_numpy()
@@ -65,7 +67,7 @@ def copies(manifest: Manifest, people: np.ndarray, rng: np.random.Generator) -> 
 
     start = time.perf_counter()
     planted = []
-    named = []
+    reported = []
     with tempfile.TemporaryDirectory() as folder:
         for one, other in zip(people, np.roll(people, 1), strict=True):
             source, target = (
@@ -79,73 +81,73 @@ def copies(manifest: Manifest, people: np.ndarray, rng: np.random.Generator) -> 
             changed = list(prints)
             changed[target] = print_of(read_image(file))
             planted.append({tuple(sorted((ids[source], ids[target])))})
-            named.append(across_groups(changed))
+            reported.append(across_groups(changed))
     seconds = time.perf_counter() - start
     return figures(
         "image copied to another person, recompressed",
         planted,
-        named,
+        reported,
         across_groups(prints),
         seconds,
     )
 
 
 def swaps(manifest: Manifest, people: np.ndarray) -> dict[str, object]:
-    """Two images of one person have each other's label."""
+    """Exchange the labels of two images of each person."""
     train = manifest.train
     mask = np.asarray(manifest.attributes[0].of_class)[manifest.train["label"]]
     group_N = train["group"].to_numpy()
     ids = train["image_id"].to_numpy()
     features = np.stack([features_of(read_image(path)) for path in train["path"]])
 
-    def named_with(label_N: np.ndarray) -> Names:
+    def reported_with(label_N: np.ndarray) -> Names:
         pairs = swapped_pairs(log_proba_of(features, label_N, group_N), label_N, group_N)
         return {tuple(sorted((ids[i], ids[j]))) for i, j in pairs}
 
     start = time.perf_counter()
     planted = []
-    named = []
+    reported = []
     for person in people:
         rows = [int(np.flatnonzero((group_N == person) & (mask == value))[0]) for value in (1, 2)]
         label_N = mask.copy()
         label_N[rows] = label_N[rows[::-1]]
         planted.append({tuple(sorted(ids[rows]))})
-        named.append(named_with(label_N))
+        reported.append(reported_with(label_N))
     seconds = time.perf_counter() - start
-    return figures("swapped pair of labels", planted, named, named_with(mask), seconds)
+    return figures("swapped pair of labels", planted, reported, reported_with(mask), seconds)
 
 
 def splits(manifest: Manifest, people: np.ndarray, rng: np.random.Generator) -> dict[str, object]:
-    """The images of a person stand under two names."""
+    """Split the images of each person over two names."""
     group_N = manifest.train["group"].to_numpy()
     sketches = [sketch_of(read_image(path)) for path in manifest.train["path"]]
 
-    def named_with(names_N: np.ndarray) -> Names:
+    def reported_with(names_N: np.ndarray) -> Names:
         rows = few_rows_of_groups(names_N)
         found = lookalike_groups([sketches[row] for row in rows], names_N[rows])
         return {tuple(sorted((names_N[rows[i]], names_N[rows[j]]))) for i, j in found.pairs}
 
     start = time.perf_counter()
     planted = []
-    named = []
+    reported = []
     for some in np.array_split(people, -(-len(people) // 4)):
         names_N = group_N.copy()
         for person in some:
             rows = rng.permutation(np.flatnonzero(group_N == person))
             names_N[rows[: rng.integers(2, len(rows) - 1)]] = f"{person}, again"
         planted.append({tuple(sorted((person, f"{person}, again"))) for person in some})
-        named.append(named_with(names_N))
+        reported.append(reported_with(names_N))
     seconds = time.perf_counter() - start
-    return figures("folder split in two names", planted, named, named_with(group_N), seconds)
+    return figures("folder split in two names", planted, reported, reported_with(group_N), seconds)
 
 
 def main() -> None:
-    """Print a line of JSON for each kind of fault."""
+    """Print one line of JSON per kind of fault."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", required=True)
-    parser.add_argument("--people", type=int, default=80)
+    parser.add_argument("--people", type=int, default=80, help="people to plant faults in")
     args = parser.parse_args()
     manifest = load_manifest(DataConfig(data=args.data))
     rng = np.random.default_rng(0)

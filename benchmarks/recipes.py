@@ -1,8 +1,9 @@
-"""What the recipes score, and whether the strong one beats the frozen baseline on the same folds.
+"""Score the recipes, and compare the strong one with the frozen baseline on the same folds.
 
     python benchmarks/recipes.py --data london_masks --outputs /tmp/recipes
 
-The strong recipe was named (committed) before it was run. Differences are paired over people.
+The strong recipe was committed before it was run. Differences are paired: both scores use the same
+bootstrap samples of groups.
 """
 
 from __future__ import annotations
@@ -25,9 +26,7 @@ def scored(runs: dict[str, Run]) -> list[dict[str, Any]]:
     """Return each run's score, and its paired difference to the baseline."""
     base = oof_arrays(runs[BASELINE])
     return compare(
-        label_N=base.label_N,
-        group_N=base.group_N,
-        repeat_N=base.repeat_N,
+        rows=base.rows,
         proba_of={name: oof_arrays(run).proba_NC for name, run in runs.items()},
         against=BASELINE,
         attributes=runs[BASELINE].attributes,
@@ -36,10 +35,13 @@ def scored(runs: dict[str, Run]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Run the recipes, those that are done already apart, and print what they score."""
+    """Run the recipes that are not finished yet, and print the scores of all."""
     cli = parser(__doc__, results="recipes.json")
     cli.add_argument(
-        "--outputs", type=Path, required=True, help="folder for the runs, kept for the next start"
+        "--outputs",
+        type=Path,
+        required=True,
+        help="folder of the runs; finished ones are not run again",
     )
     cli.add_argument("--threads", type=int, default=1)
     args = cli.parse_args()
@@ -73,7 +75,7 @@ def main() -> None:
             for one in (row["headline"], row["difference"])
         ]
         table.append((row["name"], *texts))
-    print_rows(f"{args.data}, equal folds, paired", table)
+    print_rows(f"{args.data}, same folds, paired differences", table)
 
 
 if __name__ == "__main__":

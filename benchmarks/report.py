@@ -1,10 +1,10 @@
-"""How long a report of the competition's size takes to make and to open, and how large its page is.
+"""Time to make and to open a report of the competition's size, and the size of its page.
 
     python benchmarks/report.py --data LAYOUT
 
-18,900 out-of-fold and 12,600 test rows with drawn logits; the images are those of the data set,
-shown in turn. Opening is measured in headless Chromium, where there is one and playwright is
-installed.
+The run has 18,900 out-of-fold and 12,600 test rows with synthetic logits; the images of the data
+set are used in turn. The time to open the page is measured in headless Chromium if it and
+playwright are installed.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ CHROMIUM = (
 )
 
 
-def seconds(act: Callable[[], Any]) -> dict[str, Any]:
-    """Return how long an act takes, over TIMES tries."""
+def seconds(action: Callable[[], Any]) -> dict[str, Any]:
+    """Return the seconds that an action takes, over TIMES tries."""
     took = []
     for _ in range(TIMES):
         start = time.perf_counter()
-        act()
+        action()
         took.append(time.perf_counter() - start)
     return spread(took)
 
 
 def opening(page: Path) -> dict[str, Any] | None:
-    """Return the time until the gallery's images stand in a fresh browser window."""
+    """Return the time until a new browser window shows the gallery, or None without a browser."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
@@ -55,13 +55,13 @@ def opening(page: Path) -> dict[str, Any] | None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
 
-        def act() -> None:
+        def action() -> None:
             tab = browser.new_context().new_page()
             tab.goto(page.as_uri())
             tab.wait_for_selector("#tiles img")
             tab.context.close()
 
-        return seconds(act)
+        return seconds(action)
 
 
 def main() -> None:
@@ -75,7 +75,8 @@ def main() -> None:
                     Path(root) / "run", num_people=NUM_PEOPLE, num_test=NUM_TEST, paths=paths
                 )
             )
-            rows = oof_arrays(run)
+            arrays = oof_arrays(run)
+            rows = arrays.rows
             metric = METRICS["f1_macro"]
             made = seconds(lambda: write_report(Run(run.path)))
             page = run.path / "report.html"
@@ -83,7 +84,7 @@ def main() -> None:
                 "made, s": made,
                 "without the page, s": seconds(lambda: write_report(Run(run.path), page=False)),
                 "bootstrap of macro F1, 1,000 resamples of people, s": seconds(
-                    lambda: score_interval(metric, rows.label_N, rows.proba_NC, rows.group_N)
+                    lambda: score_interval(metric, rows.label_N, arrays.proba_NC, rows.group_N)
                 ),
             }
             write_report(Run(run.path))

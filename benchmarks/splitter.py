@@ -1,9 +1,10 @@
-"""Our StratifiedGroupKFold and scikit-learn's: time, memory and quality, in one run.
+"""Time, memory and quality of our StratifiedGroupKFold, compared with scikit-learn's.
 
     python benchmarks/splitter.py [--manifests 1000] [--repeats 3] [--json benchmarks/splitter.json]
 
-Quality is the objective of folds/balance.py (lower is better) on random manifests of five families,
-fixed seeds, scikit-learn at its best of three seeds. Every timing runs in a process of its own.
+Quality is the objective of folds/evenness.py (lower is better) on random data sets of five
+families with fixed seeds; scikit-learn gets the best of three seeds. Every time is measured in a
+new process.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ from sklearn.model_selection import StratifiedGroupKFold as Theirs
 from folds.evenness import unevenness
 from folds.kfold import StratifiedGroupKFold, codes_of
 
-COHORT = np.array(
-    [549, 410, 83, 732, 817, 109]
-)  # people by gender x age, as the competition had them
-PICTURES = np.array([0, 0, 0, 0, 0, 6, 12])  # the class offset of a person's seven images
+# Numbers of people in the competition's training set, by gender x age.
+COHORT = np.array([549, 410, 83, 732, 817, 109])
+# Class offsets of a person's seven images.
+CLASS_OFFSETS = np.array([0, 0, 0, 0, 0, 6, 12])
 Rows = tuple[np.ndarray, np.ndarray]
 
 
 def people(stratum_G: np.ndarray) -> Rows:
-    """Return labels and groups of seven images for each person's stratum 0..5."""
-    return (stratum_G[:, None] + PICTURES).ravel(), np.repeat(
-        np.arange(len(stratum_G)), len(PICTURES)
+    """Return labels and groups of people with seven images each, given their strata 0..5."""
+    return (stratum_G[:, None] + CLASS_OFFSETS).ravel(), np.repeat(
+        np.arange(len(stratum_G)), len(CLASS_OFFSETS)
     )
 
 
@@ -81,8 +82,8 @@ FAMILIES: dict[str, Callable[[np.random.Generator], Rows]] = {
 }
 
 
-def judged(splitter: Any, label: np.ndarray, group: np.ndarray) -> tuple[float, float]:
-    """Return the objective of a splitter's folds, and the bound on any."""
+def objective(splitter: Any, label: np.ndarray, group: np.ndarray) -> tuple[float, float]:
+    """Return the objective of a splitter's folds, and a lower bound for all splits."""
     fold_N = np.empty_like(label)
     for fold, (_, held_out) in enumerate(splitter.split(label, label, group)):
         fold_N[held_out] = fold
@@ -90,36 +91,33 @@ def judged(splitter: Any, label: np.ndarray, group: np.ndarray) -> tuple[float, 
 
 
 def compare_quality(num_manifests: int) -> list[dict[str, Any]]:
-    """Return one row a family: where ours is above, ratios and gaps to the bound."""
-    # type: ignore[var-annotated]
+    """Return one row per family: where our objective is higher, ratios, and gaps to the bound."""
     names = list(FAMILIES)
-    found = {name: [] for name in FAMILIES}
+    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in FAMILIES}
     for index in range(num_manifests):
         name = names[index % len(names)]
         rng = np.random.default_rng(index)
         label, group = (codes_of(column) for column in FAMILIES[name](rng))
         num_folds = int(rng.choice([3, 5, 10]))
-        ours, bound = judged(StratifiedGroupKFold(num_folds), label, group)
+        ours, bound = objective(StratifiedGroupKFold(num_folds), label, group)
         seeds = [Theirs(num_folds, shuffle=True, random_state=seed) for seed in range(3)]
-        theirs = min(judged(splitter, label, group)[0] for splitter in seeds)
+        theirs = min(objective(splitter, label, group)[0] for splitter in seeds)
         found[name].append((ours, theirs, bound))
     rows = []
     for name, triples in [
         *found.items(),
         ("all", [one for family in found.values() for one in family]),
     ]:
-        ours_M, theirs_M, bound_M = np.array(triples).T
+        ours, theirs, bound = np.array(triples).T
         rows.append(
             {
                 "family": name,
                 "manifests": len(triples),
-                "ours above": int((ours_M > theirs_M * (1 + 1e-9) + 1e-12).sum()),
-                "median ours/theirs": float(
-                    np.median(ours_M[theirs_M > 0] / theirs_M[theirs_M > 0])
-                ),
-                "at the bound": int((ours_M <= bound_M * (1 + 1e-9) + 1e-9).sum()),
-                "median ours - bound": float(np.median(ours_M - bound_M)),
-                "median theirs - bound": float(np.median(theirs_M - bound_M)),
+                "ours above": int((ours > theirs * (1 + 1e-9) + 1e-12).sum()),
+                "median ours/theirs": float(np.median(ours[theirs > 0] / theirs[theirs > 0])),
+                "at the bound": int((ours <= bound * (1 + 1e-9) + 1e-9).sum()),
+                "median ours - bound": float(np.median(ours - bound)),
+                "median theirs - bound": float(np.median(theirs - bound)),
             }
         )
     return rows
@@ -144,7 +142,7 @@ def _timed(pipe: Any, ours: bool, scale: int) -> None:
 
 
 def timed(*, ours: bool, scale: int) -> dict[str, float]:
-    """Time five folds of the cohort, `scale` times over, in a new process."""
+    """Return time and memory of five folds of `scale` times the cohort, in a new process."""
     context = multiprocessing.get_context("spawn")
     receive, send = context.Pipe(duplex=False)
     process = context.Process(target=_timed, args=(send, ours, scale))
@@ -155,7 +153,7 @@ def timed(*, ours: bool, scale: int) -> dict[str, float]:
 
 
 def compare_speed(repeats: int) -> list[dict[str, Any]]:
-    """Return one row a size; scikit-learn is left out where it would take many minutes."""
+    """Return one row per size; scikit-learn is left out where it would take many minutes."""
     rows = []
     for scale, with_theirs in ((1, True), (19, True), (186, False)):
         runs = [timed(ours=True, scale=scale) for _ in range(repeats)]

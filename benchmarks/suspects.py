@@ -1,12 +1,11 @@
-"""Wrong labels planted before training: how many a cross-validated run's report names, and what
-else.
+"""Wrong labels planted before training: how many the report of a run finds, and what else.
 
     python benchmarks/suspects.py --data LAYOUT [--seeds 0 1 2 3 4]
 
-In a copy of the layout (links, no images) three people's `incorrect_mask` and `normal` change
-names and four others' gender changes, so that models learn from wrong labels too. A finding is
-right where it is the very line of corrections that mends what was planted; half of a swap is not.
-Rules were settled on seeds 100 to 102.
+In a copy of the layout (made of links) the images `incorrect_mask` and `normal` of three people are
+exchanged and the gender of four others is changed, so that models learn from wrong labels too. A
+finding counts as right only if it is exactly the line of corrections that repairs a planted fault;
+half of a swap is not. Rules were settled on seeds 100 to 102.
 """
 
 from __future__ import annotations
@@ -40,8 +39,9 @@ Lines = set[tuple[str, str, str]]
 
 
 def plant(manifest: Manifest, root: Path, seed: int | None) -> Lines:
-    """Write the layout with wrong labels (None plants none) and return the corrections that would
-    mend them.
+    """Write the layout with wrong labels and return the corrections that would repair them.
+
+    With seed None no label is changed.
     """
     listing = pd.read_csv(manifest.root / "train" / "train.csv", dtype=str)
     people = (
@@ -66,16 +66,14 @@ def plant(manifest: Manifest, root: Path, seed: int | None) -> Lines:
 
 
 def true_labels(run: Run, manifest: Manifest) -> np.ndarray:
-    """Return what a planted run's rows are labelled in the untouched data, by the image that a
-    name links to.
-    """
+    """Return the labels of a run's rows in the unchanged data, found through the links."""
     label_of = {str(Path(row.path).resolve()): row.label for row in manifest.train.itertuples()}
     path_of = run.path.parent / "layout" / "train" / "images"
     return np.array([label_of[str((path_of / name).resolve())] for name in run.oof["image_id"]])
 
 
 def measure(manifest: Manifest, model: str, seed: int | None) -> dict[str, Any]:
-    """Plant, cross-validate and compare the report's findings with what was planted."""
+    """Plant wrong labels, cross-validate, and return planted faults and reported findings."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         start = time.perf_counter()
@@ -94,11 +92,11 @@ def measure(manifest: Manifest, model: str, seed: int | None) -> dict[str, Any]:
         suspects = run.report["suspects"]
         arrays = oof_arrays(run)
         truth = mean_score(METRICS["f1_macro"], true_labels(run, manifest), arrays.proba_NC)
-    named = {(one["target"], one["field"], one["value"]) for one in suspects["findings"]}
+    reported = {(one["target"], one["field"], one["value"]) for one in suspects["findings"]}
     scores = {name: round(suspects[name]["value"], 4) for name in ("given", "corrected")}
     return {
         "planted": sorted(planted),
-        "named": sorted(named),
+        "named": sorted(reported),
         "notes": suspects["notes"],
         "f1_macro": {**scores, "true labels": round(truth, 4)},
         "seconds": round(time.perf_counter() - start),
@@ -106,26 +104,26 @@ def measure(manifest: Manifest, model: str, seed: int | None) -> dict[str, Any]:
 
 
 def figures(trials: list[dict[str, Any]], field: str | None) -> dict[str, Any]:
-    """Return precision and recall over plantings, of the findings of one field or of all."""
+    """Return precision and recall over trials, of findings of one field, or of all (None)."""
     counts = []
     for trial in trials:
-        planted, named = (
+        planted, reported = (
             {tuple(one) for one in trial[key] if field in (None, one[1])}
             for key in ("planted", "named")
         )
-        counts.append((len(planted & named), len(planted), len(named)))
-    found, planted_in_all, named_in_all = (sum(column) for column in zip(*counts, strict=True))
+        counts.append((len(planted & reported), len(planted), len(reported)))
+    found, num_planted, num_reported = (sum(column) for column in zip(*counts, strict=True))
     return {
-        "planted": planted_in_all,
+        "planted": num_planted,
         "found": found,
-        "named besides": named_in_all - found,
+        "named besides": num_reported - found,
         "recall": spread([hits / num for hits, num, _ in counts], 2),
         "precision": spread([hits / num if num else 1.0 for hits, _, num in counts], 2),
     }
 
 
 def main() -> None:
-    """Make the plantings that are missing, one after another, and print precision and recall."""
+    """Run the trials that the JSON file does not have, and print precision and recall."""
     cli = parser(__doc__, results="suspects.json")
     cli.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2, 3, 4])
     args = cli.parse_args()
@@ -140,7 +138,7 @@ def main() -> None:
         kinds = {"swapped pairs": "swap", "genders": "gender", "together": None}
         rows = {kind: figures(trials, field) for kind, field in kinds.items()}
         results.put(f"{model}, summary", {**rows, "seeds": args.seeds})
-        table = [("", "planted", "found", "besides", "recall", "precision")]
+        table = [("", "planted", "found", "false", "recall", "precision")]
         table += [
             (
                 kind,
@@ -150,8 +148,9 @@ def main() -> None:
             )
             for kind, row in rows.items()
         ]
-        print_rows(f"{model}, {len(args.seeds)} plantings", table)
-        print(f"  nothing planted: {len(results[f'{model}, nothing planted']['named'])} named")
+        print_rows(f"{model}, {len(args.seeds)} trials", table)
+        num_reported = len(results[f"{model}, nothing planted"]["named"])
+        print(f"  nothing planted: {num_reported} reported")
 
 
 if __name__ == "__main__":

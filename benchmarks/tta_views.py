@@ -1,13 +1,12 @@
-"""What views cost: many of one cached image, against as many forward passes alone, and against
-doing it naively.
+"""Cost of views: many views of cached images, compared with forward passes only.
 
     python benchmarks/tta_views.py --data DATA [--backbone tf_efficientnet_lite0 --img-size 128
     --pictures 512]
 
-"forward" is the model alone on pixels that lie ready, once an image. "views" is the stage: every
-image read once from the cache, seen in all device views. "naive" decodes every image anew for
-each view. Views that are drawn on the CPU are the training augmentation and a small pipeline of
-albumentations. All take turns, in rounds.
+"forward" is one forward pass per image on pixels that are in memory already. "views" reads every
+image once from the cache and predicts it in all device views. "naive" decodes every image again for
+each view. "train" and "albu" are views drawn on the CPU: one draw of the training augmentation, and
+one of a small albumentations pipeline. All ways take turns in each round.
 """
 
 from __future__ import annotations
@@ -90,8 +89,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         def seen(loader: Any, views: tuple[str, ...]) -> object:
             return predict(model, loader, preprocess, compute, [view_of(view) for view in views])
 
-        def drawn(way: str) -> object:
-            loader = cached.drawn(
+        def augmented(way: str) -> object:
+            loader = cached.augmented(
                 table, draws[way], seed_parts=("view", 0, 0), random_crop=way == "train"
             )
             return seen(loader, ("identity",))
@@ -114,15 +113,16 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             "forward": forward,
             "views": lambda: seen(cached.rows(table), VIEWS),
             "naive": lambda: [seen(naive.rows(table), (view,)) for view in VIEWS],
-            "train": lambda: drawn("train"),
-            "albu": lambda: drawn("albu"),
+            "train": lambda: augmented("train"),
+            "albu": lambda: augmented("albu"),
         }
+        # The first runs bring files into the page cache and let torch choose its kernels.
         for job in ("forward", "naive"):
-            jobs[job]()  # files are in the page cache, kernels are chosen
+            jobs[job]()
         taken: dict[str, list[float]] = {job: [] for job in jobs}
         for _ in range(args.rounds):
-            # Twice, before and after: a machine that slows down meanwhile would pass for a dear
-            # view.
+            # Forward passes are timed before and after the views, so that a machine that slows down
+            # in between does not make views look expensive.
             before = seconds(forward)
             for job in jobs:
                 if job != "forward":
@@ -151,17 +151,18 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, unless the JSON file holds it, and print the table."""
+    """Measure, unless the JSON file has the result, and print the table."""
     cli = parser(__doc__, results="tta_views.json")
     cli.add_argument("--backbone", default="tf_efficientnet_lite0")
     cli.add_argument("--img-size", default="128")
     cli.add_argument("--augment", default="default")
-    cli.add_argument("--batch-size", type=int, default=64, help="images a forward pass")
+    cli.add_argument("--batch-size", type=int, default=64, help="images per forward pass")
     cli.add_argument("--pictures", type=int, default=512)
     cli.add_argument("--rounds", type=int, default=5)
     args = cli.parse_args()
     results = Results(args, device=settled(args).machine.device)
-    name = f"{args.backbone} at {args.img_size}, {args.pictures} images"
+    # This is a key of tta_views.json.
+    name = f"{args.backbone} at {args.img_size}, {args.pictures} pictures"
     if name not in results:
         results.put(name, measure(args))
     found = results[name]
@@ -169,14 +170,14 @@ def main() -> None:
     speed = found["pictures_per_second"]
     num = len(found["views"])
     print_rows(
-        f"{name}, {num} views",
+        f"{args.backbone} at {args.img_size}, {args.pictures} images, {num} views",
         [
-            (f"{num} device views / {num} forward passes alone", shown(over["views"])),
-            (f"{num} naive passes / {num} forward passes alone", shown(over["naive"])),
-            ("naive / device views", shown(found["naive_over_views"])),
-            ("a draw of the training augmentation / a forward pass alone", shown(over["train"])),
-            ("a draw of an albumentations pipeline / a forward pass alone", shown(over["albu"])),
-            *((f"views a second, {job}", shown(value)) for job, value in speed.items()),
+            (f"{num} device views / {num} forward passes", shown(over["views"])),
+            (f"{num} naive passes / {num} forward passes", shown(over["naive"])),
+            ("naive passes / device views", shown(found["naive_over_views"])),
+            ("a draw of the training augmentation / a forward pass", shown(over["train"])),
+            ("a draw of an albumentations pipeline / a forward pass", shown(over["albu"])),
+            *((f"views per second, {job}", shown(value)) for job, value in speed.items()),
         ],
     )
 

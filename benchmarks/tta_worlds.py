@@ -1,13 +1,13 @@
-"""Synthetic worlds of views: what `choose` takes on one lot of people, scored on people nobody has
-seen.
+"""Choice of views on simulated data sets: chosen on some groups, scored on new ones.
 
     python benchmarks/tta_worlds.py [--worlds 200] [--metric f1_macro]
 
-A world has 3 to 18 imbalanced classes, 60 to 400 people with 7 images each, and 2 to 11 views
-beside identity. What is wrong about an image is wrong in all its views for the most part, and in
-all images of a person. Some views help, most do not, some harm; in every third world none helps.
-`auto` is chosen on one draw of people and scored on a thousand others, and on as many as it was
-chosen on. Rules were settled on seeds from 10,000 on; those from 0 on are what is reported.
+A simulated data set has 3 to 18 imbalanced classes, 60 to 400 groups with 7 images each, and 2 to
+11 views beside identity. Most of the error is common to all views of an image, and to all images of
+a group. Some views help, most do not, and some harm; in every third data set none helps. The views
+that `--views auto` chooses on one sample of groups are scored on a sample of 1,000 new groups, and
+on a subset of these with as many groups as were used for choosing. Rules were settled on seeds from
+10,000 on; results are reported for seeds from 0 on.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from tta.choose import choose, learned, searched
 from tta.crossfit import cross_fit
 from tta.policy import IDENTITY, Policy, SavedViews
 
-NUM_PICTURES = 7
-NUM_FRESH = 1000
+NUM_IMAGES = 7
+NUM_NEW = 1000
 NUM_FOLDS = 5
-# gains of the best single view, on fresh people
+# Gains of the best single view on new groups: above the first, a data set counts as one where a
+# view helps; below the second, as one where none does.
 HELPS = 0.005
 HOPELESS = 0.001
 KINDS = {
@@ -43,37 +44,40 @@ KINDS = {
     "biased": 0.1,
     "swapped": 0.1,
 }
-EVERY = 4  # worlds, of which one is cross-fitted too
+# One in so many data sets is cross-fitted too, since that takes longer.
+EVERY = 4
 
 
 @dataclass(frozen=True)
 class View:
-    """How a view sees: the strength of each class's signal, its errors, and what it adds or
-    exchanges.
-    """
+    """Properties of a simulated view."""
 
     signal_C: np.ndarray
+    """Strength of the signal of each class, compared with identity."""
     noise: float
+    """Standard deviation of the view's errors."""
     shared: float
-    """Share of its errors' variance that is identity's."""
+    """Share of the variance of its errors that is in common with identity."""
     bias_C: np.ndarray
+    """Constant error of each class."""
     order_C: np.ndarray
+    """Order of the classes; a swapped view exchanges two."""
 
 
-class World:
-    """A world by seed; `draw` gives people of it."""
+class SimulatedData:
+    """A simulated data set, given by its seed; `draw` returns groups of it."""
 
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
         self.seed = seed
         self.num_classes = int(rng.integers(3, 19))
-        self.num_people = int(rng.integers(60, 401))
+        self.num_groups = int(rng.integers(60, 401))
         share_C = np.exp(rng.normal(size=self.num_classes) * rng.uniform(0.3, 1.2))
         self.share_C = share_C / share_C.sum()
         self.strength = rng.uniform(1.5, 4.5)
         self.sharpness = rng.uniform(0.7, 2.5)
-        self.person = rng.uniform(0.2, 1.2)
-        self.picture = rng.uniform(0.3, 1.2)
+        self.group_error = rng.uniform(0.2, 1.2)
+        self.image_error = rng.uniform(0.3, 1.2)
         self.view = rng.uniform(0.1, 0.8)
         odds = np.array(list(KINDS.values())) * (
             1 if rng.random() < 2 / 3 else np.arange(len(KINDS)) > 1
@@ -111,28 +115,30 @@ class World:
             order_C[[one, other]] = other, one
         return View(signal_C, noise, shared, bias_C, order_C)
 
-    def draw(self, num_people: int, lot: int) -> SavedViews:
-        """Return that many people's logits in every view; other lots are other people."""
-        rng = np.random.default_rng((self.seed, lot))
-        num = num_people * NUM_PICTURES
-        group_N = np.repeat(np.arange(num_people), NUM_PICTURES)
-        home_N = rng.choice(self.num_classes, size=num_people, p=self.share_C)[group_N]
+    def draw(self, num_groups: int, sample: int) -> SavedViews:
+        """Return the logits of so many groups in every view; other samples have other groups."""
+        rng = np.random.default_rng((self.seed, sample))
+        num = num_groups * NUM_IMAGES
+        group_N = np.repeat(np.arange(num_groups), NUM_IMAGES)
+        home_N = rng.choice(self.num_classes, size=num_groups, p=self.share_C)[group_N]
         label_N = np.where(
             rng.random(num) < 0.7, home_N, rng.choice(self.num_classes, size=num, p=self.share_C)
         )
         truth_NC = self.strength * np.eye(self.num_classes)[label_N]
 
-        def errors(person: float, picture: float) -> np.ndarray:
-            of_people = rng.normal(size=(num_people, self.num_classes))[group_N]
-            return person * of_people + picture * rng.normal(size=(num, self.num_classes))
+        def errors(group_error: float, image_error: float) -> np.ndarray:
+            of_groups_NC = rng.normal(size=(num_groups, self.num_classes))[group_N]
+            return group_error * of_groups_NC + image_error * rng.normal(
+                size=(num, self.num_classes)
+            )
 
-        common_NC = errors(self.person, self.picture)
+        common_NC = errors(self.group_error, self.image_error)
         first_NC = errors(0.7, 0.7)
         logits = []
         for place, view in enumerate(self.views):
-            own_NC = errors(0.7, 0.7)
+            of_view_NC = errors(0.7, 0.7)
             mixed_NC = (
-                np.sqrt(view.shared) * first_NC + np.sqrt(1 - view.shared) * own_NC
+                np.sqrt(view.shared) * first_NC + np.sqrt(1 - view.shared) * of_view_NC
                 if place
                 else first_NC
             )
@@ -148,61 +154,58 @@ class World:
 
 
 def gain(
-    metric: Metric, fresh: SavedViews, policy: Policy, num_people: int | None = None
+    metric: Metric, new: SavedViews, policy: Policy, num_groups: int | None = None
 ) -> tuple[float, float]:
-    """Return a policy's gain over identity on fresh people, and its standard error by bootstrap
-    over them.
-    """
+    """Return a policy's gain over identity on new groups, and its bootstrap standard error."""
     if policy == IDENTITY:
         return 0.0, 0.0
-    people = (
-        fresh if num_people is None else fresh.take(np.flatnonzero(fresh.rows.group_N < num_people))
-    )
-    proba = [softmax(one.apply(people.logits_VNC, people.names)) for one in (policy, IDENTITY)]
+    if num_groups is not None:
+        new = new.take(np.flatnonzero(new.rows.group_N < num_groups))
+    proba = [softmax(one.apply(new.logits_VNC, new.names)) for one in (policy, IDENTITY)]
     sign = metric.sign
-    value, before = (sign * metric.score(people.rows.label_N, one) for one in proba)
+    value, before = (sign * metric.score(new.rows.label_N, one) for one in proba)
     resamples, others = (
-        bootstrap_scores(metric, people.rows.label_N, one, people.group_N) for one in proba
+        bootstrap_scores(metric, new.rows.label_N, one, new.rows.group_N) for one in proba
     )
     return value - before, float((resamples - others).std())
 
 
-def best_single(metric: Metric, fresh: SavedViews) -> float:
-    """Return what the view that helps most, averaged with identity, brings on fresh people."""
+def best_single(metric: Metric, new: SavedViews) -> float:
+    """Return the gain on new groups of the single view that helps most, merged with identity."""
     sign = metric.sign
-    pairs = [IDENTITY, *(Policy(("identity", name)) for name in fresh.names[1:])]
-    proba = [softmax(policy.apply(fresh.logits_VNC, fresh.names)) for policy in pairs]
-    before, *after = (sign * metric.score(fresh.rows.label_N, one) for one in proba)
+    pairs = [IDENTITY, *(Policy(("identity", name)) for name in new.names[1:])]
+    proba = [softmax(policy.apply(new.logits_VNC, new.names)) for policy in pairs]
+    before, *after = (sign * metric.score(new.rows.label_N, one) for one in proba)
     return max(after) - before
 
 
 def measure(seed: int, metric_name: str) -> dict[str, Any]:
-    """Return what was chosen in a world and what it brought."""
-    world = World(seed)
+    """Return the views chosen on a simulated data set, and their gains on new groups."""
+    data = SimulatedData(seed)
     metric = METRICS[metric_name]
     start = time.perf_counter()
-    saved = world.draw(world.num_people, 1)
-    fresh = world.draw(NUM_FRESH, 2)
+    saved = data.draw(data.num_groups, 1)
+    new = data.draw(NUM_NEW, 2)
     choice = choose(saved, metric=metric_name)
     seconds = time.perf_counter() - start
-    brought, error = gain(metric, fresh, choice.policy)
+    gained, error = gain(metric, new, choice.policy)
     result = {
-        "classes": world.num_classes,
-        "people": world.num_people,
-        "views": len(world.names),
+        "classes": data.num_classes,
+        "people": data.num_groups,
+        "views": len(data.names),
         "chosen": str(choice.policy),
         "passes": choice.policy.passes,
-        "gain": brought,
+        "gain": gained,
         "standard error": error,
-        "as many people": gain(metric, fresh, choice.policy, world.num_people),
-        "best single view": best_single(metric, fresh),
-        "mean of all": gain(metric, fresh, Policy(world.names))[0],
+        "as many people": gain(metric, new, choice.policy, data.num_groups),
+        "best single view": best_single(metric, new),
+        "mean of all": gain(metric, new, Policy(data.names))[0],
         "seconds": round(seconds, 2),
     }
     rows_N = np.arange(len(saved.rows.label_N))
     for name in ("view", "class"):
         policy = learned(saved, saved.names, name)(rows_N).policy
-        result[f"all, weights per {name}"] = gain(metric, fresh, policy)[0]
+        result[f"all, weights per {name}"] = gain(metric, new, policy)[0]
     if seed % EVERY == 0:
         result |= honesty(saved, choice.policy, metric, metric_name)
     return result
@@ -211,9 +214,7 @@ def measure(seed: int, metric_name: str) -> dict[str, Any]:
 def honesty(
     saved: SavedViews, policy: Policy, metric: Metric, metric_name: str
 ) -> dict[str, float]:
-    """Return gains as a report would have them: of what was chosen, on the rows that chose it; and
-    cross-fitted.
-    """
+    """Return the in-sample and the cross-fitted gain; a report has the second one."""
     fold_N = assign_folds(saved.rows.label_N, saved.rows.group_N, num_folds=NUM_FOLDS, seed=0)
     crossed = cross_fit(folded(saved, fold_N), searched(saved, metric=metric_name))
     sign = metric.sign
@@ -225,20 +226,20 @@ def honesty(
     return {"in sample": in_sample, "cross-fitted": cross_fitted}
 
 
-def figures(worlds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what is said of all worlds together."""
+def figures(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the figures over all simulated data sets, under their keys in tta_worlds.json."""
     column = {
-        name: np.array([one[name] for one in worlds])
+        name: np.array([one[name] for one in found])
         for name in ("gain", "standard error", "best single view")
     }
-    taken = np.array([one["chosen"] != "identity" for one in worlds])
-    as_many = np.array([one["as many people"] for one in worlds])
+    taken = np.array([one["chosen"] != "identity" for one in found])
+    as_many = np.array([one["as many people"] for one in found])
     helps = column["best single view"] > HELPS
     hopeless = column["best single view"] < HOPELESS
-    crossed = [one for one in worlds if "cross-fitted" in one]
+    crossed = [one for one in found if "cross-fitted" in one]
     rest = ("mean of all", "all, weights per view", "all, weights per class")
     return {
-        "worlds": len(worlds),
+        "worlds": len(found),
         "gain": {
             "mean": column["gain"].mean(),
             "deviation": column["gain"].std(ddof=1),
@@ -250,7 +251,7 @@ def figures(worlds: list[dict[str, Any]]) -> dict[str, Any]:
         "the same on as many people": float((as_many[:, 0] < -as_many[:, 1]).mean()),
         "worse at all": float((column["gain"] < 0).mean()),
         "something chosen": float(taken.mean()),
-        "passes": float(np.mean([one["passes"] for one in worlds])),
+        "passes": float(np.mean([one["passes"] for one in found])),
         "where a view helps": {
             "worlds": int(helps.sum()),
             "chosen": float(taken[helps].mean()),
@@ -262,7 +263,7 @@ def figures(worlds: list[dict[str, Any]]) -> dict[str, Any]:
             "chosen": float(taken[hopeless].mean()),
             "gain": float(column["gain"][hopeless].mean()),
         },
-        "without choosing": {name: float(np.mean([one[name] for one in worlds])) for name in rest},
+        "without choosing": {name: float(np.mean([one[name] for one in found])) for name in rest},
         "honesty": {
             "worlds": len(crossed),
             **{
@@ -270,15 +271,16 @@ def figures(worlds: list[dict[str, Any]]) -> dict[str, Any]:
                 for name in ("in sample", "cross-fitted", "gain")
             },
         },
-        "seconds a choice": spread([one["seconds"] for one in worlds], 2),
+        "seconds a choice": spread([one["seconds"] for one in found], 2),
     }
 
 
 def main() -> None:
-    """Measure the worlds that are missing and print what is said of all."""
+    """Simulate the data sets, unless the JSON file has the results, and print the figures."""
     cli = parser(__doc__, results="tta_worlds.json")
+    # This is part of the keys of tta_worlds.json.
     cli.set_defaults(data="drawn worlds", device="cpu")
-    cli.add_argument("--worlds", type=int, default=200)
+    cli.add_argument("--worlds", type=int, default=200, help="number of simulated data sets")
     cli.add_argument("--first-seed", type=int, default=0)
     cli.add_argument("--metric", default="f1_macro", choices=list(METRICS))
     args = cli.parse_args()
@@ -286,8 +288,8 @@ def main() -> None:
     seeds = range(args.first_seed, args.first_seed + args.worlds)
     name = f"{args.metric}, seeds {seeds[0]} to {seeds[-1]}"
     if name not in results:
-        worlds = [measure(seed, args.metric) for seed in seeds]
-        results.put(name, {**figures(worlds), "each": worlds})
+        found = [measure(seed, args.metric) for seed in seeds]
+        results.put(name, {**figures(found), "each": found})
     result = results[name]
     rows = [
         (key, ", ".join(f"{one} {number:.4g}" for one, number in value.items()))

@@ -21,6 +21,7 @@ from ensemble.find import check_members, find_members, member_record, of_one_dat
 from foldblend.cli import Say
 from foldblend.errors import UserError, listed
 from foldblend.flags import from_settings
+from foldblend.progress import lines_to, write
 from foldblend.runs.costs import device_of, num_passes, picture_seconds
 from foldblend.runs.derived import Derived, open_derived, write_derived
 from foldblend.runs.folder import PICTURES, lock_folder
@@ -200,7 +201,7 @@ def _blend_yaml(
 
 
 def blend(
-    runs: str | Path | Run | Iterable[str | Path | Run], *, say: Say = print, **settings: Any
+    runs: str | Path | Run | Iterable[str | Path | Run], *, say: Say = write, **settings: Any
 ) -> Run:
     """Blend finished runs into one and return the blend, which is a run too.
 
@@ -271,7 +272,8 @@ def blend(
     aligned = align(members, intersect=config.intersect)
     notes += [*differ, *_notes(aligned, config)]
     # Everything is computed before the first file is written, so an error leaves no files.
-    made = combine(aligned, config, name=folder.name, costs=costs)
+    with lines_to(say):
+        made = combine(aligned, config, name=folder.name, costs=costs)
     shares = made.fitted.shares
     with lock_folder(folder):
         open_derived(folder, "blend", {"blend": key}, overwrite=config.overwrite)

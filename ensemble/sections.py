@@ -86,7 +86,11 @@ def members_section(rows: Sequence[Mapping[str, Any]], verdict: str | None) -> d
             )
         ]
     return section(
-        "Single runs and the blend, out of fold", *opening, comparison_block(rows), *closing
+        "Single runs and the blend, out of fold",
+        *opening,
+        comparison_block(rows),
+        *closing,
+        screen=opening,
     )
 
 
@@ -205,6 +209,9 @@ def methods_section(
     """
     header = ["", "in-sample", "nested CV", "95 % interval", f"difference to {name}"]
     rows = [_row(trial, blended.chosen, best_single, metric) for trial in blended.trials]
+    short = [
+        [label, nested, interval, less.split(" ")[0]] for label, _, nested, interval, less in rows
+    ]
     sentences = [
         "In-sample: scored on the rows that the method was fitted on, so too high. Nested CV: each"
         " fold is predicted by the method fitted on the other folds. Differences to the best"
@@ -224,4 +231,5 @@ def methods_section(
         "Blending methods compared (nested cross-validation)",
         table_block(header, rows),
         *map(text_block, sentences),
+        screen=[table_block(["method", "score", *header[3:]], short)],
     )

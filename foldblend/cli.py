@@ -1,4 +1,4 @@
-"""Command lines: flags from dataclasses, errors as one line with exit code 2; without torch."""
+"""Command lines: flags from dataclasses, and one-line errors with exit code 2."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def typed_settings(config_class: Any, argv: Sequence[str]) -> frozenset[str]:
 
 
 def _plain(word: str) -> str:
-    """Return the canonical spelling of a flag: --img-size of --img_size=224, --amp of --no-amp."""
+    """Return the canonical flag: --img-size of --img_size=224, --amp of --no-amp."""
     flag = word.partition("=")[0]
     return flag.replace("_", "-").replace("--no-", "--", 1) if flag.startswith("--") else flag
 

@@ -1,4 +1,4 @@
-"""Settings as dataclass fields: each is a flag, a key of YAML files and a keyword argument.
+"""Settings as dataclass fields: each is a flag, a YAML key and a keyword argument.
 
 tyro makes the flags from the type, the default and the docstring of each field. `flag(...)` adds
 metadata for the rest of the project: whether the setting changes the result, which other flag it
@@ -89,7 +89,7 @@ def _groups(config_class: Any) -> Iterator[tuple[str, Any]]:
 
 
 def flags_of(config_class: Any) -> dict[str, Flag]:
-    """Return the metadata of each setting of a configuration, by name, including nested groups.
+    """Return the metadata of each setting by name, including nested groups.
 
     A group's class attribute `GROUP` has defaults for the metadata of all its fields.
     """

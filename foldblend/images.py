@@ -17,6 +17,7 @@ import pandas as pd
 import PIL.Image
 
 from foldblend.errors import BadImage
+from foldblend.progress import track
 
 __all__ = ["Box", "boxes_of", "check_images", "crop", "image_key", "read_image"]
 
@@ -200,4 +201,5 @@ def check_images(table: pd.DataFrame, known: Container[bytes] = ()) -> list[str 
     """
     # Threads are enough: cv2 and hashlib release the GIL.
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(_check_one, table["path"], boxes_of(table), itertools.repeat(known)))
+        checked = pool.map(_check_one, table["path"], boxes_of(table), itertools.repeat(known))
+        return list(track(checked, "check images", total=len(table), unit="images"))

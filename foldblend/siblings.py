@@ -1,4 +1,4 @@
-"""Import of foldblend's other packages even where a user's folder has modules of the same names.
+"""Import of our packages, even if a user's folder has modules of the same names.
 
 A user's project may well have its own `folds`, `pipeline` or `reports`. Python searches the current
 folder first (in a notebook, with `python -c`, with PYTHONPATH=.) and would import the user's module

@@ -33,7 +33,7 @@ def check_flags(config: RunConfig) -> None:
     machine = config.machine
     find_part(train.sched, SCHEDULES, "--sched")
     loss_parts(loss)
-    # CutMix within a class keeps whole labels, but as shares, which takes a different type.
+    # CutMix within a class keeps labels whole, so --loss f1 can be computed from them.
     within = augment.mixup == 0 and augment.cutmix_mode == "class"
     require(
         not augment.mixes or within or takes_mixed(loss),

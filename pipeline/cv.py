@@ -133,7 +133,7 @@ def _record(run: Prepared, folder: Path) -> dict[str, Any]:
     }
 
 
-def _write_pictures(folder: Path, manifest: Manifest) -> None:
+def _write_image_paths(folder: Path, manifest: Manifest) -> None:
     """Write the paths of all images, with which reports show images; no result depends on it."""
     tables = [manifest.train.assign(part="train")]
     if manifest.test is not None:
@@ -211,7 +211,7 @@ def _begin(run: Prepared, folder: Path, info: dict[str, Any], say: Say) -> dict[
     # run.json comes first, because it marks the folder as a run.
     write_json(folder / "run.json", info)
     write_bytes(folder / "config.yaml", yaml.safe_dump(flatten(run.config), sort_keys=False))
-    _write_pictures(folder, run.manifest)
+    _write_image_paths(folder, run.manifest)
     return dict(before)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from foldblend.cli import Say
 from foldblend.flags import from_settings
+from foldblend.progress import write
 from foldblend.runs.run import Run
 from tta.config import TtaConfig
 from tta.stage import augment_run
@@ -22,7 +23,7 @@ def _add_views(folder: Path, names: Sequence[str], *, say: Say, **machine: Any) 
     return add_views(folder, names, say=say, **machine)
 
 
-def run_tta(run: str | Path | Run, *, say: Say = print, **settings: Any) -> Run:
+def run_tta(run: str | Path | Run, *, say: Say = write, **settings: Any) -> Run:
     """Predict further views of a finished run's images, and write the merged run.
 
     Each image is predicted in each view by the models of the run, and the predictions are merged.

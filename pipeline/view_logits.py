@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 
 from foldblend.cli import Say
-from foldblend.errors import UserError, listed
+from foldblend.errors import UserError, counted, listed
 from foldblend.runs.costs import num_models
 from foldblend.runs.folder import lock_folder
 from foldblend.runs.run import Run
@@ -225,10 +225,8 @@ def add_views(folder: Path, names: Sequence[str], *, say: Say, **machine: Any) -
                     num, before = times.get(name, (0, 0.0))
                     times[name] = num + len(table), before + one
             note_seconds(run, times)
-            say(
-                f"{job.title(index)}:"
-                f" {listed(dict.fromkeys(itertools.chain(*todo.values())), most=30)}"
-            )
+            predicted = {*itertools.chain(*todo.values())}
+            say(f"{job.title(index)}: predicted {counted(len(predicted), 'view')}")
     return kept_views(run)
 
 

@@ -183,10 +183,10 @@ def section_lines(one: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def screen_lines(one: Mapping[str, Any], *, width: int) -> list[str]:
-    """Return what a section shows on the first screen, as lines of text; often nothing."""
+def screen_lines(blocks: Sequence[Block], *, width: int) -> list[str]:
+    """Return the blocks that sections have for the first screen as lines of text, tables first."""
     lines = []
-    for block in one.get("screen", ()):
+    for block in sorted(blocks, key=lambda block: block["kind"] != "table"):
         if block["kind"] == "table":
             lines += table(block["header"], block["rows"], name_width=30, width=width)
         else:

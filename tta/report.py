@@ -14,6 +14,7 @@ from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS, Metric, softmax
 from reports.blocks import comparison_block, lines_block, section, table_block, text_block
 from reports.run.summary import compare
+from reports.text import signed
 from tta.choose import Search
 from tta.crossfit import CrossFit, Part, cross_fit_path
 from tta.evaluate import effects
@@ -259,7 +260,25 @@ def harm_report(
         cost_block(curve, metric=metric, seconds_of_view=seconds_of_view, how=how),
     ]
     title = "Test-time augmentation, out of fold, compared with no augmentation (identity)"
-    return section(title, *blocks), pd.DataFrame(effect_rows(rows))
+    screen = [text_block(_verdict(rows, metric))]
+    return section(title, *blocks, screen=screen), pd.DataFrame(effect_rows(rows))
+
+
+def _verdict(rows: Sequence[Mapping[str, Any]], metric: Metric) -> str:
+    """Return how much the chosen augmentation changes the score, as a sentence."""
+    (chosen,) = [one for one in rows if one["name"] == THIS]
+    difference = chosen["comparison"]["difference"]
+    if difference is None or difference["value"] == 0:
+        return "The predictions are those without augmentation."
+    better = metric.sign * difference["value"] > 0
+    is_clear = difference["low"] * difference["high"] > 0
+    verb = ("improves" if better else "lowers") if is_clear else "does not measurably change"
+    if metric.sign < 0 and is_clear:
+        verb = "improves" if better else "worsens"
+    return (
+        f"Augmentation {verb} {metric.title}: {signed(difference)} against no augmentation, at"
+        f" {chosen['passes']} passes per image (out of fold, paired)."
+    )
 
 
 def view_section(run: Run) -> dict[str, Any]:

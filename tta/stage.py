@@ -13,6 +13,7 @@ import pandas as pd
 
 from foldblend.cli import Say
 from foldblend.errors import UserError
+from foldblend.progress import lines_to, write
 from foldblend.runs.check import ROW_COLUMNS
 from foldblend.runs.costs import device_of, num_models, pass_seconds, passes_per_view
 from foldblend.runs.derived import Derived, open_derived, write_derived
@@ -118,7 +119,7 @@ def _costs(run: Run, policy: Policy) -> dict[str, Any]:
     }
 
 
-def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = print) -> Run:
+def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = write) -> Run:
     """Merge or choose views of a run, write the result as a new run, and return that.
 
     Out-of-fold rows are cross-fitted: the policy of a fold was chosen or learned on the other
@@ -156,7 +157,8 @@ def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = print) -> 
         machine = {
             name: getattr(config, name) for name in MACHINE if getattr(config, name) is not None
         }
-        add_views(folder, names, say=say, **machine)
+        with lines_to(say):
+            add_views(folder, names, say=say, **machine)
     saved = _saved(run, names)
     search = searched(saved, metric=run.info["metric"], **config.search) if auto else None
     try:

@@ -1,4 +1,4 @@
-"""Temperature scaling: calibration of a model's probabilities by one number (Guo et al. 2017).
+"""Temperature scaling: calibration of a model by one number (Guo et al. 2017).
 
 Two methods find the same minimum and agree to 0.1 % or better. Reports and the weights of views use
 a bounded search; blends use Newton's method, which is ten times as fast. Both are kept because
@@ -87,7 +87,7 @@ def _row_loss(shifted_NC: np.ndarray, label_N: np.ndarray, sharpness: float) -> 
 def fit_temperatures(
     logits_MNC: Sequence[np.ndarray], label_N: np.ndarray, group_N: np.ndarray
 ) -> tuple[float, ...]:
-    """Return the temperature of each member of a blend, or 1 where the gain is not significant.
+    """Return each member's temperature, or 1 where the gain is not significant.
 
     A temperature is kept only if it improves the log loss by more than one standard error. That
     error is over groups, because rows of one group are dependent.

@@ -13,6 +13,7 @@ import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits
 
+from foldblend.progress import track
 from foldblend.scores.metrics import METRICS
 from folds.kfold import codes_of, stratified_group_folds
 
@@ -150,7 +151,7 @@ def tell_apart(
     inside_N = code_N[is_train_N]
     num_drawn = min(int(is_test_N.sum()), len(inside_N) // 2)
     chance = []
-    for _ in range(NUM_DRAWS):
+    for _ in track(range(NUM_DRAWS), "compare test and training images", unit="draws"):
         drawn_N = _drawn_groups(inside_N, num_drawn, rng)
         if not len(drawn_N):
             return None

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import scipy.sparse
 
+from foldblend.progress import track
 from folds.kfold import codes_of, rows_by_code
 
 __all__ = ["Lookalikes", "Sketch", "few_rows_of_groups", "lookalike_groups", "sketch_of"]
@@ -215,7 +216,10 @@ def _share_found(
         return candidate and _best_match(sketches, rows[::2], rows[1::2])[0] >= least
 
     with ThreadPoolExecutor() as pool:
-        return float(np.mean(list(pool.map(is_found, trials)))), len(trials)
+        tried = track(
+            pool.map(is_found, trials), "search split groups", total=len(trials), unit="groups"
+        )
+        return float(np.mean(list(tried))), len(trials)
 
 
 def _second_best(pairs: np.ndarray, matches_U: np.ndarray) -> np.ndarray:
@@ -274,11 +278,10 @@ def lookalike_groups(
     pairs = np.unique(np.sort(pairs, axis=1), axis=0)
     # Threads are enough: cv2 and numpy's products release the interpreter lock.
     with ThreadPoolExecutor() as pool:
-        found = list(
-            pool.map(
-                lambda pair: _best_match(sketches, rows_of[pair[0]], rows_of[pair[1]], known), pairs
-            )
+        matched = pool.map(
+            lambda pair: _best_match(sketches, rows_of[pair[0]], rows_of[pair[1]], known), pairs
         )
+        found = list(track(matched, "match groups", total=len(pairs), unit="pairs"))
     matches_U = np.array([one[0] for one in found])
     # One group in ten shares this many features with an unrelated group, for example the place or
     # clothing, so pairs need clearly more.

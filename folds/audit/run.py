@@ -10,6 +10,7 @@ from foldblend.cli import Say
 from foldblend.errors import UserError
 from foldblend.files import write_bytes
 from foldblend.flags import from_settings
+from foldblend.progress import lines_to, write
 from folds.audit.exploration import explore
 from folds.audit.page import audit_page
 from folds.config import AuditConfig
@@ -21,7 +22,7 @@ from folds.split import SPLITTERS
 __all__ = ["audit", "run_audit"]
 
 
-def audit(*, say: Say = print, **settings: Any) -> Path:
+def audit(*, say: Say = write, **settings: Any) -> Path:
     """Check a data set before training and write a page with the findings.
 
     Unreadable images are listed and left out.
@@ -53,7 +54,7 @@ def audit(*, say: Say = print, **settings: Any) -> Path:
     return run_audit(from_settings(AuditConfig, settings), say=say)
 
 
-def run_audit(config: AuditConfig, *, say: Say = print) -> Path:
+def run_audit(config: AuditConfig, *, say: Say = write) -> Path:
     """Check a data set and its folds, print the findings, and return the path of the page.
 
     Raises UserError for data or folds that cannot be used, or a page that cannot be written.
@@ -69,7 +70,9 @@ def run_audit(config: AuditConfig, *, say: Say = print) -> Path:
         say(line)
     # Data that cannot be split fail here, before every image is read.
     fold_RN = fold_map(split, manifest)
-    seen = explore(manifest, say, deep=not config.page.quick, merge=config.data.merge_duplicates)
+    with lines_to(say):
+        deep = not config.page.quick
+        seen = explore(manifest, say, deep=deep, merge=config.data.merge_duplicates)
     # A fold file may list images that cannot be read, so its folds are not read again.
     subset = split.fold_file is not None and not seen.kept_N.all()
     fold_RN = fold_RN[:, seen.kept_N] if subset else fold_map(split, seen.manifest)

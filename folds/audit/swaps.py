@@ -11,6 +11,7 @@ import itertools
 import cv2
 import numpy as np
 
+from foldblend.progress import track
 from folds.kfold import codes_of, rows_by_code, stratified_group_folds
 
 __all__ = ["features_of", "log_proba_of", "swapped_pairs"]
@@ -77,7 +78,7 @@ def log_proba_of(
     )
     log_proba_NC = np.full((len(label_N), int(label_N.max()) + 1), -np.inf)
     rng = np.random.default_rng(seed)
-    for fold in np.unique(fold_N):
+    for fold in track(np.unique(fold_N), "look for swapped labels", unit="folds"):
         held = fold_N == fold
         rows = rng.permutation(np.flatnonzero(~held))[:MOST_ROWS]
         if len(np.unique(label_N[rows])) < 2:

@@ -19,6 +19,7 @@ from scipy.sparse.csgraph import connected_components
 
 from foldblend.errors import counted, listed
 from foldblend.images import boxes_of, read_image
+from foldblend.progress import track
 from folds.data.hamming import near_pairs
 
 __all__ = [
@@ -92,13 +93,11 @@ def prints_of(table: pd.DataFrame) -> Prints:
     """
     # Threads are enough: cv2 and hashlib release the interpreter lock.
     with ThreadPoolExecutor() as pool:
-        return stacked(
-            list(
-                pool.map(
-                    lambda *source: print_of(read_image(*source)), table["path"], boxes_of(table)
-                )
-            )
+        prints = pool.map(
+            lambda *source: print_of(read_image(*source)), table["path"], boxes_of(table)
         )
+        found = track(prints, "look for duplicate images", total=len(table), unit="images")
+        return stacked(list(found))
 
 
 def stacked(prints: Sequence[Print]) -> Prints:

@@ -3,8 +3,7 @@
 Flags have timm's spelling. Every field is a flag of run_cv.py, a key of a YAML file and a keyword
 of `settings.make_config`. None means that the value is chosen once data and backbone are known.
 
-The string under a field is its help text. A line break in it is a line break in --help too, so
-long texts break at the end of a sentence.
+The string under a field is its help text, in --help and in docs/flags.md.
 """
 
 from __future__ import annotations
@@ -63,8 +62,8 @@ class ModelConfig:
     backbone: Annotated[str, _arg(aliases=["--model"])] = flag("tf_efficientnet_lite0", common=True)
     """Any timm model, such as resnet18, or your own as module:name (see examples/)."""
     pretrained: Literal["auto", "none"] = flag("auto", common=True)
-    """Initial weights: auto loads ImageNet weights from an installed package or timm's hub.
-    none starts from random weights.
+    """Initial weights. auto: ImageNet weights from an installed package or timm's hub.
+    none: random weights.
     """
     weights: str | None = flag(None, path=True)
     """File with initial weights of the backbone (.safetensors or .pth), instead of --pretrained."""
@@ -156,7 +155,7 @@ class MachineConfig:
     """Number type of mixed precision. auto: bfloat16 if the GPU supports it, otherwise float16."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Use torch.compile for the training steps.
-    auto: only on CUDA, and only for runs so long that they gain from it.
+    auto: on CUDA, for runs that are long enough to gain from it.
     """
     cache: Literal["auto", "disk", "ram", "device", "off"] = flag("auto", identity=False)
     """Where decoded and resized images are cached: disk, ram, device (GPU memory) or off.
@@ -227,7 +226,7 @@ class OutputConfig:
     page: bool = True
     """Also write report.html, which shows images."""
     report: Literal["short", "full"] = flag("short", common=True)
-    """What is printed at the end: a first screen, or all of report.txt."""
+    """Report that is printed at the end. short: a first screen. full: all of report.txt."""
     metric: str = flag("f1_macro", common=True)
     """Main score of the reports, which --select uses too.
     One of f1_macro, accuracy, balanced_accuracy, roc_auc_ovr, log_loss, kappa_quadratic.

@@ -65,7 +65,7 @@ def make_config(settings: Mapping[str, Any] | None = None, /, **flat: Any) -> Ru
 
 
 def replace(config: RunConfig, /, **flat: Any) -> RunConfig:
-    """Return a copy with the given settings changed; groups need not be named."""
+    """Return a copy with the given flat settings changed."""
     return dataclasses.replace(
         from_settings(RunConfig, flatten(config) | flat), typed=config.typed | flat.keys()
     )

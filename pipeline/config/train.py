@@ -117,8 +117,8 @@ class TrainConfig:
     GROUP: ClassVar = {"steps": True}
 
     finetune: str = flag("full", worded=True, steps=False, common=True)
-    """How much of the backbone is trained: full, the number of its last stages such as 2, or head.
-    head: only a linear head, on features that are computed once.
+    """How much of the backbone is trained: full, the number of its last stages (such as 2), or head
+    (only a linear head, on features that are computed once).
     """
     head_l2: str = flag("auto", worded=True, steps=False, needs=FROZEN)
     """L2 penalty of --finetune head: a number, a list such as 1e-3,1e-2, or auto (1,0.3,0.1,0.03).
@@ -137,8 +137,8 @@ class TrainConfig:
     lr: float = flag(1e-3, worded=True, common=True)
     """Peak learning rate."""
     layer_decay: float | None = None
-    """Layer-wise decay: factor, such as 0.75, of the learning rate from a layer to the one before.
-    Default: all layers have the same rate.
+    """Layer-wise learning rate decay: each layer learns at this factor, such as 0.75, of the rate
+    of the next layer; default: all layers have the same rate.
     """
     weight_decay: float = 0.02
     """Weight decay; biases and norm layers are exempt."""

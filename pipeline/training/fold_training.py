@@ -64,13 +64,13 @@ class _FoldTraining:
         is_held_out = job.run.fold_RN[repeat] == fold
         self.held_out = job.run.manifest.train[is_held_out].reset_index(drop=True)
         learns_N = ~is_held_out
-        self.judged = self.held_out
+        self.selection_rows = self.held_out
         if config.train.select == "inner":
             others = job.run.manifest.train[learns_N]
             learns_N = learns_N.copy()
             inner_N = inner_rows(others, seed=derive_seed("inner", config.split.split_seed, index))
             # Scored by their true labels, even where training uses other (corrected) ones.
-            self.judged = others[inner_N].reset_index(drop=True)
+            self.selection_rows = others[inner_N].reset_index(drop=True)
             learns_N[np.flatnonzero(learns_N)[inner_N]] = False
         train = job.run.manifest.training_rows(learns_N)
         # Only dropout and the new head draw from torch's global generator (see dataset._loader).
@@ -217,7 +217,8 @@ class _FoldTraining:
         select = self.job.run.config.train.select
         if select != "last":
             score = self._score(
-                self.judged, self._predict(epoch.model, self.judged, self.job.run.views[:1])
+                self.selection_rows,
+                self._predict(epoch.model, self.selection_rows, self.job.run.views[:1]),
             )
             self._choose(epoch, score)
             row[f"{select}_{metric}"] = score

@@ -149,7 +149,7 @@ class _FoldQueue:
                 f"could not be started ({error.strerror}), often because memory ran out"
             ) from None
         self.children.add(child)
-        # `stop` may have run while the process was starting, and does not know it then.
+        # `stop` may have run while this process was starting, and did not see it.
         if self.stopped.is_set():
             child.end(now=True)
         return child

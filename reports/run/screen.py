@@ -18,7 +18,7 @@ from reports.text import folded, num, screen_width, span, table
 __all__ = ["MOST_LINES", "finish", "screen_lines"]
 
 MOST_LINES = 25
-MOST_NOTES = 2
+MOST_NOTE_LINES = 4
 MOST_FOLDS = 10
 WORST_CLASSES = 3
 
@@ -80,10 +80,20 @@ def _worst_classes(report: Report, width: int) -> list[str]:
     return table(header, cells, name_width=30, width=width)
 
 
-def _sections(run: Run, width: int) -> list[str]:
+def _blocks(run: Run) -> list[dict[str, Any]]:
     """Return what stages added to the report for this screen, such as the methods of a blend."""
     files = sorted((run.path / SECTIONS).glob("*.json"))
-    return [line for file in files for line in section_screen_lines(read_json(file), width=width)]
+    return [block for file in files for block in read_json(file).get("screen", ())]
+
+
+def _notes(report: Report, blocks: Sequence[Mapping[str, Any]], width: int) -> list[str]:
+    """Return the first notes, without those that a block of the screen repeats."""
+    told = " ".join(block.get("text", "").lower() for block in blocks)
+    notes = [note for note in report["notes"] if note.lower() not in told]
+    lines = [line for note in notes for line in folded(f"note: {note}", width=width)]
+    if len(lines) > MOST_NOTE_LINES:
+        lines = [*lines[: MOST_NOTE_LINES - 1], "  ... (all notes are in the report)"]
+    return lines
 
 
 def _next(report: Report, folder: Path, width: int, most_lines: int) -> list[str]:
@@ -117,14 +127,17 @@ def screen_lines(run: Run, *, width: int | None = None) -> list[str]:
     width = screen_width() if width is None else width
     report = run.report
     note = single_model_note(report)
-    notes = [line for one in report["notes"] for line in folded(f"note: {one}", width=width)]
-    if len(notes) > MOST_NOTES * 2:
-        notes = [*notes[: MOST_NOTES * 2 - 1], "      (more notes in the report)"]
-    added = _sections(run, width)
+    blocks = _blocks(run)
+    has_table = any(block["kind"] == "table" for block in blocks)
     parts: Sequence[list[str]] = [
-        [*_headline(report, width), *(folded(note, width=width) if note else []), *notes],
+        [
+            *_headline(report, width),
+            *(folded(note, width=width) if note else []),
+            *_notes(report, blocks, width),
+        ],
         [*_folds(report, width), *_attributes(report, width)],
-        added or _worst_classes(report, width),
+        section_screen_lines(blocks, width=width),
+        [] if has_table else _worst_classes(report, width),
     ]
     files = _files(run)
     used = sum(len(part) + 1 for part in parts if part) + len(files) + 1

@@ -75,9 +75,15 @@ def single_model_note(report: Report) -> str | None:
     test = report["test"]
     if test is None or test["num_models"] < 2:
         return None
+    num = test["num_models"]
+    if report["kind"] == "blend":
+        return (
+            "This is the score of one model per member, on images that it was not trained on. The"
+            f" submission averages {num} models per member, which usually scores higher."
+        )
     return (
         "This is the score of single models, each on images that it was not trained on. The"
-        f" submission averages {test['num_models']} models, which usually scores higher."
+        f" submission averages {num} models, which usually scores higher."
     )
 
 

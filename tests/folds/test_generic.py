@@ -164,7 +164,7 @@ def test_attributes_follow_from_the_class(flowers):
     ):
         read(flowers, attribute_cols=("places",))
     with_columns(flowers, place=lambda table: "garden")
-    with pytest.raises(UserError, match=r"'place' .*has 1 value"):
+    with pytest.raises(UserError, match=r"'place' .*has only 1 value"):
         read(flowers, attribute_cols=("place",))
 
 

@@ -27,7 +27,7 @@ def write_run(
     shuffle=0,
     **info,
 ):
-    """Write a finished run of three classes and an attribute with two values; return its folder.
+    """Write a finished run of three classes and one attribute; return its folder.
 
     `predicted` are the predicted classes, or a list of them per repeat.
     """

@@ -1,4 +1,4 @@
-"""Run folders of any size with random logits, for tests of reports and blends without training."""
+"""Run folders of any size with random logits, to test without training."""
 
 from __future__ import annotations
 

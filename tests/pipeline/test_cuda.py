@@ -1,4 +1,4 @@
-"""What only a GPU can show; skipped without one."""
+"""Tests that need a GPU; skipped without one."""
 
 import numpy as np
 import pandas as pd
@@ -41,7 +41,7 @@ def batches(num, size=16):
     ]
 
 
-LEVERS = {
+OPTIONS = {
     "average and clipping": {"clip_grad": 1.0, "model_ema": True},
     "mixing": {"mixup": 0.2, "cutmix": 1.0, "reprob": 0.5},
     "losses": {"loss": "0.5*focal+0.5*f1", "logit_adjust": 1.0, "grad_accum_steps": 2},
@@ -54,15 +54,15 @@ class KnownLabels:
         return np.arange(16) % 4
 
 
-@pytest.mark.parametrize("levers", LEVERS)
+@pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("amp_dtype", ["bfloat16", "float16"])
-def test_no_step_waits_for_the_gpu(amp_dtype, levers):
-    """PyTorch raises in this mode on whatever would stall the queue."""
+def test_no_step_waits_for_the_gpu(amp_dtype, options):
+    """PyTorch raises an error in this mode for every call that waits for the GPU."""
 
     class Strict(list):
         def __iter__(self):
             for number, batch in enumerate(super().__iter__()):
-                if number == 3:  # the first steps allocate and choose kernels
+                if number == 3:  # the first steps allocate memory and choose kernels
                     torch.cuda.set_sync_debug_mode("error")
                 yield batch
             torch.cuda.set_sync_debug_mode("default")
@@ -70,14 +70,15 @@ def test_no_step_waits_for_the_gpu(amp_dtype, levers):
     here = compute(amp_dtype=amp_dtype)
     parts = [Attribute(name="a", values=("0", "1"), of_class=(0, 0, 1, 1))]
     parts += [Attribute(name="b", values=("0", "1"), of_class=(0, 1, 0, 1))]
-    join = make_join(parts, "b") if levers == "heads" else None
+    join = make_join(parts, "b") if options == "heads" else None
     model = build_model("test_efficientnet", num_classes=4, kwargs={}, weights=None, join=join)
     model = model.to(here.device, memory_format=here.memory_format)
-    config = make_config({"epochs": 2, "batch_size": 16, **LEVERS[levers]})
+    config = make_config({"epochs": 2, "batch_size": 16, **OPTIONS[options]})
     augment = device_augmentation("default", width=64, height=64)
     counts_C = np.array([4, 4, 4, 4])
     fit = Fit(model, config, PREPROCESS, here, steps_per_epoch=8, count_C=counts_C, augment=augment)
-    if levers == "mixing":  # a loader's labels are known; those of a list are fetched from the GPU
+    # A loader has its labels on the CPU; those of a list would be fetched from the GPU.
+    if options == "mixing":
         step = fit._train_step
         fit._train_step = lambda images, labels, _: step(images, labels, KnownLabels())
     try:
@@ -87,13 +88,13 @@ def test_no_step_waits_for_the_gpu(amp_dtype, levers):
     assert all(np.isfinite(epoch.train_loss) for epoch in epochs)
 
 
-def test_batches_arrive_whole_and_in_order():
+def test_batches_arrive_complete_and_in_order():
     sent = batches(20, size=64)
     for (images, labels), (there, their_labels) in zip(
         sent, compute().feed(iter(sent)), strict=True
     ):
         assert there.is_cuda
-        torch.cuda._sleep(1_000_000)  # the copies run ahead of this
+        torch.cuda._sleep(1_000_000)  # copies of later batches run during this
         assert torch.equal(images, there.cpu())
         assert torch.equal(labels, their_labels.cpu())
 

@@ -1,4 +1,4 @@
-"""The run folder: its contract, resuming, and what must not change a bit."""
+"""The run folder: its files, resuming, and bit-equal results."""
 
 import json
 import shutil
@@ -49,7 +49,7 @@ def alpha_again(tiny_layout, output, **changes):
     return cross_validate(make_config(settings), say=quiet)
 
 
-def test_contract(alpha, tiny_layout):
+def test_files_and_columns(alpha, tiny_layout):
     manifest = read_layout(tiny_layout)
     names = {item.name for item in alpha.path.iterdir()} - {".lock"}
     assert names == {
@@ -147,7 +147,7 @@ def test_records(alpha):
     assert log.columns.tolist() == ["epoch", "lr", "train_loss", "images_per_s", "val_f1_macro"]
 
 
-def test_report_is_of_the_oof_rows(alpha):
+def test_report_describes_the_oof_rows(alpha):
     report = alpha.report
     proba = softmax(alpha.logits(alpha.oof))
     label = alpha.oof["label"].to_numpy()
@@ -174,7 +174,7 @@ def test_tensorboard_tags(alpha):
     assert events.Scalars("val/f1_macro")[-1].value == pytest.approx(score)
 
 
-def test_pictures_and_settings_reach_tensorboard_and_change_no_bit(alpha, tiny_layout, tmp_path):
+def test_images_and_settings_reach_tensorboard_and_change_no_result(alpha, tiny_layout, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = alpha_again(tiny_layout, tmp_path, log_pictures=True)
@@ -187,7 +187,7 @@ def test_pictures_and_settings_reach_tensorboard_and_change_no_bit(alpha, tiny_l
     )
 
 
-def test_some_folds_now_the_rest_later(alpha, tiny_layout, tmp_path, cv_command):
+def test_only_folds_and_then_the_rest(alpha, tiny_layout, tmp_path, cv_command):
     argv = [
         "--data",
         tiny_layout,
@@ -208,10 +208,10 @@ def test_some_folds_now_the_rest_later(alpha, tiny_layout, tmp_path, cv_command)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_same_seed_same_bits_whatever_the_workers_and_row_order(
+def test_results_do_not_depend_on_workers_or_row_order(
     tiny_layout, layout_copy, edit_csv, tmp_path
 ):
-    """Two epochs with dropout: one more draw from torch's generator would show in the second."""
+    """Train two epochs with dropout: an extra random number would change the second one."""
     edit_csv(layout_copy / "train" / "train.csv", lambda table: table.iloc[::-1])
     changes = {
         "epochs": 2,
@@ -238,7 +238,7 @@ def test_another_seed_keeps_the_folds(alpha, tiny_layout, tmp_path):
     assert not np.array_equal(other.logits(other.oof), alpha.logits(alpha.oof))
 
 
-def test_finished_folds_are_kept_and_the_rest_comes_out_bit_equal(runs_copy, alpha, tiny_layout):
+def test_finished_folds_are_kept_and_the_rest_is_bit_equal(runs_copy, alpha, tiny_layout):
     folder = runs_copy / "alpha"
     (folder / "fold_1" / "done.json").unlink()
     (folder / "oof.parquet").unlink()
@@ -251,7 +251,7 @@ def test_finished_folds_are_kept_and_the_rest_comes_out_bit_equal(runs_copy, alp
     assert not list(folder.rglob(".draft-*"))
 
 
-def test_a_fold_whose_file_was_damaged_is_made_again(runs_copy, alpha, tiny_layout):
+def test_a_fold_with_a_damaged_file_is_trained_again(runs_copy, alpha, tiny_layout):
     table = runs_copy / "alpha" / "fold_0" / "oof.parquet"
     table.write_bytes(table.read_bytes()[:-9])
     pd.testing.assert_frame_equal(
@@ -280,10 +280,30 @@ def test_other_settings_or_data_under_the_same_name(
         layout_copy / "train" / "train.csv",
         lambda t: t.assign(gender=t["gender"].iloc[::-1].tolist()),
     )
-    cv_command("--data", layout_copy, *base).assert_one_line_error("another data", "--name alpha-2")
+    cv_command("--data", layout_copy, *base).assert_one_line_error(
+        "made with different data (labels or files changed)", "--name alpha-2"
+    )
     assert file_hash(runs_copy / "alpha" / "oof.parquet") == before
     assert cv_command("--data", tiny_layout, *base, "--lr", "0.1", "--no-resume").code == 0
     assert file_hash(runs_copy / "alpha" / "oof.parquet") != before
+
+
+def test_different_data_under_the_same_name(
+    runs_copy, layout_copy, edit_csv, tiny_layout, cv_command
+):
+    argv = ["--output", runs_copy, "--name", "alpha", "--backbone", "test_efficientnet", *TINY]
+    argv += ["--tta", "hflip", "--data", layout_copy]
+    shutil.copytree(layout_copy / "eval", layout_copy.parent / "eval")
+    edit_csv(layout_copy / "eval" / "info.csv", lambda table: table.head(5))
+    num_test = len(pd.read_csv(tiny_layout / "eval" / "info.csv"))
+    cv_command(*argv).assert_one_line_error(f"different data (test images: {num_test} -> 5);")
+    shutil.rmtree(layout_copy / "eval")
+    shutil.move(layout_copy.parent / "eval", layout_copy / "eval")
+    edit_csv(layout_copy / "train" / "train.csv", lambda table: table.iloc[1:])
+    cv_command(*argv, "--lr", "0.1").assert_one_line_error(
+        "a different configuration (lr 0.001 -> 0.1) and different data (training images: 84 -> 77,"
+        " groups: 12 -> 11)"
+    )
 
 
 def test_config_yaml_repeats_the_run(alpha, tmp_path, cv_command):
@@ -294,7 +314,7 @@ def test_config_yaml_repeats_the_run(alpha, tmp_path, cv_command):
     pd.testing.assert_frame_equal(Run(tmp_path / "again").oof, alpha.oof, check_exact=True)
 
 
-def test_no_test_set_only_means_no_test_logits(layout_copy, tmp_path):
+def test_without_a_test_set_there_are_no_test_logits(layout_copy, tmp_path):
     shutil.rmtree(layout_copy / "eval")
     run = alpha_again(layout_copy, tmp_path, tta="none")
     assert run.test is None
@@ -304,7 +324,7 @@ def test_no_test_set_only_means_no_test_logits(layout_copy, tmp_path):
 
 
 def test_any_csv(tiny_layout, tmp_path, cv_command):
-    """The same images as a plain table of two classes named by words."""
+    """Read the same images from a table with two named classes."""
     manifest = read_layout(tiny_layout)
     table = pd.DataFrame(
         {
@@ -342,7 +362,7 @@ def test_any_csv(tiny_layout, tmp_path, cv_command):
 
 
 def test_model_ema_clipping_and_schedule_change_the_result(tiny_layout, tmp_path):
-    """Five steps: in one alone, Adam forgets the gradient's size and the average is the model."""
+    """Take five steps: Adam's first step has no gradient size, and its average is the model."""
     changes = {
         "plain": {},
         "ema": {"model_ema": True},
@@ -356,8 +376,8 @@ def test_model_ema_clipping_and_schedule_change_the_result(tiny_layout, tmp_path
     assert len({run.logits(run.oof).tobytes() for run in runs}) == len(changes)
 
 
-def whole_or_absent(folder):
-    """Read back every finished-looking file of a run folder."""
+def read_all_files(folder):
+    """Read all files of a run folder except drafts; each must be complete."""
     for file in folder.rglob("*"):
         if file.name.startswith(".") or file.is_dir() or "tb" in file.parts:
             continue
@@ -370,9 +390,7 @@ def whole_or_absent(folder):
 
 
 def kill_and_finish(alpha, tiny_layout, output, moments):
-    """Kill a run at each moment (a file to wait for, seconds after it), then finish it and
-    compare.
-    """
+    """Kill a run at each moment (file to wait for, seconds after it), finish it and compare."""
     argv = ["--data", tiny_layout, "--output", output, "--name", "alpha", "--tta", "hflip", *TINY]
     command = [sys.executable, "run_cv.py", "--backbone", "test_efficientnet", *map(str, argv)]
     num_killed = 0
@@ -385,7 +403,7 @@ def kill_and_finish(alpha, tiny_layout, output, moments):
         time.sleep(delay)
         process.kill()
         num_killed += process.wait() == -signal.SIGKILL
-        whole_or_absent(output / "alpha")
+        read_all_files(output / "alpha")
     again = alpha_again(tiny_layout, output)
     pd.testing.assert_frame_equal(again.oof, alpha.oof, check_exact=True)
     pd.testing.assert_frame_equal(again.test, alpha.test, check_exact=True)
@@ -417,7 +435,7 @@ def test_settings_may_change_while_no_fold_is_done(runs_copy, tiny_layout):
     assert alpha_again(tiny_layout, runs_copy, lr=0.01).info["status"] == "done"
 
 
-def test_a_person_in_two_folds_of_folds_csv_is_a_hard_stop(runs_copy, tiny_layout, edit_csv):
+def test_a_group_in_two_folds_of_folds_csv_is_an_error(runs_copy, tiny_layout, edit_csv):
     def tear(table):
         table.loc[0, "fold"] = str(1 - int(table.loc[0, "fold"]))
         return table
@@ -427,7 +445,7 @@ def test_a_person_in_two_folds_of_folds_csv_is_a_hard_stop(runs_copy, tiny_layou
         alpha_again(tiny_layout, runs_copy)
 
 
-def test_config_yaml_names_the_data_it_was_made_from(layout_copy, tmp_path, monkeypatch):
+def test_config_yaml_has_the_path_of_the_data(layout_copy, tmp_path, monkeypatch):
     monkeypatch.setenv("SM_CHANNEL_TRAIN", str(layout_copy / "train" / "images"))
     run = alpha_again(layout_copy, tmp_path, data=None, resume=False, tta="none")
     written = yaml.safe_load((run.path / "config.yaml").read_text())
@@ -435,7 +453,7 @@ def test_config_yaml_names_the_data_it_was_made_from(layout_copy, tmp_path, monk
     assert written["resume"] is True
 
 
-def test_two_processes_do_not_share_a_run(runs_copy, tiny_layout, cv_command):
+def test_a_run_folder_is_locked(runs_copy, tiny_layout, cv_command):
     from foldblend.runs.folder import lock_folder
 
     with lock_folder(runs_copy / "alpha"):

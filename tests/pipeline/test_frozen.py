@@ -1,6 +1,4 @@
-"""Linear heads on frozen features: known answers, nothing computed twice, and the usual run
-folder.
-"""
+"""Linear heads on frozen features: known answers, the feature cache and the run folder."""
 
 import json
 import shutil
@@ -46,8 +44,8 @@ SMALL = {
 }
 
 
-def world(seed=0, num=120, dims=9, num_classes=4, noise=1.5):
-    """Rows of three a group around class centres."""
+def simulate(seed=0, num=120, dims=9, num_classes=4, noise=1.5):
+    """Return simulated features around class centres, labels and groups of three rows."""
     rng = np.random.default_rng(seed)
     label = np.repeat(rng.integers(0, num_classes, num // 3), 3)
     group = np.repeat(np.arange(num // 3), 3)
@@ -64,7 +62,7 @@ def centred(logits):
 
 @pytest.mark.parametrize("dims", [9, 300])
 def test_axes_are_uncorrelated_and_of_unit_length_on_average(dims):
-    features, _, _ = world(dims=dims)
+    features, _, _ = simulate(dims=dims)
     axes = principal_axes(features.astype(np.float32))
     rows = axes.of(features)
     covariance = rows.T @ rows / len(rows)
@@ -79,8 +77,8 @@ def test_axes_are_uncorrelated_and_of_unit_length_on_average(dims):
 
 
 @pytest.mark.parametrize("dims", [9, 300])
-def test_heads_are_scikit_learns_whatever_their_company(dims):
-    features, label, group = world(dims=dims)
+def test_heads_equal_those_of_scikit_learn_fitted_one_by_one(dims):
+    features, label, group = simulate(dims=dims)
     axes = principal_axes(features)
     rows = axes.of(features)
     weight = np.stack([group % 3 != 0, group % 3 != 1, np.where(group % 2, 0.5, 1.0)]).astype(float)
@@ -99,8 +97,8 @@ def test_heads_are_scikit_learns_whatever_their_company(dims):
         np.testing.assert_allclose(centred(alone.logits(rows, 0)), centred(ours), atol=1e-5)
 
 
-def test_a_row_of_no_weight_has_no_say():
-    features, label, _ = world()
+def test_a_row_of_weight_0_has_no_influence():
+    features, label, _ = simulate()
     axes = principal_axes(features)
     rows = axes.of(features)
     weight = np.ones((1, 120))
@@ -118,7 +116,7 @@ def test_a_row_of_no_weight_has_no_say():
 
 
 def test_a_class_without_training_rows_is_finite_and_never_wins():
-    features, label, _ = world(num_classes=4)
+    features, label, _ = simulate(num_classes=4)
     axes = principal_axes(features)
     rows = axes.of(features)
     weight = np.stack([label != 2, label >= 0]).astype(float)
@@ -138,37 +136,37 @@ def test_a_class_without_training_rows_is_finite_and_never_wins():
     np.testing.assert_allclose(centred(ours), centred(model.decision_function(rows)), atol=1e-4)
 
 
-def test_strength_is_chosen_by_log_loss_within_each_problems_own_groups():
-    features, label, group = world(noise=4.0)
+def test_the_penalty_is_chosen_by_inner_log_loss_of_each_problem():
+    features, label, group = simulate(noise=4.0)
     axes = principal_axes(features)
     rows = axes.of(features)
     weight = np.stack([group % 4 != 0, group % 4 != 1]).astype(float)
-    strengths = (10.0, 1.0, 0.01)
+    penalties = (10.0, 1.0, 0.01)
     common = {"seed": 5, "num_classes": 4, "variance_X": axes.variance_X}
-    chosen, loss = choose_l2(rows, label, group, weight, strengths, **common)
+    chosen, loss = choose_l2(rows, label, group, weight, penalties, **common)
     for problem in range(2):
         used = weight[problem] > 0
         folds = stratified_group_folds(label[used], group[used], num_folds=3, seed=5)
-        for column, strength in enumerate(strengths):
+        for column, penalty in enumerate(penalties):
             total = 0.0
             for inner in range(3):
                 train = np.flatnonzero(used)[folds != inner]
                 held = np.flatnonzero(used)[folds == inner]
                 own = rows[used].var(axis=0).sum()
-                model = LogisticRegression(C=1 / strength / own, max_iter=9999, tol=1e-9).fit(
+                model = LogisticRegression(C=1 / penalty / own, max_iter=9999, tol=1e-9).fit(
                     rows[train], label[train]
                 )
                 total -= model.predict_log_proba(rows[held])[
                     np.arange(len(held)), label[held]
                 ].sum()
             assert loss[problem, column] == pytest.approx(total / used.sum(), abs=0.01)
-        assert chosen[problem] == strengths[loss[problem].argmin()]
-    shuffled = np.where(weight[0] > 0, label, (label + 1) % 4)  # what is held out of problem 0
-    again = choose_l2(rows, shuffled, group, weight[:1], strengths, **common)[1]
+        assert chosen[problem] == penalties[loss[problem].argmin()]
+    shuffled = np.where(weight[0] > 0, label, (label + 1) % 4)  # changes rows held out of problem 0
+    again = choose_l2(rows, shuffled, group, weight[:1], penalties, **common)[1]
     np.testing.assert_allclose(again[0], loss[0], atol=1e-6)
 
 
-def test_features_without_any_difference_are_refused():
+def test_equal_features_are_an_error():
     with pytest.raises(UserError, match="same features"):
         principal_axes(np.ones((5, 3)))
 
@@ -185,7 +183,7 @@ def run(tiny_layout, tmp_path_factory):
     return frozen(tiny_layout, tmp_path_factory.mktemp("frozen"), tta="hflip", head_l2="0.3")
 
 
-def test_run_folder_is_like_any_other(run, alpha):
+def test_run_folder(run, alpha):
     assert {item.name for item in run.path.iterdir()} == {
         item.name for item in alpha.path.iterdir()
     } | {"backbone.safetensors"}
@@ -199,47 +197,44 @@ def test_run_folder_is_like_any_other(run, alpha):
     assert json.loads((run.path / "fold_1" / "done.json").read_text())["l2"] == 0.3
 
 
-def test_checkpoint_gives_the_logits_that_were_written(run, tiny_layout):
-    """Backbone and head, loaded into an ordinary model, on images read one at a time."""
+def test_saved_weights_give_the_written_logits(run, tiny_layout):
+    """Load backbone and head into an ordinary model, and read images one at a time."""
     state = safetensors.torch.load_file(run.path / "backbone.safetensors")
     state |= safetensors.torch.load_file(run.path / "fold_1" / "best.safetensors")
     model = build_model("test_efficientnet", num_classes=18, kwargs={}, weights=None).eval()
     model.load_state_dict(state, strict=True)
     rows = run.oof[run.oof["fold"] == 1].iloc[::9]
-    pictures = [
+    images = [
         PREPROCESS.load(str(tiny_layout / "train" / "images" / name)) for name in rows["image_id"]
     ]
     with torch.inference_mode():
-        pixels = PREPROCESS.normalise(torch.from_numpy(np.stack(pictures)))
+        pixels = PREPROCESS.normalise(torch.from_numpy(np.stack(images)))
         logits = (model(pixels) + model(pixels.flip(-1))) / 2
     np.testing.assert_allclose(logits.numpy(), run.logits(rows), atol=1e-4)
 
 
 def naive_features(model, table, views, size=16):
-    """Images in the table's order, batch by batch, the last one filled up: what the backbone
-    gives for each view.
-    """
-    pictures = np.stack([PREPROCESS.load(path) for path in table["path"]])
+    """Return the features of each view, batch by batch; the last batch is filled up."""
+    images = np.stack([PREPROCESS.load(path) for path in table["path"]])
     parts = []
-    for start in range(0, len(pictures), size):
-        batch = pictures[start : start + size]
+    for start in range(0, len(images), size):
+        batch = images[start : start + size]
         batch = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
         pixels = PREPROCESS.normalise(torch.from_numpy(batch)).contiguous(
             memory_format=torch.channels_last
         )
         parts.append(
             np.stack([model(VIEWS[view](pixels)).numpy() for view in views])[
-                :, : len(pictures) - start
+                :, : len(images) - start
             ]
         )
-    return np.concatenate(parts, axis=1).astype(
-        np.float64
-    )  # scikit-learn solves float32 in float32
+    # scikit-learn would fit float32 features in float32.
+    return np.concatenate(parts, axis=1).astype(np.float64)
 
 
 @torch.inference_mode()
-def test_logits_are_those_of_the_naive_loop(run, tiny_layout):
-    """Fold by fold, every image again through the backbone, then scikit-learn."""
+def test_logits_equal_those_of_a_naive_loop(run, tiny_layout):
+    """Pass every image through the backbone for each fold, and fit with scikit-learn."""
     torch.set_num_threads(1)
     model = build_model("test_efficientnet", num_classes=18, kwargs={}, weights=None).eval()
     model.reset_classifier(0)
@@ -253,12 +248,9 @@ def test_logits_are_those_of_the_naive_loop(run, tiny_layout):
         train = naive_features(model, manifest.train, views)
         test = naive_features(model, manifest.test, views)
         fitted = train[:, fold_N != fold]
-        scale = np.sqrt(
-            fitted.reshape(-1, fitted.shape[-1]).var(axis=0).sum()
-        )  # of the fold's own rows
-        head = LogisticRegression(
-            C=1 / (2 * 0.3), max_iter=50_000, tol=1e-11
-        )  # two views: each row counts half
+        # The scale is that of the fold's training rows. With two views, each row counts half.
+        scale = np.sqrt(fitted.reshape(-1, fitted.shape[-1]).var(axis=0).sum())
+        head = LogisticRegression(C=1 / (2 * 0.3), max_iter=50_000, tol=1e-11)
         head.fit(np.concatenate(fitted) / scale, np.tile(label_N[fold_N != fold], 2))
         for features, found in (
             (train[:, fold_N == fold], run.oof[run.oof["fold"] == fold]),
@@ -269,26 +261,24 @@ def test_logits_are_those_of_the_naive_loop(run, tiny_layout):
             np.testing.assert_allclose(centred(ours), centred(expected), atol=1e-4)
 
 
-def test_a_second_run_passes_no_picture_through_the_backbone(tiny_layout, tmp_path, monkeypatch):
+def test_a_second_run_takes_all_features_from_the_cache(tiny_layout, tmp_path, monkeypatch):
     said = []
     cache = {"cache_dir": str(tmp_path / "cache")}
     one = frozen(tiny_layout, tmp_path / "one", said, **cache)
     assert "features: 126 x 256" in " ".join(said)
     speed = one.info["folds"][0]["infer_images_per_s"]
-    assert picture_seconds(one) == pytest.approx(
-        1 / speed
-    )  # one pass, whatever the number of heads
+    # An image passes through the backbone once, for any number of heads.
+    assert picture_seconds(one) == pytest.approx(1 / speed)
     del said[:]
     monkeypatch.setattr("pipeline.frozen.features.Features._compute", None)
     two = frozen(tiny_layout, tmp_path / "two", said, **cache)
     assert "126 of them from the cache" in " ".join(said)
     pd.testing.assert_frame_equal(one.oof, two.oof, check_exact=True)
-    assert [fold["infer_images_per_s"] for fold in two.info["folds"]] == [
-        speed
-    ] * 2  # as measured before
+    # The speed is the one that the first run measured.
+    assert [fold["infer_images_per_s"] for fold in two.info["folds"]] == [speed] * 2
     [kept] = (tmp_path / "cache" / "features").glob("*/speed.json")
-    assert json.loads(kept.read_text())["pictures"] == 128  # nine full batches but the first
-    kept.unlink()  # features of an earlier version
+    assert json.loads(kept.read_text())["pictures"] == 128  # nine full batches, the first not timed
+    kept.unlink()  # as with features of an earlier version
     three = frozen(tiny_layout, tmp_path / "three", folds=3, repeats=2, head_l2="0.5,0.1", **cache)
     assert len(three.oof) == 168
     assert picture_seconds(three) is None
@@ -297,8 +287,8 @@ def test_a_second_run_passes_no_picture_through_the_backbone(tiny_layout, tmp_pa
     )
 
 
-def test_company_and_order_do_not_change_a_features_bits(tiny_layout, tmp_path):
-    """So features kept from a run on other images are the ones that would be computed."""
+def test_features_do_not_depend_on_other_images_or_order(tiny_layout, tmp_path):
+    """Cached features of another run must equal those that would be computed."""
     manifest, _ = load_data(DataConfig(data=str(tiny_layout)), lambda _: None)
     changes = {
         "img_size": 32,
@@ -313,7 +303,7 @@ def test_company_and_order_do_not_change_a_features_bits(tiny_layout, tmp_path):
         np.testing.assert_array_equal(features.of(manifest.train.iloc[rows], "hflip"), whole[rows])
 
 
-def test_unfinished_folds_come_out_bit_equal(run, tiny_layout, tmp_path):
+def test_unfinished_folds_are_bit_equal(run, tiny_layout, tmp_path):
     folder = shutil.copytree(run.path, tmp_path / "frozen")
     (folder / "fold_1" / "done.json").unlink()
     before = (folder / "fold_0" / "done.json").read_bytes()
@@ -337,9 +327,9 @@ def test_augmented_copies_and_crops_change_the_heads(tiny_layout, tmp_path):
     np.testing.assert_array_equal(runs[1].logits(runs[1].oof), runs[3].logits(runs[3].oof))
 
 
-def test_held_out_features_have_no_say(tmp_path):
-    """Rows that a problem does not use may be anything: shifted far away, its logits stay."""
-    features, label, group = world()
+def test_held_out_features_have_no_influence(tmp_path):
+    """Shifting the rows that a problem does not use leaves its logits unchanged."""
+    features, label, group = simulate()
     weight = (group % 3 != 0).astype(float)[None]
     heads = []
     for moved in (0.0, 50.0):
@@ -401,7 +391,7 @@ def test_corrections_repeats_boxes_and_no_test_set(tiny_layout, tmp_path, cv_com
     assert run.test is None
 
 
-def test_a_strength_given_twice_is_one():
+def test_equal_penalties_are_merged():
     assert parse_l2("10,0.1,1e-1") == (10.0, 0.1)
 
 
@@ -437,7 +427,7 @@ def test_bad_settings(changes, words, tiny_layout, tmp_path, cv_command):
     assert not [*tmp_path.iterdir()]
 
 
-def test_a_backbone_without_one_linear_head_is_refused(tiny_layout, tmp_path, monkeypatch):
+def test_a_backbone_without_a_single_linear_head_is_an_error(tiny_layout, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "timm.models.efficientnet.EfficientNet.get_classifier", lambda self: (self.classifier,) * 2
     )

@@ -1,8 +1,9 @@
-"""The leak detector: labels that say nothing of the image must not be predictable.
+"""The leak detector: labels without relation to the images must not be predictable.
 
-Gender and age are permuted between people while masks stay, so an honest out-of-fold score can
-hold no more than the mask alone. Splitting by image lets a model recognise a person it trained
-on; that the same code then scores far above the band shows that the check can fail.
+Gender and age are permuted between people while masks stay. Without a leak, an out-of-fold score
+can then not exceed what the mask predicts (the band). A split by image lets a model recognise
+people of its training rows. The same code scores far above the band with such a split, which shows
+that the check can fail.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ NUM_LEAKY = 2
 
 
 def permuted_layout(source: Path, target: Path, seed: int) -> Path:
-    """The same images, with gender and age dealt out anew between people."""
+    """Make a layout of the same images, with gender and age permuted between people."""
     table = pd.read_csv(source / "train" / "train.csv", dtype=str)
     order = np.random.default_rng(seed).permutation(len(table))
     table[["gender", "age"]] = table[["gender", "age"]].to_numpy()[order]
@@ -57,9 +58,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def nearest_neighbour(manifest: Manifest, thumbs: np.ndarray, split: str) -> float:
-    """Out-of-fold macro F1 of one that knows the mask and otherwise asks the most similar
-    image.
-    """
+    """Return the out-of-fold macro F1 of the true mask with the neighbour's gender and age."""
     label = manifest.train["label"].to_numpy()
     group = manifest.train["group"].to_numpy()
     fold = assign_folds(label, group, num_folds=5, seed=0, split=split)
@@ -74,9 +73,7 @@ def nearest_neighbour(manifest: Manifest, thumbs: np.ndarray, split: str) -> flo
 
 
 def test_permuted_labels_stay_in_the_band_and_a_leaky_split_leaves_it(people, tmp_path):
-    """Fast: the project's folds with the strongest leak there is, recognising the person's
-    image.
-    """
+    """Use the project's folds and a nearest neighbour, which recognises people best (fast)."""
     honest = []
     leaky = []
     for seed in PERMUTATIONS:
@@ -99,11 +96,10 @@ def test_permuted_labels_stay_in_the_band_and_a_leaky_split_leaves_it(people, tm
 
 @pytest.fixture(scope="module")
 def balanced(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    """48 drawn people, three images each with the mask worn, wrongly worn and off: file, person,
-    mask, stratum.
+    """Draw 48 synthetic people, each with three images per kind of mask.
 
-    The competition has one wrongly worn and one bare image a person, so that a leak of these
-    can only be inferred; here every kind of image of a person can stand on both sides of a split.
+    The competition has one wrongly worn mask and one bare face per person. Here, every kind of
+    image of a person can be on both sides of a split.
     """
     folder = tmp_path_factory.mktemp("balanced")
     rows = []
@@ -152,13 +148,13 @@ def trained(table: pd.DataFrame, csv: Path, split: str) -> float:
 
 @pytest.mark.slow
 def test_training_does_not_leak_either(balanced, tmp_path):
-    """Slow: the whole pipeline, five permutations, a fixed number of epochs."""
+    """Train models on five permutations for a fixed number of epochs (slow)."""
     for seed in PERMUTATIONS:
         of_person = balanced.groupby("person")["stratum"].first()
-        dealt = pd.Series(
+        permuted = pd.Series(
             np.random.default_rng(seed).permutation(of_person.to_numpy()), index=of_person.index
         )
-        table = balanced.assign(stratum=balanced["person"].map(dealt))
+        table = balanced.assign(stratum=balanced["person"].map(permuted))
         label = (6 * table["mask"] + table["stratum"]).to_numpy()
         low, _, high = attribute_only_band(label, table["person"].to_numpy(), np.arange(18) // 6)
         if seed < NUM_LEAKY:

@@ -1,4 +1,4 @@
-"""Your own parts by module:name: the worked example runs, and a wrong one fails at the start."""
+"""Custom parts by MODULE:NAME: the example runs, and a faulty part fails at the start."""
 
 import shutil
 import textwrap
@@ -32,7 +32,7 @@ OWN_FLAGS += ["--loss", f"0.5*ce+0.5*{OWN}:Brier"]
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """Write a module of one's own and return its name."""
+    """Return a function that writes an importable module and returns its name."""
 
     def write(text, name="parts"):
         (tmp_path / f"{name}.py").write_text(textwrap.dedent(text))
@@ -43,7 +43,7 @@ def module(tmp_path, monkeypatch):
     return write
 
 
-def test_the_example_runs_as_its_header_says(tiny_layout, tmp_path, cv_command):
+def test_the_example_runs(tiny_layout, tmp_path, cv_command):
     base = ["--data", tiny_layout, "--output", tmp_path, *TINY, *OWN_FLAGS, "--drop", "0.1"]
     for name, workers in (("one", 0), ("two", 2)):
         done = cv_command(*base, "--name", name, "--workers", workers)
@@ -83,7 +83,7 @@ def test_the_example_reads_folders(tmp_path, cv_command):
     ).assert_one_line_error("check --data")
 
 
-def test_an_edited_part_is_another_run(tiny_layout, tmp_path, cv_command, module):
+def test_an_edited_part_makes_a_different_run(tiny_layout, tmp_path, cv_command, module):
     text = "from examples.own_parts import Shuffled\nclass Mine(Shuffled):\n    pass\n"
     base = [
         "--data",
@@ -97,9 +97,9 @@ def test_an_edited_part_is_another_run(tiny_layout, tmp_path, cv_command, module
     ]
     base += ["--augment", f"{module(text)}:Mine", *TINY]
     assert cv_command(*base).code == 0
-    assert "epoch 1/1" not in cv_command(*base).out  # all kept
-    module(text + "# now otherwise\n")
-    cv_command(*base).assert_one_line_error("made with another own modules")
+    assert "epoch 1/1" not in cv_command(*base).out  # every fold was kept
+    module(text + "# edited\n")
+    cv_command(*base).assert_one_line_error("made with different custom modules")
 
 
 WRONG = """
@@ -160,7 +160,7 @@ def read_badly(config): return config.nowhere
         ("--augment", "Smalller", ["did you mean", "Smaller"]),
     ],
 )
-def test_a_wrong_part_fails_before_the_first_fold(
+def test_a_faulty_part_fails_before_the_first_fold(
     flag, name, words, module, tiny_layout, tmp_path, cv_command
 ):
     part = f"{module(WRONG, 'wrong')}:{name}"
@@ -186,7 +186,7 @@ def test_modules_that_cannot_be_imported(name, words, module):
         load_custom(name, "--loss")
 
 
-def test_names_without_a_colon_are_the_registrys():
+def test_names_without_a_colon_are_looked_up_in_the_registry():
     assert find_part("a", {"a": 1}, "--x") == 1
     with pytest.raises(UserError, match="--x focall: unknown; did you mean focal"):
         find_part("focall", {"focal": 1}, "--x")
@@ -218,7 +218,7 @@ def test_names_without_a_colon_are_the_registrys():
         (["--wandb", "--epochs", "0"], ["--epochs 0"]),
     ],
 )
-def test_flags_that_do_not_go_together(flags, words, tiny_layout, tmp_path, cv_command):
+def test_contradicting_flags(flags, words, tiny_layout, tmp_path, cv_command):
     base = [
         "--data",
         tiny_layout,
@@ -234,7 +234,7 @@ def test_flags_that_do_not_go_together(flags, words, tiny_layout, tmp_path, cv_c
 
 
 def decided(argv):
-    """The settings of a command line, with all decided."""
+    """Return the settings of a command line, with all decided."""
     config = parse_run_config(argv, About("run_cv.py"))
     counts = {
         "epochs": 10,
@@ -252,7 +252,10 @@ def decided(argv):
     ("flags", "words"),
     [
         (["--focal-gamma", "3"], "--focal-gamma has no effect here: it needs --loss focal"),
-        (["--model-ema-decay", "0.9"], "--model-ema-decay has no effect here: it needs --model-ema"),
+        (
+            ["--model-ema-decay", "0.9"],
+            "--model-ema-decay has no effect here: it needs --model-ema",
+        ),
         (["--sched", "onecycle", "--min-lr", "1e-5"], "--min-lr has no effect here"),
         (["--loss", "f1", "--smoothing", "0.3"], "--smoothing has no effect here"),
         (
@@ -264,11 +267,11 @@ def decided(argv):
         (["--loss", "f1", "--grad-accum-steps", "2"], "F1 is computed per batch"),
     ],
 )
-def test_flags_that_do_nothing_are_named(flags, words):
+def test_flags_without_effect_are_reported(flags, words):
     assert any(words in line for line in explain(decided(flags)))
 
 
-def test_useful_flags_are_not(module):
+def test_flags_with_effect_are_not_reported(module):
     flags = [
         "--loss",
         "ce",
@@ -295,7 +298,7 @@ def test_useful_flags_are_not(module):
     assert explain(decided(["--finetune", "head", "--feature-views", "1"])) == []
 
 
-def test_parts_that_are_no_classes_have_sources_too(module):
+def test_source_hash_of_a_part_that_is_not_a_class(module):
     text = (
         "import functools\nfrom examples.own_parts import Brier\nmine = functools.partial(Brier)\n"
     )
@@ -307,7 +310,7 @@ def test_parts_that_are_no_classes_have_sources_too(module):
 
 
 @pytest.mark.slow
-def test_own_parts_reach_folds_in_processes_of_their_own(tiny_layout, tmp_path, cv_command):
+def test_custom_parts_reach_parallel_folds(tiny_layout, tmp_path, cv_command):
     base = ["--data", tiny_layout, "--output", tmp_path, *TINY, *OWN_FLAGS, "--workers", "1"]
     assert cv_command(*base, "--name", "one").code == 0
     assert cv_command(*base, "--name", "two", "--parallel-folds", "2").code == 0
@@ -318,7 +321,7 @@ def test_own_parts_reach_folds_in_processes_of_their_own(tiny_layout, tmp_path, 
         pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 
-def test_own_part_beside_the_caller_is_found(tmp_path, monkeypatch):
+def test_a_part_in_the_working_directory_is_found(tmp_path, monkeypatch):
     shutil.copy("examples/own_parts.py", tmp_path / "beside_me.py")
     monkeypatch.chdir(tmp_path)
     assert load_custom("beside_me:Brier", "--loss").__name__ == "Brier"

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def do_or_die(job, index):
-    """Replace the training of a fold: 1 is killed, 2 fails, 3 has bad input, others log a line."""
+    """Replace the training of a fold: 1 is killed, 2 fails, 3 has bad input, others succeed."""
     if index == 1:
         print("about to be killed", flush=True)
         os.kill(os.getpid(), signal.SIGKILL)

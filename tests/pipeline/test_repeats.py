@@ -1,4 +1,4 @@
-"""Repeated cross-validation, and folds that come from a file."""
+"""Repeated cross-validation, and folds from a file."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def repeated(tiny_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Run
     return Run(outputs / "twice")
 
 
-def test_each_repeat_holds_out_every_picture_once_in_folds_of_its_own(repeated, alpha):
+def test_each_repeat_holds_out_every_image_once_in_different_folds(repeated, alpha):
     assert len(repeated.oof) == 2 * len(alpha.oof)
     assert repeated.info["num_repeats"] == 2
     first, second = (repeated.oof[repeated.oof["repeat"] == repeat] for repeat in (0, 1))
@@ -62,7 +62,7 @@ def test_the_score_is_the_mean_over_repeats(repeated):
     assert views[-1]["headline"]["value"] == repeated.report["headline"]["value"]
 
 
-def test_a_killed_repeat_is_taken_up_where_it_stood(repeated, tmp_path, tiny_layout, cv_command):
+def test_an_interrupted_repeat_is_continued(repeated, tmp_path, tiny_layout, cv_command):
     import shutil
 
     copy = Path(shutil.copytree(repeated.path, tmp_path / "twice"))
@@ -85,7 +85,7 @@ def test_a_killed_repeat_is_taken_up_where_it_stood(repeated, tmp_path, tiny_lay
     assert all(file.read_bytes() == content for file, content in before.items())
 
 
-def test_a_run_without_repeats_blends_with_one_that_has_them(repeated, alpha, tmp_path):
+def test_a_blend_of_runs_with_and_without_repeats(repeated, alpha, tmp_path):
     both = blend([repeated.path, alpha.path], method="soft", output=str(tmp_path), **QUIET)
     assert both.info["num_repeats"] == 2
     for repeat, rows in both.oof.groupby("repeat"):
@@ -96,11 +96,12 @@ def test_a_run_without_repeats_blends_with_one_that_has_them(repeated, alpha, tm
         assert np.allclose(softmax(both.logits(rows)), proba, atol=1e-6)
 
 
-def test_a_run_takes_the_folds_of_another(alpha, tiny_layout, tmp_path, cv_command):
+def test_fold_file_of_another_run(alpha, tiny_layout, tmp_path, cv_command):
     table = pd.read_csv(alpha.path / "folds.csv").sample(frac=1, random_state=0)[
         ["image_id", "fold"]
     ]
-    table["fold"] = 2 - table["fold"]  # numbers 2, 1: another order, another start
+    # Fold numbers 2 and 1: another order and another start.
+    table["fold"] = 2 - table["fold"]
     table.to_csv(tmp_path / "mine.csv", index=False)
     argv = [
         "--data",
@@ -115,9 +116,8 @@ def test_a_run_takes_the_folds_of_another(alpha, tiny_layout, tmp_path, cv_comma
     assert cv_command(*argv, *TINY[2:], "--fold-file", tmp_path / "mine.csv").code == 0
     took = Run(tmp_path / "took").oof.set_index("image_id")["fold"]
     assert (took == 1 - alpha.oof.set_index("image_id").loc[took.index, "fold"]).all()
-    table.assign(fold=table["fold"] % 2).to_csv(
-        tmp_path / "mine.csv", index=False
-    )  # the same name, other folds
+    # The file has the same name, but other folds.
+    table.assign(fold=table["fold"] % 2).to_csv(tmp_path / "mine.csv", index=False)
     cv_command(*argv, *TINY[2:], "--fold-file", tmp_path / "mine.csv").assert_one_line_error(
         "fold file", "--name"
     )

@@ -1,4 +1,4 @@
-"""A fold goes on at the step where it was killed, with the logits of an unbroken one."""
+"""An interrupted fold continues at its last step, with the logits of an uninterrupted one."""
 
 import dataclasses
 
@@ -30,7 +30,7 @@ BASE = {
     "page": False,
     "save_every": 0.0,
 }
-# Every part that has a state of its own is in one of these.
+# Every part that has a state is in one of these.
 KINDS = {
     "plain": {"drop": 0.3},
     "ema": {"model_ema": True, "sched": "onecycle", "clip_grad": 1.0, "mixup": 0.2, "reprob": 0.5},
@@ -53,7 +53,7 @@ KINDS = {
 
 
 class Killed(BaseException):
-    """As sudden as a kill, from within."""
+    """Raised to stop a run at an exact step."""
 
 
 def dies(*_):
@@ -65,7 +65,7 @@ def config_of(layout, output, **changes) -> RunConfig:
 
 
 def run_until(config, monkeypatch, num_steps):
-    """Run, and stop dead after so many steps."""
+    """Run, and stop after `num_steps` training steps."""
     taken = []
     step = Fit._train_step
 
@@ -99,7 +99,7 @@ def same(one: Run, other: Run):
         for kind in KINDS
     ],
 )
-def test_killed_between_any_two_steps_the_logits_are_those_of_an_unbroken_run(
+def test_a_run_killed_between_steps_has_the_logits_of_an_uninterrupted_one(
     kind, tiny_layout, tmp_path, monkeypatch
 ):
     whole = cross_validate(
@@ -107,18 +107,16 @@ def test_killed_between_any_two_steps_the_logits_are_those_of_an_unbroken_run(
     )
     broken = config_of(tiny_layout, tmp_path / "broken", **KINDS[kind])
     steps = (42 if kind != "inner" else 28) // 8 // (2 if kind == "inner" else 1)
-    for taken in (2, steps, 3, steps + 1):  # within an epoch, at its end, and into the second fold
+    for taken in (2, steps, 3, steps + 1):  # in an epoch, at its end, in the second fold
         run_until(broken, monkeypatch, taken)
     said = []
     again = cross_validate(broken, say=said.append)
     assert any("continued at" in line for line in said)
     same(again, whole)
-    assert not list(again.path.rglob(CHECKPOINT))  # nothing is left to be continued
+    assert not list(again.path.rglob(CHECKPOINT))
 
 
-def test_killed_after_the_last_step_only_the_logits_are_taken_again(
-    tiny_layout, tmp_path, monkeypatch
-):
+def test_a_fold_killed_after_its_last_step_only_predicts_again(tiny_layout, tmp_path, monkeypatch):
     whole = cross_validate(config_of(tiny_layout, tmp_path / "whole"), say=lambda _: None)
     broken = config_of(tiny_layout, tmp_path / "broken", save_every=1e6)
     with monkeypatch.context() as patch:
@@ -134,7 +132,7 @@ def test_killed_after_the_last_step_only_the_logits_are_taken_again(
     same(again, whole)
 
 
-def test_a_checkpoint_of_other_settings_is_not_lost_unasked(
+def test_a_checkpoint_of_other_settings_is_kept_without_no_resume(
     tiny_layout, tmp_path, monkeypatch, cv_command
 ):
     run_until(config_of(tiny_layout, tmp_path), monkeypatch, 3)
@@ -152,7 +150,7 @@ def test_a_checkpoint_of_other_settings_is_not_lost_unasked(
     assert done.code == 0, done.err
 
 
-def test_a_damaged_checkpoint_is_as_none(tiny_layout, tmp_path, monkeypatch):
+def test_a_damaged_checkpoint_is_ignored(tiny_layout, tmp_path, monkeypatch):
     whole = cross_validate(config_of(tiny_layout, tmp_path / "whole"), say=lambda _: None)
     broken = config_of(tiny_layout, tmp_path / "broken")
     run_until(broken, monkeypatch, 4)
@@ -161,7 +159,7 @@ def test_a_damaged_checkpoint_is_as_none(tiny_layout, tmp_path, monkeypatch):
     same(cross_validate(broken, say=lambda _: None), whole)
 
 
-def test_checkpoints_are_bound_to_their_run_and_run_no_code(tmp_path):
+def test_checkpoints_need_an_equal_run_key_and_execute_no_code(tmp_path):
     checkpoints = Checkpoints(tmp_path, {"configuration": "a"}, every=1e6)
     checkpoints.save_if_due(lambda: {"never": 1})
     assert checkpoints.load() is None
@@ -174,7 +172,7 @@ def test_checkpoints_are_bound_to_their_run_and_run_no_code(tmp_path):
     assert checkpoints.load() is None
 
 
-def test_not_finite_names_fold_step_and_pictures_and_can_be_mended(
+def test_a_loss_that_is_not_finite_is_reported_with_fold_step_and_images(
     tiny_layout, tmp_path, cv_command, monkeypatch
 ):
     step = Fit._train_step
@@ -203,9 +201,8 @@ def test_not_finite_names_fold_step_and_pictures_and_can_be_mended(
         "fold 0 epoch 2 step 3: the loss is not finite", ".jpg", "and 4 more", "--lr"
     )
     assert not list(tmp_path.rglob(CHECKPOINT))
-    assert (
-        cv_command(*argv, "--lr", "0.0001").code == 0
-    )  # nothing was finished, so nothing is in the way
+    # No fold was finished, so other settings may replace the run.
+    assert cv_command(*argv, "--lr", "0.0001").code == 0
 
 
 def test_best_is_marked_and_blends_refuse_it(tiny_layout, tmp_path, monkeypatch, blend_command):
@@ -216,7 +213,8 @@ def test_best_is_marked_and_blends_refuse_it(tiny_layout, tmp_path, monkeypatch,
     assert run.info["optimistic"]
     assert any("OPTIMISTIC" in note for note in run.report["notes"])
     assert "OPTIMISTIC" in (run.path / "report.txt").read_text()
-    for fold in range(2):  # what is scored is the best epoch of the log
+    # The score of a fold is that of the best epoch in its log.
+    for fold in range(2):
         log = pd.read_csv(run.path / f"fold_{fold}" / "log.csv")
         done = read_json(run.path / f"fold_{fold}" / "done.json")
         assert done["epoch"] == log["best_f1_macro"].idxmax()
@@ -229,7 +227,7 @@ def test_best_is_marked_and_blends_refuse_it(tiny_layout, tmp_path, monkeypatch,
     assert any("OPTIMISTIC" in note for note in blended.report["notes"])
 
 
-def test_the_least_log_loss_is_the_best(tiny_layout, tmp_path):
+def test_the_least_log_loss_is_chosen(tiny_layout, tmp_path):
     run = cross_validate(
         config_of(tiny_layout, tmp_path, select="inner", metric="log_loss"), say=lambda _: None
     )
@@ -242,11 +240,11 @@ def test_the_least_log_loss_is_the_best(tiny_layout, tmp_path):
     assert not run.info["optimistic"]
 
 
-def test_a_metric_without_a_value_cannot_choose(tiny_layout, tmp_path, monkeypatch, cv_command):
+def test_an_undefined_metric_cannot_choose(tiny_layout, tmp_path, monkeypatch, cv_command):
     monkeypatch.setattr(training._FoldTraining, "_score", lambda *_: float("nan"))
     argv = ["--data", tiny_layout, "--output", tmp_path, "--backbone", "test_efficientnet", *TINY]
     cv_command(*argv, "--select", "inner").assert_one_line_error(
-        "fold 0", "has no value", "--select last"
+        "fold 0", "is undefined", "--select last"
     )
 
 
@@ -264,7 +262,7 @@ def test_the_batch_is_shown_again_after_a_kill_in_the_first_epoch(
         assert len(events.Images("train/batch")) == 1
 
 
-def test_seeds_are_runs_of_their_own_on_equal_folds(tiny_layout, tmp_path, cv_command):
+def test_seeds_make_separate_runs_on_equal_folds(tiny_layout, tmp_path, cv_command):
     argv = ["--data", tiny_layout, "--output", tmp_path, "--backbone", "test_efficientnet", *TINY]
     done = cv_command(*argv, "--name", "a", "--seeds", 2)
     assert done.code == 0, done.err
@@ -272,6 +270,6 @@ def test_seeds_are_runs_of_their_own_on_equal_folds(tiny_layout, tmp_path, cv_co
     runs = [Run(tmp_path / f"a-seed{seed}") for seed in range(2)]
     assert runs[0].info["folds_hash"] == runs[1].info["folds_hash"]
     assert not np.array_equal(runs[0].logits(runs[0].oof), runs[1].logits(runs[1].oof))
-    again = cv_command(*argv, "--name", "a-seed1", "--seed", 1)  # the very run
+    again = cv_command(*argv, "--name", "a-seed1", "--seed", 1)  # an equal run
     assert again.code == 0
     assert "epoch 1/1" not in again.out

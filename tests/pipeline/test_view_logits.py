@@ -1,6 +1,4 @@
-"""Further views of finished runs: computed once, by the fold's own model, on the fold's own
-images.
-"""
+"""Further views of finished runs, predicted once per fold by the model of the fold."""
 
 from types import SimpleNamespace
 
@@ -30,10 +28,8 @@ def rows(run, index, view, part="oof"):
     return table[table["view"] == view].set_index("image_id")[LOGITS]
 
 
-def test_saved_models_see_what_they_saw_in_training(runs_copy):
-    """Mirrored logits of the stage are those that training wrote, to the bit; and the folds stay as
-    they were.
-    """
+def test_saved_models_predict_the_logits_of_training(runs_copy):
+    """Mirrored logits are bit-equal to those of training, and the folds do not change."""
     alpha = Run(runs_copy / "alpha")
     beta = Run(runs_copy / "beta")
     add_views(alpha.path, ("hflip", "vflip"), say=quiet)
@@ -43,7 +39,7 @@ def test_saved_models_see_what_they_saw_in_training(runs_copy):
     done = read_json(alpha.path / "fold_0" / "done.json")
     written = read_table(alpha.path / "tta" / "oof_fold_0.parquet")
     plain = read_table(alpha.path / "fold_0" / "oof.parquet")
-    # The same run as one of a single view: what it did not save, the stage sees.
+    # Make the same run one of a single view, so that the other view is predicted.
     state = alpha.info | {"views": ["identity"]}
     write_json(alpha.path / "run.json", state)
     identity = written[written["view"] == "identity"].set_index("image_id")[LOGITS]
@@ -58,7 +54,7 @@ def test_saved_models_see_what_they_saw_in_training(runs_copy):
     assert kept_views(beta) == ("identity",)
 
 
-def test_only_what_is_missing_is_computed_and_a_stopped_call_goes_on(runs_copy, monkeypatch):
+def test_only_missing_views_are_predicted_and_an_interrupted_call_continues(runs_copy, monkeypatch):
     beta = Run(runs_copy / "beta")
     seen = []
     real = view_logits._see
@@ -93,7 +89,7 @@ def test_only_what_is_missing_is_computed_and_a_stopped_call_goes_on(runs_copy, 
     assert len(seen) == 9
 
 
-def test_views_drawn_by_augmentations(runs_copy, tmp_path):
+def test_views_by_random_augmentation(runs_copy, tmp_path):
     beta = Run(runs_copy / "beta")
     file = tmp_path / "mirror.yaml"
     albumentations.save(
@@ -121,14 +117,13 @@ def test_views_drawn_by_augmentations(runs_copy, tmp_path):
         add_views(beta.path, (f"albu:{file}#0",), say=quiet)
 
 
-def test_a_pipeline_may_be_mended_until_views_of_it_are_saved(runs_copy, tmp_path):
+def test_a_pipeline_may_change_until_its_views_are_saved(runs_copy, tmp_path):
     file = tmp_path / "p.yaml"
     file.write_text("a: [")
     with pytest.raises(UserError, match=r"p\.yaml"):
         add_views(runs_copy / "beta", ("hflip", f"albu:{file}#0"), say=quiet)
-    assert kept_views(Run(runs_copy / "beta")) == (
-        "identity",
-    )  # it was read before anything was computed
+    # The pipeline was read before any view was predicted.
+    assert kept_views(Run(runs_copy / "beta")) == ("identity",)
     albumentations.save(
         albumentations.Compose([albumentations.HorizontalFlip(p=1.0)]),
         str(file),
@@ -137,7 +132,7 @@ def test_a_pipeline_may_be_mended_until_views_of_it_are_saved(runs_copy, tmp_pat
     assert len(add_views(runs_copy / "beta", (f"albu:{file}#0",), say=quiet)) == 2
 
 
-def test_views_of_a_fold_that_was_trained_again_are_gone(runs_copy):
+def test_views_of_a_fold_that_was_trained_again_are_dropped(runs_copy):
     beta = Run(runs_copy / "beta")
     add_views(beta.path, ("vflip",), say=quiet)
     file = beta.path / "fold_1" / "best.safetensors"
@@ -153,7 +148,7 @@ def test_views_of_a_fold_that_was_trained_again_are_gone(runs_copy):
     pd.testing.assert_frame_equal(rows(beta, 0, "vflip"), before)
 
 
-def test_broken_files_of_views_are_made_again(runs_copy):
+def test_damaged_files_of_views_are_written_again(runs_copy):
     beta = Run(runs_copy / "beta")
     add_views(beta.path, ("vflip",), say=quiet)
     before = rows(beta, 1, "vflip")
@@ -177,27 +172,25 @@ def test_logits_that_are_not_finite_are_not_kept(runs_copy, monkeypatch):
     assert kept_views(Run(runs_copy / "beta")) == ("identity",)
 
 
-def test_what_draws_are_cut_to(tmp_path):
-    """A pipeline's draws are cut to the centre, as the plain image is; the training
-    augmentation's anywhere.
-    """
+def test_crop_of_random_views(tmp_path):
+    """A pipeline gets the centre crop, the training augmentation a random crop."""
     file = tmp_path / "nothing.yaml"
     albumentations.save(
         albumentations.Compose([albumentations.NoOp()]), str(file), data_format="yaml"
     )
     cut = SimpleNamespace(stored_size=(40, 40), width=32, height=32)
     whole = SimpleNamespace(stored_size=(32, 32), width=32, height=32)
-    plain = SimpleNamespace(augment=SimpleNamespace(augment="none"))
-    job = SimpleNamespace(run=SimpleNamespace(preprocess=cut, config=plain))
+    config = SimpleNamespace(augment=SimpleNamespace(augment="none"))
+    job = SimpleNamespace(run=SimpleNamespace(preprocess=cut, config=config))
     assert not view_logits._draw(job, f"albu:{file}#0").random_crop
     assert view_logits._draw(job, "train#0").random_crop
     with pytest.raises(UserError, match="train#0: the run was trained without augmentation"):
         view_logits._draw(
-            SimpleNamespace(run=SimpleNamespace(preprocess=whole, config=plain)), "train#0"
+            SimpleNamespace(run=SimpleNamespace(preprocess=whole, config=config)), "train#0"
         )
 
 
-def test_runs_that_cannot_be_seen_again(runs_copy, tmp_path):
+def test_runs_without_usable_models(runs_copy, tmp_path):
     beta = runs_copy / "beta"
 
     def refused(*words, folder=beta, names=("vflip",)):
