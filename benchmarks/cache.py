@@ -64,7 +64,7 @@ def epoch_seconds(
     feeder = Feeder(config, opened(manifest.train, preprocess, cache, folder), compute)
     train = manifest.train[np.arange(len(manifest.train)) % 5 > 0].reset_index(drop=True)
     loader = feeder.train(train, seed_parts=(0, 0))
-    once = make_config(epochs=1)
+    once = make_config(epochs=1, batch_size=config.train.batch_size)
     augment = feeder.device_augmentation
     next(
         Fit(model, once, preprocess, compute, steps_per_epoch=len(loader), augment=augment).epochs(

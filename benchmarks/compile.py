@@ -40,7 +40,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             device=compute.device, memory_format=compute.memory_format
         )
         here = dataclasses.replace(compute, compile=way == "compiled")
-        once = make_config(epochs=args.rounds + 1, lr=1e-6)
+        once = make_config(epochs=args.rounds + 1, lr=1e-6, batch_size=args.batch_size)
         epochs = Fit(model, once, preprocess, here, steps_per_epoch=args.steps).epochs(
             [batch] * args.steps
         )

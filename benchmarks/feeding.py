@@ -126,10 +126,11 @@ def step_rate(
     steps: Any,
     preprocess: Any,
     compute: Compute,
+    batch_size: int,
     augment: Callable[..., Any] | None = None,
 ) -> float:
     """Return the images per second of one epoch."""
-    once = make_config(epochs=1, lr=1e-6)
+    once = make_config(epochs=1, lr=1e-6, batch_size=batch_size)
     fit = Fit(model, once, preprocess, compute, steps_per_epoch=len(steps), augment=augment)
     epoch = next(fit.epochs(steps))
     if compute.is_cuda:
@@ -184,7 +185,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
             def way() -> float:
                 steps.drain(2 * ahead)
-                return step_rate(model, steps, how, compute, augment)
+                return step_rate(model, steps, how, compute, args.batch_size, augment)
 
             ways[name] = way
 
@@ -238,7 +239,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             )
             add(f"timm's loader, {num} workers", loader, how=NoPreprocessing(), ahead=num)
         # The first steps are slower; they warm up the device.
-        step_rate(model, Steps(Resident(batch), 3), preprocess, compute)
+        step_rate(model, Steps(Resident(batch), 3), preprocess, compute, args.batch_size)
         rates: dict[str, list[float]] = {name: [] for name in ways}
         for _ in tqdm(range(args.rounds), desc=f"{args.backbone} at {args.img_size}", disable=None):
             for name, way in ways.items():

@@ -46,6 +46,19 @@ KINDS = {
 }
 # One in so many data sets is cross-fitted too, since that takes longer.
 EVERY = 4
+# Labels of keys of tta_worlds.json in the printed table.
+LABELS = {
+    "worlds": "data sets",
+    "the same on as many people": "the same, on as many new groups as were used for choosing",
+    "something chosen": "share of data sets with views chosen",
+    "passes": "mean forward passes",
+    "where a view helps": "data sets where some view helps",
+    "where none does": "data sets where no view helps",
+    "chosen": "share with views chosen",
+    "honesty": "gains on the cross-fitted data sets",
+    "gain": "gain on new groups",
+    "seconds a choice": "seconds per choice",
+}
 
 
 @dataclass(frozen=True)
@@ -292,9 +305,12 @@ def main() -> None:
         results.put(name, {**figures(found), "each": found})
     result = results[name]
     rows = [
-        (key, ", ".join(f"{one} {number:.4g}" for one, number in value.items()))
+        (
+            LABELS.get(key, key),
+            ", ".join(f"{LABELS.get(k, k)} {one:.4g}" for k, one in value.items()),
+        )
         if isinstance(value, dict)
-        else (key, f"{value:.4g}")
+        else (LABELS.get(key, key), f"{value:.4g}")
         for key, value in result.items()
         if key != "each"
     ]

@@ -34,10 +34,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, UnidentifiedImageError
-from tqdm import tqdm
 
 from foldblend.cli import run_command
 from foldblend.errors import UserError, counted, listed, require
+from foldblend.progress import lines_to, track
 
 SOURCE = "https://doi.org/10.6084/m9.figshare.5047666"
 PHOTO_ZIPS = ("neutral_front.zip", "smiling_front.zip")
@@ -208,24 +208,37 @@ def read_photograph(files: Files, name: str) -> Image.Image:
         raise UserError(f"{name}: cannot be read as an image; download its zip again") from None
 
 
-def draw_mask(
-    photo: Image.Image, point: np.ndarray, colour: Colour, rng: np.random.Generator, *, low: bool
-) -> None:
-    """Draw a mask of cloth on a photograph in place; a low mask leaves the nose free."""
-    # The photograph's own light and a little noise make the cloth look like cloth.
-    light = np.asarray(photo.convert("L").filter(ImageFilter.GaussianBlur(25)), float) / 160
+def light_of(photo: Image.Image) -> np.ndarray:
+    """Return how bright the surroundings of each pixel are, height x width, about 1."""
+    blurred = photo.convert("L").filter(ImageFilter.GaussianBlur(25))
+    return np.clip(np.asarray(blurred, float) / 160, 0.6, 1.1)
+
+
+def with_mask(
+    photo: Image.Image,
+    light: np.ndarray,
+    point: np.ndarray,
+    colour: Colour,
+    rng: np.random.Generator,
+    *,
+    low: bool,
+) -> Image.Image:
+    """Return a photograph with a drawn mask of cloth; a low mask leaves the nose free."""
+    # The photograph's light and a little noise make the cloth look like cloth.
     noise = rng.normal(0, 4, light.shape)
-    shaded = np.array(colour, float) * np.clip(light, 0.6, 1.1)[..., None] + noise[..., None]
+    shaded = np.array(colour, float) * light[..., None] + noise[..., None]
     cloth = Image.fromarray(np.clip(shaded, 0, 255).astype("uint8"))
     edge = [point[list(pair)].sum(axis=0) / len(pair) for pair in (LOW_EDGE if low else WORN_EDGE)]
     outline = [tuple(corner) for corner in np.vstack([point[JAW], edge])]
     stencil = Image.new("L", photo.size, 0)
     ImageDraw.Draw(stencil).polygon(outline, fill=255)
-    photo.paste(cloth, (0, 0), stencil.filter(ImageFilter.GaussianBlur(3)))
+    masked = photo.copy()
+    masked.paste(cloth, (0, 0), stencil.filter(ImageFilter.GaussianBlur(3)))
     if not low:
-        canvas = ImageDraw.Draw(photo)
+        canvas = ImageDraw.Draw(masked)
         for corner, ear in STRAPS:
             canvas.line([tuple(point[corner]), tuple(point[ear])], fill=colour, width=5)
+    return masked
 
 
 def snapshot(photo: Image.Image, point: np.ndarray, rng: np.random.Generator) -> Image.Image:
@@ -254,11 +267,11 @@ def draw_person(files: Files, person: Person) -> dict[str, Image.Image]:
     colours = [CLOTHS[index] for index in rng.permutation(len(CLOTHS))]
     names = [*(f"mask{i}" for i in range(1, 6)), "incorrect_mask"]
     images = {}
+    light = light_of(neutral)
     for name, colour in zip(names, colours, strict=True):
-        photo = neutral.copy()
-        draw_mask(photo, point, colour, rng, low=name == "incorrect_mask")
-        images[name] = snapshot(photo, point, rng)
-    # The smiling photograph has other landmarks, but framing it by these is close enough.
+        masked = with_mask(neutral, light, point, colour, rng, low=name == "incorrect_mask")
+        images[name] = snapshot(masked, point, rng)
+    # The landmarks of the neutral photograph are close enough to frame the smiling one.
     images["normal"] = snapshot(smiling, point, rng)
     return images
 
@@ -293,7 +306,7 @@ def write_all(files: Files, people: Sequence[Person], root: Path) -> None:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         work = [pool.submit(write_person, files, one, to, is_test=last) for one, to, last in jobs]
         try:
-            written = [one.result() for one in tqdm(work, unit="person", leave=False)]
+            written = [one.result() for one in track(work, "draw masks", unit="people")]
         finally:
             pool.shutdown(cancel_futures=True)
     rows = [(one.number, one.gender, one.race, one.age, one.folder) for one in train]
@@ -328,7 +341,8 @@ def make_london_masks(downloads: Sequence[Path], output: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     draft = output.with_name(f".{output.name}.{os.getpid()}")
     try:
-        write_all(files, people, draft)
+        with lines_to(print):
+            write_all(files, people, draft)
         os.replace(draft, output)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -26,7 +26,9 @@ NUM_CANDIDATES = 192
 # Small data get several random starts, because a single greedy start may end in a local optimum.
 MOST_STARTS = 32
 STARTS_BUDGET = 20_000
+# With sampled candidates, a start ends after this many rounds without an exchange.
 PATIENCE = 3
+# Smaller changes of the objective are rounding errors, and would let exchanges go on forever.
 EPSILON = 1e-12
 
 
@@ -129,6 +131,7 @@ def _start(
     deviation_KX = np.tile(deal_UK[:, 0] @ scaled_UX - 1.0, (num_folds, 1))
     left = np.repeat(np.arange(len(size_U)), size_U % num_folds)
     left = left[np.lexsort((rng.random(len(size_U))[left], -norm_U[left]))]
+    # The even part gives every fold the same groups, so either all folds are empty or none is.
     empty = [] if deal_UK.any() else list(range(num_folds))
     for step, profile in enumerate(left):
         span = slice(rows.indptr[profile], rows.indptr[profile + 1])
@@ -209,6 +212,7 @@ def deal(profiles: Profiles, num_folds: int, rng: np.random.Generator) -> np.nda
     """
     size_U = profiles.sizes
     bound = lower_bound(profiles, num_folds)
+    # Counts are divided by the even share, so that rare classes weigh as much as frequent ones.
     share_X = np.asarray(profiles.count_UX.T @ size_U) / num_folds
     scaled_UX: Any = sparse.csr_array(profiles.count_UX.multiply(1 / share_X))
     norm_U = np.asarray(scaled_UX.multiply(scaled_UX).sum(axis=1)).ravel()

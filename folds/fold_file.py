@@ -16,6 +16,7 @@ __all__ = ["read_fold_file"]
 
 def _codes(words: pd.Series, file: Path, column: str) -> np.ndarray:
     """Return the numbers of a column as codes 0, 1, ... without gaps."""
+    # At most 9 digits, so that no number overflows.
     bad = words[~words.str.strip().str.fullmatch(r"\d{1,9}")]
     if len(bad):
         lines = listed(bad.index + 2)

@@ -29,6 +29,7 @@ def codes_of(values_N: Any) -> np.ndarray:
     code_N, distinct = pd.factorize(np.asarray(values_N))
     if (code_N < 0).any():
         raise ValueError(f"row {int(np.argmin(code_N))}: a class or group is missing")
+    # pandas numbers values by their first row; ranks do not depend on the order of the rows.
     order = np.argsort(np.asarray(distinct), kind="stable")
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
@@ -45,6 +46,7 @@ def _hand_out(profiles: Profiles, deal_UK: np.ndarray, rng: np.random.Generator)
     num_profiles, num_folds = deal_UK.shape
     order_G = rng.permutation(len(profiles.profile_G))
     order_G = order_G[np.argsort(profiles.profile_G[order_G], kind="stable")]
+    # Fold numbers are permuted as well, because the greedy start treats folds in their order.
     fold_G = np.empty(len(order_G), np.int64)
     fold_G[order_G] = np.repeat(np.tile(rng.permutation(num_folds), num_profiles), deal_UK.ravel())
     return fold_G
@@ -144,6 +146,7 @@ class StratifiedGroupKFold:
 
     def get_metadata_routing(self) -> Any:
         """Return the request for groups, in case scikit-learn's metadata routing is switched on."""
+        # Imported here, so that the splitter works without loading scikit-learn.
         from sklearn.utils.metadata_routing import MetadataRequest
 
         request = MetadataRequest(owner=type(self).__name__)

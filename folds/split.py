@@ -88,8 +88,10 @@ def assign_folds(
     even_N, whole_N = SPLITTERS[split].columns(
         label_N, group_N, np.arange(len(label_N)) if id_N is None else id_N
     )
+    # Repeat 0 has the folds of a run without repeats.
     seeds: Any = seed if repeat == 0 else (seed, repeat)
     fold_N = stratified_group_folds(even_N, whole_N, num_folds=num_folds, seed=seeds)
+    # A leak would make every score too high, so this is checked on each split.
     assert SPLITTERS[split].leaks or split_groups(fold_N, group_N) == []
     return fold_N
 

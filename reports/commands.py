@@ -31,18 +31,18 @@ ABOUT_REPORT = About(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BoardConfig:
-    """Which runs are compared, by what, and what is written."""
+    """Settings of leaderboard.py."""
 
     runs: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Folders of runs and blends, such as outputs/*; what is no finished run is skipped."""
+    """Folders of runs and blends, such as outputs/*; unfinished runs are skipped."""
     metric: str | None = None
-    """The score that counts; default: that of the runs, f1_macro where theirs differ."""
+    """Score to rank by; default: the metric of the runs, or f1_macro if they differ."""
     page: str = "leaderboard.html"
     """HTML file to write."""
     no_page: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Write no page."""
     json: str | None = None
-    """JSON file to write the same numbers to."""
+    """JSON file for the same numbers. Default: none is written."""
 
     def __post_init__(self) -> None:
         if self.metric is not None:
@@ -51,40 +51,44 @@ class BoardConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportConfig:
-    """Which reports are drawn again."""
+    """Settings of report.py."""
 
     runs: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Folders of runs and blends, such as outputs/*; what is no finished run is skipped."""
+    """Folders of runs and blends, such as outputs/*; unfinished runs are skipped."""
     page: bool = True
-    """Draw report.html too."""
+    """Write report.html too."""
 
 
 def _writable(flag: str, name: str) -> Path:
-    """Return the file. Raises UserError where none can be written."""
+    """Return the path of a file to write. Raises UserError if it cannot be written."""
     file = Path(name)
     if file.is_dir() or not file.absolute().parent.is_dir():
         raise UserError(
-            f"{flag} {file}: no file can be written there; name one in a folder that exists"
+            f"{flag} {file}: no file can be written there; pass a file in a folder that exists"
         )
     return file
 
 
 def _compare(config: BoardConfig) -> None:
-    """Print the boards and write what is asked for. Raises UserError."""
-    # pandas and the rest: after the flags have been checked
+    """Print the leaderboard, and write the page and the JSON file. Raises UserError."""
+    # These import pandas, which takes a while, so the flags are checked first.
     from foldblend.files import write_bytes
     from foldblend.runs.folder import write_json
     from reports.board import leaderboard as boards
     from reports.board.text import board_lines, pair_lines
-    from reports.text import folded
+    from reports.text import folded, screen_width
 
     if not config.runs:
-        raise UserError("name the folders of runs, such as: python leaderboard.py outputs/*")
+        raise UserError("RUNS: missing; pass run folders, such as python leaderboard.py outputs/*")
     page = None if config.no_page else _writable("--page", config.page)
     json_file = None if config.json is None else _writable("--json", config.json)
     runs, skipped = boards.find_runs(config.runs)
     every = boards.leaderboard(runs, skipped, metric=config.metric)
-    lines = [line for board in every["boards"] for line in [*board_lines(every, board), ""]]
+    lines = [
+        line
+        for board in every["boards"]
+        for line in [*board_lines(every, board, width=screen_width()), ""]
+    ]
     if len(runs) == 2 and len(every["boards"]) == 1:
         lines += pair_lines(every["boards"][0])
     lines += [line for one in skipped for line in folded(f"skipped {one['path']}: {one['why']}")]
@@ -106,13 +110,13 @@ def _without_pictures(board: dict[str, Any]) -> dict[str, Any]:
 
 
 def _draw(config: ReportConfig) -> None:
-    """Draw the reports again. Raises UserError where one could not be, after the others."""
+    """Write reports again. Raises UserError at the end if one could not be written."""
     from foldblend.runs.folder import lock_folder
     from reports.board.leaderboard import find_runs
     from reports.run.report import write_report  # matplotlib
 
     if not config.runs:
-        raise UserError("name the folders of runs, such as: python report.py outputs/RUN")
+        raise UserError("RUNS: missing; pass run folders, such as python report.py outputs/RUN")
     runs, skipped = find_runs(config.runs)
     for one in skipped:
         print(f"skipped {one['path']}: {one['why']}", file=sys.stderr)
@@ -121,11 +125,11 @@ def _draw(config: ReportConfig) -> None:
         try:
             with lock_folder(run.path):
                 write_report(run, page=config.page)
-            print(f"drawn again: {run.path}")
-        except UserError as error:  # no reason to leave the others as they are
+            print(f"report written again: {run.path}")
+        except UserError as error:  # the other reports are still written
             failed.append(str(error))
     if failed:
-        raise UserError(f"not drawn again: {'; '.join(failed)}")
+        raise UserError(f"reports not written: {'; '.join(failed)}")
 
 
 def leaderboard(argv: Sequence[str]) -> int:

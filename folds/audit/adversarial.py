@@ -142,6 +142,7 @@ def tell_apart(
     assert min(is_train_N.sum(), is_test_N.sum()) >= LEAST_ROWS
     code_N = np.zeros(len(is_test_N), np.int64)
     code_N[is_train_N] = codes_of(group_N[is_train_N])
+    # The groups of test images are unknown, so each test image gets a separate group.
     single_N = len(code_N) + np.arange(len(code_N))
     score_XN = _scores(
         statistic_NS, is_test_N, np.where(is_train_N, code_N, single_N), seed, shuffled=True
@@ -155,6 +156,7 @@ def tell_apart(
         drawn_N = _drawn_groups(inside_N, num_drawn, rng)
         if not len(drawn_N):
             return None
+        # Drawn rows are treated like test images: each is a separate group.
         group_of_N = np.where(drawn_N == 1, single_N[: len(inside_N)], inside_N)
         chance.append(_auc(drawn_N, _scores(inside_NS, drawn_N, group_of_N, seed)[0]))
     assert np.isfinite(chance).all()

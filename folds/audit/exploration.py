@@ -151,6 +151,7 @@ def _all_images(manifest: Manifest) -> pd.DataFrame:
 
 def _look_at_all(images: pd.DataFrame, *, deep: bool) -> list[_Look | BadImage]:
     is_train = (images["part"] == "train").to_numpy()
+    # Only a few images of each group are sketched, because matching them takes most of the time.
     is_sketched = np.zeros(len(images), bool)
     if deep:
         is_sketched[few_rows_of_groups(images["group"].to_numpy()[is_train])] = True
@@ -225,6 +226,7 @@ def explore(manifest: Manifest, say: Say, *, deep: bool = True, merge: bool = Fa
     if deep and has_groups:
         sketched = np.array([row for row, look in enumerate(looks) if look.sketch is not None])
         place = {int(row): index for index, row in enumerate(sketched)}
+        # Duplicates are reported already, and are ignored in the search for lookalikes.
         known = {(place[i], place[j]) for i, j in duplicates.tolist() if i in place and j in place}
         sketches = [look.sketch for look in looks if look.sketch is not None]
         found = lookalike_groups(sketches, train["group"].to_numpy()[sketched], known=known)

@@ -141,6 +141,7 @@ def swap_findings(manifest: Manifest, feature_ND: np.ndarray) -> list[Finding]:
         for i, j in pairs:
             one, other = (PurePosixPath(ids[row]).stem for row in (i, j))
             line = f"{group_N[i]},swap,{one} {other}"
+            # A swap line is split at commas and blanks, so names with either cannot be written.
             is_line = len(line.split()) == 2 and line.count(",") == 2 and '"' not in line
             text = (
                 f"{group_N[i]}: {one} is labelled {values[value_N[i]]}, {other}"

@@ -105,10 +105,12 @@ def _num_matches(one: Sketch, other: Sketch) -> int:
     chosen = mutual & clear
     if chosen.sum() < 4:
         return 0
+    # RANSAC draws from a generator of cv2, which is seeded to make results reproducible.
     cv2.setRNGSeed(0)
     transform, inliers = cv2.estimateAffinePartial2D(
         one[0][chosen], other[0][nearest[chosen]], ransacReprojThreshold=REACH
     )
+    # Matches that need a larger change of scale are chance matches.
     if transform is None or not 0.5 < np.hypot(*transform[:, 0]) < 2:
         return 0
     return int(inliers.sum())
@@ -133,6 +135,7 @@ def _words_of(sketches: Sequence[Sketch], seed: int) -> scipy.sparse.csr_matrix:
     """Return the count of each visual word in each image, N x X for X words."""
     from sklearn.cluster import MiniBatchKMeans
 
+    # The keypoints of a random sample of images are enough to cluster them into words.
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(sketches))
     sample = []

@@ -47,6 +47,7 @@ def statistics_of(image: np.ndarray, bytes_per_pixel: float) -> np.ndarray:
             lab[..., 1].mean() - 128,
             lab[..., 2].mean() - 128,
             np.ptp(small.astype(np.float64), axis=2).mean(),
+            # The variance ranges over orders of magnitude, so its logarithm is used.
             np.log1p(cv2.Laplacian(grey, cv2.CV_64F).var()),
             (grey < 32).mean(),
             (grey > 223).mean(),

@@ -80,9 +80,11 @@ def log_proba_of(
     rng = np.random.default_rng(seed)
     for fold in track(np.unique(fold_N), "look for swapped labels", unit="folds"):
         held = fold_N == fold
+        # A sample of rows bounds the time; a linear model gains little from more.
         rows = rng.permutation(np.flatnonzero(~held))[:MOST_ROWS]
         if len(np.unique(label_N[rows])) < 2:
             continue
+        # The eigendecomposition is fast if there are more rows than features.
         solver = "covariance_eigh" if len(rows) > apart_ND.shape[1] else "full"
         model = make_pipeline(
             PCA(min(NUM_COMPONENTS, len(rows) // 2), svd_solver=solver),

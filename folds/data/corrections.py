@@ -176,6 +176,7 @@ def apply_corrections(manifest: Manifest, file: str | Path) -> Manifest:
                 raise UserError(
                     f"{file}: lines {earlier} and {line} both set {field} of {image}; keep one"
                 )
+            # A class determines all attributes, so it cannot be combined with other fields.
             if LABEL in given and len(given) > 1:
                 other = next(name for name in given if name != LABEL)
                 both = " and ".join(str(one) for one in sorted((given[LABEL], given[other])))

@@ -51,6 +51,7 @@ def demo_people(num_people: int, *, least: int, seed: int) -> pd.DataFrame:
             rows.append({"gender": gender, "race": "Drawn", "age": int(rng.integers(low, high))})
     people = pd.DataFrame(rows).iloc[rng.permutation(len(rows))].reset_index(drop=True)
     people.insert(0, "id", [f"{index + 1:06d}" for index in range(len(people))])
+    # "Drawn" stays in these names, because image ids and the hash of the data contain them.
     people["path"] = people["id"] + "_" + people["gender"] + "_Drawn_" + people["age"].astype(str)
     return people
 

@@ -80,6 +80,7 @@ def print_of(image: np.ndarray) -> Print:
     low = cv2.dct(grey.astype(np.float32))[:LOW, :LOW].ravel()
     bits = low > np.median(low)
     digest = hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16)
+    # Images of different shapes can have equal bytes, for example if they have one colour.
     digest.update(str(image.shape).encode())
     coarse = cv2.resize(image, (TINT_SIDE, TINT_SIDE), interpolation=cv2.INTER_AREA)
     tint = cv2.cvtColor(coarse, cv2.COLOR_RGB2LAB)[..., 1:].astype(np.int16).ravel()
@@ -170,6 +171,7 @@ def _candidates(prints: Prints, radius: int) -> Iterator[np.ndarray]:
     more than MOST_SHARING rows share it, each is compared with its neighbours in the order of a
     random projection of the thumbnails, in which copies are next to each other.
     """
+    # Rows of equal pixels are paired by `equal_pairs`, so one of each is enough here.
     rows = np.sort(np.unique(prints.pixels_N, return_index=True)[1])
     if not len(rows):
         return

@@ -15,9 +15,12 @@ import numpy as np
 __all__ = ["near_pairs"]
 
 BITS = 64
+# Buckets up to this size are compared pair by pair; larger ones are divided further if there are
+# more than FEW_PAIRS pairs and more than NARROWEST bits left.
 LARGEST_BUCKET = 64
 FEW_PAIRS = 10_000_000
 NARROWEST = 16
+# Pairs that are compared at a time, which bounds the memory.
 CHUNK = 4_000_000
 
 

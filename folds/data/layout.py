@@ -62,6 +62,7 @@ def _person_images(folder: Path) -> tuple[dict[str, Path], list[str]]:
     found: dict[str, Path] = {}
     stray: list[str] = []
     for file in sorted(folder.iterdir()):
+        # File managers leave hidden files such as ._mask1.jpg.
         if file.name.startswith("."):
             continue
         if file.stem not in MASK_OF_STEM or file.suffix.lower() not in SUFFIXES:

@@ -107,6 +107,7 @@ class Manifest:
         digest.update(
             json.dumps([] if self.test is None else self.test["image_id"].tolist()).encode()
         )
+        # Without boxes nothing is added, so that hashes from before boxes existed stay valid.
         for table in (self.train, self.test):
             if table is not None and "box" in table:
                 digest.update(json.dumps(table["box"].tolist()).encode())
@@ -235,6 +236,7 @@ def _checked(found: ImageTable) -> Manifest:
     assert train["label"].between(0, len(found.classes) - 1).all()
     _check_ids(train, source)
     _check_files(train, source)
+    # The same file under two spellings of its path would count twice.
     files = train["path"].map(os.path.normpath)
     if files.duplicated().any():
         twice = train.loc[files.duplicated(keep=False), "image_id"]

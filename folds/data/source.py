@@ -116,6 +116,7 @@ def _from_reader(name: str, config: DataConfig) -> Manifest:
     try:
         manifest = load_custom(name, "--dataset")(config)
     except UserError:
+        # The reader's message for users is shown as it is.
         raise
     except Exception as error:  # A user's reader may raise anything.
         raise UserError(f"--dataset {name}: failed ({in_a_line(error)}); see examples/") from None

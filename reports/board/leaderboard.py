@@ -1,4 +1,4 @@
-"""Finished runs side by side, read from their folders alone, as plain data. No torch here."""
+"""Finished runs compared, as plain data read from their folders."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ MOST_COMPARED = 50  # runs: each with each is 1,225 differences and some MB of p
 
 
 def _check(path: Path) -> Run:
-    """Return a finished run whose rows can be scored. Raises UserError for another."""
+    """Return a finished run whose rows can be scored. Raises UserError if it is not."""
     why = why_unfinished(path)
     if why is not None:
         raise UserError(why)
     run = Run(path)
     check_rows(run, run.oof)
-    run.ids_hash  # noqa: B018 - raises where ids are absent
-    oof_arrays(run)  # raises where logits are absent or not finite
+    run.ids_hash  # noqa: B018 - raises if ids are missing
+    oof_arrays(run)  # raises if logits are missing or not finite
     return run
 
 
@@ -48,12 +48,12 @@ def find_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[dict[str, st
     runs: dict[Path, Run] = {}
     skipped = []
     for path in map(Path, paths):
-        # A pattern that matched nothing reaches us as it is.
+        # A shell passes on a pattern that matches nothing.
         if not path.exists() and "*" not in str(path):
             raise UserError(f"{path}: no such run; check the path")
         try:
             if path.resolve() in runs:
-                raise UserError("named twice")
+                raise UserError("given twice")
             run = _check(path)
         except UserError as error:
             skipped.append(
@@ -65,20 +65,18 @@ def find_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[dict[str, st
         reasons = (
             f" ({listed('{path}: {why}'.format(**one) for one in skipped)})" if skipped else ""
         )
-        raise UserError(f"no finished run{reasons}; name run folders, such as outputs/*")
+        raise UserError(f"no finished run{reasons}; pass run folders, such as outputs/*")
     return list(runs.values()), skipped
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """Return the runs' names, or paths where two have one name."""
+    """Return the names of the runs, or the path of each run whose name occurs twice."""
     names = [run.name for run in runs]
     return [printable(run.name if names.count(run.name) == 1 else run.path) for run in runs]
 
 
 def _beside(run: Run, member: Mapping[str, Any]) -> Run | None:
-    """Return the member of a blend that lies beside it, or None where another or nothing lies
-    there.
-    """
+    """Return the member of a blend from the folder that holds the blend, or None if absent."""
     found = Run(run.path.resolve().parent / member["name"])
     try:
         return (
@@ -91,9 +89,10 @@ def _beside(run: Run, member: Mapping[str, Any]) -> Run | None:
 
 
 def _single_runs(run: Run, by_oof: Mapping[str, Run]) -> dict[str, Run] | None:
-    """Return the cross-validated runs behind a run's logits, each once, by the hash of their rows.
+    """Return the cross-validated runs that a run is made of, by the hash of their rows.
 
-    A blend's are looked for among `by_oof` and beside it. None where one is not to be found.
+    Members of a blend are searched among `by_oof` and in the folder that holds the blend. Returns
+    None if one is not found.
     """
     if "members" not in run.info:
         return {run.oof_hash: run}
@@ -109,9 +108,7 @@ def _single_runs(run: Run, by_oof: Mapping[str, Run]) -> dict[str, Run] | None:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    """Return the settings that a run (or blend) wrote down, as JSON knows them; nothing where it
-    has none.
-    """
+    """Return the recorded settings of a run or blend as JSON values."""
     if "tta" in run.info:
         return {name: _plain(value) for name, value in run.info["tta"].items()} | {
             "of": run.info["of"]["name"]
@@ -138,9 +135,7 @@ def _plain(value: Any) -> Any:
 
 
 def _facts(run: Run, by_oof: Mapping[str, Run]) -> dict[str, Any]:
-    """Return what a row says beside scores: kind, honesty, size, time and cost; None for what is
-    not known.
-    """
+    """Return the columns of a row beside the scores; None for what is not known."""
     info = run.info
     singles = _single_runs(run, by_oof)
     seconds: list[Any] = (
@@ -169,16 +164,15 @@ def _facts(run: Run, by_oof: Mapping[str, Run]) -> dict[str, Any]:
 
 
 def _once(table: pd.DataFrame) -> pd.DataFrame:
-    """Return every image once, by name; labels and groups are the same in every repeat."""
+    """Return the rows of the first repeat; labels and groups are the same in all repeats."""
     return table[: table["image_id"].nunique()]
 
 
 def _shared_groups(groups: Sequence[np.ndarray]) -> tuple[np.ndarray, bool]:
-    """Return each image's group, and whether the runs' groups differ: then those that share an
-    image are one.
+    """Return the group of each image, and whether the groups of the runs differ.
 
-    Where they are equal their names are kept, and with them the resamples that each run's own
-    report drew.
+    If they differ, groups that share an image are merged. If they do not, names are kept, so that
+    the bootstrap samples are those of each run's report.
     """
     if all((one == groups[0]).all() for one in groups):
         return groups[0], False
@@ -197,10 +191,9 @@ def _shared_groups(groups: Sequence[np.ndarray]) -> tuple[np.ndarray, bool]:
 
 
 def rank(scored: Sequence[Scored], honest: Sequence[bool]) -> list[int]:
-    """Return the numbers of the runs, best first; a score that is not honest comes after all that
-    are.
+    """Return the indices of the runs, best first; marked runs come after all others.
 
-    The first is the one that others are compared to.
+    The first run is the one that others are compared with.
     """
 
     def key(index: int) -> tuple[bool, bool, float]:
@@ -211,12 +204,12 @@ def rank(scored: Sequence[Scored], honest: Sequence[bool]) -> list[int]:
 
 
 def difference(one: Scored, other: Scored) -> dict[str, float | None]:
-    """Return one score minus the other, with its paired interval."""
+    """Return one score minus the other, with the paired bootstrap interval."""
     return one.score.minus(other.score).interval().as_dict()
 
 
 def all_differences(scored: Sequence[Scored]) -> list[list[dict[str, float | None]]]:
-    """Return, for each run, itself minus each of those after it."""
+    """Return, for each run, its score minus the score of each run after it."""
     return [
         [difference(one, other) for other in scored[index + 1 :]]
         for index, one in enumerate(scored)
@@ -224,9 +217,7 @@ def all_differences(scored: Sequence[Scored]) -> list[list[dict[str, float | Non
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the names that not all of the mappings hold with one value, in the order they come
-    in.
-    """
+    """Return the settings that are not equal in all of the mappings, in order."""
     absent = object()
     names = dict.fromkeys(name for one in settings for name in one)
     return [
@@ -239,13 +230,13 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 def _rows(
     runs: Sequence[Run], scored: Sequence[Scored], by_oof: Mapping[str, Run]
 ) -> tuple[list[int], list[dict[str, Any]]]:
-    """Return the numbers of the runs, best first, and their rows in that order."""
+    """Return the indices of the runs, best first, and their rows in that order."""
     facts = [_facts(run, by_oof) for run in runs]
     names = _names(runs)
     settings = [_settings(run) for run in runs]
     order = rank(scored, [not (one["optimistic"] or one["leaks"]) for one in facts])
     kinds = [one["kind"] for one in facts]
-    changed = {  # a blend has other settings than a run
+    changed = {  # per kind, because a blend has other settings than a run
         kind: differing(
             [each for each, other in zip(settings, kinds, strict=True) if other == kind]
         )
@@ -282,22 +273,23 @@ def _board(
     label_P = first["label_raw" if corrected else "label"].to_numpy()
     if corrected:
         notes.append(
-            "not all runs have the same corrected labels: all are scored on the labels as the files"
-            " have them"
+            "the runs have different corrections, so all are scored on the original labels"
         )
     group_P, joined = _shared_groups([one["group"].to_numpy() for one in pictures])
     if joined:
         notes.append(
-            "the runs' groups differ: intervals are over groups joined wherever a run joins them"
+            "the groups of the runs differ, so groups that share an image in any run are merged for"
+            " the intervals"
         )
     if any(len(table) > len(first) for table in tables):
         notes.append(
-            "where a run has repeats its score is their mean, and an image's class that of its"
-            " mean logits"
+            "the score of a run with repeats is the mean over repeats; the predicted class of an"
+            " image comes from its mean logits"
         )
     if data.get("is_demo"):
         notes.append(
-            "the embedded demo set of drawn faces: these scores prove plumbing, not quality"
+            "demo set with synthetic faces: it only shows that everything runs, its scores mean"
+            " nothing"
         )
     scored = []
     predicted = []
@@ -336,7 +328,7 @@ def _board(
 
 
 def _data_key(run: Run) -> tuple[object, ...]:
-    """Return what runs of one board share: images, classes, and labels as the files have them."""
+    """Return what the runs of one board have in common: images, classes and original labels."""
     once = _once(run.oof.sort_values(["repeat", "image_id"]))[["image_id", "label_raw"]]
     return (
         run.ids_hash,
@@ -351,22 +343,23 @@ def leaderboard(
     *,
     metric: str | None = None,
 ) -> dict[str, Any]:
-    """Compare runs: return a board for each data set, its runs best first, as plain data.
+    """Compare runs and return one board per data set, as plain data.
 
     Parameters
     ----------
     runs
         Finished runs, or their folders.
     skipped
-        What `find_runs` skipped, to be told beside them.
+        Folders that `find_runs` skipped, which are listed too.
     metric
-        The score that counts; by default the runs' own.
+        Score to rank by; default: the metric of the runs, or f1_macro if they differ.
 
     Returns
     -------
     dict
-        As docs/leaderboard.schema.json describes. For up to 50 runs it has the differences of each
-        pair: ``differences[i][j]`` is row i minus row i + 1 + j.
+        Content as described by docs/leaderboard.schema.json, with the best run first. For up to
+        50 runs it has the differences of all pairs: ``differences[i][j]`` is row i minus row
+        i + 1 + j.
 
     Examples
     --------
@@ -378,7 +371,7 @@ def leaderboard(
         check_metric(metric)
     several = [runs] if isinstance(runs, (str, Path, Run)) else runs
     found = [one if isinstance(one, Run) else finished_run(one) for one in several]
-    require(bool(found), "no runs to compare; name folders of finished ones")
+    require(bool(found), "no runs to compare; pass folders of finished runs")
     own = {run.info["metric"] for run in found}
     metric = metric or (own.pop() if len(own) == 1 else "f1_macro")
     by_oof = {run.oof_hash: run for run in found}

@@ -1,4 +1,4 @@
-"""The leaderboard as a page: sortable tables, and any two runs of a board side by side."""
+"""The leaderboard as a page: sortable tables, and the comparison of any two runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Board = Mapping[str, Any]
 
 
 def _cell(text: str, value: object = None) -> dict[str, Any]:
-    """Return a cell with what it is sorted by; None goes last."""
+    """Return a cell and the value it is sorted by; None is sorted last."""
     return {"text": text, "value": "" if value is None else str(value)}
 
 
@@ -34,7 +34,7 @@ def _row(row: Mapping[str, Any], attributes: Sequence[str]) -> dict[str, Any]:
             _cell(f"{scores[name]:.3f}" if name in scores else "-", scores.get(name))
             for name in attributes
         ],
-        _cell("the best", 0) if less is None else _cell(signed(less) or "-", less["value"]),
+        _cell("best", 0) if less is None else _cell(signed(less) or "-", less["value"]),
         _cell(row["kind"], row["kind"]),
         *[
             _cell("-" if row[name] is None else f"{row[name]:,}", row[name])
@@ -54,7 +54,7 @@ def _row(row: Mapping[str, Any], attributes: Sequence[str]) -> dict[str, Any]:
 
 def _table(every: Mapping[str, Any], board: Board) -> dict[str, Any]:
     attributes = attribute_names(board)
-    numbers = [every["title"], "95 % interval", *attributes, "minus the best, paired"]
+    numbers = [every["title"], "95 % interval", *attributes, "difference to best"]
     cost = ["models", "passes", "compute", "wall"]
     columns = [("run", "text"), *((name, "number") for name in numbers), ("kind", "text")]
     columns += [*((name, "number") for name in cost), ("finished", "text")]
@@ -67,7 +67,7 @@ def _table(every: Mapping[str, Any], board: Board) -> dict[str, Any]:
 
 
 def _data(board: Board, *, with_pictures: bool) -> dict[str, Any]:
-    """Return what the page's script needs of a board."""
+    """Return the data of a board for the script of the page."""
     return {
         "best": board["best"],
         "runs": [

@@ -1,4 +1,4 @@
-"""The leaderboard in a terminal: tables of at most 80 columns, and two runs side by side."""
+"""The leaderboard in a terminal: one table per data set, and two runs compared."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ Board = Mapping[str, Any]
 
 
 def moment(finished: str | None) -> str:
-    """Return an ISO time as day and minutes."""
+    """Return an ISO time up to the minute, or "-" for None."""
     return "-" if finished is None else finished[:16].replace("T", " ")
 
 
 def attribute_names(board: Board) -> list[str]:
-    """Return the attributes that any run of a board has."""
+    """Return the attributes of all runs of a board."""
     return list(dict.fromkeys(name for row in board["rows"] for name in row["attributes"]))
 
 
 def marked(row: Mapping[str, Any]) -> list[str]:
-    """Return why a run's score is no honest one."""
+    """Return the marks of a run whose score is too high: OPTIMISTIC or GROUPS LEAK."""
     marks = {"optimistic": "OPTIMISTIC", "leaks": "GROUPS LEAK"}
     return [mark for name, mark in marks.items() if row[name]]
 
@@ -50,11 +50,11 @@ def setting(row: Mapping[str, Any], name: str) -> str:
 
 
 def about_board(every: Mapping[str, Any], board: Board) -> list[str]:
-    """Return what a reader of a board must know, in sentences."""
+    """Return the sentences above a board."""
     better = "" if every["greater_is_better"] else " (lower is better)"
     sentences = [
         (
-            f"{board['num_images']:,} images of {board['num_groups']:,} groups (people);"
+            f"{board['num_images']:,} images of {board['num_groups']:,} groups;"
             f" out-of-fold {every['title']}{better}, 95 % intervals by bootstrap over groups"
             f" ({board['num_resamples']:,} resamples)"
         ),
@@ -62,27 +62,28 @@ def about_board(every: Mapping[str, Any], board: Board) -> list[str]:
     ]
     if len(board["rows"]) > 1:
         sentences.append(
-            f"the best, chosen on these very rows: {board['best']}; the others minus it are paired,"
-            " on equal resamples"
+            f"best: {board['best']} (picked on these same images, so slightly optimistic);"
+            " differences are paired: both scores use the same bootstrap samples"
         )
     if any(marked(row) for row in board["rows"]):
         sentences.append(
-            "OPTIMISTIC: epochs were chosen on the rows that are scored; GROUPS LEAK: one group"
-            " trains and is scored; such runs come last, and are the best only where all are such"
+            "OPTIMISTIC: epochs were chosen on the rows that are scored; GROUPS LEAK: images of one"
+            " group are trained on and scored; such runs are listed last and are never the best"
+            " unless all runs are such"
         )
     return sentences
 
 
-def board_lines(every: Mapping[str, Any], board: Board) -> list[str]:
-    """Return a board as lines."""
+def board_lines(every: Mapping[str, Any], board: Board, *, width: int = WIDTH) -> list[str]:
+    """Return a board as lines of at most `width` columns."""
     names = attribute_names(board)
     headers = [
         name if len(name) <= LONGEST_HEADER else f"attribute {index}"
         for index, name in enumerate(names, 1)
     ]
-    lines = [*folded(board["data"]), "=" * WIDTH]
+    lines = [*folded(board["data"]), "=" * min(WIDTH, width)]
     for sentence in about_board(every, board):
-        lines += folded(sentence)
+        lines += folded(sentence, width=width)
     lines += [
         line
         for name, header in zip(names, headers, strict=True)
@@ -94,11 +95,11 @@ def board_lines(every: Mapping[str, Any], board: Board) -> list[str]:
             " ".join([row["name"], *marked(row)]),
             num(row["headline"]["value"]),
             span(row["headline"]),
+            "best" if row["difference"] is None else signed(row["difference"]) or "-",
             *[
                 f"{row['attributes'][name]:.3f}" if name in row["attributes"] else "-"
                 for name in names
             ],
-            "the best" if row["difference"] is None else signed(row["difference"]) or "-",
             row["kind"],
             "-" if row["models"] is None else str(row["models"]),
             "-" if row["passes"] is None else str(row["passes"]),
@@ -112,24 +113,26 @@ def board_lines(every: Mapping[str, Any], board: Board) -> list[str]:
         "run",
         "score",
         "95 % interval",
+        "difference to best",
         *headers,
-        "minus the best, paired",
         "kind",
         "models",
         "passes",
     ]
-    lines += ["", *table([*header, "compute", "wall", "finished"], cells, name_width=28), ""]
+    lines += [
+        "",
+        *table([*header, "compute", "wall", "finished"], cells, name_width=28, width=width),
+        "",
+    ]
     return lines + folded(
-        "passes: forward passes for one test image, models x views, heads on one frozen backbone"
-        " sharing theirs; compute: seconds of all folds together; wall: from the first start to the"
-        " end, where known"
+        "passes: forward passes per test image (models x views; heads on one frozen backbone share"
+        " a pass); compute: time of all folds together; wall: time from the first start to the end,"
+        " if known"
     )
 
 
 def pair_lines(board: Board) -> list[str]:
-    """Return the first two runs of a board side by side: their settings, and the images that
-    changed.
-    """
+    """Return the first two runs of a board compared: settings, and images that changed."""
     rows = board["rows"][:2]
     pictures = board["pictures"]
     names = [row["name"] for row in rows]
@@ -140,12 +143,12 @@ def pair_lines(board: Board) -> list[str]:
     lines = [*folded(f"1: {names[0]}"), *folded(f"2: {names[1]}"), ""]
     if rows[0]["kind"] == rows[1]["kind"]:
         keys = differing([row["settings"] for row in rows])
-        lines.append("settings, of 1 and of 2:" if keys else "no recorded setting differs")
+        lines.append("settings of 1 | settings of 2:" if keys else "no recorded setting differs")
         for key in keys:
             lines += folded(f"{key}: {setting(rows[0], key)} | {setting(rows[1], key)}")
-    else:  # a blend's settings are no run's
+    else:  # the settings of a blend and of a run cannot be compared
         for number, row in enumerate(rows, 1):
-            lines += folded(f"{number} was made so: {row['about'] or '(not recorded)'}")
+            lines += folded(f"how {number} was made: {row['about'] or '(not recorded)'}")
     only = changed_pictures(label_P, *predicted)
     lines += ["", f"images right in 1 only: {len(only[0]):,}; in 2 only: {len(only[1]):,}"]
     counts_2C = [np.bincount(label_P[one], minlength=len(classes)) for one in only]
@@ -167,14 +170,14 @@ def _picture_lines(
     label_P: np.ndarray,
     other_P: np.ndarray,
 ) -> list[str]:
-    """Return the first images that one run has right and the other has wrong."""
+    """Return the first images that only one of two runs predicts correctly."""
     if not len(only_P):
         return []
     classes: Sequence[str] = pictures["classes"]
     more = f", the first {MOST_IDS} of {len(only_P):,}" if len(only_P) > MOST_IDS else ""
     lines = ["", f"right in {which + 1} only{more}:"]
     for row in only_P[:MOST_IDS]:
-        said = f"{classes[label_P[row]]}; {2 - which} says {classes[other_P[row]]}"
+        said = f"{classes[label_P[row]]}; {2 - which} predicts {classes[other_P[row]]}"
         lines += folded(f"{pictures['image_ids'][row]}: {said}")
     return lines
 
@@ -182,9 +185,7 @@ def _picture_lines(
 def changed_pictures(
     label_N: np.ndarray, first_N: np.ndarray, second_N: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows that only the first prediction has right, and those that only the second
-    has.
-    """
+    """Return the rows that only the first prediction has right, and those of the second."""
     right_first = first_N == label_N
     right_second = second_N == label_N
     return np.flatnonzero(right_first & ~right_second), np.flatnonzero(right_second & ~right_first)

@@ -1,6 +1,4 @@
-"""A run folder's report, drawn from the folder alone: page, text, JSON, a CSV of predictions. No
-torch here.
-"""
+"""The report of a run, made from its folder alone: page, text, JSON and a CSV of predictions."""
 
 from __future__ import annotations
 
@@ -34,7 +32,7 @@ __all__ = ["suspects_csv", "write_report"]
 
 
 def _baseline(arrays: OofArrays, attribute: Attribute) -> dict[str, Any]:
-    """Return what knowing one attribute alone would score, and by how much the run beats it."""
+    """Return the score of a guess that knows one attribute, and the run's difference to it."""
     value_of_class = np.asarray(attribute.of_class)
     rows = arrays.rows
     once = rows.take(rows.repeat_N == rows.repeat_N[0])
@@ -50,7 +48,7 @@ def _baseline(arrays: OofArrays, attribute: Attribute) -> dict[str, Any]:
 
 
 def _raw_score(run: Run, arrays: OofArrays, metric: str) -> dict[str, float | None] | None:
-    """Return the score on the labels before corrections, or None where they are the same."""
+    """Return the score on the original labels, or None if no label was corrected."""
     raw_N = run.oof["label_raw"].to_numpy()
     if (raw_N == arrays.rows.label_N).all():
         return None
@@ -70,7 +68,7 @@ def _test(run: Run) -> dict[str, Any] | None:
 
 
 def _curves(run: Run) -> list[dict[str, Any]]:
-    """Return what each fold's log says of its epochs; heads on a frozen backbone have none."""
+    """Return the columns of each fold's log; heads on a frozen backbone have none."""
     num_folds = run.info["num_folds"]
     curves: list[dict[str, Any]] = []
     for index in range(num_folds * run.info["num_repeats"]):
@@ -94,42 +92,40 @@ def _curves(run: Run) -> list[dict[str, Any]]:
 
 
 def _of_first_schema(run: Run) -> dict[str, Any]:
-    """Return the report of a run from when only the report knew what run.json and sections/ hold
-    now, or nothing.
-    """
+    """Return report.json of the first schema, or {}: it alone held what is in run.json now."""
     file = run.path / "report.json"
     report = run.report if "about" not in run.info and file.is_file() else {}
     return report if report.get("schema") == 1 else {}
 
 
 def _notes(run: Run, before: Mapping[str, Any], raw: object) -> list[str]:
-    """Return what a reader of the score must know, honesty first."""
+    """Return the notes on a score, those on its honesty first."""
     notes = [*run.info.get("notes", before.get("notes", ()))]
     said = " ".join(notes)
     if run.info.get("optimistic") and "OPTIMISTIC" not in said:
-        notes.append("OPTIMISTIC: epochs were chosen on the very rows that are scored")
+        notes.append("OPTIMISTIC: epochs were chosen on the rows that are scored")
     if run.info["leaks"] and "not honest" not in said:
         notes.append("groups leak between folds: this score is not honest")
     if raw is not None:
         notes.append(
-            "scored on corrected labels: where a model suggested them, this flatters models like"
-            " it; compare those on the labels as the files have them"
+            "scored on corrected labels; if a model suggested the corrections, the score of similar"
+            " models is optimistic, so compare them on the original labels"
         )
     return notes
 
 
 def _without_width(summary: Mapping[str, Any]) -> list[str]:
-    """Return a note where every resample scores the same, as where nothing is wrong: that is no
-    certainty.
-    """
+    """Return a note if the interval has no width, for example because nothing is wrong."""
     headline = summary["headline"]
     num_groups = summary["num_groups"]
     if headline["low"] is None or headline["low"] < headline["high"]:
         return []
-    most = min(1.0, 3 / num_groups)  # the rule of three; Hanley and Lippman-Hand 1983
+    # The rule of three (Hanley and Lippman-Hand 1983).
+    most = min(1.0, 3 / num_groups)
     return [
-        f"the interval has no width, as every resample of the {num_groups} groups scores the same;"
-        f" what goes wrong in up to {most:.0%} of groups may well be absent from so few"
+        f"the interval has no width, because every bootstrap sample of the {num_groups} groups"
+        f" scores the same; an error that"
+        f" affects up to {most:.0%} of groups may be absent from so few"
     ]
 
 
@@ -143,16 +139,14 @@ def _sections(run: Run, before: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _suspects(run: Run, arrays: OofArrays) -> dict[str, Any]:
-    """Return labels that the model doubts; it must not have seen them on other images of the
-    group.
-    """
+    """Return the suspected labels, unless models were trained on other images of the groups."""
     rows = arrays.rows
     of_group = pd.DataFrame({"group": rows.group_N, "repeat": rows.repeat_N, "fold": rows.fold_N})
     if run.info["leaks"] or (of_group.groupby(["repeat", "group"])["fold"].nunique() > 1).any():
         why = (
-            "groups are split between folds, so models have seen these labels; make folds by group"
+            "groups are split between folds, so models were trained on these labels; split by group"
         )
-        return {"skipped": f"not looked for: {why}"}
+        return {"skipped": f"not checked: {why}"}
     return find_suspects(
         rows,
         arrays.proba_NC,
@@ -164,9 +158,7 @@ def _suspects(run: Run, arrays: OofArrays) -> dict[str, Any]:
 
 
 def suspects_csv(report: Mapping[str, Any]) -> str | None:
-    """Return findings as a file that --corrections reads, or None where nothing was found or looked
-    for.
-    """
+    """Return the findings as a CSV for --corrections, or None if there are none."""
     columns = {"target": "target", "field": "field", "value": "value", "why": "text"}
     findings = (report.get("suspects") or {}).get("findings", ())
     rows = [{name: one[key] for name, key in columns.items()} for one in findings]
@@ -174,9 +166,7 @@ def suspects_csv(report: Mapping[str, Any]) -> str | None:
 
 
 def _write_suspects(run: Run, report: Mapping[str, Any]) -> None:
-    """Write suspects.csv, or take it away; one that was edited since it was written stays as it
-    is.
-    """
+    """Write or remove suspects.csv, unless it was edited since it was written."""
     file = run.path / "suspects.csv"
     before = run.path / "report.json"
     if file.is_file() and (
@@ -191,9 +181,7 @@ def _write_suspects(run: Run, report: Mapping[str, Any]) -> None:
 
 
 def predictions(run: Run) -> pd.DataFrame:
-    """Return every prediction as a row: out-of-fold ones, then those for the test set (part,
-    without truth).
-    """
+    """Return one row per prediction: out of fold, then test images, which have no true class."""
     names = np.array(run.classes, dtype=object)
     parts = []
     for part, table in (("oof", run.oof), ("test", run.test)):
@@ -220,7 +208,7 @@ def predictions(run: Run) -> pd.DataFrame:
 
 
 def compute_report(run: Run) -> dict[str, Any]:
-    """Return what report.json holds; docs/report.schema.json describes it."""
+    """Return the content of report.json (see docs/report.schema.json)."""
     arrays = oof_arrays(run)
     metric = run.info["metric"]
     raw = _raw_score(run, arrays, metric)
@@ -232,7 +220,7 @@ def compute_report(run: Run) -> dict[str, Any]:
         "name": run.name,
         "kind": run.info["kind"],
         "about": (
-            run.info.get("about") or before.get("about") or "it is not recorded how it was made"
+            run.info.get("about") or before.get("about") or "how it was made is not recorded"
         ),
         "notes": [*_notes(run, before, raw), *_without_width(summary)],
         **summary,
@@ -266,10 +254,25 @@ def _page(run: Run, report: Mapping[str, Any]) -> str:
 
 
 def write_report(run: str | Path | Run, *, page: bool = True) -> str:
-    """Draw a finished run's report from its folder alone, and return it as text.
+    """Write the report of a finished run and return its text.
 
-    Writes report.txt, predictions.csv, suspects.csv where labels are suspected, report.html unless
-    told otherwise, and, last, report.json.
+    Parameters
+    ----------
+    run
+        A run or its folder; nothing else is read.
+    page
+        Write report.html too.
+
+    Returns
+    -------
+    str
+        The content of report.txt. predictions.csv, suspects.csv (if labels are suspected) and
+        report.json are written as well.
+
+    Raises
+    ------
+    UserError
+        For a run that is not finished, or whose files do not fit together.
     """
     run = run if isinstance(run, Run) else finished_run(run)
     report = compute_report(run)

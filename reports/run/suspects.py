@@ -1,10 +1,11 @@
-"""Labels that out-of-fold predictions contradict, as lines for a file of corrections.
+"""Labels that out-of-fold predictions contradict, as lines of a file for --corrections.
 
-cleanlab, an optional extra, decides (see reports.run.confident); groups add what it cannot know.
-What all images of a group share, such as a person's gender, is judged once a group, and nearly
-all of its images must disagree. Two images of one group that have each other's label are judged
-as a pair. And as a label has no part in its own out-of-fold prediction, it can be measured how many
-wrong labels would be named: where that is not many times the share that is named, nothing is.
+The decision is cleanlab's, an optional extra (see reports.run.confident). Groups add what it
+cannot know: a property that all images of a group share, such as a person's gender, is judged once
+per group, and nearly all images must disagree. Two images of a group with each other's label are
+judged as a pair. An out-of-fold prediction does not depend on the label of its image, so the share
+of wrong labels that would be found can be measured. Where it is not many times the share that is
+reported, nothing is reported.
 """
 
 from __future__ import annotations
@@ -33,16 +34,14 @@ from reports.run.confident import (
 
 __all__ = ["find_suspects"]
 
-LEAST_PROBA = 1e-6  # keeps one image from outvoting all the others of its group
+LEAST_PROBA = 1e-6  # so that one image cannot outvote all others of its group
 LABEL = "label"
 SWAP = "swap"
 
 
 @dataclass(frozen=True)
-class _Pictures:
-    """Each image once, in the order of its name; groups as codes, probabilities averaged over
-    repeats.
-    """
+class _Images:
+    """Images once each, sorted by name, with group codes and mean probabilities over repeats."""
 
     image_id: np.ndarray
     group: np.ndarray
@@ -58,28 +57,24 @@ class _Pictures:
 
 @dataclass(frozen=True)
 class _Field:
-    """What is judged and a correction can set: an attribute, or the class itself."""
+    """An attribute, or the class itself, that is judged and that a correction can change."""
 
     name: str
     values: Sequence[str]
     of_class: np.ndarray
 
 
-def _pictures(
+def _images_of(
     label_N: np.ndarray, proba_NC: np.ndarray, group_N: np.ndarray, image_id_N: np.ndarray
-) -> _Pictures:
+) -> _Images:
     image_id, first, of_row = np.unique(image_id_N, return_index=True, return_inverse=True)
     group_names, group = np.unique(group_N[first], return_inverse=True)
     proba = sums_by_code(proba_NC, of_row) / np.bincount(of_row)[:, None]
-    return _Pictures(
-        image_id, group, group_names, label_N[first], proba, of_row, frozenset(image_id)
-    )
+    return _Images(image_id, group, group_names, label_N[first], proba, of_row, frozenset(image_id))
 
 
 def _fields(classes: Sequence[str], attributes: Sequence[Attribute]) -> list[_Field]:
-    """Return the attributes where each combination of their values is one class, else the class
-    itself.
-    """
+    """Return the attributes if each combination of values is one class, else the class itself."""
     codes = set(zip(*[one.of_class for one in attributes], strict=True))
     if attributes and len(codes) == len(classes) == np.prod(
         [len(one.values) for one in attributes]
@@ -89,10 +84,9 @@ def _fields(classes: Sequence[str], attributes: Sequence[Attribute]) -> list[_Fi
 
 
 def _is_shared(value_P: np.ndarray, group_P: np.ndarray) -> bool:
-    """Return whether the images of a group share one value: nearly all groups that have it have
-    no other.
+    """Return whether nearly all groups have a single value.
 
-    That share is averaged over values, so that one which most groups have alone by chance does not
+    The share is averaged over values, so that a value which most groups have by chance does not
     decide.
     """
     several = np.bincount(group_P)[group_P] > 1
@@ -104,81 +98,79 @@ def _is_shared(value_P: np.ndarray, group_P: np.ndarray) -> bool:
     return bool((alone_V[num_V > 0] / num_V[num_V > 0]).mean() >= NEARLY_ALL)
 
 
-def _units(pictures: _Pictures, value_P: np.ndarray) -> np.ndarray:
-    """Return the number of each image's unit: its group where that shares one value, else the
-    image itself.
-    """
+def _units(images: _Images, value_P: np.ndarray) -> np.ndarray:
+    """Return the unit of each image: its group if that has a single value, else the image."""
     each = np.arange(len(value_P))
-    if not _is_shared(value_P, pictures.group):
+    if not _is_shared(value_P, images.group):
         return each
-    group_M, _ = np.unique(np.stack([pictures.group, value_P]), axis=1)
-    whole_G = (np.bincount(group_M) == 1) & (np.bincount(pictures.group) > 1)
-    # Of an image's name, the reader of corrections would take the image.
-    whole_G &= np.array([name not in pictures.ids for name in pictures.group_names])
-    unit_P = np.where(whole_G[pictures.group], pictures.group, len(whole_G) + each)
+    group_M, _ = np.unique(np.stack([images.group, value_P]), axis=1)
+    whole_G = (np.bincount(group_M) == 1) & (np.bincount(images.group) > 1)
+    # A correction whose target is also the name of an image would change that image.
+    whole_G &= np.array([name not in images.ids for name in images.group_names])
+    unit_P = np.where(whole_G[images.group], images.group, len(whole_G) + each)
     return np.unique(unit_P, return_inverse=True)[1]
 
 
-def _note(what: str, wrong: str, judged: Judged) -> str:
-    """Return what could be seen at all, as a sentence."""
-    named = f"{int(judged.named.sum()):,} of {len(judged.named):,}"
+def _note(what: str, noun: str, judged: Judged) -> str:
+    """Return how many labels look wrong, and how many wrong labels the check would find."""
+    num = int(judged.named.sum())
+    found = f"{num:,} of {len(judged.named):,} {noun} look wrong"
     power = f"{judged.would.mean():.0%}"
-    if judged.is_credible:
-        note = f"{what}: had {wrong}, {power} would have been named; {named} are."
-        if judged.named.any():
-            note += (
-                f" If one in a hundred is wrong, expect {judged.would.sum() / 100:.1f} of these"
-                " to be."
-            )
-        return note
+    if not judged.is_credible:
+        return (
+            f"{what}: not reported. {found}, but this check would find only {power} of wrong ones."
+            " Labels are rarely wrong more often than one in ten, so most of these would be"
+            " mistakes of the model."
+        )
+    note = f"{what}: {found}. This check finds about {power} of wrong ones"
+    if not num:
+        return f"{note}."
+    expected = judged.would.sum() / 100
     return (
-        f"{what}: left out. {named} would be named, but had {wrong}, only {power} would be. Labels"
-        " are rarely wrong more often than one in ten, so most of these would be the model's own"
-        " mistakes."
+        f"{note}; if 1 % of the labels are wrong, about {expected:.1f} of these {num:,} are real."
     )
 
 
 class _Search:
-    """The search of one data set: findings, notes and corrected values gather field by field."""
+    """Search a data set field by field and collect findings, notes and corrected values."""
 
-    def __init__(self, pictures: _Pictures, fields: Sequence[_Field]) -> None:
-        self.pictures = pictures
+    def __init__(self, images: _Images, fields: Sequence[_Field]) -> None:
+        self.images = images
         self.fields = fields
-        self.code_PF = np.stack([field.of_class[pictures.label] for field in fields], axis=1)
+        self.code_PF = np.stack([field.of_class[images.label] for field in fields], axis=1)
         self.corrected_PF = self.code_PF.copy()
         self.findings: list[dict[str, Any]] = []
         self.notes: list[str] = []
         self.swapped_P = np.zeros(
-            len(pictures.label), bool
+            len(images.label), bool
         )  # in any field: an image can be in one swap
         self.stems = [
-            PurePosixPath(name).stem for name in pictures.named(np.arange(len(pictures.label)))
+            PurePosixPath(name).stem for name in images.named(np.arange(len(images.label)))
         ]
-        self.num_stems = Counter(zip(pictures.group.tolist(), self.stems, strict=True))
+        self.num_stems = Counter(zip(images.group.tolist(), self.stems, strict=True))
 
     def run(self) -> None:
         """Judge every field."""
         for number, field in enumerate(self.fields):
             present, value_P = np.unique(self.code_PF[:, number], return_inverse=True)
             if len(present) < 2:
-                self.notes.append(
-                    f"{field.name}: only {field.values[present[0]]} occurs, so nothing can be told."
-                )
+                only = field.values[present[0]]
+                self.notes.append(f"{field.name}: only {only} occurs, so it cannot be checked.")
                 continue
             value_CV = field.of_class[:, None] == present
-            proba_PV = np.maximum(self.pictures.proba @ value_CV, LEAST_PROBA)
+            proba_PV = np.maximum(self.images.proba @ value_CV, LEAST_PROBA)
             proba_PV /= proba_PV.sum(axis=1, keepdims=True)
-            unit_P = _units(self.pictures, value_P)
+            unit_P = _units(self.images, value_P)
             is_shared = unit_P.max() + 1 < len(unit_P)
             if not is_shared:
                 self._judge_pairs(number, present, value_P, proba_PV)
             judged = judge_units(value_P, proba_PV, unit_P)
-            if not is_shared:  # what a swap explains is said
+            if not is_shared:  # what a swap explains is reported as a swap
                 judged = Judged(judged.best, judged.named & ~self.swapped_P, judged.would)
             self.notes.append(
                 _note(
-                    f"{field.name}, by {'group' if is_shared else 'picture'}",
-                    "one been wrong",
+                    f"{field.name} ({'per group' if is_shared else 'per image'})",
+                    "labels",
                     judged,
                 )
             )
@@ -192,17 +184,17 @@ class _Search:
     def _judge_pairs(
         self, number: int, present: np.ndarray, value_P: np.ndarray, proba_PV: np.ndarray
     ) -> None:
-        """Judge pairs of images of one group that differ in this field alone."""
+        """Judge pairs of images of a group that differ only in this field."""
         others = np.delete(self.code_PF, number, axis=1)
         within_P = np.unique(
-            np.column_stack([self.pictures.group, others]), axis=0, return_inverse=True
+            np.column_stack([self.images.group, others]), axis=0, return_inverse=True
         )[1].ravel()
         pair_M2, gain_M = extreme_pairs(value_P, proba_PV, within_P)
         if not len(pair_M2):
             return
         judged = judge_pairs(gain_M)
-        what = f"{self.fields[number].name}, by pairs of a group's images"
-        self.notes.append(_note(what, "their labels been exchanged", judged))
+        what = f"{self.fields[number].name} (pairs of images of a group)"
+        self.notes.append(_note(what, "exchanged labels", judged))
         order = np.argsort(-gain_M, kind="stable")
         named_M2 = np.sort(pair_M2[order[judged.named[order]]], axis=1)  # in the order of names
         for pair in named_M2 if judged.is_credible else ():
@@ -219,16 +211,14 @@ class _Search:
         proba_R: np.ndarray,
         num_agree: int = 1,
     ) -> None:
-        """Add the finding that a group's images, or one image, should have another value."""
+        """Add the finding that a group or an image should have another value."""
         field = self.fields[number]
-        group = self.pictures.group[rows[0]]
+        group = self.images.group[rows[0]]
         several = len(rows) > 1
         was = field.values[given]
         now = field.values[best]
-        target = str(
-            self.pictures.group_names[group] if several else self.pictures.image_id[rows[0]]
-        )
-        says = f"{num_agree} of {len(rows)} images say {now}" if several else f"looks {now}"
+        target = str(self.images.group_names[group] if several else self.images.image_id[rows[0]])
+        says = f"{num_agree} of {len(rows)} images look {now}" if several else f"looks {now}"
         self.findings.append(
             {
                 "kind": "group" if several else "picture",
@@ -238,7 +228,7 @@ class _Search:
                 "given": was,
                 "suggested": now,
                 "proba": float(proba_R.mean()),
-                "image_ids": self.pictures.named(rows),
+                "image_ids": self.images.named(rows),
                 "text": f"{target}: {field.name} {was}, {says}",
             }
         )
@@ -247,15 +237,16 @@ class _Search:
     def _add_swap(
         self, number: int, pair: np.ndarray, given_2: np.ndarray, proba_2: np.ndarray
     ) -> None:
-        """Add the finding that two images have each other's label, as two lines where one cannot
-        be written.
+        """Add the finding that two images have each other's label.
+
+        Two lines are written where one line could not name both images.
         """
         field = self.fields[number]
-        group = self.pictures.group[pair[0]]
-        target = str(self.pictures.group_names[group])
+        group = self.images.group[pair[0]]
+        target = str(self.images.group_names[group])
         stems = [self.stems[row] for row in pair]
         is_plain = [stem.split() == [stem] and self.num_stems[group, stem] == 1 for stem in stems]
-        if not all(is_plain) or target in self.pictures.ids:
+        if not all(is_plain) or target in self.images.ids:
             for row, given, best, proba in zip(pair, given_2, given_2[::-1], proba_2, strict=True):
                 self._add(number, np.array([row]), given, best, np.array([proba]))
             return
@@ -272,7 +263,7 @@ class _Search:
                 "given": was,
                 "suggested": now,
                 "proba": float(proba_2.mean()),
-                "image_ids": self.pictures.named(pair),
+                "image_ids": self.images.named(pair),
                 "text": (
                     f"{target}: {' and '.join(stems)} ({field.name} {was}) have each other's label"
                 ),
@@ -281,7 +272,7 @@ class _Search:
         self.corrected_PF[pair, number] = given_2[::-1]
 
     def corrected_labels(self) -> np.ndarray:
-        """Return the images' classes with all findings applied."""
+        """Return the class of each image after all findings are applied."""
         class_of = np.zeros([len(field.values) for field in self.fields], np.int64)
         class_of[tuple(field.of_class for field in self.fields)] = np.arange(
             len(self.fields[0].of_class)
@@ -293,7 +284,7 @@ def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def _summary(findings: Sequence[dict[str, Any]], pictures: _Pictures) -> str:
+def _summary(findings: Sequence[dict[str, Any]], images: _Images) -> str:
     kinds = Counter(one["kind"] for one in findings)
     nouns = {"group": "group", SWAP: "swapped pair"}
     parts = [
@@ -301,23 +292,23 @@ def _summary(findings: Sequence[dict[str, Any]], pictures: _Pictures) -> str:
         for kind in ("group", SWAP, "picture")
         if kinds[kind]
     ]
-    among = _counted(len(pictures.image_id), "image")
-    if len(pictures.group_names) < len(pictures.image_id):
-        among = f"{_counted(len(pictures.group_names), 'group')} (people) with {among}"
+    among = _counted(len(images.image_id), "image")
+    if len(images.group_names) < len(images.image_id):
+        among = f"{_counted(len(images.group_names), 'group')} with {among}"
     return f"{', '.join(parts) or 'none'} among {among}"
 
 
 def _warning(title: str, given: dict[str, float | None], corrected: dict[str, float | None]) -> str:
-    """Return why the score on corrected labels is not to be believed, with both scores."""
+    """Return both scores, and why the one on corrected labels is optimistic."""
     texts = []
     for score in (given, corrected):
         value, low, high = ("-" if one is None else f"{one:.4f}" for one in score.values())
         texts.append(f"{value} [{low}, {high}]")
     return (
-        f"OOF {title} is {texts[0]} on the labels as given and would be {texts[1]} with all of"
-        " these applied. The second flatters: this model chose those labels. Look at the images,"
-        " keep those lines of suspects.csv that you believe, pass it as --corrections, and compare"
-        " models on the labels as given too."
+        f"OOF {title} is {texts[0]} on the labels of this run and would be {texts[1]} with all of"
+        " these changes. The second score is optimistic, because this model chose those labels."
+        " Look at the images, keep the lines of suspects.csv that you believe, pass the file as"
+        " --corrections, and compare models on the original labels too."
     )
 
 
@@ -330,20 +321,40 @@ def find_suspects(
     attributes: Sequence[Attribute],
     metric: str,
 ) -> dict[str, Any]:
-    """Return findings about labels as plain data, or {"skipped": why} where cleanlab is not
-    installed.
+    """Return suspected labels as plain data.
 
-    Probabilities are out of fold, N x C; an image has a row a repeat. A finding has the columns of
-    a line of corrections (target, field, value), the images concerned, and the mean probability
-    of the label as given; the surest come first. "given" and "corrected" score the same predictions
-    on the labels as given and with all findings applied, which flatters.
+    Parameters
+    ----------
+    rows
+        Labels, groups, repeats and folds of N out-of-fold rows.
+    proba_NC
+        Out-of-fold probabilities.
+    image_id_N
+        Names of the images, each once per repeat.
+    classes, attributes
+        Names of the C classes, and the properties that they imply.
+    metric
+        The score of "given" and "corrected".
+
+    Returns
+    -------
+    dict
+        "findings" are the most suspicious labels first; each has the columns of a line of
+        corrections (target, field, value), the names of its images, and the mean probability of
+        the given label. "given" and "corrected" are the scores of the same predictions on the
+        labels of the run and with all findings applied; the second one is optimistic.
+        Only {"skipped": why} if cleanlab is not installed.
+
+    References
+    ----------
+    Northcutt, Jiang and Chuang 2021, "Confident learning".
     """
     try:
         import cleanlab  # noqa: F401
     except ImportError:
-        return {"skipped": "not looked for, as cleanlab is not installed; pip install cleanlab"}
-    pictures = _pictures(rows.label_N, proba_NC, rows.group_N, image_id_N)
-    search = _Search(pictures, _fields(classes, attributes))
+        return {"skipped": "not checked, because cleanlab is not installed; pip install cleanlab"}
+    images = _images_of(rows.label_N, proba_NC, rows.group_N, image_id_N)
+    search = _Search(images, _fields(classes, attributes))
     search.run()
 
     def score(labels_N: np.ndarray) -> dict[str, float | None]:
@@ -352,11 +363,11 @@ def find_suspects(
 
     given = score(rows.label_N)
     notes = search.notes
-    corrected = score(search.corrected_labels()[pictures.of_row]) if search.findings else given
+    corrected = score(search.corrected_labels()[images.of_row]) if search.findings else given
     if search.findings:
         notes = [_warning(METRICS[metric].title, given, corrected), *notes]
     return {
-        "summary": _summary(search.findings, pictures),
+        "summary": _summary(search.findings, images),
         "findings": sorted(search.findings, key=lambda one: one["proba"]),
         "notes": notes,
         "given": given,

@@ -1,4 +1,4 @@
-"""A report as text of at most 80 columns: the terminal and report.txt show the same."""
+"""A report as text of at most 80 columns, as in report.txt."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from reports.text import WIDTH, folded, num, signed, span, table
 
 __all__ = ["calibration_sentences", "render_text", "single_model_note"]
 
-MOST_COLUMNS = 6  # of a confusion matrix in text; for more there are its most frequent confusions
+# A larger confusion matrix does not fit into 80 columns; its most frequent confusions do.
+MOST_COLUMNS = 6
 MOST_FINDINGS = 20
-LONGEST_HEADER = 12  # of a column
+LONGEST_HEADER = 12
 
 Report = Mapping[str, Any]
 
@@ -48,7 +49,7 @@ def _confusion_lines(confusion: Mapping[str, Any], names: Sequence[str]) -> list
         [f"{row['true']} as {row['predicted']}", f"{row['rows']:,}", f"{row['share']:.0%}"]
         for row in confusion["most"]
     ]
-    return ["", *table(["most frequent confusions", "n", "of the true"], rows)]
+    return ["", *table(["most frequent confusions", "n", "share of true class"], rows)]
 
 
 def _opening(report: Report) -> list[str]:
@@ -58,7 +59,7 @@ def _opening(report: Report) -> list[str]:
     )
     lines = folded(f"OOF F1 report: {report['name']}") + ["=" * WIDTH, *folded(report["about"])]
     lines += folded(
-        f"{report['num_images']:,} images of {report['num_groups']:,} groups (people), {shape}; "
+        f"{report['num_images']:,} images of {report['num_groups']:,} groups, {shape}; "
         f"{report['num_classes_occurring']} of {report['num_classes']} classes occur"
     )
     for note in report["notes"]:
@@ -99,7 +100,7 @@ def _headline(report: Report) -> list[str]:
         lines.append(f"OOF macro F1 {num(report['f1_macro']['value'])} {span(report['f1_macro'])}")
     raw = report["raw"]
     if raw is not None:
-        lines.append(f"  on the labels as the files have them {num(raw['value'])} {span(raw)}")
+        lines.append(f"  on the original labels {num(raw['value'])} {span(raw)}")
     note = single_model_note(report)
     return [*lines, f"  ({report['interval']})", *(folded(note) if note else [])]
 
@@ -120,7 +121,7 @@ def _scores(report: Report) -> list[str]:
     return [
         "",
         *table(
-            ["score, pooled over folds" + (", mean over repeats" if repeated else ""), ""],
+            ["scores over all folds" + (", mean over repeats" if repeated else ""), ""],
             [[METRICS[name].title, num(value)] for name, value in report["scores"].items()],
         ),
         "",
@@ -157,22 +158,21 @@ def _classes(report: Report) -> list[str]:
 
 
 def calibration_sentences(one: Mapping[str, Any]) -> list[str]:
-    """Return what report.json's calibration says, for a reader."""
+    """Return the calibration of report.json as sentences."""
     chance = one["ece_by_chance"]
     sentences = [
-        (
-            f"expected calibration error {num(one['ece'])}; a calibrated model would show"
-            f" {num(chance['mean'])} by chance, and more than {num(chance['high'])} once in twenty"
-            " times."
-        ),
-        f"Dividing the logits by a temperature of {one['temperature']:.2f} would fit"
-        + ("; above 1, the model is surer than it is right." if one["temperature"] > 1 else "."),
+        f"The expected calibration error is {num(one['ece'])}. A perfectly calibrated model would"
+        f" score about {num(chance['mean'])} on this many rows (95 % of the time below"
+        f" {num(chance['high'])}).",
+        f"Dividing the logits by a temperature of {one['temperature']:.2f} fits best"
+        + (": probabilities are too high." if one["temperature"] > 1 else ": they are too low."),
     ]
     if one["ece_after"] is not None:
-        gain = "" if one["log_loss_after"] < one["log_loss"] else ", which is no gain"
+        gain = "" if one["log_loss_after"] < one["log_loss"] else ", so it does not help"
         sentences.append(
-            f"Fitted on the other folds, such temperatures give {num(one['ece_after'])}, and a log"
-            f" loss of {num(one['log_loss_after'])} instead of {num(one['log_loss'])}{gain}."
+            "With a temperature fitted on the other folds, the error is"
+            f" {num(one['ece_after'])} and the log loss {num(one['log_loss_after'])} instead of"
+            f" {num(one['log_loss'])}{gain}."
         )
     return sentences
 
@@ -206,7 +206,9 @@ def _suspects(report: Report) -> list[str]:
     rows = [[row["text"], f"{row['proba']:.3f}"] for row in one["findings"][:MOST_FINDINGS]]
     if rows:
         lines += table(
-            ["the surest first" if len(rows) > 1 else "", "p(as labelled)"], rows, name_width=60
+            ["most suspicious first" if len(rows) > 1 else "", "p(given label)"],
+            rows,
+            name_width=60,
         )
     if len(one["findings"]) > MOST_FINDINGS:
         lines.append(f"and {len(one['findings']) - MOST_FINDINGS} more in suspects.csv")
@@ -222,14 +224,12 @@ def _sections(report: Report) -> list[str]:
 def _baselines(report: Report) -> list[str]:
     lines = []
     for row in report["baselines"]:
-        lines += [
-            "",
-            *folded(
-                f"for scale: seeing {row['attribute']} perfectly and guessing the rest scores macro"
-                f" F1 {row['mean']:.3f} (99.5 % of guesses below {row['high']:.3f}); the difference"
-                f" is {signed(row['difference'])}, paired"
-            ),
-        ]
+        sentence = (
+            f"For comparison: a guess that knows {row['attribute']} and nothing else scores macro"
+            f" F1 {row['mean']:.3f} on average (99.5 % of such guesses are below"
+            f" {row['high']:.3f}). This run scores {signed(row['difference'])} more (paired)."
+        )
+        lines += ["", *folded(sentence)]
     return lines
 
 

@@ -41,18 +41,18 @@
     return { value: minus(one.value), low: minus(one.high), high: minus(one.low) };
   };
   const differenceLines = (board, first, second) => {
-    if (first === second) return ["The same run twice."];
+    if (first === second) return ["This is the same run twice."];
     if (board.differences) {
       const [low, high] = [Math.min(first, second), Math.max(first, second)];
       const one = board.differences[low][high - low - 1];
-      return [`First minus second: ${said(first === low ? one : negated(one))}, paired.`];
+      return [`First minus second: ${said(first === low ? one : negated(one))} (paired).`];
     }
     return [first, second].map((index) => board.runs[index]).map((run) => (
-      run.difference ? `${run.name} minus the best (${board.best}): ${said(run.difference)}, paired.` : `${run.name} is the best.`));
+      run.difference ? `${run.name} minus the best (${board.best}): ${said(run.difference)} (paired).` : `${run.name} is the best.`));
   };
   const settingsOf = (board, first, second) => {
     const [one, other] = [first, second].map((index) => board.runs[index]);
-    if (one.kind !== other.kind) return grid("settings", ["", "made"], [["first", one.about], ["second", other.about]]);
+    if (one.kind !== other.kind) return grid("settings", ["", "how it was made"], [["first", one.about], ["second", other.about]]);
     const text = (run, key) => run.settings[key] ?? "(not recorded)";
     const keys = Object.keys({ ...one.settings, ...other.settings }).filter((key) => text(one, key) !== text(other, key));
     if (!keys.length) return make("p", { textContent: "No recorded setting differs." });
@@ -72,12 +72,12 @@
     const shown = changed.filter((row) => wanted < 0 || label[row] === wanted);
     const list = shown.slice(0, MOST).map((row) => [ids[row], classes[label[row]], classes[one[row]], classes[other[row]]]);
     const count = (number) => number.toLocaleString("en");
-    const nodes = [make("p", { textContent: `Of ${count(ids.length)} pictures ${count(total[0])} are right in the first only, ${count(total[1])} in the second only.` })];
+    const nodes = [make("p", { textContent: `Of ${count(ids.length)} images, ${count(total[0])} are right only in the first run and ${count(total[1])} only in the second.` })];
     if (!changed.length) return nodes;
     nodes.push(grid("changed", ["true class", "right in first only", "right in second only"], rows));
     const which = shown.length > MOST ? `the first ${MOST} of ${count(shown.length)}` : `all ${count(shown.length)}`;
-    nodes.push(make("h4", { textContent: `Pictures that changed (${which})` }));
-    nodes.push(grid("changed pictures", ["picture", "true", "first says", "second says"], list));
+    nodes.push(make("h4", { textContent: `Images that changed (${which})` }));
+    nodes.push(grid("changed pictures", ["image", "true", "first predicts", "second predicts"], list));
     return nodes;
   };
 

@@ -29,10 +29,10 @@
       (row) => data.attributes.every((other) => differs(other, row) === (other === one))]);
   });
   const orders = {
-    "surest first": (a, b) => data.confidence[b] - data.confidence[a],
-    "least sure first": (a, b) => data.confidence[a] - data.confidence[b],
-    "true class least likely first": (a, b) => data.own[a] - data.own[b],
-    "by person": (a, b) => data.group[a] - data.group[b] || data.picture[a] - data.picture[b],
+    "most confident first": (a, b) => data.confidence[b] - data.confidence[a],
+    "least confident first": (a, b) => data.confidence[a] - data.confidence[b],
+    "least probable true class first": (a, b) => data.own[a] - data.own[b],
+    "by group": (a, b) => data.group[a] - data.group[b] || data.picture[a] - data.picture[b],
   };
 
   const fill = (select, pairs) => select.replaceChildren(...pairs.map(([value, text]) => make("option", { value, textContent: text })));
@@ -57,7 +57,7 @@
     const [label, predicted, fold] = [form.label, form.predicted, form.fold].map(chosen);
     const wanted = attributeSelects.map(({ one, column, select }) => ({ one, column, value: chosen(select) })).filter((each) => each.value >= 0);
     const text = form.group.value.trim().toLowerCase();
-    // A person's whole name means that person alone, even where others' names hold it.
+    // The whole name of a group selects that group only, even if it is part of other names.
     const whole = data.groups.findIndex((name) => name.toLowerCase() === text);
     const inGroups = data.groups.map((name, index) => (whole >= 0 ? index === whole : name.toLowerCase().includes(text)));
     return data.label.map((_, row) => row).filter((row) => kind(row)
@@ -77,7 +77,7 @@
     const name = data.pictures[data.picture[row]];
     return thumbnail
       ? make("img", { src: "data:image/jpeg;base64," + thumbnail, alt: name })
-      : make("span", { className: "none", textContent: linkOf(row) ? "by link" : "no picture" });
+      : make("span", { className: "none", textContent: linkOf(row) ? "by link" : "no image" });
   };
   const tile = (row) => {
     const button = make("button", { type: "button", className: isWrong(row) ? "wrong" : "", tabIndex: -1 }, image(row));
@@ -117,7 +117,7 @@
   const onlyPerson = (row) => {
     form.reset();
     form.kind.value = "all";
-    form.order.value = "by person";
+    form.order.value = "by group";
     form.group.value = data.groups[data.group[row]];
     opened = 0;
     dialog.close();
@@ -131,14 +131,14 @@
     const row = rows[index];
     const name = data.pictures[data.picture[row]];
     const facts = [
-      ["picture", name], ["person", data.groups[data.group[row]]], ["fold", data.folds[data.fold[row]]],
+      ["image", name], ["group", data.groups[data.group[row]]], ["fold", data.folds[data.fold[row]]],
       ["true", `${data.classes[data.label[row]]}, ${percent(data.own[row])}`],
       ["predicted", `${data.classes[data.predicted[row]]}, ${percent(data.confidence[row])}`],
       ...data.attributes.filter((one) => differs(one, row)).map((one) => [one.name,
         `${one.values[valueOf(one, data.label[row])]} taken for ${one.values[valueOf(one, data.predicted[row])]}`]),
     ];
     const table = make("table", {}, ...facts.map(([key, value]) => make("tr", {}, make("td", { textContent: key }), make("td", { textContent: value }))));
-    const buttons = make("p", {}, make("button", { type: "button", textContent: "All of this person", onclick: () => onlyPerson(row) }), " ",
+    const buttons = make("p", {}, make("button", { type: "button", textContent: "All of this group", onclick: () => onlyPerson(row) }), " ",
       make("button", { type: "button", textContent: "Close", onclick: () => dialog.close() }), " ");
     const link = linkOf(row);
     if (link) buttons.append(make("a", { href: link, textContent: "open the file", target: "_blank", rel: "noopener" }));

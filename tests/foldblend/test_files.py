@@ -37,7 +37,9 @@ def test_a_large_csv_keeps_every_digit(tmp_path):
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"true": ["a, b"] * 5000, "x": np.exp(rng.normal(size=5000) * 30)})
     write_table(tmp_path / "a.csv", table)
-    assert (pd.read_csv(tmp_path / "a.csv")["x"] == table["x"]).all()
+    # pandas 2 rounds the last digit unless it is asked not to.
+    read = pd.read_csv(tmp_path / "a.csv", float_precision="round_trip")
+    assert (read["x"] == table["x"]).all()
 
 
 def test_files_that_a_library_makes_private_are_as_readable_as_others(tmp_path):

@@ -55,7 +55,7 @@ def test_properties_of_every_splitter(split, data):
     check_split(data, split)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("split", SPLITTERS)
 @settings(max_examples=10_000, deadline=None)
 @given(data=grouped())

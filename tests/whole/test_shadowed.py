@@ -134,11 +134,11 @@ def test_a_module_of_theirs_that_is_imported_already_is_named(theirs):
     last = said.strip().splitlines()[-1]
     assert returned == 1
     assert last.startswith(f"ImportError: {theirs / 'pipeline.py'}: ")
-    assert "rename it, or import foldblend first" in last
+    assert "rename it, or use foldblend in a process that does not import it" in last
 
 
 def test_a_part_in_a_module_of_such_a_name_is_refused():
     with pytest.raises(
-        UserError, match=r"^--backbone pipeline:Net: .*; give your module another name$"
+        UserError, match=r"^--backbone pipeline:Net: .*; rename your module$"
     ):
         load_custom("pipeline:Net", "--backbone")
