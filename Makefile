@@ -4,7 +4,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-
 OLDEST := .venv-oldest
 
 .PHONY: help setup demo test slow exhaustive lint docs bench bench-gpu clean
@@ -40,15 +39,15 @@ test: lint
 slow: $(READY)
 	$(BIN)/pytest -m slow
 
-# make exhaustive: the fast tests with the oldest versions that setup.cfg allows, then the sweeps that take hours
+# make exhaustive: the fast tests with the oldest versions that setup.cfg allows, then the long sweeps
 exhaustive: $(READY) $(OLDEST)/.ready
 	$(OLDEST)/bin/pytest -n 2 --dist loadfile
 	$(BIN)/pytest -m exhaustive
-	$(BIN)/python benchmarks/kills.py --kills 50
+	$(BIN)/python benchmarks/kills.py --kills 50 --fresh --json $(OLDEST)/kills.json
 
 # torch and torchvision stay at the tested pair, because every other pair is a download of gigabytes. The override
 # leaves them and their dependencies out of the list.
-$(OLDEST)/.ready: setup.cfg pyproject.toml constraints.txt $(READY)
+$(OLDEST)/.ready: setup.cfg pyproject.toml constraints.txt | $(READY)
 	$(PYTHON) -m venv --clear $(OLDEST)
 	printf '%s\n' 'torch; python_version < "3"' 'torchvision; python_version < "3"' > $(OLDEST)/without-torch.txt
 	grep -E '^torch(vision)?==' constraints.txt > $(OLDEST)/torch.txt
@@ -65,7 +64,7 @@ docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html"
 
-# make bench: the benchmarks of this machine's CPU, about half an hour (DATA=FOLDER for other pictures than the
+# make bench: the benchmarks of this machine's CPU, about half an hour (DATA=FOLDER for other images than the
 # demo set's, FRESH=--fresh to measure again what benchmarks/*.json hold)
 DATA ?= demo
 bench: $(READY)

@@ -182,13 +182,10 @@ def main() -> None:
             ("cached / decoded (scaled)", shown(found["cached_over_scaled"])),
             ("cached / decoded (full)", shown(found["cached_over_full"])),
             (
-                (
-                    f"difference between decoding at {off['decoded_at']} and at full size"
-                    f" {off['of']}, in pixel values 0..255"
-                ),
+                f"pixel difference, decoded at {off['decoded_at']} / at {off['of']}",
                 (
                     f"mean {off['mean']}, 99th percentile {off['99th percentile']:g}, maximum"
-                    f" {off['most']}"
+                    f" {off['most']} of 255"
                 ),
             ),
         ],

@@ -177,6 +177,15 @@ def main() -> None:
         names = ("kills", "continued", "lost_folds", "unreadable", "bit_equal")
         rows.append((kind, *[str(seen[name]) for name in names]))
     print_rows("Runs killed (SIGKILL) at random moments", rows)
+    damaged = [
+        kind
+        for kind in KINDS
+        if results[kind]["lost_folds"]
+        or results[kind]["unreadable"]
+        or not results[kind]["bit_equal"]
+    ]
+    if damaged:
+        raise SystemExit(f"damaged by kills: {', '.join(damaged)}")
 
 
 if __name__ == "__main__":

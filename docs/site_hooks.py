@@ -13,17 +13,12 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
 # Path on the site -> path in the repository. Pages link to these.
-BROUGHT_IN = {
-    "index.md": "README.md",
-    "CONTRIBUTING.md": "CONTRIBUTING.md",
-    "CHANGELOG.md": "CHANGELOG.md",
-    "LICENSE": "LICENSE",
-    "mkdocs.yml": "mkdocs.yml",
-    "setup.cfg": "setup.cfg",
-    "constraints.txt": "constraints.txt",
-    **{f"examples/{file.name}": f"examples/{file.name}" for file in (ROOT / "examples").glob("*.*")},
-    **{f"recipes/{file.name}": f"recipes/{file.name}" for file in (ROOT / "recipes").glob("*.yaml")},
-}
+BROUGHT_IN = {"index.md": "README.md"}
+BROUGHT_IN |= {name: name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "setup.cfg")}
+for pattern in ("examples/*.py", "examples/*.ipynb", "recipes/*.yaml"):
+    for file in ROOT.glob(pattern):
+        name = f"{file.parent.name}/{file.name}"
+        BROUGHT_IN[name] = name
 # Parts of links, in order: a pattern and what replaces it.
 LINKS = (
     (r"\]\((?:\.\./)+README\.md", "](index.md"),

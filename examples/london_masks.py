@@ -12,7 +12,8 @@ with the zip files as they are or unpacked. Single files work too, and so does t
 Each of the 100 people whose age is known gets seven images of 384 x 512 pixels: five with a mask,
 one with a mask below the nose (`incorrect_mask`) and one without a mask (`normal`, the smiling
 photograph). 80 people are the training set, 20 people the test set, whose labels are not written.
-The same download always gives the same images, split and labels.
+The same download always gives the same images, split and labels. It takes about 3 minutes on two
+CPU cores.
 """
 
 from __future__ import annotations

@@ -16,13 +16,8 @@ from pipeline.training.checkpoint import CHECKPOINT
 
 __all__ = ["changed_data", "open_folder"]
 
-# Entries of the data record in run.json that are shown if they differ.
-SHOWN_DATA = {
-    "num_test": "test images",
-    "num_images": "training images",
-    "num_groups": "groups",
-    "name": "name",
-}
+# Counts of the data record in run.json that are shown if they differ.
+COUNTS = {"num_test": "test images", "num_images": "training images", "num_groups": "groups"}
 # Parts of the run key, as error messages call them.
 PARTS = {"configuration": "a different configuration", "own modules": "different custom modules"}
 
@@ -40,15 +35,20 @@ def changed_data(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     --------
     >>> changed_data({"num_test": 415, "name": "faces"}, {"num_test": 5, "name": "faces"})
     'test images: 415 -> 5'
-    >>> changed_data({"num_test": 5}, {"num_test": 5})
-    'labels or files changed'
+    >>> changed_data({"num_test": 5, "name": "faces"}, {"num_test": 5, "name": "new"})
+    'labels or files changed, name: faces -> new'
     """
-    changes = [
-        f"{title}: {old[key]} -> {new[key]}"
-        for key, title in SHOWN_DATA.items()
-        if key in old and key in new and old[key] != new[key]
-    ]
-    return ", ".join(changes) or "labels or files changed"
+
+    def changes(titles: Mapping[str, str]) -> list[str]:
+        return [
+            f"{title}: {old[key]} -> {new[key]}"
+            for key, title in titles.items()
+            if key in old and key in new and old[key] != new[key]
+        ]
+
+    # The name alone does not make different data, so it is shown in addition.
+    parts = changes(COUNTS) or ["labels or files changed"]
+    return ", ".join([*parts, *changes({"name": "name"})])
 
 
 def _differences(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], config: Any) -> str:

@@ -1,5 +1,3 @@
-"""What a person reads: scores with intervals, in text and JSON. A leaf: takes arrays and tables
-only.
-"""
+"""Reports: scores with intervals as text, pages and JSON, from arrays and tables."""
 
 import foldblend  # noqa: F401 - finds the other packages, and modules under their former names

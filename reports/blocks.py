@@ -1,8 +1,7 @@
-"""What a stage may add to a report: a section of blocks, plain data that text, page and JSON all
-show.
+"""Sections of a report as plain data, which text, page and JSON show.
 
-A stage calls foldblend.runs.folder.write_section(folder, "name", section(title, block, ...)); every
-report of that run folder then has it.
+A stage adds one with ``foldblend.runs.folder.write_section(folder, "name", section(title, block,
+...))``; every report of that run folder then shows it.
 """
 
 from __future__ import annotations
@@ -53,22 +52,20 @@ def text_block(text: str) -> dict[str, Any]:
 
 
 def table_block(header: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """Return a table, its first column names and the others numbers as they are to be read."""
+    """Return a table: the first column holds names, the others numbers as text."""
     assert all(len(row) == len(header) for row in rows), (header, rows)
     return {"kind": "table", "header": list(header), "rows": [list(row) for row in rows]}
 
 
 def comparison_block(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return predictions side by side, with paired differences: the rows of
-    reports.run.summary.compare.
-    """
+    """Return predictions compared, from rows of reports.run.summary.compare."""
     return {"kind": "comparison", "rows": [dict(row) for row in rows]}
 
 
 def bars_block(
     names: Sequence[str], series: Mapping[str, Sequence[float]], *, xlabel: str, caption: str
 ) -> dict[str, Any]:
-    """Return bars, one a name and series; the caption says n."""
+    """Return bars, one per name and series; the caption gives n."""
     values = {name: list(map(float, one)) for name, one in series.items()}
     return {
         "kind": "bars",
@@ -87,7 +84,7 @@ def lines_block(
     ylabel: str,
     caption: str,
 ) -> dict[str, Any]:
-    """Return curves over the same x; None leaves a point out; the caption says n."""
+    """Return curves over the same x; None leaves a point out; the caption gives n."""
     values = {name: [None if y is None else float(y) for y in one] for name, one in series.items()}
     axes = {"xlabel": xlabel, "ylabel": ylabel, "caption": caption}
     return {"kind": "lines", "x": list(map(float, x)), "series": values, **axes}

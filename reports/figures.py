@@ -71,9 +71,7 @@ def bars(
     xlabel: str,
     number: str = "{:,.0f}",
 ) -> Markup:
-    """Return horizontal bars, a row for each name and a colour for each series; the first name on
-    top.
-    """
+    """Return horizontal bars, one row per name from the top and one colour per series."""
     thick = 0.8 / len(values_of)
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes(6.4, 0.6 + 0.24 * len(names) * max(1.0, 0.7 * len(values_of)))
@@ -142,9 +140,7 @@ def lines(
 
 
 def reliability(bins: Sequence[Mapping[str, float]]) -> Markup:
-    """Return accuracy over confidence with the diagonal of a calibrated model, over bars of each
-    bin's rows.
-    """
+    """Return a reliability diagram over a histogram of the rows in each bin."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 4.4), layout="constrained")
         axes, below = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)

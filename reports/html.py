@@ -29,9 +29,7 @@ def _environment() -> jinja2.Environment:
 
 
 def json_data(value: Any) -> Markup:
-    """Return data for a script element of type application/json; no text in it can end the
-    element.
-    """
+    """Return JSON for a script element; no text in it can end the element."""
     text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c"))
 

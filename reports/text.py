@@ -23,7 +23,7 @@ __all__ = [
 WIDTH = 80  # of files; a terminal may be wider
 WIDEST_SCREEN = 160
 NAME_WIDTH = 40
-LEAST_NAME_WIDTH = 16
+LEAST_NAME_WIDTH = 20
 GAP = 2
 NO_BREAK = "\u00a0"
 
@@ -39,11 +39,12 @@ def table(
     *,
     name_width: int = NAME_WIDTH,
     width: int = WIDTH,
+    wrap_cells: bool = True,
 ) -> list[str]:
     """Return a table as aligned lines, its first column on the left and the others on the right.
 
-    A table that is too wide first wraps its headers and cells at spaces. If it is still too wide,
-    the last columns are left out, and a line below says which.
+    A table that is too wide first wraps names, headers and cells at spaces. If it is still too
+    wide, the last columns are left out, and a line below says which.
 
     Parameters
     ----------
@@ -55,6 +56,8 @@ def table(
         Columns of text that the first column may take before it is wrapped.
     width
         Columns of text that the table may take.
+    wrap_cells
+        Wrap cells; otherwise columns are left out instead.
 
     Returns
     -------
@@ -70,10 +73,10 @@ def table(
     """
     cells = [[_unbroken(printable(cell)) for cell in row] for row in [header, *rows]]
     num_shown = len(header)
-    widths = _widths(cells, num_shown, name_width, width)
+    widths = _widths(cells, num_shown, name_width, width, wrap_cells)
     while num_shown > 1 and _total(widths) > width:
         num_shown -= 1
-        widths = _widths(cells, num_shown, name_width, width)
+        widths = _widths(cells, num_shown, name_width, width, wrap_cells)
     lines = [line for row in cells for line in _row_lines(row[:num_shown], widths)]
     if num_shown < len(header):
         left_out = ", ".join(cells[0][num_shown:])
@@ -92,7 +95,7 @@ def _total(widths: Sequence[int]) -> int:
 
 
 def _widths(
-    cells: Sequence[Sequence[str]], num_shown: int, name_width: int, width: int
+    cells: Sequence[Sequence[str]], num_shown: int, name_width: int, width: int, wrap_cells: bool
 ) -> list[int]:
     """Return the widths of the first columns: as cells need them, then as narrow as words allow."""
     body = cells[1:]
@@ -107,7 +110,7 @@ def _widths(
             least.append(min(natural, max(LEAST_NAME_WIDTH, min(longest_word, name_width // 2))))
         else:
             natural = max(natural, max(map(len, cells[0][column].split(" ")), default=0))
-            least.append(longest_word)
+            least.append(longest_word if wrap_cells else natural)
         widths.append(natural)
     # Room that is left lets headers stand on one line.
     for column in range(1, num_shown):

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["confusion_picture", "legible", "tile"]
+__all__ = ["confusion_image", "legible", "tile"]
 
 GAP = 4  # pixels around each tile
 FONT_SIZE = 10
@@ -44,9 +44,7 @@ def _wrapped(caption: str, width: int) -> list[str]:
 
 
 def legible(images_NHWC: np.ndarray) -> np.ndarray:
-    """Return the images, uint8, with a longer side that a captioned tile can have; unchanged
-    where it has.
-    """
+    """Return images scaled so that the longer side suits a captioned tile."""
     num, height, width = images_NHWC.shape[:3]
     scale = np.clip(max(height, width), *SIDES) / max(height, width)
     if scale == 1 or not num:
@@ -57,9 +55,7 @@ def legible(images_NHWC: np.ndarray) -> np.ndarray:
 
 
 def tile(images_NHWC: np.ndarray, captions: Sequence[str] | None, columns: int) -> np.ndarray:
-    """Return images N x H x W x 3, uint8, as one on white, row by row; captions stand below,
-    wrapped.
-    """
+    """Return N images as tiles of one image on white, row by row, captions below."""
     num, height, width = images_NHWC.shape[:3]
     assert num > 0, "nothing to show"
     assert images_NHWC.dtype == np.uint8, images_NHWC.dtype
@@ -86,9 +82,7 @@ def tile(images_NHWC: np.ndarray, captions: Sequence[str] | None, columns: int) 
 
 
 def _named(names: Sequence[str]) -> Image.Image:
-    """Return names as a column of text, a line of CELL pixels each, flush right; long ones are
-    cut.
-    """
+    """Return names as an image of one column, right-aligned; long names are cut."""
     names = [" ".join(name.split())[:MOST_LETTERS] for name in names]
     width = ceil(max(_font().getlength(name) for name in names)) + 2 * GAP
     column = Image.new("RGB", (width, len(names) * CELL), "white")
@@ -100,12 +94,12 @@ def _named(names: Sequence[str]) -> Image.Image:
     return column
 
 
-def confusion_picture(counts_CC: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
-    """Return the confusion matrix as an image, H x W x 3 uint8: counts, coloured by their share of
-    the true class.
+def confusion_image(counts_CC: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
+    """Return the confusion matrix as an image, H x W x 3 uint8.
 
-    True classes go down, predicted ones across; beyond 40 classes it has neither names nor counts.
-    Drawn without matplotlib, which takes most of a second for 18 classes.
+    Rows are true classes, columns are predicted classes; the colour is the share of the true class.
+    Beyond 40 classes there are neither names nor counts. It is drawn without matplotlib, which
+    takes most of a second for 18 classes.
     """
     num = len(class_names)
     assert counts_CC.shape == (num, num), (counts_CC.shape, num)

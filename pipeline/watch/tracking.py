@@ -21,7 +21,7 @@ from torch.utils.tensorboard import summary as summaries
 from foldblend.attributes import Attribute, attribute_view
 from foldblend.errors import UserError
 from foldblend.scores.metrics import METRICS
-from reports.tiles import confusion_picture, legible, tile
+from reports.tiles import confusion_image, legible, tile
 
 __all__ = ["Trackers", "attribute_scores", "open_trackers", "require_wandb", "tracking_id"]
 
@@ -152,7 +152,7 @@ class Trackers:
     ) -> None:
         """Show a confusion matrix with true classes as rows and predicted ones as columns."""
         if self._backends:
-            image_HWC = confusion_picture(counts_CC, class_names)
+            image_HWC = confusion_image(counts_CC, class_names)
             for backend in self._backends:
                 backend.image(tag, image_HWC, step)
 

@@ -261,21 +261,19 @@ def _rows(
 def _board(
     runs: Sequence[Run], by_oof: Mapping[str, Run], metric: str, *, pairs: bool
 ) -> dict[str, Any]:
-    """Return the board of one data set: its runs, best first, scored on the same labels and
-    groups.
-    """
+    """Return the board of one data set: runs, best first, scored on equal labels and groups."""
     tables = [run.oof.sort_values(["repeat", "image_id"], ignore_index=True) for run in runs]
-    pictures = [_once(table) for table in tables]
+    images = [_once(table) for table in tables]
     data = runs[0].info["data"]
-    first = pictures[0]
+    first = images[0]
     notes = []
-    corrected = any((one["label"] != first["label"]).any() for one in pictures)
-    label_P = first["label_raw" if corrected else "label"].to_numpy()
+    corrected = any((one["label"] != first["label"]).any() for one in images)
+    true_N = first["label_raw" if corrected else "label"].to_numpy()
     if corrected:
         notes.append(
             "the runs have different corrections, so all are scored on the original labels"
         )
-    group_P, joined = _shared_groups([one["group"].to_numpy() for one in pictures])
+    shared_N, joined = _shared_groups([one["group"].to_numpy() for one in images])
     if joined:
         notes.append(
             "the groups of the runs differ, so groups that share an image in any run are merged for"
@@ -296,8 +294,8 @@ def _board(
     for run, table in zip(runs, tables, strict=True):
         repeats = len(table) // len(first)
         logits_NC = run.logits(table)
-        label_N = np.tile(label_P, repeats)
-        group_N = np.tile(group_P, repeats)
+        label_N = np.tile(true_N, repeats)
+        group_N = np.tile(shared_N, repeats)
         oof = Rows(label_N, group_N, table["repeat"].to_numpy(), table["fold"].to_numpy())
         proba_NC = softmax(logits_NC)
         scored.append(
@@ -311,7 +309,7 @@ def _board(
         "data": printable(data["name"]),
         "ids_hash": runs[0].ids_hash,
         "num_images": len(first),
-        "num_groups": len(np.unique(group_P)),
+        "num_groups": len(np.unique(shared_N)),
         "num_resamples": len(scored[0].score.resamples_B),
         "labels": "label_raw" if corrected else "label",
         "notes": notes,
@@ -321,7 +319,7 @@ def _board(
         "pictures": {
             "classes": list(runs[0].classes),
             "image_ids": [printable(one) for one in first["image_id"]],
-            "true": label_P.tolist(),
+            "true": true_N.tolist(),
             "predicted": [predicted[one].tolist() for one in order],
         },
     }

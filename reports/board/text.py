@@ -15,7 +15,7 @@ __all__ = [
     "about_board",
     "attribute_names",
     "board_lines",
-    "changed_pictures",
+    "changed_images",
     "marked",
     "moment",
     "pair_lines",
@@ -121,7 +121,13 @@ def board_lines(every: Mapping[str, Any], board: Board, *, width: int = WIDTH) -
     ]
     lines += [
         "",
-        *table([*header, "compute", "wall", "finished"], cells, name_width=28, width=width),
+        *table(
+            [*header, "compute", "wall", "finished"],
+            cells,
+            name_width=28,
+            width=width,
+            wrap_cells=False,
+        ),
         "",
     ]
     return lines + folded(
@@ -134,12 +140,10 @@ def board_lines(every: Mapping[str, Any], board: Board, *, width: int = WIDTH) -
 def pair_lines(board: Board) -> list[str]:
     """Return the first two runs of a board compared: settings, and images that changed."""
     rows = board["rows"][:2]
-    pictures = board["pictures"]
+    images = board["pictures"]
     names = [row["name"] for row in rows]
-    classes = pictures["classes"]
-    label_P, *predicted = (
-        np.asarray(one) for one in [pictures["true"], *pictures["predicted"][:2]]
-    )
+    classes = images["classes"]
+    label_N, *predicted = (np.asarray(one) for one in [images["true"], *images["predicted"][:2]])
     lines = [*folded(f"1: {names[0]}"), *folded(f"2: {names[1]}"), ""]
     if rows[0]["kind"] == rows[1]["kind"]:
         keys = differing([row["settings"] for row in rows])
@@ -149,9 +153,9 @@ def pair_lines(board: Board) -> list[str]:
     else:  # the settings of a blend and of a run cannot be compared
         for number, row in enumerate(rows, 1):
             lines += folded(f"how {number} was made: {row['about'] or '(not recorded)'}")
-    only = changed_pictures(label_P, *predicted)
+    only = changed_images(label_N, *predicted)
     lines += ["", f"images right in 1 only: {len(only[0]):,}; in 2 only: {len(only[1]):,}"]
-    counts_2C = [np.bincount(label_P[one], minlength=len(classes)) for one in only]
+    counts_2C = [np.bincount(label_N[one], minlength=len(classes)) for one in only]
     changed = np.flatnonzero(counts_2C[0] + counts_2C[1])
     if len(changed):
         cells = [
@@ -159,30 +163,30 @@ def pair_lines(board: Board) -> list[str]:
         ]
         lines += ["", *table(["true class", "right in 1 only", "right in 2 only"], cells)]
     for which, one in enumerate(only):
-        lines += _picture_lines(which, one, pictures, label_P, predicted[1 - which])
+        lines += _image_lines(which, one, images, label_N, predicted[1 - which])
     return [*lines, ""]
 
 
-def _picture_lines(
+def _image_lines(
     which: int,
-    only_P: np.ndarray,
-    pictures: Mapping[str, Any],
-    label_P: np.ndarray,
-    other_P: np.ndarray,
+    only_N: np.ndarray,
+    images: Mapping[str, Any],
+    label_N: np.ndarray,
+    other_N: np.ndarray,
 ) -> list[str]:
     """Return the first images that only one of two runs predicts correctly."""
-    if not len(only_P):
+    if not len(only_N):
         return []
-    classes: Sequence[str] = pictures["classes"]
-    more = f", the first {MOST_IDS} of {len(only_P):,}" if len(only_P) > MOST_IDS else ""
+    classes: Sequence[str] = images["classes"]
+    more = f", the first {MOST_IDS} of {len(only_N):,}" if len(only_N) > MOST_IDS else ""
     lines = ["", f"right in {which + 1} only{more}:"]
-    for row in only_P[:MOST_IDS]:
-        said = f"{classes[label_P[row]]}; {2 - which} predicts {classes[other_P[row]]}"
-        lines += folded(f"{pictures['image_ids'][row]}: {said}")
+    for row in only_N[:MOST_IDS]:
+        said = f"{classes[label_N[row]]}; {2 - which} predicts {classes[other_N[row]]}"
+        lines += folded(f"{images['image_ids'][row]}: {said}")
     return lines
 
 
-def changed_pictures(
+def changed_images(
     label_N: np.ndarray, first_N: np.ndarray, second_N: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows that only the first prediction has right, and those of the second."""

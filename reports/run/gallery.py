@@ -1,6 +1,4 @@
-"""The images behind the numbers: what the page's gallery holds, and which thumbnails come
-first.
-"""
+"""The gallery of a report: its data, and which images get a thumbnail first."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ from foldblend.attributes import Attribute
 from foldblend.scores.confusion import worst_mistakes
 from foldblend.scores.rows import Rows
 
-__all__ = ["Pictures", "Predictions", "gallery_data", "rows_by_interest"]
+__all__ = ["GalleryImages", "Predictions", "gallery_data", "rows_by_interest"]
 
 DATA_URI = "data:image/jpeg;base64,"
 
@@ -31,13 +29,13 @@ class Predictions:
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures:
-    """What there is of the images themselves, by image_id."""
+class GalleryImages:
+    """Thumbnails and paths of images, by image_id."""
 
     thumbnails: Mapping[str, str]
     """JPEGs as data URIs."""
     paths: Mapping[str, str]
-    """Where the files lie."""
+    """Paths of the files."""
     note: str
     """Which images have a thumbnail, and why others have none."""
 
@@ -45,9 +43,10 @@ class Pictures:
 def rows_by_interest(
     label_N: np.ndarray, proba_NC: np.ndarray, first: Sequence[int] | np.ndarray = ()
 ) -> np.ndarray:
-    """Return all rows in the order in which they should get a thumbnail.
+    """Return all rows in the order in which they get thumbnails.
 
-    `first` come first, then mistakes, the surest first, then right ones, of every class by turns.
+    `first` come first, then mistakes, the most confident first, then right predictions, in turn
+    for each class.
     """
     wrong = worst_mistakes(label_N, proba_NC)
     right = np.flatnonzero(proba_NC.argmax(axis=1) == label_N)
@@ -62,9 +61,7 @@ def rows_by_interest(
 
 
 def _links(image_ids: Sequence[str], paths: Mapping[str, str]) -> dict[str, Any]:
-    """Return the folder of all files and each one's path below it, or None where that is its
-    image_id.
-    """
+    """Return the common folder of all files, and their paths below it if they are not the ids."""
     known = [paths.get(one) for one in image_ids]
     given = [one for one in known if one is not None]
     if not given:
@@ -78,18 +75,18 @@ def _links(image_ids: Sequence[str], paths: Mapping[str, str]) -> dict[str, Any]
 
 def gallery_data(
     shown: Predictions,
-    pictures: Pictures,
+    images: GalleryImages,
     *,
     classes: Sequence[str],
     attributes: Sequence[Attribute],
 ) -> dict[str, Any]:
-    """Return what the page's script shows: names once, rows as columns of small integers.
+    """Return the data of the gallery: names once each, and rows as columns of small integers.
 
-    Confidences are in thousandths, thumbnails and paths an image each, however often it was
-    predicted.
+    Confidences are in thousandths. Thumbnails and paths are stored once per image, also where an
+    image has several predictions.
     """
     rows = shown.rows
-    image_ids, picture_N = np.unique(shown.image_id_N.astype(str), return_inverse=True)
+    image_ids, image_N = np.unique(shown.image_id_N.astype(str), return_inverse=True)
     groups, group_N = np.unique(rows.group_N.astype(str), return_inverse=True)
     places, place_N = np.unique(np.stack([rows.repeat_N, rows.fold_N]), axis=1, return_inverse=True)
     repeated = rows.num_repeats > 1
@@ -110,8 +107,8 @@ def gallery_data(
             f"{repeat}.{fold}" if repeated else f"{fold}" for repeat, fold in places.T.tolist()
         ],
         "pictures": image_ids.tolist(),
-        "links": _links(image_ids.tolist(), pictures.paths),
-        "picture": picture_N.tolist(),
+        "links": _links(image_ids.tolist(), images.paths),
+        "picture": image_N.tolist(),
         "group": group_N.tolist(),
         "fold": np.ravel(place_N).tolist(),
         "label": rows.label_N.tolist(),
@@ -119,6 +116,6 @@ def gallery_data(
         "confidence": thousandths(shown.proba_NC.max(axis=1)),
         "own": thousandths(shown.proba_NC[row_N, rows.label_N]),
         "thumbnails": [
-            pictures.thumbnails.get(one, "").removeprefix(DATA_URI) for one in image_ids.tolist()
+            images.thumbnails.get(one, "").removeprefix(DATA_URI) for one in image_ids.tolist()
         ],
     }

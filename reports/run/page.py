@@ -1,6 +1,4 @@
-"""The report as a page: one file with every number, figure and, up to a size, image; no
-network.
-"""
+"""The report as a page: one HTML file with all numbers, figures and many images."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from foldblend.scores.metrics import METRICS
 from reports.blocks import section_html
 from reports.figures import bars, lines, reliability
 from reports.html import json_data, render_page
-from reports.run.gallery import Pictures, Predictions, gallery_data
+from reports.run.gallery import GalleryImages, Predictions, gallery_data
 from reports.run.text import calibration_sentences, single_model_note
 from reports.text import num, signed, span
 
@@ -28,9 +26,7 @@ NOT_CURVES = ("repeat", "fold", "epoch", "images_per_s")
 
 
 def _matrix(confusion: Mapping[str, Any], names: Sequence[str], what: str) -> dict[str, Any] | None:
-    """Return a confusion matrix for the template, without values that neither occur nor are
-    predicted.
-    """
+    """Return a confusion matrix for the template, without values that never occur."""
     if confusion["counts"] is None:
         return None
     counts_CC = np.array(confusion["counts"])
@@ -58,8 +54,9 @@ def _matrix(confusion: Mapping[str, Any], names: Sequence[str], what: str) -> di
 
 
 def _matrices(report: Report) -> list[dict[str, Any]]:
-    """Return each attribute's matrix and the classes'; "which" is how the script knows it, -1 for
-    the classes.
+    """Return the confusion matrices of attributes and, last, of classes.
+
+    "which" is the number of the attribute, or -1 for classes; the script needs it.
     """
     wanted = [(one["confusion"], one["value_names"], one["name"]) for one in report["attributes"]]
     found = [
@@ -72,7 +69,7 @@ def _matrices(report: Report) -> list[dict[str, Any]]:
 
 
 def _series(report: Report, column: str) -> dict[str, list[float | None]]:
-    """Return a column of all folds' logs, filled up to the longest."""
+    """Return a column of the logs of all folds, padded with None to the longest."""
     repeated = report["num_repeats"] > 1
     longest = max(len(one["epoch"]) for one in report["curves"])
     series = {}
@@ -103,9 +100,7 @@ def _curve_figures(report: Report) -> list[dict[str, Any]]:
 
 
 def _test_figure(report: Report) -> Markup | None:
-    """Return how often each class is predicted: for the test set, out of fold, and how often it is
-    true there.
-    """
+    """Return bars of how often each class occurs and is predicted, or None without a test set."""
     test = report["test"]
     counts = report["confusion"]["counts"]
     if test is None or counts is None:
@@ -138,12 +133,12 @@ def _suspects(report: Report, thumbnails: Mapping[str, str]) -> dict[str, Any]:
 def report_page(
     report: Report,
     shown: Predictions,
-    pictures: Pictures,
+    images: GalleryImages,
     *,
     attributes: Sequence[Attribute] = (),
     steps: Sequence[str] = (),
 ) -> str:
-    """Return the page of a report (report.json) as HTML; every name in it is shown as text."""
+    """Return the page of a report (report.json) as HTML, with every name escaped."""
     metric = METRICS[report["metric"]]
     return render_page(
         "report.html",
@@ -159,11 +154,11 @@ def report_page(
         reliability=reliability(report["calibration"]["bins"]),
         curves=_curve_figures(report),
         test_figure=_test_figure(report),
-        suspects=_suspects(report, pictures.thumbnails),
+        suspects=_suspects(report, images.thumbnails),
         sections=[{"title": one["title"], "html": section_html(one)} for one in report["sections"]],
-        pictures=pictures,
+        images=images,
         gallery=json_data(
-            gallery_data(shown, pictures, classes=report["class_names"], attributes=attributes)
+            gallery_data(shown, images, classes=report["class_names"], attributes=attributes)
         ),
         num=num,
         span=span,

@@ -26,7 +26,7 @@ from reports.run.page import report_page
 from reports.run.summary import MOST_NAMED, summarise, summarise_test
 from reports.run.suspects import find_suspects
 from reports.run.text import render_text
-from reports.run.thumbnails import pictures_of
+from reports.run.thumbnails import gallery_images_of
 
 __all__ = ["suspects_csv", "write_report"]
 
@@ -247,7 +247,7 @@ def _page(run: Run, report: Mapping[str, Any]) -> str:
     return report_page(
         report,
         shown,
-        pictures_of(run, ids_N[order]),
+        gallery_images_of(run, ids_N[order]),
         attributes=run.attributes,
         steps=next_steps(report, run.path),
     )

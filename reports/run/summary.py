@@ -1,4 +1,4 @@
-"""The numbers of a report as plain data: what text, JSON and pages show."""
+"""The numbers of a report as plain data, for text, JSON and page."""
 
 from __future__ import annotations
 
@@ -74,9 +74,7 @@ def _groups_of_class(rows: Rows, num_classes: int) -> np.ndarray:
 def _confusion(
     label_N: np.ndarray, predicted_N: np.ndarray, names: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the confusion matrix, true values down, with its most frequent confusions; rows of all
-    repeats.
-    """
+    """Return the confusion matrix (rows are true values) and the most frequent confusions."""
     counts_CC = confusion_counts(label_N, predicted_N, len(names))
     return {
         "counts": counts_CC.tolist() if len(names) <= MOST_NAMED else None,
@@ -99,7 +97,7 @@ def _attribute(attribute: Attribute, rows: Rows, proba_NC: np.ndarray, seed: int
 
 
 def _fold_scores(rows: Rows, proba_NC: np.ndarray, metric: Metric) -> list[dict[str, Any]]:
-    """Return the scores of each fold's rows, over the classes that occur there."""
+    """Return the scores of each fold, over the classes that occur in it."""
     folds = []
     for repeat, fold in np.unique(np.stack([rows.repeat_N, rows.fold_N]), axis=1).T:
         held_N = (rows.repeat_N == repeat) & (rows.fold_N == fold)
@@ -126,9 +124,26 @@ def summarise(
     metric: str,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Return every number of an out-of-fold report of logits N x C.
+    """Return the numbers of an out-of-fold report.
 
-    The headline is pooled over all rows of a repeat, then the mean over repeats.
+    Parameters
+    ----------
+    rows
+        Labels, groups, repeats and folds of N rows.
+    logits_NC
+        Out-of-fold logits.
+    classes, attributes
+        Names of the C classes, and the properties that they imply.
+    metric
+        The main score.
+    seed
+        Seed of the bootstrap.
+
+    Returns
+    -------
+    dict
+        Part of report.json. The main score is over all rows of a repeat, then averaged over
+        repeats.
     """
     chosen = METRICS[metric]
     proba_NC = softmax(logits_NC)
@@ -164,11 +179,14 @@ def summarise(
 
 
 def summarise_test(mean_NC: np.ndarray, logits_of_models: Sequence[np.ndarray]) -> dict[str, Any]:
-    """Return how often each class is predicted for the test set, how surely, and whether the folds'
-    models agree.
+    """Return counts, confidence and agreement of the predictions for the test set.
 
-    `mean_NC` are the logits that the submission is made from, each of `logits_of_models` those of
-    one model.
+    Parameters
+    ----------
+    mean_NC
+        Logits from which the submission is made.
+    logits_of_models
+        Logits N x C of each fold's model.
     """
     proba_NC = softmax(mean_NC)
     predicted_N = mean_NC.argmax(axis=1)
@@ -183,9 +201,7 @@ def summarise_test(mean_NC: np.ndarray, logits_of_models: Sequence[np.ndarray]) 
 
 
 def _row(one: Scored, best: Scored) -> dict[str, Any]:
-    """Return a prediction's row: its scores, and the paired difference to the best unless it is
-    that.
-    """
+    """Return the row of a prediction, with its paired difference to the best."""
     difference = None if one is best else one.score.minus(best.score).interval().as_dict()
     return {
         "name": one.name,
@@ -198,9 +214,7 @@ def _row(one: Scored, best: Scored) -> dict[str, Any]:
 
 
 def with_differences(found: Sequence[Scored], against: int) -> list[dict[str, Any]]:
-    """Return a row for each prediction, with its paired difference to the one at the place
-    `against`.
-    """
+    """Return a row per prediction, with its paired difference to that at index `against`."""
     return [_row(one, found[against]) for one in found]
 
 
@@ -213,10 +227,24 @@ def compare(
     metric: str,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Return a row for each named prediction N x C: score with interval, per attribute, and
-    difference to `against`.
+    """Return a row per prediction: scores with intervals, and the difference to `against`.
 
-    Equal seeds draw equal groups, which is what pairs the differences.
+    Differences are paired: equal seeds draw equal bootstrap samples of groups.
+
+    Parameters
+    ----------
+    rows
+        Labels, groups, repeats and folds of N rows.
+    proba_of
+        Probabilities N x C by name.
+    against
+        Name of the prediction that others are compared with.
+    attributes
+        Properties that the classes imply; each is scored too.
+    metric
+        The main score.
+    seed
+        Seed of the bootstrap.
     """
     found = [
         score_prediction(name, rows, proba_NC, attributes=attributes, metric=metric, seed=seed)

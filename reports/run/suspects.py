@@ -83,32 +83,32 @@ def _fields(classes: Sequence[str], attributes: Sequence[Attribute]) -> list[_Fi
     return [_Field(LABEL, classes, np.arange(len(classes)))]
 
 
-def _is_shared(value_P: np.ndarray, group_P: np.ndarray) -> bool:
+def _is_shared(value_N: np.ndarray, group_N: np.ndarray) -> bool:
     """Return whether nearly all groups have a single value.
 
     The share is averaged over values, so that a value which most groups have by chance does not
     decide.
     """
-    several = np.bincount(group_P)[group_P] > 1
+    several = np.bincount(group_N)[group_N] > 1
     if not several.any():
         return False
-    group_M, value_M = np.unique(np.stack([group_P[several], value_P[several]]), axis=1)
-    num_V = np.bincount(value_M)
-    alone_V = np.bincount(value_M, np.bincount(group_M)[group_M] == 1)
-    return bool((alone_V[num_V > 0] / num_V[num_V > 0]).mean() >= NEARLY_ALL)
+    group_U, value_U = np.unique(np.stack([group_N[several], value_N[several]]), axis=1)
+    num_E = np.bincount(value_U)
+    alone_E = np.bincount(value_U, np.bincount(group_U)[group_U] == 1)
+    return bool((alone_E[num_E > 0] / num_E[num_E > 0]).mean() >= NEARLY_ALL)
 
 
-def _units(images: _Images, value_P: np.ndarray) -> np.ndarray:
+def _units(images: _Images, value_N: np.ndarray) -> np.ndarray:
     """Return the unit of each image: its group if that has a single value, else the image."""
-    each = np.arange(len(value_P))
-    if not _is_shared(value_P, images.group):
+    each = np.arange(len(value_N))
+    if not _is_shared(value_N, images.group):
         return each
-    group_M, _ = np.unique(np.stack([images.group, value_P]), axis=1)
-    whole_G = (np.bincount(group_M) == 1) & (np.bincount(images.group) > 1)
+    group_U, _ = np.unique(np.stack([images.group, value_N]), axis=1)
+    whole_G = (np.bincount(group_U) == 1) & (np.bincount(images.group) > 1)
     # A correction whose target is also the name of an image would change that image.
     whole_G &= np.array([name not in images.ids for name in images.group_names])
-    unit_P = np.where(whole_G[images.group], images.group, len(whole_G) + each)
-    return np.unique(unit_P, return_inverse=True)[1]
+    unit_N = np.where(whole_G[images.group], images.group, len(whole_G) + each)
+    return np.unique(unit_N, return_inverse=True)[1]
 
 
 def _note(what: str, noun: str, judged: Judged) -> str:
@@ -137,11 +137,11 @@ class _Search:
     def __init__(self, images: _Images, fields: Sequence[_Field]) -> None:
         self.images = images
         self.fields = fields
-        self.code_PF = np.stack([field.of_class[images.label] for field in fields], axis=1)
-        self.corrected_PF = self.code_PF.copy()
+        self.code_NA = np.stack([field.of_class[images.label] for field in fields], axis=1)
+        self.corrected_NA = self.code_NA.copy()
         self.findings: list[dict[str, Any]] = []
         self.notes: list[str] = []
-        self.swapped_P = np.zeros(
+        self.swapped_N = np.zeros(
             len(images.label), bool
         )  # in any field: an image can be in one swap
         self.stems = [
@@ -152,21 +152,21 @@ class _Search:
     def run(self) -> None:
         """Judge every field."""
         for number, field in enumerate(self.fields):
-            present, value_P = np.unique(self.code_PF[:, number], return_inverse=True)
+            present, value_N = np.unique(self.code_NA[:, number], return_inverse=True)
             if len(present) < 2:
                 only = field.values[present[0]]
                 self.notes.append(f"{field.name}: only {only} occurs, so it cannot be checked.")
                 continue
-            value_CV = field.of_class[:, None] == present
-            proba_PV = np.maximum(self.images.proba @ value_CV, LEAST_PROBA)
-            proba_PV /= proba_PV.sum(axis=1, keepdims=True)
-            unit_P = _units(self.images, value_P)
-            is_shared = unit_P.max() + 1 < len(unit_P)
+            value_CE = field.of_class[:, None] == present
+            proba_NE = np.maximum(self.images.proba @ value_CE, LEAST_PROBA)
+            proba_NE /= proba_NE.sum(axis=1, keepdims=True)
+            unit_N = _units(self.images, value_N)
+            is_shared = unit_N.max() + 1 < len(unit_N)
             if not is_shared:
-                self._judge_pairs(number, present, value_P, proba_PV)
-            judged = judge_units(value_P, proba_PV, unit_P)
+                self._judge_pairs(number, present, value_N, proba_NE)
+            judged = judge_units(value_N, proba_NE, unit_N)
             if not is_shared:  # what a swap explains is reported as a swap
-                judged = Judged(judged.best, judged.named & ~self.swapped_P, judged.would)
+                judged = Judged(judged.best, judged.named & ~self.swapped_N, judged.would)
             self.notes.append(
                 _note(
                     f"{field.name} ({'per group' if is_shared else 'per image'})",
@@ -175,32 +175,32 @@ class _Search:
                 )
             )
             for unit in np.flatnonzero(judged.named & judged.is_credible):
-                rows = np.flatnonzero(unit_P == unit)
+                rows = np.flatnonzero(unit_N == unit)
                 best = judged.best[unit]
-                given = value_P[rows[0]]
-                agree = int((proba_PV[rows].argmax(axis=1) == best).sum())
-                self._add(number, rows, present[given], present[best], proba_PV[rows, given], agree)
+                given = value_N[rows[0]]
+                agree = int((proba_NE[rows].argmax(axis=1) == best).sum())
+                self._add(number, rows, present[given], present[best], proba_NE[rows, given], agree)
 
     def _judge_pairs(
-        self, number: int, present: np.ndarray, value_P: np.ndarray, proba_PV: np.ndarray
+        self, number: int, present: np.ndarray, value_N: np.ndarray, proba_NE: np.ndarray
     ) -> None:
         """Judge pairs of images of a group that differ only in this field."""
-        others = np.delete(self.code_PF, number, axis=1)
-        within_P = np.unique(
+        others = np.delete(self.code_NA, number, axis=1)
+        within_N = np.unique(
             np.column_stack([self.images.group, others]), axis=0, return_inverse=True
         )[1].ravel()
-        pair_M2, gain_M = extreme_pairs(value_P, proba_PV, within_P)
-        if not len(pair_M2):
+        pair_U2, gain_U = extreme_pairs(value_N, proba_NE, within_N)
+        if not len(pair_U2):
             return
-        judged = judge_pairs(gain_M)
+        judged = judge_pairs(gain_U)
         what = f"{self.fields[number].name} (pairs of images of a group)"
         self.notes.append(_note(what, "exchanged labels", judged))
-        order = np.argsort(-gain_M, kind="stable")
-        named_M2 = np.sort(pair_M2[order[judged.named[order]]], axis=1)  # in the order of names
-        for pair in named_M2 if judged.is_credible else ():
-            if not self.swapped_P[pair].any():
-                self.swapped_P[pair] = True
-                self._add_swap(number, pair, present[value_P[pair]], proba_PV[pair, value_P[pair]])
+        order = np.argsort(-gain_U, kind="stable")
+        named_U2 = np.sort(pair_U2[order[judged.named[order]]], axis=1)  # in the order of names
+        for pair in named_U2 if judged.is_credible else ():
+            if not self.swapped_N[pair].any():
+                self.swapped_N[pair] = True
+                self._add_swap(number, pair, present[value_N[pair]], proba_NE[pair, value_N[pair]])
 
     def _add(
         self,
@@ -232,7 +232,7 @@ class _Search:
                 "text": f"{target}: {field.name} {was}, {says}",
             }
         )
-        self.corrected_PF[rows, number] = best
+        self.corrected_NA[rows, number] = best
 
     def _add_swap(
         self, number: int, pair: np.ndarray, given_2: np.ndarray, proba_2: np.ndarray
@@ -269,7 +269,7 @@ class _Search:
                 ),
             }
         )
-        self.corrected_PF[pair, number] = given_2[::-1]
+        self.corrected_NA[pair, number] = given_2[::-1]
 
     def corrected_labels(self) -> np.ndarray:
         """Return the class of each image after all findings are applied."""
@@ -277,7 +277,7 @@ class _Search:
         class_of[tuple(field.of_class for field in self.fields)] = np.arange(
             len(self.fields[0].of_class)
         )
-        return np.asarray(class_of[tuple(self.corrected_PF.T)])
+        return np.asarray(class_of[tuple(self.corrected_NA.T)])
 
 
 def _counted(number: int, noun: str) -> str:
@@ -286,11 +286,9 @@ def _counted(number: int, noun: str) -> str:
 
 def _summary(findings: Sequence[dict[str, Any]], images: _Images) -> str:
     kinds = Counter(one["kind"] for one in findings)
-    nouns = {"group": "group", SWAP: "swapped pair"}
+    nouns = {"group": "group", SWAP: "swapped pair", "picture": "image"}
     parts = [
-        _counted(kinds[kind], nouns.get(kind, kind))
-        for kind in ("group", SWAP, "picture")
-        if kinds[kind]
+        _counted(kinds[kind], nouns[kind]) for kind in ("group", SWAP, "picture") if kinds[kind]
     ]
     among = _counted(len(images.image_id), "image")
     if len(images.group_names) < len(images.image_id):

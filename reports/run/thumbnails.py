@@ -13,9 +13,9 @@ from foldblend.images import Box, boxes_of, crop, read_image
 from foldblend.runs.folder import PICTURES, read_table
 from foldblend.runs.run import Run
 from reports.html import thumbnail
-from reports.run.gallery import Pictures
+from reports.run.gallery import GalleryImages
 
-__all__ = ["pictures_of"]
+__all__ = ["gallery_images_of"]
 
 EMBED_BYTES = 9_000_000  # of thumbnails in a page, which stays below 15 MB with all else
 HEIGHT = 112
@@ -56,13 +56,13 @@ def _read(table: pd.DataFrame, wanted: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def pictures_of(run: Run, wanted: Sequence[str]) -> Pictures:
+def gallery_images_of(run: Run, wanted: Sequence[str]) -> GalleryImages:
     """Return thumbnails of a run's training images, most wanted first, and the paths of all.
 
     What cannot be read is left out, and the note says so: a report needs no images.
     """
     if not (run.path / PICTURES).is_file():
-        return Pictures(
+        return GalleryImages(
             {},
             {},
             f"No thumbnails: the run folder has no {PICTURES}, which says where the images lie.",
@@ -72,7 +72,7 @@ def pictures_of(run: Run, wanted: Sequence[str]) -> Pictures:
     here = [name for name in dict.fromkeys(wanted) if name in table.index]
     paths = dict(zip(table.index, table["path"], strict=True))
     if here and not any(Path(paths[name]).is_file() for name in here[:CHUNK]):
-        return Pictures(
+        return GalleryImages(
             {},
             {},
             f"No thumbnails: the images are not where the run found them ({paths[here[0]]}).",
@@ -84,4 +84,4 @@ def pictures_of(run: Run, wanted: Sequence[str]) -> Pictures:
             f" (up to {EMBED_BYTES / 1e6:.0f} MB, mistakes first); the others are links to their"
             " files"
         )
-    return Pictures(found, paths, note + ".")
+    return GalleryImages(found, paths, note + ".")

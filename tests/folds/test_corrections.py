@@ -183,7 +183,7 @@ def test_a_corrected_run_shares_folds_with_an_uncorrected_one_and_reports_both_s
         assert fixed.report[key]["value"] == pytest.approx(score)
     text = (fixed.path / "report.txt").read_text()
     assert "1 correction changes 7 of 84 labels" in " ".join(text.split())
-    assert "on the labels as the files have them" in text
+    assert "on the original labels" in text
     both = blend([alpha.path, fixed.path], output=str(tmp_path), say=lambda _: None)
     assert both.oof["label"].tolist() == fixed.oof["label"].tolist()
     assert "raw" in both.report

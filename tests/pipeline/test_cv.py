@@ -281,7 +281,8 @@ def test_other_settings_or_data_under_the_same_name(
         lambda t: t.assign(gender=t["gender"].iloc[::-1].tolist()),
     )
     cv_command("--data", layout_copy, *base).assert_one_line_error(
-        "made with different data (labels or files changed)", "--name alpha-2"
+        "made with different data (labels or files changed, name: tiny -> copy)",
+        "--name alpha-2",
     )
     assert file_hash(runs_copy / "alpha" / "oof.parquet") == before
     assert cv_command("--data", tiny_layout, *base, "--lr", "0.1", "--no-resume").code == 0
@@ -296,13 +297,15 @@ def test_different_data_under_the_same_name(
     shutil.copytree(layout_copy / "eval", layout_copy.parent / "eval")
     edit_csv(layout_copy / "eval" / "info.csv", lambda table: table.head(5))
     num_test = len(pd.read_csv(tiny_layout / "eval" / "info.csv"))
-    cv_command(*argv).assert_one_line_error(f"different data (test images: {num_test} -> 5);")
+    cv_command(*argv).assert_one_line_error(
+        f"different data (test images: {num_test} -> 5, name: tiny -> copy);"
+    )
     shutil.rmtree(layout_copy / "eval")
     shutil.move(layout_copy.parent / "eval", layout_copy / "eval")
     edit_csv(layout_copy / "train" / "train.csv", lambda table: table.iloc[1:])
     cv_command(*argv, "--lr", "0.1").assert_one_line_error(
         "a different configuration (lr 0.001 -> 0.1) and different data (training images: 84 -> 77,"
-        " groups: 12 -> 11)"
+        " groups: 12 -> 11, name: tiny -> copy);"
     )
 
 

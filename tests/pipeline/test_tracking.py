@@ -27,7 +27,7 @@ from pipeline.watch.tracking import (
     tracking_id,
 )
 from reports.run.summary import summarise
-from reports.tiles import GAP, LINE, confusion_picture, legible, tile
+from reports.tiles import GAP, LINE, confusion_image, legible, tile
 
 NAMES = ["bare", "worn $wrongly$_", "x" * 99, "two\nlines"]
 
@@ -149,10 +149,10 @@ def test_small_images_are_enlarged_for_captions(size, expected):
 def test_confusion():
     counts = confusion_counts(np.array([0, 0, 3, 3]), np.array([0, 1, 3, 0]), 4)
     assert counts.tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 1]]
-    image = confusion_picture(counts, NAMES)
+    image = confusion_image(counts, NAMES)
     assert image.dtype == np.uint8
     assert image.shape[2] == 3
-    assert confusion_picture(
+    assert confusion_image(
         np.eye(100, dtype=int), [str(number) for number in range(100)]
     ).shape == (1100, 1100, 3)
 

@@ -125,7 +125,7 @@ def test_runs_on_corrected_and_raw_labels_are_scored_on_the_raw_ones(tmp_path, b
     board = board_of(one, other)
     assert (board["labels"], board["best"]) == ("label_raw", "raw")
     assert row_of(board, "corrected")["headline"]["value"] == pytest.approx(11 / 12)
-    assert "labels as the files have them" in " ".join(board_command(one, other).out.split())
+    assert "on the original labels" in " ".join(board_command(one, other).out.split())
     assert board_of(one)["labels"] == "label"
     assert board_of(one)["rows"][0]["headline"]["value"] == 1
 
@@ -193,7 +193,7 @@ def test_groups_are_joined_where_a_run_joins_them(tmp_path):
     )  # p1 is p0 as well
     board = board_of(one, other)
     assert board["num_groups"] == 5
-    assert any("groups differ" in note for note in board["notes"])
+    assert any(note.startswith("the groups of the runs differ") for note in board["notes"])
 
 
 def test_a_score_is_that_of_the_runs_own_report(tiny_runs):
@@ -239,7 +239,7 @@ def test_a_blend_costs_what_its_members_cost(tmp_path, board_command):
     ]
     assert [rows["nested"][key] for key in ("models", "passes", "seconds")] == [8, 14, 207.5]
     assert (
-        "1 was made so: (not recorded)" in board_command(blend, one).out
+        "how 1 was made: (not recorded)" in board_command(blend, one).out
     )  # a blend's settings are no run's
     shutil.rmtree(one)
     assert [
@@ -286,7 +286,7 @@ def test_what_cannot_be_scored_is_skipped_and_said(tmp_path, board_command):
         "strange": "label_raw has values outside the 3 classes",
         "old": "lacks num_repeats",
         "empty": "not a run folder",
-        "good": "named twice",
+        "good": "given twice",
         "x*": "not a run folder",
     }.items():
         why = re.escape(why.replace(" ", ""))
@@ -343,9 +343,9 @@ def test_two_runs_lie_side_by_side(tmp_path, board_command):
         "lr: 0.01 | 0.001",
         "crop: (not recorded) | face",
         "images right in 1 only: 2; in 2 only: 1",
-        "image 03: cat; 2 says dog",
-        "image 04: dog; 2 says owl",
-        "image 00: cat; 1 says dog",
+        "image 03: cat; 2 predicts dog",
+        "image 04: dog; 2 predicts owl",
+        "image 00: cat; 1 predicts dog",
     ):
         assert line in lines
     assert [line.split() for line in lines if line.startswith(("cat ", "dog "))] == [
@@ -460,7 +460,7 @@ def test_reports_are_drawn_again_from_the_folder_alone(runs_copy, command_of):
             file.unlink()
     said = command_of(report.main)(*sorted(runs_copy.iterdir()))
     assert said.code == 0, said.err
-    assert said.out.count("drawn again: ") == 2
+    assert said.out.count("report written again: ") == 2
     for file, content in before.items():
         assert file.read_bytes() == content, file
     assert (runs_copy / "alpha" / "report.html").is_file()
@@ -535,5 +535,5 @@ def test_one_report_that_cannot_be_drawn_leaves_the_others(runs_copy, command_of
     (runs_copy / "alpha" / "test_fold_1.parquet").unlink()
     (runs_copy / "beta" / "report.txt").unlink()
     said = command_of(report.main)(runs_copy / "alpha", runs_copy / "beta", "--no-page")
-    said.assert_one_line_error("not drawn again", "alpha")
+    said.assert_one_line_error("reports not written", "alpha")
     assert (runs_copy / "beta" / "report.txt").exists()

@@ -1,7 +1,6 @@
 """The report in all its forms, drawn from run folders of known logits."""
 
 import json
-import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,9 +19,9 @@ from foldblend.scores.bootstrap import bootstrap_scores
 from foldblend.scores.metrics import METRICS, softmax
 from reports import blocks
 from reports.html import json_data
-from reports.run.gallery import Pictures, Predictions, gallery_data, rows_by_interest
+from reports.run.gallery import GalleryImages, Predictions, gallery_data, rows_by_interest
 from reports.run.report import predictions, write_report
-from reports.run.thumbnails import pictures_of
+from reports.run.thumbnails import gallery_images_of
 from reports.text import WIDTH, table
 from tests.makers.synthetic_runs import write_synthetic_run
 
@@ -280,7 +279,7 @@ def test_thumbnails_stop_at_their_limit_and_pass_over_what_cannot_be_read(
     run_copy, monkeypatch, tmp_path
 ):
     ids = run_copy.oof["image_id"].tolist()
-    everything = pictures_of(run_copy, ids)
+    everything = gallery_images_of(run_copy, ids)
     assert set(everything.thumbnails) == set(ids)
     assert f"Thumbnails of {len(ids)} of {len(ids)} images" in everything.note
     table = pd.read_parquet(run_copy.path / PICTURES)
@@ -290,7 +289,7 @@ def test_thumbnails_stop_at_their_limit_and_pass_over_what_cannot_be_read(
     table.to_parquet(run_copy.path / PICTURES)
     sizes = [len(everything.thumbnails[one]) for one in ids]
     monkeypatch.setattr("reports.run.thumbnails.EMBED_BYTES", sizes[0] + sizes[2])
-    few = pictures_of(run_copy, ids)
+    few = gallery_images_of(run_copy, ids)
     assert list(few.thumbnails) == [ids[0], ids[2]]
     assert "mistakes first" in few.note
     assert set(few.paths) == set(ids)
@@ -300,7 +299,7 @@ def test_a_box_is_what_the_page_shows(run_copy):
     table = pd.read_parquet(run_copy.path / PICTURES)
     table["box"] = [None if index % 2 else [10.0, 0.0, 30.0, 20.0] for index in range(len(table))]
     table.to_parquet(run_copy.path / PICTURES)
-    shown = pictures_of(run_copy, table["image_id"].tolist()).thumbnails
+    shown = gallery_images_of(run_copy, table["image_id"].tolist()).thumbnails
     assert len(shown) == len(table)
 
 
@@ -325,7 +324,7 @@ def test_gallery_data(drawn):
     twice.rows.repeat_N[len(ids) :] = 1
     paths = {one: f"/data/images/{one}" for one in ids}
     data = gallery_data(
-        twice, Pictures({}, paths, ""), classes=run.classes, attributes=run.attributes
+        twice, GalleryImages({}, paths, ""), classes=run.classes, attributes=run.attributes
     )
     assert data["links"] == {
         "root": "/data/images",
@@ -388,21 +387,38 @@ def test_a_stages_section_stands_in_text_page_and_json(run_copy):
     assert "0.75" in text
 
 
-def test_tables_are_split_not_cut():
-    header = ["", *[f"column {index}" for index in range(14)]]
-    rows = [
-        [f"a name that is long, number {number}", *[f"{number}.{index}" for index in range(14)]]
-        for number in range(2)
+def test_a_table_that_fits_is_one_line_per_row():
+    rows = [["cat", "0.91", "[0.8, 1.0]"], ["dog", "0.5", "-"]]
+    assert table(["class", "F1", "interval"], rows) == [
+        "class    F1    interval",
+        "cat    0.91  [0.8, 1.0]",
+        "dog     0.5           -",
     ]
-    lines = table(header, rows)
-    assert max(map(len, lines)) <= WIDTH
-    words = re.split(r"\s{2,}|\n", "\n".join(lines))
-    for cell in [*header[1:], *rows[0][1:], *rows[1][1:]]:
-        assert words.count(cell) == 1
-    assert (
-        sum(line.startswith("a name that is long, number 1") for line in lines)
-        == "\n".join(lines).count("\n\n") + 1
-    )
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+@pytest.mark.parametrize("wrap_cells", [True, False])
+def test_a_wide_table_wraps_then_drops_columns_and_names_them(width, wrap_cells):
+    header = ["", *[f"column{index}" for index in range(14)]]
+    rows = [
+        [f"a name that is long, number {row}", *[f"{row}.{c} [{c}.1, {c}.9]" for c in range(14)]]
+        for row in range(2)
+    ]
+    lines = table(header, rows, width=width, wrap_cells=wrap_cells)
+    assert max(map(len, lines)) <= width
+    shown, _, left_out = "\n".join(lines).partition("(columns left out, too wide: ")
+    dropped = " ".join(left_out.rstrip(")").split()).split(", ")
+    num_shown = 14 - len(dropped)
+    assert dropped == header[1 + num_shown :]
+    assert num_shown >= 1
+    for column in range(14):
+        is_shown = column < num_shown
+        assert shown.split().count(f"column{column}") == is_shown
+        for row in range(2):
+            assert shown.split().count(f"{row}.{column}") == is_shown
+            assert (f"[{column}.1, {column}.9]" in shown) == is_shown  # never broken
+    if not wrap_cells:
+        assert sum("[0.1, 0.9]" in line and "0.0" in line for line in lines) == 1
 
 
 def edit_run(run, **changes):
@@ -440,7 +456,9 @@ def test_nothing_is_cut_and_nothing_is_obeyed(run_copy):
     text = write_report(run, page=False)
     assert max(map(len, text.splitlines())) <= WIDTH
     assert "\x1b" not in text
-    assert all(f"attribute {number}" in text for number in range(9))
+    many = text[text.index("Many attributes") + len("Many attributes") :]
+    shown, left_out = many.split("(columns left out", 1)
+    assert shown.count("attribute") + left_out.split(")")[0].count("attribute") == 9
 
 
 def test_many_classes(tmp_path):
@@ -468,9 +486,9 @@ def test_what_makes_a_score_dishonest_is_always_said(run_copy):
     text = " ".join(write_report(run).split())
     assert "OPTIMISTIC" in text
     assert "this score is not honest" in text
-    assert "not recorded how it was made" in text
+    assert "how it was made is not recorded" in text
     assert run.report["suspects"]["skipped"].startswith(
-        "not looked for: groups are split between folds"
+        "not checked: groups are split between folds"
     )
 
 

@@ -260,7 +260,7 @@ def test_bad_input_is_one_line(runs_copy, tta_command, tmp_path, tiny_layout):
     del argv[argv.index("--epochs") : argv.index("--epochs") + 2]
     assert run_cv.main([*argv, "--backbone", "test_efficientnet", "--tta", "hflip"]) == 0
     tta_command(runs_copy / "heads", "--views", "vflip").assert_one_line_error(
-        "features of identity, hflip"
+        "features of the views identity, hflip"
     )
     assert tta_command(runs_copy / "heads", "--views", "hflip", "--no-page").code == 0
     heads = Run(runs_copy / "heads")

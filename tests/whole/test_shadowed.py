@@ -138,7 +138,5 @@ def test_a_module_of_theirs_that_is_imported_already_is_named(theirs):
 
 
 def test_a_part_in_a_module_of_such_a_name_is_refused():
-    with pytest.raises(
-        UserError, match=r"^--backbone pipeline:Net: .*; rename your module$"
-    ):
+    with pytest.raises(UserError, match=r"^--backbone pipeline:Net: .*; rename your module$"):
         load_custom("pipeline:Net", "--backbone")
