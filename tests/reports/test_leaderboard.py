@@ -222,7 +222,8 @@ def blend_of(folder, members, predicted=LABELS, **info):
     return folder
 
 
-def test_a_blend_costs_what_its_members_cost(tmp_path, board_command):
+def test_a_blend_costs_what_its_members_cost(tmp_path, board_command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")  # room for all columns
     one = write_run(tmp_path / "one", wrong(0))
     other = write_run(tmp_path / "other", [wrong(1), wrong(2)], seconds=7.5)
     head = write_run(tmp_path / "head", wrong(3), config={"finetune": "head"})
@@ -245,7 +246,7 @@ def test_a_blend_costs_what_its_members_cost(tmp_path, board_command):
     assert [
         row_of(board_of(blend, other), "blend")[key] for key in ("models", "passes", "seconds")
     ] == [None] * 3
-    assert re.search(r"^blend( +-){5}$", board_command(blend, other).out, re.M)
+    assert re.search(r"^blend .*( +-){5}$", board_command(blend, other).out, re.M)
 
 
 def test_what_cannot_be_scored_is_skipped_and_said(tmp_path, board_command):
