@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Blend finished runs into one, honestly scored: python blend.py outputs/*"""
+"""Blend finished runs into one, as in `python blend.py outputs/*`."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Compare finished runs: python leaderboard.py outputs/*"""
+"""Compare finished runs, as in `python leaderboard.py outputs/*`."""
 
 import sys
 

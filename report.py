@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw reports again from their run folders: python report.py outputs/RUN"""
+"""Write reports again from their run folders, as in `python report.py outputs/RUN`."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Audit a data set before training on it: python run_audit.py DATA"""
+"""Check a data set before training, as in `python run_audit.py DATA`."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Cross-validate an image classifier: python run_cv.py --folds 5 --backbone efficientnet_b3"""
+"""Cross-validate an image classifier, as in `python run_cv.py --folds 5`."""
 
 import sys
 

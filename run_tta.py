@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Augment a finished run at test time: python run_tta.py outputs/RUN --views hflip,scale:1.15"""
+"""Augment a finished run at test time, as in `python run_tta.py outputs/RUN`."""
 
 import sys
 

@@ -1,8 +1,7 @@
-"""Write what the code says of itself: docs/flags.md and docs/run.schema.json. Run: python -m
-docs.generate
+"""Generate docs/flags.md and docs/run.schema.json from the code.
 
-A test holds both files against the code, so that a flag or a key that comes, goes or changes is
-seen in review.
+Run ``python -m docs.generate``. A test compares both files with the code, so that a review shows
+every flag or key that is added, removed or changed.
 """
 
 from __future__ import annotations

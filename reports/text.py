@@ -66,10 +66,8 @@ def table(
 
     Examples
     --------
-    >>> print("\\n".join(table(["class", "F1"], [["cat", "0.91"], ["dog", "0.5"]])))
-    class    F1
-    cat    0.91
-    dog     0.5
+    >>> table(["class", "F1"], [["cat", "0.91"], ["dog", "0.5"]])
+    ['class    F1', 'cat    0.91', 'dog     0.5']
     """
     cells = [[_unbroken(printable(cell)) for cell in row] for row in [header, *rows]]
     num_shown = len(header)

@@ -47,7 +47,7 @@ def turned(orientation):
 
 
 def manifest_of(train, test=None, **extra):
-    """A manifest as from load_data: its tables have the hash of each image."""
+    """Return a manifest like load_data's, whose tables have the hash of each image."""
     manifest = build_manifest(
         name="drawn",
         root=train[0].parent,

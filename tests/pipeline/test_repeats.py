@@ -137,7 +137,7 @@ def test_fold_files_that_cannot_be_used(tmp_path):
         assert all(word in str(error.value) for word in [str(file), *words]), error.value
 
     refused({"image_id": list("abc"), "fold": [0, 0, 1]}, "lacks images", "d")
-    refused({"image_id": list("abcde"), "fold": [0, 0, 1, 1, 1]}, "have not", "e")
+    refused({"image_id": list("abcde"), "fold": [0, 0, 1, 1, 1]}, "not in the data", "e")
     refused({"image_id": list("abcda"), "fold": [0, 0, 1, 1, 0]}, "twice", "a")
     refused({"image_id": list("abcd"), "fold": [0, 1, 1, 1]}, "group p", "more than one fold")
     refused({"image_id": list("abcd"), "fold": [0, 0, "one", 1]}, "'fold'", "line 4")

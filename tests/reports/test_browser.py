@@ -71,7 +71,7 @@ def open_page(browser):
 
 @pytest.fixture(scope="module")
 def london(tmp_path_factory):
-    """A finished run on real faces."""
+    """Return a finished run on real faces."""
     if not LONDON.is_dir():
         pytest.skip("the real faces are not here")
     output = tmp_path_factory.mktemp("browser") / "outputs"
@@ -263,7 +263,7 @@ def test_names_with_html_in_them_are_text_to_a_browser(open_page, tmp_path):
 
 @pytest.fixture(scope="module")
 def board(tmp_path_factory):
-    """The leaderboard of three runs."""
+    """Return the leaderboard of three runs."""
     root = tmp_path_factory.mktemp("board")
     for name, strength in (("middle", 1.0), ("best", 2.0), ("worst", 0.3)):
         write_synthetic_run(root / name, num_people=40, strength=strength)

@@ -31,7 +31,7 @@ NASTY = "<script>alert('x')<!--\"&amp;"
 
 
 def wrong(*places, label=LABELS):
-    """The labels with these images taken for the next class."""
+    """Return the labels with the images at these places taken for the next class."""
     return [(one + 1) % 3 if place in places else one for place, one in enumerate(label)]
 
 

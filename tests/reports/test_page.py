@@ -61,7 +61,7 @@ class Parsed(HTMLParser):
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """A run of 30 people with images of three sizes, and its report as it was printed."""
+    """Return a run of 30 people with images of three sizes, and its printed report."""
     root = tmp_path_factory.mktemp("drawn")
     paths = []
     for index in range(3):

@@ -1,6 +1,4 @@
-"""Suspected labels: known faults among predictions with known answers, and the file that
---corrections reads.
-"""
+"""Suspected labels: known faults among known predictions, and the file for --corrections."""
 
 import builtins
 import json
@@ -42,10 +40,9 @@ def seen_as(value_N, num_values, *, sure=0.95, spread=0.03, seed=0):
 
 
 def faces(*, age_sure=0.95, age_spread=0.03, people=PEOPLE, seed=0):
-    """Arguments for people with seven images each, all labels right, and their attributes' true
-    values.
+    """Return arguments for people with seven images each, and their true attributes.
 
-    Nobody is 60 or older, so six of the 18 classes do not occur.
+    All labels are right. Nobody is 60 or older, so six of the 18 classes do not occur.
     """
     person_N, stem_N = np.divmod(np.arange(7 * people), 7)
     mask_N = MASK_OF_STEM[stem_N]
@@ -93,9 +90,7 @@ def rows_of(args, person, *stems):
 
 
 def surest_mask(args, person):
-    """The image of a person's with a mask that the model is surest of: others are below what is
-    asked for.
-    """
+    """Return the most confident image of a person with a mask; others are below the threshold."""
     rows = rows_of(args, person, *STEMS[:5])
     return rows[[args["proba_NC"][rows, args["label_N"][rows]].argmax()]]
 
@@ -482,9 +477,7 @@ def test_without_cleanlab_it_says_what_to_install(monkeypatch):
 
 
 def planted_run(run, truth_N):
-    """Rewrite a run's out-of-fold rows so that its models see the truth, whatever the labels
-    say.
-    """
+    """Rewrite the out-of-fold rows of a run so that its models see the truth, not the labels."""
     parts = [
         seen_as(code, size, seed=seed)
         for seed, (code, size) in enumerate(zip(decode(truth_N), (3, 2, 3), strict=True))

@@ -1,5 +1,6 @@
-"""Every wrong input of run_cv.py: one line naming file or flag and the cure, exit 2, nothing
-half-written.
+"""Wrong input of run_cv.py: one line with the file or flag and the cure, and exit code 2.
+
+Nothing is left half-written.
 """
 
 import shutil
@@ -218,9 +219,7 @@ def test_disk_full_is_one_line(run_tiny, monkeypatch, tmp_path):
 
 @pytest.fixture
 def run_csv(cv_command, tmp_path):
-    """run_cv.py on a CSV of small images: one row for each (label, group), and the run's
-    folder.
-    """
+    """Return a function that runs run_cv.py on small images, one per (label, group)."""
 
     def run(rows, *argv):
         rng = np.random.default_rng(0)

@@ -15,9 +15,7 @@ from tests.makers.constants import ROOT
 
 @pytest.mark.parametrize("name", generate.FILES)
 def test_what_is_made_from_the_code_is_up_to_date(name):
-    """What changes in the flags of a command, or in run.json, changes its file (python -m
-    docs.generate).
-    """
+    """Compare the files that `python -m docs.generate` writes with the code."""
     assert (generate.HERE / name).read_text(encoding="utf-8") == generate.FILES[name]()
 
 

@@ -27,7 +27,7 @@ def landmarks() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def download(tmp_path_factory):
-    """The download, unpacked: six people, of whom one has no age. Never to be written to."""
+    """Return the unpacked download: six people, one without an age. It is read-only."""
     root = tmp_path_factory.mktemp("download")
     rng = np.random.default_rng(0)
     lines = [f"{x:.3f}\t{y:.3f}" for x, y in landmarks()]
@@ -50,7 +50,7 @@ def download(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(download, tmp_path_factory):
-    """The data set that the script makes. Never to be written to."""
+    """Return the data set that the script makes. It is read-only."""
     output = tmp_path_factory.mktemp("made") / "london_masks"
     assert london_masks.main([str(download), str(output)]) == 0
     return output

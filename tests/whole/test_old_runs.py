@@ -1,6 +1,4 @@
-"""What an earlier commit made goes on working: read, resumed in mid-fold, seen in more views,
-blended, reported on.
-"""
+"""Runs of an earlier commit still work: read, resumed, augmented, blended and reported."""
 
 import json
 
@@ -21,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def old(tiny_layout, tmp_path_factory):
-    """outputs/ as the earlier commit left it."""
+    """Return outputs/ as the earlier commit left it."""
     try:
         return make_old_runs(tmp_path_factory.mktemp("old"), tiny_layout)
     except FileNotFoundError as error:

@@ -1,6 +1,4 @@
-"""The public face: names, types and documentation agree, and nothing is loaded before it is asked
-for.
-"""
+"""The public names: types and documentation agree, and nothing is loaded too early."""
 
 import ast
 import doctest

@@ -17,9 +17,7 @@ SCRIPTS = Path(sys.executable).parent
 
 @pytest.fixture
 def theirs(tmp_path):
-    """A folder with a user's own pipeline.py, folds.py and reports/, which end whoever imports
-    them.
-    """
+    """Return a folder with a user's pipeline.py, folds.py and reports/, which end any import."""
     folder = tmp_path / "project"
     (folder / "reports").mkdir(parents=True)
     for file in ("pipeline.py", "folds.py", "ensemble.py", "tta.py", "reports/__init__.py"):

@@ -31,6 +31,7 @@ def contrast(images: Tensor, factor: float) -> Tensor:
 def gamma(images: Tensor, exponent: float) -> Tensor:
     """Return the images with pixel values, scaled to 0..1, raised to a power.
 
-    An exponent above 1 gives darker images. Values are clipped first, since a power of a negative number may not exist.
+    An exponent above 1 gives darker images. Values are clipped first, because a power of a
+    negative number may not exist.
     """
     return (images / 255).clamp_(0, 1).pow_(exponent).mul_(255)

@@ -1,0 +1,168 @@
+"""Every command of README and docs runs: as it stands, on small data, with a small model.
+
+`make demo`, `make test` and `make docs` are run by CI or by tests of their own.
+"""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from foldblend import commands
+from tests.makers.constants import ROOT
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Appended to each run, so that it takes seconds. The last value of a flag counts.
+SMALL = {
+    "--folds": 2,
+    "--epochs": 3,
+    "--img-size": 32,
+    "--pretrained": "none",
+    "--batch-size": 8,
+    "--workers": 0,
+    "--threads": 1,
+}
+BACKBONES = {
+    "tf_efficientnet_lite0": "test_efficientnet",
+    "tf_efficientnet_lite1": "test_resnet",
+    "tf_efficientnet_lite2": "test_vit",
+    "resnet50": "test_resnet",
+}
+ELSEWHERE = {
+    "examples/london_masks.py": "tests/whole/test_london_masks.py",
+    "-m docs.generate": "tests/whole/test_documentation.py",
+}
+
+
+def blocks_of(page, languages):
+    text = page.read_text(encoding="utf-8")
+    for found in re.finditer(r"^( *)```(\w*)\n(.*?)^\1```", text, re.M | re.S):
+        if found[2] in languages:
+            yield found[3]
+
+
+def commands_of(page):
+    """Return the commands of a page's blocks: words after "python", without comments."""
+    found = []
+    for block in blocks_of(page, ("", "sh", "bash")):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.strip().startswith("python "):
+                found.append(shlex.split(line.strip(), comments=True)[1:])
+    return found
+
+
+COMMANDS = {page.name: commands_of(page) for page in PAGES}
+
+
+def write_images(folder, names, rng):
+    for name in names:
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(file), rng.integers(0, 255, (48, 48, 3), np.uint8))
+
+
+@pytest.fixture
+def place(tmp_path, tiny_layout, tiny_runs, monkeypatch):
+    """Return a folder with all that the commands name, as a user would have it."""
+    rng = np.random.default_rng(0)
+    monkeypatch.chdir(tmp_path)
+    Path("london_masks").symlink_to(tiny_layout)
+    for name in ("recipes", "examples"):
+        Path(name).symlink_to(ROOT / name)
+    images = [f"images/{number:03d}.png" for number in range(48)]
+    write_images(tmp_path, images, rng)
+    table = pd.DataFrame({"image": images, "label": ["naevus", "melanoma"] * 24})
+    table["patient"] = [f"p{number // 4:02d}" for number in range(48)]
+    table.to_csv("moles.csv", index=False)
+    table[["image"]].head(6).to_csv("moles_test.csv", index=False)
+    write_images(tmp_path, [f"photos/{kind}/{n}.jpg" for kind in "ab" for n in range(12)], rng)
+    person = next(iter(sorted((tiny_layout / "train" / "images").iterdir()))).name
+    Path("corrections.csv").write_text(f"target,field,value\n{person},gender,flip\n")
+    for name in ("RUN", "a"):
+        shutil.copytree(tiny_runs / "alpha", f"outputs/{name}")
+    shutil.copytree(tiny_runs / "beta", "outputs/b")
+    return tmp_path
+
+
+def small(words):
+    """Return the words of a command made to run in seconds."""
+    script, *rest = words
+    if script != "run_cv.py":
+        return rest
+    if "--backbone" in rest:
+        at = rest.index("--backbone") + 1
+        rest[at] = BACKBONES.get(rest[at], rest[at])
+    else:
+        rest += ["--backbone", "test_resnet"]
+    # A fold file says how many folds there are.
+    left_out = {"--folds"} if "--fold-file" in rest else set()
+    flags = [str(word) for pair in SMALL.items() if pair[0] not in left_out for word in pair]
+    return [*rest, *flags, "--no-page"]
+
+
+def expanded(words):
+    """Return the words with patterns expanded; outputs/* are the two runs of one data set."""
+    found = []
+    for word in words:
+        if word == "outputs/*":
+            found += ["outputs/a", "outputs/b"]
+        elif "*" in word:
+            found += sorted(map(str, Path().glob(word)))
+        else:
+            found.append(word)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [name for name, found in COMMANDS.items() if found])
+def test_the_commands_of_a_page_run(page, place, capsys):
+    for number, words in enumerate(COMMANDS[page]):
+        script = words[0]
+        if script in ELSEWHERE or " ".join(words[:2]) in ELSEWHERE:
+            continue
+        if script.startswith("benchmarks/"):  # they take minutes: their flags are checked
+            shown = subprocess.run(
+                [sys.executable, script, "--help"],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+            assert all(word in shown for word in words[1:] if word.startswith("--")), words
+            continue
+        argv = expanded(small(words))
+        if "blend.yaml" in " ".join(argv):
+            made = ["outputs/a", "outputs/b", "--method", "soft", "--name", "blend_1a2b3c4d"]
+            assert commands.COMMANDS["blend"]
+            assert commands.blend(made) == 0
+        if script == "run_cv.py" and "--name" not in argv:
+            argv += ["--name", f"run{number}"]
+        if script in ("blend.py", "run_tta.py"):
+            argv += ["--overwrite", "--no-page"]
+        if script == "blend.py" and "--name" not in argv and "--config" not in argv:
+            argv += ["--name", f"blend{number}"]
+        code = getattr(commands, Path(script).stem)(argv)
+        assert code == 0, f"{page}: {' '.join(words)}\n{capsys.readouterr().err}"
+
+
+def test_the_class_folders_of_the_readme_become_a_csv(place):
+    [code] = [one for one in blocks_of(PAGES[0], ("python",)) if "csv.writer" in one]
+    exec(compile(code, "README.md", "exec"), {})
+    table = pd.read_csv("photos.csv")
+    assert list(table.columns) == ["image", "label"]
+    assert table["label"].value_counts().to_dict() == {"a": 12, "b": 12}
+    assert all(Path(name).is_file() for name in table["image"])
+
+
+def test_every_command_names_a_script_that_exists():
+    for page, found in COMMANDS.items():
+        for words in found:
+            if words[0] != "-m":
+                assert (ROOT / words[0]).is_file(), f"{page}: {words[0]}"
