@@ -43,7 +43,7 @@ OPTIMISM = {
             "groups leak between folds (--split random, or a blend fitted with"
             " --allow-different-folds)"
         ),
-        "groups leak between the folds of {}: this score is not honest",
+        "groups leak between the folds of {}, so this score is probably too high",
     ),
 }
 

@@ -25,7 +25,7 @@ from reports.run.next_steps import next_steps
 from reports.run.page import report_page
 from reports.run.summary import MOST_NAMED, summarise, summarise_test
 from reports.run.suspects import find_suspects
-from reports.run.text import render_text
+from reports.run.text import is_leak_note, is_optimistic_note, render_text
 from reports.run.thumbnails import gallery_images_of
 
 __all__ = ["suspects_csv", "write_report"]
@@ -101,11 +101,10 @@ def _of_first_schema(run: Run) -> dict[str, Any]:
 def _notes(run: Run, before: Mapping[str, Any], raw: object) -> list[str]:
     """Return the notes on a score, those on its honesty first."""
     notes = [*run.info.get("notes", before.get("notes", ()))]
-    said = " ".join(notes)
-    if run.info.get("optimistic") and "OPTIMISTIC" not in said:
+    if run.info.get("optimistic") and not any(map(is_optimistic_note, notes)):
         notes.append("OPTIMISTIC: epochs were chosen on the rows that are scored")
-    if run.info["leaks"] and "not honest" not in said:
-        notes.append("groups leak between folds: this score is not honest")
+    if run.info["leaks"] and not any(map(is_leak_note, notes)):
+        notes.append("groups leak between folds, so this score is probably too high")
     if raw is not None:
         notes.append(
             "scored on corrected labels; if a model suggested the corrections, the score of similar"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,13 @@ from foldblend.scores.metrics import METRICS
 from reports.blocks import section_lines
 from reports.text import WIDTH, folded, num, signed, span, table
 
-__all__ = ["calibration_sentences", "render_text", "single_model_note"]
+__all__ = [
+    "calibration_sentences",
+    "is_leak_note",
+    "is_optimistic_note",
+    "render_text",
+    "single_model_note",
+]
 
 # A larger confusion matrix does not fit into 80 columns; its most frequent confusions do.
 MOST_COLUMNS = 6
@@ -65,6 +72,16 @@ def _opening(report: Report) -> list[str]:
     for note in report["notes"]:
         lines += folded(f"note: {note}")
     return lines
+
+
+def is_optimistic_note(note: str) -> bool:
+    """Return whether a note says that epochs were chosen on the scored rows."""
+    return note.startswith("OPTIMISTIC")
+
+
+def is_leak_note(note: str) -> bool:
+    """Return whether a note says that groups leak, in the words of this or an earlier version."""
+    return re.search(r"\bgroups leak\b|\bleaks groups\b", note) is not None
 
 
 def single_model_note(report: Report) -> str | None:

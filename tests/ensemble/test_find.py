@@ -183,7 +183,7 @@ def test_leaking_members_are_only_admitted_by_their_flag(drawn, command):
     command(drawn / "a", drawn / "c").assert_one_line_error("c: groups leak", "--allow-leaks")
     assert command(drawn / "a", drawn / "c", "--allow-leaks", "--name", "x").code == 0
     assert Run(drawn / "x").info["leaks"]
-    assert "this score is not honest" in notes_of(drawn / "x")
+    assert "this score is probably too high" in notes_of(drawn / "x")
     assert "expect about" not in notes_of(drawn / "x")
     assert command("--config", drawn / "x" / "blend.yaml", "--name", "again").code == 0
 

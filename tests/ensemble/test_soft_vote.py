@@ -131,7 +131,7 @@ def test_weights_and_one_run(runs_copy, alpha):
     assert single.info["status"] == "done"
 
 
-def test_runs_are_skipped_with_the_reason(runs_copy, blend_command):
+def test_folders_that_cannot_be_blended_are_listed_with_the_reason(runs_copy, blend_command):
     (runs_copy / "notes").mkdir()
     (runs_copy / "file.txt").write_text("x")
     for number, text in enumerate(['{"format": 1}', "[]", '{"wandb": 1}', "{oops"]):
@@ -141,7 +141,7 @@ def test_runs_are_skipped_with_the_reason(runs_copy, blend_command):
     done = blend_command(*sorted(runs_copy.iterdir()))
     assert done.code == 0, done.err
     assert "notes: not a run folder" in done.out
-    assert done.out.count("skipped") == 7
+    assert done.out.count("skipped /") == 7
     assert "file.txt: not a run folder" in done.out
     assert "beta: not finished" in done.out
 

@@ -113,7 +113,7 @@ def test_views_by_random_augmentation(runs_copy, tmp_path):
     albumentations.save(
         albumentations.Compose([albumentations.VerticalFlip(p=1.0)]), str(file), data_format="yaml"
     )
-    with pytest.raises(UserError, match=r"mirror\.yaml: has changed since"):
+    with pytest.raises(UserError, match=r"mirror\.yaml: the file has changed since"):
         add_views(beta.path, (f"albu:{file}#0",), say=quiet)
 
 

@@ -1,6 +1,7 @@
 """The report in all its forms, drawn from run folders of known logits."""
 
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -485,7 +486,7 @@ def test_what_makes_a_score_dishonest_is_always_said(run_copy):
     (run.path / "report.json").unlink()
     text = " ".join(write_report(run).split())
     assert "OPTIMISTIC" in text
-    assert "this score is not honest" in text
+    assert "groups leak between folds, so this score is probably too high" in text
     assert "how it was made is not recorded" in text
     assert run.report["suspects"]["skipped"].startswith(
         "not checked: groups are split between folds"
@@ -556,3 +557,24 @@ def test_a_kill_leaves_no_page_of_other_numbers(run_copy, monkeypatch):
     assert (
         run_copy.report["metric"] == "f1_macro"
     )  # last: whoever reads it knows that all is of one report
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        "--split random leaks groups between folds: this score is probably too high",
+        "groups leak between the folds of a, so this score is probably too high",
+        "groups leak between folds: this score is not honest",  # before 0.2
+        "OPTIMISTIC: epochs of a were chosen on the very rows that are scored",  # before 0.2
+        "OPTIMISTIC: each fold's epoch was chosen on the scored rows themselves (--select best)",
+    ],
+)
+def test_a_note_on_a_score_that_is_too_high_is_an_alarm_and_not_repeated(run_copy, note):
+    marks = {"optimistic": "OPTIMISTIC" in note, "leaks": "leak" in note}
+    run = edit_run(run_copy, notes=[note, "a harmless note"], **marks)
+    write_report(run)
+    assert run.report["notes"][:2] == [note, "a harmless note"]
+    assert not any("leak" in one or "OPTIMISTIC" in one for one in run.report["notes"][1:])
+    page = (run.path / "report.html").read_text()
+    assert re.search(rf'<p class="alarm">{re.escape(note[:9])}', page, re.IGNORECASE)
+    assert '<p class="soft">A harmless note' in page

@@ -82,7 +82,9 @@ def place(tmp_path, tiny_layout, tiny_runs, monkeypatch):
     table["patient"] = [f"p{number // 4:02d}" for number in range(48)]
     table.to_csv("moles.csv", index=False)
     table[["image"]].head(6).to_csv("moles_test.csv", index=False)
-    write_images(tmp_path, [f"photos/{kind}/{n}.jpg" for kind in "ab" for n in range(12)], rng)
+    write_images(
+        tmp_path, [f"photos/{kind}/{kind}{n // 2}_{n}.jpg" for kind in "ab" for n in range(12)], rng
+    )
     person = next(iter(sorted((tiny_layout / "train" / "images").iterdir()))).name
     Path("corrections.csv").write_text(f"target,field,value\n{person},gender,flip\n")
     for name in ("RUN", "a"):
@@ -96,6 +98,7 @@ def small(words):
     script, *rest = words
     if script != "run_cv.py":
         return rest
+    rest = ["london_masks" if word == "demo" else word for word in rest]
     if "--backbone" in rest:
         at = rest.index("--backbone") + 1
         rest[at] = BACKBONES.get(rest[at], rest[at])
