@@ -21,6 +21,7 @@ __all__ = ["Task", "duration", "forget_terminal", "lines_to", "track", "write"]
 
 Item = TypeVar("Item")
 FIRST_LINE = 10.0  # seconds; shorter work needs no line
+FEW_STEPS = 20  # with fewer, the first step counts for the time left as well
 LEAST_PAUSE = 20.0  # seconds between two lines of a task, which grow apart as it goes on
 STYLES = {"warning:": "yellow", "error:": "bold red", "OOF ": "bold"}
 
@@ -201,6 +202,8 @@ class Task:
         self.done = 0
         self.start = time.monotonic()
         self.last_line = self.start + FIRST_LINE - LEAST_PAUSE
+        # Time and number of the first steps: they are slow, as they load what the others need.
+        self.warm: tuple[float, int] | None = None
         self.say = _say.get() if lines and shown else None
         self.bar = _SCREEN.add(what, total, unit) if shown and _SCREEN.shows_bars() else None
 
@@ -213,6 +216,8 @@ class Task:
     def add(self, steps: int = 1) -> None:
         """Count steps that were done."""
         self.done += steps
+        if self.warm is None:
+            self.warm = time.monotonic(), self.done
         if self.bar is not None:
             _SCREEN.bars.update(self.bar, completed=self.done)
         if self.say is not None and self._is_due():
@@ -228,6 +233,7 @@ class Task:
     def restart(self) -> None:
         """Begin again at no steps, as for the next epoch."""
         self.done = 0
+        self.warm = None
         self.start = time.monotonic()
         if self.bar is not None:
             _SCREEN.bars.reset(self.bar, total=self.total)
@@ -239,16 +245,19 @@ class Task:
         return not is_visible and self.done < self.total and now - self.last_line >= pause
 
     def left(self) -> str:
-        """Return the time left, such as "about 12 min left", or "" before the first step."""
-        if not self.done:
+        """Return the time left, such as "about 12 min left", or "" while it is unknown."""
+        uses_warm = self.total > FEW_STEPS and self.warm is not None
+        since, before = self.warm if uses_warm and self.warm is not None else (self.start, 0)
+        if self.done == before:
             return ""
-        spent = time.monotonic() - self.start
-        return f"about {duration(spent / self.done * max(0, self.total - self.done))} left"
+        rate = (time.monotonic() - since) / (self.done - before)
+        return f"about {duration(rate * max(0, self.total - self.done))} left"
 
     def line(self) -> str:
         """Return what is done, how far it is and how long it will take."""
         unit = f" {self.unit}" if self.unit else ""
-        left = f", {self.left()}" if self.done else ""
+        left = self.left()
+        left = f", {left}" if left else ""
         return f"{self.what}: {self.done:,} of {self.total:,}{unit}{left}"
 
     def close(self) -> None:

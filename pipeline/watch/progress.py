@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from foldblend.progress import Task, duration
+from foldblend.progress import Task
 
 __all__ = ["FoldProgress", "Progress"]
 
@@ -21,7 +21,6 @@ class Progress:
     def __init__(self, num_folds: int, *, tell: Callable[[str, int], None] | None = None) -> None:
         self.num_folds = num_folds
         self.tell = tell
-        self.start = time.monotonic()
         self.done = 0
         self.total = 0
         self.before = 0
@@ -64,12 +63,10 @@ class Progress:
 
     def left(self) -> str:
         """Return the time left for all folds, such as "about 12 min left", or "" if unknown."""
-        if not self.done or self.tell is not None:
+        if self.task is None:
             return ""
-        if self.task is not None:
-            self.task.last_line = time.monotonic()  # the caller prints it: no second line so soon
-        spent = time.monotonic() - self.start
-        return f"about {duration(spent / self.done * max(0, self.total - self.done))} left"
+        self.task.last_line = time.monotonic()  # the caller prints it: no second line so soon
+        return self.task.left()
 
     def close(self) -> None:
         """Remove the bar."""

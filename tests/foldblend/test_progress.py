@@ -45,6 +45,20 @@ def test_lines_grow_apart(clock):
     assert lines[0] == "decode images: 10 of 3,600 images, about 60 min left"
 
 
+def test_the_first_of_many_steps_does_not_count_because_it_loads_what_others_need(clock):
+    lines = []
+    with lines_to(lines.append), Task("train", 480, unit="steps") as task:
+        clock[0] += 60
+        task.add()
+        for _ in range(30):
+            clock[0] += 1
+            task.add()
+    assert lines == [
+        "train: 1 of 480 steps",
+        "train: 21 of 480 steps, about 8 min left",
+    ]
+
+
 def test_slow_steps_are_told_one_by_one_but_the_last(clock):
     lines = lines_of(clock, steps=3, seconds=30)
     assert lines == [

@@ -16,25 +16,25 @@ def clock(monkeypatch):
     return now
 
 
-def steps(progress, num, *, done=0, epochs=4, each=5):
+def steps(progress, num, *, done=0, epochs=4, each=5, clock=None, seconds=2):
     with FoldProgress(progress, "fold 0", epochs=epochs, steps=each, done_steps=done) as fold:
         for _ in range(num):
+            if clock is not None:
+                clock[0] += seconds
             fold.step()
 
 
 def test_time_left_covers_all_folds(clock):
     progress = Progress(3)
     assert progress.left() == ""
-    clock[0] += 40
-    steps(progress, 20)
+    steps(progress, 20, clock=clock)
     assert (progress.done, progress.total) == (20, 60)
     assert progress.left() == "about 80 s left"
 
 
 def test_steps_of_an_earlier_process_do_not_count(clock):
     progress = Progress(2)
-    clock[0] += 10
-    steps(progress, 5, done=15)
+    steps(progress, 5, done=15, clock=clock)
     assert (progress.done, progress.total) == (5, 25)
     assert progress.left() == "about 40 s left"
     steps(progress, 0)
