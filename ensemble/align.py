@@ -115,7 +115,7 @@ class Aligned:
 
     @property
     def tests_are_means(self) -> bool:
-        """Whether test logits of a member are means over folds, smoother than those of a model."""
+        """Return whether test logits of a member are means over folds, smoother than a model's."""
         read = self.test_ids is not None
         return read and (
             self.test_folds == [None] or any(run.info.get("test_is_mean") for run in self.runs)

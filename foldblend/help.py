@@ -25,7 +25,7 @@ NAMES = {str: "TEXT", int: "INT", float: "NUMBER"}
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What the help of a command says beside its flags."""
+    """The text of a command's help, apart from its flags."""
 
     script: str
     """File name of the command, such as "run_cv.py"."""

@@ -113,7 +113,7 @@ class Run:
 
     @property
     def frozen(self) -> bool:
-        """Whether the models are linear heads on one frozen backbone."""
+        """Return whether the models are linear heads on one frozen backbone."""
         return self.settings.get("finetune") == "head"
 
     @property

@@ -51,7 +51,7 @@ class Finetune:
 
     @property
     def frozen(self) -> bool:
-        """Whether the backbone is not trained, so that its features can be cached."""
+        """Return whether the backbone is not trained, so that its features can be cached."""
         return self.last_stages == 0
 
 
@@ -231,7 +231,7 @@ class TrainConfig:
 
     @property
     def frozen(self) -> bool:
-        """Whether only linear heads are trained, on features that are computed once."""
+        """Return whether only linear heads are trained, on features that are computed once."""
         return self.tuned.frozen
 
 
@@ -312,5 +312,5 @@ class AugmentConfig:
 
     @property
     def mixes(self) -> bool:
-        """Whether images are mixed (mixup or CutMix)."""
+        """Return whether images are mixed (mixup or CutMix)."""
         return self.mixup > 0 or self.cutmix > 0

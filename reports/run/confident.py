@@ -29,7 +29,7 @@ class Judged:
 
     @property
     def is_credible(self) -> bool:
-        """Whether wrong labels can explain the number of labels that look wrong.
+        """Return whether wrong labels can explain the number of labels that look wrong.
 
         If a share w of the labels is wrong, w * would are found. If more labels look wrong than
         the highest plausible w explains, right labels are among them, and it is unknown which.

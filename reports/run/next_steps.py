@@ -1,4 +1,4 @@
-"""What to look at next in a report: one list, which the terminal and the page show."""
+"""Next steps after a report: one list, which the terminal and the page show."""
 
 from __future__ import annotations
 
