@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import re
 import shutil
 import textwrap
 import types
@@ -92,13 +93,13 @@ def _text(field: dataclasses.Field[Any], text: str) -> str:
     default = field.default
     if default is True:
         return f"{text} (default: on)"
-    if default is False or default in (None, (), "") or "efault" in text:
+    if default is False or default in (None, (), "") or re.search(r"\b[Dd]efault:", text):
         return text
     return f"{text} (default: {default})"
 
 
 def _lines(flag: str, text: str, width: int) -> list[str]:
-    body = textwrap.wrap(text, width - INDENT, break_long_words=False)
+    body = textwrap.wrap(text, width - INDENT, break_long_words=False, break_on_hyphens=False)
     head = f"  {flag}"
     if len(head) + 2 > INDENT:
         return [head, *(" " * INDENT + line for line in body)]

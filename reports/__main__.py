@@ -1,4 +1,4 @@
-"""`python -m reports`, as earlier versions had it; it goes on for this version."""
+"""The command `python -m reports` of earlier versions, which runs the present commands."""
 
 import sys
 
@@ -15,7 +15,9 @@ if REDRAW in words:
     try:
         runs = parse_flags(BoardConfig, words, ABOUT_BOARD).runs
     except UserError:
-        runs = ()  # the leaderboard says what is wrong
-    if runs:  # one that cannot be drawn is told, and keeps nobody from the board
+        # The leaderboard below fails with the same error and prints it.
+        runs = ()
+    # A report that cannot be written gives an error message and does not stop the leaderboard.
+    if runs:
         renamed(f"python -m reports {REDRAW}", "python report.py", "report", runs)
 sys.exit(renamed("python -m reports", "python leaderboard.py", "leaderboard", words))

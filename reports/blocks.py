@@ -36,7 +36,7 @@ def section(title: str, *blocks: Block, screen: Sequence[Block] = ()) -> dict[st
     Parameters
     ----------
     title
-        Its heading.
+        Heading of the section.
     blocks
         What text, page and JSON show.
     screen
@@ -53,6 +53,7 @@ def text_block(text: str) -> dict[str, Any]:
 
 def table_block(header: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[str, Any]:
     """Return a table: the first column holds names, the others numbers as text."""
+    # A report may show the section much later, when it is no longer clear which code wrote it.
     assert all(len(row) == len(header) for row in rows), (header, rows)
     return {"kind": "table", "header": list(header), "rows": [list(row) for row in rows]}
 
@@ -91,6 +92,7 @@ def lines_block(
 
 
 def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
+    # Markup.format escapes the cells, which may hold names of files and classes.
     def row(cells: Sequence[str], tag: str) -> Markup:
         return Markup("<tr>{}</tr>").format(
             Markup("").join(Markup(f"<{tag}>{{}}</{tag}>").format(one) for one in cells)
@@ -147,6 +149,7 @@ class _Kind:
     to_html: Callable[[Block], Markup]
 
 
+# A new kind of block needs an entry here, and one in docs/report.schema.json.
 KINDS = {
     "text": _Kind(
         lambda one: folded(one["text"]), lambda one: Markup("<p>{}</p>").format(one["text"])
@@ -183,6 +186,7 @@ def section_lines(one: Mapping[str, Any]) -> list[str]:
 def screen_lines(blocks: Sequence[Block], *, width: int) -> list[str]:
     """Return the blocks that sections have for the first screen as lines of text, tables first."""
     lines = []
+    # The sort is stable: blocks of one kind stay in the order of their sections.
     for block in sorted(blocks, key=lambda block: block["kind"] != "table"):
         if block["kind"] == "table":
             lines += table(block["header"], block["rows"], name_width=30, width=width)

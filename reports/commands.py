@@ -24,7 +24,7 @@ ABOUT_BOARD = About(
 )
 ABOUT_REPORT = About(
     "report.py",
-    "Draw the reports of finished runs again, each from its run folder alone.",
+    "Write the reports of finished runs again, each from the files of its run folder.",
     ("outputs/RUN", "outputs/*"),
 )
 
@@ -95,25 +95,28 @@ def _compare(config: BoardConfig) -> None:
     print("\n".join(lines))
     if json_file is not None:
         write_json(
-            json_file, every | {"boards": [_without_pictures(board) for board in every["boards"]]}
+            json_file, every | {"boards": [_without_predictions(board) for board in every["boards"]]}
         )
         print(f"JSON: {json_file}")
     if page is not None:
-        from reports.board.page import board_page  # OpenCV
+        # This imports OpenCV, which is not needed without a page.
+        from reports.board.page import board_page
 
         write_bytes(page, board_page(every))
         print(f"page: {page}")
 
 
-def _without_pictures(board: dict[str, Any]) -> dict[str, Any]:
+def _without_predictions(board: dict[str, Any]) -> dict[str, Any]:
+    # They are most of a board, and only the page and the comparison of two runs use them.
     return {name: part for name, part in board.items() if name != "pictures"}
 
 
-def _draw(config: ReportConfig) -> None:
+def _write_reports(config: ReportConfig) -> None:
     """Write reports again. Raises UserError at the end if one could not be written."""
+    # These import pandas and matplotlib, which take a while, so the flags are checked first.
     from foldblend.runs.folder import lock_folder
     from reports.board.leaderboard import find_runs
-    from reports.run.report import write_report  # matplotlib
+    from reports.run.report import write_report
 
     if not config.runs:
         raise UserError("RUNS: missing; pass run folders, such as python report.py outputs/RUN")
@@ -126,7 +129,8 @@ def _draw(config: ReportConfig) -> None:
             with lock_folder(run.path):
                 write_report(run, page=config.page)
             print(f"report written again: {run.path}")
-        except UserError as error:  # the other reports are still written
+        except UserError as error:
+            # The other reports are still written.
             failed.append(str(error))
     if failed:
         raise UserError(f"reports not written: {'; '.join(failed)}")
@@ -145,6 +149,6 @@ def report(argv: Sequence[str]) -> int:
     """Run the command line of report.py and return its exit code."""
 
     def command() -> None:
-        _draw(parse_flags(ReportConfig, argv, ABOUT_REPORT))
+        _write_reports(parse_flags(ReportConfig, argv, ABOUT_REPORT))
 
     return run_command(command, place="folder", resumes=False)

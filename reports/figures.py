@@ -17,14 +17,20 @@ from matplotlib.ticker import MaxNLocator
 
 __all__ = ["bars", "histograms", "lines", "reliability"]
 
-MOST_LETTERS = 40  # beside a bar
-INK = "#010203"  # stands for the page's own text colour, and is replaced by it
+# A longer name of a bar is cut.
+MOST_LETTERS = 40
+# A placeholder, which is replaced by the text colour of the page.
+INK = "#010203"
 SERIES = ("#3b7dd8", "#d9822b", "#3a9d5d", "#b0549b", "#c94040", "#2aa5a5", "#8a6d3b")
+# A date or a version of matplotlib would change a page whose numbers are the same.
 NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 STYLE: Any = {
+    # Letters stay text, which is smaller than outlines and can be searched.
     "svg.fonttype": "none",
+    # Without a fixed salt, ids are random and no two pages are equal.
     "svg.hashsalt": "reports",
-    "text.parse_math": False,  # a class may be called $x$
+    # The name of a class may contain dollar signs.
+    "text.parse_math": False,
     "font.family": "sans-serif",
     "font.size": 9,
     **dict.fromkeys(
@@ -39,14 +45,17 @@ def _svg(figure: Figure) -> Markup:
     """Return the figure as SVG; like `_axes`, to be called under STYLE."""
     text = io.StringIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # the reader's font draws them
+        # Letters that matplotlib's font lacks are shown in a font of the browser.
+        warnings.filterwarnings("ignore", message="Glyph")
         figure.savefig(text, format="svg", transparent=True, metadata=NO_METADATA)
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    # Ids must be unique in a page, which has several figures; nothing refers to these.
     svg = re.sub(
         r' id="(?:figure|axes|patch|text|line2d|matplotlib\.axis|xtick|ytick|legend)_\d+"', "", svg
     )
-    return Markup(svg)  # names in it were escaped by matplotlib
+    # matplotlib has escaped the names in it.
+    return Markup(svg)
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
@@ -60,7 +69,7 @@ def _short(name: str) -> str:
 
 
 def _colour(index: int) -> Any:
-    """Return the colour of a series: a few that are told apart easily, then any."""
+    """Return the colour of a series: first seven that are easy to distinguish, then others."""
     return SERIES[index] if index < len(SERIES) else matplotlib.colormaps["tab20"](index % 20)
 
 
@@ -77,11 +86,12 @@ def bars(
         figure, axes = _axes(6.4, 0.6 + 0.24 * len(names) * max(1.0, 0.7 * len(values_of)))
         for index, (series, values) in enumerate(values_of.items()):
             place = np.arange(len(names)) + (index - (len(values_of) - 1) / 2) * thick
-            drawn = axes.barh(
+            container = axes.barh(
                 place, values, height=thick * 0.95, color=_colour(index), label=series
             )
-            axes.bar_label(drawn, fmt=number.format, padding=2, fontsize=7)
+            axes.bar_label(container, fmt=number.format, padding=2, fontsize=7)
         axes.set_yticks(np.arange(len(names)), [_short(name) for name in names])
+        # The limits are reversed, so that the first name is at the top.
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.margins(x=0.1)
         axes.set_xlabel(xlabel)
@@ -101,6 +111,7 @@ def histograms(
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes(6.4, 2.4)
         for index, (series, values) in enumerate(values_of.items()):
+            # Shares, because the training and the test set differ in size.
             share = np.histogram(values, edges)[0] / max(len(values), 1) * 100
             colour = _colour(index)
             axes.stairs(share, edges, fill=True, alpha=0.35, color=colour)
@@ -121,7 +132,7 @@ def lines(
         figure, axes = _axes(6.4, 2.8)
         for index, (series, values) in enumerate(values_of.items()):
             heights = [np.nan if value is None else value for value in values]
-            # A curve of one point has no line.
+            # Markers, because a curve of one point has no line.
             axes.plot(
                 x,
                 heights,
@@ -164,10 +175,10 @@ def reliability(bins: Sequence[Mapping[str, float]]) -> Markup:
         axes.set_ylabel("share that is right")
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
-        drawn = below.bar(
+        container = below.bar(
             left, [one["rows"] for one in bins], width, align="edge", color=SERIES[0], alpha=0.6
         )
-        below.bar_label(drawn, fmt="{:,.0f}", fontsize=6)
+        below.bar_label(container, fmt="{:,.0f}", fontsize=6)
         below.margins(y=0.25)
         below.set_ylabel("rows")
         below.set_xlabel("confidence")

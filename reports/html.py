@@ -22,6 +22,7 @@ def _environment() -> jinja2.Environment:
     return jinja2.Environment(
         loader=jinja2.PackageLoader("reports"),
         autoescape=True,
+        # A misspelt name in a template is an error; by default it would be an empty text.
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -31,18 +32,20 @@ def _environment() -> jinja2.Environment:
 def json_data(value: Any) -> Markup:
     """Return JSON for a script element; no text in it can end the element."""
     text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    # In JSON, "<" occurs in strings only, where this escape stands for it.
     return Markup(text.replace("<", "\\u003c"))
 
 
 def render_page(template: str, *, scripts: Sequence[str] = (), **context: Any) -> str:
     """Return a page from `reports/templates`, with the scripts of that folder inside it.
 
-    Figures come as Markup; all else is shown as text. The page may run these scripts and no other,
-    and load nothing.
+    Figures are passed as Markup; everything else is shown as text. The page may run only these
+    scripts and may load nothing.
     """
     environment = _environment()
     assert environment.loader is not None
     sources = [environment.loader.get_source(environment, name)[0] for name in scripts]
+    # The policy of the page allows scripts by hash, so a script in a name would never run.
     hashes = [
         base64.b64encode(hashlib.sha256(source.encode()).digest()).decode() for source in sources
     ]
@@ -57,6 +60,7 @@ def thumbnail(image: np.ndarray, *, height: int = 128, quality: int = 70) -> str
     """Return an RGB image as a small JPEG in a data URI, at most four times as wide as high."""
     scale = height / image.shape[0]
     width = int(np.clip(round(image.shape[1] * scale), 1, 4 * height))
+    # Averaging over areas avoids moire patterns where an image shrinks.
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     small = cv2.resize(image, (width, height), interpolation=method)
     options: Sequence[int] = [cv2.IMWRITE_JPEG_QUALITY, quality]

@@ -20,11 +20,13 @@ __all__ = [
     "table",
 ]
 
-WIDTH = 80  # of files; a terminal may be wider
+# Columns of text in files; a terminal may be wider.
+WIDTH = 80
 WIDEST_SCREEN = 160
 NAME_WIDTH = 40
 LEAST_NAME_WIDTH = 20
 GAP = 2
+# Stands for a space at which a cell is not wrapped, until the table is complete.
 NO_BREAK = "\u00a0"
 
 
@@ -110,10 +112,11 @@ def _widths(
             natural = max(natural, max(map(len, cells[0][column].split(" ")), default=0))
             least.append(longest_word if wrap_cells else natural)
         widths.append(natural)
-    # Room that is left lets headers stand on one line.
+    # Spare room is used to keep headers on one line.
     for column in range(1, num_shown):
         wanted = max(widths[column], len(cells[0][column]))
         widths[column] += max(0, min(wanted - widths[column], width - _total(widths)))
+    # The column with the most spare width is narrowed first, by one.
     while _total(widths) > width:
         spare = [have - need for have, need in zip(widths, least, strict=True)]
         if max(spare) <= 0:
@@ -139,6 +142,7 @@ def _row_lines(row: Sequence[str], widths: Sequence[int]) -> list[str]:
 
 
 def _at_least_one(width: int) -> int:
+    # textwrap rejects a width of 0, which a column of empty cells has.
     return max(width, 1)
 
 

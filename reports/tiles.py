@@ -18,11 +18,12 @@ __all__ = ["confusion_image", "legible", "tile"]
 GAP = 4  # pixels around each tile
 FONT_SIZE = 10
 LINE = 12  # pixels from one line of a caption to the next
-CHARACTER = 6  # about the mean width of one
-SIDES = (112, 192)  # a tile's longer side: no caption fits less, and more only makes large files
+CHARACTER = 6  # pixels, about the mean width of a letter
+# Limits of the longer side of a tile: no caption fits below, and files grow large above.
+SIDES = (112, 192)
 CELL = 28  # pixels of a cell of the confusion matrix, wide enough for 4 digits
 DEEPEST = (8, 48, 107)  # colour of a share of 1; a share of 0 is white
-MOST_LETTERS = 50  # of a name beside the matrix
+MOST_LETTERS = 50  # a longer name beside the matrix is cut
 MOST_NAMED = 40  # classes whose names and counts can be read in one figure
 
 
@@ -71,9 +72,8 @@ def tile(images_NHWC: np.ndarray, captions: Sequence[str] | None, columns: int) 
         left = GAP + index % columns * across
         sheet[top : top + height, left : left + width] = image
         if band:
-            strip = Image.new(
-                "RGB", (width, band), "white"
-            )  # of its own, so that no line runs into the next tile
+            # Each caption has a separate strip, so that no line runs into the next tile.
+            strip = Image.new("RGB", (width, band), "white")
             draw = ImageDraw.Draw(strip)
             for number, line in enumerate(texts[index]):
                 draw.text((0, number * LINE), line, fill="black", font=_font())
@@ -81,7 +81,7 @@ def tile(images_NHWC: np.ndarray, captions: Sequence[str] | None, columns: int) 
     return sheet
 
 
-def _named(names: Sequence[str]) -> Image.Image:
+def _names_image(names: Sequence[str]) -> Image.Image:
     """Return names as an image of one column, right-aligned; long names are cut."""
     names = [" ".join(name.split())[:MOST_LETTERS] for name in names]
     width = ceil(max(_font().getlength(name) for name in names)) + 2 * GAP
@@ -105,18 +105,19 @@ def confusion_image(counts_CC: np.ndarray, class_names: Sequence[str]) -> np.nda
     assert counts_CC.shape == (num, num), (counts_CC.shape, num)
     share_CC = counts_CC / np.maximum(counts_CC.sum(axis=1, keepdims=True), 1)
     colours_CC3 = (255 + share_CC[..., None] * (np.array(DEEPEST) - 255)).round().astype(np.uint8)
-    named = num <= MOST_NAMED
-    cell = CELL if named else max(MOST_NAMED * CELL // num, 1)
+    has_names = num <= MOST_NAMED
+    # Without names the figure keeps its size, and cells shrink to no less than a pixel.
+    cell = CELL if has_names else max(MOST_NAMED * CELL // num, 1)
     matrix = Image.fromarray(colours_CC3.repeat(cell, axis=0).repeat(cell, axis=1))
-    if not named:
+    if not has_names:
         return np.asarray(matrix)
     draw = ImageDraw.Draw(matrix)
     for true, predicted in np.argwhere(counts_CC):
         place = ((predicted + 0.5) * cell, (true + 0.5) * cell)
         ink = "white" if share_CC[true, predicted] > 0.5 else "black"
         draw.text(place, f"{counts_CC[true, predicted]}", fill=ink, font=_font(), anchor="mm")
-    down = _named([f"true {name}" for name in class_names])
-    across = _named([f"predicted {name}" for name in class_names]).transpose(
+    down = _names_image([f"true {name}" for name in class_names])
+    across = _names_image([f"predicted {name}" for name in class_names]).transpose(
         Image.Transpose.ROTATE_90
     )
     sheet = Image.new(

@@ -8,21 +8,7 @@ import pytest
 
 from tests.makers.constants import ROOT
 
-CLAUSES = ("as", "because", "how", "if", "that", "what", "when", "where", "whether", "who", "why")
-    "as",
-    "because",
-    "how",
-    "if",
-    "that",
-    "what",
-    "when",
-    "where",
-    "whether",
-    "which",
-    "who",
-    "whose",
-    "why",
-]
+CLAUSES = {"as", "because", "how", "if", "that", "what", "when", "where", "whether", "who", "why"}
 
 
 @pytest.fixture(scope="module")
