@@ -22,8 +22,8 @@ import pandas as pd
 import PIL.Image
 import torch
 from common import Results, data_of, parser, print_rows, settled, shown, spread
-from tqdm import tqdm
 
+from foldblend.progress import track
 from folds.data.manifest import Manifest
 from pipeline.config.resolved import ResolvedConfig
 from pipeline.config.settings import make_config
@@ -241,7 +241,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         # The first steps are slower; they warm up the device.
         step_rate(model, Steps(Resident(batch), 3), preprocess, compute, args.batch_size)
         rates: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in tqdm(range(args.rounds), desc=f"{args.backbone} at {args.img_size}", disable=None):
+        for _ in track(range(args.rounds), f"{args.backbone} at {args.img_size}", unit="rounds"):
             for name, way in ways.items():
                 rates[name].append(way())
     ceiling = rates["resident batch"]

@@ -95,7 +95,8 @@ def _compare(config: BoardConfig) -> None:
     print("\n".join(lines))
     if json_file is not None:
         write_json(
-            json_file, every | {"boards": [_without_predictions(board) for board in every["boards"]]}
+            json_file,
+            every | {"boards": [_without_predictions(board) for board in every["boards"]]},
         )
         print(f"JSON: {json_file}")
     if page is not None:

@@ -71,7 +71,7 @@ def blend_command(capsys: pytest.CaptureFixture[str]) -> Command:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _separate_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Use a separate cache for this test run.
 
     The demo set is linked from the user's cache if it is there, because making it takes long.
@@ -117,7 +117,7 @@ def layout_copy(tiny_layout: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_runs(tiny_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return outputs/ with two finished runs, alpha (with hflip) and beta; read-only."""
+    """Return outputs/ with two finished runs, alpha (TTA with hflip) and beta; read-only."""
     outputs = tmp_path_factory.mktemp("runs") / "outputs"
     for name, backbone, tta in (
         ("alpha", "test_efficientnet", "hflip"),

@@ -25,7 +25,8 @@ from reports.text import printable
 __all__ = ["SCHEMA", "find_runs", "leaderboard"]
 
 SCHEMA = 1
-MOST_COMPARED = 50  # runs: each with each is 1,225 differences and some MB of predictions
+# All pairs of 50 runs have 1,225 differences; more runs have only the difference to the best.
+MOST_COMPARED = 50
 
 
 def _check(path: Path) -> Run:
@@ -102,6 +103,7 @@ def _single_runs(run: Run, by_oof: Mapping[str, Run]) -> dict[str, Run] | None:
         singles = None if one is None else _single_runs(one, by_oof)
         if singles is None:
             return None
+        # A member with weight 0 is not needed for predictions, so it costs nothing.
         if member.get("weight") != 0:
             found |= singles
     return found
@@ -128,14 +130,13 @@ def _plain(value: Any) -> Any:
         and value
         and all(isinstance(one, dict) and "name" in one for one in value)
     ):
-        value = ", ".join(
-            f"{one['name']} x {one.get('weight', 1):g}" for one in value
-        )  # a blend's members
+        # The members of a blend.
+        value = ", ".join(f"{one['name']} x {one.get('weight', 1):g}" for one in value)
     return printable(value)
 
 
 def _facts(run: Run, by_oof: Mapping[str, Run]) -> dict[str, Any]:
-    """Return the columns of a row beside the scores; None for what is not known."""
+    """Return the columns of a row other than the scores; None where a value is unknown."""
     info = run.info
     singles = _single_runs(run, by_oof)
     seconds: list[Any] = (
@@ -143,11 +144,14 @@ def _facts(run: Run, by_oof: Mapping[str, Run]) -> dict[str, Any]:
     )
     finished = info.get("finished")
     started = info.get("started")
-    chooses = info["optimistic"] if "optimistic" in info else _settings(run).get("select") == "best"
+    # Runs of early versions lack the key, but their settings show what it would be.
+    is_optimistic = (
+        info["optimistic"] if "optimistic" in info else _settings(run).get("select") == "best"
+    )
     return {
         "path": printable(run.path),
         "kind": info["kind"],
-        "optimistic": bool(chooses),
+        "optimistic": bool(is_optimistic),
         "leaks": bool(info["leaks"]),
         "models": None if singles is None else sum(map(num_models, singles.values())),
         "passes": None if singles is None else sum(map(num_passes, singles.values())),
@@ -190,15 +194,16 @@ def _shared_groups(groups: Sequence[np.ndarray]) -> tuple[np.ndarray, bool]:
     )
 
 
-def rank(scored: Sequence[Scored], honest: Sequence[bool]) -> list[int]:
+def rank(scored: Sequence[Scored], unmarked: Sequence[bool]) -> list[int]:
     """Return the indices of the runs, best first; marked runs come after all others.
 
-    The first run is the one that others are compared with.
+    A run is marked if its score is too high, see `reports.board.text.marked`. The first run is the
+    one that others are compared with.
     """
 
     def key(index: int) -> tuple[bool, bool, float]:
         value = scored[index].score.value
-        return not honest[index], bool(np.isnan(value)), -value
+        return not unmarked[index], bool(np.isnan(value)), -value
 
     return sorted(range(len(scored)), key=key)
 
@@ -218,6 +223,7 @@ def all_differences(scored: Sequence[Scored]) -> list[list[dict[str, float | Non
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the settings that are not equal in all of the mappings, in order."""
+    # A setting that one run lacks differs from None in another one.
     absent = object()
     names = dict.fromkeys(name for one in settings for name in one)
     return [
@@ -236,7 +242,8 @@ def _rows(
     settings = [_settings(run) for run in runs]
     order = rank(scored, [not (one["optimistic"] or one["leaks"]) for one in facts])
     kinds = [one["kind"] for one in facts]
-    changed = {  # per kind, because a blend has other settings than a run
+    # Per kind, because a blend has other settings than a run.
+    changed = {
         kind: differing(
             [each for each, other in zip(settings, kinds, strict=True) if other == kind]
         )
@@ -262,11 +269,13 @@ def _board(
     runs: Sequence[Run], by_oof: Mapping[str, Run], metric: str, *, pairs: bool
 ) -> dict[str, Any]:
     """Return the board of one data set: runs, best first, scored on equal labels and groups."""
+    # All runs have the same images, so after sorting equal rows are the same image.
     tables = [run.oof.sort_values(["repeat", "image_id"], ignore_index=True) for run in runs]
     images = [_once(table) for table in tables]
     data = runs[0].info["data"]
     first = images[0]
     notes = []
+    # Each run may be scored on other labels in its report; on a board all have the same.
     corrected = any((one["label"] != first["label"]).any() for one in images)
     true_N = first["label_raw" if corrected else "label"].to_numpy()
     if corrected:
@@ -326,7 +335,7 @@ def _board(
 
 
 def _data_key(run: Run) -> tuple[object, ...]:
-    """Return what the runs of one board have in common: images, classes and original labels."""
+    """Return a key that the runs of one board share: images, classes and original labels."""
     once = _once(run.oof.sort_values(["repeat", "image_id"]))[["image_id", "label_raw"]]
     return (
         run.ids_hash,
@@ -370,8 +379,8 @@ def leaderboard(
     several = [runs] if isinstance(runs, (str, Path, Run)) else runs
     found = [one if isinstance(one, Run) else finished_run(one) for one in several]
     require(bool(found), "no runs to compare; pass folders of finished runs")
-    own = {run.info["metric"] for run in found}
-    metric = metric or (own.pop() if len(own) == 1 else "f1_macro")
+    metrics = {run.info["metric"] for run in found}
+    metric = metric or (metrics.pop() if len(metrics) == 1 else "f1_macro")
     by_oof = {run.oof_hash: run for run in found}
     by_data: dict[tuple[object, ...], list[Run]] = {}
     for run in found:
@@ -379,6 +388,7 @@ def leaderboard(
     boards = [
         _board(one, by_oof, metric, pairs=len(found) <= MOST_COMPARED) for one in by_data.values()
     ]
+    # Different data sets may have one name; they are numbered, so that titles differ.
     names = [board["data"] for board in boards]
     for index, name in enumerate(names):
         if names.count(name) > 1:

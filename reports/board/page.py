@@ -12,8 +12,9 @@ from reports.text import num, signed, span
 
 __all__ = ["board_page"]
 
-MOST_RUNS = 50  # whose predictions are put into a page
-MOST_PREDICTIONS = 2_000_000  # some 5 MB
+# Beyond these a page has no predictions. Two million of them take some 5 MB.
+MOST_RUNS = 50
+MOST_PREDICTIONS = 2_000_000
 
 Board = Mapping[str, Any]
 
@@ -25,7 +26,7 @@ def _cell(text: str, value: object = None) -> dict[str, Any]:
 
 def _row(row: Mapping[str, Any], attributes: Sequence[str]) -> dict[str, Any]:
     headline = row["headline"]
-    less = row["difference"]
+    difference = row["difference"]
     scores = row["attributes"]
     cells = [
         _cell(num(headline["value"]), headline["value"]),
@@ -34,7 +35,10 @@ def _row(row: Mapping[str, Any], attributes: Sequence[str]) -> dict[str, Any]:
             _cell(f"{scores[name]:.3f}" if name in scores else "-", scores.get(name))
             for name in attributes
         ],
-        _cell("best", 0) if less is None else _cell(signed(less) or "-", less["value"]),
+        # The best run is sorted as a difference of 0.
+        _cell("best", 0)
+        if difference is None
+        else _cell(signed(difference) or "-", difference["value"]),
         _cell(row["kind"], row["kind"]),
         *[
             _cell("-" if row[name] is None else f"{row[name]:,}", row[name])
@@ -66,7 +70,7 @@ def _table(every: Mapping[str, Any], board: Board) -> dict[str, Any]:
     }
 
 
-def _data(board: Board, *, with_pictures: bool) -> dict[str, Any]:
+def _data(board: Board, *, with_predictions: bool) -> dict[str, Any]:
     """Return the data of a board for the script of the page."""
     return {
         "best": board["best"],
@@ -76,25 +80,27 @@ def _data(board: Board, *, with_pictures: bool) -> dict[str, Any]:
             for row in board["rows"]
         ],
         "differences": board["differences"],
-        "pictures": board["pictures"] if with_pictures else None,
+        "pictures": board["pictures"] if with_predictions else None,
     }
 
 
 def board_page(every: Mapping[str, Any]) -> str:
     """Return the page of `reports.board.leaderboard.leaderboard`'s boards as HTML.
 
-    Beyond 50 runs it shows no images that changed, and says so.
+    Beyond 50 runs or two million predictions the page does not list the images that two runs
+    predict differently, and has a note on it.
     """
     boards = every["boards"]
     num_runs = sum(len(board["rows"]) for board in boards)
     num_predictions = sum(len(board["rows"]) * board["num_images"] for board in boards)
-    with_pictures = num_runs <= MOST_RUNS and num_predictions <= MOST_PREDICTIONS
+    with_predictions = num_runs <= MOST_RUNS and num_predictions <= MOST_PREDICTIONS
+    predictions = f"{num_predictions:,} predictions of {num_runs:,} runs"
     return render_page(
         "leaderboard.html",
         scripts=("leaderboard.js",),
         title="Leaderboard",
         boards=[_table(every, board) for board in boards],
         skipped=every["skipped"],
-        left_out=None if with_pictures else f"{num_predictions:,} predictions of {num_runs:,} runs",
-        data=json_data([_data(board, with_pictures=with_pictures) for board in boards]),
+        left_out=None if with_predictions else predictions,
+        data=json_data([_data(board, with_predictions=with_predictions) for board in boards]),
     )

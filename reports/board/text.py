@@ -23,7 +23,8 @@ __all__ = [
 ]
 
 MOST_IDS = 20
-LONGEST_HEADER = 20  # of an attribute, above a column
+# An attribute with a longer name is numbered, and a line above the table explains the number.
+LONGEST_HEADER = 20
 
 Board = Mapping[str, Any]
 
@@ -69,7 +70,7 @@ def about_board(every: Mapping[str, Any], board: Board) -> list[str]:
         sentences.append(
             "OPTIMISTIC: epochs were chosen on the rows that are scored; GROUPS LEAK: images of one"
             " group are trained on and scored; such runs are listed last and are never the best"
-            " unless all runs are such"
+            " unless all runs are marked"
         )
     return sentences
 
@@ -150,7 +151,8 @@ def pair_lines(board: Board) -> list[str]:
         lines.append("settings of 1 | settings of 2:" if keys else "no recorded setting differs")
         for key in keys:
             lines += folded(f"{key}: {setting(rows[0], key)} | {setting(rows[1], key)}")
-    else:  # the settings of a blend and of a run cannot be compared
+    else:
+        # A blend and a run have different settings.
         for number, row in enumerate(rows, 1):
             lines += folded(f"how {number} was made: {row['about'] or '(not recorded)'}")
     only = changed_images(label_N, *predicted)
@@ -181,8 +183,8 @@ def _image_lines(
     more = f", the first {MOST_IDS} of {len(only_N):,}" if len(only_N) > MOST_IDS else ""
     lines = ["", f"right in {which + 1} only{more}:"]
     for row in only_N[:MOST_IDS]:
-        said = f"{classes[label_N[row]]}; {2 - which} predicts {classes[other_N[row]]}"
-        lines += folded(f"{images['image_ids'][row]}: {said}")
+        text = f"{classes[label_N[row]]}; {2 - which} predicts {classes[other_N[row]]}"
+        lines += folded(f"{images['image_ids'][row]}: {text}")
     return lines
 
 

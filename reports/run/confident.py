@@ -16,25 +16,29 @@ NEARLY_ALL = 0.9
 # The highest share of wrong labels that is plausible: the highest of ten well-known data sets
 # (QuickDraw has 10.1 %, the mean is 3.3 %; Northcutt, Athalye and Mueller 2021).
 MOST_WRONG = 0.1
-SLACK = 1e-6  # as in cleanlab
+# The tolerance of cleanlab, so that both use one threshold.
+SLACK = 1e-6
 
 
 @dataclass(frozen=True)
 class Judged:
-    """Judgement of units: best value, whether the label looks wrong, and whether a wrong would."""
+    """Judgement of U units: the best value, and whether the label looks wrong."""
 
     best: np.ndarray
-    named: np.ndarray
-    would: np.ndarray
+    """The value that is most probable."""
+    flagged: np.ndarray
+    """Whether the label looks wrong."""
+    detectable: np.ndarray
+    """Whether the unit would be flagged if its label were another one."""
 
     @property
     def is_credible(self) -> bool:
         """Return whether wrong labels can explain the number of labels that look wrong.
 
-        If a share w of the labels is wrong, w * would are found. If more labels look wrong than
+        If a share w of the labels is wrong, w * detectable are flagged. If more are flagged than
         the highest plausible w explains, right labels are among them, and it is unknown which.
         """
-        return bool(self.named.mean() <= MOST_WRONG * self.would.mean())
+        return bool(self.flagged.mean() <= MOST_WRONG * self.detectable.mean())
 
 
 def sums_by_code(values_N: np.ndarray, code_N: np.ndarray) -> np.ndarray:
@@ -66,16 +70,17 @@ def _judge(given_U: np.ndarray, proba_UE: np.ndarray, agree_U: np.ndarray) -> Ju
     own_U = proba_UE[rows, given_U]
     sure_U = proba_UE[rows, best_U] >= threshold_E[best_U] - SLACK
     # A number above a mean is also above the mean of the other numbers, if there are any.
-    would_U = (
+    detectable_U = (
         (best_U == given_U)
         & (own_U >= threshold_E[given_U] - SLACK)
         & (np.bincount(given_U)[given_U] > 1)
     )
-    return Judged(best_U, issue_U & sure_U & agreed_U, would_U & agreed_U)
+    return Judged(best_U, issue_U & sure_U & agreed_U, detectable_U & agreed_U)
 
 
 def judge_units(value_N: np.ndarray, proba_NE: np.ndarray, unit_N: np.ndarray) -> Judged:
     """Return the judgement of units, by the product of the (positive) probabilities of images."""
+    # Logarithms, because a product over many images underflows.
     log_UE = sums_by_code(np.log(proba_NE), unit_N)
     proba_UE = np.exp(log_UE - log_UE.max(axis=1, keepdims=True))
     proba_UE /= proba_UE.sum(axis=1, keepdims=True)
@@ -94,7 +99,7 @@ def judge_pairs(gain_U: np.ndarray) -> Judged:
     proba = np.concatenate([proba_U2, proba_U2[:, ::-1]])
     both = _judge(given, proba, np.ones(len(given)))
     first = slice(len(gain_U))
-    return Judged(both.best[first], both.named[first], both.would[first])
+    return Judged(both.best[first], both.flagged[first], both.detectable[first])
 
 
 def extreme_pairs(
@@ -106,6 +111,7 @@ def extreme_pairs(
     log-likelihoods; as it is a sum over the two images, the best of each can be found separately.
     """
     log_NE = np.log(proba_NE)
+    # Sorted by group, and within a group by value, so that both are contiguous.
     order = np.lexsort((value_N, within_N))
     pairs: list[tuple[int, int]] = []
     gains: list[float] = []

@@ -45,17 +45,19 @@ def rows_by_interest(
 ) -> np.ndarray:
     """Return all rows in the order in which they get thumbnails.
 
-    `first` come first, then mistakes, the most confident first, then right predictions, in turn
-    for each class.
+    Rows in `first` come first, then mistakes, the most confident first, then correct predictions,
+    one of each class in turn.
     """
     wrong = worst_mistakes(label_N, proba_NC)
     right = np.flatnonzero(proba_NC.argmax(axis=1) == label_N)
     by_class = right[np.argsort(label_N[right], kind="stable")]
     counts = np.bincount(label_N[right])
+    # The first correct row of each class has turn 0, the second one turn 1, and so on.
     turn = np.arange(len(right)) - np.repeat(np.cumsum(counts) - counts, counts)
     order = np.concatenate(
         [np.asarray(first, dtype=np.int64), wrong, by_class[np.argsort(turn, kind="stable")]]
     )
+    # A row that occurs twice keeps its first place.
     _, where = np.unique(order, return_index=True)
     return order[np.sort(where)]
 
@@ -69,6 +71,7 @@ def _links(image_ids: Sequence[str], paths: Mapping[str, str]) -> dict[str, Any]
     root = os.path.commonpath([PurePath(one).parent for one in given])
     below = [None if one is None else os.path.relpath(one, root) for one in known]
     if all(one == name for one, name in zip(below, image_ids, strict=True)):
+        # Usually an id is the path, which then need not be stored twice.
         return {"root": root, "below": None}
     return {"root": root, "below": below}
 

@@ -12,7 +12,8 @@ from reports.text import num
 
 __all__ = ["next_steps"]
 
-FEW_GROUPS = 5  # below, the F1 of a class depends on which groups happen to be in the data
+# With fewer groups, the F1 of a class depends on which groups happen to be in the data.
+FEW_GROUPS = 5
 MOST_STEPS = 4
 
 Report = Mapping[str, Any]
@@ -22,6 +23,7 @@ def _suspected_labels(report: Report, folder: Path) -> Iterator[str]:
     found = report["suspects"].get("findings", ())
     if not found:
         return
+    # A group and one of its images may both be reported, so images are counted once.
     num_images = len({image for one in found for image in one["image_ids"]})
     look = "looks" if num_images == 1 else "look"
     yield (
@@ -45,6 +47,7 @@ def _rare_classes(report: Report, folder: Path) -> Iterator[str]:
 
 def _calibration(report: Report, folder: Path) -> Iterator[str]:
     one = report["calibration"]
+    # An error below this is compatible with perfect calibration.
     chance = one["ece_by_chance"]["high"]
     if one["ece"] is None or chance is None or one["ece"] <= chance:
         return

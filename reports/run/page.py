@@ -38,6 +38,7 @@ def _matrix(confusion: Mapping[str, Any], names: Sequence[str], what: str) -> di
     shown = np.flatnonzero(counts_CC.sum(axis=0) + counts_CC.sum(axis=1))
     sizes_C = counts_CC.sum(axis=1)
     rows = []
+    # Values that occur in neither labels nor predictions would be empty rows and columns.
     for true in shown.tolist():
         cells = [
             {
@@ -88,6 +89,7 @@ def _series(report: Report, column: str) -> dict[str, list[float | None]]:
 def _curve_figures(report: Report) -> list[dict[str, Any]]:
     if not report["curves"]:
         return []
+    # The longest log counts, because an interrupted or old run may have shorter ones.
     num_epochs = max(len(one["epoch"]) for one in report["curves"])
     count = f"n = {len(report['curves'])} folds, {num_epochs} epochs"
     figures = []

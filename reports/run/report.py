@@ -32,7 +32,7 @@ __all__ = ["suspects_csv", "write_report"]
 
 
 def _baseline(arrays: OofArrays, attribute: Attribute) -> dict[str, Any]:
-    """Return the score of a guess that knows one attribute, and the run's difference to it."""
+    """Return the score of guessing with one attribute given, and the run's difference to it."""
     value_of_class = np.asarray(attribute.of_class)
     rows = arrays.rows
     once = rows.take(rows.repeat_N == rows.repeat_N[0])
@@ -59,6 +59,7 @@ def _raw_score(run: Run, arrays: OofArrays, metric: str) -> dict[str, float | No
 def _test(run: Run) -> dict[str, Any] | None:
     if run.test is None:
         return None
+    # The models may have their rows in another order.
     ids = run.test["image_id"]
     models = [
         run.test_fold(index).set_index("image_id").loc[ids]
@@ -92,14 +93,14 @@ def _curves(run: Run) -> list[dict[str, Any]]:
 
 
 def _of_first_schema(run: Run) -> dict[str, Any]:
-    """Return report.json of the first schema, or {}: it alone held what is in run.json now."""
+    """Return report.json of the first schema, which has entries that moved to run.json, or {}."""
     file = run.path / "report.json"
     report = run.report if "about" not in run.info and file.is_file() else {}
     return report if report.get("schema") == 1 else {}
 
 
 def _notes(run: Run, before: Mapping[str, Any], raw: object) -> list[str]:
-    """Return the notes on a score, those on its honesty first."""
+    """Return the notes on a score: those of the run, then those on why it may be too high."""
     notes = [*run.info.get("notes", before.get("notes", ()))]
     if run.info.get("optimistic") and not any(map(is_optimistic_note, notes)):
         notes.append("OPTIMISTIC: epochs were chosen on the rows that are scored")
@@ -168,6 +169,7 @@ def _write_suspects(run: Run, report: Mapping[str, Any]) -> None:
     """Write or remove suspects.csv, unless it was edited since it was written."""
     file = run.path / "suspects.csv"
     before = run.path / "report.json"
+    # An edited file differs from the one that the previous report implies.
     if file.is_file() and (
         not before.is_file() or file.read_text(encoding="utf-8") != suspects_csv(run.report)
     ):
@@ -194,7 +196,8 @@ def predictions(run: Run) -> pd.DataFrame:
             columns["true"] = names[table["label"]]
         columns["predicted"] = names[proba_NC.argmax(axis=1)]
         columns["confidence"] = proba_NC.max(axis=1)
-        if len(names) <= MOST_NAMED:  # else the file would be huge; the logits are in oof.parquet
+        # With more classes the file would be huge; the logits are in oof.parquet.
+        if len(names) <= MOST_NAMED:
             proba = pd.DataFrame(
                 proba_NC, columns=[f"proba_{index}" for index in range(len(names))]
             )
@@ -228,9 +231,8 @@ def compute_report(run: Run) -> dict[str, Any]:
         "curves": _curves(run),
         "suspects": _suspects(run, arrays),
         "sections": _sections(run, before),
-        "baselines": [
-            _baseline(arrays, attribute) for attribute in run.attributes[:1]
-        ],  # the plainest one
+        # One baseline is enough to compare with, so only the first attribute has one.
+        "baselines": [_baseline(arrays, attribute) for attribute in run.attributes[:1]],
     }
 
 
@@ -238,6 +240,7 @@ def _page(run: Run, report: Mapping[str, Any]) -> str:
     arrays = oof_arrays(run)
     ids_N = run.oof["image_id"].to_numpy()
     findings = report["suspects"].get("findings", ())
+    # Suspected labels are judged by eye, so their images get thumbnails first.
     suspected_N = np.flatnonzero(
         np.isin(ids_N, [name for one in findings for name in one["image_ids"]])
     )
@@ -278,11 +281,13 @@ def write_report(run: str | Path | Run, *, page: bool = True) -> str:
     text = render_text(report)
     html = _page(run, report) if page else None
     page_file = run.path / "report.html"
-    page_file.unlink(missing_ok=True)  # a kill on the way must not leave one of other numbers
+    # A kill on the way must not leave a page with outdated numbers.
+    page_file.unlink(missing_ok=True)
     write_table(run.path / "predictions.csv", predictions(run))
     _write_suspects(run, report)
     write_bytes(run.path / "report.txt", text)
     if html is not None:
         write_bytes(page_file, html)
+    # Last, because other commands read it: new numbers imply that all files are new.
     write_json(run.path / "report.json", report)
     return text

@@ -54,7 +54,8 @@ def _attributes(report: Report, width: int) -> list[str]:
 def _taken_for(report: Report, label: int) -> str:
     """Return the class that is predicted most often for wrong images of a class."""
     counts_CC = report["confusion"]["counts"]
-    if counts_CC is None:  # many classes: only the most frequent confusions are kept
+    if counts_CC is None:
+        # With many classes only the most frequent confusions are recorded.
         name = report["class_names"][label]
         most = report["confusion"]["most"]
         return next((row["predicted"] for row in most if row["true"] == name), "-")
@@ -88,8 +89,8 @@ def _blocks(run: Run) -> list[dict[str, Any]]:
 
 def _notes(report: Report, blocks: Sequence[Mapping[str, Any]], width: int) -> list[str]:
     """Return the first notes, without those that a block of the screen repeats."""
-    told = " ".join(block.get("text", "").lower() for block in blocks)
-    notes = [note for note in report["notes"] if note.lower() not in told]
+    shown = " ".join(block.get("text", "").lower() for block in blocks)
+    notes = [note for note in report["notes"] if note.lower() not in shown]
     lines = [line for note in notes for line in folded(f"note: {note}", width=width)]
     if len(lines) > MOST_NOTE_LINES:
         lines = [*lines[: MOST_NOTE_LINES - 1], "  ... (all notes are in the report)"]
@@ -100,6 +101,7 @@ def _next(report: Report, folder: Path, width: int, most_lines: int) -> list[str
     lines: list[str] = []
     for step in next_steps(report, folder):
         more = folded(f"- {step}", width=width)
+        # Steps are sorted by importance, so a less important one is not shown in its place.
         if 1 + len(lines) + len(more) > most_lines:
             break
         lines += more
@@ -128,6 +130,7 @@ def screen_lines(run: Run, *, width: int | None = None) -> list[str]:
     report = run.report
     note = single_model_note(report)
     blocks = _blocks(run)
+    # The table of a stage, such as the methods of a blend, replaces the worst classes.
     has_table = any(block["kind"] == "table" for block in blocks)
     parts: Sequence[list[str]] = [
         [

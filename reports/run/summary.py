@@ -24,7 +24,8 @@ __all__ = [
 ]
 
 SCHEMA = 2  # see docs/report.schema.json
-MOST_NAMED = 40  # values, up to which a confusion matrix is kept whole
+# With more values only the most frequent confusions are recorded, not the matrix.
+MOST_NAMED = 40
 MOST_CONFUSIONS = 10
 
 
@@ -38,6 +39,7 @@ def _per_class(rows: Rows, predicted_N: np.ndarray, names: Sequence[str]) -> lis
     The support counts images, and `groups` counts groups, each once for all repeats.
     """
     label_N = rows.label_N
+    # Denominators of 0 are replaced by 1: a class that is never predicted has precision 0.
     counts_CC = confusion_counts(label_N, predicted_N, len(names))
     right_C = counts_CC.diagonal()
     support_C = counts_CC.sum(axis=1)
@@ -149,6 +151,7 @@ def summarise(
     proba_NC = softmax(logits_NC)
     num_repeats = rows.num_repeats
     folds = _fold_scores(rows, proba_NC, chosen)
+    # A fold without a score makes the mean NaN, which is reported as null.
     scores = np.array([np.nan if fold["score"] is None else fold["score"] for fold in folds], float)
     means = {
         name: mean_score(one, rows.label_N, proba_NC, rows.repeat_N)
@@ -189,6 +192,7 @@ def summarise_test(mean_NC: np.ndarray, logits_of_models: Sequence[np.ndarray]) 
         Logits N x C of each fold's model.
     """
     proba_NC = softmax(mean_NC)
+    # As in the submission: the class of the mean logits, not a vote of the models.
     predicted_N = mean_NC.argmax(axis=1)
     votes_KN = np.stack([logits_NC.argmax(axis=1) for logits_NC in logits_of_models])
     return {

@@ -34,7 +34,8 @@ from reports.run.confident import (
 
 __all__ = ["find_suspects"]
 
-LEAST_PROBA = 1e-6  # so that one image cannot outvote all others of its group
+# A limit, so that one image cannot outvote all others of its group.
+LEAST_PROBA = 1e-6
 LABEL = "label"
 SWAP = "swap"
 
@@ -51,7 +52,7 @@ class _Images:
     of_row: np.ndarray
     ids: frozenset[str]
 
-    def named(self, rows: np.ndarray) -> list[str]:
+    def names_of(self, rows: np.ndarray) -> list[str]:
         return [str(name) for name in self.image_id[rows]]
 
 
@@ -69,6 +70,7 @@ def _images_of(
 ) -> _Images:
     image_id, first, of_row = np.unique(image_id_N, return_index=True, return_inverse=True)
     group_names, group = np.unique(group_N[first], return_inverse=True)
+    # Repeats of an image are averaged, so that each image is judged once.
     proba = sums_by_code(proba_NC, of_row) / np.bincount(of_row)[:, None]
     return _Images(image_id, group, group_names, label_N[first], proba, of_row, frozenset(image_id))
 
@@ -94,8 +96,8 @@ def _is_shared(value_N: np.ndarray, group_N: np.ndarray) -> bool:
         return False
     group_U, value_U = np.unique(np.stack([group_N[several], value_N[several]]), axis=1)
     num_E = np.bincount(value_U)
-    alone_E = np.bincount(value_U, np.bincount(group_U)[group_U] == 1)
-    return bool((alone_E[num_E > 0] / num_E[num_E > 0]).mean() >= NEARLY_ALL)
+    single_E = np.bincount(value_U, np.bincount(group_U)[group_U] == 1)
+    return bool((single_E[num_E > 0] / num_E[num_E > 0]).mean() >= NEARLY_ALL)
 
 
 def _units(images: _Images, value_N: np.ndarray) -> np.ndarray:
@@ -113,9 +115,9 @@ def _units(images: _Images, value_N: np.ndarray) -> np.ndarray:
 
 def _note(what: str, noun: str, judged: Judged) -> str:
     """Return how many labels look wrong, and how many wrong labels the check would find."""
-    num = int(judged.named.sum())
-    found = f"{num:,} of {len(judged.named):,} {noun} look wrong"
-    power = f"{judged.would.mean():.0%}"
+    num = int(judged.flagged.sum())
+    found = f"{num:,} of {len(judged.flagged):,} {noun} look wrong"
+    power = f"{judged.detectable.mean():.0%}"
     if not judged.is_credible:
         return (
             f"{what}: not reported. {found}, but this check would find only {power} of wrong ones."
@@ -125,7 +127,7 @@ def _note(what: str, noun: str, judged: Judged) -> str:
     note = f"{what}: {found}. This check finds about {power} of wrong ones"
     if not num:
         return f"{note}."
-    expected = judged.would.sum() / 100
+    expected = judged.detectable.sum() / 100
     return (
         f"{note}; if 1 % of the labels are wrong, about {expected:.1f} of these {num:,} are real."
     )
@@ -141,11 +143,10 @@ class _Search:
         self.corrected_NA = self.code_NA.copy()
         self.findings: list[dict[str, Any]] = []
         self.notes: list[str] = []
-        self.swapped_N = np.zeros(
-            len(images.label), bool
-        )  # in any field: an image can be in one swap
+        # Over all fields, because an image can be in one swap only.
+        self.swapped_N = np.zeros(len(images.label), bool)
         self.stems = [
-            PurePosixPath(name).stem for name in images.named(np.arange(len(images.label)))
+            PurePosixPath(name).stem for name in images.names_of(np.arange(len(images.label)))
         ]
         self.num_stems = Counter(zip(images.group.tolist(), self.stems, strict=True))
 
@@ -153,6 +154,7 @@ class _Search:
         """Judge every field."""
         for number, field in enumerate(self.fields):
             present, value_N = np.unique(self.code_NA[:, number], return_inverse=True)
+            # Confident learning compares a value with the other values that occur.
             if len(present) < 2:
                 only = field.values[present[0]]
                 self.notes.append(f"{field.name}: only {only} occurs, so it cannot be checked.")
@@ -165,8 +167,10 @@ class _Search:
             if not is_shared:
                 self._judge_pairs(number, present, value_N, proba_NE)
             judged = judge_units(value_N, proba_NE, unit_N)
-            if not is_shared:  # what a swap explains is reported as a swap
-                judged = Judged(judged.best, judged.named & ~self.swapped_N, judged.would)
+            if not is_shared:
+                # A swap explains the labels of its two images, so they are not reported again.
+                flagged = judged.flagged & ~self.swapped_N
+                judged = Judged(judged.best, flagged, judged.detectable)
             self.notes.append(
                 _note(
                     f"{field.name} ({'per group' if is_shared else 'per image'})",
@@ -174,7 +178,7 @@ class _Search:
                     judged,
                 )
             )
-            for unit in np.flatnonzero(judged.named & judged.is_credible):
+            for unit in np.flatnonzero(judged.flagged & judged.is_credible):
                 rows = np.flatnonzero(unit_N == unit)
                 best = judged.best[unit]
                 given = value_N[rows[0]]
@@ -196,8 +200,9 @@ class _Search:
         what = f"{self.fields[number].name} (pairs of images of a group)"
         self.notes.append(_note(what, "exchanged labels", judged))
         order = np.argsort(-gain_U, kind="stable")
-        named_U2 = np.sort(pair_U2[order[judged.named[order]]], axis=1)  # in the order of names
-        for pair in named_U2 if judged.is_credible else ():
+        # Rows are sorted by name, so sorting a pair puts its images in the order of names.
+        flagged_U2 = np.sort(pair_U2[order[judged.flagged[order]]], axis=1)
+        for pair in flagged_U2 if judged.is_credible else ():
             if not self.swapped_N[pair].any():
                 self.swapped_N[pair] = True
                 self._add_swap(number, pair, present[value_N[pair]], proba_NE[pair, value_N[pair]])
@@ -208,7 +213,7 @@ class _Search:
         rows: np.ndarray,
         given: int,
         best: int,
-        proba_R: np.ndarray,
+        proba_N: np.ndarray,
         num_agree: int = 1,
     ) -> None:
         """Add the finding that a group or an image should have another value."""
@@ -218,7 +223,7 @@ class _Search:
         was = field.values[given]
         now = field.values[best]
         target = str(self.images.group_names[group] if several else self.images.image_id[rows[0]])
-        says = f"{num_agree} of {len(rows)} images look {now}" if several else f"looks {now}"
+        looks = f"{num_agree} of {len(rows)} images look {now}" if several else f"looks {now}"
         self.findings.append(
             {
                 "kind": "group" if several else "picture",
@@ -227,9 +232,9 @@ class _Search:
                 "value": now,
                 "given": was,
                 "suggested": now,
-                "proba": float(proba_R.mean()),
-                "image_ids": self.images.named(rows),
-                "text": f"{target}: {field.name} {was}, {says}",
+                "proba": float(proba_N.mean()),
+                "image_ids": self.images.names_of(rows),
+                "text": f"{target}: {field.name} {was}, {looks}",
             }
         )
         self.corrected_NA[rows, number] = best
@@ -245,8 +250,9 @@ class _Search:
         group = self.images.group[pair[0]]
         target = str(self.images.group_names[group])
         stems = [self.stems[row] for row in pair]
-        is_plain = [stem.split() == [stem] and self.num_stems[group, stem] == 1 for stem in stems]
-        if not all(is_plain) or target in self.images.ids:
+        # A line for a swap has two stems of files, separated by a blank.
+        is_unique = [stem.split() == [stem] and self.num_stems[group, stem] == 1 for stem in stems]
+        if not all(is_unique) or target in self.images.ids:
             for row, given, best, proba in zip(pair, given_2, given_2[::-1], proba_2, strict=True):
                 self._add(number, np.array([row]), given, best, np.array([proba]))
             return
@@ -263,7 +269,7 @@ class _Search:
                 "given": was,
                 "suggested": now,
                 "proba": float(proba_2.mean()),
-                "image_ids": self.images.named(pair),
+                "image_ids": self.images.names_of(pair),
                 "text": (
                     f"{target}: {' and '.join(stems)} ({field.name} {was}) have each other's label"
                 ),

@@ -41,6 +41,7 @@ def _per_class_lines(rows: Sequence[Mapping[str, Any]], first: str) -> list[str]
 def _confusion_lines(confusion: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     counts_CC = confusion["counts"]
     if counts_CC is not None and len(names) <= MOST_COLUMNS:
+        # Long names would make the table too wide, so columns have numbers instead.
         numbered = max(map(len, names)) > LONGEST_HEADER
         heads = [str(index) if numbered else name for index, name in enumerate(names)]
         true = [f"{index}: {name}" if numbered else name for index, name in enumerate(names)]
@@ -75,20 +76,20 @@ def _opening(report: Report) -> list[str]:
 
 
 def is_optimistic_note(note: str) -> bool:
-    """Return whether a note says that epochs were chosen on the scored rows."""
+    """Return whether a note reports that epochs were chosen on the scored rows."""
     return note.startswith("OPTIMISTIC")
 
 
 def is_leak_note(note: str) -> bool:
-    """Return whether a note says that groups leak, in the words of this or an earlier version."""
+    """Return whether a note reports that groups leak, in any wording of this or old versions."""
     return re.search(r"\bgroups leak\b|\bleaks groups\b", note) is not None
 
 
 def single_model_note(report: Report) -> str | None:
-    """Return what the score is of, where the submission averages several models; else None.
+    """Return a note that the score is of single models, or None if the submission is of one.
 
-    On a short fine-tuning of a public data set single models had 0.693 out of fold and 0.691 on the
-    test set, where the mean of five had 0.818.
+    After a short fine-tuning on a public data set, single models had 0.693 out of fold and 0.691 on
+    the test set, where the mean of five had 0.818.
     """
     test = report["test"]
     if test is None or test["num_models"] < 2:
@@ -242,7 +243,7 @@ def _baselines(report: Report) -> list[str]:
     lines = []
     for row in report["baselines"]:
         sentence = (
-            f"For comparison: a guess that knows {row['attribute']} and nothing else scores macro"
+            f"For comparison: random guessing with the true {row['attribute']} given scores macro"
             f" F1 {row['mean']:.3f} on average (99.5 % of such guesses are below"
             f" {row['high']:.3f}). This run scores {signed(row['difference'])} more (paired)."
         )

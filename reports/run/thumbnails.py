@@ -17,10 +17,12 @@ from reports.run.gallery import GalleryImages
 
 __all__ = ["gallery_images_of"]
 
-EMBED_BYTES = 9_000_000  # of thumbnails in a page, which stays below 15 MB with all else
+# Bytes of thumbnails in a page, which stays below 15 MB with everything else.
+EMBED_BYTES = 9_000_000
 HEIGHT = 112
 QUALITY = 70
-AT_LEAST = (HEIGHT, HEIGHT)  # to be decoded: less than this would be blown up
+# A JPEG is decoded at a reduced size, but not below this, so that no thumbnail is enlarged.
+AT_LEAST = (HEIGHT, HEIGHT)
 CHUNK = 256
 
 
@@ -39,10 +41,11 @@ def _chunks(ids: Sequence[str]) -> Iterable[Sequence[str]]:
 
 
 def _read(table: pd.DataFrame, wanted: Sequence[str]) -> dict[str, str]:
-    """Return thumbnails of the wanted images, in their order, until EMBED_BYTES are full."""
+    """Return thumbnails of the wanted images, in their order, up to EMBED_BYTES in total."""
     found: dict[str, str] = {}
     used = 0
-    with ThreadPoolExecutor() as pool:  # cv2 releases the interpreter lock
+    # Threads are enough, because cv2 releases the interpreter lock.
+    with ThreadPoolExecutor() as pool:
         for ids in _chunks(wanted):
             rows = table.loc[list(ids)]
             boxes = [None if box is None else tuple(box) for box in boxes_of(rows)]
@@ -59,18 +62,19 @@ def _read(table: pd.DataFrame, wanted: Sequence[str]) -> dict[str, str]:
 def gallery_images_of(run: Run, wanted: Sequence[str]) -> GalleryImages:
     """Return thumbnails of a run's training images, most wanted first, and the paths of all.
 
-    What cannot be read is left out, and the note says so: a report needs no images.
+    Images that cannot be read are left out, with a note, because a report does not need them.
     """
     if not (run.path / PICTURES).is_file():
         return GalleryImages(
             {},
             {},
-            f"No thumbnails: the run folder has no {PICTURES}, which says where the images lie.",
+            f"No thumbnails: the run folder has no {PICTURES}, which lists the image files.",
         )
     table = read_table(run.path / PICTURES)
     table = table[table["part"] == "train"].set_index("image_id")
     here = [name for name in dict.fromkeys(wanted) if name in table.index]
     paths = dict(zip(table.index, table["path"], strict=True))
+    # Data that were moved are missing as a whole, so the first images are enough to check.
     if here and not any(Path(paths[name]).is_file() for name in here[:CHUNK]):
         return GalleryImages(
             {},

@@ -35,7 +35,7 @@
   }
 
   const signed = (value) => (value === null ? "-" : (value < 0 ? "" : "+") + value.toFixed(4));
-  const said = (one) => `${signed(one.value)} [${signed(one.low)}, ${signed(one.high)}]`;
+  const interval = (one) => `${signed(one.value)} [${signed(one.low)}, ${signed(one.high)}]`;
   const negated = (one) => {
     const minus = (value) => (value === null ? null : -value);
     return { value: minus(one.value), low: minus(one.high), high: minus(one.low) };
@@ -45,10 +45,10 @@
     if (board.differences) {
       const [low, high] = [Math.min(first, second), Math.max(first, second)];
       const one = board.differences[low][high - low - 1];
-      return [`First minus second: ${said(first === low ? one : negated(one))} (paired).`];
+      return [`First minus second: ${interval(first === low ? one : negated(one))} (paired).`];
     }
     return [first, second].map((index) => board.runs[index]).map((run) => (
-      run.difference ? `${run.name} minus the best (${board.best}): ${said(run.difference)} (paired).` : `${run.name} is the best.`));
+      run.difference ? `${run.name} minus the best (${board.best}): ${interval(run.difference)} (paired).` : `${run.name} is the best.`));
   };
   const settingsOf = (board, first, second) => {
     const [one, other] = [first, second].map((index) => board.runs[index]);
@@ -58,7 +58,7 @@
     if (!keys.length) return make("p", { textContent: "No recorded setting differs." });
     return grid("settings", ["setting", "first", "second"], keys.map((key) => [key, text(one, key), text(other, key)]));
   };
-  const picturesOf = ({ classes, image_ids: ids, true: label, predicted }, first, second, wanted) => {
+  const changedImages = ({ classes, image_ids: ids, true: label, predicted }, first, second, wanted) => {
     const [one, other] = [predicted[first], predicted[second]];
     const changed = label.map((_, row) => row).filter((row) => (one[row] === label[row]) !== (other[row] === label[row]));
     const byClass = new Map();
@@ -96,9 +96,9 @@
     const update = () => {
       const [first, second] = [Number(form.first.value), Number(form.second.value)];
       const lines = differenceLines(board, first, second).map((textContent) => make("p", { textContent }));
-      const pictures = board.pictures && first !== second ? picturesOf(board.pictures, first, second, Number(form.label.value)) : [];
+      const images = board.pictures && first !== second ? changedImages(board.pictures, first, second, Number(form.label.value)) : [];
       const names = make("p", { textContent: `First: ${board.runs[first].name}. Second: ${board.runs[second].name}.` });
-      place.querySelector(".result").replaceChildren(names, ...lines, settingsOf(board, first, second), ...pictures);
+      place.querySelector(".result").replaceChildren(names, ...lines, settingsOf(board, first, second), ...images);
     };
     form.addEventListener("input", update);
     form.addEventListener("submit", (event) => event.preventDefault());

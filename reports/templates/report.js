@@ -21,7 +21,7 @@
   const differs = (attribute, row) => valueOf(attribute, data.label[row]) !== valueOf(attribute, data.predicted[row]);
   const percent = (thousandths) => (thousandths / 10).toFixed(1) + "\u00a0%";
 
-  // What "Show" offers: wrong ones, and where there are attributes, by which of them is wrong.
+  // The options of "Show". Where there are attributes, one can select by which of them is wrong.
   const kinds = [["wrong", isWrong], ["right", (row) => !isWrong(row)], ["all", () => true]];
   data.attributes.forEach((one) => {
     kinds.push([one.name + " wrong", (row) => differs(one, row)]);
@@ -43,7 +43,7 @@
   fill(form.predicted, classOptions(data.predicted));
   fill(form.fold, [["", "any"], ...data.folds.map((name, index) => [index, name])]);
   fill(form.order, Object.keys(orders).map((name) => [name, name]));
-  // An attribute's true and predicted value, each a choice of its own.
+  // Each attribute has one select for its true value and one for its predicted value.
   const attributeSelects = data.attributes.flatMap((one, index) => ["true", "predicted"].map((side) => {
     const select = make("select", { name: side + "-" + index });
     fill(select, [["", "any"], ...one.values.map((value, code) => [code, value])]);
@@ -77,14 +77,14 @@
     const name = data.pictures[data.picture[row]];
     return thumbnail
       ? make("img", { src: "data:image/jpeg;base64," + thumbnail, alt: name })
-      : make("span", { className: "none", textContent: linkOf(row) ? "by link" : "no image" });
+      : make("span", { className: "none", textContent: linkOf(row) ? "no thumbnail" : "no image" });
   };
   const tile = (row) => {
     const button = make("button", { type: "button", className: isWrong(row) ? "wrong" : "", tabIndex: -1 }, image(row));
-    const said = isWrong(row)
+    const caption = isWrong(row)
       ? data.classes[data.label[row]] + " → " + data.classes[data.predicted[row]] + ", " + percent(data.confidence[row])
       : "right: " + data.classes[data.label[row]] + ", " + percent(data.confidence[row]);
-    button.append(make("span", { textContent: said }));
+    button.append(make("span", { textContent: caption }));
     button.dataset.row = row;
     return button;
   };
@@ -114,7 +114,7 @@
   };
   const columns = () => getComputedStyle(tiles).gridTemplateColumns.split(" ").length;
 
-  const onlyPerson = (row) => {
+  const onlyGroup = (row) => {
     form.reset();
     form.kind.value = "all";
     form.order.value = "by group";
@@ -138,13 +138,14 @@
         `${one.values[valueOf(one, data.label[row])]} taken for ${one.values[valueOf(one, data.predicted[row])]}`]),
     ];
     const table = make("table", {}, ...facts.map(([key, value]) => make("tr", {}, make("td", { textContent: key }), make("td", { textContent: value }))));
-    const buttons = make("p", {}, make("button", { type: "button", textContent: "All of this group", onclick: () => onlyPerson(row) }), " ",
+    const buttons = make("p", {}, make("button", { type: "button", textContent: "All of this group", onclick: () => onlyGroup(row) }), " ",
       make("button", { type: "button", textContent: "Close", onclick: () => dialog.close() }), " ");
     const link = linkOf(row);
     if (link) buttons.append(make("a", { href: link, textContent: "open the file", target: "_blank", rel: "noopener" }));
     dialog.replaceChildren(image(row), table, buttons);
     if (!dialog.open) dialog.showModal();
-    dialog.focus(); // what had the focus before is gone
+    // The element that had the focus was replaced, so arrow keys would reach nothing.
+    dialog.focus();
   };
 
   tiles.addEventListener("click", (event) => {

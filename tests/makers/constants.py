@@ -20,4 +20,5 @@ TINY = [
     "--threads",
     "1",
 ]
+# Logged images and pages take longer than the training of a tiny run.
 TINY += ["--no-log-pictures", "--no-page"]

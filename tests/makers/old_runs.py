@@ -20,7 +20,9 @@ from tests.makers.constants import ROOT, TINY
 
 __all__ = ["FIRST", "OldCode", "commands_of", "make_old_runs"]
 
-FIRST = "0a17d88"  # the last commit before packages were moved
+# The last commit before packages were moved.
+FIRST = "0a17d88"
+# Enough epochs, saved often enough, that a kill finds a fold with a checkpoint.
 KILLED = ["--epochs", "6", "--save-every", "0"]
 
 
@@ -111,8 +113,8 @@ def _kill_in_mid_fold(code: OldCode, words: list[object], run: Path, log: Path) 
 def make_old_runs(folder: Path, layout: Path, *, commit: str = FIRST) -> Path:
     """Make runs with an earlier commit and return their folder, outputs/.
 
-    There is a plain run, one with TTA, one with a frozen backbone, one killed in mid-fold, the same
-    without a kill, a TTA'd run and two blends. Their cache is the folder cache/ next to outputs/.
+    There are runs without TTA, with TTA, with a frozen backbone, killed in mid-fold, and the same
+    without a kill; TTA of the first one; and two blends. Their cache is cache/ next to outputs/.
     """
     code = OldCode(folder / "code", commit)
     outputs = folder / "outputs"

@@ -1,4 +1,4 @@
-"""Copies of evidence or saved views with other folds or labels."""
+"""Functions that copy evidence or saved views with other folds or labels."""
 
 from __future__ import annotations
 

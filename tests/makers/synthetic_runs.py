@@ -24,7 +24,7 @@ NUM_FOLDS = 5
 def _logits(label_N: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Return logits N x 18 with noise on each attribute, least on the mask and most on age.
 
-    Axis Y are the values of one attribute.
+    Axis Y is the values of one attribute.
     """
     logits_NC = np.zeros((len(label_N), len(CLASSES)))
     for attribute, ease in zip(ATTRIBUTES, (3.0, 1.8, 0.9), strict=True):
@@ -64,6 +64,7 @@ def write_synthetic_run(
     seed
         Seed of the logits; people and folds do not depend on it.
     """
+    # A separate generator, so that runs with different seeds have the same rows and folds.
     people_rng = np.random.default_rng(0)
     rng = np.random.default_rng((1, seed))
     genders = people_rng.integers(len(GENDERS), size=num_people)

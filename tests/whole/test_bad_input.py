@@ -1,4 +1,4 @@
-"""Wrong input of run_cv.py: one line with the file or flag and the cure, and exit code 2.
+"""Tests of wrong input to run_cv.py: exit code 2, one line with the cause and the cure.
 
 Nothing is left half-written.
 """
@@ -36,12 +36,13 @@ def run_tiny(cv_command, layout_copy, tmp_path):
     return run
 
 
-def person(layout_copy):
+def first_person(layout_copy):
     return sorted((layout_copy / "train" / "images").iterdir())[0]
 
 
 def replace_file(file, data):
-    file.unlink()  # the fixture's images are links
+    # The images are hard links, so writing in place would change the data set of all tests.
+    file.unlink()
     file.write_bytes(data)
 
 
@@ -69,11 +70,11 @@ def test_a_name_with_blanks_becomes_a_folder_name(cv_command, layout_copy, tmp_p
     assert (tmp_path / "out" / "my-faces-new-_test_efficientnet" / "report.txt").exists()
 
 
-def test_corrupt_picture(run_tiny, layout_copy, tmp_path):
-    picture = person(layout_copy) / "mask3.jpg"
-    replace_file(picture, picture.read_bytes()[:900])
+def test_corrupt_image(run_tiny, layout_copy, tmp_path):
+    image = first_person(layout_copy) / "mask3.jpg"
+    replace_file(image, image.read_bytes()[:900])
     run_tiny().assert_one_line_error(
-        f"{person(layout_copy).name}/mask3.jpg", "truncated", "--on-bad-image skip"
+        f"{first_person(layout_copy).name}/mask3.jpg", "truncated", "--on-bad-image skip"
     )
     assert not (tmp_path / "out").exists()
     done = run_tiny("--on-bad-image", "skip")
@@ -82,18 +83,18 @@ def test_corrupt_picture(run_tiny, layout_copy, tmp_path):
     assert len(Run(tmp_path / "out" / "copy_test_efficientnet").oof) == 83
 
 
-def test_missing_picture(run_tiny, layout_copy, tmp_path):
-    (person(layout_copy) / "normal.jpg").unlink()
+def test_missing_image(run_tiny, layout_copy, tmp_path):
+    (first_person(layout_copy) / "normal.jpg").unlink()
     run_tiny().assert_one_line_error("normal", "missing", "--on-bad-image skip")
     assert run_tiny("--on-bad-image", "skip").code == 0
     assert len(Run(tmp_path / "out" / "copy_test_efficientnet").oof) == 83
 
 
-def test_corrupt_test_picture_is_never_skipped(run_tiny, layout_copy):
-    picture = sorted((layout_copy / "eval" / "images").iterdir())[0]
-    replace_file(picture, b"no picture")
+def test_corrupt_test_image_is_never_skipped(run_tiny, layout_copy):
+    image = sorted((layout_copy / "eval" / "images").iterdir())[0]
+    replace_file(image, b"not an image")
     done = run_tiny("--on-bad-image", "skip")
-    done.assert_one_line_error(picture.name, "fetch it again")
+    done.assert_one_line_error(image.name, "fetch it again")
     assert "--on-bad-image" not in done.err
 
 
@@ -118,13 +119,14 @@ def test_empty_test_set(run_tiny, layout_copy, edit_csv):
     run_tiny().assert_one_line_error("test set", "no image")
 
 
-def test_fewer_people_than_folds(run_tiny, tmp_path):
+def test_fewer_groups_than_folds(run_tiny, tmp_path):
     run_tiny("--folds", "13").assert_one_line_error("--folds 13", "only 12 groups")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_class_with_fewer_people_than_folds_is_a_warning(run_tiny):
-    done = run_tiny("--folds", "3")  # two people a stratum
+def test_a_class_with_fewer_groups_than_folds_is_a_warning(run_tiny):
+    # Each combination of gender and age has two people.
+    done = run_tiny("--folds", "3")
     assert done.code == 0, done.err
     assert "fewer groups than the 3 folds" in done.out
 
@@ -146,12 +148,12 @@ def test_a_class_with_fewer_people_than_folds_is_a_warning(run_tiny):
         (["--backbone", "test_vit", "--img-size", "33"], ["--img-size"]),
     ],
 )
-def test_wrong_names(run_tiny, tmp_path, argv, words):
+def test_wrong_values_of_flags(run_tiny, tmp_path, argv, words):
     run_tiny(*argv).assert_one_line_error(*words)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_is_no_run(run_tiny, tmp_path):
+def test_a_folder_that_is_not_a_run(run_tiny, tmp_path):
     (tmp_path / "out" / "mine").mkdir(parents=True)
     (tmp_path / "out" / "mine" / "thesis.txt").write_text("x")
     why = "exists and is not a run folder"
@@ -168,7 +170,7 @@ def test_a_leaky_split_is_marked(run_tiny, tmp_path):
 
 
 def test_hub_out_of_reach(cv_command, layout_copy, tmp_path, monkeypatch, tiny_layout):
-    """Without a way out: an error off the demo set, a loud warning and random weights on it."""
+    """Check that real data give an error, and the demo set a warning and random weights."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
@@ -220,7 +222,7 @@ def test_disk_full_is_one_line(run_tiny, monkeypatch, tmp_path):
 
 @pytest.fixture
 def run_csv(cv_command, tmp_path):
-    """Return a function that runs run_cv.py on small images, one per (label, group)."""
+    """Return a function that runs run_cv.py on small images, one for each (label, group)."""
 
     def run(rows, *argv):
         rng = np.random.default_rng(0)
@@ -243,7 +245,7 @@ def run_csv(cv_command, tmp_path):
     return run
 
 
-def test_one_picture_a_group(run_csv):
+def test_one_image_per_group(run_csv):
     done, folder = run_csv(
         [("ab"[index % 2], f"p{index}") for index in range(12)], "--group-col", "who"
     )
@@ -252,7 +254,7 @@ def test_one_picture_a_group(run_csv):
     assert np.isfinite(Run(folder).logits(Run(folder).oof)).all()
 
 
-def test_a_class_of_one_person_is_a_warning_and_every_fold_is_scored(run_csv):
+def test_a_class_of_one_group_is_a_warning_and_every_fold_is_scored(run_csv):
     rows = [("ab"[index % 2], f"p{index // 3}") for index in range(15)] + [("rare", "p9")]
     done, folder = run_csv(rows, "--group-col", "who", "--folds", "3")
     assert done.code == 0, done.err

@@ -1,6 +1,6 @@
-"""Every command of README and docs runs: as it stands, on small data, with a small model.
+"""Tests that every command of README and docs runs, on small data and with a small model.
 
-`make demo`, `make test` and `make docs` are run by CI or by tests of their own.
+`make demo`, `make test` and `make docs` are run by CI or by other tests.
 """
 
 import re
@@ -19,7 +19,7 @@ from foldblend import commands
 from tests.makers.constants import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-# Appended to each run, so that it takes seconds. The last value of a flag counts.
+# Appended to each run, so that it takes seconds. If a flag is given twice, the last value counts.
 SMALL = {
     "--folds": 2,
     "--epochs": 3,
@@ -35,6 +35,7 @@ BACKBONES = {
     "tf_efficientnet_lite2": "test_vit",
     "resnet50": "test_resnet",
 }
+# Commands that another test covers.
 ELSEWHERE = {
     "examples/london_masks.py": "tests/whole/test_london_masks.py",
     "-m docs.generate": "tests/whole/test_documentation.py",
@@ -70,7 +71,7 @@ def write_images(folder, names, rng):
 
 @pytest.fixture
 def place(tmp_path, tiny_layout, tiny_runs, monkeypatch):
-    """Return a folder with all that the commands name, as a user would have it."""
+    """Return a folder with the data, runs and files that the commands use."""
     rng = np.random.default_rng(0)
     monkeypatch.chdir(tmp_path)
     Path("london_masks").symlink_to(tiny_layout)
@@ -94,7 +95,7 @@ def place(tmp_path, tiny_layout, tiny_runs, monkeypatch):
 
 
 def small(words):
-    """Return the words of a command made to run in seconds."""
+    """Return the arguments of a command, changed so that it runs in seconds."""
     script, *rest = words
     if script != "run_cv.py":
         return rest
@@ -104,7 +105,7 @@ def small(words):
         rest[at] = BACKBONES.get(rest[at], rest[at])
     else:
         rest += ["--backbone", "test_resnet"]
-    # A fold file says how many folds there are.
+    # A fold file determines the number of folds.
     left_out = {"--folds"} if "--fold-file" in rest else set()
     flags = [str(word) for pair in SMALL.items() if pair[0] not in left_out for word in pair]
     return [*rest, *flags, "--no-page"]
@@ -130,7 +131,8 @@ def test_the_commands_of_a_page_run(page, place, capsys):
         script = words[0]
         if script in ELSEWHERE or " ".join(words[:2]) in ELSEWHERE:
             continue
-        if script.startswith("benchmarks/"):  # they take minutes: their flags are checked
+        # Benchmarks take minutes, so only their flags are checked.
+        if script.startswith("benchmarks/"):
             shown = subprocess.run(
                 [sys.executable, script, "--help"],
                 cwd=ROOT,
@@ -164,7 +166,7 @@ def test_the_class_folders_of_the_readme_become_a_csv(place):
     assert all(Path(name).is_file() for name in table["image"])
 
 
-def test_every_command_names_a_script_that_exists():
+def test_the_script_of_every_command_exists():
     for page, found in COMMANDS.items():
         for words in found:
             if words[0] != "-m":

@@ -1,4 +1,4 @@
-"""Documentation that is made from the code, or speaks of it, agrees with it."""
+"""Tests that the documentation agrees with the code."""
 
 import json
 import re
@@ -14,12 +14,12 @@ from tests.makers.constants import ROOT
 
 
 @pytest.mark.parametrize("name", generate.FILES)
-def test_what_is_made_from_the_code_is_up_to_date(name):
+def test_generated_files_are_up_to_date(name):
     """Compare the files that `python -m docs.generate` writes with the code."""
     assert (generate.HERE / name).read_text(encoding="utf-8") == generate.FILES[name]()
 
 
-def test_run_json_is_what_its_schema_says(tiny_runs, tmp_path, blend_command, command_of):
+def test_run_json_matches_its_schema(tiny_runs, tmp_path, blend_command, command_of):
     import run_tta
 
     outputs = shutil.copytree(tiny_runs, tmp_path / "outputs")
@@ -42,9 +42,9 @@ def test_run_json_is_what_its_schema_says(tiny_runs, tmp_path, blend_command, co
                 assert set(one) <= set(known), (name, typed)
 
 
-def test_paths_named_in_the_documentation_exist():
-    """Files of the tree that texts name in backquotes or links."""
-    rooms = tuple(
+def test_paths_in_the_documentation_exist():
+    """Check the files that texts mention in backquotes or links."""
+    folders = tuple(
         f"{name}/" for name in (*PACKAGES, "foldblend", "tests", "benchmarks", "docs", "examples")
     )
     absent = set()
@@ -52,7 +52,7 @@ def test_paths_named_in_the_documentation_exist():
         for word in re.split(r"[\s()`]+", text.read_text(encoding="utf-8")):
             name = word.strip(".,;:\"'").partition("#")[0]
             if (
-                name.startswith(rooms)
+                name.startswith(folders)
                 and name.endswith((".py", ".md", ".json"))
                 and not [*ROOT.glob(name)]
             ):
@@ -67,7 +67,7 @@ def anchors(page):
     return {re.sub(r"[^\w\- ]", "", head.strip().lower()).replace(" ", "-") for head in heads}
 
 
-def test_links_between_pages_lead_somewhere():
+def test_links_between_pages_are_not_broken():
     broken = set()
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
         text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)

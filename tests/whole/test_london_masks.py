@@ -1,4 +1,4 @@
-"""examples/london_masks.py on a small synthetic download."""
+"""Tests of examples/london_masks.py on a small synthetic download."""
 
 import shutil
 import zipfile
@@ -16,7 +16,7 @@ SIZE = 90
 
 
 def landmarks() -> np.ndarray:
-    """Return 189 points of which the ones that the script uses outline a face."""
+    """Return 189 landmarks; those that the script uses outline a face."""
     point = np.full((london_masks.NUM_LANDMARKS, 2), SIZE / 2)
     angle = np.linspace(0, np.pi, len(london_masks.JAW))
     point[london_masks.JAW] = SIZE / 2 - SIZE / 5 * np.stack([np.cos(angle), -np.sin(angle)], 1)
@@ -142,7 +142,7 @@ def test_an_earlier_table_gives_the_same_labels(made, download, tmp_path):
             ["009_03.tem", "189 landmarks"],
         ),
         (
-            lambda root: (root / "smiling_front" / "001_08.jpg").write_bytes(b"no image"),
+            lambda root: (root / "smiling_front" / "001_08.jpg").write_bytes(b"not an image"),
             ["001_08.jpg", "cannot be read"],
         ),
         (lambda root: (root / "neutral_front.zip").write_bytes(b"half"), ["not a complete zip"]),

@@ -1,4 +1,4 @@
-"""Runs of an earlier commit still work: read, resumed, augmented, blended and reported."""
+"""Tests that runs of an earlier commit can be read, resumed, augmented, blended and reported."""
 
 import json
 
@@ -23,10 +23,10 @@ def old(tiny_layout, tmp_path_factory):
     try:
         return make_old_runs(tmp_path_factory.mktemp("old"), tiny_layout)
     except FileNotFoundError as error:
-        pytest.skip(f"the earlier commit is not at hand: {error}")
+        pytest.skip(f"the earlier commit is not in this clone: {error}")
 
 
-def said_by(main, *argv):
+def succeed(main, *argv):
     assert main([str(word) for word in argv]) == 0
 
 
@@ -35,11 +35,11 @@ def equal(one, other):
     pd.testing.assert_frame_equal(one.test, other.test, check_exact=True)
 
 
-def test_a_run_killed_in_mid_fold_by_the_old_code_goes_on_to_the_same_bits(
+def test_a_run_that_the_old_code_left_in_mid_fold_resumes_to_the_same_bits(
     old, tiny_layout, capsys
 ):
     info = json.loads((old / "killed" / "run.json").read_text())
-    said_by(run_cv.main, *commands_of(old, tiny_layout)["killed"])
+    succeed(run_cv.main, *commands_of(old, tiny_layout)["killed"])
     assert "fold 1: continued at epoch" in capsys.readouterr().out
     run = Run(old / "killed")
     whole = Run(old / "whole")
@@ -55,7 +55,7 @@ def test_the_same_command_again_has_nothing_to_do(old, tiny_layout, name, capsys
     info = run.info
     keys = (old / name / "fold_0" / "done.json").read_bytes()
     config = (old / name / "config.yaml").read_bytes()
-    said_by(run_cv.main, *commands_of(old, tiny_layout)[name])
+    succeed(run_cv.main, *commands_of(old, tiny_layout)[name])
     again = Run(old / name)
     assert again.info["run_key"] == info["run_key"]
     assert again.info["finished"] == info["finished"]
@@ -66,11 +66,11 @@ def test_the_same_command_again_has_nothing_to_do(old, tiny_layout, name, capsys
 
 
 @pytest.mark.parametrize("name", ["plain", "flipped", "frozen"])
-def test_made_anew_by_the_new_code_a_run_has_the_bits_of_the_old_one(
+def test_the_new_code_trains_a_run_to_the_same_bits(
     old, tiny_layout, name, tmp_path
 ):
     words = [tmp_path if word == old else word for word in commands_of(old, tiny_layout)[name]]
-    said_by(run_cv.main, *words)
+    succeed(run_cv.main, *words)
     run = Run(tmp_path / name)
     before = Run(old / name)
     assert run.info["run_key"] == before.info["run_key"]
@@ -79,20 +79,20 @@ def test_made_anew_by_the_new_code_a_run_has_the_bits_of_the_old_one(
 
 def test_the_old_cache_is_used(old, tiny_layout, tmp_path, capsys):
     words = [tmp_path if word == old else word for word in commands_of(old, tiny_layout)["frozen"]]
-    said_by(run_cv.main, *words)
+    succeed(run_cv.main, *words)
     assert "126 of them from the cache" in capsys.readouterr().out
-    pictures = {
+    cached = {
         file: file.stat().st_mtime_ns
         for file in (old.parent / "cache" / "pictures").rglob("records*")
     }
-    assert pictures
+    assert cached
     words = [tmp_path if word == old else word for word in commands_of(old, tiny_layout)["plain"]]
-    said_by(run_cv.main, *words)
-    assert {file: file.stat().st_mtime_ns for file in pictures} == pictures
+    succeed(run_cv.main, *words)
+    assert {file: file.stat().st_mtime_ns for file in cached} == cached
 
 
 def test_a_config_file_of_the_old_code_repeats_its_run(old, tmp_path):
-    said_by(
+    succeed(
         run_cv.main, "--config", old / "plain" / "config.yaml", "--output", tmp_path, "--no-page"
     )
     run = Run(tmp_path / "plain")
@@ -101,27 +101,27 @@ def test_a_config_file_of_the_old_code_repeats_its_run(old, tmp_path):
     equal(run, before)
 
 
-def test_its_views_are_kept_and_more_are_seen(old):
+def test_views_of_an_old_run_are_kept_and_others_added(old):
     before = Run(old / "plain_tta").oof
     kept = (old / "plain" / "tta").glob("further_*")
     times = {file: file.stat().st_mtime_ns for file in kept}
     assert times
-    said_by(run_tta.main, old / "plain", "--views", "hflip,vflip", "--no-page")
+    succeed(run_tta.main, old / "plain", "--views", "hflip,vflip", "--no-page")
     pd.testing.assert_frame_equal(Run(old / "plain_tta").oof, before, check_exact=True)
     assert {file: file.stat().st_mtime_ns for file in times} == times
-    said_by(
+    succeed(
         run_tta.main, old / "plain", "--views", "hflip,rotate:5", "--name", "turned", "--no-page"
     )
     assert Run(old / "turned").info["views"] == ["identity", "hflip", "rotate:5"]
 
 
 @pytest.mark.parametrize("name", ["soft", "greedy"])
-def test_its_blends_are_made_again_to_the_bit(old, name, tmp_path):
+def test_old_blends_are_reproduced_to_the_bit(old, name, tmp_path):
     before = Run(old / name)
     members = [old / one for one in ("plain_tta", "flipped", "frozen")]
-    said_by(blend.main, *members, "--method", name, "--name", name, "--no-page")
+    succeed(blend.main, *members, "--method", name, "--name", name, "--no-page")
     assert Run(old / name).info["run_key"] == before.info["run_key"]
-    said_by(
+    succeed(
         blend.main,
         "--config",
         old / name / "blend.yaml",
@@ -134,9 +134,9 @@ def test_its_blends_are_made_again_to_the_bit(old, name, tmp_path):
     equal(Run(tmp_path / name), before)
 
 
-def test_its_runs_are_compared_and_drawn_again(old, tmp_path):
+def test_old_runs_are_compared_and_their_reports_written_again(old, tmp_path):
     every = sorted(folder for folder in old.iterdir() if (folder / "run.json").is_file())
-    said_by(leaderboard.main, *every, "--no-page", "--json", tmp_path / "board.json")
+    succeed(leaderboard.main, *every, "--no-page", "--json", tmp_path / "board.json")
     [board] = json.loads((tmp_path / "board.json").read_text())["boards"]
     assert {row["name"] for row in board["rows"]} >= {
         "plain",
@@ -148,13 +148,13 @@ def test_its_runs_are_compared_and_drawn_again(old, tmp_path):
     }
     before = json.loads((old / "flipped" / "report.json").read_text())
     (old / "flipped" / "report.json").unlink()
-    said_by(report.main, old / "flipped", "--no-page")
+    succeed(report.main, old / "flipped", "--no-page")
     assert json.loads((old / "flipped" / "report.json").read_text()) == before
 
 
 @pytest.mark.filterwarnings("ignore:.* is now:FutureWarning")
-def test_parts_written_for_the_old_code_run(old, tiny_layout, tmp_path, monkeypatch):
-    """Its example of a user's own parts, which imports modules under their former names."""
+def test_custom_parts_for_the_old_code_run(old, tiny_layout, tmp_path, monkeypatch):
+    """Run the old example of custom parts, which imports modules under their former names."""
     (tmp_path / "former_parts.py").write_text(
         (old.parent / "code" / "examples" / "own_parts.py").read_text()
     )
@@ -162,18 +162,18 @@ def test_parts_written_for_the_old_code_run(old, tiny_layout, tmp_path, monkeypa
     shared = ["--output", tmp_path / "out", "--pretrained", "none", *TINY]
     parts = ["--backbone", "former_parts:TinyNet", "--augment", "former_parts:Shuffled"]
     parts += ["--loss", "0.5*ce+0.5*former_parts:Brier", "--sched", "former_parts:HalfCosine"]
-    said_by(run_cv.main, "--data", tiny_layout, "--name", "parts", *parts, *shared)
+    succeed(run_cv.main, "--data", tiny_layout, "--name", "parts", *parts, *shared)
     for index, image in enumerate(sorted(tiny_layout.glob("train/images/*/normal.jpg"))):
-        folder = tmp_path / "pictures" / ("cat" if index % 2 else "dog")
+        folder = tmp_path / "images" / ("cat" if index % 2 else "dog")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{index // 2}_{index}.jpg").write_bytes(image.read_bytes())
     reader = [
         "--dataset",
         "former_parts:read_folders",
         "--data",
-        tmp_path / "pictures",
+        tmp_path / "images",
         "--backbone",
         "test_resnet",
     ]
-    said_by(run_cv.main, "--name", "reader", *reader, *shared)
+    succeed(run_cv.main, "--name", "reader", *reader, *shared)
     assert Run(tmp_path / "out" / "reader").classes == ("cat", "dog")

@@ -1,4 +1,4 @@
-"""The public names: types and documentation agree, and nothing is loaded too early."""
+"""Tests of the public names: types, documentation, errors, and what an import loads."""
 
 import ast
 import doctest
@@ -17,7 +17,7 @@ from tests.makers.constants import ROOT
 STUB = Path(fb.__file__).with_suffix(".pyi")
 
 
-def test_types_are_those_of_the_table():
+def test_the_stub_has_the_public_names():
     found = {}
     for node in ast.parse(STUB.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ImportFrom):
@@ -42,7 +42,7 @@ def test_an_unknown_name_is_an_attribute_error():
         fb.cross_valdate  # noqa: B018
 
 
-def test_importing_it_loads_nothing_heavy():
+def test_an_import_loads_no_heavy_package():
     code = (
         "import sys, foldblend; assert not {'torch', 'pandas', 'numpy', 'sklearn', 'cv2', 'tyro'} &"
         " set(sys.modules)"
@@ -123,7 +123,7 @@ def test_examples_in_the_documentation_run(runs_copy, tiny_layout, tmp_path):
         (lambda run: fb.leaderboard([run], metric="f1"), "--metric f1"),
     ],
 )
-def test_what_is_wrong_is_a_line_that_names_it(call, words, alpha):
+def test_an_error_is_one_line_with_its_cause(call, words, alpha):
     with pytest.raises(fb.UserError) as caught:
         call(alpha)
     assert words in str(caught.value)
@@ -171,7 +171,7 @@ def test_each_command_is_a_script_and_a_console_script(name):
         pytest.param("reports", ["--redraw"], "python report.py", marks=pytest.mark.slow),
     ],
 )
-def test_commands_of_earlier_versions_say_what_to_type(module, flags, new, runs_copy):
+def test_commands_of_earlier_versions_print_the_new_command(module, flags, new, runs_copy):
     if flags == ["--redraw"]:
         (runs_copy / "alpha" / "report.txt").unlink()
         flags = [*flags, "--no-page", str(runs_copy / "alpha"), str(runs_copy / "beta")]
@@ -182,7 +182,7 @@ def test_commands_of_earlier_versions_say_what_to_type(module, flags, new, runs_
     assert (runs_copy / "alpha" / "report.txt").is_file()
 
 
-def test_what_stands_for_a_run_or_a_number(alpha, runs_copy):
+def test_paths_and_numpy_numbers_are_accepted(alpha, runs_copy):
     [row] = fb.leaderboard(iter([alpha.path]))["boards"][0]["rows"]
     assert row["name"] == "alpha"
     assert fb.write_report(runs_copy / "alpha", page=False).startswith("OOF F1 report: alpha")

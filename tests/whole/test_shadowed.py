@@ -1,4 +1,4 @@
-"""Commands and the public face work where the user's folder has modules of our packages' names."""
+"""Tests that foldblend works where the user's modules have the names of its packages."""
 
 import os
 import subprocess
@@ -16,8 +16,8 @@ SCRIPTS = Path(sys.executable).parent
 
 
 @pytest.fixture
-def theirs(tmp_path):
-    """Return a folder with a user's pipeline.py, folds.py and reports/, which end any import."""
+def user_folder(tmp_path):
+    """Return a user's folder with pipeline.py, folds.py and reports/, which fail on import."""
     folder = tmp_path / "project"
     (folder / "reports").mkdir(parents=True)
     for file in ("pipeline.py", "folds.py", "ensemble.py", "tta.py", "reports/__init__.py"):
@@ -26,7 +26,7 @@ def theirs(tmp_path):
 
 
 def run(folder, *words, timeout=300):
-    """Run words there as a user might, their folder first on the path."""
+    """Run a command in a folder, which is also first on the module path."""
     environment = os.environ | {"PYTHONPATH": "."}
     done = subprocess.run(
         [*map(str, words)],
@@ -42,49 +42,49 @@ def run(folder, *words, timeout=300):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["cv", "blend", "tta", "audit", "leaderboard", "report"])
-def test_console_scripts(theirs, name):
+def test_console_scripts(user_folder, name):
     if not (SCRIPTS / f"foldblend-{name}").exists():
         pytest.skip("not installed")
-    code, said = run(theirs, SCRIPTS / f"foldblend-{name}", "--help")
-    assert code == 0, said
-    assert f"foldblend-{name}" in said
+    code, output = run(user_folder, SCRIPTS / f"foldblend-{name}", "--help")
+    assert code == 0, output
+    assert f"foldblend-{name}" in output
 
 
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in COMMANDS if name != "run_cv"]
 
 
 @pytest.mark.parametrize("script", ["run_cv", *SLOW])
-def test_scripts(theirs, script):
-    code, said = run(theirs, sys.executable, ROOT / f"{script}.py", "--help")
-    assert code == 0, said
+def test_scripts(user_folder, script):
+    code, output = run(user_folder, sys.executable, ROOT / f"{script}.py", "--help")
+    assert code == 0, output
 
 
-def test_the_public_face(theirs, tiny_runs):
+def test_public_functions(user_folder, tiny_runs):
     code = (
         "import foldblend as fb, sys; print(fb.load(sys.argv[1])); fb.blend(sys.argv[1:],"
         " method='soft', output='o')"
     )
-    returned, said = run(theirs, sys.executable, "-c", code, *sorted(tiny_runs.iterdir()))
-    assert returned == 0, said
-    assert "OOF macro F1" in said
+    returned, output = run(user_folder, sys.executable, "-c", code, *sorted(tiny_runs.iterdir()))
+    assert returned == 0, output
+    assert "OOF macro F1" in output
 
 
 @pytest.mark.slow
-def test_the_demo_set_is_drawn(theirs, tmp_path):
-    """By processes of its own."""
+def test_the_demo_set_is_made(user_folder, tmp_path):
+    """Check that the worker processes import our packages, not the user's modules."""
     code = (
         "import sys\nfrom pathlib import Path\nimport foldblend\nfrom folds.data.demo import"
         " make_demo\n"
     )
     code += "make_demo(Path(sys.argv[1]), num_train=6, num_test=6)"
-    returned, said = run(theirs, sys.executable, "-c", code, tmp_path / "demo")
-    assert returned == 0, said
+    returned, output = run(user_folder, sys.executable, "-c", code, tmp_path / "demo")
+    assert returned == 0, output
     assert (tmp_path / "demo" / "train" / "train.csv").is_file()
 
 
 @pytest.mark.slow
-def test_processes_that_read_images(theirs, tiny_layout, tmp_path):
-    """Started afresh, as Python does from 3.14 on."""
+def test_processes_that_read_images(user_folder, tiny_layout, tmp_path):
+    """Check processes that import everything again; from Python 3.14 on, none are forked."""
     code = (
         "import multiprocessing, sys\nimport foldblend as"
         " fb\nmultiprocessing.set_start_method('spawn')\n"
@@ -97,13 +97,13 @@ def test_processes_that_read_images(theirs, tiny_layout, tmp_path):
         "fb.cross_validate(data=sys.argv[1], output=sys.argv[2], backbone='test_resnet', workers=1,"
         " **small)"
     )
-    returned, said = run(theirs, sys.executable, "-c", code, tiny_layout, tmp_path)
-    assert returned == 0, said
+    returned, output = run(user_folder, sys.executable, "-c", code, tiny_layout, tmp_path)
+    assert returned == 0, output
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["script", "python"])
-def test_folds_side_by_side(theirs, tiny_layout, tmp_path, way):
+def test_parallel_folds(user_folder, tiny_layout, tmp_path, way):
     argv = [
         "--data",
         tiny_layout,
@@ -118,23 +118,24 @@ def test_folds_side_by_side(theirs, tiny_layout, tmp_path, way):
     argv += ["--parallel-folds", "2"]
     if way == "script":
         command = [sys.executable, ROOT / "run_cv.py", *argv]
-    else:  # no script that the processes of the folds could run again
+    else:
+        # Here is no script that the processes of the folds could run again.
         code = "import sys; from foldblend.commands import run_cv; sys.exit(run_cv(sys.argv[1:]))"
         command = [sys.executable, "-c", code, *argv]
-    returned, said = run(theirs, *command)
-    assert returned == 0, said
+    returned, output = run(user_folder, *command)
+    assert returned == 0, output
     assert (tmp_path / "two" / "oof.parquet").is_file()
 
 
-def test_a_module_of_theirs_that_is_imported_already_is_named(theirs):
-    (theirs / "pipeline.py").write_text("")
-    returned, said = run(theirs, sys.executable, "-c", "import pipeline\nimport foldblend")
-    last = said.strip().splitlines()[-1]
+def test_a_user_module_that_is_already_imported_is_reported(user_folder):
+    (user_folder / "pipeline.py").write_text("")
+    returned, output = run(user_folder, sys.executable, "-c", "import pipeline\nimport foldblend")
+    last = output.strip().splitlines()[-1]
     assert returned == 1
-    assert last.startswith(f"ImportError: {theirs / 'pipeline.py'}: ")
+    assert last.startswith(f"ImportError: {user_folder / 'pipeline.py'}: ")
     assert "rename it, or use foldblend in a process that does not import it" in last
 
 
-def test_a_part_in_a_module_of_such_a_name_is_refused():
+def test_a_custom_part_in_such_a_module_is_refused():
     with pytest.raises(UserError, match=r"^--backbone pipeline:Net: .*; rename your module$"):
         load_custom("pipeline:Net", "--backbone")

@@ -1,4 +1,4 @@
-"""The documentation site builds without a warning and loads nothing from other machines."""
+"""Tests that the site builds without a warning and loads nothing from other machines."""
 
 import os
 import re
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 # Attributes that make a browser fetch something. An <a href> is only followed by a click.
 FETCHES = ("src", "srcset", "data", "poster", "style")
 ELSEWHERE = re.compile(r"(?:https?:)?//")
-# The theme's script names these. It fetches the first two where a page has a diagram or a browser
+# Addresses in the script of the theme. It fetches the first two where a page has a diagram or a browser
 # lacks ResizeObserver (older than 2020), and the others where `repo_url` is set.
 NOT_REACHED = {
     "https://unpkg.com/mermaid@",
@@ -27,7 +27,7 @@ NOT_REACHED = {
 
 
 class Fetches(HTMLParser):
-    """Addresses on other machines that a page fetches."""
+    """Parser that collects the addresses on other machines that a page fetches."""
 
     def __init__(self) -> None:
         super().__init__()

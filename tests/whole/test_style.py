@@ -44,7 +44,7 @@ def test_one_assignment_a_line(trees):
     assert found == []
 
 
-def test_a_swap_is_no_double_assignment():
+def test_a_swap_is_not_a_double_assignment():
     [swap, double] = ast.parse("a, b = b, a\nc, d = 1, e").body
     assert not is_double(swap)
     assert is_double(double)
