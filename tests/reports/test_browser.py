@@ -1,4 +1,4 @@
-"""Pages in a real browser: slow tier, where a Chromium and playwright are installed."""
+"""Tests of the pages in a browser (slow; they need Chromium and playwright)."""
 
 import json
 import os
@@ -26,7 +26,7 @@ NASTY = [
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        CHROMIUM is None, reason="no Chromium here: apt install chromium, or set CHROMIUM to one"
+        CHROMIUM is None, reason="Chromium is not installed: apt install chromium, or set CHROMIUM"
     ),
 ]
 sync_api = pytest.importorskip(
@@ -37,7 +37,7 @@ sync_api = pytest.importorskip(
 @pytest.fixture(scope="module")
 def browser():
     with sync_api.sync_playwright() as playwright:
-        # No sandbox: it needs rights that containers lack, and the pages are our own.
+        # A sandbox needs rights that containers lack, and these pages are known to be harmless.
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
@@ -45,27 +45,27 @@ def browser():
 
 @pytest.fixture
 def open_page(browser):
-    """Open a file; afterwards nothing may have been said on the console or asked of anyone."""
+    """Return a function that opens a file; fail if the page logs or requests anything."""
     opened = []
 
     def open_file(file: Path, **options):
         page = browser.new_context(**options).new_page()
-        said: list[str] = []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: said.append(dialog.message))
+        events: list[str] = []
+        page.on("console", lambda message: events.append(message.text))
+        page.on("pageerror", lambda error: events.append(str(error)))
+        page.on("dialog", lambda dialog: events.append(dialog.message))
         page.on(
             "request",
-            lambda request: None if request.url.startswith("data:") else said.append(request.url),
+            lambda request: None if request.url.startswith("data:") else events.append(request.url),
         )
         page.goto(file.as_uri())
-        assert said == [file.as_uri()]
-        opened.append((page, said))
+        assert events == [file.as_uri()]
+        opened.append((page, events))
         return page
 
     yield open_file
-    for page, said in opened:
-        assert len(said) == 1, said
+    for page, events in opened:
+        assert len(events) == 1, events
         page.context.close()
 
 
@@ -73,7 +73,7 @@ def open_page(browser):
 def london(tmp_path_factory):
     """Return a finished run on real faces."""
     if not LONDON.is_dir():
-        pytest.skip("the real faces are not here")
+        pytest.skip("the London masks data set is not here")
     output = tmp_path_factory.mktemp("browser") / "outputs"
     flags = [
         "--img-size",
@@ -92,13 +92,13 @@ def london(tmp_path_factory):
 
 
 def found(page) -> tuple[int, int]:
-    """Rows that match and rows that are shown, as the page says."""
+    """Return the numbers of matching rows and of shown rows that the page reports."""
     words = page.inner_text("#found").replace(",", "").split()
     assert int(words[-2]) == page.locator("#tiles button").count()
     return int(words[0]), int(words[-2])
 
 
-def test_a_confusion_cell_opens_its_pictures(london, open_page):
+def test_a_confusion_cell_opens_its_images(london, open_page):
     page = open_page(london.path / "report.html")
     report = london.report
     num_wrong = round(report["num_images"] * (1 - report["scores"]["accuracy"]))
@@ -111,7 +111,8 @@ def test_a_confusion_cell_opens_its_pictures(london, open_page):
         assert true.strip().startswith("incorrect,")
         assert predicted.strip().startswith("worn,")
     counts = report["confusion"]["counts"]
-    page.click("button[data-which='-1'][data-true='0'][data-predicted='0']")  # right ones, too
+    # A cell on the diagonal opens images that are predicted correctly.
+    page.click("button[data-which='-1'][data-true='0'][data-predicted='0']")
     assert found(page)[0] == counts[0][0] > 0
     assert page.locator("#tiles button.wrong").count() == 0
     assert page.locator("#tiles img").count() == page.locator("#tiles button").count()
@@ -146,9 +147,9 @@ def test_the_gallery_is_filtered_and_ordered(london, open_page):
     )
     assert found(page)[0] == int(only.sum())
     page.click("#clear")
-    person = oof["group"].iloc[0]
+    group = oof["group"].iloc[0]
     page.select_option("#filters [name=kind]", label="all")
-    page.fill("#filters [name=group]", person)
+    page.fill("#filters [name=group]", group)
     assert found(page) == (7, 7)
     page.fill("#filters [name=group]", "")
     page.select_option("#filters [name=label]", label=london.classes[0])
@@ -156,7 +157,7 @@ def test_the_gallery_is_filtered_and_ordered(london, open_page):
     assert found(page)[0] == int(((oof["label"] == 0) & (predicted == 0)).sum())
     page.click("#clear")
     page.select_option("#filters [name=kind]", label="all")
-    page.select_option("#filters [name=order]", label="least sure first")
+    page.select_option("#filters [name=order]", label="least confident first")
     shares = [
         float(text.replace("\xa0", " ").split()[-2])
         for text in page.locator("#tiles button").all_inner_texts()
@@ -166,7 +167,7 @@ def test_the_gallery_is_filtered_and_ordered(london, open_page):
     assert found(page) == (len(oof), 120)
 
 
-def test_the_keyboard_is_enough(london, open_page):
+def test_the_gallery_works_by_keyboard(london, open_page):
     page = open_page(london.path / "report.html")
     focused = "[...document.querySelectorAll('#tiles button')].indexOf(document.activeElement)"
     page.keyboard.press("/")
@@ -198,10 +199,10 @@ def test_the_keyboard_is_enough(london, open_page):
     assert not page.is_visible("#one")
     assert page.evaluate(focused) == 3
     page.keyboard.press("Enter")
-    person = page.locator("#one tr:nth-child(2) td").nth(1).inner_text()
-    page.click("text=All of this person")
+    group = page.locator("#one tr:nth-child(2) td").nth(1).inner_text()
+    page.click("text=All of this group")
     assert found(page) == (7, 7)
-    assert page.input_value("#filters [name=group]") == person
+    assert page.input_value("#filters [name=group]") == group
     assert page.evaluate(focused) == 0
     matrix = page.locator(".confusion").first
     assert matrix.locator("button[tabindex='-1']").count() == matrix.locator("button").count() - 1
@@ -215,36 +216,36 @@ def test_the_keyboard_is_enough(london, open_page):
     )
 
 
-def test_a_picture_is_linked_to_its_file(london, open_page):
+def test_an_image_is_linked_to_its_file(london, open_page):
     page = open_page(london.path / "report.html")
     page.locator("#tiles button").first.click()
     link = page.locator("#one a").get_attribute("href")
-    picture = page.locator("#one tr:first-child td").nth(1).inner_text()
-    assert link == (LONDON / "train" / "images" / picture).resolve().as_uri()
+    image = page.locator("#one tr:first-child td").nth(1).inner_text()
+    assert link == (LONDON / "train" / "images" / image).resolve().as_uri()
 
 
-def test_it_is_readable_on_a_phone_in_the_dark_and_printed(london, open_page):
+def test_the_page_fits_a_phone_and_paper_and_has_a_dark_mode(london, open_page):
     phone = {"width": 360, "height": 740}
     page = open_page(london.path / "report.html", viewport=phone, color_scheme="dark")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     paper = "getComputedStyle(document.body).backgroundColor"
     light = open_page(london.path / "report.html", color_scheme="light")
     assert light.evaluate(paper) == "rgb(255, 255, 255)" != page.evaluate(paper)
-    paper_sheet = open_page(
-        london.path / "report.html", viewport={"width": 700, "height": 900}
-    )  # A4 less its margins
+    # A sheet of A4 without its margins.
+    sheet = {"width": 700, "height": 900}
+    paper_sheet = open_page(london.path / "report.html", viewport=sheet)
     paper_sheet.emulate_media(media="print")
     assert paper_sheet.evaluate("document.documentElement.scrollWidth") <= 700
     assert (
         paper_sheet.evaluate("getComputedStyle(document.querySelector('.scroll')).overflowX")
         == "visible"
     )
-    plain = open_page(london.path / "report.html", java_script_enabled=False)
-    assert "needs JavaScript" in plain.inner_text("body")
-    assert f"{london.report['headline']['value']:.4f}" in plain.inner_text("body")
+    no_script = open_page(london.path / "report.html", java_script_enabled=False)
+    assert "needs JavaScript" in no_script.inner_text("body")
+    assert f"{london.report['headline']['value']:.4f}" in no_script.inner_text("body")
 
 
-def test_names_with_html_in_them_are_text_to_a_browser(open_page, tmp_path):
+def test_names_with_html_are_shown_as_text_in_a_browser(open_page, tmp_path):
     names = [*NASTY, *[f"class {index}" for index in range(3, 18)]]
     folder = write_synthetic_run(tmp_path / "run", num_people=12, names=names)
     info = json.loads((folder / "run.json").read_text())
@@ -303,7 +304,7 @@ def test_two_runs_side_by_side(board, open_page):
     page.select_option("select[name=second]", label="worst")
     runs = [Run(board.parent / name) for name in ("middle", "worst")]
     right = [run.logits(run.oof).argmax(axis=1) == run.oof["label"].to_numpy() for run in runs]
-    said = page.inner_text(".pair-of-runs .result")
-    assert f"{int((right[0] & ~right[1]).sum())} are right in the first only" in said
-    assert f"{int((right[1] & ~right[0]).sum())} in the second only" in said
+    shown = page.inner_text(".pair-of-runs .result")
+    assert f"{int((right[0] & ~right[1]).sum())} are right only in the first run" in shown
+    assert f"and {int((right[1] & ~right[0]).sum())} only in the second" in shown
     assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]

@@ -1,4 +1,4 @@
-"""leaderboard.py: who is best, by how much, on what; what is skipped; and that names stay text."""
+"""Tests of leaderboard.py: ranks, differences, skipped runs, and names shown as text."""
 
 import base64
 import hashlib
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-import leaderboard as reports_main
+import leaderboard as leaderboard_script
 import report
 from foldblend.runs.folder import file_hash, write_json, write_table
 from foldblend.runs.run import Run
@@ -31,7 +31,7 @@ NASTY = "<script>alert('x')<!--\"&amp;"
 
 
 def wrong(*places, label=LABELS):
-    """Return the labels with the images at these places taken for the next class."""
+    """Return predictions that are right except at these places, where they are the next class."""
     return [(one + 1) % 3 if place in places else one for place, one in enumerate(label)]
 
 
@@ -47,8 +47,9 @@ def row_of(board, name):
 
 @pytest.fixture
 def board_command(command_of, tmp_path):
-    """leaderboard.py, called in this process; the page goes to tmp_path."""
-    return lambda *argv: command_of(reports_main.main)(*argv, "--page", tmp_path / "board.html")
+    """Return leaderboard.py as a function that writes the page into tmp_path."""
+    page = tmp_path / "board.html"
+    return lambda *argv: command_of(leaderboard_script.main)(*argv, "--page", page)
 
 
 def data_of(page: str):
@@ -59,7 +60,7 @@ def data_of(page: str):
     )
 
 
-def test_a_difference_is_what_it_is_by_hand(tmp_path):
+def test_a_difference_equals_one_computed_by_hand(tmp_path):
     one = write_run(tmp_path / "one", wrong(0))
     other = write_run(tmp_path / "other", wrong(3, 4, 8))
     board = board_of(other, one)
@@ -67,10 +68,11 @@ def test_a_difference_is_what_it_is_by_hand(tmp_path):
     assert board["best"] == "one"
     assert row_of(board, "one")["headline"]["value"] == pytest.approx(11 / 12)
     assert row_of(board, "one")["difference"] is None
-    # Two images a person; of each person: how many `other` has right, less those that `one` has.
+    # There are six groups of two images. For each group, this is the number of images that `other`
+    # has right minus the number that `one` has right.
     gained_G = np.array([1, -1, -1, 0, -1, 0])
-    draws_RG = np.concatenate(list(group_resamples(6, seed=0)))
-    low, high = np.quantile(draws_RG @ gained_G / 12, [0.025, 0.975])
+    draws_BG = np.concatenate(list(group_resamples(6, seed=0)))
+    low, high = np.quantile(draws_BG @ gained_G / 12, [0.025, 0.975])
     difference = row_of(board, "other")["difference"]
     assert difference == {
         "value": pytest.approx(-2 / 12),
@@ -82,7 +84,7 @@ def test_a_difference_is_what_it_is_by_hand(tmp_path):
         [2 / 12, -high, -low]
     )
     assert nothing == []
-    # Flying is right wherever no owl is taken for a cat, nor a dog for an owl.
+    # `one` takes a cat for a dog, and neither flies.
     assert row_of(board, "one")["attributes"]["flies"] == 1
 
 
@@ -138,36 +140,35 @@ def test_each_data_set_has_a_board(tmp_path, board_command):
         ids=[f"{i}" for i in range(12)],
         data={"name": "farm", "ids_hash": "f"},
     )
-    odd = write_run(
-        tmp_path / "odd", LABELS, label_raw=wrong(1)
-    )  # other labels in its files: other data
+    # Other original labels make another data set.
+    odd = write_run(tmp_path / "odd", LABELS, label_raw=wrong(1))
     every = leaderboard(*find_runs([zoo, farm, odd]), metric=None)
     assert [board["data"] for board in every["boards"]] == ["zoo (1)", "farm", "zoo (2)"]
-    said = board_command(zoo, farm)
-    assert said.code == 0
-    assert "zoo\n===" in said.out
-    assert "farm\n===" in said.out
-    assert "right in 1" not in said.out  # nothing in common to lay side by side
+    done = board_command(zoo, farm)
+    assert done.code == 0
+    assert "zoo\n===" in done.out
+    assert "farm\n===" in done.out
+    # Runs on different data sets cannot be compared image by image.
+    assert "right in 1" not in done.out
 
 
 @pytest.mark.parametrize("mark", ["optimistic", "leaks"])
-def test_a_score_that_is_not_honest_is_listed_but_not_the_best(tmp_path, board_command, mark):
-    honest = write_run(tmp_path / "honest", wrong(0, 1))
-    boasting = write_run(tmp_path / "boasting", LABELS, **{mark: True})
-    board = board_of(boasting, honest)
-    assert [row["name"] for row in board["rows"]] == ["honest", "boasting"]
-    assert board["best"] == "honest"
-    assert row_of(board, "boasting")["difference"]["value"] > 0
+def test_a_score_that_is_too_high_is_listed_but_not_the_best(tmp_path, board_command, mark):
+    fair = write_run(tmp_path / "fair", wrong(0, 1))
+    marked = write_run(tmp_path / "marked", LABELS, **{mark: True})
+    board = board_of(marked, fair)
+    assert [row["name"] for row in board["rows"]] == ["fair", "marked"]
+    assert board["best"] == "fair"
+    assert row_of(board, "marked")["difference"]["value"] > 0
     word = {"optimistic": "OPTIMISTIC", "leaks": "GROUPS LEAK"}[mark]
-    assert re.search(rf"^boasting {word} +1\.0000", board_command(honest, boasting).out, re.M)
-    assert (
-        f'boasting <strong class="alarm">{word}</strong>' in (tmp_path / "board.html").read_text()
-    )
+    assert re.search(rf"^marked {word} +1\.0000", board_command(fair, marked).out, re.M)
+    assert f'marked <strong class="alarm">{word}</strong>' in (tmp_path / "board.html").read_text()
     other = write_run(tmp_path / "other", wrong(3), **{mark: True})
-    assert board_of(other, boasting)["best"] == "boasting"  # where all are such
+    # Where all runs are marked, one of them is the best.
+    assert board_of(other, marked)["best"] == "marked"
 
 
-def test_a_run_of_before_the_mark_is_known_by_its_settings(tmp_path):
+def test_an_old_run_is_marked_by_its_settings(tmp_path):
     folder = write_run(tmp_path / "old", LABELS, config={"select": "best"})
     info = json.loads((folder / "run.json").read_text())
     info.pop("optimistic")
@@ -175,7 +176,7 @@ def test_a_run_of_before_the_mark_is_known_by_its_settings(tmp_path):
     assert board_of(folder)["rows"][0]["optimistic"]
 
 
-def test_where_less_is_better_the_least_is_best():
+def test_the_lowest_is_best_where_lower_is_better():
     for sign, order in ((-1, [1, 0, 2, 3]), (1, [0, 1, 2, 3])):
         scores = [
             Score(sign * value, np.array([sign * value]), sign)
@@ -186,17 +187,16 @@ def test_where_less_is_better_the_least_is_best():
         )
 
 
-def test_groups_are_joined_where_a_run_joins_them(tmp_path):
+def test_groups_that_one_run_merges_are_merged(tmp_path):
     one = write_run(tmp_path / "one", wrong(0))
-    other = write_run(
-        tmp_path / "other", wrong(1), group=["p0"] * 4 + GROUPS[4:]
-    )  # p1 is p0 as well
+    # The images of p1 belong to p0 here.
+    other = write_run(tmp_path / "other", wrong(1), group=["p0"] * 4 + GROUPS[4:])
     board = board_of(one, other)
     assert board["num_groups"] == 5
     assert any(note.startswith("the groups of the runs differ") for note in board["notes"])
 
 
-def test_a_score_is_that_of_the_runs_own_report(tiny_runs):
+def test_a_score_equals_that_of_the_report_of_the_run(tiny_runs):
     board = board_of(tiny_runs / "alpha", tiny_runs / "beta")
     for row in board["rows"]:
         report = Run(tiny_runs / row["name"]).report
@@ -223,14 +223,14 @@ def blend_of(folder, members, predicted=LABELS, **info):
 
 
 def test_a_blend_costs_what_its_members_cost(tmp_path, board_command, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "160")  # room for all columns
+    # This is wide enough for all columns.
+    monkeypatch.setenv("COLUMNS", "160")
     one = write_run(tmp_path / "one", wrong(0))
     other = write_run(tmp_path / "other", [wrong(1), wrong(2)], seconds=7.5)
     head = write_run(tmp_path / "head", wrong(3), config={"finetune": "head"})
     blend = blend_of(tmp_path / "blend", [one, other])
-    nested = blend_of(
-        tmp_path / "nested", [blend, one, head], wrong(4)
-    )  # `one` is in it twice, and asked once
+    # `one` is in it twice, but needs to predict only once.
+    nested = blend_of(tmp_path / "nested", [blend, one, head], wrong(4))
     rows = {row["name"]: row for row in board_of(blend, nested, other)["rows"]}
     assert [rows["blend"][key] for key in ("models", "passes", "seconds", "wall")] == [
         6,
@@ -239,9 +239,8 @@ def test_a_blend_costs_what_its_members_cost(tmp_path, board_command, monkeypatc
         None,
     ]
     assert [rows["nested"][key] for key in ("models", "passes", "seconds")] == [8, 14, 207.5]
-    assert (
-        "how 1 was made: (not recorded)" in board_command(blend, one).out
-    )  # a blend's settings are no run's
+    # A blend and a run have different settings, so only how each was made is compared.
+    assert "how 1 was made: (not recorded)" in board_command(blend, one).out
     shutil.rmtree(one)
     assert [
         row_of(board_of(blend, other), "blend")[key] for key in ("models", "passes", "seconds")
@@ -249,7 +248,7 @@ def test_a_blend_costs_what_its_members_cost(tmp_path, board_command, monkeypatc
     assert re.search(r"^blend .*( +-){5}$", board_command(blend, other).out, re.M)
 
 
-def test_what_cannot_be_scored_is_skipped_and_said(tmp_path, board_command):
+def test_what_cannot_be_scored_is_skipped_with_the_reason(tmp_path, board_command):
     good = write_run(tmp_path / "good", LABELS)
     running = write_run(tmp_path / "running", LABELS, status="running")
     damaged = write_run(tmp_path / "damaged", LABELS)
@@ -265,7 +264,7 @@ def test_what_cannot_be_scored_is_skipped_and_said(tmp_path, board_command):
         {key: value for key, value in Run(old).info.items() if key != "num_repeats"},
     )
     (tmp_path / "empty").mkdir()
-    said = board_command(
+    done = board_command(
         good,
         running,
         damaged,
@@ -277,8 +276,9 @@ def test_what_cannot_be_scored_is_skipped_and_said(tmp_path, board_command):
         f"{good}/.",
         f"{tmp_path}/x*",
     )
-    assert said.code == 0
-    words = "".join(said.out.split())  # paths may be folded
+    assert done.code == 0
+    # Paths may be wrapped.
+    words = "".join(done.out.split())
     for name, why in {
         "running": "not finished",
         "damaged": "not valid JSON",
@@ -297,8 +297,8 @@ def test_what_cannot_be_scored_is_skipped_and_said(tmp_path, board_command):
     assert "not finished" in (tmp_path / "board.html").read_text()
 
 
-def test_wrong_words_are_one_line(tmp_path, command_of):
-    command = command_of(reports_main.main)
+def test_wrong_arguments_give_one_line(tmp_path, command_of):
+    command = command_of(leaderboard_script.main)
     good = write_run(tmp_path / "good", LABELS)
     command().assert_one_line_error("python leaderboard.py outputs/*")
     command(tmp_path / "nowhere").assert_one_line_error("nowhere: no such run")
@@ -324,17 +324,16 @@ def test_nothing_is_cut_or_wider_than_a_terminal(tmp_path, board_command):
         write_run(tmp_path / name, wrong(place), ids=ids, attributes=[flies], config=one)
         for place, (name, one) in enumerate(zip(names, config, strict=True))
     ]
-    said = board_command(*runs)
-    lines = [
-        line for line in said.out.splitlines() if not line.startswith("page: ")
-    ]  # a path is the user's
+    done = board_command(*runs)
+    # A path that the user passed is printed whole.
+    lines = [line for line in done.out.splitlines() if not line.startswith("page: ")]
     assert max(map(len, lines)) <= 80
-    together = "".join(said.out.split())
+    together = "".join(done.out.split())
     for whole in [*names, *ids[:2], config[0]["weights"], flies["name"].replace(" ", "")]:
         assert whole in together
 
 
-def test_two_runs_lie_side_by_side(tmp_path, board_command):
+def test_two_runs_are_compared_side_by_side(tmp_path, board_command):
     one = write_run(tmp_path / "one", wrong(0), config={"lr": 0.01})
     other = write_run(tmp_path / "other", wrong(3, 4), config={"crop": "face"})
     lines = board_command(one, other).out.splitlines()
@@ -373,7 +372,8 @@ def test_names_are_shown_as_text(tmp_path, board_command):
     plain = shutil.copytree(nasty, tmp_path / "plain")
     assert board_command(nasty, plain).code == 0
     page = (tmp_path / "board.html").read_text()
-    assert page.count("<script") == 2  # the data and the page's own
+    # One is the data and one the code.
+    assert page.count("<script") == 2
     assert (
         "alert('x')"
         not in page.replace("\\u003cscript>alert('x')", "").split('id="leaderboard-data"')[0]
@@ -395,21 +395,20 @@ def test_names_are_shown_as_text(tmp_path, board_command):
 
 def test_a_name_that_no_terminal_can_show(tmp_path, board_command):
     folder = write_run(tmp_path / "red \x1b[31m", LABELS)
-    unreadable = shutil.copytree(
-        folder, tmp_path / "\udce9"
-    )  # no UTF-8, which parquet files ask for
-    said = board_command(folder, unreadable)
-    assert said.code == 0
-    assert "red \ufffd[31m" in said.out
-    assert "cannot be read" in " ".join(said.out.split())
-    assert "\x1b" not in said.out
+    # The name is not valid UTF-8, which the reader of parquet files requires.
+    unreadable = shutil.copytree(folder, tmp_path / "\udce9")
+    done = board_command(folder, unreadable)
+    assert done.code == 0
+    assert "red \ufffd[31m" in done.out
+    assert "cannot be read" in " ".join(done.out.split())
+    assert "\x1b" not in done.out
 
 
 def test_json_holds_the_same_numbers(tmp_path, board_command):
     runs = [
         write_run(tmp_path / name, wrong(*places)) for name, places in (("a", (0,)), ("b", (1, 2)))
     ]
-    said = board_command(*runs, "--json", tmp_path / "board.json", "--metric", "roc_auc_ovr")
+    done = board_command(*runs, "--json", tmp_path / "board.json", "--metric", "roc_auc_ovr")
 
     def refuse(word):
         raise AssertionError(word)
@@ -425,13 +424,13 @@ def test_json_holds_the_same_numbers(tmp_path, board_command):
     [board] = every["boards"]
     for row in board["rows"]:
         assert row["headline"]["low"] <= row["headline"]["value"] <= row["headline"]["high"]
-        assert f"{row['headline']['value']:.4f}" in said.out
+        assert f"{row['headline']['value']:.4f}" in done.out
         assert (row["seconds"], row["wall"]) == (100, 600)
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d[+-]\d\d:\d\d", row["finished"])
     assert (every["metric"], board["num_resamples"]) == ("roc_auc_ovr", 200)
 
 
-def test_a_page_of_many_runs_leaves_predictions_out_and_says_so(tmp_path):
+def test_a_page_of_many_runs_leaves_predictions_out_with_a_note(tmp_path):
     folders = [write_run(tmp_path / "run", wrong(0))]
     folders += [shutil.copytree(folders[0], tmp_path / f"run{index}") for index in range(50)]
     few, many = (leaderboard(*find_runs(some), metric=None) for some in (folders[:50], folders))
@@ -446,22 +445,22 @@ def test_a_page_of_many_runs_leaves_predictions_out_and_says_so(tmp_path):
 def test_no_page(tmp_path, command_of, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = write_run(tmp_path / "run", LABELS)
-    assert command_of(reports_main.main)(folder, "--no-page").code == 0
+    assert command_of(leaderboard_script.main)(folder, "--no-page").code == 0
     assert not (tmp_path / "leaderboard.html").exists()
-    assert command_of(reports_main.main)(folder).code == 0
+    assert command_of(leaderboard_script.main)(folder).code == 0
     assert (tmp_path / "leaderboard.html").is_file()
 
 
-def test_reports_are_drawn_again_from_the_folder_alone(runs_copy, command_of):
+def test_reports_are_written_again_from_the_run_folder(runs_copy, command_of):
     before = {}
     for run in ("alpha", "beta"):
         for name in ("report.json", "report.txt", "predictions.csv"):
             file = runs_copy / run / name
             before[file] = file.read_bytes()
             file.unlink()
-    said = command_of(report.main)(*sorted(runs_copy.iterdir()))
-    assert said.code == 0, said.err
-    assert said.out.count("report written again: ") == 2
+    done = command_of(report.main)(*sorted(runs_copy.iterdir()))
+    assert done.code == 0, done.err
+    assert done.out.count("report written again: ") == 2
     for file, content in before.items():
         assert file.read_bytes() == content, file
     assert (runs_copy / "alpha" / "report.html").is_file()
@@ -480,7 +479,7 @@ def test_torch_is_never_loaded(runs_copy, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_same_command_again_keeps_when_a_run_was_made(runs_copy, tiny_layout, cv_command):
+def test_a_repeated_command_keeps_the_times_of_a_run(runs_copy, tiny_layout, cv_command):
     def info():
         return json.loads((runs_copy / "beta" / "run.json").read_text())
 
@@ -499,7 +498,8 @@ def test_the_same_command_again_keeps_when_a_run_was_made(runs_copy, tiny_layout
     write_json(runs_copy / "beta" / "run.json", info() | {"started": 1000, "finished": 2000})
     assert cv_command(*argv, *TINY).code == 0
     assert (info()["started"], info()["finished"]) == (1000, 2000)
-    (runs_copy / "beta" / "fold_1" / "done.json").unlink()  # now there is something to do
+    # Now one fold must be trained again.
+    (runs_copy / "beta" / "fold_1" / "done.json").unlink()
     assert cv_command(*argv, *TINY).code == 0
     assert info()["started"] == 1000
     assert info()["finished"] > 2000
@@ -524,7 +524,7 @@ def test_runs_with_other_attributes_share_a_board(runs_copy):
 @pytest.mark.parametrize(
     "broken", [{"attributes": [1]}, {"num_folds": "two"}, {"data": {}}, {"attributes": None}]
 )
-def test_a_broken_folder_leaves_the_others(runs_copy, broken):
+def test_a_broken_run_is_skipped(runs_copy, broken):
     edited = json.loads((runs_copy / "beta" / "run.json").read_text())
     (runs_copy / "beta" / "run.json").write_text(json.dumps(edited | broken))
     runs, skipped = find_runs([runs_copy / "alpha", runs_copy / "beta"])
@@ -532,9 +532,9 @@ def test_a_broken_folder_leaves_the_others(runs_copy, broken):
     assert "run.json is broken" in skipped[0]["why"]
 
 
-def test_one_report_that_cannot_be_drawn_leaves_the_others(runs_copy, command_of):
+def test_a_report_that_fails_does_not_stop_the_others(runs_copy, command_of):
     (runs_copy / "alpha" / "test_fold_1.parquet").unlink()
     (runs_copy / "beta" / "report.txt").unlink()
-    said = command_of(report.main)(runs_copy / "alpha", runs_copy / "beta", "--no-page")
-    said.assert_one_line_error("reports not written", "alpha")
+    done = command_of(report.main)(runs_copy / "alpha", runs_copy / "beta", "--no-page")
+    done.assert_one_line_error("reports not written", "alpha")
     assert (runs_copy / "beta" / "report.txt").exists()

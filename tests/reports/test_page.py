@@ -1,4 +1,4 @@
-"""The report in all its forms, drawn from run folders of known logits."""
+"""Tests of a report as text, page and JSON, from run folders with known logits."""
 
 import json
 import re
@@ -34,7 +34,7 @@ NASTY = [
 
 
 class Parsed(HTMLParser):
-    """A page's elements and its text outside of scripts and styles."""
+    """Parser that collects the elements of a page and its text outside of scripts and styles."""
 
     def __init__(self, page: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -61,9 +61,9 @@ class Parsed(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
-    """Return a run of 30 people with images of three sizes, and its printed report."""
-    root = tmp_path_factory.mktemp("drawn")
+def reported(tmp_path_factory):
+    """Return a run of 30 people with images of three sizes, and the text of its report."""
+    root = tmp_path_factory.mktemp("reported")
     paths = []
     for index in range(3):
         paths.append(root / f"image {index}.jpg")
@@ -73,12 +73,12 @@ def drawn(tmp_path_factory):
 
 
 @pytest.fixture
-def run_copy(drawn, tmp_path):
-    return Run(Path(shutil.copytree(drawn[0].path, tmp_path / "run")))
+def run_copy(reported, tmp_path):
+    return Run(Path(shutil.copytree(reported[0].path, tmp_path / "run")))
 
 
-def test_numbers_are_scikit_learns_to_the_last_digit(drawn):
-    run, _ = drawn
+def test_numbers_equal_those_of_scikit_learn(reported):
+    run, _ = reported
     report = run.report
     arrays = oof_arrays(run)
     rows = arrays.rows
@@ -110,9 +110,9 @@ def test_numbers_are_scikit_learns_to_the_last_digit(drawn):
         label, predicted, labels=present, output_dict=True, zero_division=0
     )
     for row in report["per_class"]:
-        theirs = table[str(row["class"])]
+        expected = table[str(row["class"])]
         assert [row[key] for key in ("precision", "recall", "f1", "support")] == [
-            theirs[key] for key in ("precision", "recall", "f1-score", "support")
+            expected[key] for key in ("precision", "recall", "f1-score", "support")
         ]
     matrix = sklearn.metrics.confusion_matrix(label, predicted, labels=np.arange(18))
     assert report["confusion"]["counts"] == matrix.tolist()
@@ -128,35 +128,35 @@ def test_numbers_are_scikit_learns_to_the_last_digit(drawn):
             == sklearn.metrics.confusion_matrix(truth, guess, labels=values).tolist()
         )
     for row in report["folds"]:
-        own = rows.fold_N == row["fold"]
-        labels = np.unique(label[own])
-        theirs = sklearn.metrics.f1_score(
-            label[own], predicted[own], labels=labels, average="macro", zero_division=0
+        in_fold = rows.fold_N == row["fold"]
+        labels = np.unique(label[in_fold])
+        expected = sklearn.metrics.f1_score(
+            label[in_fold], predicted[in_fold], labels=labels, average="macro", zero_division=0
         )
-        assert row["score"] == theirs
+        assert row["score"] == expected
 
 
-def test_a_resample_scores_what_scikit_learn_scores(drawn):
-    arrays = oof_arrays(drawn[0])
+def test_the_score_of_a_bootstrap_sample_equals_that_of_scikit_learn(reported):
+    arrays = oof_arrays(reported[0])
     rows = arrays.rows
     proba = arrays.proba_NC
     scores = bootstrap_scores(METRICS["f1_macro"], rows.label_N, proba, rows.group_N, seed=5)
     names, code = np.unique(rows.group_N, return_inverse=True)
     draw = np.random.default_rng(5).integers(len(names), size=len(names))
-    drawn_rows = np.concatenate([np.flatnonzero(code == one) for one in draw])
-    label = rows.label_N[drawn_rows]
-    predicted = proba.argmax(1)[drawn_rows]
-    theirs = sklearn.metrics.f1_score(
+    resampled = np.concatenate([np.flatnonzero(code == one) for one in draw])
+    label = rows.label_N[resampled]
+    predicted = proba.argmax(1)[resampled]
+    expected = sklearn.metrics.f1_score(
         label, predicted, labels=np.unique(label), average="macro", zero_division=0
     )
-    assert scores[0] == pytest.approx(theirs, abs=1e-15)
+    assert scores[0] == pytest.approx(expected, abs=1e-15)
     assert len(scores) == 1000
     again = bootstrap_scores(METRICS["f1_macro"], rows.label_N, proba, rows.group_N, seed=5)
     np.testing.assert_array_equal(scores, again)
 
 
-def test_text_json_and_page_say_the_same(drawn):
-    run, text = drawn
+def test_text_json_and_page_have_the_same_numbers(reported):
+    run, text = reported
     report = run.report
     page = Parsed((run.path / "report.html").read_text())
     assert (run.path / "report.txt").read_text() == text
@@ -171,19 +171,19 @@ def test_text_json_and_page_say_the_same(drawn):
     assert max(map(len, text.splitlines())) <= WIDTH
 
 
-def test_the_schema_describes_the_report(drawn, alpha):
+def test_the_schema_describes_the_report(reported, alpha):
     schema = json.loads(
         (Path(__file__).resolve().parents[2] / "docs" / "report.schema.json").read_text()
     )
     jsonschema.Draft202012Validator.check_schema(schema)
-    for run in (drawn[0], alpha):
+    for run in (reported[0], alpha):
         jsonschema.validate(run.report, schema)
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(drawn[0].report | {"another": 1}, schema)
+        jsonschema.validate(reported[0].report | {"another": 1}, schema)
 
 
-def test_the_page_loads_nothing_and_runs_only_its_own_script(drawn):
-    page = Parsed((drawn[0].path / "report.html").read_text())
+def test_the_page_loads_nothing_and_runs_only_its_own_script(reported):
+    page = Parsed((reported[0].path / "report.html").read_text())
     policy = next(one["content"] for tag, one in page.tags if tag == "meta" and "http-equiv" in one)
     assert policy.startswith("default-src 'none';")
     assert policy.count("'sha256-") == 1
@@ -195,7 +195,7 @@ def test_the_page_loads_nothing_and_runs_only_its_own_script(drawn):
             assert value is None or value.startswith(("data:", "#")), (tag, value)
 
 
-def test_names_with_html_in_them_show_as_text(tmp_path):
+def test_names_with_html_are_shown_as_text(tmp_path):
     names = [*NASTY, *[f"class {index}" for index in range(3, 18)]]
     folder = write_synthetic_run(tmp_path / "<i>run & co", num_people=25, names=names)
     info = json.loads((folder / "run.json").read_text())
@@ -241,22 +241,23 @@ def test_data_for_scripts_cannot_end_their_element():
     assert json.loads(json_data(value)) == value
 
 
-def test_a_report_is_drawn_again_from_its_folder(run_copy, drawn):
+def test_a_report_is_written_again_from_its_run_folder(run_copy, reported):
     made = ("report.json", "report.txt", "report.html", "predictions.csv")
     for name in made:
         (run_copy.path / name).unlink()
-    shutil.rmtree(run_copy.path / "fold_0")  # its log is no longer there
+    # Without its log, fold 0 has no learning curve.
+    shutil.rmtree(run_copy.path / "fold_0")
     write_report(run_copy)
     again = run_copy.report
-    before = drawn[0].report
+    before = reported[0].report
     assert [row["fold"] for row in again["curves"]] == [1, 2, 3, 4]
     assert again | {"curves": before["curves"]} == before
     assert (run_copy.path / "predictions.csv").read_bytes() == (
-        drawn[0].path / "predictions.csv"
+        reported[0].path / "predictions.csv"
     ).read_bytes()
 
 
-def test_without_pictures_the_page_says_so(run_copy):
+def test_without_images_the_page_has_a_note(run_copy):
     table = pd.read_parquet(run_copy.path / PICTURES)
     table["path"] = "/nowhere/" + table["image_id"]
     table.to_parquet(run_copy.path / PICTURES)
@@ -276,16 +277,14 @@ def test_no_page(run_copy):
     assert not (run_copy.path / "report.html").exists()
 
 
-def test_thumbnails_stop_at_their_limit_and_pass_over_what_cannot_be_read(
-    run_copy, monkeypatch, tmp_path
-):
+def test_thumbnails_stop_at_their_limit_and_skip_unreadable_images(run_copy, monkeypatch, tmp_path):
     ids = run_copy.oof["image_id"].tolist()
     everything = gallery_images_of(run_copy, ids)
     assert set(everything.thumbnails) == set(ids)
     assert f"Thumbnails of {len(ids)} of {len(ids)} images" in everything.note
     table = pd.read_parquet(run_copy.path / PICTURES)
     broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"not an image")
     table.loc[table["image_id"] == ids[1], "path"] = str(broken)
     table.to_parquet(run_copy.path / PICTURES)
     sizes = [len(everything.thumbnails[one]) for one in ids]
@@ -296,7 +295,7 @@ def test_thumbnails_stop_at_their_limit_and_pass_over_what_cannot_be_read(
     assert set(few.paths) == set(ids)
 
 
-def test_a_box_is_what_the_page_shows(run_copy):
+def test_images_with_and_without_a_box_have_thumbnails(run_copy):
     table = pd.read_parquet(run_copy.path / PICTURES)
     table["box"] = [None if index % 2 else [10.0, 0.0, 30.0, 20.0] for index in range(len(table))]
     table.to_parquet(run_copy.path / PICTURES)
@@ -304,19 +303,19 @@ def test_a_box_is_what_the_page_shows(run_copy):
     assert len(shown) == len(table)
 
 
-def test_mistakes_come_first_then_all_classes_by_turns():
+def test_mistakes_come_first_then_all_classes_in_turn():
     label = np.array([0, 0, 0, 0, 1, 1, 2])
     proba = np.full((7, 3), 0.1)
-    for row, (one, sure) in enumerate(
+    for row, (one, confidence) in enumerate(
         [(0, 0.8), (1, 0.6), (0, 0.7), (0, 0.5), (1, 0.9), (2, 0.8), (2, 0.4)]
     ):
-        proba[row, one] = sure
+        proba[row, one] = confidence
     assert rows_by_interest(label, proba).tolist() == [5, 1, 0, 4, 6, 2, 3]
     assert rows_by_interest(label, proba, [3, 5]).tolist() == [3, 5, 1, 0, 4, 6, 2]
 
 
-def test_gallery_data(drawn):
-    run = drawn[0]
+def test_gallery_data(reported):
+    run = reported[0]
     arrays = oof_arrays(run)
     ids = run.oof["image_id"].to_numpy()
     rows = arrays.rows
@@ -342,8 +341,8 @@ def test_gallery_data(drawn):
     assert len(data["thumbnails"]) == len(ids)
 
 
-def test_predictions(drawn):
-    run = drawn[0]
+def test_predictions(reported):
+    run = reported[0]
     table = pd.read_csv(run.path / "predictions.csv")
     assert table["part"].value_counts().to_dict() == {"oof": 210, "test": 20}
     oof = table[table["part"] == "oof"]
@@ -359,10 +358,10 @@ def test_predictions(drawn):
     assert predictions(run)["fold"].tolist()[:210] == run.oof["fold"].tolist()
 
 
-def test_a_stages_section_stands_in_text_page_and_json(run_copy):
+def test_a_section_of_a_stage_is_in_text_page_and_json(run_copy):
     section = blocks.section(
         "What a later stage found",
-        blocks.text_block("A paragraph of its own."),
+        blocks.text_block("A paragraph of the stage."),
         blocks.table_block(["view", "score"], [["flipped", "0.71"]]),
         blocks.bars_block(
             ["one", "two"], {"weight": [0.25, 0.75]}, xlabel="member", caption="Weights (n = 2)"
@@ -378,7 +377,7 @@ def test_a_stages_section_stands_in_text_page_and_json(run_copy):
     for shown in (text, page.text):
         for word in (
             "What a later stage found",
-            "A paragraph of its own.",
+            "A paragraph of the stage.",
             "flipped",
             "0.71",
             "Weights (n = 2)",
@@ -399,7 +398,7 @@ def test_a_table_that_fits_is_one_line_per_row():
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
 @pytest.mark.parametrize("wrap_cells", [True, False])
-def test_a_wide_table_wraps_then_drops_columns_and_names_them(width, wrap_cells):
+def test_a_wide_table_wraps_then_drops_columns_and_lists_them(width, wrap_cells):
     header = ["", *[f"column{index}" for index in range(14)]]
     rows = [
         [f"a name that is long, number {row}", *[f"{row}.{c} [{c}.1, {c}.9]" for c in range(14)]]
@@ -417,7 +416,8 @@ def test_a_wide_table_wraps_then_drops_columns_and_names_them(width, wrap_cells)
         assert shown.split().count(f"column{column}") == is_shown
         for row in range(2):
             assert shown.split().count(f"{row}.{column}") == is_shown
-            assert (f"[{column}.1, {column}.9]" in shown) == is_shown  # never broken
+            # An interval is never wrapped.
+            assert (f"[{column}.1, {column}.9]" in shown) == is_shown
     if not wrap_cells:
         assert sum("[0.1, 0.9]" in line and "0.0" in line for line in lines) == 1
 
@@ -431,8 +431,8 @@ def edit_run(run, **changes):
     return Run(run.path)
 
 
-def test_nothing_is_cut_and_nothing_is_obeyed(run_copy):
-    """Names that are long, of several lines or orders to a terminal."""
+def test_long_names_are_whole_and_control_characters_replaced(run_copy):
+    """Check names that are long, have several lines or control a terminal."""
     names = ["\x1b[31mred\x1b[0m", "two\nlines", "a value's name " * 8]
     attributes = [
         one | {"name": f"{one['name']} {'x' * 60}"} for one in run_copy.info["attributes"]
@@ -481,7 +481,7 @@ def test_many_classes(tmp_path):
     ]
 
 
-def test_what_makes_a_score_dishonest_is_always_said(run_copy):
+def test_what_makes_a_score_too_high_is_always_reported(run_copy):
     run = edit_run(run_copy, notes=None, about=None, leaks=True, optimistic=True)
     (run.path / "report.json").unlink()
     text = " ".join(write_report(run).split())
@@ -493,7 +493,7 @@ def test_what_makes_a_score_dishonest_is_always_said(run_copy):
     )
 
 
-def test_a_run_of_the_first_schema_keeps_what_only_its_report_knew(run_copy):
+def test_a_run_of_the_first_schema_keeps_what_only_its_report_has(run_copy):
     row = {
         "name": "a",
         "headline": {"value": 0.5, "low": 0.4, "high": 0.6},
@@ -509,7 +509,7 @@ def test_a_run_of_the_first_schema_keeps_what_only_its_report_knew(run_copy):
     assert run.report["sections"][0]["title"] == "views"
 
 
-def test_an_interval_without_width_is_said_to_be_none(run_copy):
+def test_an_interval_without_width_has_a_note(run_copy):
     table = run_copy.oof
     truth = 9 * np.eye(18)[table["label"]]
     table[[f"logit_{index}" for index in range(18)]] = truth.astype(np.float32)
@@ -521,7 +521,7 @@ def test_an_interval_without_width_is_said_to_be_none(run_copy):
     assert f"up to {3 / run.report['num_groups']:.0%} of groups" in note
 
 
-def test_corrected_labels_are_said_to_flatter(run_copy):
+def test_corrected_labels_have_a_note_on_optimism(run_copy):
     table = run_copy.oof
     table.loc[0, "label"] = (table.loc[0, "label"] + 3) % 18
     table.to_parquet(run_copy.path / "oof.parquet", index=False)
@@ -533,12 +533,13 @@ def test_corrected_labels_are_said_to_flatter(run_copy):
     )
 
 
-def test_what_is_not_finite_is_null(run_copy):
+def test_numbers_that_are_not_finite_are_null(run_copy):
     log = pd.read_csv(run_copy.path / "fold_0" / "log.csv")
     log.loc[2, "train_loss"] = np.inf
     log.to_csv(run_copy.path / "fold_0" / "log.csv", index=False)
     table = run_copy.oof
-    table["label_raw"] = 0  # one class: no ROC AUC
+    # With a single class, ROC AUC is not defined.
+    table["label_raw"] = 0
     table.to_parquet(run_copy.path / "oof.parquet", index=False)
     run = edit_run(run_copy, metric="roc_auc_ovr")
     write_report(run)
@@ -546,7 +547,7 @@ def test_what_is_not_finite_is_null(run_copy):
     assert run.report["raw"] == {"value": None, "low": None, "high": None}
 
 
-def test_a_kill_leaves_no_page_of_other_numbers(run_copy, monkeypatch):
+def test_a_kill_leaves_no_page_with_outdated_numbers(run_copy, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
@@ -554,9 +555,8 @@ def test_a_kill_leaves_no_page_of_other_numbers(run_copy, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_report(edit_run(run_copy, metric="accuracy"), page=False)
     assert not (run_copy.path / "report.html").exists()
-    assert (
-        run_copy.report["metric"] == "f1_macro"
-    )  # last: whoever reads it knows that all is of one report
+    # report.json is written last, so it still has the previous numbers.
+    assert run_copy.report["metric"] == "f1_macro"
 
 
 @pytest.mark.parametrize(
@@ -564,8 +564,9 @@ def test_a_kill_leaves_no_page_of_other_numbers(run_copy, monkeypatch):
     [
         "--split random leaks groups between folds: this score is probably too high",
         "groups leak between the folds of a, so this score is probably too high",
-        "groups leak between folds: this score is not honest",  # before 0.2
-        "OPTIMISTIC: epochs of a were chosen on the very rows that are scored",  # before 0.2
+        # The next two are the words of versions before 0.2.
+        "groups leak between folds: this score is not honest",
+        "OPTIMISTIC: epochs of a were chosen on the very rows that are scored",
         "OPTIMISTIC: each fold's epoch was chosen on the scored rows themselves (--select best)",
     ],
 )

@@ -1,4 +1,4 @@
-"""The first screen of a report, and what it says to look at next."""
+"""Tests of the first screen of a report, and of the next steps that it suggests."""
 
 import copy
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_the_screen_is_short_and_has_the_numbers_of_the_report(synthetic):
     assert lines[-1] == f"submission: {synthetic.path / 'submission.csv'}"
 
 
-def test_a_narrow_terminal_drops_columns_and_says_so(synthetic):
+def test_a_narrow_terminal_drops_columns_and_lists_them(synthetic):
     lines = screen_lines(synthetic, width=40)
     wide = [line for line in lines if len(line) > 40]
     assert all(str(synthetic.path) in line for line in wide)
@@ -58,14 +58,14 @@ def test_short_and_full(synthetic):
     assert text not in "\n".join(short)
 
 
-def test_what_a_stage_adds_stands_in_place_of_the_classes(synthetic, tmp_path):
+def test_a_table_of_a_stage_replaces_the_worst_classes(synthetic, tmp_path):
     run = Run(write_synthetic_run(tmp_path / "staged", num_people=20, seed=1))
-    told = section(
+    methods = section(
         "Methods",
         text_block("all of it"),
         screen=[table_block(["", "score"], [["soft (taken)", "0.5"]]), text_block("No better.")],
     )
-    write_section(run.path, "9_methods", told)
+    write_section(run.path, "9_methods", methods)
     write_report(run, page=False)
     lines = screen_lines(Run(run.path), width=80)
     assert lines.index("soft (taken)    0.5") < lines.index("No better.")
@@ -78,7 +78,7 @@ def steps(report, folder="outputs/a", **changes):
     return next_steps({**copy.deepcopy(report), **changes}, Path(folder))
 
 
-def test_suspected_labels_come_first_with_what_to_type(synthetic):
+def test_suspected_labels_come_first_with_the_flag_to_pass(synthetic):
     finding = {"image_ids": ["a", "b"]}
     found = steps(synthetic.report, suspects={"findings": [finding, {"image_ids": ["b"]}]})
     assert found[0].startswith(f"2 of {synthetic.report['num_images']:,} labels look wrong")
@@ -121,7 +121,7 @@ def test_a_blend_is_compared_rather_than_blended(synthetic):
     assert not any("run_tta.py" in step for step in found)
 
 
-def test_the_score_of_single_models_is_called_so(synthetic):
+def test_the_score_of_single_models_has_a_note(synthetic):
     assert synthetic.report["test"]["num_models"] > 1
     note = single_model_note(synthetic.report)
     assert f"averages {synthetic.report['test']['num_models']} models" in note
@@ -140,7 +140,7 @@ def test_the_page_has_the_note_and_the_steps(tmp_path):
     assert "run_tta.py" in page
 
 
-def test_groups_of_a_class_are_counted_once_a_repeat(synthetic):
+def test_groups_of_a_class_are_counted_once(synthetic):
     oof = synthetic.oof
     for row in synthetic.report["per_class"]:
         groups = oof[oof["label"] == row["class"]]["group"].nunique()

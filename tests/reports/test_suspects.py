@@ -1,4 +1,4 @@
-"""Suspected labels: known faults among known predictions, and the file for --corrections."""
+"""Tests of suspected labels: planted errors are found, and --corrections removes them."""
 
 import builtins
 import json
@@ -30,16 +30,16 @@ STEMS = ["mask1", "mask2", "mask3", "mask4", "mask5", "incorrect_mask", "normal"
 MASK_OF_STEM = np.array([0, 0, 0, 0, 0, 1, 2])
 
 
-def seen_as(value_N, num_values, *, sure=0.95, spread=0.03, seed=0):
-    """Probabilities N x V of which about `sure` falls on a value."""
+def seen_as(value_N, num_values, *, confidence=0.95, spread=0.03, seed=0):
+    """Return probabilities N x Y of Y values, with about `confidence` on the given value."""
     rng = np.random.default_rng(seed)
-    own_N = np.clip(rng.normal(sure, spread, len(value_N)), 0.02, 0.98)
-    proba_NV = np.repeat((1 - own_N[:, None]) / (num_values - 1), num_values, axis=1)
-    proba_NV[np.arange(len(value_N)), value_N] = own_N
-    return proba_NV
+    confidence_N = np.clip(rng.normal(confidence, spread, len(value_N)), 0.02, 0.98)
+    proba_NY = np.repeat((1 - confidence_N[:, None]) / (num_values - 1), num_values, axis=1)
+    proba_NY[np.arange(len(value_N)), value_N] = confidence_N
+    return proba_NY
 
 
-def faces(*, age_sure=0.95, age_spread=0.03, people=PEOPLE, seed=0):
+def faces(*, age_confidence=0.95, age_spread=0.03, people=PEOPLE, seed=0):
     """Return arguments for people with seven images each, and their true attributes.
 
     All labels are right. Nobody is 60 or older, so six of the 18 classes do not occur.
@@ -49,7 +49,7 @@ def faces(*, age_sure=0.95, age_spread=0.03, people=PEOPLE, seed=0):
     gender_N = person_N % 2
     age_N = person_N // 2 % 2
     parts = [seen_as(mask_N, 3, seed=seed), seen_as(gender_N, 2, seed=seed + 1)]
-    parts += [seen_as(age_N, 3, sure=age_sure, spread=age_spread, seed=seed + 2)]
+    parts += [seen_as(age_N, 3, confidence=age_confidence, spread=age_spread, seed=seed + 2)]
     proba_NC = np.einsum("nm,ng,na->nmga", *parts).reshape(len(person_N), 18)
     group_N = np.array([f"p{person:02d}" for person in person_N], dtype=object)
     return {
@@ -67,7 +67,7 @@ def faces(*, age_sure=0.95, age_spread=0.03, people=PEOPLE, seed=0):
 
 
 def find(*, label_N, group_N, repeat_N, proba_NC, **rest):
-    """find_suspects, of arrays by name."""
+    """Call find_suspects with arrays by name."""
     return find_suspects(Rows.of(label_N, group_N, repeat_N=repeat_N), proba_NC, **rest)
 
 
@@ -89,7 +89,7 @@ def rows_of(args, person, *stems):
     return np.flatnonzero(np.isin(args["image_id_N"], wanted))
 
 
-def surest_mask(args, person):
+def most_confident_mask(args, person):
     """Return the most confident image of a person with a mask; others are below the threshold."""
     rows = rows_of(args, person, *STEMS[:5])
     return rows[[args["proba_NC"][rows, args["label_N"][rows]].argmax()]]
@@ -101,7 +101,7 @@ def swap_labels(args, person, one, other):
     args["label_N"][[first, second]] = args["label_N"][[second, first]]
 
 
-def test_nothing_is_named_where_all_labels_are_right():
+def test_nothing_is_reported_where_all_labels_are_right():
     found = find(**faces())
     assert found["findings"] == []
     assert found["summary"] == "none among 40 groups with 280 images"
@@ -109,11 +109,11 @@ def test_nothing_is_named_where_all_labels_are_right():
     assert not any("optimistic" in note for note in found["notes"])
 
 
-def test_each_kind_of_fault_is_one_finding_and_the_surest_comes_first():
+def test_each_kind_of_error_is_one_finding_and_the_most_suspicious_comes_first():
     args = faces()
     truth = args["label_N"].copy()
     relabel(args, rows_of(args, "p04"), gender=1)
-    bare = surest_mask(args, "p07")
+    bare = most_confident_mask(args, "p07")
     relabel(args, bare, mask=2)
     swap_labels(args, "p11", "incorrect_mask", "normal")
     found = find(**args)
@@ -143,9 +143,9 @@ def test_each_kind_of_fault_is_one_finding_and_the_surest_comes_first():
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
-def test_a_person_whose_pictures_do_not_agree_is_not_named():
+def test_a_group_whose_images_do_not_agree_is_not_reported():
     args = faces()
-    # Six of seven images look female, very surely, and one male: not nearly all.
+    # Six of seven images look female with high confidence, and one male: these are not nearly all.
     shape = (len(args["label_N"]), 3, 2, 3)
     proba = args["proba_NC"].reshape(shape).copy()
     mirrored = rows_of(args, "p04")[:6]
@@ -158,20 +158,20 @@ def test_a_person_whose_pictures_do_not_agree_is_not_named():
     ]
 
 
-def test_an_attribute_that_is_hardly_predicted_is_left_out_and_said():
-    args = faces(age_sure=0.5, age_spread=0.4)
+def test_a_poorly_predicted_attribute_is_left_out_with_a_note():
+    args = faces(age_confidence=0.5, age_spread=0.4)
     args["proba_NC"] = args["proba_NC"].reshape(PEOPLE, 7, 18)
-    # All images of a person look alike, so that agreement does not help: a third look of the
-    # wrong age.
+    # All images of a person look alike, so that agreement does not help: a third of the people have
+    # predictions of the wrong age.
     rng = np.random.default_rng(3)
-    age_P = decode(args["label_N"][::7])[2]
-    looks_P = rng.random(PEOPLE) < 1 / 3
-    looks = np.repeat(np.where(looks_P, 1 - age_P, age_P), 7)
+    age_G = decode(args["label_N"][::7])[2]
+    looks_G = rng.random(PEOPLE) < 1 / 3
+    looks_N = np.repeat(np.where(looks_G, 1 - age_G, age_G), 7)
     mask_N, gender_N, _ = decode(args["label_N"])
     parts = [
         seen_as(mask_N, 3),
         seen_as(gender_N, 2, seed=1),
-        seen_as(looks, 3, sure=0.8, spread=0.1, seed=2),
+        seen_as(looks_N, 3, confidence=0.8, spread=0.1, seed=2),
     ]
     args["proba_NC"] = np.einsum("nm,ng,na->nmga", *parts).reshape(-1, 18)
     relabel(args, rows_of(args, "p05"), gender=0)
@@ -183,32 +183,33 @@ def test_an_attribute_that_is_hardly_predicted_is_left_out_and_said():
 
 
 @pytest.mark.parametrize("num_values", [2, 3])
-def test_the_power_that_is_told_is_what_wrong_labels_one_at_a_time_would_show(num_values):
+def test_the_reported_power_equals_that_on_single_wrong_labels(num_values):
     rng = np.random.default_rng(num_values)
-    unit_P = np.repeat(np.arange(30), rng.integers(1, 5, 30))
+    unit_N = np.repeat(np.arange(30), rng.integers(1, 5, 30))
     given_U = np.arange(30) % num_values
     given_U[given_U == num_values - 1] = 0
-    given_U[0] = num_values - 1  # a value of one unit alone: without it, nothing has that value
-    proba_PV = (
-        rng.dirichlet(np.full(num_values, 0.4), len(unit_P))
-        + 0.5 * np.eye(num_values)[given_U[unit_P]]
+    # Only unit 0 has this value, so nothing would have it if the label of unit 0 were wrong.
+    given_U[0] = num_values - 1
+    proba_NY = (
+        rng.dirichlet(np.full(num_values, 0.4), len(unit_N))
+        + 0.5 * np.eye(num_values)[given_U[unit_N]]
     )
-    proba_PV /= proba_PV.sum(axis=1, keepdims=True)
-    told = judge_units(given_U[unit_P], proba_PV, unit_P)
-    assert 3 < told.would.sum() < 28
+    proba_NY /= proba_NY.sum(axis=1, keepdims=True)
+    judged = judge_units(given_U[unit_N], proba_NY, unit_N)
+    assert 3 < judged.detectable.sum() < 28
     for unit in range(1, 30):
         for other in set(range(num_values)) - {given_U[unit]}:
             wrong_U = given_U.copy()
             wrong_U[unit] = other
-            again = judge_units(wrong_U[unit_P], proba_PV, unit_P)
-            named = bool(again.named[unit]) and again.best[unit] == given_U[unit]
-            assert named == told.would[unit], (unit, other)
-    assert not told.would[0]
+            again = judge_units(wrong_U[unit_N], proba_NY, unit_N)
+            flagged = bool(again.flagged[unit]) and again.best[unit] == given_U[unit]
+            assert flagged == judged.detectable[unit], (unit, other)
+    assert not judged.detectable[0]
 
 
-def test_what_is_suggested_must_be_what_confident_learning_is_sure_of():
-    # Value 1 is rarely likely, so 0.42 is much for it; 2 is likelier still, but far below what it
-    # usually gets.
+def test_a_suggested_value_must_reach_its_threshold():
+    # Value 1 rarely has a high probability, so 0.42 is above its threshold. Value 2 has more here,
+    # but far less than it usually has.
     proba = (
         [[0.98, 0.01, 0.01]] * 5
         + [[0.3, 0.4, 0.3]] * 5
@@ -218,30 +219,32 @@ def test_what_is_suggested_must_be_what_confident_learning_is_sure_of():
     given = np.array([0] * 5 + [1] * 5 + [2] * 5 + [0])
     assert find_label_issues(given, np.array(proba), filter_by="confident_learning", n_jobs=1)[-1]
     judged = judge_units(given, np.array(proba), np.arange(16))
-    assert not judged.named.any()
+    assert not judged.flagged.any()
     proba[-1] = [0.1, 0.48, 0.42]
-    assert np.flatnonzero(judge_units(given, np.array(proba), np.arange(16)).named).tolist() == [15]
+    judged = judge_units(given, np.array(proba), np.arange(16))
+    assert np.flatnonzero(judged.flagged).tolist() == [15]
 
 
-def test_pairs_are_named_by_how_much_likelier_the_exchange_is():
+def test_pairs_are_flagged_by_how_much_more_likely_the_exchange_is():
     gains = np.array([-9.0] * 30 + [9.0, 1.0, -1.0])
     judged = judge_pairs(gains)
-    assert np.flatnonzero(judged.named).tolist() == [30]
-    assert judged.would.tolist() == [True] * 30 + [False] * 3
+    assert np.flatnonzero(judged.flagged).tolist() == [30]
+    assert judged.detectable.tolist() == [True] * 30 + [False] * 3
     assert judged.is_credible
 
 
 def test_repeats_are_averaged_before_anything_is_judged():
     args = faces()
     relabel(args, rows_of(args, "p04"), gender=1)
-    # The second repeat sees what the label says, but less surely than the first sees the truth.
+    # The second repeat predicts the wrong label, but with less confidence than the first one
+    # predicts the truth.
     other = faces(seed=9)
     gender = args["proba_NC"].reshape(-1, 3, 2, 3)
     second = other["proba_NC"].reshape(-1, 3, 2, 3).copy()
     rows = rows_of(args, "p04")
     second[rows] = 0.3 * gender[rows] + 0.7 * gender[rows][:, :, ::-1]
-    alone = find(**args | {"proba_NC": second.reshape(-1, 18)})
-    assert alone["findings"] == []
+    second_only = find(**args | {"proba_NC": second.reshape(-1, 18)})
+    assert second_only["findings"] == []
     first = 0.999 * gender + 0.001 * gender[:, :, ::-1]
     twice = {
         name: np.concatenate([args[name], args[name]])
@@ -296,7 +299,7 @@ NAMES = ['the "quick", brown', "it's <30", "=SUM(A1)"]
 def test_names_with_quotes_and_commas_and_stems_with_spaces_survive_the_file(tmp_path):
     truth_N = np.arange(60) % 3
     labels_N = truth_N.copy()
-    labels_N[7] = 0  # looks 1
+    labels_N[7] = 0  # predicted as 1
     labels_N[[30, 31]] = truth_N[[31, 30]]  # swapped; p10 has stems with spaces
     labels_N[[12, 13]] = truth_N[[13, 12]]  # swapped; p04 has plain ones
     labels_N[[45, 46]] = truth_N[[46, 45]]  # swapped; p15 has one stem twice
@@ -329,9 +332,9 @@ def test_names_with_quotes_and_commas_and_stems_with_spaces_survive_the_file(tmp
     assert suspects_csv({"suspects": {"findings": []}}) is None
 
 
-def test_no_picture_is_in_two_swaps(tmp_path):
-    # Three labels that went round: each two of the images are likelier with each other's, but
-    # only one pair can be.
+def test_no_image_is_in_two_swaps(tmp_path):
+    # Three labels are rotated. Each pair of the images is more likely with exchanged labels, but
+    # only one pair can be exchanged.
     truth = np.arange(60) % 3
     proba = seen_as(truth, 3)
     labels = truth.copy()
@@ -350,9 +353,8 @@ def test_no_picture_is_in_two_swaps(tmp_path):
     assert found["corrected"]["value"] == pytest.approx(METRICS["f1_macro"].score(new, proba))
 
 
-def test_a_group_with_the_name_of_a_picture_is_corrected_picture_by_picture(tmp_path):
-    # Groups are called by their first image, so a line for the group would be read as that
-    # image's.
+def test_a_group_with_the_name_of_an_image_is_corrected_image_by_image(tmp_path):
+    # Each group has the name of its first image, so a line for the group would change that image.
     truth = np.arange(80) // 2 % 2
     names = np.array([f"{index:02d}.jpg" for index in range(80)], dtype=object)
     proba = seen_as(truth, 2)
@@ -366,17 +368,17 @@ def test_a_group_with_the_name_of_a_picture_is_corrected_picture_by_picture(tmp_
     assert (corrected_by(manifest, found, tmp_path / "suspects.csv") == truth).all()
 
 
-def test_pictures_that_are_their_own_groups_and_classes_that_do_not_occur(tmp_path):
+def test_images_without_groups_and_classes_that_do_not_occur(tmp_path):
     truth = np.arange(50) % 2
     table = pd.DataFrame({"image": [f"{index:02d}.jpg" for index in range(50)], "label": truth + 5})
     manifest = generic(tmp_path, table)
     labels = manifest.train["label"].to_numpy().copy()
     proba = seen_as(truth, 2)
-    surest = int(proba[:, 1].argmax())
-    labels[surest] = 0
+    most_confident = int(proba[:, 1].argmax())
+    labels[most_confident] = 0
     manifest.train["label"] = labels
     found = found_in(manifest, proba)
-    assert lines(found) == [("picture", f"{surest:02d}.jpg", "label", "6")]
+    assert lines(found) == [("picture", f"{most_confident:02d}.jpg", "label", "6")]
     assert found["summary"] == "1 image among 50 images"
     assert (corrected_by(manifest, found, tmp_path / "suspects.csv") == truth).all()
     # The same with classes that the data do not have, which hold most of the probability.
@@ -398,15 +400,15 @@ def test_pictures_that_are_their_own_groups_and_classes_that_do_not_occur(tmp_pa
     assert lines(again) == lines(found)
 
 
-def test_attributes_that_do_not_fix_the_class_leave_the_class_to_be_judged():
+def test_the_class_is_judged_where_attributes_do_not_determine_it():
     args = faces()
-    bare = surest_mask(args, "p07")
+    bare = most_confident_mask(args, "p07")
     name = CLASSES[args["label_N"][bare[0]]]
     relabel(args, bare, mask=2)
     found = find(**args | {"attributes": ATTRIBUTES[:2]})
     assert lines(found) == [("picture", args["image_id_N"][bare[0]], "label", name)]
-    # One that is the class, under another name, is judged in its place; as a group's where groups
-    # share it.
+    # An attribute that equals the class is judged in place of the class, and once per group where
+    # the images of a group share it.
     gender = decode(args["label_N"])[1].copy()
     two = args["proba_NC"].reshape(-1, 3, 2, 3).sum(axis=(1, 3))
     gender[rows_of(args, "p04")] = 1
@@ -416,7 +418,7 @@ def test_attributes_that_do_not_fix_the_class_leave_the_class_to_be_judged():
     assert lines(find(**args | given | {"attributes": ()})) == [("group", "p04", "label", "male")]
 
 
-def test_a_value_that_most_groups_have_alone_by_chance_is_judged_by_picture():
+def test_a_value_that_most_groups_share_by_chance_is_judged_per_image():
     # Nine of ten patients have only healthy moles; the ill ones have both kinds.
     group = np.repeat(np.arange(40), 5)
     truth = ((group % 10 == 0) & (np.arange(200) % 5 < 2)).astype(int)
@@ -443,7 +445,7 @@ def test_a_value_that_most_groups_have_alone_by_chance_is_judged_by_picture():
 )
 @pytest.mark.parametrize("metric", ["f1_macro", "roc_auc_ovr"])
 @pytest.mark.filterwarnings("ignore:All-NaN slice")
-def test_tiny_data_and_single_classes_are_no_trouble(labels, num_classes, metric):
+def test_tiny_data_and_single_classes_do_not_fail(labels, num_classes, metric):
     labels = np.array(labels)
     names = np.array([f"{index}.jpg" for index in range(len(labels))], dtype=object)
     for group in (names, np.array(["one"] * len(labels), dtype=object)):
@@ -462,7 +464,7 @@ def test_tiny_data_and_single_classes_are_no_trouble(labels, num_classes, metric
         json.dumps(found, allow_nan=False)
 
 
-def test_without_cleanlab_it_says_what_to_install(monkeypatch):
+def test_without_cleanlab_the_reason_has_the_install_command(monkeypatch):
     real = builtins.__import__
 
     def without(name, *args, **kwargs):
@@ -477,7 +479,7 @@ def test_without_cleanlab_it_says_what_to_install(monkeypatch):
 
 
 def planted_run(run, truth_N):
-    """Rewrite the out-of-fold rows of a run so that its models see the truth, not the labels."""
+    """Rewrite the out-of-fold rows of a run so that its models predict the truth."""
     parts = [
         seen_as(code, size, seed=seed)
         for seed, (code, size) in enumerate(zip(decode(truth_N), (3, 2, 3), strict=True))
@@ -497,8 +499,8 @@ def test_from_a_run_to_corrected_labels_and_back(runs_copy, tiny_layout):
     rows = run.oof.merge(manifest.train[["image_id", "path"]], on="image_id", how="left")
     truth = rows["label"].to_numpy().copy()
     stems = rows["path"].map(lambda path: Path(path).stem).to_numpy()
-    # As if one person's gender and another's two images were wrong in the files: the truth is
-    # otherwise.
+    # The predictions imply that the gender of one person and two images of another are wrong in the
+    # files.
     person, other = manifest.train["group"].unique()[[2, 5]]
     mask, gender, age = (code.copy() for code in decode(truth))
     gender[rows["group"] == person] = 1 - gender[rows["group"] == person]
@@ -521,7 +523,7 @@ def test_from_a_run_to_corrected_labels_and_back(runs_copy, tiny_layout):
     assert (
         manifest.train.set_index("image_id")["label"][rows["image_id"]].to_numpy() != truth
     ).sum() == 7 + 2
-    # Nothing is named any more: the file of before goes.
+    # Nothing is suspected any more, so the earlier file is deleted.
     run = planted_run(run, rows["label"].to_numpy())
     write_report(run, page=False)
     assert run.report["suspects"]["findings"] == []
@@ -549,7 +551,7 @@ def test_a_file_that_was_edited_stays(runs_copy, monkeypatch):
     assert file.read_text() == "target,field,value\nmine,gender,flip\n"
 
 
-def test_folds_that_split_groups_say_nothing_of_labels(runs_copy):
+def test_labels_are_not_checked_where_folds_split_groups(runs_copy):
     run = Run(runs_copy / "alpha")
     table = run.oof.assign(fold=np.arange(len(run.oof)) % 2)
     table.to_parquet(run.path / "oof.parquet", index=False)
@@ -557,7 +559,7 @@ def test_folds_that_split_groups_say_nothing_of_labels(runs_copy):
     assert "groups are split between folds" in found["skipped"]
 
 
-def test_corrections_take_the_names_of_age_groups_and_then_the_years_are_not_known(layout_copy):
+def test_corrections_accept_age_groups_and_remove_the_age_in_years(layout_copy):
     manifest = read_layout(layout_copy)
     person = manifest.train["group"][0]
     for number, name in enumerate(AGES):
@@ -567,11 +569,11 @@ def test_corrections_take_the_names_of_age_groups_and_then_the_years_are_not_kno
         assert set(decode(fixed.train["label"][theirs].to_numpy())[2]) == {number}
         assert fixed.train["age"][theirs].isna().all()
         assert (fixed.train["age"][~theirs] == manifest.train["age"][~theirs]).all()
-        # What the old years say must not undo it.
-        learnt = (
+        # The earlier age in years must not undo the correction.
+        learnt_N = (
             relabel_for_training(fixed, old_from=1, drop_ages=None).train["label_fit"].to_numpy()
         )
-        assert set(decode(learnt[theirs.to_numpy()])[2]) == {number}
+        assert set(decode(learnt_N[theirs.to_numpy()])[2]) == {number}
     (layout_copy / "fix.csv").write_text(f"target,field,value\n{person},mask,{MASKS[1]}\n")
     train = apply_corrections(manifest, layout_copy / "fix.csv").train
     assert set(decode(train["label"][train["group"] == person].to_numpy())[0]) == {1}

@@ -66,9 +66,7 @@ def test_the_same_command_again_has_nothing_to_do(old, tiny_layout, name, capsys
 
 
 @pytest.mark.parametrize("name", ["plain", "flipped", "frozen"])
-def test_the_new_code_trains_a_run_to_the_same_bits(
-    old, tiny_layout, name, tmp_path
-):
+def test_the_new_code_trains_a_run_to_the_same_bits(old, tiny_layout, name, tmp_path):
     words = [tmp_path if word == old else word for word in commands_of(old, tiny_layout)[name]]
     succeed(run_cv.main, *words)
     run = Run(tmp_path / name)

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.slow
 # Attributes that make a browser fetch something. An <a href> is only followed by a click.
 FETCHES = ("src", "srcset", "data", "poster", "style")
 ELSEWHERE = re.compile(r"(?:https?:)?//")
-# Addresses in the script of the theme. It fetches the first two where a page has a diagram or a browser
-# lacks ResizeObserver (older than 2020), and the others where `repo_url` is set.
+# Addresses in the script of the theme. It fetches the first two where a page has a diagram or a
+# browser lacks ResizeObserver (older than 2020), and the others where `repo_url` is set.
 NOT_REACHED = {
     "https://unpkg.com/mermaid@",
     "https://unpkg.com/resize-observer-polyfill",
