@@ -131,7 +131,7 @@ def _notes(aligned: Aligned, config: BlendConfig) -> list[str]:
     first = aligned.runs[0]
     if not aligned.same_folds:
         what = (
-            "those of fitted methods are too high, because groups leak"
+            "those of fitted methods are too high, because labels of held-out groups are used"
             if config.allow_different_folds
             else "so nothing was fitted"
         )

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any, TextIO, TypeVar
 
-__all__ = ["Task", "duration", "forget_terminal", "lines_to", "track", "write"]
+__all__ = ["Task", "duration", "forget_terminal", "lines_to", "shows_bars", "track", "write"]
 
 Item = TypeVar("Item")
 FIRST_LINE = 10.0  # seconds; shorter work needs no line
@@ -159,6 +159,11 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 
 _SCREEN = _Screen()
+
+
+def shows_bars() -> bool:
+    """Return whether tasks are drawn as bars, so that lines on progress are not needed."""
+    return _SCREEN.shows_bars()
 
 
 def write(line: str) -> None:

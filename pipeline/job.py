@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from foldblend.cli import Say
 from foldblend.errors import UserError
 from foldblend.plugins import is_custom
-from foldblend.progress import duration
+from foldblend.progress import duration, shows_bars
 from foldblend.scores.metrics import METRICS
 from folds.data.manifest import Manifest
 from pipeline.config.resolved import ResolvedConfig
@@ -126,7 +125,7 @@ class TrainingJob(FoldJob):
         """Print the line of an epoch; on a terminal, a progress bar replaces it."""
         if self.epoch_lines is not None:
             self.epoch_lines(line)
-        elif not sys.stderr.isatty():
+        elif not shows_bars():
             self.say(line)
 
     def say_done(self, index: int, done: Mapping[str, Any]) -> None:

@@ -38,7 +38,7 @@ class Progress:
         self._tell("expect", steps_per_fold)
 
     def skip(self, steps: int) -> None:
-        """Leave out steps of an earlier process, which say nothing about the speed of this one."""
+        """Leave out steps of an earlier process, whose speed may differ."""
         self.before += steps
         self._resize(self.total - steps)
         self._tell("skip", steps)

@@ -69,6 +69,7 @@ def test_one_process_trains_several_folds(tmp_path):
 def test_epochs_are_not_logged_on_a_terminal(tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
     run_folds(fake_job(tmp_path, said.append), [0], run=do_or_die)
     assert said == ["fold 0 here", "fold 0: held-out macro F1 0.5000, 72 s"]
 
