@@ -46,7 +46,7 @@ def table(
     """Return a table as aligned lines, its first column on the left and the others on the right.
 
     A table that is too wide first wraps names, headers and cells at spaces. If it is still too
-    wide, the last columns are left out, and a line below says which.
+    wide, the last columns are left out, and a line below the table lists them.
 
     Parameters
     ----------

@@ -23,7 +23,7 @@ CHARACTER = 6  # pixels, about the mean width of a letter
 SIDES = (112, 192)
 CELL = 28  # pixels of a cell of the confusion matrix, wide enough for 4 digits
 DEEPEST = (8, 48, 107)  # colour of a share of 1; a share of 0 is white
-MOST_LETTERS = 50  # a longer name beside the matrix is cut
+MOST_LETTERS = 50  # a longer name next to the matrix is cut
 MOST_NAMED = 40  # classes whose names and counts can be read in one figure
 
 

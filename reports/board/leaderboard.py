@@ -76,7 +76,7 @@ def _names(runs: Sequence[Run]) -> list[str]:
     return [printable(run.name if names.count(run.name) == 1 else run.path) for run in runs]
 
 
-def _beside(run: Run, member: Mapping[str, Any]) -> Run | None:
+def _sibling(run: Run, member: Mapping[str, Any]) -> Run | None:
     """Return the member of a blend from the folder that holds the blend, or None if absent."""
     found = Run(run.path.resolve().parent / member["name"])
     try:
@@ -99,7 +99,7 @@ def _single_runs(run: Run, by_oof: Mapping[str, Run]) -> dict[str, Run] | None:
         return {run.oof_hash: run}
     found: dict[str, Run] = {}
     for member in run.info["members"]:
-        one = by_oof.get(member["oof"]) or _beside(run, member)
+        one = by_oof.get(member["oof"]) or _sibling(run, member)
         singles = None if one is None else _single_runs(one, by_oof)
         if singles is None:
             return None

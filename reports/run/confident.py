@@ -54,7 +54,7 @@ def _judge(given_U: np.ndarray, proba_UE: np.ndarray, agree_U: np.ndarray) -> Ju
     A label looks wrong where another value is the most probable, is at least as probable as on
     average where that value is the label (the threshold of confident learning), and nearly all
     images agree. A wrong label would be found where all this holds for the present label, with
-    its own probability left out of that average. This is exact, because out-of-fold probabilities
+    its probability left out of that average. This is exact, because out-of-fold probabilities
     do not depend on the label.
     """
     from cleanlab.count import get_confident_thresholds

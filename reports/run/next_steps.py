@@ -62,12 +62,12 @@ def _calibration(report: Report, folder: Path) -> Iterator[str]:
 
 
 def _other_commands(report: Report, folder: Path) -> Iterator[str]:
-    beside = folder.parent / "*"
+    siblings = folder.parent / "*"
     if report["kind"] == "cv":
         yield f"Try test-time augmentation: {program('run_tta.py')} {folder}"
-        yield f"Train another backbone, then blend: {program('blend.py')} {beside}"
+        yield f"Train another backbone, then blend: {program('blend.py')} {siblings}"
     else:
-        yield f"Compare all runs: {program('leaderboard.py')} {beside}"
+        yield f"Compare all runs: {program('leaderboard.py')} {siblings}"
 
 
 STEPS: tuple[Callable[[Report, Path], Iterator[str]], ...] = (

@@ -1,4 +1,4 @@
-"""The report of a run, made from its folder alone: page, text, JSON and a CSV of predictions."""
+"""The report of a run, from its folder only: page, text, JSON and a CSV of predictions."""
 
 from __future__ import annotations
 

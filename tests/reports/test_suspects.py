@@ -301,7 +301,7 @@ def test_names_with_quotes_and_commas_and_stems_with_spaces_survive_the_file(tmp
     labels_N = truth_N.copy()
     labels_N[7] = 0  # predicted as 1
     labels_N[[30, 31]] = truth_N[[31, 30]]  # swapped; p10 has stems with spaces
-    labels_N[[12, 13]] = truth_N[[13, 12]]  # swapped; p04 has plain ones
+    labels_N[[12, 13]] = truth_N[[13, 12]]  # swapped; p04 has stems without spaces
     labels_N[[45, 46]] = truth_N[[46, 45]]  # swapped; p15 has one stem twice
     names = [
         f"p{index // 3:02d}/{'a view' if index // 3 == 10 else 'view'} {index % 3}.jpg"

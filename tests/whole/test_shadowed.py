@@ -21,7 +21,7 @@ def user_folder(tmp_path):
     folder = tmp_path / "project"
     (folder / "reports").mkdir(parents=True)
     for file in ("pipeline.py", "folds.py", "ensemble.py", "tta.py", "reports/__init__.py"):
-        (folder / file).write_text("raise SystemExit('the user\\'s own module was imported')\n")
+        (folder / file).write_text("raise SystemExit('the user\\'s module was imported')\n")
     return folder
 
 
