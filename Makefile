@@ -64,8 +64,8 @@ docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html"
 
-# make bench: the benchmarks of this machine's CPU, about half an hour (DATA=FOLDER for other images than the
-# demo set's, FRESH=--fresh to measure again what benchmarks/*.json hold)
+# make bench: the benchmarks that need no GPU, about half an hour (DATA=FOLDER FRESH=--fresh)
+# DATA is a folder of other images than the demo set's; --fresh measures again what benchmarks/*.json hold.
 DATA ?= demo
 bench: $(READY)
 	$(BIN)/python benchmarks/feeding.py --device cpu --data $(DATA) $(FRESH)
@@ -75,7 +75,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/memory.py $(FRESH)
 	$(BIN)/python benchmarks/blend.py $(FRESH)
 
-# make bench-gpu: those that want a GPU; FLAGS="--brief --device cpu" only shows that they run
+# make bench-gpu: the benchmarks that need a GPU; FLAGS="--brief --device cpu" only shows that they run
 bench-gpu: $(READY)
 	$(BIN)/python benchmarks/gpu.py --data $(DATA) $(FRESH) $(FLAGS)
 

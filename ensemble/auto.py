@@ -151,7 +151,7 @@ def nested_once_more(
     predicts this fold. So it takes as many times as long as there are folds.
     """
     logits_NC = np.full((len(evidence.rows), evidence.num_classes), np.nan, np.float32)
-    for split in track(splits_of(evidence), "nest the choice once more", unit="folds"):
+    for split in track(splits_of(evidence), "cross-validate the choice", unit="folds"):
         inner = blend_arrays(evidence.take(split.others), methods, decide=decide).chosen
         held = [one[split.rows] for one in evidence.logits_MNC]
         logits_NC[split.rows] = apply(inner.final, inner.offsets_C, held)

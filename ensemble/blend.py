@@ -143,7 +143,7 @@ def _notes(aligned: Aligned, config: BlendConfig) -> list[str]:
         )
     if first.info["data"]["is_demo"]:
         notes.append(
-            "the embedded demo set of synthetic faces: the demo only shows that everything runs;"
+            "demo set with synthetic faces: it only shows that everything runs;"
             " its scores mean nothing"
         )
     without_test = [run.name for run in aligned.runs if not run.info["has_test"]]

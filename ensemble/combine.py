@@ -175,7 +175,7 @@ def _frontier(
         num_groups=evidence.rows.num_groups,
         how=(
             "Each point is an unweighted soft vote of the members that fit a cost budget, chosen by"
-            " cross-validation; its name lists the members that all rows choose. 'This blend' uses"
+            " cross-validation. Its name lists the members chosen on all rows. 'This blend' uses"
             f" {chosen.label}."
         ),
     )

@@ -93,8 +93,8 @@ def frontier_rows(
     """Return cross-validated scores of unweighted soft votes within increasing budgets.
 
     The budgets are the costs of `frontier` on all rows. For each budget and fold, members are
-    chosen on the other folds. A row's name and cost are of the members that all rows choose; the
-    name includes in how many folds the choice was the same, unless it was in all.
+    chosen on the other folds. A row has the name and cost of the members chosen on all rows. The
+    name includes the number of folds with the same choice, unless that is all folds.
 
     Parameters
     ----------

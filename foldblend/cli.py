@@ -194,7 +194,7 @@ def run_command(
         print(f"error: {error.filename or 'disk'}: {error.strerror}; {cure}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        what_next = "goes on with what is left" if resumes else "starts anew"
+        what_next = "continues where it stopped" if resumes else "starts again"
         print(f"stopped; the same command {what_next}", file=sys.stderr)
         return 130
     return 0

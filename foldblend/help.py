@@ -107,6 +107,18 @@ def _lines(flag: str, text: str, width: int) -> list[str]:
     return [head.ljust(INDENT) + first, *(" " * INDENT + line for line in rest)]
 
 
+def _hanging(line: str, width: int) -> list[str]:
+    """Return a line wrapped under its second column, which begins after two or more spaces."""
+    first = re.match(r" *\S+ {2,}", line)
+    return textwrap.wrap(
+        line,
+        width,
+        subsequent_indent=" " * (first.end() if first else 0),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
 def _is_positional(hint: Any) -> bool:
     marks = typing.get_args(hint)[1:] if typing.get_origin(hint) is Annotated else ()
     return any("Positional" in repr(mark) for mark in marks)
@@ -166,7 +178,7 @@ def help_text(config_class: Any, about: About, *, prog: str, everything: bool) -
     for title, group in _groups(config_class):
         lines += _group_lines(title, group, shown, aliases, width)
     if about.more:
-        lines += ["", *about.more]
+        lines += ["", *(part for line in about.more for part in _hanging(line, width))]
     if len(shown) < len(known):
         more = f"These are the common flags. {prog} --help-all lists all {len(known)}."
         lines += ["", *textwrap.wrap(more, width)]

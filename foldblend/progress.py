@@ -250,10 +250,10 @@ class Task:
         return not is_visible and self.done < self.total and now - self.last_line >= pause
 
     def left(self) -> str:
-        """Return the time left, such as "about 12 min left", or "" while it is unknown."""
+        """Return the time left, such as "about 12 min left", or "" if unknown or none is left."""
         uses_warm = self.total > FEW_STEPS and self.warm is not None
         since, before = self.warm if uses_warm and self.warm is not None else (self.start, 0)
-        if self.done == before:
+        if self.done == before or self.done >= self.total:
             return ""
         rate = (time.monotonic() - since) / (self.done - before)
         return f"about {duration(rate * max(0, self.total - self.done))} left"

@@ -197,8 +197,8 @@ def _begin(run: Prepared, folder: Path, info: dict[str, Any], say: Say) -> dict[
     say(
         f"{folder}: {data['num_images']:,} images of {data['num_groups']:,} groups,"
         f" {run.manifest.num_classes} classes, {data['num_test']:,} test images;"
-        f" {machine.device}, {machine.amp_dtype if machine.amp else 'float32'}, {machine.threads}"
-        f" threads, {machine.workers} workers"
+        f" {machine.device}, {machine.amp_dtype if machine.amp else 'float32'},"
+        f" {counted(machine.threads, 'thread')}, {counted(machine.workers, 'worker')}"
     )
     before = (
         read_json(folder / "run.json")

@@ -36,7 +36,9 @@ class BoardConfig:
     runs: tyro.conf.Positional[tuple[str, ...]] = ()
     """Folders of runs and blends, such as outputs/*; unfinished runs are skipped."""
     metric: str | None = None
-    """Score to rank by; default: the metric of the runs, or f1_macro if they differ."""
+    """Score to rank by (run_cv.py --help lists all); default: the metric of the runs, or f1_macro if
+    they differ.
+    """
     page: str = "leaderboard.html"
     """HTML file to write."""
     no_page: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

@@ -270,14 +270,17 @@ def _verdict(rows: Sequence[Mapping[str, Any]], metric: Metric) -> str:
     difference = chosen["comparison"]["difference"]
     if difference is None or difference["value"] == 0:
         return "The predictions are those without augmentation."
+    if None in difference.values():
+        return f"{metric.title} is not defined on these rows, so augmentation cannot be judged."
     better = metric.sign * difference["value"] > 0
     is_clear = difference["low"] * difference["high"] > 0
+    passes = chosen["passes"]
     verb = ("improves" if better else "lowers") if is_clear else "does not measurably change"
     if metric.sign < 0 and is_clear:
         verb = "improves" if better else "worsens"
     return (
         f"Augmentation {verb} {metric.title}: {signed(difference)} against no augmentation, at"
-        f" {chosen['passes']} passes per image (out of fold, paired)."
+        f" {passes} pass{'es' * (passes != 1)} per image (out of fold, paired)."
     )
 
 

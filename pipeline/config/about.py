@@ -112,7 +112,7 @@ def describe_run(
     notes = list(manifest.notes)
     if manifest.is_demo:
         notes.append(
-            "the embedded demo set of synthetic faces: the demo only shows that everything runs;"
+            "demo set with synthetic faces: it only shows that everything runs;"
             " its scores mean nothing"
         )
     if SPLITTERS[config.split.split].leaks:

@@ -269,9 +269,10 @@ class _FoldTraining:
         }
         self.trackers.scalars(values, epoch)
         left = job.progress.left()
+        shown = f"{score:.4f}" if np.isfinite(score) else "undefined"
         job.say_epoch(
             f"{job.title(self.index)} epoch {epoch + 1}/{self.num_epochs}: loss"
-            f" {row['train_loss']:.3f}, held-out {self.metric.title} {score:.4f},"
+            f" {row['train_loss']:.3f}, held-out {self.metric.title} {shown},"
             f" {row['images_per_s']:.0f} images/s" + (f", {left}" if left else "")
         )
         return score

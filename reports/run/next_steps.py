@@ -8,6 +8,7 @@ from typing import Any
 
 from foldblend.cli import program
 from foldblend.errors import listed
+from foldblend.runs.run import Run
 from reports.text import num
 
 __all__ = ["next_steps"]
@@ -51,6 +52,9 @@ def _calibration(report: Report, folder: Path) -> Iterator[str]:
     chance = one["ece_by_chance"]["high"]
     if one["ece"] is None or chance is None or one["ece"] <= chance:
         return
+    # The error is not one that a temperature corrects.
+    if f"{one['temperature']:.2f}" == "1.00":
+        return
     what = "too high" if one["temperature"] > 1 else "too low"
     cure = f"Divide logits by {one['temperature']:.2f}"
     if report["kind"] == "cv":
@@ -64,7 +68,11 @@ def _calibration(report: Report, folder: Path) -> Iterator[str]:
 def _other_commands(report: Report, folder: Path) -> Iterator[str]:
     siblings = folder.parent / "*"
     if report["kind"] == "cv":
-        yield f"Try test-time augmentation: {program('run_tta.py')} {folder}"
+        if Run(folder).frozen:
+            # Linear heads have no features of views that they were not trained on.
+            yield "Try test-time augmentation: train again with --tta hflip and another --name"
+        else:
+            yield f"Try test-time augmentation: {program('run_tta.py')} {folder}"
         yield f"Train another backbone, then blend: {program('blend.py')} {siblings}"
     else:
         yield f"Compare all runs: {program('leaderboard.py')} {siblings}"

@@ -1,11 +1,13 @@
 """Labels that out-of-fold predictions contradict, as lines of a file for --corrections.
 
-The decision is cleanlab's, an optional extra (see reports.run.confident). Groups add what it
-does not consider: a property that all images of a group share, such as a person's gender, is judged once
-per group, and nearly all images must disagree. Two images of a group with each other's label are
-judged as a pair. An out-of-fold prediction does not depend on the label of its image, so the share
-of wrong labels that would be found can be measured. Where it is not many times the share that is
-reported, nothing is reported.
+cleanlab, an optional extra, decides which labels look wrong (see reports.run.confident). It does
+not consider groups, so two things are added. A property that all images of a group share, such as a
+person's gender, is judged once per group, and nearly all images must disagree. Two images of a
+group with each other's label are judged as a pair.
+
+An out-of-fold prediction does not depend on the label of its image, so the share of wrong labels
+that would be found can be measured. Where it is not many times the share that is reported, nothing
+is reported.
 """
 
 from __future__ import annotations

@@ -182,8 +182,8 @@ def calibration_sentences(one: Mapping[str, Any]) -> list[str]:
         f"The expected calibration error is {num(one['ece'])}. A perfectly calibrated model would"
         f" score about {num(chance['mean'])} on this many rows (95 % of the time below"
         f" {num(chance['high'])}).",
-        f"Dividing the logits by a temperature of {one['temperature']:.2f} fits best"
-        + (": probabilities are too high." if one["temperature"] > 1 else ": they are too low."),
+        f"Dividing the logits by a temperature of {one['temperature']:.2f} fits best: without it,"
+        + f" probabilities are too {'high' if one['temperature'] > 1 else 'low'}.",
     ]
     if one["ece_after"] is not None:
         gain = "" if one["log_loss_after"] < one["log_loss"] else ", so it does not help"

@@ -2,14 +2,16 @@
 
 import re
 import shlex
+from dataclasses import replace
 
 import pytest
 
 from ensemble.commands import ABOUT as BLEND
 from ensemble.config import BlendConfig
+from ensemble.methods.registry import METHODS
 from foldblend.cli import cli_flags, parse_flags
 from foldblend.flags import flags_of
-from foldblend.help import texts_of
+from foldblend.help import help_text, texts_of
 from foldblend.scores.metrics import METRICS
 from folds.commands import ABOUT as AUDIT
 from folds.config import AuditConfig
@@ -17,6 +19,8 @@ from pipeline.commands import ABOUT_CV, ABOUT_TTA
 from pipeline.config.run import InferConfig, OutputConfig, RunConfig
 from reports.commands import ABOUT_BOARD, ABOUT_REPORT, BoardConfig, ReportConfig
 from tta.config import TtaConfig
+from tta.learn import WEIGHTINGS
+from tta.merge import MERGES
 from tta.views.names import describe_views
 
 COMMANDS = [
@@ -95,3 +99,23 @@ def test_tta_lists_the_views():
     names = [re.split(r"[\s:\[]", line)[0] for line in describe_views()]
     for name in names:
         assert name in text or name in ("identity", "train", "albu")
+
+
+def test_method_and_merge_list_what_they_take():
+    text = texts_of(BlendConfig)["method"]
+    for name in METHODS:
+        assert name in text
+    text = texts_of(TtaConfig)["merge"]
+    for name in (*MERGES, *WEIGHTINGS):
+        assert name in text
+
+
+def test_lines_after_the_flags_are_wrapped_under_their_text(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    about = replace(ABOUT_TTA, more=("Views:", "  crop  " + "part of the image " * 8))
+    lines = help_text(TtaConfig, about, prog="run_tta.py", everything=False).splitlines()
+    first, *rest = lines[lines.index("Views:") + 1 :]
+    assert first.startswith("  crop  part")
+    assert rest
+    assert all(re.match(r" {8}\S", line) for line in rest)
+    assert max(map(len, [first, *rest])) <= 80

@@ -102,7 +102,7 @@ def test_rare_classes(synthetic):
 
 @pytest.mark.parametrize(
     ("ece", "temperature", "expected"),
-    [(0.02, 1.5, None), (0.2, 1.5, "too high"), (0.2, 0.7, "too low")],
+    [(0.02, 1.5, None), (0.2, 1.0, None), (0.2, 1.5, "too high"), (0.2, 0.7, "too low")],
 )
 def test_calibration_only_beyond_chance(synthetic, ece, temperature, expected):
     one = {"ece": ece, "ece_by_chance": {"mean": 0.01, "high": 0.03}, "temperature": temperature}
@@ -119,6 +119,13 @@ def test_a_blend_is_compared_rather_than_blended(synthetic):
     found = steps(synthetic.report, kind="blend")
     assert any("leaderboard.py outputs/*" in step for step in found)
     assert not any("run_tta.py" in step for step in found)
+
+
+def test_heads_on_a_frozen_backbone_are_not_augmented_afterwards(synthetic, tmp_path):
+    (tmp_path / "config.yaml").write_text("finetune: head\n")
+    found = steps(synthetic.report, tmp_path, kind="cv")
+    assert not any("run_tta.py" in step for step in found)
+    assert any("--tta hflip" in step for step in found)
 
 
 def test_the_score_of_single_models_has_a_note(synthetic):

@@ -12,7 +12,15 @@ from reports.blocks import section, section_html, section_lines
 from reports.run.summary import compare
 from tta.evaluate import effects
 from tta.policy import Policy
-from tta.report import cost_block, effect_rows, harm_blocks, images_per_second, simple_policies
+from tta.report import (
+    THIS,
+    _verdict,
+    cost_block,
+    effect_rows,
+    harm_blocks,
+    images_per_second,
+    simple_policies,
+)
 
 VOWEL = Attribute(name="vowel", values=("yes", "no"), of_class=(0, 1, 1))
 SECONDS = {"hflip": 0.02, "vflip": 0.04, "train#0": 0.1}
@@ -130,3 +138,24 @@ def test_score_against_cost():
     )
     assert block["caption"] == "macro F1 against cost: as given; one pass takes 30 ms per image"
     assert "as given" in section_html(section("Views", json.loads(json.dumps(block))))
+
+
+@pytest.mark.parametrize(
+    ("ends", "metric", "words"),
+    [
+        ((0.01, 0.05), "f1_macro", "Augmentation improves macro F1: +0.0300 [+0.0100, +0.0500]"),
+        ((-0.05, -0.01), "f1_macro", "Augmentation lowers macro F1: -0.0300"),
+        ((-0.05, -0.01), "log_loss", "Augmentation improves log loss: -0.0300"),
+        ((0.01, 0.05), "log_loss", "Augmentation worsens log loss: +0.0300"),
+        ((-0.01, 0.07), "f1_macro", "Augmentation does not measurably change macro F1: +0.0300"),
+        ((0.0, 0.0), "f1_macro", "The predictions are those without augmentation."),
+        ((None, None), "roc_auc_ovr", "is not defined on these rows"),
+    ],
+)
+def test_the_verdict_depends_on_the_interval_and_on_which_direction_is_better(ends, metric, words):
+    value = None if None in ends else sum(ends) / 2
+    difference = {"value": value, "low": ends[0], "high": ends[1]}
+    row = {"name": THIS, "passes": 1, "comparison": {"difference": difference}}
+    sentence = _verdict([row], METRICS[metric])
+    assert words in sentence
+    assert "1 passes" not in sentence

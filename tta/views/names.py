@@ -220,6 +220,13 @@ def check_views(names: Sequence[str], *, width: int, height: int, flag: str = "-
 
 
 def describe_views() -> list[str]:
-    """Return a line of help for each view: its syntax, its effect and an example."""
+    """Return a line of help for each view: its syntax, its effect and an example.
+
+    A view without values has no example, since its syntax is one.
+    """
     longest = max(len(entry.form) for entry in VIEWS.values())
-    return [f"{entry.form:{longest}}  {entry.does} ({entry.example})" for entry in VIEWS.values()]
+    return [
+        f"{entry.form:{longest}}  {entry.does}"
+        + (f" (such as {entry.example})" if entry.example != entry.form else "")
+        for entry in VIEWS.values()
+    ]
