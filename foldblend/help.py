@@ -36,6 +36,8 @@ class About:
     """Words after the command, one text per example."""
     more: tuple[str, ...] = ()
     """Lines after the flags."""
+    first: str = ""
+    """An optional first word, such as "[DATA]", that the command itself turns into a flag."""
 
 
 def texts_of(config_class: Any) -> dict[str, str]:
@@ -125,9 +127,13 @@ def _is_positional(hint: Any) -> bool:
 
 
 def _positionals(config_class: Any) -> list[str]:
-    """Return the names of what comes before the flags, such as RUNS."""
+    """Return the words that come before the flags, such as RUN, or "RUNS ..." for several."""
     hints = typing.get_type_hints(config_class, include_extras=True)
-    return [name.upper() for name, hint in hints.items() if _is_positional(hint)]
+    return [
+        name.upper() + (" ..." if typing.get_origin(typing.get_args(hint)[0]) is tuple else "")
+        for name, hint in hints.items()
+        if _is_positional(hint)
+    ]
 
 
 def _group_lines(
@@ -165,7 +171,7 @@ def help_text(config_class: Any, about: About, *, prog: str, everything: bool) -
     known = flags_of(config_class)
     common = {name: flag for name, flag in known.items() if flag.common}
     shown = known if everything or not common else common
-    first = "".join(f"{name} ... " for name in _positionals(config_class))
+    first = "".join(f"{word} " for word in [*_positionals(config_class), about.first] if word)
     lines = [
         f"usage: {prog} {first}[flags]",
         "",

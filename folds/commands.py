@@ -13,8 +13,10 @@ __all__ = ["run_audit"]
 ABOUT = About(
     "run_audit.py",
     "Check a data set before training: unreadable images, duplicates, labels that look wrong,"
-    " groups under two names, the folds, and whether the test set looks like the training set.",
+    " groups under two names, the folds, and whether the test set looks like the training set."
+    " DATA is short for --data DATA, or for --csv DATA if it ends in .csv.",
     ("FOLDER", "train.csv --image-col file --label-col kind --group-col patient", "demo --quick"),
+    first="[DATA]",
 )
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 import yaml
 
 from foldblend.cli import Say
-from foldblend.errors import UserError, listed
+from foldblend.errors import UserError, counted, listed
 from foldblend.files import write_bytes
 from foldblend.progress import lines_to, write
 from foldblend.runs.check import check_rows_once

@@ -36,8 +36,8 @@ class BoardConfig:
     runs: tyro.conf.Positional[tuple[str, ...]] = ()
     """Folders of runs and blends, such as outputs/*; unfinished runs are skipped."""
     metric: str | None = None
-    """Score to rank by (run_cv.py --help lists all); default: the metric of the runs, or f1_macro if
-    they differ.
+    """Score to rank by (see run_cv.py --help); default: the metric of the runs, or f1_macro if they
+    differ.
     """
     page: str = "leaderboard.html"
     """HTML file to write."""
@@ -92,7 +92,7 @@ def _compare(config: BoardConfig) -> None:
         for line in [*board_lines(every, board, width=screen_width()), ""]
     ]
     if len(runs) == 2 and len(every["boards"]) == 1:
-        lines += pair_lines(every["boards"][0])
+        lines += pair_lines(every["boards"][0], width=screen_width())
     lines += [line for one in skipped for line in folded(f"skipped {one['path']}: {one['why']}")]
     print("\n".join(lines))
     if json_file is not None:

@@ -190,7 +190,11 @@ def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = write) -> 
         "about": f"{run.name} with test-time augmentation ({shown}); {run.info.get('about', '')}",
         "notes": [
             *run.info.get("notes", ()),
-            *(["views or weights of each fold come from the other folds"] if found.parts else []),
+            *(
+                ["each fold's views and weights were chosen on the other folds"]
+                if found.parts
+                else []
+            ),
         ],
         **_costs(run, policy),
     }

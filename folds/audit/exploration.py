@@ -105,8 +105,9 @@ class Exploration:
             f"the {result.chance_T.min():.3f} to {result.chance_T.max():.3f} expected by chance"
         )
         if not result.differs:
-            return [f"Train and test look alike: {auc}, no more than {chance}."]
-        lines = [f"Train and test differ: {auc}, more than {chance}."]
+            where = "within" if result.auc >= result.chance_T.min() else "below"
+            return [f"Train and test look alike: {auc}, {where} {chance}."]
+        lines = [f"Train and test differ: {auc}, above {chance}."]
         for index in np.argsort(-result.lost_S)[:3]:
             single = result.single_S[index]
             lines.append(

@@ -37,7 +37,7 @@ def _weights(train: TrainConfig) -> str:
         if train.average_last
         else "last"
     )
-    return f"{train.epochs} epochs (fixed), {what} weights"
+    return f"{train.epochs} epoch{'s' * (train.epochs != 1)} (fixed), {what} weights"
 
 
 def _how(train: TrainConfig, folds: Sequence[dict[str, Any]]) -> str:

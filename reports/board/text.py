@@ -82,14 +82,14 @@ def board_lines(every: Mapping[str, Any], board: Board, *, width: int = WIDTH) -
         name if len(name) <= LONGEST_HEADER else f"attribute {index}"
         for index, name in enumerate(names, 1)
     ]
-    lines = [*folded(board["data"]), "=" * min(WIDTH, width)]
+    lines = [*folded(board["data"], width=width), "=" * min(WIDTH, width)]
     for sentence in about_board(every, board):
         lines += folded(sentence, width=width)
     lines += [
         line
         for name, header in zip(names, headers, strict=True)
         if name != header
-        for line in folded(f"{header}: {name}")
+        for line in folded(f"{header}: {name}", width=width)
     ]
     cells = [
         [
@@ -134,27 +134,33 @@ def board_lines(every: Mapping[str, Any], board: Board, *, width: int = WIDTH) -
     return lines + folded(
         "passes: forward passes per test image (models x views; heads on one frozen backbone share"
         " a pass); compute: time of all folds together; wall: time from the first start to the end,"
-        " if known"
+        " if known",
+        width=width,
     )
 
 
-def pair_lines(board: Board) -> list[str]:
+def pair_lines(board: Board, *, width: int = WIDTH) -> list[str]:
     """Return the first two runs of a board compared: settings, and images that changed."""
     rows = board["rows"][:2]
     images = board["pictures"]
     names = [row["name"] for row in rows]
     classes = images["classes"]
     label_N, *predicted = (np.asarray(one) for one in [images["true"], *images["predicted"][:2]])
-    lines = [*folded(f"1: {names[0]}"), *folded(f"2: {names[1]}"), ""]
+    lines = [
+        *(line for place in (0, 1) for line in folded(f"{place + 1}: {names[place]}", width=width)),
+        "",
+    ]
     if rows[0]["kind"] == rows[1]["kind"]:
         keys = differing([row["settings"] for row in rows])
         lines.append("settings of 1 | settings of 2:" if keys else "no recorded setting differs")
         for key in keys:
-            lines += folded(f"{key}: {setting(rows[0], key)} | {setting(rows[1], key)}")
+            both = f"{key}: {setting(rows[0], key)} | {setting(rows[1], key)}"
+            lines += folded(both, width=width)
     else:
         # A blend and a run have different settings.
         for number, row in enumerate(rows, 1):
-            lines += folded(f"how {number} was made: {row['about'] or '(not recorded)'}")
+            about = f"how {number} was made: {row['about'] or '(not recorded)'}"
+            lines += folded(about, width=width)
     only = changed_images(label_N, *predicted)
     lines += ["", f"images right in 1 only: {len(only[0]):,}; in 2 only: {len(only[1]):,}"]
     counts_2C = [np.bincount(label_N[one], minlength=len(classes)) for one in only]
@@ -163,9 +169,10 @@ def pair_lines(board: Board) -> list[str]:
         cells = [
             [classes[index], *(str(counts_C[index]) for counts_C in counts_2C)] for index in changed
         ]
-        lines += ["", *table(["true class", "right in 1 only", "right in 2 only"], cells)]
+        header = ["true class", "right in 1 only", "right in 2 only"]
+        lines += ["", *table(header, cells, width=width)]
     for which, one in enumerate(only):
-        lines += _image_lines(which, one, images, label_N, predicted[1 - which])
+        lines += _image_lines(which, one, images, label_N, predicted[1 - which], width)
     return [*lines, ""]
 
 
@@ -175,6 +182,7 @@ def _image_lines(
     images: Mapping[str, Any],
     label_N: np.ndarray,
     other_N: np.ndarray,
+    width: int,
 ) -> list[str]:
     """Return the first images that only one of two runs predicts correctly."""
     if not len(only_N):
@@ -184,7 +192,7 @@ def _image_lines(
     lines = ["", f"right in {which + 1} only{more}:"]
     for row in only_N[:MOST_IDS]:
         text = f"{classes[label_N[row]]}; {2 - which} predicts {classes[other_N[row]]}"
-        lines += folded(f"{images['image_ids'][row]}: {text}")
+        lines += folded(f"{images['image_ids'][row]}: {text}", width=width)
     return lines
 
 

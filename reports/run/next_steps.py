@@ -55,12 +55,12 @@ def _calibration(report: Report, folder: Path) -> Iterator[str]:
     # The error is not one that a temperature corrects.
     if f"{one['temperature']:.2f}" == "1.00":
         return
-    what = "too high" if one["temperature"] > 1 else "too low"
+    what = "too confident" if one["temperature"] > 1 else "not confident enough"
     cure = f"Divide logits by {one['temperature']:.2f}"
     if report["kind"] == "cv":
         cure += f", or: {program('blend.py')} {folder} --method tempered"
     yield (
-        f"Probabilities are {what} (calibration error {num(one['ece'])}; a calibrated model stays"
+        f"The model is {what} (calibration error {num(one['ece'])}; a calibrated model stays"
         f" below {num(chance)}). {cure}"
     )
 

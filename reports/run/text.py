@@ -98,11 +98,11 @@ def single_model_note(report: Report) -> str | None:
     if report["kind"] == "blend":
         return (
             "This is the score of one model per member, on images that it was not trained on. The"
-            f" submission averages {num} models per member, which usually scores higher."
+            f" submission averages {num} models per member, which usually scores better."
         )
     return (
         "This is the score of single models, each on images that it was not trained on. The"
-        f" submission averages {num} models, which usually scores higher."
+        f" submission averages {num} models, which usually scores better."
     )
 
 
@@ -182,8 +182,8 @@ def calibration_sentences(one: Mapping[str, Any]) -> list[str]:
         f"The expected calibration error is {num(one['ece'])}. A perfectly calibrated model would"
         f" score about {num(chance['mean'])} on this many rows (95 % of the time below"
         f" {num(chance['high'])}).",
-        f"Dividing the logits by a temperature of {one['temperature']:.2f} fits best: without it,"
-        + f" probabilities are too {'high' if one['temperature'] > 1 else 'low'}.",
+        f"Dividing the logits by a temperature of {one['temperature']:.2f} fits best: the model is"
+        f" {'too confident' if one['temperature'] > 1 else 'not confident enough'}.",
     ]
     if one["ece_after"] is not None:
         gain = "" if one["log_loss_after"] < one["log_loss"] else ", so it does not help"

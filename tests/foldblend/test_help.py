@@ -119,3 +119,17 @@ def test_lines_after_the_flags_are_wrapped_under_their_text(monkeypatch):
     assert rest
     assert all(re.match(r" {8}\S", line) for line in rest)
     assert max(map(len, [first, *rest])) <= 80
+
+
+@pytest.mark.parametrize(
+    ("config_class", "about", "words"),
+    [
+        (TtaConfig, ABOUT_TTA, "RUN [flags]"),
+        (BlendConfig, BLEND, "RUNS ... [flags]"),
+        (AuditConfig, AUDIT, "[DATA] [flags]"),
+        (RunConfig, ABOUT_CV, "[flags]"),
+    ],
+)
+def test_usage_shows_what_comes_before_the_flags(config_class, about, words):
+    shown = help_text(config_class, about, prog="x.py", everything=False)
+    assert shown.splitlines()[0] == f"usage: x.py {words}"

@@ -208,14 +208,17 @@ def test_the_sensitivity_of_the_search_is_reported(found, words):
     assert words in line
 
 
-@pytest.mark.parametrize(("auc", "words"), [(0.6, "look alike"), (0.9, "differ")])
+@pytest.mark.parametrize(
+    ("auc", "words"), [(0.6, "look alike"), (0.4, "look alike"), (0.9, "differ")]
+)
 def test_the_difference_of_train_and_test_is_a_sentence(auc, words):
     result = Adversarial(
         auc=auc, chance_T=np.array([0.5, 0.7]), single_S=np.full(3, 0.8), lost_S=np.full(3, 0.1)
     )
     lines = Exploration.adversarial_lines(SimpleNamespace(adversarial=result))
     assert lines[0].startswith(f"Train and test {words}: a classifier separates them with AUC")
-    assert "0.500 to 0.700 expected by chance" in lines[0]
+    where = {0.4: "below", 0.6: "within", 0.9: "above"}[auc]
+    assert lines[0].endswith(f", {where} the 0.500 to 0.700 expected by chance.")
     assert len(lines) == (4 if result.differs else 1)
 
 

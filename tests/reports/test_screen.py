@@ -102,11 +102,11 @@ def test_rare_classes(synthetic):
 
 @pytest.mark.parametrize(
     ("ece", "temperature", "expected"),
-    [(0.02, 1.5, None), (0.2, 1.0, None), (0.2, 1.5, "too high"), (0.2, 0.7, "too low")],
+    [(0.02, 1.5, None), (0.2, 1.0, None), (0.2, 1.5, "too confident"), (0.2, 0.7, "not confident")],
 )
 def test_calibration_only_beyond_chance(synthetic, ece, temperature, expected):
     one = {"ece": ece, "ece_by_chance": {"mean": 0.01, "high": 0.03}, "temperature": temperature}
-    found = [step for step in steps(synthetic.report, calibration=one) if "Probabilities" in step]
+    found = [step for step in steps(synthetic.report, calibration=one) if "confident" in step]
     if expected is None:
         assert found == []
     else:
