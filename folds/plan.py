@@ -72,7 +72,7 @@ def fold_warnings(split: SplitConfig, manifest: Manifest, fold_RN: np.ndarray) -
     warnings = []
     if SPLITTERS[split.split].leaks:
         warnings.append(
-            f"WARNING: --split {split.split} leaks groups between folds; its score is probably too"
+            f"warning: --split {split.split} leaks groups between folds; its score is probably too"
             " high."
         )
     num_folds = int(fold_RN.max()) + 1

@@ -11,11 +11,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from foldblend.cli import Say
 from foldblend.errors import UserError, counted, listed
-from foldblend.files import write_bytes
 from foldblend.progress import lines_to, write
 from foldblend.runs.check import check_rows_once
 from foldblend.runs.environment import describe_environment
@@ -40,11 +38,11 @@ from folds.fold_file import read_fold_file
 from folds.split import SPLITTERS
 from pipeline.config.about import describe_run
 from pipeline.config.run import RunConfig, parse_folds
-from pipeline.config.settings import flatten, make_config, replace
+from pipeline.config.settings import make_config, replace
 from pipeline.fold_files import finished_fold
 from pipeline.frozen.run_heads import run_heads
 from pipeline.job import Prepared, TrainingJob, job_of
-from pipeline.open_folder import open_folder
+from pipeline.open_folder import open_folder, write_config
 from pipeline.prepare import prepare
 from pipeline.training.checkpoint import CHECKPOINT
 from pipeline.training.parallel_folds import run_folds
@@ -176,6 +174,8 @@ def _run_folds(
             run_todo = run_heads if run.config.train.frozen else run_folds
             done |= run_todo(job, todo)
     left = [str(index) for index, fold in done.items() if fold is None]
+    if not left and not todo:
+        say(f"{folder}: finished before, so nothing was trained (--no-resume starts it again)")
     if left:
         say(
             f"{folder}: folds {listed(left, most=9)} are left; run the same command without"
@@ -210,7 +210,7 @@ def _begin(run: Prepared, folder: Path, info: dict[str, Any], say: Say) -> dict[
         info["started"] = before["started"]
     # run.json comes first, because it marks the folder as a run.
     write_json(folder / "run.json", info)
-    write_bytes(folder / "config.yaml", yaml.safe_dump(flatten(run.config), sort_keys=False))
+    write_config(folder, run.config)
     _write_image_paths(folder, run.manifest)
     return dict(before)
 

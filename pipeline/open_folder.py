@@ -1,4 +1,4 @@
-"""Checks of an existing run folder before a run continues or replaces it."""
+"""The run folder before the first fold: checks of an existing one, and config.yaml."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from typing import Any
 import yaml
 
 from foldblend.errors import UserError
+from foldblend.files import write_bytes
 from foldblend.runs.folder import clear_folder, is_empty, read_json
 from pipeline.config.identity import changed_keys
 from pipeline.config.resolved import ResolvedConfig
+from pipeline.config.run import RunConfig
+from pipeline.config.settings import flatten
 from pipeline.training.checkpoint import CHECKPOINT
 
-__all__ = ["changed_data", "open_folder"]
+__all__ = ["changed_data", "open_folder", "write_config"]
 
 # Counts of the data record in run.json that are shown if they differ.
 COUNTS = {"num_test": "test images", "num_images": "training images", "num_groups": "groups"}
@@ -112,3 +115,18 @@ def open_folder(
         f"{folder}: was made with {_differences(folder, old, info, config)};"
         f" pass --name {free}, or --no-resume to start it again"
     )
+
+
+def write_config(folder: Path, config: ResolvedConfig) -> None:
+    """Write config.yaml, unless the present file means the same.
+
+    The file of an earlier version lacks newer settings. As long as these have their defaults, the
+    file stays as it is, so that repeating a finished run changes nothing.
+    """
+    file = folder / "config.yaml"
+    text = yaml.safe_dump(flatten(config), sort_keys=False)
+    if file.is_file():
+        old = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if isinstance(old, dict) and flatten(RunConfig()) | old == yaml.safe_load(text):
+            return
+    write_bytes(file, text)

@@ -164,7 +164,9 @@ def signed(interval: Mapping[str, float | None] | None) -> str:
     """Return a difference and its interval, with signs; "" where there is none."""
     if interval is None or interval["value"] is None:
         return ""
-    return f"{interval['value']:+.4f} [{interval['low']:+.4f}, {interval['high']:+.4f}]"
+    # Adding 0 turns a rounded -0.0 into 0.0.
+    value, low, high = (round(interval[end] or 0.0, 4) + 0.0 for end in ("value", "low", "high"))
+    return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def comparison_lines(rows: Sequence[Mapping[str, Any]], *, width: int = WIDTH) -> list[str]:

@@ -192,7 +192,7 @@ def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = write) -> 
             *run.info.get("notes", ()),
             *(
                 ["each fold's views and weights were chosen on the other folds"]
-                if found.parts
+                if found.parts and len(policy.views) > 1
                 else []
             ),
         ],

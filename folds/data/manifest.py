@@ -127,7 +127,7 @@ def _check_files(table: pd.DataFrame, source: str) -> None:
     if missing:
         raise UserError(
             f"{source}: {len(missing)} of {len(table)} images are missing: {listed(missing)}; "
-            "restore the files or remove the rows"
+            "restore the files, remove the rows, or pass --on-bad-image skip for labelled ones"
         )
 
 

@@ -131,12 +131,19 @@ def board_lines(every: Mapping[str, Any], board: Board, *, width: int = WIDTH) -
         ),
         "",
     ]
-    return lines + folded(
-        "passes: forward passes per test image (models x views; heads on one frozen backbone share"
-        " a pass); compute: time of all folds together; wall: time from the first start to the end,"
-        " if known",
-        width=width,
-    )
+    return lines + folded(_explained(lines), width=width)
+
+
+def _explained(lines: Sequence[str]) -> str:
+    """Return what the columns mean that the table of these lines shows."""
+    shown = {word for line in lines for word in line.split() if not line.startswith("(columns")}
+    meanings = {
+        "passes": "forward passes per test image (models x views; heads on one frozen backbone"
+        " share a pass)",
+        "compute": "time of all folds together",
+        "wall": "time from the first start to the end, if known",
+    }
+    return "; ".join(f"{name}: {text}" for name, text in meanings.items() if name in shown)
 
 
 def pair_lines(board: Board, *, width: int = WIDTH) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from foldblend.cli import program
 from foldblend.errors import listed
 from foldblend.runs.run import Run
+from reports.run.text import is_leak_note, is_optimistic_note
 from reports.text import num
 
 __all__ = ["next_steps"]
@@ -20,6 +22,18 @@ MOST_STEPS = 4
 Report = Mapping[str, Any]
 
 
+def _quoted(path: Path) -> str:
+    """Return a path as it is typed in a shell; a pattern such as outputs/* stays one."""
+    pattern = path.name == "*"
+    text = shlex.quote(str(path.parent if pattern else path))
+    return f"{text}/*" if pattern else text
+
+
+def _is_marked(report: Report) -> bool:
+    """Return whether the score is too high, so that blend.py refuses the run."""
+    return any(is_leak_note(note) or is_optimistic_note(note) for note in report["notes"])
+
+
 def _suspected_labels(report: Report, folder: Path) -> Iterator[str]:
     found = report["suspects"].get("findings", ())
     if not found:
@@ -27,10 +41,10 @@ def _suspected_labels(report: Report, folder: Path) -> Iterator[str]:
     # A group and one of its images may both be reported, so images are counted once.
     num_images = len({image for one in found for image in one["image_ids"]})
     look = "looks" if num_images == 1 else "look"
+    file = _quoted(folder / "suspects.csv")
     yield (
-        f"{num_images:,} of {report['num_images']:,} labels {look} wrong. Check them in"
-        f" {folder / 'suspects.csv'}, delete the lines that you do not believe, and train again"
-        f" with --corrections {folder / 'suspects.csv'}"
+        f"{num_images:,} of {report['num_images']:,} labels {look} wrong. Check them in {file},"
+        f" delete the lines that you do not believe, and train again with --corrections {file}"
     )
 
 
@@ -57,8 +71,8 @@ def _calibration(report: Report, folder: Path) -> Iterator[str]:
         return
     what = "too confident" if one["temperature"] > 1 else "not confident enough"
     cure = f"Divide logits by {one['temperature']:.2f}"
-    if report["kind"] == "cv":
-        cure += f", or: {program('blend.py')} {folder} --method tempered"
+    if report["kind"] == "cv" and not _is_marked(report):
+        cure += f", or: {program('blend.py')} {_quoted(folder)} --method tempered"
     yield (
         f"The model is {what} (calibration error {num(one['ece'])}; a calibrated model stays"
         f" below {num(chance)}). {cure}"
@@ -72,10 +86,11 @@ def _other_commands(report: Report, folder: Path) -> Iterator[str]:
             # Linear heads have no features of views that they were not trained on.
             yield "Try test-time augmentation: train again with --tta hflip and another --name"
         else:
-            yield f"Try test-time augmentation: {program('run_tta.py')} {folder}"
-        yield f"Train another backbone, then blend: {program('blend.py')} {siblings}"
+            yield f"Try test-time augmentation: {program('run_tta.py')} {_quoted(folder)}"
+        if not _is_marked(report):
+            yield f"Train another backbone, then blend: {program('blend.py')} {_quoted(siblings)}"
     else:
-        yield f"Compare all runs: {program('leaderboard.py')} {siblings}"
+        yield f"Compare all runs: {program('leaderboard.py')} {_quoted(siblings)}"
 
 
 STEPS: tuple[Callable[[Report, Path], Iterator[str]], ...] = (

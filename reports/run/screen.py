@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from foldblend.errors import counted
 from foldblend.runs.folder import SECTIONS, read_json
 from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS
@@ -17,10 +18,11 @@ from reports.text import folded, num, screen_width, span, table
 
 __all__ = ["MOST_LINES", "finish", "screen_lines"]
 
-MOST_LINES = 25
+MOST_LINES = 24  # and an empty line before it
 MOST_NOTE_LINES = 4
 MOST_FOLDS = 10
 WORST_CLASSES = 3
+LEAST_NEXT_LINES = 3  # the heading and one step
 
 Report = Mapping[str, Any]
 
@@ -91,9 +93,13 @@ def _notes(report: Report, blocks: Sequence[Mapping[str, Any]], width: int) -> l
     """Return the first notes, without those that a block of the screen repeats."""
     shown = " ".join(block.get("text", "").lower() for block in blocks)
     notes = [note for note in report["notes"] if note.lower() not in shown]
-    lines = [line for note in notes for line in folded(f"note: {note}", width=width)]
-    if len(lines) > MOST_NOTE_LINES:
-        lines = [*lines[: MOST_NOTE_LINES - 1], "  ... (all notes are in the report)"]
+    lines: list[str] = []
+    for number, note in enumerate(notes):
+        more = folded(f"note: {note}", width=width)
+        if lines and len(lines) + len(more) > MOST_NOTE_LINES:
+            left = len(notes) - number
+            return [*lines, f"note: {counted(left, 'more note')} in the report"]
+        lines += more
     return lines
 
 
@@ -144,7 +150,8 @@ def screen_lines(run: Run, *, width: int | None = None) -> list[str]:
     ]
     files = _files(run)
     used = sum(len(part) + 1 for part in parts if part) + len(files) + 1
-    parts = [*parts, _next(report, run.path, width, MOST_LINES - used)]
+    room = max(MOST_LINES - used, LEAST_NEXT_LINES)
+    parts = [*parts, _next(report, run.path, width, room)]
     lines = [line for part in parts if part for line in [*part, ""]]
     return [*lines, *files]
 

@@ -122,9 +122,8 @@ def _note(what: str, noun: str, judged: Judged) -> str:
     power = f"{judged.detectable.mean():.0%}"
     if not judged.is_credible:
         return (
-            f"{what}: not reported. {found}, but this check would find only {power} of wrong ones."
-            " Labels are rarely wrong more often than one in ten, so most of these would be"
-            " mistakes of the model."
+            f"{what}: not reported, because this model is too weak to judge them. {found}, but it"
+            f" would find only {power} of wrong ones, so most of these would be its own mistakes."
         )
     note = f"{what}: {found}. This check finds about {power} of wrong ones"
     if not num:

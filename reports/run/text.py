@@ -182,11 +182,13 @@ def calibration_sentences(one: Mapping[str, Any]) -> list[str]:
         f"The expected calibration error is {num(one['ece'])}. A perfectly calibrated model would"
         f" score about {num(chance['mean'])} on this many rows (95 % of the time below"
         f" {num(chance['high'])}).",
-        f"Dividing the logits by a temperature of {one['temperature']:.2f} fits best: the model is"
-        f" {'too confident' if one['temperature'] > 1 else 'not confident enough'}.",
+        f"The model is {'too confident' if one['temperature'] > 1 else 'not confident enough'}:"
+        f" dividing the logits by a temperature of {one['temperature']:.2f} fits best.",
     ]
     if one["ece_after"] is not None:
-        gain = "" if one["log_loss_after"] < one["log_loss"] else ", so it does not help"
+        gain = (
+            "" if one["log_loss_after"] < one["log_loss"] else ", so leave the logits as they are"
+        )
         sentences.append(
             "With a temperature fitted on the other folds, the error is"
             f" {num(one['ece_after'])} and the log loss {num(one['log_loss_after'])} instead of"
