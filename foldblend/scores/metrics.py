@@ -73,6 +73,11 @@ class Metric:
     cannot be computed from sums.
     """
 
+    def __post_init__(self) -> None:
+        # The bootstrap needs one of them; without, it would fail far from here.
+        if self.of_counts is None and self.of_weights is None:
+            raise ValueError(f"{self.title}: a metric needs of_counts or of_weights")
+
     @property
     def sign(self) -> int:
         """1, or -1 if less is better; multiplied by it, greater scores are better."""

@@ -10,7 +10,7 @@ from foldblend.scores.baselines import (
     attribute_only_guess,
 )
 from foldblend.scores.bootstrap import bootstrap_scores, score_interval
-from foldblend.scores.metrics import METRICS, Counts, log_softmax, row_log_loss, softmax
+from foldblend.scores.metrics import METRICS, Counts, Metric, log_softmax, row_log_loss, softmax
 from foldblend.scores.rows import Rows
 from reports.run.summary import compare, summarise
 from reports.run.text import render_text
@@ -232,3 +232,8 @@ def test_repeats_are_scored_separately_and_averaged():
         (r, f) for r in (0, 1) for f in (0, 1, 2)
     ]
     assert "repeat.fold" in render_text(ABOUT | report)
+
+
+def test_a_metric_without_a_way_to_resample_it_fails_when_it_is_made():
+    with pytest.raises(ValueError, match="of_counts or of_weights"):
+        Metric("mine", lambda label_N, proba_NC: 0.5)
