@@ -109,7 +109,7 @@ def _next(report: Report, folder: Path, width: int, most_lines: int) -> list[str
         more = folded(f"- {step}", width=width)
         # Steps are sorted by importance, so a less important one is not shown in its place.
         if 1 + len(lines) + len(more) > most_lines:
-            break
+            continue  # a shorter step may still fit
         lines += more
     return ["What to look at next:", *lines] if lines else []
 

@@ -395,12 +395,14 @@ def test_names_are_shown_as_text(tmp_path, board_command):
 
 def test_a_name_that_no_terminal_can_show(tmp_path, board_command):
     folder = write_run(tmp_path / "red \x1b[31m", LABELS)
-    # The name is not valid UTF-8, which the reader of parquet files requires.
+    # The name is not valid UTF-8. Whether parquet files in such a folder can be read depends on the
+    # versions of pandas and pyarrow; if they can, both runs are compared.
     unreadable = shutil.copytree(folder, tmp_path / "\udce9")
     done = board_command(folder, unreadable)
     assert done.code == 0
     assert "red \ufffd[31m" in done.out
-    assert "cannot be read" in " ".join(done.out.split())
+    shown = " ".join(done.out.split())
+    assert "cannot be read" in shown or "in 2 only" in shown
     assert "\x1b" not in done.out
 
 
