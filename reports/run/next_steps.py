@@ -18,6 +18,7 @@ __all__ = ["next_steps"]
 # With fewer groups, the F1 of a class depends on which groups happen to be in the data.
 FEW_GROUPS = 5
 MOST_STEPS = 4
+LEAST_CHANGE = 0.05  # of a temperature
 
 Report = Mapping[str, Any]
 
@@ -66,8 +67,8 @@ def _calibration(report: Report, folder: Path) -> Iterator[str]:
     chance = one["ece_by_chance"]["high"]
     if one["ece"] is None or chance is None or one["ece"] <= chance:
         return
-    # The error is not one that a temperature corrects.
-    if f"{one['temperature']:.2f}" == "1.00":
+    # A temperature so near to 1 does not correct the error.
+    if abs(one["temperature"] - 1) < LEAST_CHANGE:
         return
     what = "too confident" if one["temperature"] > 1 else "not confident enough"
     cure = f"Divide logits by {one['temperature']:.2f}"
