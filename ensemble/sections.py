@@ -73,9 +73,9 @@ def verdict_sentence(
 def members_section(rows: Sequence[Mapping[str, Any]], verdict: str | None) -> dict[str, Any]:
     """Return the section that compares the members and, in the last row, the blend.
 
-    It opens with the verdict on the blend as a full sentence, unless that is None.
+    The verdict on the blend follows as a full sentence, unless that is None.
     """
-    opening = [] if verdict is None else [text_block(f"{verdict[0].upper()}{verdict[1:]}.")]
+    verdict_blocks = [] if verdict is None else [text_block(f"{verdict[0].upper()}{verdict[1:]}.")]
     closing = []
     if len(rows) > 2:
         closing = [
@@ -87,10 +87,11 @@ def members_section(rows: Sequence[Mapping[str, Any]], verdict: str | None) -> d
         ]
     return section(
         "Single runs and the blend, out of fold",
-        *opening,
+        # The comparison stays the first block, where readers of report.json find it.
         comparison_block(rows),
+        *verdict_blocks,
         *closing,
-        screen=opening,
+        screen=verdict_blocks,
     )
 
 

@@ -232,7 +232,7 @@ def test_a_blend_may_have_the_name_of_a_member(drawn, tmp_path, command):
         ).code
         == 0
     )
-    rows = Run(tmp_path / "a").report["sections"][0]["blocks"][1]["rows"]
+    rows = Run(tmp_path / "a").report["sections"][0]["blocks"][0]["rows"]
     [single] = [row for row in rows if row["name"] == str(drawn / "a")]
     assert single["difference"] is None or single["difference"]["value"] < 0
     command(drawn / "a", "--name", "a", "--overwrite").assert_one_line_error(f"{drawn}/a")

@@ -50,8 +50,8 @@ def row(name):
     return {"name": name, "against": "a", "difference": None, "attributes": {}}
 
 
-def test_the_verdict_opens_the_section_of_members():
-    opening, comparison, closing = members_section(
+def test_the_verdict_follows_the_comparison_of_members():
+    comparison, opening, closing = members_section(
         [row("a"), row("b"), row("both")], "the blend is better"
     )["blocks"]
     assert opening == {"kind": "text", "text": "The blend is better."}

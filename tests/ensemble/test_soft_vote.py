@@ -101,7 +101,7 @@ def test_test_rows_are_voted_per_fold_and_then_averaged(runs_copy, alpha):
 
 def test_the_report_compares_single_runs_and_the_blend(runs_copy):
     run = blend([runs_copy / "alpha", runs_copy / "beta"], say=quiet, name="both")
-    rows = run.report["sections"][0]["blocks"][1]["rows"]
+    rows = run.report["sections"][0]["blocks"][0]["rows"]
     assert [row["name"] for row in rows] == ["alpha", "beta", "both"]
     singles = {row["name"]: row["headline"]["value"] for row in rows[:2]}
     assert rows[2]["against"] == max(singles, key=singles.get)
@@ -224,7 +224,7 @@ def test_runs_of_one_name_are_all_shown(runs_copy, tmp_path):
         name="alpha",
         output=str(tmp_path / "third"),
     )
-    rows = run.report["sections"][0]["blocks"][1]["rows"]
+    rows = run.report["sections"][0]["blocks"][0]["rows"]
     assert len(rows) == 3
     assert {row["name"] for row in rows} == {str(runs_copy / "alpha"), str(other), "alpha"}
 
