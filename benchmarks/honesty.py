@@ -115,7 +115,7 @@ def measure(seed: int, *, thorough: bool) -> dict[str, Any]:
         "offsets": bool(blended.chosen.offsets_C.any()),
         "chosen": _interval(blended.chosen.nested, target(chosen)),
         "in-sample": blended.chosen.in_sample,
-        "flatters": blended.optimism,
+        "optimism": blended.optimism,
         "soft": _interval(blended.trials[soft].nested, target(soft)),
     }
     if thorough:
@@ -150,14 +150,14 @@ def _slope(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
 def figures(worlds: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the figures over all data sets.
 
-    Their names are keys of the JSON file: "flatters" is the optimism that a report estimates.
+    Their names are keys of the JSON file.
     """
     found: dict[str, Any] = {"worlds": len(worlds)}
-    for name in ("chosen", "chosen, less what it says that flatters", "soft"):
+    for name in ("chosen", "chosen, minus the estimated optimism", "soft"):
         place = name.partition(",")[0]
         nested, low, high, target = np.array([[*one[place].values()] for one in worlds]).T
         if place != name:
-            optimism = np.array([one["flatters"] for one in worlds])
+            optimism = np.array([one["optimism"] for one in worlds])
             nested = nested - optimism
             low = low - optimism
             high = high - optimism
@@ -176,9 +176,9 @@ def figures(worlds: list[dict[str, Any]]) -> dict[str, Any]:
     found["chosen minus soft, both targets"] = _errors(
         target - np.array([one["soft"]["target"] for one in worlds])
     )
-    optimism = np.array([one["flatters"] for one in worlds])
-    found["flatters, as reported"] = _errors(optimism)
-    found["chosen: nested minus target, per unit of what it says that flatters"] = _slope(
+    optimism = np.array([one["optimism"] for one in worlds])
+    found["estimated optimism"] = _errors(optimism)
+    found["chosen: nested minus target, per unit of estimated optimism"] = _slope(
         optimism, np.array([one["chosen"]["nested"] for one in worlds]) - target
     )
     again = [one for one in worlds if "once more" in one]
@@ -195,9 +195,6 @@ def figures(worlds: list[dict[str, Any]]) -> dict[str, Any]:
 
 # Words of keys of honesty.json, and what the printed table has for them.
 LABELS = {
-    ", less what it says that flatters": ", minus the estimated optimism",
-    "what it says that flatters": "estimated optimism",
-    "flatters, as reported": "estimated optimism",
     "nested once more": "choice cross-validated too, nested",
     "the same worlds": "the same data sets",
     "target": "true score",

@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 FIRST_LINE = 10.0  # seconds; shorter work needs no line
 FEW_STEPS = 20  # with fewer, the first step counts for the time left as well
 LEAST_PAUSE = 20.0  # seconds between two lines of a task, which grow apart as it goes on
-STYLES = {"warning:": "yellow", "error:": "bold red", "OOF ": "bold"}
+STYLES = {"warning:": "yellow", "OOF ": "bold"}
 
 _say: ContextVar[Callable[[str], None] | None] = ContextVar("say", default=None)
 
@@ -169,7 +169,7 @@ def shows_bars() -> bool:
 def write(line: str) -> None:
     """Print a line to standard output at once, above the bars if there are any.
 
-    Warnings, errors and headlines have colours on a terminal. Raises OSError if it is gone.
+    Warnings and headlines have styles on a terminal. Raises OSError if it is gone.
     """
     _SCREEN.write(line)
 

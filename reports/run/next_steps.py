@@ -10,7 +10,7 @@ from typing import Any
 from foldblend.cli import program
 from foldblend.errors import listed
 from foldblend.runs.run import Run
-from reports.run.text import is_leak_note, is_optimistic_note
+from reports.run.text import is_alarm
 from reports.text import num
 
 __all__ = ["next_steps"]
@@ -32,7 +32,7 @@ def _quoted(path: Path) -> str:
 
 def _is_marked(report: Report) -> bool:
     """Return whether the score is too high, so that blend.py refuses the run."""
-    return any(is_leak_note(note) or is_optimistic_note(note) for note in report["notes"])
+    return any(map(is_alarm, report["notes"]))
 
 
 def _suspected_labels(report: Report, folder: Path) -> Iterator[str]:

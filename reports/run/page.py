@@ -16,8 +16,7 @@ from reports.html import json_data, render_page
 from reports.run.gallery import GalleryImages, Predictions, gallery_data
 from reports.run.text import (
     calibration_sentences,
-    is_leak_note,
-    is_optimistic_note,
+    is_alarm,
     single_model_note,
 )
 from reports.text import num, signed, span
@@ -155,7 +154,7 @@ def report_page(
         metric=metric.title,
         metric_titles={name: one.title for name, one in METRICS.items()},
         single_model_note=single_model_note(report),
-        alarms=[one for one in report["notes"] if is_leak_note(one) or is_optimistic_note(one)],
+        alarms=list(filter(is_alarm, report["notes"])),
         steps=steps,
         matrices=_matrices(report),
         calibration=calibration_sentences(report["calibration"]),

@@ -12,6 +12,7 @@ from reports.text import WIDTH, folded, num, signed, span, table
 
 __all__ = [
     "calibration_sentences",
+    "is_alarm",
     "is_leak_note",
     "is_optimistic_note",
     "render_text",
@@ -83,6 +84,11 @@ def is_optimistic_note(note: str) -> bool:
 def is_leak_note(note: str) -> bool:
     """Return whether a note reports that groups leak, in any wording of this or old versions."""
     return re.search(r"\bgroups leak\b|\bleaks groups\b", note) is not None
+
+
+def is_alarm(note: str) -> bool:
+    """Return whether a note says that the score is too high, so that blend.py refuses the run."""
+    return is_leak_note(note) or is_optimistic_note(note)
 
 
 def single_model_note(report: Report) -> str | None:
