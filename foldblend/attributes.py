@@ -26,6 +26,8 @@ class Attribute:
     """Names of its values."""
     of_class: tuple[int, ...]
     """For each class, the index of its value in `values`."""
+    ordered: bool = False
+    """Whether the values have an order, which --ordinal needs."""
 
     def __post_init__(self) -> None:
         assert set(self.of_class) <= set(range(len(self.values))), self

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from foldblend.words import plural
+
 __all__ = ["BadImage", "UserError", "counted", "did_you_mean", "in_a_line", "listed", "require"]
 
 
@@ -64,4 +66,4 @@ def counted(number: int, noun: str) -> str:
     >>> counted(1, "pair"), counted(1000, "pair")
     ('1 pair', '1,000 pairs')
     """
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+    return f"{number:,} {noun if number == 1 else plural(noun)}"

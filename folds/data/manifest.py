@@ -17,6 +17,7 @@ import pandas as pd
 from foldblend.attributes import Attribute
 from foldblend.errors import UserError, listed
 from foldblend.runs.folder import ids_hash
+from foldblend.runs.submission import SubmissionForm
 
 __all__ = ["ImageTable", "Manifest", "build_manifest", "extra_columns", "slug"]
 
@@ -53,7 +54,11 @@ class Manifest:
     train: pd.DataFrame
     """Labelled images with image_id, path, group, label and label_raw, sorted by image_id."""
     test: pd.DataFrame | None
-    """Test images with image_id and path, in the order of the submission, or None."""
+    """Test images with image_id and path, in the order of their table, or None.
+
+    An optional column `label` has the class where it is known and -1 elsewhere. It is for a score
+    at the end, never for training.
+    """
     classes: tuple[str, ...]
     """Name of each class, in label order."""
     answers: tuple[int | str, ...]
@@ -70,6 +75,12 @@ class Manifest:
     """Other names of groups, such as a person's id, with all groups of that name."""
     codes: Mapping[str, Callable[[str, str], int]] = field(default_factory=dict)
     """For attributes that files do not write as their values: a function (text, where) -> value."""
+    group_name: str = "group"
+    """What a group is, in the singular: "patient", "product"."""
+    ordered: bool = False
+    """Whether the classes have an order, which quadratic kappa needs."""
+    submission: SubmissionForm | None = None
+    """Columns, rows and order of submission.csv; None for ImageID and ans."""
 
     @property
     def num_classes(self) -> int:
@@ -160,7 +171,7 @@ class ImageTable:
     label: Sequence[int]
     """Class of each image, as its index in `classes`."""
     test: Sequence[tuple[str, Path]] | None = None
-    """(image_id, path) of each test image, in the order of the submission."""
+    """(image_id, path) of each test image, in the order of their table."""
     classes: Sequence[str]
     """Name of each class."""
     answers: Sequence[int | str]
@@ -175,10 +186,16 @@ class ImageTable:
     """Other names of groups (see Manifest)."""
     codes: Mapping[str, Callable[[str, str], int]] = field(default_factory=dict)
     """Readers of attribute values (see Manifest)."""
+    group_name: str = "group"
+    """What a group is, in the singular: "patient", "product"."""
+    ordered: bool = False
+    """Whether the classes have an order, which quadratic kappa needs."""
+    submission: SubmissionForm | None = None
+    """Columns, rows and order of submission.csv; None for ImageID and ans."""
     extra: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """Further columns of the labelled images, such as `box` (see foldblend.images)."""
     test_extra: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    """Further columns of the test images."""
+    """Further columns of the test images, such as `label` (see Manifest)."""
 
 
 def build_manifest(table: ImageTable | None = None, /, **columns: Any) -> Manifest:
@@ -265,4 +282,7 @@ def _checked(found: ImageTable) -> Manifest:
         warnings=tuple(found.warnings),
         aliases=dict(found.aliases),
         codes=dict(found.codes),
+        group_name=found.group_name,
+        ordered=found.ordered,
+        submission=found.submission,
     )
