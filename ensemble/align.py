@@ -16,7 +16,9 @@ import pandas as pd
 from foldblend.errors import UserError, listed
 from foldblend.runs.check import ROW_COLUMNS, check_rows, check_rows_once
 from foldblend.runs.folder import logit_columns, read_table
+from foldblend.runs.rows import group_name_of
 from foldblend.runs.run import Run
+from foldblend.words import plural
 
 __all__ = ["Aligned", "Member", "align"]
 
@@ -100,6 +102,16 @@ class Aligned:
     @property
     def runs(self) -> list[Run]:
         return [member.run for member in self.members]
+
+    @property
+    def group_name(self) -> str:
+        """What a group is, in the singular."""
+        return group_name_of(self.runs)
+
+    @property
+    def groups(self) -> str:
+        """What groups are, in the plural."""
+        return plural(self.group_name)
 
     @functools.cached_property
     def _kept(self) -> list[np.ndarray] | None:
@@ -189,7 +201,7 @@ def _check_classes(run: Run, first: Run) -> None:
 
 def _check_rows(run: Run, rows: pd.DataFrame, first: Run, reference: pd.DataFrame) -> None:
     """Raise UserError unless joined rows have the same original labels and groups."""
-    for column, what in (("label_raw", "label"), ("group", "group")):
+    for column, what in (("label_raw", "label"), ("group", group_name_of([first, run]))):
         differs = np.flatnonzero(rows[column].to_numpy() != reference[column].to_numpy())
         if len(differs):
             place = differs[0]

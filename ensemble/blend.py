@@ -25,7 +25,10 @@ from foldblend.progress import lines_to, write
 from foldblend.runs.costs import device_of, num_passes, picture_seconds
 from foldblend.runs.derived import Derived, open_derived, write_derived
 from foldblend.runs.folder import PICTURES, lock_folder
+from foldblend.runs.rows import group_name_of, order_of
 from foldblend.runs.run import Run
+from foldblend.scores.metrics import check_order
+from foldblend.words import plural
 from reports.run.screen import finish
 from reports.text import table
 
@@ -33,17 +36,18 @@ __all__ = ["BlendConfig", "blend"]
 
 # Marks of runs whose scores are too high. Each has a flag, --allow-MARK, that admits such runs to
 # a blend: why the score is too high, and the note of a blend that has such members.
+# {groups} is what groups are called in the data.
 OPTIMISM = {
     "optimistic": (
         "epochs were chosen on the rows that are scored (--select best)",
-        "OPTIMISTIC: epochs of {} were chosen on the same rows that are scored",
+        "OPTIMISTIC: epochs of {names} were chosen on the same rows that are scored",
     ),
     "leaks": (
         (
-            "groups leak between folds (--split random, or a blend fitted with"
+            "{groups} leak between folds (--split random, or a blend fitted with"
             " --allow-different-folds)"
         ),
-        "groups leak between the folds of {}, so this score is probably too high",
+        "{groups} leak between the folds of {names}, so this score is probably too high",
     ),
 }
 
@@ -99,21 +103,24 @@ def _honesty(runs: Sequence[Run], config: BlendConfig) -> list[str]:
         If there are such members and no flag admits them.
     """
     notes = []
+    groups = plural(group_name_of(runs))
     for mark, (why, note) in OPTIMISM.items():
         names = listed(run.name for run in runs if run.info.get(mark))
         if names and not getattr(config, f"allow_{mark}"):
             raise UserError(
-                f"{names}: {why}, so the blend's score would be too high; leave them out or pass"
-                f" --allow-{mark}"
+                f"{names}: {why.format(groups=groups)}, so the blend's score would be too high;"
+                f" leave them out or pass --allow-{mark}"
             )
         if names:
-            notes.append(note.format(names))
+            notes.append(note.format(groups=groups, names=names))
     return notes
 
 
 def _with_metric(config: BlendConfig, runs: Sequence[Run]) -> tuple[BlendConfig, list[str]]:
     """Return the settings with the metric decided, and a note where members differ in it."""
     if config.metric is not None:
+        cure = "pass another --metric, or make the runs with --class-order a,b,c"
+        check_order(config.metric, ordered=order_of(runs), cure=cure)
         return config, []
     own = sorted({str(run.info["metric"]) for run in runs})
     if len(own) == 1:
@@ -131,7 +138,8 @@ def _notes(aligned: Aligned, config: BlendConfig) -> list[str]:
     first = aligned.runs[0]
     if not aligned.same_folds:
         what = (
-            "those of fitted methods are too high, because labels of held-out groups are used"
+            f"those of fitted methods are too high, because labels of held-out {aligned.groups} are"
+            " used"
             if config.allow_different_folds
             else "so nothing was fitted"
         )
@@ -304,6 +312,7 @@ def blend(
         blended = Derived(
             like=first,
             info=info,
+            members=members,
             rows=aligned.rows,
             logits_NC=made.logits_NC,
             tests=made.tests,

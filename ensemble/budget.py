@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from foldblend.errors import UserError, listed
+from foldblend.errors import UserError, counted, listed
 from foldblend.runs.costs import device_of, num_passes, picture_seconds
 from foldblend.runs.run import Run
 from foldblend.scores.metrics import Metric
@@ -216,7 +216,14 @@ def _advice(rows: Sequence[Row], metric: Metric) -> str:
 
 
 def frontier_section(
-    rows: Sequence[Row], *, metric: Metric, unit: str, num_images: int, num_groups: int, how: str
+    rows: Sequence[Row],
+    *,
+    metric: Metric,
+    unit: str,
+    num_images: int,
+    num_groups: int,
+    how: str,
+    group_name: str = "group",
 ) -> dict[str, Any]:
     """Return the report section of score against cost: advice, a table and a plot.
 
@@ -232,6 +239,8 @@ def frontier_section(
         What the scores are over.
     how
         Sentences on how members were chosen, for the caption.
+    group_name
+        What a group is, in the singular.
     """
     rows = sorted(rows, key=lambda row: row.cost)
     sign = metric.sign
@@ -244,7 +253,7 @@ def frontier_section(
         shown = [str(row.num_members), _times(row.cost), num(value), span(row.headline)]
         cells.append([row.name, *shown, "yes" if better else "no"])
     ends = {end: [row.headline[end] for row in rows] for end in ("value", "low", "high")}
-    over = f"out of fold, {num_images:,} images of {num_groups:,} groups"
+    over = f"out of fold, {counted(num_images, 'image')} of {counted(num_groups, group_name)}"
     blocks: list[dict[str, Any]] = [
         text_block(_advice(rows, metric)),
         table_block(["", "members", "cost", metric.title, "95 % interval", "best so far"], cells),

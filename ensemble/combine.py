@@ -53,7 +53,7 @@ def why_not_fit(aligned: Aligned, config: BlendConfig) -> str | None:
     if not aligned.same_folds and not config.allow_different_folds:
         return (
             "members have different folds, so a method fitted on them would use labels of held-out"
-            " groups; vote (--method soft), or pass --allow-different-folds"
+            f" {aligned.groups}; vote (--method soft), or pass --allow-different-folds"
         )
     if aligned.test_folds == [None]:
         return (
@@ -68,7 +68,10 @@ def why_not_fit(aligned: Aligned, config: BlendConfig) -> str | None:
             " models that a method is fitted on; vote (--method soft)"
         )
     if _num_parts(aligned) < 2:
-        return "members have too few folds or groups for cross-fitting; vote (--method soft)"
+        return (
+            f"members have too few folds or {aligned.groups} for cross-fitting; vote (--method"
+            " soft)"
+        )
     return None
 
 
@@ -173,6 +176,7 @@ def _frontier(
         unit=unit,
         num_images=evidence.rows.num_images,
         num_groups=evidence.rows.num_groups,
+        group_name=evidence.rows.group_name,
         how=(
             "Each point is an unweighted soft vote of the members that fit a cost budget, chosen by"
             " cross-validation. Its name lists the members chosen on all rows. 'This blend' uses"
@@ -209,18 +213,19 @@ def _unless_better(verdict: str | None, *, better: bool) -> list[str]:
     return [] if verdict is None or better else [verdict]
 
 
-def _notes(fits: bool, blended: Blended, *, marked: bool) -> list[str]:
+def _notes(fits: bool, blended: Blended, *, marked: bool, groups: str) -> list[str]:
     """Return notes on how the rows were predicted, and on the optimism of choosing the method.
 
-    A score that is `marked` as optimistic or leaking gets no corrected estimate.
+    A score that is `marked` as optimistic or leaking gets no corrected estimate. `groups` is what
+    groups are, in the plural.
     """
     notes = []
     if fits:
         notes.append("each out-of-fold prediction uses a blend fitted on the other folds")
     if len(blended.trials) > 1 and not marked:
         notes.append(
-            f"the method was chosen among {len(blended.trials)} on these same groups, which makes"
-            f" the score optimistic by about {blended.optimism:.3f} on average: expect about"
+            f"the method was chosen among {len(blended.trials)} on these same {groups}, which"
+            f" makes the score optimistic by about {blended.optimism:.3f} on average: expect about"
             f" {blended.expected.interval().value:.3f}"
         )
     return notes
@@ -234,8 +239,8 @@ def _left_undone(aligned: Aligned, config: BlendConfig, why_not: str | None) -> 
         return [f"only votes were tried: {why_not}"]
     if config.thorough and _num_parts(aligned) < 3:
         return [
-            "too few folds or groups to cross-validate the choice of the method (--thorough): its"
-            " optimism was not measured"
+            f"too few folds or {aligned.groups} to cross-validate the choice of the method"
+            " (--thorough): its optimism was not measured"
         ]
     return []
 
@@ -286,7 +291,12 @@ def combine(
     verdict, better = singles.verdict(rows, chosen.final.shares, cost_M)
     sections = singles.sections(rows, verdict)
     sections["3_methods"] = methods_section(
-        blended, best, singles.names[place], singles.metric, once_more
+        blended,
+        best,
+        singles.names[place],
+        singles.metric,
+        once_more,
+        groups=aligned.groups,
     )
     # Members within a budget are chosen by fitting, so they need the same conditions.
     if len(aligned.members) > 1 and why_not is None:
@@ -309,6 +319,7 @@ def combine(
                 fits,
                 blended,
                 marked=any(optimism_marks(aligned, fits=fits).values()),
+                groups=aligned.groups,
             ),
             *_left_undone(aligned, config, why_not),
         ],

@@ -24,6 +24,7 @@ def verdict_sentence(
     metric: Metric,
     num_groups: int,
     times_cost: float,
+    groups: str = "groups",
 ) -> str:
     """Return in words whether a blend is better than the best single run.
 
@@ -39,6 +40,8 @@ def verdict_sentence(
         Number of groups that the interval is over.
     times_cost
         Cost of the blend, in multiples of the run's.
+    groups
+        What groups are, in the plural.
 
     Returns
     -------
@@ -62,7 +65,7 @@ def verdict_sentence(
     else:
         relation = "no better than"
     unclear = worst <= 0 <= best
-    limit = f", as far as these {num_groups:,} groups can show" if unclear else ""
+    limit = f", as far as these {num_groups:,} {groups} can show" if unclear else ""
     direction = "; lower is better" if metric.sign < 0 else ""
     return (
         f"the blend is {relation} {best_single} alone, the best single run{limit} (difference"
@@ -70,10 +73,13 @@ def verdict_sentence(
     )
 
 
-def members_section(rows: Sequence[Mapping[str, Any]], verdict: str | None) -> dict[str, Any]:
+def members_section(
+    rows: Sequence[Mapping[str, Any]], verdict: str | None, *, groups: str = "groups"
+) -> dict[str, Any]:
     """Return the section that compares the members and, in the last row, the blend.
 
-    The verdict on the blend follows as a full sentence, unless that is None.
+    The verdict on the blend follows as a full sentence, unless that is None. `groups` is what
+    groups are, in the plural.
     """
     verdict_blocks = [] if verdict is None else [text_block(f"{verdict[0].upper()}{verdict[1:]}.")]
     closing = []
@@ -82,7 +88,7 @@ def members_section(rows: Sequence[Mapping[str, Any]], verdict: str | None) -> d
             text_block(
                 "The best single run was picked on these same rows, so its score is slightly"
                 " optimistic. Differences compare both scores on the same bootstrap samples of"
-                " groups (paired)."
+                f" {groups} (paired)."
             )
         ]
     return section(
@@ -163,7 +169,7 @@ def _why_chosen(blended: Blended) -> str:
     return f"Chosen: {chosen.name} ({METHODS[chosen.name].what}). {why}"
 
 
-def _optimism(blended: Blended, metric: Metric) -> str:
+def _optimism(blended: Blended, metric: Metric, groups: str) -> str:
     chosen = blended.chosen
     soft = next((trial for trial in blended.trials if trial.name == "soft"), chosen)
     over = chosen.nested.value - soft.nested.value
@@ -175,38 +181,45 @@ def _optimism(blended: Blended, metric: Metric) -> str:
         )
     expected = blended.expected.interval()
     return (
-        f"The method was chosen among {len(blended.trials)} on the same groups that score it, so"
-        f" its score is optimistic: by about {blended.optimism:.3f} {metric.title} on average"
+        f"The method was chosen among {len(blended.trials)} on the same {groups} that score it,"
+        f" so its score is optimistic: by about {blended.optimism:.3f} {metric.title} on average"
         f" (bootstrap estimate){more}. The scores above are not corrected for this; corrected,"
         f" expect about {expected.value:.3f} [{expected.low:.3f}, {expected.high:.3f}]. How lucky"
         " this particular choice was cannot be estimated."
     )
 
 
-def _decision_rule(chosen: Trial) -> str | None:
+def _decision_rule(chosen: Trial, groups: str) -> str | None:
     gained, error = chosen.offsets_gain
     if chosen.offsets_C.any():
         return (
             "Decision rule: one offset per class is added to the log-probabilities. Offsets are"
-            f" used because they gain {gained:+.4f} on held-out groups (standard error"
+            f" used because they gain {gained:+.4f} on held-out {groups} (standard error"
             f" {error:.4f})."
         )
     if gained or error:
         return (
             "Decision rule: the most probable class. One offset per class would change the score"
-            f" by {gained:+.4f} on held-out groups (standard error {error:.4f}), which is not"
+            f" by {gained:+.4f} on held-out {groups} (standard error {error:.4f}), which is not"
             " enough to use offsets."
         )
     return None
 
 
 def methods_section(
-    blended: Blended, best_single: Score, name: str, metric: Metric, once_more: Score | None
+    blended: Blended,
+    best_single: Score,
+    name: str,
+    metric: Metric,
+    once_more: Score | None,
+    *,
+    groups: str = "groups",
 ) -> dict[str, Any]:
     """Return the section that compares the methods, and explains the choice.
 
     `name` is that of the best single run, whose score every method is compared with; `once_more`
-    is the score of the whole procedure with the choice of the method cross-validated too.
+    is the score of the whole procedure with the choice of the method cross-validated too; `groups`
+    is what groups are, in the plural.
     """
     header = ["", "in-sample", "nested CV", "95 % interval", f"difference to {name}"]
     rows = [_row(trial, blended.chosen, best_single, metric) for trial in blended.trials]
@@ -216,16 +229,16 @@ def methods_section(
     sentences = [
         "In-sample: scored on the rows that the method was fitted on, so too high. Nested CV: each"
         " fold is predicted by the method fitted on the other folds. Differences to the best"
-        f" single run, {name}, compare both on the same bootstrap samples of groups."
+        f" single run, {name}, compare both on the same bootstrap samples of {groups}."
     ]
     if len(blended.trials) > 1:
-        sentences += [_why_chosen(blended), _optimism(blended, metric)]
+        sentences += [_why_chosen(blended), _optimism(blended, metric, groups)]
     if once_more is not None:
         sentences.append(
             "With the choice of the method cross-validated too (--thorough), the whole procedure"
             f" scores {once_more.interval()}."
         )
-    rule = _decision_rule(blended.chosen)
+    rule = _decision_rule(blended.chosen, groups)
     if rule is not None:
         sentences.append(rule)
     return section(

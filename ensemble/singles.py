@@ -34,7 +34,11 @@ class Singles:
         rows = aligned.rows
         group_N = pd.factorize(rows["group"], sort=True)[0]
         self.rows = Rows(
-            rows["label"].to_numpy(), group_N, rows["repeat"].to_numpy(), rows["fold"].to_numpy()
+            rows["label"].to_numpy(),
+            group_N,
+            rows["repeat"].to_numpy(),
+            rows["fold"].to_numpy(),
+            aligned.group_name,
         )
         self.attributes = aligned.runs[0].attributes
         self.blend = blend
@@ -79,7 +83,7 @@ class Singles:
         self, rows: list[dict[str, Any]], verdict: str | None
     ) -> dict[str, dict[str, Any]]:
         """Return the sections on members and their errors; `rows` are those of `compared`."""
-        found = {"1_members": members_section(rows, verdict)}
+        found = {"1_members": members_section(rows, verdict, groups=self.rows.groups)}
         errors = errors_section(self.names, self.wrong_MN)
         return found | ({} if errors is None else {"2_errors": errors})
 
@@ -99,6 +103,7 @@ class Singles:
             self.names[place],
             metric=self.metric,
             num_groups=self.rows.num_groups,
+            groups=self.rows.groups,
             times_cost=cost_M[np.flatnonzero(shares)].sum() / cost_M[place],
         )
         return sentence, min(self.metric.sign * found[end] for end in ("low", "high")) > 0

@@ -38,25 +38,27 @@ def audit_lines(
     fold_N: np.ndarray,
     *,
     classes: Sequence[str],
+    groups: str = "groups",
     leaks: bool = False,
 ) -> list[str]:
     """Return a table of the folds, at most 80 columns wide, followed by `balance_lines`.
 
-    The table has the groups, images and classes of each fold, and their even shares.
+    The table has the groups, images and classes of each fold, and their even shares; `groups` is
+    what groups are, in the plural.
     """
     count_KC = class_counts(label_N, fold_N, len(classes))
     occurs = np.flatnonzero(count_KC.sum(axis=0))
     groups_K = [len(set(group_N[fold_N == fold].tolist())) for fold in range(len(count_KC))]
     num_groups = len(set(group_N.tolist()))
-    rows = [("fold", "groups", "images", "classes")]
+    rows = [("fold", groups, "images", "classes")]
     rows += [
         (
             str(fold),
-            f"{groups:,}",
+            f"{num:,}",
             f"{count.sum():,}",
             f"{np.count_nonzero(count)} of {len(occurs)}",
         )
-        for fold, (groups, count) in enumerate(zip(groups_K, count_KC, strict=True))
+        for fold, (num, count) in enumerate(zip(groups_K, count_KC, strict=True))
     ]
     rows.append(
         (

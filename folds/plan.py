@@ -6,6 +6,7 @@ import numpy as np
 
 from foldblend.cli import Say
 from foldblend.errors import UserError, counted, listed
+from foldblend.words import plural
 from folds.config import SplitConfig
 from folds.data.manifest import Manifest
 from folds.evenness import audit_lines, evenness_line
@@ -60,7 +61,14 @@ def fold_lines(split: SplitConfig, manifest: Manifest, fold_RN: np.ndarray) -> l
     label_N, group_N = (manifest.train[name].to_numpy() for name in ("label_raw", "group"))
     leaks = SPLITTERS[split.split].leaks
     lines = ["Folds of repeat 0:" if len(fold_RN) > 1 else "Folds:"]
-    lines += audit_lines(label_N, group_N, fold_RN[0], classes=manifest.classes, leaks=leaks)
+    lines += audit_lines(
+        label_N,
+        group_N,
+        fold_RN[0],
+        classes=manifest.classes,
+        groups=plural(manifest.group_name),
+        leaks=leaks,
+    )
     for repeat, fold_N in enumerate(fold_RN[1:], start=1):
         lines.append(f"Repeat {repeat}: {evenness_line(label_N, group_N, fold_N, leaks=leaks)}")
     return lines
@@ -69,22 +77,23 @@ def fold_lines(split: SplitConfig, manifest: Manifest, fold_RN: np.ndarray) -> l
 def fold_warnings(split: SplitConfig, manifest: Manifest, fold_RN: np.ndarray) -> list[str]:
     """Return warnings on groups in several folds and on classes that some folds lack."""
     label_N, group_N = (manifest.train[name].to_numpy() for name in ("label_raw", "group"))
+    groups = plural(manifest.group_name)
     warnings = []
     if SPLITTERS[split.split].leaks:
         warnings.append(
-            f"warning: --split {split.split} leaks groups between folds; its score is probably too"
-            " high."
+            f"warning: --split {split.split} leaks {groups} between folds; its score is probably"
+            " too high."
         )
     num_folds = int(fold_RN.max()) + 1
     rare = rare_classes(label_N, group_N, num_folds=num_folds)
     if rare:
         names = listed(
-            f"{manifest.classes[label]!r} ({counted(count, 'group')})"
+            f"{manifest.classes[label]!r} ({counted(count, manifest.group_name)})"
             for label, count in rare.items()
         )
         warnings.append(
-            f"warning: classes with fewer groups than the {num_folds} folds are missing from some"
-            f" folds: {names}"
+            f"warning: classes with fewer {groups} than the {num_folds} folds are missing from"
+            f" some folds: {names}"
         )
     return warnings
 

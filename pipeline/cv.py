@@ -30,9 +30,9 @@ from foldblend.runs.folder import (
     write_section,
     write_table,
 )
-from foldblend.runs.rows import mean_over_folds, write_submission
+from foldblend.runs.rows import mean_over_folds, write_submission, write_test_labels
 from foldblend.runs.run import Run
-from foldblend.scores.metrics import METRICS
+from foldblend.scores.metrics import METRICS, is_ordered
 from folds.data.manifest import Manifest
 from folds.fold_file import read_fold_file
 from folds.split import SPLITTERS
@@ -95,7 +95,8 @@ def _assemble(folder: Path, manifest: Manifest, num_models: int) -> None:
         )
     test = mean_over_folds(tables, columns)
     write_table(folder / "test.parquet", test)
-    write_submission(folder, test, manifest.answers)
+    write_submission(folder, test, manifest.answers, manifest.submission)
+    write_test_labels(folder, manifest.test, manifest.classes)
 
 
 def _record(run: Prepared, folder: Path) -> dict[str, Any]:
@@ -113,11 +114,14 @@ def _record(run: Prepared, folder: Path) -> dict[str, Any]:
             "train_ids_hash": manifest.ids_hash(),
             "num_images": len(manifest.train),
             "num_groups": int(manifest.train["group"].nunique()),
+            "group_name": manifest.group_name,
             "num_test": 0 if manifest.test is None else len(manifest.test),
             "is_demo": manifest.is_demo,
         },
         "classes": list(manifest.classes),
         "answers": list(manifest.answers),
+        "ordered": is_ordered(manifest.classes, manifest.ordered),
+        **({} if manifest.submission is None else {"submission": manifest.submission.record()}),
         "attributes": [dataclasses.asdict(attribute) for attribute in manifest.attributes],
         "num_folds": run.num_folds,
         "num_repeats": run.num_repeats,
@@ -195,7 +199,8 @@ def _begin(run: Prepared, folder: Path, info: dict[str, Any], say: Say) -> dict[
     machine = run.config.machine
     data = info["data"]
     say(
-        f"{folder}: {data['num_images']:,} images of {data['num_groups']:,} groups,"
+        f"{folder}: {counted(data['num_images'], 'image')} of"
+        f" {counted(data['num_groups'], data['group_name'])},"
         f" {run.manifest.num_classes} classes, {data['num_test']:,} test images;"
         f" {machine.device}, {machine.amp_dtype if machine.amp else 'float32'},"
         f" {counted(machine.threads, 'thread')}, {counted(machine.workers, 'worker')}"

@@ -11,6 +11,7 @@ import yaml
 from foldblend.errors import UserError
 from foldblend.files import write_bytes
 from foldblend.runs.folder import clear_folder, is_empty, read_json
+from foldblend.words import plural
 from pipeline.config.identity import changed_keys
 from pipeline.config.resolved import ResolvedConfig
 from pipeline.config.run import RunConfig
@@ -20,7 +21,7 @@ from pipeline.training.checkpoint import CHECKPOINT
 __all__ = ["changed_data", "open_folder", "write_config"]
 
 # Counts of the data record in run.json that are shown if they differ.
-COUNTS = {"num_test": "test images", "num_images": "training images", "num_groups": "groups"}
+COUNTS = {"num_test": "test images", "num_images": "training images", "num_groups": "{groups}"}
 # Parts of the run key, as error messages call them.
 PARTS = {"configuration": "a different configuration", "own modules": "different custom modules"}
 
@@ -42,9 +43,11 @@ def changed_data(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     'labels or files changed, name: faces -> new'
     """
 
+    groups = plural(new.get("group_name", "group"))
+
     def changes(titles: Mapping[str, str]) -> list[str]:
         return [
-            f"{title}: {old[key]} -> {new[key]}"
+            f"{title.format(groups=groups)}: {old[key]} -> {new[key]}"
             for key, title in titles.items()
             if key in old and key in new and old[key] != new[key]
         ]

@@ -8,10 +8,13 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from foldblend.words import plural
+
 __all__ = [
     "WIDTH",
     "comparison_lines",
     "folded",
+    "groups_of",
     "num",
     "printable",
     "screen_width",
@@ -28,6 +31,11 @@ LEAST_NAME_WIDTH = 20
 GAP = 2
 # Stands for a space at which a cell is not wrapped, until the table is complete.
 NO_BREAK = "\u00a0"
+
+
+def groups_of(report: Mapping[str, Any]) -> str:
+    """Return what groups are, in the plural, from a report or board."""
+    return plural(report.get("group_name", "group"))
 
 
 def screen_width() -> int:

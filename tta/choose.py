@@ -163,8 +163,9 @@ class Search:
     def __call__(self, rows: np.ndarray) -> Choice:
         """Return the choice on these rows; identity where no candidate improves the score."""
         num_groups = len(np.unique(self.saved.rows.group_N[rows]))
+        groups = self.saved.rows.groups
         if num_groups < FEWEST_GROUPS:
-            return Choice(IDENTITY, why=f"{num_groups} groups are too few to choose views")
+            return Choice(IDENTITY, why=f"{num_groups} {groups} are too few to choose views")
         policies = self.candidates(rows)
         one = self.saved.take(rows)
         if set(policies) == {IDENTITY}:
@@ -181,7 +182,7 @@ class Search:
             )
 
         policy, steps = _climb(policies, scored)
-        return Choice(policy, steps, _why(steps, self.metric.title))
+        return Choice(policy, steps, _why(steps, self.metric.title, groups))
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,9 +218,12 @@ def _climb(
     return policies[current], tuple(steps)
 
 
-def _why(steps: Sequence[Step], metric: str) -> str:
-    """Return the gain of each step, or which policy was closest to a gain."""
-    on_whom = "on groups not used for choosing"
+def _why(steps: Sequence[Step], metric: str, groups: str) -> str:
+    """Return the gain of each step, or which policy was closest to a gain.
+
+    `groups` is what groups are, in the plural.
+    """
+    on_whom = f"on {groups} not used for choosing"
     taken = [step for step in steps if step.taken]
     if taken:
         return f"{metric} improves by {', then '.join(map(str, taken))}, {on_whom}"
@@ -227,7 +231,7 @@ def _why(steps: Sequence[Step], metric: str) -> str:
     missed = (
         "by more than one standard error"
         if closest.gain <= closest.standard_error
-        else "both on held-out groups and on all rows"
+        else f"both on held-out {groups} and on all rows"
     )
     return (
         f"no view improves the score {missed}. The closest is {closest.policy}, with a gain in"

@@ -29,8 +29,8 @@ from foldblend.runs.folder import (
     write_section,
     write_table,
 )
-from foldblend.runs.rows import mean_over_folds, write_submission
-from foldblend.runs.run import Run
+from foldblend.runs.rows import group_name_of, mean_over_folds, order_of, write_submission
+from foldblend.runs.run import TEST_LABELS, Run
 
 __all__ = ["Derived", "open_derived", "write_derived"]
 
@@ -86,9 +86,15 @@ class Derived:
     """Content of a run made from other runs' logits, before it is written."""
 
     like: Run
-    """A run on the same data, from which run.json takes the data set, classes and metric."""
+    """A run on the same data, from which run.json takes the classes and the metric."""
     info: Mapping[str, Any]
     """Further keys of run.json; they take precedence."""
+    members: Sequence[Run] = ()
+    """Runs that it is made of (default: `like`).
+
+    The first that records what a group is, a form of the submission, or labels of test images
+    passes it on.
+    """
     rows: pd.DataFrame
     """The columns of oof.parquet before the logits."""
     logits_NC: np.ndarray
@@ -111,12 +117,13 @@ def write_derived(folder: Path, made: Derived) -> Run:
     If the folder already has the same run, its start and end times are kept.
     """
     sweep(folder)
+    members = made.members or (made.like,)
+    form = next((found for one in members if (found := one.submission) is not None), None)
     before: Mapping[str, Any] = Run(folder).info if (folder / "run.json").is_file() else {}
     record = {
-        **{
-            name: made.like.info[name]
-            for name in ("data", "classes", "answers", "attributes", "metric")
-        },
+        **{name: made.like.info[name] for name in ("classes", "answers", "attributes", "metric")},
+        **_passed_on(members),
+        **({} if form is None else {"submission": form.record()}),
         "format": FORMAT,
         "name": folder.name,
         "num_folds": int(made.rows["fold"].nunique()),
@@ -140,7 +147,8 @@ def write_derived(folder: Path, made: Derived) -> Run:
             made.tests, logit_columns(len(made.like.classes)), of_shares=made.of_shares
         )
         write_table(folder / "test.parquet", mean)
-        write_submission(folder, mean, made.like.info["answers"])
+        write_submission(folder, mean, made.like.info["answers"], form)
+        _copy_test_labels(folder, members)
     for name, one in made.sections.items():
         write_section(folder, name, one)
     for name, text in made.texts.items():
@@ -148,3 +156,24 @@ def write_derived(folder: Path, made: Derived) -> Run:
     finished = before.get("finished", round(time.time()))
     write_json(folder / "run.json", record | {"status": "done", "finished": finished})
     return Run(folder)
+
+
+def _passed_on(members: Sequence[Run]) -> dict[str, Any]:
+    """Return keys of run.json that some members may lack, because they are of earlier versions."""
+    says = any("ordered" in one.info for one in members)
+    data = dict(members[0].info["data"])
+    named = any("group_name" in one.info["data"] for one in members)
+    return {
+        **({"ordered": order_of(members)} if says else {}),
+        "data": data | ({"group_name": group_name_of(members)} if named else {}),
+    }
+
+
+def _copy_test_labels(folder: Path, members: Sequence[Run]) -> None:
+    """Copy the labels of test images from the first member that has them."""
+    files = (one.path / TEST_LABELS for one in members)
+    file = next((one for one in files if one.is_file()), None)
+    if file is None:
+        (folder / TEST_LABELS).unlink(missing_ok=True)
+    else:
+        write_bytes(folder / TEST_LABELS, file.read_bytes())

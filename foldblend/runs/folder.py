@@ -31,6 +31,7 @@ __all__ = [
     "logit_columns",
     "read_json",
     "read_table",
+    "read_text_table",
     "rows_like",
     "sweep",
     "with_logits",
@@ -119,6 +120,18 @@ def read_table(path: Path, *, columns: Sequence[str] | None = None) -> pd.DataFr
         raise UserError(
             f"{path}: cannot be read ({' '.join(str(error).split())[:80]}); run it again"
         ) from None
+
+
+def read_text_table(path: Path) -> pd.DataFrame:
+    """Read a CSV of a run folder with all cells as text, so that 007 and NA stay what they are.
+
+    Raises UserError if it cannot be read.
+    """
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        why = " ".join(str(error).split())[:80]
+        raise UserError(f"{path}: cannot be read ({why}); run it again") from None
 
 
 def file_hash(path: Path) -> str:

@@ -3,15 +3,17 @@
 # `from __future__ import annotations` would hide Required from __required_keys__.
 from typing import Any, Literal, Required, TypedDict
 
-__all__ = ["AttributeInfo", "DataInfo", "FoldInfo", "MemberInfo", "RunInfo"]
+__all__ = ["AttributeInfo", "DataInfo", "FoldInfo", "FormInfo", "MemberInfo", "RunInfo"]
 
 
-class AttributeInfo(TypedDict):
+class AttributeInfo(TypedDict, total=False):
     """A property that each class implies (see `foldblend.attributes.Attribute`)."""
 
-    name: str
-    values: list[str]
-    of_class: list[int]
+    name: Required[str]
+    values: Required[list[str]]
+    of_class: Required[list[int]]
+    ordered: bool
+    """Whether the values have an order."""
 
 
 class DataInfo(TypedDict, total=False):
@@ -24,6 +26,8 @@ class DataInfo(TypedDict, total=False):
     """Hash of the names of the labelled images; equal for runs on the same data set."""
     num_images: int
     num_groups: int
+    group_name: str
+    """What a group is, in the singular; "group" where the key is absent."""
     num_test: int
     is_demo: bool
 
@@ -57,6 +61,17 @@ class MemberInfo(TypedDict, total=False):
     weight: float | None
 
 
+class FormInfo(TypedDict):
+    """Columns of submission.csv; submission_ids.csv lists the rows where they are given."""
+
+    id_column: str
+    columns: list[str]
+    """Names of the columns of values."""
+    kind: Literal["labels", "probabilities"]
+    classes: list[int]
+    """For probabilities, the class of each column of values."""
+
+
 class RunInfo(TypedDict, total=False):
     """Content of run.json of a run, a TTA'd run or a blend.
 
@@ -82,6 +97,10 @@ class RunInfo(TypedDict, total=False):
     """Hashes that identify the run: another run of the same name has other hashes."""
     answers: list[int | str]
     """Value that a submission has for each class."""
+    ordered: bool
+    """Whether the classes have an order; unknown where the key is absent."""
+    submission: FormInfo
+    """Form of submission.csv; the columns are ImageID and ans where the key is absent."""
     has_test: bool
     num_test_folds: int
     optimistic: bool

@@ -12,16 +12,20 @@ import pandas as pd
 
 from foldblend.errors import UserError, listed
 from foldblend.runs.folder import with_logits, write_table
-from foldblend.runs.run import Run
+from foldblend.runs.run import TEST_LABELS, Run
+from foldblend.runs.submission import IDS_FILE, SubmissionForm, submission_table
 from foldblend.scores.metrics import softmax
 from foldblend.scores.rows import Rows
 
 __all__ = [
     "OofArrays",
+    "group_name_of",
     "mean_over_folds",
     "oof_arrays",
     "oof_rows",
+    "order_of",
     "write_submission",
+    "write_test_labels",
 ]
 
 
@@ -54,14 +58,42 @@ def mean_over_folds(
     )
 
 
-def write_submission(folder: Path, test: pd.DataFrame, answers: Sequence[Any]) -> None:
-    """Write submission.csv with the columns ImageID and ans.
+def write_submission(
+    folder: Path,
+    test: pd.DataFrame,
+    answers: Sequence[Any],
+    form: SubmissionForm | None = None,
+) -> None:
+    """Write submission.csv (see `submission_table`), and submission_ids.csv where ids are given."""
+    write_table(folder / "submission.csv", submission_table(test, answers, form))
+    ids = None if form is None else form.ids_table()
+    if ids is None:
+        (folder / IDS_FILE).unlink(missing_ok=True)
+    else:
+        write_table(folder / IDS_FILE, ids)
 
-    ans is the entry of `answers` for the class with the greatest logit.
+
+def write_test_labels(folder: Path, test: pd.DataFrame | None, classes: Sequence[str]) -> None:
+    """Write test_labels.csv, from which reports score the test set, or remove it without labels.
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    test
+        Test images with `label`, where it is known, and maybe `group`.
+    classes
+        Names of the classes.
     """
-    chosen = test.drop(columns="image_id").to_numpy().argmax(axis=1)
-    table = pd.DataFrame({"ImageID": test["image_id"], "ans": [answers[index] for index in chosen]})
-    write_table(folder / "submission.csv", table)
+    file = folder / TEST_LABELS
+    if test is None or "label" not in test or not (test["label"] >= 0).any():
+        file.unlink(missing_ok=True)
+        return
+    known = test[test["label"] >= 0]
+    table = known[["image_id", "label"]].assign(
+        **{"class": [classes[label] for label in known["label"]]}
+    )
+    write_table(file, table if "group" not in known else table.assign(group=known["group"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +105,24 @@ class OofArrays:
     proba_NC: np.ndarray
 
 
+def group_name_of(runs: Sequence[Run]) -> str:
+    """Return what a group is, from the first run that records it, or "group"."""
+    return next((run.group_name for run in runs if "group_name" in run.info["data"]), "group")
+
+
+def order_of(runs: Sequence[Run]) -> bool:
+    """Return whether the classes of runs on one data set have an order.
+
+    One run that says so is enough; runs of earlier versions do not say.
+    """
+    known = [run.ordered for run in runs if "ordered" in run.info]
+    return any(known) or not known
+
+
 def oof_rows(run: Run) -> Rows:
     """Return the labels, groups, repeats and folds of a run's out-of-fold rows."""
-    return Rows(*(run.oof[name].to_numpy() for name in ("label", "group", "repeat", "fold")))
+    columns = (run.oof[name].to_numpy() for name in ("label", "group", "repeat", "fold"))
+    return Rows(*columns, run.group_name)
 
 
 def oof_arrays(run: Run) -> OofArrays:

@@ -14,11 +14,23 @@ import yaml
 
 from foldblend.attributes import Attribute
 from foldblend.errors import UserError, listed
-from foldblend.runs.folder import FORMAT, file_hash, ids_hash, logit_columns, read_json, read_table
+from foldblend.runs.folder import (
+    FORMAT,
+    file_hash,
+    ids_hash,
+    logit_columns,
+    read_json,
+    read_table,
+    read_text_table,
+)
 from foldblend.runs.info import RunInfo
-from foldblend.scores.metrics import METRICS
+from foldblend.runs.submission import SubmissionForm, read_form
+from foldblend.scores.metrics import METRICS, is_ordered
+from foldblend.words import plural
 
-__all__ = ["Run"]
+__all__ = ["TEST_LABELS", "Run"]
+
+TEST_LABELS = "test_labels.csv"
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,7 @@ class Run:
         return {
             "OOF " + METRICS[report["metric"]].title: f"{spelt[0]} [{spelt[1]}, {spelt[2]}]",
             "data": str(data["name"]),
-            "images": f"{report['num_images']:,} of {report['num_groups']:,} groups",
+            "images": f"{report['num_images']:,} of {report['num_groups']:,} {self.groups}",
             "classes": str(len(self.classes)),
             "folds": (
                 str(self.info["num_folds"])
@@ -120,6 +132,33 @@ class Run:
     def classes(self) -> tuple[str, ...]:
         return tuple(self.info["classes"])
 
+    @property
+    def group_name(self) -> str:
+        """What a group is, in the singular, such as "patient"."""
+        return str(self.info["data"].get("group_name") or "group")
+
+    @property
+    def groups(self) -> str:
+        """What groups are, in the plural, such as "patients"."""
+        return plural(self.group_name)
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the classes have an order; True where the run does not record it."""
+        # Runs of earlier versions may have been scored by quadratic kappa.
+        return is_ordered(self.classes, bool(self.info.get("ordered", True)))
+
+    @property
+    def submission(self) -> SubmissionForm | None:
+        """Form of submission.csv, or None where the run records none."""
+        return read_form(self.path, self.info)
+
+    @property
+    def test_labels(self) -> pd.DataFrame | None:
+        """Labels of test images: image_id, label, class and maybe group; None without any."""
+        file = self.path / TEST_LABELS
+        return read_text_table(file).astype({"label": int}) if file.is_file() else None
+
     @functools.cached_property
     def ids_hash(self) -> str:
         """Hash of the names of the labelled images; equal for runs on the same data set."""
@@ -154,7 +193,10 @@ class Run:
     def attributes(self) -> tuple[Attribute, ...]:
         return tuple(
             Attribute(
-                name=item["name"], values=tuple(item["values"]), of_class=tuple(item["of_class"])
+                name=item["name"],
+                values=tuple(item["values"]),
+                of_class=tuple(item["of_class"]),
+                ordered=bool(item.get("ordered", False)),
             )
             for item in self.info["attributes"]
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,8 @@ __all__ = [
     "Counts",
     "Metric",
     "check_metric",
+    "check_order",
+    "is_ordered",
     "log_softmax",
     "mean_score",
     "row_log_loss",
@@ -66,6 +68,8 @@ class Metric:
     score: Callable[[np.ndarray, np.ndarray], float]
     """Function of labels N and probabilities N x C."""
     greater_is_better: bool = True
+    needs_order: bool = False
+    """Whether the score depends on the order of the classes."""
     of_counts: Callable[[Counts], np.ndarray] | None = None
     """The same score from sums over rows, for many bootstrap resamples at once."""
     of_weights: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None
@@ -243,7 +247,10 @@ METRICS: dict[str, Metric] = {
         "log loss", _log_loss, greater_is_better=False, of_counts=_log_loss_of_counts
     ),
     "kappa_quadratic": Metric(
-        "quadratic kappa", _kappa_quadratic, of_counts=_kappa_quadratic_of_counts
+        "quadratic kappa",
+        _kappa_quadratic,
+        needs_order=True,
+        of_counts=_kappa_quadratic_of_counts,
     ),
 }
 
@@ -253,3 +260,27 @@ def check_metric(name: str) -> None:
     if name not in METRICS:
         near = did_you_mean(name, METRICS)
         raise UserError(f"--metric {name}: unknown{near}; choose from {', '.join(METRICS)}")
+
+
+def is_ordered(names: Sequence[str], declared: bool) -> bool:
+    """Return whether classes or values have an order: declared, of numbers, or only two.
+
+    Examples
+    --------
+    >>> is_ordered(["cat", "dog", "owl"], False), is_ordered(["0", "1", "2.5"], False)
+    (False, True)
+    """
+    return declared or len(names) < 3 or all(map(_is_number, names))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False
+
+
+def check_order(name: str, *, ordered: bool, cure: str = "pass --class-order a,b,c") -> None:
+    """Raise UserError for a --metric that needs an order of the classes where there is none."""
+    if METRICS[name].needs_order and not ordered:
+        raise UserError(f"--metric {name}: the classes are words without an order; {cure}")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from foldblend.words import plural
+
 __all__ = ["Rows"]
 
 
@@ -29,6 +31,8 @@ class Rows:
     """Repeat of the cross-validation of each row."""
     fold_N: np.ndarray
     """Fold, within its repeat, in which the row was held out."""
+    group_name: str = "group"
+    """What a group is, in the singular, for texts."""
 
     @classmethod
     def of(
@@ -38,6 +42,7 @@ class Rows:
         *,
         repeat_N: np.ndarray | None = None,
         fold_N: np.ndarray | None = None,
+        group_name: str = "group",
     ) -> Rows:
         """Return rows of a single repeat and fold, unless these are given."""
         zeros_N = np.zeros(len(label_N), np.int64)
@@ -46,6 +51,7 @@ class Rows:
             group_N,
             zeros_N if repeat_N is None else repeat_N,
             zeros_N if fold_N is None else fold_N,
+            group_name,
         )
 
     def __len__(self) -> int:
@@ -53,11 +59,22 @@ class Rows:
 
     def take(self, rows: np.ndarray) -> Rows:
         """Return a selection of the rows, by row numbers or a boolean mask."""
-        return Rows(self.label_N[rows], self.group_N[rows], self.repeat_N[rows], self.fold_N[rows])
+        return Rows(
+            self.label_N[rows],
+            self.group_N[rows],
+            self.repeat_N[rows],
+            self.fold_N[rows],
+            self.group_name,
+        )
 
     def in_folds(self, fold_N: np.ndarray) -> Rows:
         """Return the same rows with other folds."""
         return dataclasses.replace(self, fold_N=fold_N)
+
+    @property
+    def groups(self) -> str:
+        """What groups are, in the plural, for texts."""
+        return plural(self.group_name)
 
     @property
     def num_groups(self) -> int:

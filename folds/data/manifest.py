@@ -81,6 +81,8 @@ class Manifest:
     """Whether the classes have an order, which quadratic kappa needs."""
     submission: SubmissionForm | None = None
     """Columns, rows and order of submission.csv; None for ImageID and ans."""
+    found: tuple[str, ...] = ()
+    """Sentences on what was recognised in the data, for the log."""
 
     @property
     def num_classes(self) -> int:
@@ -192,6 +194,10 @@ class ImageTable:
     """Whether the classes have an order, which quadratic kappa needs."""
     submission: SubmissionForm | None = None
     """Columns, rows and order of submission.csv; None for ImageID and ans."""
+    notes: Sequence[str] = ()
+    """Changes that the reader made to labels and groups, one line each (see Manifest)."""
+    found: Sequence[str] = ()
+    """What the reader recognised, one line each (see Manifest)."""
     extra: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """Further columns of the labelled images, such as `box` (see foldblend.images)."""
     test_extra: Mapping[str, Sequence[Any]] = field(default_factory=dict)
@@ -268,6 +274,9 @@ def _checked(found: ImageTable) -> Manifest:
             [(one, str(file)) for one, file in found.test], columns=TEST_COLUMNS
         )
         test_table = test_table.assign(**found.test_extra)
+        if "label" in test_table:
+            test_table["label"] = test_table["label"].astype(np.int64)
+            assert test_table["label"].between(-1, len(found.classes) - 1).all()
         _check_ids(test_table, f"{source} (test set)")
         _check_files(test_table, f"{source} (test set)")
     return Manifest(
@@ -285,4 +294,6 @@ def _checked(found: ImageTable) -> Manifest:
         group_name=found.group_name,
         ordered=found.ordered,
         submission=found.submission,
+        notes=tuple(found.notes),
+        found=tuple(found.found),
     )

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from foldblend.flags import flags_of
+from foldblend.words import plural
 from folds.data.manifest import Manifest
 from folds.split import SPLITTERS
 from pipeline.config.resolved import ResolvedConfig
@@ -19,10 +20,10 @@ from pipeline.config.train import TrainConfig
 __all__ = ["describe_run"]
 
 
-def _weights(train: TrainConfig) -> str:
+def _weights(train: TrainConfig, groups: str) -> str:
     if train.select != "last":
         rows = (
-            "a fifth of the training groups"
+            f"a fifth of the training {groups}"
             if train.select == "inner"
             else "the scored rows themselves"
         )
@@ -40,14 +41,14 @@ def _weights(train: TrainConfig) -> str:
     return f"{train.epochs} epoch{'s' * (train.epochs != 1)} (fixed), {what} weights"
 
 
-def _how(train: TrainConfig, folds: Sequence[dict[str, Any]]) -> str:
+def _how(train: TrainConfig, folds: Sequence[dict[str, Any]], groups: str) -> str:
     if not train.frozen:
         stages = "" if train.tuned.last_stages is None else f", the last {train.finetune} stages"
-        return f"{_weights(train)}, {train.opt} {train.lr:g} {train.sched}{stages}"
+        return f"{_weights(train, groups)}, {train.opt} {train.lr:g} {train.sched}{stages}"
     augmented = f", {train.feature_views} augmented copies" if train.feature_views else ""
     l2 = ", ".join(f"{fold['l2']:g}" for fold in folds)
     chosen = train.head_l2 == "auto" or "," in train.head_l2
-    why = " (chosen by log loss within each fold's training groups)" if chosen else ""
+    why = f" (chosen by log loss within each fold's training {groups})" if chosen else ""
     return f"frozen backbone, one linear head per fold{augmented}, L2 penalty {l2}{why}"
 
 
@@ -100,9 +101,10 @@ def describe_run(
         `about` and `notes` of run.json.
     """
     model = config.model
+    groups = plural(manifest.group_name)
     ordered = f" (ordered: {model.ordinal})" if model.ordinal else ""
     head = "" if model.head == "joint" else f" with one head per attribute{ordered}"
-    parts = [f"{model.backbone}{head} at {model.img_size}", _how(config.train, folds)]
+    parts = [f"{model.backbone}{head} at {model.img_size}", _how(config.train, folds, groups)]
     if not config.train.frozen:
         parts += _changed_options(config)
     augmented = [view for view in views if view != "identity"]
@@ -117,7 +119,7 @@ def describe_run(
         )
     if SPLITTERS[config.split.split].leaks:
         notes.append(
-            f"--split {config.split.split} leaks groups between folds: this score is probably too"
+            f"--split {config.split.split} leaks {groups} between folds: this score is probably too"
             " high"
         )
     if config.train.select == "best":

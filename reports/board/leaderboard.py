@@ -15,11 +15,13 @@ import scipy.sparse.csgraph
 from foldblend.errors import UserError, listed, require
 from foldblend.runs.check import check_rows, finished_run, why_unfinished
 from foldblend.runs.costs import num_models, num_passes
-from foldblend.runs.rows import oof_arrays
+from foldblend.runs.rows import group_name_of, oof_arrays
 from foldblend.runs.run import Run
-from foldblend.scores.metrics import METRICS, check_metric, softmax
+from foldblend.scores.metrics import METRICS, check_metric, check_order, softmax
 from foldblend.scores.rows import Rows
 from foldblend.scores.score import Scored, score_prediction
+from foldblend.words import plural
+from reports.run.scored_test import value_on_test
 from reports.text import printable
 
 __all__ = ["SCHEMA", "find_runs", "leaderboard"]
@@ -234,7 +236,7 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _rows(
-    runs: Sequence[Run], scored: Sequence[Scored], by_oof: Mapping[str, Run]
+    runs: Sequence[Run], scored: Sequence[Scored], by_oof: Mapping[str, Run], metric: str
 ) -> tuple[list[int], list[dict[str, Any]]]:
     """Return the indices of the runs, best first, and their rows in that order."""
     facts = [_facts(run, by_oof) for run in runs]
@@ -256,6 +258,7 @@ def _rows(
             **facts[one],
             "headline": scored[one].score.interval().as_dict(),
             "attributes": dict(scored[one].attributes),
+            "test": value_on_test(runs[one], metric),
             "difference": None if one == best else difference(scored[one], scored[best]),
             "settings": {
                 key: settings[one][key] for key in changed[kinds[one]] if key in settings[one]
@@ -274,6 +277,8 @@ def _board(
     images = [_once(table) for table in tables]
     data = runs[0].info["data"]
     first = images[0]
+    group_name = group_name_of(runs)
+    groups = plural(group_name)
     notes = []
     # Each run may be scored on other labels in its report; on a board all have the same.
     corrected = any((one["label"] != first["label"]).any() for one in images)
@@ -285,8 +290,8 @@ def _board(
     shared_N, joined = _shared_groups([one["group"].to_numpy() for one in images])
     if joined:
         notes.append(
-            "the groups of the runs differ, so groups that share an image in any run are merged for"
-            " the intervals"
+            f"the {groups} of the runs differ, so {groups} that share an image in any run are"
+            " merged for the intervals"
         )
     if any(len(table) > len(first) for table in tables):
         notes.append(
@@ -313,12 +318,13 @@ def _board(
         predicted.append(
             logits_NC.reshape(repeats, len(first), -1).mean(axis=0, dtype=np.float64).argmax(axis=1)
         )
-    order, rows = _rows(runs, scored, by_oof)
+    order, rows = _rows(runs, scored, by_oof, metric)
     return {
         "data": printable(data["name"]),
         "ids_hash": runs[0].ids_hash,
         "num_images": len(first),
         "num_groups": len(np.unique(shared_N)),
+        "group_name": group_name,
         "num_resamples": len(scored[0].score.resamples_B),
         "labels": "label_raw" if corrected else "label",
         "notes": notes,
@@ -379,6 +385,9 @@ def leaderboard(
     several = [runs] if isinstance(runs, (str, Path, Run)) else runs
     found = [one if isinstance(one, Run) else finished_run(one) for one in several]
     require(bool(found), "no runs to compare; pass folders of finished runs")
+    if metric is not None:
+        cure = "pass another --metric, or make the runs with --class-order a,b,c"
+        check_order(metric, ordered=all(run.ordered for run in found), cure=cure)
     metrics = {run.info["metric"] for run in found}
     metric = metric or (metrics.pop() if len(metrics) == 1 else "f1_macro")
     by_oof = {run.oof_hash: run for run in found}

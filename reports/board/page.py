@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from foldblend.progress import duration
-from reports.board.text import about_board, attribute_names, marked, moment, setting
+from reports.board.text import about_board, attribute_names, has_test, marked, moment, setting
 from reports.html import json_data, render_page
-from reports.text import num, signed, span
+from reports.text import groups_of, num, signed, span
 
 __all__ = ["board_page"]
 
@@ -24,7 +24,7 @@ def _cell(text: str, value: object = None) -> dict[str, Any]:
     return {"text": text, "value": "" if value is None else str(value)}
 
 
-def _row(row: Mapping[str, Any], attributes: Sequence[str]) -> dict[str, Any]:
+def _row(row: Mapping[str, Any], board: Board, attributes: Sequence[str]) -> dict[str, Any]:
     headline = row["headline"]
     difference = row["difference"]
     scores = row["attributes"]
@@ -39,6 +39,7 @@ def _row(row: Mapping[str, Any], attributes: Sequence[str]) -> dict[str, Any]:
         _cell("best", 0)
         if difference is None
         else _cell(signed(difference) or "-", difference["value"]),
+        *([_cell(num(row["test"]), row["test"])] if has_test(board) else []),
         _cell(row["kind"], row["kind"]),
         *[
             _cell("-" if row[name] is None else f"{row[name]:,}", row[name])
@@ -49,7 +50,7 @@ def _row(row: Mapping[str, Any], attributes: Sequence[str]) -> dict[str, Any]:
     ]
     return {
         "name": row["name"],
-        "marks": marked(row),
+        "marks": marked(row, groups_of(board)),
         "cells": cells,
         "about": row["about"],
         "notes": row["notes"],
@@ -59,6 +60,7 @@ def _row(row: Mapping[str, Any], attributes: Sequence[str]) -> dict[str, Any]:
 def _table(every: Mapping[str, Any], board: Board) -> dict[str, Any]:
     attributes = attribute_names(board)
     numbers = [every["title"], "95 % interval", *attributes, "difference to best"]
+    numbers += ["test"] if has_test(board) else []
     cost = ["models", "passes", "compute", "wall"]
     columns = [("run", "text"), *((name, "number") for name in numbers), ("kind", "text")]
     columns += [*((name, "number") for name in cost), ("finished", "text")]
@@ -66,7 +68,7 @@ def _table(every: Mapping[str, Any], board: Board) -> dict[str, Any]:
         "title": board["data"],
         "about": about_board(every, board),
         "columns": [{"title": title, "sort": sort} for title, sort in columns],
-        "rows": [_row(row, attributes) for row in board["rows"]],
+        "rows": [_row(row, board, attributes) for row in board["rows"]],
     }
 
 

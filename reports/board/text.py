@@ -7,15 +7,17 @@ from typing import Any
 
 import numpy as np
 
+from foldblend.errors import counted
 from foldblend.progress import duration
 from reports.board.leaderboard import differing
-from reports.text import WIDTH, folded, num, signed, span, table
+from reports.text import WIDTH, folded, groups_of, num, signed, span, table
 
 __all__ = [
     "about_board",
     "attribute_names",
     "board_lines",
     "changed_images",
+    "has_test",
     "marked",
     "moment",
     "pair_lines",
@@ -39,9 +41,17 @@ def attribute_names(board: Board) -> list[str]:
     return list(dict.fromkeys(name for row in board["rows"] for name in row["attributes"]))
 
 
-def marked(row: Mapping[str, Any]) -> list[str]:
-    """Return the marks of a run whose score is too high: OPTIMISTIC or GROUPS LEAK."""
-    marks = {"optimistic": "OPTIMISTIC", "leaks": "GROUPS LEAK"}
+def has_test(board: Board) -> bool:
+    """Return whether some run of a board has a score on the test set."""
+    return any(row["test"] is not None for row in board["rows"])
+
+
+def marked(row: Mapping[str, Any], groups: str = "groups") -> list[str]:
+    """Return the marks of a run whose score is too high: OPTIMISTIC or GROUPS LEAK.
+
+    `groups` is what groups are, in the plural.
+    """
+    marks = {"optimistic": "OPTIMISTIC", "leaks": f"{groups.upper()} LEAK"}
     return [mark for name, mark in marks.items() if row[name]]
 
 
@@ -53,10 +63,12 @@ def setting(row: Mapping[str, Any], name: str) -> str:
 def about_board(every: Mapping[str, Any], board: Board) -> list[str]:
     """Return the sentences above a board."""
     better = "" if every["greater_is_better"] else " (lower is better)"
+    groups = groups_of(board)
     sentences = [
         (
-            f"{board['num_images']:,} images of {board['num_groups']:,} groups;"
-            f" out-of-fold {every['title']}{better}, 95 % intervals by bootstrap over groups"
+            f"{counted(board['num_images'], 'image')} of"
+            f" {counted(board['num_groups'], board['group_name'])};"
+            f" out-of-fold {every['title']}{better}, 95 % intervals by bootstrap over {groups}"
             f" ({board['num_resamples']:,} resamples)"
         ),
         *board["notes"],
@@ -66,11 +78,13 @@ def about_board(every: Mapping[str, Any], board: Board) -> list[str]:
             f"best: {board['best']} (picked on these same images, so slightly optimistic);"
             " differences are paired: both scores use the same bootstrap samples"
         )
-    if any(marked(row) for row in board["rows"]):
+    if has_test(board):
+        sentences.append("test: score on the labels of test images, which nothing else has used")
+    if any(marked(row, groups) for row in board["rows"]):
         sentences.append(
-            "OPTIMISTIC: epochs were chosen on the rows that are scored; GROUPS LEAK: images of one"
-            " group are trained on and scored; such runs are listed last and are never the best"
-            " unless all runs are marked"
+            "OPTIMISTIC: epochs were chosen on the rows that are scored;"
+            f" {groups.upper()} LEAK: images of one {board['group_name']} are trained on and"
+            " scored; such runs are listed last and are never the best unless all runs are marked"
         )
     return sentences
 
@@ -82,6 +96,7 @@ def board_lines(every: Mapping[str, Any], board: Board, *, width: int = WIDTH) -
         name if len(name) <= LONGEST_HEADER else f"attribute {index}"
         for index, name in enumerate(names, 1)
     ]
+    with_test = has_test(board)
     lines = [*folded(board["data"], width=width), "=" * min(WIDTH, width)]
     for sentence in about_board(every, board):
         lines += folded(sentence, width=width)
@@ -93,10 +108,11 @@ def board_lines(every: Mapping[str, Any], board: Board, *, width: int = WIDTH) -
     ]
     cells = [
         [
-            " ".join([row["name"], *marked(row)]),
+            " ".join([row["name"], *marked(row, groups_of(board))]),
             num(row["headline"]["value"]),
             span(row["headline"]),
             "best" if row["difference"] is None else signed(row["difference"]) or "-",
+            *([num(row["test"])] if with_test else []),
             *[
                 f"{row['attributes'][name]:.3f}" if name in row["attributes"] else "-"
                 for name in names
@@ -115,6 +131,7 @@ def board_lines(every: Mapping[str, Any], board: Board, *, width: int = WIDTH) -
         "score",
         "95 % interval",
         "difference to best",
+        *(["test"] if with_test else []),
         *headers,
         "kind",
         "models",

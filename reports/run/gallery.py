@@ -105,6 +105,7 @@ def gallery_data(
             {"name": one.name, "values": list(one.values), "of_class": list(one.of_class)}
             for one in attributes
         ],
+        "group_name": rows.group_name,
         "groups": groups.tolist(),
         "folds": [
             f"{repeat}.{fold}" if repeated else f"{fold}" for repeat, fold in places.T.tolist()

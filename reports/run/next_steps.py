@@ -11,7 +11,7 @@ from foldblend.cli import program
 from foldblend.errors import listed
 from foldblend.runs.run import Run
 from reports.run.text import is_alarm
-from reports.text import num
+from reports.text import groups_of, num
 
 __all__ = ["next_steps"]
 
@@ -54,10 +54,11 @@ def _rare_classes(report: Report, folder: Path) -> Iterator[str]:
     if not few:
         return
     names = listed((f"{row['name']}: {row['groups']}" for row in few), most=3)
+    groups = groups_of(report)
     which = "1 class has" if len(few) == 1 else f"{len(few)} classes have"
     yield (
-        f"{which} fewer than {FEW_GROUPS} groups ({names}), so the F1 of each is mostly chance."
-        " Add groups, or merge classes"
+        f"{which} fewer than {FEW_GROUPS} {groups} ({names}), so the F1 of each is mostly chance."
+        f" Add {groups}, or merge classes"
     )
 
 

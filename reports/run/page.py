@@ -9,17 +9,19 @@ import numpy as np
 from markupsafe import Markup
 
 from foldblend.attributes import Attribute
+from foldblend.errors import counted
 from foldblend.scores.metrics import METRICS
 from reports.blocks import section_html
 from reports.figures import bars, lines, reliability
 from reports.html import json_data, render_page
 from reports.run.gallery import GalleryImages, Predictions, gallery_data
+from reports.run.scored_test import TITLE, score_sentence
 from reports.run.text import (
     calibration_sentences,
     is_alarm,
     single_model_note,
 )
-from reports.text import num, signed, span
+from reports.text import groups_of, num, signed, span
 
 __all__ = ["report_page"]
 
@@ -146,11 +148,21 @@ def report_page(
 ) -> str:
     """Return the page of a report (report.json) as HTML, with every name escaped."""
     metric = METRICS[report["metric"]]
+    groups = groups_of(report)
+    scored = report.get("test_score")
     return render_page(
         "report.html",
         scripts=("report.js",),
         title=f"OOF F1 report: {report['name']}",
         report=report,
+        size=(
+            f"{counted(report['num_images'], 'image')} of"
+            f" {counted(report['num_groups'], report['group_name'])}"
+        ),
+        group=report["group_name"],
+        groups=groups,
+        test_score_title=TITLE,
+        test_score=None if scored is None else score_sentence(scored, groups),
         metric=metric.title,
         metric_titles={name: one.title for name, one in METRICS.items()},
         single_model_note=single_model_note(report),

@@ -23,10 +23,12 @@ from reports.blocks import comparison_block, section
 from reports.run.gallery import Predictions, rows_by_interest
 from reports.run.next_steps import next_steps
 from reports.run.page import report_page
+from reports.run.scored_test import score_on_test
 from reports.run.summary import MOST_NAMED, summarise, summarise_test
 from reports.run.suspects import find_suspects
 from reports.run.text import is_leak_note, is_optimistic_note, render_text
 from reports.run.thumbnails import gallery_images_of
+from reports.text import groups_of
 
 __all__ = ["suspects_csv", "write_report"]
 
@@ -105,7 +107,7 @@ def _notes(run: Run, before: Mapping[str, Any], raw: object) -> list[str]:
     if run.info.get("optimistic") and not any(map(is_optimistic_note, notes)):
         notes.append("OPTIMISTIC: epochs were chosen on the rows that are scored")
     if run.info["leaks"] and not any(map(is_leak_note, notes)):
-        notes.append("groups leak between folds, so this score is probably too high")
+        notes.append(f"{run.groups} leak between folds, so this score is probably too high")
     if raw is not None:
         notes.append(
             "scored on corrected labels; if a model suggested the corrections, the score of similar"
@@ -118,14 +120,15 @@ def _without_width(summary: Mapping[str, Any]) -> list[str]:
     """Return a note if the interval has no width, for example because nothing is wrong."""
     headline = summary["headline"]
     num_groups = summary["num_groups"]
+    groups = groups_of(summary)
     if headline["low"] is None or headline["low"] < headline["high"]:
         return []
     # The rule of three (Hanley and Lippman-Hand 1983).
     most = min(1.0, 3 / num_groups)
     return [
-        f"the interval has no width, because every bootstrap sample of the {num_groups} groups"
+        f"the interval has no width, because every bootstrap sample of the {num_groups} {groups}"
         f" scores the same; an error that"
-        f" affects up to {most:.0%} of groups may be absent from so few"
+        f" affects up to {most:.0%} of {groups} may be absent from so few"
     ]
 
 
@@ -144,7 +147,8 @@ def _suspects(run: Run, arrays: OofArrays) -> dict[str, Any]:
     of_group = pd.DataFrame({"group": rows.group_N, "repeat": rows.repeat_N, "fold": rows.fold_N})
     if run.info["leaks"] or (of_group.groupby(["repeat", "group"])["fold"].nunique() > 1).any():
         why = (
-            "groups are split between folds, so models were trained on these labels; split by group"
+            f"{run.groups} are split between folds, so models were trained on these labels; split"
+            f" by {run.group_name}"
         )
         return {"skipped": f"not checked: {why}"}
     return find_suspects(
@@ -216,7 +220,12 @@ def compute_report(run: Run) -> dict[str, Any]:
     raw = _raw_score(run, arrays, metric)
     before = _of_first_schema(run)
     summary = summarise(
-        arrays.rows, arrays.logits_NC, classes=run.classes, attributes=run.attributes, metric=metric
+        arrays.rows,
+        arrays.logits_NC,
+        classes=run.classes,
+        attributes=run.attributes,
+        metric=metric,
+        ordered=run.ordered,
     )
     return {
         "name": run.name,
@@ -228,6 +237,7 @@ def compute_report(run: Run) -> dict[str, Any]:
         **summary,
         "raw": raw,
         "test": _test(run),
+        "test_score": score_on_test(run, metric),
         "curves": _curves(run),
         "suspects": _suspects(run, arrays),
         "sections": _sections(run, before),

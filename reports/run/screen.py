@@ -13,8 +13,9 @@ from foldblend.scores.metrics import METRICS
 from reports.blocks import screen_lines as section_screen_lines
 from reports.run.next_steps import next_steps
 from reports.run.report import write_report
+from reports.run.scored_test import TITLE
 from reports.run.text import single_model_note
-from reports.text import folded, num, screen_width, span, table
+from reports.text import folded, groups_of, num, screen_width, span, table
 
 __all__ = ["MOST_LINES", "finish", "screen_lines"]
 
@@ -29,7 +30,10 @@ Report = Mapping[str, Any]
 
 def _headline(report: Report, width: int) -> list[str]:
     title = METRICS[report["metric"]].title
-    size = f"{report['num_images']:,} images of {report['num_groups']:,} groups"
+    size = (
+        f"{counted(report['num_images'], 'image')} of"
+        f" {counted(report['num_groups'], report['group_name'])}"
+    )
     score = f"{num(report['headline']['value'])} {span(report['headline'])}"
     return folded(f"OOF {title} {score} ({size})", width=width)
 
@@ -53,6 +57,14 @@ def _attributes(report: Report, width: int) -> list[str]:
     return folded(f"macro F1 by attribute: {', '.join(scores)}", width=width)
 
 
+def _test_score(report: Report, width: int) -> list[str]:
+    one = report.get("test_score")
+    if one is None:
+        return []
+    score = f"{METRICS[one['metric']].title} {num(one['score']['value'])} {span(one['score'])}"
+    return folded(f"{TITLE}: {score} ({counted(one['num_images'], 'image')})", width=width)
+
+
 def _taken_for(report: Report, label: int) -> str:
     """Return the class that is predicted most often for wrong images of a class."""
     counts_CC = report["confusion"]["counts"]
@@ -69,7 +81,7 @@ def _worst_classes(report: Report, width: int) -> list[str]:
     if len(report["per_class"]) < 2:
         return []
     worst = sorted(report["per_class"], key=lambda row: row["f1"])[:WORST_CLASSES]
-    header = ["worst classes", "F1", "images", "groups", "most often taken for"]
+    header = ["worst classes", "F1", "images", groups_of(report), "most often taken for"]
     cells = [
         [
             row["name"],
@@ -148,7 +160,7 @@ def screen_lines(run: Run, *, width: int | None = None) -> list[str]:
         section_screen_lines(blocks, width=width),
         [] if has_table else _worst_classes(report, width),
     ]
-    files = _files(run)
+    files = [*_test_score(report, width), *_files(run)]
     used = sum(len(part) + 1 for part in parts if part) + len(files) + 1
     room = max(MOST_LINES - used, LEAST_NEXT_LINES)
     parts = [*parts, _next(report, run.path, width, room)]

@@ -124,6 +124,7 @@ def summarise(
     classes: Sequence[str],
     attributes: Sequence[Attribute],
     metric: str,
+    ordered: bool = True,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Return the numbers of an out-of-fold report.
@@ -138,6 +139,8 @@ def summarise(
         Names of the C classes, and the properties that they imply.
     metric
         The main score.
+    ordered
+        Whether the classes have an order; scores that need one are left out otherwise.
     seed
         Seed of the bootstrap.
 
@@ -156,11 +159,13 @@ def summarise(
     means = {
         name: mean_score(one, rows.label_N, proba_NC, rows.repeat_N)
         for name, one in METRICS.items()
+        if ordered or not one.needs_order or name == metric
     }
     return {
         "schema": SCHEMA,
         "num_images": len(rows) // num_repeats,
         "num_groups": rows.num_groups,
+        "group_name": rows.group_name,
         "num_folds": len(folds) // num_repeats,
         "num_repeats": num_repeats,
         "num_classes": len(classes),
@@ -169,7 +174,7 @@ def summarise(
         "metric": metric,
         "headline": score_of(chosen, rows, proba_NC, seed=seed).interval().as_dict(),
         "f1_macro": score_of(METRICS["f1_macro"], rows, proba_NC, seed=seed).interval().as_dict(),
-        "interval": "95 % percentile bootstrap over groups",
+        "interval": f"95 % percentile bootstrap over {rows.groups}",
         "scores": {name: _number(value) for name, value in means.items()},
         "folds": folds,
         "folds_mean": _number(scores.mean()),

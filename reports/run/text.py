@@ -6,9 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from foldblend.errors import counted
 from foldblend.scores.metrics import METRICS
 from reports.blocks import section_lines
-from reports.text import WIDTH, folded, num, signed, span, table
+from reports.run.scored_test import TITLE, score_sentence
+from reports.text import WIDTH, folded, groups_of, num, signed, span, table
 
 __all__ = [
     "calibration_sentences",
@@ -23,6 +25,10 @@ __all__ = [
 MOST_COLUMNS = 6
 MOST_FINDINGS = 20
 LONGEST_HEADER = 12
+
+LEAK = re.compile(
+    r"\bgroups leak\b|\bleaks groups\b|\bleak between (the )?folds\b|\bleaks .+ between folds\b"
+)
 
 Report = Mapping[str, Any]
 
@@ -68,7 +74,8 @@ def _opening(report: Report) -> list[str]:
     )
     lines = folded(f"OOF F1 report: {report['name']}") + ["=" * WIDTH, *folded(report["about"])]
     lines += folded(
-        f"{report['num_images']:,} images of {report['num_groups']:,} groups, {shape}; "
+        f"{counted(report['num_images'], 'image')} of"
+        f" {counted(report['num_groups'], report['group_name'])}, {shape}; "
         f"{report['num_classes_occurring']} of {report['num_classes']} classes occur"
     )
     for note in report["notes"]:
@@ -82,8 +89,11 @@ def is_optimistic_note(note: str) -> bool:
 
 
 def is_leak_note(note: str) -> bool:
-    """Return whether a note reports that groups leak, in any wording of this or old versions."""
-    return re.search(r"\bgroups leak\b|\bleaks groups\b", note) is not None
+    """Return whether a note reports that groups leak, in any wording of this or old versions.
+
+    Groups may have any name: "patients leak between folds", "leaks patients between folds".
+    """
+    return LEAK.search(note) is not None
 
 
 def is_alarm(note: str) -> bool:
@@ -154,7 +164,7 @@ def _scores(report: Report) -> list[str]:
                 "repeat.fold" if repeated else "fold",
                 *[title, "macro F1"][: len(scores)],
                 "images",
-                "groups",
+                groups_of(report),
             ],
             fold_rows,
         ),
@@ -224,6 +234,13 @@ def _test(report: Report) -> list[str]:
     return ["", *folded(text)]
 
 
+def _test_score(report: Report) -> list[str]:
+    one = report.get("test_score")
+    if one is None:
+        return []
+    return ["", TITLE, *folded(score_sentence(one, groups_of(report)))]
+
+
 def _suspects(report: Report) -> list[str]:
     one = report["suspects"]
     if "skipped" in one:
@@ -269,6 +286,7 @@ PARTS = (
     _suspects,
     _sections,
     _baselines,
+    _test_score,
 )
 
 

@@ -28,11 +28,13 @@
     kinds.push(["only " + one.name + " wrong",
       (row) => data.attributes.every((other) => differs(other, row) === (other === one))]);
   });
+  // What a group is depends on the data: a patient, a product.
+  const byGroup = "by " + data.group_name;
   const orders = {
     "most confident first": (a, b) => data.confidence[b] - data.confidence[a],
     "least confident first": (a, b) => data.confidence[a] - data.confidence[b],
     "least probable true class first": (a, b) => data.own[a] - data.own[b],
-    "by group": (a, b) => data.group[a] - data.group[b] || data.picture[a] - data.picture[b],
+    [byGroup]: (a, b) => data.group[a] - data.group[b] || data.picture[a] - data.picture[b],
   };
 
   const fill = (select, pairs) => select.replaceChildren(...pairs.map(([value, text]) => make("option", { value, textContent: text })));
@@ -117,7 +119,7 @@
   const onlyGroup = (row) => {
     form.reset();
     form.kind.value = "all";
-    form.order.value = "by group";
+    form.order.value = byGroup;
     form.group.value = data.groups[data.group[row]];
     opened = 0;
     dialog.close();
@@ -131,14 +133,14 @@
     const row = rows[index];
     const name = data.pictures[data.picture[row]];
     const facts = [
-      ["image", name], ["group", data.groups[data.group[row]]], ["fold", data.folds[data.fold[row]]],
+      ["image", name], [data.group_name, data.groups[data.group[row]]], ["fold", data.folds[data.fold[row]]],
       ["true", `${data.classes[data.label[row]]}, ${percent(data.own[row])}`],
       ["predicted", `${data.classes[data.predicted[row]]}, ${percent(data.confidence[row])}`],
       ...data.attributes.filter((one) => differs(one, row)).map((one) => [one.name,
         `${one.values[valueOf(one, data.label[row])]} taken for ${one.values[valueOf(one, data.predicted[row])]}`]),
     ];
     const table = make("table", {}, ...facts.map(([key, value]) => make("tr", {}, make("td", { textContent: key }), make("td", { textContent: value }))));
-    const buttons = make("p", {}, make("button", { type: "button", textContent: "All of this group", onclick: () => onlyGroup(row) }), " ",
+    const buttons = make("p", {}, make("button", { type: "button", textContent: "All of this " + data.group_name, onclick: () => onlyGroup(row) }), " ",
       make("button", { type: "button", textContent: "Close", onclick: () => dialog.close() }), " ");
     const link = linkOf(row);
     if (link) buttons.append(make("a", { href: link, textContent: "open the file", target: "_blank", rel: "noopener" }));
