@@ -18,7 +18,31 @@ class UserError(ValueError):
 
 
 class BadImage(UserError):
-    """An image that cannot be read."""
+    """An image that cannot be read.
+
+    Parameters
+    ----------
+    problem
+        The file and what is wrong with it; without `cure` the whole message.
+    cure
+        What to do. The message says as well that a labelled image may be skipped.
+    test_cure
+        What to do about a test image, which cannot be skipped; None: the same.
+    """
+
+    # Exceptions are rebuilt from their message alone when they come from another process.
+    def __init__(self, problem: str, cure: str | None = None, test_cure: str | None = None) -> None:
+        comma = "," if cure is not None and " or " in cure else ""
+        super().__init__(
+            problem if cure is None else f"{problem}; {cure}{comma} or pass --on-bad-image skip"
+        )
+        self.problem = problem
+        self.cure = cure
+        self.test_cure = test_cure or cure
+
+    def for_test(self) -> str:
+        """Return the message for an image that cannot be skipped."""
+        return self.problem if self.test_cure is None else f"{self.problem}; {self.test_cure}"
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

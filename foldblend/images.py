@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+import logging
 import math
+import os
 import warnings
 from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -17,18 +20,24 @@ import pandas as pd
 import PIL.Image
 
 from foldblend.errors import BadImage
+from foldblend.image_bytes import is_16_bit, quiet
+from foldblend.image_faults import FETCH, Fault, damage_of, fault_of
 from foldblend.progress import track
 
-__all__ = ["Box", "boxes_of", "check_images", "crop", "image_key", "read_image"]
+__all__ = ["Box", "Checked", "boxes_of", "check_images", "crop", "image_key", "read_image"]
 
 Box = tuple[float, float, float, float]
 Size = tuple[int, int]
 
 MAX_PIXELS = 2**26
-# Our limit is lower than the one above which Pillow warns.
+# Libraries do not name the file in what they print, and our errors do. Our limit of pixels is lower
+# than the one above which Pillow warns.
 warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+if "OPENCV_LOG_LEVEL" not in os.environ:
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 ORIENTATION_TAG = 0x0112
-CURE = "fetch it again or pass --on-bad-image skip"
 
 # Decoding a JPEG at 1/8, 1/4 or 1/2 of its size takes a fraction of the time.
 SCALED = {
@@ -54,31 +63,38 @@ def _mode_for(header: PIL.Image.Image, at_least: Size | None) -> int:
     return fits[0] if fits else cv2.IMREAD_COLOR
 
 
-def _decode(
-    path: str | Path, data: bytes, *, mode: int | None = None, at_least: Size | None = None
-) -> np.ndarray:
-    """Decode an image with cv2's `mode`, or at the smallest scale of at least (width, height)."""
+def _bad(path: str | Path, fault: Fault) -> BadImage:
+    return BadImage(f"{path}: {fault.problem}", fault.cure, fault.test_cure)
+
+
+def _mode(path: str | Path, data: bytes, at_least: Size | None) -> int:
+    """Return cv2's flag for decoding an image, after a look at its header.
+
+    Raises BadImage if the header cannot be read or the image is too large.
+    """
     try:
         with PIL.Image.open(io.BytesIO(data)) as header:
             num_pixels = header.width * header.height
-            mode = _mode_for(header, at_least) if mode is None else mode
+            mode = _mode_for(header, at_least)
     except PIL.Image.DecompressionBombError:
         num_pixels = MAX_PIXELS + 1
+        mode = cv2.IMREAD_COLOR
     except (OSError, SyntaxError, ValueError):  # Pillow raises any of these for broken headers
-        num_pixels = 0
+        raise _bad(path, fault_of(data)) from None
     # Check the header before decoding: a 1.2 MB PNG of 20,000 x 20,000 pixels would take 2.4 GB.
     if num_pixels > MAX_PIXELS:
-        raise BadImage(f"{path}: over {MAX_PIXELS // 2**20} megapixels; scale it down")
+        raise BadImage(f"{path}: over {MAX_PIXELS // 2**20} megapixels", "scale it down")
+    return mode
+
+
+def _decode(path: str | Path, data: bytes, mode: int) -> np.ndarray:
+    """Return an image as cv2 decodes it with a flag. Raises BadImage if it cannot."""
     try:
-        image = (
-            cv2.imdecode(np.frombuffer(data, dtype=np.uint8), mode or cv2.IMREAD_COLOR)
-            if num_pixels
-            else None
-        )
+        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), mode)
     except cv2.error:
         image = None
     if image is None:
-        raise BadImage(f"{path}: {'truncated or not an image' if data else 'empty file'}; {CURE}")
+        raise _bad(path, fault_of(data))
     return image
 
 
@@ -86,7 +102,7 @@ def _read_bytes(path: str | Path) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise BadImage(f"{path}: {error.strerror}; {CURE}") from None
+        raise BadImage(f"{path}: {error.strerror}", FETCH) from None
 
 
 def read_image(
@@ -95,6 +111,7 @@ def read_image(
     *,
     at_least: Size | None = None,
     content: str | None = None,
+    checked: bool = False,
 ) -> np.ndarray:
     """Return an image as RGB uint8, rotated upright by its EXIF orientation.
 
@@ -110,6 +127,8 @@ def read_image(
         size, but not smaller than this.
     content
         Expected content hash of the file (see `check_images`).
+    checked
+        True if `check_images` has accepted the file, so that it is not searched for damage again.
 
     Returns
     -------
@@ -119,13 +138,18 @@ def read_image(
     Raises
     ------
     BadImage
-        If the file is missing, empty, truncated, not an image, too large or has another content
-        hash, or if the box lies outside the image.
+        If the file is missing, empty, truncated, damaged, not an image, too large or has another
+        content hash, or if the box lies outside the image.
     """
     data = _read_bytes(path)
     if content is not None and _hash(data) != content:
         raise BadImage(f"{path}: changed while it was in use; run again once it stays unchanged")
-    decoded = _decode(path, data, at_least=at_least if box is None else None)
+    data = quiet(data)
+    mode = _mode(path, data, at_least if box is None else None)
+    fault = None if checked else damage_of(data)[0]
+    if fault is not None:
+        raise _bad(path, fault)
+    decoded = _decode(path, data, mode)
     image = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
     return image if box is None else crop(path, image, box)
 
@@ -167,24 +191,47 @@ def image_key(content: str, box: Box | None) -> bytes:
     return hashlib.blake2b(f"{content} {box}".encode(), digest_size=16).digest()
 
 
-def _check_one(path: str, box: Box | None, known: Container[bytes]) -> str | BadImage:
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A file that can be used as an image."""
+
+    content: str
+    """Hash of the file's content."""
+    peak: int | None = None
+    """Largest value of an image with 16 bits per value; None for other images."""
+
+
+def _check_one(path: str, box: Box | None, known: Container[bytes]) -> Checked | BadImage:
     try:
         data = _read_bytes(path)
         content = _hash(data)
-        if image_key(content, box) in known:
-            return content
-        # Decoding at 1/8 of the size finds damage too, in a third of the time.
-        image = _decode(
-            path, data, mode=cv2.IMREAD_REDUCED_COLOR_8 if box is None else cv2.IMREAD_COLOR
-        )
-        if box is not None:
-            crop(path, image, box)
+        if image_key(content, box) not in known:
+            _check_bytes(path, quiet(data), box)
+        return Checked(content, _peak(path, quiet(data)) if is_16_bit(data) else None)
     except BadImage as error:
         return error
-    return content
 
 
-def check_images(table: pd.DataFrame, known: Container[bytes] = ()) -> list[str | BadImage]:
+def _check_bytes(path: str, data: bytes, box: Box | None) -> None:
+    """Raise BadImage if an image, or the part in the box, cannot be used."""
+    mode = _mode(path, data, (1, 1) if box is None else None)
+    fault, is_decoded = damage_of(data)
+    if fault is not None:
+        raise _bad(path, fault)
+    if is_decoded and box is None:
+        return
+    image = _decode(path, data, mode)
+    if box is not None:
+        crop(path, image, box)
+
+
+def _peak(path: str, data: bytes) -> int | None:
+    """Return the largest value of an image, or None if cv2 reads it with 8 bits."""
+    image = _decode(path, data, cv2.IMREAD_ANYDEPTH)
+    return int(image.max()) if image.dtype == np.uint16 else None
+
+
+def check_images(table: pd.DataFrame, known: Container[bytes] = ()) -> list[Checked | BadImage]:
     """Decode every image of a manifest's table once and return content hashes or errors.
 
     Parameters
@@ -196,10 +243,10 @@ def check_images(table: pd.DataFrame, known: Container[bytes] = ()) -> list[str 
 
     Returns
     -------
-    list[str | BadImage]
-        For each row the content hash, or the error if the image cannot be used.
+    list[Checked | BadImage]
+        For each row the file's content hash, or the error if the image cannot be used.
     """
-    # Threads are enough: cv2 and hashlib release the GIL.
+    # Threads are enough: cv2, simplejpeg, zlib and hashlib release the GIL.
     with ThreadPoolExecutor() as pool:
         checked = pool.map(_check_one, table["path"], boxes_of(table), itertools.repeat(known))
         return list(track(checked, "check images", total=len(table), unit="images"))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
 import numpy as np
 
 from foldblend.cli import Say
 from foldblend.errors import BadImage, UserError, counted, listed
-from foldblend.images import check_images
+from foldblend.images import Checked, check_images
 from folds.config import DataConfig
 from folds.data.duplicates import (
     IN_TEST,
@@ -24,6 +24,9 @@ from folds.data.manifest import Manifest
 from folds.data.source import load_manifest
 
 __all__ = ["load_data", "merge_groups"]
+
+# A 16-bit image whose largest value is below this is darker than 1/4 of white.
+DARK = 2**14
 
 
 def load_data(config: DataConfig, say: Say, known: Container[bytes] = ()) -> tuple[Manifest, str]:
@@ -48,34 +51,24 @@ def load_data(config: DataConfig, say: Say, known: Container[bytes] = ()) -> tup
     UserError
         For data that cannot be used, and for unreadable images unless on_bad_image is "skip".
     """
-    skip = config.on_bad_image == "skip"
     manifest = load_manifest(config)
     for warning in manifest.warnings:
         say(f"warning: {warning}")
     for note in manifest.notes:
         say(note)
     results = check_images(manifest.train, known)
-    bad = [result for result in results if isinstance(result, BadImage)]
-    if bad and not skip:
-        more = f" ({len(bad) - 1} more like it)" if len(bad) > 1 else ""
-        raise UserError(f"{bad[0]}{more}")
-    if bad:
-        say(f"warning: skipped {counted(len(bad), 'unreadable image')}: {listed(bad)}")
-        good = [not isinstance(result, BadImage) for result in results]
-        manifest = dataclasses.replace(manifest, train=manifest.train[good].reset_index(drop=True))
-    content = [str(one) for one in results if not isinstance(one, BadImage)]
+    manifest = _readable(manifest, results, skip=config.on_bad_image == "skip", say=say)
+    good = [one for one in results if isinstance(one, Checked)]
+    content = [one.content for one in good]
     manifest = dataclasses.replace(manifest, train=manifest.train.assign(content=content))
     manifest = _with_duplicates(manifest, content, config.merge_duplicates, say)
-    test_results = [] if manifest.test is None else check_images(manifest.test, known)
-    for result in test_results:
-        # Test images are never skipped, because a submission needs every row.
-        if isinstance(result, BadImage):
-            raise UserError(str(result).replace(" or pass --on-bad-image skip", ""))
+    test_good = _check_test(manifest, known)
+    test_content = [one.content for one in test_good]
     if manifest.test is not None:
-        manifest = dataclasses.replace(
-            manifest, test=manifest.test.assign(content=[*map(str, test_results)])
-        )
-    tested = {*map(str, test_results)}
+        manifest = dataclasses.replace(manifest, test=manifest.test.assign(content=test_content))
+    for part, found in (("train", good), ("test", test_good)):
+        manifest = _with_dark(manifest, part, found, say)
+    tested = {*test_content}
     in_both = [
         name for name, one in zip(manifest.train["image_id"], content, strict=True) if one in tested
     ]
@@ -85,9 +78,94 @@ def load_data(config: DataConfig, say: Say, known: Container[bytes] = ()) -> tup
             " them from the training set"
         )
     digest = hashlib.blake2b(manifest.labels_hash().encode(), digest_size=16)
-    for result in [*results, *test_results]:
-        digest.update(str(result).encode() if not isinstance(result, BadImage) else b"")
+    for one in [*content, *test_content]:
+        digest.update(one.encode())
     return manifest, digest.hexdigest()
+
+
+def _noted(manifest: Manifest, note: str, say: Say) -> Manifest:
+    """Print a warning, and return the manifest with it among the notes for the report."""
+    say(f"warning: {note}")
+    return dataclasses.replace(manifest, notes=(*manifest.notes, note))
+
+
+def _readable(
+    manifest: Manifest, results: Sequence[Checked | BadImage], *, skip: bool, say: Say
+) -> Manifest:
+    """Return the manifest without the training images that cannot be used.
+
+    Raises UserError for such images unless `skip` is set, and if no image is left.
+    """
+    bad = [result for result in results if isinstance(result, BadImage)]
+    if not bad:
+        return manifest
+    more = f" ({len(bad) - 1} more like it)" if len(bad) > 1 else ""
+    if not skip:
+        raise UserError(f"{bad[0]}{more}")
+    every = manifest.train
+    train = every[[isinstance(one, Checked) for one in results]].reset_index(drop=True)
+    problems = [one.problem for one in bad]
+    if train.empty:
+        raise UserError(f"{problems[0]}{more}; no training image is left, so fetch them again")
+    manifest = _noted(
+        dataclasses.replace(manifest, train=train),
+        f"skipped {counted(len(bad), 'unreadable image')}: {listed(problems)}",
+        say,
+    )
+    gone = sorted({*every["label"]} - {*train["label"]})
+    if gone:
+        names = listed([repr(manifest.classes[label]) for label in gone])
+        who = f"class {names} has" if len(gone) == 1 else f"classes {names} have"
+        left = "is left out" if len(gone) == 1 else "are left out"
+        note = f"{who} no readable image and {left} of training and of the scores"
+        manifest = _noted(manifest, note, say)
+    num_gone = every["group"].nunique() - train["group"].nunique()
+    if num_gone:
+        manifest = _noted(
+            manifest, f"{counted(num_gone, manifest.group_name)} without a readable image", say
+        )
+    return manifest
+
+
+def _check_test(manifest: Manifest, known: Container[bytes]) -> list[Checked]:
+    """Return the checked test images. Raises UserError if one of them cannot be used."""
+    if manifest.test is None:
+        return []
+    results = check_images(manifest.test, known)
+    bad = [result for result in results if isinstance(result, BadImage)]
+    if bad:
+        # Test images are never skipped, because a submission needs every row.
+        more = f" ({len(bad) - 1} more like it)" if len(bad) > 1 else ""
+        raise UserError(f"{bad[0].for_test()}{more}")
+    return [result for result in results if isinstance(result, Checked)]
+
+
+def _with_dark(manifest: Manifest, part: str, found: Sequence[Checked], say: Say) -> Manifest:
+    """Warn of 16-bit images that use a small part of their range, as 12-bit X-rays do.
+
+    Only the upper 8 of 16 bits are read.
+    """
+    table = manifest.train if part == "train" else manifest.test
+    if table is None:
+        return manifest
+    dark = [
+        (name, one.peak)
+        for name, one in zip(table["image_id"], found, strict=True)
+        if one.peak is not None and one.peak < DARK
+    ]
+    if not dark:
+        return manifest
+    images = counted(len(dark), "image" if part == "train" else "test image")
+    have, use, they, them = (
+        ("has", "uses", "it", "it") if len(dark) == 1 else ("have", "use", "they", "them")
+    )
+    return _noted(
+        manifest,
+        f"{images} {have} 16 bits but {use} only values up to {max(peak for _, peak in dark)} of"
+        f" 65535, so {they} will look nearly black: {listed(name for name, _ in dark)}; scale"
+        f" {them} to the full range",
+        say,
+    )
 
 
 def _with_duplicates(manifest: Manifest, content: list[str], merge: bool, say: Say) -> Manifest:

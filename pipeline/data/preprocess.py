@@ -76,7 +76,9 @@ class Preprocess:
             If the file cannot be read, or does not have the hash.
         """
         at_least = self.stored_size if self.decode == "scaled" else None
-        return self.resize(read_image(path, box, at_least=at_least, content=content))
+        return self.resize(
+            read_image(path, box, at_least=at_least, content=content, checked=True)
+        )
 
     def resize(self, image: np.ndarray) -> np.ndarray:
         """Return the whole image at the stored size; its aspect ratio may change."""

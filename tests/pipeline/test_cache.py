@@ -372,7 +372,7 @@ def test_off_reads_files(tables, tmp_path):
 
 
 def test_a_damaged_image_stops_before_training(tmp_path, damaged_table):
-    with pytest.raises(UserError, match=r"b.png: truncated"):
+    with pytest.raises(UserError, match=r"b.png: damaged PNG"):
         opened((damaged_table,), tmp_path, "disk")
 
 

@@ -62,7 +62,7 @@ def manifest_of(train, test=None, **extra):
     )
     for table in (manifest.train, manifest.test):
         if table is not None:
-            table["content"] = check_images(table)
+            table["content"] = [one.content for one in check_images(table)]
     return manifest
 
 

@@ -74,7 +74,7 @@ def test_corrupt_image(run_tiny, layout_copy, tmp_path):
     image = first_person(layout_copy) / "mask3.jpg"
     replace_file(image, image.read_bytes()[:900])
     run_tiny().assert_one_line_error(
-        f"{first_person(layout_copy).name}/mask3.jpg", "truncated", "--on-bad-image skip"
+        f"{first_person(layout_copy).name}/mask3.jpg", "Premature end", "--on-bad-image skip"
     )
     assert not (tmp_path / "out").exists()
     done = run_tiny("--on-bad-image", "skip")
@@ -95,6 +95,7 @@ def test_corrupt_test_image_is_never_skipped(run_tiny, layout_copy):
     replace_file(image, b"not an image")
     done = run_tiny("--on-bad-image", "skip")
     done.assert_one_line_error(image.name, "fetch it again")
+    assert "image editor" in done.err
     assert "--on-bad-image" not in done.err
 
 
