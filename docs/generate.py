@@ -57,7 +57,7 @@ def _rows(
             *(["another run"] if is_run and about.identity else []),
             *(["another run by its content"] if is_run and field.name in BY_CONTENT else []),
             *([f"goes with {about.needs.what}"] if about.needs else []),
-            *(["goes with --csv"] if about.csv_only else []),
+            *([f"for {' or '.join(LAYOUTS[one] for one in about.layouts)}"] if about.layouts else []),
             *(["not for --finetune head"] if about.steps else []),
             *([f"runs from before it are at {about.before}"] if about.before is not ALWAYS else []),
             *(

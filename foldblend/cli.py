@@ -17,6 +17,7 @@ import tyro
 from foldblend.errors import UserError, did_you_mean, require
 from foldblend.flags import aliases_of, flag_name, flags_of
 from foldblend.help import HELP_FLAGS, About, help_text
+from foldblend.progress import escape_unprintable
 
 __all__ = [
     "Say",
@@ -27,6 +28,7 @@ __all__ = [
     "program",
     "run_command",
     "typed_settings",
+    "with_flag",
 ]
 
 Parsed = TypeVar("Parsed")
@@ -79,6 +81,17 @@ def early_value(argv: Sequence[str], flags: Sequence[str]) -> str | None:
     if value == "":
         raise UserError(f"{flags[0]}: names no file; write its path after it")
     return value
+
+
+def with_flag(argv: Sequence[str], flag: str) -> list[str]:
+    """Return a command line whose first word, unless it is a flag, is the value of `flag`.
+
+    Examples
+    --------
+    >>> with_flag(["photos", "--folds", "3"], "--data")
+    ['--data', 'photos', '--folds', '3']
+    """
+    return [flag, *argv] if argv and not argv[0].startswith("-") else list(argv)
 
 
 def program(script: str) -> str:
@@ -177,6 +190,7 @@ def run_command(
     int
         0 on success, 1 for a closed pipe, 2 for an error that the user can fix, 130 for Ctrl-C.
     """
+    escape_unprintable()
     try:
         command()
     except UserError as error:

@@ -58,8 +58,8 @@ class Flag:
     """Earlier defaults; runs that were started with one of them keep it."""
     path: bool = False
     """Whether the value is a file or folder, which config.yaml keeps as an absolute path."""
-    csv_only: bool = False
-    """Whether the setting has an effect only with --csv, and requires it."""
+    layouts: tuple[str, ...] = ()
+    """Layouts of data on which the setting has an effect (see folds.data.source); (): all."""
     worded: bool = False
     """Whether the report's summary of a run's settings describes this one in words."""
     steps: bool = False

@@ -8,7 +8,17 @@ from typing import ClassVar, Literal
 from foldblend.errors import require
 from foldblend.flags import flag
 
-__all__ = ["AuditConfig", "DataConfig", "SplitConfig"]
+__all__ = ["LAYOUTS", "AuditConfig", "DataConfig", "SplitConfig"]
+
+LAYOUTS = {
+    "table": "a table",
+    "class-folders": "a folder per class",
+    "metadata": "a folder with metadata",
+    "mask": "the mask competition's layout",
+}
+"""Layouts of data and what they are in words; `folds.data.source` has their readers."""
+TABLES = ("table", "metadata")
+ANY_CLASSES = ("table", "class-folders", "metadata")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,40 +29,83 @@ class DataConfig:
     GROUP: ClassVar = {"identity": False}
 
     data: str | None = flag(None, common=True)
-    """Folder that holds train/train.csv and train/images/, or "demo" for synthetic faces.
+    """Images: a folder per class (with or without train/ and test/ above them); a table (.csv, .tsv,
+    .jsonl, .parquet); a folder with metadata.csv; the mask competition's layout; or "demo".
     Default: $SM_CHANNEL_TRAIN, else the folder data/ if there is one, else the demo.
     """
     dataset: str | None = None
     """Your data reader, as module:name: a function from DataConfig to Manifest (see examples/)."""
     csv: str | None = flag(None, path=True, common=True)
-    """CSV of labelled images, one row per image; replaces --data."""
-    image_col: str = flag("image", csv_only=True, common=True)
-    """Column of --csv with the path of the image."""
-    label_col: str = flag("label", csv_only=True, common=True)
-    """Column of --csv with the class, as words or numbers."""
-    group_col: str | None = flag(None, csv_only=True, common=True)
-    """Column of --csv with the group (person, patient, product) to keep in one fold.
-    Default: every image is a separate group.
+    """Table of labelled images, one row per image; the same as --data with a table."""
+    test: str | None = flag(None, path=True, common=True)
+    """Test images: a table, a folder, or a pattern such as 'test/*.jpg'.
+    Labels of test images are used for one score at the end, never for training.
     """
-    image_root: str | None = flag(None, csv_only=True, path=True, common=True)
-    """Folder that the paths in --csv are relative to; default: the folder of the CSV."""
-    test_csv: str | None = flag(None, csv_only=True, path=True, common=True)
-    """CSV of test images, with their paths in the column --image-col."""
-    attribute_cols: str | None = flag(None, csv_only=True)
-    """Columns of --csv with properties that the class implies, comma-separated: gender,age.
+    test_csv: str | None = flag(None, path=True, common=True)
+    """Table of test images; the same as --test with a table."""
+    layout: Literal["auto", "table", "class-folders", "metadata", "mask"] = "auto"
+    """How to read --data, where several readings fit; auto: by its files."""
+    image_col: str = flag("image", layouts=TABLES, common=True)
+    """Column of the table with the path of the image."""
+    label_col: str = flag("label", layouts=TABLES, common=True)
+    """Column of the table with the class, as words or numbers."""
+    group_col: str | None = flag(None, layouts=TABLES, common=True)
+    """Column of the table with the group (person, patient, product) to keep in one fold.
+    Without groups, every image is a separate group.
+    """
+    group_regex: str | None = flag(None, layouts=ANY_CLASSES, common=True)
+    """Group as a regular expression on the image's path: 'IMG_(\\d+)' takes the number."""
+    group_from: Literal["none", "parent"] = flag("none", layouts=ANY_CLASSES)
+    """parent: the group is the name of the image's folder."""
+    label_from: Literal["auto", "top", "parent"] = flag("auto", layouts=("class-folders",))
+    """Folder that is the class: the top one, or the image's own (parent), where both could be."""
+    image_root: str | None = flag(None, layouts=TABLES, path=True, common=True)
+    """Folder that the paths in the table are relative to.
+    Paths are looked up there, then beside the table that has them.
+    """
+    test_image_root: str | None = flag(None, path=True)
+    """Folder that the paths in the table of test images are relative to.
+    Default: --image-root, then the folder of that table.
+    """
+    test_image_col: str | None = None
+    """Column of the table of test images with the path; default: as --image-col."""
+    image_suffix: str | None = flag(None, layouts=ANY_CLASSES)
+    """Suffix of the images, such as .jpg: added to names in a table, required in folders."""
+    sep: str | None = flag(None, layouts=TABLES)
+    """Separator of the tables; default: comma, semicolon, tab or | as the header shows."""
+    encoding: str | None = flag(None, layouts=TABLES)
+    """Encoding of the tables, such as cp949; default: UTF-8."""
+    class_order: str | None = flag(None, layouts=ANY_CLASSES)
+    """Order of the classes, as mild,moderate,severe or a text file with a class per line.
+    Quadratic kappa and --ordinal need it for words. Default: by value, or by alphabet.
+    """
+    merge_case: bool = flag(False, layouts=ANY_CLASSES)
+    """Make one class or group of words that differ in letter case only."""
+    ids_as_written: bool = flag(False, layouts=ANY_CLASSES)
+    """Take labels and groups as they are written, also where 1 and 1.0, or a and A, are two."""
+    group_name: str | None = None
+    """What a group is, for reports, such as patient; default: group."""
+    data_name: str | None = None
+    """Name of the data set, for reports and run folders; default: the folder's or file's name."""
+    sample_submission: str | None = flag(None, path=True, common=True)
+    """CSV that shows the columns, rows and order of submission.csv, with labels or probabilities.
+    Default: the image column of the test table and the label column.
+    """
+    attribute_cols: str | None = flag(None, layouts=TABLES)
+    """Columns of the table with properties that the class implies, comma-separated: gender,age.
     Reports score each property separately as well.
     """
-    box_cols: str | None = flag(None, csv_only=True)
-    """Four columns of --csv and --test-csv with a box to crop to, as x1,y1,x2,y2.
+    box_cols: str | None = flag(None, layouts=TABLES)
+    """Four columns of the tables with a box to crop to, as x1,y1,x2,y2.
     Boxes are in pixels of the image after its EXIF rotation.
     """
     corrections: str | None = flag(None, path=True, common=True)
     """CSV of label corrections with the columns target, field and value; no file is changed.
     Reports give the score on the original labels as well.
     """
-    old_from: float | None = None
+    old_from: float | None = flag(None, layouts=("mask",))
     """Age in years from which people count as 60+, in training only (mask competition's layout)."""
-    drop_ages: str | None = None
+    drop_ages: str | None = flag(None, layouts=("mask",))
     """Ages to leave out of training but still score, such as 57-59 (mask competition's layout)."""
     merge_duplicates: bool = False
     """Merge groups that share an image (identical or nearly so)."""

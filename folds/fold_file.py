@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from foldblend.errors import UserError, listed
-from foldblend.tables import read_csv_text
+from foldblend.tables import read_text_table
 from folds.split import split_groups
 
 __all__ = ["read_fold_file"]
@@ -19,7 +19,7 @@ def _codes(words: pd.Series, file: Path, column: str) -> np.ndarray:
     # At most 9 digits, so that no number overflows.
     bad = words[~words.str.strip().str.fullmatch(r"\d{1,9}")]
     if len(bad):
-        lines = listed(bad.index + 2)
+        lines = listed(bad.index)
         raise UserError(
             f"{file}: column {column!r} is not a whole number of 0 or more in line {lines};"
             " correct the lines"
@@ -96,12 +96,10 @@ def read_fold_file(
     """
     file = Path(path) / "folds.csv" if Path(path).is_dir() else Path(path)
     source = f"{file} ({flag})" if flag else str(file)
-    table = read_csv_text(file)
-    absent = {"image_id", "fold"} - set(table.columns)
-    if absent:
-        raise UserError(
-            f"{source}: no column {listed(sorted(absent))}; it has {listed(table.columns, most=9)}"
-        )
+    try:
+        table = read_text_table(file).filled(["fold", "image_id"])
+    except UserError as error:
+        raise UserError(str(error).replace(str(file), source, 1)) from None
     if table.empty:
         raise UserError(f"{source}: has no rows; pass a file with rows or leave the flag out")
     repeat = _codes(table["repeat"], file, "repeat") if "repeat" in table else 0

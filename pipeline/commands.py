@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from foldblend.cli import parse_flags, run_command
+from foldblend.cli import parse_flags, run_command, with_flag
 from foldblend.errors import UserError
 from foldblend.help import About
 from pipeline.config.command_line import parse_run_config
@@ -17,13 +17,14 @@ __all__ = ["run_cv", "run_tta"]
 ABOUT_CV = About(
     "run_cv.py",
     "Cross-validate an image classifier: make folds, train a model per fold, and write out-of-fold"
-    " (OOF) and test logits with a report of the OOF score.",
+    " (OOF) and test logits with a report of the OOF score. DATA is short for --data DATA.",
     (
         "--folds 5 --backbone efficientnet_b3",
-        "--csv train.csv --image-col file --label-col kind --group-col patient",
-        "--data FOLDER --img-size 168x224 --finetune head",
+        "FOLDER --group-regex 'IMG_(\\d+)' --img-size 168x224 --finetune head",
+        "train.csv --image-col file --label-col kind --group-col patient",
         "--config outputs/RUN/config.yaml --name again",
     ),
+    first="[DATA]",
 )
 ABOUT_TTA = About(
     "run_tta.py",
@@ -40,7 +41,7 @@ def run_cv(argv: Sequence[str]) -> int:
     """Run the command line of run_cv.py and return its exit code."""
 
     def command() -> None:
-        config = parse_run_config(argv, ABOUT_CV)
+        config = parse_run_config(with_flag(argv, "--data"), ABOUT_CV)
         # Importing torch takes seconds, so the flags are checked first.
         from pipeline.cv import cross_validate_seeds
 

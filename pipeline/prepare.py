@@ -17,7 +17,7 @@ from foldblend.runs.run import Run
 from folds.data.load import load_data
 from folds.data.manifest import Manifest, slug
 from folds.plan import plan_folds
-from pipeline.checks import check_flags, check_recipe, explain, own_parts
+from pipeline.checks import check_flags, check_orders, check_recipe, explain, own_parts
 from pipeline.config.identity import identity_hash, keep_defaults
 from pipeline.config.resolved import ResolvedConfig, resolved
 from pipeline.config.run import RunConfig
@@ -76,9 +76,9 @@ def _apply_profile(config: RunConfig, manifest: Manifest, say: Say) -> RunConfig
         for key, value in (DEMO_PROFILE if manifest.is_demo else PROFILE).items()
         if given[key] is None
     }
-    if not manifest.is_demo:
+    if not manifest.is_demo and not manifest.found:
         say(f"data: {manifest.root}")
-    else:
+    if manifest.is_demo:
         say(
             f"data: demo set with synthetic faces ({manifest.root}); it only shows that everything"
             " runs, its scores mean nothing"
@@ -120,7 +120,7 @@ def _resolve(config: RunConfig, manifest: Manifest, size: str, name: str) -> Run
         key: given[key] and str(Path(given[key]).expanduser().resolve())
         for key in (name for name, about in flags_of(RunConfig).items() if about.path)
     }
-    root = None if config.data.csv else str(manifest.root)
+    root = None if config.data.csv else str(manifest.root.resolve())
     # For a custom data set, --data may be anything that its reader understands.
     if config.data.dataset and config.data.data:
         root = (
@@ -168,9 +168,10 @@ def _decide_folds(
     )
 
 
-def prepare(config: RunConfig, say: Say) -> Prepared:
+def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
     """Check names and data, and decide all settings, without writing to the run folder.
 
+    A run that `is_made` by an earlier version may have settings that a new run may not have.
     Raises UserError for the first problem that the user must fix.
     """
     record = check_backbone(config.model.backbone)
@@ -187,8 +188,10 @@ def prepare(config: RunConfig, say: Say) -> Prepared:
     manifest, data_hash = load_data(config.data, say, known)
     folder = _run_folder(config, manifest)
     # Without --name, the name of the run follows from data and backbone and is known only now.
-    if config.output.resume:
-        config = _as_started(config, Run(folder).settings)
+    written = Run(folder).settings if config.output.resume else {}
+    config = _as_started(config, written) if config.output.resume else config
+    if not is_made:
+        check_orders(config, manifest, written)
     keep = config.machine.cache not in MEMORY_ONLY
     model = config.model
     manifest, crop = with_crop(

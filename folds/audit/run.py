@@ -66,7 +66,8 @@ def run_audit(config: AuditConfig, *, say: Say = write) -> Path:
         raise UserError(
             f"--page {file}: no file can be written there; pass a file in a folder that exists"
         )
-    for line in [*(f"warning: {line}" for line in manifest.warnings), *manifest.notes]:
+    warned = [f"warning: {line}" for line in manifest.warnings]
+    for line in [*manifest.found, *warned, *manifest.notes]:
         say(line)
     # Data that cannot be split fail here, before every image is read.
     fold_RN = fold_map(split, manifest)

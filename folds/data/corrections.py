@@ -22,8 +22,9 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from foldblend.errors import UserError, counted, did_you_mean, listed
-from foldblend.tables import read_csv_text
+from foldblend.tables import read_text_table
 from folds.data.manifest import Manifest, extra_columns
+from folds.data.words import tidy
 
 __all__ = ["apply_corrections"]
 
@@ -37,7 +38,7 @@ def _matches(manifest: Manifest, target: str, where: str) -> np.ndarray:
     train = manifest.train
     # Copies of a data set may differ in the format of an image, so the suffix is optional.
     stems = train["image_id"].str.rsplit(".", n=1).str[0]
-    for names in (train["image_id"], train["group"], stems):
+    for names in (train["image_id"], train["group"], stems, train["image_id"].map(tidy)):
         rows = np.flatnonzero(names == target)
         if len(rows):
             return rows
@@ -145,20 +146,16 @@ def apply_corrections(manifest: Manifest, file: str | Path) -> Manifest:
     UserError
         For a line that matches nothing, has an unknown field or value, or contradicts another line.
     """
-    table = read_csv_text(Path(file))
-    absent = {"target", "field", "value"} - set(table.columns)
-    if absent:
-        raise UserError(
-            f"{file}: no column {listed(sorted(absent))}; it has {listed(table.columns, most=9)}"
-        )
+    columns = ["target", "field", "value"]
+    table = read_text_table(file).filled(columns)
     train = manifest.train.copy()
     label_N = train["label"].to_numpy().copy()
     # For each row, the fields that are set and the lines that set them.
     lines_of: dict[int, dict[str, int]] = {}
-    cells = table[["target", "field", "value"]].apply(lambda column: column.str.strip())
+    cells = table[columns].map(tidy)
     lines = [
-        (number + 2, row.target, row.field, row.value)
-        for number, row in enumerate(cells.itertuples())
+        (int(line), str(target), str(field), str(value))
+        for line, (target, field, value) in zip(cells.index, cells.to_numpy(), strict=True)
     ]
     # Swaps come first, because they exchange the original labels; other lines then correct
     # attributes of either image.

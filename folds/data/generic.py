@@ -1,196 +1,260 @@
-"""Reader of a CSV of labelled images with any classes and groups."""
+"""Reader of tables of labelled images with any classes and groups."""
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from foldblend.attributes import Attribute
-from foldblend.errors import UserError, counted, did_you_mean, listed
+from foldblend.errors import UserError, counted, listed
 from foldblend.images import Box
-from foldblend.tables import read_csv_text
-from folds.data.manifest import ImageTable, Manifest, build_manifest
+from foldblend.tables import TextTable, read_text_table
+from folds.config import DataConfig
+from folds.data.finder import Found, find_images
+from folds.data.labelled import Labelled
+from folds.data.single_label import one_hot_columns
+from folds.data.unpack import unpack_images
 
-__all__ = ["read_csv_manifest"]
+__all__ = ["images_of", "join_labelled", "names_in", "read_labelled_table", "read_user_table"]
 
-
-def _read_columns(file: Path, columns: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """Return a CSV as text and check that it has `columns` (flag, column name) without blanks."""
-    table = read_csv_text(file)
-    for flag, column in columns:
-        if column not in table.columns:
-            near = did_you_mean(column, table.columns)
-            raise UserError(
-                f"{file}: no column {column!r} ({flag}); it has"
-                f" {listed(table.columns, most=9)}{near}"
-            )
-        blank = table.index[table[column].str.strip() == ""]
-        if len(blank):
-            rows = listed(blank + 2)
-            raise UserError(
-                f"{file}: column {column!r} ({flag}) is blank in line {rows}; fill or remove the"
-                " lines"
-            )
-    return table
+# Columns that can have the image or the class, where the table lacks the default name.
+IMAGE_COLUMNS = ("image", "file_name", "filename", "file", "path", "filepath", "image_path", "img",
+                 "image_id", "id")  # fmt: skip
+LABEL_COLUMNS = ("label", "labels", "class", "target", "category")
 
 
-def _class_order(words: pd.Series, *, where: str) -> list[str]:
-    """Return the distinct labels, ordered by value if all are numbers, else alphabetically."""
-    distinct = sorted(words.unique())
-    try:
-        value = {word: float(word) for word in distinct}
-    except ValueError:
-        return distinct
-    if not all(math.isfinite(number) for number in value.values()):
-        return distinct
-    ordered = sorted(distinct, key=value.__getitem__)
-    for word, following in itertools.pairwise(ordered):
-        if value[word] == value[following]:
-            raise UserError(
-                f"{where}: labels {word!r} and {following!r} are the same number; write it one way"
-            )
-    return ordered
+def names_in(text: str | None) -> tuple[str, ...]:
+    """Return the names in a comma-separated text."""
+    return () if text is None else tuple(name.strip() for name in text.split(","))
 
 
-def _attribute(
-    table: pd.DataFrame, words: pd.Series, classes: Sequence[str], column: str, file: Path
-) -> Attribute:
-    """Return the attribute in a column, after a check that each class has a single value."""
-    where = f"{file}: column {column!r} (--attribute-cols)"
-    cells = table[column].str.strip()
-    values = _class_order(cells, where=where)
-    if len(values) < 2:
-        raise UserError(f"{where} has only {len(values)} value; leave it out")
-    of_class = []
-    for name in classes:
-        rows = cells[words == name]
-        other = rows[rows != rows.iloc[0]]
-        if len(other):
-            raise UserError(
-                f"{where} has several values for one class: of class {name!r}, line"
-                f" {rows.index[0] + 2} has {rows.iloc[0]!r} and line {other.index[0] + 2} has"
-                f" {other.iloc[0]!r}; correct the lines or leave the column out"
-            )
-        of_class.append(values.index(rows.iloc[0]))
-    return Attribute(name=column, values=tuple(values), of_class=tuple(of_class))
+def read_user_table(file: Path, config: DataConfig) -> TextTable:
+    """Read a table of images with the user's --sep and --encoding."""
+    return read_text_table(
+        file,
+        sep=config.sep,
+        encoding=config.encoding,
+        cure="pass --encoding, such as cp949 or cp1252, or save it as UTF-8",
+    )
 
 
-def _box_flags(box_cols: Sequence[str]) -> list[tuple[str, str]]:
-    return [("--box-cols", column) for column in box_cols]
+def column_in(table: TextTable, name: str, default: str, known: Sequence[str]) -> str:
+    """Return the column to use: `name`, or the only known one if the default is not there.
+
+    Raises UserError if several known columns could be meant.
+    """
+    columns = list(table.cells.columns)
+    if name in columns or name != default:
+        return name
+    fits = [one for one in columns if one.lower() in known]
+    if default == "image" and len(columns) == 1:
+        fits = columns
+    if len(fits) > 1:
+        flag = "--image-col" if default == "image" else "--label-col"
+        raise UserError(
+            f"{table.file}: columns {' and '.join(map(repr, fits))} could both be the {default};"
+            f" pass {flag}"
+        )
+    return fits[0] if fits else name
 
 
-def _box_column(table: pd.DataFrame, box_cols: Sequence[str], file: Path) -> dict[str, list[Box]]:
+def box_columns(config: DataConfig) -> tuple[str, ...]:
+    """Return the four columns of --box-cols, or none; raise UserError for another number."""
+    names = names_in(config.box_cols)
+    if len(names) not in (0, 4):
+        raise UserError(f"--box-cols {config.box_cols}: pass four columns, as x1,y1,x2,y2")
+    return names
+
+
+def boxes_in(table: TextTable, config: DataConfig) -> dict[str, list[Box]]:
     """Return {"box": one tuple of pixels per row}, or {} without box columns."""
-    if not box_cols:
+    names = box_columns(config)
+    if not names:
         return {}
-    numbers = table[list(box_cols)].apply(pd.to_numeric, errors="coerce")
-    x1, y1, x2, y2 = (numbers[column] for column in box_cols)
-    bad = table.index[~(np.isfinite(numbers).all(axis=1) & (x1 < x2) & (y1 < y2))]
+    numbers = table.cells[list(names)].apply(pd.to_numeric, errors="coerce")
+    x1, y1, x2, y2 = (numbers[column] for column in names)
+    bad = table.cells.index[~(np.isfinite(numbers).all(axis=1) & (x1 < x2) & (y1 < y2))]
     if len(bad):
         raise UserError(
-            f"{file}: no box in line {listed(bad + 2)} (--box-cols {','.join(box_cols)}): "
+            f"{table.file}: no box in {table.at(bad)} (--box-cols {','.join(names)}): "
             "write four numbers of pixels with x1 < x2 and y1 < y2"
         )
-    return {"box": list(zip(*(numbers[column].astype(float) for column in box_cols), strict=True))}
+    return {"box": list(zip(*(numbers[column].astype(float) for column in names), strict=True))}
 
 
-def read_csv_manifest(
-    csv: Path,
-    *,
-    image_col: str = "image",
-    label_col: str = "label",
-    group_col: str | None = None,
-    image_root: Path | None = None,
-    test_csv: Path | None = None,
-    attribute_cols: Sequence[str] = (),
-    box_cols: Sequence[str] = (),
-    skip_missing: bool = False,
-) -> Manifest:
-    """Read labelled images from `csv` and, if given, test images from `test_csv`.
+def images_of(
+    table: TextTable, column: str, roots: Sequence[Path], config: DataConfig, *, cure: str
+) -> Found:
+    """Return the image files that a column names, or holds."""
+    if column in table.images:
+        return unpack_images(table, column)
+    return find_images(
+        table.cells[column].tolist(),
+        roots,
+        where=str(table.file),
+        cure=cure,
+        suffix=config.image_suffix,
+    )
+
+
+def given_root(folder: str | None, flag: str) -> list[Path]:
+    """Return the folder of a flag as a list, empty without one; raise UserError if it is absent."""
+    if folder is None:
+        return []
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise UserError(f"{folder}: no such folder; check {flag}")
+    return [root]
+
+
+def _check_label_column(table: TextTable, column: str) -> None:
+    """Raise UserError if the labels are in one column per class instead."""
+    if column in table.cells.columns:
+        return
+    flags = one_hot_columns(table.cells)
+    if flags:
+        raise UserError(
+            f"{table.file}: no column {column!r} (--label-col), but columns"
+            f" {listed(flags, most=9)} have a 0 or 1 for each class; write the name of the class"
+            " into one column (a classifier needs one class per image)"
+        )
+
+
+def read_labelled_table(
+    file: Path, config: DataConfig, *, prefix: str = "", needs_label: bool = True
+) -> Labelled:
+    """Read a table of labelled images.
 
     Parameters
     ----------
-    csv
-        CSV with one row per labelled image.
-    image_col, label_col
-        Columns of the image's path and of its class, as words or numbers.
-    group_col
-        Column of the group; without it every image is a separate group.
-    image_root
-        Folder that the paths are relative to, by default the folder of the CSV.
-    test_csv
-        CSV of the test images, with their paths in `image_col`.
-    attribute_cols
-        Columns of properties that the class implies.
-    box_cols
-        Four columns of a box in pixels, x1, y1, x2, y2, or none.
-    skip_missing
-        Skip labelled images whose file is missing, with a warning.
-
-    Returns
-    -------
-    Manifest
-        The checked data set.
+    file
+        CSV, TSV, JSON lines or Parquet with one row per image.
+    config
+        Settings of the data: columns, folders and what to do with missing images.
+    prefix
+        Start of the images' ids, for tables of several folders that are pooled.
+    needs_label
+        False for test images, of which labels may be unknown.
 
     Raises
     ------
     UserError
         With file, column and line, for anything that cannot be used.
     """
-    if len(box_cols) not in (0, 4):
-        raise UserError(f"--box-cols {','.join(box_cols)}: pass four columns, as x1,y1,x2,y2")
-    columns = [("--image-col", image_col), ("--label-col", label_col)]
-    columns += [("--group-col", group_col)] if group_col is not None else []
-    columns += [("--attribute-cols", column) for column in attribute_cols]
-    table = _read_columns(csv, columns + _box_flags(box_cols))
-    folder = image_root if image_root is not None else csv.parent
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; check --image-root")
-    warnings = []
-    if group_col is None:
-        warnings.append(
-            "no --group-col: every image counts as a separate group, so images of one person or"
-            " object may leak between folds, and confidence intervals treat images as independent"
-        )
-    if skip_missing:
-        there = table[image_col].map(lambda name: (folder / name).is_file())
-        if not there.all():
-            gone = table.loc[~there, image_col]
-            warnings.append(
-                f"{csv}: {counted(len(gone), 'image')} missing: {listed(gone)}; skipped"
-            )
-            table = table[there]
-    if table.empty:
-        raise UserError(f"{csv}: has no row with an image; add rows or check --image-root")
-    words = table[label_col].str.strip()
-    classes = _class_order(words, where=f"{csv}: column {label_col!r}")
-    if len(classes) < 2:
-        raise UserError(f"{csv}: column {label_col!r} has 1 class; a classifier needs at least two")
-    code = {word: index for index, word in enumerate(classes)}
-    test = None
-    test_extra = {}
-    if test_csv is not None:
-        test_table = _read_columns(test_csv, [("--image-col", image_col), *_box_flags(box_cols)])
-        test = [(name, folder / name) for name in test_table[image_col]]
-        test_extra = _box_column(test_table, box_cols, test_csv)
-    found = ImageTable(
-        name=csv.stem,
-        root=csv,
-        image_id=table[image_col].tolist(),
-        path=[folder / name for name in table[image_col]],
-        group=table[group_col if group_col is not None else image_col].str.strip().tolist(),
-        label=[code[word] for word in words],
-        test=test,
-        classes=classes,
-        answers=classes,
-        attributes=[_attribute(table, words, classes, column, csv) for column in attribute_cols],
-        warnings=warnings,
-        extra=_box_column(table, box_cols, csv),
-        test_extra=test_extra,
+    table = read_user_table(file, config)
+    image_col = column_in(table, config.image_col, "image", IMAGE_COLUMNS)
+    label_col = column_in(table, config.label_col, "label", LABEL_COLUMNS)
+    _check_label_column(table, label_col)
+    attributes = names_in(config.attribute_cols)
+    group_col = config.group_col
+    wanted = [("--image-col", image_col), ("--label-col", label_col)]
+    wanted += [("--group-col", group_col)] if group_col is not None else []
+    wanted += [("--attribute-cols", name) for name in attributes]
+    wanted += [("--box-cols", name) for name in box_columns(config)]
+    table.check_columns(wanted)
+    _check_line_breaks(table, [name for _, name in wanted])
+    roots = [*given_root(config.image_root, "--image-root"), table.file.parent]
+    found = images_of(
+        table,
+        image_col,
+        roots,
+        config,
+        cure="remove one, or write paths that only one of the two folders has",
     )
-    return build_manifest(found)
+    warnings = []
+    kept = np.ones(len(table.cells), bool)
+    if config.on_bad_image == "skip" and found.missing:
+        gone = [found.ids[row] for row in found.missing]
+        warnings.append(f"{file}: {counted(len(gone), 'image')} missing: {listed(gone)}; skipped")
+        kept[found.missing] = False
+    if not kept.any():
+        raise UserError(f"{file}: has no row with an image; add rows or check --image-root")
+    rows = np.flatnonzero(kept)
+    cells = table.cells[kept]
+    boxes = boxes_in(table, config)
+    notes = [
+        f"{file}: column {one!r} taken as the {what}"
+        for one, asked, what in (
+            (image_col, config.image_col, "image"),
+            (label_col, config.label_col, "label"),
+        )
+        if one != asked
+    ]
+    of_label = table.categories.get(label_col)
+    return Labelled(
+        source=file,
+        image_id=[prefix + found.ids[row] for row in rows],
+        path=[found.paths[row] for row in rows],
+        word=cells[label_col].tolist(),
+        label_where=f"{file}: column {label_col!r}",
+        at=lambda row: f"{table.unit} {cells.index[row]}",
+        group=None if group_col is None else cells[group_col].tolist(),
+        group_where=f"{file}: column {group_col!r} (--group-col)",
+        attributes={name: cells[name].tolist() for name in attributes},
+        categories={
+            **({} if of_label is None else {"": of_label}),
+            **{name: one for name, one in table.categories.items() if name in attributes},
+        },
+        extra={name: [values[row] for row in rows] for name, values in boxes.items()},
+        id_column=image_col,
+        label_column=label_col,
+        warnings=warnings,
+        notes=found.notes,
+        found=notes,
+    )
+
+
+def _check_line_breaks(table: TextTable, columns: Iterable[str]) -> None:
+    """Raise UserError for a cell of several lines, which a lost quote makes."""
+    for name in columns:
+        broken = table.cells.index[table.cells[name].str.contains(r"[\r\n]", regex=True)]
+        if len(broken):
+            raise UserError(
+                f"{table.file}: column {name!r} has a cell of several lines in {table.at(broken)};"
+                " a double quote is probably missing there"
+            )
+
+
+def join_labelled(parts: Sequence[Labelled], source: Path) -> Labelled:
+    """Return several tables or folders of labelled images as one."""
+    if len(parts) == 1:
+        return parts[0]
+    starts = np.cumsum([0, *(len(part.image_id) for part in parts)])
+
+    def at(row: int) -> str:
+        number = int(np.searchsorted(starts, row, side="right")) - 1
+        part = parts[number]
+        return f"{part.source}: {part.at(row - int(starts[number]))}"
+
+    def joined(name: str) -> list[object]:
+        return list(itertools.chain.from_iterable(getattr(part, name) for part in parts))
+
+    first = parts[0]
+    groups = None if first.group is None else joined("group")
+    return Labelled(
+        source=source,
+        image_id=joined("image_id"),  # type: ignore[arg-type]
+        path=joined("path"),  # type: ignore[arg-type]
+        word=joined("word"),  # type: ignore[arg-type]
+        label_where=first.label_where,
+        at=at,
+        group=groups,  # type: ignore[arg-type]
+        group_where=first.group_where,
+        attributes={
+            name: [*itertools.chain.from_iterable(part.attributes[name] for part in parts)]
+            for name in first.attributes
+        },
+        categories=first.categories,
+        extra={
+            name: [*itertools.chain.from_iterable(part.extra[name] for part in parts)]
+            for name in first.extra
+        },
+        id_column=first.id_column,
+        label_column=first.label_column,
+        warnings=joined("warnings"),  # type: ignore[arg-type]
+        notes=joined("notes"),  # type: ignore[arg-type]
+        found=joined("found"),  # type: ignore[arg-type]
+    )

@@ -104,7 +104,8 @@ def training_labels(
 _CODES = [decode(label) for label in range(18)]
 CLASSES = tuple(f"{MASKS[mask]}, {GENDERS[gender]}, {AGES[age]}" for mask, gender, age in _CODES)
 ATTRIBUTES = (
-    Attribute(name="mask", values=MASKS, of_class=tuple(code[0] for code in _CODES)),
+    # From covered to uncovered, and from young to old.
+    Attribute(name="mask", values=MASKS, of_class=tuple(code[0] for code in _CODES), ordered=True),
     Attribute(name="gender", values=GENDERS, of_class=tuple(code[1] for code in _CODES)),
-    Attribute(name="age", values=AGES, of_class=tuple(code[2] for code in _CODES)),
+    Attribute(name="age", values=AGES, of_class=tuple(code[2] for code in _CODES), ordered=True),
 )

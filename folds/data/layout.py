@@ -15,7 +15,8 @@ from pathlib import Path
 import pandas as pd
 
 from foldblend.errors import UserError, counted, listed
-from foldblend.tables import read_csv_text
+from foldblend.tables import read_text_table
+from folds.data.finder import find_images
 from folds.data.labels import (
     ATTRIBUTES,
     CLASSES,
@@ -27,14 +28,25 @@ from folds.data.labels import (
 )
 from folds.data.manifest import ImageTable, Manifest, build_manifest
 
-__all__ = ["find_layout_root", "read_layout", "relabel_for_training"]
+__all__ = ["find_layout_root", "layout_table", "read_layout", "relabel_for_training"]
 
 MASK_OF_STEM = {**{f"mask{i}": 0 for i in range(1, 6)}, "incorrect_mask": 1, "normal": 2}
 SUFFIXES = (".jpg", ".jpeg", ".png")
+COLUMNS = {"gender", "age", "path"}
+
+
+def _has_people(listing: Path) -> bool:
+    """Return whether a train.csv lists people, by two of its three columns."""
+    try:
+        columns = read_text_table(listing).cells.columns
+    except UserError:
+        # Of a file beside train/images, reading it again gives the user the error.
+        return (listing.parent / "images").is_dir()
+    return len(COLUMNS & set(columns)) > 1
 
 
 def find_layout_root(path: Path) -> Path | None:
-    """Return the nearest folder with a `train/train.csv`, or None.
+    """Return the nearest folder with a `train/train.csv` that lists people, or None.
 
     `path` and three folders above it are searched.
     """
@@ -42,19 +54,14 @@ def find_layout_root(path: Path) -> Path | None:
     if not path.exists():
         return None
     for folder in (path, *list(path.parents)[:3]):
-        if (folder / "train" / "train.csv").is_file():
+        listing = folder / "train" / "train.csv"
+        if listing.is_file() and _has_people(listing):
             return folder
     return None
 
 
 def _read_table(file: Path, columns: set[str]) -> pd.DataFrame:
-    table = read_csv_text(file)
-    absent = columns - set(table.columns)
-    if absent:
-        raise UserError(
-            f"{file}: no column {listed(sorted(absent))}; it has {listed(table.columns, most=9)}"
-        )
-    return table
+    return read_text_table(file).filled(sorted(columns))
 
 
 def _person_images(folder: Path) -> tuple[dict[str, Path], list[str]]:
@@ -80,8 +87,9 @@ def _read_test(root: Path) -> list[tuple[str, Path]] | None:
     info = root / "eval" / "info.csv"
     if not info.is_file():
         return None
-    ids = _read_table(info, {"ImageID"})["ImageID"]
-    return [(image_id, root / "eval" / "images" / image_id) for image_id in ids]
+    ids = _read_table(info, {"ImageID"})["ImageID"].tolist()
+    images = find_images(ids, [root / "eval" / "images"], where=str(info), cure="remove one")
+    return list(zip(ids, images.paths, strict=True))
 
 
 def _mask_code(text: str, where: str) -> int:
@@ -103,6 +111,13 @@ def _age_code(text: str, where: str) -> int:
 def read_layout(
     root: Path, *, name: str | None = None, is_demo: bool = False, skip_missing: bool = False
 ) -> Manifest:
+    """Read and check a data set in the mask competition's layout (see `layout_table`)."""
+    return build_manifest(layout_table(root, name=name, is_demo=is_demo, skip_missing=skip_missing))
+
+
+def layout_table(
+    root: Path, *, name: str | None = None, is_demo: bool = False, skip_missing: bool = False
+) -> ImageTable:
     """Read a data set in the mask competition's layout; the group is the person's folder.
 
     Parameters
@@ -118,8 +133,8 @@ def read_layout(
 
     Returns
     -------
-    Manifest
-        The checked data set.
+    ImageTable
+        The data set, for `build_manifest` to check.
 
     Raises
     ------
@@ -127,7 +142,7 @@ def read_layout(
         With file and row, for anything that cannot be used.
     """
     listing = root / "train" / "train.csv"
-    table = _read_table(listing, {"gender", "age", "path"})
+    table = _read_table(listing, COLUMNS)
     twice = table.loc[table["path"].duplicated(), "path"].unique()
     if len(twice):
         raise UserError(
@@ -175,7 +190,7 @@ def read_layout(
             f"{root / 'train' / 'images'}: ignored {counted(len(stray), 'other file')}:"
             f" {listed(stray)}"
         )
-    found = ImageTable(
+    return ImageTable(
         name=name or root.name,
         root=root,
         image_id=image_id,
@@ -191,8 +206,8 @@ def read_layout(
         aliases=aliases,
         codes={"mask": _mask_code, "gender": _gender_code, "age": _age_code},
         extra={"age": years},
+        group_name="person",
     )
-    return build_manifest(found)
 
 
 def _span(text: str) -> tuple[float, float]:

@@ -52,6 +52,8 @@ def load_data(config: DataConfig, say: Say, known: Container[bytes] = ()) -> tup
         For data that cannot be used, and for unreadable images unless on_bad_image is "skip".
     """
     manifest = load_manifest(config)
+    for line in manifest.found:
+        say(line)
     for warning in manifest.warnings:
         say(f"warning: {warning}")
     for note in manifest.notes:

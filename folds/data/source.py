@@ -1,48 +1,111 @@
-"""Selection of the data source: a CSV, a folder, a user's reader or the demo set."""
+"""Selection of the data source: a table, a folder, a user's reader or the demo set."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from foldblend.errors import UserError, in_a_line, listed
 from foldblend.flags import flag_name, flags_of
 from foldblend.plugins import is_custom, load_custom
-from folds.config import DataConfig
+from folds.config import LAYOUTS, DataConfig
+from folds.data.assemble import assemble, given_test, with_test
+from folds.data.class_folders import TEST, read_class_folders
 from folds.data.corrections import apply_corrections
 from folds.data.demo import make_demo
-from folds.data.generic import read_csv_manifest
-from folds.data.layout import find_layout_root, read_layout, relabel_for_training
-from folds.data.manifest import Manifest
+from folds.data.generic import join_labelled, read_labelled_table
+from folds.data.labelled import classes_of
+from folds.data.layout import find_layout_root, layout_table, read_layout, relabel_for_training
+from folds.data.manifest import ImageTable, Manifest, build_manifest
+from folds.data.recognise import layout_of, metadata_files
+from folds.data.test_set import read_test_set, test_of_tree
 
 __all__ = ["load_manifest"]
 
 CHANNEL = "SM_CHANNEL_TRAIN"
+CHANNEL_FLAG = f"${CHANNEL}"
+DATA_FOLDER = "the data folder here; pass --data demo for the embedded set"
 
 
-def _layout_root(path: str, flag: str) -> Path:
-    root = find_layout_root(Path(path))
-    if root is None:
-        raise UserError(
-            f"{path} ({flag}): no train/train.csv there; pass the folder that holds train/, use"
-            " --csv for a CSV of images, or use --dataset examples.own_parts:read_folders for"
-            " one folder per class"
-        )
-    return root
+def _place(config: DataConfig, environ: Mapping[str, str]) -> tuple[str, str] | None:
+    """Return the path of the data and the flag that gave it; None means the demo set.
 
-
-def _data_root(data: str | None, environ: Mapping[str, str]) -> Path | None:
-    """Return the root from --data, else $SM_CHANNEL_TRAIN, else data/; None means the demo."""
-    if data == "demo":
+    It is that of --csv or --data, else of $SM_CHANNEL_TRAIN, else data/.
+    """
+    if config.csv is not None and config.data is not None:
+        raise UserError("--csv and --data: two data sets are given; pass one")
+    if config.csv is not None:
+        return config.csv, "--csv"
+    if config.data == "demo":
         return None
-    if data is not None:
-        return _layout_root(data, "--data")
+    if config.data is not None:
+        return config.data, "--data"
     if environ.get(CHANNEL):
-        return _layout_root(environ[CHANNEL], f"${CHANNEL}")
-    if Path("data").is_dir():
-        return _layout_root("data", "the data folder here; pass --data demo for the embedded set")
-    return None
+        return environ[CHANNEL], CHANNEL_FLAG
+    return ("data", DATA_FOLDER) if Path("data").is_dir() else None
+
+
+def _read_table(path: Path, config: DataConfig) -> ImageTable:
+    return assemble(read_labelled_table(path, config), config, reading=LAYOUTS["table"])
+
+
+def _read_metadata(path: Path, config: DataConfig) -> ImageTable:
+    """Read Hugging Face's imagefolder with metadata.csv, in the folder or in train/ and test/."""
+    files = metadata_files(path)
+    # Its column of paths has a fixed name.
+    if config.image_col == DataConfig().image_col:
+        config = dataclasses.replace(config, image_col="file_name")
+    test_file = next((file for name, file in files.items() if name.lower() in TEST), None)
+    parts = {name: file for name, file in files.items() if file != test_file}
+    if not parts:
+        raise UserError(f"{path}: has metadata of a test set only; pass the training set as --data")
+    read = [
+        read_labelled_table(file, config, prefix=f"{name}/" if name else "")
+        for name, file in parts.items()
+    ]
+    found = dataclasses.replace(join_labelled(read, path), source=path)
+    if len(parts) > 1:
+        sizes = ", ".join(
+            f"{name}/ ({len(one.image_id):,})" for name, one in zip(parts, read, strict=True)
+        )
+        found = dataclasses.replace(
+            found, notes=[*found.notes, f"pooled for cross-validation: {sizes} images"]
+        )
+    test = None
+    if test_file is not None and given_test(config) is None:
+        names = classes_of(found, config).names
+        test = read_test_set(str(test_file), config, names, flag="--data")
+    return assemble(found, config, reading=LAYOUTS["metadata"], test=test)
+
+
+def _read_class_folders(path: Path, config: DataConfig) -> ImageTable:
+    parts, tree = read_class_folders(path, config)
+    found = dataclasses.replace(join_labelled(parts, path), source=path)
+    test = None
+    if tree is not None and given_test(config) is None:
+        test = test_of_tree(tree, config, classes_of(found, config).names, depth=1)
+    return assemble(found, config, reading=LAYOUTS["class-folders"], test=test)
+
+
+def _read_mask(path: Path, config: DataConfig) -> ImageTable:
+    root = find_layout_root(path)
+    if root is None:
+        raise UserError(f"{path}: --layout mask needs train/train.csv there or above it")
+    table = layout_table(root, name=config.data_name, skip_missing=config.on_bad_image == "skip")
+    if config.group_name is not None:
+        table = dataclasses.replace(table, group_name=config.group_name)
+    given = given_test(config)
+    test = None
+    if given is not None:
+        test = read_test_set(given[0], config, table.classes, flag=given[1])
+    return with_test(table, config, test)
+
+
+READERS: dict[str, Callable[[Path, DataConfig], ImageTable]] = dict(
+    zip(LAYOUTS, (_read_table, _read_class_folders, _read_metadata, _read_mask), strict=True)
+)
 
 
 def load_manifest(
@@ -79,34 +142,36 @@ def load_manifest(
 
 def _read(config: DataConfig, environ: Mapping[str, str]) -> Manifest:
     """Return the data set with its original labels."""
-    skip_missing = config.on_bad_image == "skip"
-    default = DataConfig()
-    for_csv = [name for name, about in flags_of(DataConfig).items() if about.csv_only]
-    given = [flag_name(name) for name in for_csv if getattr(config, name) != getattr(default, name)]
-    if config.csv is None and given:
-        raise UserError(f"{listed(given)}: only for --csv; pass --csv as well")
     if config.dataset is not None:
         if config.csv is not None:
             raise UserError("--csv and --dataset: two data sets are given; pass one")
         return _from_reader(config.dataset, config)
-    if config.csv is not None:
-        if config.data is not None:
-            raise UserError("--csv and --data: two data sets are given; pass one")
-        return read_csv_manifest(
-            Path(config.csv),
-            image_col=config.image_col,
-            label_col=config.label_col,
-            group_col=config.group_col,
-            image_root=None if config.image_root is None else Path(config.image_root),
-            test_csv=None if config.test_csv is None else Path(config.test_csv),
-            attribute_cols=_names(config.attribute_cols),
-            box_cols=_names(config.box_cols),
-            skip_missing=skip_missing,
-        )
-    root = _data_root(config.data, environ)
-    if root is None:
-        return read_layout(make_demo(), name="demo", is_demo=True)
-    return read_layout(root, skip_missing=skip_missing)
+    place = _place(config, environ)
+    if place is None:
+        _check_flags(config, "mask", "the demo set")
+        return read_layout(make_demo(), name=config.data_name or "demo", is_demo=True)
+    text, flag = place
+    path = Path(text).expanduser()
+    layout = layout_of(path, text, flag, config)
+    _check_flags(config, layout, f"{text}, read as {LAYOUTS[layout]}")
+    return build_manifest(READERS[layout](path, config))
+
+
+def _check_flags(config: DataConfig, layout: str, what: str) -> None:
+    """Raise UserError for flags without effect on data of this layout."""
+    default = DataConfig()
+    idle = [
+        (flag_name(name), about.layouts)
+        for name, about in flags_of(DataConfig).items()
+        if about.layouts
+        and layout not in about.layouts
+        and getattr(config, name) != getattr(default, name)
+    ]
+    if idle:
+        flags = listed(name for name, _ in idle)
+        layouts = " or ".join(LAYOUTS[one] for one in idle[0][1])
+        cure = "pass a table as --csv, or leave it out" if "table" in idle[0][1] else "leave it out"
+        raise UserError(f"{flags}: only for {layouts}, not for {what}; {cure}")
 
 
 def _from_reader(name: str, config: DataConfig) -> Manifest:
@@ -125,8 +190,8 @@ def _from_reader(name: str, config: DataConfig) -> Manifest:
             f"--dataset {name}: returns a {type(manifest).__name__}; return the Manifest of"
             " build_manifest (see examples/)"
         )
-    return manifest
-
-
-def _names(text: str | None) -> tuple[str, ...]:
-    return () if text is None else tuple(name.strip() for name in text.split(","))
+    return dataclasses.replace(
+        manifest,
+        name=config.data_name or manifest.name,
+        group_name=config.group_name or manifest.group_name,
+    )

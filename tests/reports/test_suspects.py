@@ -13,7 +13,8 @@ from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS
 from foldblend.scores.rows import Rows
 from folds.data.corrections import apply_corrections
-from folds.data.generic import read_csv_manifest
+from folds.config import DataConfig
+from folds.data.source import load_manifest
 from folds.data.labels import AGES, ATTRIBUTES, CLASSES, GENDERS, MASKS, decode, encode
 from folds.data.layout import read_layout, relabel_for_training
 from reports.run import report as report_module
@@ -271,7 +272,7 @@ def generic(tmp_path, table, **columns):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
     table.to_csv(tmp_path / "any.csv", index=False)
-    return read_csv_manifest(tmp_path / "any.csv", **columns)
+    return load_manifest(DataConfig(csv=str(tmp_path / "any.csv"), **columns))
 
 
 def found_in(manifest, proba_NC):

@@ -1,0 +1,242 @@
+"""Reader of folders whose images lie in a folder per class, with or without train/ and test/."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from foldblend.errors import UserError, counted, listed
+from foldblend.tables import is_table
+from folds.config import DataConfig
+from folds.data.finder import is_image
+from folds.data.labelled import Labelled
+
+__all__ = ["Tree", "images_below", "read_class_folders", "split_folders", "tree_of"]
+
+TRAIN = ("train", "training")
+VALIDATION = ("val", "valid", "validation", "dev")
+TEST = ("test", "testing")
+JUNK = ("__MACOSX",)
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The image files below a folder."""
+
+    root: Path
+    """Folder below which the classes, or train/ and test/, lie."""
+    images: tuple[str, ...]
+    """Paths relative to the root, with / between folders, in sorted order."""
+    others: tuple[str, ...] = ()
+    """Other files that were left out."""
+
+    def tops(self) -> dict[str, list[str]]:
+        """Return the images of each folder directly below the root; "" has those in the root."""
+        found: dict[str, list[str]] = {}
+        for name in self.images:
+            top, slash, _ = name.partition("/")
+            found.setdefault(top if slash else "", []).append(name)
+        return found
+
+
+def _walk(folder: Path, seen: frozenset[str]) -> Iterator[str]:
+    """Yield the relative paths of all files, following links to folders but not in a circle."""
+    real = os.path.realpath(folder)
+    if real in seen:
+        return
+    with os.scandir(folder) as entries:
+        found = sorted(entries, key=lambda one: one.name)
+    for entry in found:
+        # File managers leave hidden files such as .DS_Store and ._1.jpg.
+        if entry.name.startswith(".") or entry.name in JUNK:
+            continue
+        if entry.is_dir():
+            for name in _walk(folder / entry.name, seen | {real}):
+                yield f"{entry.name}/{name}"
+        else:
+            yield entry.name
+
+
+def images_below(folder: Path, suffix: str | None = None) -> Tree:
+    """Return the images below a folder, at any depth; hidden files are left out.
+
+    Raises UserError for a folder that cannot be read.
+    """
+    try:
+        names = list(_walk(folder, frozenset()))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror}); check the path") from None
+    images = sorted(name for name in names if is_image(name, suffix))
+    return Tree(folder, tuple(images), tuple(sorted({*names} - {*images})))
+
+
+def _below(tree: Tree, top: str) -> Tree:
+    """Return the images below one folder of a tree."""
+    start = f"{top}/"
+    return Tree(
+        tree.root / top,
+        tuple(name.removeprefix(start) for name in tree.images if name.startswith(start)),
+    )
+
+
+def tree_of(folder: Path, suffix: str | None = None) -> Tree:
+    """Return the images below a folder, or below the only folder in it that has any.
+
+    An archive often has one folder that holds everything.
+    """
+    tree = images_below(folder, suffix)
+    while True:
+        tops = tree.tops()
+        only = next(iter(tops)) if len(tops) == 1 else ""
+        if not only or only.lower() in (*TRAIN, *VALIDATION, *TEST):
+            return tree
+        inner = _below(tree, only)
+        # A single class of flat images stays what it is, for the message.
+        if "" in inner.tops():
+            return tree
+        tree = Tree(inner.root, inner.images, tree.others)
+
+
+def split_folders(tree: Tree) -> dict[str, list[str]] | None:
+    """Return the folders of each part, {"train": ..., "validation": ..., "test": ...}, or None.
+
+    None means that the folders below the root are classes. Raises UserError where folders named
+    train/ and others lie side by side, so that both readings fit, or where train/ is missing.
+    """
+    tops = [top for top in tree.tops() if top]
+    parts = {
+        name: [top for top in tops if top.lower() in names]
+        for name, names in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST))
+    }
+    chosen = [top for found in parts.values() for top in found]
+    if not chosen:
+        return None
+    has_classes = any("" not in _below(tree, top).tops() for top in parts["train"])
+    if len(chosen) < len(tops):
+        others = [f"{top}/" for top in tops if top not in chosen]
+        if has_classes:
+            raise UserError(
+                f"{tree.root}: two readings fit, {listed(f'{top}/' for top in chosen)} as parts of"
+                f" one data set beside {listed(others)}, or all of them as classes; pass --data"
+                f" {tree.root / parts['train'][0]} (and --test), or --layout class-folders"
+            )
+        return None
+    if not parts["train"] and not parts["validation"]:
+        raise UserError(
+            f"{tree.root}: has only {listed(f'{top}/' for top in tops)} and no train/; pass the"
+            " folder of labelled images as --data and this one as --test"
+        )
+    return parts
+
+
+def _class_of(tree: Tree, label_from: str) -> list[str]:
+    """Return the class of each image: the name of its top folder, or of its own folder."""
+    if label_from == "parent":
+        return [PurePosixPath(name).parent.name for name in tree.images]
+    if label_from == "auto":
+        inner = {
+            top: {name.split("/")[1] if name.count("/") > 1 else "" for name in names}
+            for top, names in tree.tops().items()
+        }
+        sets = list(inner.values())
+        if len(sets) > 1 and len(sets[0]) > 1 and all(one == sets[0] for one in sets):
+            raise UserError(
+                f"{tree.root}: two readings fit, classes {listed(sorted(inner))} (top folders) or"
+                f" classes {listed(sorted(sets[0]))} (folders below each of them); pass"
+                " --label-from top or --label-from parent"
+            )
+    return [name.partition("/")[0] for name in tree.images]
+
+
+def _read_part(tree: Tree, config: DataConfig, prefix: str) -> Labelled:
+    """Return the labelled images below one folder of class folders."""
+    loose = tree.tops().get("", [])
+    if loose and len(loose) == len(tree.images):
+        tables = sorted(one for one in tree.root.iterdir() if is_table(one))
+        cure = f"--data {tables[0]}" if tables else "a table of images"
+        raise UserError(
+            f"{tree.root}: holds {counted(len(loose), 'image')} ({listed(loose)}) but no folder per"
+            f" class; put the images of each class in a folder, or pass {cure}"
+        )
+    warnings = []
+    if loose:
+        warnings.append(
+            f"{tree.root}: left out {counted(len(loose), 'image')} outside the class folders:"
+            f" {listed(loose)}"
+        )
+        tree = Tree(tree.root, tuple(name for name in tree.images if "/" in name), tree.others)
+    ids = [f"{prefix}{name}" for name in tree.images]
+    return Labelled(
+        source=tree.root,
+        image_id=ids,
+        path=[tree.root / name for name in tree.images],
+        word=_class_of(tree, config.label_from),
+        label_where=f"{tree.root}: folder of the class",
+        at=lambda row: ids[row],
+        warnings=warnings,
+    )
+
+
+def read_class_folders(folder: Path, config: DataConfig) -> tuple[list[Labelled], Tree | None]:
+    """Read the labelled images of class folders.
+
+    Parameters
+    ----------
+    folder
+        Folder of one folder per class, or of train/ and, optionally, val/ and test/ with a folder
+        per class in each. Classes may have folders inside.
+    config
+        Settings of the data.
+
+    Returns
+    -------
+    tuple[list[Labelled], Tree | None]
+        The parts that are pooled for training (train and validation), and the images below test/.
+
+    Raises
+    ------
+    UserError
+        For folders without classes, or folders that can be read in two ways.
+    """
+    tree = tree_of(folder, config.image_suffix)
+    # --layout class-folders decides between two readings; folders that are all named as train/,
+    # val/ and test/ have one reading only.
+    as_classes = config.layout == "class-folders" and not _is_split(tree)
+    parts = None if as_classes else split_folders(tree)
+    if parts is None:
+        return [_with_others(_read_part(tree, config, ""), tree)], None
+    labelled = [*parts["train"], *parts["validation"]]
+    read = [_read_part(_below(tree, top), config, f"{top}/") for top in labelled]
+    if len(read) > 1:
+        sizes = ", ".join(
+            f"{top}/ ({len(one.image_id):,})" for top, one in zip(labelled, read, strict=True)
+        )
+        note = f"pooled for cross-validation: {sizes} images"
+        read[0] = _noted(read[0], note)
+    read[0] = _with_others(read[0], tree)
+    names = [name for top in parts["test"] for name in tree.tops()[top]]
+    return read, Tree(tree.root, tuple(names)) if names else None
+
+
+def _is_split(tree: Tree) -> bool:
+    """Return whether all folders below the root are named as train/, val/ and test/ are."""
+    tops = [top.lower() for top in tree.tops() if top]
+    return bool(tops) and all(top in (*TRAIN, *VALIDATION, *TEST) for top in tops)
+
+
+def _noted(found: Labelled, note: str) -> Labelled:
+    return dataclasses.replace(found, notes=[*found.notes, note])
+
+
+def _with_others(found: Labelled, tree: Tree) -> Labelled:
+    """Return the images with a warning of the other files in their folders."""
+    if not tree.others:
+        return found
+    kinds = Counter(PurePosixPath(name).suffix or "no suffix" for name in tree.others)
+    shown = listed(f"{number:,} {kind}" for kind, number in kinds.most_common())
+    text = f"{tree.root}: left out files that are not images: {shown} ({listed(tree.others)})"
+    return dataclasses.replace(found, warnings=[*found.warnings, text])

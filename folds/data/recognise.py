@@ -1,0 +1,110 @@
+"""Recognition of a data set's layout by its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from foldblend.errors import UserError, listed
+from foldblend.tables import SUFFIXES, is_table
+from folds.config import DataConfig
+from folds.data.class_folders import TEST, TRAIN, VALIDATION, split_folders, tree_of
+from folds.data.layout import find_layout_root
+from folds.data.test_set import metadata_in
+
+__all__ = ["layout_of", "metadata_files"]
+
+
+def metadata_files(folder: Path) -> dict[str, Path]:
+    """Return the metadata files of a folder: {"": file}, or one for each of train/, val/, test/."""
+    file = metadata_in(folder)
+    if file is not None:
+        return {"": file}
+    names = {*TRAIN, *VALIDATION, *TEST}
+    parts = [one for one in sorted(folder.iterdir()) if one.is_dir() and one.name.lower() in names]
+    found = {part.name: metadata_in(part) for part in parts}
+    return {name: file for name, file in found.items() if file is not None}
+
+
+def _is_class_folders(folder: Path, config: DataConfig) -> bool:
+    """Return whether a folder can be read as a folder per class.
+
+    Raises UserError for folders that can be read in two ways.
+    """
+    tree = tree_of(folder, config.image_suffix)
+    tops = [top for top in tree.tops() if top]
+    return len(tops) > 1 or (bool(tops) and split_folders(tree) is not None)
+
+
+def _wrong_folder(folder: Path, text: str, flag: str) -> UserError:
+    """Return the error for a folder that fits no layout, with the likely cure."""
+    tables = [one for one in sorted(folder.iterdir()) if one.is_file() and is_table(one)]
+    images = tree_of(folder).images
+    what = f"{text} ({flag}): holds no folder per class, no metadata.csv and no train/train.csv"
+    if tables:
+        first = tables[0] if len(tables) == 1 else f"one of them, such as {tables[0]}"
+        return UserError(f"{what}, but {listed(one.name for one in tables)}; pass --data {first}")
+    if images:
+        return UserError(
+            f"{what}, only {listed(images)}; put the images of each class in a folder, or pass a"
+            " table of images with --data"
+        )
+    return UserError(f"{what}, and no image; pass the folder or table of your images")
+
+
+def layout_of(path: Path, text: str, flag: str, config: DataConfig) -> str:
+    """Return the layout of a data set: "table", "mask", "metadata" or "class-folders".
+
+    Parameters
+    ----------
+    path
+        The file or folder.
+    text, flag
+        The path as it was given, and the flag that gave it, for messages.
+    config
+        Settings of the data; with a --layout other than auto, the path is only checked.
+
+    Raises
+    ------
+    UserError
+        If no layout fits, or several do.
+    """
+    if not path.exists():
+        raise UserError(f"{text} ({flag}): no such file or folder; check the path")
+    if config.layout != "auto":
+        needs_file = config.layout == "table"
+        if needs_file != path.is_file():
+            what = "a file" if needs_file else "a folder"
+            raise UserError(f"{text} ({flag}): --layout {config.layout} needs {what}")
+        return config.layout
+    if path.is_file():
+        if flag != "--csv" and not is_table(path):
+            raise UserError(
+                f"{text} ({flag}): not a table ({', '.join(SUFFIXES)}) or a folder; pass one, or"
+                " --csv for a CSV of another name"
+            )
+        return "table"
+    # train/train.csv with ages and genders is the mark of one competition, so it decides.
+    if find_layout_root(path) is not None:
+        return "mask"
+    metadata = metadata_files(path)
+    folders = _is_class_folders(path, config)
+    if metadata and folders and _has_classes(path, metadata, config):
+        first = next(iter(metadata.values()))
+        raise UserError(
+            f"{text} ({flag}): two readings fit, {first} and a folder per class; pass --layout"
+            " metadata or --layout class-folders"
+        )
+    if metadata:
+        return "metadata"
+    if folders:
+        return "class-folders"
+    raise _wrong_folder(path, text, flag)
+
+
+def _has_classes(folder: Path, metadata: dict[str, Path], config: DataConfig) -> bool:
+    """Return whether folders below a folder with metadata look like classes, too."""
+    if "" in metadata:
+        tree = tree_of(folder, config.image_suffix)
+        return len([top for top in tree.tops() if top]) > 1
+    part = folder / next(iter(metadata))
+    return len([top for top in tree_of(part, config.image_suffix).tops() if top]) > 1

@@ -1,0 +1,219 @@
+"""Reader of the test set: a table, a folder or a pattern of file names."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from foldblend.errors import UserError, counted, listed
+from foldblend.tables import is_table
+from folds.config import DataConfig
+from folds.data.class_folders import Tree, tree_of
+from folds.data.finder import is_image
+from folds.data.generic import (
+    IMAGE_COLUMNS,
+    LABEL_COLUMNS,
+    box_columns,
+    boxes_in,
+    column_in,
+    given_root,
+    images_of,
+    read_user_table,
+)
+from folds.data.labelled import class_codes
+from folds.data.words import tidy
+
+__all__ = ["TestSet", "metadata_in", "read_test_set", "test_of_tree"]
+
+METADATA = tuple(f"metadata{suffix}" for suffix in (".csv", ".jsonl", ".parquet"))
+PATTERN = "*?["
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestSet:
+    """Test images, in the order of their table or of their names."""
+
+    __test__ = False  # pytest would collect a class of this name
+
+    source: str
+    """What was read, for messages."""
+    image_id: Sequence[str]
+    path: Sequence[Path]
+    id_column: str = "image"
+    extra: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """Further columns: `label` (class or -1), `group` and `box`."""
+    notes: Sequence[str] = ()
+    found: Sequence[str] = ()
+    """Sentences on what was recognised, for the log."""
+
+
+def metadata_in(folder: Path) -> Path | None:
+    """Return the metadata file of a folder as Hugging Face's imagefolder has it, or None.
+
+    Raises UserError if there are several.
+    """
+    files = [folder / name for name in METADATA if (folder / name).is_file()]
+    if len(files) > 1:
+        raise UserError(f"{folder}: has {listed(file.name for file in files)}; keep one")
+    return files[0] if files else None
+
+
+def _known_labels(
+    words: Sequence[str], classes: Sequence[str], config: DataConfig, source: str
+) -> tuple[dict[str, list[int]], list[str]]:
+    """Return {"label": class or -1 of each image}, and sentences; {} if they are no truth.
+
+    Many tables of test images have a column that only shows the form of a submission.
+    """
+    read = [word.strip() if config.ids_as_written else tidy(word) for word in words]
+    if config.merge_case:
+        spelt = {name.casefold(): name for name in classes}
+        read = [spelt.get(word.casefold(), word) for word in read]
+    codes = class_codes(read, classes)
+    known = [code for code in codes if code >= 0]
+    if not known:
+        return {}, []
+    if len(set(read)) == 1:
+        return {}, [f"{source}: all labels are {read[0]!r}, so they are not used for a score"]
+    unknown = [word for word, code in zip(read, codes, strict=True) if code < 0 and word]
+    more = f"; not a class of the training set: {listed(dict.fromkeys(unknown))}" if unknown else ""
+    text = f"{source}: {counted(len(known), 'label')} kept for a score at the end{more}"
+    return {"label": codes}, [text]
+
+
+def _of_table(
+    file: Path, config: DataConfig, classes: Sequence[str], beside: Path | None
+) -> TestSet:
+    """Return the test images of a table; `beside` is the folder of the training table."""
+    table = read_user_table(file, config)
+    asked = config.test_image_col or config.image_col
+    default = "" if config.test_image_col else "image"
+    column = column_in(table, asked, default, IMAGE_COLUMNS)
+    flag = "--test-image-col" if config.test_image_col else "--image-col"
+    boxes = [("--box-cols", name) for name in box_columns(config)]
+    table.check_columns([(flag, column), *boxes])
+    own = given_root(config.test_image_root, "--test-image-root")
+    roots = [*(own or given_root(config.image_root, "--image-root")), table.file.parent]
+    cure = "remove one" if own else "pass --test-image-root with the folder of the test images"
+    images = images_of(table, column, roots, config, cure=cure)
+    notes = list(images.notes)
+    found = [] if column == asked else [f"{file}: column {column!r} taken as the image"]
+    # Earlier versions looked beside the training table only. A mixture of both folders would be
+    # a guess, so that folder counts only if it has all the images and the others have none.
+    if beside is not None and len(images.missing) == len(images.ids):
+        there = images_of(table, column, [beside], config, cure=cure)
+        if not there.missing:
+            images = there
+            notes = [*there.notes, f"{file}: the test images are in {beside}"]
+    extra: dict[str, Sequence[Any]] = dict(boxes_in(table, config))
+    labels = column_in(table, config.label_col, "label", LABEL_COLUMNS)
+    if labels in table.cells.columns and labels != column:
+        truth, texts = _known_labels(table.cells[labels].tolist(), classes, config, str(file))
+        extra |= truth
+        found += texts
+        if truth and config.group_col in table.cells.columns:
+            extra["group"] = [tidy(word) for word in table.cells[config.group_col]]
+    return TestSet(
+        source=str(file),
+        image_id=images.ids,
+        path=images.paths,
+        id_column=column,
+        extra=extra,
+        notes=notes,
+        found=found,
+    )
+
+
+def test_of_tree(tree: Tree, config: DataConfig, classes: Sequence[str], *, depth: int) -> TestSet:
+    """Return the images below a folder; folders named as the classes give their labels.
+
+    `depth` is the number of folders above a class in the paths, such as 1 for test/cat/1.jpg.
+
+    Raises UserError for folders of which only some are named as classes.
+    """
+    tops = [
+        parts[depth] if len(parts) > depth + 1 else ""
+        for parts in (name.split("/") for name in tree.images)
+    ]
+    if config.label_from == "parent":
+        tops = [name.split("/")[-2] if name.count("/") > depth else "" for name in tree.images]
+    folders = sorted({*tops} - {""})
+    codes = dict(zip(folders, class_codes([tidy(one) for one in folders], classes), strict=True))
+    known = [one for one in folders if codes[one] >= 0]
+    extra: dict[str, Sequence[Any]] = {}
+    found = []
+    if known:
+        unknown = [one for one in folders if one not in known]
+        if unknown:
+            raise UserError(
+                f"{tree.root}: {listed(f'{one}/' for one in unknown)} is not a class of the"
+                f" training set, but {listed(f'{one}/' for one in known)} is; rename or remove it"
+            )
+        extra = {"label": [codes.get(top, -1) for top in tops]}
+        num = sum(code >= 0 for code in extra["label"])
+        found = [f"{tree.root}: {counted(num, 'label')} of test images kept for a score at the end"]
+    return TestSet(
+        source=str(tree.root),
+        image_id=list(tree.images),
+        path=[tree.root / name for name in tree.images],
+        extra=extra,
+        found=found,
+    )
+
+
+def _of_pattern(text: str, config: DataConfig) -> Tree:
+    """Return the images that a pattern such as test/*.jpg fits."""
+    parts = Path(text).parts
+    fixed = next(index for index, part in enumerate(parts) if any(one in part for one in PATTERN))
+    root = Path(*parts[:fixed])
+    files = sorted(
+        path
+        for path in glob.glob(text, recursive=True)  # noqa: PTH207
+        if Path(path).is_file() and not Path(path).name.startswith(".")
+    )
+    images = [path for path in files if is_image(path, config.image_suffix)]
+    if not images:
+        raise UserError(f"--test {text}: no image fits the pattern; correct it")
+    return Tree(root, tuple(Path(path).relative_to(root).as_posix() for path in images))
+
+
+def read_test_set(
+    text: str, config: DataConfig, classes: Sequence[str], *, flag: str, beside: Path | None = None
+) -> TestSet:
+    """Read the test images from a table, a folder (with or without class folders) or a pattern.
+
+    Parameters
+    ----------
+    text
+        The value of --test or --test-csv.
+    config
+        Settings of the data.
+    classes
+        Names of the classes, for labels of test images.
+    flag
+        The flag that gave the text, for messages.
+    beside
+        Folder of the training table, where earlier versions looked for test images.
+
+    Raises
+    ------
+    UserError
+        If nothing can be read there.
+    """
+    path = Path(text).expanduser()
+    if path.is_dir() and flag != "--test-csv":
+        file = metadata_in(path)
+        if file is not None:
+            return _of_table(file, config, classes, beside=None)
+        tree = tree_of(path, config.image_suffix)
+        if not tree.images:
+            raise UserError(f"{text} ({flag}): no image in this folder; check the path")
+        return test_of_tree(tree, config, classes, depth=0)
+    if path.is_file() and not is_table(path) and is_image(path.name, config.image_suffix):
+        return test_of_tree(Tree(path.parent, (path.name,)), config, classes, depth=0)
+    if not path.exists() and any(one in text for one in PATTERN) and flag != "--test-csv":
+        return test_of_tree(_of_pattern(str(path), config), config, classes, depth=0)
+    return _of_table(path, config, classes, beside)

@@ -1,0 +1,83 @@
+"""Images inside a Parquet file, written into the cache folder as files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePosixPath
+
+from foldblend.errors import UserError, listed
+from foldblend.files import DRAFT, cache_folder
+from foldblend.progress import Task
+from foldblend.runs.folder import file_hash
+from foldblend.tables import TextTable
+from folds.data.finder import Found
+
+__all__ = ["unpack_images"]
+
+BATCH = 256
+# First bytes of image formats, for images without a name.
+MAGIC = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp"}
+
+
+def _suffix(name: str, data: bytes) -> str:
+    suffix = PurePosixPath(name).suffix.lower()
+    return suffix or next((one for magic, one in MAGIC.items() if data.startswith(magic)), ".img")
+
+
+def _write(file: Path, data: bytes) -> None:
+    """Write a file unless it has this content; without fsync, as it is compared every time."""
+    if file.is_file() and file.stat().st_size == len(data) and file.read_bytes() == data:
+        return
+    draft = file.with_name(f"{DRAFT}{os.getpid()}-{file.name}")
+    try:
+        draft.write_bytes(data)
+        os.replace(draft, file)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def unpack_images(table: TextTable, column: str) -> Found:
+    """Write the images of a Parquet column {bytes, path} as files and return their places.
+
+    They are in a folder of the cache that is named by the hash of the Parquet file. The id of an
+    image is its path in the column, or the number of its row.
+
+    Raises
+    ------
+    UserError
+        For rows without an image, or a cache folder that cannot be written.
+    """
+    import pyarrow.parquet
+
+    names = table.cells[column].tolist()
+    folder = cache_folder() / "unpacked" / file_hash(table.file)
+    ids: list[str] = []
+    paths: list[Path] = []
+    empty: list[int] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (
+            pyarrow.parquet.ParquetFile(table.file) as source,
+            Task("unpack images", len(names), unit="images") as task,
+        ):
+            for batch in source.iter_batches(batch_size=BATCH, columns=[f"{column}.bytes"]):
+                for cell in batch.column(0).to_pylist():
+                    row = len(ids)
+                    data = (cell or {}).get("bytes") or b""
+                    if not data:
+                        empty.append(row + 1)
+                    ids.append(names[row] or f"{table.file.stem}-{row:06d}")
+                    file = folder / f"{row:06d}{_suffix(names[row], data)}"
+                    _write(file, data)
+                    paths.append(file)
+                task.add(batch.num_rows)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}); set FOLDBLEND_CACHE to another folder"
+        ) from None
+    if empty:
+        raise UserError(
+            f"{table.file}: no image in column {column!r} in row {listed(empty)}; store the bytes"
+            " of the images, or write a table of paths"
+        )
+    return Found(ids=ids, paths=paths, missing=[], notes=[])
