@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,11 @@ from foldblend.cli import Say
 from foldblend.errors import BadImage, UserError, counted, listed
 from foldblend.images import Box, boxes_of, crop, read_image
 from foldblend.progress import track
-from folds.audit.adversarial import LEAST_ROWS, Adversarial, tell_apart
+from foldblend.words import plural
+from folds.audit.adversarial import LEAST_ROWS, NUM_FOLDS, Adversarial, tell_apart
+from folds.audit.checks import NO_PROBLEMS, check_lines
+from folds.audit.exchanges import Swaps
+from folds.audit.files import size_notes, suffix_notes
 from folds.audit.findings import Finding, duplicate_findings, lookalike_findings, swap_findings
 from folds.audit.lookalikes import (
     Lookalikes,
@@ -30,9 +35,6 @@ from folds.data.load import merge_groups
 from folds.data.manifest import Manifest
 
 __all__ = ["Exploration", "explore"]
-
-# With a smaller share of found test cases, "none found" means nothing.
-LEAST_RECALL = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +56,17 @@ class Exploration:
     """Path and error of each image that could not be read."""
     findings: tuple[Finding, ...]
     adversarial: Adversarial | None
-    """None if there is no test set, or too few images or groups."""
+    """None if they could not be compared."""
+    why_not_compared: str
+    """Why training and test images could not be compared; empty if they were."""
     deep: bool
     """True if the slow checks ran: swapped labels and the same group under two names."""
     lookalikes: Lookalikes | None
     """None if the search did not run, or if every group is a single image."""
+    swaps: Mapping[str, Swaps]
+    """Result of the search for swapped labels, for each attribute (or class) that was searched."""
+    notes: tuple[str, ...]
+    """Notes on sizes and names of image files."""
 
     def lines(self) -> list[str]:
         """Return all results as lines for the terminal."""
@@ -70,35 +78,19 @@ class Exploration:
             )
         for finding in self.findings:
             lines += finding.lines()
+        lines += self.notes
         if not lines and not self.manifest.warnings:
-            lines.append("No problems found by the checks that ran.")
+            lines.append(NO_PROBLEMS)
         return [*lines, *self.check_lines(), *self.adversarial_lines()]
 
     def check_lines(self) -> list[str]:
-        """Return sentences on checks that did not run and on the sensitivity of the search."""
-        if not self.deep:
-            return ["Not checked (--quick): the same group under two names, swapped labels."]
-        found = self.lookalikes
-        if found is None:
-            return [
-                "Not checked, because every image is a separate group: the same group under two"
-                " names, swapped labels."
-            ]
-        if not found.num_trials:
-            return ["Same group under two names: not checked; too few groups or image features."]
-        cases = f"{found.recall:.0%} of {found.num_trials:,} test cases (groups split in two)"
-        result = counted(len(found.pairs), "pair") if len(found.pairs) else "none"
-        if found.recall < LEAST_RECALL and not len(found.pairs):
-            return [
-                "Same group under two names: none found, but this check cannot work on these"
-                f" images (it found {cases})."
-            ]
-        return [f"Same group under two names: {result} found. This check found {cases}."]
+        """Return what was checked without a finding, and how sensitive the searches are."""
+        return check_lines(self)
 
     def adversarial_lines(self) -> list[str]:
         """Return sentences on whether training and test images differ, and in what."""
         if self.adversarial is None:
-            return ["Train against test: not compared; no test set, or too few images or groups."]
+            return [f"Train against test: not compared, because {self.why_not_compared}."]
         result = self.adversarial
         auc = f"a classifier separates them with AUC {result.auc:.3f}"
         chance = (
@@ -182,6 +174,27 @@ def _without(manifest: Manifest, is_good_N: np.ndarray) -> Manifest:
     return dataclasses.replace(manifest, train=train, test=test)
 
 
+def _compared(
+    images: pd.DataFrame, statistic_NS: np.ndarray, manifest: Manifest
+) -> tuple[Adversarial | None, str]:
+    """Return the result of adversarial validation, or None and why there is none."""
+    is_test_N = (images["part"] == "test").to_numpy().astype(np.int64)
+    if manifest.test is None:
+        return None, "there is no test set"
+    for name, number in (("test", is_test_N.sum()), ("training", len(manifest.train))):
+        if number < LEAST_ROWS:
+            had = counted(int(number), "image")
+            return None, f"the {name} set has only {had}, and {LEAST_ROWS} are needed"
+    result = tell_apart(statistic_NS, is_test_N, images["group"].to_numpy())
+    if result is None:
+        groups = plural(manifest.group_name)
+        return None, (
+            f"the training set has too few {groups} for random draws: a draw needs at least"
+            f" {LEAST_ROWS // 2} images, and must leave {NUM_FOLDS} {groups}"
+        )
+    return result, ""
+
+
 def explore(manifest: Manifest, say: Say, *, deep: bool = True, merge: bool = False) -> Exploration:
     """Read every image once and return the results of all checks.
 
@@ -222,8 +235,9 @@ def explore(manifest: Manifest, say: Say, *, deep: bool = True, merge: bool = Fa
     images = _all_images(manifest)
     train = manifest.train
     statistic_NS = np.stack([look.statistics for look in looks])
-    findings = duplicate_findings(images, duplicates)
+    findings = duplicate_findings(images, duplicates, manifest.group_name)
     found = None
+    swaps: dict[str, Swaps] = {}
     if deep and has_groups:
         sketched = np.array([row for row, look in enumerate(looks) if look.sketch is not None])
         place = {int(row): index for index, row in enumerate(sketched)}
@@ -231,12 +245,13 @@ def explore(manifest: Manifest, say: Say, *, deep: bool = True, merge: bool = Fa
         known = {(place[i], place[j]) for i, j in duplicates.tolist() if i in place and j in place}
         sketches = [look.sketch for look in looks if look.sketch is not None]
         found = lookalike_groups(sketches, train["group"].to_numpy()[sketched], known=known)
-        findings += lookalike_findings(train, found, sketched)
-        findings += swap_findings(
-            manifest, np.stack([look.features for look in looks if look.features is not None])
-        )
-    is_test_N = (images["part"] == "test").to_numpy().astype(np.int64)
-    enough = min(is_test_N.sum(), len(train)) >= LEAST_ROWS
+        findings += lookalike_findings(manifest, found, sketched)
+        features = [look.features for look in looks if look.features is not None]
+        swap_found, swaps = swap_findings(manifest, np.stack(features))
+        findings += swap_found
+    adversarial, why_not = _compared(images, statistic_NS, manifest)
+    names = [f"{name}" for name in images["image_id"]]
+    width_N, height_N = statistic_NS[:, :2].T
     return Exploration(
         manifest=manifest,
         images=images,
@@ -246,9 +261,13 @@ def explore(manifest: Manifest, say: Say, *, deep: bool = True, merge: bool = Fa
             str(result).partition("; ")[0] for result in results if isinstance(result, BadImage)
         ),
         findings=tuple(findings),
-        adversarial=(
-            tell_apart(statistic_NS, is_test_N, images["group"].to_numpy()) if enough else None
-        ),
+        adversarial=adversarial,
+        why_not_compared=why_not,
         deep=deep,
         lookalikes=found,
+        swaps=swaps,
+        notes=(
+            *size_notes(names, width_N, height_N),
+            *suffix_notes([Path(path).name for path in images["path"]]),
+        ),
     )

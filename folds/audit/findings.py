@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 
 from foldblend.errors import counted
+from foldblend.words import plural
+from folds.audit.exchanges import Swaps, find_swaps
 from folds.audit.lookalikes import Lookalikes
-from folds.audit.swaps import log_proba_of, swapped_pairs
+from folds.audit.swaps import log_proba_of
 from folds.data.duplicates import IN_TEST, TWO_GROUPS, TWO_LABELS
 from folds.data.manifest import Manifest
 
@@ -41,8 +43,9 @@ class Finding:
         ]
 
 
-def duplicate_findings(images: pd.DataFrame, pairs: np.ndarray) -> list[Finding]:
+def duplicate_findings(images: pd.DataFrame, pairs: np.ndarray, group_name: str) -> list[Finding]:
     """Return the findings on duplicates, given as pairs of rows of `images`, U x 2."""
+    groups = plural(group_name)
     ids, group_N, label_N, part_N = (
         images[name].to_numpy() for name in ("image_id", "group", "label", "part")
     )
@@ -51,8 +54,8 @@ def duplicate_findings(images: pd.DataFrame, pairs: np.ndarray) -> list[Finding]
     kinds = (
         (
             in_train & (group_N[i] != group_N[j]),
-            TWO_GROUPS,
-            "Pass --merge-duplicates to merge these groups, or remove one image of each pair.",
+            TWO_GROUPS.replace("groups", groups),
+            f"Pass --merge-duplicates to merge these {groups}, or remove one image of each pair.",
         ),
         (
             in_train & (label_N[i] != label_N[j]),
@@ -61,7 +64,7 @@ def duplicate_findings(images: pd.DataFrame, pairs: np.ndarray) -> list[Finding]
         ),
         (
             in_train & (group_N[i] == group_N[j]) & (label_N[i] == label_N[j]),
-            "same image twice in one group, so it counts twice",
+            f"same image twice in one {group_name}, so it counts twice",
             "Remove one image of each pair, unless it is meant to count twice.",
         ),
         (part_N[i] != part_N[j], IN_TEST, "Remove these images from the training set."),
@@ -78,13 +81,14 @@ def duplicate_findings(images: pd.DataFrame, pairs: np.ndarray) -> list[Finding]
     ]
 
 
-def lookalike_findings(train: pd.DataFrame, found: Lookalikes, rows: np.ndarray) -> list[Finding]:
+def lookalike_findings(manifest: Manifest, found: Lookalikes, rows: np.ndarray) -> list[Finding]:
     """Return the finding, if any, on groups that look the same.
 
     `rows` are the training rows that were searched.
     """
+    name = manifest.group_name
     pairs = rows[found.pairs]
-    group_N = train["group"].to_numpy()
+    group_N = manifest.train["group"].to_numpy()
     if not len(pairs):
         return []
     texts = [
@@ -93,10 +97,10 @@ def lookalike_findings(train: pd.DataFrame, found: Lookalikes, rows: np.ndarray)
     ]
     return [
         Finding(
-            title=f"Possibly the same group under two names ({counted(len(pairs), 'pair')})",
+            title=f"Possibly the same {name} under two names ({counted(len(pairs), 'pair')})",
             cure=(
-                "If both are the same person, patient or product, give them one group name;"
-                " otherwise they leak between folds. Images of one place can look alike, too."
+                f"If both are the same {name}, give them one name; otherwise they leak between"
+                " folds. Images of one place can look alike, too."
             ),
             pairs=tuple((int(i), int(j)) for i, j in pairs),
             texts=tuple(texts),
@@ -126,19 +130,34 @@ def _targets(manifest: Manifest) -> dict[str, tuple[np.ndarray, tuple[str, ...]]
     }
 
 
-def swap_findings(manifest: Manifest, feature_ND: np.ndarray) -> list[Finding]:
+def swap_findings(
+    manifest: Manifest, feature_ND: np.ndarray
+) -> tuple[list[Finding], dict[str, Swaps]]:
     """Return findings on images of a group that seem to have each other's label.
 
-    `feature_ND` holds `folds.audit.swaps.features_of` each training row. Each text ends with a line
-    for the --corrections file, unless names with blanks or commas rule that out.
+    Parameters
+    ----------
+    manifest
+        The data set.
+    feature_ND
+        `folds.audit.swaps.features_of` each training row.
+
+    Returns
+    -------
+    tuple
+        The findings, and the result of the search for each attribute (or the class) that varies
+        within groups. Each text ends with a line for the --corrections file, unless names with
+        blanks or commas rule that out.
     """
     group_N = manifest.train["group"].to_numpy()
     ids = manifest.train["image_id"].to_numpy()
     findings = []
+    found = {}
     for name, (value_N, values) in _targets(manifest).items():
-        pairs = swapped_pairs(log_proba_of(feature_ND, value_N, group_N), value_N, group_N)
+        swaps = find_swaps(log_proba_of(feature_ND, value_N, group_N), value_N, group_N)
+        found[name] = swaps
         texts = []
-        for i, j in pairs:
+        for i, j in swaps.pairs:
             one, other = (PurePosixPath(ids[row]).stem for row in (i, j))
             line = f"{group_N[i]},swap,{one} {other}"
             # A swap line is split at commas and blanks, so names with either cannot be written.
@@ -152,15 +171,16 @@ def swap_findings(manifest: Manifest, feature_ND: np.ndarray) -> list[Finding]:
             findings.append(
                 Finding(
                     title=(
-                        f"Possibly swapped {name} labels within a group"
+                        f"Possibly swapped {name} labels within a {manifest.group_name}"
                         f" ({counted(len(texts), 'pair')})"
                     ),
                     cure=(
-                        "Look at the images. To correct a pair, add its line in brackets to the"
-                        " --corrections file."
+                        f"About {swaps.expected:.1f} would be expected by chance, so look at the"
+                        " images. To correct a pair, add its line in brackets to the --corrections"
+                        " file."
                     ),
-                    pairs=tuple((int(i), int(j)) for i, j in pairs),
+                    pairs=tuple((int(i), int(j)) for i, j in swaps.pairs),
                     texts=tuple(texts),
                 )
             )
-    return findings
+    return findings, found

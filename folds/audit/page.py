@@ -9,11 +9,14 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
+from foldblend.errors import counted
 from foldblend.images import boxes_of, read_image
+from foldblend.words import plural
+from folds.audit.checks import NO_PROBLEMS
 from folds.audit.exploration import Exploration
 from folds.audit.findings import Finding
 from folds.audit.statistics import STATISTICS
-from folds.data.manifest import extra_columns
+from folds.data.manifest import Manifest, extra_columns
 from folds.evenness import balance_lines, class_counts
 from reports.figures import bars, histograms
 from reports.html import render_page, thumbnail
@@ -50,10 +53,11 @@ def _finding(finding: Finding, images: pd.DataFrame, classes: Sequence[str]) -> 
     }
 
 
-def _fold_table(
-    train: pd.DataFrame, fold_N: np.ndarray, classes: Sequence[str], *, leaks: bool
-) -> dict[str, Any]:
+def _fold_table(manifest: Manifest, fold_N: np.ndarray, *, leaks: bool) -> dict[str, Any]:
     """Return the counts of groups, images and each class, with one column per fold."""
+    train = manifest.train
+    classes = manifest.classes
+    groups = plural(manifest.group_name)
     label_N = train["label_raw"].to_numpy()
     group_N = train["group"].to_numpy()
     count_KC = class_counts(label_N, fold_N, len(classes))
@@ -63,7 +67,7 @@ def _fold_table(
     groups_C = [len(set(group_N[label_N == label])) for label in range(len(classes))]
     num_groups = f"{len(set(group_N)):,}"
     lines: list[tuple[str, Sequence[int], str]] = [
-        ("groups", groups_K, num_groups),
+        (groups, groups_K, num_groups),
         ("images", count_KC.sum(axis=1).tolist(), num_groups),
         *(
             (classes[label], count_KC[:, label].tolist(), f"{groups_C[label]:,}")
@@ -75,7 +79,7 @@ def _fold_table(
             "",
             *[f"fold {fold}" for fold in range(num_folds)],
             "even share",
-            "groups in total",
+            f"{groups} in total",
         ],
         "rows": [
             [name, *[f"{count:,}" for count in counts], f"{np.mean(counts):,.1f}", of]
@@ -86,12 +90,12 @@ def _fold_table(
 
 
 def _count_figure(
-    value_N: np.ndarray, names: Sequence[str], group_N: np.ndarray, what: str
+    value_N: np.ndarray, names: Sequence[str], group_N: np.ndarray, what: str, groups: str
 ) -> dict[str, Any]:
-    """Return a bar chart of the images and groups of each value that occurs."""
+    """Return a bar chart of the images and groups (by their plural) of each value that occurs."""
     occurs = np.unique(value_N)
     images = [int((value_N == value).sum()) for value in occurs]
-    groups = [len(set(group_N[value_N == value])) for value in occurs]
+    num_groups = [len(set(group_N[value_N == value])) for value in occurs]
     shown = (
         np.argsort(-np.array(images), kind="stable")[:MOST_BARS]
         if len(occurs) > MOST_BARS
@@ -104,11 +108,11 @@ def _count_figure(
         [names[occurs[index]] for index in shown],
         {
             "images": [images[index] for index in shown],
-            "groups": [groups[index] for index in shown],
+            groups: [num_groups[index] for index in shown],
         },
         xlabel="number",
     )
-    caption = f"{what} (n = {len(value_N):,} images of {len(set(group_N)):,} groups{left_out})"
+    caption = f"{what} (n = {len(value_N):,} images of {len(set(group_N)):,} {groups}{left_out})"
     return {"svg": svg, "caption": caption}
 
 
@@ -134,26 +138,36 @@ def _figures(seen: Exploration) -> list[dict[str, Any]]:
     manifest = seen.manifest
     label_N = train["label"].to_numpy()
     group_N = train["group"].to_numpy()
-    figures = [_count_figure(label_N, manifest.classes, group_N, "Classes")]
+    group = manifest.group_name
+    groups = plural(group)
+    figures = [_count_figure(label_N, manifest.classes, group_N, "Classes", groups)]
     for one in manifest.attributes:
         figures.append(
             _count_figure(
-                np.asarray(one.of_class)[label_N], one.values, group_N, one.name.capitalize()
+                np.asarray(one.of_class)[label_N],
+                one.values,
+                group_N,
+                one.name.capitalize(),
+                groups,
             )
         )
     for name in [one for one in extra_columns(train) if is_numeric_dtype(train[one])]:
         values = train.groupby("group")[name].first().dropna().to_numpy(float)
-        svg = histograms({"train": values}, xlabel=name, of="groups")
+        svg = histograms({"train": values}, xlabel=name, of=groups)
         figures.append(
             {
                 "svg": svg,
-                "caption": f"{name.capitalize()}, one value per group (n = {len(values):,} groups)",
+                "caption": (
+                    f"{name.capitalize()}, one value per {group} (n = {len(values):,} {groups})"
+                ),
             }
         )
     per_group = pd.Series(group_N).value_counts().value_counts().sort_index()
     names = [f"{size}" for size in per_group.index[:MOST_BARS]]
-    svg = bars(names, {"groups": per_group.tolist()[:MOST_BARS]}, xlabel="groups")
-    figures.append({"svg": svg, "caption": f"Images per group (n = {len(set(group_N)):,} groups)"})
+    svg = bars(names, {groups: per_group.tolist()[:MOST_BARS]}, xlabel=groups)
+    figures.append(
+        {"svg": svg, "caption": f"Images per {group} (n = {len(set(group_N)):,} {groups})"}
+    )
     figures.append(_size_figure(seen))
     parts = seen.images["part"].to_numpy()
     brightness = seen.statistic_NS[:, STATISTICS.index("brightness")]
@@ -179,6 +193,7 @@ def _sheets(seen: Exploration) -> tuple[list[dict[str, Any]], int]:
     drawn = drawn.assign(turn=drawn.groupby(["label", "group"]).cumcount()).sort_values(
         "turn", kind="stable"
     )
+    group_name = seen.manifest.group_name
     sheets = []
     for label in shown:
         rows = drawn.index[drawn["label"] == label][:each]
@@ -186,7 +201,7 @@ def _sheets(seen: Exploration) -> tuple[list[dict[str, Any]], int]:
         sheets.append(
             {
                 "name": classes[label],
-                "text": f"{counts[label]:,} images of {num_groups:,} groups",
+                "text": f"{counts[label]:,} images of {counted(num_groups, group_name)}",
                 "tiles": [_tile(seen.images, int(row), classes) for row in rows],
             }
         )
@@ -218,22 +233,24 @@ def audit_page(
     manifest = seen.manifest
     train = manifest.train
     sizes = seen.images["part"].value_counts()
+    groups = plural(manifest.group_name)
     sheets, hidden_classes = _sheets(seen)
     context: Mapping[str, Any] = {
         "title": f"Audit of {manifest.name}",
         "about": (
-            f"{len(train):,} training images of {train['group'].nunique():,} groups;"
+            f"{len(train):,} training images of {train['group'].nunique():,} {groups};"
             f" {train['label'].nunique()} of {manifest.num_classes} classes occur;"
             f" {sizes.get('test', 0):,} test images"
         ),
+        "groups": groups,
         "notes": manifest.notes,
         "warnings": manifest.warnings,
         "unreadable": seen.unreadable,
         "findings": [_finding(one, seen.images, manifest.classes) for one in seen.findings],
+        "file_notes": seen.notes,
+        "no_problems": NO_PROBLEMS,
         "checks": seen.check_lines(),
-        "fold_tables": [
-            _fold_table(train, fold_N, manifest.classes, leaks=leaks) for fold_N in fold_RN
-        ],
+        "fold_tables": [_fold_table(manifest, fold_N, leaks=leaks) for fold_N in fold_RN],
         "fold_warnings": list(warnings),
         "sizes": sizes.to_dict(),
         "figures": _figures(seen),

@@ -1,20 +1,18 @@
-"""Search for swapped labels: two images of a group that have each other's label.
+"""Out-of-fold predictions of a linear classifier, for the search for swapped labels.
 
-The search uses out-of-fold predictions of a linear classifier on edges and colours, so it needs no
-trained network. The report of a run finds further wrong labels from the network's predictions.
+It uses edges and colours, so it needs no trained network. The report of a run finds further wrong
+labels from the network's predictions.
 """
 
 from __future__ import annotations
-
-import itertools
 
 import cv2
 import numpy as np
 
 from foldblend.progress import track
-from folds.kfold import codes_of, rows_by_code, stratified_group_folds
+from folds.kfold import codes_of, stratified_group_folds
 
-__all__ = ["features_of", "log_proba_of", "swapped_pairs"]
+__all__ = ["features_of", "log_proba_of"]
 
 WIDTH = 96
 HEIGHT = 128
@@ -24,9 +22,6 @@ COLOUR_SIZE = (12, 16)
 NUM_COMPONENTS = 300
 NUM_FOLDS = 5
 MOST_ROWS = 20_000
-# Least increase of the log-likelihood by the exchange. The classifier's probabilities are moderate:
-# on correct labels of 80 real people, this threshold reports one or two pairs.
-LEAST_GAIN = 1.0
 
 
 def _edges(grey: np.ndarray) -> np.ndarray:
@@ -94,27 +89,3 @@ def log_proba_of(
         model.fit(apart_ND[rows], label_N[rows])
         log_proba_NC[np.ix_(held, model.classes_)] = model.predict_log_proba(apart_ND[held])
     return log_proba_NC
-
-
-def swapped_pairs(log_proba_NC: np.ndarray, label_N: np.ndarray, group_N: np.ndarray) -> np.ndarray:
-    """Return pairs of rows of a group that fit each other's label clearly better, U x 2.
-
-    Each group has at most one pair, its most likely one. The most likely pairs come first.
-    """
-    own_N = log_proba_NC[np.arange(len(label_N)), label_N]
-    # The log-probability of a class that was never trained on is -inf, and such a class is no
-    # evidence for a swap: all differences with it become -inf.
-    with np.errstate(invalid="ignore"):
-        better_NC = np.nan_to_num(log_proba_NC - own_N[:, None], nan=-np.inf, posinf=-np.inf)
-    found = []
-    for rows in rows_by_code(codes_of(group_N)):
-        best = (LEAST_GAIN, -1, -1)
-        rows_of = {int(label): rows[label_N[rows] == label] for label in np.unique(label_N[rows])}
-        for (one, ones), (other, others) in itertools.combinations(rows_of.items(), 2):
-            first = ones[better_NC[ones, other].argmax()]
-            second = others[better_NC[others, one].argmax()]
-            gain = float(better_NC[first, other] + better_NC[second, one])
-            best = max(best, (gain, int(first), int(second)))
-        if best[0] > LEAST_GAIN:
-            found.append((-best[0], *sorted(best[1:])))
-    return np.array([pair for _, *pair in sorted(found)], np.int64).reshape(-1, 2)

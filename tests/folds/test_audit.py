@@ -16,7 +16,10 @@ from foldblend.cli import cli_flags
 from foldblend.runs.run import Run
 from folds.audit import run as run_audit
 from folds.audit.adversarial import Adversarial, tell_apart
+from folds.audit.checks import lookalike_line, swap_line
+from folds.audit.exchanges import Swaps, _best_pairs, _better, _Cells, find_swaps
 from folds.audit.exploration import Exploration, explore
+from folds.audit.files import size_notes, suffix_notes
 from folds.audit.findings import _targets
 from folds.audit.lookalikes import (
     Lookalikes,
@@ -25,10 +28,11 @@ from folds.audit.lookalikes import (
     sketch_of,
 )
 from folds.audit.statistics import STATISTICS, statistics_of
-from folds.audit.swaps import features_of, log_proba_of, swapped_pairs
+from folds.audit.swaps import features_of, log_proba_of
 from folds.config import AuditConfig, DataConfig, SplitConfig
 from folds.data.source import load_manifest
 from tests.makers.constants import LONDON, TINY
+from tests.makers.hands import hand_table, hands
 
 
 @pytest.fixture
@@ -189,7 +193,7 @@ def test_a_backdrop_that_all_groups_share_is_not_reported():
         ({}, "none found. This check found 97% of 168 test cases"),
         ({"recall": 0.0}, "cannot work on these images (it found 0% of 168 test cases"),
         ({"pairs": np.array([[0, 4]])}, "1 pair found. This check found 97%"),
-        ({"num_trials": 0}, "not checked; too few groups"),
+        ({"num_trials": 0}, "not checked; the images have too few details"),
     ],
 )
 def test_the_sensitivity_of_the_search_is_reported(found, words):
@@ -203,9 +207,11 @@ def test_the_sensitivity_of_the_search_is_reported(found, words):
         }
         | found
     )
-    (line,) = Exploration.check_lines(SimpleNamespace(deep=True, lookalikes=lookalikes))
-    assert line.startswith("Same group under two names: ")
+    line = lookalike_line(lookalikes, "patient", 168)
+    assert line.startswith("Same patient under two names: ")
     assert words in line
+    none = dataclasses.replace(lookalikes, num_trials=0)
+    assert "not checked; there are only 2 patients" in lookalike_line(none, "patient", 2)
 
 
 @pytest.mark.parametrize(
@@ -238,30 +244,37 @@ def test_few_rows_of_each_group():
 # Swapped labels
 
 
-def test_swapped_pairs_are_those_that_look_like_each_other():
+def best_pairs(log_proba, label, group):
+    return _best_pairs(_better(log_proba, label), _Cells.of(label, group))[0].tolist()
+
+
+def test_the_best_pair_of_a_group_fits_each_others_label():
     guess = np.array([1, 0, 0, 1, 2, 2, 1])
     log_proba = np.log(np.full((7, 3), 0.1) + 0.7 * np.eye(3)[guess])
     label = np.array([0, 1, 0, 0, 1, 2, 0])
-    group = np.array([7, 7, 7, 7, 8, 8, 9])
+    group = np.array([0, 0, 0, 0, 1, 1, 2])
     # 0 and 1 are swapped; 3 looks like 1 too, but no better; 4 looks like 5, but not the other way
     # round; 6 is the only row of its group.
     log_proba[3] = np.log([0.3, 0.6, 0.1])
-    assert swapped_pairs(log_proba, label, group).tolist() == [[0, 1]]
-    assert swapped_pairs(log_proba, guess, group).shape == (0, 2)
+    assert best_pairs(log_proba, label, group) == [[0, 1]]
+    assert best_pairs(log_proba, guess, group) == []
 
 
 def test_a_class_that_was_never_trained_on_is_not_swapped():
     """Its log-probability is -inf for both rows, which is no evidence."""
     with np.errstate(divide="ignore"):
         log_proba = np.log([[0.1, 0.9, 0], [0.9, 0.1, 0], [0.9, 0.1, 0], [0.1, 0.9, 0]])
-    assert swapped_pairs(log_proba, np.array([2, 0, 0, 1]), np.zeros(4, int)).shape == (0, 2)
+    label = np.array([2, 0, 0, 1])
+    assert best_pairs(log_proba, label, np.zeros(4, int)) == []
+    assert find_swaps(log_proba, label, np.zeros(4, int)).pairs.shape == (0, 2)
 
 
-def test_a_swap_is_found_in_images():
+def squares(num_groups=30):
+    """Return features, labels and groups of a square high up, further down, or no square."""
     rng = np.random.default_rng(0)
     features = []
     label = []
-    for _ in range(30):
+    for _ in range(num_groups):
         backdrop = rng.integers(40, 200, 3)
         for kind in (0, 0, 0, 1, 2):
             image = np.clip(backdrop + rng.normal(0, 12, (128, 96, 3)), 0, 255).astype(np.uint8)
@@ -269,12 +282,117 @@ def test_a_swap_is_found_in_images():
                 cv2.rectangle(image, (25, 60 + 20 * kind), (70, 100), (250, 250, 250), -1)
             features.append(features_of(image))
             label.append(kind)
-    feature = np.stack(features)
-    label = np.array(label)
-    group = np.repeat(np.arange(30), 5)
-    assert swapped_pairs(log_proba_of(feature, label, group), label, group).shape == (0, 2)
-    label[[18, 19]] = label[[19, 18]]
-    assert swapped_pairs(log_proba_of(feature, label, group), label, group).tolist() == [[18, 19]]
+    return np.stack(features), np.array(label), np.repeat(np.arange(num_groups), 5)
+
+
+@pytest.mark.parametrize("num_swaps", [0, 1, 5])
+def test_swaps_are_found_in_images(num_swaps):
+    feature, label, group = squares()
+    swapped = [[5 * index + 3, 5 * index + 4] for index in range(3, 3 + num_swaps)]
+    for pair in swapped:
+        label[pair] = label[pair[::-1]]
+    found = find_swaps(log_proba_of(feature, label, group), label, group)
+    assert sorted(found.pairs.tolist()) == swapped
+    assert found.recall > 0.9
+    assert found.num_trials == 300
+    assert found.expected < 0.1 * max(num_swaps, 1)
+
+
+def guesses(*, num_groups, size, scale, seed, shared=0.0):
+    """Return log-probabilities of right labels that are guessed with some errors.
+
+    Errors of the images of a group have the correlation `shared`.
+    """
+    rng = np.random.default_rng(seed)
+    label = np.tile(np.arange(size) % 3, num_groups)
+    group = np.repeat(np.arange(num_groups), size)
+    logit = rng.normal(0, np.sqrt(1 - shared), (len(label), 3))
+    logit += np.sqrt(shared) * rng.normal(size=(num_groups, 3))[group]
+    logit[np.arange(len(label)), label] += scale
+    return logit - np.logaddexp.reduce(logit, axis=1)[:, None], label, group
+
+
+@pytest.mark.parametrize("scale", [0.5, 1, 2, 3, 4])
+def test_right_labels_are_rarely_reported(scale):
+    """Whether the classifier is weak or good, the number expected by chance is about right."""
+    found = [
+        find_swaps(*guesses(num_groups=60, size=6, scale=scale, seed=seed)) for seed in range(12)
+    ]
+    assert sum(len(one.pairs) for one in found) <= 2
+    expected = np.array([one.expected for one in found])
+    likely = np.array([one.num_likely for one in found])
+    if scale in (1, 2):
+        assert 0.6 < expected.sum() / likely.sum() < 1.5
+
+
+def test_the_recall_is_that_of_exchanged_labels():
+    log_proba, label, group = guesses(num_groups=60, size=6, scale=4, seed=0)
+    recall = find_swaps(log_proba, label, group).recall
+    rng = np.random.default_rng(1)
+    num_found = 0
+    for number in range(60):
+        one, other = 6 * number + rng.choice(3, 2, replace=False)
+        exchanged = label.copy()
+        exchanged[[one, other]] = label[[other, one]]
+        pairs = find_swaps(log_proba, exchanged, group).pairs.tolist()
+        num_found += sorted((one, other)) in pairs
+    assert abs(num_found / 60 - recall) < 0.12
+
+
+def test_many_swaps_do_not_hide_each_other():
+    """Half of one swap fits half of another one, which must not count as chance."""
+    log_proba, label, group = guesses(num_groups=60, size=6, scale=5, seed=0)
+    swapped = [[6 * number, 6 * number + 1] for number in range(12)]
+    for pair in swapped:
+        label[pair] = label[pair[::-1]]
+    found = find_swaps(log_proba, label, group)
+    assert len(found.pairs) >= 10
+    assert all(pair in swapped for pair in found.pairs.tolist())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nothing_is_reported_where_classes_differ_in_small_parts(seed):
+    images, sign, group = hands(seed=seed)
+    found = find_swaps(
+        log_proba_of(np.stack([features_of(image) for image in images]), sign, group), sign, group
+    )
+    assert len(found.pairs) == 0
+    assert found.num_likely > 15  # these would be reported if only the gain counted
+    assert found.recall < 0.3
+    assert found.num_trials == 250
+
+
+def swaps_with(**changed):
+    return Swaps(
+        **{"pairs": np.empty((0, 2), int), "num_likely": 0, "expected": 0.04}
+        | {"recall": 0.92, "num_trials": 250}
+        | changed
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ({}, "none found. This check found 92% of 250 test cases (two labels exchanged)."),
+        (
+            {"pairs": np.array([[0, 1]] * 3), "num_likely": 3, "expected": 0.26},
+            "3 pairs found; about 0.3 would be expected by chance. This check found 92%",
+        ),
+        (
+            {"recall": 0.04, "num_likely": 20, "expected": 18.0},
+            "none reported, because this check cannot work on these images (it found only 4%",
+        ),
+        (
+            {"num_likely": 20, "expected": 18.04},
+            "too many mistakes on these images (20 pairs found, and about 18.0 expected by chance)",
+        ),
+        ({"num_trials": 0, "recall": np.nan}, "not checked; there are too few images"),
+    ],
+)
+def test_the_error_rates_of_the_search_for_swaps_are_reported(found, words):
+    line = swap_line("class", swaps_with(**found))
+    assert line.startswith("Swapped class labels: ")
+    assert words in line
 
 
 def test_swaps_are_searched_in_what_varies_within_groups(tiny_layout):
@@ -304,7 +422,7 @@ def test_faults_are_listed_and_the_audit_goes_on(layout_copy, tmp_path, audit_co
     done = audit_command(layout_copy, "--folds", "3")
     assert done.code == 0, done.err
     assert f"{one.name}/{source.name} = {other.name}/{place.name}" in done.out
-    assert "Same image in two groups, which leaks between folds (1 pair):" in done.out
+    assert "Same image in two people, which leaks between folds (1 pair):" in done.out
     assert "Same image with two labels" in done.out
     assert f"{test_image.name}" in done.out
     assert "Same image in the training and the test set" in done.out
@@ -325,6 +443,60 @@ def test_faults_are_listed_and_the_audit_goes_on(layout_copy, tmp_path, audit_co
     assert all(link.startswith(("#", "data:image/jpeg")) for link in shown.links)
     assert "script" not in shown.tags
     assert len(re.findall("<svg", page)) >= 7
+
+
+def test_hands_give_no_swaps_and_the_page_says_why(tmp_path, audit_command):
+    done = audit_command(hand_table(tmp_path), "--group-col", "person", "--group-name", "signer")
+    assert done.code == 0, done.err
+    assert "Possibly swapped" not in done.out
+    (line,) = re.findall("Swapped class labels: .*", done.out)
+    assert "none reported, because this check cannot work on these images (it found only" in line
+    assert "Checked, nothing found: unreadable images; the same image in two signers, " in done.out
+    assert "Train against test: not compared, because there is no test set." in done.out
+    shown = " ".join(Text((tmp_path / "audit.html").read_text()).words)
+    assert line in shown
+    assert "Checked, nothing found: unreadable images" in shown
+    assert "250 training images of 25 signers" in shown
+    assert "group" not in shown.replace("--group", "")
+
+
+def test_odd_sizes_and_suffixes_are_notes(tmp_path, audit_command):
+    rng = np.random.default_rng(0)
+    rows = []
+    for index in range(24):
+        side = {0: (300, 300), 1: (5, 40)}.get(index, (20, 20))
+        name = f"{index}.PNG" if index in (2, 3) else f"{index}.png"
+        cv2.imwrite(str(tmp_path / name), rng.integers(0, 255, (*side, 3), dtype=np.uint8))
+        rows.append({"image": name, "label": "ab"[index % 2], "patient": index // 3})
+    pd.DataFrame(rows).to_csv(tmp_path / "odd.csv", index=False)
+    pd.DataFrame(rows[:3]).to_csv(tmp_path / "test.csv", index=False)
+    argv = ["--group-col", "patient", "--group-name", "patient", "--quick", "--folds", "2"]
+    done = audit_command(tmp_path / "odd.csv", *argv, "--test-csv", tmp_path / "test.csv")
+    assert done.code == 0, done.err
+    notes = (
+        "Images of very different sizes: from 40x5 (2 images, such as 1.png) to 300x300 (2 images,"
+        " such as 0.png).",
+        "Images with a side of less than 8 pixels: 2 images, such as 1.png.",
+        "File suffixes in different letter cases: .png (24 images, such as 0.png), .PNG (3 images,"
+        " such as 2.PNG).",
+        "Train against test: not compared, because the test set has only 3 images, and 20 are"
+        " needed.",
+    )
+    shown = " ".join(Text((tmp_path / "audit.html").read_text()).words)
+    for note in notes:
+        assert note in done.out
+        assert note in shown
+    assert "No problems found" not in done.out
+    (line,) = re.findall("Checked, nothing found: .*", done.out)
+    assert "sizes" not in line
+    assert "suffixes" not in line
+    assert "training and the test set" not in line  # three images are in both
+
+
+def test_photographs_of_usual_sizes_give_no_note():
+    width = np.array([640, 1600, 800])
+    assert size_notes(["a.jpg", "b.jpg", "c.jpg"], width, width * 3 // 4) == []
+    assert suffix_notes(["a.jpg", "b.png", "c.jpg"]) == []
 
 
 def test_quick_and_merged(layout_copy, audit_command):
@@ -446,9 +618,9 @@ def test_faults_planted_among_real_faces_are_reported(tmp_path, audit_command):
     seen = explore(load_manifest(DataConfig(data=str(root), on_bad_image="skip")), print)
     assert seen.lookalikes.recall > 0.95
     texts_of = {finding.title: finding.texts for finding in seen.findings}
-    (leaks,) = (texts for title, texts in texts_of.items() if "two groups" in title)
+    (leaks,) = (texts for title, texts in texts_of.items() if "two people" in title)
     assert leaks == (f"{copied.name}/mask2.jpg = {receiver.name}/mask3.jpg",)
-    (alike,) = (texts for title, texts in texts_of.items() if "same group" in title)
+    (alike,) = (texts for title, texts in texts_of.items() if "same person" in title)
     assert len(alike) == 1
     assert split.name in alike[0]
     assert again.name in alike[0]
