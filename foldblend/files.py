@@ -11,10 +11,35 @@ from filelock import FileLock, Timeout
 
 from foldblend.errors import UserError
 
-__all__ = ["DRAFT", "cache_folder", "check_writable", "hold", "write_bytes", "write_with"]
+__all__ = [
+    "DRAFT",
+    "cache_folder",
+    "check_writable",
+    "exists",
+    "hold",
+    "is_file",
+    "write_bytes",
+    "write_with",
+]
 
 # Prefix of unfinished files, by which leftovers of a killed process are found and removed.
 DRAFT = ".draft-"
+
+
+def exists(path: Path) -> bool:
+    """Return whether a path exists; False for names that are too long or have a NUL byte.
+
+    `Path.exists` and `Path.is_file` raise OSError or ValueError for these.
+    """
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Return whether a path is a file; False for names that no file can have."""
+    return exists(path) and path.is_file()
 
 
 def check_writable(folder: Path) -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from foldblend.delimited import parse_delimited, read_text
 from foldblend.errors import UserError, did_you_mean, listed
+from foldblend.files import exists
 
 __all__ = ["SUFFIXES", "Categories", "TextTable", "is_table", "read_text_table"]
 
@@ -244,7 +245,7 @@ def read_text_table(
         In one line with the file and, if possible, the line.
     """
     path = Path(file).expanduser()
-    if path.is_dir():
+    if exists(path) and path.is_dir():
         raise UserError(f"{file}: is a folder, not a table; pass a file in it")
     reader = READERS.get(path.suffix.lower(), _read_delimited)
     return reader(path, sep=sep, encoding=encoding, cure=cure)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from foldblend.errors import UserError, listed
+from foldblend.files import exists, is_file
 from folds.data.words import tidy
 
 __all__ = ["IMAGE_SUFFIXES", "Found", "find_images", "is_image"]
@@ -38,13 +39,6 @@ class Found:
     """Rows whose image was not found."""
     notes: list[str]
     """Sentences on images found under a name that differs from the table's."""
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that is too long, or has a NUL byte
-        return False
 
 
 def _key(name: str) -> str:
@@ -76,7 +70,7 @@ def _loosely(root: Path, name: str) -> Path | None:
     parts = [part for part in slashed.split("/") if part not in ("", ".")]
     place = Path("/") if slashed.startswith("/") else root
     for number, part in enumerate(parts, start=1):
-        if (place / part).exists():
+        if exists(place / part):
             place = place / part
             continue
         listing = _listing(str(place))
@@ -91,7 +85,7 @@ def _loosely(root: Path, name: str) -> Path | None:
         if not fits:
             return None
         place = place / fits[0]
-    return place if _exists(place) else None
+    return place if is_file(place) else None
 
 
 def _difference(name: str, path: Path) -> str:
@@ -113,9 +107,9 @@ def _difference(name: str, path: Path) -> str:
 def _in_root(root: Path, name: str, suffix: str | None) -> tuple[Path | None, bool]:
     """Return the file of a name within a root, and whether the name was taken as it is."""
     path = root / Path(name).expanduser() if name.startswith("~") else root / name
-    if _exists(path):
+    if is_file(path):
         return path, True
-    if suffix is not None and _exists(with_suffix := root / f"{tidy(name)}{suffix}"):
+    if suffix is not None and is_file(with_suffix := root / f"{tidy(name)}{suffix}"):
         return with_suffix, True
     return _loosely(root, name), False
 

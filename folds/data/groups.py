@@ -51,8 +51,8 @@ def groups_by_regex(pattern: str, ids: Sequence[str]) -> list[str]:
     unmatched = []
     for name in ids:
         found = find(name.replace("\\", "/"))
-        parts = (found.groups() or (found.group(),)) if found else ()
-        group = "_".join(part for part in parts if part)
+        parts = found.groups() if found else ()
+        group = "_".join(part for part in parts if part) or (found.group() if found else "")
         if not group:
             unmatched.append(name)
         groups.append(group)

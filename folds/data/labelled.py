@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from foldblend.attributes import Attribute
+from foldblend.delimited import read_text
 from foldblend.errors import UserError, listed
+from foldblend.files import is_file
 from foldblend.tables import Categories
 from folds.config import DataConfig
 from folds.data.groups import NO_GROUPS, groups_by_regex, groups_from_parent, largest_groups
@@ -88,11 +90,7 @@ def _checked_words(
 def _given_order(text: str) -> list[str]:
     """Return the classes of --class-order: a comma-separated list, or a file of lines."""
     file = Path(text).expanduser()
-    try:
-        is_file = file.is_file()
-    except OSError:
-        is_file = False
-    parts = file.read_text(encoding="utf-8-sig").splitlines() if is_file else text.split(",")
+    parts = read_text(file).splitlines() if is_file(file) else text.split(",")
     return [word for part in parts if (word := tidy(part))]
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 
 from foldblend.attributes import Attribute
 from foldblend.errors import UserError, listed
+from foldblend.files import is_file
 from foldblend.runs.folder import ids_hash
 from foldblend.runs.submission import SubmissionForm
 
@@ -136,7 +137,7 @@ def _check_ids(table: pd.DataFrame, source: str) -> None:
 
 
 def _check_files(table: pd.DataFrame, source: str) -> None:
-    missing = [path for path in table["path"] if not Path(path).is_file()]
+    missing = [path for path in table["path"] if not is_file(Path(path))]
     if missing:
         raise UserError(
             f"{source}: {len(missing)} of {len(table)} images are missing: {listed(missing)}; "

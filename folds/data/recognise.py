@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from foldblend.errors import UserError, listed
+from foldblend.files import exists
 from foldblend.tables import SUFFIXES, is_table
 from folds.config import DataConfig
 from folds.data.class_folders import TEST, TRAIN, VALIDATION, split_folders, tree_of
@@ -68,7 +69,7 @@ def layout_of(path: Path, text: str, flag: str, config: DataConfig) -> str:
     UserError
         If no layout fits, or several do.
     """
-    if not path.exists():
+    if not exists(path):
         raise UserError(f"{text} ({flag}): no such file or folder; check the path")
     if config.layout != "auto":
         needs_file = config.layout == "table"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from foldblend.errors import UserError, counted, listed
+from foldblend.files import exists, is_file
 from foldblend.tables import is_table
 from folds.config import DataConfig
 from folds.data.class_folders import Tree, tree_of
@@ -204,7 +205,7 @@ def read_test_set(
         If nothing can be read there.
     """
     path = Path(text).expanduser()
-    if path.is_dir() and flag != "--test-csv":
+    if exists(path) and path.is_dir() and flag != "--test-csv":
         file = metadata_in(path)
         if file is not None:
             return _of_table(file, config, classes, beside=None)
@@ -212,8 +213,8 @@ def read_test_set(
         if not tree.images:
             raise UserError(f"{text} ({flag}): no image in this folder; check the path")
         return test_of_tree(tree, config, classes, depth=0)
-    if path.is_file() and not is_table(path) and is_image(path.name, config.image_suffix):
+    if is_file(path) and not is_table(path) and is_image(path.name, config.image_suffix):
         return test_of_tree(Tree(path.parent, (path.name,)), config, classes, depth=0)
-    if not path.exists() and any(one in text for one in PATTERN) and flag != "--test-csv":
+    if not exists(path) and any(one in text for one in PATTERN) and flag != "--test-csv":
         return test_of_tree(_of_pattern(str(path), config), config, classes, depth=0)
     return _of_table(path, config, classes, beside)
