@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import sys
 import threading
@@ -17,7 +18,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any, TextIO, TypeVar
 
-__all__ = ["Task", "duration", "forget_terminal", "lines_to", "shows_bars", "track", "write"]
+__all__ = [
+    "Task",
+    "duration",
+    "escape_unprintable",
+    "forget_terminal",
+    "lines_to",
+    "shows_bars",
+    "track",
+    "write",
+]
 
 Item = TypeVar("Item")
 FIRST_LINE = 10.0  # seconds; shorter work needs no line
@@ -81,6 +91,11 @@ class _Output:
             raise error
         self.is_lost = True
 
+    @property
+    def encoding(self) -> str:
+        # rich draws with plain letters where this is not a form of Unicode.
+        return self.stream.encoding
+
     def isatty(self) -> bool:
         return self.stream.isatty()
 
@@ -137,18 +152,24 @@ class _Screen:
 
     def write(self, line: str) -> None:
         with self.lock:
-            if not _is_terminal(sys.stdout) or self.is_forgotten:
-                print(line, flush=True)
-                return
-            from rich.console import Console
-            from rich.text import Text
+            try:
+                self._write(line)
+            except UnicodeEncodeError as error:
+                self._write(line.encode(error.encoding, "backslashreplace").decode(error.encoding))
 
-            above = self.bars is not None and self.output is not None
-            console = self.bars.console if above else Console(file=sys.stdout)
-            style = next((STYLES[start] for start in STYLES if line.startswith(start)), "")
-            console.print(Text(line, style), soft_wrap=True)
-            if above and self.output is not None and self.output.is_lost:
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
+    def _write(self, line: str) -> None:
+        if not _is_terminal(sys.stdout) or self.is_forgotten:
+            print(line, flush=True)
+            return
+        from rich.console import Console
+        from rich.text import Text
+
+        above = self.bars is not None and self.output is not None
+        console = self.bars.console if above else Console(file=sys.stdout)
+        style = next((STYLES[start] for start in STYLES if line.startswith(start)), "")
+        console.print(Text(line, style), soft_wrap=True)
+        if above and self.output is not None and self.output.is_lost:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
@@ -172,6 +193,19 @@ def write(line: str) -> None:
     Warnings and headlines have styles on a terminal. Raises OSError if it is gone.
     """
     _SCREEN.write(line)
+
+
+def escape_unprintable() -> None:
+    """Let both output streams write backslash escapes for letters that they cannot encode.
+
+    Otherwise a name in a report could end a command after hours of training.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        is_unicode = stream.encoding.lower().startswith("utf")
+        if stream.errors == "strict" or (stream.errors == "surrogateescape" and not is_unicode):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def forget_terminal() -> None:
