@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from foldblend.errors import require
+from collections.abc import Mapping
+from typing import Any
+
+from foldblend.errors import listed, require
 from foldblend.flags import flag_name, flags_of
 from foldblend.plugins import find_part, is_custom
+from foldblend.scores.metrics import check_order, is_ordered
+from folds.data.manifest import Manifest
 from pipeline.config.resolved import ResolvedConfig
 from pipeline.config.run import RunConfig
 from pipeline.config.settings import flatten
 from pipeline.config.train import loss_names, parse_loss
 from pipeline.data.augment import check_augmentation
 from pipeline.data.preprocess import Preprocess
+from pipeline.models.attribute_head import ordinal_names
 from pipeline.training.losses import check_loss, loss_parts, takes_mixed
 from pipeline.training.optim import SCHEDULES
 
-__all__ = ["check_flags", "check_recipe", "explain", "own_parts"]
+__all__ = ["check_flags", "check_orders", "check_recipe", "explain", "own_parts"]
 
 
 def own_parts(config: RunConfig) -> list[str]:
@@ -76,6 +82,42 @@ def check_flags(config: RunConfig) -> None:
         f"--finetune head with --backbone {config.model.backbone}: it needs a backbone of"
         " timm; pass --finetune full",
     )
+
+
+def check_orders(config: RunConfig, manifest: Manifest, written: Mapping[Any, Any]) -> None:
+    """Raise UserError for a setting that needs an order which classes or an attribute lack.
+
+    Parameters
+    ----------
+    config
+        The settings.
+    manifest
+        The data.
+    written
+        The config.yaml of the run that is continued; its settings were accepted before. Empty for
+        a new run.
+    """
+    metric = config.output.metric
+    own = config.data.dataset is not None
+    if written.get("metric") != metric:
+        cure = "pass --class-order a,b,c" if not own else "give the ImageTable ordered=True"
+        ordered = is_ordered(manifest.classes, manifest.ordered)
+        check_order(metric, ordered=ordered, cure=cure)
+    ordinal = config.model.ordinal
+    if ordinal is None or written.get("ordinal") == ordinal:
+        return
+    cure = "give its Attribute ordered=True"
+    if not own:
+        cure = (
+            "pass --class-order a,b,c, along which values take the order in which they first occur"
+        )
+    for one in manifest.attributes:
+        asked = one.name in ordinal_names(ordinal)
+        require(
+            not asked or is_ordered(one.values, one.ordered),
+            f"--ordinal {one.name}: its values are words without an order ({listed(one.values)});"
+            f" {cure}",
+        )
 
 
 def check_recipe(config: RunConfig, preprocess: Preprocess, *, num_classes: int) -> None:

@@ -62,7 +62,7 @@ def _job(run: Run, say: Say, machine: dict[str, Any]) -> FoldJob:
         fold_file=str(folder / "folds.csv"),
         **machine,
     )
-    prepared = prepare(config, say)
+    prepared = prepare(config, say, is_made=True)
     for what in ("data", "corrected labels", "crop", "own modules"):
         if prepared.run_key.get(what) != run.info["run_key"].get(what):
             raise UserError(

@@ -121,8 +121,10 @@ def order_of(runs: Sequence[Run]) -> bool:
 
 def oof_rows(run: Run) -> Rows:
     """Return the labels, groups, repeats and folds of a run's out-of-fold rows."""
-    columns = (run.oof[name].to_numpy() for name in ("label", "group", "repeat", "fold"))
-    return Rows(*columns, run.group_name)
+    label_N, group_N, repeat_N, fold_N = (
+        run.oof[name].to_numpy() for name in ("label", "group", "repeat", "fold")
+    )
+    return Rows(label_N, group_N, repeat_N, fold_N, run.group_name)
 
 
 def oof_arrays(run: Run) -> OofArrays:

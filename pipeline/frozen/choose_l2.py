@@ -32,6 +32,7 @@ def choose_l2(
     num_classes: int,
     variance_X: np.ndarray,
     device: torch.device | None = None,
+    group_name: str = "group",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Choose the L2 penalty of each problem by cross-validation within its own rows.
 
@@ -55,6 +56,8 @@ def choose_l2(
         Number of classes.
     device
         Where to compute.
+    group_name
+        What a group is, in the singular.
 
     Returns
     -------
@@ -75,8 +78,8 @@ def choose_l2(
         folds = min(NUM_INNER, len(np.unique(group_N[used])))
         if folds < 2:
             raise UserError(
-                "--finetune head: a fold trains on a single group, so no L2 penalty can be chosen;"
-                " pass one value to --head-l2, or fewer --folds"
+                f"--finetune head: a fold trains on a single {group_name}, so no L2 penalty can be"
+                " chosen; pass one value to --head-l2, or fewer --folds"
             )
         inner_ZN[problem, used] = stratified_group_folds(
             label_N[used], group_N[used], num_folds=folds, seed=seed

@@ -181,7 +181,14 @@ def _fit(
     }
     seed = job.run.config.split.split_seed
     l2_K, loss_KP = choose_l2(
-        rows_NX, rows.label_N, rows.group_N, weight_KN, _penalties(job), seed=seed, **common
+        rows_NX,
+        rows.label_N,
+        rows.group_N,
+        weight_KN,
+        _penalties(job),
+        seed=seed,
+        group_name=job.run.manifest.group_name,
+        **common,
     )
     own_l2_K = l2_K * own_scales(rows_NX, weight_KN)
     return fit_heads(rows_NX, rows.label_N, weight_KN, own_l2_K, **common), l2_K, loss_KP

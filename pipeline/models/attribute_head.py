@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812 - as all torch code names it
 from foldblend.attributes import Attribute
 from foldblend.errors import UserError, did_you_mean
 
-__all__ = ["AttributeJoin", "attach", "make_join"]
+__all__ = ["AttributeJoin", "attach", "make_join", "ordinal_names"]
 
 
 class AttributeJoin(torch.nn.Module):
@@ -76,6 +76,17 @@ def log_continuation(outputs: torch.Tensor) -> torch.Tensor:
     return reached + F.pad(F.logsigmoid(-outputs), (0, 1))
 
 
+def ordinal_names(ordinal: str | None) -> list[str]:
+    """Return the names in a value of --ordinal.
+
+    Examples
+    --------
+    >>> ordinal_names("age, size")
+    ['age', 'size']
+    """
+    return [name.strip() for name in ordinal.split(",")] if ordinal else []
+
+
 def make_join(attributes: Sequence[Attribute], ordinal: str | None) -> AttributeJoin:
     """Return the joining layer of --head attributes.
 
@@ -87,7 +98,7 @@ def make_join(attributes: Sequence[Attribute], ordinal: str | None) -> Attribute
         raise UserError(
             "--head attributes: the data has no attributes; pass columns with --attribute-cols"
         )
-    ordered = [name.strip() for name in ordinal.split(",")] if ordinal else []
+    ordered = ordinal_names(ordinal)
     for name in ordered:
         if name not in names:
             hint = did_you_mean(name, names) or f"; there are {', '.join(names)}"

@@ -68,7 +68,11 @@ class _FoldTraining:
         if config.train.select == "inner":
             others = job.run.manifest.train[learns_N]
             learns_N = learns_N.copy()
-            inner_N = inner_rows(others, seed=derive_seed("inner", config.split.split_seed, index))
+            inner_N = inner_rows(
+                others,
+                seed=derive_seed("inner", config.split.split_seed, index),
+                group_name=job.run.manifest.group_name,
+            )
             # Scored by their true labels, even where training uses other (corrected) ones.
             self.selection_rows = others[inner_N].reset_index(drop=True)
             learns_N[np.flatnonzero(learns_N)[inner_N]] = False

@@ -14,7 +14,7 @@ __all__ = ["inner_rows"]
 INNER_FOLDS = 5
 
 
-def inner_rows(train: pd.DataFrame, *, seed: int) -> np.ndarray:
+def inner_rows(train: pd.DataFrame, *, seed: int, group_name: str = "group") -> np.ndarray:
     """Return the mask of the training rows that --select inner holds out.
 
     It holds out a fifth of the groups, stratified by class.
@@ -25,6 +25,8 @@ def inner_rows(train: pd.DataFrame, *, seed: int) -> np.ndarray:
         The fold's N training rows, with columns `label` and `group`.
     seed
         Seed of the inner split.
+    group_name
+        What a group is, in the singular.
 
     Returns
     -------
@@ -40,7 +42,7 @@ def inner_rows(train: pd.DataFrame, *, seed: int) -> np.ndarray:
     num_groups = len(set(group_N.tolist()))
     if num_groups < 2:
         raise UserError(
-            "--select inner: a fold trains on a single group, so none can be held out; pass"
+            f"--select inner: a fold trains on a single {group_name}, so none can be held out; pass"
             " --select last"
         )
     num_folds = min(INNER_FOLDS, num_groups)

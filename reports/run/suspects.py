@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from foldblend.attributes import Attribute
+from foldblend.errors import counted
 from foldblend.scores.metrics import METRICS
 from foldblend.scores.rows import Rows
 from foldblend.scores.score import score_of
@@ -53,6 +54,7 @@ class _Images:
     proba: np.ndarray
     of_row: np.ndarray
     ids: frozenset[str]
+    group_name: str = "group"
 
     def names_of(self, rows: np.ndarray) -> list[str]:
         return [str(name) for name in self.image_id[rows]]
@@ -174,7 +176,7 @@ class _Search:
                 judged = Judged(judged.best, flagged, judged.detectable)
             self.notes.append(
                 _note(
-                    f"{field.name} ({'per group' if is_shared else 'per image'})",
+                    f"{field.name} (per {self.images.group_name if is_shared else 'image'})",
                     "labels",
                     judged,
                 )
@@ -198,7 +200,7 @@ class _Search:
         if not len(pair_U2):
             return
         judged = judge_pairs(gain_U)
-        what = f"{self.fields[number].name} (pairs of images of a group)"
+        what = f"{self.fields[number].name} (pairs of images of one {self.images.group_name})"
         self.notes.append(_note(what, "exchanged labels", judged))
         order = np.argsort(-gain_U, kind="stable")
         # Rows are sorted by name, so sorting a pair puts its images in the order of names.
@@ -287,19 +289,15 @@ class _Search:
         return np.asarray(class_of[tuple(self.corrected_NA.T)])
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
 def _summary(findings: Sequence[dict[str, Any]], images: _Images) -> str:
     kinds = Counter(one["kind"] for one in findings)
-    nouns = {"group": "group", SWAP: "swapped pair", "picture": "image"}
+    nouns = {"group": images.group_name, SWAP: "swapped pair", "picture": "image"}
     parts = [
-        _counted(kinds[kind], nouns[kind]) for kind in ("group", SWAP, "picture") if kinds[kind]
+        counted(kinds[kind], nouns[kind]) for kind in ("group", SWAP, "picture") if kinds[kind]
     ]
-    among = _counted(len(images.image_id), "image")
+    among = counted(len(images.image_id), "image")
     if len(images.group_names) < len(images.image_id):
-        among = f"{_counted(len(images.group_names), 'group')} with {among}"
+        among = f"{counted(len(images.group_names), images.group_name)} with {among}"
     return f"{', '.join(parts) or 'none'} among {among}"
 
 
@@ -358,7 +356,9 @@ def find_suspects(
         import cleanlab  # noqa: F401
     except ImportError:
         return {"skipped": "not checked, because cleanlab is not installed; pip install cleanlab"}
-    images = _images_of(rows.label_N, proba_NC, rows.group_N, image_id_N)
+    images = dataclasses.replace(
+        _images_of(rows.label_N, proba_NC, rows.group_N, image_id_N), group_name=rows.group_name
+    )
     search = _Search(images, _fields(classes, attributes))
     search.run()
 

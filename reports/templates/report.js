@@ -28,7 +28,7 @@
     kinds.push(["only " + one.name + " wrong",
       (row) => data.attributes.every((other) => differs(other, row) === (other === one))]);
   });
-  // What a group is depends on the data: a patient, a product.
+  // What a group is depends on the data.
   const byGroup = "by " + data.group_name;
   const orders = {
     "most confident first": (a, b) => data.confidence[b] - data.confidence[a],
