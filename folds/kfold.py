@@ -92,13 +92,19 @@ class StratifiedGroupKFold:
     """Splitter for scikit-learn with whole groups and even class counts in every fold.
 
     The folds do not depend on the order of the rows. `folds.balance` defines the objective.
+    Parameters are those of scikit-learn's class of the same name. Groups are always dealt at
+    random among equally even folds, so `shuffle` only decides what happens without a seed.
 
     Parameters
     ----------
     n_splits
         Number of folds, at least 2.
+    shuffle
+        With True and no `random_state`, each call of `split` returns other folds; with False they
+        are those of `random_state=0`.
     random_state
-        Seed as numpy's default_rng takes it.
+        Seed of the folds: an integer, or what numpy's default_rng takes, or a RandomState. Unlike
+        scikit-learn's it may be set without `shuffle`; the folds of a seed are the same with it.
 
     Examples
     --------
@@ -111,16 +117,31 @@ class StratifiedGroupKFold:
     [2, 2]
     """
 
-    def __init__(self, n_splits: int = 5, *, random_state: Any = 0) -> None:
+    def __init__(self, n_splits: int = 5, shuffle: bool = False, random_state: Any = None) -> None:
         if not isinstance(n_splits, (int, np.integer)) or n_splits < 2:
             raise ValueError(
                 f"n_splits={n_splits}: cross-validation needs a whole number of at least 2"
             )
+        if not isinstance(shuffle, (bool, np.bool_)):
+            raise TypeError(f"shuffle={shuffle!r}: pass True or False")
         self.n_splits = int(n_splits)
+        self.shuffle = bool(shuffle)
         self.random_state = random_state
 
     def __repr__(self) -> str:
-        return f"StratifiedGroupKFold(n_splits={self.n_splits}, random_state={self.random_state})"
+        # The parameters are in the order that scikit-learn prints.
+        return (
+            f"StratifiedGroupKFold(n_splits={self.n_splits}, random_state={self.random_state},"
+            f" shuffle={self.shuffle})"
+        )
+
+    def _seed(self) -> Any:
+        """Return the seed of the next split as numpy's default_rng takes it."""
+        if self.random_state is None:
+            return None if self.shuffle else 0
+        if isinstance(self.random_state, np.random.RandomState):
+            return self.random_state.randint(2**31)
+        return self.random_state
 
     def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
         """Return the number of folds."""
@@ -140,7 +161,7 @@ class StratifiedGroupKFold:
             raise ValueError("split(X, y, groups): both y (classes) and groups are required")
         if not len(y) == len(groups) == (len(y) if X is None else _num_rows(X)):
             raise ValueError("split(X, y, groups): lengths differ")
-        fold_N = stratified_group_folds(y, groups, num_folds=self.n_splits, seed=self.random_state)
+        fold_N = stratified_group_folds(y, groups, num_folds=self.n_splits, seed=self._seed())
         for fold in range(self.n_splits):
             yield np.flatnonzero(fold_N != fold), np.flatnonzero(fold_N == fold)
 

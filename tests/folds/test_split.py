@@ -1,3 +1,5 @@
+import functools
+import inspect
 import itertools
 import subprocess
 import sys
@@ -163,7 +165,7 @@ def test_scikit_learn_accepts_the_splitter():
     rng = np.random.default_rng(0)
     group = np.repeat(np.arange(30), 4)
     label = rng.integers(0, 3, 120)
-    splitter = StratifiedGroupKFold(5)
+    splitter = StratifiedGroupKFold(5, shuffle=True, random_state=0)
     assert splitter.get_n_splits() == 5
     assert (
         len(cross_val_score(DummyClassifier(), label[:, None], label, groups=group, cv=splitter))
@@ -176,6 +178,40 @@ def test_scikit_learn_accepts_the_splitter():
         for train, held_out in splitter.split(label, label, group)
     ]
     assert seen == [set()] * 5
+
+
+def held_out_rows(splitter, label, group):
+    return [held_out.tolist() for _, held_out in splitter.split(label, label, group)]
+
+
+def test_the_splitter_has_the_signature_of_scikit_learns():
+    ours, theirs = (
+        [(one.name, one.kind, one.default) for one in inspect.signature(kind).parameters.values()]
+        for kind in (StratifiedGroupKFold, Theirs)
+    )
+    assert ours == theirs
+    for arguments in ({}, {"n_splits": 3, "shuffle": True, "random_state": 7}):
+        assert repr(StratifiedGroupKFold(**arguments)) == repr(Theirs(**arguments))
+        assert vars(StratifiedGroupKFold(**arguments)) == vars(Theirs(**arguments))
+
+
+def test_shuffle_decides_on_the_folds_without_a_seed_only():
+    group = np.repeat(np.arange(30), 4)
+    label = np.random.default_rng(0).integers(0, 3, 120)
+    rows = functools.partial(held_out_rows, label=label, group=group)
+    for seed in (0, 7):
+        fold = stratified_group_folds(label, group, num_folds=5, seed=seed)
+        expected = [np.flatnonzero(fold == one).tolist() for one in range(5)]
+        # Earlier versions had no `shuffle` and took a seed without it.
+        assert rows(StratifiedGroupKFold(5, random_state=seed)) == expected
+        assert rows(StratifiedGroupKFold(5, shuffle=True, random_state=seed)) == expected
+    assert rows(StratifiedGroupKFold(5)) == rows(StratifiedGroupKFold(5, random_state=0))
+    fresh = StratifiedGroupKFold(5, shuffle=True)
+    assert len({str(rows(fresh)) for _ in range(4)}) == 4
+    legacy = StratifiedGroupKFold(5, shuffle=True, random_state=np.random.RandomState(0))
+    assert rows(legacy) != rows(legacy)
+    with pytest.raises(TypeError, match="shuffle='yes'"):
+        StratifiedGroupKFold(5, shuffle="yes")
 
 
 def test_scikit_learn_is_never_imported():
