@@ -39,6 +39,8 @@ __all__ = ["find_suspects"]
 
 # A limit, so that one image cannot outvote all others of its group.
 LEAST_PROBA = 1e-6
+# The share of wrong labels for which a note estimates how many findings are real.
+SUPPOSED_WRONG = 0.01
 LABEL = "label"
 SWAP = "swap"
 
@@ -130,10 +132,16 @@ def _note(what: str, noun: str, judged: Judged) -> str:
     note = f"{what}: {found}. This check finds about {power} of wrong ones"
     if not num:
         return f"{note}."
-    expected = judged.detectable.sum() / 100
-    return (
-        f"{note}; if 1 % of the labels are wrong, about {expected:.1f} of these {num:,} are real."
-    )
+    expected = SUPPOSED_WRONG * judged.detectable.sum()
+    if expected < NEARLY_ALL * num:
+        return (
+            f"{note}; if 1 % of the labels are wrong, about {expected:.1f} of these {num:,} are"
+            " real."
+        )
+    # No more labels can be real than look wrong, which bounds the share of wrong labels as well.
+    share = min(SUPPOSED_WRONG, num / judged.detectable.sum())
+    real = f"nearly all of these {num:,} are" if num > 1 else "this one is probably"
+    return f"{note}; if {100 * share:.2g} % of the labels are wrong, {real} real."
 
 
 class _Search:

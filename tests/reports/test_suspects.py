@@ -12,15 +12,15 @@ from foldblend.attributes import Attribute
 from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS
 from foldblend.scores.rows import Rows
-from folds.data.corrections import apply_corrections
 from folds.config import DataConfig
-from folds.data.source import load_manifest
+from folds.data.corrections import apply_corrections
 from folds.data.labels import AGES, ATTRIBUTES, CLASSES, GENDERS, MASKS, decode, encode
 from folds.data.layout import read_layout, relabel_for_training
+from folds.data.source import load_manifest
 from reports.run import report as report_module
-from reports.run.confident import judge_pairs, judge_units
+from reports.run.confident import Judged, judge_pairs, judge_units
 from reports.run.report import suspects_csv, write_report
-from reports.run.suspects import find_suspects
+from reports.run.suspects import _note, find_suspects
 
 find_label_issues = pytest.importorskip(
     "cleanlab.filter", reason="cleanlab is not installed"
@@ -206,6 +206,42 @@ def test_the_reported_power_equals_that_on_single_wrong_labels(num_values):
             flagged = bool(again.flagged[unit]) and again.best[unit] == given_U[unit]
             assert flagged == judged.detectable[unit], (unit, other)
     assert not judged.detectable[0]
+
+
+def judged_as(*, units, flagged, detectable):
+    return Judged(np.zeros(units, int), np.arange(units) < flagged, np.arange(units) < detectable)
+
+
+@pytest.mark.parametrize(
+    ("flagged", "detectable", "words"),
+    [
+        # 11.3 of 1,647 labels would be found if 1 % were wrong, which is more than look wrong.
+        (8, 1130, "; if 0.71 % of the labels are wrong, nearly all of these 8 are real."),
+        (11, 1130, "; if 0.97 % of the labels are wrong, nearly all of these 11 are real."),
+        (12, 1130, "; if 1 % of the labels are wrong, nearly all of these 12 are real."),
+        (25, 1200, "; if 1 % of the labels are wrong, about 12.0 of these 25 are real."),
+        (1, 1130, "; if 0.088 % of the labels are wrong, this one is probably real."),
+        (0, 1130, "This check finds about 69% of wrong ones."),
+    ],
+)
+def test_no_more_labels_are_real_than_look_wrong(flagged, detectable, words):
+    note = _note("label", "labels", judged_as(units=1647, flagged=flagged, detectable=detectable))
+    assert note.startswith(f"label: {flagged} of 1,647 labels look wrong. This check finds about ")
+    assert note.endswith(words)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_estimate_never_exceeds_the_number_that_looks_wrong(seed):
+    rng = np.random.default_rng(seed)
+    units = int(rng.integers(50, 3000))
+    detectable = int(rng.integers(units // 2, units + 1))
+    flagged = int(rng.integers(1, max(detectable // 10, 2)))
+    note = _note("x", "labels", judged_as(units=units, flagged=flagged, detectable=detectable))
+    share, tail = note.split("; if ")[1].split(" % of the labels are wrong, ")
+    assert 0 < float(share) <= 1
+    if tail.startswith("about"):
+        about, of = tail.removeprefix("about ").removesuffix(" are real.").split(" of these ")
+        assert float(about) <= int(of.replace(",", "")) == flagged
 
 
 def test_a_suggested_value_must_reach_its_threshold():
