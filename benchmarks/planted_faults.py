@@ -23,8 +23,9 @@ import numpy as np
 import pandas as pd
 
 from foldblend.images import read_image
+from folds.audit.exchanges import find_swaps
 from folds.audit.lookalikes import few_rows_of_groups, lookalike_groups, sketch_of
-from folds.audit.swaps import features_of, log_proba_of, swapped_pairs
+from folds.audit.swaps import features_of, log_proba_of
 from folds.config import DataConfig
 from folds.data.duplicates import duplicate_pairs, print_of, stacked
 from folds.data.manifest import Manifest
@@ -101,8 +102,8 @@ def swaps(manifest: Manifest, people: np.ndarray) -> dict[str, object]:
     features = np.stack([features_of(read_image(path)) for path in train["path"]])
 
     def reported_with(label_N: np.ndarray) -> Names:
-        pairs = swapped_pairs(log_proba_of(features, label_N, group_N), label_N, group_N)
-        return {tuple(sorted((ids[i], ids[j]))) for i, j in pairs}
+        found = find_swaps(log_proba_of(features, label_N, group_N), label_N, group_N)
+        return {tuple(sorted((ids[i], ids[j]))) for i, j in found.pairs}
 
     start = time.perf_counter()
     planted = []
