@@ -28,7 +28,12 @@ def _codes(words: pd.Series, file: Path, column: str) -> np.ndarray:
 
 
 def _arrange(
-    table: pd.DataFrame, train: pd.DataFrame, *, source: str, leaks: bool = False
+    table: pd.DataFrame,
+    train: pd.DataFrame,
+    *,
+    source: str,
+    leaks: bool = False,
+    group_name: str = "group",
 ) -> np.ndarray:
     """Return the fold of each training row, R x N, from a table of image_id, repeat and fold.
 
@@ -54,7 +59,8 @@ def _arrange(
         leaking = [] if leaks else split_groups(fold_N, train["group"].to_numpy())
         if leaking:
             raise UserError(
-                f"{where}group {listed(leaking)} is in more than one fold; put each group in one"
+                f"{where}{group_name} {listed(leaking)} is in more than one fold; put each"
+                f" {group_name} in one"
             )
         rows.append(fold_N)
         folds[repeat] = set(fold_N.tolist())
@@ -68,7 +74,12 @@ def _arrange(
 
 
 def read_fold_file(
-    path: str | Path, train: pd.DataFrame, *, flag: str = "", leaks: bool = False
+    path: str | Path,
+    train: pd.DataFrame,
+    *,
+    flag: str = "",
+    leaks: bool = False,
+    group_name: str = "group",
 ) -> np.ndarray:
     """Read the folds of the training rows from a CSV file or a run folder.
 
@@ -83,6 +94,8 @@ def read_fold_file(
         Command-line flag that gave the path; it is shown in error messages.
     leaks
         Accept groups that are in several folds.
+    group_name
+        What a group is, in the singular, for messages.
 
     Returns
     -------
@@ -104,4 +117,4 @@ def read_fold_file(
         raise UserError(f"{source}: has no rows; pass a file with rows or leave the flag out")
     repeat = _codes(table["repeat"], file, "repeat") if "repeat" in table else 0
     coded = table[["image_id"]].assign(fold=_codes(table["fold"], file, "fold"), repeat=repeat)
-    return _arrange(coded, train, source=source, leaks=leaks)
+    return _arrange(coded, train, source=source, leaks=leaks, group_name=group_name)

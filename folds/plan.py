@@ -26,7 +26,11 @@ def fold_map(split: SplitConfig, manifest: Manifest) -> np.ndarray:
     """
     if split.fold_file is not None:
         fold_RN = read_fold_file(
-            split.fold_file, manifest.train, flag="--fold-file", leaks=SPLITTERS[split.split].leaks
+            split.fold_file,
+            manifest.train,
+            flag="--fold-file",
+            leaks=SPLITTERS[split.split].leaks,
+            group_name=manifest.group_name,
         )
         for flag, given, found in (
             ("--folds", split.folds, int(fold_RN.max()) + 1),
@@ -50,6 +54,7 @@ def fold_map(split: SplitConfig, manifest: Manifest) -> np.ndarray:
                 repeat=repeat,
                 split=split.split,
                 id_N=id_N,
+                group_name=manifest.group_name,
             )
             for repeat in range(split.repeats or 1)
         ]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from foldblend.errors import UserError
+from foldblend.words import plural
 from folds.kfold import codes_of, stratified_group_folds
 
 __all__ = ["SPLITTERS", "Splitter", "assign_folds", "rare_classes", "split_groups"]
@@ -41,6 +42,7 @@ def assign_folds(
     repeat: int = 0,
     split: str = "stratified-group",
     id_N: np.ndarray | None = None,
+    group_name: str = "group",
 ) -> np.ndarray:
     """Return the fold in which each row is held out.
 
@@ -55,6 +57,8 @@ def assign_folds(
     id_N
         Unique id of each row, by default its position. With ids, splitters that ignore groups give
         a row the same fold in any order of rows.
+    group_name
+        What a group is, in the singular, for messages.
 
     Returns
     -------
@@ -79,11 +83,13 @@ def assign_folds(
         raise UserError("no images to split; check --data or --csv")
     num_groups = len(set(group_N.tolist()))
     if num_groups < 2:
-        raise UserError("all images are of one group, so none can be held out; check --group-col")
+        raise UserError(
+            f"all images are of one {group_name}, so none can be held out; check --group-col"
+        )
     if num_groups < num_folds:
         raise UserError(
-            f"--folds {num_folds}: the data have only {num_groups} groups; pass --folds"
-            f" {num_groups} or fewer"
+            f"--folds {num_folds}: the data have only {num_groups} {plural(group_name)}; pass"
+            f" --folds {num_groups} or fewer"
         )
     even_N, whole_N = SPLITTERS[split].columns(
         label_N, group_N, np.arange(len(label_N)) if id_N is None else id_N

@@ -29,9 +29,9 @@ __all__ = [
     "is_empty",
     "lock_folder",
     "logit_columns",
+    "read_csv_as_text",
     "read_json",
     "read_table",
-    "read_text_table",
     "rows_like",
     "sweep",
     "with_logits",
@@ -122,7 +122,7 @@ def read_table(path: Path, *, columns: Sequence[str] | None = None) -> pd.DataFr
         ) from None
 
 
-def read_text_table(path: Path) -> pd.DataFrame:
+def read_csv_as_text(path: Path) -> pd.DataFrame:
     """Read a CSV of a run folder with all cells as text, so that 007 and NA stay what they are.
 
     Raises UserError if it cannot be read.

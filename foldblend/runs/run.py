@@ -19,9 +19,9 @@ from foldblend.runs.folder import (
     file_hash,
     ids_hash,
     logit_columns,
+    read_csv_as_text,
     read_json,
     read_table,
-    read_text_table,
 )
 from foldblend.runs.info import RunInfo
 from foldblend.runs.submission import SubmissionForm, read_form
@@ -157,7 +157,7 @@ class Run:
     def test_labels(self) -> pd.DataFrame | None:
         """Labels of test images: image_id, label, class and maybe group; None without any."""
         file = self.path / TEST_LABELS
-        return read_text_table(file).astype({"label": int}) if file.is_file() else None
+        return read_csv_as_text(file).astype({"label": int}) if file.is_file() else None
 
     @functools.cached_property
     def ids_hash(self) -> str:

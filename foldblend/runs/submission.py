@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from foldblend.runs.folder import read_text_table
+from foldblend.runs.folder import read_csv_as_text
 from foldblend.scores.metrics import softmax
 
 __all__ = ["IDS_FILE", "SubmissionForm", "read_form", "submission_table"]
@@ -70,7 +70,7 @@ def read_form(folder: Path, info: Mapping[str, Any]) -> SubmissionForm | None:
     ids = None
     file = folder / IDS_FILE
     if file.is_file():
-        table = read_text_table(file)
+        table = read_csv_as_text(file)
         ids = tuple(zip(table["image_id"], table["id"], strict=True))
     return SubmissionForm(
         id_column=record["id_column"],

@@ -45,15 +45,15 @@ def _matches(manifest: Manifest, target: str, where: str) -> np.ndarray:
     groups = manifest.aliases.get(target, ())
     if len(groups) > 1:
         raise UserError(
-            f"{where}: {target} is an id of {len(groups)} groups ({listed(groups)}); write the"
-            " group (folder) instead"
+            f"{where}: {target} is an id of {counted(len(groups), manifest.group_name)}"
+            f" ({listed(groups)}); write the {manifest.group_name} (folder) instead"
         )
     if not groups:
         near = did_you_mean(
             target, [*manifest.aliases, *train["group"].unique(), *train["image_id"]]
         )
         raise UserError(
-            f"{where}: {target!r} matches no image, group or id"
+            f"{where}: {target!r} matches no image, {manifest.group_name} or id"
             f"{near or '; correct or remove the line'}"
         )
     return np.flatnonzero(train["group"] == groups[0])
@@ -125,8 +125,8 @@ def _swap_rows(manifest: Manifest, rows: np.ndarray, value: str, where: str) -> 
     ]
     if len(names) != 2 or len(found) != 2 or found[0] == found[1]:
         raise UserError(
-            f"{where}: swap needs two images of this group, from {listed(stems, most=9)}; not"
-            f" {value!r}"
+            f"{where}: swap needs two images of this {manifest.group_name}, from"
+            f" {listed(stems, most=9)}; not {value!r}"
         )
     return np.array(found)
 

@@ -70,7 +70,7 @@ def test_each_kind_of_correction_changes_nothing_else(layout):
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        (["nobody,gender,flip"], ["line 2", "nobody", "matches no image, group or id"]),
+        (["nobody,gender,flip"], ["line 2", "nobody", "matches no image, person or id"]),
         (["{0},gendre,flip"], ["line 2", "gendre", "did you mean gender"]),
         (["{0},gender,robot"], ["line 2", "robot"]),
         (["{0},age,flip"], ["line 2", "3 values"]),
@@ -93,7 +93,7 @@ def test_lines_that_cannot_be_applied(layout, lines, words):
 
 def test_an_id_of_several_people_must_be_written_as_a_folder(layout, edit_csv):
     edit_csv(layout / "train" / "train.csv", lambda table: table.assign(id="000001"))
-    with pytest.raises(UserError, match=r"000001 is an id of 12 groups"):
+    with pytest.raises(UserError, match=r"000001 is an id of 12 people"):
         corrected(layout, "000001,gender,flip")
 
 
