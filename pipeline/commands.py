@@ -42,7 +42,10 @@ def run_cv(argv: Sequence[str]) -> int:
 
     def command() -> None:
         config = parse_run_config(with_flag(argv, "--data"), ABOUT_CV)
-        # Importing torch takes seconds, so the flags are checked first.
+        # Importing torch takes seconds, so flags and columns are checked first.
+        from folds.data.source import check_source
+
+        check_source(config.data)
         from pipeline.cv import cross_validate_seeds
 
         with outlive_terminal(Path(config.output.output) / "hangup.log") as say:

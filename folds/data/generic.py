@@ -18,7 +18,14 @@ from folds.data.labelled import Labelled
 from folds.data.single_label import one_hot_columns
 from folds.data.unpack import unpack_images
 
-__all__ = ["images_of", "join_labelled", "names_in", "read_labelled_table", "read_user_table"]
+__all__ = [
+    "checked_table",
+    "images_of",
+    "join_labelled",
+    "names_in",
+    "read_labelled_table",
+    "read_user_table",
+]
 
 # Columns that can have the image or the class, where the table lacks the default name.
 IMAGE_COLUMNS = ("image", "file_name", "filename", "file", "path", "filepath", "image_path", "img",
@@ -123,9 +130,25 @@ def _check_label_column(table: TextTable, column: str) -> None:
         )
 
 
-def read_labelled_table(
-    file: Path, config: DataConfig, *, prefix: str = "", needs_label: bool = True
-) -> Labelled:
+def checked_table(file: Path, config: DataConfig) -> tuple[TextTable, str, str]:
+    """Read a table of labelled images and return it with its image and its label column.
+
+    Raises UserError for a file that cannot be read, or columns that are missing or have blanks.
+    """
+    table = read_user_table(file, config)
+    image_col = column_in(table, config.image_col, "image", IMAGE_COLUMNS)
+    label_col = column_in(table, config.label_col, "label", LABEL_COLUMNS)
+    _check_label_column(table, label_col)
+    wanted = [("--image-col", image_col), ("--label-col", label_col)]
+    wanted += [("--group-col", config.group_col)] if config.group_col is not None else []
+    wanted += [("--attribute-cols", name) for name in names_in(config.attribute_cols)]
+    wanted += [("--box-cols", name) for name in box_columns(config)]
+    table.check_columns(wanted)
+    _check_line_breaks(table, [name for _, name in wanted])
+    return table, image_col, label_col
+
+
+def read_labelled_table(file: Path, config: DataConfig, *, prefix: str = "") -> Labelled:
     """Read a table of labelled images.
 
     Parameters
@@ -136,26 +159,15 @@ def read_labelled_table(
         Settings of the data: columns, folders and what to do with missing images.
     prefix
         Start of the images' ids, for tables of several folders that are pooled.
-    needs_label
-        False for test images, of which labels may be unknown.
 
     Raises
     ------
     UserError
         With file, column and line, for anything that cannot be used.
     """
-    table = read_user_table(file, config)
-    image_col = column_in(table, config.image_col, "image", IMAGE_COLUMNS)
-    label_col = column_in(table, config.label_col, "label", LABEL_COLUMNS)
-    _check_label_column(table, label_col)
+    table, image_col, label_col = checked_table(file, config)
     attributes = names_in(config.attribute_cols)
     group_col = config.group_col
-    wanted = [("--image-col", image_col), ("--label-col", label_col)]
-    wanted += [("--group-col", group_col)] if group_col is not None else []
-    wanted += [("--attribute-cols", name) for name in attributes]
-    wanted += [("--box-cols", name) for name in box_columns(config)]
-    table.check_columns(wanted)
-    _check_line_breaks(table, [name for _, name in wanted])
     roots = [*given_root(config.image_root, "--image-root"), table.file.parent]
     found = images_of(
         table,

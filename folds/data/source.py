@@ -15,14 +15,14 @@ from folds.data.assemble import assemble, given_test, with_test
 from folds.data.class_folders import TEST, read_class_folders
 from folds.data.corrections import apply_corrections
 from folds.data.demo import make_demo
-from folds.data.generic import join_labelled, read_labelled_table
+from folds.data.generic import checked_table, join_labelled, read_labelled_table
 from folds.data.labelled import classes_of
 from folds.data.layout import find_layout_root, layout_table, read_layout, relabel_for_training
 from folds.data.manifest import ImageTable, Manifest, build_manifest
 from folds.data.recognise import layout_of, metadata_files
 from folds.data.test_set import read_test_set, test_of_tree
 
-__all__ = ["load_manifest"]
+__all__ = ["check_source", "load_manifest"]
 
 CHANNEL = "SM_CHANNEL_TRAIN"
 CHANNEL_FLAG = f"${CHANNEL}"
@@ -155,6 +155,24 @@ def _read(config: DataConfig, environ: Mapping[str, str]) -> Manifest:
     layout = layout_of(path, text, flag, config)
     _check_flags(config, layout, f"{text}, read as {LAYOUTS[layout]}")
     return build_manifest(READERS[layout](path, config))
+
+
+def check_source(config: DataConfig, *, environ: Mapping[str, str] = os.environ) -> None:
+    """Raise UserError for what can be told from the table alone, before slow imports.
+
+    These are a path that does not exist, and flags and columns that do not fit a table.
+    """
+    place = None if config.dataset is not None else _place(config, environ)
+    if place is None:
+        return
+    text, flag = place
+    path = Path(text).expanduser()
+    if path.is_dir() and flag != "--csv":
+        return
+    layout = layout_of(path, text, flag, config)
+    _check_flags(config, layout, f"{text}, read as {LAYOUTS[layout]}")
+    if layout == "table":
+        checked_table(path, config)
 
 
 def _check_flags(config: DataConfig, layout: str, what: str) -> None:

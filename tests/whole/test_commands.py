@@ -143,6 +143,10 @@ def test_the_commands_of_a_page_run(page, place, capsys):
             assert all(word in shown for word in words[1:] if word.startswith("--")), words
             continue
         argv = expanded(small(words))
+        if script.startswith("examples/"):
+            fewer = ["96" if word == "2000" else word for word in argv]
+            subprocess.run([sys.executable, script, *fewer], check=True)
+            continue
         if "blend.yaml" in " ".join(argv):
             made = ["outputs/a", "outputs/b", "--method", "soft", "--name", "blend_1a2b3c4d"]
             assert commands.COMMANDS["blend"]
@@ -155,15 +159,6 @@ def test_the_commands_of_a_page_run(page, place, capsys):
             argv += ["--name", f"blend{number}"]
         code = getattr(commands, Path(script).stem)(argv)
         assert code == 0, f"{page}: {' '.join(words)}\n{capsys.readouterr().err}"
-
-
-def test_the_class_folders_of_the_readme_become_a_csv(place):
-    [code] = [one for one in blocks_of(PAGES[0], ("python",)) if "csv.writer" in one]
-    exec(compile(code, "README.md", "exec"), {})
-    table = pd.read_csv("photos.csv")
-    assert list(table.columns) == ["image", "label"]
-    assert table["label"].value_counts().to_dict() == {"a": 12, "b": 12}
-    assert all(Path(name).is_file() for name in table["image"])
 
 
 def test_the_script_of_every_command_exists():
