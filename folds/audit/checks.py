@@ -29,11 +29,11 @@ def lookalike_line(found: Lookalikes, group_name: str, num_groups: int) -> str:
         if num_groups < LEAST_GROUPS:
             return f"{what}: not checked; there are only {num_groups} {groups}."
         return f"{what}: not checked; the images have too few details to compare."
-    cases = f"{found.recall:.0%} of {found.num_trials:,} test cases ({groups} split in two)"
+    cases = f"{found.recall:.0%} of {found.num_trials:,} test cases"
     result = counted(len(found.pairs), "pair") if len(found.pairs) else "none"
     if found.recall < LEAST_RECALL and not len(found.pairs):
         return f"{what}: none found, but this check cannot work on these images (it found {cases})."
-    return f"{what}: {result} found. This check found {cases}."
+    return f"{what}: {result} found. This check found {cases} ({groups} split in two)."
 
 
 def swap_line(name: str, found: Swaps) -> str:
@@ -41,7 +41,7 @@ def swap_line(name: str, found: Swaps) -> str:
     what = f"Swapped {name} labels"
     if not found.num_trials:
         return f"{what}: not checked; there are too few images."
-    cases = f"{found.recall:.0%} of {found.num_trials:,} test cases (two labels exchanged)"
+    cases = f"{found.recall:.0%} of {found.num_trials:,} test cases"
     if not found.finds_enough:
         return (
             f"{what}: none reported, because this check cannot work on these images (it found only"
@@ -54,10 +54,10 @@ def swap_line(name: str, found: Swaps) -> str:
             f" ({likely} found, and about {found.expected:.1f} expected by chance)."
         )
     if not len(found.pairs):
-        return f"{what}: none found. This check found {cases}."
+        return f"{what}: none found. This check found {cases} (two labels exchanged)."
     return (
         f"{what}: {counted(len(found.pairs), 'pair')} found; about {found.expected:.1f} would be"
-        f" expected by chance. This check found {cases}."
+        f" expected by chance. This check found {cases} (two labels exchanged)."
     )
 
 
