@@ -20,7 +20,7 @@ from foldblend.cli import cli_flags
 from foldblend.flags import ALWAYS, Flag, flags_of
 from foldblend.help import texts_of
 from foldblend.runs.info import RunInfo
-from folds.config import AuditConfig
+from folds.config import LAYOUTS, AuditConfig
 from pipeline.config.run import RunConfig
 from reports.commands import BoardConfig, ReportConfig
 from tta.config import TtaConfig
