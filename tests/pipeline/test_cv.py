@@ -305,7 +305,7 @@ def test_different_data_under_the_same_name(
     edit_csv(layout_copy / "train" / "train.csv", lambda table: table.iloc[1:])
     cv_command(*argv, "--lr", "0.1").assert_one_line_error(
         "a different configuration (lr 0.001 -> 0.1) and different data (training images: 84 -> 77,"
-        " groups: 12 -> 11, name: tiny -> copy);"
+        " people: 12 -> 11, name: tiny -> copy);"
     )
 
 
@@ -361,7 +361,9 @@ def test_any_csv(tiny_layout, tmp_path, cv_command):
     run = Run(tmp_path / "two_test_efficientnet")
     assert run.classes == ("bare", "masked")
     assert list(run.oof.columns)[-2:] == ["logit_0", "logit_1"]
-    assert set(pd.read_csv(run.path / "submission.csv")["ans"]) <= {"bare", "masked"}
+    submission = pd.read_csv(run.path / "submission.csv")
+    assert list(submission) == ["file", "kind"]
+    assert set(submission["kind"]) <= {"bare", "masked"}
 
 
 def test_model_ema_clipping_and_schedule_change_the_result(tiny_layout, tmp_path):
