@@ -5,11 +5,13 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from foldblend.errors import UserError
+from foldblend.words import tidy
 
 __all__ = ["Records", "parse_delimited", "read_text"]
 
@@ -21,6 +23,14 @@ MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+OTHER_FORMATS = {
+    b"PK\x03\x04": "an Excel workbook or a zip archive",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook",
+    b"\x1f\x8b": "a gzip archive",
+    b"PAR1": "a Parquet file",
+}
+# Spreadsheets write a first line such as "sep=;".
+SEP_LINE = re.compile(r"sep=(.)\r?\n")
 # Records by which a separator is recognised.
 MOST_TRIED = 50
 
@@ -44,6 +54,9 @@ def read_text(file: Path, encoding: str | None = None, *, cure: str = "save it a
         data = file.read_bytes()
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}; check the path") from None
+    for magic, what in OTHER_FORMATS.items():
+        if data.startswith(magic):
+            raise UserError(f"{file}: is {what}, not text; save it as UTF-8 CSV")
     # The mark of UTF-32 starts with that of UTF-16, so it stands first in the table.
     known = encoding or next((name for mark, name in MARKS.items() if data.startswith(mark)), None)
     try:
@@ -134,6 +147,11 @@ def parse_delimited(text: str, file: Path, *, sep: str | None = None) -> Records
     >>> parse_delimited("image;label\\n\\na.jpg;cat", Path("t.csv")).lines
     [3]
     """
+    told = SEP_LINE.match(text)
+    if told:
+        # The line stays as a blank one, so that line numbers are the file's.
+        text = text[told.end() - 1 :]
+        sep = sep or told[1]
     sep = _separator(text, file) if sep is None else sep
     header: list[str] = []
     rows = []
@@ -144,14 +162,14 @@ def parse_delimited(text: str, file: Path, *, sep: str | None = None) -> Records
         blanks = len(first) > 1 and all(name.startswith(" ") for name in first[1:])
         for line, cells in _records(text, sep, blanks=blanks):
             if not header:
-                header = [cell.strip() for cell in cells]
+                header = [tidy(cell) for cell in cells]
                 continue
             if len(cells) != len(header):
                 raise UserError(
                     f"{file}: line {line} has {len(cells)} fields, the header {len(header)};"
                     f" {_cure(cells, header, sep)}"
                 )
-            if [cell.strip() for cell in cells] == header and len(header) > 1:
+            if [tidy(cell) for cell in cells] == header and len(header) > 1:
                 raise UserError(f"{file}: line {line} repeats the header; remove the line")
             rows.append(cells)
             lines.append(line)

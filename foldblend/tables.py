@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,9 @@ from foldblend.errors import UserError, did_you_mean, listed
 from foldblend.files import exists
 
 __all__ = ["SUFFIXES", "Categories", "TextTable", "is_table", "read_text_table"]
+
+
+IMAGE_NAME = re.compile(r"\.(jpe?g|png|tiff?|webp|bmp|gif)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,11 @@ class TextTable:
             if name not in self.cells.columns
         ]
         if absent:
+            named = [one for one in self.cells.columns if IMAGE_NAME.search(one)]
+            cure = "; it seems to have no header line" if named else ""
             raise UserError(
                 f"{self.file}: no column {', '.join(absent)}; it has"
-                f" {listed(self.cells.columns, most=9)}"
+                f" {listed(self.cells.columns, most=9)}{cure}"
             )
         for flag, name in columns:
             if name in self.twice:

@@ -1,9 +1,14 @@
-"""Plurals of English nouns, for texts that name the groups of a data set."""
+"""Words of users and of texts: tidy spelling of names and labels, plurals of nouns."""
 
 from __future__ import annotations
 
-__all__ = ["plural"]
+import unicodedata
 
+__all__ = ["plural", "tidy"]
+
+# Characters without width, which no reader sees: zero-width space, word joiner, byte-order mark,
+# soft hyphen. The joiners of emoji and of several scripts are not among them.
+HIDDEN = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad"))
 # Nouns that can name a group and that no ending tells.
 IRREGULAR = {
     "person": "people",
@@ -32,6 +37,21 @@ IRREGULAR = {
     "criterion": "criteria",
     **dict.fromkeys(["sheep", "fish", "deer", "species", "series", "aircraft"], ""),
 }
+
+
+def tidy(word: str) -> str:
+    """Return a text in Unicode's composed form (NFC), without hidden characters or outer blanks.
+
+    Several blanks in a row become one.
+
+    Examples
+    --------
+    >>> tidy(" wide\\u00a0cat ")
+    'wide cat'
+    """
+    if word.isascii() and word.isprintable() and "  " not in word:
+        return word.strip()
+    return " ".join(unicodedata.normalize("NFC", word).translate(HIDDEN).split())
 
 
 def plural(noun: str) -> str:

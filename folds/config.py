@@ -29,8 +29,8 @@ class DataConfig:
     GROUP: ClassVar = {"identity": False}
 
     data: str | None = flag(None, common=True)
-    """Images: a folder per class (with or without train/ and test/ above them); a table (.csv, .tsv,
-    .jsonl, .parquet); a folder with metadata.csv; the mask competition's layout; or "demo".
+    """Images: a folder per class (with or without train/ and test/ above them); a table (.csv,
+    .tsv, .jsonl, .parquet); a folder with metadata.csv; the mask competition's layout; or "demo".
     Default: $SM_CHANNEL_TRAIN, else the folder data/ if there is one, else the demo.
     """
     dataset: str | None = None

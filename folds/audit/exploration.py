@@ -154,17 +154,19 @@ def _look_at_all(images: pd.DataFrame, *, deep: bool) -> list[_Look | BadImage]:
         return list(track(looks, "read images", total=len(images), unit="images"))
 
 
-def _without(manifest: Manifest, is_good_N: np.ndarray) -> Manifest:
-    """Return the manifest with the good rows only.
+def _without(manifest: Manifest, results: list[_Look | BadImage]) -> Manifest:
+    """Return the manifest with readable images only; `results` has training rows, then test rows.
 
-    `is_good_N` has the training rows, then the test rows.
+    Raises UserError with the first reason if no training image is left.
     """
+    is_good_N = np.array([not isinstance(result, BadImage) for result in results])
     num_train = len(manifest.train)
     train = manifest.train[is_good_N[:num_train]].reset_index(drop=True)
     if train.empty:
+        why = str(results[0]).partition("; ")[0]
         raise UserError(
-            f"{manifest.root}: none of the {num_train} training images can be read; download or"
-            " copy them again"
+            f"{manifest.root}: none of the {num_train} training images can be read ({why});"
+            " download, copy or convert them again"
         )
     test = (
         None
@@ -225,7 +227,7 @@ def explore(manifest: Manifest, say: Say, *, deep: bool = True, merge: bool = Fa
     num_train = len(manifest.train)
     results = _look_at_all(images, deep=deep and has_groups)
     is_good_N = np.array([not isinstance(result, BadImage) for result in results])
-    manifest = _without(manifest, is_good_N)
+    manifest = _without(manifest, results)
     looks = [result for result in results if isinstance(result, _Look)]
     duplicates = duplicate_pairs(stacked([look.print for look in looks]))
     if merge:

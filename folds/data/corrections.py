@@ -23,8 +23,8 @@ from pandas.api.types import is_numeric_dtype
 
 from foldblend.errors import UserError, counted, did_you_mean, listed
 from foldblend.tables import read_text_table
+from foldblend.words import tidy
 from folds.data.manifest import Manifest, extra_columns
-from folds.data.words import tidy
 
 __all__ = ["apply_corrections"]
 

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from foldblend.errors import UserError, listed
 from foldblend.files import exists, is_file
-from folds.data.words import tidy
+from foldblend.words import tidy
 
 __all__ = ["IMAGE_SUFFIXES", "Found", "find_images", "is_image"]
 

@@ -12,6 +12,7 @@ from foldblend.delimited import read_text
 from foldblend.errors import UserError, listed
 from foldblend.files import is_file
 from foldblend.tables import Categories
+from foldblend.words import tidy
 from folds.config import DataConfig
 from folds.data.groups import NO_GROUPS, groups_by_regex, groups_from_parent, largest_groups
 from folds.data.single_label import check_classes
@@ -21,7 +22,6 @@ from folds.data.words import (
     numeric_order,
     same_values,
     tidied,
-    tidy,
 )
 
 __all__ = ["Classes", "Labelled", "attribute_of", "class_codes", "classes_of", "group_words"]

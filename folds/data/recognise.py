@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from foldblend.errors import UserError, listed
-from foldblend.files import exists
-from foldblend.tables import SUFFIXES, is_table
+from foldblend.files import exists, is_file
+from foldblend.tables import SUFFIXES, is_table, read_text_table
 from folds.config import DataConfig
 from folds.data.class_folders import TEST, TRAIN, VALIDATION, split_folders, tree_of
+from folds.data.generic import IMAGE_COLUMNS, LABEL_COLUMNS
 from folds.data.layout import find_layout_root
 from folds.data.test_set import metadata_in
 
@@ -98,8 +99,25 @@ def layout_of(path: Path, text: str, flag: str, config: DataConfig) -> str:
     if metadata:
         return "metadata"
     if folders:
+        _check_no_table(path, text, flag)
         return "class-folders"
     raise _wrong_folder(path, text, flag)
+
+
+def _check_no_table(folder: Path, text: str, flag: str) -> None:
+    """Raise UserError if a table of labelled images lies beside folders that look like classes."""
+    for file in sorted(folder.iterdir()):
+        if not is_file(file) or not is_table(file):
+            continue
+        try:
+            columns = {str(name).lower() for name in read_text_table(file).cells.columns}
+        except UserError:
+            continue
+        if columns & {*IMAGE_COLUMNS} and columns & {*LABEL_COLUMNS}:
+            raise UserError(
+                f"{text} ({flag}): two readings fit, the table {file.name} and a folder per class;"
+                f" pass --data {file} or --layout class-folders"
+            )
 
 
 def _has_classes(folder: Path, metadata: dict[str, Path], config: DataConfig) -> bool:

@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 from foldblend.errors import UserError, did_you_mean, listed
 from foldblend.runs.submission import SubmissionForm
 from foldblend.tables import TextTable, read_text_table
-from folds.data.words import numbers_of, tidy
+from foldblend.words import tidy
+from folds.data.words import numbers_of
 
 __all__ = ["read_sample_submission"]
 

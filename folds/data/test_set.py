@@ -11,6 +11,7 @@ from typing import Any
 from foldblend.errors import UserError, counted, listed
 from foldblend.files import exists, is_file
 from foldblend.tables import is_table
+from foldblend.words import tidy
 from folds.config import DataConfig
 from folds.data.class_folders import Tree, tree_of
 from folds.data.finder import is_image
@@ -25,7 +26,6 @@ from folds.data.generic import (
     read_user_table,
 )
 from folds.data.labelled import class_codes
-from folds.data.words import tidy
 
 __all__ = ["TestSet", "metadata_in", "read_test_set", "test_of_tree"]
 

@@ -4,34 +4,16 @@ from __future__ import annotations
 
 import itertools
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 from foldblend.errors import UserError, counted, listed
+from foldblend.words import tidy
 
 __all__ = ["check_spellings", "merge_case", "numbers_of", "tidied", "tidy"]
 
-# Characters without width, which no reader sees: zero-width space, word joiner, byte-order mark,
-# soft hyphen. The joiners of emoji and of several scripts are not among them.
-HIDDEN = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad"))
 # Compared as text: a float would make equal what differs after its 16th digit.
 DECIMAL = re.compile(r"([+-]?)(?:(\d+)(?:\.(\d*))?|\.(\d+))", re.ASCII)
-
-
-def tidy(word: str) -> str:
-    """Return a text in Unicode's composed form (NFC), without hidden characters or outer blanks.
-
-    Several blanks in a row become one.
-
-    Examples
-    --------
-    >>> tidy(" wide\\u00a0cat ")
-    'wide cat'
-    """
-    if word.isascii() and word.isprintable() and "  " not in word:
-        return word.strip()
-    return " ".join(unicodedata.normalize("NFC", word).translate(HIDDEN).split())
 
 
 def tidied(words: Sequence[str], what: str) -> tuple[list[str], list[str]]:

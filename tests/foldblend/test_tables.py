@@ -56,11 +56,28 @@ def test_blanks_around_names_of_columns(tmp_path):
         ("\n\n", "the file is empty"),
         (b"a,b\n1,\xb0\xae\n", "line 2 is not UTF-8 text; save it as UTF-8"),
         (b"a,b\n1,\x00\n", "NUL bytes"),
+        (b"PK\x03\x04...", "is an Excel workbook or a zip archive"),
+        (b"\x1f\x8b...", "is a gzip archive"),
     ],
 )
 def test_errors_name_the_line(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
         table(tmp_path, text)
+
+
+def test_the_first_line_that_spreadsheets_write(tmp_path):
+    found = table(tmp_path, "sep=;\r\na;b\r\n1;2\r\n")
+    assert found.cells.to_dict("list") == {"a": ["1"], "b": ["2"]}
+    assert found.cells.index.tolist() == [3]
+
+
+def test_a_table_without_a_header_line(tmp_path):
+    with pytest.raises(UserError, match="no column 'image'.*seems to have no header line"):
+        table(tmp_path, "1.png,cat\n2.png,dog\n").check_columns([("--image-col", "image")])
+
+
+def test_hidden_characters_in_names_of_columns(tmp_path):
+    assert list(table(tmp_path, "\ufeff\ufeffa\u200b,b\u00a0\n1,2\n").cells) == ["a", "b"]
 
 
 def test_encodings(tmp_path):

@@ -96,6 +96,17 @@ def test_doubts_can_be_decided(tmp_path):
     assert load(make(tmp_path / "z", "train/1.png", "plane/2.png")).classes == ("plane", "train")
 
 
+def test_a_table_beside_folders_is_a_second_reading(tmp_path):
+    root = make(tmp_path / "x", "a/1.png", "b/2.png")
+    write_csv(root / "notes.csv", [("x", "y")], header="key,value")
+    assert load(root).classes == ("a", "b")
+    write_csv(root / "train.csv", [("a/1.png", "cat"), ("b/2.png", "dog")], header="image,label")
+    with pytest.raises(UserError, match=r"two readings fit, the table train.csv"):
+        load(root)
+    assert load(root, layout="class-folders").classes == ("a", "b")
+    assert load(root / "train.csv").classes == ("cat", "dog")
+
+
 def test_groups_by_regex_and_by_folder(tmp_path):
     root = make(tmp_path / "x", "cat/p1/IMG_07_a.png", "cat/p2/IMG_08_a.png", "dog/p1/IMG_07_b.png")
     by_number = load(root, group_regex=r"IMG_(\d+)")
