@@ -72,7 +72,7 @@ def test_the_first_line_that_spreadsheets_write(tmp_path):
 
 
 def test_a_table_without_a_header_line(tmp_path):
-    with pytest.raises(UserError, match="no column 'image'.*seems to have no header line"):
+    with pytest.raises(UserError, match=r"no column 'image'.*seems to have no header line"):
         table(tmp_path, "1.png,cat\n2.png,dog\n").check_columns([("--image-col", "image")])
 
 

@@ -10,8 +10,8 @@ from sklearn.metrics import f1_score
 from foldblend.errors import BadImage, UserError
 from foldblend.images import read_image
 from foldblend.runs.run import Run
-from folds.data.corrections import apply_corrections
 from folds.config import DataConfig
+from folds.data.corrections import apply_corrections
 from folds.data.source import load_manifest
 from tests.makers.constants import TINY
 

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foldblend.errors import UserError
+from foldblend.words import tidy
 from folds.config import DataConfig
 from folds.data.single_label import check_classes
 from folds.data.source import load_manifest
 from folds.data.words import check_spellings, tidied
-from foldblend.words import tidy
 from tests.makers.drawn import WORDS, plain, rows
 
 
