@@ -1,4 +1,4 @@
-"""Attributes: properties that each class implies, such as gender in "worn, male, <30"."""
+"""Attributes: properties that each class implies, such as the colour in "red, round"."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Attribute", "attribute_view"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attribute:
-    """A property that each class implies, such as the gender of "worn, male, <30".
+    """A property that each class implies, such as the colour of "red, round".
 
     Examples
     --------
