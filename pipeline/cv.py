@@ -39,6 +39,7 @@ from folds.split import SPLITTERS
 from pipeline.config.about import describe_run
 from pipeline.config.run import RunConfig, parse_folds
 from pipeline.config.settings import make_config, replace
+from pipeline.data.preprocess import region_of
 from pipeline.fold_files import finished_fold
 from pipeline.frozen.run_heads import run_heads
 from pipeline.job import Prepared, TrainingJob, job_of
@@ -61,7 +62,12 @@ def _folds(folder: Path, run: Prepared) -> np.ndarray:
     train = run.manifest.train
     file = folder / "folds.csv"
     if file.is_file():
-        fold_RN = read_fold_file(file, train, leaks=SPLITTERS[run.config.split.split].leaks)
+        fold_RN = read_fold_file(
+            file,
+            train,
+            leaks=SPLITTERS[run.config.split.split].leaks,
+            group_name=run.manifest.group_name,
+        )
         if fold_RN.shape != run.fold_RN.shape or fold_RN.max() != run.fold_RN.max():
             raise UserError(
                 f"{file}: has a different number of folds or repeats; remove it to write it again"
@@ -102,6 +108,8 @@ def _assemble(folder: Path, manifest: Manifest, num_models: int) -> None:
 def _record(run: Prepared, folder: Path) -> dict[str, Any]:
     """Return the content of run.json before the first fold."""
     manifest = run.manifest
+    model = run.config.model
+    region = region_of(model.crop, model.crop_share, has_boxes="box" in manifest.train)
     return {
         "format": FORMAT,
         "kind": "cv",
@@ -130,7 +138,7 @@ def _record(run: Prepared, folder: Path) -> dict[str, Any]:
         "leaks": SPLITTERS[run.config.split.split].leaks,
         "optimistic": run.config.train.select == "best",
         "views": list(run.views),
-        "preprocess": run.preprocess.to_dict(),
+        "preprocess": run.preprocess.record(region),
         "metric": run.config.output.metric,
     }
 
@@ -213,6 +221,9 @@ def _begin(run: Prepared, folder: Path, info: dict[str, Any], say: Say) -> dict[
     # A resumed run keeps its first start. Runs of earlier versions have none.
     if "started" in before:
         info["started"] = before["started"]
+    # So does the record of the pixels, which has the version of OpenCV.
+    if "preprocess" in before:
+        info["preprocess"] = before["preprocess"]
     # run.json comes first, because it marks the folder as a run.
     write_json(folder / "run.json", info)
     write_config(folder, run.config)

@@ -68,7 +68,9 @@ def _job(run: Run, say: Say, machine: dict[str, Any]) -> FoldJob:
             raise UserError(
                 f"{folder}: the {what} changed since the run was made; restore the earlier state"
             )
-    if json.loads(json.dumps(prepared.preprocess.to_dict())) != run.info["preprocess"]:
+    # Runs of earlier versions recorded the settings only, and not what follows from them.
+    settings = json.loads(json.dumps(prepared.preprocess.to_dict()))
+    if any(run.info["preprocess"].get(key) != value for key, value in settings.items()):
         raise UserError(
             f"{folder}: this version would preprocess images differently from training; make the"
             " run again"

@@ -3,7 +3,18 @@
 # `from __future__ import annotations` would hide Required from __required_keys__.
 from typing import Any, Literal, Required, TypedDict
 
-__all__ = ["AttributeInfo", "DataInfo", "FoldInfo", "FormInfo", "MemberInfo", "RunInfo"]
+__all__ = [
+    "AttributeInfo",
+    "DataInfo",
+    "FoldInfo",
+    "FormInfo",
+    "MemberInfo",
+    "PreprocessInfo",
+    "RegionInfo",
+    "ResizeInfo",
+    "RunInfo",
+    "ScaledDecodeInfo",
+]
 
 
 class AttributeInfo(TypedDict, total=False):
@@ -72,6 +83,77 @@ class FormInfo(TypedDict):
     """For probabilities, the class of each column of values."""
 
 
+class RegionInfo(TypedDict, total=False):
+    """The part of each image that is used, before it is resized."""
+
+    kind: str
+    """whole, box (boxes of the data), center or face."""
+    boxes: str
+    """Place of the boxes: x1, y1, x2, y2 in pixels of the upright image."""
+    rounding: str
+    """Rounding of boxes to whole pixels."""
+    share: float
+    """Width and height of a centre crop, and of the crop where no face is found, as a share."""
+
+
+class ScaledDecodeInfo(TypedDict):
+    """Decoding at a fraction of the size, by the largest factor that leaves `at_least`."""
+
+    formats: list[str]
+    """Formats that are decoded so, by Pillow's names."""
+    factors: list[int]
+    at_least: list[int]
+    """Width and height of the upright image."""
+    of_boxed_images: bool
+
+
+class ResizeInfo(TypedDict):
+    """Filters of the resize to `stored_size`, by OpenCV's names."""
+
+    equal: str
+    """The filter for an image that has this size."""
+    a_side_shrinks: str
+    otherwise: str
+
+
+class PreprocessInfo(TypedDict, total=False):
+    """All steps from an image file to the model's input, in their order.
+
+    Runs of earlier versions have the first six keys only.
+    """
+
+    width: Required[int]
+    height: Required[int]
+    """Size of the model's input."""
+    mean: Required[list[float]]
+    std: Required[list[float]]
+    crop_pct: Required[float]
+    decode: Required[str]
+    library: str
+    """The library that decodes and resizes."""
+    version: str
+    color: str
+    """Order of the channels."""
+    grey: str
+    alpha: str
+    """Treatment of transparency; colours of transparent pixels stay as they are stored."""
+    bits: str
+    orientation: str
+    frame: str
+    """The frame or page that is used of several."""
+    scaled_decode: ScaledDecodeInfo
+    region: RegionInfo
+    stored_size: list[int]
+    """Width and height that the region is resized to."""
+    aspect: str
+    resize: ResizeInfo
+    crop: str
+    """Part of the stored size that is the model's input; offsets are rounded down."""
+    value_range: list[int]
+    normalize: str
+    layout: str
+
+
 class RunInfo(TypedDict, total=False):
     """Content of run.json of a run, a TTA'd run or a blend.
 
@@ -105,7 +187,7 @@ class RunInfo(TypedDict, total=False):
     num_test_folds: int
     optimistic: bool
     """Whether epochs were chosen on the rows that are scored, so that the score is optimistic."""
-    preprocess: dict[str, Any]
+    preprocess: PreprocessInfo
     started: int
     """Start time in seconds since 1970; `finished` is the end time."""
     finished: int

@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 import torch
 
-from foldblend.images import Box, read_image
+from foldblend.images import SCALED, Box, read_image
+from foldblend.runs.info import PreprocessInfo, RegionInfo
 
-__all__ = ["Preprocess"]
+__all__ = ["Preprocess", "region_of"]
 
 
 @functools.cache
@@ -76,9 +77,7 @@ class Preprocess:
             If the file cannot be read, or does not have the hash.
         """
         at_least = self.stored_size if self.decode == "scaled" else None
-        return self.resize(
-            read_image(path, box, at_least=at_least, content=content, checked=True)
-        )
+        return self.resize(read_image(path, box, at_least=at_least, content=content, checked=True))
 
     def resize(self, image: np.ndarray) -> np.ndarray:
         """Return the whole image at the stored size; its aspect ratio may change."""
@@ -121,5 +120,65 @@ class Preprocess:
         return np.asarray(images.permute(0, 2, 3, 1).cpu().numpy())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as plain data, for run.json."""
+        """Return the settings as plain data; `Preprocess(**settings)` is the inverse."""
         return asdict(self)
+
+    def record(self, region: RegionInfo) -> PreprocessInfo:
+        """Return the settings and all that they leave open, for run.json.
+
+        The record is enough to make the same pixels without foldblend (see docs/training.md).
+
+        Parameters
+        ----------
+        region
+            Which part of each image is used (see `region_of`).
+        """
+        return PreprocessInfo(
+            width=self.width,
+            height=self.height,
+            mean=list(self.mean),
+            std=list(self.std),
+            crop_pct=self.crop_pct,
+            decode=self.decode,
+            library="opencv",
+            version=cv2.__version__,
+            color="RGB",
+            grey="repeated in three channels",
+            alpha="dropped",
+            bits="8; the upper 8 of 16",
+            orientation="upright by EXIF, except AVIF",
+            frame="first",
+            scaled_decode={
+                "formats": ["JPEG"] if self.decode == "scaled" else [],
+                "factors": list(SCALED),
+                "at_least": list(self.stored_size),
+                "of_boxed_images": False,
+            },
+            region=region,
+            stored_size=list(self.stored_size),
+            aspect="stretched",
+            resize={"equal": "none", "a_side_shrinks": "area", "otherwise": "cubic"},
+            crop="center",
+            value_range=[0, 255],
+            normalize="(value - 255 * mean) / (255 * std)",
+            layout="NCHW float32",
+        )
+
+
+def region_of(crop: str, share: float, *, has_boxes: bool) -> RegionInfo:
+    """Return the record of which part of each image is used, for run.json.
+
+    Parameters
+    ----------
+    crop, share
+        The settings --crop and --crop-share.
+    has_boxes
+        Whether the images have boxes, of the data or made by --crop.
+    """
+    if not has_boxes:
+        return RegionInfo(kind="whole")
+    kind = "box" if crop == "auto" else crop
+    region = RegionInfo(
+        kind=kind, boxes="column box of pictures.parquet", rounding="outwards, inside the image"
+    )
+    return region if kind == "box" else region | RegionInfo(share=share)
