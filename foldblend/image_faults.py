@@ -18,7 +18,7 @@ SAVE_AGAIN = "fetch it again, or open and save it in an image editor"
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is wrong with an image file, and the cure."""
+    """Fault of an image file, with its cure."""
 
     problem: str
     cure: str = FETCH

@@ -152,7 +152,7 @@ def _write_image_paths(folder: Path, manifest: Manifest) -> None:
     table["path"] = [str(Path(path).resolve()) for path in table["path"]]
     write_table(
         folder / PICTURES,
-        table[[name for name in ("part", "image_id", "path", "box") if name in table]],
+        table[[name for name in ("part", "image_id", "path", "box", "content") if name in table]],
     )
 
 
@@ -302,7 +302,7 @@ def cross_validate(config: Settings | None = None, /, *, say: Say = write, **set
     folder = Path(run.config.output.output) / run.config.output.name
     info = _record(run, folder)
     with lock_folder(folder), lines_to(say):
-        open_folder(folder, run.config, info, resume=resume)
+        open_folder(folder, run.config, info, data=run.manifest, resume=resume)
         sweep(folder)
         before = _begin(run, folder, info, say)
         if not _run_folds(run, folder, info, only, say):

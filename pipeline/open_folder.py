@@ -11,17 +11,16 @@ import yaml
 from foldblend.errors import UserError
 from foldblend.files import write_bytes
 from foldblend.runs.folder import clear_folder, is_empty, read_json
-from foldblend.words import plural
+from folds.data.manifest import Manifest
 from pipeline.config.identity import changed_keys
 from pipeline.config.resolved import ResolvedConfig
 from pipeline.config.run import RunConfig
 from pipeline.config.settings import flatten
+from pipeline.data.changes import changed_data
 from pipeline.training.checkpoint import CHECKPOINT
 
-__all__ = ["changed_data", "open_folder", "write_config"]
+__all__ = ["open_folder", "write_config"]
 
-# Counts of the data record in run.json that are shown if they differ.
-COUNTS = {"num_test": "test images", "num_images": "training images", "num_groups": "{groups}"}
 # Parts of the run key, as error messages call them.
 PARTS = {"configuration": "a different configuration", "own modules": "different custom modules"}
 
@@ -32,32 +31,9 @@ def _free_name(folder: Path) -> str:
     )
 
 
-def changed_data(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Return what differs between the data records of two runs, in words.
-
-    Examples
-    --------
-    >>> changed_data({"num_test": 415, "name": "faces"}, {"num_test": 5, "name": "faces"})
-    'test images: 415 -> 5'
-    >>> changed_data({"num_test": 5, "name": "faces"}, {"num_test": 5, "name": "new"})
-    'labels or files changed, name: faces -> new'
-    """
-
-    groups = plural(new.get("group_name", "group"))
-
-    def changes(titles: Mapping[str, str]) -> list[str]:
-        return [
-            f"{title.format(groups=groups)}: {old[key]} -> {new[key]}"
-            for key, title in titles.items()
-            if key in old and key in new and old[key] != new[key]
-        ]
-
-    # The name alone does not make different data, so it is shown in addition.
-    parts = changes(COUNTS) or ["labels or files changed"]
-    return ", ".join([*parts, *changes({"name": "name"})])
-
-
-def _differences(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], config: Any) -> str:
+def _differences(
+    folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], config: Any, data: Manifest
+) -> str:
     """Return which parts of the run key differ, each with details where they are known."""
     old_key = old.get("run_key", {})
     new_key = new["run_key"]
@@ -70,13 +46,18 @@ def _differences(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], c
         if part == "configuration" and file.is_file():
             details = changed_keys(yaml.safe_load(file.read_text(encoding="utf-8")), config)
         if part == "data":
-            details = changed_data(old.get("data", {}), new["data"])
+            details = changed_data(folder, old, new, data)
         found.append(PARTS.get(part, f"different {part}") + (f" ({details})" if details else ""))
     return " and ".join(found)
 
 
 def open_folder(
-    folder: Path, config: ResolvedConfig, info: Mapping[str, Any], *, resume: bool
+    folder: Path,
+    config: ResolvedConfig,
+    info: Mapping[str, Any],
+    *,
+    data: Manifest,
+    resume: bool,
 ) -> None:
     """Check that a run may use its folder, and empty the folder of an obsolete run.
 
@@ -88,6 +69,8 @@ def open_folder(
         Settings of the new run.
     info
         The new run.json, with the run key and the data record.
+    data
+        The data of the new run.
     resume
         Whether finished folds of an equal run are kept.
 
@@ -115,7 +98,7 @@ def open_folder(
         clear_folder(folder)
         return
     raise UserError(
-        f"{folder}: was made with {_differences(folder, old, info, config)};"
+        f"{folder}: was made with {_differences(folder, old, info, config, data)};"
         f" pass --name {free}, or --no-resume to start it again"
     )
 

@@ -281,7 +281,8 @@ def test_other_settings_or_data_under_the_same_name(
         lambda t: t.assign(gender=t["gender"].iloc[::-1].tolist()),
     )
     cv_command("--data", layout_copy, *base).assert_one_line_error(
-        "made with different data (labels or files changed, name: tiny -> copy)",
+        "made with different data (28 labels changed, first of ",
+        "name: tiny -> copy)",
         "--name alpha-2",
     )
     assert file_hash(runs_copy / "alpha" / "oof.parquet") == before
@@ -298,14 +299,16 @@ def test_different_data_under_the_same_name(
     edit_csv(layout_copy / "eval" / "info.csv", lambda table: table.head(5))
     num_test = len(pd.read_csv(tiny_layout / "eval" / "info.csv"))
     cv_command(*argv).assert_one_line_error(
-        f"different data (test images: {num_test} -> 5, name: tiny -> copy);"
+        f"different data (test images: {num_test} -> 5, {num_test - 5} test images gone: ",
+        "name: tiny -> copy);",
     )
     shutil.rmtree(layout_copy / "eval")
     shutil.move(layout_copy.parent / "eval", layout_copy / "eval")
     edit_csv(layout_copy / "train" / "train.csv", lambda table: table.iloc[1:])
     cv_command(*argv, "--lr", "0.1").assert_one_line_error(
         "a different configuration (lr 0.001 -> 0.1) and different data (training images: 84 -> 77,"
-        " people: 12 -> 11, name: tiny -> copy);"
+        " people: 12 -> 11, 7 training images gone: ",
+        "name: tiny -> copy);",
     )
 
 
