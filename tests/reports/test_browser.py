@@ -200,7 +200,7 @@ def test_the_gallery_works_by_keyboard(london, open_page):
     assert page.evaluate(focused) == 3
     page.keyboard.press("Enter")
     group = page.locator("#one tr:nth-child(2) td").nth(1).inner_text()
-    page.click("text=All of this group")
+    page.click("text=All of this person")
     assert found(page) == (7, 7)
     assert page.input_value("#filters [name=group]") == group
     assert page.evaluate(focused) == 0
