@@ -5,6 +5,7 @@ Duplicates in two groups leak between folds; of duplicates with two labels, one 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
@@ -92,11 +93,11 @@ def prints_of(table: pd.DataFrame) -> Prints:
 
     Raises BadImage for an image that cannot be read.
     """
+    # Only check_images adds the hashes of the files.
+    read = functools.partial(read_image, checked="content" in table)
     # Threads are enough: cv2 and hashlib release the interpreter lock.
     with ThreadPoolExecutor() as pool:
-        prints = pool.map(
-            lambda *source: print_of(read_image(*source)), table["path"], boxes_of(table)
-        )
+        prints = pool.map(lambda *source: print_of(read(*source)), table["path"], boxes_of(table))
         found = track(prints, "look for duplicate images", total=len(table), unit="images")
         return stacked(list(found))
 

@@ -266,7 +266,7 @@ def _look(table: pd.DataFrame, todo: Sequence[int], weights: bytes) -> Iterator[
         width, height = upright_size(paths[index])
         scale = min(1.0, SIDE / max(width, height))
         small = max(1, round(scale * width)), max(1, round(scale * height))
-        image = read_image(paths[index], at_least=small, content=contents[index])
+        image = read_image(paths[index], at_least=small, content=contents[index], checked=True)
         # Always the model's input size, padded with black: not every OpenCV accepts another size.
         canvas = np.zeros((SIDE, SIDE, 3), np.uint8)
         canvas[: small[1], : small[0]] = cv2.resize(image, small, interpolation=cv2.INTER_AREA)[

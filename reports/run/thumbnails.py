@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,9 +27,9 @@ AT_LEAST = (HEIGHT, HEIGHT)
 CHUNK = 256
 
 
-def _thumbnail(path: str, box: Box | None) -> str | None:
+def _thumbnail(path: str, box: Box | None, *, checked: bool) -> str | None:
     try:
-        image = read_image(path, at_least=AT_LEAST if box is None else None)
+        image = read_image(path, at_least=AT_LEAST if box is None else None, checked=checked)
         return thumbnail(
             image if box is None else crop(path, image, box), height=HEIGHT, quality=QUALITY
         )
@@ -44,12 +45,14 @@ def _read(table: pd.DataFrame, wanted: Sequence[str]) -> dict[str, str]:
     """Return thumbnails of the wanted images, in their order, up to EMBED_BYTES in total."""
     found: dict[str, str] = {}
     used = 0
+    # Runs of earlier versions have no hashes, and did not search images for damage.
+    draw = functools.partial(_thumbnail, checked="content" in table)
     # Threads are enough, because cv2 releases the interpreter lock.
     with ThreadPoolExecutor() as pool:
         for ids in _chunks(wanted):
             rows = table.loc[list(ids)]
             boxes = [None if box is None else tuple(box) for box in boxes_of(rows)]
-            for name, uri in zip(ids, pool.map(_thumbnail, rows["path"], boxes), strict=True):
+            for name, uri in zip(ids, pool.map(draw, rows["path"], boxes), strict=True):
                 if uri is None:
                     continue
                 if used + len(uri) > EMBED_BYTES:
