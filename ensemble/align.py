@@ -105,12 +105,12 @@ class Aligned:
 
     @property
     def group_name(self) -> str:
-        """What a group is, in the singular."""
+        """Name of a group in the singular."""
         return group_name_of(self.runs)
 
     @property
     def groups(self) -> str:
-        """What groups are, in the plural."""
+        """Name of groups in the plural."""
         return plural(self.group_name)
 
     @functools.cached_property

@@ -134,17 +134,17 @@ class Run:
 
     @property
     def group_name(self) -> str:
-        """What a group is, in the singular, such as "patient"."""
+        """Name of a group in the singular, such as "patient"."""
         return str(self.info["data"].get("group_name") or "group")
 
     @property
     def groups(self) -> str:
-        """What groups are, in the plural, such as "patients"."""
+        """Name of groups in the plural, such as "patients"."""
         return plural(self.group_name)
 
     @property
     def ordered(self) -> bool:
-        """Whether the classes have an order; True where the run does not record it."""
+        """True if the classes have an order, or if the run does not record whether they do."""
         # Runs of earlier versions may have been scored by quadratic kappa.
         return is_ordered(self.classes, bool(self.info.get("ordered", True)))
 

@@ -73,7 +73,7 @@ class Rows:
 
     @property
     def groups(self) -> str:
-        """What groups are, in the plural, for texts."""
+        """Name of groups in the plural, for texts."""
         return plural(self.group_name)
 
     @property
