@@ -22,9 +22,9 @@ from pipeline.config.identity import identity_hash, keep_defaults
 from pipeline.config.resolved import ResolvedConfig, resolved
 from pipeline.config.run import RunConfig
 from pipeline.config.settings import flatten, replace
-from pipeline.data.cache import MEMORY_ONLY, known_keys
-from pipeline.data.crop import faces_folder, with_crop
-from pipeline.data.images import images_folder
+from pipeline.data.cache import MEMORY_ONLY
+from pipeline.data.checked import checked_keys, keep_checked
+from pipeline.data.crop import with_crop
 from pipeline.device import decide_compile, resolve_machine
 from pipeline.job import Prepared
 from pipeline.models.attribute_head import make_join
@@ -182,17 +182,19 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
     cache_dir = config.machine.cache_dir
     known = frozenset[bytes]()
     if config.machine.cache != "off":
-        known = known_keys(images_folder(cache_dir)) | known_keys(faces_folder(cache_dir))
+        known = checked_keys(cache_dir)
     if config.output.resume and config.output.name is not None and config.train.seeds == 1:
         config = _as_started(config, Run(Path(config.output.output) / config.output.name).settings)
     manifest, data_hash = load_data(config.data, say, known)
+    keep = config.machine.cache not in MEMORY_ONLY
+    if keep:
+        keep_checked((manifest.train, manifest.test), cache_dir)
     folder = _run_folder(config, manifest)
     # Without --name, the name of the run follows from data and backbone and is known only now.
     written = Run(folder).settings if config.output.resume else {}
     config = _as_started(config, written) if config.output.resume else config
     if not is_made:
         check_orders(config, manifest, written)
-    keep = config.machine.cache not in MEMORY_ONLY
     model = config.model
     manifest, crop = with_crop(
         manifest, model.crop, share=model.crop_share, cache_dir=cache_dir, say=say, keep=keep

@@ -185,10 +185,7 @@ CROPS: dict[str, Crop] = {
 
 
 def faces_folder(cache_dir: str | None) -> Path:
-    """Return the cache folder of detected faces.
-
-    Its keys are those of whole images. An image with a key there has been decoded without error.
-    """
+    """Return the cache folder of detected faces, whose keys are those of whole images."""
     return cache_root(cache_dir) / "faces"
 
 

@@ -275,7 +275,6 @@ def test_each_image_is_searched_once(tmp_path, asked):
     other = draw(tmp_path / "e.png", value=200)
     crop(manifest_of([face, blank, other]), "face", tmp_path)
     assert len(asked) == 3
-    # Their keys show that these images can be decoded, so a check can skip them.
     known = known_keys(faces_folder(str(tmp_path / "cache")))
     assert len(known) == 3
 
