@@ -551,7 +551,7 @@ def test_from_a_run_to_corrected_labels_and_back(runs_copy, tiny_layout):
         ("group", person, "gender", GENDERS[gender[rows["group"] == person][0]]),
         ("swap", other, "swap", "incorrect_mask normal"),
     }
-    assert "suspected labels: 1 group, 1 swapped pair among 12 groups" in " ".join(text.split())
+    assert "suspected labels: 1 person, 1 swapped pair among 12 people" in " ".join(text.split())
     assert "optimistic" in text
     corrected = apply_corrections(manifest, run.path / "suspects.csv").train.set_index("image_id")[
         "label"
@@ -593,7 +593,7 @@ def test_labels_are_not_checked_where_folds_split_groups(runs_copy):
     table = run.oof.assign(fold=np.arange(len(run.oof)) % 2)
     table.to_parquet(run.path / "oof.parquet", index=False)
     found = report_module.compute_report(Run(run.path))["suspects"]
-    assert "groups are split between folds" in found["skipped"]
+    assert "people are split between folds" in found["skipped"]
 
 
 def test_corrections_accept_age_groups_and_remove_the_age_in_years(layout_copy):
