@@ -33,6 +33,8 @@ OTHER_FORMATS = {
 SEP_LINE = re.compile(r"sep=(.)\r?\n")
 # Records by which a separator is recognised.
 MOST_TRIED = 50
+# The default, 131,072 characters, is too few for some notes.
+csv.field_size_limit(2**31 - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +126,17 @@ def _separator(text: str, file: Path) -> str:
     raise UserError(f"{file}: {names} could both be the separator; pass --sep ',' for example")
 
 
+def _given_separator(sep: str | None) -> str | None:
+    """Return the separator that a user typed; \\t and tab mean a tab.
+
+    Raises UserError unless it is one character.
+    """
+    one = "\t" if sep in ("\\t", "tab") else sep
+    if one is not None and (len(one) != 1 or one in '"\r\n'):
+        raise UserError(f"--sep {sep!r}: pass one character such as ';', or tab")
+    return one
+
+
 def parse_delimited(text: str, file: Path, *, sep: str | None = None) -> Records:
     """Parse a text of separated values whose first row is the header.
 
@@ -147,6 +160,7 @@ def parse_delimited(text: str, file: Path, *, sep: str | None = None) -> Records
     >>> parse_delimited("image;label\\n\\na.jpg;cat", Path("t.csv")).lines
     [3]
     """
+    sep = _given_separator(sep)
     told = SEP_LINE.match(text)
     if told:
         # The line stays as a blank one, so that line numbers are the file's.

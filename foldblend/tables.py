@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,7 +74,8 @@ class TextTable:
                     f"{self.file}: two columns are named {name!r}{_in_brackets(flag)}; rename one"
                 )
             blank = self.cells.index[self.cells[name].str.strip() == ""]
-            if len(blank):
+            # Images in the table itself need no name.
+            if len(blank) and name not in self.images:
                 raise UserError(
                     f"{self.file}: column {name!r}{_in_brackets(flag)} is blank in"
                     f" {self.at(blank)}; fill or remove the {self.unit}s"
@@ -102,12 +104,15 @@ def _in_brackets(flag: str) -> str:
 
 def _unique(names: Sequence[str]) -> tuple[list[str], frozenset[str]]:
     """Return names that are all different, and those that occurred more than once."""
-    seen: dict[str, int] = {}
-    unique = []
+    unique: list[str] = []
     for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        unique.append(name if seen[name] == 1 else f"{name}.{seen[name] - 1}")
-    return unique, frozenset(name for name, count in seen.items() if count > 1)
+        spelt = name
+        number = 0
+        while spelt in unique or (number and spelt in names):
+            number += 1
+            spelt = f"{name}.{number}"
+        unique.append(spelt)
+    return unique, frozenset(name for name, count in Counter(names).items() if count > 1)
 
 
 def _read_delimited(file: Path, *, sep: str | None, encoding: str | None, cure: str) -> TextTable:

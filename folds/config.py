@@ -71,9 +71,9 @@ class DataConfig:
     """Column of the table of test images with the path; default: as --image-col."""
     image_suffix: str | None = flag(None, layouts=ANY_CLASSES)
     """Suffix of the images, such as .jpg: added to names in a table, required in folders."""
-    sep: str | None = flag(None, layouts=TABLES)
+    sep: str | None = None
     """Separator of the tables; default: comma, semicolon, tab or | as the header shows."""
-    encoding: str | None = flag(None, layouts=TABLES)
+    encoding: str | None = None
     """Encoding of the tables, such as cp949; default: UTF-8."""
     class_order: str | None = flag(None, layouts=ANY_CLASSES)
     """Order of the classes, as mild,moderate,severe or a text file with a class per line.
@@ -81,7 +81,8 @@ class DataConfig:
     """
     merge_case: bool = flag(False, layouts=ANY_CLASSES)
     """Make one class or group of words that differ in letter case only."""
-    ids_as_written: bool = flag(False, layouts=ANY_CLASSES)
+    # Earlier versions took all words as they are, so their runs go on with that.
+    ids_as_written: bool = flag(False, before=True, layouts=ANY_CLASSES)
     """Take labels and groups as they are written, also where 1 and 1.0, or a and A, are two."""
     group_name: str | None = None
     """What a group is, for reports, such as patient; default: group."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from foldblend.cli import Say
+from foldblend.files import exists, is_file
 from foldblend.flags import flags_of
 from foldblend.plugins import is_custom, source_hash
 from foldblend.runs.run import Run
@@ -109,6 +111,20 @@ def _as_started(config: RunConfig, written: Mapping[Any, Any]) -> RunConfig:
     return config
 
 
+def _whole_pattern(text: str | None) -> str | None:
+    """Return --test as an absolute path or pattern.
+
+    The part that is added to a pattern is taken literally, as folders may have [ or * in their
+    names.
+    """
+    if text is None:
+        return None
+    path = Path(text).expanduser()
+    if exists(path) or path.is_absolute():
+        return str(path.resolve())
+    return str(Path(glob.escape(str(Path.cwd())), path))
+
+
 def _resolve(config: RunConfig, manifest: Manifest, size: str, name: str) -> RunConfig:
     """Return the settings, with all decided that depend on the data and the machine.
 
@@ -120,6 +136,10 @@ def _resolve(config: RunConfig, manifest: Manifest, size: str, name: str) -> Run
         key: given[key] and str(Path(given[key]).expanduser().resolve())
         for key in (name for name, about in flags_of(RunConfig).items() if about.path)
     }
+    paths["test"] = _whole_pattern(config.data.test)
+    order = config.data.class_order
+    if order is not None and is_file(Path(order).expanduser()):
+        paths["class_order"] = str(Path(order).expanduser().resolve())
     root = None if config.data.csv else str(manifest.root.resolve())
     # For a custom data set, --data may be anything that its reader understands.
     if config.data.dataset and config.data.data:

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from foldblend.errors import UserError, counted
 from foldblend.runs.submission import SubmissionForm
 from foldblend.words import plural
 from folds.config import DataConfig
+from folds.data.generic import read_user_table
+from folds.data.groups import groups_by_regex, groups_from_parent
 from folds.data.labelled import Labelled, attribute_of, classes_of, group_words
 from folds.data.manifest import ImageTable
 from folds.data.sample_submission import read_sample_submission
-from folds.data.test_set import TestSet, read_test_set
+from folds.data.test_set import TestSet, Training, read_test_set
 
-__all__ = ["assemble", "given_test", "with_test"]
+__all__ = ["assemble", "form_of", "given_test", "with_test"]
+
+
+def _name_of(source: Path) -> str:
+    """Return the name of a folder, or of a file without its suffix; links keep their own name."""
+    path = Path(os.path.abspath(source))  # noqa: PTH100 (resolve would follow links)
+    return path.stem if path.is_file() else path.name
 
 
 def given_test(config: DataConfig) -> tuple[str, str] | None:
@@ -28,27 +37,28 @@ def given_test(config: DataConfig) -> tuple[str, str] | None:
 
 
 def form_of(
-    config: DataConfig, test: TestSet | None, classes: Sequence[str], default: SubmissionForm | None
+    config: DataConfig,
+    test_ids: Sequence[str] | None,
+    classes: Sequence[str],
+    default: SubmissionForm | None,
 ) -> SubmissionForm | None:
     """Return the form of the submission: that of the sample, or the default."""
     if config.sample_submission is None:
         return default
-    if test is None:
+    if test_ids is None:
         raise UserError(
             f"--sample-submission {config.sample_submission}: there is no test set; pass --test"
         )
-    file = Path(config.sample_submission).expanduser()
-    return read_sample_submission(file, classes, test.image_id)
+    sample = read_user_table(Path(config.sample_submission), config)
+    return read_sample_submission(sample, classes, test_ids)
 
 
 def with_test(table: ImageTable, config: DataConfig, test: TestSet | None) -> ImageTable:
     """Return a data set with a test set and the form of its submission."""
     default = table.submission
     if test is None:
-        rows = table.test
-        known = None if rows is None else [image_id for image_id, _ in rows]
-        test = None if known is None else TestSet(source=table.name, image_id=known, path=())
-        return dataclasses.replace(table, submission=form_of(config, test, table.classes, default))
+        known = None if table.test is None else [image_id for image_id, _ in table.test]
+        return dataclasses.replace(table, submission=form_of(config, known, table.classes, default))
     rows = list(zip(test.image_id, test.path, strict=True))
     return dataclasses.replace(
         table,
@@ -56,12 +66,34 @@ def with_test(table: ImageTable, config: DataConfig, test: TestSet | None) -> Im
         test_extra=test.extra,
         notes=[*table.notes, *test.notes],
         found=[*table.found, f"{test.source}: {counted(len(rows), 'test image')}", *test.found],
-        submission=form_of(config, test, table.classes, default),
+        submission=form_of(config, test.image_id, table.classes, default),
     )
 
 
+def _with_groups(test: TestSet, config: DataConfig) -> TestSet:
+    """Return labelled test images with the groups in their paths, for the interval of the score.
+
+    Paths of test images need not have any.
+    """
+    if "label" not in test.extra or "group" in test.extra:
+        return test
+    ids = list(test.image_id)
+    try:
+        if config.group_regex is not None:
+            return test.with_groups(groups_by_regex(config.group_regex, ids))
+        if config.group_from == "parent":
+            return test.with_groups(groups_from_parent(ids, ids))
+    except UserError:
+        return test
+    return test
+
+
 def assemble(
-    found: Labelled, config: DataConfig, *, reading: str, test: TestSet | None = None
+    found: Labelled,
+    config: DataConfig,
+    *,
+    reading: str,
+    test_of: Callable[[Training], TestSet] | None = None,
 ) -> ImageTable:
     """Return the data set of labelled images after all checks of labels and groups.
 
@@ -73,8 +105,8 @@ def assemble(
         Settings of the data.
     reading
         What the data were recognised as, such as "a folder per class".
-    test
-        Test images that came with the data; --test replaces them.
+    test_of
+        Function that reads the test images that came with the data; --test replaces them.
 
     Raises
     ------
@@ -92,12 +124,21 @@ def assemble(
         f" {len(classes.names):,} {plural('class')}{by}"
     )
     given = given_test(config)
+    training = Training(
+        classes=classes.names,
+        label_column=found.label_column,
+        folder=found.source.parent if found.source.is_file() else None,
+        files=frozenset(found.path),
+    )
+    test = None
     if given is not None:
-        text, flag = given
-        beside = found.source.parent if found.source.is_file() else None
-        test = read_test_set(text, config, classes.names, flag=flag, beside=beside)
+        test = read_test_set(given[0], config, training, flag=given[1])
+    elif test_of is not None:
+        test = test_of(training)
+    if test is not None:
+        test = _with_groups(test, config)
     table = ImageTable(
-        name=config.data_name or found.source.resolve().stem,
+        name=config.data_name or _name_of(found.source),
         root=found.source,
         image_id=found.image_id,
         path=found.path,

@@ -13,9 +13,10 @@ from foldblend.errors import UserError, counted, listed
 from foldblend.tables import is_table
 from folds.config import DataConfig
 from folds.data.finder import is_image
+from folds.data.generic import join_labelled
 from folds.data.labelled import Labelled
 
-__all__ = ["Tree", "images_below", "read_class_folders", "split_folders", "tree_of"]
+__all__ = ["Tree", "images_below", "pooled", "read_class_folders", "split_folders", "tree_of"]
 
 TRAIN = ("train", "training")
 VALIDATION = ("val", "valid", "validation", "dev")
@@ -181,7 +182,17 @@ def _read_part(tree: Tree, config: DataConfig, prefix: str) -> Labelled:
     )
 
 
-def read_class_folders(folder: Path, config: DataConfig) -> tuple[list[Labelled], Tree | None]:
+def pooled(parts: dict[str, Labelled], source: Path) -> Labelled:
+    """Return labelled images of train/ and val/, by the folder's name, as one training set."""
+    joined = dataclasses.replace(join_labelled([*parts.values()], source), source=source)
+    if len(parts) == 1:
+        return joined
+    sizes = ", ".join(f"{name}/ ({len(one.image_id):,})" for name, one in parts.items())
+    note = f"pooled for cross-validation: {sizes} images"
+    return dataclasses.replace(joined, notes=[*joined.notes, note])
+
+
+def read_class_folders(folder: Path, config: DataConfig) -> tuple[Labelled, Tree | None]:
     """Read the labelled images of class folders.
 
     Parameters
@@ -194,8 +205,8 @@ def read_class_folders(folder: Path, config: DataConfig) -> tuple[list[Labelled]
 
     Returns
     -------
-    tuple[list[Labelled], Tree | None]
-        The parts that are pooled for training (train and validation), and the images below test/.
+    tuple[Labelled, Tree | None]
+        The labelled images (train and validation are pooled), and the images below test/.
 
     Raises
     ------
@@ -208,28 +219,19 @@ def read_class_folders(folder: Path, config: DataConfig) -> tuple[list[Labelled]
     as_classes = config.layout == "class-folders" and not _is_split(tree)
     parts = None if as_classes else split_folders(tree)
     if parts is None:
-        return [_with_others(_read_part(tree, config, ""), tree)], None
-    labelled = [*parts["train"], *parts["validation"]]
-    read = [_read_part(_below(tree, top), config, f"{top}/") for top in labelled]
-    if len(read) > 1:
-        sizes = ", ".join(
-            f"{top}/ ({len(one.image_id):,})" for top, one in zip(labelled, read, strict=True)
-        )
-        note = f"pooled for cross-validation: {sizes} images"
-        read[0] = _noted(read[0], note)
-    read[0] = _with_others(read[0], tree)
-    names = [name for top in parts["test"] for name in tree.tops()[top]]
-    return read, Tree(tree.root, tuple(names)) if names else None
+        found = dataclasses.replace(_read_part(tree, config, ""), source=folder)
+        return _with_others(found, tree), None
+    tops = [*parts["train"], *parts["validation"]]
+    read = {top: _read_part(_below(tree, top), config, f"{top}/") for top in tops}
+    names = tuple(name for top in parts["test"] for name in tree.tops()[top])
+    test = Tree(tree.root, names) if names else None
+    return _with_others(pooled(read, folder), tree), test
 
 
 def _is_split(tree: Tree) -> bool:
     """Return whether all folders below the root are named as train/, val/ and test/ are."""
     tops = [top.lower() for top in tree.tops() if top]
     return bool(tops) and all(top in (*TRAIN, *VALIDATION, *TEST) for top in tops)
-
-
-def _noted(found: Labelled, note: str) -> Labelled:
-    return dataclasses.replace(found, notes=[*found.notes, note])
 
 
 def _with_others(found: Labelled, tree: Tree) -> Labelled:

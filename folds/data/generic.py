@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from foldblend.errors import UserError, counted, listed
+from foldblend.files import exists
 from foldblend.images import Box
 from foldblend.tables import TextTable, read_text_table
 from folds.config import DataConfig
@@ -112,7 +113,7 @@ def given_root(folder: str | None, flag: str) -> list[Path]:
     if folder is None:
         return []
     root = Path(folder).expanduser()
-    if not root.is_dir():
+    if not (exists(root) and root.is_dir()):
         raise UserError(f"{folder}: no such folder; check {flag}")
     return [root]
 
@@ -239,7 +240,9 @@ def join_labelled(parts: Sequence[Labelled], source: Path) -> Labelled:
     def at(row: int) -> str:
         number = int(np.searchsorted(starts, row, side="right")) - 1
         part = parts[number]
-        return f"{part.source}: {part.at(row - int(starts[number]))}"
+        place = part.at(row - int(starts[number]))
+        # An image's id has the folder in it; a line number needs its table.
+        return f"{part.source}: {place}" if part.source.is_file() else place
 
     def joined(name: str) -> list[object]:
         return list(itertools.chain.from_iterable(getattr(part, name) for part in parts))

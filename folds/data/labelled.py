@@ -24,7 +24,15 @@ from folds.data.words import (
     tidied,
 )
 
-__all__ = ["Classes", "Labelled", "attribute_of", "class_codes", "classes_of", "group_words"]
+__all__ = [
+    "Classes",
+    "Labelled",
+    "attribute_of",
+    "class_codes",
+    "classes_of",
+    "group_words",
+    "spelt",
+]
 
 AS_WRITTEN = "or pass --ids-as-written if they are different"
 
@@ -94,7 +102,7 @@ def _given_order(text: str) -> list[str]:
     return [word for part in parts if (word := tidy(part))]
 
 
-def _order(words: Sequence[str], declared: Categories | None, where: str) -> tuple[list[str], bool]:
+def _order(words: Sequence[str], declared: Categories | None) -> tuple[list[str], bool]:
     """Return the distinct words in order, and whether the order has a meaning."""
     if declared is not None and set(words) <= set(declared.names):
         return [word for word in declared.names if word in set(words)], declared.is_order
@@ -120,7 +128,7 @@ def classes_of(found: Labelled, config: DataConfig) -> Classes:
     words, notes = _checked_words(found.word, config, what="labels", where=where, at=found.at)
     if not config.ids_as_written:
         check_classes(words, where=where)
-    names, ordered = _order(words, found.categories.get(""), where)
+    names, ordered = _order(words, found.categories.get(""))
     if config.class_order is not None:
         given = _given_order(config.class_order)
         absent = [word for word in names if word not in given]
@@ -142,6 +150,17 @@ def classes_of(found: Labelled, config: DataConfig) -> Classes:
     if len(names) < 2:
         raise UserError(f"{where} has 1 class; a classifier needs at least two")
     return Classes(tuple(names), class_codes(words, names), ordered, notes)
+
+
+def spelt(words: Sequence[str], classes: Sequence[str], config: DataConfig) -> list[str]:
+    """Return words of test images in the spelling of the classes of the training set."""
+    if config.ids_as_written:
+        return [word.strip() for word in words]
+    tidy_N = [tidy(word) for word in words]
+    if not config.merge_case:
+        return tidy_N
+    kept = {name.casefold(): name for name in classes}
+    return [kept.get(word.casefold(), word) for word in tidy_N]
 
 
 def class_codes(words: Sequence[str], names: Sequence[str]) -> list[int]:
@@ -188,7 +207,7 @@ def attribute_of(found: Labelled, name: str, classes: Classes, config: DataConfi
     """
     where = f"{found.source}: column {name!r} (--attribute-cols)"
     cells = [tidy(word) for word in found.attributes[name]]
-    values, ordered = _order(cells, found.categories.get(name), where)
+    values, ordered = _order(cells, found.categories.get(name))
     if (pair := same_values(cells)) is not None:
         raise UserError(
             f"{where}: labels {pair[0]!r} and {pair[1]!r} are the same number; write it one way"

@@ -16,6 +16,7 @@ import pandas as pd
 
 from foldblend.errors import UserError, counted, listed
 from foldblend.tables import read_text_table
+from folds.config import LAYOUTS
 from folds.data.finder import find_images
 from folds.data.labels import (
     ATTRIBUTES,
@@ -46,16 +47,18 @@ def _has_people(listing: Path) -> bool:
 
 
 def find_layout_root(path: Path) -> Path | None:
-    """Return the nearest folder with a `train/train.csv` that lists people, or None.
+    """Return the folder whose `train/train.csv` lists people, or None.
 
-    `path` and three folders above it are searched.
+    It is `path`, or up to three folders above it if `path` is in its train/ or eval/, because
+    public baselines pass train/images.
     """
     path = path.expanduser().resolve()
     if not path.exists():
         return None
     for folder in (path, *list(path.parents)[:3]):
         listing = folder / "train" / "train.csv"
-        if listing.is_file() and _has_people(listing):
+        inside = path.relative_to(folder).parts[:1] in ((), ("train",), ("eval",))
+        if inside and listing.is_file() and _has_people(listing):
             return folder
     return None
 
@@ -207,6 +210,12 @@ def layout_table(
         codes={"mask": _mask_code, "gender": _gender_code, "age": _age_code},
         extra={"age": years},
         group_name="person",
+        found=[]
+        if is_demo
+        else [
+            f"{root}: read as {LAYOUTS['mask']}; {counted(len(image_id), 'image')},"
+            f" {len(CLASSES)} classes, {counted(len(set(group)), 'person')}"
+        ],
     )
 
 

@@ -79,10 +79,32 @@ def load_data(config: DataConfig, say: Say, known: Container[bytes] = ()) -> tup
             f"warning: {IN_TEST} ({counted(len(in_both), 'image')}): {listed(in_both)}; remove"
             " them from the training set"
         )
+        manifest = _without_seen_labels(manifest, {*content}, say)
     digest = hashlib.blake2b(manifest.labels_hash().encode(), digest_size=16)
     for one in [*content, *test_content]:
         digest.update(one.encode())
     return manifest, digest.hexdigest()
+
+
+def _without_seen_labels(manifest: Manifest, trained: set[str], say: Say) -> Manifest:
+    """Return the manifest without labels of test images that are also in the training set.
+
+    A score on these images would not be one of unseen images.
+    """
+    assert manifest.test is not None
+    if "label" not in manifest.test:
+        return manifest
+    seen_N = manifest.test["content"].isin(trained) & (manifest.test["label"] >= 0)
+    if not seen_N.any():
+        return manifest
+    label_N = manifest.test["label"].where(~seen_N, -1)
+    note = (
+        f"labels of {counted(int(seen_N.sum()), 'test image')} that the training set has, too, are"
+        " not used for the score on the test set"
+    )
+    return _noted(
+        dataclasses.replace(manifest, test=manifest.test.assign(label=label_N)), note, say
+    )
 
 
 def _noted(manifest: Manifest, note: str, say: Say) -> Manifest:
@@ -191,7 +213,8 @@ def merge_groups(manifest: Manifest, pairs: np.ndarray, say: Say) -> Manifest:
     """Return the manifest with groups merged that pairs of training rows, U x 2, connect."""
     train = manifest.train
     group_N = merged_groups(train["group"].to_numpy(), pairs)
-    note = f"--merge-duplicates: {train['group'].nunique()} groups became {len(set(group_N))}"
+    before = counted(int(train["group"].nunique()), manifest.group_name)
+    note = f"--merge-duplicates: {before} became {len(set(group_N)):,}"
     say(note)
     return dataclasses.replace(
         manifest, train=train.assign(group=group_N), notes=(*manifest.notes, note)

@@ -99,15 +99,17 @@ def layout_of(path: Path, text: str, flag: str, config: DataConfig) -> str:
     if metadata:
         return "metadata"
     if folders:
-        _check_no_table(path, text, flag)
+        _check_no_table(path, text, flag, config)
         return "class-folders"
     raise _wrong_folder(path, text, flag)
 
 
-def _check_no_table(folder: Path, text: str, flag: str) -> None:
+def _check_no_table(folder: Path, text: str, flag: str, config: DataConfig) -> None:
     """Raise UserError if a table of labelled images lies beside folders that look like classes."""
+    others = (config.test, config.test_csv, config.sample_submission, config.corrections)
+    named = {Path(one).expanduser().resolve() for one in others if one is not None}
     for file in sorted(folder.iterdir()):
-        if not is_file(file) or not is_table(file):
+        if not is_file(file) or not is_table(file) or file.resolve() in named:
             continue
         try:
             columns = {str(name).lower() for name in read_text_table(file).cells.columns}
@@ -122,8 +124,5 @@ def _check_no_table(folder: Path, text: str, flag: str) -> None:
 
 def _has_classes(folder: Path, metadata: dict[str, Path], config: DataConfig) -> bool:
     """Return whether folders below a folder with metadata look like classes, too."""
-    if "" in metadata:
-        tree = tree_of(folder, config.image_suffix)
-        return len([top for top in tree.tops() if top]) > 1
     part = folder / next(iter(metadata))
     return len([top for top in tree_of(part, config.image_suffix).tops() if top]) > 1

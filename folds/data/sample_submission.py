@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from foldblend.errors import UserError, did_you_mean, listed
 from foldblend.runs.submission import SubmissionForm
-from foldblend.tables import TextTable, read_text_table
+from foldblend.tables import TextTable
 from foldblend.words import tidy
 from folds.data.words import numbers_of
 
@@ -36,10 +37,10 @@ def _match_ids(table: TextTable, column: str, image_ids: Sequence[str]) -> list[
         if all(len(found) == 1 for found in rows):
             ids = [found[0] for found in rows]
             if len(set(ids)) < len(ids):
-                twice = [text for text in texts if texts.count(text) > 1]
+                twice = [one for one, count in Counter(ids).items() if count > 1]
                 raise UserError(
-                    f"{table.file}: id {listed(dict.fromkeys(twice))} occurs more than once; keep"
-                    " one row per image"
+                    f"{table.file}: image {listed(twice)} occurs more than once; keep one row per"
+                    " image"
                 )
             return list(zip(ids, texts, strict=True))
     known = {name(one) for one in image_ids for name in NAMES}
@@ -57,14 +58,14 @@ def _match_ids(table: TextTable, column: str, image_ids: Sequence[str]) -> list[
 
 
 def read_sample_submission(
-    file: Path, classes: Sequence[str], image_ids: Sequence[str]
+    table: TextTable, classes: Sequence[str], image_ids: Sequence[str]
 ) -> SubmissionForm:
     """Read the form of a submission from a sample: id, then one label or the probabilities.
 
     Parameters
     ----------
-    file
-        CSV whose first column has the ids of test images.
+    table
+        The sample; its first column has the ids of test images.
     classes
         Names of the classes.
     image_ids
@@ -75,7 +76,7 @@ def read_sample_submission(
     UserError
         For ids that are not test images, or columns that are not the classes.
     """
-    table = read_text_table(file)
+    file = table.file
     id_column, *columns = table.cells.columns
     if not columns or table.cells.empty:
         raise UserError(
@@ -88,12 +89,12 @@ def read_sample_submission(
         numbers = numbers_of(values)
         amounts = numbers is not None and all(0 <= one <= 1 for one in numbers.values())
         if len(classes) == 2 and amounts and not {*values} <= {*classes}:
-            # One probability: that of the class that stands second in the order.
+            # One probability: that of the class in the column's name, else of the second class.
             return SubmissionForm(
                 id_column=id_column,
                 columns=(columns[0],),
                 kind="probabilities",
-                classes=(1,),
+                classes=(classes.index(tidy(columns[0])) if tidy(columns[0]) in classes else 1,),
                 ids=ids,
             )
         return SubmissionForm(id_column=id_column, columns=(columns[0],), kind="labels", ids=ids)

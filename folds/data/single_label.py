@@ -13,8 +13,10 @@ from folds.data.words import numbers_of
 
 __all__ = ["check_classes", "one_hot_columns"]
 
-# Separators of several labels in one cell; the last one is a blank.
-SEPARATORS = (r"\s*;\s*", r"\s*\|\s*", r"\s*,\s*", r"\s+")
+# Separators of several labels in one cell. A blank is weaker evidence, as names have blanks too.
+MARKS = (r"\s*;\s*", r"\s*\|\s*", r"\s*,\s*")
+BLANK = r"\s+"
+LIST = re.compile(r"\[.*\]|\{.*\}", re.DOTALL)
 # Columns of 0 and 1 with fewer rows than this are one-hot by chance too often.
 LEAST_ROWS = 4
 
@@ -22,12 +24,12 @@ LEAST_ROWS = 4
 def _several(words: Sequence[str]) -> tuple[str, str] | None:
     """Return a word that is made of several labels, and one of these, or None.
 
-    A part that joins several of the other labels makes the case: with "rust", "scab", "rust
-    complex" and "scab complex", the part "complex" does. "red oak", "white oak" and "oak" are
-    three classes.
+    A cell such as "rust;scab" whose parts are all labels makes the case. So does a part that joins
+    several of the other labels: with "rust", "scab", "rust complex" and "scab complex", "complex"
+    does. "red oak", "white oak" and "oak" are three classes.
     """
     distinct = set(words)
-    for sep in SEPARATORS:
+    for sep in (*MARKS, BLANK):
         joined: dict[str, set[str]] = defaultdict(set)
         example: dict[str, tuple[str, str]] = {}
         for word in sorted(distinct):
@@ -35,6 +37,8 @@ def _several(words: Sequence[str]) -> tuple[str, str] | None:
             known = [part for part in parts if part in distinct]
             if len(parts) < 2 or not known:
                 continue
+            if sep != BLANK and len(known) == len(parts):
+                return word, known[0]
             for part in parts:
                 joined[part].update(one for one in known if one != part)
                 example.setdefault(part, (word, next(o for o in known)))
@@ -68,6 +72,12 @@ def check_classes(words: Sequence[str], *, where: str) -> None:
         raise UserError(
             f"{where} has a different value in each of {len(words):,} rows"
             f" ({listed(distinct)}); pass a column of classes"
+        )
+    lists = [word for word in distinct if LIST.fullmatch(word)]
+    if lists:
+        raise UserError(
+            f"{where} has a list in a cell, such as {lists[0]!r}; a classifier needs one class per"
+            " image: keep one label, or make each combination a class of its own as a plain word"
         )
     found = _several(words)
     if found is not None:

@@ -8,19 +8,27 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from foldblend.errors import UserError, in_a_line, listed
+from foldblend.files import exists
 from foldblend.flags import flag_name, flags_of
 from foldblend.plugins import is_custom, load_custom
 from folds.config import LAYOUTS, DataConfig
-from folds.data.assemble import assemble, given_test, with_test
-from folds.data.class_folders import TEST, read_class_folders
+from folds.data.assemble import assemble, form_of, given_test, with_test
+from folds.data.class_folders import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Tree,
+    images_below,
+    pooled,
+    read_class_folders,
+)
 from folds.data.corrections import apply_corrections
 from folds.data.demo import make_demo
-from folds.data.generic import checked_table, join_labelled, read_labelled_table
-from folds.data.labelled import classes_of
+from folds.data.generic import checked_table, read_labelled_table
 from folds.data.layout import find_layout_root, layout_table, read_layout, relabel_for_training
 from folds.data.manifest import ImageTable, Manifest, build_manifest
 from folds.data.recognise import layout_of, metadata_files
-from folds.data.test_set import read_test_set, test_of_tree
+from folds.data.test_set import TestSet, Training, read_test_set, test_of_tree
 
 __all__ = ["check_source", "load_manifest"]
 
@@ -54,39 +62,61 @@ def _read_table(path: Path, config: DataConfig) -> ImageTable:
 def _read_metadata(path: Path, config: DataConfig) -> ImageTable:
     """Read Hugging Face's imagefolder with metadata.csv, in the folder or in train/ and test/."""
     files = metadata_files(path)
-    # Its column of paths has a fixed name.
+    # Its column of paths has a fixed name, which other tables need not have.
+    named = config
     if config.image_col == DataConfig().image_col:
-        config = dataclasses.replace(config, image_col="file_name")
+        named = dataclasses.replace(config, image_col="file_name")
     test_file = next((file for name, file in files.items() if name.lower() in TEST), None)
     parts = {name: file for name, file in files.items() if file != test_file}
     if not parts:
         raise UserError(f"{path}: has metadata of a test set only; pass the training set as --data")
-    read = [
-        read_labelled_table(file, config, prefix=f"{name}/" if name else "")
+    read = {
+        name: read_labelled_table(file, named, prefix=f"{name}/" if name else "")
         for name, file in parts.items()
-    ]
-    found = dataclasses.replace(join_labelled(read, path), source=path)
-    if len(parts) > 1:
-        sizes = ", ".join(
-            f"{name}/ ({len(one.image_id):,})" for name, one in zip(parts, read, strict=True)
-        )
-        found = dataclasses.replace(
-            found, notes=[*found.notes, f"pooled for cross-validation: {sizes} images"]
-        )
-    test = None
-    if test_file is not None and given_test(config) is None:
-        names = classes_of(found, config).names
-        test = read_test_set(str(test_file), config, names, flag="--data")
-    return assemble(found, config, reading=LAYOUTS["metadata"], test=test)
+    }
+    tree = None if "" in files else _test_without_metadata(path, config, files)
+
+    def test_of(training: Training) -> TestSet:
+        if tree is not None:
+            return test_of_tree(tree, config, training, depth=1)
+        return read_test_set(str(test_file), named, training, flag="--data")
+
+    has_test = tree is not None or test_file is not None
+    return assemble(
+        pooled(read, path),
+        config,
+        reading=LAYOUTS["metadata"],
+        test_of=test_of if has_test else None,
+    )
+
+
+def _test_without_metadata(
+    path: Path, config: DataConfig, files: Mapping[str, Path]
+) -> Tree | None:
+    """Return the images of a test/ beside a train/ with metadata, or None.
+
+    Raises UserError for images in another part that has no metadata.
+    """
+    tree = images_below(path, config.image_suffix)
+    bare = {top: names for top, names in tree.tops().items() if top and top not in files}
+    for top in bare:
+        if top.lower() in (*TRAIN, *VALIDATION):
+            raise UserError(f"{path / top}: has images but no metadata.csv; add one or move them")
+    names = [name for top, found in bare.items() if top.lower() in TEST for name in found]
+    return Tree(path, tuple(names)) if names else None
 
 
 def _read_class_folders(path: Path, config: DataConfig) -> ImageTable:
-    parts, tree = read_class_folders(path, config)
-    found = dataclasses.replace(join_labelled(parts, path), source=path)
-    test = None
-    if tree is not None and given_test(config) is None:
-        test = test_of_tree(tree, config, classes_of(found, config).names, depth=1)
-    return assemble(found, config, reading=LAYOUTS["class-folders"], test=test)
+    found, tree = read_class_folders(path, config)
+    reading = LAYOUTS["class-folders"]
+    if tree is None:
+        return assemble(found, config, reading=reading)
+    return assemble(
+        found,
+        config,
+        reading=reading,
+        test_of=lambda training: test_of_tree(tree, config, training, depth=1),
+    )
 
 
 def _read_mask(path: Path, config: DataConfig) -> ImageTable:
@@ -99,13 +129,19 @@ def _read_mask(path: Path, config: DataConfig) -> ImageTable:
     given = given_test(config)
     test = None
     if given is not None:
-        test = read_test_set(given[0], config, table.classes, flag=given[1])
+        training = Training(classes=table.classes, files=frozenset(table.path))
+        test = read_test_set(given[0], config, training, flag=given[1])
     return with_test(table, config, test)
 
 
-READERS: dict[str, Callable[[Path, DataConfig], ImageTable]] = dict(
-    zip(LAYOUTS, (_read_table, _read_class_folders, _read_metadata, _read_mask), strict=True)
-)
+READERS: dict[str, Callable[[Path, DataConfig], ImageTable]] = {
+    "table": _read_table,
+    "class-folders": _read_class_folders,
+    "metadata": _read_metadata,
+    "mask": _read_mask,
+}
+# Settings of the test set, which the demo set has already.
+TEST_FLAGS = ("test", "test_csv", "test_image_root", "test_image_col", "sample_submission")
 
 
 def load_manifest(
@@ -149,6 +185,12 @@ def _read(config: DataConfig, environ: Mapping[str, str]) -> Manifest:
     place = _place(config, environ)
     if place is None:
         _check_flags(config, "mask", "the demo set")
+        for name in TEST_FLAGS:
+            if getattr(config, name) is not None:
+                raise UserError(
+                    f"{flag_name(name)}: the demo set has a test set already; pass your data as"
+                    " --data, or leave the flag out"
+                )
         return read_layout(make_demo(), name=config.data_name or "demo", is_demo=True)
     text, flag = place
     path = Path(text).expanduser()
@@ -167,7 +209,7 @@ def check_source(config: DataConfig, *, environ: Mapping[str, str] = os.environ)
         return
     text, flag = place
     path = Path(text).expanduser()
-    if path.is_dir() and flag != "--csv":
+    if exists(path) and path.is_dir() and flag != "--csv":
         return
     layout = layout_of(path, text, flag, config)
     _check_flags(config, layout, f"{text}, read as {LAYOUTS[layout]}")
@@ -183,12 +225,13 @@ def _check_flags(config: DataConfig, layout: str, what: str) -> None:
         for name, about in flags_of(DataConfig).items()
         if about.layouts
         and layout not in about.layouts
-        and getattr(config, name) != getattr(default, name)
+        and getattr(config, name) not in (getattr(default, name), about.before)
     ]
     if idle:
         flags = listed(name for name, _ in idle)
         layouts = " or ".join(LAYOUTS[one] for one in idle[0][1])
-        cure = "pass a table as --csv, or leave it out" if "table" in idle[0][1] else "leave it out"
+        leave = "leave the flag out"
+        cure = f"pass a table as --data, or {leave}" if "table" in idle[0][1] else leave
         raise UserError(f"{flags}: only for {layouts}, not for {what}; {cure}")
 
 
@@ -208,8 +251,10 @@ def _from_reader(name: str, config: DataConfig) -> Manifest:
             f"--dataset {name}: returns a {type(manifest).__name__}; return the Manifest of"
             " build_manifest (see examples/)"
         )
+    ids = None if manifest.test is None else manifest.test["image_id"].tolist()
     return dataclasses.replace(
         manifest,
         name=config.data_name or manifest.name,
         group_name=config.group_name or manifest.group_name,
+        submission=form_of(config, ids, manifest.classes, manifest.submission),
     )

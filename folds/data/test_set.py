@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,13 +12,11 @@ from typing import Any
 from foldblend.errors import UserError, counted, listed
 from foldblend.files import exists, is_file
 from foldblend.tables import is_table
-from foldblend.words import tidy
 from folds.config import DataConfig
 from folds.data.class_folders import Tree, tree_of
 from folds.data.finder import is_image
 from folds.data.generic import (
     IMAGE_COLUMNS,
-    LABEL_COLUMNS,
     box_columns,
     boxes_in,
     column_in,
@@ -25,9 +24,9 @@ from folds.data.generic import (
     images_of,
     read_user_table,
 )
-from folds.data.labelled import class_codes
+from folds.data.labelled import class_codes, spelt
 
-__all__ = ["TestSet", "metadata_in", "read_test_set", "test_of_tree"]
+__all__ = ["TestSet", "Training", "metadata_in", "read_test_set", "test_of_tree"]
 
 METADATA = tuple(f"metadata{suffix}" for suffix in (".csv", ".jsonl", ".parquet"))
 PATTERN = "*?["
@@ -50,6 +49,22 @@ class TestSet:
     found: Sequence[str] = ()
     """Sentences on what was recognised, for the log."""
 
+    def with_groups(self, groups: Sequence[str]) -> TestSet:
+        """Return the test set with the group of each image."""
+        return dataclasses.replace(self, extra={**self.extra, "group": groups})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What the reader of test images needs to know of the training set."""
+
+    classes: Sequence[str]
+    label_column: str = "label"
+    folder: Path | None = None
+    """Folder of the training table, where earlier versions looked for test images."""
+    files: frozenset[Path] = frozenset()
+    """The labelled images."""
+
 
 def metadata_in(folder: Path) -> Path | None:
     """Return the metadata file of a folder as Hugging Face's imagefolder has it, or None.
@@ -69,10 +84,7 @@ def _known_labels(
 
     Many tables of test images have a column that only shows the form of a submission.
     """
-    read = [word.strip() if config.ids_as_written else tidy(word) for word in words]
-    if config.merge_case:
-        spelt = {name.casefold(): name for name in classes}
-        read = [spelt.get(word.casefold(), word) for word in read]
+    read = spelt(words, classes, config)
     codes = class_codes(read, classes)
     known = [code for code in codes if code >= 0]
     if not known:
@@ -85,10 +97,8 @@ def _known_labels(
     return {"label": codes}, [text]
 
 
-def _of_table(
-    file: Path, config: DataConfig, classes: Sequence[str], beside: Path | None
-) -> TestSet:
-    """Return the test images of a table; `beside` is the folder of the training table."""
+def _of_table(file: Path, config: DataConfig, training: Training) -> TestSet:
+    """Return the test images of a table."""
     table = read_user_table(file, config)
     asked = config.test_image_col or config.image_col
     default = "" if config.test_image_col else "image"
@@ -103,20 +113,25 @@ def _of_table(
     notes = list(images.notes)
     found = [] if column == asked else [f"{file}: column {column!r} taken as the image"]
     # Earlier versions looked beside the training table only. A mixture of both folders would be
-    # a guess, so that folder counts only if it has all the images and the others have none.
-    if beside is not None and len(images.missing) == len(images.ids):
-        there = images_of(table, column, [beside], config, cure=cure)
-        if not there.missing:
+    # a guess, so that folder counts only if it has all the images and the others have none. It
+    # does not count if the images are those of the training set, which have equal names then.
+    if training.folder is not None and not own and len(images.missing) == len(images.ids):
+        there = images_of(table, column, [training.folder], config, cure=cure)
+        if not there.missing and not training.files & {*there.paths}:
             images = there
-            notes = [*there.notes, f"{file}: the test images are in {beside}"]
+            notes = [*there.notes, f"{file}: the test images are in {training.folder}"]
     extra: dict[str, Sequence[Any]] = dict(boxes_in(table, config))
-    labels = column_in(table, config.label_col, "label", LABEL_COLUMNS)
+    labels = training.label_column
     if labels in table.cells.columns and labels != column:
-        truth, texts = _known_labels(table.cells[labels].tolist(), classes, config, str(file))
+        words = table.cells[labels].tolist()
+        truth, texts = _known_labels(words, training.classes, config, str(file))
         extra |= truth
         found += texts
         if truth and config.group_col in table.cells.columns:
-            extra["group"] = [tidy(word) for word in table.cells[config.group_col]]
+            groups = spelt(table.cells[config.group_col].tolist(), (), config)
+            # An image whose group is not known is a group of its own.
+            pairs = zip(groups, images.ids, strict=True)
+            extra["group"] = [group or image_id for group, image_id in pairs]
     return TestSet(
         source=str(file),
         image_id=images.ids,
@@ -128,7 +143,7 @@ def _of_table(
     )
 
 
-def test_of_tree(tree: Tree, config: DataConfig, classes: Sequence[str], *, depth: int) -> TestSet:
+def test_of_tree(tree: Tree, config: DataConfig, training: Training, *, depth: int) -> TestSet:
     """Return the images below a folder; folders named as the classes give their labels.
 
     `depth` is the number of folders above a class in the paths, such as 1 for test/cat/1.jpg.
@@ -142,10 +157,16 @@ def test_of_tree(tree: Tree, config: DataConfig, classes: Sequence[str], *, dept
     if config.label_from == "parent":
         tops = [name.split("/")[-2] if name.count("/") > depth else "" for name in tree.images]
     folders = sorted({*tops} - {""})
-    codes = dict(zip(folders, class_codes([tidy(one) for one in folders], classes), strict=True))
+    names = spelt(folders, training.classes, config)
+    codes = dict(zip(folders, class_codes(names, training.classes), strict=True))
     known = [one for one in folders if codes[one] >= 0]
     extra: dict[str, Sequence[Any]] = {}
     found = []
+    if folders and not known:
+        found = [
+            f"{tree.root}: folders {listed(folders)} are not classes of the training set, so there"
+            " are no labels for a score"
+        ]
     if known:
         unknown = [one for one in folders if one not in known]
         if unknown:
@@ -181,9 +202,7 @@ def _of_pattern(text: str, config: DataConfig) -> Tree:
     return Tree(root, tuple(Path(path).relative_to(root).as_posix() for path in images))
 
 
-def read_test_set(
-    text: str, config: DataConfig, classes: Sequence[str], *, flag: str, beside: Path | None = None
-) -> TestSet:
+def read_test_set(text: str, config: DataConfig, training: Training, *, flag: str) -> TestSet:
     """Read the test images from a table, a folder (with or without class folders) or a pattern.
 
     Parameters
@@ -192,12 +211,10 @@ def read_test_set(
         The value of --test or --test-csv.
     config
         Settings of the data.
-    classes
-        Names of the classes, for labels of test images.
+    training
+        The training set, for labels of test images and for the place of images.
     flag
         The flag that gave the text, for messages.
-    beside
-        Folder of the training table, where earlier versions looked for test images.
 
     Raises
     ------
@@ -208,13 +225,13 @@ def read_test_set(
     if exists(path) and path.is_dir() and flag != "--test-csv":
         file = metadata_in(path)
         if file is not None:
-            return _of_table(file, config, classes, beside=None)
+            return _of_table(file, config, dataclasses.replace(training, folder=None))
         tree = tree_of(path, config.image_suffix)
         if not tree.images:
             raise UserError(f"{text} ({flag}): no image in this folder; check the path")
-        return test_of_tree(tree, config, classes, depth=0)
+        return test_of_tree(tree, config, training, depth=0)
     if is_file(path) and not is_table(path) and is_image(path.name, config.image_suffix):
-        return test_of_tree(Tree(path.parent, (path.name,)), config, classes, depth=0)
+        return test_of_tree(Tree(path.parent, (path.name,)), config, training, depth=0)
     if not exists(path) and any(one in text for one in PATTERN) and flag != "--test-csv":
-        return test_of_tree(_of_pattern(str(path), config), config, classes, depth=0)
-    return _of_table(path, config, classes, beside)
+        return test_of_tree(_of_pattern(str(path), config), config, training, depth=0)
+    return _of_table(path, config, training)

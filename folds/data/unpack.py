@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path, PurePosixPath
 
-from foldblend.errors import UserError, listed
+from foldblend.errors import UserError
 from foldblend.files import DRAFT, cache_folder
 from foldblend.progress import Task
 from foldblend.runs.folder import file_hash
@@ -40,12 +40,12 @@ def unpack_images(table: TextTable, column: str) -> Found:
     """Write the images of a Parquet column {bytes, path} as files and return their places.
 
     They are in a folder of the cache that is named by the hash of the Parquet file. The id of an
-    image is its path in the column, or the number of its row.
+    image is its path in the column, or the number of its row. Rows without bytes are missing.
 
     Raises
     ------
     UserError
-        For rows without an image, or a cache folder that cannot be written.
+        For a cache folder that cannot be written.
     """
     import pyarrow.parquet
 
@@ -53,7 +53,7 @@ def unpack_images(table: TextTable, column: str) -> Found:
     folder = cache_folder() / "unpacked" / file_hash(table.file)
     ids: list[str] = []
     paths: list[Path] = []
-    empty: list[int] = []
+    missing: list[int] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (
@@ -65,19 +65,15 @@ def unpack_images(table: TextTable, column: str) -> Found:
                     row = len(ids)
                     data = (cell or {}).get("bytes") or b""
                     if not data:
-                        empty.append(row + 1)
+                        missing.append(row)
                     ids.append(names[row] or f"{table.file.stem}-{row:06d}")
                     file = folder / f"{row:06d}{_suffix(names[row], data)}"
-                    _write(file, data)
+                    if data:
+                        _write(file, data)
                     paths.append(file)
                 task.add(batch.num_rows)
     except OSError as error:
         raise UserError(
             f"{folder}: cannot be written ({error.strerror}); set FOLDBLEND_CACHE to another folder"
         ) from None
-    if empty:
-        raise UserError(
-            f"{table.file}: no image in column {column!r} in row {listed(empty)}; store the bytes"
-            " of the images, or write a table of paths"
-        )
-    return Found(ids=ids, paths=paths, missing=[], notes=[])
+    return Found(ids=ids, paths=paths, missing=missing, notes=[])

@@ -8,15 +8,33 @@ from collections.abc import Sequence
 from foldblend.cli import early_value, parse_flags, typed_settings
 from foldblend.help import About
 from pipeline.config.run import RunConfig
-from pipeline.config.settings import read_config_file
+from pipeline.config.settings import read_config_file, replace
 
 __all__ = ["parse_run_config"]
+
+
+# Settings that name the same thing: one that is typed replaces the others of a file.
+SAME = (("csv", "data"), ("csv", "dataset"), ("test", "test_csv"))
+
+
+def _without_replaced(default: RunConfig, typed: frozenset[str]) -> RunConfig:
+    """Return a file's settings without the data source that the command line replaces."""
+    gone = {
+        other
+        for pair in SAME
+        for name, other in (pair, pair[::-1])
+        if name in typed and other not in typed
+    }
+    if not gone:
+        return default
+    return replace(default, **dict.fromkeys(gone))
 
 
 def parse_run_config(argv: Sequence[str], about: About) -> RunConfig:
     """Return the settings of a run: defaults, overridden by the file of --config, then by flags."""
     file = early_value(argv, ("--config", "-c"))
     default = RunConfig() if file is None else read_config_file(file)
+    default = _without_replaced(default, typed_settings(RunConfig, argv))
     # tyro warns of a default value that it cannot have parsed itself, such as a filled `typed`.
     untyped = dataclasses.replace(default, typed=frozenset())
     config = parse_flags(RunConfig, argv, about, default=untyped)

@@ -142,6 +142,38 @@ def test_parquet_text_orders_and_class_names(tmp_path):
     assert not found.categories["label"].is_order
 
 
+def test_images_inside_parquet_need_no_name(tmp_path):
+    images = [{"bytes": b"x", "path": None}, {"bytes": b"y", "path": "a.png"}]
+    found = parquet(tmp_path, pyarrow.table({"image": images, "label": ["cat", "dog"]}))
+    found.check_columns([("--image-col", "image")])
+    assert found.images == {"image"}
+    assert found.cells["image"].tolist() == ["", "a.png"]
+
+
+def test_columns_of_parquet_with_odd_names(tmp_path):
+    data = pyarrow.table([["1"], ["2"], ["3"]], names=["a", "a", " b"])
+    found = parquet(tmp_path, data)
+    assert found.twice == {"a"}
+    assert "b" in found.cells
+
+
+def test_columns_whose_names_would_collide(tmp_path):
+    found = table(tmp_path, "x.1,x,x\n1,2,3\n")
+    assert found.cells.iloc[0].tolist() == ["1", "2", "3"]
+    assert found.cells["x.1"].tolist() == ["1"]
+
+
+@pytest.mark.parametrize("sep", ["::", "", '"'])
+def test_separators_that_cannot_be(tmp_path, sep):
+    with pytest.raises(UserError, match="--sep .*: pass one character"):
+        table(tmp_path, "a,b\n1,2\n", sep=sep)
+
+
+def test_a_tab_as_typed_in_a_shell_and_a_long_cell(tmp_path):
+    assert table(tmp_path, "a,b\tc\n1\t2\n", sep="\\t").cells["c"].tolist() == ["2"]
+    assert len(table(tmp_path, f"a,b\n1,{'x' * 200_000}\n").cells["b"].iloc[0]) == 200_000
+
+
 def test_files_that_are_no_parquet(tmp_path):
     for data in (b"", b"PAR1", b"PAR1" + bytes(64) + b"PAR1"):
         with pytest.raises(UserError, match="cannot be read as Parquet"):

@@ -167,6 +167,45 @@ def test_a_folder_with_metadata(tmp_path):
     assert len(load(root, layout="metadata").train) == 2
 
 
+def test_images_without_metadata_beside_others_with_it(tmp_path):
+    metadata(tmp_path / "train", ("1.png", "cat", "p1"), ("2.png", "dog", "p2"))
+    make(tmp_path, "test/7.png", "test/8.png")
+    assert load(tmp_path).test["image_id"].tolist() == ["test/7.png", "test/8.png"]
+    write_csv(tmp_path / "list.csv", [("test/8.png",)], header="image")
+    assert load(tmp_path, test=str(tmp_path / "list.csv")).test.shape == (1, 2)
+    make(tmp_path, "val/9.png")
+    with pytest.raises(UserError, match="val: has images but no metadata"):
+        load(tmp_path)
+
+
+def test_a_folder_beside_the_mask_layout_is_not_taken_for_it(tiny_layout, tmp_path):
+    (tmp_path / "train").symlink_to(tiny_layout / "train")
+    root = make(tmp_path / "mine", "cat/1.png", "dog/2.png")
+    assert load(root).classes == ("cat", "dog")
+    manifest = load(tmp_path)
+    assert len(manifest.classes) == 18
+    assert manifest.found[0].endswith("84 images, 18 classes, 12 people")
+
+
+def test_a_sample_submission_beside_folders_is_no_second_reading(tmp_path):
+    root = make(tmp_path / "x", "a/1.png", "b/2.png")
+    make(tmp_path / "held", "3.png")
+    file = write_csv(root / "sample.csv", [("3", "a")], header="id,label")
+    with pytest.raises(UserError, match="two readings fit"):
+        load(root)
+    manifest = load(root, sample_submission=str(file), test=str(tmp_path / "held"))
+    assert manifest.submission.ids == (("3.png", "3"),)
+
+
+def test_names_of_folders_and_links(tmp_path):
+    root = make(tmp_path / "photos.v1", "cat/1.png", "dog/2.png")
+    assert load(root).name == "photos.v1"
+    (tmp_path / "link").symlink_to(root)
+    assert load(tmp_path / "link").name == "link"
+    with pytest.raises(UserError, match="no such file or folder"):
+        load("x" * 300)
+
+
 def test_metadata_in_train_and_test(tmp_path):
     metadata(tmp_path / "train", ("1.png", "cat", "p1"), ("2.png", "dog", "p2"))
     metadata(tmp_path / "validation", ("1.png", "cat", "p3"))

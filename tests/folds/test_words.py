@@ -104,6 +104,9 @@ def test_groups_in_two_unicode_forms_are_one(tmp_path):
         ([f"name{i}" for i in range(9)], "a different value in each of 9 rows"),
         (["cat striped", "cat", "dog striped", "dog"] * 3, "several labels in one cell"),
         (["rust;scab", "rust", "scab", "rust;complex", "complex"] * 3, "several labels"),
+        (["cat", "dog", "cat;dog"] * 3, "several labels in one cell"),
+        (["['cat', 'dog']", "['cat']"] * 3, "a list in a cell"),
+        (["[0, 1]", "[1, 0]"] * 3, "a list in a cell"),
     ],
 )
 def test_what_is_no_single_label_classification(words, message):
