@@ -5,8 +5,9 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-__all__ = ["JPEG", "PNG", "inflates", "is_16_bit", "png_damage", "quiet", "tiff_kind"]
+__all__ = ["JPEG", "PNG", "Tiff", "is_16_bit", "is_simple", "png_damage", "quiet", "read_tiff"]
 
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8\xff"
@@ -14,11 +15,20 @@ JPEG = b"\xff\xd8\xff"
 # prints warnings about others, such as colour profiles of Photoshop, which OpenCV does not use.
 PNG_CHUNKS = frozenset([b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf"])
 PNG_FRAMES = frozenset([b"acTL", b"fcTL", b"fdAT"])
-PNG_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by colour type; a palette is not among them
-TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
-BITS_PER_SAMPLE = 258
-SAMPLE_FORMAT = 339
-SHORT = 3
+PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+PALETTE = 3
+PNG_HEADER_END = 33
+# The seven passes of an interlaced PNG: first column and row, and the steps to the next.
+PNG_WHOLE = ((0, 0, 1, 1),)
+PNG_PASSES = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -45,6 +55,7 @@ def png_damage(data: bytes) -> str | None:
     A damaged chunk that does not decide the pixels, such as a comment, is not a fault.
     """
     parts = []
+    palettes = []
     kind = b""
     for kind, start, end in _png_chunks(data):
         if end > len(data):
@@ -53,30 +64,68 @@ def png_damage(data: bytes) -> str | None:
             return f"the checksum of its {kind.decode('latin-1')} chunk is wrong"
         if kind == b"IDAT":
             parts.append(memoryview(data)[start + 8 : end - 4])
-    if kind != b"IEND":
+        if kind == b"PLTE" and not parts:
+            palettes.append(end - start - 12)
+    if kind != b"IEND" or len(data) < PNG_HEADER_END:
         return "it ends too early"
-    return _pixels_damage(data, parts) if inflates(data) else None
+    width, height, _, colours = struct.unpack_from(">IIBB", data, 16)
+    if colours == PALETTE and not _is_palette(palettes):
+        return "it has no valid palette"
+    is_known = colours in PNG_CHANNELS and 0 < width * height < 2**31
+    return _pixels_damage(data, parts) if is_known else None
 
 
-def inflates(data: bytes) -> bool:
-    """Return whether `png_damage` also unpacks the pixels of a PNG: not of palettes and others."""
-    width, height, _, colours, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
-    return colours in PNG_CHANNELS and not interlaced and 0 < width * height < 2**31
+def is_simple(data: bytes) -> bool:
+    """Return whether a PNG has neither a palette nor interlaced rows."""
+    return data[25] in PNG_CHANNELS and data[25] != PALETTE and not data[28]
+
+
+def _is_palette(sizes: list[int]) -> bool:
+    """Return whether libpng accepts the palettes of an image, from their numbers of bytes."""
+    return len(sizes) == 1 and 0 < sizes[0] <= 3 * 256 and sizes[0] % 3 == 0
+
+
+def _png_blocks(data: bytes) -> list[tuple[int, int]]:
+    """Return rows, and bytes of a row with its filter, of each pass that has pixels."""
+    width, height, depth, colours, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
+    bits = PNG_CHANNELS[colours] * depth
+    sizes = [
+        (-((left - width) // right), -((top - height) // down))
+        for left, top, right, down in (PNG_PASSES if interlaced else PNG_WHOLE)
+    ]
+    return [(rows, 1 + (columns * bits + 7) // 8) for columns, rows in sizes if columns and rows]
 
 
 def _pixels_damage(data: bytes, parts: list[memoryview]) -> str | None:
     """Return what is wrong with the compressed pixels of a PNG, or None."""
-    width, height, depth, colours = struct.unpack_from(">IIBB", data, 16)
-    row_bytes = 1 + (width * PNG_CHANNELS[colours] * depth + 7) // 8
+    blocks = _png_blocks(data)
+    size = sum(rows * row_bytes for rows, row_bytes in blocks)
     inflate = zlib.decompressobj()
+    unpacked = []
+    left = size + 1
     try:
-        pixels = inflate.decompress(b"".join(parts), height * row_bytes + 1)
+        for part in parts:
+            unpacked.append(inflate.decompress(part, left))
+            left -= len(unpacked[-1])
+            if left == 0:
+                return "it has too many pixels"
+            if inflate.eof:
+                break
     except zlib.error:
         return "its compressed pixels are damaged"
-    if len(pixels) < height * row_bytes:
+    if left > 1:
         return "it has too few pixels"
-    filters = pixels[: height * row_bytes : row_bytes]
-    return "its compressed pixels are damaged" if max(filters) > 4 else None
+    # libpng refuses pixels whose end is missing, and warns of other bytes in the same chunk.
+    if not inflate.eof or inflate.unused_data:
+        return "its compressed pixels are damaged"
+    pixels = b"".join(unpacked)
+    start = 0
+    for rows, row_bytes in blocks:
+        end = start + rows * row_bytes
+        if max(pixels[start:end:row_bytes]) > 4:
+            return "its compressed pixels are damaged"
+        start = end
+    return None
 
 
 def _quiet_png(data: bytes) -> bytes:
@@ -143,41 +192,84 @@ def quiet(data: bytes) -> bytes:
     return _quiet_jpeg(data) if data.startswith(JPEG) else data
 
 
-def _tiff_tags(data: bytes) -> dict[int, int]:
+@dataclass(frozen=True, slots=True)
+class TiffLayout:
+    """Sizes in the directory of a TIFF: struct's letters and numbers of bytes."""
+
+    order: str
+    where: int
+    """Place of the offset of the first directory."""
+    count: str
+    """Letter of the number of tags."""
+    offset: str
+    """Letter of offsets and of the number of values of a tag."""
+
+
+# By the first four bytes. The second two are of BigTIFF.
+TIFF_LAYOUTS = {
+    b"II*\0": TiffLayout("<", 4, "H", "I"),
+    b"MM\0*": TiffLayout(">", 4, "H", "I"),
+    b"II+\0": TiffLayout("<", 8, "Q", "Q"),
+    b"MM\0+": TiffLayout(">", 8, "Q", "Q"),
+}
+BITS_PER_SAMPLE = 258
+SAMPLES_PER_PIXEL = 277
+SAMPLE_FORMAT = 339
+SHORT = 3
+
+
+def _tiff_tags(data: bytes, layout: TiffLayout) -> dict[int, int]:
     """Return the first value of each short tag of the first image of a TIFF."""
-    order = TIFF_ORDERS.get(data[:4])
-    if order is None:
-        return {}
+    order = layout.order
+    width = struct.calcsize(f"={layout.offset}")
     found = {}
     try:
-        (start,) = struct.unpack_from(f"{order}I", data, 4)
-        (count,) = struct.unpack_from(f"{order}H", data, start)
+        (start,) = struct.unpack_from(f"{order}{layout.offset}", data, layout.where)
+        (count,) = struct.unpack_from(f"{order}{layout.count}", data, start)
+        start += struct.calcsize(f"={layout.count}")
         for index in range(count):
-            entry = start + 2 + 12 * index
-            tag, kind, number = struct.unpack_from(f"{order}HHI", data, entry)
+            entry = start + (4 + 2 * width) * index
+            tag, kind, number = struct.unpack_from(f"{order}HH{layout.offset}", data, entry)
             if kind != SHORT:
                 continue
-            # Up to two values are in the entry itself, more are where it points.
-            where = entry + 8
-            if number > 2:
-                (where,) = struct.unpack_from(f"{order}I", data, where)
+            # Values that fit are in the entry itself, more are where it points.
+            where = entry + 4 + width
+            if 2 * number > width:
+                (where,) = struct.unpack_from(f"{order}{layout.offset}", data, where)
             (found[tag],) = struct.unpack_from(f"{order}H", data, where)
-    except struct.error:
+    except (struct.error, OverflowError):
         pass  # a truncated file; the tags found so far are right
     return found
 
 
-def tiff_kind(data: bytes) -> str | None:
-    """Return which values of a TIFF OpenCV cannot read as a colour image, or None."""
-    tags = _tiff_tags(data)
-    bits = tags.get(BITS_PER_SAMPLE, 1)
-    if tags.get(SAMPLE_FORMAT) == 3:
-        return "decimal"
-    return f"{bits}-bit" if bits > 16 else None
+@dataclass(frozen=True, slots=True)
+class Tiff:
+    """Pixel values of the first image of a TIFF."""
+
+    bits: int
+    channels: int
+    is_signed: bool
+    is_decimal: bool
+
+
+def read_tiff(data: bytes) -> Tiff | None:
+    """Return what the header of a TIFF or BigTIFF tells of the pixel values, or None."""
+    layout = TIFF_LAYOUTS.get(data[:4])
+    if layout is None:
+        return None
+    tags = _tiff_tags(data, layout)
+    form = tags.get(SAMPLE_FORMAT, 1)
+    return Tiff(
+        bits=tags.get(BITS_PER_SAMPLE, 1),
+        channels=tags.get(SAMPLES_PER_PIXEL, 1),
+        is_signed=form == 2,
+        is_decimal=form == 3,
+    )
 
 
 def is_16_bit(data: bytes) -> bool:
     """Return whether an image file has values of more than 8 bits, up to 16."""
     if data.startswith(PNG):
         return data[24:25] == b"\x10"
-    return data[:2] in (b"P5", b"P6") or 8 < _tiff_tags(data).get(BITS_PER_SAMPLE, 1) <= 16
+    tiff = read_tiff(data)
+    return data[:2] in (b"P5", b"P6") or (tiff is not None and 8 < tiff.bits <= 16)

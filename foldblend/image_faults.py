@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from dataclasses import dataclass
 
 import simplejpeg
 
-from foldblend.image_bytes import JPEG, PNG, inflates, png_damage, tiff_kind
+from foldblend.image_bytes import JPEG, PNG, is_simple, png_damage, read_tiff
 
 __all__ = ["Fault", "damage_of", "fault_of"]
 
@@ -54,6 +55,8 @@ LOOKALIKES = (
     (8, b"WEBP", "truncated or damaged WebP image", FETCH),
     (0, b"II*\0", "truncated or damaged TIFF", FETCH),
     (0, b"MM\0*", "truncated or damaged TIFF", FETCH),
+    (0, b"II+\0", "truncated or damaged TIFF", FETCH),
+    (0, b"MM\0+", "truncated or damaged TIFF", FETCH),
     (0, b"BM", "truncated or damaged BMP", FETCH),
     (4, b"jP  ", "truncated or damaged JPEG 2000 image", FETCH),
 )
@@ -72,10 +75,10 @@ def _jpeg_text(data: bytes) -> str | None:
 
 
 def damage_of(data: bytes) -> tuple[Fault | None, bool]:
-    """Return the damage of a JPEG or PNG, and whether it was decoded as a whole.
+    """Return the fault of a JPEG, PNG or TIFF, and whether it was decoded as a whole.
 
     Libraries decode many damaged files without an error: the rest of the image is grey, or parts
-    are shifted.
+    are shifted. OpenCV takes negative values of a TIFF for positive ones.
 
     Parameters
     ----------
@@ -85,18 +88,39 @@ def damage_of(data: bytes) -> tuple[Fault | None, bool]:
     Returns
     -------
     tuple[Fault | None, bool]
-        The damage or None; True if it is certain that OpenCV can decode the file.
+        The fault or None; True if it is certain that OpenCV can decode the file.
     """
     if data.startswith(PNG):
         text = png_damage(data)
-        return (_damaged(f"damaged PNG ({text})"), False) if text else (None, inflates(data))
+        return (_damaged(f"damaged PNG ({text})"), False) if text else (None, is_simple(data))
     if not data.startswith(JPEG):
-        return None, False
+        fault = _values_fault(data)
+        # OpenCV refuses the other values itself.
+        return fault if fault == SIGNED else None, False
     text = _jpeg_text(data)
     if text is None:
         return None, True
     said = JPEG_DAMAGE.match(text)
     return (_damaged(f"damaged JPEG ({text[said.end() :]})"), False) if said else (None, False)
+
+
+SIGNED = Fault("has signed pixel values", "save it with unsigned 8 or 16 bits")
+
+
+def _values_fault(data: bytes) -> Fault | None:
+    """Return which pixel values of a TIFF OpenCV does not read as a colour image, or None."""
+    tiff = read_tiff(data)
+    if tiff is None:
+        return None
+    if tiff.is_decimal:
+        return Fault("has decimal pixel values", "save it with 8 or 16 bits")
+    if tiff.bits > 16:
+        return Fault(f"has {tiff.bits}-bit pixel values", "save it with 8 or 16 bits")
+    if tiff.is_signed:
+        return SIGNED
+    if tiff.channels > 4:
+        return Fault(f"has {tiff.channels} channels", "save it with 1, 3 or 4")
+    return None
 
 
 def fault_of(data: bytes) -> Fault:
@@ -114,9 +138,9 @@ def fault_of(data: bytes) -> Fault:
     if data.startswith(JPEG) and (text := _jpeg_text(data)):
         said = JPEG_DAMAGE.match(text)
         return _damaged(f"damaged JPEG ({text[said.end() if said else 0 :]})")
-    kind = tiff_kind(data)
-    if kind is not None:
-        return Fault(f"has {kind} pixel values", "save it with 8 or 16 bits")
+    fault = _values_fault(data)
+    if fault is not None:
+        return fault
     brands = BRANDS.match(data[:64])
     if brands is not None:
         is_heic = brands[1] in HEIC_BRANDS and b"avif" not in brands[2]
@@ -130,7 +154,8 @@ def fault_of(data: bytes) -> Fault:
 def _text_fault(start: bytes) -> Fault | None:
     """Return what kind of text a file is, or None if it is not text."""
     try:
-        text = start.decode("utf-8-sig", errors="strict" if len(start) < 4096 else "ignore")
+        # The last character may be cut in two where the file goes on.
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(start, len(start) < 4096)
     except UnicodeDecodeError:
         return None
     if not all(character.isprintable() or character.isspace() for character in text):
