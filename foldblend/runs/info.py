@@ -136,7 +136,7 @@ class PreprocessInfo(TypedDict, total=False):
     """Order of the channels."""
     grey: str
     alpha: str
-    """Treatment of transparency; colours of transparent pixels stay as they are stored."""
+    """Treatment of transparency. Where it is dropped, the stored colours stay."""
     bits: str
     orientation: str
     frame: str

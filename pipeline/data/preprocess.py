@@ -15,6 +15,12 @@ from foldblend.runs.info import PreprocessInfo, RegionInfo
 
 __all__ = ["Preprocess", "region_of"]
 
+# What cv2.IMREAD_COLOR does with transparency, for run.json.
+ALPHA = (
+    "dropped; colour TIFF with unassociated alpha: colours are multiplied by alpha;"
+    " GIF: transparent pixels have the background colour"
+)
+
 
 @functools.cache
 def _constants(
@@ -144,7 +150,7 @@ class Preprocess:
             version=cv2.__version__,
             color="RGB",
             grey="repeated in three channels",
-            alpha="dropped",
+            alpha=ALPHA,
             bits="8; the upper 8 of 16",
             orientation="upright by EXIF, except AVIF",
             frame="first",

@@ -8,6 +8,7 @@ import PIL.Image
 import pytest
 import torch
 
+from foldblend.images import read_image
 from pipeline.data.preprocess import Preprocess, region_of
 
 FILTERS = {"area": cv2.INTER_AREA, "cubic": cv2.INTER_CUBIC}
@@ -20,7 +21,8 @@ RECORDED = {
     "library": "opencv",
     "color": "RGB",
     "grey": "repeated in three channels",
-    "alpha": "dropped",
+    "alpha": "dropped; colour TIFF with unassociated alpha: colours are multiplied by alpha;"
+    " GIF: transparent pixels have the background colour",
     "bits": "8; the upper 8 of 16",
     "orientation": "upright by EXIF, except AVIF",
     "frame": "first",
@@ -35,7 +37,7 @@ RECORDED = {
 def pixels_by(record, file, box=None):
     """Return the model's input for a file, made with OpenCV and numpy from a record only."""
     assert {key: record[key] for key in RECORDED} == RECORDED
-    # OpenCV itself turns images upright, drops alpha and the lower bits, and repeats grey.
+    # OpenCV itself turns images upright, treats alpha, drops the lower bits, and repeats grey.
     image = cv2.imread(str(file), cv2.IMREAD_COLOR)
     height, width = image.shape[:2]
     scaled = record["scaled_decode"]
@@ -84,6 +86,7 @@ def files(tmp_path_factory):
     PIL.Image.fromarray(large[..., 0]).save(folder / "grey.jpg")
     PIL.Image.fromarray(photo[..., 0]).save(folder / "grey.png")
     PIL.Image.fromarray(np.dstack([photo, noise[..., 0]])).save(folder / "alpha.png")
+    PIL.Image.fromarray(np.dstack([photo, noise[..., 0]])).save(folder / "alpha.tif")
     PIL.Image.fromarray(photo[:20, :30]).save(folder / "small.png")
     PIL.Image.fromarray(photo[:20]).save(folder / "low.png")
     PIL.Image.fromarray(photo[:24, :32]).save(folder / "equal.png")
@@ -116,6 +119,29 @@ def test_another_filter_would_give_other_pixels(files):
     stored = preprocess.load(str(files[-2]))
     ours = preprocess.normalise(torch.from_numpy(stored[None].copy())).numpy()
     assert not np.array_equal(ours, pixels_by(record, files[-2]))
+
+
+def test_the_record_tells_what_happens_to_transparency(tmp_path):
+    row, column = np.mgrid[:64, :64].astype(np.uint8)
+    half = np.where(column > 32, 255, 100).astype(np.uint8)
+    stored = np.dstack([column * 3, row * 3, row + column])
+    image = PIL.Image.fromarray(np.dstack([stored, half]))
+    image.save(tmp_path / "a.webp", lossless=True, exact=True)
+    image.save(tmp_path / "a.avif", quality=100)
+    grey = PIL.Image.fromarray(np.dstack([column * 3, half]), "LA")
+    grey.save(tmp_path / "grey.tif")
+    for name in ("a.png", "a.bmp", "a.jp2", "a.tif"):
+        image.save(tmp_path / name)
+    palette = PIL.Image.fromarray((column > 32).astype(np.uint8), "P")
+    palette.putpalette([9, 20, 30, 100, 0, 0, 0, 0, 99])
+    palette.save(tmp_path / "a.gif", transparency=1, background=2, optimize=False)
+    for name in ("a.png", "a.webp", "a.bmp", "a.jp2"):
+        assert np.array_equal(read_image(tmp_path / name), stored), name
+    assert np.abs(read_image(tmp_path / "a.avif").astype(int) - stored).mean() < 2
+    assert np.array_equal(read_image(tmp_path / "grey.tif")[..., 0], column * 3)
+    multiplied = np.round(stored.astype(float) * half[..., None] / 255)
+    assert np.array_equal(read_image(tmp_path / "a.tif"), multiplied)
+    assert read_image(tmp_path / "a.gif")[0, [0, 63]].tolist() == [[9, 20, 30], [0, 0, 99]]
 
 
 def test_the_record_names_the_part_that_is_used():
