@@ -12,7 +12,7 @@ from foldblend.errors import UserError
 from foldblend.files import write_bytes
 from foldblend.runs.folder import clear_folder, is_empty, read_json
 from folds.data.manifest import Manifest
-from pipeline.config.identity import changed_keys
+from pipeline.config.identity import changed_keys, keep_defaults
 from pipeline.config.resolved import ResolvedConfig
 from pipeline.config.run import RunConfig
 from pipeline.config.settings import flatten
@@ -106,13 +106,15 @@ def open_folder(
 def write_config(folder: Path, config: ResolvedConfig) -> None:
     """Write config.yaml, unless the present file means the same.
 
-    The file of an earlier version lacks newer settings. As long as these have their defaults, the
-    file stays as it is, so that repeating a finished run changes nothing.
+    The file of an earlier version lacks newer settings. As long as these have the values that its
+    version had, the file stays as it is, so that repeating a finished run changes nothing.
     """
     file = folder / "config.yaml"
     text = yaml.safe_dump(flatten(config), sort_keys=False)
     if file.is_file():
         old = yaml.safe_load(file.read_text(encoding="utf-8"))
-        if isinstance(old, dict) and flatten(RunConfig()) | old == yaml.safe_load(text):
-            return
+        if isinstance(old, dict):
+            means = flatten(keep_defaults(RunConfig(), old)) | old
+            if means == yaml.safe_load(text):
+                return
     write_bytes(file, text)
