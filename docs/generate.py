@@ -43,6 +43,10 @@ Every flag of `run_cv.py` is also a key of its YAML files and a keyword of `fb.c
 """
 
 
+def _in_words(layouts: tuple[str, ...]) -> str:
+    return " or ".join(LAYOUTS[one] for one in layouts)
+
+
 def _rows(
     config_class: Any, known: dict[str, Flag], spelt: dict[str, list[str]], *, is_run: bool
 ) -> Iterator[tuple[str, ...]]:
@@ -57,7 +61,7 @@ def _rows(
             *(["another run"] if is_run and about.identity else []),
             *(["another run by its content"] if is_run and field.name in BY_CONTENT else []),
             *([f"goes with {about.needs.what}"] if about.needs else []),
-            *([f"for {' or '.join(LAYOUTS[one] for one in about.layouts)}"] if about.layouts else []),
+            *([f"for {_in_words(about.layouts)}"] if about.layouts else []),
             *(["not for --finetune head"] if about.steps else []),
             *([f"runs from before it are at {about.before}"] if about.before is not ALWAYS else []),
             *(

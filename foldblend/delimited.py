@@ -72,6 +72,7 @@ def read_text(file: Path, encoding: str | None = None, *, cure: str = "save it a
         raise UserError(
             f"{file}: line {line} is not {(known or 'UTF-8').upper()} text; {cure}"
         ) from None
+    text = text.removeprefix("\ufeff")
     if "\0" in text:
         raise UserError(f"{file}: contains NUL bytes, so it is not plain text; {cure}")
     return text

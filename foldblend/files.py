@@ -17,6 +17,7 @@ __all__ = [
     "check_writable",
     "exists",
     "hold",
+    "home",
     "is_file",
     "write_bytes",
     "write_with",
@@ -24,6 +25,17 @@ __all__ = [
 
 # Prefix of unfinished files, by which leftovers of a killed process are found and removed.
 DRAFT = ".draft-"
+
+
+def home(path: str | Path) -> Path:
+    """Return a path with ~ replaced by the home folder.
+
+    Raises UserError for the home folder of an unknown user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: no such user; write the path without ~") from None
 
 
 def exists(path: Path) -> bool:

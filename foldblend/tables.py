@@ -14,11 +14,14 @@ import pandas as pd
 
 from foldblend.delimited import parse_delimited, read_text
 from foldblend.errors import UserError, did_you_mean, listed
-from foldblend.files import exists
+from foldblend.files import exists, home
+from foldblend.words import tidy
 
 __all__ = ["SUFFIXES", "Categories", "TextTable", "is_table", "read_text_table"]
 
 
+# Longer binary cells are images, which are not text.
+MOST_BYTES = 200
 IMAGE_NAME = re.compile(r"\.(jpe?g|png|tiff?|webp|bmp|gif)$", re.IGNORECASE)
 
 
@@ -73,7 +76,7 @@ class TextTable:
                 raise UserError(
                     f"{self.file}: two columns are named {name!r}{_in_brackets(flag)}; rename one"
                 )
-            blank = self.cells.index[self.cells[name].str.strip() == ""]
+            blank = self.cells.index[self.cells[name].map(tidy) == ""]
             # Images in the table itself need no name.
             if len(blank) and name not in self.images:
                 raise UserError(
@@ -128,6 +131,8 @@ def _text(value: Any) -> str:
         return ""
     if isinstance(value, dict) and "path" in value:
         return _text(value["path"])
+    if isinstance(value, bytes):
+        return value[:MOST_BYTES].decode("utf-8", errors="replace")
     return str(value)
 
 
@@ -146,7 +151,7 @@ def _read_json_lines(file: Path, *, sep: str | None, encoding: str | None, cure:
             raise UserError(
                 f"{file}: line {number} is not a JSON object; write one {{...}} per line"
             )
-        rows.append({str(key).strip(): _text(value) for key, value in row.items()})
+        rows.append({tidy(str(key)): _text(value) for key, value in row.items()})
         lines.append(number)
     if not rows:
         raise UserError(f"{file}: the file is empty; write one JSON object per line")
@@ -183,11 +188,18 @@ def _read_parquet(file: Path, *, sep: str | None, encoding: str | None, cure: st
             }
             # The images stay in the file: only their paths are read here.
             wanted = [f"{name}.path" if name in images else name for name in schema.names]
+            twice = {name for name, count in Counter(schema.names).items() if count > 1}
+            if twice:
+                raise UserError(
+                    f"{file}: several columns are named {listed(sorted(twice))}; rename all but one"
+                )
             table = source.read(wanted)
     except OSError as error:
         if error.errno is not None:
             raise UserError(f"{file}: {error.strerror}; check the path") from None
         raise UserError(f"{file}: cannot be read as Parquet; write it again") from None
+    except UserError:
+        raise
     except (pyarrow.ArrowException, ValueError):
         raise UserError(f"{file}: cannot be read as Parquet; write it again") from None
     codes = _class_names(schema)
@@ -197,15 +209,16 @@ def _read_parquet(file: Path, *, sep: str | None, encoding: str | None, cure: st
         column = table[name]
         words = [_text(value) for value in column.to_pylist()]
         if pyarrow.types.is_dictionary(kinds[name]) and kinds[name].ordered:
-            declared = column.unify_dictionaries().chunk(0).dictionary.to_pylist()
-            categories[name] = Categories(tuple(_text(one) for one in declared), True)
+            chunks = column.unify_dictionaries().chunks
+            declared = chunks[0].dictionary.to_pylist() if chunks else []
+            categories[tidy(name)] = Categories(tuple(tidy(_text(one)) for one in declared), True)
         if name in codes and pyarrow.types.is_integer(kinds[name]):
             names = codes[name]
             valid = {str(code): one for code, one in enumerate(names)}
             # -1 stands for an unknown class there.
             words = [valid.get(word, "" if word == "-1" else word) for word in words]
-            categories[name] = Categories(tuple(names), False)
-        columns[name] = words
+            categories[tidy(name)] = Categories(tuple(tidy(one) for one in names), False)
+        columns[tidy(name)] = words
     cells = pd.DataFrame(columns, index=range(1, len(table) + 1), dtype=object)
     return TextTable(
         file=file, cells=cells, unit="row", categories=categories, images=frozenset(images)
@@ -255,7 +268,7 @@ def read_text_table(
     UserError
         In one line with the file and, if possible, the line.
     """
-    path = Path(file).expanduser()
+    path = home(file)
     if exists(path) and path.is_dir():
         raise UserError(f"{file}: is a folder, not a table; pass a file in it")
     reader = READERS.get(path.suffix.lower(), _read_delimited)

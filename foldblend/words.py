@@ -8,7 +8,14 @@ __all__ = ["plural", "tidy"]
 
 # Characters without width, which no reader sees: zero-width space, word joiner, byte-order mark,
 # soft hyphen. The joiners of emoji and of several scripts are not among them.
-HIDDEN = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad"))
+# Marks of the writing direction and variants of symbols are not seen either.
+HIDDEN = dict.fromkeys(
+    [
+        *map(ord, "\u200b\u2060\ufeff\u00ad\u200e\u200f\ufe0e\ufe0f"),
+        *range(0x202A, 0x202F),
+        *range(0x2066, 0x206A),
+    ]
+)
 # Nouns that can name a group and that no ending tells.
 IRREGULAR = {
     "person": "people",
@@ -51,7 +58,8 @@ def tidy(word: str) -> str:
     """
     if word.isascii() and word.isprintable() and "  " not in word:
         return word.strip()
-    return " ".join(unicodedata.normalize("NFC", word).translate(HIDDEN).split())
+    shown = unicodedata.normalize("NFC", word).translate(HIDDEN)
+    return " ".join("".join(one for one in shown if one.isspace() or ord(one) >= 32).split())
 
 
 def plural(noun: str) -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from foldblend.errors import UserError, listed
 from foldblend.tables import read_text_table
+from foldblend.words import tidy
 from folds.split import split_groups
 
 __all__ = ["read_fold_file"]
@@ -25,6 +26,17 @@ def _codes(words: pd.Series, file: Path, column: str) -> np.ndarray:
             " correct the lines"
         )
     return np.unique(words.str.strip().astype(int), return_inverse=True)[1]
+
+
+def _as_in_data(ids: pd.Series, known: pd.Series) -> pd.Series:
+    """Return ids as the data have them, where they differ in blanks, Unicode form or slashes."""
+
+    def key(name: str) -> str:
+        return tidy(name).replace("\\", "/").removeprefix("./")
+
+    exact = {*known}
+    meant = {key(name): name for name in known}
+    return ids.map(lambda name: name if name in exact else meant.get(key(name), name))
 
 
 def _arrange(
@@ -116,5 +128,6 @@ def read_fold_file(
     if table.empty:
         raise UserError(f"{source}: has no rows; pass a file with rows or leave the flag out")
     repeat = _codes(table["repeat"], file, "repeat") if "repeat" in table else 0
+    table = table.assign(image_id=_as_in_data(table["image_id"], train["image_id"]))
     coded = table[["image_id"]].assign(fold=_codes(table["fold"], file, "fold"), repeat=repeat)
     return _arrange(coded, train, source=source, leaks=leaks, group_name=group_name)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from foldblend.cli import Say
-from foldblend.files import exists, is_file
+from foldblend.files import exists, home, is_file
 from foldblend.flags import flags_of
 from foldblend.plugins import is_custom, source_hash
 from foldblend.runs.run import Run
@@ -119,7 +119,7 @@ def _whole_pattern(text: str | None) -> str | None:
     """
     if text is None:
         return None
-    path = Path(text).expanduser()
+    path = home(text)
     if exists(path) or path.is_absolute():
         return str(path.resolve())
     return str(Path(glob.escape(str(Path.cwd())), path))
@@ -133,13 +133,13 @@ def _resolve(config: RunConfig, manifest: Manifest, size: str, name: str) -> Run
     """
     given = flatten(config)
     paths = {
-        key: given[key] and str(Path(given[key]).expanduser().resolve())
+        key: given[key] and str(home(given[key]).resolve())
         for key in (name for name, about in flags_of(RunConfig).items() if about.path)
     }
     paths["test"] = _whole_pattern(config.data.test)
     order = config.data.class_order
-    if order is not None and is_file(Path(order).expanduser()):
-        paths["class_order"] = str(Path(order).expanduser().resolve())
+    if order is not None and is_file(home(order)):
+        paths["class_order"] = str(home(order).resolve())
     root = None if config.data.csv else str(manifest.root.resolve())
     # For a custom data set, --data may be anything that its reader understands.
     if config.data.dataset and config.data.data:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,13 @@ TRAIN = ("train", "training")
 VALIDATION = ("val", "valid", "validation", "dev")
 TEST = ("test", "testing")
 JUNK = ("__MACOSX",)
+# Words in names of folders that hold a part of a data set rather than a class.
+PARTS = {
+    *TRAIN,
+    *VALIDATION,
+    *TEST,
+    *("pred", "image", "images", "imgs", "mask", "masks", "label", "labels", "annotations"),
+}
 
 
 @dataclass(frozen=True)
@@ -115,8 +123,10 @@ def split_folders(tree: Tree) -> dict[str, list[str]] | None:
     }
     chosen = [top for found in parts.values() for top in found]
     if not chosen:
+        _check_part_names(tree, tops, chosen)
         return None
     has_classes = any("" not in _below(tree, top).tops() for top in parts["train"])
+    _check_part_names(tree, tops, chosen)
     if len(chosen) < len(tops):
         others = [f"{top}/" for top in tops if top not in chosen]
         if has_classes:
@@ -132,6 +142,22 @@ def split_folders(tree: Tree) -> dict[str, list[str]] | None:
             " folder of labelled images as --data and this one as --test"
         )
     return parts
+
+
+def _check_part_names(tree: Tree, tops: list[str], chosen: list[str]) -> None:
+    """Raise UserError for folders such as train_images/ or masks/, which are hardly classes.
+
+    A single folder that is named like a part, beside others, can be a class: train/ and plane/.
+    """
+    if len(chosen) == len(tops):
+        return
+    doubtful = [top for top in tops if PARTS & {*re.split(r"[\W_]+", top.lower())}]
+    if len(doubtful) > 1 or {*doubtful} - {*chosen}:
+        raise UserError(
+            f"{tree.root}: {listed(f'{top}/' for top in doubtful)} look like parts of a data set,"
+            " not like classes; pass the folder that holds a folder per class as --data, a table"
+            " of the images, or --layout class-folders if they are classes"
+        )
 
 
 def _class_of(tree: Tree, label_from: str) -> list[str]:
@@ -234,8 +260,27 @@ def _is_split(tree: Tree) -> bool:
     return bool(tops) and all(top in (*TRAIN, *VALIDATION, *TEST) for top in tops)
 
 
+def _empty_folders(tree: Tree) -> list[str]:
+    """Return the folders without any image at the place of classes."""
+    parts = [top for top in tree.tops() if top.lower() in (*TRAIN, *VALIDATION)]
+    found = []
+    for base in ["", *parts]:
+        full = _below(tree, base).tops() if base else tree.tops()
+        found += [
+            f"{base}/{one.name}/".lstrip("/")
+            for one in sorted((tree.root / base).iterdir())
+            if one.is_dir() and not one.name.startswith(".")
+            if one.name not in full and one.name not in JUNK
+        ]
+    return found
+
+
 def _with_others(found: Labelled, tree: Tree) -> Labelled:
-    """Return the images with a warning of the other files in their folders."""
+    """Return the images with warnings of other files and of folders without any image."""
+    empty = _empty_folders(tree)
+    if empty:
+        text = f"{tree.root}: folders without images are no classes: {listed(empty)}"
+        found = dataclasses.replace(found, warnings=[*found.warnings, text])
     if not tree.others:
         return found
     kinds = Counter(PurePosixPath(name).suffix or "no suffix" for name in tree.others)

@@ -23,7 +23,7 @@ IMAGE_SUFFIXES = frozenset(f".{name}" for name in _NAMES.split(" "))
 def is_image(name: str, suffix: str | None = None) -> bool:
     """Return whether a file name has the suffix of an image, or the given suffix."""
     if suffix is not None:
-        return name.lower().endswith(suffix.lower())
+        return name.lower().endswith(f".{suffix.lower().removeprefix('.')}")
     return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
@@ -42,7 +42,7 @@ class Found:
 
 
 def _key(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold().strip()
+    return tidy(name).casefold()
 
 
 @functools.lru_cache(maxsize=4096)
@@ -109,8 +109,12 @@ def _in_root(root: Path, name: str, suffix: str | None) -> tuple[Path | None, bo
     path = root / Path(name).expanduser() if name.startswith("~") else root / name
     if is_file(path):
         return path, True
-    if suffix is not None and is_file(with_suffix := root / f"{tidy(name)}{suffix}"):
-        return with_suffix, True
+    if suffix is not None and not is_image(name, suffix):
+        # Names without suffix may fit several files, of which --image-suffix tells one.
+        full = f"{tidy(name)}.{suffix.removeprefix('.')}"
+        if is_file(root / full):
+            return root / full, True
+        return _loosely(root, full), True
     return _loosely(root, name), False
 
 

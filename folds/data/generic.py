@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 
 from foldblend.errors import UserError, counted, listed
-from foldblend.files import exists
+from foldblend.files import exists, home
 from foldblend.images import Box
 from foldblend.tables import TextTable, read_text_table
+from foldblend.words import tidy
 from folds.config import DataConfig
-from folds.data.finder import Found, find_images
+from folds.data.finder import Found, find_images, is_image
 from folds.data.labelled import Labelled
 from folds.data.single_label import one_hot_columns
 from folds.data.unpack import unpack_images
@@ -58,7 +59,7 @@ def column_in(table: TextTable, name: str, default: str, known: Sequence[str]) -
     if name in columns or name != default:
         return name
     fits = [one for one in columns if one.lower() in known]
-    if default == "image" and len(columns) == 1:
+    if default == "image" and len(columns) == 1 and not is_image(columns[0]):
         fits = columns
     if len(fits) > 1:
         flag = "--image-col" if default == "image" else "--label-col"
@@ -72,7 +73,7 @@ def column_in(table: TextTable, name: str, default: str, known: Sequence[str]) -
 def box_columns(config: DataConfig) -> tuple[str, ...]:
     """Return the four columns of --box-cols, or none; raise UserError for another number."""
     names = names_in(config.box_cols)
-    if len(names) not in (0, 4):
+    if len(set(names)) not in (0, 4):
         raise UserError(f"--box-cols {config.box_cols}: pass four columns, as x1,y1,x2,y2")
     return names
 
@@ -112,7 +113,7 @@ def given_root(folder: str | None, flag: str) -> list[Path]:
     """Return the folder of a flag as a list, empty without one; raise UserError if it is absent."""
     if folder is None:
         return []
-    root = Path(folder).expanduser()
+    root = home(folder)
     if not (exists(root) and root.is_dir()):
         raise UserError(f"{folder}: no such folder; check {flag}")
     return [root]
@@ -183,6 +184,10 @@ def read_labelled_table(file: Path, config: DataConfig, *, prefix: str = "") -> 
         gone = [found.ids[row] for row in found.missing]
         warnings.append(f"{file}: {counted(len(gone), 'image')} missing: {listed(gone)}; skipped")
         kept[found.missing] = False
+        words = table.cells[label_col].map(tidy)
+        lost = sorted({*words} - {*words[kept]})
+        if lost:
+            warnings.append(f"{file}: no image is left of class {listed(lost)}, which is left out")
     if not kept.any():
         raise UserError(f"{file}: has no row with an image; add rows or check --image-root")
     rows = np.flatnonzero(kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -42,7 +43,7 @@ def groups_by_regex(pattern: str, ids: Sequence[str]) -> list[str]:
     ['07', '12']
     """
     try:
-        find = re.compile(pattern).search
+        find = re.compile(unicodedata.normalize("NFC", pattern)).search
     except re.error as error:
         raise UserError(
             f"--group-regex {pattern}: not a regular expression ({error}); correct it"
@@ -50,7 +51,7 @@ def groups_by_regex(pattern: str, ids: Sequence[str]) -> list[str]:
     groups = []
     unmatched = []
     for name in ids:
-        found = find(name.replace("\\", "/"))
+        found = find(unicodedata.normalize("NFC", name).replace("\\", "/"))
         parts = found.groups() if found else ()
         group = "_".join(part for part in parts if part) or (found.group() if found else "")
         if not group:

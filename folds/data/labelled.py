@@ -10,7 +10,7 @@ from typing import Any
 from foldblend.attributes import Attribute
 from foldblend.delimited import read_text
 from foldblend.errors import UserError, listed
-from foldblend.files import is_file
+from foldblend.files import home, is_file
 from foldblend.tables import Categories
 from foldblend.words import tidy
 from folds.config import DataConfig
@@ -97,7 +97,7 @@ def _checked_words(
 
 def _given_order(text: str) -> list[str]:
     """Return the classes of --class-order: a comma-separated list, or a file of lines."""
-    file = Path(text).expanduser()
+    file = home(text)
     parts = read_text(file).splitlines() if is_file(file) else text.split(",")
     return [word for part in parts if (word := tidy(part))]
 

@@ -241,8 +241,22 @@ def build_manifest(table: ImageTable | None = None, /, **columns: Any) -> Manife
     return _checked(ImageTable(**columns) if table is None else table)
 
 
+def _check_text(found: ImageTable, source: str) -> None:
+    """Raise UserError for a name that is not valid Unicode, as files of old archives have."""
+    tested = [] if found.test is None else [image_id for image_id, _ in found.test]
+    for word in (*found.image_id, *map(str, found.path), *tested, *found.group, *found.classes):
+        try:
+            str(word).encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{source!a}: {word!a} is not valid UTF-8 text; rename the file or folder,"
+                " or correct the cell"
+            ) from None
+
+
 def _checked(found: ImageTable) -> Manifest:
     source = str(found.root)
+    _check_text(found, source)
     if not len(found.image_id):
         raise UserError(
             f"{source}: no labelled image found; pass data with images to --data or --csv"

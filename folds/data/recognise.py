@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
 
 from foldblend.errors import UserError, listed
-from foldblend.files import exists, is_file
+from foldblend.files import exists, home, is_file
 from foldblend.tables import SUFFIXES, is_table, read_text_table
 from folds.config import DataConfig
-from folds.data.class_folders import TEST, TRAIN, VALIDATION, split_folders, tree_of
+from folds.data.class_folders import TEST, TRAIN, VALIDATION, images_below, split_folders, tree_of
 from folds.data.generic import IMAGE_COLUMNS, LABEL_COLUMNS
 from folds.data.layout import find_layout_root
 from folds.data.test_set import metadata_in
 
 __all__ = ["layout_of", "metadata_files"]
+
+
+# Rows of a table by which it is told whether it names the images of a folder.
+MOST_TRIED = 100
 
 
 def metadata_files(folder: Path) -> dict[str, Path]:
@@ -78,6 +84,8 @@ def layout_of(path: Path, text: str, flag: str, config: DataConfig) -> str:
             what = "a file" if needs_file else "a folder"
             raise UserError(f"{text} ({flag}): --layout {config.layout} needs {what}")
         return config.layout
+    if not text.strip() or not (path.is_file() or path.is_dir()):
+        raise UserError(f"{text!r} ({flag}): neither a file nor a folder; check the path")
     if path.is_file():
         if flag != "--csv" and not is_table(path):
             raise UserError(
@@ -104,18 +112,31 @@ def layout_of(path: Path, text: str, flag: str, config: DataConfig) -> str:
     raise _wrong_folder(path, text, flag)
 
 
+def _names_images(cells: pd.DataFrame, folder: Path) -> bool:
+    """Return whether most cells of a column are names of images below a folder."""
+    images = [PurePosixPath(name) for name in images_below(folder).images]
+    names = (
+        {str(one) for one in images} | {one.name for one in images} | {one.stem for one in images}
+    )
+    shown = cells.head(MOST_TRIED)
+    return any(shown[column].isin(names).mean() > 0.5 for column in shown) and cells.shape[1] > 1
+
+
 def _check_no_table(folder: Path, text: str, flag: str, config: DataConfig) -> None:
     """Raise UserError if a table of labelled images lies beside folders that look like classes."""
     others = (config.test, config.test_csv, config.sample_submission, config.corrections)
-    named = {Path(one).expanduser().resolve() for one in others if one is not None}
+    named = {home(one).resolve() for one in others if one is not None}
     for file in sorted(folder.iterdir()):
         if not is_file(file) or not is_table(file) or file.resolve() in named:
             continue
         try:
-            columns = {str(name).lower() for name in read_text_table(file).cells.columns}
+            cells = read_text_table(file).cells
         except UserError:
             continue
-        if columns & {*IMAGE_COLUMNS} and columns & {*LABEL_COLUMNS}:
+        columns = {str(name).lower() for name in cells.columns}
+        if (columns & {*IMAGE_COLUMNS} and columns & {*LABEL_COLUMNS}) or _names_images(
+            cells, folder
+        ):
             raise UserError(
                 f"{text} ({flag}): two readings fit, the table {file.name} and a folder per class;"
                 f" pass --data {file} or --layout class-folders"

@@ -18,8 +18,8 @@ __all__ = ["read_sample_submission"]
 NAMES: tuple[Callable[[str], str], ...] = (
     str,
     tidy,
-    lambda name: PurePosixPath(name).name,
-    lambda name: PurePosixPath(name).stem,
+    lambda name: PurePosixPath(tidy(name)).name,
+    lambda name: PurePosixPath(tidy(name)).stem,
 )
 
 
@@ -96,6 +96,11 @@ def read_sample_submission(
                 kind="probabilities",
                 classes=(classes.index(tidy(columns[0])) if tidy(columns[0]) in classes else 1,),
                 ids=ids,
+            )
+        if amounts and any(one != int(one) for one in (numbers or {}).values()):
+            raise UserError(
+                f"{file}: column {columns[0]!r} has numbers such as {values[0]}, but there are"
+                f" {len(classes)} classes; give a column for each class, or one of labels"
             )
         return SubmissionForm(id_column=id_column, columns=(columns[0],), kind="labels", ids=ids)
     code = {name: index for index, name in enumerate(classes)}

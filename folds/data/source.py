@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from foldblend.errors import UserError, in_a_line, listed
-from foldblend.files import exists
+from foldblend.files import exists, home
 from foldblend.flags import flag_name, flags_of
 from foldblend.plugins import is_custom, load_custom
 from folds.config import LAYOUTS, DataConfig
@@ -193,7 +193,7 @@ def _read(config: DataConfig, environ: Mapping[str, str]) -> Manifest:
                 )
         return read_layout(make_demo(), name=config.data_name or "demo", is_demo=True)
     text, flag = place
-    path = Path(text).expanduser()
+    path = home(text)
     layout = layout_of(path, text, flag, config)
     _check_flags(config, layout, f"{text}, read as {LAYOUTS[layout]}")
     return build_manifest(READERS[layout](path, config))
@@ -208,7 +208,7 @@ def check_source(config: DataConfig, *, environ: Mapping[str, str] = os.environ)
     if place is None:
         return
     text, flag = place
-    path = Path(text).expanduser()
+    path = home(text)
     if exists(path) and path.is_dir() and flag != "--csv":
         return
     layout = layout_of(path, text, flag, config)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from foldblend.errors import UserError, counted, listed
-from foldblend.files import exists, is_file
+from foldblend.files import exists, home, is_file
 from foldblend.tables import is_table
 from folds.config import DataConfig
-from folds.data.class_folders import Tree, tree_of
+from folds.data.class_folders import TEST, Tree, tree_of
 from folds.data.finder import is_image
 from folds.data.generic import (
     IMAGE_COLUMNS,
@@ -87,9 +87,15 @@ def _known_labels(
     read = spelt(words, classes, config)
     codes = class_codes(read, classes)
     known = [code for code in codes if code >= 0]
+    given = set(read) - {""}
+    if given and not known:
+        return {}, [
+            f"{source}: labels such as {next(iter(sorted(given)))!r} are not classes of the"
+            " training set, so there is no score on the test set"
+        ]
     if not known:
         return {}, []
-    if len(set(read)) == 1:
+    if len(given) == 1:
         return {}, [f"{source}: all labels are {read[0]!r}, so they are not used for a score"]
     unknown = [word for word, code in zip(read, codes, strict=True) if code < 0 and word]
     more = f"; not a class of the training set: {listed(dict.fromkeys(unknown))}" if unknown else ""
@@ -189,8 +195,13 @@ def test_of_tree(tree: Tree, config: DataConfig, training: Training, *, depth: i
 def _of_pattern(text: str, config: DataConfig) -> Tree:
     """Return the images that a pattern such as test/*.jpg fits."""
     parts = Path(text).parts
-    fixed = next(index for index, part in enumerate(parts) if any(one in part for one in PATTERN))
-    root = Path(*parts[:fixed])
+    # Folders that exist under a name such as images[1] are no patterns.
+    is_fixed = [
+        exists(Path(*parts[: index + 1])) or not any(one in part for one in PATTERN)
+        for index, part in enumerate(parts)
+    ]
+    root = Path(*parts[: is_fixed.index(False)])
+    text = str(Path(glob.escape(str(root)), *parts[is_fixed.index(False) :]))
     files = sorted(
         path
         for path in glob.glob(text, recursive=True)  # noqa: PTH207
@@ -221,7 +232,7 @@ def read_test_set(text: str, config: DataConfig, training: Training, *, flag: st
     UserError
         If nothing can be read there.
     """
-    path = Path(text).expanduser()
+    path = home(text)
     if exists(path) and path.is_dir() and flag != "--test-csv":
         file = metadata_in(path)
         if file is not None:
@@ -229,6 +240,12 @@ def read_test_set(text: str, config: DataConfig, training: Training, *, flag: st
         tree = tree_of(path, config.image_suffix)
         if not tree.images:
             raise UserError(f"{text} ({flag}): no image in this folder; check the path")
+        tops = tree.tops()
+        named = [top for top in tops if top.lower() in TEST]
+        if named and not set(named) & set(training.classes):
+            # The whole data set was passed: of its parts, only test/ is the test set.
+            names = [name for top in named for name in tops[top]]
+            return test_of_tree(Tree(tree.root, tuple(names)), config, training, depth=1)
         return test_of_tree(tree, config, training, depth=0)
     if is_file(path) and not is_table(path) and is_image(path.name, config.image_suffix):
         return test_of_tree(Tree(path.parent, (path.name,)), config, training, depth=0)

@@ -10,7 +10,7 @@ from foldblend.files import DRAFT, cache_folder
 from foldblend.progress import Task
 from foldblend.runs.folder import file_hash
 from foldblend.tables import TextTable
-from folds.data.finder import Found
+from folds.data.finder import IMAGE_SUFFIXES, Found
 
 __all__ = ["unpack_images"]
 
@@ -21,7 +21,9 @@ MAGIC = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".
 
 def _suffix(name: str, data: bytes) -> str:
     suffix = PurePosixPath(name).suffix.lower()
-    return suffix or next((one for magic, one in MAGIC.items() if data.startswith(magic)), ".img")
+    if suffix in IMAGE_SUFFIXES:
+        return suffix
+    return next((one for magic, one in MAGIC.items() if data.startswith(magic)), ".img")
 
 
 def _write(file: Path, data: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -42,9 +43,11 @@ def tidied(words: Sequence[str], what: str) -> tuple[list[str], list[str]]:
 
 def _meaning(word: str) -> tuple[str, ...]:
     """Return a key that plain decimals of one value share, and words that differ in case only."""
-    found = DECIMAL.fullmatch(word)
+    # Full-width digits and letters look like the plain ones.
+    plain = unicodedata.normalize("NFKC", word)
+    found = DECIMAL.fullmatch(plain)
     if not found:
-        return ("word", word.casefold())
+        return ("word", plain.casefold())
     sign, whole, rest, fraction = found.groups()
     digits = (whole or "").lstrip("0")
     decimals = (rest or fraction or "").rstrip("0")
@@ -78,7 +81,7 @@ def check_spellings(
     if not doubtful:
         return
     key, (one, other, *_) = doubtful[0]
-    are = "the same number" if key[0] == "number" else "the same but for their case"
+    are = "the same number" if key[0] == "number" else "the same but for letter case or width"
     more = f" (and {counted(len(doubtful) - 1, 'more pair')})" if len(doubtful) > 1 else ""
     raise UserError(
         f"{where}: {one!r} ({at(first[one])}) and {other!r} ({at(first[other])}) are {are}{more};"
@@ -114,6 +117,8 @@ def numbers_of(words: Sequence[str]) -> dict[str, float] | None:
     """
     found = {}
     for word in dict.fromkeys(words):
+        if "_" in word:  # Python reads 1_10 as 110
+            return None
         try:
             found[word] = float(word)
         except ValueError:

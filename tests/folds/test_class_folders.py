@@ -75,7 +75,10 @@ def test_a_flat_test_folder_and_a_wrapping_folder(tmp_path):
         (["1.png", "2.png"], "holds no folder per class.*only 1.png, 2.png"),
         (["a/1.png", "a/2.png"], "holds no folder per class"),
         (["n/x/1.png", "n/y/1.png", "s/x/1.png", "s/y/1.png"], "two readings fit, classes n, s"),
-        (["Cat/1.png", "cat/2.png"], "are the same but for their case; pass --merge-case"),
+        (
+            ["Cat/1.png", "cat/2.png"],
+            "are the same but for letter case or width; pass --merge-case",
+        ),
         ([], "and no image"),
     ],
 )
@@ -84,6 +87,44 @@ def test_doubts_are_errors(tmp_path, names, message):
     root.mkdir(exist_ok=True)
     with pytest.raises(UserError, match=message):
         load(root)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["train_images/1.png", "test_images/2.png"],
+        ["seg_train/sea/1.png", "seg_test/sea/2.png", "seg_pred/3.png"],
+        ["images/1.png", "masks/1.png"],
+        ["val/cat/1.png", "test/2.png", "extra/3.png"],
+        ["train/0.png", "train/cat/1.png", "train/dog/2.png", "test/3.png", "samples/4.png"],
+    ],
+)
+def test_parts_of_a_data_set_are_no_classes(tmp_path, names):
+    root = make(tmp_path / "x", *names)
+    with pytest.raises(UserError, match="look like parts of a data set"):
+        load(root)
+
+
+def test_a_table_that_names_the_images_is_a_second_reading(tmp_path):
+    root = make(tmp_path / "x", "part_1/a1.png", "part_2/a2.png")
+    write_csv(root / "about.csv", [("a1", "mel"), ("a2", "nv")], header="lesion,dx")
+    with pytest.raises(UserError, match=r"two readings fit, the table about.csv"):
+        load(root)
+
+
+def test_folders_without_images_are_reported(tmp_path):
+    root = make(tmp_path / "x", "train/cat/1.png", "train/dog/2.png")
+    (root / "train" / "owl").mkdir()
+    assert "folders without images are no classes: train/owl/" in load(root).warnings[-1]
+
+
+def test_the_whole_data_set_as_test_set_means_its_test_folder(tmp_path):
+    root = make(
+        tmp_path / "x", "train/cat/1.png", "train/dog/2.png", "test/cat/3.png", "test/dog/4.png"
+    )
+    manifest = load(root / "train", test=str(root))
+    assert manifest.test["image_id"].tolist() == ["test/cat/3.png", "test/dog/4.png"]
+    assert manifest.test["label"].tolist() == [0, 1]
 
 
 def test_doubts_can_be_decided(tmp_path):

@@ -312,5 +312,5 @@ def test_boxes_give_the_logits_of_images_cropped_beforehand(flowers, tmp_path, c
         *argv, "--image-root", flowers / "pics", "--box-cols", "x1,y1,x2,y2"
     ).assert_one_line_error("outside")
     cv_command("--box-cols", "a,b,c,d", "--pretrained", "none").assert_one_line_error(
-        "--box-cols", "--csv"
+        "--box-cols", "--data"
     )

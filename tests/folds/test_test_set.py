@@ -202,6 +202,7 @@ def test_a_sample_of_probabilities(tmp_path):
         ("Id,x\n1,\n9,\n", "line 3: '9' is not a test image"),
         ("Id,x\n1,\n1.png,\n", "line 3: '1.png' is not a test image|ids such as '1' fit"),
         ("Id,x\n1,\n1,\n", "image a/1.png occurs more than once"),
+        ("Id,x\n1,0.5\n", "has numbers such as 0.5, but there are 3 classes"),
         ("Id\n1\n", "at least one column of values"),
         ("Id,cat,dog\n1,0,0\n", "no owl; after the id"),
         ("Id,cat,dog,ape\n1,0,0,0\n", "unknown columns ape"),

@@ -1,5 +1,6 @@
 """Spellings of labels and groups: hidden differences go, doubtful ones are errors."""
 
+import os
 import unicodedata
 
 import pytest
@@ -11,8 +12,8 @@ from foldblend.words import tidy
 from folds.config import DataConfig
 from folds.data.single_label import check_classes
 from folds.data.source import load_manifest
-from folds.data.words import check_spellings, tidied
-from tests.makers.drawn import WORDS, plain, rows
+from folds.data.words import check_spellings, numbers_of, tidied
+from tests.makers.drawn import WORDS, draw, plain, rows
 
 
 def check(words):
@@ -40,6 +41,40 @@ def test_one_number_written_in_two_ways(one, other):
 )
 def test_other_words_are_different(words):
     check(words)
+
+
+def test_words_that_differ_in_width():
+    with pytest.raises(UserError, match="are the same number"):
+        check(["1", "１"])
+    assert tidy("❤\ufe0f\u200e") == "❤"
+
+
+def test_ranges_are_no_numbers():
+    assert numbers_of(["1_10", "2_5"]) is None
+
+
+def test_hidden_characters_alone_are_blank(tmp_path):
+    table = changed(lambda i, n, label, g: (n, label if i else "\u200b", g))
+    with pytest.raises(UserError, match=r"'label' \(--label-col\) is blank in line 2"):
+        load(plain(tmp_path, table))
+
+
+def test_names_that_are_no_text(tmp_path):
+    for folder in ("cat", "dog"):
+        draw(tmp_path / folder / "1.png", 1)
+    (tmp_path / "dog").rename(tmp_path / os.fsdecode(b"\xb0\xed"))
+    with pytest.raises(UserError, match="is not valid UTF-8 text; rename"):
+        load_manifest(DataConfig(data=str(tmp_path)), environ={})
+
+
+def test_a_class_whose_images_are_missing_is_reported(tmp_path):
+    file = plain(tmp_path)
+    for name, label, _ in rows():
+        if label == "owl":
+            (tmp_path / name).unlink()
+    manifest = load(file, on_bad_image="skip")
+    assert manifest.classes == ("cat", "dog")
+    assert "no image is left of class owl" in manifest.warnings[-1]
 
 
 def test_words_that_differ_in_case():
