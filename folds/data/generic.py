@@ -178,16 +178,17 @@ def read_labelled_table(file: Path, config: DataConfig, *, prefix: str = "") -> 
         config,
         cure="remove one, or write paths that only one of the two folders has",
     )
-    warnings = []
+    # Notes reach the report, which must tell what was left out.
+    left_out = []
     kept = np.ones(len(table.cells), bool)
     if config.on_bad_image == "skip" and found.missing:
         gone = [found.ids[row] for row in found.missing]
-        warnings.append(f"{file}: {counted(len(gone), 'image')} missing: {listed(gone)}; skipped")
+        left_out.append(f"{file}: skipped {counted(len(gone), 'missing image')}: {listed(gone)}")
         kept[found.missing] = False
         words = table.cells[label_col].map(tidy)
         lost = sorted({*words} - {*words[kept]})
         if lost:
-            warnings.append(f"{file}: no image is left of class {listed(lost)}, which is left out")
+            left_out.append(f"{file}: no image is left of class {listed(lost)}, which is left out")
     if not kept.any():
         raise UserError(f"{file}: has no row with an image; add rows or check --image-root")
     rows = np.flatnonzero(kept)
@@ -219,8 +220,7 @@ def read_labelled_table(file: Path, config: DataConfig, *, prefix: str = "") -> 
         extra={name: [values[row] for row in rows] for name, values in boxes.items()},
         id_column=image_col,
         label_column=label_col,
-        warnings=warnings,
-        notes=found.notes,
+        notes=[*left_out, *found.notes],
         found=notes,
     )
 

@@ -178,6 +178,8 @@ def layout_table(
             years.append(float(row["age"]))
             label.append(encode(MASK_OF_STEM[stem], gender, age))
     warnings = []
+    # Notes reach the report, which must tell what was left out.
+    notes = []
     if missing:
         text = (
             f"{root / 'train' / 'images'}: {counted(len(missing), 'image')} missing:"
@@ -185,7 +187,7 @@ def layout_table(
         )
         if not skip_missing:
             raise UserError(f"{text}; restore them or pass --on-bad-image skip")
-        warnings.append(f"{text}; skipped")
+        notes.append(f"{text}; skipped")
     if (root / "eval" / "images").is_dir() and not (root / "eval" / "info.csv").is_file():
         warnings.append(f"{root / 'eval'}: has images but no info.csv, so there is no test set")
     if stray:
@@ -206,6 +208,7 @@ def layout_table(
         attributes=ATTRIBUTES,
         is_demo=is_demo,
         warnings=warnings,
+        notes=notes,
         aliases=aliases,
         codes={"mask": _mask_code, "gender": _gender_code, "age": _age_code},
         extra={"age": years},

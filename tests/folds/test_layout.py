@@ -61,7 +61,7 @@ def test_a_missing_image_stops_or_is_skipped(layout_copy):
         read_layout(layout_copy)
     manifest = read_layout(layout_copy, skip_missing=True)
     assert len(manifest.train) == 83
-    assert f"{person.name}/normal" in manifest.warnings[0]
+    assert f"{person.name}/normal" in manifest.notes[0]
 
 
 def test_missing_folder_and_doubled_folder(layout_copy, edit_csv):

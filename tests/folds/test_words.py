@@ -74,7 +74,8 @@ def test_a_class_whose_images_are_missing_is_reported(tmp_path):
             (tmp_path / name).unlink()
     manifest = load(file, on_bad_image="skip")
     assert manifest.classes == ("cat", "dog")
-    assert "no image is left of class owl" in manifest.warnings[-1]
+    assert "no image is left of class owl" in manifest.notes[1]
+    assert "skipped 8 missing images" in manifest.notes[0]
 
 
 def test_words_that_differ_in_case():
