@@ -41,7 +41,7 @@ class DataConfig:
     """Test images: a table, a folder, or a pattern such as 'test/*.jpg'.
     Labels of test images are used for one score at the end, never for training.
     """
-    test_csv: str | None = flag(None, path=True, common=True)
+    test_csv: str | None = flag(None, path=True)
     """Table of test images; the same as --test with a table."""
     layout: Literal["auto", "table", "class-folders", "metadata", "mask"] = "auto"
     """How to read --data, where several readings fit; auto: by its files."""
@@ -59,7 +59,7 @@ class DataConfig:
     """parent: the group is the name of the image's folder."""
     label_from: Literal["auto", "top", "parent"] = flag("auto", layouts=("class-folders",))
     """Folder that is the class: the top one, or the image's own (parent), where both could be."""
-    image_root: str | None = flag(None, layouts=TABLES, path=True, common=True)
+    image_root: str | None = flag(None, layouts=TABLES, path=True)
     """Folder that the paths in the table are relative to.
     Paths are looked up there, then beside the table that has them.
     """
@@ -88,7 +88,7 @@ class DataConfig:
     """What a group is, for reports, such as patient; default: group."""
     data_name: str | None = None
     """Name of the data set, for reports and run folders; default: the folder's or file's name."""
-    sample_submission: str | None = flag(None, path=True, common=True)
+    sample_submission: str | None = flag(None, path=True)
     """CSV that shows the columns, rows and order of submission.csv, with labels or probabilities.
     Default: the image column of the test table and the label column.
     """

@@ -56,7 +56,7 @@ class TestSet:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What the reader of test images needs to know of the training set."""
+    """The part of the training set that the reader of test images needs."""
 
     classes: Sequence[str]
     label_column: str = "label"

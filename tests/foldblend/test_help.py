@@ -9,7 +9,7 @@ import pytest
 from ensemble.commands import ABOUT as BLEND
 from ensemble.config import BlendConfig
 from ensemble.methods.registry import METHODS
-from foldblend.cli import cli_flags, parse_flags
+from foldblend.cli import cli_flags, parse_flags, with_flag
 from foldblend.flags import flags_of
 from foldblend.help import help_text, texts_of
 from foldblend.scores.metrics import METRICS
@@ -79,13 +79,13 @@ def test_a_flag_that_is_not_common_is_in_help_all_alone(capsys, monkeypatch):
     assert "--grad-accum-steps" in help_of(RunConfig, ABOUT_CV, capsys, "--help-all", monkeypatch)
 
 
-@pytest.mark.parametrize(
-    ("config_class", "about"), [one for one in COMMANDS if one[1] is not AUDIT]
-)
+@pytest.mark.parametrize(("config_class", "about"), COMMANDS)
 def test_examples_parse(config_class, about, tmp_path):
     for example in about.examples:
         if "--config" not in example:
-            parse_flags(config_class, shlex.split(example), about)
+            words = shlex.split(example)
+            argv = with_flag(words, "--data") if about.first == "[DATA]" else words
+            parse_flags(config_class, argv, about)
 
 
 def test_metric_lists_the_metrics():
@@ -127,7 +127,7 @@ def test_lines_after_the_flags_are_wrapped_under_their_text(monkeypatch):
         (TtaConfig, ABOUT_TTA, "RUN [flags]"),
         (BlendConfig, BLEND, "RUNS ... [flags]"),
         (AuditConfig, AUDIT, "[DATA] [flags]"),
-        (RunConfig, ABOUT_CV, "[flags]"),
+        (RunConfig, ABOUT_CV, "[DATA] [flags]"),
     ],
 )
 def test_usage_shows_what_comes_before_the_flags(config_class, about, words):

@@ -314,7 +314,7 @@ def guesses(*, num_groups, size, scale, seed, shared=0.0):
 
 @pytest.mark.parametrize("scale", [0.5, 1, 2, 3, 4])
 def test_right_labels_are_rarely_reported(scale):
-    """Whether the classifier is weak or good, the number expected by chance is about right."""
+    """The number expected by chance is about right for weak and good classifiers."""
     found = [
         find_swaps(*guesses(num_groups=60, size=6, scale=scale, seed=seed)) for seed in range(8)
     ]
@@ -504,7 +504,7 @@ def test_quick_and_merged(layout_copy, audit_command):
     replace(next(other.glob("mask2.*")), next(one.glob("mask1.*")))
     done = audit_command(layout_copy, "--quick", "--merge-duplicates")
     assert done.code == 0, done.err
-    assert "12 groups became 11" in done.out
+    assert "12 people became 11" in done.out
     assert "Not checked (--quick)" in done.out
     assert "leaks between folds" not in done.out
     assert re.search(r"even share +2\.2", done.out)

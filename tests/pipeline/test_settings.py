@@ -76,7 +76,7 @@ def test_settings_are_equal_after_writing_and_reading_yaml(tmp_path):
         (["--img-size", "12"], ["--img-size 12"]),
         (["--img-size", "64x"], ["--img-size 64x", "width x height"]),
         (["--lr", "-1"], ["--lr -1"]),
-        (["--group-col", "a", "--pretrained", "none"], ["--group-col", "--csv"]),
+        (["--group-col", "a", "--pretrained", "none"], ["--group-col", "--data"]),
         (["--warmup-epochs", "inf"], ["--warmup-epochs inf"]),
         (["--name", "a/b"], ["--name a/b"]),
         (["--config", "/nowhere.yaml"], ["/nowhere.yaml"]),
@@ -120,7 +120,7 @@ def test_flags_and_file_are_combined_before_the_check(tmp_path, cv_command):
     done = cv_command(
         "--config", tmp_path / "a.yaml", "--csv", tmp_path / "none.csv", "--pretrained", "none"
     )
-    done.assert_one_line_error("none.csv", "No such file")
+    done.assert_one_line_error("none.csv", "no such file")
     cv_command("--config", tmp_path / "bad.yaml").assert_one_line_error(
         "bad.yaml", "not a text file"
     )
