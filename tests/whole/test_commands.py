@@ -84,7 +84,13 @@ def place(tmp_path, tiny_layout, tiny_runs, monkeypatch):
     table.to_csv("moles.csv", index=False)
     table[["image"]].head(6).to_csv("moles_test.csv", index=False)
     write_images(
-        tmp_path, [f"photos/{kind}/IMG_{n // 2}_{n}.jpg" for kind in "ab" for n in range(12)], rng
+        tmp_path,
+        [
+            f"photos/{kind}/IMG_{'ab'.index(kind)}{n // 2}_{n}.jpg"
+            for kind in "ab"
+            for n in range(12)
+        ],
+        rng,
     )
     person = next(iter(sorted((tiny_layout / "train" / "images").iterdir()))).name
     Path("corrections.csv").write_text(f"target,field,value\n{person},gender,flip\n")
