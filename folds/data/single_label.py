@@ -16,7 +16,8 @@ __all__ = ["check_classes", "one_hot_columns"]
 # Separators of several labels in one cell. A blank is weaker evidence, as names have blanks too.
 MARKS = (r"\s*;\s*", r"\s*\|\s*", r"\s*,\s*")
 BLANK = r"\s+"
-LIST = re.compile(r"\[.*\]|\{.*\}", re.DOTALL)
+# As Python and JSON write lists and mappings; other words in brackets are names.
+LIST = re.compile(r"\[\s*['\"\d].*\]|\[\s*\]|\{\s*['\"].*\}", re.DOTALL)
 # Columns of 0 and 1 with fewer rows than this are one-hot by chance too often.
 LEAST_ROWS = 4
 

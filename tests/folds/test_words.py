@@ -158,6 +158,7 @@ def test_what_is_no_single_label_classification(words, message):
         ["worn, male, <30", "worn, female, <30", "not worn, male, <30"] * 3,
         ["0.0", "1.5", "2.0"] * 3,
         [str(year) for year in range(1990, 2000)] * 2,
+        ["{{7*7}}", "[sic]", "<img src=x>", "{x}"] * 3,
     ],
 )
 def test_classes_that_only_look_like_several(words):
