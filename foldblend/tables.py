@@ -218,7 +218,8 @@ def _read_parquet(file: Path, *, sep: str | None, encoding: str | None, cure: st
             # -1 stands for an unknown class there.
             words = [valid.get(word, "" if word == "-1" else word) for word in words]
             categories[tidy(name)] = Categories(tuple(tidy(one) for one in names), False)
-        columns[tidy(name)] = words
+        # The images are read later, by the name that the file has.
+        columns[name if name in images else tidy(name)] = words
     cells = pd.DataFrame(columns, index=range(1, len(table) + 1), dtype=object)
     return TextTable(
         file=file, cells=cells, unit="row", categories=categories, images=frozenset(images)

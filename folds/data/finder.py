@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
@@ -106,9 +107,11 @@ def _difference(name: str, path: Path) -> str:
 
 def _in_root(root: Path, name: str, suffix: str | None) -> tuple[Path | None, bool]:
     """Return the file of a name within a root, and whether the name was taken as it is."""
-    path = root / Path(name).expanduser() if name.startswith("~") else root / name
-    if is_file(path):
-        return path, True
+    # A file may be named ~1.png, so the name as it is comes first. os.path leaves such a name as it
+    # is, where Path raises an error for an unknown user.
+    for path in (root / name, root / os.path.expanduser(name)):  # noqa: PTH111
+        if is_file(path):
+            return path, True
     if suffix is not None and not is_image(name, suffix):
         # Names without suffix may fit several files, of which --image-suffix tells one.
         full = f"{tidy(name)}.{suffix.removeprefix('.')}"

@@ -20,6 +20,7 @@ from folds.data.words import (
     check_spellings,
     merge_case,
     numeric_order,
+    plain,
     same_values,
     tidied,
 )
@@ -159,8 +160,8 @@ def spelt(words: Sequence[str], classes: Sequence[str], config: DataConfig) -> l
     tidy_N = [tidy(word) for word in words]
     if not config.merge_case:
         return tidy_N
-    kept = {name.casefold(): name for name in classes}
-    return [kept.get(word.casefold(), word) for word in tidy_N]
+    kept = {plain(name): name for name in classes}
+    return [kept.get(plain(word), word) for word in tidy_N]
 
 
 def class_codes(words: Sequence[str], names: Sequence[str]) -> list[int]:

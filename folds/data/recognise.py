@@ -132,6 +132,7 @@ def _check_no_table(folder: Path, text: str, flag: str, config: DataConfig) -> N
         try:
             cells = read_text_table(file).cells
         except UserError:
+            # What cannot be read as a table is no second reading.
             continue
         columns = {str(name).lower() for name in cells.columns}
         if (columns & {*IMAGE_COLUMNS} and columns & {*LABEL_COLUMNS}) or _names_images(

@@ -96,7 +96,7 @@ def _known_labels(
     if not known:
         return {}, []
     if len(given) == 1:
-        return {}, [f"{source}: all labels are {read[0]!r}, so they are not used for a score"]
+        return {}, [f"{source}: all labels are {given.pop()!r}, so they are not used for a score"]
     unknown = [word for word, code in zip(read, codes, strict=True) if code < 0 and word]
     more = f"; not a class of the training set: {listed(dict.fromkeys(unknown))}" if unknown else ""
     text = f"{source}: {counted(len(known), 'label')} kept for a score at the end{more}"

@@ -11,7 +11,15 @@ from collections.abc import Callable, Sequence
 from foldblend.errors import UserError, counted, listed
 from foldblend.words import tidy
 
-__all__ = ["check_spellings", "merge_case", "numbers_of", "tidied", "tidy"]
+__all__ = [
+    "check_spellings",
+    "merge_case",
+    "numbers_of",
+    "numeric_order",
+    "plain",
+    "same_values",
+    "tidied",
+]
 
 # Compared as text: a float would make equal what differs after its 16th digit.
 DECIMAL = re.compile(r"([+-]?)(?:(\d+)(?:\.(\d*))?|\.(\d+))", re.ASCII)
@@ -41,13 +49,16 @@ def tidied(words: Sequence[str], what: str) -> tuple[list[str], list[str]]:
     return tidy_N, [note]
 
 
+def plain(word: str) -> str:
+    """Return a word without its letter case and the width of its letters and digits."""
+    return unicodedata.normalize("NFKC", word).casefold()
+
+
 def _meaning(word: str) -> tuple[str, ...]:
     """Return a key that plain decimals of one value share, and words that differ in case only."""
-    # Full-width digits and letters look like the plain ones.
-    plain = unicodedata.normalize("NFKC", word)
-    found = DECIMAL.fullmatch(plain)
+    found = DECIMAL.fullmatch(plain(word))
     if not found:
-        return ("word", plain.casefold())
+        return ("word", plain(word))
     sign, whole, rest, fraction = found.groups()
     digits = (whole or "").lstrip("0")
     decimals = (rest or fraction or "").rstrip("0")
@@ -98,12 +109,12 @@ def merge_case(words: Sequence[str], what: str) -> tuple[list[str], list[str]]:
     order = sorted(count, key=lambda word: (-count[word], word))
     kept: dict[str, str] = {}
     for word in order:
-        kept.setdefault(word.casefold(), word)
-    merged = [kept[word.casefold()] for word in words]
-    changed = [word for word in order if kept[word.casefold()] != word]
+        kept.setdefault(plain(word), word)
+    merged = [kept[plain(word)] for word in words]
+    changed = [word for word in order if kept[plain(word)] != word]
     if not changed:
         return merged, []
-    pairs = listed(f"{word} -> {kept[word.casefold()]}" for word in changed)
+    pairs = listed(f"{word} -> {kept[plain(word)]}" for word in changed)
     return merged, [f"--merge-case: {what} written alike: {pairs}"]
 
 

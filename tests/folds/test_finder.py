@@ -63,3 +63,6 @@ def test_home_and_absolute_paths(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     found = find(["~/1.png", os.fspath(tmp_path / "1.PNG")], tmp_path / "elsewhere")
     assert [path.name for path in found.paths] == ["1.png", "1.png"]
+    draw(tmp_path / "~2.png", 0)
+    names = ["~2.png", "~nobody-of-this-name/3.png"]
+    assert find(names, tmp_path).missing == [1]

@@ -12,7 +12,7 @@ from foldblend.words import tidy
 from folds.config import DataConfig
 from folds.data.single_label import check_classes
 from folds.data.source import load_manifest
-from folds.data.words import check_spellings, numbers_of, tidied
+from folds.data.words import check_spellings, merge_case, numbers_of, tidied
 from tests.makers.drawn import WORDS, draw, plain, rows
 
 
@@ -120,6 +120,8 @@ def test_labels_that_differ_in_case_stop_and_can_be_merged(tmp_path):
         load(file)
     manifest = load(file, merge_case=True)
     assert len(manifest.classes) == 3
+    # What the error calls the same is merged, full-width letters too.
+    assert merge_case(["ＣＡＴ", "cat", "cat"], "labels")[0] == ["cat"] * 3
     assert sum("labels" in note for note in manifest.notes) == 2
 
 
