@@ -16,6 +16,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from ensemble.methods.base import Evidence
+from ensemble.methods.forest import Forest, forest_of
 from ensemble.methods.stack import log_probabilities, re_expanded, row_loss, vote_at, within
 from foldblend.scores.held_out import group_parts
 from foldblend.scores.metrics import log_softmax
@@ -79,17 +80,16 @@ class Trees:
     """The classes that had rows; others keep the log-probabilities of the vote."""
     num_rounds: int
     """Trees per class; 0 where the vote without trees was best."""
-    model: Any = None
-    """HistGradientBoostingClassifier on classes 0..E-1, or None for no trees."""
+    forest: Forest | None = None
+    """Trees on classes 0..E-1, or None for no trees."""
 
     def __call__(self, logits_MNC: Iterable[np.ndarray]) -> np.ndarray:
         """Return logits N x C float64 from the logits N x C of each member."""
         sum_NC, feature_ND = features(logits_MNC, self.temperatures)
         vote_NC = vote_at(sum_NC, self.vote_temperature)
-        if self.model is None:
+        if self.forest is None:
             return vote_NC
-        with threadpool_limits(limits=1):
-            return _answer(self.model.predict_proba(feature_ND), vote_NC, self.class_E)
+        return _answer(self.forest(feature_ND), vote_NC, self.class_E)
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -179,4 +179,4 @@ def fit(evidence: Evidence) -> Trees:
     if not num_rounds:
         return Trees(temperatures, vote_temperature, np.unique(label_N), 0)
     model, class_E = _grown(feature_ND, label_N, group_N, num_rounds)
-    return Trees(temperatures, vote_temperature, class_E, num_rounds, model)
+    return Trees(temperatures, vote_temperature, class_E, num_rounds, forest_of(model))

@@ -129,7 +129,7 @@ class RankVote:
 
     def __call__(self, logits_MNC: Iterable[np.ndarray]) -> np.ndarray:
         """Return the log of the mean rank, divided by the temperature, N x C float64."""
-        level_Q = np.linspace(0, 1, NUM_QUANTILES)
+        level_Q = np.linspace(0, 1, self.quantiles_MQC.shape[1])
         total: np.ndarray | None = None
         for logits_NC, quantiles_QC in zip(logits_MNC, self.quantiles_MQC, strict=True):
             log_NC = log_softmax(logits_NC)
