@@ -9,7 +9,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,8 @@ def parser(doc: str | None, *, results: str) -> argparse.ArgumentParser:
 class Results:
     """A JSON file of measurements by name.
 
-    Measurements that it has are not made again, so a stopped benchmark can be continued.
+    Measurements that it has are not made again, so a stopped benchmark can be continued. Those of a
+    benchmark that was stopped between its rounds are kept, but made again.
     """
 
     def __init__(self, args: argparse.Namespace, *, device: str) -> None:
@@ -68,16 +69,32 @@ class Results:
         )
 
     def __contains__(self, name: str) -> bool:
-        return self._key(name) in self.all
+        return not self.all.get(self._key(name), {"partial": True}).get("partial", False)
 
     def __getitem__(self, name: str) -> Any:
         return self.all[self._key(name)]["result"]
 
-    def put(self, name: str, result: Any) -> None:
+    def put(self, name: str, result: Any, *, partial: bool = False) -> None:
         """Store a measurement with its date, machine and versions."""
         today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
-        self.all[self._key(name)] = {"date": today, "machine": self.where, "result": result}
+        self.all[self._key(name)] = {
+            "date": today,
+            "machine": self.where,
+            **({"partial": True} if partial else {}),
+            "result": result,
+        }
         write_bytes(self.file, json.dumps(self.all, indent=1) + "\n")
+
+    def in_rounds(self, name: str, measure: Callable[[], Iterator[Any]]) -> Any:
+        """Return a measurement; if it is missing, make it and store it after each round.
+
+        `measure` yields the result so far after each of its rounds.
+        """
+        if name not in self:
+            for found in measure():
+                self.put(name, found, partial=True)
+            self.put(name, found)
+        return self[name]
 
     def _key(self, name: str) -> str:
         gpus = self.where["gpus"]

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import statistics
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,10 +21,11 @@ from pipeline.config.settings import make_config
 from pipeline.device import compute_of
 from pipeline.models.backbones import check_backbone, preprocess_of
 from pipeline.models.timm_import import timm
-from pipeline.training.fit import Fit
+from pipeline.training.fit import Epoch, Fit
 
 
-def measure(args: argparse.Namespace) -> dict[str, Any]:
+def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield the milliseconds per step of both ways after each round; they take turns."""
     config = settled(
         args, backbone=args.backbone, img_size=args.img_size, batch_size=args.batch_size
     )
@@ -33,28 +36,32 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         torch.randint(0, 255, shape, dtype=torch.uint8, device=compute.device),
         torch.zeros(args.batch_size, dtype=torch.long, device=compute.device),
     )
-    times: dict[str, list[float]] = {}
+    times: dict[str, list[float]] = {"eager": [], "compiled": []}
     first: dict[str, float] = {}
-    for way in ("eager", "compiled"):
+    epochs: dict[str, Iterator[Epoch]] = {}
+    for way in times:
         model = timm.create_model(args.backbone, num_classes=18).to(
             device=compute.device, memory_format=compute.memory_format
         )
         here = dataclasses.replace(compute, compile=way == "compiled")
         once = make_config(epochs=args.rounds + 1, lr=1e-6, batch_size=args.batch_size)
-        epochs = Fit(model, once, preprocess, here, steps_per_epoch=args.steps).epochs(
+        epochs[way] = Fit(model, once, preprocess, here, steps_per_epoch=args.steps).epochs(
             [batch] * args.steps
         )
         start = time.perf_counter()
-        next(epochs)
+        next(epochs[way])
         first[way] = time.perf_counter() - start
-        times[way] = [epoch.seconds / args.steps * 1000 for epoch in epochs]
-    saved = sum(times["eager"]) / args.rounds - sum(times["compiled"]) / args.rounds
-    cost = first["compiled"] - args.steps * sum(times["compiled"]) / args.rounds / 1000
-    return {
-        "milliseconds_a_step": {way: spread(values, 2) for way, values in times.items()},
-        "seconds_to_compile": round(cost, 1),
-        "steps_until_it_pays": round(cost * 1000 / saved) if saved > 0 else None,
-    }
+    for _ in range(args.rounds):
+        for way in times:
+            times[way].append(next(epochs[way]).seconds / args.steps * 1000)
+        eager, compiled = (statistics.mean(times[way]) for way in ("eager", "compiled"))
+        cost = first["compiled"] - args.steps * compiled / 1000
+        saved = eager - compiled
+        yield {
+            "milliseconds_a_step": {way: spread(values, 2) for way, values in times.items()},
+            "seconds_to_compile": round(cost, 1),
+            "steps_until_it_pays": round(cost * 1000 / saved) if saved > 0 else None,
+        }
 
 
 def main() -> None:
@@ -68,9 +75,7 @@ def main() -> None:
     args = cli.parse_args()
     results = Results(args, device=settled(args).machine.device)
     name = f"{args.backbone} at {args.img_size}, batch {args.batch_size}"
-    if name not in results:
-        results.put(name, measure(args))
-    found = results[name]
+    found = results.in_rounds(name, lambda: measure(args))
     rows = [
         (f"{way}, ms per step", shown(value)) for way, value in found["milliseconds_a_step"].items()
     ]

@@ -35,6 +35,11 @@ from pipeline.models.backbones import build_model, check_backbone, preprocess_of
 from pipeline.models.timm_import import timm
 from pipeline.training.fit import Fit
 
+# The upper limit that shares refer to.
+CEILING = "resident batch"
+# Steps before a way is timed, and the fewest that are timed.
+WARM_STEPS = 8
+
 
 class Steps:
     """A fixed number of batches per epoch from a loader that is not restarted in between."""
@@ -156,8 +161,8 @@ class Reordered:
             yield images.permute(0, 2, 3, 1), labels
 
 
-def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the images per second of every way, and ratios to the resident batch."""
+def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield the images per second of every way, and ratios to the resident batch, by rounds."""
     config = settled(
         args, backbone=args.backbone, img_size=args.img_size, batch_size=args.batch_size
     )
@@ -176,18 +181,24 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     )
     workers = config.machine.workers or 0
     ways: dict[str, Callable[[], float]] = {}
+    num_steps: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as folder:
 
         def add(
             name: str, loader: Any, augment: Any = None, how: Any = preprocess, ahead: int = 0
         ) -> None:
-            steps = Steps(loader, args.steps)
+            steps = Steps(loader, min(args.steps, WARM_STEPS))
 
             def way() -> float:
                 steps.drain(2 * ahead)
                 return step_rate(model, steps, how, compute, args.batch_size, augment)
 
+            # Workers start and torch chooses its kernels outside of the timed rounds.
+            step_rate(model, steps, how, compute, args.batch_size, augment)
+            rate = way()
+            steps.num = min(args.steps, max(WARM_STEPS, int(args.longest * rate / args.batch_size)))
             ways[name] = way
+            num_steps[name] = steps.num
 
         def feeder(cache: str, augment_on: str) -> Feeder:
             source = open_images(
@@ -211,12 +222,22 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
         table = manifest.train
         seed_parts = (0, 0)
-        add("resident batch", Resident(batch))
+        add(CEILING, Resident(batch))
+        if compute.is_cuda:
+            on_device = feeder("device", "device")
+            width, height = preprocess.stored_size
+            stored = torch.randint(
+                0, 255, (args.batch_size, height, width, 3), dtype=torch.uint8, device="cuda"
+            )
+            add(
+                f"{CEILING}, augmented on the device",
+                Resident((stored, batch[1])),
+                on_device.device_augmentation,
+            )
         on_cpu = feeder("disk", "cpu")
         add("pipeline, cache on disk", on_cpu.train(table, seed_parts=seed_parts), ahead=workers)
         if compute.is_cuda:
             on_disk = feeder("disk", "device")
-            on_device = feeder("device", "device")
             add(
                 "pipeline, disk, augmented on the device",
                 on_disk.train(table, seed_parts=seed_parts),
@@ -233,30 +254,30 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             feeder("off", "cpu").train(table, seed_parts=seed_parts),
             ahead=workers,
         )
-        for num in {workers, 0 if compute.is_cuda else 1}:
+        # Without workers, timm's loader would take minutes to feed a GPU.
+        for num in {workers} if compute.is_cuda else {workers, 1}:
             loader = Reordered(
                 timm_loader(manifest, preprocess, config, workers=num, cuda=compute.is_cuda)
             )
             add(f"timm's loader, {num} workers", loader, how=NoPreprocessing(), ahead=num)
-        # The first steps are slower; they warm up the device.
-        step_rate(model, Steps(Resident(batch), 3), preprocess, compute, args.batch_size)
         rates: dict[str, list[float]] = {name: [] for name in ways}
         for _ in track(range(args.rounds), f"{args.backbone} at {args.img_size}", unit="rounds"):
             for name, way in ways.items():
                 rates[name].append(way())
-    ceiling = rates["resident batch"]
-    return {
-        "images_per_s": {name: spread(values, 1) for name, values in rates.items()},
-        "share_of_ceiling": {
-            name: spread([one / top for one, top in zip(values, ceiling, strict=True)])
-            for name, values in rates.items()
-        },
-        "workers": workers,
-        "threads": config.machine.threads,
-        "steps": args.steps,
-        "batch_size": args.batch_size,
-        "amp_dtype": str(compute.amp_dtype),
-    }
+            yield {
+                "images_per_s": {name: spread(values, 1) for name, values in rates.items()},
+                "share_of_ceiling": {
+                    name: spread(
+                        [one / top for one, top in zip(values, rates[CEILING], strict=True)]
+                    )
+                    for name, values in rates.items()
+                },
+                "workers": workers,
+                "threads": config.machine.threads,
+                "steps": num_steps,
+                "batch_size": args.batch_size,
+                "amp_dtype": str(compute.amp_dtype),
+            }
 
 
 def main() -> None:
@@ -270,13 +291,14 @@ def main() -> None:
     )
     cli.add_argument("--steps", type=int, default=14)
     cli.add_argument("--rounds", type=int, default=7)
+    cli.add_argument(
+        "--longest", type=float, default=60, help="seconds; a slower way makes fewer steps"
+    )
     args = cli.parse_args()
     start = time.perf_counter()
     results = Results(args, device=settled(args).machine.device)
     name = f"{args.backbone} at {args.img_size}, batch {args.batch_size}"
-    if name not in results:
-        results.put(name, measure(args))
-    found = results[name]
+    found = results.in_rounds(name, lambda: measure(args))
     print_rows(
         f"{name}, {found['threads']} threads, {found['workers']} workers"
         f" ({time.perf_counter() - start:.0f} s)",

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from common import Results, data_of, parser, print_rows, settled, shown, spread
 from pipeline.data.augment import albu_augmentation, build_augmentation
 from pipeline.data.feeding import Feeder
 from pipeline.data.images import open_images
-from pipeline.device import compute_of
+from pipeline.device import compute_of, free_memory
 from pipeline.infer import predict
 from pipeline.models.backbones import build_model, check_backbone, preprocess_of
 from tta.views.names import parse_views, view_of
@@ -37,7 +37,8 @@ VIEWS = parse_views(
 PIPELINE = [A.CLAHE(p=1), A.Affine(scale=(0.9, 1.1), rotate=(-5, 5), p=1)]
 
 
-def measure(args: argparse.Namespace) -> dict[str, Any]:
+def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield the times of all ways, over those of forward passes, after each round."""
     config = settled(
         args,
         backbone=args.backbone,
@@ -79,7 +80,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 cache=cache if cache == "off" else config.machine.cache,
                 cache_dir=name,
                 passes=9,
-                device_room=None,
+                device_room=free_memory(compute.device),
                 say=lambda _: None,
             )
             feeders[cache] = Feeder(config, source, compute)
@@ -117,7 +118,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             "albu": lambda: augmented("albu"),
         }
         # The first runs bring files into the page cache and let torch choose its kernels.
-        for job in ("forward", "naive"):
+        for job in ("forward", "views", "naive"):
             jobs[job]()
         taken: dict[str, list[float]] = {job: [] for job in jobs}
         for _ in range(args.rounds):
@@ -129,23 +130,27 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                     taken[job].append(seconds(jobs[job]))
                 if job == "views":
                     taken["forward"].append((before + seconds(forward)) / 2)
+            yield summary(taken, len(table), config.infer.validation_batch_size)
+
+
+def summary(taken: dict[str, list[float]], num: int, batch_size: int) -> dict[str, Any]:
+    """Return speeds and ratios from the seconds that `num` images took in each round."""
     passes = {"views": len(VIEWS), "naive": len(VIEWS), "train": 1, "albu": 1}
+    pairs = {job: list(zip(taken[job], taken["forward"], strict=True)) for job in passes}
     return {
         "views": list(VIEWS),
-        "num_pictures": len(table),
-        "batch_size": config.infer.validation_batch_size,
+        "num_pictures": num,
+        "batch_size": batch_size,
         "pictures_per_second": {
-            job: spread([passes.get(job, 1) * len(table) / one for one in values], 1)
+            job: spread([passes.get(job, 1) * num / one for one in values], 1)
             for job, values in taken.items()
         },
         "over_forward_passes": {
-            job: spread(
-                [one / (num * f) for one, f in zip(taken[job], taken["forward"], strict=True)]
-            )
-            for job, num in passes.items()
+            job: spread([one / (times * forward) for one, forward in pairs[job]])
+            for job, times in passes.items()
         },
         "naive_over_views": spread(
-            [one / f for one, f in zip(taken["naive"], taken["views"], strict=True)]
+            [one / other for one, other in zip(taken["naive"], taken["views"], strict=True)]
         ),
     }
 
@@ -163,9 +168,7 @@ def main() -> None:
     results = Results(args, device=settled(args).machine.device)
     # This is a key of tta_views.json.
     name = f"{args.backbone} at {args.img_size}, {args.pictures} pictures"
-    if name not in results:
-        results.put(name, measure(args))
-    found = results[name]
+    found = results.in_rounds(name, lambda: measure(args))
     over = found["over_forward_passes"]
     speed = found["pictures_per_second"]
     num = len(found["views"])
