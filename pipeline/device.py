@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -69,7 +70,7 @@ class Compute:
                     ahead = pool.submit(next, source, None)
                     yield batch
             return
-        stream = torch.cuda.Stream(self.device)
+        stream = _copy_stream(self.device)
         waiting = None
         for batch in batches:
             with torch.cuda.stream(stream):
@@ -94,6 +95,16 @@ class Compute:
     def scaler(self) -> torch.amp.GradScaler:
         """Return the gradient scaler, which has an effect with float16 only."""
         return torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype == torch.float16)
+
+
+@functools.cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the stream that copies batches to a GPU, one for all feeds.
+
+    torch keeps freed memory for the stream that it was allocated on, so that streams of their own
+    would take more memory with each feed.
+    """
+    return torch.cuda.Stream(device)
 
 
 def num_cores() -> int:
@@ -132,6 +143,11 @@ def resolve_machine(config: MachineConfig) -> dict[str, Any]:
         raise UserError(
             f"--device {name}: unknown kind of device; pass cuda, cuda:1 or cpu"
         ) from None
+    if device.type == "cuda" and torch.cuda.device_count() and not torch.cuda.is_available():
+        raise UserError(
+            f"--device {name}: torch {torch.__version__} cannot use this machine's GPU, often"
+            " because its driver is too old; update the driver, or pass --device cpu"
+        )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
             f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; pass"

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from foldblend.errors import UserError
 from foldblend.progress import track
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
+from pipeline.memory import Chunks
 
 __all__ = ["predict"]
 
@@ -23,6 +23,8 @@ def predict(
     preprocess: Preprocess,
     compute: Compute,
     views: Sequence[Callable[[torch.Tensor], torch.Tensor]],
+    *,
+    chunks: Chunks | None = None,
 ) -> np.ndarray:
     """Predict the logits of all images in several views.
 
@@ -39,6 +41,8 @@ def predict(
     views
         Functions of N x 3 x H x W raw pixels (0 to 255), because changes of tone are defined for
         raw values.
+    chunks
+        Splits batches that do not fit into memory, and remembers it for later calls.
 
     Returns
     -------
@@ -48,25 +52,25 @@ def predict(
     Raises
     ------
     UserError
-        If memory runs out.
+        If memory runs out with a single image.
     """
     model.eval()
-    batches = []
-    for images, _ in track(compute.feed(loader), "predict", total=len(loader), unit="batches"):
+    chunks = chunks or Chunks()
+
+    def seen(images: torch.Tensor) -> torch.Tensor:
         # Views take half the time in this layout on a CPU.
         raw = images.permute(0, 3, 1, 2).float().contiguous()
         logits = []
-        try:
-            # Views contain no matrix products, so autocast does not round their results.
-            with compute.autocast():
-                for view in views:
-                    pixels = preprocess.standardise(view(raw)).contiguous(
-                        memory_format=compute.memory_format
-                    )
-                    logits.append(model(pixels).float())
-            batches.append(torch.stack(logits))
-        except torch.OutOfMemoryError:
-            raise UserError(
-                f"out of memory with {len(images)} images; lower --validation-batch-size"
-            ) from None
+        # Views contain no matrix products, so autocast does not round their results.
+        with compute.autocast():
+            for view in views:
+                pixels = preprocess.standardise(view(raw)).contiguous(
+                    memory_format=compute.memory_format
+                )
+                logits.append(model(pixels).float())
+        return torch.stack(logits)
+
+    batches: list[torch.Tensor] = []
+    for images, _ in track(compute.feed(loader), "predict", total=len(loader), unit="batches"):
+        batches += chunks.map(images, seen)
     return torch.cat(batches, dim=1).cpu().numpy()

@@ -30,6 +30,7 @@ from pipeline.data.augment import Augment, albu_augmentation, build_augmentation
 from pipeline.fold_files import view_tables
 from pipeline.infer import predict
 from pipeline.job import FoldJob, job_of
+from pipeline.memory import Chunks
 from pipeline.prepare import prepare
 from tta.saved_views import (
     add_rows,
@@ -120,11 +121,17 @@ def _see(
     device = [name for name in names if is_device_view(name)]
     found: dict[str, np.ndarray] = {}
     seconds: dict[str, float] = {}
+    chunks = Chunks(job.say)
     if device:
         start = time.perf_counter()
         loader = job.feeder.rows(table)
         logits_VNC = predict(
-            model, loader, job.run.preprocess, job.compute, [view_of(name) for name in device]
+            model,
+            loader,
+            job.run.preprocess,
+            job.compute,
+            [view_of(name) for name in device],
+            chunks=chunks,
         )
         found |= dict(zip(device, logits_VNC, strict=True))
         seconds |= dict.fromkeys(device, (time.perf_counter() - start) / len(device))
@@ -136,7 +143,7 @@ def _see(
             table, draw.augment, seed_parts=seed_parts, random_crop=draw.random_crop
         )
         found[name] = predict(
-            model, loader, job.run.preprocess, job.compute, [view_of("identity")]
+            model, loader, job.run.preprocess, job.compute, [view_of("identity")], chunks=chunks
         )[0]
         seconds[name] = time.perf_counter() - start
     return found, seconds

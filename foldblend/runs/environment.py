@@ -71,8 +71,9 @@ def describe_environment(*, weights: dict[str, str] | None = None) -> dict[str, 
         "platform": platform.platform(),
         "processor": processor(),
         "cores": os.cpu_count(),
+        # With a driver that is too old for torch, GPUs are counted but cannot be asked.
         "gpus": []
-        if torch is None
+        if torch is None or not torch.cuda.is_available()
         else [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cuda": None if torch is None else torch.version.cuda,
         "packages": versions,

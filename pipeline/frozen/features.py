@@ -27,6 +27,7 @@ from pipeline.data.augment import albumentations, describe_augmentation
 from pipeline.data.cache import MEMORY_ONLY, Store, cache_root
 from pipeline.data.images import IMAGES_VERSION
 from pipeline.job import FoldJob
+from pipeline.memory import Chunks
 from pipeline.models.backbones import build_model
 from pipeline.models.timm_import import timm
 from pipeline.seeding import derive_seed
@@ -90,6 +91,7 @@ class Features:
         self.job = job
         self.backbone = backbone
         self.num_computed = 0
+        self.chunks = Chunks(job.say)
         self.batch_size = job.run.config.infer.validation_batch_size
         machine = job.run.config.machine
         self.store = None
@@ -203,6 +205,17 @@ class Features:
         compute = self.job.compute
         train = job.run.config.train
         see = view_of(view)
+
+        def forward(images: torch.Tensor) -> torch.Tensor:
+            # Views are applied to raw pixels, as in `predict`.
+            seen = see(images.permute(0, 3, 1, 2).float())
+            pixels = job.run.preprocess.standardise(seen).contiguous(
+                memory_format=compute.memory_format
+            )
+            with compute.autocast():
+                features: torch.Tensor = self.backbone.model(pixels).float()
+            return features
+
         loader = (
             job.feeder.rows(table)
             if copy is None
@@ -217,14 +230,7 @@ class Features:
                     images = torch.cat(
                         [images, images[-1:].expand(self.batch_size - num, -1, -1, -1)]
                     )
-                # Views are applied to raw pixels, as in `predict`.
-                seen = see(images.permute(0, 3, 1, 2).float())
-                pixels = job.run.preprocess.standardise(seen).contiguous(
-                    memory_format=compute.memory_format
-                )
-                with compute.autocast():
-                    features = self.backbone.model(pixels).float()
-                found = features[:num].cpu().numpy()
+                found = torch.cat(self.chunks.map(images, forward))[:num].cpu().numpy()
                 # The first batch is not timed, since it also prepares the device.
                 if self.is_warm:
                     self.num_timed += len(images)

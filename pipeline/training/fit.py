@@ -21,6 +21,7 @@ from pipeline.config.resolved import ResolvedConfig
 from pipeline.data.dataset import TrainLoader
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
+from pipeline.memory import is_out_of_memory
 from pipeline.models.backbones import start_training
 from pipeline.seeding import derive_rng
 from pipeline.training.averaging import build_average
@@ -186,7 +187,9 @@ class Fit:
                     self._train_step(
                         images, labels, loader if isinstance(loader, TrainLoader) else None
                     )
-                except torch.OutOfMemoryError:
+                except RuntimeError as error:
+                    if not is_out_of_memory(error):
+                        raise
                     # Forward passes are retried with smaller micro-batches (`_backward`), so the
                     # memory ran out elsewhere in the step.
                     raise UserError(
@@ -264,7 +267,9 @@ class Fit:
             self.optimizer.zero_grad(set_to_none=True)
             try:
                 return self._micro_batches(pixels, target)
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 if self.micro_batch <= 1:
                     raise UserError(
                         "out of memory with one image at a time; pass a smaller --img-size"

@@ -22,6 +22,7 @@ from pipeline.data.sampling import class_counts
 from pipeline.fold_files import fold_record, start_fold, write_fold
 from pipeline.infer import predict
 from pipeline.job import TrainingJob
+from pipeline.memory import Chunks
 from pipeline.seeding import derive_seed
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.fit import Epoch, Fit, NotFiniteError
@@ -93,6 +94,7 @@ class _FoldTraining:
             seed_parts=seed_parts,
             say=lambda line: job.say(f"{job.title(index)}: {line}"),
         )
+        self.chunks = Chunks(self.fit.say)
         self.course = Course()
         self.checkpoints = Checkpoints(self.folder, job.fold_key, config.output.save_every)
         saved = self.checkpoints.load()
@@ -200,6 +202,7 @@ class _FoldTraining:
             job.run.preprocess,
             job.compute,
             [view_of(name) for name in views],
+            chunks=self.chunks,
         )
 
     def _score(self, table: pd.DataFrame, logits_VNC: np.ndarray) -> float:
