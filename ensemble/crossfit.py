@@ -134,7 +134,7 @@ def cross_fit_offsets(
         zero, and the offsets C fitted on all rows.
     """
     logits = list(logits)
-    if evidence.metric not in FITS:
+    if evidence.score.name not in FITS:
         return [(None, np.zeros(evidence.num_classes))] * len(logits)
     tasks = [(one, split) for one in range(len(logits)) for split in (*splits, None)]
 

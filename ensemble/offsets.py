@@ -15,11 +15,19 @@ size, 193 of 200 data sets got no offsets.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from foldblend.scores.held_out import group_parts
-from foldblend.scores.metrics import METRICS, log_softmax, softmax
+from foldblend.scores.metrics import (
+    MEAN_COST,
+    METRICS,
+    Metric,
+    as_metric,
+    log_softmax,
+    softmax,
+)
 from foldblend.scores.rows import Rows
 from foldblend.scores.score import gain, score_of
 
@@ -35,84 +43,160 @@ ERRORS = 1.0
 ERRORS_ALIKE = 2.5
 ALIKE = 3  # classes are similar if the largest has less than so many times the rows of the smallest
 
-# Ascent starts from this share of the log-prior correction, since all of it goes too far for F1.
-START = 0.25
 NUM_SWEEPS = 3
-NEARLY = 5e-3  # changes that raise the F1 of a class by less are not made
 REACH = 1.0  # largest distance of a threshold from the nearest row, in log-probability
 TIE = 1e-9  # margins that differ by less are equal
+
+
+@dataclass(frozen=True, slots=True)
+class _Moves:
+    """Rows that one class gains from its rivals, one after the other; axis N is in this order."""
+
+    label: int
+    """The class that gains rows, as a number from 0 to E - 1."""
+    label_N: np.ndarray
+    """True class of each row."""
+    rival_N: np.ndarray
+    """The class that each row is taken from."""
+    class_E: np.ndarray
+    """Number of each class among all C classes, which also count classes without rows."""
 
 
 def _f1(right: np.ndarray, truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     return 2 * right / np.maximum(truth + predicted, 1)
 
 
-def _line(
-    label: int, log_CN: np.ndarray, label_N: np.ndarray, offset_C: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the summed F1 of all classes for every threshold of one class.
-
-    A row is predicted as the class if the class's offset exceeds the row's margin: the difference
-    between the best other class (the rival) and this class. From one margin to the next one row
-    changes from its rival to this class, and the F1 of two classes changes.
-
-    Returns
-    -------
-    (array N + 2, array N + 1)
-        Edges of the offset (minus infinity, the sorted margins, infinity), and the sum of F1
-        between two edges.
-    """
-    num_classes, num_rows = log_CN.shape
-    rival_CN = log_CN + offset_C[:, None]
-    rival_CN[label] = -np.inf
-    rival_N = rival_CN.argmax(axis=0)
-    margin_N = rival_CN[rival_N, np.arange(num_rows)] - log_CN[label]
-    # From here on N rows are sorted by their margin.
-    order = np.argsort(margin_N)
-    sorted_label_N = label_N[order]
-    sorted_rival_N = rival_N[order]
+def _f1_sums(moves: _Moves, metric: Metric) -> np.ndarray:
+    """Return the summed F1 of all classes after each move, N + 1."""
+    num_classes = len(moves.class_E)
+    num_rows = len(moves.label_N)
     own_f1_N = _f1(
-        np.cumsum(sorted_label_N == label), (label_N == label).sum(), np.arange(1, num_rows + 1)
+        np.cumsum(moves.label_N == moves.label),
+        (moves.label_N == moves.label).sum(),
+        np.arange(1, num_rows + 1),
     )
-
     # The rows that each rival loses, one after the other. Integers of 16 bits are sorted by radix
     # sort, which is much faster.
-    by_rival = np.argsort(sorted_rival_N.astype(np.uint16), kind="stable")
-    loser_N = sorted_rival_N[by_rival]
-    right_N = (sorted_label_N == sorted_rival_N)[by_rival]
+    by_rival = np.argsort(moves.rival_N.astype(np.uint16), kind="stable")
+    loser_N = moves.rival_N[by_rival]
+    is_right_N = moves.label_N == moves.rival_N
     truth_C, predicted_C = (
-        np.bincount(each_N, minlength=num_classes) for each_N in (label_N, rival_N)
+        np.bincount(each_N, minlength=num_classes) for each_N in (moves.label_N, moves.rival_N)
     )
     end_C = np.cumsum(predicted_C)
+    right_N = is_right_N[by_rival]
     seen = np.r_[0, np.cumsum(right_N)]
     left_N = end_C[loser_N] - np.arange(1, num_rows + 1)  # rows that remain with the loser
     still_N = seen[end_C[loser_N]] - seen[1:]  # those of them that it predicts correctly
     truth_N = truth_C[loser_N]
     change_N = np.empty(num_rows)
     change_N[by_rival] = _f1(still_N, truth_N, left_N) - _f1(still_N + right_N, truth_N, left_N + 1)
+    right_C = np.bincount(moves.rival_N[is_right_N], minlength=num_classes)
+    before = _f1(right_C, truth_C, predicted_C).sum()
+    return before + np.r_[0, np.cumsum(change_N) + own_f1_N]
 
-    before = _f1(
-        np.bincount(rival_N[label_N == rival_N], minlength=num_classes), truth_C, predicted_C
-    ).sum()
-    return np.r_[-np.inf, margin_N[order], np.inf], before + np.r_[
-        0, np.cumsum(change_N) + own_f1_N
-    ]
+
+def _after(before_N: np.ndarray, after_N: np.ndarray) -> np.ndarray:
+    """Return a sum over rows after each move, N + 1, from the rows' values before and after it."""
+    return before_N.sum() + np.r_[0, np.cumsum(after_N - before_N)]
+
+
+def _distances(moves: _Moves, metric: Metric) -> np.ndarray:
+    """Return the summed distance of true and predicted classes after each move, N + 1."""
+    label_N = moves.class_E[moves.label_N]
+    rival_N = moves.class_E[moves.rival_N]
+    own_N = np.full_like(rival_N, moves.class_E[moves.label])
+    return _after(metric.distance(label_N, rival_N), metric.distance(label_N, own_N))
+
+
+def _kappas(moves: _Moves, metric: Metric) -> np.ndarray:
+    """Return quadratic kappa after each move, N + 1, or 0 where it is not defined."""
+    label_N = moves.class_E[moves.label_N]
+    rival_N = moves.class_E[moves.rival_N]
+    own_N = np.full_like(rival_N, moves.class_E[moves.label])
+    both = (label_N**2).sum() + _after(rival_N**2, own_N**2)
+    expected = both - 2 * label_N.sum() * _after(rival_N, own_N) / len(label_N)
+    found = 1 - _distances(moves, metric) / np.where(expected > 0, expected, 1)
+    return np.where(expected > 0, found, 0)
+
+
+def _savings(moves: _Moves, metric: Metric) -> np.ndarray:
+    """Return the mean cost after each move, N + 1, as a share of a typical error's, negative."""
+    assert metric.cost_CC is not None
+    return -_distances(moves, metric) / len(moves.label_N) / metric.cost_CC.std()
+
+
+@dataclass(frozen=True, slots=True)
+class _Ascent:
+    """How offsets are fitted for a metric by coordinate ascent."""
+
+    scores: Callable[[_Moves, Metric], np.ndarray]
+    """Scores after each move of rows to a class, N + 1; greater is better."""
+    nearly: float
+    """Changes that raise the score by less are not made."""
+    start: float = 0.0
+    """Share of the log-prior correction from which the ascent starts."""
+
+
+# All of the prior correction goes too far for F1.
+ASCENTS = {
+    "f1_macro": _Ascent(_f1_sums, nearly=5e-3, start=0.25),
+    "kappa_quadratic": _Ascent(_kappas, nearly=1e-3),
+    MEAN_COST: _Ascent(_savings, nearly=1e-3),
+}
+
+
+def _line(
+    label: int,
+    log_EN: np.ndarray,
+    label_N: np.ndarray,
+    offset_E: np.ndarray,
+    metric: Metric = METRICS["f1_macro"],
+    class_E: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the score for every threshold of one class.
+
+    A row is predicted as the class if the class's offset exceeds the row's margin: the difference
+    between the best other class (the rival) and this class. From one margin to the next one row
+    changes from its rival to this class.
+
+    Returns
+    -------
+    (array N + 2, array N + 1)
+        Edges of the offset (minus infinity, the sorted margins, infinity), and the score between
+        two edges.
+    """
+    num_classes, num_rows = log_EN.shape
+    rival_EN = log_EN + offset_E[:, None]
+    rival_EN[label] = -np.inf
+    rival_N = rival_EN.argmax(axis=0)
+    margin_N = rival_EN[rival_N, np.arange(num_rows)] - log_EN[label]
+    order = np.argsort(margin_N)
+    class_E = np.arange(num_classes) if class_E is None else class_E
+    moves = _Moves(label, label_N[order], rival_N[order], class_E)
+    scores = ASCENTS[metric.name].scores(moves, metric)
+    return np.r_[-np.inf, margin_N[order], np.inf], scores
 
 
 def _best_offset(
-    label: int, log_CN: np.ndarray, label_N: np.ndarray, offset_C: np.ndarray
+    label: int,
+    log_EN: np.ndarray,
+    label_N: np.ndarray,
+    offset_E: np.ndarray,
+    metric: Metric = METRICS["f1_macro"],
+    class_E: np.ndarray | None = None,
 ) -> float:
-    """Return the offset of a class with nearly the best macro F1, closest to the present offset.
+    """Return the offset of a class with nearly the best score, closest to the present offset.
 
     It lies in the middle between two margins, where new rows are least likely to be on the wrong
     side.
     """
-    edges, f1_sums = _line(label, log_CN, label_N, offset_C)
+    edges, scores = _line(label, log_EN, label_N, offset_E, metric, class_E)
     low = edges[:-1]
     high = edges[1:]
-    present = float(offset_C[label])
-    f1_sums = np.where(high - low > TIE, f1_sums, -np.inf)
-    good = np.flatnonzero(f1_sums >= f1_sums.max() - NEARLY)
+    present = float(offset_E[label])
+    scores = np.where(high - low > TIE, scores, -np.inf)
+    good = np.flatnonzero(scores >= scores.max() - ASCENTS[metric.name].nearly)
     away = np.maximum(low[good] - present, present - high[good])
     nearest = good[away.argmin()]
     if away.min() <= 0:
@@ -121,23 +205,23 @@ def _best_offset(
     return float(low[nearest] + inward if low[nearest] > present else high[nearest] - inward)
 
 
-def _prior_correction(log_NC: np.ndarray, label_N: np.ndarray) -> np.ndarray:
+def _prior_correction(log_NC: np.ndarray, label_N: np.ndarray, metric: Metric) -> np.ndarray:
     """Return offsets C that undo the class frequencies, the best for balanced accuracy."""
     present, num_rows = np.unique(label_N, return_counts=True)
     return _of_all_classes(-np.log(num_rows), present, log_NC.shape[1])
 
 
-def _ascend(log_NC: np.ndarray, label_N: np.ndarray) -> np.ndarray:
-    """Return offsets C of high macro F1 over the classes that occur, by coordinate ascent."""
+def _ascend(log_NC: np.ndarray, label_N: np.ndarray, metric: Metric) -> np.ndarray:
+    """Return offsets C of a high score over the classes that occur, by coordinate ascent."""
     present, code_N = np.unique(label_N, return_inverse=True)
     if len(present) < 2:
         return np.zeros(log_NC.shape[1])
     log_EN = np.ascontiguousarray(log_NC[:, present].T)
-    offset_E = START * _prior_correction(log_NC, label_N)[present]
+    offset_E = ASCENTS[metric.name].start * _prior_correction(log_NC, label_N, metric)[present]
     for _ in range(NUM_SWEEPS):
         before_E = offset_E.copy()
         for code in range(len(present)):
-            offset_E[code] = _best_offset(code, log_EN, code_N, offset_E)
+            offset_E[code] = _best_offset(code, log_EN, code_N, offset_E, metric, present)
         if (offset_E == before_E).all():
             break
     return _of_all_classes(offset_E, present, log_NC.shape[1])
@@ -154,37 +238,40 @@ def _of_all_classes(offset_E: np.ndarray, present: np.ndarray, num_classes: int)
     return offset_C
 
 
-FITS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "f1_macro": _ascend,
+FITS: dict[str, Callable[[np.ndarray, np.ndarray, Metric], np.ndarray]] = {
+    **dict.fromkeys(ASCENTS, _ascend),
     "balanced_accuracy": _prior_correction,
 }
-"""Function from log-probabilities N x C and labels N to offsets C, by metric.
+"""Function from log-probabilities N x C, labels N and the metric to offsets C, by metric.
 
 Metrics that are absent here gain nothing from another decision than the most probable class.
 """
 
 
-def _factor(metric: str, log_NC: np.ndarray, held_NC: np.ndarray, rows: Rows) -> float:
+def _factor(metric: Metric, log_NC: np.ndarray, held_NC: np.ndarray, rows: Rows) -> float:
     """Return the share of the fitted offsets to use, 0 for none.
 
     `held_NC` are the offsets of each row, fitted on other groups.
     """
-    score = METRICS[metric]
     factors = (0.0, *FACTORS)
     scores = [
-        score_of(score, rows, softmax(log_NC + each * held_NC), resampled=False).value
+        score_of(metric, rows, softmax(log_NC + each * held_NC), resampled=False).value
         for each in factors
     ]
     best = factors[int(np.argmax(scores))]
     if best == 0:
         return 0.0
-    plain, moved = (score_of(score, rows, softmax(log_NC + each * held_NC)) for each in (0.0, best))
+    plain, moved = (
+        score_of(metric, rows, softmax(log_NC + each * held_NC)) for each in (0.0, best)
+    )
     num_rows = np.unique(rows.label_N, return_counts=True)[1]
     errors = ERRORS_ALIKE if num_rows.max() < ALIKE * num_rows.min() else ERRORS
     return best if gain(moved, plain).exceeds(errors) else 0.0
 
 
-def fit_offsets(logits_NC: np.ndarray, rows: Rows, *, metric: str = "f1_macro") -> np.ndarray:
+def fit_offsets(
+    logits_NC: np.ndarray, rows: Rows, *, metric: str | Metric = "f1_macro"
+) -> np.ndarray:
     """Return offsets C for the decision rule, all 0 where they do not help held-out groups.
 
     They are added to log_softmax(logits) before argmax. Groups are dealt to parts, and the offsets
@@ -209,17 +296,17 @@ def fit_offsets(logits_NC: np.ndarray, rows: Rows, *, metric: str = "f1_macro") 
     array C
         The offsets. A class without rows never gains predictions by them.
     """
-    assert metric in METRICS, metric
+    metric = as_metric(metric)
     nothing_C = np.zeros(logits_NC.shape[1])
     label_N = rows.label_N
-    if metric not in FITS or rows.num_groups < FEWEST_GROUPS or len(np.unique(label_N)) < 2:
+    if metric.name not in FITS or rows.num_groups < FEWEST_GROUPS or len(np.unique(label_N)) < 2:
         return nothing_C
-    fit = FITS[metric]
+    fit = FITS[metric.name]
     log_NC = log_softmax(logits_NC)
     part_N = group_parts(label_N, rows.group_N, num_parts=NUM_PARTS)
     held_NC = np.empty_like(log_NC)
     for part in range(NUM_PARTS):
         apart_N = part_N == part
-        held_NC[apart_N] = fit(log_NC[~apart_N], label_N[~apart_N])
+        held_NC[apart_N] = fit(log_NC[~apart_N], label_N[~apart_N], metric)
     factor = _factor(metric, log_NC, held_NC, rows)
-    return factor * fit(log_NC, label_N) if factor > 0 else nothing_C
+    return factor * fit(log_NC, label_N, metric) if factor > 0 else nothing_C

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ensemble.align import Aligned
 from ensemble.sections import errors_section, members_section, verdict_sentence
-from foldblend.scores.metrics import METRICS, softmax
+from foldblend.scores.metrics import Metric, as_metric, softmax
 from foldblend.scores.rows import Rows
 from foldblend.scores.score import Score, Scored, score_prediction
 from reports.run.summary import with_differences
@@ -30,7 +30,7 @@ def _names(aligned: Aligned, blend: str) -> list[str]:
 class Singles:
     """Scores and errors of the single members, collected one after the other."""
 
-    def __init__(self, aligned: Aligned, metric: str, *, blend: str) -> None:
+    def __init__(self, aligned: Aligned, metric: str | Metric, *, blend: str) -> None:
         rows = aligned.rows
         group_N = pd.factorize(rows["group"], sort=True)[0]
         self.rows = Rows(
@@ -43,8 +43,7 @@ class Singles:
         self.attributes = aligned.runs[0].attributes
         self.blend = blend
         self.names = _names(aligned, blend)
-        self.metric_name = metric
-        self.metric = METRICS[metric]
+        self.metric = as_metric(metric)
         self.found: list[Scored] = []
         self.wrong_MN = np.empty((len(self.names), len(rows)), bool)
 
@@ -72,7 +71,7 @@ class Singles:
     def _scored(self, name: str, logits_NC: np.ndarray) -> Scored:
         proba_NC = softmax(logits_NC)
         return score_prediction(
-            name, self.rows, proba_NC, attributes=self.attributes, metric=self.metric_name
+            name, self.rows, proba_NC, attributes=self.attributes, metric=self.metric
         )
 
     def compared(self, logits_NC: np.ndarray) -> list[dict[str, Any]]:

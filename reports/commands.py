@@ -13,7 +13,7 @@ import tyro
 from foldblend.cli import parse_flags, run_command
 from foldblend.errors import UserError
 from foldblend.help import About
-from foldblend.scores.metrics import check_metric
+from foldblend.scores.metrics import MEAN_COST, check_metric
 
 __all__ = ["BoardConfig", "ReportConfig", "leaderboard", "report"]
 
@@ -47,7 +47,7 @@ class BoardConfig:
     """JSON file for the same numbers. Default: none is written."""
 
     def __post_init__(self) -> None:
-        if self.metric is not None:
+        if self.metric not in (None, MEAN_COST):
             check_metric(self.metric)
 
 

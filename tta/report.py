@@ -11,7 +11,8 @@ import pandas as pd
 from foldblend.runs.folder import read_table, rows_like
 from foldblend.runs.rows import oof_arrays
 from foldblend.runs.run import Run
-from foldblend.scores.metrics import METRICS, Metric, softmax
+from foldblend.scores.error_costs import metric_of
+from foldblend.scores.metrics import Metric, softmax
 from reports.blocks import comparison_block, lines_block, section, table_block, text_block
 from reports.run.summary import compare
 from reports.text import signed
@@ -227,11 +228,11 @@ def harm_report(
     seconds_of_view
         Seconds per image of each view that was timed.
     """
-    metric = METRICS[run.info["metric"]]
+    metric = metric_of(run.info)
     shared: dict[str, Any] = {
         "rows": saved.rows,
         "attributes": run.attributes,
-        "metric": run.info["metric"],
+        "metric": metric,
     }
     policies = simple_policies(saved.names)
     logits_of = {name: one.apply(saved.logits_VNC, saved.names) for name, one in policies.items()}
@@ -304,6 +305,6 @@ def view_section(run: Run) -> dict[str, Any]:
         proba_of=proba_of | {"merged": arrays.proba_NC},
         against="identity",
         attributes=run.attributes,
-        metric=run.info["metric"],
+        metric=metric_of(run.info),
     )
     return section("Test-time augmentation, out of fold", comparison_block(rows))

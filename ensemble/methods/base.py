@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from foldblend.scores.metrics import METRICS, Metric
+from foldblend.scores.metrics import Metric, as_metric
 from foldblend.scores.rows import Rows
 from foldblend.scores.temperature import fit_temperatures
 
@@ -23,12 +23,12 @@ class Evidence:
     logits_MNC: Sequence[np.ndarray]
     """One array per member, N x C float32, finite."""
     rows: Rows
-    metric: str = "f1_macro"
-    """Name of the metric to optimise, a key of foldblend.scores.metrics.METRICS."""
+    metric: str | Metric = "f1_macro"
+    """The metric to optimise, or its name, a key of foldblend.scores.metrics.METRICS."""
 
     @property
     def score(self) -> Metric:
-        return METRICS[self.metric]
+        return as_metric(self.metric)
 
     @property
     def num_classes(self) -> int:

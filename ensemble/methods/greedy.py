@@ -18,11 +18,11 @@ import numpy as np
 
 from ensemble.methods.base import Evidence
 from ensemble.methods.vote import Vote
-from foldblend.scores.metrics import METRICS, Counts, Metric, softmax
+from foldblend.scores.metrics import MEAN_COST, METRICS, Counts, Metric, as_metric, softmax
 
 __all__ = ["COUNTED", "bagged_weights", "best_prefix", "fit", "greedy_picks"]
 
-COUNTED = ("f1_macro", "accuracy", "balanced_accuracy", "kappa_quadratic")
+COUNTED = ("f1_macro", "accuracy", "balanced_accuracy", "kappa_quadratic", MEAN_COST)
 """Metrics that depend only on the predicted class."""
 
 # On 63 simulated data sets with 3 to 20 members, scored on new rows, other values were no better:
@@ -82,8 +82,8 @@ class _Counted:
     """Ensemble for metrics of counts, which looks only at rows where members disagree.
 
     Axis X are these open rows. Axis Y is a tally of 2 C + 1 numbers: how often each class was
-    predicted correctly, how often it was predicted, and the summed squared distance between the
-    predicted class (the winner) and the label.
+    predicted correctly, how often it was predicted, and the summed distance between the label and
+    the predicted class (the winner), see `Metric.distance`.
     """
 
     def __init__(self, proba_MNC: np.ndarray, label_N: np.ndarray, metric: Metric) -> None:
@@ -147,9 +147,11 @@ class _Counted:
         right = np.bincount(place[winner == label], minlength=size).reshape(num, -1)
         predicted = np.bincount(place, minlength=size).reshape(num, -1)
         distance = np.bincount(
-            np.broadcast_to(member, winner.shape), (winner - label) ** 2, minlength=num
+            np.broadcast_to(member, winner.shape),
+            self.metric.distance(label, winner),
+            minlength=num,
         )
-        return np.hstack([right, predicted, distance.astype(np.int64)[:, None]])
+        return np.hstack([right, predicted, distance[:, None]])
 
     def _score(self, tally: np.ndarray) -> np.ndarray:
         right = tally[..., : self.num_classes]
@@ -190,14 +192,14 @@ def greedy_picks(
     *,
     num_picks: int,
     sorted_start: int = 0,
-    metric: str = "f1_macro",
+    metric: str | Metric = "f1_macro",
 ) -> tuple[list[int], np.ndarray]:
     """Pick members greedily with replacement, so that the mean of probabilities scores best.
 
-    The picks are those of a simple loop over `Metric.score`, except for quadratic kappa, whose
-    last bits depend on how it is computed. Sums are float64 in the order of the picks. The lowest
-    of equally probable classes is predicted, and the lowest of equally good members is picked;
-    NaN is the worst score.
+    The picks are those of a simple loop over `Metric.score`, except for quadratic kappa and costs,
+    whose last bits depend on how they are computed. Sums are float64 in the order of the picks. The
+    lowest of equally probable classes is predicted, and the lowest of equally good members is
+    picked; NaN is the worst score.
 
     Parameters
     ----------
@@ -210,7 +212,7 @@ def greedy_picks(
     sorted_start
         So many first picks are the best single members, best first; 0 and 1 mean the same.
     metric
-        Name of the metric.
+        The metric or its name.
 
     Returns
     -------
@@ -229,8 +231,8 @@ def greedy_picks(
     >>> picks, scores.tolist()
     ([1, 1], [1.0, 1.0])
     """
-    make: type[_Counted] | type[_Plain] = _Counted if metric in COUNTED else _Plain
-    ensemble: _Ensemble = make(proba_MNC, label_N, METRICS[metric])
+    make: type[_Counted] | type[_Plain] = _Counted if as_metric(metric).name in COUNTED else _Plain
+    ensemble: _Ensemble = make(proba_MNC, label_N, as_metric(metric))
     picks: list[int] = []
     scores: list[float] = []
     start = np.argsort(-_ranked(ensemble.candidates()), kind="stable")[: max(1, sorted_start)]
@@ -266,7 +268,7 @@ def bagged_weights(
     num_bags: int = NUM_BAGS,
     num_picks: int = NUM_PICKS,
     sorted_start: int = SORTED_START,
-    metric: str = "f1_macro",
+    metric: str | Metric = "f1_macro",
     seed: int = SEED,
 ) -> np.ndarray:
     """Return weights M with sum 1: how often each member was picked, over all bags.
@@ -297,7 +299,7 @@ def fit(evidence: Evidence) -> Vote:
     Metrics that cannot be counted are computed for each candidate, which is slow, so all members
     are one bag then.
     """
-    counted = evidence.metric in COUNTED
+    counted = evidence.score.name in COUNTED
     temperatures = evidence.temperatures
     # scikit-learn's log loss warns of rows that sum to 1 only to the precision of float32.
     dtype = np.float32 if counted else np.float64

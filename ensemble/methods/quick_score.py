@@ -41,7 +41,7 @@ def quick_score(evidence: Evidence) -> Callable[[np.ndarray], float]:
 
     def score(proba_NC: np.ndarray) -> float:
         predicted_N = proba_NC.argmax(axis=1)
-        distance_R = np.bincount(repeat_N, (predicted_N - label_N) ** 2)
+        distance_R = np.bincount(repeat_N, metric.distance(label_N, predicted_N))
         right_RC = count(label_N, predicted_N == label_N)
         return sign * float(
             of_counts(Counts(right_RC, truth_RC, count(predicted_N), unasked_R, distance_R)).mean()

@@ -170,6 +170,7 @@ class RunInfo(TypedDict, total=False):
     num_folds: Required[int]
     num_repeats: Required[int]
     metric: Required[str]
+    """Name of the metric of the run."""
     leaks: Required[bool]
     """Whether groups are split between folds, so that the score is too optimistic."""
     views: Required[list[str]]
@@ -199,6 +200,8 @@ class RunInfo(TypedDict, total=False):
     about: str
     notes: list[str]
     # Keys of blends and TTA'd runs only.
+    costs: list[list[float]]
+    """Cost of each predicted class (column) for each true class (row); only for mean_cost."""
     passes: int
     """Forward passes per test image, over all models and views."""
     picture_seconds: float | None

@@ -25,7 +25,7 @@ from foldblend.runs.folder import (
 )
 from foldblend.runs.info import RunInfo
 from foldblend.runs.submission import SubmissionForm, read_form
-from foldblend.scores.metrics import METRICS, is_ordered
+from foldblend.scores.metrics import TITLES, is_ordered
 from foldblend.words import plural
 
 __all__ = ["TEST_LABELS", "Run"]
@@ -82,7 +82,7 @@ class Run:
             for one in (head["value"], head["low"], head["high"])
         ]
         return {
-            "OOF " + METRICS[report["metric"]].title: f"{spelt[0]} [{spelt[1]}, {spelt[2]}]",
+            "OOF " + TITLES[report["metric"]]: f"{spelt[0]} [{spelt[1]}, {spelt[2]}]",
             "data": str(data["name"]),
             "images": f"{report['num_images']:,} of {report['num_groups']:,} {self.groups}",
             "classes": str(len(self.classes)),

@@ -1,47 +1,23 @@
-"""Confidence intervals by bootstrap over groups, never over single images."""
+"""Scores of bootstrap resamples of groups, never of single images."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from foldblend.scores.metrics import Counts, Metric, mean_score, row_log_loss, rows_by_repeat
+from foldblend.scores.metrics import Counts, Metric, row_log_loss, rows_by_repeat
 
-__all__ = [
-    "Interval",
-    "bootstrap_scores",
-    "group_resamples",
-    "percentile_interval",
-    "score_interval",
-]
+__all__ = ["bootstrap_scores", "counts_of_groups", "group_resamples"]
 
 NUM_RESAMPLES = 1000
 NUM_RESAMPLES_SLOW = 200  # for scores that need all rows, not only sums
 CHUNK = 50  # resamples per array, to bound memory
 MOST_KEPT = 2**22  # cached draws, of 8 bytes each
 MOST_DENSE = 16  # cells per row up to which counts are a dense matrix
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A value and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
-
-    def as_dict(self) -> dict[str, float | None]:
-        """Return the interval for JSON, with None for values that are not finite."""
-        parts = {"value": self.value, "low": self.low, "high": self.high}
-        return {name: float(part) if np.isfinite(part) else None for name, part in parts.items()}
 
 
 def group_resamples(
@@ -80,8 +56,12 @@ def _resamples(num_groups: int, seed: int, num_resamples: int) -> Iterator[np.nd
         yield np.stack([draw_G.astype(np.float64) for draw_G in draws])
 
 
-def _counts_of_groups(
-    label_N: np.ndarray, predicted_N: np.ndarray, group_N: np.ndarray, num_classes: int
+def counts_of_groups(
+    label_N: np.ndarray,
+    predicted_N: np.ndarray,
+    group_N: np.ndarray,
+    num_classes: int,
+    num_groups: int,
 ) -> Any:
     """Return rows per group and class, G x 3C: right, true and predicted ones side by side.
 
@@ -92,7 +72,7 @@ def _counts_of_groups(
         [label_N[is_right_N], label_N + num_classes, predicted_N + 2 * num_classes]
     )
     groups = np.concatenate([group_N[is_right_N], group_N, group_N])
-    shape = int(group_N.max()) + 1, 3 * num_classes
+    shape = num_groups, 3 * num_classes
     # A dense matrix is faster to multiply with unless most of its cells are zero.
     if shape[0] * shape[1] <= MOST_DENSE * len(label_N):
         counts = np.bincount(groups * shape[1] + columns, minlength=shape[0] * shape[1])
@@ -163,9 +143,9 @@ def _scores_of_one(
     assert metric.of_counts is not None, metric
     predicted_N = proba_NC.argmax(1)
     num_classes = proba_NC.shape[1]
-    counts_GX = _counts_of_groups(label_N, predicted_N, group_N, num_classes)
+    counts_GX = counts_of_groups(label_N, predicted_N, group_N, num_classes, len(names))
     loss_G = np.bincount(group_N, row_log_loss(label_N, proba_NC))
-    distance_G = np.bincount(group_N, (label_N - predicted_N) ** 2.0)
+    distance_G = np.bincount(group_N, metric.distance(label_N, predicted_N))
     chunks = []
     # The products are so small that BLAS threads would only wait for each other.
     with _blas().limit(limits=1):
@@ -179,36 +159,3 @@ def _scores_of_one(
 @functools.cache
 def _blas() -> ThreadpoolController:
     return ThreadpoolController()
-
-
-def percentile_interval(value: float, scores: np.ndarray) -> Interval:
-    """Return a value with the 95 % percentile interval of its bootstrap scores.
-
-    Scores that are NaN are ignored; if all are, both ends are NaN.
-
-    Examples
-    --------
-    >>> print(percentile_interval(0.5, np.linspace(0, 1, 101)))
-    0.5000 [0.0250, 0.9750]
-    """
-    if np.isnan(scores).all():
-        return Interval(value, np.nan, np.nan)
-    low, high = np.nanquantile(scores, [0.025, 0.975])
-    return Interval(value, float(low), float(high))
-
-
-def score_interval(
-    metric: Metric,
-    label_N: np.ndarray,
-    proba_NC: np.ndarray,
-    group_N: np.ndarray,
-    *,
-    repeat_N: np.ndarray | None = None,
-    seed: int = 0,
-) -> Interval:
-    """Return a score, the mean over repeats, with its 95 % bootstrap interval over groups.
-
-    See `bootstrap_scores` for the parameters.
-    """
-    scores = bootstrap_scores(metric, label_N, proba_NC, group_N, repeat_N=repeat_N, seed=seed)
-    return percentile_interval(mean_score(metric, label_N, proba_NC, repeat_N), scores)

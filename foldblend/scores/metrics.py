@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from foldblend.errors import UserError, did_you_mean
 
 __all__ = [
+    "MEAN_COST",
     "METRICS",
+    "TITLES",
     "Counts",
     "Metric",
+    "as_metric",
     "check_metric",
     "check_order",
     "is_ordered",
@@ -56,7 +59,7 @@ class Counts:
     loss: np.ndarray
     """Sum of the log losses of all rows."""
     distance: np.ndarray
-    """Sum of the squared differences between true and predicted labels of all rows."""
+    """Sum of `Metric.distance` over all rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,10 @@ class Metric:
     """The same score from labels N, probabilities N x C and row weights B x N, for a metric that
     cannot be computed from sums.
     """
+    name: str = ""
+    """Name of the metric in settings and files."""
+    cost_CC: np.ndarray | None = field(default=None, compare=False)
+    """Cost of each predicted class (column) for each true class (row), where errors have costs."""
 
     def __post_init__(self) -> None:
         # The bootstrap needs one of them; without, it would fail far from here.
@@ -86,6 +93,12 @@ class Metric:
     def sign(self) -> int:
         """1, or -1 if less is better; multiplied by it, greater scores are better."""
         return 1 if self.greater_is_better else -1
+
+    def distance(self, label_N: np.ndarray, predicted_N: np.ndarray) -> np.ndarray:
+        """Return how far each prediction is from its label: its cost, or the squared difference."""
+        if self.cost_CC is not None:
+            return np.asarray(self.cost_CC[label_N, predicted_N])
+        return np.asarray((label_N - predicted_N) ** 2)
 
 
 def rows_by_repeat(repeat_N: np.ndarray | None, num_rows: int) -> list[np.ndarray]:
@@ -237,26 +250,56 @@ def _kappa_quadratic_of_counts(counts: Counts) -> np.ndarray:
 
 
 METRICS: dict[str, Metric] = {
-    "f1_macro": Metric("macro F1", _f1_macro, of_counts=_f1_macro_of_counts),
-    "accuracy": Metric("accuracy", _accuracy, of_counts=_accuracy_of_counts),
-    "balanced_accuracy": Metric(
-        "balanced accuracy", _balanced_accuracy, of_counts=_balanced_accuracy_of_counts
-    ),
-    "roc_auc_ovr": Metric("ROC AUC (ovr)", _roc_auc_ovr, of_weights=_roc_auc_of_weights),
-    "log_loss": Metric(
-        "log loss", _log_loss, greater_is_better=False, of_counts=_log_loss_of_counts
-    ),
-    "kappa_quadratic": Metric(
-        "quadratic kappa",
-        _kappa_quadratic,
-        needs_order=True,
-        of_counts=_kappa_quadratic_of_counts,
-    ),
+    metric.name: metric
+    for metric in (
+        Metric("macro F1", _f1_macro, name="f1_macro", of_counts=_f1_macro_of_counts),
+        Metric("accuracy", _accuracy, name="accuracy", of_counts=_accuracy_of_counts),
+        Metric(
+            "balanced accuracy",
+            _balanced_accuracy,
+            name="balanced_accuracy",
+            of_counts=_balanced_accuracy_of_counts,
+        ),
+        Metric("ROC AUC (ovr)", _roc_auc_ovr, name="roc_auc_ovr", of_weights=_roc_auc_of_weights),
+        Metric(
+            "log loss",
+            _log_loss,
+            name="log_loss",
+            greater_is_better=False,
+            of_counts=_log_loss_of_counts,
+        ),
+        Metric(
+            "quadratic kappa",
+            _kappa_quadratic,
+            name="kappa_quadratic",
+            needs_order=True,
+            of_counts=_kappa_quadratic_of_counts,
+        ),
+    )
 }
+
+MEAN_COST = "mean_cost"
+"""Name of the mean cost of errors, a metric of runs with costs (see `error_costs`)."""
+
+TITLES = {name: metric.title for name, metric in METRICS.items()} | {MEAN_COST: "mean cost"}
+"""Names of metrics in reports, by their names in files."""
+
+
+def as_metric(metric: str | Metric) -> Metric:
+    """Return a metric that is given by its name, a key of METRICS, or as itself.
+
+    Examples
+    --------
+    >>> as_metric("accuracy").title
+    'accuracy'
+    """
+    return METRICS[metric] if isinstance(metric, str) else metric
 
 
 def check_metric(name: str) -> None:
     """Raise UserError for an unknown --metric and suggest similar names."""
+    if name == MEAN_COST:
+        raise UserError(f"--metric {name}: needs costs of errors; pass them to blend.py --costs")
     if name not in METRICS:
         near = did_you_mean(name, METRICS)
         raise UserError(f"--metric {name}: unknown{near}; choose from {', '.join(METRICS)}")

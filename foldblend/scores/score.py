@@ -1,39 +1,87 @@
-"""Scores with bootstrap resamples, and tests whether one score is better than another."""
+"""Scores with intervals and resamples, and tests whether one score is better than another."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 from foldblend.attributes import Attribute, attribute_view
-from foldblend.scores.bootstrap import Interval, bootstrap_scores, percentile_interval
-from foldblend.scores.metrics import METRICS, Metric, mean_score
+from foldblend.scores.bootstrap import bootstrap_scores
+from foldblend.scores.intervals import Interval, Limits, jackknife_interval, percentile_interval
+from foldblend.scores.jackknife import effective_groups, left_out_scores
+from foldblend.scores.metrics import METRICS, Metric, as_metric, mean_score
 from foldblend.scores.rows import Rows
 
-__all__ = ["Gain", "Score", "Scored", "gain", "gain_of_sums", "score_of", "score_prediction"]
+__all__ = [
+    "Gain",
+    "Score",
+    "Scored",
+    "gain",
+    "gain_of_sums",
+    "score_interval",
+    "score_of",
+    "score_prediction",
+]
+
+
+def _unknown() -> np.ndarray:
+    return np.empty(0)
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A score and its bootstrap resamples over groups, signed so that greater is better."""
+    """A score, also without each group and in bootstrap resamples; greater is always better."""
 
     value: float
     resamples_B: np.ndarray
     sign: int = 1
     """Sign of the metric; multiplied by it, the score has the metric's own sign."""
+    left_out_G: np.ndarray = field(default_factory=_unknown)
+    """The score without each group (see `left_out_scores`); empty where it is unknown."""
+    limits: Limits | None = None
+    """Limits of the metric, with its own sign; None for a difference."""
+    subtracted: float = 0.0
+    """Number that was subtracted from a score that has limits."""
 
     def interval(self) -> Interval:
-        """Return the score, with the metric's own sign, and its 95 % interval."""
-        return percentile_interval(self.sign * self.value, self.sign * self.resamples_B)
+        """Return the score, with the metric's own sign, and its 95 % interval.
+
+        It is made from the scores without each group (see `jackknife_interval`). Where only
+        resamples are known, it is their percentile interval, which is somewhat too narrow.
+        """
+        if not len(self.left_out_G):
+            return percentile_interval(self.sign * self.value, self.sign * self.resamples_B)
+        whole = jackknife_interval(
+            self.sign * (self.value + self.subtracted),
+            self.sign * (self.left_out_G + self.subtracted),
+            self.limits,
+        )
+        return whole.minus(self.sign * self.subtracted) if self.subtracted else whole
 
     def minus(self, other: Score | float) -> Score:
-        """Return the difference to another score (a paired one) or to a number."""
-        if isinstance(other, Score):
-            return Score(self.value - other.value, self.resamples_B - other.resamples_B, self.sign)
-        return Score(self.value - other, self.resamples_B - other, self.sign)
+        """Return the difference to another score (a paired one) or to a number.
+
+        A number moves the interval; it does not change its length.
+        """
+        if not isinstance(other, Score):
+            return Score(
+                self.value - other,
+                self.resamples_B - other,
+                self.sign,
+                self.left_out_G - other,
+                self.limits,
+                self.subtracted + other if self.limits is not None else 0.0,
+            )
+        paired = len(self.left_out_G) == len(other.left_out_G)
+        return Score(
+            self.value - other.value,
+            self.resamples_B - other.resamples_B,
+            self.sign,
+            self.left_out_G - other.left_out_G if paired else _unknown(),
+        )
 
     @property
     def error(self) -> float:
@@ -42,12 +90,26 @@ class Score:
         return float(finite_B.std()) if len(finite_B) else 0.0
 
 
+def _limits(metric: Metric, rows: Rows, proba_NC: np.ndarray, value: float) -> Limits:
+    """Return the limits of a metric whose value, with its own sign, is `value`."""
+    if not metric.greater_is_better:
+        # Losses and costs have no upper limit; a cost may be below 0.
+        return Limits(min(0.0, value), np.inf)
+    # Kappa is below 0 where predictions are worse than by chance.
+    low = -1.0 if metric.needs_order else 0.0
+    if low < value < 1:
+        return Limits(low, 1.0)
+    num = effective_groups(metric, rows.label_N, proba_NC, rows.group_N, repeat_N=rows.repeat_N)
+    return Limits(low, 1.0, num)
+
+
 def score_of(
     metric: Metric, rows: Rows, proba_NC: np.ndarray, *, resampled: bool = True, seed: int = 0
 ) -> Score:
-    """Return the score of predictions, the mean over repeats, with bootstrap resamples.
+    """Return the score of predictions, the mean over repeats, with what its interval needs.
 
-    Scores with the same groups and seed use the same resamples, so their differences are paired.
+    Scores with the same groups and seed use the same resamples, and leave out the same groups in
+    turn, so their differences are paired.
 
     Parameters
     ----------
@@ -58,7 +120,7 @@ def score_of(
     proba_NC
         Class probabilities of the rows.
     resampled
-        Whether to compute the resamples.
+        Whether to compute the resamples and the scores without each group.
     seed
         Seed of the resamples.
     """
@@ -68,7 +130,30 @@ def score_of(
     score_B = bootstrap_scores(
         metric, rows.label_N, proba_NC, rows.group_N, repeat_N=rows.repeat_N, seed=seed
     )
-    return Score(value, metric.sign * score_B, metric.sign)
+    left_out_G = left_out_scores(
+        metric, rows.label_N, proba_NC, rows.group_N, repeat_N=rows.repeat_N
+    )
+    limits = _limits(metric, rows, proba_NC, metric.sign * value)
+    return Score(value, metric.sign * score_B, metric.sign, metric.sign * left_out_G, limits)
+
+
+def score_interval(metric: Metric, rows: Rows, proba_NC: np.ndarray) -> Interval:
+    """Return a score, the mean over repeats, with its 95 % interval over groups.
+
+    It equals `score_of(...).interval()`, but needs no resamples.
+
+    Examples
+    --------
+    >>> rows = Rows.of(np.arange(20) % 2, np.arange(20))
+    >>> proba_NC = np.eye(2)[[*rows.label_N[:18], 1, 0]]
+    >>> print(score_interval(METRICS["accuracy"], rows, proba_NC))
+    0.9000 [0.6774, 0.9746]
+    """
+    value = mean_score(metric, rows.label_N, proba_NC, rows.repeat_N)
+    left_out_G = left_out_scores(
+        metric, rows.label_N, proba_NC, rows.group_N, repeat_N=rows.repeat_N
+    )
+    return jackknife_interval(value, left_out_G, _limits(metric, rows, proba_NC, value))
 
 
 class Gain(NamedTuple):
@@ -124,7 +209,7 @@ def score_prediction(
     proba_NC: np.ndarray,
     *,
     attributes: Sequence[Attribute],
-    metric: str,
+    metric: str | Metric,
     seed: int = 0,
 ) -> Scored:
     """Return the score, accuracy and macro F1 of each attribute for a prediction N x C."""
@@ -133,4 +218,4 @@ def score_prediction(
         truth_N, as_proba = attribute_view(attribute, rows.label_N, proba_NC)
         f1_of[attribute.name] = mean_score(METRICS["f1_macro"], truth_N, as_proba, rows.repeat_N)
     accuracy = METRICS["accuracy"].score(rows.label_N, proba_NC)
-    return Scored(name, score_of(METRICS[metric], rows, proba_NC, seed=seed), accuracy, f1_of)
+    return Scored(name, score_of(as_metric(metric), rows, proba_NC, seed=seed), accuracy, f1_of)

@@ -17,7 +17,15 @@ from foldblend.runs.check import check_rows, finished_run, why_unfinished
 from foldblend.runs.costs import num_models, num_passes
 from foldblend.runs.rows import group_name_of, oof_arrays
 from foldblend.runs.run import Run
-from foldblend.scores.metrics import METRICS, check_metric, check_order, softmax
+from foldblend.scores.error_costs import common_metric, costs_among
+from foldblend.scores.metrics import (
+    MEAN_COST,
+    METRICS,
+    Metric,
+    check_metric,
+    check_order,
+    softmax,
+)
 from foldblend.scores.rows import Rows
 from foldblend.scores.score import Scored, score_prediction
 from foldblend.words import plural
@@ -236,7 +244,7 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _rows(
-    runs: Sequence[Run], scored: Sequence[Scored], by_oof: Mapping[str, Run], metric: str
+    runs: Sequence[Run], scored: Sequence[Scored], by_oof: Mapping[str, Run], metric: Metric
 ) -> tuple[list[int], list[dict[str, Any]]]:
     """Return the indices of the runs, best first, and their rows in that order."""
     facts = [_facts(run, by_oof) for run in runs]
@@ -269,7 +277,7 @@ def _rows(
 
 
 def _board(
-    runs: Sequence[Run], by_oof: Mapping[str, Run], metric: str, *, pairs: bool
+    runs: Sequence[Run], by_oof: Mapping[str, Run], metric: Metric, *, pairs: bool
 ) -> dict[str, Any]:
     """Return the board of one data set: runs, best first, scored on equal labels and groups."""
     # All runs have the same images, so after sorting equal rows are the same image.
@@ -350,6 +358,29 @@ def _data_key(run: Run) -> tuple[object, ...]:
     )
 
 
+def _metric(runs: Sequence[Run], name: str | None) -> Metric:
+    """Return the metric to rank by: that of a name, or of all runs, or macro F1 if they differ.
+
+    Raises UserError if runs cannot be scored by the metric.
+    """
+    infos = [run.info for run in runs]
+    if name is None:
+        return common_metric(infos) or METRICS["f1_macro"]
+    if name != MEAN_COST:
+        check_metric(name)
+        cure = "pass another --metric, or make the runs with --class-order a,b,c"
+        check_order(name, ordered=all(run.ordered for run in runs), cure=cure)
+        return METRICS[name]
+    costs = costs_among(infos)
+    odd = [run.name for run in runs if run.classes != costs.classes]
+    require(
+        not odd,
+        f"--metric {name}: {listed(odd)} has other classes than the costs of errors; compare it"
+        " alone",
+    )
+    return costs.metric
+
+
 def leaderboard(
     runs: Iterable[str | Path | Run],
     skipped: Sequence[Mapping[str, str]] = (),
@@ -365,7 +396,8 @@ def leaderboard(
     skipped
         Folders that `find_runs` skipped, which are listed too.
     metric
-        Score to rank by; default: the metric of the runs, or f1_macro if they differ.
+        Score to rank by; default: the metric of the runs, or f1_macro if they differ. For
+        mean_cost, at least one of them must be a blend with costs of errors.
 
     Returns
     -------
@@ -380,22 +412,16 @@ def leaderboard(
     >>> len(board["rows"])
     2
     """
-    if metric is not None:
-        check_metric(metric)
     several = [runs] if isinstance(runs, (str, Path, Run)) else runs
     found = [one if isinstance(one, Run) else finished_run(one) for one in several]
     require(bool(found), "no runs to compare; pass folders of finished runs")
-    if metric is not None:
-        cure = "pass another --metric, or make the runs with --class-order a,b,c"
-        check_order(metric, ordered=all(run.ordered for run in found), cure=cure)
-    metrics = {run.info["metric"] for run in found}
-    metric = metric or (metrics.pop() if len(metrics) == 1 else "f1_macro")
+    chosen = _metric(found, metric)
     by_oof = {run.oof_hash: run for run in found}
     by_data: dict[tuple[object, ...], list[Run]] = {}
     for run in found:
         by_data.setdefault(_data_key(run), []).append(run)
     boards = [
-        _board(one, by_oof, metric, pairs=len(found) <= MOST_COMPARED) for one in by_data.values()
+        _board(one, by_oof, chosen, pairs=len(found) <= MOST_COMPARED) for one in by_data.values()
     ]
     # Different data sets may have one name; they are numbered, so that titles differ.
     names = [board["data"] for board in boards]
@@ -404,9 +430,9 @@ def leaderboard(
             boards[index]["data"] = f"{name} ({names[: index + 1].count(name)})"
     return {
         "schema": SCHEMA,
-        "metric": metric,
-        "title": METRICS[metric].title,
-        "greater_is_better": METRICS[metric].greater_is_better,
+        "metric": chosen.name,
+        "title": chosen.title,
+        "greater_is_better": chosen.greater_is_better,
         "boards": boards,
         "skipped": [dict(one) for one in skipped],
     }

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from foldblend.attributes import Attribute
 from foldblend.errors import counted
-from foldblend.scores.metrics import METRICS
+from foldblend.scores.metrics import TITLES
 from reports.blocks import section_html
 from reports.figures import bars, lines, reliability
 from reports.html import json_data, render_page
@@ -97,9 +97,7 @@ def _curve_figures(report: Report) -> list[dict[str, Any]]:
     columns = [name for name in report["curves"][0] if name not in NOT_CURVES]
     for column in columns:
         kind, _, metric = column.partition("_")
-        title = CURVE_TITLES.get(
-            column
-        ) or f"{METRICS[metric].title if metric in METRICS else metric}, " + (
+        title = CURVE_TITLES.get(column) or f"{TITLES.get(metric, metric)}, " + (
             "held out" if kind == "val" else f"on the rows of --select {kind}"
         )
         svg = lines(range(1, num_epochs + 1), _series(report, column), xlabel="epoch", ylabel=title)
@@ -147,7 +145,6 @@ def report_page(
     steps: Sequence[str] = (),
 ) -> str:
     """Return the page of a report (report.json) as HTML, with every name escaped."""
-    metric = METRICS[report["metric"]]
     groups = groups_of(report)
     scored = report.get("test_score")
     return render_page(
@@ -163,8 +160,8 @@ def report_page(
         groups=groups,
         test_score_title=TITLE,
         test_score=None if scored is None else score_sentence(scored, groups),
-        metric=metric.title,
-        metric_titles={name: one.title for name, one in METRICS.items()},
+        metric=TITLES[report["metric"]],
+        metric_titles=TITLES,
         single_model_note=single_model_note(report),
         alarms=list(filter(is_alarm, report["notes"])),
         steps=steps,

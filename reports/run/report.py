@@ -17,7 +17,8 @@ from foldblend.runs.folder import SECTIONS, read_json, read_table, write_json, w
 from foldblend.runs.rows import OofArrays, oof_arrays
 from foldblend.runs.run import Run
 from foldblend.scores.baselines import attribute_only_band, attribute_only_difference
-from foldblend.scores.metrics import METRICS, softmax
+from foldblend.scores.error_costs import metric_of
+from foldblend.scores.metrics import Metric, softmax
 from foldblend.scores.score import score_of
 from reports.blocks import comparison_block, section
 from reports.run.gallery import Predictions, rows_by_interest
@@ -49,13 +50,13 @@ def _baseline(arrays: OofArrays, attribute: Attribute) -> dict[str, Any]:
     }
 
 
-def _raw_score(run: Run, arrays: OofArrays, metric: str) -> dict[str, float | None] | None:
+def _raw_score(run: Run, arrays: OofArrays, metric: Metric) -> dict[str, float | None] | None:
     """Return the score on the original labels, or None if no label was corrected."""
     raw_N = run.oof["label_raw"].to_numpy()
     if (raw_N == arrays.rows.label_N).all():
         return None
     rows = dataclasses.replace(arrays.rows, label_N=raw_N)
-    return score_of(METRICS[metric], rows, arrays.proba_NC).interval().as_dict()
+    return score_of(metric, rows, arrays.proba_NC).interval().as_dict()
 
 
 def _test(run: Run) -> dict[str, Any] | None:
@@ -157,7 +158,7 @@ def _suspects(run: Run, arrays: OofArrays) -> dict[str, Any]:
         image_id_N=run.oof["image_id"].to_numpy(),
         classes=run.classes,
         attributes=run.attributes,
-        metric=run.info["metric"],
+        metric=metric_of(run.info),
     )
 
 
@@ -216,7 +217,7 @@ def predictions(run: Run) -> pd.DataFrame:
 def compute_report(run: Run) -> dict[str, Any]:
     """Return the content of report.json (see docs/report.schema.json)."""
     arrays = oof_arrays(run)
-    metric = run.info["metric"]
+    metric = metric_of(run.info)
     raw = _raw_score(run, arrays, metric)
     before = _of_first_schema(run)
     summary = summarise(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from foldblend.runs.run import Run
-from foldblend.scores.metrics import METRICS, softmax
+from foldblend.scores.metrics import TITLES, Metric, softmax
 from foldblend.scores.rows import Rows
 from foldblend.scores.score import score_of
 from reports.text import num, span
@@ -38,18 +38,18 @@ def _labelled(run: Run) -> tuple[Rows, np.ndarray, bool] | None:
     return rows, softmax(run.logits(joined)), grouped
 
 
-def value_on_test(run: Run, metric: str) -> float | None:
+def value_on_test(run: Run, metric: Metric) -> float | None:
     """Return the score of a run's mean test logits, or None without labels of test images."""
     found = _labelled(run)
     if found is None:
         return None
     rows, proba_NC, _ = found
-    score = score_of(METRICS[metric], rows, proba_NC, resampled=False)
+    score = score_of(metric, rows, proba_NC, resampled=False)
     value = score.sign * score.value
     return value if np.isfinite(value) else None
 
 
-def score_on_test(run: Run, metric: str) -> dict[str, Any] | None:
+def score_on_test(run: Run, metric: Metric) -> dict[str, Any] | None:
     """Return the entry `test_score` of report.json, or None without labels of test images.
 
     The score is that of the mean test logits, from which the submission is made. Macro F1 is over
@@ -60,8 +60,8 @@ def score_on_test(run: Run, metric: str) -> dict[str, Any] | None:
         return None
     rows, proba_NC, grouped = found
     return {
-        "metric": metric,
-        "score": score_of(METRICS[metric], rows, proba_NC).interval().as_dict(),
+        "metric": metric.name,
+        "score": score_of(metric, rows, proba_NC).interval().as_dict(),
         "num_images": len(rows),
         "num_groups": rows.num_groups if grouped else None,
         "interval": f"95 % percentile bootstrap over {rows.groups}",
@@ -72,7 +72,7 @@ def score_sentence(one: Mapping[str, Any], groups: str) -> str:
     """Return the test score of report.json in words; `groups` is what groups are, in the plural."""
     of = "" if one["num_groups"] is None else f" of {one['num_groups']:,} {groups}"
     return (
-        f"{METRICS[one['metric']].title} {num(one['score']['value'])} {span(one['score'])} of the"
+        f"{TITLES[one['metric']]} {num(one['score']['value'])} {span(one['score'])} of the"
         f" mean test predictions, which the submission holds, on the {one['num_images']:,} labelled"
         f" test images{of} ({one['interval']}). These labels were used for nothing else."
     )

@@ -9,7 +9,7 @@ from typing import Any
 from foldblend.errors import counted
 from foldblend.runs.folder import SECTIONS, read_json
 from foldblend.runs.run import Run
-from foldblend.scores.metrics import METRICS
+from foldblend.scores.metrics import TITLES
 from reports.blocks import screen_lines as section_screen_lines
 from reports.run.next_steps import next_steps
 from reports.run.report import write_report
@@ -29,7 +29,7 @@ Report = Mapping[str, Any]
 
 
 def _headline(report: Report, width: int) -> list[str]:
-    title = METRICS[report["metric"]].title
+    title = TITLES[report["metric"]]
     size = (
         f"{counted(report['num_images'], 'image')} of"
         f" {counted(report['num_groups'], report['group_name'])}"
@@ -61,7 +61,7 @@ def _test_score(report: Report, width: int) -> list[str]:
     one = report.get("test_score")
     if one is None:
         return []
-    score = f"{METRICS[one['metric']].title} {num(one['score']['value'])} {span(one['score'])}"
+    score = f"{TITLES[one['metric']]} {num(one['score']['value'])} {span(one['score'])}"
     return folded(f"{TITLE}: {score} ({counted(one['num_images'], 'image')})", width=width)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from foldblend.attributes import Attribute, attribute_view
 from foldblend.scores.calibration import summarise_calibration
 from foldblend.scores.confusion import confusion_counts, most_confused
-from foldblend.scores.metrics import METRICS, Metric, mean_score, softmax
+from foldblend.scores.metrics import METRICS, Metric, as_metric, mean_score, softmax
 from foldblend.scores.rows import Rows
 from foldblend.scores.score import Scored, score_of, score_prediction
 
@@ -123,7 +123,7 @@ def summarise(
     *,
     classes: Sequence[str],
     attributes: Sequence[Attribute],
-    metric: str,
+    metric: str | Metric,
     ordered: bool = True,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def summarise(
     classes, attributes
         Names of the C classes, and the properties that they imply.
     metric
-        The main score.
+        The main score, or its name.
     ordered
         Whether the classes have an order; scores that need one are left out otherwise.
     seed
@@ -150,7 +150,7 @@ def summarise(
         Part of report.json. The main score is over all rows of a repeat, then averaged over
         repeats.
     """
-    chosen = METRICS[metric]
+    chosen = as_metric(metric)
     proba_NC = softmax(logits_NC)
     num_repeats = rows.num_repeats
     folds = _fold_scores(rows, proba_NC, chosen)
@@ -158,8 +158,8 @@ def summarise(
     scores = np.array([np.nan if fold["score"] is None else fold["score"] for fold in folds], float)
     means = {
         name: mean_score(one, rows.label_N, proba_NC, rows.repeat_N)
-        for name, one in METRICS.items()
-        if ordered or not one.needs_order or name == metric
+        for name, one in {**METRICS, chosen.name: chosen}.items()
+        if ordered or not one.needs_order or one is chosen
     }
     return {
         "schema": SCHEMA,
@@ -171,7 +171,7 @@ def summarise(
         "num_classes": len(classes),
         "class_names": list(classes),
         "num_classes_occurring": len(np.unique(rows.label_N)),
-        "metric": metric,
+        "metric": chosen.name,
         "headline": score_of(chosen, rows, proba_NC, seed=seed).interval().as_dict(),
         "f1_macro": score_of(METRICS["f1_macro"], rows, proba_NC, seed=seed).interval().as_dict(),
         "interval": f"95 % percentile bootstrap over {rows.groups}",
@@ -233,7 +233,7 @@ def compare(
     proba_of: Mapping[str, np.ndarray],
     against: str,
     attributes: Sequence[Attribute],
-    metric: str,
+    metric: str | Metric,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Return a row per prediction: scores with intervals, and the difference to `against`.
@@ -251,7 +251,7 @@ def compare(
     attributes
         Properties that the classes imply; each is scored too.
     metric
-        The main score.
+        The main score, or its name.
     seed
         Seed of the bootstrap.
     """

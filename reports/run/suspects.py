@@ -23,7 +23,7 @@ import numpy as np
 
 from foldblend.attributes import Attribute
 from foldblend.errors import counted
-from foldblend.scores.metrics import METRICS
+from foldblend.scores.metrics import Metric, as_metric
 from foldblend.scores.rows import Rows
 from foldblend.scores.score import score_of
 from reports.run.confident import (
@@ -330,7 +330,7 @@ def find_suspects(
     image_id_N: np.ndarray,
     classes: Sequence[str],
     attributes: Sequence[Attribute],
-    metric: str,
+    metric: str | Metric,
 ) -> dict[str, Any]:
     """Return suspected labels as plain data.
 
@@ -345,7 +345,7 @@ def find_suspects(
     classes, attributes
         Names of the C classes, and the properties that they imply.
     metric
-        The score of "given" and "corrected".
+        The score of "given" and "corrected", or its name.
 
     Returns
     -------
@@ -372,13 +372,13 @@ def find_suspects(
 
     def score(labels_N: np.ndarray) -> dict[str, float | None]:
         relabelled = dataclasses.replace(rows, label_N=labels_N)
-        return score_of(METRICS[metric], relabelled, proba_NC).interval().as_dict()
+        return score_of(as_metric(metric), relabelled, proba_NC).interval().as_dict()
 
     given = score(rows.label_N)
     notes = search.notes
     corrected = score(search.corrected_labels()[images.of_row]) if search.findings else given
     if search.findings:
-        notes = [_warning(METRICS[metric].title, given, corrected), *notes]
+        notes = [_warning(as_metric(metric).title, given, corrected), *notes]
     return {
         "summary": _summary(search.findings, images),
         "findings": sorted(search.findings, key=lambda one: one["proba"]),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from foldblend.errors import counted
-from foldblend.scores.metrics import METRICS
+from foldblend.scores.metrics import TITLES
 from reports.blocks import section_lines
 from reports.run.scored_test import TITLE, score_sentence
 from reports.text import WIDTH, folded, groups_of, num, signed, span, table
@@ -126,7 +126,7 @@ def _headline(report: Report) -> list[str]:
     lines = [
         "",
         (
-            f"OOF {METRICS[report['metric']].title} {num(report['headline']['value'])}"
+            f"OOF {TITLES[report['metric']]} {num(report['headline']['value'])}"
             f" {span(report['headline'])}"
         ),
     ]
@@ -140,7 +140,7 @@ def _headline(report: Report) -> list[str]:
 
 
 def _scores(report: Report) -> list[str]:
-    title = METRICS[report["metric"]].title
+    title = TITLES[report["metric"]]
     repeated = report["num_repeats"] > 1
     scores = ["score"] if report["metric"] == "f1_macro" else ["score", "f1_macro"]
     fold_rows = [
@@ -156,7 +156,7 @@ def _scores(report: Report) -> list[str]:
         "",
         *table(
             ["scores over all folds" + (", mean over repeats" if repeated else ""), ""],
-            [[METRICS[name].title, num(value)] for name, value in report["scores"].items()],
+            [[TITLES[name], num(value)] for name, value in report["scores"].items()],
         ),
         "",
         *table(

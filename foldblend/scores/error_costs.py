@@ -1,0 +1,234 @@
+"""Costs of errors: a matrix of what each predicted class costs for each true class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foldblend.errors import UserError, did_you_mean, listed, require
+from foldblend.scores.metrics import MEAN_COST, METRICS, TITLES, Counts, Metric
+
+__all__ = [
+    "ErrorCosts",
+    "common_metric",
+    "costs_among",
+    "mean_cost",
+    "metric_of",
+    "read_error_costs",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorCosts:
+    """Costs of errors with the names of their classes."""
+
+    classes: tuple[str, ...]
+    rows: tuple[tuple[float, ...], ...]
+    """For each true class, the costs of predicting each class."""
+
+    def of(self, classes: Sequence[str], *, place: str) -> ErrorCosts:
+        """Return the costs in the order of a run's classes.
+
+        Raises UserError, with the `place` of the costs, if their classes are others.
+        """
+        absent = [name for name in classes if name not in self.classes]
+        unknown = [name for name in self.classes if name not in classes]
+        if unknown:
+            near = did_you_mean(unknown[0], absent) or (
+                f"; the classes of the runs are {listed(classes, most=9)}"
+            )
+            raise UserError(f"{place}: no class {listed(map(repr, unknown))}{near}")
+        require(
+            not absent,
+            f"{place}: no costs of {listed(map(repr, absent))}; write a row and a column for each"
+            f" of the {len(classes)} classes",
+        )
+        order = [self.classes.index(name) for name in classes]
+        rows = tuple(tuple(self.rows[row][column] for column in order) for row in order)
+        return ErrorCosts(tuple(classes), rows)
+
+    @property
+    def metric(self) -> Metric:
+        """The mean cost as a metric, for labels that are numbered in the order of the classes."""
+        return mean_cost(np.array(self.rows))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return classes and rows as plain lists, for blend.yaml."""
+        return {"classes": list(self.classes), "rows": [list(row) for row in self.rows]}
+
+    @classmethod
+    def from_dict(cls, given: Any, *, place: str) -> ErrorCosts:
+        """Return the costs that `as_dict` returned. Raises UserError for anything else."""
+        try:
+            classes = tuple(map(str, given["classes"]))
+            rows = tuple(tuple(map(float, row)) for row in given["rows"])
+        except (KeyError, TypeError, ValueError):
+            raise UserError(
+                f"{place}: costs: not what blend.py writes there; pass them with --costs"
+            ) from None
+        return _checked(classes, rows, place=f"{place}: costs")
+
+
+def _checked(classes: Sequence[str], rows: Sequence[Sequence[float]], *, place: str) -> ErrorCosts:
+    """Return costs after a check of their size and numbers. Raises UserError."""
+    require(
+        len(set(classes)) == len(classes) == len(rows) > 1
+        and all(len(row) == len(classes) for row in rows),
+        f"{place}: not a square table; write a row and a column for each class, 2 or more",
+    )
+    require(
+        bool(np.isfinite(np.array(rows)).all()),
+        f"{place}: costs must be finite; write numbers such as 0, 1 or 2.5",
+    )
+    require(
+        any(len(set(row)) > 1 for row in rows),
+        f"{place}: every prediction costs the same, so no decision is better than another; write"
+        " higher costs for worse errors",
+    )
+    return ErrorCosts(tuple(classes), tuple(map(tuple, rows)))
+
+
+def read_error_costs(file: str | Path) -> ErrorCosts:
+    """Read the costs of errors from a table of a user.
+
+    The header and the first column are the names of the classes, in any order. A cell is the cost
+    of predicting the column's class when the row's class is true.
+
+    Raises
+    ------
+    UserError
+        In one line, if the file is missing or not such a table.
+    """
+    # This imports pandas, which takes a while.
+    from foldblend.tables import read_text_table
+    from foldblend.words import tidy
+
+    place = f"--costs {file}"
+    table = read_text_table(file)
+    names, *columns = table.cells.columns
+    true = [tidy(one) for one in table.cells[names]]
+    twice = sorted({*table.twice} - {names}) + sorted({one for one in true if true.count(one) > 1})
+    require(
+        not twice,
+        f"{place}: class {listed(map(repr, twice))} occurs twice; write each class once in the"
+        " header and once in the first column",
+    )
+    wanted = [tidy(one) for one in columns]
+    odd = [one for one in true if one not in wanted] + [one for one in wanted if one not in true]
+    require(
+        not odd,
+        f"{place}: {listed(map(repr, odd))} is only in the header or only in the first column;"
+        " write a row and a column for each class",
+    )
+    rows = []
+    for line, cells in zip(table.cells.index, table.cells[columns].to_numpy(), strict=True):
+        try:
+            rows.append([float(cell) for cell in cells])
+        except ValueError:
+            word = next(cell for cell in cells if not _is_number(cell))
+            raise UserError(
+                f"{place}: {table.at([line])}: {word!r} is not a number; write costs such as 0, 1"
+                " or 2.5"
+            ) from None
+    in_order = [rows[true.index(name)] for name in wanted]
+    return _checked(wanted, in_order, place=place)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def mean_cost(cost_CC: np.ndarray) -> Metric:
+    """Return the metric of the mean cost per image, of which less is better.
+
+    Parameters
+    ----------
+    cost_CC
+        Cost of each predicted class (column) for each true class (row).
+
+    Examples
+    --------
+    >>> metric = mean_cost(np.array([[0.0, 1.0], [5.0, 0.0]]))
+    >>> metric.score(np.array([0, 1, 1]), np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]]))
+    1.6666666666666667
+    """
+
+    def score(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
+        return float(cost_CC[label_N, proba_NC.argmax(axis=1)].mean())
+
+    def of_counts(counts: Counts) -> np.ndarray:
+        return np.asarray(counts.distance / counts.truth.sum(-1))
+
+    return Metric(
+        TITLES[MEAN_COST],
+        score,
+        greater_is_better=False,
+        of_counts=of_counts,
+        name=MEAN_COST,
+        cost_CC=cost_CC,
+    )
+
+
+def metric_of(info: Mapping[str, Any]) -> Metric:
+    """Return the metric of a run from the content of its run.json.
+
+    Raises UserError if it cannot be computed.
+
+    Examples
+    --------
+    >>> metric_of({"metric": "accuracy"}).title
+    'accuracy'
+    """
+    name = info["metric"]
+    if name in METRICS:
+        return METRICS[name]
+    if name != MEAN_COST:
+        raise UserError(
+            f"{_place(info)}: metric {name!r} is unknown; use the version that wrote it"
+        )
+    return _costs_of(info).metric
+
+
+def _place(info: Mapping[str, Any]) -> str:
+    return f"run.json of {info.get('name', 'a run')}"
+
+
+def _costs_of(info: Mapping[str, Any]) -> ErrorCosts:
+    """Return the costs of a run whose metric is their mean."""
+    given = {"classes": info["classes"], "rows": info.get("costs")}
+    return ErrorCosts.from_dict(given, place=_place(info))
+
+
+def common_metric(infos: Sequence[Mapping[str, Any]]) -> Metric | None:
+    """Return the metric that all runs have, from their run.json, or None if they differ."""
+    found = {
+        _costs_of(info) if info["metric"] == MEAN_COST else info["metric"]: metric_of(info)
+        for info in infos
+    }
+    return found.popitem()[1] if len(found) == 1 else None
+
+
+def costs_among(infos: Sequence[Mapping[str, Any]]) -> ErrorCosts:
+    """Return the costs of errors of those runs that have some, from their run.json.
+
+    Raises UserError if no run has any, or if they differ.
+    """
+    found = {_costs_of(info): info.get("name") for info in infos if info["metric"] == MEAN_COST}
+    require(
+        bool(found),
+        f"--metric {MEAN_COST}: no run has costs of errors; pass them to blend.py --costs",
+    )
+    require(
+        len(found) == 1,
+        f"--metric {MEAN_COST}: the costs of errors of {listed(found.values())} differ; leave all"
+        " but one out",
+    )
+    return found.popitem()[0]
