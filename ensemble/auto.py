@@ -1,24 +1,47 @@
-"""Try several methods of blending, score each by nested cross-validation, and choose one."""
+"""Try several methods of blending, score each by nested cross-validation, and choose or average."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ensemble.choose import score_logits, selection_optimism, simplest
+from ensemble.choose import (
+    averaging_optimism,
+    chances,
+    mean_proba,
+    score_logits,
+    selection_optimism,
+    simplest,
+)
 from ensemble.crossfit import CrossFitted, Split, cross_fit, cross_fit_offsets, in_turn, splits_of
 from ensemble.methods.base import Evidence, Fitted, Method
+from ensemble.methods.mixture import MIXTURE, Mixture, decided
 from foldblend.progress import track
-from foldblend.scores.metrics import log_softmax
+from foldblend.scores.metrics import log_softmax, softmax
 from foldblend.scores.score import Gain, Score, gain
 
-__all__ = ["Blended", "Trial", "apply", "blend_arrays", "nested_once_more"]
+__all__ = [
+    "PREFERS",
+    "SCORE",
+    "SIMPLE",
+    "Blended",
+    "Trial",
+    "Tried",
+    "apply",
+    "blend_arrays",
+    "blend_tried",
+    "nested_once_more",
+    "try_methods",
+]
 
-# Standard errors that offsets must gain on held-out groups. One is not enough, because offsets
-# are searched for and easily gain as much by chance: with one, 42 of 94 simulated data sets
-# (benchmarks/honesty.py, seeds from 10,200 on) used offsets, and scored no better on new data.
+SCORE = "score"
+SIMPLE = "simple"
+# Standard errors that offsets must gain on held-out groups, where simple blends are preferred. One
+# is not enough, because offsets are searched for and easily gain as much by chance: with one, 42 of
+# 94 simulated data sets (benchmarks/honesty.py, seeds from 10,200 on) used offsets, and scored no
+# better on new data.
 ENOUGH = 2.5
 
 
@@ -37,7 +60,9 @@ class Trial:
     offsets_C: np.ndarray
     """One per class, added to log-probabilities; zeros where offsets are not used."""
     offsets_gain: Gain
-    """What offsets gain on held-out groups, whether they are used or not."""
+    """What offsets in full strength gain on held-out groups, whether they are used or not."""
+    strength: float = 0.0
+    """Factor from 0 to 1 by which the fitted offsets are multiplied."""
 
     @property
     def label(self) -> str:
@@ -46,12 +71,20 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Blended:
-    """All methods that were tried, in the order of METHODS, and the chosen one."""
+    """All methods that were tried, in the order of METHODS, and what is made of them."""
 
     trials: tuple[Trial, ...]
     chosen: Trial
+    """One of the trials, or the mean of several."""
+    weight_S: np.ndarray
+    """Weight of each trial in the chosen one; the sum is 1."""
     optimism: float
-    """How much too high the chosen method's score is expected to be, because it was chosen."""
+    """How much too high the chosen one's score is expected to be, because it was chosen."""
+
+    @property
+    def is_choice(self) -> bool:
+        """Whether one of the trials was chosen, not a mean of several."""
+        return bool(np.count_nonzero(self.weight_S) == 1)
 
     @property
     def expected(self) -> Score:
@@ -61,37 +94,116 @@ class Blended:
 
 def apply(fitted: Fitted, offsets_C: np.ndarray, logits: Iterable[np.ndarray]) -> np.ndarray:
     """Return the logits N x C float64 of a fitted method with its decision rule."""
-    blended_NC = fitted(logits)
-    # Without offsets, logits stay equal to the last bit.
-    return log_softmax(log_softmax(blended_NC) + offsets_C) if offsets_C.any() else blended_NC
+    return decided(fitted(logits), offsets_C)
+
+
+def _share_of_samples(moved: Score, plain: Score) -> float:
+    """Return the share of bootstrap samples in which offsets raise the score."""
+    gain_B = moved.minus(plain).resamples_B
+    gain_B = gain_B[np.isfinite(gain_B)]
+    return float((gain_B > 0).mean()) if len(gain_B) else 0.0
+
+
+def _all_or_nothing(moved: Score, plain: Score) -> float:
+    """Return 1 if offsets raise the score by 2.5 standard errors, and 0 otherwise."""
+    return float(gain(moved, plain).exceeds(ENOUGH))
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A cross-fitted method with its cross-fitted offsets, before it is decided how strong."""
+
+    name: str
+    found: CrossFitted
+    moved_NC: np.ndarray | None
+    """Its logits with offsets in full strength; None where all offsets are zero."""
+    offsets_C: np.ndarray
+    """The offsets fitted on all rows."""
 
 
 def _trial(
     evidence: Evidence,
-    name: str,
-    found: CrossFitted,
-    moved_NC: np.ndarray | None,
-    final_C: np.ndarray,
+    tried: Tried,
+    strength_of: Callable[[Score, Score], float] = _share_of_samples,
 ) -> Trial:
-    """Return a method as a trial, with offsets if they gain enough on held-out groups.
+    """Return a method with offsets as strong as held-out groups suggest.
 
-    `moved_NC` are its logits with cross-fitted offsets, or None; `final_C` are the offsets fitted
-    on all rows.
+    `strength_of` takes the scores with and without offsets.
     """
-    logits_NC = found.logits_NC
-    nested = score_logits(evidence, found.logits_NC)
-    offsets_C = np.zeros(evidence.num_classes)
+    logits_NC = tried.found.logits_NC
+    moved_NC = tried.moved_NC
+    nested = score_logits(evidence, logits_NC)
     gained = Gain(0.0, 0.0)
+    strength = 0.0
     if moved_NC is not None:
         moved = score_logits(evidence, moved_NC)
         gained = gain(moved, nested)
-        if final_C.any() and gained.exceeds(ENOUGH):
+        strength = strength_of(moved, nested) if tried.offsets_C.any() else 0.0
+        if strength == 1:
             logits_NC = moved_NC
             nested = moved
-            offsets_C = final_C
-    fitted_NC = apply(found.final, offsets_C, evidence.logits_MNC)
+        elif strength:
+            plain_NC = log_softmax(logits_NC)
+            part_NC = strength * (log_softmax(moved_NC) - plain_NC)
+            logits_NC = log_softmax(plain_NC + part_NC).astype(np.float32)
+            nested = score_logits(evidence, logits_NC)
+    final = tried.found.final
+    offsets_C = strength * tried.offsets_C
+    fitted_NC = apply(final, offsets_C, evidence.logits_MNC)
     in_sample = score_logits(evidence, fitted_NC, resampled=False).value
-    return Trial(name, logits_NC, nested, in_sample, found.final, offsets_C, gained)
+    return Trial(tried.name, logits_NC, nested, in_sample, final, offsets_C, gained, strength)
+
+
+def _mean_of(evidence: Evidence, trials: Sequence[Trial]) -> Blended:
+    """Average the trials' probabilities, weighted by how often each would score best."""
+    scores = [trial.nested for trial in trials]
+    weight_S = chances(scores)
+    proba_SNC = np.stack([softmax(trial.logits_NC).astype(np.float32) for trial in trials])
+    optimism = averaging_optimism(evidence, proba_SNC, scores, weight_S)
+    used = np.flatnonzero(weight_S).tolist()
+    if len(used) == 1:
+        return Blended(tuple(trials), trials[used[0]], weight_S, optimism)
+    final = Mixture(
+        tuple(trials[place].name for place in used),
+        tuple(trials[place].final for place in used),
+        tuple(weight_S[used].tolist()),
+        np.stack([trials[place].offsets_C for place in used]),
+    )
+    tiny = np.finfo(np.float32).tiny
+    logits_NC = np.log(np.maximum(mean_proba(proba_SNC, weight_S), tiny))
+    in_sample = score_logits(evidence, final(evidence.logits_MNC), resampled=False).value
+    mean = Trial(
+        MIXTURE,
+        logits_NC,
+        score_logits(evidence, logits_NC),
+        in_sample,
+        final,
+        np.zeros(evidence.num_classes),
+        Gain(0.0, 0.0),
+    )
+    return Blended(tuple(trials), mean, weight_S, optimism)
+
+
+def _simplest_of(evidence: Evidence, trials: Sequence[Trial]) -> Blended:
+    """Choose the simplest trial within one standard error of the best."""
+    scores = [trial.nested for trial in trials]
+    place = simplest(scores)
+    weight_S = np.eye(len(trials))[place]
+    return Blended(tuple(trials), trials[place], weight_S, selection_optimism(scores))
+
+
+@dataclass(frozen=True, slots=True)
+class Prefer:
+    """What a blend prefers: how trials become one prediction, and how strong offsets are."""
+
+    choose: Callable[[Evidence, Sequence[Trial]], Blended]
+    strength_of: Callable[[Score, Score], float]
+
+
+PREFERS: dict[str, Prefer] = {
+    SCORE: Prefer(_mean_of, _share_of_samples),
+    SIMPLE: Prefer(_simplest_of, _all_or_nothing),
+}
 
 
 def blend_arrays(
@@ -99,10 +211,9 @@ def blend_arrays(
     methods: Mapping[str, Method],
     *,
     decide: bool = True,
+    prefer: str = SCORE,
 ) -> Blended:
-    """Cross-fit and score every method, and choose the simplest of the best.
-
-    The simplest method within one standard error of the best score is chosen (see `simplest`).
+    """Cross-fit and score every method, and average them or choose one.
 
     Parameters
     ----------
@@ -111,19 +222,31 @@ def blend_arrays(
     methods
         The methods to try, simplest first.
     decide
-        Try offsets per class for each method, and use them where they gain more than 2.5 standard
-        errors on held-out groups.
+        Try offsets per class for each method.
+    prefer
+        A key of PREFERS. With "score" the methods' probabilities are averaged, each weighted by the
+        share of bootstrap samples of groups in which it scores best (see `chances`), and offsets
+        are multiplied by the share of samples in which they help. With "simple" the simplest method
+        within one standard error of the best is chosen (see `simplest`), and offsets are used where
+        they gain more than 2.5 standard errors on held-out groups.
 
     Returns
     -------
     Blended
-        A trial of each method, the chosen one, and the optimism of the choice.
+        A trial of each method, what was made of them, and its optimism.
 
     Raises
     ------
     ValueError
         If something has to be fitted and a repeat has a single fold.
     """
+    return blend_tried(evidence, try_methods(evidence, methods, decide=decide), prefer=prefer)
+
+
+def try_methods(
+    evidence: Evidence, methods: Mapping[str, Method], *, decide: bool = True
+) -> list[Tried]:
+    """Cross-fit every method, and offsets for each; see `blend_arrays`."""
     fits = decide or any(method.fits for method in methods.values())
     splits: Sequence[Split] = splits_of(evidence) if fits else ()
     found = cross_fit(evidence, splits, methods)
@@ -132,11 +255,15 @@ def blend_arrays(
     ] * len(found)
     if decide:
         moved = cross_fit_offsets(evidence, splits, [one.logits_NC for one in found.values()])
+    return [Tried(name, one, *both) for (name, one), both in zip(found.items(), moved, strict=True)]
+
+
+def blend_tried(evidence: Evidence, tried: Sequence[Tried], *, prefer: str = SCORE) -> Blended:
+    """Score cross-fitted methods, and average them or choose one; see `blend_arrays`."""
+    how = PREFERS[prefer]
     # The bootstrap of each method is the slow part, so methods are scored in parallel.
-    tasks = [(name, one, *both) for (name, one), both in zip(found.items(), moved, strict=True)]
-    trials = tuple(in_turn(lambda task: _trial(evidence, *task), tasks))
-    scores = [trial.nested for trial in trials]
-    return Blended(trials, trials[simplest(scores)], selection_optimism(scores))
+    trials = in_turn(lambda one: _trial(evidence, one, how.strength_of), tried)
+    return how.choose(evidence, trials)
 
 
 def nested_once_more(
@@ -144,15 +271,17 @@ def nested_once_more(
     methods: Mapping[str, Method],
     *,
     decide: bool = True,
+    prefer: str = SCORE,
 ) -> Score:
     """Return the score of the whole procedure, including the choice of the method.
 
-    For each fold, `blend_arrays` runs on the other folds only, and the method that it chooses
+    For each fold, `blend_arrays` runs on the other folds only, and what it makes of the methods
     predicts this fold. So it takes as many times as long as there are folds.
     """
     logits_NC = np.full((len(evidence.rows), evidence.num_classes), np.nan, np.float32)
     for split in track(splits_of(evidence), "cross-validate the choice", unit="folds"):
-        inner = blend_arrays(evidence.take(split.others), methods, decide=decide).chosen
+        on = evidence.take(split.others)
+        inner = blend_arrays(on, methods, decide=decide, prefer=prefer).chosen
         held = [one[split.rows] for one in evidence.logits_MNC]
         logits_NC[split.rows] = apply(inner.final, inner.offsets_C, held)
     return score_logits(evidence, logits_NC)

@@ -11,7 +11,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from ensemble.align import Aligned
-from ensemble.auto import Blended, apply, blend_arrays, nested_once_more
+from ensemble.auto import SIMPLE, Blended, apply, blend_arrays, nested_once_more
 from ensemble.budget import Row, frontier_section
 from ensemble.config import AUTO, BlendConfig, parse_budget
 from ensemble.crossfit import Split, splits_of
@@ -23,6 +23,7 @@ from ensemble.singles import Singles
 from ensemble.subsets import frontier_rows, within
 from foldblend.errors import UserError, listed
 from foldblend.runs.folder import with_logits
+from foldblend.scores.metrics import Metric
 from foldblend.scores.rows import Rows
 
 __all__ = ["Blend", "combine", "methods_to_try", "optimism_marks", "why_not_fit"]
@@ -123,6 +124,9 @@ def methods_to_try(
     if name != AUTO:
         return {name: METHODS[name]}
     found = {key: one for key, one in METHODS.items() if config.thorough or not one.thorough}
+    # The best single member is no method of the earlier versions, whose choice "simple" keeps.
+    if config.prefer == SIMPLE:
+        del found["single"]
     # Methods that only weight members against each other change nothing for a single member.
     if num_members == 1:
         found = {
@@ -223,8 +227,9 @@ def _notes(fits: bool, blended: Blended, *, marked: bool, groups: str) -> list[s
     if fits:
         notes.append("each out-of-fold prediction uses a blend fitted on the other folds")
     if len(blended.trials) > 1 and not marked:
+        choice = "the method was chosen" if blended.is_choice else "the methods were weighted"
         notes.append(
-            f"the method was chosen among {len(blended.trials)} on these same {groups}, which"
+            f"{choice} among {len(blended.trials)} on these same {groups}, which"
             f" makes the score optimistic by about {blended.optimism:.3f} on average: expect about"
             f" {blended.expected.interval().value:.3f}"
         )
@@ -248,7 +253,12 @@ def _left_undone(aligned: Aligned, config: BlendConfig, why_not: str | None) -> 
 # One thread makes sums the same on any number of cores. Parallel parts start threads themselves.
 @threadpool_limits.wrap(limits=1)
 def combine(
-    aligned: Aligned, config: BlendConfig, *, name: str, costs: tuple[np.ndarray, str]
+    aligned: Aligned,
+    config: BlendConfig,
+    *,
+    metric: Metric,
+    name: str,
+    costs: tuple[np.ndarray, str],
 ) -> Blend:
     """Blend aligned members by the given method, or by the best of several.
 
@@ -257,7 +267,9 @@ def combine(
     aligned
         The members and their rows.
     config
-        The settings; `config.metric` must be given.
+        The settings.
+    metric
+        The metric that is decided (see `decide_metric`).
     name
         Name of the blend in tables.
     costs
@@ -268,23 +280,24 @@ def combine(
     UserError
         If the method or the budget does not go with these members.
     """
-    assert config.metric is not None
     why_not = why_not_fit(aligned, config)
     methods = methods_to_try(config, why_not=why_not, num_members=len(aligned.members))
-    singles = Singles(aligned, config.metric, blend=name)
+    singles = Singles(aligned, metric, blend=name)
     if _streams(config, methods):
         return _voted(aligned, singles, costs[0], *methods.popitem())
-    evidence = Evidence(list(singles.watched(aligned.oof())), singles.rows, config.metric)
+    evidence = Evidence(list(singles.watched(aligned.oof())), singles.rows, metric)
     cost_M, unit = costs
     decide = why_not is None and (config.method == AUTO or methods[config.method].fits)
     if config.budget is not None:
         methods = {
             key: within(one, cost_M, parse_budget(config.budget)) for key, one in methods.items()
         }
-    blended = blend_arrays(evidence, methods, decide=decide)
+    blended = blend_arrays(evidence, methods, decide=decide, prefer=config.prefer)
     # Without a held-out part, two parts must remain to cross-fit within.
     again = config.thorough and len(methods) > 1 and why_not is None and _num_parts(aligned) > 2
-    once_more = nested_once_more(evidence, methods, decide=decide) if again else None
+    once_more = (
+        nested_once_more(evidence, methods, decide=decide, prefer=config.prefer) if again else None
+    )
     chosen = blended.chosen
     place, best = singles.best
     rows = singles.compared(chosen.logits_NC)
@@ -296,6 +309,7 @@ def combine(
         singles.names[place],
         singles.metric,
         once_more,
+        prefer=config.prefer,
         groups=aligned.groups,
     )
     # Members within a budget are chosen by fitting, so they need the same conditions.
@@ -303,7 +317,8 @@ def combine(
         sections["4_costs"] = _frontier(
             evidence, splits_of(evidence), singles, blended, cost_M, unit
         )
-    fits = methods[chosen.name].fits or bool(chosen.offsets_C.any())
+    used = [trial for trial, weight in zip(blended.trials, blended.weight_S, strict=True) if weight]
+    fits = any(methods[trial.name].fits or trial.offsets_C.any() for trial in used)
     return Blend(
         chosen.logits_NC,
         _tests(aligned, chosen.final, chosen.offsets_C),
@@ -312,7 +327,7 @@ def combine(
         chosen.offsets_C,
         sections,
         fits=fits,
-        of_shares=methods[chosen.name].of_shares,
+        of_shares=blended.is_choice and methods[chosen.name].of_shares,
         notes=[
             *_unless_better(verdict, better=better),
             *_notes(

@@ -20,16 +20,18 @@ import tyro
 import yaml
 
 from ensemble.methods.registry import METHODS
-from foldblend.cli import check_name, early_value, parse_flags
+from foldblend.cli import check_name, early_value, parse_flags, typed_settings
 from foldblend.errors import UserError, did_you_mean, listed, require
 from foldblend.help import About
-from foldblend.scores.metrics import check_metric
+from foldblend.scores.metrics import MEAN_COST, check_metric
 
 __all__ = [
     "ALLOWS",
     "AUTO",
     "DECIDES",
+    "FORMERLY",
     "BlendConfig",
+    "decisions",
     "parse_blend_config",
     "parse_budget",
     "read_blend_file",
@@ -74,8 +76,13 @@ class BlendConfig:
     config: Annotated[str | None, tyro.conf.arg(aliases=["-c"])] = None
     """blend.yaml of an earlier blend, to make the same blend again; flags win. Default: none."""
     method: str = AUTO
-    """How members are combined: auto (the simplest method within one standard error of the best),
+    """How members are combined: auto (tries all but trees, see --prefer), single (the best member),
     soft, log, hard, rank, tempered, weights, greedy, weights-metric, stack or trees.
+    """
+    prefer: Literal["score", "simple"] = "score"
+    """What --method auto makes of the methods. score: the mean of their probabilities, each
+    weighted by how often it scores best in bootstrap samples of groups. simple: the simplest method
+    within one standard error of the best.
     """
     weights: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="W [W ...]")] = None
     """One weight per run, in the order of the runs, which come first on the command line. For votes
@@ -119,10 +126,19 @@ class BlendConfig:
     """Metric by which methods and members are chosen, and which is reported; see run_cv.py --help.
     Default: the metric of the runs, or f1_macro where they differ.
     """
+    costs: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """Table of the costs of errors: the header and the first column are the classes, a cell is the
+    cost of predicting the column's class when the row's is true. The metric is then the mean cost.
+    """
 
     def __post_init__(self) -> None:
-        if self.metric is not None:
+        if self.metric not in (None, MEAN_COST):
             check_metric(self.metric)
+        require(
+            self.costs is None or self.metric in (None, MEAN_COST),
+            f"--costs {self.costs}: the metric is then the mean cost, not --metric {self.metric};"
+            " leave one of them out",
+        )
         check_name(self.name)
         known = [AUTO, *METHODS]
         near = did_you_mean(self.method, known)
@@ -159,8 +175,25 @@ DECIDES = (
     "thorough",
     "intersect",
     "allow_different_folds",
+    "prefer",
 )
 ALLOWS = ("include_blends", "allow_optimistic", "allow_leaks")
+# Values of settings that a blend.yaml of an earlier version lacks: those that this version had.
+# They are not hashed, so that such a blend keeps its run key and its name.
+FORMERLY: Mapping[str, Any] = {"prefer": "simple"}
+
+
+def decisions(config: BlendConfig) -> dict[str, Any]:
+    """Return the settings that decide the result of a blend, for its run key and blend.yaml."""
+    found = {name: getattr(config, name) for name in DECIDES}
+    # A vote that fits nothing is the same whatever is preferred.
+    if config.weights is not None or (config.method != AUTO and not METHODS[config.method].fits):
+        found["prefer"] = FORMERLY["prefer"]
+    return {
+        name: value
+        for name, value in found.items()
+        if name not in FORMERLY or value != FORMERLY[name]
+    }
 
 
 def read_members(file: str | Path) -> Mapping[str, Any]:
@@ -195,7 +228,8 @@ def read_blend_file(file: str | Path) -> BlendConfig:
     """
     settings = read_members(file)
     folder = Path(file).parent
-    taken = {name: settings[name] for name in (*DECIDES, *ALLOWS) if name in settings}
+    saved = {**FORMERLY, **settings}
+    taken = {name: saved[name] for name in (*DECIDES, *ALLOWS) if name in saved}
     known = {one.name: one for one in dataclasses.fields(BlendConfig)}
     for name, value in taken.items():
         kinds = MAY_BE.get(name, (type(known[name].default),))
@@ -231,6 +265,9 @@ def parse_blend_config(argv: Sequence[str], about: About) -> BlendConfig:
     """
     file = early_value(argv, ("--config", "-c"))
     default = BlendConfig() if file is None else read_blend_file(file)
+    if "costs" in typed_settings(BlendConfig, argv):
+        # Flags win over the file, whose metric would contradict them.
+        default = dataclasses.replace(default, metric=None)
     for index, word in enumerate(argv):
         flag, _, value = word.partition("=")
         if flag == "--weights" and not value:

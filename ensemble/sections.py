@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.auto import Blended, Trial
+from ensemble.auto import SCORE, Blended, Trial
 from ensemble.methods.registry import METHODS
 from foldblend.scores.metrics import Metric
 from foldblend.scores.score import Score
@@ -144,23 +144,49 @@ def errors_section(names: Sequence[str], wrong_MN: np.ndarray) -> dict[str, Any]
     )
 
 
-def _row(trial: Trial, chosen: Trial, best_single: Score, metric: Metric) -> list[str]:
+def _row(
+    trial: Trial, label: str, weight: str | None, best_single: Score, metric: Metric
+) -> list[str]:
     nested = trial.nested.interval().as_dict()
     sign = metric.sign
     return [
-        f"{trial.label} (chosen)" if trial is chosen else trial.label,
+        label,
         num(sign * trial.in_sample),
         num(nested["value"]),
         span(nested),
         signed(trial.nested.minus(best_single).interval().as_dict()),
+        *([] if weight is None else [weight]),
     ]
 
 
-def _why_chosen(blended: Blended) -> str:
+def _rows(blended: Blended, best_single: Score, metric: Metric) -> list[list[str]]:
+    """Return a row for each method, and one for their mean if that was taken."""
+    chosen = blended.chosen
+    rows = []
+    for trial, weight in zip(blended.trials, blended.weight_S, strict=True):
+        label = f"{trial.label} (chosen)" if trial is chosen else trial.label
+        share = None if blended.is_choice else f"{weight:.2f}" if weight else ""
+        rows.append(_row(trial, label, share, best_single, metric))
+    if not blended.is_choice:
+        rows.append(_row(chosen, "mean of these (chosen)", "1.00", best_single, metric))
+    return rows
+
+
+def _why_chosen(blended: Blended, metric: Metric, prefer: str, groups: str) -> str:
     chosen = blended.chosen
     best = max(blended.trials, key=lambda trial: trial.nested.value)
+    if not blended.is_choice:
+        over = metric.sign * (chosen.nested.value - best.nested.value)
+        return (
+            "Chosen: the mean of the methods' probabilities. The weight of a method is the share of"
+            f" bootstrap samples of {groups} in which it scores best; shares below 2 % count as 0."
+            " On new data such a mean scores better on average than the method with the best score"
+            f" here, {best.label}, from which it differs by {over:+.4f}."
+        )
     why = "It has the best score."
-    if best is not chosen:
+    if prefer == SCORE and len(blended.trials) > 1:
+        why = f"It scores best in at least 98 % of bootstrap samples of {groups}."
+    elif best is not chosen:
         why = (
             "It is the simplest method within one standard error of the best: it scores"
             f" {best.nested.value - chosen.nested.value:.4f} below {best.name}, whose standard"
@@ -180,8 +206,12 @@ def _optimism(blended: Blended, metric: Metric, groups: str) -> str:
             f" ({metric.sign * over:+.4f})"
         )
     expected = blended.expected.interval()
+    if blended.is_choice:
+        choice = f"The method was chosen among {len(blended.trials)}"
+    else:
+        choice = "The weights of the methods were found"
     return (
-        f"The method was chosen among {len(blended.trials)} on the same {groups} that score it,"
+        f"{choice} on the same {groups} that score it,"
         f" so its score is optimistic: by about {blended.optimism:.3f} {metric.title} on average"
         f" (bootstrap estimate){more}. The scores above are not corrected for this; corrected,"
         f" expect about {expected.value:.3f} [{expected.low:.3f}, {expected.high:.3f}]. How lucky"
@@ -189,21 +219,33 @@ def _optimism(blended: Blended, metric: Metric, groups: str) -> str:
     )
 
 
-def _decision_rule(chosen: Trial, groups: str) -> str | None:
-    gained, error = chosen.offsets_gain
-    if chosen.offsets_C.any():
-        return (
-            "Decision rule: one offset per class is added to the log-probabilities. Offsets are"
-            f" used because they gain {gained:+.4f} on held-out {groups} (standard error"
-            f" {error:.4f})."
-        )
-    if gained or error:
+def _decision_rule(blended: Blended, groups: str) -> str | None:
+    """Return which methods use offsets and why, or None if no offsets were fitted."""
+    used = [
+        trial
+        for trial, weight in zip(blended.trials, blended.weight_S, strict=True)
+        if weight and any(trial.offsets_gain)
+    ]
+    if not used:
+        return None
+    with_offsets = [trial for trial in used if trial.offsets_C.any()]
+    if not with_offsets:
+        gained, error = used[0].offsets_gain
         return (
             "Decision rule: the most probable class. One offset per class would change the score"
-            f" by {gained:+.4f} on held-out {groups} (standard error {error:.4f}), which is not"
-            " enough to use offsets."
+            f" of {used[0].name} by {gained:+.4f} on held-out {groups} (standard error"
+            f" {error:.4f}), which is not enough to use offsets."
         )
-    return None
+    each = "; ".join(
+        f"{trial.name}: strength {trial.strength:.2f}, in full strength"
+        f" {trial.offsets_gain.value:+.4f} on held-out {groups} (standard error"
+        f" {trial.offsets_gain.error:.4f})"
+        for trial in with_offsets
+    )
+    return (
+        "Decision rule: one offset per class is added to the log-probabilities, multiplied by a"
+        f" strength from 0 to 1, the share of bootstrap samples in which offsets help ({each})."
+    )
 
 
 def methods_section(
@@ -213,18 +255,21 @@ def methods_section(
     metric: Metric,
     once_more: Score | None,
     *,
+    prefer: str = SCORE,
     groups: str = "groups",
 ) -> dict[str, Any]:
     """Return the section that compares the methods, and explains the choice.
 
     `name` is that of the best single run, whose score every method is compared with; `once_more`
-    is the score of the whole procedure with the choice of the method cross-validated too; `groups`
-    is what groups are, in the plural.
+    is the score of the whole procedure with the choice of the method cross-validated too; `prefer`
+    is how the choice was made; `groups` is what groups are, in the plural.
     """
     header = ["", "in-sample", "nested CV", "95 % interval", f"difference to {name}"]
-    rows = [_row(trial, blended.chosen, best_single, metric) for trial in blended.trials]
+    header += [] if blended.is_choice else ["weight"]
+    rows = _rows(blended, best_single, metric)
     short = [
-        [label, nested, interval, less.split(" ")[0]] for label, _, nested, interval, less in rows
+        [label, nested, interval, less.split(" ")[0], *weight]
+        for label, _, nested, interval, less, *weight in rows
     ]
     sentences = [
         "In-sample: scored on the rows that the method was fitted on, so too high. Nested CV: each"
@@ -232,13 +277,16 @@ def methods_section(
         f" single run, {name}, compare both on the same bootstrap samples of {groups}."
     ]
     if len(blended.trials) > 1:
-        sentences += [_why_chosen(blended), _optimism(blended, metric, groups)]
+        sentences += [
+            _why_chosen(blended, metric, prefer, groups),
+            _optimism(blended, metric, groups),
+        ]
     if once_more is not None:
         sentences.append(
             "With the choice of the method cross-validated too (--thorough), the whole procedure"
             f" scores {once_more.interval()}."
         )
-    rule = _decision_rule(blended.chosen, groups)
+    rule = _decision_rule(blended, groups)
     if rule is not None:
         sentences.append(rule)
     return section(

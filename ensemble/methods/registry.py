@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ensemble.methods import greedy, stack, trees, weights
+from ensemble.methods import greedy, single, stack, trees, weights
 from ensemble.methods.base import Evidence, Fitted, Method
 from ensemble.methods.vote import NUM_QUANTILES, RankVote, Vote
 from foldblend.scores.metrics import log_softmax
@@ -45,8 +45,10 @@ def _rank(evidence: Evidence) -> Fitted:
     return dataclasses.replace(vote, temperature=temperature)
 
 
-# The order matters: of methods within one standard error of the best, the first is chosen.
+# The order matters: of methods within one standard error of the best, the first is chosen, and of
+# methods with the same score the first counts as the best.
 METHODS: dict[str, Method] = {
+    "single": Method("best single member", single.fit),
     "soft": Method("mean of probabilities", weighted_vote("soft"), fits=False),
     "log": Method("mean of log-probabilities", weighted_vote("log"), fits=False),
     "hard": Method("one vote per member", weighted_vote("hard"), fits=False, of_shares=True),

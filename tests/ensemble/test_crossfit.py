@@ -9,7 +9,7 @@ import yaml
 
 from ensemble import auto, subsets
 from ensemble.align import align
-from ensemble.auto import _trial, blend_arrays, nested_once_more
+from ensemble.auto import PREFERS, SIMPLE, Tried, _trial, blend_arrays, nested_once_more
 from ensemble.blend import blend
 from ensemble.crossfit import CrossFitted, cross_fit, cross_fit_offsets, splits_of
 from ensemble.methods.base import Evidence
@@ -169,8 +169,8 @@ def test_a_row_of_the_frontier_has_the_number_of_folds_that_chose_it():
     assert cheapest.name.endswith("(chosen in 2 of 4 folds)")
 
 
-@pytest.mark.parametrize(("num_mended", "kept"), [(1, False), (60, True)])
-def test_offsets_are_kept_only_for_a_gain_of_two_and_a_half_standard_errors(num_mended, kept):
+@pytest.mark.parametrize(("num_mended", "kept"), [(1, 0.65), (60, 1)])
+def test_offsets_are_as_strong_as_they_often_help(num_mended, kept):
     evidence = skewed()
     logits = evidence.logits_MNC[0]
     wrong = np.flatnonzero(
@@ -180,9 +180,14 @@ def test_offsets_are_kept_only_for_a_gain_of_two_and_a_half_standard_errors(num_
     moved[wrong, evidence.rows.label_N[wrong]] = 99
     offsets = np.array([-1.0, 0.0, 1.0])
     found = CrossFitted(logits, Vote("soft", (1.0, 0.0), (1.0, 1.0)))
-    trial = _trial(evidence, "soft", found, moved, offsets)
+    tried = Tried("soft", found, moved, offsets)
+    trial = _trial(evidence, tried)
     assert trial.offsets_gain[0] > 0
-    assert trial.offsets_C.any() == kept
+    assert trial.strength == pytest.approx(kept, abs=0.05)
+    np.testing.assert_allclose(trial.offsets_C, trial.strength * offsets)
+    # One of 480 images is better; it must gain 2.5 standard errors where simple is preferred.
+    rule = PREFERS[SIMPLE].strength_of
+    assert _trial(evidence, tried, rule).strength == (num_mended == 60)
 
 
 @pytest.fixture

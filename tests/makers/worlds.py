@@ -86,7 +86,7 @@ class World:
         if self._has("unequal"):
             self.spread_of_sizes = more.uniform(0.4, 1.2)
         if self._has("shifted"):
-            self.shift = more.uniform(0.05, 0.2)
+            self.shift = more.uniform(0.02, 0.08)
         if self._has("copies"):
             self.copy_of_M = more.integers(0, max(1, num_models // 3), num_models)
             self.apart = more.uniform(0.1, 0.4)
