@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,12 @@ def read_error_costs(file: str | Path) -> ErrorCosts:
     table = read_text_table(file)
     names, *columns = table.cells.columns
     true = [tidy(one) for one in table.cells[names]]
-    twice = sorted({*table.twice} - {names}) + sorted({one for one in true if true.count(one) > 1})
+    require(
+        names not in table.twice,
+        f"{place}: the first cell of the header is the name {names!r} of another column; leave it"
+        " blank",
+    )
+    twice = sorted(table.twice) + sorted({one for one in true if true.count(one) > 1})
     require(
         not twice,
         f"{place}: class {listed(map(repr, twice))} occurs twice; write each class once in the"
@@ -126,24 +132,22 @@ def read_error_costs(file: str | Path) -> ErrorCosts:
     )
     rows = []
     for line, cells in zip(table.cells.index, table.cells[columns].to_numpy(), strict=True):
-        try:
-            rows.append([float(cell) for cell in cells])
-        except ValueError:
-            word = next(cell for cell in cells if not _is_number(cell))
-            raise UserError(
-                f"{place}: {table.at([line])}: {word!r} is not a number; write costs such as 0, 1"
-                " or 2.5"
-            ) from None
+        odd = [cell for cell in cells if not _is_finite(cell)]
+        require(
+            not odd,
+            f"{place}: {table.at([line])}: {listed(map(repr, odd))} is not a finite number; write"
+            " costs such as 0, 1 or 2.5",
+        )
+        rows.append([float(cell) for cell in cells])
     in_order = [rows[true.index(name)] for name in wanted]
     return _checked(wanted, in_order, place=place)
 
 
-def _is_number(text: str) -> bool:
+def _is_finite(text: str) -> bool:
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True
 
 
 def mean_cost(cost_CC: np.ndarray) -> Metric:

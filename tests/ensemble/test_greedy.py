@@ -8,6 +8,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, recall_score
 
 from ensemble.methods.base import Evidence
 from ensemble.methods.greedy import bagged_weights, best_prefix, fit, greedy_picks
+from foldblend.scores.error_costs import mean_cost
 from foldblend.scores.metrics import log_softmax, softmax
 from foldblend.scores.rows import Rows
 
@@ -105,6 +106,20 @@ def test_kappa_is_counted_like_its_score() -> None:
     for place, score in enumerate(scores):
         mean_NC = proba_MNC[picks[: place + 1]].mean(axis=0)
         assert score == pytest.approx(METRICS["kappa_quadratic"].score(label_N, mean_NC), abs=1e-12)
+
+
+def test_costs_are_counted_like_their_mean() -> None:
+    for seed, kind in enumerate(["coarse", "duplicates", "smooth"]):
+        proba_MNC, label_N = drawn(np.random.default_rng(seed), kind)
+        num_classes = proba_MNC.shape[2]
+        cost_CC = np.random.default_rng(seed).integers(0, 6, (num_classes, num_classes))
+        metric = mean_cost(cost_CC.astype(float))
+        picks, scores = greedy_picks(proba_MNC, label_N, num_picks=5, metric=metric)
+        for place, score in enumerate(scores):
+            sum_NC = np.zeros(proba_MNC.shape[1:])
+            for member in picks[: place + 1]:
+                sum_NC += proba_MNC[member]
+            assert score == pytest.approx(-metric.score(label_N, sum_NC), abs=1e-12)
 
 
 def test_candidates_in_many_chunks_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from ensemble import offsets
 from ensemble.offsets import _best_offset, _line, _prior_correction
+from foldblend.scores.error_costs import mean_cost
 from foldblend.scores.metrics import METRICS, log_softmax, mean_score
 from foldblend.scores.rows import Rows
 
@@ -55,6 +56,23 @@ def gain(metric, offset_C, new):
     )
 
 
+def decided(log_NC, offset_C):
+    return (log_NC + offset_C).argmax(axis=1)
+
+
+def ordinal(seed, *, num_groups, num_classes=5):
+    """Return logits, labels and groups of classes with an order, from a too cautious model."""
+    rng = np.random.default_rng(seed)
+    place_C = np.arange(num_classes)
+    share_C = 0.4**place_C / (0.4**place_C).sum()
+    group_N = np.repeat(np.arange(num_groups), 4)
+    label_N = rng.choice(num_classes, size=len(group_N), p=share_C)
+    seen_N = label_N + 0.4 * rng.normal(size=num_groups)[group_N]
+    seen_N += 0.8 * rng.normal(size=len(group_N))
+    logits_NC = -((place_C - seen_N[:, None]) ** 2) / 1.6 + np.log(share_C)
+    return logits_NC, label_N, group_N
+
+
 def f1_sum(log_NC, label_N):
     """Return the sum over classes of F1, counted row by row."""
     guess_N = log_NC.argmax(axis=1)
@@ -87,6 +105,27 @@ def test_the_line_search_has_the_score_of_every_threshold(search):
             if high - low > 1e-9:
                 moved_C = np.where(np.arange(len(offset_C)) == label, offset, offset_C)
                 assert value == pytest.approx(f1_sum(log_NC + moved_C, label_N), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["kappa_quadratic", "mean_cost"])
+def test_the_line_search_has_the_score_of_every_threshold_for_other_metrics(search, name):
+    log_NC, label_N, offset_C = search
+    num_classes = len(offset_C) + 2
+    rng = np.random.default_rng(0)
+    cost_CC = rng.random((num_classes, num_classes))
+    metric = METRICS[name] if name in METRICS else mean_cost(cost_CC)
+    # The classes that occur are some of all classes, in whose order kappa has its places.
+    class_E = np.sort(rng.permutation(num_classes)[: len(offset_C)])
+    for label in range(len(offset_C)):
+        edges, scores = _line(label, log_NC.T, label_N, offset_C, metric, class_E)
+        inside = np.r_[edges[1] - 1, (edges[1:-2] + edges[2:-1]) / 2, edges[-2] + 1]
+        for low, high, offset, value in zip(edges[:-1], edges[1:], inside, scores, strict=True):
+            if high - low > 1e-9:
+                moved_C = np.where(np.arange(len(offset_C)) == label, offset, offset_C)
+                guess_NC = np.eye(num_classes)[class_E[decided(log_NC, moved_C)]]
+                wanted = metric.sign * metric.score(class_E[label_N], guess_NC)
+                wanted /= 1 if name in METRICS else cost_CC.std()
+                assert value == pytest.approx(np.nan_to_num(wanted), abs=1e-9)
 
 
 def test_no_offset_of_a_fine_grid_is_better_and_a_second_search_changes_nothing(search):
@@ -132,6 +171,39 @@ def test_balanced_accuracy_of_new_rows_rises_at_one_to_a_hundred():
         )
 
 
+def test_offsets_for_two_classes_find_the_threshold_of_their_costs():
+    """A class is predicted above a probability of 1 / (1 + cost of missing it)."""
+    rng = np.random.default_rng(0)
+    proba_N = rng.random(20_000)
+    label_N = (rng.random(20_000) < proba_N).astype(int)
+    logits_NC = np.log(np.stack([1 - proba_N, proba_N], axis=1))
+    metric = mean_cost(np.array([[0.0, 1.0], [4.0, 0.0]]))
+    offset_C = fit_offsets(logits_NC, label_N, np.arange(20_000) // 4, metric=metric)
+    assert offset_C[1] - offset_C[0] == pytest.approx(np.log(4), abs=0.25)
+
+
+def test_equal_costs_of_a_calibrated_model_need_no_offsets():
+    seen, _ = simulated(1, ratio=100.0, num_classes=3)
+    np.testing.assert_array_equal(fit_offsets(*seen, metric=mean_cost(1 - np.eye(3))), 0)
+
+
+def test_the_mean_cost_of_new_rows_falls_where_missing_a_rare_class_costs_more():
+    for seed in range(4):
+        seen, new = simulated(seed, ratio=20.0, num_classes=4)
+        cost_CC = (1 - np.eye(4)) * np.array([1, 1, 1, 10.0])[:, None]
+        metric = mean_cost(cost_CC)
+        offset_C = fit_offsets(*seen, metric=metric)
+        before, after = (metric.score(new[1], log_softmax(new[0]) + each) for each in (0, offset_C))
+        assert after < 0.9 * before
+
+
+def test_kappa_of_new_rows_rises_where_rare_classes_are_at_the_end_of_the_order():
+    for seed in range(4):
+        offset_C = fit_offsets(*ordinal(seed, num_groups=300), metric="kappa_quadratic")
+        new = ordinal(seed + 100, num_groups=3000)
+        assert gain("kappa_quadratic", offset_C, new) > 0.005
+
+
 @pytest.mark.parametrize("metric", ["f1_macro", "balanced_accuracy"])
 def test_balanced_classes_need_no_offsets(metric):
     moved = [
@@ -147,7 +219,9 @@ def test_metrics_that_gain_nothing_by_offsets_get_none(metric):
     np.testing.assert_array_equal(fit_offsets(*seen, metric=metric), 0)
 
 
-@pytest.mark.parametrize("metric", ["f1_macro", "balanced_accuracy"])
+@pytest.mark.parametrize(
+    "metric", ["f1_macro", "balanced_accuracy", mean_cost((1 - np.eye(4)) * [[1], [9], [9], [9]])]
+)
 def test_a_class_without_rows_never_gains(metric):
     (logits_NC, label_N, group_N), _ = simulated(5, ratio=100.0, num_classes=3)
     # The added class is a close second in every row.

@@ -1,0 +1,162 @@
+"""Costs of errors: what a table must have, and the mean cost as a metric."""
+
+import numpy as np
+import pytest
+
+from foldblend.errors import UserError
+from foldblend.scores.bootstrap import bootstrap_scores
+from foldblend.scores.error_costs import (
+    ErrorCosts,
+    common_metric,
+    costs_among,
+    mean_cost,
+    metric_of,
+    read_error_costs,
+)
+from foldblend.scores.metrics import METRICS, softmax
+
+NAMES = ("cat", "dog", "owl")
+TABLE = """true,owl,cat,dog
+dog,1,2,0
+cat,5,0,0.5
+owl,0,1,1
+"""
+COSTS = ((0, 0.5, 5), (2, 0, 1), (1, 1, 0))  # in the order of NAMES
+
+
+@pytest.fixture
+def drawn():
+    rng = np.random.default_rng(0)
+    proba_NC = softmax(rng.normal(size=(120, 3)))
+    return rng.integers(3, size=120), proba_NC, np.repeat(np.arange(30), 4)
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Write a text as a table, and return the path of its file."""
+
+    def write(text, name="costs.csv"):
+        file = tmp_path / name
+        file.write_text(text, encoding="utf-8")
+        return file
+
+    return write
+
+
+def error_of(file):
+    with pytest.raises(UserError) as found:
+        read_error_costs(file).of(NAMES, place=f"--costs {file}")
+    message = str(found.value)
+    assert "\n" not in message
+    assert str(file) in message
+    return message
+
+
+def test_a_table_may_have_any_order_and_delimiter(written):
+    for text in (TABLE, TABLE.replace(",", ";"), TABLE.replace(",", "\t")):
+        found = read_error_costs(written(text)).of(NAMES, place="here")
+        assert found.classes == NAMES
+        assert found.rows == COSTS
+
+
+def test_the_first_header_cell_may_be_blank(written):
+    file = written(TABLE.replace("true,", ","))
+    assert read_error_costs(file).of(NAMES, place="here").rows == COSTS
+
+
+def test_costs_survive_a_dict():
+    costs = ErrorCosts(NAMES, COSTS)
+    assert ErrorCosts.from_dict(costs.as_dict(), place="here") == costs
+    for damaged in (None, {}, {"classes": ["a"], "rows": [[0]]}, {"classes": 3, "rows": "x"}):
+        with pytest.raises(UserError, match=r"^here: costs"):
+            ErrorCosts.from_dict(damaged, place="here")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "empty"),
+        ("true,cat,dog,owl\n", "only in the header"),
+        (TABLE.replace("owl,0,1,1\n", ""), "'owl' is only in the header"),
+        (TABLE.replace("owl", "own"), "no class 'own'; did you mean owl?"),
+        ("true,cat,dog\ncat,0,1\ndog,1,0\n", "no costs of 'owl'"),
+        (TABLE + "cat,0,1,2\n", "'cat' occurs twice"),
+        (
+            "true,owl,cat,dog,dog\n" + "dog,1,2,0,0\ncat,5,0,1,1\nowl,0,1,1,1\n",
+            "'dog' occurs twice",
+        ),
+        ("cat,owl,cat,dog\n" + TABLE.split("\n", 1)[1], "first cell of the header"),
+        (TABLE.replace("cat,5", "cat,much"), "line 3: 'much' is not a finite number"),
+        (TABLE.replace("cat,5", "cat,"), "line 3: '' is not a finite number"),
+        (TABLE.replace("cat,5", "cat,nan"), "line 3: 'nan' is not a finite number"),
+        (TABLE.replace("cat,5", "cat,inf"), "line 3: 'inf' is not a finite number"),
+        (TABLE.replace("0.5", "0,5"), "line 3 has 5 fields"),
+        ("true,cat,dog,owl\ncat,1,1,1\ndog,1,1,1\nowl,1,1,1\n", "every prediction costs the same"),
+        ("true,cat,dog,owl\ncat,1,1,1\ndog,2,2,2\nowl,3,3,3\n", "every prediction costs the same"),
+        ("true,cat\ncat,0\n", "not a square table"),
+    ],
+)
+def test_bad_tables(written, text, words):
+    assert words in error_of(written(text))
+
+
+def test_a_missing_table(tmp_path):
+    assert "No such file" in error_of(tmp_path / "gone.csv")
+
+
+def test_the_mean_cost_is_the_mean_over_rows(drawn):
+    label_N, proba_NC, _ = drawn
+    metric = ErrorCosts(NAMES, COSTS).metric
+    wanted = np.mean(
+        [COSTS[true][guess] for true, guess in zip(label_N, proba_NC.argmax(1), strict=True)]
+    )
+    assert metric.score(label_N, proba_NC) == pytest.approx(wanted, abs=1e-12)
+    assert metric.sign == -1
+
+
+def test_a_cost_of_one_for_every_error_is_one_minus_accuracy(drawn):
+    label_N, proba_NC, group_N = drawn
+    metric = mean_cost(1 - np.eye(3))
+    accuracy = METRICS["accuracy"]
+    assert metric.score(label_N, proba_NC) == pytest.approx(1 - accuracy.score(label_N, proba_NC))
+    found_B = bootstrap_scores(metric, label_N, proba_NC, group_N)
+    np.testing.assert_allclose(found_B, 1 - bootstrap_scores(accuracy, label_N, proba_NC, group_N))
+
+
+def test_bootstrap_samples_are_scores_of_the_drawn_rows(drawn):
+    label_N, proba_NC, group_N = drawn
+    metric = ErrorCosts(NAMES, COSTS).metric
+    found_B = bootstrap_scores(metric, label_N, proba_NC, group_N, seed=1)
+    rng = np.random.default_rng(1)
+    for found in found_B[:5]:
+        rows = np.concatenate([np.flatnonzero(group_N == one) for one in rng.integers(30, size=30)])
+        assert found == pytest.approx(metric.score(label_N[rows], proba_NC[rows]), abs=1e-12)
+
+
+def info_of(costs=None, metric="mean_cost", name="a"):
+    return {"name": name, "classes": list(NAMES), "metric": metric, "costs": costs}
+
+
+def test_the_metric_of_a_run():
+    label_N = np.array([0, 1, 2])
+    metric = metric_of(info_of(COSTS))
+    assert metric.score(label_N, np.eye(3)[[2, 1, 2]]) == pytest.approx(5 / 3)
+    assert metric_of({"metric": "accuracy"}) is METRICS["accuracy"]
+    with pytest.raises(UserError, match=r"run.json of a: costs"):
+        metric_of(info_of())
+    with pytest.raises(UserError, match="'later' is unknown"):
+        metric_of(info_of(metric="later"))
+
+
+def test_the_metric_of_several_runs():
+    other = 1 - np.eye(3)
+    plain = info_of(metric="f1_macro")
+    assert common_metric([plain, plain]) is METRICS["f1_macro"]
+    assert common_metric([plain, info_of(COSTS)]) is None
+    assert common_metric([info_of(COSTS), info_of(other.tolist())]) is None
+    assert common_metric([info_of(COSTS), info_of(COSTS)]).name == "mean_cost"
+    assert costs_among([plain, info_of(COSTS)]) == ErrorCosts(NAMES, COSTS)
+    with pytest.raises(UserError, match="no run has costs"):
+        costs_among([plain])
+    with pytest.raises(UserError, match="of a, b differ"):
+        costs_among([info_of(COSTS), info_of(other.tolist(), name="b")])
