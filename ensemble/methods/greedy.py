@@ -166,7 +166,7 @@ class _Counted:
             truth_C = truth_C[occurs_C]
         assert self.metric.of_counts is not None
         none = np.zeros(tally.shape[:-1])
-        return self.metric.of_counts(
+        return self.metric.sign * self.metric.of_counts(
             Counts(right, truth_C, predicted, loss=none, distance=tally[..., -1])
         )
 
