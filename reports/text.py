@@ -180,7 +180,7 @@ def signed(interval: Mapping[str, float | None] | None) -> str:
 def comparison_lines(rows: Sequence[Mapping[str, Any]], *, width: int = WIDTH) -> list[str]:
     """Return predictions side by side, the rows of reports.run.summary.compare, as a table.
 
-    The difference of each to the best is paired: both are scored on the same bootstrap samples.
+    The difference of each to the best is paired: both are compared on the same groups.
     """
     shown = list(rows[0]["attributes"])
     lines = table(

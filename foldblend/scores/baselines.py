@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from foldblend.scores.bootstrap import Interval, bootstrap_scores, percentile_interval
-from foldblend.scores.metrics import METRICS, Counts, rows_by_repeat
+from foldblend.scores.intervals import Interval, jackknife_interval
+from foldblend.scores.jackknife import left_out_scores
+from foldblend.scores.metrics import METRICS, Counts, mean_score, rows_by_repeat
 from foldblend.scores.rows import Rows
-from foldblend.scores.score import score_of
 
 UNUSED = np.array(np.nan)  # in place of sums that macro F1 does not need
 
@@ -128,13 +128,12 @@ def attribute_only_difference(
 ) -> Interval:
     """Return the macro F1 of predictions minus that of `attribute_only_guess`, with interval.
 
-    The difference is paired: the predictions and the mean of the same `num_draws` guesses are
-    scored on the same bootstrap resamples of groups.
+    The difference is paired: the same groups are left out of the predictions and of the mean of
+    `num_draws` guesses.
     """
     metric = METRICS["f1_macro"]
     rng = np.random.default_rng(seed)
     identity = np.eye(len(value_of_class))
-    ours = score_of(metric, rows, proba_NC, seed=seed)
     # Guesses use each image once, so one repeat is enough.
     once = rows_by_repeat(rows.repeat_N, len(rows))[0]
     label_N = rows.label_N[once]
@@ -143,10 +142,10 @@ def attribute_only_difference(
     # Kept as class numbers: all guesses as one-hot arrays would take much memory.
     guesses = [guess(rng) for _ in range(num_draws)]
     guessed = np.mean([metric.score(label_N, identity[guess_N]) for guess_N in guesses])
-    resamples = [
-        bootstrap_scores(metric, label_N, identity[guess_N], group_N, seed=seed)
-        for guess_N in guesses
-    ]
-    return percentile_interval(
-        float(ours.value - guessed), ours.resamples_B - np.mean(resamples, axis=0)
+    ours = mean_score(metric, rows.label_N, proba_NC, rows.repeat_N)
+    ours_G = left_out_scores(metric, rows.label_N, proba_NC, rows.group_N, repeat_N=rows.repeat_N)
+    guessed_G = np.mean(
+        [left_out_scores(metric, label_N, identity[guess_N], group_N) for guess_N in guesses],
+        axis=0,
     )
+    return jackknife_interval(float(ours - guessed), ours_G - guessed_G)

@@ -186,7 +186,7 @@ def _shared_groups(groups: Sequence[np.ndarray]) -> tuple[np.ndarray, bool]:
     """Return the group of each image, and whether the groups of the runs differ.
 
     If they differ, groups that share an image are merged. If they do not, names are kept, so that
-    the bootstrap samples are those of each run's report.
+    the intervals are those of each run's report.
     """
     if all((one == groups[0]).all() for one in groups):
         return groups[0], False
@@ -219,7 +219,7 @@ def rank(scored: Sequence[Scored], unmarked: Sequence[bool]) -> list[int]:
 
 
 def difference(one: Scored, other: Scored) -> dict[str, float | None]:
-    """Return one score minus the other, with the paired bootstrap interval."""
+    """Return one score minus the other, with the paired interval."""
     return one.score.minus(other.score).interval().as_dict()
 
 

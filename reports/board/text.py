@@ -68,15 +68,14 @@ def about_board(every: Mapping[str, Any], board: Board) -> list[str]:
         (
             f"{counted(board['num_images'], 'image')} of"
             f" {counted(board['num_groups'], board['group_name'])};"
-            f" out-of-fold {every['title']}{better}, 95 % intervals by bootstrap over {groups}"
-            f" ({board['num_resamples']:,} resamples)"
+            f" out-of-fold {every['title']}{better}, 95 % intervals by jackknife over {groups}"
         ),
         *board["notes"],
     ]
     if len(board["rows"]) > 1:
         sentences.append(
             f"best: {board['best']} (picked on these same images, so slightly optimistic);"
-            " differences are paired: both scores use the same bootstrap samples"
+            f" differences are paired: both scores are compared on the same {groups}"
         )
     if has_test(board):
         sentences.append("test: score on the labels of test images, which nothing else has used")

@@ -11,7 +11,7 @@ import pandas as pd
 from foldblend.runs.run import Run
 from foldblend.scores.metrics import TITLES, Metric, softmax
 from foldblend.scores.rows import Rows
-from foldblend.scores.score import score_of
+from foldblend.scores.score import score_interval, score_of
 from reports.text import num, span
 
 __all__ = ["TITLE", "score_on_test", "score_sentence", "value_on_test"]
@@ -61,10 +61,10 @@ def score_on_test(run: Run, metric: Metric) -> dict[str, Any] | None:
     rows, proba_NC, grouped = found
     return {
         "metric": metric.name,
-        "score": score_of(metric, rows, proba_NC).interval().as_dict(),
+        "score": score_interval(metric, rows, proba_NC).as_dict(),
         "num_images": len(rows),
         "num_groups": rows.num_groups if grouped else None,
-        "interval": f"95 % percentile bootstrap over {rows.groups}",
+        "interval": f"95 % jackknife over {rows.groups}",
     }
 
 

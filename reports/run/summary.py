@@ -13,7 +13,7 @@ from foldblend.scores.calibration import summarise_calibration
 from foldblend.scores.confusion import confusion_counts, most_confused
 from foldblend.scores.metrics import METRICS, Metric, as_metric, mean_score, softmax
 from foldblend.scores.rows import Rows
-from foldblend.scores.score import Scored, score_of, score_prediction
+from foldblend.scores.score import Scored, score_interval, score_prediction
 
 __all__ = [
     "MOST_NAMED",
@@ -84,14 +84,14 @@ def _confusion(
     }
 
 
-def _attribute(attribute: Attribute, rows: Rows, proba_NC: np.ndarray, seed: int) -> dict[str, Any]:
+def _attribute(attribute: Attribute, rows: Rows, proba_NC: np.ndarray) -> dict[str, Any]:
     truth_N, as_proba = attribute_view(attribute, rows.label_N, proba_NC)
     seen = dataclasses.replace(rows, label_N=truth_N)
-    f1_macro = score_of(METRICS["f1_macro"], seen, as_proba, seed=seed)
+    f1_macro = score_interval(METRICS["f1_macro"], seen, as_proba)
     return {
         "name": attribute.name,
         "value_names": list(attribute.values),
-        "f1_macro": f1_macro.interval().as_dict(),
+        "f1_macro": f1_macro.as_dict(),
         "accuracy": METRICS["accuracy"].score(truth_N, as_proba),
         "values": _per_class(seen, as_proba.argmax(1), attribute.values),
         "confusion": _confusion(truth_N, as_proba.argmax(1), attribute.values),
@@ -172,16 +172,16 @@ def summarise(
         "class_names": list(classes),
         "num_classes_occurring": len(np.unique(rows.label_N)),
         "metric": chosen.name,
-        "headline": score_of(chosen, rows, proba_NC, seed=seed).interval().as_dict(),
-        "f1_macro": score_of(METRICS["f1_macro"], rows, proba_NC, seed=seed).interval().as_dict(),
-        "interval": f"95 % percentile bootstrap over {rows.groups}",
+        "headline": score_interval(chosen, rows, proba_NC).as_dict(),
+        "f1_macro": score_interval(METRICS["f1_macro"], rows, proba_NC).as_dict(),
+        "interval": f"95 % jackknife over {rows.groups}",
         "scores": {name: _number(value) for name, value in means.items()},
         "folds": folds,
         "folds_mean": _number(scores.mean()),
         "folds_std": _number(scores.std(ddof=1)) if len(scores) > 1 else None,
         "per_class": _per_class(rows, proba_NC.argmax(1), classes),
         "confusion": _confusion(rows.label_N, proba_NC.argmax(1), classes),
-        "attributes": [_attribute(one, rows, proba_NC, seed) for one in attributes],
+        "attributes": [_attribute(one, rows, proba_NC) for one in attributes],
         "calibration": summarise_calibration(logits_NC, rows, seed=seed),
     }
 
@@ -238,7 +238,7 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Return a row per prediction: scores with intervals, and the difference to `against`.
 
-    Differences are paired: equal seeds draw equal bootstrap samples of groups.
+    Differences are paired: both scores are compared on the same groups.
 
     Parameters
     ----------

@@ -25,7 +25,7 @@ from foldblend.attributes import Attribute
 from foldblend.errors import counted
 from foldblend.scores.metrics import Metric, as_metric
 from foldblend.scores.rows import Rows
-from foldblend.scores.score import score_of
+from foldblend.scores.score import score_interval
 from reports.run.confident import (
     NEARLY_ALL,
     Judged,
@@ -372,7 +372,7 @@ def find_suspects(
 
     def score(labels_N: np.ndarray) -> dict[str, float | None]:
         relabelled = dataclasses.replace(rows, label_N=labels_N)
-        return score_of(as_metric(metric), relabelled, proba_NC).interval().as_dict()
+        return score_interval(as_metric(metric), relabelled, proba_NC).as_dict()
 
     given = score(rows.label_N)
     notes = search.notes

@@ -9,9 +9,10 @@ from foldblend.scores.baselines import (
     attribute_only_difference,
     attribute_only_guess,
 )
-from foldblend.scores.bootstrap import bootstrap_scores, score_interval
+from foldblend.scores.bootstrap import bootstrap_scores
 from foldblend.scores.metrics import METRICS, Counts, Metric, log_softmax, row_log_loss, softmax
 from foldblend.scores.rows import Rows
+from foldblend.scores.score import score_interval
 from reports.run.summary import compare, summarise
 from reports.run.text import render_text
 
@@ -113,8 +114,8 @@ def simulated_groups(num_groups, rng, accuracy=0.7, group_size=7):
 
 def test_interval_is_over_groups_not_images():
     label, proba, group = simulated_groups(100, np.random.default_rng(0))
-    by_group = score_interval(METRICS["accuracy"], label, proba, group)
-    by_image = score_interval(METRICS["accuracy"], label, proba, np.arange(len(label)))
+    by_group = score_interval(METRICS["accuracy"], Rows.of(label, group), proba)
+    by_image = score_interval(METRICS["accuracy"], Rows.of(label, np.arange(len(label))), proba)
     width = by_group.high - by_group.low
     # Seven equal images of a group have as much information as one, so the interval over groups is
     # sqrt(7) times as wide.
@@ -126,7 +127,8 @@ def test_interval_covers_the_true_score_in_about_95_percent():
     rng = np.random.default_rng(1)
     hits = 0
     for _ in range(100):
-        interval = score_interval(METRICS["accuracy"], *simulated_groups(60, rng))
+        label, proba, group = simulated_groups(60, rng)
+        interval = score_interval(METRICS["accuracy"], Rows.of(label, group), proba)
         hits += interval.low <= 0.7 <= interval.high
     assert hits >= 88  # binomial(100, 0.95) is below 88 once in a thousand
 
@@ -212,9 +214,9 @@ def test_repeats_are_scored_separately_and_averaged():
     both = (np.tile(label, 2), np.vstack([proba, worse]), np.tile(group, 2))
     repeat = np.repeat([0, 1], len(label))
     accuracy = METRICS["accuracy"]
-    one = score_interval(accuracy, label, proba, group)
-    other = score_interval(accuracy, label, worse, group)
-    mean = score_interval(accuracy, *both, repeat_N=repeat)
+    one = score_interval(accuracy, Rows.of(label, group), proba)
+    other = score_interval(accuracy, Rows.of(label, group), worse)
+    mean = score_interval(accuracy, Rows.of(both[0], both[2], repeat_N=repeat), both[1])
     assert mean.value == pytest.approx((one.value + other.value) / 2)
     scores = [bootstrap_scores(accuracy, label, each, group) for each in (proba, worse)]
     assert np.allclose(bootstrap_scores(accuracy, *both, repeat_N=repeat), np.mean(scores, axis=0))

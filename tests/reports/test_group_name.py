@@ -60,7 +60,7 @@ def test_reports_say_products(products):
             assert not re.search(r"(?<![\"\w.=])groups?\b(?!\")", readable), (run, name)
             if name != "json":
                 assert "12 products" in words, name
-    assert products[0].report["interval"] == "95 % percentile bootstrap over products"
+    assert products[0].report["interval"] == "95 % jackknife over products"
     assert products[2].info["data"]["group_name"] == "product"
 
 
@@ -82,7 +82,7 @@ def test_boards_say_products(products):
     [board] = every["boards"]
     for text in ("\n".join(board_lines(every, board, width=200)), board_page(every)):
         assert "84 images of 12 products" in text
-        assert "intervals by bootstrap over products" in text
+        assert "intervals by jackknife over products" in text
         assert not re.search(r"\bgroups?\b", _readable(text))
 
 

@@ -509,16 +509,24 @@ def test_a_run_of_the_first_schema_keeps_what_only_its_report_has(run_copy):
     assert run.report["sections"][0]["title"] == "views"
 
 
-def test_an_interval_without_width_has_a_note(run_copy):
+def test_a_perfect_score_has_an_interval_and_a_single_group_has_a_note(run_copy):
     table = run_copy.oof
     truth = 9 * np.eye(18)[table["label"]]
     table[[f"logit_{index}" for index in range(18)]] = truth.astype(np.float32)
     table.to_parquet(run_copy.path / "oof.parquet", index=False)
     run = Run(run_copy.path)
     write_report(run)
+    headline = run.report["headline"]
+    assert headline["value"] == headline["high"] == 1
+    assert 0.5 < headline["low"] < 1
+    assert not [note for note in run.report["notes"] if "no width" in note]
+    table["group"] = table["group"].iloc[0]
+    table.to_parquet(run_copy.path / "oof.parquet", index=False)
+    run = Run(run_copy.path)
+    write_report(run)
     assert run.report["headline"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     [note] = [note for note in run.report["notes"] if "no width" in note]
-    assert f"up to {3 / run.report['num_groups']:.0%} of groups" in note
+    assert note.endswith(f"there is only one {run.group_name}")
 
 
 def test_corrected_labels_have_a_note_on_optimism(run_copy):

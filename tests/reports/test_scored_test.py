@@ -58,7 +58,7 @@ def test_the_score_is_that_of_the_mean_test_logits(tmp_path):
     # It is the last block of the text.
     end = text[text.index(shown) :]
     assert end.endswith(
-        "on the 40 labelled test images (95 % percentile bootstrap over images). These labels were"
+        "on the 40 labelled test images (95 % jackknife over images). These labels were"
         " used for nothing else."
     )
     page = (run.path / "report.html").read_text()
@@ -71,7 +71,7 @@ def test_groups_of_test_images_are_resampled_whole(tmp_path):
     write_report(run, page=False)
     one = run.report["test_score"]
     assert one["num_groups"] == 8
-    assert one["interval"] == "95 % percentile bootstrap over groups"
+    assert one["interval"] == "95 % jackknife over groups"
     text = " ".join((run.path / "report.txt").read_text().split())
     assert "40 labelled test images of 8 groups" in text
 
