@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ import yaml
 
 from ensemble.align import Aligned, align
 from ensemble.budget import costs_of
-from ensemble.combine import Blend, combine, optimism_marks
-from ensemble.config import ALLOWS, DECIDES, BlendConfig, read_blend_file
+from ensemble.combine import combine, optimism_marks
+from ensemble.config import ALLOWS, BlendConfig, decisions, read_blend_file
 from ensemble.find import check_members, find_members, member_record, of_one_data_set
+from ensemble.metric import costs_section, decide_metric
+from ensemble.parameters import PARAMETERS, Parameters, to_bytes
 from foldblend.cli import Say
 from foldblend.errors import UserError, listed
 from foldblend.flags import from_settings
@@ -25,9 +27,8 @@ from foldblend.progress import lines_to, write
 from foldblend.runs.costs import device_of, num_passes, picture_seconds
 from foldblend.runs.derived import Derived, open_derived, write_derived
 from foldblend.runs.folder import PICTURES, lock_folder
-from foldblend.runs.rows import group_name_of, order_of
+from foldblend.runs.rows import group_name_of
 from foldblend.runs.run import Run
-from foldblend.scores.metrics import check_order
 from foldblend.words import plural
 from reports.run.screen import finish
 from reports.text import table
@@ -116,22 +117,6 @@ def _honesty(runs: Sequence[Run], config: BlendConfig) -> list[str]:
     return notes
 
 
-def _with_metric(config: BlendConfig, runs: Sequence[Run]) -> tuple[BlendConfig, list[str]]:
-    """Return the settings with the metric decided, and a note where members differ in it."""
-    if config.metric is not None:
-        cure = "pass another --metric, or make the runs with --class-order a,b,c"
-        check_order(config.metric, ordered=order_of(runs), cure=cure)
-        return config, []
-    own = sorted({str(run.info["metric"]) for run in runs})
-    if len(own) == 1:
-        return dataclasses.replace(config, metric=own[0]), []
-    note = (
-        f"members have different metrics ({listed(own)}), so macro F1 is used; choose another with"
-        " --metric"
-    )
-    return dataclasses.replace(config, metric="f1_macro"), [note]
-
-
 def _notes(aligned: Aligned, config: BlendConfig) -> list[str]:
     """Return notes on the members' rows: folds, corrections, test sets."""
     notes = []
@@ -188,22 +173,19 @@ def _blend_yaml(
     record: Sequence[dict[str, Any]],
     runs: Sequence[Run],
     config: BlendConfig,
-    made: Blend,
+    decides: Mapping[str, Any],
+    parameters: Parameters,
 ) -> str:
     """Return the text of blend.yaml: settings and members that repeat the blend, and its result."""
-    settings = {name: getattr(config, name) for name in (*DECIDES, *ALLOWS)}
+    settings = {**decides, **{name: getattr(config, name) for name in ALLOWS}}
     weights = None if config.weights is None else list(config.weights)
     members = [
         {**one, "path": os.path.relpath(run.path.resolve(), folder.resolve())}
         for one, run in zip(record, runs, strict=True)
     ]
-    found = {
-        "method": made.method,
-        "fitted": made.fitted.as_dict(),
-        "offsets": made.offsets_C.tolist(),
-    }
     text = yaml.safe_dump(
-        {**settings, "weights": weights, "members": members, "found": found}, sort_keys=False
+        {**settings, "weights": weights, "members": members, "found": parameters.as_dict()},
+        sort_keys=False,
     )
     return f"# python blend.py --config THIS_FILE makes the same files again\n{text}"
 
@@ -257,7 +239,8 @@ def blend(
     if config.config is not None:
         check_members(config.config, members, hashes)
     notes = _honesty(members, config)
-    config, differ = _with_metric(config, members)
+    decided = decide_metric(config, members)
+    config = decided.config
     costs = costs_of(members)
     for line in _member_lines(members, costs, skipped):
         say(line)
@@ -265,7 +248,8 @@ def blend(
         {"name": run.name, "run_key": run.info["run_key"], **one}
         for run, one in zip(members, hashes, strict=True)
     ]
-    decides = {name: getattr(config, name) for name in DECIDES}
+    kept = {} if decided.costs is None else {"costs": decided.costs.as_dict()}
+    decides = decisions(config) | kept
     key = hashlib.blake2b(
         json.dumps([record, decides], sort_keys=True).encode(), digest_size=16
     ).hexdigest()
@@ -278,11 +262,13 @@ def blend(
     if folder.resolve() in {run.path.resolve() for run in members}:
         raise UserError(f"{folder}: this is one of the runs to be blended; pass another --name")
     aligned = align(members, intersect=config.intersect)
-    notes += [*differ, *_notes(aligned, config)]
+    notes += [*decided.notes, *_notes(aligned, config)]
     # Everything is computed before the first file is written, so an error leaves no files.
     with lines_to(say):
-        made = combine(aligned, config, name=folder.name, costs=costs)
+        made = combine(aligned, config, metric=decided.metric, name=folder.name, costs=costs)
     shares = made.fitted.shares
+    parameters = Parameters(made.method, made.fitted, made.offsets_C, made.of_shares)
+    content = to_bytes(parameters, key)
     with lock_folder(folder):
         open_derived(folder, "blend", {"blend": key}, overwrite=config.overwrite)
         info = {
@@ -294,6 +280,7 @@ def blend(
             **optimism_marks(aligned, fits=made.fits),
             "views": [],
             "metric": config.metric,
+            **({} if decided.costs is None else {"costs": decided.costs.as_dict()["rows"]}),
             "about": (
                 f"{made.method}{' + offsets' if made.offsets_C.any() else ''} blend of"
                 f" {len(members)} runs: "
@@ -308,7 +295,14 @@ def blend(
         pictures = next(
             (run.path / PICTURES for run in members if (run.path / PICTURES).is_file()), None
         )
-        texts = {"blend.yaml": _blend_yaml(folder, record, members, config, made)}
+        sections = dict(made.sections)
+        if decided.costs is not None:
+            label_N = aligned.rows["label"].to_numpy()
+            sections["5_error_costs"] = costs_section(decided.costs, label_N)
+        files: dict[str, bytes | str] = {
+            "blend.yaml": _blend_yaml(folder, record, members, config, decides, parameters),
+            PARAMETERS: content,
+        }
         blended = Derived(
             like=first,
             info=info,
@@ -317,9 +311,9 @@ def blend(
             logits_NC=made.logits_NC,
             tests=made.tests,
             of_shares=made.of_shares,
-            sections=made.sections,
+            sections=sections,
             pictures=pictures,
-            texts=texts,
+            files=files,
         )
         write_derived(folder, blended)
         finish(Run(folder), page=config.page, report=config.report, say=say)

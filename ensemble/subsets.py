@@ -15,9 +15,9 @@ from ensemble.methods.quick_score import quick_score
 from ensemble.methods.vote import soft_vote
 from foldblend.errors import listed
 from foldblend.scores.metrics import softmax
-from foldblend.scores.score import score_of
+from foldblend.scores.score import score_interval
 
-__all__ = ["FewerMembers", "frontier_rows", "within"]
+__all__ = ["FewerMembers", "few", "frontier_rows", "of_members", "within"]
 
 MOST_POINTS = 6  # in the plot of score against cost
 
@@ -43,7 +43,8 @@ class FewerMembers:
         return {"members": list(self.members), **self.fitted.as_dict()}
 
 
-def _few(evidence: Evidence, members: Sequence[int]) -> Evidence:
+def few(evidence: Evidence, members: Sequence[int]) -> Evidence:
+    """Return the evidence of only these members, by number."""
     return replace(evidence, logits_MNC=[evidence.logits_MNC[one] for one in members])
 
 
@@ -65,6 +66,15 @@ def _score_of_subset(evidence: Evidence) -> Callable[[tuple[int, ...]], float]:
     return of
 
 
+def of_members(method: Method, members: tuple[int, ...]) -> Method:
+    """Return the method restricted to these members, by number."""
+
+    def fit(evidence: Evidence) -> Fitted:
+        return FewerMembers(method.fit(few(evidence, members)), members, len(evidence.logits_MNC))
+
+    return replace(method, fit=fit, fits=True)
+
+
 def within(method: Method, cost_M: np.ndarray, budget: float) -> Method:
     """Return the method restricted to members whose costs sum to no more than the budget.
 
@@ -73,7 +83,7 @@ def within(method: Method, cost_M: np.ndarray, budget: float) -> Method:
 
     def fit(evidence: Evidence) -> Fitted:
         members = tuple(sorted(within_budget(_score_of_subset(evidence), cost_M, budget)))
-        return FewerMembers(method.fit(_few(evidence, members)), members, len(cost_M))
+        return of_members(method, members).fit(evidence)
 
     return replace(method, fit=fit, fits=True)
 
@@ -125,7 +135,7 @@ def frontier_rows(
             same += members == chosen
             held = (evidence.logits_MNC[one][split.rows] for one in members)
             logits_NC[split.rows] = soft_vote(held, [1.0] * len(members))
-        headline = score_of(evidence.score, evidence.rows, softmax(logits_NC)).interval()
+        headline = score_interval(evidence.score, evidence.rows, softmax(logits_NC))
         name = listed((names[one] for one in chosen), most=9)
         note = "" if same == len(splits) else f" (chosen in {same} of {len(splits)} folds)"
         return Row(

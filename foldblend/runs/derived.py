@@ -107,8 +107,8 @@ class Derived:
     """Sections of the report, by name."""
     pictures: Path | None = None
     """Table of the image files of one of the runs, which is copied."""
-    texts: Mapping[str, str] = field(default_factory=dict)
-    """Content of further text files, by file name."""
+    files: Mapping[str, bytes | str] = field(default_factory=dict)
+    """Content of further files, by file name; text as UTF-8."""
 
 
 def write_derived(folder: Path, made: Derived) -> Run:
@@ -151,8 +151,8 @@ def write_derived(folder: Path, made: Derived) -> Run:
         _copy_test_labels(folder, members)
     for name, one in made.sections.items():
         write_section(folder, name, one)
-    for name, text in made.texts.items():
-        write_bytes(folder / name, text)
+    for name, content in made.files.items():
+        write_bytes(folder / name, content)
     finished = before.get("finished", round(time.time()))
     write_json(folder / "run.json", record | {"status": "done", "finished": finished})
     return Run(folder)

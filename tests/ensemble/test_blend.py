@@ -20,6 +20,7 @@ FILES = (
     "test_fold_0.parquet",
     "submission.csv",
     "blend.yaml",
+    "parameters.safetensors",
     "folds.csv",
 )
 

@@ -1,0 +1,194 @@
+"""Read a blend from its folder, so that it can be applied to new logits of its members' models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ensemble.find import BLENDED
+from ensemble.parameters import PARAMETERS, Parameters, read_parameters, to_bytes
+from ensemble.refit import agrees, refitted
+from foldblend.cli import Say
+from foldblend.errors import UserError, counted
+from foldblend.files import write_bytes
+from foldblend.progress import write
+from foldblend.runs.check import finished_run
+from foldblend.runs.folder import lock_folder
+from foldblend.runs.run import Run
+
+__all__ = ["SavedBlend", "SavedMember", "load_blend"]
+
+
+@dataclass(frozen=True, slots=True)
+class SavedMember:
+    """A run in a blend, as the blend's folder records it; its own folder may be gone."""
+
+    name: str
+    path: Path | None
+    """Where its folder was; None if the blend's folder does not say."""
+    record: Mapping[str, Any]
+    """Its run key, the hashes of its logits, and its weight, as in run.json of the blend."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedBlend:
+    """A blend with its fitted method, read from its folder."""
+
+    path: Path
+    classes: tuple[str, ...]
+    members: tuple[SavedMember, ...]
+    """In the order in which `apply` takes their logits."""
+    parameters: Parameters
+    """The method, the fitted method and its offsets per class."""
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Share of each member, with sum 1; one with 0 need not run, its logits may be zeros."""
+        return self.parameters.fitted.shares
+
+    def apply(self, logits_MNC: Iterable[np.ndarray]) -> np.ndarray:
+        """Return the blended logits of one model of each member.
+
+        The method was fitted on outputs of single models, so it is applied to single models. The
+        mean over folds is taken after that (see `table`).
+
+        Parameters
+        ----------
+        logits_MNC
+            Logits N x C of the members' models, in the order of `members`. They are read one after
+            the other, as float32.
+
+        Returns
+        -------
+        array N x C
+            Logits, float64.
+
+        Raises
+        ------
+        UserError
+            If the number of members, images or classes is wrong, or a logit is not finite.
+        """
+        return self.parameters.apply(self._checked(logits_MNC))
+
+    def table(self, ids: pd.Series, folds: Iterable[Iterable[np.ndarray]]) -> pd.DataFrame:
+        """Return the mean over folds of the blended logits, as test.parquet of the blend has it.
+
+        Parameters
+        ----------
+        ids
+            Names of the N images.
+        folds
+            For each fold, what `apply` takes: the logits of the members' models of this fold.
+
+        Returns
+        -------
+        pd.DataFrame
+            image_id and the logits, float32.
+        """
+        return self.parameters.table(ids, map(self._checked, folds))
+
+    def _checked(self, logits_MNC: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield the logits unchanged; raise UserError for those that are not the members'."""
+        num_rows: int | None = None
+        given = 0
+        for given, logits_NC in enumerate(logits_MNC, start=1):
+            if given > len(self.members):
+                break
+            name = self.members[given - 1].name
+            shape = (len(logits_NC) if num_rows is None else num_rows, len(self.classes))
+            if logits_NC.shape != shape:
+                raise UserError(
+                    f"{self.path}: logits of {name} are {' x '.join(map(str, logits_NC.shape))},"
+                    f" not {' x '.join(map(str, shape))}; pass one row per image with"
+                    f" {counted(len(self.classes), 'class')}"
+                )
+            if not np.isfinite(logits_NC).all():
+                raise UserError(f"{self.path}: logits of {name} are not finite; predict them again")
+            num_rows = len(logits_NC)
+            yield logits_NC
+        if given != len(self.members):
+            names = ", ".join(one.name for one in self.members)
+            raise UserError(
+                f"{self.path}: logits of {'more' if given > len(self.members) else given} members"
+                f" were given; pass those of {len(self.members)}, in this order: {names}"
+            )
+
+
+def _members(run: Run) -> tuple[SavedMember, ...]:
+    """Return the members of a blend, with the folders that its blend.yaml has for them."""
+    records = run.info["members"]
+    known = run.settings.get("members")
+    paths = [one.get("path") for one in known] if isinstance(known, list) else []
+    if len(paths) != len(records):
+        paths = [None] * len(records)
+    return tuple(
+        SavedMember(
+            str(record["name"]),
+            (run.path.resolve() / path).resolve() if isinstance(path, str) else None,
+            dict(record),
+        )
+        for record, path in zip(records, paths, strict=True)
+    )
+
+
+def _refit(run: Run, key: str, say: Say) -> Parameters:
+    """Refit a blend without parameters, write them into its folder if possible, and say so."""
+    settings = run.path / "blend.yaml"
+    before = settings.read_bytes() if settings.is_file() else None
+    parameters = refitted(run)
+    done = f"{run.path}: it has no {PARAMETERS}, so it was refitted from its members"
+    try:
+        with lock_folder(run.path):
+            # Another process may have made another blend in this folder meanwhile.
+            if settings.read_bytes() == before and Run(run.path).info == run.info:
+                write_bytes(run.path / PARAMETERS, to_bytes(parameters, key))
+        say(f"{done}, and the file was written")
+    except (OSError, UserError) as error:
+        why = error.strerror if isinstance(error, OSError) else "the folder is in use or read-only"
+        say(f"{done}; the file could not be written ({why}), so it will be refitted next time")
+    return parameters
+
+
+def load_blend(folder: str | Path, *, say: Say = write) -> SavedBlend:
+    """Return a blend with its fitted method, from its folder alone.
+
+    Blends of earlier versions have no parameters.safetensors. They are refitted once from their
+    members, with the method and the offsets that blend.yaml records, and the file is written.
+
+    Parameters
+    ----------
+    folder
+        Folder of a blend.
+    say
+        Function that is called with a line if the blend was refitted.
+
+    Raises
+    ------
+    UserError
+        If the folder has no finished blend, its parameters are damaged or of a newer version, or
+        the blend has to be refitted and members are gone or have changed.
+    """
+    run = finished_run(folder, needed=BLENDED)
+    key = run.info["run_key"].get("blend")
+    if run.info["kind"] != "blend" or key is None:
+        raise UserError(f"{run.path}: not a blend; pass the folder of a blend")
+    members = _members(run)
+    file = run.path / PARAMETERS
+    if file.is_file():
+        parameters = read_parameters(
+            file, key, num_members=len(members), num_classes=len(run.classes)
+        )
+        found = run.settings.get("found")
+        if isinstance(found, dict) and not agrees(parameters.as_dict(), found):
+            raise UserError(
+                f"{file}: it is not of the blend in blend.yaml; remove {PARAMETERS}, and the blend"
+                " is refitted from its members"
+            )
+    else:
+        parameters = _refit(run, key, say)
+    return SavedBlend(run.path, run.classes, members, parameters)
