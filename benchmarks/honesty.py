@@ -1,122 +1,106 @@
 """Compare the score that a blend reports with its true score, on simulated data sets.
 
-    python benchmarks/honesty.py [--worlds 300] [--thorough 30] [--first-seed 20000]
+    python benchmarks/honesty.py [--worlds 320] [--thorough 16] [--first-seed 200000]
 
-A data set (flag and keys of the JSON file: world) has 3 to 12 imbalanced classes, 40 to 300 groups
-with 3 to 9 images each, and 3 to 8 models. Models differ in how well they see the classes, in
-sharpness and in bias, and some are nearly blind to some classes. Errors on an image are partly
-shared by all models, and partly by all images of a group. The true score is the macro F1 that the
-refitted blend reaches on single models' logits of 20,000 new groups, one image each. Results are
-kept after each data set, so a stopped study goes on. Data sets of seeds below 20,000 were used
-while the blender was made (thresholds were chosen on those from 10,000 on). Those from 20,000 on
-were run once, when it was finished.
+Data sets (flags and keys of the JSON file: worlds) come from tests/makers/worlds.py, in turn from
+each of its families. The true score is the macro F1 that the blend, fitted on all out-of-fold rows,
+reaches on 8,000 new groups of one image each: as the mean score of the single models of each fold
+("target"), and as the score of their mean ("target of the mean"). Compared are the mean of the
+methods that `auto` makes, the simplest method within one standard error (--prefer simple), the
+method with the best nested score, the soft vote, and the method that is best on the new groups,
+which only a simulation knows. Results are kept after each data set, so a stopped study goes on.
+Data sets of seeds below 20,000 and from 100,000 to 199,999 were used while the blender was made.
+Those from 200,000 on were run once, when it was finished.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from common import Results, parser, print_rows
 
-from ensemble.auto import apply, blend_arrays, nested_once_more
-from ensemble.methods.base import Evidence
+from ensemble.auto import SIMPLE, Trial, apply, blend_cross_fitted, nested_once_more
+from ensemble.crossfit import cross_fit, splits_of
 from ensemble.methods.registry import METHODS
 from foldblend.scores.metrics import METRICS, softmax
-from foldblend.scores.rows import Rows
 from foldblend.scores.score import Score
-from folds.split import assign_folds
-from tests.makers.rows import folded
+from tests.makers.worlds import FAMILIES, Fresh, World
 
-NUM_NEW = 20_000
-NUM_FOLDS = 5
+NUM_NEW = 8_000
 METRIC = METRICS["f1_macro"]
 Z = 1.96
+AUTO = "auto"
+BEST = "best method of the data set"
 
 
-class Simulation:
-    """Simulated data set of a seed; `draw` returns logits of groups."""
+class Truth:
+    """True scores of fitted blends on new groups."""
 
-    def __init__(self, seed: int) -> None:
-        rng = np.random.default_rng(seed)
-        self.seed = seed
-        self.num_classes = int(rng.integers(3, 13))
-        self.num_groups = int(rng.integers(40, 301))
-        self.num_images = int(rng.integers(3, 10))
-        share_C = np.exp(rng.normal(size=self.num_classes) * rng.uniform(0.2, 1.2))
-        self.share_C = share_C / share_C.sum()
-        self.of_group = rng.uniform(0.2, 1.2)
-        self.shared = rng.uniform(0.2, 1.0)
-        self.own = rng.uniform(0.4, 1.4)
-        num_models = int(rng.integers(3, 9))
-        num = self.num_classes
-        base = rng.uniform(1.5, 4.0)
-        blind_MC = np.where(rng.random((num_models, num)) < 0.1, 0.3, 1.0)
-        self.signal_MC = base * rng.uniform(0.7, 1.1, size=(num_models, 1)) * blind_MC
-        self.bias_MC = rng.normal(size=(num_models, num)) * rng.uniform(0, 0.8)
-        self.sharpness_M = np.exp(rng.normal(size=num_models) * 0.5)
-
-    def draw(self, num_groups: int, num_images: int, lot: int) -> Evidence:
-        """Return logits of all models on some groups; another `lot` draws other groups."""
-        rng = np.random.default_rng((self.seed, lot))
-        num = num_groups * num_images
-        group_N = np.repeat(np.arange(num_groups), num_images)
-        home_N = rng.choice(self.num_classes, size=num_groups, p=self.share_C)[group_N]
-        label_N = np.where(
-            rng.random(num) < 0.7, home_N, rng.choice(self.num_classes, size=num, p=self.share_C)
-        )
-        shape = (num, self.num_classes)
-        group_NC = rng.normal(size=(num_groups, self.num_classes))[group_N]
-        common_NC = self.of_group * group_NC + self.shared * rng.normal(size=shape)
-        truth_NC = np.eye(self.num_classes)[label_N]
-        logits = []
-        for signal_C, bias_C, sharpness in zip(
-            self.signal_MC, self.bias_MC, self.sharpness_M, strict=True
-        ):
-            model_group_NC = rng.normal(size=(num_groups, self.num_classes))[group_N]
-            own_NC = self.own * (0.5 * model_group_NC + rng.normal(size=shape))
-            seen_NC = truth_NC * signal_C + common_NC + own_NC + bias_C
-            logits.append((sharpness * seen_NC).astype(np.float32))
-        return Evidence(logits, Rows.of(label_N, group_N))
-
-
-def _interval(score: Score, target: float) -> dict[str, Any]:
-    found = score.interval()
-    return {"nested": found.value, "low": found.low, "high": found.high, "target": target}
-
-
-def measure(seed: int, *, thorough: bool) -> dict[str, Any]:
-    """Return reported and true scores of a data set, for the chosen method and the soft vote."""
-    start = time.perf_counter()
-    simulation = Simulation(seed)
-    drawn = simulation.draw(simulation.num_groups, simulation.num_images, 1)
-    new = simulation.draw(NUM_NEW, 1, 2)
-    evidence = folded(
-        drawn, assign_folds(drawn.rows.label_N, drawn.rows.group_N, num_folds=NUM_FOLDS, seed=0)
-    )
-    methods = {name: one for name, one in METHODS.items() if not one.thorough}
-    blended = blend_arrays(evidence, methods)
-
-    def target(place: int) -> float:
-        trial = blended.trials[place]
+    def __init__(self, fresh: Fresh, occurs: np.ndarray) -> None:
         # The reported score is over the classes that occur, so the true one must be too.
-        at = np.isin(new.rows.label_N, evidence.rows.label_N)
-        logits_NC = apply(trial.final, trial.offsets_C, new.logits_MNC)
-        return METRIC.score(new.rows.label_N[at], softmax(logits_NC[at]))
+        self.at = np.flatnonzero(np.isin(fresh.rows.label_N, occurs))
+        self.label_N = fresh.rows.label_N[self.at]
+        self.logits_KM = fresh.logits_KM
 
-    chosen = blended.trials.index(blended.chosen)
-    soft = [*methods].index("soft")
-    result = {
-        "classes": simulation.num_classes,
-        "people": simulation.num_groups,
-        "models": len(simulation.signal_MC),
-        "method": blended.chosen.name,
-        "offsets": bool(blended.chosen.offsets_C.any()),
-        "chosen": _interval(blended.chosen.nested, target(chosen)),
-        "in-sample": blended.chosen.in_sample,
-        "optimism": blended.optimism,
-        "soft": _interval(blended.trials[soft].nested, target(soft)),
+    def of(self, trial: Trial) -> dict[str, float]:
+        """Return the mean score of single models, and the score of their mean."""
+        models = [
+            apply(trial.final, trial.offsets_C, logits_M)[self.at] for logits_M in self.logits_KM
+        ]
+        single = [METRIC.score(self.label_N, softmax(one)) for one in models]
+        together = METRIC.score(self.label_N, softmax(np.mean(models, axis=0)))
+        return {"target": float(np.mean(single)), "target of the mean": together}
+
+
+def _reported(score: Score) -> dict[str, float]:
+    found = score.interval()
+    return {"nested": found.value, "low": found.low, "high": found.high}
+
+
+def measure(seed: int, family: str, *, thorough: bool) -> dict[str, Any]:
+    """Return reported and true scores of a data set, for each way to make a blend."""
+    start = time.perf_counter()
+    world = World(seed, family)
+    evidence = world.evidence()
+    truth = Truth(world.fresh(NUM_NEW), np.unique(evidence.rows.label_N))
+    methods = {name: one for name, one in METHODS.items() if not one.thorough}
+    splits = splits_of(evidence)
+    found = cross_fit(evidence, splits, methods)
+    auto = blend_cross_fitted(evidence, splits, found)
+    earlier = {name: one for name, one in found.items() if name != "single"}
+    simple = blend_cross_fitted(evidence, splits, earlier, prefer=SIMPLE)
+    targets = [truth.of(trial) for trial in simple.trials]
+    best = max(range(len(targets)), key=lambda place: targets[place]["target"])
+    argmax = max(range(len(targets)), key=lambda place: simple.trials[place].nested.value)
+    soft = [trial.name for trial in simple.trials].index("soft")
+    result: dict[str, Any] = {
+        "family": family,
+        "classes": world.num_classes,
+        "groups": world.num_groups,
+        "models": world.num_models,
+        AUTO: {
+            **_reported(auto.chosen.nested),
+            **truth.of(auto.chosen),
+            "optimism": auto.optimism,
+            "in-sample": auto.chosen.in_sample,
+            "weights": {
+                trial.name: round(float(weight), 3)
+                for trial, weight in zip(auto.trials, auto.weight_S, strict=True)
+                if weight
+            },
+        },
+        SIMPLE: {
+            **_reported(simple.chosen.nested),
+            **targets[simple.trials.index(simple.chosen)],
+            "optimism": simple.optimism,
+            "method": simple.chosen.label,
+        },
+        "argmax": {**_reported(simple.trials[argmax].nested), **targets[argmax]},
+        "soft": {**_reported(simple.trials[soft].nested), **targets[soft]},
+        BEST: {**targets[best], "method": simple.trials[best].name},
     }
     if thorough:
         result["once more"] = nested_once_more(evidence, methods).value
@@ -132,74 +116,52 @@ def wilson(hits: int, num: int) -> tuple[float, float]:
     return (middle - half) / (1 + term), (middle + half) / (1 + term)
 
 
-def _errors(off: np.ndarray) -> dict[str, float]:
-    return {"mean": float(off.mean()), "standard error": float(off.std(ddof=1) / np.sqrt(len(off)))}
-
-
-def _slope(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    """Return the slope of the line of least squares."""
-    apart = x - x.mean()
-    slope = float(apart @ y / (apart @ apart))
-    rest = y - y.mean() - slope * apart
-    return {
-        "slope": slope,
-        "standard error": float(np.sqrt(rest @ rest / (len(x) - 2) / (apart @ apart))),
-    }
+def _mean(off: Sequence[float]) -> dict[str, float]:
+    error = float(np.std(off, ddof=1) / np.sqrt(len(off))) if len(off) > 1 else 0.0
+    return {"mean": float(np.mean(off)), "standard error": error}
 
 
 def figures(worlds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the figures over all data sets.
-
-    Their names are keys of the JSON file.
-    """
+    """Return the figures over some data sets; their names are keys of the JSON file."""
     found: dict[str, Any] = {"worlds": len(worlds)}
-    for name in ("chosen", "chosen, minus the estimated optimism", "soft"):
-        place = name.partition(",")[0]
-        nested, low, high, target = np.array([[*one[place].values()] for one in worlds]).T
-        if place != name:
-            optimism = np.array([one["optimism"] for one in worlds])
-            nested = nested - optimism
-            low = low - optimism
-            high = high - optimism
-        hits = int(((low <= target) & (target <= high)).sum())
-        bounds = wilson(hits, len(worlds))
-        found[f"{name}: nested minus target"] = _errors(nested - target)
+    for name in (SIMPLE, "argmax", "soft", BEST):
+        for target in ("target", "target of the mean"):
+            gains = [one[AUTO][target] - one[name][target] for one in worlds]
+            found[f"{AUTO} minus {name}, {target}"] = _mean(gains)
+    for name in (AUTO, SIMPLE, "soft"):
+        off = [one[name]["nested"] - one[name]["target"] for one in worlds]
+        found[f"{name}: nested minus target"] = _mean(off)
+        optimism = [one[name].get("optimism", 0.0) for one in worlds]
+        if any(optimism):
+            found[f"{name}: optimism"] = _mean(optimism)
+            rest = [each - over for each, over in zip(off, optimism, strict=True)]
+            found[f"{name}: nested less optimism minus target"] = _mean(rest)
+        inside = [
+            one[name]["low"] - over <= one[name]["target"] <= one[name]["high"] - over
+            for one, over in zip(worlds, optimism, strict=True)
+        ]
+        low, high = wilson(sum(inside), len(worlds))
         found[f"{name}: target in the interval"] = {
-            "share": hits / len(worlds),
-            "low": bounds[0],
-            "high": bounds[1],
+            "share": sum(inside) / len(worlds),
+            "low": low,
+            "high": high,
         }
-    target = np.array([one["chosen"]["target"] for one in worlds])
-    found["chosen: in-sample minus target"] = _errors(
-        np.array([one["in-sample"] for one in worlds]) - target
-    )
-    found["chosen minus soft, both targets"] = _errors(
-        target - np.array([one["soft"]["target"] for one in worlds])
-    )
-    optimism = np.array([one["optimism"] for one in worlds])
-    found["estimated optimism"] = _errors(optimism)
-    found["chosen: nested minus target, per unit of estimated optimism"] = _slope(
-        optimism, np.array([one["chosen"]["nested"] for one in worlds]) - target
-    )
+    off = [one[AUTO]["in-sample"] - one[AUTO]["target"] for one in worlds]
+    found[f"{AUTO}: in-sample minus target"] = _mean(off)
     again = [one for one in worlds if "once more" in one]
     if len(again) > 1:
-        once_more = np.array([one["once more"] - one["chosen"]["target"] for one in again])
-        found["nested once more minus target"] = {**_errors(once_more), "worlds": len(again)}
-        once = np.array([one["chosen"]["nested"] - one["chosen"]["target"] for one in again])
-        found["the same worlds: chosen, nested minus target"] = _errors(once)
-    names = sorted({one["method"] for one in worlds})
-    found["taken"] = {name: sum(one["method"] == name for one in worlds) for name in names}
-    found["taken"]["with offsets"] = sum(one["offsets"] for one in worlds)
+        off = [one["once more"] - one[AUTO]["target"] for one in again]
+        found["nested once more minus target"] = {**_mean(off), "worlds": len(again)}
     return found
 
 
 # Words of keys of honesty.json, and what the printed table has for them.
 LABELS = {
     "nested once more": "choice cross-validated too, nested",
-    "the same worlds": "the same data sets",
     "target": "true score",
-    "taken": "method chosen",
     "worlds": "data sets",
+    SIMPLE: "--prefer simple",
+    "argmax": "method with the best nested score",
 }
 
 
@@ -214,33 +176,38 @@ def main() -> None:
     cli = parser(__doc__, results="honesty.json")
     # The name of the data is a part of the keys of honesty.json.
     cli.set_defaults(data="drawn worlds", device="cpu")
-    cli.add_argument("--worlds", type=int, default=300, help="number of simulated data sets")
+    cli.add_argument("--worlds", type=int, default=320, help="number of simulated data sets")
     cli.add_argument(
         "--thorough",
         type=int,
-        default=30,
-        help="number of data sets on which the choice of the method is cross-validated too",
+        default=16,
+        help="number of data sets on which the choice of the methods is cross-validated too",
     )
-    cli.add_argument("--first-seed", type=int, default=20_000, help="seed of the first data set")
+    cli.add_argument("--first-seed", type=int, default=200_000, help="seed of the first data set")
     args = cli.parse_args()
     results = Results(args, device="cpu")
-    each = []
+    each: list[dict[str, Any]] = []
     for place in range(args.worlds):
         seed = args.first_seed + place
+        family = [*FAMILIES][place % len(FAMILIES)]
         if f"world {seed}" not in results:
-            results.put(f"world {seed}", measure(seed, thorough=place < args.thorough))
+            results.put(f"world {seed}", measure(seed, family, thorough=place < args.thorough))
         each.append(results[f"world {seed}"])
-    results.put("all", figures(each))
-    rows = [
-        (
-            _label(key),
-            ", ".join(f"{one} {number:.4g}" for one, number in value.items())
-            if isinstance(value, dict)
-            else value,
-        )
-        for key, value in results["all"].items()
-    ]
-    print_rows("honesty", rows)
+    parts = {family: [one for one in each if one["family"] == family] for family in FAMILIES}
+    for title, worlds in {"all": each, **parts}.items():
+        if not worlds:
+            continue
+        results.put(title, figures(worlds))
+        rows = [
+            (
+                _label(key),
+                ", ".join(f"{one} {number:.4g}" for one, number in value.items())
+                if isinstance(value, dict)
+                else value,
+            )
+            for key, value in results[title].items()
+        ]
+        print_rows(title, rows)
 
 
 if __name__ == "__main__":

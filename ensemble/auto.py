@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from ensemble.crossfit import CrossFitted, Split, cross_fit, cross_fit_offsets, 
 from ensemble.methods.base import Evidence, Fitted, Method
 from ensemble.methods.mixture import MIXTURE, Mixture, decided
 from foldblend.progress import track
+from foldblend.scores.averaged import over_repeats
 from foldblend.scores.metrics import log_softmax, softmax
 from foldblend.scores.score import Gain, Score, gain
 
@@ -31,9 +32,8 @@ __all__ = [
     "Tried",
     "apply",
     "blend_arrays",
-    "blend_tried",
+    "blend_cross_fitted",
     "nested_once_more",
-    "try_methods",
 ]
 
 SCORE = "score"
@@ -63,6 +63,8 @@ class Trial:
     """What offsets in full strength gain on held-out groups, whether they are used or not."""
     strength: float = 0.0
     """Factor from 0 to 1 by which the fitted offsets are multiplied."""
+    parts: tuple[Fitted, ...] = ()
+    """The fit on the other folds of each split; none for a method that fits nothing."""
 
     @property
     def label(self) -> str:
@@ -151,15 +153,33 @@ def _trial(
     offsets_C = strength * tried.offsets_C
     fitted_NC = apply(final, offsets_C, evidence.logits_MNC)
     in_sample = score_logits(evidence, fitted_NC, resampled=False).value
-    return Trial(tried.name, logits_NC, nested, in_sample, final, offsets_C, gained, strength)
+    parts = tried.found.parts
+    return Trial(
+        tried.name, logits_NC, nested, in_sample, final, offsets_C, gained, strength, parts
+    )
+
+
+def _log(proba_NC: np.ndarray) -> np.ndarray:
+    return np.asarray(np.log(np.maximum(proba_NC, np.finfo(np.float32).tiny)))
 
 
 def _mean_of(evidence: Evidence, trials: Sequence[Trial]) -> Blended:
-    """Average the trials' probabilities, weighted by how often each would score best."""
-    scores = [trial.nested for trial in trials]
-    weight_S = chances(scores)
+    """Average the trials' probabilities, weighted by how often each would score best.
+
+    A test set is predicted by the mean of several models. Where a repeated cross-validation shows
+    what such a mean scores, the weights are by this score.
+    """
     proba_SNC = np.stack([softmax(trial.logits_NC).astype(np.float32) for trial in trials])
-    optimism = averaging_optimism(evidence, proba_SNC, scores, weight_S)
+    scored = evidence
+    means_SNC = proba_SNC
+    scores = [trial.nested for trial in trials]
+    averaged = [over_repeats(evidence.rows, proba_NC) for proba_NC in proba_SNC]
+    if averaged[0] is not None:
+        scored = replace(evidence, logits_MNC=[], rows=averaged[0][0])
+        means_SNC = np.stack([one[1] for one in averaged if one is not None])
+        scores = [score_logits(scored, _log(proba_NC)) for proba_NC in means_SNC]
+    weight_S = chances(scores)
+    optimism = averaging_optimism(scored, means_SNC, scores, weight_S)
     used = np.flatnonzero(weight_S).tolist()
     if len(used) == 1:
         return Blended(tuple(trials), trials[used[0]], weight_S, optimism)
@@ -169,8 +189,7 @@ def _mean_of(evidence: Evidence, trials: Sequence[Trial]) -> Blended:
         tuple(weight_S[used].tolist()),
         np.stack([trials[place].offsets_C for place in used]),
     )
-    tiny = np.finfo(np.float32).tiny
-    logits_NC = np.log(np.maximum(mean_proba(proba_SNC, weight_S), tiny))
+    logits_NC = _log(mean_proba(proba_SNC, weight_S))
     in_sample = score_logits(evidence, final(evidence.logits_MNC), resampled=False).value
     mean = Trial(
         MIXTURE,
@@ -198,11 +217,13 @@ class Prefer:
 
     choose: Callable[[Evidence, Sequence[Trial]], Blended]
     strength_of: Callable[[Score, Score], float]
+    averaged: bool
+    """Whether the factor of offsets is averaged over bootstrap samples (see `fit_offsets`)."""
 
 
 PREFERS: dict[str, Prefer] = {
-    SCORE: Prefer(_mean_of, _share_of_samples),
-    SIMPLE: Prefer(_simplest_of, _all_or_nothing),
+    SCORE: Prefer(_mean_of, _share_of_samples, averaged=True),
+    SIMPLE: Prefer(_simplest_of, _all_or_nothing, averaged=False),
 }
 
 
@@ -240,27 +261,31 @@ def blend_arrays(
     ValueError
         If something has to be fitted and a repeat has a single fold.
     """
-    return blend_tried(evidence, try_methods(evidence, methods, decide=decide), prefer=prefer)
-
-
-def try_methods(
-    evidence: Evidence, methods: Mapping[str, Method], *, decide: bool = True
-) -> list[Tried]:
-    """Cross-fit every method, and offsets for each; see `blend_arrays`."""
     fits = decide or any(method.fits for method in methods.values())
     splits: Sequence[Split] = splits_of(evidence) if fits else ()
     found = cross_fit(evidence, splits, methods)
+    return blend_cross_fitted(evidence, splits, found, decide=decide, prefer=prefer)
+
+
+def blend_cross_fitted(
+    evidence: Evidence,
+    splits: Sequence[Split],
+    found: Mapping[str, CrossFitted],
+    *,
+    decide: bool = True,
+    prefer: str = SCORE,
+) -> Blended:
+    """Add offsets to cross-fitted methods, and average them or choose one; see `blend_arrays`."""
+    how = PREFERS[prefer]
     moved: Sequence[tuple[np.ndarray | None, np.ndarray]] = [
         (None, np.zeros(evidence.num_classes))
     ] * len(found)
     if decide:
-        moved = cross_fit_offsets(evidence, splits, [one.logits_NC for one in found.values()])
-    return [Tried(name, one, *both) for (name, one), both in zip(found.items(), moved, strict=True)]
-
-
-def blend_tried(evidence: Evidence, tried: Sequence[Tried], *, prefer: str = SCORE) -> Blended:
-    """Score cross-fitted methods, and average them or choose one; see `blend_arrays`."""
-    how = PREFERS[prefer]
+        logits = [one.logits_NC for one in found.values()]
+        moved = cross_fit_offsets(evidence, splits, logits, averaged=how.averaged)
+    tried = [
+        Tried(name, one, *both) for (name, one), both in zip(found.items(), moved, strict=True)
+    ]
     # The bootstrap of each method is the slow part, so methods are scored in parallel.
     trials = in_turn(lambda one: _trial(evidence, one, how.strength_of), tried)
     return how.choose(evidence, trials)

@@ -52,6 +52,8 @@ class CrossFitted:
     """Float32; each fold is predicted by a fit on the other folds."""
     final: Fitted
     """Fitted on all rows, for the test set."""
+    parts: tuple[Fitted, ...] = ()
+    """The fit on the other folds of each split; none for a method that fits nothing."""
 
 
 def in_turn(function: Callable[[Work], Answer], tasks: Sequence[Work]) -> list[Answer]:
@@ -103,29 +105,46 @@ def cross_fit(
         return fits
 
     with task:
-        final = in_turn(of_split, [*splits, None])[-1] if fitted else {}
+        *of_splits, final = in_turn(of_split, [*splits, None]) if fitted else [{}]
     for name, method in methods.items():
         if not method.fits:
             final[name] = method.fit(evidence)
             logits[name] = final[name](evidence.logits_MNC).astype(np.float32)
     assert all(np.isfinite(logits_NC).all() for logits_NC in logits.values())
-    return {name: CrossFitted(logits[name], final[name]) for name in methods}
+    return {
+        name: CrossFitted(
+            logits[name],
+            final[name],
+            tuple(fits[name] for fits in of_splits) if name in fitted else (),
+        )
+        for name in methods
+    }
 
 
 def offsets_of(
-    evidence: Evidence, logits_NC: np.ndarray, rows: np.ndarray | None = None
+    evidence: Evidence,
+    logits_NC: np.ndarray,
+    rows: np.ndarray | None = None,
+    *,
+    averaged: bool = False,
 ) -> np.ndarray:
     """Fit the offsets C of the decision rule to logits N x C, on these rows or on all."""
     at = np.arange(len(logits_NC)) if rows is None else rows
-    return fit_offsets(logits_NC[at], evidence.rows.take(at), metric=evidence.metric)
+    of = evidence.rows.take(at)
+    return fit_offsets(logits_NC[at], of, metric=evidence.metric, averaged=averaged)
 
 
 def cross_fit_offsets(
-    evidence: Evidence, splits: Sequence[Split], logits: Iterable[np.ndarray]
+    evidence: Evidence,
+    splits: Sequence[Split],
+    logits: Iterable[np.ndarray],
+    *,
+    averaged: bool = False,
 ) -> list[tuple[np.ndarray | None, np.ndarray]]:
     """Cross-fit the offsets of the decision rule to the cross-fitted logits of each method.
 
-    Offsets for a fold are fitted on the logits of the other folds.
+    Offsets for a fold are fitted on the logits of the other folds; `averaged` is that of
+    `fit_offsets`.
 
     Returns
     -------
@@ -140,7 +159,8 @@ def cross_fit_offsets(
 
     def fit(task: tuple[int, Split | None]) -> np.ndarray:
         one, split = task
-        return offsets_of(evidence, logits[one], None if split is None else split.others)
+        rows = None if split is None else split.others
+        return offsets_of(evidence, logits[one], rows, averaged=averaged)
 
     # Splits hold arrays and are not hashable, so their identity is the key.
     found = dict(zip(((one, id(split)) for one, split in tasks), in_turn(fit, tasks), strict=True))
