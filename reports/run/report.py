@@ -16,10 +16,11 @@ from foldblend.runs.check import finished_run
 from foldblend.runs.folder import SECTIONS, read_json, read_table, write_json, write_table
 from foldblend.runs.rows import OofArrays, oof_arrays
 from foldblend.runs.run import Run
+from foldblend.scores.averaged import over_repeats
 from foldblend.scores.baselines import attribute_only_band, attribute_only_difference
 from foldblend.scores.error_costs import metric_of
 from foldblend.scores.metrics import Metric, softmax
-from foldblend.scores.score import score_of
+from foldblend.scores.score import score_interval
 from reports.blocks import comparison_block, section
 from reports.run.gallery import Predictions, rows_by_interest
 from reports.run.next_steps import next_steps
@@ -56,7 +57,20 @@ def _raw_score(run: Run, arrays: OofArrays, metric: Metric) -> dict[str, float |
     if (raw_N == arrays.rows.label_N).all():
         return None
     rows = dataclasses.replace(arrays.rows, label_N=raw_N)
-    return score_of(metric, rows, arrays.proba_NC).interval().as_dict()
+    return score_interval(metric, rows, arrays.proba_NC).as_dict()
+
+
+def _averaged(run: Run, arrays: OofArrays, metric: Metric) -> dict[str, Any] | None:
+    """Return the score of the mean of the repeats' models, or None for a single repeat."""
+    # Logits of a hard vote are logs of vote shares, whose mean only makes sense as probabilities.
+    is_blend = run.info["kind"] == "blend"
+    values_NC = arrays.proba_NC if is_blend else arrays.logits_NC
+    found = over_repeats(arrays.rows, values_NC, run.oof["image_id"].to_numpy())
+    if found is None:
+        return None
+    rows, mean_NC = found
+    score = score_interval(metric, rows, mean_NC if is_blend else softmax(mean_NC))
+    return {"num_models": arrays.rows.num_repeats, "score": score.as_dict()}
 
 
 def _test(run: Run) -> dict[str, Any] | None:
@@ -118,18 +132,16 @@ def _notes(run: Run, before: Mapping[str, Any], raw: object) -> list[str]:
 
 
 def _without_width(summary: Mapping[str, Any]) -> list[str]:
-    """Return a note if the interval has no width, for example because nothing is wrong."""
+    """Return a note if the interval has no width, which says nothing about the true score."""
     headline = summary["headline"]
     num_groups = summary["num_groups"]
-    groups = groups_of(summary)
     if headline["low"] is None or headline["low"] < headline["high"]:
         return []
-    # The rule of three (Hanley and Lippman-Hand 1983).
-    most = min(1.0, 3 / num_groups)
+    if num_groups == 1:
+        return [f"the interval has no width, because there is only one {summary['group_name']}"]
     return [
-        f"the interval has no width, because every bootstrap sample of the {num_groups} {groups}"
-        f" scores the same; an error that"
-        f" affects up to {most:.0%} of {groups} may be absent from so few"
+        f"the interval has no width, because the score is the same without any one of the"
+        f" {num_groups:,} {groups_of(summary)}"
     ]
 
 
@@ -237,6 +249,7 @@ def compute_report(run: Run) -> dict[str, Any]:
         "notes": [*_notes(run, before, raw), *_without_width(summary)],
         **summary,
         "raw": raw,
+        "averaged": _averaged(run, arrays, metric),
         "test": _test(run),
         "test_score": score_on_test(run, metric),
         "curves": _curves(run),

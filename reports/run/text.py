@@ -110,15 +110,20 @@ def single_model_note(report: Report) -> str | None:
     test = report["test"]
     if test is None or test["num_models"] < 2:
         return None
-    num = test["num_models"]
-    if report["kind"] == "blend":
-        return (
-            "This is the score of one model per member, on images that it was not trained on. The"
-            f" submission averages {num} models per member, which usually scores better."
+    num_models = test["num_models"]
+    per = " per member" if report["kind"] == "blend" else ""
+    model = "one model per member" if per else "single models, each"
+    averaged = report.get("averaged")
+    better = "which usually scores better."
+    if averaged is not None:
+        score = averaged["score"]
+        better = (
+            f"which usually scores better: the mean of {averaged['num_models']}{per}, one of each"
+            f" repeat and none trained on the image, scores {num(score['value'])} {span(score)}."
         )
     return (
-        "This is the score of single models, each on images that it was not trained on. The"
-        f" submission averages {num} models, which usually scores better."
+        f"This is the score of {model}, on images that it was not trained on. The submission"
+        f" averages {num_models} models{per}, {better}"
     )
 
 
