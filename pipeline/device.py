@@ -199,7 +199,8 @@ def compute_of(config: ResolvedMachine) -> Compute:
         # Otherwise pinning memory would open a context on the first GPU as well.
         if device.index is not None:
             torch.cuda.set_device(device)
-        torch.backends.cudnn.benchmark = True
+        # The search for the fastest kernels takes longer than a short run gains by it.
+        torch.backends.cudnn.benchmark = config.compile == "on"
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
     return Compute(

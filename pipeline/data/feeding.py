@@ -50,7 +50,10 @@ class Feeder:
             return None
         preprocess = self.source.preprocess
         return device_augmentation(
-            self.config.augment.augment, width=preprocess.width, height=preprocess.height
+            self.config.augment.augment,
+            width=preprocess.width,
+            height=preprocess.height,
+            compiled=self.config.machine.compile == "on",
         )
 
     def _resident(self) -> torch.Tensor:

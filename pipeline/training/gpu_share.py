@@ -18,6 +18,9 @@ __all__ = ["devices_of", "share_of_gpu"]
 
 # Memory that CUDA and its libraries take in each process, in addition to torch's tensors.
 CONTEXT_BYTES = 800 * 2**20
+# Training steps of all folds from which on they share GPUs. Measuring the memory of a fold and
+# starting a process take ten seconds each, in which a GPU makes several hundred steps.
+SHARE_STEPS = 1_000
 
 
 def devices_of(job: TrainingJob, num_todo: int) -> list[str]:
@@ -29,7 +32,7 @@ def devices_of(job: TrainingJob, num_todo: int) -> list[str]:
         gpus = [machine.device]
     if machine.parallel_folds != "auto":
         num = int(machine.parallel_folds)
-    elif job.compute.is_cuda and num_todo > 1:
+    elif job.compute.is_cuda and num_todo > 1 and _num_steps(job, num_todo) >= SHARE_STEPS:
         free = torch.cuda.mem_get_info(gpus[0])[0]
         peak = _fold_memory(job)
         each = share_of_gpu(free=free, peak=peak, most=math.ceil(num_todo / len(gpus)))
@@ -41,6 +44,15 @@ def devices_of(job: TrainingJob, num_todo: int) -> list[str]:
     else:
         num = 1
     return list(itertools.islice(itertools.cycle(gpus), min(num, num_todo)))
+
+
+def _num_steps(job: TrainingJob, num_todo: int) -> int:
+    """Return the number of training steps of all folds together."""
+    train = job.run.config.train
+    num_folds = job.run.num_folds
+    num_rows = job.run.fold_RN.shape[1] * (num_folds - 1) // num_folds
+    steps = max(1, num_rows // (train.batch_size * train.grad_accum_steps))
+    return num_todo * train.epochs * steps
 
 
 def share_of_gpu(*, free: int, peak: int, most: int) -> int:
@@ -81,6 +93,8 @@ def _fold_memory(job: TrainingJob) -> int:
 
     # With augmentation on the device, batches hold uncropped stored images.
     augment = job.feeder.device_augmentation
+    if augment is not None:
+        augment = dataclasses.replace(augment, compiled=False)
     size = (preprocess.width, preprocess.height) if augment is None else preprocess.stored_size
     batches = blank(config.train.batch_size * config.train.grad_accum_steps, *size) * 2
     once = resolved(config, epochs=1, warmup_epochs=0.0)

@@ -1,12 +1,15 @@
 """Augmentation on the device, against known answers and libraries for the CPU."""
 
+import colorsys
+
 import albumentations.augmentations.pixel.functional as colour
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from pipeline.data.augment import DeviceAugmentation, Recipe, _jitter, device_augmentation
+from pipeline.data.augment import DeviceAugmentation, Recipe, _grid, device_augmentation
+from pipeline.data.colours import jitter
 
 STILL = {"flip": 0.0, "affine": 0.0, "colour": 0.0}
 
@@ -93,18 +96,39 @@ def test_affine_equals_opencv(images):
 def test_colours_equal_albumentations(images, row, theirs):
     factors = np.ones((3, 6), np.float32)
     factors[row] = np.linspace(0.8, 1.2, 6)
-    ours = as_images(_jitter(as_pixels(images), factors, np.zeros(6, np.float32)))
+    ours = as_images(jitter(as_pixels(images), torch.from_numpy(factors), torch.zeros(6)))
     for index, image in enumerate(images):
         assert np.abs(ours[index] - theirs(image, factors[row, index])).max() < 2.1
     assert np.abs(ours[0] - images[0]).mean() > 1
 
 
 def test_hue_equals_albumentations(images):
-    turns = np.full(6, 0.02, np.float32)
-    ours = as_images(_jitter(as_pixels(images), np.ones((3, 6), np.float32), turns))
+    ours = as_images(jitter(as_pixels(images), torch.ones(3, 6), torch.full((6,), 0.02)))
     theirs = np.stack([colour.adjust_hue_torchvision(image, 0.02) for image in images])
     assert np.abs(ours - theirs).mean() < 1.5
     assert np.abs(ours - images).mean() > np.abs(ours - theirs).mean()
+
+
+def test_hue_and_saturation_equal_those_of_hsv(images):
+    """Any turn, also beyond a circle, on random, grey, black and pure colours."""
+    colours = [[0, 0, 0], [255, 255, 255], [80, 80, 80], [255, 0, 0], [0, 255, 0], [9, 9, 200]]
+    pixels = as_pixels(images)
+    pixels[:, :, 0, :6] = torch.tensor(colours).T
+    turns = torch.linspace(-1.3, 1.2, 6)
+    ours = as_images(jitter(pixels, torch.ones(3, 6), turns))
+    for index, image in enumerate(as_images(pixels)):
+        flat = (image.reshape(-1, 3) / 255).astype(np.float64)
+        hsv = np.array([colorsys.rgb_to_hsv(*one) for one in flat])
+        turned = [colorsys.hsv_to_rgb((h + turns[index].item()) % 1, s, v) for h, s, v in hsv]
+        np.testing.assert_allclose(
+            ours[index].reshape(-1, 3), 255 * np.array(turned), atol=2e-3, rtol=0
+        )
+
+
+def test_places_equal_those_of_torch():
+    theta = torch.randn(3, 2, 3, generator=torch.Generator().manual_seed(0))
+    theirs = torch.nn.functional.affine_grid(theta, [3, 3, 7, 5], align_corners=False)
+    torch.testing.assert_close(_grid(theta, 5, 7), theirs)
 
 
 def test_depends_only_on_the_generator(images):

@@ -1,5 +1,6 @@
 """Folds in parallel processes: equal logits, and a dying process only fails its own fold."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import yaml
 from foldblend.errors import UserError
 from foldblend.runs.run import Run
 from pipeline.models.timm_import import timm
+from pipeline.training import gpu_share
 from pipeline.training.gpu_share import share_of_gpu
 from pipeline.training.parallel_folds import run_folds
 from tests.makers.constants import TINY
@@ -102,6 +104,26 @@ def test_share_of_a_gpu():
     assert share_of_gpu(free=80, peak=10, most=5) == 5
     assert share_of_gpu(free=40, peak=10, most=5) == 3
     assert share_of_gpu(free=5, peak=10, most=5) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_devices"),
+    [
+        # Two steps per epoch and fold.
+        ({"epochs": 83}, 1),
+        ({"epochs": 84}, 4),
+        ({"epochs": 84, "grad_accum_steps": 2}, 1),
+        ({"epochs": 1, "parallel_folds": 2}, 2),
+    ],
+)
+def test_folds_share_a_gpu_where_that_saves_time(tmp_path, monkeypatch, settings, num_devices):
+    monkeypatch.setattr(gpu_share, "_fold_memory", lambda job: 20)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (100, 100))
+    job = fake_job(tmp_path, lambda _: None, **settings)
+    job = dataclasses.replace(
+        job, compute=dataclasses.replace(job.compute, device=torch.device("cuda"))
+    )
+    assert len(gpu_share.devices_of(job, 6)) == num_devices
 
 
 def test_parallel_folds_have_the_logits_of_serial_ones(alpha, tiny_layout, tmp_path, cv_command):
