@@ -147,7 +147,7 @@ def score_interval(metric: Metric, rows: Rows, proba_NC: np.ndarray) -> Interval
     >>> rows = Rows.of(np.arange(20) % 2, np.arange(20))
     >>> proba_NC = np.eye(2)[[*rows.label_N[:18], 1, 0]]
     >>> print(score_interval(METRICS["accuracy"], rows, proba_NC))
-    0.9000 [0.6774, 0.9746]
+    0.9000 [0.6751, 0.9750]
     """
     value = mean_score(metric, rows.label_N, proba_NC, rows.repeat_N)
     left_out_G = left_out_scores(
