@@ -15,9 +15,11 @@ from ensemble.auto import SIMPLE, Blended, apply, blend_arrays, nested_once_more
 from ensemble.budget import Row, frontier_section
 from ensemble.config import AUTO, BlendConfig, parse_budget
 from ensemble.crossfit import Split, splits_of
+from ensemble.drop import dropping
+from ensemble.harm_section import harm_found, harm_of_vote
 from ensemble.methods.base import Evidence, Fitted, Method
 from ensemble.methods.registry import METHODS, weighted_vote
-from ensemble.methods.vote import POOLS
+from ensemble.methods.vote import POOLS, Vote
 from ensemble.sections import methods_section
 from ensemble.singles import Singles
 from ensemble.subsets import frontier_rows, within
@@ -119,7 +121,10 @@ def methods_to_try(
         name = "soft" if name == AUTO else name
         return {name: replace(METHODS[name], fit=weighted_vote(name, config.weights))}
     asked = f"--budget {config.budget}" if config.budget is not None else f"--method {name}"
-    if why_not is not None and (config.budget is not None or (name != AUTO and METHODS[name].fits)):
+    drops = config.drop_harmful and num_members > 1
+    asked = "--drop-harmful" if drops else asked
+    chooses = config.budget is not None or drops
+    if why_not is not None and (chooses or (name != AUTO and METHODS[name].fits)):
         raise UserError(f"{asked}: {why_not}")
     if name != AUTO:
         return {name: METHODS[name]}
@@ -141,7 +146,21 @@ def _streams(config: BlendConfig, methods: Mapping[str, Method]) -> bool:
     Then members are read one after the other, and memory does not grow with their number.
     """
     given = config.method != AUTO or config.weights is not None
-    return given and set(methods) <= set(POOLS) and config.budget is None
+    chooses = config.budget is not None or config.drop_harmful
+    return given and set(methods) <= set(POOLS) and not chooses
+
+
+def _choosing(
+    methods: Mapping[str, Method], config: BlendConfig, cost_M: np.ndarray
+) -> dict[str, Method]:
+    """Return the methods with the choice of members that the settings ask for."""
+    found = dict(methods)
+    if config.drop_harmful and len(cost_M) > 1:
+        found = {name: dropping(one) for name, one in found.items()}
+    if config.budget is not None:
+        budget = parse_budget(config.budget)
+        found = {name: within(one, cost_M, budget) for name, one in found.items()}
+    return found
 
 
 def _tests(aligned: Aligned, fitted: Fitted, offsets_C: np.ndarray) -> list[pd.DataFrame]:
@@ -190,9 +209,18 @@ def _frontier(
 
 
 def _voted(
-    aligned: Aligned, singles: Singles, cost_M: np.ndarray, name: str, method: Method
+    aligned: Aligned,
+    singles: Singles,
+    cost_M: np.ndarray,
+    name: str,
+    method: Method,
+    *,
+    can_drop: bool,
 ) -> Blend:
-    """Return a vote in which nothing is fitted; members are read one after the other."""
+    """Return a vote in which nothing is fitted; members are read one after the other.
+
+    `can_drop` is whether --drop-harmful may be passed.
+    """
     zeros_C = np.zeros(len(aligned.runs[0].classes))
     none_N = np.empty(0, int)
     fitted = method.fit(Evidence([zeros_C[None]] * len(aligned.members), Rows.of(none_N, none_N)))
@@ -200,16 +228,18 @@ def _voted(
     # The run folder holds float32, and these scores must equal those of its report.
     rows = singles.compared(logits_NC.astype(np.float32))
     verdict, better = singles.verdict(rows, fitted.shares, cost_M)
+    assert isinstance(fitted, Vote)
+    harm, harm_notes = harm_of_vote(fitted, logits_NC, aligned.oof(), singles, can_drop=can_drop)
     return Blend(
         logits_NC,
         _tests(aligned, fitted, zeros_C),
         name,
         fitted,
         zeros_C,
-        singles.sections(rows, verdict),
+        singles.sections(rows, verdict) | harm,
         fits=False,
         of_shares=method.of_shares,
-        notes=_unless_better(verdict, better=better),
+        notes=[*_unless_better(verdict, better=better), *harm_notes],
     )
 
 
@@ -284,14 +314,13 @@ def combine(
     methods = methods_to_try(config, why_not=why_not, num_members=len(aligned.members))
     singles = Singles(aligned, metric, blend=name)
     if _streams(config, methods):
-        return _voted(aligned, singles, costs[0], *methods.popitem())
+        can_drop = why_not is None and config.weights is None
+        return _voted(aligned, singles, costs[0], *methods.popitem(), can_drop=can_drop)
     evidence = Evidence(list(singles.watched(aligned.oof())), singles.rows, metric)
     cost_M, unit = costs
     decide = why_not is None and (config.method == AUTO or methods[config.method].fits)
-    if config.budget is not None:
-        methods = {
-            key: within(one, cost_M, parse_budget(config.budget)) for key, one in methods.items()
-        }
+    tried = methods
+    methods = _choosing(tried, config, cost_M)
     blended = blend_arrays(evidence, methods, decide=decide, prefer=config.prefer)
     # Without a held-out part, two parts must remain to cross-fit within.
     again = config.thorough and len(methods) > 1 and why_not is None and _num_parts(aligned) > 2
@@ -317,6 +346,16 @@ def combine(
         sections["4_costs"] = _frontier(
             evidence, splits_of(evidence), singles, blended, cost_M, unit
         )
+    harm, harm_notes = harm_found(
+        evidence,
+        splits_of(evidence) if why_not is None else [],
+        blended,
+        lambda left: _choosing(tried, config, cost_M[list(left)]),
+        singles,
+        config,
+        decide=decide,
+    )
+    sections |= harm
     used = [trial for trial, weight in zip(blended.trials, blended.weight_S, strict=True) if weight]
     fits = any(methods[trial.name].fits or trial.offsets_C.any() for trial in used)
     return Blend(
@@ -330,6 +369,7 @@ def combine(
         of_shares=blended.is_choice and methods[chosen.name].of_shares,
         notes=[
             *_unless_better(verdict, better=better),
+            *harm_notes,
             *_notes(
                 fits,
                 blended,

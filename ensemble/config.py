@@ -92,6 +92,10 @@ class BlendConfig:
     """Highest inference cost, as a multiple of the cheapest member's, such as 3x. Members are
     chosen to fit it. Default: no limit.
     """
+    drop_harmful: bool = False
+    """Drop members without which a method scores better, as a part of every fit: where the 95 %
+    interval of the difference is on this side of 0.
+    """
     thorough: bool = False
     """Try the slow methods too, and cross-validate the choice of the method as well."""
     dataset: str | None = None
@@ -163,6 +167,10 @@ class BlendConfig:
                 self.budget is None,
                 f"{given}: --budget chooses the members itself; leave one of them out",
             )
+            require(
+                not self.drop_harmful,
+                f"{given}: --drop-harmful chooses the members itself; leave one of them out",
+            )
 
 
 # The settings that decide the result of a blend: they are hashed into its run key. ALLOWS, which
@@ -176,11 +184,12 @@ DECIDES = (
     "intersect",
     "allow_different_folds",
     "prefer",
+    "drop_harmful",
 )
 ALLOWS = ("include_blends", "allow_optimistic", "allow_leaks")
 # Values of settings that a blend.yaml of an earlier version lacks: those that this version had.
 # They are not hashed, so that such a blend keeps its run key and its name.
-FORMERLY: Mapping[str, Any] = {"prefer": "simple"}
+FORMERLY: Mapping[str, Any] = {"prefer": "simple", "drop_harmful": False}
 
 
 def decisions(config: BlendConfig) -> dict[str, Any]:

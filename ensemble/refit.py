@@ -107,7 +107,8 @@ def _method(name: str, summary: Mapping[str, Any], config: BlendConfig) -> Metho
     method = METHODS[name]
     if config.weights is not None:
         return replace(method, fit=weighted_vote(name, config.weights))
-    return method if config.budget is None else of_members(method, tuple(summary["members"]))
+    # Members are chosen by --budget and --drop-harmful.
+    return of_members(method, tuple(summary["members"])) if "members" in summary else method
 
 
 def _mixture(summaries: Sequence[Mapping[str, Any]], config: BlendConfig) -> Method:

@@ -70,7 +70,13 @@ def of_members(method: Method, members: tuple[int, ...]) -> Method:
     """Return the method restricted to these members, by number."""
 
     def fit(evidence: Evidence) -> Fitted:
-        return FewerMembers(method.fit(few(evidence, members)), members, len(evidence.logits_MNC))
+        fitted = method.fit(few(evidence, members))
+        num_members = len(evidence.logits_MNC)
+        # Where members were dropped from these, their numbers are places among these.
+        if isinstance(fitted, FewerMembers):
+            kept = tuple(members[place] for place in fitted.members)
+            return FewerMembers(fitted.fitted, kept, num_members)
+        return FewerMembers(fitted, members, num_members)
 
     return replace(method, fit=fit, fits=True)
 
