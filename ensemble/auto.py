@@ -68,6 +68,8 @@ class Trial:
 
     @property
     def label(self) -> str:
+        if self.name == MIXTURE:
+            return "a mean of methods"
         return f"{self.name} + offsets" if self.offsets_C.any() else self.name
 
 

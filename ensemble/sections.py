@@ -87,8 +87,7 @@ def members_section(
         closing = [
             text_block(
                 "The best single run was picked on these same rows, so its score is slightly"
-                " optimistic. Differences compare both scores on the same bootstrap samples of"
-                f" {groups} (paired)."
+                f" optimistic. Differences compare both scores on the same {groups} (paired)."
             )
         ]
     return section(
@@ -144,32 +143,34 @@ def errors_section(names: Sequence[str], wrong_MN: np.ndarray) -> dict[str, Any]
     )
 
 
-def _row(
-    trial: Trial, label: str, weight: str | None, best_single: Score, metric: Metric
-) -> list[str]:
+def _row(trial: Trial, label: str, best_single: Score, metric: Metric) -> list[str]:
+    """Return name, score, interval, difference to the best single run, and in-sample score."""
     nested = trial.nested.interval().as_dict()
-    sign = metric.sign
     return [
         label,
-        num(sign * trial.in_sample),
         num(nested["value"]),
         span(nested),
         signed(trial.nested.minus(best_single).interval().as_dict()),
-        *([] if weight is None else [weight]),
+        num(metric.sign * trial.in_sample),
     ]
 
 
 def _rows(blended: Blended, best_single: Score, metric: Metric) -> list[list[str]]:
-    """Return a row for each method, and one for their mean if that was taken."""
+    """Return a row for each method; if their mean was taken, also their weights and its row."""
     chosen = blended.chosen
+    if blended.is_choice:
+        labels = [
+            f"{trial.label} (chosen)" if trial is chosen else trial.label
+            for trial in blended.trials
+        ]
+        pairs = zip(blended.trials, labels, strict=True)
+        return [_row(trial, label, best_single, metric) for trial, label in pairs]
     rows = []
     for trial, weight in zip(blended.trials, blended.weight_S, strict=True):
-        label = f"{trial.label} (chosen)" if trial is chosen else trial.label
-        share = None if blended.is_choice else f"{weight:.2f}" if weight else ""
-        rows.append(_row(trial, label, share, best_single, metric))
-    if not blended.is_choice:
-        rows.append(_row(chosen, "mean of these (chosen)", "1.00", best_single, metric))
-    return rows
+        name, *scores = _row(trial, trial.name, best_single, metric)
+        rows.append([name, f"{weight:.2f}" if weight else "", *scores])
+    name, *scores = _row(chosen, "mean (chosen)", best_single, metric)
+    return [*rows, [name, "1.00", *scores]]
 
 
 def _why_chosen(blended: Blended, metric: Metric, prefer: str, groups: str) -> str:
@@ -181,7 +182,7 @@ def _why_chosen(blended: Blended, metric: Metric, prefer: str, groups: str) -> s
             "Chosen: the mean of the methods' probabilities. The weight of a method is the share of"
             f" bootstrap samples of {groups} in which it scores best; shares below 2 % count as 0."
             " On new data such a mean scores better on average than the method with the best score"
-            f" here, {best.label}, from which it differs by {over:+.4f}."
+            f" here, {best.name}, from which it differs by {over:+.4f}."
         )
     why = "It has the best score."
     if prefer == SCORE and len(blended.trials) > 1:
@@ -211,7 +212,7 @@ def _optimism(blended: Blended, metric: Metric, groups: str) -> str:
     else:
         choice = "The weights of the methods were found"
     return (
-        f"{choice} on the same {groups} that score it,"
+        f"{choice} on the same {groups} that score the blend,"
         f" so its score is optimistic: by about {blended.optimism:.3f} {metric.title} on average"
         f" (bootstrap estimate){more}. The scores above are not corrected for this; corrected,"
         f" expect about {expected.value:.3f} [{expected.low:.3f}, {expected.high:.3f}]. How lucky"
@@ -264,17 +265,15 @@ def methods_section(
     is the score of the whole procedure with the choice of the method cross-validated too; `prefer`
     is how the choice was made; `groups` is what groups are, in the plural.
     """
-    header = ["", "in-sample", "nested CV", "95 % interval", f"difference to {name}"]
-    header += [] if blended.is_choice else ["weight"]
+    weight = [] if blended.is_choice else ["weight"]
+    header = [*weight, "nested CV", "95 % interval", f"difference to {name}"]
     rows = _rows(blended, best_single, metric)
-    short = [
-        [label, nested, interval, less.split(" ")[0], *weight]
-        for label, _, nested, interval, less, *weight in rows
-    ]
+    # The screen shows the difference without its interval, and no in-sample score.
+    short = [[*row[:-2], row[-2].split(" ")[0]] for row in rows]
     sentences = [
         "In-sample: scored on the rows that the method was fitted on, so too high. Nested CV: each"
         " fold is predicted by the method fitted on the other folds. Differences to the best"
-        f" single run, {name}, compare both on the same bootstrap samples of {groups}."
+        f" single run, {name}, compare both on the same {groups}."
     ]
     if len(blended.trials) > 1:
         sentences += [
@@ -291,7 +290,7 @@ def methods_section(
         sentences.append(rule)
     return section(
         "Blending methods compared (nested cross-validation)",
-        table_block(header, rows),
+        table_block(["", *header, "in-sample"], rows),
         *map(text_block, sentences),
-        screen=[table_block(["method", "score", *header[3:]], short)],
+        screen=[table_block(["method", *weight, "score", *header[-2:]], short)],
     )
