@@ -149,7 +149,10 @@ def encode(value: Any, arrays: dict[str, np.ndarray], name: str = KEY) -> Any:
         return [encode(one, arrays, f"{name}.{place}") for place, one in enumerate(value)]
     if isinstance(value, np.ndarray):
         # The order of the axes in memory is kept, because it decides the last bit of sums.
-        axes = np.argsort([-abs(stride) for stride in value.strides], kind="stable").tolist()
+        # The stride of an axis of size 1 means nothing.
+        steps = zip(value.strides, value.shape, strict=True)
+        order = [-abs(stride) if size > 1 else -np.inf for stride, size in steps]
+        axes = np.argsort(order, kind="stable").tolist()
         arrays[name] = np.ascontiguousarray(value.transpose(axes))
         return {"array": name, "axes": axes}
     kind = next((kind for kind, one in KINDS.items() if type(value) is one), None)

@@ -1,5 +1,6 @@
 """Blends read from their folders: the bits of test.parquet, refits of older ones, damaged files."""
 
+import doctest
 import json
 import shutil
 
@@ -10,6 +11,7 @@ import safetensors
 import safetensors.numpy
 import yaml
 
+import foldblend as fb
 from ensemble import saved
 from ensemble.blend import blend
 from ensemble.methods import trees
@@ -20,6 +22,7 @@ from foldblend.errors import UserError
 from foldblend.files import write_bytes
 from foldblend.runs.folder import lock_folder
 from foldblend.runs.run import Run
+from tests.makers.constants import ROOT
 from tests.makers.edits import edit_run, edit_table
 from tests.makers.synthetic_runs import write_synthetic_run
 
@@ -32,6 +35,7 @@ ALL = [
     {"method": "hard", "weights": (1.0, 2.0, 3.0)},
 ]
 MEAN_OF_METHODS = {"method": "auto"}
+DROPPED = {"method": "tempered", "budget": "2x", "drop_harmful": True}
 WITHIN_BUDGET = {"method": "auto", "budget": "2x"}
 
 
@@ -124,7 +128,7 @@ def refitted_bytes(folder):
     return (folder / PARAMETERS).read_bytes()
 
 
-@pytest.mark.parametrize("settings", [*ALL, WITHIN_BUDGET], ids=called)
+@pytest.mark.parametrize("settings", [*ALL, DROPPED, WITHIN_BUDGET], ids=called)
 def test_an_older_blend_is_refitted_once_to_the_same_bytes(make, settings):
     folder = make(**settings)
     before = (folder / PARAMETERS).read_bytes()
@@ -350,6 +354,15 @@ def test_parameters_of_another_fit_are_refused(stack_copy):
     """Check a file that an earlier version left when it wrote the same blend again."""
     edit_settings(stack_copy, lambda made: made["found"]["fitted"].update(spread=0.05))
     assert_refused(stack_copy, ["not of the blend in blend.yaml"])
+
+
+def test_the_example_of_the_documentation(make):
+    copies = make(method="soft").parent
+    text = (ROOT / "docs" / "blending.md").read_text(encoding="utf-8").replace("```", "")
+    names = {"fb": fb, "outputs": copies, "say": quiet, "quiet": quiet}
+    test = doctest.DocTestParser().get_doctest(text, names, "blending.md", None, 0)
+    assert len(test.examples) > 4
+    assert doctest.DocTestRunner().run(test).failed == 0
 
 
 def test_folders_that_are_no_blends(outputs, tmp_path):

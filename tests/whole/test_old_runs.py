@@ -1,6 +1,7 @@
 """Tests that runs of an earlier commit can be read, resumed, augmented, blended and reported."""
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -10,6 +11,8 @@ import leaderboard
 import report
 import run_cv
 import run_tta
+from ensemble.parameters import PARAMETERS
+from ensemble.saved import load_blend
 from foldblend.runs.run import Run
 from tests.makers.constants import TINY
 from tests.makers.old_runs import commands_of, make_old_runs
@@ -111,6 +114,27 @@ def test_views_of_an_old_run_are_kept_and_others_added(old):
         run_tta.main, old / "plain", "--views", "hflip,rotate:5", "--name", "turned", "--no-page"
     )
     assert Run(old / "turned").info["views"] == ["identity", "hflip", "rotate:5"]
+
+
+@pytest.mark.parametrize("name", ["soft", "greedy"])
+def test_old_blends_are_refitted_once_when_they_are_read(old, name, tmp_path):
+    outputs = shutil.copytree(old, tmp_path / "outputs")
+    assert not (outputs / name / PARAMETERS).exists()
+    said = []
+    loaded = load_blend(outputs / name, say=said.append)
+    assert len(said) == 1
+    assert "refitted from its members, and the file was written" in said[0]
+    members = [Run(outputs / one.name) for one in loaded.members]
+    folds = [
+        [run.logits(run.test_fold(fold)) for run in members]
+        for fold in range(members[0].info["num_test_folds"])
+    ]
+    run = Run(outputs / name)
+    found = loaded.table(run.test["image_id"], folds)
+    pd.testing.assert_frame_equal(found, run.test, check_exact=True)
+    shutil.rmtree(members[0].path)
+    assert load_blend(outputs / name, say=said.append).shares == loaded.shares
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize("name", ["soft", "greedy"])
