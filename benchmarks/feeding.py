@@ -191,7 +191,11 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
             def way() -> float:
                 steps.drain(2 * ahead)
-                return step_rate(model, steps, how, compute, args.batch_size, augment)
+                rate = step_rate(model, steps, how, compute, args.batch_size, augment)
+                # The workers prepare batches until their queue is full, and would slow the next
+                # way down.
+                time.sleep(min(10.0, 2 * ahead * args.batch_size / rate))
+                return rate
 
             # Workers start and torch chooses its kernels outside of the timed rounds.
             step_rate(model, steps, how, compute, args.batch_size, augment)

@@ -3,7 +3,7 @@
     python benchmarks/gpu.py --data DATA            # on the first CUDA device
     python benchmarks/gpu.py --brief --device cpu   # only shows that they run
 
-They take about 6 minutes on a fast card. --minutes stops them earlier; each benchmark keeps what it
+--minutes stops them earlier; each benchmark keeps what it
 has measured after every round. --json is the folder of the results. --brief uses a tiny model and a
 few steps; its times mean nothing.
 """

@@ -181,7 +181,7 @@ def _run_folds(
             job = TrainingJob(
                 **vars(shared), fold_key=fold_key, environment=environment, progress=progress
             )
-            for index in done.keys() - {*todo}:
+            for index in [index for index, fold in done.items() if fold is not None]:
                 say(f"{job.title(index)}: finished before, kept")
             run_todo = run_heads if run.config.train.frozen else run_folds
             done |= run_todo(job, todo)

@@ -212,5 +212,11 @@ def compute_of(config: ResolvedMachine) -> Compute:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Return the free memory of a GPU in bytes, None for the CPU."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    """Return the free memory of a GPU in bytes, None for the CPU.
+
+    What torch keeps of freed memory is free for this process.
+    """
+    if device.type != "cuda":
+        return None
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + kept

@@ -24,7 +24,6 @@ DISTRIBUTIONS = (
     "numpy",
     "scipy",
     "safetensors",
-    "kornia",
     "joblib",
 )
 

@@ -171,7 +171,7 @@ class MachineConfig:
     """
     parallel_folds: str = flag("auto", identity=False)
     """Number of folds trained at the same time, one process each.
-    auto: as many as fit into GPU memory (measured); 1 on the CPU.
+    auto: as many as fit into GPU memory (measured); 1 on the CPU and in short runs.
     """
     channels_last: bool = True
     """Use the channels-last memory layout, which is faster on CUDA and on the CPU."""

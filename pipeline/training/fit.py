@@ -130,14 +130,16 @@ class Fit:
         self.augment = augment
         self.seed_parts = seed_parts
         self.say = say
-        self.optimizer = build_optimizer(model, config.train, fused=compute.is_cuda)
+        self.scaler = compute.scaler()
+        self.optimizer = build_optimizer(
+            model, config.train, fused=compute.is_cuda, scaled=self.scaler.is_enabled()
+        )
         self.schedule = build_scheduler(
             self.optimizer, config.train, steps_per_epoch=steps_per_epoch
         )
         self.average = build_average(model, config.train)
         self.loss = build_loss(config.loss, counts_C, compute.device)
         self.mixing = Mixing.of(config.augment, counts_C)
-        self.scaler = compute.scaler()
         # The compiled model shares the weights. Inference uses the uncompiled one, because its
         # batches vary in size and each new size would be compiled.
         self.forward = torch.compile(model) if compute.compile else model

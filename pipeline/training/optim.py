@@ -62,12 +62,16 @@ def check_optimizer(name: str) -> None:
 
 
 def build_optimizer(
-    model: torch.nn.Module, config: ResolvedTrain, *, fused: bool
+    model: torch.nn.Module, config: ResolvedTrain, *, fused: bool, scaled: bool = False
 ) -> torch.optim.Optimizer:
-    """Return an optimiser from timm; biases and norm layers get no weight decay."""
-    extra: dict[str, Any] = (
-        {"fused": True} if fused and config.opt in ("adam", "adamw", "sgd") else {}
-    )
+    """Return an optimiser from timm; biases and norm layers get no weight decay.
+
+    With `fused`, one kernel updates all weights. `scaled` tells that a gradient scaler may skip
+    steps: if it skips the first one, torch's fused SGD goes on with memory that nothing was written
+    to as momentum.
+    """
+    can_fuse = ("adam", "adamw") if scaled else ("adam", "adamw", "sgd")
+    extra: dict[str, Any] = {"fused": True} if fused and config.opt.lower() in can_fuse else {}
     if config.layer_decay is not None:
         extra["layer_decay"] = config.layer_decay
     optimizer: torch.optim.Optimizer = timm.optim.create_optimizer_v2(

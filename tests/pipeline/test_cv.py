@@ -201,6 +201,7 @@ def test_only_folds_and_then_the_rest(alpha, tiny_layout, tmp_path, cv_command):
     argv += ["--tta", "hflip", *TINY]
     done = cv_command(*argv, "--only-folds", "1")
     assert "folds 0 are left" in done.out
+    assert "kept" not in done.out
     assert not (tmp_path / "alpha" / "oof.parquet").exists()
     assert "fold 1: finished before, kept" in cv_command(*argv).out
     pd.testing.assert_frame_equal(Run(tmp_path / "alpha").oof, alpha.oof, check_exact=True)

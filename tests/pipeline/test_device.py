@@ -6,7 +6,7 @@ import torch
 from foldblend.errors import UserError
 from foldblend.runs.environment import describe_environment
 from pipeline.config.run import MachineConfig
-from pipeline.device import resolve_machine
+from pipeline.device import free_memory, resolve_machine
 
 
 @pytest.fixture
@@ -37,3 +37,11 @@ def test_a_missing_device_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(UserError, match="--device cuda: this machine has 0 CUDA devices"):
         resolve_machine(MachineConfig(device="cuda"))
+
+
+def test_memory_that_torch_keeps_is_free(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (100, 400))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 250)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 220)
+    assert free_memory(torch.device("cuda")) == 130
+    assert free_memory(torch.device("cpu")) is None

@@ -156,6 +156,41 @@ def test_clipping_bounds_the_step():
     assert (clipped - start).norm().item() == pytest.approx(0.019, rel=0.01)
 
 
+@pytest.mark.parametrize("opt", ["sgd", "adamw", "AdamW"])
+def test_a_first_step_that_overflows_leaves_no_trace(opt):
+    """The gradient scaler of float16 skips it; later steps are those of a new optimiser."""
+    config = make_config(opt=opt, lr=0.1).train
+    found = []
+    for overflows in (False, True):
+        model = Plain()
+        optimizer = build_optimizer(model, config, fused=True, scaled=True)
+        scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+        for gradient in [float("inf")] * overflows + [1.0, 2.0]:
+            scale = scaler.scale(torch.ones(())).item()
+            for one in model.parameters():
+                one.grad = torch.full_like(one, gradient * scale)
+            scaler.step(optimizer)
+            scaler.update()
+        found.append(model.linear.weight.detach())
+    assert torch.isfinite(found[1]).all()
+    assert torch.allclose(*found, atol=1e-6)
+
+
+def test_what_can_be_fused_is_fused():
+    fused = {
+        (opt, scaled): build_optimizer(
+            Plain(), make_config(opt=opt).train, fused=True, scaled=scaled
+        ).defaults.get("fused")
+        for opt in ("AdamW", "sgd", "lion")
+        for scaled in (False, True)
+    }
+    assert [name for name, is_fused in fused.items() if is_fused] == [
+        ("AdamW", False),
+        ("AdamW", True),
+        ("sgd", False),
+    ]
+
+
 class Hungry(Plain):
     """A model that runs out of memory for more than three images."""
 
