@@ -257,9 +257,14 @@ def _notes(fits: bool, blended: Blended, *, marked: bool, groups: str) -> list[s
     if fits:
         notes.append("each out-of-fold prediction uses a blend fitted on the other folds")
     if len(blended.trials) > 1 and not marked:
-        choice = "the method was chosen" if blended.is_choice else "the methods were weighted"
+        num = len(blended.trials)
+        choice = (
+            f"the method was chosen among {num} on"
+            if blended.is_choice
+            else f"the weights of the {num} methods come from"
+        )
         notes.append(
-            f"{choice} among {len(blended.trials)} on these same {groups}, which"
+            f"{choice} these same {groups}, which"
             f" makes the score optimistic by about {blended.optimism:.3f} on average: expect about"
             f" {blended.expected.interval().value:.3f}"
         )
