@@ -1,10 +1,14 @@
-"""The sentence that compares a blend with the best single run, and where the report has it."""
+"""Sections of a blend: the comparison with the best single run, and the table of methods."""
 
 import numpy as np
 import pytest
 
-from ensemble.sections import errors_section, members_section, verdict_sentence
+from ensemble.auto import SCORE, SIMPLE, blend_arrays
+from ensemble.choose import score_logits
+from ensemble.methods.registry import METHODS
+from ensemble.sections import errors_section, members_section, methods_section, verdict_sentence
 from foldblend.scores.metrics import METRICS
+from tests.makers.worlds import World
 
 
 def verdict(value, low, high, metric="f1_macro"):
@@ -71,3 +75,40 @@ def test_correlation_of_errors():
     ]
     assert "Of 4 rows, 25.0% are wrong in every member" in text["text"]
     assert errors_section(["a"], wrong_MN[:1]) is None
+
+
+def blended(prefer=SCORE, names=("soft", "log", "tempered")):
+    evidence = World(3, "averaged").evidence()
+    methods = {name: METHODS[name] for name in names}
+    made = blend_arrays(evidence, methods, decide=False, prefer=prefer)
+    best = score_logits(evidence, evidence.logits_MNC[0])
+    return made, methods_section(made, best, "a", METRICS["f1_macro"], None, prefer=prefer)
+
+
+def test_the_table_of_methods_shows_the_weights_of_a_mean():
+    made, section = blended()
+    assert not made.is_choice
+    table, *texts = section["blocks"]
+    assert table["header"][1] == "weight"
+    *methods, mean = table["rows"]
+    assert [row[0] for row in methods] == ["soft", "log", "tempered"]
+    assert [float(row[1] or 0) for row in methods] == pytest.approx(made.weight_S, abs=0.005)
+    assert mean[:2] == ["mean (chosen)", "1.00"]
+    [screen] = section["screen"]
+    assert screen["header"] == ["method", "weight", "score", "95 % interval", "difference to a"]
+    sentences = " ".join(block["text"] for block in texts)
+    assert "Chosen: the mean of the methods' probabilities." in sentences
+    assert f"by about {made.optimism:.3f} macro F1" in sentences
+
+
+def test_a_chosen_method_is_marked_and_has_no_weight():
+    made, section = blended(SIMPLE)
+    table, *texts = section["blocks"]
+    assert "weight" not in table["header"]
+    assert [row[0].endswith(" (chosen)") for row in table["rows"]].count(True) == 1
+    assert f"Chosen: {made.chosen.name}" in " ".join(block["text"] for block in texts)
+
+
+def test_a_single_method_is_not_called_a_choice():
+    _, section = blended(names=("soft",))
+    assert "optimistic" not in " ".join(block["text"] for block in section["blocks"][1:])
