@@ -11,8 +11,8 @@ from foldblend.scores.metrics import Counts, Metric, row_log_loss, rows_by_repea
 
 __all__ = ["effective_groups", "left_out_scores"]
 
-MOST_PARTS = 200  # for scores that need all rows, not only sums
-CHUNK = 50  # parts left out at once, for such scores
+MOST_PARTS = 200  # for metrics that have only of_weights
+CHUNK = 50  # parts left out at once, for such metrics
 MOST_CELLS = 2**20  # counts left out at once, to bound memory
 
 
@@ -44,8 +44,8 @@ def left_out_scores(
     -------
     np.ndarray
         Scores, G, in the order of the groups' names; NaN where the score is not defined. Classes
-        that do not occur in the other groups are left out. Metrics that need all rows, such as ROC
-        AUC, leave out 200 parts of the groups in turn if there are more groups.
+        that do not occur in the other groups are left out. A metric that has only `of_weights`
+        leaves out 200 parts of the groups in turn if there are more groups.
 
     Examples
     --------
@@ -58,7 +58,7 @@ def left_out_scores(
     names, group_N = np.unique(group_N, return_inverse=True)
     if len(names) < 2:
         return np.full(1, np.nan)
-    of_repeat = _by_counts if metric.of_counts is not None else _by_weights
+    of_repeat = _by_counts if metric.of_counts is not None else _by_rows
     with np.errstate(divide="ignore", invalid="ignore"):
         scores = [
             of_repeat(metric, label_N[rows], proba_NC[rows], group_N[rows], len(names))
@@ -109,10 +109,12 @@ def _counts(
         yield at, chunk_GX if isinstance(chunk_GX, np.ndarray) else chunk_GX.toarray(), total_X
 
 
-def _by_weights(
+def _by_rows(
     metric: Metric, label_N: np.ndarray, proba_NC: np.ndarray, group_N: np.ndarray, num_groups: int
 ) -> np.ndarray:
-    """Return the score of one repeat without each part of the groups, from weights of rows."""
+    """Return the score of one repeat without each group, or each part of the groups."""
+    if metric.of_left_out is not None:
+        return metric.of_left_out(label_N, proba_NC, group_N, num_groups)
     assert metric.of_weights is not None, metric
     num_parts = min(num_groups, MOST_PARTS)
     part_N = group_N % num_parts

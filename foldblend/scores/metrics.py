@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from foldblend.errors import UserError, did_you_mean
+from foldblend.scores.roc_auc import roc_auc_left_out, roc_auc_of_weights, roc_auc_ovr
 
 __all__ = [
     "MEAN_COST",
@@ -78,6 +79,10 @@ class Metric:
     of_weights: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None
     """The same score from labels N, probabilities N x C and row weights B x N, for a metric that
     cannot be computed from sums.
+    """
+    of_left_out: Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray] | None = None
+    """The score without each group, G, from labels N, probabilities N x C, groups N as numbers and
+    their number, for a metric of which that is faster than `of_weights`.
     """
     name: str = ""
     """Name of the metric in settings and files."""
@@ -173,38 +178,6 @@ def _balanced_accuracy_of_counts(counts: Counts) -> np.ndarray:
     return (recall * occurs).sum(-1) / occurs.sum(-1)
 
 
-def _roc_auc_ovr(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
-    """Return the mean one-vs-rest ROC AUC of the classes that occur, or NaN if only one does."""
-    return float(_roc_auc_of_weights(label_N, proba_NC, np.ones((1, len(label_N))))[0])
-
-
-def _roc_auc_of_weights(
-    label_N: np.ndarray, proba_NC: np.ndarray, weight_BN: np.ndarray
-) -> np.ndarray:
-    """Return the mean one-vs-rest ROC AUC for each of B row weightings, by ranks.
-
-    Classes without weight are left out. The AUC of a class is its Mann-Whitney U statistic over the
-    number of pairs, which equals scikit-learn's value (Mann and Whitney 1947). Axis T has one entry
-    per distinct probability.
-    """
-    auc_sum_B = np.zeros(len(weight_BN))
-    num_B = np.zeros(len(weight_BN))
-    for label in np.unique(label_N):
-        order = np.argsort(proba_NC[:, label], kind="stable")
-        ordered_N = proba_NC[order, label]
-        is_true_N = label_N[order] == label
-        # Tied rows are summed; a pair of tied rows counts one half.
-        starts = np.flatnonzero(np.r_[True, ordered_N[1:] != ordered_N[:-1]])
-        weight_BT = np.add.reduceat(weight_BN[:, order], starts, axis=1)
-        true_BT = np.add.reduceat(weight_BN[:, order] * is_true_N, starts, axis=1)
-        other_BT = weight_BT - true_BT
-        below_BT = np.cumsum(other_BT, axis=1) - other_BT / 2
-        pairs_B = true_BT.sum(axis=1) * other_BT.sum(axis=1)
-        auc_sum_B += (true_BT * below_BT).sum(axis=1) / np.maximum(pairs_B, 1)
-        num_B += pairs_B > 0
-    return np.where(num_B > 0, auc_sum_B / np.maximum(num_B, 1), np.nan)
-
-
 def _log_loss(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
     return float(row_log_loss(label_N, proba_NC).mean())
 
@@ -260,7 +233,13 @@ METRICS: dict[str, Metric] = {
             name="balanced_accuracy",
             of_counts=_balanced_accuracy_of_counts,
         ),
-        Metric("ROC AUC (ovr)", _roc_auc_ovr, name="roc_auc_ovr", of_weights=_roc_auc_of_weights),
+        Metric(
+            "ROC AUC (ovr)",
+            roc_auc_ovr,
+            name="roc_auc_ovr",
+            of_weights=roc_auc_of_weights,
+            of_left_out=roc_auc_left_out,
+        ),
         Metric(
             "log loss",
             _log_loss,

@@ -1,5 +1,7 @@
 """Intervals of scores and of differences: known answers, limits, degenerate data, coverage."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -138,9 +140,23 @@ def test_many_groups_and_classes_are_left_out_in_chunks():
     assert found_G[2999] == pytest.approx(F1.score(label_N[at_N], proba_NC[at_N]))
 
 
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**20), num_values=st.integers(1, 9))
+def test_roc_auc_without_each_group_equals_that_of_weights(seed, num_values):
+    """Probabilities of few values are tied within groups and between them."""
+    rows, proba_NC = drawn(seed, num_groups=10)
+    proba_NC = np.round(proba_NC * num_values) / num_values
+    metric = METRICS["roc_auc_ovr"]
+    slow = dataclasses.replace(metric, of_left_out=None)
+    found, wanted = (
+        left_out_scores(each, rows.label_N, proba_NC, rows.group_N) for each in (metric, slow)
+    )
+    assert found == pytest.approx(wanted, nan_ok=True)
+
+
 def test_scores_that_need_all_rows_leave_out_parts_of_many_groups():
     rows, proba_NC = drawn(4, num_groups=450, num_images=1)
-    metric = METRICS["roc_auc_ovr"]
+    metric = dataclasses.replace(METRICS["roc_auc_ovr"], of_left_out=None)
     found = left_out_scores(metric, rows.label_N, proba_NC, rows.group_N)
     assert found.shape == (200,)
     at_N = rows.group_N % 200 != 7
