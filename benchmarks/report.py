@@ -21,7 +21,7 @@ from common import Results, data_of, parser, spread
 
 from foldblend.runs.rows import oof_arrays
 from foldblend.runs.run import Run
-from foldblend.scores.bootstrap import score_interval
+from foldblend.scores.score import score_interval
 from foldblend.scores.metrics import METRICS
 from reports.run.report import write_report
 from tests.makers.synthetic_runs import write_synthetic_run
@@ -83,8 +83,8 @@ def main() -> None:
             result = {
                 "made, s": made,
                 "without the page, s": seconds(lambda: write_report(Run(run.path), page=False)),
-                "bootstrap of macro F1, 1,000 resamples of people, s": seconds(
-                    lambda: score_interval(metric, rows.label_N, arrays.proba_NC, rows.group_N)
+                "interval of macro F1 over people, s": seconds(
+                    lambda: score_interval(metric, rows, arrays.proba_NC)
                 ),
             }
             write_report(Run(run.path))
