@@ -6,13 +6,15 @@ A simulated data set has 3 to 18 imbalanced classes, 60 to 400 groups with 7 ima
 11 views beside identity. Most of the error is common to all views of an image, and to all images of
 a group. Some views help, most do not, and some harm; in every third data set none helps. The views
 that `--views auto` chooses on one sample of groups are scored on a sample of 1,000 new groups, and
-on a subset of these with as many groups as were used for choosing. Rules were settled on seeds from
-10,000 on; results are reported for seeds from 0 on.
+on a subset of these with as many groups as were used for choosing. Both rules of `--prefer` choose
+among the same candidates. Rules were settled on seeds from 10,000 on; results are reported for
+seeds from 0 on.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +26,10 @@ from foldblend.scores.metrics import METRICS, Metric, softmax
 from foldblend.scores.rows import Rows
 from folds.split import assign_folds
 from tests.makers.rows import folded
-from tta.choose import choose, learned, searched
+from tta.choose import Fit, learned, searched
 from tta.crossfit import cross_fit
 from tta.policy import IDENTITY, Policy, SavedViews
+from tta.rules import RULES, SCORE, SIMPLE, Candidates, Choice, decide
 
 NUM_IMAGES = 7
 NUM_NEW = 1000
@@ -45,7 +48,9 @@ KINDS = {
     "swapped": 0.1,
 }
 # One in so many data sets is cross-fitted too, since that takes longer.
-EVERY = 4
+EVERY = 2
+# Results are kept each time that so many data sets are done.
+ROUND = 10
 # Labels of keys of tta_worlds.json in the printed table.
 LABELS = {
     "worlds": "data sets",
@@ -56,8 +61,10 @@ LABELS = {
     "where none does": "data sets where no view helps",
     "chosen": "share with views chosen",
     "honesty": "gains on the cross-fitted data sets",
+    "optimism": "cross-fitted gain minus gain on new groups",
     "gain": "gain on new groups",
-    "seconds a choice": "seconds per choice",
+    "score minus simple": "gain with --prefer score minus gain with --prefer simple",
+    "seconds a choice": "seconds for the candidates of both rules",
 }
 
 
@@ -192,44 +199,64 @@ def best_single(metric: Metric, new: SavedViews) -> float:
     return max(after) - before
 
 
+class Compared:
+    """Candidates of a simulated data set, searched once for each set of rows."""
+
+    def __init__(self, saved: SavedViews, metric_name: str) -> None:
+        self.search = searched(saved, metric=metric_name)
+        self.known: dict[bytes, Candidates] = {}
+
+    def choice(self, rows_N: np.ndarray, rule: str) -> Choice:
+        """Return the choice of a rule on these rows."""
+        key = rows_N.tobytes()
+        if key not in self.known:
+            self.known[key] = self.search.compared(rows_N)
+        return decide(self.known[key], rule)
+
+    def fit(self, rule: str) -> Fit:
+        """Return the function from rows to the choice of a rule."""
+        return lambda rows_N: self.choice(rows_N, rule)
+
+
 def measure(seed: int, metric_name: str) -> dict[str, Any]:
-    """Return the views chosen on a simulated data set, and their gains on new groups."""
+    """Return the views that each rule chooses on a simulated data set, and their gains."""
     data = SimulatedData(seed)
     metric = METRICS[metric_name]
-    start = time.perf_counter()
     saved = data.draw(data.num_groups, 1)
     new = data.draw(NUM_NEW, 2)
-    choice = choose(saved, metric=metric_name)
-    seconds = time.perf_counter() - start
-    gained, error = gain(metric, new, choice.policy)
-    result = {
+    compared = Compared(saved, metric_name)
+    rows_N = np.arange(len(saved.rows.label_N))
+    start = time.perf_counter()
+    choices = {rule: compared.choice(rows_N, rule) for rule in RULES}
+    result: dict[str, Any] = {
         "classes": data.num_classes,
         "people": data.num_groups,
         "views": len(data.names),
-        "chosen": str(choice.policy),
-        "passes": choice.policy.passes,
-        "gain": gained,
-        "standard error": error,
-        "as many people": gain(metric, new, choice.policy, data.num_groups),
+        "seconds": round(time.perf_counter() - start, 2),
         "best single view": best_single(metric, new),
         "mean of all": gain(metric, new, Policy(data.names))[0],
-        "seconds": round(seconds, 2),
     }
-    rows_N = np.arange(len(saved.rows.label_N))
     for name in ("view", "class"):
         policy = learned(saved, saved.names, name)(rows_N).policy
         result[f"all, weights per {name}"] = gain(metric, new, policy)[0]
-    if seed % EVERY == 0:
-        result |= honesty(saved, choice.policy, metric, metric_name)
+    for rule, choice in choices.items():
+        gained, error = gain(metric, new, choice.policy)
+        result[rule] = {
+            "chosen": str(choice.policy),
+            "passes": choice.policy.passes,
+            "gain": gained,
+            "standard error": error,
+            "as many people": gain(metric, new, choice.policy, data.num_groups),
+        }
+        if seed % EVERY == 0:
+            result[rule] |= honesty(saved, choice.policy, metric, compared.fit(rule))
     return result
 
 
-def honesty(
-    saved: SavedViews, policy: Policy, metric: Metric, metric_name: str
-) -> dict[str, float]:
+def honesty(saved: SavedViews, policy: Policy, metric: Metric, fit: Fit) -> dict[str, float]:
     """Return the in-sample and the cross-fitted gain; a report has the second one."""
     fold_N = assign_folds(saved.rows.label_N, saved.rows.group_N, num_folds=NUM_FOLDS, seed=0)
-    crossed = cross_fit(folded(saved, fold_N), searched(saved, metric=metric_name))
+    crossed = cross_fit(folded(saved, fold_N), fit)
     sign = metric.sign
     both = [policy.apply(saved.logits_VNC, saved.names), crossed.logits_NC]
     before = metric.score(saved.rows.label_N, softmax(saved.logits_VNC[0]))
@@ -239,53 +266,86 @@ def honesty(
     return {"in sample": in_sample, "cross-fitted": cross_fitted}
 
 
+def averaged(values: Any) -> dict[str, float]:
+    """Return the mean over data sets and its standard error."""
+    value_T = np.asarray(values, float)
+    error = value_T.std(ddof=1) / np.sqrt(len(value_T)) if len(value_T) > 1 else np.nan
+    return {"mean": float(value_T.mean()), "standard error": float(error)}
+
+
 def figures(found: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the figures over all simulated data sets, under their keys in tta_worlds.json."""
-    column = {
-        name: np.array([one[name] for one in found])
-        for name in ("gain", "standard error", "best single view")
-    }
-    taken = np.array([one["chosen"] != "identity" for one in found])
-    as_many = np.array([one["as many people"] for one in found])
-    helps = column["best single view"] > HELPS
-    hopeless = column["best single view"] < HOPELESS
-    crossed = [one for one in found if "cross-fitted" in one]
+    best_T = np.array([one["best single view"] for one in found])
     rest = ("mean of all", "all, weights per view", "all, weights per class")
+    gain_of = {rule: np.array([one[rule]["gain"] for one in found]) for rule in RULES}
     return {
         "worlds": len(found),
-        "gain": {
-            "mean": column["gain"].mean(),
-            "deviation": column["gain"].std(ddof=1),
-            **spread(column["gain"], 4),
-        },
-        "worse by more than one standard error": float(
-            (column["gain"] < -column["standard error"]).mean()
-        ),
-        "the same on as many people": float((as_many[:, 0] < -as_many[:, 1]).mean()),
-        "worse at all": float((column["gain"] < 0).mean()),
-        "something chosen": float(taken.mean()),
-        "passes": float(np.mean([one["passes"] for one in found])),
-        "where a view helps": {
-            "worlds": int(helps.sum()),
-            "chosen": float(taken[helps].mean()),
-            "gain": float(column["gain"][helps].mean()),
-            "best single view": float(column["best single view"][helps].mean()),
-        },
-        "where none does": {
-            "worlds": int(hopeless.sum()),
-            "chosen": float(taken[hopeless].mean()),
-            "gain": float(column["gain"][hopeless].mean()),
-        },
+        **{rule: figures_of([one[rule] for one in found], best_T) for rule in RULES},
+        "score minus simple": averaged(gain_of[SCORE] - gain_of[SIMPLE]),
         "without choosing": {name: float(np.mean([one[name] for one in found])) for name in rest},
-        "honesty": {
-            "worlds": len(crossed),
-            **{
-                name: float(np.mean([one[name] for one in crossed]))
-                for name in ("in sample", "cross-fitted", "gain")
-            },
-        },
         "seconds a choice": spread([one["seconds"] for one in found], 2),
     }
+
+
+def figures_of(found: list[dict[str, Any]], best_T: np.ndarray) -> dict[str, Any]:
+    """Return the figures of one rule; `best_T` is the gain of the best single view."""
+    gain_T, error_T, passes_T = (
+        np.array([one[name] for one in found]) for name in ("gain", "standard error", "passes")
+    )
+    taken_T = np.array([one["chosen"] != "identity" for one in found])
+    as_many = np.array([one["as many people"] for one in found])
+    helps_T = best_T > HELPS
+    hopeless_T = best_T < HOPELESS
+    crossed = [one for one in found if "cross-fitted" in one]
+    names = ("in sample", "cross-fitted", "gain")
+    return {
+        "gain": {**averaged(gain_T), **spread(gain_T, 4)},
+        "worse by more than one standard error": float((gain_T < -error_T).mean()),
+        "the same on as many people": float((as_many[:, 0] < -as_many[:, 1]).mean()),
+        "worse at all": float((gain_T < 0).mean()),
+        "something chosen": float(taken_T.mean()),
+        "passes": float(passes_T.mean()),
+        "where a view helps": {
+            "worlds": int(helps_T.sum()),
+            "chosen": float(taken_T[helps_T].mean()),
+            "gain": float(gain_T[helps_T].mean()),
+            "best single view": float(best_T[helps_T].mean()),
+        },
+        "where none does": {
+            "worlds": int(hopeless_T.sum()),
+            "chosen": float(taken_T[hopeless_T].mean()),
+            "gain": float(gain_T[hopeless_T].mean()),
+        },
+        "honesty": {
+            "worlds": len(crossed),
+            **{name: float(np.mean([one[name] for one in crossed])) for name in names},
+        },
+        "optimism": averaged([one["cross-fitted"] - one["gain"] for one in crossed]),
+    }
+
+
+def measured(seeds: range, metric_name: str) -> Iterator[dict[str, Any]]:
+    """Yield the figures so far each time that further data sets are measured."""
+    found = []
+    for seed in seeds:
+        found.append(measure(seed, metric_name))
+        if len(found) % ROUND == 0 or seed == seeds[-1]:
+            yield {**figures(found), "each": found}
+
+
+def table_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the rows of the printed table."""
+    rows = []
+    for key, value in result.items():
+        label = LABELS.get(key, key)
+        if key in RULES:
+            rows += [(f"{key}: {name}", shown) for name, shown in table_rows(value)]
+        elif isinstance(value, dict):
+            cells = (f"{LABELS.get(name, name)} {one:.4g}" for name, one in value.items())
+            rows.append((label, ", ".join(cells)))
+        elif key != "each":
+            rows.append((label, f"{value:.4g}"))
+    return rows
 
 
 def main() -> None:
@@ -299,22 +359,9 @@ def main() -> None:
     args = cli.parse_args()
     results = Results(args, device="cpu")
     seeds = range(args.first_seed, args.first_seed + args.worlds)
-    name = f"{args.metric}, seeds {seeds[0]} to {seeds[-1]}"
-    if name not in results:
-        found = [measure(seed, args.metric) for seed in seeds]
-        results.put(name, {**figures(found), "each": found})
-    result = results[name]
-    rows = [
-        (
-            LABELS.get(key, key),
-            ", ".join(f"{LABELS.get(k, k)} {one:.4g}" for k, one in value.items()),
-        )
-        if isinstance(value, dict)
-        else (LABELS.get(key, key), f"{value:.4g}")
-        for key, value in result.items()
-        if key != "each"
-    ]
-    print_rows(name, rows)
+    name = f"{args.metric}, both rules, seeds {seeds[0]} to {seeds[-1]}"
+    result = results.in_rounds(name, lambda: measured(seeds, args.metric))
+    print_rows(name, table_rows(result))
 
 
 if __name__ == "__main__":

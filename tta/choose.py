@@ -1,9 +1,9 @@
 """Choice of views, merge and weights on out-of-fold logits, tested on held-out groups.
 
 Greedy policy search decides which view to add next. How many views to take is decided by nested
-cross-validation: groups are dealt to parts, the search runs on all parts but one, and only the gain
-on the part left out counts. The best of a dozen useless views looks good on the rows where it was
-found, and on no others.
+cross-validation: groups are dealt to parts, the search runs on all parts but one, and only the
+score on the part left out counts (see `tta.rules`). The best of a dozen useless views looks good on
+the rows where it was found, and on no others.
 
 References
 ----------
@@ -13,7 +13,6 @@ augmentation".
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -22,17 +21,15 @@ from typing import Any
 import numpy as np
 
 from foldblend.scores.held_out import group_parts
-from foldblend.scores.metrics import METRICS, Metric, log_softmax, softmax
-from foldblend.scores.score import Score, gain, score_of
+from foldblend.scores.metrics import METRICS, Metric, log_softmax
 from tta.learn import WEIGHTINGS
 from tta.merge import MERGES
 from tta.policy import IDENTITY, Policy, SavedViews
+from tta.rules import FEWEST_GROUPS, RULES, SCORE, Candidates, Choice, decide
 
-__all__ = ["Choice", "Fit", "Search", "Step", "choose", "learned", "searched", "weighted"]
+__all__ = ["Choice", "Fit", "Search", "choose", "learned", "searched", "weighted"]
 
 NUM_PARTS = 5
-# With fewer groups, a standard error over groups is too uncertain to decide anything.
-FEWEST_GROUPS = 10
 # In shares of an equal weight. A view whose weight is smaller in every class is not worth a forward
 # pass.
 NEGLIGIBLE = 0.1
@@ -40,40 +37,6 @@ TEMPERATURES = tuple(2.0 ** (step / 2) for step in range(-2, 5))  # 0.5 to 4
 
 Fit = Callable[[np.ndarray], "Choice"]
 """Function from row numbers to the choice made on these rows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A policy that was compared with the current one on held-out groups."""
-
-    policy: Policy
-    over: Policy
-    """The policy that was current then."""
-    gain: float
-    """Improvement of the metric on groups used for neither policy; positive is better."""
-    standard_error: float
-    """Standard error of the gain, by bootstrap over groups."""
-    taken: bool
-
-    def __str__(self) -> str:
-        return f"{self.gain:+.4f} (standard error {self.standard_error:.4f})"
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A policy, the steps that led to it, and the reason for it."""
-
-    policy: Policy
-    steps: tuple[Step, ...] = ()
-    why: str = ""
-    """A clause for reports; empty for a policy that was given, not chosen."""
-
-    def __str__(self) -> str:
-        if self.policy == IDENTITY:
-            return f"No augmentation is used{': ' if self.why else ''}{self.why}."
-        if self.why:
-            return f"Views chosen: {self.policy}; {self.why}."
-        return f"Views merged: {self.policy}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +48,8 @@ class Search:
     budget: int
     merges: Sequence[str]
     weightings: Sequence[str]
+    prefer: str = SCORE
+    """Name of the rule in `tta.rules.RULES`."""
     losses: dict[Policy, np.ndarray] = field(default_factory=dict)
     """Losses of policies without fitted weights, for all rows: rows x temperatures."""
 
@@ -160,83 +125,17 @@ class Search:
                 logits_NC[part_N == part] = policy.apply(saved.logits_VNC[:, left_out], saved.names)
         return held
 
+    def compared(self, rows: np.ndarray) -> Candidates:
+        """Return the candidates of these rows and their logits on held-out groups."""
+        one = self.saved.take(rows)
+        enough = one.rows.num_groups >= FEWEST_GROUPS
+        policies = self.candidates(rows) if enough else [IDENTITY]
+        held = [] if set(policies) == {IDENTITY} else self.held_out(rows, len(policies))
+        return Candidates(policies, held, one, self.metric)
+
     def __call__(self, rows: np.ndarray) -> Choice:
         """Return the choice on these rows; identity where no candidate improves the score."""
-        num_groups = len(np.unique(self.saved.rows.group_N[rows]))
-        groups = self.saved.rows.groups
-        if num_groups < FEWEST_GROUPS:
-            return Choice(IDENTITY, why=f"{num_groups} {groups} are too few to choose views")
-        policies = self.candidates(rows)
-        one = self.saved.take(rows)
-        if set(policies) == {IDENTITY}:
-            return Choice(IDENTITY, why="no view lowers the log loss")
-        held = self.held_out(rows, len(policies))
-
-        @functools.cache
-        def scored(place: int) -> _Scored:
-            proba_NC = softmax(held[place])
-            fitted_NC = softmax(policies[place].apply(one.logits_VNC, one.names))
-            held_out = score_of(self.metric, one.rows, proba_NC)
-            return _Scored(
-                held_out, score_of(self.metric, one.rows, fitted_NC, resampled=False).value
-            )
-
-        policy, steps = _climb(policies, scored)
-        return Choice(policy, steps, _why(steps, self.metric.title, groups))
-
-
-@dataclass(frozen=True, slots=True)
-class _Scored:
-    """Scores of a candidate; greater is better."""
-
-    held: Score
-    """Of the cross-fitted candidate."""
-    fitted: float
-    """Of the candidate that was fitted on all rows."""
-
-
-def _climb(
-    policies: Sequence[Policy], scored: Callable[[int], _Scored]
-) -> tuple[Policy, tuple[Step, ...]]:
-    """Return the best candidate and all steps, going through candidates in order of cost.
-
-    A candidate replaces the current one if its gain on held-out groups exceeds the gain's standard
-    error and if the policy fitted on all rows is better as well. So views are added one at a time,
-    or as few together as are needed for such a gain.
-    """
-    current = 0
-    steps = []
-    for place, policy in enumerate(policies):
-        if policy in (policies[current], policies[max(place - 1, 0)]):
-            continue
-        new = scored(place)
-        old = scored(current)
-        gained = gain(new.held, old.held)
-        taken = gained.exceeds() and new.fitted > old.fitted
-        steps.append(Step(policy, policies[current], gained.value, gained.error, taken))
-        current = place if taken else current
-    return policies[current], tuple(steps)
-
-
-def _why(steps: Sequence[Step], metric: str, groups: str) -> str:
-    """Return the gain of each step, or which policy was closest to a gain.
-
-    `groups` is what groups are, in the plural.
-    """
-    on_whom = f"on {groups} not used for choosing"
-    taken = [step for step in steps if step.taken]
-    if taken:
-        return f"{metric} improves by {', then '.join(map(str, taken))}, {on_whom}"
-    closest = max(steps, key=lambda step: step.gain - step.standard_error)
-    missed = (
-        "by more than one standard error"
-        if closest.gain <= closest.standard_error
-        else f"both on held-out {groups} and on all rows"
-    )
-    return (
-        f"no view improves the score {missed}. The closest is {closest.policy}, with a gain in"
-        f" {metric} of {closest}, {on_whom}"
-    )
+        return decide(self.compared(rows), self.prefer)
 
 
 def searched(
@@ -246,6 +145,7 @@ def searched(
     budget: int = 4,
     merges: Sequence[str] = tuple(MERGES),
     weightings: Sequence[str] = tuple(WEIGHTINGS),
+    prefer: str = SCORE,
 ) -> Search:
     """Return the search for the best policy of at most `budget` forward passes per image.
 
@@ -259,6 +159,9 @@ def searched(
         Most forward passes per image, 1 or more.
     merges, weightings
         Names of the merges and learned weightings to try.
+    prefer
+        "score" takes the candidate with the best score on held-out groups; "simple" takes a further
+        view only for a gain of more than one standard error there.
 
     Returns
     -------
@@ -276,12 +179,14 @@ def searched(
         ([metric], METRICS),
         (merges, MERGES),
         (weightings, WEIGHTINGS),
+        ([prefer], RULES),
     ]
     for names, known in given:
         unknown = [name for name in names if name not in known]
         if unknown:
             raise ValueError(f"{', '.join(unknown)}: unknown; there are {', '.join(known)}")
-    return Search(saved, METRICS[metric], min(budget, len(saved.names)), merges, weightings)
+    most = min(budget, len(saved.names))
+    return Search(saved, METRICS[metric], most, merges, weightings, prefer)
 
 
 def choose(saved: SavedViews, **settings: Any) -> Choice:

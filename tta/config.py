@@ -39,6 +39,11 @@ class TtaConfig:
     """
     budget: int | None = None
     """Most forward passes per image that --views auto may use. Default: 4."""
+    prefer: Literal["score", "simple"] | None = None
+    """Which policy --views auto takes. score: the one with the best score on held-out groups.
+    simple: a further view only if it improves that score by more than one standard error. Default:
+    score, but a finished run that was made with simple keeps it.
+    """
     name: str | None = None
     """Name of the new run, which is written next to the old one. Default: <run>_tta."""
     overwrite: bool = False
@@ -71,6 +76,11 @@ class TtaConfig:
                 f"--budget {self.budget}: works only with --views auto, since given views are all"
                 " merged; leave one of the two out",
             )
+        require(
+            self.prefer is None or self.views == "auto",
+            f"--prefer {self.prefer}: works only with --views auto, since given views are all"
+            " merged; leave one of the two out",
+        )
         check_name(self.name)
         require(
             self.workers is None or self.workers >= 0, f"--workers {self.workers}: pass 0 or more"

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from foldblend.scores.held_out import outer_parts
-from tta.choose import Choice, Fit
+from tta.choose import Fit
 from tta.policy import Policy, SavedViews
+from tta.rules import Choice
 
 __all__ = ["CrossFit", "Part", "cross_fit", "cross_fit_path"]
 

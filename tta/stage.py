@@ -21,12 +21,13 @@ from foldblend.runs.folder import PICTURES, lock_folder, rows_like, with_logits,
 from foldblend.runs.rows import oof_rows
 from foldblend.runs.run import Run
 from reports.run.screen import finish
-from tta.choose import Choice, Search, learned, searched
+from tta.choose import Search, learned, searched
 from tta.config import AUTO_VIEWS, TtaConfig
 from tta.crossfit import CrossFit, cross_fit
 from tta.learn import WEIGHTINGS
 from tta.policy import IDENTITY, Policy, SavedViews
 from tta.report import harm_report
+from tta.rules import SCORE, SIMPLE, Choice
 from tta.saved_views import (
     can_see,
     check_pipelines,
@@ -87,10 +88,29 @@ def _decide(saved: SavedViews, search: Search | None, merge: str) -> CrossFit:
     return CrossFit(policy.apply(saved.logits_VNC, saved.names), (), Choice(policy))
 
 
-def _key(run: Run, names: Sequence[str], config: TtaConfig) -> str:
-    """Return a hash of everything that determines the new run: rows, views and settings."""
-    decided = [sorted(names), config.views == "auto", config.merge, config.budget, run.oof_hash]
-    return hashlib.blake2b(json.dumps(decided).encode(), digest_size=16).hexdigest()
+def _key(run: Run, names: Sequence[str], config: TtaConfig, prefer: str) -> dict[str, str]:
+    """Return a hash of everything that determines the new run: rows, views and settings.
+
+    Earlier versions had the rule "simple" only, which is not hashed, so that their runs keep their
+    keys. Given views need no rule.
+    """
+    auto = config.views == "auto"
+    decided = [sorted(names), auto, config.merge, config.budget, run.oof_hash]
+    if auto and prefer != SIMPLE:
+        decided.append(prefer)
+    digest = hashlib.blake2b(json.dumps(decided).encode(), digest_size=16).hexdigest()
+    return {"tta": digest}
+
+
+def _preferred(run: Run, names: Sequence[str], config: TtaConfig, written: Path) -> str:
+    """Return the rule that chooses; without --prefer, a run that has "simple" keeps it.
+
+    So the same command repeats a run of an earlier version.
+    """
+    if config.prefer is not None:
+        return config.prefer
+    made = Run(written).info["run_key"] if (written / "run.json").is_file() else None
+    return SIMPLE if made == _key(run, names, config, SIMPLE) else SCORE
 
 
 def _costs(run: Run, policy: Policy) -> dict[str, Any]:
@@ -150,7 +170,8 @@ def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = write) -> 
         names = tuple(dict.fromkeys([*kept, *(names if can_see(run) else ())]))
     check_pipelines(run, names)
     written = folder.resolve().parent / (config.name or f"{run.name}_tta")
-    run_key = {"tta": _key(run, names, config)}
+    prefer = _preferred(run, names, config, written)
+    run_key = _key(run, names, config, prefer)
     # Checked before the long work, so that a folder that must not be replaced is reported at once.
     open_derived(written, "tta", run_key, overwrite=config.overwrite, look=True)
     if not set(names) <= set(kept):
@@ -160,13 +181,20 @@ def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = write) -> 
         with lines_to(say):
             add_views(folder, names, say=say, **machine)
     saved = _saved(run, names)
-    search = searched(saved, metric=run.info["metric"], **config.search) if auto else None
+    search = None
+    if auto:
+        search = searched(saved, metric=run.info["metric"], prefer=prefer, **config.search)
     try:
         found = _decide(saved, search, merge)
     except ValueError as error:
         raise UserError(
             f"{folder}: {error}; pass --views with --merge mean, which needs no fitting"
         ) from None
+    if auto and prefer == SIMPLE and config.prefer is None:
+        say(
+            f"{written} was made with --prefer simple, which is kept; --prefer score --overwrite"
+            " chooses by score"
+        )
     say(str(found.final))
     policy = found.final.policy
     tests = _test_tables(run, names, policy) if run.info["has_test"] else []
@@ -178,7 +206,13 @@ def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = write) -> 
         "kind": "tta",
         "run_key": run_key,
         "of": {"name": run.name, "oof": run.oof_hash},
-        "tta": {"views": list(names), "merge": config.merge, "auto": auto, "budget": config.budget},
+        "tta": {
+            "views": list(names),
+            "merge": config.merge,
+            "auto": auto,
+            "budget": config.budget,
+            **({"prefer": prefer} if auto else {}),
+        },
         "policy": policy.as_dict(),
         "parts": [
             {"repeat": one.repeat, "part": one.part, "policy": one.choice.policy.as_dict()}

@@ -15,12 +15,13 @@ from foldblend.scores.held_out import group_parts
 from foldblend.scores.metrics import METRICS, log_softmax, softmax
 from foldblend.scores.rows import Rows
 from tests.makers.rows import folded, relabelled
-from tta.choose import FEWEST_GROUPS, choose, learned, searched, weighted
+from tta.choose import choose, learned, searched, weighted
 from tta.crossfit import cross_fit
 from tta.evaluate import effects
 from tta.learn import WEIGHTINGS, fit_class_weights, fit_view_weights
 from tta.merge import mean_logit
 from tta.policy import IDENTITY, Policy, SavedViews
+from tta.rules import FEWEST_GROUPS, RULES
 
 NUM_IMAGES = 7
 
@@ -213,7 +214,8 @@ def test_a_policy_picks_views_by_name():
 
 
 def test_a_view_that_helps_is_chosen_and_its_gain_is_reported():
-    choice = choose(simulated(["noise", "useful", "harmful"], num_groups=300))
+    saved = simulated(["noise", "useful", "harmful"], num_groups=300)
+    choice = choose(saved, prefer="simple")
     assert set(choice.policy.views) == {"identity", "useful1"}
     step = choice.steps[0]
     assert step.taken
@@ -225,11 +227,12 @@ def test_a_view_that_helps_is_chosen_and_its_gain_is_reported():
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_every_metric_can_be_used(metric):
-    helped = choose(
-        simulated(["useful", "useful"], num_groups=60), metric=metric, budget=2, weightings=()
-    )
-    assert helped.policy.passes == 2
-    assert choose(simulated(["noise", "harmful"], num_groups=60), metric=metric).policy == IDENTITY
+    for prefer in RULES:
+        settings = {"metric": metric, "prefer": prefer}
+        helped = simulated(["useful", "useful"], num_groups=60)
+        assert choose(helped, budget=2, weightings=(), **settings).policy.passes == 2
+        hurt = simulated(["noise", "harmful"], num_groups=60)
+        assert choose(hurt, **settings).policy == IDENTITY
 
 
 def test_without_a_view_that_helps_the_choice_gives_the_reason():
@@ -239,7 +242,7 @@ def test_without_a_view_that_helps_the_choice_gives_the_reason():
         (),
         "No augmentation is used: no view lowers the log loss.",
     )
-    uncertain = choose(simulated(["useful"], num_groups=15))
+    uncertain = choose(simulated(["useful"], num_groups=15), prefer="simple")
     assert uncertain.policy == IDENTITY
     assert str(uncertain).startswith(
         "No augmentation is used: no view improves the score by more than one standard error."
@@ -248,12 +251,13 @@ def test_without_a_view_that_helps_the_choice_gives_the_reason():
     assert choose(simulated([])).policy == IDENTITY
 
 
-def test_harmful_views_and_noise_are_never_chosen():
+@pytest.mark.parametrize("prefer", RULES)
+def test_harmful_views_and_noise_are_never_chosen(prefer):
     for seed in range(12):
         saved = simulated(
             ["noise", "harmful", "noise", "harmful", "copy"], num_groups=60, seed=seed
         )
-        assert choose(saved, metric="accuracy").policy == IDENTITY
+        assert choose(saved, metric="accuracy", prefer=prefer).policy == IDENTITY
 
 
 def test_the_best_of_many_useless_views_is_seldom_taken():
@@ -273,7 +277,7 @@ def test_the_best_of_many_useless_views_is_seldom_taken():
             (one.argmax(1) == saved.rows.label_N).mean() for one in (saved.logits_VNC[0], *pairs)
         )
         look_good += max(others) > right
-        taken += choose(saved, metric="accuracy").policy != IDENTITY
+        taken += choose(saved, metric="accuracy", prefer="simple").policy != IDENTITY
     assert look_good >= 15
     assert taken <= 4
 
@@ -328,6 +332,7 @@ def test_unknown_names():
         {"metric": "f1"},
         {"merges": ("median",)},
         {"weightings": ("row",)},
+        {"prefer": "best"},
         {"budget": 0},
     ):
         with pytest.raises(ValueError, match=r"unknown; there are|pass 1 or more"):

@@ -1,5 +1,6 @@
 """Tests of test-time augmentation as a stage, which writes a new run next to the original one."""
 
+import hashlib
 import json
 import shutil
 
@@ -10,6 +11,7 @@ import pytest
 import run_cv
 from ensemble.blend import blend
 from ensemble.find import find_members
+from foldblend.errors import UserError
 from foldblend.runs.costs import device_of, num_passes, pass_seconds, picture_seconds
 from foldblend.runs.folder import write_json, write_table
 from foldblend.runs.run import Run
@@ -178,6 +180,48 @@ def test_labels_of_a_fold_do_not_affect_its_rows(synthetic, settings):
         assert not before.oof.loc[~in_fold_N, LOGITS].equals(after.oof.loc[~in_fold_N, LOGITS])
 
 
+def key_before_prefer(run, names, budget):
+    """Return the run key that versions without --prefer gave to --views auto."""
+    decided = [sorted(names), True, None, budget, run.oof_hash]
+    return hashlib.blake2b(json.dumps(decided).encode(), digest_size=16).hexdigest()
+
+
+def test_a_run_of_a_version_without_prefer_stays_as_it_is(synthetic):
+    """It was made with "simple", which the same command keeps and --prefer score replaces."""
+    before = made(synthetic.path, budget=2, prefer="simple")
+    names = before.info["tta"]["views"]
+    assert before.info["run_key"] == {"tta": key_before_prefer(synthetic, names, 2)}
+    settings = {key: value for key, value in before.info["tta"].items() if key != "prefer"}
+    write_json(before.path / "run.json", before.info | {"tta": settings})
+    kept = (before.path / "oof.parquet").read_bytes()
+    said = []
+    config = TtaConfig(run=str(synthetic.path), page=False, budget=2)
+    again = augment_run(config, add_views=None, say=said.append)
+    assert "was made with --prefer simple, which is kept" in said[0]
+    assert again.info["run_key"] == before.info["run_key"]
+    assert (again.path / "oof.parquet").read_bytes() == kept
+    assert again.info["tta"] == settings | {"prefer": "simple"}
+    with pytest.raises(UserError, match="other runs or settings; pass another --name or --over"):
+        made(synthetic.path, budget=2, prefer="score")
+    changed = made(synthetic.path, budget=2, prefer="score", overwrite=True)
+    assert changed.info["tta"]["prefer"] == "score"
+    assert changed.info["run_key"] != before.info["run_key"]
+
+
+def test_score_is_the_default_and_stays(synthetic):
+    first = made(synthetic.path, budget=2)
+    assert first.info["tta"]["prefer"] == "score"
+    assert first.info["policy"]["views"] == ["identity", "hflip"]
+    assert made(synthetic.path, budget=2).info["run_key"] == first.info["run_key"]
+    text = " ".join((first.path / "report.txt").read_text().split())
+    assert "the best score" in text
+    assert "on held-out" in text
+    with pytest.raises(UserError, match="--name or --overwrite"):
+        made(synthetic.path, budget=2, prefer="simple")
+    given = made(synthetic.path, views="hflip", name="given")
+    assert "prefer" not in given.info["tta"]
+
+
 @pytest.mark.parametrize("metric", ["log_loss", "roc_auc_ovr"])
 def test_repeats_without_a_test_set_and_other_metrics(synthetic, metric):
     """A second repeat with the same folds and logits gets the same choice, made separately."""
@@ -241,6 +285,10 @@ def test_bad_input_is_one_line(runs_copy, tta_command, tmp_path, tiny_layout):
     tta_command(beta, "--views", "hflip", "--budget", "2").assert_one_line_error(
         "--budget 2", "--views auto"
     )
+    tta_command(beta, "--views", "hflip", "--prefer", "score").assert_one_line_error(
+        "--prefer score", "--views auto"
+    )
+    tta_command(beta, "--prefer", "best").assert_one_line_error("--prefer", "score", "simple")
     tta_command(tmp_path).assert_one_line_error(str(tmp_path), "not a run folder")
     blended = blend([runs_copy / "alpha", beta], say=lambda _: None, page=False)
     tta_command(blended.path).assert_one_line_error("is a blend")
