@@ -71,7 +71,7 @@ def test_an_interval_has_the_value_and_is_within_the_limits(name, seed, num_grou
     rows, proba_NC = drawn(seed, num_groups=num_groups, num_images=2, share=share)
     score = score_of(metric, rows, proba_NC)
     found = score.interval()
-    assert found == score_interval(metric, rows, proba_NC)
+    assert str(found) == str(score_interval(metric, rows, proba_NC))
     if not np.isfinite(found.value):
         assert np.isnan([found.low, found.high]).all()
         return
