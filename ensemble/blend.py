@@ -15,7 +15,8 @@ import yaml
 
 from ensemble.align import Aligned, align
 from ensemble.budget import costs_of
-from ensemble.combine import combine, optimism_marks
+from ensemble.candidates import optimism_marks
+from ensemble.combine import combine
 from ensemble.config import ALLOWS, BlendConfig, decisions, read_blend_file
 from ensemble.find import check_members, find_members, member_record, of_one_data_set
 from ensemble.metric import costs_section, decide_metric

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,24 +11,29 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from ensemble.align import Aligned
-from ensemble.auto import SIMPLE, Blended, apply, blend_arrays, nested_once_more
+from ensemble.auto import Blended, apply, blend_arrays, nested_once_more
 from ensemble.budget import Row, frontier_section
-from ensemble.config import AUTO, BlendConfig, parse_budget
+from ensemble.candidates import (
+    choosing_members,
+    methods_to_try,
+    num_parts,
+    optimism_marks,
+    streams,
+    why_not_fit,
+)
+from ensemble.config import AUTO, BlendConfig
 from ensemble.crossfit import Split, splits_of
-from ensemble.drop import dropping
 from ensemble.harm_section import harm_found, harm_of_vote
 from ensemble.methods.base import Evidence, Fitted, Method
-from ensemble.methods.registry import METHODS, weighted_vote
-from ensemble.methods.vote import POOLS, Vote
+from ensemble.methods.vote import Vote
 from ensemble.sections import methods_section
 from ensemble.singles import Singles
-from ensemble.subsets import frontier_rows, within
-from foldblend.errors import UserError, listed
+from ensemble.subsets import frontier_rows
 from foldblend.runs.folder import with_logits
 from foldblend.scores.metrics import Metric
 from foldblend.scores.rows import Rows
 
-__all__ = ["Blend", "combine", "methods_to_try", "optimism_marks", "why_not_fit"]
+__all__ = ["Blend", "combine"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,118 +54,6 @@ class Blend:
     """Whether logits are logs of vote shares; then folds are averaged as shares."""
     notes: list[str] = field(default_factory=list)
     """What a reader of the score must know."""
-
-
-def why_not_fit(aligned: Aligned, config: BlendConfig) -> str | None:
-    """Return why methods must not be fitted on these members' rows, or None if they may."""
-    if not aligned.same_folds and not config.allow_different_folds:
-        return (
-            "members have different folds, so a method fitted on them would use labels of held-out"
-            f" {aligned.groups}; vote (--method soft), or pass --allow-different-folds"
-        )
-    if aligned.test_folds == [None]:
-        return (
-            "members differ in the number of test folds, so their test logits are means over folds,"
-            " which are smoother than the single models that a method is fitted on; vote (--method"
-            " soft), or blend only runs with equally many folds"
-        )
-    if aligned.tests_are_means:
-        means = listed(run.name for run in aligned.runs if run.info.get("test_is_mean"))
-        return (
-            f"test logits of {means} are means over folds, which are smoother than the single"
-            " models that a method is fitted on; vote (--method soft)"
-        )
-    if _num_parts(aligned) < 2:
-        return (
-            f"members have too few folds or {aligned.groups} for cross-fitting; vote (--method"
-            " soft)"
-        )
-    return None
-
-
-def optimism_marks(aligned: Aligned, *, fits: bool) -> dict[str, bool]:
-    """Return whether the score of a blend is optimistic, by kind: leaks, optimistic.
-
-    A blend inherits the marks of its members. One that `fits` on members of different folds leaks.
-    """
-    return {
-        "leaks": (
-            any(run.info["leaks"] for run in aligned.runs) or (fits and not aligned.same_folds)
-        ),
-        "optimistic": any(run.info.get("optimistic") for run in aligned.runs),
-    }
-
-
-def _num_parts(aligned: Aligned) -> int:
-    """Return the number of parts into which groups can be dealt for cross-fitting."""
-    by_repeat = aligned.rows.groupby("repeat")
-    return int(min(by_repeat["fold"].nunique().min(), by_repeat["group"].nunique().min()))
-
-
-def methods_to_try(
-    config: BlendConfig, *, why_not: str | None, num_members: int
-) -> dict[str, Method]:
-    """Return the methods that a blend uses or chooses from.
-
-    Parameters
-    ----------
-    config
-        The settings of the blend.
-    why_not
-        Why nothing may be fitted, or None. Then only votes are returned.
-    num_members
-        Number of members.
-
-    Raises
-    ------
-    UserError
-        If the settings ask for a method that must not be fitted.
-    """
-    name = config.method
-    if config.weights is not None:
-        name = "soft" if name == AUTO else name
-        return {name: replace(METHODS[name], fit=weighted_vote(name, config.weights))}
-    asked = f"--budget {config.budget}" if config.budget is not None else f"--method {name}"
-    drops = config.drop_harmful and num_members > 1
-    asked = "--drop-harmful" if drops else asked
-    chooses = config.budget is not None or drops
-    if why_not is not None and (chooses or (name != AUTO and METHODS[name].fits)):
-        raise UserError(f"{asked}: {why_not}")
-    if name != AUTO:
-        return {name: METHODS[name]}
-    found = {key: one for key, one in METHODS.items() if config.thorough or not one.thorough}
-    # The best single member is no method of the earlier versions, whose choice "simple" keeps.
-    if config.prefer == SIMPLE:
-        del found["single"]
-    # Methods that only weight members against each other change nothing for a single member.
-    if num_members == 1:
-        found = {
-            key: one for key, one in found.items() if key in ("soft", "tempered", "stack", "trees")
-        }
-    return {key: one for key, one in found.items() if why_not is None or not one.fits}
-
-
-def _streams(config: BlendConfig, methods: Mapping[str, Method]) -> bool:
-    """Return whether nothing is fitted or chosen.
-
-    Then members are read one after the other, and memory does not grow with their number.
-    """
-    given = config.method != AUTO or config.weights is not None
-    chooses = config.budget is not None or config.drop_harmful
-    return given and set(methods) <= set(POOLS) and not chooses
-
-
-def _choosing(
-    methods: Mapping[str, Method], config: BlendConfig, cost_M: np.ndarray
-) -> dict[str, Method]:
-    """Return the methods with the choice of members that the settings ask for."""
-    found = dict(methods)
-    if config.drop_harmful and len(cost_M) > 1:
-        found = {name: dropping(one) for name, one in found.items()}
-    if config.budget is not None:
-        budget = parse_budget(config.budget)
-        found = {name: within(one, cost_M, budget) for name, one in found.items()}
-    return found
 
 
 def _tests(aligned: Aligned, fitted: Fitted, offsets_C: np.ndarray) -> list[pd.DataFrame]:
@@ -277,7 +170,7 @@ def _left_undone(aligned: Aligned, config: BlendConfig, why_not: str | None) -> 
         return []
     if why_not is not None:
         return [f"only votes were tried: {why_not}"]
-    if config.thorough and _num_parts(aligned) < 3:
+    if config.thorough and num_parts(aligned) < 3:
         return [
             f"too few folds or {aligned.groups} to cross-validate the choice of the method"
             " (--thorough): its optimism was not measured"
@@ -318,17 +211,17 @@ def combine(
     why_not = why_not_fit(aligned, config)
     methods = methods_to_try(config, why_not=why_not, num_members=len(aligned.members))
     singles = Singles(aligned, metric, blend=name)
-    if _streams(config, methods):
+    if streams(config, methods):
         can_drop = why_not is None and config.weights is None
         return _voted(aligned, singles, costs[0], *methods.popitem(), can_drop=can_drop)
     evidence = Evidence(list(singles.watched(aligned.oof())), singles.rows, metric)
     cost_M, unit = costs
     decide = why_not is None and (config.method == AUTO or methods[config.method].fits)
     tried = methods
-    methods = _choosing(tried, config, cost_M)
+    methods = choosing_members(tried, config, cost_M)
     blended = blend_arrays(evidence, methods, decide=decide, prefer=config.prefer)
     # Without a held-out part, two parts must remain to cross-fit within.
-    again = config.thorough and len(methods) > 1 and why_not is None and _num_parts(aligned) > 2
+    again = config.thorough and len(methods) > 1 and why_not is None and num_parts(aligned) > 2
     once_more = (
         nested_once_more(evidence, methods, decide=decide, prefer=config.prefer) if again else None
     )
@@ -355,7 +248,7 @@ def combine(
         evidence,
         splits_of(evidence) if why_not is None else [],
         blended,
-        lambda left: _choosing(tried, config, cost_M[list(left)]),
+        lambda left: choosing_members(tried, config, cost_M[list(left)]),
         singles,
         config,
         decide=decide,

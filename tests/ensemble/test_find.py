@@ -158,7 +158,7 @@ def test_with_two_folds_the_choice_is_not_cross_validated_and_a_note_says_so(
     drawn, command, monkeypatch
 ):
     monkeypatch.setattr(
-        "ensemble.combine.METHODS",
+        "ensemble.candidates.METHODS",
         {name: one for name, one in METHODS_OF_BLENDS.items() if name in FEW},
     )
     for name in "ac":

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from ensemble.auto import blend_arrays
-from ensemble.combine import methods_to_try
+from ensemble.candidates import methods_to_try
 from ensemble.config import BlendConfig, decisions, read_blend_file
 from ensemble.crossfit import splits_of
 from ensemble.drop import dropping, kept

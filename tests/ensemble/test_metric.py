@@ -32,7 +32,7 @@ def drawn(tmp_path, monkeypatch):
     costs.to_csv(tmp_path / "costs.csv")
     # Few methods are enough here, and fast.
     few = {name: METHODS[name] for name in ("soft", "tempered")}
-    monkeypatch.setattr("ensemble.combine.METHODS", few)
+    monkeypatch.setattr("ensemble.candidates.METHODS", few)
     return tmp_path / "outputs"
 
 
