@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 AUTO = "auto"
+PREFERS = ("score", "simple")
 # Types in a blend.yaml of the settings whose default does not have the type.
 MAY_BE = {
     "weights": (list, type(None)),
@@ -144,6 +145,7 @@ class BlendConfig:
             " leave one of them out",
         )
         check_name(self.name)
+        require(self.prefer in PREFERS, f"--prefer {self.prefer}: pass {' or '.join(PREFERS)}")
         known = [AUTO, *METHODS]
         near = did_you_mean(self.method, known)
         require(
@@ -253,7 +255,7 @@ def read_blend_file(file: str | Path) -> BlendConfig:
         return BlendConfig(runs=runs, config=str(file), weights=given, **taken)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(
             f"{file}: weights: {weights!r} are not values that blend.py writes there"
         ) from None

@@ -286,7 +286,9 @@ def read_parameters(file: Path, key: str, *, num_members: int, num_classes: int)
         with safetensors.safe_open(file, framework="np") as opened:
             header = json.loads((opened.metadata() or {})[KEY])
             version = header["version"]
-            if isinstance(version, int) and version > VERSION:
+            if type(version) is not int or version < 1:
+                raise ValueError(f"version {version!r}")
+            if version > VERSION:
                 raise UserError(
                     f"{file}: written by a newer version of foldblend (format {version}; this one"
                     f" reads {VERSION}); install the newer version"

@@ -93,14 +93,18 @@ class SavedBlend:
         return self.parameters.table(ids, map(self._checked, folds))
 
     def _checked(self, logits_MNC: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Yield the logits unchanged; raise UserError for those that are not the members'."""
+        """Yield the logits as float32; raise UserError for those that are not the members'."""
         num_rows: int | None = None
         given = 0
-        for given, logits_NC in enumerate(logits_MNC, start=1):
+        for given, one in enumerate(logits_MNC, start=1):
             if given > len(self.members):
                 break
             name = self.members[given - 1].name
-            shape = (len(logits_NC) if num_rows is None else num_rows, len(self.classes))
+            logits_NC = _as_float32(one)
+            if logits_NC is None:
+                raise UserError(f"{self.path}: logits of {name} are not numbers; pass an array")
+            num = len(logits_NC) if logits_NC.ndim else 0
+            shape = (num if num_rows is None else num_rows, len(self.classes))
             if logits_NC.shape != shape:
                 raise UserError(
                     f"{self.path}: logits of {name} are {' x '.join(map(str, logits_NC.shape))},"
@@ -117,6 +121,19 @@ class SavedBlend:
                 f"{self.path}: logits of {'more' if given > len(self.members) else given} members"
                 f" were given; pass those of {len(self.members)}, in this order: {names}"
             )
+
+
+def _as_float32(given: Any) -> np.ndarray | None:
+    """Return logits as float32, as members' tables hold them, or None for anything but numbers."""
+    try:
+        values = np.asarray(given)
+    except ValueError:
+        return None
+    if values.dtype.kind not in "fiu":
+        return None
+    # Logits that float32 cannot hold become infinite, and are refused as such.
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32, copy=False)
 
 
 def _members(run: Run) -> tuple[SavedMember, ...]:
@@ -179,6 +196,8 @@ def load_blend(folder: str | Path, *, say: Say = write) -> SavedBlend:
         raise UserError(f"{run.path}: not a blend; pass the folder of a blend")
     members = _members(run)
     file = run.path / PARAMETERS
+    if file.is_dir():
+        raise UserError(f"{file}: is a folder; remove it, and the blend is refitted")
     if file.is_file():
         parameters = read_parameters(
             file, key, num_members=len(members), num_classes=len(run.classes)

@@ -182,7 +182,8 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
         with contextlib.suppress(ValueError):
             return kind(value)
     if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+        with contextlib.suppress(OverflowError):
+            return float(value)
     fits = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
     require(fits, f"{flag_name(name)} {str(value)[:MOST_SHOWN]}: expected {kind.__name__}")
     return value

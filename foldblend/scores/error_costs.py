@@ -23,6 +23,9 @@ __all__ = [
 ]
 
 
+MOST = 1e50  # sums of squares of larger costs overflow
+
+
 @dataclass(frozen=True, slots=True)
 class ErrorCosts:
     """Costs of errors with the names of their classes."""
@@ -67,7 +70,7 @@ class ErrorCosts:
         try:
             classes = tuple(map(str, given["classes"]))
             rows = tuple(tuple(map(float, row)) for row in given["rows"])
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise UserError(
                 f"{place}: costs: not what blend.py writes there; pass them with --costs"
             ) from None
@@ -84,6 +87,10 @@ def _checked(classes: Sequence[str], rows: Sequence[Sequence[float]], *, place: 
     require(
         bool(np.isfinite(np.array(rows)).all()),
         f"{place}: costs must be finite; write numbers such as 0, 1 or 2.5",
+    )
+    require(
+        bool((np.abs(np.array(rows)) <= MOST).all()),
+        f"{place}: costs must be at most {MOST:g}; write them in another unit",
     )
     require(
         any(len(set(row)) > 1 for row in rows),
@@ -109,7 +116,15 @@ def read_error_costs(file: str | Path) -> ErrorCosts:
     from foldblend.words import tidy
 
     place = f"--costs {file}"
-    table = read_text_table(file)
+    require(bool(str(file).strip()), "--costs: pass the name of a file")
+    try:
+        table = read_text_table(file)
+    except UserError as error:
+        # Names of classes often contain commas, and blend.py has no --sep.
+        what, _, cure = str(error).partition("; ")
+        if "--sep" in cure or "fields" in what:
+            cure = "put names that contain the separator in double quotes"
+        raise UserError(f"--costs {what}; {cure}") from None
     names, *columns = table.cells.columns
     true = [tidy(one) for one in table.cells[names]]
     require(
@@ -117,7 +132,7 @@ def read_error_costs(file: str | Path) -> ErrorCosts:
         f"{place}: the first cell of the header is the name {names!r} of another column; leave it"
         " blank",
     )
-    twice = sorted(table.twice) + sorted({one for one in true if true.count(one) > 1})
+    twice = sorted({*table.twice, *(one for one in true if true.count(one) > 1)})
     require(
         not twice,
         f"{place}: class {listed(map(repr, twice))} occurs twice; write each class once in the"
@@ -133,11 +148,11 @@ def read_error_costs(file: str | Path) -> ErrorCosts:
     rows = []
     for line, cells in zip(table.cells.index, table.cells[columns].to_numpy(), strict=True):
         odd = [cell for cell in cells if not _is_finite(cell)]
-        require(
-            not odd,
-            f"{place}: {table.at([line])}: {listed(map(repr, odd))} is not a finite number; write"
-            " costs such as 0, 1 or 2.5",
-        )
+        if odd:
+            raise UserError(
+                f"{place}: {table.at([line])}: {odd[0]!r} is not a finite number; write costs such"
+                " as 0, 1 or 2.5"
+            )
         rows.append([float(cell) for cell in cells])
     in_order = [rows[true.index(name)] for name in wanted]
     return _checked(wanted, in_order, place=place)

@@ -94,7 +94,8 @@ def _limits(metric: Metric, rows: Rows, proba_NC: np.ndarray, value: float) -> L
     """Return the limits of a metric whose value, with its own sign, is `value`."""
     if not metric.greater_is_better:
         # Losses and costs have no upper limit; a cost may be below 0.
-        return Limits(min(0.0, value), np.inf)
+        lowest = 0.0 if metric.cost_CC is None else float(metric.cost_CC.min())
+        return Limits(min(lowest, value), np.inf)
     # Kappa is below 0 where predictions are worse than by chance.
     low = -1.0 if metric.needs_order else 0.0
     if low < value < 1:

@@ -135,7 +135,9 @@ def _without_width(summary: Mapping[str, Any]) -> list[str]:
     """Return a note if the interval has no width, which says nothing about the true score."""
     headline = summary["headline"]
     num_groups = summary["num_groups"]
-    if headline["low"] is None or headline["low"] < headline["high"]:
+    low = headline["low"]
+    high = headline["high"]
+    if low is None or high is None or low < high:
         return []
     if num_groups == 1:
         return [f"the interval has no width, because there is only one {summary['group_name']}"]

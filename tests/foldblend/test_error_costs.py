@@ -14,6 +14,8 @@ from foldblend.scores.error_costs import (
     read_error_costs,
 )
 from foldblend.scores.metrics import METRICS, softmax
+from foldblend.scores.rows import Rows
+from foldblend.scores.score import score_of
 
 NAMES = ("cat", "dog", "owl")
 TABLE = """true,owl,cat,dog
@@ -160,3 +162,38 @@ def test_the_metric_of_several_runs():
         costs_among([plain])
     with pytest.raises(UserError, match="of a, b differ"):
         costs_among([info_of(COSTS), info_of(other.tolist(), name="b")])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (",a,b\na,0,1e200\nb,1,0\n", "at most 1e"),
+        (",a,b\na,0,1,2\nb,1,0\n", "double quotes"),
+        ("\ta, x\tb\na, x\t0\t1\nb\t1\t0\n,,,", "double quotes"),
+    ],
+)
+def test_tables_that_look_right_but_are_not(tmp_path, text, words):
+    file = tmp_path / "costs.csv"
+    file.write_text(text)
+    with pytest.raises(UserError, match=words) as caught:
+        read_error_costs(file)
+    assert "\n" not in str(caught.value)
+    assert "--sep" not in str(caught.value)
+
+
+def test_a_blank_name_names_the_flag():
+    with pytest.raises(UserError, match="--costs: pass the name of a file"):
+        read_error_costs(" ")
+
+
+def test_costs_below_zero_move_the_interval_and_do_not_cut_it():
+    rng = np.random.default_rng(0)
+    label_N = rng.integers(0, 2, 200)
+    proba_NC = np.eye(2)[np.where(rng.random(200) < 0.8, label_N, 1 - label_N)]
+    rows = Rows.of(label_N, np.arange(200) // 4)
+    cost_CC = np.array([[0.0, 1.0], [2.0, 0.0]])
+    plain, moved = (
+        score_of(mean_cost(cost_CC - less), rows, proba_NC).interval() for less in (0, 3)
+    )
+    assert moved.low == pytest.approx(plain.low - 3)
+    assert moved.high == pytest.approx(plain.high - 3)
