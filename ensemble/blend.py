@@ -17,7 +17,7 @@ from ensemble.align import Aligned, align
 from ensemble.budget import costs_of
 from ensemble.candidates import optimism_marks
 from ensemble.combine import combine
-from ensemble.config import ALLOWS, BlendConfig, decisions, read_blend_file
+from ensemble.config import ALLOWS, FORMERLY, BlendConfig, decisions, read_blend_file
 from ensemble.find import check_members, find_members, member_record, of_one_data_set
 from ensemble.metric import costs_section, decide_metric
 from ensemble.parameters import PARAMETERS, Parameters, to_bytes
@@ -191,6 +191,16 @@ def _blend_yaml(
     return f"# python blend.py --config THIS_FILE makes the same files again\n{text}"
 
 
+def _key(record: Sequence[dict[str, Any]], decides: dict[str, Any]) -> str:
+    """Return the run key of a blend: a hash of its members and of what decides its result."""
+    text = json.dumps([record, decides], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _has_key(folder: Path, key: str) -> bool:
+    return (folder / "run.json").is_file() and Run(folder).info.get("run_key") == {"blend": key}
+
+
 def blend(
     runs: str | Path | Run | Iterable[str | Path | Run], *, say: Say = write, **settings: Any
 ) -> Run:
@@ -250,14 +260,18 @@ def blend(
         for run, one in zip(members, hashes, strict=True)
     ]
     kept = {} if decided.costs is None else {"costs": decided.costs.as_dict()}
-    decides = decisions(config) | kept
-    key = hashlib.blake2b(
-        json.dumps([record, decides], sort_keys=True).encode(), digest_size=16
-    ).hexdigest()
+    key = _key(record, decisions(config) | kept)
     first = members[0]
     # The path "." has no name and is its parent too, so it is resolved first.
     beside = first.path.parent if first.path.name else first.path.resolve().parent
     folder = Path(config.output or beside) / (config.name or f"blend_{key[:8]}")
+    before = dataclasses.replace(config, prefer=FORMERLY["prefer"])
+    former = _key(record, decisions(before) | kept)
+    # A blend of an earlier version stays what it is when its command is given again.
+    if former != key and not config.overwrite and _has_key(folder, former):
+        config = before
+        key = former
+        say(f"{folder} was made with --prefer simple, which is kept; --overwrite makes it anew")
     # A folder that must not be written should fail before the work, not after it.
     open_derived(folder, "blend", {"blend": key}, overwrite=config.overwrite, look=True)
     if folder.resolve() in {run.path.resolve() for run in members}:
@@ -301,7 +315,9 @@ def blend(
             label_N = aligned.rows["label"].to_numpy()
             sections["5_error_costs"] = costs_section(decided.costs, label_N)
         files: dict[str, bytes | str] = {
-            "blend.yaml": _blend_yaml(folder, record, members, config, decides, parameters),
+            "blend.yaml": _blend_yaml(
+                folder, record, members, config, decisions(config) | kept, parameters
+            ),
             PARAMETERS: content,
         }
         blended = Derived(

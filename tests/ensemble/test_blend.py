@@ -53,16 +53,20 @@ def test_auto_scores_every_method_and_writes_a_run(drawn, command):
     assert done.code == 0, done.err
     run = Run(drawn / "all")
     methods = section_named(run, "methods compared")["blocks"][0]
-    names = [row[0].replace(" (chosen)", "").replace(" + offsets", "") for row in methods["rows"]]
-    assert names == [name for name, method in METHODS.items() if not method.thorough]
-    [chosen] = [row for row in methods["rows"] if "(chosen)" in row[0]]
-    assert float(chosen[2]) == pytest.approx(run.report["headline"]["value"], abs=5e-5)
+    *rows, mean = methods["rows"]
+    assert [row[0] for row in rows] == [
+        name for name, method in METHODS.items() if not method.thorough
+    ]
+    assert mean[0] == "mean (chosen)"
+    assert sum(float(row[1] or 0) for row in rows) == pytest.approx(1, abs=0.05)
+    assert float(mean[2]) == pytest.approx(run.report["headline"]["value"], abs=5e-5)
     assert section_named(run, "errors")["blocks"][0]["rows"][0][0] == "a"
     costs = section_named(run, "cost")
     assert {block["kind"] for block in costs["blocks"]} == {"text", "table", "lines"}
     found = yaml.safe_load((drawn / "all" / "blend.yaml").read_text())["found"]
-    assert found["method"] in names
-    assert found["method"] in chosen[0]
+    assert found["method"] == "mixture"
+    weights = {one["method"]: one["weight"] for one in found["fitted"]["mixture"]}
+    assert weights == {row[0]: pytest.approx(float(row[1]), abs=0.005) for row in rows if row[1]}
     # It is a run like any other: it can be blended again, and has all rows.
     assert run.info["kind"] == "blend"
     assert run.info["passes"] == 15
@@ -147,7 +151,22 @@ def test_a_blend_of_a_single_run(drawn, command):
     assert done.code == 0, done.err
     run = Run(drawn / "alone")
     names = [row[0] for row in section_named(run, "methods compared")["blocks"][0]["rows"]]
-    assert [name.split()[0] for name in names] == ["soft", "tempered", "stack"]
+    assert [name.split()[0] for name in names] in (
+        ["soft", "tempered", "stack"],
+        ["soft", "tempered", "stack", "mean"],
+    )
+
+
+def test_a_blend_of_an_earlier_version_stays_what_it_is(drawn, command):
+    runs = drawn / "a", drawn / "b"
+    assert command(*runs, "--prefer", "simple", "--method", "greedy", "--name", "x").code == 0
+    before = Run(drawn / "x")
+    done = command(*runs, "--method", "greedy", "--name", "x")
+    assert done.code == 0
+    assert "made with --prefer simple, which is kept" in done.out + done.err
+    assert Run(drawn / "x").info["run_key"] == before.info["run_key"]
+    assert command(*runs, "--method", "greedy", "--name", "x", "--overwrite").code == 0
+    assert Run(drawn / "x").info["run_key"] != before.info["run_key"]
 
 
 def test_a_budget_leaves_members_out(drawn, command):
