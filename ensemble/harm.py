@@ -75,7 +75,10 @@ class _Part:
     rows: np.ndarray
     others: np.ndarray
     """Rows that it was fitted on."""
+    fitted: Fitted
     leave_out: Without
+    logits_NC: np.ndarray
+    """Its logits of these rows, before the decision rule."""
     moves_NC: np.ndarray | float
     """What the offsets of the decision rule add to its logits; 0 without offsets."""
 
@@ -92,15 +95,25 @@ def _parts(evidence: Evidence, splits: Sequence[Split], trial: Trial, weight: fl
 
     def part(task: tuple[Fitted, np.ndarray, np.ndarray]) -> _Part:
         fitted, rows, others = task
-        moves_NC: np.ndarray | float = 0.0
-        if trial.strength:
-            # Offsets stay as they are. Constants of a row do not change its probabilities.
-            plain_NC = log_softmax(fitted([one[rows] for one in evidence.logits_MNC]))
-            moves_NC = trial.logits_NC[rows] - plain_NC
+        logits_NC = fitted(one[rows] for one in evidence.logits_MNC)
+        # Offsets stay as they are. Constants of a row do not change its probabilities.
+        moves_NC = trial.logits_NC[rows] - log_softmax(logits_NC) if trial.strength else 0.0
         leave_out = without(fitted, evidence.take(others) if trial.parts else evidence)
-        return _Part(trial.name, weight, rows, others, leave_out, moves_NC)
+        return _Part(trial.name, weight, rows, others, fitted, leave_out, logits_NC, moves_NC)
 
     return in_turn(part, work)
+
+
+def _subtracted(part: _Part, logits_NC: np.ndarray, member: int) -> np.ndarray | None:
+    """Return a vote without a member from the vote of all, which is much faster than a new one.
+
+    It is None for other methods, and where the vote has no other member.
+    """
+    vote = part.fitted
+    if not isinstance(vote, Vote):
+        return None
+    scaled_NC = logits_NC[part.rows] / vote.temperatures[member]
+    return vote_without(vote.pool, part.logits_NC, scaled_NC, vote.shares[member])
 
 
 def _left_out(
@@ -111,13 +124,15 @@ def _left_out(
     others = few(evidence, left)
     proba_NC = np.zeros((len(evidence.rows), evidence.num_classes), np.float32)
     for part in parts:
-        fitted = part.leave_out(member)
-        if fitted is None:
-            try:
-                fitted = methods_of(left)[part.method].fit(others.take(part.others))
-            except UserError:  # no member is cheap enough for a budget
-                return None
-        logits_NC = fitted(one[part.rows] for one in others.logits_MNC)
+        logits_NC = _subtracted(part, evidence.logits_MNC[member], member)
+        if logits_NC is None:
+            fitted = part.leave_out(member)
+            if fitted is None:
+                try:
+                    fitted = methods_of(left)[part.method].fit(others.take(part.others))
+                except UserError:  # no member is cheap enough for a budget
+                    return None
+            logits_NC = fitted(one[part.rows] for one in others.logits_MNC)
         proba_NC[part.rows] += np.float32(part.weight) * softmax(logits_NC + part.moves_NC)
     return quick_score_of(evidence.score, evidence.rows, proba_NC)
 
