@@ -55,7 +55,7 @@ def slopes(counts_BX: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Measured:
-    """What the rules need: a score or a difference, also resampled and without each group."""
+    """A score or a difference as the rules need it: also resampled and without each group."""
 
     value: float
     resamples_B: np.ndarray
