@@ -1,14 +1,13 @@
 """Compare blends with peers that get the same out-of-fold logits, on simulated data sets.
 
-    python benchmarks/peers.py [--worlds 40] [--first-seed 200000] [--families plain uneven ...]
+    python benchmarks/peers.py [--worlds 320] [--first-seed 200000]
 
-For each family of tests/makers/worlds.py (a data set is called a world there) and each seed, every
-peer is fitted on the same out-of-fold logits and scored by macro F1 on the same 8,000 new groups,
-over the classes that occur in the out-of-fold rows. Where members have five models, a peer is
-applied to the models of each fold, and its scores are averaged. The peers:
+The data sets are those of benchmarks/honesty.py, from whose JSON file the scores of blend.py come,
+so that one runs first. Every peer is fitted on the same out-of-fold logits and scored by macro F1
+on the same 8,000 new groups, over the classes that occur in the out-of-fold rows. Where members
+have five models, a peer is applied to the models of each fold, and its scores are averaged. The
+peers:
 
-- auto: `blend_arrays` with its default methods and prefer="score",
-- simple: the same with prefer="simple" and without the method `single`,
 - AutoGluon: the weighted ensemble of autogluon.core (EnsembleSelection with its defaults, 25 picks
   by macro F1), in a virtual environment of its own, which is made at the first start,
 - regression on logits or probabilities: the final estimator of scikit-learn's StackingClassifier,
@@ -33,24 +32,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import Results, parser, print_rows
+from common import ROOT, Results, parser, print_rows
+from honesty import AUTO, NUM_NEW
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from ensemble.auto import SCORE, SIMPLE, Trial, apply, blend_cross_fitted
-from ensemble.crossfit import cross_fit, splits_of
 from ensemble.methods import greedy, single
 from ensemble.methods.base import Evidence
-from ensemble.methods.registry import METHODS
 from ensemble.methods.vote import Vote
 from foldblend.scores.metrics import METRICS, softmax
 from tests.makers.worlds import FAMILIES, World
 
 AUTOGLUON = "autogluon.core==1.6.3"
-NUM_FRESH = 8000
 METRIC = METRICS["f1_macro"]
-AUTO = "auto"
 Members = Sequence[np.ndarray]
 Peer = Callable[[Members], np.ndarray]
 """Function from logits N x C of each member to probabilities N x C."""
@@ -109,23 +104,6 @@ def _of_logits(fitted: Callable[[Members], np.ndarray]) -> Peer:
     return lambda logits_MNC: softmax(fitted(logits_MNC))
 
 
-def _autos(evidence: Evidence) -> dict[str, Peer]:
-    """Return the blends of both preferences, which are made from the same cross-fitted methods."""
-    methods = {name: one for name, one in METHODS.items() if not one.thorough}
-    splits = splits_of(evidence)
-    found = cross_fit(evidence, splits, methods)
-    simple = {name: one for name, one in found.items() if name != "single"}
-    blends = {
-        AUTO: blend_cross_fitted(evidence, splits, found, prefer=SCORE),
-        "simple": blend_cross_fitted(evidence, splits, simple, prefer=SIMPLE),
-    }
-
-    def peer(chosen: Trial) -> Peer:
-        return _of_logits(lambda members: apply(chosen.final, chosen.offsets_C, members))
-
-    return {name: peer(blended.chosen) for name, blended in blends.items()}
-
-
 def _regression(feature: Callable[[np.ndarray], np.ndarray]) -> Callable[[Evidence], Peer]:
     """Return the fit of a regression on the members' outputs side by side, N x M C."""
 
@@ -169,13 +147,12 @@ def measure(
     """Return the macro F1 of every peer on new groups, and the seconds of the fits."""
     world = World(seed, family)
     evidence = world.evidence()
-    fresh = world.fresh(NUM_FRESH)
+    fresh = world.fresh(NUM_NEW)
     at = np.isin(fresh.rows.label_N, evidence.rows.label_N)
     label_N = fresh.rows.label_N[at]
     logits_KM = [[logits_NC[at] for logits_NC in members] for members in fresh.logits_KM]
-    start = time.perf_counter()
-    answers = _autos(evidence)
-    seconds = {" and ".join(answers): round(time.perf_counter() - start, 2)}
+    answers = {}
+    seconds = {}
     for name, fit in peers.items():
         start = time.perf_counter()
         # Each has evidence of its own, so that none uses temperatures that another has fitted.
@@ -185,13 +162,7 @@ def measure(
         name: float(np.mean([METRIC.score(label_N, answer(one)) for one in logits_KM]))
         for name, answer in answers.items()
     }
-    return {
-        "classes": world.num_classes,
-        "groups": world.num_groups,
-        "models": world.num_models,
-        "scores": scores,
-        "seconds": seconds,
-    }
+    return {"family": family, "scores": scores, "seconds": seconds}
 
 
 def _mean(values: Sequence[float]) -> dict[str, float]:
@@ -199,45 +170,23 @@ def _mean(values: Sequence[float]) -> dict[str, float]:
     return {"mean": float(np.mean(values)), "standard error": error}
 
 
-def figures(each: Mapping[str, Mapping[int, dict[str, Any]]]) -> dict[str, Any]:
-    """Return for each family, and for all, the score of auto and what each peer scores above it.
-
-    `each` has the results by family and seed. Worlds of a seed are alike in all families, so they
-    count as one in the standard error over all families.
-    """
-    names = [*next(iter(next(iter(each.values())).values()))["scores"]]
-    seeds = [*next(iter(each.values()))]
-
-    def row(found: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-        return {AUTO: _mean([one[AUTO] for one in found])} | {
-            f"{name} minus {AUTO}": _mean([one[name] - one[AUTO] for one in found])
-            for name in names
-            if name != AUTO
-        }
-
-    answer = {
-        family: {"worlds": len(of_seeds)} | row([one["scores"] for one in of_seeds.values()])
-        for family, of_seeds in each.items()
+def figures(worlds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what each peer scores above the blend of honesty.py, over some data sets."""
+    names = [*worlds[0]["scores"]]
+    gains = {
+        f"{name} minus {AUTO}": _mean([one["scores"][name] - one[AUTO] for one in worlds])
+        for name in names
     }
-    over = [
-        {
-            name: float(np.mean([of_seeds[seed]["scores"][name] for of_seeds in each.values()]))
-            for name in names
-        }
-        for seed in seeds
-    ]
-    return answer | {"all": {"worlds": len(seeds) * len(each)} | row(over)}
+    return {"worlds": len(worlds), AUTO: _mean([one[AUTO] for one in worlds]), **gains}
 
 
-def _cells(family: str, found: Mapping[str, Any]) -> tuple[str, ...]:
+def _cells(title: str, found: Mapping[str, Any]) -> tuple[str, ...]:
     shown = [
         f"{one['mean']:+.4f} ({one['standard error']:.4f})"
-        if "minus" in name
-        else f"{one['mean']:.4f} ({one['standard error']:.4f})"
         for name, one in found.items()
         if name != "worlds"
     ]
-    return (family, str(found["worlds"]), *shown)
+    return (title, str(found["worlds"]), *shown)
 
 
 # One thread makes sums the same on any number of cores.
@@ -247,9 +196,14 @@ def main() -> None:
     cli = parser(__doc__, results="peers.json")
     # The name of the data is a part of the keys of peers.json.
     cli.set_defaults(data="simulated data sets", device="cpu")
-    cli.add_argument("--worlds", type=int, default=40, help="number of data sets of each family")
+    cli.add_argument("--worlds", type=int, default=320, help="number of simulated data sets")
     cli.add_argument("--first-seed", type=int, default=200_000, help="seed of the first data set")
-    cli.add_argument("--families", nargs="+", choices=FAMILIES, default=[*FAMILIES])
+    cli.add_argument(
+        "--honesty",
+        type=Path,
+        default=ROOT / "benchmarks" / "honesty.json",
+        help="results of benchmarks/honesty.py on the same data sets",
+    )
     name = AUTOGLUON.replace("==", "-")
     cli.add_argument(
         "--environment",
@@ -260,22 +214,29 @@ def main() -> None:
     args = cli.parse_args()
     results = Results(args, device="cpu")
     peers = dict(PEERS)
-    each: dict[str, dict[int, dict[str, Any]]] = {family: {} for family in args.families}
-    # Families take turns, so that a stopped comparison has all of them.
-    for seed in range(args.first_seed, args.first_seed + args.worlds):
-        for family in args.families:
-            key = f"{family} {seed}"
-            if key not in results:
-                if "AutoGluon" not in peers:
-                    peers["AutoGluon"] = AutoGluon(args.environment).fit
-                results.put(key, measure(seed, family, peers))
-                seconds = results[key]["seconds"]
-                print(f"{key}: {sum(seconds.values()):.1f} s", flush=True)
-            each[family][seed] = results[key]
-    results.put("all", figures(each))
-    found = results["all"]
-    header = ("", "worlds", *(name for name in found["all"] if name != "worlds"))
-    print_rows("macro F1 on new groups", [header, *(_cells(*one) for one in found.items())])
+    families = [*FAMILIES]
+    for place in range(args.worlds):
+        key = f"world {args.first_seed + place}"
+        if key in results:
+            continue
+        if "AutoGluon" not in peers:
+            peers["AutoGluon"] = AutoGluon(args.environment).fit
+        family = families[place % len(families)]
+        results.put(key, measure(args.first_seed + place, family, peers))
+    blends = json.loads(args.honesty.read_text())
+    known = {key.partition(",")[0]: one for key, one in blends.items()}
+    each = []
+    for place in range(args.worlds):
+        key = f"world {args.first_seed + place}"
+        each.append({**results[key], AUTO: known[key]["result"][AUTO]["target"]})
+    parts = {family: [one for one in each if one["family"] == family] for family in families}
+    rows = []
+    for title, worlds in {"all": each, **parts}.items():
+        if worlds:
+            results.put(title, figures(worlds))
+            rows.append(_cells(title, results[title]))
+    header = ("", "data sets", *(name for name in results["all"] if name != "worlds"))
+    print_rows("macro F1 on new groups", [header, *rows])
 
 
 if __name__ == "__main__":

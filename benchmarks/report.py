@@ -21,8 +21,8 @@ from common import Results, data_of, parser, spread
 
 from foldblend.runs.rows import oof_arrays
 from foldblend.runs.run import Run
-from foldblend.scores.score import score_interval
 from foldblend.scores.metrics import METRICS
+from foldblend.scores.score import score_interval
 from reports.run.report import write_report
 from tests.makers.synthetic_runs import write_synthetic_run
 
