@@ -38,6 +38,7 @@ __all__ = [
 
 SCORE = "score"
 SIMPLE = "simple"
+KAPPA = "kappa_quadratic"
 # Standard errors that offsets must gain on held-out groups, where simple blends are preferred. One
 # is not enough, because offsets are searched for and easily gain as much by chance: with one, 42 of
 # 94 simulated data sets (benchmarks/honesty.py, seeds from 10,200 on) used offsets, and scored no
@@ -84,6 +85,8 @@ class Blended:
     """Weight of each trial in the chosen one; the sum is 1."""
     optimism: float
     """How much too high the chosen one's score is expected to be, because it was chosen."""
+    of_means: bool = False
+    """Whether weights follow the scores of means over repeats, which a submission has too."""
 
     @property
     def is_choice(self) -> bool:
@@ -172,19 +175,18 @@ def _mean_of(evidence: Evidence, trials: Sequence[Trial]) -> Blended:
     what such a mean scores, the weights are by this score.
     """
     proba_SNC = np.stack([softmax(trial.logits_NC).astype(np.float32) for trial in trials])
-    scored = evidence
-    means_SNC = proba_SNC
     scores = [trial.nested for trial in trials]
     averaged = [over_repeats(evidence.rows, proba_NC) for proba_NC in proba_SNC]
+    of_means = averaged[0] is not None
     if averaged[0] is not None:
         scored = replace(evidence, logits_MNC=[], rows=averaged[0][0])
-        means_SNC = np.stack([one[1] for one in averaged if one is not None])
-        scores = [score_logits(scored, _log(proba_NC)) for proba_NC in means_SNC]
+        scores = [score_logits(scored, _log(one[1])) for one in averaged if one is not None]
     weight_S = chances(scores)
-    optimism = averaging_optimism(scored, means_SNC, scores, weight_S)
+    # The weights follow `scores`; the optimism is that of the score which is reported.
+    optimism = averaging_optimism(evidence, proba_SNC, scores, weight_S)
     used = np.flatnonzero(weight_S).tolist()
     if len(used) == 1:
-        return Blended(tuple(trials), trials[used[0]], weight_S, optimism)
+        return Blended(tuple(trials), trials[used[0]], weight_S, optimism, of_means)
     final = Mixture(
         tuple(trials[place].name for place in used),
         tuple(trials[place].final for place in used),
@@ -202,7 +204,7 @@ def _mean_of(evidence: Evidence, trials: Sequence[Trial]) -> Blended:
         np.zeros(evidence.num_classes),
         Gain(0.0, 0.0),
     )
-    return Blended(tuple(trials), mean, weight_S, optimism)
+    return Blended(tuple(trials), mean, weight_S, optimism, of_means)
 
 
 def _simplest_of(evidence: Evidence, trials: Sequence[Trial]) -> Blended:
@@ -221,11 +223,14 @@ class Prefer:
     strength_of: Callable[[Score, Score], float]
     averaged: bool
     """Whether the factor of offsets is averaged over bootstrap samples (see `fit_offsets`)."""
+    without_offsets: tuple[str, ...] = ()
+    """Metrics for which no offsets are tried."""
 
 
 PREFERS: dict[str, Prefer] = {
     SCORE: Prefer(_mean_of, _share_of_samples, averaged=True),
-    SIMPLE: Prefer(_simplest_of, _all_or_nothing, averaged=False),
+    # Earlier versions, whose blends this repeats, had no offsets for quadratic kappa.
+    SIMPLE: Prefer(_simplest_of, _all_or_nothing, averaged=False, without_offsets=(KAPPA,)),
 }
 
 
@@ -282,7 +287,7 @@ def blend_cross_fitted(
     moved: Sequence[tuple[np.ndarray | None, np.ndarray]] = [
         (None, np.zeros(evidence.num_classes))
     ] * len(found)
-    if decide:
+    if decide and evidence.score.name not in how.without_offsets:
         logits = [one.logits_NC for one in found.values()]
         moved = cross_fit_offsets(evidence, splits, logits, averaged=how.averaged)
     tried = [
@@ -303,7 +308,8 @@ def nested_once_more(
     """Return the score of the whole procedure, including the choice of the method.
 
     For each fold, `blend_arrays` runs on the other folds only, and what it makes of the methods
-    predicts this fold. So it takes as many times as long as there are folds.
+    predicts this fold. So it takes as many times as long as there are folds. The other folds are
+    of one repeat, so weights follow the scores of single models here.
     """
     logits_NC = np.full((len(evidence.rows), evidence.num_classes), np.nan, np.float32)
     for split in track(splits_of(evidence), "cross-validate the choice", unit="folds"):

@@ -127,7 +127,7 @@ def _notes(aligned: Aligned, config: BlendConfig) -> list[str]:
             f"those of fitted methods are too high, because labels of held-out {aligned.groups} are"
             " used"
             if config.allow_different_folds
-            else "so nothing was fitted"
+            else "so only votes were tried"
         )
         notes.append(f"members have different folds: only scores of votes are valid, {what}")
     if aligned.corrections_differ:
@@ -195,6 +195,11 @@ def _key(record: Sequence[dict[str, Any]], decides: dict[str, Any]) -> str:
     """Return the run key of a blend: a hash of its members and of what decides its result."""
     text = json.dumps([record, decides], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _num_repeats(run: Run) -> int:
+    """Return the number of repeats that all members of a run have."""
+    return int(run.info.get("fewest_repeats", run.info["num_repeats"]))
 
 
 def _has_key(folder: Path, key: str) -> bool:
@@ -268,7 +273,8 @@ def blend(
     before = dataclasses.replace(config, prefer=FORMERLY["prefer"])
     former = _key(record, decisions(before) | kept)
     # A blend of an earlier version stays what it is when its command is given again.
-    if former != key and not config.overwrite and _has_key(folder, former):
+    asked = config.prefer is not None or config.overwrite
+    if former != key and not asked and _has_key(folder, former):
         config = before
         key = former
         say(f"{folder} was made with --prefer simple, which is kept; --overwrite makes it anew")
@@ -294,6 +300,7 @@ def blend(
             ],
             **optimism_marks(aligned, fits=made.fits),
             "views": [],
+            "fewest_repeats": min(_num_repeats(run) for run in members),
             "metric": config.metric,
             **({} if decided.costs is None else {"costs": decided.costs.as_dict()["rows"]}),
             "about": (

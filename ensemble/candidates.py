@@ -106,7 +106,7 @@ def methods_to_try(
         return {name: METHODS[name]}
     found = {key: one for key, one in METHODS.items() if config.thorough or not one.thorough}
     # The best single member is no method of the earlier versions, whose choice "simple" keeps.
-    if config.prefer == SIMPLE:
+    if config.rule == SIMPLE:
         del found["single"]
     # Methods that only weight members against each other change nothing for a single member.
     if num_members == 1:

@@ -148,7 +148,7 @@ def _notes(fits: bool, blended: Blended, *, marked: bool, groups: str) -> list[s
     """
     notes = []
     if fits:
-        notes.append("each out-of-fold prediction uses a blend fitted on the other folds")
+        notes.append("each out-of-fold prediction uses methods fitted on the other folds")
     if len(blended.trials) > 1 and not marked:
         num = len(blended.trials)
         choice = (
@@ -219,11 +219,11 @@ def combine(
     decide = why_not is None and (config.method == AUTO or methods[config.method].fits)
     tried = methods
     methods = choosing_members(tried, config, cost_M)
-    blended = blend_arrays(evidence, methods, decide=decide, prefer=config.prefer)
+    blended = blend_arrays(evidence, methods, decide=decide, prefer=config.rule)
     # Without a held-out part, two parts must remain to cross-fit within.
     again = config.thorough and len(methods) > 1 and why_not is None and num_parts(aligned) > 2
     once_more = (
-        nested_once_more(evidence, methods, decide=decide, prefer=config.prefer) if again else None
+        nested_once_more(evidence, methods, decide=decide, prefer=config.rule) if again else None
     )
     chosen = blended.chosen
     place, best = singles.best
@@ -236,7 +236,7 @@ def combine(
         singles.names[place],
         singles.metric,
         once_more,
-        prefer=config.prefer,
+        prefer=config.rule,
         groups=aligned.groups,
     )
     # Members within a budget are chosen by fitting, so they need the same conditions.

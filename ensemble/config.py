@@ -45,6 +45,7 @@ MAY_BE = {
     "weights": (list, type(None)),
     "budget": (str, type(None)),
     "metric": (str, type(None)),
+    "prefer": (str,),
 }
 
 
@@ -80,10 +81,12 @@ class BlendConfig:
     """How members are combined: auto (tries all but trees, see --prefer), single (the best member),
     soft, log, hard, rank, tempered, weights, greedy, weights-metric, stack or trees.
     """
-    prefer: Literal["score", "simple"] = "score"
+    prefer: Literal["score", "simple"] | None = None
     """What --method auto makes of the methods. score: the mean of their probabilities, each
     weighted by how often it scores best in bootstrap samples of groups. simple: the simplest method
-    within one standard error of the best.
+    within one standard error of the best. Fitted methods have offsets per class as strong as they
+    often help (score), or all or nothing (simple). Default: score; a blend of an earlier version
+    keeps simple.
     """
     weights: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="W [W ...]")] = None
     """One weight per run, in the order of the runs, which come first on the command line. For votes
@@ -145,7 +148,8 @@ class BlendConfig:
             " leave one of them out",
         )
         check_name(self.name)
-        require(self.prefer in PREFERS, f"--prefer {self.prefer}: pass {' or '.join(PREFERS)}")
+        known_rules = " or ".join(PREFERS)
+        require(self.prefer in (None, *PREFERS), f"--prefer {self.prefer}: pass {known_rules}")
         known = [AUTO, *METHODS]
         near = did_you_mean(self.method, known)
         require(
@@ -174,6 +178,11 @@ class BlendConfig:
                 f"{given}: --drop-harmful chooses the members itself; leave one of them out",
             )
 
+    @property
+    def rule(self) -> str:
+        """What is preferred, with the default where the settings do not say."""
+        return self.prefer or PREFERS[0]
+
 
 # The settings that decide the result of a blend: they are hashed into its run key. ALLOWS, which
 # only admit members, are written to blend.yaml too.
@@ -196,7 +205,7 @@ FORMERLY: Mapping[str, Any] = {"prefer": "simple", "drop_harmful": False}
 
 def decisions(config: BlendConfig) -> dict[str, Any]:
     """Return the settings that decide the result of a blend, for its run key and blend.yaml."""
-    found = {name: getattr(config, name) for name in DECIDES}
+    found = {name: getattr(config, name) for name in DECIDES} | {"prefer": config.rule}
     # A vote that fits nothing is the same whatever is preferred.
     if config.weights is not None or (config.method != AUTO and not METHODS[config.method].fits):
         found["prefer"] = FORMERLY["prefer"]

@@ -152,7 +152,7 @@ def harm_found(
         return {}, []
     if config.thorough:
         harms = leave_out_again(
-            evidence, blended, methods_of, names, decide=decide, prefer=config.prefer
+            evidence, blended, methods_of, names, decide=decide, prefer=config.rule
         )
     else:
         harms = leave_out_each(evidence, splits, blended, methods_of, names)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.auto import SCORE, Blended, Trial
+from ensemble.auto import SCORE, SIMPLE, Blended, Trial
 from ensemble.methods.registry import METHODS
 from foldblend.scores.metrics import Metric
 from foldblend.scores.score import Score
@@ -178,15 +178,21 @@ def _why_chosen(blended: Blended, metric: Metric, prefer: str, groups: str) -> s
     best = max(blended.trials, key=lambda trial: trial.nested.value)
     if not blended.is_choice:
         over = metric.sign * (chosen.nested.value - best.nested.value)
+        of_means = (
+            " Scores for this are of means over repeats, since a submission averages models too."
+            if blended.of_means
+            else ""
+        )
         return (
             "Chosen: the mean of the methods' probabilities. The weight of a method is the share of"
             f" bootstrap samples of {groups} in which it scores best; shares below 2 % count as 0."
-            " On new data such a mean scores better on average than the method with the best score"
-            f" here, {best.name}, from which it differs by {over:+.4f}."
+            f"{of_means} On simulated data such a mean scores better on new {groups}, on average,"
+            f" than the method with the best score here, {best.name}, from which it differs by"
+            f" {over:+.4f}."
         )
     why = "It has the best score."
     if prefer == SCORE and len(blended.trials) > 1:
-        why = f"It scores best in at least 98 % of bootstrap samples of {groups}."
+        why = f"No other method scores best in 2 % of bootstrap samples of {groups}."
     elif best is not chosen:
         why = (
             "It is the simplest method within one standard error of the best: it scores"
@@ -220,7 +226,7 @@ def _optimism(blended: Blended, metric: Metric, groups: str) -> str:
     )
 
 
-def _decision_rule(blended: Blended, groups: str) -> str | None:
+def _decision_rule(blended: Blended, groups: str, prefer: str) -> str | None:
     """Return which methods use offsets and why, or None if no offsets were fitted."""
     used = [
         trial
@@ -237,15 +243,18 @@ def _decision_rule(blended: Blended, groups: str) -> str | None:
             f" of {used[0].name} by {gained:+.4f} on held-out {groups} (standard error"
             f" {error:.4f}), which is not enough to use offsets."
         )
-    each = "; ".join(
-        f"{trial.name}: strength {trial.strength:.2f}, in full strength"
-        f" {trial.offsets_gain.value:+.4f} on held-out {groups} (standard error"
-        f" {trial.offsets_gain.error:.4f})"
-        for trial in with_offsets
-    )
+    if prefer == SIMPLE:
+        gained, error = with_offsets[0].offsets_gain
+        return (
+            "Decision rule: one offset per class is added to the log-probabilities. Offsets are"
+            f" used because they gain {gained:+.4f} on held-out {groups} (standard error"
+            f" {error:.4f})."
+        )
+    each = ", ".join(f"{trial.name} {trial.strength:.2f}" for trial in with_offsets)
     return (
-        "Decision rule: one offset per class is added to the log-probabilities, multiplied by a"
-        f" strength from 0 to 1, the share of bootstrap samples in which offsets help ({each})."
+        "Decision rule: one offset per class is added to the log-probabilities. Offsets are"
+        f" multiplied by the share of bootstrap samples in which they raise the score on held-out"
+        f" {groups}: {each}."
     )
 
 
@@ -285,7 +294,7 @@ def methods_section(
             "With the choice of the method cross-validated too (--thorough), the whole procedure"
             f" scores {once_more.interval()}."
         )
-    rule = _decision_rule(blended, groups)
+    rule = _decision_rule(blended, groups, prefer)
     if rule is not None:
         sentences.append(rule)
     return section(

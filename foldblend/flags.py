@@ -161,7 +161,9 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
     """Return a value from YAML or Python converted to the type of its annotation."""
     if hasattr(value, "tolist"):  # of numpy
         value = value.tolist()
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    # A union with a Literal is a typing.Union, others are a types.UnionType.
+    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    options = typing.get_args(hint) if is_union else (hint,)
     if value is None and type(None) in options:
         return None
     kind = next(option for option in options if option is not type(None))

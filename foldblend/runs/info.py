@@ -175,6 +175,8 @@ class RunInfo(TypedDict, total=False):
     """Whether groups are split between folds, so that the score is too optimistic."""
     views: Required[list[str]]
     """Views of test-time augmentation; empty for a blend."""
+    fewest_repeats: int
+    """Repeats of the member of a blend that has fewest; its rows stand for further repeats too."""
     name: str
     run_key: dict[str, str]
     """Hashes that identify the run: another run of the same name has other hashes."""

@@ -100,7 +100,10 @@ def jackknife_interval(
         return Interval(value, np.nan, np.nan)
     known = left_out_G[np.isfinite(left_out_G)]
     if len(known) < 2:
-        return Interval(value, value, value)
+        # Nothing is known of the error. The score of one group keeps ends for its report, which
+        # says that there is only one; a difference must not look certain.
+        end = value if limits is not None and len(left_out_G) == 1 else np.nan
+        return Interval(value, end, end)
     quantile = float(stdtrit(len(known) - 1, (1 + CONFIDENCE) / 2))
     squares = float(((known - known.mean()) ** 2).sum())
     # Groups whose value is not defined count like the mean of the others.

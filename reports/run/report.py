@@ -61,7 +61,12 @@ def _raw_score(run: Run, arrays: OofArrays, metric: Metric) -> dict[str, float |
 
 
 def _averaged(run: Run, arrays: OofArrays, metric: Metric) -> dict[str, Any] | None:
-    """Return the score of the mean of the repeats' models, or None for a single repeat."""
+    """Return the score of the mean of the repeats' models.
+
+    None for a single repeat, and for a blend with a member that has fewer repeats than others.
+    """
+    if run.info.get("fewest_repeats", run.info["num_repeats"]) < run.info["num_repeats"]:
+        return None
     # Logits of a hard vote are logs of vote shares, whose mean only makes sense as probabilities.
     is_blend = run.info["kind"] == "blend"
     values_NC = arrays.proba_NC if is_blend else arrays.logits_NC

@@ -112,7 +112,7 @@ def single_model_note(report: Report) -> str | None:
         return None
     num_models = test["num_models"]
     per = " per member" if report["kind"] == "blend" else ""
-    model = "one model per member" if per else "single models, each"
+    model = "one model per member," if per else "single models, each"
     averaged = report.get("averaged")
     better = "which usually scores better."
     if averaged is not None:
@@ -122,7 +122,7 @@ def single_model_note(report: Report) -> str | None:
             f" repeat and none trained on the image, scores {num(score['value'])} {span(score)}."
         )
     return (
-        f"This is the score of {model}, on images that it was not trained on. The submission"
+        f"This is the score of {model} on images that it was not trained on. The submission"
         f" averages {num_models} models{per}, {better}"
     )
 
