@@ -138,7 +138,7 @@ def _cost_correction(log_NC: np.ndarray, label_N: np.ndarray, metric: Metric) ->
 
 @dataclass(frozen=True, slots=True)
 class _Ascent:
-    """How offsets are fitted for a metric by coordinate ascent."""
+    """Fit of offsets by coordinate ascent, for one metric."""
 
     scores: Callable[[_Moves, Metric], np.ndarray]
     """Scores after each move of rows to a class, N + 1; greater is better."""

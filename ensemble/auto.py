@@ -90,7 +90,7 @@ class Blended:
 
     @property
     def is_choice(self) -> bool:
-        """Whether one of the trials was chosen, not a mean of several."""
+        """True if one of the trials was chosen, False for a mean of several."""
         return bool(np.count_nonzero(self.weight_S) == 1)
 
     @property
@@ -217,7 +217,7 @@ def _simplest_of(evidence: Evidence, trials: Sequence[Trial]) -> Blended:
 
 @dataclass(frozen=True, slots=True)
 class Prefer:
-    """What a blend prefers: how trials become one prediction, and how strong offsets are."""
+    """Preference of a blend: how trials become one prediction, and how strong offsets are."""
 
     choose: Callable[[Evidence, Sequence[Trial]], Blended]
     strength_of: Callable[[Score, Score], float]

@@ -180,7 +180,7 @@ class BlendConfig:
 
     @property
     def rule(self) -> str:
-        """What is preferred, with the default where the settings do not say."""
+        """The preference, with the default where the settings do not say."""
         return self.prefer or PREFERS[0]
 
 

@@ -52,7 +52,7 @@ class Harm:
 
     @property
     def hurts(self) -> bool:
-        """Whether the interval of the gain lies above 0."""
+        """Return whether the interval of the gain lies above 0."""
         return self.gain is not None and is_above_0(self.gain)
 
 

@@ -255,7 +255,7 @@ def harm_report(
         text_block(
             "Fixed and broken are numbers of images that are classified correctly only with, or"
             " only without, the augmentation. Differences are paired: both scores are"
-            " compared on the same groups."
+            f" compared on the same {run.groups}."
         ),
         *harm_blocks(rows, metric=metric, speed_of=speed_of, detail=THIS),
         cost_block(curve, metric=metric, seconds_of_view=seconds_of_view, how=how),

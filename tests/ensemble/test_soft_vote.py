@@ -67,6 +67,7 @@ def test_blend_is_a_run_joined_on_image_id(runs_copy, alpha):
     assert names == {
         "run.json",
         "blend.yaml",
+        "parameters.safetensors",
         "env.json",
         "folds.csv",
         "oof.parquet",
