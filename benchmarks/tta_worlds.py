@@ -299,7 +299,7 @@ def figures_of(found: list[dict[str, Any]], best_T: np.ndarray) -> dict[str, Any
     crossed = [one for one in found if "cross-fitted" in one]
     names = ("in sample", "cross-fitted", "gain")
     return {
-        "gain": {**averaged(gain_T), **spread(gain_T, 4)},
+        "gain": {**averaged(gain_T), **spread(gain_T.tolist(), 4)},
         "worse by more than one standard error": float((gain_T < -error_T).mean()),
         "the same on as many people": float((as_many[:, 0] < -as_many[:, 1]).mean()),
         "worse at all": float((gain_T < 0).mean()),
