@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from ensemble.choose import (
     averaging_optimism,
     chances,
-    mean_proba,
     score_logits,
     selection_optimism,
     simplest,
@@ -18,10 +17,11 @@ from ensemble.choose import (
 from ensemble.crossfit import CrossFitted, Split, cross_fit, cross_fit_offsets, in_turn, splits_of
 from ensemble.methods.base import Evidence, Fitted, Method
 from ensemble.methods.mixture import MIXTURE, Mixture, decided
+from ensemble.methods.vote import soft_vote
 from foldblend.progress import track
 from foldblend.scores.averaged import over_repeats
 from foldblend.scores.metrics import log_softmax, softmax
-from foldblend.scores.score import Gain, Score, gain
+from foldblend.scores.score import Gain, Score, gain, score_of
 
 __all__ = [
     "PREFERS",
@@ -164,10 +164,6 @@ def _trial(
     )
 
 
-def _log(proba_NC: np.ndarray) -> np.ndarray:
-    return np.asarray(np.log(np.maximum(proba_NC, np.finfo(np.float32).tiny)))
-
-
 def _mean_of(evidence: Evidence, trials: Sequence[Trial]) -> Blended:
     """Average the trials' probabilities, weighted by how often each would score best.
 
@@ -178,9 +174,8 @@ def _mean_of(evidence: Evidence, trials: Sequence[Trial]) -> Blended:
     scores = [trial.nested for trial in trials]
     averaged = [over_repeats(evidence.rows, proba_NC) for proba_NC in proba_SNC]
     of_means = averaged[0] is not None
-    if averaged[0] is not None:
-        scored = replace(evidence, logits_MNC=[], rows=averaged[0][0])
-        scores = [score_logits(scored, _log(one[1])) for one in averaged if one is not None]
+    if of_means:
+        scores = [score_of(evidence.score, *one) for one in averaged if one is not None]
     weight_S = chances(scores)
     # The weights follow `scores`; the optimism is that of the score which is reported.
     optimism = averaging_optimism(evidence, proba_SNC, scores, weight_S)
@@ -193,7 +188,8 @@ def _mean_of(evidence: Evidence, trials: Sequence[Trial]) -> Blended:
         tuple(weight_S[used].tolist()),
         np.stack([trials[place].offsets_C for place in used]),
     )
-    logits_NC = _log(mean_proba(proba_SNC, weight_S))
+    logits = (trials[place].logits_NC for place in used)
+    logits_NC = soft_vote(logits, final.weights).astype(np.float32)
     in_sample = score_logits(evidence, final(evidence.logits_MNC), resampled=False).value
     mean = Trial(
         MIXTURE,

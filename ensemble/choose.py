@@ -207,8 +207,7 @@ def selection_optimism(scores: Sequence[Score]) -> float:
     """
     chosen = simplest(scores)
     value_S = np.array([score.value for score in scores])
-    resamples_SB = np.stack([score.resamples_B for score in scores])
-    resamples_SB = resamples_SB[:, np.isfinite(resamples_SB).all(axis=0)]
+    resamples_SB = _finite(scores)
     if len(scores) < 2 or not resamples_SB.shape[1] or not np.isfinite(value_S).all():
         return 0.0
     best_B = resamples_SB.argmax(axis=0)

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ensemble.harm import is_above_0, quick_score_of
+from ensemble.harm import is_above_0
 from ensemble.leave_out import without
 from ensemble.methods.base import Evidence, Fitted, Method
 from ensemble.subsets import few, of_members
 from foldblend.scores.held_out import group_parts
 from foldblend.scores.metrics import softmax
-from foldblend.scores.score import Score
+from foldblend.scores.score import Score, left_out_score
 
 __all__ = ["dropping", "kept"]
 
@@ -48,7 +48,7 @@ def _score(evidence: Evidence, held: Sequence[_Held]) -> Score:
     proba_NC = np.empty((len(evidence.rows), evidence.num_classes), np.float32)
     for one in held:
         proba_NC[one.rows] = softmax(one.fitted([each[one.rows] for each in evidence.logits_MNC]))
-    return quick_score_of(evidence.score, evidence.rows, proba_NC)
+    return left_out_score(evidence.score, evidence.rows, proba_NC)
 
 
 def _fewer(evidence: Evidence, held: Sequence[_Held]) -> Callable[[int], list[_Held] | None]:

@@ -15,10 +15,9 @@ from ensemble.methods.vote import Vote
 from ensemble.subsets import few
 from foldblend.errors import UserError
 from foldblend.progress import Task, track
-from foldblend.scores.jackknife import left_out_scores
-from foldblend.scores.metrics import Metric, log_softmax, mean_score, softmax
+from foldblend.scores.metrics import Metric, log_softmax, softmax
 from foldblend.scores.rows import Rows
-from foldblend.scores.score import Score
+from foldblend.scores.score import Score, left_out_score
 
 __all__ = [
     "Harm",
@@ -27,7 +26,6 @@ __all__ = [
     "leave_out_again",
     "leave_out_each",
     "leave_out_of_vote",
-    "quick_score_of",
 ]
 
 MethodsOf = Callable[[tuple[int, ...]], Mapping[str, Method]]
@@ -54,15 +52,6 @@ class Harm:
     def hurts(self) -> bool:
         """Return whether the interval of the gain lies above 0."""
         return self.gain is not None and is_above_0(self.gain)
-
-
-def quick_score_of(metric: Metric, rows: Rows, proba_NC: np.ndarray) -> Score:
-    """Return a score whose differences have intervals, without bootstrap resamples."""
-    value = metric.sign * mean_score(metric, rows.label_N, proba_NC, rows.repeat_N)
-    left_out_G = left_out_scores(
-        metric, rows.label_N, proba_NC, rows.group_N, repeat_N=rows.repeat_N
-    )
-    return Score(value, np.empty(0), metric.sign, metric.sign * left_out_G)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +123,7 @@ def _left_out(
                     return None
             logits_NC = fitted(one[part.rows] for one in others.logits_MNC)
         proba_NC[part.rows] += np.float32(part.weight) * softmax(logits_NC + part.moves_NC)
-    return quick_score_of(evidence.score, evidence.rows, proba_NC)
+    return left_out_score(evidence.score, evidence.rows, proba_NC)
 
 
 def leave_out_each(
@@ -171,7 +160,7 @@ def leave_out_each(
         if weight
     ]
     parts = [part for trial, weight in used for part in _parts(evidence, splits, trial, weight)]
-    whole = quick_score_of(evidence.score, evidence.rows, softmax(blended.chosen.logits_NC))
+    whole = left_out_score(evidence.score, evidence.rows, softmax(blended.chosen.logits_NC))
     with Task("leave out each member", len(names), unit="members") as task:
 
         def harm(member: int) -> Harm:
@@ -221,7 +210,7 @@ def leave_out_of_vote(
 
     Members are read one after the other, so that memory does not grow with their number.
     """
-    whole = quick_score_of(metric, rows, softmax(vote_NC))
+    whole = left_out_score(metric, rows, softmax(vote_NC))
     found = []
     members = zip(names, logits_MNC, fitted.shares, strict=True)
     for name, logits_NC, share in track(
@@ -230,6 +219,6 @@ def leave_out_of_vote(
         without_NC = vote_without(fitted.pool, vote_NC, logits_NC, share)
         score = None
         if without_NC is not None:
-            score = quick_score_of(metric, rows, softmax(without_NC))
+            score = left_out_score(metric, rows, softmax(without_NC))
         found.append(Harm(name, score, None if score is None else score.minus(whole)))
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ __all__ = [
     "Scored",
     "gain",
     "gain_of_sums",
+    "left_out_score",
     "score_interval",
     "score_of",
     "score_prediction",
@@ -29,6 +30,11 @@ __all__ = [
 
 def _unknown() -> np.ndarray:
     return np.empty(0)
+
+
+def _paired(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the differences; unknown where one of both is unknown."""
+    return one - other if len(one) == len(other) else _unknown()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +81,11 @@ class Score:
                 self.limits,
                 self.subtracted + other if self.limits is not None else 0.0,
             )
-        paired = len(self.left_out_G) == len(other.left_out_G)
         return Score(
             self.value - other.value,
-            self.resamples_B - other.resamples_B,
+            _paired(self.resamples_B, other.resamples_B),
             self.sign,
-            self.left_out_G - other.left_out_G if paired else _unknown(),
+            _paired(self.left_out_G, other.left_out_G),
         )
 
     @property
@@ -125,23 +130,27 @@ def score_of(
     seed
         Seed of the resamples.
     """
-    value = metric.sign * mean_score(metric, rows.label_N, proba_NC, rows.repeat_N)
     if not resampled:
-        return Score(value, np.empty(0), metric.sign)
+        value = mean_score(metric, rows.label_N, proba_NC, rows.repeat_N)
+        return Score(metric.sign * value, _unknown(), metric.sign)
     score_B = bootstrap_scores(
         metric, rows.label_N, proba_NC, rows.group_N, repeat_N=rows.repeat_N, seed=seed
     )
+    return replace(left_out_score(metric, rows, proba_NC), resamples_B=metric.sign * score_B)
+
+
+def left_out_score(metric: Metric, rows: Rows, proba_NC: np.ndarray) -> Score:
+    """Return a score, the mean over repeats, with what its intervals need, but no resamples."""
+    value = mean_score(metric, rows.label_N, proba_NC, rows.repeat_N)
     left_out_G = left_out_scores(
         metric, rows.label_N, proba_NC, rows.group_N, repeat_N=rows.repeat_N
     )
-    limits = _limits(metric, rows, proba_NC, metric.sign * value)
-    return Score(value, metric.sign * score_B, metric.sign, metric.sign * left_out_G, limits)
+    limits = _limits(metric, rows, proba_NC, value)
+    return Score(metric.sign * value, _unknown(), metric.sign, metric.sign * left_out_G, limits)
 
 
 def score_interval(metric: Metric, rows: Rows, proba_NC: np.ndarray) -> Interval:
     """Return a score, the mean over repeats, with its 95 % interval over groups.
-
-    It equals `score_of(...).interval()`, but needs no resamples.
 
     Examples
     --------
@@ -150,11 +159,7 @@ def score_interval(metric: Metric, rows: Rows, proba_NC: np.ndarray) -> Interval
     >>> print(score_interval(METRICS["accuracy"], rows, proba_NC))
     0.9000 [0.6751, 0.9750]
     """
-    value = mean_score(metric, rows.label_N, proba_NC, rows.repeat_N)
-    left_out_G = left_out_scores(
-        metric, rows.label_N, proba_NC, rows.group_N, repeat_N=rows.repeat_N
-    )
-    return jackknife_interval(value, left_out_G, _limits(metric, rows, proba_NC, value))
+    return left_out_score(metric, rows, proba_NC).interval()
 
 
 class Gain(NamedTuple):

@@ -9,7 +9,7 @@ from ensemble.candidates import methods_to_try
 from ensemble.config import BlendConfig, decisions, read_blend_file
 from ensemble.crossfit import splits_of
 from ensemble.drop import dropping, kept
-from ensemble.harm import Harm, leave_out_again, leave_out_each, quick_score_of
+from ensemble.harm import Harm, leave_out_again, leave_out_each
 from ensemble.harm_section import harm_note, harm_section
 from ensemble.leave_out import vote_without, without
 from ensemble.methods.base import Evidence
@@ -22,6 +22,7 @@ from foldblend.errors import UserError
 from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS, softmax
 from foldblend.scores.rows import Rows
+from foldblend.scores.score import left_out_score
 from folds.split import assign_folds
 from tests.makers.synthetic_runs import write_synthetic_run
 
@@ -107,7 +108,7 @@ def test_what_cannot_be_left_out_is_fitted_again():
     [_, second, _] = harms_of(evidence, "single")
     alone = [softmax(one) for one in evidence.logits_MNC]
     rows = evidence.rows
-    third, middle = (quick_score_of(evidence.score, rows, alone[place]) for place in (2, 1))
+    third, middle = (left_out_score(evidence.score, rows, alone[place]) for place in (2, 1))
     assert second.score.value == pytest.approx(third.value)
     assert second.gain.value == pytest.approx(third.value - middle.value)
 
