@@ -10,15 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
-from ensemble.align import Aligned, align
+from ensemble.align import align
 from ensemble.budget import costs_of
 from ensemble.candidates import optimism_marks
 from ensemble.combine import combine
 from ensemble.config import ALLOWS, FORMERLY, BlendConfig, decisions, read_blend_file
 from ensemble.find import check_members, find_members, member_record, of_one_data_set
+from ensemble.member_notes import member_lines, optimism_notes, row_notes
 from ensemble.metric import costs_section, decide_metric
 from ensemble.parameters import PARAMETERS, Parameters, to_bytes
 from foldblend.cli import Say
@@ -28,30 +28,10 @@ from foldblend.progress import lines_to, write
 from foldblend.runs.costs import device_of, num_passes, picture_seconds
 from foldblend.runs.derived import Derived, open_derived, write_derived
 from foldblend.runs.folder import PICTURES, lock_folder
-from foldblend.runs.rows import group_name_of
 from foldblend.runs.run import Run
-from foldblend.words import plural
 from reports.run.screen import finish
-from reports.text import table
 
 __all__ = ["BlendConfig", "blend"]
-
-# Marks of runs whose scores are too high. Each has a flag, --allow-MARK, that admits such runs to
-# a blend: why the score is too high, and the note of a blend that has such members.
-# {groups} is what groups are called in the data.
-OPTIMISM = {
-    "optimistic": (
-        "epochs were chosen on the rows that are scored (--select best)",
-        "OPTIMISTIC: epochs of {names} were chosen on the same rows that are scored",
-    ),
-    "leaks": (
-        (
-            "{groups} leak between folds (--split random, or a blend fitted with"
-            " --allow-different-folds)"
-        ),
-        "{groups} leak between the folds of {names}, so this score is probably too high",
-    ),
-}
 
 
 def _sorted(
@@ -79,81 +59,6 @@ def _sorted(
             config, weights=tuple(config.weights[place] for place in order)
         )
     return [runs[place] for place in order], [records[place] for place in order], config
-
-
-def _member_lines(
-    runs: Sequence[Run], costs: tuple[np.ndarray, str], skipped: Sequence[tuple[Path, str]]
-) -> list[str]:
-    header = ["in the blend", "kind", "cost"]
-    rows = [
-        [run.name, run.info["kind"], f"{cost:.3g}x"]
-        for run, cost in zip(runs, costs[0], strict=True)
-    ]
-    return [
-        *table(header, rows),
-        f"a cost of 1x is {costs[1]}",
-        *(f"skipped {path}: {why}" for path, why in skipped),
-    ]
-
-
-def _honesty(runs: Sequence[Run], config: BlendConfig) -> list[str]:
-    """Return notes on members whose scores are too high.
-
-    Raises
-    ------
-    UserError
-        If there are such members and no flag admits them.
-    """
-    notes = []
-    groups = plural(group_name_of(runs))
-    for mark, (why, note) in OPTIMISM.items():
-        names = listed(run.name for run in runs if run.info.get(mark))
-        if names and not getattr(config, f"allow_{mark}"):
-            raise UserError(
-                f"{names}: {why.format(groups=groups)}, so the blend's score would be too high;"
-                f" leave them out or pass --allow-{mark}"
-            )
-        if names:
-            notes.append(note.format(groups=groups, names=names))
-    return notes
-
-
-def _notes(aligned: Aligned, config: BlendConfig) -> list[str]:
-    """Return notes on the members' rows: folds, corrections, test sets."""
-    notes = []
-    first = aligned.runs[0]
-    if not aligned.same_folds:
-        what = (
-            f"those of fitted methods are too high, because labels of held-out {aligned.groups} are"
-            " used"
-            if config.allow_different_folds
-            else "so only votes were tried"
-        )
-        notes.append(f"members have different folds: only scores of votes are valid, {what}")
-    if aligned.corrections_differ:
-        notes.append(
-            "members have different corrections: the blend uses the original labels, before"
-            " corrections"
-        )
-    if first.info["data"]["is_demo"]:
-        notes.append(
-            "demo set with synthetic faces: it only shows that everything runs;"
-            " its scores mean nothing"
-        )
-    without_test = [run.name for run in aligned.runs if not run.info["has_test"]]
-    if without_test:
-        notes.append(f"no test logits, because these members have none: {listed(without_test)}")
-    if aligned.num_left_out:
-        notes.append(
-            f"test sets differ: {aligned.num_left_out} images that are not in all of them are left"
-            " out"
-        )
-    if aligned.test_folds == [None]:
-        notes.append(
-            "members differ in the number of folds: test logits are a vote of their means over"
-            " folds"
-        )
-    return notes
 
 
 def _costs(runs: Sequence[Run], shares: Sequence[float]) -> dict[str, Any]:
@@ -254,11 +159,11 @@ def blend(
     members, hashes, config = _sorted(of_one_data_set(found, config.dataset), config)
     if config.config is not None:
         check_members(config.config, members, hashes)
-    notes = _honesty(members, config)
+    notes = optimism_notes(members, config)
     decided = decide_metric(config, members)
     config = decided.config
     costs = costs_of(members)
-    for line in _member_lines(members, costs, skipped):
+    for line in member_lines(members, costs, skipped):
         say(line)
     record: list[dict[str, Any]] = [
         {"name": run.name, "run_key": run.info["run_key"], **one}
@@ -283,7 +188,7 @@ def blend(
     if folder.resolve() in {run.path.resolve() for run in members}:
         raise UserError(f"{folder}: this is one of the runs to be blended; pass another --name")
     aligned = align(members, intersect=config.intersect)
-    notes += [*decided.notes, *_notes(aligned, config)]
+    notes += [*decided.notes, *row_notes(aligned, config)]
     # Everything is computed before the first file is written, so an error leaves no files.
     with lines_to(say):
         made = combine(aligned, config, metric=decided.metric, name=folder.name, costs=costs)
