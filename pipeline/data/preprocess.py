@@ -60,7 +60,14 @@ class Preprocess:
         """Width and height in pixels of a stored image, whose crops have the training size."""
         return round(self.width / self.crop_pct), round(self.height / self.crop_pct)
 
-    def load(self, path: str, box: Box | None = None, content: str | None = None) -> np.ndarray:
+    def load(
+        self,
+        path: str,
+        box: Box | None = None,
+        content: str | None = None,
+        *,
+        checked: bool = True,
+    ) -> np.ndarray:
         """Read an image, or the part in `box`, and return it at the stored size.
 
         Parameters
@@ -71,6 +78,8 @@ class Preprocess:
             x1, y1, x2, y2 in pixels of the upright image; None for the whole image.
         content
             Hash that the file must have; None to leave it unchecked.
+        checked
+            Whether the file was searched for damage before.
 
         Returns
         -------
@@ -83,7 +92,8 @@ class Preprocess:
             If the file cannot be read, or does not have the hash.
         """
         at_least = self.stored_size if self.decode == "scaled" else None
-        return self.resize(read_image(path, box, at_least=at_least, content=content, checked=True))
+        image = read_image(path, box, at_least=at_least, content=content, checked=checked)
+        return self.resize(image)
 
     def resize(self, image: np.ndarray) -> np.ndarray:
         """Return the whole image at the stored size; its aspect ratio may change."""

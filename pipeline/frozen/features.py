@@ -26,6 +26,7 @@ from foldblend.runs.folder import read_json, write_json
 from pipeline.data.augment import albumentations, describe_augmentation
 from pipeline.data.cache import MEMORY_ONLY, Store, cache_root
 from pipeline.data.images import IMAGES_VERSION
+from pipeline.infer import features_of, padded
 from pipeline.job import FoldJob
 from pipeline.memory import Chunks
 from pipeline.models.backbones import build_model
@@ -207,14 +208,7 @@ class Features:
         see = view_of(view)
 
         def forward(images: torch.Tensor) -> torch.Tensor:
-            # Views are applied to raw pixels, as in `predict`.
-            seen = see(images.permute(0, 3, 1, 2).float())
-            pixels = job.run.preprocess.standardise(seen).contiguous(
-                memory_format=compute.memory_format
-            )
-            with compute.autocast():
-                features: torch.Tensor = self.backbone.model(pixels).float()
-            return features
+            return features_of(self.backbone.model, images, job.run.preprocess, compute, see)
 
         loader = (
             job.feeder.rows(table)
@@ -226,10 +220,7 @@ class Features:
             for images, _ in compute.feed(loader):
                 start = time.perf_counter()
                 num = len(images)
-                if num < self.batch_size:
-                    images = torch.cat(
-                        [images, images[-1:].expand(self.batch_size - num, -1, -1, -1)]
-                    )
+                images = padded(images, self.batch_size)
                 found = torch.cat(self.chunks.map(images, forward))[:num].cpu().numpy()
                 # The first batch is not timed, since it also prepares the device.
                 if self.is_warm:

@@ -134,9 +134,8 @@ def run_heads(job: TrainingJob, todo: Sequence[int]) -> dict[int, dict[str, Any]
                 job,
                 index,
                 state={
-                    f"{backbone.head_name}.{name}": torch.from_numpy(
-                        np.ascontiguousarray(part, np.float32)
-                    )
+                    # In float64, as the logits are computed, so that they can be made again.
+                    f"{backbone.head_name}.{name}": torch.from_numpy(np.ascontiguousarray(part))
                     for name, part in parts.items()
                 },
                 held_VNC=held_VNC,

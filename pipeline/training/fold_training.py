@@ -193,7 +193,12 @@ class _FoldTraining:
         return {"fit": self.fit.state_dict(), "course": dict(vars(self.course))}
 
     def _predict(
-        self, model: torch.nn.Module, table: pd.DataFrame, views: tuple[str, ...]
+        self,
+        model: torch.nn.Module,
+        table: pd.DataFrame,
+        views: tuple[str, ...],
+        *,
+        pad_to: int | None = None,
     ) -> np.ndarray:
         job = self.job
         return predict(
@@ -203,6 +208,7 @@ class _FoldTraining:
             job.compute,
             [view_of(name) for name in views],
             chunks=self.chunks,
+            pad_to=pad_to,
         )
 
     def _score(self, table: pd.DataFrame, logits_VNC: np.ndarray) -> float:
@@ -290,8 +296,10 @@ class _FoldTraining:
         model = self.fit.scored
         if course.best_state is not None:
             model.load_state_dict(course.best_state)
+        # Logits that are kept do not depend on how many images are predicted together.
+        size = job.run.config.infer.validation_batch_size
         start = time.perf_counter()
-        held_VNC = self._predict(model, self.held_out, job.run.views)
+        held_VNC = self._predict(model, self.held_out, job.run.views, pad_to=size)
         infer_seconds = time.perf_counter() - start
         if job.run.config.train.select == "last":
             score = self._note(course.rows[-1], held_VNC)
@@ -303,7 +311,7 @@ class _FoldTraining:
         test_VNC = (
             None
             if job.run.manifest.test is None
-            else self._predict(model, job.run.manifest.test, job.run.views)
+            else self._predict(model, job.run.manifest.test, job.run.views, pad_to=size)
         )
         state = {
             name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()

@@ -1,0 +1,244 @@
+"""Images to predict: files, folders, tables and patterns, or paths and arrays from Python."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import PIL.Image
+import PIL.ImageOps
+
+from foldblend.errors import BadImage, UserError, listed
+from foldblend.files import home
+from foldblend.images import Box
+from foldblend.tables import is_table
+from folds.config import DataConfig
+from folds.data.generic import column_in, read_user_table
+from folds.data.groups import groups_by_regex
+from folds.data.test_set import TestSet, Training, metadata_in, read_test_set
+
+__all__ = ["Images", "Inputs", "read_inputs"]
+
+Images = str | os.PathLike[str] | np.ndarray | PIL.Image.Image | Sequence[Any] | pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Images to predict, in their order."""
+
+    ids: list[str]
+    sources: Sequence[Any]
+    """Path, array H x W [x 3] uint8 (RGB) or PIL image of each."""
+    boxes: Sequence[Box | None] | None = None
+    groups: Sequence[str] | None = None
+    labels: Sequence[int] | None = None
+    """Class of each image, -1 where it is unknown."""
+    found: tuple[str, ...] = ()
+    """Sentences on what was recognised, for the log."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def key(self) -> list[Any]:
+        """Return what identifies the images: names, paths, sizes and times of their files."""
+        parts: list[Any] = []
+        for name, source in zip(self.ids, self.sources, strict=True):
+            try:
+                about = Path(source).stat() if isinstance(source, (str, os.PathLike)) else None
+            except OSError:
+                about = None
+            what = None if about is None else (about.st_size, about.st_mtime_ns)
+            parts.append((name, str(source) if what else None, what))
+        return parts
+
+
+def _as_rgb(image: Any, name: str) -> np.ndarray:
+    """Return an array or PIL image as H x W x 3 uint8; raise UserError for other arrays."""
+    if isinstance(image, PIL.Image.Image):
+        return np.asarray(PIL.ImageOps.exif_transpose(image).convert("RGB"))
+    array = np.asarray(image)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)):
+        raise UserError(
+            f"{name}: an array of {array.dtype} {' x '.join(map(str, array.shape))} is no image;"
+            " pass height x width x 3 (RGB) or height x width, uint8"
+        )
+    if not array.size:
+        raise UserError(f"{name}: the array has no pixel; leave it out")
+    return array if array.ndim == 3 else np.repeat(array[..., None], 3, axis=2)
+
+
+def file_of(source: Any, name: str, folder: Path) -> tuple[str, bool]:
+    """Return the file of an image, and whether it was written for this.
+
+    Images in memory become PNG files in `folder`, so that all images are read in one way.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source), False
+    file, path = tempfile.mkstemp(suffix=".png", dir=folder)
+    os.close(file)
+    pixels = cv2.cvtColor(_as_rgb(source, name), cv2.COLOR_RGB2BGR)
+    cv2.imwrite(path, pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    return path, True
+
+
+def _table_in(place: str) -> Path | None:
+    """Return the table that a place is or holds, or None."""
+    path = home(place)
+    try:
+        if path.is_dir():
+            return metadata_in(path)
+        return path if path.is_file() and is_table(path) else None
+    except OSError:
+        return None
+
+
+def _groups(found: TestSet, place: str, config: DataConfig) -> list[str] | None:
+    """Return the group of each image, or None where groups are not asked for."""
+    ids = list(found.image_id)
+    if config.group_regex is not None:
+        return groups_by_regex(config.group_regex, ids)
+    if config.group_from == "parent":
+        return [Path(name).parent.name or name for name in ids]
+    file = _table_in(place)
+    if config.group_col is None or file is None:
+        return None
+    table = read_user_table(file, config)
+    column = column_in(table, config.group_col, "", ())
+    if column not in table.cells.columns:
+        return None
+    words = table.cells[column].tolist()
+    return [word or name for word, name in zip(words, ids, strict=True)]
+
+
+def _one_place(place: str, config: DataConfig, classes: Sequence[str]) -> Inputs:
+    """Return the images of a file, folder, table or pattern."""
+    training = Training(classes=classes, label_column=config.label_col)
+    found = read_test_set(place, config, training, flag="IMAGES")
+    boxes = found.extra.get("box")
+    return Inputs(
+        list(found.image_id),
+        [str(path) for path in found.path],
+        None if boxes is None else list(boxes),
+        _groups(found, place, config),
+        None if "label" not in found.extra else list(found.extra["label"]),
+        tuple(found.found),
+    )
+
+
+def _from_frame(table: pd.DataFrame, classes: Sequence[str], config: DataConfig) -> Inputs:
+    """Return the images of a data frame, which a user has read already."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "images.csv"
+        table.to_csv(file, index=False)
+        rooted = dataclasses.replace(config, image_root=config.image_root or str(Path.cwd()))
+        return _one_place(str(file), rooted, classes)
+
+
+def _joined(parts: Sequence[Inputs]) -> Inputs:
+    """Return the images of several places; raise UserError for a name that two of them have."""
+    if len(parts) == 1:
+        return parts[0]
+    ids = [name for part in parts for name in part.ids]
+    twice = pd.Series(ids)
+    if not twice.is_unique:
+        # Equal names in two folders: the paths tell them apart.
+        ids = [str(source) for part in parts for source in part.sources]
+        again = pd.Series(ids)
+        if not again.is_unique:
+            names = listed(again[again.duplicated()])
+            raise UserError(f"{names}: given twice; pass each image once")
+
+    def every(name: str, default: Any) -> list[Any] | None:
+        if all(getattr(part, name) is None for part in parts):
+            return None
+        return [
+            value
+            for part in parts
+            for value in (
+                getattr(part, name) if getattr(part, name) is not None else [default] * len(part)
+            )
+        ]
+
+    groups = every("groups", None)
+    return Inputs(
+        ids,
+        [source for part in parts for source in part.sources],
+        every("boxes", None),
+        None if groups is None else [one or name for one, name in zip(groups, ids, strict=True)],
+        every("labels", -1),
+        tuple(line for part in parts for line in part.found),
+    )
+
+
+def _in_memory(images: Sequence[Any]) -> Inputs:
+    """Return paths, arrays and PIL images as they were given, one after the other."""
+    ids = []
+    for index, one in enumerate(images):
+        is_path = isinstance(one, (str, os.PathLike))
+        ids.append(os.fspath(one) if is_path else f"image {index}")
+    return Inputs(ids, [*images])
+
+
+def read_inputs(images: Images, config: DataConfig, classes: Sequence[str]) -> Inputs:
+    """Return the images to predict, in their order.
+
+    Parameters
+    ----------
+    images
+        A file, folder, table or pattern (as --test takes it); a data frame with the columns that
+        `config` names; an array or PIL image; or a sequence of paths of images, arrays and PIL
+        images. A sequence of places that are not all images is read as several of these.
+    config
+        Settings of the data: columns, root, suffix and groups.
+    classes
+        Classes of the run, for labels.
+
+    Raises
+    ------
+    UserError
+        If nothing can be read there.
+    """
+    if isinstance(images, pd.DataFrame):
+        return _from_frame(images, classes, config)
+    if isinstance(images, (str, os.PathLike)):
+        return _one_place(os.fspath(images), config, classes)
+    if isinstance(images, PIL.Image.Image) or (
+        isinstance(images, np.ndarray) and images.dtype.kind not in "OUS"
+    ):
+        stack = images if isinstance(images, np.ndarray) and images.ndim == 4 else [images]
+        return _in_memory([*stack])
+    if isinstance(images, Mapping) or not isinstance(images, Iterable):
+        raise UserError(f"images: {type(images).__name__} cannot be read; pass paths or arrays")
+    given = [*images]
+    if not given:
+        raise UserError("images: none are given; pass at least one")
+    places = [os.fspath(one) for one in given if isinstance(one, (str, os.PathLike))]
+    if len(places) == len(given) and any(_is_place(one) for one in places):
+        return _joined([_one_place(one, config, classes) for one in places])
+    return _in_memory(given)
+
+
+def _is_place(text: str) -> bool:
+    """Return whether a path is a folder, a table or a pattern, not a single image."""
+    path = home(text)
+    try:
+        if path.is_dir() or (path.is_file() and is_table(path)):
+            return True
+        return not path.exists() and any(one in text for one in "*?[")
+    except OSError:
+        return False
+
+
+def bad_image(error: BadImage) -> BadImage:
+    """Return an error of an image that is to be predicted, with its cure."""
+    return BadImage(f"{error.problem}; {error.cure or 'replace it'}, or pass --on-bad-image skip")

@@ -1,0 +1,275 @@
+"""Models of a run on a device: from stored images to the logits of each view."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from foldblend.cli import Say
+from foldblend.errors import UserError
+from pipeline.data.augment import albu_augmentation, build_augmentation
+from pipeline.device import Compute, open_compute
+from pipeline.infer import features_of, logits_of, padded
+from pipeline.memory import Chunks
+from pipeline.models.attribute_head import make_join
+from pipeline.models.backbones import build_model
+from pipeline.predict.recipe import ENGINE, Recipe
+from pipeline.predict.weights import State, WeightSource
+from pipeline.seeding import derive_rng, derive_seed
+from tta.views.names import draw_of, is_device_view, view_of
+
+__all__ = ["Net", "compute_for"]
+
+Features = dict[tuple[str, Any, int, str], np.ndarray]
+"""Features of a block of images, by backbone, preprocessing, batch size and view."""
+
+
+def compute_for(recipe: Recipe, *, device: str | None, threads: int | None, say: Say) -> Compute:
+    """Return where a recipe's models run: as when they were made, where this machine can.
+
+    Parameters
+    ----------
+    recipe
+        The recipe.
+    device, threads
+        Device and number of threads to use instead; None: those of the run.
+    say
+        Gets a line where the run's device or engine is not used.
+
+    Raises
+    ------
+    UserError
+        For a device that was asked for and is not there.
+    """
+    name = device or recipe.device
+    if recipe.engine != ENGINE:
+        say(f"engine {recipe.engine} is not in this version; torch is used")
+    try:
+        wanted = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name}: unknown kind of device; pass cuda or cpu") from None
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        if device is not None:
+            raise UserError(f"--device {device}: this machine has no such GPU; pass --device cpu")
+        say(f"the run was made on {name}, which this machine lacks; the CPU is used")
+        name = "cpu"
+    return open_compute(
+        name,
+        threads=threads or recipe.threads,
+        amp_dtype=recipe.amp_dtype if name.startswith("cuda") else None,
+        channels_last=recipe.channels_last,
+    )
+
+
+class Net:
+    """The models of a cross-validated run; the weights of one of them are loaded at a time."""
+
+    def __init__(self, recipe: Recipe, weights: WeightSource, compute: Compute, say: Say) -> None:
+        self.recipe = recipe
+        self.weights = weights
+        self.compute = compute
+        self.chunks = Chunks(say)
+        self._loaded: int | None = None
+        self._heads: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._draws: dict[str, Any] = {}
+        # The user's own random numbers stay as they are.
+        with torch.random.fork_rng(devices=[]):
+            self.model = self._built()
+        self.backbone = weights.fingerprint(None) if recipe.frozen else ""
+
+    def _built(self) -> torch.nn.Module:
+        recipe = self.recipe
+        join = make_join(recipe.attributes, recipe.ordinal) if recipe.attributes else None
+        model: Any = build_model(
+            recipe.backbone,
+            num_classes=recipe.num_classes,
+            kwargs=recipe.kwargs,
+            weights=None,
+            join=join,
+        )
+        if recipe.frozen:
+            model.reset_classifier(0)
+            self._fill(model, self.weights.read(None))
+        made: torch.nn.Module = model.eval().to(
+            device=self.compute.device, memory_format=self.compute.memory_format
+        )
+        return made
+
+    def _fill(self, model: torch.nn.Module, state: State) -> None:
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            why = str(error).splitlines()[0]
+            raise UserError(
+                f"backbone {self.recipe.backbone}: the weights do not fit ({why}); use the version"
+                " of timm that made the run"
+            ) from None
+
+    def use(self, index: int) -> torch.nn.Module:
+        """Load the weights of a model, unless they are loaded, and return the module."""
+        if not self.recipe.frozen and self._loaded != index:
+            self._fill(self.model, self.weights.read(index))
+            self._loaded = index
+        return self.model
+
+    def _head(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return weight D x C and bias C of a linear head, in float64."""
+        if index not in self._heads:
+            state = self.weights.read(index)
+            found = {
+                name.rpartition(".")[2]: value.double().numpy() for name, value in state.items()
+            }
+            self._heads[index] = np.ascontiguousarray(found["weight"].T), found["bias"]
+        return self._heads[index]
+
+    def _batches(
+        self, stored_NHWC: np.ndarray, ids: Sequence[str], view: str | None, *, pad: bool
+    ) -> list[tuple[torch.Tensor, int]]:
+        """Return batches on the device with their numbers of images, cropped for the model."""
+        size = self.recipe.batch_size
+        found = []
+        for start in range(0, len(stored_NHWC), size):
+            part = stored_NHWC[start : start + size]
+            images = (
+                self.recipe.preprocess.crop(part)
+                if view is None
+                else self._drawn(part, ids[start : start + size], view)
+            )
+            batch = padded(torch.from_numpy(np.ascontiguousarray(images)), size if pad else None)
+            found.append((batch.to(self.compute.device), len(part)))
+        return found
+
+    def _drawn(self, stored_NHWC: np.ndarray, ids: Sequence[str], view: str) -> np.ndarray:
+        """Return the images of a view that is drawn from stored images, as the TTA stage does."""
+        draw = draw_of(view)
+        preprocess = self.recipe.preprocess
+        if view not in self._draws:
+            width, height = preprocess.stored_size
+            self._draws[view] = (
+                build_augmentation(self.recipe.augment)
+                if draw.file is None
+                else albu_augmentation(draw.file, width=width, height=height)
+            )
+        augment = self._draws[view]
+        images = []
+        for image, name in zip(stored_NHWC, ids, strict=True):
+            parts = ("view", self.recipe.seed, draw.index, 0, name)
+            changed = image if augment is None else augment(image, derive_seed("augment", *parts))
+            rng = derive_rng("crop", *parts) if draw.file is None else None
+            images.append(preprocess.crop(changed, rng))
+        return np.stack(images)
+
+    @torch.inference_mode()
+    def logits(
+        self,
+        index: int,
+        stored_NHWC: np.ndarray,
+        ids: Sequence[str],
+        views: Sequence[str],
+        features: Features,
+    ) -> dict[str, np.ndarray]:
+        """Return the N x C float32 logits of each view of a block of images.
+
+        Parameters
+        ----------
+        index
+            Number of the model.
+        stored_NHWC
+            Images at the stored size, uint8.
+        ids
+            Names of the images, from which random views are seeded.
+        views
+            Names of the views.
+        features
+            Features of a frozen backbone on this block, which other models and runs share.
+        """
+        if self.recipe.frozen:
+            weight_DC, bias_C = self._head(index)
+            return {
+                view: (
+                    self.features(stored_NHWC, ids, view, features).astype(np.float64) @ weight_DC
+                    + bias_C
+                ).astype(np.float32)
+                for view in views
+            }
+        model = self.use(index)
+        on_device = [view for view in views if is_device_view(view)]
+        pad = self.recipe.padded[index]
+        found: dict[str, np.ndarray] = {}
+        if on_device:
+            seen = [view_of(view) for view in on_device]
+            logits_VNC = self._pass(model, self._batches(stored_NHWC, ids, None, pad=pad), seen)
+            found |= dict(zip(on_device, logits_VNC, strict=True))
+        for view in [view for view in views if view not in on_device]:
+            batches = self._batches(stored_NHWC, ids, view, pad=pad)
+            found[view] = self._pass(model, batches, [view_of("identity")])[0]
+        return found
+
+    def _pass(
+        self,
+        model: torch.nn.Module,
+        batches: Sequence[tuple[torch.Tensor, int]],
+        views: Sequence[Any],
+    ) -> np.ndarray:
+        """Return the logits V x N x C of batches."""
+
+        def forward(images: torch.Tensor) -> torch.Tensor:
+            return logits_of(model, images, self.recipe.preprocess, self.compute, views)
+
+        found = [
+            torch.cat(self.chunks.map(images, forward), dim=1)[:, :num] for images, num in batches
+        ]
+        return torch.cat(found, dim=1).cpu().numpy()
+
+    def penultimate(
+        self, stored_NHWC: np.ndarray, ids: Sequence[str], known: Features
+    ) -> np.ndarray:
+        """Return the features N x D float32 before the last linear layer of the first model.
+
+        Raises UserError for a model that has no single linear layer at its end.
+        """
+        if self.recipe.frozen:
+            return self.features(stored_NHWC, ids, "identity", known)
+        model: Any = self.use(0)
+        head = model.get_classifier() if hasattr(model, "get_classifier") else None
+        linear = (
+            next((one for one in head.modules() if isinstance(one, torch.nn.Linear)), None)
+            if isinstance(head, torch.nn.Module)
+            else None
+        )
+        if linear is None:
+            raise UserError(f"{self.recipe.backbone} does not end in one linear layer")
+        seen: list[torch.Tensor] = []
+        hook = linear.register_forward_pre_hook(lambda _, given: seen.append(given[0].float()))
+        try:
+            with torch.inference_mode():
+                batches = self._batches(stored_NHWC, ids, None, pad=self.recipe.padded[0])
+                self._pass(model, batches, [view_of("identity")])
+        finally:
+            hook.remove()
+        # A padded last batch has more rows than images.
+        return np.asarray(torch.cat(seen).cpu().numpy()[: len(stored_NHWC)])
+
+    @torch.inference_mode()
+    def features(
+        self, stored_NHWC: np.ndarray, ids: Sequence[str], view: str, known: Features
+    ) -> np.ndarray:
+        """Return the features N x D float32 of a frozen backbone in a view, or those that are known."""
+        key = (self.backbone, self.recipe.preprocess, self.recipe.batch_size, view)
+        if key not in known:
+            drawn = not is_device_view(view)
+            see = view_of("identity" if drawn else view)
+
+            def forward(images: torch.Tensor) -> torch.Tensor:
+                return features_of(self.model, images, self.recipe.preprocess, self.compute, see)
+
+            batches = self._batches(stored_NHWC, ids, view if drawn else None, pad=True)
+            found = [
+                torch.cat(self.chunks.map(images, forward))[:num].cpu().numpy()
+                for images, num in batches
+            ]
+            known[key] = np.concatenate(found)
+        return known[key]

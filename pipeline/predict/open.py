@@ -1,0 +1,186 @@
+"""Open a predictor: a run, TTA'd run or blend in its folder, or an exported file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ensemble.parameters import to_bytes
+from ensemble.saved import load_blend
+from foldblend.cli import Say
+from foldblend.errors import UserError
+from foldblend.progress import write
+from foldblend.runs.check import finished_run
+from foldblend.runs.run import Run
+from pipeline.predict.recipe import recipe_of
+from pipeline.predict.tree import Augmented, Blend, Leaf, Node, leaves_of
+from pipeline.predict.weights import FolderWeights
+from tta.policy import Policy
+
+__all__ = ["Predictor", "open_predictor", "open_run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictor:
+    """Models that predict images as a finished run predicted its test set."""
+
+    root: Node
+    source: Path
+    """The run folder or the exported file."""
+    info: Mapping[str, Any]
+    """Content of run.json of the run."""
+    run: Run | None = None
+    """The run, where its folder is there."""
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    """What an exported file has in place of the run's tables (see pipeline.export)."""
+
+    @property
+    def name(self) -> str:
+        return self.root.name
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.info["classes"])
+
+    @property
+    def leaves(self) -> dict[str, Leaf]:
+        """The cross-validated runs that take part, by key."""
+        return leaves_of(self.root)
+
+    def fingerprint(self) -> str:
+        """Return a hash of the weights and of how they are combined."""
+        leaves = self.leaves
+        parts: list[Any] = [repr(_shape(self.root))]
+        for key in sorted(leaves):
+            leaf = leaves[key]
+            indices: list[int | None] = [*range(leaf.num_models)]
+            indices += [None] if leaf.recipe.frozen else []
+            parts += [key, leaf.recipe.as_dict(), *(leaf.weights.fingerprint(i) for i in indices)]
+        return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+
+
+def _shape(node: Node) -> Any:
+    """Return how a node is put together, as values that do not depend on memory."""
+    if isinstance(node, Leaf):
+        return node.key
+    if isinstance(node, Augmented):
+        return node.leaf.key, node.policy.as_dict()
+    assert isinstance(node, Blend)
+    digest = hashlib.blake2b(to_bytes(node.parameters, ""), digest_size=16).hexdigest()
+    return [*map(_shape, node.members)], digest, node.of_means
+
+
+class _Opener:
+    """Reads run folders into nodes, each folder once."""
+
+    def __init__(self, say: Say, *, trusted: bool) -> None:
+        self.say = say
+        self.trusted = trusted
+        self.leaves: dict[Path, Leaf] = {}
+
+    def node(self, run: Run, above: Sequence[Path] = ()) -> Node:
+        """Return the node of a run; `above` are the folders of the blends that it is in.
+
+        Raises UserError for a blend that is its own member.
+        """
+        path = run.path.resolve()
+        if path in above:
+            raise UserError(f"{run.path}: the blend is a member of itself; blend the runs again")
+        return KINDS[run.info["kind"]](self, run, (*above, path))
+
+    def leaf(self, run: Run, above: Sequence[Path]) -> Leaf:
+        """Return a cross-validated run, after a check of its weights."""
+        path = run.path.resolve()
+        if path not in self.leaves:
+            weights = FolderWeights(run.path)
+            recipe = recipe_of(run, trusted=self.trusted)
+            for index in [None] if recipe.frozen else []:
+                weights.fingerprint(index)
+            for index in range(recipe.num_models):
+                weights.fingerprint(index)
+            self.leaves[path] = Leaf(
+                name=run.name,
+                key=f"{len(self.leaves)} {run.name}",
+                recipe=recipe,
+                weights=weights,
+            )
+        return self.leaves[path]
+
+    def augmented(self, run: Run, above: Sequence[Path]) -> Augmented:
+        """Return a TTA'd run."""
+        record = run.info["of"]
+        found = _member(run, record["name"], None, record["oof"], blend=False)
+        if found.info["kind"] != "cv":
+            raise UserError(f"{found.path}: is not the run that {run.path} was made from")
+        policy = Policy.from_dict(run.info["policy"])
+        return Augmented(name=run.name, leaf=self.leaf(found, above), policy=policy)
+
+    def blend(self, run: Run, above: Sequence[Path]) -> Blend:
+        """Return a blend with its members."""
+        saved = load_blend(run.path, say=self.say)
+        members = [
+            self.node(_member(run, one.name, one.path, one.record["oof"], blend=True), above)
+            for one in saved.members
+        ]
+        return Blend(
+            name=run.name,
+            members=tuple(members),
+            parameters=saved.parameters,
+            of_means=len({one.num_models for one in members}) > 1,
+        )
+
+
+KINDS: dict[str, Any] = {"cv": _Opener.leaf, "tta": _Opener.augmented, "blend": _Opener.blend}
+
+
+def _member(run: Run, name: str, recorded: Path | None, oof: str, *, blend: bool) -> Run:
+    """Return the run that another one was made from: where it was, or beside that one.
+
+    Raises UserError if it is gone or has been made again since.
+    """
+    beside = run.path.resolve().parent / name
+    places = [one for one in (recorded, beside) if one is not None]
+    there = next((one for one in places if (one / "run.json").is_file()), None)
+    what = "member of the blend" if blend else "run it was made from"
+    if there is None:
+        raise UserError(
+            f"{places[0]}: this {what} {run.path} is gone; restore it, or pass a file of"
+            " export_model.py, which has everything"
+        )
+    found = finished_run(there)
+    if found.oof_hash != oof:
+        again = "blend.py" if blend else "run_tta.py"
+        raise UserError(f"{there}: this {what} {run.path} was made again since; run {again} again")
+    return found
+
+
+def open_run(run: Run, *, trusted: bool = False, say: Say = write) -> Predictor:
+    """Return the predictor of a finished run, TTA'd run or blend (see `open_predictor`)."""
+    root = _Opener(say, trusted=trusted).node(run)
+    return Predictor(root=root, source=run.path, info=run.info, run=run)
+
+
+def open_predictor(path: str | Path, *, trusted: bool = False, say: Say = write) -> Predictor:
+    """Return the predictor of a run folder, or of a file of export_model.py.
+
+    Parameters
+    ----------
+    path
+        Folder of a finished run, TTA'd run or blend, or an exported file.
+    trusted
+        Whether a user's own backbone may be imported.
+    say
+        Function that prints one line of the log.
+
+    Raises
+    ------
+    UserError
+        If a folder is not a finished run, a member or weights are gone or changed, or a file is
+        damaged.
+    """
+    place = Path(path)
+    return open_run(finished_run(place), trusted=trusted, say=say)

@@ -1,0 +1,185 @@
+"""Recipe of a cross-validated run's models: all that is needed to run them, but the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from foldblend.attributes import Attribute
+from foldblend.errors import UserError
+from foldblend.plugins import is_custom
+from foldblend.runs.costs import num_models
+from foldblend.runs.run import Run
+from pipeline.config.settings import read_config_file, replace
+from pipeline.data.preprocess import Preprocess
+from pipeline.models.backbones import check_backbone, model_kwargs
+
+__all__ = ["ENGINE", "Look", "Recipe", "recipe_of"]
+
+ENGINE = "torch"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What makes the stored pixels of an image: images are decoded once for each look."""
+
+    width: int
+    height: int
+    """Stored size, before the centre crop."""
+    decode: str
+    crop: str
+    crop_share: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """How the models of a cross-validated run turn images into logits."""
+
+    backbone: str
+    kwargs: dict[str, Any]
+    """Keywords that build the backbone."""
+    num_classes: int
+    attributes: tuple[Attribute, ...] = ()
+    """Attributes whose heads are joined to classes; () for one head over all classes."""
+    ordinal: str | None = None
+    preprocess: Preprocess
+    crop: str
+    crop_share: float
+    views: tuple[str, ...]
+    """Views of the run, whose mean its logits are."""
+    frozen: bool
+    """Whether the models are linear heads on one backbone."""
+    batch_size: int
+    padded: tuple[bool, ...]
+    """For each model, whether short batches are filled up (see `pipeline.infer.padded`)."""
+    num_folds: int
+    """Folds of each repeat."""
+    seed: int
+    augment: str
+    device: str
+    amp_dtype: str | None
+    """Data type of mixed precision, None for float32."""
+    channels_last: bool
+    threads: int
+    engine: str = ENGINE
+
+    @property
+    def num_models(self) -> int:
+        """Number of models: one per fold and repeat."""
+        return len(self.padded)
+
+    @property
+    def look(self) -> Look:
+        """What makes the stored pixels."""
+        width, height = self.preprocess.stored_size
+        return Look(width, height, self.preprocess.decode, self.crop, self.crop_share)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the recipe as values that JSON has; `from_dict` is the inverse."""
+        return dict(json.loads(json.dumps(dataclasses.asdict(self))))
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Recipe:
+        """Return the recipe that `as_dict` described.
+
+        Raises TypeError, LookupError or ValueError for other data.
+        """
+        given = dict(saved)
+        given["attributes"] = tuple(
+            Attribute(
+                name=one["name"],
+                values=tuple(one["values"]),
+                of_class=tuple(one["of_class"]),
+                ordered=bool(one["ordered"]),
+            )
+            for one in given["attributes"]
+        )
+        pixels = dict(given["preprocess"])
+        for name in ("mean", "std"):
+            pixels[name] = tuple(map(float, pixels[name]))
+        given["preprocess"] = Preprocess(**pixels)
+        given["views"] = tuple(map(str, given["views"]))
+        given["padded"] = tuple(map(bool, given["padded"]))
+        given["kwargs"] = {
+            str(key): tuple(value) if isinstance(value, list) else value
+            for key, value in given["kwargs"].items()
+        }
+        return cls(**given)
+
+
+def recipe_of(run: Run, *, trusted: bool = False) -> Recipe:
+    """Return the recipe of a finished cross-validated run, from its folder.
+
+    Parameters
+    ----------
+    run
+        The run.
+    trusted
+        Whether a user's own backbone that config.yaml names may be imported.
+
+    Raises
+    ------
+    UserError
+        If config.yaml or run.json cannot be used, or name a backbone that is not trusted.
+    """
+    config = read_config_file(run.path / "config.yaml")
+    model = config.model
+    if is_custom(model.backbone) and not trusted:
+        raise UserError(
+            f"{run.path}/config.yaml: backbone {model.backbone} is your own code; pass"
+            " --trust-parts to import it"
+        )
+    record = check_backbone(model.backbone)
+    saved = run.info.get("preprocess")
+    if saved is None:
+        raise UserError(f"{run.path}/run.json: lacks preprocess; run it again")
+    names = [field.name for field in dataclasses.fields(Preprocess)]
+    pixels = {name: saved[name] for name in names if name in saved}  # type: ignore[literal-required]
+    for name in ("mean", "std"):
+        pixels[name] = tuple(pixels[name])
+    preprocess = Preprocess(**pixels)
+    size = f"{preprocess.width}x{preprocess.height}"
+    machine = config.machine
+    folds = run.info.get("folds") or [{}] * num_models(run)
+    return Recipe(
+        backbone=model.backbone,
+        kwargs=model_kwargs(replace(config, img_size=size).model, record, preprocess),
+        num_classes=len(run.classes),
+        attributes=run.attributes if model.head == "attributes" else (),
+        ordinal=model.ordinal,
+        preprocess=preprocess,
+        crop=_crop_of(run, model.crop),
+        crop_share=model.crop_share,
+        views=tuple(run.info["views"]),
+        frozen=run.frozen,
+        batch_size=config.infer.validation_batch_size or 64,
+        # Features of a frozen backbone were always computed in full batches.
+        padded=tuple(bool(fold.get("padded", run.frozen)) for fold in folds),
+        num_folds=run.info["num_folds"],
+        seed=config.train.seed,
+        augment=config.augment.augment,
+        device=machine.device,
+        amp_dtype=machine.amp_dtype if machine.amp else None,
+        channels_last=machine.channels_last,
+        threads=machine.threads or 1,
+    )
+
+
+def _crop_of(run: Run, crop: str) -> str:
+    """Return the part of images that a run used, where --crop auto was decided by the data."""
+    if crop != "auto":
+        return crop
+    region = run.info["preprocess"].get("region")
+    if region is not None:
+        return "box" if region["kind"] == "box" else "whole"
+    # Runs of earlier versions do not say; their images do.
+    file = run.path / "pictures.parquet"
+    if not Path(file).is_file():
+        return "whole"
+    import pyarrow.parquet
+
+    return "box" if "box" in pyarrow.parquet.read_schema(file).names else "whole"

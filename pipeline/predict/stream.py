@@ -1,0 +1,271 @@
+"""Stream of predictions: images are read, decoded and predicted block by block.
+
+Memory does not grow with the number of images: there are two blocks at a time, the one that the
+models see and the next one, which threads decode meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from foldblend.cli import Say
+from foldblend.errors import BadImage, UserError
+from foldblend.images import Box
+from pipeline.data.crop import box_finder
+from pipeline.data.preprocess import Preprocess
+from pipeline.device import num_cores
+from pipeline.predict.inputs import Inputs, file_of
+from pipeline.predict.nets import Features, Net, compute_for
+from pipeline.predict.recipe import Look
+from pipeline.predict.tree import Blend, Node, has, leaves_of, views_of
+
+__all__ = ["Block", "Predicted", "Stream", "block_size"]
+
+# Images of a block, unless the batches of several runs need more or fewer to be full.
+MOST = 1024
+
+
+@dataclass(frozen=True)
+class Block:
+    """Decoded images of a block."""
+
+    start: int
+    """Number of the first image."""
+    size: int
+    good: list[int]
+    """Numbers of the images that can be used."""
+    bad: dict[int, BadImage]
+    stored: Mapping[Look, np.ndarray]
+    """The good images at the stored size of each look, N x H x W x 3 uint8."""
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Predictions of a block."""
+
+    block: Block
+    logits_NC: np.ndarray
+    """Logits of the good images with the decision rule, float32; the mean over models."""
+    plain_NC: np.ndarray
+    """Logits without offsets, of which probabilities are made; the same object without any."""
+    plain_KNC: np.ndarray
+    """Logits without offsets of each model."""
+    features_ND: np.ndarray | None = None
+    """Features of the good images, where `Stream.watched` asks for them."""
+
+
+def block_size(batches: Sequence[int]) -> int:
+    """Return the number of images of a block, so that the batches of all runs are full.
+
+    Examples
+    --------
+    >>> block_size([64]), block_size([64, 48]), block_size([64, 63])
+    (64, 192, 64)
+    """
+    common = math.lcm(*batches)
+    return common if common <= MOST else max(batches)
+
+
+class _Decoder:
+    """Decodes images for all looks, in threads, one block ahead of the models."""
+
+    def __init__(self, inputs: Inputs, looks: Sequence[Look], pool: ThreadPoolExecutor) -> None:
+        self.inputs = inputs
+        self.pool = pool
+        self.looks = looks
+        self.sizes = [
+            Preprocess(width=one.width, height=one.height, mean=(), std=(), decode=one.decode)
+            for one in looks
+        ]
+        self.boxes: list[Callable[[str], Box | None]] = [
+            box_finder(one.crop, one.crop_share) for one in looks
+        ]
+        if any(one.crop == "box" for one in looks) and inputs.boxes is None:
+            raise UserError(
+                "--box-cols: the run was trained on boxes; pass a table of images with the columns"
+                " of their boxes"
+            )
+
+    def _one(self, index: int, folder: Path) -> list[np.ndarray] | BadImage:
+        """Return an image as each look has it, or the error if it cannot be used."""
+        source = self.inputs.sources[index]
+        try:
+            path, is_written = file_of(source, self.inputs.ids[index], folder)
+            found: list[np.ndarray] = []
+            for look, pixels, box_of in zip(self.looks, self.sizes, self.boxes, strict=True):
+                own = self.inputs.boxes[index] if self.inputs.boxes is not None else None
+                box = own if look.crop == "box" else box_of(path)
+                if look.crop == "box" and box is None:
+                    raise BadImage(f"{path}: has no box", "write its box into the table")
+                found.append(pixels.load(path, box, checked=bool(found) or is_written))
+            if is_written:
+                Path(path).unlink()
+            return found
+        except BadImage as error:
+            return error
+
+    def submit(self, start: int, stop: int, folder: Path) -> list[Future[Any]]:
+        """Let the threads decode a block."""
+        return [self.pool.submit(self._one, index, folder) for index in range(start, stop)]
+
+    def block(self, start: int, waiting: Sequence[Future[Any]]) -> Block:
+        """Return a block when its images are decoded."""
+        results = [one.result() for one in waiting]
+        good = [index for index, one in enumerate(results) if not isinstance(one, BadImage)]
+        stored = {}
+        for place, (look, pixels) in enumerate(zip(self.looks, self.sizes, strict=True)):
+            width, height = pixels.stored_size
+            images = np.empty((len(good), height, width, 3), np.uint8)
+            for row, index in enumerate(good):
+                images[row] = results[index][place]
+            stored[look] = images
+        bad = {start + i: one for i, one in enumerate(results) if isinstance(one, BadImage)}
+        return Block(start, len(results), [start + index for index in good], bad, stored)
+
+
+class Stream:
+    """Models of a predictor, ready to predict blocks of images.
+
+    Parameters
+    ----------
+    root
+        The node whose logits are predicted.
+    models
+        Numbers of the models (folds) to use; None: all.
+    device, threads
+        See `pipeline.predict.nets.compute_for`.
+    watched
+        Key of a leaf whose first model's features are returned, None for no features.
+    say
+        Function that prints one line of the log.
+    """
+
+    def __init__(
+        self,
+        root: Node,
+        *,
+        models: Sequence[int] | None = None,
+        device: str | None = None,
+        threads: int | None = None,
+        watched: str | None = None,
+        say: Say,
+    ) -> None:
+        self.root = root
+        self.leaves = leaves_of(root)
+        self.views = views_of(root)
+        self.watched = watched
+        said: dict[str, None] = {}
+
+        def once(line: str) -> None:
+            if line not in said:
+                said[line] = None
+                say(line)
+
+        self.nets: dict[str, Net] = {}
+        for key, leaf in self.leaves.items():
+            compute = compute_for(leaf.recipe, device=device, threads=threads, say=once)
+            self.nets[key] = Net(leaf.recipe, leaf.weights, compute, once)
+        self.threads = {key: threads or leaf.recipe.threads for key, leaf in self.leaves.items()}
+        self.models = {
+            key: [index for index in range(leaf.num_models) if models is None or index in models]
+            for key, leaf in self.leaves.items()
+        }
+        for key, chosen in self.models.items():
+            if not chosen:
+                num = self.leaves[key].num_models
+                raise UserError(
+                    f"--folds {','.join(map(str, models or ()))}: {self.leaves[key].name} has"
+                    f" {num} models, numbered from 0; pass smaller numbers"
+                )
+
+    @property
+    def looks(self) -> list[Look]:
+        """What makes stored pixels, each once."""
+        return [*dict.fromkeys(leaf.recipe.look for leaf in self.leaves.values())]
+
+    @property
+    def block(self) -> int:
+        """Number of images of a block."""
+        return block_size([leaf.recipe.batch_size for leaf in self.leaves.values()])
+
+    @property
+    def passes(self) -> int:
+        """Number of forward passes per image."""
+        found = 0
+        for key, leaf in self.leaves.items():
+            times = 1 if leaf.recipe.frozen else len(self.models[key])
+            found += len(self.views[key]) * times
+        return found
+
+    def predict(self, block: Block, ids: Sequence[str]) -> Predicted:
+        """Return the predictions of the good images of a block; `ids` are their names."""
+        features: Features = {}
+        seen: dict[tuple[str, int], dict[str, np.ndarray]] = {}
+        for key, net in self.nets.items():
+            torch.set_num_threads(self.threads[key])
+            stored = block.stored[self.leaves[key].recipe.look]
+            for model in self.models[key]:
+                seen[key, model] = net.logits(model, stored, ids, [*self.views[key]], features)
+        watched = None
+        if self.watched is not None:
+            leaf = self.leaves[self.watched]
+            net = self.nets[self.watched]
+            torch.set_num_threads(self.threads[self.watched])
+            watched = net.penultimate(block.stored[leaf.recipe.look], ids, features)
+        every = [k for k in range(self.root.num_models) if has(self.root, seen, k)]
+        logits_KNC = [self.root.logits(seen, k) for k in every]
+        mean_NC = self.root.mean(logits_KNC)
+        if not isinstance(self.root, Blend) or not self.root.has_offsets:
+            return Predicted(block, mean_NC, mean_NC, np.stack(logits_KNC), watched)
+        plain_KNC = [self.root.plain(seen, k) for k in every]
+        return Predicted(block, mean_NC, self.root.mean(plain_KNC), np.stack(plain_KNC), watched)
+
+    def blocks(self, inputs: Inputs, *, first: int = 0) -> Iterator[Block]:
+        """Yield the decoded images block by block, from image `first` on."""
+        size = self.block
+        starts = [*range(first, len(inputs), size)]
+        with contextlib.ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="foldblend-")))
+            pool = stack.enter_context(ThreadPoolExecutor(num_cores()))
+            decoder = _Decoder(inputs, self.looks, pool)
+
+            def ahead(place: int) -> list[Future[Any]]:
+                if place >= len(starts):
+                    return []
+                start = starts[place]
+                return decoder.submit(start, min(start + size, len(inputs)), folder)
+
+            waiting = ahead(0)
+            try:
+                for place, start in enumerate(starts):
+                    following = ahead(place + 1)
+                    block = decoder.block(start, waiting)
+                    waiting = following
+                    yield block
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def run(self, inputs: Inputs, *, first: int = 0, skip: bool = False) -> Iterator[Predicted]:
+        """Yield the predictions of all images, block by block.
+
+        Raises BadImage for an image that cannot be read, unless it is to be left out (`skip`).
+        """
+        for block in self.blocks(inputs, first=first):
+            if block.bad and not skip:
+                raise next(iter(block.bad.values()))
+            if block.good:
+                yield self.predict(block, [inputs.ids[index] for index in block.good])
+            else:
+                num = next(iter(self.leaves.values())).recipe.num_classes
+                none_NC = np.empty((0, num), np.float32)
+                yield Predicted(block, none_NC, none_NC, none_NC[None])

@@ -1,0 +1,182 @@
+"""Tree of a predictor: runs at the leaves, test-time augmentation and blends above them.
+
+Each node turns the logits of the leaves' models into those of its own models, one per fold, as the
+test tables of its run folder have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ensemble.parameters import Parameters
+from foldblend.runs.rows import mean_logits
+from pipeline.predict.recipe import Recipe
+from pipeline.predict.weights import WeightSource
+from tta.merge import mean_logit
+from tta.policy import Policy
+
+__all__ = ["Augmented", "Blend", "Leaf", "Node", "Seen", "has", "leaves_of", "views_of"]
+
+Seen = Mapping[tuple[str, int], Mapping[str, np.ndarray]]
+"""Logits N x C float32 of each view, by key of a leaf and number of its model."""
+
+
+class Node(Protocol):
+    """A run, TTA'd run or blend."""
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        ...
+
+    @property
+    def num_models(self) -> int:
+        """Number of models of which it has test logits: one per fold and repeat."""
+        ...
+
+    def logits(self, seen: Seen, model: int) -> np.ndarray:
+        """Return the logits N x C float32 of one model, as test_fold_k.parquet has them."""
+        ...
+
+    def mean(self, logits_KNC: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the mean of models N x C float32, as test.parquet has it."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Leaf:
+    """A cross-validated run."""
+
+    name: str
+    key: str
+    """Name that no other leaf of the predictor has."""
+    recipe: Recipe
+    weights: WeightSource
+
+    @property
+    def num_models(self) -> int:
+        return self.recipe.num_models
+
+    def logits(self, seen: Seen, model: int) -> np.ndarray:
+        """Return the mean over the run's views."""
+        found = seen[self.key, model]
+        return mean_logit(np.stack([found[view] for view in self.recipe.views]))
+
+    def mean(self, logits_KNC: Sequence[np.ndarray]) -> np.ndarray:
+        return mean_logits(logits_KNC)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Augmented:
+    """A run with test-time augmentation."""
+
+    name: str
+    leaf: Leaf
+    policy: Policy
+
+    @property
+    def num_models(self) -> int:
+        return self.leaf.num_models
+
+    def logits(self, seen: Seen, model: int) -> np.ndarray:
+        """Return the merged views."""
+        found = seen[self.leaf.key, model]
+        views = self.policy.views
+        return self.policy.apply(np.stack([found[view] for view in views]), views)
+
+    def mean(self, logits_KNC: Sequence[np.ndarray]) -> np.ndarray:
+        return mean_logits(logits_KNC)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Blend:
+    """A blend of other nodes."""
+
+    name: str
+    members: tuple[Node, ...]
+    parameters: Parameters
+    of_means: bool
+    """Whether members' means over folds are blended, because they differ in the number of folds."""
+
+    @property
+    def num_models(self) -> int:
+        return 1 if self.of_means else self.members[0].num_models
+
+    @property
+    def used(self) -> tuple[bool, ...]:
+        """Return whether each member has a share; the others are never run."""
+        return tuple(share > 0 for share in self.parameters.fitted.shares)
+
+    @property
+    def has_offsets(self) -> bool:
+        """Return whether the decision rule moves the logits, so that they are not plain."""
+        return self.parameters.has_offsets
+
+    def logits(self, seen: Seen, model: int) -> np.ndarray:
+        """Return the blended logits."""
+        return self.applied(self.parameters, seen, model)
+
+    def plain(self, seen: Seen, model: int) -> np.ndarray:
+        """Return the blended logits without offsets, from which probabilities are made."""
+        return self.applied(self.parameters.plain(), seen, model)
+
+    def applied(self, parameters: Parameters, seen: Seen, model: int) -> np.ndarray:
+        """Return the logits of the members as these parameters blend them."""
+        return parameters.apply(self._members(seen, model)).astype(np.float32)
+
+    def _members(self, seen: Seen, model: int) -> Iterator[np.ndarray]:
+        shape = next(iter(next(iter(seen.values())).values())).shape
+        for member, used in zip(self.members, self.used, strict=True):
+            if not used:
+                yield np.zeros(shape, np.float32)
+            elif self.of_means:
+                each = [one for one in range(member.num_models) if has(member, seen, one)]
+                yield member.mean([member.logits(seen, one) for one in each])
+            else:
+                yield member.logits(seen, model)
+
+    def mean(self, logits_KNC: Sequence[np.ndarray]) -> np.ndarray:
+        return mean_logits(logits_KNC, of_shares=self.parameters.of_shares)
+
+
+def has(node: Node, seen: Seen, model: int) -> bool:
+    """Return whether the leaves' logits that a model of a node needs were predicted."""
+    if isinstance(node, Blend):
+        used = [one for one, is_used in zip(node.members, node.used, strict=True) if is_used]
+        if node.of_means:
+            return all(any(has(one, seen, k) for k in range(one.num_models)) for one in used)
+        return all(has(one, seen, model) for one in used)
+    leaf = node.leaf if isinstance(node, Augmented) else node
+    assert isinstance(leaf, Leaf)
+    return (leaf.key, model) in seen
+
+
+def leaves_of(node: Node) -> dict[str, Leaf]:
+    """Return the leaves that have a share in a node, by key."""
+    if isinstance(node, Leaf):
+        return {node.key: node}
+    if isinstance(node, Augmented):
+        return {node.leaf.key: node.leaf}
+    assert isinstance(node, Blend)
+    found: dict[str, Leaf] = {}
+    for member, used in zip(node.members, node.used, strict=True):
+        found |= leaves_of(member) if used else {}
+    return found
+
+
+def views_of(node: Node) -> dict[str, dict[str, None]]:
+    """Return the views that each leaf must predict, by key of the leaf, each view once."""
+    if isinstance(node, Leaf):
+        return {node.key: dict.fromkeys(node.recipe.views)}
+    if isinstance(node, Augmented):
+        return {node.leaf.key: dict.fromkeys(node.policy.views)}
+    assert isinstance(node, Blend)
+    found: dict[str, dict[str, None]] = {}
+    for member, used in zip(node.members, node.used, strict=True):
+        for key, views in (views_of(member) if used else {}).items():
+            found[key] = found.get(key, {}) | views
+    return found

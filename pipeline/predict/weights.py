@@ -1,0 +1,67 @@
+"""Weights of a run's models, read when they are needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import safetensors
+import safetensors.torch
+import torch
+
+from foldblend.errors import UserError
+from foldblend.runs.folder import file_hash, read_json
+
+__all__ = ["FolderWeights", "State", "WeightSource"]
+
+State = dict[str, torch.Tensor]
+BACKBONE = "backbone.safetensors"
+
+
+class WeightSource(Protocol):
+    """Source of the weights of a cross-validated run's models."""
+
+    def fingerprint(self, index: int | None) -> str:
+        """Return a hash of the weights of a model, or of the shared frozen backbone for None."""
+        ...
+
+    def read(self, index: int | None) -> State:
+        """Return the weights of a model, or of the shared frozen backbone for None.
+
+        With a frozen backbone, a model is its linear head: weight and bias.
+        """
+        ...
+
+
+class FolderWeights:
+    """Weights in the folder of a run, whose files are those that the run wrote."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def _file(self, index: int | None) -> str:
+        return BACKBONE if index is None else f"fold_{index}/best.safetensors"
+
+    def fingerprint(self, index: int | None) -> str:
+        """Return a hash of the weights, which done.json has.
+
+        Raises UserError if the file is missing or changed.
+        """
+        name = self._file(index)
+        file = self.folder / name
+        done = read_json(self.folder / f"fold_{index or 0}" / "done.json")
+        if not file.is_file():
+            raise UserError(f"{file}: the weights are missing; run the same command again")
+        digest = file_hash(file)
+        if digest != done["files"].get(name):
+            raise UserError(f"{file}: has changed since training; run the same command again")
+        return digest
+
+    def read(self, index: int | None) -> State:
+        """Return the weights; raise UserError if the file cannot be read."""
+        file = self.folder / self._file(index)
+        try:
+            return dict(safetensors.torch.load_file(file))
+        except (OSError, safetensors.SafetensorError) as error:
+            why = " ".join(str(error).split())[:120]
+            raise UserError(f"{file}: cannot be read ({why}); make the run again") from None
