@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from common import Results, parser, print_rows, run_cv
 
-from foldblend.runs.rows import oof_arrays
+from foldblend.runs.oof import oof_arrays
 from foldblend.runs.run import Run
 from foldblend.scores.bootstrap import bootstrap_scores
 from foldblend.scores.metrics import METRICS, mean_score

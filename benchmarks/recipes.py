@@ -14,7 +14,7 @@ from typing import Any
 from common import ROOT, Results, parser, print_rows, run_cv
 
 from ensemble.blend import blend
-from foldblend.runs.rows import oof_arrays
+from foldblend.runs.oof import oof_arrays
 from foldblend.runs.run import Run
 from reports.run.summary import compare
 

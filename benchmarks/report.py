@@ -19,7 +19,7 @@ from typing import Any
 
 from common import Results, data_of, parser, spread
 
-from foldblend.runs.rows import oof_arrays
+from foldblend.runs.oof import oof_arrays
 from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS
 from foldblend.scores.score import score_interval

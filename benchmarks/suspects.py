@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from common import Results, parser, print_rows, run_cv, shown, spread
 
-from foldblend.runs.rows import oof_arrays
+from foldblend.runs.oof import oof_arrays
 from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS, mean_score
 from folds.config import DataConfig

@@ -66,6 +66,12 @@ class Trial:
     """Factor from 0 to 1 by which the fitted offsets are multiplied."""
     parts: tuple[Fitted, ...] = ()
     """The fit on the other folds of each split; none for a method that fits nothing."""
+    without_offsets_NC: np.ndarray | None = None
+    """Out-of-fold logits without offsets; None if `logits_NC` has none."""
+
+    def plain(self) -> np.ndarray:
+        """Return the out-of-fold logits without offsets, N x C float32."""
+        return self.logits_NC if self.without_offsets_NC is None else self.without_offsets_NC
 
     @property
     def label(self) -> str:
@@ -160,7 +166,16 @@ def _trial(
     in_sample = score_logits(evidence, fitted_NC, resampled=False).value
     parts = tried.found.parts
     return Trial(
-        tried.name, logits_NC, nested, in_sample, final, offsets_C, gained, strength, parts
+        tried.name,
+        logits_NC,
+        nested,
+        in_sample,
+        final,
+        offsets_C,
+        gained,
+        strength,
+        parts,
+        tried.found.logits_NC if offsets_C.any() else None,
     )
 
 
@@ -199,8 +214,16 @@ def _mean_of(evidence: Evidence, trials: Sequence[Trial]) -> Blended:
         final,
         np.zeros(evidence.num_classes),
         Gain(0.0, 0.0),
+        without_offsets_NC=_plain_mean(trials, weight_S) if final.offsets_SC.any() else None,
     )
     return Blended(tuple(trials), mean, weight_S, optimism, of_means)
+
+
+def _plain_mean(trials: Sequence[Trial], weight_S: np.ndarray) -> np.ndarray:
+    """Return the soft vote of the trials' logits without offsets, N x C float32."""
+    used = np.flatnonzero(weight_S).tolist()
+    logits = (trials[place].plain() for place in used)
+    return soft_vote(logits, weight_S[used].tolist()).astype(np.float32)
 
 
 def _simplest_of(evidence: Evidence, trials: Sequence[Trial]) -> Blended:

@@ -240,6 +240,8 @@ def blend(
             logits_NC=made.logits_NC,
             tests=made.tests,
             of_shares=made.of_shares,
+            plain_NC=made.plain_NC,
+            plain_tests=made.plain_tests,
             sections=sections,
             pictures=pictures,
             files=files,

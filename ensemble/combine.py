@@ -25,6 +25,7 @@ from ensemble.config import AUTO, BlendConfig
 from ensemble.crossfit import Split, splits_of
 from ensemble.harm_section import harm_found, harm_of_vote
 from ensemble.methods.base import Evidence, Fitted, Method
+from ensemble.methods.mixture import without_offsets
 from ensemble.methods.vote import Vote
 from ensemble.sections import methods_section
 from ensemble.singles import Singles
@@ -54,6 +55,10 @@ class Blend:
     """Whether logits are logs of vote shares; then folds are averaged as shares."""
     notes: list[str] = field(default_factory=list)
     """What a reader of the score must know."""
+    plain_NC: np.ndarray | None = None
+    """Out-of-fold logits without offsets; None if there are no offsets."""
+    plain_tests: list[pd.DataFrame] = field(default_factory=list)
+    """Test logits of each fold's models without offsets; none if there are no offsets."""
 
 
 def _tests(aligned: Aligned, fitted: Fitted, offsets_C: np.ndarray) -> list[pd.DataFrame]:
@@ -254,6 +259,8 @@ def combine(
         decide=decide,
     )
     sections |= harm
+    plain_NC = chosen.without_offsets_NC
+    zeros_C = np.zeros_like(chosen.offsets_C)
     used = [trial for trial, weight in zip(blended.trials, blended.weight_S, strict=True) if weight]
     fits = any(methods[trial.name].fits or trial.offsets_C.any() for trial in used)
     return Blend(
@@ -276,4 +283,8 @@ def combine(
             ),
             *_left_undone(aligned, config, why_not),
         ],
+        plain_NC=plain_NC,
+        plain_tests=(
+            [] if plain_NC is None else _tests(aligned, without_offsets(chosen.final), zeros_C)
+        ),
     )

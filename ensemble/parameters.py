@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 from ensemble.auto import apply
 from ensemble.methods.base import Fitted
 from ensemble.methods.forest import Forest
-from ensemble.methods.mixture import Mixture
+from ensemble.methods.mixture import Mixture, without_offsets
 from ensemble.methods.stack import Stack
 from ensemble.methods.trees import Trees
 from ensemble.methods.vote import RankVote, Vote
@@ -72,6 +72,20 @@ class Parameters:
             "fitted": self.fitted.as_dict(),
             "offsets": self.offsets_C.tolist(),
         }
+
+    @property
+    def has_offsets(self) -> bool:
+        """Return whether any offset is not zero, so that decisions and probabilities differ."""
+        of_parts = isinstance(self.fitted, Mixture) and self.fitted.offsets_SC.any()
+        return bool(self.offsets_C.any() or of_parts)
+
+    def plain(self) -> Parameters:
+        """Return the same blend without offsets, whose logits are those of probabilities."""
+        return replace(
+            self,
+            fitted=without_offsets(self.fitted),
+            offsets_C=np.zeros_like(self.offsets_C),
+        )
 
     # One thread makes sums the same on any number of cores.
     @threadpool_limits.wrap(limits=1)

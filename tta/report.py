@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from foldblend.runs.folder import read_table, rows_like
-from foldblend.runs.rows import oof_arrays
+from foldblend.runs.oof import oof_arrays
 from foldblend.runs.run import Run
 from foldblend.scores.error_costs import metric_of
 from foldblend.scores.metrics import Metric, softmax

@@ -18,7 +18,7 @@ from foldblend.runs.check import ROW_COLUMNS
 from foldblend.runs.costs import device_of, num_models, pass_seconds, passes_per_view
 from foldblend.runs.derived import Derived, open_derived, write_derived
 from foldblend.runs.folder import PICTURES, lock_folder, rows_like, with_logits, write_table
-from foldblend.runs.rows import oof_rows
+from foldblend.runs.oof import oof_rows
 from foldblend.runs.run import Run
 from reports.run.screen import finish
 from tta.choose import Search, learned, searched

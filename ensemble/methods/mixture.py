@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from ensemble.methods.base import Fitted
 from ensemble.methods.vote import soft_vote
 from foldblend.scores.metrics import log_softmax
 
-__all__ = ["MIXTURE", "Mixture", "decided"]
+__all__ = ["MIXTURE", "Mixture", "decided", "without_offsets"]
 
 MIXTURE = "mixture"
 
@@ -66,3 +66,10 @@ class Mixture:
             )
         ]
         return {MIXTURE: methods}
+
+
+def without_offsets(fitted: Fitted) -> Fitted:
+    """Return a fitted method whose methods, if it is a mean of several, have no offsets."""
+    if not isinstance(fitted, Mixture):
+        return fitted
+    return replace(fitted, offsets_SC=np.zeros_like(fitted.offsets_SC))

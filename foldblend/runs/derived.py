@@ -16,6 +16,7 @@ import pandas as pd
 
 from foldblend.errors import UserError
 from foldblend.files import check_writable, write_bytes
+from foldblend.runs.calibrated import PLAIN_OOF, PLAIN_TEST
 from foldblend.runs.environment import describe_environment
 from foldblend.runs.folder import (
     FORMAT,
@@ -103,6 +104,10 @@ class Derived:
     """Test table of each fold: image_id and logits."""
     of_shares: bool = False
     """Whether to average the folds' test probabilities, not logits (see `mean_over_folds`)."""
+    plain_NC: np.ndarray | None = None
+    """Out-of-fold logits without offsets per class; None if `logits_NC` has no offsets."""
+    plain_tests: Sequence[pd.DataFrame] = ()
+    """The tables of `tests` without offsets; none if these have no offsets."""
     sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Sections of the report, by name."""
     pictures: Path | None = None
@@ -140,6 +145,7 @@ def write_derived(folder: Path, made: Derived) -> Run:
         write_bytes(folder / PICTURES, made.pictures.read_bytes())
     write_table(folder / "folds.csv", made.rows[["image_id", "group", "label", "repeat", "fold"]])
     write_table(folder / "oof.parquet", with_logits(made.rows, made.logits_NC))
+    _write_plain(folder, made)
     for fold, test in enumerate(made.tests):
         write_table(folder / f"test_fold_{fold}.parquet", test)
     if made.tests:
@@ -156,6 +162,20 @@ def write_derived(folder: Path, made: Derived) -> Run:
     finished = before.get("finished", round(time.time()))
     write_json(folder / "run.json", record | {"status": "done", "finished": finished})
     return Run(folder)
+
+
+def _write_plain(folder: Path, made: Derived) -> None:
+    """Write the tables of logits without offsets, or remove those of a former run."""
+    if made.plain_NC is None:
+        (folder / PLAIN_OOF).unlink(missing_ok=True)
+    else:
+        write_table(folder / PLAIN_OOF, with_logits(made.rows, made.plain_NC))
+    if not made.plain_tests:
+        (folder / PLAIN_TEST).unlink(missing_ok=True)
+        return
+    columns = logit_columns(len(made.like.classes))
+    mean = mean_over_folds(made.plain_tests, columns, of_shares=made.of_shares)
+    write_table(folder / PLAIN_TEST, mean)
 
 
 def _passed_on(members: Sequence[Run]) -> dict[str, Any]:

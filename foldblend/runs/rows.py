@@ -1,28 +1,24 @@
-"""Out-of-fold rows of a run as arrays, mean test logits and the submission, without torch."""
+"""Mean test logits, the submission and the labels of test images, without torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from foldblend.errors import UserError, listed
+from foldblend.runs.calibrated import calibration_of, plain_test
 from foldblend.runs.folder import with_logits, write_table
 from foldblend.runs.run import TEST_LABELS, Run
 from foldblend.runs.submission import IDS_FILE, SubmissionForm, submission_table
 from foldblend.scores.metrics import softmax
-from foldblend.scores.rows import Rows
 
 __all__ = [
-    "OofArrays",
     "group_name_of",
+    "mean_logits",
     "mean_over_folds",
-    "oof_arrays",
-    "oof_rows",
     "order_of",
     "write_submission",
     "write_test_labels",
@@ -52,10 +48,20 @@ def mean_over_folds(
     stack = [
         table.set_index("image_id").loc[ids, list(columns)].to_numpy(np.float64) for table in tables
     ]
-    mean = np.mean([softmax(one) for one in stack] if of_shares else stack, axis=0)
-    return with_logits(
-        ids.to_frame(), np.log(np.maximum(mean, np.finfo(np.float64).tiny)) if of_shares else mean
-    )
+    return with_logits(ids.to_frame(), mean_logits(stack, of_shares=of_shares))
+
+
+def mean_logits(logits_KNC: Sequence[np.ndarray], *, of_shares: bool = False) -> np.ndarray:
+    """Return the mean logits N x C float32 of K models.
+
+    With `of_shares` it is the log of the mean of their probabilities.
+    """
+    # The mean is taken in float64 whatever the logits are.
+    stack = [one.astype(np.float64) for one in logits_KNC]
+    mean_NC = np.mean([softmax(one) for one in stack] if of_shares else stack, axis=0)
+    if of_shares:
+        mean_NC = np.log(np.maximum(mean_NC, np.finfo(np.float64).tiny))
+    return np.asarray(mean_NC, np.float32)
 
 
 def write_submission(
@@ -64,8 +70,17 @@ def write_submission(
     answers: Sequence[Any],
     form: SubmissionForm | None = None,
 ) -> None:
-    """Write submission.csv (see `submission_table`), and submission_ids.csv where ids are given."""
-    write_table(folder / "submission.csv", submission_table(test, answers, form))
+    """Write submission.csv (see `submission_table`), and submission_ids.csv where ids are given.
+
+    Probabilities are those of `foldblend.runs.calibrated`, so run.json and the out-of-fold rows
+    must be in the folder already.
+    """
+    proba_NC = None
+    if form is not None and form.kind == "probabilities":
+        run = Run(folder)
+        plain = plain_test(run)
+        proba_NC = calibration_of(run).proba(run.logits(test if plain is None else plain))
+    write_table(folder / "submission.csv", submission_table(test, answers, form, proba_NC=proba_NC))
     ids = None if form is None else form.ids_table()
     if ids is None:
         (folder / IDS_FILE).unlink(missing_ok=True)
@@ -96,15 +111,6 @@ def write_test_labels(folder: Path, test: pd.DataFrame | None, classes: Sequence
     write_table(file, table if "group" not in known else table.assign(group=known["group"]))
 
 
-@dataclass(frozen=True, slots=True)
-class OofArrays:
-    """Out-of-fold predictions as arrays: rows, logits (N x C) and probabilities (N x C)."""
-
-    rows: Rows
-    logits_NC: np.ndarray
-    proba_NC: np.ndarray
-
-
 def group_name_of(runs: Sequence[Run]) -> str:
     """Return what a group is, from the first run that records it, or "group"."""
     return next((run.group_name for run in runs if "group_name" in run.info["data"]), "group")
@@ -117,25 +123,3 @@ def order_of(runs: Sequence[Run]) -> bool:
     """
     known = [run.ordered for run in runs if "ordered" in run.info]
     return any(known) or not known
-
-
-def oof_rows(run: Run) -> Rows:
-    """Return the labels, groups, repeats and folds of a run's out-of-fold rows."""
-    label_N, group_N, repeat_N, fold_N = (
-        run.oof[name].to_numpy() for name in ("label", "group", "repeat", "fold")
-    )
-    return Rows(label_N, group_N, repeat_N, fold_N, run.group_name)
-
-
-def oof_arrays(run: Run) -> OofArrays:
-    """Return the out-of-fold predictions of a run as arrays.
-
-    Raises UserError if any logit is not finite.
-    """
-    logits = run.logits(run.oof)
-    bad = run.oof.loc[~np.isfinite(logits).all(axis=1), "image_id"]
-    if len(bad):
-        raise UserError(
-            f"{run.path}: logits of {listed(bad)} are not finite; train with a lower --lr"
-        )
-    return OofArrays(oof_rows(run), logits, softmax(logits))

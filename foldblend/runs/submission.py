@@ -82,7 +82,11 @@ def read_form(folder: Path, info: Mapping[str, Any]) -> SubmissionForm | None:
 
 
 def submission_table(
-    test: pd.DataFrame, answers: Sequence[Any], form: SubmissionForm | None = None
+    test: pd.DataFrame,
+    answers: Sequence[Any],
+    form: SubmissionForm | None = None,
+    *,
+    proba_NC: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Return the content of submission.csv.
 
@@ -94,13 +98,15 @@ def submission_table(
         Value of each class, for labels.
     form
         Columns and rows; None for ImageID and ans.
+    proba_NC
+        Probabilities of the test images (default: the softmax of the logits).
 
     Returns
     -------
     pd.DataFrame
-        Labels are those of the greatest logit, probabilities the softmax of the logits. Test images
-        that the form does not list are left out, and so are ids without a prediction, which only a
-        blend of runs with different test sets has.
+        Labels are those of the greatest logit. Test images that the form does not list are left
+        out, and so are ids without a prediction, which only a blend of runs with different test
+        sets has.
 
     Examples
     --------
@@ -119,7 +125,7 @@ def submission_table(
         chosen_N = logits_NC[rows].argmax(axis=1)
         columns |= {name: [answers[index] for index in chosen_N] for name in form.columns}
     else:
-        proba_NC = softmax(logits_NC[rows])
+        of_test_NC = softmax(logits_NC) if proba_NC is None else proba_NC
         for name, index in zip(form.columns, form.classes, strict=True):
-            columns[name] = proba_NC[:, index]
+            columns[name] = of_test_NC[rows, index]
     return pd.DataFrame(columns)

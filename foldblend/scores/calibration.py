@@ -5,15 +5,22 @@ Temperatures (see `foldblend.scores.temperature`) correct it.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from foldblend.scores.metrics import METRICS, mean_score, softmax
+from foldblend.scores.held_out import outer_parts
+from foldblend.scores.metrics import METRICS, mean_score, row_log_loss, softmax
 from foldblend.scores.rows import Rows
-from foldblend.scores.temperature import fit_temperature
+from foldblend.scores.score import gain_of_sums
+from foldblend.scores.temperature import best_temperature
 
 __all__ = [
+    "Calibration",
+    "calibrate",
     "calibration_error",
     "cross_fitted",
     "error_by_chance",
@@ -116,41 +123,140 @@ def error_by_chance(
     return float(error_B.mean()), float(np.quantile(error_B, 0.95))
 
 
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How logits become probabilities: by a temperature, with the figures before and after it.
+
+    Examples
+    --------
+    >>> overconfident = Calibration(2.0, 2.0, log_loss=0.5, log_loss_after=0.4, ece=0.1)
+    >>> overconfident.proba(np.log([[9.0, 1.0]])).round(2).tolist()
+    [[0.75, 0.25]]
+    """
+
+    temperature: float
+    """What logits are divided by; 1 where this is not shown to help."""
+    fitted: float
+    """The temperature that fits all rows best, whether it is applied or not."""
+    log_loss: float
+    """Of the logits as they are; the mean over repeats."""
+    ece: float
+    """Expected calibration error of the logits as they are."""
+    log_loss_after: float | None = None
+    """With a temperature for each fold, fitted on the other folds; None for a single fold."""
+    ece_after: float | None = None
+    """The same for the expected calibration error."""
+    why_not: str | None = None
+    """Why the fitted temperature is not applied; None where it is."""
+
+    def proba(self, logits_NC: np.ndarray) -> np.ndarray:
+        """Return calibrated probabilities, N x C float64, of logits without offsets."""
+        # Float32 logits are divided in float64, so that tables and arrays give equal digits.
+        return softmax(np.asarray(logits_NC, np.float64) / self.temperature)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Calibration:
+        """Return what `as_dict` was made from.
+
+        Raises ValueError for other fields, or a temperature that is not a positive number.
+
+        Examples
+        --------
+        >>> made = Calibration(1.0, 1.1, 0.5, 0.1, why_not="there is only one fold")
+        >>> Calibration.from_dict(made.as_dict()) == made
+        True
+        """
+        names = {one.name for one in dataclasses.fields(cls)}
+        if set(fields) != names:
+            raise ValueError(f"a calibration has {sorted(names)}, not {sorted(fields)}")
+        temperature = fields["temperature"]
+        if type(temperature) not in (int, float) or not 0 < temperature < np.inf:
+            raise ValueError(f"the temperature is {temperature!r}, not a positive number")
+        return cls(**fields)
+
+
 def cross_fitted(logits_NC: np.ndarray, rows: Rows) -> np.ndarray | None:
     """Return probabilities N x C, each fold's with a temperature fitted on the other folds.
 
-    Repeats are treated separately. Returns None if a repeat has a single fold.
+    Repeats are treated separately. Where folds split groups, groups are dealt to as many parts
+    instead. Returns None if a repeat has a single fold or group.
     """
+    try:
+        parts = list(outer_parts(rows))
+    except ValueError:
+        return None
     proba_NC = np.empty(logits_NC.shape)
-    for repeat, fold in np.unique(np.stack([rows.repeat_N, rows.fold_N]), axis=1).T:
-        others_N = (rows.repeat_N == repeat) & (rows.fold_N != fold)
-        held_N = (rows.repeat_N == repeat) & (rows.fold_N == fold)
-        if not others_N.any():
-            return None
-        proba_NC[held_N] = softmax(
-            logits_NC[held_N] / fit_temperature(logits_NC[others_N], rows.label_N[others_N])
-        )
+    for _, _, held, others in parts:
+        temperature = best_temperature(logits_NC[others], rows.label_N[others])
+        proba_NC[held] = softmax(logits_NC[held] / temperature)
     return proba_NC
+
+
+def calibrate(logits_NC: np.ndarray, rows: Rows) -> Calibration:
+    """Fit a temperature on out-of-fold logits, and apply it where it helps held-out groups.
+
+    Each fold's log loss is computed with a temperature fitted on the other folds. The temperature
+    of all rows is applied if this improves the log loss by more than one standard error over
+    groups. It is not applied where no row is wrong, because nothing then shows how rare errors
+    are, and the best temperature would be 0.
+
+    Parameters
+    ----------
+    logits_NC
+        Out-of-fold logits, float32, without offsets per class.
+    rows
+        Their labels, groups, repeats and folds.
+    """
+    label_N = rows.label_N
+    log_loss = METRICS["log_loss"]
+    before_NC = softmax(logits_NC)
+    after_NC = cross_fitted(logits_NC, rows)
+    fitted = best_temperature(logits_NC, label_N)
+    before = {
+        "log_loss": mean_score(log_loss, label_N, before_NC, rows.repeat_N),
+        "ece": calibration_error(label_N, before_NC),
+    }
+    if after_NC is None:
+        return Calibration(
+            1.0, fitted, **before, why_not=f"there is only one fold or {rows.group_name}"
+        )
+    after = {
+        "log_loss_after": mean_score(log_loss, label_N, after_NC, rows.repeat_N),
+        "ece_after": calibration_error(label_N, after_NC),
+    }
+    code_N = np.unique(rows.group_N, return_inverse=True)[1]
+    gain_N = row_log_loss(label_N, before_NC) - row_log_loss(label_N, after_NC)
+    why_not = None
+    if (before_NC.argmax(axis=1) == label_N).all():
+        why_not = "no prediction is wrong, so nothing shows how rare errors are"
+    elif not gain_of_sums(np.bincount(code_N, gain_N)).exceeds():
+        why_not = f"it does not improve the log loss of held-out {rows.groups} by a standard error"
+    temperature = fitted if why_not is None else 1.0
+    return Calibration(temperature, fitted, **before, **after, why_not=why_not)
 
 
 def summarise_calibration(logits_NC: np.ndarray, rows: Rows, *, seed: int = 0) -> dict[str, Any]:
     """Return the calibration of a run before and after temperature scaling, for report.json.
 
-    The reported temperature is fitted on all rows. `ece_after` and `log_loss_after` use a
-    temperature per fold, fitted on the other folds; they are None if there is a single fold.
+    `temperature` is the one that fits all rows best, and `applied` says whether probabilities use
+    it (see `calibrate`). `ece_after` and `log_loss_after` use a temperature per fold, fitted on the
+    other folds; they are None if there is a single fold.
     """
+    found = calibrate(logits_NC, rows)
     proba_NC = softmax(logits_NC)
-    log_loss = METRICS["log_loss"]
-    after_NC = cross_fitted(logits_NC, rows)
     mean, high = error_by_chance(rows.label_N, proba_NC, rows.group_N, seed=seed)
     return {
-        "ece": calibration_error(rows.label_N, proba_NC),
+        "ece": found.ece,
         "ece_by_chance": {"mean": mean, "high": high},
-        "log_loss": mean_score(log_loss, rows.label_N, proba_NC, rows.repeat_N),
+        "log_loss": found.log_loss,
         "bins": reliability_bins(rows.label_N, proba_NC),
-        "temperature": fit_temperature(logits_NC, rows.label_N),
-        "ece_after": None if after_NC is None else calibration_error(rows.label_N, after_NC),
-        "log_loss_after": None
-        if after_NC is None
-        else mean_score(log_loss, rows.label_N, after_NC, rows.repeat_N),
+        "temperature": found.fitted,
+        "ece_after": found.ece_after,
+        "log_loss_after": found.log_loss_after,
+        "applied": found.why_not is None,
+        "why_not": found.why_not,
     }

@@ -1,8 +1,8 @@
 """Temperature scaling: calibration of a model by one number (Guo et al. 2017).
 
-Two methods find the same minimum and agree to 0.1 % or better. Reports and the weights of views use
-a bounded search; blends use Newton's method, which is ten times as fast. Both are kept because
-otherwise the logits of existing runs would change in their last digits.
+Two methods find the same minimum and agree to 0.1 % or better. The weights of views use a bounded
+search; calibration and blends use Newton's method, which is ten times as fast. Both are kept
+because otherwise the logits of existing runs would change in their last digits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import scipy.optimize
 from foldblend.scores.metrics import log_softmax
 from foldblend.scores.score import gain_of_sums
 
-__all__ = ["fit_temperature", "fit_temperatures"]
+__all__ = ["best_temperature", "fit_temperature", "fit_temperatures"]
 
 LOG_RANGE = 4.0  # temperatures from e^-4 to e^4
 LOWEST = np.exp(-LOG_RANGE)
@@ -75,6 +75,22 @@ def _sharpness(shifted_NC: np.ndarray, label_N: np.ndarray) -> float:
             break
         sharpness = new
     return float(sharpness)
+
+
+def best_temperature(logits_NC: np.ndarray, label_N: np.ndarray) -> float:
+    """Return what `fit_temperature` does, to 0.1 % or better, ten times as fast.
+
+    Logits should be float32.
+
+    Examples
+    --------
+    >>> logits_NC = np.array([[4.0, 0.0]] * 4, np.float32)
+    >>> label_N = np.array([0, 0, 0, 1])  # three of four are right
+    >>> temperature = best_temperature(logits_NC, label_N)
+    >>> round(float(1 / (1 + np.exp(-4.0 / temperature))), 4)
+    0.75
+    """
+    return 1 / _sharpness(logits_NC - logits_NC.max(axis=1, keepdims=True), label_N)
 
 
 def _row_loss(shifted_NC: np.ndarray, label_N: np.ndarray, sharpness: float) -> np.ndarray:

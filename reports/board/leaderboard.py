@@ -15,7 +15,8 @@ import scipy.sparse.csgraph
 from foldblend.errors import UserError, listed, require
 from foldblend.runs.check import check_rows, finished_run, why_unfinished
 from foldblend.runs.costs import num_models, num_passes
-from foldblend.runs.rows import group_name_of, oof_arrays
+from foldblend.runs.oof import oof_arrays
+from foldblend.runs.rows import group_name_of
 from foldblend.runs.run import Run
 from foldblend.scores.error_costs import common_metric, costs_among
 from foldblend.scores.metrics import (

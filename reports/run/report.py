@@ -14,7 +14,7 @@ from foldblend.attributes import Attribute
 from foldblend.files import write_bytes
 from foldblend.runs.check import finished_run
 from foldblend.runs.folder import SECTIONS, read_json, read_table, write_json, write_table
-from foldblend.runs.rows import OofArrays, oof_arrays
+from foldblend.runs.oof import OofArrays, oof_arrays
 from foldblend.runs.run import Run
 from foldblend.scores.averaged import over_repeats
 from foldblend.scores.baselines import attribute_only_band, attribute_only_difference

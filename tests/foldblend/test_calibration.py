@@ -13,7 +13,7 @@ from foldblend.scores.calibration import (
 from foldblend.scores.confusion import confusion_counts, most_confused
 from foldblend.scores.metrics import softmax
 from foldblend.scores.rows import Rows
-from foldblend.scores.temperature import fit_temperature
+from foldblend.scores.temperature import best_temperature, fit_temperature
 
 
 def simulated(num: int, temperature: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -67,16 +67,18 @@ def test_the_fitted_temperature_is_the_true_one(temperature):
 def test_a_fold_gets_a_temperature_fitted_on_the_other_folds():
     logits, label = simulated(300, 2.0)
     fold = np.arange(300) % 3
-    proba = cross_fitted(logits, Rows.of(label, label, fold_N=fold))
+    group = np.arange(300)
+    proba = cross_fitted(logits, Rows.of(label, group, fold_N=fold))
     rows = fold == 1
-    other = fit_temperature(logits[~rows], label[~rows])
+    other = best_temperature(logits[~rows], label[~rows])
+    assert other == pytest.approx(fit_temperature(logits[~rows], label[~rows]), rel=1e-3)
     np.testing.assert_allclose(proba[rows], softmax(logits[rows] / other))
     # The labels of the fold itself do not matter.
     label[rows] = (label[rows] + 1) % 4
     np.testing.assert_array_equal(
-        cross_fitted(logits, Rows.of(label, label, fold_N=fold))[rows], proba[rows]
+        cross_fitted(logits, Rows.of(label, group, fold_N=fold))[rows], proba[rows]
     )
-    assert cross_fitted(logits, Rows.of(label, label)) is None
+    assert cross_fitted(logits, Rows.of(label, group)) is None
 
 
 def test_error_by_chance_has_the_stated_level():

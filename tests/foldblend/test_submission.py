@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from foldblend.runs.folder import write_json, write_table
 from foldblend.runs.rows import write_submission, write_test_labels
 from foldblend.runs.submission import IDS_FILE, SubmissionForm, read_form, submission_table
 
@@ -61,6 +62,10 @@ def test_one_column_for_two_classes():
     ],
 )
 def test_a_form_is_the_same_after_it_was_written(tmp_path, chosen):
+    # Probabilities are calibrated on the out-of-fold rows of the folder, here of a single fold.
+    write_json(tmp_path / "run.json", {"format": 1, "classes": ANSWERS, "data": {}})
+    rows = TEST.assign(label=0, group="one", repeat=0, fold=0)
+    write_table(tmp_path / "oof.parquet", rows)
     write_submission(tmp_path, TEST, ANSWERS, chosen)
     assert read_form(tmp_path, {"submission": chosen.record()}) == chosen
     written = pd.read_csv(tmp_path / "submission.csv", dtype=str, keep_default_na=False)

@@ -14,7 +14,7 @@ import pytest
 import sklearn.metrics
 
 from foldblend.runs.folder import PICTURES, write_section
-from foldblend.runs.rows import oof_arrays
+from foldblend.runs.oof import oof_arrays
 from foldblend.runs.run import Run
 from foldblend.scores.bootstrap import bootstrap_scores
 from foldblend.scores.metrics import METRICS, softmax

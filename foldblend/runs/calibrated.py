@@ -1,0 +1,83 @@
+"""Calibrated probabilities of a run, from its folder only and without torch.
+
+Offsets per class (see `ensemble.offsets`) move the decision towards rare classes, and are no part
+of a probability. So the class is that of the largest logit, and the probabilities are those of the
+same blend without offsets, which are the *plain* logits here. The class need not have the largest
+probability.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from foldblend.errors import UserError, listed
+from foldblend.runs.folder import read_table
+from foldblend.runs.oof import oof_rows
+from foldblend.runs.run import Run
+from foldblend.scores.calibration import Calibration, calibrate
+
+__all__ = [
+    "PLAIN_OOF",
+    "PLAIN_TEST",
+    "Calibration",
+    "calibration_of",
+    "plain_oof",
+    "plain_test",
+]
+
+PLAIN_OOF = "plain_oof.parquet"
+PLAIN_TEST = "plain_test.parquet"
+
+
+def plain_oof(run: Run) -> np.ndarray:
+    """Return the out-of-fold logits without offsets, N x C float32, in the order of `run.oof`.
+
+    They are the logits of the run itself unless it is a blend with offsets. Blends of versions that
+    did not write plain_oof.parquet have offsets in theirs.
+
+    Raises
+    ------
+    UserError
+        If plain_oof.parquet is not of these rows, or a logit is not finite.
+    """
+    file = run.path / PLAIN_OOF
+    table = run.oof
+    if file.is_file():
+        table = read_table(file)
+        keys = ["image_id", "repeat"]
+        if not set(keys) <= set(table) or not table[keys].equals(run.oof[keys]):
+            raise UserError(f"{file}: not the rows of oof.parquet; make the blend again")
+    logits_NC = run.logits(table)
+    bad_N = ~np.isfinite(logits_NC).all(axis=1)
+    if bad_N.any():
+        names = listed(run.oof.loc[bad_N, "image_id"])
+        raise UserError(f"{run.path}: logits of {names} are not finite; train with a lower --lr")
+    return logits_NC
+
+
+def plain_test(run: Run) -> pd.DataFrame | None:
+    """Return image_id and the mean test logits without offsets, in the order of `run.test`.
+
+    None without a test set. Without offsets it is `run.test` itself.
+
+    Raises
+    ------
+    UserError
+        If plain_test.parquet is not of the images of test.parquet.
+    """
+    file = run.path / PLAIN_TEST
+    if run.test is None or not file.is_file():
+        return run.test
+    table = read_table(file)
+    if "image_id" not in table or not table["image_id"].equals(run.test["image_id"]):
+        raise UserError(f"{file}: not the images of test.parquet; make the blend again")
+    return table
+
+
+def calibration_of(run: Run) -> Calibration:
+    """Return how logits of a run become probabilities, fitted on its out-of-fold rows.
+
+    It depends on the run folder alone, and needs only run.json and the out-of-fold tables there.
+    """
+    return calibrate(plain_oof(run), oof_rows(run))
