@@ -16,12 +16,15 @@ from foldblend.runs.folder import read_table
 from foldblend.runs.oof import oof_rows
 from foldblend.runs.run import Run
 from foldblend.scores.calibration import Calibration, calibrate
+from foldblend.scores.conformal import Conformal, Coverage, out_of_fold_coverage
 
 __all__ = [
     "PLAIN_OOF",
     "PLAIN_TEST",
     "Calibration",
     "calibration_of",
+    "conformal_of",
+    "coverage_of",
     "plain_oof",
     "plain_test",
 ]
@@ -81,3 +84,26 @@ def calibration_of(run: Run) -> Calibration:
     It depends on the run folder alone, and needs only run.json and the out-of-fold tables there.
     """
     return calibrate(plain_oof(run), oof_rows(run))
+
+
+def conformal_of(run: Run) -> Conformal:
+    """Return what sets of classes are made from: the out-of-fold rows of a run.
+
+    Its models are numbered like the run's test_fold_0.parquet, test_fold_1.parquet and so on.
+    """
+    logits_NC = plain_oof(run)
+    rows = oof_rows(run)
+    return Conformal.of(logits_NC, rows, temperature=calibrate(logits_NC, rows).temperature)
+
+
+def coverage_of(run: Run, coverage: float, *, by_class: bool = False) -> Coverage | None:
+    """Return the coverage that sets of classes have out of fold; None for a single fold or group.
+
+    See `out_of_fold_coverage` for the parameters.
+    """
+    logits_NC = plain_oof(run)
+    rows = oof_rows(run)
+    temperature = calibrate(logits_NC, rows).temperature
+    return out_of_fold_coverage(
+        logits_NC, rows, coverage, temperature=temperature, by_class=by_class
+    )
