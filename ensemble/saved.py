@@ -21,7 +21,7 @@ from foldblend.runs.check import finished_run
 from foldblend.runs.folder import lock_folder
 from foldblend.runs.run import Run
 
-__all__ = ["SavedBlend", "SavedMember", "load_blend"]
+__all__ = ["SavedBlend", "SavedMember", "load_blend", "saved_members"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ def _as_float32(given: Any) -> np.ndarray | None:
         return values.astype(np.float32, copy=False)
 
 
-def _members(run: Run) -> tuple[SavedMember, ...]:
+def saved_members(run: Run) -> tuple[SavedMember, ...]:
     """Return the members of a blend, with the folders that its blend.yaml has for them."""
     records = run.info["members"]
     known = run.settings.get("members")
@@ -194,7 +194,7 @@ def load_blend(folder: str | Path, *, say: Say = write) -> SavedBlend:
     key = run.info["run_key"].get("blend")
     if run.info["kind"] != "blend" or key is None:
         raise UserError(f"{run.path}: not a blend; pass the folder of a blend")
-    members = _members(run)
+    members = saved_members(run)
     file = run.path / PARAMETERS
     if file.is_dir():
         raise UserError(f"{file}: is a folder; remove it, and the blend is refitted")

@@ -40,6 +40,8 @@ PUBLIC = {
     "leaderboard": "reports.board.leaderboard",
     "load": "foldblend.runs.check",
     "make_config": "pipeline.config.settings",
+    "predict": "pipeline.predict.api",
+    "score_images": "pipeline.predict.api",
     "run_tta": "pipeline.run_tta",
     "write_report": "reports.run.report",
 }

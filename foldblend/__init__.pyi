@@ -17,6 +17,8 @@ from pipeline.config.train import LossConfig as LossConfig
 from pipeline.config.train import TrainConfig as TrainConfig
 from pipeline.cv import cross_validate as cross_validate
 from pipeline.cv import cross_validate_seeds as cross_validate_seeds
+from pipeline.predict.api import predict as predict
+from pipeline.predict.api import score_images as score_images
 from pipeline.run_tta import run_tta as run_tta
 from reports.board.leaderboard import leaderboard as leaderboard
 from reports.run.report import write_report as write_report

@@ -18,6 +18,8 @@ COMMANDS = {
     "run_cv": "pipeline.commands",
     "blend": "ensemble.commands",
     "run_tta": "pipeline.commands",
+    "predict": "pipeline.commands",
+    "export_model": "pipeline.export.command",
     "run_audit": "folds.commands",
     "leaderboard": "reports.commands",
     "report": "reports.commands",

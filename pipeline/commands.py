@@ -1,8 +1,9 @@
-"""The command lines of run_cv.py and run_tta.py."""
+"""The command lines of run_cv.py, run_tta.py and predict.py."""
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from foldblend.help import About
 from pipeline.config.command_line import parse_run_config
 from pipeline.watch.hangup import outlive_terminal
 
-__all__ = ["run_cv", "run_tta"]
+__all__ = ["predict", "run_cv", "run_tta"]
 
 ABOUT_CV = About(
     "run_cv.py",
@@ -35,6 +36,37 @@ ABOUT_TTA = About(
         "outputs/RUN --views hflip,scale:1.15 --name RUN_two",
     ),
 )
+ABOUT_PREDICT = About(
+    "predict.py",
+    "Predict the classes of images with a finished run, TTA'd run, blend or exported file, as it"
+    " predicted its test set.",
+    (
+        "outputs/RUN new/ --out predictions.csv",
+        "outputs/BLEND image.jpg",
+        "outputs/BLEND table.csv --budget 2x --unsure 0.1 --coverage 0.9 --out predictions.csv",
+    ),
+)
+
+
+def predict(argv: Sequence[str]) -> int:
+    """Run the command line of predict.py and return its exit code."""
+
+    def command() -> None:
+        from pipeline.predict.config import PredictConfig
+
+        config = parse_flags(PredictConfig, argv, ABOUT_PREDICT)
+        if not config.run or not config.images:
+            what = "IMAGES" if config.run else "RUN"
+            raise UserError(
+                f"{what}: missing; pass a finished run and images, such as python predict.py"
+                " outputs/RUN new/ --out predictions.csv"
+            )
+        # Importing torch takes seconds, so the flags are checked first.
+        from pipeline.predict.screen import predict_command
+
+        predict_command(config, sys.stdout)
+
+    return run_command(command, place="--out")
 
 
 def run_cv(argv: Sequence[str]) -> int:

@@ -14,6 +14,7 @@ import yaml
 
 from foldblend.attributes import Attribute
 from foldblend.errors import UserError, listed
+from foldblend.runs.estimator import Estimator
 from foldblend.runs.folder import (
     FORMAT,
     file_hash,
@@ -34,10 +35,11 @@ TEST_LABELS = "test_labels.csv"
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Estimator):
     """A finished run, TTA'd run or blend on disk; tables are read on first access.
 
-    Neither torch nor the images are needed.
+    Neither torch nor the images are needed, except to predict. `predict`, `predict_proba` and
+    `score` make it a fitted classifier of images, which scikit-learn can use.
 
     Examples
     --------

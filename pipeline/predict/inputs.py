@@ -105,19 +105,24 @@ def _table_in(place: str) -> Path | None:
 def _groups(found: TestSet, place: str, config: DataConfig) -> list[str] | None:
     """Return the group of each image, or None where groups are not asked for."""
     ids = list(found.image_id)
-    if config.group_regex is not None:
-        return groups_by_regex(config.group_regex, ids)
-    if config.group_from == "parent":
-        return [Path(name).parent.name or name for name in ids]
     file = _table_in(place)
     if config.group_col is None or file is None:
-        return None
+        return _groups_of_paths(ids, config)
     table = read_user_table(file, config)
     column = column_in(table, config.group_col, "", ())
     if column not in table.cells.columns:
         return None
     words = table.cells[column].tolist()
     return [word or name for word, name in zip(words, ids, strict=True)]
+
+
+def _groups_of_paths(ids: Sequence[str], config: DataConfig) -> list[str] | None:
+    """Return the group in the path of each image, or None where groups are not asked for."""
+    if config.group_regex is not None:
+        return groups_by_regex(config.group_regex, ids)
+    if config.group_from == "parent":
+        return [Path(name).parent.name or name for name in ids]
+    return None
 
 
 def _one_place(place: str, config: DataConfig, classes: Sequence[str]) -> Inputs:
@@ -180,13 +185,16 @@ def _joined(parts: Sequence[Inputs]) -> Inputs:
     )
 
 
-def _in_memory(images: Sequence[Any]) -> Inputs:
+def _in_memory(images: Sequence[Any], config: DataConfig) -> Inputs:
     """Return paths, arrays and PIL images as they were given, one after the other."""
     ids = []
     for index, one in enumerate(images):
         is_path = isinstance(one, (str, os.PathLike))
         ids.append(os.fspath(one) if is_path else f"image {index}")
-    return Inputs(ids, [*images])
+    if len({*ids}) < len(ids):
+        again = pd.Series(ids)
+        raise UserError(f"{listed(again[again.duplicated()])}: given twice; pass each image once")
+    return Inputs(ids, [*images], groups=_groups_of_paths(ids, config))
 
 
 def read_inputs(images: Images, config: DataConfig, classes: Sequence[str]) -> Inputs:
@@ -216,7 +224,7 @@ def read_inputs(images: Images, config: DataConfig, classes: Sequence[str]) -> I
         isinstance(images, np.ndarray) and images.dtype.kind not in "OUS"
     ):
         stack = images if isinstance(images, np.ndarray) and images.ndim == 4 else [images]
-        return _in_memory([*stack])
+        return _in_memory([*stack], config)
     if isinstance(images, Mapping) or not isinstance(images, Iterable):
         raise UserError(f"images: {type(images).__name__} cannot be read; pass paths or arrays")
     given = [*images]
@@ -225,7 +233,7 @@ def read_inputs(images: Images, config: DataConfig, classes: Sequence[str]) -> I
     places = [os.fspath(one) for one in given if isinstance(one, (str, os.PathLike))]
     if len(places) == len(given) and any(_is_place(one) for one in places):
         return _joined([_one_place(one, config, classes) for one in places])
-    return _in_memory(given)
+    return _in_memory(given, config)
 
 
 def _is_place(text: str) -> bool:

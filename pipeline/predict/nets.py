@@ -151,7 +151,12 @@ class Net:
             self._draws[view] = (
                 build_augmentation(self.recipe.augment)
                 if draw.file is None
-                else albu_augmentation(draw.file, width=width, height=height)
+                else albu_augmentation(
+                    draw.file,
+                    width=width,
+                    height=height,
+                    saved=self.recipe.pipelines.get(draw.file),
+                )
             )
         augment = self._draws[view]
         images = []
@@ -257,7 +262,7 @@ class Net:
     def features(
         self, stored_NHWC: np.ndarray, ids: Sequence[str], view: str, known: Features
     ) -> np.ndarray:
-        """Return the features N x D float32 of a frozen backbone in a view, or those that are known."""
+        """Return the features N x D float32 of a frozen backbone in a view, if known those."""
         key = (self.backbone, self.recipe.preprocess, self.recipe.batch_size, view)
         if key not in known:
             drawn = not is_device_view(view)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -10,18 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from ensemble.parameters import to_bytes
-from ensemble.saved import load_blend
+from ensemble.saved import load_blend, saved_members
 from foldblend.cli import Say
 from foldblend.errors import UserError
+from foldblend.files import is_file
 from foldblend.progress import write
+from foldblend.runs.calibrated import Calibration, calibration_of, plain_oof
 from foldblend.runs.check import finished_run
+from foldblend.runs.oof import oof_rows
 from foldblend.runs.run import Run
+from foldblend.scores.conformal import Conformal
+from pipeline.predict.config import READING
 from pipeline.predict.recipe import recipe_of
 from pipeline.predict.tree import Augmented, Blend, Leaf, Node, leaves_of
 from pipeline.predict.weights import FolderWeights
 from tta.policy import Policy
 
-__all__ = ["Predictor", "open_predictor", "open_run"]
+__all__ = ["Predictor", "member_runs", "open_predictor", "open_run", "reading_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +57,32 @@ class Predictor:
         """The cross-validated runs that take part, by key."""
         return leaves_of(self.root)
 
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Settings with which the images of the training were read."""
+        if self.run is None:
+            return dict(self.extras.get("reading", {}))
+        return reading_of(self.run)
+
+    @functools.cached_property
+    def calibration(self) -> Calibration:
+        """How logits become probabilities."""
+        if "calibration" in self.extras:
+            return Calibration.from_dict(self.extras["calibration"])
+        assert self.run is not None
+        return calibration_of(self.run)
+
+    @functools.cached_property
+    def conformal(self) -> Conformal | None:
+        """What sets of classes are made with; None in files that lack it."""
+        if "conformal" in self.extras:
+            arrays = self.extras["conformal"]
+            return Conformal.from_arrays(arrays, temperature=self.calibration.temperature)
+        if self.run is None:
+            return None
+        temperature = self.calibration.temperature
+        return Conformal.of(plain_oof(self.run), oof_rows(self.run), temperature=temperature)
+
     def fingerprint(self) -> str:
         """Return a hash of the weights and of how they are combined."""
         leaves = self.leaves
@@ -72,6 +104,25 @@ def _shape(node: Node) -> Any:
     assert isinstance(node, Blend)
     digest = hashlib.blake2b(to_bytes(node.parameters, ""), digest_size=16).hexdigest()
     return [*map(_shape, node.members)], digest, node.of_means
+
+
+def reading_of(run: Run) -> dict[str, Any]:
+    """Return the settings with which a run, or the first run of a blend, read its images."""
+    while run.info["kind"] != "cv":
+        if run.info["kind"] == "tta":
+            record = run.info["of"]
+            run = _member(run, record["name"], None, record["oof"], blend=False)
+        else:
+            run = member_runs(run)[0]
+    return {str(name): value for name, value in run.settings.items() if name in READING}
+
+
+def member_runs(run: Run) -> list[Run]:
+    """Return the members of a blend; raise UserError if one is gone or was made again."""
+    return [
+        _member(run, one.name, one.path, one.record["oof"], blend=True)
+        for one in saved_members(run)
+    ]
 
 
 class _Opener:
@@ -122,10 +173,7 @@ class _Opener:
     def blend(self, run: Run, above: Sequence[Path]) -> Blend:
         """Return a blend with its members."""
         saved = load_blend(run.path, say=self.say)
-        members = [
-            self.node(_member(run, one.name, one.path, one.record["oof"], blend=True), above)
-            for one in saved.members
-        ]
+        members = [self.node(one, above) for one in member_runs(run)]
         return Blend(
             name=run.name,
             members=tuple(members),
@@ -183,4 +231,8 @@ def open_predictor(path: str | Path, *, trusted: bool = False, say: Say = write)
         damaged.
     """
     place = Path(path)
+    if is_file(place):
+        from pipeline.export.read import read_export
+
+        return read_export(place, say=say)
     return open_run(finished_run(place), trusted=trusted, say=say)

@@ -18,9 +18,13 @@ from pipeline.config.settings import read_config_file, replace
 from pipeline.data.preprocess import Preprocess
 from pipeline.models.backbones import check_backbone, model_kwargs
 
-__all__ = ["ENGINE", "Look", "Recipe", "recipe_of"]
+__all__ = ["ENGINE", "Look", "OwnPartError", "Recipe", "recipe_of"]
 
 ENGINE = "torch"
+
+
+class OwnPartError(UserError):
+    """Error for a user's own code that a run names, and that may not be imported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,10 @@ class Recipe:
     channels_last: bool
     threads: int
     engine: str = ENGINE
+    pipelines: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Pipelines of albumentations by the name that views have for them, as `albumentations.to_dict`
+    gives them. Others are read from the file of that name.
+    """
 
     @property
     def num_models(self) -> int:
@@ -129,7 +137,7 @@ def recipe_of(run: Run, *, trusted: bool = False) -> Recipe:
     config = read_config_file(run.path / "config.yaml")
     model = config.model
     if is_custom(model.backbone) and not trusted:
-        raise UserError(
+        raise OwnPartError(
             f"{run.path}/config.yaml: backbone {model.backbone} is your own code; pass"
             " --trust-parts to import it"
         )

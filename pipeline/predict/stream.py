@@ -189,6 +189,11 @@ class Stream:
                 )
 
     @property
+    def has_offsets(self) -> bool:
+        """Whether the decision rule moves logits, so that plain ones are something else."""
+        return isinstance(self.root, Blend) and self.root.has_offsets
+
+    @property
     def looks(self) -> list[Look]:
         """What makes stored pixels, each once."""
         return [*dict.fromkeys(leaf.recipe.look for leaf in self.leaves.values())]
@@ -225,7 +230,7 @@ class Stream:
         every = [k for k in range(self.root.num_models) if has(self.root, seen, k)]
         logits_KNC = [self.root.logits(seen, k) for k in every]
         mean_NC = self.root.mean(logits_KNC)
-        if not isinstance(self.root, Blend) or not self.root.has_offsets:
+        if not (isinstance(self.root, Blend) and self.root.has_offsets):
             return Predicted(block, mean_NC, mean_NC, np.stack(logits_KNC), watched)
         plain_KNC = [self.root.plain(seen, k) for k in every]
         return Predicted(block, mean_NC, self.root.mean(plain_KNC), np.stack(plain_KNC), watched)

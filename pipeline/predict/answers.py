@@ -1,0 +1,154 @@
+"""Tables of predictions: from logits to classes, probabilities and marks of each image."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow
+import pyarrow.parquet
+
+from foldblend.files import write_with
+from foldblend.scores.calibration import Calibration
+from foldblend.scores.conformal import sets
+
+__all__ = ["Answers", "GroupSums", "write_answers"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """How logits become the columns of a table of predictions."""
+
+    classes: tuple[str, ...]
+    calibration: Calibration
+    unsure: float | None = None
+    """Probability of an error above which an image is marked."""
+    coverage: float | None = None
+    """Share of images whose set of classes has the true one."""
+
+    def table(
+        self,
+        ids: Sequence[str],
+        logits_NC: np.ndarray,
+        plain_NC: np.ndarray,
+        *,
+        groups: Sequence[str] | None = None,
+        p_NC: np.ndarray | None = None,
+        odd_N: np.ndarray | None = None,
+    ) -> pd.DataFrame:
+        """Return one row per image.
+
+        Parameters
+        ----------
+        ids
+            Names of the images.
+        logits_NC
+            Logits with the decision rule: the class is that of the greatest.
+        plain_NC
+            Logits without offsets, of which the probabilities are made.
+        groups
+            Group of each image.
+        p_NC
+            p-value of each class, for sets of classes.
+        odd_N
+            Percentile of each image's distance to the training images, 0 to 100.
+        """
+        names = np.array(self.classes, dtype=object)
+        class_N = logits_NC.argmax(axis=1)
+        proba_NC = self.calibration.proba(plain_NC)
+        columns: dict[str, object] = {"image_id": list(ids)}
+        if groups is not None:
+            columns["group"] = list(groups)
+        columns["class"] = names[class_N]
+        # The class need not be the most probable one: offsets move the decision.
+        proba_N = proba_NC[np.arange(len(proba_NC)), class_N]
+        columns["proba"] = proba_N
+        if self.unsure is not None:
+            columns["unsure"] = 1 - proba_N > self.unsure
+        if self.coverage is not None and p_NC is not None:
+            columns["classes"] = ["|".join(names[one]) for one in sets(p_NC, self.coverage)]
+        if odd_N is not None:
+            columns["odd"] = odd_N
+        for index, name in enumerate(self.classes):
+            columns[f"proba_{name}"] = proba_NC[:, index]
+        return pd.DataFrame(columns)
+
+
+class GroupSums:
+    """Sums of the logits of each group's images, collected chunk by chunk."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, tuple[np.ndarray, np.ndarray, int]] = {}
+
+    def add(self, groups: Sequence[str], logits_NC: np.ndarray, plain_NC: np.ndarray) -> None:
+        """Add images with their groups."""
+        names, code_N = np.unique(np.asarray(groups, dtype=object), return_inverse=True)
+        for place, name in enumerate(names):
+            of_group_N = code_N == place
+            logits_C, plain_C = (
+                values_NC[of_group_N].sum(axis=0, dtype=np.float64)
+                for values_NC in (logits_NC, plain_NC)
+            )
+            before = self.found.get(name)
+            num = int(of_group_N.sum())
+            if before is not None:
+                logits_C += before[0]
+                plain_C += before[1]
+                num += before[2]
+            self.found[name] = (logits_C, plain_C, num)
+
+    def table(self, answers: Answers) -> pd.DataFrame | None:
+        """Return one row per group, by the mean logits of its images; None without groups."""
+        if not self.found:
+            return None
+        num_G = np.array([num for _, _, num in self.found.values()])
+        logits_GC, plain_GC = (
+            np.stack([one[place] for one in self.found.values()]) / num_G[:, None]
+            for place in (0, 1)
+        )
+        table = answers.table([*self.found], logits_GC, plain_GC)
+        table = table.rename(columns={"image_id": "group"})
+        table.insert(1, "images", num_G)
+        return table
+
+
+def _csv(draft: Path, tables: Iterable[pd.DataFrame]) -> None:
+    with draft.open("w", encoding="utf-8", newline="") as file:
+        for place, table in enumerate(tables):
+            table.to_csv(file, index=False, header=place == 0)
+
+
+def _parquet(draft: Path, tables: Iterable[pd.DataFrame]) -> None:
+    writer = None
+    try:
+        for table in tables:
+            rows = pyarrow.Table.from_pandas(table, preserve_index=False)
+            writer = writer or pyarrow.parquet.ParquetWriter(draft, rows.schema)
+            writer.write_table(rows)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _jsonl(draft: Path, tables: Iterable[pd.DataFrame]) -> None:
+    with draft.open("w", encoding="utf-8") as file:
+        for table in tables:
+            for row in table.to_dict("records"):
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+WRITERS: dict[str, Callable[[Path, Iterable[pd.DataFrame]], None]] = {
+    ".csv": _csv,
+    ".parquet": _parquet,
+    ".jsonl": _jsonl,
+}
+
+
+def write_answers(path: Path, tables: Iterator[pd.DataFrame]) -> None:
+    """Write tables one after the other into one file, whole or not at all."""
+    write = WRITERS[path.suffix.lower()]
+    write_with(path, lambda draft: write(draft, tables))

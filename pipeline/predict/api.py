@@ -1,0 +1,173 @@
+"""Public functions that predict images, and what `Run.predict` and its kin call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from foldblend.cli import Say
+from foldblend.errors import UserError, listed
+from foldblend.flags import from_settings
+from foldblend.progress import lines_to, write
+from foldblend.runs.run import Run
+from foldblend.scores.error_costs import metric_of
+from foldblend.scores.metrics import softmax
+from foldblend.scores.rows import Rows
+from foldblend.scores.score import score_of
+from pipeline.predict.config import PredictConfig
+from pipeline.predict.inputs import Images, Inputs, read_inputs
+from pipeline.predict.run import Prediction, Session, open_session, predict_session
+
+__all__ = ["check_out", "open_inputs", "predict", "score_images"]
+
+READERS: dict[str, Callable[[str], pd.DataFrame]] = {
+    ".csv": pd.read_csv,
+    ".parquet": pd.read_parquet,
+    ".jsonl": lambda path: pd.read_json(path, lines=True),
+}
+
+
+def check_out(config: PredictConfig) -> None:
+    """Raise UserError for a file that cannot be written or must not be replaced."""
+    if config.out is None:
+        return
+    path = Path(config.out)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UserError(f"--out {path}: no file can be written there; pass a file in a folder")
+    if path.exists() and not config.overwrite:
+        raise UserError(f"--out {path}: is there already; pass --overwrite, or another file")
+
+
+def open_inputs(config: PredictConfig, images: Images, *, say: Say) -> tuple[Session, Inputs]:
+    """Return the models of a run, and the images as the run's settings read them."""
+    session = open_session(config.run, config, say=say)
+    predictor = session.predictor
+    return session, read_inputs(images, config.reading(predictor.settings), predictor.classes)
+
+
+def _configured(run: str | Path | Run, settings: dict[str, Any]) -> PredictConfig:
+    path = run if isinstance(run, (str, Path)) else run.path
+    return from_settings(PredictConfig, {**settings, "run": str(path)})
+
+
+def predict(
+    run: str | Path | Run, images: Images, *, say: Say = write, **settings: Any
+) -> pd.DataFrame:
+    """Predict the classes of images with the models of a finished run, TTA'd run or blend.
+
+    Parameters
+    ----------
+    run
+        The run, its folder, or a file of `export_model`.
+    images
+        A file, folder, table or pattern of images, a data frame, an array, a PIL image, or a
+        sequence of paths, arrays and PIL images. Arrays are height x width x 3 (RGB) or height x
+        width, uint8.
+    say
+        Function that prints one line of the log.
+    settings
+        Settings of predict.py, spelt as its flags: ``folds``, ``budget``, ``unsure``,
+        ``coverage``, ``on_bad_image``, ``out`` ...
+
+    Returns
+    -------
+    pd.DataFrame
+        One row per image, in their order: image_id, class, proba (the calibrated probability of
+        the class) and proba_CLASS for each class; unsure, classes and group where they are asked
+        for. With ``out`` the table is written to a file as well.
+
+    Raises
+    ------
+    UserError
+        If the run cannot be opened, or an image cannot be read.
+
+    Examples
+    --------
+    >>> table = fb.predict(outputs / "alpha", data / "eval" / "images", say=silent)
+    >>> table.shape, list(table.columns[:3])
+    ((42, 21), ['image_id', 'class', 'proba'])
+    """
+    config = _configured(run, settings)
+    check_out(config)
+    with lines_to(say):
+        session, inputs = open_inputs(config, images, say=say)
+        table = predict_session(session, inputs, config, say=say)
+    if table is None:
+        assert config.out is not None
+        table = READERS[Path(config.out).suffix.lower()](config.out)
+    return table
+
+
+def _codes(labels: Sequence[Any], info: Any) -> np.ndarray:
+    """Return the class of each label, given as names of classes or as values of a submission.
+
+    Raises UserError for labels that are neither.
+    """
+    names = {str(name): code for code, name in enumerate(info["classes"])}
+    answers = {str(value): code for code, value in enumerate(info.get("answers", ()))}
+    words = [str(one) for one in labels]
+    known = names if {*words} <= {*names} else answers | names
+    unknown = sorted({*words} - {*known})
+    if unknown:
+        raise UserError(
+            f"labels {listed(unknown)}: no classes of the run; pass some of {listed(names, most=5)}"
+        )
+    return np.array([known[one] for one in words], np.int64)
+
+
+def _own_labels(inputs: Inputs) -> np.ndarray:
+    """Return the labels that were read with the images; raise UserError if any is missing."""
+    if inputs.labels is None:
+        raise UserError(
+            "images: no labels of the run's classes with them; pass labels, or label_col with the"
+            " column that has them"
+        )
+    label_N = np.asarray(inputs.labels, np.int64)
+    if (label_N < 0).any():
+        names = [inputs.ids[index] for index in np.flatnonzero(label_N < 0).tolist()]
+        raise UserError(f"{listed(names)}: labels are no classes of the run; correct them")
+    return label_N
+
+
+def score_images(
+    run: str | Path | Run,
+    images: Images,
+    labels: Sequence[Any] | None = None,
+    *,
+    say: Say = write,
+    **settings: Any,
+) -> float:
+    """Return the score of a run's predictions of images, by the metric of the run.
+
+    Parameters
+    ----------
+    run, images, settings
+        As for `predict`.
+    labels
+        Class of each image, by name or as in a submission. None: those of the column of labels in
+        a table (``label_col``), or of folders that are named as the classes.
+    say
+        Function that prints one line of the log.
+
+    Raises
+    ------
+    UserError
+        For labels that are no classes, or images without a label.
+    """
+    config = _configured(run, settings)
+    with lines_to(say):
+        session, inputs = open_inputs(config, images, say=say)
+        info = session.predictor.info
+        label_N = _own_labels(inputs) if labels is None else _codes(labels, info)
+        if len(label_N) != len(inputs):
+            raise UserError(f"labels: {len(label_N)} for {len(inputs)} images; pass one per image")
+        kept_N, logits_NC, _ = Prediction(session, inputs, config, say=say).logits()
+    metric = metric_of(info)
+    rows = Rows.of(label_N[kept_N], np.arange(len(kept_N)))
+    # As reports score a run: by the logits with the decision rule.
+    score = score_of(metric, rows, softmax(logits_NC), resampled=False)
+    return float(score.sign * score.value)

@@ -1,0 +1,273 @@
+"""Prediction of new images by a finished run, TTA'd run, blend or exported file."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from foldblend.cli import Say
+from foldblend.errors import UserError, counted, listed
+from foldblend.progress import Task
+from pipeline.predict.answers import Answers, GroupSums, write_answers
+from pipeline.predict.config import PredictConfig
+from pipeline.predict.inputs import Inputs
+from pipeline.predict.journal import Journal
+from pipeline.predict.open import Predictor, open_predictor
+from pipeline.predict.sets import Sets, sets_of
+from pipeline.predict.stream import Predicted, Stream
+from pipeline.predict.within import within_budget
+
+__all__ = ["Prediction", "Session", "open_session", "predict_session"]
+
+
+@dataclass(frozen=True)
+class Session:
+    """A predictor with its models on a device, for any number of predictions."""
+
+    predictor: Predictor
+    stream: Stream
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Return what changes when a run or file is made again."""
+    try:
+        about = (path / "run.json" if path.is_dir() else path).stat()
+    except OSError:
+        return None
+    return about.st_size, about.st_mtime_ns
+
+
+def open_session(path: str | Path, config: PredictConfig, *, say: Say) -> Session:
+    """Return the session of a run or file; models stay loaded for the next call.
+
+    Raises UserError if it cannot be opened.
+    """
+    place = Path(path).resolve()
+    settings = (config.models, config.budget, config.device, config.threads, config.trust_parts)
+    return _session(place, str(path), _stamp(place), settings, _Lines(say))
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """Function that prints lines, equal to any other, as it is no part of a session's key."""
+
+    say: Say = dataclasses.field(compare=False)
+
+    def __call__(self, line: str) -> None:
+        self.say(line)
+
+
+# The models of the last two runs stay in memory, for calls from Python with a few images each.
+@functools.lru_cache(maxsize=2)
+def _session(
+    place: Path, given: str, stamp: object, settings: tuple[Any, ...], say: _Lines
+) -> Session:
+    models, budget, device, threads, trusted = settings
+    predictor = open_predictor(given, trusted=trusted, say=say)
+    if budget is not None:
+        predictor = within_budget(predictor, budget, say=say)
+    stream = Stream(predictor.root, models=models, device=device, threads=threads, say=say)
+    return Session(predictor, stream)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Columns of a row of the journal, one after the other."""
+
+    num_classes: int
+    has_plain: bool
+    has_sets: bool
+
+    @property
+    def width(self) -> int:
+        return self.num_classes * (1 + self.has_plain + self.has_sets)
+
+    def pack(self, size: int, one: Predicted, p_NC: np.ndarray | None) -> np.ndarray:
+        """Return the rows of a block, with NaN for images that cannot be used."""
+        parts = [one.logits_NC]
+        parts += [one.plain_NC] if self.has_plain else []
+        parts += [p_NC] if p_NC is not None else []
+        rows_NX = np.full((size, self.width), np.nan, np.float32)
+        good = [index - one.block.start for index in one.block.good]
+        rows_NX[good] = np.concatenate(parts, axis=1)
+        return rows_NX
+
+    def unpack(self, rows_NX: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return logits, plain logits and p-values of rows."""
+        parts = np.split(rows_NX, rows_NX.shape[1] // self.num_classes, axis=1)
+        plain_NC = parts[1] if self.has_plain else parts[0]
+        return parts[0], plain_NC, parts[-1] if self.has_sets else None
+
+
+class Prediction:
+    """One prediction of images, from decoding to tables."""
+
+    def __init__(
+        self, session: Session, inputs: Inputs, config: PredictConfig, *, say: Say
+    ) -> None:
+        self.session = session
+        self.inputs = inputs
+        self.config = config
+        self.say = say
+        predictor = session.predictor
+        self.sets: Sets | None = sets_of(predictor, session.stream, config, say=say)
+        self.columns = _Columns(
+            len(predictor.classes), session.stream.has_offsets, self.sets is not None
+        )
+        self.answers = Answers(
+            classes=predictor.classes,
+            calibration=predictor.calibration,
+            unsure=config.unsure,
+            coverage=config.coverage,
+        )
+        self.bad: dict[int, str] = {}
+
+    def rows(self, first: int = 0) -> Iterator[tuple[np.ndarray, dict[int, str]]]:
+        """Yield the rows of each block and the errors of its images that are left out."""
+        num = len(self.inputs) - first
+        start = time.monotonic()
+        seen = 0
+        skip = self.config.on_bad_image == "skip"
+        with Task("predict", num, unit="images") as task:
+            for one in self.session.stream.run(self.inputs, first=first, skip=skip):
+                p_NC = None if self.sets is None else self.sets.p_values(one.plain_KNC)
+                bad = {index: error.problem for index, error in one.block.bad.items()}
+                yield self.columns.pack(one.block.size, one, p_NC), bad
+                seen += one.block.size
+                rate = seen / max(time.monotonic() - start, 1e-9)
+                task.what = f"predict ({rate:,.0f} images/s)"
+                task.add(one.block.size)
+        if seen:
+            spent = time.monotonic() - start
+            self.say(
+                f"predicted {counted(seen, 'image')} in {spent:.1f} s"
+                f" ({seen / max(spent, 1e-9):,.1f} images/s)"
+            )
+
+    def logits(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the numbers of the images that can be used, and their logits and plain logits."""
+        rows_NX = np.concatenate([rows for rows, _ in self.rows()])
+        index_N = np.flatnonzero(np.isfinite(rows_NX[:, 0]))
+        return index_N, *self.columns.unpack(rows_NX[index_N])[:2]
+
+    def table(self, first: int, rows_NX: np.ndarray) -> pd.DataFrame:
+        """Return the table of rows, without images that are left out."""
+        index_N = first + np.flatnonzero(np.isfinite(rows_NX[:, 0]))
+        logits_NC, plain_NC, p_NC = self.columns.unpack(rows_NX[index_N - first])
+        groups = self.inputs.groups
+        return self.answers.table(
+            [self.inputs.ids[index] for index in index_N.tolist()],
+            logits_NC,
+            plain_NC,
+            groups=None if groups is None else [groups[index] for index in index_N.tolist()],
+            p_NC=p_NC,
+        )
+
+    def add_to(self, sums: GroupSums, first: int, rows_NX: np.ndarray) -> None:
+        """Add rows to the sums of their groups."""
+        groups = self.inputs.groups
+        if groups is not None:
+            index_N = first + np.flatnonzero(np.isfinite(rows_NX[:, 0]))
+            logits_NC, plain_NC, _ = self.columns.unpack(rows_NX[index_N - first])
+            sums.add([groups[index] for index in index_N.tolist()], logits_NC, plain_NC)
+
+    def say_bad(self, bad: Mapping[int, str]) -> None:
+        """Report images that were left out."""
+        if bad:
+            self.say(
+                f"warning: {counted(len(bad), 'image')} of {len(self.inputs):,} left out:"
+                f" {listed(bad.values())}"
+            )
+
+
+def _key(session: Session, inputs: Inputs, config: PredictConfig) -> str:
+    """Return what identifies a prediction, so that only the same one is continued."""
+    stream = session.stream
+    decided = [
+        session.predictor.fingerprint(),
+        {key: list(models) for key, models in stream.models.items()},
+        [config.coverage, config.coverage_by, config.device, config.threads, config.on_bad_image],
+        inputs.key(),
+    ]
+    return hashlib.blake2b(json.dumps(decided).encode(), digest_size=16).hexdigest()
+
+
+def _write(prediction: Prediction, path: Path) -> None:
+    """Predict all images and write the table, continuing an interrupted prediction."""
+    config = prediction.config
+    inputs = prediction.inputs
+    journal = Journal(
+        path.with_name(f".{path.name}.partial"),
+        _key(prediction.session, inputs, config),
+        width=prediction.columns.width,
+        block=prediction.session.stream.block,
+        resume=config.resume,
+    )
+    with journal:
+        if journal.done:
+            prediction.say(f"{path}: continued after {counted(journal.done, 'image')}")
+        for rows_NX, bad in prediction.rows(journal.done):
+            journal.add(rows_NX, bad)
+        bad = journal.bad()
+        prediction.say_bad(bad)
+        _check_some(inputs, bad)
+        sums = GroupSums()
+
+        def tables() -> Iterator[pd.DataFrame]:
+            for first, rows_NX in journal.chunks():
+                prediction.add_to(sums, first, rows_NX)
+                yield prediction.table(first, rows_NX)
+
+        write_answers(path, tables())
+        of_groups = sums.table(prediction.answers)
+        if of_groups is not None:
+            file = path.with_name(f"{path.stem}_by_group{path.suffix}")
+            write_answers(file, iter([of_groups]))
+            prediction.say(f"{file}: {counted(len(of_groups), 'group')}")
+        if bad:
+            skipped = path.with_name(f"{path.stem}_left_out.csv")
+            rows = [(inputs.ids[index], why) for index, why in sorted(bad.items())]
+            write_answers(skipped, iter([pd.DataFrame(rows, columns=["image_id", "why"])]))
+            prediction.say(f"{skipped}: the images that were left out")
+        journal.remove()
+    prediction.say(f"{path}: {counted(len(inputs) - len(bad), 'prediction')}")
+
+
+def _check_some(inputs: Inputs, bad: Mapping[int, str]) -> None:
+    if len(bad) == len(inputs):
+        raise UserError(f"{next(iter(bad.values()))}; none of the images can be used; pass others")
+
+
+def _in_memory(prediction: Prediction) -> pd.DataFrame:
+    """Predict all images and return the table."""
+    found = []
+    every: dict[int, str] = {}
+    for rows_NX, bad in prediction.rows():
+        found.append(rows_NX)
+        every |= bad
+    prediction.say_bad(every)
+    _check_some(prediction.inputs, every)
+    return prediction.table(0, np.concatenate(found))
+
+
+def predict_session(
+    session: Session, inputs: Inputs, config: PredictConfig, *, say: Say
+) -> pd.DataFrame | None:
+    """Predict images and return their table, or None where it is written to a file."""
+    for line in inputs.found:
+        say(line)
+    prediction = Prediction(session, inputs, config, say=say)
+    if config.out is None:
+        return _in_memory(prediction)
+    _write(prediction, Path(config.out))
+    return None

@@ -1,0 +1,79 @@
+"""Sets of classes with a given coverage, for images that are predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from foldblend.cli import Say
+from foldblend.errors import UserError, listed
+from foldblend.runs.calibrated import plain_oof
+from foldblend.runs.oof import oof_rows
+from foldblend.scores.conformal import Conformal, out_of_fold_coverage
+from pipeline.predict.config import PredictConfig
+from pipeline.predict.open import Predictor
+from pipeline.predict.stream import Stream
+
+__all__ = ["Sets", "sets_of"]
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Comparison of new images with out-of-fold rows."""
+
+    conformal: Conformal
+    models: Sequence[int] | None
+    """Models that predict; None where their mean is compared with all rows."""
+    by_class: Sequence[int]
+
+    def p_values(self, plain_KNC: np.ndarray) -> np.ndarray:
+        """Return the p-value of each class, N x C, from the plain logits of each model."""
+        if self.models is None:
+            plain_KNC = plain_KNC.mean(axis=0, keepdims=True)
+        return self.conformal.p_values(list(plain_KNC), models=self.models, by_class=self.by_class)
+
+
+def sets_of(
+    predictor: Predictor, stream: Stream, config: PredictConfig, *, say: Say
+) -> Sets | None:
+    """Return what sets of classes are made with, or None if they are not asked for.
+
+    The coverage on out-of-fold rows is shown, and classes that get no promise.
+
+    Raises UserError for a file without out-of-fold rows.
+    """
+    if config.coverage is None:
+        return None
+    conformal = predictor.conformal
+    if conformal is None:
+        raise UserError(
+            f"--coverage: {predictor.source} has no out-of-fold rows to compare with; export the"
+            " run again, or leave it out"
+        )
+    by_class = config.coverage_by == "class"
+    classes = predictor.classes
+    few = conformal.without_promise(config.coverage, len(classes))
+    if by_class and few:
+        names = listed([classes[one] for one in few], most=9)
+        say(f"--coverage-by class: too few groups, so no promise, for images of {names}")
+    if predictor.run is not None and "conformal" not in predictor.extras:
+        found = out_of_fold_coverage(
+            plain_oof(predictor.run),
+            oof_rows(predictor.run),
+            config.coverage,
+            temperature=predictor.calibration.temperature,
+            by_class=by_class,
+        )
+        if found is not None:
+            say(
+                f"--coverage {config.coverage:g}: out of fold, sets of {found.width:.2f} classes on"
+                f" average contain the true class for {found.share} of images"
+            )
+    every = stream.root.num_models
+    chosen = [k for k in range(every) if config.models is None or k in config.models]
+    # Blends of runs with different folds have means of models, and no fold of their own.
+    models = chosen if every == conformal.num_models else None
+    of_class = [one for one in range(len(classes)) if one not in few] if by_class else []
+    return Sets(conformal, models, of_class)

@@ -1,0 +1,59 @@
+"""Predictor of a blend's members that fit a cost."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ensemble.within import vote_within
+from foldblend.cli import Say
+from foldblend.errors import UserError
+from foldblend.scores.metrics import TITLES
+from pipeline.predict.open import Predictor, member_runs
+from pipeline.predict.tree import Blend
+from reports.text import num, span
+
+__all__ = ["within_budget"]
+
+
+def within_budget(predictor: Predictor, budget: str, *, say: Say) -> Predictor:
+    """Return the predictor of an unweighted soft vote of the members within a budget.
+
+    Its out-of-fold score is shown, in which each fold's members were chosen on the other folds.
+
+    Parameters
+    ----------
+    predictor
+        Predictor of a blend, from its folder.
+    budget
+        A multiple of the cheapest member's cost, such as "2x".
+    say
+        Function that prints one line of the log.
+
+    Raises
+    ------
+    UserError
+        For anything but a blend with its members' folders, and if no member fits.
+    """
+    root = predictor.root
+    if not isinstance(root, Blend):
+        raise UserError(f"--budget {budget}: {predictor.source} is no blend; leave it out")
+    if predictor.run is None:
+        raise UserError(
+            f"--budget {budget}: {predictor.source} lacks the members' out-of-fold rows, on which"
+            " they are chosen; pass the blend's folder"
+        )
+    found = vote_within(predictor.run, member_runs(predictor.run), budget)
+    metric = TITLES[predictor.info["metric"]]
+    score = found.score
+    say(
+        f"--budget {budget}: soft vote of {len(found.members)} of {len(root.members)} members"
+        f" ({', '.join(found.members)}) at {found.cost:.3g} times the cheapest; its own OOF"
+        f" {metric} {num(score.value)} {span(score.as_dict())}"
+    )
+    blend = dataclasses.replace(root, parameters=found.parameters)
+    extras = {
+        **predictor.extras,
+        "calibration": found.calibration.as_dict(),
+        "conformal": found.conformal.as_arrays(),
+    }
+    return dataclasses.replace(predictor, root=blend, extras=extras)
