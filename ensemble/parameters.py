@@ -41,6 +41,7 @@ __all__ = [
     "content_hash",
     "decode",
     "encode",
+    "from_bytes",
     "read_parameters",
     "to_bytes",
 ]
@@ -278,6 +279,53 @@ def _check(found: Any, num_members: int, num_classes: int) -> Parameters:
     return found
 
 
+def _read(
+    header: Any,
+    arrays: Mapping[str, np.ndarray],
+    key: str,
+    place: object,
+    *,
+    num_members: int,
+    num_classes: int,
+    cure: str,
+) -> Parameters:
+    """Return the parameters of a header and its arrays; raise UserError or another error."""
+    version = header["version"]
+    if type(version) is not int or version < 1:
+        raise ValueError(f"version {version!r}")
+    if version > VERSION:
+        raise UserError(
+            f"{place}: written by a newer version of foldblend (format {version}; this one"
+            f" reads {VERSION}); install the newer version"
+        )
+    if header["key"] != key:
+        raise UserError(f"{place}: it is of another blend; {cure}")
+    structure = header[KEY]
+    if header["hash"] != content_hash(structure, arrays):
+        raise ValueError("its content has changed")
+    with np.errstate(all="ignore"):
+        return _check(decode(structure, arrays), num_members, num_classes)
+
+
+def from_bytes(content: bytes, key: str, *, num_members: int, num_classes: int) -> Parameters:
+    """Return parameters from what `to_bytes` returned; nothing in it can execute code.
+
+    Raises UserError for a newer version. Other content may raise any error.
+    """
+    arrays = safetensors.numpy.load(content)
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][KEY])
+    return _read(
+        header,
+        arrays,
+        key,
+        PARAMETERS,
+        num_members=num_members,
+        num_classes=num_classes,
+        cure="export it again",
+    )
+
+
 def read_parameters(file: Path, key: str, *, num_members: int, num_classes: int) -> Parameters:
     """Read parameters.safetensors; nothing in it can execute code.
 
@@ -299,22 +347,16 @@ def read_parameters(file: Path, key: str, *, num_members: int, num_classes: int)
     try:
         with safetensors.safe_open(file, framework="np") as opened:
             header = json.loads((opened.metadata() or {})[KEY])
-            version = header["version"]
-            if type(version) is not int or version < 1:
-                raise ValueError(f"version {version!r}")
-            if version > VERSION:
-                raise UserError(
-                    f"{file}: written by a newer version of foldblend (format {version}; this one"
-                    f" reads {VERSION}); install the newer version"
-                )
-            if header["key"] != key:
-                raise UserError(f"{file}: it is of another blend; {cure}")
-            structure = header[KEY]
             arrays = {name: np.array(opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118
-        if header["hash"] != content_hash(structure, arrays):
-            raise ValueError("its content has changed")
-        with np.errstate(all="ignore"):
-            return _check(decode(structure, arrays), num_members, num_classes)
+        return _read(
+            header,
+            arrays,
+            key,
+            file,
+            num_members=num_members,
+            num_classes=num_classes,
+            cure=cure,
+        )
     except UserError:
         raise
     except OSError as error:

@@ -110,10 +110,13 @@ def _default() -> Augmentation:
     )
 
 
-def albu_augmentation(file: str, *, width: int, height: int) -> Augment:
+def albu_augmentation(
+    file: str, *, width: int, height: int, saved: dict[str, Any] | None = None
+) -> Augment:
     """Return an albumentations pipeline from a YAML file that albumentations.save wrote.
 
-    Its results are resized to width x height.
+    Its results are resized to width x height. With `saved`, the content of the file, it is not
+    read.
 
     Raises
     ------
@@ -121,7 +124,11 @@ def albu_augmentation(file: str, *, width: int, height: int) -> Augment:
         If the file is not a pipeline, or its result is not a uint8 image with 3 channels.
     """
     try:
-        loaded = albumentations.load(file, data_format="yaml")
+        loaded = (
+            albumentations.load(file, data_format="yaml")
+            if saved is None
+            else albumentations.from_dict(saved)
+        )
         pipeline = Augmentation([loaded])
     except FileNotFoundError:
         raise UserError(f"albu:{file}: no such file; check the path") from None

@@ -1,0 +1,48 @@
+"""Settings of export_model.py; imports no torch."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import tyro
+
+from foldblend.errors import require
+from foldblend.flags import flag
+
+__all__ = ["ExportConfig"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportConfig:
+    """Settings of an export: the run, the file and what goes into it."""
+
+    run: tyro.conf.Positional[str] = ""
+    """Folder of a finished run, TTA'd run or blend."""
+    to: str | None = flag(None, common=True)
+    """File to write, such as model.zip. It has all that prediction needs: neither the run folders
+    nor the data.
+    """
+    half: bool = flag(False, common=True)
+    """Store weights in 16 bits, which halves the file and changes logits a little. The difference
+    is measured on out-of-fold rows where the images are there, and is written into the model card.
+    """
+    folds: str | None = flag(None, common=True)
+    """Models to export, such as 0 for those of the first fold only, or 0,2. Default: all."""
+    overwrite: bool = flag(False, common=True)
+    """Replace --to if it is there."""
+    device: str | None = None
+    """Device, such as cuda, that measures the difference. Default: the one used in training."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.folds is None or re.fullmatch(r"\d{1,6}(,\d{1,6})*", self.folds) is not None,
+            f"--folds {self.folds}: pass numbers of folds from 0, such as 0 or 0,2",
+        )
+
+    @property
+    def models(self) -> tuple[int, ...] | None:
+        """Numbers of the models to export, None for all."""
+        if self.folds is None:
+            return None
+        return tuple(sorted({int(one) for one in self.folds.split(",")}))

@@ -1,0 +1,214 @@
+"""Export of a finished run, TTA'd run or blend into one file."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.numpy
+
+from foldblend.cli import Say
+from foldblend.errors import UserError, counted
+from foldblend.files import check_writable, exists, home, is_file
+from foldblend.flags import from_settings
+from foldblend.progress import write
+from foldblend.runs.run import Run
+from pipeline.export.config import ExportConfig
+from pipeline.export.file import FORMAT, write_archive
+from pipeline.export.layout import all_leaves, plain_node
+from pipeline.export.prepare import Prepared, prepare
+from pipeline.export.weights import Packed
+from pipeline.predict.open import Predictor, open_predictor
+from pipeline.predict.recipe import OwnPartError
+from pipeline.predict.tree import Blend
+
+__all__ = ["INFO", "export_model", "versions"]
+
+# Keys of run.json that prediction and its reports need. Others, such as command lines and paths of
+# the machine, stay there.
+INFO = (
+    "format",
+    "kind",
+    "status",
+    "name",
+    "data",
+    "classes",
+    "answers",
+    "ordered",
+    "attributes",
+    "submission",
+    "num_folds",
+    "num_repeats",
+    "metric",
+    "costs",
+    "leaks",
+    "optimistic",
+    "views",
+    "passes",
+    "picture_seconds",
+    "device",
+    "preprocess",
+    "about",
+    "notes",
+)
+REPORT = ("metric", "headline", "interval", "num_images", "num_groups", "scores")
+DISTRIBUTIONS = {
+    "foldblend": "foldblend",
+    "torch": "torch",
+    "timm": "timm",
+    "opencv": "opencv-python-headless",
+}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what decides logits."""
+    found = {}
+    for name, distribution in DISTRIBUTIONS.items():
+        try:
+            found[name] = importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def _conformal(predictor: Predictor, prepared: Prepared) -> Mapping[str, Any] | None:
+    """Return the arrays of the conformal scores, of the exported models only."""
+    found = predictor.conformal
+    if found is None:
+        return None
+    arrays = found.as_arrays()
+    root = predictor.root
+    if isinstance(root, Blend) and root.of_means:
+        return arrays
+    kept = next(iter(prepared.models.values()))
+    if len(kept) == root.num_models:
+        return arrays
+    number = {model: place for place, model in enumerate(kept)}
+    rows = [place for place, model in enumerate(arrays["model"].tolist()) if model in number]
+    arrays = {name: values[rows] for name, values in arrays.items()}
+    arrays["model"][:] = [number[model] for model in arrays["model"].tolist()]
+    return arrays
+
+
+def _entries(
+    predictor: Predictor, prepared: Prepared, config: ExportConfig, texts: Mapping[str, str]
+) -> Iterator[tuple[str, bytes]]:
+    """Yield the entries of a file, one model at a time."""
+    run = predictor.run
+    assert run is not None
+    for name, text in texts.items():
+        yield name, text.encode()
+    leaves = all_leaves(prepared.root)
+    packed = Packed(half=config.half)
+    records: list[dict[str, Any]] = []
+    for number, (key, leaf) in enumerate(leaves.items()):
+        record: dict[str, Any] = {"name": leaf.name, "recipe": leaf.recipe.as_dict()}
+        record |= {"models": None, "backbone": None}
+        if key in prepared.models:
+            yield from packed.leaf(leaf, number, prepared.models[key], record)
+        records.append(record)
+    blends: dict[str, bytes] = {}
+    numbers = {key: number for number, key in enumerate(leaves)}
+    tree = plain_node(prepared.root, numbers, blends)
+    yield from blends.items()
+    arrays = {"conformal": _conformal(predictor, prepared)}
+    for name, one in arrays.items():
+        if one is not None:
+            yield f"{name}.safetensors", safetensors.numpy.save(dict(one))
+    report = run.report
+    reading = {name: value for name, value in predictor.settings.items() if name != "image_root"}
+    model = {
+        "format": FORMAT,
+        "versions": versions(),
+        "half": config.half,
+        "folds": None if config.models is None else list(config.models),
+        "info": {name: run.info[name] for name in INFO if name in run.info},  # type: ignore[literal-required]
+        "report": {name: report[name] for name in REPORT if name in report},
+        "tree": tree,
+        "leaves": records,
+        "extras": {"calibration": predictor.calibration.as_dict(), "reading": reading},
+    }
+    yield "model.json", (json.dumps(model, indent=1, allow_nan=False) + "\n").encode()
+
+
+def _opened(path: Path, say: Say) -> Predictor:
+    """Return the predictor of a run folder; raise UserError for one that cannot be exported."""
+    if is_file(path):
+        raise UserError(f"{path}: is a file, maybe an exported one; pass the folder of a run")
+    try:
+        return open_predictor(path, say=say)
+    except OwnPartError as error:
+        what = str(error).partition(" is your own code")[0]
+        raise UserError(
+            f"{what} is your own code, which a file cannot carry; keep the run folder"
+        ) from None
+
+
+def export_model(
+    run: str | Path | Run, to: str | Path, *, say: Say = write, **settings: Any
+) -> Path:
+    """Write a finished run, TTA'd run or blend into one file, which predicts without the folder.
+
+    Parameters
+    ----------
+    run
+        The run, or its folder.
+    to
+        File to write.
+    say
+        Function that prints one line of the log.
+    settings
+        Settings by keyword, spelt as the flags of export_model.py (fields of
+        `pipeline.export.config.ExportConfig`): `half`, `folds`, `overwrite` ...
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    UserError
+        For an unfinished run, a member that is gone, or a run that uses your own code.
+
+    Examples
+    --------
+    >>> file = fb.export_model(outputs / "alpha", outputs / "alpha.zip", say=silent)
+    >>> file.name
+    'alpha.zip'
+    """
+    folder = run.path if isinstance(run, Run) else Path(run)
+    config = from_settings(ExportConfig, {**settings, "run": str(folder), "to": str(to)})
+    path = home(str(config.to))
+    if path.is_dir():
+        raise UserError(f"--to {path}: is a folder; pass a file in it, such as {path}/model.zip")
+    if exists(path) and not config.overwrite:
+        raise UserError(f"--to {path}: is there already; pass --overwrite to replace it")
+    predictor = _opened(folder, say)
+    prepared = prepare(predictor.root, config.models)
+    check_writable(path.parent)
+    texts: dict[str, str] = {}
+    write_archive(path, _entries(predictor, prepared, config, texts))
+    _say_done(path, prepared, predictor, say)
+    return path
+
+
+def _size_of(folders: Sequence[Path]) -> int:
+    return sum(
+        file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file()
+    )
+
+
+def _say_done(path: Path, prepared: Prepared, predictor: Predictor, say: Say) -> None:
+    """Report the size of a file, and that of the folders that it replaces."""
+    num = sum(map(len, prepared.models.values()))
+    folders = {leaf.weights.folder for leaf in predictor.leaves.values()}  # type: ignore[attr-defined]
+    before = _size_of([*{one.resolve() for one in {*folders, predictor.source}}])
+    size = path.stat().st_size
+    say(
+        f"{path}: {counted(num, 'model')}, {size / 1e6:,.1f} MB"
+        f" (the folders have {before / 1e6:,.1f} MB)"
+    )
