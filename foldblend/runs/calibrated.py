@@ -25,12 +25,18 @@ __all__ = [
     "calibration_of",
     "conformal_of",
     "coverage_of",
+    "has_plain",
     "plain_oof",
     "plain_test",
 ]
 
 PLAIN_OOF = "plain_oof.parquet"
 PLAIN_TEST = "plain_test.parquet"
+
+
+def has_plain(run: Run) -> bool:
+    """Return whether a run has logits without offsets apart from those of its decisions."""
+    return (run.path / PLAIN_OOF).is_file()
 
 
 def plain_oof(run: Run) -> np.ndarray:
@@ -46,7 +52,7 @@ def plain_oof(run: Run) -> np.ndarray:
     """
     file = run.path / PLAIN_OOF
     table = run.oof
-    if file.is_file():
+    if has_plain(run):
         table = read_table(file)
         keys = ["image_id", "repeat"]
         if not set(keys) <= set(table) or not table[keys].equals(run.oof[keys]):

@@ -68,16 +68,14 @@ def _calibration(report: Report, folder: Path) -> Iterator[str]:
     chance = one["ece_by_chance"]["high"]
     if one["ece"] is None or chance is None or one["ece"] <= chance:
         return
-    # A temperature so near to 1 does not correct the error.
-    if abs(one["temperature"] - 1) < LEAST_CHANGE:
+    # A temperature so near to 1 changes little.
+    if not one["applied"] or abs(one["temperature"] - 1) < LEAST_CHANGE:
         return
     what = "too confident" if one["temperature"] > 1 else "not confident enough"
-    cure = f"Divide logits by {one['temperature']:.2f}"
-    if report["kind"] == "cv" and not _is_marked(report):
-        cure += f", or: {program('blend.py')} {_quoted(folder)} --method tempered"
     yield (
         f"The model is {what} (calibration error {num(one['ece'])}; a calibrated model stays"
-        f" below {num(chance)}). {cure}"
+        f" below {num(chance)}). The probabilities in {_quoted(folder / 'predictions.csv')} are"
+        f" corrected; divide logits that you use yourself by {one['temperature']:.2f}"
     )
 
 

@@ -12,6 +12,13 @@ import pandas as pd
 
 from foldblend.attributes import Attribute
 from foldblend.files import write_bytes
+from foldblend.runs.calibrated import (
+    Calibration,
+    calibration_of,
+    has_plain,
+    plain_oof,
+    plain_test,
+)
 from foldblend.runs.check import finished_run
 from foldblend.runs.folder import SECTIONS, read_json, read_table, write_json, write_table
 from foldblend.runs.oof import OofArrays, oof_arrays
@@ -78,8 +85,9 @@ def _averaged(run: Run, arrays: OofArrays, metric: Metric) -> dict[str, Any] | N
     return {"num_models": arrays.rows.num_repeats, "score": score.as_dict()}
 
 
-def _test(run: Run) -> dict[str, Any] | None:
-    if run.test is None:
+def _test(run: Run, calibration: Calibration) -> dict[str, Any] | None:
+    plain = plain_test(run)
+    if run.test is None or plain is None:
         return None
     # The models may have their rows in another order.
     ids = run.test["image_id"]
@@ -87,7 +95,11 @@ def _test(run: Run) -> dict[str, Any] | None:
         run.test_fold(index).set_index("image_id").loc[ids]
         for index in range(run.info["num_test_folds"])
     ]
-    return summarise_test(run.logits(run.test), [run.logits(model) for model in models])
+    return summarise_test(
+        run.logits(run.test),
+        [run.logits(model) for model in models],
+        calibration.proba(run.logits(plain)),
+    )
 
 
 def _curves(run: Run) -> list[dict[str, Any]]:
@@ -206,20 +218,29 @@ def _write_suspects(run: Run, report: Mapping[str, Any]) -> None:
 
 
 def predictions(run: Run) -> pd.DataFrame:
-    """Return one row per prediction: out of fold, then test images, which have no true class."""
+    """Return one row per prediction: out of fold, then test images, which have no true class.
+
+    Probabilities are calibrated. The confidence is the probability of the predicted class, which
+    offsets per class may have made another than the most probable one.
+    """
     names = np.array(run.classes, dtype=object)
+    calibration = calibration_of(run)
+    test = plain_test(run)
+    plain = {"oof": plain_oof(run), "test": None if test is None else run.logits(test)}
     parts = []
     for part, table in (("oof", run.oof), ("test", run.test)):
-        if table is None:
+        logits_NC = plain[part]
+        if table is None or logits_NC is None:
             continue
-        proba_NC = softmax(run.logits(table))
+        proba_NC = calibration.proba(logits_NC)
+        predicted_N = run.logits(table).argmax(axis=1)
         columns = table[
             [name for name in ("image_id", "group", "repeat", "fold") if name in table]
         ].assign(part=part)
         if part == "oof":
             columns["true"] = names[table["label"]]
-        columns["predicted"] = names[proba_NC.argmax(axis=1)]
-        columns["confidence"] = proba_NC.max(axis=1)
+        columns["predicted"] = names[predicted_N]
+        columns["confidence"] = proba_NC[np.arange(len(table)), predicted_N]
         # With more classes the file would be huge; the logits are in oof.parquet.
         if len(names) <= MOST_NAMED:
             proba = pd.DataFrame(
@@ -246,6 +267,7 @@ def compute_report(run: Run) -> dict[str, Any]:
         attributes=run.attributes,
         metric=metric,
         ordered=run.ordered,
+        plain_NC=plain_oof(run) if has_plain(run) else None,
     )
     return {
         "name": run.name,
@@ -257,7 +279,7 @@ def compute_report(run: Run) -> dict[str, Any]:
         **summary,
         "raw": raw,
         "averaged": _averaged(run, arrays, metric),
-        "test": _test(run),
+        "test": _test(run, calibration_of(run)),
         "test_score": score_on_test(run, metric),
         "curves": _curves(run),
         "suspects": _suspects(run, arrays),

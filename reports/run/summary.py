@@ -125,6 +125,7 @@ def summarise(
     attributes: Sequence[Attribute],
     metric: str | Metric,
     ordered: bool = True,
+    plain_NC: np.ndarray | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Return the numbers of an out-of-fold report.
@@ -141,6 +142,8 @@ def summarise(
         The main score, or its name.
     ordered
         Whether the classes have an order; scores that need one are left out otherwise.
+    plain_NC
+        Logits without offsets per class, of which the calibration is; None if there are no offsets.
     seed
         Seed of the bootstrap.
 
@@ -182,11 +185,16 @@ def summarise(
         "per_class": _per_class(rows, proba_NC.argmax(1), classes),
         "confusion": _confusion(rows.label_N, proba_NC.argmax(1), classes),
         "attributes": [_attribute(one, rows, proba_NC) for one in attributes],
-        "calibration": summarise_calibration(logits_NC, rows, seed=seed),
+        "calibration": {
+            **summarise_calibration(logits_NC if plain_NC is None else plain_NC, rows, seed=seed),
+            "without_offsets": plain_NC is not None,
+        },
     }
 
 
-def summarise_test(mean_NC: np.ndarray, logits_of_models: Sequence[np.ndarray]) -> dict[str, Any]:
+def summarise_test(
+    mean_NC: np.ndarray, logits_of_models: Sequence[np.ndarray], proba_NC: np.ndarray
+) -> dict[str, Any]:
     """Return counts, confidence and agreement of the predictions for the test set.
 
     Parameters
@@ -195,15 +203,16 @@ def summarise_test(mean_NC: np.ndarray, logits_of_models: Sequence[np.ndarray]) 
         Logits from which the submission is made.
     logits_of_models
         Logits N x C of each fold's model.
+    proba_NC
+        Calibrated probabilities.
     """
-    proba_NC = softmax(mean_NC)
     # As in the submission: the class of the mean logits, not a vote of the models.
     predicted_N = mean_NC.argmax(axis=1)
     votes_KN = np.stack([logits_NC.argmax(axis=1) for logits_NC in logits_of_models])
     return {
         "num_images": len(mean_NC),
         "predicted": np.bincount(predicted_N, minlength=mean_NC.shape[1]).tolist(),
-        "confidence": float(proba_NC.max(axis=1).mean()),
+        "confidence": float(proba_NC[np.arange(len(mean_NC)), predicted_N].mean()),
         "num_models": len(votes_KN),
         "agreement": float((votes_KN == votes_KN[0]).all(axis=0).mean()),
     }

@@ -207,13 +207,20 @@ def calibration_sentences(one: Mapping[str, Any]) -> list[str]:
         f" dividing the logits by a temperature of {one['temperature']:.2f} fits best.",
     ]
     if one["ece_after"] is not None:
-        gain = (
-            "" if one["log_loss_after"] < one["log_loss"] else ", so leave the logits as they are"
-        )
         sentences.append(
             "With a temperature fitted on the other folds, the error is"
             f" {num(one['ece_after'])} and the log loss {num(one['log_loss_after'])} instead of"
-            f" {num(one['log_loss'])}{gain}."
+            f" {num(one['log_loss'])}."
+        )
+    sentences.append(
+        f"Probabilities are of logits divided by {one['temperature']:.2f}."
+        if one["applied"]
+        else f"Probabilities are of the logits as they are: {one['why_not']}."
+    )
+    if one["without_offsets"]:
+        sentences.append(
+            "They are those of the blend without offsets per class, so the predicted class need not"
+            " have the largest probability."
         )
     return sentences
 

@@ -14,6 +14,7 @@ import pytest
 import sklearn.metrics
 
 from foldblend.runs.folder import PICTURES, write_section
+from foldblend.runs.calibrated import calibration_of
 from foldblend.runs.oof import oof_arrays
 from foldblend.runs.run import Run
 from foldblend.scores.bootstrap import bootstrap_scores
@@ -347,12 +348,16 @@ def test_predictions(reported):
     assert table["part"].value_counts().to_dict() == {"oof": 210, "test": 20}
     oof = table[table["part"] == "oof"]
     test = table[table["part"] == "test"]
-    proba = softmax(run.logits(run.oof))
+    calibration = calibration_of(run)
+    proba = calibration.proba(run.logits(run.oof))
     columns = [f"proba_{index}" for index in range(18)]
     np.testing.assert_allclose(oof[columns], proba, atol=1e-12)
     assert oof["image_id"].tolist() == run.oof["image_id"].tolist()
     assert oof["true"].tolist() == [run.classes[label] for label in run.oof["label"]]
     assert oof["predicted"].tolist() == [run.classes[label] for label in proba.argmax(1)]
+    np.testing.assert_allclose(oof["confidence"], proba.max(axis=1), atol=1e-12)
+    of_test = calibration.proba(run.logits(run.test))
+    np.testing.assert_allclose(test[columns], of_test, atol=1e-12)
     assert test["true"].isna().all()
     assert test["image_id"].tolist() == run.test["image_id"].tolist()
     assert predictions(run)["fold"].tolist()[:210] == run.oof["fold"].tolist()

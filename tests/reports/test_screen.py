@@ -101,17 +101,28 @@ def test_rare_classes(synthetic):
 
 
 @pytest.mark.parametrize(
-    ("ece", "temperature", "expected"),
-    [(0.02, 1.5, None), (0.2, 1.0, None), (0.2, 1.5, "too confident"), (0.2, 0.7, "not confident")],
+    ("ece", "temperature", "applied", "expected"),
+    [
+        (0.02, 1.5, True, None),
+        (0.2, 1.0, True, None),
+        (0.2, 1.5, False, None),
+        (0.2, 1.5, True, "too confident"),
+        (0.2, 0.7, True, "not confident"),
+    ],
 )
-def test_calibration_only_beyond_chance(synthetic, ece, temperature, expected):
-    one = {"ece": ece, "ece_by_chance": {"mean": 0.01, "high": 0.03}, "temperature": temperature}
+def test_calibration_only_beyond_chance(synthetic, ece, temperature, applied, expected):
+    one = {
+        "ece": ece,
+        "ece_by_chance": {"mean": 0.01, "high": 0.03},
+        "temperature": temperature,
+        "applied": applied,
+    }
     found = [step for step in steps(synthetic.report, calibration=one) if "confident" in step]
     if expected is None:
         assert found == []
     else:
         assert expected in found[0]
-        assert "blend.py outputs/a --method tempered" in found[0]
+        assert "outputs/a/predictions.csv are corrected" in found[0]
 
 
 def test_a_blend_is_compared_rather_than_blended(synthetic):
