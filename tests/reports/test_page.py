@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 import sklearn.metrics
 
-from foldblend.runs.folder import PICTURES, write_section
 from foldblend.runs.calibrated import calibration_of
+from foldblend.runs.folder import PICTURES, write_section
 from foldblend.runs.oof import oof_arrays
 from foldblend.runs.run import Run
 from foldblend.scores.bootstrap import bootstrap_scores
-from foldblend.scores.metrics import METRICS, softmax
+from foldblend.scores.metrics import METRICS
 from reports import blocks
 from reports.html import json_data
 from reports.run.gallery import GalleryImages, Predictions, gallery_data, rows_by_interest
