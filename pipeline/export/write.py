@@ -16,8 +16,10 @@ from foldblend.files import check_writable, exists, home, is_file
 from foldblend.flags import from_settings
 from foldblend.progress import write
 from foldblend.runs.run import Run
+from pipeline.export.card import Card, licence_texts, model_card
 from pipeline.export.config import ExportConfig
 from pipeline.export.file import FORMAT, write_archive
+from pipeline.export.half import Loss, measure
 from pipeline.export.layout import all_leaves, plain_node
 from pipeline.export.prepare import Prepared, prepare
 from pipeline.export.weights import Packed
@@ -190,7 +192,12 @@ def export_model(
     predictor = _opened(folder, say)
     prepared = prepare(predictor.root, config.models)
     check_writable(path.parent)
-    texts: dict[str, str] = {}
+    half = measure(predictor, device=config.device, say=say) if config.half else None
+    if half is not None:
+        said = half.sentence() if isinstance(half, Loss) else f"not measured ({half})"
+        say(f"--half: {said}")
+    card = Card(predictor, prepared, path.name, half)
+    texts = {"README.md": model_card(card), **licence_texts(card)}
     write_archive(path, _entries(predictor, prepared, config, texts))
     _say_done(path, prepared, predictor, say)
     return path
