@@ -152,15 +152,14 @@ def of_run(run: Run) -> dict[str, Any]:
     logits_NC = plain_oof(run)
     rows = oof_rows(run)
     after_NC = np.empty(logits_NC.shape)
+    always_NC = np.empty(logits_NC.shape)
     kept = []
     for _, _, held, others in outer_parts(rows):
         found = calibrate(logits_NC[others], rows.take(others))
         kept.append(found.why_not is None)
         after_NC[held] = found.proba(logits_NC[held])
+        always_NC[held] = softmax(logits_NC[held] / found.fitted)
     before_N = row_log_loss(rows.label_N, softmax(logits_NC))
-    change_N = row_log_loss(rows.label_N, after_NC) - before_N
-    code_N = np.unique(rows.group_N, return_inverse=True)[1]
-    sums_G = np.bincount(code_N, change_N)
     known = calibrate(logits_NC, rows)
     sets: dict[str, Any] = {}
     for name, by_class in (("sets", False), ("sets by class", True)):
@@ -174,15 +173,22 @@ def of_run(run: Run) -> dict[str, Any]:
         "groups": rows.num_groups,
         "temperature": known.temperature,
         "kept": kept,
-        "log loss": {
-            "before": float(before_N.mean()),
-            "after": float((before_N + change_N).mean()),
-            "change": float(change_N.mean()),
-            "error": float(sums_G.std(ddof=1) * np.sqrt(len(sums_G)) / len(rows)),
-            "ece before": calibration_error(rows.label_N, softmax(logits_NC)),
-            "ece after": calibration_error(rows.label_N, after_NC),
-        },
+        "log loss": float(before_N.mean()),
+        "calibration error": calibration_error(rows.label_N, softmax(logits_NC)),
+        "by the rule": _change(rows, before_N, after_NC),
+        "with a temperature always": _change(rows, before_N, always_NC),
         **sets,
+    }
+
+
+def _change(rows: Rows, before_N: np.ndarray, proba_NC: np.ndarray) -> dict[str, float]:
+    """Return the change of the log loss, its standard error over groups, and the new ECE."""
+    change_N = row_log_loss(rows.label_N, proba_NC) - before_N
+    sums_G = np.bincount(np.unique(rows.group_N, return_inverse=True)[1], change_N)
+    return {
+        "change": float(change_N.mean()),
+        "error": float(sums_G.std(ddof=1) * np.sqrt(len(sums_G)) / len(rows)),
+        "calibration error": calibration_error(rows.label_N, proba_NC),
     }
 
 
@@ -276,7 +282,7 @@ def main() -> None:
         run = Run(folder)
         name = f"run {run.name}, {run.info['data']['name']}"
         if name not in results:
-            results.put(name, of_run(run))
+            results.put(name, _rounded(of_run(run)))
     for kind, num in (("run", args.worlds), ("blend", args.blends)):
         each: list[dict[str, Any]] = []
         for place in range(num):

@@ -61,7 +61,9 @@ def _unlikeliness(logits_NC: np.ndarray, temperature: float) -> np.ndarray:
     It orders classes as 1 - probability does, but float32 can tell apart probabilities near 0 and
     near 1 by it.
     """
-    return (-log_softmax(np.asarray(logits_NC, np.float64) / temperature)).astype(np.float32)
+    # In one order of the axes, which decides the last digit of sums.
+    scaled_NC = np.ascontiguousarray(logits_NC, np.float64) / temperature
+    return (-log_softmax(scaled_NC)).astype(np.float32)
 
 
 def _weights(*keys: np.ndarray) -> np.ndarray:
