@@ -151,8 +151,8 @@ class Calibration:
 
     def proba(self, logits_NC: np.ndarray) -> np.ndarray:
         """Return calibrated probabilities, N x C float64, of logits without offsets."""
-        # Float32 logits are divided in float64, so that tables and arrays give equal digits.
-        return softmax(np.asarray(logits_NC, np.float64) / self.temperature)
+        # In float64 and in one order of the axes, so that tables and arrays give equal digits.
+        return softmax(np.ascontiguousarray(logits_NC, np.float64) / self.temperature)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as plain values, for JSON."""
