@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from ensemble.blend import blend
+from foldblend.runs.calibrated import calibration_of
 from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS, softmax
 from pipeline.cv import cross_validate
@@ -37,7 +38,7 @@ def made(tiny_layout, tmp_path_factory):
     return [one, tta, both], lines
 
 
-def test_probabilities_are_the_softmax_of_the_mean_logits_in_the_order_of_the_form(made):
+def test_probabilities_are_calibrated_and_in_the_order_of_the_form(made):
     for run in made[0]:
         table = pd.read_csv(run.path / "submission.csv", dtype={"sku": str}, keep_default_na=False)
         assert list(table) == ["sku", "jar", "mug"]
@@ -47,7 +48,8 @@ def test_probabilities_are_the_softmax_of_the_mean_logits_in_the_order_of_the_fo
             for index in (0, 1)
         ]
         mean_NC = np.mean([one.to_numpy(np.float64) for one in folds], axis=0)
-        np.testing.assert_allclose(table[["jar", "mug"]], softmax(mean_NC)[:, [2, 0]], atol=1e-6)
+        proba_NC = calibration_of(run).proba(mean_NC)
+        np.testing.assert_allclose(table[["jar", "mug"]], proba_NC[:, [2, 0]], atol=1e-6)
         assert run.submission.ids == IDS
         assert run.info["submission"]["kind"] == "probabilities"
 
