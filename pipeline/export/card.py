@@ -105,7 +105,8 @@ def licence_texts(card: Card) -> dict[str, str]:
 
 
 def _hub_licence(licences: Iterable[str]) -> str:
-    known = {one.lower() for one in licences}
+    # Random weights have the licence "none".
+    known = {one.lower() for one in licences} - {"none"}
     if not known or known == {"unknown"}:
         return "unknown"
     return known.pop() if len(known) == 1 else "other"

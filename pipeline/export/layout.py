@@ -191,4 +191,6 @@ def checked_recipe(plain: Mapping[str, Any], *, num_classes: int) -> Recipe:
     if wrong is not None:
         raise ValueError(wrong)
     _check_views(recipe.views, recipe)
+    if not recipe.views:
+        raise ValueError("views: there are none")
     return recipe

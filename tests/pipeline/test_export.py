@@ -1,0 +1,545 @@
+"""Tests of export: one file that predicts as the run folder does, and that can do nothing else."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+
+import albumentations
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import run_cv
+from ensemble.blend import blend
+from export_model import main
+from foldblend.errors import UserError
+from foldblend.runs.run import Run
+from pipeline.export.file import DIGITS, Archive, plain_json, write_archive
+from pipeline.export.layout import all_leaves
+from pipeline.export.read import read_export
+from pipeline.export.weights import halved, restored
+from pipeline.export.write import export_model
+from pipeline.predict.inputs import Inputs
+from pipeline.predict.open import open_predictor
+from pipeline.predict.stream import Stream
+from pipeline.run_tta import run_tta
+from tests.makers.constants import TINY
+
+REFUSED = r"export the run again|is no exported file"
+PIPELINE = albumentations.Compose([albumentations.RandomGamma(p=1.0)])
+
+
+def quiet(_):
+    pass
+
+
+@pytest.fixture(scope="module")
+def outputs(tiny_runs, tiny_layout, tmp_path_factory):
+    """Return a folder of runs of each kind, and of blends of them by several methods."""
+    place = tmp_path_factory.mktemp("export")
+    folder = Path(shutil.copytree(tiny_runs, place / "outputs"))
+    base = ["--data", tiny_layout, "--output", folder, "--backbone", "test_efficientnet", *TINY]
+    frozen = [*base, "--finetune", "head"]
+    for argv in ([*frozen, "--name", "frozen"], [*frozen, "--name", "thirds", "--folds", 3]):
+        assert run_cv.main(list(map(str, argv))) == 0
+    pipeline = place / "gamma.yaml"
+    albumentations.save(PIPELINE, pipeline, data_format="yaml")
+    views = f"hflip,scale:1.1,train:1,albu:{pipeline}"
+    run_tta(folder / "beta", views=views, merge="prob", name="turned", page=False, say=quiet)
+    members = [folder / "turned", folder / "alpha", folder / "frozen"]
+    for name, settings in (
+        ("auto", {}),
+        ("stack", {"method": "stack"}),
+        ("rank", {"method": "rank"}),
+        ("weighted", {"weights": [1, 0, 2]}),
+    ):
+        blend(members, name=name, page=False, say=quiet, **settings)
+    blend([folder / "alpha", folder / "thirds"], name="uneven", page=False, say=quiet)
+    blend([folder / "auto", folder / "frozen"], name="again", page=False, say=quiet, method="soft")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(tiny_layout):
+    return sorted(map(str, (tiny_layout / "eval").rglob("*.jpg")))[:9]
+
+
+def logits_of(predictor, images, **settings):
+    stream = Stream(predictor.root, say=quiet, **settings)
+    found = list(stream.run(Inputs([Path(one).name for one in images], images)))
+    return np.concatenate([one.logits_NC for one in found]), np.concatenate(
+        [one.plain_KNC for one in found], axis=1
+    )
+
+
+KINDS = ["alpha", "frozen", "turned", "auto", "stack", "rank", "weighted", "uneven", "again"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_file_predicts_as_the_folder_to_the_bit(name, outputs, images, tmp_path, monkeypatch):
+    folder = open_predictor(outputs / name, say=quiet)
+    wanted = logits_of(folder, images)
+    file = export_model(outputs / name, tmp_path / "model.zip", say=quiet)
+    # Neither the run nor its data is needed, and nothing is unpacked.
+    (tmp_path / "elsewhere").mkdir()
+    moved = file.rename(tmp_path / "elsewhere" / "moved.zip")
+    hidden = outputs.rename(outputs.with_name("hidden"))
+    try:
+        found = open_predictor(moved, say=quiet)
+        for one, other in zip(logits_of(found, images), wanted, strict=True):
+            np.testing.assert_array_equal(one, other)
+    finally:
+        hidden.rename(outputs)
+    assert [*moved.parent.iterdir()] == [moved]
+    assert found.name == folder.name
+    assert found.classes == folder.classes
+    assert found.calibration == folder.calibration
+    assert found.fingerprint() != folder.fingerprint()
+    assert found.info["data"]["name"] == "tiny"
+
+
+def test_exports_of_equal_runs_are_equal_and_leave_out_local_paths(outputs, tmp_path):
+    one = export_model(outputs / "auto", tmp_path / "model.zip", say=quiet)
+    (tmp_path / "other").mkdir()
+    other = export_model(outputs / "auto", tmp_path / "other" / "model.zip", say=quiet)
+    assert one.read_bytes() == other.read_bytes()
+    assert str(outputs).encode() not in one.read_bytes()
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["model.zip", "other"]
+
+
+def test_the_sums_of_an_unpacked_file_hold(outputs, tmp_path):
+    file = export_model(outputs / "frozen", tmp_path / "model.zip", say=quiet)
+    with zipfile.ZipFile(file) as archive:
+        archive.extractall(tmp_path / "there")
+    done = subprocess.run(
+        ["sha256sum", "-c", "SHA256SUMS"],
+        cwd=tmp_path / "there",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    listed = {line.partition(":")[0] for line in done.stdout.splitlines()}
+    assert listed == {name for name in Archive(file).sizes if name != "SHA256SUMS"}
+    assert {"model.json", "README.md", "conformal.safetensors"} <= listed
+    assert {"licences/foldblend.txt", "licences/weights.txt"} <= listed
+
+
+def test_shared_weights_are_stored_once(outputs, tmp_path):
+    """Runs share a frozen backbone, and so do the folds of each."""
+    file = export_model(outputs / "uneven", tmp_path / "one.zip", say=quiet)
+    alone = export_model(outputs / "thirds", tmp_path / "two.zip", say=quiet)
+    backbone = (outputs / "thirds" / "backbone.safetensors").stat().st_size
+    assert alone.stat().st_size < 2 * backbone + 200_000
+    both = blend(
+        [outputs / "frozen", outputs / "thirds"], name="both", method="soft", page=False, say=quiet
+    )
+    file = export_model(both, tmp_path / "both.zip", say=quiet)
+    predictor = open_predictor(file, say=quiet)
+    prints = {leaf.weights.fingerprint(None) for leaf in predictor.leaves.values()}
+    assert len(prints) == 1
+    assert sum(size for name, size in Archive(file).sizes.items() if "backbone" in name) < (
+        1.1 * backbone
+    )
+    shutil.rmtree(both.path)
+
+
+def test_members_without_a_share_keep_their_place_only(outputs, images, tmp_path):
+    file = export_model(outputs / "weighted", tmp_path / "model.zip", say=quiet)
+    predictor = open_predictor(file, say=quiet)
+    assert [one.name for one in predictor.root.members] == ["turned", "alpha", "frozen"]
+    model = plain_json(Archive(file).read("model.json"))
+    without = [one["name"] for one in model["leaves"] if one["models"] is None]
+    assert without == ["alpha"]
+    (alpha,) = [one for one in all_leaves(predictor.root).values() if one.name == "alpha"]
+    with pytest.raises(UserError, match="no share"):
+        alpha.weights.read(0)
+
+
+@pytest.mark.parametrize("name", ["auto", "uneven"])
+def test_some_folds_are_those_of_the_stream(name, outputs, images, tmp_path):
+    file = export_model(outputs / name, tmp_path / "model.zip", folds="1", say=quiet)
+    wanted, _ = logits_of(open_predictor(outputs / name, say=quiet), images, models=[1])
+    predictor = open_predictor(file, say=quiet)
+    found, plain_KNC = logits_of(predictor, images)
+    np.testing.assert_array_equal(found, wanted)
+    assert len(plain_KNC) == 1
+    if name == "auto":
+        assert predictor.conformal.num_models == 1
+    assert "some of the run's models only" in Archive(file).read("README.md").decode()
+
+
+def test_folds_that_are_not_there_are_refused(outputs, tmp_path):
+    with pytest.raises(UserError, match=r"--folds 7: alpha has 2 models"):
+        export_model(outputs / "alpha", tmp_path / "model.zip", folds="7", say=quiet)
+    with pytest.raises(UserError, match="--folds x"):
+        export_model(outputs / "alpha", tmp_path / "model.zip", folds="x", say=quiet)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["alpha", "frozen", "auto", "uneven"])
+def test_half_the_bits_change_little_and_the_change_is_measured(name, outputs, images, tmp_path):
+    said = []
+    whole = export_model(outputs / name, tmp_path / "whole.zip", say=quiet)
+    file = export_model(outputs / name, tmp_path / "half.zip", half=True, say=said.append)
+    assert file.stat().st_size < 0.75 * whole.stat().st_size
+    text = next(line for line in said if line.startswith("--half"))
+    assert "on 84 out-of-fold images, macro F1 is" in text
+    assert text.removeprefix("--half: ") in Archive(file).read("README.md").decode()
+    found, _ = logits_of(open_predictor(file, say=quiet), images)
+    wanted, _ = logits_of(open_predictor(whole, say=quiet), images)
+    assert not np.array_equal(found, wanted)
+    np.testing.assert_allclose(found, wanted, atol=0.05)
+
+
+def test_the_full_scores_of_the_measurement_are_those_of_the_run(outputs, tmp_path):
+    """The models predict the rows that they were held out from, so a run's own score comes out."""
+    said = []
+    export_model(outputs / "frozen", tmp_path / "half.zip", half=True, say=said.append)
+    score = Run(outputs / "frozen").report["headline"]["value"]
+    assert f"and {score:.4f} with those of 32 bits" in said[0]
+
+
+def test_without_the_images_half_is_not_measured(outputs, tmp_path):
+    folder = Path(shutil.copytree(outputs / "frozen", tmp_path / "frozen"))
+    (folder / "pictures.parquet").unlink()
+    said = []
+    file = export_model(folder, tmp_path / "half.zip", half=True, say=said.append)
+    assert said[0].startswith("--half: not measured (")
+    assert "was not measured" in Archive(file).read("README.md").decode()
+
+
+def test_values_that_16_bits_cannot_hold_stay_as_they_are():
+    state = {
+        "large": torch.tensor([[1e5, 1.0]]),
+        "small": torch.tensor([[0.5, -1.0]]),
+        "bias": torch.tensor([0.1]),
+        "head": torch.tensor([[0.1]], dtype=torch.float64),
+        "count": torch.tensor(3),
+    }
+    found = halved(state)
+    assert {name: str(one.dtype)[6:] for name, one in found.items()} == {
+        "large": "float32",
+        "small": "float16",
+        "bias": "float32",
+        "head": "float16",
+        "count": "int64",
+    }
+    back = restored(found)
+    assert torch.equal(back["large"], state["large"])
+    assert back["small"].dtype == torch.float32
+
+
+def test_every_changed_byte_is_refused_on_one_line(outputs, tmp_path):
+    content = export_model(outputs / "frozen", tmp_path / "m.zip", say=quiet).read_bytes()
+    file = tmp_path / "changed.zip"
+    rng = np.random.default_rng(0)
+    ends = [*range(200), *range(len(content) - 3000, len(content), 7)]
+    for place in [*ends, *rng.integers(0, len(content), 60).tolist(), len(content) - 1]:
+        changed = bytearray(content)
+        changed[place] ^= 1 << int(rng.integers(8))
+        file.write_bytes(changed)
+        with pytest.raises(UserError, match=REFUSED) as caught:
+            read_export(file, say=quiet)
+        assert "\n" not in str(caught.value)
+        assert str(caught.value).startswith(str(file))
+    for cut in (0, 1, 3, 100, len(content) // 2, len(content) - 1):
+        file.write_bytes(content[:cut])
+        with pytest.raises(UserError, match=REFUSED):
+            read_export(file, say=quiet)
+    file.write_bytes(content + b"x")
+    with pytest.raises(UserError, match="export the run again"):
+        read_export(file, say=quiet)
+
+
+def sealed(file):
+    """Give a ZIP file a right hash, as a hostile writer can."""
+    content = bytearray(file.read_bytes())
+    digest = hashlib.blake2b(content[:-DIGITS], digest_size=DIGITS // 2).hexdigest()
+    content[-DIGITS:] = digest.encode()
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/etc/passwd", "../up", "a/../../up", "a\\b", "C:/x", "a//b", "./a", "a/", ".hidden", "ä"],
+)
+def test_names_that_leave_a_folder_are_refused(name, tmp_path):
+    file = tmp_path / "hostile.zip"
+    write_archive(file, [("aXXb", b"1"), ("model.json", b"{}")])
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr(name, b"2")
+    sealed(file)
+    with pytest.raises(UserError, match=r"would leave its folder; do not use this file"):
+        Archive(file)
+
+
+def test_an_entry_that_is_there_twice_is_refused(tmp_path):
+    file = tmp_path / "hostile.zip"
+    write_archive(file, [("model.json", b"{}")])
+    with (
+        zipfile.ZipFile(file, "a") as archive,
+        pytest.warns(UserWarning, match="Duplicate name"),
+    ):
+        archive.writestr("model.json", b"2")
+    sealed(file)
+    with pytest.raises(UserError, match="is there twice"):
+        Archive(file)
+
+
+def test_a_compressed_entry_is_refused(tmp_path):
+    file = tmp_path / "hostile.zip"
+    write_archive(file, [("model.json", b"{}")])
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("bomb", bytes(10_000_000), zipfile.ZIP_DEFLATED)
+    sealed(file)
+    with pytest.raises(UserError, match="is compressed"):
+        Archive(file)
+
+
+def test_an_entry_that_is_larger_than_the_file_is_refused(tmp_path):
+    file = tmp_path / "hostile.zip"
+    write_archive(file, [("model.json", b"{}")])
+    content = file.read_bytes()
+    # Both sizes in the last record of the directory.
+    place = content.rindex(b"PK\x01\x02") + 20
+    sizes = (1 << 30).to_bytes(4, "little") * 2
+    file.write_bytes(content[:place] + sizes + content[place + 8 :])
+    sealed(file)
+    with pytest.raises(UserError, match="larger than the file"):
+        Archive(file)
+
+
+@pytest.fixture(scope="module")
+def rewritten(outputs, tmp_path_factory):
+    """Return a function that writes a file with a changed model.json and a right hash."""
+    place = tmp_path_factory.mktemp("rewritten")
+    sources = {
+        name: Archive(export_model(outputs / name, place / f"{name}.zip", say=quiet))
+        for name in ("frozen", "auto")
+    }
+
+    def write(change, name="frozen", **entries):
+        source = sources[name]
+        model = plain_json(source.read("model.json"))
+        text = change(model)
+        content = {one: source.read(one) for one in source.sizes if one != "SHA256SUMS"}
+        content["model.json"] = text if isinstance(text, bytes) else json.dumps(model).encode()
+        content |= entries
+        file = place / "changed.zip"
+        write_archive(file, content.items())
+        return file
+
+    return write
+
+
+def refused(file, *words):
+    with pytest.raises(UserError) as caught:
+        read_export(file, say=quiet)
+    text = str(caught.value)
+    assert text.startswith(str(file))
+    assert "\n" not in text
+    assert len(text) < 600
+    for word in words:
+        assert word in text, text
+
+
+def test_another_format_is_refused_with_the_version_that_reads_it(rewritten):
+    def later(model):
+        model["format"] = 2
+        model["versions"]["foldblend"] = "9.1\n<b>"
+
+    refused(rewritten(later), "format 2", "reads format 1", "install foldblend 9.1b")
+    assert read_export(rewritten(lambda model: None), say=quiet).name == "frozen"
+
+
+def set_at(*path, value):
+    def change(model):
+        place = model
+        for one in path[:-1]:
+            place = place[one]
+        place[path[-1]] = value
+
+    return change
+
+
+RECIPE = ("leaves", 0, "recipe")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ((*RECIPE, "backbone"), "os:system", "is not a name of timm"),
+        ((*RECIPE, "backbone"), "hf-hub:someone/model", "is not a name of timm"),
+        ((*RECIPE, "backbone"), "local-dir:/tmp", "is not a name of timm"),
+        ((*RECIPE, "backbone"), "resnet999", "timm has no such model"),
+        ((*RECIPE, "backbone"), "resnet18", ""),
+        ((*RECIPE, "kwargs"), {"pretrained": True}, "pretrained"),
+        ((*RECIPE, "kwargs"), {"checkpoint_path": "/etc/passwd"}, "checkpoint_path"),
+        ((*RECIPE, "kwargs"), {"drop_rate": "0"}, "drop_rate"),
+        ((*RECIPE, "kwargs"), [], ""),
+        ((*RECIPE, "augment"), "os:system", "augment"),
+        ((*RECIPE, "views"), ["albu:/etc/passwd.yaml#0"], "the pipeline"),
+        ((*RECIPE, "views"), ["identity", "nonsense"], "no such view"),
+        ((*RECIPE, "views"), [], "views"),
+        ((*RECIPE, "device"), "/dev/sda", "device"),
+        ((*RECIPE, "amp_dtype"), "load", "number format"),
+        ((*RECIPE, "crop"), "os:system", "crop"),
+        ((*RECIPE, "batch_size"), 10**12, "whole number"),
+        ((*RECIPE, "threads"), 0, "whole number"),
+        ((*RECIPE, "preprocess", "width"), 10**9, "whole number"),
+        ((*RECIPE, "preprocess", "mean"), [0.5], "mean"),
+        ((*RECIPE, "preprocess", "crop_pct"), 1e-9, "crop_pct"),
+        ((*RECIPE, "padded"), [], "models"),
+        ((*RECIPE, "surprise"), 1, "surprise"),
+        (("leaves", 0, "models", 0, "file"), "../x", "../x"),
+        (("leaves", 0, "models", 0, "shared"), {"a": 3}, ""),
+        (("leaves",), "x", ""),
+        (("leaves",), [], ""),
+        (("tree",), {"kind": "cv", "leaf": 7}, "whole number"),
+        (("tree",), {"kind": "cv", "leaf": True}, "whole number"),
+        (("tree",), {"kind": "eval"}, "kind"),
+        (("tree",), None, ""),
+        (("info", "classes"), [1, 2], "texts"),
+        (("info", "classes"), ["a", "b"], ""),
+        (("info", "kind"), 3, "kind"),
+        (("info", "metric"), "os.system", "metric"),
+        (("info", "attributes"), [{"name": "a", "values": ["b"], "of_class": [9]}], ""),
+        (("extras", "calibration", "temperature"), -1, "temperature"),
+        (("extras", "calibration"), None, ""),
+        (("extras",), [], ""),
+        (("report",), 3, ""),
+    ],
+)
+def test_nothing_but_built_in_parts_is_accepted(path, value, words, rewritten):
+    file = rewritten(set_at(*path, value=value))
+    if value == "resnet18":
+        # It is a model of timm, but the weights are those of another one.
+        predictor = read_export(file, say=quiet)
+        with pytest.raises(UserError, match="the weights do not fit"):
+            Stream(predictor.root, say=quiet)
+        return
+    refused(file, words)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b"[]",
+        b"3",
+        b"{}",
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"format": 1, "info": ' + b'{"a":' * 80 + b"1" + b"}" * 80 + b"}",
+        b'{"format": NaN}',
+        b'{"format": 1e999}',
+    ],
+)
+def test_json_that_is_none_or_too_deep_is_refused(text, rewritten):
+    refused(rewritten(lambda model: text))
+
+
+def test_entries_that_are_missing_or_wrong_are_refused(rewritten):
+    refused(rewritten(lambda model: None, **{"conformal.safetensors": b"\x00" * 9}))
+    file = rewritten(lambda model: None, **{"weights/0/backbone.safetensors": b"junk"})
+    predictor = read_export(file, say=quiet)
+    with pytest.raises(UserError, match=r"weights/0/backbone.safetensors cannot be used"):
+        Stream(predictor.root, say=quiet)
+    name = "blends/0/parameters.safetensors"
+    refused(rewritten(lambda model: None, "auto", **{name: b"junk"}))
+    refused(rewritten(set_at("tree", "of_means", value=True), "auto", **{name: b""}))
+    refused(rewritten(set_at("tree", "members", value=[]), "auto"))
+    refused(rewritten(set_at("tree", "parameters", value="x"), "auto"))
+
+
+def test_settings_of_images_are_no_paths_or_code(rewritten):
+    def change(model):
+        model["extras"]["reading"] |= {"image_root": "/etc", "dataset": "os:system", "sep": [1]}
+
+    found = read_export(rewritten(change), say=quiet).settings
+    assert not {"image_root", "dataset", "sep"} & set(found)
+    assert found["image_col"] == "image"
+
+
+def test_a_file_that_is_replaced_while_it_is_in_use_is_refused(outputs, images, tmp_path):
+    file = export_model(outputs / "alpha", tmp_path / "model.zip", say=quiet)
+    predictor = open_predictor(file, say=quiet)
+    file.write_bytes(b"other")
+    with pytest.raises(UserError, match="was replaced while it was in use"):
+        logits_of(predictor, images)
+    file.unlink()
+    with pytest.raises(UserError, match="cannot be read"):
+        logits_of(predictor, images)
+
+
+def test_what_cannot_be_exported_is_refused_by_name(outputs, tmp_path):
+    to = tmp_path / "model.zip"
+    to.write_text("mine")
+    with pytest.raises(UserError, match="is there already; pass --overwrite"):
+        export_model(outputs / "alpha", to, say=quiet)
+    assert to.read_text() == "mine"
+    export_model(outputs / "alpha", to, overwrite=True, say=quiet)
+    with pytest.raises(UserError, match="is a file, maybe an exported one"):
+        export_model(to, tmp_path / "again.zip", say=quiet)
+    with pytest.raises(UserError, match="is a folder; pass a file in it"):
+        export_model(outputs / "alpha", tmp_path, say=quiet)
+    folder = Path(shutil.copytree(outputs / "alpha", tmp_path / "own"))
+    config = folder / "config.yaml"
+    settings = yaml.safe_load(config.read_text())
+    config.write_text(yaml.safe_dump(settings | {"backbone": "nowhere:Net"}))
+    with pytest.raises(UserError, match=r"nowhere:Net is your own code, which a file cannot"):
+        export_model(folder, tmp_path / "own.zip", say=quiet)
+    config.write_text(yaml.safe_dump(settings | {"augment": "nowhere:Augment"}))
+    # Its views do not use the augmentation.
+    export_model(folder, tmp_path / "own.zip", say=quiet)
+    parts = tmp_path / "parts"
+    for name in ("beta", "turned"):
+        shutil.copytree(outputs / name, parts / name)
+    config = parts / "beta" / "config.yaml"
+    settings = yaml.safe_load(config.read_text())
+    config.write_text(yaml.safe_dump(settings | {"augment": "nowhere:Augment"}))
+    with pytest.raises(UserError, match=r"--augment nowhere:Augment: a train view draws"):
+        export_model(parts / "turned", tmp_path / "turned.zip", say=quiet)
+    shutil.rmtree(parts / "beta")
+    with pytest.raises(UserError, match="is gone; restore it"):
+        export_model(parts / "turned", tmp_path / "turned.zip", say=quiet)
+    assert not (tmp_path / "turned.zip").exists()
+    assert not list(tmp_path.glob(".draft-*"))
+
+
+def test_the_card_says_what_hugging_face_reads(outputs, tmp_path):
+    file = export_model(outputs / "auto", tmp_path / "model.zip", say=quiet)
+    text = Archive(file).read("README.md").decode()
+    card = huggingface_hub.ModelCard(text)
+    assert card.data.pipeline_tag == "image-classification"
+    assert card.data.library_name == "foldblend"
+    assert card.data.license == "unknown"
+    report = Run(outputs / "auto").report
+    score = next(one for one in card.data.eval_results if one.metric_type == "f1")
+    assert score.metric_value == pytest.approx(report["headline"]["value"])
+    assert score.dataset_name == "tiny"
+    for title in ("Data", "Score", "Calibration", "Not tested on", "Initial weights", "Use"):
+        assert f"\n## {title}\n" in text
+    for name in ("mask", "gender", "age"):
+        assert f"{name} is right" in text
+    for one in report["per_class"]:
+        assert f"| {one['support']} | {one['groups']} | {one['recall']:.4f} [" in text
+    assert "python predict.py model.zip IMAGES" in text
+
+
+def test_the_command_writes_the_file(outputs, tmp_path, command_of):
+    command = command_of(main)
+    done = command(outputs / "alpha", "--to", tmp_path / "model.zip")
+    assert done.code == 0, done.err
+    assert "model.zip: 2 models, " in done.out
+    command(outputs / "alpha", "--to", tmp_path / "model.zip").assert_one_line_error("--overwrite")
+    command("--to", tmp_path / "x.zip").assert_one_line_error("RUN: missing")
+    command(outputs / "alpha").assert_one_line_error("--to: missing")
+    command(tmp_path / "none", "--to", tmp_path / "x.zip").assert_one_line_error("none")
