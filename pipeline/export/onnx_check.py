@@ -21,7 +21,7 @@ from pipeline.predict.stream import Stream
 from pipeline.predict.tree import Augmented, Leaf, views_of
 from pipeline.predict.weights import FolderWeights
 
-__all__ = ["CLOSE", "Checker"]
+__all__ = ["CLOSE", "Checker", "accepted"]
 
 CLOSE = 1e-4
 """Largest difference of a logit, or of a probability."""
@@ -149,16 +149,17 @@ class Checker:
         logits_NC, found_NC = self._run(file, pixels)
         return max(_largest(logits_NC - wanted_NC), _largest(found_NC - proba_NC))
 
-    def accepted(self, found: float, file: Path) -> float:
-        """Return a difference that is small enough; else remove the file and raise UserError."""
-        if found <= CLOSE:
-            return found
-        for one in (file, file.with_name(f"{file.name}.data")):
-            one.unlink(missing_ok=True)
-        raise UserError(
-            f"{file}: its logits differed by {found:.2g} from those of predict.py, more than"
-            f" {CLOSE:g}, so it was removed; use predict.py, or leave --onnx out"
-        )
+
+def accepted(found: float, file: Path) -> float:
+    """Return a difference that is small enough; else remove the file and raise UserError."""
+    if found <= CLOSE:
+        return found
+    for one in (file, file.with_name(f"{file.name}.data")):
+        one.unlink(missing_ok=True)
+    raise UserError(
+        f"{file}: its logits differed by {found:.2g} from those of predict.py, more than"
+        f" {CLOSE:g}, so it was removed; use predict.py, or leave --onnx out"
+    )
 
 
 def _largest(difference: np.ndarray) -> float:

@@ -25,7 +25,7 @@ from pipeline.export.onnx_build import (
     save,
     template_of,
 )
-from pipeline.export.onnx_check import CLOSE, Checker
+from pipeline.export.onnx_check import CLOSE, Checker, accepted
 from pipeline.export.onnx_methods import check_node, mean_of, node_logits
 from pipeline.predict.nets import Net, compute_for
 from pipeline.predict.open import Predictor
@@ -288,7 +288,7 @@ class _Writer:
             found = self.checker.model(node, index, file)
             if found <= CLOSE:
                 break
-        return self.checker.accepted(found, file)
+        return accepted(found, file)
 
     def _example(self, leaf: Leaf, views: Sequence[str]) -> torch.Tensor:
         """Return outputs of the shape that a body has, V x N x C (or D)."""
@@ -340,7 +340,7 @@ class _Writer:
             self.predictor, first, run=root.name, views=by_run, temperature=temperature
         )
         save(graph, file, records)
-        return self.checker.accepted(self.checker.ensemble(self.names, file), file)
+        return accepted(self.checker.ensemble(self.names, file), file)
 
 
 def write_onnx(predictor: Predictor, folder: Path, *, say: Say) -> list[Path]:
