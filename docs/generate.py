@@ -22,6 +22,7 @@ from foldblend.help import texts_of
 from foldblend.runs.info import RunInfo
 from folds.config import LAYOUTS, AuditConfig
 from pipeline.config.run import RunConfig
+from pipeline.export.config import ExportConfig
 from reports.commands import BoardConfig, ReportConfig
 from tta.config import TtaConfig
 
@@ -31,6 +32,7 @@ COMMANDS = {
     "run_cv.py": RunConfig,
     "blend.py": BlendConfig,
     "run_tta.py": TtaConfig,
+    "export_model.py": ExportConfig,
     "run_audit.py": AuditConfig,
     "leaderboard.py": BoardConfig,
     "report.py": ReportConfig,

@@ -37,6 +37,7 @@ PUBLIC = {
     "build_manifest": "folds.data.manifest",
     "cross_validate": "pipeline.cv",
     "cross_validate_seeds": "pipeline.cv",
+    "export_model": "pipeline.export.write",
     "leaderboard": "reports.board.leaderboard",
     "load": "foldblend.runs.check",
     "make_config": "pipeline.config.settings",

@@ -54,7 +54,7 @@ def is_file(path: Path) -> bool:
     return exists(path) and path.is_file()
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, *, flag: str = "--output") -> None:
     """Raise UserError if no file can be written into a folder; leave the folder unchanged.
 
     Folders that had to be created for the check are removed again.
@@ -67,7 +67,7 @@ def check_writable(folder: Path) -> None:
         draft.unlink()
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot be written ({error.strerror}); pass another --output"
+            f"{folder}: cannot be written ({error.strerror}); pass another {flag}"
         ) from None
     finally:
         for one in made:

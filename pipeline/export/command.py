@@ -19,6 +19,7 @@ ABOUT = About(
     (
         "outputs/RUN --to model.zip",
         "outputs/RUN --to small.zip --half",
+        "outputs/RUN --onnx graphs",
     ),
 )
 
@@ -28,12 +29,8 @@ def export_model(argv: Sequence[str]) -> int:
 
     def command() -> None:
         config = parse_flags(ExportConfig, argv, ABOUT)
-        for value, name, cure in (
-            (config.run, "RUN", "pass the folder of a finished run, such as outputs/RUN"),
-            (config.to, "--to", "pass the file to write, such as --to model.zip"),
-        ):
-            if not value:
-                raise UserError(f"{name}: missing; {cure}")
+        if not config.run:
+            raise UserError("RUN: missing; pass the folder of a finished run, such as outputs/RUN")
         # Importing torch takes seconds, so the flags are checked first.
         from pipeline.export import write
 

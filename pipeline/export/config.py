@@ -18,7 +18,7 @@ class ExportConfig:
     """Settings of an export: the run, the file and what goes into it."""
 
     run: tyro.conf.Positional[str] = ""
-    """Folder of a finished run, TTA'd run or blend."""
+    """Folder of a finished run, TTA'd run or blend; for --onnx and --timm an exported file too."""
     to: str | None = flag(None, common=True)
     """File to write, such as model.zip. It has all that prediction needs: neither the run folders
     nor the data.
@@ -28,7 +28,12 @@ class ExportConfig:
     is measured on out-of-fold rows where the images are there, and is written into the model card.
     """
     folds: str | None = flag(None, common=True)
-    """Models to export, such as 0 for those of the first fold only, or 0,2. Default: all."""
+    """Models that go into --to, such as 0 for those of the first fold only, or 0,2. Default: all.
+    """
+    onnx: str | None = flag(None, common=True)
+    """Folder for ONNX graphs: one for each model, and one for all of them with views and blend."""
+    timm: str | None = flag(None, common=True)
+    """Folder for models that timm loads from disk: a folder for each."""
     overwrite: bool = flag(False, common=True)
     """Replace --to if it is there."""
     device: str | None = None
@@ -39,6 +44,16 @@ class ExportConfig:
             self.folds is None or re.fullmatch(r"\d{1,6}(,\d{1,6})*", self.folds) is not None,
             f"--folds {self.folds}: pass numbers of folds from 0, such as 0 or 0,2",
         )
+        require(
+            not self.run or self.to is not None or self.onnx is not None or self.timm is not None,
+            "--to: missing; pass the file to write, such as --to model.zip, or --onnx FOLDER or"
+            " --timm FOLDER",
+        )
+        for name in ("half", "folds", "overwrite"):
+            require(
+                not getattr(self, name) or self.to is not None,
+                f"--{name}: is of the file that --to writes; pass --to, or leave it out",
+            )
 
     @property
     def models(self) -> tuple[int, ...] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,6 +58,11 @@ INFO = (
     "notes",
 )
 REPORT = ("metric", "headline", "interval", "num_images", "num_groups", "scores")
+# Module and function that write each further format.
+EXTRAS = {
+    "onnx": ("pipeline.export.onnx_graph", "write_onnx"),
+    "timm": ("pipeline.export.timm_folder", "write_timm"),
+}
 DISTRIBUTIONS = {
     "foldblend": "foldblend",
     "torch": "torch",
@@ -136,9 +142,9 @@ def _entries(
     yield "model.json", (json.dumps(model, indent=1, allow_nan=False) + "\n").encode()
 
 
-def _opened(path: Path, say: Say) -> Predictor:
-    """Return the predictor of a run folder; raise UserError for one that cannot be exported."""
-    if is_file(path):
+def _opened(path: Path, say: Say, *, needs_run: bool) -> Predictor:
+    """Return the predictor of a run; raise UserError for one that cannot be exported."""
+    if needs_run and is_file(path):
         raise UserError(f"{path}: is a file, maybe an exported one; pass the folder of a run")
     try:
         return open_predictor(path, say=say)
@@ -150,8 +156,12 @@ def _opened(path: Path, say: Say) -> Predictor:
 
 
 def export_model(
-    run: str | Path | Run, to: str | Path, *, say: Say = write, **settings: Any
-) -> Path:
+    run: str | Path | Run,
+    to: str | Path | None = None,
+    *,
+    say: Say = write,
+    **settings: Any,
+) -> Path | None:
     """Write a finished run, TTA'd run or blend into one file, which predicts without the folder.
 
     Parameters
@@ -159,16 +169,16 @@ def export_model(
     run
         The run, or its folder.
     to
-        File to write.
+        File to write; None with `onnx` or `timm` only.
     say
         Function that prints one line of the log.
     settings
         Settings by keyword, spelt as the flags of export_model.py (fields of
-        `pipeline.export.config.ExportConfig`): `half`, `folds`, `overwrite` ...
+        `pipeline.export.config.ExportConfig`): `half`, `folds`, `overwrite`, `onnx`, `timm` ...
 
     Returns
     -------
-    Path
+    Path | None
         The file.
 
     Raises
@@ -183,15 +193,34 @@ def export_model(
     'alpha.zip'
     """
     folder = run.path if isinstance(run, Run) else Path(run)
-    config = from_settings(ExportConfig, {**settings, "run": str(folder), "to": str(to)})
-    path = home(str(config.to))
+    given = None if to is None else str(to)
+    config = from_settings(ExportConfig, {**settings, "run": str(folder), "to": given})
+    path = None if config.to is None else _target(config.to, overwrite=config.overwrite)
+    predictor = _opened(folder, say, needs_run=path is not None)
+    if path is not None:
+        _write_file(path, predictor, config, say)
+    for name, place in (("onnx", config.onnx), ("timm", config.timm)):
+        if place is not None:
+            module, function = EXTRAS[name]
+            written = getattr(importlib.import_module(module), function)
+            written(predictor, home(place), say=say)
+    return path
+
+
+def _target(to: str, *, overwrite: bool) -> Path:
+    """Return the file to write; raise UserError if it cannot be, or is there already."""
+    path = home(to)
     if path.is_dir():
         raise UserError(f"--to {path}: is a folder; pass a file in it, such as {path}/model.zip")
-    if exists(path) and not config.overwrite:
+    if exists(path) and not overwrite:
         raise UserError(f"--to {path}: is there already; pass --overwrite to replace it")
-    predictor = _opened(folder, say)
+    return path
+
+
+def _write_file(path: Path, predictor: Predictor, config: ExportConfig, say: Say) -> None:
+    """Write the exported file."""
     prepared = prepare(predictor.root, config.models)
-    check_writable(path.parent)
+    check_writable(path.parent, flag="--to")
     half = measure(predictor, device=config.device, say=say) if config.half else None
     if half is not None:
         said = half.sentence() if isinstance(half, Loss) else f"not measured ({half})"
@@ -200,7 +229,6 @@ def export_model(
     texts = {"README.md": model_card(card), **licence_texts(card)}
     write_archive(path, _entries(predictor, prepared, config, texts))
     _say_done(path, prepared, predictor, say)
-    return path
 
 
 def _size_of(folders: Sequence[Path]) -> int:
