@@ -1,6 +1,6 @@
 """Measure calibrated probabilities and sets of classes on groups that nothing was fitted on.
 
-    python benchmarks/calibration.py [--worlds 200] [--blends 200] [--runs FOLDER ...]
+    python benchmarks/calibration.py [--worlds 200] [--blends 56] [--runs FOLDER ...]
 
 Data sets (keys of the JSON file: worlds) come from tests/makers/worlds.py, in turn from each of its
 families. On the out-of-fold rows of one model and of the blend of all models by `auto`, the
@@ -273,7 +273,7 @@ def main() -> None:
     # The name of the data is a part of the keys of the JSON file.
     cli.set_defaults(data="simulated", device="cpu")
     cli.add_argument("--worlds", type=int, default=200, help="number of simulated data sets")
-    cli.add_argument("--blends", type=int, default=200, help="data sets of which a blend is made")
+    cli.add_argument("--blends", type=int, default=56, help="data sets of which a blend is made")
     cli.add_argument("--first-seed", type=int, default=500_000, help="seed of the first data set")
     cli.add_argument("--runs", nargs="*", type=Path, default=(), help="finished runs")
     args = cli.parse_args()
