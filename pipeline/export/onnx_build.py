@@ -23,6 +23,7 @@ from foldblend.errors import UserError, in_a_line
 
 __all__ = [
     "Listed",
+    "Many",
     "Part",
     "Template",
     "as_pixels",
@@ -132,7 +133,7 @@ def template_of(
                 opset_version=OPSET,
                 input_names=list(inputs),
                 output_names=list(outputs),
-                dynamic_shapes=(rows,) if isinstance(module, Listed) else rows,
+                dynamic_shapes=(rows,) if isinstance(module, Many) else rows,
                 verbose=False,
                 external_data=False,
             )
@@ -157,8 +158,12 @@ def template_of(
     return Template(made, weights)
 
 
-class Listed(torch.nn.Module):
-    """A function of a list of any number of tensors, as a module."""
+class Many(torch.nn.Module):
+    """A module that takes any number of tensors."""
+
+
+class Listed(Many):
+    """A function of a list of tensors, as a module."""
 
     def __init__(self, function: Callable[[Sequence[torch.Tensor]], Any]) -> None:
         super().__init__()

@@ -6,8 +6,7 @@ import dataclasses
 import importlib.metadata
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from foldblend.errors import UserError
 from pipeline.data.preprocess import Preprocess, region_of
 from pipeline.export.onnx_build import (
     Listed,
+    Many,
     Part,
     Template,
     joined,
@@ -38,6 +38,8 @@ __all__ = ["ENSEMBLE", "write_onnx"]
 ENSEMBLE = "ensemble.onnx"
 Pixels = tuple[Look, int, int]
 """What makes the pixels of an input: look, and width and height after the centre crop."""
+Views = Mapping[str, Iterable[str]]
+"""Views of runs, by key."""
 
 
 def pixels_of(recipe: Recipe) -> Pixels:
@@ -94,22 +96,40 @@ class Head(torch.nn.Module):
         return (found_NC + self.get_buffer("bias_C")).float()
 
 
-class Merge(torch.nn.Module):
-    """What follows the body of a single model: the merge of its views, and its head if frozen."""
+Slot = tuple[str, int]
+"""Key of a run and number of its model, of which a graph takes the outputs."""
 
-    def __init__(self, node: Leaf | Augmented, views: Sequence[str], head: Head | None) -> None:
+
+class Combined(Many):
+    """What follows the bodies: heads on frozen backbones, merges of views, and blends."""
+
+    def __init__(
+        self, node: Node, slots: Sequence[Slot], views: Views, heads: Sequence[Head | None]
+    ) -> None:
         super().__init__()
         self.node = node
+        self.slots = slots
         self.views = views
-        self.head = head
+        found = {str(place): head for place, head in enumerate(heads) if head is not None}
+        self.heads = torch.nn.ModuleDict(found)
 
-    def forward(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Return logits N x C from the outputs of the views, V x N x C (or D)."""
-        found = outputs.unbind(0)
-        if self.head is not None:
-            found = tuple(self.head(one) for one in found)
-        leaf = self.node.leaf if isinstance(self.node, Augmented) else self.node
-        return node_logits(self.node, {(leaf.key, 0): dict(zip(self.views, found, strict=True))}, 0)
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs; there are plain logits where offsets move the others."""
+        moved = isinstance(self.node, Blend) and self.node.has_offsets
+        return ("logits", "plain") if moved else ("logits",)
+
+    def forward(self, *given: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return logits N x C from the outputs of the bodies, V x N x C (or D) for each slot."""
+        seen: dict[Slot, dict[str, torch.Tensor]] = {}
+        for place, (slot, outputs) in enumerate(zip(self.slots, given, strict=True)):
+            found = outputs.unbind(0)
+            if str(place) in self.heads:
+                found = tuple(self.heads[str(place)](one) for one in found)
+            seen[slot] = dict(zip(self.views[slot[0]], found, strict=True))
+        return tuple(
+            node_logits(self.node, seen, 0, plain=name == "plain") for name in self.outputs
+        )
 
 
 class Bodies:
@@ -159,43 +179,7 @@ class Bodies:
         return Head(found["weight"].T.contiguous(), found["bias"])
 
 
-@dataclass(frozen=True)
-class Source:
-    """Outputs of a body in a larger graph, of one model, or of the shared backbone of all."""
-
-    name: str
-    leaf: Leaf
-    model: int | None
-    views: tuple[str, ...]
-
-
-def sources_of(leaves: Mapping[str, Leaf], views: Mapping[str, Sequence[str]]) -> list[Source]:
-    """Return the outputs that nodes are computed from."""
-    return [
-        Source(f"outputs_{number}_{'all' if model is None else model}", leaf, model, (*views[key],))
-        for number, (key, leaf) in enumerate(leaves.items())
-        for model in ([None] if leaf.recipe.frozen else range(leaf.num_models))
-    ]
-
-
-def seen_of(
-    sources: Sequence[Source],
-    outputs: Sequence[torch.Tensor],
-    heads: Mapping[tuple[str, int], Head],
-) -> dict[tuple[str, int], dict[str, torch.Tensor]]:
-    """Return the logits of each view, by leaf and model, from the outputs of bodies."""
-    seen: dict[tuple[str, int], dict[str, torch.Tensor]] = {}
-    for source, found in zip(sources, outputs, strict=True):
-        views = dict(zip(source.views, found.unbind(0), strict=True))
-        key = source.leaf.key
-        if source.model is not None:
-            seen[key, source.model] = views
-        for at in [] if source.model is not None else [at for at in heads if at[0] == key]:
-            seen[at] = {view: heads[at](one) for view, one in views.items()}
-    return seen
-
-
-def _check_views(views: Mapping[str, Sequence[str]], leaves: Mapping[str, Leaf]) -> None:
+def _check_views(views: Views, leaves: Mapping[str, Leaf]) -> None:
     """Raise UserError for a view that is not computed on batches."""
     for key, names in views.items():
         drawn = next((one for one in names if not is_device_view(one)), None)
@@ -261,21 +245,8 @@ class _Writer:
         """Write the graph of one model of a run or TTA'd run, and return its difference."""
         leaf = node.leaf if isinstance(node, Augmented) else node
         views = (*views_of(node)[leaf.key],)
-        merge = Merge(node, views, self.bodies.head(leaf, index)).eval()
-        if self.merge is None:
-            self.merge = template_of(
-                merge,
-                [self._example(leaf, views)],
-                inputs=["outputs"],
-                outputs=["logits"],
-                what=node.name,
-                axis=1,
-            )
-        last = Part(
-            self.merge.filled(merge.state_dict()),
-            "merge.",
-            {"outputs": "outputs", "logits": "logits"},
-        )
+        after = Combined(node, [(leaf.key, 0)], {leaf.key: views}, [self.bodies.head(leaf, index)])
+        last = self._combined(after, "merge.", ["outputs"], {"logits": "logits"})
         records = _records(
             self.predictor, {"pixels": leaf}, run=node.name, fold=index, views=[*views]
         )
@@ -290,52 +261,91 @@ class _Writer:
                 break
         return accepted(found, file)
 
-    def _example(self, leaf: Leaf, views: Sequence[str]) -> torch.Tensor:
+    def _combined(
+        self, after: Combined, prefix: str, inputs: Sequence[str], names: Mapping[str, str]
+    ) -> Part:
+        """Return the part that follows the bodies; it is exported once for all folds."""
+        asked = [f"outputs_{place}" for place in range(len(after.slots))]
+        if self.merge is None:
+            examples = [self._example(key, [*after.views[key]]) for key, _ in after.slots]
+            self.merge = template_of(
+                after.eval(),
+                examples,
+                inputs=asked,
+                outputs=after.outputs,
+                what=after.node.name,
+                axis=1,
+            )
+        filled = self.merge.filled(after.state_dict())
+        return Part(filled, prefix, dict(zip(asked, inputs, strict=True)) | dict(names))
+
+    def _example(self, key: str, views: Sequence[str]) -> torch.Tensor:
         """Return outputs of the shape that a body has, V x N x C (or D)."""
+        leaf = self.leaves[key]
         head = self.bodies.head(leaf, 0)
         width = leaf.recipe.num_classes if head is None else len(head.get_buffer("weight_DC"))
         return torch.rand(len(views), 2, width)
 
+    def _all_bodies(self, views: Views) -> tuple[list[Part], dict[Slot, str]]:
+        """Return the bodies of all models, and the name of the outputs of each."""
+        parts = []
+        names: dict[Slot, str] = {}
+        for number, (key, leaf) in enumerate(self.leaves.items()):
+            for model in range(leaf.num_models):
+                # Models on a frozen backbone share its features.
+                frozen = leaf.recipe.frozen
+                name = f"outputs_{number}" if frozen else f"outputs_{number}_{model}"
+                names[key, model] = name
+                if frozen and model:
+                    continue
+                graph = self.bodies.body(leaf, model, [*views[key]])
+                asked = {"pixels": self.names[pixels_of(leaf.recipe)], "outputs": name}
+                parts.append(Part(graph, f"{name}.", asked))
+        return parts, names
+
     def ensemble(self, file: Path) -> float:
         """Write the graph of all models, and return its difference."""
+        self.merge = None
         root = self.predictor.root
         views = views_of(root)
-        sources = sources_of(self.leaves, views)
-        parts = []
-        for one in sources:
-            graph = self.bodies.body(one.leaf, one.model or 0, one.views)
-            asked = {"pixels": self.names[pixels_of(one.leaf.recipe)], "outputs": one.name}
-            parts.append(Part(graph, f"{one.name}.", asked))
-        heads = {
-            (key, model): head
-            for key, leaf in self.leaves.items()
-            for model in range(leaf.num_models)
-            if (head := self.bodies.head(leaf, model)) is not None
-        }
+        parts, names = self._all_bodies(views)
+        # A blend of means needs the models of all folds at once.
+        together = isinstance(root, Blend) and root.of_means
+        folds = (
+            [[*names]]
+            if together
+            else [[(key, fold) for key in self.leaves] for fold in range(root.num_models)]
+        )
+        means: dict[str, list[str]] = {}
+        for fold, slots in enumerate(folds):
+            heads = [self.bodies.head(self.leaves[key], model) for key, model in slots]
+            at = slots if together else [(key, 0) for key, _ in slots]
+            after = Combined(root, at, views, heads)
+            found = {name: f"{name}_{fold}" for name in after.outputs}
+            inputs = [names[slot] for slot in slots]
+            parts.append(self._combined(after, f"blend_{fold}.", inputs, found))
+            for name, one in found.items():
+                means.setdefault(name, []).append(one)
         temperature = self.predictor.calibration.temperature
-        has_offsets = isinstance(root, Blend) and root.has_offsets
+        num = len(folds)
 
-        def function(outputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-            seen = seen_of(sources, outputs, heads)
-            every = range(root.num_models)
-            logits_NC = mean_of(root, [node_logits(root, seen, one) for one in every])
-            plain_NC = logits_NC
-            if has_offsets:
-                plain_NC = mean_of(root, [node_logits(root, seen, k, plain=True) for k in every])
+        def function(given: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+            logits_NC = mean_of(root, given[:num])
+            plain_NC = mean_of(root, given[-num:])
             return logits_NC, torch.softmax(plain_NC.double() / temperature, dim=1).float()
 
-        names = [one.name for one in sources]
+        asked = [one for each in means.values() for one in each]
         outputs = ["logits", "probabilities"]
-        examples = [self._example(one.leaf, one.views) for one in sources]
+        examples = [torch.rand(2, len(self.predictor.classes)) for _ in asked]
         last = template_of(
-            Listed(function), examples, inputs=names, outputs=outputs, what=root.name, axis=1
+            Listed(function), examples, inputs=asked, outputs=outputs, what=root.name
         ).model
-        asked = {name: name for name in [*names, *outputs]}
-        graph = joined([*parts, Part(last, "blend.", asked)], outputs=outputs)
+        parts.append(Part(last, "mean.", {name: name for name in [*asked, *outputs]}))
+        graph = joined(parts, outputs=outputs)
         first: dict[str, Leaf] = {}
         for leaf in self.leaves.values():
             first.setdefault(self.names[pixels_of(leaf.recipe)], leaf)
-        by_run = {self.leaves[key].name: [*names] for key, names in views.items()}
+        by_run = {self.leaves[key].name: [*seen] for key, seen in views.items()}
         records = _records(
             self.predictor, first, run=root.name, views=by_run, temperature=temperature
         )

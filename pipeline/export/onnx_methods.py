@@ -94,15 +94,18 @@ def interpolated(value_NC: Tensor, quantiles_QC: np.ndarray) -> Tensor:
     num, num_classes = quantiles_QC.shape
     flat = _constant(quantiles_QC.T.reshape(-1))
     first_C = torch.arange(num_classes) * num
+
+    def at(place_NC: Tensor) -> Tensor:
+        return flat.index_select(0, (place_NC + first_C).reshape(-1)).reshape(-1, num_classes)
+
     place_NC = torch.zeros_like(value_NC, dtype=torch.int64)
     step = 1 << max(num - 2, 1).bit_length()
     while step:
         probe_NC = (place_NC + step).clamp(max=num - 1)
-        place_NC = torch.where(flat[probe_NC + first_C] <= value_NC, probe_NC, place_NC)
+        place_NC = torch.where(at(probe_NC) <= value_NC, probe_NC, place_NC)
         step //= 2
-    low_NC = flat[place_NC + first_C]
-    next_NC = (place_NC + 1).clamp(max=num - 1)
-    gap_NC = flat[next_NC + first_C] - low_NC
+    low_NC = at(place_NC)
+    gap_NC = at((place_NC + 1).clamp(max=num - 1)) - low_NC
     # Beyond both ends the level is that of the end.
     part_NC = ((value_NC - low_NC) / torch.where(gap_NC > 0, gap_NC, 1.0)).clamp(0, 1)
     part_NC = torch.where(gap_NC > 0, part_NC, 0.0)
