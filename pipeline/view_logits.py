@@ -23,11 +23,12 @@ import torch
 from foldblend.cli import Say
 from foldblend.errors import UserError, counted, listed
 from foldblend.runs.costs import num_models
-from foldblend.runs.folder import lock_folder
+from foldblend.runs.folder import lock_folder, read_json
 from foldblend.runs.run import Run
 from pipeline.config.settings import read_config_file, replace
 from pipeline.data.augment import Augment, albu_augmentation, build_augmentation
 from pipeline.fold_files import view_tables
+from pipeline.frozen.further_views import add_frozen_views
 from pipeline.infer import predict
 from pipeline.job import FoldJob, job_of
 from pipeline.memory import Chunks
@@ -113,6 +114,8 @@ def _see(
     table: pd.DataFrame,
     names: Sequence[str],
     draws: Mapping[str, _Draw],
+    *,
+    pad_to: int | None,
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Return the N x C logits and the seconds of each view.
 
@@ -132,6 +135,7 @@ def _see(
             job.compute,
             [view_of(name) for name in device],
             chunks=chunks,
+            pad_to=pad_to,
         )
         found |= dict(zip(device, logits_VNC, strict=True))
         seconds |= dict.fromkeys(device, (time.perf_counter() - start) / len(device))
@@ -143,10 +147,22 @@ def _see(
             table, draw.augment, seed_parts=seed_parts, random_crop=draw.random_crop
         )
         found[name] = predict(
-            model, loader, job.run.preprocess, job.compute, [view_of("identity")], chunks=chunks
+            model,
+            loader,
+            job.run.preprocess,
+            job.compute,
+            [view_of("identity")],
+            chunks=chunks,
+            pad_to=pad_to,
         )[0]
         seconds[name] = time.perf_counter() - start
     return found, seconds
+
+
+def _pad_to(run: Run, job: FoldJob, index: int) -> int | None:
+    """Return the size of full batches where the fold was predicted in such, else None."""
+    done = read_json(run.path / f"fold_{index}" / "done.json")
+    return job.run.config.infer.validation_batch_size if done.get("padded") else None
 
 
 def _load(job: FoldJob, index: int) -> torch.nn.Module:
@@ -187,8 +203,7 @@ def add_views(folder: Path, names: Sequence[str], *, say: Say, **machine: Any) -
     Raises
     ------
     UserError
-        If the models are missing, the data changed, or a view does not change images of this size;
-        also for heads on a frozen backbone, which only have the features of their own views.
+        If the models are missing, the data changed, or a view does not change images of this size.
     """
     run = open_models(folder)
     check_pipelines(run, names)
@@ -198,8 +213,8 @@ def add_views(folder: Path, names: Sequence[str], *, say: Say, **machine: Any) -
         return have
     if not can_see(run):
         raise UserError(
-            f"{folder}: a run with --finetune head only has features of the views"
-            f" {listed(have, most=20)}; for more, run it again with --tta and another --name"
+            f"{folder}: without config.yaml only the views {listed(have, most=20)} can be used;"
+            " leave the others out"
         )
     size = run.info["preprocess"]
     check_views(missing, width=size["width"], height=size["height"], flag="--views")
@@ -207,6 +222,9 @@ def add_views(folder: Path, names: Sequence[str], *, say: Say, **machine: Any) -
         job = _job(run, say, machine)
         draws = {name: _draw(job, name) for name in missing if not is_device_view(name)}
         note_pipelines(run, missing)
+        if run.frozen:
+            add_frozen_views(run, job, missing)
+            return kept_views(run)
         times: dict[str, tuple[int, float]] = {}
         for index in range(num_models(run)):
             todo = {part: _missing(saved_rows(run, index, part), names) for part in parts_of(run)}
@@ -221,7 +239,10 @@ def add_views(folder: Path, names: Sequence[str], *, say: Say, **machine: Any) -
             for part, views in [(part, views) for part, views in todo.items() if views]:
                 table = tables[part]
                 assert table is not None
-                seen, seconds = _see(job, model, table.reset_index(drop=True), views, draws)
+                pad_to = _pad_to(run, job, index)
+                seen, seconds = _see(
+                    job, model, table.reset_index(drop=True), views, draws, pad_to=pad_to
+                )
                 for name in views:
                     job.check_finite(index, seen[name])
                 add_rows(

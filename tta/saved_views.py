@@ -70,11 +70,8 @@ def open_models(folder: Path) -> Run:
 
 
 def can_see(run: Run) -> bool:
-    """Return whether a run's models can predict further views.
-
-    Heads on a frozen backbone cannot: they were trained on features of a fixed set of views.
-    """
-    return bool(run.settings) and not run.frozen
+    """Return whether a run's models can predict further views, for which settings are needed."""
+    return bool(run.settings)
 
 
 def parts_of(run: Run) -> tuple[str, ...]:

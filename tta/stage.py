@@ -113,6 +113,18 @@ def _preferred(run: Run, names: Sequence[str], config: TtaConfig, written: Path)
     return SIMPLE if made == _key(run, names, config, SIMPLE) else SCORE
 
 
+def _had_saved_only(run: Run, kept: Sequence[str], config: TtaConfig, written: Path) -> bool:
+    """Return whether the run that is there was chosen among the saved views only.
+
+    Earlier versions could not predict further views of a frozen backbone. The same command repeats
+    what they made.
+    """
+    if not (run.frozen and (written / "run.json").is_file()):
+        return False
+    made = Run(written).info["run_key"]
+    return any(made == _key(run, kept, config, prefer) for prefer in (SIMPLE, SCORE))
+
+
 def _costs(run: Run, policy: Policy) -> dict[str, Any]:
     """Return the costs of the new run, None for those that are unknown.
 
@@ -127,6 +139,9 @@ def _costs(run: Run, policy: Policy) -> dict[str, Any]:
     num_rows = len(run.oof) + run.info["num_test_folds"] * (
         0 if run.test is None else len(run.test)
     )
+    if run.frozen:
+        # Each image passes through the backbone once, whatever the number of models.
+        num_rows = run.oof["image_id"].nunique() + (0 if run.test is None else len(run.test))
     if seconds is not None and all(name in seen for name in further):
         seconds = round(seconds + num_rows * sum(seen[name] for name in further), 1)
     else:
@@ -166,10 +181,12 @@ def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = write) -> 
     names = parse_views(AUTO_VIEWS if auto else config.views, "--views")
     kept = kept_views(run)
     if auto:
-        # All saved views take part. Heads on a frozen backbone cannot predict any others.
+        # All saved views take part.
         names = tuple(dict.fromkeys([*kept, *(names if can_see(run) else ())]))
     check_pipelines(run, names)
     written = folder.resolve().parent / (config.name or f"{run.name}_tta")
+    if auto and not config.overwrite and _had_saved_only(run, kept, config, written):
+        names = kept
     prefer = _preferred(run, names, config, written)
     run_key = _key(run, names, config, prefer)
     # Checked before the long work, so that a folder that must not be replaced is reported at once.

@@ -125,6 +125,11 @@ class Net:
             self._heads[index] = np.ascontiguousarray(found["weight"].T), found["bias"]
         return self._heads[index]
 
+    def head_logits(self, index: int, features_ND: np.ndarray) -> np.ndarray:
+        """Return the logits N x C float32 of a linear head on features of a frozen backbone."""
+        weight_DC, bias_C = self._head(index)
+        return np.asarray(features_ND.astype(np.float64) @ weight_DC + bias_C, np.float32)
+
     def _batches(
         self, stored_NHWC: np.ndarray, ids: Sequence[str], view: str | None, *, pad: bool
     ) -> list[tuple[torch.Tensor, int]]:
@@ -192,12 +197,8 @@ class Net:
             Features of a frozen backbone on this block, which other models and runs share.
         """
         if self.recipe.frozen:
-            weight_DC, bias_C = self._head(index)
             return {
-                view: (
-                    self.features(stored_NHWC, ids, view, features).astype(np.float64) @ weight_DC
-                    + bias_C
-                ).astype(np.float32)
+                view: self.head_logits(index, self.features(stored_NHWC, ids, view, features))
                 for view in views
             }
         model = self.use(index)

@@ -137,6 +137,7 @@ class Prediction:
         num = len(self.inputs) - first
         start = time.monotonic()
         seen = 0
+        good = 0
         skip = self.config.on_bad_image == "skip"
         with Task("predict", num, unit="images") as task:
             for one in self.session.stream.run(self.inputs, first=first, skip=skip):
@@ -144,10 +145,11 @@ class Prediction:
                 bad = {index: error.problem for index, error in one.block.bad.items()}
                 yield self.columns.pack(one.block.size, one, p_NC), bad
                 seen += one.block.size
+                good += len(one.block.good)
                 rate = seen / max(time.monotonic() - start, 1e-9)
                 task.what = f"predict ({rate:,.0f} images/s)"
                 task.add(one.block.size)
-        if seen:
+        if good:
             spent = time.monotonic() - start
             self.say(
                 f"predicted {counted(seen, 'image')} in {spent:.1f} s"
@@ -182,7 +184,10 @@ class Prediction:
             sums.add([groups[index] for index in index_N.tolist()], logits_NC, plain_NC)
 
     def say_bad(self, bad: Mapping[int, str]) -> None:
-        """Report images that were left out."""
+        """Report images that were left out; raise UserError if there is no other."""
+        if bad and len(bad) == len(self.inputs):
+            first = next(iter(bad.values()))
+            raise UserError(f"{first}; none of the images can be used, so pass others")
         if bad:
             self.say(
                 f"warning: {counted(len(bad), 'image')} of {len(self.inputs):,} left out:"
@@ -220,7 +225,6 @@ def _write(prediction: Prediction, path: Path) -> None:
             journal.add(rows_NX, bad)
         bad = journal.bad()
         prediction.say_bad(bad)
-        _check_some(inputs, bad)
         sums = GroupSums()
 
         def tables() -> Iterator[pd.DataFrame]:
@@ -243,11 +247,6 @@ def _write(prediction: Prediction, path: Path) -> None:
     prediction.say(f"{path}: {counted(len(inputs) - len(bad), 'prediction')}")
 
 
-def _check_some(inputs: Inputs, bad: Mapping[int, str]) -> None:
-    if len(bad) == len(inputs):
-        raise UserError(f"{next(iter(bad.values()))}; none of the images can be used; pass others")
-
-
 def _in_memory(prediction: Prediction) -> pd.DataFrame:
     """Predict all images and return the table."""
     found = []
@@ -256,7 +255,6 @@ def _in_memory(prediction: Prediction) -> pd.DataFrame:
         found.append(rows_NX)
         every |= bad
     prediction.say_bad(every)
-    _check_some(prediction.inputs, every)
     return prediction.table(0, np.concatenate(found))
 
 

@@ -59,11 +59,11 @@ def test_only_missing_views_are_predicted_and_an_interrupted_call_continues(runs
     seen = []
     real = view_logits._see
 
-    def spy(job, model, table, names, draws):
+    def spy(job, model, table, names, draws, **more):
         seen.append((len(table), tuple(names)))
         if len(seen) == 3:  # the second fold's held-out images
             raise KeyboardInterrupt
-        return real(job, model, table, names, draws)
+        return real(job, model, table, names, draws, **more)
 
     monkeypatch.setattr(view_logits, "_see", spy)
     with pytest.raises(KeyboardInterrupt):
@@ -162,8 +162,8 @@ def test_damaged_files_of_views_are_written_again(runs_copy):
 def test_logits_that_are_not_finite_are_not_kept(runs_copy, monkeypatch):
     real = view_logits._see
 
-    def broken(*args):
-        found, seconds = real(*args)
+    def broken(*args, **more):
+        found, seconds = real(*args, **more)
         return {name: logits * np.nan for name, logits in found.items()}, seconds
 
     monkeypatch.setattr(view_logits, "_see", broken)

@@ -7,6 +7,8 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
+import torch
 
 import run_cv
 from ensemble.blend import blend
@@ -16,6 +18,8 @@ from foldblend.runs.costs import device_of, num_passes, pass_seconds, picture_se
 from foldblend.runs.folder import write_json, write_table
 from foldblend.runs.run import Run
 from leaderboard import main as leaderboard
+from pipeline.data.preprocess import Preprocess
+from pipeline.models.backbones import build_model
 from run_tta import main
 from tests.makers.constants import TINY
 from tests.makers.synthetic_runs import write_synthetic_run
@@ -292,31 +296,71 @@ def test_bad_input_is_one_line(runs_copy, tta_command, tmp_path, tiny_layout):
     tta_command(tmp_path).assert_one_line_error(str(tmp_path), "not a run folder")
     blended = blend([runs_copy / "alpha", beta], say=lambda _: None, page=False)
     tta_command(blended.path).assert_one_line_error("is a blend")
-    argv = [
-        "--data",
-        tiny_layout,
-        "--output",
-        runs_copy,
-        "--name",
-        "heads",
-        "--finetune",
-        "head",
-        *TINY,
-    ]
+    shutil.rmtree(beta / "fold_1")
+    tta_command(beta, "--views", "hflip").assert_one_line_error("fold 1 is not finished")
+
+
+@pytest.fixture
+def heads(runs_copy, tiny_layout):
+    """Return a run of linear heads on a frozen backbone, with the view hflip."""
+    argv = ["--data", tiny_layout, "--output", runs_copy, "--name", "heads", *TINY]
     argv = list(map(str, argv))
     # Heads on a frozen backbone take no epochs.
     del argv[argv.index("--epochs") : argv.index("--epochs") + 2]
-    assert run_cv.main([*argv, "--backbone", "test_efficientnet", "--tta", "hflip"]) == 0
-    tta_command(runs_copy / "heads", "--views", "vflip").assert_one_line_error(
-        "features of the views identity, hflip"
-    )
-    assert tta_command(runs_copy / "heads", "--views", "hflip", "--no-page").code == 0
-    heads = Run(runs_copy / "heads")
-    merged = Run(runs_copy / "heads_tta")
+    argv += ["--finetune", "head", "--backbone", "test_efficientnet", "--tta", "hflip"]
+    assert run_cv.main(argv) == 0
+    return Run(runs_copy / "heads")
+
+
+def test_frozen_runs_are_predicted_in_further_views(heads, tta_command, tiny_layout):
+    """Compare with an ordinary model that has the backbone and the head of a fold."""
+    assert tta_command(heads.path, "--views", "hflip", "--no-page").code == 0
+    merged = Run(heads.path.with_name("heads_tta"))
     assert num_passes(heads) == num_passes(merged) == 2
     assert picture_seconds(heads) == picture_seconds(merged)
-    assert tta_command(runs_copy / "heads", "--no-page", "--name", "of_heads").code == 0
-    # Auto takes the views that were saved, since it cannot add others.
-    assert Run(runs_copy / "of_heads").info["tta"]["views"] == ["identity", "hflip"]
-    shutil.rmtree(beta / "fold_1")
-    tta_command(beta, "--views", "hflip").assert_one_line_error("fold 1 is not finished")
+    done = tta_command(heads.path, "--views", "vflip,train#0", "--no-page", "--name", "further")
+    assert done.code == 0, done.err
+    again = tta_command(heads.path, "--views", "vflip", "--no-page", "--name", "again")
+    assert "predicted" not in again.out.partition("Views merged")[0]
+    model = build_model("test_efficientnet", num_classes=18, kwargs={}, weights=None).eval()
+    state = safetensors.torch.load_file(heads.path / "backbone.safetensors")
+    state |= safetensors.torch.load_file(heads.path / "fold_1" / "best.safetensors")
+    model.load_state_dict(state)
+    preprocess = Preprocess(**{**read_recipe(heads), "width": 32, "height": 32})
+    for part, folder in (("oof", "train"), ("test", "eval")):
+        table = saved_rows(heads, 1, part)
+        rows = table[table["view"] == "vflip"]
+        images = np.stack(
+            [
+                preprocess.load(str(tiny_layout / folder / "images" / name))
+                for name in rows["image_id"]
+            ]
+        )
+        with torch.inference_mode():
+            expected = model(preprocess.normalise(torch.from_numpy(images)).flip(-2))
+        np.testing.assert_allclose(heads.logits(rows), expected.numpy(), atol=1e-4)
+
+
+def read_recipe(run):
+    """Return the preprocessing of a run, as run.json has it."""
+    names = ("mean", "std", "crop_pct", "decode")
+    return {
+        name: tuple(value) if isinstance(value := run.info["preprocess"][name], list) else value
+        for name in names
+    }
+
+
+def test_automatic_choice_of_a_frozen_run_keeps_what_earlier_versions_chose(
+    heads, tta_command, monkeypatch
+):
+    """They could not predict further views of a frozen backbone."""
+    with monkeypatch.context() as patch:
+        patch.setattr("tta.stage.can_see", lambda run: False)
+        assert tta_command(heads.path, "--no-page").code == 0
+    made = Run(heads.path.with_name("heads_tta"))
+    assert made.info["tta"]["views"] == ["identity", "hflip"]
+    before = made.oof_hash
+    assert tta_command(heads.path, "--no-page").code == 0
+    assert Run(made.path).oof_hash == before
+    assert tta_command(heads.path, "--no-page", "--overwrite").code == 0
+    assert len(Run(made.path).info["tta"]["views"]) > 10
