@@ -29,6 +29,7 @@ from foldblend.scores.error_costs import metric_of
 from foldblend.scores.metrics import Metric, softmax
 from foldblend.scores.score import score_interval
 from reports.blocks import comparison_block, section
+from reports.run.card import use_section
 from reports.run.gallery import Predictions, rows_by_interest
 from reports.run.next_steps import next_steps
 from reports.run.page import report_page
@@ -269,7 +270,7 @@ def compute_report(run: Run) -> dict[str, Any]:
         ordered=run.ordered,
         plain_NC=plain_oof(run) if has_plain(run) else None,
     )
-    return {
+    report: dict[str, Any] = {
         "name": run.name,
         "kind": run.info["kind"],
         "about": (
@@ -287,6 +288,8 @@ def compute_report(run: Run) -> dict[str, Any]:
         # One baseline is enough to compare with, so only the first attribute has one.
         "baselines": [_baseline(arrays, attribute) for attribute in run.attributes[:1]],
     }
+    report["sections"].append(use_section(run, report))
+    return report
 
 
 def _page(run: Run, report: Mapping[str, Any]) -> str:
