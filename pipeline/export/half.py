@@ -108,7 +108,7 @@ def _logits(
     with Task("compare weights", len(ids), unit="images") as task:
         # Fold by fold, so that the weights of a model are loaded once.
         for fold in np.unique(fold_N):
-            (rows,) = np.nonzero(fold_N == fold)
+            rows = np.flatnonzero(fold_N == fold).tolist()
             boxes = inputs.boxes
             part = Inputs(
                 [inputs.ids[row] for row in rows],
@@ -125,7 +125,7 @@ def _logits(
                     for view, logits_NC in one.logits(
                         int(fold), stored, names, [*views], {}
                     ).items():
-                        logits[view][rows[block.good]] = logits_NC
+                        logits[view][[rows[index] for index in block.good]] = logits_NC
                 task.add(block.size)
     yield from found
 
