@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,26 @@ from foldblend.scores.metrics import softmax
 from pipeline.export.onnx_build import as_pixels, session
 from pipeline.predict.inputs import Inputs
 from pipeline.predict.open import Predictor
-from pipeline.predict.recipe import Look
+from pipeline.predict.recipe import Look, Recipe
 from pipeline.predict.stream import Stream
 from pipeline.predict.tree import Augmented, Leaf, views_of
 from pipeline.predict.weights import FolderWeights
 
-__all__ = ["CLOSE", "Checker", "accepted"]
+__all__ = ["CLOSE", "Checker", "Pixels", "accepted", "pixels_of"]
 
 CLOSE = 1e-4
 """Largest difference of a logit, or of a probability."""
 NUM_IMAGES = 100
 BATCH = 32
+
+
+Pixels = tuple[Look, int, int]
+"""What makes the pixels of an input: look, and width and height after the centre crop."""
+
+
+def pixels_of(recipe: Recipe) -> Pixels:
+    """Return what makes the pixels of a recipe's models."""
+    return recipe.look, recipe.preprocess.width, recipe.preprocess.height
 
 
 def images_of(predictor: Predictor) -> Inputs | None:
@@ -38,12 +48,10 @@ def images_of(predictor: Predictor) -> Inputs | None:
         if not is_file(file):
             continue
         table = pd.read_parquet(file)
-        order = [*np.flatnonzero(table["part"] == "test"), *np.flatnonzero(table["part"] != "test")]
-        table = table.iloc[order]
-        table = table[
-            [is_file(Path(path)) for path in table["path"].head(10 * NUM_IMAGES)]
-            + [False] * max(len(table) - 10 * NUM_IMAGES, 0)
-        ].head(NUM_IMAGES)
+        is_test = table["part"] == "test"
+        table = pd.concat([table[is_test], table[~is_test]])
+        there = (place for place, path in enumerate(table["path"]) if is_file(Path(path)))
+        table = table.iloc[[*itertools.islice(there, NUM_IMAGES)]]
         if len(table):
             boxes = table["box"].tolist() if "box" in table else None
             return Inputs(table["image_id"].tolist(), table["path"].tolist(), boxes)
@@ -60,17 +68,18 @@ class Checker:
         inputs = images_of(predictor)
         self.stored: Mapping[Look, np.ndarray] = {}
         self.ids: list[str] = []
-        if inputs is not None:
+        if inputs is None:
+            say("--onnx: the run's images are gone; graphs are checked on random noise")
+        else:
             try:
                 self._read(inputs)
             except BadImage as error:
-                say(f"--onnx: {error.problem}: the graphs are checked on noise instead")
+                say(f"--onnx: {error.problem}; graphs are checked on random noise")
+        kind = "of the run"
         if not self.ids:
             self._noise()
-        shown = counted(len(self.ids), "image")
-        self.what = f"{shown} of the run" if inputs is not None else f"{shown} of random noise"
-        if inputs is None:
-            say("--onnx: the run's images are gone, so the graphs are checked on random noise")
+            kind = "of random noise"
+        self.what = f"{counted(len(self.ids), 'image')} {kind}"
         self._seen: dict[tuple[str, int], dict[str, np.ndarray]] = {}
         self._features: Any = {}
 
@@ -125,13 +134,11 @@ class Checker:
         (found_NC,) = self._run(file, {"pixels": self._pixels(self.stream.leaves[key])})
         return _largest(found_NC - wanted_NC)
 
-    def ensemble(self, names: Mapping[Any, str], file: Path) -> float:
+    def ensemble(self, names: Mapping[Pixels, str], file: Path) -> float:
         """Return the largest difference between the predictor's logits and those of its graph.
 
         `names` are the names of the inputs, by what makes their pixels.
         """
-        from pipeline.export.onnx_graph import pixels_of
-
         root = self.predictor.root
         leaves = self.stream.leaves
         seen = {

@@ -57,7 +57,7 @@ def folded(recipe: Recipe, weight_DX: np.ndarray) -> np.ndarray:
     return np.sum([weight_DX[start + np.asarray(one.of_class)] for start, one in pairs], axis=0)
 
 
-def _path_of(model: torch.nn.Module, leaf: Leaf) -> str:
+def _path_of(model: Any, leaf: Leaf) -> str:
     """Return the name of a model's last linear layer; raise UserError if it has none."""
     head = model.get_classifier() if hasattr(model, "get_classifier") else None
     path = next((name for name, module in model.named_modules() if module is head), None)

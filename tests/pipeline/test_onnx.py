@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -240,6 +241,20 @@ def test_graphs_of_a_blend_have_what_a_user_needs(runs_copy, tmp_path, blend_com
         if "preprocess" in predictor.info
         else json.loads((runs_copy / "alpha" / "run.json").read_text())["preprocess"]
     }
+
+
+def test_without_images_graphs_are_checked_on_noise(runs_copy):
+    folder = runs_copy / "beta"
+    said = []
+    checker = onnx_check.Checker(open_predictor(folder), said.append)
+    assert checker.what == "100 images of the run"
+    assert not said
+    table = pd.read_parquet(folder / "pictures.parquet")
+    table["path"] = "/gone/" + table["image_id"]
+    table.to_parquet(folder / "pictures.parquet")
+    checker = onnx_check.Checker(open_predictor(folder), said.append)
+    assert checker.what == "100 images of random noise"
+    assert said == ["--onnx: the run's images are gone; graphs are checked on random noise"]
 
 
 def test_views_that_are_drawn_are_refused_by_name(tiny_runs):
