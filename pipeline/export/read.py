@@ -21,6 +21,7 @@ from pipeline.export.weights import FileWeights, NoWeights
 from pipeline.export.write import INFO, versions
 from pipeline.predict.config import READING
 from pipeline.predict.open import Predictor
+from pipeline.predict.reference import Reference
 from pipeline.predict.tree import Leaf
 from pipeline.predict.weights import WeightSource
 
@@ -107,6 +108,21 @@ def _conformal(
     return arrays
 
 
+def _reference(archive: Archive) -> dict[str, np.ndarray] | None:
+    """Return the arrays of the reference of images; raise ValueError for others."""
+    arrays = _arrays(archive, "reference")
+    if arrays is None:
+        return None
+    found = Reference.from_arrays(arrays)
+    size, axes = found.axes_DX.shape
+    fits = found.mean_D.shape == (size,) and found.rows_NX.shape[1:] == (axes,)
+    if not fits or found.distance_N.ndim != 1 or found.look_3X.shape[0] != 3:
+        raise ValueError("shapes of the reference")
+    if not all(one.dtype.kind == "f" and np.isfinite(one).all() for one in arrays.values()):
+        raise ValueError("values of the reference")
+    return arrays
+
+
 def _reading(found: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that images are read with; none of them names a place or code."""
     return {
@@ -162,8 +178,9 @@ def _predictor(archive: Archive, say: Say) -> Predictor:
         "report": dict(model["report"]),
     }
     conformal = _conformal(archive, calibration, num_classes)
-    if conformal is not None:
-        extras["conformal"] = conformal
+    for name, arrays in (("conformal", conformal), ("reference", _reference(archive))):
+        if arrays is not None:
+            extras[name] = arrays
     predictor = Predictor(root=root, source=archive.path, info=info, extras=extras)
     for leaf in predictor.leaves.values():
         if isinstance(leaf.weights, NoWeights):

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.numpy
 
 from foldblend.cli import Say
@@ -24,6 +25,7 @@ from pipeline.export.half import Loss, measure
 from pipeline.export.layout import all_leaves, plain_node
 from pipeline.export.prepare import Prepared, prepare
 from pipeline.export.weights import Packed
+from pipeline.predict.compare import watched_of
 from pipeline.predict.open import Predictor, open_predictor
 from pipeline.predict.recipe import OwnPartError
 from pipeline.predict.tree import Blend
@@ -82,7 +84,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _conformal(predictor: Predictor, prepared: Prepared) -> Mapping[str, Any] | None:
+def _conformal(predictor: Predictor, prepared: Prepared) -> Mapping[str, np.ndarray] | None:
     """Return the arrays of the conformal scores, of the exported models only."""
     found = predictor.conformal
     if found is None:
@@ -101,8 +103,25 @@ def _conformal(predictor: Predictor, prepared: Prepared) -> Mapping[str, Any] | 
     return arrays
 
 
+def _reference(
+    predictor: Predictor, config: ExportConfig, say: Say
+) -> Mapping[str, np.ndarray] | None:
+    """Return the arrays with which new images are compared with those of the training.
+
+    They belong to the model of fold 0.
+    """
+    if config.models is not None and 0 not in config.models:
+        return None
+    watched = watched_of(predictor, {}, say=say)
+    return None if watched is None else watched.reference.as_arrays()
+
+
 def _entries(
-    predictor: Predictor, prepared: Prepared, config: ExportConfig, texts: Mapping[str, str]
+    predictor: Predictor,
+    prepared: Prepared,
+    config: ExportConfig,
+    texts: Mapping[str, str],
+    arrays: Mapping[str, Mapping[str, np.ndarray] | None],
 ) -> Iterator[tuple[str, bytes]]:
     """Yield the entries of a file, one model at a time."""
     run = predictor.run
@@ -122,7 +141,6 @@ def _entries(
     numbers = {key: number for number, key in enumerate(leaves)}
     tree = plain_node(prepared.root, numbers, blends)
     yield from blends.items()
-    arrays = {"conformal": _conformal(predictor, prepared)}
     for name, one in arrays.items():
         if one is not None:
             yield f"{name}.safetensors", safetensors.numpy.save(dict(one))
@@ -227,7 +245,11 @@ def _write_file(path: Path, predictor: Predictor, config: ExportConfig, say: Say
         say(f"--half: {said}")
     card = Card(predictor, prepared, path.name, half)
     texts = {"README.md": model_card(card), **licence_texts(card)}
-    write_archive(path, _entries(predictor, prepared, config, texts))
+    arrays = {
+        "conformal": _conformal(predictor, prepared),
+        "reference": _reference(predictor, config, say),
+    }
+    write_archive(path, _entries(predictor, prepared, config, texts, arrays))
     _say_done(path, prepared, predictor, say)
 
 

@@ -99,6 +99,7 @@ def test_a_file_predicts_as_the_folder_to_the_bit(name, outputs, images, tmp_pat
     assert found.name == folder.name
     assert found.classes == folder.classes
     assert found.calibration == folder.calibration
+    assert {"conformal", "reference"} <= set(found.extras)
     assert found.fingerprint() != folder.fingerprint()
     assert found.info["data"]["name"] == "tiny"
 
