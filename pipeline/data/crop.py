@@ -29,6 +29,7 @@ __all__ = [
     "box_finder",
     "faces_folder",
     "find_faces",
+    "look_of",
     "upright_size",
     "window",
     "with_crop",
@@ -134,6 +135,12 @@ def upright_size(path: str | Path) -> Size:
         raise BadImage(
             f"{path}: changed while it was in use; run again when nothing writes there"
         ) from None
+
+
+def look_of(image: np.ndarray, path: str) -> tuple[float, float, float]:
+    """Return the brightness (0 to 1) of a stored image, and the width and height of its file."""
+    width, height = upright_size(path)
+    return float(image.mean()) / 255, float(width), float(height)
 
 
 def window(size: Size, share: float, centre: tuple[float, float] | None = None) -> Box:

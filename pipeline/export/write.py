@@ -25,10 +25,11 @@ from pipeline.export.half import Loss, measure
 from pipeline.export.layout import all_leaves, plain_node
 from pipeline.export.prepare import Prepared, prepare
 from pipeline.export.weights import Packed
-from pipeline.predict.compare import watched_of
+from pipeline.predict.compare import add_reference, main_leaf
 from pipeline.predict.open import Predictor, open_predictor
 from pipeline.predict.recipe import OwnPartError
 from pipeline.predict.tree import Blend
+from pipeline.predict.weights import FolderWeights
 
 __all__ = ["INFO", "export_model", "versions"]
 
@@ -112,8 +113,10 @@ def _reference(
     """
     if config.models is not None and 0 not in config.models:
         return None
-    watched = watched_of(predictor, {}, say=say)
-    return None if watched is None else watched.reference.as_arrays()
+    weights = main_leaf(predictor.root).weights
+    assert isinstance(weights, FolderWeights)
+    found = add_reference(weights.folder, say=say)
+    return None if found is None else found.as_arrays()
 
 
 def _entries(

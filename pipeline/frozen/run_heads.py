@@ -14,7 +14,7 @@ import torch
 
 from foldblend.errors import UserError
 from foldblend.files import write_with
-from foldblend.runs.folder import write_json, write_table
+from foldblend.runs.folder import file_hash, write_json, write_table
 from foldblend.scores.metrics import METRICS, softmax
 from pipeline.config.train import parse_l2
 from pipeline.fold_files import fold_record, start_fold, write_fold
@@ -23,6 +23,8 @@ from pipeline.frozen.choose_l2 import choose_l2
 from pipeline.frozen.features import Backbone, Features
 from pipeline.frozen.linear_heads import Head, fit_heads
 from pipeline.job import TrainingJob
+from pipeline.predict.compare import keep_reference, looks_of, rows_of_fold
+from pipeline.predict.reference import make_reference
 from tta.merge import mean_logit
 
 __all__ = ["run_heads"]
@@ -144,11 +146,24 @@ def run_heads(job: TrainingJob, todo: Sequence[int]) -> dict[int, dict[str, Any]
             )
             done[index] = _done(job, index, files, held, held_VNC, float(l2_K[fold]))
         each = shared + (time.perf_counter() - start) / len(wanted)
+        if 0 in wanted:
+            _keep_reference(job, train_VND[0], fold_N)
         for index in wanted:
             done[index] |= {"seconds": each, "infer_images_per_s": features.images_per_s}
             write_json(job.folder / f"fold_{index}" / "done.json", done[index])
             job.say_done(index, done[index])
     return done
+
+
+def _keep_reference(job: TrainingJob, features_ND: np.ndarray, fold_N: np.ndarray) -> None:
+    """Keep what new images are compared with; the features are there, so it takes no pass."""
+    table = job.run.manifest.train
+    train_N, held_N = rows_of_fold(fold_N, table["group"].to_numpy())
+    images = job.feeder.source.of(table)
+    looks_N3 = looks_of(images, table["path"].tolist(), train_N.tolist())
+    reference = make_reference(features_ND[train_N], features_ND[held_N], looks_N3)
+    of = file_hash(job.folder / "fold_0" / "best.safetensors")
+    keep_reference(job.folder, of, reference)
 
 
 def _logits(

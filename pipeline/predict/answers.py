@@ -72,7 +72,7 @@ class Answers:
         if self.coverage is not None and p_NC is not None:
             columns["classes"] = ["|".join(names[one]) for one in sets(p_NC, self.coverage)]
         if odd_N is not None:
-            columns["odd"] = odd_N
+            columns["odd"] = odd_N.astype(np.float64)
         for index, name in enumerate(self.classes):
             columns[f"proba_{name}"] = proba_NC[:, index]
         return pd.DataFrame(columns)

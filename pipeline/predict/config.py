@@ -84,6 +84,8 @@ class PredictConfig:
     """all: --coverage holds on average over images. class: for the images of each class."""
     on_bad_image: Literal["stop", "skip"] = flag("stop", common=True)
     """What to do if an image is missing or unreadable: stop with an error, or leave it out."""
+    odd: bool = True
+    """Compare the images with the training images: column odd; --no-odd leaves it out."""
     page: str | None = flag(None, common=True)
     """HTML page to write: counts by class, and images that are unsure or unlike the training ones.
     """

@@ -12,7 +12,7 @@ from foldblend.cli import Say
 from foldblend.errors import UserError
 from pipeline.data.augment import albu_augmentation, build_augmentation
 from pipeline.device import Compute, open_compute
-from pipeline.infer import features_of, logits_of, padded
+from pipeline.infer import View, features_of, logits_of, padded
 from pipeline.memory import Chunks
 from pipeline.models.attribute_head import make_join
 from pipeline.models.backbones import build_model
@@ -23,6 +23,7 @@ from tta.views.names import draw_of, is_device_view, view_of
 
 __all__ = ["Net", "compute_for"]
 
+IDENTITY = "identity"
 Features = dict[tuple[str, Any, int, str], np.ndarray]
 """Features of a block of images, by backbone, preprocessing, batch size and view."""
 
@@ -73,6 +74,9 @@ class Net:
         self.compute = compute
         self.chunks = Chunks(say)
         self._loaded: int | None = None
+        self.watches = False
+        """Whether the features of the first model's unchanged images are kept as `seen_ND`."""
+        self.seen_ND: np.ndarray | None = None
         self._heads: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._draws: dict[str, Any] = {}
         # The user's own random numbers stay as they are.
@@ -207,11 +211,19 @@ class Net:
         found: dict[str, np.ndarray] = {}
         if on_device:
             seen = [view_of(view) for view in on_device]
-            logits_VNC = self._pass(model, self._batches(stored_NHWC, ids, None, pad=pad), seen)
+            batches = self._batches(stored_NHWC, ids, None, pad=pad)
+            if self.watches and index == 0 and IDENTITY in on_device:
+                place = on_device.index(IDENTITY)
+                logits_VNC, watched = self._watched(model, batches, seen)
+                kept = torch.cat(watched[place :: len(seen)])
+                # A padded last batch has more rows than images.
+                self.seen_ND = np.asarray(kept.cpu().numpy()[: len(stored_NHWC)])
+            else:
+                logits_VNC = self._pass(model, batches, seen)
             found |= dict(zip(on_device, logits_VNC, strict=True))
         for view in [view for view in views if view not in on_device]:
             batches = self._batches(stored_NHWC, ids, view, pad=pad)
-            found[view] = self._pass(model, batches, [view_of("identity")])[0]
+            found[view] = self._pass(model, batches, [view_of(IDENTITY)])[0]
         return found
 
     def _pass(
@@ -238,8 +250,20 @@ class Net:
         Raises UserError for a model that has no single linear layer at its end.
         """
         if self.recipe.frozen:
-            return self.features(stored_NHWC, ids, "identity", known)
-        model: Any = self.use(0)
+            return self.features(stored_NHWC, ids, IDENTITY, known)
+        with torch.inference_mode():
+            batches = self._batches(stored_NHWC, ids, None, pad=self.recipe.padded[0])
+            _, features = self._watched(self.use(0), batches, [view_of(IDENTITY)])
+        # A padded last batch has more rows than images.
+        return np.asarray(torch.cat(features).cpu().numpy()[: len(stored_NHWC)])
+
+    def _watched(
+        self,
+        model: Any,
+        batches: Sequence[tuple[torch.Tensor, int]],
+        views: Sequence[View],
+    ) -> tuple[np.ndarray, list[torch.Tensor]]:
+        """Return logits V x N x C, and the features of each part of a batch in each view."""
         head = model.get_classifier() if hasattr(model, "get_classifier") else None
         linear = (
             next((one for one in head.modules() if isinstance(one, torch.nn.Linear)), None)
@@ -251,13 +275,9 @@ class Net:
         seen: list[torch.Tensor] = []
         hook = linear.register_forward_pre_hook(lambda _, given: seen.append(given[0].float()))
         try:
-            with torch.inference_mode():
-                batches = self._batches(stored_NHWC, ids, None, pad=self.recipe.padded[0])
-                self._pass(model, batches, [view_of("identity")])
+            return self._pass(model, batches, views), seen
         finally:
             hook.remove()
-        # A padded last batch has more rows than images.
-        return np.asarray(torch.cat(seen).cpu().numpy()[: len(stored_NHWC)])
 
     @torch.inference_mode()
     def features(
@@ -267,7 +287,7 @@ class Net:
         key = (self.backbone, self.recipe.preprocess, self.recipe.batch_size, view)
         if key not in known:
             drawn = not is_device_view(view)
-            see = view_of("identity" if drawn else view)
+            see = view_of(IDENTITY if drawn else view)
 
             def forward(images: torch.Tensor) -> torch.Tensor:
                 return features_of(self.model, images, self.recipe.preprocess, self.compute, see)

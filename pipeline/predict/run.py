@@ -19,10 +19,12 @@ from foldblend.cli import Say
 from foldblend.errors import UserError, counted, listed
 from foldblend.progress import Task
 from pipeline.predict.answers import Answers, GroupSums, write_answers
+from pipeline.predict.compare import watched_of
 from pipeline.predict.config import PredictConfig
 from pipeline.predict.inputs import Inputs
 from pipeline.predict.journal import Journal
 from pipeline.predict.open import Predictor, open_predictor
+from pipeline.predict.reference import differences
 from pipeline.predict.sets import Sets, sets_of
 from pipeline.predict.stream import Predicted, Stream
 from pipeline.predict.within import within_budget
@@ -80,6 +82,21 @@ def _session(
     return Session(predictor, stream)
 
 
+SHOWN = 3  # brightness, width and height
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """What rows of the journal hold."""
+
+    logits_NC: np.ndarray
+    plain_NC: np.ndarray
+    p_NC: np.ndarray | None
+    look_N3: np.ndarray
+    """Brightness, width and height."""
+    odd_N: np.ndarray | None
+
+
 @dataclass(frozen=True)
 class _Columns:
     """Columns of a row of the journal, one after the other."""
@@ -87,26 +104,43 @@ class _Columns:
     num_classes: int
     has_plain: bool
     has_sets: bool
+    has_odd: bool
 
     @property
     def width(self) -> int:
-        return self.num_classes * (1 + self.has_plain + self.has_sets)
+        tables = 1 + self.has_plain + self.has_sets
+        return self.num_classes * tables + SHOWN + self.has_odd
 
-    def pack(self, size: int, one: Predicted, p_NC: np.ndarray | None) -> np.ndarray:
+    def pack(
+        self, size: int, one: Predicted, p_NC: np.ndarray | None, odd_N: np.ndarray | None
+    ) -> np.ndarray:
         """Return the rows of a block, with NaN for images that cannot be used."""
         parts = [one.logits_NC]
         parts += [one.plain_NC] if self.has_plain else []
         parts += [p_NC] if p_NC is not None else []
+        parts += [one.block.look_N3]
+        parts += [odd_N[:, None]] if odd_N is not None else []
         rows_NX = np.full((size, self.width), np.nan, np.float32)
         good = [index - one.block.start for index in one.block.good]
-        rows_NX[good] = np.concatenate(parts, axis=1)
+        if good:
+            rows_NX[good] = np.concatenate(parts, axis=1)
         return rows_NX
 
-    def unpack(self, rows_NX: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Return logits, plain logits and p-values of rows."""
-        parts = np.split(rows_NX, rows_NX.shape[1] // self.num_classes, axis=1)
-        plain_NC = parts[1] if self.has_plain else parts[0]
-        return parts[0], plain_NC, parts[-1] if self.has_sets else None
+    def unpack(self, rows_NX: np.ndarray) -> Unpacked:
+        """Return what rows hold."""
+        num = self.num_classes
+        tables = [
+            rows_NX[:, place * num : (place + 1) * num]
+            for place in range(1 + self.has_plain + self.has_sets)
+        ]
+        look_N3 = rows_NX[:, len(tables) * num :][:, :SHOWN]
+        return Unpacked(
+            tables[0],
+            tables[1] if self.has_plain else tables[0],
+            tables[-1] if self.has_sets else None,
+            look_N3,
+            rows_NX[:, -1] if self.has_odd else None,
+        )
 
 
 class Prediction:
@@ -121,8 +155,15 @@ class Prediction:
         self.say = say
         predictor = session.predictor
         self.sets: Sets | None = sets_of(predictor, session.stream, config, say=say)
+        self.watched = None
+        if config.odd:
+            self.watched = watched_of(predictor, session.stream, say=say)
+        session.stream.watch(None if self.watched is None else self.watched.key)
         self.columns = _Columns(
-            len(predictor.classes), session.stream.has_offsets, self.sets is not None
+            len(predictor.classes),
+            session.stream.has_offsets,
+            self.sets is not None,
+            self.watched is not None,
         )
         self.answers = Answers(
             classes=predictor.classes,
@@ -130,7 +171,9 @@ class Prediction:
             unsure=config.unsure,
             coverage=config.coverage,
         )
-        self.bad: dict[int, str] = {}
+        # Four numbers per image, for the comparison at the end.
+        self.odd: list[np.ndarray] = []
+        self.look: list[np.ndarray] = []
 
     def rows(self, first: int = 0) -> Iterator[tuple[np.ndarray, dict[int, str]]]:
         """Yield the rows of each block and the errors of its images that are left out."""
@@ -143,7 +186,10 @@ class Prediction:
             for one in self.session.stream.run(self.inputs, first=first, skip=skip):
                 p_NC = None if self.sets is None else self.sets.p_values(one.plain_KNC)
                 bad = {index: error.problem for index, error in one.block.bad.items()}
-                yield self.columns.pack(one.block.size, one, p_NC), bad
+                odd_N = None
+                if self.watched is not None and one.features_ND is not None:
+                    odd_N = self.watched.reference.percentile(one.features_ND)
+                yield self.columns.pack(one.block.size, one, p_NC, odd_N), bad
                 seen += one.block.size
                 good += len(one.block.good)
                 rate = seen / max(time.monotonic() - start, 1e-9)
@@ -160,19 +206,24 @@ class Prediction:
         """Return the numbers of the images that can be used, and their logits and plain logits."""
         rows_NX = np.concatenate([rows for rows, _ in self.rows()])
         index_N = np.flatnonzero(np.isfinite(rows_NX[:, 0]))
-        return index_N, *self.columns.unpack(rows_NX[index_N])[:2]
+        found = self.columns.unpack(rows_NX[index_N])
+        return index_N, found.logits_NC, found.plain_NC
 
     def table(self, first: int, rows_NX: np.ndarray) -> pd.DataFrame:
         """Return the table of rows, without images that are left out."""
         index_N = first + np.flatnonzero(np.isfinite(rows_NX[:, 0]))
-        logits_NC, plain_NC, p_NC = self.columns.unpack(rows_NX[index_N - first])
+        found = self.columns.unpack(rows_NX[index_N - first])
+        if found.odd_N is not None:
+            self.odd.append(found.odd_N.copy())
+            self.look.append(found.look_N3.copy())
         groups = self.inputs.groups
         return self.answers.table(
             [self.inputs.ids[index] for index in index_N.tolist()],
-            logits_NC,
-            plain_NC,
+            found.logits_NC,
+            found.plain_NC,
             groups=None if groups is None else [groups[index] for index in index_N.tolist()],
-            p_NC=p_NC,
+            p_NC=found.p_NC,
+            odd_N=found.odd_N,
         )
 
     def add_to(self, sums: GroupSums, first: int, rows_NX: np.ndarray) -> None:
@@ -180,8 +231,16 @@ class Prediction:
         groups = self.inputs.groups
         if groups is not None:
             index_N = first + np.flatnonzero(np.isfinite(rows_NX[:, 0]))
-            logits_NC, plain_NC, _ = self.columns.unpack(rows_NX[index_N - first])
-            sums.add([groups[index] for index in index_N.tolist()], logits_NC, plain_NC)
+            found = self.columns.unpack(rows_NX[index_N - first])
+            names = [groups[index] for index in index_N.tolist()]
+            sums.add(names, found.logits_NC, found.plain_NC)
+
+    def say_differences(self) -> None:
+        """Report how the images of the tables so far differ from the training images."""
+        if self.watched is not None and self.odd:
+            odd_N = np.concatenate(self.odd)
+            for line in differences(self.watched.reference, odd_N, np.concatenate(self.look)):
+                self.say(f"warning: {line}; their predictions may be worse than the score says")
 
     def say_bad(self, bad: Mapping[int, str]) -> None:
         """Report images that were left out; raise UserError if there is no other."""
@@ -244,6 +303,7 @@ def _write(prediction: Prediction, path: Path) -> None:
             write_answers(skipped, iter([pd.DataFrame(rows, columns=["image_id", "why"])]))
             prediction.say(f"{skipped}: the images that were left out")
         journal.remove()
+    prediction.say_differences()
     prediction.say(f"{path}: {counted(len(inputs) - len(bad), 'prediction')}")
 
 
@@ -255,7 +315,9 @@ def _in_memory(prediction: Prediction) -> pd.DataFrame:
         found.append(rows_NX)
         every |= bad
     prediction.say_bad(every)
-    return prediction.table(0, np.concatenate(found))
+    table = prediction.table(0, np.concatenate(found))
+    prediction.say_differences()
+    return table
 
 
 def predict_session(

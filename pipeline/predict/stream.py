@@ -21,7 +21,7 @@ import torch
 from foldblend.cli import Say
 from foldblend.errors import BadImage, UserError
 from foldblend.images import Box
-from pipeline.data.crop import box_finder
+from pipeline.data.crop import box_finder, look_of
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import num_cores
 from pipeline.predict.inputs import Inputs, file_of
@@ -47,6 +47,8 @@ class Block:
     bad: dict[int, BadImage]
     stored: Mapping[Look, np.ndarray]
     """The good images at the stored size of each look, N x H x W x 3 uint8."""
+    look_N3: np.ndarray
+    """Brightness (0 to 1), width and height of the good images."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,8 @@ class _Decoder:
                 " of their boxes"
             )
 
-    def _one(self, index: int, folder: Path) -> list[np.ndarray] | BadImage:
-        """Return an image as each look has it, or the error if it cannot be used."""
+    def _one(self, index: int, folder: Path) -> list[Any] | BadImage:
+        """Return an image as each look has it, and brightness and size, or the error."""
         source = self.inputs.sources[index]
         try:
             path, is_written = file_of(source, self.inputs.ids[index], folder)
@@ -108,9 +110,10 @@ class _Decoder:
                 if look.crop == "box" and box is None:
                     raise BadImage(f"{path}: has no box", "write its box into the table")
                 found.append(pixels.load(path, box, checked=bool(found) or is_written))
+            about = look_of(found[0], path)
             if is_written:
                 Path(path).unlink()
-            return found
+            return [*found, about]
         except BadImage as error:
             return error
 
@@ -129,8 +132,9 @@ class _Decoder:
             for row, index in enumerate(good):
                 images[row] = results[index][place]
             stored[look] = images
+        look_N3 = np.array([results[index][-1] for index in good]).reshape(-1, 3)
         bad = {start + i: one for i, one in enumerate(results) if isinstance(one, BadImage)}
-        return Block(start, len(results), [start + index for index in good], bad, stored)
+        return Block(start, len(results), [start + index for index in good], bad, stored, look_N3)
 
 
 class Stream:
@@ -144,8 +148,6 @@ class Stream:
         Numbers of the models (folds) to use; None: all.
     device, threads
         See `pipeline.predict.nets.compute_for`.
-    watched
-        Key of a leaf whose first model's features are returned, None for no features.
     say
         Function that prints one line of the log.
     """
@@ -157,13 +159,12 @@ class Stream:
         models: Sequence[int] | None = None,
         device: str | None = None,
         threads: int | None = None,
-        watched: str | None = None,
         say: Say,
     ) -> None:
         self.root = root
         self.leaves = leaves_of(root)
         self.views = views_of(root)
-        self.watched = watched
+        self.watched: str | None = None
         said: dict[str, None] = {}
 
         def once(line: str) -> None:
@@ -187,6 +188,13 @@ class Stream:
                     f"--folds {','.join(map(str, models or ()))}: {self.leaves[key].name} has"
                     f" {num} models, numbered from 0; pass smaller numbers"
                 )
+
+    def watch(self, key: str | None) -> None:
+        """Return the features of the first model of a leaf with each block, None for none."""
+        self.watched = key
+        for name, net in self.nets.items():
+            net.watches = name == key
+            net.seen_ND = None
 
     @property
     def has_offsets(self) -> bool:
@@ -223,10 +231,13 @@ class Stream:
                 seen[key, model] = net.logits(model, stored, ids, [*self.views[key]], features)
         watched = None
         if self.watched is not None:
-            leaf = self.leaves[self.watched]
             net = self.nets[self.watched]
-            torch.set_num_threads(self.threads[self.watched])
-            watched = net.penultimate(block.stored[leaf.recipe.look], ids, features)
+            watched = net.seen_ND
+            if watched is None:
+                torch.set_num_threads(self.threads[self.watched])
+                stored = block.stored[self.leaves[self.watched].recipe.look]
+                watched = net.penultimate(stored, ids, features)
+            net.seen_ND = None
         every = [k for k in range(self.root.num_models) if has(self.root, seen, k)]
         logits_KNC = [self.root.logits(seen, k) for k in every]
         mean_NC = self.root.mean(logits_KNC)

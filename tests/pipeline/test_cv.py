@@ -68,6 +68,7 @@ def test_files_and_columns(alpha, tiny_layout):
         "report.txt",
         "submission.csv",
         "predictions.csv",
+        "reference.safetensors",
         "pictures.parquet",
         "sections",
     }

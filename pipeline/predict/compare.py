@@ -1,0 +1,204 @@
+"""Reference of a run, with which new images are compared: made once and kept in its folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from foldblend.cli import Say
+from foldblend.errors import UserError
+from foldblend.files import write_bytes
+from foldblend.progress import Task
+from foldblend.runs.folder import PICTURES, lock_folder, read_table
+from foldblend.runs.run import Run
+from pipeline.data.crop import look_of
+from pipeline.data.images import Files, ImageStore
+from pipeline.device import num_cores
+from pipeline.predict.nets import Net, compute_for
+from pipeline.predict.open import Predictor
+from pipeline.predict.recipe import recipe_of
+from pipeline.predict.reference import (
+    MOST_HELD,
+    MOST_ROWS,
+    Reference,
+    choose_rows,
+    make_reference,
+)
+from pipeline.predict.stream import Stream
+from pipeline.predict.tree import Augmented, Blend, Leaf, Node
+from pipeline.predict.weights import FolderWeights
+
+__all__ = [
+    "REFERENCE",
+    "Watched",
+    "add_reference",
+    "keep_reference",
+    "looks_of",
+    "main_leaf",
+    "rows_of_fold",
+    "watched_of",
+]
+
+REFERENCE = "reference.safetensors"
+KEY = "of"
+
+
+@dataclass(frozen=True)
+class Watched:
+    """The leaf whose first model sees new images beside the training images, and its reference."""
+
+    key: str
+    """Key of the leaf."""
+    name: str
+    reference: Reference
+
+
+def rows_of_fold(fold_N: np.ndarray, group_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of fold 0's training images, and of held-out images, that are compared."""
+    found = []
+    for rows, most in ((fold_N != 0, MOST_ROWS), (fold_N == 0, MOST_HELD)):
+        place_N = np.flatnonzero(rows)
+        found.append(place_N[choose_rows(group_N[place_N], most)])
+    return found[0], found[1]
+
+
+def keep_reference(folder: Path, of: str, reference: Reference) -> None:
+    """Write the reference of a run; `of` is the hash of the weights that it belongs to."""
+    data = safetensors.numpy.save(reference.as_arrays(), {KEY: json.dumps({"weights": of})})
+    write_bytes(folder / REFERENCE, data)
+
+
+def _saved(folder: Path, of: str) -> Reference | None:
+    """Return the reference in a run folder, or None if there is none of these weights."""
+    file = folder / REFERENCE
+    try:
+        with safetensors.safe_open(file, framework="np") as opened:
+            if json.loads((opened.metadata() or {})[KEY])["weights"] != of:
+                return None
+            return Reference.from_arrays({name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118
+    except (OSError, LookupError, TypeError, ValueError, safetensors.SafetensorError):
+        return None
+
+
+def looks_of(images: ImageStore, paths: Sequence[str], rows: Sequence[int]) -> np.ndarray:
+    """Return brightness, width and height of images, N x 3."""
+    with ThreadPoolExecutor(num_cores()) as pool:
+        return np.array([*pool.map(lambda row: look_of(images[row], paths[row]), rows)])
+
+
+def _made(run: Run, net: Net) -> Reference | None:
+    """Return the reference of a finished run from its images, or None if they are gone."""
+    file = run.path / PICTURES
+    if not file.is_file():
+        return None
+    pictures = read_table(file)
+    pictures = pictures[pictures["part"] == "train"].set_index("image_id")
+    oof = run.oof[run.oof["repeat"] == 0]
+    if not oof["image_id"].isin(pictures.index).all():
+        return None
+    table = pictures.loc[oof["image_id"]].reset_index()
+    train_N, held_N = rows_of_fold(oof["fold"].to_numpy(), oof["group"].to_numpy())
+    chosen_N = np.concatenate([train_N, held_N])
+    if not all(Path(path).is_file() for path in table["path"].iloc[chosen_N]):
+        return None
+    # Files that changed since training are found by their hash.
+    images = Files(table.iloc[chosen_N], net.recipe.preprocess, verify=True)
+    ids = table["image_id"].iloc[chosen_N].tolist()
+    size = net.recipe.batch_size
+    features = []
+    looks = []
+    with (
+        Task("features of training images", len(ids), unit="images") as task,
+        ThreadPoolExecutor(num_cores()) as pool,
+    ):
+        for start in range(0, len(ids), size):
+            rows = range(start, min(start + size, len(ids)))
+            stored = np.stack([*pool.map(images.__getitem__, rows)])
+            looks += [look_of(stored[row - start], images.paths[row]) for row in rows]
+            features.append(net.penultimate(stored, [ids[row] for row in rows], {}))
+            task.add(len(rows))
+    features_ND = np.concatenate(features)
+    num = len(train_N)
+    return make_reference(features_ND[:num], features_ND[num:], np.array(looks[:num]))
+
+
+def add_reference(
+    folder: Path, *, net: Net | None = None, held: bool = False, say: Say
+) -> Reference | None:
+    """Return the reference of a finished cross-validated run, made and written if it is absent.
+
+    Parameters
+    ----------
+    folder
+        Folder of the run.
+    net
+        Its models, if they are on a device already.
+    held
+        Whether the caller holds the lock of the folder.
+    say
+        Gets a line that says why, if the reference cannot be made; then None is returned.
+    """
+    run = Run(folder)
+    weights = FolderWeights(folder)
+    of = weights.fingerprint(0)
+    found = _saved(folder, of)
+    if found is not None:
+        return found
+    try:
+        if net is None:
+            recipe = recipe_of(run, trusted=True)
+            compute = compute_for(recipe, device=None, threads=None, say=say)
+            net = Net(recipe, weights, compute, say)
+        made = _made(run, net)
+    except UserError as error:
+        say(f"new images will not be compared with the training images: {error}")
+        return None
+    if made is None:
+        say(
+            f"{folder}: has no {REFERENCE}, and its training images are gone, so new images are"
+            " not compared with them"
+        )
+        return None
+    # A folder that is in use or read-only goes without it.
+    lock = contextlib.nullcontext() if held else lock_folder(folder)
+    with contextlib.suppress(OSError, UserError), lock:
+        keep_reference(folder, of, made)
+    return made
+
+
+def main_leaf(node: Node) -> Leaf:
+    """Return the leaf with the greatest share, the first of equal ones."""
+    if isinstance(node, Augmented):
+        return node.leaf
+    if isinstance(node, Blend):
+        shares = node.parameters.fitted.shares
+        return main_leaf(node.members[int(np.argmax(shares))])
+    assert isinstance(node, Leaf)
+    return node
+
+
+def watched_of(predictor: Predictor, stream: Stream | None, *, say: Say) -> Watched | None:
+    """Return what new images are compared with, or None where nothing is known.
+
+    It is the first model of the run with the greatest share, if it is one of those that predict.
+    """
+    leaf = main_leaf(predictor.root)
+    if stream is not None and 0 not in stream.models[leaf.key]:
+        say("without fold 0, images are not compared with the training images")
+        return None
+    if "reference" in predictor.extras:
+        reference = Reference.from_arrays(predictor.extras["reference"])
+        return Watched(leaf.key, leaf.name, reference)
+    if not isinstance(leaf.weights, FolderWeights):
+        return None
+    net = None if stream is None else stream.nets[leaf.key]
+    found = add_reference(leaf.weights.folder, net=net, say=say)
+    return None if found is None else Watched(leaf.key, leaf.name, found)
