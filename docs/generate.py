@@ -23,6 +23,7 @@ from foldblend.runs.info import RunInfo
 from folds.config import LAYOUTS, AuditConfig
 from pipeline.config.run import RunConfig
 from pipeline.export.config import ExportConfig
+from pipeline.predict.config import PredictConfig
 from reports.commands import BoardConfig, ReportConfig
 from tta.config import TtaConfig
 
@@ -32,6 +33,7 @@ COMMANDS = {
     "run_cv.py": RunConfig,
     "blend.py": BlendConfig,
     "run_tta.py": TtaConfig,
+    "predict.py": PredictConfig,
     "export_model.py": ExportConfig,
     "run_audit.py": AuditConfig,
     "leaderboard.py": BoardConfig,

@@ -9,7 +9,7 @@ import pytest
 import foldblend as fb
 
 # test_public.py runs the examples of these modules with run folders.
-WITH_RUNS = ("foldblend.runs.check", "foldblend.runs.run")
+WITH_RUNS = ("foldblend.runs.check", "foldblend.runs.estimator", "foldblend.runs.run")
 MODULES = [
     info.name
     for info in pkgutil.walk_packages(fb.__path__, "foldblend.")

@@ -79,6 +79,7 @@ def place(tmp_path, tiny_layout, tiny_runs, monkeypatch):
         Path(name).symlink_to(ROOT / name)
     images = [f"images/{number:03d}.png" for number in range(48)]
     write_images(tmp_path, images, rng)
+    write_images(tmp_path, ["new/0001.jpg", "new/0002.jpg"], rng)
     table = pd.DataFrame({"image": images, "label": ["naevus", "melanoma"] * 24})
     table["patient"] = [f"p{number // 4:02d}" for number in range(48)]
     table.to_csv("moles.csv", index=False)
@@ -161,6 +162,8 @@ def test_the_commands_of_a_page_run(page, place, capsys):
             argv += ["--name", f"run{number}"]
         if script in ("blend.py", "run_tta.py"):
             argv += ["--overwrite", "--no-page"]
+        if script in ("predict.py", "export_model.py"):
+            argv += ["--overwrite"]
         if script == "blend.py" and "--name" not in argv and "--config" not in argv:
             argv += ["--name", f"blend{number}"]
         code = getattr(commands, Path(script).stem)(argv)

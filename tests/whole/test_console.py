@@ -11,7 +11,16 @@ from tests.makers.small_runs import LABELS, write_run
 
 NAMES = ["고양이", "개", "올빼미 ≥ 2"]
 ESCAPED = "\\uace0\\uc591\\uc774"
-SCRIPTS = ["run_cv.py", "blend.py", "run_tta.py", "run_audit.py", "leaderboard.py", "report.py"]
+SCRIPTS = [
+    "run_cv.py",
+    "blend.py",
+    "run_tta.py",
+    "predict.py",
+    "export_model.py",
+    "run_audit.py",
+    "leaderboard.py",
+    "report.py",
+]
 
 
 def run(*words, encoding, **environ):

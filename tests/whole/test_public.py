@@ -58,6 +58,7 @@ EXAMPLES = [
     "cross_validate",
     "leaderboard",
     "load",
+    "predict",
     "run_tta",
     "Run",
 ]
