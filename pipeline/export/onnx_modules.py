@@ -64,7 +64,7 @@ Slot = tuple[str, int]
 
 
 class Combined(Many):
-    """What follows the bodies: heads on frozen backbones, merges of views, and blends."""
+    """Heads on frozen backbones, merges of views and blends, which follow the bodies."""
 
     def __init__(
         self, node: Node, slots: Sequence[Slot], views: Views, heads: Sequence[Head | None]
