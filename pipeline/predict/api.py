@@ -11,6 +11,7 @@ import pandas as pd
 
 from foldblend.cli import Say
 from foldblend.errors import UserError, listed
+from foldblend.files import check_writable
 from foldblend.flags import from_settings
 from foldblend.progress import lines_to, write
 from foldblend.runs.run import Run
@@ -33,13 +34,16 @@ READERS: dict[str, Callable[[str], pd.DataFrame]] = {
 
 def check_out(config: PredictConfig) -> None:
     """Raise UserError for a file that cannot be written or must not be replaced."""
-    if config.out is None:
-        return
-    path = Path(config.out)
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise UserError(f"--out {path}: no file can be written there; pass a file in a folder")
-    if path.exists() and not config.overwrite:
-        raise UserError(f"--out {path}: is there already; pass --overwrite, or another file")
+    for flag, given in (("--out", config.out), ("--page", config.page)):
+        if given is None:
+            continue
+        path = Path(given)
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            raise UserError(f"{flag} {path}: no file can be written there; pass a file in a folder")
+        if path.exists() and not config.overwrite:
+            raise UserError(f"{flag} {path}: is there already; pass --overwrite, or another file")
+    if config.page is not None:
+        check_writable(Path(config.page).absolute().parent, flag="--page")
 
 
 def open_inputs(config: PredictConfig, images: Images, *, say: Say) -> tuple[Session, Inputs]:
@@ -78,7 +82,7 @@ def predict(
     pd.DataFrame
         One row per image, in their order: image_id, class, proba (the calibrated probability of
         the class) and proba_CLASS for each class; unsure, classes and group where they are asked
-        for. With ``out`` the table is written to a file as well.
+        for. With ``out`` the table is written to a file as well; ``page`` writes a page of images.
 
     Raises
     ------

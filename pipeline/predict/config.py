@@ -149,6 +149,10 @@ class PredictConfig:
                 suffix in FORMATS,
                 f"--out {self.out}: pass a file with the suffix {', '.join(FORMATS)}",
             )
+        require(
+            self.page is None or Path(self.page).suffix.lower() in (".html", ".htm"),
+            f"--page {self.page}: pass a file with the suffix .html",
+        )
 
     @property
     def models(self) -> tuple[int, ...] | None:

@@ -25,7 +25,7 @@ from folds.data.generic import column_in, read_user_table
 from folds.data.groups import groups_by_regex
 from folds.data.test_set import TestSet, Training, metadata_in, read_test_set
 
-__all__ = ["Images", "Inputs", "read_inputs"]
+__all__ = ["Images", "Inputs", "as_rgb", "read_inputs"]
 
 Images = str | os.PathLike[str] | np.ndarray | PIL.Image.Image | Sequence[Any] | pd.DataFrame
 
@@ -60,7 +60,7 @@ class Inputs:
         return parts
 
 
-def _as_rgb(image: Any, name: str) -> np.ndarray:
+def as_rgb(image: Any, name: str) -> np.ndarray:
     """Return an array or PIL image as H x W x 3 uint8; raise UserError for other arrays."""
     if isinstance(image, PIL.Image.Image):
         return np.asarray(PIL.ImageOps.exif_transpose(image).convert("RGB"))
@@ -86,7 +86,7 @@ def file_of(source: Any, name: str, folder: Path) -> tuple[str, bool]:
         return os.fspath(source), False
     file, path = tempfile.mkstemp(suffix=".png", dir=folder)
     os.close(file)
-    pixels = cv2.cvtColor(_as_rgb(source, name), cv2.COLOR_RGB2BGR)
+    pixels = cv2.cvtColor(as_rgb(source, name), cv2.COLOR_RGB2BGR)
     cv2.imwrite(path, pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     return path, True
 

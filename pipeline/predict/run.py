@@ -17,6 +17,7 @@ import pandas as pd
 
 from foldblend.cli import Say
 from foldblend.errors import UserError, counted, listed
+from foldblend.files import write_bytes
 from foldblend.progress import Task
 from pipeline.predict.answers import Answers, GroupSums, write_answers
 from pipeline.predict.compare import watched_of
@@ -24,6 +25,7 @@ from pipeline.predict.config import PredictConfig
 from pipeline.predict.inputs import Inputs
 from pipeline.predict.journal import Journal
 from pipeline.predict.open import Predictor, open_predictor
+from pipeline.predict.picks import Picks
 from pipeline.predict.reference import differences
 from pipeline.predict.sets import Sets, sets_of
 from pipeline.predict.stream import Predicted, Stream
@@ -171,6 +173,7 @@ class Prediction:
             unsure=config.unsure,
             coverage=config.coverage,
         )
+        self.picks = None if config.page is None else Picks(len(predictor.classes))
         # Four numbers per image, for the comparison at the end.
         self.odd: list[np.ndarray] = []
         self.look: list[np.ndarray] = []
@@ -217,7 +220,7 @@ class Prediction:
             self.odd.append(found.odd_N.copy())
             self.look.append(found.look_N3.copy())
         groups = self.inputs.groups
-        return self.answers.table(
+        table = self.answers.table(
             [self.inputs.ids[index] for index in index_N.tolist()],
             found.logits_NC,
             found.plain_NC,
@@ -225,6 +228,10 @@ class Prediction:
             p_NC=found.p_NC,
             odd_N=found.odd_N,
         )
+        if self.picks is not None:
+            proba_NC = table.iloc[:, -found.logits_NC.shape[1] :].to_numpy()
+            self.picks.add(index_N, found.logits_NC.argmax(axis=1), proba_NC, found.odd_N)
+        return table
 
     def add_to(self, sums: GroupSums, first: int, rows_NX: np.ndarray) -> None:
         """Add rows to the sums of their groups."""
@@ -235,12 +242,25 @@ class Prediction:
             names = [groups[index] for index in index_N.tolist()]
             sums.add(names, found.logits_NC, found.plain_NC)
 
-    def say_differences(self) -> None:
-        """Report how the images of the tables so far differ from the training images."""
+    def finish(self, bad: Mapping[int, str]) -> None:
+        """Report how the images of the tables so far differ from training, and write the page."""
+        lines = None
         if self.watched is not None and self.odd:
             odd_N = np.concatenate(self.odd)
-            for line in differences(self.watched.reference, odd_N, np.concatenate(self.look)):
-                self.say(f"warning: {line}; their predictions may be worse than the score says")
+            lines = differences(self.watched.reference, odd_N, np.concatenate(self.look))
+        for line in lines or ():
+            self.say(f"warning: {line}; their predictions may be worse than the score says")
+        if self.picks is None:
+            return
+        # Importing matplotlib takes a while.
+        from pipeline.predict.page import predictions_page
+
+        assert self.config.page is not None
+        path = Path(self.config.page)
+        predictor = self.session.predictor
+        page = predictions_page(predictor, self.inputs, self.picks, lines=lines, bad=bad)
+        write_bytes(path, page)
+        self.say(f"page: {path}")
 
     def say_bad(self, bad: Mapping[int, str]) -> None:
         """Report images that were left out; raise UserError if there is no other."""
@@ -302,8 +322,8 @@ def _write(prediction: Prediction, path: Path) -> None:
             rows = [(inputs.ids[index], why) for index, why in sorted(bad.items())]
             write_answers(skipped, iter([pd.DataFrame(rows, columns=["image_id", "why"])]))
             prediction.say(f"{skipped}: the images that were left out")
+        prediction.finish(bad)
         journal.remove()
-    prediction.say_differences()
     prediction.say(f"{path}: {counted(len(inputs) - len(bad), 'prediction')}")
 
 
@@ -316,7 +336,7 @@ def _in_memory(prediction: Prediction) -> pd.DataFrame:
         every |= bad
     prediction.say_bad(every)
     table = prediction.table(0, np.concatenate(found))
-    prediction.say_differences()
+    prediction.finish(every)
     return table
 
 

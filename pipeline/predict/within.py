@@ -55,5 +55,7 @@ def within_budget(predictor: Predictor, budget: str, *, say: Say) -> Predictor:
         **predictor.extras,
         "calibration": found.calibration.as_dict(),
         "conformal": found.conformal.as_arrays(),
+        # The score of the vote, not that of the blend.
+        "report": {"metric": predictor.info["metric"], "headline": score.as_dict()},
     }
     return dataclasses.replace(predictor, root=blend, extras=extras)
