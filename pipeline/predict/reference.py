@@ -4,6 +4,9 @@ References
 ----------
 Sun, Ming, Zhu and Li 2022, "Out-of-distribution detection with deep nearest neighbors": distances
 to the nearest training images between features of length 1.
+
+Wang, Li, Feng and Zhang 2022, "ViM: Out-of-distribution with virtual-logit matching": the part of
+the features outside of the training images' principal axes tells new kinds of images.
 """
 
 from __future__ import annotations
@@ -42,9 +45,11 @@ class Reference:
 
     def distances(self, features_ND: np.ndarray) -> np.ndarray:
         """Return the mean distance of each image to its nearest training images, N."""
-        at_NX = _unit(features_ND) - self.mean_D
-        at_NX = at_NX @ self.axes_DX.astype(np.float32)
-        return _nearest(at_NX, self.rows_NX.astype(np.float32))
+        centred_ND = _unit(features_ND) - self.mean_D
+        at_NX = centred_ND @ self.axes_DX.astype(np.float32)
+        # What the axes do not show counts too: new kinds of images may differ in nothing else.
+        rest_N = np.maximum((centred_ND**2).sum(axis=1) - (at_NX**2).sum(axis=1), 0)
+        return _nearest(at_NX, self.rows_NX.astype(np.float32), rest_N)
 
     def percentile(self, features_ND: np.ndarray) -> np.ndarray:
         """Return the share of held-out images that are nearer than each image, N, in percent.
@@ -78,12 +83,16 @@ def _unit(features_ND: np.ndarray) -> np.ndarray:
     return np.asarray(features_ND / np.maximum(length_N1, 1e-12), np.float32)
 
 
-def _nearest(at_NX: np.ndarray, rows_NX: np.ndarray) -> np.ndarray:
-    """Return the mean distance of each point to its nearest rows."""
+def _nearest(at_NX: np.ndarray, rows_NX: np.ndarray, rest_N: np.ndarray) -> np.ndarray:
+    """Return the mean distance of each point to its nearest rows.
+
+    `rest_N` has the square of each point's distance to the space that the rows are in.
+    """
     num = min(NEIGHBOURS, len(rows_NX))
     square_NM = (at_NX**2).sum(axis=1)[:, None] - 2 * at_NX @ rows_NX.T + (rows_NX**2).sum(axis=1)
     near_NM = np.partition(square_NM, num - 1, axis=1)[:, :num]
-    return np.asarray(np.sqrt(np.maximum(near_NM, 0)).mean(axis=1), np.float32)
+    near_NM = np.maximum(near_NM, 0) + rest_N[:, None]
+    return np.asarray(np.sqrt(near_NM).mean(axis=1), np.float32)
 
 
 def choose_rows(group_N: np.ndarray, most: int, *, seed: int = 0) -> np.ndarray:
