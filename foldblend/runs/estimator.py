@@ -54,7 +54,7 @@ class Estimator:
         Examples
         --------
         >>> run = fb.load(outputs / "alpha")
-        >>> run.predict([data / "eval" / "images" / name for name in run.test.image_id[:2]]).shape
+        >>> run.predict([f"{data}/eval/images/{name}" for name in run.test.image_id[:2]]).shape
         (2,)
         """
         table = _face("predict")(self.path, images, say=_silent, **settings)

@@ -125,7 +125,7 @@ def error_by_chance(
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """How logits become probabilities: by a temperature, with the figures before and after it.
+    """Calibration of a run by a temperature, with the figures before and after it.
 
     Examples
     --------

@@ -273,7 +273,7 @@ class Conformal:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """How often sets of classes contain the true class, and how many classes they have."""
+    """Coverage of sets of classes: how often they have the true one, and how many they have."""
 
     share: Interval
     """Share of images whose set contains the true class, with its 95 % interval over groups."""

@@ -42,7 +42,7 @@ MOST_CLASSES = 100
 
 @dataclass(frozen=True)
 class Card:
-    """What a model card is made of."""
+    """Facts that a model card is made of."""
 
     predictor: Predictor
     prepared: Prepared

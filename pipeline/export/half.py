@@ -1,4 +1,4 @@
-"""What weights of half the size change, measured on out-of-fold rows."""
+"""Effect of weights of half the size, measured on out-of-fold rows."""
 
 from __future__ import annotations
 

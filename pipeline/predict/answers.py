@@ -21,7 +21,7 @@ __all__ = ["Answers", "GroupSums", "write_answers"]
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """How logits become the columns of a table of predictions."""
+    """Columns of a table of predictions, made from logits."""
 
     classes: tuple[str, ...]
     calibration: Calibration

@@ -91,9 +91,9 @@ def predict(
 
     Examples
     --------
-    >>> table = fb.predict(outputs / "alpha", data / "eval" / "images", say=silent)
-    >>> table.shape, list(table.columns[:3])
-    ((42, 21), ['image_id', 'class', 'proba'])
+    >>> table = fb.predict(outputs / "alpha", f"{data}/eval/images", say=silent)
+    >>> table.shape, list(table.columns[:4])
+    ((42, 22), ['image_id', 'class', 'proba', 'odd'])
     """
     config = _configured(run, settings)
     check_out(config)

@@ -66,7 +66,7 @@ class Predictor:
 
     @functools.cached_property
     def calibration(self) -> Calibration:
-        """How logits become probabilities."""
+        """Calibration of the probabilities."""
         if "calibration" in self.extras:
             return Calibration.from_dict(self.extras["calibration"])
         assert self.run is not None
@@ -74,7 +74,7 @@ class Predictor:
 
     @functools.cached_property
     def conformal(self) -> Conformal | None:
-        """What sets of classes are made with; None in files that lack it."""
+        """Comparison for sets of classes; None in files that lack it."""
         if "conformal" in self.extras:
             arrays = self.extras["conformal"]
             return Conformal.from_arrays(arrays, temperature=self.calibration.temperature)

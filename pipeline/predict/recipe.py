@@ -29,7 +29,7 @@ class OwnPartError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What makes the stored pixels of an image: images are decoded once for each look."""
+    """Settings that make the stored pixels of an image, which is decoded once for each look."""
 
     width: int
     height: int
@@ -41,7 +41,7 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """How the models of a cross-validated run turn images into logits."""
+    """Settings by which the models of a cross-validated run turn images into logits."""
 
     backbone: str
     kwargs: dict[str, Any]
@@ -82,7 +82,7 @@ class Recipe:
 
     @property
     def look(self) -> Look:
-        """What makes the stored pixels."""
+        """Return the settings that make the stored pixels."""
         width, height = self.preprocess.stored_size
         return Look(width, height, self.preprocess.decode, self.crop, self.crop_share)
 

@@ -149,8 +149,8 @@ def differences(reference: Reference, odd_N: np.ndarray, look_N3: np.ndarray) ->
     share = float((odd_N >= FAR).mean())
     if share > ODD_SHARE:
         found.append(
-            f"{share:.0%} of the images are further from the training images than {FAR:g} % of"
-            " held-out images are"
+            f"{100 * share:.0f} % of the images are further from the training images than"
+            f" {FAR:g} % of held-out images are"
         )
     low, middle, high = reference.look_3X[0].tolist()
     bright = float(np.median(look_N3[:, 0]))

@@ -89,7 +89,7 @@ SHOWN = 3  # brightness, width and height
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """What rows of the journal hold."""
+    """Content of rows of the journal."""
 
     logits_NC: np.ndarray
     plain_NC: np.ndarray

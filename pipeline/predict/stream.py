@@ -198,12 +198,12 @@ class Stream:
 
     @property
     def has_offsets(self) -> bool:
-        """Whether the decision rule moves logits, so that plain ones are something else."""
+        """Return whether the decision rule moves logits, so that plain ones differ."""
         return isinstance(self.root, Blend) and self.root.has_offsets
 
     @property
     def looks(self) -> list[Look]:
-        """What makes stored pixels, each once."""
+        """Return the settings that make stored pixels, each once."""
         return [*dict.fromkeys(leaf.recipe.look for leaf in self.leaves.values())]
 
     @property
