@@ -64,9 +64,9 @@ def test_images_of_another_kind_have_the_percentile_100(num_features):
 
 
 def test_what_no_axis_shows_counts_too():
-    """Training images use 20 of 300 features; images that use others are far from them all."""
+    """Training images use 64 of 300 features; images that use others are far from them all."""
     rng = np.random.default_rng(0)
-    scale_D = np.where(np.arange(300) < 20, 1, 0)
+    scale_D = np.where(np.arange(300) < 64, 1, 0)
 
     def drawn(num, scale_D):
         return 1 + rng.normal(0, 1, (num, 300)) * scale_D
