@@ -18,7 +18,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -132,45 +131,49 @@ def _resident(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def _watched(words: list[Any], out: Path) -> list[tuple[int, int]]:
+    """Run a command, and return the sizes of its journal with the resident sizes, over time."""
+    rows = out.with_name(f".{out.name}.partial") / "rows"
+    found = []
+    with subprocess.Popen([*words, out], stdout=subprocess.DEVNULL) as child:
+        while child.poll() is None:
+            time.sleep(0.2)
+            done = rows.stat().st_size if rows.is_file() else 0
+            found.append((done, _resident(child.pid)))
+    return [one for one in found if all(one)]
+
+
 def memory(place: Path, num: int) -> dict[str, Any]:
     """Return the resident size over a run with a tiny model, and whether kills change the file."""
-    run = train(place / "outputs", "test_efficientnet", "32")
+    run = train(place / "outputs", "test_resnet", "32")
     folder = place / "many"
     make_images(folder, num)
     words = [sys.executable, ROOT / "predict.py", run, folder, "--folds", "0", "--out"]
-    child = subprocess.Popen([*words, place / "whole.csv"], stdout=subprocess.DEVNULL)
-    sizes: list[int] = []
-
-    def watch() -> None:
-        while child.poll() is None:
-            sizes.append(_resident(child.pid))
-            time.sleep(0.2)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    child.wait()
-    thread.join()
-    sizes = [one for one in sizes if one]
-    # The first tenth loads libraries and the model; the last one writes the table.
-    early = statistics.median(sizes[len(sizes) // 5 : len(sizes) * 3 // 10])
-    late = statistics.median(sizes[len(sizes) * 8 // 10 : len(sizes) * 9 // 10])
-    kills = 0
-    seconds = len(sizes) * 0.2
-    for _ in range(3):
-        child = subprocess.Popen([*words, place / "killed.csv"], stdout=subprocess.DEVNULL)
-        time.sleep(max(6.0, seconds / 4))
-        if child.poll() is None:
-            child.send_signal(signal.SIGKILL)
-            kills += 1
-        child.wait()
-    subprocess.run([*words, place / "killed.csv"], check=True, stdout=subprocess.DEVNULL)
+    found = _watched(words, place / "whole.csv")
+    end = max(done for done, _ in found)
+    early, late = (
+        statistics.median(size for done, size in found if low <= done / end <= high)
+        for low, high in ((0.05, 0.15), (0.85, 1.0))
+    )
+    killed = place / "killed.csv"
+    rows = killed.with_name(f".{killed.name}.partial") / "rows"
+    kills = []
+    for share in (0.2, 0.5, 0.8):
+        with subprocess.Popen([*words, killed], stdout=subprocess.DEVNULL) as child:
+            while child.poll() is None:
+                if rows.is_file() and rows.stat().st_size > share * end:
+                    kills.append(round(rows.stat().st_size / end, 2))
+                    child.send_signal(signal.SIGKILL)
+                    break
+                time.sleep(0.02)
+    subprocess.run([*words, killed], check=True, stdout=subprocess.DEVNULL)
     return {
         "images": num,
         "early_mb": round(early / 1e6, 1),
         "late_mb": round(late / 1e6, 1),
         "late_over_early": round(late / early, 4),
-        "kills": kills,
-        "equal_bytes": (place / "killed.csv").read_bytes() == (place / "whole.csv").read_bytes(),
+        "killed_at": kills,
+        "equal_bytes": killed.read_bytes() == (place / "whole.csv").read_bytes(),
     }
 
 

@@ -40,6 +40,7 @@ PUBLIC = {
     "export_model": "pipeline.export.write",
     "leaderboard": "reports.board.leaderboard",
     "load": "foldblend.runs.check",
+    "load_export": "pipeline.export.loaded",
     "make_config": "pipeline.config.settings",
     "predict": "pipeline.predict.api",
     "score_images": "pipeline.predict.api",

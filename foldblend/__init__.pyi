@@ -17,6 +17,7 @@ from pipeline.config.train import LossConfig as LossConfig
 from pipeline.config.train import TrainConfig as TrainConfig
 from pipeline.cv import cross_validate as cross_validate
 from pipeline.cv import cross_validate_seeds as cross_validate_seeds
+from pipeline.export.loaded import load_export as load_export
 from pipeline.export.write import export_model as export_model
 from pipeline.predict.api import predict as predict
 from pipeline.predict.api import score_images as score_images

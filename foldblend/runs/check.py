@@ -5,6 +5,7 @@ Every stage that reads runs uses these checks.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from foldblend.errors import UserError, listed
+from foldblend.files import is_file
 from foldblend.runs.info import RunInfo
 from foldblend.runs.run import Run
 
@@ -80,23 +82,23 @@ def finished_run(folder: str | Path, *, needed: Sequence[str] = NEEDED) -> Run:
 
 
 def load(folder: str | Path) -> Run:
-    """Load a finished run, TTA'd run or blend from its folder.
+    """Load a finished run, TTA'd run or blend from its folder, or from an exported file.
 
     Parameters
     ----------
     folder
-        Folder of the run, such as ``outputs/RUN``.
+        Folder of the run, such as ``outputs/RUN``, or a file of `export_model`.
 
     Returns
     -------
     Run
-        The run, with ``.oof``, ``.test``, ``.report``, ``.classes`` and more. Tables are read on
-        first access.
+        The run, with ``.oof``, ``.test``, ``.report``, ``.classes``, ``.predict`` and more. Tables
+        are read on first access; an exported file has none.
 
     Raises
     ------
     UserError
-        If the folder is not a finished run.
+        If the folder is not a finished run, or the file is damaged.
 
     Examples
     --------
@@ -104,6 +106,10 @@ def load(folder: str | Path) -> Run:
     >>> run.oof[["image_id", "group", "label", "fold"]].shape
     (84, 4)
     """
+    if is_file(Path(folder)):
+        # What reads models is in a higher layer, so it is looked up by its name.
+        found: Run = importlib.import_module("foldblend").load_export(folder)
+        return found
     return finished_run(folder)
 
 

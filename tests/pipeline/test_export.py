@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 import shutil
 import subprocess
 import zipfile
@@ -14,6 +15,7 @@ import pytest
 import torch
 import yaml
 
+import foldblend as fb
 import run_cv
 from ensemble.blend import blend
 from export_model import main
@@ -544,3 +546,19 @@ def test_the_command_writes_the_file(outputs, tmp_path, command_of):
     command("--to", tmp_path / "x.zip").assert_one_line_error("RUN: missing")
     command(outputs / "alpha").assert_one_line_error("--to: missing")
     command(tmp_path / "none", "--to", tmp_path / "x.zip").assert_one_line_error("none")
+
+
+def test_loaded_file_is_a_run_that_predicts(outputs, tiny_layout, tmp_path):
+    images = sorted((tiny_layout / "eval" / "images").iterdir())[:4]
+    folder = fb.load(outputs / "auto")
+    file = fb.export_model(outputs / "auto", tmp_path / "auto.zip", say=quiet)
+    run = pickle.loads(pickle.dumps(fb.load(file)))
+    assert run.classes == folder.classes
+    assert run.predict(images).tolist() == folder.predict(images).tolist()
+    np.testing.assert_array_equal(run.predict_proba(images), folder.predict_proba(images))
+    assert run.score(images, folder.predict(images)) == 1
+    with pytest.raises(UserError, match="no out-of-fold rows; load the run's folder"):
+        run.oof  # noqa: B018
+    (tmp_path / "other.zip").write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(UserError, match=REFUSED):
+        fb.load(tmp_path / "other.zip")
