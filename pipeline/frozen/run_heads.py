@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -147,7 +148,9 @@ def run_heads(job: TrainingJob, todo: Sequence[int]) -> dict[int, dict[str, Any]
             done[index] = _done(job, index, files, held, held_VNC, float(l2_K[fold]))
         each = shared + (time.perf_counter() - start) / len(wanted)
         if 0 in wanted:
-            _keep_reference(job, train_VND[0], fold_N)
+            # Without its images the run goes on; the end of it says what is missing.
+            with contextlib.suppress(UserError, OSError):
+                _keep_reference(job, train_VND[0], fold_N)
         for index in wanted:
             done[index] |= {"seconds": each, "infer_images_per_s": features.images_per_s}
             write_json(job.folder / f"fold_{index}" / "done.json", done[index])

@@ -25,10 +25,12 @@ from pipeline.predict.run import Prediction, Session, open_session, predict_sess
 
 __all__ = ["check_out", "open_inputs", "predict", "score_images"]
 
+# Names such as 007 or NA stay texts.
+TEXTS = dict.fromkeys(("image_id", "group", "class", "classes"), str)
 READERS: dict[str, Callable[[str], pd.DataFrame]] = {
-    ".csv": pd.read_csv,
+    ".csv": lambda path: pd.read_csv(path, dtype=TEXTS, keep_default_na=False),
     ".parquet": pd.read_parquet,
-    ".jsonl": lambda path: pd.read_json(path, lines=True),
+    ".jsonl": lambda path: pd.read_json(path, lines=True, dtype=TEXTS, precise_float=True),
 }
 
 
@@ -162,7 +164,8 @@ def score_images(
     UserError
         For labels that are no classes, or images without a label.
     """
-    config = _configured(run, settings)
+    # A score needs no comparison with the training images.
+    config = _configured(run, {**settings, "odd": False})
     with lines_to(say):
         session, inputs = open_inputs(config, images, say=say)
         info = session.predictor.info

@@ -109,8 +109,9 @@ def _made(run: Run, net: Net) -> Reference | None:
     chosen_N = np.concatenate([train_N, held_N])
     if not all(Path(path).is_file() for path in table["path"].iloc[chosen_N]):
         return None
-    # Files that changed since training are found by their hash.
-    images = Files(table.iloc[chosen_N], net.recipe.preprocess, verify=True)
+    # Files that changed since training are found by their hash, which early versions did not keep.
+    has_hash = "content" in table
+    images = Files(table.iloc[chosen_N], net.recipe.preprocess, verify=has_hash)
     ids = table["image_id"].iloc[chosen_N].tolist()
     size = net.recipe.batch_size
     features = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import secrets
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import pandas as pd
 import PIL.Image
 import PIL.ImageOps
 
-from foldblend.errors import BadImage, UserError, listed
+from foldblend.errors import UserError, listed
 from foldblend.files import home
 from foldblend.images import Box
 from foldblend.tables import is_table
@@ -48,16 +49,23 @@ class Inputs:
         return len(self.ids)
 
     def key(self) -> list[Any]:
-        """Return what identifies the images: names, paths, sizes and times of their files."""
+        """Return what identifies the images: names, boxes, and paths, sizes and times of files."""
         parts: list[Any] = []
-        for name, source in zip(self.ids, self.sources, strict=True):
-            try:
-                about = Path(source).stat() if isinstance(source, (str, os.PathLike)) else None
-            except OSError:
-                about = None
-            what = None if about is None else (about.st_size, about.st_mtime_ns)
-            parts.append((name, str(source) if what else None, what))
+        for place, (name, source) in enumerate(zip(self.ids, self.sources, strict=True)):
+            box = None if self.boxes is None else self.boxes[place]
+            parts.append((name, None if box is None else [*map(float, box)], *_stamp(source)))
         return parts
+
+
+def _stamp(source: Any) -> tuple[Any, ...]:
+    """Return what changes with a file; of an image in memory, which has no such thing, a token."""
+    if not isinstance(source, (str, os.PathLike)):
+        return (secrets.token_hex(8),)
+    try:
+        about = Path(source).stat()
+    except OSError:
+        return (str(source),)
+    return str(source), about.st_size, about.st_mtime_ns
 
 
 def as_rgb(image: Any, name: str) -> np.ndarray:
@@ -245,8 +253,3 @@ def _is_place(text: str) -> bool:
         return not path.exists() and any(one in text for one in "*?[")
     except OSError:
         return False
-
-
-def bad_image(error: BadImage) -> BadImage:
-    """Return an error of an image that is to be predicted, with its cure."""
-    return BadImage(f"{error.problem}; {error.cure or 'replace it'}, or pass --on-bad-image skip")

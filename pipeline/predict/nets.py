@@ -231,11 +231,19 @@ class Net:
         model: torch.nn.Module,
         batches: Sequence[tuple[torch.Tensor, int]],
         views: Sequence[Any],
+        seen: list[torch.Tensor] | None = None,
     ) -> np.ndarray:
-        """Return the logits V x N x C of batches."""
+        """Return the logits V x N x C of batches; a hook may append features to `seen`."""
 
         def forward(images: torch.Tensor) -> torch.Tensor:
-            return logits_of(model, images, self.recipe.preprocess, self.compute, views)
+            num = len(seen or ())
+            try:
+                return logits_of(model, images, self.recipe.preprocess, self.compute, views)
+            except RuntimeError:
+                # If memory ran out, the images come again in smaller parts.
+                if seen is not None:
+                    del seen[num:]
+                raise
 
         found = [
             torch.cat(self.chunks.map(images, forward), dim=1)[:, :num] for images, num in batches
@@ -275,7 +283,7 @@ class Net:
         seen: list[torch.Tensor] = []
         hook = linear.register_forward_pre_hook(lambda _, given: seen.append(given[0].float()))
         try:
-            return self._pass(model, batches, views), seen
+            return self._pass(model, batches, views, seen), seen
         finally:
             hook.remove()
 

@@ -187,6 +187,7 @@ class Prediction:
         skip = self.config.on_bad_image == "skip"
         with Task("predict", num, unit="images") as task:
             for one in self.session.stream.run(self.inputs, first=first, skip=skip):
+                self._check_finite(one)
                 p_NC = None if self.sets is None else self.sets.p_values(one.plain_KNC)
                 bad = {index: error.problem for index, error in one.block.bad.items()}
                 odd_N = None
@@ -204,6 +205,13 @@ class Prediction:
                 f"predicted {counted(seen, 'image')} in {spent:.1f} s"
                 f" ({seen / max(spent, 1e-9):,.1f} images/s)"
             )
+
+    def _check_finite(self, one: Predicted) -> None:
+        """Raise UserError for logits that are not finite; NaN marks images that are left out."""
+        bad_N = ~(np.isfinite(one.logits_NC) & np.isfinite(one.plain_NC)).all(axis=1)
+        if bad_N.any():
+            names = [self.inputs.ids[one.block.good[row]] for row in np.flatnonzero(bad_N)]
+            raise UserError(f"{listed(names)}: the logits are not finite; pass --device cpu")
 
     def logits(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the numbers of the images that can be used, and their logits and plain logits."""
@@ -274,14 +282,17 @@ class Prediction:
             )
 
 
-def _key(session: Session, inputs: Inputs, config: PredictConfig) -> str:
+def _key(prediction: Prediction) -> str:
     """Return what identifies a prediction, so that only the same one is continued."""
-    stream = session.stream
+    session = prediction.session
+    config = prediction.config
     decided = [
         session.predictor.fingerprint(),
-        {key: list(models) for key, models in stream.models.items()},
-        [config.coverage, config.coverage_by, config.device, config.threads, config.on_bad_image],
-        inputs.key(),
+        {key: list(models) for key, models in session.stream.models.items()},
+        # A row has other columns with --no-odd, or where the reference is gone.
+        dataclasses.astuple(prediction.columns),
+        [config.coverage, config.coverage_by, config.device, config.threads],
+        prediction.inputs.key(),
     ]
     return hashlib.blake2b(json.dumps(decided).encode(), digest_size=16).hexdigest()
 
@@ -292,12 +303,16 @@ def _write(prediction: Prediction, path: Path) -> None:
     inputs = prediction.inputs
     journal = Journal(
         path.with_name(f".{path.name}.partial"),
-        _key(prediction.session, inputs, config),
+        _key(prediction),
         width=prediction.columns.width,
         block=prediction.session.stream.block,
         resume=config.resume,
     )
     with journal:
+        before = journal.bad()
+        if before and config.on_bad_image == "stop":
+            why = next(iter(before.values()))
+            raise UserError(f"{why}; replace it, or pass --on-bad-image skip")
         if journal.done:
             prediction.say(f"{path}: continued after {counted(journal.done, 'image')}")
         for rows_NX, bad in prediction.rows(journal.done):

@@ -31,7 +31,8 @@ from pipeline.predict.tree import Blend, Node, has, leaves_of, views_of
 
 __all__ = ["Block", "Predicted", "Stream", "block_size"]
 
-# Images of a block, unless the batches of several runs need more or fewer to be full.
+# Most images of a block, in which the batches of several runs are full; if the least common
+# multiple of their sizes is larger, a block is the largest of their batches.
 MOST = 1024
 
 
@@ -210,15 +211,6 @@ class Stream:
     def block(self) -> int:
         """Number of images of a block."""
         return block_size([leaf.recipe.batch_size for leaf in self.leaves.values()])
-
-    @property
-    def passes(self) -> int:
-        """Number of forward passes per image."""
-        found = 0
-        for key, leaf in self.leaves.items():
-            times = 1 if leaf.recipe.frozen else len(self.models[key])
-            found += len(self.views[key]) * times
-        return found
 
     def predict(self, block: Block, ids: Sequence[str]) -> Predicted:
         """Return the predictions of the good images of a block; `ids` are their names."""

@@ -18,7 +18,7 @@ from foldblend.errors import UserError
 from foldblend.runs.calibrated import calibration_of, plain_test
 from foldblend.runs.run import Run
 from pipeline.predict.config import PredictConfig
-from pipeline.predict.inputs import read_inputs
+from pipeline.predict.inputs import Inputs, read_inputs
 from pipeline.predict.journal import Journal
 from pipeline.predict.open import open_predictor
 from pipeline.predict.run import Prediction, open_session
@@ -403,3 +403,56 @@ def test_a_set_up_run_is_not_opened_again(outputs, images, monkeypatch):
     first = run.predict(path)
     monkeypatch.setattr("pipeline.predict.run.open_predictor", None)
     assert run.predict(path) == first
+
+
+def test_what_else_begins_a_prediction_again(command, outputs, images, tmp_path, monkeypatch):
+    """A journal is of the same columns and boxes; it goes on with --on-bad-image skip."""
+    new = shutil.copytree(images, tmp_path / "new")
+    for copy in range(2):
+        for file in sorted(images.iterdir()):
+            shutil.copy(file, new / f"{copy}_{file.name}")
+    last = sorted(new.iterdir())[-1]
+    last.write_bytes(b"")
+    out = tmp_path / "found.csv"
+    command(outputs / "alpha", new, "--out", out).assert_one_line_error("--on-bad-image skip")
+    copied = shutil.copytree(tmp_path / ".found.csv.partial", tmp_path / ".plain.csv.partial")
+    done = command(outputs / "alpha", new, "--out", out, "--on-bad-image", "skip")
+    assert "continued after 64 images" in done.out
+    plain = tmp_path / "plain.csv"
+    done = command(
+        outputs / "alpha", new, "--out", plain, "--on-bad-image", "skip", "--no-odd", "--overwrite"
+    )
+    assert "continued" not in done.out
+    assert not copied.exists()
+    columns = ["image_id", "class", "proba"]
+    both = [pd.read_csv(one)[columns] for one in (out, plain)]
+    pd.testing.assert_frame_equal(*both)
+
+
+def test_images_in_memory_are_never_taken_for_others():
+    grey = np.zeros((4, 4), np.uint8)
+    assert Inputs(["image 0"], [grey]).key() != Inputs(["image 0"], [grey]).key()
+    boxes = [[(0, 0, 2, 2)], [(0, 0, 3, 3)]]
+    first, second = (Inputs(["a"], ["a.jpg"], one).key() for one in boxes)
+    assert first != second
+
+
+def test_names_stay_texts_when_a_table_is_read_back(outputs, images, tmp_path):
+    shutil.copy(sorted(images.iterdir())[0], tmp_path / "007.jpg")
+    (tmp_path / "table.csv").write_text("image,who\n007.jpg,007\n")
+    flags = {"group_col": "who", "say": quiet}
+    shown = fb.predict(outputs / "alpha", tmp_path / "table.csv", **flags)
+    for suffix in READERS:
+        out = str(tmp_path / f"out.{suffix}")
+        found = fb.predict(outputs / "alpha", tmp_path / "table.csv", out=out, **flags)
+        assert found["group"].tolist() == ["007"]
+        np.testing.assert_allclose(found["proba"], shown["proba"], rtol=1e-12)
+
+
+def test_runs_of_early_versions_lack_hashes_of_images(outputs, images, tmp_path):
+    copy = shutil.copytree(outputs / "beta", tmp_path / "beta")
+    (copy / "reference.safetensors").unlink()
+    file = copy / "pictures.parquet"
+    pd.read_parquet(file).drop(columns="content").to_parquet(file)
+    old = fb.predict(copy, images, say=quiet)
+    pd.testing.assert_frame_equal(old, fb.predict(outputs / "beta", images, say=quiet))
