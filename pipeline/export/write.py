@@ -217,6 +217,9 @@ def export_model(
     given = None if to is None else str(to)
     config = from_settings(ExportConfig, {**settings, "run": str(folder), "to": given})
     path = None if config.to is None else _target(config.to, overwrite=config.overwrite)
+    for name, place in (("onnx", config.onnx), ("timm", config.timm)):
+        if place is not None:
+            check_writable(home(place), flag=f"--{name}")
     predictor = _opened(folder, say, needs_run=path is not None)
     if path is not None:
         _write_file(path, predictor, config, say)

@@ -562,3 +562,12 @@ def test_loaded_file_is_a_run_that_predicts(outputs, tiny_layout, tmp_path):
     (tmp_path / "other.zip").write_bytes(file.read_bytes()[:-1])
     with pytest.raises(UserError, match=REFUSED):
         fb.load(tmp_path / "other.zip")
+
+
+@pytest.mark.parametrize("name", ["onnx", "timm"])
+def test_a_file_in_place_of_a_folder(runs_copy, tmp_path, name):
+    file = tmp_path / "taken"
+    file.write_text("mine")
+    with pytest.raises(UserError, match=f"pass another --{name}"):
+        fb.export_model(runs_copy / "beta", **{name: str(file)}, say=lambda _: None)
+    assert file.read_text() == "mine"
