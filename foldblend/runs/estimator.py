@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from foldblend.errors import UserError
+
 __all__ = ["Estimator"]
 
 
@@ -91,7 +93,15 @@ class Estimator:
         return found
 
     def _table(self, images: Any, settings: dict[str, Any]) -> Any:
-        """Return the table of predictions, without the comparison that nobody would see."""
+        """Return the table of predictions, without the comparison that nobody would see.
+
+        Raises UserError for settings under which it would not have one row per image.
+        """
+        if settings.get("on_bad_image", "stop") != "stop":
+            raise UserError(
+                "on_bad_image: one result per image is expected here; call fb.predict, whose table"
+                " names the images"
+            )
         return _face("predict")(self.path, images, say=_silent, **{"odd": False, **settings})
 
     def fit(self, images: Any, labels: Any = None) -> Estimator:

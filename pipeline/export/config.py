@@ -35,7 +35,7 @@ class ExportConfig:
     timm: str | None = flag(None, common=True)
     """Folder for models that timm loads from disk: a folder for each."""
     overwrite: bool = flag(False, common=True)
-    """Replace --to if it is there."""
+    """Replace --to if it is there, and files of the same names in --onnx and --timm."""
     device: str | None = None
     """Device, such as cuda, that measures the difference. Default: the one used in training."""
 
@@ -49,7 +49,7 @@ class ExportConfig:
             "--to: missing; pass the file to write, such as --to model.zip, or --onnx FOLDER or"
             " --timm FOLDER",
         )
-        for name in ("half", "folds", "overwrite"):
+        for name in ("half", "folds"):
             require(
                 not getattr(self, name) or self.to is not None,
                 f"--{name}: is of the file that --to writes; pass --to, or leave it out",

@@ -53,8 +53,13 @@ def _check_views(views: Views, leaves: Mapping[str, Leaf]) -> None:
         drawn = next((one for one in names if not is_device_view(one)), None)
         if drawn is not None:
             raise UserError(
-                f"--onnx: view {drawn} of {leaves[key].name} is drawn by albumentations, which"
-                " cannot go into a graph; export a run without it"
+                f"--onnx: view {drawn} of {leaves[key].name} is drawn at random, which cannot go"
+                " into a graph; export a run without it"
+            )
+        if leaves[key].recipe.crop == "face":
+            raise UserError(
+                f"--onnx: {leaves[key].name} was trained with --crop face, and its detector cannot"
+                " go into a graph; export a run without it"
             )
 
 

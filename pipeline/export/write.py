@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import safetensors.numpy
 
 from foldblend.cli import Say
 from foldblend.errors import UserError, counted
-from foldblend.files import check_writable, exists, home, is_file
+from foldblend.files import DRAFT, check_writable, exists, home, is_file
 from foldblend.flags import from_settings
 from foldblend.progress import write
 from foldblend.runs.run import Run
@@ -217,18 +218,50 @@ def export_model(
     given = None if to is None else str(to)
     config = from_settings(ExportConfig, {**settings, "run": str(folder), "to": given})
     path = None if config.to is None else _target(config.to, overwrite=config.overwrite)
-    for name, place in (("onnx", config.onnx), ("timm", config.timm)):
-        if place is not None:
-            check_writable(home(place), flag=f"--{name}")
+    folders = {
+        name: _target_folder(place, flag=f"--{name}", overwrite=config.overwrite)
+        for name, place in (("onnx", config.onnx), ("timm", config.timm))
+        if place is not None
+    }
     predictor = _opened(folder, say, needs_run=path is not None)
     if path is not None:
         _write_file(path, predictor, config, say)
-    for name, place in (("onnx", config.onnx), ("timm", config.timm)):
-        if place is not None:
-            module, function = EXTRAS[name]
-            written = getattr(importlib.import_module(module), function)
-            written(predictor, home(place), say=say)
+    for name, target in folders.items():
+        module, function = EXTRAS[name]
+        _write_folder(target, predictor, getattr(importlib.import_module(module), function), say)
     return path
+
+
+def _target_folder(given: str, *, flag: str, overwrite: bool) -> Path:
+    """Return the folder to write; raise UserError for one that has files, unless asked."""
+    folder = home(given)
+    check_writable(folder, flag=flag)
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise UserError(
+            f"{flag} {folder}: has files already; pass --overwrite to replace those of the same"
+            " name, or another folder"
+        )
+    return folder
+
+
+def _write_folder(
+    folder: Path, predictor: Predictor, write_models: Callable[..., object], say: Say
+) -> None:
+    """Write models into a draft beside a folder, and move them there when all are checked."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=DRAFT, dir=folder.parent) as draft:
+        made = Path(draft, folder.name)
+        made.mkdir()
+        write_models(predictor, made, say=lambda line: say(line.replace(str(made), str(folder))))
+        folder.mkdir(exist_ok=True)
+        for item in sorted(made.iterdir()):
+            place = folder / item.name
+            if place.is_dir() and not place.is_symlink():
+                # Of a folder with this name, only the files of models are replaced.
+                for file in sorted(item.iterdir()):
+                    file.replace(place / file.name)
+            else:
+                item.replace(place)
 
 
 def _target(to: str, *, overwrite: bool) -> Path:

@@ -9,9 +9,8 @@ import numpy as np
 
 from foldblend.cli import Say
 from foldblend.errors import UserError, listed
-from foldblend.runs.calibrated import plain_oof
-from foldblend.runs.oof import oof_rows
-from foldblend.scores.conformal import Conformal, out_of_fold_coverage
+from foldblend.runs.calibrated import coverage_of
+from foldblend.scores.conformal import Conformal
 from pipeline.predict.config import PredictConfig
 from pipeline.predict.open import Predictor
 from pipeline.predict.stream import Stream
@@ -59,13 +58,7 @@ def sets_of(
         names = listed([classes[one] for one in few], most=9)
         say(f"--coverage-by class: too few groups, so no promise, for images of {names}")
     if predictor.run is not None and "conformal" not in predictor.extras:
-        found = out_of_fold_coverage(
-            plain_oof(predictor.run),
-            oof_rows(predictor.run),
-            config.coverage,
-            temperature=predictor.calibration.temperature,
-            by_class=by_class,
-        )
+        found = coverage_of(predictor.run, config.coverage, by_class=by_class)
         if found is not None:
             say(
                 f"--coverage {config.coverage:g}: out of fold, sets of {found.width:.2f} classes on"
@@ -74,6 +67,6 @@ def sets_of(
     every = stream.root.num_models
     chosen = [k for k in range(every) if config.models is None or k in config.models]
     # Blends of runs with different folds have means of models, and no fold of their own.
-    models = chosen if every == conformal.num_models else None
+    models = chosen if chosen and every == conformal.num_models else None
     of_class = [one for one in range(len(classes)) if one not in few] if by_class else []
     return Sets(conformal, models, of_class)

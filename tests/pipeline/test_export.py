@@ -571,3 +571,30 @@ def test_a_file_in_place_of_a_folder(runs_copy, tmp_path, name):
     with pytest.raises(UserError, match=f"pass another --{name}"):
         fb.export_model(runs_copy / "beta", **{name: str(file)}, say=lambda _: None)
     assert file.read_text() == "mine"
+
+
+def test_folders_of_models_are_replaced_only_if_asked(outputs, tmp_path, monkeypatch):
+    """Nothing is written unless all of it is, and files of others stay."""
+    folder = tmp_path / "models"
+    kept = folder / "alpha_fold_0" / "notes.txt"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("mine")
+    with pytest.raises(UserError, match=r"--timm .*has files already; pass --overwrite"):
+        fb.export_model(outputs / "alpha", timm=str(folder), say=quiet)
+    said = []
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.export.timm_folder.CLOSE", -1.0)
+        with pytest.raises(UserError, match="so it was removed"):
+            fb.export_model(outputs / "alpha", timm=str(folder), overwrite=True, say=quiet)
+    assert [item.name for item in folder.rglob("*")] == ["alpha_fold_0", "notes.txt"]
+    fb.export_model(outputs / "alpha", timm=str(folder), overwrite=True, say=said.append)
+    assert kept.read_text() == "mine"
+    assert (folder / "alpha_fold_1" / "model.safetensors").is_file()
+    assert (folder / "alpha_fold_0" / "config.json").is_file()
+    assert str(folder) in said[-1]
+    assert [item.name for item in tmp_path.iterdir()] == ["models"]
+
+
+def test_results_of_a_run_have_one_entry_per_image(outputs):
+    with pytest.raises(UserError, match=r"on_bad_image: .* fb.predict"):
+        fb.load(outputs / "alpha").predict(["a.jpg"], on_bad_image="skip")
