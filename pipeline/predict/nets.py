@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,8 @@ from tta.views.names import draw_of, is_device_view, view_of
 __all__ = ["Net", "compute_for"]
 
 IDENTITY = "identity"
+# Bytes of a run's models up to which all stay in memory; larger ones are read for each block.
+KEPT_BYTES = 2**30
 Features = dict[tuple[str, Any, int, str], np.ndarray]
 """Features of a block of images, by backbone, preprocessing, batch size and view."""
 
@@ -52,7 +55,7 @@ def compute_for(recipe: Recipe, *, device: str | None, threads: int | None, say:
         wanted = torch.device(name)
     except RuntimeError:
         raise UserError(f"--device {name}: unknown kind of device; pass cuda or cpu") from None
-    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+    if not _is_there(wanted):
         if device is not None:
             raise UserError(f"--device {device}: this machine has no such GPU; pass --device cpu")
         say(f"the run was made on {name}, which this machine lacks; the CPU is used")
@@ -65,8 +68,20 @@ def compute_for(recipe: Recipe, *, device: str | None, threads: int | None, say:
     )
 
 
+def _is_there(device: torch.device) -> bool:
+    """Return whether models can run on a device."""
+    if device.type == "cuda":
+        return (device.index or 0) < torch.cuda.device_count()
+    if device.type == "cpu":
+        return True
+    try:
+        return torch.ones(1, device=device).cpu().item() == 1
+    except (RuntimeError, NotImplementedError, ImportError, AssertionError):
+        return False  # torch was built without it, or it holds no data, as meta
+
+
 class Net:
-    """The models of a cross-validated run; the weights of one of them are loaded at a time."""
+    """The models of a cross-validated run."""
 
     def __init__(self, recipe: Recipe, weights: WeightSource, compute: Compute, say: Say) -> None:
         self.recipe = recipe
@@ -74,6 +89,7 @@ class Net:
         self.compute = compute
         self.chunks = Chunks(say)
         self._loaded: int | None = None
+        self._kept: dict[int, torch.nn.Module] = {}
         self.watches = False
         """Whether the features of the first model's unchanged images are kept as `seen_ND`."""
         self.seen_ND: np.ndarray | None = None
@@ -113,8 +129,20 @@ class Net:
             ) from None
 
     def use(self, index: int) -> torch.nn.Module:
-        """Load the weights of a model, unless they are loaded, and return the module."""
-        if not self.recipe.frozen and self._loaded != index:
+        """Return the module of a model; it stays in memory while those of the run are small."""
+        if self.recipe.frozen:
+            return self.model
+        if index in self._kept:
+            return self._kept[index]
+        tensors = self.model.state_dict().values()
+        size = sum(one.numel() * one.element_size() for one in tensors)
+        if (len(self._kept) + 1) * size <= KEPT_BYTES:
+            model = copy.deepcopy(self.model)
+            self._fill(model, self.weights.read(index))
+            self._kept[index] = model
+            return model
+        # Large models take turns in one module.
+        if self._loaded != index:
             self._fill(self.model, self.weights.read(index))
             self._loaded = index
         return self.model

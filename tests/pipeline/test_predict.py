@@ -456,3 +456,14 @@ def test_runs_of_early_versions_lack_hashes_of_images(outputs, images, tmp_path)
     pd.read_parquet(file).drop(columns="content").to_parquet(file)
     old = fb.predict(copy, images, say=quiet)
     pd.testing.assert_frame_equal(old, fb.predict(outputs / "beta", images, say=quiet))
+
+
+def test_large_models_take_turns_in_memory(outputs, images, monkeypatch):
+    expected = logits_of(outputs / "three", images)[1]
+    monkeypatch.setattr("pipeline.predict.nets.KEPT_BYTES", 0)
+    stream = Stream(open_predictor(outputs / "three", say=quiet).root, say=quiet)
+    inputs = read_inputs(images, PredictConfig(run="r").reading({}), ())
+    [found] = list(stream.run(inputs))
+    np.testing.assert_array_equal(found.logits_NC, expected)
+    [net] = stream.nets.values()
+    assert net.use(1) is net.use(2) is net.model
