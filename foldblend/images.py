@@ -8,6 +8,7 @@ import itertools
 import logging
 import math
 import os
+import stat
 import warnings
 from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
@@ -100,6 +101,9 @@ def _decode(path: str | Path, data: bytes, mode: int) -> np.ndarray:
 
 def _read_bytes(path: str | Path) -> bytes:
     try:
+        # Reading a pipe would wait for ever, and a device may have no end.
+        if not stat.S_ISREG(Path(path).stat().st_mode):
+            raise BadImage(f"{path}: no regular file", FETCH)
         return Path(path).read_bytes()
     except OSError as error:
         raise BadImage(f"{path}: {error.strerror}", FETCH) from None

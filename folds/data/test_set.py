@@ -192,7 +192,7 @@ def test_of_tree(tree: Tree, config: DataConfig, training: Training, *, depth: i
     )
 
 
-def _of_pattern(text: str, config: DataConfig) -> Tree:
+def _of_pattern(text: str, config: DataConfig, flag: str) -> Tree:
     """Return the images that a pattern such as test/*.jpg fits."""
     parts = Path(text).parts
     # Folders that exist under a name such as images[1] are no patterns.
@@ -209,7 +209,7 @@ def _of_pattern(text: str, config: DataConfig) -> Tree:
     )
     images = [path for path in files if is_image(path, config.image_suffix)]
     if not images:
-        raise UserError(f"--test {text}: no image fits the pattern; correct it")
+        raise UserError(f"{flag} {text}: no image fits the pattern; correct it")
     return Tree(root, tuple(Path(path).relative_to(root).as_posix() for path in images))
 
 
@@ -250,5 +250,5 @@ def read_test_set(text: str, config: DataConfig, training: Training, *, flag: st
     if is_file(path) and not is_table(path) and is_image(path.name, config.image_suffix):
         return test_of_tree(Tree(path.parent, (path.name,)), config, training, depth=0)
     if not exists(path) and any(one in text for one in PATTERN) and flag != "--test-csv":
-        return test_of_tree(_of_pattern(str(path), config), config, training, depth=0)
+        return test_of_tree(_of_pattern(str(path), config, flag), config, training, depth=0)
     return _of_table(path, config, training)

@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import json
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -267,10 +268,23 @@ def _write_folder(
 def _target(to: str, *, overwrite: bool) -> Path:
     """Return the file to write; raise UserError if it cannot be, or is there already."""
     path = home(to)
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+        path.lstat()
+    except FileNotFoundError:
+        return path
+    except (OSError, ValueError):  # the name is too long, or no file can have it
+        raise UserError(f"--to {path}: no file can be written there; pass another") from None
+    if is_folder:
         raise UserError(f"--to {path}: is a folder; pass a file in it, such as {path}/model.zip")
-    if exists(path) and not overwrite:
+    if not overwrite:
         raise UserError(f"--to {path}: is there already; pass --overwrite to replace it")
+    if exists(path) and not is_file(path):
+        raise UserError(f"--to {path}: is no regular file; pass another")
+    # A slip would destroy the tables of a run.
+    of_run = any(is_file(folder / "run.json") for folder in Path(os.path.realpath(path)).parents)
+    if of_run and not zipfile.is_zipfile(path):
+        raise UserError(f"--to {path}: is a file of a run, so it is not replaced; pass another")
     return path
 
 

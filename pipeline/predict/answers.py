@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -119,7 +121,10 @@ class GroupSums:
 def _csv(draft: Path, tables: Iterable[pd.DataFrame]) -> None:
     with draft.open("w", encoding="utf-8", newline="") as file:
         for place, table in enumerate(tables):
-            table.to_csv(file, index=False, header=place == 0)
+            # The csv module leaves a carriage return unquoted, where readers end a row.
+            has_return = any("\r" in str(name) for name in table.iloc[:, 0])
+            quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if has_return else csv.QUOTE_MINIMAL
+            table.to_csv(file, index=False, header=place == 0, quoting=quoting)
 
 
 def _parquet(draft: Path, tables: Iterable[pd.DataFrame]) -> None:

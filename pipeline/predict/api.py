@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pandas as pd
 
 from foldblend.cli import Say
 from foldblend.errors import UserError, listed
-from foldblend.files import check_writable
+from foldblend.files import check_writable, home, is_file
 from foldblend.flags import from_settings
 from foldblend.progress import lines_to, write
 from foldblend.runs.run import Run
@@ -40,10 +41,21 @@ def check_out(config: PredictConfig) -> None:
         if given is None:
             continue
         path = Path(given)
-        if path.is_dir() or not path.absolute().parent.is_dir():
+        try:
+            is_place = path.absolute().parent.is_dir() and not path.is_dir()
+            is_there = path.exists()
+        except (OSError, ValueError):  # the name is too long, or links go in a circle
+            is_place = False
+        if not is_place or (is_there and not path.is_file()):
             raise UserError(f"{flag} {path}: no file can be written there; pass a file in a folder")
-        if path.exists() and not config.overwrite:
+        if is_there and not config.overwrite:
             raise UserError(f"{flag} {path}: is there already; pass --overwrite, or another file")
+        # With --overwrite a slip would destroy the tables of a run, or the images.
+        if any(is_file(folder / "run.json") for folder in Path(os.path.realpath(path)).parents):
+            raise UserError(f"{flag} {path}: is in the folder of a run; pass a file elsewhere")
+        read = [config.run, *config.images]
+        if is_there and any(is_file(home(one)) and home(one).samefile(path) for one in read):
+            raise UserError(f"{flag} {path}: is read by this command; pass another file")
     if config.page is not None:
         check_writable(Path(config.page).absolute().parent, flag="--page")
 
@@ -52,7 +64,26 @@ def open_inputs(config: PredictConfig, images: Images, *, say: Say) -> tuple[Ses
     """Return the models of a run, and the images as the run's settings read them."""
     session = open_session(config.run, config, say=say)
     predictor = session.predictor
-    return session, read_inputs(images, config.reading(predictor.settings), predictor.classes)
+    inputs = read_inputs(images, config.reading(predictor.settings), predictor.classes)
+    # A column that only the run's settings name may be absent.
+    if config.group_col is not None and inputs.groups is None:
+        raise UserError(f"--group-col {config.group_col}: no table of images has it; correct it")
+    if not len(inputs):
+        raise UserError("IMAGES: there are none in it; pass a table with at least one row")
+    no_text = [name for name in inputs.ids if not _is_text(name)]
+    if no_text:
+        shown = listed(name.encode(errors="replace").decode() for name in no_text)
+        raise UserError(f"{shown}: the name is not UTF-8 text, so no table can hold it; rename it")
+    return session, inputs
+
+
+def _is_text(name: str) -> bool:
+    """Return whether a name can be written; names of files may have any bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _configured(run: str | Path | Run, settings: dict[str, Any]) -> PredictConfig:

@@ -38,6 +38,9 @@ READING = (
 # Of these, paths of the training images say nothing about new ones.
 OWN = ("image_root", "group_regex", "group_from")
 
+# The system ends a process that starts very many.
+MOST_THREADS = 1024
+
 
 def parse_models(text: str) -> tuple[int, ...]:
     """Return the numbers of the models that a text such as "0" or "0,2" gives.
@@ -141,7 +144,8 @@ class PredictConfig:
             "--coverage-by class: goes with --coverage, such as --coverage 0.9",
         )
         require(
-            self.threads is None or self.threads >= 1, f"--threads {self.threads}: pass 1 or more"
+            self.threads is None or 1 <= self.threads <= MOST_THREADS,
+            f"--threads {self.threads}: pass 1 or more, and at most {MOST_THREADS}",
         )
         if self.out is not None:
             suffix = Path(self.out).suffix.lower()

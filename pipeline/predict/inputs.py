@@ -71,6 +71,9 @@ def _stamp(source: Any) -> tuple[Any, ...]:
 def as_rgb(image: Any, name: str) -> np.ndarray:
     """Return an array or PIL image as H x W x 3 uint8; raise UserError for other arrays."""
     if isinstance(image, PIL.Image.Image):
+        # Pillow would make white of all values above 255.
+        if image.mode[0] in "IF":
+            raise UserError(f"{name}: a PIL image of mode {image.mode}; scale it to 8 bits")
         return np.asarray(PIL.ImageOps.exif_transpose(image).convert("RGB"))
     array = np.asarray(image)
     if array.ndim == 3 and array.shape[2] == 1:

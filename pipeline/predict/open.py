@@ -13,11 +13,11 @@ from typing import Any
 from ensemble.parameters import to_bytes
 from ensemble.saved import load_blend, saved_members
 from foldblend.cli import Say
-from foldblend.errors import UserError
+from foldblend.errors import UserError, in_a_line
 from foldblend.files import is_file
 from foldblend.progress import write
 from foldblend.runs.calibrated import Calibration, calibration_of, plain_oof
-from foldblend.runs.check import finished_run
+from foldblend.runs.check import check_rows, finished_run
 from foldblend.runs.oof import oof_rows
 from foldblend.runs.run import Run
 from foldblend.scores.conformal import Conformal
@@ -208,7 +208,17 @@ def _member(run: Run, name: str, recorded: Path | None, oof: str, *, blend: bool
 
 def open_run(run: Run, *, trusted: bool = False, say: Say = write) -> Predictor:
     """Return the predictor of a finished run, TTA'd run or blend (see `open_predictor`)."""
-    root = _Opener(say, trusted=trusted).node(run)
+    try:
+        root = _Opener(say, trusted=trusted).node(run)
+        # Calibration and sets of classes are made from these rows.
+        check_rows(run, run.oof)
+    except UserError:
+        raise
+    # Files of a folder that was changed by hand may hold anything.
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{run.path}/run.json: the run cannot be opened ({in_a_line(error)}); make it again"
+        ) from None
     return Predictor(root=root, source=run.path, info=run.info, run=run)
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from foldblend.attributes import Attribute
 from foldblend.errors import UserError
@@ -145,6 +145,7 @@ def recipe_of(run: Run, *, trusted: bool = False) -> Recipe:
     saved = run.info.get("preprocess")
     if saved is None:
         raise UserError(f"{run.path}/run.json: lacks preprocess; run it again")
+    _check_types(run)
     names = [field.name for field in dataclasses.fields(Preprocess)]
     pixels = {name: saved[name] for name in names if name in saved}  # type: ignore[literal-required]
     for name in ("mean", "std"):
@@ -175,6 +176,22 @@ def recipe_of(run: Run, *, trusted: bool = False) -> Recipe:
         channels_last=machine.channels_last,
         threads=machine.threads or 1,
     )
+
+
+def _check_types(run: Run) -> None:
+    """Raise ValueError where run.json, which may have been changed by hand, has other types."""
+    pixels = cast("Mapping[str, Any]", run.info["preprocess"])
+    numbers = [pixels["width"], pixels["height"], pixels.get("crop_pct", 1.0)]
+    if not all(type(one) in (int, float) and one > 0 for one in numbers):
+        raise ValueError("preprocess: width, height or crop_pct")
+    for name in ("mean", "std"):
+        if len(pixels[name]) != 3 or not all(type(one) in (int, float) for one in pixels[name]):
+            raise ValueError(f"preprocess: {name}")
+    for name, texts in (("classes", run.info["classes"]), ("views", run.info["views"])):
+        if not isinstance(texts, list) or not texts:
+            raise ValueError(f"{name}: no list of texts")
+        if not all(isinstance(one, str) for one in texts):
+            raise ValueError(f"{name}: not all are texts")
 
 
 def _crop_of(run: Run, crop: str) -> str:

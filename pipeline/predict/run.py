@@ -29,6 +29,7 @@ from pipeline.predict.picks import Picks
 from pipeline.predict.reference import differences
 from pipeline.predict.sets import Sets, sets_of
 from pipeline.predict.stream import Predicted, Stream
+from pipeline.predict.weights import FolderWeights
 from pipeline.predict.within import within_budget
 
 __all__ = ["Prediction", "Session", "open_session", "predict_session"]
@@ -56,9 +57,19 @@ def open_session(path: str | Path, config: PredictConfig, *, say: Say) -> Sessio
 
     Raises UserError if it cannot be opened.
     """
-    place = Path(path).resolve()
+    try:
+        place = Path(path).resolve()
+    except (RuntimeError, OSError, ValueError):  # links in a circle, or no name of a file
+        raise UserError(f"{path}: no such run; pass the folder of a finished run") from None
     settings = (config.models, config.budget, config.device, config.threads, config.trust_parts)
-    return _session(place, str(path), _stamp(place), settings, _Lines(say))
+    key = (place, str(path), _stamp(place), settings, _Lines(say))
+    session = _session(*key)
+    weights = [leaf.weights for leaf in session.predictor.leaves.values()]
+    # A member that was made again does not change the blend's own folder.
+    if any(isinstance(one, FolderWeights) and one.is_replaced() for one in weights):
+        _session.cache_clear()
+        session = _session(*key)
+    return session
 
 
 @dataclass(frozen=True)

@@ -182,8 +182,9 @@ class Stream:
             key: [index for index in range(leaf.num_models) if models is None or index in models]
             for key, leaf in self.leaves.items()
         }
+        most = max(leaf.num_models for leaf in self.leaves.values())
         for key, chosen in self.models.items():
-            if not chosen:
+            if not chosen or any(index >= most for index in models or ()):
                 num = self.leaves[key].num_models
                 raise UserError(
                     f"--folds {','.join(map(str, models or ()))}: {self.leaves[key].name} has"

@@ -18,6 +18,12 @@ State = dict[str, torch.Tensor]
 BACKBONE = "backbone.safetensors"
 
 
+def _stamp(file: Path) -> tuple[int, int, int]:
+    """Return what changes when a file is replaced."""
+    about = file.stat()
+    return about.st_size, about.st_mtime_ns, about.st_ino
+
+
 class WeightSource(Protocol):
     """Source of the weights of a cross-validated run's models."""
 
@@ -38,6 +44,14 @@ class FolderWeights:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._stamps: dict[str, tuple[int, int, int]] = {}
+
+    def is_replaced(self) -> bool:
+        """Return whether a file is gone or another one since its hash was checked."""
+        try:
+            return any(_stamp(self.folder / name) != one for name, one in self._stamps.items())
+        except OSError:
+            return True
 
     def _file(self, index: int | None) -> str:
         return BACKBONE if index is None else f"fold_{index}/best.safetensors"
@@ -49,18 +63,25 @@ class FolderWeights:
         """
         name = self._file(index)
         file = self.folder / name
-        done = read_json(self.folder / f"fold_{index or 0}" / "done.json")
+        record = self.folder / f"fold_{index or 0}" / "done.json"
+        done = read_json(record)
+        if not isinstance(done, dict) or not isinstance(done.get("files"), dict):
+            raise UserError(f"{record}: lacks the hashes of files; run the same command again")
         if not file.is_file():
             raise UserError(f"{file}: the weights are missing; run the same command again")
+        self._stamps[name] = _stamp(file)
         digest = file_hash(file)
         if digest != done["files"].get(name):
             raise UserError(f"{file}: has changed since training; run the same command again")
         return digest
 
     def read(self, index: int | None) -> State:
-        """Return the weights; raise UserError if the file cannot be read."""
-        file = self.folder / self._file(index)
+        """Return the weights; raise UserError if the file cannot be read or was replaced."""
+        name = self._file(index)
+        file = self.folder / name
         try:
+            if self._stamps.setdefault(name, _stamp(file)) != _stamp(file):
+                raise UserError(f"{file}: was replaced while it was in use; start again")
             return dict(safetensors.torch.load_file(file))
         except (OSError, safetensors.SafetensorError) as error:
             why = " ".join(str(error).split())[:120]
