@@ -30,7 +30,7 @@ import foldblend as fb
 from benchmarks.common import ROOT, Results, parser
 from pipeline.infer import logits_of
 from pipeline.predict.config import PredictConfig
-from pipeline.predict.run import open_session
+from pipeline.predict.session import open_session
 from tta.views.names import view_of
 
 SIZE = "144x144"

@@ -22,7 +22,8 @@ from foldblend.scores.rows import Rows
 from foldblend.scores.score import score_of
 from pipeline.predict.config import PredictConfig
 from pipeline.predict.inputs import Images, Inputs, read_inputs
-from pipeline.predict.run import Prediction, Session, open_session, predict_session
+from pipeline.predict.run import Prediction, predict_session
+from pipeline.predict.session import Session, open_session
 
 __all__ = ["check_out", "open_inputs", "predict", "score_images"]
 
@@ -37,10 +38,7 @@ READERS: dict[str, Callable[[str], pd.DataFrame]] = {
 
 def check_out(config: PredictConfig) -> None:
     """Raise UserError for a file that cannot be written or must not be replaced."""
-    for flag, given in (("--out", config.out), ("--page", config.page)):
-        if given is None:
-            continue
-        path = Path(given)
+    for flag, path in config.written:
         try:
             is_place = path.absolute().parent.is_dir() and not path.is_dir()
             is_there = path.exists()

@@ -163,6 +163,24 @@ class PredictConfig:
         """Numbers of the models to use, None for all."""
         return None if self.folds is None else parse_models(self.folds)
 
+    def beside(self, what: str) -> Path:
+        """Return the file beside --out for "by_group" or "left_out" images."""
+        path = Path(self.out or "")
+        suffix = ".csv" if what == "left_out" else path.suffix
+        return path.with_name(f"{path.stem}_{what}{suffix}")
+
+    @property
+    def written(self) -> list[tuple[str, Path]]:
+        """Files that these settings may write, with the flag of each."""
+        found = [] if self.out is None else [("--out", Path(self.out))]
+        if self.out is not None and self.on_bad_image == "skip":
+            found.append(("--out", self.beside("left_out")))
+        if self.out is not None and (
+            self.group_col or self.group_regex or self.group_from == "parent"
+        ):
+            found.append(("--out", self.beside("by_group")))
+        return found if self.page is None else [*found, ("--page", Path(self.page))]
+
     def reading(self, of_run: Mapping[str, Any]) -> DataConfig:
         """Return the settings with which images are read; `of_run` are those of the training."""
         known = {one.name for one in dataclasses.fields(DataConfig)}

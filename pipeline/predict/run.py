@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,140 +17,18 @@ from foldblend.errors import UserError, counted, listed
 from foldblend.files import write_bytes
 from foldblend.progress import Task
 from pipeline.predict.answers import Answers, GroupSums, write_answers
+from pipeline.predict.columns import Columns
 from pipeline.predict.compare import watched_of
 from pipeline.predict.config import PredictConfig
 from pipeline.predict.inputs import Inputs
 from pipeline.predict.journal import Journal
-from pipeline.predict.open import Predictor, open_predictor
 from pipeline.predict.picks import Picks
 from pipeline.predict.reference import differences
+from pipeline.predict.session import Session
 from pipeline.predict.sets import Sets, sets_of
-from pipeline.predict.stream import Predicted, Stream
-from pipeline.predict.weights import FolderWeights
-from pipeline.predict.within import within_budget
+from pipeline.predict.stream import Predicted
 
-__all__ = ["Prediction", "Session", "open_session", "predict_session"]
-
-
-@dataclass(frozen=True)
-class Session:
-    """A predictor with its models on a device, for any number of predictions."""
-
-    predictor: Predictor
-    stream: Stream
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Return what changes when a run or file is made again."""
-    try:
-        about = (path / "run.json" if path.is_dir() else path).stat()
-    except OSError:
-        return None
-    return about.st_size, about.st_mtime_ns
-
-
-def open_session(path: str | Path, config: PredictConfig, *, say: Say) -> Session:
-    """Return the session of a run or file; models stay loaded for the next call.
-
-    Raises UserError if it cannot be opened.
-    """
-    try:
-        place = Path(path).resolve()
-    except (RuntimeError, OSError, ValueError):  # links in a circle, or no name of a file
-        raise UserError(f"{path}: no such run; pass the folder of a finished run") from None
-    settings = (config.models, config.budget, config.device, config.threads, config.trust_parts)
-    key = (place, str(path), _stamp(place), settings, _Lines(say))
-    session = _session(*key)
-    weights = [leaf.weights for leaf in session.predictor.leaves.values()]
-    # A member that was made again does not change the blend's own folder.
-    if any(isinstance(one, FolderWeights) and one.is_replaced() for one in weights):
-        _session.cache_clear()
-        session = _session(*key)
-    return session
-
-
-@dataclass(frozen=True)
-class _Lines:
-    """Function that prints lines, equal to any other, as it is no part of a session's key."""
-
-    say: Say = dataclasses.field(compare=False)
-
-    def __call__(self, line: str) -> None:
-        self.say(line)
-
-
-# The models of the last two runs stay in memory, for calls from Python with a few images each.
-@functools.lru_cache(maxsize=2)
-def _session(
-    place: Path, given: str, stamp: object, settings: tuple[Any, ...], say: _Lines
-) -> Session:
-    models, budget, device, threads, trusted = settings
-    predictor = open_predictor(given, trusted=trusted, say=say)
-    if budget is not None:
-        predictor = within_budget(predictor, budget, say=say)
-    stream = Stream(predictor.root, models=models, device=device, threads=threads, say=say)
-    return Session(predictor, stream)
-
-
-SHOWN = 3  # brightness, width and height
-
-
-@dataclass(frozen=True, slots=True)
-class Unpacked:
-    """Content of rows of the journal."""
-
-    logits_NC: np.ndarray
-    plain_NC: np.ndarray
-    p_NC: np.ndarray | None
-    look_N3: np.ndarray
-    """Brightness, width and height."""
-    odd_N: np.ndarray | None
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """Columns of a row of the journal, one after the other."""
-
-    num_classes: int
-    has_plain: bool
-    has_sets: bool
-    has_odd: bool
-
-    @property
-    def width(self) -> int:
-        tables = 1 + self.has_plain + self.has_sets
-        return self.num_classes * tables + SHOWN + self.has_odd
-
-    def pack(
-        self, size: int, one: Predicted, p_NC: np.ndarray | None, odd_N: np.ndarray | None
-    ) -> np.ndarray:
-        """Return the rows of a block, with NaN for images that cannot be used."""
-        parts = [one.logits_NC]
-        parts += [one.plain_NC] if self.has_plain else []
-        parts += [p_NC] if p_NC is not None else []
-        parts += [one.block.look_N3]
-        parts += [odd_N[:, None]] if odd_N is not None else []
-        rows_NX = np.full((size, self.width), np.nan, np.float32)
-        good = [index - one.block.start for index in one.block.good]
-        if good:
-            rows_NX[good] = np.concatenate(parts, axis=1)
-        return rows_NX
-
-    def unpack(self, rows_NX: np.ndarray) -> Unpacked:
-        """Return what rows hold."""
-        num = self.num_classes
-        tables = [
-            rows_NX[:, place * num : (place + 1) * num]
-            for place in range(1 + self.has_plain + self.has_sets)
-        ]
-        look_N3 = rows_NX[:, len(tables) * num :][:, :SHOWN]
-        return Unpacked(
-            tables[0],
-            tables[1] if self.has_plain else tables[0],
-            tables[-1] if self.has_sets else None,
-            look_N3,
-            rows_NX[:, -1] if self.has_odd else None,
-        )
+__all__ = ["Prediction", "predict_session"]
 
 
 class Prediction:
@@ -172,7 +47,7 @@ class Prediction:
         if config.odd:
             self.watched = watched_of(predictor, session.stream, say=say)
         session.stream.watch(None if self.watched is None else self.watched.key)
-        self.columns = _Columns(
+        self.columns = Columns(
             len(predictor.classes),
             session.stream.has_offsets,
             self.sets is not None,
@@ -339,12 +214,15 @@ def _write(prediction: Prediction, path: Path) -> None:
 
         write_answers(path, tables())
         of_groups = sums.table(prediction.answers)
+        # Those of an earlier prediction, which --overwrite replaces, would be taken for this one's.
+        for what in ("by_group", "left_out") if config.overwrite else ():
+            config.beside(what).unlink(missing_ok=True)
         if of_groups is not None:
-            file = path.with_name(f"{path.stem}_by_group{path.suffix}")
+            file = config.beside("by_group")
             write_answers(file, iter([of_groups]))
             prediction.say(f"{file}: {counted(len(of_groups), 'group')}")
         if bad:
-            skipped = path.with_name(f"{path.stem}_left_out.csv")
+            skipped = config.beside("left_out")
             rows = [(inputs.ids[index], why) for index, why in sorted(bad.items())]
             write_answers(skipped, iter([pd.DataFrame(rows, columns=["image_id", "why"])]))
             prediction.say(f"{skipped}: the images that were left out")

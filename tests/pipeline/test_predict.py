@@ -21,7 +21,8 @@ from pipeline.predict.config import PredictConfig
 from pipeline.predict.inputs import Inputs, read_inputs
 from pipeline.predict.journal import Journal
 from pipeline.predict.open import open_predictor
-from pipeline.predict.run import Prediction, open_session
+from pipeline.predict.run import Prediction
+from pipeline.predict.session import open_session
 from pipeline.predict.stream import Stream, block_size
 
 
@@ -401,7 +402,7 @@ def test_a_set_up_run_is_not_opened_again(outputs, images, monkeypatch):
     path = str(sorted(images.iterdir())[0])
     run = fb.load(outputs / "beta")
     first = run.predict(path)
-    monkeypatch.setattr("pipeline.predict.run.open_predictor", None)
+    monkeypatch.setattr("pipeline.predict.session.open_predictor", None)
     assert run.predict(path) == first
 
 

@@ -147,13 +147,28 @@ def test_pil_images_with_more_than_8_bits(tiny_runs, mode):
         fb.predict(tiny_runs / "beta", image, say=quiet)
 
 
-def test_export_replaces_nothing_but_exported_files(command_of, runs_copy, tmp_path):
+def test_export_replaces_no_table_of_a_run(command_of, runs_copy, tmp_path):
     export = command_of(export_script.main)
     beta = runs_copy / "beta"
     before = (beta / "oof.parquet").read_bytes()
     done = export(beta, "--to", beta / "oof.parquet", "--overwrite")
-    done.assert_one_line_error("is no exported file, so it is not replaced")
+    done.assert_one_line_error("is a file of a run, so it is not replaced")
     assert (beta / "oof.parquet").read_bytes() == before
     export(beta, "--to", tmp_path / f"{'n' * 300}.zip").assert_one_line_error("no file can be")
     assert export(beta, "--to", tmp_path / "model.zip").code == 0
     assert export(beta, "--to", tmp_path / "model.zip", "--overwrite").code == 0
+
+
+def test_files_beside_the_table_are_not_replaced_and_never_of_another_one(
+    command, tiny_runs, image, tmp_path
+):
+    out = tmp_path / "new.csv"
+    for name, flags in (
+        ("new_left_out.csv", ["--on-bad-image", "skip"]),
+        ("new_by_group.csv", ["--group-from", "parent"]),
+    ):
+        (tmp_path / name).write_text("mine")
+        done = command(tiny_runs / "beta", image, "--out", out, *flags)
+        done.assert_one_line_error(f"{name}: is there already")
+    assert command(tiny_runs / "beta", image, "--out", out, "--overwrite").code == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["new.csv"]
