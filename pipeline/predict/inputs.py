@@ -118,7 +118,7 @@ def _groups(found: TestSet, place: str, config: DataConfig) -> list[str] | None:
     ids = list(found.image_id)
     file = _table_in(place)
     if config.group_col is None or file is None:
-        return _groups_of_paths(ids, config)
+        return _groups_of_paths(ids, found.path, config)
     table = read_user_table(file, config)
     column = column_in(table, config.group_col, "", ())
     if column not in table.cells.columns:
@@ -127,12 +127,17 @@ def _groups(found: TestSet, place: str, config: DataConfig) -> list[str] | None:
     return [word or name for word, name in zip(words, ids, strict=True)]
 
 
-def _groups_of_paths(ids: Sequence[str], config: DataConfig) -> list[str] | None:
+def _groups_of_paths(
+    ids: Sequence[str], sources: Sequence[Any], config: DataConfig
+) -> list[str] | None:
     """Return the group in the path of each image, or None where groups are not asked for."""
     if config.group_regex is not None:
         return groups_by_regex(config.group_regex, ids)
     if config.group_from == "parent":
-        return [Path(name).parent.name or name for name in ids]
+        return [
+            Path(source).absolute().parent.name if isinstance(source, (str, os.PathLike)) else name
+            for name, source in zip(ids, sources, strict=True)
+        ]
     return None
 
 
@@ -205,7 +210,7 @@ def _in_memory(images: Sequence[Any], config: DataConfig) -> Inputs:
     if len({*ids}) < len(ids):
         again = pd.Series(ids)
         raise UserError(f"{listed(again[again.duplicated()])}: given twice; pass each image once")
-    return Inputs(ids, [*images], groups=_groups_of_paths(ids, config))
+    return Inputs(ids, [*images], groups=_groups_of_paths(ids, images, config))
 
 
 def read_inputs(images: Images, config: DataConfig, classes: Sequence[str]) -> Inputs:

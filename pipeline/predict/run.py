@@ -16,12 +16,14 @@ from foldblend.cli import Say
 from foldblend.errors import UserError, counted, listed
 from foldblend.files import write_bytes
 from foldblend.progress import Task
+from foldblend.scores.error_costs import metric_of
 from pipeline.predict.answers import Answers, GroupSums, write_answers
 from pipeline.predict.columns import Columns
 from pipeline.predict.compare import watched_of
 from pipeline.predict.config import PredictConfig
 from pipeline.predict.inputs import Inputs
 from pipeline.predict.journal import Journal
+from pipeline.predict.known import Known
 from pipeline.predict.picks import Picks
 from pipeline.predict.reference import differences
 from pipeline.predict.session import Session
@@ -60,6 +62,7 @@ class Prediction:
             coverage=config.coverage,
         )
         self.picks = None if config.page is None else Picks(len(predictor.classes))
+        self.known = Known(inputs)
         # Four numbers per image, for the comparison at the end.
         self.odd: list[np.ndarray] = []
         self.look: list[np.ndarray] = []
@@ -113,6 +116,7 @@ class Prediction:
         if found.odd_N is not None:
             self.odd.append(found.odd_N.copy())
             self.look.append(found.look_N3.copy())
+        self.known.add(index_N, found.logits_NC)
         groups = self.inputs.groups
         table = self.answers.table(
             [self.inputs.ids[index] for index in index_N.tolist()],
@@ -137,7 +141,10 @@ class Prediction:
             sums.add(names, found.logits_NC, found.plain_NC)
 
     def finish(self, bad: Mapping[int, str]) -> None:
-        """Report how the images of the tables so far differ from training, and write the page."""
+        """Report the score of labelled images and differences to training, and write the page."""
+        score = self.known.sentence(metric_of(self.session.predictor.info))
+        if score is not None:
+            self.say(score)
         lines = None
         if self.watched is not None and self.odd:
             odd_N = np.concatenate(self.odd)

@@ -468,3 +468,26 @@ def test_large_models_take_turns_in_memory(outputs, images, monkeypatch):
     np.testing.assert_array_equal(found.logits_NC, expected)
     [net] = stream.nets.values()
     assert net.use(1) is net.use(2) is net.model
+
+
+def test_labelled_images_are_scored(command, outputs, tiny_layout, tmp_path):
+    run = Run(outputs / "alpha")
+    rows = run.oof.iloc[::4]
+    classes = [run.classes[code] for code in rows["label"]]
+    table = pd.DataFrame({"image": rows["image_id"], "kind": classes, "who": rows["group"]})
+    table.to_csv(tmp_path / "known.csv", index=False)
+    root = tiny_layout / "train" / "images"
+    flags = ("--image-root", root, "--label-col", "kind", "--group-col", "who")
+    done = command(run.path, tmp_path / "known.csv", *flags, "--out", tmp_path / "a.csv")
+    value = fb.load(run.path).score(tmp_path / "known.csv", label_col="kind", image_root=str(root))
+    assert f"macro F1 {value:.4f} [" in done.out, done.out + done.err
+    assert f"on {len(rows)} labelled images" in done.out
+
+
+def test_groups_from_the_folder_of_files(outputs, images, tmp_path):
+    for name in ("p1", "p2"):
+        shutil.copytree(images, tmp_path / name)
+    found = fb.predict(
+        outputs / "beta", [tmp_path / "p1", tmp_path / "p2"], group_from="parent", say=quiet
+    )
+    assert found["group"].value_counts().to_dict() == {"p1": 42, "p2": 42}
