@@ -33,7 +33,7 @@ from pipeline.predict.config import PredictConfig
 from pipeline.predict.session import open_session
 from tta.views.names import view_of
 
-SIZE = "144x144"
+SIZE = "128x128"
 ROUNDS = 5
 BATCHES = 6  # per round of the bare forward pass
 

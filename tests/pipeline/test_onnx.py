@@ -195,6 +195,7 @@ def test_what_cannot_be_exported_is_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_every_view_of_the_registry_is_the_same_in_a_graph(tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -215,6 +216,7 @@ def test_every_view_of_the_registry_is_the_same_in_a_graph(tmp_path):
         np.testing.assert_allclose(one, view_of(name)(pixels).numpy(), atol=2e-3, err_msg=name)
 
 
+@pytest.mark.slow
 def test_graphs_of_a_blend_have_what_a_user_needs(runs_copy, tmp_path, blend_command):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
@@ -243,6 +245,7 @@ def test_graphs_of_a_blend_have_what_a_user_needs(runs_copy, tmp_path, blend_com
     }
 
 
+@pytest.mark.slow
 def test_without_images_graphs_are_checked_on_noise(runs_copy):
     folder = runs_copy / "beta"
     said = []

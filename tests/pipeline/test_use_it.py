@@ -69,6 +69,7 @@ def test_timm_gives_the_same_classes(tiny_runs, images, tmp_path, capsys, monkey
     assert printed_classes(program, images, capsys, monkeypatch) == classes_of(predictor, images)
 
 
+@pytest.mark.slow
 def test_onnxruntime_gives_the_same_classes(
     runs_copy, images, tmp_path, blend_command, capsys, monkeypatch
 ):
