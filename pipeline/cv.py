@@ -180,7 +180,11 @@ def _run_folds(
         with contextlib.closing(Progress(len(todo))) as progress:
             shared = job_of(run, folder, say=say)
             job = TrainingJob(
-                **vars(shared), fold_key=fold_key, environment=environment, progress=progress
+                **vars(shared),
+                fold_key=fold_key,
+                environment=environment,
+                progress=progress,
+                padded=info["padded"],
             )
             for index in [index for index, fold in done.items() if fold is not None]:
                 say(f"{job.title(index)}: finished before, kept")
@@ -222,6 +226,8 @@ def _begin(run: Prepared, folder: Path, info: dict[str, Any], say: Say) -> dict[
     # A resumed run keeps its first start. Runs of earlier versions have none.
     if "started" in before:
         info["started"] = before["started"]
+    # A run of an earlier version goes on with short last batches, so that its folds are alike.
+    info["padded"] = bool(before.get("padded", "run_key" not in before))
     # So does the record of the pixels, which has the version of OpenCV.
     if "preprocess" in before:
         info["preprocess"] = before["preprocess"]

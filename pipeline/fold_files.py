@@ -114,7 +114,7 @@ def fold_record(
         "fold": fold,
         "run_key": job.fold_key,
         "environment": job.environment,
-        "padded": True,
+        "padded": job.padded or job.run.config.train.frozen,
         "files": files,
         "score": score if np.isfinite(score) else None,
     }

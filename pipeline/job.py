@@ -118,6 +118,8 @@ class TrainingJob(FoldJob):
     environment: dict[str, Any]
     """Hardware and package versions, recorded per fold: folds may be trained on different ones."""
     progress: Progress
+    padded: bool = True
+    """Whether short batches are filled up for logits that are kept (see `pipeline.infer`)."""
     epoch_lines: Say | None = None
     """Receives the line of each epoch; None: `say`, unless a terminal shows progress bars."""
 

@@ -198,6 +198,8 @@ class RunInfo(TypedDict, total=False):
     finished: int
     seconds: float | None
     """Seconds of computation, over all folds."""
+    padded: bool
+    """Whether short batches are filled up for logits that are kept; they are not where absent."""
     folds_hash: str
     files: dict[str, str]
     folds: list[FoldInfo]

@@ -254,13 +254,18 @@ class Stream:
                 start = starts[place]
                 return decoder.submit(start, min(start + size, len(inputs)), folder)
 
+            # Where the models use all cores, decoding beside them would slow both down.
+            spare = any(net.compute.is_cuda for net in self.nets.values())
+            spare |= max(self.threads.values()) < num_cores()
             waiting = ahead(0)
             try:
                 for place, start in enumerate(starts):
-                    following = ahead(place + 1)
+                    following = ahead(place + 1) if spare else []
                     block = decoder.block(start, waiting)
                     waiting = following
                     yield block
+                    if not spare:
+                        waiting = ahead(place + 1)
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 

@@ -297,7 +297,7 @@ class _FoldTraining:
         if course.best_state is not None:
             model.load_state_dict(course.best_state)
         # Logits that are kept do not depend on how many images are predicted together.
-        size = job.run.config.infer.validation_batch_size
+        size = job.run.config.infer.validation_batch_size if job.padded else None
         start = time.perf_counter()
         held_VNC = self._predict(model, self.held_out, job.run.views, pad_to=size)
         infer_seconds = time.perf_counter() - start
