@@ -33,7 +33,8 @@ from foldblend.runs.calibrated import plain_oof
 from foldblend.runs.oof import oof_rows
 from foldblend.runs.run import Run
 from foldblend.scores.calibration import Calibration, calibrate, calibration_error
-from foldblend.scores.conformal import Conformal, out_of_fold_coverage
+from foldblend.scores.conformal import Conformal
+from foldblend.scores.coverage import out_of_fold_coverage
 from foldblend.scores.held_out import outer_parts
 from foldblend.scores.metrics import row_log_loss, softmax
 from foldblend.scores.rows import Rows

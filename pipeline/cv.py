@@ -45,6 +45,7 @@ from pipeline.frozen.run_heads import run_heads
 from pipeline.job import Prepared, TrainingJob, job_of
 from pipeline.open_folder import open_folder, write_config
 from pipeline.predict.compare import add_reference
+from pipeline.predict.weights import FolderWeights
 from pipeline.prepare import prepare
 from pipeline.training.checkpoint import CHECKPOINT
 from pipeline.training.parallel_folds import run_folds
@@ -315,7 +316,7 @@ def cross_validate(config: Settings | None = None, /, *, say: Say = write, **set
         if not _run_folds(run, folder, info, only, say):
             return Run(folder)
         _finish(run, folder, info, before)
-        add_reference(folder, held=True, say=say)
+        add_reference(FolderWeights(folder), held=True, say=say)
         if len(run.views) > 1:
             write_section(folder, "views", view_section(Run(folder)))
         output = run.config.output

@@ -16,7 +16,8 @@ from foldblend.runs.folder import read_table
 from foldblend.runs.oof import oof_rows
 from foldblend.runs.run import Run
 from foldblend.scores.calibration import Calibration, calibrate
-from foldblend.scores.conformal import Conformal, Coverage, out_of_fold_coverage
+from foldblend.scores.conformal import Conformal
+from foldblend.scores.coverage import Coverage, out_of_fold_coverage
 
 __all__ = [
     "PLAIN_OOF",

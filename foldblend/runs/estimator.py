@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ def _silent(line: str) -> None:
     """Print nothing."""
 
 
-class Estimator:
+class Estimator(abc.ABC):
     """Methods of a run or an exported file that predict images.
 
     They run models, which is the work of higher layers, so the functions are looked up in the
@@ -29,9 +30,9 @@ class Estimator:
     """Folder of the run, or the exported file."""
 
     @property
+    @abc.abstractmethod
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in label order."""
-        raise NotImplementedError
 
     @property
     def classes_(self) -> np.ndarray:

@@ -19,12 +19,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foldblend.scores.held_out import outer_parts
-from foldblend.scores.intervals import Interval, Limits, jackknife_interval
 from foldblend.scores.metrics import log_softmax
 from foldblend.scores.rows import Rows
 
-__all__ = ["Conformal", "Coverage", "out_of_fold_coverage", "sets"]
+__all__ = ["Conformal", "sets"]
 
 CLOSE = 1e-9  # shares of groups that differ by less are equal but for rounding
 
@@ -269,65 +267,3 @@ class Conformal:
                 found.append(above_NC / total)
         # Without rows to compare with, nothing speaks against a class.
         return np.mean(found, axis=0) if found else np.ones((len(parts[0][0]), len(labels)))
-
-
-@dataclass(frozen=True, slots=True)
-class Coverage:
-    """Coverage of sets of classes: how often they have the true one, and how many they have."""
-
-    share: Interval
-    """Share of images whose set contains the true class, with its 95 % interval over groups."""
-    width: float
-    """Mean number of classes in a set."""
-
-
-def out_of_fold_coverage(
-    logits_NC: np.ndarray,
-    rows: Rows,
-    coverage: float,
-    *,
-    temperature: float = 1.0,
-    by_class: bool = False,
-) -> Coverage | None:
-    """Return the coverage of sets of classes for the rows of each fold.
-
-    The rows of a fold are compared with those of the other folds of its repeat. Every group weighs
-    the same.
-
-    Parameters
-    ----------
-    logits_NC
-        Out-of-fold logits without offsets.
-    rows
-        Their labels, groups, repeats and folds.
-    coverage
-        Wanted coverage, between 0 and 1.
-    temperature
-        That of the calibration.
-    by_class
-        Compare classes with rows of the same class, if it has 1 / (1 - coverage) groups or more.
-
-    Returns
-    -------
-    Coverage or None
-        None for a single fold or group.
-    """
-    hit_N = np.zeros(len(rows))
-    width_N = np.zeros(len(rows))
-    try:
-        parts = list(outer_parts(rows))
-    except ValueError:
-        return None
-    for _, _, held, others in parts:
-        against = Conformal.of(logits_NC[others], rows.take(others), temperature=temperature)
-        # One array of logits is compared with all of the other folds' rows.
-        inside_NC = against.sets([logits_NC[held]], coverage, by_class=by_class)
-        hit_N[held] = inside_NC[np.arange(len(held)), rows.label_N[held]]
-        width_N[held] = inside_NC.sum(axis=1)
-    code_N = np.unique(rows.group_N, return_inverse=True)[1]
-    size_G = np.bincount(code_N)
-    hit_G = np.bincount(code_N, hit_N) / size_G
-    num = len(hit_G)
-    left_out_G = (hit_G.sum() - hit_G) / max(num - 1, 1)
-    share = jackknife_interval(float(hit_G.mean()), left_out_G, Limits(0.0, 1.0, num))
-    return Coverage(share, float((np.bincount(code_N, width_N) / size_G).mean()))

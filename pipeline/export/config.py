@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import tyro
 
 from foldblend.errors import require
 from foldblend.flags import flag
+from pipeline.predict.config import parse_models
 
 __all__ = ["ExportConfig"]
 
@@ -40,10 +40,8 @@ class ExportConfig:
     """Device, such as cuda, that measures the difference. Default: the one used in training."""
 
     def __post_init__(self) -> None:
-        require(
-            self.folds is None or re.fullmatch(r"\d{1,6}(,\d{1,6})*", self.folds) is not None,
-            f"--folds {self.folds}: pass numbers of folds from 0, such as 0 or 0,2",
-        )
+        if self.folds is not None:
+            parse_models(self.folds)
         require(
             not self.run or self.to is not None or self.onnx is not None or self.timm is not None,
             "--to: missing; pass the file to write, such as --to model.zip, or --onnx FOLDER or"
@@ -58,6 +56,4 @@ class ExportConfig:
     @property
     def models(self) -> tuple[int, ...] | None:
         """Numbers of the models to export, None for all."""
-        if self.folds is None:
-            return None
-        return tuple(sorted({int(one) for one in self.folds.split(",")}))
+        return None if self.folds is None else tuple(sorted(parse_models(self.folds)))

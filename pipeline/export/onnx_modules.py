@@ -12,7 +12,8 @@ from foldblend.cli import Say
 from pipeline.data.preprocess import Preprocess
 from pipeline.export.onnx_build import Many, Template, template_of
 from pipeline.export.onnx_methods import node_logits
-from pipeline.predict.nets import Net, compute_for
+from pipeline.predict.compute import compute_for
+from pipeline.predict.nets import Net
 from pipeline.predict.tree import Blend, Leaf, Node
 from tta.views.names import view_of
 

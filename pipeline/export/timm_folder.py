@@ -20,7 +20,8 @@ from pipeline.data.preprocess import region_of
 from pipeline.models.attribute_head import ordinal_names
 from pipeline.models.backbones import build_model
 from pipeline.models.timm_import import timm
-from pipeline.predict.nets import Net, compute_for
+from pipeline.predict.compute import compute_for
+from pipeline.predict.nets import Net
 from pipeline.predict.open import Predictor
 from pipeline.predict.recipe import Recipe
 from pipeline.predict.tree import Leaf, Node, views_of

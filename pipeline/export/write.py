@@ -118,7 +118,7 @@ def _reference(
         return None
     weights = main_leaf(predictor.root).weights
     assert isinstance(weights, FolderWeights)
-    found = add_reference(weights.folder, say=say)
+    found = add_reference(weights, say=say)
     return None if found is None else found.as_arrays()
 
 

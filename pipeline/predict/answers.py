@@ -16,7 +16,6 @@ import pyarrow.parquet
 
 from foldblend.files import write_with
 from foldblend.scores.calibration import Calibration
-from foldblend.scores.conformal import sets
 
 __all__ = ["Answers", "GroupSums", "write_answers"]
 
@@ -29,8 +28,6 @@ class Answers:
     calibration: Calibration
     unsure: float | None = None
     """Probability of an error above which an image is marked."""
-    coverage: float | None = None
-    """Share of images whose set of classes has the true one."""
 
     def table(
         self,
@@ -39,7 +36,7 @@ class Answers:
         plain_NC: np.ndarray,
         *,
         groups: Sequence[str] | None = None,
-        p_NC: np.ndarray | None = None,
+        inside_NC: np.ndarray | None = None,
         odd_N: np.ndarray | None = None,
     ) -> pd.DataFrame:
         """Return one row per image.
@@ -54,8 +51,8 @@ class Answers:
             Logits without offsets, of which the probabilities are made.
         groups
             Group of each image.
-        p_NC
-            p-value of each class, for sets of classes.
+        inside_NC
+            Whether each class is in the set of the image.
         odd_N
             Percentile of each image's distance to the training images, 0 to 100.
         """
@@ -71,8 +68,8 @@ class Answers:
         columns["proba"] = proba_N
         if self.unsure is not None:
             columns["unsure"] = 1 - proba_N > self.unsure
-        if self.coverage is not None and p_NC is not None:
-            columns["classes"] = ["|".join(names[one]) for one in sets(p_NC, self.coverage)]
+        if inside_NC is not None:
+            columns["classes"] = ["|".join(names[one]) for one in inside_NC]
         if odd_N is not None:
             columns["odd"] = odd_N.astype(np.float64)
         for index, name in enumerate(self.classes):
@@ -89,19 +86,14 @@ class GroupSums:
     def add(self, groups: Sequence[str], logits_NC: np.ndarray, plain_NC: np.ndarray) -> None:
         """Add images with their groups."""
         names, code_N = np.unique(np.asarray(groups, dtype=object), return_inverse=True)
-        for place, name in enumerate(names):
-            of_group_N = code_N == place
-            logits_C, plain_C = (
-                values_NC[of_group_N].sum(axis=0, dtype=np.float64)
-                for values_NC in (logits_NC, plain_NC)
-            )
-            before = self.found.get(name)
-            num = int(of_group_N.sum())
-            if before is not None:
-                logits_C += before[0]
-                plain_C += before[1]
-                num += before[2]
-            self.found[name] = (logits_C, plain_C, num)
+        logits_GC, plain_GC = np.zeros((2, len(names), logits_NC.shape[1]))
+        np.add.at(logits_GC, code_N, logits_NC)
+        np.add.at(plain_GC, code_N, plain_NC)
+        nothing = (0.0, 0.0, 0)
+        for name, *sums in zip(names, logits_GC, plain_GC, np.bincount(code_N), strict=True):
+            before = self.found.get(name, nothing)
+            logits_C, plain_C, num = (old + new for old, new in zip(before, sums, strict=True))
+            self.found[name] = (logits_C, plain_C, int(num))
 
     def table(self, answers: Answers) -> pd.DataFrame | None:
         """Return one row per group, by the mean logits of its images; None without groups."""

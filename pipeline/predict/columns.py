@@ -19,7 +19,8 @@ class Unpacked:
 
     logits_NC: np.ndarray
     plain_NC: np.ndarray
-    p_NC: np.ndarray | None
+    inside_NC: np.ndarray | None
+    """Whether each class is in the set of the image."""
     look_N3: np.ndarray
     """Brightness, width and height."""
     odd_N: np.ndarray | None
@@ -40,12 +41,12 @@ class Columns:
         return self.num_classes * tables + SHOWN + self.has_odd
 
     def pack(
-        self, size: int, one: Predicted, p_NC: np.ndarray | None, odd_N: np.ndarray | None
+        self, size: int, one: Predicted, inside_NC: np.ndarray | None, odd_N: np.ndarray | None
     ) -> np.ndarray:
         """Return the rows of a block, with NaN for images that cannot be used."""
         parts = [one.logits_NC]
         parts += [one.plain_NC] if self.has_plain else []
-        parts += [p_NC] if p_NC is not None else []
+        parts += [inside_NC] if inside_NC is not None else []
         parts += [one.block.look_N3]
         parts += [odd_N[:, None]] if odd_N is not None else []
         rows_NX = np.full((size, self.width), np.nan, np.float32)
@@ -65,7 +66,7 @@ class Columns:
         return Unpacked(
             tables[0],
             tables[1] if self.has_plain else tables[0],
-            tables[-1] if self.has_sets else None,
+            tables[-1] > 0 if self.has_sets else None,
             look_N3,
             rows_NX[:, -1] if self.has_odd else None,
         )

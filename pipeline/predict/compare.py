@@ -22,7 +22,8 @@ from foldblend.runs.run import Run
 from pipeline.data.crop import look_of
 from pipeline.data.images import Files, ImageStore
 from pipeline.device import num_cores
-from pipeline.predict.nets import Net, compute_for
+from pipeline.predict.compute import compute_for
+from pipeline.predict.nets import Net
 from pipeline.predict.open import Predictor
 from pipeline.predict.recipe import recipe_of
 from pipeline.predict.reference import (
@@ -132,14 +133,14 @@ def _made(run: Run, net: Net) -> Reference | None:
 
 
 def add_reference(
-    folder: Path, *, net: Net | None = None, held: bool = False, say: Say
+    weights: FolderWeights, *, net: Net | None = None, held: bool = False, say: Say
 ) -> Reference | None:
     """Return the reference of a finished cross-validated run, made and written if it is absent.
 
     Parameters
     ----------
-    folder
-        Folder of the run.
+    weights
+        Weights in the folder of the run.
     net
         Its models, if they are on a device already.
     held
@@ -147,8 +148,8 @@ def add_reference(
     say
         Gets a line that says why, if the reference cannot be made; then None is returned.
     """
+    folder = weights.folder
     run = Run(folder)
-    weights = FolderWeights(folder)
     of = weights.fingerprint(0)
     found = _saved(folder, of)
     if found is not None:
@@ -201,5 +202,5 @@ def watched_of(predictor: Predictor, stream: Stream | None, *, say: Say) -> Watc
     if not isinstance(leaf.weights, FolderWeights):
         return None
     net = None if stream is None else stream.nets[leaf.key]
-    found = add_reference(leaf.weights.folder, net=net, say=say)
+    found = add_reference(leaf.weights, net=net, say=say)
     return None if found is None else Watched(leaf.key, leaf.name, found)

@@ -6,6 +6,7 @@ size, so that what a killed process left is cut to whole blocks.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from foldblend.errors import UserError
-from foldblend.files import write_bytes
+from foldblend.files import hold, write_bytes
 
 __all__ = ["Journal"]
 
@@ -55,8 +56,8 @@ class Journal:
         self.block = block
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self.lock = FileLock(folder / "lock", fallback_to_soft=False)
-            self.lock.acquire(timeout=0)
+            self._held = contextlib.ExitStack()
+            self._held.enter_context(hold(folder / "lock"))
         except Timeout:
             raise UserError(
                 f"{folder}: another process is predicting the same file; wait for it, or pass"
@@ -131,7 +132,7 @@ class Journal:
         """Close the files and release the lock; the journal stays."""
         self._rows.close()
         self._bad.close()
-        self.lock.release()
+        self._held.close()
 
     def remove(self) -> None:
         """Remove the journal of a prediction that is written."""

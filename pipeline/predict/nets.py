@@ -12,72 +12,23 @@ import torch
 from foldblend.cli import Say
 from foldblend.errors import UserError
 from pipeline.data.augment import albu_augmentation, build_augmentation
-from pipeline.device import Compute, open_compute
+from pipeline.device import Compute
 from pipeline.infer import View, features_of, logits_of, padded
 from pipeline.memory import Chunks
 from pipeline.models.attribute_head import make_join
 from pipeline.models.backbones import build_model
-from pipeline.predict.recipe import ENGINE, Recipe
+from pipeline.predict.recipe import Recipe
 from pipeline.predict.weights import State, WeightSource
 from pipeline.seeding import derive_rng, derive_seed
 from tta.views.names import draw_of, is_device_view, view_of
 
-__all__ = ["Net", "compute_for"]
+__all__ = ["Features", "Net"]
 
 IDENTITY = "identity"
 # Bytes of a run's models up to which all stay in memory; larger ones are read for each block.
 KEPT_BYTES = 2**30
 Features = dict[tuple[str, Any, int, str], np.ndarray]
 """Features of a block of images, by backbone, preprocessing, batch size and view."""
-
-
-def compute_for(recipe: Recipe, *, device: str | None, threads: int | None, say: Say) -> Compute:
-    """Return where a recipe's models run: as when they were made, where this machine can.
-
-    Parameters
-    ----------
-    recipe
-        The recipe.
-    device, threads
-        Device and number of threads to use instead; None: those of the run.
-    say
-        Gets a line where the run's device or engine is not used.
-
-    Raises
-    ------
-    UserError
-        For a device that was asked for and is not there.
-    """
-    name = device or recipe.device
-    if recipe.engine != ENGINE:
-        say(f"engine {recipe.engine} is not in this version; torch is used")
-    try:
-        wanted = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--device {name}: unknown kind of device; pass cuda or cpu") from None
-    if not _is_there(wanted):
-        if device is not None:
-            raise UserError(f"--device {device}: this machine has no such GPU; pass --device cpu")
-        say(f"the run was made on {name}, which this machine lacks; the CPU is used")
-        name = "cpu"
-    return open_compute(
-        name,
-        threads=threads or recipe.threads,
-        amp_dtype=recipe.amp_dtype if name.startswith("cuda") else None,
-        channels_last=recipe.channels_last,
-    )
-
-
-def _is_there(device: torch.device) -> bool:
-    """Return whether models can run on a device."""
-    if device.type == "cuda":
-        return (device.index or 0) < torch.cuda.device_count()
-    if device.type == "cpu":
-        return True
-    try:
-        return torch.ones(1, device=device).cpu().item() == 1
-    except (RuntimeError, NotImplementedError, ImportError, AssertionError):
-        return False  # torch was built without it, or it holds no data, as meta
 
 
 class Net:

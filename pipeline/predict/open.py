@@ -16,9 +16,8 @@ from foldblend.cli import Say
 from foldblend.errors import UserError, in_a_line
 from foldblend.files import is_file
 from foldblend.progress import write
-from foldblend.runs.calibrated import Calibration, calibration_of, plain_oof
+from foldblend.runs.calibrated import Calibration, calibration_of, conformal_of
 from foldblend.runs.check import check_rows, finished_run
-from foldblend.runs.oof import oof_rows
 from foldblend.runs.run import Run
 from foldblend.scores.conformal import Conformal
 from pipeline.predict.config import READING
@@ -78,10 +77,7 @@ class Predictor:
         if "conformal" in self.extras:
             arrays = self.extras["conformal"]
             return Conformal.from_arrays(arrays, temperature=self.calibration.temperature)
-        if self.run is None:
-            return None
-        temperature = self.calibration.temperature
-        return Conformal.of(plain_oof(self.run), oof_rows(self.run), temperature=temperature)
+        return None if self.run is None else conformal_of(self.run)
 
     def fingerprint(self) -> str:
         """Return a hash of the weights and of how they are combined."""
@@ -192,18 +188,20 @@ def _member(run: Run, name: str, recorded: Path | None, oof: str, *, blend: bool
     """
     beside = run.path.resolve().parent / name
     places = [one for one in (recorded, beside) if one is not None]
-    there = next((one for one in places if (one / "run.json").is_file()), None)
+    there = [Run(one) for one in places if is_file(one / "run.json")]
     what = "member of the blend" if blend else "run it was made from"
-    if there is None:
+    if not there:
         raise UserError(
             f"{places[0]}: this {what} {run.path} is gone; restore it, or pass a file of"
             " export_model.py, which has everything"
         )
-    found = finished_run(there)
-    if found.oof_hash != oof:
-        again = "blend.py" if blend else "run_tta.py"
-        raise UserError(f"{there}: this {what} {run.path} was made again since; run {again} again")
-    return found
+    for one in there:
+        found = finished_run(one.path)
+        if found.oof_hash == oof:
+            return found
+    again = "blend.py" if blend else "run_tta.py"
+    path = there[0].path
+    raise UserError(f"{path}: this {what} {run.path} was made again since; run {again} again")
 
 
 def open_run(run: Run, *, trusted: bool = False, say: Say = write) -> Predictor:

@@ -59,7 +59,6 @@ class Prediction:
             classes=predictor.classes,
             calibration=predictor.calibration,
             unsure=config.unsure,
-            coverage=config.coverage,
         )
         self.picks = None if config.page is None else Picks(len(predictor.classes))
         self.known = Known(inputs)
@@ -77,12 +76,12 @@ class Prediction:
         with Task("predict", num, unit="images") as task:
             for one in self.session.stream.run(self.inputs, first=first, skip=skip):
                 self._check_finite(one)
-                p_NC = None if self.sets is None else self.sets.p_values(one.plain_KNC)
+                inside_NC = None if self.sets is None else self.sets.of(one.plain_KNC)
                 bad = {index: error.problem for index, error in one.block.bad.items()}
                 odd_N = None
                 if self.watched is not None and one.features_ND is not None:
                     odd_N = self.watched.reference.percentile(one.features_ND)
-                yield self.columns.pack(one.block.size, one, p_NC, odd_N), bad
+                yield self.columns.pack(one.block.size, one, inside_NC, odd_N), bad
                 seen += one.block.size
                 good += len(one.block.good)
                 rate = seen / max(time.monotonic() - start, 1e-9)
@@ -123,7 +122,7 @@ class Prediction:
             found.logits_NC,
             found.plain_NC,
             groups=None if groups is None else [groups[index] for index in index_N.tolist()],
-            p_NC=found.p_NC,
+            inside_NC=found.inside_NC,
             odd_N=found.odd_N,
         )
         if self.picks is not None:

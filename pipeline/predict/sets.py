@@ -23,15 +23,18 @@ class Sets:
     """Comparison of new images with out-of-fold rows."""
 
     conformal: Conformal
+    coverage: float
+    by_class: bool
     models: Sequence[int] | None
     """Models that predict; None where their mean is compared with all rows."""
-    by_class: Sequence[int]
 
-    def p_values(self, plain_KNC: np.ndarray) -> np.ndarray:
-        """Return the p-value of each class, N x C, from the plain logits of each model."""
+    def of(self, plain_KNC: np.ndarray) -> np.ndarray:
+        """Return which classes are in the set of each image, N x C, from each model's logits."""
         if self.models is None:
             plain_KNC = plain_KNC.mean(axis=0, keepdims=True)
-        return self.conformal.p_values(list(plain_KNC), models=self.models, by_class=self.by_class)
+        return self.conformal.sets(
+            list(plain_KNC), self.coverage, models=self.models, by_class=self.by_class
+        )
 
 
 def sets_of(
@@ -53,8 +56,8 @@ def sets_of(
         )
     by_class = config.coverage_by == "class"
     classes = predictor.classes
-    few = conformal.without_promise(config.coverage, len(classes))
-    if by_class and few:
+    few = conformal.without_promise(config.coverage, len(classes)) if by_class else []
+    if few:
         names = listed([classes[one] for one in few], most=9)
         say(f"--coverage-by class: too few groups, so no promise, for images of {names}")
     if predictor.run is not None and "conformal" not in predictor.extras:
@@ -68,5 +71,4 @@ def sets_of(
     chosen = [k for k in range(every) if config.models is None or k in config.models]
     # Blends of runs with different folds have means of models, and no fold of their own.
     models = chosen if chosen and every == conformal.num_models else None
-    of_class = [one for one in range(len(classes)) if one not in few] if by_class else []
-    return Sets(conformal, models, of_class)
+    return Sets(conformal, config.coverage, by_class, models)

@@ -24,8 +24,9 @@ from foldblend.images import Box
 from pipeline.data.crop import box_finder, look_of
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import num_cores
+from pipeline.predict.compute import compute_for
 from pipeline.predict.inputs import Inputs, file_of
-from pipeline.predict.nets import Features, Net, compute_for
+from pipeline.predict.nets import Features, Net
 from pipeline.predict.recipe import Look
 from pipeline.predict.tree import Blend, Node, has, leaves_of, views_of
 
@@ -148,7 +149,7 @@ class Stream:
     models
         Numbers of the models (folds) to use; None: all.
     device, threads
-        See `pipeline.predict.nets.compute_for`.
+        See `pipeline.predict.compute.compute_for`.
     say
         Function that prints one line of the log.
     """

@@ -45,6 +45,7 @@ class FolderWeights:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._stamps: dict[str, tuple[int, int, int]] = {}
+        self._digests: dict[str, str] = {}
 
     def is_replaced(self) -> bool:
         """Return whether a file is gone or another one since its hash was checked."""
@@ -57,7 +58,7 @@ class FolderWeights:
         return BACKBONE if index is None else f"fold_{index}/best.safetensors"
 
     def fingerprint(self, index: int | None) -> str:
-        """Return a hash of the weights, which done.json has.
+        """Return a hash of the weights, which done.json has; an unchanged file is hashed once.
 
         Raises UserError if the file is missing or changed.
         """
@@ -69,8 +70,11 @@ class FolderWeights:
             raise UserError(f"{record}: lacks the hashes of files; run the same command again")
         if not file.is_file():
             raise UserError(f"{file}: the weights are missing; run the same command again")
-        self._stamps[name] = _stamp(file)
-        digest = file_hash(file)
+        now = _stamp(file)
+        if name not in self._digests or self._stamps[name] != now:
+            self._stamps[name] = now
+            self._digests[name] = file_hash(file)
+        digest = self._digests[name]
         if digest != done["files"].get(name):
             raise UserError(f"{file}: has changed since training; run the same command again")
         return digest

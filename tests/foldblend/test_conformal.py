@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from foldblend.scores.conformal import Conformal, out_of_fold_coverage, sets
+from foldblend.scores.conformal import Conformal, sets
+from foldblend.scores.coverage import out_of_fold_coverage
 from foldblend.scores.metrics import softmax
 from foldblend.scores.rows import Rows
 

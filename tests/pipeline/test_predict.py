@@ -14,13 +14,14 @@ import pytest
 import foldblend as fb
 import predict as predict_script
 from ensemble.methods.registry import METHODS
+from ensemble.within import vote_within
 from foldblend.errors import UserError
-from foldblend.runs.calibrated import calibration_of, plain_test
+from foldblend.runs.calibrated import calibration_of, conformal_of, plain_test
 from foldblend.runs.run import Run
 from pipeline.predict.config import PredictConfig
 from pipeline.predict.inputs import Inputs, read_inputs
 from pipeline.predict.journal import Journal
-from pipeline.predict.open import open_predictor
+from pipeline.predict.open import member_runs, open_predictor
 from pipeline.predict.run import Prediction
 from pipeline.predict.session import open_session
 from pipeline.predict.stream import Stream, block_size
@@ -263,7 +264,7 @@ def test_bad_images_stop_or_are_left_out(command, outputs, images, tmp_path):
     good = [name for place, name in enumerate(names) if place not in (3, 5)]
     assert found["image_id"].tolist() == good
     whole = fb.predict(outputs / "alpha", images, say=quiet).set_index("image_id")
-    np.testing.assert_allclose(found["proba"], whole.loc[good, "proba"], rtol=1e-12)
+    assert found["proba"].tolist() == whole.loc[good, "proba"].tolist()
     empty = tmp_path / "empty"
     empty.mkdir()
     (empty / "a.jpg").write_bytes(b"")
@@ -297,6 +298,14 @@ def test_budget_votes_of_fewer_members(outputs, images):
     name = line.partition("members (")[2].partition(")")[0]
     own = fb.predict(outputs / name, images, say=quiet)
     assert table["class"].tolist() == own["class"].tolist()
+    # A vote of several is the mean of their probabilities, over the folds' models.
+    said.clear()
+    fb.predict(outputs / "by_stack", images, budget="4x", say=said.append)
+    line = next(one for one in said if one.startswith("--budget 4x"))
+    blend = Run(outputs / "by_stack")
+    found = vote_within(blend, member_runs(blend), "4x")
+    assert ", ".join(found.members) in line
+    assert f"{found.score.value:.4f}" in line
     with pytest.raises(UserError, match="is no blend"):
         fb.predict(outputs / "alpha", images, budget="1x", say=quiet)
 
@@ -305,7 +314,13 @@ def test_sets_of_classes_have_the_coverage_of_the_out_of_fold_rows(outputs, imag
     said = []
     table = fb.predict(outputs / "frozen", images, coverage=0.7, say=said.append)
     assert any("out of fold, sets of" in line for line in said)
-    sizes = table["classes"].str.count(r"\|") + 1
+    run = Run(outputs / "frozen")
+    ids = sorted(item.name for item in images.iterdir())
+    folds = [run.logits(run.test_fold(k).set_index("image_id").loc[ids]) for k in (0, 1)]
+    inside_NC = conformal_of(run).sets(folds, 0.7)
+    names = np.array(run.classes, dtype=object)
+    assert table["classes"].tolist() == ["|".join(names[one]) for one in inside_NC]
+    sizes = inside_NC.sum(axis=1)
     wide = fb.predict(outputs / "frozen", images, coverage=0.95, say=quiet)
     assert (wide["classes"].str.count(r"\|") + 1 >= sizes).all()
     said.clear()

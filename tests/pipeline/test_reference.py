@@ -26,6 +26,7 @@ from pipeline.predict.nets import Net
 from pipeline.predict.open import open_predictor
 from pipeline.predict.reference import Reference, choose_rows, differences, make_reference
 from pipeline.predict.stream import Stream
+from pipeline.predict.weights import FolderWeights
 
 
 def quiet(_):
@@ -219,7 +220,7 @@ def test_runs_keep_their_reference(outputs, name, tmp_path):
     assert arrays["axes_DX"].shape[1] <= 64
     run = shutil.copytree(outputs / name, tmp_path / name)
     (run / REFERENCE).unlink()
-    made = add_reference(run, say=quiet)
+    made = add_reference(FolderWeights(run), say=quiet)
     for key, values in made.as_arrays().items():
         np.testing.assert_allclose(
             values.astype(float), arrays[key].astype(float), atol=1e-3, err_msg=key
@@ -301,7 +302,7 @@ def test_a_reference_that_does_not_fit_is_made_again(copy, damage):
         keep_reference(file.parent, "other", other)
     else:
         file.write_bytes(data[:50])
-    add_reference(file.parent, say=quiet)
+    add_reference(FolderWeights(file.parent), say=quiet)
     assert file.read_bytes() == data
 
 
