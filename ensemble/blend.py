@@ -20,7 +20,8 @@ from ensemble.config import ALLOWS, FORMERLY, BlendConfig, decisions, read_blend
 from ensemble.find import check_members, find_members, member_record, of_one_data_set
 from ensemble.member_notes import member_lines, optimism_notes, row_notes
 from ensemble.metric import costs_section, decide_metric
-from ensemble.parameters import PARAMETERS, Parameters, to_bytes
+from ensemble.parameters import Parameters
+from ensemble.parameters_file import PARAMETERS, to_bytes
 from foldblend.cli import Say
 from foldblend.errors import UserError, listed
 from foldblend.flags import from_settings

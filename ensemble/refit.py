@@ -17,7 +17,8 @@ from ensemble.find import BLENDED, check_members, member_record
 from ensemble.methods.base import Evidence, Fitted, Method
 from ensemble.methods.mixture import MIXTURE, Mixture
 from ensemble.methods.registry import METHODS, weighted_vote
-from ensemble.parameters import PARAMETERS, Parameters
+from ensemble.parameters import Parameters
+from ensemble.parameters_file import PARAMETERS
 from ensemble.singles import Singles
 from ensemble.subsets import of_members
 from foldblend.errors import UserError, listed

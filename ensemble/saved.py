@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from ensemble.find import BLENDED
-from ensemble.parameters import PARAMETERS, Parameters, read_parameters, to_bytes
+from ensemble.parameters import Parameters
+from ensemble.parameters_file import PARAMETERS, read_parameters, to_bytes
 from ensemble.refit import agrees, refitted
 from foldblend.cli import Say
 from foldblend.errors import UserError, counted

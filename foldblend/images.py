@@ -25,7 +25,16 @@ from foldblend.image_bytes import is_16_bit, quiet
 from foldblend.image_faults import FETCH, Fault, damage_of, fault_of
 from foldblend.progress import track
 
-__all__ = ["Box", "Checked", "boxes_of", "check_images", "crop", "image_key", "read_image"]
+__all__ = [
+    "Box",
+    "Checked",
+    "boxes_of",
+    "check_images",
+    "crop",
+    "image_key",
+    "read_image",
+    "upright_size",
+]
 
 Box = tuple[float, float, float, float]
 Size = tuple[int, int]
@@ -179,6 +188,20 @@ def crop(path: str | Path, image: np.ndarray, box: Box) -> np.ndarray:
             " (--box-cols)"
         )
     return image[y1:y2, x1:x2]
+
+
+def upright_size(path: str | Path) -> Size:
+    """Return the width and height that `read_image` gives an image, read from its header only."""
+    try:
+        with PIL.Image.open(path) as header:
+            # Pillow rotates TIFFs itself and lists no EXIF for them; OpenCV does not rotate AVIFs.
+            turns = "exif" in header.info and header.format != "AVIF"
+            turned = turns and header.getexif().get(ORIENTATION_TAG) in TURNED
+            return (header.height, header.width) if turned else (header.width, header.height)
+    except (OSError, SyntaxError, ValueError):
+        raise BadImage(
+            f"{path}: changed while it was in use; run again when nothing writes there"
+        ) from None
 
 
 def boxes_of(table: pd.DataFrame) -> list[Box | None]:

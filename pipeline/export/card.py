@@ -9,21 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 import foldblend
 from foldblend.errors import counted
-from foldblend.runs.oof import OofArrays, oof_arrays
 from foldblend.runs.run import Run
-from foldblend.scores.metrics import METRICS, TITLES
-from foldblend.scores.score import score_interval
+from foldblend.scores.metrics import TITLES
+from pipeline.export.card_scores import MOST_CLASSES, calibration_lines, cell, score_lines
 from pipeline.export.half import Loss
 from pipeline.export.prepare import Prepared
 from pipeline.predict.open import Predictor
 from pipeline.predict.tree import Augmented, Blend, Leaf, Node, leaves_of, views_of
 from reports.run.card import cost, limits, weights_of
-from reports.text import groups_of, num, span
+from reports.text import groups_of
 
 __all__ = ["Card", "licence_texts", "model_card"]
 
@@ -37,7 +35,6 @@ HUB_METRICS = {
     "kappa_quadratic": "cohen_kappa",
     "mean_cost": "mean_cost",
 }
-MOST_CLASSES = 100
 
 
 @dataclass(frozen=True)
@@ -143,125 +140,6 @@ def _metadata(card: Card, report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _cell(value: object) -> str:
-    """Return a text that stays in one cell of a Markdown table and is no markup there."""
-    text = " ".join(str(value).split())
-    return re.sub(r"([\\`*_<>#|~])", r"\\\1", text)
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    lines = [header, ["---"] * len(header), *([_cell(one) for one in row] for row in rows)]
-    return ["", *(f"| {' | '.join(line)} |" for line in lines), ""]
-
-
-def _accuracy(arrays: OofArrays, chosen_N: np.ndarray, right_N: np.ndarray) -> str:
-    """Return the share of right predictions among rows with its interval, as text."""
-    rows = arrays.rows.take(chosen_N)
-    # As classes 1 (right) and 0, of which 1 is always the truth.
-    is_right = right_N[chosen_N].astype(int)
-    rows = type(rows)(
-        np.ones(len(rows), int), rows.group_N, rows.repeat_N, rows.fold_N, rows.group_name
-    )
-    found = score_interval(METRICS["accuracy"], rows, np.eye(2)[is_right])
-    return f"{num(found.value)} {span(found.as_dict())}"
-
-
-def _score_lines(card: Card, report: Mapping[str, Any]) -> list[str]:
-    run = card.run
-    arrays = oof_arrays(run)
-    label_N = arrays.rows.label_N
-    predicted_N = arrays.logits_NC.argmax(axis=1)
-    groups = groups_of(report)
-    metric = TITLES[report["metric"]]
-    lines = [
-        f"**{metric} {num(report['headline']['value'])}** {span(report['headline'])}"
-        f" ({report['interval']}), accuracy {num(report['scores']['accuracy'])}.",
-        "",
-        f"All scores are out of fold: each image is predicted by models that were trained on other"
-        f" {groups}.",
-    ]
-    if run.info["kind"] == "blend":
-        lines.append(
-            "What the blend has fitted was fitted on the other folds for each of them. The notes"
-            " below say how optimistic the choice among methods may be, where that is known."
-        )
-    if card.prepared.models and any(
-        len(kept) < leaf.num_models
-        for leaf, kept in zip(
-            card.predictor.leaves.values(), card.prepared.models.values(), strict=True
-        )
-    ):
-        lines.append(
-            "The file has some of the run's models only, so on new images it may do a little"
-            " worse than all of them."
-        )
-    lines += [f"- {_cell(note)}" for note in ["", *report["notes"]] if note]
-    if report.get("test_score") is not None:
-        test = report["test_score"]
-        lines.append("")
-        lines.append(f"On the labelled test images: {_cell(_test_sentence(test, metric))}")
-    shown = sorted(report["per_class"], key=lambda one: one["recall"])[:MOST_CLASSES]
-    shown.sort(key=lambda one: one["class"])
-    rows = []
-    for one in shown:
-        of_class = label_N == one["class"]
-        recall = _accuracy(arrays, of_class, predicted_N == label_N)
-        rows.append((one["name"], one["support"], one["groups"], recall, num(one["f1"])))
-    lines += _table(("class", "images", groups, "recall, 95 % interval", "F1"), rows)
-    if len(shown) < len(report["per_class"]):
-        lines.append(f"These are the {MOST_CLASSES} classes with the lowest recall.")
-    for attribute in run.attributes:
-        value_of_class = np.asarray(attribute.of_class)
-        rows = []
-        for value, name in enumerate(attribute.values):
-            chosen_N = value_of_class[label_N] == value
-            if not chosen_N.any():
-                rows.append((name, 0, 0, "none", "none"))
-                continue
-            right = value_of_class[predicted_N] == value_of_class[label_N]
-            rows.append(
-                (
-                    name,
-                    int(chosen_N.sum()) // arrays.rows.num_repeats,
-                    len(np.unique(arrays.rows.group_N[chosen_N])),
-                    _accuracy(arrays, chosen_N, right),
-                    _accuracy(arrays, chosen_N, predicted_N == label_N),
-                )
-            )
-        header = (_cell(attribute.name), "images", groups)
-        lines += _table((*header, f"{_cell(attribute.name)} is right", "class is right"), rows)
-    return lines
-
-
-def _test_sentence(test: Mapping[str, Any], metric: str) -> str:
-    score = test.get("score") or test.get("headline") or {}
-    number = test.get("num_images", "?")
-    return f"{metric} {num(score.get('value'))} {span(score)} on {number} images."
-
-
-def _calibration_lines(card: Card) -> list[str]:
-    found = card.predictor.calibration
-    if found.why_not is None:
-        lines = [
-            f"Probabilities are those of logits divided by {found.temperature:.3g}. On held-out"
-            f" {card.run.groups}, this changes the log loss from {found.log_loss:.4f} to"
-            f" {num(found.log_loss_after)} and the expected calibration error from"
-            f" {found.ece:.4f} to {num(found.ece_after)}."
-        ]
-    else:
-        lines = [
-            f"Probabilities are not corrected, since {found.why_not}. Log loss"
-            f" {found.log_loss:.4f}, expected calibration error {found.ece:.4f}, out of fold."
-        ]
-    root = card.predictor.root
-    if isinstance(root, Blend) and root.has_offsets:
-        lines.append(
-            "The class is decided with offsets, which are no part of the probabilities, so the"
-            " class need not be the most probable one."
-        )
-    return lines
-
-
 def _views(node: Node) -> list[str]:
     found = []
     for key, leaf in leaves_of(node).items():
@@ -269,7 +147,7 @@ def _views(node: Node) -> list[str]:
         size = f"{recipe.preprocess.width}x{recipe.preprocess.height}"
         views = ", ".join(views_of(node)[key])
         kind = "linear heads on one frozen backbone" if recipe.frozen else "fine-tuned"
-        found.append(f"{_cell(leaf.name)}: {_cell(recipe.backbone)} at {size}, {kind}; {views}")
+        found.append(f"{cell(leaf.name)}: {cell(recipe.backbone)} at {size}, {kind}; {views}")
     return found
 
 
@@ -301,7 +179,7 @@ def _model_lines(card: Card) -> list[str]:
         lines.append(f"Weights have 16 bits: {card.half.sentence()}.")
     elif card.half is not None:
         lines.append(
-            f"Weights have 16 bits; what this changes was not measured ({_cell(card.half)})."
+            f"Weights have 16 bits; what this changes was not measured ({cell(card.half)})."
         )
     return lines
 
@@ -330,17 +208,17 @@ def model_card(card: Card) -> str:
     data = run.info["data"]
     groups = groups_of(report)
     of_weights = [
-        f"- {_cell(source)}, licence {_cell(licence)}" for source, licence in card.weights.items()
+        f"- {cell(source)}, licence {cell(licence)}" for source, licence in card.weights.items()
     ]
     parts: dict[str, list[str]] = {
         "Model": _model_lines(card),
         "Data": [
-            f"{_cell(data['name'])}: {report['num_images']:,} images of {report['num_groups']:,}"
-            f" {groups}; {counted(len(run.classes), 'class')}: {_cell(_listed(run.classes))}."
+            f"{cell(data['name'])}: {report['num_images']:,} images of {report['num_groups']:,}"
+            f" {groups}; {counted(len(run.classes), 'class')}: {cell(_listed(run.classes))}."
         ],
-        "Score": _score_lines(card, report),
-        "Calibration": _calibration_lines(card),
-        "Not tested on": [f"- {_cell(line)}" for line in limits(run, report)],
+        "Score": score_lines(card.predictor, card.prepared, report),
+        "Calibration": calibration_lines(card.predictor, card.run.groups),
+        "Not tested on": [f"- {cell(line)}" for line in limits(run, report)],
         "Initial weights": [
             *(of_weights or ["Random weights."]),
             "",
@@ -350,7 +228,7 @@ def model_card(card: Card) -> str:
         "Use": _use_lines(card),
     }
     head = yaml.safe_dump(_metadata(card, report), sort_keys=False, allow_unicode=True)
-    lines = [f"# {_cell(run.name)}", "", _cell(report["about"]), ""]
+    lines = [f"# {cell(run.name)}", "", cell(report["about"]), ""]
     for title, body in parts.items():
         lines += [f"## {title}", "", *body, ""]
     return f"---\n{head}---\n\n" + "\n".join(lines).rstrip() + "\n"

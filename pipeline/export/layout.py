@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ensemble.parameters import from_bytes, to_bytes
+from ensemble.parameters_file import from_bytes, to_bytes
 from foldblend.errors import UserError
 from pipeline.data.augment import RECIPES
 from pipeline.data.crop import CROPS

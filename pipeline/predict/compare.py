@@ -19,7 +19,6 @@ from foldblend.files import write_bytes
 from foldblend.progress import Task
 from foldblend.runs.folder import PICTURES, lock_folder, read_table
 from foldblend.runs.run import Run
-from pipeline.data.crop import look_of
 from pipeline.data.images import Files, ImageStore
 from pipeline.device import num_cores
 from pipeline.predict.compute import compute_for
@@ -31,6 +30,7 @@ from pipeline.predict.reference import (
     MOST_ROWS,
     Reference,
     choose_rows,
+    look_of,
     make_reference,
 )
 from pipeline.predict.stream import Stream

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ensemble.parameters import to_bytes
+from ensemble.parameters_file import to_bytes
 from ensemble.saved import load_blend, saved_members
 from foldblend.cli import Say
 from foldblend.errors import UserError, in_a_line

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Reference", "choose_rows", "differences", "make_reference"]
+from foldblend.images import upright_size
+
+__all__ = ["Reference", "choose_rows", "differences", "look_of", "make_reference"]
 
 MOST_ROWS = 3000  # training images that are kept
 MOST_HELD = 1000  # held-out images whose distances are kept
@@ -93,6 +95,12 @@ def _nearest(at_NX: np.ndarray, rows_NX: np.ndarray, rest_N: np.ndarray) -> np.n
     near_NM = np.partition(square_NM, num - 1, axis=1)[:, :num]
     near_NM = np.maximum(near_NM, 0) + rest_N[:, None]
     return np.asarray(np.sqrt(near_NM).mean(axis=1), np.float32)
+
+
+def look_of(image: np.ndarray, path: str) -> tuple[float, float, float]:
+    """Return the brightness (0 to 1) of a stored image, and the width and height of its file."""
+    width, height = upright_size(path)
+    return float(image.mean()) / 255, float(width), float(height)
 
 
 def choose_rows(group_N: np.ndarray, most: int, *, seed: int = 0) -> np.ndarray:

@@ -21,13 +21,14 @@ import torch
 from foldblend.cli import Say
 from foldblend.errors import BadImage, UserError
 from foldblend.images import Box
-from pipeline.data.crop import box_finder, look_of
+from pipeline.data.crop import box_finder
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import num_cores
 from pipeline.predict.compute import compute_for
 from pipeline.predict.inputs import Inputs, file_of
 from pipeline.predict.nets import Features, Net
 from pipeline.predict.recipe import Look
+from pipeline.predict.reference import look_of
 from pipeline.predict.tree import Blend, Node, has, leaves_of, views_of
 
 __all__ = ["Block", "Predicted", "Stream", "block_size"]

@@ -16,10 +16,10 @@ from ensemble.methods.base import Evidence
 from ensemble.methods.mixture import Mixture
 from ensemble.methods.registry import METHODS
 from ensemble.methods.vote import RankVote, Vote
-from ensemble.parameters import (
+from ensemble.parameters import Parameters
+from ensemble.parameters_file import (
     KINDS,
     PARAMETERS,
-    Parameters,
     decode,
     encode,
     read_parameters,

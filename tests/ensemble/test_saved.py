@@ -16,7 +16,7 @@ from ensemble import saved
 from ensemble.blend import blend
 from ensemble.methods import trees
 from ensemble.methods.registry import METHODS
-from ensemble.parameters import KEY, PARAMETERS, VERSION, content_hash
+from ensemble.parameters_file import KEY, PARAMETERS, VERSION, content_hash
 from ensemble.saved import load_blend
 from foldblend.errors import UserError
 from foldblend.files import write_bytes

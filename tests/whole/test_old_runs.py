@@ -12,7 +12,7 @@ import leaderboard
 import report
 import run_cv
 import run_tta
-from ensemble.parameters import PARAMETERS
+from ensemble.parameters_file import PARAMETERS
 from ensemble.saved import load_blend
 from foldblend.runs.run import Run
 from pipeline.predict.config import PredictConfig
