@@ -157,6 +157,7 @@ def test_a_blend_of_a_single_run(drawn, command):
     )
 
 
+@pytest.mark.slow
 def test_a_blend_of_an_earlier_version_stays_what_it_is(drawn, command):
     runs = drawn / "a", drawn / "b"
     assert command(*runs, "--prefer", "simple", "--method", "greedy", "--name", "x").code == 0
@@ -356,6 +357,7 @@ def test_a_test_id_that_occurs_twice(drawn, command):
     command(drawn / "a", drawn / "b").assert_one_line_error("b/test.parquet", "2 image ids")
 
 
+@pytest.mark.slow
 def test_thorough_scores_the_choice_of_the_method_too(drawn, monkeypatch):
     few = {name: METHODS[name] for name in ("soft", "log", "weights")}
     monkeypatch.setattr("ensemble.candidates.METHODS", few)

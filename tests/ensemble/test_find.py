@@ -179,6 +179,7 @@ def test_the_reason_for_an_unfinished_run_depends_on_its_kind(drawn, command):
     assert "c: not finished; run the same command again" in out
 
 
+@pytest.mark.slow
 def test_leaking_members_are_only_admitted_by_their_flag(drawn, command):
     edit_run(drawn / "c", leaks=True)
     command(drawn / "a", drawn / "c").assert_one_line_error("c: groups leak", "--allow-leaks")

@@ -137,6 +137,7 @@ def test_names_of_kinds_are_unique():
     assert len(set(KINDS.values())) == len(KINDS)
 
 
+@pytest.mark.slow
 def test_bytes_are_the_same_in_another_process():
     code = (
         "import hashlib, tests.ensemble.test_parameters as t;"

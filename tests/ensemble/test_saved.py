@@ -128,6 +128,7 @@ def refitted_bytes(folder):
     return (folder / PARAMETERS).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [*ALL, DROPPED, WITHIN_BUDGET], ids=called)
 def test_an_older_blend_is_refitted_once_to_the_same_bytes(make, settings):
     folder = make(**settings)
@@ -135,6 +136,7 @@ def test_an_older_blend_is_refitted_once_to_the_same_bytes(make, settings):
     assert refitted_bytes(folder) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rank", "stack", "trees"])
 def test_a_repeated_blend_writes_the_same_parameters(make, name):
     first = make(method=name, name="first")

@@ -105,6 +105,7 @@ def train_and_test(rng, *, shift=0.0, num_test_groups=20):
     return statistic, is_test, np.where(is_test == 1, "", group.astype(str)).astype(object)
 
 
+@pytest.mark.slow
 def test_a_difference_is_found_and_reported():
     result = tell_apart(*train_and_test(np.random.default_rng(0), shift=2.5))
     assert result.differs
@@ -113,6 +114,7 @@ def test_a_difference_is_found_and_reported():
     assert result.single_S[1] > 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_few_test_groups_are_not_a_difference(seed):
     """Test images of one group resemble each other across folds, and so do the random draws."""
@@ -121,6 +123,7 @@ def test_few_test_groups_are_not_a_difference(seed):
     assert not result.differs
 
 
+@pytest.mark.slow
 def test_too_few_or_lopsided_groups_give_no_result():
     rng = np.random.default_rng(0)
     is_test = np.repeat([0, 1], [75, 40])
@@ -152,6 +155,7 @@ def textures(num, rng):
     return [image.astype(np.uint8) for image in images]
 
 
+@pytest.mark.slow
 def test_only_the_group_under_two_names_is_reported():
     sketches = [sketch_of(image) for image in textures(12, np.random.default_rng(0))]
     group = np.repeat([f"p{index:02d}" for index in range(12)], 4).astype(object)
@@ -325,6 +329,7 @@ def test_right_labels_are_rarely_reported(scale):
         assert 0.6 < expected.sum() / likely.sum() < 1.5
 
 
+@pytest.mark.slow
 def test_the_recall_is_that_of_exchanged_labels():
     log_proba, label, group = guesses(num_groups=40, size=6, scale=3.5, seed=0)
     recall = find_swaps(log_proba, label, group).recall
@@ -350,6 +355,7 @@ def test_many_swaps_do_not_hide_each_other():
     assert all(pair in swapped for pair in found.pairs.tolist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_nothing_is_reported_where_classes_differ_in_small_parts(seed):
     images, sign, group = hands(seed=seed)
@@ -445,6 +451,7 @@ def test_faults_are_listed_and_the_audit_goes_on(layout_copy, tmp_path, audit_co
     assert len(re.findall("<svg", page)) >= 7
 
 
+@pytest.mark.slow
 def test_hands_give_no_swaps_and_the_page_says_why(tmp_path, audit_command):
     done = audit_command(hand_table(tmp_path), "--group-col", "person", "--group-name", "signer")
     assert done.code == 0, done.err
@@ -548,6 +555,7 @@ def odd_names(tmp_path):
     return tmp_path / "odd.csv"
 
 
+@pytest.mark.slow
 def test_a_fold_file_may_list_an_unreadable_image(layout_copy, alpha, tmp_path, audit_command):
     broken = next(people_of(layout_copy)[3].glob("mask1.*"))
     broken.unlink()

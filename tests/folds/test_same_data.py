@@ -85,6 +85,7 @@ def order_file(manifest, folder):
     return file
 
 
+@pytest.mark.slow
 def test_every_format_of_a_table_gives_the_same_logits(tiny_layout, tmp_path, cv_command):
     manifest = load_manifest(DataConfig(data=str(tiny_layout)))
     files = as_tables(manifest, tmp_path)

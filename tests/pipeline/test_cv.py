@@ -209,6 +209,7 @@ def test_only_folds_and_then_the_rest(alpha, tiny_layout, tmp_path, cv_command):
     cv_command(*argv, "--only-folds", "2").assert_one_line_error("--only-folds 2", "there are 2")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_results_do_not_depend_on_workers_or_row_order(
     tiny_layout, layout_copy, edit_csv, tmp_path
@@ -420,6 +421,7 @@ def kill_and_finish(alpha, tiny_layout, output, moments):
     return num_killed
 
 
+@pytest.mark.slow
 def test_killed_twice_then_finished_bit_equal(alpha, tiny_layout, tmp_path):
     moments = [(".lock", 0.0), ("fold_0/done.json", 0.05)]
     assert kill_and_finish(alpha, tiny_layout, tmp_path, moments) == 2

@@ -155,6 +155,7 @@ def outputs_of(model, tmp_path, pixels, records=None):
     return onnx_build.session(tmp_path / "one.onnx").run(None, {"pixels": pixels.numpy()})
 
 
+@pytest.mark.slow
 def test_a_graph_has_only_the_weights_that_it_is_filled_with(tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

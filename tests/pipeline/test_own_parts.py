@@ -83,6 +83,7 @@ def test_the_example_reads_folders(tmp_path, cv_command):
     ).assert_one_line_error("check --data")
 
 
+@pytest.mark.slow
 def test_an_edited_part_makes_a_different_run(tiny_layout, tmp_path, cv_command, module):
     text = "from examples.own_parts import Shuffled\nclass Mine(Shuffled):\n    pass\n"
     base = [

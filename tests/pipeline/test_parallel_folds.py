@@ -126,6 +126,7 @@ def test_folds_share_a_gpu_where_that_saves_time(tmp_path, monkeypatch, settings
     assert len(gpu_share.devices_of(job, 6)) == num_devices
 
 
+@pytest.mark.slow
 def test_parallel_folds_have_the_logits_of_serial_ones(alpha, tiny_layout, tmp_path, cv_command):
     done = cv_command(
         "--data",

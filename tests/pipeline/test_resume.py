@@ -116,6 +116,7 @@ def test_a_run_killed_between_steps_has_the_logits_of_an_uninterrupted_one(
     assert not list(again.path.rglob(CHECKPOINT))
 
 
+@pytest.mark.slow
 def test_a_fold_killed_after_its_last_step_only_predicts_again(tiny_layout, tmp_path, monkeypatch):
     whole = cross_validate(config_of(tiny_layout, tmp_path / "whole"), say=lambda _: None)
     broken = config_of(tiny_layout, tmp_path / "broken", save_every=1e6)
@@ -150,6 +151,7 @@ def test_a_checkpoint_of_other_settings_is_kept_without_no_resume(
     assert done.code == 0, done.err
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_ignored(tiny_layout, tmp_path, monkeypatch):
     whole = cross_validate(config_of(tiny_layout, tmp_path / "whole"), say=lambda _: None)
     broken = config_of(tiny_layout, tmp_path / "broken")
@@ -205,6 +207,7 @@ def test_a_loss_that_is_not_finite_is_reported_with_fold_step_and_images(
     assert cv_command(*argv, "--lr", "0.0001").code == 0
 
 
+@pytest.mark.slow
 def test_best_is_marked_and_blends_refuse_it(tiny_layout, tmp_path, monkeypatch, blend_command):
     run = cross_validate(
         dataclasses.replace(config_of(tiny_layout, tmp_path, select="best", save_every=60.0)),
@@ -227,6 +230,7 @@ def test_best_is_marked_and_blends_refuse_it(tiny_layout, tmp_path, monkeypatch,
     assert any("OPTIMISTIC" in note for note in blended.report["notes"])
 
 
+@pytest.mark.slow
 def test_the_least_log_loss_is_chosen(tiny_layout, tmp_path):
     run = cross_validate(
         config_of(tiny_layout, tmp_path, select="inner", metric="log_loss"), say=lambda _: None
@@ -248,6 +252,7 @@ def test_an_undefined_metric_cannot_choose(tiny_layout, tmp_path, monkeypatch, c
     )
 
 
+@pytest.mark.slow
 def test_the_batch_is_shown_again_after_a_kill_in_the_first_epoch(
     tiny_layout, tmp_path, monkeypatch
 ):

@@ -203,6 +203,7 @@ def test_help_loads_nothing_heavy(name):
             assert flag in done.stdout
 
 
+@pytest.mark.slow
 def test_blend_never_loads_torch(tiny_runs, tmp_path):
     code = (
         "import sys, blend; code = blend.main(sys.argv[1:]); assert 'torch' not in sys.modules;"

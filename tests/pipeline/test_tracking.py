@@ -211,6 +211,7 @@ def test_a_refusal_by_wandb_is_one_line(tmp_path, monkeypatch):
         open_backends(tmp_path, use_wandb=True)
 
 
+@pytest.mark.slow
 def test_wandb_offline(tmp_path, monkeypatch):
     for name, value in (
         ("MODE", "offline"),

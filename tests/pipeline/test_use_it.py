@@ -61,6 +61,7 @@ def images(tiny_layout, tmp_path_factory):
     return [*paths, *sorted(folder.iterdir()), *faces]
 
 
+@pytest.mark.slow
 def test_timm_gives_the_same_classes(tiny_runs, images, tmp_path, capsys, monkeypatch):
     predictor = open_predictor(tiny_runs / "beta")
     write_timm(predictor, tmp_path / "exported", say=print)

@@ -431,6 +431,7 @@ def test_json_holds_the_same_numbers(tmp_path, board_command):
     assert (every["metric"], board["num_resamples"]) == ("roc_auc_ovr", 200)
 
 
+@pytest.mark.slow
 def test_a_page_of_many_runs_leaves_predictions_out_with_a_note(tmp_path):
     folders = [write_run(tmp_path / "run", wrong(0))]
     folders += [shutil.copytree(folders[0], tmp_path / f"run{index}") for index in range(50)]
@@ -467,6 +468,7 @@ def test_reports_are_written_again_from_the_run_folder(runs_copy, command_of):
     assert (runs_copy / "alpha" / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_torch_is_never_loaded(runs_copy, tmp_path):
     code = (
         "import sys, leaderboard, report; code = leaderboard.main(sys.argv[1:]) or"

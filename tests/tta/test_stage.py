@@ -190,6 +190,7 @@ def key_before_prefer(run, names, budget):
     return hashlib.blake2b(json.dumps(decided).encode(), digest_size=16).hexdigest()
 
 
+@pytest.mark.slow
 def test_a_run_of_a_version_without_prefer_stays_as_it_is(synthetic):
     """It was made with "simple", which the same command keeps and --prefer score replaces."""
     before = made(synthetic.path, budget=2, prefer="simple")
@@ -212,6 +213,7 @@ def test_a_run_of_a_version_without_prefer_stays_as_it_is(synthetic):
     assert changed.info["run_key"] != before.info["run_key"]
 
 
+@pytest.mark.slow
 def test_score_is_the_default_and_stays(synthetic):
     first = made(synthetic.path, budget=2)
     assert first.info["tta"]["prefer"] == "score"
@@ -226,6 +228,7 @@ def test_score_is_the_default_and_stays(synthetic):
     assert "prefer" not in given.info["tta"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["log_loss", "roc_auc_ovr"])
 def test_repeats_without_a_test_set_and_other_metrics(synthetic, metric):
     """A second repeat with the same folds and logits gets the same choice, made separately."""
@@ -350,6 +353,7 @@ def read_recipe(run):
     }
 
 
+@pytest.mark.slow
 def test_automatic_choice_of_a_frozen_run_keeps_what_earlier_versions_chose(
     heads, tta_command, monkeypatch
 ):

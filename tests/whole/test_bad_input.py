@@ -192,6 +192,7 @@ def test_hub_out_of_reach(cv_command, layout_copy, tmp_path, monkeypatch, tiny_l
     assert "random weights" in done.out
 
 
+@pytest.mark.slow
 def test_no_traceback_from_the_shell(tmp_path):
     command = [
         sys.executable,

@@ -61,6 +61,7 @@ def test_help_is_printed(script):
     assert "usage: python" in out
 
 
+@pytest.mark.slow
 def test_reports_escape_what_a_console_lacks(korean_runs):
     code, out, err = run("report.py", *korean_runs, encoding="cp1252")
     assert (code, err) == (0, "")
@@ -68,6 +69,7 @@ def test_reports_escape_what_a_console_lacks(korean_runs):
     assert "고양이" in (korean_runs[0] / "report.txt").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_reports_are_printed_where_a_console_has_the_letters(korean_runs):
     code, out, err = run("report.py", *korean_runs, encoding="cp949")
     assert (code, err) == (0, "")
@@ -82,6 +84,7 @@ def test_the_leaderboard_escapes_names(korean_runs, tmp_path):
     assert "가" in page.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_blend_escapes_names(korean_runs, tmp_path):
     words = ("blend.py", *korean_runs, "--output", tmp_path, "--name", "both", "--method", "soft")
     code, out, err = run(*words, encoding="ascii")
@@ -89,6 +92,7 @@ def test_a_blend_escapes_names(korean_runs, tmp_path):
     assert ESCAPED in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

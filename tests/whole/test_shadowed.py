@@ -59,6 +59,7 @@ def test_scripts(user_folder, script):
     assert code == 0, output
 
 
+@pytest.mark.slow
 def test_public_functions(user_folder, tiny_runs):
     code = (
         "import foldblend as fb, sys; print(fb.load(sys.argv[1])); fb.blend(sys.argv[1:],"
