@@ -20,7 +20,6 @@ from ensemble.parameters import Parameters
 from foldblend.errors import UserError
 from foldblend.runs.run import Run
 from foldblend.scores.calibration import Calibration, calibrate
-from foldblend.scores.conformal import Conformal
 from foldblend.scores.error_costs import metric_of
 from foldblend.scores.intervals import Interval
 from foldblend.scores.rows import Rows
@@ -44,8 +43,10 @@ class WithinBudget:
     score: Interval
     """Out-of-fold score, each fold with the members that were chosen on the other folds."""
     calibration: Calibration
-    conformal: Conformal
-    """Its out-of-fold rows, for sets of classes."""
+    logits_NC: np.ndarray
+    """Its out-of-fold logits."""
+    rows: Rows
+    """Labels, groups, repeats and folds of these logits."""
 
 
 # One thread makes sums the same on any number of cores.
@@ -85,13 +86,13 @@ def vote_within(blend: Run, members: Sequence[Run], budget: str) -> WithinBudget
     methods = choosing_members({SOFT: METHODS[SOFT]}, config, cost_M)
     chosen = blend_arrays(evidence, methods, decide=False).chosen
     used = np.flatnonzero(chosen.final.shares)
-    calibration = calibrate(chosen.logits_NC, rows)
     return WithinBudget(
         Parameters(SOFT, chosen.final, np.zeros(evidence.num_classes), of_shares=False),
         tuple(members[place].name for place in used.tolist()),
         float(cost_M[used].sum()),
         unit,
         chosen.nested.interval(),
-        calibration,
-        Conformal.of(chosen.logits_NC, rows, temperature=calibration.temperature),
+        calibrate(chosen.logits_NC, rows),
+        chosen.logits_NC,
+        rows,
     )

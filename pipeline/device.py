@@ -27,6 +27,7 @@ __all__ = [
     "num_cores",
     "open_compute",
     "resolve_machine",
+    "threads_restored",
 ]
 
 # Options of mallopt, from malloc.h.
@@ -38,6 +39,25 @@ M_MMAP_MAX = -4
 COMPILE_STEPS = 20_000
 # Read at import, because `compute_of` changes the number of threads of the whole process.
 DEFAULT_THREADS = torch.get_num_threads()
+
+
+@contextlib.contextmanager
+def threads_restored() -> Iterator[None]:
+    """Give the process its number of threads back at the end.
+
+    Examples
+    --------
+    >>> before = torch.get_num_threads()
+    >>> with threads_restored():
+    ...     torch.set_num_threads(before + 1)
+    >>> torch.get_num_threads() == before
+    True
+    """
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True, slots=True)

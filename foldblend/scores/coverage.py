@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +13,10 @@ from foldblend.scores.held_out import outer_parts
 from foldblend.scores.intervals import Interval, Limits, jackknife_interval
 from foldblend.scores.rows import Rows
 
-__all__ = ["Coverage", "out_of_fold_coverage"]
+__all__ = ["LEVELS", "Coverage", "out_of_fold_coverage"]
+
+LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
+"""Wanted coverages whose coverage out of fold an exported file tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +27,24 @@ class Coverage:
     """Share of images whose set contains the true class, with its 95 % interval over groups."""
     width: float
     """Mean number of classes in a set."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the content for JSON."""
+        return {"share": self.share.as_dict(), "width": self.width}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Coverage:
+        """Return what `as_dict` was made from; None is not a number.
+
+        Examples
+        --------
+        >>> found = Coverage(Interval(0.91, 0.88, 0.94), width=2.5)
+        >>> Coverage.from_dict(found.as_dict()) == found
+        True
+        """
+        parts = (values["share"][name] for name in ("value", "low", "high"))
+        share = Interval(*(float("nan") if part is None else float(part) for part in parts))
+        return cls(share, float(values["width"]))
 
 
 def out_of_fold_coverage(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from foldblend.cli import Say
 from foldblend.errors import UserError, in_a_line
 from foldblend.scores.calibration import Calibration
 from foldblend.scores.conformal import Conformal
+from foldblend.scores.coverage import Coverage
 from foldblend.scores.metrics import MEAN_COST, METRICS
 from pipeline.export.file import DAMAGED, FORMAT, Archive, plain_json
 from pipeline.export.layout import leaf_of, node_of
@@ -108,6 +109,16 @@ def _conformal(
     return arrays
 
 
+def _coverages(records: Sequence[Mapping[str, Any]]) -> Callable[..., Coverage | None]:
+    """Return the function that looks the coverage out of fold up in the records of a file."""
+    found = {(float(one["wanted"]), one["by_class"]): Coverage.from_dict(one) for one in records}
+
+    def coverage_of(wanted: float, *, by_class: bool) -> Coverage | None:
+        return found.get((wanted, by_class))
+
+    return coverage_of
+
+
 def _reference(archive: Archive) -> dict[str, np.ndarray] | None:
     """Return the arrays of the reference of images; raise ValueError for others."""
     arrays = _arrays(archive, "reference")
@@ -174,6 +185,8 @@ def _predictor(archive: Archive, say: Say) -> Predictor:
         "calibration": calibration.as_dict(),
         "reading": _reading(model["extras"]["reading"]),
         "half": half,
+        # Files of earlier versions lack them.
+        "coverage_of": _coverages(model["extras"].get("coverages", [])),
         "folds": model["folds"],
         "report": dict(model["report"]),
     }

@@ -5,10 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
-import os
-import tempfile
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +14,19 @@ import safetensors.numpy
 
 from foldblend.cli import Say
 from foldblend.errors import UserError, counted
-from foldblend.files import DRAFT, check_writable, exists, home, is_file
+from foldblend.files import check_writable, is_file
 from foldblend.flags import from_settings
 from foldblend.progress import write
 from foldblend.runs.run import Run
+from foldblend.scores.coverage import LEVELS
+from pipeline.device import threads_restored
 from pipeline.export.card import Card, licence_texts, model_card
 from pipeline.export.config import ExportConfig
 from pipeline.export.file import FORMAT, write_archive
 from pipeline.export.half import Loss, measure
 from pipeline.export.layout import all_leaves, plain_node
 from pipeline.export.prepare import Prepared, prepare
+from pipeline.export.target import target_file, target_folder, write_folder
 from pipeline.export.weights import Packed
 from pipeline.predict.compare import add_reference, main_leaf
 from pipeline.predict.open import Predictor, open_predictor
@@ -107,6 +107,17 @@ def _conformal(predictor: Predictor, prepared: Prepared) -> Mapping[str, np.ndar
     return arrays
 
 
+def _coverages(predictor: Predictor) -> list[dict[str, Any]]:
+    """Return the coverage of sets of classes out of fold, for some wanted coverages."""
+    found = []
+    for by_class in (False, True):
+        for wanted in LEVELS:
+            one = predictor.coverage(wanted, by_class=by_class)
+            if one is not None:
+                found.append({"wanted": wanted, "by_class": by_class, **one.as_dict()})
+    return found
+
+
 def _reference(
     predictor: Predictor, config: ExportConfig, say: Say
 ) -> Mapping[str, np.ndarray] | None:
@@ -161,7 +172,11 @@ def _entries(
         "report": {name: report[name] for name in REPORT if name in report},
         "tree": tree,
         "leaves": records,
-        "extras": {"calibration": predictor.calibration.as_dict(), "reading": reading},
+        "extras": {
+            "calibration": predictor.calibration.as_dict(),
+            "reading": reading,
+            "coverages": _coverages(predictor),
+        },
     }
     yield "model.json", (json.dumps(model, indent=1, allow_nan=False) + "\n").encode()
 
@@ -179,6 +194,7 @@ def _opened(path: Path, say: Say, *, needs_run: bool) -> Predictor:
         ) from None
 
 
+@threads_restored()
 def export_model(
     run: str | Path | Run,
     to: str | Path | None = None,
@@ -219,9 +235,9 @@ def export_model(
     folder = run.path if isinstance(run, Run) else Path(run)
     given = None if to is None else str(to)
     config = from_settings(ExportConfig, {**settings, "run": str(folder), "to": given})
-    path = None if config.to is None else _target(config.to, overwrite=config.overwrite)
+    path = None if config.to is None else target_file(config.to, overwrite=config.overwrite)
     folders = {
-        name: _target_folder(place, flag=f"--{name}", overwrite=config.overwrite)
+        name: target_folder(place, flag=f"--{name}", overwrite=config.overwrite)
         for name, place in (("onnx", config.onnx), ("timm", config.timm))
         if place is not None
     }
@@ -230,62 +246,7 @@ def export_model(
         _write_file(path, predictor, config, say)
     for name, target in folders.items():
         module, function = EXTRAS[name]
-        _write_folder(target, predictor, getattr(importlib.import_module(module), function), say)
-    return path
-
-
-def _target_folder(given: str, *, flag: str, overwrite: bool) -> Path:
-    """Return the folder to write; raise UserError for one that has files, unless asked."""
-    folder = home(given)
-    check_writable(folder, flag=flag)
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise UserError(
-            f"{flag} {folder}: has files already; pass --overwrite to replace those of the same"
-            " name, or another folder"
-        )
-    return folder
-
-
-def _write_folder(
-    folder: Path, predictor: Predictor, write_models: Callable[..., object], say: Say
-) -> None:
-    """Write models into a draft beside a folder, and move them there when all are checked."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=DRAFT, dir=folder.parent) as draft:
-        made = Path(draft, folder.name)
-        made.mkdir()
-        write_models(predictor, made, say=lambda line: say(line.replace(str(made), str(folder))))
-        folder.mkdir(exist_ok=True)
-        for item in sorted(made.iterdir()):
-            place = folder / item.name
-            if place.is_dir() and not place.is_symlink():
-                # Of a folder with this name, only the files of models are replaced.
-                for file in sorted(item.iterdir()):
-                    file.replace(place / file.name)
-            else:
-                item.replace(place)
-
-
-def _target(to: str, *, overwrite: bool) -> Path:
-    """Return the file to write; raise UserError if it cannot be, or is there already."""
-    path = home(to)
-    try:
-        is_folder = path.is_dir()
-        path.lstat()
-    except FileNotFoundError:
-        return path
-    except (OSError, ValueError):  # the name is too long, or no file can have it
-        raise UserError(f"--to {path}: no file can be written there; pass another") from None
-    if is_folder:
-        raise UserError(f"--to {path}: is a folder; pass a file in it, such as {path}/model.zip")
-    if not overwrite:
-        raise UserError(f"--to {path}: is there already; pass --overwrite to replace it")
-    if exists(path) and not is_file(path):
-        raise UserError(f"--to {path}: is no regular file; pass another")
-    # A slip would destroy the tables of a run.
-    of_run = any(is_file(folder / "run.json") for folder in Path(os.path.realpath(path)).parents)
-    if of_run and not zipfile.is_zipfile(path):
-        raise UserError(f"--to {path}: is a file of a run, so it is not replaced; pass another")
+        write_folder(target, predictor, getattr(importlib.import_module(module), function), say)
     return path
 
 

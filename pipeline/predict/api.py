@@ -20,6 +20,7 @@ from foldblend.scores.error_costs import metric_of
 from foldblend.scores.metrics import softmax
 from foldblend.scores.rows import Rows
 from foldblend.scores.score import score_of
+from pipeline.device import threads_restored
 from pipeline.predict.config import PredictConfig
 from pipeline.predict.inputs import Images, Inputs, read_inputs
 from pipeline.predict.run import Prediction, predict_session
@@ -27,6 +28,8 @@ from pipeline.predict.session import Session, open_session
 
 __all__ = ["check_out", "open_inputs", "predict", "score_images"]
 
+# Settings that say what is written, or what tables have besides the class.
+OF_TABLES = ("out", "page", "overwrite", "resume", "unsure", "coverage", "coverage_by")
 # Names such as 007 or NA stay texts.
 TEXTS = dict.fromkeys(("image_id", "group", "class", "classes"), str)
 READERS: dict[str, Callable[[str], pd.DataFrame]] = {
@@ -89,6 +92,7 @@ def _configured(run: str | Path | Run, settings: dict[str, Any]) -> PredictConfi
     return from_settings(PredictConfig, {**settings, "run": str(path)})
 
 
+@threads_restored()
 def predict(
     run: str | Path | Run, images: Images, *, say: Say = write, **settings: Any
 ) -> pd.DataFrame:
@@ -168,6 +172,7 @@ def _own_labels(inputs: Inputs) -> np.ndarray:
     return label_N
 
 
+@threads_restored()
 def score_images(
     run: str | Path | Run,
     images: Images,
@@ -191,8 +196,11 @@ def score_images(
     Raises
     ------
     UserError
-        For labels that are no classes, or images without a label.
+        For labels that are no classes, images without a label, and settings of tables.
     """
+    useless = [name for name in OF_TABLES if name in settings]
+    if useless:
+        raise UserError(f"{useless[0]}: a score has no table; leave it out, or call fb.predict")
     # A score needs no comparison with the training images.
     config = _configured(run, {**settings, "odd": False})
     with lines_to(say):

@@ -16,10 +16,11 @@ from foldblend.cli import Say
 from foldblend.errors import UserError, in_a_line
 from foldblend.files import is_file
 from foldblend.progress import write
-from foldblend.runs.calibrated import Calibration, calibration_of, conformal_of
+from foldblend.runs.calibrated import Calibration, calibration_of, conformal_of, coverage_of
 from foldblend.runs.check import check_rows, finished_run
 from foldblend.runs.run import Run
 from foldblend.scores.conformal import Conformal
+from foldblend.scores.coverage import Coverage
 from pipeline.predict.config import READING
 from pipeline.predict.recipe import recipe_of
 from pipeline.predict.tree import Augmented, Blend, Leaf, Node, leaves_of
@@ -78,6 +79,13 @@ class Predictor:
             arrays = self.extras["conformal"]
             return Conformal.from_arrays(arrays, temperature=self.calibration.temperature)
         return None if self.run is None else conformal_of(self.run)
+
+    def coverage(self, wanted: float, *, by_class: bool) -> Coverage | None:
+        """Return the coverage of sets of classes out of fold; None where it is not known."""
+        if "coverage_of" in self.extras:
+            found: Coverage | None = self.extras["coverage_of"](wanted, by_class=by_class)
+            return found
+        return None if self.run is None else coverage_of(self.run, wanted, by_class=by_class)
 
     def fingerprint(self) -> str:
         """Return a hash of the weights and of how they are combined."""

@@ -9,8 +9,8 @@ import numpy as np
 
 from foldblend.cli import Say
 from foldblend.errors import UserError, listed
-from foldblend.runs.calibrated import coverage_of
 from foldblend.scores.conformal import Conformal
+from foldblend.scores.coverage import LEVELS
 from pipeline.predict.config import PredictConfig
 from pipeline.predict.open import Predictor
 from pipeline.predict.stream import Stream
@@ -60,13 +60,17 @@ def sets_of(
     if few:
         names = listed([classes[one] for one in few], most=9)
         say(f"--coverage-by class: too few groups, so no promise, for images of {names}")
-    if predictor.run is not None and "conformal" not in predictor.extras:
-        found = coverage_of(predictor.run, config.coverage, by_class=by_class)
-        if found is not None:
-            say(
-                f"--coverage {config.coverage:g}: out of fold, sets of {found.width:.2f} classes on"
-                f" average contain the true class for {found.share} of images"
-            )
+    found = predictor.coverage(config.coverage, by_class=by_class)
+    if found is not None:
+        say(
+            f"--coverage {config.coverage:g}: out of fold, sets of {found.width:.2f} classes on"
+            f" average contain the true class for {found.share} of images"
+        )
+    elif predictor.run is None:
+        say(
+            f"--coverage {config.coverage:g}: the file does not have its coverage out of fold, only"
+            f" for {', '.join(map(str, LEVELS))} if it was exported by this version or later"
+        )
     every = stream.root.num_models
     chosen = [k for k in range(every) if config.models is None or k in config.models]
     # Blends of runs with different folds have means of models, and no fold of their own.

@@ -7,6 +7,8 @@ import dataclasses
 from ensemble.within import vote_within
 from foldblend.cli import Say
 from foldblend.errors import UserError
+from foldblend.scores.conformal import Conformal
+from foldblend.scores.coverage import Coverage, out_of_fold_coverage
 from foldblend.scores.metrics import TITLES
 from pipeline.predict.open import Predictor, member_runs
 from pipeline.predict.tree import Blend
@@ -51,10 +53,19 @@ def within_budget(predictor: Predictor, budget: str, *, say: Say) -> Predictor:
         f" {metric} {num(score.value)} {span(score.as_dict())}"
     )
     blend = dataclasses.replace(root, parameters=found.parameters)
+    temperature = found.calibration.temperature
+    out_of_fold = (found.logits_NC, found.rows)
+
+    def coverage_of(wanted: float, *, by_class: bool) -> Coverage | None:
+        return out_of_fold_coverage(
+            *out_of_fold, wanted, temperature=temperature, by_class=by_class
+        )
+
     extras = {
         **predictor.extras,
         "calibration": found.calibration.as_dict(),
-        "conformal": found.conformal.as_arrays(),
+        "conformal": Conformal.of(*out_of_fold, temperature=temperature).as_arrays(),
+        "coverage_of": coverage_of,
         # The score of the vote, not that of the blend.
         "report": {"metric": predictor.info["metric"], "headline": score.as_dict()},
     }

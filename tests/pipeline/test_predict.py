@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
+import torch
 
 import foldblend as fb
 import predict as predict_script
@@ -18,6 +19,7 @@ from ensemble.within import vote_within
 from foldblend.errors import UserError
 from foldblend.runs.calibrated import calibration_of, conformal_of, plain_test
 from foldblend.runs.run import Run
+from foldblend.scores.coverage import out_of_fold_coverage
 from pipeline.predict.config import PredictConfig
 from pipeline.predict.inputs import Inputs, read_inputs
 from pipeline.predict.journal import Journal
@@ -306,6 +308,12 @@ def test_budget_votes_of_fewer_members(outputs, images):
     found = vote_within(blend, member_runs(blend), "4x")
     assert ", ".join(found.members) in line
     assert f"{found.score.value:.4f}" in line
+    # Sets of classes have the vote's own coverage.
+    fb.predict(outputs / "by_stack", images, budget="4x", coverage=0.8, say=said.append)
+    share = out_of_fold_coverage(
+        found.logits_NC, found.rows, 0.8, temperature=found.calibration.temperature
+    ).share
+    assert any(str(share) in one for one in said)
     with pytest.raises(UserError, match="is no blend"):
         fb.predict(outputs / "alpha", images, budget="1x", say=quiet)
 
@@ -398,6 +406,14 @@ def test_run_is_a_fitted_classifier_for_scikit_learn(outputs, images, tiny_layou
         run.score(paths, names[:3])
     with pytest.raises(UserError, match="no labels"):
         run.score(images)
+    with pytest.raises(UserError, match="out: a score has no table; leave it out"):
+        run.score(paths, names, out="scored.csv")
+
+
+def test_the_process_keeps_its_number_of_threads(outputs, images):
+    before = torch.get_num_threads()
+    fb.predict(outputs / "alpha", images, threads=before + 1, odd=False, say=quiet)
+    assert torch.get_num_threads() == before
 
 
 def test_score_reads_labels_from_a_table(outputs, tiny_layout, tmp_path):
