@@ -40,6 +40,7 @@ Box = tuple[float, float, float, float]
 Size = tuple[int, int]
 
 MAX_PIXELS = 2**26
+READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 # Libraries do not name the file in what they print, and our errors do. Our limit of pixels is lower
 # than the one above which Pillow warns.
 warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
@@ -110,10 +111,15 @@ def _decode(path: str | Path, data: bytes, mode: int) -> np.ndarray:
 
 def _read_bytes(path: str | Path) -> bytes:
     try:
-        # Reading a pipe would wait for ever, and a device may have no end.
-        if not stat.S_ISREG(Path(path).stat().st_mode):
-            raise BadImage(f"{path}: no regular file", FETCH)
-        return Path(path).read_bytes()
+        # Opening a pipe would wait for ever, and a device may have no end.
+        descriptor = os.open(path, READ)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise BadImage(f"{path}: no regular file", FETCH)
+            with open(descriptor, "rb", buffering=0, closefd=False) as file:
+                return file.readall()
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise BadImage(f"{path}: {error.strerror}", FETCH) from None
 

@@ -22,7 +22,7 @@ from foldblend.scores.rows import Rows
 from foldblend.scores.score import score_of
 from pipeline.device import threads_restored
 from pipeline.predict.config import PredictConfig
-from pipeline.predict.inputs import Images, Inputs, read_inputs
+from pipeline.predict.inputs import Images, Inputs, each_once, read_inputs
 from pipeline.predict.run import Prediction, predict_session
 from pipeline.predict.session import Session, open_session
 
@@ -115,9 +115,10 @@ def predict(
     Returns
     -------
     pd.DataFrame
-        One row per image, in their order: image_id, class, proba (the calibrated probability of
-        the class) and proba_CLASS for each class; unsure, classes and group where they are asked
-        for. With ``out`` the table is written to a file as well; ``page`` writes a page of images.
+        One row per image, in their order, also where a path is repeated: image_id, class, proba
+        (the calibrated probability of the class) and proba_CLASS for each class; unsure, classes
+        and group where they are asked for. With ``out`` the table is written to a file as well;
+        ``page`` writes a page of images.
 
     Raises
     ------
@@ -132,12 +133,16 @@ def predict(
     """
     config = _configured(run, settings)
     check_out(config)
+    # A file names each image once.
+    images, names = each_once(images) if config.out is None else (images, None)
     with lines_to(say):
         session, inputs = open_inputs(config, images, say=say)
         table = predict_session(session, inputs, config, say=say)
     if table is None:
         assert config.out is not None
         table = READERS[Path(config.out).suffix.lower()](config.out)
+    if names is not None:
+        table = pd.DataFrame({"image_id": names}).merge(table, on="image_id")
     return table
 
 
@@ -203,13 +208,20 @@ def score_images(
         raise UserError(f"{useless[0]}: a score has no table; leave it out, or call fb.predict")
     # A score needs no comparison with the training images.
     config = _configured(run, {**settings, "odd": False})
+    images, names = each_once(images)
     with lines_to(say):
         session, inputs = open_inputs(config, images, say=say)
         info = session.predictor.info
         label_N = _own_labels(inputs) if labels is None else _codes(labels, info)
-        if len(label_N) != len(inputs):
-            raise UserError(f"labels: {len(label_N)} for {len(inputs)} images; pass one per image")
+        num = len(inputs) if names is None else len(names)
+        if len(label_N) != num:
+            raise UserError(f"labels: {len(label_N)} for {num} images; pass one per image")
         kept_N, logits_NC, _ = Prediction(session, inputs, config, say=say).logits()
+    if names is not None:
+        # The row of logits of each image, for those that could be read.
+        place = {inputs.ids[index]: row for row, index in enumerate(kept_N.tolist())}
+        kept_N = np.array([row for row, name in enumerate(names) if name in place], np.int64)
+        logits_NC = logits_NC[[place[names[row]] for row in kept_N]]
     metric = metric_of(info)
     rows = Rows.of(label_N[kept_N], np.arange(len(kept_N)))
     # As reports score a run: by the logits with the decision rule.

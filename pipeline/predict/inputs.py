@@ -26,7 +26,7 @@ from folds.data.generic import column_in, read_user_table
 from folds.data.groups import groups_by_regex
 from folds.data.test_set import TestSet, Training, metadata_in, read_test_set
 
-__all__ = ["Images", "Inputs", "as_rgb", "read_inputs"]
+__all__ = ["Images", "Inputs", "as_rgb", "each_once", "read_inputs"]
 
 Images = str | os.PathLike[str] | np.ndarray | PIL.Image.Image | Sequence[Any] | pd.DataFrame
 
@@ -211,6 +211,38 @@ def _in_memory(images: Sequence[Any], config: DataConfig) -> Inputs:
         again = pd.Series(ids)
         raise UserError(f"{listed(again[again.duplicated()])}: given twice; pass each image once")
     return Inputs(ids, [*images], groups=_groups_of_paths(ids, images, config))
+
+
+def each_once(images: Images) -> tuple[Images, list[str] | None]:
+    """Return images to predict, and their names if paths are repeated among them.
+
+    Resampling, as scikit-learn does it, repeats paths. Each is predicted once.
+
+    Parameters
+    ----------
+    images
+        As for `read_inputs`.
+
+    Returns
+    -------
+    Images
+        The images, each path once.
+    list of str or None
+        The names of all images, with repeats; None if nothing is repeated, or it is not a
+        sequence of paths of images.
+    """
+    if isinstance(images, (str, os.PathLike, pd.DataFrame, PIL.Image.Image, Mapping)):
+        return images, None
+    if not isinstance(images, Iterable):
+        return images, None
+    given = [*images]
+    if not all(isinstance(one, (str, os.PathLike)) for one in given):
+        return images, None
+    names = [os.fspath(one) for one in given]
+    once = [*dict.fromkeys(names)]
+    if len(once) == len(names) or any(map(_is_place, once)):
+        return images, None
+    return once, names
 
 
 def read_inputs(images: Images, config: DataConfig, classes: Sequence[str]) -> Inputs:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from foldblend.images import upright_size
@@ -100,7 +101,8 @@ def _nearest(at_NX: np.ndarray, rows_NX: np.ndarray, rest_N: np.ndarray) -> np.n
 def look_of(image: np.ndarray, path: str) -> tuple[float, float, float]:
     """Return the brightness (0 to 1) of a stored image, and the width and height of its file."""
     width, height = upright_size(path)
-    return float(image.mean()) / 255, float(width), float(height)
+    # Several times as fast as the mean of numpy.
+    return sum(cv2.mean(image)[:3]) / 3 / 255, float(width), float(height)
 
 
 def choose_rows(group_N: np.ndarray, most: int, *, seed: int = 0) -> np.ndarray:

@@ -11,6 +11,7 @@ import pandas as pd
 import PIL.Image
 import pytest
 import torch
+from sklearn.metrics import f1_score
 
 import foldblend as fb
 import predict as predict_script
@@ -408,6 +409,28 @@ def test_run_is_a_fitted_classifier_for_scikit_learn(outputs, images, tiny_layou
         run.score(images)
     with pytest.raises(UserError, match="out: a score has no table; leave it out"):
         run.score(paths, names, out="scored.csv")
+
+
+def test_repeated_paths_are_predicted_once_and_keep_their_rows(outputs, images, tmp_path):
+    run = fb.load(outputs / "alpha")
+    paths = np.array(sorted(map(str, images.iterdir()))[:4])
+    order = [2, 0, 2, 3, 2, 1]
+    proba_NC = run.predict_proba(paths)
+    np.testing.assert_array_equal(run.predict_proba(paths[order]), proba_NC[order])
+    table = fb.predict(run, [*paths[order]], odd=False, say=quiet)
+    assert table["image_id"].tolist() == paths[order].tolist()
+    # As by scikit-learn, with the rows that were drawn.
+    names = np.roll(run.predict(paths), 1)
+    truth = [run.classes.index(name) for name in names[order]]
+    expected = f1_score(truth, proba_NC[order].argmax(axis=1), average="macro")
+    assert run.score(paths[order], names[order]) == pytest.approx(expected)
+    with pytest.raises(UserError, match="given twice"):
+        fb.predict(run, [*paths[order]], out=tmp_path / "a.csv", say=quiet)
+    damaged = tmp_path / "damaged.jpg"
+    damaged.write_bytes(b"no image")
+    given = [paths[0], str(damaged), paths[1], paths[0], str(damaged)]
+    kept = fb.predict(run, given, on_bad_image="skip", odd=False, say=quiet)
+    assert kept["image_id"].tolist() == [paths[0], paths[1], paths[0]]
 
 
 def test_the_process_keeps_its_number_of_threads(outputs, images):

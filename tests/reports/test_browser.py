@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import foldblend as fb
 import run_cv
 from foldblend.runs.run import Run
 from leaderboard import main as leaderboard
@@ -243,6 +244,18 @@ def test_the_page_fits_a_phone_and_paper_and_has_a_dark_mode(london, open_page):
     no_script = open_page(london.path / "report.html", java_script_enabled=False)
     assert "needs JavaScript" in no_script.inner_text("body")
     assert f"{london.report['headline']['value']:.4f}" in no_script.inner_text("body")
+
+
+def test_the_page_of_predictions_fits_a_phone_and_has_no_script(london, open_page, tmp_path):
+    file = tmp_path / "new.html"
+    images = sorted(map(str, (LONDON / "eval" / "images").iterdir()))[:30]
+    fb.predict(london, images, page=str(file), say=lambda _: None)
+    phone = {"width": 360, "height": 740}
+    page = open_page(file, viewport=phone, color_scheme="dark", java_script_enabled=False)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.locator("#images ~ .pairs img").count() == len(images)
+    broken = "images => images.filter(one => one.complete && !one.naturalWidth).length"
+    assert page.locator("img").evaluate_all(broken) == 0
 
 
 def test_names_with_html_are_shown_as_text_in_a_browser(open_page, tmp_path):
