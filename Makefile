@@ -37,7 +37,7 @@ test: lint
 
 # make slow: the tests that take minutes
 slow: $(READY)
-	$(BIN)/pytest -m slow -n 2 --dist loadfile
+	$(BIN)/pytest -m slow -n 2 --dist worksteal
 
 # make exhaustive: the fast tests with the oldest versions that setup.cfg allows, then the long sweeps
 exhaustive: $(READY) $(OLDEST)/.ready

@@ -66,9 +66,8 @@ def check_writable(folder: Path, *, flag: str = "--output") -> None:
         draft.touch()
         draft.unlink()
     except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be written ({error.strerror}); pass another {flag}"
-        ) from None
+        why = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+        raise UserError(f"{folder}: cannot be written ({why}); pass another {flag}") from None
     finally:
         for one in made:
             # The folder may be absent, or another process may use it by now.

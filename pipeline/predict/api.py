@@ -43,11 +43,11 @@ def check_out(config: PredictConfig) -> None:
     """Raise UserError for a file that cannot be written or must not be replaced."""
     for flag, path in config.written:
         try:
-            is_place = path.absolute().parent.is_dir() and not path.is_dir()
             is_there = path.exists()
+            is_place = not is_there or path.is_file()
         except (OSError, ValueError):  # the name is too long, or links go in a circle
             is_place = False
-        if not is_place or (is_there and not path.is_file()):
+        if not is_place:
             raise UserError(f"{flag} {path}: no file can be written there; pass a file in a folder")
         if is_there and not config.overwrite:
             raise UserError(f"{flag} {path}: is there already; pass --overwrite, or another file")
@@ -57,8 +57,7 @@ def check_out(config: PredictConfig) -> None:
         read = [config.run, *config.images]
         if is_there and any(is_file(home(one)) and home(one).samefile(path) for one in read):
             raise UserError(f"{flag} {path}: is read by this command; pass another file")
-    if config.page is not None:
-        check_writable(Path(config.page).absolute().parent, flag="--page")
+        check_writable(path.absolute().parent, flag=flag)
 
 
 def open_inputs(config: PredictConfig, images: Images, *, say: Say) -> tuple[Session, Inputs]:

@@ -147,22 +147,20 @@ def trained(table: pd.DataFrame, csv: Path, split: str) -> float:
 
 
 @pytest.mark.slow
-def test_training_does_not_leak_either(balanced, tmp_path):
-    """Train models on five permutations for a fixed number of epochs (slow)."""
-    for seed in PERMUTATIONS:
-        of_person = balanced.groupby("person")["stratum"].first()
-        permuted = pd.Series(
-            np.random.default_rng(seed).permutation(of_person.to_numpy()), index=of_person.index
-        )
-        table = balanced.assign(stratum=balanced["person"].map(permuted))
-        label = (6 * table["mask"] + table["stratum"]).to_numpy()
-        low, _, high = attribute_only_band(label, table["person"].to_numpy(), np.arange(18) // 6)
-        if seed < NUM_LEAKY:
-            leaky = trained(table, tmp_path / f"{seed}.csv", "stratified")
-            print(
-                f"permutation {seed}: leaky {leaky:.3f}, band [{low:.3f}, {high:.3f}]", flush=True
-            )
-            assert leaky > high + 0.1
-        honest = trained(table, tmp_path / f"{seed}.csv", "stratified-group")
-        print(f"permutation {seed}: honest {honest:.3f}, band [{low:.3f}, {high:.3f}]", flush=True)
-        assert low <= honest <= high
+@pytest.mark.parametrize("seed", PERMUTATIONS)
+def test_training_does_not_leak_either(seed, balanced, tmp_path):
+    """Train models on a permutation for a fixed number of epochs (slow)."""
+    of_person = balanced.groupby("person")["stratum"].first()
+    permuted = pd.Series(
+        np.random.default_rng(seed).permutation(of_person.to_numpy()), index=of_person.index
+    )
+    table = balanced.assign(stratum=balanced["person"].map(permuted))
+    label = (6 * table["mask"] + table["stratum"]).to_numpy()
+    low, _, high = attribute_only_band(label, table["person"].to_numpy(), np.arange(18) // 6)
+    if seed < NUM_LEAKY:
+        leaky = trained(table, tmp_path / f"{seed}.csv", "stratified")
+        print(f"permutation {seed}: leaky {leaky:.3f}, band [{low:.3f}, {high:.3f}]", flush=True)
+        assert leaky > high + 0.1
+    honest = trained(table, tmp_path / f"{seed}.csv", "stratified-group")
+    print(f"permutation {seed}: honest {honest:.3f}, band [{low:.3f}, {high:.3f}]", flush=True)
+    assert low <= honest <= high

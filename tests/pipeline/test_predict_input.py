@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 
+import pandas as pd
 import PIL.Image
 import pytest
 
@@ -60,6 +61,20 @@ def test_files_of_a_run_and_of_the_command_are_never_replaced(command, runs_copy
     done = command(beta, table, "--out", table, "--overwrite")
     done.assert_one_line_error("is read by this command")
     assert table.read_text() == f"image\n{image}\n"
+
+
+def test_folders_of_what_is_written_are_made(command, tiny_runs, image, tmp_path):
+    out = tmp_path / "new" / "of" / "beta.csv"
+    page = tmp_path / "pages" / "beta.html"
+    (tmp_path / "file").touch()
+    done = command(tiny_runs / "beta", image, "--out", tmp_path / "file" / "beta.csv")
+    done.assert_one_line_error("cannot be written (it is a file); pass another --out")
+    done = command(tiny_runs / "beta", image, "--folds", "0,99", "--out", out)
+    done.assert_one_line_error("--folds")
+    assert not (tmp_path / "new").exists()
+    assert command(tiny_runs / "beta", image, "--out", out, "--page", page).code == 0
+    assert len(pd.read_csv(out)) == 1
+    assert page.is_file()
 
 
 def test_table_without_rows(command, tiny_runs, tmp_path):
