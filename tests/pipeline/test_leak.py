@@ -146,10 +146,15 @@ def trained(table: pd.DataFrame, csv: Path, split: str) -> float:
     return cross_validate(config, say=lambda _: None).report["headline"]["value"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", PERMUTATIONS)
+@pytest.mark.parametrize(
+    "seed",
+    [
+        pytest.param(seed, marks=pytest.mark.slow if seed < NUM_LEAKY else pytest.mark.exhaustive)
+        for seed in PERMUTATIONS
+    ],
+)
 def test_training_does_not_leak_either(seed, balanced, tmp_path):
-    """Train models on a permutation for a fixed number of epochs (slow)."""
+    """Train models on a permutation for a fixed number of epochs (slow, more in exhaustive)."""
     of_person = balanced.groupby("person")["stratum"].first()
     permuted = pd.Series(
         np.random.default_rng(seed).permutation(of_person.to_numpy()), index=of_person.index
