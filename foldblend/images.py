@@ -33,6 +33,7 @@ __all__ = [
     "crop",
     "image_key",
     "read_image",
+    "read_with_size",
     "upright_size",
 ]
 
@@ -78,8 +79,23 @@ def _bad(path: str | Path, fault: Fault) -> BadImage:
     return BadImage(f"{path}: {fault.problem}", fault.cure, fault.test_cure)
 
 
-def _mode(path: str | Path, data: bytes, at_least: Size | None) -> int:
-    """Return cv2's flag for decoding an image, after a look at its header.
+def _too_large(path: str | Path) -> BadImage:
+    return BadImage(f"{path}: over {MAX_PIXELS // 2**20} megapixels", "scale it down")
+
+
+def _size_of(header: PIL.Image.Image) -> Size:
+    """Return the width and height of an image when it is upright."""
+    # Pillow rotates TIFFs itself and lists no EXIF for them; OpenCV does not rotate AVIFs.
+    turns = "exif" in header.info and header.format != "AVIF"
+    try:
+        turned = turns and header.getexif().get(ORIENTATION_TAG) in TURNED
+    except (OSError, SyntaxError, ValueError):  # broken EXIF, which OpenCV ignores
+        turned = False
+    return (header.height, header.width) if turned else (header.width, header.height)
+
+
+def _mode(path: str | Path, data: bytes, at_least: Size | None) -> tuple[int, Size]:
+    """Return cv2's flag for decoding an image and the image's upright size, from its header.
 
     Raises BadImage if the header cannot be read or the image is too large.
     """
@@ -87,15 +103,15 @@ def _mode(path: str | Path, data: bytes, at_least: Size | None) -> int:
         with PIL.Image.open(io.BytesIO(data)) as header:
             num_pixels = header.width * header.height
             mode = _mode_for(header, at_least)
+            size = _size_of(header)
     except PIL.Image.DecompressionBombError:
-        num_pixels = MAX_PIXELS + 1
-        mode = cv2.IMREAD_COLOR
+        raise _too_large(path) from None
     except (OSError, SyntaxError, ValueError):  # Pillow raises any of these for broken headers
         raise _bad(path, fault_of(data)) from None
     # Check the header before decoding: a 1.2 MB PNG of 20,000 x 20,000 pixels would take 2.4 GB.
     if num_pixels > MAX_PIXELS:
-        raise BadImage(f"{path}: over {MAX_PIXELS // 2**20} megapixels", "scale it down")
-    return mode
+        raise _too_large(path)
+    return mode, size
 
 
 def _decode(path: str | Path, data: bytes, mode: int) -> np.ndarray:
@@ -160,17 +176,32 @@ def read_image(
         If the file is missing, empty, truncated, damaged, not an image, too large or has another
         content hash, or if the box lies outside the image.
     """
+    return read_with_size(path, box, at_least=at_least, content=content, checked=checked)[0]
+
+
+def read_with_size(
+    path: str | Path,
+    box: Box | None = None,
+    *,
+    at_least: Size | None = None,
+    content: str | None = None,
+    checked: bool = False,
+) -> tuple[np.ndarray, Size]:
+    """Return an image, or a part of it, and the width and height of the whole upright image.
+
+    Parameters and errors are those of `read_image`.
+    """
     data = _read_bytes(path)
     if content is not None and _hash(data) != content:
         raise BadImage(f"{path}: changed while it was in use; run again once it stays unchanged")
     data = quiet(data)
-    mode = _mode(path, data, at_least if box is None else None)
+    mode, size = _mode(path, data, at_least if box is None else None)
     fault = None if checked else damage_of(data)[0]
     if fault is not None:
         raise _bad(path, fault)
     decoded = _decode(path, data, mode)
     image = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
-    return image if box is None else crop(path, image, box)
+    return image if box is None else crop(path, image, box), size
 
 
 def crop(path: str | Path, image: np.ndarray, box: Box) -> np.ndarray:
@@ -200,10 +231,7 @@ def upright_size(path: str | Path) -> Size:
     """Return the width and height that `read_image` gives an image, read from its header only."""
     try:
         with PIL.Image.open(path) as header:
-            # Pillow rotates TIFFs itself and lists no EXIF for them; OpenCV does not rotate AVIFs.
-            turns = "exif" in header.info and header.format != "AVIF"
-            turned = turns and header.getexif().get(ORIENTATION_TAG) in TURNED
-            return (header.height, header.width) if turned else (header.width, header.height)
+            return _size_of(header)
     except (OSError, SyntaxError, ValueError):
         raise BadImage(
             f"{path}: changed while it was in use; run again when nothing writes there"
@@ -247,7 +275,7 @@ def _check_one(path: str, box: Box | None, known: Container[bytes]) -> Checked |
 
 def _check_bytes(path: str, data: bytes, box: Box | None) -> None:
     """Raise BadImage if an image, or the part in the box, cannot be used."""
-    mode = _mode(path, data, (1, 1) if box is None else None)
+    mode, _ = _mode(path, data, (1, 1) if box is None else None)
     fault, is_decoded = damage_of(data)
     if fault is not None:
         raise _bad(path, fault)

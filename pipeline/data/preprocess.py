@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import torch
 
-from foldblend.images import SCALED, Box, read_image
+from foldblend.images import SCALED, Box, Size, read_with_size
 from foldblend.runs.info import PreprocessInfo, RegionInfo
 
 __all__ = ["Preprocess", "region_of"]
@@ -91,9 +91,20 @@ class Preprocess:
         BadImage
             If the file cannot be read, or does not have the hash.
         """
+        return self.load_with_size(path, box, content, checked=checked)[0]
+
+    def load_with_size(
+        self,
+        path: str,
+        box: Box | None = None,
+        content: str | None = None,
+        *,
+        checked: bool = True,
+    ) -> tuple[np.ndarray, Size]:
+        """Return an image as `load` does, and the width and height of the upright file."""
         at_least = self.stored_size if self.decode == "scaled" else None
-        image = read_image(path, box, at_least=at_least, content=content, checked=checked)
-        return self.resize(image)
+        image, size = read_with_size(path, box, at_least=at_least, content=content, checked=checked)
+        return self.resize(image), size
 
     def resize(self, image: np.ndarray) -> np.ndarray:
         """Return the whole image at the stored size; its aspect ratio may change."""

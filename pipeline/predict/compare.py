@@ -16,6 +16,7 @@ import safetensors.numpy
 from foldblend.cli import Say
 from foldblend.errors import UserError
 from foldblend.files import write_bytes
+from foldblend.images import upright_size
 from foldblend.progress import Task
 from foldblend.runs.folder import PICTURES, lock_folder, read_table
 from foldblend.runs.run import Run
@@ -92,7 +93,9 @@ def _saved(folder: Path, of: str) -> Reference | None:
 def looks_of(images: ImageStore, paths: Sequence[str], rows: Sequence[int]) -> np.ndarray:
     """Return brightness, width and height of images, N x 3."""
     with ThreadPoolExecutor(num_cores()) as pool:
-        return np.array([*pool.map(lambda row: look_of(images[row], paths[row]), rows)])
+        return np.array(
+            [*pool.map(lambda row: look_of(images[row], upright_size(paths[row])), rows)]
+        )
 
 
 def _made(run: Run, net: Net) -> Reference | None:
@@ -124,7 +127,7 @@ def _made(run: Run, net: Net) -> Reference | None:
         for start in range(0, len(ids), size):
             rows = range(start, min(start + size, len(ids)))
             stored = np.stack([*pool.map(images.__getitem__, rows)])
-            looks += [look_of(stored[row - start], images.paths[row]) for row in rows]
+            looks += [look_of(stored[row - start], upright_size(images.paths[row])) for row in rows]
             features.append(net.penultimate(stored, [ids[row] for row in rows], {}))
             task.add(len(rows))
     features_ND = np.concatenate(features)

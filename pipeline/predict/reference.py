@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from foldblend.images import upright_size
+from foldblend.images import Size
 
 __all__ = ["Reference", "choose_rows", "differences", "look_of", "make_reference"]
 
@@ -98,9 +98,9 @@ def _nearest(at_NX: np.ndarray, rows_NX: np.ndarray, rest_N: np.ndarray) -> np.n
     return np.asarray(np.sqrt(near_NM).mean(axis=1), np.float32)
 
 
-def look_of(image: np.ndarray, path: str) -> tuple[float, float, float]:
+def look_of(image: np.ndarray, size: Size) -> tuple[float, float, float]:
     """Return the brightness (0 to 1) of a stored image, and the width and height of its file."""
-    width, height = upright_size(path)
+    width, height = size
     # Several times as fast as the mean of numpy.
     return sum(cv2.mean(image)[:3]) / 3 / 255, float(width), float(height)
 

@@ -23,7 +23,7 @@ from foldblend.errors import BadImage, UserError
 from foldblend.images import Box
 from pipeline.data.crop import box_finder
 from pipeline.data.preprocess import Preprocess
-from pipeline.device import num_cores
+from pipeline.device import lowest_priority, num_cores
 from pipeline.predict.compute import compute_for
 from pipeline.predict.inputs import Inputs, file_of
 from pipeline.predict.nets import Features, Net
@@ -36,6 +36,8 @@ __all__ = ["Block", "Predicted", "Stream", "block_size"]
 # Most images of a block, in which the batches of several runs are full; if the least common
 # multiple of their sizes is larger, a block is the largest of their batches.
 MOST = 1024
+# Images that a thread decodes in a row.
+TOGETHER = 8
 
 
 @dataclass(frozen=True)
@@ -107,26 +109,35 @@ class _Decoder:
         try:
             path, is_written = file_of(source, self.inputs.ids[index], folder)
             found: list[np.ndarray] = []
+            size = (0, 0)
             for look, pixels, box_of in zip(self.looks, self.sizes, self.boxes, strict=True):
                 own = self.inputs.boxes[index] if self.inputs.boxes is not None else None
                 box = own if look.crop == "box" else box_of(path)
                 if look.crop == "box" and box is None:
                     raise BadImage(f"{path}: has no box", "write its box into the table")
-                found.append(pixels.load(path, box, checked=bool(found) or is_written))
-            about = look_of(found[0], path)
+                checked = bool(found) or is_written
+                image, size = pixels.load_with_size(path, box, checked=checked)
+                found.append(image)
+            about = look_of(found[0], size)
             if is_written:
                 Path(path).unlink()
             return [*found, about]
         except BadImage as error:
             return error
 
+    def _some(self, indices: range, folder: Path) -> list[list[Any] | BadImage]:
+        return [self._one(index, folder) for index in indices]
+
     def submit(self, start: int, stop: int, folder: Path) -> list[Future[Any]]:
         """Let the threads decode a block."""
-        return [self.pool.submit(self._one, index, folder) for index in range(start, stop)]
+        return [
+            self.pool.submit(self._some, range(first, min(first + TOGETHER, stop)), folder)
+            for first in range(start, stop, TOGETHER)
+        ]
 
     def block(self, start: int, waiting: Sequence[Future[Any]]) -> Block:
         """Return a block when its images are decoded."""
-        results = [one.result() for one in waiting]
+        results = [one for some in waiting for one in some.result()]
         good = [index for index, one in enumerate(results) if not isinstance(one, BadImage)]
         stored = {}
         for place, (look, pixels) in enumerate(zip(self.looks, self.sizes, strict=True)):
@@ -247,7 +258,12 @@ class Stream:
         starts = [*range(first, len(inputs), size)]
         with contextlib.ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="foldblend-")))
-            pool = stack.enter_context(ThreadPoolExecutor(num_cores()))
+            # Where the models use all cores, decoding takes what they leave.
+            spare = any(net.compute.is_cuda for net in self.nets.values())
+            spare |= max(self.threads.values()) < num_cores()
+            pool = stack.enter_context(
+                ThreadPoolExecutor(num_cores(), initializer=None if spare else lowest_priority)
+            )
             decoder = _Decoder(inputs, self.looks, pool)
 
             def ahead(place: int) -> list[Future[Any]]:
@@ -256,18 +272,13 @@ class Stream:
                 start = starts[place]
                 return decoder.submit(start, min(start + size, len(inputs)), folder)
 
-            # Where the models use all cores, decoding beside them would slow both down.
-            spare = any(net.compute.is_cuda for net in self.nets.values())
-            spare |= max(self.threads.values()) < num_cores()
             waiting = ahead(0)
             try:
                 for place, start in enumerate(starts):
-                    following = ahead(place + 1) if spare else []
+                    following = ahead(place + 1)
                     block = decoder.block(start, waiting)
                     waiting = following
                     yield block
-                    if not spare:
-                        waiting = ahead(place + 1)
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 

@@ -242,7 +242,8 @@ def test_places_where_no_page_can_be_written(command, alpha, images, tmp_path):
         return command(alpha.path, images, "--page", page)
 
     tried(tmp_path / "a.txt").assert_one_line_error("--page", ".html")
-    tried(tmp_path / "none" / "a.html").assert_one_line_error("--page", "a file in a folder")
     (tmp_path / "a.html").write_text("mine")
+    below = tried(tmp_path / "a.html" / "b.html")
+    below.assert_one_line_error("it is a file", "pass another --page")
     tried(tmp_path / "a.html").assert_one_line_error("--page", "--overwrite")
     assert (tmp_path / "a.html").read_text() == "mine"
