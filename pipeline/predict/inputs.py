@@ -233,15 +233,16 @@ def each_once(images: Images) -> tuple[Images, list[str] | None]:
     """
     if isinstance(images, (str, os.PathLike, pd.DataFrame, PIL.Image.Image, Mapping)):
         return images, None
-    if not isinstance(images, Iterable):
+    if not isinstance(images, Iterable) or getattr(images, "ndim", 1) > 1:
         return images, None
+    # A generator gives its paths only once.
     given = [*images]
     if not all(isinstance(one, (str, os.PathLike)) for one in given):
-        return images, None
+        return given, None
     names = [os.fspath(one) for one in given]
     once = [*dict.fromkeys(names)]
     if len(once) == len(names) or any(map(_is_place, once)):
-        return images, None
+        return given, None
     return once, names
 
 

@@ -419,6 +419,12 @@ def test_repeated_paths_are_predicted_once_and_keep_their_rows(outputs, images, 
     np.testing.assert_array_equal(run.predict_proba(paths[order]), proba_NC[order])
     table = fb.predict(run, [*paths[order]], odd=False, say=quiet)
     assert table["image_id"].tolist() == paths[order].tolist()
+    drawn = fb.predict(run, (path for path in paths[order]), odd=False, say=quiet)
+    pd.testing.assert_frame_equal(drawn, table)
+    pd.testing.assert_frame_equal(
+        fb.predict(run, (x for x in paths), odd=False, say=quiet),
+        fb.predict(run, [*paths], odd=False, say=quiet),
+    )
     # As by scikit-learn, with the rows that were drawn.
     names = np.roll(run.predict(paths), 1)
     truth = [run.classes.index(name) for name in names[order]]
