@@ -213,6 +213,11 @@ def _in_memory(images: Sequence[Any], config: DataConfig) -> Inputs:
     return Inputs(ids, [*images], groups=_groups_of_paths(ids, images, config))
 
 
+def _is_pixels(images: Any) -> bool:
+    """Return whether an array has pixels, not paths."""
+    return isinstance(images, np.ndarray) and images.dtype.kind not in "OUS"
+
+
 def each_once(images: Images) -> tuple[Images, list[str] | None]:
     """Return images to predict, and their names if paths are repeated among them.
 
@@ -233,7 +238,7 @@ def each_once(images: Images) -> tuple[Images, list[str] | None]:
     """
     if isinstance(images, (str, os.PathLike, pd.DataFrame, PIL.Image.Image, Mapping)):
         return images, None
-    if not isinstance(images, Iterable) or getattr(images, "ndim", 1) > 1:
+    if not isinstance(images, Iterable) or _is_pixels(images):
         return images, None
     # A generator gives its paths only once.
     given = [*images]
@@ -269,9 +274,7 @@ def read_inputs(images: Images, config: DataConfig, classes: Sequence[str]) -> I
         return _from_frame(images, classes, config)
     if isinstance(images, (str, os.PathLike)):
         return _one_place(os.fspath(images), config, classes)
-    if isinstance(images, PIL.Image.Image) or (
-        isinstance(images, np.ndarray) and images.dtype.kind not in "OUS"
-    ):
+    if isinstance(images, PIL.Image.Image) or _is_pixels(images):
         stack = images if isinstance(images, np.ndarray) and images.ndim == 4 else [images]
         return _in_memory([*stack], config)
     if isinstance(images, Mapping) or not isinstance(images, Iterable):
