@@ -75,6 +75,7 @@ def test_auto_scores_every_method_and_writes_a_run(drawn, command):
     assert any("the score optimistic by about" in note for note in run.info["notes"])
 
 
+@pytest.mark.slow
 def test_blend_yaml_repeats_a_blend_to_the_byte_in_any_order_of_runs(drawn, tmp_path, command):
     assert command(drawn / "a", drawn / "b", "--method", "greedy", "--name", "one").code == 0
     assert command(drawn / "b", drawn / "a", "--method", "greedy", "--name", "two").code == 0

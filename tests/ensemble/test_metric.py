@@ -131,6 +131,7 @@ def test_a_leaderboard_of_other_classes_by_costs(made, drawn, tmp_path):
         leaderboard([made, tmp_path / "odd"], metric="mean_cost")
 
 
+@pytest.mark.slow
 def test_a_blend_of_blends_takes_their_costs(made, command, drawn):
     done = command(made.path, "--include-blends", "--method", "soft", "--name", "mixed")
     assert done.code == 0, done.err

@@ -75,6 +75,7 @@ def make(runs, tmp_path):
     return make_
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["auto", "tempered"])
 def test_a_blend_with_offsets_keeps_its_logits_without_them(make, auto, method):
     run = auto if method == "auto" else make(method=method)
@@ -96,6 +97,7 @@ def test_a_blend_with_offsets_keeps_its_logits_without_them(make, auto, method):
     np.testing.assert_array_equal(plain_oof(run), run.logits(table))
 
 
+@pytest.mark.slow
 def test_predictions_have_the_class_of_the_decision_and_probabilities_without_offsets(auto):
     run = auto
     proba = calibration_of(run).proba(plain_oof(run))

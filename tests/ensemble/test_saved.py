@@ -144,6 +144,7 @@ def test_a_repeated_blend_writes_the_same_parameters(make, name):
     assert (first / PARAMETERS).read_bytes() == (second / PARAMETERS).read_bytes()
 
 
+@pytest.mark.slow
 def test_another_blend_in_the_folder_leaves_no_parameters_of_the_first(make):
     folder = make(method="rank")
     make(method="soft", overwrite=True)

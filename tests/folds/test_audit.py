@@ -413,6 +413,7 @@ def test_swaps_are_searched_in_what_varies_within_groups(tiny_layout):
 # The command
 
 
+@pytest.mark.slow
 def test_faults_are_listed_and_the_audit_goes_on(layout_copy, tmp_path, audit_command):
     one, other, third = people_of(layout_copy)[:3]
     source = next(one.glob("mask1.*"))

@@ -156,6 +156,7 @@ def test_changes_of_ages_need_a_data_set_with_ages(tiny_layout, tmp_path):
     assert [manifest.classes[label] for label in changed["label"]] == ["17"]
 
 
+@pytest.mark.slow
 def test_a_corrected_run_shares_folds_with_an_uncorrected_one_and_reports_both_scores(
     alpha, layout, tmp_path, cv_command
 ):

@@ -49,6 +49,7 @@ def test_near_pairs_equal_those_of_a_full_search(seed, radius, num_centres, spre
     assert set(found) == brute(hashes, radius)
 
 
+@pytest.mark.slow
 def test_large_buckets_are_divided_further(monkeypatch):
     monkeypatch.setattr("folds.data.hamming.FEW_PAIRS", 50)
     monkeypatch.setattr("folds.data.hamming.LARGEST_BUCKET", 4)

@@ -372,6 +372,7 @@ def test_any_csv(tiny_layout, tmp_path, cv_command):
     assert set(submission["kind"]) <= {"bare", "masked"}
 
 
+@pytest.mark.slow
 def test_model_ema_clipping_and_schedule_change_the_result(tiny_layout, tmp_path):
     """Take five steps: Adam's first step has no gradient size, and its average is the model."""
     changes = {

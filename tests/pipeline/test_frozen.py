@@ -313,6 +313,7 @@ def test_unfinished_folds_are_bit_equal(run, tiny_layout, tmp_path):
     assert (folder / "fold_0" / "done.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_augmented_copies_and_crops_change_the_heads(tiny_layout, tmp_path):
     runs = [
         frozen(tiny_layout, tmp_path, name=name, head_l2="0.3", **changes)

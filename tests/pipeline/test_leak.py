@@ -72,6 +72,7 @@ def nearest_neighbour(manifest: Manifest, thumbs: np.ndarray, split: str) -> flo
     return METRICS["f1_macro"].score(label, np.eye(18)[guess])
 
 
+@pytest.mark.slow
 def test_permuted_labels_stay_in_the_band_and_a_leaky_split_leaves_it(people, tmp_path):
     """Use the project's folds and a nearest neighbour, which recognises people best (fast)."""
     honest = []

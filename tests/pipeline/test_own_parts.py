@@ -43,6 +43,7 @@ def module(tmp_path, monkeypatch):
     return write
 
 
+@pytest.mark.slow
 def test_the_example_runs(tiny_layout, tmp_path, cv_command):
     base = ["--data", tiny_layout, "--output", tmp_path, *TINY, *OWN_FLAGS, "--drop", "0.1"]
     for name, workers in (("one", 0), ("two", 2)):

@@ -85,6 +85,7 @@ def test_an_interrupted_repeat_is_continued(repeated, tmp_path, tiny_layout, cv_
     assert all(file.read_bytes() == content for file, content in before.items())
 
 
+@pytest.mark.slow
 def test_a_blend_of_runs_with_and_without_repeats(repeated, alpha, tmp_path):
     both = blend([repeated.path, alpha.path], method="soft", output=str(tmp_path), **QUIET)
     assert both.info["num_repeats"] == 2

@@ -94,10 +94,7 @@ def same(one: Run, other: Run):
 
 @pytest.mark.parametrize(
     "kind",
-    [
-        pytest.param(kind, marks=[] if kind in ("ema", "inner") else pytest.mark.slow)
-        for kind in KINDS
-    ],
+    [pytest.param(kind, marks=[] if kind == "inner" else pytest.mark.slow) for kind in KINDS],
 )
 def test_a_run_killed_between_steps_has_the_logits_of_an_uninterrupted_one(
     kind, tiny_layout, tmp_path, monkeypatch
@@ -267,6 +264,7 @@ def test_the_batch_is_shown_again_after_a_kill_in_the_first_epoch(
         assert len(events.Images("train/batch")) == 1
 
 
+@pytest.mark.slow
 def test_seeds_make_separate_runs_on_equal_folds(tiny_layout, tmp_path, cv_command):
     argv = ["--data", tiny_layout, "--output", tmp_path, "--backbone", "test_efficientnet", *TINY]
     done = cv_command(*argv, "--name", "a", "--seeds", 2)

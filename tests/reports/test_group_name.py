@@ -50,6 +50,7 @@ def texts_of(run):
     }
 
 
+@pytest.mark.slow
 def test_reports_say_products(products):
     for run in products:
         for name, text in texts_of(run).items():
@@ -70,6 +71,7 @@ def _readable(text):
     return re.sub(r"<[^>]*>", " ", text)
 
 
+@pytest.mark.slow
 def test_filters_of_the_page_say_product(products):
     page = (products[0].path / "report.html").read_text()
     assert '<label>Product <input name="group"' in page
@@ -77,6 +79,7 @@ def test_filters_of_the_page_say_product(products):
     assert "goes to the filter by product" in page
 
 
+@pytest.mark.slow
 def test_boards_say_products(products):
     every = leaderboard(products)
     [board] = every["boards"]

@@ -76,6 +76,7 @@ def test_groups_of_test_images_are_resampled_whole(tmp_path):
     assert "40 labelled test images of 8 groups" in text
 
 
+@pytest.mark.slow
 def test_blends_pass_the_labels_on_and_choose_nothing_by_them(tmp_path):
     runs = [labelled(tmp_path / "a"), labelled(tmp_path / "b", seed=1)]
     both = blend(runs, name="both", page=False, say=lambda _: None)

@@ -260,6 +260,7 @@ def test_harmful_views_and_noise_are_never_chosen(prefer):
         assert choose(saved, metric="accuracy", prefer=prefer).policy == IDENTITY
 
 
+@pytest.mark.slow
 def test_the_best_of_many_useless_views_is_seldom_taken():
     """Views that differ from identity only by chance: the best of ten does not help elsewhere."""
     taken = 0
@@ -282,6 +283,7 @@ def test_the_best_of_many_useless_views_is_seldom_taken():
     assert taken <= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [1, 2, 3])
 def test_the_budget_is_respected(budget):
     saved = simulated(["useful"] * 5, num_groups=200)

@@ -252,6 +252,7 @@ def test_repeats_without_a_test_set_and_other_metrics(synthetic, metric):
     assert run.test is None
 
 
+@pytest.mark.slow
 def test_blends_take_it_and_the_leaderboard_lists_it(runs_copy, tta_command, tmp_path):
     assert tta_command(runs_copy / "beta", "--views", "hflip", "--no-page").code == 0
     members, skipped = find_members(sorted(runs_copy.iterdir()))

@@ -76,6 +76,7 @@ def test_reports_are_printed_where_a_console_has_the_letters(korean_runs):
     assert "korean0/가" in out
 
 
+@pytest.mark.slow
 def test_the_leaderboard_escapes_names(korean_runs, tmp_path):
     page = tmp_path / "board.html"
     code, out, err = run("leaderboard.py", *korean_runs, "--page", page, encoding="cp1252")
