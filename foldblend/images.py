@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import stat
+import struct
 import warnings
 from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +42,6 @@ Box = tuple[float, float, float, float]
 Size = tuple[int, int]
 
 MAX_PIXELS = 2**26
-READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 # Libraries do not name the file in what they print, and our errors do. Our limit of pixels is lower
 # than the one above which Pillow warns.
 warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
@@ -58,6 +58,27 @@ SCALED = {
     2: cv2.IMREAD_REDUCED_COLOR_2,
 }
 TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+# What Pillow raises for broken EXIF data, which OpenCV ignores.
+BROKEN_EXIF = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    struct.error,
+)
+
+
+def _is_turned(header: PIL.Image.Image) -> bool:
+    """Return whether the EXIF data swap width and height."""
+    # Pillow rotates TIFFs itself and lists no EXIF for them; OpenCV does not rotate AVIFs.
+    if "exif" not in header.info or header.format == "AVIF":
+        return False
+    try:
+        return header.getexif().get(ORIENTATION_TAG) in TURNED
+    except BROKEN_EXIF:
+        return False
 
 
 def _mode_for(header: PIL.Image.Image, at_least: Size | None) -> int:
@@ -65,8 +86,7 @@ def _mode_for(header: PIL.Image.Image, at_least: Size | None) -> int:
     # For other formats cv2 would decode the whole image and then drop pixels.
     if at_least is None or header.format != "JPEG":
         return cv2.IMREAD_COLOR
-    turned = "exif" in header.info and header.getexif().get(ORIENTATION_TAG) in TURNED
-    width, height = at_least[::-1] if turned else at_least
+    width, height = at_least[::-1] if _is_turned(header) else at_least
     fits = [
         mode
         for by, mode in SCALED.items()
@@ -85,13 +105,8 @@ def _too_large(path: str | Path) -> BadImage:
 
 def _size_of(header: PIL.Image.Image) -> Size:
     """Return the width and height of an image when it is upright."""
-    # Pillow rotates TIFFs itself and lists no EXIF for them; OpenCV does not rotate AVIFs.
-    turns = "exif" in header.info and header.format != "AVIF"
-    try:
-        turned = turns and header.getexif().get(ORIENTATION_TAG) in TURNED
-    except (OSError, SyntaxError, ValueError):  # broken EXIF, which OpenCV ignores
-        turned = False
-    return (header.height, header.width) if turned else (header.width, header.height)
+    size = (header.width, header.height)
+    return size[::-1] if _is_turned(header) else size
 
 
 def _mode(path: str | Path, data: bytes, at_least: Size | None) -> tuple[int, Size]:
@@ -127,15 +142,12 @@ def _decode(path: str | Path, data: bytes, mode: int) -> np.ndarray:
 
 def _read_bytes(path: str | Path) -> bytes:
     try:
-        # Opening a pipe would wait for ever, and a device may have no end.
-        descriptor = os.open(path, READ)
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise BadImage(f"{path}: no regular file", FETCH)
-            with open(descriptor, "rb", buffering=0, closefd=False) as file:
-                return file.readall()
-        finally:
-            os.close(descriptor)
+        # Reading a pipe would wait for ever, and a device may have no end.
+        if not stat.S_ISREG(Path(path).stat().st_mode):
+            raise BadImage(f"{path}: no regular file", FETCH)
+        # A buffer would only slow down reading the whole file at once.
+        with Path(path).open("rb", buffering=0) as file:
+            return file.readall()
     except OSError as error:
         raise BadImage(f"{path}: {error.strerror}", FETCH) from None
 

@@ -7,8 +7,6 @@ import ctypes
 import functools
 import os
 import shutil
-import sys
-import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,7 +24,6 @@ __all__ = [
     "compute_of",
     "decide_compile",
     "free_memory",
-    "lowest_priority",
     "num_cores",
     "open_compute",
     "resolve_machine",
@@ -42,13 +39,6 @@ M_MMAP_MAX = -4
 COMPILE_STEPS = 20_000
 # Read at import, because `compute_of` changes the number of threads of the whole process.
 DEFAULT_THREADS = torch.get_num_threads()
-
-
-def lowest_priority() -> None:
-    """Give this thread the lowest priority, on Linux, where each thread has one of its own."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 @contextlib.contextmanager

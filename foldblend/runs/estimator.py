@@ -83,12 +83,12 @@ class Estimator(abc.ABC):
             Class of each image, by name. None: those in the table (``label_col``), or of folders
             that are named as the classes.
         settings
-            Settings of `fb.predict`.
+            Settings of `fb.predict`, but not those of its table, such as ``out``.
 
         Raises
         ------
         UserError
-            For labels that are no classes.
+            For labels that are no classes, and for settings of tables.
         """
         found: float = _face("score_images")(self.path, data, labels, say=_silent, **settings)
         return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,14 +109,21 @@ def _conformal(
     return arrays
 
 
-def _coverages(records: Sequence[Mapping[str, Any]]) -> Callable[..., Coverage | None]:
-    """Return the function that looks the coverage out of fold up in the records of a file."""
-    found = {(float(one["wanted"]), one["by_class"]): Coverage.from_dict(one) for one in records}
-
-    def coverage_of(wanted: float, *, by_class: bool) -> Coverage | None:
-        return found.get((wanted, by_class))
-
-    return coverage_of
+def _coverages(
+    records: Sequence[Mapping[str, Any]], num_classes: int
+) -> dict[tuple[float, bool], Coverage]:
+    """Return the coverages out of fold in a file; raise ValueError for impossible ones."""
+    found = {}
+    for one in records:
+        shares = [one["wanted"], *(part for part in one["share"].values() if part is not None)]
+        if not all(type(part) in (int, float) and 0 <= part <= 1 for part in shares):
+            raise ValueError("shares of coverages")
+        if type(one["width"]) not in (int, float) or not 0 <= one["width"] <= num_classes:
+            raise ValueError("width of coverages")
+        if type(one["by_class"]) is not bool:
+            raise ValueError("by_class of coverages")
+        found[float(one["wanted"]), one["by_class"]] = Coverage.from_dict(one)
+    return found
 
 
 def _reference(archive: Archive) -> dict[str, np.ndarray] | None:
@@ -186,7 +193,7 @@ def _predictor(archive: Archive, say: Say) -> Predictor:
         "reading": _reading(model["extras"]["reading"]),
         "half": half,
         # Files of earlier versions lack them.
-        "coverage_of": _coverages(model["extras"].get("coverages", [])),
+        "coverages": _coverages(model["extras"].get("coverages", []), num_classes),
         "folds": model["folds"],
         "report": dict(model["report"]),
     }

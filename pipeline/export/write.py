@@ -17,8 +17,10 @@ from foldblend.errors import UserError, counted
 from foldblend.files import check_writable, is_file
 from foldblend.flags import from_settings
 from foldblend.progress import write
+from foldblend.runs.calibrated import plain_oof
+from foldblend.runs.oof import oof_rows
 from foldblend.runs.run import Run
-from foldblend.scores.coverage import LEVELS
+from foldblend.scores.coverage import LEVELS, out_of_fold_coverage
 from pipeline.device import threads_restored
 from pipeline.export.card import Card, licence_texts, model_card
 from pipeline.export.config import ExportConfig
@@ -109,10 +111,17 @@ def _conformal(predictor: Predictor, prepared: Prepared) -> Mapping[str, np.ndar
 
 def _coverages(predictor: Predictor) -> list[dict[str, Any]]:
     """Return the coverage of sets of classes out of fold, for some wanted coverages."""
+    run = predictor.run
+    assert run is not None
+    logits_NC = plain_oof(run)
+    rows = oof_rows(run)
+    temperature = predictor.calibration.temperature
     found = []
     for by_class in (False, True):
         for wanted in LEVELS:
-            one = predictor.coverage(wanted, by_class=by_class)
+            one = out_of_fold_coverage(
+                logits_NC, rows, wanted, temperature=temperature, by_class=by_class
+            )
             if one is not None:
                 found.append({"wanted": wanted, "by_class": by_class, **one.as_dict()})
     return found

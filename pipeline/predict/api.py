@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ from pipeline.predict.session import Session, open_session
 
 __all__ = ["check_out", "open_inputs", "predict", "score_images"]
 
+# Bytes of a name, less those that the folder of a journal adds.
+LONGEST = 255 - len("..partial")
 # Settings that say what is written, or what tables have besides the class.
 OF_TABLES = ("out", "page", "overwrite", "resume", "unsure", "coverage", "coverage_by")
 # Names such as 007 or NA stay texts.
@@ -44,7 +47,8 @@ def check_out(config: PredictConfig) -> None:
     for flag, path in config.written:
         try:
             is_there = path.exists()
-            is_place = not is_there or path.is_file()
+            is_place = (not is_there or path.is_file()) and len(os.fsencode(path.name)) <= LONGEST
+            folders = Path(os.path.realpath(path)).parents
         except (OSError, ValueError):  # the name is too long, or links go in a circle
             is_place = False
         if not is_place:
@@ -52,7 +56,7 @@ def check_out(config: PredictConfig) -> None:
         if is_there and not config.overwrite:
             raise UserError(f"{flag} {path}: is there already; pass --overwrite, or another file")
         # With --overwrite a slip would destroy the tables of a run, or the images.
-        if any(is_file(folder / "run.json") for folder in Path(os.path.realpath(path)).parents):
+        if any(is_file(folder / "run.json") for folder in folders):
             raise UserError(f"{flag} {path}: is in the folder of a run; pass a file elsewhere")
         read = [config.run, *config.images]
         if is_there and any(is_file(home(one)) and home(one).samefile(path) for one in read):
@@ -114,10 +118,10 @@ def predict(
     Returns
     -------
     pd.DataFrame
-        One row per image, in their order, also where a path is repeated: image_id, class, proba
-        (the calibrated probability of the class) and proba_CLASS for each class; unsure, classes
-        and group where they are asked for. With ``out`` the table is written to a file as well;
-        ``page`` writes a page of images.
+        One row per image, in their order: image_id, class, proba (the calibrated probability of
+        the class) and proba_CLASS for each class; unsure, classes and group where they are asked
+        for. In a sequence of paths, without ``out``, paths may be repeated. With ``out`` the table
+        is written to a file as well; ``page`` writes a page of images.
 
     Raises
     ------
@@ -190,7 +194,7 @@ def score_images(
     Parameters
     ----------
     run, images, settings
-        As for `predict`.
+        As for `predict`; settings of its table, such as ``out`` and ``coverage``, are refused.
     labels
         Class of each image, by name or as in a submission. None: those of the column of labels in
         a table (``label_col``), or of folders that are named as the classes.
@@ -202,11 +206,11 @@ def score_images(
     UserError
         For labels that are no classes, images without a label, and settings of tables.
     """
-    useless = [name for name in OF_TABLES if name in settings]
-    if useless:
-        raise UserError(f"{useless[0]}: a score has no table; leave it out, or call fb.predict")
     # A score needs no comparison with the training images.
     config = _configured(run, {**settings, "odd": False})
+    for field in dataclasses.fields(PredictConfig):
+        if field.name in OF_TABLES and getattr(config, field.name) != field.default:
+            raise UserError(f"{field.name}: a score has no table; leave it out, or call fb.predict")
     images, names = each_once(images)
     with lines_to(say):
         session, inputs = open_inputs(config, images, say=say)

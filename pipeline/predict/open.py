@@ -85,7 +85,14 @@ class Predictor:
         if "coverage_of" in self.extras:
             found: Coverage | None = self.extras["coverage_of"](wanted, by_class=by_class)
             return found
-        return None if self.run is None else coverage_of(self.run, wanted, by_class=by_class)
+        if self.run is None:
+            return self.coverages.get((wanted, by_class))
+        return coverage_of(self.run, wanted, by_class=by_class)
+
+    @property
+    def coverages(self) -> Mapping[tuple[float, bool], Coverage]:
+        """Coverages out of fold in an exported file, by wanted coverage and whether by class."""
+        return self.extras.get("coverages", {})
 
     def fingerprint(self) -> str:
         """Return a hash of the weights and of how they are combined."""

@@ -10,7 +10,6 @@ import numpy as np
 from foldblend.cli import Say
 from foldblend.errors import UserError, listed
 from foldblend.scores.conformal import Conformal
-from foldblend.scores.coverage import LEVELS
 from pipeline.predict.config import PredictConfig
 from pipeline.predict.open import Predictor
 from pipeline.predict.stream import Stream
@@ -67,10 +66,13 @@ def sets_of(
             f" average contain the true class for {found.share} of images"
         )
     elif predictor.run is None:
-        say(
-            f"--coverage {config.coverage:g}: the file does not have its coverage out of fold, only"
-            f" for {', '.join(map(str, LEVELS))} if it was exported by this version or later"
+        levels = sorted(wanted for wanted, of_class in predictor.coverages if of_class == by_class)
+        known = (
+            f"only for {', '.join(f'{one:g}' for one in levels)}"
+            if levels
+            else "as an earlier version made it, or the run has a single fold or group"
         )
+        say(f"--coverage {config.coverage:g}: the file lacks this coverage out of fold, {known}")
     every = stream.root.num_models
     chosen = [k for k in range(every) if config.models is None or k in config.models]
     # Blends of runs with different folds have means of models, and no fold of their own.

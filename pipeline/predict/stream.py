@@ -23,7 +23,7 @@ from foldblend.errors import BadImage, UserError
 from foldblend.images import Box
 from pipeline.data.crop import box_finder
 from pipeline.data.preprocess import Preprocess
-from pipeline.device import lowest_priority, num_cores
+from pipeline.device import num_cores
 from pipeline.predict.compute import compute_for
 from pipeline.predict.inputs import Inputs, file_of
 from pipeline.predict.nets import Features, Net
@@ -36,7 +36,7 @@ __all__ = ["Block", "Predicted", "Stream", "block_size"]
 # Most images of a block, in which the batches of several runs are full; if the least common
 # multiple of their sizes is larger, a block is the largest of their batches.
 MOST = 1024
-# Images that a thread decodes in a row.
+# Most images that a thread decodes in a row.
 TOGETHER = 8
 
 
@@ -130,9 +130,10 @@ class _Decoder:
 
     def submit(self, start: int, stop: int, folder: Path) -> list[Future[Any]]:
         """Let the threads decode a block."""
+        together = min(max((stop - start) // (2 * num_cores()), 1), TOGETHER)
         return [
-            self.pool.submit(self._some, range(first, min(first + TOGETHER, stop)), folder)
-            for first in range(start, stop, TOGETHER)
+            self.pool.submit(self._some, range(first, min(first + together, stop)), folder)
+            for first in range(start, stop, together)
         ]
 
     def block(self, start: int, waiting: Sequence[Future[Any]]) -> Block:
@@ -258,12 +259,7 @@ class Stream:
         starts = [*range(first, len(inputs), size)]
         with contextlib.ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="foldblend-")))
-            # Where the models use all cores, decoding takes what they leave.
-            spare = any(net.compute.is_cuda for net in self.nets.values())
-            spare |= max(self.threads.values()) < num_cores()
-            pool = stack.enter_context(
-                ThreadPoolExecutor(num_cores(), initializer=None if spare else lowest_priority)
-            )
+            pool = stack.enter_context(ThreadPoolExecutor(num_cores()))
             decoder = _Decoder(inputs, self.looks, pool)
 
             def ahead(place: int) -> list[Future[Any]]:
@@ -272,13 +268,18 @@ class Stream:
                 start = starts[place]
                 return decoder.submit(start, min(start + size, len(inputs)), folder)
 
+            # Where the models use all cores, decoding beside them would slow both down.
+            spare = any(net.compute.is_cuda for net in self.nets.values())
+            spare |= max(self.threads.values()) < num_cores()
             waiting = ahead(0)
             try:
                 for place, start in enumerate(starts):
-                    following = ahead(place + 1)
+                    following = ahead(place + 1) if spare else []
                     block = decoder.block(start, waiting)
                     waiting = following
                     yield block
+                    if not spare:
+                        waiting = ahead(place + 1)
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foldblend.errors import UserError
-from foldblend.images import check_images, read_image, upright_size
+from foldblend.images import check_images, read_image, read_with_size, upright_size
 from folds.data.manifest import build_manifest
 from pipeline.data.cache import known_keys
 from pipeline.data.crop import CROPS, window, with_crop
@@ -135,6 +135,23 @@ def test_upright_size_is_that_of_the_image_read(tmp_path, suffix, orientation):
     file = draw(tmp_path / f"image.{suffix}", size=(80, 40), square=None, exif=turned(orientation))
     height, width = read_image(file).shape[:2]
     assert upright_size(file) == (width, height)
+    assert read_with_size(file)[1] == (width, height)
+    part, size = read_with_size(file, (2, 3, 12, 9), at_least=(1, 1))
+    assert part.shape == (6, 10, 3)
+    assert size == (width, height)
+
+
+@pytest.mark.parametrize("broken", [b"II", b"II*\0", b"II+\0", b"MM\0*\0\0", b"", b"junk" * 9])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_broken_exif_does_not_matter(tmp_path, suffix, broken):
+    file = tmp_path / f"image.{suffix}"
+    pixels = np.full((40, 80, 3), 120, np.uint8)
+    PIL.Image.fromarray(pixels).save(file, exif=b"Exif\0\0" + broken, dpi=(72, 72))
+    for at_least in (None, (10, 5)):
+        image, size = read_with_size(file, at_least=at_least)
+        assert size == (80, 40)
+        assert image.shape[1] == 2 * image.shape[0]
+    assert upright_size(file) == (80, 40)
 
 
 def test_center_crops_the_middle_of_the_upright_image(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import foldblend as fb
 import run_cv
 from ensemble.blend import blend
 from foldblend.errors import UserError
@@ -214,8 +215,13 @@ RECIPE = ("leaves", 0, "recipe")
         (("info", "attributes"), [{"name": "a", "values": ["b"], "of_class": [9]}], ""),
         (("extras", "calibration", "temperature"), -1, "temperature"),
         (("extras", "calibration"), None, ""),
-        (("extras", "coverages"), [{"wanted": 0.9}], ""),
+        (("extras", "coverages"), [{"wanted": 0.9}], "'share'"),
         (("extras", "coverages"), 0.9, ""),
+        (("extras", "coverages", 0, "wanted"), "0.9", "shares of coverages"),
+        (("extras", "coverages", 0, "share", "low"), 17, "shares of coverages"),
+        (("extras", "coverages", 0, "width"), "inf", "width of coverages"),
+        (("extras", "coverages", 0, "width"), 19, "width of coverages"),
+        (("extras", "coverages", 0, "by_class"), "no", "by_class of coverages"),
         (("extras",), [], ""),
         (("report",), 3, ""),
     ],
@@ -229,6 +235,16 @@ def test_nothing_but_built_in_parts_is_accepted(path, value, words, rewritten):
             Stream(predictor.root, say=quiet)
         return
     refused(file, words)
+
+
+def test_files_of_earlier_versions_lack_the_coverage_out_of_fold(rewritten, tiny_layout):
+    def earlier(model):
+        del model["extras"]["coverages"]
+
+    image = min((tiny_layout / "eval").rglob("*.jpg"))
+    said = []
+    fb.predict(rewritten(earlier), image, coverage=0.9, odd=False, say=said.append)
+    assert any("lacks this coverage out of fold, as an earlier version" in one for one in said)
 
 
 @pytest.mark.parametrize(

@@ -437,6 +437,12 @@ def test_repeated_paths_are_predicted_once_and_keep_their_rows(outputs, images, 
     given = [paths[0], str(damaged), paths[1], paths[0], str(damaged)]
     kept = fb.predict(run, given, on_bad_image="skip", odd=False, say=quiet)
     assert kept["image_id"].tolist() == [paths[0], paths[1], paths[0]]
+    # Labels stay with their rows: the last but one is wrong.
+    labels = run.predict([paths[0], paths[0], paths[1], paths[0], paths[0]])
+    expected = run.score([paths[0], paths[1], paths[0]], [labels[0], names[1], labels[0]])
+    labels[2] = names[1]
+    settings = {"on_bad_image": "skip", "say": quiet, "out": None, "coverage": None}
+    assert fb.score_images(run, given, labels, **settings) == expected < 1
 
 
 def test_the_process_keeps_its_number_of_threads(outputs, images):
