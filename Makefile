@@ -35,13 +35,14 @@ lint: $(READY)
 test: lint
 	$(BIN)/pytest -n 2 --dist loadfile
 
-# make slow: the tests that take minutes
+# make slow: the tests that take long
 slow: $(READY)
 	$(BIN)/pytest -m slow -n 2 --dist worksteal
 
-# make exhaustive: the fast tests with the oldest versions that setup.cfg allows, then the long sweeps
+# make exhaustive: the fast and slow tests with the oldest versions that setup.cfg allows, then the long sweeps
 exhaustive: $(READY) $(OLDEST)/.ready
 	$(OLDEST)/bin/pytest -n 2 --dist loadfile
+	$(OLDEST)/bin/pytest -m slow -n 2 --dist worksteal
 	$(BIN)/pytest -m exhaustive
 	$(BIN)/python benchmarks/kills.py --kills 50 --fresh --json $(OLDEST)/kills.json
 

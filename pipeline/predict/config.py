@@ -70,8 +70,8 @@ class PredictConfig:
     'new/*.jpg'.
     """
     out: Annotated[str | None, tyro.conf.arg(aliases=["-o"])] = flag(None, common=True)
-    """File to write: .csv, .parquet or .jsonl. An interrupted prediction is continued by the same
-    command. Default: a CSV on the screen.
+    """File to write: .csv, .parquet or .jsonl; its folder is made. An interrupted prediction
+    is continued by the same command. Default: a CSV on the screen.
     """
     folds: str | None = flag(None, common=True)
     """Models to use, such as 0 for those of the first fold only, or 0,2. Default: all."""
