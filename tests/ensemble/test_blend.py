@@ -314,6 +314,7 @@ def other_folds(drawn):
     )
 
 
+@pytest.mark.slow
 def test_different_folds_may_vote_and_are_fitted_only_if_allowed(drawn, command):
     other_folds(drawn)
     argv = [drawn / "a", drawn / "b"]

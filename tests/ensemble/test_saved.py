@@ -359,6 +359,7 @@ def test_parameters_of_another_fit_are_refused(stack_copy):
     assert_refused(stack_copy, ["not of the blend in blend.yaml"])
 
 
+@pytest.mark.slow
 def test_the_example_of_the_documentation(make):
     copies = make(method="soft").parent
     text = (ROOT / "docs" / "blending.md").read_text(encoding="utf-8").replace("```", "")

@@ -518,6 +518,7 @@ def test_quick_and_merged(layout_copy, audit_command):
     assert re.search(r"even share +2\.2", done.out)
 
 
+@pytest.mark.slow
 def test_the_folds_are_those_of_a_run(
     tiny_layout, tmp_path, audit_command, cv_command, monkeypatch
 ):

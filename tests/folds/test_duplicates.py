@@ -113,6 +113,7 @@ def replace(target, source, **encode):
         shutil.copyfile(source, target)
 
 
+@pytest.mark.slow
 def test_a_planted_copy_is_found_reported_and_merged(layout_copy, tmp_path, cv_command):
     one, other = people_of(layout_copy)[:2]
     source = next(one.glob("mask1.*"))

@@ -327,6 +327,7 @@ def test_the_command_writes_the_file(outputs, tmp_path, command_of):
     command(tmp_path / "none", "--to", tmp_path / "x.zip").assert_one_line_error("none")
 
 
+@pytest.mark.slow
 def test_loaded_file_is_a_run_that_predicts(outputs, tiny_layout, tmp_path):
     images = sorted((tiny_layout / "eval" / "images").iterdir())[:4]
     folder = fb.load(outputs / "auto")

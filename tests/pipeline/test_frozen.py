@@ -396,6 +396,7 @@ def test_equal_penalties_are_merged():
     assert parse_l2("10,0.1,1e-1") == (10.0, 0.1)
 
 
+@pytest.mark.slow
 def test_frozen_and_trained_runs_blend(run, alpha, tmp_path, blend_command):
     done = blend_command(alpha.path, run.path, "--output", tmp_path)
     assert done.code == 0, done.err

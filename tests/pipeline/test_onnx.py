@@ -184,6 +184,7 @@ def test_a_graph_has_only_the_weights_that_it_is_filled_with(tmp_path, monkeypat
         np.testing.assert_allclose(one, wanted(pixels).detach().numpy(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_exported_is_one_line(tmp_path):
     pytest.importorskip("onnxscript")
 

@@ -453,6 +453,7 @@ def test_no_page(tmp_path, command_of, monkeypatch):
     assert (tmp_path / "leaderboard.html").is_file()
 
 
+@pytest.mark.slow
 def test_reports_are_written_again_from_the_run_folder(runs_copy, command_of):
     before = {}
     for run in ("alpha", "beta"):

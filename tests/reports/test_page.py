@@ -258,6 +258,7 @@ def test_a_report_is_written_again_from_its_run_folder(run_copy, reported):
     ).read_bytes()
 
 
+@pytest.mark.slow
 def test_without_images_the_page_has_a_note(run_copy):
     table = pd.read_parquet(run_copy.path / PICTURES)
     table["path"] = "/nowhere/" + table["image_id"]
@@ -515,6 +516,7 @@ def test_a_run_of_the_first_schema_keeps_what_only_its_report_has(run_copy):
     assert run.report["sections"][0]["title"] == "views"
 
 
+@pytest.mark.slow
 def test_a_perfect_score_has_an_interval_and_a_single_group_has_a_note(run_copy):
     table = run_copy.oof
     truth = 9 * np.eye(18)[table["label"]]

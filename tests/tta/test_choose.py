@@ -414,6 +414,7 @@ def test_each_repeat_is_cross_fitted_separately():
     assert choose(both).policy.passes >= 1
 
 
+@pytest.mark.slow
 def test_parts_and_final_are_the_choices_of_the_fit():
     saved = simulated(["useful", "useful"], num_groups=80)
     fold = fold_of(saved)

@@ -91,6 +91,7 @@ def test_given_views_are_merged_into_a_new_run(runs_copy, tta_command):
     other.assert_one_line_error("beta_tta", "--overwrite")
 
 
+@pytest.mark.slow
 def test_views_of_a_fold_are_chosen_on_the_other_folds(runs_copy, tta_command):
     beta = Run(runs_copy / "beta")
     done = tta_command(beta.path, "--no-page", "--budget", "2", "--name", "chosen")
