@@ -17,12 +17,12 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
-import yaml
 
 from ensemble.methods.registry import METHODS
 from foldblend.cli import check_name, early_value, parse_flags, typed_settings
 from foldblend.errors import UserError, did_you_mean, listed, require
 from foldblend.help import About
+from foldblend.reading import read_yaml_file
 from foldblend.scores.metrics import MEAN_COST, check_metric
 
 __all__ = [
@@ -221,14 +221,7 @@ def read_members(file: str | Path) -> Mapping[str, Any]:
 
     Raises UserError if the file is absent or is not a blend.yaml.
     """
-    try:
-        settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror}; check --config") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(
-            f"{file}: not valid YAML ({' '.join(str(error).split())[:80]}); check --config"
-        ) from None
+    settings = read_yaml_file(file, cure="check --config")
     members = settings.get("members") if isinstance(settings, dict) else None
     whole = isinstance(members, list) and all(
         isinstance(one, dict) and isinstance(one.get("path"), str) for one in members

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import os
 import re
@@ -15,9 +14,10 @@ from typing import Any, TypeVar
 import tyro
 
 from foldblend.errors import UserError, did_you_mean, require
+from foldblend.failures import memory_failure, os_failure
 from foldblend.flags import aliases_of, flag_name, flags_of
 from foldblend.help import HELP_FLAGS, About, help_text
-from foldblend.progress import escape_unprintable
+from foldblend.streams import escape_unprintable, flush_output, open_standard_streams
 
 __all__ = [
     "Say",
@@ -190,28 +190,36 @@ def run_command(
     int
         0 on success, 1 for a closed pipe, 2 for an error that the user can fix, 130 for Ctrl-C.
     """
+    open_standard_streams()
     escape_unprintable()
     try:
         command()
+        flush_output()
     except UserError as error:
-        # A loader's worker hands its error over with its traceback; the message is the end of it.
-        said = str(error).rpartition(f"{type(error).__name__}: ")[2]
-        print(f"error: {' '.join(said.split())}", file=sys.stderr)
-        return 2
+        return _failed(str(error))
     except BrokenPipeError:  # the reader of a pipe, such as head, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+    except (OSError, MemoryError, RuntimeError) as error:
+        failure = memory_failure(error)
+        if failure is None and isinstance(error, OSError):
+            failure = os_failure(error, place=place)
+        if failure is None:
             raise
-        cure = f"free space, change its permissions or pass another {place}"
-        print(f"error: {error.filename or 'disk'}: {error.strerror}; {cure}", file=sys.stderr)
-        return 2
+        return _failed(str(failure))
     except KeyboardInterrupt:
         what_next = "continues where it stopped" if resumes else "starts again"
         print(f"stopped; the same command {what_next}", file=sys.stderr)
         return 130
     return 0
+
+
+def _failed(message: str) -> int:
+    """Print the message of an error to standard error and return the exit code 2."""
+    # Nothing can be said where standard error is full or gone.
+    with contextlib.suppress(OSError):
+        print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    return 2
 
 
 def check_name(name: str | None) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foldblend.errors import UserError
+from foldblend.reading import MOST_TEXT, read_bounded
 from foldblend.words import tidy
 
 __all__ = ["Records", "parse_delimited", "read_text"]
@@ -52,10 +53,7 @@ def read_text(file: Path, encoding: str | None = None, *, cure: str = "save it a
 
     Raises UserError, with `cure`, if the file cannot be read or is not text.
     """
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror}; check the path") from None
+    data = read_bounded(file, most=MOST_TEXT)
     for magic, what in OTHER_FORMATS.items():
         if data.startswith(magic):
             raise UserError(f"{file}: is {what}, not text; save it as UTF-8 CSV")

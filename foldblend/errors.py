@@ -3,18 +3,83 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 from foldblend.words import plural
 
-__all__ = ["BadImage", "UserError", "counted", "did_you_mean", "in_a_line", "listed", "require"]
+__all__ = [
+    "BadImage",
+    "UserError",
+    "counted",
+    "did_you_mean",
+    "in_a_line",
+    "listed",
+    "printable",
+    "require",
+    "shown",
+]
+
+# Control characters of ASCII and Latin-1, separators of lines, marks that turn the direction of
+# text, and halves of surrogate pairs, which are bytes of file names that are not UTF-8.
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# A message quotes file names, values and other errors, each of any length.
+MOST_LETTERS = 1000
+
+
+def printable(text: str) -> str:
+    r"""Return a text on one line that a terminal shows as it is, without effects.
+
+    Line ends become blanks, and other control characters backslash escapes.
+
+    Examples
+    --------
+    >>> print(printable("red\x1b[31m\nand blue"))
+    red\x1b[31m and blue
+    """
+    return UNPRINTABLE.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    letter = found[0]
+    if letter in "\n\r\t":
+        return " "
+    code = ord(letter)
+    # A byte of a file name that is no UTF-8 is shown as that byte.
+    if 0xDC80 <= code <= 0xDCFF:
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def shown(value: object, *, most: int = 80) -> str:
+    """Return a value for a message: printable, and shortened in its middle.
+
+    Examples
+    --------
+    >>> shown("a" * 200, most=20)
+    'aaaaaaaaa...aaaaaaaa'
+    """
+    # The text of a large value is cut before it is searched for letters to escape.
+    text = value if isinstance(value, str) else repr(value)
+    if len(text) > most:
+        first = (most - 2) // 2
+        text = f"{text[:first]}...{text[len(text) - (most - 3 - first) :]}"
+    return printable(text)
 
 
 class UserError(ValueError):
     """An error that the user can fix.
 
-    `foldblend.cli.run_command` prints it as one line and exits with code 2.
+    `foldblend.cli.run_command` prints it as one line and exits with code 2. The message is made
+    printable and shortened in its middle if it is very long.
     """
+
+    def __init__(self, message: object = "") -> None:
+        text = str(message)
+        # A loader's worker hands its error over with its traceback; the message is the end of it.
+        if text.startswith("Caught "):
+            text = text.rpartition(f"{type(self).__name__}: ")[2]
+        super().__init__(shown(text, most=MOST_LETTERS))
 
 
 class BadImage(UserError):

@@ -1,15 +1,21 @@
-"""Atomic file writes, lock files and the cache folder."""
+"""Atomic file writes, files written in place, lock files and the cache folder."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
+import stat
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from foldblend.errors import UserError
+from foldblend.failures import failed_write
 
 __all__ = [
     "DRAFT",
@@ -19,12 +25,18 @@ __all__ = [
     "hold",
     "home",
     "is_file",
+    "open_in_place",
+    "remove",
+    "sweep_drafts",
     "write_bytes",
     "write_with",
 ]
 
 # Prefix of unfinished files, by which leftovers of a killed process are found and removed.
 DRAFT = ".draft-"
+# Seconds for which a temporary file is kept while a process has the number of its writer.
+YOUNG = 60.0
+IN_PLACE = {errno.ELOOP: "a link", errno.EISDIR: "a folder", errno.ENXIO: "a pipe or device"}
 
 
 def home(path: str | Path) -> Path:
@@ -75,38 +87,128 @@ def check_writable(folder: Path, *, flag: str = "--output") -> None:
                 one.rmdir()
 
 
-def write_with(path: Path, write: Callable[[Path], object]) -> None:
+def write_with(path: Path, write: Callable[[Path], object], *, needed: int | None = None) -> None:
     """Write a file atomically: `write` fills a temporary file, which then replaces `path`.
 
     The temporary file is in the same folder and is flushed to disk before it is moved.
+
+    Parameters
+    ----------
+    path
+        The file. A link in its place is replaced and not followed.
+    write
+        Fills the file whose path it gets.
+    needed
+        Number of bytes that the file needs, for the message of a full disk.
+
+    Raises
+    ------
+    WriteFailed
+        If the disk is full, read-only or broken, or something else stands in the file's place.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{DRAFT}{os.getpid()}-{path.name}")
     try:
-        draft.touch()
-        mode = draft.stat().st_mode
-        write(draft)
-        # safetensors makes its files readable for the owner only.
-        draft.chmod(mode)
-        with draft.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(draft, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove(draft)
+        # The lock shows others that this file's writer is alive (see `sweep_drafts`).
+        with hold(draft):
+            mode = draft.stat().st_mode
+            write(draft)
+            # safetensors makes its files readable for the owner only.
+            draft.chmod(mode)
+            with draft.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(draft, path)
+    except Exception as error:
+        failure = None if isinstance(error, UserError) else failed_write(path, error, needed=needed)
+        if failure is None:
+            raise
+        raise failure from None
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, data: bytes | str) -> None:
     """Write a file atomically; text as UTF-8."""
     content = data.encode() if isinstance(data, str) else data
-    write_with(path, lambda draft: draft.write_bytes(content))
+    write_with(path, lambda draft: draft.write_bytes(content), needed=len(content))
+
+
+def remove(path: Path) -> None:
+    """Remove a file, link or folder, if there is one. A link's target stays."""
+    try:
+        path.unlink(missing_ok=True)
+    except IsADirectoryError:
+        shutil.rmtree(path)
+
+
+def sweep_drafts(folder: Path) -> None:
+    """Remove the temporary files below a folder whose writer is gone; links are not followed."""
+    for draft in [*folder.rglob(f"{DRAFT}*")]:
+        with contextlib.suppress(OSError):
+            if draft.is_symlink() or not draft.is_file() or _is_left(draft):
+                remove(draft)
+
+
+def _is_left(draft: Path) -> bool:
+    """Return whether the writer of a temporary file is gone."""
+    # Libraries that replace the file instead of filling it lose its lock, so a young one stays
+    # while a process has its writer's number.
+    number = draft.name.removeprefix(DRAFT).partition("-")[0]
+    old = time.time() - draft.stat().st_mtime > YOUNG
+    if not old and number.isdigit() and Path("/proc", number).exists():
+        return False
+    try:
+        with hold(draft):
+            return True
+    except Timeout:
+        return False
+
+
+def open_in_place(path: Path, flags: int) -> int:
+    """Open a file that is written in place, or create it, and return its descriptor.
+
+    Parameters
+    ----------
+    path
+        The file. Nothing but a regular file without further names is opened, so that no file
+        elsewhere is changed through a link.
+    flags
+        Flags of `os.open`; O_CREAT is added. The file is never truncated.
+
+    Raises
+    ------
+    UserError
+        If a link, pipe, device or folder stands in the file's place.
+    OSError
+        If it cannot be opened.
+    """
+    safe = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        handle = os.open(path, (flags | safe) & ~os.O_TRUNC, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        raise UserError(f"{path}: {IN_PLACE[error.errno]} stands in its place; remove it") from None
+    about = os.fstat(handle)
+    if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
+        os.close(handle)
+        what = "a file with further names" if stat.S_ISREG(about.st_mode) else "a pipe or device"
+        raise UserError(f"{path}: {what} stands in its place; remove it")
+    return handle
 
 
 def cache_folder() -> Path:
     """Return the cache folder: $FOLDBLEND_CACHE, or foldblend/ in the user's cache folder."""
     base = os.environ.get("FOLDBLEND_CACHE")
     if base:
-        return Path(base).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "foldblend"
+        return home(base)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "foldblend"
+    except RuntimeError:
+        # A user without an entry in the list of users has no home, as in many containers.
+        return Path(tempfile.gettempdir()) / f"foldblend-{os.getuid()}"
 
 
 @contextlib.contextmanager
@@ -116,7 +218,8 @@ def hold(file: Path, *, wait: Callable[[], object] | None = None) -> Iterator[No
     Parameters
     ----------
     file
-        The lock file, which is created if it is absent.
+        The lock file, which is created if it is absent. What else stands in its place, such as a
+        link or a file with further names, is removed first, except a folder.
     wait
         Called once if another process holds the lock, before waiting for it.
 
@@ -124,7 +227,10 @@ def hold(file: Path, *, wait: Callable[[], object] | None = None) -> Iterator[No
     ------
     filelock.Timeout
         An OSError: another process holds the lock and `wait` is None.
+    UserError
+        If a folder stands in the file's place.
     """
+    _make_way(file)
     # A soft lock would remain after the process is killed.
     lock = FileLock(file, fallback_to_soft=False)
     try:
@@ -138,3 +244,15 @@ def hold(file: Path, *, wait: Callable[[], object] | None = None) -> Iterator[No
         yield
     finally:
         lock.release()
+
+
+def _make_way(file: Path) -> None:
+    """Remove what stands in the place of a lock file but is none."""
+    try:
+        about = file.lstat()
+    except OSError:  # absent, or the lock says what is wrong
+        return
+    if stat.S_ISDIR(about.st_mode):
+        raise UserError(f"{file}: a folder stands in its place; remove it")
+    if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
+        file.unlink(missing_ok=True)

@@ -8,7 +8,6 @@ import itertools
 import logging
 import math
 import os
-import stat
 import struct
 import warnings
 from collections.abc import Container
@@ -21,10 +20,11 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 
-from foldblend.errors import BadImage
+from foldblend.errors import BadImage, UserError
 from foldblend.image_bytes import is_16_bit, quiet
 from foldblend.image_faults import FETCH, Fault, damage_of, fault_of
 from foldblend.progress import track
+from foldblend.reading import read_bounded
 
 __all__ = [
     "Box",
@@ -42,6 +42,8 @@ Box = tuple[float, float, float, float]
 Size = tuple[int, int]
 
 MAX_PIXELS = 2**26
+# An image of so many pixels in four channels of 16 bits, not compressed.
+MOST_BYTES = 8 * MAX_PIXELS
 # Libraries do not name the file in what they print, and our errors do. Our limit of pixels is lower
 # than the one above which Pillow warns.
 warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
@@ -142,14 +144,9 @@ def _decode(path: str | Path, data: bytes, mode: int) -> np.ndarray:
 
 def _read_bytes(path: str | Path) -> bytes:
     try:
-        # Reading a pipe would wait for ever, and a device may have no end.
-        if not stat.S_ISREG(Path(path).stat().st_mode):
-            raise BadImage(f"{path}: no regular file", FETCH)
-        # A buffer would only slow down reading the whole file at once.
-        with Path(path).open("rb", buffering=0) as file:
-            return file.readall()
-    except OSError as error:
-        raise BadImage(f"{path}: {error.strerror}", FETCH) from None
+        return read_bounded(path, most=MOST_BYTES, cure=FETCH)
+    except UserError as error:
+        raise BadImage(str(error).removesuffix(f"; {FETCH}"), FETCH) from None
 
 
 def read_image(

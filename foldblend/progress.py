@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import os
 import sys
 import threading
@@ -18,10 +17,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any, TextIO, TypeVar
 
+from foldblend.errors import printable
+from foldblend.streams import print_line
+
 __all__ = [
     "Task",
     "duration",
-    "escape_unprintable",
     "forget_terminal",
     "lines_to",
     "shows_bars",
@@ -152,14 +153,16 @@ class _Screen:
 
     def write(self, line: str) -> None:
         with self.lock:
+            # Names of files, classes and settings may hold sequences that a terminal obeys.
+            text = "\n".join(map(printable, line.split("\n")))
             try:
-                self._write(line)
+                self._write(text)
             except UnicodeEncodeError as error:
-                self._write(line.encode(error.encoding, "backslashreplace").decode(error.encoding))
+                self._write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
 
     def _write(self, line: str) -> None:
         if not _is_terminal(sys.stdout) or self.is_forgotten:
-            print(line, flush=True)
+            print_line(line)
             return
         from rich.console import Console
         from rich.text import Text
@@ -193,19 +196,6 @@ def write(line: str) -> None:
     Warnings and headlines have styles on a terminal. Raises OSError if it is gone.
     """
     _SCREEN.write(line)
-
-
-def escape_unprintable() -> None:
-    """Let both output streams write backslash escapes for letters that they cannot encode.
-
-    Otherwise a name in a report could end a command after hours of training.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if not isinstance(stream, io.TextIOWrapper):
-            continue
-        is_unicode = stream.encoding.lower().startswith("utf")
-        if stream.errors == "strict" or (stream.errors == "surrogateescape" and not is_unicode):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def forget_terminal() -> None:

@@ -11,6 +11,7 @@ import yaml
 from foldblend.errors import UserError
 from foldblend.files import write_bytes
 from foldblend.runs.folder import clear_folder, is_empty, read_json
+from foldblend.runs.run import Run
 from folds.data.manifest import Manifest
 from pipeline.config.identity import changed_keys, keep_defaults
 from pipeline.config.resolved import ResolvedConfig
@@ -44,7 +45,7 @@ def _differences(
         details = ""
         file = folder / "config.yaml"
         if part == "configuration" and file.is_file():
-            details = changed_keys(yaml.safe_load(file.read_text(encoding="utf-8")), config)
+            details = changed_keys(Run(folder).settings, config)
         if part == "data":
             details = changed_data(folder, old, new, data)
         found.append(PARTS.get(part, f"different {part}") + (f" ({details})" if details else ""))
@@ -112,9 +113,7 @@ def write_config(folder: Path, config: ResolvedConfig) -> None:
     file = folder / "config.yaml"
     text = yaml.safe_dump(flatten(config), sort_keys=False)
     if file.is_file():
-        old = yaml.safe_load(file.read_text(encoding="utf-8"))
-        if isinstance(old, dict):
-            means = flatten(keep_defaults(RunConfig(), old)) | old
-            if means == yaml.safe_load(text):
-                return
+        old = Run(folder).settings
+        if old and flatten(keep_defaults(RunConfig(), old)) | old == yaml.safe_load(text):
+            return
     write_bytes(file, text)

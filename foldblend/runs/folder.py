@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import shutil
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ import pyarrow.csv
 from filelock import Timeout
 
 from foldblend.errors import UserError
-from foldblend.files import DRAFT, hold, write_bytes, write_with
+from foldblend.files import DRAFT, hold, remove, sweep_drafts, write_bytes, write_with
+from foldblend.reading import read_json_file
 
 __all__ = [
     "FORMAT",
@@ -58,12 +59,9 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Read a JSON file; raise UserError if it is absent or not valid JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; is this a run folder?") from None
-    except (ValueError, RecursionError):
-        raise UserError(f"{path}: not valid JSON; remove the run folder and run again") from None
+    return read_json_file(
+        path, cure="remove the run folder and run again", absent="is this a run folder?"
+    )
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
@@ -141,9 +139,23 @@ def file_hash(path: Path) -> str:
 
 
 def sweep(folder: Path) -> None:
-    """Remove unfinished files that a killed process left in a run folder."""
-    for draft in folder.rglob(f"{DRAFT}*"):
-        draft.unlink(missing_ok=True)
+    """Prepare a run folder for writing, after it was locked.
+
+    Unfinished files that a killed process left are removed.
+
+    Raises
+    ------
+    UserError
+        If a folder below it is a link, through which files elsewhere would be written.
+    """
+    sweep_drafts(folder)
+    for path, names, _ in os.walk(folder):
+        for name in names:
+            if Path(path, name).is_symlink():
+                raise UserError(
+                    f"{Path(path, name)}: is a link to another folder, and a run writes to its own"
+                    " folder only; remove the link"
+                )
 
 
 def is_empty(folder: Path) -> bool:
@@ -156,7 +168,7 @@ def clear_folder(folder: Path) -> None:
     # run.json goes last: if the process is killed, the folder is still recognised as a run.
     for item in sorted(folder.iterdir(), key=lambda item: item.name == "run.json"):
         if item.name != LOCK:
-            shutil.rmtree(item) if item.is_dir() else item.unlink()
+            remove(item)
 
 
 @contextlib.contextmanager

@@ -10,10 +10,10 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from foldblend.attributes import Attribute
 from foldblend.errors import UserError, listed
+from foldblend.reading import read_yaml_file
 from foldblend.runs.estimator import Estimator
 from foldblend.runs.folder import (
     FORMAT,
@@ -120,8 +120,8 @@ class Run(Estimator):
             None,
         )
         try:
-            settings = {} if file is None else yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):
+            settings = {} if file is None else read_yaml_file(file, cure="run it again")
+        except UserError:
             settings = {}
         return settings if isinstance(settings, dict) else {}
 

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from foldblend.errors import UserError, require
 from foldblend.flags import ALWAYS, flags_of, from_settings
+from foldblend.reading import read_yaml_file
 from pipeline.config.run import RunConfig
 
 # A file with more than this share of all settings is a run's config.yaml, which has every setting
@@ -76,14 +75,7 @@ def read_config_file(file: str | Path) -> RunConfig:
 
     Raises UserError for a missing file, invalid YAML or an unknown setting.
     """
-    try:
-        settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror}; check --config") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{file}: not a text file; check --config") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from None
+    settings = read_yaml_file(file, cure="check --config")
     if settings is None:
         settings = {}
     require(isinstance(settings, dict), f"{file}: expected `name: value` lines")

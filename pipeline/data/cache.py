@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from foldblend.errors import UserError
-from foldblend.files import cache_folder, hold
+from foldblend.files import cache_folder, hold, home, open_in_place
 
 __all__ = [
     "KEY_BYTES",
@@ -270,8 +270,7 @@ class Store:
 
         with contextlib.ExitStack() as stack:
             names, file = (
-                os.open(self.folder / name, os.O_WRONLY | os.O_CREAT, 0o644)
-                for name in ("keys", "records")
+                open_in_place(self.folder / name, os.O_WRONLY) for name in ("keys", "records")
             )
             for one in (names, file):
                 stack.callback(os.close, one)
@@ -323,7 +322,7 @@ def cache_root(cache_dir: str | None) -> Path:
 
     Everything in it can be made again, so a user may delete it at any time.
     """
-    return Path(cache_dir).expanduser() if cache_dir else cache_folder()
+    return home(cache_dir) if cache_dir else cache_folder()
 
 
 def known_keys(root: Path) -> frozenset[bytes]:

@@ -6,13 +6,11 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from foldblend.errors import UserError
 from foldblend.plugins import is_custom
+from foldblend.reading import read_yaml_file
 from pipeline.data.augment import RECIPES
 from pipeline.export.layout import all_leaves, renamed
 from pipeline.predict.recipe import Recipe
@@ -34,13 +32,11 @@ class Prepared:
 def _pipeline(file: str) -> dict[str, Any]:
     """Return the content of an albumentations file, as JSON has it."""
     try:
-        saved = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        saved = read_yaml_file(file, cure="restore the file")
         return dict(json.loads(json.dumps(saved, allow_nan=False)))
-    except OSError as error:
-        raise UserError(
-            f"albu:{file}: cannot be read ({error.strerror}); restore the file"
-        ) from None
-    except (ValueError, TypeError, yaml.YAMLError):
+    except UserError as error:
+        raise UserError(f"albu:{error}") from None
+    except (ValueError, TypeError):
         raise UserError(
             f"albu:{file}: not a pipeline; write one with albumentations.save"
         ) from None

@@ -19,7 +19,7 @@ import numpy as np
 from filelock import Timeout
 
 from foldblend.errors import UserError
-from foldblend.files import hold, write_bytes
+from foldblend.files import hold, open_in_place, write_bytes
 
 __all__ = ["Journal"]
 
@@ -76,8 +76,9 @@ class Journal:
             self.bad_file.unlink(missing_ok=True)
             write_bytes(known, key)
         self.done = self._cut()
-        self._rows = self.rows_file.open("ab")
-        self._bad = self.bad_file.open("a", encoding="utf-8")
+        append = os.O_WRONLY | os.O_APPEND
+        self._rows = os.fdopen(open_in_place(self.rows_file, append), "ab")
+        self._bad = os.fdopen(open_in_place(self.bad_file, append), "a", encoding="utf-8")
         self._flushed = time.monotonic()
 
     def _cut(self) -> int:
@@ -86,10 +87,12 @@ class Journal:
         there = self.rows_file.stat().st_size // size if self.rows_file.is_file() else 0
         done = there // self.block * self.block
         if self.rows_file.is_file():
-            os.truncate(self.rows_file, done * size)
+            handle = open_in_place(self.rows_file, os.O_WRONLY)
+            os.ftruncate(handle, done * size)
+            os.close(handle)
         bad = {index: why for index, why in self.bad().items() if index < done}
         lines = "".join(f"{json.dumps([index, why])}\n" for index, why in bad.items())
-        self.bad_file.write_text(lines, encoding="utf-8")
+        write_bytes(self.bad_file, lines)
         return done
 
     def add(self, rows_NX: np.ndarray, bad: Mapping[int, str]) -> None:

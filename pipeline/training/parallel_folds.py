@@ -20,6 +20,7 @@ import joblib
 from joblib.externals.loky.backend.context import get_context
 
 from foldblend.errors import UserError
+from foldblend.files import open_in_place
 from foldblend.siblings import call
 from pipeline.config.resolved import resolved
 from pipeline.data.feeding import Feeder
@@ -256,7 +257,7 @@ def _log_to(file: Path) -> None:
     file.parent.mkdir(exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
-    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    handle = open_in_place(file, os.O_WRONLY | os.O_APPEND)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.close(handle)

@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from foldblend.errors import UserError
+from foldblend.files import open_in_place
 from foldblend.progress import forget_terminal, write
 
 __all__ = ["hangup_held", "outlive_terminal"]
@@ -39,8 +41,12 @@ def outlive_terminal(log: Path) -> Iterator[Callable[[str], None]]:
         return
 
     def redirect(*_: object) -> None:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            handle = open_in_place(log, os.O_WRONLY | os.O_APPEND)
+        except (OSError, UserError):
+            # The run is worth more than its lines.
+            handle = os.open(os.devnull, os.O_WRONLY)
         # Writing to a closed terminal would fail, so both output streams are replaced.
         for stream in (1, 2):
             os.dup2(handle, stream)

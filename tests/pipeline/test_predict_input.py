@@ -86,7 +86,9 @@ def test_table_without_rows(command, tiny_runs, tmp_path):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no named pipes")
 def test_a_pipe_is_no_image(command, tiny_runs, image, tmp_path):
     os.mkfifo(tmp_path / "image.jpg")
-    command(tiny_runs / "beta", tmp_path).assert_one_line_error("image.jpg: no regular file")
+    command(tiny_runs / "beta", tmp_path).assert_one_line_error(
+        "image.jpg: is a pipe or device, not a file"
+    )
     os.mkfifo(tmp_path / "new.csv")
     done = command(tiny_runs / "beta", image, "--out", tmp_path / "new.csv", "--overwrite")
     done.assert_one_line_error("no file can be written there")

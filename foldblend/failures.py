@@ -1,0 +1,152 @@
+"""Failures of disks, memory and streams, as one line with what failed and the cure."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from pathlib import Path
+
+from foldblend.errors import UserError, in_a_line
+
+__all__ = ["WriteFailed", "failed_write", "free_bytes", "memory_failure", "os_failure"]
+
+SPACE = "free some space there, or write to another disk"
+# Cures by the cause of a failed write.
+CURES = {
+    errno.ENOSPC: SPACE,
+    errno.EDQUOT: "your quota is used up: remove other files of yours, or write to another disk",
+    errno.EFBIG: "the limit of file sizes is reached: raise it (ulimit -f)",
+    errno.EIO: "the disk failed: look at the system's log, or write to another disk",
+    errno.EROFS: "write to another disk",
+    errno.EACCES: "change its permissions, or write elsewhere",
+    errno.EPERM: "change its owner or permissions, or write elsewhere",
+    errno.EISDIR: "a folder stands in the file's place: remove it",
+    errno.ENOTDIR: "a file stands in a folder's place: remove it",
+    errno.EEXIST: "something else stands in its place: remove it",
+    errno.ENOTEMPTY: "a folder stands in the file's place: remove it",
+    errno.ELOOP: "a link stands in its place: remove it",
+    errno.ENXIO: "a pipe or device stands in its place: remove it",
+    errno.ENOENT: "its folder was removed meanwhile: run the same command again",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EMFILE: "too many files are open: raise the limit (ulimit -n)",
+    errno.ENFILE: "too many files are open on this machine: close other programs",
+    errno.ENOLCK: "its file system has no locks: write to a local disk",
+    errno.ESTALE: "its folder was removed meanwhile: run the same command again",
+    errno.ETXTBSY: "another program runs it: stop that program",
+}
+# Libraries in Rust and C++ raise other types than OSError, with the cause in the text.
+RUST_ERROR = re.compile(r"os error (\d+)")
+TORCH_ERROR = re.compile(r"PytorchStreamWriter|inline_container|basic_ios|unexpected pos")
+MEMORY_ERROR = re.compile(
+    r"(can't|cannot|unable to|failed to) (allocate|map|mmap)|not enough memory|bad_alloc"
+    r"|malloc of size|Insufficient memory",
+    re.IGNORECASE,
+)
+
+
+class WriteFailed(UserError):
+    """A file that could not be written; `errno` is the system's error number.
+
+    The message names the final path, what failed, and the bytes needed and free.
+    """
+
+    # Exceptions are rebuilt from their message alone when they come from another process.
+    def __init__(self, message: str, number: int = 0) -> None:
+        super().__init__(message)
+        self.errno = number
+
+
+def free_bytes(path: Path) -> int | None:
+    """Return the free bytes of the disk of a path, which need not exist, or None if unknown."""
+    for folder in (path, *path.absolute().parents):
+        try:
+            return shutil.disk_usage(folder).free
+        except OSError:
+            continue
+    return None
+
+
+def _size(count: int) -> str:
+    """Return a number of bytes in the unit that suits it.
+
+    >>> _size(512), _size(3_400_000)
+    ('512 bytes', '3.4 MB')
+    """
+    if count < 1000:
+        return f"{count} bytes"
+    unit = next(unit for unit in (3, 6, 9, 12) if count < 1000 ** (unit // 3 + 1) or unit == 12)
+    return f"{count / 10**unit:.3g} {'kMGT'[unit // 3 - 1]}B"
+
+
+def _number(error: BaseException) -> int | None:
+    """Return the system's number of an error that a failed write raised, or None for others."""
+    if isinstance(error, OSError):
+        return error.errno or errno.EIO
+    found = RUST_ERROR.search(str(error))
+    if found:
+        return int(found[1])
+    if TORCH_ERROR.search(str(error)):
+        # torch drops the cause; a full disk is by far the most frequent one.
+        return errno.ENOSPC
+    return None
+
+
+def failed_write(
+    path: Path, error: BaseException, *, needed: int | None = None
+) -> WriteFailed | None:
+    """Return the error for people of a write to `path` that failed, or None for other errors.
+
+    Parameters
+    ----------
+    path
+        The final path, not that of a draft.
+    error
+        What the write raised.
+    needed
+        Number of bytes that the file needs, if it is known.
+    """
+    number = _number(error)
+    if number is None:
+        return None
+    cure = CURES.get(number, "write elsewhere")
+    room = ""
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        parts = [f"{_size(needed)} needed"] if needed is not None else []
+        free = free_bytes(path)
+        parts += [f"{_size(free)} free"] if free is not None else []
+        room = "".join(f", {part}" for part in parts)
+    return WriteFailed(f"{path}: cannot be written ({os.strerror(number)}{room}); {cure}", number)
+
+
+def os_failure(error: OSError, *, place: str) -> UserError:
+    """Return the error for people of an OSError that nothing nearer to its cause has handled.
+
+    `place` is the flag that sets the output folder.
+    """
+    number = error.errno or errno.EIO
+    what = os.strerror(number) if error.errno else in_a_line(error)
+    name = error.filename
+    if isinstance(name, bytes):
+        name = os.fsdecode(name)
+    if name is None or isinstance(name, int):
+        cure = CURES.get(number, f"check the disk, or pass another {place}")
+        return UserError(f"a file could not be read or written ({what}); {cure}")
+    if number == errno.ENOENT:
+        return UserError(f"{name}: {what}; check the path, or run the same command again")
+    cure = CURES.get(number, f"check its disk, or pass another {place}")
+    return UserError(f"{name}: {what}; {cure}")
+
+
+def memory_failure(error: BaseException) -> UserError | None:
+    """Return the error for people of memory that ran out, or None for other errors."""
+    told = isinstance(error, MemoryError) or (
+        isinstance(error, OSError) and error.errno == errno.ENOMEM
+    )
+    if not told and not (isinstance(error, RuntimeError) and MEMORY_ERROR.search(str(error))):
+        return None
+    return UserError(
+        f"memory: there is too little of it ({in_a_line(error)}); close other programs, or pass a"
+        " smaller --batch-size, fewer --workers or --cache disk"
+    )
