@@ -61,10 +61,14 @@ def shown(value: object, *, most: int = 80) -> str:
     """
     # The text of a large value is cut before it is searched for letters to escape.
     text = value if isinstance(value, str) else repr(value)
-    if len(text) > most:
-        first = (most - 2) // 2
-        text = f"{text[:first]}...{text[len(text) - (most - 3 - first) :]}"
-    return printable(text)
+    return _shortened(printable(_shortened(text, most)), most)
+
+
+def _shortened(text: str, most: int) -> str:
+    """Return a text without its middle if it is longer than `most` letters."""
+    first = (most - 2) // 2
+    last = most - 3 - first
+    return text if len(text) <= most else f"{text[:first]}...{text[len(text) - last :]}"
 
 
 class UserError(ValueError):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import shutil
 import stat
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,8 +34,6 @@ __all__ = [
 
 # Prefix of unfinished files, by which leftovers of a killed process are found and removed.
 DRAFT = ".draft-"
-# Seconds for which a temporary file is kept while a process has the number of its writer.
-YOUNG = 60.0
 IN_PLACE = {errno.ELOOP: "a link", errno.EISDIR: "a folder", errno.ENXIO: "a pipe or device"}
 
 
@@ -97,7 +95,7 @@ def write_with(path: Path, write: Callable[[Path], object], *, needed: int | Non
     path
         The file. A link in its place is replaced and not followed.
     write
-        Fills the file whose path it gets.
+        Fills the file whose path it gets. It must not replace the file, which would lose its lock.
     needed
         Number of bytes that the file needs, for the message of a full disk.
 
@@ -106,16 +104,13 @@ def write_with(path: Path, write: Callable[[Path], object], *, needed: int | Non
     WriteFailed
         If the disk is full, read-only or broken, or something else stands in the file's place.
     """
-    draft = path.with_name(f"{DRAFT}{os.getpid()}-{path.name}")
+    # Processes on several machines, or in several containers, may have the same number.
+    draft = path.with_name(f"{DRAFT}{secrets.token_hex(4)}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove(draft)
         # The lock shows others that this file's writer is alive (see `sweep_drafts`).
         with hold(draft):
-            mode = draft.stat().st_mode
             write(draft)
-            # safetensors makes its files readable for the owner only.
-            draft.chmod(mode)
             with draft.open("rb+") as file:
                 os.fsync(file.fileno())
             os.replace(draft, path)
@@ -153,12 +148,6 @@ def sweep_drafts(folder: Path) -> None:
 
 def _is_left(draft: Path) -> bool:
     """Return whether the writer of a temporary file is gone."""
-    # Libraries that replace the file instead of filling it lose its lock, so a young one stays
-    # while a process has its writer's number.
-    number = draft.name.removeprefix(DRAFT).partition("-")[0]
-    old = time.time() - draft.stat().st_mtime > YOUNG
-    if not old and number.isdigit() and Path("/proc", number).exists():
-        return False
     try:
         with hold(draft):
             return True

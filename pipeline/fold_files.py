@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,21 @@ import pandas as pd
 import safetensors.torch
 import torch
 
-from foldblend.files import write_with
-from foldblend.runs.folder import file_hash, read_json, with_logits, write_table
-from pipeline.job import TrainingJob
+from foldblend.files import remove, write_bytes
+from foldblend.runs.folder import check_there, file_hash, read_json, with_logits, write_table
+from pipeline.job import Prepared, TrainingJob
+from pipeline.training.checkpoint import CHECKPOINT
 from tta.merge import mean_logit
 
-__all__ = ["finished_fold", "fold_record", "start_fold", "view_tables", "write_fold"]
+__all__ = [
+    "finished_fold",
+    "finished_folds",
+    "fold_key",
+    "fold_record",
+    "start_fold",
+    "view_tables",
+    "write_fold",
+]
 
 
 def finished_fold(folder: Path, index: int, run_key: dict[str, str]) -> dict[str, Any] | None:
@@ -34,6 +42,27 @@ def finished_fold(folder: Path, index: int, run_key: dict[str, str]) -> dict[str
     return dict(done) if intact and done["run_key"] == run_key else None
 
 
+def fold_key(run: Prepared, info: Mapping[str, Any]) -> dict[str, str]:
+    """Return the hashes of a run and its folds; a finished fold is kept only if its are equal."""
+    return run.run_key | {"folds": info["folds_hash"]}
+
+
+def finished_folds(
+    run: Prepared, folder: Path, info: Mapping[str, Any], *, among: Sequence[int] | None = None
+) -> dict[int, dict[str, Any] | None]:
+    """Return the done.json of each fold, or None for each that is not finished, by its number.
+
+    `among` names the folds to look at (default: all).
+    """
+    key = fold_key(run, info)
+    numbers = range(run.num_models) if among is None else among
+    done = {index: finished_fold(folder, index, key) for index in numbers}
+    # A process that was killed just after a fold's last file leaves a checkpoint behind.
+    for index in [index for index, fold in done.items() if fold is not None]:
+        (folder / f"fold_{index}" / CHECKPOINT).unlink(missing_ok=True)
+    return done
+
+
 def view_tables(ids: pd.Series, logits_of: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Return a table of image_id, view and logits, one view after the other."""
     parts = [
@@ -45,9 +74,10 @@ def view_tables(ids: pd.Series, logits_of: Mapping[str, np.ndarray]) -> pd.DataF
 
 def start_fold(job: TrainingJob, index: int) -> None:
     """Make an empty folder for a fold, without the files of a process that was killed."""
+    check_there(job.folder)
     folder = job.folder / f"fold_{index}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    remove(folder)
+    folder.mkdir()
 
 
 def write_fold(
@@ -79,6 +109,7 @@ def write_fold(
     UserError
         If a logit is not finite.
     """
+    check_there(job.folder)
     for logits_VNC in (held_VNC, test_VNC):
         if logits_VNC is not None:
             job.check_finite(index, logits_VNC)
@@ -98,7 +129,7 @@ def write_fold(
                 ids, dict(zip(job.run.views, test_VNC, strict=True))
             )
     weights = f"fold_{index}/best.safetensors"
-    write_with(job.folder / weights, lambda draft: safetensors.torch.save_file(state, draft))
+    write_bytes(job.folder / weights, safetensors.torch.save(state))
     for name, table in tables.items():
         write_table(job.folder / name, table)
     return {name: file_hash(job.folder / name) for name in (*tables, weights, *shared)}

@@ -10,7 +10,7 @@ import yaml
 
 from foldblend.errors import UserError
 from foldblend.files import write_bytes
-from foldblend.runs.folder import clear_folder, is_empty, read_json
+from foldblend.runs.folder import check_there, clear_folder, is_empty, read_json
 from foldblend.runs.run import Run
 from folds.data.manifest import Manifest
 from pipeline.config.identity import changed_keys, keep_defaults
@@ -20,7 +20,7 @@ from pipeline.config.settings import flatten
 from pipeline.data.changes import changed_data
 from pipeline.training.checkpoint import CHECKPOINT
 
-__all__ = ["open_folder", "write_config"]
+__all__ = ["check_still_there", "open_folder", "write_config"]
 
 # Parts of the run key, as error messages call them.
 PARTS = {"configuration": "a different configuration", "own modules": "different custom modules"}
@@ -102,6 +102,16 @@ def open_folder(
         f"{folder}: was made with {_differences(folder, old, info, config, data)};"
         f" pass --name {free}, or --no-resume to start it again"
     )
+
+
+def check_still_there(folder: Path, info: Mapping[str, Any]) -> None:
+    """Raise UserError if a run folder was removed or replaced while its folds were trained."""
+    check_there(folder)
+    if read_json(folder / "run.json").get("run_key") != info["run_key"]:
+        raise UserError(
+            f"{folder}: was made again with other settings while its folds were trained; pass"
+            " another --name"
+        )
 
 
 def write_config(folder: Path, config: ResolvedConfig) -> None:

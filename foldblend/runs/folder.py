@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,14 @@ __all__ = [
     "FORMAT",
     "PICTURES",
     "SECTIONS",
+    "check_there",
     "clear_folder",
+    "drop_fold_locks",
     "file_hash",
     "ids_hash",
     "is_empty",
+    "is_fold_locked",
+    "lock_fold",
     "lock_folder",
     "logit_columns",
     "read_csv_as_text",
@@ -44,6 +48,8 @@ __all__ = [
 FORMAT = 1
 PICTURES = "pictures.parquet"
 LOCK = ".lock"
+# A fold has a lock of its own, so that several processes can train folds of one run.
+FOLD_LOCK = ".lock-fold-"
 SECTIONS = "sections"
 
 
@@ -158,29 +164,91 @@ def sweep(folder: Path) -> None:
                 )
 
 
+def check_there(folder: Path) -> None:
+    """Raise UserError unless a run folder, which a process has begun, still has its run.json.
+
+    Otherwise files that are written after the folder was removed would make a folder that no
+    command takes for a run.
+    """
+    if not (folder / "run.json").is_file():
+        raise UserError(
+            f"{folder}: was removed while it was in use; run the same command again to start afresh"
+        )
+
+
 def is_empty(folder: Path) -> bool:
     """Return whether a folder has only lock files and unfinished files of a killed process."""
-    return all(item.name == LOCK or item.name.startswith(DRAFT) for item in folder.iterdir())
+    return all(item.name.startswith((LOCK, DRAFT)) for item in folder.iterdir())
 
 
 def clear_folder(folder: Path) -> None:
-    """Remove everything in a run folder except its lock file."""
-    # run.json goes last: if the process is killed, the folder is still recognised as a run.
-    for item in sorted(folder.iterdir(), key=lambda item: item.name == "run.json"):
-        if item.name != LOCK:
-            remove(item)
+    """Remove everything in a run folder except its lock files.
+
+    Raises UserError if another process trains a fold of it.
+    """
+    with contextlib.ExitStack() as folds:
+        for file in folder.glob(f"{FOLD_LOCK}*"):
+            folds.enter_context(lock_fold(folder, file.name.removeprefix(FOLD_LOCK)))
+        # run.json goes last: if the process is killed, the folder is still recognised as a run.
+        for item in sorted(folder.iterdir(), key=lambda item: item.name == "run.json"):
+            if not item.name.startswith(LOCK):
+                remove(item)
 
 
 @contextlib.contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
-    """Lock a run folder; raise UserError if another process has locked it.
+def lock_fold(folder: Path, fold: int | str) -> Iterator[None]:
+    """Lock a fold of a run, in which only its process writes then.
 
-    The lock ends with the process, even if it is killed.
+    Raises UserError if another process has locked it.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(hold(folder / f"{FOLD_LOCK}{fold}"))
+        except Timeout:
+            raise UserError(
+                f"{folder}: another process is training fold {fold}; wait for it"
+            ) from None
+        yield
+
+
+def drop_fold_locks(folder: Path) -> None:
+    """Remove the lock files of the folds of a run, all of which are finished.
+
+    Folds are locked only while the folder is, so the caller must have locked it.
+    """
+    for file in folder.glob(f"{FOLD_LOCK}*"):
+        file.unlink(missing_ok=True)
+
+
+def is_fold_locked(folder: Path, fold: int) -> bool:
+    """Return whether a process has locked a fold of a run."""
+    try:
+        with hold(folder / f"{FOLD_LOCK}{fold}"):
+            return False
+    except Timeout:
+        return True
+
+
+@contextlib.contextmanager
+def lock_folder(folder: Path, *, wait: Callable[[], object] | None = None) -> Iterator[None]:
+    """Lock a run folder. The lock ends with the process, even if it is killed.
+
+    Parameters
+    ----------
+    folder
+        The run folder, which is made if it is absent.
+    wait
+        Called once if another process has locked the folder, before waiting for it.
+
+    Raises
+    ------
+    UserError
+        If the folder cannot be written, or another process has locked it and `wait` is None.
     """
     with contextlib.ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(hold(folder / LOCK))
+            stack.enter_context(hold(folder / LOCK, wait=wait))
         except Timeout:
             cure = "wait for it or pass another --name"
             raise UserError(f"{folder}: another process is writing this run; {cure}") from None

@@ -14,8 +14,8 @@ import safetensors.torch
 import torch
 
 from foldblend.errors import UserError
-from foldblend.files import write_with
-from foldblend.runs.folder import file_hash, write_json, write_table
+from foldblend.files import write_bytes
+from foldblend.runs.folder import check_there, file_hash, write_json, write_table
 from foldblend.scores.metrics import METRICS, softmax
 from pipeline.config.train import parse_l2
 from pipeline.fold_files import fold_record, start_fold, write_fold
@@ -109,10 +109,8 @@ def run_heads(job: TrainingJob, todo: Sequence[int]) -> dict[int, dict[str, Any]
     job.say(f"features: {num_images:,} x {backbone.num_features} in {seconds:.1f} s{kept}")
     axes = principal_axes(rows.features_ND)
     rows_NX = axes.of(rows.features_ND)
-    write_with(
-        job.folder / "backbone.safetensors",
-        lambda file: safetensors.torch.save_file(backbone.state, file),
-    )
+    check_there(job.folder)
+    write_bytes(job.folder / "backbone.safetensors", safetensors.torch.save(backbone.state))
     done: dict[int, dict[str, Any]] = {}
     num_folds = job.run.num_folds
     shared = (time.perf_counter() - start) / len(todo)

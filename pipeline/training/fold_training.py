@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from foldblend.errors import UserError, listed
-from foldblend.runs.folder import write_json, write_table
+from foldblend.runs.folder import check_there, write_json, write_table
 from foldblend.scores.confusion import confusion_counts, worst_mistakes
 from foldblend.scores.metrics import METRICS, softmax
 from pipeline.config.settings import flatten
@@ -189,6 +189,7 @@ class _FoldTraining:
         self.trackers.confusion("val/confusion", counts_CC, names, last)
 
     def _state(self) -> dict[str, Any]:
+        check_there(self.job.folder)
         self.course.seconds = time.perf_counter() - self.start
         return {"fit": self.fit.state_dict(), "course": dict(vars(self.course))}
 

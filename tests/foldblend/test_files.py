@@ -1,16 +1,29 @@
-"""Files on disk: fast CSVs read as those of pandas do, and file permissions are right."""
+"""Files on disk: fast CSVs read as those of pandas, and nothing is lost or written elsewhere."""
 
+import errno
 import io
+import os
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from safetensors.torch import save_file
+from filelock import Timeout
 
 from foldblend.errors import UserError
-from foldblend.files import check_writable, write_with
-from foldblend.runs.folder import write_table
+from foldblend.failures import WriteFailed
+from foldblend.files import (
+    DRAFT,
+    cache_folder,
+    check_writable,
+    hold,
+    open_in_place,
+    sweep_drafts,
+    write_bytes,
+    write_with,
+)
+from foldblend.runs.folder import clear_folder, sweep, write_table
 
 PLAIN = pd.DataFrame({"image_id": ["a/1.jpg", "b/2.jpg"], "label": [3, 0], "proba": [1e-12, 1 / 3]})
 TABLES = {
@@ -42,10 +55,10 @@ def test_a_large_csv_keeps_every_digit(tmp_path):
     assert (read["x"] == table["x"]).all()
 
 
-def test_files_that_a_library_makes_private_are_as_readable_as_others(tmp_path):
+def test_written_files_are_as_readable_as_others(tmp_path):
     (tmp_path / "plain").touch()
-    write_with(tmp_path / "weights", lambda draft: save_file({"a": torch.zeros(2)}, draft))
-    assert (tmp_path / "weights").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    write_bytes(tmp_path / "written", b"a")
+    assert (tmp_path / "written").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_an_unwritable_folder_is_an_error_and_others_stay_unchanged(tmp_path):
@@ -55,3 +68,170 @@ def test_an_unwritable_folder_is_an_error_and_others_stay_unchanged(tmp_path):
     check_writable(tmp_path / "new" / "deep")
     check_writable(tmp_path)
     assert [one.name for one in tmp_path.iterdir()] == ["file"]
+
+
+def failing(number):
+    def write(draft):
+        draft.write_bytes(b"half")
+        raise OSError(number, os.strerror(number), str(draft))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "No space left on device, 5 MB needed, .* free"),
+        (errno.EDQUOT, "your quota is used up"),
+        (errno.EFBIG, "ulimit -f"),
+        (errno.EIO, "the disk failed"),
+        (errno.EROFS, "write to another disk"),
+    ],
+)
+def test_a_failed_write_is_one_line_with_the_final_path_and_leaves_the_old_file(
+    tmp_path, number, words
+):
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(WriteFailed, match=rf"/a: cannot be written \(.*{words}") as caught:
+        write_with(tmp_path / "a", failing(number), needed=5_000_000)
+    assert caught.value.errno == number
+    assert DRAFT not in str(caught.value)
+    assert [one.name for one in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I/O error: No space left on device (os error 28)",
+        "PytorchStreamWriter failed writing file data/7",
+    ],
+)
+def test_libraries_that_raise_other_errors_are_understood(tmp_path, text):
+    def write(draft):
+        raise RuntimeError(text)
+
+    with pytest.raises(WriteFailed, match="No space left on device"):
+        write_with(tmp_path / "a", write)
+
+
+def test_other_errors_and_those_for_people_stay_what_they_are(tmp_path):
+    for error in (RuntimeError("a fault of ours"), UserError("--lr 9: too much")):
+
+        def write(draft, error=error):
+            raise error
+
+        with pytest.raises(type(error)) as caught:
+            write_with(tmp_path / "a", write)
+        assert caught.value is error
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(WriteFailed, match="a: cannot be written .* a folder stands in the file's"):
+        write_bytes(tmp_path / "a", b"1")
+
+
+def test_a_link_is_replaced_and_its_target_stays(tmp_path):
+    target = tmp_path / "elsewhere"
+    target.write_text("precious")
+    (tmp_path / "a").symlink_to(target)
+    write_bytes(tmp_path / "a", b"new")
+    assert target.read_text() == "precious"
+    assert not (tmp_path / "a").is_symlink()
+
+
+def test_drafts_of_killed_writers_are_swept_and_others_stay(tmp_path):
+    (tmp_path / "tta").mkdir()
+    (tmp_path / "tta" / f"{DRAFT}1-a").write_text("half")
+    (tmp_path / f"{DRAFT}folder").mkdir()
+    precious = tmp_path / "elsewhere"
+    precious.write_text("precious")
+    (tmp_path / f"{DRAFT}link").symlink_to(precious)
+    seen = []
+
+    def write(draft):
+        draft.write_text("whole")
+        sweep_drafts(tmp_path)
+        seen.append(draft.read_text())
+
+    write_with(tmp_path / "b", write)
+    assert seen == ["whole"]
+    assert {one.name for one in tmp_path.rglob("*")} == {"tta", "elsewhere", "b"}
+    assert precious.read_text() == "precious"
+
+
+def put(path, kind, target):
+    """Put something else in the place of a file."""
+    target.write_text("precious")
+    if kind == "link":
+        path.symlink_to(target)
+    elif kind == "dangling link":
+        path.symlink_to(target.with_name("absent"))
+    elif kind == "further name":
+        path.hardlink_to(target)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "further name", "pipe", "folder"])
+def test_nothing_is_written_in_place_through_something_else(tmp_path, kind):
+    target = tmp_path / "elsewhere"
+    put(tmp_path / "a", kind, target)
+    with pytest.raises(UserError, match="a: a .* stands in its place; remove it"):
+        open_in_place(tmp_path / "a", os.O_WRONLY | os.O_TRUNC)
+    assert target.read_text() == "precious"
+    assert not target.with_name("absent").exists()
+
+
+def test_a_file_written_in_place_is_never_truncated(tmp_path):
+    (tmp_path / "a").write_text("content")
+    os.close(open_in_place(tmp_path / "a", os.O_WRONLY | os.O_TRUNC))
+    assert (tmp_path / "a").read_text() == "content"
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "further name", "pipe"])
+def test_a_lock_file_that_is_something_else_is_made_anew(tmp_path, kind):
+    target = tmp_path / "elsewhere"
+    put(tmp_path / "lock", kind, target)
+    with hold(tmp_path / "lock"), pytest.raises(Timeout), hold(tmp_path / "lock"):
+        pass
+    assert target.read_text() == "precious"
+    assert target.stat().st_nlink == 1
+    assert not target.with_name("absent").exists()
+    assert (tmp_path / "lock").is_file()
+    assert not (tmp_path / "lock").is_symlink()
+
+
+def test_a_folder_in_the_place_of_a_lock_file_is_an_error(tmp_path):
+    (tmp_path / "lock").mkdir()
+    with (
+        pytest.raises(UserError, match="lock: a folder stands in its place"),
+        hold(tmp_path / "lock"),
+    ):
+        pass
+
+
+def test_a_link_to_a_folder_is_refused_before_anything_is_written_through_it(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "tta").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="run/tta: is a link to another folder"):
+        sweep(run)
+    clear_folder(run)
+    assert not list(run.iterdir())
+    assert (tmp_path / "elsewhere").is_dir()
+
+
+def test_without_a_home_the_cache_is_in_the_folder_for_temporary_files(monkeypatch):
+    monkeypatch.delenv("FOLDBLEND_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+    def no_home(self):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    assert cache_folder().is_relative_to(tempfile.gettempdir())

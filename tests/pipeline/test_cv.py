@@ -464,23 +464,3 @@ def test_config_yaml_has_the_path_of_the_data(layout_copy, tmp_path, monkeypatch
     written = yaml.safe_load((run.path / "config.yaml").read_text())
     assert written["data"] == str(layout_copy.resolve())
     assert written["resume"] is True
-
-
-def test_a_run_folder_is_locked(runs_copy, tiny_layout, cv_command):
-    from foldblend.runs.folder import lock_folder
-
-    with lock_folder(runs_copy / "alpha"):
-        done = cv_command(
-            "--data",
-            tiny_layout,
-            "--output",
-            runs_copy,
-            "--name",
-            "alpha",
-            "--backbone",
-            "test_efficientnet",
-            "--tta",
-            "hflip",
-            *TINY,
-        )
-    done.assert_one_line_error("another process")
