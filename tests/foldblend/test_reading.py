@@ -22,8 +22,6 @@ YAMLS = {
     "two documents": "--- a\n--- b",
     "a letter": "a: \x1b[31m",
     "a colon": "a: b: c",
-    "a timestamp": "a: 0001-01-01T00:00:00+99:99",
-    "a number": "a: 1:99999999999999999999:1.5e999",
 }
 JSONS = {
     "deep": "[" * 500 + "]" * 500,
@@ -39,15 +37,9 @@ JSONS = {
 @pytest.mark.parametrize("name", YAMLS)
 def test_a_hostile_yaml_is_one_line(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    try:
-        value = parse_yaml(YAMLS[name], "a.yaml", cure="mend it")
-    except UserError as error:
-        assert str(error).startswith("a.yaml: not valid YAML (")
-        assert str(error).endswith("; mend it")
-        assert len(str(error)) <= MOST_LETTERS
-    else:
-        assert name in ("a timestamp", "a number")
-        assert value
+    with pytest.raises(UserError, match=r"^a.yaml: not valid YAML \(.*\); mend it$") as caught:
+        parse_yaml(YAMLS[name], "a.yaml", cure="mend it")
+    assert len(str(caught.value)) <= MOST_LETTERS
     assert not (tmp_path / "marker").exists()
 
 
