@@ -1,0 +1,59 @@
+"""All kinds of cases, and a deterministic choice of some of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from tests.faults.code_cases import code_cases
+from tests.faults.damage_tables import table_bytes_cases, table_cases
+from tests.faults.damage_text import json_cases, yaml_cases
+from tests.faults.damage_weights import weight_cases
+from tests.faults.judge import Case
+from tests.faults.link_cases import link_cases
+
+__all__ = ["MAKERS", "QUOTAS", "all_cases", "chosen"]
+
+MAKERS: tuple[Callable[[Path], Iterator[Case]], ...] = (
+    json_cases,
+    yaml_cases,
+    table_cases,
+    table_bytes_cases,
+    weight_cases,
+    code_cases,
+    link_cases,
+)
+
+# Cases of each kind that a whole sweep runs.
+QUOTAS = {
+    "json": 600,
+    "yaml": 200,
+    "tables": 450,
+    "bytes of tables": 200,
+    "weights": 141,
+    "cache": 140,
+    "code": 260,
+    "links": 420,
+}
+
+
+def all_cases(base: Path) -> dict[str, list[Case]]:
+    """Return the cases by kind; their ids differ."""
+    found: dict[str, list[Case]] = {}
+    seen: set[str] = set()
+    for maker in MAKERS:
+        for case in maker(base):
+            if (case.kind, case.id) not in seen:
+                found.setdefault(case.kind, []).append(case)
+                seen.add((case.kind, case.id))
+    return found
+
+
+def chosen(cases: Iterable[Case], most: int, seed: int = 0) -> list[Case]:
+    """Return a sample that depends on the ids and the seed only: it is the same for all trees."""
+
+    def key(case: Case) -> str:
+        return hashlib.blake2b(f"{seed} {case.id}".encode(), digest_size=8).hexdigest()
+
+    return sorted(cases, key=key)[:most]
