@@ -90,10 +90,23 @@ def _killed_run(warm: Warm) -> None:
         raise SystemExit(f"the run was not killed in its second fold\n{done.err[-3000:]}")
 
 
+def _learn(warm: Warm, whole: Path) -> None:
+    """Run some commands, whose late imports the server makes for all that follow."""
+    restore(whole, warm.stage)
+    for number, (command, argv) in enumerate(
+        (
+            ("blend", ["outputs/full", "outputs/frozen", "--name", "b2", "--no-page"]),
+            ("run_audit", ["data/train.csv", "--quick"]),
+        )
+    ):
+        warm.run(command, argv, timeout=120, learn=str(warm.logs / f"modules_{number}"))
+
+
 def make_base(warm: Warm, store: Path) -> Path:
     """Make the world in the stage of `warm`, move a copy to `store`, and return that."""
     whole = store / "base"
     if (store / "made.json").is_file():
+        _learn(warm, whole)
         return whole
     shutil.rmtree(whole, ignore_errors=True)
     shutil.rmtree(warm.stage, ignore_errors=True)
@@ -110,6 +123,7 @@ def make_base(warm: Warm, store: Path) -> Path:
     shutil.copytree(warm.stage, whole, symlinks=True)
     seconds = round(time.monotonic() - started, 1)
     (store / "made.json").write_text(json.dumps({"tree": str(warm.tree), "seconds": seconds}))
+    _learn(warm, whole)
     return whole
 
 

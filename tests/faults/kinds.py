@@ -27,14 +27,14 @@ MAKERS: tuple[Callable[[Path], Iterator[Case]], ...] = (
 
 # Cases of each kind that a whole sweep runs.
 QUOTAS = {
-    "json": 600,
-    "yaml": 200,
-    "tables": 450,
-    "bytes of tables": 200,
-    "weights": 141,
-    "cache": 140,
-    "code": 260,
-    "links": 420,
+    "json": 450,
+    "yaml": 150,
+    "tables": 350,
+    "bytes of tables": 150,
+    "weights": 120,
+    "cache": 110,
+    "code": 220,
+    "links": 350,
 }
 
 
