@@ -1,9 +1,11 @@
 """Disk cache of equally sized records, such as decoded images, shared by folds, epochs and runs.
 
 A store is a folder for one kind of record (such as images at one size). Its file `records` has the
-records one after another, its file `keys` the 16-byte key of each, a hash of the content. Both
-files only grow. Records are written to disk before their keys: a killed process loses at most the
-records without a key, and the next fill continues from there.
+records one after another, its file `keys` the 16-byte key of each, a hash of the content, and its
+file `sums` the checksum of each. All three only grow. Records and checksums are written to disk
+before their keys: a killed process loses at most the records without a key, and the next fill
+continues from there. Stores of earlier versions have no checksums; records get one when they are
+read.
 """
 
 from __future__ import annotations
@@ -22,12 +24,12 @@ from typing import Any
 import numpy as np
 
 from foldblend.errors import UserError
-from foldblend.files import cache_folder, hold, home, open_in_place
+from foldblend.files import cache_folder, exists, hold, home, open_in_place
+from foldblend.reading import read_bounded
+from pipeline.data.records import KEY_BYTES, SUM_BYTES, Records, checksum
 
 __all__ = [
-    "KEY_BYTES",
     "MEMORY_ONLY",
-    "Records",
     "Store",
     "cache_root",
     "first_places",
@@ -35,12 +37,13 @@ __all__ = [
     "write_records",
 ]
 
-KEY_BYTES = 16
 # Values of --cache that write nothing to disk.
 MEMORY_ONLY = ("off", "ram")
 # Records are flushed after so many bytes or seconds, so a killed process loses no more than these.
 FLUSH_BYTES = 2**26
 FLUSH_SECONDS = 10.0
+# Bytes of the keys of a store: those of 268 million records.
+MOST_KEYS = 2**32
 # Errors whose cause is the disk or the folder, which a user can fix.
 DISK_ERRORS = (
     errno.ENOSPC,
@@ -56,53 +59,6 @@ DISK_ERRORS = (
 )
 
 
-@dataclass
-class Records:
-    """Selected records of a file, read through a memory map.
-
-    A pickled copy opens the file again, so that worker processes share its pages.
-    """
-
-    path: Path
-    shape: tuple[int, ...]
-    dtype: str
-    slot_N: np.ndarray
-    """Position of each record in the file, in records."""
-
-    def __post_init__(self) -> None:
-        self._map: np.ndarray | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_map": None}
-
-    def __len__(self) -> int:
-        return len(self.slot_N)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return np.asarray(self.array[self.slot_N[index]])
-
-    def take(self, rows: np.ndarray | slice) -> np.ndarray:
-        """Return a copy of the records at `rows`, number of rows x shape."""
-        return np.asarray(self.array[self.slot_N[rows]])
-
-    @property
-    def array(self) -> np.ndarray:
-        """All records of the file, read-only.
-
-        Raises UserError if the file has been removed.
-        """
-        if self._map is None:
-            try:
-                # Another process may be appending, so the file can end within a record.
-                count = int(self.slot_N.max(initial=-1)) + 1
-                self._map = np.memmap(self.path, self.dtype, "r", shape=(count, *self.shape))
-            except (OSError, ValueError):
-                raise UserError(
-                    f"{self.path}: the cache was removed or truncated while in use; run again"
-                ) from None
-        return self._map
-
-
 def write_records(
     file: int,
     first: int,
@@ -111,6 +67,7 @@ def write_records(
     size: int,
     progress: Callable[[int], object],
     flush: Callable[[int], object] = lambda _: None,
+    seen: Callable[[memoryview], object] = lambda _: None,
 ) -> int:
     """Write records to an open file and return their number.
 
@@ -128,6 +85,8 @@ def write_records(
         Called with the number of records of each batch.
     flush
         Called from time to time, and at the end, with the number of records written so far.
+    seen
+        Called with the bytes of each record, in their order.
     """
     count = flushed = 0
     since = time.monotonic()
@@ -136,7 +95,10 @@ def write_records(
             data = np.ascontiguousarray(batch)
             num, rest = divmod(data.nbytes, size)
             assert not rest, (data.shape, data.dtype, size)
-            _write_at(file, data.data.cast("B"), (first + count) * size)
+            content = data.data.cast("B")
+            for start in range(0, num * size, size):
+                seen(content[start : start + size])
+            _write_at(file, content, (first + count) * size)
             count += num
             progress(num)
             if (count - flushed) * size >= FLUSH_BYTES or time.monotonic() - since > FLUSH_SECONDS:
@@ -191,13 +153,11 @@ class Store:
 
     def records(self, keys: Sequence[bytes]) -> Records:
         """Return the records of keys, all of which must have one."""
-        slot_of = {key: slot for slot, key in enumerate(self._keys())}
-        return Records(
-            self.folder / "records",
-            self.shape,
-            self.dtype,
-            np.array([slot_of[key] for key in keys]),
-        )
+        known = self._keys()
+        slot_of = {key: slot for slot, key in enumerate(known)}
+        slot_N = np.array([slot_of[key] for key in keys], dtype=np.int64)
+        sum_N = _read_sums(self.folder, len(known))[slot_N]
+        return Records(self.folder / "records", self.shape, self.dtype, slot_N, sum_N)
 
     def fill(
         self,
@@ -255,10 +215,14 @@ class Store:
             return
         first = len(self._keys())
         listed = 0
+        found: list[int] = []
 
         def flush(count: int) -> None:
             nonlocal listed
             os.fsync(file)
+            new = np.array(found[listed:count], "<u8")
+            _write_at(sums, new.tobytes(), (first + listed) * SUM_BYTES)
+            os.fsync(sums)
             # Write at the keys' place, not at the end: an interrupted flush is repeated.
             _write_at(
                 names,
@@ -269,19 +233,27 @@ class Store:
             listed = count
 
         with contextlib.ExitStack() as stack:
-            names, file = (
-                open_in_place(self.folder / name, os.O_WRONLY) for name in ("keys", "records")
-            )
-            for one in (names, file):
-                stack.callback(os.close, one)
+            names, file, sums = (self._opened(stack, name) for name in ("keys", "records", "sums"))
             # Remove incomplete keys, keys without a record and records without a key, which a
             # killed process left.
             os.ftruncate(names, first * KEY_BYTES)
             os.ftruncate(file, first * self.size)
+            os.ftruncate(sums, first * SUM_BYTES)
             count = write_records(
-                file, first, make(todo), size=self.size, progress=progress, flush=flush
+                file,
+                first,
+                make(todo),
+                size=self.size,
+                progress=progress,
+                flush=flush,
+                seen=lambda data: found.append(checksum(data)),
             )
             assert count == len(todo), (count, len(todo))
+
+    def _opened(self, stack: contextlib.ExitStack, name: str) -> int:
+        file = open_in_place(self.folder / name, os.O_WRONLY)
+        stack.callback(os.close, file)
+        return file
 
     def _keys(self) -> list[bytes]:
         """Return the keys of the complete records, in the order of the file."""
@@ -294,13 +266,25 @@ class Store:
 
 def _read_keys(folder: Path) -> list[bytes]:
     """Return the keys of a store in the order of its records; none if there is no store."""
-    try:
-        data = (folder / "keys").read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    data = _read(folder / "keys")
     return [
         data[start : start + KEY_BYTES] for start in range(0, len(data) - KEY_BYTES + 1, KEY_BYTES)
     ]
+
+
+def _read_sums(folder: Path, count: int) -> np.ndarray:
+    """Return the checksums of a store's records, 0 where a record has none."""
+    data = _read(folder / "sums")
+    sum_N = np.zeros(count, np.uint64)
+    known_N = np.frombuffer(data, "<u8", count=min(len(data) // SUM_BYTES, count))
+    sum_N[: len(known_N)] = known_N
+    return sum_N
+
+
+def _read(file: Path) -> bytes:
+    if not exists(file):
+        return b""
+    return read_bounded(file, most=MOST_KEYS, cure="remove it, or pass another --cache-dir")
 
 
 def first_places(keys: Sequence[bytes]) -> dict[bytes, int]:

@@ -18,8 +18,9 @@ from foldblend.cli import Say
 from foldblend.errors import UserError, counted
 from foldblend.images import boxes_of, image_key
 from foldblend.progress import Task
-from pipeline.data.cache import Records, Store, cache_root, first_places, write_records
+from pipeline.data.cache import Store, cache_root, first_places, write_records
 from pipeline.data.preprocess import Preprocess
+from pipeline.data.records import Records
 from pipeline.data.threads import in_threads
 from pipeline.device import num_cores
 
@@ -85,8 +86,7 @@ class ImageSource:
         """Return the images of a table, in the table's order."""
         if self.records is None:
             return Files(table, self.preprocess)
-        records = self.records
-        return Records(records.path, records.shape, records.dtype, records.slot_N[self.rows(table)])
+        return self.records.select(self.rows(table))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from foldblend.errors import UserError
 from folds.config import DataConfig
 from folds.data.load import load_data
 from pipeline.data.augment import build_augmentation
-from pipeline.data.cache import KEY_BYTES, Store, known_keys
+from pipeline.data.cache import Store, known_keys
 from pipeline.data.dataset import (
     ImageDataset,
     ResidentLoader,
@@ -31,6 +31,7 @@ from pipeline.data.dataset import (
 )
 from pipeline.data.images import ImageSource, Room, choose_cache, open_images
 from pipeline.data.preprocess import Preprocess
+from pipeline.data.records import KEY_BYTES, SUM_BYTES
 from pipeline.data.threads import in_threads
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,6 +99,77 @@ def test_records_cut_by_a_kill_are_made_again(store):
     fill(store, [3, 4])
     assert values(store, [4, 3, 2, 1]) == [4, 3, 2, 1]
     assert (store.folder / "keys").stat().st_size == 4 * KEY_BYTES
+
+
+def damage(store, slot):
+    """Turn one bit of a record."""
+    with (store.folder / "records").open("r+b") as file:
+        file.seek(slot * store.size)
+        byte = file.read(1)[0]
+        file.seek(slot * store.size)
+        file.write(bytes([byte ^ 4]))
+
+
+def test_one_wrong_bit_of_a_record_is_found_and_the_record_is_made_again(store):
+    made = []
+    fill(store, [1, 2, 3], made)
+    damage(store, 1)
+    records = store.records([key(1), key(2), key(3)])
+    assert records[0][0, 0] == 1
+    with pytest.raises(UserError, match=r"records: record 1 of the cache is damaged"):
+        records.take(slice(None))
+    assert store.missing([key(1), key(2), key(3)]) == [1]
+    fill(store, [1, 2, 3], made)
+    assert made == [1, 2, 3, 2]
+    assert values(store, [3, 2, 1]) == [3, 2, 1]
+
+
+def test_records_of_earlier_versions_get_a_checksum_when_they_are_read(store):
+    fill(store, [1, 2, 3])
+    (store.folder / "sums").unlink()
+    assert values(store, [1, 3]) == [1, 3]
+    damage(store, 1)
+    assert values(store, [2]) == [6]  # unknown, as it was never read
+    damage(store, 2)
+    with pytest.raises(UserError, match="record 2 of the cache is damaged"):
+        values(store, [3])
+    fill(store, [4])
+    assert values(store, [4, 1]) == [4, 1]
+    assert (store.folder / "sums").stat().st_size == 4 * SUM_BYTES
+
+
+def test_a_store_that_is_cut_while_it_is_read_is_an_error_and_no_signal(store):
+    fill(store, range(200))
+    records = store.records([key(number) for number in range(200)])
+    assert records[5][0, 0] == 5
+    os.truncate(store.folder / "records", 6)
+    with pytest.raises(UserError, match="the cache was removed or truncated while in use"):
+        records.take(slice(None))
+    assert pickle.loads(pickle.dumps(records))[0][0, 0] == 0
+
+
+def test_records_are_read_in_the_order_that_is_asked_for(store):
+    numbers = [7, 3, 9, 1, 4, 8]
+    fill(store, numbers)
+    records = store.records([key(number) for number in numbers])
+    rows = np.array([4, 5, 0, 1, 1, 3, 2])
+    assert records.take(rows)[:, 0, 0].tolist() == [numbers[row] for row in rows]
+    assert records.take(np.array([], int)).shape == (0, 3, 2)
+    assert records.select(rows).take(slice(1, 3))[:, 0, 0].tolist() == [8, 7]
+
+
+@pytest.mark.parametrize("name", ["keys", "records", "sums", "lock"])
+def test_nothing_is_written_through_links_of_a_cache(store, tmp_path, name):
+    precious = tmp_path / "elsewhere"
+    precious.write_text("precious")
+    store.folder.mkdir()
+    (store.folder / name).symlink_to(precious)
+    if name == "lock":
+        fill(store, [1])
+    else:
+        with pytest.raises(UserError, match=f"{name}: a link stands in its place; remove it"):
+            fill(store, [1])
+    assert precious.read_text() == "precious"
 
 
 def test_a_failing_record_keeps_the_finished_ones(store, monkeypatch):
@@ -396,7 +468,7 @@ def test_an_interrupted_flush_lists_no_record_twice(store, monkeypatch):
         calls.append(file)
         real(file)
         # The keys are written then, but not yet counted.
-        if len(calls) == 2:
+        if len(calls) == 3:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "fsync", interrupt)
