@@ -124,7 +124,7 @@ def write_with(path: Path, write: Callable[[Path], object], *, needed: int | Non
             draft.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, data: bytes | str) -> None:
+def write_bytes(path: Path, data: bytes | memoryview | str) -> None:
     """Write a file atomically; text as UTF-8."""
     content = data.encode() if isinstance(data, str) else data
     write_with(path, lambda draft: draft.write_bytes(content), needed=len(content))

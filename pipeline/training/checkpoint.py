@@ -6,6 +6,8 @@ with `weights_only`, so that a file cannot execute code.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +15,26 @@ from typing import Any
 
 import torch
 
-from foldblend.files import write_with
+from foldblend.files import write_bytes
+from foldblend.reading import read_bounded
 
 __all__ = ["CHECKPOINT", "Checkpoints"]
 
 CHECKPOINT = "last.ckpt"
 # Raise this when the content of a checkpoint changes: older ones are then ignored.
 FORMAT = 1
+
+
+# torch's reader checks no checksum, so the file ends with one of our own.
+MAGIC = b"checksum"
+SUM_BYTES = 16
+FOOTER_BYTES = len(MAGIC) + SUM_BYTES
+MOST_BYTES = 2**40
+
+
+def _footer(content: memoryview) -> bytes:
+    """Return what follows the content that torch wrote."""
+    return MAGIC + hashlib.blake2b(content, digest_size=SUM_BYTES).digest()
 
 
 class Checkpoints:
@@ -34,7 +49,7 @@ class Checkpoints:
     def load(self) -> dict[str, Any] | None:
         """Return the saved state, or None without a readable checkpoint of this run."""
         try:
-            payload = torch.load(self.file, map_location="cpu", weights_only=True)
+            payload = torch.load(io.BytesIO(self._content()), map_location="cpu", weights_only=True)
             ours = payload["format"] == FORMAT and payload["run_key"] == self.run_key
             return dict(payload["state"]) if ours else None
         except Exception:
@@ -44,8 +59,27 @@ class Checkpoints:
     def save(self, state: dict[str, Any]) -> None:
         """Write a checkpoint and replace the previous one atomically."""
         payload = {"format": FORMAT, "run_key": self.run_key, "state": state}
-        write_with(self.file, lambda draft: torch.save(payload, draft))
+        content = io.BytesIO()
+        torch.save(payload, content)
+        footer = _footer(content.getbuffer())
+        content.seek(0, io.SEEK_END)
+        content.write(footer)
+        write_bytes(self.file, content.getbuffer())
         self.saved = time.monotonic()
+
+    def _content(self) -> memoryview:
+        """Return the content that torch wrote. Raises ValueError if the file has changed since.
+
+        The file of an earlier version has no checksum and is returned as it is.
+        """
+        data = memoryview(read_bounded(self.file, most=MOST_BYTES))
+        content = data[: len(data) - FOOTER_BYTES]
+        footer = bytes(data[len(content) :])
+        if not footer.startswith(MAGIC):
+            return data
+        if footer != _footer(content):
+            raise ValueError(f"{self.file}: has changed")
+        return content
 
     def save_if_due(self, state: Callable[[], dict[str, Any]]) -> None:
         """Write a checkpoint if the last one is at least `every` seconds old."""

@@ -171,6 +171,21 @@ def test_checkpoints_need_an_equal_run_key_and_execute_no_code(tmp_path):
     assert checkpoints.load() is None
 
 
+def test_a_checkpoint_with_a_wrong_bit_is_not_used_and_one_without_a_checksum_is(tmp_path):
+    checkpoints = Checkpoints(tmp_path, {"configuration": "a"}, every=1e6)
+    checkpoints.save({"weights": torch.arange(1000.0)})
+    data = checkpoints.file.read_bytes()
+    for place in range(0, len(data) - 24, 97):
+        wrong = bytearray(data)
+        wrong[place] ^= 1 << place % 8
+        checkpoints.file.write_bytes(wrong)
+        assert checkpoints.load() is None
+    checkpoints.file.write_bytes(data[:-24])  # as written by earlier versions
+    assert torch.equal(checkpoints.load()["weights"], torch.arange(1000.0))
+    checkpoints.file.write_bytes(data)
+    assert torch.equal(checkpoints.load()["weights"], torch.arange(1000.0))
+
+
 def test_a_loss_that_is_not_finite_is_reported_with_fold_step_and_images(
     tiny_layout, tmp_path, cv_command, monkeypatch
 ):
