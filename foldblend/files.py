@@ -20,6 +20,7 @@ from foldblend.failures import failed_write
 __all__ = [
     "DRAFT",
     "cache_folder",
+    "check_no_link",
     "check_writable",
     "exists",
     "hold",
@@ -153,6 +154,16 @@ def _is_left(draft: Path) -> bool:
             return True
     except Timeout:
         return False
+
+
+def check_no_link(*folders: Path) -> None:
+    """Raise UserError if one of these folders is a link, so that files go elsewhere."""
+    for folder in folders:
+        if folder.is_symlink():
+            raise UserError(
+                f"{folder}: is a link to another folder, in which nothing is written; remove the"
+                " link"
+            )
 
 
 def open_in_place(path: Path, flags: int) -> int:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from foldblend.errors import UserError
-from foldblend.files import cache_folder, exists, hold, home, open_in_place
+from foldblend.files import cache_folder, check_no_link, exists, hold, home, open_in_place
 from foldblend.reading import read_bounded
 from pipeline.data.records import KEY_BYTES, SUM_BYTES, Records, checksum
 
@@ -187,6 +187,7 @@ class Store:
         UserError
             If the disk is full or the folder cannot be written.
         """
+        check_no_link(self.folder, self.folder.parent)
         # A complete store is not locked, so that it may be on a read-only disk.
         if not self.missing(keys):
             progress(len({*keys}))

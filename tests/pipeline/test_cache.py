@@ -172,6 +172,14 @@ def test_nothing_is_written_through_links_of_a_cache(store, tmp_path, name):
     assert precious.read_text() == "precious"
 
 
+def test_a_store_that_is_a_link_is_refused(store, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    store.folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="is a link to another folder, in which nothing is written"):
+        fill(store, [1])
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 def test_a_failing_record_keeps_the_finished_ones(store, monkeypatch):
     # Flush after two records.
     monkeypatch.setattr("pipeline.data.cache.FLUSH_BYTES", 12)

@@ -292,7 +292,7 @@ def test_old_runs_get_their_reference_at_the_first_prediction(copy, images):
     assert (copy / "alpha" / REFERENCE).read_bytes() == data
 
 
-@pytest.mark.parametrize("damage", ["other weights", "no file of this kind"])
+@pytest.mark.parametrize("damage", ["other weights", "no file of this kind", "a wrong bit"])
 def test_a_reference_that_does_not_fit_is_made_again(copy, damage):
     file = copy / "beta" / REFERENCE
     data = file.read_bytes()
@@ -300,6 +300,8 @@ def test_a_reference_that_does_not_fit_is_made_again(copy, damage):
         rng = np.random.default_rng(0)
         other = make_reference(rng.normal(size=(9, 4)), rng.normal(size=(9, 4)), np.ones((9, 3)))
         keep_reference(file.parent, "other", other)
+    elif damage == "a wrong bit":
+        file.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
     else:
         file.write_bytes(data[:50])
     add_reference(FolderWeights(file.parent), say=quiet)
