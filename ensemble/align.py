@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 
 from foldblend.errors import UserError, listed
-from foldblend.runs.check import ROW_COLUMNS, check_rows, check_rows_once
-from foldblend.runs.folder import logit_columns, read_table
+from foldblend.runs.broken import BrokenRun
+from foldblend.runs.folder import logit_columns
 from foldblend.runs.rows import group_name_of
 from foldblend.runs.run import Run
+from foldblend.runs.tables import ROW_COLUMNS, check_rows_once
 from foldblend.words import plural
 
 __all__ = ["Aligned", "Member", "align"]
@@ -42,21 +43,11 @@ class Member:
     def _read(self, name: str) -> tuple[pd.Series, np.ndarray]:
         """Return the image ids and the logits N x C float32 of a table.
 
-        Raises UserError for logits that are not finite numbers.
+        Raises BrokenRun for a damaged table. The ids are compared with those of other tables.
         """
-        path = self.run.path / f"{name}.parquet"
         columns = logit_columns(len(self.run.classes))
-        table = read_table(path, columns=["image_id", *columns])
-        try:
-            logits_NC = np.stack([table[column].to_numpy(np.float32) for column in columns], axis=1)
-        except (TypeError, ValueError):
-            raise UserError(f"{path}: its logits are not numbers; run it again") from None
-        finite_N = np.isfinite(logits_NC).all(axis=1)
-        if not finite_N.all():
-            bad = listed(table["image_id"][~finite_N])
-            raise UserError(
-                f"{path}: logits of {bad} are not finite; leave the run out or run it again"
-            )
+        table = self.run.table(name, ["image_id", *columns], unique=False)
+        logits_NC = np.stack([table[column].to_numpy(np.float32) for column in columns], axis=1)
         return table["image_id"], logits_NC
 
     def read_oof(self) -> np.ndarray:
@@ -79,7 +70,10 @@ class Member:
             if self.all_test_ids
             else pd.concat([self.test_ids, ids]).drop_duplicates()
         )
-        check_rows_once(ids, expected, f"{self.run.path}/{name}.parquet")
+        try:
+            check_rows_once(ids, expected, f"{self.run.path}/{name}.parquet")
+        except UserError as error:
+            raise BrokenRun(error, self.run.path) from None
         return logits_NC[_order(ids, self.test_ids)]
 
 
@@ -161,7 +155,7 @@ def _ahead(members: Sequence[Member], read: Callable[[Member], np.ndarray]) -> I
 
 def _keys(run: Run) -> pd.DataFrame:
     """Return a run's rows without logits."""
-    return read_table(run.path / "oof.parquet", columns=ROW_COLUMNS)
+    return run.table("oof", ROW_COLUMNS)
 
 
 def _order(ids: pd.Series, wanted: pd.Series) -> np.ndarray:
@@ -222,7 +216,6 @@ def _join(
 
     Raises UserError if the images, labels or groups differ.
     """
-    check_rows(run, own)
     order_N = _oof_order(own, rows)
     ids = own.loc[own["repeat"] == 0, "image_id"]
     if len(ids) != size or (order_N < 0).any():
@@ -243,15 +236,9 @@ def _test_ids(runs: Sequence[Run], *, intersect: bool) -> tuple[pd.Series | None
     """
     if not all(run.info["has_test"] for run in runs):
         return None, []
-    own = [read_table(run.path / "test.parquet", columns=["image_id"])["image_id"] for run in runs]
+    own = [run.table("test", ["image_id"])["image_id"] for run in runs]
     common = own[0]
     for run, ids in zip(runs, own, strict=True):
-        if not ids.is_unique:
-            twice = ids[ids.duplicated()]
-            raise UserError(
-                f"{run.path}/test.parquet: {len(twice)} image ids occur twice ({listed(twice)});"
-                " run it again"
-            )
         if len(ids) == len(common) and (ids.to_numpy() == common.to_numpy()).all():
             continue
         missing = common[~common.isin(ids)]

@@ -24,8 +24,10 @@ from ensemble.parameters import Parameters
 from ensemble.parameters_file import PARAMETERS, to_bytes
 from foldblend.cli import Say
 from foldblend.errors import UserError, listed
+from foldblend.files import is_file
 from foldblend.flags import from_settings
 from foldblend.progress import lines_to, write
+from foldblend.runs.broken import BrokenRun
 from foldblend.runs.costs import device_of, num_passes, picture_seconds
 from foldblend.runs.derived import Derived, open_derived, write_derived
 from foldblend.runs.folder import PICTURES, lock_folder
@@ -150,8 +152,26 @@ def blend(
     several = [runs] if isinstance(runs, (str, Path, Run)) else runs
     paths = tuple(str(getattr(run, "path", run)) for run in several)
     config = from_settings(BlendConfig, {**settings, "runs": paths})
+    broken: dict[Path, str] = {}
+    while True:
+        try:
+            return _blend(config, broken, say)
+        except BrokenRun as error:
+            # Damage may show only when tables are read; nothing is written before that.
+            named = {Path(path).resolve(): path for path in config.runs}
+            folder = None if error.folder is None else error.folder.resolve()
+            if folder not in named or len(named) == 1 or config.config is not None:
+                raise
+            broken[folder] = error.why
+            say(f"left out {named[folder]}: {error.why}")
+
+
+def _blend(config: BlendConfig, broken: Mapping[Path, str], say: Say) -> Run:
+    """Blend the runs of `config` but for broken ones, given by folder with the reason."""
     found, skipped = find_members(
-        config.runs, include_blends=config.include_blends or config.config is not None
+        config.runs,
+        include_blends=config.include_blends or config.config is not None,
+        broken=broken,
     )
     if config.config is not None and skipped and config.runs == read_blend_file(config.config).runs:
         raise UserError(
@@ -220,9 +240,8 @@ def blend(
             "test_is_mean": aligned.tests_are_means,
             **_costs(members, shares),
         }
-        pictures = next(
-            (run.path / PICTURES for run in members if (run.path / PICTURES).is_file()), None
-        )
+        of_images = next((run for run in members if is_file(run.path / PICTURES)), None)
+        pictures = None if of_images is None else of_images.tables.data(PICTURES)
         sections = dict(made.sections)
         if decided.costs is not None:
             label_N = aligned.rows["label"].to_numpy()

@@ -12,7 +12,7 @@ from foldblend.runs.run import Run
 
 __all__ = ["check_members", "find_members", "member_record", "of_one_data_set"]
 
-BLENDED = (*NEEDED, "answers", "has_test", "name", "num_test_folds")
+BLENDED = (*NEEDED, "answers", "has_test", "name", "num_test_folds", "run_key")
 
 
 def _why_not(path: Path, *, blends: bool) -> str | None:
@@ -45,7 +45,7 @@ def _counted_twice(members: Sequence[Run]) -> Iterator[tuple[Run, str]]:
         if "of" in run.info:
             family_of.setdefault(run.info["of"]["oof"], []).append(run)
     for oof, family in family_of.items():
-        *others, last = sorted(family, key=lambda run: (run.info["finished"], run.name))
+        *others, last = sorted(family, key=lambda run: (run.info.get("finished", 0), run.name))
         # A TTA run that uses no augmentation has the same rows as its run: only runs without "of"
         # are originals.
         originals = [run for run in members if "of" not in run.info and run.oof_hash == oof]
@@ -56,11 +56,21 @@ def _counted_twice(members: Sequence[Run]) -> Iterator[tuple[Run, str]]:
 
 
 def find_members(
-    paths: Sequence[str | Path], *, include_blends: bool = False
+    paths: Sequence[str | Path],
+    *,
+    include_blends: bool = False,
+    broken: Mapping[Path, str] | None = None,
 ) -> tuple[list[Run], list[tuple[Path, str]]]:
     """Return the runs among `paths`, in their order, and the skipped paths with the reason.
 
-    Blends are included with `include_blends`, or if there is a single path.
+    Parameters
+    ----------
+    paths
+        Folders of runs.
+    include_blends
+        Whether earlier blends may be members; they may if there is a single path.
+    broken
+        Resolved folders that are known to be damaged, with the reason.
 
     Raises
     ------
@@ -73,6 +83,8 @@ def find_members(
         why = _why_not(path, blends=include_blends or len(paths) == 1)
         if why is None and path.resolve() in members:
             why = "given twice"
+        if why is None and broken:
+            why = broken.get(path.resolve())
         if why is None:
             members[path.resolve()] = Run(path)
         else:

@@ -90,7 +90,7 @@ def row_notes(aligned: Aligned, config: BlendConfig) -> list[str]:
             "members have different corrections: the blend uses the original labels, before"
             " corrections"
         )
-    if first.info["data"]["is_demo"]:
+    if first.info["data"].get("is_demo"):
         notes.append(
             "demo set with synthetic faces: it only shows that everything runs;"
             " its scores mean nothing"

@@ -17,6 +17,7 @@ from foldblend.errors import UserError, did_you_mean, require
 from foldblend.failures import memory_failure, os_failure
 from foldblend.flags import aliases_of, flag_name, flags_of
 from foldblend.help import HELP_FLAGS, About, help_text
+from foldblend.runs.unchecked import take_note
 from foldblend.streams import escape_unprintable, flush_output, open_standard_streams
 
 __all__ = [
@@ -194,6 +195,9 @@ def run_command(
     escape_unprintable()
     try:
         command()
+        note = take_note()
+        if note is not None:
+            print(note, file=sys.stderr)
         flush_output()
     except UserError as error:
         return _failed(str(error))

@@ -72,14 +72,15 @@ def read_bounded(path: str | Path, *, most: int, cure: str = "check the path") -
             )
         try:
             # A file that grows while it is read stays within the bound.
-            data = b"".join(_chunks(file, most))
+            data = b"".join(_chunks(file, most, size + 1))
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); {cure}") from None
     return data
 
 
-def _chunks(file: BinaryIO, most: int) -> Iterator[bytes]:
-    while most > 0 and (data := file.read(most)):
+def _chunks(file: BinaryIO, most: int, step: int) -> Iterator[bytes]:
+    # Memory for a whole step is asked for before it is read.
+    while most > 0 and (data := file.read(min(most, step))):
         most -= len(data)
         yield data
 

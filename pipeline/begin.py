@@ -13,7 +13,8 @@ import pandas as pd
 from foldblend.cli import Say
 from foldblend.errors import UserError, counted
 from foldblend.runs.environment import describe_environment
-from foldblend.runs.folder import FORMAT, PICTURES, file_hash, read_json, write_json, write_table
+from foldblend.runs.folder import FORMAT, PICTURES, file_hash, write_json, write_table
+from foldblend.runs.schema import read_info
 from foldblend.scores.metrics import is_ordered
 from folds.data.manifest import Manifest
 from folds.fold_file import read_fold_file
@@ -36,6 +37,7 @@ def first_record(run: Prepared, folder: Path) -> dict[str, Any]:
         "status": "running",
         "name": folder.name,
         "run_key": run.run_key,
+        **({"sources": run.sources} if run.sources else {}),
         "data": {
             "name": manifest.name,
             "hash": run.run_key["data"],
@@ -128,9 +130,7 @@ def begin_run(run: Prepared, folder: Path, info: dict[str, Any], say: Say) -> di
         f" {counted(machine.threads, 'thread')}, {counted(machine.workers, 'worker')}"
     )
     before = (
-        read_json(folder / "run.json")
-        if (folder / "run.json").is_file()
-        else {"started": round(time.time())}
+        read_info(folder) if (folder / "run.json").is_file() else {"started": round(time.time())}
     )
     # A resumed run keeps its first start. Runs of earlier versions have none.
     if "started" in before:

@@ -12,7 +12,9 @@ import safetensors.torch
 import torch
 
 from foldblend.files import remove, write_bytes
-from foldblend.runs.folder import check_there, file_hash, read_json, with_logits, write_table
+from foldblend.runs.folder import check_there, file_hash, with_logits, write_table
+from foldblend.runs.schema import read_done
+from foldblend.runs.tables import TableReader
 from pipeline.job import Prepared, TrainingJob
 from pipeline.training.checkpoint import CHECKPOINT
 from tta.merge import mean_logit
@@ -22,6 +24,7 @@ __all__ = [
     "finished_folds",
     "fold_key",
     "fold_record",
+    "fold_tables",
     "start_fold",
     "view_tables",
     "write_fold",
@@ -36,7 +39,7 @@ def finished_fold(folder: Path, index: int, run_key: dict[str, str]) -> dict[str
     done_file = folder / f"fold_{index}" / "done.json"
     if not done_file.is_file():
         return None
-    done = read_json(done_file)
+    done = read_done(folder, index)
     files = {folder / name: digest for name, digest in done["files"].items()}
     intact = all(file.is_file() and file_hash(file) == digest for file, digest in files.items())
     return dict(done) if intact and done["run_key"] == run_key else None
@@ -61,6 +64,12 @@ def finished_folds(
     for index in [index for index, fold in done.items() if fold is not None]:
         (folder / f"fold_{index}" / CHECKPOINT).unlink(missing_ok=True)
     return done
+
+
+def fold_tables(folder: Path, info: Mapping[str, Any]) -> TableReader:
+    """Return the reader of the tables of finished folds, from a run.json with its folds."""
+    hashes = {name: one for fold in info["folds"] for name, one in fold["files"].items()}
+    return TableReader(folder, info, hashes)
 
 
 def view_tables(ids: pd.Series, logits_of: Mapping[str, np.ndarray]) -> pd.DataFrame:

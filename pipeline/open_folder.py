@@ -10,8 +10,9 @@ import yaml
 
 from foldblend.errors import UserError
 from foldblend.files import write_bytes
-from foldblend.runs.folder import check_there, clear_folder, is_empty, read_json
+from foldblend.runs.folder import check_there, clear_folder, is_empty
 from foldblend.runs.run import Run
+from foldblend.runs.schema import read_info
 from folds.data.manifest import Manifest
 from pipeline.config.identity import changed_keys, keep_defaults
 from pipeline.config.resolved import ResolvedConfig
@@ -86,7 +87,7 @@ def open_folder(
             raise UserError(f"{folder}: exists and is not a run folder; pass another --name")
         return
     free = _free_name(folder)
-    old = read_json(folder / "run.json")
+    old = read_info(folder)
     if old.get("kind") != "cv":
         raise UserError(
             f"{folder}: is a {old.get('kind')}, not a cross-validated run; pass --name {free}"
@@ -107,7 +108,7 @@ def open_folder(
 def check_still_there(folder: Path, info: Mapping[str, Any]) -> None:
     """Raise UserError if a run folder was removed or replaced while its folds were trained."""
     check_there(folder)
-    if read_json(folder / "run.json").get("run_key") != info["run_key"]:
+    if read_info(folder).get("run_key") != info["run_key"]:
         raise UserError(
             f"{folder}: was made again with other settings while its folds were trained; pass"
             " another --name"

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from foldblend.cli import parse_flags, run_command
-from foldblend.errors import UserError
+from foldblend.errors import UserError, listed
 from foldblend.help import About
 from foldblend.scores.metrics import MEAN_COST, check_metric
 
@@ -117,6 +117,7 @@ def _without_predictions(board: dict[str, Any]) -> dict[str, Any]:
 def _write_reports(config: ReportConfig) -> None:
     """Write reports again. Raises UserError at the end if one could not be written."""
     # These import pandas and matplotlib, which take a while, so the flags are checked first.
+    from foldblend.runs.broken import BrokenRun
     from foldblend.runs.folder import lock_folder
     from reports.board.leaderboard import find_runs
     from reports.run.report import write_report
@@ -127,16 +128,24 @@ def _write_reports(config: ReportConfig) -> None:
     for one in skipped:
         print(f"skipped {one['path']}: {one['why']}", file=sys.stderr)
     failed = []
+    written = 0
     for run in runs:
         try:
             with lock_folder(run.path):
                 write_report(run, page=config.page)
             print(f"report written again: {run.path}")
+            written += 1
+        except BrokenRun as error:
+            print(f"skipped {run.path}: {error.why}", file=sys.stderr)
+            skipped.append({"path": str(run.path), "why": error.why})
         except UserError as error:
             # The other reports are still written.
             failed.append(str(error))
     if failed:
         raise UserError(f"reports not written: {'; '.join(failed)}")
+    if not written:
+        reasons = listed("{path}: {why}".format(**one) for one in skipped)
+        raise UserError(f"no report was written ({reasons}); make the runs again")
 
 
 def leaderboard(argv: Sequence[str]) -> int:

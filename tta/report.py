@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from foldblend.runs.folder import read_table, rows_like
+from foldblend.runs.folder import rows_like
 from foldblend.runs.oof import oof_arrays
 from foldblend.runs.run import Run
 from foldblend.scores.error_costs import metric_of
@@ -21,6 +21,7 @@ from tta.crossfit import CrossFit, Part, cross_fit_path
 from tta.evaluate import effects
 from tta.merge import MERGES
 from tta.policy import IDENTITY, Policy, SavedViews
+from tta.saved_views import saved_rows
 from tta.views.names import is_device_view
 
 __all__ = [
@@ -289,13 +290,13 @@ def view_section(run: Run) -> dict[str, Any]:
     """Return a section on each view and their merge, compared with the unaugmented image."""
     num_folds = run.info["num_folds"]
     arrays = oof_arrays(run)
-    files = [
-        run.path / "tta" / f"oof_fold_{index}.parquet"
-        for index in range(run.info["num_repeats"] * num_folds)
-    ]
     views = pd.concat(
-        [read_table(file).assign(repeat=index // num_folds) for index, file in enumerate(files)]
+        [
+            saved_rows(run, index, "oof").assign(repeat=index // num_folds)
+            for index in range(run.info["num_repeats"] * num_folds)
+        ]
     )
+    views = views[views["view"].isin(run.info["views"])]
     proba_of = {
         str(name): softmax(run.logits(rows_like(table, run.oof)))
         for name, table in views.groupby("view", sort=False)

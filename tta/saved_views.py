@@ -8,14 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated, TypedDict
 
 import pandas as pd
 
 from foldblend.errors import UserError, listed
-from foldblend.runs.check import finished_run
+from foldblend.runs.broken import BrokenRun
+from foldblend.runs.check import NEEDED, finished_run
+from foldblend.runs.checked import between
 from foldblend.runs.costs import num_models
-from foldblend.runs.folder import file_hash, read_json, read_table, write_json, write_table
+from foldblend.runs.folder import file_hash, write_json, write_table
+from foldblend.runs.info import MOST_IMAGES, MOST_SECONDS
 from foldblend.runs.run import Run
+from foldblend.runs.schema import read_checked, read_done
+from foldblend.runs.tables import check_rows_once
+from foldblend.runs.unchecked import note_unchecked
 from tta.views.names import VIEWS_VERSION, draw_of, is_device_view
 
 __all__ = [
@@ -33,19 +40,28 @@ __all__ = [
 
 TIMES = "tta/times.json"
 PIPELINES = "tta/pipelines.json"
+HASHES = "tta/hashes.json"
+AGAIN = "remove it, and it is written again"
+
+
+class _Time(TypedDict):
+    """Time of a view."""
+
+    pictures: Annotated[int, between(1, MOST_IMAGES)]
+    seconds: Annotated[float, between(0, MOST_SECONDS)]
 
 
 def open_models(folder: Path) -> Run:
-    """Return a finished run after checking that all of its models are present and unchanged.
+    """Return a finished run after checking that all of its models are present.
 
     Raises UserError.
     """
-    run = finished_run(folder)
+    run = finished_run(folder, needed=(*NEEDED, "answers", "has_test", "num_test_folds", "run_key"))
     if run.info["kind"] != "cv":
         whose = listed(
             [run.info["of"]["name"]]
             if "of" in run.info
-            else [one["name"] for one in run.info["members"]]
+            else [one["name"] for one in run.info.get("members", ())]
         )
         raise UserError(
             f"{folder}: is a {run.info['kind']} and has no models; pass the run it was made from:"
@@ -62,10 +78,9 @@ def open_models(folder: Path) -> Run:
             raise UserError(
                 f"{folder}/{name}: the checkpoint is missing; run the same run_cv.py command again"
             )
-        if file_hash(folder / name) != read_json(done)["files"].get(name):
-            raise UserError(
-                f"{folder}/{name}: has changed since training; run the same run_cv.py command again"
-            )
+        # The hash is compared when the weights are read.
+        if name not in read_done(folder, index)["files"]:
+            raise BrokenRun(f"{done}: lacks the hash of {name}; make the run again", folder)
     return run
 
 
@@ -85,15 +100,14 @@ def _further(run: Run, index: int, part: str) -> Path:
 
 def _origin(run: Run, index: int) -> str:
     """Return what views added later depend on: the model's hash and the version of views."""
-    files = read_json(run.path / f"fold_{index}" / "done.json")["files"]
-    return f"{files[f'fold_{index}/best.safetensors']}, views {VIEWS_VERSION}"
+    files = read_done(run.path, index)["files"]
+    return f"{files.get(f'fold_{index}/best.safetensors')}, views {VIEWS_VERSION}"
 
 
 def _of_training(run: Run, index: int, part: str) -> pd.DataFrame:
     if len(run.info["views"]) > 1:
-        return read_table(run.path / "tta" / f"{part}_fold_{index}.parquet")
-    name = f"fold_{index}/oof.parquet" if part == "oof" else f"test_fold_{index}.parquet"
-    table = read_table(run.path / name)
+        return run.table(f"tta/{part}_fold_{index}")
+    table = run.table(f"fold_{index}/oof" if part == "oof" else f"test_fold_{index}")
     table = table[["image_id", *(name for name in table if str(name).startswith("logit_"))]]
     table.insert(1, "view", "identity")
     return table
@@ -105,13 +119,27 @@ def _added(run: Run, index: int, part: str) -> pd.DataFrame | None:
     Rows of another model, or of another version of views, are left out.
     """
     try:
-        table = (
-            read_table(_further(run, index, part)) if _further(run, index, part).is_file() else None
-        )
+        file = _further(run, index, part)
+        if not file.is_file():
+            return None
+        known = _hashes(run)
+        if f"tta/{file.name}" not in known:
+            note_unchecked(run.path)
+        table = run.with_hashes(known).read(f"tta/{file.stem}")
     except UserError:
-        # The file is broken; its views are computed again.
+        # The file is broken or has changed; its views are computed again.
         return None
-    return None if table is None else table[table["of"] == _origin(run, index)].drop(columns="of")
+    return table[table["of"] == _origin(run, index)].drop(columns="of")
+
+
+def _hashes(run: Run) -> dict[str, str]:
+    """Return the hashes of tables of views added later, by file name in the run folder."""
+    file = run.path / HASHES
+    cure = "remove it, and the views are computed again"
+    found: dict[str, str] = (
+        read_checked(file, dict[str, str], folder=run.path, cure=cure) if file.is_file() else {}
+    )
+    return found
 
 
 def saved_rows(run: Run, index: int, part: str) -> pd.DataFrame:
@@ -120,7 +148,28 @@ def saved_rows(run: Run, index: int, part: str) -> pd.DataFrame:
     `part` is oof or test.
     """
     tables = [_of_training(run, index, part), _added(run, index, part)]
-    return pd.concat([one for one in tables if one is not None and len(one)], ignore_index=True)
+    rows = pd.concat([one for one in tables if one is not None and len(one)], ignore_index=True)
+    _check_ids(run, index, part, rows)
+    return rows
+
+
+def _check_ids(run: Run, index: int, part: str, rows: pd.DataFrame) -> None:
+    """Raise BrokenRun unless each view of a fold has the fold's images."""
+    if part == "oof":
+        repeat, fold = divmod(index, run.info["num_folds"])
+        wanted = run.oof.loc[(run.oof["repeat"] == repeat) & (run.oof["fold"] == fold), "image_id"]
+    else:
+        assert run.test is not None
+        wanted = run.test["image_id"]
+    images = {*wanted}
+    for view, one in rows.groupby("view", sort=False):
+        # This test is fast; only if it fails, the slower check lists the rows.
+        if len(one) != len(images) or {*one["image_id"]} != images:
+            try:
+                what = f"{run.path}/tta: {part} of fold {index}, view {view}"
+                check_rows_once(one["image_id"], wanted, what)
+            except UserError as error:
+                raise BrokenRun(error, run.path) from None
 
 
 def add_rows(run: Run, index: int, part: str, fresh: pd.DataFrame) -> None:
@@ -128,7 +177,11 @@ def add_rows(run: Run, index: int, part: str, fresh: pd.DataFrame) -> None:
     tables = [one for one in (_added(run, index, part), fresh) if one is not None and len(one)]
     _further(run, index, part).parent.mkdir(exist_ok=True)
     table = pd.concat(tables, ignore_index=True).assign(of=_origin(run, index))
-    write_table(_further(run, index, part), table)
+    file = _further(run, index, part)
+    write_table(file, table)
+    # A process that is killed here leaves a table with another hash, which is written again.
+    name = f"tta/{file.name}"
+    write_json(run.path / HASHES, _hashes(run) | {name: file_hash(file)})
 
 
 def kept_views(run: Run) -> tuple[str, ...]:
@@ -149,7 +202,7 @@ def _pipelines(names: Sequence[str]) -> dict[str, str]:
 def check_pipelines(run: Run, names: Sequence[str]) -> None:
     """Raise UserError if an albumentations file has changed since its views were saved."""
     file = run.path / PIPELINES
-    before = read_json(file) if file.is_file() else {}
+    before = _pipelines_before(file)
     changed = [
         name for name, digest in _pipelines(names).items() if before.get(name, digest) != digest
     ]
@@ -166,17 +219,25 @@ def note_pipelines(run: Run, names: Sequence[str]) -> None:
     now = _pipelines(names)
     if now:
         file.parent.mkdir(exist_ok=True)
-        write_json(file, (read_json(file) if file.is_file() else {}) | now)
+        write_json(file, _pipelines_before(file) | now)
+
+
+def _pipelines_before(file: Path) -> dict[str, str]:
+    found: dict[str, str] = read_checked(file, dict[str, str], cure=AGAIN) if file.is_file() else {}
+    return found
+
+
+def _times(file: Path) -> dict[str, _Time]:
+    found: dict[str, _Time] = (
+        read_checked(file, dict[str, _Time], cure=AGAIN) if file.is_file() else {}
+    )
+    return found
 
 
 def view_seconds(run: Run) -> dict[str, float]:
     """Return the seconds per image of each view that was timed; views of training are not."""
-    file = run.path / TIMES
-    return (
-        {name: one["seconds"] / one["pictures"] for name, one in read_json(file).items()}
-        if file.is_file()
-        else {}
-    )
+    times = _times(run.path / TIMES)
+    return {name: one["seconds"] / one["pictures"] for name, one in times.items()}
 
 
 def note_seconds(run: Run, times: Mapping[str, tuple[int, float]]) -> None:
@@ -186,4 +247,4 @@ def note_seconds(run: Run, times: Mapping[str, tuple[int, float]]) -> None:
     """
     file = run.path / TIMES
     now = {name: {"pictures": num, "seconds": seconds} for name, (num, seconds) in times.items()}
-    write_json(file, (read_json(file) if file.is_file() else {}) | now)
+    write_json(file, {**_times(file), **now})

@@ -14,12 +14,12 @@ import pandas as pd
 from foldblend.cli import Say
 from foldblend.errors import UserError
 from foldblend.progress import lines_to, write
-from foldblend.runs.check import ROW_COLUMNS
 from foldblend.runs.costs import device_of, num_models, pass_seconds, passes_per_view
 from foldblend.runs.derived import Derived, open_derived, write_derived
 from foldblend.runs.folder import PICTURES, lock_folder, rows_like, with_logits, write_table
 from foldblend.runs.oof import oof_rows
 from foldblend.runs.run import Run
+from foldblend.runs.tables import ROW_COLUMNS
 from reports.run.screen import finish
 from tta.choose import Search, learned, searched
 from tta.config import AUTO_VIEWS, TtaConfig
@@ -41,9 +41,9 @@ from tta.views.names import parse_views
 __all__ = ["augment_run"]
 
 EFFECTS = "effects.csv"
-MACHINE = ("data", "device", "workers", "validation_batch_size")
+FURTHER = ("data", "device", "workers", "validation_batch_size", "parts", "trust_parts")
 AddViews = Callable[..., object]
-"""Function (folder, names, *, say, **machine) that predicts a run's images in further views."""
+"""Function (folder, names, *, say, **further) that predicts a run's images in further views."""
 
 
 def _saved(run: Run, names: Sequence[str]) -> SavedViews:
@@ -109,7 +109,7 @@ def _preferred(run: Run, names: Sequence[str], config: TtaConfig, written: Path)
     """
     if config.prefer is not None:
         return config.prefer
-    made = Run(written).info["run_key"] if (written / "run.json").is_file() else None
+    made = Run(written).info.get("run_key") if (written / "run.json").is_file() else None
     return SIMPLE if made == _key(run, names, config, SIMPLE) else SCORE
 
 
@@ -121,7 +121,7 @@ def _had_saved_only(run: Run, kept: Sequence[str], config: TtaConfig, written: P
     """
     if not (run.frozen and (written / "run.json").is_file()):
         return False
-    made = Run(written).info["run_key"]
+    made = Run(written).info.get("run_key")
     return any(made == _key(run, kept, config, prefer) for prefer in (SIMPLE, SCORE))
 
 
@@ -192,11 +192,11 @@ def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = write) -> 
     # Checked before the long work, so that a folder that must not be replaced is reported at once.
     open_derived(written, "tta", run_key, overwrite=config.overwrite, look=True)
     if not set(names) <= set(kept):
-        machine = {
-            name: getattr(config, name) for name in MACHINE if getattr(config, name) is not None
+        further = {
+            name: getattr(config, name) for name in FURTHER if getattr(config, name) is not None
         }
         with lines_to(say):
-            add_views(folder, names, say=say, **machine)
+            add_views(folder, names, say=say, **further)
     saved = _saved(run, names)
     search = None
     if auto:
@@ -251,7 +251,7 @@ def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = write) -> 
     }
     with lock_folder(written):
         open_derived(written, "tta", run_key, overwrite=config.overwrite)
-        pictures = folder / PICTURES
+        has_images = (folder / PICTURES).is_file()
         rows = run.oof[[*ROW_COLUMNS]]
         merged = Derived(
             like=run,
@@ -260,7 +260,7 @@ def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = write) -> 
             logits_NC=found.logits_NC,
             tests=tests,
             sections={"tta": harm},
-            pictures=pictures if pictures.is_file() else None,
+            pictures=run.tables.data(PICTURES) if has_images else None,
         )
         made = write_derived(written, merged)
         write_table(written / EFFECTS, table)

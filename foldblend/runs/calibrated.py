@@ -11,8 +11,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from foldblend.errors import UserError, listed
-from foldblend.runs.folder import read_table
+from foldblend.runs.broken import BrokenRun
 from foldblend.runs.oof import oof_rows
 from foldblend.runs.run import Run
 from foldblend.scores.calibration import Calibration, calibrate
@@ -48,22 +47,17 @@ def plain_oof(run: Run) -> np.ndarray:
 
     Raises
     ------
-    UserError
-        If plain_oof.parquet is not of these rows, or a logit is not finite.
+    BrokenRun
+        If plain_oof.parquet is not of these rows, or is damaged.
     """
     file = run.path / PLAIN_OOF
     table = run.oof
     if has_plain(run):
-        table = read_table(file)
+        table = run.table("plain_oof")
         keys = ["image_id", "repeat"]
-        if not set(keys) <= set(table) or not table[keys].equals(run.oof[keys]):
-            raise UserError(f"{file}: not the rows of oof.parquet; make the blend again")
-    logits_NC = run.logits(table)
-    bad_N = ~np.isfinite(logits_NC).all(axis=1)
-    if bad_N.any():
-        names = listed(run.oof.loc[bad_N, "image_id"])
-        raise UserError(f"{run.path}: logits of {names} are not finite; train with a lower --lr")
-    return logits_NC
+        if not table[keys].equals(run.oof[keys]):
+            raise BrokenRun(f"{file}: not the rows of oof.parquet; make the blend again", run.path)
+    return run.logits(table)
 
 
 def plain_test(run: Run) -> pd.DataFrame | None:
@@ -73,15 +67,15 @@ def plain_test(run: Run) -> pd.DataFrame | None:
 
     Raises
     ------
-    UserError
-        If plain_test.parquet is not of the images of test.parquet.
+    BrokenRun
+        If plain_test.parquet is not of the images of test.parquet, or is damaged.
     """
     file = run.path / PLAIN_TEST
     if run.test is None or not file.is_file():
         return run.test
-    table = read_table(file)
-    if "image_id" not in table or not table["image_id"].equals(run.test["image_id"]):
-        raise UserError(f"{file}: not the images of test.parquet; make the blend again")
+    table = run.table("plain_test")
+    if not table["image_id"].equals(run.test["image_id"]):
+        raise BrokenRun(f"{file}: not the images of test.parquet; make the blend again", run.path)
     return table
 
 

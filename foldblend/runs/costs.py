@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from foldblend.errors import UserError
-from foldblend.runs.folder import read_json
 from foldblend.runs.run import Run
+from foldblend.runs.schema import read_environment
 
 __all__ = [
     "device_of",
@@ -18,6 +18,9 @@ __all__ = [
     "passes_per_view",
     "picture_seconds",
 ]
+
+# A model that is slower was not measured; the inverse of a smaller number may be infinite.
+LEAST_SPEED = 1e-9
 
 
 def num_models(run: Run) -> int:
@@ -53,7 +56,9 @@ def pass_seconds(run: Run) -> float | None:
     This is the median over folds. `infer_images_per_s` of a fold counts each view of an image.
     """
     speeds = [
-        speed for fold in run.info.get("folds", ()) if (speed := fold.get("infer_images_per_s"))
+        speed
+        for fold in run.info.get("folds", ())
+        if (speed := fold.get("infer_images_per_s")) and speed > LEAST_SPEED
     ]
     return 1 / statistics.median(speeds) if speeds else None
 
@@ -80,8 +85,8 @@ def device_of(run: Run) -> str | None:
     if run.info["kind"] != "cv":
         return run.info.get("device")
     machines = [fold["environment"] for fold in run.info.get("folds", ()) if "environment" in fold]
-    if not machines and (file := run.path / "env.json").is_file():
-        machines = [read_json(file)]
+    if not machines and (written := read_environment(run.path)) is not None:
+        machines = [written]
     settings = run.settings
     found = {_device(machine, settings) for machine in machines}
     return found.pop() if len(found) == 1 else None
@@ -92,7 +97,7 @@ def _device(machine: Mapping[str, Any], settings: Mapping[Any, Any]) -> str | No
     gpus = machine.get("gpus") or []
     if kind == "cuda" and gpus:
         # With plain "cuda" the folds may have run on any of the GPUs.
-        used = gpus[int(index) :][:1] if index else gpus
+        used = gpus[int(index) :][:1] if index.isdecimal() and len(index) < 5 else gpus
         return " and ".join(sorted({*used})) or None
     if not kind or "processor" not in machine:
         return None

@@ -15,16 +15,18 @@ import numpy as np
 import pandas as pd
 
 from foldblend.errors import UserError
-from foldblend.files import check_writable, write_bytes
+from foldblend.files import check_writable, is_file, write_bytes
 from foldblend.runs.calibrated import PLAIN_OOF, PLAIN_TEST
 from foldblend.runs.environment import describe_environment
 from foldblend.runs.folder import (
     FORMAT,
     PICTURES,
     clear_folder,
+    file_hash,
     is_empty,
     logit_columns,
     sweep,
+    table_hashes,
     with_logits,
     write_json,
     write_section,
@@ -68,11 +70,10 @@ def open_derived(
             raise UserError(f"{folder}: exists and is not a run folder; pass another --name")
         return
     info = Run(folder).info
-    if info["kind"] != kind:
-        raise UserError(
-            f"{folder}: is {KINDS.get(info['kind'], 'of another kind')}; pass another --name"
-        )
-    if info["run_key"] == run_key:
+    if info.get("kind") != kind:
+        what = KINDS.get(info.get("kind", ""), "of another kind")
+        raise UserError(f"{folder}: is {what}; pass another --name")
+    if info.get("run_key") == run_key:
         return
     if not overwrite:
         raise UserError(
@@ -110,8 +111,8 @@ class Derived:
     """The tables of `tests` without offsets; none if these have no offsets."""
     sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Sections of the report, by name."""
-    pictures: Path | None = None
-    """Table of the image files of one of the runs, which is copied."""
+    pictures: bytes | None = None
+    """Content of the table of the image files of one of the runs, which is copied."""
     files: Mapping[str, bytes | str] = field(default_factory=dict)
     """Content of further files, by file name; text as UTF-8."""
 
@@ -142,7 +143,7 @@ def write_derived(folder: Path, made: Derived) -> Run:
     write_json(folder / "run.json", record | {"status": "running"})
     write_json(folder / "env.json", describe_environment())
     if made.pictures is not None:
-        write_bytes(folder / PICTURES, made.pictures.read_bytes())
+        write_bytes(folder / PICTURES, made.pictures)
     write_table(folder / "folds.csv", made.rows[["image_id", "group", "label", "repeat", "fold"]])
     write_table(folder / "oof.parquet", with_logits(made.rows, made.logits_NC))
     _write_plain(folder, made)
@@ -160,7 +161,9 @@ def write_derived(folder: Path, made: Derived) -> Run:
     for name, content in made.files.items():
         write_bytes(folder / name, content)
     finished = before.get("finished", round(time.time()))
-    write_json(folder / "run.json", record | {"status": "done", "finished": finished})
+    hashes = {"folds_hash": file_hash(folder / "folds.csv"), "files": table_hashes(folder)}
+    ended = {"status": "done", "finished": finished, **hashes}
+    write_json(folder / "run.json", record | ended)
     return Run(folder)
 
 
@@ -191,9 +194,8 @@ def _passed_on(members: Sequence[Run]) -> dict[str, Any]:
 
 def _copy_test_labels(folder: Path, members: Sequence[Run]) -> None:
     """Copy the labels of test images from the first member that has them."""
-    files = (one.path / TEST_LABELS for one in members)
-    file = next((one for one in files if one.is_file()), None)
-    if file is None:
+    run = next((one for one in members if is_file(one.path / TEST_LABELS)), None)
+    if run is None:
         (folder / TEST_LABELS).unlink(missing_ok=True)
     else:
-        write_bytes(folder / TEST_LABELS, file.read_bytes())
+        write_bytes(folder / TEST_LABELS, run.tables.data(TEST_LABELS))

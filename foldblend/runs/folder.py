@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,15 @@ import pyarrow.csv
 from filelock import Timeout
 
 from foldblend.errors import UserError
-from foldblend.files import DRAFT, hold, remove, sweep_drafts, write_bytes, write_with
+from foldblend.files import (
+    DRAFT,
+    check_no_link,
+    hold,
+    remove,
+    sweep_drafts,
+    write_bytes,
+    write_with,
+)
 from foldblend.reading import read_json_file
 
 __all__ = [
@@ -34,11 +42,10 @@ __all__ = [
     "lock_fold",
     "lock_folder",
     "logit_columns",
-    "read_csv_as_text",
     "read_json",
-    "read_table",
     "rows_like",
     "sweep",
+    "table_hashes",
     "with_logits",
     "write_json",
     "write_section",
@@ -47,6 +54,17 @@ __all__ = [
 
 FORMAT = 1
 PICTURES = "pictures.parquet"
+# Tables whose hashes run.json records, if they are there.
+TABLES = (
+    "oof.parquet",
+    "test.parquet",
+    "plain_oof.parquet",
+    "plain_test.parquet",
+    PICTURES,
+    "submission.csv",
+    "submission_ids.csv",
+    "test_labels.csv",
+)
 LOCK = ".lock"
 # A fold has a lock of its own, so that several processes can train folds of one run.
 FOLD_LOCK = ".lock-fold-"
@@ -109,39 +127,24 @@ def write_section(folder: Path, name: str, one: Mapping[str, Any]) -> None:
     write_json(folder / SECTIONS / f"{name}.json", dict(one))
 
 
-def read_table(path: Path, *, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Read a table from parquet or CSV; raise UserError if it is absent or broken.
-
-    `columns` selects columns of a parquet file (default: all).
-    """
-    try:
-        if path.suffix == ".csv":
-            return pd.read_csv(path, dtype={"image_id": str, "group": str})
-        return pd.read_parquet(path, columns=None if columns is None else list(columns))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run it again") from None
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: cannot be read ({' '.join(str(error).split())[:80]}); run it again"
-        ) from None
-
-
-def read_csv_as_text(path: Path) -> pd.DataFrame:
-    """Read a CSV of a run folder with all cells as text, so that 007 and NA stay what they are.
-
-    Raises UserError if it cannot be read.
-    """
-    try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        why = " ".join(str(error).split())[:80]
-        raise UserError(f"{path}: cannot be read ({why}); run it again") from None
-
-
 def file_hash(path: Path) -> str:
     """Return the blake2b hash of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def table_hashes(folder: Path, *, folds: bool = True) -> dict[str, str]:
+    """Return the hashes of the tables in a run folder that are read later, by file name.
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    folds
+        Whether to hash the test tables of the folds too, which a fold's done.json may have.
+    """
+    names = [*TABLES, *(sorted(one.name for one in folder.glob("test_fold_*")) if folds else [])]
+    return {name: file_hash(folder / name) for name in names if (folder / name).is_file()}
 
 
 def sweep(folder: Path) -> None:
@@ -156,12 +159,7 @@ def sweep(folder: Path) -> None:
     """
     sweep_drafts(folder)
     for path, names, _ in os.walk(folder):
-        for name in names:
-            if Path(path, name).is_symlink():
-                raise UserError(
-                    f"{Path(path, name)}: is a link to another folder, and a run writes to its own"
-                    " folder only; remove the link"
-                )
+        check_no_link(*(Path(path, name) for name in names))
 
 
 def check_there(folder: Path) -> None:

@@ -1,14 +1,21 @@
 """Types of the content of run.json; docs/run.schema.json is generated from them."""
 
 # `from __future__ import annotations` would hide Required from __required_keys__.
-from typing import Any, Literal, Required, TypedDict
+from typing import Annotated, Any, Literal, Required, TypedDict
+
+from foldblend.runs.checked import between, filled, inside, length, plain_name
 
 __all__ = [
+    "MOST_IMAGES",
+    "MOST_MODELS",
+    "MOST_SECONDS",
     "AttributeInfo",
     "DataInfo",
+    "EnvironmentInfo",
     "FoldInfo",
     "FormInfo",
     "MemberInfo",
+    "OriginInfo",
     "PreprocessInfo",
     "RegionInfo",
     "ResizeInfo",
@@ -16,13 +23,33 @@ __all__ = [
     "ScaledDecodeInfo",
 ]
 
+MOST_MODELS = 10_000
+"""Most folds times repeats of a run."""
+# A size, a number of images or a time of day that is larger is no such thing.
+MOST_PIXELS = 100_000
+MOST_IMAGES = 1_000_000_000
+MOST_SECONDS = 1e12
+
+Name = Annotated[str, filled()]
+FileName = Annotated[str, plain_name()]
+FilePath = Annotated[str, inside()]
+Count = Annotated[int, between(0, MOST_IMAGES)]
+Models = Annotated[int, between(1, MOST_MODELS)]
+Size = Annotated[int, between(1, MOST_PIXELS)]
+Seconds = Annotated[float, between(0, MOST_SECONDS)]
+# Until the year 9892: later times have no date.
+Time = Annotated[int, between(0, 250_000_000_000)]
+Label = Annotated[int, between(0, MOST_IMAGES)]
+Rgb = Annotated[list[float], length(3, 3)]
+
 
 class AttributeInfo(TypedDict, total=False):
     """A property that each class implies (see `foldblend.attributes.Attribute`)."""
 
-    name: Required[str]
-    values: Required[list[str]]
-    of_class: Required[list[int]]
+    name: Required[Name]
+    values: Required[list[Name]]
+    of_class: Required[list[Label]]
+    """Place of the value of each class in `values`."""
     ordered: bool
     """Whether the values have an order."""
 
@@ -35,38 +62,47 @@ class DataInfo(TypedDict, total=False):
     """Hash of labels and pixels."""
     train_ids_hash: str
     """Hash of the names of the labelled images; equal for runs on the same data set."""
-    num_images: int
-    num_groups: int
+    num_images: Count
+    num_groups: Count
     group_name: str
     """What a group is, in the singular; "group" where the key is absent."""
-    num_test: int
+    num_test: Count
     is_demo: bool
+
+
+class EnvironmentInfo(TypedDict, total=False):
+    """Hardware and versions (env.json); it has further keys."""
+
+    processor: str
+    gpus: list[str]
+    weights: dict[str, Any] | None
+    """Source and licence of the pretrained weights."""
 
 
 class FoldInfo(TypedDict, total=False):
     """A finished fold (its done.json)."""
 
-    repeat: int
-    fold: int
+    repeat: Annotated[int, between(0, MOST_MODELS)]
+    fold: Annotated[int, between(0, MOST_MODELS)]
     run_key: dict[str, str]
-    environment: dict[str, Any]
+    environment: EnvironmentInfo
     padded: bool
     """Whether short batches were filled up; they were not where the key is absent."""
-    files: dict[str, str]
+    files: dict[FilePath, str]
     """Hash of each file of the fold, by file name."""
     score: float | None
-    seconds: float
-    train_images_per_s: float
-    infer_images_per_s: float | None
-    micro_batch: int
-    epoch: int
-    l2: float
+    seconds: Seconds
+    train_images_per_s: Seconds
+    infer_images_per_s: Seconds | None
+    micro_batch: Count
+    epoch: Count
+    l2: Seconds
 
 
 class MemberInfo(TypedDict, total=False):
     """A member of a blend."""
 
-    name: Required[str]
+    name: Required[FileName]
     oof: Required[str]
     """Hash of the member's oof.parquet."""
     test: str
@@ -77,12 +113,20 @@ class MemberInfo(TypedDict, total=False):
 class FormInfo(TypedDict):
     """Columns of submission.csv; submission_ids.csv lists the rows where they are given."""
 
-    id_column: str
-    columns: list[str]
+    id_column: Name
+    columns: list[Name]
     """Names of the columns of values."""
     kind: Literal["labels", "probabilities"]
-    classes: list[int]
+    classes: list[Label]
     """For probabilities, the class of each column of values."""
+
+
+class OriginInfo(TypedDict):
+    """The run that a TTA'd run was made from."""
+
+    name: FileName
+    oof: str
+    """Hash of its oof.parquet."""
 
 
 class RegionInfo(TypedDict, total=False):
@@ -94,7 +138,7 @@ class RegionInfo(TypedDict, total=False):
     """Place of the boxes: x1, y1, x2, y2 in pixels of the upright image."""
     rounding: str
     """Rounding of boxes to whole pixels."""
-    share: float
+    share: Annotated[float, between(0, 1)]
     """Width and height of a centre crop, and of the crop where no face is found, as a share."""
 
 
@@ -124,12 +168,12 @@ class PreprocessInfo(TypedDict, total=False):
     Runs of earlier versions have the first six keys only.
     """
 
-    width: Required[int]
-    height: Required[int]
+    width: Required[Size]
+    height: Required[Size]
     """Size of the model's input."""
-    mean: Required[list[float]]
-    std: Required[list[float]]
-    crop_pct: Required[float]
+    mean: Required[Rgb]
+    std: Required[Rgb]
+    crop_pct: Required[Annotated[float, between(0.001, 10)]]
     decode: Required[str]
     library: str
     """The library that decodes and resizes."""
@@ -145,7 +189,7 @@ class PreprocessInfo(TypedDict, total=False):
     """The frame or page that is used of several."""
     scaled_decode: ScaledDecodeInfo
     region: RegionInfo
-    stored_size: list[int]
+    stored_size: Annotated[list[Size], length(2, 2)]
     """Width and height that the region is resized to."""
     aspect: str
     resize: ResizeInfo
@@ -166,22 +210,24 @@ class RunInfo(TypedDict, total=False):
     kind: Required[Literal["cv", "blend", "tta"]]
     status: Required[Literal["running", "done"]]
     data: Required[DataInfo]
-    classes: Required[list[str]]
+    classes: Required[list[Name]]
     """Names of the classes, in label order."""
     attributes: Required[list[AttributeInfo]]
-    num_folds: Required[int]
-    num_repeats: Required[int]
+    num_folds: Required[Models]
+    num_repeats: Required[Models]
     metric: Required[str]
     """Name of the metric of the run."""
     leaks: Required[bool]
     """Whether groups are split between folds, so that the score is too optimistic."""
-    views: Required[list[str]]
+    views: Required[list[Name]]
     """Views of test-time augmentation; empty for a blend."""
-    fewest_repeats: int
+    fewest_repeats: Models
     """Repeats of the member of a blend that has fewest; its rows stand for further repeats too."""
-    name: str
+    name: FileName
     run_key: dict[str, str]
     """Hashes that identify the run: another run of the same name has other hashes."""
+    sources: dict[str, dict[str, str]]
+    """Hashes of the source of each own part (module:name), by module."""
     answers: list[int | str]
     """Value that a submission has for each class."""
     ordered: bool
@@ -189,34 +235,35 @@ class RunInfo(TypedDict, total=False):
     submission: FormInfo
     """Form of submission.csv; the columns are ImageID and ans where the key is absent."""
     has_test: bool
-    num_test_folds: int
+    num_test_folds: Annotated[int, between(0, MOST_MODELS)]
     optimistic: bool
     """Whether epochs were chosen on the rows that are scored, so that the score is optimistic."""
     preprocess: PreprocessInfo
-    started: int
+    started: Time
     """Start time in seconds since 1970; `finished` is the end time."""
-    finished: int
-    seconds: float | None
+    finished: Time
+    seconds: Seconds | None
     """Seconds of computation, over all folds."""
     padded: bool
     """Whether short batches are filled up for logits that are kept; they are not where absent."""
     folds_hash: str
-    files: dict[str, str]
+    files: dict[FilePath, str]
+    """Hash of each table, by file name; those of a fold are in `folds`."""
     folds: list[FoldInfo]
     about: str
     notes: list[str]
     # Keys of blends and TTA'd runs only.
     costs: list[list[float]]
     """Cost of each predicted class (column) for each true class (row); only for mean_cost."""
-    passes: int
+    passes: Count
     """Forward passes per test image, over all models and views."""
-    picture_seconds: float | None
+    picture_seconds: Seconds | None
     """Seconds per test image, over all models and views; null where not measured."""
     device: str | None
     members: list[MemberInfo]
     test_is_mean: bool
-    of: dict[str, str]
-    """The run that was augmented: its name and the hash of its oof.parquet."""
+    of: OriginInfo
+    """The run that was augmented."""
     tta: dict[str, Any]
     policy: dict[str, Any]
     parts: list[dict[str, Any]]

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foldblend.errors import UserError, listed
 from foldblend.runs.run import Run
 from foldblend.scores.metrics import softmax
 from foldblend.scores.rows import Rows
@@ -32,14 +31,6 @@ def oof_rows(run: Run) -> Rows:
 
 
 def oof_arrays(run: Run) -> OofArrays:
-    """Return the out-of-fold predictions of a run as arrays.
-
-    Raises UserError if any logit is not finite.
-    """
+    """Return the out-of-fold predictions of a run as arrays; raise BrokenRun for damaged ones."""
     logits = run.logits(run.oof)
-    bad = run.oof.loc[~np.isfinite(logits).all(axis=1), "image_id"]
-    if len(bad):
-        raise UserError(
-            f"{run.path}: logits of {listed(bad)} are not finite; train with a lower --lr"
-        )
     return OofArrays(oof_rows(run), logits, softmax(logits))

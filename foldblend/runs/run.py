@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import html
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from foldblend.attributes import Attribute
-from foldblend.errors import UserError, listed
+from foldblend.errors import UserError, listed, shown
+from foldblend.files import is_file
 from foldblend.reading import read_yaml_file
+from foldblend.runs.broken import BrokenRun
 from foldblend.runs.estimator import Estimator
 from foldblend.runs.folder import (
-    FORMAT,
     file_hash,
     ids_hash,
     logit_columns,
-    read_csv_as_text,
-    read_json,
-    read_table,
 )
 from foldblend.runs.info import RunInfo
+from foldblend.runs.report_info import NEEDED, ReportInfo
+from foldblend.runs.schema import read_checked, read_info
 from foldblend.runs.submission import SubmissionForm, read_form
+from foldblend.runs.tables import TableReader, check_rows_once
+from foldblend.runs.unchecked import note_unchecked
 from foldblend.scores.metrics import TITLES, is_ordered
 from foldblend.words import plural
 
@@ -101,12 +105,43 @@ class Run(Estimator):
     @functools.cached_property
     def info(self) -> RunInfo:
         """Content of run.json: status, kind, data, classes and more (see `foldblend.runs.info`)."""
-        info = read_json(self.path / "run.json")
-        if not isinstance(info, dict) or info.get("format") != FORMAT:
-            raise UserError(
-                f"{self.path}/run.json: format is not {FORMAT}; run it again with this version"
+        return read_info(self.path)
+
+    @functools.cached_property
+    def hashes(self) -> dict[str, str]:
+        """Hashes of tables by file name, as the run recorded them when it was finished."""
+        if self.info.get("status") != "done":
+            return {}
+        of_folds = (fold.get("files", {}) for fold in self.info.get("folds", ()))
+        return {name: one for files in of_folds for name, one in files.items()} | {
+            **({"folds.csv": self.info["folds_hash"]} if "folds_hash" in self.info else {}),
+            **self.info.get("files", {}),
+        }
+
+    @functools.cached_property
+    def tables(self) -> TableReader:
+        """Reader of the tables of the run folder, which checks what it reads."""
+        absent = [name for name in ("classes", "num_folds", "num_repeats") if name not in self.info]
+        if absent:
+            raise BrokenRun(
+                f"{self.path}/run.json: lacks {listed(absent)}; run it again", self.path
             )
-        return cast("RunInfo", info)
+        return TableReader(self.path, self.info, self.hashes)
+
+    def with_hashes(self, hashes: Mapping[str, str]) -> TableReader:
+        """Return a reader that compares further tables with these hashes, by file name."""
+        return dataclasses.replace(self.tables, hashes={**self.hashes, **hashes})
+
+    def table(
+        self, name: str, columns: Sequence[str] | None = None, *, unique: bool = True
+    ) -> pd.DataFrame:
+        """Return a table of the run folder (see `foldblend.runs.tables.TableReader.read`).
+
+        Raises BrokenRun if it is absent, has changed, or is no such table.
+        """
+        if self.info.get("status") == "done" and f"{name}.parquet" not in self.hashes:
+            note_unchecked(self.path)
+        return self.tables.read(name, columns, unique=unique)
 
     @functools.cached_property
     def settings(self) -> dict[Any, Any]:
@@ -153,13 +188,29 @@ class Run(Estimator):
     @property
     def submission(self) -> SubmissionForm | None:
         """Form of submission.csv, or None where the run records none."""
-        return read_form(self.path, self.info)
+        record = self.info.get("submission")
+        return None if record is None else read_form(record, self.tables)
 
     @property
     def test_labels(self) -> pd.DataFrame | None:
         """Labels of test images: image_id, label, class and maybe group; None without any."""
-        file = self.path / TEST_LABELS
-        return read_csv_as_text(file).astype({"label": int}) if file.is_file() else None
+        if not is_file(self.path / TEST_LABELS):
+            return None
+        table = self.tables.text_table(TEST_LABELS, ["image_id", "label"])
+        # At most 9 digits, so that no number overflows.
+        good = table["label"].str.fullmatch(r"\d{1,9}")
+        label = pd.to_numeric(table["label"].where(good)).fillna(len(self.classes))
+        odd = table.loc[label >= len(self.classes), "label"]
+        if len(odd):
+            raise self.tables.broken(
+                TEST_LABELS,
+                f"label must be from 0 to {len(self.classes) - 1}, not {shown(odd.iloc[0])}; run"
+                " it again",
+            )
+        twice = table.loc[table["image_id"].duplicated(), "image_id"]
+        if len(twice):
+            raise self.tables.broken(TEST_LABELS, f"lists {listed(twice)} twice; run it again")
+        return table.assign(label=label.astype(int))
 
     @functools.cached_property
     def ids_hash(self) -> str:
@@ -167,24 +218,20 @@ class Run(Estimator):
         known = self.info["data"].get("train_ids_hash")
         # Runs of earlier versions, and those made by other programs, may lack it.
         if known is None:
-            file = self.path / "oof.parquet"
-            ids = read_table(file, columns=["image_id"])["image_id"]
-            if ids.isna().any():
-                raise UserError(
-                    f"{file}: {int(ids.isna().sum())} rows have no image_id; run it again"
-                )
+            ids = self.table("oof", ["image_id"])["image_id"]
             known = ids_hash(map(str, ids.unique()))
         return str(known)
 
     def table_hash(self, name: str) -> str:
         """Return the hash of the parquet file of a table, such as "test".
 
-        Raises UserError if the file is missing.
+        It is the recorded one, with which the file is compared whenever it is read. Raises
+        BrokenRun if the file is missing.
         """
         file = self.path / f"{name}.parquet"
-        if not file.is_file():
-            raise UserError(f"{file}: no such file; run it again, or leave this run out")
-        return file_hash(file)
+        if not is_file(file):
+            raise BrokenRun(f"{file}: no such file; run it again, or leave this run out", self.path)
+        return self.hashes.get(file.name) or file_hash(file)
 
     @functools.cached_property
     def oof_hash(self) -> str:
@@ -206,21 +253,39 @@ class Run(Estimator):
     @functools.cached_property
     def oof(self) -> pd.DataFrame:
         """Out-of-fold rows: image_id, group, label, label_raw, repeat, fold, logit_0, ..."""
-        return read_table(self.path / "oof.parquet")
+        return self.table("oof")
 
     @functools.cached_property
     def test(self) -> pd.DataFrame | None:
         """Test rows: image_id, logit_0, ... (mean over folds), or None without a test set."""
-        return read_table(self.path / "test.parquet") if self.info.get("has_test") else None
+        return self.table("test") if self.info.get("has_test") else None
 
     def test_fold(self, fold: int) -> pd.DataFrame:
-        """Return the test rows predicted by the model of one fold: image_id, logit_0, ..."""
-        return read_table(self.path / f"test_fold_{fold}.parquet")
+        """Return the test rows predicted by the model of one fold: image_id, logit_0, ...
+
+        Raises BrokenRun if it has other images than `test`.
+        """
+        table = self.table(f"test_fold_{fold}")
+        if self.test is not None and not table["image_id"].equals(self.test["image_id"]):
+            file = self.path / f"test_fold_{fold}.parquet"
+            try:
+                check_rows_once(table["image_id"], self.test["image_id"], str(file))
+            except UserError as error:
+                raise BrokenRun(error, self.path) from None
+        return table
 
     @property
     def report(self) -> dict[str, Any]:
-        """Content of report.json."""
-        return dict(read_json(self.path / "report.json"))
+        """Content of report.json.
+
+        Raises BrokenRun if it is absent or damaged.
+        """
+        # This imports what reads command lines.
+        from foldblend.cli import program
+
+        cure = f"write it again: {program('report.py')} {self.path}"
+        file = self.path / "report.json"
+        return dict(read_checked(file, ReportInfo, needed=NEEDED, folder=self.path, cure=cure))
 
     def logits(self, table: pd.DataFrame) -> np.ndarray:
         """Return the logits of a table of this run, N x C float32.

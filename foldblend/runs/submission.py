@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from foldblend.runs.folder import read_csv_as_text
+from foldblend.files import is_file
+from foldblend.runs.tables import TableReader
 from foldblend.scores.metrics import softmax
 
 __all__ = ["IDS_FILE", "SubmissionForm", "read_form", "submission_table"]
@@ -59,18 +59,14 @@ class SubmissionForm:
 DEFAULT = SubmissionForm(id_column="ImageID", columns=("ans",), kind="labels")
 
 
-def read_form(folder: Path, info: Mapping[str, Any]) -> SubmissionForm | None:
-    """Return the form of a run's submission, or None if its run.json has none.
+def read_form(record: Mapping[str, Any], tables: TableReader) -> SubmissionForm:
+    """Return the form of a run's submission from its record in run.json.
 
-    Raises UserError for a broken submission_ids.csv.
+    Raises BrokenRun for a broken submission_ids.csv.
     """
-    record = info.get("submission")
-    if record is None:
-        return None
     ids = None
-    file = folder / IDS_FILE
-    if file.is_file():
-        table = read_csv_as_text(file)
+    if is_file(tables.folder / IDS_FILE):
+        table = tables.text_table(IDS_FILE, ["image_id", "id"])
         ids = tuple(zip(table["image_id"], table["id"], strict=True))
     return SubmissionForm(
         id_column=record["id_column"],

@@ -15,7 +15,6 @@ import torch
 from foldblend.cli import Say
 from foldblend.errors import UserError
 from foldblend.progress import Task
-from foldblend.runs.folder import PICTURES, read_table
 from foldblend.runs.run import Run
 from foldblend.scores.error_costs import metric_of
 from foldblend.scores.metrics import TITLES, softmax
@@ -81,8 +80,7 @@ class Loss:
 
 def _sources(run: Run, ids: pd.Index) -> Inputs:
     """Return the images of out-of-fold rows; raise UserError if one is gone."""
-    file = run.path / PICTURES
-    table = read_table(file)
+    table = run.table("pictures")
     table = table[table["part"] == "train"].set_index("image_id").reindex(ids)
     gone = [path for path in table["path"] if not isinstance(path, str) or not Path(path).is_file()]
     if gone:

@@ -9,8 +9,10 @@ import safetensors
 import safetensors.torch
 import torch
 
-from foldblend.errors import UserError
-from foldblend.runs.folder import file_hash, read_json
+from foldblend.errors import UserError, shown
+from foldblend.files import is_file
+from foldblend.runs.schema import read_done
+from foldblend.runs.tables import read_hashed
 
 __all__ = ["FolderWeights", "State", "WeightSource"]
 
@@ -45,7 +47,6 @@ class FolderWeights:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._stamps: dict[str, tuple[int, int, int]] = {}
-        self._digests: dict[str, str] = {}
 
     def is_replaced(self) -> bool:
         """Return whether a file is gone or another one since its hash was checked."""
@@ -58,35 +59,42 @@ class FolderWeights:
         return BACKBONE if index is None else f"fold_{index}/best.safetensors"
 
     def fingerprint(self, index: int | None) -> str:
-        """Return a hash of the weights, which done.json has; an unchanged file is hashed once.
+        """Return the hash of the weights that done.json has; `read` compares the file with it.
 
-        Raises UserError if the file is missing or changed.
+        Raises UserError if the file is missing, or done.json has no hash of it.
         """
         name = self._file(index)
         file = self.folder / name
-        record = self.folder / f"fold_{index or 0}" / "done.json"
-        done = read_json(record)
-        if not isinstance(done, dict) or not isinstance(done.get("files"), dict):
-            raise UserError(f"{record}: lacks the hashes of files; run the same command again")
-        if not file.is_file():
+        if not is_file(file):
             raise UserError(f"{file}: the weights are missing; run the same command again")
-        now = _stamp(file)
-        if name not in self._digests or self._stamps[name] != now:
-            self._stamps[name] = now
-            self._digests[name] = file_hash(file)
-        digest = self._digests[name]
-        if digest != done["files"].get(name):
-            raise UserError(f"{file}: has changed since training; run the same command again")
+        self._stamps.setdefault(name, _stamp(file))
+        digest = read_done(self.folder, index or 0)["files"].get(name)
+        if digest is None:
+            raise UserError(
+                f"{self.folder}/fold_{index or 0}/done.json: lacks the hash of {name}; run the"
+                " same command again"
+            )
         return digest
 
     def read(self, index: int | None) -> State:
-        """Return the weights; raise UserError if the file cannot be read or was replaced."""
+        """Return the weights; raise UserError if the file cannot be read, or has changed."""
         name = self._file(index)
         file = self.folder / name
+        known = self.fingerprint(index)
+        data, digest = read_hashed(file, cure="make the run again")
+        if self._stamps[name] != _stamp(file):
+            raise UserError(f"{file}: was replaced while it was in use; start again")
+        if digest != known:
+            raise UserError(f"{file}: has changed since training; run the same command again")
         try:
-            if self._stamps.setdefault(name, _stamp(file)) != _stamp(file):
-                raise UserError(f"{file}: was replaced while it was in use; start again")
-            return dict(safetensors.torch.load_file(file))
-        except (OSError, safetensors.SafetensorError) as error:
-            why = " ".join(str(error).split())[:120]
+            return dict(safetensors.torch.load(data))
+        # Its own errors, and those of torch for sizes and types that do not fit.
+        except (
+            safetensors.SafetensorError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+            KeyError,
+        ) as error:
+            why = shown(" ".join(str(error).split()), most=120)
             raise UserError(f"{file}: cannot be read ({why}); make the run again") from None

@@ -13,9 +13,9 @@ import pandas as pd
 import scipy.sparse.csgraph
 
 from foldblend.errors import UserError, listed, require
-from foldblend.runs.check import check_rows, finished_run, why_unfinished
+from foldblend.runs.broken import BrokenRun
+from foldblend.runs.check import finished_run, why_unfinished
 from foldblend.runs.costs import num_models, num_passes
-from foldblend.runs.oof import oof_arrays
 from foldblend.runs.rows import group_name_of
 from foldblend.runs.run import Run
 from foldblend.scores.error_costs import common_metric, costs_among
@@ -46,9 +46,11 @@ def _check(path: Path) -> Run:
     if why is not None:
         raise UserError(why)
     run = Run(path)
-    check_rows(run, run.oof)
-    run.ids_hash  # noqa: B018 - raises if ids are missing
-    oof_arrays(run)  # raises if logits are missing or not finite
+    # Whatever is damaged raises here, so that the run is skipped.
+    run.oof  # noqa: B018
+    run.ids_hash  # noqa: B018
+    if run.test_labels is not None:
+        run.test  # noqa: B018
     return run
 
 
@@ -68,9 +70,8 @@ def find_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[dict[str, st
                 raise UserError("given twice")
             run = _check(path)
         except UserError as error:
-            skipped.append(
-                {"path": printable(path), "why": printable(str(error).removeprefix(f"{path}/"))}
-            )
+            why = error.why if isinstance(error, BrokenRun) else str(error)
+            skipped.append({"path": printable(path), "why": printable(why)})
         else:
             runs[path.resolve()] = run
     if not runs:

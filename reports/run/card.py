@@ -7,8 +7,8 @@ from typing import Any
 
 from foldblend.errors import UserError, counted, listed
 from foldblend.runs.costs import device_of, num_passes, picture_seconds
-from foldblend.runs.folder import read_json
 from foldblend.runs.run import Run
+from foldblend.runs.schema import read_environment
 from reports.blocks import section, text_block
 from reports.text import groups_of
 
@@ -56,12 +56,8 @@ def limits(run: Run, report: Mapping[str, Any]) -> list[str]:
 
 def weights_of(run: Run) -> Mapping[str, str] | None:
     """Return the source and the licence of the weights that a run started from, if recorded."""
-    file = run.path / "env.json"
-    try:
-        found = read_json(file).get("weights") if file.is_file() else None
-    except (UserError, AttributeError):
-        return None
-    return found if isinstance(found, dict) else None
+    found = read_environment(run.path)
+    return None if found is None else found.get("weights")
 
 
 def cost(run: Run) -> str | None:

@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 
 from foldblend.attributes import Attribute
+from foldblend.errors import UserError
 from foldblend.files import write_bytes
+from foldblend.reading import MOST_TEXT, read_bounded
 from foldblend.runs.calibrated import (
     Calibration,
     calibration_of,
@@ -20,9 +22,12 @@ from foldblend.runs.calibrated import (
     plain_test,
 )
 from foldblend.runs.check import finished_run
-from foldblend.runs.folder import SECTIONS, read_json, read_table, write_json, write_table
+from foldblend.runs.folder import write_json, write_table
 from foldblend.runs.oof import OofArrays, oof_arrays
+from foldblend.runs.report_info import ReportInfo
 from foldblend.runs.run import Run
+from foldblend.runs.schema import read_checked
+from foldblend.runs.tables import read_log
 from foldblend.scores.averaged import over_repeats
 from foldblend.scores.baselines import attribute_only_band, attribute_only_difference
 from foldblend.scores.error_costs import metric_of
@@ -38,6 +43,7 @@ from reports.run.summary import MOST_NAMED, summarise, summarise_test
 from reports.run.suspects import find_suspects
 from reports.run.text import is_leak_note, is_optimistic_note, render_text
 from reports.run.thumbnails import gallery_images_of
+from reports.sections_file import read_sections
 from reports.text import groups_of
 
 __all__ = ["suspects_csv", "write_report"]
@@ -94,7 +100,7 @@ def _test(run: Run, calibration: Calibration) -> dict[str, Any] | None:
     ids = run.test["image_id"]
     models = [
         run.test_fold(index).set_index("image_id").loc[ids]
-        for index in range(run.info["num_test_folds"])
+        for index in range(run.info.get("num_test_folds", 0))
     ]
     return summarise_test(
         run.logits(run.test),
@@ -109,7 +115,7 @@ def _curves(run: Run) -> list[dict[str, Any]]:
     curves: list[dict[str, Any]] = []
     for index in range(num_folds * run.info["num_repeats"]):
         file = run.path / f"fold_{index}" / "log.csv"
-        log = read_table(file) if file.is_file() else pd.DataFrame()
+        log = read_log(file) if file.is_file() else pd.DataFrame()
         if "epoch" in log:
             columns = {
                 str(name): [float(value) if np.isfinite(value) else None for value in log[name]]
@@ -129,9 +135,16 @@ def _curves(run: Run) -> list[dict[str, Any]]:
 
 def _of_first_schema(run: Run) -> dict[str, Any]:
     """Return report.json of the first schema, which has entries that moved to run.json, or {}."""
-    file = run.path / "report.json"
-    report = run.report if "about" not in run.info and file.is_file() else {}
+    report = {} if "about" in run.info else _report_before(run)
     return report if report.get("schema") == 1 else {}
+
+
+def _report_before(run: Run) -> dict[str, Any]:
+    """Return the report.json that is there, or {}; a broken one is written anew like others."""
+    try:
+        return dict(read_checked(run.path / "report.json", ReportInfo, cure=""))
+    except UserError:
+        return {}
 
 
 def _notes(run: Run, before: Mapping[str, Any], raw: object) -> list[str]:
@@ -166,12 +179,11 @@ def _without_width(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _sections(run: Run, before: Mapping[str, Any]) -> list[dict[str, Any]]:
-    files = sorted((run.path / SECTIONS).glob("*.json"))
     old = [
         section(title, comparison_block(rows))
         for title, rows in before.get("comparisons", {}).items()
     ]
-    return [*old, *(read_json(file) for file in files)]
+    return [*old, *read_sections(run.path)]
 
 
 def _suspects(run: Run, arrays: OofArrays) -> dict[str, Any]:
@@ -205,12 +217,14 @@ def suspects_csv(report: Mapping[str, Any]) -> str | None:
 def _write_suspects(run: Run, report: Mapping[str, Any]) -> None:
     """Write or remove suspects.csv, unless it was edited since it was written."""
     file = run.path / "suspects.csv"
-    before = run.path / "report.json"
-    # An edited file differs from the one that the previous report implies.
-    if file.is_file() and (
-        not before.is_file() or file.read_text(encoding="utf-8") != suspects_csv(run.report)
-    ):
-        return
+    if file.is_file():
+        try:
+            there = read_bounded(file, most=MOST_TEXT)
+        except UserError:
+            return
+        # An edited file differs from the one that the previous report implies.
+        if there != (suspects_csv(_report_before(run)) or "").encode():
+            return
     text = suspects_csv(report)
     if text is None:
         file.unlink(missing_ok=True)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from foldblend.errors import counted
-from foldblend.runs.folder import SECTIONS, read_json
 from foldblend.runs.run import Run
 from foldblend.scores.metrics import TITLES
 from reports.blocks import screen_lines as section_screen_lines
@@ -15,6 +14,7 @@ from reports.run.next_steps import next_steps
 from reports.run.report import write_report
 from reports.run.scored_test import TITLE
 from reports.run.text import single_model_note
+from reports.sections_file import read_sections
 from reports.text import folded, groups_of, num, screen_width, span, table
 
 __all__ = ["MOST_LINES", "finish", "screen_lines"]
@@ -97,8 +97,7 @@ def _worst_classes(report: Report, width: int) -> list[str]:
 
 def _blocks(run: Run) -> list[dict[str, Any]]:
     """Return what stages added to the report for this screen, such as the methods of a blend."""
-    files = sorted((run.path / SECTIONS).glob("*.json"))
-    return [block for file in files for block in read_json(file).get("screen", ())]
+    return [block for one in read_sections(run.path) for block in one.get("screen", ())]
 
 
 def _notes(report: Report, blocks: Sequence[Mapping[str, Any]], width: int) -> list[str]:
@@ -129,7 +128,7 @@ def _next(report: Report, folder: Path, width: int, most_lines: int) -> list[str
 def _files(run: Run) -> list[str]:
     page = run.path / "report.html"
     lines = [f"report: {page if page.is_file() else run.path / 'report.txt'}"]
-    if run.info["has_test"]:
+    if run.info.get("has_test"):
         lines.append(f"submission: {run.path / 'submission.csv'}")
     return lines
 

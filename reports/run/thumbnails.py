@@ -11,7 +11,8 @@ import pandas as pd
 
 from foldblend.errors import BadImage
 from foldblend.images import Box, boxes_of, crop, read_image
-from foldblend.runs.folder import PICTURES, read_table
+from foldblend.runs.broken import BrokenRun
+from foldblend.runs.folder import PICTURES
 from foldblend.runs.run import Run
 from reports.html import thumbnail
 from reports.run.gallery import GalleryImages
@@ -73,7 +74,10 @@ def gallery_images_of(run: Run, wanted: Sequence[str]) -> GalleryImages:
             {},
             f"No thumbnails: the run folder has no {PICTURES}, which lists the image files.",
         )
-    table = read_table(run.path / PICTURES)
+    try:
+        table = run.table("pictures")
+    except BrokenRun as error:
+        return GalleryImages({}, {}, f"No thumbnails: {error}.")
     table = table[table["part"] == "train"].set_index("image_id")
     here = [name for name in dict.fromkeys(wanted) if name in table.index]
     paths = dict(zip(table.index, table["path"], strict=True))

@@ -1,5 +1,7 @@
 """blend.py with fitted methods: what it chooses, writes, repeats and refuses."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +13,7 @@ from ensemble.methods.registry import METHODS
 from foldblend.runs.folder import write_table
 from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS, softmax
-from tests.makers.edits import edit_run, edit_table
+from tests.makers.edits import assert_left_out, edit_run, edit_table
 from tests.makers.synthetic_runs import write_synthetic_run
 
 FILES = (
@@ -210,8 +212,13 @@ def test_test_rows_are_joined_on_their_ids(drawn, command):
             lambda table: table.assign(image_id="x" + table["image_id"]),
             ["20 are missing", "20 unknown"],
         ),
-        (lambda table: table.assign(logit_3="x"), ["not numbers"]),
-        (lambda table: table.drop(columns="logit_3"), ["cannot be read"]),
+        (lambda table: table.assign(logit_3="x"), ["logit_3 must be numbers"]),
+        (
+            lambda table: table.assign(logit_3=pd.Timestamp("2026-01-01")),
+            ["logit_3 must be numbers", "timestamp"],
+        ),
+        (lambda table: table.assign(logit_3=1), ["logit_3 must be numbers", "int64"]),
+        (lambda table: table.drop(columns="logit_3"), ["lacks logit_3"]),
         (None, ["no such file"]),
     ],
 )
@@ -221,14 +228,12 @@ def test_damaged_test_rows_of_a_fold(drawn, command, damage, words):
         file.unlink()
     else:
         edit_table(file, damage)
-    command(drawn / "a", drawn / "b", "--method", "soft").assert_one_line_error(
-        "b/test_fold_3.parquet", *words
-    )
-    assert sorted(one.name for one in drawn.iterdir()) == ["a", "b", "c"]
+    assert_left_out(command, drawn / "a", drawn / "b", "test_fold_3.parquet", *words)
 
 
 def test_a_fitted_method_is_not_applied_to_means_over_folds(drawn, command):
-    edit_run(drawn / "b", num_test_folds=1)
+    of = {"name": "z", "oof": "0"}
+    edit_run(drawn / "b", kind="tta", of=of, passes=5, num_test_folds=1)
     write_table(drawn / "b" / "test_fold_0.parquet", pd.read_parquet(drawn / "b" / "test.parquet"))
     argv = [drawn / "a", drawn / "b"]
     command(*argv, "--method", "stack").assert_one_line_error(
@@ -298,13 +303,12 @@ def test_test_sets_that_differ(drawn, command):
 def test_damaged_test_rows(drawn, command, where):
     whole = (drawn / "b" / where).read_bytes()
     (drawn / "b" / where).write_bytes(whole[:-30])
-    argv = [drawn / "a", drawn / "b", "--method", "soft"]
-    command(*argv).assert_one_line_error(f"b/{where}", "cannot be read")
+    assert_left_out(command, drawn / "a", drawn / "b", where, "cannot be read")
+    shutil.rmtree(drawn / "rest")
     (drawn / "b" / where).write_bytes(whole)
     if where != "test.parquet":
         edit_table(drawn / "b" / where, lambda table: table.assign(logit_2=np.float32("inf")))
-        command(*argv).assert_one_line_error(f"b/{where}", "not finite")
-    assert sorted(one.name for one in drawn.iterdir()) == ["a", "b", "c"]
+        assert_left_out(command, drawn / "a", drawn / "b", where, "not finite")
 
 
 def other_folds(drawn):
@@ -356,7 +360,7 @@ def test_all_runs_skipped(drawn, command):
 
 def test_a_test_id_that_occurs_twice(drawn, command):
     edit_table(drawn / "b" / "test.parquet", lambda table: pd.concat([table, table.head(2)]))
-    command(drawn / "a", drawn / "b").assert_one_line_error("b/test.parquet", "2 image ids")
+    assert_left_out(command, drawn / "a", drawn / "b", "test.parquet", "2 doubled")
 
 
 @pytest.mark.slow

@@ -63,7 +63,10 @@ def test_costs_are_measured_where_all_are_on_one_device(tmp_path):
     config = {"device": "cuda:0"}
     runs = three(
         tmp_path,
-        *({"config": config, "folds": folds(speed, machine=GPU)} for speed in (100, 50, 400)),
+        *(
+            {"config": config, "folds": folds(speed, speed, machine=GPU)}
+            for speed in (100, 50, 400)
+        ),
     )
     cost_M, unit = costs_of(runs)
     np.testing.assert_allclose(cost_M, [4, 8, 1])
@@ -72,7 +75,7 @@ def test_costs_are_measured_where_all_are_on_one_device(tmp_path):
 
 def test_costs_are_counted_where_they_cannot_be_compared(tmp_path):
     here, there = (
-        {"config": {"device": f"cuda:{gpu}"}, "folds": folds(9, machine=GPU)} for gpu in (0, 1)
+        {"config": {"device": f"cuda:{gpu}"}, "folds": folds(9, 9, machine=GPU)} for gpu in (0, 1)
     )
     single = {"views": ["identity"], "config": {"finetune": "head"}}
     cost_M, unit = costs_of(three(tmp_path / "one", here, here, single))

@@ -108,7 +108,8 @@ def test_a_blend_applied_from_its_folder_alone_gives_its_test_logits_to_the_bit(
 def test_members_with_different_numbers_of_folds_are_blended_by_their_means(
     make, tmp_path, settings
 ):
-    edit_run(tmp_path / "outputs" / "b", num_test_folds=4)
+    of = {"name": "z", "oof": "0"}
+    edit_run(tmp_path / "outputs" / "b", kind="tta", of=of, passes=5, num_test_folds=4)
     folder = make(**settings)
     loaded = load_blend(folder)
     found = blended_test(loaded, folder.parent, folds=[None])

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from ensemble import blend as blending
 from ensemble.methods.vote import soft_vote
-from foldblend.runs.folder import logit_columns, write_table
+from foldblend.runs.folder import logit_columns
 from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS, softmax
-from tests.makers.edits import edit_run
+from tests.makers.edits import assert_left_out, edit_run, edit_table, rehash
 
 # Pages are left out because each takes about a second.
 blend = functools.partial(blending.blend, page=False, method="soft")
@@ -31,7 +31,7 @@ def quiet(_):
 
 
 def edit_oof(folder, change):
-    write_table(folder / "oof.parquet", change(pd.read_parquet(folder / "oof.parquet")))
+    edit_table(folder / "oof.parquet", change)
 
 
 @settings(max_examples=50, deadline=None)
@@ -249,28 +249,31 @@ def test_different_labels_for_one_image(runs_copy, blend_command):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda t: t.assign(logit_3=np.float32("nan")), ["beta", "not finite"]),
-        (lambda t: pd.concat([t, t.head(1)]), ["beta", "1 doubled"]),
-        (lambda t: t.head(70), ["beta", "different images"]),
-        (lambda t: t.drop(columns="logit_3"), ["beta"]),
+        (lambda t: t.assign(logit_3=np.float32("nan")), ["not finite"]),
+        (lambda t: pd.concat([t, t.head(1)]), ["1 doubled"]),
+        (lambda t: t.head(70), ["has 70 images", "84"]),
+        (lambda t: t.drop(columns="logit_3"), ["lacks logit_3"]),
     ],
 )
 @pytest.mark.parametrize("name", ["alpha", "beta"])
 def test_damaged_members_leave_nothing_behind(runs_copy, blend_command, damage, words, name):
     edit_oof(runs_copy / name, damage)
-    done = blend_command(runs_copy / "alpha", runs_copy / "beta")
-    done.assert_one_line_error(*[word.replace("beta", name) for word in words])
-    assert sorted(item.name for item in runs_copy.iterdir()) == ["alpha", "beta"]
+    good = runs_copy / ("beta" if name == "alpha" else "alpha")
+    assert_left_out(blend_command, good, runs_copy / name, *words)
+    assert sorted(item.name for item in runs_copy.iterdir()) == ["alpha", "beta", "rest"]
 
 
 def test_truncated_table_and_other_classes(runs_copy, blend_command):
     table = runs_copy / "beta" / "oof.parquet"
     whole = table.read_bytes()
     table.write_bytes(whole[:-20])
-    blend_command(runs_copy / "alpha", runs_copy / "beta").assert_one_line_error(
-        "beta/oof.parquet", "cannot be read"
-    )
+    why = "oof.parquet: has changed since the run was made"
+    assert_left_out(blend_command, runs_copy / "alpha", runs_copy / "beta", why)
+    rehash(table)
+    blend_command(runs_copy / "beta").assert_one_line_error("beta/oof.parquet", "cannot be read")
+    rehash(table)
     table.write_bytes(whole)
+    rehash(table)
     classes = Run(runs_copy / "beta").classes
     edit_run(runs_copy / "beta", classes=list(classes[::-1]))
     blend_command(runs_copy / "alpha", runs_copy / "beta").assert_one_line_error(
@@ -306,7 +309,7 @@ def test_members_with_different_folds_may_vote_with_a_note(runs_copy):
 
 
 def test_a_member_without_test_rows(runs_copy):
-    edit_run(runs_copy / "beta", has_test=False)
+    edit_run(runs_copy / "beta", has_test=False, num_test_folds=0)
     run = blend([runs_copy / "alpha", runs_copy / "beta"], say=quiet)
     assert run.test is None
     assert any("no test logits" in note for note in run.report["notes"])

@@ -25,9 +25,13 @@ from tests.makers.small_runs import GPU, LABELS, folds, write_run
 )
 def test_seconds_are_passes_times_the_median_over_folds(tmp_path, config, repeats, passes):
     """There are two folds with two views each; the median speed is 20 views per second."""
+    speeds = [30.0, 10.0] if repeats == 1 else [40.0, 10.0, 20.0, 20.0]
     run = Run(
         write_run(
-            tmp_path / "run", [LABELS] * repeats, config=config, folds=folds(40.0, 10.0, 20.0)
+            tmp_path / "run",
+            [LABELS] * repeats,
+            config=config,
+            folds=folds(*speeds),
         )
     )
     assert num_models(run) == 2 * repeats
@@ -38,7 +42,7 @@ def test_seconds_are_passes_times_the_median_over_folds(tmp_path, config, repeat
 
 
 @pytest.mark.parametrize(
-    "info", [{}, {"folds": []}, {"folds": [{"score": 1.0}]}, {"folds": folds(None, None)}]
+    "info", [{}, {"folds": []}, {"folds": [{"score": 1.0}] * 2}, {"folds": folds(None, None)}]
 )
 def test_seconds_are_unknown_if_not_measured(tmp_path, info):
     assert picture_seconds(Run(write_run(tmp_path / "run", LABELS, **info))) is None
@@ -46,10 +50,11 @@ def test_seconds_are_unknown_if_not_measured(tmp_path, info):
 
 def test_tta_runs_and_blends_record_their_costs(tmp_path):
     info = {"passes": 7, "picture_seconds": 0.5, "device": "Big", "folds": folds(10.0)}
+    info |= {"members": [{"name": "a", "oof": "0"}], "of": {"name": "a", "oof": "0"}}
     for kind in ("tta", "blend"):
         run = Run(write_run(tmp_path / kind, LABELS, kind=kind, **info))
         assert (num_passes(run), picture_seconds(run), device_of(run)) == (7, 0.5, "Big")
-    old = Run(write_run(tmp_path / "old", LABELS, kind="blend", views=[], members=[]))
+    old = Run(write_run(tmp_path / "old", LABELS, kind="blend", views=[], members=info["members"]))
     assert picture_seconds(old) is None
     assert device_of(old) is None
     with pytest.raises(UserError, match="does not record what it costs; blend its members again"):

@@ -6,7 +6,14 @@ import pytest
 
 from foldblend.runs.folder import write_json, write_table
 from foldblend.runs.rows import write_submission, write_test_labels
-from foldblend.runs.submission import IDS_FILE, SubmissionForm, read_form, submission_table
+from foldblend.runs.run import Run
+from foldblend.runs.submission import IDS_FILE, SubmissionForm, submission_table
+
+
+def info(**further):
+    found = {"format": 1, "classes": ANSWERS, "data": {"name": "zoo"}}
+    return found | {"num_folds": 1, "num_repeats": 1} | further
+
 
 TEST = pd.DataFrame(
     {
@@ -63,11 +70,11 @@ def test_one_column_for_two_classes():
 )
 def test_a_form_is_the_same_after_it_was_written(tmp_path, chosen):
     # Probabilities are calibrated on the out-of-fold rows of the folder, here of a single fold.
-    write_json(tmp_path / "run.json", {"format": 1, "classes": ANSWERS, "data": {}})
-    rows = TEST.assign(label=0, group="one", repeat=0, fold=0)
+    write_json(tmp_path / "run.json", info(submission=chosen.record()))
+    rows = TEST.assign(label=0, label_raw=0, group="one", repeat=0, fold=0)
     write_table(tmp_path / "oof.parquet", rows)
     write_submission(tmp_path, TEST, ANSWERS, chosen)
-    assert read_form(tmp_path, {"submission": chosen.record()}) == chosen
+    assert Run(tmp_path).submission == chosen
     written = pd.read_csv(tmp_path / "submission.csv", dtype=str, keep_default_na=False)
     expected = submission_table(TEST, ANSWERS, chosen)
     assert list(written) == list(expected)
@@ -75,7 +82,8 @@ def test_a_form_is_the_same_after_it_was_written(tmp_path, chosen):
 
 
 def test_a_run_without_the_key_has_no_form(tmp_path):
-    assert read_form(tmp_path, {}) is None
+    write_json(tmp_path / "run.json", info())
+    assert Run(tmp_path).submission is None
     (tmp_path / IDS_FILE).write_text("image_id,id\na,1\n")
     write_submission(tmp_path, TEST, ANSWERS)
     assert not (tmp_path / IDS_FILE).exists()

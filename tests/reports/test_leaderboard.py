@@ -283,7 +283,7 @@ def test_what_cannot_be_scored_is_skipped_with_the_reason(tmp_path, board_comman
         "damaged": "not valid JSON",
         "torn": "cannot be read",
         "short": "1 are missing (image 00)",
-        "strange": "label_raw has values outside the 3 classes",
+        "strange": "label_raw must be from 0 to 2, not 9",
         "old": "lacks num_repeats",
         "empty": "not a run folder",
         "good": "given twice",
@@ -526,19 +526,28 @@ def test_runs_with_other_attributes_share_a_board(runs_copy):
 
 
 @pytest.mark.parametrize(
-    "broken", [{"attributes": [1]}, {"num_folds": "two"}, {"data": {}}, {"attributes": None}]
+    ("broken", "why"),
+    [
+        ({"attributes": [1]}, "attributes[0]: must be an object, not 1"),
+        ({"num_folds": "two"}, "num_folds: must be a whole number, not 'two'"),
+        ({"data": {}}, "data: lacks name"),
+        ({"attributes": None}, "attributes: must be a list, not None"),
+    ],
 )
-def test_a_broken_run_is_skipped(runs_copy, broken):
+def test_a_broken_run_is_skipped(runs_copy, broken, why):
     edited = json.loads((runs_copy / "beta" / "run.json").read_text())
     (runs_copy / "beta" / "run.json").write_text(json.dumps(edited | broken))
     runs, skipped = find_runs([runs_copy / "alpha", runs_copy / "beta"])
     assert [run.name for run in runs] == ["alpha"]
-    assert "run.json is broken" in skipped[0]["why"]
+    assert skipped[0]["why"] == f"run.json: {why}; make the run again"
 
 
 def test_a_report_that_fails_does_not_stop_the_others(runs_copy, command_of):
     (runs_copy / "alpha" / "test_fold_1.parquet").unlink()
     (runs_copy / "beta" / "report.txt").unlink()
-    done = command_of(report.main)(runs_copy / "alpha", runs_copy / "beta", "--no-page")
-    done.assert_one_line_error("reports not written", "alpha")
+    command = command_of(report.main)
+    done = command(runs_copy / "alpha", runs_copy / "beta", "--no-page")
+    assert done.code == 0
+    assert "alpha: test_fold_1.parquet: no such file" in done.err
     assert (runs_copy / "beta" / "report.txt").exists()
+    command(runs_copy / "alpha").assert_one_line_error("no report was written", "test_fold_1")

@@ -1,0 +1,425 @@
+"""Tables of run folders: their columns, kinds and ranges, checked while they are read.
+
+A file is read once: its bytes are hashed, compared with the hash that the run recorded, and parsed
+from memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow
+import pyarrow.compute
+import pyarrow.parquet
+
+from foldblend.errors import UserError, listed, shown
+from foldblend.reading import open_regular
+from foldblend.runs.broken import BrokenRun
+from foldblend.runs.folder import logit_columns
+from foldblend.runs.info import MOST_MODELS
+
+__all__ = [
+    "MOST_ROWS",
+    "ROW_COLUMNS",
+    "TableReader",
+    "check_rows_once",
+    "read_hashed",
+    "read_log",
+]
+
+MOST_ROWS = 20_000_000
+"""Most rows of a table; ten million images in two repeats."""
+# Most bytes of a table that is read.
+MOST_BYTES = 2**36
+MOST_LOG = 2**28
+AGAIN = "run it again"
+
+ROW_NUMBERS = ("label", "label_raw", "repeat", "fold")
+ROW_COLUMNS = ("image_id", "group", *ROW_NUMBERS)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """Kind of a column's values; only columns of boxes and of hashes may have none."""
+
+    kind: Literal["text", "name", "whole", "logit", "number", "box"]
+    """A name is a text that is not empty."""
+    most: Callable[[TableReader], int] | None = None
+    """Largest value of whole numbers from 0 on."""
+    is_optional: bool = False
+    """Whether the table may lack it, as those of earlier versions do."""
+
+
+def _label(reader: TableReader) -> int:
+    return len(reader.info["classes"]) - 1
+
+
+def _repeat(reader: TableReader) -> int:
+    return int(reader.info["num_repeats"]) - 1
+
+
+def _fold(reader: TableReader) -> int:
+    # A blend of different folds numbers their combinations.
+    is_cv = reader.info.get("kind") == "cv"
+    return int(reader.info["num_folds"]) - 1 if is_cv else MOST_MODELS - 1
+
+
+NAME = Column("name")
+ROWS: Mapping[str, Column] = {
+    "image_id": NAME,
+    "group": Column("text"),
+    "label": Column("whole", _label),
+    "label_raw": Column("whole", _label),
+    "repeat": Column("whole", _repeat),
+    "fold": Column("whole", _fold),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Columns of a table."""
+
+    columns: Mapping[str, Column]
+    has_logits: bool = True
+    key: tuple[str, ...] = ("image_id",)
+    """Columns that identify a row."""
+
+
+OOF = Table(ROWS, key=("repeat", "image_id"))
+TEST = Table({"image_id": NAME})
+VIEWS = Table({"image_id": NAME, "view": NAME}, key=("view", "image_id"))
+FURTHER = Table({"image_id": NAME, "view": NAME, "of": NAME}, key=("of", "view", "image_id"))
+PICTURES = Table(
+    {
+        "part": NAME,
+        "image_id": NAME,
+        "path": NAME,
+        "box": Column("box", is_optional=True),
+        "content": Column("text", is_optional=True),
+    },
+    has_logits=False,
+    key=("part", "image_id"),
+)
+# Each parquet table of a run folder, by the pattern of its path without the suffix.
+TABLES = {
+    r"(plain_)?oof|fold_\d+/oof": OOF,
+    r"(plain_)?test|test_fold_\d+": TEST,
+    r"tta/(oof|test)_fold_\d+": VIEWS,
+    r"tta/further_(oof|test)_fold_\d+": FURTHER,
+    r"pictures": PICTURES,
+}
+
+
+def read_hashed(file: Path, *, most: int = MOST_BYTES, cure: str = AGAIN) -> tuple[bytes, str]:
+    """Return the content of a regular file and its hash (see `foldblend.runs.folder.file_hash`).
+
+    The bytes that are hashed are the ones that are returned. Raises UserError if the file cannot
+    be read or has more than `most` bytes.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    with open_regular(file, cure=cure) as source:
+        size = os.fstat(source.fileno()).st_size
+        if size > most:
+            raise UserError(f"{file}: has {size:,} bytes, and at most {most:,} are read; {cure}")
+        parts = []
+        left = size
+        try:
+            # One call reads at most 2 GiB. A file that another process cuts ends earlier.
+            while left and (part := source.read(left)):
+                digest.update(part)
+                parts.append(part)
+                left -= len(part)
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read ({error.strerror}); {cure}") from None
+    return parts[0] if len(parts) == 1 else b"".join(parts), digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class TableReader:
+    """Reads the tables of a run folder."""
+
+    folder: Path
+    info: Mapping[str, Any]
+    """Checked content of run.json."""
+    hashes: Mapping[str, str]
+    """Recorded hashes by file name."""
+
+    def data(self, name: str, *, cure: str = AGAIN) -> bytes:
+        """Return the content of a file of the run, after a comparison with its recorded hash.
+
+        Raises BrokenRun if the file cannot be read, or has changed.
+        """
+        file = self.folder / name
+        if not file.exists():
+            raise self.broken(name, f"no such file; {cure}")
+        try:
+            data, digest = read_hashed(file, cure=cure)
+        except UserError as error:
+            raise BrokenRun(error, self.folder) from None
+        if self.hashes.get(name, digest) != digest:
+            raise self.broken(
+                name,
+                "has changed since the run was made (its hash is not the recorded one); make the"
+                " run again, or restore the file",
+            )
+        return data
+
+    def broken(self, name: str, why: str) -> BrokenRun:
+        """Return the error for a file of the run."""
+        return BrokenRun(f"{self.folder / name}: {why}", self.folder)
+
+    def read(
+        self, name: str, columns: Sequence[str] | None = None, *, unique: bool = True
+    ) -> pd.DataFrame:
+        """Return a table of the run.
+
+        Parameters
+        ----------
+        name
+            Path of the table in the folder, without its suffix, such as "test_fold_0".
+        columns
+            Columns to read; default: all that such a table has.
+        unique
+            Whether to check that no row occurs twice, where the columns that tell are read.
+
+        Raises
+        ------
+        BrokenRun
+            If the file is absent, has changed or is no such table.
+        """
+        table = next(one for pattern, one in TABLES.items() if re.fullmatch(pattern, name))
+        file = f"{name}.parquet"
+        wanted = {**table.columns}
+        if table.has_logits:
+            wanted |= dict.fromkeys(logit_columns(len(self.info["classes"])), Column("logit"))
+        if columns is not None:
+            wanted = {one: wanted[one] for one in columns}
+        found = self._parsed(file, self.data(file), wanted)
+        for one, column in wanted.items():
+            if one in found.column_names:
+                wrong = next(_problems(found[one], column, self), None)
+                if wrong is not None:
+                    raise self.broken(file, f"{one} {wrong}; {AGAIN}")
+        rows = found.to_pandas(ignore_metadata=True)
+        for one in found.column_names:
+            if wanted[one].kind == "logit" and not np.isfinite(rows[one].to_numpy()).all():
+                bad = listed(rows.loc[~np.isfinite(rows[one]), "image_id"])
+                raise self.broken(
+                    file,
+                    f"logits of {bad} are not finite; leave the run out, or make it again with a"
+                    " lower --lr",
+                )
+        if unique and {*table.key} <= {*rows}:
+            self._check_unique(file, rows, table.key)
+            if table is OOF and "/" not in name:
+                self._check_repeats(file, rows)
+        return rows
+
+    def _parsed(self, file: str, data: bytes, wanted: Mapping[str, Column]) -> pyarrow.Table:
+        """Return the wanted columns of a parquet file, of which their types are checked."""
+        try:
+            with pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data)) as source:
+                schema = source.schema_arrow
+                # Both numbers are in the file, and either may be wrong.
+                about = source.metadata
+                groups = (about.row_group(one).num_rows for one in range(about.num_row_groups))
+                num_rows = max(about.num_rows, sum(groups))
+                wrong = _problem_of_schema(schema, wanted, num_rows, len(self.info["classes"]))
+                if wrong is None:
+                    return source.read([one for one in wanted if one in schema.names])
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            OverflowError,
+            pyarrow.ArrowException,
+        ) as error:
+            why = shown(" ".join(str(error).split()), most=80)
+            raise self.broken(file, f"cannot be read ({why}); {AGAIN}") from None
+        raise self.broken(file, f"{wrong}; {AGAIN}")
+
+    def _check_unique(self, file: str, rows: pd.DataFrame, key: Sequence[str]) -> None:
+        *within, last = key
+        parts = rows.groupby(within, sort=False) if within else [((), rows)]
+        for values, part in parts:
+            if not part[last].is_unique:
+                twice = part.loc[part[last].duplicated(), last].unique()
+                at = "".join(f", {one} {value}" for one, value in zip(within, values, strict=True))
+                raise self.broken(
+                    f"{file}{at}",
+                    f"each image must have exactly one row, but {len(twice)} doubled"
+                    f" ({listed(twice)}); {AGAIN} from the start",
+                )
+
+    def _check_repeats(self, file: str, rows: pd.DataFrame) -> None:
+        """Raise BrokenRun unless each repeat has each image; none has one twice."""
+        num_repeats = int(self.info["num_repeats"])
+        if not np.array_equal(np.unique(rows["repeat"]), np.arange(num_repeats)):
+            raise self.broken(file, f"repeats are not numbered 0 to {num_repeats - 1}; {AGAIN}")
+        ids = rows["image_id"].drop_duplicates()
+        num = self.info.get("data", {}).get("num_images", len(ids))
+        if len(ids) != num:
+            raise self.broken(file, f"has {len(ids):,} images, and run.json {num:,}; {AGAIN}")
+        for repeat, one in rows.groupby("repeat"):
+            # This test is fast; only if it fails, the slower check lists the rows.
+            if len(one) != len(ids):
+                try:
+                    where = f"{self.folder / file}, repeat {repeat}"
+                    check_rows_once(one["image_id"], ids, where)
+                except UserError as error:
+                    raise BrokenRun(error, self.folder) from None
+
+    def text_table(self, name: str, columns: Sequence[str]) -> pd.DataFrame:
+        """Return a CSV of the run with all cells as text, so that 007 and NA stay what they are.
+
+        Raises BrokenRun if it is absent, has changed, or lacks one of the columns.
+        """
+        data = self.data(name)
+        if data.count(b"\n") > MOST_ROWS + 1:
+            raise self.broken(name, f"has over {MOST_ROWS:,} rows; {AGAIN}")
+        try:
+            table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
+        except (OSError, ValueError, LookupError, OverflowError) as error:
+            why = shown(" ".join(str(error).split()), most=80)
+            raise self.broken(name, f"cannot be read ({why}); {AGAIN}") from None
+        absent = [one for one in columns if one not in table]
+        if absent:
+            raise self.broken(name, f"lacks {listed(absent)}; {AGAIN}")
+        # Rows with fewer cells than the header.
+        blank = [one for one in columns if table[one].isna().any()]
+        if blank:
+            raise self.broken(name, f"has rows without {listed(blank)}; {AGAIN}")
+        return table
+
+
+def read_log(file: Path) -> pd.DataFrame:
+    """Return the log of a fold, one row per epoch, as finite numbers or NaN.
+
+    Raises BrokenRun if it is no table of numbers.
+    """
+    folder = file.parent.parent
+    cure = "remove it to go without its curves"
+    data, _ = read_hashed(file, most=MOST_LOG, cure=cure)
+    try:
+        table = pd.read_csv(io.BytesIO(data))
+    except (OSError, ValueError, LookupError, OverflowError) as error:
+        why = shown(" ".join(str(error).split()), most=80)
+        raise BrokenRun(f"{file}: cannot be read ({why}); {cure}", folder) from None
+    # A column of texts, and numbers that float has not.
+    odd = [name for name in table if table[name].dtype.kind not in "iuf"]
+    if not odd and "epoch" in table:
+        epoch = table["epoch"]
+        odd = [] if epoch.between(0, 10**9).all() and (epoch % 1 == 0).all() else ["epoch"]
+    if odd:
+        raise BrokenRun(f"{file}: {listed(odd)} must be numbers in all rows; {cure}", folder)
+    return table
+
+
+def _problem_of_schema(
+    schema: pyarrow.Schema, wanted: Mapping[str, Column], num_rows: int, num_classes: int
+) -> str | None:
+    """Return what is wrong with the columns of a file before any is read, or None."""
+    if num_rows > MOST_ROWS:
+        return f"has {num_rows:,} rows, and at most {MOST_ROWS:,} are read"
+    if num_rows < 0:
+        return f"has {num_rows:,} rows"
+    twice = [name for name, count in Counter(schema.names).items() if count > 1]
+    if twice:
+        return f"has several columns named {listed(twice)}"
+    extra = f"logit_{num_classes}"
+    if extra in schema.names:
+        return f"has the column {extra}, and run.json has {num_classes} classes"
+    absent = [
+        name for name, one in wanted.items() if not one.is_optional and name not in schema.names
+    ]
+    if absent:
+        return f"lacks {listed(absent)}"
+    odd: dict[str, list[str]] = {}
+    for name, one in wanted.items():
+        what, is_kind = KINDS[one.kind]
+        if name in schema.names and not is_kind(schema.field(name).type):
+            kind = shown(str(schema.field(name).type), most=40)
+            odd.setdefault(f"must be {what} in all rows, not {kind}", []).append(name)
+    return next((f"{listed(names)} {why}" for why, names in odd.items()), None)
+
+
+def _is_text(kind: pyarrow.DataType) -> bool:
+    types = pyarrow.types
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(types.is_string(kind) or types.is_large_string(kind))
+
+
+def _is_logit(kind: pyarrow.DataType) -> bool:
+    return bool(pyarrow.types.is_float32(kind) or pyarrow.types.is_float64(kind))
+
+
+def _is_box(kind: pyarrow.DataType) -> bool:
+    types = pyarrow.types
+    if types.is_null(kind):
+        return True
+    if not (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)):
+        return False
+    return bool(types.is_integer(kind.value_type) or types.is_floating(kind.value_type))
+
+
+KINDS: dict[str, tuple[str, Callable[[pyarrow.DataType], bool]]] = {
+    "text": ("texts", _is_text),
+    "name": ("texts", _is_text),
+    "whole": ("whole numbers", pyarrow.types.is_integer),
+    "logit": ("numbers of 32 or 64 bits", _is_logit),
+    "number": ("numbers", lambda kind: _is_logit(kind) or bool(pyarrow.types.is_integer(kind))),
+    "box": ("lists of 4 numbers", _is_box),
+}
+
+
+def _problems(values: pyarrow.ChunkedArray, column: Column, reader: TableReader) -> Iterator[str]:
+    """Yield what is wrong with the values of a column of the right type."""
+    compute = pyarrow.compute
+    if column.is_optional:
+        if column.kind == "box" and not pyarrow.types.is_null(values.type):
+            sizes = compute.unique(compute.list_value_length(values.drop_null())).to_pylist()
+            if any(size != 4 for size in sizes):
+                yield "must be lists of 4 numbers"
+        return
+    # Missing logits become NaN, which is refused by image.
+    if values.null_count and column.kind != "logit":
+        yield f"is absent in {values.null_count:,} rows"
+    if column.kind == "name" and len(values):
+        texts = values.cast("string") if pyarrow.types.is_dictionary(values.type) else values
+        num = compute.sum(compute.equal(compute.binary_length(texts), 0)).as_py()
+        if num:
+            yield f"is empty in {num:,} rows"
+    if column.kind == "whole" and column.most is not None and len(values):
+        ends = compute.min_max(values).as_py()
+        most = column.most(reader)
+        if ends["min"] is not None and (ends["min"] < 0 or ends["max"] > most):
+            odd = ends["min"] if ends["min"] < 0 else ends["max"]
+            yield f"must be from 0 to {most}, not {odd}"
+
+
+def check_rows_once(found: pd.Series, wanted: pd.Series, what: str) -> None:
+    """Raise UserError unless `found` has each id of `wanted` exactly once and no others.
+
+    `what` names the file in the message.
+    """
+    twice = found[found.duplicated()].unique()
+    absent = wanted[~wanted.isin(found)]
+    foreign = found[~found.isin(wanted)]
+    if len(twice) or len(absent) or len(foreign):
+        raise UserError(
+            f"{what}: each image must have exactly one row, but {len(absent)} are missing"
+            f" ({listed(absent)}), {len(twice)} doubled ({listed(twice)}), {len(foreign)} unknown"
+            f" ({listed(foreign)}); run it again from the start"
+        )
