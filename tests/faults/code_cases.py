@@ -186,7 +186,7 @@ def _blend_cases() -> Iterator[Case]:
         "output": lambda one: one.update(output="canary/folder"),
         "name": lambda one: one.update(name="../../canary/folder"),
         "members elsewhere": lambda one: one["members"][0].update(path="../../canary/folder"),
-        "members absolute": lambda one: one["members"][0].update(path="/etc"),
+        "members absolute": lambda one: one["members"][0].update(path="/proc"),
         "itself a member": lambda one: one["members"][0].update(path="."),
         "fitted kind": lambda one: one["found"]["fitted"].update(vote="evil:Model"),
         "no members": lambda one: one.update(members=[]),

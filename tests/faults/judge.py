@@ -25,6 +25,8 @@ FAILURES = (
     "hang",
     "killed",
     "memory",
+    "not continued",
+    "leftovers",
     "stopped others",
     "bad message",
     "exit code",
@@ -33,7 +35,7 @@ FAILURES = (
 PATIENCE = 20.0
 # Above what the warm process itself takes.
 MOST_MEMORY_KB = 3_000_000
-ADDRESS_SPACE = 12_000_000_000
+ADDRESS_SPACE = 9_000_000_000
 MOST_LETTERS = 1100
 ESCAPES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\udc80-\udcff]")
 # Progress bars and times differ from one run to the next.
@@ -68,6 +70,9 @@ class Case:
     perform: Callable[[Warm, Case, Job], Ended] | None = None
     """Runs the case in place of one command; FaultError says what is wrong."""
     timeout: float = 0.0
+    is_swept: bool = False
+    """Whether the files in the end must be those of an undisturbed command, and no others."""
+    references: References | None = None
 
     def full_job(self) -> Job:
         """Return the job with the case's own command line."""
@@ -111,7 +116,7 @@ def _state(file: Path) -> tuple[Any, ...]:
         return ("link", str(file.readlink()))
     if stat.S_ISDIR(found.st_mode):
         return ("folder", stat.S_IMODE(found.st_mode))
-    return (found.st_mode, found.st_size, found.st_mtime_ns, found.st_ino)
+    return (found.st_mode, found.st_size, found.st_mtime_ns)
 
 
 def snapshot(stage: Path, writes: Sequence[str]) -> dict[str, tuple[Any, ...]]:
@@ -149,6 +154,7 @@ class References:
     def __init__(self, warm: Warm, base: Path) -> None:
         self.warm = warm
         self.base = base
+        self.files: dict[tuple[str, tuple[str, ...]], set[str]] = {}
         self.made: dict[tuple[str, str, tuple[str, ...]], tuple[dict[str, Any], Ended]] = {}
 
     def of(self, case: Case, *, without: str = "") -> tuple[dict[str, Any], Ended]:
@@ -163,6 +169,29 @@ class References:
                 raise SystemExit(f"undamaged: {key}\n{done.out[-2000:]}\n{done.err[-2000:]}")
             self.made[key] = ({} if done.code else job.result(self.warm.stage), done)
         return self.made[key]
+
+    @staticmethod
+    def fresh(base: Path, stage: Path) -> None:
+        """Restore the stage, for cases that run a command on trial first."""
+        restore(base, stage)
+
+    def leftovers(self, case: Case, job: Job) -> list[str]:
+        """Return the files in the stage that an undisturbed command does not leave."""
+        found = file_names(self.warm.stage, job.writes)
+        if (case.job, case.more) not in self.files:
+            restore(self.base, self.warm.stage)
+            self.warm.run(job.command, job.argv, timeout=120)
+            self.files[case.job, case.more] = file_names(self.warm.stage, job.writes)
+        return sorted(found - self.files[case.job, case.more])
+
+
+def file_names(stage: Path, places: Sequence[str]) -> set[str]:
+    """Return the names of all files in some places, and next to them."""
+    files = [file for place in places for file in [stage / place, *(stage / place).rglob("*")]]
+    beside = [file for place in places for file in (stage / place).parent.glob("*")]
+    names = [str(file.relative_to(stage)) for file in (*files, *beside) if not file.is_dir()]
+    # TensorBoard's files have the time and the process in their names, and each start adds one.
+    return {name for name in names if "events.out.tfevents" not in name}
 
 
 def bad_message(err: str, names: Sequence[str]) -> str | None:
@@ -231,7 +260,9 @@ def _judge_result(
         result = job.result(stage)
     except Exception as error:
         return "silent", f"exit code 0, but the result cannot be read: {error!r:.200}"
-    # The references use the stage too, so results are read first.
+    # The references use the stage too, so results and files are read first.
+    if case.is_swept and (left := references.leftovers(case, job)):
+        return "leftovers", ", ".join(left)[:300]
     whole, printed = references.of(case)
     if result == whole:
         return ("right", "") if case.is_right else ("silent", "nothing was said")
@@ -261,7 +292,7 @@ def run_case(case: Case, warm: Warm, base: Path, references: References) -> Outc
     before = snapshot(warm.stage, job.writes)
     try:
         if case.perform is not None:
-            ended = case.perform(warm, case, job)
+            ended = case.perform(warm, replace(case, references=references), job)
         else:
             limits = {"AS": ADDRESS_SPACE, **case.how.get("limits", {})}
             how = {**case.how, "limits": limits}

@@ -10,8 +10,11 @@ from tests.faults.code_cases import code_cases
 from tests.faults.damage_tables import table_bytes_cases, table_cases
 from tests.faults.damage_text import json_cases, yaml_cases
 from tests.faults.damage_weights import weight_cases
+from tests.faults.input_cases import input_cases
 from tests.faults.judge import Case
 from tests.faults.link_cases import link_cases
+from tests.faults.surroundings import pair_cases, surroundings_cases
+from tests.faults.system_calls import error_cases, full_disk_cases, kill_cases
 
 __all__ = ["MAKERS", "QUOTAS", "all_cases", "chosen"]
 
@@ -23,6 +26,12 @@ MAKERS: tuple[Callable[[Path], Iterator[Case]], ...] = (
     weight_cases,
     code_cases,
     link_cases,
+    input_cases,
+    surroundings_cases,
+    kill_cases,
+    error_cases,
+    full_disk_cases,
+    pair_cases,
 )
 
 # Cases of each kind that a whole sweep runs.
@@ -35,6 +44,12 @@ QUOTAS = {
     "cache": 110,
     "code": 220,
     "links": 350,
+    "inputs": 220,
+    "surroundings": 120,
+    "kills": 210,
+    "errors": 90,
+    "full disks": 30,
+    "pairs": 40,
 }
 
 

@@ -9,6 +9,7 @@ packages of the folder TREE and nothing of the folder in which this file is.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import json
 import os
@@ -80,12 +81,19 @@ def _be_child(request: dict[str, Any]) -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if request.get("uid"):
-        os.setgroups([])
-        os.setgid(request["uid"])
-        os.setuid(request["uid"])
+        _be_user(request["uid"])
     sys.argv = [f"{request['command']}.py", *request["argv"]]
     if request.get("stopped"):
         os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _be_user(uid: int) -> None:
+    """Take a user id, as of a container's user without an entry in /etc/passwd.
+
+    Files are still opened as root, who may be the only one that can read the interpreter.
+    """
+    os.setresuid(uid, uid, 0)
+    ctypes.CDLL(None).setfsuid(0)
 
 
 def _run(request: dict[str, Any]) -> int:
