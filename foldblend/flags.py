@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -28,6 +28,7 @@ __all__ = [
     "flag_name",
     "flags_of",
     "from_settings",
+    "one_part",
 ]
 
 Config = TypeVar("Config")
@@ -68,12 +69,21 @@ class Flag:
     """Whether --help lists the flag; --help-all lists every flag."""
     needs: Needs | None = None
     """Condition under which the setting has an effect (default: always)."""
+    parts: Callable[[Any], Sequence[str]] | None = None
+    """Function that returns the names of parts in a value, which may be a user's own
+    (module:name); None for a setting that names none.
+    """
 
 
 def flag(default: Any, **about: Any) -> Any:
     """Return a dataclass field with a default and metadata as a flag (see `Flag`)."""
     Flag(**about)  # checked here, joined with what the group says in flags_of
     return dataclasses.field(default=default, metadata=about)
+
+
+def one_part(value: str | None) -> list[str]:
+    """Return the names of parts in the value of a setting that names one, or none."""
+    return [] if value is None else [value]
 
 
 def flag_name(name: str) -> str:

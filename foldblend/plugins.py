@@ -9,15 +9,50 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from foldblend.errors import UserError, did_you_mean, in_a_line
+from foldblend.errors import UserError, did_you_mean, in_a_line, shown
 from foldblend.siblings import PACKAGES
 
-__all__ = ["find_part", "is_custom", "load_custom", "source_hash"]
+__all__ = [
+    "find_part",
+    "is_custom",
+    "is_downloaded",
+    "is_own",
+    "load_custom",
+    "parse_parts",
+    "source_hash",
+]
+
+# Prefixes of backbones that are described by a config.json on a hub or in a folder.
+ELSEWHERE = ("hf-hub:", "hf_hub:", "local-dir:")
+
+
+def is_downloaded(name: str) -> bool:
+    """Return whether a name refers to a backbone on a hub or in a folder (hf-hub:, local-dir:)."""
+    return name.startswith(ELSEWHERE)
 
 
 def is_custom(name: str) -> bool:
     """Return whether a name refers to a user's own part, module:name."""
+    return ":" in name and not is_downloaded(name)
+
+
+def is_own(name: str) -> bool:
+    """Return whether a name refers to anything but built-in parts and models of timm."""
     return ":" in name
+
+
+def parse_parts(text: str | None) -> frozenset[str]:
+    """Return the names of parts from the text of --parts, such as "shapes:Net,shapes:Loss".
+
+    Examples
+    --------
+    >>> sorted(parse_parts("shapes:Net, shapes:Loss"))
+    ['shapes:Loss', 'shapes:Net']
+    """
+    names = [] if text is None else [one.strip() for one in text.split(",")]
+    if not all(map(is_own, names)):
+        raise UserError(f"--parts {shown(text)}: write names of your own parts, as module:name")
+    return frozenset(names)
 
 
 def load_custom(name: str, flag: str) -> Any:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from foldblend.errors import require
-from foldblend.flags import flag
+from foldblend.flags import flag, one_part
 
 __all__ = ["LAYOUTS", "AuditConfig", "DataConfig", "SplitConfig"]
 
@@ -33,7 +33,7 @@ class DataConfig:
     .tsv, .jsonl, .parquet); a folder with metadata.csv; the mask competition's layout; or "demo".
     Default: $SM_CHANNEL_TRAIN, else the folder data/ if there is one, else the demo.
     """
-    dataset: str | None = None
+    dataset: str | None = flag(None, parts=one_part)
     """Your data reader, as module:name: a function from DataConfig to Manifest (see examples/)."""
     csv: str | None = flag(None, path=True, common=True)
     """Table of labelled images, one row per image; the same as --data with a table."""

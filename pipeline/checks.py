@@ -13,22 +13,14 @@ from folds.data.manifest import Manifest
 from pipeline.config.resolved import ResolvedConfig
 from pipeline.config.run import RunConfig
 from pipeline.config.settings import flatten
-from pipeline.config.train import loss_names, parse_loss
+from pipeline.config.train import loss_names
 from pipeline.data.augment import check_augmentation
 from pipeline.data.preprocess import Preprocess
 from pipeline.models.attribute_head import ordinal_names
 from pipeline.training.losses import check_loss, loss_parts, takes_mixed
 from pipeline.training.optim import SCHEDULES
 
-__all__ = ["check_flags", "check_orders", "check_recipe", "explain", "own_parts"]
-
-
-def own_parts(config: RunConfig) -> list[str]:
-    """Return the names (MODULE:NAME) of the custom parts that a run uses."""
-    names = [config.model.backbone, config.augment.augment, config.train.sched]
-    # The order matters: the hash of the sources depends on it.
-    names += [name for _, name in parse_loss(config.loss.loss)]
-    return [name for name in names if is_custom(name)]
+__all__ = ["check_flags", "check_orders", "check_recipe", "explain"]
 
 
 def check_flags(config: RunConfig) -> None:

@@ -20,6 +20,7 @@ from pipeline.assemble import assemble, finish_record
 from pipeline.begin import begin_run, first_record, with_folds
 from pipeline.config.run import RunConfig, parse_folds
 from pipeline.config.settings import make_config, replace
+from pipeline.config.trust import Trust, own_parts
 from pipeline.fold_claims import claim_folds, folds_in_training
 from pipeline.fold_files import finished_folds, fold_key
 from pipeline.frozen.run_heads import run_heads
@@ -145,7 +146,9 @@ def _cross_validate(
             drop_fold_locks(folder)
             assemble(folder, run.manifest, run.num_models)
             finish_record(run, folder, info, before)
-            add_reference(FolderWeights(folder), held=True, say=say)
+            # Its parts were typed in this command, or checked.
+            trust = Trust(frozenset(name for _, name in own_parts(run.config)))
+            add_reference(FolderWeights(folder), trust=trust, held=True, say=say)
             if len(run.views) > 1:
                 write_section(folder, "views", view_section(Run(folder)))
             output = run.config.output

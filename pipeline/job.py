@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class Prepared:
     """R x N: for each repeat, the fold in which each training row is held out."""
     run_key: dict[str, str]
     """Hashes of settings, data and weights; an existing run is continued only if they are equal."""
+    sources: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Hashes of the source of each of the user's own parts, by module."""
 
     @property
     def num_repeats(self) -> int:

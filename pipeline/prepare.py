@@ -14,16 +14,18 @@ import numpy as np
 from foldblend.cli import Say
 from foldblend.files import exists, home, is_file
 from foldblend.flags import flags_of
-from foldblend.plugins import is_custom, source_hash
+from foldblend.plugins import is_custom, is_downloaded, load_custom, source_hash
 from foldblend.runs.run import Run
+from foldblend.sources import source_hashes
 from folds.data.load import load_data
 from folds.data.manifest import Manifest, slug
 from folds.plan import plan_folds
-from pipeline.checks import check_flags, check_orders, check_recipe, explain, own_parts
+from pipeline.checks import check_flags, check_orders, check_recipe, explain
 from pipeline.config.identity import identity_hash, keep_defaults
 from pipeline.config.resolved import ResolvedConfig, resolved
 from pipeline.config.run import RunConfig
 from pipeline.config.settings import flatten, replace
+from pipeline.config.trust import check_typed, own_parts
 from pipeline.data.cache import MEMORY_ONLY
 from pipeline.data.checked import checked_keys, keep_checked
 from pipeline.data.crop import with_crop
@@ -38,6 +40,7 @@ from pipeline.models.backbones import (
     model_kwargs,
     preprocess_of,
 )
+from pipeline.models.elsewhere import absolute, description_hash, weights_file
 from pipeline.models.pretrained import HubUnreachableError, Weights, load_file, load_pretrained
 from pipeline.training.optim import check_optimizer, check_schedule
 from pipeline.watch.tracking import require_wandb
@@ -59,6 +62,8 @@ def _load_weights(
     # A custom backbone loads pretrained weights itself.
     if config.model.pretrained == "none" or is_custom(config.model.backbone):
         return None
+    if is_downloaded(config.model.backbone):
+        return load_file(weights_file(config.model.backbone))
     try:
         return load_pretrained(
             config.model.backbone, **{k: v for k, v in kwargs.items() if k == "img_size"}
@@ -148,6 +153,7 @@ def _resolve(config: RunConfig, manifest: Manifest, size: str, name: str) -> Run
             if Path(config.data.data).exists()
             else config.data.data
         )
+    paths["backbone"] = absolute(config.model.backbone)
     chosen = config.machine
     if config.train.frozen:
         # The heads of all folds are fitted together.
@@ -169,6 +175,7 @@ def _resolve(config: RunConfig, manifest: Manifest, size: str, name: str) -> Run
         config=None,
         only_folds=None,
         resume=True,
+        trust_parts=False,
         validation_batch_size=batch_size,
         **machine,
     )
@@ -188,12 +195,25 @@ def _decide_folds(
     )
 
 
+def _sources(config: RunConfig) -> dict[str, dict[str, str]]:
+    """Return the hashes of the source of each part that is not built in, for run.json."""
+    return {
+        name: (
+            {"config.json": description_hash(name)}
+            if is_downloaded(name)
+            else source_hashes(name, load_custom(name, name))
+        )
+        for _, name in own_parts(config)
+    }
+
+
 def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
     """Check names and data, and decide all settings, without writing to the run folder.
 
     A run that `is_made` by an earlier version may have settings that a new run may not have.
     Raises UserError for the first problem that the user must fix.
     """
+    check_typed(config)
     record = check_backbone(config.model.backbone)
     check_optimizer(config.train.opt)
     check_flags(config)
@@ -255,9 +275,13 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
     if crop is not None:
         run_key["crop"] = manifest.labels_hash()  # includes the boxes
         manifest = dataclasses.replace(manifest, notes=(*manifest.notes, crop))
-    own = source_hash(own_parts(decided))
+    # The data have a hash of their own.
+    flags = flags_of(RunConfig)
+    own = source_hash(name for setting, name in own_parts(decided) if flags[setting].identity)
     if own is not None:
         run_key["own modules"] = own
+    if is_downloaded(backbone):
+        run_key["backbone"] = description_hash(backbone)
     # The fold file counts by its content, not by its path.
     if decided.split.fold_file is not None:
         run_key["fold file"] = hashlib.blake2b(fold_RN.tobytes(), digest_size=16).hexdigest()
@@ -271,4 +295,5 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
         join=join,
         fold_RN=fold_RN,
         run_key=run_key,
+        sources=_sources(decided),
     )

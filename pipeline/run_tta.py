@@ -16,11 +16,11 @@ from tta.stage import augment_run
 __all__ = ["run_tta"]
 
 
-def _add_views(folder: Path, names: Sequence[str], *, say: Say, **machine: Any) -> object:
+def _add_views(folder: Path, names: Sequence[str], *, say: Say, **further: Any) -> object:
     # Merging and choosing views need no torch, which takes seconds to import.
     from pipeline.view_logits import add_views
 
-    return add_views(folder, names, say=say, **machine)
+    return add_views(folder, names, say=say, **further)
 
 
 def run_tta(run: str | Path | Run, *, say: Say = write, **settings: Any) -> Run:

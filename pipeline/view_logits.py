@@ -22,10 +22,13 @@ import torch
 
 from foldblend.cli import Say
 from foldblend.errors import UserError, counted, listed
+from foldblend.plugins import parse_parts
 from foldblend.runs.costs import num_models
 from foldblend.runs.folder import lock_folder, read_json
 from foldblend.runs.run import Run
+from pipeline.config.run import RunConfig
 from pipeline.config.settings import read_config_file, replace
+from pipeline.config.trust import Trust, is_known, own_parts, trusted_config
 from pipeline.data.augment import Augment, albu_augmentation, build_augmentation
 from pipeline.fold_files import view_tables
 from pipeline.frozen.further_views import add_frozen_views
@@ -49,12 +52,33 @@ from tta.views.names import check_views, draw_of, is_device_view, view_of
 __all__ = ["add_views"]
 
 
-def _job(run: Run, say: Say, machine: dict[str, Any]) -> FoldJob:
+def _trusted(run: Run, names: Sequence[str], trust: Trust) -> RunConfig:
+    """Return the settings of a run, after a check of the own parts that its views need.
+
+    Losses and schedules are not needed, and an augmentation only by views that draw from it.
+    """
+    draws = any(not is_device_view(name) and draw_of(name).file is None for name in names)
+    needed = ("dataset", "backbone", *(["augment"] if draws else []))
+    file = run.path / "config.yaml"
+    config = trusted_config(file, trust, needed)
+    # The hash of the data says whether they are read as they were.
+    for setting, name in own_parts(config, needed[1:]):
+        if is_known(file, name) is False:
+            raise UserError(
+                f"{run.path}: the source of --{setting} {name} changed since the run was made;"
+                " restore the earlier state"
+            )
+    return config
+
+
+def _job(
+    run: Run, names: Sequence[str], trust: Trust, say: Say, machine: dict[str, Any]
+) -> FoldJob:
     """Return a job with the run's data, preprocessing and folds; raise UserError if changed."""
     folder = run.path
     # The models and folds of the run exist, so settings that would make them are left out.
     config = replace(
-        read_config_file(folder / "config.yaml"),
+        _trusted(run, names, trust),
         **{
             "pretrained": "none",
             "weights": None,
@@ -65,7 +89,11 @@ def _job(run: Run, say: Say, machine: dict[str, Any]) -> FoldJob:
         **machine,
     )
     prepared = prepare(config, say, is_made=True)
-    for what in ("data", "corrected labels", "crop", "own modules"):
+    same = ["data", "corrected labels", "crop"]
+    if own_parts(config) == own_parts(read_config_file(folder / "config.yaml")):
+        # The hash is of all parts together.
+        same.append("own modules")
+    for what in same:
         if prepared.run_key.get(what) != run.info["run_key"].get(what):
             raise UserError(
                 f"{folder}: the {what} changed since the run was made; restore the earlier state"
@@ -178,7 +206,15 @@ def _load(job: FoldJob, index: int) -> torch.nn.Module:
     return model
 
 
-def add_views(folder: Path, names: Sequence[str], *, say: Say, **machine: Any) -> tuple[str, ...]:
+def add_views(
+    folder: Path,
+    names: Sequence[str],
+    *,
+    say: Say,
+    parts: str | None = None,
+    trust_parts: bool = False,
+    **machine: Any,
+) -> tuple[str, ...]:
     """Predict a run's images in further views, and return all views that the run has then.
 
     Each fold's model predicts the held-out images of that fold and the test set. Views that a fold
@@ -192,6 +228,8 @@ def add_views(folder: Path, names: Sequence[str], *, say: Say, **machine: Any) -
         Names of the views.
     say
         Function that prints one line of the log.
+    parts, trust_parts
+        Own parts that may be imported (see `tta.config.TtaConfig`).
     machine
         Settings such as ``device`` or ``workers``.
 
@@ -217,13 +255,14 @@ def add_views(folder: Path, names: Sequence[str], *, say: Say, **machine: Any) -
             " leave the others out"
         )
     size = run.info["preprocess"]
+    trust = Trust(parse_parts(parts), trust_parts)
     check_views(missing, width=size["width"], height=size["height"], flag="--views")
     with lock_folder(folder):
-        job = _job(run, say, machine)
+        job = _job(run, missing, trust, say, machine)
         draws = {name: _draw(job, name) for name in missing if not is_device_view(name)}
         note_pipelines(run, missing)
         if run.frozen:
-            add_frozen_views(run, job, missing)
+            add_frozen_views(run, job, missing, trust)
             return kept_views(run)
         times: dict[str, tuple[int, float]] = {}
         for index in range(num_models(run)):

@@ -9,6 +9,7 @@ import tyro
 
 from foldblend.cli import check_name
 from foldblend.errors import did_you_mean, require
+from foldblend.plugins import parse_parts
 from tta.learn import WEIGHTINGS
 from tta.merge import MERGES
 from tta.views.names import parse_views
@@ -62,7 +63,15 @@ class TtaConfig:
     validation_batch_size: Annotated[int | None, tyro.conf.arg(aliases=["-vb"])] = None
     """Images per forward pass, each in one view. Default: as in training."""
 
+    parts: str | None = None
+    """Your own parts that the run's settings name and that may be imported, as module:name,
+    comma-separated.
+    """
+    trust_parts: bool = False
+    """Import such parts without their names, if their source is what the run was made with."""
+
     def __post_init__(self) -> None:
+        parse_parts(self.parts)
         known = [*MERGES, *WEIGHTINGS]
         if self.merge is not None:
             near = did_you_mean(self.merge, known)

@@ -36,6 +36,11 @@ def parse_run_config(argv: Sequence[str], about: About) -> RunConfig:
     default = RunConfig() if file is None else read_config_file(file)
     default = _without_replaced(default, typed_settings(RunConfig, argv))
     # tyro warns of a default value that it cannot have parsed itself, such as a filled `typed`.
-    untyped = dataclasses.replace(default, typed=frozenset())
+    untyped = dataclasses.replace(default, typed=frozenset(), read_back={})
     config = parse_flags(RunConfig, argv, about, default=untyped)
-    return dataclasses.replace(config, typed=default.typed | typed_settings(RunConfig, argv))
+    typed = typed_settings(RunConfig, argv)
+    return dataclasses.replace(
+        config,
+        typed=default.typed | typed,
+        read_back={name: file for name, file in default.read_back.items() if name not in typed},
+    )

@@ -9,6 +9,7 @@ The string under a field is its help text, in --help and in docs/flags.md.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
@@ -16,7 +17,7 @@ import tyro
 
 from foldblend.cli import check_name
 from foldblend.errors import listed, require
-from foldblend.flags import NOT_A_FLAG, Needs, flag
+from foldblend.flags import NOT_A_FLAG, Needs, flag, one_part
 from foldblend.scores.metrics import check_metric
 from folds.config import DataConfig, SplitConfig
 from pipeline.config.train import AugmentConfig, LossConfig, TrainConfig
@@ -59,8 +60,12 @@ def parse_folds(text: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    backbone: Annotated[str, _arg(aliases=["--model"])] = flag("tf_efficientnet_lite0", common=True)
-    """Any timm model, such as resnet18, or your own as module:name (see examples/)."""
+    backbone: Annotated[str, _arg(aliases=["--model"])] = flag(
+        "tf_efficientnet_lite0", common=True, parts=one_part
+    )
+    """Any timm model, such as resnet18; hf-hub:OWNER/NAME or local-dir:FOLDER, which have timm's
+    config.json; or your own as module:name (see examples/).
+    """
     pretrained: Literal["auto", "none"] = flag("auto", common=True)
     """Initial weights. auto: ImageNet weights from an installed package or timm's hub.
     none: random weights.
@@ -223,6 +228,10 @@ class OutputConfig:
     """Also log to Weights & Biases, one run per fold. Needs the extra wandb.
     WANDB_MODE=offline is respected.
     """
+    trust_parts: bool = flag(False, before=False)
+    """Import your own parts (module:name) that a --config beside a run.json names, if their source
+    is what the run was made with. Parts that you type are always imported.
+    """
     page: bool = True
     """Also write report.html, which shows images."""
     report: Literal["short", "full"] = flag("short", common=True)
@@ -266,3 +275,9 @@ class RunConfig:
         default=frozenset(), compare=False, repr=False, metadata=NOT_A_FLAG
     )
     """Names of the settings given by flags, keywords or the file of --config."""
+    read_back: Annotated[Mapping[str, str], tyro.conf.Fixed, tyro.conf.Suppress] = field(
+        default_factory=dict, compare=False, repr=False, metadata=NOT_A_FLAG
+    )
+    """File of each setting that was read from a run's folder and not typed; code that it names is
+    not imported unasked (see pipeline.config.trust).
+    """

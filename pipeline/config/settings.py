@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from foldblend.errors import UserError, require
+from foldblend.files import exists
 from foldblend.flags import ALWAYS, flags_of, from_settings
 from foldblend.reading import read_yaml_file
 from pipeline.config.run import RunConfig
@@ -16,13 +17,18 @@ from pipeline.config.run import RunConfig
 # of its version; a file that a user wrote has only some.
 MOST_CHOSEN = 0.5
 
-__all__ = ["flatten", "make_config", "read_config_file", "replace", "values_before"]
+__all__ = ["flatten", "is_of_run", "make_config", "read_config_file", "replace", "values_before"]
 
 
 def flatten(config: RunConfig) -> dict[str, Any]:
     """Return all settings as one flat mapping, in the order of --help."""
-    groups = [group for group in dataclasses.asdict(config).values() if isinstance(group, dict)]
-    return {key: value for group in groups for key, value in group.items()}
+    groups = [getattr(config, field.name) for field in dataclasses.fields(config)]
+    return {
+        key: value
+        for group in groups
+        if dataclasses.is_dataclass(group) and not isinstance(group, type)
+        for key, value in dataclasses.asdict(group).items()
+    }
 
 
 def make_config(settings: Mapping[str, Any] | None = None, /, **flat: Any) -> RunConfig:
@@ -66,12 +72,16 @@ def make_config(settings: Mapping[str, Any] | None = None, /, **flat: Any) -> Ru
 def replace(config: RunConfig, /, **flat: Any) -> RunConfig:
     """Return a copy with the given flat settings changed."""
     return dataclasses.replace(
-        from_settings(RunConfig, flatten(config) | flat), typed=config.typed | flat.keys()
+        from_settings(RunConfig, flatten(config) | flat),
+        typed=config.typed | flat.keys(),
+        read_back={name: file for name, file in config.read_back.items() if name not in flat},
     )
 
 
 def read_config_file(file: str | Path) -> RunConfig:
     """Read a flat YAML file of settings.
+
+    Those of a file beside a run.json are marked as read back from a run (`RunConfig.read_back`).
 
     Raises UserError for a missing file, invalid YAML or an unknown setting.
     """
@@ -79,15 +89,26 @@ def read_config_file(file: str | Path) -> RunConfig:
     if settings is None:
         settings = {}
     require(isinstance(settings, dict), f"{file}: expected `name: value` lines")
+    of_run = is_of_run(Path(file))
+    if of_run:
+        # What a run folder says does not decide whether it is trusted.
+        settings.pop("trust_parts", None)
     try:
         given = values_before() | settings if _is_complete(settings) else settings
         require(
             given.get("config") is None,
             "config: a settings file cannot refer to another one; leave it out",
         )
-        return make_config(given)
+        config = make_config(given)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
+    read_back = dict.fromkeys(config.typed, str(file)) if of_run else {}
+    return dataclasses.replace(config, read_back=read_back)
+
+
+def is_of_run(file: Path) -> bool:
+    """Return whether a file of settings is in a run folder, also by way of a link."""
+    return any(exists(one.parent / "run.json") for one in (file, file.resolve()))
 
 
 def values_before() -> dict[str, Any]:

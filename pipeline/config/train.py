@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import tyro
 
 from foldblend.errors import require
-from foldblend.flags import Needs, flag
+from foldblend.flags import Needs, flag, one_part
 from foldblend.plugins import is_custom
 
 __all__ = [
@@ -142,7 +142,7 @@ class TrainConfig:
     """
     weight_decay: float = 0.02
     """Weight decay; biases and norm layers are exempt."""
-    sched: str = flag("cosine", worded=True)
+    sched: str = flag("cosine", worded=True, parts=one_part)
     """Learning rate schedule, updated after every step.
     One of cosine, onecycle, step, plateau, constant, or your own as module:name.
     """
@@ -239,7 +239,7 @@ class TrainConfig:
 class LossConfig:
     GROUP: ClassVar = {"steps": True}
 
-    loss: str = flag("ce", common=True)
+    loss: str = flag("ce", common=True, parts=lambda text: [name for _, name in parse_loss(text)])
     """ce (cross entropy), focal, f1 (soft macro F1), or your own as module:name.
     Weighted sums such as 0.4*f1+0.6*focal are possible.
     """
@@ -279,7 +279,7 @@ class LossConfig:
 class AugmentConfig:
     GROUP: ClassVar = {"steps": True}
 
-    augment: str = flag("default", steps=False, needs=AUGMENTS)
+    augment: str = flag("default", steps=False, needs=AUGMENTS, parts=one_part)
     """Training augmentation: default, none, or your own as module:name.
     default has horizontal flips, affine transforms and colour jitter.
     """

@@ -8,6 +8,7 @@ import tyro
 
 from foldblend.errors import require
 from foldblend.flags import flag
+from foldblend.plugins import parse_parts
 from pipeline.predict.config import parse_models
 
 __all__ = ["ExportConfig"]
@@ -36,10 +37,17 @@ class ExportConfig:
     """Folder for models that timm loads from disk: a folder for each."""
     overwrite: bool = flag(False, common=True)
     """Replace --to if it is there, and files of the same names in --onnx and --timm."""
+    parts: str | None = None
+    """Your own parts that the run's settings name and that may be imported, as module:name,
+    comma-separated. A run with such parts can be exported to --onnx only.
+    """
+    trust_parts: bool = False
+    """Import such parts without their names, if their source is what the run was made with."""
     device: str | None = None
     """Device, such as cuda, that measures the difference. Default: the one used in training."""
 
     def __post_init__(self) -> None:
+        parse_parts(self.parts)
         if self.folds is not None:
             parse_models(self.folds)
         require(

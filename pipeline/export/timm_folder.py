@@ -15,7 +15,7 @@ import torch
 
 from foldblend.cli import Say
 from foldblend.errors import UserError, in_a_line
-from foldblend.plugins import is_custom
+from foldblend.plugins import is_own
 from pipeline.data.preprocess import region_of
 from pipeline.models.attribute_head import ordinal_names
 from pipeline.models.backbones import build_model
@@ -146,10 +146,10 @@ def _difference(folder: Path, net: Net, index: int) -> float:
 def _check(leaf: Leaf) -> None:
     """Raise UserError for a run whose models are not plain models of timm."""
     recipe = leaf.recipe
-    if is_custom(recipe.backbone):
+    if is_own(recipe.backbone):
         raise UserError(
-            f"--timm: {leaf.name}: backbone {recipe.backbone} is your own code, which timm cannot"
-            " load; leave --timm out"
+            f"--timm: {leaf.name}: backbone {recipe.backbone} is code of its own, which such a"
+            " folder cannot carry; leave --timm out"
         )
     ordinal = ordinal_names(recipe.ordinal) if recipe.attributes else []
     if ordinal:

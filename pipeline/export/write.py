@@ -16,11 +16,13 @@ from foldblend.cli import Say
 from foldblend.errors import UserError, counted
 from foldblend.files import check_writable, is_file
 from foldblend.flags import from_settings
+from foldblend.plugins import parse_parts
 from foldblend.progress import write
 from foldblend.runs.calibrated import plain_oof
 from foldblend.runs.oof import oof_rows
 from foldblend.runs.run import Run
 from foldblend.scores.coverage import LEVELS, out_of_fold_coverage
+from pipeline.config.trust import NOTHING, OwnPartError, Trust
 from pipeline.device import threads_restored
 from pipeline.export.card import Card, licence_texts, model_card
 from pipeline.export.config import ExportConfig
@@ -32,7 +34,6 @@ from pipeline.export.target import target_file, target_folder, write_folder
 from pipeline.export.weights import Packed
 from pipeline.predict.compare import add_reference, main_leaf
 from pipeline.predict.open import Predictor, open_predictor
-from pipeline.predict.recipe import OwnPartError
 from pipeline.predict.tree import Blend
 from pipeline.predict.weights import FolderWeights
 
@@ -190,16 +191,19 @@ def _entries(
     yield "model.json", (json.dumps(model, indent=1, allow_nan=False) + "\n").encode()
 
 
-def _opened(path: Path, say: Say, *, needs_run: bool) -> Predictor:
+def _opened(path: Path, say: Say, trust: Trust, *, needs_run: bool) -> Predictor:
     """Return the predictor of a run; raise UserError for one that cannot be exported."""
     if needs_run and is_file(path):
         raise UserError(f"{path}: is a file, maybe an exported one; pass the folder of a run")
     try:
-        return open_predictor(path, say=say)
+        # A file cannot carry code, so nothing is gained by importing it.
+        return open_predictor(path, trust=NOTHING if needs_run else trust, say=say)
     except OwnPartError as error:
-        what = str(error).partition(" is your own code")[0]
+        if not needs_run:
+            raise
+        what = str(error).partition(" is code of its own")[0]
         raise UserError(
-            f"{what} is your own code, which a file cannot carry; keep the run folder"
+            f"{what} is code of its own, which a file cannot carry; keep the run folder"
         ) from None
 
 
@@ -250,7 +254,8 @@ def export_model(
         for name, place in (("onnx", config.onnx), ("timm", config.timm))
         if place is not None
     }
-    predictor = _opened(folder, say, needs_run=path is not None)
+    trust = Trust(parse_parts(config.parts), config.trust_parts)
+    predictor = _opened(folder, say, trust, needs_run=path is not None)
     if path is not None:
         _write_file(path, predictor, config, say)
     for name, target in folders.items():

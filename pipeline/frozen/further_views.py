@@ -11,6 +11,7 @@ import pandas as pd
 from foldblend.errors import counted
 from foldblend.progress import Task
 from foldblend.runs.run import Run
+from pipeline.config.trust import Trust
 from pipeline.fold_files import view_tables
 from pipeline.job import FoldJob
 from pipeline.predict.nets import Net
@@ -36,7 +37,7 @@ def _features(net: Net, job: FoldJob, table: pd.DataFrame, view: str) -> np.ndar
     return np.concatenate(found)
 
 
-def add_frozen_views(run: Run, job: FoldJob, names: Sequence[str]) -> None:
+def add_frozen_views(run: Run, job: FoldJob, names: Sequence[str], trust: Trust) -> None:
     """Predict the images of a run in further views, and keep the logits of each fold.
 
     Each image passes through the backbone once per view, whatever the number of folds. Views that
@@ -50,8 +51,10 @@ def add_frozen_views(run: Run, job: FoldJob, names: Sequence[str]) -> None:
         Its data and its device.
     names
         Names of the views.
+    trust
+        Which parts of the user's own may be imported.
     """
-    recipe = recipe_of(run, trusted=True)
+    recipe = recipe_of(run, trust)
     net = Net(recipe, FolderWeights(run.path), job.compute, job.say)
     models = range(recipe.num_models)
     tables = {"oof": job.run.manifest.train, "test": job.run.manifest.test}

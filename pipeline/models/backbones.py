@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from foldblend.errors import UserError, did_you_mean, in_a_line
-from foldblend.plugins import is_custom, load_custom
+from foldblend.plugins import is_custom, is_downloaded, load_custom
 from pipeline.config.run import ModelConfig, parse_size
 from pipeline.config.train import Finetune
 from pipeline.data.preprocess import Preprocess
 from pipeline.models.attribute_head import AttributeJoin, attach
+from pipeline.models.elsewhere import architecture, record_of
 from pipeline.models.pretrained import Weights, load_weights_into
 from pipeline.models.timm_import import timm
 
@@ -39,17 +40,8 @@ def check_backbone(backbone: str) -> dict[str, Any]:
 
     Raises UserError for an unknown backbone.
     """
-    if backbone.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
-        name = backbone.rpartition("/")[2]
-        cure = (
-            f"pass --backbone {name}"
-            if timm.is_model(name.partition(".")[0])
-            else "pass the name of a timm model"
-        )
-        raise UserError(
-            f"--backbone {backbone}: hub names are not supported; {cure}, and --weights FILE for"
-            " other weights"
-        )
+    if is_downloaded(backbone):
+        return record_of(backbone)
     if is_custom(backbone):
         return OWN_RECORD | dict(getattr(load_custom(backbone, "--backbone"), "default_cfg", {}))
     name, _, tag = backbone.partition(".")
@@ -139,6 +131,8 @@ def build_model(
 
 
 def _timm(backbone: str, num_outputs: int, kwargs: dict[str, Any]) -> torch.nn.Module:
+    if is_downloaded(backbone):
+        return _downloaded(backbone, num_outputs, kwargs)
     try:
         return timm.create_model(backbone, pretrained=False, num_classes=num_outputs, **kwargs)
     except TypeError as error:
@@ -154,6 +148,19 @@ def _timm(backbone: str, num_outputs: int, kwargs: dict[str, Any]) -> torch.nn.M
                 " another size"
             ) from None
         raise
+
+
+def _downloaded(backbone: str, num_outputs: int, kwargs: dict[str, Any]) -> torch.nn.Module:
+    name, described = architecture(backbone)
+    given = {**described, "num_classes": num_outputs, **kwargs}
+    given.pop("pretrained", None)
+    try:
+        return timm.create_model(name, pretrained=False, **given)
+    except Exception as error:  # its keywords may be anything
+        raise UserError(
+            f"--backbone {backbone}: {name} cannot be built with the model_args of its config.json"
+            f" ({in_a_line(error)}); pass another one"
+        ) from None
 
 
 def _own_model(backbone: str, num_outputs: int, kwargs: dict[str, Any]) -> torch.nn.Module:

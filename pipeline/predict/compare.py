@@ -20,6 +20,7 @@ from foldblend.images import upright_size
 from foldblend.progress import Task
 from foldblend.runs.folder import PICTURES, lock_folder, read_table
 from foldblend.runs.run import Run
+from pipeline.config.trust import NOTHING, Trust
 from pipeline.data.images import Files, ImageStore
 from pipeline.device import num_cores
 from pipeline.predict.compute import compute_for
@@ -136,7 +137,12 @@ def _made(run: Run, net: Net) -> Reference | None:
 
 
 def add_reference(
-    weights: FolderWeights, *, net: Net | None = None, held: bool = False, say: Say
+    weights: FolderWeights,
+    *,
+    net: Net | None = None,
+    trust: Trust = NOTHING,
+    held: bool = False,
+    say: Say,
 ) -> Reference | None:
     """Return the reference of a finished cross-validated run, made and written if it is absent.
 
@@ -146,6 +152,8 @@ def add_reference(
         Weights in the folder of the run.
     net
         Its models, if they are on a device already.
+    trust
+        Which parts of the user's own may be imported where the models must be built.
     held
         Whether the caller holds the lock of the folder.
     say
@@ -159,7 +167,7 @@ def add_reference(
         return found
     try:
         if net is None:
-            recipe = recipe_of(run, trusted=True)
+            recipe = recipe_of(run, trust)
             compute = compute_for(recipe, device=None, threads=None, say=say)
             net = Net(recipe, weights, compute, say)
         made = _made(run, net)

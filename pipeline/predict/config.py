@@ -14,7 +14,9 @@ import tyro
 from ensemble.config import parse_budget
 from foldblend.errors import require
 from foldblend.flags import flag
+from foldblend.plugins import parse_parts
 from folds.config import DataConfig
+from pipeline.config.trust import Trust
 
 __all__ = ["FORMATS", "READING", "PredictConfig", "parse_models"]
 
@@ -100,8 +102,12 @@ class PredictConfig:
     """Device such as cuda, cuda:1 or cpu. Default: the one used in training."""
     threads: int | None = None
     """Threads of the CPU. Default: as in training, with which predictions are equal bit for bit."""
+    parts: str | None = None
+    """Your own parts that the run's settings name and that may be imported, as module:name,
+    comma-separated.
+    """
     trust_parts: bool = False
-    """Import your own backbone (module:name) that the run's settings name."""
+    """Import such parts without their names, if their source is what the run was made with."""
     image_col: str | None = None
     """Column of a table with the path of the image. Default, here and below: as in training."""
     image_root: str | None = None
@@ -130,6 +136,7 @@ class PredictConfig:
     def __post_init__(self) -> None:
         if self.folds is not None:
             parse_models(self.folds)
+        parse_parts(self.parts)
         if self.budget is not None:
             parse_budget(self.budget)
         for name in ("unsure", "coverage"):
@@ -162,6 +169,11 @@ class PredictConfig:
     def models(self) -> tuple[int, ...] | None:
         """Numbers of the models to use, None for all."""
         return None if self.folds is None else parse_models(self.folds)
+
+    @property
+    def trust(self) -> Trust:
+        """Which parts of the user's own may be imported."""
+        return Trust(parse_parts(self.parts), self.trust_parts)
 
     def beside(self, what: str) -> Path:
         """Return the file beside --out for "by_group" or "left_out" images."""

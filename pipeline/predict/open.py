@@ -21,11 +21,14 @@ from foldblend.runs.check import check_rows, finished_run
 from foldblend.runs.run import Run
 from foldblend.scores.conformal import Conformal
 from foldblend.scores.coverage import Coverage
+from pipeline.config.settings import read_config_file
+from pipeline.config.trust import NOTHING, Trust, own_parts
 from pipeline.predict.config import READING
 from pipeline.predict.recipe import recipe_of
 from pipeline.predict.tree import Augmented, Blend, Leaf, Node, leaves_of
 from pipeline.predict.weights import FolderWeights
 from tta.policy import Policy
+from tta.views.names import draw_of, is_device_view
 
 __all__ = ["Predictor", "member_runs", "open_predictor", "open_run", "reading_of"]
 
@@ -139,9 +142,9 @@ def member_runs(run: Run) -> list[Run]:
 class _Opener:
     """Reads run folders into nodes, each folder once."""
 
-    def __init__(self, say: Say, *, trusted: bool) -> None:
+    def __init__(self, say: Say, trust: Trust) -> None:
         self.say = say
-        self.trusted = trusted
+        self.trust = trust
         self.leaves: dict[Path, Leaf] = {}
 
     def node(self, run: Run, above: Sequence[Path] = ()) -> Node:
@@ -159,7 +162,7 @@ class _Opener:
         path = run.path.resolve()
         if path not in self.leaves:
             weights = FolderWeights(run.path)
-            recipe = recipe_of(run, trusted=self.trusted)
+            recipe = recipe_of(run, self.trust)
             for index in [None] if recipe.frozen else []:
                 weights.fingerprint(index)
             for index in range(recipe.num_models):
@@ -179,6 +182,11 @@ class _Opener:
         if found.info["kind"] != "cv":
             raise UserError(f"{found.path}: is not the run that {run.path} was made from")
         policy = Policy.from_dict(run.info["policy"])
+        if any(not is_device_view(view) and draw_of(view).file is None for view in policy.views):
+            # These views draw from the augmentation of the training.
+            file = found.path / "config.yaml"
+            config = read_config_file(file)
+            self.trust.check(file, own_parts(config, ["augment"]))
         return Augmented(name=run.name, leaf=self.leaf(found, above), policy=policy)
 
     def blend(self, run: Run, above: Sequence[Path]) -> Blend:
@@ -219,10 +227,10 @@ def _member(run: Run, name: str, recorded: Path | None, oof: str, *, blend: bool
     raise UserError(f"{path}: this {what} {run.path} was made again since; run {again} again")
 
 
-def open_run(run: Run, *, trusted: bool = False, say: Say = write) -> Predictor:
+def open_run(run: Run, *, trust: Trust = NOTHING, say: Say = write) -> Predictor:
     """Return the predictor of a finished run, TTA'd run or blend (see `open_predictor`)."""
     try:
-        root = _Opener(say, trusted=trusted).node(run)
+        root = _Opener(say, trust).node(run)
         # Calibration and sets of classes are made from these rows.
         check_rows(run, run.oof)
     except UserError:
@@ -235,15 +243,15 @@ def open_run(run: Run, *, trusted: bool = False, say: Say = write) -> Predictor:
     return Predictor(root=root, source=run.path, info=run.info, run=run)
 
 
-def open_predictor(path: str | Path, *, trusted: bool = False, say: Say = write) -> Predictor:
+def open_predictor(path: str | Path, *, trust: Trust = NOTHING, say: Say = write) -> Predictor:
     """Return the predictor of a run folder, or of a file of export_model.py.
 
     Parameters
     ----------
     path
         Folder of a finished run, TTA'd run or blend, or an exported file.
-    trusted
-        Whether a user's own backbone may be imported.
+    trust
+        Which parts of the user's own may be imported; default: none.
     say
         Function that prints one line of the log.
 
@@ -258,4 +266,4 @@ def open_predictor(path: str | Path, *, trusted: bool = False, say: Say = write)
         from pipeline.export.read import read_export
 
         return read_export(place, say=say)
-    return open_run(finished_run(place), trusted=trusted, say=say)
+    return open_run(finished_run(place), trust=trust, say=say)

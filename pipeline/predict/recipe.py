@@ -11,20 +11,16 @@ from typing import Any, cast
 
 from foldblend.attributes import Attribute
 from foldblend.errors import UserError
-from foldblend.plugins import is_custom
 from foldblend.runs.costs import num_models
 from foldblend.runs.run import Run
 from pipeline.config.settings import read_config_file, replace
+from pipeline.config.trust import Trust, own_parts
 from pipeline.data.preprocess import Preprocess
 from pipeline.models.backbones import check_backbone, model_kwargs
 
-__all__ = ["ENGINE", "Look", "OwnPartError", "Recipe", "recipe_of"]
+__all__ = ["ENGINE", "Look", "Recipe", "recipe_of"]
 
 ENGINE = "torch"
-
-
-class OwnPartError(UserError):
-    """Error for a user's own code that a run names, and that may not be imported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,28 +115,25 @@ class Recipe:
         return cls(**given)
 
 
-def recipe_of(run: Run, *, trusted: bool = False) -> Recipe:
+def recipe_of(run: Run, trust: Trust) -> Recipe:
     """Return the recipe of a finished cross-validated run, from its folder.
 
     Parameters
     ----------
     run
         The run.
-    trusted
-        Whether a user's own backbone that config.yaml names may be imported.
+    trust
+        Decides whether a backbone of the user's own that config.yaml names is imported.
 
     Raises
     ------
     UserError
         If config.yaml or run.json cannot be used, or name a backbone that is not trusted.
     """
-    config = read_config_file(run.path / "config.yaml")
+    file = run.path / "config.yaml"
+    config = read_config_file(file)
     model = config.model
-    if is_custom(model.backbone) and not trusted:
-        raise OwnPartError(
-            f"{run.path}/config.yaml: backbone {model.backbone} is your own code; pass"
-            " --trust-parts to import it"
-        )
+    trust.check(file, own_parts(config, ["backbone"]))
     record = check_backbone(model.backbone)
     saved = run.info.get("preprocess")
     if saved is None:

@@ -276,7 +276,7 @@ def test_what_cannot_be_exported_is_refused_by_name(outputs, tmp_path):
     config = folder / "config.yaml"
     settings = yaml.safe_load(config.read_text())
     config.write_text(yaml.safe_dump(settings | {"backbone": "nowhere:Net"}))
-    with pytest.raises(UserError, match=r"nowhere:Net is your own code, which a file cannot"):
+    with pytest.raises(UserError, match=r"nowhere:Net is code of its own, which a file cannot"):
         export_model(folder, tmp_path / "own.zip", say=quiet)
     config.write_text(yaml.safe_dump(settings | {"augment": "nowhere:Augment"}))
     # Its views do not use the augmentation.
@@ -287,7 +287,7 @@ def test_what_cannot_be_exported_is_refused_by_name(outputs, tmp_path):
     config = parts / "beta" / "config.yaml"
     settings = yaml.safe_load(config.read_text())
     config.write_text(yaml.safe_dump(settings | {"augment": "nowhere:Augment"}))
-    with pytest.raises(UserError, match=r"--augment nowhere:Augment: a train view draws"):
+    with pytest.raises(UserError, match="augment nowhere:Augment is code of its own, which"):
         export_model(parts / "turned", tmp_path / "turned.zip", say=quiet)
     shutil.rmtree(parts / "beta")
     with pytest.raises(UserError, match="is gone; restore it"):

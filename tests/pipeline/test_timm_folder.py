@@ -78,7 +78,7 @@ def test_other_logits_remove_the_folder(tiny_runs, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"backbone": "my_models:Net"}, "my_models:Net is your own code"),
+        ({"backbone": "my_models:Net"}, "my_models:Net is code of its own"),
         ({"attributes": (MASK, AGE), "ordinal": "age"}, r"ordinal attribute age \(--ordinal\)"),
     ],
 )
