@@ -22,7 +22,7 @@ from pipeline.config.run import RunConfig, parse_folds
 from pipeline.config.settings import make_config, replace
 from pipeline.config.trust import Trust, own_parts
 from pipeline.fold_claims import claim_folds, folds_in_training
-from pipeline.fold_files import finished_folds, fold_key
+from pipeline.fold_files import finished_folds, fold_key, fold_tables
 from pipeline.frozen.run_heads import run_heads
 from pipeline.job import Prepared, TrainingJob, job_of
 from pipeline.open_folder import check_still_there, open_folder
@@ -144,7 +144,7 @@ def _cross_validate(
                 return
             info["folds"] = [done[index] for index in range(run.num_models)]
             drop_fold_locks(folder)
-            assemble(folder, run.manifest, run.num_models)
+            assemble(folder, run.manifest, run.num_models, fold_tables(folder, info))
             finish_record(run, folder, info, before)
             # Its parts were typed in this command, or checked.
             trust = Trust(frozenset(name for _, name in own_parts(run.config)))

@@ -16,16 +16,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import safetensors
-import safetensors.torch
 import torch
 
 from foldblend.cli import Say
 from foldblend.errors import UserError, counted, listed
 from foldblend.plugins import parse_parts
+from foldblend.runs.broken import BrokenRun
 from foldblend.runs.costs import num_models
-from foldblend.runs.folder import lock_folder, read_json
+from foldblend.runs.folder import file_hash, lock_folder
 from foldblend.runs.run import Run
+from foldblend.runs.schema import read_done
 from pipeline.config.run import RunConfig
 from pipeline.config.settings import read_config_file, replace
 from pipeline.config.trust import Trust, is_known, own_parts, trusted_config
@@ -35,6 +35,7 @@ from pipeline.frozen.further_views import add_frozen_views
 from pipeline.infer import predict
 from pipeline.job import FoldJob, job_of
 from pipeline.memory import Chunks
+from pipeline.predict.weights import FolderWeights
 from pipeline.prepare import prepare
 from tta.saved_views import (
     add_rows,
@@ -76,6 +77,13 @@ def _job(
 ) -> FoldJob:
     """Return a job with the run's data, preprocessing and folds; raise UserError if changed."""
     folder = run.path
+    folds = folder / "folds.csv"
+    if file_hash(folds) != run.hashes.get(folds.name, file_hash(folds)):
+        raise BrokenRun(
+            f"{folds}: has changed since the run was made; restore the file, or make the run"
+            " again",
+            folder,
+        )
     # The models and folds of the run exist, so settings that would make them are left out.
     config = replace(
         _trusted(run, names, trust),
@@ -189,7 +197,7 @@ def _see(
 
 def _pad_to(run: Run, job: FoldJob, index: int) -> int | None:
     """Return the size of full batches where the fold was predicted in such, else None."""
-    done = read_json(run.path / f"fold_{index}" / "done.json")
+    done = read_done(run.path, index)
     return job.run.config.infer.validation_batch_size if done.get("padded") else None
 
 
@@ -197,8 +205,8 @@ def _load(job: FoldJob, index: int) -> torch.nn.Module:
     model = job.new_model()
     file = job.folder / f"fold_{index}" / "best.safetensors"
     try:
-        model.load_state_dict(safetensors.torch.load_file(file))
-    except (RuntimeError, safetensors.SafetensorError) as error:
+        model.load_state_dict(FolderWeights(job.folder).read(index))
+    except RuntimeError as error:
         raise UserError(
             f"{file}: does not fit the run's backbone ({str(error).splitlines()[0]}); make the run"
             " again"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,10 @@ import safetensors.numpy
 
 from foldblend.cli import Say
 from foldblend.errors import UserError
-from foldblend.files import write_bytes
+from foldblend.files import is_file, write_bytes
 from foldblend.images import upright_size
 from foldblend.progress import Task
-from foldblend.runs.folder import PICTURES, lock_folder, read_table
+from foldblend.runs.folder import PICTURES, lock_folder
 from foldblend.runs.run import Run
 from pipeline.config.trust import NOTHING, Trust
 from pipeline.data.images import Files, ImageStore
@@ -75,18 +76,37 @@ def rows_of_fold(fold_N: np.ndarray, group_N: np.ndarray) -> tuple[np.ndarray, n
 
 def keep_reference(folder: Path, of: str, reference: Reference) -> None:
     """Write the reference of a run; `of` is the hash of the weights that it belongs to."""
-    data = safetensors.numpy.save(reference.as_arrays(), {KEY: json.dumps({"weights": of})})
-    write_bytes(folder / REFERENCE, data)
+    arrays = reference.as_arrays()
+    about = {"weights": of, "arrays": _hash_of(arrays)}
+    write_bytes(folder / REFERENCE, safetensors.numpy.save(arrays, {KEY: json.dumps(about)}))
+
+
+def _hash_of(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(arrays):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()
 
 
 def _saved(folder: Path, of: str) -> Reference | None:
-    """Return the reference in a run folder, or None if there is none of these weights."""
+    """Return the reference in a run folder, or None if there is none of these weights.
+
+    A damaged one is made again, as an absent one is.
+    """
     file = folder / REFERENCE
+    if not is_file(file):
+        return None
     try:
         with safetensors.safe_open(file, framework="np") as opened:
-            if json.loads((opened.metadata() or {})[KEY])["weights"] != of:
+            about = json.loads((opened.metadata() or {})[KEY])
+            if about["weights"] != of:
                 return None
-            return Reference.from_arrays({name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118
+            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        # Earlier versions kept no hash.
+        if about.get("arrays", now := _hash_of(arrays)) != now:
+            return None
+        return Reference.from_arrays(arrays)
     except (OSError, LookupError, TypeError, ValueError, safetensors.SafetensorError):
         return None
 
@@ -104,7 +124,7 @@ def _made(run: Run, net: Net) -> Reference | None:
     file = run.path / PICTURES
     if not file.is_file():
         return None
-    pictures = read_table(file)
+    pictures = run.table("pictures")
     pictures = pictures[pictures["part"] == "train"].set_index("image_id")
     oof = run.oof[run.oof["repeat"] == 0]
     if not oof["image_id"].isin(pictures.index).all():

@@ -17,7 +17,7 @@ from foldblend.errors import UserError, in_a_line
 from foldblend.files import is_file
 from foldblend.progress import write
 from foldblend.runs.calibrated import Calibration, calibration_of, conformal_of, coverage_of
-from foldblend.runs.check import check_rows, finished_run
+from foldblend.runs.check import finished_run
 from foldblend.runs.run import Run
 from foldblend.scores.conformal import Conformal
 from foldblend.scores.coverage import Coverage
@@ -232,7 +232,7 @@ def open_run(run: Run, *, trust: Trust = NOTHING, say: Say = write) -> Predictor
     try:
         root = _Opener(say, trust).node(run)
         # Calibration and sets of classes are made from these rows.
-        check_rows(run, run.oof)
+        run.oof  # noqa: B018 - raises if they are damaged
     except UserError:
         raise
     # Files of a folder that was changed by hand may hold anything.

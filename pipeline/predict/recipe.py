@@ -193,7 +193,7 @@ def _crop_of(run: Run, crop: str) -> str:
         return crop
     region = run.info["preprocess"].get("region")
     if region is not None:
-        return "box" if region["kind"] == "box" else "whole"
+        return "box" if region.get("kind") == "box" else "whole"
     # Runs of earlier versions do not say; their images do.
     file = run.path / "pictures.parquet"
     if not Path(file).is_file():
