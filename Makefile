@@ -45,6 +45,7 @@ exhaustive: $(READY) $(OLDEST)/.ready
 	$(OLDEST)/bin/pytest -m slow -n 2 --dist worksteal
 	$(BIN)/pytest -m exhaustive
 	$(BIN)/python benchmarks/kills.py --kills 50 --fresh --json $(OLDEST)/kills.json
+	$(BIN)/python benchmarks/faults.py --fresh --json $(OLDEST)/faults.json
 
 # torch and torchvision stay at the tested pair, because every other pair is a download of gigabytes. The override
 # leaves them and their dependencies out of the list.

@@ -16,19 +16,8 @@ from tests.faults.judge import Case
 
 __all__ = ["code_cases"]
 
-PARTS = (
-    "backbone",
-    "augment",
-    "loss",
-    "sched",
-    "opt",
-    "split",
-    "dataset",
-    "layout",
-    "metric",
-    "tta",
-)
-PARTS = (*PARTS, "crop", "sampler", "decode", "weights", "cache_dir", "head", "config")
+# Settings that name code, files or folders.
+PARTS = ("backbone", "augment", "loss", "sched", "dataset", "tta", "weights", "cache_dir")
 NAMES = {
     "module": "evil:Model",
     "submodule": "evil.Model:Model",

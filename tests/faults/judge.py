@@ -167,6 +167,8 @@ class References:
             done = self.warm.run(job.command, argv, timeout=120)
             if done.code and not case.is_free:
                 raise SystemExit(f"undamaged: {key}\n{done.out[-2000:]}\n{done.err[-2000:]}")
+            if not without:
+                self.files[case.job, case.more] = file_names(self.warm.stage, job.writes)
             self.made[key] = ({} if done.code else job.result(self.warm.stage), done)
         return self.made[key]
 
@@ -175,13 +177,9 @@ class References:
         """Restore the stage, for cases that run a command on trial first."""
         restore(base, stage)
 
-    def leftovers(self, case: Case, job: Job) -> list[str]:
-        """Return the files in the stage that an undisturbed command does not leave."""
-        found = file_names(self.warm.stage, job.writes)
-        if (case.job, case.more) not in self.files:
-            restore(self.base, self.warm.stage)
-            self.warm.run(job.command, job.argv, timeout=120)
-            self.files[case.job, case.more] = file_names(self.warm.stage, job.writes)
+    def leftovers(self, case: Case, found: set[str]) -> list[str]:
+        """Return those of the found files that an undisturbed command does not leave."""
+        self.of(case)
         return sorted(found - self.files[case.job, case.more])
 
 
@@ -261,7 +259,8 @@ def _judge_result(
     except Exception as error:
         return "silent", f"exit code 0, but the result cannot be read: {error!r:.200}"
     # The references use the stage too, so results and files are read first.
-    if case.is_swept and (left := references.leftovers(case, job)):
+    files = file_names(stage, job.writes)
+    if case.is_swept and (left := references.leftovers(case, files)):
         return "leftovers", ", ".join(left)[:300]
     whole, printed = references.of(case)
     if result == whole:

@@ -44,12 +44,12 @@ QUOTAS = {
     "cache": 110,
     "code": 220,
     "links": 350,
-    "inputs": 220,
-    "surroundings": 120,
-    "kills": 210,
-    "errors": 90,
-    "full disks": 30,
-    "pairs": 40,
+    "inputs": 160,
+    "surroundings": 90,
+    "kills": 204,
+    "errors": 66,
+    "full disks": 24,
+    "pairs": 32,
 }
 
 

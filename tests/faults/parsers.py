@@ -1,0 +1,96 @@
+"""Everything that reads what users write, as functions of bytes: a value, or UserError."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ensemble.config import read_blend_file, read_members
+from foldblend.errors import UserError
+from foldblend.image_bytes import (
+    JPEG,
+    PNG,
+    is_16_bit,
+    is_simple,
+    png_damage,
+    quiet,
+    read_tiff,
+)
+from foldblend.images import read_image, upright_size
+from foldblend.runs.folder import read_json
+from foldblend.tables import read_text_table
+from folds.fold_file import read_fold_file
+from pipeline.config.settings import read_config_file
+from tests.faults.judge import bad_message
+
+__all__ = ["CORPUS", "PARSERS", "parse"]
+
+CORPUS = Path(__file__).with_name("corpus")
+TRAIN = pd.DataFrame({"image_id": ["a.jpg", "b.jpg", "c.jpg", "d.jpg"], "group": [*"wxyz"]})
+
+
+def _image_header(file: Path) -> None:
+    """Read the parts of an image's bytes that OpenCV does not report."""
+    data = file.read_bytes()
+    quiet(data)
+    is_16_bit(data)
+    read_tiff(data)
+    if data.startswith(PNG):
+        if png_damage(data) is None:
+            is_simple(data)
+    elif data.startswith(JPEG):
+        upright_size(file)
+
+
+def _folds(file: Path) -> None:
+    read_fold_file(file, TRAIN, leaks=True)
+
+
+# Name of the parser, by which its part of the corpus is named; the suffix of its files; the parser.
+PARSERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "csv": (".csv", read_text_table),
+    "tsv": (".tsv", read_text_table),
+    "jsonl": (".jsonl", read_text_table),
+    "parquet": (".parquet", read_text_table),
+    "folds": (".csv", _folds),
+    "config": (".yaml", read_config_file),
+    "members": (".yaml", read_members),
+    "blend": (".yaml", read_blend_file),
+    "json": (".json", read_json),
+    "header": (".img", _image_header),
+    "image": (".img", read_image),
+    "png": (".png", read_image),
+}
+
+
+def parse(name: str, data: bytes, folder: Path) -> str | None:
+    """Parse bytes as a file; return the message of a UserError, or None if they were accepted.
+
+    Raises
+    ------
+    AssertionError
+        If the message is not one line that names the file.
+    """
+    suffix, read = PARSERS[name]
+    file = folder / f"parsed{suffix}"
+    file.write_bytes(data)
+    try:
+        read(file)
+    except UserError as error:
+        message = str(error)
+    else:
+        return None
+    wrong = bad_message(f"error: {message}\n", ("parsed",))
+    assert wrong is None, f"{wrong}: {message}"
+    return message
+
+
+def scratch() -> Path:
+    """Return a folder in memory where there is one, for many small files."""
+    where = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    return Path(tempfile.mkdtemp(prefix="parsed-", dir=where))
