@@ -97,6 +97,14 @@ def changed(whole: Any, path: tuple[Any, ...], value: Any) -> Any:
     return copy
 
 
+def _is_of_type(whole: Any, path: tuple[Any, ...], mutation: str) -> bool:
+    """Return whether a word takes a word's place: only what it says is another, as users may do."""
+    for key in path:
+        whole = whole[key]
+    new = VALUES.get(mutation)
+    return isinstance(whole, str | bool) and type(new) is type(whole)
+
+
 def _writer(file: str, path: tuple[Any, ...], mutation: str) -> Callable[[Path], None]:
     def prepare(stage: Path) -> None:
         target = stage / file
@@ -128,13 +136,15 @@ def json_cases(base: Path) -> Iterator[Case]:
         for path in key_paths(whole):
             for mutation in (*VALUES, *RAW):
                 number += 1
+                fits = _is_of_type(whole, path, mutation)
                 yield Case(
                     id=f"{file}: {'.'.join(map(str, path))} {mutation}",
                     kind="json",
                     job=_job(file, run, number),
                     prepare=_writer(file, path, mutation),
                     names=_names(file, run),
-                    bad_run=run,
+                    bad_run="" if fits else run,
+                    is_free=fits,
                 )
         yield from _broken(file, run)
 

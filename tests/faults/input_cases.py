@@ -14,6 +14,7 @@ import pandas as pd
 
 from tests.faults.base import DATA
 from tests.faults.damage_text import YAML_TEXTS
+from tests.faults.jobs import PREDICTED
 from tests.faults.judge import Case
 
 __all__ = ["input_cases"]
@@ -181,7 +182,7 @@ def _case(
         argv=argv,
         prepare=prepare,
         names=names,
-        writes=known.get(command, ("p.csv", "p_by_group.csv", "x.zip", "outputs/u", "board.json")),
+        writes=known.get(command, (*PREDICTED, "x.zip", "outputs/u", "board.json")),
         is_free=True,
     )
 

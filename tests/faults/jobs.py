@@ -113,6 +113,8 @@ def _blend(*words: str, runs: tuple[str, ...], is_many: bool = False) -> Job:
 
 
 REFERENCE = "reference.safetensors"
+# The last is kept by a prediction that was interrupted, to be continued.
+PREDICTED = ("p.csv", "p_by_group.csv", ".p.csv.partial")
 
 
 def _predict(run: str, *, runs: tuple[str, ...] = ()) -> Job:
@@ -122,8 +124,7 @@ def _predict(run: str, *, runs: tuple[str, ...] = ()) -> Job:
         argv=(run, "data/test.csv", "--out", "p.csv"),
         # What images are compared with is computed again where it cannot be read.
         writes=(
-            "p.csv",
-            "p_by_group.csv",
+            *PREDICTED,
             "cache",
             *[f"outputs/{one}/{REFERENCE}" for one in read],
         ),

@@ -14,7 +14,7 @@ from tests.faults.base import restore
 from tests.faults.jobs import JOBS, Job
 from tests.faults.warm import Ended, Warm
 
-__all__ = ["FAILURES", "GOOD", "Case", "Outcome", "References", "judge", "run_case"]
+__all__ = ["DRAFT", "FAILURES", "GOOD", "Case", "Outcome", "References", "judge", "run_case"]
 
 GOOD = ("right", "one line", "left out")
 FAILURES = (
@@ -37,6 +37,7 @@ PATIENCE = 20.0
 MOST_MEMORY_KB = 3_000_000
 ADDRESS_SPACE = 9_000_000_000
 MOST_LETTERS = 1100
+DRAFT = ".draft-"
 ESCAPES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\udc80-\udcff]")
 # Progress bars and times differ from one run to the next.
 UNSTEADY = re.compile(r"[0-9]+(\.[0-9]+)?(e-?[0-9]+)?")
@@ -303,7 +304,10 @@ def run_case(case: Case, warm: Warm, base: Path, references: References) -> Outc
     if warm.marker.exists():
         outcome, line = "executed", warm.marker.read_text().splitlines()[0]
     elif changed:
-        outcome, line = "outside", "; ".join(changed)[:300]
+        # Drafts beside a file that a command was to write are none of other files.
+        are_drafts = all(DRAFT in one and one.endswith(" was made") for one in changed)
+        outcome = "leftovers" if are_drafts else "outside"
+        line = "; ".join(changed)[:300]
     else:
         outcome, line = judge(case, job, ended, warm, references)
     return Outcome(

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.faults.damage_weights import CACHES
 from tests.faults.jobs import JOBS, reads
 from tests.faults.judge import Case
 
@@ -145,6 +146,8 @@ def _case(
         bad_run=run,
         # A report written through no link is as right as an error.
         is_free=job.startswith("audit"),
+        # Users keep these elsewhere: what they name on the command line may be a link.
+        writes=NAMED.get((where, what), ()),
     )
 
 
@@ -194,6 +197,15 @@ def link_cases(base: Path) -> Iterator[Case]:
                 yield _case(where, what, job, ("frozen_tta",), run="frozen_tta")
 
 
+NAMED = {
+    (place, what): writes
+    for place in ("outputs", "cache")
+    for what, writes in (
+        ("link to a folder", ("canary/folder/full", *[f"canary/folder/{one}" for one in CACHES])),
+        ("moved, with a link", ("canary/moved",)),
+    )
+}
+NAMED |= {(f"outputs/{one}", "moved, with a link"): ("canary/moved",) for one in ("b2", "t2")}
 OVERWRITES = {
     "blend": ("--overwrite",),
     "run_tta": ("--overwrite",),

@@ -11,13 +11,12 @@ from functools import partial
 from pathlib import Path
 
 from tests.faults.jobs import Job
-from tests.faults.judge import Case, FaultError, References, judge
+from tests.faults.judge import DRAFT, Case, FaultError, References, judge
 from tests.faults.tracing import can_trace, count_calls, run_injected
 from tests.faults.warm import Ended, Warm
 
 __all__ = ["error_cases", "first_failed", "full_disk_cases", "kill_cases", "rerun"]
 
-DRAFT = ".draft-"
 # Calls that change files, and how many places of each are tried.
 KILLED = {"rename": 6, "write": 5, "fsync": 3, "unlink": 4, "mkdir": 3, "openat": 4, "rmdir": 1}
 KILLED |= {"ftruncate": 1, "renameat": 1}
