@@ -17,6 +17,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from tests.faults.warm import Warm
 # Written so often that a stopped sweep loses little.
 EVERY = 25
 NOT_MANY = 40
+LONGEST = 200
 
 
 def flags() -> argparse.Namespace:
@@ -42,6 +44,7 @@ def flags() -> argparse.Namespace:
     cli.add_argument("--limit", type=int, help="most cases of each kind; 0: all there are")
     cli.add_argument("--seed", type=int, default=0, help="seed of the sample")
     cli.add_argument("--only", default="", help="run cases whose id has this text; not stored")
+    cli.add_argument("--again", action="store_true", help="run again what had failed")
     cli.add_argument("--work", type=Path, help="folder for the world; default: a temporary one")
     cli.add_argument("--failures", type=Path, help="text file to write all failures to")
     return cli.parse_args()
@@ -80,36 +83,78 @@ def cases_of(args: argparse.Namespace, base: Path) -> list[Case]:
     return [case for _, case in sorted(shares, key=lambda one: one[0])]
 
 
-def sweep(args: argparse.Namespace, results: Results, work: Path) -> dict[str, list[Any]]:
-    """Run the cases that have no outcome yet; return outcomes as [kind, outcome, line, seconds]."""
+def sweep(args: argparse.Namespace, results: Results, work: Path) -> dict[str, Any]:
+    """Run the cases that have no outcome yet and return a summary of all (see `summary`)."""
     name = f"outcomes {args.label}"
-    found: dict[str, list[Any]] = {}
+    known: dict[str, Any] = {}
     with contextlib.suppress(KeyError):
-        found = dict(results[name]["cases"])
+        known = results[name]
+    if name in results and not args.only and not args.again:
+        return known
+    started = time.monotonic()
+    found: dict[str, list[Any]] = dict(known.get("cases", {}))
     with Warm(args.tree, work) as warm:
         base = make_base(warm, work)
         references = References(warm, base)
         cases = cases_of(args, base)
-        todo = [case for case in cases if args.only or f"{case.kind}: {case.id}" not in found]
+        if args.again:
+            cases = [case for case in cases if key_of(case) in known.get("failures", {})]
+        todo = [case for case in cases if args.only or key_of(case) not in found]
         print(f"{len(cases)} cases, {len(todo)} of them to run; {warm.ready}", flush=True)
         for number, case in enumerate(todo, 1):
             got = run_case(case, warm, base, references)
-            found[f"{case.kind}: {case.id}"] = [case.kind, got.outcome, got.line, got.seconds]
+            found[key_of(case)] = [case.kind, got.outcome, got.line[:LONGEST], got.seconds]
             if args.only or not got.is_good:
                 print(f"{number}/{len(todo)} {got.outcome}: {case.id}\n    {got.line}", flush=True)
-            if not args.only and (number % EVERY == 0 or number == len(todo)):
-                stored = {"tree": commit_of(args.tree), "cases": found}
-                results.put(name, stored, partial=number < len(todo))
+            if not args.only and not args.again and number % EVERY == 0:
+                results.put(name, {"tree": commit_of(args.tree), "cases": found}, partial=True)
                 if args.failures:
                     write_failures(args.failures, found)
-    return {f"{case.kind}: {case.id}": found[f"{case.kind}: {case.id}"] for case in cases}
+    ran = {key_of(case): found[key_of(case)] for case in cases}
+    if args.only:
+        return summary(args.tree, ran, time.monotonic() - started)
+    whole = (
+        mended(known, ran) if args.again else summary(args.tree, ran, time.monotonic() - started)
+    )
+    results.put(name, {**whole, "tree": commit_of(args.tree)})
+    return whole
 
 
-def print_table(found: dict[str, list[Any]]) -> None:
-    """Print the numbers of outcomes by kind."""
-    counts: dict[str, Counter[str]] = {}
+def key_of(case: Case) -> str:
+    """Return the name of a case among those of all kinds."""
+    return f"{case.kind}: {case.id}"
+
+
+def summary(tree: Path, found: dict[str, list[Any]], seconds: float) -> dict[str, Any]:
+    """Return the numbers of outcomes by kind, and the failures."""
+    table: dict[str, Counter[str]] = {}
     for kind, outcome, _, _ in found.values():
-        counts.setdefault(kind, Counter())[outcome] += 1
+        table.setdefault(kind, Counter())[outcome] += 1
+    failures = {key: one for key, one in sorted(found.items()) if one[1] not in GOOD}
+    return {
+        "tree": commit_of(tree),
+        "seconds": round(seconds),
+        "table": {kind: dict(counts) for kind, counts in table.items()},
+        "failures": failures,
+    }
+
+
+def mended(known: dict[str, Any], ran: dict[str, list[Any]]) -> dict[str, Any]:
+    """Return a summary with new outcomes of cases that had failed."""
+    table = {kind: Counter(counts) for kind, counts in known["table"].items()}
+    failures = dict(known["failures"])
+    for key, one in ran.items():
+        table[one[0]][failures.pop(key)[1]] -= 1
+        table[one[0]][one[1]] += 1
+        if one[1] not in GOOD:
+            failures[key] = one
+    plain = {kind: {name: n for name, n in row.items() if n} for kind, row in table.items()}
+    return {**known, "table": plain, "failures": failures}
+
+
+def print_table(table: dict[str, dict[str, int]]) -> None:
+    """Print the numbers of outcomes by kind."""
+    counts = {kind: Counter(row) for kind, row in table.items()}
     columns = [one for one in (*GOOD, *FAILURES) if any(row[one] for row in counts.values())]
     rows = [("kind", "cases", *columns)]
     for kind, row in counts.items():
@@ -146,16 +191,16 @@ def main() -> None:
     finally:
         if args.work is None:
             shutil.rmtree(work, ignore_errors=True)
-    print_table(found)
-    failed = {key: one for key, one in found.items() if one[1] not in GOOD}
+    print_table(found["table"])
+    failed = found["failures"]
     for key, (_, outcome, line, _) in list(failed.items())[:NOT_MANY]:
         print(f"{outcome}: {key}\n    {line}")
     if len(failed) > NOT_MANY:
         print(f"and {len(failed) - NOT_MANY} more; --failures FILE lists all")
     if args.failures:
-        write_failures(args.failures, found)
+        write_failures(args.failures, failed)
     if failed:
-        raise SystemExit(f"{len(failed)} of {len(found)} cases failed")
+        raise SystemExit(f"{len(failed)} cases failed")
 
 
 def _fast_folder() -> str | None:

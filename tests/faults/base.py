@@ -6,8 +6,11 @@ runs record the paths of their data.
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import shutil
+import stat
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -127,8 +130,46 @@ def make_base(warm: Warm, store: Path) -> Path:
     return whole
 
 
+def _state(path: Path) -> tuple[object, ...]:
+    found = path.lstat()
+    if stat.S_ISLNK(found.st_mode):
+        return ("link", str(path.readlink()))
+    if stat.S_ISDIR(found.st_mode):
+        return ("folder", found.st_mode)
+    return (found.st_mode, found.st_size, found.st_mtime_ns, found.st_nlink)
+
+
+@functools.cache
+def _undamaged(base: Path) -> dict[str, tuple[object, ...]]:
+    return {str(file.relative_to(base)): _state(file) for file in sorted(base.rglob("*"))}
+
+
 def restore(base: Path, stage: Path) -> None:
-    """Replace the stage by the undamaged world; nothing is followed out of the stage."""
-    if stage.exists():
-        shutil.rmtree(stage)
-    shutil.copytree(base, stage, symlinks=True)
+    """Make the stage the undamaged world again; nothing is followed out of the stage.
+
+    Files that have kept their size, time and kind are not copied again: most of them are weights.
+    """
+    whole = _undamaged(base)
+    stage.mkdir(parents=True, exist_ok=True)
+    kept = set()
+    for folder, folders, files in os.walk(stage):
+        for name in [*folders, *files]:
+            path = Path(folder) / name
+            place = str(path.relative_to(stage))
+            if whole.get(place) == _state(path):
+                kept.add(place)
+            elif path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+                folders.remove(name)
+            else:
+                path.unlink()
+        folders[:] = [name for name in folders if not (Path(folder) / name).is_symlink()]
+    for place, state in whole.items():
+        if place in kept:
+            continue
+        source = base / place
+        if state[0] == "folder":
+            (stage / place).mkdir()
+            shutil.copymode(source, stage / place)
+        else:
+            shutil.copy2(source, stage / place, follow_symlinks=False)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 from tests.faults.base import restore
 from tests.faults.jobs import JOBS, Job
+from tests.faults.state import changes, file_names, snapshot
 from tests.faults.warm import Ended, Warm
 
 __all__ = ["DRAFT", "FAILURES", "GOOD", "Case", "Outcome", "References", "judge", "run_case"]
@@ -111,40 +110,6 @@ class Outcome:
         return self.outcome in GOOD
 
 
-def _state(file: Path) -> tuple[Any, ...]:
-    found = file.lstat()
-    if stat.S_ISLNK(found.st_mode):
-        return ("link", str(file.readlink()))
-    if stat.S_ISDIR(found.st_mode):
-        return ("folder", stat.S_IMODE(found.st_mode))
-    return (found.st_mode, found.st_size, found.st_mtime_ns)
-
-
-def snapshot(stage: Path, writes: Sequence[str]) -> dict[str, tuple[Any, ...]]:
-    """Return the state of everything in the stage that a command may not change."""
-    allowed = {*writes, "home", "tmp"}
-    seen: dict[str, tuple[Any, ...]] = {}
-    stack = [stage]
-    while stack:
-        for entry in os.scandir(stack.pop()):
-            path = Path(entry.path)
-            name = str(path.relative_to(stage))
-            if name in allowed:
-                # A link in the place of such a path is no leave to write where it leads.
-                continue
-            seen[name] = _state(path)
-            if entry.is_dir(follow_symlinks=False):
-                stack.append(path)
-    return seen
-
-
-def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    made = [f"{name} was made" for name in sorted({*after} - {*before})]
-    removed = [f"{name} was removed" for name in sorted({*before} - {*after})]
-    both = sorted({*before} & {*after})
-    return [*made, *removed, *[f"{one} was written" for one in both if before[one] != after[one]]]
-
-
 def _steady(text: str) -> set[str]:
     return {UNSTEADY.sub("#", line.strip()) for line in text.splitlines()}
 
@@ -182,15 +147,6 @@ class References:
         """Return those of the found files that an undisturbed command does not leave."""
         self.of(case)
         return sorted(found - self.files[case.job, case.more])
-
-
-def file_names(stage: Path, places: Sequence[str]) -> set[str]:
-    """Return the names of all files in some places, and next to them."""
-    files = [file for place in places for file in [stage / place, *(stage / place).rglob("*")]]
-    beside = [file for place in places for file in (stage / place).parent.glob("*")]
-    names = [str(file.relative_to(stage)) for file in (*files, *beside) if not file.is_dir()]
-    # TensorBoard's files have the time and the process in their names, and each start adds one.
-    return {name for name in names if "events.out.tfevents" not in name}
 
 
 def bad_message(err: str, names: Sequence[str]) -> str | None:
@@ -300,7 +256,7 @@ def run_case(case: Case, warm: Warm, base: Path, references: References) -> Outc
     except FaultError as error:
         outcome, line = error.args
         return Outcome(case.id, case.kind, outcome, line, 0.0)
-    changed = _changes(before, snapshot(warm.stage, job.writes))
+    changed = changes(before, snapshot(warm.stage, job.writes))
     if warm.marker.exists():
         outcome, line = "executed", warm.marker.read_text().splitlines()[0]
     elif changed:

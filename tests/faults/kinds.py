@@ -13,7 +13,8 @@ from tests.faults.damage_weights import weight_cases
 from tests.faults.input_cases import input_cases
 from tests.faults.judge import Case
 from tests.faults.link_cases import link_cases
-from tests.faults.surroundings import pair_cases, surroundings_cases
+from tests.faults.pairs import pair_cases
+from tests.faults.surroundings import surroundings_cases
 from tests.faults.system_calls import error_cases, full_disk_cases, kill_cases
 
 __all__ = ["MAKERS", "QUOTAS", "all_cases", "chosen"]

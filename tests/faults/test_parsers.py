@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.faults.input_cases import png
+from tests.faults.hostile_files import png
 from tests.faults.parsers import CORPUS, PARSERS, parse
 
 CHECKED = settings(
