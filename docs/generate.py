@@ -7,8 +7,10 @@ every flag or key that is added, removed or changed.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import json
+import operator
 import types
 import typing
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from ensemble.config import BlendConfig
 from foldblend.cli import cli_flags
 from foldblend.flags import ALWAYS, Flag, flags_of
 from foldblend.help import texts_of
+from foldblend.runs.checked import Rule
 from foldblend.runs.info import RunInfo
 from folds.config import LAYOUTS, AuditConfig
 from pipeline.config.run import RunConfig
@@ -113,6 +116,9 @@ def _schema_of(hint: Any) -> dict[str, Any]:
         return _object(hint)
     if origin is typing.Required:
         return _schema_of(parts[0])
+    if origin is typing.Annotated:
+        rules = [dict(one.schema) for one in parts[1:] if isinstance(one, Rule)]
+        return functools.reduce(operator.or_, rules, _schema_of(parts[0]))
     if origin is typing.Literal:
         return {"enum": list(parts)}
     if origin is list:
@@ -120,8 +126,11 @@ def _schema_of(hint: Any) -> dict[str, Any]:
     if origin is dict:
         values = {} if parts[1] is Any else {"additionalProperties": _schema_of(parts[1])}
         return {"type": "object", **values}
-    if isinstance(hint, types.UnionType):
-        return {"type": ["null" if part is type(None) else PLAIN[part] for part in parts]}
+    if isinstance(hint, types.UnionType) or origin is typing.Union:
+        kinds = [{"type": "null"} if part is type(None) else _schema_of(part) for part in parts]
+        if all({*kind} == {"type"} for kind in kinds):
+            return {"type": [kind["type"] for kind in kinds]}
+        return {"anyOf": kinds}
     return {"type": PLAIN[hint]}
 
 

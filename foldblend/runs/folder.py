@@ -54,8 +54,8 @@ __all__ = [
 
 FORMAT = 1
 PICTURES = "pictures.parquet"
-# Tables whose hashes run.json records, if they are there.
-TABLES = (
+# Tables whose hashes run.json records if they are there.
+HASHED = (
     "oof.parquet",
     "test.parquet",
     "plain_oof.parquet",
@@ -143,7 +143,7 @@ def table_hashes(folder: Path, *, folds: bool = True) -> dict[str, str]:
     folds
         Whether to hash the test tables of the folds too, which a fold's done.json may have.
     """
-    names = [*TABLES, *(sorted(one.name for one in folder.glob("test_fold_*")) if folds else [])]
+    names = [*HASHED, *(sorted(one.name for one in folder.glob("test_fold_*")) if folds else [])]
     return {name: file_hash(folder / name) for name in names if (folder / name).is_file()}
 
 
@@ -228,8 +228,15 @@ def is_fold_locked(folder: Path, fold: int) -> bool:
 
 
 @contextlib.contextmanager
-def lock_folder(folder: Path, *, wait: Callable[[], object] | None = None) -> Iterator[None]:
-    """Lock a run folder. The lock ends with the process, even if it is killed.
+def lock_folder(
+    folder: Path,
+    *,
+    wait: Callable[[], object] | None = None,
+    flags: tuple[str | None, str | None] = ("--output", "--name"),
+) -> Iterator[None]:
+    """Lock a run folder, and remove temporary files of killed processes.
+
+    The lock ends with the process, even if it is killed.
 
     Parameters
     ----------
@@ -237,6 +244,9 @@ def lock_folder(folder: Path, *, wait: Callable[[], object] | None = None) -> It
         The run folder, which is made if it is absent.
     wait
         Called once if another process has locked the folder, before waiting for it.
+    flags
+        The command's flags for the folder of all runs and for the name of this one, for messages;
+        None: it has no such flag.
 
     Raises
     ------
@@ -248,12 +258,12 @@ def lock_folder(folder: Path, *, wait: Callable[[], object] | None = None) -> It
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(hold(folder / LOCK, wait=wait))
         except Timeout:
-            cure = "wait for it or pass another --name"
+            cure = f"wait for it or pass another {flags[1]}" if flags[1] else "wait for it"
             raise UserError(f"{folder}: another process is writing this run; {cure}") from None
         except OSError as error:
-            raise UserError(
-                f"{folder}: cannot be written ({error.strerror}); pass another --output"
-            ) from None
+            cure = f"pass another {flags[0]}" if flags[0] else "change its permissions"
+            raise UserError(f"{folder}: cannot be written ({error.strerror}); {cure}") from None
+        sweep_drafts(folder)
         yield
 
 

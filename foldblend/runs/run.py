@@ -186,6 +186,13 @@ class Run(Estimator):
         return is_ordered(self.classes, bool(self.info.get("ordered", True)))
 
     @property
+    def num_test_folds(self) -> int:
+        """Number of test tables of single models, from 0 on."""
+        known = self.info.get("num_test_folds")
+        # Runs of other programs may not say.
+        return len([*self.path.glob("test_fold_*.parquet")]) if known is None else known
+
+    @property
     def submission(self) -> SubmissionForm | None:
         """Form of submission.csv, or None where the run records none."""
         record = self.info.get("submission")

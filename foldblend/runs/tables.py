@@ -204,14 +204,8 @@ class TableReader:
             wanted |= dict.fromkeys(logit_columns(len(self.info["classes"])), Column("logit"))
         if columns is not None:
             wanted = {one: wanted[one] for one in columns}
-        found = self._parsed(file, self.data(file), wanted)
-        for one, column in wanted.items():
-            if one in found.column_names:
-                wrong = next(_problems(found[one], column, self), None)
-                if wrong is not None:
-                    raise self.broken(file, f"{one} {wrong}; {AGAIN}")
-        rows = found.to_pandas(ignore_metadata=True)
-        for one in found.column_names:
+        rows = self._parsed(file, self.data(file), wanted)
+        for one in rows:
             if wanted[one].kind == "logit" and not np.isfinite(rows[one].to_numpy()).all():
                 bad = listed(rows.loc[~np.isfinite(rows[one]), "image_id"])
                 raise self.broken(
@@ -225,8 +219,11 @@ class TableReader:
                 self._check_repeats(file, rows)
         return rows
 
-    def _parsed(self, file: str, data: bytes, wanted: Mapping[str, Column]) -> pyarrow.Table:
-        """Return the wanted columns of a parquet file, of which their types are checked."""
+    def _parsed(self, file: str, data: bytes, wanted: Mapping[str, Column]) -> pd.DataFrame:
+        """Return the wanted columns of a parquet file after all checks of single columns.
+
+        Whether logits are finite is left to the caller.
+        """
         try:
             with pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data)) as source:
                 schema = source.schema_arrow
@@ -234,9 +231,21 @@ class TableReader:
                 about = source.metadata
                 groups = (about.row_group(one).num_rows for one in range(about.num_row_groups))
                 num_rows = max(about.num_rows, sum(groups))
-                wrong = _problem_of_schema(schema, wanted, num_rows, len(self.info["classes"]))
+                wrong = _problem_of_schema(
+                    schema, wanted, num_rows, len(self.info.get("classes", ()))
+                )
                 if wrong is None:
-                    return source.read([one for one in wanted if one in schema.names])
+                    here = [one for one in wanted if one in schema.names]
+                    # What pandas wrote about its types is not needed, and may be damaged.
+                    found = source.read(here).replace_schema_metadata(None)
+                    problems = (
+                        f"{one} {problem}"
+                        for one in here
+                        for problem in _problems(found[one], wanted[one], self)
+                    )
+                    wrong = next(problems, None)
+                if wrong is None:
+                    return found.to_pandas()
         except (
             OSError,
             ValueError,
@@ -338,7 +347,7 @@ def _problem_of_schema(
     if twice:
         return f"has several columns named {listed(twice)}"
     extra = f"logit_{num_classes}"
-    if extra in schema.names:
+    if extra in schema.names and "logit_0" in wanted:
         return f"has the column {extra}, and run.json has {num_classes} classes"
     absent = [
         name for name, one in wanted.items() if not one.is_optional and name not in schema.names

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from foldblend.errors import UserError, counted, listed
-from foldblend.runs.run import Run
+from foldblend.runs.tables import TableReader
 from foldblend.tables import read_text_table
 from foldblend.words import plural
 from folds.data.manifest import Manifest
@@ -58,7 +58,7 @@ def changed_data(
         parts += changed_rows(rows, here, "training image")
         parts += _changed_cells(rows, here, "label", classes={*names.values()} & {*data.classes})
         parts += _changed_cells(rows, here, "group")
-    images = _read(folder, lambda folder: Run(folder).table("pictures"))
+    images = _read(folder, lambda folder: TableReader(folder, old, {}).read("pictures"))
     for part, table in (("train", data.train), ("test", data.test)):
         if images is None or table is None:
             continue

@@ -18,6 +18,7 @@ from foldblend.scores.rows import Rows
 from pipeline.export import onnx_build, onnx_check, onnx_graph, onnx_methods
 from pipeline.predict.open import open_predictor
 from pipeline.predict.tree import Blend, Leaf
+from tests.makers.edits import rehash
 from tta.merge import MERGES
 from tta.policy import Policy
 from tta.views.entries import DeviceView
@@ -257,6 +258,7 @@ def test_without_images_graphs_are_checked_on_noise(runs_copy):
     table = pd.read_parquet(folder / "pictures.parquet")
     table["path"] = "/gone/" + table["image_id"]
     table.to_parquet(folder / "pictures.parquet")
+    rehash(folder / "pictures.parquet")
     checker = onnx_check.Checker(open_predictor(folder), said.append)
     assert checker.what == "100 images of random noise"
     assert said == ["--onnx: the run's images are gone; graphs are checked on random noise"]

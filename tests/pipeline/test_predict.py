@@ -28,6 +28,7 @@ from pipeline.predict.open import member_runs, open_predictor
 from pipeline.predict.run import Prediction
 from pipeline.predict.session import open_session
 from pipeline.predict.stream import Stream, block_size
+from tests.makers.edits import rehash
 
 
 def quiet(_):
@@ -348,6 +349,7 @@ def test_members_that_are_gone_or_made_again(outputs, images, tmp_path):
     table = pd.read_parquet(oof)
     table["logit_0"] += 1
     table.to_parquet(oof)
+    rehash(oof)
     with pytest.raises(UserError, match=r"beta: this member of the blend .* made again"):
         fb.predict(copy / "by_soft", images, say=quiet)
     with pytest.raises(UserError, match=r"beta: this run it was made from .* made again"):
@@ -521,6 +523,7 @@ def test_runs_of_early_versions_lack_hashes_of_images(outputs, images, tmp_path)
     (copy / "reference.safetensors").unlink()
     file = copy / "pictures.parquet"
     pd.read_parquet(file).drop(columns="content").to_parquet(file)
+    rehash(file)
     old = fb.predict(copy, images, say=quiet)
     pd.testing.assert_frame_equal(old, fb.predict(outputs / "beta", images, say=quiet))
 

@@ -15,6 +15,7 @@ import export_model as export_script
 import foldblend as fb
 import predict as predict_script
 from foldblend.errors import UserError
+from tests.makers.edits import rehash
 
 
 @pytest.fixture
@@ -144,7 +145,8 @@ def test_deep_json_and_wrong_rows(command, runs_copy, image):
     command(runs_copy / "alpha", image).assert_one_line_error("not valid JSON")
     beta = fb.load(runs_copy / "beta")
     beta.oof.assign(label=99).to_parquet(beta.path / "oof.parquet")
-    command(beta.path, image).assert_one_line_error("values outside")
+    rehash(beta.path / "oof.parquet")
+    command(beta.path, image).assert_one_line_error("label must be from 0 to 17")
 
 
 def test_member_that_is_made_again_between_two_predictions(runs_copy, image):

@@ -6,13 +6,14 @@ import shutil
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import safetensors.numpy
 
 import foldblend as fb
 import predict as predict_script
 from foldblend.errors import UserError
-from foldblend.runs.folder import PICTURES, lock_folder, read_table, write_table
+from foldblend.runs.folder import PICTURES, lock_folder, write_table
 from pipeline.predict import reference as module
 from pipeline.predict.compare import (
     REFERENCE,
@@ -27,6 +28,7 @@ from pipeline.predict.open import open_predictor
 from pipeline.predict.reference import Reference, choose_rows, differences, make_reference
 from pipeline.predict.stream import Stream
 from pipeline.predict.weights import FolderWeights
+from tests.makers.edits import rehash
 
 
 def quiet(_):
@@ -311,9 +313,10 @@ def test_a_reference_that_does_not_fit_is_made_again(copy, damage):
 def test_without_training_images_predictions_lack_the_column(copy, images, tmp_path, command_of):
     for name in ("alpha", "frozen"):
         file = copy / name / PICTURES
-        table = read_table(file)
+        table = pd.read_parquet(file)
         table["path"] = "/gone" + table["path"]
         write_table(file, table)
+        rehash(file)
         # A reference that is there needs no images.
         assert "odd" in fb.predict(copy / name, images, say=quiet)
         (copy / name / REFERENCE).unlink()

@@ -9,11 +9,12 @@ import pytest
 import safetensors.torch
 
 from foldblend.errors import UserError
-from foldblend.runs.folder import file_hash, read_json, read_table, write_json, write_table
+from foldblend.runs.folder import file_hash, read_json, write_json, write_table
 from foldblend.runs.run import Run
 from pipeline import view_logits
 from pipeline.fold_files import finished_fold
 from pipeline.view_logits import add_views
+from tests.makers.edits import rehash
 from tta.saved_views import kept_views, saved_rows, view_seconds
 
 LOGITS = [f"logit_{index}" for index in range(18)]
@@ -37,14 +38,15 @@ def test_saved_models_predict_the_logits_of_training(runs_copy):
     key = alpha.info["run_key"] | {"folds": alpha.info["folds_hash"]}
     assert all(finished_fold(alpha.path, index, key) is not None for index in (0, 1))
     done = read_json(alpha.path / "fold_0" / "done.json")
-    written = read_table(alpha.path / "tta" / "oof_fold_0.parquet")
-    plain = read_table(alpha.path / "fold_0" / "oof.parquet")
+    written = pd.read_parquet(alpha.path / "tta" / "oof_fold_0.parquet")
+    plain = pd.read_parquet(alpha.path / "fold_0" / "oof.parquet")
     # Make the same run one of a single view, so that the other view is predicted.
     state = alpha.info | {"views": ["identity"]}
     write_json(alpha.path / "run.json", state)
     identity = written[written["view"] == "identity"].set_index("image_id")[LOGITS]
     plain[LOGITS] = identity.loc[plain["image_id"]].to_numpy()
     write_table(alpha.path / "fold_0" / "oof.parquet", plain)
+    rehash(alpha.path / "fold_0" / "oof.parquet")
     for file in (alpha.path / "tta").iterdir():
         file.unlink()
     add_views(alpha.path, ("hflip",), say=quiet)
@@ -106,7 +108,7 @@ def test_views_by_random_augmentation(runs_copy, tmp_path):
     assert not np.allclose(drawn[0], drawn[1])
     assert not np.allclose(drawn[1], drawn[2])
     further = beta.path / "tta" / "further_test_fold_1.parquet"
-    again = read_table(further)
+    again = pd.read_parquet(further)
     again[again["view"] != "train#1"].to_parquet(further, index=False)
     add_views(beta.path, ("train#1",), say=quiet)
     np.testing.assert_array_equal(rows(beta, 1, "train#1", "test").to_numpy(), drawn[2])

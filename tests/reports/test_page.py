@@ -25,6 +25,7 @@ from reports.run.gallery import GalleryImages, Predictions, gallery_data, rows_b
 from reports.run.report import predictions, write_report
 from reports.run.thumbnails import gallery_images_of
 from reports.text import WIDTH, table
+from tests.makers.edits import rehash
 from tests.makers.synthetic_runs import write_synthetic_run
 
 NASTY = [
@@ -208,6 +209,7 @@ def test_names_with_html_are_shown_as_text(tmp_path):
     oof["image_id"] = NASTY[0] + oof["image_id"]
     oof["group"] = NASTY[1] + oof["group"]
     oof.to_parquet(folder / "oof.parquet")
+    rehash(folder / "oof.parquet")
     write_section(
         folder,
         "own",
@@ -263,6 +265,7 @@ def test_without_images_the_page_has_a_note(run_copy):
     table = pd.read_parquet(run_copy.path / PICTURES)
     table["path"] = "/nowhere/" + table["image_id"]
     table.to_parquet(run_copy.path / PICTURES)
+    rehash(run_copy.path / PICTURES)
     write_report(run_copy)
     page = Parsed((run_copy.path / "report.html").read_text())
     assert "No thumbnails: the images are not where the run found them (/nowhere/" in page.text
@@ -289,6 +292,7 @@ def test_thumbnails_stop_at_their_limit_and_skip_unreadable_images(run_copy, mon
     broken.write_bytes(b"not an image")
     table.loc[table["image_id"] == ids[1], "path"] = str(broken)
     table.to_parquet(run_copy.path / PICTURES)
+    rehash(run_copy.path / PICTURES)
     sizes = [len(everything.thumbnails[one]) for one in ids]
     monkeypatch.setattr("reports.run.thumbnails.EMBED_BYTES", sizes[0] + sizes[2])
     few = gallery_images_of(run_copy, ids)
@@ -301,6 +305,7 @@ def test_images_with_and_without_a_box_have_thumbnails(run_copy):
     table = pd.read_parquet(run_copy.path / PICTURES)
     table["box"] = [None if index % 2 else [10.0, 0.0, 30.0, 20.0] for index in range(len(table))]
     table.to_parquet(run_copy.path / PICTURES)
+    rehash(run_copy.path / PICTURES)
     shown = gallery_images_of(run_copy, table["image_id"].tolist()).thumbnails
     assert len(shown) == len(table)
 
@@ -477,7 +482,9 @@ def test_many_classes(tmp_path):
         columns=[f"logit_{index}" for index in range(18, 60)],
     )
     pd.concat([table, extra], axis=1).to_parquet(run.path / "oof.parquet", index=False)
-    run = edit_run(run, classes=[f"class {index}" for index in range(60)], attributes=[])
+    rehash(run.path / "oof.parquet")
+    classes = [f"class {index}" for index in range(60)]
+    run = edit_run(run, classes=classes, answers=classes, attributes=[])
     text = write_report(run)
     page = Parsed((run.path / "report.html").read_text())
     assert run.report["confusion"]["counts"] is None
@@ -522,6 +529,7 @@ def test_a_perfect_score_has_an_interval_and_a_single_group_has_a_note(run_copy)
     truth = 9 * np.eye(18)[table["label"]]
     table[[f"logit_{index}" for index in range(18)]] = truth.astype(np.float32)
     table.to_parquet(run_copy.path / "oof.parquet", index=False)
+    rehash(run_copy.path / "oof.parquet")
     run = Run(run_copy.path)
     write_report(run)
     headline = run.report["headline"]
@@ -530,6 +538,7 @@ def test_a_perfect_score_has_an_interval_and_a_single_group_has_a_note(run_copy)
     assert not [note for note in run.report["notes"] if "no width" in note]
     table["group"] = table["group"].iloc[0]
     table.to_parquet(run_copy.path / "oof.parquet", index=False)
+    rehash(run_copy.path / "oof.parquet")
     run = Run(run_copy.path)
     write_report(run)
     assert run.report["headline"] == {"value": 1.0, "low": 1.0, "high": 1.0}
@@ -541,6 +550,7 @@ def test_corrected_labels_have_a_note_on_optimism(run_copy):
     table = run_copy.oof
     table.loc[0, "label"] = (table.loc[0, "label"] + 3) % 18
     table.to_parquet(run_copy.path / "oof.parquet", index=False)
+    rehash(run_copy.path / "oof.parquet")
     run = Run(run_copy.path)
     text = " ".join(write_report(run).split())
     assert "scored on corrected labels" in text
@@ -557,6 +567,7 @@ def test_numbers_that_are_not_finite_are_null(run_copy):
     # With a single class, ROC AUC is not defined.
     table["label_raw"] = 0
     table.to_parquet(run_copy.path / "oof.parquet", index=False)
+    rehash(run_copy.path / "oof.parquet")
     run = edit_run(run_copy, metric="roc_auc_ovr")
     write_report(run)
     assert run.report["curves"][0]["train_loss"][2] is None

@@ -21,6 +21,7 @@ from reports.run import report as report_module
 from reports.run.confident import Judged, judge_pairs, judge_units
 from reports.run.report import suspects_csv, write_report
 from reports.run.suspects import _note, find_suspects
+from tests.makers.edits import rehash
 
 find_label_issues = pytest.importorskip(
     "cleanlab.filter", reason="cleanlab is not installed"
@@ -527,6 +528,7 @@ def planted_run(run, truth_N):
         [run.oof[columns], pd.DataFrame(logits.astype(np.float32)).add_prefix("logit_")], axis=1
     )
     table.to_parquet(run.path / "oof.parquet", index=False)
+    rehash(run.path / "oof.parquet")
     return Run(run.path)
 
 
@@ -575,6 +577,7 @@ def test_a_file_that_was_edited_stays(runs_copy, monkeypatch):
         label=np.where(run.oof["group"] == run.oof["group"][0], (truth + 3) % 18, truth)
     )
     rows.to_parquet(run.path / "oof.parquet", index=False)
+    rehash(run.path / "oof.parquet")
     run = Run(run.path)
     write_report(run, page=False)
     file = run.path / "suspects.csv"
@@ -592,6 +595,7 @@ def test_labels_are_not_checked_where_folds_split_groups(runs_copy):
     run = Run(runs_copy / "alpha")
     table = run.oof.assign(fold=np.arange(len(run.oof)) % 2)
     table.to_parquet(run.path / "oof.parquet", index=False)
+    rehash(run.path / "oof.parquet")
     found = report_module.compute_report(Run(run.path))["suspects"]
     assert "people are split between folds" in found["skipped"]
 
