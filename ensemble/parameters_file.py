@@ -26,7 +26,9 @@ from ensemble.methods.trees import Trees
 from ensemble.methods.vote import RankVote, Vote
 from ensemble.parameters import Parameters
 from ensemble.subsets import FewerMembers
+from foldblend.arrays_file import read_arrays
 from foldblend.errors import UserError, in_a_line, listed
+from foldblend.reading import parse_json
 
 __all__ = [
     "KINDS",
@@ -270,9 +272,10 @@ def read_parameters(file: Path, key: str, *, num_members: int, num_classes: int)
     """
     cure = f"remove {file.name}, and the blend is refitted from its members"
     try:
-        with safetensors.safe_open(file, framework="np") as opened:
-            header = json.loads((opened.metadata() or {})[KEY])
-            arrays = {name: np.array(opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118
+        metadata, read = read_arrays(file, cure=cure)
+        header = parse_json(metadata[KEY], file, cure=cure)
+        # A copy: arrays of a file that was read cannot be written.
+        arrays = {name: np.array(array) for name, array in read.items()}
         return _read(
             header,
             arrays,

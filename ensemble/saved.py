@@ -18,6 +18,7 @@ from foldblend.cli import Say
 from foldblend.errors import UserError, counted
 from foldblend.files import write_bytes
 from foldblend.progress import write
+from foldblend.reading import MOST_YAML, read_bounded
 from foldblend.runs.check import finished_run
 from foldblend.runs.folder import lock_folder
 from foldblend.runs.run import Run
@@ -157,13 +158,14 @@ def saved_members(run: Run) -> tuple[SavedMember, ...]:
 def _refit(run: Run, key: str, say: Say) -> Parameters:
     """Refit a blend without parameters, write them into its folder if possible, and say so."""
     settings = run.path / "blend.yaml"
-    before = settings.read_bytes() if settings.is_file() else None
+    before = read_bounded(settings, most=MOST_YAML) if settings.is_file() else None
     parameters = refitted(run)
     done = f"{run.path}: it has no {PARAMETERS}, so it was refitted from its members"
     try:
-        with lock_folder(run.path):
+        with lock_folder(run.path, flags=(None, None)):
             # Another process may have made another blend in this folder meanwhile.
-            if settings.read_bytes() == before and Run(run.path).info == run.info:
+            now = read_bounded(settings, most=MOST_YAML) if settings.is_file() else None
+            if now == before and Run(run.path).info == run.info:
                 write_bytes(run.path / PARAMETERS, to_bytes(parameters, key))
         say(f"{done}, and the file was written")
     except (OSError, UserError) as error:

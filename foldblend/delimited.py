@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foldblend.errors import UserError
+from foldblend.limits import MAX_ROWS
 from foldblend.reading import MOST_TEXT, read_bounded
 from foldblend.words import tidy
 
-__all__ = ["Records", "parse_delimited", "read_text"]
+__all__ = ["Records", "check_size", "parse_delimited", "read_text"]
 
 SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
 MARKS = {
@@ -24,14 +25,17 @@ MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+GZIP = b"\x1f\x8b"
 OTHER_FORMATS = {
     b"PK\x03\x04": "an Excel workbook or a zip archive",
     b"\xd0\xcf\x11\xe0": "an Excel workbook",
-    b"\x1f\x8b": "a gzip archive",
+    GZIP: "a gzip archive",
     b"PAR1": "a Parquet file",
 }
 # Spreadsheets write a first line such as "sep=;".
 SEP_LINE = re.compile(r"sep=(.)\r?\n")
+# Columns of a table: nobody labels images with more, and memory is rows times columns.
+MOST_COLUMNS = 10_000
 # Records by which a separator is recognised.
 MOST_TRIED = 50
 # The default, 131,072 characters, is too few for some notes.
@@ -48,6 +52,30 @@ class Records:
     """Line of the file in which each row starts, from 1."""
 
 
+def check_size(file: Path, *, rows: int, columns: int, max_rows: int | None) -> None:
+    """Raise UserError for a table that is too large to be read.
+
+    Parameters
+    ----------
+    file
+        The table, for messages.
+    rows, columns
+        Its size, as far as it is known.
+    max_rows
+        Most rows (--max-rows); None: MAX_ROWS, where the user has no such flag.
+    """
+    if rows > (max_rows or MAX_ROWS):
+        cure = (
+            "leave out rows" if max_rows is None else "if that is right, pass a larger --max-rows"
+        )
+        raise UserError(f"{file}: has over {max_rows or MAX_ROWS:,} rows; {cure}")
+    if columns > MOST_COLUMNS:
+        raise UserError(
+            f"{file}: has {columns:,} columns, and at most {MOST_COLUMNS:,} are read; leave out"
+            " columns"
+        )
+
+
 def read_text(file: Path, encoding: str | None = None, *, cure: str = "save it as UTF-8") -> str:
     """Return the text of a file: by `encoding`, else by its byte-order mark, else as UTF-8.
 
@@ -56,7 +84,8 @@ def read_text(file: Path, encoding: str | None = None, *, cure: str = "save it a
     data = read_bounded(file, most=MOST_TEXT)
     for magic, what in OTHER_FORMATS.items():
         if data.startswith(magic):
-            raise UserError(f"{file}: is {what}, not text; save it as UTF-8 CSV")
+            cure = "unpack it" if magic == GZIP else "save it as UTF-8 CSV"
+            raise UserError(f"{file}: is {what}, not text; {cure}")
     # The mark of UTF-32 starts with that of UTF-16, so it stands first in the table.
     known = encoding or next((name for mark, name in MARKS.items() if data.startswith(mark)), None)
     try:
@@ -136,7 +165,9 @@ def _given_separator(sep: str | None) -> str | None:
     return one
 
 
-def parse_delimited(text: str, file: Path, *, sep: str | None = None) -> Records:
+def parse_delimited(
+    text: str, file: Path, *, sep: str | None = None, max_rows: int | None = None
+) -> Records:
     """Parse a text of separated values whose first row is the header.
 
     Parameters
@@ -147,12 +178,14 @@ def parse_delimited(text: str, file: Path, *, sep: str | None = None) -> Records
         The file, for error messages and for its suffix.
     sep
         The separator; default: a comma, semicolon, tab or vertical bar, as the header shows.
+    max_rows
+        Most rows (see `check_size`).
 
     Raises
     ------
     UserError
         With file and line, if a row does not have as many fields as the header, a quote is not
-        closed, or the header is repeated.
+        closed, or the header is repeated; if the table is too large.
 
     Examples
     --------
@@ -169,12 +202,14 @@ def parse_delimited(text: str, file: Path, *, sep: str | None = None) -> Records
     header: list[str] = []
     rows = []
     lines = []
+    most = max_rows or MAX_ROWS
     try:
         # A blank after each separator of the header is a style of the file, not part of a cell.
         first = next((cells for _, cells in _records(text, sep, blanks=False)), [])
         blanks = len(first) > 1 and all(name.startswith(" ") for name in first[1:])
         for line, cells in _records(text, sep, blanks=blanks):
             if not header:
+                check_size(file, rows=0, columns=len(cells), max_rows=max_rows)
                 header = [tidy(cell) for cell in cells]
                 continue
             if len(cells) != len(header):
@@ -186,6 +221,8 @@ def parse_delimited(text: str, file: Path, *, sep: str | None = None) -> Records
                 raise UserError(f"{file}: line {line} repeats the header; remove the line")
             rows.append(cells)
             lines.append(line)
+            if len(lines) > most:
+                check_size(file, rows=len(lines), columns=len(header), max_rows=max_rows)
     except _LostQuoteError as error:
         raise UserError(
             f"{file}: line {error} opens a double quote that is not closed or has text behind it;"

@@ -18,6 +18,7 @@ __all__ = [
     "MOST_JSON",
     "MOST_TEXT",
     "MOST_YAML",
+    "is_deeper",
     "open_regular",
     "parse_json",
     "parse_yaml",
@@ -115,7 +116,7 @@ def parse_json(data: bytes | str, name: str | Path, *, cure: str) -> Any:
     except (ValueError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise UserError(f"{name}: not valid JSON ({shown(why)}); {cure}") from None
-    if _is_deep(value):
+    if is_deeper(value, MOST_DEPTH):
         raise UserError(f"{name}: not valid JSON (nested too deeply); {cure}")
     return value
 
@@ -124,10 +125,14 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON number")
 
 
-def _is_deep(value: Any) -> bool:
-    """Return whether a value is nested deeper than MOST_DEPTH."""
+def is_deeper(value: Any, most: int) -> bool:
+    """Return whether lists and objects of JSON are nested deeper than `most`.
+
+    >>> is_deeper([[1]], 2), is_deeper([[1]], 1)
+    (False, True)
+    """
     level = [value]
-    for _ in range(MOST_DEPTH):
+    for _ in range(most):
         level = [
             inner
             for one in level

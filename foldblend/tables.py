@@ -12,16 +12,26 @@ from typing import Any
 
 import pandas as pd
 
-from foldblend.delimited import parse_delimited, read_text
+from foldblend.delimited import check_size, parse_delimited, read_text
 from foldblend.errors import UserError, did_you_mean, listed
 from foldblend.files import exists, home
+from foldblend.reading import is_deeper
 from foldblend.words import tidy
 
-__all__ = ["SUFFIXES", "Categories", "TextTable", "is_table", "read_text_table"]
+__all__ = [
+    "SUFFIXES",
+    "Categories",
+    "TextTable",
+    "cell_text",
+    "is_table",
+    "read_text_table",
+]
 
 
 # Longer binary cells are images, which are not text.
 MOST_BYTES = 200
+# Cells of JSON may be nested; deeper ones are no labels or paths.
+MOST_DEPTH = 20
 IMAGE_NAME = re.compile(r"\.(jpe?g|png|tiff?|webp|bmp|gif)$", re.IGNORECASE)
 
 
@@ -107,123 +117,84 @@ def _in_brackets(flag: str) -> str:
 
 def _unique(names: Sequence[str]) -> tuple[list[str], frozenset[str]]:
     """Return names that are all different, and those that occurred more than once."""
-    unique: list[str] = []
+    counts = Counter(names)
+    unique: dict[str, None] = {}
+    numbers: Counter[str] = Counter()
     for name in names:
         spelt = name
-        number = 0
-        while spelt in unique or (number and spelt in names):
-            number += 1
-            spelt = f"{name}.{number}"
-        unique.append(spelt)
-    return unique, frozenset(name for name, count in Counter(names).items() if count > 1)
+        while spelt in unique or (spelt != name and spelt in counts):
+            numbers[name] += 1
+            spelt = f"{name}.{numbers[name]}"
+        unique[spelt] = None
+    return [*unique], frozenset(name for name, count in counts.items() if count > 1)
 
 
-def _read_delimited(file: Path, *, sep: str | None, encoding: str | None, cure: str) -> TextTable:
-    found = parse_delimited(read_text(file, encoding, cure=cure), file, sep=sep)
+def _read_delimited(
+    file: Path, *, sep: str | None, encoding: str | None, cure: str, max_rows: int | None
+) -> TextTable:
+    text = read_text(file, encoding, cure=cure)
+    found = parse_delimited(text, file, sep=sep, max_rows=max_rows)
     header, twice = _unique(found.header)
     cells = pd.DataFrame(found.rows, columns=header, index=found.lines, dtype=object)
     return TextTable(file=file, cells=cells, twice=twice)
 
 
-def _text(value: Any) -> str:
+def cell_text(value: Any) -> str:
     """Return a cell of JSON or Parquet as text; None and NaN are blank."""
     if value is None or (isinstance(value, float) and value != value):
         return ""
     if isinstance(value, dict) and "path" in value:
-        return _text(value["path"])
+        return cell_text(value["path"])
     if isinstance(value, bytes):
         return value[:MOST_BYTES].decode("utf-8", errors="replace")
     return str(value)
 
 
-def _read_json_lines(file: Path, *, sep: str | None, encoding: str | None, cure: str) -> TextTable:
-    rows = []
+def _json_row(line: str) -> dict[str, str] | None:
+    """Return the cells of a line of JSON by column, or None if it is no object of such."""
+    try:
+        # Numbers stay as they are written.
+        row = json.loads(line, parse_int=str, parse_float=str)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or is_deeper(row, MOST_DEPTH):
+        return None
+    return {tidy(str(key)): cell_text(value) for key, value in row.items()}
+
+
+def _read_json_lines(
+    file: Path, *, sep: str | None, encoding: str | None, cure: str, max_rows: int | None
+) -> TextTable:
+    rows: list[dict[str, str]] = []
     lines = []
+    names: dict[str, None] = {}
     for number, line in enumerate(read_text(file, encoding, cure=cure).split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            # Numbers stay as they are written.
-            row = json.loads(line, parse_int=str, parse_float=str)
-        except (ValueError, RecursionError):
-            row = None
-        if not isinstance(row, dict):
+        row = _json_row(line)
+        if row is None:
             raise UserError(
                 f"{file}: line {number} is not a JSON object; write one {{...}} per line"
             )
-        rows.append({tidy(str(key)): _text(value) for key, value in row.items()})
+        names |= dict.fromkeys(row)
+        rows.append(row)
         lines.append(number)
+        check_size(file, rows=len(rows), columns=len(names), max_rows=max_rows)
     if not rows:
         raise UserError(f"{file}: the file is empty; write one JSON object per line")
-    names = list(dict.fromkeys(name for row in rows for name in row))
     cells = [[row.get(name, "") for name in names] for row in rows]
-    return TextTable(file=file, cells=pd.DataFrame(cells, columns=names, index=lines, dtype=object))
-
-
-def _class_names(schema: Any) -> dict[str, list[str]]:
-    """Return the class names that Hugging Face's datasets write for columns of class numbers."""
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return {
-            name: [str(one) for one in about["names"]]
-            for name, about in features.items()
-            if isinstance(about, dict) and isinstance(about.get("names"), list)
-        }
-    except (KeyError, TypeError, ValueError):
-        return {}
-
-
-def _read_parquet(file: Path, *, sep: str | None, encoding: str | None, cure: str) -> TextTable:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(file) as source:
-            schema = source.schema_arrow
-            kinds = dict(zip(schema.names, schema.types, strict=True))
-            images = {
-                name
-                for name, kind in kinds.items()
-                if pyarrow.types.is_struct(kind) and {"bytes", "path"} <= {one.name for one in kind}
-            }
-            # The images stay in the file: only their paths are read here.
-            wanted = [f"{name}.path" if name in images else name for name in schema.names]
-            twice = {name for name, count in Counter(schema.names).items() if count > 1}
-            if twice:
-                raise UserError(
-                    f"{file}: several columns are named {listed(sorted(twice))}; rename all but one"
-                )
-            table = source.read(wanted)
-    except OSError as error:
-        if error.errno is not None:
-            raise UserError(f"{file}: {error.strerror}; check the path") from None
-        raise UserError(f"{file}: cannot be read as Parquet; write it again") from None
-    except UserError:
-        raise
-    except (pyarrow.ArrowException, ValueError):
-        raise UserError(f"{file}: cannot be read as Parquet; write it again") from None
-    codes = _class_names(schema)
-    categories: dict[str, Categories] = {}
-    columns = {}
-    for name in schema.names:
-        column = table[name]
-        words = [_text(value) for value in column.to_pylist()]
-        if pyarrow.types.is_dictionary(kinds[name]) and kinds[name].ordered:
-            chunks = column.unify_dictionaries().chunks
-            declared = chunks[0].dictionary.to_pylist() if chunks else []
-            categories[tidy(name)] = Categories(tuple(tidy(_text(one)) for one in declared), True)
-        if name in codes and pyarrow.types.is_integer(kinds[name]):
-            names = codes[name]
-            valid = {str(code): one for code, one in enumerate(names)}
-            # -1 stands for an unknown class there.
-            words = [valid.get(word, "" if word == "-1" else word) for word in words]
-            categories[tidy(name)] = Categories(tuple(tidy(one) for one in names), False)
-        # The images are read later, by the name that the file has.
-        columns[name if name in images else tidy(name)] = words
-    cells = pd.DataFrame(columns, index=range(1, len(table) + 1), dtype=object)
     return TextTable(
-        file=file, cells=cells, unit="row", categories=categories, images=frozenset(images)
+        file=file, cells=pd.DataFrame(cells, columns=[*names], index=lines, dtype=object)
     )
+
+
+def _read_parquet(
+    file: Path, *, sep: str | None, encoding: str | None, cure: str, max_rows: int | None
+) -> TextTable:
+    # Importing pyarrow takes a while.
+    from foldblend.parquet_tables import read_parquet_table
+
+    return read_parquet_table(file, max_rows=max_rows)
 
 
 READERS: dict[str, Callable[..., TextTable]] = {
@@ -250,6 +221,7 @@ def read_text_table(
     sep: str | None = None,
     encoding: str | None = None,
     cure: str = "save it as UTF-8",
+    max_rows: int | None = None,
 ) -> TextTable:
     """Read a table of a user, with every cell as text.
 
@@ -263,6 +235,8 @@ def read_text_table(
         Encoding of a text file; default: UTF-8, or as its byte-order mark says.
     cure
         Advice in the error for a file in another encoding.
+    max_rows
+        Most rows (--max-rows); default: `foldblend.limits.MAX_ROWS`.
 
     Raises
     ------
@@ -273,4 +247,4 @@ def read_text_table(
     if exists(path) and path.is_dir():
         raise UserError(f"{file}: is a folder, not a table; pass a file in it")
     reader = READERS.get(path.suffix.lower(), _read_delimited)
-    return reader(path, sep=sep, encoding=encoding, cure=cure)
+    return reader(path, sep=sep, encoding=encoding, cure=cure, max_rows=max_rows)

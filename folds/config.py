@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from foldblend.errors import require
 from foldblend.flags import flag, one_part
+from foldblend.limits import MAX_PIXELS, MAX_ROWS, check_limits
 
 __all__ = ["LAYOUTS", "AuditConfig", "DataConfig", "SplitConfig"]
 
@@ -112,6 +113,13 @@ class DataConfig:
     """Merge groups that share an image (identical or nearly so)."""
     on_bad_image: Literal["stop", "skip"] = "stop"
     """What to do if a labelled image is missing or unreadable: stop with an error, or skip it."""
+    max_rows: int = MAX_ROWS
+    """Most rows of a table; one with more is an error, before it fills the memory."""
+    max_pixels: int = MAX_PIXELS
+    """Most pixels of an image; a larger one is an error, before it is decoded."""
+
+    def __post_init__(self) -> None:
+        check_limits(self.max_rows, self.max_pixels)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import pandas as pd
 from foldblend.cli import Say
 from foldblend.errors import BadImage, UserError, counted, listed
 from foldblend.images import Box, boxes_of, crop, read_image
+from foldblend.limits import MAX_PIXELS
 from foldblend.progress import track
 from foldblend.words import plural
 from folds.audit.adversarial import LEAST_ROWS, NUM_FOLDS, Adversarial, tell_apart
@@ -120,9 +122,11 @@ class _Look:
     sketch: Sketch | None
 
 
-def _look(path: str, box: Box | None, want_features: bool, want_sketch: bool) -> _Look | BadImage:
+def _look(
+    path: str, box: Box | None, want_features: bool, want_sketch: bool, max_pixels: int
+) -> _Look | BadImage:
     try:
-        whole = read_image(path)
+        whole = read_image(path, max_pixels=max_pixels)
         image = whole if box is None else crop(path, whole, box)
     except BadImage as error:
         return error
@@ -142,7 +146,7 @@ def _all_images(manifest: Manifest) -> pd.DataFrame:
     return pd.concat([train, test], ignore_index=True)
 
 
-def _look_at_all(images: pd.DataFrame, *, deep: bool) -> list[_Look | BadImage]:
+def _look_at_all(images: pd.DataFrame, *, deep: bool, max_pixels: int) -> list[_Look | BadImage]:
     is_train = (images["part"] == "train").to_numpy()
     # Only a few images of each group are sketched, because matching them takes most of the time.
     is_sketched = np.zeros(len(images), bool)
@@ -150,7 +154,8 @@ def _look_at_all(images: pd.DataFrame, *, deep: bool) -> list[_Look | BadImage]:
         is_sketched[few_rows_of_groups(images["group"].to_numpy()[is_train])] = True
     # Threads are enough: cv2 and hashlib release the interpreter lock.
     with ThreadPoolExecutor() as pool:
-        looks = pool.map(_look, images["path"], boxes_of(images), is_train & deep, is_sketched)
+        look = functools.partial(_look, max_pixels=max_pixels)
+        looks = pool.map(look, images["path"], boxes_of(images), is_train & deep, is_sketched)
         return list(track(looks, "read images", total=len(images), unit="images"))
 
 
@@ -197,7 +202,14 @@ def _compared(
     return result, ""
 
 
-def explore(manifest: Manifest, say: Say, *, deep: bool = True, merge: bool = False) -> Exploration:
+def explore(
+    manifest: Manifest,
+    say: Say,
+    *,
+    deep: bool = True,
+    merge: bool = False,
+    max_pixels: int = MAX_PIXELS,
+) -> Exploration:
     """Read every image once and return the results of all checks.
 
     Parameters
@@ -211,6 +223,8 @@ def explore(manifest: Manifest, say: Say, *, deep: bool = True, merge: bool = Fa
         groups of several images.
     merge
         Merge groups that share an image.
+    max_pixels
+        Most pixels of an image (--max-pixels).
 
     Returns
     -------
@@ -225,7 +239,7 @@ def explore(manifest: Manifest, say: Say, *, deep: bool = True, merge: bool = Fa
     has_groups = bool(manifest.train["group"].duplicated().any())
     images = _all_images(manifest)
     num_train = len(manifest.train)
-    results = _look_at_all(images, deep=deep and has_groups)
+    results = _look_at_all(images, deep=deep and has_groups, max_pixels=max_pixels)
     is_good_N = np.array([not isinstance(result, BadImage) for result in results])
     manifest = _without(manifest, results)
     looks = [result for result in results if isinstance(result, _Look)]

@@ -31,7 +31,7 @@ TILES_A_CLASS = 10
 
 def _tile(images: pd.DataFrame, row: int, classes: Sequence[str]) -> dict[str, str]:
     about = images.iloc[row]
-    image = read_image(about["path"], boxes_of(images.iloc[[row]])[0])
+    image = read_image(about["path"], boxes_of(images.iloc[[row]])[0], checked=True)
     label = "test" if about["label"] < 0 else classes[int(about["label"])]
     return {"src": thumbnail(image), "name": str(about["image_id"]), "label": label}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from foldblend.cli import Say
 from foldblend.errors import UserError
-from foldblend.files import write_bytes
+from foldblend.files import home, write_bytes
 from foldblend.flags import from_settings
 from foldblend.progress import lines_to, write
 from folds.audit.exploration import explore
@@ -61,7 +61,7 @@ def run_audit(config: AuditConfig, *, say: Say = write) -> Path:
     """
     split = config.split
     manifest = load_manifest(dataclasses.replace(config.data, on_bad_image="skip"))
-    file = Path(config.page.page or f"audit_{slug(manifest.name)}.html")
+    file = home(config.page.page or f"audit_{slug(manifest.name)}.html")
     if file.is_dir() or not file.absolute().parent.is_dir():
         raise UserError(
             f"--page {file}: no file can be written there; pass a file in a folder that exists"
@@ -73,7 +73,13 @@ def run_audit(config: AuditConfig, *, say: Say = write) -> Path:
     fold_RN = fold_map(split, manifest)
     with lines_to(say):
         deep = not config.page.quick
-        seen = explore(manifest, say, deep=deep, merge=config.data.merge_duplicates)
+        seen = explore(
+            manifest,
+            say,
+            deep=deep,
+            merge=config.data.merge_duplicates,
+            max_pixels=config.data.max_pixels,
+        )
     # A fold file may list images that cannot be read, so its folds are not read again.
     subset = split.fold_file is not None and not seen.kept_N.all()
     fold_RN = fold_RN[:, seen.kept_N] if subset else fold_map(split, seen.manifest)

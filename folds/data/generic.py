@@ -46,6 +46,7 @@ def read_user_table(file: Path, config: DataConfig) -> TextTable:
         file,
         sep=config.sep,
         encoding=config.encoding,
+        max_rows=config.max_rows,
         cure="pass --encoding, such as cp949 or cp1252, or save it as UTF-8",
     )
 

@@ -58,13 +58,13 @@ def load_data(config: DataConfig, say: Say, known: Container[bytes] = ()) -> tup
         say(f"warning: {warning}")
     for note in manifest.notes:
         say(note)
-    results = check_images(manifest.train, known)
+    results = check_images(manifest.train, known, max_pixels=config.max_pixels)
     manifest = _readable(manifest, results, skip=config.on_bad_image == "skip", say=say)
     good = [one for one in results if isinstance(one, Checked)]
     content = [one.content for one in good]
     manifest = dataclasses.replace(manifest, train=manifest.train.assign(content=content))
     manifest = _with_duplicates(manifest, content, config.merge_duplicates, say)
-    test_good = _check_test(manifest, known)
+    test_good = _check_test(manifest, known, config.max_pixels)
     test_content = [one.content for one in test_good]
     if manifest.test is not None:
         manifest = dataclasses.replace(manifest, test=manifest.test.assign(content=test_content))
@@ -151,11 +151,11 @@ def _readable(
     return manifest
 
 
-def _check_test(manifest: Manifest, known: Container[bytes]) -> list[Checked]:
+def _check_test(manifest: Manifest, known: Container[bytes], max_pixels: int) -> list[Checked]:
     """Return the checked test images. Raises UserError if one of them cannot be used."""
     if manifest.test is None:
         return []
-    results = check_images(manifest.test, known)
+    results = check_images(manifest.test, known, max_pixels=max_pixels)
     bad = [result for result in results if isinstance(result, BadImage)]
     if bad:
         # Test images are never skipped, because a submission needs every row.

@@ -22,6 +22,7 @@ import albumentations
 
 from foldblend.errors import UserError, in_a_line
 from foldblend.plugins import find_part, is_custom, source_hash
+from foldblend.reading import read_yaml_file
 from pipeline.data.colours import compiled_jitter, jitter
 
 __all__ = [
@@ -124,14 +125,12 @@ def albu_augmentation(
         If the file is not a pipeline, or its result is not a uint8 image with 3 channels.
     """
     try:
-        loaded = (
-            albumentations.load(file, data_format="yaml")
-            if saved is None
-            else albumentations.from_dict(saved)
-        )
+        if saved is None:
+            saved = read_yaml_file(file, cure="write one with albumentations.save")
+        loaded = albumentations.from_dict(saved)
         pipeline = Augmentation([loaded])
-    except FileNotFoundError:
-        raise UserError(f"albu:{file}: no such file; check the path") from None
+    except UserError as error:
+        raise UserError(f"albu:{error}") from None
     except Exception as error:  # a file can fail in any way
         raise UserError(
             f"albu:{file}: not a pipeline ({in_a_line(error)}); write one with albumentations.save"

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from foldblend.images import SCALED, Box, Size, read_with_size
+from foldblend.limits import MAX_PIXELS
 from foldblend.runs.info import PreprocessInfo, RegionInfo
 
 __all__ = ["Preprocess", "region_of"]
@@ -100,10 +101,21 @@ class Preprocess:
         content: str | None = None,
         *,
         checked: bool = True,
+        max_pixels: int = MAX_PIXELS,
     ) -> tuple[np.ndarray, Size]:
-        """Return an image as `load` does, and the width and height of the upright file."""
+        """Return an image as `load` does, and the width and height of the upright file.
+
+        `max_pixels` applies to files that were not checked before.
+        """
         at_least = self.stored_size if self.decode == "scaled" else None
-        image, size = read_with_size(path, box, at_least=at_least, content=content, checked=checked)
+        image, size = read_with_size(
+            path,
+            box,
+            at_least=at_least,
+            content=content,
+            checked=checked,
+            max_pixels=max_pixels,
+        )
         return self.resize(image), size
 
     def resize(self, image: np.ndarray) -> np.ndarray:

@@ -21,6 +21,8 @@ import safetensors.torch
 import torch
 
 from foldblend.errors import UserError
+from foldblend.files import home
+from foldblend.reading import open_regular
 from pipeline.models.timm_import import timm
 
 __all__ = ["HubUnreachableError", "Weights", "load_file", "load_pretrained", "load_weights_into"]
@@ -178,7 +180,9 @@ def load_file(file: str | Path) -> Weights:
 
     Raises UserError for a file that does not exist or has other content.
     """
-    path = Path(file)
+    path = home(file)
+    # A pipe would be read for ever.
+    open_regular(path, cure="check --weights").close()
     try:
         if path.suffix == ".safetensors":
             state = safetensors.torch.load_file(path)
@@ -190,8 +194,6 @@ def load_file(file: str | Path) -> Weights:
             isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
         ):
             raise ValueError(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; check --weights") from None
     except (
         OSError,
         AttributeError,
@@ -205,7 +207,8 @@ def load_file(file: str | Path) -> Weights:
         raise UserError(
             f"{path}: not a plain state dict; save tensors only, preferably as .safetensors"
         ) from None
-    digest = hashlib.blake2b(path.read_bytes(), digest_size=6).hexdigest()
+    with path.open("rb") as opened:
+        digest = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=6)).hexdigest()
     return Weights(dict(state), {"source": f"file {path.name} ({digest})", "licence": "unknown"})
 
 

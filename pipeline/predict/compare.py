@@ -14,6 +14,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from foldblend.arrays_file import read_arrays
 from foldblend.cli import Say
 from foldblend.errors import UserError
 from foldblend.files import is_file, write_bytes
@@ -98,11 +99,10 @@ def _saved(folder: Path, of: str) -> Reference | None:
     if not is_file(file):
         return None
     try:
-        with safetensors.safe_open(file, framework="np") as opened:
-            about = json.loads((opened.metadata() or {})[KEY])
-            if about["weights"] != of:
-                return None
-            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        metadata, arrays = read_arrays(file, cure="remove it")
+        about = json.loads(metadata[KEY])
+        if about["weights"] != of:
+            return None
         # Earlier versions kept no hash.
         if about.get("arrays", now := _hash_of(arrays)) != now:
             return None
@@ -162,6 +162,7 @@ def add_reference(
     net: Net | None = None,
     trust: Trust = NOTHING,
     held: bool = False,
+    named: Path | None = None,
     say: Say,
 ) -> Reference | None:
     """Return the reference of a finished cross-validated run, made and written if it is absent.
@@ -176,6 +177,9 @@ def add_reference(
         Which parts of the user's own may be imported where the models must be built.
     held
         Whether the caller holds the lock of the folder.
+    named
+        The folder that the user named (default: that of the run). Nothing is written into a member
+        of a blend that is elsewhere, since the blend's files alone say where it is.
     say
         Gets a line that says why, if the reference cannot be made; then None is returned.
     """
@@ -200,8 +204,10 @@ def add_reference(
             " not compared with them"
         )
         return None
-    # A folder that is in use or read-only goes without it.
-    lock = contextlib.nullcontext() if held else lock_folder(folder)
+    if named is not None and folder.resolve().parent != named.resolve().parent:
+        return made
+    # A folder that is in use or read-only does without it.
+    lock = contextlib.nullcontext() if held else lock_folder(folder, flags=(None, None))
     with contextlib.suppress(OSError, UserError), lock:
         keep_reference(folder, of, made)
     return made
@@ -233,5 +239,5 @@ def watched_of(predictor: Predictor, stream: Stream | None, *, say: Say) -> Watc
     if not isinstance(leaf.weights, FolderWeights):
         return None
     net = None if stream is None else stream.nets[leaf.key]
-    found = add_reference(leaf.weights, net=net, say=say)
+    found = add_reference(leaf.weights, net=net, named=predictor.source, say=say)
     return None if found is None else Watched(leaf.key, leaf.name, found)

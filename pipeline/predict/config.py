@@ -14,6 +14,7 @@ import tyro
 from ensemble.config import parse_budget
 from foldblend.errors import require
 from foldblend.flags import flag
+from foldblend.limits import check_limits
 from foldblend.plugins import parse_parts
 from folds.config import DataConfig
 from pipeline.config.trust import Trust
@@ -35,6 +36,8 @@ READING = (
     "encoding",
     "merge_case",
     "ids_as_written",
+    "max_rows",
+    "max_pixels",
 )
 
 # Of these, paths of the training images say nothing about new ones.
@@ -132,11 +135,16 @@ class PredictConfig:
     """Make one class or group of words that differ in letter case only."""
     ids_as_written: bool | None = None
     """Take labels and groups as they are written."""
+    max_rows: int | None = None
+    """Most rows of a table."""
+    max_pixels: int | None = None
+    """Most pixels of an image."""
 
     def __post_init__(self) -> None:
         if self.folds is not None:
             parse_models(self.folds)
         parse_parts(self.parts)
+        check_limits(self.max_rows, self.max_pixels)
         if self.budget is not None:
             parse_budget(self.budget)
         for name in ("unsure", "coverage"):

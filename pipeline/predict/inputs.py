@@ -20,6 +20,7 @@ import PIL.ImageOps
 from foldblend.errors import UserError, listed
 from foldblend.files import home
 from foldblend.images import Box
+from foldblend.limits import MAX_PIXELS
 from foldblend.tables import is_table
 from folds.config import DataConfig
 from folds.data.generic import column_in, read_user_table
@@ -44,6 +45,8 @@ class Inputs:
     """Class of each image, -1 where it is unknown."""
     found: tuple[str, ...] = ()
     """Sentences on what was recognised, for the log."""
+    max_pixels: int = MAX_PIXELS
+    """Most pixels of an image."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -270,6 +273,11 @@ def read_inputs(images: Images, config: DataConfig, classes: Sequence[str]) -> I
     UserError
         If nothing can be read there.
     """
+    found = _read_inputs(images, config, classes)
+    return dataclasses.replace(found, max_pixels=config.max_pixels)
+
+
+def _read_inputs(images: Images, config: DataConfig, classes: Sequence[str]) -> Inputs:
     if isinstance(images, pd.DataFrame):
         return _from_frame(images, classes, config)
     if isinstance(images, (str, os.PathLike)):

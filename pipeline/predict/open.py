@@ -122,7 +122,9 @@ def _shape(node: Node) -> Any:
 
 def reading_of(run: Run) -> dict[str, Any]:
     """Return the settings with which a run, or the first run of a blend, read its images."""
-    while run.info["kind"] != "cv":
+    for _ in range(MOST_LEVELS + 2):
+        if run.info["kind"] == "cv":
+            break
         if run.info["kind"] == "tta":
             record = run.info["of"]
             run = _member(run, record["name"], None, record["oof"], blend=False)
@@ -155,6 +157,11 @@ class _Opener:
         path = run.path.resolve()
         if path in above:
             raise UserError(f"{run.path}: the blend is a member of itself; blend the runs again")
+        if len(above) > MOST_LEVELS:
+            raise UserError(
+                f"{above[0]}: blends are members of blends over {MOST_LEVELS} levels; blend the"
+                " runs themselves"
+            )
         return KINDS[run.info["kind"]](self, run, (*above, path))
 
     def leaf(self, run: Run, above: Sequence[Path]) -> Leaf:
@@ -201,6 +208,8 @@ class _Opener:
         )
 
 
+# Blends in blends; more are a mistake, and each level is searched for all its members.
+MOST_LEVELS = 10
 KINDS: dict[str, Any] = {"cv": _Opener.leaf, "tta": _Opener.augmented, "blend": _Opener.blend}
 
 

@@ -41,7 +41,7 @@ def _picture(inputs: Inputs, index: int) -> str | None:
     try:
         if isinstance(source, (str, os.PathLike)):
             least = (HEIGHT, HEIGHT) if box is None else None
-            image = read_image(os.fspath(source), at_least=least)
+            image = read_image(os.fspath(source), at_least=least, max_pixels=inputs.max_pixels)
         else:
             image = as_rgb(source, name)
         return thumbnail(image if box is None else crop(name, image, box), height=HEIGHT)

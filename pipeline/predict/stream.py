@@ -116,7 +116,9 @@ class _Decoder:
                 if look.crop == "box" and box is None:
                     raise BadImage(f"{path}: has no box", "write its box into the table")
                 checked = bool(found) or is_written
-                image, size = pixels.load_with_size(path, box, checked=checked)
+                image, size = pixels.load_with_size(
+                    path, box, checked=checked, max_pixels=self.inputs.max_pixels
+                )
                 found.append(image)
             about = look_of(found[0], size)
             if is_written:

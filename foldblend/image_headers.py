@@ -1,0 +1,132 @@
+"""Headers of image files: their kind, size and orientation, looked at before an image is read."""
+
+from __future__ import annotations
+
+import io
+import logging
+import struct
+import warnings
+from pathlib import Path
+from typing import IO
+
+import cv2
+import PIL.Image
+
+from foldblend.errors import BadImage
+from foldblend.image_faults import Fault, fault_of
+
+__all__ = [
+    "LARGE_BYTES",
+    "PIXEL_BYTES",
+    "SCALED",
+    "Size",
+    "bad_image",
+    "header_of",
+    "mode_of",
+    "size_of",
+]
+
+Size = tuple[int, int]
+
+# Of a pixel in four channels of 16 bits, not compressed.
+PIXEL_BYTES = 8
+# A larger file is read only after its header was looked at.
+LARGE_BYTES = 2**24
+# Libraries do not name the file in what they print, and our errors do. Our limit of pixels is lower
+# than the one above which Pillow warns.
+warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+ORIENTATION_TAG = 0x0112
+
+# Decoding a JPEG at 1/8, 1/4 or 1/2 of its size takes a fraction of the time.
+SCALED = {
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+}
+TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+# What Pillow raises for broken headers and EXIF data; OpenCV ignores the latter.
+BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    struct.error,
+)
+
+
+def _is_turned(header: PIL.Image.Image) -> bool:
+    """Return whether the EXIF data swap width and height."""
+    # Pillow rotates TIFFs itself and lists no EXIF for them; OpenCV does not rotate AVIFs.
+    if "exif" not in header.info or header.format == "AVIF":
+        return False
+    try:
+        return header.getexif().get(ORIENTATION_TAG) in TURNED
+    except BROKEN:
+        return False
+
+
+def _mode_for(header: PIL.Image.Image, at_least: Size | None) -> int:
+    """Return cv2's flag of the smallest scaled decoding that is at least `at_least` large."""
+    # For other formats cv2 would decode the whole image and then drop pixels.
+    if at_least is None or header.format != "JPEG":
+        return cv2.IMREAD_COLOR
+    width, height = at_least[::-1] if _is_turned(header) else at_least
+    fits = [
+        mode
+        for by, mode in SCALED.items()
+        if header.width >= by * width and header.height >= by * height
+    ]
+    return fits[0] if fits else cv2.IMREAD_COLOR
+
+
+def bad_image(path: str | Path, fault: Fault) -> BadImage:
+    return BadImage(f"{path}: {fault.problem}", fault.cure, fault.test_cure)
+
+
+CURE = "scale it down, or raise --max-pixels"
+
+
+def _too_large(path: str | Path, max_pixels: int) -> BadImage:
+    limit = f"{max_pixels // 2**20} megapixels" if max_pixels >= 2**20 else f"{max_pixels} pixels"
+    return BadImage(f"{path}: over {limit}", "scale it down, raise --max-pixels", CURE)
+
+
+def size_of(header: PIL.Image.Image) -> Size:
+    """Return the width and height of an image when it is upright."""
+    size = (header.width, header.height)
+    return size[::-1] if _is_turned(header) else size
+
+
+def mode_of(
+    path: str | Path, data: bytes, at_least: Size | None, max_pixels: int
+) -> tuple[int, Size]:
+    """Return cv2's flag for decoding an image and the image's upright size, from its header.
+
+    Raises BadImage if the header cannot be read or the image has over `max_pixels` pixels.
+    """
+    with header_of(path, io.BytesIO(data), max_pixels) as header:
+        return _mode_for(header, at_least), size_of(header)
+
+
+def header_of(path: str | Path, file: IO[bytes], max_pixels: int) -> PIL.Image.Image:
+    """Return the header of an image whose file was opened; errors are those of `_mode`."""
+    try:
+        header = PIL.Image.open(file)
+    except PIL.Image.DecompressionBombError:
+        # Pillow has a limit of its own, which may be lower than the one of the user.
+        if PIL.Image.MAX_IMAGE_PIXELS is None or max_pixels <= 2 * PIL.Image.MAX_IMAGE_PIXELS:
+            raise _too_large(path, max_pixels) from None
+        PIL.Image.MAX_IMAGE_PIXELS = max_pixels
+        file.seek(0)
+        return header_of(path, file, max_pixels)
+    except BROKEN:
+        file.seek(0)
+        raise bad_image(path, fault_of(file.read(LARGE_BYTES))) from None
+    # Check the header before decoding: a 1.2 MB PNG of 20,000 x 20,000 pixels would take 2.4 GB.
+    if header.width * header.height > max_pixels:
+        raise _too_large(path, max_pixels)
+    return header

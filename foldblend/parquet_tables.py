@@ -1,0 +1,159 @@
+"""Reading of a user's Parquet table, every cell as text, within bounds that its metadata tell."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pandas as pd
+import pyarrow
+import pyarrow.parquet
+
+from foldblend.delimited import check_size
+from foldblend.errors import UserError, listed
+from foldblend.reading import MOST_TEXT, open_regular
+from foldblend.tables import Categories, TextTable, cell_text
+from foldblend.words import tidy
+
+__all__ = ["read_parquet_table"]
+
+
+def _class_names(schema: Any) -> dict[str, list[str]]:
+    """Return the class names that Hugging Face's datasets write for columns of class numbers."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {
+            name: [str(one) for one in about["names"]]
+            for name, about in features.items()
+            if isinstance(about, dict) and isinstance(about.get("names"), list)
+        }
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return {}
+
+
+def _image_columns(schema: Any) -> frozenset[str]:
+    """Return the columns that hold images, as structs of bytes and path."""
+    return frozenset(
+        one.name
+        for one in schema
+        if pyarrow.types.is_struct(one.type)
+        and {"bytes", "path"} <= {part.name for part in one.type}
+    )
+
+
+def _check(file: Path, source: Any, images: frozenset[str], max_rows: int | None) -> None:
+    """Raise UserError if the table is too large, or two of its columns have one name."""
+    names = source.schema_arrow.names
+    twice = {name for name, count in Counter(names).items() if count > 1}
+    if twice:
+        raise UserError(
+            f"{file}: several columns are named {listed(sorted(twice))}; rename all but one"
+        )
+    about = source.metadata
+    check_size(file, rows=about.num_rows, columns=len(names), max_rows=max_rows)
+    # The images stay in the file.
+    stays = tuple(f"{name}.bytes" for name in images)
+    size = 0
+    for group in range(about.num_row_groups):
+        columns = [about.row_group(group).column(one) for one in range(about.num_columns)]
+        size += sum(
+            one.total_uncompressed_size for one in columns if one.path_in_schema not in stays
+        )
+    if size > MOST_TEXT:
+        raise UserError(
+            f"{file}: has {size:,} bytes of cells, and at most {MOST_TEXT:,} are read; leave out"
+            " columns"
+        )
+
+
+def _read(opened: BinaryIO, file: Path, max_rows: int | None) -> tuple[Any, Any]:
+    """Return the schema and the table."""
+    with pyarrow.parquet.ParquetFile(opened) as source:
+        schema = source.schema_arrow
+        images = _image_columns(schema)
+        _check(file, source, images, max_rows)
+        # A text that many rows have is stored once, and so it must be here: the rows of a small
+        # file could fill any memory.
+        texts = [
+            one.name
+            for one in schema
+            if pyarrow.types.is_string(one.type) or pyarrow.types.is_binary(one.type)
+        ]
+        about = source.metadata
+        opened.seek(0)
+        again = pyarrow.parquet.ParquetFile(opened, metadata=about, read_dictionary=texts)
+        # Of images, only the paths are read.
+        wanted = [f"{name}.path" if name in images else name for name in schema.names]
+        return schema, again.read(wanted)
+
+
+def _words(column: Any) -> list[str]:
+    """Return the cells of a column as text."""
+    words: list[str] = []
+    for chunk in column.chunks:
+        if not pyarrow.types.is_dictionary(chunk.type):
+            words += [cell_text(value) for value in chunk.to_pylist()]
+            continue
+        known = [cell_text(value) for value in chunk.dictionary.to_pylist()]
+        words += ["" if code is None else known[code] for code in chunk.indices.to_pylist()]
+    return words
+
+
+def _of_classes(words: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return the names of class numbers; -1, which stands for an unknown class, is blank."""
+    valid = {str(code): one for code, one in enumerate(names)}
+    return [valid.get(word, "" if word == "-1" else word) for word in words]
+
+
+def _converted(file: Path, schema: Any, table: Any) -> TextTable:
+    kinds = dict(zip(schema.names, schema.types, strict=True))
+    images = _image_columns(schema)
+    codes = _class_names(schema)
+    categories: dict[str, Categories] = {}
+    columns = {}
+    for name in schema.names:
+        words = _words(table[name])
+        if pyarrow.types.is_dictionary(kinds[name]) and kinds[name].ordered:
+            chunks = table[name].unify_dictionaries().chunks
+            declared = chunks[0].dictionary.to_pylist() if chunks else []
+            categories[tidy(name)] = Categories(
+                tuple(tidy(cell_text(one)) for one in declared), True
+            )
+        if name in codes and pyarrow.types.is_integer(kinds[name]):
+            words = _of_classes(words, codes[name])
+            categories[tidy(name)] = Categories(tuple(map(tidy, codes[name])), False)
+        # The images are read later, by the name that the file has.
+        columns[name if name in images else tidy(name)] = words
+    cells = pd.DataFrame(columns, index=range(1, len(table) + 1), dtype=object)
+    return TextTable(file=file, cells=cells, unit="row", categories=categories, images=images)
+
+
+def read_parquet_table(file: Path, *, max_rows: int | None = None) -> TextTable:
+    """Read a Parquet file with every cell as text.
+
+    Parameters
+    ----------
+    file
+        The table.
+    max_rows
+        Most rows (see `foldblend.delimited.check_size`).
+
+    Raises
+    ------
+    UserError
+        If it cannot be read, or is too large by its metadata, which are read first.
+    """
+    try:
+        with open_regular(file) as opened:
+            return _converted(file, *_read(opened, file, max_rows))
+    except UserError:
+        raise
+    except OSError as error:
+        if error.errno is not None:
+            raise UserError(f"{file}: {error.strerror}; check the path") from None
+        raise UserError(f"{file}: cannot be read as Parquet; write it again") from None
+    except (pyarrow.ArrowException, ValueError, LookupError, OverflowError, RecursionError):
+        raise UserError(f"{file}: cannot be read as Parquet; write it again") from None
