@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -22,6 +24,7 @@ __all__ = [
     "cache_folder",
     "check_no_link",
     "check_writable",
+    "draft_folder",
     "exists",
     "hold",
     "home",
@@ -29,12 +32,16 @@ __all__ = [
     "open_in_place",
     "remove",
     "sweep_drafts",
+    "write_all",
     "write_bytes",
     "write_with",
 ]
 
 # Prefix of unfinished files, by which leftovers of a killed process are found and removed.
 DRAFT = ".draft-"
+# Names of these files, which are followed by the name of the file that they are to be.
+OUR_DRAFT = re.compile(re.escape(DRAFT) + "[0-9a-f]{8}-")
+FOLDER_LOCK = ".lock"  # in a temporary folder
 IN_PLACE = {errno.ELOOP: "a link", errno.EISDIR: "a folder", errno.ENXIO: "a pipe or device"}
 
 
@@ -65,19 +72,27 @@ def is_file(path: Path) -> bool:
     return exists(path) and path.is_file()
 
 
+def _draft_of(path: Path) -> Path:
+    # Processes on several machines, or in several containers, may have the same number.
+    return path.with_name(f"{DRAFT}{secrets.token_hex(4)}-{path.name}")
+
+
 def check_writable(folder: Path, *, flag: str = "--output") -> None:
     """Raise UserError if no file can be written into a folder; leave the folder unchanged.
 
-    Folders that had to be created for the check are removed again.
+    Folders that had to be created for the check are removed again, and so are temporary files in
+    the folder whose writer is gone.
     """
-    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    made = [one for one in (folder, *folder.parents) if not exists(one)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        draft = folder / f"{DRAFT}{os.getpid()}"
+        _sweep_own(folder)
+        draft = _draft_of(folder / "check")
         draft.touch()
         draft.unlink()
-    except OSError as error:
-        why = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+    except (OSError, ValueError) as error:  # a name with a NUL byte is a ValueError
+        why = getattr(error, "strerror", None) or "no file has such a name"
+        why = "it is a file" if isinstance(error, FileExistsError) else why
         raise UserError(f"{folder}: cannot be written ({why}); pass another {flag}") from None
     finally:
         for one in made:
@@ -105,24 +120,53 @@ def write_with(path: Path, write: Callable[[Path], object], *, needed: int | Non
     WriteFailed
         If the disk is full, read-only or broken, or something else stands in the file's place.
     """
-    # Processes on several machines, or in several containers, may have the same number.
-    draft = path.with_name(f"{DRAFT}{secrets.token_hex(4)}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The lock shows others that this file's writer is alive (see `sweep_drafts`).
-        with hold(draft):
-            write(draft)
-            with draft.open("rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(draft, path)
+        with _held_draft(path) as draft:
+            try:
+                write(draft)
+                with draft.open("rb+") as file:
+                    os.fsync(file.fileno())
+                os.replace(draft, path)
+            finally:
+                with contextlib.suppress(OSError):
+                    draft.unlink(missing_ok=True)
     except Exception as error:
         failure = None if isinstance(error, UserError) else failed_write(path, error, needed=needed)
         if failure is None:
             raise
         raise failure from None
+
+
+@contextlib.contextmanager
+def _held_draft(path: Path) -> Iterator[Path]:
+    """Make a temporary file and hold its lock, which shows that its writer is alive."""
+    while True:
+        draft = _draft_of(path)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(hold(draft))
+            except Timeout:
+                # Another process sweeps the folder, and was faster with the lock.
+                continue
+            if exists(draft):
+                yield draft
+                return
+
+
+@contextlib.contextmanager
+def draft_folder(path: Path) -> Iterator[Path]:
+    """Make a folder beside a path, to be filled and moved there; it is removed at the end.
+
+    The lock file in it shows others that its writer is alive (see `sweep_drafts`).
+    """
+    draft = _draft_of(path)
+    draft.mkdir(parents=True)
+    try:
+        with hold(draft / FOLDER_LOCK):
+            yield draft
     finally:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def write_bytes(path: Path, data: bytes | memoryview | str) -> None:
@@ -131,29 +175,48 @@ def write_bytes(path: Path, data: bytes | memoryview | str) -> None:
     write_with(path, lambda draft: draft.write_bytes(content), needed=len(content))
 
 
+def write_all(file: BinaryIO, data: bytes) -> None:
+    """Write all of the data to a file without a buffer.
+
+    A disk that fills up accepts a part of it without an error.
+    """
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
+
+
 def remove(path: Path) -> None:
     """Remove a file, link or folder, if there is one. A link's target stays."""
     try:
         path.unlink(missing_ok=True)
-    except IsADirectoryError:
+    except (IsADirectoryError, PermissionError):  # as systems call a folder that is unlinked
+        if not path.is_dir():
+            raise
         shutil.rmtree(path)
 
 
 def sweep_drafts(folder: Path) -> None:
     """Remove the temporary files below a folder whose writer is gone; links are not followed."""
     for draft in [*folder.rglob(f"{DRAFT}*")]:
-        with contextlib.suppress(OSError):
-            if draft.is_symlink() or not draft.is_file() or _is_left(draft):
-                remove(draft)
+        _remove_left(draft)
 
 
-def _is_left(draft: Path) -> bool:
-    """Return whether the writer of a temporary file is gone."""
-    try:
-        with hold(draft):
-            return True
-    except Timeout:
-        return False
+def _sweep_own(folder: Path) -> None:
+    """Remove the temporary files in a folder that is not only ours, as `sweep_drafts` does."""
+    for draft in [*folder.glob(f"{DRAFT}*")]:
+        if OUR_DRAFT.match(draft.name):
+            _remove_left(draft)
+
+
+def _remove_left(draft: Path) -> None:
+    """Remove a temporary file or folder unless its writer is alive."""
+    with contextlib.suppress(OSError, UserError):
+        if draft.is_symlink():
+            remove(draft)
+            return
+        # Without the lock, the file could be one that a writer has made this moment.
+        with hold(draft / FOLDER_LOCK if draft.is_dir() else draft):
+            remove(draft)
 
 
 def check_no_link(*folders: Path) -> None:

@@ -265,7 +265,7 @@ def add_views(
     size = run.info["preprocess"]
     trust = Trust(parse_parts(parts), trust_parts)
     check_views(missing, width=size["width"], height=size["height"], flag="--views")
-    with lock_folder(folder):
+    with lock_folder(folder, flags=(None, None)):
         job = _job(run, missing, trust, say, machine)
         draws = {name: _draw(job, name) for name in missing if not is_device_view(name)}
         note_pipelines(run, missing)

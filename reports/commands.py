@@ -131,7 +131,7 @@ def _write_reports(config: ReportConfig) -> None:
     written = 0
     for run in runs:
         try:
-            with lock_folder(run.path):
+            with lock_folder(run.path, flags=(None, None)):
                 write_report(run, page=config.page)
             print(f"report written again: {run.path}")
             written += 1

@@ -249,7 +249,7 @@ def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = write) -> 
         ],
         **_costs(run, policy),
     }
-    with lock_folder(written):
+    with lock_folder(written, flags=(None, "--name")):
         open_derived(written, "tta", run_key, overwrite=config.overwrite)
         has_images = (folder / PICTURES).is_file()
         rows = run.oof[[*ROW_COLUMNS]]

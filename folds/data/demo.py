@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from pathlib import Path
 
 import cv2
 import joblib
 import numpy as np
 import pandas as pd
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from foldblend.files import cache_folder
+from foldblend.errors import UserError
+from foldblend.failures import failed_write
+from foldblend.files import cache_folder, draft_folder, sweep_drafts
 from foldblend.siblings import call
 from folds.data.demo_faces import draw_image, make_person
 
@@ -24,6 +26,8 @@ NUM_TEST = 14
 LEAST = 5
 # Number of people in the competition for each gender and age group: men first, youngest first.
 PROPORTIONS = np.array([549, 410, 83, 732, 817, 109])
+IMAGE_BYTES = 25_000  # of an image, for the message of a full disk
+KILLED = "a process that drew images was killed, probably as memory ran out"
 AGE_RANGES = ((18, 30), (30, 60), (60, 75))
 IMAGES = (
     *[(f"mask{i}", "worn") for i in range(1, 6)],
@@ -65,10 +69,9 @@ def draw_person(
     for file, mask in files:
         file.parent.mkdir(parents=True, exist_ok=True)
         pixels = cv2.cvtColor(draw_image(who, rng, mask=mask), cv2.COLOR_RGB2BGR)
-        if not cv2.imwrite(
-            str(file), pixels, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(80, 95))]
-        ):
-            raise OSError(f"{file}: cannot be written")
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(80, 95))]
+        # OpenCV's own writer does not tell why it failed.
+        file.write_bytes(cv2.imencode(".jpg", pixels, quality)[1].tobytes())
 
 
 def make_demo(
@@ -83,15 +86,35 @@ def make_demo(
         root = cache_folder() / f"demo-v{DEMO_VERSION}-{num_train}-{num_test}-{seed}" / "demo"
     if (root / "train" / "train.csv").is_file():
         return root
-    root.parent.mkdir(parents=True, exist_ok=True)
-    draft = root.with_name(f".{root.name}.{os.getpid()}")
     train = demo_people(num_train, least=min(LEAST, num_train // 6), seed=seed)
     test = demo_people(num_test, least=min(1, num_test // 6), seed=seed + 1)
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        # What a killed process left.
+        sweep_drafts(root.parent)
+        with draft_folder(root) as draft:
+            _draw_all(draft / root.name, train, test, seed)
+            try:
+                os.replace(draft / root.name, root)
+            except OSError:
+                # Another process may have been faster; its images are the same.
+                if not (root / "train" / "train.csv").is_file():
+                    raise
+    except (OSError, TerminatedWorkerError) as error:
+        if isinstance(error, TerminatedWorkerError):
+            raise UserError(f"{root}: {KILLED}; run the same command again") from None
+        needed = IMAGE_BYTES * len(IMAGES) * (num_train + num_test)
+        raise failed_write(root, error, needed=needed) or error from None
+    return root
+
+
+def _draw_all(root: Path, train: pd.DataFrame, test: pd.DataFrame, seed: int) -> None:
+    """Draw the people of both tables into a folder, and write the tables."""
     jobs = []
     test_ids = []
     for index, row in enumerate(train.itertuples()):
         files = [
-            (draft / "train" / "images" / str(row.path) / f"{stem}.jpg", mask)
+            (root / "train" / "images" / str(row.path) / f"{stem}.jpg", mask)
             for stem, mask in IMAGES
         ]
         jobs.append((seed, index, row.gender == "male", int(str(row.age)), files))
@@ -101,26 +124,16 @@ def make_demo(
             for stem, _ in IMAGES
         ]
         files = [
-            (draft / "eval" / "images" / name, mask)
+            (root / "eval" / "images" / name, mask)
             for name, (_, mask) in zip(names, IMAGES, strict=True)
         ]
         test_ids += names
         jobs.append((seed + 1, index, row.gender == "male", int(str(row.age)), files))
-    try:
-        joblib.Parallel(n_jobs=-1)(
-            joblib.delayed(call)("folds.data.demo:draw_person", *job) for job in jobs
+    joblib.Parallel(n_jobs=-1)(
+        joblib.delayed(call)("folds.data.demo:draw_person", *job) for job in jobs
+    )
+    train.to_csv(root / "train" / "train.csv", index=False)
+    if test_ids:
+        pd.DataFrame({"ImageID": sorted(test_ids), "ans": 0}).to_csv(
+            root / "eval" / "info.csv", index=False
         )
-        train.to_csv(draft / "train" / "train.csv", index=False)
-        if test_ids:
-            pd.DataFrame({"ImageID": sorted(test_ids), "ans": 0}).to_csv(
-                draft / "eval" / "info.csv", index=False
-            )
-        try:
-            os.replace(draft, root)
-        except OSError:
-            # Another process may have been faster; its images are the same.
-            if not (root / "train" / "train.csv").is_file():
-                raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return root

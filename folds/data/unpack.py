@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path, PurePosixPath
 
 from foldblend.errors import UserError
-from foldblend.files import DRAFT, cache_folder
+from foldblend.failures import failed_write
+from foldblend.files import DRAFT, cache_folder, is_file
 from foldblend.progress import Task
+from foldblend.reading import open_regular, read_bounded
 from foldblend.runs.folder import file_hash
 from foldblend.tables import TextTable
 from folds.data.finder import IMAGE_SUFFIXES, Found
@@ -28,14 +31,17 @@ def _suffix(name: str, data: bytes) -> str:
 
 def _write(file: Path, data: bytes) -> None:
     """Write a file unless it has this content; without fsync, as it is compared every time."""
-    if file.is_file() and file.stat().st_size == len(data) and file.read_bytes() == data:
+    if is_file(file) and read_bounded(file, most=max(len(data), file.stat().st_size)) == data:
         return
     draft = file.with_name(f"{DRAFT}{os.getpid()}-{file.name}")
     try:
         draft.write_bytes(data)
         os.replace(draft, file)
+    except OSError as error:
+        raise failed_write(file, error, needed=len(data)) or error from None
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 def unpack_images(table: TextTable, column: str) -> Found:
@@ -59,7 +65,8 @@ def unpack_images(table: TextTable, column: str) -> Found:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (
-            pyarrow.parquet.ParquetFile(table.file) as source,
+            open_regular(table.file) as opened,
+            pyarrow.parquet.ParquetFile(opened) as source,
             Task("unpack images", len(names), unit="images") as task,
         ):
             for batch in source.iter_batches(batch_size=BATCH, columns=[f"{column}.bytes"]):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import safetensors
+
 from foldblend.cli import Say
 from foldblend.errors import UserError
-from foldblend.files import DRAFT, check_writable, exists, home, is_file
+from foldblend.failures import WriteFailed, failed_write
+from foldblend.files import check_writable, draft_folder, exists, home, is_file
 from pipeline.predict.open import Predictor
 
 __all__ = ["target_file", "target_folder", "write_folder"]
@@ -43,6 +45,8 @@ def target_folder(given: str, *, flag: str, overwrite: bool) -> Path:
     """Return the folder to write; raise UserError for one that has files, unless asked."""
     folder = home(given)
     check_writable(folder, flag=flag)
+    if exists(folder.parent):
+        check_writable(folder.parent, flag=flag)
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise UserError(
             f"{flag} {folder}: has files already; pass --overwrite to replace those of the same"
@@ -55,17 +59,24 @@ def write_folder(
     folder: Path, predictor: Predictor, write_models: Callable[..., object], say: Say
 ) -> None:
     """Write models into a draft beside a folder, and move them there when all are checked."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=DRAFT, dir=folder.parent) as draft:
-        made = Path(draft, folder.name)
-        made.mkdir()
-        write_models(predictor, made, say=lambda line: say(line.replace(str(made), str(folder))))
-        folder.mkdir(exist_ok=True)
-        for item in sorted(made.iterdir()):
-            place = folder / item.name
-            if place.is_dir() and not place.is_symlink():
-                # Of a folder with this name, only the files of models are replaced.
-                for file in sorted(item.iterdir()):
-                    file.replace(place / file.name)
-            else:
-                item.replace(place)
+    try:
+        with draft_folder(folder) as draft:
+            made = draft / folder.name
+            made.mkdir()
+            write_models(
+                predictor, made, say=lambda line: say(line.replace(str(made), str(folder)))
+            )
+            folder.mkdir(exist_ok=True)
+            for item in sorted(made.iterdir()):
+                place = folder / item.name
+                if place.is_dir() and not place.is_symlink():
+                    # Of a folder with this name, only the files of models are replaced.
+                    for file in sorted(item.iterdir()):
+                        file.replace(place / file.name)
+                else:
+                    item.replace(place)
+    except WriteFailed as error:
+        # It names the file in the draft.
+        raise UserError(str(error).replace(str(made), str(folder))) from None
+    except (OSError, safetensors.SafetensorError) as error:
+        raise failed_write(folder, error) or error from None

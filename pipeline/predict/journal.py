@@ -13,18 +13,21 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from filelock import Timeout
 
 from foldblend.errors import UserError
-from foldblend.files import hold, open_in_place, write_bytes
+from foldblend.failures import failed_write
+from foldblend.files import hold, open_in_place, write_all, write_bytes
+from foldblend.reading import MOST_TEXT, read_bounded
 
 __all__ = ["Journal"]
 
 FLUSH_SECONDS = 5.0
 CHUNK = 8192  # rows that are read at once
+MOST_KEY = 1024  # bytes of a key
 
 
 class Journal:
@@ -70,15 +73,18 @@ class Journal:
         self.rows_file = folder / "rows"
         self.bad_file = folder / "bad"
         known = folder / "key"
-        is_same = known.is_file() and known.read_text(encoding="utf-8") == key
+        is_same = known.is_file() and read_bounded(known, most=MOST_KEY) == key.encode()
         if not (is_same and resume):
             self.rows_file.unlink(missing_ok=True)
             self.bad_file.unlink(missing_ok=True)
             write_bytes(known, key)
         self.done = self._cut()
         append = os.O_WRONLY | os.O_APPEND
-        self._rows = os.fdopen(open_in_place(self.rows_file, append), "ab")
-        self._bad = os.fdopen(open_in_place(self.bad_file, append), "a", encoding="utf-8")
+        # Without a buffer, which would be written, and fail, when the file is closed.
+        self._rows, self._bad = (
+            cast("BinaryIO", os.fdopen(open_in_place(file, append), "ab", buffering=0))
+            for file in (self.rows_file, self.bad_file)
+        )
         self._flushed = time.monotonic()
 
     def _cut(self) -> int:
@@ -97,28 +103,31 @@ class Journal:
 
     def add(self, rows_NX: np.ndarray, bad: Mapping[int, str]) -> None:
         """Append the rows of a block, and the errors of images that have none."""
-        for index, why in bad.items():
-            self._bad.write(f"{json.dumps([index, why])}\n")
-        self._bad.flush()
-        self._rows.write(np.ascontiguousarray(rows_NX, np.float32).tobytes())
-        self._rows.flush()
+        data = np.ascontiguousarray(rows_NX, np.float32).tobytes()
+        try:
+            for index, why in bad.items():
+                write_all(self._bad, f"{json.dumps([index, why])}\n".encode())
+            write_all(self._rows, data)
+            if time.monotonic() - self._flushed > FLUSH_SECONDS:
+                os.fsync(self._bad.fileno())
+                os.fsync(self._rows.fileno())
+                self._flushed = time.monotonic()
+        except OSError as error:
+            raise failed_write(self.rows_file, error, needed=len(data)) or error from None
         self.done += len(rows_NX)
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
-            os.fsync(self._bad.fileno())
-            os.fsync(self._rows.fileno())
-            self._flushed = time.monotonic()
 
     def bad(self) -> dict[int, str]:
         """Return the images that were left out, by number, and why."""
         found: dict[int, str] = {}
         if not self.bad_file.is_file():
             return found
-        for line in self.bad_file.read_text(encoding="utf-8").splitlines():
+        for line in read_bounded(self.bad_file, most=MOST_TEXT).splitlines():
             try:
                 index, why = json.loads(line)
-            except ValueError:  # a killed process left half a line
+                found[int(index)] = str(why)
+            # A killed process left half a line.
+            except (ValueError, TypeError, OverflowError, RecursionError):
                 continue
-            found[int(index)] = str(why)
         return found
 
     def chunks(self) -> Iterator[tuple[int, np.ndarray]]:

@@ -126,6 +126,7 @@ class _FoldTraining:
             run_id=tracking_id(job.folder.name, job.fold_key, self.index),
             use_wandb=job.run.config.output.wandb,
             purge_step=min(self.fit.epoch, self.num_epochs - 1),
+            say=job.say,
         )
         with (
             trackers as self.trackers,

@@ -10,17 +10,19 @@ import hashlib
 import importlib
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard import summary as summaries
 
 from foldblend.attributes import Attribute, attribute_view
-from foldblend.errors import UserError
+from foldblend.cli import Say
+from foldblend.errors import UserError, in_a_line
+from foldblend.progress import write
 from foldblend.scores.metrics import METRICS
+from pipeline.watch.events import Events
 from reports.tiles import confusion_image, legible, tile
 
 __all__ = ["Trackers", "attribute_scores", "open_trackers", "require_wandb", "tracking_id"]
@@ -29,6 +31,8 @@ __all__ = ["Trackers", "attribute_scores", "open_trackers", "require_wandb", "tr
 class _Backend(Protocol):
     """A logging backend; images are finished when it receives them."""
 
+    name: str
+
     def scalars(self, values: Mapping[str, float], step: int) -> None: ...
     def image(self, tag: str, image_HWC: np.ndarray, step: int) -> None: ...
     def hparams(self, settings: Mapping[str, Any], scores: Mapping[str, float]) -> None: ...
@@ -36,20 +40,20 @@ class _Backend(Protocol):
 
 
 class _TensorBoard:
+    name = "TensorBoard"
+
     def __init__(self, folder: Path, purge_step: int) -> None:
-        self._writer = SummaryWriter(str(folder), purge_step=purge_step)
+        self._events = Events(folder, purge_step)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         for tag, value in values.items():
-            self._writer.add_scalar(tag, value, step)
-        # If the process is killed, the log must reach at least to the last checkpoint.
-        self._writer.flush()
+            self._events.add(summaries.scalar(tag, value), step)
 
     def image(self, tag: str, image_HWC: np.ndarray, step: int) -> None:
-        self._writer.add_image(tag, image_HWC, step, dataformats="HWC")
+        self._events.add(summaries.image(tag, image_HWC, dataformats="HWC"), step)
 
     def hparams(self, settings: Mapping[str, Any], scores: Mapping[str, float]) -> None:
-        # SummaryWriter.add_hparams would start a second run and declare the columns of the table.
+        # torch's add_hparams would start a second run and declare the columns of the table.
         # TensorBoard uses only the first declaration that it reads; without any, it shows the
         # columns of all runs.
         plain = {
@@ -58,11 +62,11 @@ class _TensorBoard:
         }
         _, start, end = summaries.hparams(plain, {})
         for part in (start, end):
-            self._writer._get_file_writer().add_summary(part)
+            self._events.add(part)
         self.scalars({f"hparam/{name}": value for name, value in scores.items()}, 0)
 
     def close(self, *, failed: bool) -> None:
-        self._writer.close()
+        self._events.close()
 
 
 def require_wandb() -> Any:
@@ -79,6 +83,8 @@ def require_wandb() -> Any:
 
 class _Wandb:
     """One W&B run per fold; WANDB_MODE, WANDB_PROJECT and the other variables are respected."""
+
+    name = "W&B"
 
     def __init__(self, folder: Path, *, run_name: str, fold_title: str, run_id: str) -> None:
         self._wandb = require_wandb()
@@ -127,16 +133,25 @@ class _Wandb:
 class Trackers:
     """All logging backends of a fold, as a context manager; with none, nothing is logged.
 
-    Images are drawn once and passed to every backend.
+    Images are drawn once and passed to every backend. A backend whose files cannot be written is
+    given up, because training is worth more than its curves.
     """
 
-    def __init__(self, backends: Sequence[_Backend] = ()) -> None:
-        self._backends = backends
+    def __init__(self, backends: Sequence[_Backend] = (), say: Say = write) -> None:
+        self._backends = [*backends]
+        self._say = say
+
+    def _each(self, do: Callable[[_Backend], None]) -> None:
+        for backend in [*self._backends]:
+            try:
+                do(backend)
+            except OSError as error:
+                self._backends.remove(backend)
+                _say_lost(self._say, backend.name, error)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Add a point to each curve; it is on disk when this returns."""
-        for backend in self._backends:
-            backend.scalars(values, step)
+        self._each(lambda backend: backend.scalars(values, step))
 
     def images(
         self, tag: str, images_NHWC: np.ndarray, captions: Sequence[str] | None, step: int
@@ -144,8 +159,7 @@ class Trackers:
         """Show uint8 images as one grid; without images, show nothing."""
         if len(images_NHWC) and self._backends:
             grid_HWC = tile(legible(images_NHWC), captions, math.ceil(math.sqrt(len(images_NHWC))))
-            for backend in self._backends:
-                backend.image(tag, grid_HWC, step)
+            self._each(lambda backend: backend.image(tag, grid_HWC, step))
 
     def confusion(
         self, tag: str, counts_CC: np.ndarray, class_names: Sequence[str], step: int
@@ -153,24 +167,26 @@ class Trackers:
         """Show a confusion matrix with true classes as rows and predicted ones as columns."""
         if self._backends:
             image_HWC = confusion_image(counts_CC, class_names)
-            for backend in self._backends:
-                backend.image(tag, image_HWC, step)
+            self._each(lambda backend: backend.image(tag, image_HWC, step))
 
     def hparams(self, settings: Mapping[str, Any], scores: Mapping[str, float]) -> None:
         """Add settings and scores to the table that compares runs."""
-        for backend in self._backends:
-            backend.hparams(settings, scores)
+        self._each(lambda backend: backend.hparams(settings, scores))
 
     def close(self, *, failed: bool = False) -> None:
         """Close all backends; `failed` marks the run as failed."""
-        for backend in self._backends:
-            backend.close(failed=failed)
+        self._each(lambda backend: backend.close(failed=failed))
 
     def __enter__(self) -> Trackers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close(failed=kind is not None)
+
+
+def _say_lost(say: Say, name: str, error: OSError) -> None:
+    why = error.strerror or in_a_line(error)
+    say(f"warning: {name}: its log cannot be written ({why}); training goes on without it")
 
 
 def open_trackers(
@@ -181,6 +197,7 @@ def open_trackers(
     run_id: str,
     use_wandb: bool,
     purge_step: int,
+    say: Say = write,
 ) -> Trackers:
     """Open the logging backends of a fold.
 
@@ -194,6 +211,8 @@ def open_trackers(
         Whether to log to W&B as well.
     purge_step
         Points that an earlier process logged for this step or later are replaced.
+    say
+        Function that gets a line if the log of TensorBoard cannot be written.
 
     Raises
     ------
@@ -203,8 +222,11 @@ def open_trackers(
     backends: list[_Backend] = []
     if use_wandb:
         backends.append(_Wandb(folder, run_name=run_name, fold_title=fold_title, run_id=run_id))
-    backends.append(_TensorBoard(folder / "tb", purge_step))
-    return Trackers(backends)
+    try:
+        backends.append(_TensorBoard(folder / "tb", purge_step))
+    except OSError as error:
+        _say_lost(say, _TensorBoard.name, error)
+    return Trackers(backends, say)
 
 
 def tracking_id(run_name: str, run_key: Mapping[str, str], index: int) -> str:
