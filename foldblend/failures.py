@@ -10,7 +10,7 @@ from pathlib import Path
 
 from foldblend.errors import UserError, in_a_line
 
-__all__ = ["WriteFailed", "failed_write", "free_bytes", "memory_failure", "os_failure"]
+__all__ = ["WriteFailed", "check_room", "failed_write", "free_bytes", "memory_failure", "os_failure"]
 
 SPACE = "free some space there, or write to another disk"
 # Cures by the cause of a failed write.
@@ -78,6 +78,17 @@ def _size(count: int) -> str:
         return f"{count} bytes"
     unit = next(unit for unit in (3, 6, 9, 12) if count < 1000 ** (unit // 3 + 1) or unit == 12)
     return f"{count / 10**unit:.3g} {'kMGT'[unit // 3 - 1]}B"
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Raise WriteFailed if a folder's disk has less than `needed` free bytes."""
+    free = free_bytes(folder)
+    if free is not None and free < needed:
+        raise WriteFailed(
+            f"{folder}: its files need at least {_size(needed)}, and {_size(free)} are free;"
+            f" {CURES[errno.ENOSPC]}",
+            errno.ENOSPC,
+        )
 
 
 def _number(error: BaseException) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,14 @@ __all__ = [
     "fold_key",
     "fold_record",
     "fold_tables",
+    "least_room",
     "start_fold",
     "view_tables",
     "write_fold",
 ]
+
+# Least bytes of a logit in a parquet file, which compresses.
+LOGIT_BYTES = 3
 
 
 def finished_fold(folder: Path, index: int, run_key: dict[str, str]) -> dict[str, Any] | None:
@@ -87,6 +91,26 @@ def start_fold(job: TrainingJob, index: int) -> None:
     folder = job.folder / f"fold_{index}"
     remove(folder)
     folder.mkdir()
+
+
+def least_room(job: TrainingJob, weights: Iterable[torch.Tensor], num_held_out: int) -> int:
+    """Return the bytes that the files of a fold need at least: a checkpoint, weights and logits.
+
+    Parameters
+    ----------
+    job
+        The job.
+    weights
+        Weights of the model and of their average.
+    num_held_out
+        Number of held-out rows.
+    """
+    size = sum(one.numel() * one.element_size() for one in weights)
+    run = job.run
+    rows = num_held_out + (0 if run.manifest.test is None else len(run.manifest.test))
+    views = 1 + (len(run.views) if len(run.views) > 1 else 0)
+    # The last checkpoint is removed when the weights and logits are there.
+    return 2 * size + rows * views * run.manifest.num_classes * LOGIT_BYTES
 
 
 def write_fold(

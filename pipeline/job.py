@@ -26,7 +26,11 @@ from pipeline.models.backbones import build_model, freeze
 from pipeline.models.pretrained import Weights
 from pipeline.watch.progress import Progress
 
-__all__ = ["FoldJob", "Prepared", "TrainingJob", "job_of"]
+__all__ = ["FoldJob", "NotFiniteLogitsError", "Prepared", "TrainingJob", "job_of"]
+
+
+class NotFiniteLogitsError(UserError):
+    """Error for a model whose logits are not finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +110,7 @@ class FoldJob:
     def check_finite(self, index: int, logits_VNC: np.ndarray) -> None:
         """Raise UserError if logits of a fold are not finite."""
         if not np.isfinite(logits_VNC).all():
-            raise UserError(
+            raise NotFiniteLogitsError(
                 f"{self.title(index)}: the logits are not finite; lower --lr or pass --clip-grad 1"
             )
 

@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 
 from foldblend.errors import UserError
+from foldblend.failures import check_room
 from foldblend.files import write_bytes
 from foldblend.runs.folder import check_there, file_hash, write_json, write_table
 from foldblend.scores.metrics import METRICS, softmax
@@ -92,6 +93,7 @@ def run_heads(job: TrainingJob, todo: Sequence[int]) -> dict[int, dict[str, Any]
     """
     start = time.perf_counter()
     backbone = Backbone(job)
+    check_room(job.folder, sum(one.nbytes for one in backbone.state.values()))
     features = Features(job, backbone)
     train = job.run.manifest.train
     test = job.run.manifest.test

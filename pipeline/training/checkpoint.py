@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from foldblend.files import write_bytes
+from foldblend.errors import in_a_line, shown
+from foldblend.files import exists, write_bytes
 from foldblend.reading import read_bounded
 
 __all__ = ["CHECKPOINT", "Checkpoints"]
@@ -45,19 +46,32 @@ class Checkpoints:
         self.run_key = run_key
         self.every = every
         self.saved = time.monotonic()
+        self.problem: str | None = None
+        """Why the file that is there cannot be read; None if there is none, or of another run."""
 
     def load(self) -> dict[str, Any] | None:
         """Return the saved state, or None without a readable checkpoint of this run."""
+        self.problem = None
+        if not exists(self.file):
+            return None
         try:
             payload = torch.load(io.BytesIO(self._content()), map_location="cpu", weights_only=True)
             ours = payload["format"] == FORMAT and payload["run_key"] == self.run_key
             return dict(payload["state"]) if ours else None
-        except Exception:
+        except Exception as error:
             # A damaged file may raise anything. The fold then starts from the beginning.
+            self.problem = shown(in_a_line(error))
             return None
 
-    def save(self, state: dict[str, Any]) -> None:
-        """Write a checkpoint and replace the previous one atomically."""
+    def save(self, state: dict[str, Any] | None) -> None:
+        """Write a checkpoint and replace the previous one atomically.
+
+        None stands for a state that is not worth keeping: the previous one would end there again.
+        """
+        self.saved = time.monotonic()
+        if state is None:
+            self.remove()
+            return
         payload = {"format": FORMAT, "run_key": self.run_key, "state": state}
         content = io.BytesIO()
         torch.save(payload, content)
@@ -81,7 +95,7 @@ class Checkpoints:
             raise ValueError(f"{self.file}: has changed")
         return content
 
-    def save_if_due(self, state: Callable[[], dict[str, Any]]) -> None:
+    def save_if_due(self, state: Callable[[], dict[str, Any] | None]) -> None:
         """Write a checkpoint if the last one is at least `every` seconds old."""
         if time.monotonic() - self.saved >= self.every:
             self.save(state())

@@ -6,9 +6,8 @@ be saved and restored between any two steps.
 
 from __future__ import annotations
 
-import math
+import itertools
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from foldblend.errors import UserError
+from foldblend.errors import UserError, in_a_line
 from pipeline.config.resolved import ResolvedConfig
 from pipeline.data.dataset import TrainLoader
 from pipeline.data.preprocess import Preprocess
@@ -25,11 +24,13 @@ from pipeline.memory import is_out_of_memory
 from pipeline.models.backbones import start_training
 from pipeline.seeding import derive_rng
 from pipeline.training.averaging import build_average
+from pipeline.training.finite import FiniteCheck, NotFiniteError
 from pipeline.training.losses import build_loss
 from pipeline.training.mixing import Mixing, erase
 from pipeline.training.optim import build_optimizer, build_scheduler
+from pipeline.training.saved_state import MisfitError, check_state, is_finite, tensors_in
 
-__all__ = ["Epoch", "Fit", "NotFiniteError"]
+__all__ = ["Epoch", "Fit"]
 
 STEP_FLAGS = "--batch-size or --grad-accum-steps"
 # Gradient scale of float16. It starts at 65,536 and each overflow halves it; below this value every
@@ -47,53 +48,6 @@ class Epoch:
     seconds: float
     images: int
     model: torch.nn.Module
-
-
-class NotFiniteError(UserError):
-    """A loss or gradient that is not finite; `epoch` and `step` count from 0."""
-
-    def __init__(self, what: str, epoch: int, step: int) -> None:
-        super().__init__(f"epoch {epoch + 1} step {step + 1}: the {what} is not finite")
-        self.what = what
-        self.epoch = epoch
-        self.step = step
-
-
-class _FiniteCheck:
-    """Check that losses and gradients are finite.
-
-    On the CPU a bad value is found before the update. On a GPU the values are copied while later
-    steps are queued, because waiting for them would leave the GPU idle. `settle` waits for all
-    values and must be called before a state is saved or scored.
-    """
-
-    def __init__(self) -> None:
-        self.waiting: deque[tuple[Any, torch.Tensor, int, int]] = deque()
-
-    def check(self, values_2: torch.Tensor, epoch: int, step: int) -> None:
-        """Raise NotFiniteError if a loss or gradient norm so far is not finite."""
-        if not values_2.is_cuda:
-            self._require_finite(values_2, epoch, step)
-            return
-        here = torch.empty(2, pin_memory=True)
-        here.copy_(values_2, non_blocking=True)
-        self.waiting.append(
-            (torch.cuda.current_stream(values_2.device).record_event(), here, epoch, step)
-        )
-        while self.waiting and self.waiting[0][0].query():
-            self._require_finite(*self.waiting.popleft()[1:])
-
-    def settle(self) -> None:
-        """Wait for the values of all steps and check them."""
-        while self.waiting:
-            event, values_2, epoch, step = self.waiting.popleft()
-            event.synchronize()
-            self._require_finite(values_2, epoch, step)
-
-    def _require_finite(self, values_2: torch.Tensor, epoch: int, step: int) -> None:
-        for what, value in zip(("loss", "gradient"), values_2.tolist(), strict=True):
-            if not math.isfinite(value):
-                raise NotFiniteError(what, epoch, step)
 
 
 class Fit:
@@ -154,7 +108,24 @@ class Fit:
         """Learning rate at the first step of the epoch."""
         # The sum stays on the device: reading each loss would stall a GPU.
         self.loss_sum = torch.zeros((), device=compute.device)
-        self._finite = _FiniteCheck()
+        self._finite = FiniteCheck()
+        self._steps = steps_per_epoch
+        # Weights such as masks may be infinite from the start.
+        self._infinite = {name for name, one in self._weights() if not is_finite(one)}
+        self._restored = False
+
+    def _weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the weights and buffers by name, and those of the average."""
+        for kind, state in (("model", self.model), ("average", self.average)):
+            for name, one in state.state_dict().items():
+                if isinstance(one, torch.Tensor):
+                    yield f"{kind} {name}", one
+
+    def is_finite(self) -> bool:
+        """Return whether all weights, averages and values of the optimiser are finite."""
+        weights = (one for name, one in self._weights() if name not in self._infinite)
+        kept = (one for state in self.optimizer.state.values() for one in tensors_in(state))
+        return all(map(is_finite, itertools.chain(weights, kept)))
 
     @property
     def scored(self) -> torch.nn.Module:
@@ -189,8 +160,9 @@ class Fit:
                     self._train_step(
                         images, labels, loader if isinstance(loader, TrainLoader) else None
                     )
-                except RuntimeError as error:
+                except Exception as error:
                     if not is_out_of_memory(error):
+                        self._blame_state(error)
                         raise
                     # Forward passes are retried with smaller micro-batches (`_backward`), so the
                     # memory ran out elsewhere in the step.
@@ -206,14 +178,24 @@ class Fit:
             mean_loss = float(self.loss_sum) / self.images_seen
             seconds = time.perf_counter() - start
             images_seen = self.images_seen - images_before
-            self.average.after_epoch(self.model, self.epoch)
-            if hasattr(self.schedule, "end_epoch"):
-                self.schedule.end_epoch(mean_loss)
+            try:
+                self.average.after_epoch(self.model, self.epoch)
+                if hasattr(self.schedule, "end_epoch"):
+                    self.schedule.end_epoch(mean_loss)
+            except Exception as error:
+                self._blame_state(error)
+                raise
+            self._restored = False
             self.loss_sum.zero_()
             self.epoch = self.epoch + 1
             self.step = 0
             self.images_seen = 0
             yield Epoch(self.epoch - 1, mean_loss, self.first_lr, seconds, images_seen, self.scored)
+
+    def _blame_state(self, error: Exception) -> None:
+        """Raise MisfitError for an error in the first epoch after a state was restored."""
+        if self._restored and not isinstance(error, UserError):
+            raise MisfitError(in_a_line(error)) from error
 
     def _train_step(
         self, images: torch.Tensor, labels: torch.Tensor, loader: TrainLoader | None
@@ -318,7 +300,25 @@ class Fit:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from the state of another Fit with the same settings."""
+        """Continue from the state of another Fit with the same settings.
+
+        Raises MisfitError if the state is none of such a Fit; this one is then of no use.
+        """
+        check_state(
+            state,
+            self.state_dict(),
+            self.optimizer,
+            epochs=self.config.train.epochs,
+            steps=self._steps,
+            batch_size=self.config.train.batch_size,
+        )
+        try:
+            self._restore(state)
+        except Exception as error:  # parts of users and libraries may raise anything
+            raise MisfitError(in_a_line(error)) from error
+        self._restored = True
+
+    def _restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])

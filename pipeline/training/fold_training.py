@@ -6,27 +6,29 @@ The state is saved regularly, and a killed fold continues from its last checkpoi
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from foldblend.errors import UserError, listed
+from foldblend.errors import UserError, listed, shown
+from foldblend.failures import check_room
 from foldblend.runs.folder import check_there, write_json, write_table
 from foldblend.scores.confusion import confusion_counts, worst_mistakes
 from foldblend.scores.metrics import METRICS, softmax
 from pipeline.config.settings import flatten
 from pipeline.data.sampling import class_counts
-from pipeline.fold_files import fold_record, start_fold, write_fold
+from pipeline.fold_files import fold_record, least_room, start_fold, write_fold
 from pipeline.infer import predict
-from pipeline.job import TrainingJob
+from pipeline.job import NotFiniteLogitsError, TrainingJob
 from pipeline.memory import Chunks
 from pipeline.seeding import derive_seed
-from pipeline.training.checkpoint import Checkpoints
-from pipeline.training.fit import Epoch, Fit, NotFiniteError
+from pipeline.training.checkpoint import CHECKPOINT, Checkpoints
+from pipeline.training.finite import NotFiniteError
+from pipeline.training.fit import Epoch, Fit
 from pipeline.training.inner import inner_rows
+from pipeline.training.saved_state import Course, MisfitError, check_course, tensors_in
 from pipeline.watch.progress import FoldProgress
 from pipeline.watch.tracking import attribute_scores, open_trackers, tracking_id
 from tta.merge import mean_logit
@@ -36,19 +38,6 @@ __all__ = ["run_fold"]
 
 # Images shown to TensorBoard and W&B, of a training batch and of the worst mistakes.
 NUM_SHOWN = 16
-
-
-@dataclass
-class Course:
-    """Log, timings and best epoch of a fold so far; part of its checkpoint."""
-
-    rows: list[dict[str, float]] = field(default_factory=list)
-    seconds: float = 0.0
-    train_seconds: float = 0.0
-    train_images: int = 0
-    best_score: float | None = None
-    best_epoch: int = -1
-    best_state: dict[str, torch.Tensor] | None = None
 
 
 class _FoldTraining:
@@ -78,38 +67,64 @@ class _FoldTraining:
             self.selection_rows = others[inner_N].reset_index(drop=True)
             learns_N[np.flatnonzero(learns_N)[inner_N]] = False
         train = job.run.manifest.training_rows(learns_N)
-        # Only dropout and the new head draw from torch's global generator (see dataset._loader).
-        torch.manual_seed(derive_seed("torch", config.train.seed, index))
-        model = job.new_model()
-        seed_parts = (config.train.seed, index)
-        self.loader = job.feeder.train(train, seed_parts=seed_parts)
-        self.fit = Fit(
-            model,
-            config,
-            job.run.preprocess,
-            job.compute,
-            steps_per_epoch=len(self.loader),
-            count_C=class_counts(train, job.run.manifest.num_classes),
-            augment=job.feeder.device_augmentation,
-            seed_parts=seed_parts,
-            say=lambda line: job.say(f"{job.title(index)}: {line}"),
-        )
+        self.loader = job.feeder.train(train, seed_parts=(config.train.seed, index))
+        self.count_C = class_counts(train, job.run.manifest.num_classes)
+        self.fit = self._new_fit()
         self.chunks = Chunks(self.fit.say)
         self.course = Course()
         self.checkpoints = Checkpoints(self.folder, job.fold_key, config.output.save_every)
-        saved = self.checkpoints.load()
-        if saved is None:
-            start_fold(job, index)
-        else:
-            self.fit.load_state_dict(saved["fit"])
-            self.course = Course(**saved["course"])
+        if self._restore():
             where = (
                 "trained"
                 if self.fit.is_done
                 else f"epoch {self.fit.epoch + 1} step {self.fit.step + 1}"
             )
             job.say(f"{job.title(index)}: continued at {where}")
+        else:
+            start_fold(job, index)
+        tensors = [*tensors_in(self.fit.model.state_dict())]
+        tensors += tensors_in(self.fit.average.state_dict())
+        check_room(self.folder, least_room(job, tensors, len(self.held_out)))
         self.start = time.perf_counter() - self.course.seconds
+
+    def _new_fit(self) -> Fit:
+        """Return the fold before its first step."""
+        job = self.job
+        config = job.run.config
+        # Only dropout and the new head draw from torch's global generator (see dataset._loader).
+        torch.manual_seed(derive_seed("torch", config.train.seed, self.index))
+        return Fit(
+            job.new_model(),
+            config,
+            job.run.preprocess,
+            job.compute,
+            steps_per_epoch=len(self.loader),
+            count_C=self.count_C,
+            augment=job.feeder.device_augmentation,
+            seed_parts=(config.train.seed, self.index),
+            say=lambda line: job.say(f"{job.title(self.index)}: {line}"),
+        )
+
+    def _restore(self) -> bool:
+        """Return whether the fold continues from its checkpoint; say why one is not used."""
+        saved = self.checkpoints.load()
+        why = self.checkpoints.problem
+        if saved is not None:
+            model = self.fit.model.state_dict()
+            try:
+                if not isinstance(saved.get("fit"), dict):
+                    raise MisfitError("no state of training")
+                self.course = check_course(saved.get("course"), model, epochs=self.num_epochs)
+                self.fit.load_state_dict(saved["fit"])
+                return True
+            except MisfitError as error:
+                why = shown(str(error))
+        if why is not None:
+            self.job.say(_not_used(self.job, self.index, why))
+            # What was restored in part is of no use.
+            self.course = Course()
+            self.fit = self._new_fit()
+        return False
 
     def run(self) -> dict[str, Any]:
         """Train the remaining steps, write logits and weights, and return done.json.
@@ -189,10 +204,12 @@ class _FoldTraining:
         counts_CC = confusion_counts(label_N, proba_NC.argmax(axis=1), len(names))
         self.trackers.confusion("val/confusion", counts_CC, names, last)
 
-    def _state(self) -> dict[str, Any]:
+    def _state(self) -> dict[str, Any] | None:
+        """Return the state to save, None where training from it could not go on."""
         check_there(self.job.folder)
         self.course.seconds = time.perf_counter() - self.start
-        return {"fit": self.fit.state_dict(), "course": dict(vars(self.course))}
+        state = self.fit.state_dict()
+        return {"fit": state, "course": dict(vars(self.course))} if self.fit.is_finite() else None
 
     def _predict(
         self,
@@ -334,5 +351,24 @@ class _FoldTraining:
 
 
 def run_fold(job: TrainingJob, index: int) -> dict[str, Any]:
-    """Train and score one fold, from its checkpoint if it has one, and return its done.json."""
+    """Train and score one fold, from its checkpoint if it has one, and return its done.json.
+
+    A checkpoint that cannot be continued from, or ends in logits that are not finite, is removed:
+    the same command would fail again.
+    """
+    file = job.folder / f"fold_{index}" / CHECKPOINT
+    try:
+        return _FoldTraining(job, index).run()
+    except NotFiniteLogitsError:
+        file.unlink(missing_ok=True)
+        raise
+    except MisfitError as error:
+        job.say(_not_used(job, index, shown(str(error))))
+    file.unlink(missing_ok=True)
     return _FoldTraining(job, index).run()
+
+
+def _not_used(job: TrainingJob, index: int, why: str) -> str:
+    """Return the line on a checkpoint that is not used."""
+    file = job.folder / f"fold_{index}" / CHECKPOINT
+    return f"{job.title(index)}: {file} is removed ({why}), so the fold starts from the beginning"

@@ -19,7 +19,8 @@ from pipeline.models.attribute_head import AttributeJoin, log_continuation, make
 from pipeline.models.backbones import build_model, freeze, start_training
 from pipeline.models.timm_import import timm
 from pipeline.training.averaging import build_average
-from pipeline.training.fit import Fit, NotFiniteError
+from pipeline.training.finite import NotFiniteError
+from pipeline.training.fit import Fit
 from pipeline.training.inner import inner_rows
 from pipeline.training.optim import build_optimizer, build_scheduler
 
