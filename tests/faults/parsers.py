@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -94,3 +96,18 @@ def scratch() -> Path:
     """Return a folder in memory where there is one, for many small files."""
     where = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     return Path(tempfile.mkdtemp(prefix="parsed-", dir=where))
+
+
+def main() -> None:
+    """Parse files in a process of its own, which damaged ones may abort: PARSER FILES ..."""
+    folder = scratch()
+    try:
+        for file in sys.argv[2:]:
+            print(Path(file).name, flush=True)
+            parse(sys.argv[1], Path(file).read_bytes(), folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -22,7 +22,7 @@ from tests.makers.constants import ROOT
 # Kinds of which some cases still fail. A kind is taken out when all of its cases are mended.
 STILL_FAILING = frozenset(QUOTAS)
 NEEDS_STRACE = ("kills", "errors")
-FAST = dict.fromkeys(QUOTAS, 2) | {"full disks": 1, "surroundings": 1, "errors": 1}
+FAST = dict.fromkeys(QUOTAS, 1) | {"json": 2, "tables": 2, "code": 2, "links": 2}
 # About ten minutes in all.
 SLOW = {kind: max(8, most // 5) for kind, most in QUOTAS.items()}
 
