@@ -197,8 +197,10 @@ def remove(path: Path) -> None:
 
 def sweep_drafts(folder: Path) -> None:
     """Remove the temporary files below a folder whose writer is gone; links are not followed."""
-    for draft in [*folder.rglob(f"{DRAFT}*")]:
-        _remove_left(draft)
+    # Other processes may remove folders below it meanwhile, which `os.walk` passes over.
+    for path, folders, files in os.walk(folder):
+        for name in [one for one in (*folders, *files) if one.startswith(DRAFT)]:
+            _remove_left(Path(path, name))
 
 
 def _sweep_own(folder: Path) -> None:

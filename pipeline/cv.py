@@ -15,6 +15,7 @@ from foldblend.progress import lines_to, write
 from foldblend.runs.environment import describe_environment
 from foldblend.runs.folder import drop_fold_locks, lock_folder, sweep, write_section
 from foldblend.runs.run import Run
+from foldblend.runs.schema import read_info
 from foldblend.scores.metrics import METRICS
 from pipeline.assemble import assemble, finish_record
 from pipeline.begin import begin_run, first_record, with_folds
@@ -143,6 +144,9 @@ def _cross_validate(
                 _say_left(folder, left, say)
                 return
             info["folds"] = [done[index] for index in range(run.num_models)]
+            if claim.mine and _is_complete(folder, info):
+                say(f"{folder}: another process has written the results")
+                return
             drop_fold_locks(folder)
             assemble(folder, run.manifest, run.num_models, fold_tables(folder, info))
             finish_record(run, folder, info, before)
@@ -153,6 +157,16 @@ def _cross_validate(
                 write_section(folder, "views", view_section(Run(folder)))
             output = run.config.output
             finish(Run(folder), page=output.page, report=output.report, say=say)
+
+
+def _is_complete(folder: Path, info: Mapping[str, Any]) -> bool:
+    """Return whether another process has completed the run while this one waited to do so."""
+    now = read_info(folder)
+    return (
+        now["status"] == "done"
+        and now.get("folds") == info["folds"]
+        and (folder / "report.json").is_file()
+    )
 
 
 def _train(

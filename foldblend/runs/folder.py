@@ -215,7 +215,7 @@ def drop_fold_locks(folder: Path) -> None:
     Folds are locked only while the folder is, so the caller must have locked it.
     """
     for file in folder.glob(f"{FOLD_LOCK}*"):
-        file.unlink(missing_ok=True)
+        remove(file)
 
 
 def is_fold_locked(folder: Path, fold: int) -> bool:

@@ -93,6 +93,10 @@ def read_config_file(file: str | Path) -> RunConfig:
     if of_run:
         # What a run folder says does not decide whether it is trusted.
         settings.pop("trust_parts", None)
+        # Nor where files are written: beside the run, and into the user's own cache.
+        settings.pop("cache_dir", None)
+        if "output" in settings:
+            settings["output"] = str(Path(file).resolve().parent.parent)
     try:
         given = values_before() | settings if _is_complete(settings) else settings
         require(

@@ -155,7 +155,12 @@ class Store:
         """Return the records of keys, all of which must have one."""
         known = self._keys()
         slot_of = {key: slot for slot, key in enumerate(known)}
-        slot_N = np.array([slot_of[key] for key in keys], dtype=np.int64)
+        try:
+            slot_N = np.array([slot_of[key] for key in keys], dtype=np.int64)
+        except KeyError:
+            raise UserError(
+                f"{self.folder}: the cache was removed or truncated while in use; run again"
+            ) from None
         sum_N = _read_sums(self.folder, len(known))[slot_N]
         return Records(self.folder / "records", self.shape, self.dtype, slot_N, sum_N)
 
@@ -311,5 +316,9 @@ def cache_root(cache_dir: str | None) -> Path:
 
 
 def known_keys(root: Path) -> frozenset[bytes]:
-    """Return the keys of all stores under a folder."""
-    return frozenset(key for file in root.glob("*/keys") for key in _read_keys(file.parent))
+    """Return the keys of all stores under a folder; those that cannot be read are left out."""
+    found: set[bytes] = set()
+    for file in root.glob("*/keys"):
+        with contextlib.suppress(UserError):
+            found.update(_read_keys(file.parent))
+    return frozenset(found)

@@ -139,7 +139,7 @@ def _reference(
         return None
     weights = main_leaf(predictor.root).weights
     assert isinstance(weights, FolderWeights)
-    found = add_reference(weights, say=say)
+    found = add_reference(weights, named=predictor.source, say=say)
     return None if found is None else found.as_arrays()
 
 

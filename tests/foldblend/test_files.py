@@ -3,7 +3,9 @@
 import errno
 import io
 import os
+import shutil
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +161,35 @@ def test_drafts_of_killed_writers_are_swept_and_others_stay(tmp_path):
     assert seen == ["whole"]
     assert {one.name for one in tmp_path.rglob("*")} == {"tta", "elsewhere", "b"}
     assert precious.read_text() == "precious"
+
+
+def test_writers_and_sweepers_do_not_disturb_each_other(tmp_path):
+    """A sweep may take a file that is not locked yet for a leftover; it is made again."""
+    ended = threading.Event()
+    failed = []
+
+    def sweep_on():
+        while not ended.is_set():
+            try:
+                sweep_drafts(tmp_path)
+            except Exception as error:
+                failed.append(error)
+
+    def come_and_go():
+        while not ended.is_set():
+            (tmp_path / "fold" / "tb").mkdir(parents=True)
+            shutil.rmtree(tmp_path / "fold")
+
+    threads = [threading.Thread(target=one) for one in (sweep_on, come_and_go)]
+    for one in threads:
+        one.start()
+    for number in range(300):
+        write_bytes(tmp_path / "a", str(number))
+    ended.set()
+    for one in threads:
+        one.join()
+    assert failed == []
+    assert (tmp_path / "a").read_text() == "299"
 
 
 def put(path, kind, target):

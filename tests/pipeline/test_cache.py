@@ -172,6 +172,21 @@ def test_nothing_is_written_through_links_of_a_cache(store, tmp_path, name):
     assert precious.read_text() == "precious"
 
 
+def test_a_store_that_is_cut_before_it_is_read_is_an_error(store):
+    fill(store, [1, 2])
+    os.truncate(store.folder / "keys", KEY_BYTES)
+    with pytest.raises(UserError, match="the cache was removed or truncated while in use"):
+        values(store, [1, 2])
+
+
+def test_a_store_that_cannot_be_read_does_not_stop_the_others(store, tmp_path):
+    fill(store, [1, 2])
+    (tmp_path / "odd").mkdir()
+    os.mkfifo(tmp_path / "odd" / "keys")
+    (tmp_path / "folder" / "keys").mkdir(parents=True)
+    assert known_keys(tmp_path) == {key(1), key(2)}
+
+
 def test_a_store_that_is_a_link_is_refused(store, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     store.folder.symlink_to(tmp_path / "elsewhere")
