@@ -32,6 +32,7 @@ __all__ = [
     "open_in_place",
     "remove",
     "sweep_drafts",
+    "temporary_folder",
     "write_all",
     "write_bytes",
     "write_with",
@@ -262,6 +263,17 @@ def open_in_place(path: Path, flags: int) -> int:
         what = "a file with further names" if stat.S_ISREG(about.st_mode) else "a pipe or device"
         raise UserError(f"{path}: {what} stands in its place; remove it")
     return handle
+
+
+def temporary_folder() -> Path:
+    """Return a folder for temporary files that only this user can write; it stays."""
+    folder = Path(tempfile.gettempdir()) / f"foldblend-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    about = folder.lstat()
+    # Anybody may have made a folder of this name before.
+    ours = stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid()
+    return folder if ours and not about.st_mode & 0o022 else Path(tempfile.mkdtemp())
 
 
 def cache_folder() -> Path:

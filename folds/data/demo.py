@@ -13,8 +13,9 @@ import pandas as pd
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from foldblend.errors import UserError
-from foldblend.failures import failed_write
-from foldblend.files import cache_folder, draft_folder, sweep_drafts
+from foldblend.failures import WriteFailed, failed_write
+from foldblend.files import cache_folder, draft_folder, sweep_drafts, temporary_folder
+from foldblend.progress import write
 from foldblend.siblings import call
 from folds.data.demo_faces import draw_image, make_person
 
@@ -81,9 +82,23 @@ def make_demo(
 
     Each person has 7 images of 384 x 512 pixels; `folds.data.layout` describes the files. The
     folder is renamed into place when it is complete, so several processes may call this at once.
+    Where the cache folder cannot be written, it is in a temporary folder.
     """
-    if root is None:
-        root = cache_folder() / f"demo-v{DEMO_VERSION}-{num_train}-{num_test}-{seed}" / "demo"
+    sizes = (num_train, num_test, seed)
+    if root is not None:
+        return _made(root, *sizes)
+    name = f"demo-v{DEMO_VERSION}-{num_train}-{num_test}-{seed}"
+    try:
+        return _made(cache_folder() / name / "demo", *sizes)
+    except WriteFailed as error:
+        place = temporary_folder() / name / "demo"
+        if not (place / "train" / "train.csv").is_file():
+            why = str(error).partition(";")[0]
+            write(f"{why}, so the demo set is drawn in {place.parent}.")
+        return _made(place, *sizes)
+
+
+def _made(root: Path, num_train: int, num_test: int, seed: int) -> Path:
     if (root / "train" / "train.csv").is_file():
         return root
     train = demo_people(num_train, least=min(LEAST, num_train // 6), seed=seed)

@@ -30,6 +30,7 @@ from pipeline.data.records import KEY_BYTES, SUM_BYTES, Records, checksum
 
 __all__ = [
     "MEMORY_ONLY",
+    "CacheFailed",
     "Store",
     "cache_root",
     "first_places",
@@ -57,6 +58,19 @@ DISK_ERRORS = (
     errno.EEXIST,
     errno.ENOLCK,
 )
+
+
+class CacheFailed(UserError):
+    """A cache that cannot be written, which a run can do without."""
+
+    def __init__(self, folder: Path | str, why: str | None = None) -> None:
+        self.what = f"{folder}: the cache cannot be written ({why})"
+        # Exceptions are rebuilt from their message alone when they come from another process.
+        super().__init__(
+            f"{self.what}; free some space, or pass --cache-dir with another folder, or --cache off"
+            if why is not None
+            else folder
+        )
 
 
 def write_records(
@@ -189,7 +203,7 @@ class Store:
 
         Raises
         ------
-        UserError
+        CacheFailed
             If the disk is full or the folder cannot be written.
         """
         check_no_link(self.folder, self.folder.parent)
@@ -204,10 +218,7 @@ class Store:
         except OSError as error:
             if error.errno not in DISK_ERRORS:
                 raise
-            raise UserError(
-                f"{self.folder}: the cache cannot be written ({error.strerror}); free some"
-                " space, or pass --cache-dir with another folder, or --cache off"
-            ) from None
+            raise CacheFailed(self.folder, error.strerror) from None
 
     def _append(
         self,

@@ -17,6 +17,7 @@ from foldblend.errors import UserError
 from foldblend.images import image_key, read_image, upright_size
 from foldblend.progress import Task, track
 from pipeline.data.cache import Store, cache_root
+from pipeline.data.kept import kept_or_made
 from pipeline.data.threads import in_threads
 from pipeline.device import num_cores
 
@@ -67,13 +68,15 @@ def find_faces(table: pd.DataFrame, *, cache_dir: str | None, keep: bool, say: S
     store = Store.at(faces_folder(cache_dir), (6,), "float32", policy)
     keys = [image_key(content, None) for content in table["content"]]
     with Task("find faces", len({*keys}), unit="images") as task:
-        store.fill(
+        faces_N6, _ = kept_or_made(
+            store,
             keys,
             lambda todo: _look(table, todo, weights),
+            say=say,
             progress=task.add,
             wait=lambda: say("Waiting for another process, which is detecting the same faces."),
         )
-    return store.records(keys).take(slice(None))
+    return faces_N6
 
 
 def _weights() -> bytes:

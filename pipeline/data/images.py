@@ -18,7 +18,7 @@ from foldblend.cli import Say
 from foldblend.errors import UserError, counted
 from foldblend.images import boxes_of, image_key
 from foldblend.progress import Task
-from pipeline.data.cache import Store, cache_root, first_places, write_records
+from pipeline.data.cache import CacheFailed, Store, cache_root, first_places, write_records
 from pipeline.data.preprocess import Preprocess
 from pipeline.data.records import Records
 from pipeline.data.threads import in_threads
@@ -258,7 +258,18 @@ def open_images(
         + (f": {why}." if why else ".")
     )
     files = Files(every.iloc[[*first.values()]], preprocess, verify=True)
-    records = _on_disk(store, unique, files, say) if to_disk else _in_ram(store, files)
+    try:
+        records = _on_disk(store, unique, files, say) if to_disk else _in_ram(store, files)
+    except CacheFailed as error:
+        # What was asked for is not left out. A disk that fills up was not seen before.
+        if cache == "disk":
+            raise
+        if not (HAS_MEMFD and 2 * size <= room.ram):
+            say(f"{error.what}, so each image is decoded whenever it is read.")
+            return ImageSource(preprocess, "off")
+        say(f"{error.what}, so the images are kept in RAM.")
+        mode = "ram" if mode == "disk" else mode
+        records = _in_ram(store, files)
     return ImageSource(preprocess, mode, records, {key: row for row, key in enumerate(unique)})
 
 

@@ -26,6 +26,7 @@ from foldblend.runs.folder import read_json, write_json
 from pipeline.data.augment import albumentations, describe_augmentation
 from pipeline.data.cache import MEMORY_ONLY, Store, cache_root
 from pipeline.data.images import IMAGES_VERSION
+from pipeline.data.kept import kept_or_made
 from pipeline.infer import features_of, padded
 from pipeline.job import FoldJob
 from pipeline.memory import Chunks
@@ -186,14 +187,22 @@ class Features:
             keys.append(
                 hashlib.blake2b(image_key(content, box) + own.encode(), digest_size=16).digest()
             )
-        self.store.fill(
-            keys,
-            lambda todo: self._compute(table.iloc[todo], view, copy),
-            wait=lambda: self.job.say("features: waiting for another process that computes them"),
-        )
-        if self.num_timed:
+
+        def make(todo: list[int]) -> Iterator[np.ndarray]:
+            return self._compute(table.iloc[todo], view, copy)
+
+        def wait() -> None:
+            self.job.say("features: waiting for another process that computes them")
+
+        if config.machine.cache == "disk":
+            # What was asked for is not left out.
+            self.store.fill(keys, make, wait=wait)
+        features_ND, is_kept = kept_or_made(self.store, keys, make, say=self.job.say, wait=wait)
+        if not is_kept:
+            self.store = None
+        elif self.num_timed:
             self._note_speed(self.store)
-        return self.store.records(keys).take(slice(None))
+        return features_ND
 
     @torch.inference_mode()
     def _compute(self, table: pd.DataFrame, view: str, copy: int | None) -> Iterator[np.ndarray]:
