@@ -11,12 +11,12 @@ import io
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from foldblend.errors import in_a_line, shown
-from foldblend.files import exists, write_bytes
+from foldblend.files import exists, write_with
 from foldblend.reading import read_bounded
 
 __all__ = ["CHECKPOINT", "Checkpoints"]
@@ -24,18 +24,54 @@ __all__ = ["CHECKPOINT", "Checkpoints"]
 CHECKPOINT = "last.ckpt"
 # Raise this when the content of a checkpoint changes: older ones are then ignored.
 FORMAT = 1
-
-
 # torch's reader checks no checksum, so the file ends with one of our own.
 MAGIC = b"checksum"
 SUM_BYTES = 16
 FOOTER_BYTES = len(MAGIC) + SUM_BYTES
-MOST_BYTES = 2**40
+MOST_CHECKPOINT = 2**40
 
 
-def _footer(content: memoryview) -> bytes:
-    """Return what follows the content that torch wrote."""
-    return MAGIC + hashlib.blake2b(content, digest_size=SUM_BYTES).digest()
+class _Hashed:
+    """A file that hashes what is written to it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.digest = hashlib.blake2b(digest_size=SUM_BYTES)
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _write(draft: Path, payload: dict[str, Any]) -> None:
+    """Write a checkpoint, with its checksum at the end and without a copy in memory."""
+    with draft.open("wb") as file:
+        hashed = _Hashed(file)
+        try:
+            torch.save(payload, hashed)  # type: ignore[arg-type]
+        except RuntimeError:
+            # torch does not say why the disk refused.
+            if hashed.error is None:
+                raise
+            raise hashed.error from None
+        file.write(MAGIC + hashed.digest.digest())
+
+
+def _num_bytes(value: Any) -> int:
+    """Return about how many bytes a checkpoint needs: those of its tensors."""
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    if isinstance(value, dict | list | tuple):
+        return sum(map(_num_bytes, value.values() if isinstance(value, dict) else value))
+    return 0
 
 
 class Checkpoints:
@@ -73,27 +109,22 @@ class Checkpoints:
             self.remove()
             return
         payload = {"format": FORMAT, "run_key": self.run_key, "state": state}
-        content = io.BytesIO()
-        torch.save(payload, content)
-        footer = _footer(content.getbuffer())
-        content.seek(0, io.SEEK_END)
-        content.write(footer)
-        write_bytes(self.file, content.getbuffer())
+        write_with(self.file, lambda draft: _write(draft, payload), needed=_num_bytes(payload))
         self.saved = time.monotonic()
 
-    def _content(self) -> memoryview:
-        """Return the content that torch wrote. Raises ValueError if the file has changed since.
+    def _content(self) -> bytes:
+        """Return the content of the file. Raises ValueError if it has changed since.
 
         The file of an earlier version has no checksum and is returned as it is.
         """
-        data = memoryview(read_bounded(self.file, most=MOST_BYTES))
-        content = data[: len(data) - FOOTER_BYTES]
-        footer = bytes(data[len(content) :])
-        if not footer.startswith(MAGIC):
-            return data
-        if footer != _footer(content):
-            raise ValueError(f"{self.file}: has changed")
-        return content
+        data = read_bounded(self.file, most=MOST_CHECKPOINT)
+        footer = data[-FOOTER_BYTES:]
+        if footer.startswith(MAGIC):
+            content = memoryview(data)[:-FOOTER_BYTES]
+            if footer[len(MAGIC) :] != hashlib.blake2b(content, digest_size=SUM_BYTES).digest():
+                raise ValueError(f"{self.file}: has changed")
+        # torch's reader passes over what follows its own content, which saves a copy.
+        return data
 
     def save_if_due(self, state: Callable[[], dict[str, Any] | None]) -> None:
         """Write a checkpoint if the last one is at least `every` seconds old."""
