@@ -18,7 +18,13 @@ from foldblend.failures import memory_failure, os_failure
 from foldblend.flags import aliases_of, flag_name, flags_of
 from foldblend.help import HELP_FLAGS, About, help_text
 from foldblend.runs.unchecked import take_note
-from foldblend.streams import escape_unprintable, flush_output, open_standard_streams
+from foldblend.streams import (
+    escape_unprintable,
+    flush_output,
+    open_standard_streams,
+    print_aside,
+    print_line,
+)
 
 __all__ = [
     "Say",
@@ -139,7 +145,7 @@ def parse_flags(
     """
     prog = program(about.script)
     if asked := [word for word in argv if word in HELP_FLAGS]:
-        print(help_text(config_class, about, prog=prog, everything="--help-all" in asked))
+        print_line(help_text(config_class, about, prog=prog, everything="--help-all" in asked))
         raise SystemExit(0)
     known = [*cli_flags(config_class)]
     for word in argv:
@@ -197,7 +203,7 @@ def run_command(
         command()
         note = take_note()
         if note is not None:
-            print(note, file=sys.stderr)
+            print_aside(note)
         flush_output()
     except UserError as error:
         return _failed(str(error))
@@ -213,16 +219,14 @@ def run_command(
         return _failed(str(failure))
     except KeyboardInterrupt:
         what_next = "continues where it stopped" if resumes else "starts again"
-        print(f"stopped; the same command {what_next}", file=sys.stderr)
+        print_aside(f"stopped; the same command {what_next}")
         return 130
     return 0
 
 
 def _failed(message: str) -> int:
     """Print the message of an error to standard error and return the exit code 2."""
-    # Nothing can be said where standard error is full or gone.
-    with contextlib.suppress(OSError):
-        print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    print_aside(f"error: {' '.join(message.split())}")
     return 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -9,7 +10,13 @@ import sys
 
 from foldblend.errors import UserError
 
-__all__ = ["escape_unprintable", "flush_output", "open_standard_streams", "print_line"]
+__all__ = [
+    "escape_unprintable",
+    "flush_output",
+    "open_standard_streams",
+    "print_aside",
+    "print_line",
+]
 
 
 def open_standard_streams() -> None:
@@ -50,6 +57,12 @@ def print_line(line: str) -> None:
         print(line, flush=True)
     except OSError as error:
         raise _lost(error) from None
+
+
+def print_aside(line: str) -> None:
+    """Print a line to standard error at once; it is lost where that is full or gone."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def flush_output() -> None:

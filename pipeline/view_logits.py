@@ -80,14 +80,17 @@ def _job(
     folds = folder / "folds.csv"
     if file_hash(folds) != run.hashes.get(folds.name, file_hash(folds)):
         raise BrokenRun(
-            f"{folds}: has changed since the run was made; restore the file, or make the run"
-            " again",
+            f"{folds}: has changed since the run was made; restore the file, or make the run again",
             folder,
         )
     # The models and folds of the run exist, so settings that would make them are left out.
+    trusted = _trusted(run, names, trust)
+    # Nobody has asked for a cache now, so that the command goes without where none can be written.
+    cache = "auto" if trusted.machine.cache == "disk" else trusted.machine.cache
     config = replace(
-        _trusted(run, names, trust),
+        trusted,
         **{
+            "cache": cache,
             "pretrained": "none",
             "weights": None,
             "compile": "off",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from foldblend.cli import parse_flags, run_command
 from foldblend.errors import UserError, listed
 from foldblend.help import About
 from foldblend.scores.metrics import MEAN_COST, check_metric
+from foldblend.streams import print_aside
 
 __all__ = ["BoardConfig", "ReportConfig", "leaderboard", "report"]
 
@@ -126,7 +126,7 @@ def _write_reports(config: ReportConfig) -> None:
         raise UserError("RUNS: missing; pass run folders, such as python report.py outputs/RUN")
     runs, skipped = find_runs(config.runs)
     for one in skipped:
-        print(f"skipped {one['path']}: {one['why']}", file=sys.stderr)
+        print_aside(f"skipped {one['path']}: {one['why']}")
     failed = []
     written = 0
     for run in runs:
@@ -136,7 +136,7 @@ def _write_reports(config: ReportConfig) -> None:
             print(f"report written again: {run.path}")
             written += 1
         except BrokenRun as error:
-            print(f"skipped {run.path}: {error.why}", file=sys.stderr)
+            print_aside(f"skipped {run.path}: {error.why}")
             skipped.append({"path": str(run.path), "why": error.why})
         except UserError as error:
             # The other reports are still written.

@@ -90,10 +90,12 @@ def read_json(path: Path) -> Any:
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a table atomically, as CSV if the suffix is .csv and as parquet otherwise."""
+    # About as many bytes as in memory, where texts count as their references only.
+    needed = int(table.memory_usage(index=False).sum())
     if path.suffix == ".csv":
-        write_with(path, lambda draft: _write_csv(table, draft))
+        write_with(path, lambda draft: _write_csv(table, draft), needed=needed)
     else:
-        write_with(path, lambda draft: table.to_parquet(draft, index=False))
+        write_with(path, lambda draft: table.to_parquet(draft, index=False), needed=needed)
 
 
 def _write_csv(table: pd.DataFrame, draft: Path) -> None:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from foldblend.cli import Say
 from foldblend.errors import UserError, counted
+from foldblend.files import exists
 from foldblend.images import boxes_of, image_key
 from foldblend.progress import Task
 from pipeline.data.cache import CacheFailed, Store, cache_root, first_places, write_records
@@ -180,7 +181,7 @@ def _free_ram() -> int:
 
 def _free_disk(folder: Path) -> int:
     """Return the free bytes at a folder that may not exist yet; 0 if it cannot be written."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
+    there = next((path for path in (folder, *folder.parents) if exists(path)), Path("/"))
     return shutil.disk_usage(there).free if os.access(there, os.W_OK) else 0
 
 

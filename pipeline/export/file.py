@@ -57,10 +57,13 @@ def _digest(path: Path, size: int) -> str:
     return found.hexdigest()
 
 
-def write_archive(path: Path, entries: Iterable[tuple[str, bytes]]) -> None:
+def write_archive(
+    path: Path, entries: Iterable[tuple[str, bytes]], *, needed: int | None = None
+) -> None:
     """Write an exported file from the names and contents of its entries, atomically.
 
-    A list of SHA-256 sums, which `sha256sum -c` reads, is added.
+    A list of SHA-256 sums, which `sha256sum -c` reads, is added. `needed` is about the number of
+    bytes, for the message of a full disk.
     """
 
     def write(draft: Path) -> None:
@@ -76,7 +79,7 @@ def write_archive(path: Path, entries: Iterable[tuple[str, bytes]]) -> None:
             file.seek(-DIGITS, os.SEEK_END)
             file.write(digest.encode())
 
-    write_with(path, write)
+    write_with(path, write, needed=needed)
 
 
 def plain_json(content: bytes) -> Any:

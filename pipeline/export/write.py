@@ -278,8 +278,19 @@ def _write_file(path: Path, predictor: Predictor, config: ExportConfig, say: Say
         "conformal": _conformal(predictor, prepared),
         "reference": _reference(predictor, config, say),
     }
-    write_archive(path, _entries(predictor, prepared, config, texts, arrays))
+    needed = _size_of_weights(predictor, prepared) // (2 if config.half else 1)
+    write_archive(path, _entries(predictor, prepared, config, texts, arrays), needed=needed)
     _say_done(path, prepared, predictor, say)
+
+
+def _size_of_weights(predictor: Predictor, prepared: Prepared) -> int:
+    """Return the bytes of the weights of the models that are exported."""
+    found = 0
+    for key, models in prepared.models.items():
+        leaf = predictor.leaves[key]
+        assert isinstance(leaf.weights, FolderWeights)
+        found += leaf.weights.num_bytes(models)
+    return found
 
 
 def _size_of(folders: Sequence[Path]) -> int:

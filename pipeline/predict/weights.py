@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -75,6 +76,11 @@ class FolderWeights:
                 " same command again"
             )
         return digest
+
+    def num_bytes(self, indices: Iterable[int | None]) -> int:
+        """Return the size of the files of models; absent ones count nothing."""
+        files = [self.folder / self._file(index) for index in indices]
+        return sum(file.stat().st_size for file in files if is_file(file))
 
     def read(self, index: int | None) -> State:
         """Return the weights; raise UserError if the file cannot be read, or has changed."""
