@@ -32,6 +32,7 @@ from foldblend.runs.costs import device_of, num_passes, picture_seconds
 from foldblend.runs.derived import Derived, open_derived, write_derived
 from foldblend.runs.folder import PICTURES, lock_folder
 from foldblend.runs.run import Run
+from foldblend.spreadsheets import safe_csv
 from reports.run.screen import finish
 
 __all__ = ["BlendConfig", "blend"]
@@ -155,7 +156,8 @@ def blend(
     broken: dict[Path, str] = {}
     while True:
         try:
-            return _blend(config, broken, say)
+            with safe_csv(config.safe_csv):
+                return _blend(config, broken, say)
         except BrokenRun as error:
             # Damage may show only when tables are read; nothing is written before that.
             named = {Path(path).resolve(): path for path in config.runs}

@@ -126,6 +126,10 @@ class BlendConfig:
     """
     overwrite: bool = False
     """Replace an existing blend of the same name."""
+    safe_csv: bool = False
+    """Put an apostrophe before file and class names in submission and predictions that a
+    spreadsheet would take for a formula (they start with = + - @).
+    """
     page: bool = True
     """Write report.html too."""
     report: Literal["short", "full"] = "short"

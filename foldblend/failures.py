@@ -10,7 +10,14 @@ from pathlib import Path
 
 from foldblend.errors import UserError, in_a_line
 
-__all__ = ["WriteFailed", "check_room", "failed_write", "free_bytes", "memory_failure", "os_failure"]
+__all__ = [
+    "WriteFailed",
+    "check_room",
+    "failed_write",
+    "free_bytes",
+    "memory_failure",
+    "os_failure",
+]
 
 SPACE = "free some space there, or write to another disk"
 # Cures by the cause of a failed write.

@@ -17,6 +17,7 @@ from foldblend.runs.folder import drop_fold_locks, lock_folder, sweep, write_sec
 from foldblend.runs.run import Run
 from foldblend.runs.schema import read_info
 from foldblend.scores.metrics import METRICS
+from foldblend.spreadsheets import safe_csv
 from pipeline.assemble import assemble, finish_record
 from pipeline.begin import begin_run, first_record, with_folds
 from pipeline.config.run import RunConfig, parse_folds
@@ -96,7 +97,7 @@ def cross_validate(config: Settings | None = None, /, *, say: Say = write, **set
             " smaller numbers"
         )
     folder = Path(run.config.output.output) / run.config.output.name
-    with lines_to(say):
+    with lines_to(say), safe_csv(config.output.safe_csv):
         _cross_validate(run, folder, only, resume=config.output.resume, say=say)
     return Run(folder)
 

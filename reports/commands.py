@@ -59,6 +59,10 @@ class ReportConfig:
     """Folders of runs and blends, such as outputs/*; unfinished runs are skipped."""
     page: bool = True
     """Write report.html too."""
+    safe_csv: bool = False
+    """Put an apostrophe before file and class names in predictions and suspects that a
+    spreadsheet would take for a formula (they start with = + - @).
+    """
 
 
 def _writable(flag: str, name: str) -> Path:
@@ -119,6 +123,7 @@ def _write_reports(config: ReportConfig) -> None:
     # These import pandas and matplotlib, which take a while, so the flags are checked first.
     from foldblend.runs.broken import BrokenRun
     from foldblend.runs.folder import lock_folder
+    from foldblend.spreadsheets import safe_csv
     from reports.board.leaderboard import find_runs
     from reports.run.report import write_report
 
@@ -131,7 +136,7 @@ def _write_reports(config: ReportConfig) -> None:
     written = 0
     for run in runs:
         try:
-            with lock_folder(run.path, flags=(None, None)):
+            with lock_folder(run.path, flags=(None, None)), safe_csv(config.safe_csv):
                 write_report(run, page=config.page)
             print(f"report written again: {run.path}")
             written += 1

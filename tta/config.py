@@ -49,6 +49,10 @@ class TtaConfig:
     """Name of the new run, which is written next to the old one. Default: <run>_tta."""
     overwrite: bool = False
     """Replace an existing run of this name that was made with other settings."""
+    safe_csv: bool = False
+    """Put an apostrophe before file and class names in submission and predictions that a
+    spreadsheet would take for a formula (they start with = + - @).
+    """
     page: bool = True
     """Write report.html as well."""
     report: Literal["short", "full"] = "short"

@@ -20,6 +20,7 @@ from foldblend.runs.folder import PICTURES, lock_folder, rows_like, with_logits,
 from foldblend.runs.oof import oof_rows
 from foldblend.runs.run import Run
 from foldblend.runs.tables import ROW_COLUMNS
+from foldblend.spreadsheets import safe_csv
 from reports.run.screen import finish
 from tta.choose import Search, learned, searched
 from tta.config import AUTO_VIEWS, TtaConfig
@@ -249,7 +250,7 @@ def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = write) -> 
         ],
         **_costs(run, policy),
     }
-    with lock_folder(written, flags=(None, "--name")):
+    with lock_folder(written, flags=(None, "--name")), safe_csv(config.safe_csv):
         open_derived(written, "tta", run_key, overwrite=config.overwrite)
         has_images = (folder / PICTURES).is_file()
         rows = run.oof[[*ROW_COLUMNS]]

@@ -14,6 +14,7 @@ from foldblend.runs.folder import with_logits, write_table
 from foldblend.runs.run import TEST_LABELS, Run
 from foldblend.runs.submission import IDS_FILE, SubmissionForm, submission_table
 from foldblend.scores.metrics import softmax
+from foldblend.spreadsheets import for_spreadsheets
 
 __all__ = [
     "group_name_of",
@@ -80,7 +81,8 @@ def write_submission(
         run = Run(folder)
         plain = plain_test(run)
         proba_NC = calibration_of(run).proba(run.logits(test if plain is None else plain))
-    write_table(folder / "submission.csv", submission_table(test, answers, form, proba_NC=proba_NC))
+    table = submission_table(test, answers, form, proba_NC=proba_NC)
+    write_table(folder / "submission.csv", for_spreadsheets(table))
     ids = None if form is None else form.ids_table()
     if ids is None:
         (folder / IDS_FILE).unlink(missing_ok=True)

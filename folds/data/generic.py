@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from foldblend.errors import UserError, counted, listed
+from foldblend.errors import UserError, counted, listed, shown
 from foldblend.files import exists, home
 from foldblend.images import Box
 from foldblend.tables import TextTable, read_text_table
@@ -74,8 +74,9 @@ def column_in(table: TextTable, name: str, default: str, known: Sequence[str]) -
 def box_columns(config: DataConfig) -> tuple[str, ...]:
     """Return the four columns of --box-cols, or none; raise UserError for another number."""
     names = names_in(config.box_cols)
-    if len(set(names)) not in (0, 4):
-        raise UserError(f"--box-cols {config.box_cols}: pass four columns, as x1,y1,x2,y2")
+    if names and (len(names) != 4 or len(set(names)) != 4):
+        what = "four columns" if len(names) != 4 else "four different columns"
+        raise UserError(f"--box-cols {shown(config.box_cols)}: pass {what}, as x1,y1,x2,y2")
     return names
 
 

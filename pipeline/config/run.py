@@ -232,6 +232,10 @@ class OutputConfig:
     """Import your own parts (module:name) that a --config beside a run.json names, if their source
     is what the run was made with. Parts that you type are always imported.
     """
+    safe_csv: bool = flag(False, before=False)
+    """Put an apostrophe before file and class names in submission, predictions and suspects that a
+    spreadsheet would take for a formula (they start with = + - @).
+    """
     page: bool = True
     """Also write report.html, which shows images."""
     report: Literal["short", "full"] = flag("short", common=True)

@@ -20,7 +20,7 @@ from urllib.parse import urlparse
 import safetensors.torch
 import torch
 
-from foldblend.errors import UserError
+from foldblend.errors import UserError, shown
 from foldblend.files import home
 from foldblend.reading import open_regular
 from pipeline.models.timm_import import timm
@@ -28,6 +28,21 @@ from pipeline.models.timm_import import timm
 __all__ = ["HubUnreachableError", "Weights", "load_file", "load_pretrained", "load_weights_into"]
 
 State = dict[str, torch.Tensor]
+
+
+# Types of numbers that weights may have.
+NUMBERS = (
+    torch.float32,
+    torch.float64,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+    torch.uint8,
+    torch.bool,
+)
 
 
 class HubUnreachableError(UserError):
@@ -175,6 +190,22 @@ def load_pretrained(backbone: str, **model_kwargs: Any) -> Weights:
     return _load_packaged(backbone) or _load_hub(backbone, model_kwargs)
 
 
+def _words(kind: torch.dtype) -> str:
+    return str(kind).removeprefix("torch.")
+
+
+def _unfit(value: torch.Tensor) -> str | None:
+    """Return why a tensor cannot be a weight, or None if it can."""
+    if value.layout != torch.strided or value.is_quantized or value.is_meta:
+        what = "quantized" if value.is_quantized else _words(value.layout)  # type: ignore[arg-type]
+        return f"is {'without values' if value.is_meta else what}"
+    if value.dtype not in NUMBERS:
+        return f"has the type {_words(value.dtype)}"
+    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        return "has values that are not finite"
+    return None
+
+
 def load_file(file: str | Path) -> Weights:
     """Return the weights in a .safetensors file, or a .pth file with nothing but tensors.
 
@@ -199,6 +230,7 @@ def load_file(file: str | Path) -> Weights:
         AttributeError,
         LookupError,
         RuntimeError,
+        TypeError,
         ValueError,
         EOFError,
         pickle.UnpicklingError,
@@ -207,6 +239,13 @@ def load_file(file: str | Path) -> Weights:
         raise UserError(
             f"{path}: not a plain state dict; save tensors only, preferably as .safetensors"
         ) from None
+    for key, value in state.items():
+        why = _unfit(value)
+        if why is not None:
+            raise UserError(
+                f"{path}: the tensor {shown(key)} {why}; save dense tensors of finite numbers, in"
+                f" {', '.join(_words(one) for one in NUMBERS)}"
+            )
     with path.open("rb") as opened:
         digest = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=6)).hexdigest()
     return Weights(dict(state), {"source": f"file {path.name} ({digest})", "licence": "unknown"})

@@ -16,6 +16,7 @@ import pyarrow.parquet
 
 from foldblend.files import write_with
 from foldblend.scores.calibration import Calibration
+from foldblend.spreadsheets import for_spreadsheets
 
 __all__ = ["Answers", "GroupSums", "write_answers"]
 
@@ -113,6 +114,7 @@ class GroupSums:
 def _csv(draft: Path, tables: Iterable[pd.DataFrame]) -> None:
     with draft.open("w", encoding="utf-8", newline="") as file:
         for place, table in enumerate(tables):
+            table = for_spreadsheets(table)
             # The csv module leaves a carriage return unquoted, where readers end a row.
             has_return = any("\r" in str(name) for name in table.iloc[:, 0])
             quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if has_return else csv.QUOTE_MINIMAL

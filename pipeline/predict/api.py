@@ -32,7 +32,7 @@ __all__ = ["check_out", "open_inputs", "predict", "score_images"]
 # Bytes of a name, less those that the folder of a journal adds.
 LONGEST = 255 - len("..partial")
 # Settings that say what is written, or what tables have besides the class.
-OF_TABLES = ("out", "page", "overwrite", "resume", "unsure", "coverage", "coverage_by")
+OF_TABLES = ("out", "page", "overwrite", "resume", "safe_csv", "unsure", "coverage", "coverage_by")
 # Names such as 007 or NA stay texts.
 TEXTS = dict.fromkeys(("image_id", "group", "class", "classes"), str)
 READERS: dict[str, Callable[[str], pd.DataFrame]] = {

@@ -99,6 +99,10 @@ class PredictConfig:
     """
     resume: bool = True
     """Continue an interrupted prediction of the same images; --no-resume starts again."""
+    safe_csv: bool = False
+    """Put an apostrophe before file and class names in the CSV that a
+    spreadsheet would take for a formula (they start with = + - @).
+    """
     overwrite: bool = False
     """Replace --out if it is there."""
     device: str | None = None

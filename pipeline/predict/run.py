@@ -17,6 +17,7 @@ from foldblend.errors import UserError, counted, listed
 from foldblend.files import write_bytes
 from foldblend.progress import Task
 from foldblend.scores.error_costs import metric_of
+from foldblend.spreadsheets import safe_csv
 from pipeline.predict.answers import Answers, GroupSums, write_answers
 from pipeline.predict.columns import Columns
 from pipeline.predict.compare import watched_of
@@ -200,7 +201,7 @@ def _write(prediction: Prediction, path: Path) -> None:
         block=prediction.session.stream.block,
         resume=config.resume,
     )
-    with journal:
+    with journal, safe_csv(config.safe_csv):
         before = journal.bad()
         if before and config.on_bad_image == "stop":
             why = next(iter(before.values()))

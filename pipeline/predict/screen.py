@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TextIO
 
 from foldblend.progress import lines_to, write
+from foldblend.spreadsheets import without_formulas
 from foldblend.streams import print_aside
 from pipeline.predict.api import check_out, open_inputs
 from pipeline.predict.config import PredictConfig
@@ -22,4 +23,4 @@ def predict_command(config: PredictConfig, stream: TextIO) -> None:
         session, inputs = open_inputs(config, config.images, say=say)
         table = predict_session(session, inputs, config, say=say)
     if table is not None:
-        table.to_csv(stream, index=False)
+        (without_formulas(table) if config.safe_csv else table).to_csv(stream, index=False)

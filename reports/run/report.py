@@ -33,6 +33,7 @@ from foldblend.scores.baselines import attribute_only_band, attribute_only_diffe
 from foldblend.scores.error_costs import metric_of
 from foldblend.scores.metrics import Metric, softmax
 from foldblend.scores.score import score_interval
+from foldblend.spreadsheets import for_spreadsheets, safe_csv
 from reports.blocks import comparison_block, section
 from reports.run.card import use_section
 from reports.run.gallery import Predictions, rows_by_interest
@@ -211,7 +212,7 @@ def suspects_csv(report: Mapping[str, Any]) -> str | None:
     columns = {"target": "target", "field": "field", "value": "value", "why": "text"}
     findings = (report.get("suspects") or {}).get("findings", ())
     rows = [{name: one[key] for name, key in columns.items()} for one in findings]
-    return pd.DataFrame(rows).to_csv(index=False) if rows else None
+    return for_spreadsheets(pd.DataFrame(rows)).to_csv(index=False) if rows else None
 
 
 def _write_suspects(run: Run, report: Mapping[str, Any]) -> None:
@@ -223,7 +224,12 @@ def _write_suspects(run: Run, report: Mapping[str, Any]) -> None:
         except UserError:
             return
         # An edited file differs from the one that the previous report implies.
-        if there != (suspects_csv(_report_before(run)) or "").encode():
+        before = _report_before(run)
+        written = set()
+        for on in (False, True):
+            with safe_csv(on):
+                written.add((suspects_csv(before) or "").encode())
+        if there not in written:
             return
     text = suspects_csv(report)
     if text is None:
@@ -353,7 +359,7 @@ def write_report(run: str | Path | Run, *, page: bool = True) -> str:
     page_file = run.path / "report.html"
     # A kill on the way must not leave a page with outdated numbers.
     page_file.unlink(missing_ok=True)
-    write_table(run.path / "predictions.csv", predictions(run))
+    write_table(run.path / "predictions.csv", for_spreadsheets(predictions(run)))
     _write_suspects(run, report)
     write_bytes(run.path / "report.txt", text)
     if html is not None:

@@ -29,6 +29,31 @@ from tta.views.names import hflip, parse_views
 CPU = Compute(torch.device("cpu"), None, torch.channels_last)
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (lambda: torch.eye(3).to_sparse(), "fc.weight is sparse_coo"),
+        (
+            lambda: torch.quantize_per_tensor(torch.eye(3), 0.1, 0, torch.qint8),
+            "fc.weight is quantized",
+        ),
+        (lambda: torch.eye(3).to(torch.complex64), "has the type complex64"),
+        (lambda: torch.eye(3).to(torch.float8_e4m3fn), "has the type float8_e4m3fn"),
+        (lambda: torch.tensor([1.0, float("nan")]), "has values that are not finite"),
+        (lambda: torch.tensor([1.0, float("inf")]).half(), "has values that are not finite"),
+        (lambda: torch.eye(3, device="meta"), "without values"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_weights_are_dense_finite_numbers(value, message, tmp_path):
+    torch.save({"fc.weight": value()}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=message):
+        load_file(tmp_path / "w.pth")
+    for kind in (torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool):
+        torch.save({"fc.weight": torch.eye(3).to(kind)}, tmp_path / "w.pth")
+        assert load_file(tmp_path / "w.pth").state["fc.weight"].dtype == kind
+
+
 @pytest.mark.parametrize("backbone", sorted(PACKAGED))
 def test_packaged_weights_fill_every_key(backbone):
     weights = load_pretrained(backbone)

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from foldblend.errors import UserError
 from foldblend.images import check_images, read_image, read_with_size, upright_size
+from folds.config import DataConfig
+from folds.data.generic import box_columns
 from folds.data.manifest import build_manifest
 from pipeline.data.cache import known_keys
 from pipeline.data.crop import CROPS, window, with_crop
@@ -356,3 +358,12 @@ def test_real_faces_are_found_with_and_without_masks(tmp_path, monkeypatch):
             assert box[2] >= min(face[2], width)
             assert box[3] >= min(face[3], height)
             assert (box[2] - box[0]) / (box[3] - box[1]) == pytest.approx(width / height, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("x,x,x,x", "four different columns"), ("x,y,z,w,x", "four columns"), (",,,", "different")],
+)
+def test_box_cols_are_four_different_columns(text, message):
+    with pytest.raises(UserError, match=f"--box-cols .*: pass .*{message}"):
+        box_columns(DataConfig(box_cols=text))
