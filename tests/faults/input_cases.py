@@ -197,7 +197,7 @@ def _numbers() -> Iterator[Case]:
         "--sep": ("", "ab", "\n"),
         "--encoding": ("no-such", "utf-7", "rot13"),
         "--cache-dir": ("/dev/null/x", "canary/file.txt", "n" * 300),
-        "--output": ("/dev/null/x", "canary/file.txt", "n" * 300, ""),
+        "--output": ("/dev/null/x", "canary/file.txt", "n" * 300),
         "--tta": ("albu:evil.yaml", "hflip," * 3000, "scale:nan", "rotate:1e99", "five:-1"),
         "--drop": ("nan", "2"),
         "--repeats": ("1000000000", "0"),

@@ -163,7 +163,12 @@ JOBS: dict[str, Job] = {
     "tta full": _tta("full", "hflip,vflip"),
     "tta frozen": _tta("frozen", "hflip"),
     "blend two": _blend(
-        "outputs/full", "outputs/frozen", "--method", "soft", runs=("full", "frozen")
+        "outputs/full",
+        "outputs/frozen",
+        "--method",
+        "soft",
+        runs=("full", "frozen"),
+        is_many=True,
     ),
     "blend all": _blend(
         *ALL_RUNS,
