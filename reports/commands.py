@@ -130,8 +130,6 @@ def _write_reports(config: ReportConfig) -> None:
     if not config.runs:
         raise UserError("RUNS: missing; pass run folders, such as python report.py outputs/RUN")
     runs, skipped = find_runs(config.runs)
-    for one in skipped:
-        print_aside(f"skipped {one['path']}: {one['why']}")
     failed = []
     written = 0
     for run in runs:
@@ -141,7 +139,6 @@ def _write_reports(config: ReportConfig) -> None:
             print(f"report written again: {run.path}")
             written += 1
         except BrokenRun as error:
-            print_aside(f"skipped {run.path}: {error.why}")
             skipped.append({"path": str(run.path), "why": error.why})
         except UserError as error:
             # The other reports are still written.
@@ -150,7 +147,9 @@ def _write_reports(config: ReportConfig) -> None:
         raise UserError(f"reports not written: {'; '.join(failed)}")
     if not written:
         reasons = listed("{path}: {why}".format(**one) for one in skipped)
-        raise UserError(f"no report was written ({reasons}); make the runs again")
+        raise UserError(f"no report was written ({reasons})")
+    for one in skipped:
+        print_aside(f"skipped {one['path']}: {one['why']}")
 
 
 def leaderboard(argv: Sequence[str]) -> int:

@@ -10,11 +10,10 @@ import hashlib
 import io
 import os
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,8 +24,17 @@ import pyarrow.parquet
 from foldblend.errors import UserError, listed, shown
 from foldblend.reading import open_regular
 from foldblend.runs.broken import BrokenRun
+from foldblend.runs.columns import (
+    MOST_ROWS,
+    OOF,
+    ROW_COLUMNS,
+    TABLES,
+    Column,
+    problem_of_schema,
+    problems,
+    quoted,
+)
 from foldblend.runs.folder import logit_columns
-from foldblend.runs.info import MOST_MODELS
 
 __all__ = [
     "MOST_ROWS",
@@ -37,87 +45,10 @@ __all__ = [
     "read_log",
 ]
 
-MOST_ROWS = 20_000_000
-"""Most rows of a table; ten million images in two repeats."""
 # Most bytes of a table that is read.
 MOST_BYTES = 2**36
 MOST_LOG = 2**28
 AGAIN = "run it again"
-
-ROW_NUMBERS = ("label", "label_raw", "repeat", "fold")
-ROW_COLUMNS = ("image_id", "group", *ROW_NUMBERS)
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """Kind of a column's values; only columns of boxes and of hashes may have none."""
-
-    kind: Literal["text", "name", "whole", "logit", "number", "box"]
-    """A name is a text that is not empty."""
-    most: Callable[[TableReader], int] | None = None
-    """Largest value of whole numbers from 0 on."""
-    is_optional: bool = False
-    """Whether the table may lack it, as those of earlier versions do."""
-
-
-def _label(reader: TableReader) -> int:
-    return len(reader.info["classes"]) - 1
-
-
-def _repeat(reader: TableReader) -> int:
-    return int(reader.info["num_repeats"]) - 1
-
-
-def _fold(reader: TableReader) -> int:
-    # A blend of different folds numbers their combinations.
-    is_cv = reader.info.get("kind") == "cv"
-    return int(reader.info["num_folds"]) - 1 if is_cv else MOST_MODELS - 1
-
-
-NAME = Column("name")
-ROWS: Mapping[str, Column] = {
-    "image_id": NAME,
-    "group": Column("text"),
-    "label": Column("whole", _label),
-    "label_raw": Column("whole", _label),
-    "repeat": Column("whole", _repeat),
-    "fold": Column("whole", _fold),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Columns of a table."""
-
-    columns: Mapping[str, Column]
-    has_logits: bool = True
-    key: tuple[str, ...] = ("image_id",)
-    """Columns that identify a row."""
-
-
-OOF = Table(ROWS, key=("repeat", "image_id"))
-TEST = Table({"image_id": NAME})
-VIEWS = Table({"image_id": NAME, "view": NAME}, key=("view", "image_id"))
-FURTHER = Table({"image_id": NAME, "view": NAME, "of": NAME}, key=("of", "view", "image_id"))
-PICTURES = Table(
-    {
-        "part": NAME,
-        "image_id": NAME,
-        "path": NAME,
-        "box": Column("box", is_optional=True),
-        "content": Column("text", is_optional=True),
-    },
-    has_logits=False,
-    key=("part", "image_id"),
-)
-# Each parquet table of a run folder, by the pattern of its path without the suffix.
-TABLES = {
-    r"(plain_)?oof|fold_\d+/oof": OOF,
-    r"(plain_)?test|test_fold_\d+": TEST,
-    r"tta/(oof|test)_fold_\d+": VIEWS,
-    r"tta/further_(oof|test)_fold_\d+": FURTHER,
-    r"pictures": PICTURES,
-}
 
 
 def read_hashed(file: Path, *, most: int = MOST_BYTES, cure: str = AGAIN) -> tuple[bytes, str]:
@@ -205,19 +136,26 @@ class TableReader:
         if columns is not None:
             wanted = {one: wanted[one] for one in columns}
         rows = self._parsed(file, self.data(file), wanted)
-        for one in rows:
-            if wanted[one].kind == "logit" and not np.isfinite(rows[one].to_numpy()).all():
-                bad = listed(rows.loc[~np.isfinite(rows[one]), "image_id"])
-                raise self.broken(
-                    file,
-                    f"logits of {bad} are not finite; leave the run out, or make it again with a"
-                    " lower --lr",
-                )
+        self._check_finite(file, rows, wanted)
         if unique and {*table.key} <= {*rows}:
             self._check_unique(file, rows, table.key)
             if table is OOF and "/" not in name:
                 self._check_repeats(file, rows)
         return rows
+
+    def _check_finite(self, file: str, rows: pd.DataFrame, wanted: Mapping[str, Column]) -> None:
+        """Raise BrokenRun for logits that are not finite."""
+        for one in [one for one, column in wanted.items() if column.kind == "logit"]:
+            # Numbers of 64 bits may be too large for the 32 bits that all readers use.
+            with np.errstate(over="ignore"):
+                finite_N = np.isfinite(rows[one].to_numpy(np.float32))
+            if not finite_N.all():
+                bad = listed(rows.loc[~finite_N, "image_id"])
+                raise self.broken(
+                    file,
+                    f"logits of {bad} are not finite; leave the run out, or make it again with a"
+                    " lower --lr",
+                )
 
     def _parsed(self, file: str, data: bytes, wanted: Mapping[str, Column]) -> pd.DataFrame:
         """Return the wanted columns of a parquet file after all checks of single columns.
@@ -231,19 +169,19 @@ class TableReader:
                 about = source.metadata
                 groups = (about.row_group(one).num_rows for one in range(about.num_row_groups))
                 num_rows = max(about.num_rows, sum(groups))
-                wrong = _problem_of_schema(
+                wrong = problem_of_schema(
                     schema, wanted, num_rows, len(self.info.get("classes", ()))
                 )
                 if wrong is None:
                     here = [one for one in wanted if one in schema.names]
                     # What pandas wrote about its types is not needed, and may be damaged.
                     found = source.read(here).replace_schema_metadata(None)
-                    problems = (
+                    each = (
                         f"{one} {problem}"
                         for one in here
-                        for problem in _problems(found[one], wanted[one], self)
+                        for problem in problems(found[one], wanted[one], self.info)
                     )
-                    wrong = next(problems, None)
+                    wrong = next(each, None)
                 if wrong is None:
                     return found.to_pandas()
         except (
@@ -331,91 +269,8 @@ def read_log(file: Path) -> pd.DataFrame:
         epoch = table["epoch"]
         odd = [] if epoch.between(0, 10**9).all() and (epoch % 1 == 0).all() else ["epoch"]
     if odd:
-        raise BrokenRun(f"{file}: {listed(odd)} must be numbers in all rows; {cure}", folder)
+        raise BrokenRun(f"{file}: {quoted(odd)} must be numbers in all rows; {cure}", folder)
     return table
-
-
-def _problem_of_schema(
-    schema: pyarrow.Schema, wanted: Mapping[str, Column], num_rows: int, num_classes: int
-) -> str | None:
-    """Return what is wrong with the columns of a file before any is read, or None."""
-    if num_rows > MOST_ROWS:
-        return f"has {num_rows:,} rows, and at most {MOST_ROWS:,} are read"
-    if num_rows < 0:
-        return f"has {num_rows:,} rows"
-    twice = [name for name, count in Counter(schema.names).items() if count > 1]
-    if twice:
-        return f"has several columns named {listed(twice)}"
-    extra = f"logit_{num_classes}"
-    if extra in schema.names and "logit_0" in wanted:
-        return f"has the column {extra}, and run.json has {num_classes} classes"
-    absent = [
-        name for name, one in wanted.items() if not one.is_optional and name not in schema.names
-    ]
-    if absent:
-        return f"lacks {listed(absent)}"
-    odd: dict[str, list[str]] = {}
-    for name, one in wanted.items():
-        what, is_kind = KINDS[one.kind]
-        if name in schema.names and not is_kind(schema.field(name).type):
-            kind = shown(str(schema.field(name).type), most=40)
-            odd.setdefault(f"must be {what} in all rows, not {kind}", []).append(name)
-    return next((f"{listed(names)} {why}" for why, names in odd.items()), None)
-
-
-def _is_text(kind: pyarrow.DataType) -> bool:
-    types = pyarrow.types
-    if types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(types.is_string(kind) or types.is_large_string(kind))
-
-
-def _is_logit(kind: pyarrow.DataType) -> bool:
-    return bool(pyarrow.types.is_float32(kind) or pyarrow.types.is_float64(kind))
-
-
-def _is_box(kind: pyarrow.DataType) -> bool:
-    types = pyarrow.types
-    if types.is_null(kind):
-        return True
-    if not (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)):
-        return False
-    return bool(types.is_integer(kind.value_type) or types.is_floating(kind.value_type))
-
-
-KINDS: dict[str, tuple[str, Callable[[pyarrow.DataType], bool]]] = {
-    "text": ("texts", _is_text),
-    "name": ("texts", _is_text),
-    "whole": ("whole numbers", pyarrow.types.is_integer),
-    "logit": ("numbers of 32 or 64 bits", _is_logit),
-    "number": ("numbers", lambda kind: _is_logit(kind) or bool(pyarrow.types.is_integer(kind))),
-    "box": ("lists of 4 numbers", _is_box),
-}
-
-
-def _problems(values: pyarrow.ChunkedArray, column: Column, reader: TableReader) -> Iterator[str]:
-    """Yield what is wrong with the values of a column of the right type."""
-    compute = pyarrow.compute
-    if column.is_optional:
-        if column.kind == "box" and not pyarrow.types.is_null(values.type):
-            sizes = compute.unique(compute.list_value_length(values.drop_null())).to_pylist()
-            if any(size != 4 for size in sizes):
-                yield "must be lists of 4 numbers"
-        return
-    # Missing logits become NaN, which is refused by image.
-    if values.null_count and column.kind != "logit":
-        yield f"is absent in {values.null_count:,} rows"
-    if column.kind == "name" and len(values):
-        texts = values.cast("string") if pyarrow.types.is_dictionary(values.type) else values
-        num = compute.sum(compute.equal(compute.binary_length(texts), 0)).as_py()
-        if num:
-            yield f"is empty in {num:,} rows"
-    if column.kind == "whole" and column.most is not None and len(values):
-        ends = compute.min_max(values).as_py()
-        most = column.most(reader)
-        if ends["min"] is not None and (ends["min"] < 0 or ends["max"] > most):
-            odd = ends["min"] if ends["min"] < 0 else ends["max"]
-            yield f"must be from 0 to {most}, not {odd}"
 
 
 def check_rows_once(found: pd.Series, wanted: pd.Series, what: str) -> None:

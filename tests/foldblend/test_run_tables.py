@@ -10,7 +10,7 @@ import pytest
 
 import leaderboard
 from foldblend.errors import UserError
-from foldblend.runs import tables
+from foldblend.runs import columns
 from foldblend.runs.broken import BrokenRun
 from foldblend.runs.folder import file_hash, write_json, write_table
 from foldblend.runs.run import Run
@@ -46,6 +46,7 @@ DAMAGE = {
     "further logits": (lambda t: t.assign(logit_18=np.float32(0)), "has the column logit_18"),
     "NaN": (with_value("logit_3", np.nan), "are not finite"),
     "infinity": (with_value("logit_3", np.inf), "are not finite"),
+    "too large": (with_value("logit_3", 1e300, "float64"), "are not finite"),
     "text": (lambda t: t.assign(logit_3="1.5"), "logit_3 must be numbers of 32 or 64 bits"),
     "a time": (lambda t: t.assign(logit_3=pd.Timestamp(0)), "not timestamp"),
     "whole numbers": (lambda t: t.assign(logit_3=7), "not int64"),
@@ -96,10 +97,9 @@ def test_two_columns_of_one_name(folder):
 
 def test_tables_are_bounded_before_they_are_read(folder, monkeypatch):
     """Ten rows more than allowed are refused from the footer of the file."""
-    monkeypatch.setattr(tables, "MOST_ROWS", 30)
+    monkeypatch.setattr(columns, "MOST_ROWS", 30)
     with pytest.raises(BrokenRun, match="has 42 rows, and at most 30 are read"):
         Run(folder).oof  # noqa: B018
-    monkeypatch.setattr(tables, "MOST_BYTES", 30)
     with pytest.raises(UserError, match="and at most 9 are read"):
         read_hashed(folder / "oof.parquet", most=9)
 
