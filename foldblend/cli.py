@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import tyro
 
 from foldblend.errors import UserError, did_you_mean, require
-from foldblend.failures import memory_failure, os_failure
+from foldblend.failures import CLOSE, memory_failure, os_failure
 from foldblend.flags import aliases_of, flag_name, flags_of
 from foldblend.help import HELP_FLAGS, About, help_text
 from foldblend.runs.unchecked import take_note
@@ -179,7 +179,11 @@ def parse_flags(
 
 
 def run_command(
-    command: Callable[[], object], *, place: str = "--output", resumes: bool = True
+    command: Callable[[], object],
+    *,
+    place: str = "--output",
+    resumes: bool = True,
+    spare: str = CLOSE,
 ) -> int:
     """Run a command and return its exit code; print errors that a user can fix on one line.
 
@@ -191,6 +195,8 @@ def run_command(
         The flag that sets the output folder, for the message of a full disk.
     resumes
         Whether the same command continues an interrupted run.
+    spare
+        What to do where memory runs out.
 
     Returns
     -------
@@ -211,7 +217,7 @@ def run_command(
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except (OSError, MemoryError, RuntimeError) as error:
-        failure = memory_failure(error)
+        failure = memory_failure(error, cure=spare)
         if failure is None and isinstance(error, OSError):
             failure = os_failure(error, place=place)
         if failure is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from foldblend.errors import UserError, in_a_line
 
 __all__ = [
+    "CLOSE",
     "WriteFailed",
     "check_room",
     "failed_write",
@@ -19,6 +20,7 @@ __all__ = [
     "os_failure",
 ]
 
+CLOSE = "close other programs"
 SPACE = "free some space there, or write to another disk"
 # Cures by the cause of a failed write.
 CURES = {
@@ -48,8 +50,14 @@ RUST_ERROR = re.compile(r"os error (\d+)")
 TORCH_ERROR = re.compile(r"PytorchStreamWriter|inline_container|basic_ios|unexpected pos")
 MEMORY_ERROR = re.compile(
     r"(can't|cannot|unable to|failed to) (allocate|map|mmap)|not enough memory|bad_alloc"
-    r"|malloc of size|Insufficient memory",
+    r"|malloc of size|Insufficient memory|can't start new thread|could not execute a primitive",
     re.IGNORECASE,
+)
+# A process that the system has killed, as torch's loaders and joblib tell it.
+KILLED_ERROR = re.compile(
+    r"DataLoader worker .*(killed by signal|exited unexpectedly)"
+    r"|worker process .*unexpectedly terminated",
+    re.DOTALL,
 )
 
 
@@ -157,14 +165,19 @@ def os_failure(error: OSError, *, place: str) -> UserError:
     return UserError(f"{name}: {what}; {cure}")
 
 
-def memory_failure(error: BaseException) -> UserError | None:
-    """Return the error for people of memory that ran out, or None for other errors."""
+def memory_failure(error: BaseException, *, cure: str = CLOSE) -> UserError | None:
+    """Return the error for people of memory that ran out, or None for other errors.
+
+    `cure` says what the command can do with less memory.
+    """
+    if isinstance(error, RuntimeError) and KILLED_ERROR.search(str(error)):
+        return UserError(
+            f"memory: a process that this one had started was killed ({in_a_line(error)}),"
+            f" probably because memory ran out; {cure}"
+        )
     told = isinstance(error, MemoryError) or (
         isinstance(error, OSError) and error.errno == errno.ENOMEM
     )
     if not told and not (isinstance(error, RuntimeError) and MEMORY_ERROR.search(str(error))):
         return None
-    return UserError(
-        f"memory: there is too little of it ({in_a_line(error)}); close other programs, or pass a"
-        " smaller --batch-size, fewer --workers or --cache disk"
-    )
+    return UserError(f"memory: there is too little of it ({in_a_line(error)}); {cure}")

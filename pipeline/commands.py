@@ -9,6 +9,7 @@ from pathlib import Path
 
 from foldblend.cli import parse_flags, run_command, with_flag
 from foldblend.errors import UserError
+from foldblend.failures import CLOSE
 from foldblend.help import About
 from pipeline.config.command_line import parse_run_config
 from pipeline.watch.hangup import outlive_terminal
@@ -83,7 +84,8 @@ def run_cv(argv: Sequence[str]) -> int:
         with outlive_terminal(Path(config.output.output) / "hangup.log") as say:
             cross_validate_seeds(config, say=say)
 
-    return run_command(command)
+    spare = f"{CLOSE}, or pass a smaller --batch-size, fewer --workers or --cache disk"
+    return run_command(command, spare=spare)
 
 
 def run_tta(argv: Sequence[str]) -> int:
@@ -106,4 +108,5 @@ def run_tta(argv: Sequence[str]) -> int:
 
         tta_run.run_tta(**dataclasses.asdict(config))
 
-    return run_command(command, place="--name")
+    spare = f"{CLOSE}, or pass a smaller --validation-batch-size or fewer --workers"
+    return run_command(command, place="--name", spare=spare)
