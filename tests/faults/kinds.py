@@ -43,7 +43,7 @@ QUOTAS = {
     "bytes of tables": 150,
     "weights": 120,
     "cache": 110,
-    "code": 220,
+    "code": 519,
     "links": 350,
     "inputs": 160,
     "surroundings": 90,
