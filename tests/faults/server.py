@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ IMPORTED_LATE = ("torch.utils.tensorboard", "sklearn.linear_model", "pyarrow.par
 MOST_PRINTED = 20_000_000
 
 
+PR_SET_CHILD_SUBREAPER = 36
 STREAMS = (
     ("stdin", "r", "strict"),
     ("stdout", "w", "strict"),
@@ -182,6 +184,15 @@ def _wait(pid: int, request: dict[str, Any], started: float) -> dict[str, Any]:
     }
 
 
+def _end_orphans(running: Iterable[int]) -> None:
+    """Kill what ended commands have left behind in sessions of their own."""
+    found = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    for pid in {*map(int, found)} - {*running}:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
 def main() -> None:
     """Answer requests until stdin ends."""
     import torch
@@ -189,6 +200,8 @@ def main() -> None:
     tree = Path(sys.argv[1]).resolve()
     torch.set_num_threads(1)
     _import_tree(tree)
+    # Orphans of commands become children of this process.
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     answers = os.fdopen(os.dup(1), "w")
     # What a library prints here must not be taken for an answer.
     os.dup2(2, 1)
@@ -200,6 +213,7 @@ def main() -> None:
         if "wait" in request:
             started = running.pop(request["wait"])
             answer = _wait(request["wait"], *started)
+            _end_orphans(running)
             if "learn" in started[0] and Path(started[0]["learn"]).is_file():
                 _learn(Path(started[0]["learn"]))
         else:
