@@ -21,6 +21,8 @@ import tyro
 from ensemble.methods.registry import METHODS
 from foldblend.cli import check_name, early_value, parse_flags, typed_settings
 from foldblend.errors import UserError, did_you_mean, listed, require
+from foldblend.files import home
+from foldblend.flags import expand_home
 from foldblend.help import About
 from foldblend.reading import read_yaml_file
 from foldblend.scores.metrics import MEAN_COST, check_metric
@@ -144,6 +146,7 @@ class BlendConfig:
     """
 
     def __post_init__(self) -> None:
+        expand_home(self, "runs", "output", "config")
         if self.metric not in (None, MEAN_COST):
             check_metric(self.metric)
         require(
@@ -225,7 +228,7 @@ def read_members(file: str | Path) -> Mapping[str, Any]:
 
     Raises UserError if the file is absent or is not a blend.yaml.
     """
-    settings = read_yaml_file(file, cure="check --config")
+    settings = read_yaml_file(home(file), cure="check --config")
     members = settings.get("members") if isinstance(settings, dict) else None
     whole = isinstance(members, list) and all(
         isinstance(one, dict) and isinstance(one.get("path"), str) for one in members
@@ -244,7 +247,7 @@ def read_blend_file(file: str | Path) -> BlendConfig:
     Raises UserError for values that blend.py does not write.
     """
     settings = read_members(file)
-    folder = Path(file).parent
+    folder = home(file).parent
     saved = {**FORMERLY, **settings}
     taken = {name: saved[name] for name in (*DECIDES, *ALLOWS) if name in saved}
     known = {one.name: one for one in dataclasses.fields(BlendConfig)}

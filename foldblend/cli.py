@@ -124,12 +124,10 @@ def _one_line(box: str) -> str:
         if not is_rule:
             body.append(line)
     said = " ".join(body).rstrip(".")
-    # A check of ours, wrapped by tyro: it names its own flag.
-    return (
-        said[said.index(": --") + 2 :]
-        if said.startswith("Error parsing") and ": --" in said
-        else said
-    )
+    # A check of ours, wrapped by tyro: it names its own flag or path.
+    if said.startswith("Error parsing") and ": --" in said:
+        return said[said.index(": --") + 2 :]
+    return re.sub(r"^Error parsing [A-Za-z]\w*: ", "", said)
 
 
 def parse_flags(

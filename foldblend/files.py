@@ -30,6 +30,7 @@ __all__ = [
     "home",
     "is_file",
     "open_in_place",
+    "page_file",
     "remove",
     "sweep_drafts",
     "temporary_folder",
@@ -42,6 +43,8 @@ __all__ = [
 DRAFT = ".draft-"
 # Names of these files, which are followed by the name of the file that they are to be.
 OUR_DRAFT = re.compile(re.escape(DRAFT) + "[0-9a-f]{8}-")
+# Bytes of the name of a file, less those that a temporary file's name has in front.
+LONGEST_NAME = 255 - len(DRAFT) - 9
 FOLDER_LOCK = ".lock"  # in a temporary folder
 IN_PLACE = {errno.ELOOP: "a link", errno.EISDIR: "a folder", errno.ENXIO: "a pipe or device"}
 
@@ -49,12 +52,18 @@ IN_PLACE = {errno.ELOOP: "a link", errno.EISDIR: "a folder", errno.ENXIO: "a pip
 def home(path: str | Path) -> Path:
     """Return a path with ~ replaced by the home folder.
 
-    Raises UserError for the home folder of an unknown user.
+    A name such as ~x, where x is no user, is taken as it is if there is such a file or folder.
+
+    Raises UserError for the home folder of an unknown user, or if the user has none.
     """
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        raise UserError(f"{path}: no such user; write the path without ~") from None
+        is_own = Path(path).parts[0] == "~"
+        if exists(Path(path)) and not is_own:
+            return Path(path)
+        why = "you have no home folder" if is_own else "no such user"
+        raise UserError(f"{path}: {why}; write the path without ~") from None
 
 
 def exists(path: Path) -> bool:
@@ -100,6 +109,24 @@ def check_writable(folder: Path, *, flag: str = "--output") -> None:
             # The folder may be absent, or another process may use it by now.
             with contextlib.suppress(OSError):
                 one.rmdir()
+
+
+def page_file(name: str | Path, *, flag: str) -> Path:
+    """Return the path of a file to write in a folder that exists, such as a page.
+
+    Raises UserError if it cannot be written. Temporary files there whose writer is gone are
+    removed.
+    """
+    file = home(name)
+    folder = file.absolute().parent
+    if (exists(file) and file.is_dir()) or not (exists(folder) and folder.is_dir()):
+        raise UserError(
+            f"{flag} {file}: no file can be written there; pass a file in a folder that exists"
+        )
+    if len(os.fsencode(file.name)) > LONGEST_NAME:
+        raise UserError(f"{flag} {file}: the name is too long; choose a shorter one")
+    check_writable(folder, flag=flag)
+    return file
 
 
 def write_with(path: Path, write: Callable[[Path], object], *, needed: int | None = None) -> None:
@@ -171,8 +198,8 @@ def draft_folder(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, data: bytes | memoryview | str) -> None:
-    """Write a file atomically; text as UTF-8."""
-    content = data.encode() if isinstance(data, str) else data
+    """Write a file atomically; text as UTF-8, in which names that have none are escaped."""
+    content = data.encode(errors="backslashreplace") if isinstance(data, str) else data
     write_with(path, lambda draft: draft.write_bytes(content), needed=len(content))
 
 
@@ -331,5 +358,9 @@ def _make_way(file: Path) -> None:
         return
     if stat.S_ISDIR(about.st_mode):
         raise UserError(f"{file}: a folder stands in its place; remove it")
-    if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
+    if not stat.S_ISREG(about.st_mode):
         file.unlink(missing_ok=True)
+    elif about.st_nlink > 1:
+        # A backup by hard links gives a lock further names. While it is held, it stays.
+        with contextlib.suppress(Timeout), FileLock(file, timeout=0, fallback_to_soft=False):
+            file.unlink(missing_ok=True)

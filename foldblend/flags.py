@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from foldblend.errors import UserError, did_you_mean, require
+from foldblend.errors import UserError, did_you_mean, require, shown
+from foldblend.files import home
 
 __all__ = [
     "ALWAYS",
@@ -24,6 +25,7 @@ __all__ = [
     "Flag",
     "Needs",
     "aliases_of",
+    "expand_home",
     "flag",
     "flag_name",
     "flags_of",
@@ -79,6 +81,23 @@ def flag(default: Any, **about: Any) -> Any:
     """Return a dataclass field with a default and metadata as a flag (see `Flag`)."""
     Flag(**about)  # checked here, joined with what the group says in flags_of
     return dataclasses.field(default=default, metadata=about)
+
+
+def expand_home(config: Any, *names: str) -> None:
+    """Replace ~ at the start of settings that are paths, or tuples of paths, for __post_init__.
+
+    A shell does so only where ~ starts a word, and so not in --output=~/runs.
+    """
+    for name in names:
+        value = getattr(config, name)
+        found = tuple(map(_at_home, value)) if isinstance(value, tuple) else _at_home(value)
+        if found != value:
+            object.__setattr__(config, name, found)
+
+
+def _at_home(value: Any) -> Any:
+    # Other values stay exactly as they were typed.
+    return str(home(value)) if isinstance(value, str) and value.startswith("~") else value
 
 
 def one_part(value: str | None) -> list[str]:
@@ -176,6 +195,8 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
     options = typing.get_args(hint) if is_union else (hint,)
     if value is None and type(None) in options:
         return None
+    if isinstance(value, (str, Path)) and "\0" in str(value):
+        raise UserError(f"{flag_name(name)} {shown(value)}: has a NUL byte; correct it")
     kind = next(option for option in options if option is not type(None))
     if typing.get_origin(kind) is tuple:
         require(

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from foldblend.errors import UserError, listed
+from foldblend.files import exists, home
 from foldblend.tables import read_text_table
 from foldblend.words import tidy
 from folds.split import split_groups
@@ -119,7 +120,8 @@ def read_fold_file(
     UserError
         For folds that do not fit the training rows, or a file that is not a CSV of folds.
     """
-    file = Path(path) / "folds.csv" if Path(path).is_dir() else Path(path)
+    place = home(path)
+    file = place / "folds.csv" if exists(place) and place.is_dir() else place
     source = f"{file} ({flag})" if flag else str(file)
     try:
         table = read_text_table(file).filled(["fold", "image_id"])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from foldblend.cli import parse_flags, run_command
 from foldblend.errors import UserError, listed
+from foldblend.flags import expand_home
 from foldblend.help import About
 from foldblend.scores.metrics import MEAN_COST, check_metric
 from foldblend.streams import print_aside
@@ -47,6 +47,7 @@ class BoardConfig:
     """JSON file for the same numbers. Default: none is written."""
 
     def __post_init__(self) -> None:
+        expand_home(self, "runs", "page", "json")
         if self.metric not in (None, MEAN_COST):
             check_metric(self.metric)
 
@@ -64,21 +65,14 @@ class ReportConfig:
     spreadsheet would take for a formula (they start with = + - @).
     """
 
-
-def _writable(flag: str, name: str) -> Path:
-    """Return the path of a file to write. Raises UserError if it cannot be written."""
-    file = Path(name)
-    if file.is_dir() or not file.absolute().parent.is_dir():
-        raise UserError(
-            f"{flag} {file}: no file can be written there; pass a file in a folder that exists"
-        )
-    return file
+    def __post_init__(self) -> None:
+        expand_home(self, "runs")
 
 
 def _compare(config: BoardConfig) -> None:
     """Print the leaderboard, and write the page and the JSON file. Raises UserError."""
     # These import pandas, which takes a while, so the flags are checked first.
-    from foldblend.files import write_bytes
+    from foldblend.files import page_file, write_bytes
     from foldblend.runs.folder import write_json
     from reports.board import leaderboard as boards
     from reports.board.text import board_lines, pair_lines
@@ -86,8 +80,8 @@ def _compare(config: BoardConfig) -> None:
 
     if not config.runs:
         raise UserError("RUNS: missing; pass run folders, such as python leaderboard.py outputs/*")
-    page = None if config.no_page else _writable("--page", config.page)
-    json_file = None if config.json is None else _writable("--json", config.json)
+    page = None if config.no_page else page_file(config.page, flag="--page")
+    json_file = None if config.json is None else page_file(config.json, flag="--json")
     runs, skipped = boards.find_runs(config.runs)
     every = boards.leaderboard(runs, skipped, metric=config.metric)
     lines = [

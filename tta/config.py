@@ -9,6 +9,7 @@ import tyro
 
 from foldblend.cli import check_name
 from foldblend.errors import did_you_mean, require
+from foldblend.flags import expand_home
 from foldblend.plugins import parse_parts
 from tta.learn import WEIGHTINGS
 from tta.merge import MERGES
@@ -75,6 +76,7 @@ class TtaConfig:
     """Import such parts without their names, if their source is what the run was made with."""
 
     def __post_init__(self) -> None:
+        expand_home(self, "run", "data")
         parse_parts(self.parts)
         known = [*MERGES, *WEIGHTINGS]
         if self.merge is not None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from foldblend.errors import listed
-from foldblend.files import is_file
+from foldblend.files import home, is_file
 from foldblend.runs.broken import BrokenRun
 from foldblend.runs.info import RunInfo
 from foldblend.runs.run import Run
@@ -56,7 +56,7 @@ def finished_run(folder: str | Path, *, needed: Sequence[str] = NEEDED) -> Run:
 
     Raises UserError, with the cure, if the folder is not a finished run.
     """
-    path = Path(folder)
+    path = home(folder)
     why = why_unfinished(path, needed=needed)
     if why is not None:
         cure = "; pass the folder of a finished run" if why == NOT_A_RUN else ""

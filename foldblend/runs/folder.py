@@ -95,7 +95,13 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     if path.suffix == ".csv":
         write_with(path, lambda draft: _write_csv(table, draft), needed=needed)
     else:
-        write_with(path, lambda draft: table.to_parquet(draft, index=False), needed=needed)
+        write_with(path, lambda draft: _write_parquet(table, draft), needed=needed)
+
+
+def _write_parquet(table: pd.DataFrame, draft: Path) -> None:
+    # Of a path, pandas would replace ~, and pyarrow takes none that is no UTF-8.
+    with draft.open("wb") as file:
+        table.to_parquet(file, index=False)
 
 
 def _write_csv(table: pd.DataFrame, draft: Path) -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from foldblend.cli import Say
-from foldblend.errors import UserError
-from foldblend.files import home, write_bytes
+from foldblend.files import page_file, write_bytes
 from foldblend.flags import from_settings
 from foldblend.progress import lines_to, write
 from folds.audit.exploration import explore
@@ -61,11 +60,7 @@ def run_audit(config: AuditConfig, *, say: Say = write) -> Path:
     """
     split = config.split
     manifest = load_manifest(dataclasses.replace(config.data, on_bad_image="skip"))
-    file = home(config.page.page or f"audit_{slug(manifest.name)}.html")
-    if file.is_dir() or not file.absolute().parent.is_dir():
-        raise UserError(
-            f"--page {file}: no file can be written there; pass a file in a folder that exists"
-        )
+    file = page_file(config.page.page or f"audit_{slug(manifest.name)}.html", flag="--page")
     warned = [f"warning: {line}" for line in manifest.warnings]
     for line in [*manifest.found, *warned, *manifest.notes]:
         say(line)

@@ -17,7 +17,7 @@ import tyro
 
 from foldblend.cli import check_name
 from foldblend.errors import listed, require
-from foldblend.flags import NOT_A_FLAG, Needs, flag, one_part
+from foldblend.flags import NOT_A_FLAG, Needs, expand_home, flag, one_part
 from foldblend.scores.metrics import check_metric
 from folds.config import DataConfig, SplitConfig
 from pipeline.config.train import AugmentConfig, LossConfig, TrainConfig
@@ -246,6 +246,7 @@ class OutputConfig:
     """
 
     def __post_init__(self) -> None:
+        expand_home(self, "output", "config")
         check_name(self.name)
         require(self.save_every >= 0, f"--save-every {self.save_every}: pass 0 or more")
         check_metric(self.metric)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from foldblend.errors import UserError, require
-from foldblend.files import exists
+from foldblend.files import home
 from foldblend.flags import ALWAYS, flags_of, from_settings
 from foldblend.reading import read_yaml_file
 from pipeline.config.run import RunConfig
@@ -16,6 +17,9 @@ from pipeline.config.run import RunConfig
 # A file with more than this share of all settings is a run's config.yaml, which has every setting
 # of its version; a file that a user wrote has only some.
 MOST_CHOSEN = 0.5
+
+# Settings of a run's config.yaml that hold for the command that made it only.
+NOT_READ_BACK = ("trust_parts", "cache_dir", "resume", "only_folds", "wandb")
 
 __all__ = ["flatten", "is_of_run", "make_config", "read_config_file", "replace", "values_before"]
 
@@ -85,18 +89,20 @@ def read_config_file(file: str | Path) -> RunConfig:
 
     Raises UserError for a missing file, invalid YAML or an unknown setting.
     """
+    file = home(file)
     settings = read_yaml_file(file, cure="check --config")
     if settings is None:
         settings = {}
     require(isinstance(settings, dict), f"{file}: expected `name: value` lines")
-    of_run = is_of_run(Path(file))
+    of_run = is_of_run(file) or _is_complete(settings)
     if of_run:
-        # What a run folder says does not decide whether it is trusted.
-        settings.pop("trust_parts", None)
-        # Nor where files are written: beside the run, and into the user's own cache.
-        settings.pop("cache_dir", None)
-        if "output" in settings:
-            settings["output"] = str(Path(file).resolve().parent.parent)
+        # What a run folder says does not decide whether it is trusted, where files are written or
+        # sent, and whether a run is made again.
+        for name in NOT_READ_BACK:
+            settings.pop(name, None)
+        place = file.resolve().parent
+        here = {"output": str(place.parent), "name": place.name}
+        settings |= {name: value for name, value in here.items() if name in settings}
     try:
         given = values_before() | settings if _is_complete(settings) else settings
         require(
@@ -112,7 +118,9 @@ def read_config_file(file: str | Path) -> RunConfig:
 
 def is_of_run(file: Path) -> bool:
     """Return whether a file of settings is in a run folder, also by way of a link."""
-    return any(exists(one.parent / "run.json") for one in (file, file.resolve()))
+    # A run.json that is a dangling link counts, and so does one above the file's own folder.
+    places = {place for one in (file.absolute(), file.resolve()) for place in one.parents[:3]}
+    return any(os.path.lexists(place / "run.json") for place in places)
 
 
 def values_before() -> dict[str, Any]:

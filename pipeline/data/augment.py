@@ -21,6 +21,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations
 
 from foldblend.errors import UserError, in_a_line
+from foldblend.files import home
 from foldblend.plugins import find_part, is_custom, source_hash
 from foldblend.reading import read_yaml_file
 from pipeline.data.colours import compiled_jitter, jitter
@@ -126,7 +127,7 @@ def albu_augmentation(
     """
     try:
         if saved is None:
-            saved = read_yaml_file(file, cure="write one with albumentations.save")
+            saved = read_yaml_file(home(file), cure="write one with albumentations.save")
         loaded = albumentations.from_dict(saved)
         pipeline = Augmentation([loaded])
     except UserError as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import tyro
 
 from foldblend.errors import require
-from foldblend.flags import flag
+from foldblend.flags import expand_home, flag
 from foldblend.plugins import parse_parts
 from pipeline.predict.config import parse_models
 
@@ -47,6 +47,7 @@ class ExportConfig:
     """Device, such as cuda, that measures the difference. Default: the one used in training."""
 
     def __post_init__(self) -> None:
+        expand_home(self, "run", "to", "onnx", "timm")
         parse_parts(self.parts)
         if self.folds is not None:
             parse_models(self.folds)

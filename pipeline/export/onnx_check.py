@@ -13,6 +13,7 @@ import pandas as pd
 from foldblend.cli import Say
 from foldblend.errors import BadImage, UserError, counted
 from foldblend.files import is_file
+from foldblend.reading import open_regular
 from foldblend.scores.metrics import softmax
 from pipeline.export.onnx_build import as_pixels, session
 from pipeline.predict.inputs import Inputs
@@ -47,7 +48,8 @@ def images_of(predictor: Predictor) -> Inputs | None:
         file = leaf.weights.folder / "pictures.parquet"
         if not is_file(file):
             continue
-        table = pd.read_parquet(file)
+        with open_regular(file) as opened:
+            table = pd.read_parquet(opened)
         is_test = table["part"] == "test"
         table = pd.concat([table[is_test], table[~is_test]])
         there = (place for place, path in enumerate(table["path"]) if is_file(Path(path)))

@@ -10,8 +10,8 @@ from pathlib import Path
 import safetensors
 
 from foldblend.cli import Say
-from foldblend.errors import UserError
-from foldblend.failures import WriteFailed, failed_write
+from foldblend.errors import UserError, printable
+from foldblend.failures import failed_write
 from foldblend.files import check_writable, draft_folder, exists, home, is_file
 from pipeline.predict.open import Predictor
 
@@ -44,6 +44,9 @@ def target_file(to: str, *, overwrite: bool) -> Path:
 def target_folder(given: str, *, flag: str, overwrite: bool) -> Path:
     """Return the folder to write; raise UserError for one that has files, unless asked."""
     folder = home(given)
+    # Neither timm's nor onnxruntime's reader takes such a path.
+    if printable(str(folder)) != str(folder):
+        raise UserError(f"{flag} {folder}: is not a plain UTF-8 name; pass another folder")
     check_writable(folder, flag=flag)
     if exists(folder.parent):
         check_writable(folder.parent, flag=flag)
@@ -75,8 +78,9 @@ def write_folder(
                         file.replace(place / file.name)
                 else:
                     item.replace(place)
-    except WriteFailed as error:
-        # It names the file in the draft.
-        raise UserError(str(error).replace(str(made), str(folder))) from None
+    except UserError as error:
+        # It may name a file in the draft.
+        text = str(error).replace(printable(str(made)), printable(str(folder)))
+        raise UserError(text) from None
     except (OSError, safetensors.SafetensorError) as error:
         raise failed_write(folder, error) or error from None

@@ -154,7 +154,8 @@ def _entries(
     run = predictor.run
     assert run is not None
     for name, text in texts.items():
-        yield name, text.encode()
+        # The file's own name may be no UTF-8.
+        yield name, text.encode(errors="backslashreplace")
     leaves = all_leaves(prepared.root)
     packed = Packed(half=config.half)
     records: list[dict[str, Any]] = []

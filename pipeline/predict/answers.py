@@ -123,14 +123,16 @@ def _csv(draft: Path, tables: Iterable[pd.DataFrame]) -> None:
 
 def _parquet(draft: Path, tables: Iterable[pd.DataFrame]) -> None:
     writer = None
-    try:
-        for table in tables:
-            rows = pyarrow.Table.from_pandas(table, preserve_index=False)
-            writer = writer or pyarrow.parquet.ParquetWriter(draft, rows.schema)
-            writer.write_table(rows)
-    finally:
-        if writer is not None:
-            writer.close()
+    # pyarrow takes no path that is no UTF-8.
+    with draft.open("wb") as file:
+        try:
+            for table in tables:
+                rows = pyarrow.Table.from_pandas(table, preserve_index=False)
+                writer = writer or pyarrow.parquet.ParquetWriter(file, rows.schema)
+                writer.write_table(rows)
+        finally:
+            if writer is not None:
+                writer.close()
 
 
 def _jsonl(draft: Path, tables: Iterable[pd.DataFrame]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ OF_TABLES = ("out", "page", "overwrite", "resume", "safe_csv", "unsure", "covera
 TEXTS = dict.fromkeys(("image_id", "group", "class", "classes"), str)
 READERS: dict[str, Callable[[str], pd.DataFrame]] = {
     ".csv": lambda path: pd.read_csv(path, dtype=TEXTS, keep_default_na=False),
-    ".parquet": pd.read_parquet,
+    ".parquet": lambda path: pd.read_parquet(io.BytesIO(Path(path).read_bytes())),
     ".jsonl": lambda path: pd.read_json(path, lines=True, dtype=TEXTS, precise_float=True),
 }
 

@@ -13,7 +13,7 @@ import tyro
 
 from ensemble.config import parse_budget
 from foldblend.errors import require
-from foldblend.flags import flag
+from foldblend.flags import expand_home, flag
 from foldblend.limits import check_limits
 from foldblend.plugins import parse_parts
 from folds.config import DataConfig
@@ -145,6 +145,7 @@ class PredictConfig:
     """Most pixels of an image."""
 
     def __post_init__(self) -> None:
+        expand_home(self, "run", "images", "out", "page")
         if self.folds is not None:
             parse_models(self.folds)
         parse_parts(self.parts)

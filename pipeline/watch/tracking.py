@@ -19,7 +19,7 @@ from torch.utils.tensorboard import summary as summaries
 
 from foldblend.attributes import Attribute, attribute_view
 from foldblend.cli import Say
-from foldblend.errors import UserError, in_a_line
+from foldblend.errors import UserError, in_a_line, printable
 from foldblend.progress import write
 from foldblend.scores.metrics import METRICS
 from pipeline.watch.events import Events
@@ -56,8 +56,9 @@ class _TensorBoard:
         # torch's add_hparams would start a second run and declare the columns of the table.
         # TensorBoard uses only the first declaration that it reads; without any, it shows the
         # columns of all runs.
+        # Paths may have bytes that are no UTF-8.
         plain = {
-            name: value if type(value) in (int, float, str) else str(value)
+            name: value if type(value) in (int, float) else printable(str(value))
             for name, value in settings.items()
         }
         _, start, end = summaries.hparams(plain, {})

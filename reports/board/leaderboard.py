@@ -13,6 +13,7 @@ import pandas as pd
 import scipy.sparse.csgraph
 
 from foldblend.errors import UserError, listed, require
+from foldblend.files import exists, home
 from foldblend.runs.broken import BrokenRun
 from foldblend.runs.check import finished_run, why_unfinished
 from foldblend.runs.costs import num_models, num_passes
@@ -61,9 +62,9 @@ def find_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[dict[str, st
     """
     runs: dict[Path, Run] = {}
     skipped = []
-    for path in map(Path, paths):
+    for path in map(home, paths):
         # A shell passes on a pattern that matches nothing.
-        if not path.exists() and "*" not in str(path):
+        if not exists(path) and "*" not in str(path):
             raise UserError(f"{path}: no such run; check the path")
         try:
             if path.resolve() in runs:
