@@ -94,12 +94,14 @@ def read_config_file(file: str | Path) -> RunConfig:
     if settings is None:
         settings = {}
     require(isinstance(settings, dict), f"{file}: expected `name: value` lines")
-    of_run = is_of_run(file) or _is_complete(settings)
+    in_run = is_of_run(file)
+    of_run = in_run or _is_complete(settings)
     if of_run:
         # What a run folder says does not decide whether it is trusted, where files are written or
         # sent, and whether a run is made again.
         for name in NOT_READ_BACK:
             settings.pop(name, None)
+    if in_run:
         place = file.resolve().parent
         here = {"output": str(place.parent), "name": place.name}
         settings |= {name: value for name, value in here.items() if name in settings}

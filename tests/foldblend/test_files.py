@@ -236,6 +236,15 @@ def test_a_lock_file_that_is_something_else_is_made_anew(tmp_path, kind):
     assert not (tmp_path / "lock").is_symlink()
 
 
+def test_a_lock_that_is_held_stays_when_it_gets_a_further_name(tmp_path):
+    with hold(tmp_path / "lock"):
+        (tmp_path / "backup").hardlink_to(tmp_path / "lock")
+        with pytest.raises(Timeout), hold(tmp_path / "lock"):
+            pass
+    with hold(tmp_path / "lock"):
+        assert (tmp_path / "lock").stat().st_nlink == 1
+
+
 def test_a_folder_in_the_place_of_a_lock_file_is_an_error(tmp_path):
     (tmp_path / "lock").mkdir()
     with (
