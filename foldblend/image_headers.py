@@ -21,6 +21,7 @@ __all__ = [
     "SCALED",
     "Size",
     "bad_image",
+    "check_size",
     "header_of",
     "mode_of",
     "size_of",
@@ -32,6 +33,10 @@ Size = tuple[int, int]
 PIXEL_BYTES = 8
 # A larger file is read only after its header was looked at.
 LARGE_BYTES = 2**24
+# Bytes of a file beside its pixels, such as profiles, previews and the video of a phone's photo.
+BESIDE_BYTES = 2**26
+# Formats of one image per file; others may have a stack of them.
+SINGLE = ("BMP", "JPEG", "PNG", "PPM")
 # Libraries do not name the file in what they print, and our errors do. Our limit of pixels is lower
 # than the one above which Pillow warns.
 warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
@@ -130,3 +135,14 @@ def header_of(path: str | Path, file: IO[bytes], max_pixels: int) -> PIL.Image.I
     if header.width * header.height > max_pixels:
         raise _too_large(path, max_pixels)
     return header
+
+
+def check_size(path: str | Path, header: PIL.Image.Image, num_bytes: int) -> None:
+    """Raise BadImage for a file of far more bytes than the one image in it needs."""
+    if header.format not in SINGLE or getattr(header, "is_animated", False):
+        return
+    if num_bytes > PIXEL_BYTES * header.width * header.height + BESIDE_BYTES:
+        raise BadImage(
+            f"{path}: has {num_bytes:,} bytes for {header.width} x {header.height} pixels",
+            "save it again in an image editor",
+        )

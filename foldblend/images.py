@@ -24,6 +24,7 @@ from foldblend.image_headers import (
     SCALED,
     Size,
     bad_image,
+    check_size,
     header_of,
     mode_of,
     size_of,
@@ -70,8 +71,9 @@ def _read_bytes(path: str | Path, max_pixels: int) -> bytes:
     """Return the content of an image's file. Raises BadImage if it cannot be read."""
     try:
         with open_regular(path, cure=FETCH) as file:
-            if os.fstat(file.fileno()).st_size > LARGE_BYTES:
-                header_of(path, file, max_pixels)
+            size = os.fstat(file.fileno()).st_size
+            if size > LARGE_BYTES:
+                check_size(path, header_of(path, file, max_pixels), size)
         return read_bounded(path, most=PIXEL_BYTES * max_pixels + LARGE_BYTES, cure=FETCH)
     except BadImage:
         raise

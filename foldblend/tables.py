@@ -162,6 +162,15 @@ def _json_row(line: str) -> dict[str, str] | None:
     return {tidy(str(key)): cell_text(value) for key, value in row.items()}
 
 
+def _is_unicode(row: Mapping[str, str]) -> bool:
+    """Return whether texts can be written as UTF-8; JSON can hold halves of surrogate pairs."""
+    try:
+        "".join([*row, *row.values()]).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _read_json_lines(
     file: Path, *, sep: str | None, encoding: str | None, cure: str, max_rows: int | None
 ) -> TextTable:
@@ -175,6 +184,10 @@ def _read_json_lines(
         if row is None:
             raise UserError(
                 f"{file}: line {number} is not a JSON object; write one {{...}} per line"
+            )
+        if not _is_unicode(row):
+            raise UserError(
+                f"{file}: line {number} has half of a surrogate pair, no letter; correct it"
             )
         names |= dict.fromkeys(row)
         rows.append(row)
