@@ -39,6 +39,7 @@ __all__ = ["SCHEMA", "find_runs", "leaderboard"]
 SCHEMA = 1
 # All pairs of 50 runs have 1,225 differences; more runs have only the difference to the best.
 MOST_COMPARED = 50
+MOST_LEVELS = 50  # of blends in blends
 
 
 def _check(path: Path) -> Run:
@@ -102,18 +103,25 @@ def _sibling(run: Run, member: Mapping[str, Any]) -> Run | None:
         return None
 
 
-def _single_runs(run: Run, by_oof: Mapping[str, Run]) -> dict[str, Run] | None:
+def _single_runs(
+    run: Run, by_oof: Mapping[str, Run], above: frozenset[Path] = frozenset()
+) -> dict[str, Run] | None:
     """Return the cross-validated runs that a run is made of, by the hash of their rows.
 
     Members of a blend are searched among `by_oof` and in the folder that holds the blend. Returns
-    None if one is not found.
+    None if one is not found, or if a blend is its own member. `above` are the blends that it is in.
     """
     if "members" not in run.info:
         return {run.oof_hash: run}
     found: dict[str, Run] = {}
+    above |= {run.path.resolve()}
+    if len(above) > MOST_LEVELS:
+        return None
     for member in run.info["members"]:
-        one = by_oof.get(member["oof"]) or _sibling(run, member)
-        singles = None if one is None else _single_runs(one, by_oof)
+        # A blend that gives one member all weight has the rows of that member.
+        places = (by_oof.get(member["oof"]), _sibling(run, member))
+        one = next((one for one in places if one and one.path.resolve() not in above), None)
+        singles = None if one is None else _single_runs(one, by_oof, above)
         if singles is None:
             return None
         # A member with weight 0 is not needed for predictions, so it costs nothing.
