@@ -30,6 +30,7 @@ from foldblend.runs.columns import (
     ROW_COLUMNS,
     TABLES,
     Column,
+    is_finite,
     problem_of_schema,
     problems,
     quoted,
@@ -135,33 +136,31 @@ class TableReader:
             wanted |= dict.fromkeys(logit_columns(len(self.info["classes"])), Column("logit"))
         if columns is not None:
             wanted = {one: wanted[one] for one in columns}
-        rows = self._parsed(file, self.data(file), wanted)
-        self._check_finite(file, rows, wanted)
+        rows, good = self._parsed(file, self.data(file), wanted)
+        if not good:
+            raise self._not_finite(file, rows, wanted)
         if unique and {*table.key} <= {*rows}:
             self._check_unique(file, rows, table.key)
             if table is OOF and "/" not in name:
                 self._check_repeats(file, rows)
         return rows
 
-    def _check_finite(self, file: str, rows: pd.DataFrame, wanted: Mapping[str, Column]) -> None:
-        """Raise BrokenRun for logits that are not finite."""
-        for one in [one for one, column in wanted.items() if column.kind == "logit"]:
-            # Numbers of 64 bits may be too large for the 32 bits that all readers use.
-            with np.errstate(over="ignore"):
-                finite_N = np.isfinite(rows[one].to_numpy(np.float32))
-            if not finite_N.all():
-                bad = listed(rows.loc[~finite_N, "image_id"])
-                raise self.broken(
-                    file,
-                    f"logits of {bad} are not finite; leave the run out, or make it again with a"
-                    " lower --lr",
-                )
+    def _not_finite(self, file: str, rows: pd.DataFrame, wanted: Mapping[str, Column]) -> BrokenRun:
+        """Return the error for logits that are not finite, with their images."""
+        columns = [name for name, one in wanted.items() if one.kind == "logit"]
+        with np.errstate(over="ignore"):
+            finite_N = np.isfinite(rows[columns].to_numpy(np.float32)).all(axis=1)
+        bad = listed(rows.loc[~finite_N, "image_id"])
+        return self.broken(
+            file,
+            f"logits of {bad} are not finite; leave the run out, or make it again with a lower"
+            " --lr",
+        )
 
-    def _parsed(self, file: str, data: bytes, wanted: Mapping[str, Column]) -> pd.DataFrame:
-        """Return the wanted columns of a parquet file after all checks of single columns.
-
-        Whether logits are finite is left to the caller.
-        """
+    def _parsed(
+        self, file: str, data: bytes, wanted: Mapping[str, Column]
+    ) -> tuple[pd.DataFrame, bool]:
+        """Return the wanted columns of a parquet file, checked, and whether logits are finite."""
         try:
             with pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data)) as source:
                 schema = source.schema_arrow
@@ -183,7 +182,8 @@ class TableReader:
                     )
                     wrong = next(each, None)
                 if wrong is None:
-                    return found.to_pandas()
+                    logits = (found[one] for one in here if wanted[one].kind == "logit")
+                    return found.to_pandas(), all(map(is_finite, logits))
         except (
             OSError,
             ValueError,
@@ -198,6 +198,9 @@ class TableReader:
 
     def _check_unique(self, file: str, rows: pd.DataFrame, key: Sequence[str]) -> None:
         *within, last = key
+        # Most tables have one repeat or view, and need no groups.
+        values_of = {one: rows[one].to_numpy() for one in within}
+        within = [one for one, each in values_of.items() if (each != each[:1]).any()]
         parts = rows.groupby(within, sort=False) if within else [((), rows)]
         for values, part in parts:
             if not part[last].is_unique:
@@ -212,20 +215,22 @@ class TableReader:
     def _check_repeats(self, file: str, rows: pd.DataFrame) -> None:
         """Raise BrokenRun unless each repeat has each image; none has one twice."""
         num_repeats = int(self.info["num_repeats"])
-        if not np.array_equal(np.unique(rows["repeat"]), np.arange(num_repeats)):
+        # Their range is checked already.
+        count_R = np.bincount(rows["repeat"].to_numpy(np.int64), minlength=num_repeats)
+        if not count_R.all():
             raise self.broken(file, f"repeats are not numbered 0 to {num_repeats - 1}; {AGAIN}")
-        ids = rows["image_id"].drop_duplicates()
-        num = self.info.get("data", {}).get("num_images", len(ids))
-        if len(ids) != num:
-            raise self.broken(file, f"has {len(ids):,} images, and run.json {num:,}; {AGAIN}")
-        for repeat, one in rows.groupby("repeat"):
-            # This test is fast; only if it fails, the slower check lists the rows.
-            if len(one) != len(ids):
-                try:
-                    where = f"{self.folder / file}, repeat {repeat}"
-                    check_rows_once(one["image_id"], ids, where)
-                except UserError as error:
-                    raise BrokenRun(error, self.folder) from None
+        num_ids = len(rows) if num_repeats == 1 else rows["image_id"].nunique()
+        num = self.info.get("data", {}).get("num_images", num_ids)
+        if num_ids != num:
+            raise self.broken(file, f"has {num_ids:,} images, and run.json {num:,}; {AGAIN}")
+        odd = np.flatnonzero(count_R != num_ids)
+        if len(odd):
+            found = rows.loc[rows["repeat"] == odd[0], "image_id"]
+            try:
+                where = f"{self.folder / file}, repeat {odd[0]}"
+                check_rows_once(found, rows["image_id"].drop_duplicates(), where)
+            except UserError as error:
+                raise BrokenRun(error, self.folder) from None
 
     def text_table(self, name: str, columns: Sequence[str]) -> pd.DataFrame:
         """Return a CSV of the run with all cells as text, so that 007 and NA stay what they are.
