@@ -100,8 +100,7 @@ def _test(run: Run, calibration: Calibration) -> dict[str, Any] | None:
     # The models may have their rows in another order.
     ids = run.test["image_id"]
     models = [
-        run.test_fold(index).set_index("image_id").loc[ids]
-        for index in range(run.num_test_folds)
+        run.test_fold(index).set_index("image_id").loc[ids] for index in range(run.num_test_folds)
     ]
     return summarise_test(
         run.logits(run.test),

@@ -1,16 +1,17 @@
 """Logs of a fold, read back from the files of TensorBoard and wandb."""
 
+import errno
 import hashlib
 import io
-import itertools
+import os
 import random
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import tensorboard.summary.writer.event_file_writer as event_files
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -86,10 +87,35 @@ def test_everything_is_read_back_and_no_generator_changes(tmp_path):
         assert word in content["_hparams_/session_start_info"], word
 
 
-def test_a_continued_fold_replaces_the_points_of_repeated_steps(tmp_path, monkeypatch):
-    # Event files are named by the second in which they are opened.
-    clock = itertools.count(1_000_000_000)
-    monkeypatch.setattr(event_files, "time", SimpleNamespace(time=lambda: next(clock)))
+@pytest.mark.parametrize("kind", ["a file", "a pipe", "a full disk"])
+def test_a_log_that_cannot_be_written_is_said_once_and_ends_nothing(tmp_path, monkeypatch, kind):
+    lines = []
+    if kind == "a file":
+        (tmp_path / "tb").write_text("")
+    elif kind == "a pipe":
+        os.mkfifo(tmp_path / "tb")
+    with open_trackers(
+        tmp_path,
+        run_name="run",
+        fold_title="fold_0",
+        run_id="0",
+        use_wandb=False,
+        purge_step=0,
+        say=lines.append,
+    ) as trackers:
+        if kind == "a full disk":
+
+            def full(*_):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+            monkeypatch.setattr("pipeline.watch.events.write_all", full)
+        log_everything(trackers)
+        log_everything(trackers)
+    assert len(lines) == 1
+    assert re.match(r"warning: TensorBoard: its log cannot be written \(.+\)", lines[0])
+
+
+def test_a_continued_fold_replaces_the_points_of_repeated_steps(tmp_path):
     for purge_step, steps, value in ((0, (0, 1, 2, 3), 1.0), (2, (2,), 9.0)):
         with open_backends(tmp_path, purge_step=purge_step) as trackers:
             for step in steps:
