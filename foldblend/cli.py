@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from foldblend.errors import UserError, did_you_mean, require
+from foldblend.errors import UserError, did_you_mean, printable, require
 from foldblend.failures import CLOSE, memory_failure, os_failure
 from foldblend.flags import aliases_of, flag_name, flags_of
 from foldblend.help import HELP_FLAGS, About, help_text
@@ -207,7 +207,7 @@ def run_command(
         command()
         note = take_note()
         if note is not None:
-            print_aside(note)
+            print_aside(printable(note))
         flush_output()
     except UserError as error:
         return _failed(str(error))

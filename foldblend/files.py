@@ -107,7 +107,7 @@ def check_writable(folder: Path, *, flag: str = "--output") -> None:
     finally:
         for one in made:
             # The folder may be absent, or another process may use it by now.
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):
                 one.rmdir()
 
 
@@ -123,6 +123,8 @@ def page_file(name: str | Path, *, flag: str) -> Path:
         raise UserError(
             f"{flag} {file}: no file can be written there; pass a file in a folder that exists"
         )
+    if "\0" in str(file):
+        raise UserError(f"{flag} {file}: no file has such a name; pass another")
     if len(os.fsencode(file.name)) > LONGEST_NAME:
         raise UserError(f"{flag} {file}: the name is too long; choose a shorter one")
     check_writable(folder, flag=flag)

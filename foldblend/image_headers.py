@@ -7,7 +7,7 @@ import logging
 import struct
 import warnings
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import cv2
 import PIL.Image
@@ -35,6 +35,8 @@ PIXEL_BYTES = 8
 LARGE_BYTES = 2**24
 # Bytes of a file beside its pixels, such as profiles, previews and the video of a phone's photo.
 BESIDE_BYTES = 2**26
+# Steps in which Pillow reads a header; it takes some hundreds for one of many parts.
+MOST_READS = 100_000
 # Formats of one image per file; others may have a stack of them.
 SINGLE = ("BMP", "JPEG", "PNG", "PPM")
 # Libraries do not name the file in what they print, and our errors do. Our limit of pixels is lower
@@ -117,10 +119,30 @@ def mode_of(
         return _mode_for(header, at_least), size_of(header)
 
 
+class _Reads:
+    """A file that Pillow reads in a bounded number of steps.
+
+    In search of a mark, it may read a byte at a time, of which a file of zeros has many.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.left = MOST_READS
+        self.seek = file.seek
+        self.tell = file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """Read from the file. Raises OSError when the steps are used up."""
+        self.left -= 1
+        if self.left < 0:
+            raise OSError
+        return self.file.read(size)
+
+
 def header_of(path: str | Path, file: IO[bytes], max_pixels: int) -> PIL.Image.Image:
-    """Return the header of an image whose file was opened; errors are those of `_mode`."""
+    """Return the header of an image whose file was opened; errors are those of `mode_of`."""
     try:
-        header = PIL.Image.open(file)
+        header = PIL.Image.open(cast("IO[bytes]", _Reads(file)))
     except PIL.Image.DecompressionBombError:
         # Pillow has a limit of its own, which may be lower than the one of the user.
         if PIL.Image.MAX_IMAGE_PIXELS is None or max_pixels <= 2 * PIL.Image.MAX_IMAGE_PIXELS:
