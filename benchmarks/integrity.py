@@ -5,13 +5,15 @@
 The share is CPU time within the checks (hashes, keys, types, ranges, uniqueness), in all threads,
 over wall time of the command. Besides, the command is timed with and without the checks in turn.
 Without means: no hash is compared, no type, range or key is looked at; the hash that identifies a
-run in a blend is computed as in version 0.2.0. Imports are not in these times.
+run in a blend is computed as in version 0.2.0. Imports are not in these times. With
+`--before TREE`, whole commands of version 0.2.0 and of this one are timed in turn as well.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import statistics
 import subprocess
 import sys
@@ -37,6 +39,7 @@ from tests.makers.edits import edit_run
 from tests.makers.synthetic_runs import write_synthetic_run
 
 ROUNDS = 10
+SOFT = ("--method", "soft", "--no-page")
 PEOPLE = 2857  # 20,000 images
 
 
@@ -147,6 +150,31 @@ def compared(work: Callable[[], object]) -> Iterator[dict[str, Any]]:
         }
 
 
+def against(before: Path, words: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield wall seconds of a whole command of another source tree and of this one, in turn."""
+    seconds: dict[Path, list[float]] = {before: [], ROOT: []}
+    for number in range(ROUNDS):
+        for tree in (before, ROOT) if number % 2 else (ROOT, before):
+            start = time.perf_counter()
+            subprocess.run(
+                [sys.executable, str(tree / words[0]), *words[1:]],
+                cwd=tree,
+                env=os.environ | {"PYTHONPATH": str(tree)},
+                capture_output=True,
+                check=True,
+            )
+            seconds[tree].append(time.perf_counter() - start)
+        ratios = [one / other for one, other in zip(seconds[ROOT], seconds[before], strict=True)]
+        error = statistics.stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else None
+        yield {
+            "before": spread(seconds[before]),
+            "now": spread(seconds[ROOT]),
+            "ratio": spread(ratios, 4),
+            "mean ratio": round(statistics.mean(ratios), 4),
+            "standard error": None if error is None else round(error, 4),
+        }
+
+
 def import_seconds() -> dict[str, Any]:
     """Return the seconds that the modules of leaderboard.py take to import, in new processes."""
     code = (
@@ -191,7 +219,9 @@ def hashed(folder: Path) -> Path:
 
 def main() -> None:
     """Measure what is missing, and print all."""
-    args = parser(__doc__, results="integrity.json").parse_args()
+    cli = parser(__doc__, results="integrity.json")
+    cli.add_argument("--before", type=Path, help="source tree of version 0.2.0 to compare with")
+    args = cli.parse_args()
     results = Results(args, device="cpu")
     found = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -244,6 +274,19 @@ def main() -> None:
             ("TTA of 140 images, 5 folds, views saved", augmented),
         ):
             found[name] = results.in_rounds(name, lambda work=work: compared(work))
+        folders = [str(one) for one in four]
+        whole = {
+            "blend": [
+                "blend.py",
+                *folders,
+                *["--method", "soft", "--no-page", "--name", "c", "--overwrite"],
+            ],
+            "leaderboard": ["leaderboard.py", *map(str, few), "--no-page"],
+        }
+        for name, words in whole.items() if args.before else ():
+            title = f"whole {name} against version 0.2.0"
+            one = results.in_rounds(title, lambda words=words: against(args.before, words))
+            print(f"{title}: {one['mean ratio']} ({one['standard error']})")
     if "import" not in results:
         results.put("import", import_seconds())
     print_rows(
