@@ -7,7 +7,7 @@ import logging
 import struct
 import warnings
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import cv2
 import PIL.Image
@@ -128,8 +128,10 @@ class _Reads:
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
         self.left = MOST_READS
-        self.seek = file.seek
-        self.tell = file.tell
+
+    # Readers of some formats ask for more than read and seek.
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
 
     def read(self, size: int = -1) -> bytes:
         """Read from the file. Raises OSError when the steps are used up."""

@@ -69,12 +69,14 @@ def _decode(path: str | Path, data: bytes, mode: int) -> np.ndarray:
 
 def _read_bytes(path: str | Path, max_pixels: int) -> bytes:
     """Return the content of an image's file. Raises BadImage if it cannot be read."""
+    most = PIXEL_BYTES * max_pixels + LARGE_BYTES
     try:
         with open_regular(path, cure=FETCH) as file:
             size = os.fstat(file.fileno()).st_size
-            if size > LARGE_BYTES:
+            # Of some formats, Pillow reads the whole file.
+            if LARGE_BYTES < size <= most:
                 check_size(path, header_of(path, file, max_pixels), size)
-        return read_bounded(path, most=PIXEL_BYTES * max_pixels + LARGE_BYTES, cure=FETCH)
+        return read_bounded(path, most=most, cure=FETCH)
     except BadImage:
         raise
     except UserError as error:
