@@ -153,7 +153,6 @@ def _timm(backbone: str, num_outputs: int, kwargs: dict[str, Any]) -> torch.nn.M
 def _downloaded(backbone: str, num_outputs: int, kwargs: dict[str, Any]) -> torch.nn.Module:
     name, described = architecture(backbone)
     given = {**described, "num_classes": num_outputs, **kwargs}
-    given.pop("pretrained", None)
     try:
         return timm.create_model(name, pretrained=False, **given)
     except Exception as error:  # its keywords may be anything

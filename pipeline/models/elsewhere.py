@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,50 @@ __all__ = ["absolute", "architecture", "description_hash", "record_of", "weights
 CONFIG = "config.json"
 # The first of these that is there has the weights.
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+# Keywords by which timm loads files, looks elsewhere or returns another kind of model. Those that
+# the installed version of timm takes besides those of the architecture are added to them.
+NOT_OF_ARCHITECTURE = frozenset(
+    {
+        "cache_dir",
+        "checkpoint_path",
+        "device",
+        "dtype",
+        "exportable",
+        "feature_cls",
+        "features_only",
+        "model_name",
+        "no_jit",
+        "out_indices",
+        "pruned",
+        "scriptable",
+    }
+)
+
+
+@functools.cache
+def _refused() -> frozenset[str]:
+    """Return the keywords of timm that are not an architecture's."""
+    makers = (timm.create_model, timm.models.build_model_with_cfg)
+    return NOT_OF_ARCHITECTURE.union(*(inspect.signature(one).parameters for one in makers))
+
+
+def _keywords(given: Mapping[str, Any], backbone: str) -> dict[str, Any]:
+    """Return the keywords of an architecture; raise UserError for one that may load a file.
+
+    Those that are null or false ask for nothing, and are left out.
+    """
+    refused = {
+        name
+        for name in given
+        if name in _refused() or name.startswith(("pretrained", "checkpoint"))
+    }
+    asked = sorted(name for name in refused if given[name] not in (None, False))
+    if asked:
+        raise UserError(
+            f"--backbone {shown(backbone)}: model_args of {CONFIG} has {shown(asked[0])}, which is"
+            " not of the model's architecture and may load a file; remove it there"
+        )
+    return {name: value for name, value in given.items() if name not in refused}
 
 
 def absolute(backbone: str) -> str:
@@ -96,7 +141,7 @@ def _parsed(data: bytes, backbone: str) -> tuple[str, dict[str, Any], dict[str, 
             f"--backbone {shown(backbone)}: model_args or pretrained_cfg of {CONFIG} is no mapping;"
             " pass another one"
         )
-    return name, kwargs, about
+    return name, _keywords(kwargs, backbone), about
 
 
 def architecture(backbone: str) -> tuple[str, Mapping[str, Any]]:

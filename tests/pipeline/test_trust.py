@@ -395,6 +395,9 @@ def test_a_backbone_in_a_folder_is_used_if_it_is_typed(
         ({"architecture": ["x"]}, "which timm does not have"),
         ({"model_args": {"no_such_keyword": 1}}, "cannot be built with the model_args"),
         ({"model_args": [1]}, "is no mapping"),
+        ({"model_args": {"checkpoint_path": "x.pth"}}, "has checkpoint_path, which is not of"),
+        ({"model_args": {"pretrained_cfg_overlay": {"file": "x.pth"}}}, "may load a file"),
+        ({"model_args": {"no_jit": None, "features_only": True}}, "has features_only, which"),
         ({"pretrained_cfg": {"mean": "x"}}, "mean x; write three numbers"),
     ],
 )
