@@ -39,8 +39,12 @@ def read_arrays(path: Path, *, cure: str) -> tuple[dict[str, str], dict[str, np.
     data = read_bounded(path, most=MOST_BYTES, cure=cure)
     length = int.from_bytes(data[:LENGTH], "little")
     if length > MOST_JSON:
-        raise UserError(f"{path}: its header is too long; {cure}")
-    header: Any = parse_json(data[LENGTH : LENGTH + length], path, cure=cure)
+        raise UserError(f"{path}: damaged (its header is too long); {cure}")
+    try:
+        header: Any = parse_json(data[LENGTH : LENGTH + length], "its header", cure=cure)
+    except UserError as error:
+        why = str(error).removesuffix(f"; {cure}")
+        raise UserError(f"{path}: damaged ({why}); {cure}") from None
     metadata = header.get("__metadata__") if isinstance(header, dict) else None
     known = metadata if isinstance(metadata, dict) else {}
     return known, dict(safetensors.numpy.load(data))

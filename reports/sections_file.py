@@ -62,7 +62,7 @@ class _LinesBlock(TypedDict):
 
 
 class _Kind(TypedDict, total=False):
-    """What every block has."""
+    """Hold what every block has."""
 
     kind: Required[Literal["text", "table", "comparison", "bars", "lines"]]
 

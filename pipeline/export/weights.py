@@ -65,7 +65,9 @@ class Packed:
         """Return the record of a model and its safetensors entry, which has new tensors only."""
         own: State = {}
         shared: dict[str, Place] = {}
-        for name, tensor in (halved(state) if self.half else state).items():
+        # The names are sorted because safetensors reads them in no certain order, and of equal
+        # tensors the first one is kept.
+        for name, tensor in sorted((halved(state) if self.half else state).items()):
             plain = tensor.detach().cpu().contiguous()
             found = hashlib.blake2b(f"{plain.dtype} {tuple(plain.shape)}".encode())
             found.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -1,4 +1,4 @@
-"""What users pass besides tables: images, settings, names and flags, damaged or hostile."""
+"""Damage what users pass besides tables: images, settings, names and flags."""
 
 from __future__ import annotations
 

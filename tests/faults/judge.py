@@ -90,12 +90,12 @@ def _nothing(_: Path) -> dict[str, Any]:
 
 
 class FaultError(Exception):
-    """What a case of several commands found: the outcome, then what is wrong."""
+    """Raised with what a case of several commands found: the outcome, then what is wrong."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case."""
+    """Hold what became of a case."""
 
     case: str
     kind: str
@@ -258,7 +258,8 @@ def run_case(case: Case, warm: Warm, base: Path, references: References) -> Outc
         return Outcome(case.id, case.kind, outcome, line, 0.0)
     changed = changes(before, snapshot(warm.stage, job.writes))
     if warm.marker.exists():
-        outcome, line = "executed", warm.marker.read_text().splitlines()[0]
+        outcome = "executed"
+        line = warm.marker.read_text().splitlines()[0]
     elif changed:
         # Drafts beside a file that a command was to write are none of other files.
         are_drafts = all(DRAFT in one and one.endswith(" was made") for one in changed)

@@ -1,4 +1,4 @@
-"""What is in the stage before and after a command."""
+"""Compare the files of the stage before and after a command."""
 
 from __future__ import annotations
 

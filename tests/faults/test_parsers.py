@@ -1,4 +1,4 @@
-"""What users write is read, or refused in one line; no other exception comes out of a parser."""
+"""Tests of parsers: they read what users write or refuse it in one line, whatever it is."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ MOST_KEPT = 200_000
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended, and what it printed.
+    """Hold how a command ended, and what it printed.
 
     A negative code is the signal that killed it.
     """

@@ -33,7 +33,8 @@ def made(tiny_layout, tmp_path_factory):
     output = str(tmp_path_factory.mktemp("products"))
     settings = SMALL | {"data": str(tiny_layout), "output": output, "name": "one"}
     one = cross_validate(settings, say=lines.append)
-    tta = run_tta(one.path, views="hflip", name="tta", page=False, say=lambda _: None)
+    how = {"page": False, "say": lambda _: None}
+    tta = run_tta(one.path, views="hflip", name="tta", trust_parts=True, **how)
     both = blend([one, tta], method="soft", name="both", page=False, say=lambda _: None)
     return [one, tta, both], lines
 
