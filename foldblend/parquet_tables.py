@@ -20,6 +20,9 @@ from foldblend.words import tidy
 
 __all__ = ["read_parquet_table"]
 
+# Rows of a file of images that are read at once.
+AT_ONCE = 4096
+
 
 def _class_names(schema: Any) -> dict[str, list[str]]:
     """Return the class names that Hugging Face's datasets write for columns of class numbers."""
@@ -44,7 +47,7 @@ def _image_columns(schema: Any) -> frozenset[str]:
     )
 
 
-def _check(file: Path, source: Any, images: frozenset[str], max_rows: int | None) -> None:
+def _check(file: Path, source: Any, *, has_images: bool, max_rows: int | None) -> None:
     """Raise UserError if the table is too large, or two of its columns have one name."""
     names = source.schema_arrow.names
     twice = {name for name, count in Counter(names).items() if count > 1}
@@ -54,14 +57,15 @@ def _check(file: Path, source: Any, images: frozenset[str], max_rows: int | None
         )
     about = source.metadata
     check_size(file, rows=about.num_rows, columns=len(names), max_rows=max_rows)
-    # The images stay in the file.
-    stays = tuple(f"{name}.bytes" for name in images)
-    size = 0
-    for group in range(about.num_row_groups):
-        columns = [about.row_group(group).column(one) for one in range(about.num_columns)]
-        size += sum(
-            one.total_uncompressed_size for one in columns if one.path_in_schema not in stays
+    # Sizes of single columns are not asked for: pyarrow aborts the process if their statistics are
+    # damaged. Images stay in the file, so that the size of all columns says nothing.
+    if not has_images:
+        _check_bytes(
+            file, sum(about.row_group(one).total_byte_size for one in range(about.num_row_groups))
         )
+
+
+def _check_bytes(file: Path, size: int) -> None:
     if size > MOST_TEXT:
         raise UserError(
             f"{file}: has {size:,} bytes of cells, and at most {MOST_TEXT:,} are read; leave out"
@@ -69,12 +73,23 @@ def _check(file: Path, source: Any, images: frozenset[str], max_rows: int | None
         )
 
 
+def _paths_and_cells(file: Path, source: Any, columns: Sequence[str]) -> Any:
+    """Return columns of a file of images, read in parts so that their size is seen in time."""
+    parts = []
+    size = 0
+    for part in source.iter_batches(batch_size=AT_ONCE, columns=list(columns)):
+        size += part.nbytes
+        _check_bytes(file, size)
+        parts.append(part)
+    return pyarrow.Table.from_batches(parts) if parts else source.read(list(columns))
+
+
 def _read(opened: BinaryIO, file: Path, max_rows: int | None) -> tuple[Any, Any]:
     """Return the schema and the table."""
     with pyarrow.parquet.ParquetFile(opened) as source:
         schema = source.schema_arrow
         images = _image_columns(schema)
-        _check(file, source, images, max_rows)
+        _check(file, source, has_images=bool(images), max_rows=max_rows)
         # A text that many rows have is stored once, and so it must be here: the rows of a small
         # file could fill any memory.
         texts = [
@@ -87,6 +102,8 @@ def _read(opened: BinaryIO, file: Path, max_rows: int | None) -> tuple[Any, Any]
         again = pyarrow.parquet.ParquetFile(opened, metadata=about, read_dictionary=texts)
         # Of images, only the paths are read.
         wanted = [f"{name}.path" if name in images else name for name in schema.names]
+        if images:
+            return schema, _paths_and_cells(file, again, wanted)
         return schema, again.read(wanted)
 
 
