@@ -9,7 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from foldblend.runs.folder import logit_columns, table_hashes, write_json, write_table
+from foldblend.runs.folder import (
+    check_there,
+    logit_columns,
+    table_hashes,
+    write_json,
+    write_table,
+)
 from foldblend.runs.rows import mean_over_folds, write_submission, write_test_labels
 from foldblend.runs.tables import TableReader, check_rows_once
 from folds.data.manifest import Manifest
@@ -27,6 +33,7 @@ def assemble(folder: Path, manifest: Manifest, num_models: int, tables: TableRea
         check_rows_once(
             rows["image_id"], manifest.train["image_id"], f"{folder}/oof.parquet, repeat {repeat}"
         )
+    check_there(folder)
     write_table(folder / "oof.parquet", oof.sort_values(["repeat", "image_id"], ignore_index=True))
     if manifest.test is None:
         return
@@ -36,6 +43,7 @@ def assemble(folder: Path, manifest: Manifest, num_models: int, tables: TableRea
             table["image_id"], manifest.test["image_id"], f"{folder}/test_fold_{fold}.parquet"
         )
     test = mean_over_folds(tests, columns)
+    check_there(folder)
     write_table(folder / "test.parquet", test)
     write_submission(folder, test, manifest.answers, manifest.submission)
     write_test_labels(folder, manifest.test, manifest.classes)
@@ -54,4 +62,5 @@ def finish_record(
     info["about"], info["notes"] = describe_run(
         run.config, run.manifest, origin=run.origin["source"], views=run.views, folds=info["folds"]
     )
+    check_there(folder)
     write_json(folder / "run.json", info)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,17 @@ import pandas as pd
 
 from foldblend.cli import Say
 from foldblend.errors import UserError, counted
+from foldblend.files import is_file, write_bytes
 from foldblend.runs.environment import describe_environment
-from foldblend.runs.folder import FORMAT, PICTURES, file_hash, write_json, write_table
-from foldblend.runs.schema import read_info
+from foldblend.runs.folder import (
+    FORMAT,
+    PICTURES,
+    csv_bytes,
+    file_hash,
+    write_json,
+    write_table,
+)
+from foldblend.runs.schema import read_done, read_info
 from foldblend.scores.metrics import is_ordered
 from folds.data.manifest import Manifest
 from folds.fold_file import read_fold_file
@@ -23,7 +34,21 @@ from pipeline.data.preprocess import region_of
 from pipeline.job import Prepared
 from pipeline.open_folder import write_config
 
-__all__ = ["begin_run", "first_record", "with_folds"]
+__all__ = ["Folds", "begin_run", "first_record", "folds_of", "record_before", "say_start"]
+
+FOLDS = "folds.csv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folds:
+    """Hold the folds of a run, and what folds.csv is to contain."""
+
+    fold_RN: np.ndarray
+    """For each repeat, the fold of each training row."""
+    digest: str
+    """Hash of folds.csv, which is in the key of each fold."""
+    content: bytes | None
+    """Content to write; None: the file stays as it is."""
 
 
 def first_record(run: Prepared, folder: Path) -> dict[str, Any]:
@@ -65,41 +90,105 @@ def first_record(run: Prepared, folder: Path) -> dict[str, Any]:
     }
 
 
-def _folds(folder: Path, run: Prepared) -> np.ndarray:
-    """Return the R x N folds of the training rows, from folds.csv or written there."""
+def _recorded_hash(folder: Path, before: Mapping[str, Any], run: Prepared) -> str | None:
+    """Return the hash of the folds.csv that a run was made with, or None if nothing records it.
+
+    A run of an earlier version that is not finished has it in its folds only.
+    """
+    known: str | None = before.get("folds_hash")
+    for index in range(run.num_models):
+        if known is None and is_file(folder / f"fold_{index}" / "done.json"):
+            known = read_done(folder, index)["run_key"].get("folds")
+    return known
+
+
+def _content(run: Prepared, fold_RN: np.ndarray) -> tuple[bytes, str]:
+    """Return the content of folds.csv for these folds, and its hash."""
     train = run.manifest.train
-    file = folder / "folds.csv"
-    if file.is_file():
+    rows = [
+        train[["image_id", "group", "label"]].assign(repeat=repeat, fold=fold_N)
+        for repeat, fold_N in enumerate(fold_RN)
+    ]
+    data = csv_bytes(pd.concat(rows))
+    return data, hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def folds_of(run: Prepared, folder: Path, before: Mapping[str, Any], say: Say) -> Folds:
+    """Return the folds of a run, from folds.csv in its folder if it is there; write nothing.
+
+    A folds.csv that was saved in another form, as a spreadsheet does, but has the folds of the run
+    is to be written again as it was: the folds in training depend on its hash.
+
+    Parameters
+    ----------
+    run
+        The prepared run.
+    folder
+        The run folder.
+    before
+        The run.json that is there; empty for a new run.
+    say
+        Gets a line if the file is to be written again.
+
+    Raises
+    ------
+    UserError
+        If folds.csv has other folds than the run.
+    """
+    file = folder / FOLDS
+    recorded = _recorded_hash(folder, before, run)
+    planned, digest = _content(run, run.fold_RN)
+    is_planned = recorded in (None, digest)
+    start_again = "pass --no-resume to start the run again, or another --name"
+    if not is_file(file):
+        if not is_planned:
+            raise UserError(
+                f"{file}: is missing, and this version makes other folds; restore it, or"
+                f" {start_again}"
+            )
+        return Folds(fold_RN=run.fold_RN, digest=digest, content=planned)
+    found = file_hash(file)
+    cure = (
+        "remove it to write it again as it was" if is_planned else f"restore it, or {start_again}"
+    )
+    try:
         fold_RN = read_fold_file(
             file,
-            train,
+            run.manifest.train,
             leaks=SPLITTERS[run.config.split.split].leaks,
             group_name=run.manifest.group_name,
         )
-        if fold_RN.shape != run.fold_RN.shape or fold_RN.max() != run.fold_RN.max():
-            raise UserError(
-                f"{file}: has a different number of folds or repeats; remove it to write it again"
-            )
-        return fold_RN
-    rows = [
-        train[["image_id", "group", "label"]].assign(repeat=repeat, fold=fold_N)
-        for repeat, fold_N in enumerate(run.fold_RN)
-    ]
-    write_table(file, pd.concat(rows))
-    return run.fold_RN
+    except UserError as error:
+        if recorded in (None, found):
+            raise
+        why = str(error).removeprefix(f"{file}: ").rpartition(";")[0]
+        raise UserError(f"{file}: has changed since the run was made ({why}); {cure}") from None
+    if fold_RN.shape != run.fold_RN.shape or fold_RN.max() != run.fold_RN.max():
+        raise UserError(f"{file}: has a different number of folds or repeats; {cure}")
+    if recorded in (None, found):
+        return Folds(fold_RN=fold_RN, digest=found, content=None)
+    content, digest = _content(run, fold_RN)
+    if digest != recorded:
+        raise UserError(f"{file}: has other folds than the run was made with; {cure}")
+    say(f"{file}: was saved in another form, with the same folds; it is written again as it was")
+    return Folds(fold_RN=fold_RN, digest=digest, content=content)
 
 
-def with_folds(run: Prepared, folder: Path, info: dict[str, Any]) -> Prepared:
-    """Return the run with the folds of its folder; `info` receives the hash of folds.csv.
+def record_before(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
+    """Return the run.json that is in the folder, or {}; `info` receives what a resumed run keeps.
 
-    Raises UserError if folds.csv has other folds than the run.
+    A new run gets the time of its start.
     """
-    run = dataclasses.replace(run, fold_RN=_folds(folder, run))
-    info["folds_hash"] = file_hash(folder / "folds.csv")
-    # A resumed run keeps the environment of its start; each fold records its own as well.
-    if not (folder / "env.json").is_file():
-        write_json(folder / "env.json", describe_environment(weights=run.origin))
-    return run
+    before = dict(read_info(folder)) if is_file(folder / "run.json") else {}
+    # A resumed run keeps its first start. Runs of earlier versions have none.
+    if "started" in before or not before:
+        info["started"] = before.get("started", round(time.time()))
+    # A run of an earlier version goes on with short last batches, so that its folds are alike.
+    info["padded"] = bool(before.get("padded", "run_key" not in before))
+    # So does the record of the pixels, which has the version of OpenCV.
+    if "preprocess" in before:
+        info["preprocess"] = before["preprocess"]
+    return before
 
 
 def _write_image_paths(folder: Path, manifest: Manifest) -> None:
@@ -115,11 +204,38 @@ def _write_image_paths(folder: Path, manifest: Manifest) -> None:
     )
 
 
-def begin_run(run: Prepared, folder: Path, info: dict[str, Any], say: Say) -> dict[str, Any]:
-    """Write the first files of the run folder and return its previous run.json.
+def begin_run(
+    run: Prepared, folder: Path, info: Mapping[str, Any], folds: Folds, *, is_done: bool
+) -> None:
+    """Write the first files of the run folder.
 
-    A new run gets the time of its start instead.
+    Parameters
+    ----------
+    run
+        The prepared run.
+    folder
+        The run folder, locked by the caller.
+    info
+        The run.json of a run that is not finished.
+    folds
+        The folds of the run.
+    is_done
+        Whether all folds of a finished run are kept. Its run.json then stays as it is.
     """
+    # run.json comes first, because it marks the folder as a run.
+    if not is_done:
+        write_json(folder / "run.json", info)
+    write_config(folder, run.config)
+    _write_image_paths(folder, run.manifest)
+    if folds.content is not None:
+        write_bytes(folder / FOLDS, folds.content)
+    # A resumed run keeps the environment of its start; each fold records its own as well.
+    if not (folder / "env.json").is_file():
+        write_json(folder / "env.json", describe_environment(weights=run.origin))
+
+
+def say_start(run: Prepared, folder: Path, info: Mapping[str, Any], say: Say) -> None:
+    """Say what the run is of, and on what it runs."""
     machine = run.config.machine
     data = info["data"]
     say(
@@ -129,19 +245,3 @@ def begin_run(run: Prepared, folder: Path, info: dict[str, Any], say: Say) -> di
         f" {machine.device}, {machine.amp_dtype if machine.amp else 'float32'},"
         f" {counted(machine.threads, 'thread')}, {counted(machine.workers, 'worker')}"
     )
-    before = (
-        read_info(folder) if (folder / "run.json").is_file() else {"started": round(time.time())}
-    )
-    # A resumed run keeps its first start. Runs of earlier versions have none.
-    if "started" in before:
-        info["started"] = before["started"]
-    # A run of an earlier version goes on with short last batches, so that its folds are alike.
-    info["padded"] = bool(before.get("padded", "run_key" not in before))
-    # So does the record of the pixels, which has the version of OpenCV.
-    if "preprocess" in before:
-        info["preprocess"] = before["preprocess"]
-    # run.json comes first, because it marks the folder as a run.
-    write_json(folder / "run.json", info)
-    write_config(folder, run.config)
-    _write_image_paths(folder, run.manifest)
-    return dict(before)

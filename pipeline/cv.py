@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from foldblend.runs.schema import read_info
 from foldblend.scores.metrics import METRICS
 from foldblend.spreadsheets import safe_csv
 from pipeline.assemble import assemble, finish_record
-from pipeline.begin import begin_run, first_record, with_folds
+from pipeline.begin import begin_run, first_record, folds_of, record_before, say_start
 from pipeline.config.run import RunConfig, parse_folds
 from pipeline.config.settings import make_config, replace
 from pipeline.config.trust import Trust, own_parts
@@ -119,12 +120,20 @@ def _cross_validate(
         with lock_folder(folder, wait=wait):
             open_folder(folder, run.config, info, data=run.manifest, resume=resume)
             sweep(folder)
-            before = begin_run(run, folder, info, say)
-            run = with_folds(run, folder, info)
-            done = finished_folds(run, folder, info)
+            say_start(run, folder, info, say)
+            # Whatever can stop the command comes before the first file is written, so that a
+            # finished run stays finished.
+            before = record_before(folder, info)
+            folds = folds_of(run, folder, before, say)
+            run = dataclasses.replace(run, fold_RN=folds.fold_RN)
+            info["folds_hash"] = folds.digest
+            done = finished_folds(run, folder, info, say=say)
             left = [index for index, fold in done.items() if fold is None]
             todo = [index for index in left if not only or index in only]
             claim = claim_folds(claims, folder, todo, chosen=bool(only))
+            was_done = before.get("status") == "done" and not claim.mine
+            if not (was_done and left):
+                begin_run(run, folder, info, folds, is_done=was_done)
         if claim.others:
             say(f"{folder}: another process is training folds {listed(claim.others, most=9)}")
         if claim.mine:

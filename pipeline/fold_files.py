@@ -11,7 +11,9 @@ import pandas as pd
 import safetensors.torch
 import torch
 
-from foldblend.files import remove, write_bytes
+from foldblend.cli import Say
+from foldblend.errors import listed
+from foldblend.files import is_file, remove, write_bytes
 from foldblend.runs.folder import check_there, file_hash, with_logits, write_table
 from foldblend.runs.schema import read_done
 from foldblend.runs.tables import TableReader
@@ -35,18 +37,37 @@ __all__ = [
 LOGIT_BYTES = 3
 
 
-def finished_fold(folder: Path, index: int, run_key: dict[str, str]) -> dict[str, Any] | None:
+def finished_fold(
+    folder: Path, index: int, run_key: dict[str, str], say: Say | None = None
+) -> dict[str, Any] | None:
     """Return a fold's done.json, or None if the fold cannot be kept.
 
-    It is kept if it is finished, its hashes equal `run_key`, and its files are unchanged.
+    It is kept if it is finished, its hashes equal `run_key`, and its files are unchanged. `say`
+    gets a line on a finished fold that is not kept.
     """
-    done_file = folder / f"fold_{index}" / "done.json"
-    if not done_file.is_file():
+    if not (folder / f"fold_{index}" / "done.json").is_file():
         return None
     done = read_done(folder, index)
-    files = {folder / name: digest for name, digest in done["files"].items()}
-    intact = all(file.is_file() and file_hash(file) == digest for file, digest in files.items())
-    return dict(done) if intact and done["run_key"] == run_key else None
+    why = _why_not_kept(folder, index, done, run_key)
+    if why is not None and say is not None:
+        say(f"{folder}/{why}, so fold_{index} is not kept and must be trained again")
+    return None if why is not None else dict(done)
+
+
+def _why_not_kept(
+    folder: Path, index: int, done: Mapping[str, Any], run_key: Mapping[str, str]
+) -> str | None:
+    """Return the file of a finished fold that is not as it should be, and why, or None."""
+    before = done["run_key"]
+    differ = [name for name in {**run_key, **before} if run_key.get(name) != before.get(name)]
+    if differ:
+        return f"fold_{index}/done.json: is of another run (different {listed(differ)})"
+    for name, digest in done["files"].items():
+        if not is_file(folder / name):
+            return f"{name}: is missing"
+        if file_hash(folder / name) != digest:
+            return f"{name}: is damaged (its hash is not the recorded one)"
+    return None
 
 
 def fold_key(run: Prepared, info: Mapping[str, Any]) -> dict[str, str]:
@@ -55,15 +76,21 @@ def fold_key(run: Prepared, info: Mapping[str, Any]) -> dict[str, str]:
 
 
 def finished_folds(
-    run: Prepared, folder: Path, info: Mapping[str, Any], *, among: Sequence[int] | None = None
+    run: Prepared,
+    folder: Path,
+    info: Mapping[str, Any],
+    *,
+    among: Sequence[int] | None = None,
+    say: Say | None = None,
 ) -> dict[int, dict[str, Any] | None]:
     """Return the done.json of each fold, or None for each that is not finished, by its number.
 
-    `among` names the folds to look at (default: all).
+    `among` names the folds to look at (default: all). `say` gets a line for each finished fold that
+    is not kept.
     """
     key = fold_key(run, info)
     numbers = range(run.num_models) if among is None else among
-    done = {index: finished_fold(folder, index, key) for index in numbers}
+    done = {index: finished_fold(folder, index, key, say) for index in numbers}
     # A process that was killed just after a fold's last file leaves a checkpoint behind.
     for index in [index for index, fold in done.items() if fold is not None]:
         (folder / f"fold_{index}" / CHECKPOINT).unlink(missing_ok=True)
@@ -162,8 +189,10 @@ def write_fold(
                 ids, dict(zip(job.run.views, test_VNC, strict=True))
             )
     weights = f"fold_{index}/best.safetensors"
+    check_there(job.folder)
     write_bytes(job.folder / weights, safetensors.torch.save(state))
     for name, table in tables.items():
+        check_there(job.folder)
         write_table(job.folder / name, table)
     return {name: file_hash(job.folder / name) for name in (*tables, weights, *shared)}
 

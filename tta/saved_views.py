@@ -17,7 +17,7 @@ from foldblend.runs.broken import BrokenRun
 from foldblend.runs.check import NEEDED, finished_run
 from foldblend.runs.checked import between
 from foldblend.runs.costs import num_models
-from foldblend.runs.folder import file_hash, write_json, write_table
+from foldblend.runs.folder import check_there, file_hash, write_json, write_table
 from foldblend.runs.info import MOST_IMAGES, MOST_SECONDS
 from foldblend.runs.run import Run
 from foldblend.runs.schema import read_checked, read_done
@@ -175,6 +175,7 @@ def _check_ids(run: Run, index: int, part: str, rows: pd.DataFrame) -> None:
 def add_rows(run: Run, index: int, part: str, fresh: pd.DataFrame) -> None:
     """Add rows of further views to those that a fold has."""
     tables = [one for one in (_added(run, index, part), fresh) if one is not None and len(one)]
+    check_there(run.path)
     _further(run, index, part).parent.mkdir(exist_ok=True)
     table = pd.concat(tables, ignore_index=True).assign(of=_origin(run, index))
     file = _further(run, index, part)
@@ -218,6 +219,7 @@ def note_pipelines(run: Run, names: Sequence[str]) -> None:
     file = run.path / PIPELINES
     now = _pipelines(names)
     if now:
+        check_there(run.path)
         file.parent.mkdir(exist_ok=True)
         write_json(file, _pipelines_before(file) | now)
 
@@ -247,4 +249,5 @@ def note_seconds(run: Run, times: Mapping[str, tuple[int, float]]) -> None:
     """
     file = run.path / TIMES
     now = {name: {"pictures": num, "seconds": seconds} for name, (num, seconds) in times.items()}
+    check_there(run.path)
     write_json(file, {**_times(file), **now})

@@ -16,7 +16,14 @@ from foldblend.errors import UserError
 from foldblend.progress import lines_to, write
 from foldblend.runs.costs import device_of, num_models, pass_seconds, passes_per_view
 from foldblend.runs.derived import Derived, open_derived, write_derived
-from foldblend.runs.folder import PICTURES, lock_folder, rows_like, with_logits, write_table
+from foldblend.runs.folder import (
+    PICTURES,
+    check_there,
+    lock_folder,
+    rows_like,
+    with_logits,
+    write_table,
+)
 from foldblend.runs.oof import oof_rows
 from foldblend.runs.run import Run
 from foldblend.runs.tables import ROW_COLUMNS
@@ -264,6 +271,7 @@ def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = write) -> 
             pictures=run.tables.data(PICTURES) if has_images else None,
         )
         made = write_derived(written, merged)
+        check_there(written)
         write_table(written / EFFECTS, table)
         finish(made, page=config.page, report=config.report, say=say)
     return made

@@ -21,6 +21,7 @@ from foldblend.runs.environment import describe_environment
 from foldblend.runs.folder import (
     FORMAT,
     PICTURES,
+    check_there,
     clear_folder,
     file_hash,
     is_empty,
@@ -141,30 +142,46 @@ def write_derived(folder: Path, made: Derived) -> Run:
     }
     # run.json is written first, so that an interrupted folder is recognised as a run.
     write_json(folder / "run.json", record | {"status": "running"})
-    write_json(folder / "env.json", describe_environment())
+    _write(folder, "env.json", describe_environment())
     if made.pictures is not None:
-        write_bytes(folder / PICTURES, made.pictures)
-    write_table(folder / "folds.csv", made.rows[["image_id", "group", "label", "repeat", "fold"]])
-    write_table(folder / "oof.parquet", with_logits(made.rows, made.logits_NC))
+        _write(folder, PICTURES, made.pictures)
+    _write(folder, "folds.csv", made.rows[["image_id", "group", "label", "repeat", "fold"]])
+    _write(folder, "oof.parquet", with_logits(made.rows, made.logits_NC))
     _write_plain(folder, made)
     for fold, test in enumerate(made.tests):
-        write_table(folder / f"test_fold_{fold}.parquet", test)
+        _write(folder, f"test_fold_{fold}.parquet", test)
     if made.tests:
         mean = mean_over_folds(
             made.tests, logit_columns(len(made.like.classes)), of_shares=made.of_shares
         )
-        write_table(folder / "test.parquet", mean)
+        _write(folder, "test.parquet", mean)
+        check_there(folder)
         write_submission(folder, mean, made.like.info["answers"], form)
         _copy_test_labels(folder, members)
     for name, one in made.sections.items():
+        check_there(folder)
         write_section(folder, name, one)
     for name, content in made.files.items():
-        write_bytes(folder / name, content)
+        _write(folder, name, content)
+    check_there(folder)
     finished = before.get("finished", round(time.time()))
     hashes = {"folds_hash": file_hash(folder / "folds.csv"), "files": table_hashes(folder)}
     ended = {"status": "done", "finished": finished, **hashes}
-    write_json(folder / "run.json", record | ended)
+    _write(folder, "run.json", record | ended)
     return Run(folder)
+
+
+def _write(
+    folder: Path, name: str, content: pd.DataFrame | Mapping[str, Any] | bytes | str
+) -> None:
+    """Write a file of the run; raise UserError if the folder was removed meanwhile."""
+    check_there(folder)
+    if isinstance(content, pd.DataFrame):
+        write_table(folder / name, content)
+    elif isinstance(content, Mapping):
+        write_json(folder / name, dict(content))
+    else:
+        write_bytes(folder / name, content)
 
 
 def _write_plain(folder: Path, made: Derived) -> None:
@@ -172,13 +189,13 @@ def _write_plain(folder: Path, made: Derived) -> None:
     if made.plain_NC is None:
         (folder / PLAIN_OOF).unlink(missing_ok=True)
     else:
-        write_table(folder / PLAIN_OOF, with_logits(made.rows, made.plain_NC))
+        _write(folder, PLAIN_OOF, with_logits(made.rows, made.plain_NC))
     if not made.plain_tests:
         (folder / PLAIN_TEST).unlink(missing_ok=True)
         return
     columns = logit_columns(len(made.like.classes))
     mean = mean_over_folds(made.plain_tests, columns, of_shares=made.of_shares)
-    write_table(folder / PLAIN_TEST, mean)
+    _write(folder, PLAIN_TEST, mean)
 
 
 def _passed_on(members: Sequence[Run]) -> dict[str, Any]:
@@ -198,4 +215,4 @@ def _copy_test_labels(folder: Path, members: Sequence[Run]) -> None:
     if run is None:
         (folder / TEST_LABELS).unlink(missing_ok=True)
     else:
-        write_bytes(folder / TEST_LABELS, run.tables.data(TEST_LABELS))
+        _write(folder, TEST_LABELS, run.tables.data(TEST_LABELS))

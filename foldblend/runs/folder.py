@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -34,6 +35,7 @@ __all__ = [
     "SECTIONS",
     "check_there",
     "clear_folder",
+    "csv_bytes",
     "drop_fold_locks",
     "file_hash",
     "ids_hash",
@@ -92,19 +94,28 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a table atomically, as CSV if the suffix is .csv and as parquet otherwise."""
     # About as many bytes as in memory, where texts count as their references only.
     needed = int(table.memory_usage(index=False).sum())
-    if path.suffix == ".csv":
-        write_with(path, lambda draft: _write_csv(table, draft), needed=needed)
-    else:
-        write_with(path, lambda draft: _write_parquet(table, draft), needed=needed)
+    write_table_to = _write_csv if path.suffix == ".csv" else _write_parquet
+
+    def write(draft: Path) -> None:
+        # Of a path, pandas would replace ~, and pyarrow takes none that is no UTF-8.
+        with draft.open("wb") as file:
+            write_table_to(table, file)
+
+    write_with(path, write, needed=needed)
 
 
-def _write_parquet(table: pd.DataFrame, draft: Path) -> None:
-    # Of a path, pandas would replace ~, and pyarrow takes none that is no UTF-8.
-    with draft.open("wb") as file:
-        table.to_parquet(file, index=False)
+def csv_bytes(table: pd.DataFrame) -> bytes:
+    """Return the content that `write_table` gives a CSV."""
+    file = io.BytesIO()
+    _write_csv(table, file)
+    return file.getvalue()
 
 
-def _write_csv(table: pd.DataFrame, draft: Path) -> None:
+def _write_parquet(table: pd.DataFrame, file: BinaryIO) -> None:
+    table.to_parquet(file, index=False)
+
+
+def _write_csv(table: pd.DataFrame, file: BinaryIO) -> None:
     """Write a CSV that reads the same as one written by pandas, using pyarrow if possible.
 
     pyarrow is ten times as fast, but it writes booleans differently and rejects mixed types.
@@ -113,18 +124,17 @@ def _write_csv(table: pd.DataFrame, draft: Path) -> None:
         # With "needed", pyarrow quotes every text of the table, so "none" is tried first.
         for quotes in ("none", "needed"):
             try:
-                with draft.open("wb") as file:
-                    file.write(table.iloc[:0].to_csv(index=False).encode())
-                    options = pyarrow.csv.WriteOptions(include_header=False, quoting_style=quotes)
-                    pyarrow.csv.write_csv(
-                        pyarrow.Table.from_pandas(table, preserve_index=False), file, options
-                    )
+                file.write(table.iloc[:0].to_csv(index=False).encode())
+                options = pyarrow.csv.WriteOptions(include_header=False, quoting_style=quotes)
+                pyarrow.csv.write_csv(
+                    pyarrow.Table.from_pandas(table, preserve_index=False), file, options
+                )
                 return
             except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, pyarrow.ArrowNotImplementedError):
-                # A text needs quotes, or a column has mixed types: the next attempt overwrites
-                # the file.
-                continue
-    table.to_csv(draft, index=False)
+                # A text needs quotes, or a column has mixed types: the next attempt starts again.
+                file.seek(0)
+                file.truncate()
+    table.to_csv(file, index=False, mode="wb")
 
 
 def write_section(folder: Path, name: str, one: Mapping[str, Any]) -> None:
@@ -178,7 +188,8 @@ def check_there(folder: Path) -> None:
     """
     if not (folder / "run.json").is_file():
         raise UserError(
-            f"{folder}: was removed while it was in use; run the same command again to start afresh"
+            f"{folder}: was removed or renamed while it was in use; run the same command again to"
+            " start afresh"
         )
 
 

@@ -153,6 +153,7 @@ def run_heads(job: TrainingJob, todo: Sequence[int]) -> dict[int, dict[str, Any]
                 _keep_reference(job, train_VND[0], fold_N)
         for index in wanted:
             done[index] |= {"seconds": each, "infer_images_per_s": features.images_per_s}
+            check_there(job.folder)
             write_json(job.folder / f"fold_{index}" / "done.json", done[index])
             job.say_done(index, done[index])
     return done
@@ -165,6 +166,7 @@ def _keep_reference(job: TrainingJob, features_ND: np.ndarray, fold_N: np.ndarra
     images = job.feeder.source.of(table)
     looks_N3 = looks_of(images, table["path"].tolist(), train_N.tolist())
     reference = make_reference(features_ND[train_N], features_ND[held_N], looks_N3)
+    check_there(job.folder)
     of = file_hash(job.folder / "fold_0" / "best.safetensors")
     keep_reference(job.folder, of, reference)
 

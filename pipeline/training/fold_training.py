@@ -288,6 +288,7 @@ class _FoldTraining:
         metric = self.job.run.config.output.metric
         label_N = self.held_out["label"].to_numpy()
         score = row[f"val_{metric}"] = self._score(self.held_out, logits_VNC)
+        check_there(job.folder)
         write_table(self.folder / "log.csv", pd.DataFrame(self.course.rows))
         epoch = int(row["epoch"])
         proba_NC = softmax(mean_logit(logits_VNC))
@@ -345,6 +346,7 @@ class _FoldTraining:
         }
         if course.best_state is not None:
             done["epoch"] = course.best_epoch
+        check_there(job.folder)
         write_json(self.folder / "done.json", done)
         self.checkpoints.remove()
         return done

@@ -22,7 +22,7 @@ from foldblend.runs.calibrated import (
     plain_test,
 )
 from foldblend.runs.check import finished_run
-from foldblend.runs.folder import write_json, write_table
+from foldblend.runs.folder import check_there, write_json, write_table
 from foldblend.runs.oof import OofArrays, oof_arrays
 from foldblend.runs.report_info import ReportInfo
 from foldblend.runs.run import Run
@@ -356,6 +356,7 @@ def write_report(run: str | Path | Run, *, page: bool = True) -> str:
     text = render_text(report)
     html = _page(run, report) if page else None
     page_file = run.path / "report.html"
+    check_there(run.path)
     # A kill on the way must not leave a page with outdated numbers.
     page_file.unlink(missing_ok=True)
     write_table(run.path / "predictions.csv", for_spreadsheets(predictions(run)))

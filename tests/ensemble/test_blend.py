@@ -46,6 +46,22 @@ def command(blend_command):
     return lambda *argv: blend_command(*argv, "--no-page")
 
 
+def test_a_folder_that_is_removed_meanwhile_is_an_error_and_starts_afresh(
+    drawn, command, monkeypatch
+):
+    runs = sorted(drawn.iterdir())
+
+    def removed():
+        shutil.rmtree(drawn / "all", ignore_errors=True)
+        return {}
+
+    with monkeypatch.context() as patch:
+        patch.setattr("foldblend.runs.derived.describe_environment", removed)
+        done = command(*runs, "--name", "all")
+        done.assert_one_line_error("all: was removed or renamed", "run the same command again")
+    assert command(*runs, "--name", "all").code == 0
+
+
 def section_named(run, words):
     return next(one for one in run.report["sections"] if words in one["title"])
 
@@ -94,6 +110,29 @@ def test_blend_yaml_repeats_a_blend_to_the_byte_in_any_order_of_runs(drawn, tmp_
         == 0
     )
     assert yaml.safe_load((drawn / "four" / "blend.yaml").read_text())["method"] == "soft"
+
+
+def test_members_of_a_blend_yaml_do_not_decide_where_is_written(
+    drawn, tmp_path, command, monkeypatch
+):
+    assert command(drawn / "a", drawn / "b", "--method", "soft", "--name", "one").code == 0
+    before = {*drawn.iterdir()}
+    settings = yaml.safe_load((drawn / "one" / "blend.yaml").read_text())
+    for member in settings["members"]:
+        member["path"] = str((drawn / "one" / member["path"]).resolve())
+    received = tmp_path / "received" / "outputs" / "one"
+    received.mkdir(parents=True)
+    own = tmp_path / "own"
+    own.mkdir()
+    monkeypatch.chdir(own)
+    for folder in (received, own):
+        (folder / "blend.yaml").write_text(yaml.safe_dump(settings))
+    (received / "run.json").write_text("{}")
+    for folder, beside in ((received, received.parent), (own, own / "outputs")):
+        done = command("--config", folder / "blend.yaml", "--name", "again")
+        assert done.code == 0, done.err
+        assert (beside / "again" / "run.json").is_file()
+    assert {*drawn.iterdir()} == before
 
 
 def test_a_member_that_changed_since_blend_yaml_is_refused(drawn, command):

@@ -138,8 +138,9 @@ def test_a_folder_that_is_removed_while_it_is_used_is_an_error_and_starts_afresh
 
     with monkeypatch.context() as patch:
         patch.setattr(Fit, "_train_step", remove_and_step)
-        with pytest.raises(UserError, match="a: was removed while it was in use"):
-            run(tiny_layout, tmp_path, folds=2)
+        with pytest.raises(UserError, match="a: was removed or renamed while it was in use"):
+            run(tiny_layout, tmp_path, folds=2, epochs=2)
+    assert not (tmp_path / "a" / "fold_0").exists()
     assert run(tiny_layout, tmp_path, folds=2).info["status"] == "done"
 
 
