@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
+import importlib.machinery
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from foldblend.errors import UserError, did_you_mean, in_a_line, shown
@@ -55,6 +58,48 @@ def parse_parts(text: str | None) -> frozenset[str]:
     return frozenset(names)
 
 
+class _FromSource(importlib.machinery.SourceFileLoader):
+    """Loader of a module that compiles its source and takes no compiled file for it.
+
+    A compiled file may be of another source than the one whose hash is compared and recorded.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        file = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(file), file)
+        return code
+
+
+class _OwnSources:
+    """Finder of users' own modules; those that are installed are left to Python."""
+
+    @staticmethod
+    def find_spec(
+        name: str, path: Sequence[str] | None = None, target: Any = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        from foldblend.sources import is_own_source
+
+        if name.partition(".")[0] in PACKAGES:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is None or type(spec.loader) is not importlib.machinery.SourceFileLoader:
+            return None
+        if not is_own_source(Path(spec.loader.path)):
+            return None
+        spec.loader = _FromSource(spec.loader.name, spec.loader.path)
+        return spec
+
+
+@contextlib.contextmanager
+def _from_source() -> Iterator[None]:
+    """Compile users' own modules that are imported meanwhile from their source."""
+    sys.meta_path.insert(0, _OwnSources)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(_OwnSources)
+
+
 def load_custom(name: str, flag: str) -> Any:
     """Import a user's own part module:name; the current folder is searched too.
 
@@ -73,7 +118,8 @@ def load_custom(name: str, flag: str) -> Any:
         # At the end, so that a user's random.py does not hide the standard library's.
         sys.path.append(here)
     try:
-        module = importlib.import_module(module_name)
+        with _from_source():
+            module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         own = error.name is not None and (
             module_name == error.name or module_name.startswith(error.name + ".")

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import hashlib
 import importlib.machinery
+import site
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import sysconfig
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from foldblend.errors import UserError
 from foldblend.plugins import is_custom
 from foldblend.reading import read_bounded
+from foldblend.siblings import PACKAGES
 
-__all__ = ["is_unchanged", "joint_hash", "module_file", "source_hashes"]
+__all__ = ["is_own_source", "is_unchanged", "joint_hash", "module_file", "source_hashes"]
 
+OURS = {*PACKAGES, "foldblend"}
 MOST_SOURCE = 2**28  # bytes, as a compiled module is hashed too
 
 
@@ -85,8 +91,73 @@ def _hashes(modules: Iterable[str]) -> dict[str, str]:
     return {module: one for module, one in found.items() if one is not None}
 
 
+@functools.cache
+def _library_folders() -> tuple[Path, ...]:
+    """Return the folders of Python itself and of what is installed."""
+    paths = sysconfig.get_paths()
+    found = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    found |= {*site.getsitepackages(), site.getusersitepackages()}
+    return tuple(Path(one).resolve() for one in found)
+
+
+def is_own_source(file: Path | None) -> bool:
+    """Return whether a module's file is source of a user: neither installed nor of Python.
+
+    What is installed has the same source on many machines, so that a hash of it says nothing.
+    """
+    if file is None or file.suffix != ".py":
+        return False
+    place = file.resolve()
+    return not any(place.is_relative_to(folder) for folder in _library_folders())
+
+
+def _imports_of(module: str, file: Path) -> Iterator[str]:
+    """Yield the modules that a source file may import, by its text."""
+    try:
+        tree = ast.parse(read_bounded(file, most=MOST_SOURCE))
+    except (UserError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return
+    parts = module.split(".")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (one.name for one in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            # One dot is the package itself, which a module's name has before its last part.
+            last = len(parts) - node.level + (file.name == "__init__.py")
+            outer = parts[:last] if node.level else []
+            base = ".".join([*outer, *([node.module] if node.module else [])])
+            yield base
+            # A name may be that of a module as well.
+            yield from (f"{base}.{one.name}" for one in node.names)
+
+
+def _with_imported(modules: Iterable[str]) -> list[str]:
+    """Return modules with the user's own ones that they import, directly or indirectly."""
+    found = dict.fromkeys(modules)
+    left = [*found]
+    while left:
+        module = left.pop()
+        file = module_file(module)
+        if file is None or not is_own_source(file) or module.partition(".")[0] in OURS:
+            continue
+        imported = {one for name in _imports_of(module, file) for one in _with_packages(name)}
+        for name in sorted(imported - found.keys()):
+            of_ours = name.partition(".")[0] in OURS
+            if (
+                name
+                and not of_ours
+                and not _is_of_python(name)
+                and is_own_source(module_file(name))
+            ):
+                found[name] = None
+                left.append(name)
+    return [*found]
+
+
 def source_hashes(name: str, part: Any) -> dict[str, str]:
     """Return the hashes of a part's source files by module, for run.json.
+
+    Modules of the user's own that they import are included.
 
     Parameters
     ----------
@@ -96,7 +167,7 @@ def source_hashes(name: str, part: Any) -> dict[str, str]:
         The imported part, which may be defined in another module.
     """
     modules = [name.partition(":")[0], getattr(part, "__module__", None) or ""]
-    return _hashes(dict.fromkeys(one for module in modules for one in _with_packages(module)))
+    return _hashes(_with_imported(one for module in modules for one in _with_packages(module)))
 
 
 def _is_of_python(module: str) -> bool:
@@ -106,10 +177,11 @@ def _is_of_python(module: str) -> bool:
 def is_unchanged(name: str, recorded: Mapping[str, Any]) -> bool:
     """Return whether the source of a part is what `source_hashes` recorded.
 
-    Modules of Python itself are never a user's part, and their hashes are known to everybody.
+    Modules of Python itself and installed ones are never a user's part, and their hashes are known
+    to everybody.
     """
     own = _with_packages(name.partition(":")[0])
-    if _is_of_python(own[0]) or own[-1] not in recorded:
+    if _is_of_python(own[0]) or own[-1] not in recorded or not is_own_source(module_file(own[-1])):
         return False
     return _hashes(dict.fromkeys([*own, *map(str, recorded)])) == dict(recorded)
 
@@ -118,12 +190,12 @@ def joint_hash(names: Iterable[str]) -> str | None:
     """Return the hash of the modules that parts are named after, as `plugins.source_hash` joins it.
 
     It differs from that one if a part is defined in another module. None where a module has no
-    file, or is one of Python itself.
+    file, or is not a user's own.
     """
     modules = {name.partition(":")[0] for name in names if is_custom(name)}
     if any(_is_of_python(module) for module in modules):
         return None
     files = [module_file(module) for module in modules]
-    if not files or None in files:
+    if not files or not all(map(is_own_source, files)):
         return None
     return _hash_of(sorted({file for file in files if file is not None}, key=str))

@@ -2,12 +2,15 @@
 
 import importlib
 import json
+import os
+import py_compile
 import re
 import shutil
 import sys
 import textwrap
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -306,7 +309,7 @@ def test_sources_are_found_without_an_import(evil, tmp_path):
     assert not evil.ran
     name = "evils.deep.net:Net"
     recorded = source_hashes(name, load_custom(name, name))
-    assert {*recorded} == {"evils", "evils.deep.net"}
+    assert {*recorded} == {"evils", "evils.deep.net", "examples.own_parts"}
     assert joint_hash([name]) == source_hash([name])
     evil.forget()
     assert is_unchanged(name, recorded)
@@ -320,12 +323,47 @@ def test_sources_are_found_without_an_import(evil, tmp_path):
 
 
 def test_modules_of_python_are_nobodys_parts():
-    import os
+    for name, part in (
+        ("os:system", os.system),
+        ("builtins:exec", exec),
+        ("torch.hub:load", torch.hub.load),
+        ("joblib:load", joblib.load),
+    ):
+        recorded = source_hashes(name, part)
+        assert not is_unchanged(name, recorded)
+        assert joint_hash([name]) is None
 
-    name = "os:system"
-    recorded = source_hashes(name, os.system)
-    assert not is_unchanged(name, recorded)
-    assert joint_hash([name]) is None
+
+def test_helper_modules_of_a_part_are_compared(evil):
+    package = evil.file.parent / "evils"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "net.py").write_text("from . import sizes\nfrom .more import *\nNet = sizes.Net\n")
+    (package / "sizes.py").write_text("import evils.deep\nclass Net: pass\n")
+    for name in ("more", "deep"):
+        (package / f"{name}.py").write_text("")
+    name = "evils.net:Net"
+    recorded = source_hashes(name, load_custom(name, name))
+    modules = ("net", "sizes", "more", "deep")
+    assert {*recorded} == {"evils", *(f"evils.{one}" for one in modules)}
+    for module in modules:
+        file = package / f"{module}.py"
+        before = file.read_text()
+        evil.forget()
+        assert is_unchanged(name, recorded)
+        file.write_text(f"{before}changed = 1\n")
+        assert not is_unchanged(name, recorded)
+        file.write_text(before)
+
+
+def test_a_compiled_file_of_another_source_does_not_run(evil):
+    file = evil.file.parent / "evils.py"
+    file.write_text("Net = 'bad!'\n")
+    py_compile.compile(str(file))
+    when = file.stat().st_mtime_ns
+    file.write_text("Net = 'good'\n")
+    os.utime(file, ns=(when, when))
+    assert load_custom("evils:Net", "--loss") == "good"
 
 
 def test_typed_parts_are_free_and_others_are_not(tmp_path):
