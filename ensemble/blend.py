@@ -168,6 +168,22 @@ def blend(
             say(f"left out {named[folder]}: {error.why}")
 
 
+def _beside(config: BlendConfig, first: Path) -> Path:
+    """Return the folder to write a blend to: --output, or that of the first run.
+
+    The members that a blend.yaml names do not decide where is written, but its own place does.
+    """
+    if config.output is not None:
+        return Path(config.output)
+    file = config.config
+    if file is not None and config.runs == read_blend_file(file).runs:
+        of_blend = Path(file).absolute().parent
+        in_run = os.path.lexists(of_blend / "run.json")
+        return of_blend.parent if in_run else Path("outputs")
+    # The path "." has no name and is its parent too, so it is resolved first.
+    return first.parent if first.name else first.resolve().parent
+
+
 def _blend(config: BlendConfig, broken: Mapping[Path, str], say: Say) -> Run:
     """Blend the runs of `config` but for broken ones, given by folder with the reason."""
     found, skipped = find_members(
@@ -194,10 +210,7 @@ def _blend(config: BlendConfig, broken: Mapping[Path, str], say: Say) -> Run:
     ]
     kept = {} if decided.costs is None else {"costs": decided.costs.as_dict()}
     key = _key(record, decisions(config) | kept)
-    first = members[0]
-    # The path "." has no name and is its parent too, so it is resolved first.
-    beside = first.path.parent if first.path.name else first.path.resolve().parent
-    folder = Path(config.output or beside) / (config.name or f"blend_{key[:8]}")
+    folder = _beside(config, members[0].path) / (config.name or f"blend_{key[:8]}")
     before = dataclasses.replace(config, prefer=FORMERLY["prefer"])
     former = _key(record, decisions(before) | kept)
     # A blend of an earlier version stays what it is when its command is given again.
@@ -255,7 +268,7 @@ def _blend(config: BlendConfig, broken: Mapping[Path, str], say: Say) -> Run:
             PARAMETERS: content,
         }
         blended = Derived(
-            like=first,
+            like=members[0],
             info=info,
             members=members,
             rows=aligned.rows,

@@ -111,7 +111,9 @@ class BlendConfig:
     include_blends: bool = False
     """Blend earlier blends too; without it they are skipped."""
     output: str | None = None
-    """Folder in which the blend is written. Default: the folder that holds the first run."""
+    """Folder in which the blend is written. Default: the folder that holds the first run, or with
+    --config the folder that holds the earlier blend (outputs for a blend.yaml outside of one).
+    """
     name: str | None = None
     """Name of the blend. Default: blend_ and a hash of members and settings."""
     allow_optimistic: bool = False
