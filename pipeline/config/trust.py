@@ -58,7 +58,7 @@ def own_parts(config: RunConfig, settings: Collection[str] | None = None) -> lis
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What a user said about own parts that a run's settings name."""
+    """Hold what a user said about own parts that a run's settings name."""
 
     typed: frozenset[str] = field(default_factory=frozenset)
     """Names that the user typed in this command."""
@@ -82,7 +82,8 @@ class Trust:
                 continue
             flag = self.flag or flag_name(setting)
             what = f"{file}: {setting} {shown(name)}"
-            cure = f"type {flag} {shown(name)}"
+            # The whole name, as a name that is cut cannot be typed.
+            cure = f"type {flag} {shown(name, most=400)}"
             if not self.unchanged:
                 raise OwnPartError(
                     f"{what} is code of its own; {cure} again, or pass --trust-parts if its source"

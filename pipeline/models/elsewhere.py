@@ -135,7 +135,8 @@ def _parsed(data: bytes, backbone: str) -> tuple[str, dict[str, Any], dict[str, 
             f"--backbone {shown(backbone)}: {CONFIG} names the architecture {shown(name)}, which"
             " timm does not have; pass another one"
         )
-    kwargs, about = given.get("model_args") or {}, given.get("pretrained_cfg") or {}
+    kwargs = given.get("model_args") or {}
+    about = given.get("pretrained_cfg") or {}
     if not isinstance(kwargs, dict) or not isinstance(about, dict):
         raise UserError(
             f"--backbone {shown(backbone)}: model_args or pretrained_cfg of {CONFIG} is no mapping;"
