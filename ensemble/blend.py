@@ -136,7 +136,7 @@ def blend(
     Returns
     -------
     Run
-        The blend, in the folder of the first run or in ``output``.
+        The blend, in ``output`` or beside the first run.
 
     Raises
     ------

@@ -17,7 +17,7 @@ from foldblend.errors import UserError, shown
 from foldblend.flags import flag_name, flags_of
 from foldblend.plugins import is_downloaded, is_own
 from foldblend.reading import read_json_file
-from foldblend.sources import is_unchanged, joint_hash
+from foldblend.sources import is_own_source, is_unchanged, joint_hash, module_file
 from pipeline.config.run import RunConfig
 from pipeline.config.settings import flatten, read_config_file, replace
 
@@ -95,6 +95,11 @@ class Trust:
                     f"{what}: run.json has no hash that its source could be compared with; {cure}"
                     " to import it all the same"
                 )
+            if not known and _is_installed(name):
+                raise OwnPartError(
+                    f"{what} is of Python, of an installed package or compiled, and --trust-parts"
+                    f" imports no such code; {cure} to import it"
+                )
             if not known:
                 raise OwnPartError(
                     f"{what}: its source is not what the run was made with; restore it, or {cure}"
@@ -104,6 +109,14 @@ class Trust:
 
 NOTHING = Trust()
 """Trust in no part of a user's own."""
+
+
+def _is_installed(name: str) -> bool:
+    """Return whether a part's module is found and is no source of a user's own."""
+    if is_downloaded(name):
+        return False
+    file = module_file(name.partition(":")[0])
+    return file is not None and not is_own_source(file)
 
 
 def _record(file: Path) -> Mapping[str, Any]:

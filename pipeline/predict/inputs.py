@@ -66,7 +66,7 @@ def _stamp(source: Any) -> tuple[Any, ...]:
         return (secrets.token_hex(8),)
     try:
         about = Path(source).stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: the name has a NUL byte
         return (str(source),)
     return str(source), about.st_size, about.st_mtime_ns
 
