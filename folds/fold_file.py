@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 
 from foldblend.errors import UserError, listed
-from foldblend.files import exists, home
+from foldblend.files import exists, home, is_file
+from foldblend.runs.folder import file_hash
+from foldblend.runs.schema import read_info
 from foldblend.tables import read_text_table
 from foldblend.words import tidy
 from folds.split import split_groups
@@ -86,6 +88,17 @@ def _arrange(
     return np.stack(rows)
 
 
+def _check_unchanged(folder: Path, file: Path, source: str) -> None:
+    """Raise UserError if the folds.csv of a run is not the one that the run was made with."""
+    if is_file(file) and is_file(folder / "run.json"):
+        known = read_info(folder).get("folds_hash")
+        if known not in (None, file_hash(file)):
+            raise UserError(
+                f"{source}: has changed since the run was made; restore it, or pass the file"
+                " instead of the folder to use its folds as they are"
+            )
+
+
 def read_fold_file(
     path: str | Path,
     train: pd.DataFrame,
@@ -123,6 +136,8 @@ def read_fold_file(
     place = home(path)
     file = place / "folds.csv" if exists(place) and place.is_dir() else place
     source = f"{file} ({flag})" if flag else str(file)
+    if file != place:
+        _check_unchanged(place, file, source)
     try:
         table = read_text_table(file).filled(["fold", "image_id"])
     except UserError as error:

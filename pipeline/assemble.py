@@ -9,8 +9,11 @@ from typing import Any
 
 import pandas as pd
 
+from foldblend.cli import Say
+from foldblend.files import is_file
 from foldblend.runs.folder import (
     check_there,
+    file_hash,
     logit_columns,
     table_hashes,
     write_json,
@@ -22,7 +25,21 @@ from folds.data.manifest import Manifest
 from pipeline.config.about import describe_run
 from pipeline.job import Prepared
 
-__all__ = ["assemble", "finish_record"]
+__all__ = ["assemble", "finish_record", "results_are_intact"]
+
+
+def results_are_intact(folder: Path, info: Mapping[str, Any], say: Say) -> bool:
+    """Return whether a finished run has all files as its run.json records them.
+
+    `say` gets a line on each that is missing or has changed. Runs of earlier versions record none.
+    """
+    files: Mapping[str, str] = info.get("files", {})
+    now = {name: file_hash(folder / name) if is_file(folder / name) else None for name in files}
+    for name in files:
+        if now[name] != files[name]:
+            why = "is missing" if now[name] is None else "has changed since the run was made"
+            say(f"{folder}/{name}: {why}; the results are put together again from the folds")
+    return bool(files) and now == files
 
 
 def assemble(folder: Path, manifest: Manifest, num_models: int, tables: TableReader) -> None:

@@ -19,7 +19,7 @@ from foldblend.runs.run import Run
 from foldblend.runs.schema import read_info
 from foldblend.scores.metrics import METRICS
 from foldblend.spreadsheets import safe_csv
-from pipeline.assemble import assemble, finish_record
+from pipeline.assemble import assemble, finish_record, results_are_intact
 from pipeline.begin import begin_run, first_record, folds_of, record_before, say_start
 from pipeline.config.run import RunConfig, parse_folds
 from pipeline.config.settings import make_config, replace
@@ -132,8 +132,9 @@ def _cross_validate(
             todo = [index for index in left if not only or index in only]
             claim = claim_folds(claims, folder, todo, chosen=bool(only))
             was_done = before.get("status") == "done" and not claim.mine
+            intact = was_done and not left and results_are_intact(folder, before, say)
             if not (was_done and left):
-                begin_run(run, folder, info, folds, is_done=was_done)
+                begin_run(run, folder, info, folds, is_done=intact)
         if claim.others:
             say(f"{folder}: another process is training folds {listed(claim.others, most=9)}")
         if claim.mine:
@@ -158,7 +159,8 @@ def _cross_validate(
                 say(f"{folder}: another process has written the results")
                 return
             drop_fold_locks(folder)
-            assemble(folder, run.manifest, run.num_models, fold_tables(folder, info))
+            if not intact:
+                assemble(folder, run.manifest, run.num_models, fold_tables(folder, info))
             finish_record(run, folder, info, before)
             # Its parts were typed in this command, or checked.
             trust = Trust(frozenset(name for _, name in own_parts(run.config)))

@@ -62,6 +62,7 @@ def _trusted(run: Run, names: Sequence[str], trust: Trust) -> RunConfig:
     needed = ("dataset", "backbone", *(["augment"] if draws else []))
     file = run.path / "config.yaml"
     config = trusted_config(file, trust, needed)
+    run.check_unchanged(file.name)
     # The hash of the data says whether they are read as they were.
     for setting, name in own_parts(config, needed[1:]):
         if is_known(file, name) is False:

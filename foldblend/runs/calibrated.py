@@ -36,7 +36,7 @@ PLAIN_TEST = "plain_test.parquet"
 
 def has_plain(run: Run) -> bool:
     """Return whether a run has logits without offsets apart from those of its decisions."""
-    return (run.path / PLAIN_OOF).is_file()
+    return run.has(PLAIN_OOF)
 
 
 def plain_oof(run: Run) -> np.ndarray:
@@ -71,7 +71,7 @@ def plain_test(run: Run) -> pd.DataFrame | None:
         If plain_test.parquet is not of the images of test.parquet, or is damaged.
     """
     file = run.path / PLAIN_TEST
-    if run.test is None or not file.is_file():
+    if run.test is None or not run.has(PLAIN_TEST):
         return run.test
     table = run.table("plain_test")
     if not table["image_id"].equals(run.test["image_id"]):

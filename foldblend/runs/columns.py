@@ -16,19 +16,20 @@ from foldblend.limits import MAX_ROWS
 from foldblend.runs.info import MOST_MODELS
 
 __all__ = [
-    "MOST_ROWS",
     "OOF",
     "ROW_COLUMNS",
     "TABLES",
     "Column",
     "Table",
     "is_finite",
+    "most_rows",
     "problem_of_schema",
     "problems",
     "quoted",
 ]
 
-MOST_ROWS = MAX_ROWS
+# Tables of views have a row per image and view.
+MOST_VIEWS = 100
 ROW_NUMBERS = ("label", "label_raw", "repeat", "fold")
 ROW_COLUMNS = ("image_id", "group", *ROW_NUMBERS)
 Info = Mapping[str, Any]
@@ -44,6 +45,16 @@ class Column:
     """Largest value of whole numbers from 0 on."""
     is_optional: bool = False
     """Whether the table may lack it, as those of earlier versions do."""
+
+
+def most_rows(info: Info) -> int:
+    """Return how many rows of a table are read: those of any run, or what run.json accounts for.
+
+    So a run that was made with a larger --max-rows can be read.
+    """
+    data = info.get("data", {})
+    num_images = data.get("num_images", 0) + data.get("num_test", 0)
+    return max(MAX_ROWS, num_images * (info.get("num_repeats", 1) + MOST_VIEWS))
 
 
 def _label(info: Info) -> int:
@@ -112,11 +123,13 @@ def quoted(names: Sequence[object]) -> str:
 
 
 def problem_of_schema(
-    schema: pyarrow.Schema, wanted: Mapping[str, Column], num_rows: int, num_classes: int
+    schema: pyarrow.Schema, wanted: Mapping[str, Column], num_rows: int, info: Info
 ) -> str | None:
     """Return what is wrong with the columns of a file before any is read, or None."""
-    if num_rows > MOST_ROWS:
-        return f"has {num_rows:,} rows, and at most {MOST_ROWS:,} are read"
+    num_classes = len(info.get("classes", ()))
+    most = most_rows(info)
+    if num_rows > most:
+        return f"has {num_rows:,} rows, and at most {most:,} are read"
     if num_rows < 0:
         return f"has {num_rows:,} rows"
     twice = [name for name, count in Counter(schema.names).items() if count > 1]

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from foldblend.errors import UserError
-from foldblend.files import check_writable, is_file, write_bytes
+from foldblend.files import check_writable, write_bytes
 from foldblend.runs.calibrated import PLAIN_OOF, PLAIN_TEST
 from foldblend.runs.environment import describe_environment
 from foldblend.runs.folder import (
@@ -211,7 +211,7 @@ def _passed_on(members: Sequence[Run]) -> dict[str, Any]:
 
 def _copy_test_labels(folder: Path, members: Sequence[Run]) -> None:
     """Copy the labels of test images from the first member that has them."""
-    run = next((one for one in members if is_file(one.path / TEST_LABELS)), None)
+    run = next((one for one in members if one.has(TEST_LABELS)), None)
     if run is None:
         (folder / TEST_LABELS).unlink(missing_ok=True)
     else:

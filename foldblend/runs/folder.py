@@ -56,8 +56,10 @@ __all__ = [
 
 FORMAT = 1
 PICTURES = "pictures.parquet"
-# Tables whose hashes run.json records if they are there.
+# Files whose hashes run.json records if they are there. report.json and sections may be written
+# again at any time, and other files have hashes of their own.
 HASHED = (
+    "config.yaml",
     "oof.parquet",
     "test.parquet",
     "plain_oof.parquet",
@@ -152,7 +154,7 @@ def file_hash(path: Path) -> str:
 
 
 def table_hashes(folder: Path, *, folds: bool = True) -> dict[str, str]:
-    """Return the hashes of the tables in a run folder that are read later, by file name.
+    """Return the hashes of the files in a run folder that are read later, by file name.
 
     Parameters
     ----------

@@ -248,7 +248,7 @@ class RunInfo(TypedDict, total=False):
     """Whether short batches are filled up for logits that are kept; they are not where absent."""
     folds_hash: str
     files: dict[FilePath, str]
-    """Hash of each table, by file name; those of a fold are in `folds`."""
+    """Hash of each table and of config.yaml, by file name; those of a fold are in `folds`."""
     folds: list[FoldInfo]
     about: str
     notes: list[str]

@@ -143,6 +143,19 @@ class Run(Estimator):
             note_unchecked(self.path)
         return self.tables.read(name, columns, unique=unique)
 
+    def has(self, name: str) -> bool:
+        """Return whether the run has a file that not all runs have.
+
+        It has a file that run.json records even where the file is gone, so that reading it is an
+        error.
+        """
+        return name in self.hashes or is_file(self.path / name)
+
+    def check_unchanged(self, name: str) -> None:
+        """Raise BrokenRun if a file is not the one that run.json records, where it records one."""
+        if name in self.hashes:
+            self.tables.data(name)
+
     @functools.cached_property
     def settings(self) -> dict[Any, Any]:
         """Settings of the run (config.yaml) or blend (blend.yaml); empty if they cannot be read."""
@@ -201,7 +214,7 @@ class Run(Estimator):
     @property
     def test_labels(self) -> pd.DataFrame | None:
         """Labels of test images: image_id, label, class and maybe group; None without any."""
-        if not is_file(self.path / TEST_LABELS):
+        if not self.has(TEST_LABELS):
             return None
         table = self.tables.text_table(TEST_LABELS, ["image_id", "label"])
         # At most 9 digits, so that no number overflows.

@@ -65,7 +65,8 @@ def read_form(record: Mapping[str, Any], tables: TableReader) -> SubmissionForm:
     Raises BrokenRun for a broken submission_ids.csv.
     """
     ids = None
-    if is_file(tables.folder / IDS_FILE):
+    # One that run.json records but that is gone is an error.
+    if IDS_FILE in tables.hashes or is_file(tables.folder / IDS_FILE):
         table = tables.text_table(IDS_FILE, ["image_id", "id"])
         ids = tuple(zip(table["image_id"], table["id"], strict=True))
     return SubmissionForm(

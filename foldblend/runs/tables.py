@@ -25,12 +25,12 @@ from foldblend.errors import UserError, listed, shown
 from foldblend.reading import open_regular
 from foldblend.runs.broken import BrokenRun
 from foldblend.runs.columns import (
-    MOST_ROWS,
     OOF,
     ROW_COLUMNS,
     TABLES,
     Column,
     is_finite,
+    most_rows,
     problem_of_schema,
     problems,
     quoted,
@@ -38,7 +38,6 @@ from foldblend.runs.columns import (
 from foldblend.runs.folder import logit_columns
 
 __all__ = [
-    "MOST_ROWS",
     "ROW_COLUMNS",
     "TableReader",
     "check_rows_once",
@@ -168,9 +167,7 @@ class TableReader:
                 about = source.metadata
                 groups = (about.row_group(one).num_rows for one in range(about.num_row_groups))
                 num_rows = max(about.num_rows, sum(groups))
-                wrong = problem_of_schema(
-                    schema, wanted, num_rows, len(self.info.get("classes", ()))
-                )
+                wrong = problem_of_schema(schema, wanted, num_rows, self.info)
                 if wrong is None:
                     here = [one for one in wanted if one in schema.names]
                     # What pandas wrote about its types is not needed, and may be damaged.
@@ -238,8 +235,9 @@ class TableReader:
         Raises BrokenRun if it is absent, has changed, or lacks one of the columns.
         """
         data = self.data(name)
-        if data.count(b"\n") > MOST_ROWS + 1:
-            raise self.broken(name, f"has over {MOST_ROWS:,} rows; {AGAIN}")
+        most = most_rows(self.info)
+        if data.count(b"\n") > most + 1:
+            raise self.broken(name, f"has over {most:,} rows; {AGAIN}")
         try:
             table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
         except (OSError, ValueError, LookupError, OverflowError) as error:

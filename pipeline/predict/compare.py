@@ -90,10 +90,10 @@ def _hash_of(arrays: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _saved(folder: Path, of: str) -> Reference | None:
+def _saved(folder: Path, of: str, say: Say) -> Reference | None:
     """Return the reference in a run folder, or None if there is none of these weights.
 
-    A damaged one is made again, as an absent one is.
+    A damaged one is made again, as an absent one is, and `say` gets a line.
     """
     file = folder / REFERENCE
     if not is_file(file):
@@ -104,11 +104,12 @@ def _saved(folder: Path, of: str) -> Reference | None:
         if about["weights"] != of:
             return None
         # Earlier versions kept no hash.
-        if about.get("arrays", now := _hash_of(arrays)) != now:
-            return None
-        return Reference.from_arrays(arrays)
+        if about.get("arrays", now := _hash_of(arrays)) == now:
+            return Reference.from_arrays(arrays)
     except (OSError, LookupError, TypeError, ValueError, safetensors.SafetensorError):
-        return None
+        pass
+    say(f"{file}: is damaged, so it is made again")
+    return None
 
 
 def looks_of(images: ImageStore, paths: Sequence[str], rows: Sequence[int]) -> np.ndarray:
@@ -186,7 +187,7 @@ def add_reference(
     folder = weights.folder
     run = Run(folder)
     of = weights.fingerprint(0)
-    found = _saved(folder, of)
+    found = _saved(folder, of, say)
     if found is not None:
         return found
     try:

@@ -130,6 +130,7 @@ def reading_of(run: Run) -> dict[str, Any]:
             run = _member(run, record["name"], None, record["oof"], blend=False)
         else:
             run = member_runs(run)[0]
+    run.check_unchanged("config.yaml")
     return {str(name): value for name, value in run.settings.items() if name in READING}
 
 
@@ -194,6 +195,7 @@ class _Opener:
             file = found.path / "config.yaml"
             config = read_config_file(file)
             self.trust.check(file, own_parts(config, ["augment"]))
+            found.check_unchanged(file.name)
         return Augmented(name=run.name, leaf=self.leaf(found, above), policy=policy)
 
     def blend(self, run: Run, above: Sequence[Path]) -> Blend:

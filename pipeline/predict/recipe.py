@@ -134,6 +134,7 @@ def recipe_of(run: Run, trust: Trust) -> Recipe:
     config = read_config_file(file)
     model = config.model
     trust.check(file, own_parts(config, ["backbone"]))
+    run.check_unchanged(file.name)
     record = check_backbone(model.backbone)
     saved = run.info.get("preprocess")
     if saved is None:

@@ -28,6 +28,7 @@ from pipeline.predict.open import open_predictor
 from pipeline.predict.stream import Stream
 from pipeline.run_tta import run_tta
 from tests.makers.constants import TINY
+from tests.makers.edits import rehash
 
 PIPELINE = albumentations.Compose([albumentations.RandomGamma(p=1.0)])
 
@@ -276,9 +277,11 @@ def test_what_cannot_be_exported_is_refused_by_name(outputs, tmp_path):
     config = folder / "config.yaml"
     settings = yaml.safe_load(config.read_text())
     config.write_text(yaml.safe_dump(settings | {"backbone": "nowhere:Net"}))
+    rehash(config)
     with pytest.raises(UserError, match=r"nowhere:Net is code of its own, which a file cannot"):
         export_model(folder, tmp_path / "own.zip", say=quiet)
     config.write_text(yaml.safe_dump(settings | {"augment": "nowhere:Augment"}))
+    rehash(config)
     # Its views do not use the augmentation.
     export_model(folder, tmp_path / "own.zip", say=quiet)
     parts = tmp_path / "parts"
@@ -287,6 +290,7 @@ def test_what_cannot_be_exported_is_refused_by_name(outputs, tmp_path):
     config = parts / "beta" / "config.yaml"
     settings = yaml.safe_load(config.read_text())
     config.write_text(yaml.safe_dump(settings | {"augment": "nowhere:Augment"}))
+    rehash(config)
     with pytest.raises(UserError, match="augment nowhere:Augment is code of its own, which"):
         export_model(parts / "turned", tmp_path / "turned.zip", say=quiet)
     shutil.rmtree(parts / "beta")

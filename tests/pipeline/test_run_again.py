@@ -3,9 +3,14 @@
 import pytest
 
 from foldblend.errors import UserError
+from foldblend.runs.broken import BrokenRun
+from foldblend.runs.calibrated import plain_oof
 from foldblend.runs.run import Run
 from pipeline.config.settings import make_config
+from pipeline.config.trust import NOTHING
 from pipeline.cv import cross_validate
+from pipeline.predict.recipe import recipe_of
+from tests.makers.edits import edit_run
 
 SMALL = {
     "folds": 2,
@@ -51,6 +56,7 @@ def counted_from_one(data):
 
 @pytest.mark.parametrize("change", [as_windows, in_reverse, counted_from_one])
 def test_folds_in_another_form_are_written_as_they_were(change, runs_copy, again):
+    again()  # config.yaml has the folder, which is a copy
     file = runs_copy / "beta" / "folds.csv"
     record = (runs_copy / "beta" / "run.json").read_bytes()
     before = file.read_bytes()
@@ -102,3 +108,39 @@ def test_a_damaged_fold_is_named_and_trained_again(runs_copy, again):
     assert not any("fold_0 is not kept" in line for line in said)
     assert weights.read_bytes() == before
     assert Run(folder).info["status"] == "done"
+
+
+def test_a_recorded_file_that_changed_or_is_gone_is_missed_and_mended(runs_copy, again):
+    again()
+    folder = runs_copy / "beta"
+    before = files_of(folder)
+    config = folder / "config.yaml"
+    config.write_bytes(before[config.relative_to(folder)].replace(b"drop: 0.0", b"drop: 0.5"))
+    with pytest.raises(UserError, match=r"beta/config.yaml: has changed since the run was made"):
+        recipe_of(Run(folder), NOTHING)
+    (folder / "test.parquet").unlink()
+    said = again()
+    assert sum("put together again" in line for line in said) == 2
+    assert any("nothing was trained" in line for line in said)
+    after = files_of(folder)
+    assert [name for name in before if before[name] != after[name]] == []
+    said = again()
+    assert not any("put together again" in line for line in said)
+    assert files_of(folder) == after
+
+
+def test_a_deleted_table_is_not_taken_for_one_that_never_was(runs_copy):
+    folder = runs_copy / "beta"
+    edit_run(folder, files={**Run(folder).info["files"], "test_labels.csv": "0"})
+    with pytest.raises(BrokenRun, match=r"test_labels.csv: no such file"):
+        Run(folder).test_labels  # noqa: B018
+    edit_run(folder, files={**Run(folder).info["files"], "plain_oof.parquet": "0"})
+    with pytest.raises(BrokenRun, match=r"plain_oof.parquet: no such file"):
+        plain_oof(Run(folder))
+
+
+def test_a_run_folder_as_fold_file_must_have_its_folds(runs_copy, again):
+    file = runs_copy / "alpha" / "folds.csv"
+    file.write_bytes(in_reverse(file.read_bytes()))
+    with pytest.raises(UserError, match=r"folds.csv \(--fold-file\): has changed .* pass the file"):
+        again(name="new", fold_file=str(runs_copy / "alpha"), folds=None)

@@ -30,6 +30,7 @@ from pipeline.config.trust import NOTHING, OwnPartError, Trust, is_known, own_pa
 from pipeline.models.timm_import import timm
 from pipeline.predict import session
 from tests.makers.constants import TINY
+from tests.makers.edits import rehash
 
 NAMES = {
     "backbone": "evil:TinyNet",
@@ -91,6 +92,8 @@ def _name(folder, **settings):
     """Write other settings into config.yaml of a run."""
     file = folder / "config.yaml"
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | settings))
+    # Whoever makes a hostile run records its hashes too.
+    rehash(file)
     return file
 
 
