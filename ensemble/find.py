@@ -7,12 +7,12 @@ from pathlib import Path
 
 from ensemble.config import read_members
 from foldblend.errors import UserError, did_you_mean, listed
-from foldblend.runs.check import NEEDED, why_unfinished
+from foldblend.runs.check import NEEDED_TO_BUILD_ON, why_unfinished
 from foldblend.runs.run import Run
 
 __all__ = ["check_members", "find_members", "member_record", "of_one_data_set"]
 
-BLENDED = (*NEEDED, "answers", "has_test", "name", "num_test_folds", "run_key")
+BLENDED = (*NEEDED_TO_BUILD_ON, "name")
 
 
 def _why_not(path: Path, *, blends: bool) -> str | None:

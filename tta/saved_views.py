@@ -14,7 +14,7 @@ import pandas as pd
 
 from foldblend.errors import UserError, listed
 from foldblend.runs.broken import BrokenRun
-from foldblend.runs.check import NEEDED, finished_run
+from foldblend.runs.check import NEEDED_TO_BUILD_ON, finished_run
 from foldblend.runs.checked import between
 from foldblend.runs.costs import num_models
 from foldblend.runs.folder import check_there, file_hash, write_json, write_table
@@ -56,7 +56,7 @@ def open_models(folder: Path) -> Run:
 
     Raises UserError.
     """
-    run = finished_run(folder, needed=(*NEEDED, "answers", "has_test", "num_test_folds", "run_key"))
+    run = finished_run(folder, needed=NEEDED_TO_BUILD_ON)
     if run.info["kind"] != "cv":
         whose = listed(
             [run.info["of"]["name"]]

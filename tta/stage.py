@@ -260,6 +260,8 @@ def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = write) -> 
     with lock_folder(written, flags=(None, "--name")), safe_csv(config.safe_csv):
         open_derived(written, "tta", run_key, overwrite=config.overwrite)
         has_images = (folder / PICTURES).is_file()
+        if not has_images and run.has(PICTURES):
+            say(f"{folder / PICTURES}: is missing, so reports of the new run show no images")
         rows = run.oof[[*ROW_COLUMNS]]
         merged = Derived(
             like=run,

@@ -14,6 +14,7 @@ from foldblend.runs.run import Run
 
 __all__ = [
     "NEEDED",
+    "NEEDED_TO_BUILD_ON",
     "finished_run",
     "load",
     "why_unfinished",
@@ -21,6 +22,8 @@ __all__ = [
 
 # Keys of run.json that every reader of a run needs.
 NEEDED = tuple(sorted(RunInfo.__required_keys__))
+# Those that blends and TTA need as well.
+NEEDED_TO_BUILD_ON = (*NEEDED, "answers", "has_test", "num_test_folds", "run_key")
 NOT_A_RUN = "not a run folder"
 
 
