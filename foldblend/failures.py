@@ -12,6 +12,8 @@ from foldblend.errors import UserError, in_a_line
 
 __all__ = [
     "CLOSE",
+    "DRAFT",
+    "OUR_DRAFT",
     "WriteFailed",
     "check_room",
     "failed_write",
@@ -20,6 +22,10 @@ __all__ = [
     "os_failure",
 ]
 
+# Prefix of unfinished files, by which leftovers of a killed process are found and removed.
+DRAFT = ".draft-"
+# Start of the names of these files, which the name of the file that they are to be follows.
+OUR_DRAFT = re.compile(re.escape(DRAFT) + "[0-9a-f]{8}-")
 CLOSE = "close other programs"
 SPACE = "free some space there, or write to another disk"
 # Cures by the cause of a failed write.
@@ -119,6 +125,17 @@ def _number(error: BaseException) -> int | None:
     return None
 
 
+def _final(path: Path | str) -> str:
+    """Return a path with the final names of drafts in it.
+
+    >>> _final("outputs/.draft-0123abcd-oof.parquet")
+    'outputs/oof.parquet'
+    """
+    folder, slash, name = str(path).rpartition("/")
+    start = f"{_final(folder)}{slash}" if DRAFT in folder else f"{folder}{slash}"
+    return start + OUR_DRAFT.sub("", name, count=1)
+
+
 def failed_write(
     path: Path, error: BaseException, *, needed: int | None = None
 ) -> WriteFailed | None:
@@ -127,7 +144,7 @@ def failed_write(
     Parameters
     ----------
     path
-        The final path, not that of a draft.
+        The path, or that of a draft, whose final path is then named.
     error
         What the write raised.
     needed
@@ -136,6 +153,7 @@ def failed_write(
     number = _number(error)
     if number is None:
         return None
+    path = Path(_final(path))
     cure = CURES.get(number, "write elsewhere")
     room = ""
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -159,6 +177,7 @@ def os_failure(error: OSError, *, place: str) -> UserError:
     if name is None or isinstance(name, int):
         cure = CURES.get(number, f"check the disk, or pass another {place}")
         return UserError(f"a file could not be read or written ({what}); {cure}")
+    name = _final(name)
     if number == errno.ENOENT:
         return UserError(f"{name}: {what}; check the path, or run the same command again")
     cure = CURES.get(number, f"check its disk, or pass another {place}")

@@ -1,51 +1,37 @@
-"""Atomic file writes, files written in place, lock files and the cache folder."""
+"""Write files whole or in place, and find the cache folder and that for temporary files."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
-import re
-import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from filelock import FileLock, Timeout
-
+from foldblend.drafts import LONGEST_NAME, draft_of, held_draft, sweep_own
 from foldblend.errors import UserError
 from foldblend.failures import failed_write
 
 __all__ = [
-    "DRAFT",
     "cache_folder",
     "check_no_link",
     "check_writable",
-    "draft_folder",
     "exists",
-    "hold",
     "home",
     "is_file",
     "open_in_place",
     "page_file",
     "remove",
-    "sweep_drafts",
     "temporary_folder",
     "write_all",
     "write_bytes",
     "write_with",
 ]
 
-# Prefix of unfinished files, by which leftovers of a killed process are found and removed.
-DRAFT = ".draft-"
-# Names of these files, which are followed by the name of the file that they are to be.
-OUR_DRAFT = re.compile(re.escape(DRAFT) + "[0-9a-f]{8}-")
-# Bytes of the name of a file, less those that a temporary file's name has in front.
-LONGEST_NAME = 255 - len(DRAFT) - 9
-FOLDER_LOCK = ".lock"  # in a temporary folder
 IN_PLACE = {errno.ELOOP: "a link", errno.EISDIR: "a folder", errno.ENXIO: "a pipe or device"}
 
 
@@ -82,11 +68,6 @@ def is_file(path: Path) -> bool:
     return exists(path) and path.is_file()
 
 
-def _draft_of(path: Path) -> Path:
-    # Processes on several machines, or in several containers, may have the same number.
-    return path.with_name(f"{DRAFT}{secrets.token_hex(4)}-{path.name}")
-
-
 def check_writable(folder: Path, *, flag: str = "--output") -> None:
     """Raise UserError if no file can be written into a folder; leave the folder unchanged.
 
@@ -96,8 +77,8 @@ def check_writable(folder: Path, *, flag: str = "--output") -> None:
     made = [one for one in (folder, *folder.parents) if not exists(one)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _sweep_own(folder)
-        draft = _draft_of(folder / "check")
+        sweep_own(folder)
+        draft = draft_of(folder / "check")
         draft.touch()
         draft.unlink()
     except (OSError, ValueError) as error:  # a name with a NUL byte is a ValueError
@@ -152,7 +133,7 @@ def write_with(path: Path, write: Callable[[Path], object], *, needed: int | Non
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _held_draft(path) as draft:
+        with held_draft(path) as draft:
             try:
                 write(draft)
                 with draft.open("rb+") as file:
@@ -166,37 +147,6 @@ def write_with(path: Path, write: Callable[[Path], object], *, needed: int | Non
         if failure is None:
             raise
         raise failure from None
-
-
-@contextlib.contextmanager
-def _held_draft(path: Path) -> Iterator[Path]:
-    """Make a temporary file and hold its lock, which shows that its writer is alive."""
-    while True:
-        draft = _draft_of(path)
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(hold(draft))
-            except Timeout:
-                # Another process sweeps the folder, and was faster with the lock.
-                continue
-            if exists(draft):
-                yield draft
-                return
-
-
-@contextlib.contextmanager
-def draft_folder(path: Path) -> Iterator[Path]:
-    """Make a folder beside a path, to be filled and moved there; it is removed at the end.
-
-    The lock file in it shows others that its writer is alive (see `sweep_drafts`).
-    """
-    draft = _draft_of(path)
-    draft.mkdir(parents=True)
-    try:
-        with hold(draft / FOLDER_LOCK):
-            yield draft
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def write_bytes(path: Path, data: bytes | memoryview | str) -> None:
@@ -223,32 +173,6 @@ def remove(path: Path) -> None:
         if not path.is_dir():
             raise
         shutil.rmtree(path)
-
-
-def sweep_drafts(folder: Path) -> None:
-    """Remove the temporary files below a folder whose writer is gone; links are not followed."""
-    # Other processes may remove folders below it meanwhile, which `os.walk` passes over.
-    for path, folders, files in os.walk(folder):
-        for name in [one for one in (*folders, *files) if one.startswith(DRAFT)]:
-            _remove_left(Path(path, name))
-
-
-def _sweep_own(folder: Path) -> None:
-    """Remove the temporary files in a folder that is not only ours, as `sweep_drafts` does."""
-    for draft in [*folder.glob(f"{DRAFT}*")]:
-        if OUR_DRAFT.match(draft.name):
-            _remove_left(draft)
-
-
-def _remove_left(draft: Path) -> None:
-    """Remove a temporary file or folder unless its writer is alive."""
-    with contextlib.suppress(OSError, UserError):
-        if draft.is_symlink():
-            remove(draft)
-            return
-        # Without the lock, the file could be one that a writer has made this moment.
-        with hold(draft / FOLDER_LOCK if draft.is_dir() else draft):
-            remove(draft)
 
 
 def check_no_link(*folders: Path) -> None:
@@ -315,54 +239,3 @@ def cache_folder() -> Path:
     except RuntimeError:
         # A user without an entry in the list of users has no home, as in many containers.
         return Path(tempfile.gettempdir()) / f"foldblend-{os.getuid()}"
-
-
-@contextlib.contextmanager
-def hold(file: Path, *, wait: Callable[[], object] | None = None) -> Iterator[None]:
-    """Hold an exclusive lock on a file; the lock ends with the process, the file stays.
-
-    Parameters
-    ----------
-    file
-        The lock file, which is created if it is absent. What else stands in its place, such as a
-        link or a file with further names, is removed first, except a folder.
-    wait
-        Called once if another process holds the lock, before waiting for it.
-
-    Raises
-    ------
-    filelock.Timeout
-        An OSError: another process holds the lock and `wait` is None.
-    UserError
-        If a folder stands in the file's place.
-    """
-    _make_way(file)
-    # A soft lock would remain after the process is killed.
-    lock = FileLock(file, fallback_to_soft=False)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        if wait is None:
-            raise
-        wait()
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _make_way(file: Path) -> None:
-    """Remove what stands in the place of a lock file but is none."""
-    try:
-        about = file.lstat()
-    except OSError:  # absent, or the lock says what is wrong
-        return
-    if stat.S_ISDIR(about.st_mode):
-        raise UserError(f"{file}: a folder stands in its place; remove it")
-    if not stat.S_ISREG(about.st_mode):
-        file.unlink(missing_ok=True)
-    elif about.st_nlink > 1:
-        # A backup by hard links gives a lock further names. While it is held, it stays.
-        with contextlib.suppress(Timeout), FileLock(file, timeout=0, fallback_to_soft=False):
-            file.unlink(missing_ok=True)

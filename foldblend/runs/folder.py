@@ -17,16 +17,15 @@ import pyarrow
 import pyarrow.csv
 from filelock import Timeout
 
+from foldblend.drafts import DRAFT, sweep_drafts
 from foldblend.errors import UserError
 from foldblend.files import (
-    DRAFT,
     check_no_link,
-    hold,
     remove,
-    sweep_drafts,
     write_bytes,
     write_with,
 )
+from foldblend.locks import hold
 from foldblend.reading import read_json_file
 
 __all__ = [

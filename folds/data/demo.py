@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+from foldblend.drafts import draft_folder, sweep_drafts
 from foldblend.errors import UserError
 from foldblend.failures import WriteFailed, failed_write
-from foldblend.files import cache_folder, draft_folder, sweep_drafts, temporary_folder
+from foldblend.files import cache_folder, temporary_folder
 from foldblend.progress import write
 from foldblend.siblings import call
 from folds.data.demo_faces import draw_image, make_person

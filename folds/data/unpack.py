@@ -6,9 +6,10 @@ import contextlib
 import os
 from pathlib import Path, PurePosixPath
 
+from foldblend.drafts import held_draft, sweep_drafts
 from foldblend.errors import UserError
 from foldblend.failures import failed_write
-from foldblend.files import DRAFT, cache_folder, is_file
+from foldblend.files import cache_folder, is_file
 from foldblend.progress import Task
 from foldblend.reading import open_regular, read_bounded
 from foldblend.runs.folder import file_hash
@@ -33,15 +34,16 @@ def _write(file: Path, data: bytes) -> None:
     """Write a file unless it has this content; without fsync, as it is compared every time."""
     if is_file(file) and read_bounded(file, most=max(len(data), file.stat().st_size)) == data:
         return
-    draft = file.with_name(f"{DRAFT}{os.getpid()}-{file.name}")
     try:
-        draft.write_bytes(data)
-        os.replace(draft, file)
+        with held_draft(file) as draft:
+            try:
+                draft.write_bytes(data)
+                os.replace(draft, file)
+            finally:
+                with contextlib.suppress(OSError):
+                    draft.unlink(missing_ok=True)
     except OSError as error:
         raise failed_write(file, error, needed=len(data)) or error from None
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
 
 
 def unpack_images(table: TextTable, column: str) -> Found:
@@ -64,6 +66,7 @@ def unpack_images(table: TextTable, column: str) -> Found:
     missing: list[int] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        sweep_drafts(folder)
         with (
             open_regular(table.file) as opened,
             pyarrow.parquet.ParquetFile(opened) as source,

@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 
 from foldblend.errors import UserError
-from foldblend.files import cache_folder, check_no_link, exists, hold, home, open_in_place
+from foldblend.files import cache_folder, check_no_link, exists, home, open_in_place
+from foldblend.locks import hold
 from foldblend.reading import read_bounded
 from pipeline.data.records import KEY_BYTES, SUM_BYTES, Records, checksum
 

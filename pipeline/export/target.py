@@ -10,9 +10,10 @@ from pathlib import Path
 import safetensors
 
 from foldblend.cli import Say
+from foldblend.drafts import draft_folder
 from foldblend.errors import UserError, printable
 from foldblend.failures import failed_write
-from foldblend.files import check_writable, draft_folder, exists, home, is_file
+from foldblend.files import check_writable, exists, home, is_file
 from pipeline.predict.open import Predictor
 
 __all__ = ["target_file", "target_folder", "write_folder"]

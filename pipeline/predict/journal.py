@@ -20,7 +20,8 @@ from filelock import Timeout
 
 from foldblend.errors import UserError
 from foldblend.failures import failed_write
-from foldblend.files import hold, open_in_place, write_all, write_bytes
+from foldblend.files import open_in_place, write_all, write_bytes
+from foldblend.locks import hold
 from foldblend.reading import MOST_TEXT, read_bounded
 
 __all__ = ["Journal"]

@@ -13,18 +13,17 @@ import pandas as pd
 import pytest
 from filelock import Timeout
 
+from foldblend.drafts import DRAFT, draft_folder, sweep_drafts
 from foldblend.errors import UserError
-from foldblend.failures import WriteFailed
+from foldblend.failures import WriteFailed, os_failure
 from foldblend.files import (
-    DRAFT,
     cache_folder,
     check_writable,
-    hold,
     open_in_place,
-    sweep_drafts,
     write_bytes,
     write_with,
 )
+from foldblend.locks import hold
 from foldblend.runs.folder import clear_folder, sweep, write_table
 
 PLAIN = pd.DataFrame({"image_id": ["a/1.jpg", "b/2.jpg"], "label": [3, 0], "proba": [1e-12, 1 / 3]})
@@ -146,10 +145,12 @@ def test_a_link_is_replaced_and_its_target_stays(tmp_path):
 def test_drafts_of_killed_writers_are_swept_and_others_stay(tmp_path):
     (tmp_path / "tta").mkdir()
     (tmp_path / "tta" / f"{DRAFT}1-a").write_text("half")
-    (tmp_path / f"{DRAFT}folder").mkdir()
+    (tmp_path / f"{DRAFT}0123abcd-folder").mkdir()
     precious = tmp_path / "elsewhere"
     precious.write_text("precious")
-    (tmp_path / f"{DRAFT}link").symlink_to(precious)
+    (tmp_path / f"{DRAFT}0123abcd-link").symlink_to(precious)
+    own = tmp_path / f"{DRAFT}notes.txt"
+    own.write_text("no file of ours")
     seen = []
 
     def write(draft):
@@ -159,7 +160,7 @@ def test_drafts_of_killed_writers_are_swept_and_others_stay(tmp_path):
 
     write_with(tmp_path / "b", write)
     assert seen == ["whole"]
-    assert {one.name for one in tmp_path.rglob("*")} == {"tta", "elsewhere", "b"}
+    assert {one.name for one in tmp_path.rglob("*")} == {"tta", "elsewhere", "b", own.name}
     assert precious.read_text() == "precious"
 
 
@@ -190,6 +191,25 @@ def test_writers_and_sweepers_do_not_disturb_each_other(tmp_path):
         one.join()
     assert failed == []
     assert (tmp_path / "a").read_text() == "299"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOLCK, errno.ENOSYS])
+def test_a_lock_that_fails_names_its_file_and_never_a_draft(tmp_path, monkeypatch, number):
+    def flock(handle, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(OSError, match=r"lock'$") as caught, hold(tmp_path / "lock"):
+        pass
+    assert str(os_failure(caught.value, place="--output")).startswith(f"{tmp_path}/lock: ")
+    with pytest.raises(WriteFailed, match=r"/a: cannot be written"):
+        write_bytes(tmp_path / "a", b"1")
+    with (
+        pytest.raises(OSError, match="draft") as caught,
+        draft_folder(tmp_path / "models"),
+    ):
+        pass
+    assert str(os_failure(caught.value, place="--to")).startswith(f"{tmp_path}/models/.lock: ")
 
 
 def put(path, kind, target):

@@ -18,10 +18,12 @@ import run_audit
 import run_cv
 import run_tta
 from foldblend.cli import run_command
+from foldblend.drafts import draft_folder
 from foldblend.errors import UserError
 from foldblend.failures import memory_failure
-from foldblend.files import check_writable, draft_folder, hold, page_file, write_bytes
+from foldblend.files import check_writable, page_file, write_bytes
 from foldblend.flags import from_settings
+from foldblend.locks import hold
 from foldblend.runs.folder import lock_folder, write_table
 from foldblend.runs.run import Run
 from folds.config import AuditConfig
