@@ -33,6 +33,7 @@ from foldblend.runs.folder import file_hash, table_hashes
 from foldblend.runs.run import Run
 from folds.data.demo import make_demo
 from pipeline.cv import cross_validate
+from pipeline.data import cache, records
 from pipeline.run_tta import run_tta
 from reports.board.leaderboard import find_runs, leaderboard
 from tests.makers.edits import edit_run
@@ -117,6 +118,8 @@ def timed_checks() -> Iterator[Clock]:
             (tables.TableReader, "_check_repeats", clock.timed),
             (tables, "is_finite", clock.timed),
             (schema, "check_info", clock.timed),
+            (records, "checksum", clock.timed),
+            (cache, "checksum", clock.timed),
         ):
             stack.enter_context(mock.patch.object(where, name, wrap(getattr(where, name))))
         stack.enter_context(mock.patch.object(tables.hashlib, "blake2b", clock.timed_hash))
@@ -148,6 +151,17 @@ def compared(work: Callable[[], object]) -> Iterator[dict[str, Any]]:
             "mean ratio": round(statistics.mean(ratios), 4),
             "standard error": None if error is None else round(error, 4),
         }
+
+
+def shares(work: Callable[[], object]) -> Iterator[dict[str, Any]]:
+    """Yield the share of the checks in the time of a command."""
+    found: list[float] = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        with timed_checks() as clock:
+            work()
+        found.append(clock.seconds / (time.perf_counter() - start))
+        yield {"share of checks": spread(found, 5)}
 
 
 def against(before: Path, words: list[str]) -> Iterator[dict[str, Any]]:
@@ -274,6 +288,37 @@ def main() -> None:
             ("TTA of 140 images, 5 folds, views saved", augmented),
         ):
             found[name] = results.in_rounds(name, lambda work=work: compared(work))
+
+        def trained(**settings: Any) -> None:
+            cross_validate(
+                data=str(data),
+                backbone="resnet18",
+                pretrained="none",
+                img_size=64,
+                folds=5,
+                epochs=2,
+                threads=2,
+                parallel_folds=1,
+                workers=0,
+                output=str(outputs),
+                name="trained",
+                resume=False,
+                page=False,
+                cache="disk",
+                cache_dir=str(Path(temporary) / "cache"),
+                say=quiet,
+                **settings,
+            )
+
+        rows = []
+        for finetune in ("full", "head"):
+            trained(finetune=finetune)  # fills the cache
+            name = f"cross-validation of 140 images, resnet18, --finetune {finetune}"
+            one = results.in_rounds(
+                name, lambda way=finetune: shares(lambda: trained(finetune=way))
+            )
+            rows.append((name, one["share of checks"]["median"]))
+        print_rows("checks as a share of a cross-validation", rows)
         folders = [str(one) for one in four]
         whole = {
             "blend": [

@@ -16,7 +16,7 @@ from ensemble.parameters_file import PARAMETERS, read_parameters, to_bytes
 from ensemble.refit import agrees, refitted
 from foldblend.cli import Say
 from foldblend.errors import UserError, counted
-from foldblend.files import write_bytes
+from foldblend.files import exists, is_file, write_bytes
 from foldblend.progress import write
 from foldblend.reading import MOST_YAML, read_bounded
 from foldblend.runs.check import finished_run
@@ -199,8 +199,8 @@ def load_blend(folder: str | Path, *, say: Say = write) -> SavedBlend:
         raise UserError(f"{run.path}: not a blend; pass the folder of a blend")
     members = saved_members(run)
     file = run.path / PARAMETERS
-    if file.is_dir():
-        raise UserError(f"{file}: is a folder; remove it, and the blend is refitted")
+    if exists(file) and not is_file(file):
+        raise UserError(f"{file}: is no regular file; remove it, and the blend is refitted")
     if file.is_file():
         parameters = read_parameters(
             file, key, num_members=len(members), num_classes=len(run.classes)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from foldblend.errors import UserError
 from foldblend.limits import MAX_ROWS
-from foldblend.reading import MOST_TEXT, read_bounded
+from foldblend.reading import MOST_TEXT, open_regular, read_bounded
 from foldblend.words import tidy
 
 __all__ = ["Records", "check_size", "parse_delimited", "read_text"]
@@ -38,6 +38,8 @@ SEP_LINE = re.compile(r"sep=(.)\r?\n")
 MOST_COLUMNS = 10_000
 # Records by which a separator is recognised.
 MOST_TRIED = 50
+# Bytes in which NULs are looked for before the whole file is read.
+HEAD = 2**16
 # The default, 131,072 characters, is too few for some notes.
 csv.field_size_limit(2**31 - 1)
 
@@ -81,6 +83,13 @@ def read_text(file: Path, encoding: str | None = None, *, cure: str = "save it a
 
     Raises UserError, with `cure`, if the file cannot be read or is not text.
     """
+    with open_regular(file) as opened:
+        head = opened.read(HEAD)
+    has_mark = any(head.startswith(mark) for mark in MARKS)
+    # Before gigabytes are read. Which other format it is, the table of formats may tell.
+    is_other = any(head.startswith(magic) for magic in OTHER_FORMATS)
+    if b"\0" in head and not (encoding or has_mark or is_other):
+        raise UserError(f"{file}: contains NUL bytes, so it is not plain text; {cure}")
     data = read_bounded(file, most=MOST_TEXT)
     for magic, what in OTHER_FORMATS.items():
         if data.startswith(magic):

@@ -108,7 +108,10 @@ def png(width: int, height: int, data: bytes = b"") -> bytes:
 def input_case(
     what: str, prepare: Prepare, command: str, *argv: str, names: tuple[str, ...] = ()
 ) -> Case:
-    known = {"run_cv": ("outputs/u", "cache"), "run_audit": ("audit_t.html", "audit_train.html")}
+    known = {
+        "run_cv": ("outputs/u", "cache"),
+        "run_audit": ("audit_t.html", "audit_train.html", "audit_named.html"),
+    }
     return Case(
         id=f"{what}, {command}",
         kind="inputs",
