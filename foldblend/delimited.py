@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from foldblend.errors import UserError
+from foldblend.errors import UserError, shown
 from foldblend.limits import MAX_ROWS
 from foldblend.reading import MOST_TEXT, open_regular, read_bounded
 from foldblend.words import tidy
@@ -101,7 +101,7 @@ def read_text(file: Path, encoding: str | None = None, *, cure: str = "save it a
         text = data.decode(known or "utf-8")
     except LookupError:
         raise UserError(
-            f"--encoding {encoding}: no such encoding; pass one such as utf-8, cp949 or cp1252"
+            f"--encoding {shown(encoding)}: no such encoding; pass one such as utf-8, cp949 or cp1252"
         ) from None
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1

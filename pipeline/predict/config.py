@@ -13,7 +13,7 @@ import tyro
 
 from ensemble.config import parse_budget
 from foldblend.errors import require
-from foldblend.flags import expand_home, flag
+from foldblend.flags import expand_home, flag, from_settings
 from foldblend.limits import check_limits
 from foldblend.plugins import parse_parts
 from folds.config import DataConfig
@@ -216,4 +216,5 @@ class PredictConfig:
             if name not in OWN and of_run.get(name) is not None and name in known
         }
         settings |= {name: value for name, value in own.items() if value is not None}
-        return DataConfig(**settings)
+        # The types of what a run folder or a file says are checked here.
+        return from_settings(DataConfig, settings)

@@ -251,6 +251,14 @@ class Fit:
             self.optimizer.zero_grad(set_to_none=True)
             try:
                 return self._micro_batches(pixels, target)
+            except ValueError as error:
+                # What torch's batch norm says of a single value, which has no variance.
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise UserError(
+                    "batch norm cannot be trained on one image at a time; train on more images, or"
+                    " pass a larger --batch-size or --img-size, or a --backbone without batch norm"
+                ) from None
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
