@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from tests.faults.damage_weights import evil_pickle
+from tests.faults.hashes import with_hash
 from tests.faults.jobs import reads
 from tests.faults.judge import Case
 
@@ -38,7 +39,7 @@ def _settings(file: str, change: Callable[[dict[str, Any]], None]) -> Callable[[
         target.write_text(yaml.safe_dump(settings, sort_keys=False))
         _local_model(stage)
 
-    return prepare
+    return with_hash(file, prepare)
 
 
 def _local_model(stage: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from tests.faults.hashes import with_hash
 from tests.faults.jobs import reads
 from tests.faults.judge import Case
 
@@ -233,7 +234,7 @@ def yaml_cases(base: Path) -> Iterator[Case]:
                     id=f"{file}: {'.'.join(map(str, path))} {mutation}",
                     kind="yaml",
                     job=_job(file, run, number),
-                    prepare=prepare,
+                    prepare=with_hash(file, prepare),
                     names=_names(file, run),
                     bad_run=run,
                 )
@@ -247,7 +248,7 @@ def yaml_cases(base: Path) -> Iterator[Case]:
                     id=f"{file}: whole file {what}, {job}",
                     kind="yaml",
                     job=job,
-                    prepare=replace,
+                    prepare=with_hash(file, replace),
                     names=_names(file, run),
                     bad_run=run,
                 )

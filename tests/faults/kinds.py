@@ -39,7 +39,7 @@ MAKERS: tuple[Callable[[Path], Iterator[Case]], ...] = (
 QUOTAS = {
     "json": 450,
     "yaml": 150,
-    "tables": 350,
+    "tables": 500,
     "bytes of tables": 150,
     "weights": 120,
     "cache": 110,
