@@ -22,7 +22,7 @@ from ensemble.methods.registry import METHODS
 from foldblend.cli import check_name, early_value, parse_flags, typed_settings
 from foldblend.errors import UserError, did_you_mean, listed, require
 from foldblend.files import home
-from foldblend.flags import expand_home
+from foldblend.flags import check_lengths, expand_home
 from foldblend.help import About
 from foldblend.reading import read_yaml_file
 from foldblend.scores.metrics import MEAN_COST, check_metric
@@ -149,6 +149,7 @@ class BlendConfig:
 
     def __post_init__(self) -> None:
         expand_home(self, "runs", "output", "config")
+        check_lengths(self, "output")
         if self.metric not in (None, MEAN_COST):
             check_metric(self.metric)
         require(

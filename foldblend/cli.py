@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 import tyro
 
-from foldblend.errors import UserError, did_you_mean, printable, require
+from foldblend.drafts import LONGEST_NAME
+from foldblend.errors import UserError, did_you_mean, printable, require, shown
 from foldblend.failures import CLOSE, memory_failure, os_failure
 from foldblend.flags import aliases_of, flag_name, flags_of
 from foldblend.help import HELP_FLAGS, About, help_text
@@ -238,3 +239,7 @@ def check_name(name: str | None) -> None:
     """Raise UserError for a --name that is not a valid folder name."""
     good = name is None or re.fullmatch(r"\w[\w.+-]*", name) is not None
     require(good, f"--name {name}: use letters, digits and . _ + - only")
+    require(
+        name is None or len(os.fsencode(name)) <= LONGEST_NAME,
+        f"--name {shown(name, most=40)}: is too long; pass one of at most {LONGEST_NAME} bytes",
+    )

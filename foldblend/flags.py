@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+from foldblend.drafts import LONGEST_NAME
 from foldblend.errors import UserError, did_you_mean, require, shown
 from foldblend.files import home
 
@@ -25,6 +27,7 @@ __all__ = [
     "Flag",
     "Needs",
     "aliases_of",
+    "check_lengths",
     "expand_home",
     "flag",
     "flag_name",
@@ -35,6 +38,7 @@ __all__ = [
 
 Config = TypeVar("Config")
 MOST_SHOWN = 80  # letters of a value in a message
+MOST_PATH = 3500  # bytes; a system takes 4096, of which files in a run folder need some
 ALWAYS = object()  # of a flag that every version had
 NOT_A_FLAG = {"not_a_flag": True}  # metadata of a field that only carries something along
 
@@ -98,6 +102,24 @@ def expand_home(config: Any, *names: str) -> None:
 def _at_home(value: Any) -> Any:
     # Other values stay exactly as they were typed.
     return str(home(value)) if isinstance(value, str) and value.startswith("~") else value
+
+
+def check_lengths(config: Any, *names: str) -> None:
+    """Raise UserError for settings that are paths to write, but are too long for any disk.
+
+    Otherwise this would be found after the work, or only for some of the files.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is None:
+            continue
+        *folders, last = (len(os.fsencode(part)) for part in Path(value).absolute().parts)
+        whole = sum(folders) + len(folders) + last
+        require(
+            last <= LONGEST_NAME and max([*folders, 0]) <= 255 and whole <= MOST_PATH,
+            f"{flag_name(name)} {shown(value, most=40)}: is too long, as a name may have"
+            f" {LONGEST_NAME} bytes, and a path {MOST_PATH:,}; pass a shorter one",
+        )
 
 
 def one_part(value: str | None) -> list[str]:

@@ -10,7 +10,7 @@ import tyro
 
 from foldblend.cli import parse_flags, run_command
 from foldblend.errors import UserError, listed
-from foldblend.flags import expand_home
+from foldblend.flags import check_lengths, expand_home
 from foldblend.help import About
 from foldblend.scores.metrics import MEAN_COST, check_metric
 from foldblend.streams import print_aside
@@ -48,6 +48,7 @@ class BoardConfig:
 
     def __post_init__(self) -> None:
         expand_home(self, "runs", "page", "json")
+        check_lengths(self, "page", "json")
         if self.metric not in (None, MEAN_COST):
             check_metric(self.metric)
 

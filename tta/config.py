@@ -10,6 +10,7 @@ import tyro
 from foldblend.cli import check_name
 from foldblend.errors import did_you_mean, require
 from foldblend.flags import expand_home
+from foldblend.limits import check_machine
 from foldblend.plugins import parse_parts
 from tta.learn import WEIGHTINGS
 from tta.merge import MERGES
@@ -97,9 +98,7 @@ class TtaConfig:
             " merged; leave one of the two out",
         )
         check_name(self.name)
-        require(
-            self.workers is None or self.workers >= 0, f"--workers {self.workers}: pass 0 or more"
-        )
+        check_machine(workers=self.workers)
         size = self.validation_batch_size
         require(size is None or size >= 1, f"--validation-batch-size {size}: pass 1 or more")
         parse_views(AUTO_VIEWS if self.views == "auto" else self.views, "--views")

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from foldblend.cli import Say
+from foldblend.drafts import sweep_drafts
 from foldblend.errors import UserError
 from foldblend.progress import lines_to, write
 from foldblend.runs.costs import device_of, num_models, pass_seconds, passes_per_view
@@ -199,6 +200,8 @@ def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = write) -> 
     run_key = _key(run, names, config, prefer)
     # Checked before the long work, so that a folder that must not be replaced is reported at once.
     open_derived(written, "tta", run_key, overwrite=config.overwrite, look=True)
+    # A killed process may have written all views, so that nothing else locks and sweeps the run.
+    sweep_drafts(folder)
     if not set(names) <= set(kept):
         further = {
             name: getattr(config, name) for name in FURTHER if getattr(config, name) is not None

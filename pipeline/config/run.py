@@ -17,7 +17,8 @@ import tyro
 
 from foldblend.cli import check_name
 from foldblend.errors import listed, require
-from foldblend.flags import NOT_A_FLAG, Needs, expand_home, flag, one_part
+from foldblend.flags import NOT_A_FLAG, Needs, check_lengths, expand_home, flag, one_part
+from foldblend.limits import check_machine
 from foldblend.scores.metrics import check_metric
 from folds.config import DataConfig, SplitConfig
 from pipeline.config.train import AugmentConfig, LossConfig, TrainConfig
@@ -190,15 +191,10 @@ class MachineConfig:
     """
 
     def __post_init__(self) -> None:
-        require(
-            self.workers is None or self.workers >= 0, f"--workers {self.workers}: pass 0 or more"
-        )
+        check_machine(threads=self.threads, workers=self.workers)
         parallel = self.parallel_folds
         valid = parallel == "auto" or (parallel.isdecimal() and int(parallel) >= 1)
         require(valid, f"--parallel-folds {parallel}: pass auto, or 1 or more")
-        require(
-            self.threads is None or self.threads >= 1, f"--threads {self.threads}: pass 1 or more"
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -247,6 +243,7 @@ class OutputConfig:
 
     def __post_init__(self) -> None:
         expand_home(self, "output", "config")
+        check_lengths(self, "output")
         check_name(self.name)
         require(self.save_every >= 0, f"--save-every {self.save_every}: pass 0 or more")
         check_metric(self.metric)

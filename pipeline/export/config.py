@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import tyro
 
 from foldblend.errors import require
-from foldblend.flags import expand_home, flag
+from foldblend.flags import check_lengths, expand_home, flag
 from foldblend.plugins import parse_parts
 from pipeline.predict.config import parse_models
 
@@ -48,6 +48,7 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         expand_home(self, "run", "to", "onnx", "timm")
+        check_lengths(self, "to", "onnx", "timm")
         parse_parts(self.parts)
         if self.folds is not None:
             parse_models(self.folds)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from foldblend.cli import Say
+from foldblend.drafts import LONGEST_NAME
 from foldblend.errors import UserError, listed
 from foldblend.files import check_writable, home, is_file
 from foldblend.flags import from_settings
@@ -30,8 +31,6 @@ from pipeline.predict.session import Session, open_session
 
 __all__ = ["check_out", "open_inputs", "predict", "score_images"]
 
-# Bytes of a name, less those that the folder of a journal adds.
-LONGEST = 255 - len("..partial")
 # Settings that say what is written, or what tables have besides the class.
 OF_TABLES = ("out", "page", "overwrite", "resume", "safe_csv", "unsure", "coverage", "coverage_by")
 # Names such as 007 or NA stay texts.
@@ -48,7 +47,8 @@ def check_out(config: PredictConfig) -> None:
     for flag, path in config.written:
         try:
             is_there = path.exists()
-            is_place = (not is_there or path.is_file()) and len(os.fsencode(path.name)) <= LONGEST
+            is_short = len(os.fsencode(path.name)) <= LONGEST_NAME
+            is_place = is_short and (not is_there or path.is_file())
             folders = Path(os.path.realpath(path)).parents
         except (OSError, ValueError):  # the name is too long, or links go in a circle
             is_place = False

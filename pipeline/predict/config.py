@@ -13,8 +13,8 @@ import tyro
 
 from ensemble.config import parse_budget
 from foldblend.errors import require
-from foldblend.flags import expand_home, flag, from_settings
-from foldblend.limits import check_limits
+from foldblend.flags import check_lengths, expand_home, flag, from_settings
+from foldblend.limits import check_limits, check_machine
 from foldblend.plugins import parse_parts
 from folds.config import DataConfig
 from pipeline.config.trust import Trust
@@ -42,9 +42,6 @@ READING = (
 
 # Of these, paths of the training images say nothing about new ones.
 OWN = ("image_root", "group_regex", "group_from")
-
-# The system ends a process that starts very many.
-MOST_THREADS = 1024
 
 
 def parse_models(text: str) -> tuple[int, ...]:
@@ -146,6 +143,7 @@ class PredictConfig:
 
     def __post_init__(self) -> None:
         expand_home(self, "run", "images", "out", "page")
+        check_lengths(self, "out", "page")
         if self.folds is not None:
             parse_models(self.folds)
         parse_parts(self.parts)
@@ -163,10 +161,7 @@ class PredictConfig:
             self.coverage_by == "all" or self.coverage is not None,
             "--coverage-by class: goes with --coverage, such as --coverage 0.9",
         )
-        require(
-            self.threads is None or 1 <= self.threads <= MOST_THREADS,
-            f"--threads {self.threads}: pass 1 or more, and at most {MOST_THREADS}",
-        )
+        check_machine(threads=self.threads)
         if self.out is not None:
             suffix = Path(self.out).suffix.lower()
             require(

@@ -200,10 +200,13 @@ def test_a_run_of_a_version_without_prefer_stays_as_it_is(synthetic):
     settings = {key: value for key, value in before.info["tta"].items() if key != "prefer"}
     write_json(before.path / "run.json", before.info | {"tta": settings})
     kept = (before.path / "oof.parquet").read_bytes()
+    left = synthetic.path / "tta" / ".draft-0123abcd-times.json"
+    left.write_text("half")
     said = []
     config = TtaConfig(run=str(synthetic.path), page=False, budget=2)
     again = augment_run(config, add_views=None, say=said.append)
     assert "was made with --prefer simple, which is kept" in said[0]
+    assert not left.exists()
     assert again.info["run_key"] == before.info["run_key"]
     assert (again.path / "oof.parquet").read_bytes() == kept
     assert again.info["tta"] == settings | {"prefer": "simple"}

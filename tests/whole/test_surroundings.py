@@ -30,8 +30,10 @@ from folds.config import AuditConfig
 from folds.data import demo
 from folds.data.demo import make_demo
 from pipeline.config.settings import make_config
+from pipeline.export.config import ExportConfig
 from pipeline.export.target import target_folder, write_folder
 from pipeline.predict.answers import write_answers
+from pipeline.predict.config import PredictConfig
 from pipeline.predict.journal import Journal
 from reports.commands import BoardConfig
 from tests.makers.small_runs import LABELS, write_run
@@ -279,6 +281,26 @@ def test_a_name_that_no_file_can_have_is_one_line(name, tmp_path, monkeypatch):
             make_config({"output": name})
         with pytest.raises(UserError, match=r"^--page"):
             from_settings(AuditConfig, {"page": name})
+
+
+@pytest.mark.parametrize("path", ["n" * 240, f"{'n' * 256}/a", "/".join(["n" * 200] * 18)])
+def test_a_path_that_is_too_long_is_found_before_the_work(path):
+    for flag, settings in (
+        ("--output", lambda: make_config({"output": path})),
+        ("--page", lambda: BoardConfig(page=f"{path}.html")),
+        ("--out", lambda: PredictConfig(run="a", images="b", out=f"{path}.csv")),
+        ("--to", lambda: ExportConfig(run="a", to=path)),
+    ):
+        with pytest.raises(UserError, match=rf"^{flag} .{{1,40}}: is too long, .* shorter one$"):
+            settings()
+    with pytest.raises(UserError, match=r"--name .{1,40}: is too long; pass one of at most 239"):
+        TtaConfig(run="a", name="n" * 240)
+
+
+@pytest.mark.parametrize("setting", ["threads", "workers"])
+def test_very_many_threads_or_workers_are_refused(setting):
+    with pytest.raises(UserError, match=f"--{setting} 1000000: pass . or more, and at most 1024"):
+        make_config({setting: 1_000_000})
 
 
 # Leftovers
