@@ -126,6 +126,8 @@ def write_derived(folder: Path, made: Derived) -> Run:
     sweep(folder)
     members = made.members or (made.like,)
     form = next((found for one in members if (found := one.submission) is not None), None)
+    # Members are read before the first file is written: a broken one may yet be left out.
+    labels = _test_labels(members)
     before: Mapping[str, Any] = Run(folder).info if (folder / "run.json").is_file() else {}
     record = {
         **{name: made.like.info[name] for name in ("classes", "answers", "attributes", "metric")},
@@ -157,7 +159,10 @@ def write_derived(folder: Path, made: Derived) -> Run:
         _write(folder, "test.parquet", mean)
         check_there(folder)
         write_submission(folder, mean, made.like.info["answers"], form)
-        _copy_test_labels(folder, members)
+        if labels is None:
+            (folder / TEST_LABELS).unlink(missing_ok=True)
+        else:
+            _write(folder, TEST_LABELS, labels)
     for name, one in made.sections.items():
         check_there(folder)
         write_section(folder, name, one)
@@ -209,10 +214,10 @@ def _passed_on(members: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def _copy_test_labels(folder: Path, members: Sequence[Run]) -> None:
-    """Copy the labels of test images from the first member that has them."""
-    run = next((one for one in members if one.has(TEST_LABELS)), None)
-    if run is None:
-        (folder / TEST_LABELS).unlink(missing_ok=True)
-    else:
-        _write(folder, TEST_LABELS, run.tables.data(TEST_LABELS))
+def _test_labels(members: Sequence[Run]) -> bytes | None:
+    """Return the labels of test images of the first member that has them, as it has them.
+
+    Raises BrokenRun if they cannot be read.
+    """
+    run = next((one for one in members if one.test_labels is not None), None)
+    return None if run is None else run.tables.data(TEST_LABELS)

@@ -15,7 +15,10 @@ __all__ = ["with_hash"]
 
 
 def with_hash(file: str, prepare: Callable[[Path], object]) -> Callable[[Path], None]:
-    """Return a preparation of the stage after which all records have the file's new hash."""
+    """Return a preparation of the stage after which the records of its run have the new hash.
+
+    `file` is the path of a file in a run folder, such as outputs/RUN/oof.parquet.
+    """
 
     def prepare_all(stage: Path) -> None:
         before = file_hash(stage / file)
@@ -23,7 +26,7 @@ def with_hash(file: str, prepare: Callable[[Path], object]) -> Callable[[Path], 
         if not (stage / file).is_file():
             return
         after = file_hash(stage / file)
-        for record in (stage / "outputs").rglob("*.json"):
+        for record in (stage / "outputs" / Path(file).parts[1]).rglob("*.json"):
             text = record.read_text()
             if before in text:
                 record.write_text(text.replace(before, after))
