@@ -160,7 +160,7 @@ def blend(
                 return _blend(config, broken, say)
         except BrokenRun as error:
             # Damage may show only when tables are read; nothing is written before that.
-            named = {Path(path).resolve(): path for path in config.runs}
+            named = {Path(os.path.realpath(path)): path for path in config.runs}
             folder = None if error.folder is None else error.folder.resolve()
             if folder not in named or len(named) == 1 or config.config is not None:
                 raise

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ensemble.config import read_members
 from foldblend.errors import UserError, did_you_mean, listed
-from foldblend.runs.check import NEEDED_TO_BUILD_ON, why_unfinished
+from foldblend.files import exists
+from foldblend.runs.check import BAD_LINK, NEEDED_TO_BUILD_ON, why_unfinished
 from foldblend.runs.run import Run
 
 __all__ = ["check_members", "find_members", "member_record", "of_one_data_set"]
@@ -17,10 +18,12 @@ BLENDED = (*NEEDED_TO_BUILD_ON, "name")
 
 def _why_not(path: Path, *, blends: bool) -> str | None:
     """Return why a path cannot be a member of a blend, or None if it can."""
-    if not path.exists():
+    if not exists(path):
         # The shell passes on a pattern that matched nothing.
         if "*" in str(path):
             return "no run matches this pattern; run run_cv.py first"
+        if path.is_symlink():
+            return BAD_LINK
         raise UserError(f"{path}: no such run; check the path")
     if not blends and _is_blend(path):
         return "an earlier blend; pass --include-blends to blend it too"

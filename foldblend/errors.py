@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
+import reprlib
 from collections.abc import Iterable
+from typing import Any
 
 from foldblend.words import plural
 
@@ -25,6 +28,10 @@ __all__ = [
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 # A message quotes file names, values and other errors, each of any length.
 MOST_LETTERS = 1000
+# Of a value, as many levels and parts of each are looked at as a message can show.
+MOST_LEVELS = 3
+MOST_PARTS = 30
+MOST_BITS = 10_000
 
 
 def printable(text: str) -> str:
@@ -51,6 +58,32 @@ def _escaped(found: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
+class _Short(reprlib.Repr):
+    """Make the text of a value that may be very large, of which only some parts are looked at."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.maxlevel = MOST_LEVELS
+        self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = MOST_PARTS
+        self.maxdict = self.maxdeque = self.maxarray = MOST_PARTS
+        self.maxstring = self.maxlong = self.maxother = most
+
+    def repr_dict(self, value: dict[Any, Any], level: int) -> str:
+        # The base class sorts all keys.
+        if level <= 0:
+            return "{...}" if value else "{}"
+        parts = [
+            f"{self.repr1(key, level - 1)}: {self.repr1(one, level - 1)}"
+            for key, one in itertools.islice(value.items(), MOST_PARTS)
+        ]
+        return f"{{{', '.join([*parts, '...'] if len(value) > MOST_PARTS else parts)}}}"
+
+    def repr_int(self, value: int, level: int) -> str:
+        # Python writes no integer of very many digits.
+        many = value.bit_length() > MOST_BITS
+        return f"<int of {value.bit_length()} bits>" if many else super().repr_int(value, level)
+
+
 def shown(value: object, *, most: int = 80) -> str:
     """Return a value for a message: printable, and shortened in its middle.
 
@@ -60,7 +93,7 @@ def shown(value: object, *, most: int = 80) -> str:
     'aaaaaaaaa...aaaaaaaa'
     """
     # The text of a large value is cut before it is searched for letters to escape.
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) else _Short(most).repr(value)
     return _shortened(printable(_shortened(text, most)), most)
 
 

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from foldblend.errors import listed
-from foldblend.files import home, is_file
+from foldblend.files import exists, home, is_file
 from foldblend.runs.broken import BrokenRun
 from foldblend.runs.info import RunInfo
 from foldblend.runs.run import Run
 
 __all__ = [
+    "BAD_LINK",
     "NEEDED",
     "NEEDED_TO_BUILD_ON",
     "finished_run",
@@ -25,6 +26,7 @@ NEEDED = tuple(sorted(RunInfo.__required_keys__))
 # Those that blends and TTA need as well.
 NEEDED_TO_BUILD_ON = (*NEEDED, "answers", "has_test", "num_test_folds", "run_key")
 NOT_A_RUN = "not a run folder"
+BAD_LINK = "is a link that leads nowhere or to itself"
 
 
 def why_unfinished(folder: Path, *, needed: Sequence[str] = NEEDED) -> str | None:
@@ -37,6 +39,8 @@ def why_unfinished(folder: Path, *, needed: Sequence[str] = NEEDED) -> str | Non
     needed
         Keys that run.json must have.
     """
+    if folder.is_symlink() and not exists(folder):
+        return BAD_LINK
     try:
         if not (folder / "run.json").is_file():
             return NOT_A_RUN

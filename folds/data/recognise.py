@@ -45,6 +45,11 @@ def _is_class_folders(folder: Path, config: DataConfig) -> bool:
 
 def _wrong_folder(folder: Path, text: str, flag: str) -> UserError:
     """Return the error for a folder that fits no layout, with the likely cure."""
+    if is_file(folder / "run.json"):
+        return UserError(
+            f"{text} ({flag}): is the folder of a run, not of images; pass the data set that the run"
+            " was made from"
+        )
     tables = [one for one in sorted(folder.iterdir()) if one.is_file() and is_table(one)]
     images = tree_of(folder).images
     what = f"{text} ({flag}): holds no folder per class, no metadata.csv and no train/train.csv"

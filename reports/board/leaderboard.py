@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -61,21 +62,23 @@ def find_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[dict[str, st
 
     Raises UserError for a path that does not exist, and where no run is left.
     """
-    runs: dict[Path, Run] = {}
+    runs: dict[str, Run] = {}
     skipped = []
     for path in map(home, paths):
         # A shell passes on a pattern that matches nothing.
-        if not exists(path) and "*" not in str(path):
+        if not exists(path) and "*" not in str(path) and not path.is_symlink():
             raise UserError(f"{path}: no such run; check the path")
         try:
-            if path.resolve() in runs:
+            # Unlike `resolve`, this takes a link to itself.
+            place = os.path.realpath(path)
+            if place in runs:
                 raise UserError("given twice")
             run = _check(path)
         except UserError as error:
             why = error.why if isinstance(error, BrokenRun) else str(error)
             skipped.append({"path": printable(path), "why": printable(why)})
         else:
-            runs[path.resolve()] = run
+            runs[place] = run
     if not runs:
         reasons = (
             f" ({listed('{path}: {why}'.format(**one) for one in skipped)})" if skipped else ""

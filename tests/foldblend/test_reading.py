@@ -81,3 +81,22 @@ def test_messages_are_printable_and_bounded():
     assert str(error).isprintable()
     assert shown([1] * 10**6).startswith("[1, 1")
     assert len(shown([1] * 10**6)) == 80
+    assert shown(10**5000) == "<int of 16610 bits>"
+    assert shown({"b": 1, "a": [2, (3,)]}) == "{'b': 1, 'a': [2, (3,)]}"
+
+
+def test_only_a_few_parts_of_a_large_value_are_looked_at():
+    seen = []
+
+    class Part:
+        def __repr__(self):
+            seen.append(self)
+            return "x"
+
+    value = Part()
+    for _ in range(6):
+        value = dict.fromkeys(range(1000), value)
+    wide = [Part()] * 10**6
+    assert shown(value).startswith("{0: {")
+    assert shown(wide).startswith("[x, x")
+    assert len(seen) < 100

@@ -73,6 +73,10 @@ def test_a_flat_test_folder_and_a_wrapping_folder(tmp_path):
         (["test/a/1.png", "test/b/1.png"], "has only test/ and no train/"),
         (["train/a/1.png", "train/b/2.png", "more/3.png"], "two readings fit, train/ as parts"),
         (["1.png", "2.png"], "holds no folder per class.*only 1.png, 2.png"),
+        (
+            ["run.json", "oof.csv", "fold_0/a.csv"],
+            "is the folder of a run, not of images; pass the",
+        ),
         (["a/1.png", "a/2.png"], "holds no folder per class"),
         (["n/x/1.png", "n/y/1.png", "s/x/1.png", "s/y/1.png"], "two readings fit, classes n, s"),
         (

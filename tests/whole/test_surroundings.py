@@ -17,6 +17,7 @@ import report
 import run_audit
 import run_cv
 import run_tta
+from ensemble.find import find_members
 from foldblend.cli import run_command
 from foldblend.drafts import draft_folder
 from foldblend.errors import UserError
@@ -341,6 +342,21 @@ def test_cures_name_flags_that_the_command_has(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"; change its permissions$"):
         lock_folder(tmp_path / "file" / "run", flags=(None, "--name")).__enter__()
+
+
+# Links
+
+
+@pytest.mark.parametrize("target", ["c", "absent"])
+def test_a_link_that_leads_nowhere_is_a_bad_run_and_left_out(tmp_path, capsys, target):
+    runs = [str(write_run(tmp_path / name, LABELS)) for name in "ab"]
+    (tmp_path / "c").symlink_to(tmp_path / target)
+    assert leaderboard.main([*runs, str(tmp_path / "c"), "--no-page"]) == 0
+    assert "c: is a link that leads nowhere" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(UserError, match=r"c: is a link that leads nowhere .* pass folders of fin"):
+        find_members([tmp_path / "c"])
+    assert leaderboard.main([*runs, str(tmp_path / "d"), "--no-page"]) == 2
+    assert "d: no such run; check the path" in capsys.readouterr().err
 
 
 # Blends in blends
