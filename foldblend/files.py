@@ -191,8 +191,8 @@ def open_in_place(path: Path, flags: int) -> int:
     Parameters
     ----------
     path
-        The file. Nothing but a regular file without further names is opened, so that no file
-        elsewhere is changed through a link.
+        The file. Nothing but a regular file is opened. One with further names, as in a backup by
+        hard links, is replaced by a copy first, so that no file elsewhere is changed.
     flags
         Flags of `os.open`; O_CREAT is added. The file is never truncated.
 
@@ -203,19 +203,42 @@ def open_in_place(path: Path, flags: int) -> int:
     OSError
         If it cannot be opened.
     """
-    safe = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    try:
-        handle = os.open(path, (flags | safe) & ~os.O_TRUNC, 0o666)
-    except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
-            raise
-        raise UserError(f"{path}: {IN_PLACE[error.errno]} stands in its place; remove it") from None
+    handle = _opened(path, flags)
+    if os.fstat(handle).st_nlink > 1:
+        os.close(handle)
+        _part_from_others(path)
+        handle = _opened(path, flags)
     about = os.fstat(handle)
     if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
         os.close(handle)
         what = "a file with further names" if stat.S_ISREG(about.st_mode) else "a pipe or device"
         raise UserError(f"{path}: {what} stands in its place; remove it")
     return handle
+
+
+def _opened(path: Path, flags: int) -> int:
+    """Open a file for `open_in_place`, which looks at what was opened."""
+    safe = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        return os.open(path, (flags | safe) & ~os.O_TRUNC, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        raise UserError(f"{path}: {IN_PLACE[error.errno]} stands in its place; remove it") from None
+
+
+def _part_from_others(path: Path) -> None:
+    """Replace a regular file by a copy, so that its other names keep what they have."""
+    with held_draft(path) as draft:
+        try:
+            shutil.copyfile(path, draft, follow_symlinks=False)
+            shutil.copymode(path, draft, follow_symlinks=False)
+            os.replace(draft, path)
+        except FileNotFoundError:  # removed meanwhile, so that it is created
+            pass
+        finally:
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
 
 
 def temporary_folder() -> Path:

@@ -47,8 +47,8 @@ def _wrong_folder(folder: Path, text: str, flag: str) -> UserError:
     """Return the error for a folder that fits no layout, with the likely cure."""
     if is_file(folder / "run.json"):
         return UserError(
-            f"{text} ({flag}): is the folder of a run, not of images; pass the data set that the run"
-            " was made from"
+            f"{text} ({flag}): is the folder of a run, not of images; pass the data set that the"
+            " run was made from"
         )
     tables = [one for one in sorted(folder.iterdir()) if one.is_file() and is_table(one)]
     images = tree_of(folder).images

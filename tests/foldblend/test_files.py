@@ -227,7 +227,19 @@ def put(path, kind, target):
         path.mkdir()
 
 
-@pytest.mark.parametrize("kind", ["link", "dangling link", "further name", "pipe", "folder"])
+def test_a_file_with_further_names_is_written_as_a_copy_of_its_own(tmp_path):
+    put(tmp_path / "a", "further name", tmp_path / "elsewhere")
+    (tmp_path / "a").chmod(0o600)
+    handle = open_in_place(tmp_path / "a", os.O_WRONLY | os.O_APPEND)
+    os.write(handle, b" and more")
+    os.close(handle)
+    assert (tmp_path / "elsewhere").read_text() == "precious"
+    assert (tmp_path / "a").read_text() == "precious and more"
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
+    assert {one.name for one in tmp_path.iterdir()} == {"a", "elsewhere"}
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe", "folder"])
 def test_nothing_is_written_in_place_through_something_else(tmp_path, kind):
     target = tmp_path / "elsewhere"
     put(tmp_path / "a", kind, target)
