@@ -35,6 +35,8 @@ FileName = Annotated[str, plain_name()]
 FilePath = Annotated[str, inside()]
 Count = Annotated[int, between(0, MOST_IMAGES)]
 Models = Annotated[int, between(1, MOST_MODELS)]
+# As --img-size takes it.
+Side = Annotated[int, between(16, 4096)]
 Size = Annotated[int, between(1, MOST_PIXELS)]
 Seconds = Annotated[float, between(0, MOST_SECONDS)]
 # Until the year 9892: later times have no date.
@@ -168,8 +170,8 @@ class PreprocessInfo(TypedDict, total=False):
     Runs of earlier versions have the first six keys only.
     """
 
-    width: Required[Size]
-    height: Required[Size]
+    width: Required[Side]
+    height: Required[Side]
     """Size of the model's input."""
     mean: Required[Rgb]
     std: Required[Rgb]
