@@ -24,6 +24,7 @@ from foldblend.errors import UserError, shown
 from foldblend.files import home
 from foldblend.reading import open_regular
 from pipeline.models.timm_import import timm
+from pipeline.tensors_file import load_tensors
 
 __all__ = ["HubUnreachableError", "Weights", "load_file", "load_pretrained", "load_weights_into"]
 
@@ -122,7 +123,7 @@ def _load_packaged(backbone: str) -> Weights | None:
         return None
     file = Path(locator.get_model_file_path())
     model = timm.create_model(backbone, pretrained=False)
-    packaged = torch.load(file, map_location="cpu", weights_only=True)
+    packaged = load_tensors(file)
     model.load_state_dict(
         _rename_lite(packaged, [len(stage) for stage in model.blocks]), strict=True
     )
@@ -218,7 +219,7 @@ def load_file(file: str | Path) -> Weights:
         if path.suffix == ".safetensors":
             state = safetensors.torch.load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = load_tensors(path)
             for key in ("state_dict", "model"):
                 state = state[key] if isinstance(state.get(key), dict) else state
         if not all(

@@ -18,6 +18,7 @@ import torch
 from foldblend.errors import in_a_line, shown
 from foldblend.files import exists, write_with
 from foldblend.reading import read_bounded
+from pipeline.tensors_file import load_tensors
 
 __all__ = ["CHECKPOINT", "Checkpoints"]
 
@@ -91,7 +92,7 @@ class Checkpoints:
         if not exists(self.file):
             return None
         try:
-            payload = torch.load(io.BytesIO(self._content()), map_location="cpu", weights_only=True)
+            payload = load_tensors(io.BytesIO(self._content()))
             ours = payload["format"] == FORMAT and payload["run_key"] == self.run_key
             return dict(payload["state"]) if ours else None
         except Exception as error:

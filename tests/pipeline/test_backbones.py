@@ -2,7 +2,10 @@
 
 import dataclasses
 import math
+import pickle
 import threading
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -52,6 +55,15 @@ def test_weights_are_dense_finite_numbers(value, message, tmp_path):
     for kind in (torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool):
         torch.save({"fc.weight": torch.eye(3).to(kind)}, tmp_path / "w.pth")
         assert load_file(tmp_path / "w.pth").state["fc.weight"].dtype == kind
+
+
+def test_a_file_of_another_form_is_one_line_without_warnings_of_torch(tmp_path, recwarn):
+    with zipfile.ZipFile(tmp_path / "w.ckpt", "w") as made:
+        made.writestr("archive/data.pkl", pickle.dumps({"model": {1: Path()}}, protocol=4))
+        made.writestr("archive/version", "3")
+    with pytest.raises(UserError, match="not a plain state dict"):
+        load_file(tmp_path / "w.ckpt")
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("backbone", sorted(PACKAGED))
