@@ -42,7 +42,9 @@ Seconds = Annotated[float, between(0, MOST_SECONDS)]
 # Until the year 9892: later times have no date.
 Time = Annotated[int, between(0, 250_000_000_000)]
 Label = Annotated[int, between(0, MOST_IMAGES)]
-Rgb = Annotated[list[float], length(3, 3)]
+Mean = Annotated[float, between(-1e6, 1e6)]
+# A value that images are divided by.
+Std = Annotated[float, between(1e-6, 1e6)]
 
 
 class AttributeInfo(TypedDict, total=False):
@@ -173,8 +175,8 @@ class PreprocessInfo(TypedDict, total=False):
     width: Required[Side]
     height: Required[Side]
     """Size of the model's input."""
-    mean: Required[Rgb]
-    std: Required[Rgb]
+    mean: Required[Annotated[list[Mean], length(3, 3)]]
+    std: Required[Annotated[list[Std], length(3, 3)]]
     crop_pct: Required[Annotated[float, between(0.001, 10)]]
     decode: Required[str]
     library: str
