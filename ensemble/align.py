@@ -245,10 +245,14 @@ def _test_ids(runs: Sequence[Run], *, intersect: bool) -> tuple[pd.Series | None
         foreign = ids[~ids.isin(common)]
         if len(missing) or len(foreign):
             if not intersect:
+                differ = [
+                    f"{len(ids)} images only in the {which} ({listed(ids)})"
+                    for which, ids in (("first", missing), ("second", foreign))
+                    if len(ids)
+                ]
                 raise UserError(
-                    f"{runs[0].path} and {run.path}: different test sets, {len(missing)} images"
-                    f" only in the first ({listed(missing)}), {len(foreign)} only in the second"
-                    f" ({listed(foreign)}); pass --intersect to blend the common ones"
+                    f"{runs[0].path} and {run.path}: different test sets, {', '.join(differ)}; pass"
+                    " --intersect to blend the common ones"
                 )
             common = common[common.isin(ids)]
     if not len(common):

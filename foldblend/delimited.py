@@ -101,7 +101,8 @@ def read_text(file: Path, encoding: str | None = None, *, cure: str = "save it a
         text = data.decode(known or "utf-8")
     except LookupError:
         raise UserError(
-            f"--encoding {shown(encoding)}: no such encoding; pass one such as utf-8, cp949 or cp1252"
+            f"--encoding {shown(encoding)}: no such encoding; pass one such as utf-8, cp949 or"
+            " cp1252"
         ) from None
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1

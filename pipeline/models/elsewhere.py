@@ -94,18 +94,29 @@ def _file(backbone: str, name: str) -> Path | None:
         file = home(place) / name
         return file if is_file(file) else None
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
+    from huggingface_hub.utils import logging
 
+    # Its warnings of each attempt say what the error says.
+    logging.set_verbosity_error()
     repository, _, revision = place.partition("@")
     try:
         return Path(hf_hub_download(repository, name, revision=revision or None))
-    except EntryNotFoundError:
-        return None
+    except EntryNotFoundError as error:
+        # Without a network it is not known whether the hub has the file.
+        if not isinstance(error, LocalEntryNotFoundError):
+            return None
+        why: Exception = error
     except (OSError, HFValidationError) as error:
-        raise UserError(
-            f"--backbone {shown(backbone)}: {name} is not on this machine, and cannot be downloaded"
-            f" ({in_a_line(error)}); {_cure(backbone)}, and --weights FILE for other weights"
-        ) from None
+        why = error
+    raise UserError(
+        f"--backbone {shown(backbone)}: {name} is not on this machine, and cannot be downloaded"
+        f" ({in_a_line(why)}); {_cure(backbone)}, and --weights FILE for other weights"
+    )
 
 
 def _description(backbone: str) -> bytes:

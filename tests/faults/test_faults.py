@@ -19,8 +19,6 @@ from tests.faults.tracing import can_trace
 from tests.faults.warm import Warm
 from tests.makers.constants import ROOT
 
-# Kinds of which some cases still fail. A kind is taken out when all of its cases are mended.
-STILL_FAILING = frozenset(QUOTAS)
 NEEDS_STRACE = ("kills", "errors")
 # Commands at once, in unlucky surroundings or on full disks take several runs each: slow tests.
 SLOW_KINDS = ("pairs", "surroundings", "full disks", "errors")
@@ -59,8 +57,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def _check(world: World, kind: str, most: int, seed: int) -> None:
     failed = world.failures(kind, most, seed)
     said = "\n".join(f"{one.outcome}: {one.case}\n    {one.line}" for one in failed)
-    if failed and kind in STILL_FAILING:
-        pytest.xfail(said)
     assert not failed, said
 
 

@@ -454,9 +454,7 @@ def test_a_group_in_two_folds_of_folds_csv_is_an_error(runs_copy, tiny_layout, e
         return table
 
     edit_csv(runs_copy / "alpha" / "folds.csv", tear)
-    with pytest.raises(
-        UserError, match=r"folds.csv: .*person .* is in more than one fold.*remove"
-    ):
+    with pytest.raises(UserError, match=r"folds.csv: .*person .* is in more than one fold.*remove"):
         alpha_again(tiny_layout, runs_copy)
 
 
