@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
 import importlib.machinery
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -71,33 +70,40 @@ class _FromSource(importlib.machinery.SourceFileLoader):
 
 
 class _OwnSources:
-    """Finder of users' own modules; those that are installed are left to Python."""
+    """Find users' own modules; those that are installed, and ours, are left to Python."""
 
-    @staticmethod
+    def __init__(self, is_own_source: Callable[[Path], bool]) -> None:
+        self.is_own_source = is_own_source
+
     def find_spec(
-        name: str, path: Sequence[str] | None = None, target: Any = None
+        self, name: str, path: Sequence[str] | None = None, target: Any = None
     ) -> importlib.machinery.ModuleSpec | None:
-        from foldblend.sources import is_own_source
-
-        if name.partition(".")[0] in PACKAGES:
+        if name.partition(".")[0] in ("foldblend", *PACKAGES):
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         if spec is None or type(spec.loader) is not importlib.machinery.SourceFileLoader:
             return None
-        if not is_own_source(Path(spec.loader.path)):
+        if not self.is_own_source(Path(spec.loader.path)):
             return None
         spec.loader = _FromSource(spec.loader.name, spec.loader.path)
         return spec
 
 
-@contextlib.contextmanager
-def _from_source() -> Iterator[None]:
-    """Compile users' own modules that are imported meanwhile from their source."""
-    sys.meta_path.insert(0, _OwnSources)
-    try:
-        yield
-    finally:
-        sys.meta_path.remove(_OwnSources)
+def _compile_from_source() -> None:
+    """Compile users' own modules that this process imports from now on from their source.
+
+    A part may import further modules when it is called.
+    """
+    if any(isinstance(finder, _OwnSources) for finder in sys.meta_path):
+        return
+    # The finder must import nothing itself, which would call it again without an end.
+    from foldblend.sources import is_own_source
+
+    is_own_source(Path(__file__))
+    finders = [*sys.meta_path]
+    searches_path = importlib.machinery.PathFinder
+    place = finders.index(searches_path) if searches_path in finders else len(finders)
+    sys.meta_path.insert(place, _OwnSources(is_own_source))
 
 
 def load_custom(name: str, flag: str) -> Any:
@@ -118,8 +124,8 @@ def load_custom(name: str, flag: str) -> Any:
         # At the end, so that a user's random.py does not hide the standard library's.
         sys.path.append(here)
     try:
-        with _from_source():
-            module = importlib.import_module(module_name)
+        _compile_from_source()
+        module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         own = error.name is not None and (
             module_name == error.name or module_name.startswith(error.name + ".")

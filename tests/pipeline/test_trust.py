@@ -6,6 +6,7 @@ import os
 import py_compile
 import re
 import shutil
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -367,6 +368,26 @@ def test_a_compiled_file_of_another_source_does_not_run(evil):
     file.write_text("Net = 'good'\n")
     os.utime(file, ns=(when, when))
     assert load_custom("evils:Net", "--loss") == "good"
+
+
+def test_modules_that_a_part_imports_when_called_are_compiled_from_source(tmp_path):
+    """In a process that has imported nothing of foldblend but the loader of parts."""
+    (tmp_path / "reads.py").write_text("def read():\n    import later\n    return later.NAME\n")
+    later = tmp_path / "later.py"
+    later.write_text("NAME = 'bad!'\n")
+    py_compile.compile(str(later))
+    when = later.stat().st_mtime_ns
+    later.write_text("NAME = 'good'\n")
+    os.utime(later, ns=(when, when))
+    code = (
+        f"import sys; sys.path.append({str(Path.cwd())!r}); from foldblend.plugins import"
+        " load_custom; load_custom('reads:read', '--dataset');"
+        " print(load_custom('reads:read', '--dataset')())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "good\n", done.stderr
 
 
 def test_typed_parts_are_free_and_others_are_not(tmp_path):
