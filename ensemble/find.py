@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ensemble.config import read_members
 from foldblend.errors import UserError, did_you_mean, listed
-from foldblend.files import exists
+from foldblend.files import exists, is_link
 from foldblend.runs.check import BAD_LINK, NEEDED_TO_BUILD_ON, why_unfinished
 from foldblend.runs.run import Run
 
@@ -22,7 +22,7 @@ def _why_not(path: Path, *, blends: bool) -> str | None:
         # The shell passes on a pattern that matched nothing.
         if "*" in str(path):
             return "no run matches this pattern; run run_cv.py first"
-        if path.is_symlink():
+        if is_link(path):
             return BAD_LINK
         raise UserError(f"{path}: no such run; check the path")
     if not blends and _is_blend(path):

@@ -23,6 +23,7 @@ __all__ = [
     "exists",
     "home",
     "is_file",
+    "is_link",
     "open_in_place",
     "page_file",
     "remove",
@@ -66,6 +67,14 @@ def exists(path: Path) -> bool:
 def is_file(path: Path) -> bool:
     """Return whether a path is a file; False for names that no file can have."""
     return exists(path) and path.is_file()
+
+
+def is_link(path: Path) -> bool:
+    """Return whether a path is a link; False for names that none can have."""
+    try:
+        return path.is_symlink()
+    except (OSError, ValueError):
+        return False
 
 
 def check_writable(folder: Path, *, flag: str = "--output") -> None:

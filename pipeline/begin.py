@@ -34,7 +34,15 @@ from pipeline.data.preprocess import region_of
 from pipeline.job import Prepared
 from pipeline.open_folder import write_config
 
-__all__ = ["Folds", "begin_run", "first_record", "folds_of", "record_before", "say_start"]
+__all__ = [
+    "Folds",
+    "begin_run",
+    "first_record",
+    "folds_of",
+    "record_before",
+    "say_start",
+    "write_inputs",
+]
 
 FOLDS = "folds.csv"
 
@@ -143,8 +151,8 @@ def folds_of(run: Prepared, folder: Path, before: Mapping[str, Any], say: Say) -
     if not is_file(file):
         if not is_planned:
             raise UserError(
-                f"{file}: is missing, and this version makes other folds; restore it, or"
-                f" {start_again}"
+                f"{file}: is missing, and these settings or this version make other folds; restore"
+                f" it, or {start_again}"
             )
         return Folds(fold_RN=run.fold_RN, digest=digest, content=planned)
     found = file_hash(file)
@@ -161,7 +169,7 @@ def folds_of(run: Prepared, folder: Path, before: Mapping[str, Any], say: Say) -
     except UserError as error:
         if recorded in (None, found):
             raise
-        why = str(error).removeprefix(f"{file}: ").rpartition(";")[0]
+        why = str(error).removeprefix(f"{file}: ").partition(";")[0]
         raise UserError(f"{file}: has changed since the run was made ({why}); {cure}") from None
     if fold_RN.shape != run.fold_RN.shape or fold_RN.max() != run.fold_RN.max():
         raise UserError(f"{file}: has a different number of folds or repeats; {cure}")
@@ -220,18 +228,28 @@ def begin_run(
     folds
         The folds of the run.
     is_done
-        Whether all folds of a finished run are kept. Its run.json then stays as it is.
+        Whether all folds of a finished run are kept. Its run.json then stays as it is, and so do
+        the files whose hashes it has (see `write_inputs`).
     """
     # run.json comes first, because it marks the folder as a run.
     if not is_done:
         write_json(folder / "run.json", info)
-    write_config(folder, run.config)
-    _write_image_paths(folder, run.manifest)
+        write_inputs(run, folder)
     if folds.content is not None:
         write_bytes(folder / FOLDS, folds.content)
     # A resumed run keeps the environment of its start; each fold records its own as well.
     if not (folder / "env.json").is_file():
         write_json(folder / "env.json", describe_environment(weights=run.origin))
+
+
+def write_inputs(run: Prepared, folder: Path) -> None:
+    """Write the settings of the run and the paths of its images, whose hashes run.json has.
+
+    Of a finished run they are written together with run.json, so that a command that stops before
+    leaves all three as they were.
+    """
+    write_config(folder, run.config)
+    _write_image_paths(folder, run.manifest)
 
 
 def say_start(run: Prepared, folder: Path, info: Mapping[str, Any], say: Say) -> None:

@@ -20,7 +20,14 @@ from foldblend.runs.schema import read_info
 from foldblend.scores.metrics import METRICS
 from foldblend.spreadsheets import safe_csv
 from pipeline.assemble import assemble, finish_record, results_are_intact
-from pipeline.begin import begin_run, first_record, folds_of, record_before, say_start
+from pipeline.begin import (
+    begin_run,
+    first_record,
+    folds_of,
+    record_before,
+    say_start,
+    write_inputs,
+)
 from pipeline.config.run import RunConfig, parse_folds
 from pipeline.config.settings import make_config, replace
 from pipeline.config.trust import Trust, own_parts
@@ -159,8 +166,10 @@ def _cross_validate(
                 say(f"{folder}: another process has written the results")
                 return
             drop_fold_locks(folder)
-            if not intact:
-                assemble(folder, run.manifest, run.num_models, fold_tables(folder, info))
+            # Also for a finished run: the forms of submissions and spreadsheets do not identify it.
+            assemble(folder, run.manifest, run.num_models, fold_tables(folder, info))
+            if intact:
+                write_inputs(run, folder)
             finish_record(run, folder, info, before)
             # Its parts were typed in this command, or checked.
             trust = Trust(frozenset(name for _, name in own_parts(run.config)))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from foldblend.errors import listed
-from foldblend.files import exists, home, is_file
+from foldblend.files import exists, home, is_file, is_link
 from foldblend.runs.broken import BrokenRun
 from foldblend.runs.info import RunInfo
 from foldblend.runs.run import Run
@@ -39,7 +39,7 @@ def why_unfinished(folder: Path, *, needed: Sequence[str] = NEEDED) -> str | Non
     needed
         Keys that run.json must have.
     """
-    if folder.is_symlink() and not exists(folder):
+    if is_link(folder) and not exists(folder):
         return BAD_LINK
     try:
         if not (folder / "run.json").is_file():

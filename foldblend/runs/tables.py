@@ -98,10 +98,15 @@ class TableReader:
         except UserError as error:
             raise BrokenRun(error, self.folder) from None
         if self.hashes.get(name, digest) != digest:
+            cure = (
+                "repeat the run's command, which trains nothing and writes it again"
+                if name == "config.yaml"
+                else "make the run again"
+            )
             raise self.broken(
                 name,
-                "has changed since the run was made (its hash is not the recorded one); make the"
-                " run again, or restore the file",
+                f"has changed since the run was made (its hash is not the recorded one); {cure}, or"
+                " restore the file",
             )
         return data
 

@@ -14,7 +14,7 @@ import pandas as pd
 import scipy.sparse.csgraph
 
 from foldblend.errors import UserError, listed, require
-from foldblend.files import exists, home
+from foldblend.files import exists, home, is_link
 from foldblend.runs.broken import BrokenRun
 from foldblend.runs.check import finished_run, why_unfinished
 from foldblend.runs.costs import num_models, num_passes
@@ -66,7 +66,7 @@ def find_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[dict[str, st
     skipped = []
     for path in map(home, paths):
         # A shell passes on a pattern that matches nothing.
-        if not exists(path) and "*" not in str(path) and not path.is_symlink():
+        if not exists(path) and "*" not in str(path) and not is_link(path):
             raise UserError(f"{path}: no such run; check the path")
         try:
             # Unlike `resolve`, this takes a link to itself.

@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 
 from ensemble.blend import blend
+from ensemble.find import find_members
 from ensemble.methods.registry import METHODS as METHODS_OF_BLENDS
 from foldblend.errors import UserError
 from foldblend.runs import run as store
+from foldblend.runs.check import finished_run
 from foldblend.runs.folder import file_hash, ids_hash
 from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS, softmax
 from folds.data.layout import read_layout
+from reports.board.leaderboard import find_runs
 from tests.makers.edits import assert_left_out, edit_run, edit_table
 from tests.makers.synthetic_runs import write_synthetic_run
 
@@ -250,3 +253,14 @@ def test_an_output_that_cannot_be_written_fails_before_the_work(drawn, command, 
     (tmp_path / "file").touch()
     argv = [drawn / "a", drawn / "c", "--method", "soft", "--output", tmp_path / "file"]
     command(*argv).assert_one_line_error("file", "cannot be written", "--output")
+
+
+def test_names_that_no_file_can_have_are_no_runs(alpha):
+    for name in ("x" * 300, "x\0"):
+        for find in (find_members, find_runs):
+            with pytest.raises(UserError, match="no such run; check the path"):
+                find([alpha.path, name])
+            _, skipped = find([alpha.path, f"{name}*"])
+            assert len(skipped) == 1
+        with pytest.raises(UserError):
+            finished_run(name)

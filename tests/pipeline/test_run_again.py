@@ -1,5 +1,6 @@
 """The same command on a finished run: what is kept, mended and said."""
 
+import pandas as pd
 import pytest
 
 from foldblend.errors import UserError
@@ -144,3 +145,13 @@ def test_a_run_folder_as_fold_file_must_have_its_folds(runs_copy, again):
     file.write_bytes(in_reverse(file.read_bytes()))
     with pytest.raises(UserError, match=r"folds.csv \(--fold-file\): has changed .* pass the file"):
         again(name="new", fold_file=str(runs_copy / "alpha"), folds=None)
+
+
+def test_another_form_of_the_submission_is_written(runs_copy, again, tmp_path):
+    folder = runs_copy / "beta"
+    before = pd.read_csv(folder / "submission.csv", dtype=str)
+    sample = tmp_path / "sample.csv"
+    before.iloc[::-1].to_csv(sample, index=False)
+    again(sample_submission=str(sample))
+    after = pd.read_csv(folder / "submission.csv", dtype=str)
+    assert after.iloc[:, 0].tolist() == before.iloc[::-1, 0].tolist()
