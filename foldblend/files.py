@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from foldblend.drafts import LONGEST_NAME, draft_of, held_draft, sweep_own
 from foldblend.errors import UserError
-from foldblend.failures import failed_write
+from foldblend.failures import check_room, failed_write
 
 __all__ = [
     "cache_folder",
@@ -194,7 +194,7 @@ def check_no_link(*folders: Path) -> None:
             )
 
 
-def open_in_place(path: Path, flags: int) -> int:
+def open_in_place(path: Path, flags: int, *, copy: bool = True) -> int:
     """Open a file that is written in place, or create it, and return its descriptor.
 
     Parameters
@@ -204,17 +204,23 @@ def open_in_place(path: Path, flags: int) -> int:
         hard links, is replaced by a copy first, so that no file elsewhere is changed.
     flags
         Flags of `os.open`; O_CREAT is added. The file is never truncated.
+    copy
+        Whether a file with further names is replaced. Where others may write to it meanwhile, which
+        a copy would lose, it is refused.
 
     Raises
     ------
     UserError
-        If a link, pipe, device or folder stands in the file's place.
+        If a link, pipe, device or folder stands in the file's place, or the disk has no room for
+        the copy.
     OSError
         If it cannot be opened.
     """
     handle = _opened(path, flags)
-    if os.fstat(handle).st_nlink > 1:
+    about = os.fstat(handle)
+    if copy and stat.S_ISREG(about.st_mode) and about.st_nlink > 1:
         os.close(handle)
+        check_room(path.parent, about.st_size)
         _part_from_others(path)
         handle = _opened(path, flags)
     about = os.fstat(handle)

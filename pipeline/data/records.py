@@ -132,16 +132,17 @@ class Records:
         self._checked_N[row] = True
 
     def _keep_sum(self, slot: int, value: int) -> None:
-        # A cache that cannot be written may still be read.
+        # A cache that cannot be written may still be read. Another process may fill it meanwhile.
         with contextlib.suppress(OSError, UserError):
             if self._sums is None:
-                self._sums = open_in_place(self.path.with_name("sums"), os.O_WRONLY)
+                sums = self.path.with_name("sums")
+                self._sums = open_in_place(sums, os.O_WRONLY, copy=False)
                 weakref.finalize(self, os.close, self._sums)
             os.pwrite(self._sums, value.to_bytes(SUM_BYTES, "little"), slot * SUM_BYTES)
 
     def _forget(self, slot: int) -> None:
         """Remove the key of a damaged record, so that the next fill makes the record again."""
         with contextlib.suppress(OSError, UserError):
-            keys = open_in_place(self.path.with_name("keys"), os.O_WRONLY)
+            keys = open_in_place(self.path.with_name("keys"), os.O_WRONLY, copy=False)
             os.pwrite(keys, bytes(KEY_BYTES), slot * KEY_BYTES)
             os.close(keys)

@@ -255,12 +255,12 @@ def test_an_output_that_cannot_be_written_fails_before_the_work(drawn, command, 
     command(*argv).assert_one_line_error("file", "cannot be written", "--output")
 
 
-def test_names_that_no_file_can_have_are_no_runs(alpha):
-    for name in ("x" * 300, "x\0"):
-        for find in (find_members, find_runs):
-            with pytest.raises(UserError, match="no such run; check the path"):
-                find([alpha.path, name])
-            _, skipped = find([alpha.path, f"{name}*"])
-            assert len(skipped) == 1
-        with pytest.raises(UserError):
-            finished_run(name)
+def test_a_name_that_is_too_long_is_no_run(drawn):
+    name = "x" * 300
+    for find in (find_members, find_runs):
+        with pytest.raises(UserError, match="no such run; check the path"):
+            find([drawn / "a", name])
+        _, skipped = find([drawn / "a", f"{name}*"])
+        assert len(skipped) == 1
+    with pytest.raises(UserError, match="too long"):
+        finished_run(name)

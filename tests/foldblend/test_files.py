@@ -239,6 +239,25 @@ def test_a_file_with_further_names_is_written_as_a_copy_of_its_own(tmp_path):
     assert {one.name for one in tmp_path.iterdir()} == {"a", "elsewhere"}
 
 
+def test_a_file_with_further_names_is_refused_where_it_must_not_be_copied(tmp_path, monkeypatch):
+    put(tmp_path / "a", "further name", tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="a: a file with further names stands in its place"):
+        open_in_place(tmp_path / "a", os.O_WRONLY, copy=False)
+    monkeypatch.setattr("foldblend.failures.free_bytes", lambda path: 3)
+    with pytest.raises(WriteFailed, match="need at least 8 bytes, and 3 bytes are free"):
+        open_in_place(tmp_path / "a", os.O_WRONLY)
+    assert (tmp_path / "a").samefile(tmp_path / "elsewhere")
+
+
+def test_a_pipe_with_further_names_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "a")
+    (tmp_path / "b").hardlink_to(tmp_path / "a")
+    reader = os.open(tmp_path / "b", os.O_RDONLY | os.O_NONBLOCK)
+    with pytest.raises(UserError, match="a: a pipe or device stands in its place; remove it"):
+        open_in_place(tmp_path / "a", os.O_WRONLY)
+    os.close(reader)
+
+
 @pytest.mark.parametrize("kind", ["link", "dangling link", "pipe", "folder"])
 def test_nothing_is_written_in_place_through_something_else(tmp_path, kind):
     target = tmp_path / "elsewhere"
