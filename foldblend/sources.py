@@ -100,15 +100,32 @@ def _library_folders() -> tuple[Path, ...]:
     return tuple(Path(one).resolve() for one in found)
 
 
-def is_own_source(file: Path | None) -> bool:
-    """Return whether a module's file is source of a user: neither installed nor of Python.
+def is_outside(file: Path | None) -> bool:
+    """Return whether a module's file is a user's own: neither installed nor of Python.
 
     What is installed has the same source on many machines, so that a hash of it says nothing.
     """
-    if file is None or file.suffix != ".py":
+    if file is None:
         return False
     place = file.resolve()
     return not any(place.is_relative_to(folder) for folder in _library_folders())
+
+
+def is_own_source(file: Path | None) -> bool:
+    """Return whether a module's file is source code of a user (see `is_outside`)."""
+    return file is not None and file.suffix == ".py" and is_outside(file)
+
+
+def _is_import_call(node: ast.Call) -> bool:
+    """Return whether a call imports a module by a name that stands in the source."""
+    named = getattr(node.func, "attr", getattr(node.func, "id", ""))
+    given = node.args[0] if node.args else None
+    return (
+        named in ("import_module", "__import__")
+        and isinstance(given, ast.Constant)
+        and isinstance(given.value, str)
+        and not given.value.startswith(".")
+    )
 
 
 def _imports_of(module: str, file: Path) -> Iterator[str]:
@@ -121,6 +138,8 @@ def _imports_of(module: str, file: Path) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (one.name for one in node.names)
+        elif isinstance(node, ast.Call) and _is_import_call(node):
+            yield str(node.args[0].value)  # type: ignore[attr-defined]
         elif isinstance(node, ast.ImportFrom):
             # One dot is the package itself, which a module's name has before its last part.
             last = len(parts) - node.level + (file.name == "__init__.py")
@@ -143,12 +162,8 @@ def _with_imported(modules: Iterable[str]) -> list[str]:
         imported = {one for name in _imports_of(module, file) for one in _with_packages(name)}
         for name in sorted(imported - found.keys()):
             of_ours = name.partition(".")[0] in OURS
-            if (
-                name
-                and not of_ours
-                and not _is_of_python(name)
-                and is_own_source(module_file(name))
-            ):
+            # A compiled module is hashed too, though its imports are not known.
+            if name and not of_ours and not _is_of_python(name) and is_outside(module_file(name)):
                 found[name] = None
                 left.append(name)
     return [*found]
@@ -183,7 +198,8 @@ def is_unchanged(name: str, recorded: Mapping[str, Any]) -> bool:
     own = _with_packages(name.partition(":")[0])
     if _is_of_python(own[0]) or own[-1] not in recorded or not is_own_source(module_file(own[-1])):
         return False
-    return _hashes(dict.fromkeys([*own, *map(str, recorded)])) == dict(recorded)
+    # Modules that are imported and were not there when the run was made count as a change.
+    return _hashes(_with_imported([*own, *map(str, recorded)])) == dict(recorded)
 
 
 def joint_hash(names: Iterable[str]) -> str | None:

@@ -75,9 +75,11 @@ def flush_output() -> None:
 
 def _lost(error: OSError) -> Exception:
     """Return the error for people of a standard output that cannot be written."""
-    # A pipe whose reader has gone, and a terminal that was closed, are no faults.
-    if error.errno in (errno.EPIPE, errno.EIO):
+    # Callers catch what a pipe without a reader and a closed terminal raise, which are no faults.
+    if error.errno == errno.EPIPE:
         return error
+    if error.errno == errno.EIO:
+        return OSError(error.errno, error.strerror, "standard output")
     # Python would try again at its end and print a traceback.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     why = error.strerror or "closed"

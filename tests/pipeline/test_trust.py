@@ -360,6 +360,22 @@ def test_helper_modules_of_a_part_are_compared(evil):
         file.write_text(before)
 
 
+@pytest.mark.parametrize("how", ["import added", "importlib.import_module('added')"])
+def test_a_module_that_was_not_there_is_a_change(evil, how):
+    package = evil.file.parent
+    (package / "evils.py").write_text(
+        f"import importlib\ntry:\n    {how}\nexcept ImportError:\n    pass\nclass Net: pass\n"
+    )
+    recorded = source_hashes("evils:Net", load_custom("evils:Net", "--loss"))
+    assert is_unchanged("evils:Net", recorded)
+    added = package / "added.py"
+    added.write_text("")
+    assert not is_unchanged("evils:Net", recorded)
+    py_compile.compile(str(added), str(package / "added.pyc"))
+    added.unlink()
+    assert not is_unchanged("evils:Net", recorded)
+
+
 def test_a_compiled_file_of_another_source_does_not_run(evil):
     file = evil.file.parent / "evils.py"
     file.write_text("Net = 'bad!'\n")
