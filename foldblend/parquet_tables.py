@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 import pandas as pd
 import pyarrow
+import pyarrow.compute
 import pyarrow.parquet
 
 from foldblend.delimited import check_size
@@ -73,14 +74,29 @@ def _check_bytes(file: Path, size: int) -> None:
         )
 
 
+def _compact(column: Any) -> Any:
+    """Return a column whose dictionary has only the texts of its own rows.
+
+    Each part of a file is read with the whole dictionary. The order of ordered ones is data.
+    """
+    if not pyarrow.types.is_dictionary(column.type) or column.type.ordered:
+        return column
+    used = column.indices.unique().drop_null()
+    codes = pyarrow.compute.index_in(column.indices, used)
+    return pyarrow.DictionaryArray.from_arrays(codes, column.dictionary.take(used))
+
+
 def _paths_and_cells(file: Path, source: Any, columns: Sequence[str]) -> Any:
     """Return columns of a file of images, read in parts so that their size is seen in time."""
     parts = []
     size = 0
     for part in source.iter_batches(batch_size=AT_ONCE, columns=list(columns)):
-        size += part.nbytes
+        compact = pyarrow.RecordBatch.from_arrays(
+            [_compact(one) for one in part.columns], names=part.schema.names
+        )
+        size += compact.nbytes
         _check_bytes(file, size)
-        parts.append(part)
+        parts.append(compact)
     return pyarrow.Table.from_batches(parts) if parts else source.read(list(columns))
 
 

@@ -28,6 +28,10 @@ __all__ = [
     "quoted",
 ]
 
+# Most rows of any table, whatever run.json says: it comes from the folder that is read.
+MOST_ROWS = 10 * MAX_ROWS
+# Most bytes of the cells of a table, as its footer tells, once they are unpacked.
+MOST_CELLS = 2**36
 # Tables of views have a row per image and view.
 MOST_VIEWS = 100
 ROW_NUMBERS = ("label", "label_raw", "repeat", "fold")
@@ -50,11 +54,12 @@ class Column:
 def most_rows(info: Info) -> int:
     """Return how many rows of a table are read: those of any run, or what run.json accounts for.
 
-    So a run that was made with a larger --max-rows can be read.
+    So a run that was made with a larger --max-rows can be read, up to MOST_ROWS.
     """
     data = info.get("data", {})
     num_images = data.get("num_images", 0) + data.get("num_test", 0)
-    return max(MAX_ROWS, num_images * (info.get("num_repeats", 1) + MOST_VIEWS))
+    accounted = num_images * (info.get("num_repeats", 1) + MOST_VIEWS)
+    return max(MAX_ROWS, min(accounted, MOST_ROWS))
 
 
 def _label(info: Info) -> int:
@@ -123,15 +128,24 @@ def quoted(names: Sequence[object]) -> str:
 
 
 def problem_of_schema(
-    schema: pyarrow.Schema, wanted: Mapping[str, Column], num_rows: int, info: Info
+    schema: pyarrow.Schema, wanted: Mapping[str, Column], about: Any, info: Info
 ) -> str | None:
-    """Return what is wrong with the columns of a file before any is read, or None."""
+    """Return what is wrong with a file before any column is read, or None; `about` is its footer.
+
+    Columns of the file that are not wanted may be anything.
+    """
     num_classes = len(info.get("classes", ()))
     most = most_rows(info)
+    parts = [about.row_group(one) for one in range(about.num_row_groups)]
+    # Both numbers are in the file, and either may be wrong.
+    num_rows = max(about.num_rows, sum(part.num_rows for part in parts))
     if num_rows > most:
         return f"has {num_rows:,} rows, and at most {most:,} are read"
     if num_rows < 0:
         return f"has {num_rows:,} rows"
+    size = sum(part.total_byte_size for part in parts)
+    if size > MOST_CELLS:
+        return f"has {size:,} bytes of cells, and at most {MOST_CELLS:,} are read"
     twice = [name for name, count in Counter(schema.names).items() if count > 1]
     if twice:
         return f"has several columns named {quoted(twice)}"

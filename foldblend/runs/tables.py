@@ -168,11 +168,7 @@ class TableReader:
         try:
             with pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data)) as source:
                 schema = source.schema_arrow
-                # Both numbers are in the file, and either may be wrong.
-                about = source.metadata
-                groups = (about.row_group(one).num_rows for one in range(about.num_row_groups))
-                num_rows = max(about.num_rows, sum(groups))
-                wrong = problem_of_schema(schema, wanted, num_rows, self.info)
+                wrong = problem_of_schema(schema, wanted, source.metadata, self.info)
                 if wrong is None:
                     here = [one for one in wanted if one in schema.names]
                     # What pandas wrote about its types is not needed, and may be damaged.

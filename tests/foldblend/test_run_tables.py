@@ -103,6 +103,13 @@ def test_tables_are_bounded_before_they_are_read(folder, monkeypatch):
     # A run that accounts for more rows, as one made with a larger --max-rows, is read.
     edit_run(folder, data={**data, "num_images": 42})
     Run(folder).oof  # noqa: B018
+    monkeypatch.setattr(columns, "MOST_CELLS", 99)
+    with pytest.raises(BrokenRun, match="bytes of cells, and at most 99 are read"):
+        Run(folder).oof  # noqa: B018
+    # But the folder may say anything.
+    monkeypatch.setattr(columns, "MOST_ROWS", 40)
+    with pytest.raises(BrokenRun, match="has 42 rows, and at most 40 are read"):
+        Run(folder).oof  # noqa: B018
     edit_run(folder, data=data)
     with pytest.raises(BrokenRun, match="has 42 rows, and at most 30 are read"):
         Run(folder).oof  # noqa: B018

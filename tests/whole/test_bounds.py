@@ -92,6 +92,18 @@ def test_a_text_that_all_rows_of_a_parquet_file_have_is_kept_once(tmp_path):
     assert cells.iloc[0] is cells.iloc[-1]
 
 
+def test_the_texts_of_a_file_of_images_are_counted_once(tmp_path, monkeypatch):
+    texts = [f"{one:01000}" for one in range(200)]
+    table = pa.table({"image": [{"bytes": b"", "path": "a"}] * 200, "label": [*texts[1:], None]})
+    pa.parquet.write_table(table, tmp_path / "t.parquet")
+    monkeypatch.setattr("foldblend.parquet_tables.AT_ONCE", 7)
+    monkeypatch.setattr("foldblend.parquet_tables.MOST_TEXT", 220_000)
+    assert [*read_text_table(tmp_path / "t.parquet").cells["label"]] == [*texts[1:], ""]
+    monkeypatch.setattr("foldblend.parquet_tables.MOST_TEXT", 190_000)
+    with pytest.raises(UserError, match="bytes of cells, and at most 190,000 are read"):
+        read_text_table(tmp_path / "t.parquet")
+
+
 @pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.parquet"])
 def test_a_pipe_is_no_table(tmp_path, name):
     os.mkfifo(tmp_path / name)
