@@ -49,7 +49,7 @@ def command(blend_command):
 def test_a_folder_that_is_removed_meanwhile_is_an_error_and_starts_afresh(
     drawn, command, monkeypatch
 ):
-    runs = sorted(drawn.iterdir())
+    argv = [*sorted(drawn.iterdir()), "--method", "soft", "--name", "all"]
 
     def removed():
         shutil.rmtree(drawn / "all", ignore_errors=True)
@@ -57,9 +57,9 @@ def test_a_folder_that_is_removed_meanwhile_is_an_error_and_starts_afresh(
 
     with monkeypatch.context() as patch:
         patch.setattr("foldblend.runs.derived.describe_environment", removed)
-        done = command(*runs, "--name", "all")
+        done = command(*argv)
         done.assert_one_line_error("all: was removed or renamed", "run the same command again")
-    assert command(*runs, "--name", "all").code == 0
+    assert command(*argv).code == 0
 
 
 def section_named(run, words):

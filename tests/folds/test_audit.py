@@ -289,7 +289,7 @@ def squares(num_groups=30):
     return np.stack(features), np.array(label), np.repeat(np.arange(num_groups), 5)
 
 
-@pytest.mark.parametrize("num_swaps", [0, 1, 5])
+@pytest.mark.parametrize("num_swaps", [0, 1, pytest.param(5, marks=pytest.mark.slow)])
 def test_swaps_are_found_in_images(num_swaps):
     feature, label, group = squares()
     swapped = [[5 * index + 3, 5 * index + 4] for index in range(3, 3 + num_swaps)]

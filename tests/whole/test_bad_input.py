@@ -147,7 +147,9 @@ def test_a_class_with_fewer_groups_than_folds_is_a_warning(run_tiny):
         (["--backbone", "test_vit", "--img-size", "33"], ["--img-size"]),
     ],
 )
-def test_wrong_values_of_flags(run_tiny, tmp_path, argv, words):
+def test_wrong_values_of_flags(run_tiny, tmp_path, monkeypatch, argv, words):
+    # The hub is not asked, several times, over a network that tests may not have.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     run_tiny(*argv).assert_one_line_error(*words)
     assert not (tmp_path / "out").exists()
 
