@@ -14,7 +14,10 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[1]
 # Path on the site -> path in the repository. Pages link to these.
 BROUGHT_IN = {"index.md": "README.md"}
-BROUGHT_IN |= {name: name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "setup.cfg")}
+BROUGHT_IN |= {
+    name: name
+    for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "setup.cfg")
+}
 for pattern in ("examples/*.py", "examples/*.ipynb", "recipes/*.yaml"):
     for file in ROOT.glob(pattern):
         name = f"{file.parent.name}/{file.name}"
