@@ -23,7 +23,7 @@ from ensemble.metric import costs_section, decide_metric
 from ensemble.parameters import Parameters
 from ensemble.parameters_file import PARAMETERS, to_bytes
 from foldblend.cli import Say
-from foldblend.errors import UserError, listed
+from foldblend.errors import UserError, listed, require
 from foldblend.files import is_file
 from foldblend.flags import from_settings
 from foldblend.progress import lines_to, write
@@ -150,6 +150,7 @@ def blend(
     >>> both.info["kind"], [member["weight"] for member in both.info["members"]]
     ('blend', [0.5, 0.5])
     """
+    require(runs is not None, "runs: pass runs or their folders")
     several = [runs] if isinstance(runs, (str, Path, Run)) else runs
     paths = tuple(str(getattr(run, "path", run)) for run in several)
     config = from_settings(BlendConfig, {**settings, "runs": paths})

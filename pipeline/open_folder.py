@@ -84,7 +84,10 @@ def open_folder(
     """
     if not (folder / "run.json").is_file():
         if not is_empty(folder):
-            raise UserError(f"{folder}: exists and is not a run folder; pass another --name")
+            raise UserError(
+                f"{folder}: exists and is not a run folder; pass another --name, or remove"
+                " it if it is what is left of a run"
+            )
         return
     free = _free_name(folder)
     old = read_info(folder)

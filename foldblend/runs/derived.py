@@ -68,7 +68,10 @@ def open_derived(
         check_writable(folder)
     if not (folder / "run.json").is_file():
         if folder.exists() and not is_empty(folder):
-            raise UserError(f"{folder}: exists and is not a run folder; pass another --name")
+            raise UserError(
+                f"{folder}: exists and is not a run folder; pass another --name, or remove"
+                " it if it is what is left of a run"
+            )
         return
     info = Run(folder).info
     if info.get("kind") != kind:
