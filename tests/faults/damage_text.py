@@ -235,7 +235,8 @@ def yaml_cases(base: Path) -> Iterator[Case]:
                     kind="yaml",
                     job=_job(file, run, number),
                     prepare=with_hash(file, prepare),
-                    names=_names(file, run),
+                    # A setting of the right type is refused as one that was typed.
+                    names=(*_names(file, run), f"--{str(path[0]).replace('_', '-')} "),
                     bad_run=run,
                 )
         for what, text in YAML_TEXTS.items():

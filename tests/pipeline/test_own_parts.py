@@ -317,7 +317,8 @@ def test_custom_parts_reach_parallel_folds(tiny_layout, tmp_path, cv_command):
     assert cv_command(*base, "--name", "one").code == 0
     assert cv_command(*base, "--name", "two", "--parallel-folds", "2").code == 0
     config = tmp_path / "one" / "config.yaml"
-    assert cv_command("--config", config, "--name", "three", "--output", tmp_path).code == 0
+    same = ["--config", config, "--trust-parts", "--name", "three", "--output", tmp_path]
+    assert cv_command(*same).code == 0
     one, *others = (Run(tmp_path / name).oof for name in ("one", "two", "three"))
     for other in others:
         pd.testing.assert_frame_equal(one, other, check_exact=True)

@@ -201,6 +201,7 @@ def test_a_run_of_a_version_without_prefer_stays_as_it_is(synthetic):
     write_json(before.path / "run.json", before.info | {"tta": settings})
     kept = (before.path / "oof.parquet").read_bytes()
     left = synthetic.path / "tta" / ".draft-0123abcd-times.json"
+    left.parent.mkdir(exist_ok=True)
     left.write_text("half")
     said = []
     config = TtaConfig(run=str(synthetic.path), page=False, budget=2)

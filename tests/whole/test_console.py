@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
+from foldblend.runs.folder import table_hashes
 from tests.makers.constants import ROOT
+from tests.makers.edits import edit_run
 from tests.makers.small_runs import LABELS, write_run
 
 NAMES = ["고양이", "개", "올빼미 ≥ 2"]
@@ -40,7 +42,7 @@ def korean_runs(tmp_path_factory):
     """Return two runs with Korean class and run names."""
     folder = tmp_path_factory.mktemp("korean")
     wrong = [1, *LABELS[1:]]
-    return [
+    runs = [
         write_run(
             folder / name,
             predicted,
@@ -52,6 +54,9 @@ def korean_runs(tmp_path_factory):
         )
         for name, predicted in (("가", wrong), ("나", [*LABELS[:-1], 0]))
     ]
+    for run_folder in runs:
+        edit_run(run_folder, files=table_hashes(run_folder))
+    return runs
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
