@@ -260,7 +260,9 @@ def _removed(
             time.sleep(0.001)
     else:
         pid = _started(warm, case, job, share)
-    shutil.rmtree(warm.stage / folder, ignore_errors=True)
+    # A file that is made meanwhile would keep the folder.
+    for _ in range(3):
+        shutil.rmtree(warm.stage / folder, ignore_errors=True)
     first_failed(warm, case, job, warm.wait(pid), any_name=True)
     ended = warm.run(job.command, again, timeout=45)
     if ended.code:
