@@ -41,7 +41,6 @@ from tests.makers.synthetic_runs import write_synthetic_run
 
 ROUNDS = 10
 FEW_ROUNDS = 5  # of training
-SOFT = ("--method", "soft", "--no-page")
 PEOPLE = 2857  # 20,000 images
 
 

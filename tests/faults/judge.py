@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -268,5 +269,9 @@ def run_case(case: Case, warm: Warm, base: Path, references: References) -> Outc
     else:
         outcome, line = judge(case, job, ended, warm, references)
     return Outcome(
-        case.id, case.kind, outcome, line.replace(str(warm.stage), "STAGE"), ended.seconds
+        case.id,
+        case.kind,
+        outcome,
+        line.replace(str(warm.stage), "STAGE").replace(sys.prefix, "PYTHON"),
+        ended.seconds,
     )
