@@ -126,6 +126,17 @@ def timed_checks() -> Iterator[Clock]:
         yield clock
 
 
+def ratios_of(these: list[float], others: list[float]) -> dict[str, Any]:
+    """Return the ratios of times that were measured in turn, and their mean."""
+    ratios = [one / other for one, other in zip(these, others, strict=True)]
+    error = statistics.stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else None
+    return {
+        "ratio": spread(ratios, 4),
+        "mean ratio": round(statistics.mean(ratios), 4),
+        "standard error": None if error is None else round(error, 4),
+    }
+
+
 def compared(work: Callable[[], object]) -> Iterator[dict[str, Any]]:
     """Yield the share of the checks and the times of a command with and without them."""
     shares: list[float] = []
@@ -141,15 +152,11 @@ def compared(work: Callable[[], object]) -> Iterator[dict[str, Any]]:
             with contextlib.nullcontext() if checks else without_checks():
                 work()
             seconds[checks].append(time.perf_counter() - start)
-        ratios = [one / other for one, other in zip(seconds[True], seconds[False], strict=True)]
-        error = statistics.stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else None
         yield {
             "share of checks": spread(shares, 5),
             "with": spread(seconds[True]),
             "without": spread(seconds[False]),
-            "ratio": spread(ratios, 4),
-            "mean ratio": round(statistics.mean(ratios), 4),
-            "standard error": None if error is None else round(error, 4),
+            **ratios_of(seconds[True], seconds[False]),
         }
 
 
@@ -178,14 +185,10 @@ def against(before: Path, words: list[str]) -> Iterator[dict[str, Any]]:
                 check=True,
             )
             seconds[tree].append(time.perf_counter() - start)
-        ratios = [one / other for one, other in zip(seconds[ROOT], seconds[before], strict=True)]
-        error = statistics.stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else None
         yield {
             "before": spread(seconds[before]),
             "now": spread(seconds[ROOT]),
-            "ratio": spread(ratios, 4),
-            "mean ratio": round(statistics.mean(ratios), 4),
-            "standard error": None if error is None else round(error, 4),
+            **ratios_of(seconds[ROOT], seconds[before]),
         }
 
 
