@@ -34,8 +34,9 @@ __all__ = [
 M_TRIM_THRESHOLD = -1
 M_TOP_PAD = -2
 M_MMAP_MAX = -4
-# Training steps per fold from which on --compile auto compiles. Compiling takes one to two minutes
-# and saves some milliseconds per step. This is an estimate; `make bench-gpu` measures it.
+# Training steps of a run from which on --compile auto compiles. Compiling takes one to two minutes,
+# once for all folds, and saves some milliseconds per step. This is an estimate; `make bench-gpu`
+# measures it.
 COMPILE_STEPS = 20_000
 # Read at import, because `compute_of` changes the number of threads of the whole process.
 DEFAULT_THREADS = torch.get_num_threads()
@@ -141,7 +142,7 @@ def num_cores() -> int:
 
 
 def decide_compile(config: MachineConfig, num_steps: int) -> str:
-    """Decide --compile: return "on" or "off" for `num_steps` training steps per fold.
+    """Decide --compile: return "on" or "off" for `num_steps` training steps of all folds.
 
     Raises UserError for --compile on without a C compiler.
     """

@@ -106,11 +106,14 @@ def _run_folder(config: RunConfig, manifest: Manifest) -> Path:
 def _as_started(config: RunConfig, written: Mapping[Any, Any]) -> RunConfig:
     """Return the settings for continuing a run; `written` is its config.yaml.
 
-    Defaults that changed in the meantime keep the values that the run was started with, and so does
-    the number of threads, which may change the last bits of results.
+    Defaults that changed in the meantime keep the values that the run was started with, and so do
+    the number of threads and --compile auto, which may change the last bits of results.
     """
     threads = written.get("threads")
+    compiled = written.get("compile")
     config = keep_defaults(config, written)
+    if config.machine.compile == "auto" and compiled in ("on", "off"):
+        config = replace(config, compile=compiled)
     if config.machine.threads is None and isinstance(threads, int):
         config = replace(config, threads=threads)
     return config
@@ -189,10 +192,9 @@ def _decide_folds(
     num_folds = int(fold_RN.max()) + 1
     config = resolved(config, folds=num_folds, repeats=len(fold_RN))
     epoch_steps = len(manifest.train) * (num_folds - 1) // num_folds // config.train.batch_size
-    return (
-        resolved(config, compile=decide_compile(config.machine, epoch_steps * config.train.epochs)),
-        fold_RN,
-    )
+    # All folds count, in whichever processes: later ones use what the first one has compiled.
+    num_steps = epoch_steps * config.train.epochs * num_folds * len(fold_RN)
+    return resolved(config, compile=decide_compile(config.machine, num_steps)), fold_RN
 
 
 def _sources(config: RunConfig) -> dict[str, dict[str, str]]:

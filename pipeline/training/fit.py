@@ -24,6 +24,7 @@ from pipeline.memory import is_out_of_memory
 from pipeline.models.backbones import start_training
 from pipeline.seeding import derive_rng
 from pipeline.training.averaging import build_average
+from pipeline.training.compiling import compiles, is_known_to_fail
 from pipeline.training.finite import FiniteCheck, NotFiniteError
 from pipeline.training.losses import build_loss
 from pipeline.training.mixing import Mixing, erase
@@ -94,9 +95,12 @@ class Fit:
         self.average = build_average(model, config.train)
         self.loss = build_loss(config.loss, counts_C, compute.device)
         self.mixing = Mixing.of(config.augment, counts_C)
-        # The compiled model shares the weights. Inference uses the uncompiled one, because its
+        # A compiled model shares the weights. Inference uses the uncompiled one, because its
         # batches vary in size and each new size would be compiled.
-        self.forward = torch.compile(model) if compute.compile else model
+        self.forward: Callable[..., Any] = model
+        self._untried = compute.compile and not is_known_to_fail(
+            config.model.backbone, compute.device
+        )
         self.watch: Callable[[torch.Tensor], None] | None = None
         """Called with every batch as the model sees it."""
         self.micro_batch = config.train.batch_size
@@ -157,6 +161,8 @@ class Fit:
             images_before = self.images_seen
             for images, labels in self.compute.feed(loader):
                 try:
+                    if self._untried:
+                        self._try_compiled(images, labels)
                     self._train_step(
                         images, labels, loader if isinstance(loader, TrainLoader) else None
                     )
@@ -267,13 +273,47 @@ class Fit:
                         "out of memory with one image at a time; pass a smaller --img-size"
                     ) from None
             self.optimizer.zero_grad(set_to_none=True)
-            if self.compute.is_cuda:
-                torch.cuda.empty_cache()
-            self.micro_batch = -(-min(self.micro_batch, len(pixels)) // 2)
-            self.say(
-                f"out of memory: continuing with {self.micro_batch} images per forward pass, still"
-                f" {len(pixels)} per step (batch norm and --loss f1 now see fewer images at a time)"
-            )
+            self._halve(len(pixels))
+
+    def _halve(self, num: int) -> None:
+        """Split steps of `num` images into smaller micro-batches, since memory ran out."""
+        if self.compute.is_cuda:
+            torch.cuda.empty_cache()
+        self.micro_batch = -(-min(self.micro_batch, num) // 2)
+        self.say(
+            f"out of memory: continuing with {self.micro_batch} images per forward pass, still"
+            f" {num} per step (batch norm and --loss f1 now see fewer images at a time)"
+        )
+
+    def _try_compiled(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """Compile the training steps, and go on without where that does not work.
+
+        The trial leaves weights, buffers, gradients and random states as they were.
+        """
+        self._untried = False
+        wanted = self.micro_batch
+        pixels = self.preprocess.normalise(self.preprocess.crop(images))
+
+        def step(compiled: bool) -> None:
+            self.forward = torch.compile(self.model) if compiled else self.model
+            self._micro_batches(pixels, labels)
+
+        def halve() -> bool:
+            can = self.micro_batch > 1
+            if can:
+                self._halve(len(pixels))
+            return can
+
+        if not compiles(
+            self.model,
+            step,
+            halve,
+            backbone=self.config.model.backbone,
+            device=self.compute.device,
+            say=self.say,
+        ):
+            self.forward = self.model
+            self.micro_batch = wanted
 
     def _micro_batches(self, pixels: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         num = len(pixels)

@@ -266,7 +266,7 @@ def test_a_batch_augmentation_differs_by_step_and_repeats_with_the_seed(tmp_path
         ("cuda:1", "auto", 10**6, "on"),
     ],
 )
-def test_compiling_depends_on_the_steps_of_a_fold(device, wanted, steps, answer):
+def test_compiling_depends_on_the_steps_of_the_run(device, wanted, steps, answer):
     assert decide_compile(MachineConfig(device=device, compile=wanted), steps) == answer
 
 
