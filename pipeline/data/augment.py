@@ -6,6 +6,7 @@ A name's augmentation of single images and that of batches on the device have th
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from foldblend.errors import UserError, in_a_line
 from foldblend.files import home
 from foldblend.plugins import find_part, is_custom, source_hash
 from foldblend.reading import read_yaml_file
-from pipeline.data.colours import compiled_jitter, jitter
+from pipeline.data.colours import change_colours
+from pipeline.data.preprocess import Preprocess
 
 __all__ = [
     "AUGMENTATIONS",
@@ -209,43 +211,40 @@ def _matrices(num: int, *entries: Any) -> np.ndarray:
 class DeviceAugmentation:
     """Flip, affine transform, random crop and colour jitter of a whole batch on its device.
 
-    All geometry is one resampling by torch. Random numbers are drawn on the CPU from the caller's
-    generator, and copied without waiting for the device.
+    All geometry is one resampling by torch, and all colours are one linear map per image, which
+    also standardises the pixels. Random numbers are drawn on the CPU from the caller's generator,
+    and copied without waiting for the device.
     """
 
     recipe: Recipe | None
     """Probabilities and ranges; None only crops."""
-    width: int
-    """Training width in pixels."""
-    height: int
-    """Training height in pixels."""
-    compiled: bool = False
-    """Whether torch.compile changes the colours."""
+    preprocess: Preprocess
+    """Training size, and mean and deviation of the pixels."""
+    memory_format: torch.memory_format = torch.contiguous_format
+    """Memory layout of the result: that of the model."""
 
-    def __call__(self, pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """Return augmented pixels at the training size, N x 3 x height x width in 0..255.
+    def __call__(self, images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        """Return augmented, standardised pixels at the training size, N x 3 x height x width.
 
-        `pixels` are N x 3 x H x W in 0..255 at the stored size.
+        `images` are N x H x W x 3 uint8 at the stored size.
         """
-        full = (pixels.shape[3], pixels.shape[2])
-        if self.recipe is not None or full != (self.width, self.height):
-            theta = self.placement(len(pixels), full, rng)
+        height, width = images.shape[1:3]
+        target = (self.preprocess.width, self.preprocess.height)
+        pixels = images.permute(0, 3, 1, 2).float()
+        if self.recipe is not None or (width, height) != target:
+            theta = self.placement(len(pixels), (width, height), rng)
             theta_N23 = torch.from_numpy(theta).to(pixels.device, non_blocking=True)
             pixels = torch.nn.functional.grid_sample(
                 pixels,
-                _grid(theta_N23, self.width, self.height),
+                _grid(theta_N23, *target),
                 padding_mode="reflection",
                 align_corners=False,
             )
         if self.recipe is None:
-            return pixels
-        factors_3N, turns_N = (
-            torch.from_numpy(one).to(pixels.device, non_blocking=True)
-            for one in self.colours(len(pixels), rng)
-        )
-        change = compiled_jitter() if self.compiled else jitter
-        changed: torch.Tensor = change(pixels, factors_3N, turns_N)
-        return changed
+            pixels = self.preprocess.standardise(pixels)
+            return pixels.contiguous(memory_format=self.memory_format)
+        factors_3N, turns_N = self.colours(len(pixels), rng)
+        return change_colours(pixels, factors_3N, turns_N, self.preprocess, self.memory_format)
 
     def placement(self, num: int, full: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
         """Draw affine transforms from output to stored pixels, N x 2 x 3 float32 for affine_grid.
@@ -254,17 +253,19 @@ class DeviceAugmentation:
         """
         width, height = full
         recipe = self.recipe
-        left = rng.integers(width - self.width + 1, size=num)
-        top = rng.integers(height - self.height + 1, size=num)
+        crop_width = self.preprocess.width
+        crop_height = self.preprocess.height
+        left = rng.integers(width - crop_width + 1, size=num)
+        top = rng.integers(height - crop_height + 1, size=num)
         # First from the output's coordinates in -1..1 to pixels of the stored image ...
         where = _matrices(
             num,
-            self.width / 2,
+            crop_width / 2,
             0,
-            self.width / 2 + left,
+            crop_width / 2 + left,
             0,
-            self.height / 2,
-            self.height / 2 + top,
+            crop_height / 2,
+            crop_height / 2 + top,
             0,
             0,
             1,
@@ -301,15 +302,21 @@ class DeviceAugmentation:
         ).astype(np.float32)
 
 
+@functools.cache
+def _centres(side: int, device: torch.device) -> torch.Tensor:
+    """Return the centres of `side` pixels in -1..1."""
+    # Training uses the same tensor, and inference tensors have no autograd.
+    with torch.inference_mode(False):
+        return (2 * torch.arange(side, device=device) + 1) / side - 1
+
+
 def _grid(theta_N23: torch.Tensor, width: int, height: int) -> torch.Tensor:
     """Return the places that output pixels are read from, N x height x width x 2 in -1..1.
 
     torch's affine_grid does the same with a matrix product, which takes four times as long on a GPU
     and may round the places by TF32.
     """
-    across, down = (
-        (2 * torch.arange(side, device=theta_N23.device) + 1) / side - 1 for side in (width, height)
-    )
+    across, down = (_centres(side, theta_N23.device) for side in (width, height))
     of_x, of_y, offset = theta_N23.unsqueeze(-1).unbind(2)
     row_N2W = of_x * across
     column_N2H = torch.addcmul(offset, of_y, down)
@@ -317,10 +324,12 @@ def _grid(theta_N23: torch.Tensor, width: int, height: int) -> torch.Tensor:
 
 
 def device_augmentation(
-    name: str, *, width: int, height: int, compiled: bool = False
+    name: str,
+    preprocess: Preprocess,
+    memory_format: torch.memory_format = torch.contiguous_format,
 ) -> DeviceAugmentation:
     """Return the augmentation of a name for batches on the device.
 
-    `width` and `height` are the training size in pixels.
+    `memory_format` is the layout that the model wants.
     """
-    return DeviceAugmentation(RECIPES[name], width, height, compiled)
+    return DeviceAugmentation(RECIPES[name], preprocess, memory_format)

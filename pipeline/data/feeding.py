@@ -48,12 +48,8 @@ class Feeder:
         """Augmentation that the training step applies to batches; None if the workers augment."""
         if self.config.machine.augment_on != "device":
             return None
-        preprocess = self.source.preprocess
         return device_augmentation(
-            self.config.augment.augment,
-            width=preprocess.width,
-            height=preprocess.height,
-            compiled=self.config.machine.compile == "on",
+            self.config.augment.augment, self.source.preprocess, self.compute.memory_format
         )
 
     def _resident(self) -> torch.Tensor:

@@ -74,8 +74,8 @@ class Fit:
     ) -> None:
         """Set up the optimiser, schedule, weight average, loss and mixing of `config`.
 
-        `augment` changes batches on the device. `count_C` is the number of training images of each
-        class.
+        `augment` changes and standardises N x H x W x 3 uint8 images on the device. `count_C` is
+        the number of training images of each class.
         """
         counts_C = np.ones(1, int) if count_C is None else count_C
         self.model = model
@@ -207,22 +207,7 @@ class Fit:
         self, images: torch.Tensor, labels: torch.Tensor, loader: TrainLoader | None
     ) -> None:
         config = self.config
-        place = (*self.seed_parts, self.epoch, self.step)
-        pixels = images.permute(0, 3, 1, 2).float()
-        target = labels
-        if self.augment is not None:
-            pixels = self.augment(pixels, derive_rng("augment", *place))
-        if self.mixing is not None:
-            # The labels come from the loader's table: copying them from a GPU would stall it.
-            label_N = (
-                labels.cpu().numpy() if loader is None else loader.labels(self.epoch, self.step)
-            )
-            pixels, share_NC = self.mixing(pixels, label_N, derive_rng("mix", *place))
-            if share_NC is not None:
-                target = torch.from_numpy(share_NC).to(labels.device, non_blocking=True)
-        pixels = self.preprocess.standardise(pixels)
-        if config.augment.reprob:
-            pixels = erase(pixels, config.augment.reprob, derive_rng("erase", *place))
+        pixels, target = self._pixels(images, labels, loader)
         if self.watch is not None:
             self.watch(pixels)
         loss = self._backward(pixels, target)
@@ -247,6 +232,32 @@ class Fit:
         self.average.after_step(self.model, self.updates)
         self.loss_sum += loss * len(images)
         self.images_seen += len(images)
+
+    def _pixels(
+        self, images: torch.Tensor, labels: torch.Tensor, loader: TrainLoader | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a batch as the model sees it, augmented and mixed, and its labels or shares."""
+        place = (*self.seed_parts, self.epoch, self.step)
+        target = labels
+        if self.augment is None:
+            pixels = images.permute(0, 3, 1, 2).float()
+        else:
+            # Standardised, which changes mixing by no more than rounding.
+            pixels = self.augment(images, derive_rng("augment", *place))
+        if self.mixing is not None:
+            # The labels come from the loader's table: copying them from a GPU would stall it.
+            label_N = (
+                labels.cpu().numpy() if loader is None else loader.labels(self.epoch, self.step)
+            )
+            pixels, share_NC = self.mixing(pixels, label_N, derive_rng("mix", *place))
+            if share_NC is not None:
+                target = torch.from_numpy(share_NC).to(labels.device, non_blocking=True)
+        if self.augment is None:
+            pixels = self.preprocess.standardise(pixels)
+        reprob = self.config.augment.reprob
+        if reprob:
+            pixels = erase(pixels, reprob, derive_rng("erase", *place))
+        return pixels, target
 
     def _backward(self, pixels: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Compute the gradients of a batch's mean loss and return that loss.

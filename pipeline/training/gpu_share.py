@@ -93,8 +93,6 @@ def _fold_memory(job: TrainingJob) -> int:
 
     # With augmentation on the device, batches hold uncropped stored images.
     augment = job.feeder.device_augmentation
-    if augment is not None:
-        augment = dataclasses.replace(augment, compiled=False)
     size = (preprocess.width, preprocess.height) if augment is None else preprocess.stored_size
     batches = blank(config.train.batch_size * config.train.grad_accum_steps, *size) * 2
     once = resolved(config, epochs=1, warmup_epochs=0.0)

@@ -183,4 +183,7 @@ def erase(pixels: torch.Tensor, prob: float, rng: np.random.Generator) -> torch.
         (len(hits), channels, height, width), generator=noise_of, device=pixels.device
     )
     where = torch.from_numpy(hits).to(pixels.device, non_blocking=True)
-    return pixels.index_copy(0, where, torch.where(_masks(boxes_N4, pixels), noise, pixels[where]))
+    # A clone keeps the memory layout, which `index_copy` does not.
+    return pixels.clone().index_copy_(
+        0, where, torch.where(_masks(boxes_N4, pixels), noise, pixels[where])
+    )
