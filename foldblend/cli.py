@@ -15,7 +15,7 @@ import tyro
 
 from foldblend.drafts import LONGEST_NAME
 from foldblend.errors import UserError, did_you_mean, printable, require, shown
-from foldblend.failures import CLOSE, memory_failure, os_failure
+from foldblend.failures import CLOSE, device_failure, memory_failure, os_failure
 from foldblend.flags import aliases_of, flag_name, flags_of
 from foldblend.help import HELP_FLAGS, About, help_text
 from foldblend.runs.unchecked import take_note
@@ -216,7 +216,7 @@ def run_command(
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except (OSError, MemoryError, RuntimeError) as error:
-        failure = memory_failure(error, cure=spare)
+        failure = device_failure(error) or memory_failure(error, cure=spare)
         if failure is None and isinstance(error, OSError):
             failure = os_failure(error, place=place)
         if failure is None:

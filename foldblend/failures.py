@@ -16,6 +16,7 @@ __all__ = [
     "OUR_DRAFT",
     "WriteFailed",
     "check_room",
+    "device_failure",
     "failed_write",
     "free_bytes",
     "memory_failure",
@@ -65,6 +66,18 @@ KILLED_ERROR = re.compile(
     r"|worker process .*unexpectedly terminated",
     re.DOTALL,
 )
+# Errors of CUDA and of torch's deterministic algorithms, with what is wrong and the cure; {} is the
+# operation that torch names.
+DEVICE_ERRORS = {
+    re.compile(r"(\w+)\W? does not have a deterministic implementation"): (
+        "--deterministic: {} has no deterministic algorithm on CUDA; leave --deterministic out, or"
+        " pass another --backbone"
+    ),
+    re.compile(r"(CUBLAS_WORKSPACE_CONFIG)"): (
+        "--deterministic: cuBLAS is not deterministic with the {} that Python was started with; set"
+        " it to :4096:8 in the environment and start again"
+    ),
+}
 
 
 class WriteFailed(UserError):
@@ -182,6 +195,23 @@ def os_failure(error: OSError, *, place: str) -> UserError:
         return UserError(f"{name}: {what}; check the path, or run the same command again")
     cure = CURES.get(number, f"check its disk, or pass another {place}")
     return UserError(f"{name}: {what}; {cure}")
+
+
+def device_failure(error: BaseException) -> UserError | None:
+    """Return the error for people of what a GPU cannot do, or None for other errors.
+
+    Examples
+    --------
+    >>> told = "adaptive_max_pool2d_backward_cuda does not have a deterministic implementation"
+    >>> str(device_failure(RuntimeError(told)))[:51]
+    '--deterministic: adaptive_max_pool2d_backward_cuda '
+    """
+    if isinstance(error, RuntimeError):
+        for pattern, message in DEVICE_ERRORS.items():
+            found = pattern.search(str(error))
+            if found:
+                return UserError(message.format(*found.groups()))
+    return None
 
 
 def memory_failure(error: BaseException, *, cure: str = CLOSE) -> UserError | None:

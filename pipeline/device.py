@@ -28,6 +28,7 @@ __all__ = [
     "open_compute",
     "resolve_machine",
     "threads_restored",
+    "workers_of",
 ]
 
 # Options of mallopt, from malloc.h.
@@ -40,6 +41,8 @@ M_MMAP_MAX = -4
 COMPILE_STEPS = 20_000
 # Read at import, because `compute_of` changes the number of threads of the whole process.
 DEFAULT_THREADS = torch.get_num_threads()
+# Settings of torch that --deterministic has replaced.
+_before: dict[str, bool] = {}
 
 
 @contextlib.contextmanager
@@ -141,6 +144,16 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def workers_of(device: str, num_processes: int) -> int:
+    """Return the default of --workers: of each of several processes that train folds.
+
+    On CUDA they share the cores, with at most 8 each; on the CPU a thread loads images.
+    """
+    if torch.device(device).type != "cuda":
+        return 0
+    return min(8, max(1, num_cores() // num_processes))
+
+
 def decide_compile(config: MachineConfig, num_steps: int) -> str:
     """Decide --compile: return "on" or "off" for `num_steps` training steps of all folds.
 
@@ -189,17 +202,15 @@ def resolve_machine(config: MachineConfig) -> dict[str, Any]:
             "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
         )
     augment_on = "device" if device.type == "cuda" else "cpu"
-    cores = num_cores()
     at_once = int(config.parallel_folds) if config.parallel_folds.isdecimal() else 1
     threads = config.threads or max(1, DEFAULT_THREADS // at_once)
-    spare = max(1, cores // at_once) if device.type == "cuda" else 0
     return {
         "device": name,
         "amp": amp,
         "amp_dtype": amp_dtype if amp else "auto",
         "threads": threads,
         "augment_on": augment_on if config.augment_on == "auto" else config.augment_on,
-        "workers": min(8, spare) if config.workers is None else config.workers,
+        "workers": workers_of(name, at_once) if config.workers is None else config.workers,
     }
 
 
@@ -217,6 +228,31 @@ def _keep_freed_memory() -> None:
             libc.mallopt(option, value)
 
 
+def _set_deterministic(wanted: bool) -> None:
+    """Use deterministic algorithms, or what torch used before they were wanted."""
+    memory: Any = torch.utils.deterministic
+    if not wanted:
+        if _before:
+            torch.use_deterministic_algorithms(
+                _before["algorithms"], warn_only=_before["warn_only"]
+            )
+            torch.backends.cudnn.deterministic = _before["cudnn"]
+            memory.fill_uninitialized_memory = _before["fill"]
+            _before.clear()
+        return
+    if not _before:
+        _before["algorithms"] = torch.are_deterministic_algorithms_enabled()
+        _before["warn_only"] = torch.is_deterministic_algorithms_warn_only_enabled()
+        _before["cudnn"] = torch.backends.cudnn.deterministic
+        _before["fill"] = memory.fill_uninitialized_memory
+    # cuBLAS reads it when it is first used, also in child processes.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic = True
+    # Nothing here reads memory before it is written.
+    memory.fill_uninitialized_memory = False
+
+
 def compute_of(config: ResolvedMachine) -> Compute:
     """Return the Compute of resolved settings, and set up this process's threads and memory."""
     return open_compute(
@@ -225,6 +261,7 @@ def compute_of(config: ResolvedMachine) -> Compute:
         amp_dtype=config.amp_dtype if config.amp else None,
         channels_last=config.channels_last,
         compiled=config.compile == "on",
+        deterministic=config.deterministic,
     )
 
 
@@ -235,22 +272,26 @@ def open_compute(
     amp_dtype: str | None,
     channels_last: bool,
     compiled: bool = False,
+    deterministic: bool = False,
 ) -> Compute:
     """Return the Compute of a device, and set up this process's threads and memory.
 
     `amp_dtype` is the name of the data type of mixed precision, None for float32.
+    `deterministic` has an effect on CUDA only, until the next call.
     """
     torch.set_num_threads(threads)
     # Several images are decoded at the same time, so OpenCV should not split each of them.
     cv2.setNumThreads(0)
     _keep_freed_memory()
     device = torch.device(name)
+    _set_deterministic(deterministic and device.type == "cuda")
     if device.type == "cuda":
         # Otherwise pinning memory would open a context on the first GPU as well.
         if device.index is not None:
             torch.cuda.set_device(device)
-        # The search for the fastest kernels takes longer than a short run gains by it.
-        torch.backends.cudnn.benchmark = compiled
+        # The search for the fastest kernels takes longer than a short run gains by it, and it may
+        # find others the next time.
+        torch.backends.cudnn.benchmark = compiled and not deterministic
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
     return Compute(

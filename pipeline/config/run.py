@@ -163,6 +163,10 @@ class MachineConfig:
     """Use torch.compile for the training steps.
     auto: on CUDA, for runs that are long enough to gain from it.
     """
+    deterministic: bool = flag(False, before=False)
+    """Use deterministic algorithms on CUDA, which are slower: the same command then gives the same
+    bits on the same card. The CPU does so anyway, at equal threads.
+    """
     cache: Literal["auto", "disk", "ram", "device", "off"] = flag("auto", identity=False)
     """Where decoded and resized images are cached: disk, ram, device (GPU memory) or off.
     auto: chosen by size and free space; the log has the choice and its reason.

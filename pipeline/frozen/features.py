@@ -117,6 +117,9 @@ class Features:
                 "views": VIEWS_VERSION,
                 "versions": [one.__version__ for one in (torch, timm, cv2, np, albumentations)],
             }
+            if machine.deterministic and job.compute.is_cuda:
+                # Other runs' features may differ in their last bits. The key of these stays.
+                policy["deterministic"] = True
             self.store = Store.at(
                 cache_root(machine.cache_dir) / "features",
                 (backbone.num_features,),

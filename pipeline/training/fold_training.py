@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from foldblend.errors import UserError, listed, shown
-from foldblend.failures import check_room
+from foldblend.failures import check_room, device_failure
 from foldblend.runs.folder import check_there, write_json, write_table
 from foldblend.scores.confusion import confusion_counts, worst_mistakes
 from foldblend.scores.metrics import METRICS, softmax
@@ -356,8 +356,19 @@ def run_fold(job: TrainingJob, index: int) -> dict[str, Any]:
     """Train and score one fold, from its checkpoint if it has one, and return its done.json.
 
     A checkpoint that cannot be continued from, or ends in logits that are not finite, is removed:
-    the same command would fail again.
+    the same command would fail again. Raises UserError for what the device cannot do.
     """
+    try:
+        return _from_checkpoint(job, index)
+    except RuntimeError as error:
+        failure = device_failure(error)
+        if failure is None:
+            raise
+        raise failure from error
+
+
+def _from_checkpoint(job: TrainingJob, index: int) -> dict[str, Any]:
+    """Run a fold from its checkpoint, or from its start if that cannot be continued from."""
     file = job.folder / f"fold_{index}" / CHECKPOINT
     try:
         return _FoldTraining(job, index).run()
