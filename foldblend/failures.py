@@ -66,16 +66,21 @@ KILLED_ERROR = re.compile(
     r"|worker process .*unexpectedly terminated",
     re.DOTALL,
 )
-# Errors of CUDA and of torch's deterministic algorithms, with what is wrong and the cure; {} is the
-# operation that torch names.
+# Errors of CUDA, of torch's deterministic algorithms and of loaders, with what is wrong and the
+# cure. {device} is the GPU, {0} what the error names.
 DEVICE_ERRORS = {
     re.compile(r"(\w+)\W? does not have a deterministic implementation"): (
-        "--deterministic: {} has no deterministic algorithm on CUDA; leave --deterministic out, or"
+        "--deterministic: {0} has no deterministic algorithm on CUDA; leave --deterministic out, or"
         " pass another --backbone"
     ),
     re.compile(r"(CUBLAS_WORKSPACE_CONFIG)"): (
-        "--deterministic: cuBLAS is not deterministic with the {} that Python was started with; set"
-        " it to :4096:8 in the environment and start again"
+        "--deterministic: cuBLAS is not deterministic with the {0} that Python was started with;"
+        " set it to :4096:8 in the environment and start again"
+    ),
+    re.compile(r"CUDA-capable device\(s\) is/are busy or unavailable"): (
+        "{device}: another process holds it, and its compute mode allows one process only (with"
+        " several folds at once this may be one of ours); allow more with nvidia-smi -c 0, or pass"
+        " another --device or --parallel-folds 1"
     ),
 }
 
@@ -197,8 +202,10 @@ def os_failure(error: OSError, *, place: str) -> UserError:
     return UserError(f"{name}: {what}; {cure}")
 
 
-def device_failure(error: BaseException) -> UserError | None:
+def device_failure(error: BaseException, *, device: str = "the GPU") -> UserError | None:
     """Return the error for people of what a GPU cannot do, or None for other errors.
+
+    `device` is its name, if it is known.
 
     Examples
     --------
@@ -210,7 +217,7 @@ def device_failure(error: BaseException) -> UserError | None:
         for pattern, message in DEVICE_ERRORS.items():
             found = pattern.search(str(error))
             if found:
-                return UserError(message.format(*found.groups()))
+                return UserError(message.format(*found.groups(), device=device))
     return None
 
 

@@ -16,8 +16,10 @@ import cv2
 import torch
 
 from foldblend.errors import UserError
+from foldblend.failures import device_failure
 from pipeline.config.resolved import ResolvedMachine
 from pipeline.config.run import MachineConfig
+from pipeline.deterministic import set_deterministic
 
 __all__ = [
     "Compute",
@@ -41,8 +43,6 @@ M_MMAP_MAX = -4
 COMPILE_STEPS = 20_000
 # Read at import, because `compute_of` changes the number of threads of the whole process.
 DEFAULT_THREADS = torch.get_num_threads()
-# Settings of torch that --deterministic has replaced.
-_before: dict[str, bool] = {}
 
 
 @contextlib.contextmanager
@@ -228,31 +228,6 @@ def _keep_freed_memory() -> None:
             libc.mallopt(option, value)
 
 
-def _set_deterministic(wanted: bool) -> None:
-    """Use deterministic algorithms, or what torch used before they were wanted."""
-    memory: Any = torch.utils.deterministic
-    if not wanted:
-        if _before:
-            torch.use_deterministic_algorithms(
-                _before["algorithms"], warn_only=_before["warn_only"]
-            )
-            torch.backends.cudnn.deterministic = _before["cudnn"]
-            memory.fill_uninitialized_memory = _before["fill"]
-            _before.clear()
-        return
-    if not _before:
-        _before["algorithms"] = torch.are_deterministic_algorithms_enabled()
-        _before["warn_only"] = torch.is_deterministic_algorithms_warn_only_enabled()
-        _before["cudnn"] = torch.backends.cudnn.deterministic
-        _before["fill"] = memory.fill_uninitialized_memory
-    # cuBLAS reads it when it is first used, also in child processes.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.deterministic = True
-    # Nothing here reads memory before it is written.
-    memory.fill_uninitialized_memory = False
-
-
 def compute_of(config: ResolvedMachine) -> Compute:
     """Return the Compute of resolved settings, and set up this process's threads and memory."""
     return open_compute(
@@ -263,6 +238,18 @@ def compute_of(config: ResolvedMachine) -> Compute:
         compiled=config.compile == "on",
         deterministic=config.deterministic,
     )
+
+
+@contextlib.contextmanager
+def _failures_named(device: torch.device) -> Iterator[None]:
+    """Raise UserError with the device's name for what it cannot do."""
+    try:
+        yield
+    except RuntimeError as error:
+        failure = device_failure(error, device=f"--device {device}")
+        if failure is None:
+            raise
+        raise failure from error
 
 
 def open_compute(
@@ -284,11 +271,12 @@ def open_compute(
     cv2.setNumThreads(0)
     _keep_freed_memory()
     device = torch.device(name)
-    _set_deterministic(deterministic and device.type == "cuda")
+    set_deterministic(deterministic and device.type == "cuda")
     if device.type == "cuda":
         # Otherwise pinning memory would open a context on the first GPU as well.
         if device.index is not None:
-            torch.cuda.set_device(device)
+            with _failures_named(device):
+                torch.cuda.set_device(device)
         # The search for the fastest kernels takes longer than a short run gains by it, and it may
         # find others the next time.
         torch.backends.cudnn.benchmark = compiled and not deterministic
@@ -309,5 +297,6 @@ def free_memory(device: torch.device) -> int | None:
     """
     if device.type != "cuda":
         return None
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(torch.cuda.mem_get_info(device)[0]) + kept
+    with _failures_named(device):
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept

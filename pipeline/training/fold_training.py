@@ -361,7 +361,7 @@ def run_fold(job: TrainingJob, index: int) -> dict[str, Any]:
     try:
         return _from_checkpoint(job, index)
     except RuntimeError as error:
-        failure = device_failure(error)
+        failure = device_failure(error, device=f"--device {job.compute.device}")
         if failure is None:
             raise
         raise failure from error

@@ -6,7 +6,9 @@ import torch
 from foldblend.errors import UserError
 from foldblend.runs.environment import describe_environment
 from pipeline.config.run import MachineConfig
-from pipeline.device import free_memory, resolve_machine
+from pipeline.device import free_memory, open_compute, resolve_machine
+from pipeline.training.fit import Fit
+from tests.makers.constants import TINY
 
 
 @pytest.fixture
@@ -45,3 +47,43 @@ def test_memory_that_torch_keeps_is_free(monkeypatch):
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 220)
     assert free_memory(torch.device("cuda")) == 130
     assert free_memory(torch.device("cpu")) is None
+
+
+def test_a_gpu_that_another_process_holds_alone_is_one_line(monkeypatch):
+    def busy(*_):
+        raise RuntimeError(
+            "CUDA error: CUDA-capable device(s) is/are busy or unavailable\nCUDA ..."
+        )
+
+    monkeypatch.setattr(torch.cuda, "set_device", busy)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", busy)
+    for opens in (
+        lambda: open_compute("cuda:1", threads=1, amp_dtype=None, channels_last=True),
+        lambda: free_memory(torch.device("cuda:1")),
+    ):
+        with pytest.raises(UserError, match=r"--device cuda:1: another process holds it") as error:
+            opens()
+        assert "\n" not in str(error.value)
+        for cure in ("nvidia-smi -c 0", "another --device", "--parallel-folds 1"):
+            assert cure in str(error.value)
+
+
+def test_other_errors_of_a_gpu_stay(monkeypatch):
+    def fails(*_):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "memory_reserved", fails)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        free_memory(torch.device("cuda:1"))
+
+
+def test_a_fold_whose_gpu_is_held_names_it(tiny_layout, tmp_path, cv_command, monkeypatch):
+    def busy(*_):
+        raise RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable")
+
+    monkeypatch.setattr(Fit, "_micro_batches", busy)
+    done = cv_command(
+        *["--data", tiny_layout, "--output", tmp_path, "--backbone", "test_efficientnet"], *TINY
+    )
+    assert done.code == 2
+    assert "error: --device cpu: another process holds it" in done.err
