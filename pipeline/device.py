@@ -41,6 +41,8 @@ M_MMAP_MAX = -4
 # once for all folds, and saves some milliseconds per step. This is an estimate; `make bench-gpu`
 # measures it.
 COMPILE_STEPS = 20_000
+# Compute capability of the first NVIDIA GPUs with bfloat16 (Ampere).
+BFLOAT16_FROM = (8, 0)
 # Read at import, because `compute_of` changes the number of threads of the whole process.
 DEFAULT_THREADS = torch.get_num_threads()
 
@@ -168,6 +170,20 @@ def decide_compile(config: MachineConfig, num_steps: int) -> str:
     return "on" if pays and can else "off"
 
 
+def _emulates_bfloat16(device: torch.device) -> str | None:
+    """Return the first GPU of a device that has no bfloat16 of its own, None if all have it.
+
+    The device cuda means all GPUs, since folds are spread over them.
+    """
+    if torch.version.hip is not None:
+        return None
+    gpus = range(torch.cuda.device_count()) if device.index is None else [device.index]
+    for index in gpus:
+        if torch.cuda.get_device_capability(index) < BFLOAT16_FROM:
+            return f"cuda:{index} ({torch.cuda.get_device_name(index)})"
+    return None
+
+
 def resolve_machine(config: MachineConfig) -> dict[str, Any]:
     """Return the machine settings whose `auto` can be decided from the machine.
 
@@ -197,10 +213,14 @@ def resolve_machine(config: MachineConfig) -> dict[str, Any]:
         )
     amp = config.amp and device.type == "cuda"
     amp_dtype = config.amp_dtype
-    if amp and amp_dtype == "auto":
-        amp_dtype = (
-            "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    emulating = _emulates_bfloat16(device) if amp and amp_dtype != "float16" else None
+    if amp and amp_dtype == "bfloat16" and emulating is not None:
+        raise UserError(
+            f"--amp-dtype bfloat16: {emulating} only emulates it, which is slow; pass --amp-dtype"
+            " float16, or --no-amp"
         )
+    if amp and amp_dtype == "auto":
+        amp_dtype = "bfloat16" if emulating is None else "float16"
     augment_on = "device" if device.type == "cuda" else "cpu"
     at_once = int(config.parallel_folds) if config.parallel_folds.isdecimal() else 1
     threads = config.threads or max(1, DEFAULT_THREADS // at_once)

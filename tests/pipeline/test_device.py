@@ -87,3 +87,60 @@ def test_a_fold_whose_gpu_is_held_names_it(tiny_layout, tmp_path, cv_command, mo
     )
     assert done.code == 2
     assert "error: --device cpu: another process holds it" in done.err
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Return a function that makes torch see GPUs of the given capabilities."""
+
+    def see(*capabilities):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda one: capabilities[one])
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda one: f"Card {one}")
+
+    return see
+
+
+T4 = (7, 5)
+A100 = (8, 0)
+H100 = (9, 0)
+
+
+@pytest.mark.parametrize(
+    ("cards", "device", "answer"),
+    [
+        ([A100], "cuda", "bfloat16"),
+        ([T4], "cuda", "float16"),
+        ([H100, T4], "cuda:0", "bfloat16"),
+        ([H100, T4], "cuda:1", "float16"),
+        # Folds are spread over all of them, and their logits belong together.
+        ([H100, T4], "cuda", "float16"),
+        ([H100, T4], "auto", "float16"),
+    ],
+)
+def test_bfloat16_is_asked_of_the_cards_that_are_used(gpus, cards, device, answer):
+    gpus(*cards)
+    assert resolve_machine(MachineConfig(device=device))["amp_dtype"] == answer
+
+
+def test_bfloat16_that_a_card_only_emulates_is_refused(gpus):
+    gpus(H100, T4)
+    for device in ("cuda", "cuda:1"):
+        with pytest.raises(
+            UserError, match=r"--amp-dtype bfloat16: cuda:1 \(Card 1\) only emulates it"
+        ):
+            resolve_machine(MachineConfig(device=device, amp_dtype="bfloat16"))
+    for settings in (
+        {"device": "cuda:0", "amp_dtype": "bfloat16"},
+        {"device": "cuda", "amp_dtype": "float16"},
+        {"device": "cuda", "amp_dtype": "bfloat16", "amp": False},
+        {"device": "cpu", "amp_dtype": "bfloat16"},
+    ):
+        resolve_machine(MachineConfig(**settings))
+
+
+def test_every_card_of_amd_has_bfloat16(gpus, monkeypatch):
+    gpus((7, 5))
+    monkeypatch.setattr(torch.version, "hip", "6.0")
+    assert resolve_machine(MachineConfig(device="cuda"))["amp_dtype"] == "bfloat16"
