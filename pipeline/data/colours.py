@@ -19,9 +19,9 @@ def colour_maps(factors_3N: np.ndarray, turns_N: np.ndarray) -> tuple[np.ndarray
     """Return the linear maps that change brightness, contrast, saturation and hue, in this order.
 
     A pixel becomes the matrix times its red, green and blue, plus the weight times the image's mean
-    grey value. The hue is turned by a rotation about the axis of greys; a shift of the hue in HSV
-    is the same for thirds of the circle, and close to it for other angles. (The rotation in YIQ,
-    which libraries for GPUs use, is half as far again from HSV on photos of faces.)
+    grey value. The hue is turned by a rotation about the axis of greys, which equals a shift of the
+    hue in HSV for thirds of the circle and is near it for other angles. (The rotation in YIQ that
+    other libraries use differs from HSV 1.4 times as much, on photos of faces.)
 
     Parameters
     ----------
