@@ -126,6 +126,15 @@ class Compute:
             part.record_stream(computing)
         return batch
 
+    @property
+    def cure_of_infinity(self) -> str:
+        """What to do where losses or logits are not finite."""
+        cure = "lower --lr or pass --clip-grad 1"
+        if self.amp_dtype != torch.float16:
+            return cure
+        other = "" if _emulates_bfloat16(self.device) else ", --amp-dtype bfloat16"
+        return f"float16 ends at 65,504: pass --no-amp{other}, or {cure}"
+
     def scaler(self) -> torch.amp.GradScaler:
         """Return the gradient scaler, which has an effect with float16 only."""
         return torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype == torch.float16)

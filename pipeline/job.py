@@ -111,7 +111,7 @@ class FoldJob:
         """Raise UserError if logits of a fold are not finite."""
         if not np.isfinite(logits_VNC).all():
             raise NotFiniteLogitsError(
-                f"{self.title(index)}: the logits are not finite; lower --lr or pass --clip-grad 1"
+                f"{self.title(index)}: the logits are not finite; {self.compute.cure_of_infinity}"
             )
 
 

@@ -175,8 +175,8 @@ class _FoldTraining:
             self.checkpoints.remove()
             images = listed(self.loader.names(error.epoch, error.step), most=4)
             raise UserError(
-                f"{self.job.title(self.index)} {error}, with the images {images}; lower --lr or"
-                " pass --clip-grad 1"
+                f"{self.job.title(self.index)} {error}, with the images {images};"
+                f" {self.job.compute.cure_of_infinity}"
             ) from None
 
     def _show_batch(self, pixels: torch.Tensor) -> None:

@@ -1,12 +1,16 @@
 """Choice of the device, and machines whose GPU torch cannot use."""
 
+from unittest.mock import Mock
+
+import numpy as np
 import pytest
 import torch
 
 from foldblend.errors import UserError
 from foldblend.runs.environment import describe_environment
 from pipeline.config.run import MachineConfig
-from pipeline.device import free_memory, open_compute, resolve_machine
+from pipeline.device import Compute, free_memory, open_compute, resolve_machine
+from pipeline.job import FoldJob, NotFiniteLogitsError
 from pipeline.training.fit import Fit
 from tests.makers.constants import TINY
 
@@ -144,3 +148,25 @@ def test_every_card_of_amd_has_bfloat16(gpus, monkeypatch):
     gpus((7, 5))
     monkeypatch.setattr(torch.version, "hip", "6.0")
     assert resolve_machine(MachineConfig(device="cuda"))["amp_dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("card", "amp_dtype", "cure"),
+    [
+        (H100, None, "lower --lr or pass --clip-grad 1"),
+        (H100, torch.bfloat16, "lower --lr or pass --clip-grad 1"),
+        (H100, torch.float16, "pass --no-amp, --amp-dtype bfloat16, or lower --lr"),
+        (T4, torch.float16, "pass --no-amp, or lower --lr"),
+    ],
+)
+def test_what_overflows_in_float16_is_not_only_the_learning_rate(gpus, card, amp_dtype, cure):
+    gpus(card)
+    compute = Compute(torch.device("cuda"), amp_dtype, torch.channels_last)
+    job = Mock(compute=compute, title=lambda index: f"fold {index}")
+    logits = np.zeros((1, 2, 3), np.float32)
+    FoldJob.check_finite(job, 0, logits)
+    logits[0, 1, 2] = np.inf
+    with pytest.raises(NotFiniteLogitsError, match="fold 0: the logits are not finite; ") as error:
+        FoldJob.check_finite(job, 0, logits)
+    assert cure in str(error.value)
+    assert ("float16" in str(error.value)) == (amp_dtype == torch.float16)
