@@ -239,9 +239,9 @@ def test_compiled_steps_learn_the_same(tmp_path):
 def test_a_batch_augmentation_differs_by_step_and_repeats_with_the_seed(tmp_path):
     draws = []
 
-    def note(pixels, rng):
+    def note(images, rng):
         draws.append(rng.random())
-        return pixels
+        return preprocess.normalise(images)
 
     for seed in (0, 0, 1):
         loader, preprocess = toy_loader(tmp_path)
