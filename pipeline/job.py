@@ -21,6 +21,7 @@ from pipeline.data.feeding import Feeder
 from pipeline.data.images import open_images
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute, compute_of, free_memory
+from pipeline.memory import Limits
 from pipeline.models.attribute_head import AttributeJoin
 from pipeline.models.backbones import build_model, freeze
 from pipeline.models.pretrained import Weights
@@ -126,6 +127,8 @@ class TrainingJob(FoldJob):
     progress: Progress
     padded: bool = True
     """Whether short batches are filled up for logits that are kept (see `pipeline.infer`)."""
+    limits: Limits = field(default_factory=Limits)
+    """Limits of a fold on the device of this process."""
     epoch_lines: Say | None = None
     """Receives the line of each epoch; None: `say`, unless a terminal shows progress bars."""
 

@@ -1,14 +1,15 @@
-"""Batches that are split when memory runs out."""
+"""Batches that are split when memory runs out, and limits that keep it from running out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 from foldblend.errors import UserError
 
-__all__ = ["Chunks", "is_out_of_memory"]
+__all__ = ["Chunks", "Limits", "OutOfMemory", "is_out_of_memory"]
 
 # Errors of CUDA's libraries that are no torch.OutOfMemoryError. cuDNN finds no algorithm when the
 # working memory of all of them is too large.
@@ -18,6 +19,10 @@ WORDS = (
     "CUDNN_STATUS_ALLOC_FAILED",
     "unable to find an engine to execute this computation",
 )
+
+
+class OutOfMemory(UserError):
+    """Error for memory that is too small even for the smallest passes."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -35,6 +40,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in WORDS)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Limits of a fold on its device."""
+
+    micro_batch: int | None = None
+    """Images per forward pass in training; None: the batch size."""
+    chunk: int | None = None
+    """Images per forward pass in inference; None: the validation batch size."""
+    releases: bool = False
+    """Whether training and inference give their memory back to the GPU at the end."""
+
+
 class Chunks:
     """Parts of batches that fit into memory, for passes without gradients.
 
@@ -42,9 +59,11 @@ class Chunks:
     stays so for later batches.
     """
 
-    def __init__(self, say: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self, say: Callable[[str], None] = lambda _: None, *, most: int | None = None
+    ) -> None:
         self.say = say
-        self.most: int | None = None
+        self.most = most
         """Images per pass, None for whole batches."""
 
     def map(
@@ -52,7 +71,7 @@ class Chunks:
     ) -> list[torch.Tensor]:
         """Return the results of consecutive parts of a batch.
 
-        Raises UserError if memory runs out with a single image.
+        Raises OutOfMemory if a single image does not fit.
 
         Examples
         --------
@@ -71,7 +90,7 @@ class Chunks:
                 if not is_out_of_memory(error):
                     raise
                 if len(part) == 1:
-                    raise UserError(
+                    raise OutOfMemory(
                         "out of memory with one image at a time; pass a smaller --img-size"
                     ) from None
             # Not within the handler: the error's traceback keeps the tensors of the pass alive.

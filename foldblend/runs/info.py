@@ -99,6 +99,11 @@ class FoldInfo(TypedDict, total=False):
     train_images_per_s: Seconds
     infer_images_per_s: Seconds | None
     micro_batch: Count
+    """Images per forward pass in training, at the end of the fold."""
+    inference_chunk: Count
+    """Images per forward pass in inference, where these were fewer than a batch."""
+    gpu_memory: Count
+    """Largest number of bytes of GPU memory that the fold had reserved."""
     epoch: Count
     l2: Seconds
 

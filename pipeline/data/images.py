@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import weakref
@@ -77,6 +78,13 @@ class ImageSource:
     records: Records | None = None
     row_of: dict[bytes, int] | None = None
     """From an image's key to its row in `records`."""
+
+    @property
+    def device_bytes(self) -> int:
+        """Bytes of the images that are kept in GPU memory."""
+        if self.mode != "device" or self.records is None:
+            return 0
+        return len(self.records) * math.prod(self.records.shape)
 
     def rows(self, table: pd.DataFrame) -> np.ndarray:
         """Return the rows of the table's images in `records`."""

@@ -20,7 +20,7 @@ from pipeline.config.resolved import ResolvedConfig
 from pipeline.data.dataset import TrainLoader
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
-from pipeline.memory import is_out_of_memory
+from pipeline.memory import OutOfMemory, is_out_of_memory
 from pipeline.models.backbones import start_training
 from pipeline.seeding import derive_rng
 from pipeline.training.averaging import build_average
@@ -70,6 +70,7 @@ class Fit:
         count_C: np.ndarray | None = None,
         augment: Callable[[torch.Tensor, np.random.Generator], torch.Tensor] | None = None,
         seed_parts: tuple[int, ...] = (),
+        micro_batch: int | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
         """Set up the optimiser, schedule, weight average, loss and mixing of `config`.
@@ -103,7 +104,7 @@ class Fit:
         )
         self.watch: Callable[[torch.Tensor], None] | None = None
         """Called with every batch as the model sees it."""
-        self.micro_batch = config.train.batch_size
+        self.micro_batch = min(micro_batch or config.train.batch_size, config.train.batch_size)
         self.epoch = 0
         self.step = 0
         self.images_seen = 0
@@ -172,7 +173,7 @@ class Fit:
                         raise
                     # Forward passes are retried with smaller micro-batches (`_backward`), so the
                     # memory ran out elsewhere in the step.
-                    raise UserError(
+                    raise OutOfMemory(
                         f"out of memory with {len(images)} images per step; lower {STEP_FLAGS}"
                     ) from None
                 self.step += 1
@@ -280,7 +281,7 @@ class Fit:
                 if not is_out_of_memory(error):
                     raise
                 if self.micro_batch <= 1:
-                    raise UserError(
+                    raise OutOfMemory(
                         "out of memory with one image at a time; pass a smaller --img-size"
                     ) from None
             self.optimizer.zero_grad(set_to_none=True)

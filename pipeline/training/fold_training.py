@@ -50,6 +50,8 @@ class _FoldTraining:
         self.folder = job.folder / f"fold_{index}"
         self.num_epochs = config.train.epochs
         self.metric = METRICS[config.output.metric]
+        if job.compute.is_cuda:
+            torch.cuda.reset_peak_memory_stats(job.compute.device)
         repeat, fold = job.place(index)
         is_held_out = job.run.fold_RN[repeat] == fold
         self.held_out = job.run.manifest.train[is_held_out].reset_index(drop=True)
@@ -67,10 +69,12 @@ class _FoldTraining:
             self.selection_rows = others[inner_N].reset_index(drop=True)
             learns_N[np.flatnonzero(learns_N)[inner_N]] = False
         train = job.run.manifest.training_rows(learns_N)
-        self.loader = job.feeder.train(train, seed_parts=(config.train.seed, index))
+        self.loader = job.feeder.train(
+            train, seed_parts=(config.train.seed, index), say=job.say
+        )
         self.count_C = class_counts(train, job.run.manifest.num_classes)
         self.fit = self._new_fit()
-        self.chunks = Chunks(self.fit.say)
+        self.chunks = Chunks(self.fit.say, most=job.limits.chunk)
         self.course = Course()
         self.checkpoints = Checkpoints(self.folder, job.fold_key, config.output.save_every)
         if self._restore():
@@ -102,6 +106,7 @@ class _FoldTraining:
             count_C=self.count_C,
             augment=job.feeder.device_augmentation,
             seed_parts=(config.train.seed, self.index),
+            micro_batch=job.limits.micro_batch,
             say=lambda line: job.say(f"{job.title(self.index)}: {line}"),
         )
 
@@ -220,15 +225,26 @@ class _FoldTraining:
         pad_to: int | None = None,
     ) -> np.ndarray:
         job = self.job
-        return predict(
+        self._release()
+        logits_VNC = predict(
             model,
-            job.feeder.rows(table),
+            job.feeder.rows(table, say=job.say),
             job.run.preprocess,
             job.compute,
             [view_of(name) for name in views],
             chunks=self.chunks,
             pad_to=pad_to,
         )
+        self._release()
+        return logits_VNC
+
+    def _release(self) -> None:
+        """Give memory that torch keeps back to the GPU, where other folds need it.
+
+        Blocks of training are of little use to inference, and those of inference to training.
+        """
+        if self.job.limits.releases and self.job.compute.is_cuda:
+            torch.cuda.empty_cache()
 
     def _score(self, table: pd.DataFrame, logits_VNC: np.ndarray) -> float:
         self.job.check_finite(self.index, logits_VNC)
@@ -344,6 +360,11 @@ class _FoldTraining:
             "infer_images_per_s": len(self.held_out) * len(job.run.views) / infer_seconds,
             "micro_batch": self.fit.micro_batch,
         }
+        chunk = self.chunks.most
+        if chunk is not None and chunk < job.run.config.infer.validation_batch_size:
+            done["inference_chunk"] = chunk
+        if job.compute.is_cuda:
+            done["gpu_memory"] = torch.cuda.max_memory_reserved(job.compute.device)
         if course.best_state is not None:
             done["epoch"] = course.best_epoch
         check_there(job.folder)

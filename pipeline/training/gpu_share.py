@@ -1,49 +1,124 @@
-"""Number of folds that share a GPU, from the measured memory of one fold."""
+"""Processes of a run: the device of each, and the limits of its folds there."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
+from foldblend.errors import UserError
 from pipeline.config.resolved import resolved
 from pipeline.infer import predict
 from pipeline.job import TrainingJob
+from pipeline.memory import Chunks, Limits
+from pipeline.training.counted_memory import CannotCount
 from pipeline.training.fit import Fit
+from pipeline.training.fold_memory import CONTEXT, FoldMemory, memory_of
+from pipeline.training.gpu_cards import Card, cards_of
+from pipeline.training.gpu_plan import SHARE, CardPlan, in_turn, largest_side, plan_cards
 
-__all__ = ["devices_of", "share_of_gpu"]
+__all__ = ["FoldProcess", "count_memory", "plan_of", "processes_of"]
 
-# Memory that CUDA and its libraries take in each process, in addition to torch's tensors.
-CONTEXT_BYTES = 800 * 2**20
 # Training steps of all folds from which on they share GPUs. Measuring the memory of a fold and
 # starting a process take ten seconds each, in which a GPU makes several hundred steps.
 SHARE_STEPS = 1_000
 
 
-def devices_of(job: TrainingJob, num_todo: int) -> list[str]:
-    """Return the device of each process."""
-    machine = job.run.config.machine
-    if machine.device == "cuda":
-        gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    else:
-        gpus = [machine.device]
-    if machine.parallel_folds != "auto":
-        num = int(machine.parallel_folds)
-    elif job.compute.is_cuda and num_todo > 1 and _num_steps(job, num_todo) >= SHARE_STEPS:
-        free = torch.cuda.mem_get_info(gpus[0])[0]
-        peak = _fold_memory(job)
-        each = share_of_gpu(free=free, peak=peak, most=math.ceil(num_todo / len(gpus)))
-        job.say(
-            f"a fold needs {peak / 1e9:.1f} GB of GPU memory (measured) and {free / 1e9:.1f} GB"
-            f" are free: {each} at the same time per GPU"
+@dataclass(frozen=True, kw_only=True)
+class FoldProcess:
+    """A process that trains folds, one after another."""
+
+    device: str
+    limits: Limits = field(default_factory=Limits)
+    shares_images: bool = False
+    """Whether it reads images that another process holds in the memory of its GPU."""
+    holds_images: bool = True
+    """Whether there is room for images on its GPU, if the cache is there."""
+
+
+def count_memory(job: TrainingJob) -> FoldMemory | None:
+    """Return the memory of a job's folds, None for a model that cannot be counted."""
+    try:
+        return memory_of(job.run)
+    except CannotCount as error:
+        job.say(f"the GPU memory of a fold cannot be counted in advance ({error}); it is measured")
+        return None
+
+
+def plan_of(
+    job: TrainingJob,
+    memory: FoldMemory,
+    cards: Sequence[Card],
+    *,
+    num_todo: int,
+    at_once: int | None,
+) -> tuple[CardPlan, ...]:
+    """Return the plan of a job's folds on its GPUs.
+
+    Raises UserError if no GPU has memory for a single image.
+    """
+    source = job.feeder.source
+    plans = plan_cards(
+        memory,
+        cards,
+        num_folds=num_todo,
+        images=source.device_bytes,
+        at_once=at_once,
+        must_hold=job.run.config.machine.cache == "device",
+    )
+    # The count is an estimate, so that a fold that nearly fits is tried.
+    largest = max(cards, key=lambda card: card.free)
+    need = memory.fixed + max(memory.training(1), memory.inference(1))
+    if not plans and need > largest.free:
+        side = largest_side(
+            memory, largest, min(job.run.preprocess.width, job.run.preprocess.height)
         )
-        num = each * len(gpus)
-    else:
-        num = 1
-    return list(itertools.islice(itertools.cycle(gpus), min(num, num_todo)))
+        raise UserError(
+            f"--img-size {job.run.config.model.img_size}: a fold needs {need / 1e9:.1f} GB of GPU"
+            f" memory for one image at a time, and {largest.name} has {largest.free / 1e9:.1f} GB"
+            f" free; --img-size {side} would fit, or pass --device cpu"
+        )
+    if not plans:
+        tight = Limits(micro_batch=1, chunk=1, releases=True)
+        plans = (CardPlan(card=largest, at_once=1, limits=tight, fold=need, images=0),)
+    return plans
+
+
+def processes_of(job: TrainingJob, num_todo: int) -> list[FoldProcess]:
+    """Return the processes of a job with `num_todo` folds, at most one per fold.
+
+    On GPUs, the memory of a fold decides. It is counted, and measured too before folds share a GPU
+    unasked. Raises UserError if no GPU has memory for a single image.
+    """
+    machine = job.run.config.machine
+    asked = None if machine.parallel_folds == "auto" else int(machine.parallel_folds)
+    cards = cards_of(machine.device)
+    if not cards:
+        return [FoldProcess(device=machine.device)] * min(asked or 1, num_todo)
+    worth = num_todo > 1 and _num_steps(job, num_todo) >= SHARE_STEPS
+    at_once = asked if asked is not None else None if worth else 1
+    memory = count_memory(job)
+    if memory is None:
+        return _uncounted(job, cards, num_todo, at_once)
+    plans = plan_of(job, memory, cards, num_todo=num_todo, at_once=at_once)
+    if at_once is None:
+        plans = tuple(_measured(job, plan) for plan in plans)
+    for plan in plans:
+        job.say(plan.line)
+    places = in_turn([plan.at_once for plan in plans])[:num_todo]
+    return [
+        FoldProcess(
+            device=machine.device if len(cards) == 1 and len(places) == 1 else plan.card.name,
+            limits=plan.limits,
+            shares_images=plan.images > 0 and plan.at_once > 1,
+            holds_images=plan.images > 0,
+        )
+        for plan in (plans[place] for place in places)
+    ]
 
 
 def _num_steps(job: TrainingJob, num_todo: int) -> int:
@@ -55,33 +130,44 @@ def _num_steps(job: TrainingJob, num_todo: int) -> int:
     return num_todo * train.epochs * steps
 
 
-def share_of_gpu(*, free: int, peak: int, most: int) -> int:
-    """Return how many folds to run at the same time on one GPU, at least 1.
+def _measured(job: TrainingJob, plan: CardPlan) -> CardPlan:
+    """Return the plan with the measured memory of a fold, and with fewer folds if it needs them."""
+    if plan.at_once == 1:
+        return plan
+    fold = measure_fold(job, plan.card.name, plan.limits)
+    shared = plan.images + CONTEXT
+    most = max(1, int((SHARE * plan.card.free - shared) // fold))
+    return dataclasses.replace(plan, fold=fold, at_once=min(plan.at_once, most), measured=True)
 
-    Parameters
-    ----------
-    free
-        Free bytes of the GPU, of which 90 % are used.
-    peak
-        Bytes that one fold needs.
-    most
-        Upper limit.
 
-    Examples
-    --------
-    >>> share_of_gpu(free=40, peak=10, most=5)
-    3
+def _uncounted(
+    job: TrainingJob, cards: Sequence[Card], num_todo: int, at_once: int | None
+) -> list[FoldProcess]:
+    """Return the processes of a job whose memory cannot be counted but measured."""
+    shares = [1] if at_once is None else [0] * len(cards)
+    if at_once is None:
+        images = job.feeder.source.device_bytes
+        per_fold = measure_fold(job, cards[0].name, Limits()) + images
+        shares = [1 if card.alone else max(1, int(SHARE * card.free // per_fold)) for card in cards]
+        places = in_turn(shares)
+    else:
+        places = list(itertools.islice(itertools.cycle(range(len(cards))), at_once))
+    return [FoldProcess(device=cards[place].name) for place in places[:num_todo]]
+
+
+def measure_fold(job: TrainingJob, device: str, limits: Limits) -> int:
+    """Measure the GPU memory of a fold, in bytes, by two steps and one inference batch.
+
+    Images that are kept in GPU memory are not included.
     """
-    return max(1, min(most, int(0.9 * free // peak)))
-
-
-def _fold_memory(job: TrainingJob) -> int:
-    """Measure the GPU memory of a fold, in bytes, by two steps and one inference batch."""
     config = job.run.config
-    compute = job.compute
+    compute = dataclasses.replace(job.compute, device=torch.device(device), compile=False)
     preprocess = job.run.preprocess
+    torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(compute.device)
-    model = job.new_model()
+    before = torch.cuda.memory_reserved(compute.device)
+    with torch.random.fork_rng(devices=[]):
+        model = dataclasses.replace(job, compute=compute).new_model()
 
     def blank(num: int, width: int, height: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         return [
@@ -96,29 +182,26 @@ def _fold_memory(job: TrainingJob) -> int:
     size = (preprocess.width, preprocess.height) if augment is None else preprocess.stored_size
     batches = blank(config.train.batch_size * config.train.grad_accum_steps, *size) * 2
     once = resolved(config, epochs=1, warmup_epochs=0.0)
-    eager = dataclasses.replace(compute, compile=False)
     counts_C = np.ones(job.run.manifest.num_classes, int)
     fit = Fit(
         model,
         once,
         preprocess,
-        eager,
+        compute,
         steps_per_epoch=2,
         count_C=counts_C,
         augment=augment,
+        micro_batch=limits.micro_batch,
         say=job.say,
     )
     for _ in fit.epochs(batches):
         pass
+    if limits.releases:
+        torch.cuda.empty_cache()
     batches = blank(config.infer.validation_batch_size, preprocess.width, preprocess.height)
-    predict(model, batches, preprocess, compute, [lambda images: images])
-    peak = torch.cuda.max_memory_reserved(compute.device) + CONTEXT_BYTES
+    chunks = Chunks(job.say, most=limits.chunk)
+    predict(model, batches, preprocess, compute, [lambda images: images], chunks=chunks)
+    peak = torch.cuda.max_memory_reserved(compute.device) - before
     del model, fit
     torch.cuda.empty_cache()
-    source = job.feeder.source
-    resident = (
-        len(source.records) * math.prod(source.records.shape)
-        if source.records and source.mode == "device"
-        else 0
-    )
-    return peak + resident
+    return peak + CONTEXT

@@ -3,39 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import os
 import queue
-import signal
-import sys
 import threading
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import get_start_method, set_start_method
-from multiprocessing.connection import Connection
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import joblib
-from joblib.externals.loky.backend.context import get_context
+import torch
 
-from foldblend.errors import UserError
-from foldblend.files import open_in_place
-from foldblend.siblings import call
+from foldblend.errors import UserError, in_a_line, listed
 from pipeline.config.resolved import resolved
+from pipeline.data.dataset import resident_pixels
 from pipeline.data.feeding import Feeder
-from pipeline.device import compute_of
+from pipeline.device import workers_of
 from pipeline.job import TrainingJob
+from pipeline.training.fold_children import FoldChild, FoldError, RunFold
 from pipeline.training.fold_training import run_fold
-from pipeline.training.gpu_share import devices_of
-from pipeline.watch.hangup import hangup_held
-from pipeline.watch.progress import Progress
+from pipeline.training.gpu_share import FoldProcess, processes_of
+from pipeline.training.shared_images import SharedImages
 
-__all__ = ["run_folds", "serve_folds"]
-
-# A child process imports its function by this name (see foldblend.siblings.call).
-SERVE = "pipeline.training.parallel_folds:serve_folds"
-RunFold = Callable[[TrainingJob, int], dict[str, Any]]
+__all__ = ["run_folds"]
 
 
 def run_folds(
@@ -62,21 +49,21 @@ def run_folds(
     UserError
         If folds failed or their processes died; the other folds are finished first.
     """
-    devices = devices_of(job, len(todo))
-    if len(devices) == 1:
-        return dict(_one_after_another(job, todo, run))
-    # With a number given by the user, `workers` is already divided by it.
-    if job.run.config.machine.parallel_folds == "auto":
-        job = _with_workers(job, -(-job.run.config.machine.workers // len(devices)))
+    processes = processes_of(job, len(todo))
+    if len(processes) == 1:
+        return dict(_one_after_another(_placed(job, processes[0]), todo, run))
+    job = _with_workers(job, len(processes))
+    devices = listed(process.device for process in processes)
     job.say(
-        f"training {len(devices)} folds at the same time on {', '.join(devices)}; logs in"
+        f"training {len(processes)} folds at the same time on {devices}; logs in"
         f" {job.folder / 'logs'}"
     )
     folds = _FoldQueue(job, todo, run)
     try:
-        joblib.Parallel(n_jobs=len(devices), backend="threading")(
-            joblib.delayed(folds.serve)(device) for device in devices
+        joblib.Parallel(n_jobs=len(processes), backend="threading")(
+            joblib.delayed(folds.serve)(process) for process in processes
         )
+        folds.try_again(processes[0])
     finally:
         # Needed after Ctrl-C; otherwise every process has ended already.
         folds.stop()
@@ -99,10 +86,29 @@ def _one_after_another(
         yield index, done
 
 
-def _with_workers(job: TrainingJob, workers: int) -> TrainingJob:
-    config = resolved(job.run.config, workers=workers)
+def _with_workers(job: TrainingJob, num_processes: int) -> TrainingJob:
+    """Return the job with workers for each of several processes.
+
+    Their default depends on the number of processes, which --parallel-folds auto has only now.
+    """
+    config = job.run.config
+    if config.machine.parallel_folds != "auto" or "workers" in config.typed:
+        return job
+    config = resolved(config, workers=workers_of(config.machine.device, num_processes))
     run = dataclasses.replace(job.run, config=config)
     return dataclasses.replace(job, run=run, feeder=Feeder(config, job.feeder.source, job.compute))
+
+
+def _placed(job: TrainingJob, process: FoldProcess) -> TrainingJob:
+    """Return the job for a process: with its limits, and with images where it has room for them."""
+    job = dataclasses.replace(job, limits=process.limits)
+    source = job.feeder.source
+    if process.holds_images or source.mode != "device":
+        return job
+    # The records are there too: the GPU's copy is made from them.
+    source = dataclasses.replace(source, mode="disk")
+    feeder = Feeder(job.run.config, source, job.compute)
+    return dataclasses.replace(job, feeder=feeder)
 
 
 class _FoldQueue:
@@ -116,12 +122,17 @@ class _FoldQueue:
             self.todo.put(index)
         self.done: dict[int, dict[str, Any]] = {}
         self.failed: dict[int, str] = {}
+        self.short: list[int] = []
+        """Folds that died, which is often for want of memory."""
+        self.held: dict[str, torch.Tensor] = {}
+        """For each GPU, the images that its processes share."""
+        self.loading = threading.Lock()
         self.children: set[Any] = set()
         self.stopped = threading.Event()
 
-    def serve(self, device: str) -> None:
+    def serve(self, process: FoldProcess) -> None:
         """Train folds on one device until the queue is empty; replace a process that dies."""
-        child: _Child | None = None
+        child: FoldChild | None = None
         while not self.stopped.is_set():
             try:
                 index = self.todo.get_nowait()
@@ -129,11 +140,14 @@ class _FoldQueue:
                 break
             try:
                 if child is None:
-                    child = self._start(device)
+                    child = self._start(process)
                 self.done[index] = child.do(index, self.job)
+                self.failed.pop(index, None)
                 self.job.say_done(index, self.done[index])
-            except _FoldError as error:
+            except FoldError as error:
                 self.failed[index] = str(error)
+                if error.for_want_of_memory:
+                    self.short.append(index)
                 self.job.say(f"{self.job.title(index)} {error}")
                 if child is not None and not child.alive:
                     child.end()
@@ -141,12 +155,32 @@ class _FoldQueue:
         if child is not None:
             child.end()
 
-    def _start(self, device: str) -> _Child:
+    def try_again(self, process: FoldProcess) -> None:
+        """Train folds that died on a GPU once more, alone and with smaller passes in inference."""
+        again = sorted(self.short)
+        self.short = []
+        if not again or not self.job.compute.is_cuda:
+            return
+        names = listed(self.job.title(index) for index in again)
+        self.job.say(f"{names}: trained again, alone on {process.device}")
+        self.held.clear()
+        rows = self.job.run.config.infer.validation_batch_size
+        chunk = -(-(process.limits.chunk or rows) // 2)
+        limits = dataclasses.replace(process.limits, chunk=chunk, releases=True)
+        for index in again:
+            self.todo.put(index)
+        self.serve(
+            dataclasses.replace(process, limits=limits, shares_images=False, holds_images=False)
+        )
+
+    def _start(self, process: FoldProcess) -> FoldChild:
         try:
-            child = _Child(self.job, self.run, device)
+            child = FoldChild(
+                _placed(self.job, process), self.run, process.device, self._images(process)
+            )
         except OSError as error:
             # The process died before it had read its arguments.
-            raise _FoldError(
+            raise FoldError(
                 f"could not be started ({error.strerror}), often because memory ran out"
             ) from None
         self.children.add(child)
@@ -155,156 +189,28 @@ class _FoldQueue:
             child.end(now=True)
         return child
 
+    def _images(self, process: FoldProcess) -> SharedImages | None:
+        """Return the images that the processes of a GPU share, which this process loads once.
+
+        None: the process loads them itself, or reads them from the cache.
+        """
+        if not process.shares_images:
+            return None
+        try:
+            with self.loading:
+                if process.device not in self.held:
+                    device = torch.device(process.device)
+                    self.held[process.device] = resident_pixels(self.job.feeder.source, device)
+            return SharedImages.of(self.held[process.device])
+        except RuntimeError as error:
+            self.job.say(
+                f"{process.device}: the images cannot be shared ({in_a_line(error)}), so each"
+                " process loads them"
+            )
+            return None
+
     def stop(self) -> None:
         """Start no further folds and end all running processes."""
         self.stopped.set()
         for child in [*self.children]:
             child.end(now=True)
-
-
-class _FoldError(Exception):
-    """An unfinished fold; the message gives the reason."""
-
-
-class _Child:
-    """A process that trains folds on request, one at a time."""
-
-    def __init__(self, job: TrainingJob, run: RunFold, device: str) -> None:
-        # loky's processes do not run the caller's script again, so a script needs no `if __name__`
-        # guard.
-        context = get_context("loky")
-        self.logs = job.folder / "logs"
-        self.progress = job.progress
-        self.pipe, theirs = context.Pipe()
-        # Nothing is written to the lifeline. It closes when this process dies, and the child then
-        # exits instead of writing to a run that nobody manages.
-        their_lifeline, self.lifeline = context.Pipe(duplex=False)
-        # Functions that print to this process cannot be pickled.
-        picklable = dataclasses.replace(job, say=print, epoch_lines=None)
-        self.process = context.Process(
-            target=call,
-            args=(SERVE, picklable, run, device, theirs, their_lifeline, get_start_method()),
-        )
-        with hangup_held():
-            self.process.start()
-        theirs.close()
-        their_lifeline.close()
-
-    @property
-    def alive(self) -> bool:
-        return bool(self.process.is_alive())
-
-    def do(self, index: int, job: TrainingJob) -> dict[str, Any]:
-        """Train one fold and return its done.json. Raises _FoldError."""
-        log = self.logs / f"fold_{index}.log"
-        for kind, what in self._messages(index):
-            if kind == "done":
-                return dict(what)
-            if kind == "failed":
-                raise _FoldError(f"failed: {what}; see {log}")
-            if kind == "progress":
-                method, steps = what
-                getattr(self.progress, method)(steps)
-            elif kind == "epoch":
-                job.say_epoch(what)
-            else:
-                job.say(what)
-        self.process.join()
-        code = self.process.exitcode or 0
-        how = (
-            f"was killed ({signal.Signals(-code).name})" if code < 0 else f"died (exit code {code})"
-        )
-        why = ", often because memory ran out" if code == -signal.SIGKILL else ""
-        raise _FoldError(f"{how}{why}{f'; see {log}' if log.exists() else ''}")
-
-    def _messages(self, index: int) -> Iterator[tuple[str, Any]]:
-        """Request a fold and yield the messages (kind, content) of the process until it dies.
-
-        Only errors of the pipe count as its death; an error while printing a message is raised in
-        the caller.
-        """
-        try:
-            self.pipe.send(index)
-            # The process is checked as well, because its data workers may keep the pipe open for
-            # a while after it has died.
-            while self.pipe.poll(1.0) or self.process.is_alive():
-                if self.pipe.poll():
-                    yield self.pipe.recv()
-        except (EOFError, OSError):
-            return
-
-    def end(self, *, now: bool = False) -> None:
-        """Wait for the process to end; with `now`, terminate it."""
-        if now:
-            self.process.terminate()
-        self.pipe.close()
-        self.process.join()
-        self.lifeline.close()
-
-
-def _die_with(lifeline: Connection) -> None:
-    """Exit this process as soon as its parent has died, even if the parent was killed."""
-
-    def watch() -> None:
-        lifeline.poll(None)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _log_to(file: Path) -> None:
-    """Redirect the output of this process, also that of C libraries, to a file."""
-    file.parent.mkdir(exist_ok=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    handle = open_in_place(file, os.O_WRONLY | os.O_APPEND)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    os.close(handle)
-
-
-def serve_folds(
-    job: TrainingJob, run: RunFold, device: str, pipe: Connection, lifeline: Connection, method: str
-) -> None:
-    """Train the folds whose numbers arrive through the pipe, in a child process.
-
-    It sends back tuples (kind, content): "say" and "epoch" with a line to print, "progress" with a
-    method of `Progress` and its argument, and at the end of a fold "done" with its done.json or
-    "failed" with the reason.
-    """
-    _die_with(lifeline)
-    # loky has set its own start method; the workers that read images must use the caller's.
-    set_start_method(method, force=True)
-    # The parent handles Ctrl-C and ends its children.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # This process prints to a log file, so a closed terminal does not concern it.
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    compute = compute_of(dataclasses.replace(job.run.config.machine, device=device))
-
-    def send_line(kind: str, line: str) -> None:
-        print(line, flush=True)
-        pipe.send((kind, line))
-
-    here = dataclasses.replace(
-        job,
-        say=functools.partial(send_line, "say"),
-        epoch_lines=functools.partial(send_line, "epoch"),
-        compute=compute,
-        feeder=Feeder(job.run.config, job.feeder.source, compute),
-        progress=Progress(1, tell=lambda *what: pipe.send(("progress", what))),
-    )
-    while True:
-        try:
-            index = pipe.recv()
-        except EOFError:
-            return
-        _log_to(here.folder / "logs" / f"fold_{index}.log")
-        try:
-            pipe.send(("done", run(here, index)))
-        except UserError as error:
-            print(f"error: {error}", flush=True)
-            pipe.send(("failed", str(error)))
-        except Exception as error:
-            traceback.print_exc()
-            pipe.send(("failed", f"{type(error).__name__}: {error}"))

@@ -1,6 +1,5 @@
 """Folds in parallel processes: equal logits, and a dying process only fails its own fold."""
 
-import dataclasses
 import os
 import signal
 import subprocess
@@ -16,8 +15,6 @@ import yaml
 from foldblend.errors import UserError
 from foldblend.runs.run import Run
 from pipeline.models.timm_import import timm
-from pipeline.training import gpu_share
-from pipeline.training.gpu_share import share_of_gpu
 from pipeline.training.parallel_folds import run_folds
 from tests.makers.constants import TINY
 from tests.makers.jobs import fake_job
@@ -98,32 +95,6 @@ def test_one_at_a_time_stays_in_this_process(tmp_path):
         run_folds(fake_job(tmp_path, print, parallel_folds=3), [5], run=do_or_die)[5]["pid"]
         == os.getpid()
     )
-
-
-def test_share_of_a_gpu():
-    assert share_of_gpu(free=80, peak=10, most=5) == 5
-    assert share_of_gpu(free=40, peak=10, most=5) == 3
-    assert share_of_gpu(free=5, peak=10, most=5) == 1
-
-
-@pytest.mark.parametrize(
-    ("settings", "num_devices"),
-    [
-        # Two steps per epoch and fold.
-        ({"epochs": 83}, 1),
-        ({"epochs": 84}, 4),
-        ({"epochs": 84, "grad_accum_steps": 2}, 1),
-        ({"epochs": 1, "parallel_folds": 2}, 2),
-    ],
-)
-def test_folds_share_a_gpu_where_that_saves_time(tmp_path, monkeypatch, settings, num_devices):
-    monkeypatch.setattr(gpu_share, "_fold_memory", lambda job: 20)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (100, 100))
-    job = fake_job(tmp_path, lambda _: None, **settings)
-    job = dataclasses.replace(
-        job, compute=dataclasses.replace(job.compute, device=torch.device("cuda"))
-    )
-    assert len(gpu_share.devices_of(job, 6)) == num_devices
 
 
 @pytest.mark.slow
@@ -293,7 +264,7 @@ def test_weights_workers_and_images_in_ram_reach_the_child_processes(
 def test_a_process_that_cannot_be_started_only_fails_its_fold(tmp_path, monkeypatch):
     import pipeline.training.parallel_folds as schedule
 
-    real = schedule._Child
+    real = schedule.FoldChild
     tries = []
 
     def flaky(*args):
@@ -302,7 +273,7 @@ def test_a_process_that_cannot_be_started_only_fails_its_fold(tmp_path, monkeypa
             raise BrokenPipeError(32, "Broken pipe")
         return real(*args)
 
-    monkeypatch.setattr(schedule, "_Child", flaky)
+    monkeypatch.setattr(schedule, "FoldChild", flaky)
     said = []
     with pytest.raises(UserError, match=r"could not be started \(Broken pipe\)"):
         run_folds(fake_job(tmp_path, said.append, parallel_folds=2), [0, 4, 5], run=do_or_die)

@@ -1,0 +1,88 @@
+"""The GPUs of this machine: free memory, and whether several processes may use one."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.device import free_memory
+
+__all__ = ["Card", "cards_of"]
+
+# Columns of nvidia-smi, in this order. It tells the mode, which torch does not.
+COLUMNS = ("uuid", "compute_mode", "mig.mode.current")
+WAIT_S = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A GPU that folds can be trained on."""
+
+    name: str
+    """Its name for torch, such as cuda:0."""
+    title: str
+    """Its name for people."""
+    free: int
+    """Free bytes, with those that this process has kept of freed memory."""
+    total: int
+    """All its bytes."""
+    alone: bool = False
+    """Whether only one process at a time can use it (compute mode "exclusive process")."""
+    mig: bool = False
+    """Whether it is a part of a larger GPU (MIG)."""
+
+    @property
+    def note(self) -> str:
+        """The mode of the GPU in words, "" for the usual one."""
+        if self.alone:
+            return (
+                "in exclusive mode, so it trains one fold at a time (nvidia-smi -c 0 lets several"
+                " processes share it)"
+            )
+        return "a part of a larger GPU (MIG)" if self.mig else ""
+
+
+def cards_of(device: str) -> tuple[Card, ...]:
+    """Return the GPUs that --device names, () for the CPU.
+
+    "cuda" means all GPUs that torch sees, so those of CUDA_VISIBLE_DEVICES.
+    """
+    there = torch.device(device)
+    if there.type != "cuda":
+        return ()
+    numbers = range(torch.cuda.device_count()) if device == "cuda" else [there.index or 0]
+    modes = _modes()
+    return tuple(_card(number, modes) for number in numbers)
+
+
+def _card(number: int, modes: Mapping[str, tuple[str, str]]) -> Card:
+    name = f"cuda:{number}"
+    about = torch.cuda.get_device_properties(number)
+    # Older versions of torch do not tell the id.
+    compute_mode, mig_mode = modes.get(f"GPU-{getattr(about, 'uuid', '')}", ("", ""))
+    return Card(
+        name=name,
+        title=about.name,
+        free=free_memory(torch.device(name)) or 0,
+        total=about.total_memory,
+        alone=compute_mode.lower().startswith("exclusive"),
+        mig="MIG" in about.name or mig_mode.lower() == "enabled",
+    )
+
+
+def _modes() -> dict[str, tuple[str, str]]:
+    """Return the compute mode and MIG mode of each GPU by its id, {} where they are unknown."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return {}
+    command = [tool, f"--query-gpu={','.join(COLUMNS)}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    rows = (line.split(", ") for line in done.stdout.splitlines())
+    return {row[0]: (row[1], row[2]) for row in rows if len(row) == len(COLUMNS)}

@@ -1,0 +1,284 @@
+"""Folds on GPUs that this machine does not have: what runs where, with how many images."""
+
+import dataclasses
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foldblend.errors import UserError
+from pipeline.data.images import ImageSource
+from pipeline.memory import Limits
+from pipeline.training import gpu_cards, gpu_share
+from pipeline.training.fold_memory import FoldMemory
+from pipeline.training.gpu_cards import Card, cards_of
+from pipeline.training.gpu_plan import SHARE, in_turn, largest_side, plan_cards
+from tests.makers.jobs import fake_job
+
+GB = 10**9
+
+
+def memory_with(*, training, inference, batch=32, rows=256, weights=0.1):
+    """Return the memory of a fold whose passes need so many MB per image."""
+    return FoldMemory(
+        weights=int(weights * GB),
+        optimizer=0,
+        gradients=0,
+        stored=0,
+        shown=0,
+        step=batch,
+        batch=batch,
+        rows=rows,
+        count=lambda trains, num: num * (training if trains else inference) * 10**6,
+    )
+
+
+def card(free, number=0, **changes):
+    return Card(
+        name=f"cuda:{number}", title="GPU", free=int(free * GB), total=int(free * GB), **changes
+    )
+
+
+def shares(plans):
+    return [plan.at_once for plan in plans]
+
+
+SMALL = memory_with(training=20, inference=2)  # about 2.6 GB with contexts
+LARGE = memory_with(training=400, inference=30, batch=32)  # about 16 GB
+
+
+def test_the_fewest_folds_at_once_that_need_the_fewest_rounds():
+    assert shares(plan_cards(SMALL, [card(80)], num_folds=5, images=0)) == [5]
+    # Four would fit, but two rounds are needed all the same.
+    assert shares(plan_cards(SMALL, [card(10)], num_folds=5, images=0)) == [3]
+    assert shares(plan_cards(SMALL, [card(3)], num_folds=5, images=0)) == [1]
+    four = [card(80, number) for number in range(4)]
+    plans = plan_cards(SMALL, four, num_folds=5, images=0)
+    assert in_turn(shares(plans)) == [0, 1, 2, 3, 0]
+
+
+def test_gpus_take_folds_by_their_free_memory():
+    plans = plan_cards(SMALL, [card(3.2), card(80, 1)], num_folds=5, images=0)
+    assert [plan.card.name for plan in plans] == ["cuda:0", "cuda:1"]
+    assert shares(plans) == [1, 4]
+    # One without room for whole batches is left out.
+    plans = plan_cards(LARGE, [card(8), card(80, 1)], num_folds=5, images=0)
+    assert [plan.card.name for plan in plans] == ["cuda:1"]
+
+
+def test_passes_are_halved_only_where_a_single_fold_does_not_fit():
+    plan = plan_cards(LARGE, [card(80)], num_folds=5, images=0)[0]
+    assert plan.limits.micro_batch == 32
+    plan = plan_cards(LARGE, [card(8)], num_folds=5, images=0)[0]
+    assert (plan.at_once, plan.limits) == (
+        1,
+        Limits(micro_batch=8, chunk=128, releases=True),
+    )
+    assert plan_cards(LARGE, [card(1.5)], num_folds=5, images=0) == ()
+
+
+def test_smaller_passes_of_inference_let_more_folds_fit():
+    # 256 images in inference need more than a training step.
+    memory = memory_with(training=20, inference=30)
+    plan = plan_cards(memory, [card(12)], num_folds=3, images=0)[0]
+    assert plan.at_once == 3
+    assert plan.limits.chunk == 64
+    assert plan_cards(memory, [card(80)], num_folds=3, images=0)[0].limits.chunk == 256
+
+
+def test_images_are_held_once_per_gpu_and_only_where_folds_leave_room():
+    plan = plan_cards(SMALL, [card(24)], num_folds=5, images=4 * GB)[0]
+    assert (plan.at_once, plan.images) == (5, 4 * GB)
+    # They would cost a fold.
+    plan = plan_cards(SMALL, [card(20)], num_folds=5, images=9 * GB)[0]
+    assert (plan.at_once, plan.images) == (5, 0)
+    plan = plan_cards(SMALL, [card(20)], num_folds=5, images=9 * GB, must_hold=True)[0]
+    assert (plan.at_once, plan.images) == (3, 9 * GB)
+
+
+def test_a_gpu_in_exclusive_mode_trains_one_fold_at_a_time():
+    plan = plan_cards(SMALL, [card(80, alone=True)], num_folds=5, images=0)[0]
+    assert plan.at_once == 1
+    assert "in exclusive mode, so it trains one fold at a time (nvidia-smi -c 0" in plan.line
+    plan = plan_cards(SMALL, [card(10, mig=True)], num_folds=5, images=0)[0]
+    assert plan.line.endswith("it is a part of a larger GPU (MIG)")
+
+
+def test_a_number_of_folds_that_was_asked_for_is_kept():
+    plan = plan_cards(LARGE, [card(24)], num_folds=5, images=0, at_once=3)[0]
+    assert plan.at_once == 3
+    assert plan.limits.micro_batch == 8
+    assert plan.used <= 24 * GB
+    two = [card(80), card(80, 1)]
+    assert shares(plan_cards(SMALL, two, num_folds=5, images=0, at_once=3)) == [2, 1]
+
+
+@given(
+    training=st.integers(1, 600),
+    inference=st.integers(1, 100),
+    batch=st.integers(1, 300),
+    rows=st.integers(1, 300),
+    free=st.lists(st.floats(0.5, 200), min_size=1, max_size=5),
+    num_folds=st.integers(1, 12),
+    images=st.floats(0, 40),
+)
+def test_no_plan_exceeds_a_gpu(training, inference, batch, rows, free, num_folds, images):
+    memory = memory_with(training=training, inference=inference, batch=batch, rows=rows)
+    cards = [card(one, number) for number, one in enumerate(free)]
+    plans = plan_cards(memory, cards, num_folds=num_folds, images=int(images * GB))
+    for plan in plans:
+        assert plan.used <= SHARE * plan.card.free
+        assert 1 <= plan.limits.micro_batch <= batch
+        assert 1 <= plan.limits.chunk <= rows
+    one = memory.fixed + max(memory.training(1), memory.inference(1))
+    assert bool(plans) == any(one <= int(SHARE * there.free) for there in cards)
+    assert sum(shares(plans)) <= num_folds
+
+
+def test_the_largest_side_that_would_fit():
+    memory = memory_with(training=4000, inference=100, batch=1, rows=1)
+    assert largest_side(memory, card(80), 1024) == 1024
+    side = largest_side(memory, card(3), 1024)
+    assert side % 32 == 0
+    assert 512 <= side < 1024
+
+
+# From here on, on GPUs of a job.
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Return a function that gives this machine GPUs with so much free memory, in GB."""
+
+    def give(*free, **changes):
+        cards = tuple(card(one, number, **changes) for number, one in enumerate(free))
+        monkeypatch.setattr(gpu_share, "cards_of", lambda device: cards)
+        monkeypatch.setattr(gpu_share, "memory_of", lambda run: SMALL)
+        monkeypatch.setattr(gpu_share, "measure_fold", lambda *_: 2 * GB)
+
+    return give
+
+
+def gpu_job(tmp_path, say=lambda _: None, **settings):
+    job = fake_job(tmp_path, say, **settings)
+    compute = dataclasses.replace(job.compute, device=torch.device("cuda"))
+    return dataclasses.replace(job, compute=compute)
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_processes"),
+    [
+        # Two steps per epoch and fold.
+        ({"epochs": 83}, 1),
+        ({"epochs": 84}, 4),
+        ({"epochs": 84, "grad_accum_steps": 2}, 1),
+        ({"epochs": 1, "parallel_folds": 2}, 2),
+    ],
+)
+def test_folds_share_a_gpu_where_that_saves_time(tmp_path, gpus, settings, num_processes):
+    gpus(10)
+    job = gpu_job(tmp_path, **settings)
+    processes = gpu_share.processes_of(job, 6)
+    assert len(processes) == min(num_processes, 3)
+    if num_processes > 1:
+        assert {one.device for one in processes} == {"cuda:0"}
+
+
+def test_the_measured_memory_has_the_last_word(tmp_path, gpus, monkeypatch):
+    gpus(24)
+    said = []
+    job = gpu_job(tmp_path, said.append, epochs=84)
+    assert len(gpu_share.processes_of(job, 6)) == 6
+    monkeypatch.setattr(gpu_share, "measure_fold", lambda *_: 8 * GB)
+    assert len(gpu_share.processes_of(job, 6)) == 2
+    assert "2 folds at the same time, 8.0 GB each (measured)" in said[-1]
+
+
+def test_a_model_that_cannot_be_counted_is_measured(tmp_path, gpus, monkeypatch):
+    gpus(24)
+
+    def cannot(_):
+        raise gpu_share.CannotCount("no values")
+
+    monkeypatch.setattr(gpu_share, "memory_of", cannot)
+    said = []
+    assert len(gpu_share.processes_of(gpu_job(tmp_path, said.append, epochs=84), 6)) == 6
+    monkeypatch.setattr(gpu_share, "measure_fold", lambda *_: 8 * GB)
+    assert len(gpu_share.processes_of(gpu_job(tmp_path, said.append, epochs=84), 6)) == 2
+    assert "cannot be counted in advance (no values); it is measured" in said[0]
+
+
+def test_several_gpus_each_train_folds(tmp_path, gpus):
+    gpus(80, 80, 80, 80)
+    processes = gpu_share.processes_of(gpu_job(tmp_path, epochs=200), 5)
+    assert [one.device for one in processes] == ["cuda:0", "cuda:1", "cuda:2", "cuda:3", "cuda:0"]
+
+
+def test_too_little_memory_for_one_image_says_what_would_fit(tmp_path, gpus, monkeypatch):
+    gpus(4)
+    monkeypatch.setattr(gpu_share, "memory_of", lambda run: memory_with(training=9000, inference=1))
+    words = r"--img-size 32x32: a fold needs 1\d\.\d GB of GPU memory for one image at a time, and"
+    words += r" cuda:0 has 4\.0 GB free; --img-size 32 would fit, or pass --device cpu"
+    with pytest.raises(UserError, match=words):
+        gpu_share.processes_of(gpu_job(tmp_path), 6)
+
+
+def test_on_the_cpu_the_number_that_was_asked_for_counts(tmp_path):
+    assert len(gpu_share.processes_of(fake_job(tmp_path, print), 6)) == 1
+    assert len(gpu_share.processes_of(fake_job(tmp_path, print, parallel_folds=8), 6)) == 6
+
+
+def test_processes_share_images_only_where_there_are_several(tmp_path, gpus, monkeypatch):
+    monkeypatch.setattr(ImageSource, "device_bytes", 2 * GB)
+    gpus(24)
+    processes = gpu_share.processes_of(gpu_job(tmp_path, epochs=84), 6)
+    assert len(processes) == 6
+    assert all(one.shares_images and one.holds_images for one in processes)
+    process = gpu_share.processes_of(gpu_job(tmp_path), 6)[0]
+    assert process.holds_images
+    assert not process.shares_images
+
+
+class Tool:
+    """A stand-in for nvidia-smi."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def __call__(self, command, **_):
+        assert command[0] == "/bin/nvidia-smi"
+        return SimpleNamespace(stdout=self.text)
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    def properties(number):
+        names = ("NVIDIA A100", "NVIDIA A100 MIG 1g.10gb")
+        return SimpleNamespace(name=names[number], uuid=f"id-{number}", total_memory=80 * GB)
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
+    monkeypatch.setattr(gpu_cards, "free_memory", lambda device: (device.index + 1) * GB)
+    monkeypatch.setattr(gpu_cards.shutil, "which", lambda name: f"/bin/{name}")
+
+
+def test_modes_of_gpus_are_those_of_nvidia_smi(two_gpus, monkeypatch):
+    rows = "GPU-id-1, Default, [N/A]\nGPU-id-0, Exclusive_Process, Disabled\n"
+    monkeypatch.setattr(gpu_cards.subprocess, "run", Tool(rows))
+    first, second = cards_of("cuda")
+    assert (first.name, first.free, first.alone, first.mig) == ("cuda:0", GB, True, False)
+    assert (second.name, second.free, second.alone, second.mig) == ("cuda:1", 2 * GB, False, True)
+    assert [one.name for one in cards_of("cuda:1")] == ["cuda:1"]
+    assert cards_of("cpu") == ()
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(), subprocess.TimeoutExpired("nvidia-smi", 1)])
+def test_without_nvidia_smi_the_usual_mode_is_assumed(two_gpus, monkeypatch, error):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(gpu_cards.subprocess, "run", fails)
+    assert [one.alone for one in cards_of("cuda")] == [False, False]
