@@ -84,6 +84,18 @@ class ImageDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def _size(self) -> tuple[int, int]:
+        """Width and height of the images."""
+        preprocess = self.preprocess
+        return preprocess.stored_size if self.whole else (preprocess.width, preprocess.height)
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of an image in a batch."""
+        width, height = self._size
+        return width * height * 3
+
     def image(self, epoch: int, index: int, draw: int = 0) -> np.ndarray:
         """Return one image at the training size, or at the stored size with `whole`.
 
@@ -104,11 +116,7 @@ class ImageDataset(Dataset[Batch]):
 
     def __getitems__(self, keys: list[Key]) -> Batch:
         """Return a batch, whose images are written directly into one array."""
-        width, height = (
-            self.preprocess.stored_size
-            if self.whole
-            else (self.preprocess.width, self.preprocess.height)
-        )
+        width, height = self._size
         images = np.empty((len(keys), height, width, 3), np.uint8)
         for row, key in enumerate(keys):
             images[row] = self.image(*key)
@@ -136,6 +144,7 @@ def _loader(
     batch_size: int,
     drop_last: bool,
     workers: int,
+    prefetch: int | None,
     pin: bool,
 ) -> Any:
     return DataLoader(
@@ -144,6 +153,7 @@ def _loader(
         sampler=sampler,
         drop_last=drop_last,
         num_workers=workers,
+        prefetch_factor=prefetch,
         pin_memory=pin,
         persistent_workers=workers > 0,
         worker_init_fn=_start_worker,
@@ -196,22 +206,37 @@ def train_loader(
     *,
     batch_size: int,
     workers: int,
+    prefetch: int | None = None,
     pin: bool = False,
     odds_N: np.ndarray | None = None,
 ) -> TrainLoader:
     """Return a loader whose every iteration is an epoch; a short last batch is left out.
 
-    `odds_N` are the probabilities of the rows (see `pipeline.data.sampling.row_odds`).
+    Each of the `workers` loads `prefetch` batches ahead (None: as many as torch chooses). `odds_N`
+    are the probabilities of the rows (see `pipeline.data.sampling.row_odds`).
     """
     sampler = EpochSampler(len(dataset), dataset.seed_parts, odds_N=odds_N)
     drop_last = len(dataset) > batch_size
     batches = _loader(
-        dataset, sampler, batch_size=batch_size, drop_last=drop_last, workers=workers, pin=pin
+        dataset,
+        sampler,
+        batch_size=batch_size,
+        drop_last=drop_last,
+        workers=workers,
+        prefetch=prefetch,
+        pin=pin,
     )
     return TrainLoader(batches, sampler, table, batch_size)
 
 
-def eval_loader(dataset: ImageDataset, *, batch_size: int, workers: int, pin: bool = False) -> Any:
+def eval_loader(
+    dataset: ImageDataset,
+    *,
+    batch_size: int,
+    workers: int,
+    prefetch: int | None = None,
+    pin: bool = False,
+) -> Any:
     """Return a loader over all rows in the table's order."""
     return _loader(
         dataset,
@@ -219,6 +244,7 @@ def eval_loader(dataset: ImageDataset, *, batch_size: int, workers: int, pin: bo
         batch_size=batch_size,
         drop_last=False,
         workers=workers,
+        prefetch=prefetch,
         pin=pin,
     )
 

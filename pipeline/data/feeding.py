@@ -7,6 +7,8 @@ from typing import Any
 import pandas as pd
 import torch
 
+from foldblend.cli import Say
+from foldblend.streams import print_aside
 from pipeline.config.resolved import ResolvedConfig
 from pipeline.data.augment import (
     Augment,
@@ -24,6 +26,7 @@ from pipeline.data.dataset import (
     train_loader,
 )
 from pipeline.data.images import ImageSource
+from pipeline.data.prefetch import free_shared_memory, plan_ahead
 from pipeline.data.sampling import row_odds
 from pipeline.device import Compute
 
@@ -33,11 +36,20 @@ __all__ = ["Feeder"]
 class Feeder:
     """Maker of the loaders of a run, shared by all its folds."""
 
-    def __init__(self, config: ResolvedConfig, source: ImageSource, compute: Compute) -> None:
+    def __init__(
+        self,
+        config: ResolvedConfig,
+        source: ImageSource,
+        compute: Compute,
+        *,
+        pixels: torch.Tensor | None = None,
+    ) -> None:
+        """Take the images from `source`, or from `pixels` if they are on the device already."""
         self.config = config
         self.source = source
         self.compute = compute
-        self._pixels: torch.Tensor | None = None
+        self._is_said = False
+        self._pixels = pixels
 
     def __getstate__(self) -> dict[str, Any]:
         # The device memory of this process is not usable in another one.
@@ -57,7 +69,9 @@ class Feeder:
             self._pixels = resident_pixels(self.source, self.compute.device)
         return self._pixels
 
-    def train(self, table: pd.DataFrame, *, seed_parts: tuple[int, ...]) -> TrainLoader:
+    def train(
+        self, table: pd.DataFrame, *, seed_parts: tuple[int, ...], say: Say = print_aside
+    ) -> TrainLoader:
         """Return training batches, with a new order and new augmentation in each epoch.
 
         A batch has the images of one step (several forward passes with --grad-accum-steps). Images
@@ -82,26 +96,30 @@ class Feeder:
             whole=on_device,
         )
         return train_loader(
-            dataset, table, workers=self._workers, pin=self.compute.is_cuda, **shape
+            dataset, table, **self._ahead(dataset, shape["batch_size"], say), **shape
         )
 
-    def rows(self, table: pd.DataFrame) -> Any:
+    def rows(self, table: pd.DataFrame, *, say: Say = print_aside) -> Any:
         """Return batches of all images of a table, in its order, as centre crops."""
         size = self.config.infer.validation_batch_size
         if self.source.mode == "device":
             return ResidentLoader(table, self.source, self._resident(), batch_size=size)
         dataset = ImageDataset(table, self.source)
-        return eval_loader(
-            dataset, batch_size=size, workers=self._workers, pin=self.compute.is_cuda
-        )
+        return eval_loader(dataset, batch_size=size, **self._ahead(dataset, size, say))
 
-    def copies(self, table: pd.DataFrame, *, seed_parts: tuple[int | str, ...]) -> Any:
+    def copies(
+        self,
+        table: pd.DataFrame,
+        *,
+        seed_parts: tuple[int | str, ...],
+        say: Say = print_aside,
+    ) -> Any:
         """Return batches of augmented copies of a table's images, in its order.
 
         The workers augment them, also where the device would augment training batches.
         """
         augment = build_augmentation(self.config.augment.augment)
-        return self.augmented(table, augment, seed_parts=seed_parts, random_crop=True)
+        return self.augmented(table, augment, seed_parts=seed_parts, random_crop=True, say=say)
 
     def augmented(
         self,
@@ -110,16 +128,29 @@ class Feeder:
         *,
         seed_parts: tuple[int | str, ...],
         random_crop: bool,
+        say: Say = print_aside,
     ) -> Any:
         """Return batches of a table's images, augmented by the workers, in the table's order."""
         size = self.config.infer.validation_batch_size
         dataset = ImageDataset(
             table, self.source, augment=augment, seed_parts=seed_parts, random_crop=random_crop
         )
-        return eval_loader(
-            dataset, batch_size=size, workers=self._workers, pin=self.compute.is_cuda
-        )
+        return eval_loader(dataset, batch_size=size, **self._ahead(dataset, size, say))
 
-    @property
-    def _workers(self) -> int:
-        return self.config.machine.workers
+    def _ahead(self, dataset: ImageDataset, size: int, say: Say) -> dict[str, Any]:
+        """Return how many processes load how many batches of `size` images ahead."""
+        machine = self.config.machine
+        ahead = plan_ahead(
+            machine.workers,
+            batch_bytes=min(size, len(dataset)) * dataset.image_bytes,
+            free=free_shared_memory(),
+            sharing=int(machine.parallel_folds) if machine.parallel_folds.isdecimal() else 1,
+        )
+        if ahead.note is not None and not self._is_said:
+            say(ahead.note)
+            self._is_said = True
+        return {
+            "workers": ahead.workers,
+            "prefetch": ahead.batches,
+            "pin": self.compute.is_cuda,
+        }

@@ -223,9 +223,9 @@ class Features:
             return features_of(self.backbone.model, images, job.run.preprocess, compute, see)
 
         loader = (
-            job.feeder.rows(table)
+            job.feeder.rows(table, say=job.say)
             if copy is None
-            else job.feeder.copies(table, seed_parts=(train.seed, copy))
+            else job.feeder.copies(table, seed_parts=(train.seed, copy), say=job.say)
         )
         what = f"features, {view}" if copy is None else f"features, augmented copy {copy + 1}"
         with Task(what, len(table), unit="images") as task:
