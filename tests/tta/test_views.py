@@ -90,6 +90,13 @@ def test_every_entry_is_tried():
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_views_do_not_depend_on_the_memory_layout(name):
+    images = random_images()
+    other = images.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(view_of(name)(other), view_of(name)(images), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", [(24, 32), (33, 17)])
 def test_contract(name, size):
     images = random_images(*size)
