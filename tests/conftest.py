@@ -70,6 +70,16 @@ def blend_command(capsys: pytest.CaptureFixture[str]) -> Command:
     return _command(blend.main, capsys)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-k cuda`, import only the files that have the word.
+
+    Importing all of them takes as long as the tests, on a GPU that may be lent by the minute.
+    """
+    if config.option.keyword != "cuda" or collection_path.suffix != ".py":
+        return None
+    return True if "cuda" not in collection_path.read_text(encoding="utf-8") else None
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _separate_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Use a separate cache for this test run.

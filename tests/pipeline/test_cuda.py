@@ -1,7 +1,11 @@
-"""Tests that need a GPU; skipped without one."""
+"""Tests that need a GPU; skipped without one.
+
+They are meant to end within 90 seconds on a large GPU, with whole runs first.
+"""
 
 import copy
 import dataclasses
+import os
 import shutil
 
 import numpy as np
@@ -9,6 +13,7 @@ import pytest
 import torch
 
 import foldblend as fb
+import run_cv
 from foldblend.attributes import Attribute
 from foldblend.runs.run import Run
 from pipeline.config.run import MachineConfig
@@ -16,7 +21,8 @@ from pipeline.config.settings import make_config
 from pipeline.data.augment import device_augmentation
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import compute_of, resolve_machine
-from pipeline.infer import predict
+from pipeline.frozen import features
+from pipeline.infer import features_of, predict
 from pipeline.models.attribute_head import make_join
 from pipeline.models.backbones import build_model
 from pipeline.predict.config import PredictConfig
@@ -30,6 +36,8 @@ from tests.makers.constants import TINY
 from tta.views.names import view_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+# cuBLAS reads it once, at its first call in a process; --deterministic needs it.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 PREPROCESS = Preprocess(width=64, height=64, mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
@@ -53,6 +61,173 @@ def batches(num, size=16):
     ]
 
 
+def small_model(here, name="test_efficientnet", **kwargs):
+    torch.manual_seed(3)
+    model = build_model(name, num_classes=4, kwargs=kwargs, weights=None)
+    return model.to(here.device, memory_format=here.memory_format)
+
+
+def fit_of(model, here, *, steps, augment=None, **settings):
+    config = make_config({"batch_size": 16, "sched": "constant", **settings})
+    quiet = {"augment": augment, "say": lambda _: None}
+    return Fit(model, config, PREPROCESS, here, steps_per_epoch=steps, **quiet)
+
+
+def weights_of(model):
+    return torch.cat([one.detach().float().cpu().flatten() for one in model.parameters()])
+
+
+@pytest.fixture
+def exact():
+    """Use kernels that give the same bits each time, and float32 without TF32."""
+    cudnn = torch.backends.cudnn
+    matmul = torch.backends.cuda.matmul
+    options = [(cudnn, "benchmark", False), (cudnn, "deterministic", True)]
+    options += [(cudnn, "allow_tf32", False), (matmul, "allow_tf32", False)]
+    before = [(where, name, getattr(where, name)) for where, name, _ in options]
+    here = compute(amp=False)
+    for where, name, value in options:
+        setattr(where, name, value)
+    yield here
+    for where, name, value in before:
+        setattr(where, name, value)
+
+
+def finished(folder, layout, name, *more):
+    """Return a run of the tiny data set on the GPU."""
+    argv = ["--data", layout, "--output", folder, "--backbone", "test_efficientnet", *TINY]
+    argv += ["--device", "cuda", "--name", name, *more]
+    assert run_cv.main([str(word) for word in argv]) == 0
+    return Run(folder / name)
+
+
+def bits(run):
+    return [run.logits(table).tobytes() for table in (run.oof, run.test)]
+
+
+REPEATED = ["--deterministic", "--tta", "hflip"]
+
+
+@pytest.fixture(scope="module")
+def a_run(tiny_layout, tmp_path_factory):
+    """Return a deterministic run with two views, its images on the GPU; read-only."""
+    return finished(tmp_path_factory.mktemp("cuda"), tiny_layout, "a", *REPEATED)
+
+
+def test_the_same_deterministic_run_has_equal_bits(a_run, tiny_layout, tmp_path):
+    assert np.isfinite(a_run.logits(a_run.oof)).all()
+    assert bits(finished(tmp_path, tiny_layout, "a", *REPEATED)) == bits(a_run)
+
+
+def test_folds_share_the_gpu(tiny_layout, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gpu_share, "SHARE_STEPS", 0)
+    run = finished(tmp_path, tiny_layout, "a", "--parallel-folds", "auto")
+    assert "2 folds at the same time" in capsys.readouterr().out
+    assert np.isfinite(run.logits(run.oof)).all()
+
+
+def test_a_killed_run_continues(tiny_layout, tmp_path, cv_command, monkeypatch):
+    """With images on disk, two loading processes, and gradients of two micro-batches a step."""
+    base = ["--data", tiny_layout, "--output", tmp_path, "--backbone", "test_efficientnet", *TINY]
+    base += ["--device", "cuda", "--epochs", "2", "--save-every", "0", "--model-ema"]
+    base += ["--batch-size", "4", "--grad-accum-steps", "2", "--cache", "disk", "--workers", "2"]
+    taken = []
+    step = Fit._train_step
+
+    def stopped(self, *args):
+        if len(taken) == 7:
+            raise KeyboardInterrupt
+        taken.append(1)
+        step(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Fit, "_train_step", stopped)
+        assert cv_command(*base, "--name", "a").code != 0
+    done = cv_command(*base, "--name", "a")
+    assert done.code == 0, done.err
+    assert "continued at epoch 2 step" in done.out
+    done = cv_command(*base, "--name", "b")
+    assert done.code == 0, done.err
+    again, whole = (run.logits(run.oof) for run in (Run(tmp_path / "a"), Run(tmp_path / "b")))
+    # On an H100 they were equal bit for bit; torch does not promise it.
+    assert np.linalg.norm(again - whole) < 0.02 * np.linalg.norm(whole)
+
+
+def test_features_of_a_frozen_backbone_are_halved(tiny_layout, tmp_path, monkeypatch, capsys):
+    def hungry(backbone, images, *args):
+        if len(images) > 100:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return features_of(backbone, images, *args)
+
+    monkeypatch.setattr(features, "features_of", hungry)
+    more = ["--finetune", "head", "--tta", "hflip", "--feature-views", "1"]
+    run = finished(tmp_path, tiny_layout, "a", *more)
+    assert "out of memory: continuing with 64 images" in capsys.readouterr().out
+    assert np.isfinite(run.logits(run.oof)).all()
+
+
+def test_images_augmented_by_workers(tiny_layout, tmp_path):
+    more = ["--augment-on", "cpu", "--workers", "2", "--cache", "off", "--select", "inner"]
+    run = finished(tmp_path, tiny_layout, "a", *more, "--amp-dtype", "float16")
+    assert np.isfinite(run.logits(run.oof)).all()
+
+
+def test_new_images_get_the_logits_of_the_run(a_run, tiny_layout, tmp_path):
+    """From the run's folder and from its exported file, in half-filled batches and two views."""
+    fb.export_model(a_run, tmp_path / "a.zip", say=lambda _: None)
+    images = str(tiny_layout / "eval" / "images")
+    for place in (a_run.path, tmp_path / "a.zip"):
+        config = PredictConfig(run=str(place))
+        session = open_session(place, config, say=lambda _: None)
+        inputs = read_inputs(images, config.reading(session.predictor.settings), ())
+        _, logits_NC, _ = Prediction(session, inputs, config, say=lambda _: None).logits()
+        table = a_run.test.set_index("image_id").loc[inputs.ids]
+        expected = a_run.logits(table)
+        # The run used deterministic algorithms; without them, both were equal on an H100.
+        assert np.linalg.norm(logits_NC - expected) < 0.01 * np.linalg.norm(expected)
+
+
+@pytest.mark.skipif(not shutil.which("gcc"), reason="torch.compile needs a C compiler")
+def test_compiled_steps_are_close_to_eager_ones(exact):
+    """With augmentation, in float32; a small model, because compiling takes long."""
+    moved = {}
+    for name, here in (("eager", exact), ("compiled", dataclasses.replace(exact, compile=True))):
+        torch.manual_seed(3)
+        model = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 8, 3, stride=2),
+            torch.nn.BatchNorm2d(8),
+            torch.nn.ReLU(),
+            torch.nn.AdaptiveAvgPool2d(1),
+            torch.nn.Flatten(),
+            torch.nn.Linear(8, 4),
+        ).to(here.device, memory_format=here.memory_format)
+        start = weights_of(model)
+        augment = device_augmentation("default", PREPROCESS, here.memory_format)
+        fit = fit_of(
+            model, here, steps=4, epochs=2, opt="sgd", lr=0.01, warmup_epochs=0, augment=augment
+        )
+        list(fit.epochs(batches(4)))
+        assert (fit.forward is model) == (name == "eager")
+        moved[name] = weights_of(model) - start
+    assert (moved["compiled"] - moved["eager"]).norm() < 0.01 * moved["eager"].norm()
+
+
+def test_micro_batches_add_up_to_the_whole_batch(exact):
+    """Batches of 16 with --batch-size 8 --grad-accum-steps 2; a model without batch norm."""
+    moved = {}
+    for size, steps in ((16, 1), (8, 2)):
+        model = small_model(exact, "test_vit", img_size=64)
+        start = weights_of(model)
+        sizes = []
+        model.register_forward_pre_hook(lambda _, args, to=sizes: to.append(len(args[0])))
+        settings = {"opt": "sgd", "lr": 0.01, "warmup_epochs": 0, "epochs": 1}
+        fit = fit_of(model, exact, steps=3, batch_size=size, grad_accum_steps=steps, **settings)
+        list(fit.epochs(batches(3)))
+        assert sizes == [size] * 3 * steps
+        moved[size] = weights_of(model) - start
+    assert (moved[8] - moved[16]).norm() < 1e-3 * moved[16].norm()
+
+
 # Batches of 16 are two micro-batches of 8 in "losses".
 OPTIONS = {
     "average and clipping": {"clip_grad": 1.0, "model_ema": True},
@@ -67,8 +242,11 @@ class KnownLabels:
         return np.arange(16) % 4
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("amp_dtype", ["bfloat16", "float16"])
+# What float16 adds to a step, the gradient scale, matters to clipping alone.
+STEPS = [*(("bfloat16", name) for name in OPTIONS), ("float16", "average and clipping")]
+
+
+@pytest.mark.parametrize(("amp_dtype", "options"), STEPS)
 def test_no_step_waits_for_the_gpu(amp_dtype, options):
     """PyTorch raises an error in this mode for every call that waits for the GPU."""
 
@@ -123,37 +301,6 @@ def test_repeated_feeds_take_no_more_memory():
             torch.cuda.synchronize()
         reserved.append(torch.cuda.memory_reserved())
     assert max(reserved[2:]) == reserved[2]
-
-
-def small_model(here, **kwargs):
-    torch.manual_seed(3)
-    model = build_model("test_efficientnet", num_classes=4, kwargs=kwargs, weights=None)
-    return model.to(here.device, memory_format=here.memory_format)
-
-
-def fit_of(model, here, *, steps, **settings):
-    config = make_config({"batch_size": 16, "sched": "constant", **settings})
-    return Fit(model, config, PREPROCESS, here, steps_per_epoch=steps, say=lambda _: None)
-
-
-def weights_of(model):
-    return torch.cat([one.detach().float().cpu().flatten() for one in model.parameters()])
-
-
-@pytest.fixture
-def exact():
-    """Use kernels that give the same bits each time, and float32 without TF32."""
-    cudnn = torch.backends.cudnn
-    matmul = torch.backends.cuda.matmul
-    options = [(cudnn, "benchmark", False), (cudnn, "deterministic", True)]
-    options += [(cudnn, "allow_tf32", False), (matmul, "allow_tf32", False)]
-    before = [(where, name, getattr(where, name)) for where, name, _ in options]
-    here = compute(amp=False)
-    for where, name, value in options:
-        setattr(where, name, value)
-    yield here
-    for where, name, value in before:
-        setattr(where, name, value)
 
 
 def test_weights_and_logits_are_close_to_those_of_the_cpu(exact):
@@ -224,8 +371,10 @@ def test_micro_batches_are_halved(amp_dtype):
     epochs = list(fit.epochs(batches(3)))
     assert fit.micro_batch == 4
     assert np.isfinite(epochs[0].train_loss)
-    logits = predict(model, batches(2), PREPROCESS, here, [view_of("identity")])
-    assert np.isfinite(logits).all()
+    views = [view_of("identity"), view_of("hflip*scale:1.1")]
+    halved = predict(model, batches(2), PREPROCESS, here, views)
+    whole = predict(model.inner, batches(2), PREPROCESS, here, views)
+    assert np.linalg.norm(halved - whole) < 0.05 * np.linalg.norm(whole)
 
 
 @pytest.fixture
@@ -274,18 +423,6 @@ def test_a_batch_that_does_not_fit_is_halved(limited):
             assert np.isfinite(result).all()
 
 
-@pytest.mark.skipif(not shutil.which("gcc"), reason="torch.compile needs a C compiler")
-def test_compiled_steps_are_close_to_eager_ones(exact):
-    moved = {}
-    for name, here in (("eager", exact), ("compiled", dataclasses.replace(exact, compile=True))):
-        model = small_model(here)
-        start = weights_of(model)
-        fit = fit_of(model, here, steps=4, epochs=2, opt="sgd", lr=0.01, warmup_epochs=0)
-        list(fit.epochs(batches(4)))
-        moved[name] = weights_of(model) - start
-    assert (moved["compiled"] - moved["eager"]).norm() < 0.01 * moved["eager"].norm()
-
-
 def test_augmentation_is_that_of_the_cpu():
     """The card computes in float32, though matrix products may use TF32."""
     here = compute()
@@ -296,25 +433,6 @@ def test_augmentation_is_that_of_the_cpu():
     assert there.is_contiguous(memory_format=here.memory_format)
     expected = augment(images, np.random.default_rng(0))
     torch.testing.assert_close(there.cpu(), expected, rtol=0, atol=2e-3)
-
-
-RUNS = {
-    "images on the device": ["--tta", "hflip"],
-    "images on disk": ["--cache", "disk", "--workers", "2", "--select", "inner"],
-    "augmented by workers": ["--augment-on", "cpu", "--workers", "2", "--no-amp"],
-    "parallel": ["--parallel-folds", "2"],
-    "as many as fit": ["--parallel-folds", "auto"],
-    "frozen": ["--finetune", "head", "--tta", "hflip"],
-}
-
-
-@pytest.mark.parametrize("kind", RUNS)
-def test_a_run(tiny_layout, tmp_path, cv_command, monkeypatch, kind):
-    monkeypatch.setattr(gpu_share, "SHARE_STEPS", 0)
-    base = ["--data", tiny_layout, "--output", tmp_path, "--backbone", "test_efficientnet"]
-    done = cv_command(*base, "--device", "cuda", *TINY, "--name", "a", *RUNS[kind])
-    assert done.code == 0, done.err
-    assert np.isfinite(Run(tmp_path / "a").logits(Run(tmp_path / "a").oof)).all()
 
 
 def test_a_run_has_nearly_the_logits_of_the_cpu(tiny_layout, tmp_path, cv_command):
@@ -329,46 +447,3 @@ def test_a_run_has_nearly_the_logits_of_the_cpu(tiny_layout, tmp_path, cv_comman
     far = np.linalg.norm(logits["cuda"] - logits["cpu"])
     # Products in TF32 have ten bits.
     assert far < 0.02 * np.linalg.norm(logits["cpu"])
-
-
-def test_new_images_get_the_logits_of_the_run(tiny_layout, tmp_path, cv_command):
-    """From the run's folder and from its exported file, in half-filled batches and two views."""
-    base = ["--data", tiny_layout, "--output", tmp_path, "--backbone", "test_efficientnet"]
-    done = cv_command(*base, "--device", "cuda", *TINY, "--name", "a", "--tta", "hflip")
-    assert done.code == 0, done.err
-    run = Run(tmp_path / "a")
-    fb.export_model(run, tmp_path / "a.zip", say=lambda _: None)
-    images = str(tiny_layout / "eval" / "images")
-    for place in (run.path, tmp_path / "a.zip"):
-        config = PredictConfig(run=str(place))
-        session = open_session(place, config, say=lambda _: None)
-        inputs = read_inputs(images, config.reading(session.predictor.settings), ())
-        _, logits_NC, _ = Prediction(session, inputs, config, say=lambda _: None).logits()
-        table = run.test.set_index("image_id").loc[inputs.ids]
-        np.testing.assert_array_equal(logits_NC, run.logits(table))
-
-
-def test_a_killed_run_continues(tiny_layout, tmp_path, cv_command, monkeypatch):
-    base = ["--data", tiny_layout, "--output", tmp_path, "--backbone", "test_efficientnet"]
-    base += [*TINY, "--device", "cuda", "--name", "a", "--epochs", "2", "--save-every", "0"]
-    base += ["--batch-size", "8", "--model-ema"]
-    taken = []
-    step = Fit._train_step
-
-    def stopped(self, *args):
-        if len(taken) == 7:
-            raise KeyboardInterrupt
-        taken.append(1)
-        step(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Fit, "_train_step", stopped)
-        assert cv_command(*base).code != 0
-    done = cv_command(*base)
-    assert done.code == 0, done.err
-    assert "continued at epoch 2 step" in done.out
-    done = cv_command(*base, "--name", "b")
-    assert done.code == 0, done.err
-    again, whole = (run.logits(run.oof) for run in (Run(tmp_path / "a"), Run(tmp_path / "b")))
-    # On an H100 they were equal bit for bit; torch does not promise it.
-    assert np.linalg.norm(again - whole) < 0.02 * np.linalg.norm(whole)
