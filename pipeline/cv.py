@@ -39,6 +39,8 @@ from pipeline.open_folder import check_still_there, open_folder
 from pipeline.predict.compare import add_reference
 from pipeline.predict.weights import FolderWeights
 from pipeline.prepare import prepare
+from pipeline.training.gpu_cards import cards_of
+from pipeline.training.gpu_share import count_memory, room_for_images
 from pipeline.training.parallel_folds import run_folds
 from pipeline.watch.progress import Progress
 from reports.run.screen import finish
@@ -200,9 +202,12 @@ def _train(
 ) -> dict[int, dict[str, Any]]:
     """Train the folds of `todo` and return the done.json of each."""
     with contextlib.closing(Progress(len(todo))) as progress:
-        shared = job_of(run, folder, say=say)
+        cards = cards_of(run.config.machine.device)
+        memory = count_memory(run, say) if cards else None
+        shared = job_of(run, folder, say=say, device_room=room_for_images(memory, cards))
         job = TrainingJob(
             **vars(shared),
+            memory=memory,
             fold_key=fold_key(run, info),
             environment=describe_environment(weights=run.origin),
             progress=progress,

@@ -18,9 +18,10 @@ from foldblend.scores.metrics import METRICS
 from folds.data.manifest import Manifest
 from pipeline.config.resolved import ResolvedConfig
 from pipeline.data.feeding import Feeder
-from pipeline.data.images import open_images
+from pipeline.data.images import DEVICE_SHARE, open_images
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute, compute_of, free_memory
+from pipeline.fold_memory import FoldMemory
 from pipeline.memory import Limits
 from pipeline.models.attribute_head import AttributeJoin
 from pipeline.models.backbones import build_model, freeze
@@ -127,6 +128,8 @@ class TrainingJob(FoldJob):
     progress: Progress
     padded: bool = True
     """Whether short batches are filled up for logits that are kept (see `pipeline.infer`)."""
+    memory: FoldMemory | None = None
+    """GPU memory of a fold; None where it is not known or not needed."""
     limits: Limits = field(default_factory=Limits)
     """Limits of a fold on the device of this process."""
     epoch_lines: Say | None = None
@@ -163,18 +166,27 @@ def _reads(run: Prepared) -> int:
     return train.epochs * run.num_models
 
 
-def job_of(run: Prepared, folder: Path, *, say: Say) -> FoldJob:
-    """Return the job of a prepared run; decodes the images that are cached."""
+def job_of(run: Prepared, folder: Path, *, say: Say, device_room: int | None = None) -> FoldJob:
+    """Return the job of a prepared run; decodes the images that are cached.
+
+    `device_room` are the bytes of GPU memory that images may take; None: a share of what is free.
+    """
     config = run.config
     manifest = run.manifest
     compute = compute_of(config.machine)
+    # What is asked for is checked, also where only inference uses it.
+    machine = config.machine
+    is_on_device = "device" in (machine.augment_on, machine.cache)
+    if device_room is None and is_on_device:
+        free = free_memory(compute.device)
+        device_room = None if free is None else int(DEVICE_SHARE * free)
     source = open_images(
         (manifest.train, manifest.test),
         run.preprocess,
         cache=config.machine.cache,
         cache_dir=config.machine.cache_dir,
         passes=_reads(run),
-        device_room=free_memory(compute.device) if config.machine.augment_on == "device" else None,
+        device_room=device_room if is_on_device else None,
         say=say,
     )
     return FoldJob(

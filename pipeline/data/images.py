@@ -26,10 +26,18 @@ from pipeline.data.records import Records
 from pipeline.data.threads import in_threads
 from pipeline.device import num_cores
 
-__all__ = ["ImageSource", "ImageStore", "Room", "choose_cache", "images_folder", "open_images"]
+__all__ = [
+    "DEVICE_SHARE",
+    "ImageSource",
+    "ImageStore",
+    "Room",
+    "choose_cache",
+    "images_folder",
+    "open_images",
+]
 
 GB = 10**9
-# Share of the GPU's free memory that images may take; the model needs the rest.
+# Share of the GPU's free memory that images may take where that of the model is not known.
 DEVICE_SHARE = 0.4
 # Bytes that stay free on the disk.
 DISK_SPARE = GB
@@ -102,7 +110,7 @@ class ImageSource:
 class Room:
     """Free bytes of each place that can hold a cache.
 
-    `device` is None without a GPU, or where the workers augment on the CPU.
+    `device` is None without a GPU, or where nothing needs images there.
     """
 
     disk: int
@@ -138,7 +146,7 @@ def choose_cache(
         If a cache that the user asked for does not fit.
     """
     fits = {
-        "device": room.device is None or size <= room.device * DEVICE_SHARE,
+        "device": room.device is None or size <= room.device,
         "disk": _disk_fits(missing, room),
         "ram": HAS_MEMFD and 2 * size <= room.ram,
         "off": True,
@@ -147,10 +155,14 @@ def choose_cache(
         raise UserError("--cache ram: needs Linux; pass --cache disk")
     if wanted != "auto":
         if not fits[wanted]:
-            free = {"device": room.device or 0, "disk": room.disk, "ram": room.ram}[wanted]
+            free = {
+                "device": f"{_gb(room.device or 0)} of the GPU are free for images",
+                "disk": f"{_gb(room.disk)} are free",
+                "ram": f"{_gb(room.ram)} are free",
+            }[wanted]
             raise UserError(
                 f"--cache {wanted}: needs {_gb(missing if wanted == 'disk' else size)}, but only"
-                f" {_gb(free)} are free; pass --cache auto"
+                f" {free}; pass --cache auto"
             )
         return wanted, f"--cache {wanted}"
     if missing and passes <= 1:
@@ -158,11 +170,11 @@ def choose_cache(
     if room.device is not None and fits["device"] and (fits["disk"] or fits["ram"]):
         return (
             "device",
-            f"they fit into {DEVICE_SHARE:.0%} of the {_gb(room.device)} free on the GPU",
+            f"they fit into the {_gb(room.device)} that folds leave of the GPU",
         )
     reasons = []
     if room.device is not None:
-        reasons.append(f"too large for the GPU, which has {_gb(room.device)} free")
+        reasons.append(f"too large for the GPU, of which folds leave {_gb(room.device)}")
     if fits["disk"]:
         return "disk", "; ".join(reasons)
     if fits["ram"]:
@@ -227,7 +239,7 @@ def open_images(
     passes
         Number of times that the run reads each image.
     device_room
-        Free bytes of the GPU, None if images are not needed there.
+        Bytes of GPU memory that they may take, None if they are not needed there.
     say
         Writes a line to the log.
 

@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from foldblend.errors import in_a_line
 from pipeline.models.backbones import start_training
 
 __all__ = ["CannotCount", "LiveBytes", "peak_of", "size_of", "state_per_weight"]
@@ -134,7 +135,7 @@ def peak_of(
     try:
         return _count_pass(model, shape, trains, amp_dtype, memory_format)
     except Exception as error:  # models of users and libraries may do anything with a tensor
-        raise CannotCount(str(error)) from error
+        raise CannotCount(in_a_line(error)) from error
 
 
 def _count_pass(

@@ -60,7 +60,7 @@ class FoldChild:
         # exits instead of writing to a run that nobody manages.
         their_lifeline, self.lifeline = context.Pipe(duplex=False)
         # Functions that print to this process cannot be pickled.
-        picklable = dataclasses.replace(job, say=print, epoch_lines=None)
+        picklable = dataclasses.replace(job, say=print, epoch_lines=None, memory=None)
         self.process = context.Process(
             target=call,
             args=(

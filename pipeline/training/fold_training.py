@@ -69,9 +69,8 @@ class _FoldTraining:
             self.selection_rows = others[inner_N].reset_index(drop=True)
             learns_N[np.flatnonzero(learns_N)[inner_N]] = False
         train = job.run.manifest.training_rows(learns_N)
-        self.loader = job.feeder.train(
-            train, seed_parts=(config.train.seed, index), say=job.say
-        )
+        self.loader = job.feeder.train(train, seed_parts=(config.train.seed, index), say=job.say)
+        self._loaders: dict[int, Any] = {}
         self.count_C = class_counts(train, job.run.manifest.num_classes)
         self.fit = self._new_fit()
         self.chunks = Chunks(self.fit.say, most=job.limits.chunk)
@@ -228,7 +227,7 @@ class _FoldTraining:
         self._release()
         logits_VNC = predict(
             model,
-            job.feeder.rows(table, say=job.say),
+            self._rows(table),
             job.run.preprocess,
             job.compute,
             [view_of(name) for name in views],
@@ -237,6 +236,18 @@ class _FoldTraining:
         )
         self._release()
         return logits_VNC
+
+    def _rows(self, table: pd.DataFrame) -> Any:
+        """Return the batches of a table; those that each epoch needs keep their workers."""
+        key = id(table)
+        if key not in self._loaders:
+            loader = self.job.feeder.rows(table, say=self.job.say)
+            if table is not self.held_out and table is not self.selection_rows:
+                # The test images come last, so that other workers have nothing more to do.
+                self._loaders.clear()
+                return loader
+            self._loaders[key] = loader
+        return self._loaders[key]
 
     def _release(self) -> None:
         """Give memory that torch keeps back to the GPU, where other folds need it.

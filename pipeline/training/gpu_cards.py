@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +13,9 @@ from pipeline.device import free_memory
 
 __all__ = ["Card", "cards_of"]
 
-# Columns of nvidia-smi, in this order. It tells the mode, which torch does not.
-COLUMNS = ("uuid", "compute_mode", "mig.mode.current")
+# Columns of nvidia-smi, in this order. It tells the mode, which torch does not, and the free memory
+# without a context on the GPU, which would lock other processes out of one in exclusive mode.
+COLUMNS = ("uuid", "memory.free", "compute_mode", "mig.mode.current")
 WAIT_S = 10
 
 
@@ -55,34 +56,41 @@ def cards_of(device: str) -> tuple[Card, ...]:
     if there.type != "cuda":
         return ()
     numbers = range(torch.cuda.device_count()) if device == "cuda" else [there.index or 0]
-    modes = _modes()
-    return tuple(_card(number, modes) for number in numbers)
+    rows = _nvidia_smi()
+    return tuple(_card(number, rows) for number in numbers)
 
 
-def _card(number: int, modes: Mapping[str, tuple[str, str]]) -> Card:
+def _card(number: int, rows: Mapping[str, Sequence[str]]) -> Card:
     name = f"cuda:{number}"
     about = torch.cuda.get_device_properties(number)
     # Older versions of torch do not tell the id.
-    compute_mode, mig_mode = modes.get(f"GPU-{getattr(about, 'uuid', '')}", ("", ""))
+    free_mib, compute_mode, mig_mode = rows.get(f"GPU-{getattr(about, 'uuid', '')}", ("", "", ""))
+    mig = "MIG" in about.name or mig_mode.lower() == "enabled"
+    kept = torch.cuda.memory_reserved(number) - torch.cuda.memory_allocated(number)
+    # nvidia-smi tells the memory of the whole GPU, not of its part.
+    if free_mib.isdecimal() and not mig:
+        free = int(free_mib) * 2**20 + kept
+    else:
+        free = free_memory(torch.device(name)) or 0
     return Card(
         name=name,
         title=about.name,
-        free=free_memory(torch.device(name)) or 0,
+        free=free,
         total=about.total_memory,
         alone=compute_mode.lower().startswith("exclusive"),
-        mig="MIG" in about.name or mig_mode.lower() == "enabled",
+        mig=mig,
     )
 
 
-def _modes() -> dict[str, tuple[str, str]]:
-    """Return the compute mode and MIG mode of each GPU by its id, {} where they are unknown."""
+def _nvidia_smi() -> dict[str, Sequence[str]]:
+    """Return the other `COLUMNS` of each GPU by its id, {} where nvidia-smi is missing or fails."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return {}
-    command = [tool, f"--query-gpu={','.join(COLUMNS)}", "--format=csv,noheader"]
+    command = [tool, f"--query-gpu={','.join(COLUMNS)}", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=True)
     except (OSError, subprocess.SubprocessError):
         return {}
     rows = (line.split(", ") for line in done.stdout.splitlines())
-    return {row[0]: (row[1], row[2]) for row in rows if len(row) == len(COLUMNS)}
+    return {row[0]: row[1:] for row in rows if len(row) == len(COLUMNS)}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.fold_memory import CONTEXT, FoldMemory
 from pipeline.memory import Limits
-from pipeline.training.fold_memory import CONTEXT, FoldMemory
 from pipeline.training.gpu_cards import Card
 
 __all__ = ["CardPlan", "in_turn", "largest_side", "plan_cards"]

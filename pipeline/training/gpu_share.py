@@ -10,18 +10,28 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from foldblend.cli import Say
 from foldblend.errors import UserError
 from pipeline.config.resolved import resolved
+from pipeline.data.images import DEVICE_SHARE
+from pipeline.fold_memory import CONTEXT, FoldMemory
 from pipeline.infer import predict
-from pipeline.job import TrainingJob
+from pipeline.job import Prepared, TrainingJob
 from pipeline.memory import Chunks, Limits
+from pipeline.training.count_fold import memory_of
 from pipeline.training.counted_memory import CannotCount
 from pipeline.training.fit import Fit
-from pipeline.training.fold_memory import CONTEXT, FoldMemory, memory_of
 from pipeline.training.gpu_cards import Card, cards_of
-from pipeline.training.gpu_plan import SHARE, CardPlan, in_turn, largest_side, plan_cards
+from pipeline.training.gpu_plan import (
+    LEAST_CHUNK,
+    SHARE,
+    CardPlan,
+    in_turn,
+    largest_side,
+    plan_cards,
+)
 
-__all__ = ["FoldProcess", "count_memory", "plan_of", "processes_of"]
+__all__ = ["FoldProcess", "count_memory", "plan_of", "processes_of", "room_for_images"]
 
 # Training steps of all folds from which on they share GPUs. Measuring the memory of a fold and
 # starting a process take ten seconds each, in which a GPU makes several hundred steps.
@@ -40,13 +50,33 @@ class FoldProcess:
     """Whether there is room for images on its GPU, if the cache is there."""
 
 
-def count_memory(job: TrainingJob) -> FoldMemory | None:
-    """Return the memory of a job's folds, None for a model that cannot be counted."""
-    try:
-        return memory_of(job.run)
-    except CannotCount as error:
-        job.say(f"the GPU memory of a fold cannot be counted in advance ({error}); it is measured")
+def count_memory(run: Prepared, say: Say) -> FoldMemory | None:
+    """Return the memory of a run's folds, None for a model that cannot be counted.
+
+    Nor are runs with a frozen backbone counted: they train no folds on the GPU.
+    """
+    if run.config.train.frozen:
         return None
+    try:
+        return memory_of(run)
+    except CannotCount as error:
+        say(f"the GPU memory of a fold cannot be counted ({error})")
+        return None
+
+
+def room_for_images(memory: FoldMemory | None, cards: Sequence[Card]) -> int | None:
+    """Return the bytes that images may take on the GPU with the least memory, None without GPU.
+
+    A single fold has its room first.
+    """
+    if not cards:
+        return None
+    free = min(card.free for card in cards)
+    if memory is None:
+        return int(DEVICE_SHARE * free)
+    inference = memory.inference(min(LEAST_CHUNK, memory.rows))
+    fold = memory.fixed + max(memory.training(memory.batch), inference)
+    return max(0, int(SHARE * free) - fold)
 
 
 def plan_of(
@@ -101,7 +131,7 @@ def processes_of(job: TrainingJob, num_todo: int) -> list[FoldProcess]:
         return [FoldProcess(device=machine.device)] * min(asked or 1, num_todo)
     worth = num_todo > 1 and _num_steps(job, num_todo) >= SHARE_STEPS
     at_once = asked if asked is not None else None if worth else 1
-    memory = count_memory(job)
+    memory = job.memory
     if memory is None:
         return _uncounted(job, cards, num_todo, at_once)
     plans = plan_of(job, memory, cards, num_todo=num_todo, at_once=at_once)

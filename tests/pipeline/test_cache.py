@@ -288,8 +288,8 @@ def test_pickled_records_open_the_file_again(store):
     ("wanted", "passes", "room", "mode", "words"),
     [
         ("auto", 9, Room(90 * GB, 90 * GB, None), "disk", ""),
-        ("auto", 9, Room(90 * GB, 90 * GB, 80 * GB), "device", "40%"),
-        ("auto", 9, Room(90 * GB, 90 * GB, 9 * GB), "disk", "too large for the GPU"),
+        ("auto", 9, Room(90 * GB, 90 * GB, 80 * GB), "device", "folds leave of the GPU"),
+        ("auto", 9, Room(90 * GB, 90 * GB, 4 * GB), "disk", "too large for the GPU"),
         ("auto", 9, Room(4 * GB, 90 * GB, None), "ram", "4.00 GB free"),
         ("auto", 9, Room(4 * GB, 9 * GB, None), "off", "neither on disk"),
         ("auto", 9, Room(0, 9 * GB, 80 * GB), "off", "neither on disk"),

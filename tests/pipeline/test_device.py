@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import pipeline.job
 from foldblend.errors import UserError
 from foldblend.runs.environment import describe_environment
 from pipeline.config.run import MachineConfig
@@ -170,3 +171,15 @@ def test_what_overflows_in_float16_is_not_only_the_learning_rate(gpus, card, amp
         FoldJob.check_finite(job, 0, logits)
     assert cure in str(error.value)
     assert ("float16" in str(error.value)) == (amp_dtype == torch.float16)
+
+
+@pytest.mark.parametrize("augment_on", ["cpu", "device"])
+def test_images_that_do_not_fit_the_gpu_are_refused_wherever_they_are_augmented(
+    tiny_layout, tmp_path, cv_command, monkeypatch, augment_on
+):
+    monkeypatch.setattr(pipeline.job, "free_memory", lambda _: 1000)
+    base = ["--data", tiny_layout, "--output", tmp_path, "--backbone", "test_efficientnet", *TINY]
+    done = cv_command(*base, "--cache", "device", "--augment-on", augment_on)
+    assert done.code == 2
+    assert "error: --cache device: needs" in done.err
+    assert "but only 0.00 GB of the GPU are free for images; pass --cache auto" in done.err

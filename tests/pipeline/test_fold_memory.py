@@ -10,15 +10,17 @@ import torch
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
+from pipeline import fold_memory
 from pipeline.config.settings import make_config
+from pipeline.data import preprocess as preprocess_module
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
+from pipeline.fold_memory import FoldMemory
 from pipeline.models.backbones import build_model
 from pipeline.training import fit as fit_module
-from pipeline.training import fold_memory
+from pipeline.training.count_fold import memory_of
 from pipeline.training.counted_memory import CannotCount, LiveBytes, peak_of, size_of
 from pipeline.training.fit import Fit
-from pipeline.training.fold_memory import FoldMemory, memory_of
 from pipeline.training.saved_state import tensors_in
 from tests.makers.jobs import fake_job
 
@@ -63,6 +65,8 @@ def peak_of_fit(backbone, *, size, batch, monkeypatch, by, **settings):
     """
     monkeypatch.setattr(fit_module, "is_finite", lambda _: True)
     monkeypatch.setattr(fit_module.FiniteCheck, "check", lambda *_: None)
+    # They would be kept for other tests.
+    monkeypatch.setattr(preprocess_module, "_constants", preprocess_module._constants.__wrapped__)
     model = build_model(backbone, num_classes=18, kwargs={}, weights=None)
     preprocess = Preprocess(width=size, height=size, mean=(0.5,) * 3, std=(0.5,) * 3)
     config = make_config(epochs=2, batch_size=batch, **settings)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from foldblend.errors import UserError
 from pipeline.data.images import ImageSource
+from pipeline.fold_memory import FoldMemory
 from pipeline.memory import Limits
 from pipeline.training import gpu_cards, gpu_share
-from pipeline.training.fold_memory import FoldMemory
 from pipeline.training.gpu_cards import Card, cards_of
 from pipeline.training.gpu_plan import SHARE, in_turn, largest_side, plan_cards
 from tests.makers.jobs import fake_job
@@ -156,16 +156,15 @@ def gpus(monkeypatch):
     def give(*free, **changes):
         cards = tuple(card(one, number, **changes) for number, one in enumerate(free))
         monkeypatch.setattr(gpu_share, "cards_of", lambda device: cards)
-        monkeypatch.setattr(gpu_share, "memory_of", lambda run: SMALL)
         monkeypatch.setattr(gpu_share, "measure_fold", lambda *_: 2 * GB)
 
     return give
 
 
-def gpu_job(tmp_path, say=lambda _: None, **settings):
+def gpu_job(tmp_path, say=lambda _: None, *, memory=SMALL, **settings):
     job = fake_job(tmp_path, say, **settings)
     compute = dataclasses.replace(job.compute, device=torch.device("cuda"))
-    return dataclasses.replace(job, compute=compute)
+    return dataclasses.replace(job, compute=compute, memory=memory)
 
 
 @pytest.mark.parametrize(
@@ -199,16 +198,29 @@ def test_the_measured_memory_has_the_last_word(tmp_path, gpus, monkeypatch):
 
 def test_a_model_that_cannot_be_counted_is_measured(tmp_path, gpus, monkeypatch):
     gpus(24)
+    job = gpu_job(tmp_path, memory=None, epochs=84)
+    assert len(gpu_share.processes_of(job, 6)) == 6
+    monkeypatch.setattr(gpu_share, "measure_fold", lambda *_: 8 * GB)
+    assert len(gpu_share.processes_of(job, 6)) == 2
 
+
+def test_why_a_model_cannot_be_counted_is_said(tmp_path, monkeypatch):
     def cannot(_):
         raise gpu_share.CannotCount("no values")
 
     monkeypatch.setattr(gpu_share, "memory_of", cannot)
     said = []
-    assert len(gpu_share.processes_of(gpu_job(tmp_path, said.append, epochs=84), 6)) == 6
-    monkeypatch.setattr(gpu_share, "measure_fold", lambda *_: 8 * GB)
-    assert len(gpu_share.processes_of(gpu_job(tmp_path, said.append, epochs=84), 6)) == 2
-    assert "cannot be counted in advance (no values); it is measured" in said[0]
+    assert gpu_share.count_memory(fake_job(tmp_path, print).run, said.append) is None
+    assert said == ["the GPU memory of a fold cannot be counted (no values)"]
+
+
+def test_images_may_take_what_a_fold_leaves():
+    cards = [card(80), card(24, 1)]
+    fold = SMALL.total(32, 32, releases=True)
+    assert gpu_share.room_for_images(SMALL, cards) == int(SHARE * 24 * GB) - fold
+    assert gpu_share.room_for_images(LARGE, [card(8)]) == 0
+    assert gpu_share.room_for_images(None, cards) == int(0.4 * 24 * GB)
+    assert gpu_share.room_for_images(None, ()) is None
 
 
 def test_several_gpus_each_train_folds(tmp_path, gpus):
@@ -217,13 +229,13 @@ def test_several_gpus_each_train_folds(tmp_path, gpus):
     assert [one.device for one in processes] == ["cuda:0", "cuda:1", "cuda:2", "cuda:3", "cuda:0"]
 
 
-def test_too_little_memory_for_one_image_says_what_would_fit(tmp_path, gpus, monkeypatch):
+def test_too_little_memory_for_one_image_says_what_would_fit(tmp_path, gpus):
     gpus(4)
-    monkeypatch.setattr(gpu_share, "memory_of", lambda run: memory_with(training=9000, inference=1))
+    job = gpu_job(tmp_path, memory=memory_with(training=9000, inference=1))
     words = r"--img-size 32x32: a fold needs 1\d\.\d GB of GPU memory for one image at a time, and"
     words += r" cuda:0 has 4\.0 GB free; --img-size 32 would fit, or pass --device cpu"
     with pytest.raises(UserError, match=words):
-        gpu_share.processes_of(gpu_job(tmp_path), 6)
+        gpu_share.processes_of(job, 6)
 
 
 def test_on_the_cpu_the_number_that_was_asked_for_counts(tmp_path):
@@ -266,10 +278,12 @@ def two_gpus(monkeypatch):
 
 
 def test_modes_of_gpus_are_those_of_nvidia_smi(two_gpus, monkeypatch):
-    rows = "GPU-id-1, Default, [N/A]\nGPU-id-0, Exclusive_Process, Disabled\n"
+    rows = "GPU-id-1, 9, Default, [N/A]\nGPU-id-0, 1000, Exclusive_Process, Disabled\n"
     monkeypatch.setattr(gpu_cards.subprocess, "run", Tool(rows))
     first, second = cards_of("cuda")
-    assert (first.name, first.free, first.alone, first.mig) == ("cuda:0", GB, True, False)
+    free = 1000 * 2**20
+    assert (first.name, first.free, first.alone, first.mig) == ("cuda:0", free, True, False)
+    # Its free memory is not that of the whole GPU.
     assert (second.name, second.free, second.alone, second.mig) == ("cuda:1", 2 * GB, False, True)
     assert [one.name for one in cards_of("cuda:1")] == ["cuda:1"]
     assert cards_of("cpu") == ()

@@ -1,0 +1,78 @@
+"""The GPU memory of a run's folds, counted on its model."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+
+from pipeline.config.resolved import ResolvedTrain
+from pipeline.fold_memory import FoldMemory
+from pipeline.job import Prepared
+from pipeline.models.backbones import build_model, freeze
+from pipeline.training.counted_memory import peak_of, size_of, state_per_weight
+from pipeline.training.optim import build_optimizer
+
+__all__ = ["memory_of"]
+
+
+def memory_of(run: Prepared) -> FoldMemory:
+    """Return the memory of a run's folds, counted on a model with random weights.
+
+    Raises CannotCount for a model that fails on fake tensors.
+    """
+    config = run.config
+    train = config.train
+    machine = config.machine
+    # The random numbers of training stay what they are.
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(
+            config.model.backbone,
+            num_classes=run.manifest.num_classes,
+            kwargs=run.model_kwargs,
+            weights=None,
+            join=run.join,
+        )
+        state = _state(train)
+    freeze(model, train.tuned)
+    # Without a GPU, the answer is for a common one.
+    on_cpu = not machine.device.startswith("cuda")
+    amp_dtype = getattr(torch, "bfloat16" if on_cpu else machine.amp_dtype)
+    if not (machine.amp or on_cpu):
+        amp_dtype = None
+    layout = torch.channels_last if machine.channels_last else torch.contiguous_format
+    preprocess = run.preprocess
+    height, width = preprocess.height, preprocess.width
+
+    @cache
+    def count(trains: bool, num: int) -> int:
+        return peak_of(
+            model, (num, 3, height, width), trains=trains, amp_dtype=amp_dtype, memory_format=layout
+        )
+
+    weights = size_of([*model.parameters(), *model.buffers()])
+    trained = size_of(one for one in model.parameters() if one.requires_grad)
+    averages = 1 + bool(train.model_ema or train.average_last)
+    stored_width, stored_height = preprocess.stored_size
+    on_device = machine.augment_on == "device" or on_cpu
+    return FoldMemory(
+        weights=weights * averages,
+        optimizer=int(trained * state),
+        gradients=trained,
+        stored=stored_width * stored_height if on_device else width * height,
+        shown=width * height,
+        step=train.batch_size * train.grad_accum_steps,
+        batch=train.batch_size,
+        rows=config.infer.validation_batch_size,
+        count=count,
+    )
+
+
+def _state(config: ResolvedTrain) -> float:
+    """Return how many numbers the optimiser keeps per weight."""
+    width = 64
+    layer = torch.nn.Linear(width, width, bias=False)
+    try:
+        return state_per_weight(build_optimizer(layer, config, fused=False), width)
+    except Exception:  # some optimisers of timm want more than a gradient
+        return 2.0
