@@ -179,3 +179,27 @@ def test_a_worker_that_shared_memory_kills_is_one_line(
 def test_a_worker_that_is_killed_otherwise_is_not_put_on_shared_memory():
     told = "DataLoader worker (pid 41) is killed by signal: Killed."
     assert device_failure(RuntimeError(told)) is None
+
+
+def test_each_table_is_loaded_by_the_same_workers_in_all_epochs(
+    tiny_layout, tmp_path, cv_command, monkeypatch
+):
+    made = []
+    rows = Feeder.rows
+
+    def counted(self, table, **settings):
+        made.append(len(table))
+        return rows(self, table, **settings)
+
+    monkeypatch.setattr(Feeder, "rows", counted)
+    base = ["--data", tiny_layout, "--output", tmp_path, "--backbone", "test_efficientnet", *TINY]
+    base += ["--epochs", "3", "--select", "inner", "--tta", "hflip"]
+    logits = []
+    for workers in ("0", "1"):
+        done = cv_command(*base, "--name", workers, "--cache", "disk", "--workers", workers)
+        assert done.code == 0, done.err
+        run = Run(tmp_path / workers)
+        logits.append(np.concatenate([run.logits(run.oof), run.logits(run.test)]))
+    # The inner rows, the held-out rows and the test images, of each fold.
+    assert len(made) == 2 * 3 * run.oof["fold"].nunique()
+    np.testing.assert_array_equal(*logits)
