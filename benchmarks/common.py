@@ -6,9 +6,11 @@ import argparse
 import datetime
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,18 @@ from pipeline.config.resolved import ResolvedConfig, resolved
 from pipeline.config.settings import flatten, make_config
 from pipeline.device import resolve_machine
 
-__all__ = ["Results", "data_of", "parser", "run_cv", "settled", "spread"]
+__all__ = [
+    "Results",
+    "Stopped",
+    "data_of",
+    "exit_on_sigterm",
+    "parser",
+    "ratios",
+    "run_cv",
+    "settled",
+    "spread",
+    "timed_parser",
+]
 
 ROOT = Path(__file__).resolve().parents[1]
 # Some benchmarks import tests.makers, which is not installed.
@@ -43,15 +56,44 @@ def parser(doc: str | None, *, results: str) -> argparse.ArgumentParser:
     return made
 
 
+def timed_parser(doc: str | None, *, results: str) -> argparse.ArgumentParser:
+    """Return the parser of a benchmark that gpu.py starts: it can be limited in time."""
+    made = parser(doc, results=results)
+    made.add_argument(
+        "--seconds",
+        type=float,
+        default=float("inf"),
+        help="no round is begun that would end later; the first one is made in any case",
+    )
+    return made
+
+
+class Stopped(SystemExit):
+    """Exit after a signal."""
+
+
+def exit_on_sigterm() -> None:
+    """Make SIGTERM raise Stopped, so that temporary folders and child processes are removed."""
+
+    def leave(number: int, _: object) -> None:
+        # A second signal would interrupt the clearing up.
+        signal.signal(number, signal.SIG_IGN)
+        raise Stopped(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+
+
 class Results:
     """A JSON file of measurements by name.
 
     Measurements that it has are not made again, so a stopped benchmark can be continued. Those of a
-    benchmark that was stopped between its rounds are kept, but made again.
+    benchmark that was stopped between its rounds are kept, but made again. With --fresh, all are
+    made again, and others that the file has stay.
     """
 
     def __init__(self, args: argparse.Namespace, *, device: str) -> None:
         self.file: Path = args.json
+        self.seconds: float = getattr(args, "seconds", float("inf"))
         environment = describe_environment()
         self.where = {
             "data": Path(args.data).name,
@@ -64,36 +106,62 @@ class Results:
             "packages": environment["packages"],
             "python": environment["python"],
         }
-        self.all: dict[str, Any] = (
-            json.loads(self.file.read_text()) if self.file.is_file() and not args.fresh else {}
-        )
+        self.all: dict[str, Any] = json.loads(self.file.read_text()) if self.file.is_file() else {}
+        # Those of earlier calls that are made again.
+        self.stale = set(self.all) if args.fresh else set()
 
     def __contains__(self, name: str) -> bool:
-        return not self.all.get(self._key(name), {"partial": True}).get("partial", False)
+        key = self._key(name)
+        return key in self.all and key not in self.stale and not self.all[key].get("partial", False)
 
     def __getitem__(self, name: str) -> Any:
         return self.all[self._key(name)]["result"]
 
     def put(self, name: str, result: Any, *, partial: bool = False) -> None:
-        """Store a measurement with its date, machine and versions."""
+        """Store a measurement with its date, machine and versions; the file is always whole."""
         today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
-        self.all[self._key(name)] = {
+        key = self._key(name)
+        self.all[key] = {
             "date": today,
             "machine": self.where,
             **({"partial": True} if partial else {}),
             "result": result,
         }
+        self.stale.discard(key)
+        self.file.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(self.file, json.dumps(self.all, indent=1) + "\n")
 
-    def in_rounds(self, name: str, measure: Callable[[], Iterator[Any]]) -> Any:
+    def in_rounds(self, name: str, measure: Callable[[], Iterator[Any]], *, least: int = 1) -> Any:
         """Return a measurement; if it is missing, make it and store it after each round.
 
-        `measure` yields the result so far after each of its rounds.
+        `measure` yields the result so far after each of its rounds. After `least` of them, it is
+        stopped where the next one would end after --seconds. On SIGTERM, the result so far is
+        returned if there is one.
         """
-        if name not in self:
-            for found in measure():
+        if name in self:
+            return self[name]
+        start = last = time.monotonic()
+        longest = 0.0
+        num = 0
+        rounds = measure()
+        try:
+            for found in rounds:
                 self.put(name, found, partial=True)
-            self.put(name, found)
+                num += 1
+                now = time.monotonic()
+                longest = max(longest, now - last) if num > 1 else 0.0
+                last = now
+                if num >= least and now - start + longest > self.seconds:
+                    print(f"{name}: stopped after round {num}, the time is over", flush=True)
+                    break
+            else:
+                self.put(name, found)
+        except Stopped:
+            if not num:
+                raise
+            print(f"{name}: stopped after round {num} by a signal", flush=True)
+        finally:
+            rounds.close()
         return self[name]
 
     def _key(self, name: str) -> str:
@@ -113,6 +181,14 @@ def spread(values: Sequence[float], digits: int = 3) -> dict[str, Any]:
         "most": max(kept),
         "n": len(kept),
     }
+
+
+def ratios(values: Sequence[float], bases: Sequence[float]) -> dict[str, Any]:
+    """Return the `spread` of the ratios of two measurements made in the same rounds.
+
+    One of them may have a value more, from a round that is not over yet.
+    """
+    return spread([one / base for one, base in zip(values, bases, strict=False)])
 
 
 def shown(value: dict[str, Any]) -> str:
