@@ -5,7 +5,8 @@
 
 Steps on one batch that stays in memory are the upper limit. All ways take turns in each round of
 one process, and ratios are of times in the same round. timm's loader decodes images with Pillow in
-every epoch and augments them by its own recipe.
+every epoch and augments them by its own recipe. --augmented-on chooses the ways by the place where
+images are augmented; default: the device and the CPU on a GPU, otherwise the CPU.
 """
 
 from __future__ import annotations
@@ -21,7 +22,17 @@ from typing import Any
 import pandas as pd
 import PIL.Image
 import torch
-from common import Results, data_of, parser, print_rows, settled, shown, spread
+from common import (
+    Results,
+    data_of,
+    exit_on_sigterm,
+    print_rows,
+    ratios,
+    settled,
+    shown,
+    spread,
+    timed_parser,
+)
 
 from foldblend.progress import track
 from folds.data.manifest import Manifest
@@ -42,10 +53,14 @@ WARM_STEPS = 8
 
 
 class Steps:
-    """A fixed number of batches per epoch from a loader that is not restarted in between."""
+    """Batches from a loader that is not restarted in between, `most` of them per epoch.
 
-    def __init__(self, loader: Any, num: int) -> None:
-        self.num = num
+    An epoch ends earlier once it has taken `longest` seconds.
+    """
+
+    def __init__(self, loader: Any, most: int, longest: float) -> None:
+        self.most = most
+        self.longest = longest
         self.batches = self._forever(loader)
 
     @staticmethod
@@ -54,7 +69,7 @@ class Steps:
             yield from loader
 
     def __len__(self) -> int:
-        return self.num
+        return self.most
 
     def drain(self, num: int) -> None:
         """Drop batches that workers prepared in advance, so that they do not count as fast ones."""
@@ -62,7 +77,11 @@ class Steps:
             next(self.batches)
 
     def __iter__(self) -> Iterator[Any]:
-        return itertools.islice(self.batches, self.num)
+        start = time.perf_counter()
+        for number in range(self.most):
+            if number >= WARM_STEPS and time.perf_counter() - start > self.longest:
+                return
+            yield next(self.batches)
 
 
 class Resident:
@@ -133,14 +152,15 @@ def step_rate(
     compute: Compute,
     batch_size: int,
     augment: Callable[..., Any] | None = None,
-) -> float:
-    """Return the images per second of one epoch."""
+) -> tuple[float, int]:
+    """Return the images per second of one epoch, and its number of steps."""
     once = make_config(epochs=1, lr=1e-6, batch_size=batch_size)
     fit = Fit(model, once, preprocess, compute, steps_per_epoch=len(steps), augment=augment)
+    start = time.perf_counter()
     epoch = next(fit.epochs(steps))
     if compute.is_cuda:
         torch.cuda.synchronize()
-    return epoch.images / epoch.seconds
+    return epoch.images / (time.perf_counter() - start), epoch.images // batch_size
 
 
 class NoPreprocessing:
@@ -161,124 +181,118 @@ class Reordered:
             yield images.permute(0, 2, 3, 1), labels
 
 
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """A source of batches, and what the training step does with them."""
+
+    name: str
+    loader: Any
+    preprocess: Any
+    augment: Callable[..., Any] | None = None
+    ahead: int = 0
+    """Worker processes, each of which prepares two batches in advance."""
+
+
+def ways_of(
+    args: argparse.Namespace, manifest: Manifest, compute: Compute, cache_dir: str
+) -> Iterator[Way]:
+    """Yield the upper limit and the ways that --augmented-on asks for, the most wanted first."""
+    shape: Any = {
+        "backbone": args.backbone,
+        "img_size": args.img_size,
+        "batch_size": args.batch_size,
+    }
+    config = settled(args, **shape)
+    workers = config.machine.workers
+    preprocess = preprocess_of(config.model, check_backbone(args.backbone))
+
+    def feeder(cache: str, augment_on: str) -> Feeder:
+        source = open_images(
+            (manifest.train,),
+            preprocess,
+            cache=cache,
+            cache_dir=cache_dir,
+            passes=9,
+            device_room=free_memory(compute.device),
+            say=lambda _: None,
+        )
+        here = settled(args, augment_on=augment_on, workers=workers, **shape)
+        return Feeder(here, source, compute)
+
+    def resident(width: int, height: int) -> Resident:
+        pixels_shape = (args.batch_size, height, width, 3)
+        pixels = torch.randint(0, 255, pixels_shape, dtype=torch.uint8, device=compute.device)
+        labels = torch.zeros(args.batch_size, dtype=torch.long, device=compute.device)
+        return Resident((pixels, labels))
+
+    def fed(name: str, made: Feeder, *, by_workers: bool = True) -> Way:
+        loader = made.train(manifest.train, seed_parts=(0, 0))
+        ahead = workers if by_workers else 0
+        return Way(name, loader, preprocess, made.device_augmentation, ahead)
+
+    yield Way(CEILING, resident(preprocess.width, preprocess.height), preprocess)
+    if "device" in args.augmented_on:
+        on_device = feeder("device", "device")
+        yield Way(
+            f"{CEILING}, augmented on the device",
+            resident(*preprocess.stored_size),
+            preprocess,
+            on_device.device_augmentation,
+        )
+        yield fed("pipeline, cache and augmentation on the device", on_device, by_workers=False)
+        yield fed("pipeline, disk, augmented on the device", feeder("disk", "device"))
+    if "cpu" in args.augmented_on:
+        yield fed("pipeline, cache on disk", feeder("disk", "cpu"))
+        yield fed("pipeline without cache", feeder("off", "cpu"))
+        # Without workers, timm's loader would take minutes to feed a GPU.
+        for num in {workers} if compute.is_cuda else {workers, 1}:
+            loader = timm_loader(manifest, preprocess, config, workers=num, cuda=compute.is_cuda)
+            yield Way(
+                f"timm's loader, {num} workers", Reordered(loader), NoPreprocessing(), ahead=num
+            )
+
+
 def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield the images per second of every way, and ratios to the resident batch, by rounds."""
-    config = settled(
-        args, backbone=args.backbone, img_size=args.img_size, batch_size=args.batch_size
-    )
+    config = settled(args, batch_size=args.batch_size)
     manifest = repeated(data_of(args), args.pictures)
     compute = compute_of(config.machine)
-    preprocess = preprocess_of(config.model, check_backbone(args.backbone))
     torch.manual_seed(0)
     model: Any = build_model(
         args.backbone, num_classes=manifest.num_classes, kwargs={}, weights=None
     )
     model = model.to(device=compute.device, memory_format=compute.memory_format)
-    shape = (args.batch_size, preprocess.height, preprocess.width, 3)
-    batch = (
-        torch.randint(0, 255, shape, dtype=torch.uint8, device=compute.device),
-        torch.zeros(args.batch_size, dtype=torch.long, device=compute.device),
-    )
-    workers = config.machine.workers or 0
-    ways: dict[str, Callable[[], float]] = {}
+
+    def timed(way: Way, steps: Steps) -> tuple[float, int]:
+        steps.drain(2 * way.ahead)
+        found = step_rate(model, steps, way.preprocess, compute, args.batch_size, way.augment)
+        # The workers prepare batches until their queue is full, and would slow the next way down.
+        time.sleep(min(10.0, 2 * way.ahead * args.batch_size / found[0]))
+        return found
+
+    rates: dict[str, list[float]] = {}
     num_steps: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as folder:
-
-        def add(
-            name: str, loader: Any, augment: Any = None, how: Any = preprocess, ahead: int = 0
-        ) -> None:
-            steps = Steps(loader, min(args.steps, WARM_STEPS))
-
-            def way() -> float:
-                steps.drain(2 * ahead)
-                rate = step_rate(model, steps, how, compute, args.batch_size, augment)
-                # The workers prepare batches until their queue is full, and would slow the next
-                # way down.
-                time.sleep(min(10.0, 2 * ahead * args.batch_size / rate))
-                return rate
-
+        ways: list[tuple[Way, Steps]] = []
+        for way in ways_of(args, manifest, compute, folder):
+            steps = Steps(way.loader, min(args.steps, WARM_STEPS), args.longest)
             # Workers start and torch chooses its kernels outside of the timed rounds.
-            step_rate(model, steps, how, compute, args.batch_size, augment)
-            rate = way()
-            steps.num = min(args.steps, max(WARM_STEPS, int(args.longest * rate / args.batch_size)))
-            ways[name] = way
-            num_steps[name] = steps.num
-
-        def feeder(cache: str, augment_on: str) -> Feeder:
-            source = open_images(
-                (manifest.train,),
-                preprocess,
-                cache=cache,
-                cache_dir=folder,
-                passes=9,
-                device_room=free_memory(compute.device),
-                say=lambda _: None,
-            )
-            here = settled(
-                args,
-                backbone=args.backbone,
-                img_size=args.img_size,
-                batch_size=args.batch_size,
-                augment_on=augment_on,
-                workers=workers,
-            )
-            return Feeder(here, source, compute)
-
-        table = manifest.train
-        seed_parts = (0, 0)
-        add(CEILING, Resident(batch))
-        if compute.is_cuda:
-            on_device = feeder("device", "device")
-            width, height = preprocess.stored_size
-            stored = torch.randint(
-                0, 255, (args.batch_size, height, width, 3), dtype=torch.uint8, device="cuda"
-            )
-            add(
-                f"{CEILING}, augmented on the device",
-                Resident((stored, batch[1])),
-                on_device.device_augmentation,
-            )
-        on_cpu = feeder("disk", "cpu")
-        add("pipeline, cache on disk", on_cpu.train(table, seed_parts=seed_parts), ahead=workers)
-        if compute.is_cuda:
-            on_disk = feeder("disk", "device")
-            add(
-                "pipeline, disk, augmented on the device",
-                on_disk.train(table, seed_parts=seed_parts),
-                on_disk.device_augmentation,
-                ahead=workers,
-            )
-            add(
-                "pipeline, cache and augmentation on the device",
-                on_device.train(table, seed_parts=seed_parts),
-                on_device.device_augmentation,
-            )
-        add(
-            "pipeline without cache",
-            feeder("off", "cpu").train(table, seed_parts=seed_parts),
-            ahead=workers,
-        )
-        # Without workers, timm's loader would take minutes to feed a GPU.
-        for num in {workers} if compute.is_cuda else {workers, 1}:
-            loader = Reordered(
-                timm_loader(manifest, preprocess, config, workers=num, cuda=compute.is_cuda)
-            )
-            add(f"timm's loader, {num} workers", loader, how=NoPreprocessing(), ahead=num)
-        rates: dict[str, list[float]] = {name: [] for name in ways}
+            timed(way, steps)
+            steps.most = args.steps
+            ways.append((way, steps))
+            rates[way.name] = []
         for _ in track(range(args.rounds), f"{args.backbone} at {args.img_size}", unit="rounds"):
-            for name, way in ways.items():
-                rates[name].append(way())
+            for way, steps in ways:
+                rate, num_steps[way.name] = timed(way, steps)
+                rates[way.name].append(rate)
             yield {
                 "images_per_s": {name: spread(values, 1) for name, values in rates.items()},
                 "share_of_ceiling": {
-                    name: spread(
-                        [one / top for one, top in zip(values, rates[CEILING], strict=True)]
-                    )
-                    for name, values in rates.items()
+                    name: ratios(values, rates[CEILING]) for name, values in rates.items()
                 },
-                "workers": workers,
+                "workers": config.machine.workers,
                 "threads": config.machine.threads,
-                "steps": num_steps,
+                "steps": dict(num_steps),
                 "batch_size": args.batch_size,
                 "amp_dtype": str(compute.amp_dtype),
             }
@@ -286,7 +300,8 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     """Measure one backbone at one size, unless the JSON file has it, and print the table."""
-    cli = parser(__doc__, results="feeding.json")
+    exit_on_sigterm()
+    cli = timed_parser(__doc__, results="feeding.json")
     cli.add_argument("--backbone", default="tf_efficientnet_lite0")
     cli.add_argument("--img-size", default="128")
     cli.add_argument("--batch-size", type=int, default=32)
@@ -298,10 +313,16 @@ def main() -> None:
     cli.add_argument(
         "--longest", type=float, default=60, help="seconds; a slower way makes fewer steps"
     )
+    cli.add_argument("--augmented-on", nargs="+", choices=("device", "cpu"))
     args = cli.parse_args()
     start = time.perf_counter()
-    results = Results(args, device=settled(args).machine.device)
+    device = settled(args).machine.device
+    results = Results(args, device=device)
     name = f"{args.backbone} at {args.img_size}, batch {args.batch_size}"
+    if args.augmented_on is None:
+        args.augmented_on = ["device", "cpu"] if device.startswith("cuda") else ["cpu"]
+    else:
+        name += f", augmented on {' and '.join(args.augmented_on)}"
     found = results.in_rounds(name, lambda: measure(args))
     print_rows(
         f"{name}, {found['threads']} threads, {found['workers']} workers"
