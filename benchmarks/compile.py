@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from common import Results, parser, print_rows, settled, shown, spread
+from common import Results, exit_on_sigterm, print_rows, settled, shown, spread, timed_parser
 
 from pipeline.config.settings import make_config
 from pipeline.device import compute_of
@@ -39,18 +39,20 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     times: dict[str, list[float]] = {"eager": [], "compiled": []}
     first: dict[str, float] = {}
     epochs: dict[str, Iterator[Epoch]] = {}
+    works = True
     for way in times:
         model = timm.create_model(args.backbone, num_classes=18).to(
             device=compute.device, memory_format=compute.memory_format
         )
         here = dataclasses.replace(compute, compile=way == "compiled")
         once = make_config(epochs=args.rounds + 1, lr=1e-6, batch_size=args.batch_size)
-        epochs[way] = Fit(model, once, preprocess, here, steps_per_epoch=args.steps).epochs(
-            [batch] * args.steps
-        )
+        fit = Fit(model, once, preprocess, here, steps_per_epoch=args.steps)
+        epochs[way] = fit.epochs([batch] * args.steps)
         start = time.perf_counter()
         next(epochs[way])
         first[way] = time.perf_counter() - start
+        # Where compiling fails, the steps are those of the model itself.
+        works = fit.forward is not model or way == "eager"
     for _ in range(args.rounds):
         for way in times:
             times[way].append(next(epochs[way]).seconds / args.steps * 1000)
@@ -58,6 +60,7 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         cost = first["compiled"] - args.steps * compiled / 1000
         saved = eager - compiled
         yield {
+            "compiles": works,
             "milliseconds_a_step": {way: spread(values, 2) for way, values in times.items()},
             "seconds_to_compile": round(cost, 1),
             "steps_until_it_pays": round(cost * 1000 / saved) if saved > 0 else None,
@@ -66,7 +69,8 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     """Measure, unless the JSON file has the result, and print the table."""
-    cli = parser(__doc__, results="compile.json")
+    exit_on_sigterm()
+    cli = timed_parser(__doc__, results="compile.json")
     cli.add_argument("--backbone", default="efficientnet_b3")
     cli.add_argument("--img-size", default="288")
     cli.add_argument("--batch-size", type=int, default=64)
@@ -79,6 +83,7 @@ def main() -> None:
     rows = [
         (f"{way}, ms per step", shown(value)) for way, value in found["milliseconds_a_step"].items()
     ]
+    rows += [] if found.get("compiles", True) else [("compiling", "does not work here")]
     rows.append(("seconds to compile", found["seconds_to_compile"]))
     rows.append(("steps until time is saved", found["steps_until_it_pays"] or "never"))
     print_rows(name, rows)
