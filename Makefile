@@ -77,7 +77,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/memory.py $(FRESH)
 	$(BIN)/python benchmarks/blend.py $(FRESH)
 
-# make bench-gpu: the benchmarks that need a GPU; FLAGS="--brief --device cpu" only shows that they run
+# make bench-gpu: the benchmarks that need a GPU, at most 8 minutes; FLAGS="--brief --device cpu" only shows that they run
 bench-gpu: $(READY)
 	$(BIN)/python benchmarks/gpu.py --data $(DATA) $(FRESH) $(FLAGS)
 
