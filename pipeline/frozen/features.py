@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import time
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +27,7 @@ from pipeline.data.augment import albumentations, describe_augmentation
 from pipeline.data.cache import MEMORY_ONLY, Store, cache_root
 from pipeline.data.images import IMAGES_VERSION
 from pipeline.data.kept import kept_or_made
+from pipeline.fetch import fetched, mark, seconds_between
 from pipeline.infer import features_of, padded
 from pipeline.job import FoldJob
 from pipeline.memory import Chunks
@@ -228,17 +229,25 @@ class Features:
             else job.feeder.copies(table, seed_parts=(train.seed, copy), say=job.say)
         )
         what = f"features, {view}" if copy is None else f"features, augmented copy {copy + 1}"
-        with Task(what, len(table), unit="images") as task:
+        passes: deque[tuple[int, int, Any, Any]] = deque()
+
+        def computed() -> Iterator[torch.Tensor]:
             for images, _ in compute.feed(loader):
-                start = time.perf_counter()
                 num = len(images)
                 images = padded(images, self.batch_size)
-                found = torch.cat(self.chunks.map(images, forward))[:num].cpu().numpy()
+                start = mark(compute)
+                features = torch.cat(self.chunks.map(images, forward))[:num]
+                passes.append((num, len(images), start, mark(compute)))
+                yield features
+
+        with Task(what, len(table), unit="images") as task:
+            for features_ND in fetched(compute, computed()):
+                num, num_passed, start, end = passes.popleft()
                 # The first batch is not timed, since it also prepares the device.
                 if self.is_warm:
-                    self.num_timed += len(images)
-                    self.seconds += time.perf_counter() - start
+                    self.num_timed += num_passed
+                    self.seconds += seconds_between(start, end)
                 self.is_warm = True
                 self.num_computed += num
                 task.add(num)
-                yield found
+                yield features_ND
