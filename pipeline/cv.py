@@ -31,6 +31,7 @@ from pipeline.begin import (
 from pipeline.config.run import RunConfig, parse_folds
 from pipeline.config.settings import make_config, replace
 from pipeline.config.trust import Trust, own_parts
+from pipeline.dry_run import say_plan
 from pipeline.fold_claims import claim_folds, folds_in_training
 from pipeline.fold_files import finished_folds, fold_key, fold_tables
 from pipeline.frozen.run_heads import run_heads
@@ -83,7 +84,8 @@ def cross_validate(config: Settings | None = None, /, *, say: Say = write, **set
     Returns
     -------
     Run
-        The finished run; with ``only_folds`` it may lack folds.
+        The finished run; with ``only_folds`` it may lack folds, and with ``dry_run`` it need not
+        exist.
 
     Raises
     ------
@@ -107,6 +109,10 @@ def cross_validate(config: Settings | None = None, /, *, say: Say = write, **set
             " smaller numbers"
         )
     folder = Path(run.config.output.output) / run.config.output.name
+    if config.output.dry_run:
+        with lines_to(say):
+            say_plan(run, folder, only, say=say)
+        return Run(folder)
     with lines_to(say), safe_csv(config.output.safe_csv):
         _cross_validate(run, folder, only, resume=config.output.resume, say=say)
     return Run(folder)
@@ -247,6 +253,8 @@ def cross_validate_seeds(
     config = _configured(config, settings)
     first = config.train.seed
     num = config.train.seeds
+    if config.output.dry_run:
+        return [cross_validate(replace(config, seed=first), say=say)]
     runs = [
         cross_validate(replace(config, seed=seed), say=say) for seed in range(first, first + num)
     ]

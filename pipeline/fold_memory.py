@@ -79,3 +79,13 @@ class FoldMemory:
         inference = self.inference(chunk)
         both = max(training, inference) if releases else training + inference
         return self.fixed + both
+
+    def parts(self, micro_batch: int, chunk: int) -> dict[str, int]:
+        """Return the bytes by parts, for people; the last two are not needed at the same time."""
+        return {
+            "CUDA and its libraries": CONTEXT + WORKSPACE,
+            "weights": self.weights,
+            "state of the optimiser": self.optimizer,
+            f"training step, {micro_batch} images per pass": self.training(micro_batch),
+            f"inference, {chunk} images per pass": self.inference(chunk),
+        }

@@ -31,6 +31,7 @@ __all__ = [
     "ImageSource",
     "ImageStore",
     "Room",
+    "bytes_of",
     "choose_cache",
     "images_folder",
     "open_images",
@@ -212,6 +213,13 @@ def images_folder(cache_dir: str | None) -> Path:
 
 def _keys(table: pd.DataFrame) -> list[bytes]:
     return [image_key(*source) for source in zip(table["content"], boxes_of(table), strict=True)]
+
+
+def bytes_of(tables: Iterable[pd.DataFrame | None], preprocess: Preprocess) -> int:
+    """Return the bytes of a run's images when they are decoded and resized, each counted once."""
+    keys = {key for table in tables if table is not None for key in _keys(table)}
+    width, height = preprocess.stored_size
+    return len(keys) * width * height * 3
 
 
 def open_images(

@@ -13,7 +13,14 @@ from pipeline.models.backbones import build_model, freeze
 from pipeline.training.counted_memory import peak_of, size_of, state_per_weight
 from pipeline.training.optim import build_optimizer
 
-__all__ = ["memory_of"]
+__all__ = ["memory_of", "steps_of"]
+
+
+def steps_of(run: Prepared) -> int:
+    """Return the training steps per epoch and fold, for folds of equal size."""
+    train = run.config.train
+    num_rows = run.fold_RN.shape[1] * (run.num_folds - 1) // run.num_folds
+    return max(1, num_rows // (train.batch_size * train.grad_accum_steps))
 
 
 def memory_of(run: Prepared) -> FoldMemory:
@@ -42,7 +49,8 @@ def memory_of(run: Prepared) -> FoldMemory:
         amp_dtype = None
     layout = torch.channels_last if machine.channels_last else torch.contiguous_format
     preprocess = run.preprocess
-    height, width = preprocess.height, preprocess.width
+    height = preprocess.height
+    width = preprocess.width
 
     @cache
     def count(trains: bool, num: int) -> int:

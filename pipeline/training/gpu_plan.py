@@ -37,14 +37,19 @@ class CardPlan:
         """The plan in a line."""
         card = self.card
         limits = self.limits
-        folds = "1 fold" if self.at_once == 1 else f"{self.at_once} folds at the same time"
         known = "measured" if self.measured else "counted"
+        size = f"{self.fold / 1e9:.1f} GB"
+        folds = (
+            f"1 fold of {size} ({known})"
+            if self.at_once == 1
+            else f"{self.at_once} folds at the same time, {size} each ({known})"
+        )
         images = f", {self.images / 1e9:.1f} GB of images" if self.images else ""
         note = f"; it is {card.note}" if card.note else ""
         return (
-            f"{card.name} ({card.title}, {card.free / 1e9:.1f} GB free): {folds},"
-            f" {self.fold / 1e9:.1f} GB each ({known}){images}; images per forward pass:"
-            f" {limits.micro_batch} in training, {limits.chunk} in inference{note}"
+            f"{card.name} ({card.title}, {card.free / 1e9:.1f} GB free): {folds}{images}; images"
+            f" per forward pass: {limits.micro_batch} in training, {limits.chunk} in"
+            f" inference{note}"
         )
 
     @property

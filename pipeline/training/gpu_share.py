@@ -18,7 +18,7 @@ from pipeline.fold_memory import CONTEXT, FoldMemory
 from pipeline.infer import predict
 from pipeline.job import Prepared, TrainingJob
 from pipeline.memory import Chunks, Limits
-from pipeline.training.count_fold import memory_of
+from pipeline.training.count_fold import memory_of, steps_of
 from pipeline.training.counted_memory import CannotCount
 from pipeline.training.fit import Fit
 from pipeline.training.gpu_cards import Card, cards_of
@@ -80,42 +80,35 @@ def room_for_images(memory: FoldMemory | None, cards: Sequence[Card]) -> int | N
 
 
 def plan_of(
-    job: TrainingJob,
-    memory: FoldMemory,
-    cards: Sequence[Card],
-    *,
-    num_todo: int,
-    at_once: int | None,
+    run: Prepared, memory: FoldMemory, cards: Sequence[Card], *, num_todo: int, images: int
 ) -> tuple[CardPlan, ...]:
-    """Return the plan of a job's folds on its GPUs.
+    """Return the plan of a run's folds on its GPUs, by the counted memory of a fold.
 
-    Raises UserError if no GPU has memory for a single image.
+    `images` are the bytes of images to keep in GPU memory. Raises UserError if no GPU has memory
+    for a single image.
     """
-    source = job.feeder.source
     plans = plan_cards(
         memory,
         cards,
         num_folds=num_todo,
-        images=source.device_bytes,
-        at_once=at_once,
-        must_hold=job.run.config.machine.cache == "device",
+        images=images,
+        at_once=_at_once(run, num_todo),
+        must_hold=run.config.machine.cache == "device",
     )
+    if plans:
+        return plans
     # The count is an estimate, so that a fold that nearly fits is tried.
     largest = max(cards, key=lambda card: card.free)
     need = memory.fixed + max(memory.training(1), memory.inference(1))
-    if not plans and need > largest.free:
-        side = largest_side(
-            memory, largest, min(job.run.preprocess.width, job.run.preprocess.height)
-        )
+    if need > largest.free:
+        side = largest_side(memory, largest, min(run.preprocess.width, run.preprocess.height))
         raise UserError(
-            f"--img-size {job.run.config.model.img_size}: a fold needs {need / 1e9:.1f} GB of GPU"
+            f"--img-size {run.config.model.img_size}: a fold needs {need / 1e9:.1f} GB of GPU"
             f" memory for one image at a time, and {largest.name} has {largest.free / 1e9:.1f} GB"
             f" free; --img-size {side} would fit, or pass --device cpu"
         )
-    if not plans:
-        tight = Limits(micro_batch=1, chunk=1, releases=True)
-        plans = (CardPlan(card=largest, at_once=1, limits=tight, fold=need, images=0),)
-    return plans
+    tight = Limits(micro_batch=1, chunk=1, releases=True)
+    return (CardPlan(card=largest, at_once=1, limits=tight, fold=need, images=0),)
 
 
 def processes_of(job: TrainingJob, num_todo: int) -> list[FoldProcess]:
@@ -125,16 +118,15 @@ def processes_of(job: TrainingJob, num_todo: int) -> list[FoldProcess]:
     unasked. Raises UserError if no GPU has memory for a single image.
     """
     machine = job.run.config.machine
-    asked = None if machine.parallel_folds == "auto" else int(machine.parallel_folds)
     cards = cards_of(machine.device)
     if not cards:
-        return [FoldProcess(device=machine.device)] * min(asked or 1, num_todo)
-    worth = num_todo > 1 and _num_steps(job, num_todo) >= SHARE_STEPS
-    at_once = asked if asked is not None else None if worth else 1
-    memory = job.memory
-    if memory is None:
+        asked = _number(machine.parallel_folds) or 1
+        return [FoldProcess(device=machine.device)] * min(asked, num_todo)
+    at_once = _at_once(job.run, num_todo)
+    if job.memory is None:
         return _uncounted(job, cards, num_todo, at_once)
-    plans = plan_of(job, memory, cards, num_todo=num_todo, at_once=at_once)
+    images = job.feeder.source.device_bytes
+    plans = plan_of(job.run, job.memory, cards, num_todo=num_todo, images=images)
     if at_once is None:
         plans = tuple(_measured(job, plan) for plan in plans)
     for plan in plans:
@@ -151,13 +143,19 @@ def processes_of(job: TrainingJob, num_todo: int) -> list[FoldProcess]:
     ]
 
 
-def _num_steps(job: TrainingJob, num_todo: int) -> int:
-    """Return the number of training steps of all folds together."""
-    train = job.run.config.train
-    num_folds = job.run.num_folds
-    num_rows = job.run.fold_RN.shape[1] * (num_folds - 1) // num_folds
-    steps = max(1, num_rows // (train.batch_size * train.grad_accum_steps))
-    return num_todo * train.epochs * steps
+def _number(parallel_folds: str) -> int | None:
+    """Return the number of --parallel-folds, None for "auto"."""
+    return None if parallel_folds == "auto" else int(parallel_folds)
+
+
+def _at_once(run: Prepared, num_todo: int) -> int | None:
+    """Return how many folds GPUs train at the same time; None: as many as fit."""
+    asked = _number(run.config.machine.parallel_folds)
+    if asked is not None:
+        return min(asked, num_todo)
+    steps = num_todo * run.config.train.epochs * steps_of(run)
+    pays = num_todo > 1 and steps >= SHARE_STEPS
+    return None if pays else 1
 
 
 def _measured(job: TrainingJob, plan: CardPlan) -> CardPlan:

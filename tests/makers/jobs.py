@@ -37,7 +37,8 @@ def fake_job(
         "name": folder.name,
     }
     decided |= {"folds": num_folds, "repeats": 1, "threads": 1, "workers": 0}
-    config = resolved(make_config(device="cpu", amp=False, **decided | settings))
+    machine: dict[str, Any] = {"device": "cpu", "amp": False}
+    config = resolved(make_config(**machine | decided | settings))
     preprocess = Preprocess(width=32, height=32, mean=(0.5,) * 3, std=(0.5,) * 3)
     compute = Compute(torch.device("cpu"), None, torch.channels_last)
     run = Prepared(

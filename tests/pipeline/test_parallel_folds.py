@@ -1,11 +1,13 @@
 """Folds in parallel processes: equal logits, and a dying process only fails its own fold."""
 
+import dataclasses
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 import pytest
@@ -14,7 +16,12 @@ import yaml
 
 from foldblend.errors import UserError
 from foldblend.runs.run import Run
+from pipeline.device import workers_of
+from pipeline.memory import Limits
 from pipeline.models.timm_import import timm
+from pipeline.training import parallel_folds
+from pipeline.training.fold_children import FoldError
+from pipeline.training.gpu_share import FoldProcess
 from pipeline.training.parallel_folds import run_folds
 from tests.makers.constants import TINY
 from tests.makers.jobs import fake_job
@@ -291,3 +298,69 @@ def test_a_line_that_cannot_be_printed_ends_the_run(tmp_path):
     with pytest.raises(BrokenPipeError):
         run_folds(fake_job(tmp_path, Closed().append, parallel_folds=2), [0, 4, 5], run=do_or_die)
     assert children_of(os.getpid()).keys() <= before.keys()
+
+
+class FakeChild:
+    """A child process in this one, which fails for some folds unless it is alone."""
+
+    alive = True
+    started: ClassVar[list] = []
+
+    def __init__(self, job, run, device, images):
+        self.job = job
+        self.device = device
+        self.started.append(self)
+        self.done = []
+
+    def do(self, index, job):
+        self.done.append(index)
+        if index == 3:
+            raise FoldError("failed: --lr 9: too much", for_want_of_memory=False)
+        if index in (1, 4) and not self.job.limits.releases:
+            raise FoldError("was killed (SIGKILL)")
+        if index == 4:
+            raise FoldError("failed: out of memory")
+        return {"index": index, "score": 0.5, "seconds": 1.0}
+
+    def end(self, *, now=False):
+        pass
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_folds_that_died_on_a_gpu_are_trained_again_alone(tmp_path, monkeypatch, device):
+    monkeypatch.setattr(parallel_folds, "FoldChild", FakeChild)
+    monkeypatch.setattr(FakeChild, "started", [])
+    process = FoldProcess(device="cuda:0", limits=Limits(micro_batch=8, chunk=64))
+    monkeypatch.setattr(parallel_folds, "processes_of", lambda *_: [process] * 3)
+    said = []
+    job = fake_job(tmp_path, said.append)
+    compute = dataclasses.replace(job.compute, device=torch.device(device))
+    with pytest.raises(UserError) as stop:
+        run_folds(dataclasses.replace(job, compute=compute), range(6))
+    message = str(stop.value)
+    assert "fold 3 failed: --lr 9" in message
+    assert "fold 4 " in message
+    again = [child for child in FakeChild.started if child.job.limits.releases]
+    if device == "cpu":
+        assert not again
+        assert "fold 1 was killed" in message
+        return
+    assert "fold 1" not in message
+    assert "fold 1, fold 4: trained again, alone on cuda:0" in said
+    # Fold 3 failed for another reason. The process of fold 1 trains fold 4 too.
+    assert [child.done for child in again] == [[1, 4]]
+    assert again[0].job.limits == Limits(micro_batch=8, chunk=32, releases=True)
+
+
+def test_workers_share_the_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.device.num_cores", lambda: 64)
+    assert workers_of("cuda", 5) == 8
+    assert workers_of("cuda", 16) == 4
+    assert workers_of("cuda", 100) == 1
+    assert workers_of("cpu", 5) == 0
+    job = fake_job(tmp_path, print, device="cuda", workers=8)
+    # It was typed.
+    assert parallel_folds._with_workers(job, 16) is job
+    config = dataclasses.replace(job.run.config, typed=frozenset())
+    job = dataclasses.replace(job, run=dataclasses.replace(job.run, config=config))
+    assert parallel_folds._with_workers(job, 16).run.config.machine.workers == 4

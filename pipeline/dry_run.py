@@ -1,0 +1,83 @@
+"""What a run would do: its folds, the GPU memory of a fold, and the plan of folds on GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from foldblend.cli import Say
+from foldblend.errors import counted
+from foldblend.files import is_file
+from pipeline.data.images import bytes_of
+from pipeline.fold_memory import FoldMemory
+from pipeline.job import Prepared
+from pipeline.training.count_fold import steps_of
+from pipeline.training.gpu_cards import cards_of
+from pipeline.training.gpu_share import count_memory, plan_of, room_for_images
+
+__all__ = ["say_plan"]
+
+
+def say_plan(run: Prepared, folder: Path, only: Sequence[int], *, say: Say) -> None:
+    """Say what a run would do, without writing to its folder.
+
+    Raises UserError if no GPU has memory for a single image.
+    """
+    every = only or range(run.num_models)
+    todo = [index for index in every if not is_file(folder / f"fold_{index}" / "done.json")]
+    manifest = run.manifest
+    train = run.config.train
+    num_test = 0 if manifest.test is None else len(manifest.test)
+    say(
+        f"dry run of {folder}: {counted(len(manifest.train), 'image')} of"
+        f" {counted(int(manifest.train['group'].nunique()), manifest.group_name)},"
+        f" {manifest.num_classes} classes, {num_test:,} test images; nothing is trained or written"
+    )
+    say(f"folds: {len(todo)} to train, {len(every) - len(todo)} finished before")
+    if train.frozen:
+        say("--finetune head: the backbone is not trained, so no fold needs the GPU for long")
+        return
+    steps = steps_of(run)
+    say(
+        f"training: {train.epochs} epochs of {counted(steps, 'step')} with"
+        f" {train.batch_size * train.grad_accum_steps} images per fold,"
+        f" {len(todo) * train.epochs * steps:,} steps in all"
+    )
+    memory = count_memory(run, say)
+    if memory is None:
+        return
+    for line in memory_lines(memory):
+        say(line)
+    machine = run.config.machine
+    cards = cards_of(machine.device)
+    if not cards:
+        say(f"--device {machine.device}: no GPU is used, so this memory is not needed here")
+        return
+    images = _images_on_gpu(run, room_for_images(memory, cards) or 0)
+    if not todo:
+        return
+    for plan in plan_of(run, memory, cards, num_todo=len(todo), images=images):
+        say(plan.line)
+
+
+def memory_lines(memory: FoldMemory) -> list[str]:
+    """Return the table of the GPU memory of a fold."""
+    parts = memory.parts(memory.batch, memory.rows)
+    whole = memory.total(memory.batch, memory.rows, releases=False)
+    least = memory.total(memory.batch, memory.rows, releases=True)
+    rows = {
+        **parts,
+        "all of it": whole,
+        "where training gives its memory to inference and back": least,
+    }
+    width = max(map(len, rows))
+    lines = [f"  {name:{width}} {size / 1e9:7.2f} GB" for name, size in rows.items()]
+    return ["GPU memory of a fold (counted):", *lines]
+
+
+def _images_on_gpu(run: Prepared, room: int) -> int:
+    """Return the bytes of the images that would be kept in GPU memory."""
+    machine = run.config.machine
+    size = bytes_of((run.manifest.train, run.manifest.test), run.preprocess)
+    fits = size <= room and machine.augment_on == "device"
+    return size if machine.cache == "device" or (machine.cache == "auto" and fits) else 0
