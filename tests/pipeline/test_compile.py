@@ -1,5 +1,6 @@
 """torch.compile is tried on a batch, and training goes on without it where that fails."""
 
+import contextlib
 import dataclasses
 import functools
 import shutil
@@ -9,13 +10,16 @@ import sysconfig
 import numpy as np
 import pytest
 import torch
+from filelock import Timeout
 
+from foldblend.runs.run import Run
 from pipeline.config.settings import make_config
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
 from pipeline.prepare import _as_started
 from pipeline.training import compiling
 from pipeline.training.fit import Fit
+from tests.makers.constants import TINY
 
 CPU = Compute(torch.device("cpu"), None, torch.channels_last)
 COMPILED = dataclasses.replace(CPU, compile=True)
@@ -245,3 +249,51 @@ def test_a_run_that_is_continued_keeps_what_was_decided():
         typed = make_config({"compile": "off"})
         assert _as_started(typed, {"compile": kept}).machine.compile == "off"
     assert _as_started(config, {}).machine.compile == "auto"
+
+
+def test_a_run_without_a_compiler_has_the_bits_of_an_eager_one(
+    tiny_layout, tmp_path, cv_command, monkeypatch
+):
+    monkeypatch.setattr(torch, "compile", LateFailure)
+    base = ["--data", tiny_layout, "--output", tmp_path, "--backbone", "test_efficientnet", *TINY]
+    logits = []
+    for compiled in ("off", "on"):
+        done = cv_command(*base, "--name", compiled, "--compile", compiled)
+        assert done.code == 0, done.err
+        run = Run(tmp_path / compiled)
+        logits.append(run.logits(run.oof))
+        # Once, and not in each fold.
+        told = (done.out + done.err).count("torch.compile does not work here")
+        assert told == (compiled == "on")
+    np.testing.assert_array_equal(*logits)
+
+
+def test_one_process_compiles_at_a_time(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(torch, "compile", lambda made: made.forward)
+    held = []
+    hold = compiling.hold
+
+    @contextlib.contextmanager
+    def noted(file, *, wait):
+        wait()
+        with hold(file):
+            held.append(file)
+            with pytest.raises(Timeout), hold(file):
+                pass
+            yield
+
+    monkeypatch.setattr(compiling, "hold", noted)
+    lines = []
+    train(COMPILED, lines=lines)
+    assert held == [tmp_path / "cache" / compiling.LOCK]
+    assert lines[0] == "waiting for another process that compiles its training steps"
+
+
+def test_a_cache_that_cannot_be_locked_is_no_reason_not_to_compile(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr(torch, "compile", lambda made: made.forward)
+    lines = []
+    train(COMPILED, lines=lines)
+    assert lines == ["training steps are compiled (0 s)"]
