@@ -131,12 +131,19 @@ class Results:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(self.file, json.dumps(self.all, indent=1) + "\n")
 
-    def in_rounds(self, name: str, measure: Callable[[], Iterator[Any]], *, least: int = 1) -> Any:
+    def in_rounds(
+        self,
+        name: str,
+        measure: Callable[[], Iterator[Any]],
+        *,
+        least: int = 1,
+        most: int | None = None,
+    ) -> Any:
         """Return a measurement; if it is missing, make it and store it after each round.
 
-        `measure` yields the result so far after each of its rounds. After `least` of them, it is
-        stopped where the next one would end after --seconds. On SIGTERM, the result so far is
-        returned if there is one.
+        `measure` yields the result so far after each of its rounds, of which there are `most`.
+        After `least` of them, it is stopped where the next one would end after --seconds. On
+        SIGTERM, the result so far is returned if there is one.
         """
         if name in self:
             return self[name]
@@ -151,7 +158,8 @@ class Results:
                 now = time.monotonic()
                 longest = max(longest, now - last) if num > 1 else 0.0
                 last = now
-                if num >= least and now - start + longest > self.seconds:
+                is_late = now - start + longest > self.seconds
+                if is_late and num >= least and num != most:
                     print(f"{name}: stopped after round {num}, the time is over", flush=True)
                     break
             else:

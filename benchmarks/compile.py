@@ -79,7 +79,7 @@ def main() -> None:
     args = cli.parse_args()
     results = Results(args, device=settled(args).machine.device)
     name = f"{args.backbone} at {args.img_size}, batch {args.batch_size}"
-    found = results.in_rounds(name, lambda: measure(args))
+    found = results.in_rounds(name, lambda: measure(args), most=args.rounds)
     rows = [
         (f"{way}, ms per step", shown(value)) for way, value in found["milliseconds_a_step"].items()
     ]

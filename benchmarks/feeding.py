@@ -323,7 +323,7 @@ def main() -> None:
         args.augmented_on = ["device", "cpu"] if device.startswith("cuda") else ["cpu"]
     else:
         name += f", augmented on {' and '.join(args.augmented_on)}"
-    found = results.in_rounds(name, lambda: measure(args))
+    found = results.in_rounds(name, lambda: measure(args), most=args.rounds)
     print_rows(
         f"{name}, {found['threads']} threads, {found['workers']} workers"
         f" ({time.perf_counter() - start:.0f} s)",

@@ -173,7 +173,9 @@ def main() -> None:
     name = f"{args.backbone} at {args.img_size}, batch {args.batch_size}, {args.epochs} epochs"
     if args.pictures:
         name += f", {args.pictures} images"
-    found = results.in_rounds(name, lambda: measure(args), least=num_ways)
+    found = results.in_rounds(
+        name, lambda: measure(args), least=num_ways, most=num_ways * args.rounds
+    )
     rows = [("folds", "threads per fold", "seconds", "over serial", "over serial, all threads")]
     for way, seconds in found["seconds"].items():
         ratio, other = (found.get(key, {}).get(way) for key in ("over_serial", "over_all_threads"))

@@ -182,7 +182,7 @@ def main() -> None:
     results = Results(args, device=settled(args).machine.device)
     # This is a key of tta_views.json.
     name = f"{args.backbone} at {args.img_size}, {args.pictures} pictures"
-    found = results.in_rounds(name, lambda: measure(args))
+    found = results.in_rounds(name, lambda: measure(args), most=args.rounds)
     over = found["over_forward_passes"]
     speed = found["pictures_per_second"]
     num = len(found["views"])

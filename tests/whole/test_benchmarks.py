@@ -67,7 +67,12 @@ def test_no_round_is_begun_that_would_end_too_late(results, capsys):
     assert f"a: stopped after round {found + 1}, the time is over" in capsys.readouterr().out
     assert [entry["partial"] for entry in stored(kept).values()] == [True]
     # It is measured again, and at least as many rounds as are needed are made.
-    assert results("--seconds", "0").in_rounds("a", lambda: rounds(100), least=7) == 6
+    late = results("--seconds", "0")
+    assert late.in_rounds("a", lambda: rounds(100), least=7) == 6
+    # The last round ends late, but nothing is missing.
+    assert late.in_rounds("b", lambda: rounds(1), most=1) == 0
+    assert "b" in late
+    assert "a" not in late
 
 
 def test_a_signal_keeps_the_rounds_so_far(common, results, capsys):
