@@ -14,6 +14,7 @@ from pipeline.data.images import ImageSource
 from pipeline.fold_memory import FoldMemory
 from pipeline.memory import Limits
 from pipeline.training import gpu_cards, gpu_share
+from pipeline.training.count_fold import memory_of
 from pipeline.training.gpu_cards import Card, cards_of
 from pipeline.training.gpu_plan import SHARE, in_turn, largest_side, plan_cards
 from tests.makers.jobs import fake_job
@@ -296,3 +297,36 @@ def test_without_nvidia_smi_the_usual_mode_is_assumed(two_gpus, monkeypatch, err
 
     monkeypatch.setattr(gpu_cards.subprocess, "run", fails)
     assert [one.alone for one in cards_of("cuda")] == [False, False]
+
+
+REAL = [
+    ("efficientnet_b3", 288, 64),
+    ("resnet18", 224, 256),
+    ("vit_base_patch16_224", 224, 64),
+    ("tf_efficientnet_b5", 456, 32),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("backbone", "side", "batch"), REAL)
+def test_five_folds_of_real_models_fit(tmp_path, backbone, side, batch):
+    job = fake_job(
+        tmp_path,
+        print,
+        manifest=SimpleNamespace(num_classes=18),
+        backbone=backbone,
+        img_size=f"{side}x{side}",
+        batch_size=batch,
+        validation_batch_size=256,
+    )
+    preprocess = dataclasses.replace(job.run.preprocess, width=side, height=side)
+    memory = memory_of(dataclasses.replace(job.run, preprocess=preprocess))
+    for free in (16, 24, 80):
+        for num_cards in (1, 4):
+            cards = [card(free, number) for number in range(num_cards)]
+            plans = plan_cards(memory, cards, num_folds=5, images=20_000 * side**2 * 3)
+            assert plans
+            assert all(plan.used <= SHARE * plan.card.free for plan in plans)
+            assert 1 <= sum(shares(plans)) <= 5
+    large = plan_cards(memory, [card(80)], num_folds=5, images=0)[0]
+    assert large.limits.micro_batch == batch
