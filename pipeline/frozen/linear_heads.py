@@ -17,13 +17,15 @@ Lin, Weng and Keerthi (2008): Trust Region Newton Method for Logistic Regression
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from foldblend.errors import UserError
+from foldblend.streams import print_aside
+from pipeline.memory import is_out_of_memory
 
 __all__ = ["ROUGH", "Head", "fit_heads"]
 
@@ -220,7 +222,7 @@ def fit_heads(
     start
         Heads near the solution, from which the search starts.
     device
-        Where to compute; None: the CPU.
+        Where to compute; None: the CPU, which also takes what a GPU has no memory for.
 
     Returns
     -------
@@ -236,21 +238,46 @@ def fit_heads(
     present_ZE = np.stack(
         [weight_ZN[:, target_N == c].sum(axis=1) > 0 for c in range(len(classes))], axis=1
     )
+    known = None
+    if start is not None:
+        known = np.concatenate([start.weight_ZXC, start.bias_ZC[:, None]], axis=1)[:, :, classes]
+        known = np.where(present_ZE[:, None], known, 0.0)
+    data = (rows_NX, target_N, weight_ZN, l2_Z, variance_X, present_ZE)
+    try:
+        found = _solve(data, known, tolerance, device)
+    except RuntimeError as error:
+        if device is None or not is_out_of_memory(error):
+            raise
+        found = None
+    # Not within the handler: the error's traceback keeps the tensors of the try alive.
+    if found is None:
+        print_aside(f"{device}: too little memory for the linear heads; the CPU fits them")
+        torch.cuda.empty_cache()
+        found = _solve(data, known, tolerance, None)
+    return _all_classes(found, present_ZE, classes, num_classes, (weight_ZN > 0).sum(axis=1))
+
+
+def _solve(
+    data: Sequence[np.ndarray],
+    known: np.ndarray | None,
+    tolerance: float,
+    device: torch.device | None,
+) -> np.ndarray:
+    """Return the weights Z x Y x E of all problems, from `known` ones near them."""
 
     def problems(dtype: torch.dtype) -> _Problems:
-        data = (rows_NX, target_N, weight_ZN, l2_Z, variance_X, present_ZE)
         return _Problems(*data, dtype=dtype, device=device)
 
     # The direction of a step may be inexact, and float32 takes half the time of float64.
     quick = problems(torch.float32)
     exact = quick if tolerance >= ROUGH else problems(torch.float64)
     dtype = exact.rows_NY.dtype
+    num_problems, num_classes = exact.absent_ZE.shape
     weight = torch.zeros(
-        (len(l2_Z), exact.rows_NY.shape[1], len(classes)), dtype=dtype, device=device
+        (num_problems, exact.rows_NY.shape[1], num_classes), dtype=dtype, device=device
     )
-    if start is not None:
-        known = np.concatenate([start.weight_ZXC, start.bias_ZC[:, None]], axis=1)[:, :, classes]
-        weight[:] = torch.from_numpy(np.where(present_ZE[:, None], known, 0.0))
+    if known is not None:
+        weight[:] = torch.from_numpy(known)
     logits = exact.logits(weight)
     for _ in range(MOST_STEPS):
         proba = exact.proba(logits)
@@ -270,8 +297,8 @@ def fit_heads(
             raise UserError(
                 "--head-l2: the fit of a linear head did not converge; pass larger values"
             )
-    found = weight.double().cpu().numpy()
-    return _all_classes(found, present_ZE, classes, num_classes, (weight_ZN > 0).sum(axis=1))
+    weights: np.ndarray = weight.double().cpu().numpy()
+    return weights
 
 
 def _all_classes(

@@ -21,6 +21,7 @@ from pipeline.config.run import ModelConfig
 from pipeline.config.settings import make_config
 from pipeline.config.train import parse_l2
 from pipeline.cv import cross_validate
+from pipeline.frozen import linear_heads
 from pipeline.frozen.axes import own_scales, principal_axes
 from pipeline.frozen.choose_l2 import choose_l2
 from pipeline.frozen.features import Backbone, Features
@@ -95,6 +96,33 @@ def test_heads_equal_those_of_scikit_learn_fitted_one_by_one(dims):
             rows, label, weight[problem : problem + 1], l2[problem : problem + 1], **common
         )
         np.testing.assert_allclose(centred(alone.logits(rows, 0)), centred(ours), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_heads_that_a_gpu_has_no_memory_for_are_fitted_on_the_cpu(monkeypatch, capsys, error):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(40, 5))
+    arguments = (rows, rng.integers(3, size=40), np.ones((2, 40)), np.array([1.0, 10.0]))
+    more = {"num_classes": 4, "variance_X": rows.var(axis=0)}
+    real = linear_heads._Problems
+
+    def full(*data, dtype, device):
+        if device is not None:
+            raise error
+        return real(*data, dtype=dtype, device=device)
+
+    expected = fit_heads(*arguments, **more)
+    monkeypatch.setattr(linear_heads, "_Problems", full)
+    found = fit_heads(*arguments, **more, device=torch.device("cuda"))
+    np.testing.assert_array_equal(found.weight_ZXC, expected.weight_ZXC)
+    said = capsys.readouterr().err
+    assert said == "cuda: too little memory for the linear heads; the CPU fits them\n"
 
 
 def test_a_row_of_weight_0_has_no_influence():
