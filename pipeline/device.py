@@ -128,7 +128,7 @@ class Compute:
 
     @property
     def cure_of_infinity(self) -> str:
-        """What to do where losses or logits are not finite."""
+        """Return the cure for losses or logits that are not finite."""
         cure = "lower --lr or pass --clip-grad 1"
         if self.amp_dtype != torch.float16:
             return cure
