@@ -22,7 +22,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import exit_on_sigterm, parser
+from common import exit_on_sigterm, parser, settled
+
+from foldblend.errors import UserError
 
 HERE = Path(__file__).resolve().parent
 # Minutes of all parts by default; with more, each has more time for its rounds.
@@ -123,6 +125,11 @@ def main() -> int:
     cli.add_argument("--minutes", type=float, default=MINUTES, help="time for all of them")
     cli.add_argument("--only", nargs="+", choices=SCRIPTS, default=SCRIPTS)
     args = cli.parse_args()
+    try:
+        settled(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     start = time.monotonic()
     end = start + args.minutes * 60
     codes = []

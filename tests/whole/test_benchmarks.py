@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.makers.constants import ROOT
 
@@ -121,11 +122,22 @@ def test_a_part_for_which_no_time_is_left_is_named(common, monkeypatch, capsys, 
 
     calls = []
     monkeypatch.setattr(gpu, "exit_on_sigterm", lambda: None)
+    monkeypatch.setattr(gpu, "settled", lambda _: None)
     monkeypatch.setattr(gpu, "run", lambda part, *_, **left: calls.append((part, left)))
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--minutes", "0.6", "--json", str(tmp_path)])
     assert gpu.main() == 0
     assert [part for part, _ in calls] == [one for one in gpu.PLAN if one.least <= 35]
     assert "compile --backbone resnet18" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
+def test_a_machine_without_a_card_is_one_line(common, monkeypatch, capsys):
+    import gpu
+
+    monkeypatch.setattr(gpu, "exit_on_sigterm", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["gpu.py"])
+    assert gpu.main() == 2
+    assert capsys.readouterr().err.startswith("error: --device cuda: ")
 
 
 def flags_of(process):
