@@ -1,14 +1,20 @@
 """Batches are split when memory runs out, with the same results."""
 
+import importlib
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+import foldblend as fb
 from foldblend.errors import UserError
+from foldblend.runs.run import Run
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
 from pipeline.infer import predict
 from pipeline.memory import Chunks, is_out_of_memory
+from tests.makers.constants import TINY
 from tta.views.names import view_of
 
 PREPROCESS = Preprocess(width=8, height=8, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -76,3 +82,63 @@ def test_other_errors_stay_what_they_are():
     with pytest.raises(RuntimeError, match="illegal memory access"):
         predicted(Hungry(3, RuntimeError, "CUDA error: an illegal memory access"), [])
     assert not is_out_of_memory(ValueError("CUDA error: out of memory"))
+
+
+def short_of_memory(monkeypatch, place, most):
+    """Let a pass with more than `most` images run out of memory; `place` is module.function."""
+    module, _, name = place.rpartition(".")
+    real = getattr(importlib.import_module(module), name)
+
+    def limited(model, images, *args):
+        if len(images) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return real(model, images, *args)
+
+    monkeypatch.setattr(f"{module}.{name}", limited)
+
+
+@pytest.mark.parametrize(
+    ("place", "flags"),
+    [
+        ("pipeline.frozen.features.features_of", ["--finetune", "head", "--cache", "off"]),
+        ("pipeline.infer.logits_of", ["--tta", "hflip"]),
+    ],
+)
+def test_a_run_goes_on_with_smaller_passes(
+    tiny_layout, tmp_path, cv_command, monkeypatch, place, flags
+):
+    base = ["--data", tiny_layout, "--output", tmp_path, "--backbone", "test_efficientnet"]
+    base += [*TINY, "--batch-size", "8", *flags]
+    assert cv_command(*base, "--name", "whole").code == 0
+    short_of_memory(monkeypatch, place, 7)
+    done = cv_command(*base, "--name", "parts")
+    assert done.code == 0, done.err
+    assert "out of memory: continuing with 4 images per forward pass at inference" in done.out
+    whole, parts = (Run(tmp_path / name) for name in ("whole", "parts"))
+    np.testing.assert_allclose(parts.logits(parts.oof), whole.logits(whole.oof), atol=1e-4)
+    if "--tta" in flags:
+        assert parts.info["folds"][0]["inference_chunk"] == 4
+        assert "inference_chunk" not in whole.info["folds"][0]
+
+
+def test_views_and_predictions_go_on_with_smaller_passes(
+    tiny_layout, tmp_path, cv_command, monkeypatch
+):
+    base = ["--data", tiny_layout, "--output", tmp_path, "--backbone", "test_efficientnet"]
+    for name in ("whole", "parts"):
+        assert cv_command(*base, *TINY, "--name", name).code == 0
+    images = str(tiny_layout / "eval" / "images")
+
+    def results(name, say):
+        tta = fb.run_tta(tmp_path / name, views="hflip", name=f"{name}_tta", page=False, say=say)
+        predicted = fb.predict(tmp_path / name, images, say=say)
+        return tta.logits(tta.oof), predicted.drop(columns="image_id", errors="ignore")
+
+    whole_NC, whole = results("whole", lambda _: None)
+    short_of_memory(monkeypatch, "pipeline.infer.logits_of", 7)
+    short_of_memory(monkeypatch, "pipeline.predict.nets.logits_of", 7)
+    said = []
+    parts_NC, parts = results("parts", said.append)
+    assert len([line for line in said if "out of memory: continuing with" in line]) >= 2
+    np.testing.assert_allclose(parts_NC, whole_NC, atol=1e-4)
+    pd.testing.assert_frame_equal(parts, whole, atol=1e-4)
