@@ -18,6 +18,8 @@ from pipeline.memory import is_out_of_memory
 __all__ = ["compiles", "is_known_to_fail"]
 
 LOCK = "foldblend.lock"
+# Start of what torch adds to errors of its compiler.
+HINT = " Set TORCHDYNAMO_VERBOSE"
 # Backbones and devices for which compiling has failed in this process, and those whose time is
 # said. Later folds need neither another failure nor another line.
 _failed: set[tuple[str, str]] = set()
@@ -85,7 +87,7 @@ def _try_step(step: Callable[[], object], model: torch.nn.Module, device: torch.
             raise
         except Exception as error:  # the compiler and its programs may raise anything
             # The error itself would keep the tensors of the step alive.
-            return _Trial(in_a_line(error), _is_caused_by_memory(error))
+            return _Trial(in_a_line(error).split(HINT)[0], _is_caused_by_memory(error))
     return _Trial()
 
 
@@ -133,8 +135,8 @@ def compiles(
         Writes a line to the log.
     """
     key = (backbone, device.type)
-    start = time.perf_counter()
     with _one_at_a_time(say):
+        start = time.perf_counter()
         while (trial := _try_step(lambda: step(True), model, device)).ran_out and halve():
             pass
     if trial.problem is None:
