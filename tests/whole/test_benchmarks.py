@@ -155,7 +155,14 @@ def processes_with(word):
 @pytest.mark.slow
 def test_all_parts_run_and_write_their_files(tmp_path):
     before = {file: file.stat().st_mtime_ns for file in (ROOT / "benchmarks").glob("*.json")}
-    done = subprocess.run([*GPU, "--json", tmp_path], capture_output=True, text=True, check=False)
+    # Other tests run at the same time: several threads of torch would wait for each other.
+    done = subprocess.run(
+        [*GPU, "--json", tmp_path, "--minutes", "20"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr + done.stdout
     found = {file.stem: json.loads(file.read_text()) for file in tmp_path.glob("*.json")}
     num_results = {name: len(entries) for name, entries in found.items()}
@@ -180,7 +187,7 @@ def test_a_stopped_call_keeps_what_it_has_measured(tmp_path, number):
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=os.environ | {"TMPDIR": str(tmp_path)},
+        env=os.environ | {"TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"},
     )
     assert child.stdout is not None
     # In the midst of the third part, whose processes have children of their own.
