@@ -29,6 +29,7 @@ __all__ = [
     "num_cores",
     "open_compute",
     "resolve_machine",
+    "rows_of",
     "threads_restored",
     "workers_of",
 ]
@@ -153,6 +154,11 @@ def _copy_stream(device: torch.device) -> torch.cuda.Stream:
 def num_cores() -> int:
     """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def rows_of(device: str) -> int:
+    """Return the default of --validation-batch-size on a device."""
+    return 256 if torch.device(device).type == "cuda" else 64
 
 
 def workers_of(device: str, num_processes: int) -> int:

@@ -1,4 +1,4 @@
-"""What a run would do: its folds, the GPU memory of a fold, and the plan of folds on GPUs."""
+"""Dry run: the folds, the GPU memory of a fold and the plan of folds on GPUs, without training."""
 
 from __future__ import annotations
 

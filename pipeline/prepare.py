@@ -29,7 +29,7 @@ from pipeline.config.trust import check_typed, own_parts
 from pipeline.data.cache import MEMORY_ONLY
 from pipeline.data.checked import checked_keys, keep_checked
 from pipeline.data.crop import with_crop
-from pipeline.device import decide_compile, resolve_machine
+from pipeline.device import decide_compile, resolve_machine, rows_of
 from pipeline.job import Prepared
 from pipeline.models.attribute_head import make_join
 from pipeline.models.backbones import (
@@ -165,10 +165,8 @@ def _resolve(config: RunConfig, manifest: Manifest, size: str, name: str) -> Run
         # Custom augmentations run on the CPU.
         chosen = dataclasses.replace(chosen, augment_on="cpu")
     machine = resolve_machine(chosen)
-    batch_size = config.infer.validation_batch_size or (
-        256 if machine["device"].startswith("cuda") else 64
-    )
-    return replace(
+    batch_size = config.infer.validation_batch_size or rows_of(machine["device"])
+    decided = replace(
         config,
         **paths,
         data="demo" if manifest.is_demo else root,
@@ -182,6 +180,8 @@ def _resolve(config: RunConfig, manifest: Manifest, size: str, name: str) -> Run
         validation_batch_size=batch_size,
         **machine,
     )
+    # What was decided here was not typed.
+    return dataclasses.replace(decided, typed=config.typed)
 
 
 def _decide_folds(

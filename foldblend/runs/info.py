@@ -102,6 +102,8 @@ class FoldInfo(TypedDict, total=False):
     """Images per forward pass in training, at the end of the fold."""
     inference_chunk: Count
     """Images per forward pass in inference, where these were fewer than a batch."""
+    compiled: bool
+    """Whether training steps were compiled; absent where that was not wanted."""
     gpu_memory: Count
     """Largest number of bytes of GPU memory that the fold had reserved."""
     epoch: Count

@@ -7,6 +7,7 @@ from functools import cache
 import torch
 
 from pipeline.config.resolved import ResolvedTrain
+from pipeline.device import rows_of
 from pipeline.fold_memory import FoldMemory
 from pipeline.job import Prepared
 from pipeline.models.backbones import build_model, freeze
@@ -58,6 +59,9 @@ def memory_of(run: Prepared) -> FoldMemory:
             model, (num, 3, height, width), trains=trains, amp_dtype=amp_dtype, memory_format=layout
         )
 
+    rows = config.infer.validation_batch_size
+    if on_cpu and "validation_batch_size" not in config.typed:
+        rows = rows_of("cuda")
     weights = size_of([*model.parameters(), *model.buffers()])
     trained = size_of(one for one in model.parameters() if one.requires_grad)
     averages = 1 + bool(train.model_ema or train.average_last)
@@ -71,7 +75,7 @@ def memory_of(run: Prepared) -> FoldMemory:
         shown=width * height,
         step=train.batch_size * train.grad_accum_steps,
         batch=train.batch_size,
-        rows=config.infer.validation_batch_size,
+        rows=rows,
         count=count,
     )
 

@@ -176,7 +176,13 @@ def serve_folds(
     # This process prints to a log file, so a closed terminal does not concern it.
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    compute = compute_of(dataclasses.replace(job.run.config.machine, device=device))
+    try:
+        compute = compute_of(dataclasses.replace(job.run.config.machine, device=device))
+    except UserError as error:
+        # Such as a GPU that takes one process at a time: alone, the fold may succeed.
+        pipe.recv()
+        pipe.send(("failed", (str(error), True)))
+        return
 
     def send_line(kind: str, line: str) -> None:
         print(line, flush=True)

@@ -374,6 +374,8 @@ class _FoldTraining:
         chunk = self.chunks.most
         if chunk is not None and chunk < job.run.config.infer.validation_batch_size:
             done["inference_chunk"] = chunk
+        if job.compute.compile:
+            done["compiled"] = self.fit.forward is not self.fit.model
         if job.compute.is_cuda:
             done["gpu_memory"] = torch.cuda.max_memory_reserved(job.compute.device)
         if course.best_state is not None:

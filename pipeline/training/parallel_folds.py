@@ -52,7 +52,7 @@ def run_folds(
     processes = processes_of(job, len(todo))
     if len(processes) == 1:
         return dict(_one_after_another(_placed(job, processes[0]), todo, run))
-    job = _with_workers(job, len(processes))
+    job = _for_several(job, len(processes))
     devices = listed(process.device for process in processes)
     job.say(
         f"training {len(processes)} folds at the same time on {devices}; logs in"
@@ -86,15 +86,18 @@ def _one_after_another(
         yield index, done
 
 
-def _with_workers(job: TrainingJob, num_processes: int) -> TrainingJob:
-    """Return the job with workers for each of several processes.
+def _for_several(job: TrainingJob, num_processes: int) -> TrainingJob:
+    """Return the job for one of several processes, which share the cores and shared memory.
 
-    Their default depends on the number of processes, which --parallel-folds auto has only now.
+    --parallel-folds auto has their number only now.
     """
     config = job.run.config
-    if config.machine.parallel_folds != "auto" or "workers" in config.typed:
+    if config.machine.parallel_folds != "auto":
         return job
-    config = resolved(config, workers=workers_of(config.machine.device, num_processes))
+    workers = config.machine.workers
+    if "workers" not in config.typed:
+        workers = workers_of(config.machine.device, num_processes)
+    config = resolved(config, workers=workers, parallel_folds=str(num_processes))
     run = dataclasses.replace(job.run, config=config)
     return dataclasses.replace(job, run=run, feeder=Feeder(config, job.feeder.source, job.compute))
 

@@ -30,6 +30,8 @@ def test_a_dry_run_writes_nothing(flags, tmp_path, cv_command):
     assert not (tmp_path / "out").exists()
     assert "nothing is trained or written" in done.out
     assert "GPU memory of a fold (counted):" in done.out
+    # The default of a GPU, since nobody typed another number.
+    assert "inference, 256 images per pass" in done.out
     assert "--device cpu: no GPU is used, so this memory is not needed here" in done.out
 
 
@@ -40,7 +42,8 @@ def test_the_plan_names_each_gpu(flags, cv_command, four_gpus, monkeypatch):
     # Two folds, one on each of two GPUs.
     assert [line.partition(" ")[0] for line in lines] == ["cuda:0", "cuda:1"]
     assert all("(A GPU, 8.0 GB free): 1 fold of " in line for line in lines)
-    assert all("images per forward pass: 32 in training, 64 in inference" in line for line in lines)
+    passes = "images per forward pass: 32 in training, 256 in inference"
+    assert all(line.endswith(passes) for line in lines)
 
 
 def test_finished_folds_are_not_planned(flags, tmp_path, cv_command):
@@ -50,6 +53,11 @@ def test_finished_folds_are_not_planned(flags, tmp_path, cv_command):
     only = cv_command(*flags, "--dry-run", "--only-folds", "1")
     assert "folds: 0 to train, 1 finished before" in only.out
     assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == before
+
+
+def test_a_number_that_was_typed_is_kept(flags, cv_command):
+    done = cv_command(*flags, "--dry-run", "--validation-batch-size", "48")
+    assert "inference, 48 images per pass" in done.out
 
 
 def test_wrong_settings_fail_as_in_a_run(flags, cv_command):

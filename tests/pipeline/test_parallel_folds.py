@@ -359,8 +359,9 @@ def test_workers_share_the_cores(tmp_path, monkeypatch):
     assert workers_of("cuda", 100) == 1
     assert workers_of("cpu", 5) == 0
     job = fake_job(tmp_path, print, device="cuda", workers=8)
+    there = parallel_folds._for_several(job, 16).run.config.machine
     # It was typed.
-    assert parallel_folds._with_workers(job, 16) is job
+    assert (there.workers, there.parallel_folds) == (8, "16")
     config = dataclasses.replace(job.run.config, typed=frozenset())
     job = dataclasses.replace(job, run=dataclasses.replace(job.run, config=config))
-    assert parallel_folds._with_workers(job, 16).run.config.machine.workers == 4
+    assert parallel_folds._for_several(job, 16).run.config.machine.workers == 4
