@@ -64,7 +64,8 @@ def _card(number: int, rows: Mapping[str, Sequence[str]]) -> Card:
     name = f"cuda:{number}"
     about = torch.cuda.get_device_properties(number)
     # Older versions of torch do not tell the id.
-    free_mib, compute_mode, mig_mode = rows.get(f"GPU-{getattr(about, 'uuid', '')}", ("", "", ""))
+    own_id = str(getattr(about, "uuid", "")).removeprefix("GPU-")
+    free_mib, compute_mode, mig_mode = rows.get(own_id, ("", "", ""))
     mig = "MIG" in about.name or mig_mode.lower() == "enabled"
     kept = torch.cuda.memory_reserved(number) - torch.cuda.memory_allocated(number)
     # nvidia-smi tells the memory of the whole GPU, not of its part.
@@ -93,4 +94,4 @@ def _nvidia_smi() -> dict[str, Sequence[str]]:
     except (OSError, subprocess.SubprocessError):
         return {}
     rows = (line.split(", ") for line in done.stdout.splitlines())
-    return {row[0]: row[1:] for row in rows if len(row) == len(COLUMNS)}
+    return {row[0].removeprefix("GPU-"): row[1:] for row in rows if len(row) == len(COLUMNS)}

@@ -107,6 +107,10 @@ def plan_cards(
         shares = _even(most, num_folds)
     else:
         shares = [len(range(place, at_once, len(chosen))) for place in range(len(chosen))]
+        shares = [
+            min(share, 1) if card.alone else share
+            for share, card in zip(shares, chosen, strict=True)
+        ]
     plans = (
         _plan(memory, card, share, images, must_hold)
         for card, share in zip(chosen, shares, strict=True)

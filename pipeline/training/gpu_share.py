@@ -128,7 +128,7 @@ def processes_of(job: TrainingJob, num_todo: int) -> list[FoldProcess]:
     images = job.feeder.source.device_bytes
     plans = plan_of(job.run, job.memory, cards, num_todo=num_todo, images=images)
     if at_once is None:
-        plans = tuple(_measured(job, plan) for plan in plans)
+        plans = _measured(job, plans)
     for plan in plans:
         job.say(plan.line)
     places = in_turn([plan.at_once for plan in plans])[:num_todo]
@@ -158,14 +158,23 @@ def _at_once(run: Prepared, num_todo: int) -> int | None:
     return None if pays else 1
 
 
-def _measured(job: TrainingJob, plan: CardPlan) -> CardPlan:
-    """Return the plan with the measured memory of a fold, and with fewer folds if it needs them."""
-    if plan.at_once == 1:
-        return plan
-    fold = measure_fold(job, plan.card.name, plan.limits)
-    shared = plan.images + CONTEXT
-    most = max(1, int((SHARE * plan.card.free - shared) // fold))
-    return dataclasses.replace(plan, fold=fold, at_once=min(plan.at_once, most), measured=True)
+def _measured(job: TrainingJob, plans: Sequence[CardPlan]) -> tuple[CardPlan, ...]:
+    """Return the plans with the measured memory of a fold, and with fewer folds if it needs them.
+
+    It is measured where folds share a GPU, once per kind of GPU and limits.
+    """
+    sizes: dict[tuple[str, Limits], int] = {}
+    found = []
+    for plan in plans:
+        if plan.at_once > 1:
+            key = (plan.card.title, plan.limits)
+            if key not in sizes:
+                sizes[key] = measure_fold(job, plan.card.name, plan.limits)
+            room = SHARE * plan.card.free - plan.images - CONTEXT
+            at_once = min(plan.at_once, max(1, int(room // sizes[key])))
+            plan = dataclasses.replace(plan, fold=sizes[key], at_once=at_once, measured=True)
+        found.append(plan)
+    return tuple(found)
 
 
 def _uncounted(

@@ -113,6 +113,9 @@ def test_a_number_of_folds_that_was_asked_for_is_kept():
     assert plan.at_once == 3
     assert plan.limits.micro_batch == 8
     assert plan.used <= 24 * GB
+    # A GPU in exclusive mode takes one process.
+    plan = plan_cards(SMALL, [card(80, alone=True)], num_folds=5, images=0, at_once=3)[0]
+    assert plan.at_once == 1
     two = [card(80), card(80, 1)]
     assert shares(plan_cards(SMALL, two, num_folds=5, images=0, at_once=3)) == [2, 1]
 
