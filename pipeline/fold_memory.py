@@ -16,7 +16,8 @@ CONTEXT = 800 * 2**20
 # Bytes of working memory of cuDNN and cuBLAS.
 WORKSPACE = 300 * 2**20
 # Memory that torch's allocator takes for the passes, over what they use: blocks of 2 MB and more,
-# of which parts stay empty. On an H100 it was 1.1 to 1.3.
+# of which parts stay empty. It was chosen so that the sum is right for two models on an H100; for
+# a third one it is 11 % too small (docs/gpu.md).
 SLACK = 1.15
 
 
@@ -45,7 +46,7 @@ class FoldMemory:
 
     @property
     def fixed(self) -> int:
-        """Bytes that are in use all the time."""
+        """Return the bytes that are in use all the time."""
         return CONTEXT + WORKSPACE + self.weights + self.optimizer
 
     def training(self, num: int) -> int:

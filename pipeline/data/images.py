@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import shutil
@@ -94,6 +95,13 @@ class ImageSource:
         if self.mode != "device" or self.records is None:
             return 0
         return len(self.records) * math.prod(self.records.shape)
+
+    def off_device(self) -> ImageSource:
+        """Return the source of the same images without a copy on the GPU.
+
+        The GPU's copy is made from records on disk or in RAM, so that these are there too.
+        """
+        return dataclasses.replace(self, mode="disk") if self.mode == "device" else self
 
     def rows(self, table: pd.DataFrame) -> np.ndarray:
         """Return the rows of the table's images in `records`."""

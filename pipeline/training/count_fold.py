@@ -11,10 +11,13 @@ from pipeline.device import rows_of
 from pipeline.fold_memory import FoldMemory
 from pipeline.job import Prepared
 from pipeline.models.backbones import build_model, freeze
-from pipeline.training.counted_memory import peak_of, size_of, state_per_weight
+from pipeline.training.counted_memory import CannotCount, peak_of, size_of, state_per_weight
 from pipeline.training.optim import build_optimizer
 
 __all__ = ["memory_of", "steps_of"]
+
+# Bytes of a pass that fails.
+TOO_MUCH = 2**60
 
 
 def steps_of(run: Prepared) -> int:
@@ -29,6 +32,14 @@ def memory_of(run: Prepared) -> FoldMemory:
 
     Raises CannotCount for a model that fails on fake tensors.
     """
+    memory = _memory_of(run)
+    # Whether it can be counted shows now, and not in the middle of a plan.
+    memory.training(memory.batch)
+    memory.inference(memory.rows)
+    return memory
+
+
+def _memory_of(run: Prepared) -> FoldMemory:
     config = run.config
     train = config.train
     machine = config.machine
@@ -45,9 +56,9 @@ def memory_of(run: Prepared) -> FoldMemory:
     freeze(model, train.tuned)
     # Without a GPU, the answer is for a common one.
     on_cpu = not machine.device.startswith("cuda")
-    amp_dtype = getattr(torch, "bfloat16" if on_cpu else machine.amp_dtype)
-    if not (machine.amp or on_cpu):
-        amp_dtype = None
+    amp_dtype = torch.bfloat16 if on_cpu else None
+    if machine.amp:
+        amp_dtype = getattr(torch, machine.amp_dtype)
     layout = torch.channels_last if machine.channels_last else torch.contiguous_format
     preprocess = run.preprocess
     height = preprocess.height
@@ -55,9 +66,14 @@ def memory_of(run: Prepared) -> FoldMemory:
 
     @cache
     def count(trains: bool, num: int) -> int:
-        return peak_of(
-            model, (num, 3, height, width), trains=trains, amp_dtype=amp_dtype, memory_format=layout
-        )
+        shape = (num, 3, height, width)
+        try:
+            return peak_of(model, shape, trains=trains, amp_dtype=amp_dtype, memory_format=layout)
+        except CannotCount:
+            # Such as a single image with batch norm, which is then no choice.
+            if num in (train.batch_size, rows):
+                raise
+            return TOO_MUCH
 
     rows = config.infer.validation_batch_size
     if on_cpu and "validation_batch_size" not in config.typed:

@@ -17,7 +17,7 @@ from typing import Any
 
 from joblib.externals.loky.backend.context import get_context
 
-from foldblend.errors import UserError
+from foldblend.errors import UserError, in_a_line
 from foldblend.files import open_in_place
 from foldblend.siblings import call
 from pipeline.data.feeding import Feeder
@@ -178,10 +178,12 @@ def serve_folds(
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         compute = compute_of(dataclasses.replace(job.run.config.machine, device=device))
-    except UserError as error:
+    except (UserError, RuntimeError) as error:
         # Such as a GPU that takes one process at a time: alone, the fold may succeed.
         pipe.recv()
-        pipe.send(("failed", (str(error), True)))
+        pipe.send(
+            ("failed", (str(error) if isinstance(error, UserError) else in_a_line(error), True))
+        )
         return
 
     def send_line(kind: str, line: str) -> None:
@@ -190,12 +192,16 @@ def serve_folds(
 
     say = functools.partial(send_line, "say")
     pixels = None if images is None else images.open(say)
+    source = job.feeder.source
+    if images is not None and pixels is None:
+        # There is no room for another copy.
+        source = source.off_device()
     here = dataclasses.replace(
         job,
         say=say,
         epoch_lines=functools.partial(send_line, "epoch"),
         compute=compute,
-        feeder=Feeder(job.run.config, job.feeder.source, compute, pixels=pixels),
+        feeder=Feeder(job.run.config, source, compute, pixels=pixels),
         progress=Progress(1, tell=lambda *what: pipe.send(("progress", what))),
     )
     while True:

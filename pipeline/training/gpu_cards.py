@@ -28,9 +28,7 @@ class Card:
     title: str
     """Its name for people."""
     free: int
-    """Free bytes, with those that this process has kept of freed memory."""
-    total: int
-    """All its bytes."""
+    """Free bytes."""
     alone: bool = False
     """Whether only one process at a time can use it (compute mode "exclusive process")."""
     mig: bool = False
@@ -38,7 +36,7 @@ class Card:
 
     @property
     def note(self) -> str:
-        """The mode of the GPU in words, "" for the usual one."""
+        """Return the mode of the GPU in words, "" for the usual one."""
         if self.alone:
             return (
                 "in exclusive mode, so it trains one fold at a time (nvidia-smi -c 0 lets several"
@@ -50,11 +48,14 @@ class Card:
 def cards_of(device: str) -> tuple[Card, ...]:
     """Return the GPUs that --device names, () for the CPU.
 
-    "cuda" means all GPUs that torch sees, so those of CUDA_VISIBLE_DEVICES.
+    "cuda" means all GPUs that torch sees, so those of CUDA_VISIBLE_DEVICES. What this process has
+    kept of freed memory is given back first, so that others can use it.
     """
     there = torch.device(device)
     if there.type != "cuda":
         return ()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
     numbers = range(torch.cuda.device_count()) if device == "cuda" else [there.index or 0]
     rows = _nvidia_smi()
     return tuple(_card(number, rows) for number in numbers)
@@ -67,17 +68,15 @@ def _card(number: int, rows: Mapping[str, Sequence[str]]) -> Card:
     own_id = str(getattr(about, "uuid", "")).removeprefix("GPU-")
     free_mib, compute_mode, mig_mode = rows.get(own_id, ("", "", ""))
     mig = "MIG" in about.name or mig_mode.lower() == "enabled"
-    kept = torch.cuda.memory_reserved(number) - torch.cuda.memory_allocated(number)
     # nvidia-smi tells the memory of the whole GPU, not of its part.
     if free_mib.isdecimal() and not mig:
-        free = int(free_mib) * 2**20 + kept
+        free = int(free_mib) * 2**20
     else:
         free = free_memory(torch.device(name)) or 0
     return Card(
         name=name,
         title=about.name,
         free=free,
-        total=about.total_memory,
         alone=compute_mode.lower().startswith("exclusive"),
         mig=mig,
     )

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pipeline.fold_memory import CONTEXT, FoldMemory
 from pipeline.memory import Limits
 from pipeline.training.gpu_cards import Card
 
-__all__ = ["CardPlan", "in_turn", "largest_side", "plan_cards"]
+__all__ = [
+    "LEAST_CHUNK",
+    "SHARE",
+    "CardPlan",
+    "even_shares",
+    "in_turn",
+    "largest_scale",
+    "least_need",
+    "plan_cards",
+]
 
 # Share of a GPU's free memory that is planned with.
 SHARE = 0.9
@@ -34,7 +43,7 @@ class CardPlan:
 
     @property
     def line(self) -> str:
-        """The plan in a line."""
+        """Return the plan in a line."""
         card = self.card
         limits = self.limits
         known = "measured" if self.measured else "counted"
@@ -73,7 +82,8 @@ def plan_cards(
 
     As many folds share a GPU as fit with the batch size that was asked for, but no more than needed
     for the least number of rounds. Where not even one fold fits, the images per pass are halved
-    until it does. Images stay in GPU memory unless folds need the room.
+    until it does. Images stay in GPU memory unless folds need the room. GPUs with more free memory
+    come first.
 
     Parameters
     ----------
@@ -86,7 +96,7 @@ def plan_cards(
     images
         Bytes of the decoded images; 0 where they are not kept in GPU memory.
     at_once
-        Folds at the same time on all GPUs together; None: as many as fit.
+        Largest number of folds at the same time on all GPUs together; None: as many as fit.
     must_hold
         Whether images must be in GPU memory (--cache device).
 
@@ -96,21 +106,19 @@ def plan_cards(
         Plans of the GPUs in use. It is empty if none has memory for a single image.
     """
     kept = images if must_hold else 0
-    able = [card for card in cards if _smaller(memory, _room(card, 1, kept)) is not None]
+    free = sorted(cards, key=lambda card: card.free, reverse=True)
+    limits = {card: _single(memory, card, kept) for card in free}
+    able = [card for card in free if limits[card] is not None]
     # GPUs with memory for whole batches, if there are any.
-    whole = [card for card in able if _shared(memory, card, 1, kept) is not None]
+    whole = [card for card in able if _is_whole(memory, limits[card])]
     chosen = whole or able
     if not chosen:
         return ()
-    if at_once is None:
-        most = [_most(memory, card, num_folds, kept) for card in chosen]
-        shares = _even(most, num_folds)
-    else:
-        shares = [len(range(place, at_once, len(chosen))) for place in range(len(chosen))]
-        shares = [
-            min(share, 1) if card.alone else share
-            for share, card in zip(shares, chosen, strict=True)
-        ]
+    most = [_most(memory, card, num_folds, kept) for card in chosen]
+    shares = even_shares(most, num_folds)
+    if at_once is not None:
+        taken = in_turn(most)[: min(at_once, num_folds)]
+        shares = [taken.count(place) for place in range(len(chosen))]
     plans = (
         _plan(memory, card, share, images, must_hold)
         for card, share in zip(chosen, shares, strict=True)
@@ -131,14 +139,14 @@ def in_turn(shares: Sequence[int]) -> list[int]:
     return [place for turn in turns for place, share in enumerate(shares) if share > turn]
 
 
-def _even(most: Sequence[int], num_folds: int) -> list[int]:
+def even_shares(most: Sequence[int], num_folds: int) -> list[int]:
     """Return the folds at the same time of each GPU: the fewest that need the fewest rounds.
 
     `most` are the folds that fit on each.
 
     Examples
     --------
-    >>> _even([4], 5), _even([5, 5], 5), _even([1, 5], 6)
+    >>> even_shares([4], 5), even_shares([5, 5], 5), even_shares([1, 5], 6)
     ([3], [3, 2], [1, 5])
     """
 
@@ -178,28 +186,46 @@ def _shared(memory: FoldMemory, card: Card, num: int, images: int) -> Limits | N
     return None
 
 
-def _smaller(memory: FoldMemory, room: int) -> Limits | None:
-    """Return the largest numbers of images per pass with which a fold fits into `room`."""
-    left = room - memory.fixed
-    micro = next((one for one in _halves(memory.batch) if memory.training(one) <= left), None)
-    chunk = next((one for one in _halves(memory.rows) if memory.inference(one) <= left), None)
+def _single(memory: FoldMemory, card: Card, images: int) -> Limits | None:
+    """Return the limits of a fold that has a GPU to itself, None if no image fits.
+
+    The count is an estimate, and passes are halved anyway where it is too low. So images per pass
+    are lowered only where the count exceeds the free memory, and not already at `SHARE` of it.
+    """
+    fits = _shared(memory, card, 1, images)
+    if fits is not None:
+        return fits
+    most = card.free - images - memory.fixed
+    room = _room(card, 1, images) - memory.fixed
+    micro = _largest(memory.training, memory.batch, room=room, most=most)
+    if memory.training(memory.batch) <= most:
+        micro = memory.batch
+    chunk = _largest(memory.inference, memory.rows, room=room, most=most)
     if micro is None or chunk is None:
         return None
     return Limits(micro_batch=micro, chunk=chunk, releases=True)
 
 
+def _largest(need: Callable[[int], int], num: int, *, room: int, most: int) -> int | None:
+    """Return the largest half of `num` that fits into `room`, or one that fits into `most`."""
+    fitting = [one for one in _halves(num) if need(one) <= most]
+    return next((one for one in fitting if need(one) <= room), fitting[-1] if fitting else None)
+
+
+def _is_whole(memory: FoldMemory, limits: Limits | None) -> bool:
+    return limits is not None and limits.micro_batch == memory.batch
+
+
 def _plan(memory: FoldMemory, card: Card, num: int, images: int, must_hold: bool) -> CardPlan:
     """Return the plan of `num` folds on a GPU, with the images there if they fit too."""
-    for kept in (images, 0) if images and not must_hold else (images,):
+    places = (images,) if must_hold or not images else (images, 0)
+    for kept in places:
         limits = _shared(memory, card, num, kept)
         if limits is not None:
             break
     else:
-        # Smaller passes, for a single fold or for as many as the user wants.
-        kept = images if must_hold else 0
-        limits = _smaller(memory, _room(card, num, kept)) or Limits(
-            micro_batch=1, chunk=1, releases=True
-        )
+        limits = _single(memory, card, kept)
+        assert limits is not None
     fold = memory.total(
         limits.micro_batch or memory.batch, limits.chunk or memory.rows, releases=limits.releases
     )
@@ -220,12 +246,19 @@ def _halves(num: int) -> list[int]:
     return halves
 
 
-def largest_side(memory: FoldMemory, card: Card, side: int) -> int:
-    """Return the largest side at which one image per pass fits, a multiple of 32 below `side`.
+def least_need(memory: FoldMemory) -> int:
+    """Return the bytes of a fold with the fewest images per pass."""
+    training = min(memory.training(num) for num in _halves(memory.batch))
+    inference = min(memory.inference(num) for num in _halves(memory.rows))
+    return memory.fixed + max(training, inference)
 
-    Memory that does not grow with the image is left out, so that it is an estimate.
+
+def largest_scale(memory: FoldMemory, card: Card) -> float:
+    """Return the factor of width and height, up to 1, with which a fold fits on a GPU; or 0.
+
+    Memory of passes is taken to grow with the number of pixels, so that it is an estimate.
     """
     room = SHARE * card.free - memory.fixed
-    need = max(memory.training(1), memory.inference(1))
-    share = max(0.0, room / need) ** 0.5
-    return max(32, int(side * min(share, 1.0)) // 32 * 32)
+    share = room / (least_need(memory) - memory.fixed)
+    scale: float = max(0.0, min(1.0, share)) ** 0.5
+    return scale

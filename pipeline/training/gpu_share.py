@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -26,8 +26,10 @@ from pipeline.training.gpu_plan import (
     LEAST_CHUNK,
     SHARE,
     CardPlan,
+    even_shares,
     in_turn,
-    largest_side,
+    largest_scale,
+    least_need,
     plan_cards,
 )
 
@@ -65,18 +67,15 @@ def count_memory(run: Prepared, say: Say) -> FoldMemory | None:
 
 
 def room_for_images(memory: FoldMemory | None, cards: Sequence[Card]) -> int | None:
-    """Return the bytes that images may take on the GPU with the least memory, None without GPU.
-
-    A single fold has its room first.
-    """
+    """Return the bytes that images may take on each GPU that can hold a fold, None without GPUs."""
     if not cards:
         return None
-    free = min(card.free for card in cards)
     if memory is None:
-        return int(DEVICE_SHARE * free)
+        return int(DEVICE_SHARE * max(card.free for card in cards))
     inference = memory.inference(min(LEAST_CHUNK, memory.rows))
     fold = memory.fixed + max(memory.training(memory.batch), inference)
-    return max(0, int(SHARE * free) - fold)
+    left = [int(SHARE * card.free) - fold for card in cards]
+    return min((room for room in left if room > 0), default=0)
 
 
 def plan_of(
@@ -97,18 +96,16 @@ def plan_of(
     )
     if plans:
         return plans
-    # The count is an estimate, so that a fold that nearly fits is tried.
     largest = max(cards, key=lambda card: card.free)
-    need = memory.fixed + max(memory.training(1), memory.inference(1))
-    if need > largest.free:
-        side = largest_side(memory, largest, min(run.preprocess.width, run.preprocess.height))
-        raise UserError(
-            f"--img-size {run.config.model.img_size}: a fold needs {need / 1e9:.1f} GB of GPU"
-            f" memory for one image at a time, and {largest.name} has {largest.free / 1e9:.1f} GB"
-            f" free; --img-size {side} would fit, or pass --device cpu"
-        )
-    tight = Limits(micro_batch=1, chunk=1, releases=True)
-    return (CardPlan(card=largest, at_once=1, limits=tight, fold=need, images=0),)
+    need = least_need(memory)
+    scale = largest_scale(memory, largest)
+    sides = [int(side * scale) // 32 * 32 for side in (run.preprocess.width, run.preprocess.height)]
+    cure = f"--img-size {sides[0]}x{sides[1]} would fit, or " if min(sides) else ""
+    raise UserError(
+        f"--img-size {run.config.model.img_size}: a fold needs {need / 1e9:.1f} GB of GPU memory"
+        f" with the smallest passes, and {largest.name} has {largest.free / 1e9:.1f} GB free;"
+        f" {cure}pass a smaller --backbone, or --device cpu"
+    )
 
 
 def processes_of(job: TrainingJob, num_todo: int) -> list[FoldProcess]:
@@ -128,13 +125,19 @@ def processes_of(job: TrainingJob, num_todo: int) -> list[FoldProcess]:
     images = job.feeder.source.device_bytes
     plans = plan_of(job.run, job.memory, cards, num_todo=num_todo, images=images)
     if at_once is None:
-        plans = _measured(job, plans)
+        plans = _measured(job, plans, num_todo)
     for plan in plans:
         job.say(plan.line)
     places = in_turn([plan.at_once for plan in plans])[:num_todo]
+    if at_once is not None and len(places) < at_once:
+        job.say(
+            f"--parallel-folds {at_once}: {len(places)} at the same time, as no more fit into GPU"
+            " memory with whole batches"
+        )
+    is_only_one = len(cards) == len(places) == 1
     return [
         FoldProcess(
-            device=machine.device if len(cards) == 1 and len(places) == 1 else plan.card.name,
+            device=machine.device if is_only_one else plan.card.name,
             limits=plan.limits,
             shares_images=plan.images > 0 and plan.at_once > 1,
             holds_images=plan.images > 0,
@@ -158,38 +161,47 @@ def _at_once(run: Prepared, num_todo: int) -> int | None:
     return None if pays else 1
 
 
-def _measured(job: TrainingJob, plans: Sequence[CardPlan]) -> tuple[CardPlan, ...]:
+def _measured(job: TrainingJob, plans: Sequence[CardPlan], num_todo: int) -> tuple[CardPlan, ...]:
     """Return the plans with the measured memory of a fold, and with fewer folds if it needs them.
 
     It is measured where folds share a GPU, once per kind of GPU and limits.
     """
     sizes: dict[tuple[str, Limits], int] = {}
     found = []
+    most = []
     for plan in plans:
+        key = (plan.card.title, plan.limits)
+        if plan.at_once > 1 and key not in sizes:
+            sizes[key] = measure_fold(job, plan.card.name, plan.limits)
         if plan.at_once > 1:
-            key = (plan.card.title, plan.limits)
-            if key not in sizes:
-                sizes[key] = measure_fold(job, plan.card.name, plan.limits)
-            room = SHARE * plan.card.free - plan.images - CONTEXT
-            at_once = min(plan.at_once, max(1, int(room // sizes[key])))
-            plan = dataclasses.replace(plan, fold=sizes[key], at_once=at_once, measured=True)
+            plan = dataclasses.replace(plan, fold=sizes[key], measured=True)
+        room = SHARE * plan.card.free - plan.images - CONTEXT
+        most.append(max(1, min(plan.at_once, int(room // plan.fold))))
         found.append(plan)
-    return tuple(found)
+    shares = even_shares(most, num_todo)
+    return tuple(
+        dataclasses.replace(plan, at_once=share)
+        for plan, share in zip(found, shares, strict=True)
+        if share
+    )
 
 
 def _uncounted(
     job: TrainingJob, cards: Sequence[Card], num_todo: int, at_once: int | None
 ) -> list[FoldProcess]:
     """Return the processes of a job whose memory cannot be counted but measured."""
-    shares = [1] if at_once is None else [0] * len(cards)
+    cards = sorted(cards, key=lambda card: card.free, reverse=True)
+    most = [1 if card.alone else num_todo for card in cards]
     if at_once is None:
-        images = job.feeder.source.device_bytes
-        per_fold = measure_fold(job, cards[0].name, Limits()) + images
-        shares = [1 if card.alone else max(1, int(SHARE * card.free // per_fold)) for card in cards]
-        places = in_turn(shares)
-    else:
-        places = list(itertools.islice(itertools.cycle(range(len(cards))), at_once))
-    return [FoldProcess(device=cards[place].name) for place in places[:num_todo]]
+        fold = measure_fold(job, cards[0].name, Limits()) + job.feeder.source.device_bytes
+        most = [
+            min(one, max(1, int(SHARE * card.free // fold)))
+            for one, card in zip(most, cards, strict=True)
+        ]
+    places = in_turn(even_shares(most, at_once or num_todo))
+    if len(cards) == len(places) == 1:
+        return [FoldProcess(device=job.run.config.machine.device)]
+    return [FoldProcess(device=cards[place].name) for place in places]
 
 
 def measure_fold(job: TrainingJob, device: str, limits: Limits) -> int:
@@ -231,8 +243,8 @@ def measure_fold(job: TrainingJob, device: str, limits: Limits) -> int:
         micro_batch=limits.micro_batch,
         say=job.say,
     )
-    for _ in fit.epochs(batches):
-        pass
+    # Whatever an epoch holds is let go at once.
+    deque(fit.epochs(batches), maxlen=0)
     if limits.releases:
         torch.cuda.empty_cache()
     batches = blank(config.infer.validation_batch_size, preprocess.width, preprocess.height)

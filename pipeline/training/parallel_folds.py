@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import queue
 import threading
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from foldblend.errors import UserError, in_a_line, listed
 from pipeline.config.resolved import resolved
 from pipeline.data.dataset import resident_pixels
 from pipeline.data.feeding import Feeder
-from pipeline.device import workers_of
+from pipeline.device import compute_of, workers_of
 from pipeline.job import TrainingJob
 from pipeline.training.fold_children import FoldChild, FoldError, RunFold
 from pipeline.training.fold_training import run_fold
@@ -50,8 +51,10 @@ def run_folds(
         If folds failed or their processes died; the other folds are finished first.
     """
     processes = processes_of(job, len(todo))
+    # The count holds a model, which nothing needs from here on.
+    job = dataclasses.replace(job, memory=None)
     if len(processes) == 1:
-        return dict(_one_after_another(_placed(job, processes[0]), todo, run))
+        return dict(_one_after_another(_alone(job, processes[0]), todo, run))
     job = _for_several(job, len(processes))
     devices = listed(process.device for process in processes)
     job.say(
@@ -102,15 +105,23 @@ def _for_several(job: TrainingJob, num_processes: int) -> TrainingJob:
     return dataclasses.replace(job, run=run, feeder=Feeder(config, job.feeder.source, job.compute))
 
 
+def _alone(job: TrainingJob, process: FoldProcess) -> TrainingJob:
+    """Return the job for this process, on the GPU that the plan has chosen."""
+    job = _placed(job, process)
+    machine = job.run.config.machine
+    if process.device == machine.device:
+        return job
+    compute = compute_of(dataclasses.replace(machine, device=process.device))
+    feeder = Feeder(job.run.config, job.feeder.source, compute)
+    return dataclasses.replace(job, compute=compute, feeder=feeder)
+
+
 def _placed(job: TrainingJob, process: FoldProcess) -> TrainingJob:
     """Return the job for a process: with its limits, and with images where it has room for them."""
     job = dataclasses.replace(job, limits=process.limits)
-    source = job.feeder.source
-    if process.holds_images or source.mode != "device":
+    if process.holds_images:
         return job
-    # The records are there too: the GPU's copy is made from them.
-    source = dataclasses.replace(source, mode="disk")
-    feeder = Feeder(job.run.config, source, job.compute)
+    feeder = Feeder(job.run.config, job.feeder.source.off_device(), job.compute)
     return dataclasses.replace(job, feeder=feeder)
 
 
@@ -129,7 +140,9 @@ class _FoldQueue:
         """Folds that died, which is often for want of memory."""
         self.held: dict[str, torch.Tensor] = {}
         """For each GPU, the images that its processes share."""
-        self.loading = threading.Lock()
+        self.unshared: set[str] = set()
+        """GPUs whose memory cannot be shared."""
+        self.loading: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self.children: set[Any] = set()
         self.stopped = threading.Event()
 
@@ -152,21 +165,25 @@ class _FoldQueue:
                 if error.for_want_of_memory:
                     self.short.append(index)
                 self.job.say(f"{self.job.title(index)} {error}")
-                if child is not None and not child.alive:
+                # After an error of CUDA, a process can use its GPU no more, and it keeps memory.
+                if child is not None and (error.for_want_of_memory or not child.alive):
                     child.end()
                     child = None
         if child is not None:
             child.end()
 
     def try_again(self, process: FoldProcess) -> None:
-        """Train folds that died on a GPU once more, alone and with smaller passes in inference."""
+        """Train folds that died on a GPU once more, alone and with smaller passes in inference.
+
+        `process` is one on the GPU with the most memory.
+        """
         again = sorted(self.short)
         self.short = []
         if not again or not self.job.compute.is_cuda:
             return
         names = listed(self.job.title(index) for index in again)
         self.job.say(f"{names}: trained again, alone on {process.device}")
-        self.held.clear()
+        self._let_go()
         rows = self.job.run.config.infer.validation_batch_size
         chunk = -(-(process.limits.chunk or rows) // 2)
         limits = dataclasses.replace(process.limits, chunk=chunk, releases=True)
@@ -177,10 +194,12 @@ class _FoldQueue:
         )
 
     def _start(self, process: FoldProcess) -> FoldChild:
+        images = self._images(process)
+        if process.shares_images and images is None:
+            # The plan has room for one copy of them.
+            process = dataclasses.replace(process, holds_images=False)
         try:
-            child = FoldChild(
-                _placed(self.job, process), self.run, process.device, self._images(process)
-            )
+            child = FoldChild(_placed(self.job, process), self.run, process.device, images)
         except OSError as error:
             # The process died before it had read its arguments.
             raise FoldError(
@@ -195,22 +214,41 @@ class _FoldQueue:
     def _images(self, process: FoldProcess) -> SharedImages | None:
         """Return the images that the processes of a GPU share, which this process loads once.
 
-        None: the process loads them itself, or reads them from the cache.
+        None: the process reads them from the cache, or nothing is shared.
         """
+        device = process.device
         if not process.shares_images:
             return None
-        try:
-            with self.loading:
-                if process.device not in self.held:
-                    device = torch.device(process.device)
-                    self.held[process.device] = resident_pixels(self.job.feeder.source, device)
-            return SharedImages.of(self.held[process.device])
-        except RuntimeError as error:
-            self.job.say(
-                f"{process.device}: the images cannot be shared ({in_a_line(error)}), so each"
-                " process loads them"
-            )
-            return None
+        with self.loading[device]:
+            if device in self.unshared:
+                return None
+            try:
+                if device not in self.held:
+                    source = self.job.feeder.source
+                    self.held[device] = resident_pixels(source, torch.device(device))
+                return SharedImages.of(self.held[device])
+            except RuntimeError as error:
+                why = in_a_line(error)
+            self.unshared.add(device)
+            self.held.pop(device, None)
+        self._give_back()
+        self.job.say(
+            f"{device}: the images cannot be shared ({why}), so that its processes read them from"
+            " the cache"
+        )
+        return None
+
+    def _let_go(self) -> None:
+        """Let go of shared images; those of a process that was killed stay until this one ends."""
+        self.held.clear()
+        self._give_back()
+
+    @staticmethod
+    def _give_back() -> None:
+        """Give the memory of tensors that nobody needs back to the GPUs."""
+        if torch.cuda.is_initialized():
+            torch.cuda.ipc_collect()
+            torch.cuda.empty_cache()
 
     def stop(self) -> None:
         """Start no further folds and end all running processes."""

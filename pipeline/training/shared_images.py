@@ -41,6 +41,6 @@ class SharedImages:
         except (RuntimeError, OSError) as error:
             say(
                 f"images of another process cannot be read on the GPU ({in_a_line(error)}); this"
-                " process loads them itself"
+                " process reads them from the cache"
             )
             return None

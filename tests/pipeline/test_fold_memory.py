@@ -17,10 +17,13 @@ from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
 from pipeline.fold_memory import FoldMemory
 from pipeline.models.backbones import build_model
+from pipeline.training import count_fold
 from pipeline.training import fit as fit_module
 from pipeline.training.count_fold import memory_of
 from pipeline.training.counted_memory import CannotCount, LiveBytes, peak_of, size_of
 from pipeline.training.fit import Fit
+from pipeline.training.gpu_plan import least_need
+from pipeline.training.gpu_share import count_memory
 from pipeline.training.saved_state import tensors_in
 from tests.makers.jobs import fake_job
 
@@ -193,6 +196,36 @@ class Looks(torch.nn.Module):
 def test_a_model_that_looks_at_values_cannot_be_counted():
     with pytest.raises(CannotCount):
         peak_of(Looks(), (2, 3, 8, 8), trains=False, amp_dtype=None)
+
+
+@pytest.mark.parametrize(("amp", "share"), [(True, 0.5), (False, 1.0)])
+def test_mixed_precision_of_a_gpu_is_that_of_the_settings(tmp_path, amp, share):
+    settings = {"device": "cuda", "amp": amp, "amp_dtype": "float16" if amp else "auto"}
+    memory = memory_of(prepared(tmp_path, "test_resnet", size=64, batch=8, **settings))
+    whole = memory_of(
+        prepared(tmp_path, "test_resnet", size=64, batch=8, device="cuda", amp_dtype="auto")
+    )
+    assert memory.count(True, 64) == pytest.approx(share * whole.count(True, 64), rel=0.15)
+
+
+def test_a_model_that_looks_at_values_is_known_before_a_plan(tmp_path, monkeypatch):
+    monkeypatch.setattr(count_fold, "build_model", lambda *_, **__: Looks())
+    said = []
+    assert count_memory(prepared(tmp_path, "test_resnet", size=32, batch=4), said.append) is None
+    assert "the GPU memory of a fold cannot be counted" in said[0]
+
+
+def test_a_pass_that_fails_for_one_image_is_no_choice(tmp_path, monkeypatch):
+    """Batch norm on maps of one pixel cannot train on one image."""
+
+    def build(*_, **__):
+        layers = (torch.nn.AdaptiveAvgPool2d(1), torch.nn.BatchNorm2d(3), torch.nn.Flatten())
+        return torch.nn.Sequential(*layers)
+
+    monkeypatch.setattr(count_fold, "build_model", build)
+    memory = memory_of(prepared(tmp_path, "test_resnet", size=32, batch=4))
+    assert memory.training(1) > 10**15
+    assert least_need(memory) < 10**10
 
 
 def test_memory_that_is_given_back_is_needed_once():

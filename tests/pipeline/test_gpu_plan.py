@@ -16,7 +16,7 @@ from pipeline.memory import Limits
 from pipeline.training import gpu_cards, gpu_share
 from pipeline.training.count_fold import memory_of
 from pipeline.training.gpu_cards import Card, cards_of
-from pipeline.training.gpu_plan import SHARE, in_turn, largest_side, plan_cards
+from pipeline.training.gpu_plan import SHARE, in_turn, largest_scale, least_need, plan_cards
 from tests.makers.jobs import fake_job
 
 GB = 10**9
@@ -38,9 +38,7 @@ def memory_with(*, training, inference, batch=32, rows=256, weights=0.1):
 
 
 def card(free, number=0, **changes):
-    return Card(
-        name=f"cuda:{number}", title="GPU", free=int(free * GB), total=int(free * GB), **changes
-    )
+    return Card(name=f"cuda:{number}", title="GPU", free=int(free * GB), **changes)
 
 
 def shares(plans):
@@ -63,8 +61,11 @@ def test_the_fewest_folds_at_once_that_need_the_fewest_rounds():
 
 def test_gpus_take_folds_by_their_free_memory():
     plans = plan_cards(SMALL, [card(3.2), card(80, 1)], num_folds=5, images=0)
-    assert [plan.card.name for plan in plans] == ["cuda:0", "cuda:1"]
-    assert shares(plans) == [1, 4]
+    assert [plan.card.name for plan in plans] == ["cuda:1", "cuda:0"]
+    assert shares(plans) == [4, 1]
+    # A single one goes where most memory is free.
+    plans = plan_cards(SMALL, [card(4), card(80, 1)], num_folds=1, images=0)
+    assert [plan.card.name for plan in plans] == ["cuda:1"]
     # One without room for whole batches is left out.
     plans = plan_cards(LARGE, [card(8), card(80, 1)], num_folds=5, images=0)
     assert [plan.card.name for plan in plans] == ["cuda:1"]
@@ -78,6 +79,12 @@ def test_passes_are_halved_only_where_a_single_fold_does_not_fit():
         1,
         Limits(micro_batch=8, chunk=128, releases=True),
     )
+    # The count is an estimate: what nearly fits is tried.
+    need = (LARGE.fixed + LARGE.training(32)) / GB
+    plan = plan_cards(LARGE, [card(need + 0.01)], num_folds=5, images=0)[0]
+    assert plan.limits.micro_batch == 32
+    plan = plan_cards(LARGE, [card(need - 0.01)], num_folds=5, images=0)[0]
+    assert plan.limits.micro_batch == 16
     assert plan_cards(LARGE, [card(1.5)], num_folds=5, images=0) == ()
 
 
@@ -108,11 +115,10 @@ def test_a_gpu_in_exclusive_mode_trains_one_fold_at_a_time():
     assert plan.line.endswith("it is a part of a larger GPU (MIG)")
 
 
-def test_a_number_of_folds_that_was_asked_for_is_kept():
-    plan = plan_cards(LARGE, [card(24)], num_folds=5, images=0, at_once=3)[0]
-    assert plan.at_once == 3
-    assert plan.limits.micro_batch == 8
-    assert plan.used <= 24 * GB
+def test_a_number_of_folds_is_kept_as_far_as_whole_batches_fit():
+    assert plan_cards(LARGE, [card(80)], num_folds=5, images=0, at_once=2)[0].at_once == 2
+    plan = plan_cards(LARGE, [card(40)], num_folds=5, images=0, at_once=5)[0]
+    assert (plan.at_once, plan.limits.micro_batch) == (2, 32)
     # A GPU in exclusive mode takes one process.
     plan = plan_cards(SMALL, [card(80, alone=True)], num_folds=5, images=0, at_once=3)[0]
     assert plan.at_once == 1
@@ -128,26 +134,34 @@ def test_a_number_of_folds_that_was_asked_for_is_kept():
     free=st.lists(st.floats(0.5, 200), min_size=1, max_size=5),
     num_folds=st.integers(1, 12),
     images=st.floats(0, 40),
+    at_once=st.none() | st.integers(1, 12),
+    must_hold=st.booleans(),
 )
-def test_no_plan_exceeds_a_gpu(training, inference, batch, rows, free, num_folds, images):
+def test_no_plan_exceeds_a_gpu(
+    training, inference, batch, rows, free, num_folds, images, at_once, must_hold
+):
     memory = memory_with(training=training, inference=inference, batch=batch, rows=rows)
     cards = [card(one, number) for number, one in enumerate(free)]
-    plans = plan_cards(memory, cards, num_folds=num_folds, images=int(images * GB))
+    size = int(images * GB)
+    plans = plan_cards(
+        memory, cards, num_folds=num_folds, images=size, at_once=at_once, must_hold=must_hold
+    )
     for plan in plans:
-        assert plan.used <= SHARE * plan.card.free
+        # A fold alone may take all, since the count is an estimate.
+        assert plan.used <= (SHARE if plan.at_once > 1 else 1) * plan.card.free
         assert 1 <= plan.limits.micro_batch <= batch
         assert 1 <= plan.limits.chunk <= rows
-    one = memory.fixed + max(memory.training(1), memory.inference(1))
-    assert bool(plans) == any(one <= int(SHARE * there.free) for there in cards)
-    assert sum(shares(plans)) <= num_folds
+    least = least_need(memory) + size * must_hold
+    assert bool(plans) == any(least <= there.free for there in cards)
+    assert sum(shares(plans)) <= min(num_folds, at_once or num_folds)
 
 
-def test_the_largest_side_that_would_fit():
+def test_the_scale_at_which_a_fold_would_fit():
     memory = memory_with(training=4000, inference=100, batch=1, rows=1)
-    assert largest_side(memory, card(80), 1024) == 1024
-    side = largest_side(memory, card(3), 1024)
-    assert side % 32 == 0
-    assert 512 <= side < 1024
+    assert largest_scale(memory, card(80)) == 1
+    half = (SHARE * 3 * GB - memory.fixed) / memory.training(1)
+    assert largest_scale(memory, card(3)) == pytest.approx(half**0.5)
+    assert largest_scale(memory, card(1)) == 0
 
 
 # From here on, on GPUs of a job.
@@ -198,6 +212,9 @@ def test_the_measured_memory_has_the_last_word(tmp_path, gpus, monkeypatch):
     monkeypatch.setattr(gpu_share, "measure_fold", lambda *_: 8 * GB)
     assert len(gpu_share.processes_of(job, 6)) == 2
     assert "2 folds at the same time, 8.0 GB each (measured)" in said[-1]
+    # Of 6 folds, 5 fit: they need two rounds, as 3 do.
+    monkeypatch.setattr(gpu_share, "measure_fold", lambda *_: 4 * GB)
+    assert len(gpu_share.processes_of(job, 6)) == 3
 
 
 def test_a_model_that_cannot_be_counted_is_measured(tmp_path, gpus, monkeypatch):
@@ -223,7 +240,9 @@ def test_images_may_take_what_a_fold_leaves():
     fold = SMALL.total(32, 32, releases=True)
     assert gpu_share.room_for_images(SMALL, cards) == int(SHARE * 24 * GB) - fold
     assert gpu_share.room_for_images(LARGE, [card(8)]) == 0
-    assert gpu_share.room_for_images(None, cards) == int(0.4 * 24 * GB)
+    # One that cannot hold a fold does not count.
+    assert gpu_share.room_for_images(SMALL, [card(80), card(1, 1)]) == int(SHARE * 80 * GB) - fold
+    assert gpu_share.room_for_images(None, cards) == int(0.4 * 80 * GB)
     assert gpu_share.room_for_images(None, ()) is None
 
 
@@ -236,10 +255,34 @@ def test_several_gpus_each_train_folds(tmp_path, gpus):
 def test_too_little_memory_for_one_image_says_what_would_fit(tmp_path, gpus):
     gpus(4)
     job = gpu_job(tmp_path, memory=memory_with(training=9000, inference=1))
-    words = r"--img-size 32x32: a fold needs 1\d\.\d GB of GPU memory for one image at a time, and"
-    words += r" cuda:0 has 4\.0 GB free; --img-size 32 would fit, or pass --device cpu"
+    words = r"--img-size 32x32: a fold needs 1\d\.\d GB of GPU memory with the smallest passes, and"
+    words += r" cuda:0 has 4\.0 GB free; pass a smaller --backbone, or --device cpu"
     with pytest.raises(UserError, match=words):
         gpu_share.processes_of(job, 6)
+
+
+def test_a_smaller_size_that_would_fit_keeps_the_shape(tmp_path, gpus):
+    gpus(6)
+    job = gpu_job(tmp_path, memory=memory_with(training=9000, inference=1, batch=1))
+    preprocess = dataclasses.replace(job.run.preprocess, width=512, height=1024)
+    job = dataclasses.replace(job, run=dataclasses.replace(job.run, preprocess=preprocess))
+    with pytest.raises(UserError, match=r"; --img-size 320x640 would fit, or pass a smaller"):
+        gpu_share.processes_of(job, 6)
+
+
+def test_fewer_folds_than_asked_for_are_said(tmp_path, gpus):
+    gpus(5)
+    said = []
+    job = gpu_job(tmp_path, said.append, parallel_folds=5)
+    assert len(gpu_share.processes_of(job, 6)) == 2
+    assert said[-1] == (
+        "--parallel-folds 5: 2 at the same time, as no more fit into GPU memory with whole batches"
+    )
+
+
+def test_a_single_fold_goes_to_the_gpu_with_most_memory(tmp_path, gpus):
+    gpus(3, 80)
+    assert [one.device for one in gpu_share.processes_of(gpu_job(tmp_path), 6)] == ["cuda:1"]
 
 
 def test_on_the_cpu_the_number_that_was_asked_for_counts(tmp_path):
@@ -273,7 +316,7 @@ class Tool:
 def two_gpus(monkeypatch):
     def properties(number):
         names = ("NVIDIA A100", "NVIDIA A100 MIG 1g.10gb")
-        return SimpleNamespace(name=names[number], uuid=f"id-{number}", total_memory=80 * GB)
+        return SimpleNamespace(name=names[number], uuid=f"id-{number}")
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", properties)

@@ -16,6 +16,7 @@ import yaml
 
 from foldblend.errors import UserError
 from foldblend.runs.run import Run
+from pipeline.data.feeding import Feeder
 from pipeline.device import workers_of
 from pipeline.memory import Limits
 from pipeline.models.timm_import import timm
@@ -23,6 +24,7 @@ from pipeline.training import parallel_folds
 from pipeline.training.fold_children import FoldError
 from pipeline.training.gpu_share import FoldProcess
 from pipeline.training.parallel_folds import run_folds
+from pipeline.training.shared_images import SharedImages
 from tests.makers.constants import TINY
 from tests.makers.jobs import fake_job
 
@@ -340,6 +342,9 @@ def test_folds_that_died_on_a_gpu_are_trained_again_alone(tmp_path, monkeypatch,
     message = str(stop.value)
     assert "fold 3 failed: --lr 9" in message
     assert "fold 4 " in message
+    # A process whose fold died is not used again: its GPU may fail it, and it keeps memory.
+    for child in FakeChild.started:
+        assert not {1, 4} & {*child.done[:-1]} or child.job.limits.releases
     again = [child for child in FakeChild.started if child.job.limits.releases]
     if device == "cpu":
         assert not again
@@ -350,6 +355,79 @@ def test_folds_that_died_on_a_gpu_are_trained_again_alone(tmp_path, monkeypatch,
     # Fold 3 failed for another reason. The process of fold 1 trains fold 4 too.
     assert [child.done for child in again] == [[1, 4]]
     assert again[0].job.limits == Limits(micro_batch=8, chunk=32, releases=True)
+
+
+def seven(shape, error=None):
+    """Return images as another process would find them in shared memory."""
+    if error is not None:
+        raise RuntimeError(error)
+    return torch.full(shape, 7, dtype=torch.uint8)
+
+
+def see_images(job, index):
+    """Replace the training of a fold: return what the process has of shared images."""
+    pixels = job.feeder._pixels
+    mean = None if pixels is None else float(pixels.float().mean())
+    done = {"index": index, "score": 0.5, "seconds": 1.0}
+    return done | {"mean": mean, "mode": job.feeder.source.mode, "memory": job.memory}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [None, "CUDA error: invalid resource handle"])
+def test_processes_read_the_images_of_this_one(tmp_path, monkeypatch, error):
+    loads = []
+
+    def load(source, device):
+        loads.append(device)
+        return torch.zeros(1)
+
+    monkeypatch.setattr(parallel_folds, "resident_pixels", load)
+    monkeypatch.setattr(
+        parallel_folds.SharedImages,
+        "of",
+        staticmethod(lambda pixels: SharedImages(rebuild=seven, parts=((2, 4, 4, 3), error))),
+    )
+    process = FoldProcess(device="cpu", shares_images=True)
+    monkeypatch.setattr(parallel_folds, "processes_of", lambda *_: [process] * 2)
+    said = []
+    job = fake_job(tmp_path, said.append)
+    source = dataclasses.replace(job.feeder.source, mode="device")
+    job = dataclasses.replace(job, feeder=Feeder(job.run.config, source, job.compute))
+    done = run_folds(job, [0, 1, 2], run=see_images)
+    expected = (7.0, "device") if error is None else (None, "disk")
+    assert {(one["mean"], one["mode"]) for one in done.values()} == {expected}
+    assert loads == [torch.device("cpu")]
+    assert any("cannot be read on the GPU" in line for line in said) == (error is not None)
+
+
+@pytest.mark.slow
+def test_images_that_cannot_be_shared_stay_on_disk(tmp_path, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("CUDA error: operation not supported")
+
+    monkeypatch.setattr(parallel_folds, "resident_pixels", lambda *_: torch.zeros(1))
+    monkeypatch.setattr(parallel_folds.SharedImages, "of", staticmethod(fails))
+    process = FoldProcess(device="cpu", shares_images=True)
+    monkeypatch.setattr(parallel_folds, "processes_of", lambda *_: [process] * 2)
+    said = []
+    job = fake_job(tmp_path, said.append)
+    source = dataclasses.replace(job.feeder.source, mode="device")
+    job = dataclasses.replace(job, feeder=Feeder(job.run.config, source, job.compute))
+    done = run_folds(job, [0, 1, 2], run=see_images)
+    assert {(one["mean"], one["mode"]) for one in done.values()} == {(None, "disk")}
+    assert len([line for line in said if "the images cannot be shared" in line]) == 1
+
+
+def test_a_single_fold_trains_on_the_gpu_of_the_plan(tmp_path, monkeypatch):
+    process = FoldProcess(device="cpu:0", limits=Limits(chunk=3))
+    monkeypatch.setattr(parallel_folds, "processes_of", lambda *_: [process])
+
+    def where(job, index):
+        done = {"index": index, "score": 0.5, "seconds": 1.0}
+        return done | {"device": job.compute.device, "fed": job.feeder.compute.device}
+
+    done = run_folds(fake_job(tmp_path, print), [0], run=where)
+    assert done[0]["device"] == done[0]["fed"] == torch.device("cpu:0")
 
 
 def test_workers_share_the_cores(tmp_path, monkeypatch):

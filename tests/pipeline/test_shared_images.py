@@ -32,5 +32,5 @@ def test_a_process_that_cannot_reach_them_says_so():
     assert SharedImages(rebuild=fails, parts=()).open(said.append) is None
     assert said == [
         "images of another process cannot be read on the GPU (RuntimeError: CUDA error: invalid"
-        " device context); this process loads them itself"
+        " device context); this process reads them from the cache"
     ]
