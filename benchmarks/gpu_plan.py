@@ -55,7 +55,7 @@ def planned(memory: FoldMemory, side: int, gigabytes: int, num_cards: int) -> di
     """Return the plan of the folds on equal GPUs as plain data."""
     free = int(FREE * gigabytes * GIB)
     cards = [
-        Card(name=f"cuda:{number}", title="GPU", free=free, total=gigabytes * GIB)
+        Card(name=f"cuda:{number}", title="GPU", free=free)
         for number in range(num_cards)
     ]
     plans = plan_cards(memory, cards, num_folds=NUM_FOLDS, images=NUM_IMAGES * side**2 * 3)

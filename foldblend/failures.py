@@ -82,6 +82,12 @@ DEVICE_ERRORS = {
         " several folds at once this may be one of ours); allow more with nvidia-smi -c 0, or pass"
         " another --device or --parallel-folds 1"
     ),
+    re.compile(
+        r"CUDA (?:error: )?out of memory|CU(?:BLAS|DNN)_STATUS_(?:ALLOC_FAILED|NOT_INITIALIZED)"
+    ): (
+        "{device}: its memory ran out; end other programs that use it (nvidia-smi lists them), take"
+        " smaller images, batches or a smaller model, or pass --device cpu"
+    ),
     re.compile(r"DataLoader worker.*Bus error|</?torch_\S+>: No space left on device", re.DOTALL): (
         "/dev/shm: it is full, so that processes that load images cannot hand them over; pass"
         " --workers 0, or in a container docker run --shm-size=8g"

@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import torch
 
-from foldblend.errors import UserError
+from foldblend.errors import UserError, counted
 from foldblend.failures import device_failure
 from pipeline.config.resolved import ResolvedMachine
 from pipeline.config.run import MachineConfig
@@ -222,9 +222,11 @@ def resolve_machine(config: MachineConfig) -> dict[str, Any]:
             " because its driver is too old; update the driver, or pass --device cpu"
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        num = torch.cuda.device_count()
+        others = {0: "cpu", 1: "cuda or cpu"}.get(num, f"cuda:0 to cuda:{num - 1}, cuda or cpu")
         raise UserError(
-            f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; pass"
-            " --device cpu"
+            f"--device {name}: this machine has {counted(num, 'CUDA device')}; pass --device"
+            f" {others}"
         )
     amp = config.amp and device.type == "cuda"
     amp_dtype = config.amp_dtype

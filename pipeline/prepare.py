@@ -48,6 +48,8 @@ from tta.views.names import check_views, parse_views
 
 __all__ = ["prepare"]
 
+# Settings whose "auto" is decided once per run, with the values that it may become.
+DECIDED = {"compile": ("on", "off"), "amp_dtype": ("bfloat16", "float16")}
 PROFILE: dict[str, Any] = {"epochs": 10, "batch_size": 32}
 # A first run should end within a minute or two. It only shows that everything runs; its scores mean
 # nothing.
@@ -107,13 +109,14 @@ def _as_started(config: RunConfig, written: Mapping[Any, Any]) -> RunConfig:
     """Return the settings for continuing a run; `written` is its config.yaml.
 
     Defaults that changed in the meantime keep the values that the run was started with, and so do
-    the number of threads and --compile auto, which may change the last bits of results.
+    the number of threads and what "auto" has decided of --compile and --amp-dtype, which may change
+    the last bits of results.
     """
     threads = written.get("threads")
-    compiled = written.get("compile")
     config = keep_defaults(config, written)
-    if config.machine.compile == "auto" and compiled in ("on", "off"):
-        config = replace(config, compile=compiled)
+    for name, values in DECIDED.items():
+        if getattr(config.machine, name) == "auto" and written.get(name) in values:
+            config = replace(config, **{name: written[name]})
     if config.machine.threads is None and isinstance(threads, int):
         config = replace(config, threads=threads)
     return config

@@ -22,7 +22,7 @@ from pipeline.data.sampling import class_counts
 from pipeline.fold_files import fold_record, least_room, start_fold, write_fold
 from pipeline.infer import predict
 from pipeline.job import NotFiniteLogitsError, TrainingJob
-from pipeline.memory import Chunks
+from pipeline.memory import Chunks, OutOfMemory, is_out_of_memory
 from pipeline.seeding import derive_seed
 from pipeline.training.checkpoint import CHECKPOINT, Checkpoints
 from pipeline.training.finite import NotFiniteError
@@ -398,6 +398,8 @@ def run_fold(job: TrainingJob, index: int) -> dict[str, Any]:
         failure = device_failure(error, device=f"--device {job.compute.device}")
         if failure is None:
             raise
+        if is_out_of_memory(error):
+            raise OutOfMemory(str(failure)) from error
         raise failure from error
 
 

@@ -252,6 +252,15 @@ def test_a_run_that_is_continued_keeps_what_was_decided():
     assert _as_started(config, {}).machine.compile == "auto"
 
 
+def test_a_run_keeps_its_precision():
+    config = make_config()
+    for kept in ("bfloat16", "float16"):
+        assert _as_started(config, {"amp_dtype": kept}).machine.amp_dtype == kept
+        typed = make_config(amp_dtype="float16")
+        assert _as_started(typed, {"amp_dtype": kept}).machine.amp_dtype == "float16"
+    assert _as_started(config, {"amp_dtype": "auto"}).machine.amp_dtype == "auto"
+
+
 def test_a_run_without_a_compiler_has_the_bits_of_an_eager_one(
     tiny_layout, tmp_path, cv_command, monkeypatch
 ):

@@ -40,10 +40,19 @@ def test_an_old_driver_is_named_where_cuda_is_asked_for(old_driver, name):
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_device_is_named(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(UserError, match="--device cuda: this machine has 0 CUDA devices"):
-        resolve_machine(MachineConfig(device="cuda"))
+@pytest.mark.parametrize(
+    ("name", "num", "words"),
+    [
+        ("cuda", 0, "--device cuda: this machine has 0 CUDA devices; pass --device cpu"),
+        ("cuda:1", 1, "--device cuda:1: this machine has 1 CUDA device; pass --device cuda or cpu"),
+        ("cuda:7", 4, "4 CUDA devices; pass --device cuda:0 to cuda:3, cuda or cpu"),
+    ],
+)
+def test_a_missing_device_is_named(monkeypatch, name, num, words):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: num > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num)
+    with pytest.raises(UserError, match=words):
+        resolve_machine(MachineConfig(device=name))
 
 
 def test_memory_that_torch_keeps_is_free(monkeypatch):

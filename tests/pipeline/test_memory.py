@@ -13,6 +13,7 @@ from foldblend.runs.run import Run
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
 from pipeline.infer import predict
+from pipeline.job import FoldJob
 from pipeline.memory import Chunks, is_out_of_memory
 from tests.makers.constants import TINY
 from tta.views.names import view_of
@@ -142,3 +143,24 @@ def test_views_and_predictions_go_on_with_smaller_passes(
     assert len([line for line in said if "out of memory: continuing with" in line]) >= 2
     np.testing.assert_allclose(parts_NC, whole_NC, atol=1e-4)
     pd.testing.assert_frame_equal(parts, whole, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate`"),
+    ],
+)
+def test_weights_that_do_not_fit_are_one_line(
+    tiny_layout, tmp_path, cv_command, monkeypatch, error
+):
+    def fails(_):
+        raise error
+
+    monkeypatch.setattr(FoldJob, "new_model", fails)
+    base = ["--data", tiny_layout, "--output", tmp_path, "--backbone", "test_efficientnet"]
+    done = cv_command(*base, *TINY)
+    assert done.code == 2
+    assert "its memory ran out; end other programs that use it" in done.err
+    assert "Traceback" not in done.err
