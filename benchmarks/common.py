@@ -24,7 +24,7 @@ from folds.data.load import load_data
 from folds.data.manifest import Manifest
 from pipeline.config.resolved import ResolvedConfig, resolved
 from pipeline.config.settings import flatten, make_config
-from pipeline.device import resolve_machine
+from pipeline.machine import resolve_machine
 
 __all__ = [
     "Results",

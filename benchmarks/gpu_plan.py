@@ -54,10 +54,7 @@ def counted(args: argparse.Namespace, backbone: str, side: int, batch: int) -> F
 def planned(memory: FoldMemory, side: int, gigabytes: int, num_cards: int) -> dict[str, Any]:
     """Return the plan of the folds on equal GPUs as plain data."""
     free = int(FREE * gigabytes * GIB)
-    cards = [
-        Card(name=f"cuda:{number}", title="GPU", free=free)
-        for number in range(num_cards)
-    ]
+    cards = [Card(name=f"cuda:{number}", title="GPU", free=free) for number in range(num_cards)]
     plans = plan_cards(memory, cards, num_folds=NUM_FOLDS, images=NUM_IMAGES * side**2 * 3)
     most = max(plans, key=lambda plan: plan.used)
     return {

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import functools
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,37 +14,26 @@ from typing import Any
 import cv2
 import torch
 
-from foldblend.errors import UserError, counted
 from foldblend.failures import device_failure
 from pipeline.config.resolved import ResolvedMachine
-from pipeline.config.run import MachineConfig
 from pipeline.deterministic import set_deterministic
 
 __all__ = [
     "Compute",
     "compute_of",
-    "decide_compile",
+    "emulating_bfloat16",
     "free_memory",
     "num_cores",
     "open_compute",
-    "resolve_machine",
-    "rows_of",
     "threads_restored",
-    "workers_of",
 ]
 
 # Options of mallopt, from malloc.h.
 M_TRIM_THRESHOLD = -1
 M_TOP_PAD = -2
 M_MMAP_MAX = -4
-# Training steps of a run from which on --compile auto compiles. Compiling takes one to two minutes,
-# once for all folds, and saves some milliseconds per step. This is an estimate; `make bench-gpu`
-# measures it.
-COMPILE_STEPS = 20_000
 # Compute capability of the first NVIDIA GPUs with bfloat16 (Ampere).
 BFLOAT16_FROM = (8, 0)
-# Read at import, because `compute_of` changes the number of threads of the whole process.
-DEFAULT_THREADS = torch.get_num_threads()
 
 
 @contextlib.contextmanager
@@ -133,7 +121,7 @@ class Compute:
         cure = "lower --lr or pass --clip-grad 1"
         if self.amp_dtype != torch.float16:
             return cure
-        other = "" if _emulates_bfloat16(self.device) else ", --amp-dtype bfloat16"
+        other = "" if emulating_bfloat16(self.device) else ", --amp-dtype bfloat16"
         return f"float16 ends at 65,504: pass --no-amp{other}, or {cure}"
 
     def scaler(self) -> torch.amp.GradScaler:
@@ -156,36 +144,7 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def rows_of(device: str) -> int:
-    """Return the default of --validation-batch-size on a device."""
-    return 256 if torch.device(device).type == "cuda" else 64
-
-
-def workers_of(device: str, num_processes: int) -> int:
-    """Return the default of --workers: of each of several processes that train folds.
-
-    On CUDA they share the cores, with at most 8 each; on the CPU a thread loads images.
-    """
-    if torch.device(device).type != "cuda":
-        return 0
-    return min(8, max(1, num_cores() // num_processes))
-
-
-def decide_compile(config: MachineConfig, num_steps: int) -> str:
-    """Decide --compile: return "on" or "off" for `num_steps` training steps of all folds.
-
-    Raises UserError for --compile on without a C compiler.
-    """
-    can = any(shutil.which(name) for name in (os.environ.get("CC") or "cc", "gcc", "clang"))
-    if config.compile == "on" and not can:
-        raise UserError("--compile on: it needs a C compiler; install gcc, or pass --compile off")
-    if config.compile != "auto":
-        return config.compile
-    pays = torch.device(config.device).type == "cuda" and num_steps >= COMPILE_STEPS
-    return "on" if pays and can else "off"
-
-
-def _emulates_bfloat16(device: torch.device) -> str | None:
+def emulating_bfloat16(device: torch.device) -> str | None:
     """Return the first GPU of a device that has no bfloat16 of its own, None if all have it.
 
     The device cuda means all GPUs, since folds are spread over them.
@@ -197,58 +156,6 @@ def _emulates_bfloat16(device: torch.device) -> str | None:
         if torch.cuda.get_device_capability(index) < BFLOAT16_FROM:
             return f"cuda:{index} ({torch.cuda.get_device_name(index)})"
     return None
-
-
-def resolve_machine(config: MachineConfig) -> dict[str, Any]:
-    """Return the machine settings whose `auto` can be decided from the machine.
-
-    Mixed precision is only used on CUDA: on CPUs, bfloat16 autocast measured 10 to 40 times slower
-    than float32. Raises UserError for a missing device.
-    """
-    name = (
-        ("cuda" if torch.cuda.is_available() else "cpu")
-        if config.device == "auto"
-        else config.device
-    )
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(
-            f"--device {name}: unknown kind of device; pass cuda, cuda:1 or cpu"
-        ) from None
-    if device.type == "cuda" and torch.cuda.device_count() and not torch.cuda.is_available():
-        raise UserError(
-            f"--device {name}: torch {torch.__version__} cannot use this machine's GPU, often"
-            " because its driver is too old; update the driver, or pass --device cpu"
-        )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        num = torch.cuda.device_count()
-        others = {0: "cpu", 1: "cuda or cpu"}.get(num, f"cuda:0 to cuda:{num - 1}, cuda or cpu")
-        raise UserError(
-            f"--device {name}: this machine has {counted(num, 'CUDA device')}; pass --device"
-            f" {others}"
-        )
-    amp = config.amp and device.type == "cuda"
-    amp_dtype = config.amp_dtype
-    emulating = _emulates_bfloat16(device) if amp and amp_dtype != "float16" else None
-    if amp and amp_dtype == "bfloat16" and emulating is not None:
-        raise UserError(
-            f"--amp-dtype bfloat16: {emulating} only emulates it, which is slow; pass --amp-dtype"
-            " float16, or --no-amp"
-        )
-    if amp and amp_dtype == "auto":
-        amp_dtype = "bfloat16" if emulating is None else "float16"
-    augment_on = "device" if device.type == "cuda" else "cpu"
-    at_once = int(config.parallel_folds) if config.parallel_folds.isdecimal() else 1
-    threads = config.threads or max(1, DEFAULT_THREADS // at_once)
-    return {
-        "device": name,
-        "amp": amp,
-        "amp_dtype": amp_dtype if amp else "auto",
-        "threads": threads,
-        "augment_on": augment_on if config.augment_on == "auto" else config.augment_on,
-        "workers": workers_of(name, at_once) if config.workers is None else config.workers,
-    }
 
 
 def _keep_freed_memory() -> None:

@@ -29,8 +29,8 @@ from pipeline.config.trust import check_typed, own_parts
 from pipeline.data.cache import MEMORY_ONLY
 from pipeline.data.checked import checked_keys, keep_checked
 from pipeline.data.crop import with_crop
-from pipeline.device import decide_compile, resolve_machine, rows_of
 from pipeline.job import Prepared
+from pipeline.machine import decide_compile, resolve_machine, rows_of
 from pipeline.models.attribute_head import make_join
 from pipeline.models.backbones import (
     build_model,

@@ -7,9 +7,9 @@ from functools import cache
 import torch
 
 from pipeline.config.resolved import ResolvedTrain
-from pipeline.device import rows_of
 from pipeline.fold_memory import FoldMemory
 from pipeline.job import Prepared
+from pipeline.machine import rows_of
 from pipeline.models.backbones import build_model, freeze
 from pipeline.training.counted_memory import CannotCount, peak_of, size_of, state_per_weight
 from pipeline.training.optim import build_optimizer

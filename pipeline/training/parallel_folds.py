@@ -16,8 +16,9 @@ from foldblend.errors import UserError, in_a_line, listed
 from pipeline.config.resolved import resolved
 from pipeline.data.dataset import resident_pixels
 from pipeline.data.feeding import Feeder
-from pipeline.device import compute_of, workers_of
+from pipeline.device import compute_of
 from pipeline.job import TrainingJob
+from pipeline.machine import workers_of
 from pipeline.training.fold_children import FoldChild, FoldError, RunFold
 from pipeline.training.fold_training import run_fold
 from pipeline.training.gpu_share import FoldProcess, processes_of

@@ -20,7 +20,8 @@ from pipeline.data.augment import AUGMENTATIONS
 from pipeline.data.dataset import ImageDataset, train_loader
 from pipeline.data.images import ImageSource
 from pipeline.data.preprocess import Preprocess
-from pipeline.device import Compute, decide_compile
+from pipeline.device import Compute
+from pipeline.machine import decide_compile
 from pipeline.models.backbones import build_model, check_backbone, preprocess_of
 from pipeline.models.pretrained import PACKAGED, load_file, load_pretrained, load_weights_into
 from pipeline.models.timm_import import timm

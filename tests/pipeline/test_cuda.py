@@ -20,9 +20,10 @@ from pipeline.config.run import MachineConfig
 from pipeline.config.settings import make_config
 from pipeline.data.augment import device_augmentation
 from pipeline.data.preprocess import Preprocess
-from pipeline.device import compute_of, resolve_machine
+from pipeline.device import compute_of
 from pipeline.frozen import features
 from pipeline.infer import features_of, predict
+from pipeline.machine import resolve_machine
 from pipeline.models.attribute_head import make_join
 from pipeline.models.backbones import build_model
 from pipeline.predict.config import PredictConfig

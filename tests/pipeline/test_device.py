@@ -10,8 +10,9 @@ import pipeline.job
 from foldblend.errors import UserError
 from foldblend.runs.environment import describe_environment
 from pipeline.config.run import MachineConfig
-from pipeline.device import Compute, free_memory, open_compute, resolve_machine
+from pipeline.device import Compute, free_memory, open_compute
 from pipeline.job import FoldJob, NotFiniteLogitsError
+from pipeline.machine import resolve_machine
 from pipeline.training.fit import Fit
 from tests.makers.constants import TINY
 

@@ -17,7 +17,7 @@ import yaml
 from foldblend.errors import UserError
 from foldblend.runs.run import Run
 from pipeline.data.feeding import Feeder
-from pipeline.device import workers_of
+from pipeline.machine import workers_of
 from pipeline.memory import Limits
 from pipeline.models.timm_import import timm
 from pipeline.training import parallel_folds
@@ -431,7 +431,7 @@ def test_a_single_fold_trains_on_the_gpu_of_the_plan(tmp_path, monkeypatch):
 
 
 def test_workers_share_the_cores(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.device.num_cores", lambda: 64)
+    monkeypatch.setattr("pipeline.machine.num_cores", lambda: 64)
     assert workers_of("cuda", 5) == 8
     assert workers_of("cuda", 16) == 4
     assert workers_of("cuda", 100) == 1
