@@ -21,8 +21,9 @@ import torch
 from common import Results, data_of, parser, print_rows, shown, spread
 
 from pipeline.config.settings import make_config
-from pipeline.data.augment import Recipe, device_augmentation
+from pipeline.data.augment import Recipe
 from pipeline.data.colours import change_colours
+from pipeline.data.device_augment import device_augmentation
 from pipeline.data.images import ImageSource
 from pipeline.data.preprocess import Preprocess
 from pipeline.training.mixing import Mixing

@@ -111,7 +111,7 @@ def cross_validate(config: Settings | None = None, /, *, say: Say = write, **set
     folder = Path(run.config.output.output) / run.config.output.name
     if config.output.dry_run:
         with lines_to(say):
-            say_plan(run, folder, only, say=say)
+            say_plan(run, folder, only, resume=config.output.resume, say=say)
         return Run(folder)
     with lines_to(say), safe_csv(config.output.safe_csv):
         _cross_validate(run, folder, only, resume=config.output.resume, say=say)

@@ -18,13 +18,15 @@ from pipeline.training.gpu_share import count_memory, plan_of, room_for_images
 __all__ = ["say_plan"]
 
 
-def say_plan(run: Prepared, folder: Path, only: Sequence[int], *, say: Say) -> None:
+def say_plan(run: Prepared, folder: Path, only: Sequence[int], *, resume: bool, say: Say) -> None:
     """Say what a run would do, without writing to its folder.
 
-    Raises UserError if no GPU has memory for a single image.
+    With `resume`, folds that are there count as finished. Raises UserError if no GPU has memory for a single image.
     """
     every = only or range(run.num_models)
-    todo = [index for index in every if not is_file(folder / f"fold_{index}" / "done.json")]
+    todo = [*every]
+    if resume:
+        todo = [index for index in every if not is_file(folder / f"fold_{index}" / "done.json")]
     manifest = run.manifest
     train = run.config.train
     num_test = 0 if manifest.test is None else len(manifest.test)

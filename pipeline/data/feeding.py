@@ -10,12 +10,7 @@ import torch
 from foldblend.cli import Say
 from foldblend.streams import print_aside
 from pipeline.config.resolved import ResolvedConfig
-from pipeline.data.augment import (
-    Augment,
-    DeviceAugmentation,
-    build_augmentation,
-    device_augmentation,
-)
+from pipeline.data.augment import Augment, build_augmentation
 from pipeline.data.dataset import (
     ImageDataset,
     ResidentLoader,
@@ -25,6 +20,7 @@ from pipeline.data.dataset import (
     resident_train_loader,
     train_loader,
 )
+from pipeline.data.device_augment import DeviceAugmentation, device_augmentation
 from pipeline.data.images import ImageSource
 from pipeline.data.prefetch import free_shared_memory, plan_ahead
 from pipeline.data.sampling import row_odds

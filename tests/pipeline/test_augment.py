@@ -10,8 +10,9 @@ import torch
 
 from folds.data.demo_faces import draw_image, make_person
 from pipeline.config.settings import make_config
-from pipeline.data.augment import DeviceAugmentation, Recipe, _grid, device_augmentation
+from pipeline.data.augment import Recipe
 from pipeline.data.colours import change_colours, colour_maps
+from pipeline.data.device_augment import DeviceAugmentation, _grid, device_augmentation
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
 from pipeline.seeding import derive_rng

@@ -18,7 +18,7 @@ from foldblend.attributes import Attribute
 from foldblend.runs.run import Run
 from pipeline.config.run import MachineConfig
 from pipeline.config.settings import make_config
-from pipeline.data.augment import device_augmentation
+from pipeline.data.device_augment import device_augmentation
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import compute_of
 from pipeline.frozen import features

@@ -52,6 +52,8 @@ def test_finished_folds_are_not_planned(flags, tmp_path, cv_command):
     assert "folds: 1 to train, 1 finished before" in cv_command(*flags, "--dry-run").out
     only = cv_command(*flags, "--dry-run", "--only-folds", "1")
     assert "folds: 0 to train, 1 finished before" in only.out
+    again = cv_command(*flags, "--dry-run", "--no-resume")
+    assert "folds: 2 to train, 0 finished before" in again.out
     assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == before
 
 
