@@ -18,9 +18,7 @@ def flags(tiny_layout, tmp_path):
 
 @pytest.fixture
 def four_gpus(monkeypatch):
-    cards = [
-        Card(name=f"cuda:{number}", title="A GPU", free=8 * GB, total=8 * GB) for number in range(4)
-    ]
+    cards = [Card(name=f"cuda:{number}", title="A GPU", free=8 * GB) for number in range(4)]
     monkeypatch.setattr(dry_run, "cards_of", lambda device: tuple(cards))
 
 
