@@ -217,7 +217,7 @@ class OutputConfig:
     resume: bool = flag(True, common=True)
     """Resume a run of the same name, even in mid-fold; --no-resume starts it again from scratch."""
     dry_run: bool = flag(False, before=False, common=True)
-    """Only check data and settings; print the GPU memory of a fold and the plan of folds."""
+    """Check all, print the plan of folds, train nothing."""
     save_every: float = 60.0
     """Seconds between two checkpoints within a fold; 0 saves after every step."""
     only_folds: str | None = None
