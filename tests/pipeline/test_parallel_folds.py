@@ -372,6 +372,17 @@ def see_images(job, index):
     return done | {"mean": mean, "mode": job.feeder.source.mode, "memory": job.memory}
 
 
+def run_sharing(tmp_path, monkeypatch):
+    """Train three folds in two processes that share images; return their results and the log."""
+    process = FoldProcess(device="cpu", shares_images=True)
+    monkeypatch.setattr(parallel_folds, "processes_of", lambda *_: [process] * 2)
+    said = []
+    job = fake_job(tmp_path, said.append)
+    source = dataclasses.replace(job.feeder.source, mode="device")
+    job = dataclasses.replace(job, feeder=Feeder(job.run.config, source, job.compute))
+    return run_folds(job, [0, 1, 2], run=see_images), said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("error", [None, "CUDA error: invalid resource handle"])
 def test_processes_read_the_images_of_this_one(tmp_path, monkeypatch, error):
@@ -387,13 +398,7 @@ def test_processes_read_the_images_of_this_one(tmp_path, monkeypatch, error):
         "of",
         staticmethod(lambda pixels: SharedImages(rebuild=seven, parts=((2, 4, 4, 3), error))),
     )
-    process = FoldProcess(device="cpu", shares_images=True)
-    monkeypatch.setattr(parallel_folds, "processes_of", lambda *_: [process] * 2)
-    said = []
-    job = fake_job(tmp_path, said.append)
-    source = dataclasses.replace(job.feeder.source, mode="device")
-    job = dataclasses.replace(job, feeder=Feeder(job.run.config, source, job.compute))
-    done = run_folds(job, [0, 1, 2], run=see_images)
+    done, said = run_sharing(tmp_path, monkeypatch)
     expected = (7.0, "device") if error is None else (None, "disk")
     assert {(one["mean"], one["mode"]) for one in done.values()} == {expected}
     assert loads == [torch.device("cpu")]
@@ -407,13 +412,7 @@ def test_images_that_cannot_be_shared_stay_on_disk(tmp_path, monkeypatch):
 
     monkeypatch.setattr(parallel_folds, "resident_pixels", lambda *_: torch.zeros(1))
     monkeypatch.setattr(parallel_folds.SharedImages, "of", staticmethod(fails))
-    process = FoldProcess(device="cpu", shares_images=True)
-    monkeypatch.setattr(parallel_folds, "processes_of", lambda *_: [process] * 2)
-    said = []
-    job = fake_job(tmp_path, said.append)
-    source = dataclasses.replace(job.feeder.source, mode="device")
-    job = dataclasses.replace(job, feeder=Feeder(job.run.config, source, job.compute))
-    done = run_folds(job, [0, 1, 2], run=see_images)
+    done, said = run_sharing(tmp_path, monkeypatch)
     assert {(one["mean"], one["mode"]) for one in done.values()} == {(None, "disk")}
     assert len([line for line in said if "the images cannot be shared" in line]) == 1
 
