@@ -254,6 +254,8 @@ def cross_validate_seeds(
     first = config.train.seed
     num = config.train.seeds
     if config.output.dry_run:
+        if num > 1:
+            say(f"--seeds {num}: {num} runs like the following one")
         return [cross_validate(replace(config, seed=first), say=say)]
     runs = [
         cross_validate(replace(config, seed=seed), say=say) for seed in range(first, first + num)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from foldblend.cli import Say
 from foldblend.errors import counted
-from foldblend.files import is_file
+from foldblend.files import exists
+from pipeline.begin import first_record, folds_of, record_before
 from pipeline.data.images import bytes_of
+from pipeline.fold_files import finished_fold, fold_key
 from pipeline.fold_memory import FoldMemory
 from pipeline.job import Prepared
+from pipeline.open_folder import is_obsolete
 from pipeline.training.count_fold import steps_of
 from pipeline.training.gpu_cards import cards_of
 from pipeline.training.gpu_share import count_memory, plan_of, room_for_images
@@ -21,12 +25,11 @@ __all__ = ["say_plan"]
 def say_plan(run: Prepared, folder: Path, only: Sequence[int], *, resume: bool, say: Say) -> None:
     """Say what a run would do, without writing to its folder.
 
-    With `resume`, folds that are there count as finished. Raises UserError if no GPU has memory for a single image.
+    Raises UserError where the run itself would at its start, or if no GPU has memory for a single
+    image.
     """
-    every = only or range(run.num_models)
-    todo = [*every]
-    if resume:
-        todo = [index for index in every if not is_file(folder / f"fold_{index}" / "done.json")]
+    every = sorted({*only}) or [*range(run.num_models)]
+    run, todo = _unfinished(run, folder, every, resume=resume, say=say)
     manifest = run.manifest
     train = run.config.train
     num_test = 0 if manifest.test is None else len(manifest.test)
@@ -41,9 +44,9 @@ def say_plan(run: Prepared, folder: Path, only: Sequence[int], *, resume: bool, 
         return
     steps = steps_of(run)
     say(
-        f"training: {train.epochs} epochs of {counted(steps, 'step')} with"
-        f" {train.batch_size * train.grad_accum_steps} images per fold,"
-        f" {len(todo) * train.epochs * steps:,} steps in all"
+        f"training: {counted(train.epochs, 'epoch')} of {counted(steps, 'step')} with"
+        f" {train.batch_size * train.grad_accum_steps:,} images per fold,"
+        f" {counted(len(todo) * train.epochs * steps, 'step')} in all"
     )
     memory = count_memory(run, say)
     if memory is None:
@@ -60,6 +63,22 @@ def say_plan(run: Prepared, folder: Path, only: Sequence[int], *, resume: bool, 
         return
     for plan in plan_of(run, memory, cards, num_todo=len(todo), images=images):
         say(plan.line)
+
+
+def _unfinished(
+    run: Prepared, folder: Path, every: Sequence[int], *, resume: bool, say: Say
+) -> tuple[Prepared, list[int]]:
+    """Return the run with the folds of its folder, and those of `every` that are to be trained."""
+    if not exists(folder):
+        return run, [*every]
+    info = first_record(run, folder)
+    if is_obsolete(folder, run.config, info, data=run.manifest, resume=resume):
+        return run, [*every]
+    folds = folds_of(run, folder, record_before(folder, info), say)
+    run = dataclasses.replace(run, fold_RN=folds.fold_RN)
+    info["folds_hash"] = folds.digest
+    key = fold_key(run, info)
+    return run, [index for index in every if finished_fold(folder, index, key, say) is None]
 
 
 def memory_lines(memory: FoldMemory) -> list[str]:

@@ -65,9 +65,9 @@ def resolve_machine(config: MachineConfig) -> dict[str, Any]:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(
-            f"--device {name}: unknown kind of device; pass cuda, cuda:1 or cpu"
-        ) from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name}: unknown kind of device; pass cuda, cuda:1 or cpu")
     if device.type == "cuda" and torch.cuda.device_count() and not torch.cuda.is_available():
         raise UserError(
             f"--device {name}: torch {torch.__version__} cannot use this machine's GPU, often"

@@ -21,7 +21,7 @@ from pipeline.config.settings import flatten
 from pipeline.data.changes import changed_data
 from pipeline.training.checkpoint import CHECKPOINT
 
-__all__ = ["check_still_there", "open_folder", "write_config"]
+__all__ = ["check_still_there", "is_obsolete", "open_folder", "write_config"]
 
 # Parts of the run key, as error messages call them.
 PARTS = {"configuration": "a different configuration", "own modules": "different custom modules"}
@@ -61,7 +61,20 @@ def open_folder(
     data: Manifest,
     resume: bool,
 ) -> None:
-    """Check that a run may use its folder, and empty the folder of an obsolete run.
+    """Check that a run may use its folder, and empty it if `is_obsolete` says so."""
+    if is_obsolete(folder, config, info, data=data, resume=resume):
+        clear_folder(folder)
+
+
+def is_obsolete(
+    folder: Path,
+    config: ResolvedConfig,
+    info: Mapping[str, Any],
+    *,
+    data: Manifest,
+    resume: bool,
+) -> bool:
+    """Return whether a run folder is to be emptied before a run may use it; write nothing.
 
     Parameters
     ----------
@@ -88,7 +101,7 @@ def open_folder(
                 f"{folder}: exists and is not a run folder; pass another --name, or remove"
                 " it if it is what is left of a run"
             )
-        return
+        return False
     free = _free_name(folder)
     old = read_info(folder)
     if old.get("kind") != "cv":
@@ -96,12 +109,11 @@ def open_folder(
             f"{folder}: is a {old.get('kind')}, not a cross-validated run; pass --name {free}"
         )
     if old.get("run_key") == info["run_key"] and resume:
-        return
+        return False
     kept = [*folder.glob("fold_*/done.json"), *folder.glob(f"fold_*/{CHECKPOINT}")]
     # A run without a finished fold or checkpoint may be replaced, since nothing is lost.
     if not resume or not kept:
-        clear_folder(folder)
-        return
+        return True
     raise UserError(
         f"{folder}: was made with {_differences(folder, old, info, config, data)};"
         f" pass --name {free}, or --no-resume to start it again"

@@ -39,6 +39,10 @@ def free_shared_memory() -> int | None:
     return about.f_bavail * about.f_frsize
 
 
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f}".removesuffix(".0") + " MB"
+
+
 def plan_ahead(workers: int, *, batch_bytes: int, free: int | None, sharing: int = 1) -> Ahead:
     """Return the number of workers and of batches ahead that fit into shared memory.
 
@@ -67,10 +71,14 @@ def plan_ahead(workers: int, *, batch_bytes: int, free: int | None, sharing: int
     fitting = workers if room is None else max(0, min(workers, room // size - IN_USE))
     if fitting < workers:
         assert free is not None
-        what = "this process loads images itself" if not fitting else f"{fitting} workers load them"
+        what = (
+            "this process loads images itself"
+            if not fitting
+            else f"only {fitting} of them can load images"
+        )
         note = (
-            f"{SHARED_MEMORY} has {free / 1e6:,.0f} MB free, too little for {workers} workers with"
-            f" batches of {size / 1e6:,.0f} MB: {what}, which may be slower; in a container, pass"
+            f"{SHARED_MEMORY} has {_megabytes(free)} free, too little for {workers} workers with"
+            f" batches of {_megabytes(size)}: {what}, which may be slower; in a container, pass"
             " docker run --shm-size=8g"
         )
         return Ahead(fitting, 1 if fitting else None, note)

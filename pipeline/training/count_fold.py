@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
 import torch
 
 from pipeline.config.resolved import ResolvedTrain
@@ -39,6 +40,11 @@ def memory_of(run: Prepared) -> FoldMemory:
     return memory
 
 
+def _smallest_fold(fold_RN: np.ndarray) -> int:
+    """Return the fewest rows that are held out at a time."""
+    return min(int(np.bincount(fold_N[fold_N >= 0]).min()) for fold_N in fold_RN)
+
+
 def _memory_of(run: Prepared) -> FoldMemory:
     config = run.config
     train = config.train
@@ -64,6 +70,10 @@ def _memory_of(run: Prepared) -> FoldMemory:
     height = preprocess.height
     width = preprocess.width
 
+    # A fold may have fewer images than a batch.
+    num_rows = max(1, run.fold_RN.shape[1] - _smallest_fold(run.fold_RN))
+    batch = min(train.batch_size, num_rows)
+
     @cache
     def count(trains: bool, num: int) -> int:
         shape = (num, 3, height, width)
@@ -71,7 +81,7 @@ def _memory_of(run: Prepared) -> FoldMemory:
             return peak_of(model, shape, trains=trains, amp_dtype=amp_dtype, memory_format=layout)
         except CannotCount:
             # Such as a single image with batch norm, which is then no choice.
-            if num in (train.batch_size, rows):
+            if num in (batch, rows):
                 raise
             return TOO_MUCH
 
@@ -89,8 +99,8 @@ def _memory_of(run: Prepared) -> FoldMemory:
         gradients=trained,
         stored=stored_width * stored_height if on_device else width * height,
         shown=width * height,
-        step=train.batch_size * train.grad_accum_steps,
-        batch=train.batch_size,
+        step=min(train.batch_size * train.grad_accum_steps, num_rows),
+        batch=batch,
         rows=rows,
         count=count,
     )

@@ -89,8 +89,9 @@ def _nvidia_smi() -> dict[str, Sequence[str]]:
         return {}
     command = [tool, f"--query-gpu={','.join(COLUMNS)}", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=True)
+        done = subprocess.run(command, capture_output=True, timeout=WAIT_S, check=True)
     except (OSError, subprocess.SubprocessError):
         return {}
-    rows = (line.split(", ") for line in done.stdout.splitlines())
+    text = done.stdout.decode(errors="replace")
+    rows = (line.split(", ") for line in text.splitlines())
     return {row[0].removeprefix("GPU-"): row[1:] for row in rows if len(row) == len(COLUMNS)}

@@ -104,7 +104,7 @@ def plan_of(
     raise UserError(
         f"--img-size {run.config.model.img_size}: a fold needs {need / 1e9:.1f} GB of GPU memory"
         f" with the smallest passes, and {largest.name} has {largest.free / 1e9:.1f} GB free;"
-        f" {cure}pass a smaller --backbone, or --device cpu"
+        f" {cure}pass a smaller --batch-size or --backbone, or --device cpu"
     )
 
 

@@ -44,6 +44,8 @@ def test_an_old_driver_is_named_where_cuda_is_asked_for(old_driver, name):
 @pytest.mark.parametrize(
     ("name", "num", "words"),
     [
+        ("mps", 0, "--device mps: unknown kind of device; pass cuda, cuda:1 or cpu"),
+        ("meta", 1, "--device meta: unknown kind of device; pass cuda, cuda:1 or cpu"),
         ("cuda", 0, "--device cuda: this machine has 0 CUDA devices; pass --device cpu"),
         ("cuda:1", 1, "--device cuda:1: this machine has 1 CUDA device; pass --device cuda or cpu"),
         ("cuda:7", 4, "4 CUDA devices; pass --device cuda:0 to cuda:3, cuda or cpu"),

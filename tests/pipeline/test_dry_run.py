@@ -40,6 +40,7 @@ def test_the_plan_names_each_gpu(flags, cv_command, four_gpus, monkeypatch):
     # Two folds, one on each of two GPUs.
     assert [line.partition(" ")[0] for line in lines] == ["cuda:0", "cuda:1"]
     assert all("(A GPU, 8.0 GB free): 1 fold of " in line for line in lines)
+    # A fold trains on 42 images, and a batch of the default has 32.
     passes = "images per forward pass: 32 in training, 256 in inference"
     assert all(line.endswith(passes) for line in lines)
 
@@ -48,11 +49,16 @@ def test_finished_folds_are_not_planned(flags, tmp_path, cv_command):
     assert cv_command(*flags, "--only-folds", "1").code == 0
     before = sorted(path.name for path in (tmp_path / "out").rglob("*"))
     assert "folds: 1 to train, 1 finished before" in cv_command(*flags, "--dry-run").out
-    only = cv_command(*flags, "--dry-run", "--only-folds", "1")
+    only = cv_command(*flags, "--dry-run", "--only-folds", "1,1")
     assert "folds: 0 to train, 1 finished before" in only.out
     again = cv_command(*flags, "--dry-run", "--no-resume")
     assert "folds: 2 to train, 0 finished before" in again.out
     assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == before
+
+
+def test_a_batch_is_no_larger_than_the_images_of_a_fold(flags, cv_command):
+    done = cv_command(*flags, "--dry-run", "--batch-size", "10000000")
+    assert "training step, 42 images per pass" in done.out
 
 
 def test_a_number_that_was_typed_is_kept(flags, cv_command):
@@ -66,9 +72,37 @@ def test_wrong_settings_fail_as_in_a_run(flags, cv_command):
     assert "--only-folds 7: there are 2 folds" in done.err
 
 
+@pytest.mark.parametrize("change", [["--lr", "0.5"], ["--folds", "3"]])
+def test_a_folder_of_another_run_is_refused_as_in_a_run(flags, tmp_path, cv_command, change):
+    assert cv_command(*flags, "--only-folds", "1").code == 0
+    folder = next((tmp_path / "out").iterdir())
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    done = cv_command(*flags, *change, "--dry-run")
+    assert done.code == 2
+    assert "was made with a different configuration" in done.err
+    # Without resuming, all folds are to be trained, and nothing is removed yet.
+    done = cv_command(*flags, *change, "--dry-run", "--no-resume")
+    assert done.code == 0, done.err
+    assert "0 finished before" in done.out
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_a_damaged_run_is_refused_as_in_a_run(flags, tmp_path, cv_command):
+    assert cv_command(*flags, "--only-folds", "1").code == 0
+    folder = next((tmp_path / "out").iterdir())
+    (folder / "fold_1" / "best.safetensors").unlink()
+    done = cv_command(*flags, "--dry-run")
+    assert "folds: 2 to train, 0 finished before" in done.out
+    (folder / "run.json").write_text("{")
+    done = cv_command(*flags, "--dry-run")
+    assert done.code == 2
+    assert "run.json" in done.err
+
+
 def test_several_seeds_have_one_plan(flags, cv_command):
     done = cv_command(*flags, "--dry-run", "--seeds", "3")
     assert done.code == 0, done.err
+    assert "--seeds 3: 3 runs like the following one" in done.out
     assert done.out.count("nothing is trained or written") == 1
 
 

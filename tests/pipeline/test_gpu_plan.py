@@ -258,7 +258,7 @@ def test_too_little_memory_for_one_image_says_what_would_fit(tmp_path, gpus):
     gpus(4)
     job = gpu_job(tmp_path, memory=memory_with(training=9000, inference=1))
     words = r"--img-size 32x32: a fold needs 1\d\.\d GB of GPU memory with the smallest passes, and"
-    words += r" cuda:0 has 4\.0 GB free; pass a smaller --backbone, or --device cpu"
+    words += r" cuda:0 has 4\.0 GB free; pass a smaller --batch-size or --backbone, or --device cpu"
     with pytest.raises(UserError, match=words):
         gpu_share.processes_of(job, 6)
 
@@ -311,7 +311,7 @@ class Tool:
 
     def __call__(self, command, **_):
         assert command[0] == "/bin/nvidia-smi"
-        return SimpleNamespace(stdout=self.text)
+        return SimpleNamespace(stdout=self.text.encode("latin-1"))
 
 
 @pytest.fixture
@@ -327,7 +327,8 @@ def two_gpus(monkeypatch):
 
 
 def test_modes_of_gpus_are_those_of_nvidia_smi(two_gpus, monkeypatch):
-    rows = "GPU-id-1, 9, Default, [N/A]\nGPU-id-0, 1000, Exclusive_Process, Disabled\n"
+    rows = "Fähigkeiten sind unbekannt\nGPU-id-1, 9, Default, [N/A]\n"
+    rows += "GPU-id-0, 1000, Exclusive_Process, Disabled\n"
     monkeypatch.setattr(gpu_cards.subprocess, "run", Tool(rows))
     first, second = cards_of("cuda")
     free = 1000 * 2**20

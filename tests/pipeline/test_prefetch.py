@@ -67,7 +67,10 @@ def test_what_is_loaded_ahead_never_takes_more_than_half():
 
 
 def test_the_line_names_the_cure():
-    for size, done in ((9 * MB, "1 workers load them"), (38 * MB, "this process loads images")):
+    for size, done in (
+        (9 * MB, "only 1 of them can load images"),
+        (38 * MB, "this process loads images"),
+    ):
         note = plan_ahead(8, batch_bytes=size, free=64 * MB).note
         assert note.startswith("/dev/shm has 64 MB free, too little for 8 workers with batches of")
         assert done in note
