@@ -18,6 +18,7 @@ HIDDEN = dict.fromkeys(
 )
 # Nouns that can name a group and that no ending tells.
 IRREGULAR = {
+    "epoch": "epochs",
     "person": "people",
     "child": "children",
     "man": "men",

@@ -41,7 +41,9 @@ def prepared(tmp_path, backbone, *, size, batch, rows=64, **settings):
         **settings,
     )
     preprocess = Preprocess(width=size, height=size, mean=(0.5,) * 3, std=(0.5,) * 3)
-    return dataclasses.replace(job.run, preprocess=preprocess)
+    # More rows than a batch has.
+    fold_RN = np.arange(6000)[None] % 6
+    return dataclasses.replace(job.run, preprocess=preprocess, fold_RN=fold_RN)
 
 
 def by_torch(fit, step):
