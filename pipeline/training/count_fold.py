@@ -69,10 +69,12 @@ def _memory_of(run: Prepared) -> FoldMemory:
     preprocess = run.preprocess
     height = preprocess.height
     width = preprocess.width
-
     # A fold may have fewer images than a batch.
     num_rows = max(1, run.fold_RN.shape[1] - _smallest_fold(run.fold_RN))
     batch = min(train.batch_size, num_rows)
+    rows = config.infer.validation_batch_size
+    if on_cpu and "validation_batch_size" not in config.typed:
+        rows = rows_of("cuda")
 
     @cache
     def count(trains: bool, num: int) -> int:
@@ -85,9 +87,6 @@ def _memory_of(run: Prepared) -> FoldMemory:
                 raise
             return TOO_MUCH
 
-    rows = config.infer.validation_batch_size
-    if on_cpu and "validation_batch_size" not in config.typed:
-        rows = rows_of("cuda")
     weights = size_of([*model.parameters(), *model.buffers()])
     trained = size_of(one for one in model.parameters() if one.requires_grad)
     averages = 1 + bool(train.model_ema or train.average_last)
