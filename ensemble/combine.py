@@ -30,6 +30,7 @@ from ensemble.methods.vote import Vote
 from ensemble.sections import methods_section
 from ensemble.singles import Singles
 from ensemble.subsets import frontier_rows
+from ensemble.threads import one_thread
 from foldblend.runs.folder import with_logits
 from foldblend.scores.metrics import Metric
 from foldblend.scores.rows import Rows
@@ -106,6 +107,8 @@ def _frontier(
     )
 
 
+# One thread makes sums the same on any number of cores.
+@threadpool_limits.wrap(limits=1)
 def _voted(
     aligned: Aligned,
     singles: Singles,
@@ -183,8 +186,6 @@ def _left_undone(aligned: Aligned, config: BlendConfig, why_not: str | None) -> 
     return []
 
 
-# One thread makes sums the same on any number of cores. Parallel parts start threads themselves.
-@threadpool_limits.wrap(limits=1)
 def combine(
     aligned: Aligned,
     config: BlendConfig,
@@ -219,10 +220,26 @@ def combine(
     if streams(config, methods):
         can_drop = why_not is None and config.weights is None
         return _voted(aligned, singles, costs[0], *methods.popitem(), can_drop=can_drop)
-    evidence = Evidence(list(singles.watched(aligned.oof())), singles.rows, metric)
+    return _fitted(aligned, config, methods, singles, costs, why_not)
+
+
+# Parallel parts start threads themselves.
+@one_thread()
+def _fitted(
+    aligned: Aligned,
+    config: BlendConfig,
+    tried: dict[str, Method],
+    singles: Singles,
+    costs: tuple[np.ndarray, str],
+    why_not: str | None,
+) -> Blend:
+    """Return a blend for which methods or members are chosen, or a method is fitted.
+
+    `why_not` is why methods must not be fitted; the other parameters are those of `combine`.
+    """
+    evidence = Evidence(list(singles.watched(aligned.oof())), singles.rows, singles.metric)
     cost_M, unit = costs
-    decide = why_not is None and (config.method == AUTO or methods[config.method].fits)
-    tried = methods
+    decide = why_not is None and (config.method == AUTO or tried[config.method].fits)
     methods = choosing_members(tried, config, cost_M)
     blended = blend_arrays(evidence, methods, decide=decide, prefer=config.rule)
     # Without a held-out part, two parts must remain to cross-fit within.

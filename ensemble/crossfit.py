@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from ensemble.methods.base import Evidence, Fitted, Method
 from ensemble.offsets import FITS, fit_offsets
+from ensemble.threads import one_thread
 from foldblend.progress import Task
 from foldblend.scores.held_out import outer_parts
 from foldblend.scores.metrics import log_softmax
@@ -62,7 +62,7 @@ def in_turn(function: Callable[[Work], Answer], tasks: Sequence[Work]) -> list[A
     Each task computes in one thread, so that its sums do not depend on the number of cores.
     """
     with (
-        threadpool_limits(limits=1),
+        one_thread(),
         ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_AT_ONCE)) as pool,
     ):
         return list(pool.map(function, tasks))

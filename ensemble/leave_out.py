@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 
 from ensemble.methods.base import Evidence, Fitted
 from ensemble.methods.stack import LOWEST, Stack, log_probabilities
@@ -61,6 +60,8 @@ def _stack(fitted: Stack, evidence: Evidence) -> Without:
     num_members, num_classes, _ = fitted.weight_MCE.shape
     if not fitted.spread or num_members == 1:
         return lambda member: _smaller(fitted, member, None)
+    import scipy.linalg  # late, as votes do not need it; see `ensemble.threads`
+
     feature_ND = np.hstack(
         [
             np.maximum(one, LOWEST).astype(np.float32)

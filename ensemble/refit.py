@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from ensemble.align import Aligned, align
 from ensemble.config import BlendConfig, read_blend_file
@@ -21,6 +20,7 @@ from ensemble.parameters import Parameters
 from ensemble.parameters_file import PARAMETERS
 from ensemble.singles import Singles
 from ensemble.subsets import of_members
+from ensemble.threads import one_thread
 from foldblend.errors import UserError, listed
 from foldblend.runs.check import finished_run
 from foldblend.runs.run import Run
@@ -138,7 +138,7 @@ def _fit(method: Method, aligned: Aligned, metric: Metric) -> Fitted:
 
 
 # One thread makes sums the same on any number of cores.
-@threadpool_limits.wrap(limits=1)
+@one_thread()
 def refitted(run: Run) -> Parameters:
     """Fit the method of a blend again on all rows of its members, as its blend.yaml records it.
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from threadpoolctl import threadpool_limits
 
 from ensemble.align import align
 from ensemble.auto import blend_arrays
@@ -17,6 +16,7 @@ from ensemble.config import BlendConfig
 from ensemble.methods.base import Evidence
 from ensemble.methods.registry import METHODS
 from ensemble.parameters import Parameters
+from ensemble.threads import one_thread
 from foldblend.errors import UserError
 from foldblend.runs.run import Run
 from foldblend.scores.calibration import Calibration, calibrate
@@ -50,7 +50,7 @@ class WithinBudget:
 
 
 # One thread makes sums the same on any number of cores.
-@threadpool_limits.wrap(limits=1)
+@one_thread()
 def vote_within(blend: Run, members: Sequence[Run], budget: str) -> WithinBudget:
     """Return the soft vote of the members of a blend that fit a budget.
 

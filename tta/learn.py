@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import scipy.optimize
 
 from foldblend.scores.metrics import log_softmax
 from foldblend.scores.temperature import fit_temperature
@@ -58,6 +57,8 @@ def _minimise(
     objective: Callable[[np.ndarray], tuple[float, np.ndarray]], start: np.ndarray
 ) -> np.ndarray:
     """Return the minimum of a convex function over numbers of 0 or more."""
+    import scipy.optimize  # only here, as it takes 0.3 s to import
+
     bounds = [(0.0, None)] * len(start)
     options = {"ftol": 1e-11, "gtol": 1e-5, "maxiter": 1000}
     found = scipy.optimize.minimize(

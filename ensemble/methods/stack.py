@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.linalg
-import scipy.optimize
 
 from ensemble.methods.base import Evidence
 from foldblend.scores.held_out import group_parts
@@ -179,6 +177,10 @@ class _Problem:
         Rows of a group are similar, so each group counts once. The L2 penalty does not grow with
         the number of groups, so it matters less the more groups there are.
         """
+        # Late, as votes do not need it; see `ensemble.threads`.
+        import scipy.linalg
+        import scipy.optimize
+
         class_E, target_N = np.unique(self.label_N, return_inverse=True)
         num_rows, num_features = self.feature_ND.shape
         per_row = len(np.unique(self.group_N)) / num_rows

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.optimize
 
 from foldblend.scores.metrics import log_softmax
 from foldblend.scores.score import gain_of_sums
@@ -31,6 +30,8 @@ def fit_temperature(logits_NC: np.ndarray, label_N: np.ndarray) -> float:
     ----------
     Guo, C. et al. (2017). On Calibration of Modern Neural Networks. ICML.
     """
+    import scipy.optimize  # only here, as it takes 0.3 s to import
+
     logits_NC = logits_NC.astype(np.float64)
     rows = np.arange(len(label_N))
 

@@ -1,9 +1,9 @@
 """Labels that out-of-fold predictions contradict, as lines of a file for --corrections.
 
-cleanlab, an optional extra, decides which labels look wrong (see reports.run.confident). It does
-not consider groups, so two things are added. A property that all images of a group share, such as a
-person's gender, is judged once per group, and nearly all images must disagree. Two images of a
-group with each other's label are judged as a pair.
+Confident learning decides which labels look wrong (see reports.run.confident). It does not consider
+groups, so two things are added. A property that all images of a group share, such as a person's
+gender, is judged once per group, and nearly all images must disagree. Two images of a group with
+each other's label are judged as a pair.
 
 An out-of-fold prediction does not depend on the label of its image, so the share of wrong labels
 that would be found can be measured. Where it is not many times the share that is reported, nothing
@@ -354,16 +354,11 @@ def find_suspects(
         corrections (target, field, value), the names of its images, and the mean probability of
         the given label. "given" and "corrected" are the scores of the same predictions on the
         labels of the run and with all findings applied; the second one is optimistic.
-        Only {"skipped": why} if cleanlab is not installed.
 
     References
     ----------
     Northcutt, Jiang and Chuang 2021, "Confident learning".
     """
-    try:
-        import cleanlab  # noqa: F401
-    except ImportError:
-        return {"skipped": "not checked, because cleanlab is not installed; pip install cleanlab"}
     images = dataclasses.replace(
         _images_of(rows.label_N, proba_NC, rows.group_N, image_id_N), group_name=rows.group_name
     )
