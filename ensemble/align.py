@@ -1,21 +1,20 @@
 """Join the rows of several runs on image ids, and check that they are of the same images.
 
-Logits are read from disk when they are needed.
+Out-of-fold logits are kept in memory unless they are too many. Others are read when they are
+needed.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from foldblend.ahead import ahead
 from foldblend.errors import UserError, listed
 from foldblend.runs.broken import BrokenRun
-from foldblend.runs.folder import logit_columns
 from foldblend.runs.rows import group_name_of
 from foldblend.runs.run import Run
 from foldblend.runs.tables import ROW_COLUMNS, check_rows_once
@@ -25,7 +24,6 @@ __all__ = ["Aligned", "Member", "align"]
 
 # Bytes of out-of-fold logits. Up to this size those of all members are kept in memory.
 MOST_KEPT = 2**29
-READERS = 2  # threads that read ahead
 
 
 @dataclass(frozen=True)
@@ -39,21 +37,14 @@ class Member:
     """Test images of the blend; None where it has none."""
     all_test_ids: bool
     """Whether the run's tables may hold no other test images."""
-
-    def _read(self, name: str) -> tuple[pd.Series, np.ndarray]:
-        """Return the image ids and the logits N x C float32 of a table.
-
-        Raises BrokenRun for a damaged table. The ids are compared with those of other tables.
-        """
-        columns = logit_columns(len(self.run.classes))
-        table = self.run.table(name, ["image_id", *columns], unique=False)
-        logits_NC = np.stack([table[column].to_numpy(np.float32) for column in columns], axis=1)
-        return table["image_id"], logits_NC
+    kept_NC: np.ndarray | None = None
+    """Its out-of-fold logits in the blend's order, float32; None where they are read again."""
 
     def read_oof(self) -> np.ndarray:
         """Return the out-of-fold logits, N x C float32, in the blend's order."""
-        logits_NC = self._read("oof")[1]
-        return logits_NC if self.oof_order_N is None else logits_NC[self.oof_order_N]
+        if self.kept_NC is not None:
+            return self.kept_NC
+        return _ordered(self.run.table_and_logits("oof", [], unique=False)[1], self.oof_order_N)
 
     def read_test(self, fold: int | None) -> np.ndarray:
         """Return the test logits of a fold's models, or for None their mean over folds.
@@ -62,8 +53,10 @@ class Member:
         """
         assert self.test_ids is not None
         name = "test" if fold is None else f"test_fold_{fold}"
-        ids, logits_NC = self._read(name)
-        if len(ids) == len(self.test_ids) and (ids.to_numpy() == self.test_ids.to_numpy()).all():
+        # The ids are compared with those of the blend, which occur once.
+        table, logits_NC = self.run.table_and_logits(name, ["image_id"], unique=False)
+        ids = table["image_id"]
+        if _are_equal(ids, self.test_ids):
             return logits_NC
         expected = (
             self.test_ids
@@ -107,17 +100,12 @@ class Aligned:
         """Name of groups in the plural."""
         return plural(self.group_name)
 
-    @functools.cached_property
-    def _kept(self) -> list[np.ndarray] | None:
-        size = 4 * len(self.rows) * len(self.members) * len(self.runs[0].classes)
-        return list(_ahead(self.members, Member.read_oof)) if size <= MOST_KEPT else None
-
     def oof(self) -> Iterator[np.ndarray]:
         """Yield the out-of-fold logits of each member, N x C float32.
 
         They are read from disk every time if they are too large to keep in memory.
         """
-        return iter(self._kept) if self._kept is not None else _ahead(self.members, Member.read_oof)
+        return ahead(Member.read_oof, self.members)
 
     @property
     def tests_are_means(self) -> bool:
@@ -140,27 +128,24 @@ class Aligned:
 
     def test(self, fold: int | None) -> Iterator[np.ndarray]:
         """Yield the test logits N x C float32 of each member's models of a fold."""
-        return _ahead(self.members, lambda member: member.read_test(fold))
+        return ahead(lambda member: member.read_test(fold), self.members)
 
 
-def _ahead(members: Sequence[Member], read: Callable[[Member], np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield the result of `read` for each member, while threads read a few members ahead."""
-    with ThreadPoolExecutor(READERS) as pool:
-        waiting = [pool.submit(read, member) for member in members[: READERS + 1]]
-        for place in range(len(members)):
-            yield waiting.pop(0).result()
-            if place + READERS + 1 < len(members):
-                waiting.append(pool.submit(read, members[place + READERS + 1]))
+def _ordered(values_N: np.ndarray, order_N: np.ndarray | None) -> np.ndarray:
+    return values_N if order_N is None else values_N[order_N]
 
 
-def _keys(run: Run) -> pd.DataFrame:
-    """Return a run's rows without logits."""
-    return run.table("oof", ROW_COLUMNS)
+def _are_equal(ids: pd.Series, others: pd.Series) -> bool:
+    """Return whether ids are equal and in the same order."""
+    # Most are of one type and in one order, and need not become Python's texts to be compared.
+    return ids.equals(others) or (
+        len(ids) == len(others) and bool((ids.to_numpy() == others.to_numpy()).all())
+    )
 
 
 def _order(ids: pd.Series, wanted: pd.Series) -> np.ndarray:
     """Return the place of each wanted id, and -1 for those that are absent."""
-    if len(ids) == len(wanted) and (ids.to_numpy() == wanted.to_numpy()).all():
+    if _are_equal(ids, wanted):
         return np.arange(len(ids))
     return np.asarray(pd.Index(ids).get_indexer(pd.Index(wanted)))
 
@@ -230,17 +215,19 @@ def _join(
 
 
 def _test_ids(runs: Sequence[Run], *, intersect: bool) -> tuple[pd.Series | None, list[pd.Series]]:
-    """Return the test images to be blended, in the first run's order, and those of each run.
+    """Return the test images to be blended, in the first run's order, and those that runs have.
 
-    The first is None if a run has no test set.
+    The first is None if a run has no test set. The second leaves out those equal to others.
     """
     if not all(run.info["has_test"] for run in runs):
         return None, []
-    own = [run.table("test", ["image_id"])["image_id"] for run in runs]
-    common = own[0]
-    for run, ids in zip(runs, own, strict=True):
-        if len(ids) == len(common) and (ids.to_numpy() == common.to_numpy()).all():
+    first, *others = ahead(lambda run: run.table("test", ["image_id"])["image_id"], runs)
+    common = first
+    own = [first]
+    for run, ids in zip(runs[1:], others, strict=True):
+        if _are_equal(ids, common):
             continue
+        own.append(ids)
         missing = common[~common.isin(ids)]
         foreign = ids[~ids.isin(common)]
         if len(missing) or len(foreign):
@@ -260,6 +247,13 @@ def _test_ids(runs: Sequence[Run], *, intersect: bool) -> tuple[pd.Series | None
             f"{listed(run.path for run in runs)}: no test image is in all of them; blend other runs"
         )
     return common.reset_index(drop=True), own
+
+
+def _rows(run: Run, *, keep: bool = True) -> tuple[pd.DataFrame, np.ndarray | None]:
+    """Return a run's rows, and their logits if these are to be kept in memory."""
+    if keep:
+        return run.table_and_logits("oof", ROW_COLUMNS)
+    return run.table("oof", ROW_COLUMNS), None
 
 
 def align(runs: Sequence[Run], *, intersect: bool = False) -> Aligned:
@@ -285,16 +279,19 @@ def align(runs: Sequence[Run], *, intersect: bool = False) -> Aligned:
     """
     first = runs[0]
     longest = max(runs, key=lambda run: run.info["num_repeats"])
-    checked = _keys(longest)
+    of_longest = _rows(longest)
+    checked = of_longest[0]
     rows = checked.sort_values(["repeat", "image_id"], ignore_index=True)[[*ROW_COLUMNS]]
     size = int((rows["repeat"] == 0).sum())
+    keep = 4 * len(rows) * len(longest.classes) * len(runs) <= MOST_KEPT
     same_folds = True
     orders = []
+    kept = []
     corrected = []
     joined = _join(longest, checked, longest, rows, size)
-    for run in runs:
+    tables = ahead(lambda run: of_longest if run is longest else _rows(run, keep=keep), runs)
+    for run, (own, logits_NC) in zip(runs, tables, strict=True):
         _check_classes(run, first)
-        own = checked if run is longest else _keys(run)
         # Most runs have the same rows as the longest one, and need no check of their own.
         order_N, fold_N = joined if own.equals(checked) else _join(run, own, longest, rows, size)
         same_folds &= bool((fold_N == rows["fold"].to_numpy()).all())
@@ -302,6 +299,7 @@ def align(runs: Sequence[Run], *, intersect: bool = False) -> Aligned:
         if (labels != rows["label_raw"].to_numpy()[:size]).any():
             corrected.append(labels)
         orders.append(_unless_equal(order_N))
+        kept.append(_ordered(logits_NC, orders[-1]) if keep and logits_NC is not None else None)
     # If all corrected members have the same corrections, these hold for all. If not, none do.
     one_way = bool(corrected) and all((one == corrected[0]).all() for one in corrected)
     labels = corrected[0] if one_way else rows["label_raw"].to_numpy()[:size]
@@ -311,8 +309,8 @@ def align(runs: Sequence[Run], *, intersect: bool = False) -> Aligned:
         len(pd.concat(own_ids).drop_duplicates()) - len(test_ids) if test_ids is not None else 0
     )
     members = tuple(
-        Member(run, order_N, test_ids, left_out == 0)
-        for run, order_N in zip(runs, orders, strict=True)
+        Member(run, order_N, test_ids, left_out == 0, logits_NC)
+        for run, order_N, logits_NC in zip(runs, orders, kept, strict=True)
     )
     return Aligned(
         members, rows, same_folds, len(corrected) > 0 and not one_way, test_ids, left_out

@@ -13,6 +13,7 @@ from ensemble.leave_out import Without, vote_without, without
 from ensemble.methods.base import Evidence, Fitted, Method
 from ensemble.methods.vote import Vote
 from ensemble.subsets import few
+from foldblend.ahead import ahead
 from foldblend.errors import UserError
 from foldblend.progress import Task, track
 from foldblend.scores.metrics import Metric, log_softmax, softmax
@@ -211,14 +212,14 @@ def leave_out_of_vote(
     Members are read one after the other, so that memory does not grow with their number.
     """
     whole = left_out_score(metric, rows, softmax(vote_NC))
-    found = []
-    members = zip(names, logits_MNC, fitted.shares, strict=True)
-    for name, logits_NC, share in track(
-        members, "leave out each member", total=len(names), unit="members"
-    ):
+
+    def harm(member: tuple[str, np.ndarray, float]) -> Harm:
+        name, logits_NC, share = member
         without_NC = vote_without(fitted.pool, vote_NC, logits_NC, share)
         score = None
         if without_NC is not None:
             score = left_out_score(metric, rows, softmax(without_NC))
-        found.append(Harm(name, score, None if score is None else score.minus(whole)))
-    return found
+        return Harm(name, score, None if score is None else score.minus(whole))
+
+    found = ahead(harm, zip(names, logits_MNC, fitted.shares, strict=True))
+    return [*track(found, "leave out each member", total=len(names), unit="members")]

@@ -10,6 +10,7 @@ import pandas as pd
 
 from ensemble.align import Aligned
 from ensemble.sections import errors_section, members_section, verdict_sentence
+from foldblend.ahead import ahead
 from foldblend.scores.metrics import Metric, as_metric, softmax
 from foldblend.scores.rows import Rows
 from foldblend.scores.score import Score, Scored, score_prediction
@@ -49,13 +50,14 @@ class Singles:
 
     def watched(self, logits: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the members' logits unchanged, after scoring each."""
-        for place, logits_NC in enumerate(logits):
-            self.record(place, logits_NC)
+        for logits_NC, scored in ahead(self._with_score, enumerate(logits)):
+            self.found.append(scored)
             yield logits_NC
 
-    def record(self, place: int, logits_NC: np.ndarray) -> None:
+    def _with_score(self, member: tuple[int, np.ndarray]) -> tuple[np.ndarray, Scored]:
+        place, logits_NC = member
         self.wrong_MN[place] = logits_NC.argmax(axis=1) != self.rows.label_N
-        self.found.append(self._scored(self.names[place], logits_NC))
+        return logits_NC, self._scored(self.names[place], logits_NC)
 
     @property
     def best(self) -> tuple[int, Score]:

@@ -54,7 +54,6 @@ def effects(
     attributes: Sequence[Attribute],
     metric: str,
     against: str = "identity",
-    seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Return the effects of each policy, compared with the policy `against`.
 
@@ -69,8 +68,8 @@ def effects(
         Labels, groups and repeats of the N rows.
     classes, attributes
         Names of the classes, and what they imply.
-    metric, seed
-        Name of the metric, and the seed of its bootstrap.
+    metric
+        Name of the metric.
 
     Returns
     -------
@@ -85,7 +84,6 @@ def effects(
         against=against,
         attributes=attributes,
         metric=metric,
-        seed=seed,
     )
     label_N = rows.label_N
     num_repeats = rows.num_repeats

@@ -84,7 +84,7 @@ def calibration_of(run: Run) -> Calibration:
 
     It depends on the run folder alone, and needs only run.json and the out-of-fold tables there.
     """
-    return calibrate(plain_oof(run), oof_rows(run))
+    return calibrate(plain_oof(run), oof_rows(run).coded())
 
 
 def conformal_of(run: Run) -> Conformal:

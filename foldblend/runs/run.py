@@ -139,9 +139,19 @@ class Run(Estimator):
 
         Raises BrokenRun if it is absent, has changed, or is no such table.
         """
+        self._note_unchecked(name)
+        return self.tables.read(name, columns, unique=unique)
+
+    def table_and_logits(
+        self, name: str, columns: Sequence[str], *, unique: bool = True
+    ) -> tuple[pd.DataFrame, np.ndarray]:
+        """Return columns of a table and its logits, N x C float32, of one reading (see `table`)."""
+        self._note_unchecked(name)
+        return self.tables.read_logits(name, columns, unique=unique)
+
+    def _note_unchecked(self, name: str) -> None:
         if self.info.get("status") == "done" and f"{name}.parquet" not in self.hashes:
             note_unchecked(self.path)
-        return self.tables.read(name, columns, unique=unique)
 
     def has(self, name: str) -> bool:
         """Return whether the run has a file that not all runs have.

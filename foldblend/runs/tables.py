@@ -29,6 +29,7 @@ from foldblend.runs.columns import (
     ROW_COLUMNS,
     TABLES,
     Column,
+    Table,
     is_finite,
     most_rows,
     problem_of_schema,
@@ -73,6 +74,10 @@ def read_hashed(file: Path, *, most: int = MOST_BYTES, cure: str = AGAIN) -> tup
         except OSError as error:
             raise UserError(f"{file}: cannot be read ({error.strerror}); {cure}") from None
     return parts[0] if len(parts) == 1 else b"".join(parts), digest.hexdigest()
+
+
+def _table_of(name: str) -> Table:
+    return next(one for pattern, one in TABLES.items() if re.fullmatch(pattern, name))
 
 
 @dataclass(frozen=True)
@@ -133,21 +138,44 @@ class TableReader:
         BrokenRun
             If the file is absent, has changed or is no such table.
         """
-        table = next(one for pattern, one in TABLES.items() if re.fullmatch(pattern, name))
+        rows: pd.DataFrame = self._found(name, columns).to_pandas()
+        if unique:
+            self._check_rows(name, rows)
+        return rows
+
+    def read_logits(
+        self, name: str, columns: Sequence[str], *, unique: bool = True
+    ) -> tuple[pd.DataFrame, np.ndarray]:
+        """Return columns of a table and its logits, N x C float32; see `read`."""
+        logits = logit_columns(len(self.info["classes"]))
+        found = self._found(name, [*columns, *logits])
+        rows: pd.DataFrame = found.select([*columns]).to_pandas()
+        if unique:
+            self._check_rows(name, rows)
+        parts = [found[one].to_numpy().astype(np.float32, copy=False) for one in logits]
+        return rows, np.stack(parts, axis=1)
+
+    def _found(self, name: str, columns: Sequence[str] | None) -> pyarrow.Table:
+        """Return columns of a table, of the right kinds and in their ranges."""
+        table = _table_of(name)
         file = f"{name}.parquet"
         wanted = {**table.columns}
         if table.has_logits:
             wanted |= dict.fromkeys(logit_columns(len(self.info["classes"])), Column("logit"))
         if columns is not None:
             wanted = {one: wanted[one] for one in columns}
-        rows, good = self._parsed(file, self.data(file), wanted)
+        found, good = self._parsed(file, self.data(file), wanted)
         if not good:
-            raise self._not_finite(file, rows, wanted)
-        if unique and {*table.key} <= {*rows}:
-            self._check_unique(file, rows, table.key)
+            raise self._not_finite(file, found.to_pandas(), wanted)
+        return found
+
+    def _check_rows(self, name: str, rows: pd.DataFrame) -> None:
+        """Raise BrokenRun if a row occurs twice, where the columns that tell were read."""
+        table = _table_of(name)
+        if {*table.key} <= {*rows}:
+            self._check_unique(f"{name}.parquet", rows, table.key)
             if table is OOF and "/" not in name:
-                self._check_repeats(file, rows)
-        return rows
+                self._check_repeats(f"{name}.parquet", rows)
 
     def _not_finite(self, file: str, rows: pd.DataFrame, wanted: Mapping[str, Column]) -> BrokenRun:
         """Return the error for logits that are not finite, with their images."""
@@ -163,7 +191,7 @@ class TableReader:
 
     def _parsed(
         self, file: str, data: bytes, wanted: Mapping[str, Column]
-    ) -> tuple[pd.DataFrame, bool]:
+    ) -> tuple[pyarrow.Table, bool]:
         """Return the wanted columns of a parquet file, checked, and whether logits are finite."""
         try:
             with pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data)) as source:
@@ -181,7 +209,7 @@ class TableReader:
                     wrong = next(each, None)
                 if wrong is None:
                     logits = (found[one] for one in here if wanted[one].kind == "logit")
-                    return found.to_pandas(), all(map(is_finite, logits))
+                    return found, all(map(is_finite, logits))
         except (
             OSError,
             ValueError,

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from foldblend.scores.intervals import Interval, jackknife_interval
-from foldblend.scores.jackknife import left_out_scores
-from foldblend.scores.metrics import METRICS, Counts, mean_score, rows_by_repeat
+from foldblend.scores.jackknife import left_out_of_classes, left_out_scores
+from foldblend.scores.metrics import METRICS, Counts, f1_macro_of, mean_score, rows_by_repeat
 from foldblend.scores.rows import Rows
 
 UNUSED = np.array(np.nan)  # in place of sums that macro F1 does not need
@@ -32,19 +32,19 @@ def _guesser(
     value_sizes = np.bincount(value_N, minlength=num_values)
     place_starts = np.cumsum(place_sizes) - place_sizes
     value_starts = np.cumsum(value_sizes) - value_sizes
+    # What does not depend on the draws is looked up once, because there are hundreds of them.
+    label_of_both = np.concatenate([label_N[by_place], label_N[by_value]])
+    from_value_N = len(label_N) + value_starts[value_N]
+    size_of_value_N = value_sizes[value_N]
 
     def guess(rng: np.random.Generator) -> np.ndarray:
         taken_for_N = rng.permutation(len(names))[group_N] * num_values + value_N
         pick_N = rng.random(len(label_N))
-        has_it_N = place_sizes[taken_for_N] > 0
-        from_place = by_place[
-            np.minimum(
-                place_starts[taken_for_N] + (pick_N * place_sizes[taken_for_N]).astype(int),
-                len(label_N) - 1,
-            )
-        ]
-        from_value = by_value[value_starts[value_N] + (pick_N * value_sizes[value_N]).astype(int)]
-        return label_N[np.where(has_it_N, from_place, from_value)]
+        size_N = place_sizes[taken_for_N]
+        has_it_N = size_N > 0
+        start_N = np.where(has_it_N, place_starts[taken_for_N], from_value_N)
+        size_N = np.where(has_it_N, size_N, size_of_value_N)
+        return label_of_both[start_N + (pick_N * size_N).astype(int)]
 
     return guess
 
@@ -99,11 +99,13 @@ def attribute_only_band(
     rng = np.random.default_rng(seed)
     value_N = value_of_class[label_N]
 
+    num_classes = len(value_of_class)
+    truth = np.bincount(label_N, minlength=num_classes)
+
     def score(guess_N: np.ndarray) -> float:
-        num_classes = len(value_of_class)
-        right, truth, predicted = (
+        right, predicted = (
             np.bincount(one, minlength=num_classes)
-            for one in (label_N[guess_N == label_N], label_N, guess_N)
+            for one in (label_N[guess_N == label_N], guess_N)
         )
         f1_macro = METRICS["f1_macro"].of_counts
         assert f1_macro is not None
@@ -133,19 +135,21 @@ def attribute_only_difference(
     """
     metric = METRICS["f1_macro"]
     rng = np.random.default_rng(seed)
-    identity = np.eye(len(value_of_class))
+    num_classes = len(value_of_class)
     # Guesses use each image once, so one repeat is enough.
     once = rows_by_repeat(rows.repeat_N, len(rows))[0]
     label_N = rows.label_N[once]
     group_N = rows.group_N[once]
     guess = _guesser(label_N, group_N, value_of_class)
-    # Kept as class numbers: all guesses as one-hot arrays would take much memory.
     guesses = [guess(rng) for _ in range(num_draws)]
-    guessed = np.mean([metric.score(label_N, identity[guess_N]) for guess_N in guesses])
+    guessed = np.mean([f1_macro_of(label_N, guess_N, num_classes) for guess_N in guesses])
     ours = mean_score(metric, rows.label_N, proba_NC, rows.repeat_N)
     ours_G = left_out_scores(metric, rows.label_N, proba_NC, rows.group_N, repeat_N=rows.repeat_N)
     guessed_G = np.mean(
-        [left_out_scores(metric, label_N, identity[guess_N], group_N) for guess_N in guesses],
+        [
+            left_out_of_classes(metric, label_N, guess_N, group_N, num_classes)
+            for guess_N in guesses
+        ],
         axis=0,
     )
     return jackknife_interval(float(ours - guessed), ours_G - guessed_G)

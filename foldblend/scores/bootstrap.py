@@ -11,13 +11,18 @@ from threadpoolctl import ThreadpoolController
 
 from foldblend.scores.metrics import Counts, Metric, row_log_loss, rows_by_repeat
 
-__all__ = ["bootstrap_scores", "counts_of_groups", "group_resamples"]
+__all__ = ["bootstrap_scores", "counts_of_groups", "group_resamples", "num_resamples_of"]
 
 NUM_RESAMPLES = 1000
 NUM_RESAMPLES_SLOW = 200  # for scores that need all rows, not only sums
 CHUNK = 50  # resamples per array, to bound memory
 MOST_KEPT = 2**22  # cached draws, of 8 bytes each
 MOST_DENSE = 16  # cells per row up to which counts are a dense matrix
+
+
+def num_resamples_of(metric: Metric) -> int:
+    """Return how many resamples `bootstrap_scores` draws for a metric."""
+    return NUM_RESAMPLES if metric.of_weights is None else NUM_RESAMPLES_SLOW
 
 
 def group_resamples(
@@ -136,7 +141,7 @@ def _scores_of_one(
     """Return the score of each resample of one repeat; X are the columns of the counts, 3C."""
     names, group_N = np.unique(group_N, return_inverse=True)
     if metric.of_weights is not None:
-        draws = group_resamples(len(names), seed, NUM_RESAMPLES_SLOW)
+        draws = group_resamples(len(names), seed, num_resamples_of(metric))
         return np.concatenate(
             [metric.of_weights(label_N, proba_NC, draw_BG[:, group_N]) for draw_BG in draws]
         )

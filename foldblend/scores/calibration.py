@@ -239,14 +239,18 @@ def calibrate(logits_NC: np.ndarray, rows: Rows) -> Calibration:
     return Calibration(temperature, fitted, **before, **after, why_not=why_not)
 
 
-def summarise_calibration(logits_NC: np.ndarray, rows: Rows, *, seed: int = 0) -> dict[str, Any]:
+def summarise_calibration(
+    logits_NC: np.ndarray, rows: Rows, *, found: Calibration | None = None, seed: int = 0
+) -> dict[str, Any]:
     """Return the calibration of a run before and after temperature scaling, for report.json.
+
+    `found` is what `calibrate` returns for these logits, if it is known.
 
     `temperature` is the one that fits all rows best, and `applied` says whether probabilities use
     it (see `calibrate`). `ece_after` and `log_loss_after` use a temperature per fold, fitted on the
     other folds; they are None if there is a single fold.
     """
-    found = calibrate(logits_NC, rows)
+    found = calibrate(logits_NC, rows) if found is None else found
     proba_NC = softmax(logits_NC)
     mean, high = error_by_chance(rows.label_N, proba_NC, rows.group_N, seed=seed)
     return {

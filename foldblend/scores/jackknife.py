@@ -9,7 +9,7 @@ import numpy as np
 from foldblend.scores.bootstrap import counts_of_groups
 from foldblend.scores.metrics import Counts, Metric, row_log_loss, rows_by_repeat
 
-__all__ = ["effective_groups", "left_out_scores"]
+__all__ = ["effective_groups", "left_out_of_classes", "left_out_scores"]
 
 MOST_PARTS = 200  # for metrics that have only of_weights
 CHUNK = 50  # parts left out at once, for such metrics
@@ -67,20 +67,47 @@ def left_out_scores(
     return np.asarray(np.mean(scores, axis=0))
 
 
+def left_out_of_classes(
+    metric: Metric,
+    label_N: np.ndarray,
+    predicted_N: np.ndarray,
+    group_N: np.ndarray,
+    num_classes: int,
+) -> np.ndarray:
+    """Return the scores of predicted classes, for a metric that counts them (`left_out_scores`)."""
+    names, group_N = np.unique(group_N, return_inverse=True)
+    if len(names) < 2:
+        return np.full(1, np.nan)
+    no_loss_G = np.zeros(len(names))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _of_classes(metric, label_N, predicted_N, group_N, num_classes, no_loss_G)
+
+
 def _by_counts(
     metric: Metric, label_N: np.ndarray, proba_NC: np.ndarray, group_N: np.ndarray, num_groups: int
 ) -> np.ndarray:
     """Return the score of one repeat without each group, from sums over rows."""
-    assert metric.of_counts is not None, metric
-    predicted_N = proba_NC.argmax(1)
     loss_G = np.bincount(group_N, row_log_loss(label_N, proba_NC), num_groups)
+    num_classes = proba_NC.shape[1]
+    return _of_classes(metric, label_N, proba_NC.argmax(1), group_N, num_classes, loss_G)
+
+
+def _of_classes(
+    metric: Metric,
+    label_N: np.ndarray,
+    predicted_N: np.ndarray,
+    group_N: np.ndarray,
+    num_classes: int,
+    loss_G: np.ndarray,
+) -> np.ndarray:
+    """Return the score without each group from predicted classes and the groups' log losses."""
+    assert metric.of_counts is not None, metric
+    num_groups = len(loss_G)
     distance_G = np.bincount(group_N, metric.distance(label_N, predicted_N), num_groups)
     loss = loss_G.sum()
     distance = distance_G.sum()
     chunks = []
-    for at, counts_GX, total_X in _counts(
-        label_N, predicted_N, group_N, proba_NC.shape, num_groups
-    ):
+    for at, counts_GX, total_X in _counts(label_N, predicted_N, group_N, num_classes, num_groups):
         right_GC, truth_GC, guessed_GC = np.split(total_X - counts_GX, 3, axis=1)
         counts = Counts(
             right_GC, truth_GC, guessed_GC, loss - loss_G[at], distance - distance_G[at]
@@ -93,14 +120,14 @@ def _counts(
     label_N: np.ndarray,
     predicted_N: np.ndarray,
     group_N: np.ndarray,
-    shape: tuple[int, ...],
+    num_classes: int,
     num_groups: int,
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
     """Yield chunks of groups: their places, their counts and the counts of all groups.
 
     X are the columns of the counts, 3C.
     """
-    counts_GX = counts_of_groups(label_N, predicted_N, group_N, shape[1], num_groups)
+    counts_GX = counts_of_groups(label_N, predicted_N, group_N, num_classes, num_groups)
     total_X = np.asarray(counts_GX.sum(axis=0)).ravel()
     step = max(1, MOST_CELLS // len(total_X))
     for start in range(0, num_groups, step):
@@ -164,7 +191,7 @@ def _weights(
     weight_G = np.zeros(num_groups)
     balanced_G = np.zeros(num_groups)
     for at, counts_GX, total_X in _counts(
-        label_N, predicted_N, group_N, proba_NC.shape, num_groups
+        label_N, predicted_N, group_N, proba_NC.shape[1], num_groups
     ):
         right_C, truth_C, guessed_C = np.split(total_X, 3)
         right_GC, truth_GC, _ = np.split(counts_GX, 3, axis=1)

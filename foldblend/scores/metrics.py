@@ -19,6 +19,7 @@ __all__ = [
     "as_metric",
     "check_metric",
     "check_order",
+    "f1_macro_of",
     "is_ordered",
     "log_softmax",
     "mean_score",
@@ -137,16 +138,19 @@ def _f1_macro(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
     scikit-learn's default also averages over classes that are only predicted, so that a single
     stray prediction adds a class with an F1 of zero.
     """
-    return float(_f1_macro_of_counts(_counted(label_N, proba_NC)))
+    return f1_macro_of(label_N, proba_NC.argmax(axis=1), proba_NC.shape[1])
 
 
-def _counted(label_N: np.ndarray, proba_NC: np.ndarray) -> Counts:
+def f1_macro_of(label_N: np.ndarray, predicted_N: np.ndarray, num_classes: int) -> float:
+    """Return macro F1 of predicted classes over the classes that occur in the labels."""
+    return float(_f1_macro_of_counts(_counted(label_N, predicted_N, num_classes)))
+
+
+def _counted(label_N: np.ndarray, predicted_N: np.ndarray, num_classes: int) -> Counts:
     """Return the counts of the classes that occur, in scikit-learn's order.
 
     Sums over them then equal scikit-learn's to the last bit.
     """
-    predicted_N = proba_NC.argmax(axis=1)
-    num_classes = proba_NC.shape[1]
     counted = (label_N[label_N == predicted_N], label_N, predicted_N)
     right_C, truth_C, predicted_C = (np.bincount(one, minlength=num_classes) for one in counted)
     occurs_C = truth_C > 0
@@ -169,7 +173,8 @@ def _accuracy_of_counts(counts: Counts) -> np.ndarray:
 
 
 def _balanced_accuracy(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
-    return float(_balanced_accuracy_of_counts(_counted(label_N, proba_NC)))
+    counts = _counted(label_N, proba_NC.argmax(axis=1), proba_NC.shape[1])
+    return float(_balanced_accuracy_of_counts(counts))
 
 
 def _balanced_accuracy_of_counts(counts: Counts) -> np.ndarray:

@@ -67,6 +67,14 @@ class Rows:
             self.group_name,
         )
 
+    def coded(self) -> Rows:
+        """Return the same rows with groups as numbers, in the order of their names.
+
+        Numbers are sorted much faster than names, and scores need no names.
+        """
+        codes_N = np.unique(self.group_N, return_inverse=True)[1]
+        return dataclasses.replace(self, group_N=codes_N)
+
     def in_folds(self, fold_N: np.ndarray) -> Rows:
         """Return the same rows with other folds."""
         return dataclasses.replace(self, fold_N=fold_N)

@@ -216,12 +216,14 @@ def score_prediction(
     *,
     attributes: Sequence[Attribute],
     metric: str | Metric,
-    seed: int = 0,
 ) -> Scored:
-    """Return the score, accuracy and macro F1 of each attribute for a prediction N x C."""
+    """Return the score, accuracy and macro F1 of each attribute for a prediction N x C.
+
+    The score has what its intervals need, but no resamples.
+    """
     f1_of = {}
     for attribute in attributes:
         truth_N, as_proba = attribute_view(attribute, rows.label_N, proba_NC)
         f1_of[attribute.name] = mean_score(METRICS["f1_macro"], truth_N, as_proba, rows.repeat_N)
     accuracy = METRICS["accuracy"].score(rows.label_N, proba_NC)
-    return Scored(name, score_of(as_metric(metric), rows, proba_NC, seed=seed), accuracy, f1_of)
+    return Scored(name, left_out_score(as_metric(metric), rows, proba_NC), accuracy, f1_of)

@@ -20,6 +20,7 @@ from foldblend.runs.check import finished_run, why_unfinished
 from foldblend.runs.costs import num_models, num_passes
 from foldblend.runs.rows import group_name_of
 from foldblend.runs.run import Run
+from foldblend.scores.bootstrap import num_resamples_of
 from foldblend.scores.error_costs import common_metric, costs_among
 from foldblend.scores.metrics import (
     MEAN_COST,
@@ -347,7 +348,7 @@ def _board(
         "num_images": len(first),
         "num_groups": len(np.unique(shared_N)),
         "group_name": group_name,
-        "num_resamples": len(scored[0].score.resamples_B),
+        "num_resamples": num_resamples_of(metric),
         "labels": "label_raw" if corrected else "label",
         "notes": notes,
         "best": rows[0]["name"],

@@ -8,7 +8,6 @@ There are N images, U units (images, groups or pairs of images) and E values, al
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,19 +118,38 @@ def extreme_pairs(
     log-likelihoods; as it is a sum over the two images, the best of each can be found separately.
     """
     log_NE = np.log(proba_NE)
-    # Sorted by group, and within a group by value, so that both are contiguous.
+    # Sorted by group, and within a group by value: a cell is the rows of a group with one value.
     order = np.lexsort((value_N, within_N))
-    pairs: list[tuple[int, int]] = []
-    gains: list[float] = []
-    for rows in np.split(order, np.flatnonzero(np.diff(within_N[order])) + 1):
-        if value_N[rows[0]] == value_N[rows[-1]]:
-            continue
-        parts = np.split(rows, np.flatnonzero(np.diff(value_N[rows])) + 1)
-        for ones, others in itertools.combinations(parts, 2):
-            one = value_N[ones[0]]
-            other = value_N[others[0]]
-            gain_of_one = log_NE[ones, other] - log_NE[ones, one]
-            gain_of_other = log_NE[others, one] - log_NE[others, other]
-            pairs.append((int(ones[gain_of_one.argmax()]), int(others[gain_of_other.argmax()])))
-            gains.append(float(gain_of_one.max() + gain_of_other.max()))
-    return np.array(pairs, np.int64).reshape(-1, 2), np.array(gains)
+    ends = (np.diff(within_N[order]) != 0) | (np.diff(value_N[order]) != 0)
+    start_X = np.concatenate([[0], np.flatnonzero(ends) + 1])
+    size_X = np.diff(np.append(start_X, len(order)))
+    group_X = within_N[order[start_X]]
+    value_X = value_N[order[start_X]]
+    # Each cell is paired with the cells after it in its group.
+    number_X = np.arange(len(start_X))
+    num_after_X = np.searchsorted(group_X, group_X, side="right") - number_X - 1
+    one_U = np.repeat(number_X, num_after_X)
+    other_U = one_U + 1 + _places_within(num_after_X)
+
+    def best_of(cell_U: np.ndarray, rival_U: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the row of each cell that gains most by the rival's value, and its gain."""
+        sizes = size_X[cell_U]
+        rows = order[np.repeat(start_X[cell_U], sizes) + _places_within(sizes)]
+        now, then = (np.repeat(value_X[cells], sizes) for cells in (rival_U, cell_U))
+        gains = log_NE[rows, now] - log_NE[rows, then]
+        starts = np.cumsum(sizes) - sizes
+        gain_U = np.maximum.reduceat(gains, starts)
+        best = np.flatnonzero(gains == np.repeat(gain_U, sizes))
+        # The first of equal ones.
+        return rows[best[np.searchsorted(best, starts)]], gain_U
+
+    if not len(one_U):
+        return np.empty((0, 2), np.int64), np.empty(0)
+    row_of_one, gain_of_one = best_of(one_U, other_U)
+    row_of_other, gain_of_other = best_of(other_U, one_U)
+    return np.column_stack([row_of_one, row_of_other]), gain_of_one + gain_of_other
+
+
+def _places_within(sizes: np.ndarray) -> np.ndarray:
+    """Return 0, 1, ... size - 1 for each size, one after the other."""
+    return np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)

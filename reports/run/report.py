@@ -25,6 +25,7 @@ from foldblend.runs.check import finished_run
 from foldblend.runs.folder import check_there, write_json, write_table
 from foldblend.runs.oof import OofArrays, oof_arrays
 from foldblend.runs.report_info import ReportInfo
+from foldblend.runs.rows import in_order_of
 from foldblend.runs.run import Run
 from foldblend.runs.schema import read_checked
 from foldblend.runs.tables import read_log
@@ -99,9 +100,7 @@ def _test(run: Run, calibration: Calibration) -> dict[str, Any] | None:
         return None
     # The models may have their rows in another order.
     ids = run.test["image_id"]
-    models = [
-        run.test_fold(index).set_index("image_id").loc[ids] for index in range(run.num_test_folds)
-    ]
+    models = [in_order_of(ids, run.test_fold(index)) for index in range(run.num_test_folds)]
     return summarise_test(
         run.logits(run.test),
         [run.logits(model) for model in models],
@@ -189,7 +188,8 @@ def _sections(run: Run, before: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _suspects(run: Run, arrays: OofArrays) -> dict[str, Any]:
     """Return the suspected labels, unless models were trained on other images of the groups."""
     rows = arrays.rows
-    of_group = pd.DataFrame({"group": rows.group_N, "repeat": rows.repeat_N, "fold": rows.fold_N})
+    coded = rows.coded()
+    of_group = pd.DataFrame({"group": coded.group_N, "repeat": rows.repeat_N, "fold": rows.fold_N})
     if run.info["leaks"] or (of_group.groupby(["repeat", "group"])["fold"].nunique() > 1).any():
         why = (
             f"{run.groups} are split between folds, so models were trained on these labels; split"
@@ -237,14 +237,13 @@ def _write_suspects(run: Run, report: Mapping[str, Any]) -> None:
         write_bytes(file, text)
 
 
-def predictions(run: Run) -> pd.DataFrame:
+def predictions(run: Run, calibration: Calibration) -> pd.DataFrame:
     """Return one row per prediction: out of fold, then test images, which have no true class.
 
-    Probabilities are calibrated. The confidence is the probability of the predicted class, which
-    offsets per class may have made another than the most probable one.
+    Probabilities are calibrated (see `calibration_of`). The confidence is the probability of the
+    predicted class, which offsets per class may have made another than the most probable one.
     """
     names = np.array(run.classes, dtype=object)
-    calibration = calibration_of(run)
     test = plain_test(run)
     plain = {"oof": plain_oof(run), "test": None if test is None else run.logits(test)}
     parts = []
@@ -274,9 +273,14 @@ def predictions(run: Run) -> pd.DataFrame:
     return table[[*order, *(name for name in table if name not in order)]]
 
 
-def compute_report(run: Run) -> dict[str, Any]:
-    """Return the content of report.json (see docs/report.schema.json)."""
-    arrays = oof_arrays(run)
+def compute_report(run: Run, calibration: Calibration | None = None) -> dict[str, Any]:
+    """Return the content of report.json (see docs/report.schema.json).
+
+    `calibration` is what `calibration_of` returns for the run, if it is known.
+    """
+    named = oof_arrays(run)
+    arrays = dataclasses.replace(named, rows=named.rows.coded())
+    calibration = calibration_of(run) if calibration is None else calibration
     metric = metric_of(run.info)
     raw = _raw_score(run, arrays, metric)
     before = _of_first_schema(run)
@@ -288,6 +292,7 @@ def compute_report(run: Run) -> dict[str, Any]:
         metric=metric,
         ordered=run.ordered,
         plain_NC=plain_oof(run) if has_plain(run) else None,
+        calibration=calibration,
     )
     report: dict[str, Any] = {
         "name": run.name,
@@ -299,10 +304,10 @@ def compute_report(run: Run) -> dict[str, Any]:
         **summary,
         "raw": raw,
         "averaged": _averaged(run, arrays, metric),
-        "test": _test(run, calibration_of(run)),
+        "test": _test(run, calibration),
         "test_score": score_on_test(run, metric),
         "curves": _curves(run),
-        "suspects": _suspects(run, arrays),
+        "suspects": _suspects(run, named),
         "sections": _sections(run, before),
         # One baseline is enough to compare with, so only the first attribute has one.
         "baselines": [_baseline(arrays, attribute) for attribute in run.attributes[:1]],
@@ -352,14 +357,15 @@ def write_report(run: str | Path | Run, *, page: bool = True) -> str:
         For a run that is not finished, or whose files do not fit together.
     """
     run = run if isinstance(run, Run) else finished_run(run)
-    report = compute_report(run)
+    calibration = calibration_of(run)
+    report = compute_report(run, calibration)
     text = render_text(report)
     html = _page(run, report) if page else None
     page_file = run.path / "report.html"
     check_there(run.path)
     # A kill on the way must not leave a page with outdated numbers.
     page_file.unlink(missing_ok=True)
-    write_table(run.path / "predictions.csv", for_spreadsheets(predictions(run)))
+    write_table(run.path / "predictions.csv", for_spreadsheets(predictions(run, calibration)))
     _write_suspects(run, report)
     write_bytes(run.path / "report.txt", text)
     if html is not None:

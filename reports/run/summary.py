@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from foldblend.attributes import Attribute, attribute_view
-from foldblend.scores.calibration import summarise_calibration
+from foldblend.scores.calibration import Calibration, summarise_calibration
 from foldblend.scores.confusion import confusion_counts, most_confused
 from foldblend.scores.metrics import METRICS, Metric, as_metric, mean_score, softmax
 from foldblend.scores.rows import Rows
@@ -68,9 +68,9 @@ def _per_class(rows: Rows, predicted_N: np.ndarray, names: Sequence[str]) -> lis
 
 def _groups_of_class(rows: Rows, num_classes: int) -> np.ndarray:
     """Return the number of groups with an image of each class, C."""
-    code_N = np.unique(rows.group_N, return_inverse=True)[1]
-    pairs = np.unique(np.stack([rows.label_N, code_N]), axis=1)
-    return np.bincount(pairs[0], minlength=num_classes)
+    names, code_N = np.unique(rows.group_N, return_inverse=True)
+    pairs = np.unique(rows.label_N * len(names) + code_N)
+    return np.bincount(pairs // len(names), minlength=num_classes)
 
 
 def _confusion(
@@ -126,6 +126,7 @@ def summarise(
     metric: str | Metric,
     ordered: bool = True,
     plain_NC: np.ndarray | None = None,
+    calibration: Calibration | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Return the numbers of an out-of-fold report.
@@ -144,8 +145,10 @@ def summarise(
         Whether the classes have an order; scores that need one are left out otherwise.
     plain_NC
         Logits without offsets per class, of which the calibration is; None if there are no offsets.
+    calibration
+        What `calibrate` returns for these logits, if it is known.
     seed
-        Seed of the bootstrap.
+        Seed of the signs with which the calibration error by chance is found.
 
     Returns
     -------
@@ -164,6 +167,8 @@ def summarise(
         for name, one in {**METRICS, chosen.name: chosen}.items()
         if ordered or not one.needs_order or one is chosen
     }
+    headline = score_interval(chosen, rows, proba_NC).as_dict()
+    f1_macro = METRICS["f1_macro"]
     return {
         "schema": SCHEMA,
         "num_images": len(rows) // num_repeats,
@@ -175,8 +180,12 @@ def summarise(
         "class_names": list(classes),
         "num_classes_occurring": len(np.unique(rows.label_N)),
         "metric": chosen.name,
-        "headline": score_interval(chosen, rows, proba_NC).as_dict(),
-        "f1_macro": score_interval(METRICS["f1_macro"], rows, proba_NC).as_dict(),
+        "headline": headline,
+        "f1_macro": (
+            dict(headline)
+            if chosen is f1_macro
+            else score_interval(f1_macro, rows, proba_NC).as_dict()
+        ),
         "interval": f"95 % jackknife over {rows.groups}",
         "scores": {name: _number(value) for name, value in means.items()},
         "folds": folds,
@@ -186,7 +195,9 @@ def summarise(
         "confusion": _confusion(rows.label_N, proba_NC.argmax(1), classes),
         "attributes": [_attribute(one, rows, proba_NC) for one in attributes],
         "calibration": {
-            **summarise_calibration(logits_NC if plain_NC is None else plain_NC, rows, seed=seed),
+            **summarise_calibration(
+                logits_NC if plain_NC is None else plain_NC, rows, found=calibration, seed=seed
+            ),
             "without_offsets": plain_NC is not None,
         },
     }
@@ -243,7 +254,6 @@ def compare(
     against: str,
     attributes: Sequence[Attribute],
     metric: str | Metric,
-    seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Return a row per prediction: scores with intervals, and the difference to `against`.
 
@@ -261,11 +271,9 @@ def compare(
         Properties that the classes imply; each is scored too.
     metric
         The main score, or its name.
-    seed
-        Seed of the bootstrap.
     """
     found = [
-        score_prediction(name, rows, proba_NC, attributes=attributes, metric=metric, seed=seed)
+        score_prediction(name, rows, proba_NC, attributes=attributes, metric=metric)
         for name, proba_NC in proba_of.items()
     ]
     return with_differences(found, list(proba_of).index(against))

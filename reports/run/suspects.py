@@ -156,10 +156,6 @@ class _Search:
         self.notes: list[str] = []
         # Over all fields, because an image can be in one swap only.
         self.swapped_N = np.zeros(len(images.label), bool)
-        self.stems = [
-            PurePosixPath(name).stem for name in images.names_of(np.arange(len(images.label)))
-        ]
-        self.num_stems = Counter(zip(images.group.tolist(), self.stems, strict=True))
 
     def run(self) -> None:
         """Judge every field."""
@@ -260,9 +256,10 @@ class _Search:
         field = self.fields[number]
         group = self.images.group[pair[0]]
         target = str(self.images.group_names[group])
-        stems = [self.stems[row] for row in pair]
+        stems = self._stems(pair)
+        num = Counter(self._stems(np.flatnonzero(self.images.group == group)))
         # A line for a swap has two stems of files, separated by a blank.
-        is_unique = [stem.split() == [stem] and self.num_stems[group, stem] == 1 for stem in stems]
+        is_unique = [stem.split() == [stem] and num[stem] == 1 for stem in stems]
         if not all(is_unique) or target in self.images.ids:
             for row, given, best, proba in zip(pair, given_2, given_2[::-1], proba_2, strict=True):
                 self._add(number, np.array([row]), given, best, np.array([proba]))
@@ -287,6 +284,9 @@ class _Search:
             }
         )
         self.corrected_NA[pair, number] = given_2[::-1]
+
+    def _stems(self, rows: np.ndarray) -> list[str]:
+        return [PurePosixPath(name).stem for name in self.images.names_of(rows)]
 
     def corrected_labels(self) -> np.ndarray:
         """Return the class of each image after all findings are applied."""

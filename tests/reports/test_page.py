@@ -366,7 +366,7 @@ def test_predictions(reported):
     np.testing.assert_allclose(test[columns], of_test, atol=1e-12)
     assert test["true"].isna().all()
     assert test["image_id"].tolist() == run.test["image_id"].tolist()
-    assert predictions(run)["fold"].tolist()[:210] == run.oof["fold"].tolist()
+    assert predictions(run, calibration_of(run))["fold"].tolist()[:210] == run.oof["fold"].tolist()
 
 
 def test_a_section_of_a_stage_is_in_text_page_and_json(run_copy):
