@@ -11,33 +11,42 @@ import torch
 from foldblend.progress import track
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
+from pipeline.engines.forward import Forward, padded
 from pipeline.memory import Chunks
 
-__all__ = ["View", "features_of", "logits_of", "padded", "predict"]
+__all__ = ["Model", "View", "features_of", "filled", "logits_of", "predict"]
 
 View = Callable[[torch.Tensor], torch.Tensor]
 """Function of N x 3 x H x W raw pixels (0 to 255)."""
+Model = torch.nn.Module | Forward
+"""A model in evaluation mode, run by torch or by an engine."""
 
 
-def padded(images: torch.Tensor, size: int | None) -> torch.Tensor:
-    """Return a batch with the last image repeated until it has `size` images (None: unchanged).
-
-    The number of images in a batch may change the last bits of the logits. In full batches, those
-    of an image depend on this image only.
-    """
-    if size is None or len(images) >= size:
+def filled(model: Model, images: torch.Tensor, size: int | None) -> torch.Tensor:
+    """Return a batch filled up to `size` images (None: unchanged), unless the engine does so."""
+    if isinstance(model, Forward) and model.fills_batches:
         return images
-    return torch.cat([images, images[-1:].expand(size - len(images), *images.shape[1:])])
+    return padded(images, size)
+
+
+def _layout(model: Model, compute: Compute) -> torch.memory_format:
+    return model.memory_format if isinstance(model, Forward) else compute.memory_format
 
 
 def logits_of(
-    model: torch.nn.Module,
+    model: Model,
     images: torch.Tensor,
     preprocess: Preprocess,
     compute: Compute,
     views: Sequence[View],
+    *,
+    seen: list[torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """Return the logits V x N x C of a batch of images N x H x W x 3 uint8 on the device."""
+    """Return the logits V x N x C of a batch of images N x H x W x 3 uint8 on the device.
+
+    With `seen`, the features N x D before the last linear layer are appended to it, view by view;
+    the model is then a `Forward`.
+    """
     raw = images.permute(0, 3, 1, 2).float()
     if not images.is_cuda:
         # Views take half the time in this layout on a CPU. A GPU would only turn the pixels twice,
@@ -48,14 +57,20 @@ def logits_of(
     with compute.autocast():
         for view in views:
             pixels = preprocess.standardise(view(raw)).contiguous(
-                memory_format=compute.memory_format
+                memory_format=_layout(model, compute)
             )
-            logits.append(model(pixels).float())
+            if seen is None:
+                logits.append(model(pixels).float())
+                continue
+            assert isinstance(model, Forward)
+            outputs, features = model.watched(pixels)
+            logits.append(outputs.float())
+            seen.append(features)
     return torch.stack(logits)
 
 
 def features_of(
-    backbone: torch.nn.Module,
+    backbone: Model,
     images: torch.Tensor,
     preprocess: Preprocess,
     compute: Compute,
@@ -64,7 +79,7 @@ def features_of(
     """Return the features N x D of a batch of images N x H x W x 3 uint8 on the device."""
     # Views are applied to raw pixels, as in `logits_of`.
     seen = view(images.permute(0, 3, 1, 2).float())
-    pixels = preprocess.standardise(seen).contiguous(memory_format=compute.memory_format)
+    pixels = preprocess.standardise(seen).contiguous(memory_format=_layout(backbone, compute))
     with compute.autocast():
         features: torch.Tensor = backbone(pixels).float()
     return features
@@ -72,7 +87,7 @@ def features_of(
 
 @torch.inference_mode()
 def predict(
-    model: torch.nn.Module,
+    model: Model,
     loader: Any,
     preprocess: Preprocess,
     compute: Compute,
@@ -119,6 +134,6 @@ def predict(
 
     batches: list[torch.Tensor] = []
     for images, _ in track(compute.feed(loader), "predict", total=len(loader), unit="batches"):
-        parts = chunks.map(padded(images, pad_to), seen)
+        parts = chunks.map(filled(model, images, pad_to), seen)
         batches.append(torch.cat(parts, dim=1)[:, : len(images)])
     return torch.cat(batches, dim=1).cpu().numpy()

@@ -21,6 +21,8 @@ from pipeline.data.feeding import Feeder
 from pipeline.data.images import DEVICE_SHARE, open_images
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute, compute_of, free_memory
+from pipeline.engines.forward import Forward
+from pipeline.engines.spec import Spec, graphs_in, spec_of
 from pipeline.fold_memory import FoldMemory
 from pipeline.memory import Limits
 from pipeline.models.attribute_head import AttributeJoin
@@ -53,6 +55,24 @@ class Prepared:
     sources: dict[str, dict[str, str]] = field(default_factory=dict)
     """Hashes of the source of each of the user's own parts, by module."""
 
+    def spec_for(self, engine: str) -> Spec | None:
+        """Return what an engine would run of this run's models, None for torch."""
+        config = self.config
+        machine = config.machine
+        return spec_of(
+            engine,
+            backbone=config.model.backbone,
+            kwargs=self.model_kwargs,
+            num_classes=self.manifest.num_classes,
+            attributes=self.manifest.attributes if self.join is not None else (),
+            ordinal=config.model.ordinal,
+            frozen=config.train.frozen,
+            preprocess=self.preprocess,
+            batch_size=config.infer.validation_batch_size,
+            threads=machine.threads,
+            folder=graphs_in(machine.cache, machine.cache_dir),
+        )
+
     @property
     def num_repeats(self) -> int:
         """Number of repetitions of the whole cross-validation."""
@@ -84,6 +104,8 @@ class FoldJob:
     compute: Compute
     feeder: Feeder
     say: Say
+    spec: Spec | None = None
+    """What the engine of inference runs; None for torch."""
 
     def place(self, index: int) -> tuple[int, int]:
         """Return (repeat, fold) of a model, which are numbered consecutively over the repeats."""
@@ -108,6 +130,14 @@ class FoldJob:
         )
         freeze(model, self.run.config.train.tuned)
         return model.to(device=self.compute.device, memory_format=self.compute.memory_format)  # type: ignore[call-overload]
+
+    def forward(self, index: int, model: torch.nn.Module, *, engine: bool = True) -> Forward:
+        """Return the forward pass of a fold's model by the run's engine, or by torch."""
+
+        def say(line: str) -> None:
+            self.say(f"{self.title(index)}: {line}")
+
+        return Forward(model.eval(), self.compute, self.spec if engine else None, say=say)
 
     def check_finite(self, index: int, logits_VNC: np.ndarray) -> None:
         """Raise UserError if logits of a fold are not finite."""
@@ -190,5 +220,10 @@ def job_of(run: Prepared, folder: Path, *, say: Say, device_room: int | None = N
         say=say,
     )
     return FoldJob(
-        folder=folder, run=run, compute=compute, feeder=Feeder(config, source, compute), say=say
+        folder=folder,
+        run=run,
+        compute=compute,
+        feeder=Feeder(config, source, compute),
+        say=say,
+        spec=run.spec_for(config.infer.infer_engine),
     )

@@ -29,6 +29,8 @@ from pipeline.config.trust import check_typed, own_parts
 from pipeline.data.cache import MEMORY_ONLY
 from pipeline.data.checked import checked_keys, keep_checked
 from pipeline.data.crop import with_crop
+from pipeline.engines.registry import ENGINES, TORCH
+from pipeline.inference_engine import decide_engine
 from pipeline.job import Prepared
 from pipeline.machine import decide_compile, resolve_machine, rows_of
 from pipeline.models.attribute_head import make_join
@@ -49,7 +51,11 @@ from tta.views.names import check_views, parse_views
 __all__ = ["prepare"]
 
 # Settings whose "auto" is decided once per run, with the values that it may become.
-DECIDED = {"compile": ("on", "off"), "amp_dtype": ("bfloat16", "float16")}
+DECIDED = {
+    "compile": ("on", "off"),
+    "amp_dtype": ("bfloat16", "float16"),
+    "infer_engine": (TORCH, *ENGINES),
+}
 PROFILE: dict[str, Any] = {"epochs": 10, "batch_size": 32}
 # A first run should end within a minute or two. It only shows that everything runs; its scores mean
 # nothing.
@@ -114,8 +120,9 @@ def _as_started(config: RunConfig, written: Mapping[Any, Any]) -> RunConfig:
     """
     threads = written.get("threads")
     config = keep_defaults(config, written)
+    given = flatten(config)
     for name, values in DECIDED.items():
-        if getattr(config.machine, name) == "auto" and written.get(name) in values:
+        if given[name] == "auto" and written.get(name) in values:
             config = replace(config, **{name: written[name]})
     if config.machine.threads is None and isinstance(threads, int):
         config = replace(config, threads=threads)
@@ -269,6 +276,19 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
     check_recipe(decided, preprocess, num_classes=num_classes)
     freeze(trial, decided.train.tuned)
     check_schedule(trial, decided.train)
+    made = Prepared(
+        config=decided,
+        manifest=manifest,
+        views=views,
+        preprocess=preprocess,
+        model_kwargs=kwargs,
+        weights=weights,
+        join=join,
+        fold_RN=fold_RN,
+        run_key={},
+    )
+    if not (is_made or written or config.output.dry_run):
+        decided = decide_engine(made, trial, folder, say)
     run_key = {
         "configuration": identity_hash(decided),
         "data": data_hash,
@@ -290,15 +310,6 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
     # The fold file counts by its content, not by its path.
     if decided.split.fold_file is not None:
         run_key["fold file"] = hashlib.blake2b(fold_RN.tobytes(), digest_size=16).hexdigest()
-    return Prepared(
-        config=decided,
-        manifest=manifest,
-        views=views,
-        preprocess=preprocess,
-        model_kwargs=kwargs,
-        weights=weights,
-        join=join,
-        fold_RN=fold_RN,
-        run_key=run_key,
-        sources=_sources(decided),
+    return dataclasses.replace(
+        made, config=decided, manifest=manifest, run_key=run_key, sources=_sources(decided)
     )

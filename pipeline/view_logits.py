@@ -30,9 +30,10 @@ from pipeline.config.run import RunConfig
 from pipeline.config.settings import read_config_file, replace
 from pipeline.config.trust import Trust, is_known, own_parts, trusted_config
 from pipeline.data.augment import Augment, albu_augmentation, build_augmentation
+from pipeline.engines.registry import TORCH
 from pipeline.fold_files import view_tables
 from pipeline.frozen.further_views import add_frozen_views
-from pipeline.infer import predict
+from pipeline.infer import Model, predict
 from pipeline.job import FoldJob, job_of
 from pipeline.memory import Chunks
 from pipeline.predict.weights import FolderWeights
@@ -150,7 +151,7 @@ def _draw(job: FoldJob, name: str) -> _Draw:
 
 def _see(
     job: FoldJob,
-    model: torch.nn.Module,
+    model: Model,
     table: pd.DataFrame,
     names: Sequence[str],
     draws: Mapping[str, _Draw],
@@ -283,6 +284,8 @@ def add_views(
                 continue
             repeat, fold = job.place(index)
             model = _load(job, index)
+            by_engine = read_done(run.path, index).get("engine", TORCH) != TORCH
+            forward = job.forward(index, model, engine=by_engine)
             tables = {
                 "oof": job.run.manifest.train[job.run.fold_RN[repeat] == fold],
                 "test": job.run.manifest.test,
@@ -292,7 +295,7 @@ def add_views(
                 assert table is not None
                 pad_to = _pad_to(run, job, index)
                 seen, seconds = _see(
-                    job, model, table.reset_index(drop=True), views, draws, pad_to=pad_to
+                    job, forward, table.reset_index(drop=True), views, draws, pad_to=pad_to
                 )
                 for name in views:
                     job.check_finite(index, seen[name])

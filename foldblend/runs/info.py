@@ -102,6 +102,8 @@ class FoldInfo(TypedDict, total=False):
     """Images per forward pass in training, at the end of the fold."""
     inference_chunk: Count
     """Images per forward pass in inference, where these were fewer than a batch."""
+    engine: Literal["torch", "compile", "onnx", "openvino"]
+    """Engine of the forward passes at inference; torch where the key is absent."""
     compiled: bool
     """Whether training steps were compiled; absent where that was not wanted."""
     gpu_memory: Count

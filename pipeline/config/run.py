@@ -139,6 +139,13 @@ class InferConfig:
     """Images per forward pass at inference; default: 256 on CUDA, 64 on the CPU.
     It changes the last bits of the logits, so another value is another run.
     """
+    infer_engine: Literal["auto", "torch", "compile", "onnx", "openvino"] = flag(
+        "auto", before="torch"
+    )
+    """What runs the forward passes of inference: torch, torch.compile, ONNX Runtime (extra onnx) or
+    OpenVINO (extra openvino). auto: on the CPU the fastest one, which is measured; on CUDA torch.
+    It changes the last bits of the logits, so another value is another run.
+    """
 
     def __post_init__(self) -> None:
         size = self.validation_batch_size

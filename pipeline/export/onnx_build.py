@@ -27,6 +27,7 @@ __all__ = [
     "Part",
     "Template",
     "as_pixels",
+    "exported",
     "joined",
     "need_onnx",
     "save",
@@ -121,40 +122,69 @@ def template_of(
         If torch cannot export the module.
     """
     rows = tuple({axis: torch.export.Dim.DYNAMIC} for _ in examples)
+    shapes = (rows,) if isinstance(module, Many) else rows
     try:
-        with _quiet(), torch.no_grad():
+        with torch.no_grad():
             # Views keep what they have computed, which must not be the exporter's placeholders.
             module(*examples)
-            program = torch.onnx.export(
-                module,
-                tuple(examples),
-                dynamo=True,
-                optimize=False,
-                opset_version=OPSET,
-                input_names=list(inputs),
-                output_names=list(outputs),
-                dynamic_shapes=(rows,) if isinstance(module, Many) else rows,
-                verbose=False,
-                external_data=False,
-            )
-            assert program is not None
-            graph = program.model.graph
-            known = {*dict(module.named_parameters()), *dict(module.named_buffers())}
-            known &= {*module.state_dict()}
-            weights = tuple(name for name in [*graph.initializers] if name in known)
-            for name in weights:
-                value = graph.initializers.pop(name)
-                value.const_value = None
-                graph.inputs.append(value)
-            program.optimize()
-            made = program.model_proto
+        made = exported(module, examples, inputs=inputs, outputs=outputs, shapes=shapes)
     except Exception as error:  # a user's own backbone can fail in any way
         raise UserError(
             f"--onnx: {what} cannot be exported to ONNX ({in_a_line(error)}); leave --onnx out, or"
             " use another backbone"
         ) from None
+    _name_rows(made.model)
+    return made
+
+
+def exported(
+    module: torch.nn.Module,
+    examples: Sequence[torch.Tensor],
+    *,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    shapes: Any = None,
+) -> Template:
+    """Return the graph of a module.
+
+    Parameters
+    ----------
+    module, examples, inputs, outputs
+        See `template_of`.
+    shapes
+        Axes that may have any size, as `torch.onnx.export` takes them; None: all sizes are those of
+        the examples.
+
+    Raises
+    ------
+    Exception
+        Of any kind, if torch cannot export the module.
+    """
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            module,
+            tuple(examples),
+            dynamo=True,
+            optimize=False,
+            opset_version=OPSET,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=shapes,
+            verbose=False,
+            external_data=False,
+        )
+        assert program is not None
+        graph = program.model.graph
+        known = {*dict(module.named_parameters()), *dict(module.named_buffers())}
+        known &= {*module.state_dict()}
+        weights = tuple(name for name in [*graph.initializers] if name in known)
+        for name in weights:
+            value = graph.initializers.pop(name)
+            value.const_value = None
+            graph.inputs.append(value)
+        program.optimize()
+        made = program.model_proto
     assert not made.functions
-    _name_rows(made)
     return Template(made, weights)
 
 

@@ -27,8 +27,10 @@ from pipeline.data.augment import albumentations, describe_augmentation
 from pipeline.data.cache import MEMORY_ONLY, Store, cache_root
 from pipeline.data.images import IMAGES_VERSION
 from pipeline.data.kept import kept_or_made
+from pipeline.engines.forward import Forward, usable_engine
+from pipeline.engines.registry import ENGINES, TORCH
 from pipeline.fetch import fetched, mark, seconds_between
-from pipeline.infer import features_of, padded
+from pipeline.infer import features_of, filled
 from pipeline.job import FoldJob
 from pipeline.memory import Chunks
 from pipeline.models.backbones import build_model
@@ -97,6 +99,7 @@ class Features:
         self.chunks = Chunks(job.say)
         self.batch_size = job.run.config.infer.validation_batch_size
         machine = job.run.config.machine
+        self.engine = usable_engine(job.spec, job.compute.device, job.say)
         self.store = None
         if machine.cache not in MEMORY_ONLY:
             # Everything that may change the last bit of a feature.
@@ -118,6 +121,8 @@ class Features:
                 "views": VIEWS_VERSION,
                 "versions": [one.__version__ for one in (torch, timm, cv2, np, albumentations)],
             }
+            if self.engine != TORCH:
+                policy["engine"] = [self.engine, *ENGINES[self.engine].versions]
             if machine.deterministic and job.compute.is_cuda:
                 # Other runs' features may differ in their last bits. The key of these stays.
                 policy["deterministic"] = True
@@ -131,6 +136,25 @@ class Features:
         # Number and time of images since the speed was last written to the cache.
         self.num_timed = 0
         self.seconds = 0.0
+
+    @functools.cached_property
+    def forward(self) -> Forward:
+        """The backbone in its engine, which is made when the first features are computed.
+
+        Raises UserError if the engine cannot run it: the cache would have torch's features under
+        the engine's name.
+        """
+        spec = self.job.spec if self.engine != TORCH else None
+        made = Forward(self.backbone.model, self.job.compute, spec)
+        self._check(made)
+        return made
+
+    def _check(self, forward: Forward) -> None:
+        if forward.problem is not None:
+            raise UserError(
+                f"--infer-engine {self.engine}: {forward.problem}; pass --infer-engine torch"
+                " --no-resume, or another --name"
+            )
 
     @property
     def images_per_s(self) -> float | None:
@@ -221,7 +245,9 @@ class Features:
         see = view_of(view)
 
         def forward(images: torch.Tensor) -> torch.Tensor:
-            return features_of(self.backbone.model, images, job.run.preprocess, compute, see)
+            found = features_of(self.forward, images, job.run.preprocess, compute, see)
+            self._check(self.forward)
+            return found
 
         loader = (
             job.feeder.rows(table, say=job.say)
@@ -234,7 +260,7 @@ class Features:
         def computed() -> Iterator[torch.Tensor]:
             for images, _ in compute.feed(loader):
                 num = len(images)
-                images = padded(images, self.batch_size)
+                images = filled(self.forward, images, self.batch_size)
                 start = mark(compute)
                 features = torch.cat(self.chunks.map(images, forward))[:num]
                 passes.append((num, len(images), start, mark(compute)))

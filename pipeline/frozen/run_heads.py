@@ -146,6 +146,8 @@ def run_heads(job: TrainingJob, todo: Sequence[int]) -> dict[int, dict[str, Any]
                 shared=("backbone.safetensors",),
             )
             done[index] = _done(job, index, files, held, held_VNC, float(l2_K[fold]))
+            if job.spec is not None:
+                done[index]["engine"] = features.engine
         each = shared + (time.perf_counter() - start) / len(wanted)
         if 0 in wanted:
             # Without its images the run goes on; the end of it says what is missing.

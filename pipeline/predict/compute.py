@@ -7,7 +7,8 @@ import torch
 from foldblend.cli import Say
 from foldblend.errors import UserError
 from pipeline.device import Compute, open_compute
-from pipeline.predict.recipe import ENGINE, Recipe
+from pipeline.engines.registry import ENGINES, TORCH
+from pipeline.predict.recipe import Recipe
 
 __all__ = ["compute_for"]
 
@@ -30,7 +31,7 @@ def compute_for(recipe: Recipe, *, device: str | None, threads: int | None, say:
         For a device that was asked for and is not there.
     """
     name = device or recipe.device
-    if recipe.engine != ENGINE:
+    if recipe.engine not in (TORCH, *ENGINES):
         say(f"engine {recipe.engine} is not in this version; torch is used")
     try:
         wanted = torch.device(name)

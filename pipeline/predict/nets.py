@@ -13,7 +13,10 @@ from foldblend.cli import Say
 from foldblend.errors import UserError
 from pipeline.data.augment import albu_augmentation, build_augmentation
 from pipeline.device import Compute
-from pipeline.infer import View, features_of, logits_of, padded
+from pipeline.engines.forward import Forward
+from pipeline.engines.registry import ENGINES
+from pipeline.engines.spec import Spec, graphs_in, spec_of
+from pipeline.infer import View, features_of, filled, logits_of
 from pipeline.memory import Chunks
 from pipeline.models.attribute_head import make_join
 from pipeline.models.backbones import build_model
@@ -27,8 +30,8 @@ __all__ = ["Features", "Net"]
 IDENTITY = "identity"
 # Bytes of a run's models up to which all stay in memory; larger ones are read for each block.
 KEPT_BYTES = 2**30
-Features = dict[tuple[str, Any, int, str], np.ndarray]
-"""Features of a block of images, by backbone, preprocessing, batch size and view."""
+Features = dict[tuple[str, Any, int, str, str], np.ndarray]
+"""Features of a block of images, by backbone, preprocessing, batch size, engine and view."""
 
 
 class Net:
@@ -38,9 +41,11 @@ class Net:
         self.recipe = recipe
         self.weights = weights
         self.compute = compute
+        self.say = say
         self.chunks = Chunks(say)
         self._loaded: int | None = None
         self._kept: dict[int, torch.nn.Module] = {}
+        self._forwards: dict[int, Forward] = {}
         self.watches = False
         """Whether the features of the first model's unchanged images are kept as `seen_ND`."""
         self.seen_ND: np.ndarray | None = None
@@ -98,6 +103,40 @@ class Net:
             self._loaded = index
         return self.model
 
+    def forward(self, index: int) -> Forward:
+        """Return the forward pass of a model by the engine of the run."""
+        model = self.use(index)
+        made = self._forwards.get(index)
+        if made is None or made.model is not model or not self._stays(index):
+            # The forward pass of a large model goes when the next model takes its turn.
+            if not self._stays(index):
+                self._forwards.clear()
+            made = Forward(model, self.compute, self._spec(index), say=self.say)
+            self._forwards[index] = made
+        return made
+
+    def _stays(self, index: int) -> bool:
+        """Return whether a model stays in memory."""
+        return self.recipe.frozen or index in self._kept
+
+    def _spec(self, index: int) -> Spec | None:
+        recipe = self.recipe
+        if recipe.engine not in ENGINES or index in recipe.on_torch:
+            return None
+        return spec_of(
+            recipe.engine,
+            backbone=recipe.backbone,
+            kwargs=recipe.kwargs,
+            num_classes=recipe.num_classes,
+            attributes=recipe.attributes,
+            ordinal=recipe.ordinal,
+            frozen=recipe.frozen,
+            preprocess=recipe.preprocess,
+            batch_size=recipe.batch_size,
+            threads=torch.get_num_threads(),
+            folder=graphs_in(),
+        )
+
     def _head(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return weight D x C and bias C of a linear head, in float64."""
         if index not in self._heads:
@@ -114,7 +153,13 @@ class Net:
         return np.asarray(features_ND.astype(np.float64) @ weight_DC + bias_C, np.float32)
 
     def _batches(
-        self, stored_NHWC: np.ndarray, ids: Sequence[str], view: str | None, *, pad: bool
+        self,
+        model: Forward,
+        stored_NHWC: np.ndarray,
+        ids: Sequence[str],
+        view: str | None,
+        *,
+        pad: bool,
     ) -> list[tuple[torch.Tensor, int]]:
         """Return batches on the device with their numbers of images, cropped for the model."""
         size = self.recipe.batch_size
@@ -126,7 +171,8 @@ class Net:
                 if view is None
                 else self._drawn(part, ids[start : start + size], view)
             )
-            batch = padded(torch.from_numpy(np.ascontiguousarray(images)), size if pad else None)
+            whole = torch.from_numpy(np.ascontiguousarray(images))
+            batch = filled(model, whole, size if pad else None)
             found.append((batch.to(self.compute.device), len(part)))
         return found
 
@@ -184,13 +230,13 @@ class Net:
                 view: self.head_logits(index, self.features(stored_NHWC, ids, view, features))
                 for view in views
             }
-        model = self.use(index)
+        model = self.forward(index)
         on_device = [view for view in views if is_device_view(view)]
         pad = self.recipe.padded[index]
         found: dict[str, np.ndarray] = {}
         if on_device:
             seen = [view_of(view) for view in on_device]
-            batches = self._batches(stored_NHWC, ids, None, pad=pad)
+            batches = self._batches(model, stored_NHWC, ids, None, pad=pad)
             if self.watches and index == 0 and IDENTITY in on_device:
                 place = on_device.index(IDENTITY)
                 logits_VNC, watched = self._watched(model, batches, seen)
@@ -201,23 +247,25 @@ class Net:
                 logits_VNC = self._pass(model, batches, seen)
             found |= dict(zip(on_device, logits_VNC, strict=True))
         for view in [view for view in views if view not in on_device]:
-            batches = self._batches(stored_NHWC, ids, view, pad=pad)
+            batches = self._batches(model, stored_NHWC, ids, view, pad=pad)
             found[view] = self._pass(model, batches, [view_of(IDENTITY)])[0]
         return found
 
     def _pass(
         self,
-        model: torch.nn.Module,
+        model: Forward,
         batches: Sequence[tuple[torch.Tensor, int]],
-        views: Sequence[Any],
+        views: Sequence[View],
         seen: list[torch.Tensor] | None = None,
     ) -> np.ndarray:
-        """Return the logits V x N x C of batches; a hook may append features to `seen`."""
+        """Return the logits V x N x C of batches; `seen` gets the features of each view."""
 
         def forward(images: torch.Tensor) -> torch.Tensor:
             num = len(seen or ())
             try:
-                return logits_of(model, images, self.recipe.preprocess, self.compute, views)
+                return logits_of(
+                    model, images, self.recipe.preprocess, self.compute, views, seen=seen
+                )
             except RuntimeError:
                 # If memory ran out, the images come again in smaller parts.
                 if seen is not None:
@@ -239,47 +287,42 @@ class Net:
         if self.recipe.frozen:
             return self.features(stored_NHWC, ids, IDENTITY, known)
         with torch.inference_mode():
-            batches = self._batches(stored_NHWC, ids, None, pad=self.recipe.padded[0])
-            _, features = self._watched(self.use(0), batches, [view_of(IDENTITY)])
+            model = self.forward(0)
+            batches = self._batches(model, stored_NHWC, ids, None, pad=self.recipe.padded[0])
+            _, features = self._watched(model, batches, [view_of(IDENTITY)])
         # A padded last batch has more rows than images.
         return np.asarray(torch.cat(features).cpu().numpy()[: len(stored_NHWC)])
 
     def _watched(
         self,
-        model: Any,
+        model: Forward,
         batches: Sequence[tuple[torch.Tensor, int]],
         views: Sequence[View],
     ) -> tuple[np.ndarray, list[torch.Tensor]]:
         """Return logits V x N x C, and the features of each part of a batch in each view."""
-        head = model.get_classifier() if hasattr(model, "get_classifier") else None
-        linear = (
-            next((one for one in head.modules() if isinstance(one, torch.nn.Linear)), None)
-            if isinstance(head, torch.nn.Module)
-            else None
-        )
-        if linear is None:
-            raise UserError(f"{self.recipe.backbone} does not end in one linear layer")
         seen: list[torch.Tensor] = []
-        hook = linear.register_forward_pre_hook(lambda _, given: seen.append(given[0].float()))
         try:
             return self._pass(model, batches, views, seen), seen
-        finally:
-            hook.remove()
+        except LookupError:
+            raise UserError(f"{self.recipe.backbone} does not end in one linear layer") from None
 
     @torch.inference_mode()
     def features(
         self, stored_NHWC: np.ndarray, ids: Sequence[str], view: str, known: Features
     ) -> np.ndarray:
         """Return the features N x D float32 of a frozen backbone in a view, if known those."""
-        key = (self.backbone, self.recipe.preprocess, self.recipe.batch_size, view)
+        recipe = self.recipe
+        key = (self.backbone, recipe.preprocess, recipe.batch_size, recipe.engine, view)
         if key not in known:
             drawn = not is_device_view(view)
             see = view_of(IDENTITY if drawn else view)
 
-            def forward(images: torch.Tensor) -> torch.Tensor:
-                return features_of(self.model, images, self.recipe.preprocess, self.compute, see)
+            model = self.forward(0)
 
-            batches = self._batches(stored_NHWC, ids, view if drawn else None, pad=True)
+            def forward(images: torch.Tensor) -> torch.Tensor:
+                return features_of(model, images, recipe.preprocess, self.compute, see)
+
+            batches = self._batches(model, stored_NHWC, ids, view if drawn else None, pad=True)
             found = [
                 torch.cat(self.chunks.map(images, forward))[:num].cpu().numpy()
                 for images, num in batches

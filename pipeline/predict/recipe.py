@@ -16,11 +16,10 @@ from foldblend.runs.run import Run
 from pipeline.config.settings import read_config_file, replace
 from pipeline.config.trust import Trust, own_parts
 from pipeline.data.preprocess import Preprocess
+from pipeline.engines.registry import TORCH
 from pipeline.models.backbones import check_backbone, model_kwargs
 
-__all__ = ["ENGINE", "Look", "Recipe", "recipe_of"]
-
-ENGINE = "torch"
+__all__ = ["Look", "Recipe", "recipe_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,10 @@ class Recipe:
     """Data type of mixed precision, None for float32."""
     channels_last: bool
     threads: int
-    engine: str = ENGINE
+    engine: str = TORCH
+    """Engine of the forward passes."""
+    on_torch: tuple[int, ...] = ()
+    """Models for which torch was used in place of the engine."""
     pipelines: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Pipelines of albumentations by the name that views have for them, as `albumentations.to_dict`
     gives them. Others are read from the file of that name.
@@ -108,6 +110,7 @@ class Recipe:
         given["preprocess"] = Preprocess(**pixels)
         given["views"] = tuple(map(str, given["views"]))
         given["padded"] = tuple(map(bool, given["padded"]))
+        given["on_torch"] = tuple(map(int, given.get("on_torch", ())))
         given["kwargs"] = {
             str(key): tuple(value) if isinstance(value, list) else value
             for key, value in given["kwargs"].items()
@@ -169,6 +172,8 @@ def recipe_of(run: Run, trust: Trust) -> Recipe:
         amp_dtype=machine.amp_dtype if machine.amp else None,
         channels_last=machine.channels_last,
         threads=machine.threads or 1,
+        engine=config.infer.infer_engine,
+        on_torch=tuple(k for k, fold in enumerate(folds) if fold.get("engine") == TORCH),
     )
 
 

@@ -20,7 +20,7 @@ from foldblend.scores.metrics import METRICS, softmax
 from pipeline.config.settings import flatten
 from pipeline.data.sampling import class_counts
 from pipeline.fold_files import fold_record, least_room, start_fold, write_fold
-from pipeline.infer import predict
+from pipeline.infer import Model, predict
 from pipeline.job import NotFiniteLogitsError, TrainingJob
 from pipeline.memory import Chunks, OutOfMemory, is_out_of_memory
 from pipeline.seeding import derive_seed
@@ -217,7 +217,7 @@ class _FoldTraining:
 
     def _predict(
         self,
-        model: torch.nn.Module,
+        model: Model,
         table: pd.DataFrame,
         views: tuple[str, ...],
         *,
@@ -343,10 +343,11 @@ class _FoldTraining:
         model = self.fit.scored
         if course.best_state is not None:
             model.load_state_dict(course.best_state)
+        forward = job.forward(self.index, model)
         # Logits that are kept do not depend on how many images are predicted together.
         size = job.run.config.infer.validation_batch_size if job.padded else None
         start = time.perf_counter()
-        held_VNC = self._predict(model, self.held_out, job.run.views, pad_to=size)
+        held_VNC = self._predict(forward, self.held_out, job.run.views, pad_to=size)
         infer_seconds = time.perf_counter() - start
         if job.run.config.train.select == "last":
             score = self._note(course.rows[-1], held_VNC)
@@ -358,7 +359,7 @@ class _FoldTraining:
         test_VNC = (
             None
             if job.run.manifest.test is None
-            else self._predict(model, job.run.manifest.test, job.run.views, pad_to=size)
+            else self._predict(forward, job.run.manifest.test, job.run.views, pad_to=size)
         )
         state = {
             name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
@@ -374,6 +375,8 @@ class _FoldTraining:
         chunk = self.chunks.most
         if chunk is not None and chunk < job.run.config.infer.validation_batch_size:
             done["inference_chunk"] = chunk
+        if job.spec is not None:
+            done["engine"] = forward.engine
         if job.compute.compile:
             done["compiled"] = self.fit.forward is not self.fit.model
         if job.compute.is_cuda:

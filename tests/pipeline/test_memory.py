@@ -90,10 +90,10 @@ def short_of_memory(monkeypatch, place, most):
     module, _, name = place.rpartition(".")
     real = getattr(importlib.import_module(module), name)
 
-    def limited(model, images, *args):
+    def limited(model, images, *args, **kwargs):
         if len(images) > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-        return real(model, images, *args)
+        return real(model, images, *args, **kwargs)
 
     monkeypatch.setattr(f"{module}.{name}", limited)
 

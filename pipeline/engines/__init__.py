@@ -1,0 +1,1 @@
+"""Engines of the forward passes at inference: torch, compiled torch, ONNX Runtime, OpenVINO."""

@@ -1,0 +1,205 @@
+"""Forward pass of a model by an engine, with torch in its place where the engine fails."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+
+from foldblend.errors import in_a_line
+from pipeline.device import Compute
+from pipeline.engines.heads import last_linear, watched
+from pipeline.engines.registry import ENGINES, TORCH, Engine, EngineFailed, Run, why_not
+from pipeline.engines.spec import Spec
+
+__all__ = ["MOST_DIFFERENCE", "Forward", "padded", "usable_engine"]
+
+# Images of the first batch that torch sees too, and the most by which their outputs may differ.
+NUM_CHECKED = 4
+MOST_DIFFERENCE = 1e-3
+
+
+def padded(images: torch.Tensor, size: int | None) -> torch.Tensor:
+    """Return a batch with the last image repeated until it has `size` images (None: unchanged).
+
+    The number of images in a batch may change the last bits of the logits. In full batches, those
+    of an image depend on this image only.
+    """
+    if size is None or len(images) >= size:
+        return images
+    return torch.cat([images, images[-1:].expand(size - len(images), *images.shape[1:])])
+
+
+@functools.lru_cache(maxsize=4)
+def _engines(spec: Spec) -> list[Engine]:
+    """Return the list that holds the engine of a `spec`, empty until it is made."""
+    return []
+
+
+def _engine_of(spec: Spec, model: torch.nn.Module) -> Engine:
+    held = _engines(spec)
+    if not held:
+        held.append(ENGINES[spec.engine].make(model, spec))
+    return held[0]
+
+
+def usable_engine(spec: Spec | None, device: torch.device, say: Callable[[str], Any]) -> str:
+    """Return the name of the engine, torch where it cannot be used here; `say` gets the reason."""
+    if spec is None:
+        return TORCH
+    why = why_not(spec.engine, device)
+    if why is None:
+        return spec.engine
+    say(f"--infer-engine {spec.engine}: {why}; torch is used")
+    return TORCH
+
+
+@functools.cache
+def _pool(num_threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(num_threads, thread_name_prefix="engine")
+
+
+class Forward:
+    """Forward pass of a model, by an engine or by torch.
+
+    An engine that cannot load the model, or whose outputs differ on the first batch, is replaced by
+    torch, and `say` gets one line with the reason.
+
+    Parameters
+    ----------
+    model
+        The model, in evaluation mode on its device.
+    compute
+        Device, number format and memory layout of torch.
+    spec
+        What the engine is to run; None for torch.
+    say
+        Function that prints one line of the log.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        compute: Compute,
+        spec: Spec | None = None,
+        *,
+        say: Callable[[str], Any] = lambda _: None,
+    ) -> None:
+        self.model = model
+        self.compute = compute
+        self.spec = spec
+        self.say = say
+        self.problem: str | None = None
+        """Why torch is used in place of the engine, None where it is not."""
+        self.difference: float | None = None
+        """Largest difference from torch on the images that were checked."""
+        self._run: Run | None = None
+        if spec is None:
+            return
+        problem = why_not(spec.engine, compute.device)
+        if problem is not None:
+            self._give_up(problem)
+            return
+        try:
+            self._run = _engine_of(spec, model).load(model)
+        except EngineFailed as error:
+            self._give_up(str(error))
+
+    @property
+    def engine(self) -> str:
+        """Name of the engine that is used."""
+        return TORCH if self._run is None or self.spec is None else self.spec.engine
+
+    @property
+    def fills_batches(self) -> bool:
+        """Whether short batches are filled up here, to the size that a graph has."""
+        return self.engine in ENGINES and ENGINES[self.engine].is_graph
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Memory layout in which the engine takes pixels."""
+        return torch.contiguous_format if self.fills_batches else self.compute.memory_format
+
+    def eval(self) -> Forward:
+        """Put the model into evaluation mode, as torch's modules do."""
+        self.model.eval()
+        return self
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the outputs of standardised pixels N x 3 x H x W: logits N x C or features N x D.
+
+        The rows of a batch do not influence each other.
+        """
+        if self._run is not None:
+            found = self._by_engine(pixels)
+            if found is not None:
+                return found[0]
+        outputs: torch.Tensor = self.model(self._for_torch(pixels))
+        return outputs
+
+    def watched(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the outputs, and the features N x D before the last linear layer.
+
+        Raises LookupError for a model that does not end in one linear layer.
+        """
+        if self._run is not None:
+            found = self._by_engine(pixels)
+            if found is not None and found[1] is not None:
+                return found[0], found[1]
+        linear = last_linear(self.model)
+        if linear is None:
+            raise LookupError("no single linear layer at the end")
+        outputs, features = watched(self.model, linear, self._for_torch(pixels))
+        # An engine without features still gives the logits.
+        return (outputs if self._run is None else self(pixels)), features
+
+    def _for_torch(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.contiguous(memory_format=self.compute.memory_format)
+
+    def _by_engine(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+        """Return outputs and features by the engine, None if torch must take over."""
+        assert self.spec is not None
+        assert self._run is not None
+        size = self.spec.shape[0] if self.fills_batches else len(pixels)
+        parts = [padded(part, size) for part in pixels.split(size)]
+        try:
+            # Each thread has its own images: that is faster than threads which share the work on an
+            # image, and the number of threads changes no bit.
+            is_alone = self.spec.threads == 1 or len(parts) == 1
+            run = map if is_alone else _pool(self.spec.threads).map
+            found = [*run(self._run, parts)]
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # engines raise anything
+            self._give_up(in_a_line(error))
+            return None
+        outputs = torch.cat([one for one, _ in found])[: len(pixels)]
+        if self.difference is None and not self._agrees(pixels, outputs):
+            return None
+        features = [one for _, one in found if one is not None]
+        return outputs, torch.cat(features)[: len(pixels)] if features else None
+
+    def _agrees(self, pixels: torch.Tensor, outputs: torch.Tensor) -> bool:
+        """Return whether the outputs of a batch are torch's; otherwise torch takes over."""
+        few = pixels[:NUM_CHECKED]
+        expected = self.model(self._for_torch(few)).float()
+        difference = float((outputs[: len(few)] - expected).abs().max())
+        self.difference = difference
+        if difference <= MOST_DIFFERENCE or self._is_mixed:
+            return True
+        self._give_up(f"its outputs differ from torch's by {difference:.2g}")
+        return False
+
+    @property
+    def _is_mixed(self) -> bool:
+        """Return whether numbers are rounded so coarsely that engines cannot agree."""
+        return self.compute.amp_dtype is not None
+
+    def _give_up(self, why: str) -> None:
+        assert self.spec is not None
+        self._run = None
+        self.problem = why
+        self.say(f"--infer-engine {self.spec.engine}: {why}; torch is used")

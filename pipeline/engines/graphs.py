@@ -1,0 +1,144 @@
+"""Graphs of architectures for engines: exported once, and kept on disk for later runs."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from foldblend.errors import UserError, in_a_line
+from foldblend.files import exists, write_bytes
+from foldblend.reading import read_bounded
+from pipeline.engines.heads import last_linear, watched
+from pipeline.engines.registry import EngineFailed
+from pipeline.engines.spec import Spec
+from pipeline.export.onnx_build import MOST_BYTES, OPSET, Template, exported
+
+__all__ = ["FEATURES", "LOGITS", "PIXELS", "filled", "graph_of"]
+
+PIXELS = "pixels"
+LOGITS = "logits"
+FEATURES = "features"
+# Raise this when graphs are made differently.
+VERSION = 1
+PACKAGES = ("torch", "timm", "onnx", "onnxscript")
+MOST_GRAPH = 2**28  # bytes of a graph without its weights
+DIGEST_BYTES = 16
+WEIGHTS = "weights"
+PREFIX = "model."
+
+
+class WithFeatures(torch.nn.Module):
+    """A model that also returns the input of its last linear layer."""
+
+    def __init__(self, model: torch.nn.Module, linear: torch.nn.Linear | None) -> None:
+        super().__init__()
+        self.model = model
+        # In a list, since a second name of the layer would give its weights a second name.
+        self._linear = [linear]
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the logits N x C and, where there is a linear layer, the features N x D."""
+        linear = self._linear[0]
+        if linear is None:
+            return (self.model(pixels).float(),)
+        logits, features = watched(self.model, linear, pixels)
+        return logits.float(), features
+
+
+@functools.lru_cache(maxsize=8)
+def _graphs(architecture: str, shape: tuple[int, ...]) -> list[Template]:
+    """Return the list that holds the graph of an architecture, empty until it is exported."""
+    return []
+
+
+def graph_of(model: torch.nn.Module, spec: Spec) -> Template:
+    """Return the graph of a model without its weights, from memory, from disk or exported.
+
+    Its input `PIXELS` has the shape of the `spec`; its outputs are `LOGITS` and, for a model with
+    one last linear layer, `FEATURES`.
+
+    Raises
+    ------
+    EngineFailed
+        If torch cannot export the model, such as one with an operator that ONNX lacks.
+    """
+    held = _graphs(spec.architecture, spec.shape)
+    if not held:
+        file = _file_of(spec)
+        found = None if file is None else _read(file)
+        if found is None:
+            found = _exported(model, spec)
+            if file is not None:
+                _keep(file, found)
+        held.append(found)
+    return held[0]
+
+
+def _exported(model: torch.nn.Module, spec: Spec) -> Template:
+    linear = last_linear(model)
+    outputs = [LOGITS] if linear is None else [LOGITS, FEATURES]
+    wrapped = WithFeatures(model, linear).eval()
+    try:
+        return exported(wrapped, [torch.zeros(spec.shape)], inputs=[PIXELS], outputs=outputs)
+    except Exception as error:  # a user's own backbone can fail in any way
+        raise EngineFailed(f"the model cannot be exported to ONNX ({in_a_line(error)})") from None
+
+
+def filled(template: Template, model: torch.nn.Module) -> bytes:
+    """Return the graph with the weights of a model, as bytes of an ONNX file.
+
+    Raises EngineFailed for weights that are too large for one.
+    """
+    state = {f"{PREFIX}{name}": value for name, value in model.state_dict().items()}
+    size = sum(state[name].numel() * state[name].element_size() for name in template.weights)
+    if size > MOST_BYTES:
+        raise EngineFailed(f"the weights ({size / 1e9:.1f} GB) do not fit into a graph")
+    return bytes(template.filled(state).SerializeToString())
+
+
+def _file_of(spec: Spec) -> Path | None:
+    """Return the file of a graph, whose name has everything that decides its content."""
+    if spec.folder is None:
+        return None
+    versions = [importlib.metadata.version(name) for name in PACKAGES]
+    text = json.dumps([VERSION, OPSET, versions, spec.architecture, spec.shape])
+    name = hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
+    return spec.folder / f"{name}.graph"
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
+
+
+def _keep(file: Path, template: Template) -> None:
+    """Write a graph after its hash; a folder that cannot be written goes without."""
+    import onnx
+
+    onnx.helper.set_model_props(template.model, {WEIGHTS: json.dumps(template.weights)})
+    data: bytes = template.model.SerializeToString()
+    with contextlib.suppress(OSError, UserError):
+        write_bytes(file, _digest(data) + data)
+
+
+def _read(file: Path) -> Template | None:
+    """Return a graph that was kept, None where there is none or it is damaged."""
+    import onnx
+
+    if not exists(file):
+        return None
+    try:
+        data = read_bounded(file, most=MOST_GRAPH)
+        if data[:DIGEST_BYTES] != _digest(data[DIGEST_BYTES:]):
+            return None
+        model: Any = onnx.load_model_from_string(data[DIGEST_BYTES:])
+        about = {one.key: one.value for one in model.metadata_props}
+        return Template(model, tuple(json.loads(about[WEIGHTS])))
+    except (OSError, UserError, LookupError, ValueError):
+        return None

@@ -1,0 +1,171 @@
+"""Measurements of engines on this machine, kept beside the cache for later runs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from foldblend.errors import UserError
+from foldblend.locks import hold
+from foldblend.runs.environment import processor
+from foldblend.runs.folder import read_json, write_json
+from pipeline.device import Compute
+from pipeline.engines.forward import Forward
+from pipeline.engines.registry import TORCH
+from pipeline.engines.spec import Spec
+
+__all__ = ["Measured", "keep", "kept", "measure", "measured_in", "one_at_a_time"]
+
+ROUNDS = 3
+VERSION = 1
+PACKAGES = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "openvino")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Speed of an engine, or why it cannot be used."""
+
+    engine: str
+    seconds: float = 0.0
+    """Seconds of an image in the forward pass: the median of some rounds."""
+    load_seconds: float = 0.0
+    """Seconds to put the weights of a model in."""
+    difference: float = 0.0
+    """Largest difference of its outputs from torch's."""
+    problem: str | None = None
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def measured_in(spec: Spec, compute: Compute) -> Path | None:
+    """Return the file of a measurement, None where nothing is kept on disk.
+
+    Its name has the architecture, the input, threads, layout, processor and versions.
+    """
+    if spec.folder is None:
+        return None
+    layout = str(compute.memory_format)
+    parts = [VERSION, spec.architecture, spec.shape, spec.threads, layout, processor(), _versions()]
+    name = hashlib.blake2b(json.dumps(parts).encode(), digest_size=10).hexdigest()
+    return spec.folder / f"{name}.json"
+
+
+def kept(file: Path | None) -> dict[str, Measured]:
+    """Return the engines of a measurement that was kept, by name; {} where there is none."""
+    if file is None:
+        return {}
+    try:
+        engines = read_json(file)["engines"]
+        found = {name: Measured(engine=name, **about) for name, about in engines.items()}
+        numbers = [(one.seconds, one.load_seconds, one.difference) for one in found.values()]
+        return found if all(float(each) >= 0 for one in numbers for each in one) else {}
+    except (OSError, UserError, LookupError, TypeError, ValueError, AttributeError):
+        return {}
+
+
+@contextlib.contextmanager
+def one_at_a_time(file: Path | None, say: Callable[[str], Any]) -> Iterator[None]:
+    """Let one process measure at a time, so that the others find its result."""
+    with contextlib.ExitStack() as stack:
+        # Without the lock, each process measures for itself.
+        with contextlib.suppress(OSError, UserError):
+            if file is not None:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                wait = "waiting for another process that measures engines"
+                stack.enter_context(hold(file.with_suffix(".lock"), wait=lambda: say(wait)))
+        yield
+
+
+def _seconds(forward: Forward, pixels: torch.Tensor) -> float:
+    start = time.perf_counter()
+    forward(pixels)
+    return (time.perf_counter() - start) / len(pixels)
+
+
+def measure(
+    model: torch.nn.Module, pixels: torch.Tensor, compute: Compute, specs: Mapping[str, Spec]
+) -> dict[str, Measured]:
+    """Return the speed of torch and of other engines on a batch, measured in turns.
+
+    Parameters
+    ----------
+    model
+        The model, in evaluation mode.
+    pixels
+        Standardised pixels N x 3 x H x W of real images.
+    compute
+        Device and memory layout of torch.
+    specs
+        What each engine is to run, by its name.
+    """
+    forwards = {TORCH: Forward(model, compute)}
+    load_seconds = {TORCH: 0.0}
+    problems: dict[str, str] = {}
+    batch = {TORCH: pixels.contiguous(memory_format=compute.memory_format)}
+    with torch.inference_mode():
+        for name, spec in specs.items():
+            forward = Forward(model, compute, spec)
+            batch[name] = pixels.contiguous(memory_format=forward.memory_format)
+            # The first pass compares the outputs with torch's.
+            forward(batch[name])
+            if forward.problem is not None:
+                problems[name] = forward.problem
+                continue
+            # Now that the graph is there, a model's weights are loaded into it once more.
+            start = time.perf_counter()
+            forwards[name] = Forward(model, compute, spec)
+            load_seconds[name] = time.perf_counter() - start
+            forwards[name](batch[name])
+        times: dict[str, list[float]] = {name: [] for name in forwards}
+        for _ in range(ROUNDS):
+            for name, forward in forwards.items():
+                times[name].append(_seconds(forward, batch[name]))
+    found = {
+        name: Measured(
+            engine=name,
+            seconds=statistics.median(times[name]),
+            load_seconds=load_seconds[name],
+            difference=forward.difference or 0.0,
+        )
+        for name, forward in forwards.items()
+    }
+    return found | {name: Measured(engine=name, problem=why) for name, why in problems.items()}
+
+
+def keep(file: Path | None, found: Mapping[str, Measured], *, num_images: int) -> None:
+    """Write a measurement with its date, versions and processor; a folder may refuse it."""
+    if file is None:
+        return
+    engines = {name: dataclasses.asdict(one) for name, one in found.items()}
+    for about in engines.values():
+        del about["engine"]
+    record = {
+        "date": datetime.date.today().isoformat(),
+        "processor": processor(),
+        "versions": _versions(),
+        "num_images": num_images,
+        "rounds": ROUNDS,
+        "engines": engines,
+    }
+    with contextlib.suppress(OSError, UserError):
+        write_json(file, record)
