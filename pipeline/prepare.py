@@ -115,15 +115,16 @@ def _as_started(config: RunConfig, written: Mapping[Any, Any]) -> RunConfig:
     """Return the settings for continuing a run; `written` is its config.yaml.
 
     Defaults that changed in the meantime keep the values that the run was started with, and so do
-    the number of threads and what "auto" has decided of --compile and --amp-dtype, which may change
-    the last bits of results.
+    the number of threads and what "auto" has decided of --compile, --amp-dtype and --infer-engine,
+    which may change the last bits of results.
     """
     threads = written.get("threads")
     config = keep_defaults(config, written)
     given = flatten(config)
     for name, values in DECIDED.items():
-        if given[name] == "auto" and written.get(name) in values:
-            config = replace(config, **{name: written[name]})
+        value = written.get(name, flags_of(RunConfig)[name].before) if written else None
+        if given[name] == "auto" and value in values:
+            config = replace(config, **{name: value})
     if config.machine.threads is None and isinstance(threads, int):
         config = replace(config, threads=threads)
     return config

@@ -26,7 +26,7 @@ from pipeline.engines.forward import Forward
 from pipeline.engines.registry import TORCH
 from pipeline.engines.spec import Spec
 
-__all__ = ["Measured", "keep", "kept", "measure", "measured_in", "one_at_a_time"]
+__all__ = ["Measured", "keep", "kept", "measure", "measured_in", "one_at_a_time", "saves"]
 
 ROUNDS = 3
 VERSION = 1
@@ -81,6 +81,16 @@ def kept(file: Path | None) -> dict[str, Measured]:
         return found if all(float(each) >= 0 for one in numbers for each in one) else {}
     except (OSError, UserError, LookupError, TypeError, ValueError, AttributeError):
         return {}
+
+
+def saves(spec: Spec, compute: Compute, num_images: int) -> bool:
+    """Return whether an engine is known to save time on so few images, its loading included."""
+    found = kept(measured_in(spec, compute))
+    if TORCH not in found or spec.engine not in found:
+        return False
+    own = found[spec.engine]
+    saved = (found[TORCH].seconds - own.seconds) * num_images
+    return own.problem is None and saved > own.load_seconds
 
 
 @contextlib.contextmanager

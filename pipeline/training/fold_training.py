@@ -19,6 +19,7 @@ from foldblend.scores.confusion import confusion_counts, worst_mistakes
 from foldblend.scores.metrics import METRICS, softmax
 from pipeline.config.settings import flatten
 from pipeline.data.sampling import class_counts
+from pipeline.engines.measured import saves
 from pipeline.fold_files import fold_record, least_room, start_fold, write_fold
 from pipeline.infer import Model, predict
 from pipeline.job import NotFiniteLogitsError, TrainingJob
@@ -237,6 +238,18 @@ class _FoldTraining:
         self._release()
         return logits_VNC
 
+    def _for_epoch(self, model: torch.nn.Module) -> Model:
+        """Return the model of an epoch as its score is computed: by the engine where that pays.
+
+        Scores that choose the epoch are always torch's, since what pays is measured.
+        """
+        job = self.job
+        is_shown_only = job.run.config.train.select == "last"
+        if job.spec is None or not is_shown_only:
+            return model
+        num = len(self.held_out)
+        return job.forward(self.index, model) if saves(job.spec, job.compute, num) else model
+
     def _rows(self, table: pd.DataFrame) -> Any:
         """Return the batches of a table; those that each epoch needs keep their workers."""
         key = id(table)
@@ -285,7 +298,8 @@ class _FoldTraining:
         # With --select last, the last epoch is logged with the logits that `_finish` writes, so
         # that these rows are not predicted twice.
         if not self.fit.is_done or select != "last":
-            self._note(row, self._predict(epoch.model, self.held_out, self.job.run.views[:1]))
+            model = self._for_epoch(epoch.model)
+            self._note(row, self._predict(model, self.held_out, self.job.run.views[:1]))
         if self.fit.is_done:
             self.checkpoints.save(self._state())
 
