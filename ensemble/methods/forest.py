@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import expit
 
 __all__ = ["Forest", "forest_of"]
 
@@ -55,6 +54,8 @@ class Forest:
             for place, root in enumerate(root_Z):
                 sum_NZ[:, place] += self._answer(columns_DN, root)
         if len(self.baseline_Z) == 1:
+            from scipy.special import expit  # only here, as it takes 0.2 s to import
+
             second_N = expit(sum_NZ[:, 0])
             return np.stack([1 - second_N, second_N], axis=1)
         sum_NZ -= sum_NZ.max(axis=1)[:, None]

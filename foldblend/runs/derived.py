@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from foldblend.ahead import ahead
 from foldblend.errors import UserError
 from foldblend.files import check_writable, write_bytes
 from foldblend.runs.calibrated import PLAIN_OOF, PLAIN_TEST
@@ -153,8 +154,9 @@ def write_derived(folder: Path, made: Derived) -> Run:
     _write(folder, "folds.csv", made.rows[["image_id", "group", "label", "repeat", "fold"]])
     _write(folder, "oof.parquet", with_logits(made.rows, made.logits_NC))
     _write_plain(folder, made)
-    for fold, test in enumerate(made.tests):
-        _write(folder, f"test_fold_{fold}.parquet", test)
+    files = [(f"test_fold_{fold}.parquet", test) for fold, test in enumerate(made.tests)]
+    for _ in ahead(lambda file: _write(folder, *file), files):
+        pass
     if made.tests:
         mean = mean_over_folds(
             made.tests, logit_columns(len(made.like.classes)), of_shares=made.of_shares

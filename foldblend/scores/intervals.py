@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
 
 __all__ = ["Interval", "Limits", "jackknife_interval", "percentile_interval"]
 
@@ -104,6 +103,8 @@ def jackknife_interval(
         # says that there is only one; a difference must not look certain.
         end = value if limits is not None and len(left_out_G) == 1 else np.nan
         return Interval(value, end, end)
+    from scipy.special import stdtrit  # only here, as it takes 0.2 s to import
+
     quantile = float(stdtrit(len(known) - 1, (1 + CONFIDENCE) / 2))
     squares = float(((known - known.mean()) ** 2).sum())
     # Groups whose value is not defined count like the mean of the others.

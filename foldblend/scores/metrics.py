@@ -31,8 +31,10 @@ __all__ = [
 
 def log_softmax(logits_NC: np.ndarray) -> np.ndarray:
     """Return log-probabilities, N x C float64, which are finite for any finite logits."""
-    shifted = logits_NC.astype(np.float64) - logits_NC.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    shifted = logits_NC.astype(np.float64)
+    shifted -= logits_NC.max(axis=1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return shifted
 
 
 def softmax(logits_NC: np.ndarray) -> np.ndarray:
@@ -43,7 +45,10 @@ def softmax(logits_NC: np.ndarray) -> np.ndarray:
     >>> softmax(np.log([[3.0, 1.0]])).round(4).tolist()
     [[0.75, 0.25]]
     """
-    proba_NC = np.exp(logits_NC.astype(np.float64) - logits_NC.max(axis=1, keepdims=True))
+    # In place, because memory for each step would take longer than the step.
+    proba_NC = logits_NC.astype(np.float64)
+    proba_NC -= logits_NC.max(axis=1, keepdims=True)
+    np.exp(proba_NC, out=proba_NC)
     proba_NC /= proba_NC.sum(axis=1, keepdims=True)
     return proba_NC
 

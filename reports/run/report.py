@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from foldblend.ahead import ahead
 from foldblend.attributes import Attribute
 from foldblend.errors import UserError
 from foldblend.files import write_bytes
@@ -100,10 +101,11 @@ def _test(run: Run, calibration: Calibration) -> dict[str, Any] | None:
         return None
     # The models may have their rows in another order.
     ids = run.test["image_id"]
-    models = [in_order_of(ids, run.test_fold(index)) for index in range(run.num_test_folds)]
+    folds = range(run.num_test_folds)
+    models = ahead(lambda fold: run.logits(in_order_of(ids, run.test_fold(fold))), folds)
     return summarise_test(
         run.logits(run.test),
-        [run.logits(model) for model in models],
+        [*models],
         calibration.proba(run.logits(plain)),
     )
 
@@ -284,33 +286,43 @@ def compute_report(run: Run, calibration: Calibration | None = None) -> dict[str
     metric = metric_of(run.info)
     raw = _raw_score(run, arrays, metric)
     before = _of_first_schema(run)
-    summary = summarise(
-        arrays.rows,
-        arrays.logits_NC,
-        classes=run.classes,
-        attributes=run.attributes,
-        metric=metric,
-        ordered=run.ordered,
-        plain_NC=plain_oof(run) if has_plain(run) else None,
-        calibration=calibration,
-    )
+    plain_NC = plain_oof(run) if has_plain(run) else None
+
+    def summary() -> dict[str, Any]:
+        return summarise(
+            arrays.rows,
+            arrays.logits_NC,
+            classes=run.classes,
+            attributes=run.attributes,
+            metric=metric,
+            ordered=run.ordered,
+            plain_NC=plain_NC,
+            calibration=calibration,
+        )
+
+    def baselines() -> list[dict[str, Any]]:
+        # One is enough to compare with, so only the first attribute has one.
+        return [_baseline(arrays, attribute) for attribute in run.attributes[:1]]
+
+    # These take most of the time, and do not depend on each other.
+    parts: list[Callable[[], Any]] = [summary, lambda: _suspects(run, named), baselines]
+    numbers, suspects, beaten = ahead(lambda part: part(), parts)
     report: dict[str, Any] = {
         "name": run.name,
         "kind": run.info["kind"],
         "about": (
             run.info.get("about") or before.get("about") or "how it was made is not recorded"
         ),
-        "notes": [*_notes(run, before, raw), *_without_width(summary)],
-        **summary,
+        "notes": [*_notes(run, before, raw), *_without_width(numbers)],
+        **numbers,
         "raw": raw,
         "averaged": _averaged(run, arrays, metric),
         "test": _test(run, calibration),
         "test_score": score_on_test(run, metric),
         "curves": _curves(run),
-        "suspects": _suspects(run, named),
+        "suspects": suspects,
         "sections": _sections(run, before),
-        # One baseline is enough to compare with, so only the first attribute has one.
-        "baselines": [_baseline(arrays, attribute) for attribute in run.attributes[:1]],
+        "baselines": beaten,
     }
     report["sections"].append(use_section(run, report))
     return report
