@@ -163,6 +163,8 @@ def _wrong(recipe: Recipe, num_classes: int) -> Iterator[str]:
         yield f"device {recipe.device!r}"
     if recipe.amp_dtype not in (None, "bfloat16", "float16"):
         yield f"number format {recipe.amp_dtype!r}"
+    if not isinstance(recipe.engine, str) or len(recipe.on_torch) > len(recipe.padded):
+        yield f"engine {recipe.engine!r}"
     for one in recipe.attributes:
         if len(one.of_class) != num_classes:
             yield f"attribute {one.name!r}"

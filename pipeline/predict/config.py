@@ -106,6 +106,10 @@ class PredictConfig:
     """Device such as cuda, cuda:1 or cpu. Default: the one used in training."""
     threads: int | None = None
     """Threads of the CPU. Default: as in training, with which predictions are equal bit for bit."""
+    infer_engine: Literal["torch", "compile", "onnx", "openvino"] | None = None
+    """Engine of the forward passes. Default: as in training, with which predictions are equal bit
+    for bit.
+    """
     parts: str | None = None
     """Your own parts that the run's settings name and that may be imported, as module:name,
     comma-separated.

@@ -179,12 +179,14 @@ def _key(prediction: Prediction) -> str:
     """Return what identifies a prediction, so that only the same one is continued."""
     session = prediction.session
     config = prediction.config
+    # Predictions that were begun by a version without engines are continued.
+    engine = [] if config.infer_engine is None else [config.infer_engine]
     decided = [
         session.predictor.fingerprint(),
         {key: list(models) for key, models in session.stream.models.items()},
         # A row has other columns with --no-odd, or where the reference is gone.
         dataclasses.astuple(prediction.columns),
-        [config.coverage, config.coverage_by, config.device, config.threads],
+        [config.coverage, config.coverage_by, config.device, config.threads, *engine],
         prediction.inputs.key(),
     ]
     return hashlib.blake2b(json.dumps(decided).encode(), digest_size=16).hexdigest()

@@ -45,7 +45,8 @@ def open_session(path: str | Path, config: PredictConfig, *, say: Say) -> Sessio
         place = Path(path).resolve()
     except (RuntimeError, OSError, ValueError):  # links in a circle, or no name of a file
         raise UserError(f"{path}: no such run; pass the folder of a finished run") from None
-    settings = (config.models, config.budget, config.device, config.threads, config.trust)
+    machine = (config.device, config.threads, config.infer_engine)
+    settings = (config.models, config.budget, *machine, config.trust)
     key = (place, str(path), _stamp(place), settings, _Lines(say))
     session = _session(*key)
     weights = [leaf.weights for leaf in session.predictor.leaves.values()]
@@ -71,9 +72,11 @@ class _Lines:
 def _session(
     place: Path, given: str, stamp: object, settings: tuple[Any, ...], say: _Lines
 ) -> Session:
-    models, budget, device, threads, trust = settings
+    models, budget, device, threads, engine, trust = settings
     predictor = open_predictor(given, trust=trust, say=say)
     if budget is not None:
         predictor = within_budget(predictor, budget, say=say)
-    stream = Stream(predictor.root, models=models, device=device, threads=threads, say=say)
+    stream = Stream(
+        predictor.root, models=models, device=device, threads=threads, engine=engine, say=say
+    )
     return Session(predictor, stream)

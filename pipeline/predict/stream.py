@@ -7,6 +7,7 @@ models see and the next one, which threads decode meanwhile.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -165,6 +166,8 @@ class Stream:
         Numbers of the models (folds) to use; None: all.
     device, threads
         See `pipeline.predict.compute.compute_for`.
+    engine
+        Engine of the forward passes; None: that of each run.
     say
         Function that prints one line of the log.
     """
@@ -176,6 +179,7 @@ class Stream:
         models: Sequence[int] | None = None,
         device: str | None = None,
         threads: int | None = None,
+        engine: str | None = None,
         say: Say,
     ) -> None:
         self.root = root
@@ -191,8 +195,11 @@ class Stream:
 
         self.nets: dict[str, Net] = {}
         for key, leaf in self.leaves.items():
-            compute = compute_for(leaf.recipe, device=device, threads=threads, say=once)
-            self.nets[key] = Net(leaf.recipe, leaf.weights, compute, once)
+            recipe = leaf.recipe
+            if engine is not None:
+                recipe = dataclasses.replace(recipe, engine=engine, on_torch=())
+            compute = compute_for(recipe, device=device, threads=threads, say=once)
+            self.nets[key] = Net(recipe, leaf.weights, compute, once)
         self.threads = {key: threads or leaf.recipe.threads for key, leaf in self.leaves.items()}
         self.models = {
             key: [index for index in range(leaf.num_models) if models is None or index in models]

@@ -341,6 +341,11 @@ def test_predictions_and_views_of_a_run_use_its_engine(engine, kind, runs, tiny_
     proba_NC = calibration_of(run).proba(run.logits(run.test))
     columns = [f"proba_{name}" for name in run.classes]
     np.testing.assert_array_equal(found[columns].to_numpy(), proba_NC)
+    # The engine of a prediction can be chosen.
+    other = fb.predict(folders[1], images, infer_engine=engine, say=quiet)
+    if kind == "full":
+        np.testing.assert_array_equal(other[columns].to_numpy(), proba_NC)
+    assert (other[columns] != fb.predict(folders[1], images, say=quiet)[columns]).any(axis=None)
     views = []
     for folder in folders:
         add_views(folder, ["vflip"], say=quiet)
