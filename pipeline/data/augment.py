@@ -13,15 +13,15 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-# Before the import, which would otherwise ask the network for a newer version.
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-
-import albumentations
-
 from foldblend.errors import UserError, in_a_line
 from foldblend.files import home
 from foldblend.plugins import find_part, is_custom, source_hash
 from foldblend.reading import read_yaml_file
+
+# Before albumentations is imported, which would otherwise ask the network for a newer version. The
+# processes that load images inherit it. It is imported by the first augmentation, as that takes
+# half a second, and neither predictions nor heads on a frozen backbone need it.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 __all__ = [
     "AUGMENTATIONS",
@@ -76,6 +76,8 @@ class Augmentation:
     """Albumentations pipeline that takes a seed with each image."""
 
     def __init__(self, transforms: list[Any]) -> None:
+        import albumentations
+
         self._compose = albumentations.Compose(transforms)
 
     def __call__(self, image: np.ndarray, seed: int) -> np.ndarray:
@@ -85,6 +87,8 @@ class Augmentation:
 
 
 def _default() -> Augmentation:
+    import albumentations
+
     recipe = Recipe()
     return Augmentation(
         [
@@ -123,6 +127,8 @@ def albu_augmentation(
     try:
         if saved is None:
             saved = read_yaml_file(home(file), cure="write one with albumentations.save")
+        import albumentations
+
         loaded = albumentations.from_dict(saved)
         pipeline = Augmentation([loaded])
     except UserError as error:

@@ -11,6 +11,7 @@ import functools
 import hashlib
 from collections import deque
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import Any
 
 import cv2
@@ -23,7 +24,7 @@ from foldblend.images import boxes_of, image_key
 from foldblend.progress import Task
 from foldblend.runs.environment import processor
 from foldblend.runs.folder import read_json, write_json
-from pipeline.data.augment import albumentations, describe_augmentation
+from pipeline.data.augment import describe_augmentation
 from pipeline.data.cache import MEMORY_ONLY, Store, cache_root
 from pipeline.data.images import IMAGES_VERSION
 from pipeline.data.kept import kept_or_made
@@ -119,7 +120,10 @@ class Features:
                 "threads": machine.threads,
                 "channels_last": machine.channels_last,
                 "views": VIEWS_VERSION,
-                "versions": [one.__version__ for one in (torch, timm, cv2, np, albumentations)],
+                "versions": [
+                    *(one.__version__ for one in (torch, timm, cv2, np)),
+                    version("albumentations"),
+                ],
             }
             if self.engine != TORCH:
                 policy["engine"] = [self.engine, *ENGINES[self.engine].versions]
@@ -145,7 +149,7 @@ class Features:
         the engine's name.
         """
         spec = self.job.spec if self.engine != TORCH else None
-        made = Forward(self.backbone.model, self.job.compute, spec)
+        made = Forward(self.backbone.model, self.job.run.preprocess, self.job.compute, spec)
         self._check(made)
         return made
 
