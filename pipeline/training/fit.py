@@ -22,12 +22,13 @@ from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
 from pipeline.memory import OutOfMemory, is_out_of_memory
 from pipeline.models.backbones import start_training
-from pipeline.seeding import derive_rng
 from pipeline.training.averaging import build_average
+from pipeline.training.batch_pixels import Augmenter, BatchPixels
 from pipeline.training.compiling import compiles, is_known_to_fail
 from pipeline.training.finite import FiniteCheck, NotFiniteError
+from pipeline.training.lean_layers import make_lean
 from pipeline.training.losses import build_loss
-from pipeline.training.mixing import Mixing, erase
+from pipeline.training.mixing import Mixing
 from pipeline.training.optim import build_optimizer, build_scheduler
 from pipeline.training.saved_state import MisfitError, check_state, is_finite, tensors_in
 
@@ -68,7 +69,7 @@ class Fit:
         *,
         steps_per_epoch: int,
         count_C: np.ndarray | None = None,
-        augment: Callable[[torch.Tensor, np.random.Generator], torch.Tensor] | None = None,
+        augment: Augmenter | None = None,
         seed_parts: tuple[int, ...] = (),
         micro_batch: int | None = None,
         say: Callable[[str], None] = print,
@@ -83,10 +84,12 @@ class Fit:
         self.config = config
         self.preprocess = preprocess
         self.compute = compute
-        self.augment = augment
         self.seed_parts = seed_parts
         self.say = say
         self.scaler = compute.scaler()
+        # A compiler removes such passes itself.
+        if not (compute.is_cuda or compute.compile):
+            make_lean(model)
         self.optimizer = build_optimizer(
             model, config.train, fused=compute.is_cuda, scaled=self.scaler.is_enabled()
         )
@@ -95,7 +98,9 @@ class Fit:
         )
         self.average = build_average(model, config.train)
         self.loss = build_loss(config.loss, counts_C, compute.device)
-        self.mixing = Mixing.of(config.augment, counts_C)
+        self.pixels = BatchPixels(
+            preprocess, augment, Mixing.of(config.augment, counts_C), config.augment.reprob
+        )
         # A compiled model shares the weights. Inference uses the uncompiled one, because its
         # batches vary in size and each new size would be compiled.
         self.forward: Callable[..., Any] = model
@@ -208,7 +213,11 @@ class Fit:
         self, images: torch.Tensor, labels: torch.Tensor, loader: TrainLoader | None
     ) -> None:
         config = self.config
-        pixels, target = self._pixels(images, labels, loader)
+        label_N = None
+        if loader is not None and self.pixels.mixing is not None:
+            label_N = loader.labels(self.epoch, self.step)
+        place = (*self.seed_parts, self.epoch, self.step)
+        pixels, target = self.pixels(images, labels, label_N, place)
         if self.watch is not None:
             self.watch(pixels)
         loss = self._backward(pixels, target)
@@ -233,32 +242,6 @@ class Fit:
         self.average.after_step(self.model, self.updates)
         self.loss_sum += loss * len(images)
         self.images_seen += len(images)
-
-    def _pixels(
-        self, images: torch.Tensor, labels: torch.Tensor, loader: TrainLoader | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a batch as the model sees it, augmented and mixed, and its labels or shares."""
-        place = (*self.seed_parts, self.epoch, self.step)
-        target = labels
-        if self.augment is None:
-            pixels = images.permute(0, 3, 1, 2).float()
-        else:
-            # Standardised, which changes mixing by no more than rounding.
-            pixels = self.augment(images, derive_rng("augment", *place))
-        if self.mixing is not None:
-            # The labels come from the loader's table: copying them from a GPU would stall it.
-            label_N = (
-                labels.cpu().numpy() if loader is None else loader.labels(self.epoch, self.step)
-            )
-            pixels, share_NC = self.mixing(pixels, label_N, derive_rng("mix", *place))
-            if share_NC is not None:
-                target = torch.from_numpy(share_NC).to(labels.device, non_blocking=True)
-        if self.augment is None:
-            pixels = self.preprocess.standardise(pixels)
-        reprob = self.config.augment.reprob
-        if reprob:
-            pixels = erase(pixels, reprob, derive_rng("erase", *place))
-        return pixels, target
 
     def _backward(self, pixels: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Compute the gradients of a batch's mean loss and return that loss.

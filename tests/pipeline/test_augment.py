@@ -341,7 +341,7 @@ def test_batches_are_augmented_mixed_standardised_and_erased(images, on_device):
     )
     plain = torch.from_numpy(images)
     labels = torch.arange(6) % 3
-    pixels, shares = fit._pixels(plain, labels, None)
+    pixels, shares = fit.pixels(plain, labels, None, (0, 0))
 
     def mixed(pixels):
         return Mixing.of(config.augment, np.ones(3))(

@@ -1,0 +1,66 @@
+"""Batches as the model sees them: augmented, mixed, standardised, with boxes erased."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pipeline.data.preprocess import Preprocess
+from pipeline.seeding import derive_rng
+from pipeline.training.mixing import Mixing, erase
+
+__all__ = ["Augmenter", "BatchPixels"]
+
+Augmenter = Callable[[torch.Tensor, np.random.Generator], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPixels:
+    """Preparation of batches on the device."""
+
+    preprocess: Preprocess
+    augment: Augmenter | None
+    """Changes and standardises images; None: they were augmented before."""
+    mixing: Mixing | None
+    reprob: float
+    """Probability of erasing a box of an image."""
+
+    def __call__(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        label_N: np.ndarray | None,
+        place: tuple[int, ...],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return N x 3 x H x W pixels, and the labels (where images are mixed, shares of classes).
+
+        Parameters
+        ----------
+        images
+            N x H x W x 3 uint8.
+        labels
+            N class numbers on the device.
+        label_N
+            The same in memory, if they are known there: copying them from a GPU would stall it.
+        place
+            What random numbers are derived from: parts of the seed, the epoch and the step.
+        """
+        target = labels
+        if self.augment is None:
+            pixels = images.permute(0, 3, 1, 2).float()
+        else:
+            # Standardised, which changes mixing by no more than rounding.
+            pixels = self.augment(images, derive_rng("augment", *place))
+        if self.mixing is not None:
+            known_N = labels.cpu().numpy() if label_N is None else label_N
+            pixels, share_NC = self.mixing(pixels, known_N, derive_rng("mix", *place))
+            if share_NC is not None:
+                target = torch.from_numpy(share_NC).to(labels.device, non_blocking=True)
+        if self.augment is None:
+            pixels = self.preprocess.standardise(pixels)
+        if self.reprob:
+            pixels = erase(pixels, self.reprob, derive_rng("erase", *place))
+        return pixels, target
