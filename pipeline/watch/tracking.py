@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from torch.utils.tensorboard import summary as summaries
 
 from foldblend.attributes import Attribute, attribute_view
 from foldblend.cli import Say
 from foldblend.errors import UserError, in_a_line, printable
 from foldblend.progress import write
 from foldblend.scores.metrics import METRICS
-from pipeline.watch.events import Events
 from reports.tiles import confusion_image, legible, tile
 
 __all__ = ["Trackers", "attribute_scores", "open_trackers", "require_wandb", "tracking_id"]
@@ -43,14 +41,20 @@ class _TensorBoard:
     name = "TensorBoard"
 
     def __init__(self, folder: Path, purge_step: int) -> None:
+        # Late, because TensorBoard takes 0.3 s to import and only training writes events.
+        from torch.utils.tensorboard import summary
+
+        from pipeline.watch.events import Events
+
+        self._summaries = summary
         self._events = Events(folder, purge_step)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         for tag, value in values.items():
-            self._events.add(summaries.scalar(tag, value), step)
+            self._events.add(self._summaries.scalar(tag, value), step)
 
     def image(self, tag: str, image_HWC: np.ndarray, step: int) -> None:
-        self._events.add(summaries.image(tag, image_HWC, dataformats="HWC"), step)
+        self._events.add(self._summaries.image(tag, image_HWC, dataformats="HWC"), step)
 
     def hparams(self, settings: Mapping[str, Any], scores: Mapping[str, float]) -> None:
         # torch's add_hparams would start a second run and declare the columns of the table.
@@ -61,7 +65,7 @@ class _TensorBoard:
             name: value if type(value) in (int, float) else printable(str(value))
             for name, value in settings.items()
         }
-        _, start, end = summaries.hparams(plain, {})
+        _, start, end = self._summaries.hparams(plain, {})
         for part in (start, end):
             self._events.add(part)
         self.scalars({f"hparam/{name}": value for name, value in scores.items()}, 0)
