@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.sparse.csgraph
 
+from foldblend.ahead import ahead
 from foldblend.errors import UserError, listed, require
 from foldblend.files import exists, home, is_link
 from foldblend.runs.broken import BrokenRun
@@ -198,13 +198,15 @@ def _once(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _shared_groups(groups: Sequence[np.ndarray]) -> tuple[np.ndarray, bool]:
-    """Return the group of each image, and whether the groups of the runs differ.
+    """Return the group of each image as a number, and whether the groups of the runs differ.
 
-    If they differ, groups that share an image are merged. If they do not, names are kept, so that
-    the intervals are those of each run's report.
+    If they differ, groups that share an image are merged. If they do not, the order of their names
+    is kept, so that the intervals are those of each run's report.
     """
     if all((one == groups[0]).all() for one in groups):
-        return groups[0], False
+        return np.unique(groups[0], return_inverse=True)[1], False
+    import scipy.sparse.csgraph  # only here, as it takes a while to import
+
     codes = [np.unique(one, return_inverse=True)[1] for one in groups]
     # Images first, then the groups of each run; an edge joins an image with its group.
     sizes = np.cumsum([len(groups[0]), *(one.max() + 1 for one in codes)])
@@ -326,21 +328,23 @@ def _board(
             "demo set with synthetic faces: it only shows that everything runs, its scores mean"
             " nothing"
         )
-    scored = []
-    predicted = []
-    for run, table in zip(runs, tables, strict=True):
+
+    def of_run(member: tuple[Run, pd.DataFrame]) -> tuple[Scored, np.ndarray]:
+        """Return a run's scores, and the class of each image."""
+        run, table = member
         repeats = len(table) // len(first)
         logits_NC = run.logits(table)
         label_N = np.tile(true_N, repeats)
         group_N = np.tile(shared_N, repeats)
         oof = Rows(label_N, group_N, table["repeat"].to_numpy(), table["fold"].to_numpy())
         proba_NC = softmax(logits_NC)
-        scored.append(
-            score_prediction(run.name, oof, proba_NC, attributes=run.attributes, metric=metric)
-        )
-        predicted.append(
-            logits_NC.reshape(repeats, len(first), -1).mean(axis=0, dtype=np.float64).argmax(axis=1)
-        )
+        scores = score_prediction(run.name, oof, proba_NC, attributes=run.attributes, metric=metric)
+        mean_NC = logits_NC.reshape(repeats, len(first), -1).mean(axis=0, dtype=np.float64)
+        return scores, mean_NC.argmax(axis=1)
+
+    found = [*ahead(of_run, zip(runs, tables, strict=True))]
+    scored = [one for one, _ in found]
+    predicted = [one for _, one in found]
     order, rows = _rows(runs, scored, by_oof, metric)
     return {
         "data": printable(data["name"]),
