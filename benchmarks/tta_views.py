@@ -1,7 +1,7 @@
 """Cost of views: many views of cached images, compared with forward passes only.
 
     python benchmarks/tta_views.py --data DATA [--backbone tf_efficientnet_lite0 --img-size 128
-    --pictures 512]
+    --pictures 512 --infer-engine onnx]
 
 "forward" is one forward pass per image on pixels that are in memory already. "views" reads every
 image once from the cache and predicts it in all device views. "naive" decodes every image again for
@@ -38,6 +38,9 @@ from pipeline.data.augment import albu_augmentation, build_augmentation
 from pipeline.data.feeding import Feeder
 from pipeline.data.images import open_images
 from pipeline.device import compute_of, free_memory
+from pipeline.engines.forward import Forward
+from pipeline.engines.registry import TORCH
+from pipeline.engines.spec import spec_of
 from pipeline.infer import predict
 from pipeline.models.backbones import build_model, check_backbone, preprocess_of
 from tta.views.names import parse_views, view_of
@@ -66,8 +69,22 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     )
     table = table[: args.pictures]
     torch.manual_seed(0)
-    model = build_model(args.backbone, num_classes=manifest.num_classes, kwargs={}, weights=None)
-    model = model.to(device=compute.device, memory_format=compute.memory_format).eval()  # type: ignore[call-overload]
+    built = build_model(args.backbone, num_classes=manifest.num_classes, kwargs={}, weights=None)
+    module = built.to(device=compute.device, memory_format=compute.memory_format).eval()  # type: ignore[call-overload]
+    spec = spec_of(
+        args.infer_engine,
+        backbone=args.backbone,
+        kwargs={},
+        num_classes=manifest.num_classes,
+        attributes=(),
+        ordinal=None,
+        frozen=False,
+        preprocess=preprocess,
+        batch_size=config.infer.validation_batch_size,
+        threads=config.machine.threads,
+        folder=None,
+    )
+    model = Forward(module, preprocess, compute, spec, say=print)
 
     def seconds(job: Callable[[], object]) -> float:
         start = time.perf_counter()
@@ -109,18 +126,23 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             return seen(loader, ("identity",))
 
         with torch.inference_mode():
-            ready = [
-                preprocess.standardise(images.permute(0, 3, 1, 2).float()).contiguous(
-                    memory_format=compute.memory_format
-                )
+            raw = [
+                images.permute(0, 3, 1, 2).float().contiguous()
                 for images, _ in compute.feed(cached.rows(table))
             ]
+            # A graph standardises pixels itself.
+            ready = raw
+            if not model.is_graph:
+                ready = [
+                    preprocess.standardise(one).contiguous(memory_format=compute.memory_format)
+                    for one in raw
+                ]
 
         @torch.inference_mode()
         def forward() -> None:
             with compute.autocast():
                 for pixels in ready:
-                    model(pixels)
+                    (model if model.is_graph else module)(pixels)
 
         jobs: dict[str, Callable[[], object]] = {
             "forward": forward,
@@ -178,10 +200,13 @@ def main() -> None:
     cli.add_argument("--batch-size", type=int, default=64, help="images per forward pass")
     cli.add_argument("--pictures", type=int, default=512)
     cli.add_argument("--rounds", type=int, default=5)
+    cli.add_argument("--infer-engine", default=TORCH)
     args = cli.parse_args()
     results = Results(args, device=settled(args).machine.device)
     # This is a key of tta_views.json.
     name = f"{args.backbone} at {args.img_size}, {args.pictures} pictures"
+    if args.infer_engine != TORCH:
+        name = f"{name}, {args.infer_engine}"
     found = results.in_rounds(name, lambda: measure(args), most=args.rounds)
     over = found["over_forward_passes"]
     speed = found["pictures_per_second"]

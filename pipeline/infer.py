@@ -24,13 +24,13 @@ Model = torch.nn.Module | Forward
 
 def filled(model: Model, images: torch.Tensor, size: int | None) -> torch.Tensor:
     """Return a batch filled up to `size` images (None: unchanged), unless the engine does so."""
-    if isinstance(model, Forward) and model.fills_batches:
+    if isinstance(model, Forward) and model.is_graph:
         return images
     return padded(images, size)
 
 
-def _layout(model: Model, compute: Compute) -> torch.memory_format:
-    return model.memory_format if isinstance(model, Forward) else compute.memory_format
+def _forward(model: Model, preprocess: Preprocess, compute: Compute) -> Forward:
+    return model if isinstance(model, Forward) else Forward(model, preprocess, compute)
 
 
 def logits_of(
@@ -44,9 +44,9 @@ def logits_of(
 ) -> torch.Tensor:
     """Return the logits V x N x C of a batch of images N x H x W x 3 uint8 on the device.
 
-    With `seen`, the features N x D before the last linear layer are appended to it, view by view;
-    the model is then a `Forward`.
+    With `seen`, the features N x D before the last linear layer are appended to it, view by view.
     """
+    forward = _forward(model, preprocess, compute)
     raw = images.permute(0, 3, 1, 2).float()
     if not images.is_cuda:
         # Views take half the time in this layout on a CPU. A GPU would only turn the pixels twice,
@@ -56,14 +56,10 @@ def logits_of(
     # Views contain no matrix products, so autocast does not round their results.
     with compute.autocast():
         for view in views:
-            pixels = preprocess.standardise(view(raw)).contiguous(
-                memory_format=_layout(model, compute)
-            )
             if seen is None:
-                logits.append(model(pixels).float())
+                logits.append(forward(view(raw)).float())
                 continue
-            assert isinstance(model, Forward)
-            outputs, features = model.watched(pixels)
+            outputs, features = forward.watched(view(raw))
             logits.append(outputs.float())
             seen.append(features)
     return torch.stack(logits)
@@ -79,10 +75,8 @@ def features_of(
     """Return the features N x D of a batch of images N x H x W x 3 uint8 on the device."""
     # Views are applied to raw pixels, as in `logits_of`.
     seen = view(images.permute(0, 3, 1, 2).float())
-    pixels = preprocess.standardise(seen).contiguous(memory_format=_layout(backbone, compute))
     with compute.autocast():
-        features: torch.Tensor = backbone(pixels).float()
-    return features
+        return _forward(backbone, preprocess, compute)(seen).float()
 
 
 @torch.inference_mode()

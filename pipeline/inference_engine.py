@@ -46,10 +46,12 @@ def decide_engine(run: Prepared, model: Any, folder: Path, say: Say) -> Resolved
         model.reset_classifier(0)
     model = model.to(device=compute.device, memory_format=compute.memory_format).eval()
     images = torch.from_numpy(_first_images(run)).to(compute.device)
-    pixels = run.preprocess.normalise(images)
+    pixels = images.permute(0, 3, 1, 2).float().contiguous()
     # A random state that is drawn from would give the folds other weights.
     with torch.random.fork_rng(devices=[]):
-        engine = choose_engine(asked, model, pixels, compute, run.spec_for, _work(run), say)
+        engine = choose_engine(
+            asked, model, pixels, run.preprocess, compute, run.spec_for, _work(run), say
+        )
     begun = Run(folder).settings if config.output.resume else {}
     if begun and asked == "auto":
         engine = begun.get("infer_engine", TORCH)

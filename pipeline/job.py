@@ -137,7 +137,8 @@ class FoldJob:
         def say(line: str) -> None:
             self.say(f"{self.title(index)}: {line}")
 
-        return Forward(model.eval(), self.compute, self.spec if engine else None, say=say)
+        spec = self.spec if engine else None
+        return Forward(model.eval(), self.run.preprocess, self.compute, spec, say=say)
 
     def check_finite(self, index: int, logits_VNC: np.ndarray) -> None:
         """Raise UserError if logits of a fold are not finite."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from foldblend.progress import duration
+from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
 from pipeline.engines.forward import Forward
 from pipeline.engines.measured import Measured, keep, kept, measure, measured_in, one_at_a_time
@@ -41,6 +42,7 @@ def choose_engine(
     asked: str,
     model: torch.nn.Module,
     pixels: torch.Tensor,
+    preprocess: Preprocess,
     compute: Compute,
     spec_for: Callable[[str], Spec | None],
     work: Work,
@@ -55,7 +57,9 @@ def choose_engine(
     model
         The model with its initial weights, in evaluation mode on the device.
     pixels
-        Standardised pixels N x 3 x H x W of the run's first images.
+        Pixels N x 3 x H x W (0 to 255) of the run's first images.
+    preprocess
+        Standardises the pixels.
     compute
         Device, number format and memory layout of torch.
     spec_for
@@ -68,11 +72,11 @@ def choose_engine(
     if asked == TORCH or (asked == "auto" and compute.is_cuda):
         return TORCH
     if asked != "auto":
-        forward = Forward(model, compute, spec_for(asked), say=say)
+        forward = Forward(model, preprocess, compute, spec_for(asked), say=say)
         with torch.inference_mode():
             forward(pixels)
         return forward.engine
-    seconds = _torch_seconds(model, pixels, compute) * work.num_images
+    seconds = _torch_seconds(Forward(model, preprocess, compute), pixels) * work.num_images
     if seconds < LEAST_SECONDS:
         say(f"inference: torch, whose forward passes take about {duration(max(seconds, 1))} in all")
         return TORCH
@@ -89,22 +93,20 @@ def choose_engine(
     with one_at_a_time(file, say):
         found = kept(file)
         if TORCH not in found:
-            found = measure(model, pixels, compute, specs)
+            found = measure(model, pixels, preprocess, compute, specs)
             keep(file, found, num_images=len(pixels))
     engine, why = fastest(found, work)
     say(f"inference: {engine}, {why}")
     return engine
 
 
-def _torch_seconds(model: torch.nn.Module, pixels: torch.Tensor, compute: Compute) -> float:
+def _torch_seconds(forward: Forward, pixels: torch.Tensor) -> float:
     """Return the seconds that torch needs for an image, after a warm-up."""
-    forward = Forward(model, compute)
-    batch = pixels.contiguous(memory_format=compute.memory_format)
     with torch.inference_mode():
-        forward(batch[:1])
+        forward(pixels[:1])
         start = time.perf_counter()
-        forward(batch)
-    return (time.perf_counter() - start) / len(batch)
+        forward(pixels)
+    return (time.perf_counter() - start) / len(pixels)
 
 
 def fastest(found: Mapping[str, Measured], work: Work) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from foldblend.errors import in_a_line
+from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
 from pipeline.engines.heads import last_linear, watched
 from pipeline.engines.registry import ENGINES, TORCH, Engine, EngineFailed, Run, why_not
@@ -72,6 +73,8 @@ class Forward:
     ----------
     model
         The model, in evaluation mode on its device.
+    preprocess
+        Standardises the pixels.
     compute
         Device, number format and memory layout of torch.
     spec
@@ -83,11 +86,13 @@ class Forward:
     def __init__(
         self,
         model: torch.nn.Module,
+        preprocess: Preprocess,
         compute: Compute,
         spec: Spec | None = None,
         *,
         say: Callable[[str], Any] = lambda _: None,
     ) -> None:
+        self.preprocess = preprocess
         self.model = model
         self.compute = compute
         self.spec = spec
@@ -114,14 +119,9 @@ class Forward:
         return TORCH if self._run is None or self.spec is None else self.spec.engine
 
     @property
-    def fills_batches(self) -> bool:
-        """Whether short batches are filled up here, to the size that a graph has."""
+    def is_graph(self) -> bool:
+        """Whether the engine runs a graph, which fills short batches up by itself."""
         return self.engine in ENGINES and ENGINES[self.engine].is_graph
-
-    @property
-    def memory_format(self) -> torch.memory_format:
-        """Memory layout in which the engine takes pixels."""
-        return torch.contiguous_format if self.fills_batches else self.compute.memory_format
 
     def eval(self) -> Forward:
         """Put the model into evaluation mode, as torch's modules do."""
@@ -129,15 +129,12 @@ class Forward:
         return self
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return the outputs of standardised pixels N x 3 x H x W: logits N x C or features N x D.
-
-        The rows of a batch do not influence each other.
-        """
+        """Return the outputs of pixels N x 3 x H x W (0 to 255): logits N x C or features N x D."""
         if self._run is not None:
             found = self._by_engine(pixels)
             if found is not None:
                 return found[0]
-        outputs: torch.Tensor = self.model(self._for_torch(pixels))
+        outputs: torch.Tensor = self.model(self._standard(pixels))
         return outputs
 
     def watched(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -152,19 +149,25 @@ class Forward:
         linear = last_linear(self.model)
         if linear is None:
             raise LookupError("no single linear layer at the end")
-        outputs, features = watched(self.model, linear, self._for_torch(pixels))
+        outputs, features = watched(self.model, linear, self._standard(pixels))
         # An engine without features still gives the logits.
         return (outputs if self._run is None else self(pixels)), features
 
-    def _for_torch(self, pixels: torch.Tensor) -> torch.Tensor:
-        return pixels.contiguous(memory_format=self.compute.memory_format)
+    def _standard(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return standardised pixels in the layout of torch's models."""
+        found = self.preprocess.standardise(pixels)
+        return found.contiguous(memory_format=self.compute.memory_format)
 
     def _by_engine(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None] | None:
         """Return outputs and features by the engine, None if torch must take over."""
         assert self.spec is not None
         assert self._run is not None
-        size = self.spec.shape[0] if self.fills_batches else len(pixels)
-        parts = [padded(part, size) for part in pixels.split(size)]
+        size = self.spec.shape[0]
+        parts = (
+            [padded(part, size) for part in pixels.contiguous().split(size)]
+            if self.is_graph
+            else [self._standard(pixels)]
+        )
         try:
             # Each thread has its own images: that is faster than threads which share the work on an
             # image, and the number of threads changes no bit.
@@ -185,7 +188,7 @@ class Forward:
     def _agrees(self, pixels: torch.Tensor, outputs: torch.Tensor) -> bool:
         """Return whether the outputs of a batch are torch's; otherwise torch takes over."""
         few = pixels[:NUM_CHECKED]
-        expected = self.model(self._for_torch(few)).float()
+        expected = self.model(self._standard(few)).float()
         difference = float((outputs[: len(few)] - expected).abs().max())
         self.difference = difference
         if difference <= MOST_DIFFERENCE or self._is_mixed:

@@ -15,6 +15,7 @@ import torch
 from foldblend.errors import UserError, in_a_line
 from foldblend.files import exists, write_bytes
 from foldblend.reading import read_bounded
+from pipeline.data.preprocess import Preprocess
 from pipeline.engines.heads import last_linear, watched
 from pipeline.engines.registry import EngineFailed
 from pipeline.engines.spec import Spec
@@ -34,21 +35,23 @@ WEIGHTS = "weights"
 PREFIX = "model."
 
 
-class WithFeatures(torch.nn.Module):
-    """A model that also returns the input of its last linear layer."""
+class FromPixels(torch.nn.Module):
+    """A model from raw pixels on, which also returns the input of its last linear layer."""
 
-    def __init__(self, model: torch.nn.Module, linear: torch.nn.Linear | None) -> None:
+    def __init__(self, model: torch.nn.Module, preprocess: Preprocess) -> None:
         super().__init__()
         self.model = model
+        self.preprocess = preprocess
         # In a list, since a second name of the layer would give its weights a second name.
-        self._linear = [linear]
+        self._linear = [last_linear(model)]
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the logits N x C and, where there is a linear layer, the features N x D."""
         linear = self._linear[0]
+        standard = self.preprocess.standardise(pixels)
         if linear is None:
-            return (self.model(pixels).float(),)
-        logits, features = watched(self.model, linear, pixels)
+            return (self.model(standard).float(),)
+        logits, features = watched(self.model, linear, standard)
         return logits.float(), features
 
 
@@ -82,9 +85,10 @@ def graph_of(model: torch.nn.Module, spec: Spec) -> Template:
 
 
 def _exported(model: torch.nn.Module, spec: Spec) -> Template:
-    linear = last_linear(model)
-    outputs = [LOGITS] if linear is None else [LOGITS, FEATURES]
-    wrapped = WithFeatures(model, linear).eval()
+    outputs = [LOGITS] if last_linear(model) is None else [LOGITS, FEATURES]
+    wrapped = FromPixels(model, spec.preprocess).eval()
+    # The constants are made before, since they are kept and must not be the exporter's.
+    spec.preprocess.standardise(torch.zeros(spec.shape))
     try:
         return exported(wrapped, [torch.zeros(spec.shape)], inputs=[PIXELS], outputs=outputs)
     except Exception as error:  # a user's own backbone can fail in any way

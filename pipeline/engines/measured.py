@@ -21,6 +21,7 @@ from foldblend.errors import UserError
 from foldblend.locks import hold
 from foldblend.runs.environment import processor
 from foldblend.runs.folder import read_json, write_json
+from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
 from pipeline.engines.forward import Forward
 from pipeline.engines.registry import TORCH
@@ -113,7 +114,11 @@ def _seconds(forward: Forward, pixels: torch.Tensor) -> float:
 
 
 def measure(
-    model: torch.nn.Module, pixels: torch.Tensor, compute: Compute, specs: Mapping[str, Spec]
+    model: torch.nn.Module,
+    pixels: torch.Tensor,
+    preprocess: Preprocess,
+    compute: Compute,
+    specs: Mapping[str, Spec],
 ) -> dict[str, Measured]:
     """Return the speed of torch and of other engines on a batch, measured in turns.
 
@@ -122,34 +127,34 @@ def measure(
     model
         The model, in evaluation mode.
     pixels
-        Standardised pixels N x 3 x H x W of real images.
+        Pixels N x 3 x H x W (0 to 255) of real images.
+    preprocess
+        Standardises the pixels.
     compute
         Device and memory layout of torch.
     specs
         What each engine is to run, by its name.
     """
-    forwards = {TORCH: Forward(model, compute)}
+    forwards = {TORCH: Forward(model, preprocess, compute)}
     load_seconds = {TORCH: 0.0}
     problems: dict[str, str] = {}
-    batch = {TORCH: pixels.contiguous(memory_format=compute.memory_format)}
     with torch.inference_mode():
         for name, spec in specs.items():
-            forward = Forward(model, compute, spec)
-            batch[name] = pixels.contiguous(memory_format=forward.memory_format)
+            forward = Forward(model, preprocess, compute, spec)
             # The first pass compares the outputs with torch's.
-            forward(batch[name])
+            forward(pixels)
             if forward.problem is not None:
                 problems[name] = forward.problem
                 continue
             # Now that the graph is there, a model's weights are loaded into it once more.
             start = time.perf_counter()
-            forwards[name] = Forward(model, compute, spec)
+            forwards[name] = Forward(model, preprocess, compute, spec)
             load_seconds[name] = time.perf_counter() - start
-            forwards[name](batch[name])
+            forwards[name](pixels)
         times: dict[str, list[float]] = {name: [] for name in forwards}
         for _ in range(ROUNDS):
             for name, forward in forwards.items():
-                times[name].append(_seconds(forward, batch[name]))
+                times[name].append(_seconds(forward, pixels))
     found = {
         name: Measured(
             engine=name,

@@ -23,9 +23,10 @@ TORCH = "torch"
 ROWS = 8
 
 Run = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
-"""Function of a full batch of standardised pixels N x 3 x H x W, which returns the model's outputs
-N x C and the features N x D before its last linear layer, None where the engine does not have them.
-That of a graph uses one thread, and several threads may call it at the same time.
+"""Function of a full batch of pixels N x 3 x H x W, which returns the model's outputs N x C and the
+features N x D before its last linear layer, None where the engine does not have them. That of a
+graph standardises pixels (0 to 255) itself, and uses one thread; several threads may call it at the
+same time.
 """
 
 

@@ -22,9 +22,11 @@ class Spec:
 
     engine: str
     architecture: str
-    """Text that no other architecture has: backbone, its keywords and its head."""
+    """Text that no other architecture has: backbone, its keywords, its head, mean and deviation."""
     shape: tuple[int, int, int, int]
     """Shape of every batch: images, 3, height and width."""
+    preprocess: Preprocess
+    """Standardises pixels, which is part of the graph."""
     threads: int
     folder: Path | None = None
     """Folder in which graphs are kept; None: only in memory."""
@@ -67,7 +69,7 @@ def spec_of(
     frozen
         Whether the model ends in features, without its head.
     preprocess
-        Has the size of the images.
+        Size of the images, mean and deviation.
     batch_size
         Images of a batch at inference; graphs have smaller ones (`ROWS`).
     threads
@@ -82,7 +84,10 @@ def spec_of(
     changes = is_custom(backbone) or is_downloaded(backbone)
     return Spec(
         engine=engine,
-        architecture=repr((backbone, sorted(kwargs.items()), head)),
+        architecture=repr(
+            (backbone, sorted(kwargs.items()), head, preprocess.mean, preprocess.std)
+        ),
+        preprocess=preprocess,
         shape=(
             ROWS if ENGINES[engine].is_graph else batch_size,
             3,

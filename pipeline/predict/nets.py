@@ -111,7 +111,9 @@ class Net:
             # The forward pass of a large model goes when the next model takes its turn.
             if not self._stays(index):
                 self._forwards.clear()
-            made = Forward(model, self.compute, self._spec(index), say=self.say)
+            made = Forward(
+                model, self.recipe.preprocess, self.compute, self._spec(index), say=self.say
+            )
             self._forwards[index] = made
         return made
 

@@ -29,6 +29,7 @@ from tta.saved_views import saved_rows
 CPU = Compute(torch.device("cpu"), None, torch.channels_last)
 GRAPHS = [name for name, kind in ENGINES.items() if kind.is_graph and not kind.absent]
 SIDE = 32
+PREPROCESS = Preprocess(width=SIDE, height=SIDE, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.2))
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +66,7 @@ def spec(engine, backbone="test_efficientnet", threads=1, folder=None):
         attributes=(),
         ordinal=None,
         frozen=False,
-        preprocess=Preprocess(width=SIDE, height=SIDE, mean=(0.5,) * 3, std=(0.5,) * 3),
+        preprocess=PREPROCESS,
         batch_size=64,
         threads=threads,
         folder=folder,
@@ -73,24 +74,26 @@ def spec(engine, backbone="test_efficientnet", threads=1, folder=None):
 
 
 def pixels_of(num, seed=1):
-    return torch.randn(num, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+    random = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (num, 3, SIDE, SIDE), generator=random).float()
 
 
 @torch.inference_mode()
 def outputs(forward, pixels):
-    return forward(pixels.contiguous(memory_format=forward.memory_format)).numpy()
+    return forward(pixels).numpy()
 
 
 @torch.inference_mode()
 def by_torch(model, pixels):
-    return model(pixels.contiguous(memory_format=torch.channels_last)).numpy()
+    standard = PREPROCESS.standardise(pixels)
+    return model(standard.contiguous(memory_format=torch.channels_last)).numpy()
 
 
 @pytest.mark.parametrize("engine", GRAPHS)
 @pytest.mark.parametrize("backbone", ["test_efficientnet", "test_resnet", "test_vit"])
 def test_an_engine_gives_the_outputs_of_torch(engine, backbone):
     model = model_of(backbone)
-    forward = Forward(model, CPU, spec(engine, backbone))
+    forward = Forward(model, PREPROCESS, CPU, spec(engine, backbone))
     assert forward.problem is None
     for num in (1, ROWS, 2 * ROWS + 3):
         pixels = pixels_of(num)
@@ -104,10 +107,10 @@ def test_outputs_of_an_image_depend_on_nothing_else(engine):
     """Neither on the other images, nor on their number, nor on the number of threads."""
     model = model_of()
     pixels = pixels_of(3 * ROWS + 1)
-    together = outputs(Forward(model, CPU, spec(engine)), pixels)
-    turned = outputs(Forward(model, CPU, spec(engine, threads=2)), pixels.flip(0))
+    together = outputs(Forward(model, PREPROCESS, CPU, spec(engine)), pixels)
+    turned = outputs(Forward(model, PREPROCESS, CPU, spec(engine, threads=2)), pixels.flip(0))
     np.testing.assert_array_equal(turned[::-1], together)
-    alone = outputs(Forward(model, CPU, spec(engine, threads=3)), pixels[5:6])
+    alone = outputs(Forward(model, PREPROCESS, CPU, spec(engine, threads=3)), pixels[5:6])
     np.testing.assert_array_equal(alone[0], together[5])
 
 
@@ -121,7 +124,7 @@ def test_an_architecture_is_exported_once_and_filled_with_each_models_weights(
     pixels = pixels_of(ROWS)
     for seed in range(3):
         model = model_of(seed=seed)
-        forward = Forward(model, CPU, spec(engine, folder=tmp_path))
+        forward = Forward(model, PREPROCESS, CPU, spec(engine, folder=tmp_path))
         np.testing.assert_allclose(outputs(forward, pixels), by_torch(model, pixels), atol=2e-5)
     assert len(exports) == 1
     # Another process finds it on disk, also for other engines; a damaged one is made again.
@@ -131,7 +134,7 @@ def test_an_architecture_is_exported_once_and_filled_with_each_models_weights(
         forwards._engines.cache_clear()
         graphs._graphs.cache_clear()
         file.write_bytes(data)
-        again = Forward(model, CPU, spec(GRAPHS[-1], folder=tmp_path))
+        again = Forward(model, PREPROCESS, CPU, spec(GRAPHS[-1], folder=tmp_path))
         np.testing.assert_allclose(outputs(again, pixels), by_torch(model, pixels), atol=2e-5)
         assert len(exports) == num
         assert file.read_bytes()[16:] == whole[16:] or num == 1
@@ -141,9 +144,9 @@ def test_an_architecture_is_exported_once_and_filled_with_each_models_weights(
 def test_features_are_the_input_of_the_last_linear_layer(engine):
     model = model_of("test_resnet")
     pixels = pixels_of(ROWS + 1)
-    forward = Forward(model, CPU, spec(engine, "test_resnet"))
+    forward = Forward(model, PREPROCESS, CPU, spec(engine, "test_resnet"))
     with torch.inference_mode():
-        found, features = forward.watched(pixels.contiguous(memory_format=forward.memory_format))
+        found, features = forward.watched(pixels)
         head = model.get_classifier()
         torch.testing.assert_close(head(features), found, atol=1e-5, rtol=0)
     np.testing.assert_allclose(found.numpy(), by_torch(model, pixels), atol=2e-5)
@@ -158,9 +161,9 @@ class NoLinear(torch.nn.Module):
 
 @pytest.mark.parametrize("engine", ["torch", *GRAPHS])
 def test_a_model_without_a_linear_layer_has_no_features(engine):
-    forward = Forward(NoLinear(), CPU, spec(engine, "no-linear"))
+    forward = Forward(NoLinear(), PREPROCESS, CPU, spec(engine, "no-linear"))
     np.testing.assert_allclose(
-        outputs(forward, pixels_of(3)), pixels_of(3).mean(dim=(2, 3)), atol=1e-6
+        outputs(forward, pixels_of(3)), by_torch(forward.model, pixels_of(3)), atol=1e-6
     )
     with pytest.raises(LookupError):
         forward.watched(pixels_of(3))
@@ -202,7 +205,7 @@ class Branches(torch.nn.Module):
 def test_a_model_that_cannot_be_exported_stays_with_torch(engine):
     said = []
     model = Branches().eval()
-    forward = Forward(model, CPU, spec(engine, "branches"), say=said.append)
+    forward = Forward(model, PREPROCESS, CPU, spec(engine, "branches"), say=said.append)
     np.testing.assert_array_equal(outputs(forward, pixels_of(3)), by_torch(model, pixels_of(3)))
     assert forward.engine == "torch"
     (line,) = said
@@ -241,7 +244,7 @@ def test_an_engine_that_differs_or_breaks_is_replaced_by_torch(change, words, mo
     replaced(monkeypatch, "onnx", change)
     said = []
     model = model_of()
-    forward = Forward(model, CPU, spec("onnx"), say=said.append)
+    forward = Forward(model, PREPROCESS, CPU, spec("onnx"), say=said.append)
     pixels = pixels_of(ROWS)
     np.testing.assert_array_equal(outputs(forward, pixels), by_torch(model, pixels))
     np.testing.assert_array_equal(outputs(forward, pixels), by_torch(model, pixels))
@@ -442,6 +445,6 @@ def test_compiled_torch_gives_the_outputs_of_torch():
     pixels = pixels_of(ROWS)
     for seed in range(2):
         model = model_of(seed=seed)
-        forward = Forward(model, CPU, one)
+        forward = Forward(model, PREPROCESS, CPU, one)
         np.testing.assert_allclose(outputs(forward, pixels), by_torch(model, pixels), atol=2e-5)
         assert forward.engine == "compile"
