@@ -13,7 +13,7 @@ from foldblend.runs.run import Run
 from reports.run.text import is_alarm
 from reports.text import groups_of, num
 
-__all__ = ["next_steps"]
+__all__ = ["next_steps", "quoted"]
 
 # With fewer groups, the F1 of a class depends on which groups happen to be in the data.
 FEW_GROUPS = 5
@@ -23,7 +23,7 @@ LEAST_CHANGE = 0.05  # of a temperature
 Report = Mapping[str, Any]
 
 
-def _quoted(path: Path) -> str:
+def quoted(path: Path) -> str:
     """Return a path as it is typed in a shell; a pattern such as outputs/* stays one."""
     pattern = path.name == "*"
     text = shlex.quote(str(path.parent if pattern else path))
@@ -42,7 +42,7 @@ def _suspected_labels(report: Report, folder: Path) -> Iterator[str]:
     # A group and one of its images may both be reported, so images are counted once.
     num_images = len({image for one in found for image in one["image_ids"]})
     look = "looks" if num_images == 1 else "look"
-    file = _quoted(folder / "suspects.csv")
+    file = quoted(folder / "suspects.csv")
     yield (
         f"{num_images:,} of {report['num_images']:,} labels {look} wrong. Check them in {file},"
         f" delete the lines that you do not believe, and train again with --corrections {file}"
@@ -74,7 +74,7 @@ def _calibration(report: Report, folder: Path) -> Iterator[str]:
     what = "too confident" if one["temperature"] > 1 else "not confident enough"
     yield (
         f"The model is {what} (calibration error {num(one['ece'])}; a calibrated model stays"
-        f" below {num(chance)}). The probabilities in {_quoted(folder / 'predictions.csv')} are"
+        f" below {num(chance)}). The probabilities in {quoted(folder / 'predictions.csv')} are"
         f" corrected; divide logits that you use yourself by {one['temperature']:.2f}"
     )
 
@@ -86,11 +86,11 @@ def _other_commands(report: Report, folder: Path) -> Iterator[str]:
             # Linear heads have no features of views that they were not trained on.
             yield "Try test-time augmentation: train again with --tta hflip and another --name"
         else:
-            yield f"Try test-time augmentation: {program('run_tta.py')} {_quoted(folder)}"
+            yield f"Try test-time augmentation: {program('run_tta.py')} {quoted(folder)}"
         if not _is_marked(report):
-            yield f"Train another backbone, then blend: {program('blend.py')} {_quoted(siblings)}"
+            yield f"Train another backbone, then blend: {program('blend.py')} {quoted(siblings)}"
     else:
-        yield f"Compare all runs: {program('leaderboard.py')} {_quoted(siblings)}"
+        yield f"Compare all runs: {program('leaderboard.py')} {quoted(siblings)}"
 
 
 STEPS: tuple[Callable[[Report, Path], Iterator[str]], ...] = (

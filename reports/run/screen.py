@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from foldblend.cli import program
 from foldblend.errors import counted
 from foldblend.runs.run import Run
 from foldblend.scores.metrics import TITLES
 from reports.blocks import screen_lines as section_screen_lines
-from reports.run.next_steps import next_steps
+from reports.run.next_steps import next_steps, quoted
 from reports.run.report import write_report
 from reports.run.scored_test import TITLE
 from reports.run.text import single_model_note
@@ -127,7 +128,12 @@ def _next(report: Report, folder: Path, width: int, most_lines: int) -> list[str
 
 def _files(run: Run) -> list[str]:
     page = run.path / "report.html"
-    lines = [f"report: {page if page.is_file() else run.path / 'report.txt'}"]
+    lines = [f"report: {page}"]
+    if not page.is_file():
+        lines = [
+            f"page: not drawn; {program('report.py')} {quoted(run.path)} draws it",
+            f"report: {run.path / 'report.txt'}",
+        ]
     if run.info.get("has_test"):
         lines.append(f"submission: {run.path / 'submission.csv'}")
     return lines

@@ -37,6 +37,10 @@ def test_the_screen_is_short_and_has_the_numbers_of_the_report(synthetic):
     for row in worst:
         assert f"{row['f1']:.3f}" in shown
     assert f"report: {synthetic.path / 'report.txt'}" in lines
+    assert any(
+        line.startswith("page: not drawn; ") and line.endswith(f"{synthetic.path} draws it")
+        for line in lines
+    )
     assert lines[-1] == f"submission: {synthetic.path / 'submission.csv'}"
 
 
