@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foldblend.scores.intervals import Limits, jackknife_interval, percentile_interval
-from foldblend.scores.jackknife import effective_groups, left_out_scores
+from foldblend.scores.jackknife import effective_groups, left_out_of_classes, left_out_scores
 from foldblend.scores.metrics import METRICS
 from foldblend.scores.rows import Rows
 from foldblend.scores.score import Score, score_interval, score_of
@@ -27,6 +27,17 @@ def drawn(seed, *, num_groups=12, num_images=3, num_classes=3, share=0.7):
     predicted_N = np.where(rng.random(len(group_N)) < share, label_N, other_N)
     noise_NC = rng.dirichlet(np.ones(num_classes), len(group_N))
     return Rows.of(label_N, group_N), 0.6 * np.eye(num_classes)[predicted_N] + 0.4 * noise_NC
+
+
+def test_scores_need_only_numbers_of_groups_and_predicted_classes():
+    rows, proba_NC = drawn(3)
+    named = dataclasses.replace(rows, group_N=np.array([f"g{one:02d}" for one in rows.group_N]))
+    assert (named.coded().group_N == rows.group_N).all()
+    assert score_interval(F1, named, proba_NC) == score_interval(F1, rows, proba_NC)
+    by_proba = left_out_scores(F1, rows.label_N, proba_NC, named.group_N)
+    predicted_N = proba_NC.argmax(axis=1)
+    by_class = left_out_of_classes(F1, rows.label_N, predicted_N, rows.group_N, proba_NC.shape[1])
+    assert by_class.tolist() == by_proba.tolist()
 
 
 def test_the_interval_of_a_mean_is_that_of_the_t_test():

@@ -1,5 +1,6 @@
 """Tests of suspected labels: planted errors are found, and --corrections removes them."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from folds.data.labels import AGES, ATTRIBUTES, CLASSES, GENDERS, MASKS, decode,
 from folds.data.layout import read_layout, relabel_for_training
 from folds.data.source import load_manifest
 from reports.run import report as report_module
-from reports.run.confident import SLACK, Judged, judge_pairs, judge_units
+from reports.run.confident import SLACK, Judged, extreme_pairs, judge_pairs, judge_units
 from reports.run.report import suspects_csv, write_report
 from reports.run.suspects import _note, find_suspects
 from tests.makers.edits import rehash
@@ -278,6 +279,37 @@ def test_images_are_judged_as_by_cleanlab(seed):
     sure = scaled[rows, best] >= thresholds(given, scaled)[best] - SLACK
     found = issues(given, scaled, filter_by="confident_learning", n_jobs=1)
     assert judged.flagged.tolist() == (found & sure).tolist()
+
+
+def pairs_one_by_one(value_N, proba_NE, within_N):
+    """Return what `extreme_pairs` does, by comparing all rows of two values."""
+    log = np.log(proba_NE)
+    found = []
+    for group in np.unique(within_N):
+        values = np.unique(value_N[within_N == group])
+        for one, other in itertools.combinations(values, 2):
+            ones, others = (
+                np.flatnonzero((within_N == group) & (value_N == value)) for value in (one, other)
+            )
+            first = ones[(log[ones, other] - log[ones, one]).argmax()]
+            second = others[(log[others, one] - log[others, other]).argmax()]
+            gains = (log[first, other] - log[first, one], log[second, one] - log[second, other])
+            found.append((first, second, sum(gains)))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_best_pair_of_two_values_of_a_group(seed):
+    rng = np.random.default_rng(seed)
+    num = int(rng.integers(1, 80))
+    value = rng.integers(4, size=num)
+    within = rng.integers(12, size=num)
+    # Rounded, so that some rows are equally good.
+    proba = rng.integers(1, 4, size=(num, 4)) / 10
+    pairs, gains = extreme_pairs(value, proba, within)
+    expected = pairs_one_by_one(value, proba, within)
+    assert pairs.tolist() == [[one, other] for one, other, _ in expected]
+    assert gains.tolist() == [gain for _, _, gain in expected]
 
 
 def test_pairs_are_flagged_by_how_much_more_likely_the_exchange_is():
