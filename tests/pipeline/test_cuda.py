@@ -21,6 +21,8 @@ from pipeline.config.settings import make_config
 from pipeline.data.device_augment import device_augmentation
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import compute_of
+from pipeline.engines.forward import Forward
+from pipeline.engines.spec import spec_of
 from pipeline.frozen import features
 from pipeline.infer import features_of, predict
 from pipeline.machine import resolve_machine
@@ -330,6 +332,31 @@ def test_mixed_precision_gives_nearly_the_same_logits(exact, amp_dtype):
     mixed = predict(model, batches(2), PREPROCESS, compute(amp_dtype=amp_dtype), views)
     assert mixed.dtype == np.float32
     assert np.linalg.norm(mixed - whole) < 0.05 * np.linalg.norm(whole)
+
+
+@pytest.mark.parametrize("amp", [True, False])
+def test_compiled_inference_gives_nearly_the_same_logits(amp):
+    here = compute(amp=amp)
+    spec = spec_of(
+        "compile",
+        backbone="test_efficientnet",
+        kwargs={},
+        num_classes=4,
+        attributes=(),
+        ordinal=None,
+        frozen=False,
+        preprocess=PREPROCESS,
+        batch_size=16,
+        threads=1,
+        folder=None,
+    )
+    model = small_model(here).eval()
+    forward = Forward(model, PREPROCESS, here, spec)
+    views = [view_of("identity")]
+    found = predict(forward, batches(2), PREPROCESS, here, views, pad_to=16)
+    assert (forward.engine, forward.problem) == ("compile", None)
+    expected = predict(model, batches(2), PREPROCESS, here, views)
+    assert np.linalg.norm(found - expected) < 0.05 * np.linalg.norm(expected)
 
 
 def test_a_fit_continues_from_its_state(exact, tmp_path):
