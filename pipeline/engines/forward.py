@@ -111,7 +111,9 @@ class Forward:
             self._give_up(problem)
             return
         try:
-            self._run = _engine_of(spec, model).load(model)
+            # Training goes on with torch's random numbers as they were.
+            with torch.random.fork_rng(devices=[]):
+                self._run = _engine_of(spec, model).load(model)
         except EngineFailed as error:
             self._give_up(str(error))
 
