@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -60,9 +60,20 @@ def usable_engine(spec: Spec | None, device: torch.device, say: Callable[[str], 
     return TORCH
 
 
-@functools.cache
-def _pool(num_threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(num_threads, thread_name_prefix="engine")
+def _in_threads(
+    run: Run, parts: Sequence[torch.Tensor], num_threads: int
+) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+    """Return the results of all parts of a batch.
+
+    Each thread has its own images: that is faster than threads which share the work on an image,
+    and the number of threads changes no bit.
+    """
+    if num_threads == 1 or len(parts) == 1:
+        return [*map(run, parts)]
+    # Threads that outlived the batch would be missing in a forked process. Starting them takes a
+    # tenth of a millisecond.
+    with ThreadPoolExecutor(num_threads) as pool:
+        return [*pool.map(run, parts)]
 
 
 class Forward:
@@ -173,11 +184,7 @@ class Forward:
             else [self._standard(pixels)]
         )
         try:
-            # Each thread has its own images: that is faster than threads which share the work on an
-            # image, and the number of threads changes no bit.
-            is_alone = self.spec.threads == 1 or len(parts) == 1
-            run = map if is_alone else _pool(self.spec.threads).map
-            found = [*run(self._run, parts)]
+            found = _in_threads(self._run, parts, self.spec.threads)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # engines raise anything
