@@ -40,7 +40,7 @@ def _nothing(*_: object) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Lever:
-    """What is different in a way of making steps."""
+    """Describe what a way of making steps changes."""
 
     start: Callable[[], object] = _nothing
     """Called before anything is set up."""

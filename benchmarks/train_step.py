@@ -1,4 +1,4 @@
-"""What makes a training step on a CPU faster or slower: ratios to the default, lever by lever.
+"""Levers of a training step on a CPU: ratios of their times to the default.
 
     python benchmarks/train_step.py [--before CHECKOUT] [--preload LIBRARY ...]
 
