@@ -108,6 +108,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     wholes = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        # Files are written into a run folder only.
+        (folder / "run.json").write_text("{}")
         prepared = prepare(config, lambda _: None)
         # The first pass only brings the files into the page cache.
         one_pass(new_job(prepared, folder))

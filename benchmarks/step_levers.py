@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lean_layers import make_lean
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - as all torch code names it
 
@@ -53,12 +54,6 @@ class Lever:
     """Layout of the weights; None: the same."""
     threads: int | None = None
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-
-def _plain_layers() -> None:
-    # Commits before this function have no such layers.
-    if hasattr(fit_module, "make_lean"):
-        fit_module.make_lean = _nothing
 
 
 def _not_in_place(model: Any) -> None:
@@ -166,9 +161,9 @@ def _depthwise_halves(model: Any) -> None:
 
 LEVERS: dict[str, Lever] = {
     "default": Lever(),
-    "inputs of activations copied and padding filled": Lever(start=_plain_layers),
-    "the same, activations not in place": Lever(start=_plain_layers, model=_not_in_place),
-    "the same, ReLU6 by torch.clamp": Lever(start=_plain_layers, model=_clamps),
+    "copies and fills removed": Lever(model=make_lean),
+    "activations not in place": Lever(model=_not_in_place),
+    "ReLU6 by torch.clamp": Lever(model=_clamps),
     "AdamW foreach": Lever(fit=functools.partial(_remake_optimizer, foreach=True)),
     "AdamW fused": Lever(fit=functools.partial(_remake_optimizer, fused=True)),
     "gradients kept and filled with 0": Lever(fit=_keep_gradients),

@@ -35,6 +35,7 @@ from pipeline.dry_run import say_plan
 from pipeline.fold_claims import claim_folds, folds_in_training
 from pipeline.fold_files import finished_folds, fold_key, fold_tables
 from pipeline.frozen.run_heads import run_heads
+from pipeline.inference_engine import as_begun
 from pipeline.job import Prepared, TrainingJob, job_of
 from pipeline.open_folder import check_still_there, open_folder
 from pipeline.predict.compare import add_reference
@@ -126,13 +127,15 @@ def _cross_validate(
     Several processes may do this for one run. The folder is locked while it begins and while its
     final files are written, and each fold while it is trained.
     """
-    info = first_record(run, folder)
 
     def wait() -> None:
         say(f"waiting for another process, which is writing {folder}")
 
     with contextlib.ExitStack() as claims:
         with lock_folder(folder, wait=wait):
+            if resume:
+                run = as_begun(run, folder)
+            info = first_record(run, folder)
             open_folder(folder, run.config, info, data=run.manifest, resume=resume)
             sweep(folder)
             say_start(run, folder, info, say)

@@ -52,6 +52,8 @@ class Prepared:
     """R x N: for each repeat, the fold in which each training row is held out."""
     run_key: dict[str, str]
     """Hashes of settings, data and weights; an existing run is continued only if they are equal."""
+    engine_is_new: bool = False
+    """Whether the engine of --infer-engine auto was decided in this process."""
     sources: dict[str, dict[str, str]] = field(default_factory=dict)
     """Hashes of the source of each of the user's own parts, by module."""
 

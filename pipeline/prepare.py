@@ -288,8 +288,11 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
         fold_RN=fold_RN,
         run_key={},
     )
-    if not (is_made or written or config.output.dry_run):
-        decided = decide_engine(made, trial, folder, say)
+    asked = decided.infer.infer_engine
+    # A run whose engine was not to be had is made by torch; the same command goes on with it.
+    is_by_torch = written.get("infer_engine") == TORCH and asked not in ("auto", TORCH)
+    if not (is_made or config.output.dry_run) and (not written or is_by_torch):
+        decided = decide_engine(made, trial, say)
     run_key = {
         "configuration": identity_hash(decided),
         "data": data_hash,
@@ -312,5 +315,10 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
     if decided.split.fold_file is not None:
         run_key["fold file"] = hashlib.blake2b(fold_RN.tobytes(), digest_size=16).hexdigest()
     return dataclasses.replace(
-        made, config=decided, manifest=manifest, run_key=run_key, sources=_sources(decided)
+        made,
+        config=decided,
+        manifest=manifest,
+        run_key=run_key,
+        engine_is_new=asked == "auto" and not config.output.dry_run,
+        sources=_sources(decided),
     )

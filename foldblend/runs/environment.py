@@ -25,6 +25,9 @@ DISTRIBUTIONS = (
     "scipy",
     "safetensors",
     "joblib",
+    "onnx",
+    "onnxruntime",
+    "openvino",
 )
 
 

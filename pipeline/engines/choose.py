@@ -12,7 +12,7 @@ import torch
 from foldblend.progress import duration
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
-from pipeline.engines.forward import Forward
+from pipeline.engines.forward import Forward, padded
 from pipeline.engines.measured import Measured, keep, kept, measure, measured_in, one_at_a_time
 from pipeline.engines.registry import ENGINES, TORCH, why_not
 from pipeline.engines.spec import Spec
@@ -72,9 +72,12 @@ def choose_engine(
     if asked == TORCH or (asked == "auto" and compute.is_cuda):
         return TORCH
     if asked != "auto":
-        forward = Forward(model, preprocess, compute, spec_for(asked), say=say)
-        with torch.inference_mode():
-            forward(pixels)
+        spec = spec_for(asked)
+        assert spec is not None
+        forward = Forward(model, preprocess, compute, spec, say=say)
+        with torch.inference_mode(), compute.autocast():
+            # Compiling serves the batches of the run.
+            forward(padded(pixels, spec.shape[0]))
         return forward.engine
     seconds = _torch_seconds(Forward(model, preprocess, compute), pixels) * work.num_images
     if seconds < LEAST_SECONDS:

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from foldblend.errors import in_a_line
+from foldblend.errors import UserError, in_a_line
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
-from pipeline.engines.heads import last_linear, watched
+from pipeline.engines.heads import NoLastLayer, last_linear, watched
 from pipeline.engines.registry import ENGINES, TORCH, Engine, EngineFailed, Run, why_not
 from pipeline.engines.spec import Spec
 
@@ -37,13 +37,13 @@ def padded(images: torch.Tensor, size: int | None) -> torch.Tensor:
 
 
 @functools.lru_cache(maxsize=4)
-def _engines(spec: Spec) -> list[Engine]:
-    """Return the list that holds the engine of a `spec`, empty until it is made."""
+def _engines(spec: Spec, compute: Compute) -> list[Engine]:
+    """Return the list that holds the engine of a `spec` on a device, empty until it is made."""
     return []
 
 
-def _engine_of(spec: Spec, model: torch.nn.Module) -> Engine:
-    held = _engines(spec)
+def _engine_of(spec: Spec, compute: Compute, model: torch.nn.Module) -> Engine:
+    held = _engines(spec, compute)
     if not held:
         held.append(ENGINES[spec.engine].make(model, spec))
     return held[0]
@@ -124,9 +124,11 @@ class Forward:
         try:
             # Training goes on with torch's random numbers as they were.
             with torch.random.fork_rng(devices=[]):
-                self._run = _engine_of(spec, model).load(model)
+                self._run = _engine_of(spec, compute, model).load(model)
         except EngineFailed as error:
             self._give_up(str(error))
+        except Exception as error:  # a package may be broken, or too old
+            self._give_up(in_a_line(error))
 
     @property
     def engine(self) -> str:
@@ -135,7 +137,7 @@ class Forward:
 
     @property
     def is_graph(self) -> bool:
-        """Whether the engine runs a graph, which fills short batches up by itself."""
+        """Return whether the engine runs a graph, which fills short batches up by itself."""
         return self.engine in ENGINES and ENGINES[self.engine].is_graph
 
     def eval(self) -> Forward:
@@ -144,29 +146,38 @@ class Forward:
         return self
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return the outputs of pixels N x 3 x H x W (0 to 255): logits N x C or features N x D."""
+        """Return the outputs of pixels N x 3 x H x W (0 to 255): logits N x C or features N x D.
+
+        Raises UserError if the engine fails after its first batch.
+        """
+        num = len(pixels)
         if self._run is not None:
             found = self._by_engine(pixels)
             if found is not None:
                 return found[0]
+            # Torch gets full batches, which the engine did not need.
+            assert self.spec is not None
+            pixels = padded(pixels, self.spec.batch_size)
         outputs: torch.Tensor = self.model(self._standard(pixels))
-        return outputs
+        return outputs[:num]
 
     def watched(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the outputs, and the features N x D before the last linear layer.
 
-        Raises LookupError for a model that does not end in one linear layer.
+        Raises NoLastLayer for a model that does not end in one linear layer.
         """
-        if self._run is not None:
-            found = self._by_engine(pixels)
-            if found is not None and found[1] is not None:
-                return found[0], found[1]
+        num = len(pixels)
+        found = None if self._run is None else self._by_engine(pixels)
+        if found is not None and found[1] is not None:
+            return found[0], found[1]
         linear = last_linear(self.model)
         if linear is None:
-            raise LookupError("no single linear layer at the end")
+            raise NoLastLayer
+        if self.spec is not None:
+            pixels = padded(pixels, self.spec.batch_size)
         outputs, features = watched(self.model, linear, self._standard(pixels))
         # An engine without features still gives the logits.
-        return (outputs if self._run is None else self(pixels)), features
+        return (outputs[:num] if found is None else found[0]), features[:num]
 
     def _standard(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return standardised pixels in the layout of torch's models."""
@@ -188,6 +199,12 @@ class Forward:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # engines raise anything
+            if self.difference is not None:
+                # Torch would give the rest of a table, and another command all of it.
+                raise UserError(
+                    f"--infer-engine {self.spec.engine}: {in_a_line(error)}; give the command"
+                    " again, or start again with --infer-engine torch"
+                ) from None
             self._give_up(in_a_line(error))
             return None
         outputs = torch.cat([one for one, _ in found])[: len(pixels)]

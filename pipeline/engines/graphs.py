@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import importlib.metadata
 import json
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,15 @@ from foldblend.files import exists, write_bytes
 from foldblend.reading import read_bounded
 from pipeline.data.preprocess import Preprocess
 from pipeline.engines.heads import last_linear, watched
-from pipeline.engines.registry import EngineFailed
+from pipeline.engines.registry import GRAPH_VERSION, EngineFailed, version_of
 from pipeline.engines.spec import Spec
 from pipeline.export.onnx_build import MOST_BYTES, OPSET, Template, exported
 
-__all__ = ["FEATURES", "LOGITS", "PIXELS", "filled", "graph_of"]
+__all__ = ["PIXELS", "filled", "graph_of"]
 
 PIXELS = "pixels"
 LOGITS = "logits"
 FEATURES = "features"
-# Raise this when graphs are made differently.
-VERSION = 1
 PACKAGES = ("torch", "timm", "onnx", "onnxscript")
 MOST_GRAPH = 2**28  # bytes of a graph without its weights
 DIGEST_BYTES = 16
@@ -111,8 +108,8 @@ def _file_of(spec: Spec) -> Path | None:
     """Return the file of a graph, whose name has everything that decides its content."""
     if spec.folder is None:
         return None
-    versions = [importlib.metadata.version(name) for name in PACKAGES]
-    text = json.dumps([VERSION, OPSET, versions, spec.architecture, spec.shape])
+    versions = [version_of(name) for name in PACKAGES]
+    text = json.dumps([GRAPH_VERSION, OPSET, versions, spec.architecture, spec.shape])
     name = hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
     return spec.folder / f"{name}.graph"
 

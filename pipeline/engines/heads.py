@@ -6,7 +6,11 @@ from typing import Any
 
 import torch
 
-__all__ = ["last_linear", "watched"]
+__all__ = ["NoLastLayer", "last_linear", "watched"]
+
+
+class NoLastLayer(Exception):
+    """Error for a model that does not end in one linear layer."""
 
 
 def last_linear(model: Any) -> torch.nn.Linear | None:

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import datetime
 import hashlib
-import importlib.metadata
 import json
 import statistics
 import time
@@ -24,13 +23,12 @@ from foldblend.runs.folder import read_json, write_json
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
 from pipeline.engines.forward import Forward
-from pipeline.engines.registry import TORCH
+from pipeline.engines.registry import GRAPH_VERSION, TORCH, version_of
 from pipeline.engines.spec import Spec
 
 __all__ = ["Measured", "keep", "kept", "measure", "measured_in", "one_at_a_time", "saves"]
 
 ROUNDS = 3
-VERSION = 1
 PACKAGES = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "openvino")
 
 
@@ -49,13 +47,7 @@ class Measured:
 
 
 def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+    return {name: version_of(name) for name in PACKAGES}
 
 
 def measured_in(spec: Spec, compute: Compute) -> Path | None:
@@ -66,7 +58,8 @@ def measured_in(spec: Spec, compute: Compute) -> Path | None:
     if spec.folder is None:
         return None
     layout = str(compute.memory_format)
-    parts = [VERSION, spec.architecture, spec.shape, spec.threads, layout, processor(), _versions()]
+    machine = [spec.threads, layout, processor(), _versions()]
+    parts = [GRAPH_VERSION, spec.architecture, spec.shape, *machine]
     name = hashlib.blake2b(json.dumps(parts).encode(), digest_size=10).hexdigest()
     return spec.folder / f"{name}.json"
 

@@ -14,13 +14,26 @@ from typing import Any, Protocol
 
 import torch
 
-__all__ = ["ENGINES", "ROWS", "TORCH", "Engine", "EngineFailed", "Run", "why_not"]
+__all__ = [
+    "ENGINES",
+    "GRAPH_VERSION",
+    "ROWS",
+    "TORCH",
+    "Engine",
+    "EngineFailed",
+    "Kind",
+    "Run",
+    "version_of",
+    "why_not",
+]
 
 TORCH = "torch"
 """The engine that trains, which takes over where another one fails."""
 # Images of a batch of a graph: smaller batches are filled up. From 4 to 64 images, the time of an
 # image is about the same; small batches waste little at the end of a table.
 ROWS = 8
+# Raise this when graphs are made differently.
+GRAPH_VERSION = 1
 
 Run = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
 """Function of a full batch of pixels N x 3 x H x W, which returns the model's outputs N x C and the
@@ -28,6 +41,17 @@ features N x D before its last linear layer, None where the engine does not have
 graph standardises pixels (0 to 255) itself, and uses one thread; several threads may call it at the
 same time.
 """
+
+
+def version_of(package: str) -> str | None:
+    """Return the version of a package, None where its name says nothing of one.
+
+    A module may come from another package, as onnxruntime does from onnxruntime-gpu.
+    """
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 class EngineFailed(Exception):
@@ -65,8 +89,9 @@ class Kind:
 
     @property
     def versions(self) -> list[str]:
-        """Return the versions of the packages, on which the last bits of outputs may depend."""
-        return [importlib.metadata.version(name) for name in self.packages]
+        """Return versions on which the last bits of outputs may depend."""
+        packages = [f"{name} {version_of(name)}" for name in self.packages]
+        return [f"graph {GRAPH_VERSION}", f"rows {ROWS}", *packages]
 
     @property
     def absent(self) -> list[str]:

@@ -25,6 +25,8 @@ class Spec:
     """Text that no other architecture has: backbone, its keywords, its head, mean and deviation."""
     shape: tuple[int, int, int, int]
     """Shape of every batch: images, 3, height and width."""
+    batch_size: int
+    """Images of a batch of torch at inference."""
     preprocess: Preprocess
     """Standardises pixels, which is part of the graph."""
     threads: int
@@ -94,6 +96,7 @@ def spec_of(
             preprocess.height,
             preprocess.width,
         ),
+        batch_size=batch_size,
         threads=threads,
         folder=None if changes else folder,
     )

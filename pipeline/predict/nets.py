@@ -14,6 +14,7 @@ from foldblend.errors import UserError
 from pipeline.data.augment import albu_augmentation, build_augmentation
 from pipeline.device import Compute
 from pipeline.engines.forward import Forward
+from pipeline.engines.heads import NoLastLayer
 from pipeline.engines.registry import ENGINES
 from pipeline.engines.spec import Spec, graphs_in, spec_of
 from pipeline.infer import View, features_of, filled, logits_of
@@ -92,6 +93,9 @@ class Net:
             return self._kept[index]
         tensors = self.model.state_dict().values()
         size = sum(one.numel() * one.element_size() for one in tensors)
+        if self.recipe.engine in ENGINES:
+            # The engine has the weights once more.
+            size *= 2
         if (len(self._kept) + 1) * size <= KEPT_BYTES:
             model = copy.deepcopy(self.model)
             self._fill(model, self.weights.read(index))
@@ -305,7 +309,7 @@ class Net:
         seen: list[torch.Tensor] = []
         try:
             return self._pass(model, batches, views, seen), seen
-        except LookupError:
+        except NoLastLayer:
             raise UserError(f"{self.recipe.backbone} does not end in one linear layer") from None
 
     @torch.inference_mode()

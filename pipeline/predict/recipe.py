@@ -54,7 +54,7 @@ class Recipe:
     """Whether the models are linear heads on one backbone."""
     batch_size: int
     padded: tuple[bool, ...]
-    """For each model, whether short batches are filled up (see `pipeline.infer.padded`)."""
+    """For each model, whether short batches are filled up."""
     num_folds: int
     """Folds of each repeat."""
     seed: int
@@ -86,7 +86,11 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the recipe as values that JSON has; `from_dict` is the inverse."""
-        return dict(json.loads(json.dumps(dataclasses.asdict(self))))
+        found = dataclasses.asdict(self)
+        if not self.on_torch:
+            # As versions without engines wrote it: predictions that they began are continued.
+            del found["on_torch"]
+        return dict(json.loads(json.dumps(found)))
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Recipe:

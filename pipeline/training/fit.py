@@ -26,7 +26,6 @@ from pipeline.training.averaging import build_average
 from pipeline.training.batch_pixels import Augmenter, BatchPixels
 from pipeline.training.compiling import compiles, is_known_to_fail
 from pipeline.training.finite import FiniteCheck, NotFiniteError
-from pipeline.training.lean_layers import make_lean
 from pipeline.training.losses import build_loss
 from pipeline.training.mixing import Mixing
 from pipeline.training.optim import build_optimizer, build_scheduler
@@ -87,9 +86,6 @@ class Fit:
         self.seed_parts = seed_parts
         self.say = say
         self.scaler = compute.scaler()
-        # A compiler removes such passes itself.
-        if not (compute.is_cuda or compute.compile):
-            make_lean(model)
         self.optimizer = build_optimizer(
             model, config.train, fused=compute.is_cuda, scaled=self.scaler.is_enabled()
         )

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import sys
 
 import numpy as np
 import pandas as pd
@@ -13,16 +14,20 @@ import foldblend as fb
 import pipeline.training.fold_training as training
 from foldblend.runs.calibrated import calibration_of
 from foldblend.runs.run import Run
+from pipeline import inference_engine, prepare
 from pipeline.config.settings import make_config
+from pipeline.config.trust import NOTHING
 from pipeline.cv import cross_validate
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
 from pipeline.engines import forward as forwards
 from pipeline.engines import graphs, registry
-from pipeline.engines.forward import Forward, usable_engine
+from pipeline.engines.forward import Forward, padded, usable_engine
+from pipeline.engines.heads import NoLastLayer
 from pipeline.engines.registry import ENGINES, ROWS, why_not
 from pipeline.engines.spec import spec_of
 from pipeline.models.timm_import import timm
+from pipeline.predict.recipe import Recipe, recipe_of
 from pipeline.view_logits import add_views
 from tta.saved_views import saved_rows
 
@@ -165,7 +170,7 @@ def test_a_model_without_a_linear_layer_has_no_features(engine):
     np.testing.assert_allclose(
         outputs(forward, pixels_of(3)), by_torch(forward.model, pixels_of(3)), atol=1e-6
     )
-    with pytest.raises(LookupError):
+    with pytest.raises(NoLastLayer):
         forward.watched(pixels_of(3))
 
 
@@ -252,6 +257,50 @@ def test_an_engine_that_differs_or_breaks_is_replaced_by_torch(change, words, mo
     assert words in line
     assert "\n" not in line
     assert forward.engine == "torch"
+
+
+def test_torch_gets_full_batches_where_it_takes_over(monkeypatch):
+    replaced(monkeypatch, "onnx", far)
+    model = model_of()
+    pixels = pixels_of(5)
+    found = outputs(Forward(model, PREPROCESS, CPU, spec("onnx")), pixels)
+    np.testing.assert_array_equal(found, by_torch(model, padded(pixels, 64))[:5])
+
+
+def test_an_engine_that_breaks_later_is_an_error(monkeypatch):
+    """The images before are its own, so torch's would be of another model to the last bits."""
+    calls = []
+
+    def breaks_later(*found):
+        calls.append(1)
+        if len(calls) > 1:
+            raise MemoryError("no memory")
+        return found
+
+    replaced(monkeypatch, "onnx", breaks_later)
+    forward = Forward(model_of(), PREPROCESS, CPU, spec("onnx"))
+    outputs(forward, pixels_of(ROWS))
+    with pytest.raises(fb.UserError, match=r"--infer-engine onnx: .*no memory.*again"):
+        outputs(forward, pixels_of(ROWS))
+
+
+@pytest.mark.parametrize("engine", GRAPHS)
+def test_a_broken_package_leaves_the_run_to_torch(engine, monkeypatch):
+    """Its import fails, or its version is unknown as for onnxruntime-gpu."""
+    package = {"onnx": "onnxruntime", "openvino": "openvino"}[engine]
+    monkeypatch.setitem(sys.modules, package, None)
+    said = []
+    forward = Forward(model_of(), PREPROCESS, CPU, spec(engine), say=said.append)
+    assert (forward.engine, len(said)) == ("torch", 1)
+    find = registry.importlib.metadata.version
+
+    def lacks(name):
+        if name == package:
+            raise registry.importlib.metadata.PackageNotFoundError
+        return find(name)
+
+    monkeypatch.setattr(registry.importlib.metadata, "version", lacks)
+    assert f"{package} None" in ENGINES[engine].versions
 
 
 def test_what_an_engine_needs_is_named(monkeypatch):
@@ -427,6 +476,34 @@ def test_a_run_goes_on_where_its_engine_is_not_installed(tiny_layout, tmp_path, 
     run = run_with("onnx", tiny_layout, tmp_path, "new", say=said.append)
     assert run.settings["infer_engine"] == "torch"
     assert sum("pip install 'foldblend[onnx]'" in line for line in said) == 1
+    # The same command finds the run that it has made.
+    said.clear()
+    run_with("onnx", tiny_layout, tmp_path, "new", say=said.append)
+    assert any("nothing was trained" in line for line in said)
+
+
+def test_a_run_is_made_by_the_engine_that_another_process_has_begun_it_with(
+    tiny_layout, tmp_path, monkeypatch
+):
+    """Both measure; the second one finds the settings of the first when it has the lock."""
+    begun = run_with("onnx", tiny_layout, tmp_path, only_folds="0")
+    monkeypatch.setattr(prepare, "_as_started", lambda config, written: config)
+    found = Run(tmp_path / "a").settings
+    monkeypatch.setattr(prepare.Run, "settings", property(lambda _: {}))
+    monkeypatch.setattr(inference_engine.Run, "settings", property(lambda _: found))
+    run = run_with("auto", tiny_layout, tmp_path)
+    assert {fold["engine"] for fold in run.info["folds"]} == {"onnx"}
+    assert run.info["run_key"] == begun.info["run_key"]
+
+
+def test_recipes_without_engines_are_as_they_were(tiny_runs, runs):
+    """Predictions that an earlier version began are continued by their key."""
+    of_torch = recipe_of(Run(tiny_runs / "beta"), NOTHING)
+    assert "on_torch" not in of_torch.as_dict()
+    assert Recipe.from_dict(of_torch.as_dict()) == of_torch
+    by_engine = dataclasses.replace(recipe_of(Run(runs / "onnx_full"), NOTHING), on_torch=(1,))
+    assert by_engine.engine == "onnx"
+    assert Recipe.from_dict(by_engine.as_dict()) == by_engine
 
 
 def test_features_of_engines_are_cached_apart(tiny_layout, tmp_path):

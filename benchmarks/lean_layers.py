@@ -1,8 +1,9 @@
 """Layers of timm that go over memory fewer times in a training step, with the same bits.
 
-A step on a CPU waits for memory as much as it computes. Three of its passes over activations only
-make copies: autograd copies the input of an activation that works in place, padding fills the
-whole padded image before it copies the image into it, and the gradient of padding is copied.
+Three passes over activations only make copies: autograd copies the input of an activation that
+works in place, padding fills the whole padded image before it copies the image into it, and the
+gradient of padding is copied. Without them, copies and fills take a third of their time, and a step
+is not measurably faster (train_step.py), so training does not use these layers.
 """
 
 from __future__ import annotations
