@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import glob
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,9 @@ from foldblend.sources import source_hashes
 from folds.data.load import load_data
 from folds.data.manifest import Manifest, slug
 from folds.plan import plan_folds
+from pipeline.as_started import as_started
 from pipeline.checks import check_flags, check_orders, check_recipe, explain
-from pipeline.config.identity import identity_hash, keep_defaults
+from pipeline.config.identity import identity_hash
 from pipeline.config.resolved import ResolvedConfig, resolved
 from pipeline.config.run import RunConfig
 from pipeline.config.settings import flatten, replace
@@ -29,7 +29,7 @@ from pipeline.config.trust import check_typed, own_parts
 from pipeline.data.cache import MEMORY_ONLY
 from pipeline.data.checked import checked_keys, keep_checked
 from pipeline.data.crop import with_crop
-from pipeline.engines.registry import ENGINES, TORCH
+from pipeline.engines.registry import TORCH
 from pipeline.inference_engine import decide_engine
 from pipeline.job import Prepared
 from pipeline.machine import decide_compile, resolve_machine, rows_of
@@ -50,12 +50,6 @@ from tta.views.names import check_views, parse_views
 
 __all__ = ["prepare"]
 
-# Settings whose "auto" is decided once per run, with the values that it may become.
-DECIDED = {
-    "compile": ("on", "off"),
-    "amp_dtype": ("bfloat16", "float16"),
-    "infer_engine": (TORCH, *ENGINES),
-}
 PROFILE: dict[str, Any] = {"epochs": 10, "batch_size": 32}
 # A first run should end within a minute or two. It only shows that everything runs; its scores mean
 # nothing.
@@ -109,25 +103,6 @@ def _run_folder(config: RunConfig, manifest: Manifest) -> Path:
     return Path(config.output.output) / (
         f"{name}-seed{config.train.seed}" if config.train.seeds > 1 else name
     )
-
-
-def _as_started(config: RunConfig, written: Mapping[Any, Any]) -> RunConfig:
-    """Return the settings for continuing a run; `written` is its config.yaml.
-
-    Defaults that changed in the meantime keep the values that the run was started with, and so do
-    the number of threads and what "auto" has decided of --compile, --amp-dtype and --infer-engine,
-    which may change the last bits of results.
-    """
-    threads = written.get("threads")
-    config = keep_defaults(config, written)
-    given = flatten(config)
-    for name, values in DECIDED.items():
-        value = written.get(name, flags_of(RunConfig)[name].before) if written else None
-        if given[name] == "auto" and value in values:
-            config = replace(config, **{name: value})
-    if config.machine.threads is None and isinstance(threads, int):
-        config = replace(config, threads=threads)
-    return config
 
 
 def _whole_pattern(text: str | None) -> str | None:
@@ -237,7 +212,7 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
     if config.machine.cache != "off":
         known = checked_keys(cache_dir)
     if config.output.resume and config.output.name is not None and config.train.seeds == 1:
-        config = _as_started(config, Run(Path(config.output.output) / config.output.name).settings)
+        config = as_started(config, Run(Path(config.output.output) / config.output.name).settings)
     manifest, data_hash = load_data(config.data, say, known)
     keep = config.machine.cache not in MEMORY_ONLY
     if keep:
@@ -245,7 +220,7 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
     folder = _run_folder(config, manifest)
     # Without --name, the name of the run follows from data and backbone and is known only now.
     written = Run(folder).settings if config.output.resume else {}
-    config = _as_started(config, written) if config.output.resume else config
+    config = as_started(config, written) if config.output.resume else config
     if not is_made:
         check_orders(config, manifest, written)
     model = config.model

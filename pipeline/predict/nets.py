@@ -11,7 +11,6 @@ import torch
 
 from foldblend.cli import Say
 from foldblend.errors import UserError
-from pipeline.data.augment import albu_augmentation, build_augmentation
 from pipeline.device import Compute
 from pipeline.engines.forward import Forward
 from pipeline.engines.heads import NoLastLayer
@@ -21,10 +20,10 @@ from pipeline.infer import View, features_of, filled, logits_of
 from pipeline.memory import Chunks
 from pipeline.models.attribute_head import make_join
 from pipeline.models.backbones import build_model
+from pipeline.predict.drawn import DrawnViews
 from pipeline.predict.recipe import Recipe
 from pipeline.predict.weights import State, WeightSource
-from pipeline.seeding import derive_rng, derive_seed
-from tta.views.names import draw_of, is_device_view, view_of
+from tta.views.names import is_device_view, view_of
 
 __all__ = ["Features", "Net"]
 
@@ -51,7 +50,7 @@ class Net:
         """Whether the features of the first model's unchanged images are kept as `seen_ND`."""
         self.seen_ND: np.ndarray | None = None
         self._heads: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        self._draws: dict[str, Any] = {}
+        self.drawn = DrawnViews(recipe)
         # The user's own random numbers stay as they are.
         with torch.random.fork_rng(devices=[]):
             self.model = self._built()
@@ -175,37 +174,12 @@ class Net:
             images = (
                 self.recipe.preprocess.crop(part)
                 if view is None
-                else self._drawn(part, ids[start : start + size], view)
+                else self.drawn.images(part, ids[start : start + size], view)
             )
             whole = torch.from_numpy(np.ascontiguousarray(images))
             batch = filled(model, whole, size if pad else None)
             found.append((batch.to(self.compute.device), len(part)))
         return found
-
-    def _drawn(self, stored_NHWC: np.ndarray, ids: Sequence[str], view: str) -> np.ndarray:
-        """Return the images of a view that is drawn from stored images, as the TTA stage does."""
-        draw = draw_of(view)
-        preprocess = self.recipe.preprocess
-        if view not in self._draws:
-            width, height = preprocess.stored_size
-            self._draws[view] = (
-                build_augmentation(self.recipe.augment)
-                if draw.file is None
-                else albu_augmentation(
-                    draw.file,
-                    width=width,
-                    height=height,
-                    saved=self.recipe.pipelines.get(draw.file),
-                )
-            )
-        augment = self._draws[view]
-        images = []
-        for image, name in zip(stored_NHWC, ids, strict=True):
-            parts = ("view", self.recipe.seed, draw.index, 0, name)
-            changed = image if augment is None else augment(image, derive_seed("augment", *parts))
-            rng = derive_rng("crop", *parts) if draw.file is None else None
-            images.append(preprocess.crop(changed, rng))
-        return np.stack(images)
 
     @torch.inference_mode()
     def logits(

@@ -13,10 +13,10 @@ import torch
 from filelock import Timeout
 
 from foldblend.runs.run import Run
+from pipeline.as_started import as_started
 from pipeline.config.settings import make_config
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
-from pipeline.prepare import _as_started
 from pipeline.training import compiling
 from pipeline.training.fit import Fit
 from tests.makers.constants import TINY
@@ -246,19 +246,19 @@ def test_a_run_that_is_continued_keeps_what_was_decided():
     """The number of steps from which a run is compiled may differ between versions."""
     config = make_config({})
     for kept in ("on", "off"):
-        assert _as_started(config, {"compile": kept}).machine.compile == kept
+        assert as_started(config, {"compile": kept}).machine.compile == kept
         typed = make_config({"compile": "off"})
-        assert _as_started(typed, {"compile": kept}).machine.compile == "off"
-    assert _as_started(config, {}).machine.compile == "auto"
+        assert as_started(typed, {"compile": kept}).machine.compile == "off"
+    assert as_started(config, {}).machine.compile == "auto"
 
 
 def test_a_run_keeps_its_precision():
     config = make_config()
     for kept in ("bfloat16", "float16"):
-        assert _as_started(config, {"amp_dtype": kept}).machine.amp_dtype == kept
+        assert as_started(config, {"amp_dtype": kept}).machine.amp_dtype == kept
         typed = make_config(amp_dtype="float16")
-        assert _as_started(typed, {"amp_dtype": kept}).machine.amp_dtype == "float16"
-    assert _as_started(config, {"amp_dtype": "auto"}).machine.amp_dtype == "auto"
+        assert as_started(typed, {"amp_dtype": kept}).machine.amp_dtype == "float16"
+    assert as_started(config, {"amp_dtype": "auto"}).machine.amp_dtype == "auto"
 
 
 def test_a_run_without_a_compiler_has_the_bits_of_an_eager_one(

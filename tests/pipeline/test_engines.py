@@ -487,7 +487,7 @@ def test_a_run_is_made_by_the_engine_that_another_process_has_begun_it_with(
 ):
     """Both measure; the second one finds the settings of the first when it has the lock."""
     begun = run_with("onnx", tiny_layout, tmp_path, only_folds="0")
-    monkeypatch.setattr(prepare, "_as_started", lambda config, written: config)
+    monkeypatch.setattr(prepare, "as_started", lambda config, written: config)
     found = Run(tmp_path / "a").settings
     monkeypatch.setattr(prepare.Run, "settings", property(lambda _: {}))
     monkeypatch.setattr(inference_engine.Run, "settings", property(lambda _: found))
