@@ -150,16 +150,17 @@ class Forward:
 
         Raises UserError if the engine fails after its first batch.
         """
-        num = len(pixels)
-        if self._run is not None:
-            found = self._by_engine(pixels)
-            if found is not None:
-                return found[0]
-            # Torch gets full batches, which the engine did not need.
-            assert self.spec is not None
-            pixels = padded(pixels, self.spec.batch_size)
-        outputs: torch.Tensor = self.model(self._standard(pixels))
-        return outputs[:num]
+        if self._run is None:
+            outputs: torch.Tensor = self.model(self._standard(pixels))
+            return outputs
+        found = self._by_engine(pixels)
+        return self._full(pixels) if found is None else found[0]
+
+    def _full(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the outputs by torch of a batch that the engine would have filled up."""
+        assert self.spec is not None
+        outputs: torch.Tensor = self.model(self._standard(padded(pixels, self.spec.batch_size)))
+        return outputs[: len(pixels)]
 
     def watched(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the outputs, and the features N x D before the last linear layer.

@@ -251,7 +251,8 @@ def test_an_engine_that_differs_or_breaks_is_replaced_by_torch(change, words, mo
     model = model_of()
     forward = Forward(model, PREPROCESS, CPU, spec("onnx"), say=said.append)
     pixels = pixels_of(ROWS)
-    np.testing.assert_array_equal(outputs(forward, pixels), by_torch(model, pixels))
+    filled_up = by_torch(model, padded(pixels, 64))[: len(pixels)]
+    np.testing.assert_array_equal(outputs(forward, pixels), filled_up)
     np.testing.assert_array_equal(outputs(forward, pixels), by_torch(model, pixels))
     (line,) = said
     assert words in line
