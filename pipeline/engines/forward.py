@@ -13,13 +13,12 @@ from foldblend.errors import UserError, in_a_line
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
 from pipeline.engines.heads import NoLastLayer, last_linear, watched
-from pipeline.engines.registry import ENGINES, TORCH, Engine, EngineFailed, Run, why_not
+from pipeline.engines.registry import ENGINES, ROWS, TORCH, Engine, EngineFailed, Run, why_not
 from pipeline.engines.spec import Spec
 
 __all__ = ["MOST_DIFFERENCE", "Forward", "padded", "usable_engine"]
 
-# Images of the first batch that torch sees too, and the most by which their outputs may differ.
-NUM_CHECKED = 4
+# The most by which the outputs may differ from torch's for the first images (`ROWS` of them).
 MOST_DIFFERENCE = 1e-3
 # The same on CUDA, of the largest output: numbers there have 8 to 11 bits (bfloat16, TF32).
 COARSE = 0.05
@@ -216,7 +215,7 @@ class Forward:
 
     def _agrees(self, pixels: torch.Tensor, outputs: torch.Tensor) -> bool:
         """Return whether the outputs of a batch are torch's; otherwise torch takes over."""
-        few = pixels[:NUM_CHECKED]
+        few = pixels[:ROWS]
         expected = self.model(self._standard(few)).float()
         difference = float((outputs[: len(few)] - expected).abs().max())
         self.difference = difference

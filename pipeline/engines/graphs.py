@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,7 @@ import torch
 from foldblend.errors import UserError, in_a_line
 from foldblend.files import exists, write_bytes
 from foldblend.reading import read_bounded
-from pipeline.data.preprocess import Preprocess
-from pipeline.engines.heads import last_linear, watched
+from pipeline.engines.heads import NoLastLayer, last_linear, watched
 from pipeline.engines.registry import GRAPH_VERSION, EngineFailed, version_of
 from pipeline.engines.spec import Spec
 from pipeline.export.onnx_build import MOST_BYTES, OPSET, Template, exported
@@ -35,12 +35,17 @@ PREFIX = "model."
 class FromPixels(torch.nn.Module):
     """A model from raw pixels on, which also returns the input of its last linear layer."""
 
-    def __init__(self, model: torch.nn.Module, preprocess: Preprocess) -> None:
+    def __init__(self, model: torch.nn.Module, spec: Spec) -> None:
         super().__init__()
         self.model = model
-        self.preprocess = preprocess
+        self.preprocess = spec.preprocess
         # In a list, since a second name of the layer would give its weights a second name.
-        self._linear = [last_linear(model)]
+        self._linear = [_used_linear(model, spec)]
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the outputs."""
+        return [LOGITS] if self._linear[0] is None else [LOGITS, FEATURES]
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the logits N x C and, where there is a linear layer, the features N x D."""
@@ -81,15 +86,38 @@ def graph_of(model: torch.nn.Module, spec: Spec) -> Template:
     return held[0]
 
 
-def _exported(model: torch.nn.Module, spec: Spec) -> Template:
-    outputs = [LOGITS] if last_linear(model) is None else [LOGITS, FEATURES]
-    wrapped = FromPixels(model, spec.preprocess).eval()
-    # The constants are made before, since they are kept and must not be the exporter's.
-    spec.preprocess.standardise(torch.zeros(spec.shape))
+def _used_linear(model: torch.nn.Module, spec: Spec) -> torch.nn.Linear | None:
+    """Return the last linear layer of a model, None for a model that lacks one or does not use it.
+
+    The trial on one image also makes the constants of standardising, which are kept and must not be
+    the exporter's.
+    """
+    pixels = spec.preprocess.standardise(torch.zeros(1, *spec.shape[1:]))
+    linear = last_linear(model)
+    if linear is None:
+        return None
     try:
-        return exported(wrapped, [torch.zeros(spec.shape)], inputs=[PIXELS], outputs=outputs)
+        with torch.no_grad():
+            watched(model, linear, pixels)
+    except NoLastLayer:
+        return None
+    return linear
+
+
+def _exported(model: torch.nn.Module, spec: Spec) -> Template:
+    try:
+        wrapped = FromPixels(model, spec).eval()
+        example = torch.zeros(spec.shape)
+        return exported(wrapped, [example], inputs=[PIXELS], outputs=wrapped.outputs)
     except Exception as error:  # a user's own backbone can fail in any way
-        raise EngineFailed(f"the model cannot be exported to ONNX ({in_a_line(error)})") from None
+        raise EngineFailed(f"the model cannot be exported to ONNX ({_reason(error)})") from None
+
+
+def _reason(error: BaseException) -> str:
+    """Return the cause of the exporter's error on one line, without its advice and colours."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return re.sub(r"\x1b\[[0-9;]*m", "", in_a_line(error))
 
 
 def filled(template: Template, model: torch.nn.Module) -> bytes:

@@ -23,12 +23,13 @@ from foldblend.runs.folder import read_json, write_json
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
 from pipeline.engines.forward import Forward
-from pipeline.engines.registry import GRAPH_VERSION, TORCH, version_of
+from pipeline.engines.registry import ENGINES, GRAPH_VERSION, TORCH, version_of
 from pipeline.engines.spec import Spec
 
 __all__ = ["Measured", "keep", "kept", "measure", "measured_in", "one_at_a_time", "saves"]
 
 ROUNDS = 3
+MOST_SECONDS = 1e6
 PACKAGES = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "openvino")
 
 
@@ -71,10 +72,19 @@ def kept(file: Path | None) -> dict[str, Measured]:
     try:
         engines = read_json(file)["engines"]
         found = {name: Measured(engine=name, **about) for name, about in engines.items()}
-        numbers = [(one.seconds, one.load_seconds, one.difference) for one in found.values()]
-        return found if all(float(each) >= 0 for one in numbers for each in one) else {}
     except (OSError, UserError, LookupError, TypeError, ValueError, AttributeError):
         return {}
+    return found if all(map(_is_sound, found.values())) else {}
+
+
+def _is_sound(one: Measured) -> bool:
+    """Return whether a measurement that was read is one: files may have been changed by hand."""
+    numbers = (one.seconds, one.load_seconds, one.difference)
+    if not all(type(each) in (int, float) and 0 <= each < MOST_SECONDS for each in numbers):
+        return False
+    if one.engine == TORCH:
+        return one.problem is None
+    return one.engine in ENGINES and (one.problem is None or isinstance(one.problem, str))
 
 
 def saves(spec: Spec, compute: Compute, num_images: int) -> bool:

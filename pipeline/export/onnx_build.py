@@ -53,17 +53,19 @@ def need_onnx() -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the notes of torch's exporter, which are for its developers, from the log."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [one.level for one in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    before = logging.root.manager.disable
+    rest = io.StringIO()
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(rest),
+        contextlib.redirect_stderr(rest),
+    ):
         warnings.simplefilter("ignore")
-        for one in loggers:
-            one.setLevel(logging.ERROR)
+        logging.disable(logging.ERROR)
         try:
             yield
         finally:
-            for one, level in zip(loggers, levels, strict=True):
-                one.setLevel(level)
+            logging.disable(before)
 
 
 @dataclass(frozen=True)

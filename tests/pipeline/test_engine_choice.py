@@ -101,7 +101,17 @@ def test_a_measurement_is_made_once_and_kept(model, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"engines": 3}', '{"engines": {"torch": {"seconds": "fast"}}}']
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"engines": 3}',
+        '{"engines": {"torch": {"seconds": "fast"}}}',
+        '{"engines": {"torch": {"seconds": 1' + "0" * 400 + "}}}",
+        '{"engines": {"torch": {"seconds": 0.1, "problem": "none"}}}',
+        '{"engines": {"torch": {"seconds": 0.1}, "banana": {"seconds": 0.001}}}',
+    ],
 )
 def test_a_damaged_measurement_is_made_again(text, model, tmp_path):
     chosen(model, tmp_path)

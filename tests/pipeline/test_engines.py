@@ -194,6 +194,37 @@ def test_openvino_computes_in_float32_without_telemetry(monkeypatch):
     assert taken["model"].get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
 
 
+class Unused(torch.nn.Module):
+    """A model that says to end in a layer which it does not use."""
+
+    def __init__(self, error=None):
+        super().__init__()
+        self.fc = torch.nn.Linear(3, 5)
+        self.other = torch.nn.Linear(3, 5)
+        self.error = error
+
+    def get_classifier(self):
+        if self.error is not None:
+            raise self.error
+        return self.other
+
+    def forward(self, pixels):
+        return self.fc(pixels.mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("engine", ["torch", *GRAPHS])
+@pytest.mark.parametrize("error", [None, ValueError("no classifier")])
+def test_a_model_with_another_head_than_it_says_has_no_features(engine, error):
+    model = Unused(error).eval()
+    forward = Forward(model, PREPROCESS, CPU, spec(engine, f"unused {error}"))
+    np.testing.assert_allclose(
+        outputs(forward, pixels_of(3)), by_torch(model, pixels_of(3)), atol=1e-6
+    )
+    assert forward.engine == engine
+    with pytest.raises(NoLastLayer):
+        forward.watched(pixels_of(3))
+
+
 class Branches(torch.nn.Module):
     """A model whose path depends on its pixels, which no graph can have."""
 
@@ -207,7 +238,7 @@ class Branches(torch.nn.Module):
 
 
 @pytest.mark.parametrize("engine", GRAPHS)
-def test_a_model_that_cannot_be_exported_stays_with_torch(engine):
+def test_a_model_that_cannot_be_exported_stays_with_torch(engine, capfd):
     said = []
     model = Branches().eval()
     forward = Forward(model, PREPROCESS, CPU, spec(engine, "branches"), say=said.append)
@@ -215,8 +246,12 @@ def test_a_model_that_cannot_be_exported_stays_with_torch(engine):
     assert forward.engine == "torch"
     (line,) = said
     assert "cannot be exported" in line
+    assert "data-dependent" in line
     assert "torch is used" in line
     assert "\n" not in line
+    assert "\x1b" not in line
+    printed = capfd.readouterr()
+    assert printed.out + printed.err == ""
 
 
 def replaced(monkeypatch, engine, change):
