@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import queue
 from typing import Any
 
@@ -15,15 +16,21 @@ from pipeline.engines.spec import Spec
 __all__ = ["OpenvinoEngine"]
 
 
+@functools.cache
+def _core() -> Any:
+    """Return OpenVINO's core, one for the process: it holds the libraries that all models need."""
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenvinoEngine:
     """OpenVINO for one architecture: see `pipeline.engines.registry.Engine`."""
 
     def __init__(self, model: torch.nn.Module, spec: Spec) -> None:
-        import openvino
-
         self.spec = spec
         self.template = graph_of(model, spec)
-        self.core = openvino.Core()
+        self.core = _core()
 
     def load(self, model: torch.nn.Module) -> Run:
         """Return the forward pass with the weights of a model; raise EngineFailed."""
