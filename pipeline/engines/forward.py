@@ -16,7 +16,7 @@ from pipeline.engines.heads import NoLastLayer, last_linear, watched
 from pipeline.engines.registry import ENGINES, ROWS, TORCH, Engine, EngineFailed, Run, why_not
 from pipeline.engines.spec import Spec
 
-__all__ = ["MOST_DIFFERENCE", "Forward", "padded", "usable_engine"]
+__all__ = ["Forward", "padded", "usable_engine"]
 
 # The most by which the outputs may differ from torch's for the first images (`ROWS` of them).
 MOST_DIFFERENCE = 1e-3
