@@ -235,9 +235,10 @@ def no_dropout(module):
 def test_a_compiler_that_cannot_run_leaves_eager_steps(monkeypatch, tmp_path):
     expected = train(CPU)[1]
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "/bin/false"))
     lines = []
-    found = train(COMPILED, lines=lines)[1]
+    # monkeypatch would delete the setting when it undoes this, and no later test could compile.
+    with torch._inductor.config.patch({"cpp.cxx": (None, "/bin/false")}):
+        found = train(COMPILED, lines=lines)[1]
     assert torch.equal(found, expected)
     assert lines[0].startswith("torch.compile does not work here")
 

@@ -560,4 +560,4 @@ def test_compiled_torch_gives_the_outputs_of_torch():
         model = model_of(seed=seed)
         forward = Forward(model, PREPROCESS, CPU, one)
         np.testing.assert_allclose(outputs(forward, pixels), by_torch(model, pixels), atol=2e-5)
-        assert forward.engine == "compile"
+        assert forward.engine == "compile", forward.problem
