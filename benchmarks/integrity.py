@@ -35,7 +35,8 @@ from folds.data.demo import make_demo
 from pipeline.cv import cross_validate
 from pipeline.data import cache, records
 from pipeline.run_tta import run_tta
-from reports.board.leaderboard import find_runs, leaderboard
+from reports.board.find import find_runs
+from reports.board.leaderboard import leaderboard
 from tests.makers.edits import edit_run
 from tests.makers.synthetic_runs import write_synthetic_run
 

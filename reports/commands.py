@@ -75,7 +75,8 @@ def _compare(config: BoardConfig) -> None:
     # These import pandas, which takes a while, so the flags are checked first.
     from foldblend.files import page_file, write_bytes
     from foldblend.runs.folder import write_json
-    from reports.board import leaderboard as boards
+    from reports.board.find import find_runs
+    from reports.board.leaderboard import leaderboard
     from reports.board.text import board_lines, pair_lines
     from reports.text import folded, screen_width
 
@@ -83,8 +84,8 @@ def _compare(config: BoardConfig) -> None:
         raise UserError("RUNS: missing; pass run folders, such as python leaderboard.py outputs/*")
     page = None if config.no_page else page_file(config.page, flag="--page")
     json_file = None if config.json is None else page_file(config.json, flag="--json")
-    runs, skipped = boards.find_runs(config.runs)
-    every = boards.leaderboard(runs, skipped, metric=config.metric)
+    runs, skipped = find_runs(config.runs)
+    every = leaderboard(runs, skipped, metric=config.metric)
     lines = [
         line
         for board in every["boards"]
@@ -119,7 +120,7 @@ def _write_reports(config: ReportConfig) -> None:
     from foldblend.runs.broken import BrokenRun
     from foldblend.runs.folder import lock_folder
     from foldblend.spreadsheets import safe_csv
-    from reports.board.leaderboard import find_runs
+    from reports.board.find import find_runs
     from reports.run.report import write_report
 
     if not config.runs:

@@ -30,7 +30,8 @@ __all__ = ["Measured", "keep", "kept", "measure", "measured_in", "one_at_a_time"
 
 ROUNDS = 3
 MOST_SECONDS = 1e6
-PACKAGES = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "openvino")
+# Packages on whose versions the seconds depend.
+PACKAGES = ("torch", "timm", *(name for kind in ENGINES.values() for name in kind.packages))
 
 
 @dataclass(frozen=True, kw_only=True)

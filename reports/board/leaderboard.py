@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +10,8 @@ import numpy as np
 import pandas as pd
 
 from foldblend.ahead import ahead
-from foldblend.errors import UserError, listed, require
-from foldblend.files import exists, home, is_link
-from foldblend.runs.broken import BrokenRun
-from foldblend.runs.check import finished_run, why_unfinished
-from foldblend.runs.costs import num_models, num_passes
+from foldblend.errors import listed, require
+from foldblend.runs.check import finished_run
 from foldblend.runs.rows import group_name_of
 from foldblend.runs.run import Run
 from foldblend.scores.bootstrap import num_resamples_of
@@ -33,163 +27,15 @@ from foldblend.scores.metrics import (
 from foldblend.scores.rows import Rows
 from foldblend.scores.score import Scored, score_prediction
 from foldblend.words import plural
+from reports.board.facts import differing, facts_of, names_of, settings_of
 from reports.run.scored_test import value_on_test
 from reports.text import printable
 
-__all__ = ["SCHEMA", "find_runs", "leaderboard"]
+__all__ = ["SCHEMA", "leaderboard"]
 
 SCHEMA = 1
 # All pairs of 50 runs have 1,225 differences; more runs have only the difference to the best.
 MOST_COMPARED = 50
-MOST_LEVELS = 50  # of blends in blends
-
-
-def _check(path: Path) -> Run:
-    """Return a finished run whose rows can be scored. Raises UserError if it is not."""
-    why = why_unfinished(path)
-    if why is not None:
-        raise UserError(why)
-    run = Run(path)
-    # Whatever is damaged raises here, so that the run is skipped.
-    run.oof  # noqa: B018
-    run.ids_hash  # noqa: B018
-    if run.test_labels is not None:
-        run.test  # noqa: B018
-    return run
-
-
-def find_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[dict[str, str]]]:
-    """Return the finished runs among the paths, and what was skipped with the reason.
-
-    Raises UserError for a path that does not exist, and where no run is left.
-    """
-    runs: dict[str, Run] = {}
-    skipped = []
-    for path in map(home, paths):
-        # A shell passes on a pattern that matches nothing.
-        if not exists(path) and "*" not in str(path) and not is_link(path):
-            raise UserError(f"{path}: no such run; check the path")
-        try:
-            # Unlike `resolve`, this takes a link to itself.
-            place = os.path.realpath(path)
-            if place in runs:
-                raise UserError("given twice")
-            run = _check(path)
-        except UserError as error:
-            why = error.why if isinstance(error, BrokenRun) else str(error)
-            skipped.append({"path": printable(path), "why": printable(why)})
-        else:
-            runs[place] = run
-    if not runs:
-        reasons = (
-            f" ({listed('{path}: {why}'.format(**one) for one in skipped)})" if skipped else ""
-        )
-        raise UserError(f"no finished run{reasons}; pass run folders, such as outputs/*")
-    return list(runs.values()), skipped
-
-
-def _names(runs: Sequence[Run]) -> list[str]:
-    """Return the names of the runs, or the path of each run whose name occurs twice."""
-    names = [run.name for run in runs]
-    return [printable(run.name if names.count(run.name) == 1 else run.path) for run in runs]
-
-
-def _sibling(run: Run, member: Mapping[str, Any]) -> Run | None:
-    """Return the member of a blend from the folder that holds the blend, or None if absent."""
-    found = Run(run.path.resolve().parent / member["name"])
-    try:
-        return (
-            found
-            if why_unfinished(found.path) is None and found.oof_hash == member["oof"]
-            else None
-        )
-    except (OSError, UserError):
-        return None
-
-
-def _single_runs(
-    run: Run, by_oof: Mapping[str, Run], above: frozenset[Path] = frozenset()
-) -> dict[str, Run] | None:
-    """Return the cross-validated runs that a run is made of, by the hash of their rows.
-
-    Members of a blend are searched among `by_oof` and in the folder that holds the blend. Returns
-    None if one is not found, or if a blend is its own member. `above` are the blends that it is in.
-    """
-    if "members" not in run.info:
-        return {run.oof_hash: run}
-    found: dict[str, Run] = {}
-    above |= {run.path.resolve()}
-    if len(above) > MOST_LEVELS:
-        return None
-    for member in run.info["members"]:
-        # A blend that gives one member all weight has the rows of that member.
-        places = (by_oof.get(member["oof"]), _sibling(run, member))
-        one = next((one for one in places if one and one.path.resolve() not in above), None)
-        singles = None if one is None else _single_runs(one, by_oof, above)
-        if singles is None:
-            return None
-        # A member with weight 0 is not needed for predictions, so it costs nothing.
-        if member.get("weight") != 0:
-            found |= singles
-    return found
-
-
-def _settings(run: Run) -> dict[str, Any]:
-    """Return the recorded settings of a run or blend as JSON values."""
-    if "tta" in run.info:
-        return {name: _plain(value) for name, value in run.info["tta"].items()} | {
-            "of": run.info["of"]["name"]
-        }
-    return {printable(key): _plain(value) for key, value in run.settings.items() if key != "name"}
-
-
-def _plain(value: Any) -> Any:
-    if (
-        value is None
-        or isinstance(value, (bool, int))
-        or (isinstance(value, float) and math.isfinite(value))
-    ):
-        return value
-    if (
-        isinstance(value, list)
-        and value
-        and all(isinstance(one, dict) and "name" in one for one in value)
-    ):
-        # The members of a blend.
-        value = ", ".join(f"{one['name']} x {one.get('weight', 1):g}" for one in value)
-    return printable(value)
-
-
-def _facts(run: Run, by_oof: Mapping[str, Run]) -> dict[str, Any]:
-    """Return the columns of a row other than the scores; None where a value is unknown."""
-    info = run.info
-    singles = _single_runs(run, by_oof)
-    seconds: list[Any] = (
-        [None] if singles is None else [one.info.get("seconds") for one in singles.values()]
-    )
-    finished = info.get("finished")
-    started = info.get("started")
-    # Runs of early versions lack the key, but their settings show what it would be.
-    is_optimistic = (
-        info["optimistic"] if "optimistic" in info else _settings(run).get("select") == "best"
-    )
-    return {
-        "path": printable(run.path),
-        "kind": info["kind"],
-        "optimistic": bool(is_optimistic),
-        "leaks": bool(info["leaks"]),
-        "models": None if singles is None else sum(map(num_models, singles.values())),
-        "passes": None if singles is None else sum(map(num_passes, singles.values())),
-        "seconds": None if None in seconds else round(sum(seconds), 1),
-        "wall": None if finished is None or started is None else finished - started,
-        "finished": (
-            None
-            if finished is None
-            else datetime.fromtimestamp(finished).astimezone().isoformat(timespec="minutes")
-        ),
-        "about": info.get("about", ""),
-        "notes": list(info.get("notes", ())),
-    }
 
 
 def _once(table: pd.DataFrame) -> pd.DataFrame:
@@ -248,25 +94,13 @@ def all_differences(scored: Sequence[Scored]) -> list[list[dict[str, float | Non
     ]
 
 
-def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the settings that are not equal in all of the mappings, in order."""
-    # A setting that one run lacks differs from None in another one.
-    absent = object()
-    names = dict.fromkeys(name for one in settings for name in one)
-    return [
-        name
-        for name in names
-        if any(one.get(name, absent) != settings[0].get(name, absent) for one in settings)
-    ]
-
-
 def _rows(
     runs: Sequence[Run], scored: Sequence[Scored], by_oof: Mapping[str, Run], metric: Metric
 ) -> tuple[list[int], list[dict[str, Any]]]:
     """Return the indices of the runs, best first, and their rows in that order."""
-    facts = [_facts(run, by_oof) for run in runs]
-    names = _names(runs)
-    settings = [_settings(run) for run in runs]
+    facts = [facts_of(run, by_oof) for run in runs]
+    names = names_of(runs)
+    settings = [settings_of(run) for run in runs]
     order = rank(scored, [not (one["optimistic"] or one["leaks"]) for one in facts])
     kinds = [one["kind"] for one in facts]
     # Per kind, because a blend has other settings than a run.

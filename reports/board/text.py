@@ -9,7 +9,7 @@ import numpy as np
 
 from foldblend.errors import counted
 from foldblend.progress import duration
-from reports.board.leaderboard import differing
+from reports.board.facts import differing
 from reports.text import WIDTH, folded, groups_of, num, signed, span, table
 
 __all__ = [

@@ -15,7 +15,7 @@ from foldblend.runs.folder import file_hash, ids_hash
 from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS, softmax
 from folds.data.layout import read_layout
-from reports.board.leaderboard import find_runs
+from reports.board.find import find_runs
 from tests.makers.edits import assert_left_out, edit_run, edit_table
 from tests.makers.synthetic_runs import write_synthetic_run
 

@@ -16,7 +16,8 @@ from foldblend.runs.run import Run
 from foldblend.runs.schema import DONE, check_info, problem_of_info, read_checked, read_done
 from foldblend.scores.error_costs import metric_of
 from reports.blocks import section_html, section_lines
-from reports.board.leaderboard import find_runs, leaderboard
+from reports.board.find import find_runs
+from reports.board.leaderboard import leaderboard
 from reports.run.report import compute_report
 from reports.run.screen import screen_lines
 from reports.sections_file import read_sections

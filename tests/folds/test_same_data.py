@@ -110,8 +110,8 @@ def test_real_faces_in_every_layout(tmp_path, cv_command):
     order = order_file(manifest, tmp_path)
     root = LONDON / "train" / "images"
     # The engine that `auto` finds faster may be another one in a later run, with other last bits.
-    flags = ("--finetune", "head", "--img-size", "96x128", "--folds", "3", "--head-l2", "0.03")
-    flags = (*flags, "--infer-engine", "torch")
+    common = ("--finetune", "head", "--img-size", "96x128", "--head-l2", "0.03")
+    flags = (*common, "--folds", "3", "--infer-engine", "torch")
     runs = runs_of(
         cv_command, as_tables(manifest, tmp_path), tmp_path / "runs", root, order, *flags
     )
