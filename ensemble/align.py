@@ -18,6 +18,7 @@ from foldblend.runs.broken import BrokenRun
 from foldblend.runs.rows import group_name_of
 from foldblend.runs.run import Run
 from foldblend.runs.tables import ROW_COLUMNS, check_rows_once
+from foldblend.scores.rows import Rows
 from foldblend.words import plural
 
 __all__ = ["Aligned", "Member", "align"]
@@ -89,6 +90,14 @@ class Aligned:
     @property
     def runs(self) -> list[Run]:
         return [member.run for member in self.members]
+
+    @property
+    def named_rows(self) -> Rows:
+        """Labels, groups (by name), repeats and folds of the rows."""
+        label_N, group_N, repeat_N, fold_N = (
+            self.rows[one].to_numpy() for one in ("label", "group", "repeat", "fold")
+        )
+        return Rows(label_N, group_N, repeat_N, fold_N, self.group_name)
 
     @property
     def group_name(self) -> str:

@@ -20,7 +20,7 @@ from ensemble.methods.mixture import MIXTURE, Mixture, decided
 from ensemble.methods.vote import soft_vote
 from foldblend.progress import track
 from foldblend.scores.averaged import over_repeats
-from foldblend.scores.metrics import log_softmax, softmax
+from foldblend.scores.metrics import KAPPA, log_softmax, softmax
 from foldblend.scores.score import Gain, Score, gain, score_of
 
 __all__ = [
@@ -38,7 +38,6 @@ __all__ = [
 
 SCORE = "score"
 SIMPLE = "simple"
-KAPPA = "kappa_quadratic"
 # Standard errors that offsets must gain on held-out groups, where simple blends are preferred. One
 # is not enough, because offsets are searched for and easily gain as much by chance: with one, 42 of
 # 94 simulated data sets (benchmarks/honesty.py, seeds from 10,200 on) used offsets, and scored no

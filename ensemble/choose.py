@@ -8,6 +8,7 @@ import numpy as np
 
 from ensemble.methods.base import Evidence
 from foldblend.scores.bootstrap import group_resamples
+from foldblend.scores.by_group import pooled
 from foldblend.scores.metrics import mean_score, softmax
 from foldblend.scores.score import Score, score_of
 
@@ -126,12 +127,14 @@ def averaging_optimism(
     spread_SB = finite_SB - finite_SB.mean(axis=1, keepdims=True)
     slow = evidence.score.of_counts is None
     num = NUM_REPEATED_SLOW if slow else NUM_REPEATED
-    rows = evidence.rows
-    names, code_N = np.unique(rows.group_N, return_inverse=True)
+    names = np.unique(evidence.rows.group_N)
 
     def score(proba_NC: np.ndarray, draw_G: np.ndarray | None = None) -> float:
+        # Pooled before the draw: a group that is drawn twice counts as two groups.
+        rows, proba_NC = pooled(evidence.score, evidence.rows, proba_NC)
         at = np.arange(len(rows))
         if draw_G is not None:
+            code_N = np.searchsorted(names, rows.group_N)
             at = np.repeat(at, draw_G[code_N].astype(int))
         value = mean_score(evidence.score, rows.label_N[at], proba_NC[at], rows.repeat_N[at])
         return evidence.score.sign * value

@@ -25,6 +25,7 @@ from foldblend.files import home
 from foldblend.flags import check_lengths, expand_home
 from foldblend.help import About
 from foldblend.reading import read_yaml_file
+from foldblend.scores.by_group import IMAGE, MEAN, check_pool
 from foldblend.scores.metrics import MEAN_COST, check_metric
 
 __all__ = [
@@ -48,6 +49,8 @@ MAY_BE = {
     "budget": (str, type(None)),
     "metric": (str, type(None)),
     "prefer": (str,),
+    "score_by": (str,),
+    "group_pool": (str,),
 }
 
 
@@ -142,6 +145,14 @@ class BlendConfig:
     """Metric by which methods and members are chosen, and which is reported; see run_cv.py --help.
     Default: the metric of the runs, or f1_macro where they differ.
     """
+    score_by: Literal["image", "group"] | None = None
+    """What the score counts by which methods are chosen: images, or groups, whose images' logits
+    are averaged. Default: group if all runs are scored by group, else image.
+    """
+    group_pool: str | None = None
+    """How a group's images become one prediction: mean, max or noisy-or (any image shows it).
+    Default: that of the runs, or mean where they differ.
+    """
     costs: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """Table of the costs of errors: the header and the first column are the classes, a cell is the
     cost of predicting the column's class when the row's is true. The metric is then the mean cost.
@@ -152,6 +163,8 @@ class BlendConfig:
         check_lengths(self, "output")
         if self.metric not in (None, MEAN_COST):
             check_metric(self.metric)
+        if self.group_pool is not None:
+            check_pool(self.group_pool)
         require(
             self.costs is None or self.metric in (None, MEAN_COST),
             f"--costs {self.costs}: the metric is then the mean cost, not --metric {self.metric};"
@@ -206,11 +219,18 @@ DECIDES = (
     "allow_different_folds",
     "prefer",
     "drop_harmful",
+    "score_by",
+    "group_pool",
 )
 ALLOWS = ("include_blends", "allow_optimistic", "allow_leaks")
 # Values of settings that a blend.yaml of an earlier version lacks: those that this version had.
 # They are not hashed, so that such a blend keeps its run key and its name.
-FORMERLY: Mapping[str, Any] = {"prefer": "simple", "drop_harmful": False}
+FORMERLY: Mapping[str, Any] = {
+    "prefer": "simple",
+    "drop_harmful": False,
+    "score_by": IMAGE,
+    "group_pool": MEAN,
+}
 
 
 def decisions(config: BlendConfig) -> dict[str, Any]:

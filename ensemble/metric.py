@@ -11,11 +11,13 @@ import numpy as np
 
 from ensemble.config import BlendConfig, read_members
 from foldblend.errors import listed
-from foldblend.runs.rows import order_of
+from foldblend.runs.rows import group_name_of, order_of
 from foldblend.runs.run import Run
+from foldblend.scores.by_group import GROUP, IMAGE, MEAN, metric_by_group
 from foldblend.scores.error_costs import (
     ErrorCosts,
     common_metric,
+    common_pool,
     costs_among,
     read_error_costs,
 )
@@ -53,9 +55,26 @@ def _costs(config: BlendConfig, runs: Sequence[Run]) -> ErrorCosts:
 def decide_metric(config: BlendConfig, runs: Sequence[Run]) -> Decided:
     """Return the settings with the metric decided; members that differ in it get macro F1.
 
+    It is by group if all members' are, or as --score-by says.
+
     Raises UserError for a metric that needs an order of the classes or costs of errors where there
     are none, and for costs that do not fit.
     """
+    decided = _by_image(config, runs)
+    common = common_pool([run.info for run in runs])
+    by_group = config.score_by == GROUP or (config.score_by is None and bool(common))
+    if not by_group:
+        # The pool has no effect, so it does not make another blend.
+        settings = dataclasses.replace(decided.config, score_by=IMAGE, group_pool=MEAN)
+        return dataclasses.replace(decided, config=settings)
+    pool = config.group_pool or common or MEAN
+    settings = dataclasses.replace(decided.config, score_by=GROUP, group_pool=pool)
+    metric = metric_by_group(decided.metric, pool, group_name_of(runs))
+    return dataclasses.replace(decided, config=settings, metric=metric)
+
+
+def _by_image(config: BlendConfig, runs: Sequence[Run]) -> Decided:
+    """Return the settings with the metric decided, as a metric by image."""
     common = common_metric([run.info for run in runs])
     name = config.metric or (common.name if common is not None else None)
     if config.costs is not None or name == MEAN_COST:

@@ -23,6 +23,7 @@ import numpy as np
 
 from ensemble.ascent import ASCENTS, ascend, prior_correction
 from foldblend.scores.bootstrap import bootstrap_scores
+from foldblend.scores.by_group import TINY, by_group
 from foldblend.scores.held_out import group_parts
 from foldblend.scores.metrics import Metric, as_metric, log_softmax, softmax
 from foldblend.scores.rows import Rows
@@ -118,7 +119,8 @@ def fit_offsets(
         The metric or its name. For macro F1, quadratic kappa and the mean cost of errors, offsets
         are fitted by coordinate ascent. For balanced accuracy they are the correction of the
         log-prior, the best decision of a calibrated model. For other metrics they are 0: argmax
-        suits accuracy, and log loss and ROC AUC involve no decision.
+        suits accuracy, and log loss and ROC AUC involve no decision. For a metric by group, rows
+        are groups, whose images are pooled first.
     averaged
         Average the factor over bootstrap samples.
 
@@ -128,6 +130,11 @@ def fit_offsets(
         The offsets. A class without rows never gains predictions by them.
     """
     metric = as_metric(metric)
+    if metric.pool:
+        # An offset added to all images of a group is added to the mean of their log-probabilities.
+        rows, proba_GC = by_group(rows, softmax(logits_NC), metric.pool)
+        logits_NC = np.log(np.maximum(proba_GC, TINY))
+        metric = metric.by_image
     nothing_C = np.zeros(logits_NC.shape[1])
     label_N = rows.label_N
     if metric.name not in FITS or rows.num_groups < FEWEST_GROUPS or len(np.unique(label_N)) < 2:

@@ -6,13 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from ensemble.align import Aligned
 from ensemble.sections import errors_section, members_section, verdict_sentence
 from foldblend.ahead import ahead
 from foldblend.scores.metrics import Metric, as_metric, softmax
-from foldblend.scores.rows import Rows
 from foldblend.scores.score import Score, Scored, score_prediction
 from reports.run.summary import with_differences
 
@@ -32,21 +30,13 @@ class Singles:
     """Scores and errors of the single members, collected one after the other."""
 
     def __init__(self, aligned: Aligned, metric: str | Metric, *, blend: str) -> None:
-        rows = aligned.rows
-        group_N = pd.factorize(rows["group"], sort=True)[0]
-        self.rows = Rows(
-            rows["label"].to_numpy(),
-            group_N,
-            rows["repeat"].to_numpy(),
-            rows["fold"].to_numpy(),
-            aligned.group_name,
-        )
+        self.rows = aligned.named_rows.coded()
         self.attributes = aligned.runs[0].attributes
         self.blend = blend
         self.names = _names(aligned, blend)
         self.metric = as_metric(metric)
         self.found: list[Scored] = []
-        self.wrong_MN = np.empty((len(self.names), len(rows)), bool)
+        self.wrong_MN = np.empty((len(self.names), len(self.rows)), bool)
 
     def watched(self, logits: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the members' logits unchanged, after scoring each."""

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from ensemble.align import align
 from ensemble.auto import blend_arrays
@@ -74,14 +73,7 @@ def vote_within(blend: Run, members: Sequence[Run], budget: str) -> WithinBudget
     if why_not is not None:
         raise UserError(f"--budget {budget}: members cannot be chosen: {why_not}; leave it out")
     cost_M, unit = costs_of(members)
-    table = aligned.rows
-    rows = Rows(
-        table["label"].to_numpy(),
-        pd.factorize(table["group"], sort=True)[0],
-        table["repeat"].to_numpy(),
-        table["fold"].to_numpy(),
-        aligned.group_name,
-    )
+    rows = aligned.named_rows.coded()
     evidence = Evidence(list(aligned.oof()), rows, metric_of(blend.info))
     methods = choosing_members({SOFT: METHODS[SOFT]}, config, cost_M)
     chosen = blend_arrays(evidence, methods, decide=False).chosen

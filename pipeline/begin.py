@@ -26,9 +26,10 @@ from foldblend.runs.folder import (
     write_table,
 )
 from foldblend.runs.schema import read_done, read_info
+from foldblend.scores.by_group import IMAGE, scored_by_group
 from foldblend.scores.metrics import is_ordered
 from folds.data.manifest import Manifest
-from folds.fold_file import read_fold_file
+from folds.fold_file import TRAINING_ONLY, read_fold_file
 from folds.split import SPLITTERS
 from pipeline.data.preprocess import region_of
 from pipeline.job import Prepared
@@ -63,6 +64,7 @@ def first_record(run: Prepared, folder: Path) -> dict[str, Any]:
     """Return the content of run.json before the first fold."""
     manifest = run.manifest
     model = run.config.model
+    output = run.config.output
     region = region_of(model.crop, model.crop_share, has_boxes="box" in manifest.train)
     return {
         "format": FORMAT,
@@ -76,6 +78,11 @@ def first_record(run: Prepared, folder: Path) -> dict[str, Any]:
             "hash": run.run_key["data"],
             "train_ids_hash": manifest.ids_hash(),
             "num_images": len(manifest.train),
+            **(
+                {}
+                if manifest.train_only is None
+                else {"num_training_only": len(manifest.train_only)}
+            ),
             "num_groups": int(manifest.train["group"].nunique()),
             "group_name": manifest.group_name,
             "num_test": 0 if manifest.test is None else len(manifest.test),
@@ -94,7 +101,8 @@ def first_record(run: Prepared, folder: Path) -> dict[str, Any]:
         "optimistic": run.config.train.select == "best",
         "views": list(run.views),
         "preprocess": run.preprocess.record(region),
-        "metric": run.config.output.metric,
+        "metric": output.metric,
+        **({} if output.score_by == IMAGE else scored_by_group(output.group_pool)),
     }
 
 
@@ -111,12 +119,17 @@ def _recorded_hash(folder: Path, before: Mapping[str, Any], run: Prepared) -> st
 
 
 def _content(run: Prepared, fold_RN: np.ndarray) -> tuple[bytes, str]:
-    """Return the content of folds.csv for these folds, and its hash."""
-    train = run.manifest.train
-    rows = [
-        train[["image_id", "group", "label"]].assign(repeat=repeat, fold=fold_N)
-        for repeat, fold_N in enumerate(fold_RN)
-    ]
+    """Return the content of folds.csv for these folds, and its hash.
+
+    Images for training only have fold -1, as in scikit-learn's PredefinedSplit.
+    """
+    columns = ["image_id", "group", "label"]
+    rows = []
+    for repeat, fold_N in enumerate(fold_RN):
+        rows.append(run.manifest.train[columns].assign(repeat=repeat, fold=fold_N))
+        if run.manifest.train_only is not None:
+            alone = run.manifest.train_only[columns]
+            rows.append(alone.assign(repeat=repeat, fold=TRAINING_ONLY))
     data = csv_bytes(pd.concat(rows))
     return data, hashlib.blake2b(data, digest_size=16).hexdigest()
 
@@ -204,6 +217,8 @@ def _write_image_paths(folder: Path, manifest: Manifest) -> None:
     tables = [manifest.train.assign(part="train")]
     if manifest.test is not None:
         tables.append(manifest.test.assign(part="test"))
+    if manifest.train_only is not None:
+        tables.append(manifest.train_only.assign(part="training only"))
     table = pd.concat(tables, ignore_index=True)
     table["path"] = [str(Path(path).resolve()) for path in table["path"]]
     write_table(
@@ -252,13 +267,18 @@ def write_inputs(run: Prepared, folder: Path) -> None:
     _write_image_paths(folder, run.manifest)
 
 
+def _training_only(data: Mapping[str, Any]) -> str:
+    num = data.get("num_training_only", 0)
+    return f" {num:,} for training only," if num else ""
+
+
 def say_start(run: Prepared, folder: Path, info: Mapping[str, Any], say: Say) -> None:
     """Say what the run is of, and on what it runs."""
     machine = run.config.machine
     data = info["data"]
     say(
         f"{folder}: {counted(data['num_images'], 'image')} of"
-        f" {counted(data['num_groups'], data['group_name'])},"
+        f" {counted(data['num_groups'], data['group_name'])},{_training_only(data)}"
         f" {run.manifest.num_classes} classes, {data['num_test']:,} test images;"
         f" {machine.device}, {machine.amp_dtype if machine.amp else 'float32'},"
         f" {counted(machine.threads, 'thread')}, {counted(machine.workers, 'worker')}"

@@ -8,7 +8,9 @@ from typing import Any
 from foldblend.errors import listed, require
 from foldblend.flags import flag_name, flags_of
 from foldblend.plugins import find_part, is_custom
+from foldblend.scores.by_group import GROUP, SCORE_BY_IMAGE, check_one_label
 from foldblend.scores.metrics import check_order, is_ordered
+from foldblend.scores.rows import Rows
 from folds.data.manifest import Manifest
 from pipeline.config.resolved import ResolvedConfig
 from pipeline.config.run import RunConfig
@@ -20,7 +22,7 @@ from pipeline.models.attribute_head import ordinal_names
 from pipeline.training.losses import check_loss, loss_parts, takes_mixed
 from pipeline.training.optim import SCHEDULES
 
-__all__ = ["check_flags", "check_orders", "check_recipe", "explain"]
+__all__ = ["check_flags", "check_orders", "check_recipe", "check_score_by", "explain"]
 
 
 def check_flags(config: RunConfig) -> None:
@@ -110,6 +112,16 @@ def check_orders(config: RunConfig, manifest: Manifest, written: Mapping[Any, An
             f"--ordinal {one.name}: its values are words without an order ({listed(one.values)});"
             f" {cure}",
         )
+
+
+def check_score_by(config: RunConfig, manifest: Manifest) -> None:
+    """Raise UserError for --score-by group if images of a group differ in their class."""
+    if config.output.score_by == GROUP:
+        train = manifest.train
+        rows = Rows.of(
+            train["label"].to_numpy(), train["group"].to_numpy(), group_name=manifest.group_name
+        )
+        check_one_label(rows, place="--score-by group", cure=SCORE_BY_IMAGE)
 
 
 def check_recipe(config: RunConfig, preprocess: Preprocess, *, num_classes: int) -> None:

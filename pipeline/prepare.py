@@ -20,7 +20,13 @@ from folds.data.load import load_data
 from folds.data.manifest import Manifest, slug
 from folds.plan import plan_folds
 from pipeline.as_started import as_started
-from pipeline.checks import check_flags, check_orders, check_recipe, explain
+from pipeline.checks import (
+    check_flags,
+    check_orders,
+    check_recipe,
+    check_score_by,
+    explain,
+)
 from pipeline.config.identity import identity_hash
 from pipeline.config.resolved import ResolvedConfig, resolved
 from pipeline.config.run import RunConfig
@@ -177,7 +183,9 @@ def _decide_folds(
     fold_RN = plan_folds(config.split, manifest, say)
     num_folds = int(fold_RN.max()) + 1
     config = resolved(config, folds=num_folds, repeats=len(fold_RN))
-    epoch_steps = len(manifest.train) * (num_folds - 1) // num_folds // config.train.batch_size
+    num_rows = len(manifest.train) * (num_folds - 1) // num_folds
+    num_rows += 0 if manifest.train_only is None else len(manifest.train_only)
+    epoch_steps = num_rows // config.train.batch_size
     # All folds count, in whichever processes: later ones use what the first one has compiled.
     num_steps = epoch_steps * config.train.epochs * num_folds * len(fold_RN)
     return resolved(config, compile=decide_compile(config.machine, num_steps)), fold_RN
@@ -213,16 +221,17 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
         known = checked_keys(cache_dir)
     if config.output.resume and config.output.name is not None and config.train.seeds == 1:
         config = as_started(config, Run(Path(config.output.output) / config.output.name).settings)
-    manifest, data_hash = load_data(config.data, say, known)
+    manifest, data_hash = load_data(config.data, say, known, fold_file=config.split.fold_file)
     keep = config.machine.cache not in MEMORY_ONLY
     if keep:
-        keep_checked((manifest.train, manifest.test), cache_dir)
+        keep_checked(manifest.tables, cache_dir)
     folder = _run_folder(config, manifest)
     # Without --name, the name of the run follows from data and backbone and is known only now.
     written = Run(folder).settings if config.output.resume else {}
     config = as_started(config, written) if config.output.resume else config
     if not is_made:
         check_orders(config, manifest, written)
+        check_score_by(config, manifest)
     model = config.model
     manifest, crop = with_crop(
         manifest, model.crop, share=model.crop_share, cache_dir=cache_dir, say=say, keep=keep
@@ -276,6 +285,9 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
     overlay = manifest.overlay_hash()
     if overlay is not None:
         run_key["corrected labels"] = overlay
+    train_only = manifest.train_only_hash()
+    if train_only is not None:
+        run_key["images for training only"] = train_only
     if crop is not None:
         run_key["crop"] = manifest.labels_hash()  # includes the boxes
         manifest = dataclasses.replace(manifest, notes=(*manifest.notes, crop))

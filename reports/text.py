@@ -8,6 +8,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from foldblend.scores.by_group import GROUP
+from foldblend.scores.metrics import TITLES
 from foldblend.words import plural
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "signed",
     "span",
     "table",
+    "title_of",
 ]
 
 # Columns of text in files; a terminal may be wider.
@@ -36,6 +39,19 @@ NO_BREAK = "\u00a0"
 def groups_of(report: Mapping[str, Any]) -> str:
     """Return what groups are, in the plural, from a report or board."""
     return plural(report.get("group_name", "group"))
+
+
+def title_of(report: Mapping[str, Any]) -> str:
+    """Return the name of a report's main score, such as "macro F1" or "macro F1 by patient".
+
+    Examples
+    --------
+    >>> title_of({"metric": "accuracy", "score_by": "group", "group_name": "patient"})
+    'accuracy by patient'
+    """
+    title = TITLES[report["metric"]]
+    by_group = report.get("score_by") == GROUP
+    return f"{title} by {report.get('group_name', 'group')}" if by_group else title
 
 
 def screen_width() -> int:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from foldblend.scores.held_out import group_parts
-from foldblend.scores.metrics import METRICS, Metric, log_softmax
+from foldblend.scores.metrics import LOG_LOSS, METRICS, Metric, as_metric, log_softmax
 from tta.learn import WEIGHTINGS
 from tta.merge import MERGES
 from tta.policy import IDENTITY, Policy, SavedViews
@@ -62,7 +62,7 @@ class Search:
         if policy not in self.losses:
             logits_NC = policy.apply(self.saved.logits_VNC, self.saved.names)
             own = np.arange(len(logits_NC)), self.saved.rows.label_N
-            temperatures = TEMPERATURES if self.metric is not METRICS["log_loss"] else (1.0,)
+            temperatures = TEMPERATURES if self.metric.name != LOG_LOSS else (1.0,)
             losses = [-log_softmax(logits_NC / one)[own] for one in temperatures]
             self.losses[policy] = np.stack(losses, axis=1).astype(np.float32)
         losses_NT = self.losses[policy][rows].astype(np.float64)  # T temperatures
@@ -141,7 +141,7 @@ class Search:
 def searched(
     saved: SavedViews,
     *,
-    metric: str = "f1_macro",
+    metric: str | Metric = "f1_macro",
     budget: int = 4,
     merges: Sequence[str] = tuple(MERGES),
     weightings: Sequence[str] = tuple(WEIGHTINGS),
@@ -154,7 +154,7 @@ def searched(
     saved
         Out-of-fold logits of all views.
     metric
-        Name of the metric that has to improve.
+        The metric that has to improve, or its name.
     budget
         Most forward passes per image, 1 or more.
     merges, weightings
@@ -176,7 +176,7 @@ def searched(
     if budget < 1:
         raise ValueError(f"budget {budget}: pass 1 or more")
     given: list[tuple[Sequence[str], Collection[str]]] = [
-        ([metric], METRICS),
+        ([metric] if isinstance(metric, str) else [], METRICS),
         (merges, MERGES),
         (weightings, WEIGHTINGS),
         ([prefer], RULES),
@@ -186,7 +186,7 @@ def searched(
         if unknown:
             raise ValueError(f"{', '.join(unknown)}: unknown; there are {', '.join(known)}")
     most = min(budget, len(saved.names))
-    return Search(saved, METRICS[metric], most, merges, weightings, prefer)
+    return Search(saved, as_metric(metric), most, merges, weightings, prefer)
 
 
 def choose(saved: SavedViews, **settings: Any) -> Choice:

@@ -12,6 +12,7 @@ from foldblend.errors import did_you_mean, require
 from foldblend.flags import expand_home
 from foldblend.limits import check_machine
 from foldblend.plugins import parse_parts
+from foldblend.scores.by_group import check_pool
 from tta.learn import WEIGHTINGS
 from tta.merge import MERGES
 from tta.views.names import parse_views
@@ -46,6 +47,14 @@ class TtaConfig:
     """Which policy --views auto takes. score: the one with the best score on held-out groups.
     simple: a further view only if it improves that score by more than one standard error. Default:
     score, but a finished run that was made with simple keeps it.
+    """
+    score_by: Literal["image", "group"] | None = None
+    """What the score counts: images, or groups, whose images' logits are averaged. Default: as the
+    run.
+    """
+    group_pool: str | None = None
+    """How a group's images become one prediction: mean, max or noisy-or (any image shows it).
+    Default: as the run, or mean.
     """
     name: str | None = None
     """Name of the new run, which is written next to the old one. Default: <run>_tta."""
@@ -97,6 +106,8 @@ class TtaConfig:
             f"--prefer {self.prefer}: works only with --views auto, since given views are all"
             " merged; leave one of the two out",
         )
+        if self.group_pool is not None:
+            check_pool(self.group_pool)
         check_name(self.name)
         check_machine(workers=self.workers)
         size = self.validation_batch_size

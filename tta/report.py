@@ -208,6 +208,7 @@ def harm_report(
     saved: SavedViews,
     found: CrossFit,
     *,
+    metric: Metric,
     search: Search | None,
     merge: str,
     seconds_of_view: Mapping[str, float],
@@ -224,12 +225,13 @@ def harm_report(
         What was decided.
     search
         The search that chose, or None if the views were given.
+    metric
+        The score that decided.
     merge
         How given views are merged.
     seconds_of_view
         Seconds per image of each view that was timed.
     """
-    metric = metric_of(run.info)
     shared: dict[str, Any] = {
         "rows": saved.rows,
         "attributes": run.attributes,

@@ -28,6 +28,14 @@ from foldblend.runs.folder import (
 from foldblend.runs.oof import oof_rows
 from foldblend.runs.run import Run
 from foldblend.runs.tables import ROW_COLUMNS
+from foldblend.scores.by_group import (
+    IMAGE,
+    MEAN,
+    SCORE_BY_IMAGE,
+    check_one_label,
+    scored_by_group,
+)
+from foldblend.scores.error_costs import metric_of, scored_by
 from foldblend.spreadsheets import safe_csv
 from reports.run.screen import finish
 from tta.choose import Search, learned, searched
@@ -97,16 +105,25 @@ def _decide(saved: SavedViews, search: Search | None, merge: str) -> CrossFit:
     return CrossFit(policy.apply(saved.logits_VNC, saved.names), (), Choice(policy))
 
 
+def _scored_by(run: Run, config: TtaConfig) -> dict[str, str]:
+    """Return the keys of run.json on scores by group, which are the run's unless flags differ."""
+    if (config.score_by or run.info.get("score_by", IMAGE)) == IMAGE:
+        return {}
+    return scored_by_group(config.group_pool or run.info.get("group_pool", MEAN))
+
+
 def _key(run: Run, names: Sequence[str], config: TtaConfig, prefer: str) -> dict[str, str]:
     """Return a hash of everything that determines the new run: rows, views and settings.
 
-    Earlier versions had the rule "simple" only, which is not hashed, so that their runs keep their
-    keys. Given views need no rule.
+    Earlier versions had the rule "simple" only, and scores by image only; these are not hashed, so
+    that their runs keep their keys. Given views need no rule.
     """
     auto = config.views == "auto"
     decided = [sorted(names), auto, config.merge, config.budget, run.oof_hash]
     if auto and prefer != SIMPLE:
         decided.append(prefer)
+    if scored := _scored_by(run, config):
+        decided.append(scored)
     digest = hashlib.blake2b(json.dumps(decided).encode(), digest_size=16).hexdigest()
     return {"tta": digest}
 
@@ -193,6 +210,11 @@ def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = write) -> 
         # All saved views take part.
         names = tuple(dict.fromkeys([*kept, *(names if can_see(run) else ())]))
     check_pipelines(run, names)
+    scored = _scored_by(run, config)
+    by_image = metric_of(run.info).by_image
+    metric = scored_by(by_image, {"data": run.info["data"], **scored})
+    if metric.pool:
+        check_one_label(oof_rows(run), place="--score-by group", cure=SCORE_BY_IMAGE)
     written = folder.resolve().parent / (config.name or f"{run.name}_tta")
     if auto and not config.overwrite and _had_saved_only(run, kept, config, written):
         names = kept
@@ -211,7 +233,7 @@ def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = write) -> 
     saved = _saved(run, names)
     search = None
     if auto:
-        search = searched(saved, metric=run.info["metric"], prefer=prefer, **config.search)
+        search = searched(saved, metric=metric, prefer=prefer, **config.search)
     try:
         found = _decide(saved, search, merge)
     except ValueError as error:
@@ -227,7 +249,13 @@ def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = write) -> 
     policy = found.final.policy
     tests = _test_tables(run, names, policy) if run.info["has_test"] else []
     harm, table = harm_report(
-        run, saved, found, search=search, merge=merge, seconds_of_view=view_seconds(run)
+        run,
+        saved,
+        found,
+        metric=metric,
+        search=search,
+        merge=merge,
+        seconds_of_view=view_seconds(run),
     )
     shown = "no view is used" if policy == IDENTITY else str(policy)
     info = {
@@ -247,6 +275,7 @@ def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = write) -> 
             for one in found.parts
         ],
         "views": list(policy.views),
+        **scored,
         "leaks": run.info["leaks"],
         "optimistic": run.info.get("optimistic", False),
         "about": f"{run.name} with test-time augmentation ({shown}); {run.info.get('about', '')}",

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from foldblend.scores.metrics import Metric, as_metric
+from foldblend.scores.by_group import TINY, by_group
+from foldblend.scores.metrics import Metric, as_metric, softmax
 from foldblend.scores.rows import Rows
 from foldblend.scores.temperature import fit_temperatures
 
@@ -39,6 +40,31 @@ class Evidence:
         return Evidence(
             [logits_NC[rows] for logits_NC in self.logits_MNC], self.rows.take(rows), self.metric
         )
+
+    def pooled(
+        self, temperature_M: Sequence[float] | None = None
+    ) -> tuple[Evidence, Sequence[float]]:
+        """Return evidence whose metric is by image, and the temperatures of its logits.
+
+        For a metric by group, rows become groups: each member's probabilities, at its temperature,
+        are pooled over the images of a group. Then the temperatures are 1. Otherwise nothing
+        changes. Methods that search for the best score do so on these rows.
+
+        Parameters
+        ----------
+        temperature_M
+            Temperature of each member; None for 1.
+        """
+        scales = [1.0] * len(self.logits_MNC) if temperature_M is None else temperature_M
+        metric = self.score
+        if not metric.pool:
+            return self, scales
+        found = [
+            by_group(self.rows, softmax(logits_NC / one), metric.pool)
+            for logits_NC, one in zip(self.logits_MNC, scales, strict=True)
+        ]
+        logits = [np.log(np.maximum(proba_GC, TINY)) for _, proba_GC in found]
+        return Evidence(logits, found[0][0], metric.by_image), [1.0] * len(logits)
 
     @functools.cached_property
     def temperatures(self) -> tuple[float, ...]:

@@ -18,11 +18,11 @@ import numpy as np
 
 from ensemble.methods.base import Evidence
 from ensemble.methods.vote import Vote
-from foldblend.scores.metrics import MEAN_COST, METRICS, Counts, Metric, as_metric, softmax
+from foldblend.scores.metrics import KAPPA, MEAN_COST, Counts, Metric, as_metric, softmax
 
 __all__ = ["COUNTED", "bagged_weights", "best_prefix", "fit", "greedy_picks"]
 
-COUNTED = ("f1_macro", "accuracy", "balanced_accuracy", "kappa_quadratic", MEAN_COST)
+COUNTED = ("f1_macro", "accuracy", "balanced_accuracy", KAPPA, MEAN_COST)
 """Metrics that depend only on the predicted class."""
 
 # On 63 simulated data sets with 3 to 20 members, scored on new rows, other values were no better:
@@ -157,7 +157,7 @@ class _Counted:
         right = tally[..., : self.num_classes]
         predicted = tally[..., self.num_classes : -1]
         truth_C = self.truth_C
-        if self.metric is not METRICS["kappa_quadratic"]:
+        if self.metric.name != KAPPA:
             # Only classes that occur, as in scikit-learn: zeros between them would change the order
             # in which floats are added, and so the last bit. Kappa depends on the places of
             # classes, so it keeps all.
@@ -297,18 +297,17 @@ def fit(evidence: Evidence) -> Vote:
     """Fit a soft vote with weights from bagged greedy selection, on rows of all repeats together.
 
     Metrics that cannot be counted are computed for each candidate, which is slow, so all members
-    are one bag then.
+    are one bag then. For a metric by group, each member's images are pooled by group first.
     """
     counted = evidence.score.name in COUNTED
     temperatures = evidence.temperatures
+    on, scales = evidence.pooled(temperatures)
     # scikit-learn's log loss warns of rows that sum to 1 only to the precision of float32.
     dtype = np.float32 if counted else np.float64
-    pairs = zip(evidence.logits_MNC, temperatures, strict=True)
+    pairs = zip(on.logits_MNC, scales, strict=True)
     proba_MNC = np.stack(
         [softmax(logits_NC.astype(np.float64) / one).astype(dtype) for logits_NC, one in pairs]
     )
     num_bags = NUM_BAGS if counted else 1
-    weight_M = bagged_weights(
-        proba_MNC, evidence.rows.label_N, num_bags=num_bags, metric=evidence.metric
-    )
+    weight_M = bagged_weights(proba_MNC, on.rows.label_N, num_bags=num_bags, metric=on.metric)
     return Vote("soft", tuple(weight_M.tolist()), temperatures)

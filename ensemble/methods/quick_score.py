@@ -7,13 +7,15 @@ from collections.abc import Callable
 import numpy as np
 
 from ensemble.methods.base import Evidence
-from foldblend.scores.metrics import METRICS, Counts, mean_score, rows_by_repeat
+from foldblend.scores.metrics import LOG_LOSS, Counts, mean_score, rows_by_repeat
 
 __all__ = ["quick_score"]
 
 
 def quick_score(evidence: Evidence) -> Callable[[np.ndarray], float]:
     """Return a function that scores probabilities N x C; greater is better.
+
+    The metric is by image; for one by group, pass `evidence.pooled()`.
 
     The score is the mean over repeats, as in the report.
     """
@@ -22,7 +24,7 @@ def quick_score(evidence: Evidence) -> Callable[[np.ndarray], float]:
     num_classes = evidence.num_classes
     sign = metric.sign
     of_counts = metric.of_counts
-    if of_counts is None or metric is METRICS["log_loss"]:
+    if of_counts is None or metric.name == LOG_LOSS:
         return lambda proba_NC: sign * mean_score(metric, label_N, proba_NC, evidence.rows.repeat_N)
     # The other metrics depend only on the predicted class, so counts of rows are enough.
     parts = rows_by_repeat(evidence.rows.repeat_N, len(label_N))

@@ -13,7 +13,7 @@ import numpy as np
 from ensemble.methods.base import Evidence
 from ensemble.methods.quick_score import quick_score
 from ensemble.methods.vote import Vote
-from foldblend.scores.metrics import METRICS, log_softmax, softmax
+from foldblend.scores.metrics import LOG_LOSS, log_softmax, softmax
 
 __all__ = ["fit_log_loss", "fit_metric"]
 
@@ -98,11 +98,12 @@ def fit_metric(evidence: Evidence) -> Vote:
     much of a gain on these rows is chance.
     """
     vote = fit_log_loss(evidence)
-    if sum(one > 0 for one in vote.weights) == 1 or evidence.score is METRICS["log_loss"]:
+    if sum(one > 0 for one in vote.weights) == 1 or evidence.score.name == LOG_LOSS:
         return vote
-    pairs = zip(evidence.logits_MNC, evidence.temperatures, strict=True)
+    on, scales = evidence.pooled(evidence.temperatures)
+    pairs = zip(on.logits_MNC, scales, strict=True)
     proba_MNC = [softmax(logits_NC / one).astype(np.float32) for logits_NC, one in pairs]
-    score = quick_score(evidence)
+    score = quick_score(on)
 
     def mean(weight_M: np.ndarray) -> np.ndarray:
         terms = (

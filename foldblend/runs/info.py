@@ -14,6 +14,7 @@ __all__ = [
     "EnvironmentInfo",
     "FoldInfo",
     "FormInfo",
+    "ImportInfo",
     "MemberInfo",
     "OriginInfo",
     "PreprocessInfo",
@@ -67,6 +68,8 @@ class DataInfo(TypedDict, total=False):
     train_ids_hash: str
     """Hash of the names of the labelled images; equal for runs on the same data set."""
     num_images: Count
+    num_training_only: NotRequired[Count]
+    """Number of labelled images that are never scored (fold -1, and --extra-csv)."""
     num_groups: Count
     group_name: str
     """What a group is, in the singular; "group" where the key is absent."""
@@ -132,6 +135,18 @@ class FormInfo(TypedDict):
     kind: Literal["labels", "probabilities"]
     classes: list[Label]
     """For probabilities, the class of each column of values."""
+
+
+class ImportInfo(TypedDict, total=False):
+    """Where the predictions of an imported run come from."""
+
+    files: Required[list[str]]
+    """The files of out-of-fold predictions, then of test predictions, as they were given."""
+    values: Required[Literal["probabilities", "logits"]]
+    """Kind of the values in the files."""
+    raised: Count
+    """Number of probabilities of (nearly) 0 that were raised to `floor`."""
+    floor: Annotated[float, between(0, 1)]
 
 
 class OriginInfo(TypedDict):
@@ -214,13 +229,13 @@ class PreprocessInfo(TypedDict, total=False):
 
 
 class RunInfo(TypedDict, total=False):
-    """Content of run.json of a run, a TTA'd run or a blend.
+    """Content of run.json of a run, a TTA'd run, a blend or an imported run.
 
     Required keys are those that every reader of a run needs.
     """
 
     format: Required[int]
-    kind: Required[Literal["cv", "blend", "tta"]]
+    kind: Required[Literal["cv", "blend", "tta", "import"]]
     status: Required[Literal["running", "done"]]
     data: Required[DataInfo]
     classes: Required[list[Name]]
@@ -230,10 +245,14 @@ class RunInfo(TypedDict, total=False):
     num_repeats: Required[Models]
     metric: Required[str]
     """Name of the metric of the run."""
+    score_by: Literal["image", "group"]
+    """Whether the main score counts images or groups; images where the key is absent."""
+    group_pool: str
+    """How the predictions for a group's images are pooled, if the main score counts groups."""
     leaks: Required[bool]
     """Whether groups are split between folds, so that the score is too optimistic."""
     views: Required[list[Name]]
-    """Views of test-time augmentation; empty for a blend."""
+    """Views of test-time augmentation; empty for a blend or an imported run."""
     fewest_repeats: Models
     """Repeats of the member of a blend that has fewest; its rows stand for further repeats too."""
     name: FileName
@@ -265,7 +284,7 @@ class RunInfo(TypedDict, total=False):
     folds: list[FoldInfo]
     about: str
     notes: list[str]
-    # Keys of blends and TTA'd runs only.
+    # Keys of blends, TTA'd runs and imported runs only.
     costs: list[list[float]]
     """Cost of each predicted class (column) for each true class (row); only for mean_cost."""
     passes: Count
@@ -275,6 +294,12 @@ class RunInfo(TypedDict, total=False):
     device: str | None
     members: list[MemberInfo]
     test_is_mean: bool
+    """Whether test logits are means over folds, so that nothing fitted is applied to them."""
+    imported: ImportInfo
+    imported_runs: list[FileName]
+    """The imported runs that this run is made of: itself, or members. Their models are not here."""
+    imported_means: list[FileName]
+    """Those of them that have test predictions as means over folds only."""
     of: OriginInfo
     """The run that was augmented."""
     tta: dict[str, Any]

@@ -11,15 +11,18 @@ from typing import Any
 import numpy as np
 
 from foldblend.errors import UserError, did_you_mean, listed, require
+from foldblend.scores.by_group import IMAGE, MEAN, POOLS, metric_by_group
 from foldblend.scores.metrics import MEAN_COST, METRICS, TITLES, Counts, Metric
 
 __all__ = [
     "ErrorCosts",
     "common_metric",
+    "common_pool",
     "costs_among",
     "mean_cost",
     "metric_of",
     "read_error_costs",
+    "scored_by",
 ]
 
 
@@ -197,7 +200,7 @@ def mean_cost(cost_CC: np.ndarray) -> Metric:
 
 
 def metric_of(info: Mapping[str, Any]) -> Metric:
-    """Return the metric of a run from the content of its run.json.
+    """Return the metric of a run, by image or by group, from the content of its run.json.
 
     Raises UserError if it cannot be computed.
 
@@ -207,13 +210,30 @@ def metric_of(info: Mapping[str, Any]) -> Metric:
     'accuracy'
     """
     name = info["metric"]
-    if name in METRICS:
-        return METRICS[name]
-    if name != MEAN_COST:
+    if name not in METRICS and name != MEAN_COST:
         raise UserError(
             f"{_place(info)}: metric {name!r} is unknown; use the version that wrote it"
         )
-    return _costs_of(info).metric
+    metric = _costs_of(info).metric if name == MEAN_COST else METRICS[name]
+    return scored_by(metric, info)
+
+
+def scored_by(metric: Metric, info: Mapping[str, Any]) -> Metric:
+    """Return a metric by image or by group, as run.json says that the run is scored.
+
+    Examples
+    --------
+    >>> scored_by(METRICS["accuracy"], {"score_by": "group", "data": {}}).title
+    'accuracy by group'
+    """
+    if info.get("score_by", IMAGE) == IMAGE:
+        return metric
+    pool = info.get("group_pool", MEAN)
+    if pool not in POOLS:
+        raise UserError(
+            f"{_place(info)}: group_pool {pool!r} is unknown; use the version that wrote it"
+        )
+    return metric_by_group(metric, pool, info["data"].get("group_name", "group"))
 
 
 def _place(info: Mapping[str, Any]) -> str:
@@ -227,12 +247,29 @@ def _costs_of(info: Mapping[str, Any]) -> ErrorCosts:
 
 
 def common_metric(infos: Sequence[Mapping[str, Any]]) -> Metric | None:
-    """Return the metric that all runs have, from their run.json, or None if they differ."""
+    """Return the metric that all runs have, by image, or None if they differ."""
     found = {
         _costs_of(info) if info["metric"] == MEAN_COST else info["metric"]: metric_of(info)
         for info in infos
     }
-    return found.popitem()[1] if len(found) == 1 else None
+    return found.popitem()[1].by_image if len(found) == 1 else None
+
+
+def common_pool(infos: Sequence[Mapping[str, Any]]) -> str:
+    """Return how all runs pool the images of a group, or "" if any is scored by image.
+
+    Runs with different pools get the mean.
+
+    Examples
+    --------
+    >>> by_group = {"score_by": "group", "group_pool": "max"}
+    >>> common_pool([by_group, by_group]), common_pool([by_group, {}])
+    ('max', '')
+    """
+    if any(info.get("score_by", IMAGE) == IMAGE for info in infos):
+        return ""
+    pools = {info.get("group_pool", MEAN) for info in infos}
+    return pools.pop() if len(pools) == 1 else MEAN
 
 
 def costs_among(infos: Sequence[Mapping[str, Any]]) -> ErrorCosts:

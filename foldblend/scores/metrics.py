@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from foldblend.errors import UserError, did_you_mean
 from foldblend.scores.roc_auc import roc_auc_left_out, roc_auc_of_weights, roc_auc_ovr
 
 __all__ = [
+    "KAPPA",
+    "LOG_LOSS",
     "MEAN_COST",
     "METRICS",
     "TITLES",
@@ -94,6 +96,10 @@ class Metric:
     """Name of the metric in settings and files."""
     cost_CC: np.ndarray | None = field(default=None, compare=False)
     """Cost of each predicted class (column) for each true class (row), where errors have costs."""
+    pool: str = ""
+    """How predictions for a group's images are pooled before the group is scored (a key of
+    `by_group.POOLS`); "" for a metric by image.
+    """
 
     def __post_init__(self) -> None:
         # The bootstrap needs one of them; without, it would fail far from here.
@@ -104,6 +110,11 @@ class Metric:
     def sign(self) -> int:
         """1, or -1 if less is better; multiplied by it, greater scores are better."""
         return 1 if self.greater_is_better else -1
+
+    @property
+    def by_image(self) -> Metric:
+        """The same metric computed over images."""
+        return replace(self, pool="", title=TITLES[self.name]) if self.pool else self
 
     def distance(self, label_N: np.ndarray, predicted_N: np.ndarray) -> np.ndarray:
         """Return how far each prediction is from its label: its cost, or the squared difference."""
@@ -232,6 +243,9 @@ def _kappa_quadratic_of_counts(counts: Counts) -> np.ndarray:
     return np.where(expected > 0, 1 - counts.distance / np.where(expected > 0, expected, 1), np.nan)
 
 
+LOG_LOSS = "log_loss"
+KAPPA = "kappa_quadratic"
+
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -253,14 +267,14 @@ METRICS: dict[str, Metric] = {
         Metric(
             "log loss",
             _log_loss,
-            name="log_loss",
+            name=LOG_LOSS,
             greater_is_better=False,
             of_counts=_log_loss_of_counts,
         ),
         Metric(
             "quadratic kappa",
             _kappa_quadratic,
-            name="kappa_quadratic",
+            name=KAPPA,
             needs_order=True,
             of_counts=_kappa_quadratic_of_counts,
         ),

@@ -10,6 +10,7 @@ import numpy as np
 
 from foldblend.attributes import Attribute, attribute_view
 from foldblend.scores.bootstrap import bootstrap_scores
+from foldblend.scores.by_group import pooled
 from foldblend.scores.intervals import Interval, Limits, jackknife_interval, percentile_interval
 from foldblend.scores.jackknife import effective_groups, left_out_scores
 from foldblend.scores.metrics import METRICS, Metric, as_metric, mean_score
@@ -120,7 +121,8 @@ def score_of(
     Parameters
     ----------
     metric
-        The score; less-is-better metrics change their sign.
+        The score; less-is-better metrics change their sign. A metric by group pools the images
+        of each group first (see `by_group`).
     rows
         Labels, groups and repeats of the rows.
     proba_NC
@@ -130,17 +132,23 @@ def score_of(
     seed
         Seed of the resamples.
     """
+    rows, proba_NC = pooled(metric, rows, proba_NC)
     if not resampled:
         value = mean_score(metric, rows.label_N, proba_NC, rows.repeat_N)
         return Score(metric.sign * value, _unknown(), metric.sign)
     score_B = bootstrap_scores(
         metric, rows.label_N, proba_NC, rows.group_N, repeat_N=rows.repeat_N, seed=seed
     )
-    return replace(left_out_score(metric, rows, proba_NC), resamples_B=metric.sign * score_B)
+    return replace(_left_out(metric, rows, proba_NC), resamples_B=metric.sign * score_B)
 
 
 def left_out_score(metric: Metric, rows: Rows, proba_NC: np.ndarray) -> Score:
     """Return a score, the mean over repeats, with what its intervals need, but no resamples."""
+    return _left_out(metric, *pooled(metric, rows, proba_NC))
+
+
+def _left_out(metric: Metric, rows: Rows, proba_NC: np.ndarray) -> Score:
+    """Return the score of rows that are pooled already, if the metric is by group."""
     value = mean_score(metric, rows.label_N, proba_NC, rows.repeat_N)
     left_out_G = left_out_scores(
         metric, rows.label_N, proba_NC, rows.group_N, repeat_N=rows.repeat_N

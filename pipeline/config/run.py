@@ -19,6 +19,7 @@ from foldblend.cli import check_name
 from foldblend.errors import listed, require
 from foldblend.flags import NOT_A_FLAG, Needs, check_lengths, expand_home, flag, one_part
 from foldblend.limits import check_machine
+from foldblend.scores.by_group import GROUP, check_pool
 from foldblend.scores.metrics import check_metric
 from folds.config import DataConfig, SplitConfig
 from pipeline.config.train import AugmentConfig, LossConfig, TrainConfig
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 _arg = tyro.conf.arg
+BY_GROUP = Needs("--score-by group", lambda run: run.output.score_by == GROUP)
 
 
 def parse_size(text: str | int) -> tuple[int, int]:
@@ -253,6 +255,10 @@ class OutputConfig:
     """Main score of the reports, which --select uses too.
     One of f1_macro, accuracy, balanced_accuracy, roc_auc_ovr, log_loss, kappa_quadratic.
     """
+    score_by: Literal["image", "group"] = flag("image", before="image", common=True)
+    """What the main score counts: images, or groups, whose images' logits are averaged."""
+    group_pool: str = flag("mean", before="mean", needs=BY_GROUP)
+    """How a group's images become one prediction: mean, max or noisy-or (any image shows it)."""
 
     def __post_init__(self) -> None:
         expand_home(self, "output", "config")
@@ -260,6 +266,7 @@ class OutputConfig:
         check_name(self.name)
         require(self.save_every >= 0, f"--save-every {self.save_every}: pass 0 or more")
         check_metric(self.metric)
+        check_pool(self.group_pool)
         if self.only_folds is not None:
             parse_folds(self.only_folds)
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from foldblend.runs.oof import OofArrays, oof_arrays
-from foldblend.scores.metrics import METRICS, TITLES
+from foldblend.scores.metrics import METRICS
 from foldblend.scores.score import score_interval
 from pipeline.export.prepare import Prepared
 from pipeline.predict.open import Predictor
 from pipeline.predict.tree import Blend
-from reports.text import groups_of, num, span
+from reports.text import groups_of, num, span, title_of
 
 __all__ = ["MOST_CLASSES", "calibration_lines", "cell", "score_lines"]
 
@@ -55,7 +55,7 @@ def score_lines(predictor: Predictor, prepared: Prepared, report: Mapping[str, A
     label_N = arrays.rows.label_N
     predicted_N = arrays.logits_NC.argmax(axis=1)
     groups = groups_of(report)
-    metric = TITLES[report["metric"]]
+    metric = title_of(report)
     lines = [
         f"**{metric} {num(report['headline']['value'])}** {span(report['headline'])}"
         f" ({report['interval']}), accuracy {num(report['scores']['accuracy'])}.",

@@ -66,7 +66,16 @@ INFO = (
     "about",
     "notes",
 )
-REPORT = ("metric", "headline", "interval", "num_images", "num_groups", "scores")
+REPORT = (
+    "metric",
+    "score_by",
+    "group_name",
+    "headline",
+    "interval",
+    "num_images",
+    "num_groups",
+    "scores",
+)
 # Module and function that write each further format.
 EXTRAS = {
     "onnx": ("pipeline.export.onnx_graph", "write_onnx"),

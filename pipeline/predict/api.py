@@ -226,7 +226,8 @@ def score_images(
         place = {inputs.ids[index]: row for row, index in enumerate(kept_N.tolist())}
         kept_N = np.array([row for row, name in enumerate(names) if name in place], np.int64)
         logits_NC = logits_NC[[place[names[row]] for row in kept_N]]
-    metric = metric_of(info)
+    # No groups are known of these images.
+    metric = metric_of(info).by_image
     rows = Rows.of(label_N[kept_N], np.arange(len(kept_N)))
     # As reports score a run: by the logits with the decision rule.
     score = score_of(metric, rows, softmax(logits_NC), resampled=False)

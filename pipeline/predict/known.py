@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from foldblend.errors import counted
+from foldblend.scores.by_group import suited
 from foldblend.scores.metrics import Metric, softmax
 from foldblend.scores.rows import Rows
 from foldblend.scores.score import score_interval
@@ -36,6 +37,7 @@ class Known:
         names = index_N if self.groups is None else [self.groups[i] for i in index_N.tolist()]
         rows = Rows.of(self.label_N[index_N], pd.factorize(np.asarray(names))[0])
         proba_NC = softmax(np.concatenate([one for _, one in self.found]))
+        metric = metric.by_image if self.groups is None else suited(metric, rows)
         score = score_interval(metric, rows, proba_NC)
         over = "images" if self.groups is None else counted(rows.num_groups, "group")
         return (

@@ -15,13 +15,12 @@ import pandas as pd
 
 from foldblend.errors import UserError, counted
 from foldblend.images import crop, read_image
-from foldblend.scores.metrics import TITLES
 from pipeline.predict.inputs import Inputs, as_rgb
 from pipeline.predict.open import Predictor
 from pipeline.predict.picks import Picks
 from reports.figures import bars
 from reports.html import render_page, thumbnail
-from reports.text import num, printable, span
+from reports.text import num, printable, span, title_of
 
 __all__ = ["predictions_page", "training_counts"]
 
@@ -90,7 +89,7 @@ def _score(predictor: Predictor) -> dict[str, str] | None:
         return {
             "value": num(headline["value"]),
             "span": span(headline),
-            "metric": TITLES[report["metric"]],
+            "metric": title_of(report),
             "interval": str(report.get("interval", "")),
         }
     # Folders of earlier versions may lack the report, and a file may hold anything.

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from ensemble.within import vote_within
 from foldblend.cli import Say
 from foldblend.errors import UserError
+from foldblend.scores.by_group import IMAGE
 from foldblend.scores.conformal import Conformal
 from foldblend.scores.coverage import Coverage, out_of_fold_coverage
-from foldblend.scores.metrics import TITLES
+from foldblend.scores.error_costs import metric_of
 from pipeline.predict.open import Predictor, member_runs
 from pipeline.predict.tree import Blend
 from reports.text import num, span
 
 __all__ = ["within_budget"]
+
+
+def _kept(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the title of a score needs, from run.json."""
+    return {
+        "metric": info["metric"],
+        "score_by": info.get("score_by", IMAGE),
+        "group_name": info["data"].get("group_name", "group"),
+    }
 
 
 def within_budget(predictor: Predictor, budget: str, *, say: Say) -> Predictor:
@@ -45,7 +57,7 @@ def within_budget(predictor: Predictor, budget: str, *, say: Say) -> Predictor:
             " they are chosen; pass the blend's folder"
         )
     found = vote_within(predictor.run, member_runs(predictor.run), budget)
-    metric = TITLES[predictor.info["metric"]]
+    metric = metric_of(predictor.info).title
     score = found.score
     say(
         f"--budget {budget}: soft vote of {len(found.members)} of {len(root.members)} members"
@@ -67,6 +79,6 @@ def within_budget(predictor: Predictor, budget: str, *, say: Say) -> Predictor:
         "conformal": Conformal.of(*out_of_fold, temperature=temperature).as_arrays(),
         "coverage_of": coverage_of,
         # The score of the vote, not that of the blend.
-        "report": {"metric": predictor.info["metric"], "headline": score.as_dict()},
+        "report": {**_kept(predictor.info), "headline": score.as_dict()},
     }
     return dataclasses.replace(predictor, root=blend, extras=extras)

@@ -21,7 +21,7 @@ from reports.run.text import (
     is_alarm,
     single_model_note,
 )
-from reports.text import groups_of, num, signed, span
+from reports.text import groups_of, num, signed, span, title_of
 
 __all__ = ["report_page"]
 
@@ -160,7 +160,7 @@ def report_page(
         groups=groups,
         test_score_title=TITLE,
         test_score=None if scored is None else score_sentence(scored, groups),
-        metric=TITLES[report["metric"]],
+        metric=title_of(report),
         metric_titles=TITLES,
         single_model_note=single_model_note(report),
         alarms=list(filter(is_alarm, report["notes"])),

@@ -9,14 +9,13 @@ from typing import Any
 from foldblend.cli import program
 from foldblend.errors import counted
 from foldblend.runs.run import Run
-from foldblend.scores.metrics import TITLES
 from reports.blocks import screen_lines as section_screen_lines
 from reports.run.next_steps import next_steps, quoted
 from reports.run.report import write_report
 from reports.run.scored_test import TITLE
 from reports.run.text import single_model_note
 from reports.sections_file import read_sections
-from reports.text import folded, groups_of, num, screen_width, span, table
+from reports.text import folded, groups_of, num, screen_width, span, table, title_of
 
 __all__ = ["MOST_LINES", "finish", "screen_lines"]
 
@@ -30,7 +29,7 @@ Report = Mapping[str, Any]
 
 
 def _headline(report: Report, width: int) -> list[str]:
-    title = TITLES[report["metric"]]
+    title = title_of(report)
     size = (
         f"{counted(report['num_images'], 'image')} of"
         f" {counted(report['num_groups'], report['group_name'])}"
@@ -62,7 +61,7 @@ def _test_score(report: Report, width: int) -> list[str]:
     one = report.get("test_score")
     if one is None:
         return []
-    score = f"{TITLES[one['metric']]} {num(one['score']['value'])} {span(one['score'])}"
+    score = f"{title_of(report | one)} {num(one['score']['value'])} {span(one['score'])}"
     return folded(f"{TITLE}: {score} ({counted(one['num_images'], 'image')})", width=width)
 
 

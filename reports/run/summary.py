@@ -183,7 +183,7 @@ def summarise(
         "headline": headline,
         "f1_macro": (
             dict(headline)
-            if chosen is f1_macro
+            if chosen.name == f1_macro.name and not chosen.pool
             else score_interval(f1_macro, rows, proba_NC).as_dict()
         ),
         "interval": f"95 % jackknife over {rows.groups}",

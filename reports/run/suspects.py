@@ -345,7 +345,8 @@ def find_suspects(
     classes, attributes
         Names of the C classes, and the properties that they imply.
     metric
-        The score of "given" and "corrected", or its name.
+        The score of "given" and "corrected", or its name. It is taken by image, since a label that
+        changes may be that of some images of a group only.
 
     Returns
     -------
@@ -365,15 +366,17 @@ def find_suspects(
     search = _Search(images, _fields(classes, attributes))
     search.run()
 
+    by_image = as_metric(metric).by_image
+
     def score(labels_N: np.ndarray) -> dict[str, float | None]:
         relabelled = dataclasses.replace(rows, label_N=labels_N)
-        return score_interval(as_metric(metric), relabelled, proba_NC).as_dict()
+        return score_interval(by_image, relabelled, proba_NC).as_dict()
 
     given = score(rows.label_N)
     notes = search.notes
     corrected = score(search.corrected_labels()[images.of_row]) if search.findings else given
     if search.findings:
-        notes = [_warning(as_metric(metric).title, given, corrected), *notes]
+        notes = [_warning(by_image.title, given, corrected), *notes]
     return {
         "summary": _summary(search.findings, images),
         "findings": sorted(search.findings, key=lambda one: one["proba"]),

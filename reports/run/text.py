@@ -10,7 +10,7 @@ from foldblend.errors import counted
 from foldblend.scores.metrics import TITLES
 from reports.blocks import section_lines
 from reports.run.scored_test import TITLE, score_sentence
-from reports.text import WIDTH, folded, groups_of, num, signed, span, table
+from reports.text import WIDTH, folded, groups_of, num, signed, span, table, title_of
 
 __all__ = [
     "calibration_sentences",
@@ -130,10 +130,7 @@ def single_model_note(report: Report) -> str | None:
 def _headline(report: Report) -> list[str]:
     lines = [
         "",
-        (
-            f"OOF {TITLES[report['metric']]} {num(report['headline']['value'])}"
-            f" {span(report['headline'])}"
-        ),
+        (f"OOF {title_of(report)} {num(report['headline']['value'])} {span(report['headline'])}"),
     ]
     if report["metric"] != "f1_macro":
         lines.append(f"OOF macro F1 {num(report['f1_macro']['value'])} {span(report['f1_macro'])}")
@@ -145,7 +142,7 @@ def _headline(report: Report) -> list[str]:
 
 
 def _scores(report: Report) -> list[str]:
-    title = TITLES[report["metric"]]
+    title = title_of(report)
     repeated = report["num_repeats"] > 1
     scores = ["score"] if report["metric"] == "f1_macro" else ["score", "f1_macro"]
     fold_rows = [
