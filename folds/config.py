@@ -101,6 +101,10 @@ class DataConfig:
     """Four columns of the tables with a box to crop to, as x1,y1,x2,y2.
     Boxes are in pixels of the image after its EXIF rotation.
     """
+    extra_csv: str | None = flag(None, path=True)
+    """Table of further labelled images for training only, with the columns of --csv.
+    They join the training rows of every fold and are never scored.
+    """
     corrections: str | None = flag(None, path=True, common=True)
     """CSV of label corrections with the columns target, field and value; no file is changed.
     Reports give the score on the original labels as well.
@@ -131,7 +135,9 @@ class SplitConfig:
     repeats: int | None = flag(None, common=True)
     """Number of cross-validations, each with different folds; default: 1, or as in --fold-file."""
     fold_file: str | None = flag(None, identity=False, path=True, common=True)
-    """Folds to use: a run's folder, or a CSV with columns image_id, fold and optionally repeat."""
+    """Folds to use: a run's folder, or a CSV with columns image_id, fold and optionally repeat.
+    Rows of fold -1 are for training only.
+    """
     split: Literal["stratified-group", "group", "stratified", "random"] = "stratified-group"
     """How to split: stratified-group (even classes, whole groups), group (whole groups),
     stratified (even classes) or random. The last two leak groups between folds: only to compare.

@@ -1,4 +1,8 @@
-"""Reader of existing folds: the folds.csv of another run, or any CSV of images and folds."""
+"""Reader of existing folds: the folds.csv of another run, or any CSV of images and folds.
+
+Rows of fold -1 are for training only, as in scikit-learn's PredefinedSplit: they are never held
+out.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +19,32 @@ from foldblend.tables import read_text_table
 from foldblend.words import tidy
 from folds.split import split_groups
 
-__all__ = ["read_fold_file"]
+__all__ = ["TRAINING_ONLY", "read_fold_file", "training_only_rows"]
+
+TRAINING_ONLY = -1
+"""Number of the fold of rows that are for training only."""
 
 
-def _codes(words: pd.Series, file: Path, column: str) -> np.ndarray:
-    """Return the numbers of a column as codes 0, 1, ... without gaps."""
+def _numbers(words: pd.Series, file: Path, column: str, *, least: int = 0) -> pd.Series:
+    """Return the whole numbers of a column, which other tools also write as 0.0."""
+    plain = words.str.strip().str.replace(r"\.0*$", "", regex=True)
     # At most 9 digits, so that no number overflows.
-    bad = words[~words.str.strip().str.fullmatch(r"\d{1,9}")]
+    bad = words[~plain.str.fullmatch(r"\d{1,9}" if least == 0 else r"-1|\d{1,9}")]
     if len(bad):
         lines = listed(bad.index)
+        other = "" if least == 0 else ", or -1 for training only,"
         raise UserError(
-            f"{file}: column {column!r} is not a whole number of 0 or more in line {lines};"
+            f"{file}: column {column!r} is not a whole number of 0 or more{other} in line {lines};"
             " correct the lines"
         )
-    return np.unique(words.str.strip().astype(int), return_inverse=True)[1]
+    return plain.astype(int)
+
+
+def _codes(numbers: pd.Series) -> np.ndarray:
+    """Return numbers as codes 0, 1, ... without gaps; TRAINING_ONLY stays as it is."""
+    known = np.unique(numbers[numbers != TRAINING_ONLY])
+    code_N = np.searchsorted(known, numbers)
+    return np.where(numbers == TRAINING_ONLY, TRAINING_ONLY, code_N)
 
 
 def _as_in_data(ids: pd.Series, known: pd.Series) -> pd.Series:
@@ -113,9 +129,10 @@ def read_fold_file(
     ----------
     path
         CSV with the columns image_id, fold and optionally repeat, or a run folder with a folds.csv.
-        Fold numbers may start at any number and have gaps.
+        Fold numbers may start at any number and have gaps. Rows of fold -1 are for images that
+        `train` does not have (see `training_only_rows`).
     train
-        Training rows with the columns image_id and group.
+        Rows to hold out, with the columns image_id and group.
     flag
         Command-line flag that gave the path; it is shown in error messages.
     leaks
@@ -133,6 +150,67 @@ def read_fold_file(
     UserError
         For folds that do not fit the training rows, or a file that is not a CSV of folds.
     """
+    table, source = _read(path, flag)
+    table["image_id"] = _as_in_data(table["image_id"], train["image_id"])
+    alone = _check_training_only(table, source)
+    odd = train.loc[train["image_id"].isin(alone), "image_id"]
+    if len(odd):
+        raise UserError(
+            f"{source}: {listed(odd)} has fold -1 (training only), but is to be scored here;"
+            " give it a fold, or leave it out of the data"
+        )
+    table = table[table["fold"] != TRAINING_ONLY]
+    return _arrange(table, train, source=source, leaks=leaks, group_name=group_name)
+
+
+def training_only_rows(path: str | Path, ids: pd.Series, *, flag: str = "") -> pd.Series:
+    """Return the images of fold -1 of a file of folds, as `ids` name them where they have them.
+
+    Parameters
+    ----------
+    path
+        As of `read_fold_file`.
+    ids
+        Images of the data.
+    flag
+        Command-line flag that gave the path; it is shown in error messages.
+
+    Raises
+    ------
+    UserError
+        If all rows have fold -1, or an image has it in some repeats only.
+    """
+    table, source = _read(path, flag)
+    table["image_id"] = _as_in_data(table["image_id"], ids)
+    return pd.Series(sorted(_check_training_only(table, source)), dtype=object)
+
+
+def _check_training_only(table: pd.DataFrame, source: str) -> set[str]:
+    """Return the images of fold -1; raise UserError where there is no other, or by repeat."""
+    alone = table["fold"] == TRAINING_ONLY
+    if alone.all():
+        raise UserError(
+            f"{source}: all rows have fold -1 (training only), so none would be scored; give at"
+            " least two groups a fold of 0 or more"
+        )
+    ids = {*table.loc[alone, "image_id"]}
+    twice = table.loc[alone & table.duplicated(["image_id", "repeat"]), "image_id"]
+    if len(twice):
+        raise UserError(f"{source}: lists images twice ({listed(twice)}); keep one row per image")
+    num_repeats = table["repeat"].nunique()
+    times = table.loc[alone].groupby("image_id")["repeat"].nunique()
+    odd = [name for name, num in times.items() if num < num_repeats]
+    odd += sorted(ids & {*table.loc[~alone, "image_id"]} - {*odd})
+    if odd:
+        raise UserError(
+            f"{source}: {listed(odd)} has fold -1 (training only) in some rows or repeats, but not"
+            " in all; give it -1 in every repeat or in none"
+        )
+    return ids
+
+
+def _read(path: str | Path, flag: str) -> tuple[pd.DataFrame, str]:
+    """Return the image_id, fold and repeat of each row of a file of folds, and its name."""
     place = home(path)
     file = place / "folds.csv" if exists(place) and place.is_dir() else place
     source = f"{file} ({flag})" if flag else str(file)
@@ -144,7 +222,6 @@ def read_fold_file(
         raise UserError(str(error).replace(str(file), source, 1)) from None
     if table.empty:
         raise UserError(f"{source}: has no rows; pass a file with rows or leave the flag out")
-    repeat = _codes(table["repeat"], file, "repeat") if "repeat" in table else 0
-    table = table.assign(image_id=_as_in_data(table["image_id"], train["image_id"]))
-    coded = table[["image_id"]].assign(fold=_codes(table["fold"], file, "fold"), repeat=repeat)
-    return _arrange(coded, train, source=source, leaks=leaks, group_name=group_name)
+    repeat = _codes(_numbers(table["repeat"], file, "repeat")) if "repeat" in table else 0
+    fold = _codes(_numbers(table["fold"], file, "fold", least=TRAINING_ONLY))
+    return table[["image_id"]].assign(fold=fold, repeat=repeat), source

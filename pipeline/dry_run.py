@@ -99,6 +99,6 @@ def memory_lines(memory: FoldMemory) -> list[str]:
 def _images_on_gpu(run: Prepared, room: int) -> int:
     """Return the bytes of the images that would be kept in GPU memory."""
     machine = run.config.machine
-    size = bytes_of((run.manifest.train, run.manifest.test), run.preprocess)
+    size = bytes_of(run.manifest.tables, run.preprocess)
     fits = size <= room and machine.augment_on == "device"
     return size if machine.cache == "device" or (machine.cache == "auto" and fits) else 0

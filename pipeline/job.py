@@ -214,7 +214,7 @@ def job_of(run: Prepared, folder: Path, *, say: Say, device_room: int | None = N
         free = free_memory(compute.device)
         device_room = None if free is None else int(DEVICE_SHARE * free)
     source = open_images(
-        (manifest.train, manifest.test),
+        manifest.tables,
         run.preprocess,
         cache=config.machine.cache,
         cache_dir=config.machine.cache_dir,

@@ -68,7 +68,7 @@ class DataInfo(TypedDict, total=False):
     train_ids_hash: str
     """Hash of the names of the labelled images; equal for runs on the same data set."""
     num_images: Count
-    num_training_only: NotRequired[Count]
+    num_training_only: Count
     """Number of labelled images that are never scored (fold -1, and --extra-csv)."""
     num_groups: Count
     group_name: str

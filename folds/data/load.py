@@ -22,6 +22,12 @@ from folds.data.duplicates import (
 )
 from folds.data.manifest import Manifest
 from folds.data.source import load_manifest
+from folds.data.training_only import (
+    ids_for_training_only,
+    joined,
+    taken_apart,
+    with_groups_held_with,
+)
 
 __all__ = ["load_data", "merge_groups"]
 
@@ -29,7 +35,13 @@ __all__ = ["load_data", "merge_groups"]
 DARK = 2**14
 
 
-def load_data(config: DataConfig, say: Say, known: Container[bytes] = ()) -> tuple[Manifest, str]:
+def load_data(
+    config: DataConfig,
+    say: Say,
+    known: Container[bytes] = (),
+    *,
+    fold_file: str | None = None,
+) -> tuple[Manifest, str]:
     """Return the manifest with readable images only, and the hash of labels and pixels.
 
     Parameters
@@ -40,11 +52,14 @@ def load_data(config: DataConfig, say: Say, known: Container[bytes] = ()) -> tup
         Function that prints a line.
     known
         Keys of images that were decoded before and are not decoded again (see foldblend.images).
+    fold_file
+        File of folds; its rows of fold -1 are for training only.
 
     Returns
     -------
     tuple[Manifest, str]
         The tables of the manifest have an additional column `content`, the hash of each image file.
+        The hash does not depend on images for training only.
 
     Raises
     ------
@@ -58,18 +73,24 @@ def load_data(config: DataConfig, say: Say, known: Container[bytes] = ()) -> tup
         say(f"warning: {warning}")
     for note in manifest.notes:
         say(note)
+    alone = ids_for_training_only(manifest, fold_file, say)
+    manifest = joined(manifest)
     results = check_images(manifest.train, known, max_pixels=config.max_pixels)
     manifest = _readable(manifest, results, skip=config.on_bad_image == "skip", say=say)
     good = [one for one in results if isinstance(one, Checked)]
     content = [one.content for one in good]
     manifest = dataclasses.replace(manifest, train=manifest.train.assign(content=content))
+    manifest = _with_dark(manifest, "train", good, say)
+    manifest = taken_apart(manifest, alone)
+    content = manifest.train["content"].tolist()
+    groups = manifest.train["group"].to_numpy()
     manifest = _with_duplicates(manifest, content, config.merge_duplicates, say)
     test_good = _check_test(manifest, known, config.max_pixels)
     test_content = [one.content for one in test_good]
     if manifest.test is not None:
         manifest = dataclasses.replace(manifest, test=manifest.test.assign(content=test_content))
-    for part, found in (("train", good), ("test", test_good)):
-        manifest = _with_dark(manifest, part, found, say)
+    manifest = _with_dark(manifest, "test", test_good, say)
+    manifest, seen = with_groups_held_with(manifest, groups, say)
     tested = {*test_content}
     in_both = [
         name for name, one in zip(manifest.train["image_id"], content, strict=True) if one in tested
@@ -79,7 +100,8 @@ def load_data(config: DataConfig, say: Say, known: Container[bytes] = ()) -> tup
             f"warning: {IN_TEST} ({counted(len(in_both), 'image')}): {listed(in_both)}; remove"
             " them from the training set"
         )
-        manifest = _without_seen_labels(manifest, {*content}, say)
+    if in_both or seen:
+        manifest = _without_seen_labels(manifest, {*content, *seen}, say)
     digest = hashlib.blake2b(manifest.labels_hash().encode(), digest_size=16)
     for one in [*content, *test_content]:
         digest.update(one.encode())

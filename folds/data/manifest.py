@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ from foldblend.files import is_file
 from foldblend.runs.folder import ids_hash
 from foldblend.runs.submission import SubmissionForm
 
-__all__ = ["ImageTable", "Manifest", "build_manifest", "extra_columns", "slug"]
+__all__ = ["ImageTable", "Manifest", "build_manifest", "check_files", "extra_columns", "slug"]
 
 TRAIN_COLUMNS = ["image_id", "path", "group", "label", "label_raw"]
 TEST_COLUMNS = ["image_id", "path"]
@@ -54,6 +55,12 @@ class Manifest:
     """Folder (or CSV file) it was read from."""
     train: pd.DataFrame
     """Labelled images with image_id, path, group, label and label_raw, sorted by image_id."""
+    train_only: pd.DataFrame | None = None
+    """Labelled images for training only, which are never scored, or None.
+
+    Columns are those of `train`, and `held_with`: the groups of `train` with which the image is
+    held out (its own group, and those that have the same image).
+    """
     test: pd.DataFrame | None
     """Test images with image_id and path, in the order of their table, or None.
 
@@ -90,14 +97,59 @@ class Manifest:
         return len(self.classes)
 
     @property
+    def labelled(self) -> pd.DataFrame:
+        """All labelled images: those of `train`, then those for training only."""
+        if self.train_only is None:
+            return self.train
+        return pd.concat([self.train, self.train_only[[*self.train]]], ignore_index=True)
+
+    @property
+    def tables(self) -> tuple[pd.DataFrame, ...]:
+        """The tables that are there, whose images a run reads."""
+        return tuple(one for one in (self.train, self.test, self.train_only) if one is not None)
+
+    def with_tables(self, tables: Sequence[pd.DataFrame]) -> Manifest:
+        """Return the manifest with other tables in place of those of `tables`."""
+        left = iter(tables)
+        return dataclasses.replace(
+            self,
+            train=next(left),
+            test=None if self.test is None else next(left),
+            train_only=None if self.train_only is None else next(left),
+        )
+
+    @property
     def label_to_learn(self) -> np.ndarray:
-        """The class of each row in training, or -1 for rows left out; scores do not use it."""
-        return self.train["label_fit" if "label_fit" in self.train else "label"].to_numpy()
+        """The class of each row of `labelled` in training, or -1 for rows left out."""
+        table = self.labelled
+        return table["label_fit" if "label_fit" in table else "label"].to_numpy()
+
+    def learns(self, chosen_N: np.ndarray) -> np.ndarray:
+        """Return which rows of `labelled` a model sees that trains on the chosen rows of `train`.
+
+        An image for training only is left out with any of the groups that it is held out with.
+        """
+        if self.train_only is None:
+            return chosen_N
+        away = {*self.train["group"][~chosen_N]}
+        free = [away.isdisjoint(groups) for groups in self.train_only["held_with"]]
+        return np.concatenate([chosen_N, np.array(free, bool)])
 
     def training_rows(self, chosen_N: np.ndarray) -> pd.DataFrame:
-        """Return the chosen rows with their labels for training, without rows left out."""
+        """Return the rows to train on, with their labels for training, without rows left out."""
         learnt = self.label_to_learn
-        return self.train.assign(label=learnt)[chosen_N & (learnt >= 0)].reset_index(drop=True)
+        chosen = self.learns(chosen_N) & (learnt >= 0)
+        return self.labelled.assign(label=learnt)[chosen].reset_index(drop=True)
+
+    def train_only_hash(self) -> str | None:
+        """Return the hash of the images for training only and their labels, or None."""
+        if self.train_only is None:
+            return None
+        columns = (*TRAIN_COLUMNS, "label_fit", "box", "content", "held_with")
+        told = [name for name in columns if name in self.train_only and name != "path"]
+        return hashlib.blake2b(
+            json.dumps(self.train_only[told].to_numpy().tolist()).encode(), digest_size=16
+        ).hexdigest()
 
     def overlay_hash(self) -> str | None:
         """Return the hash of labels changed by corrections or for training, or None."""
@@ -136,7 +188,8 @@ def _check_ids(table: pd.DataFrame, source: str) -> None:
         )
 
 
-def _check_files(table: pd.DataFrame, source: str) -> None:
+def check_files(table: pd.DataFrame, source: str) -> None:
+    """Raise UserError for images of a table that are missing."""
     missing = [path for path in table["path"] if not is_file(Path(path))]
     if missing:
         raise UserError(
@@ -273,7 +326,7 @@ def _checked(found: ImageTable) -> Manifest:
     train = train[TRAIN_COLUMNS].assign(**found.extra)
     assert train["label"].between(0, len(found.classes) - 1).all()
     _check_ids(train, source)
-    _check_files(train, source)
+    check_files(train, source)
     # The same file under two spellings of its path would count twice.
     files = train["path"].map(os.path.normpath)
     if files.duplicated().any():
@@ -293,7 +346,7 @@ def _checked(found: ImageTable) -> Manifest:
             test_table["label"] = test_table["label"].astype(np.int64)
             assert test_table["label"].between(-1, len(found.classes) - 1).all()
         _check_ids(test_table, f"{source} (test set)")
-        _check_files(test_table, f"{source} (test set)")
+        check_files(test_table, f"{source} (test set)")
     return Manifest(
         name=found.name,
         root=found.root,

@@ -24,11 +24,13 @@ from folds.data.class_folders import (
 )
 from folds.data.corrections import apply_corrections
 from folds.data.demo import make_demo
+from folds.data.extra_csv import check_extra, with_extra
 from folds.data.generic import checked_table, read_labelled_table
 from folds.data.layout import find_layout_root, layout_table, read_layout, relabel_for_training
 from folds.data.manifest import ImageTable, Manifest, build_manifest
 from folds.data.recognise import layout_of, metadata_files
 from folds.data.test_set import TestSet, Training, read_test_set, test_of_tree
+from folds.data.training_only import joined, taken_apart
 
 __all__ = ["check_source", "load_manifest"]
 
@@ -170,9 +172,10 @@ def load_manifest(
         If the data are missing or cannot be used.
     """
     config = config or DataConfig()
-    manifest = _read(config, environ)
+    manifest = with_extra(_read(config, environ), config)
     if config.corrections is not None:
-        manifest = apply_corrections(manifest, config.corrections)
+        alone = () if manifest.train_only is None else {*manifest.train_only["image_id"]}
+        manifest = taken_apart(apply_corrections(joined(manifest), config.corrections), alone)
     return relabel_for_training(manifest, old_from=config.old_from, drop_ages=config.drop_ages)
 
 
@@ -204,6 +207,8 @@ def check_source(config: DataConfig, *, environ: Mapping[str, str] = os.environ)
 
     These are a path that does not exist, and flags and columns that do not fit a table.
     """
+    if config.extra_csv is not None:
+        check_extra(config)
     place = None if config.dataset is not None else _place(config, environ)
     if place is None:
         return

@@ -54,7 +54,7 @@ def changed_data(
         rows = rows[rows["repeat"].astype(int) == 0]
         names = dict(enumerate(map(str, old.get("classes", []))))
         rows = rows.assign(label=rows["label"].astype(int).map(names))
-        here = data.train.assign(label=[data.classes[label] for label in data.train["label"]])
+        here = data.labelled.assign(label=[data.classes[one] for one in data.labelled["label"]])
         parts += changed_rows(rows, here, "training image")
         parts += _changed_cells(rows, here, "label", classes={*names.values()} & {*data.classes})
         parts += _changed_cells(rows, here, "group")

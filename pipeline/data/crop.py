@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -76,8 +75,7 @@ def with_crop(
         crop in ("auto", "box") or not has_boxes,
         f"--crop {crop}: the data already has boxes (--box-cols); leave one of the two out",
     )
-    tables = [manifest.train] if manifest.test is None else [manifest.train, manifest.test]
-    every = pd.concat([table[["path", "content"]] for table in tables], ignore_index=True)
+    every = pd.concat([table[["path", "content"]] for table in manifest.tables], ignore_index=True)
     cropped = CROPS[crop](
         every, share, functools.partial(find_faces, cache_dir=cache_dir, keep=keep, say=say)
     )
@@ -86,11 +84,12 @@ def with_crop(
     boxes, note = cropped
     say(note)
     box_N = np.fromiter(boxes, dtype=object, count=len(boxes))
-    num_train = len(manifest.train)
-    test = None if manifest.test is None else manifest.test.assign(box=box_N[num_train:])
-    return dataclasses.replace(
-        manifest, train=manifest.train.assign(box=box_N[:num_train]), test=test
-    ), note
+    ends = np.cumsum([len(table) for table in manifest.tables])
+    boxed = [
+        table.assign(box=part_N)
+        for table, part_N in zip(manifest.tables, np.split(box_N, ends[:-1]), strict=True)
+    ]
+    return manifest.with_tables(boxed), note
 
 
 def window(size: Size, share: float, centre: tuple[float, float] | None = None) -> Box:

@@ -44,15 +44,15 @@ class _Rows:
     label_N: np.ndarray
     group_N: np.ndarray
     place_N: np.ndarray
-    """Row of the manifest's training table that each row comes from."""
+    """Row of the manifest's labelled images that each row comes from."""
     num_each: int
     """Number of views and copies of each image."""
 
 
 def _training_rows(job: TrainingJob, views_VND: Sequence[np.ndarray], features: Features) -> _Rows:
-    train = job.run.manifest.train
+    labelled = job.run.manifest.labelled
     copies = [
-        features.of(train, "identity", copy=copy)
+        features.of(labelled, "identity", copy=copy)
         for copy in range(job.run.config.train.feature_views)
     ]
     label_N = job.run.manifest.label_to_learn
@@ -62,7 +62,7 @@ def _training_rows(job: TrainingJob, views_VND: Sequence[np.ndarray], features: 
     return _Rows(
         features_ND=np.concatenate([one[label_N >= 0] for one in (*views_VND, *copies)]),
         label_N=label_N[place_N],
-        group_N=train["group"].to_numpy()[place_N],
+        group_N=labelled["group"].to_numpy()[place_N],
         place_N=place_N,
         num_each=num_each,
     )
@@ -95,14 +95,15 @@ def run_heads(job: TrainingJob, todo: Sequence[int]) -> dict[int, dict[str, Any]
     backbone = Backbone(job)
     check_room(job.folder, sum(one.nbytes for one in backbone.state.values()))
     features = Features(job, backbone)
-    train = job.run.manifest.train
+    labelled = job.run.manifest.labelled
     test = job.run.manifest.test
-    train_VND = [features.of(train, view) for view in job.run.views]
+    all_VND = [features.of(labelled, view) for view in job.run.views]
+    train_VND = [one[: len(job.run.manifest.train)] for one in all_VND]
     test_VND = [] if test is None else [features.of(test, view) for view in job.run.views]
-    rows = _training_rows(job, train_VND, features)
+    rows = _training_rows(job, all_VND, features)
     seconds = time.perf_counter() - start
-    num_images = (len(train) + (0 if test is None else len(test))) * len(job.run.views)
-    num_images += job.run.config.train.feature_views * len(train)
+    num_images = (len(labelled) + (0 if test is None else len(test))) * len(job.run.views)
+    num_images += job.run.config.train.feature_views * len(labelled)
     kept = (
         f", {num_images - features.num_computed:,} of them from the cache"
         if features.num_computed < num_images
@@ -191,7 +192,10 @@ def _fit(
     """Return the heads, chosen L2 penalties and inner log losses of all folds of a repeat."""
     num_folds = job.run.num_folds
     weight_KN = (
-        np.stack([fold_N[rows.place_N] != fold for fold in range(num_folds)]) / rows.num_each
+        np.stack(
+            [job.run.manifest.learns(fold_N != fold)[rows.place_N] for fold in range(num_folds)]
+        )
+        / rows.num_each
     )
     if not (weight_KN > 0).any(axis=1).all():
         raise UserError("--finetune head: a fold has no image to train on; pass fewer --folds")

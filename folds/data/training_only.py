@@ -1,0 +1,191 @@
+"""Images for training only: they join the training rows of every fold and are never scored.
+
+They are rows of fold -1 in a file of folds, and the rows of --extra-csv.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Container, Mapping
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
+
+from foldblend.cli import Say
+from foldblend.errors import UserError, counted, listed
+from folds.data.duplicates import IN_TEST, Prints, duplicate_pairs, equal_pairs, prints_of
+from folds.data.manifest import Manifest
+from folds.fold_file import training_only_rows
+
+__all__ = ["ids_for_training_only", "joined", "taken_apart", "with_groups_held_with"]
+
+SAME = "same image for training only and among the scored images"
+
+
+def joined(manifest: Manifest) -> Manifest:
+    """Return the manifest with the images for training only among the others.
+
+    Checks and corrections are then those of all labelled images; `taken_apart` undoes it.
+    """
+    alone = manifest.train_only
+    if alone is None:
+        return manifest
+    if "label_fit" in manifest.train and "label_fit" not in alone:
+        alone = alone.assign(label_fit=alone["label"])
+    train = pd.concat([manifest.train, alone], ignore_index=True)
+    return dataclasses.replace(
+        manifest, train=train.sort_values("image_id", ignore_index=True), train_only=None
+    )
+
+
+def taken_apart(manifest: Manifest, ids: Container[str]) -> Manifest:
+    """Return the manifest with the images of these ids for training only.
+
+    Raises UserError if no other image is left.
+    """
+    is_alone = np.array([name in ids for name in manifest.train["image_id"]], bool)
+    if not is_alone.any():
+        return manifest
+    if is_alone.all():
+        raise UserError(
+            f"{manifest.root}: all images are for training only, so none would be scored; give at"
+            " least two groups a fold of 0 or more"
+        )
+    return dataclasses.replace(
+        manifest,
+        train=manifest.train[~is_alone].reset_index(drop=True),
+        train_only=manifest.train[is_alone].reset_index(drop=True),
+    )
+
+
+def ids_for_training_only(manifest: Manifest, fold_file: str | None, say: Say) -> set[str]:
+    """Return the images for training only: those of --extra-csv, and those of fold -1.
+
+    Raises UserError for a file in which no image has a fold to be held out in.
+    """
+    extra = set() if manifest.train_only is None else {*manifest.train_only["image_id"]}
+    if fold_file is None:
+        return extra
+    known = manifest.labelled["image_id"]
+    found = training_only_rows(fold_file, known, flag="--fold-file")
+    absent = found[~found.isin(known)]
+    if len(absent):
+        say(
+            f"{fold_file} (--fold-file): {counted(len(absent), 'image')} of fold -1 (training"
+            f" only) that the data do not have: {listed(absent)}"
+        )
+    return extra | ({*found} & {*known})
+
+
+def _components(tables: Mapping[str, pd.DataFrame]) -> dict[str, np.ndarray]:
+    """Return a number for each image of each table; images that look the same have one number."""
+    prints = [prints_of(table) for table in tables.values()]
+    every = Prints(
+        **{
+            name.name: np.concatenate([getattr(one, name.name) for one in prints])
+            for name in dataclasses.fields(Prints)
+        }
+    )
+    content_N = np.concatenate([table["content"].to_numpy() for table in tables.values()])
+    pairs = np.concatenate([duplicate_pairs(every), equal_pairs(content_N)])
+    num = len(content_N)
+    links = sparse.coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), (num, num))
+    part_N = connected_components(links, directed=False)[1]
+    ends = np.cumsum([len(table) for table in tables.values()])[:-1]
+    return dict(zip(tables, np.split(part_N, ends), strict=True))
+
+
+def with_groups_held_with(
+    manifest: Manifest, group_before_N: np.ndarray, say: Say
+) -> tuple[Manifest, set[str]]:
+    """Return the manifest with the groups that each image for training only is held out with.
+
+    Images are compared as by --merge-duplicates: an image that was saved again leaks as well.
+
+    Parameters
+    ----------
+    manifest
+        The data, with the column `content` in all tables.
+    group_before_N
+        Group of each row of `train` before groups were merged.
+    say
+        Receives notes and warnings, which the manifest has as well.
+
+    Returns
+    -------
+    tuple
+        The manifest, and the hashes of the test images that are also for training only.
+    """
+    alone = manifest.train_only
+    if alone is None:
+        return manifest, set()
+    tables = {"train": manifest.train, "alone": alone}
+    if manifest.test is not None:
+        tables["test"] = manifest.test
+    parts = _components(tables)
+    group_N = manifest.train["group"].to_numpy()
+    names = manifest.train["image_id"].to_numpy()
+    rows_of_part: dict[int, list[int]] = defaultdict(list)
+    for row, part in enumerate(parts["train"].tolist()):
+        rows_of_part[part].append(row)
+    # Images of a group for training only share whatever is held out with one of them.
+    held_with: dict[str, set[str]] = defaultdict(set)
+    for before, after in zip(group_before_N, group_N, strict=True):
+        held_with[before].add(after)
+    merged = dict(zip(group_before_N, group_N, strict=True))
+    same = []
+    for name, group, part in zip(
+        alone["image_id"], alone["group"], parts["alone"].tolist(), strict=True
+    ):
+        for row in rows_of_part[part]:
+            held_with[group].add(group_N[row])
+            same.append(f"{name} = {names[row]}")
+    groups = [tuple(sorted(held_with[group])) for group in alone["group"]]
+    lines = [_count_line(manifest, groups)]
+    unscored = sorted({*alone["label"]} - {*manifest.train["label"]})
+    if unscored:
+        classes = listed(repr(manifest.classes[label]) for label in unscored)
+        lines.append(f"warning: class {classes} has images for training only, and is not scored")
+    if same:
+        lines.append(
+            f"warning: {SAME} ({counted(len(same), 'pair')}): {listed(same)}; left out of training"
+            " where the scored image is held out"
+        )
+    tested = {*parts.get("test", np.array([], int)).tolist()}
+    in_test = alone["image_id"][[part in tested for part in parts["alone"].tolist()]]
+    if len(in_test):
+        lines.append(
+            f"warning: {IN_TEST} ({counted(len(in_test), 'image')}, for training only):"
+            f" {listed(in_test)}; remove them from the training set"
+        )
+    for line in lines:
+        say(line)
+    own = alone["group"].map(lambda group: merged.get(group, group))
+    seen = {*parts["alone"].tolist()}
+    hashes = (
+        set()
+        if manifest.test is None
+        else {*manifest.test["content"][[part in seen for part in parts["test"].tolist()]]}
+    )
+    told = (line.removeprefix("warning: ") for line in lines)
+    return dataclasses.replace(
+        manifest,
+        train_only=alone.assign(group=own, held_with=pd.Series(groups, dtype=object)),
+        notes=(*manifest.notes, *told),
+    ), hashes
+
+
+def _count_line(manifest: Manifest, groups: list[tuple[str, ...]]) -> str:
+    """Return the sentence on how many images are for training only."""
+    num = sum(bool(one) for one in groups)
+    what = f"{counted(len(groups), 'image')} {'is' if len(groups) == 1 else 'are'}"
+    line = f"{what} for training only and never scored"
+    if num:
+        line += (
+            f"; {num:,} of a {manifest.group_name} that is scored, or the same as a scored image,"
+            " left out of training where that is held out"
+        )
+    return line
