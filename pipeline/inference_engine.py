@@ -89,6 +89,7 @@ def _work(run: Prepared) -> Work:
     num_test = 0 if run.manifest.test is None else len(run.manifest.test)
     views = len(run.views)
     if run.config.train.frozen:
+        num_train = len(run.manifest.labelled)
         copies = run.config.train.feature_views * num_train
         return Work(num_images=(num_train + num_test) * views + copies, num_models=1)
     passes = num_train * run.num_repeats + num_test * run.num_models

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,13 @@ from folds.audit.adversarial import LEAST_ROWS, NUM_FOLDS, Adversarial, tell_apa
 from folds.audit.checks import NO_PROBLEMS, check_lines
 from folds.audit.exchanges import Swaps
 from folds.audit.files import size_notes, suffix_notes
-from folds.audit.findings import Finding, duplicate_findings, lookalike_findings, swap_findings
+from folds.audit.findings import (
+    ALONE,
+    Finding,
+    duplicate_findings,
+    lookalike_findings,
+    swap_findings,
+)
 from folds.audit.lookalikes import (
     Lookalikes,
     Sketch,
@@ -46,7 +51,7 @@ class Exploration:
     manifest: Manifest
     """The data without unreadable images."""
     images: pd.DataFrame
-    """Training rows, then test rows, with the columns of the manifest and "part".
+    """Training rows, test rows, and rows for training only, with the manifest's columns and "part".
 
     Test rows have an empty group and the label -1.
     """
@@ -139,11 +144,12 @@ def _look(
 
 
 def _all_images(manifest: Manifest) -> pd.DataFrame:
-    train = manifest.train.assign(part="train")
-    if manifest.test is None:
-        return train
-    test = manifest.test.assign(part="test", group="", label=-1)
-    return pd.concat([train, test], ignore_index=True)
+    tables = [manifest.train.assign(part="train")]
+    if manifest.test is not None:
+        tables.append(manifest.test.assign(part="test", group="", label=-1))
+    if manifest.train_only is not None:
+        tables.append(manifest.train_only.assign(part=ALONE))
+    return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
 
 
 def _look_at_all(images: pd.DataFrame, *, deep: bool, max_pixels: int) -> list[_Look | BadImage]:
@@ -160,31 +166,34 @@ def _look_at_all(images: pd.DataFrame, *, deep: bool, max_pixels: int) -> list[_
 
 
 def _without(manifest: Manifest, results: list[_Look | BadImage]) -> Manifest:
-    """Return the manifest with readable images only; `results` has training rows, then test rows.
+    """Return the manifest with readable images only; `results` are in the order of `_all_images`.
 
     Raises UserError with the first reason if no training image is left.
     """
     is_good_N = np.array([not isinstance(result, BadImage) for result in results])
     num_train = len(manifest.train)
-    train = manifest.train[is_good_N[:num_train]].reset_index(drop=True)
-    if train.empty:
+    ends = np.cumsum([len(table) for table in manifest.tables])[:-1]
+    good = [
+        table[good_N].reset_index(drop=True)
+        for table, good_N in zip(manifest.tables, np.split(is_good_N, ends), strict=True)
+    ]
+    if good[0].empty:
         why = str(results[0]).partition("; ")[0]
         raise UserError(
             f"{manifest.root}: none of the {num_train} training images can be read ({why});"
             " download, copy or convert them again"
         )
-    test = (
-        None
-        if manifest.test is None
-        else manifest.test[is_good_N[num_train:]].reset_index(drop=True)
-    )
-    return dataclasses.replace(manifest, train=train, test=test)
+    return manifest.with_tables(good)
 
 
 def _compared(
     images: pd.DataFrame, statistic_NS: np.ndarray, manifest: Manifest
 ) -> tuple[Adversarial | None, str]:
     """Return the result of adversarial validation, or None and why there is none."""
+    # Images for training only may come from anywhere.
+    is_asked_N = (images["part"] != ALONE).to_numpy()
+    images = images[is_asked_N]
+    statistic_NS = statistic_NS[is_asked_N]
     is_test_N = (images["part"] == "test").to_numpy().astype(np.int64)
     if manifest.test is None:
         return None, "there is no test set"

@@ -15,8 +15,12 @@ from folds.audit.lookalikes import Lookalikes
 from folds.audit.swaps import log_proba_of
 from folds.data.duplicates import IN_TEST, TWO_GROUPS, TWO_LABELS
 from folds.data.manifest import Manifest
+from folds.data.training_only import SAME
 
-__all__ = ["Finding", "duplicate_findings", "lookalike_findings", "swap_findings"]
+__all__ = ["ALONE", "Finding", "duplicate_findings", "lookalike_findings", "swap_findings"]
+
+ALONE = "training only"
+"""Part of the images that are for training only."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +55,8 @@ def duplicate_findings(images: pd.DataFrame, pairs: np.ndarray, group_name: str)
     )
     i, j = pairs.T
     in_train = (part_N[i] == "train") & (part_N[j] == "train")
+    in_test = (part_N[i] == "test") != (part_N[j] == "test")
+    alone = (part_N[i] == ALONE) != (part_N[j] == ALONE)
     kinds = (
         (
             in_train & (group_N[i] != group_N[j]),
@@ -67,7 +73,13 @@ def duplicate_findings(images: pd.DataFrame, pairs: np.ndarray, group_name: str)
             f"same image twice in one {group_name}, so it counts twice",
             "Remove one image of each pair, unless it is meant to count twice.",
         ),
-        (part_N[i] != part_N[j], IN_TEST, "Remove these images from the training set."),
+        (in_test, IN_TEST, "Remove these images from the training set."),
+        (
+            alone & ~in_test,
+            SAME,
+            "A fold trains without them where it holds the scored image out; remove them if they"
+            " are not needed.",
+        ),
     )
     return [
         Finding(

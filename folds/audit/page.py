@@ -14,7 +14,7 @@ from foldblend.images import boxes_of, read_image
 from foldblend.words import plural
 from folds.audit.checks import NO_PROBLEMS
 from folds.audit.exploration import Exploration
-from folds.audit.findings import Finding
+from folds.audit.findings import ALONE, Finding
 from folds.audit.statistics import STATISTICS
 from folds.data.manifest import Manifest, extra_columns
 from folds.evenness import balance_lines, class_counts
@@ -211,9 +211,9 @@ def _sheets(seen: Exploration) -> tuple[list[dict[str, Any]], int]:
 def _adversarial_rows(seen: Exploration) -> list[list[str]]:
     if seen.adversarial is None:
         return []
-    is_test_N = (seen.images["part"] == "test").to_numpy()
-    of_train = seen.statistic_NS[~is_test_N].mean(axis=0)
-    of_test = seen.statistic_NS[is_test_N].mean(axis=0)
+    part_N = seen.images["part"].to_numpy()
+    of_train = seen.statistic_NS[part_N == "train"].mean(axis=0)
+    of_test = seen.statistic_NS[part_N == "test"].mean(axis=0)
     return [
         [
             STATISTICS[index],
@@ -241,6 +241,7 @@ def audit_page(
             f"{len(train):,} training images of {train['group'].nunique():,} {groups};"
             f" {train['label'].nunique()} of {manifest.num_classes} classes occur;"
             f" {sizes.get('test', 0):,} test images"
+            + (f"; {sizes[ALONE]:,} images for training only" if ALONE in sizes else "")
         ),
         "groups": groups,
         "notes": manifest.notes,

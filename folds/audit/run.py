@@ -15,6 +15,7 @@ from folds.audit.page import audit_page
 from folds.config import AuditConfig
 from folds.data.manifest import slug
 from folds.data.source import load_manifest
+from folds.data.training_only import ids_for_training_only, joined, taken_apart
 from folds.plan import fold_lines, fold_map, fold_warnings
 from folds.split import SPLITTERS
 
@@ -64,6 +65,7 @@ def run_audit(config: AuditConfig, *, say: Say = write) -> Path:
     warned = [f"warning: {line}" for line in manifest.warnings]
     for line in [*manifest.found, *warned, *manifest.notes]:
         say(line)
+    manifest = taken_apart(joined(manifest), ids_for_training_only(manifest, split.fold_file, say))
     # Data that cannot be split fail here, before every image is read.
     fold_RN = fold_map(split, manifest)
     with lines_to(say):

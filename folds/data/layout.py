@@ -265,6 +265,11 @@ def relabel_for_training(
         notes.append(
             f"--drop-ages {drop_ages}: {(fit_N < 0).sum()} images are left out of training"
         )
+    alone = manifest.train_only
     return dataclasses.replace(
-        manifest, train=train.assign(label_fit=fit_N), notes=(*manifest.notes, *notes)
+        manifest,
+        train=train.assign(label_fit=fit_N),
+        # No age is known of further images.
+        train_only=None if alone is None else alone.assign(label_fit=alone["label"]),
+        notes=(*manifest.notes, *notes),
     )

@@ -20,6 +20,7 @@ from foldblend.errors import UserError, listed
 from foldblend.files import is_file
 from foldblend.runs.folder import ids_hash
 from foldblend.runs.submission import SubmissionForm
+from folds.data.image_table import ImageTable
 
 __all__ = ["ImageTable", "Manifest", "build_manifest", "check_files", "extra_columns", "slug"]
 
@@ -101,7 +102,8 @@ class Manifest:
         """All labelled images: those of `train`, then those for training only."""
         if self.train_only is None:
             return self.train
-        return pd.concat([self.train, self.train_only[[*self.train]]], ignore_index=True)
+        alone = self.train_only.reindex(columns=self.train.columns)
+        return pd.concat([self.train, alone], ignore_index=True)
 
     @property
     def tables(self) -> tuple[pd.DataFrame, ...]:
@@ -196,66 +198,6 @@ def check_files(table: pd.DataFrame, source: str) -> None:
             f"{source}: {len(missing)} of {len(table)} images are missing: {listed(missing)}; "
             "restore the files, remove the rows, or pass --on-bad-image skip for labelled ones"
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageTable:
-    """Result of a reader, for `build_manifest` to check; columns have one value per image.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> files = sorted(Path(data).glob("train/images/*/normal.jpg"))
-    >>> table = fb.ImageTable(
-    ...     name="bare", root=Path(data), image_id=[f.parent.name for f in files], path=files,
-    ...     group=[f.parent.name for f in files], label=[i % 2 for i in range(len(files))],
-    ...     classes=["even", "odd"], answers=["even", "odd"])
-    >>> fb.build_manifest(table).classes
-    ('even', 'odd')
-    """
-
-    name: str
-    """Short name of the data set."""
-    root: Path
-    """Folder (or CSV file) it was read from."""
-    image_id: Sequence[str]
-    """Unique id of each labelled image."""
-    path: Sequence[Path]
-    """File of each labelled image."""
-    group: Sequence[str]
-    """Group of each image (person, patient, product); a group is never split between folds."""
-    label: Sequence[int]
-    """Class of each image, as its index in `classes`."""
-    test: Sequence[tuple[str, Path]] | None = None
-    """(image_id, path) of each test image, in the order of their table."""
-    classes: Sequence[str]
-    """Name of each class."""
-    answers: Sequence[int | str]
-    """Value of each class in a submission."""
-    attributes: Sequence[Attribute] = ()
-    """Properties that the class implies."""
-    is_demo: bool = False
-    """True for the embedded demo set."""
-    warnings: Sequence[str] = ()
-    """Warnings of the reader, one line each."""
-    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Other names of groups (see Manifest)."""
-    codes: Mapping[str, Callable[[str, str], int]] = field(default_factory=dict)
-    """Readers of attribute values (see Manifest)."""
-    group_name: str = "group"
-    """What a group is, in the singular: "patient", "product"."""
-    ordered: bool = False
-    """Whether the classes have an order, which quadratic kappa needs."""
-    submission: SubmissionForm | None = None
-    """Columns, rows and order of submission.csv; None for ImageID and ans."""
-    notes: Sequence[str] = ()
-    """Changes that the reader made to labels and groups, one line each (see Manifest)."""
-    found: Sequence[str] = ()
-    """What the reader recognised, one line each (see Manifest)."""
-    extra: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    """Further columns of the labelled images, such as `box` (see foldblend.images)."""
-    test_extra: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    """Further columns of the test images, such as `label` (see Manifest)."""
 
 
 def build_manifest(table: ImageTable | None = None, /, **columns: Any) -> Manifest:

@@ -20,7 +20,7 @@ from folds.data.duplicates import IN_TEST, Prints, duplicate_pairs, equal_pairs,
 from folds.data.manifest import Manifest
 from folds.fold_file import training_only_rows
 
-__all__ = ["ids_for_training_only", "joined", "taken_apart", "with_groups_held_with"]
+__all__ = ["SAME", "ids_for_training_only", "joined", "taken_apart", "with_groups_held_with"]
 
 SAME = "same image for training only and among the scored images"
 
@@ -30,12 +30,9 @@ def joined(manifest: Manifest) -> Manifest:
 
     Checks and corrections are then those of all labelled images; `taken_apart` undoes it.
     """
-    alone = manifest.train_only
-    if alone is None:
+    if manifest.train_only is None:
         return manifest
-    if "label_fit" in manifest.train and "label_fit" not in alone:
-        alone = alone.assign(label_fit=alone["label"])
-    train = pd.concat([manifest.train, alone], ignore_index=True)
+    train = manifest.labelled
     return dataclasses.replace(
         manifest, train=train.sort_values("image_id", ignore_index=True), train_only=None
     )
@@ -185,7 +182,8 @@ def _count_line(manifest: Manifest, groups: list[tuple[str, ...]]) -> str:
     line = f"{what} for training only and never scored"
     if num:
         line += (
-            f"; {num:,} of a {manifest.group_name} that is scored, or the same as a scored image,"
-            " left out of training where that is held out"
+            f"; {num:,} of them, which share a {manifest.group_name} with scored images or are the"
+            f" same as one, {'is' if num == 1 else 'are'} left out of training where these are held"
+            " out"
         )
     return line
