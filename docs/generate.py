@@ -24,6 +24,7 @@ from foldblend.help import texts_of
 from foldblend.runs.checked import Rule
 from foldblend.runs.info import RunInfo
 from folds.config import LAYOUTS, AuditConfig
+from folds.import_config import ImportConfig
 from pipeline.config.run import RunConfig
 from pipeline.export.config import ExportConfig
 from pipeline.predict.config import PredictConfig
@@ -39,6 +40,7 @@ COMMANDS = {
     "predict.py": PredictConfig,
     "export_model.py": ExportConfig,
     "run_audit.py": AuditConfig,
+    "import_run.py": ImportConfig,
     "leaderboard.py": BoardConfig,
     "report.py": ReportConfig,
 }

@@ -125,6 +125,14 @@ class Aligned:
         )
 
     @property
+    def imported_means(self) -> list[str]:
+        """Imported runs in the blend of whose test logits only the mean over folds is known."""
+        if self.test_ids is None:
+            return []
+        names = (name for run in self.runs for name in run.info.get("imported_means", ()))
+        return [*dict.fromkeys(names)]
+
+    @property
     def test_folds(self) -> list[int | None]:
         """The folds whose test logits are blended fold by fold.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from ensemble.align import align
+from ensemble.align import Aligned, align
 from ensemble.budget import costs_of
 from ensemble.candidates import optimism_marks
 from ensemble.combine import combine
@@ -76,6 +76,16 @@ def _costs(runs: Sequence[Run], shares: Sequence[float]) -> dict[str, Any]:
         "passes": sum(map(num_passes, used)),
         "picture_seconds": sum(known) if len(known) == len(used) else None,
         "device": devices.pop() if len(devices) == 1 else None,
+    }
+
+
+def _imported(runs: Sequence[Run], aligned: Aligned) -> dict[str, list[str]]:
+    """Return the imported runs among the members, which have no models; {} without any."""
+    names = dict.fromkeys(name for run in runs for name in run.info.get("imported_runs", ()))
+    means = aligned.imported_means
+    return {
+        **({"imported_runs": [*names]} if names else {}),
+        **({"imported_means": means} if means else {}),
     }
 
 
@@ -258,6 +268,7 @@ def _blend(config: BlendConfig, broken: Mapping[Path, str], say: Say) -> Run:
             ),
             "notes": [*notes, *made.notes],
             "test_is_mean": aligned.tests_are_means,
+            **_imported(members, aligned),
             **_costs(members, shares),
         }
         of_images = next((run for run in members if is_file(run.path / PICTURES)), None)

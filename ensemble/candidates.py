@@ -34,6 +34,12 @@ def why_not_fit(aligned: Aligned, config: BlendConfig) -> str | None:
             "members have different folds, so a method fitted on them would use labels of held-out"
             f" {aligned.groups}; vote (--method soft), or pass --allow-different-folds"
         )
+    if aligned.imported_means:
+        return (
+            f"test predictions of {listed(aligned.imported_means)} were imported as their mean over"
+            " folds, which is smoother than the single models that a method is fitted on; vote"
+            " (--method soft), leave it out, or import it again with one test file per fold"
+        )
     if aligned.test_folds == [None]:
         return (
             "members differ in the number of test folds, so their test logits are means over folds,"
@@ -74,7 +80,7 @@ def num_parts(aligned: Aligned) -> int:
 
 
 def methods_to_try(
-    config: BlendConfig, *, why_not: str | None, num_members: int
+    config: BlendConfig, *, why_not: str | None, num_members: int, only_soft: bool = False
 ) -> dict[str, Method]:
     """Return the methods that a blend uses or chooses from.
 
@@ -86,6 +92,8 @@ def methods_to_try(
         Why nothing may be fitted, or None. Then only votes are returned.
     num_members
         Number of members.
+    only_soft
+        Whether --method auto is the soft vote, so that not even votes are weighted by their scores.
 
     Raises
     ------
@@ -102,7 +110,8 @@ def methods_to_try(
     chooses = config.budget is not None or drops
     if why_not is not None and (chooses or (name != AUTO and METHODS[name].fits)):
         raise UserError(f"{asked}: {why_not}")
-    if name != AUTO:
+    if name != AUTO or only_soft:
+        name = "soft" if name == AUTO else name
         return {name: METHODS[name]}
     found = {key: one for key, one in METHODS.items() if config.thorough or not one.thorough}
     # The best single member is no method of the earlier versions, whose choice "simple" keeps.

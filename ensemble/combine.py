@@ -176,8 +176,9 @@ def _left_undone(aligned: Aligned, config: BlendConfig, why_not: str | None) -> 
     """Return notes on what --method auto or --thorough could not do."""
     if config.method != AUTO or config.weights is not None:
         return []
+    # The notes on the rows say why imported means are voted on.
     if why_not is not None:
-        return [f"only votes were tried: {why_not}"]
+        return [] if aligned.imported_means else [f"only votes were tried: {why_not}"]
     if config.thorough and num_parts(aligned) < 3:
         return [
             f"too few folds or {aligned.groups} to cross-validate the choice of the method"
@@ -215,7 +216,12 @@ def combine(
         If the method or the budget does not go with these members.
     """
     why_not = why_not_fit(aligned, config)
-    methods = methods_to_try(config, why_not=why_not, num_members=len(aligned.members))
+    methods = methods_to_try(
+        config,
+        why_not=why_not,
+        num_members=len(aligned.members),
+        only_soft=bool(aligned.imported_means),
+    )
     singles = Singles(aligned, metric, blend=name)
     if streams(config, methods):
         can_drop = why_not is None and config.weights is None

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ensemble.align import Aligned
-from ensemble.config import BlendConfig
+from ensemble.config import AUTO, BlendConfig
 from foldblend.errors import UserError, listed
 from foldblend.runs.rows import group_name_of
 from foldblend.runs.run import Run
@@ -77,6 +77,13 @@ def row_notes(aligned: Aligned, config: BlendConfig) -> list[str]:
     """Return notes on the members' rows: folds, corrections, test sets."""
     notes = []
     first = aligned.runs[0]
+    if aligned.imported_means:
+        vote = "a soft vote" if config.method == AUTO else "a vote"
+        notes.append(
+            f"test predictions of {listed(aligned.imported_means)} were imported as their mean over"
+            f" folds, to which nothing fitted is applied, so this is {vote}; import one test file"
+            " per fold to fit a blend"
+        )
     if not aligned.same_folds:
         what = (
             f"those of fitted methods are too high, because labels of held-out {aligned.groups} are"
@@ -103,7 +110,7 @@ def row_notes(aligned: Aligned, config: BlendConfig) -> list[str]:
             f"test sets differ: {aligned.num_left_out} images that are not in all of them are left"
             " out"
         )
-    if aligned.test_folds == [None]:
+    if aligned.test_folds == [None] and not aligned.imported_means:
         notes.append(
             "members differ in the number of folds: test logits are a vote of their means over"
             " folds"

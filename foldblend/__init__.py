@@ -38,6 +38,7 @@ PUBLIC = {
     "cross_validate": "pipeline.cv",
     "cross_validate_seeds": "pipeline.cv",
     "export_model": "pipeline.export.write",
+    "import_run": "folds.data.imported.run",
     "leaderboard": "reports.board.leaderboard",
     "load": "foldblend.runs.check",
     "load_export": "pipeline.export.loaded",

@@ -21,6 +21,7 @@ COMMANDS = {
     "predict": "pipeline.commands",
     "export_model": "pipeline.export.command",
     "run_audit": "folds.commands",
+    "import_run": "folds.commands",
     "leaderboard": "reports.commands",
     "report": "reports.commands",
 }

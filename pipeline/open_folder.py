@@ -10,6 +10,7 @@ import yaml
 
 from foldblend.errors import UserError
 from foldblend.files import write_bytes
+from foldblend.runs.derived import KINDS
 from foldblend.runs.folder import check_there, clear_folder, is_empty
 from foldblend.runs.run import Run
 from foldblend.runs.schema import read_info
@@ -106,7 +107,8 @@ def is_obsolete(
     old = read_info(folder)
     if old.get("kind") != "cv":
         raise UserError(
-            f"{folder}: is a {old.get('kind')}, not a cross-validated run; pass --name {free}"
+            f"{folder}: is {KINDS.get(old.get('kind', ''), 'of another kind')}, not a"
+            f" cross-validated run; pass --name {free}"
         )
     if old.get("run_key") == info["run_key"] and resume:
         return False

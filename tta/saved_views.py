@@ -57,6 +57,11 @@ def open_models(folder: Path) -> Run:
     Raises UserError.
     """
     run = finished_run(folder, needed=NEEDED_TO_BUILD_ON)
+    if run.info["kind"] == "import":
+        raise UserError(
+            f"{folder}: was imported and has no models, so it cannot be augmented; pass a run of"
+            " run_cv.py"
+        )
     if run.info["kind"] != "cv":
         whose = listed(
             [run.info["of"]["name"]]

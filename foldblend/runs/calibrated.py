@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from foldblend.errors import listed
 from foldblend.runs.broken import BrokenRun
 from foldblend.runs.oof import oof_rows
 from foldblend.runs.run import Run
@@ -83,8 +84,17 @@ def calibration_of(run: Run) -> Calibration:
     """Return how logits of a run become probabilities, fitted on its out-of-fold rows.
 
     It depends on the run folder alone, and needs only run.json and the out-of-fold tables there.
+    Test predictions that were imported as means over folds get no temperature, because they are
+    smoother than the single models on which it is fitted.
     """
-    return calibrate(plain_oof(run), oof_rows(run).coded())
+    found = calibrate(plain_oof(run), oof_rows(run).coded())
+    means = run.info.get("imported_means")
+    if not means:
+        return found
+    return found.left_out(
+        f"test predictions of {listed(means)} were imported as their mean over folds, and a"
+        " temperature is fitted on single models"
+    )
 
 
 def conformal_of(run: Run) -> Conformal:

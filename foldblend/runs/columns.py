@@ -72,8 +72,8 @@ def _repeat(info: Info) -> int:
 
 def _fold(info: Info) -> int:
     # A blend of different folds numbers their combinations.
-    is_cv = info.get("kind") == "cv"
-    return int(info["num_folds"]) - 1 if is_cv else MOST_MODELS - 1
+    is_numbered = info.get("kind") in ("cv", "import")
+    return int(info["num_folds"]) - 1 if is_numbered else MOST_MODELS - 1
 
 
 NAME = Column("name")

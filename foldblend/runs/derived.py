@@ -1,4 +1,4 @@
-"""Writing of runs that are made from other runs' logits: blends and TTA'd runs.
+"""Writing of runs that are made from logits: blends, TTA'd runs and imported runs.
 
 Their folders have the same files as those of cross-validated runs. Nothing here needs torch.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,18 @@ from foldblend.runs.folder import (
     write_table,
 )
 from foldblend.runs.rows import group_name_of, mean_over_folds, order_of, write_submission
-from foldblend.runs.run import TEST_LABELS, Run
+from foldblend.runs.run import TEST_GROUPS, TEST_LABELS, Run
+from foldblend.runs.submission import SubmissionForm
 
-__all__ = ["Derived", "open_derived", "write_derived"]
+__all__ = ["KINDS", "Content", "Derived", "open_derived", "write_content", "write_derived"]
 
-KINDS = {"cv": "a cross-validated run", "blend": "a blend", "tta": "a TTA'd run"}
+KINDS = {
+    "cv": "a cross-validated run",
+    "blend": "a blend",
+    "tta": "a TTA'd run",
+    "import": "an imported run",
+}
+"""Kinds of runs in words."""
 
 
 def open_derived(
@@ -52,7 +59,7 @@ def open_derived(
     folder
         Folder of the run, which need not exist.
     kind
-        Kind of the run: "blend" or "tta".
+        Kind of the run: "blend", "tta" or "import".
     run_key
         Hashes that identify the run; a run of the same key may be written again.
     overwrite
@@ -81,27 +88,21 @@ def open_derived(
     if info.get("run_key") == run_key:
         return
     if not overwrite:
+        others = "predictions" if kind == "import" else "runs"
         raise UserError(
-            f"{folder}: was made from other runs or settings; pass another --name or --overwrite"
+            f"{folder}: was made from other {others} or settings; pass another --name or"
+            " --overwrite"
         )
     if not look:
         clear_folder(folder)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Derived:
-    """Content of a run made from other runs' logits, before it is written."""
+class Content:
+    """Tables and further content of a run made from logits, before it is written."""
 
-    like: Run
-    """A run on the same data, from which run.json takes the classes and the metric."""
     info: Mapping[str, Any]
-    """Further keys of run.json; they take precedence."""
-    members: Sequence[Run] = ()
-    """Runs that it is made of (default: `like`).
-
-    The first that records what a group is, a form of the submission, or labels of test images
-    passes it on.
-    """
+    """Keys of run.json; they take precedence."""
     rows: pd.DataFrame
     """The columns of oof.parquet before the logits."""
     logits_NC: np.ndarray
@@ -117,9 +118,23 @@ class Derived:
     sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Sections of the report, by name."""
     pictures: bytes | None = None
-    """Content of the table of the image files of one of the runs, which is copied."""
+    """Content of the table of the image files, such as that of one of the runs."""
     files: Mapping[str, bytes | str] = field(default_factory=dict)
     """Content of further files, by file name; text as UTF-8."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Derived(Content):
+    """Content of a run made from other runs' logits, before it is written."""
+
+    like: Run
+    """A run on the same data, from which run.json takes the classes and the metric."""
+    members: Sequence[Run] = ()
+    """Runs that it is made of (default: `like`).
+
+    The first that records what a group is, a form of the submission, or labels of test images
+    passes it on.
+    """
 
 
 def write_derived(folder: Path, made: Derived) -> Run:
@@ -132,10 +147,41 @@ def write_derived(folder: Path, made: Derived) -> Run:
     form = next((found for one in members if (found := one.submission) is not None), None)
     # Members are read before the first file is written: a broken one may yet be left out.
     labels = _test_labels(members)
-    before: Mapping[str, Any] = Run(folder).info if (folder / "run.json").is_file() else {}
+    groups = _test_groups(members)
     record = {
         **{name: made.like.info[name] for name in ("classes", "answers", "attributes", "metric")},
         **_passed_on(members),
+    }
+    made = replace(made, files={**groups, **made.files})
+    return write_content(folder, made, record, form=form, test_labels=labels)
+
+
+def write_content(
+    folder: Path,
+    made: Content,
+    record: Mapping[str, Any],
+    *,
+    form: SubmissionForm | None,
+    test_labels: bytes | None,
+) -> Run:
+    """Write a run folder, except its report, and return the run.
+
+    Parameters
+    ----------
+    folder
+        The run folder, locked and opened by the caller (see `open_derived`).
+    made
+        What is written.
+    record
+        Keys of run.json on the data; those of `made.info` take precedence.
+    form
+        Form of the submission.
+    test_labels
+        Content of test_labels.csv, or None without labels of test images.
+    """
+    before: Mapping[str, Any] = Run(folder).info if (folder / "run.json").is_file() else {}
+    record = {
+        **record,
         **({} if form is None else {"submission": form.record()}),
         "format": FORMAT,
         "name": folder.name,
@@ -153,21 +199,20 @@ def write_derived(folder: Path, made: Derived) -> Run:
         _write(folder, PICTURES, made.pictures)
     _write(folder, "folds.csv", made.rows[["image_id", "group", "label", "repeat", "fold"]])
     _write(folder, "oof.parquet", with_logits(made.rows, made.logits_NC))
-    _write_plain(folder, made)
+    num_classes = made.logits_NC.shape[1]
+    _write_plain(folder, made, num_classes)
     files = [(f"test_fold_{fold}.parquet", test) for fold, test in enumerate(made.tests)]
     for _ in ahead(lambda file: _write(folder, *file), files):
         pass
     if made.tests:
-        mean = mean_over_folds(
-            made.tests, logit_columns(len(made.like.classes)), of_shares=made.of_shares
-        )
+        mean = mean_over_folds(made.tests, logit_columns(num_classes), of_shares=made.of_shares)
         _write(folder, "test.parquet", mean)
         check_there(folder)
-        write_submission(folder, mean, made.like.info["answers"], form)
-        if labels is None:
+        write_submission(folder, mean, record["answers"], form)
+        if test_labels is None:
             (folder / TEST_LABELS).unlink(missing_ok=True)
         else:
-            _write(folder, TEST_LABELS, labels)
+            _write(folder, TEST_LABELS, test_labels)
     for name, one in made.sections.items():
         check_there(folder)
         write_section(folder, name, one)
@@ -194,7 +239,7 @@ def _write(
         write_bytes(folder / name, content)
 
 
-def _write_plain(folder: Path, made: Derived) -> None:
+def _write_plain(folder: Path, made: Content, num_classes: int) -> None:
     """Write the tables of logits without offsets, or remove those of a former run."""
     if made.plain_NC is None:
         (folder / PLAIN_OOF).unlink(missing_ok=True)
@@ -203,7 +248,7 @@ def _write_plain(folder: Path, made: Derived) -> None:
     if not made.plain_tests:
         (folder / PLAIN_TEST).unlink(missing_ok=True)
         return
-    columns = logit_columns(len(made.like.classes))
+    columns = logit_columns(num_classes)
     mean = mean_over_folds(made.plain_tests, columns, of_shares=made.of_shares)
     _write(folder, PLAIN_TEST, mean)
 
@@ -226,3 +271,9 @@ def _test_labels(members: Sequence[Run]) -> bytes | None:
     """
     run = next((one for one in members if one.test_labels is not None), None)
     return None if run is None else run.tables.data(TEST_LABELS)
+
+
+def _test_groups(members: Sequence[Run]) -> dict[str, bytes]:
+    """Return test_groups.csv, by its name, of the first member that has it."""
+    run = next((one for one in members if one.test_groups is not None), None)
+    return {} if run is None else {TEST_GROUPS: run.tables.data(TEST_GROUPS)}

@@ -171,7 +171,8 @@ def _folds(info: Info) -> Iterator[str]:
     if num_test is not None and has_test is not None:
         if bool(num_test) != has_test:
             yield f"num_test_folds: must be above 0 only with a test set, not {num_test}"
-        if has_test and info.get("kind") == "cv" and num_test != num_models:
+        known = {"cv": {num_models}, "import": {1, num_models}}.get(info.get("kind", ""))
+        if has_test and known is not None and num_test not in known:
             yield f"num_test_folds: must be {num_models}, one for each model, not {num_test}"
 
 
@@ -190,7 +191,7 @@ def _metric(info: Info) -> Iterator[str]:
 def _made_of(info: Info) -> Iterator[str]:
     kind = info.get("kind")
     done = info.get("status") == "done"
-    for wanted, key in (("blend", "members"), ("tta", "of")):
+    for wanted, key in (("blend", "members"), ("tta", "of"), ("import", "imported")):
         if kind == wanted and done and key not in info:
             yield f"{key}: must be there for the kind {kind}"
     if kind == "blend" and "members" in info and not info["members"]:

@@ -154,6 +154,16 @@ class Calibration:
         # In float64 and in one order of the axes, so that tables and arrays give equal digits.
         return softmax(np.ascontiguousarray(logits_NC, np.float64) / self.temperature)
 
+    def left_out(self, why: str) -> Calibration:
+        """Return the same figures without applying the temperature, and why.
+
+        Examples
+        --------
+        >>> Calibration(2.0, 2.0, log_loss=0.5, ece=0.1).left_out("a reason").temperature
+        1.0
+        """
+        return dataclasses.replace(self, temperature=1.0, why_not=self.why_not or why)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as plain values, for JSON."""
         return dataclasses.asdict(self)

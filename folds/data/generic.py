@@ -134,12 +134,16 @@ def _check_label_column(table: TextTable, column: str) -> None:
         )
 
 
-def checked_table(file: Path, config: DataConfig) -> tuple[TextTable, str, str]:
+def checked_table(
+    file: Path, config: DataConfig, table: TextTable | None = None
+) -> tuple[TextTable, str, str]:
     """Read a table of labelled images and return it with its image and its label column.
+
+    `table` is its content where it has been read.
 
     Raises UserError for a file that cannot be read, or columns that are missing or have blanks.
     """
-    table = read_user_table(file, config)
+    table = read_user_table(file, config) if table is None else table
     image_col = column_in(table, config.image_col, "image", IMAGE_COLUMNS)
     label_col = column_in(table, config.label_col, "label", LABEL_COLUMNS)
     _check_label_column(table, label_col)
@@ -152,7 +156,9 @@ def checked_table(file: Path, config: DataConfig) -> tuple[TextTable, str, str]:
     return table, image_col, label_col
 
 
-def read_labelled_table(file: Path, config: DataConfig, *, prefix: str = "") -> Labelled:
+def read_labelled_table(
+    file: Path, config: DataConfig, *, prefix: str = "", table: TextTable | None = None
+) -> Labelled:
     """Read a table of labelled images.
 
     Parameters
@@ -163,13 +169,15 @@ def read_labelled_table(file: Path, config: DataConfig, *, prefix: str = "") -> 
         Settings of the data: columns, folders and what to do with missing images.
     prefix
         Start of the images' ids, for tables of several folders that are pooled.
+    table
+        Content of the file, where it has been read.
 
     Raises
     ------
     UserError
         With file, column and line, for anything that cannot be used.
     """
-    table, image_col, label_col = checked_table(file, config)
+    table, image_col, label_col = checked_table(file, config, table)
     attributes = names_in(config.attribute_cols)
     group_col = config.group_col
     roots = [*given_root(config.image_root, "--image-root"), table.file.parent]

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ensemble.parameters_file import to_bytes
 from ensemble.saved import load_blend, saved_members
@@ -209,10 +209,23 @@ class _Opener:
             of_means=len({one.num_models for one in members}) > 1,
         )
 
+    def imported(self, run: Run, above: Sequence[Path]) -> NoReturn:
+        """Raise UserError for predictions of another library, whose models are not here."""
+        blended = f"; blend the other members of {above[0]} without it" if len(above) > 1 else ""
+        raise UserError(
+            f"{run.path}: was imported and has no models, so it cannot predict new images; predict"
+            f" with the library that made them{blended}"
+        )
+
 
 # Blends in blends; more are a mistake, and each level is searched for all its members.
 MOST_LEVELS = 10
-KINDS: dict[str, Any] = {"cv": _Opener.leaf, "tta": _Opener.augmented, "blend": _Opener.blend}
+KINDS: dict[str, Any] = {
+    "cv": _Opener.leaf,
+    "tta": _Opener.augmented,
+    "blend": _Opener.blend,
+    "import": _Opener.imported,
+}
 
 
 def _member(run: Run, name: str, recorded: Path | None, oof: str, *, blend: bool) -> Run:

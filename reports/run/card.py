@@ -85,6 +85,13 @@ def use_section(run: Run, report: Mapping[str, Any]) -> dict[str, Any]:
     spent = cost(run)
     if spent is not None:
         blocks.append(text_block(f"Cost: {spent}"))
+    imported = run.info.get("imported_runs")
+    if imported:
+        text = (
+            f"New images cannot be predicted, as {listed(imported)} has no models here: it was"
+            " imported."
+        )
+        return section(TITLE, *blocks, text_block(text))
     blocks.append(
         text_block(
             "Predict new images: python predict.py RUN IMAGES --out predictions.csv. One file with"

@@ -89,6 +89,8 @@ def _other_commands(report: Report, folder: Path) -> Iterator[str]:
             yield f"Try test-time augmentation: {program('run_tta.py')} {quoted(folder)}"
         if not _is_marked(report):
             yield f"Train another backbone, then blend: {program('blend.py')} {quoted(siblings)}"
+    elif report["kind"] == "import" and not _is_marked(report):
+        yield f"Blend it with runs on the same data: {program('blend.py')} {quoted(siblings)}"
     else:
         yield f"Compare all runs: {program('leaderboard.py')} {quoted(siblings)}"
 

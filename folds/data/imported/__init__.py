@@ -1,0 +1,1 @@
+"""Import of predictions that another library made, as a run folder."""

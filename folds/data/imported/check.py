@@ -1,0 +1,167 @@
+"""Checks of imported predictions: the tables are read, compared with the data, and made logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from foldblend.errors import UserError, counted, listed, require
+from foldblend.scores.metrics import check_order
+from folds.data.imported.known import Known, read_known
+from folds.data.imported.rows import check_labels, folds_of, in_fold_order, order_of_rows
+from folds.data.imported.tables import (
+    Predictions,
+    Table,
+    frame_table,
+    named_columns,
+    read_predictions,
+)
+from folds.data.imported.values import Logits, logits_of
+from folds.import_config import ImportConfig
+
+__all__ = ["Imported", "read_imported"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """Predictions that were compared with their data, before they are written."""
+
+    known: Known
+    fold_RN: np.ndarray
+    oof_RNC: np.ndarray
+    """Out-of-fold logits, float32, of the images in the order of the data."""
+    test_ids: list[str] | None
+    tests: list[np.ndarray]
+    """Test logits of each fold, or their mean."""
+    files: list[str]
+    made: Logits
+    warnings: list[str]
+
+    @property
+    def num_models(self) -> int:
+        return len(self.fold_RN) * (int(self.fold_RN.max()) + 1)
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether the test predictions are the mean over folds."""
+        return len(self.tests) == 1
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """The columns of oof.parquet before the logits."""
+        parts = [
+            self.known.train.assign(repeat=repeat, fold=fold_N)
+            for repeat, fold_N in enumerate(self.fold_RN)
+        ]
+        return pd.concat(parts, ignore_index=True)
+
+
+def read_imported(
+    config: ImportConfig, oof: Table, labels: Table, tests: Sequence[Table]
+) -> Imported:
+    """Read and check all tables of an import.
+
+    Parameters
+    ----------
+    config
+        The settings.
+    oof, labels, tests
+        The tables, which are the files of the settings, or DataFrames.
+
+    Raises
+    ------
+    UserError
+        With the file and line, if predictions do not fit the data.
+    """
+    frame = frame_table(labels, "labels") if isinstance(labels, pd.DataFrame) else None
+    known = read_known(str(config.labels), config.data, frame)
+    check_order(config.metric, ordered=bool(known.record.get("ordered", True)))
+    about = {"id_col": config.id_col, "columns": named_columns(config.columns)}
+
+    def read(source: Table, name: str) -> Predictions:
+        return read_predictions(source, name, known, config.data, **about)
+
+    predicted = read(oof, "oof" if isinstance(oof, pd.DataFrame) else "--oof")
+    order_RN = order_of_rows(predicted, known.train["image_id"].tolist(), known.source)
+    check_labels(predicted, known, order_RN, config.label_col)
+    fold_RN = folds_of(predicted, known, order_RN, config.folds)
+    order = in_fold_order(config.test)
+    names = [config.test[place] for place in order]
+    read_tests = [
+        read(tests[place], name if isinstance(tests[place], pd.DataFrame) else "--test")
+        for place, name in zip(order, names, strict=True)
+    ]
+    num_models = fold_RN.shape[0] * (int(fold_RN.max()) + 1)
+    _check_number(names, num_models)
+    ids, orders = _test_order(read_tests, known)
+    if ids is None and (config.test_csv or config.sample_submission):
+        raise UserError(
+            f"{config.test_csv or config.sample_submission}: there are no predictions of test"
+            " images; pass --test"
+        )
+    made, warnings = logits_of([predicted, *read_tests], config.kind)
+    oof_NC, *test_logits = made.tables
+    in_order = [one[order_N] for one, order_N in zip(test_logits, orders, strict=True)]
+    if len(in_order) > 1 and all((one == in_order[0]).all() for one in in_order):
+        warnings.append(
+            f"{listed(names)}: all have the same values; if they are the mean over folds, pass one"
+            " of them only, so that nothing fitted is applied to it"
+        )
+    return Imported(
+        known=known,
+        fold_RN=fold_RN,
+        oof_RNC=oof_NC[order_RN],
+        test_ids=ids,
+        tests=in_order,
+        files=[str(config.oof), *names],
+        made=made,
+        warnings=warnings,
+    )
+
+
+def _check_number(names: Sequence[str], num_models: int) -> None:
+    """Raise UserError unless there is a table for each fold, or one, or none."""
+    twice = [one for place, one in enumerate(names) if one in names[:place]]
+    require(not twice, f"--test: {listed(twice)} is given twice; pass a file for each fold")
+    require(
+        len(names) in (0, 1, num_models),
+        f"--test: {counted(len(names), 'file')} for {num_models} models (folds x repeats):"
+        f" {listed(names, most=9)}; pass one for each, in the order of the folds, or one with their"
+        " mean",
+    )
+
+
+def _test_order(
+    tests: Sequence[Predictions], known: Known
+) -> tuple[list[str] | None, list[np.ndarray]]:
+    """Return the test images in order, and the row number of each in each table.
+
+    Raises UserError if tables have other images than the data, or than each other.
+    """
+    if not tests:
+        return None, []
+    first = tests[0]
+    ids = known.test_ids
+    what = f"the test set of {known.source}"
+    if ids is None:
+        ids = first.ids.drop_duplicates().tolist()
+        what = first.name
+    trained = {*ids} & {*known.train["image_id"]}
+    if known.test_ids is None and trained:
+        raise UserError(
+            f"{first.name}: image {listed(sorted(trained))} is a labelled one of {known.source};"
+            " --test is for predictions of test images"
+        )
+    orders = []
+    for one in tests:
+        order_RN = order_of_rows(one, ids, what)
+        if len(order_RN) > 1:
+            raise UserError(
+                f"{one.name}: has several repeats; pass a file for each model, fold by fold of each"
+                " repeat"
+            )
+        orders.append(order_RN[0])
+    return ids, orders
