@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["JPEG", "PNG", "Tiff", "is_16_bit", "is_simple", "png_damage", "quiet", "read_tiff"]
+__all__ = ["JPEG", "PNG", "Tiff", "is_simple", "png_chunks", "png_damage", "quiet", "read_tiff"]
 
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8\xff"
@@ -31,7 +31,7 @@ PNG_PASSES = (
 )
 
 
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield the kind, start and end of each chunk; the last one may end after the file does."""
     place = len(PNG)
     while place + 8 <= len(data):
@@ -57,7 +57,7 @@ def png_damage(data: bytes) -> str | None:
     parts = []
     palettes = []
     kind = b""
-    for kind, start, end in _png_chunks(data):
+    for kind, start, end in png_chunks(data):
         if end > len(data):
             return "it ends too early"
         if kind[:1].isupper() and not _has_right_crc(data, start, end):
@@ -131,7 +131,7 @@ def _pixels_damage(data: bytes, parts: list[memoryview]) -> str | None:
 def _quiet_png(data: bytes) -> bytes:
     kept = [data[: len(PNG)]]
     num_chunks = 0
-    for kind, start, end in _png_chunks(data):
+    for kind, start, end in png_chunks(data):
         num_chunks += 1
         is_kept = kind in PNG_FRAMES or (
             # libpng warns of an optional chunk with a wrong checksum and ignores it.
@@ -212,14 +212,19 @@ TIFF_LAYOUTS = {
     b"II+\0": TiffLayout("<", 8, "Q", "Q"),
     b"MM\0+": TiffLayout(">", 8, "Q", "Q"),
 }
+WIDTH = 256
+HEIGHT = 257
 BITS_PER_SAMPLE = 258
+ORIENTATION = 274
 SAMPLES_PER_PIXEL = 277
+EXTRA_SAMPLES = 338
 SAMPLE_FORMAT = 339
-SHORT = 3
+# Letter of struct and number of bytes by the kind of a tag.
+TAG_KINDS = {3: ("H", 2), 4: ("I", 4)}
 
 
 def _tiff_tags(data: bytes, layout: TiffLayout) -> dict[int, int]:
-    """Return the first value of each short tag of the first image of a TIFF."""
+    """Return the first value of each tag of integers of the first image of a TIFF."""
     order = layout.order
     width = struct.calcsize(f"={layout.offset}")
     found = {}
@@ -230,13 +235,14 @@ def _tiff_tags(data: bytes, layout: TiffLayout) -> dict[int, int]:
         for index in range(count):
             entry = start + (4 + 2 * width) * index
             tag, kind, number = struct.unpack_from(f"{order}HH{layout.offset}", data, entry)
-            if kind != SHORT:
+            if kind not in TAG_KINDS:
                 continue
+            letter, size = TAG_KINDS[kind]
             # Values that fit are in the entry itself, more are where it points.
             where = entry + 4 + width
-            if 2 * number > width:
+            if size * number > width:
                 (where,) = struct.unpack_from(f"{order}{layout.offset}", data, where)
-            (found[tag],) = struct.unpack_from(f"{order}H", data, where)
+            (found[tag],) = struct.unpack_from(f"{order}{letter}", data, where)
     except (struct.error, OverflowError):
         pass  # a truncated file; the tags found so far are right
     return found
@@ -244,10 +250,14 @@ def _tiff_tags(data: bytes, layout: TiffLayout) -> dict[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Tiff:
-    """Pixel values of the first image of a TIFF."""
+    """Size and pixel values of the first image of a TIFF."""
 
+    width: int
+    height: int
     bits: int
     channels: int
+    alpha: int
+    """0: no transparency; 1: colours are multiplied by alpha; 2: they are not."""
     is_signed: bool
     is_decimal: bool
 
@@ -259,17 +269,16 @@ def read_tiff(data: bytes) -> Tiff | None:
         return None
     tags = _tiff_tags(data, layout)
     form = tags.get(SAMPLE_FORMAT, 1)
+    size = (tags.get(WIDTH, 0), tags.get(HEIGHT, 0))
+    # The last four of eight orientations swap width and height.
+    width, height = size[::-1] if tags.get(ORIENTATION, 1) > 4 else size
+    alpha = tags.get(EXTRA_SAMPLES, 0)
     return Tiff(
+        width=width,
+        height=height,
         bits=tags.get(BITS_PER_SAMPLE, 1),
         channels=tags.get(SAMPLES_PER_PIXEL, 1),
+        alpha=alpha if alpha in (1, 2) else 0,
         is_signed=form == 2,
         is_decimal=form == 3,
     )
-
-
-def is_16_bit(data: bytes) -> bool:
-    """Return whether an image file has values of more than 8 bits, up to 16."""
-    if data.startswith(PNG):
-        return data[24:25] == b"\x10"
-    tiff = read_tiff(data)
-    return data[:2] in (b"P5", b"P6") or (tiff is not None and 8 < tiff.bits <= 16)

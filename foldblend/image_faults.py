@@ -5,12 +5,14 @@ from __future__ import annotations
 import codecs
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import simplejpeg
 
+from foldblend.errors import BadImage
 from foldblend.image_bytes import JPEG, PNG, is_simple, png_damage, read_tiff
 
-__all__ = ["Fault", "damage_of", "fault_of"]
+__all__ = ["DECIMAL", "Fault", "bad_image", "damage_of", "fault_of"]
 
 FETCH = "fetch it again"
 CONVERT = "convert it to JPEG or PNG"
@@ -25,6 +27,11 @@ class Fault:
     cure: str = FETCH
     test_cure: str | None = None
     """The cure for test images, which cannot be skipped; None: the same."""
+
+
+def bad_image(path: str | Path, fault: Fault) -> BadImage:
+    """Return the error for a file with a fault."""
+    return BadImage(f"{path}: {fault.problem}", fault.cure, fault.test_cure)
 
 
 def _damaged(what: str) -> Fault:
@@ -42,7 +49,6 @@ LOOKALIKES = (
     (0, b"8BPS", "is a Photoshop file", CONVERT),
     (0, b"\xff\x0a", "is JPEG XL", CONVERT),
     (4, b"JXL ", "is JPEG XL", CONVERT),
-    (128, b"DICM", "is DICOM", CONVERT),
     (0, b"SIMPLE  =", "is a FITS file", CONVERT),
     (0, b"\x93NUMPY", "is a NumPy array", CONVERT),
     (0, b"\x89HDF", "is an HDF5 file", CONVERT),
@@ -105,6 +111,7 @@ def damage_of(data: bytes) -> tuple[Fault | None, bool]:
 
 
 SIGNED = Fault("has signed pixel values", "save it with unsigned 8 or 16 bits")
+DECIMAL = Fault("has decimal pixel values", "train with --pixel-range LOW,HIGH")
 
 
 def _values_fault(data: bytes) -> Fault | None:
@@ -113,7 +120,7 @@ def _values_fault(data: bytes) -> Fault | None:
     if tiff is None:
         return None
     if tiff.is_decimal:
-        return Fault("has decimal pixel values", "save it with 8 or 16 bits")
+        return DECIMAL
     if tiff.bits > 16:
         return Fault(f"has {tiff.bits}-bit pixel values", "save it with 8 or 16 bits")
     if tiff.is_signed:

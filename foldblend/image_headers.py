@@ -6,25 +6,29 @@ import io
 import logging
 import struct
 import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
 import cv2
 import PIL.Image
 
+from foldblend.dicom import dicom_size
 from foldblend.errors import BadImage
-from foldblend.image_faults import Fault, fault_of
+from foldblend.image_bytes import read_tiff
+from foldblend.image_faults import bad_image, fault_of
+from foldblend.image_natures import is_dicom
 
 __all__ = [
     "LARGE_BYTES",
     "PIXEL_BYTES",
     "SCALED",
     "Size",
-    "bad_image",
     "check_size",
     "header_of",
     "mode_of",
     "size_of",
+    "turn_of",
 ]
 
 Size = tuple[int, int]
@@ -45,6 +49,7 @@ warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 ORIENTATION_TAG = 0x0112
+DICOM_START = 132  # bytes up to the end of its mark
 
 # Decoding a JPEG at 1/8, 1/4 or 1/2 of its size takes a fraction of the time.
 SCALED = {
@@ -65,18 +70,43 @@ BROKEN = (
 )
 
 
-def _is_turned(header: PIL.Image.Image) -> bool:
-    """Return whether the EXIF data swap width and height."""
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Size of an image of a kind that Pillow does not know, as an upright image has it."""
+
+    format: str
+    width: int
+    height: int
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def __enter__(self) -> Header:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+AnyHeader = PIL.Image.Image | Header
+
+
+def turn_of(header: AnyHeader) -> int:
+    """Return the EXIF orientation of an image, from 1 (upright) to 8, by which OpenCV turns it."""
     # Pillow rotates TIFFs itself and lists no EXIF for them; OpenCV does not rotate AVIFs.
-    if "exif" not in header.info or header.format == "AVIF":
-        return False
+    if isinstance(header, Header) or "exif" not in header.info or header.format == "AVIF":
+        return 1
     try:
-        return header.getexif().get(ORIENTATION_TAG) in TURNED
+        turn = header.getexif().get(ORIENTATION_TAG)
+        return turn if isinstance(turn, int) and 1 <= turn <= 8 else 1
     except BROKEN:
-        return False
+        return 1
 
 
-def _mode_for(header: PIL.Image.Image, at_least: Size | None) -> int:
+def _is_turned(header: AnyHeader) -> bool:
+    """Return whether the EXIF data swap width and height."""
+    return turn_of(header) in TURNED
+
+
+def _mode_for(header: AnyHeader, at_least: Size | None) -> int:
     """Return cv2's flag of the smallest scaled decoding that is at least `at_least` large."""
     # For other formats cv2 would decode the whole image and then drop pixels.
     if at_least is None or header.format != "JPEG":
@@ -90,10 +120,6 @@ def _mode_for(header: PIL.Image.Image, at_least: Size | None) -> int:
     return fits[0] if fits else cv2.IMREAD_COLOR
 
 
-def bad_image(path: str | Path, fault: Fault) -> BadImage:
-    return BadImage(f"{path}: {fault.problem}", fault.cure, fault.test_cure)
-
-
 CURE = "scale it down, or raise --max-pixels"
 
 
@@ -102,7 +128,7 @@ def _too_large(path: str | Path, max_pixels: int) -> BadImage:
     return BadImage(f"{path}: over {limit}", "scale it down, raise --max-pixels", CURE)
 
 
-def size_of(header: PIL.Image.Image) -> Size:
+def size_of(header: AnyHeader) -> Size:
     """Return the width and height of an image when it is upright."""
     size = (header.width, header.height)
     return size[::-1] if _is_turned(header) else size
@@ -141,8 +167,21 @@ class _Reads:
         return self.file.read(size)
 
 
-def header_of(path: str | Path, file: IO[bytes], max_pixels: int) -> PIL.Image.Image:
+def header_of(path: str | Path, file: IO[bytes], max_pixels: int) -> AnyHeader:
     """Return the header of an image whose file was opened; errors are those of `mode_of`."""
+    header = _header_of(path, file, max_pixels)
+    # Check the header before decoding: a 1.2 MB PNG of 20,000 x 20,000 pixels would take 2.4 GB.
+    if header.width * header.height > max_pixels:
+        raise _too_large(path, max_pixels)
+    return header
+
+
+def _header_of(path: str | Path, file: IO[bytes], max_pixels: int) -> AnyHeader:
+    start = file.read(DICOM_START)
+    file.seek(0)
+    # A file may be DICOM and TIFF at once.
+    if is_dicom(start):
+        return Header("DICOM", *dicom_size(path, file))
     try:
         header = PIL.Image.open(cast("IO[bytes]", _Reads(file)))
     except PIL.Image.DecompressionBombError:
@@ -151,17 +190,19 @@ def header_of(path: str | Path, file: IO[bytes], max_pixels: int) -> PIL.Image.I
             raise _too_large(path, max_pixels) from None
         PIL.Image.MAX_IMAGE_PIXELS = max_pixels
         file.seek(0)
-        return header_of(path, file, max_pixels)
+        return _header_of(path, file, max_pixels)
     except BROKEN:
         file.seek(0)
-        raise bad_image(path, fault_of(file.read(LARGE_BYTES))) from None
-    # Check the header before decoding: a 1.2 MB PNG of 20,000 x 20,000 pixels would take 2.4 GB.
-    if header.width * header.height > max_pixels:
-        raise _too_large(path, max_pixels)
+        data = file.read(LARGE_BYTES)
+        tiff = read_tiff(data)
+        # Pillow does not know all kinds of pixel values.
+        if tiff is not None and tiff.width and tiff.height and (tiff.is_decimal or tiff.bits > 8):
+            return Header("TIFF", tiff.width, tiff.height)
+        raise bad_image(path, fault_of(data)) from None
     return header
 
 
-def check_size(path: str | Path, header: PIL.Image.Image, num_bytes: int) -> None:
+def check_size(path: str | Path, header: AnyHeader, num_bytes: int) -> None:
     """Raise BadImage for a file of far more bytes than the one image in it needs."""
     if header.format not in SINGLE or getattr(header, "is_animated", False):
         return

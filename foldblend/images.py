@@ -16,31 +16,37 @@ import numpy as np
 import pandas as pd
 
 from foldblend.errors import BadImage, UserError
-from foldblend.image_bytes import is_16_bit, quiet
-from foldblend.image_faults import FETCH, damage_of, fault_of
+from foldblend.image_bytes import quiet
+from foldblend.image_faults import FETCH, bad_image, damage_of
 from foldblend.image_headers import (
     LARGE_BYTES,
     PIXEL_BYTES,
     SCALED,
     Size,
-    bad_image,
     check_size,
     header_of,
     mode_of,
     size_of,
 )
+from foldblend.image_natures import PLAIN, nature_of
+from foldblend.image_values import Values, decode, decode_rgb, values_of
+from foldblend.levels import AS_BEFORE, Levels
 from foldblend.limits import MAX_PIXELS, MOST_PIXELS
 from foldblend.progress import track
 from foldblend.reading import open_regular, read_bounded
 
 __all__ = [
+    "AS_BEFORE",
     "SCALED",
     "Box",
     "Checked",
+    "Levels",
     "Size",
+    "Values",
     "boxes_of",
     "check_images",
     "crop",
+    "find_values",
     "image_key",
     "read_image",
     "read_with_size",
@@ -48,23 +54,9 @@ __all__ = [
 ]
 
 Box = tuple[float, float, float, float]
-NO_MEMORY = -4  # code of OpenCV's error
 
 if "OPENCV_LOG_LEVEL" not in os.environ:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-
-
-def _decode(path: str | Path, data: bytes, mode: int) -> np.ndarray:
-    """Return an image as cv2 decodes it with a flag. Raises BadImage if it cannot."""
-    try:
-        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), mode)
-    except cv2.error as error:
-        if error.code == NO_MEMORY:
-            raise MemoryError(f"{path}: {error.err}") from None
-        image = None
-    if image is None:
-        raise bad_image(path, fault_of(data))
-    return image
 
 
 def _read_bytes(path: str | Path, max_pixels: int) -> bytes:
@@ -91,6 +83,7 @@ def read_image(
     content: str | None = None,
     checked: bool = False,
     max_pixels: int = MAX_PIXELS,
+    levels: Levels = AS_BEFORE,
 ) -> np.ndarray:
     """Return an image as RGB uint8, rotated upright by its EXIF orientation.
 
@@ -111,6 +104,8 @@ def read_image(
         and `max_pixels` does not apply.
     max_pixels
         Pixels of the largest image that is read (--max-pixels).
+    levels
+        What becomes of values of more than 8 bits, and of transparency.
 
     Returns
     -------
@@ -124,7 +119,13 @@ def read_image(
         content hash, or if the box lies outside the image.
     """
     return read_with_size(
-        path, box, at_least=at_least, content=content, checked=checked, max_pixels=max_pixels
+        path,
+        box,
+        at_least=at_least,
+        content=content,
+        checked=checked,
+        max_pixels=max_pixels,
+        levels=levels,
     )[0]
 
 
@@ -136,6 +137,7 @@ def read_with_size(
     content: str | None = None,
     checked: bool = False,
     max_pixels: int = MAX_PIXELS,
+    levels: Levels = AS_BEFORE,
 ) -> tuple[np.ndarray, Size]:
     """Return an image, or a part of it, and the width and height of the whole upright image.
 
@@ -150,8 +152,7 @@ def read_with_size(
     fault = None if checked else damage_of(data)[0]
     if fault is not None:
         raise bad_image(path, fault)
-    decoded = _decode(path, data, mode)
-    image = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+    image = decode_rgb(path, data, mode, levels)
     return image if box is None else crop(path, image, box), size
 
 
@@ -209,44 +210,48 @@ class Checked:
 
     content: str
     """Hash of the file's content."""
-    peak: int | None = None
-    """Largest value of an image with 16 bits per value; None for other images."""
+    values: Values | None = None
+    """Values that have more than 8 bits, or transparency; None for images without either."""
 
 
 def _check_one(
-    path: str, box: Box | None, known: Container[bytes], max_pixels: int
+    path: str, box: Box | None, known: Container[bytes], max_pixels: int, levels: Levels
 ) -> Checked | BadImage:
     try:
         data = _read_bytes(path, max_pixels)
         content = _hash(data)
         if image_key(content, box) not in known:
             _check_bytes(path, quiet(data), box, max_pixels)
-        return Checked(content, _peak(path, quiet(data)) if is_16_bit(data) else None)
+        return Checked(content, values_of(path, quiet(data), levels))
     except BadImage as error:
         return error
 
 
 def _check_bytes(path: str, data: bytes, box: Box | None, max_pixels: int) -> None:
     """Raise BadImage if an image, or the part in the box, cannot be used."""
-    mode, _ = mode_of(path, data, (1, 1) if box is None else None, max_pixels)
+    mode, size = mode_of(path, data, (1, 1) if box is None else None, max_pixels)
     fault, is_decoded = damage_of(data)
     if fault is not None:
         raise bad_image(path, fault)
     if is_decoded and box is None:
         return
-    image = _decode(path, data, mode)
+    nature = nature_of(data)
+    if nature.is_dicom or nature.is_deep:
+        # Their values are looked at next, so that they are decoded there.
+        if box is not None:
+            crop(path, np.broadcast_to(np.uint8(0), size[::-1]), box)
+        return
+    image = decode(path, data, mode)
     if box is not None:
         crop(path, image, box)
 
 
-def _peak(path: str, data: bytes) -> int | None:
-    """Return the largest value of an image, or None if cv2 reads it with 8 bits."""
-    image = _decode(path, data, cv2.IMREAD_ANYDEPTH)
-    return int(image.max()) if image.dtype == np.uint16 else None
-
-
 def check_images(
-    table: pd.DataFrame, known: Container[bytes] = (), *, max_pixels: int = MAX_PIXELS
+    table: pd.DataFrame,
+    known: Container[bytes] = (),
+    *,
+    max_pixels: int = MAX_PIXELS,
+    levels: Levels = AS_BEFORE,
 ) -> list[Checked | BadImage]:
     """Decode every image of a manifest's table once and return content hashes or errors.
 
@@ -258,6 +263,8 @@ def check_images(
         Keys (see `image_key`) of images that were decoded before; these are only hashed.
     max_pixels
         Pixels of the largest image that can be used (--max-pixels).
+    levels
+        What becomes of other values. A range that is decided from these images is not needed yet.
 
     Returns
     -------
@@ -266,6 +273,31 @@ def check_images(
     """
     # Threads are enough: cv2, simplejpeg, zlib and hashlib release the GIL.
     with ThreadPoolExecutor() as pool:
-        check = functools.partial(_check_one, known=known, max_pixels=max_pixels)
+        check = functools.partial(_check_one, known=known, max_pixels=max_pixels, levels=levels)
         checked = pool.map(check, table["path"], boxes_of(table))
         return list(track(checked, "check images", total=len(table), unit="images"))
+
+
+def _values_in(path: str, max_pixels: int, levels: Levels) -> Checked | BadImage:
+    try:
+        data = _read_bytes(path, max_pixels)
+        nature = nature_of(data)
+        if nature == PLAIN:
+            return Checked("")
+        mode_of(path, quiet(data), None, max_pixels)
+        return Checked("", values_of(path, quiet(data), levels))
+    except BadImage as error:
+        return error
+
+
+def find_values(
+    table: pd.DataFrame, *, max_pixels: int = MAX_PIXELS, levels: Levels = AS_BEFORE
+) -> list[Checked | BadImage]:
+    """Return the values of images, as `check_images` does, but without hashes and checks.
+
+    Only images with more than 8 bits are decoded.
+    """
+    with ThreadPoolExecutor() as pool:
+        find = functools.partial(_values_in, max_pixels=max_pixels, levels=levels)
+        found = pool.map(find, table["path"])
+        return list(track(found, "find pixel values", total=len(table), unit="images"))

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from foldblend.errors import require
 from foldblend.flags import flag, one_part
+from foldblend.levels import parse_range, parse_window
 from foldblend.limits import MAX_PIXELS, MAX_ROWS, check_limits
 
 __all__ = ["LAYOUTS", "AuditConfig", "DataConfig", "SplitConfig"]
@@ -70,6 +71,10 @@ class DataConfig:
     """
     test_image_col: str | None = None
     """Column of the table of test images with the path; default: as --image-col."""
+    test_group_col: str | None = None
+    """Column of the table of test images with the group, for predictions and scores by group.
+    Default: as --group-col, if the table has it.
+    """
     image_suffix: str | None = flag(None, layouts=ANY_CLASSES)
     """Suffix of the images, such as .jpg: added to names in a table, required in folders."""
     sep: str | None = None
@@ -117,6 +122,16 @@ class DataConfig:
     """Merge groups that share an image (identical or nearly so)."""
     on_bad_image: Literal["stop", "skip"] = "stop"
     """What to do if a labelled image is missing or unreadable: stop with an error, or skip it."""
+    # Earlier versions took the upper 8 of 16 bits and dropped transparency; their runs keep that.
+    pixel_range: str = flag("auto", before="off")
+    """Values that become black and white in images of more than 8 bits, as LOW,HIGH.
+    Images with decimal values need it. auto: the bit depth (8, 10, 12, 14 or 16) that holds the
+    values of all training images, or that of DICOM headers; off: the upper 8 of 16 bits.
+    """
+    dicom_window: str = "full"
+    """Values of DICOM images: full (--pixel-range), file (window of each file) or CENTER,WIDTH."""
+    alpha_background: Literal["white", "grey", "black", "drop"] = flag("white", before="drop")
+    """What transparent pixels are laid over; drop: the colours that they have in the file."""
     max_rows: int = MAX_ROWS
     """Most rows of a table; one with more is an error, before it fills the memory."""
     max_pixels: int = MAX_PIXELS
@@ -124,6 +139,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_limits(self.max_rows, self.max_pixels)
+        parse_range(self.pixel_range)
+        parse_window(self.dicom_window)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -221,6 +221,7 @@ def job_of(run: Prepared, folder: Path, *, say: Say, device_room: int | None = N
         passes=_reads(run),
         device_room=device_room if is_on_device else None,
         say=say,
+        needs_levels=manifest.needs_levels,
     )
     return FoldJob(
         folder=folder,

@@ -38,6 +38,7 @@ from pipeline.data.crop import with_crop
 from pipeline.engines.registry import TORCH
 from pipeline.inference_engine import decide_engine
 from pipeline.job import Prepared
+from pipeline.levels import levels_differ, levels_key, levels_settings
 from pipeline.machine import decide_compile, resolve_machine, rows_of
 from pipeline.models.attribute_head import make_join
 from pipeline.models.backbones import (
@@ -161,6 +162,7 @@ def _resolve(config: RunConfig, manifest: Manifest, size: str, name: str) -> Run
     decided = replace(
         config,
         **paths,
+        **levels_settings(manifest),
         data="demo" if manifest.is_demo else root,
         img_size=size,
         name=name,
@@ -228,7 +230,12 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
     folder = _run_folder(config, manifest)
     # Without --name, the name of the run follows from data and backbone and is known only now.
     written = Run(folder).settings if config.output.resume else {}
+    before = config
     config = as_started(config, written) if config.output.resume else config
+    if levels_differ(before.data, config.data):
+        manifest, data_hash = load_data(
+            config.data, lambda line: None, known, fold_file=config.split.fold_file
+        )
     if not is_made:
         check_orders(config, manifest, written)
         check_score_by(config, manifest)
@@ -237,7 +244,7 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
         manifest, model.crop, share=model.crop_share, cache_dir=cache_dir, say=say, keep=keep
     )
     config = _apply_profile(config, manifest, say)
-    preprocess = preprocess_of(config.model, record)
+    preprocess = preprocess_of(config.model, record, manifest.levels)
     views = parse_views(config.infer.tta)
     check_views(views, width=preprocess.width, height=preprocess.height)
     undecided = _resolve(config, manifest, f"{preprocess.width}x{preprocess.height}", folder.name)
@@ -288,6 +295,7 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
     train_only = manifest.train_only_hash()
     if train_only is not None:
         run_key["images for training only"] = train_only
+    run_key |= levels_key(manifest)
     if crop is not None:
         run_key["crop"] = manifest.labels_hash()  # includes the boxes
         manifest = dataclasses.replace(manifest, notes=(*manifest.notes, crop))

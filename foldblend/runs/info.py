@@ -209,6 +209,17 @@ class PreprocessInfo(TypedDict, total=False):
     color: str
     """Order of the channels."""
     grey: str
+    pixel_range: Annotated[list[float], length(2, 2)] | None
+    """Values that become 0 and 255 in images of more than 8 bits; null: the upper 8 of 16 bits.
+
+    The value of a DICOM image is the stored one after rescaling.
+    """
+    dicom_window: str
+    """Values of DICOM images that become black and white: those of `pixel_range` ("full"), those of
+    the window in each file ("file"), or those of the window with this centre and width.
+    """
+    background: str | None
+    """What transparent pixels are laid over: white (255), grey (128) or black; null: dropped."""
     alpha: str
     """Treatment of transparency. Where it is dropped, the stored colours stay."""
     bits: str

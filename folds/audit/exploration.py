@@ -13,7 +13,7 @@ import pandas as pd
 
 from foldblend.cli import Say
 from foldblend.errors import BadImage, UserError, counted, listed
-from foldblend.images import Box, boxes_of, crop, read_image
+from foldblend.images import Box, Levels, boxes_of, crop, read_image
 from foldblend.limits import MAX_PIXELS
 from foldblend.progress import track
 from foldblend.words import plural
@@ -128,10 +128,15 @@ class _Look:
 
 
 def _look(
-    path: str, box: Box | None, want_features: bool, want_sketch: bool, max_pixels: int
+    path: str,
+    box: Box | None,
+    want_features: bool,
+    want_sketch: bool,
+    max_pixels: int,
+    levels: Levels,
 ) -> _Look | BadImage:
     try:
-        whole = read_image(path, max_pixels=max_pixels)
+        whole = read_image(path, max_pixels=max_pixels, levels=levels)
         image = whole if box is None else crop(path, whole, box)
     except BadImage as error:
         return error
@@ -152,7 +157,9 @@ def _all_images(manifest: Manifest) -> pd.DataFrame:
     return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
 
 
-def _look_at_all(images: pd.DataFrame, *, deep: bool, max_pixels: int) -> list[_Look | BadImage]:
+def _look_at_all(
+    images: pd.DataFrame, *, deep: bool, max_pixels: int, levels: Levels
+) -> list[_Look | BadImage]:
     is_train = (images["part"] == "train").to_numpy()
     # Only a few images of each group are sketched, because matching them takes most of the time.
     is_sketched = np.zeros(len(images), bool)
@@ -160,7 +167,7 @@ def _look_at_all(images: pd.DataFrame, *, deep: bool, max_pixels: int) -> list[_
         is_sketched[few_rows_of_groups(images["group"].to_numpy()[is_train])] = True
     # Threads are enough: cv2 and hashlib release the interpreter lock.
     with ThreadPoolExecutor() as pool:
-        look = functools.partial(_look, max_pixels=max_pixels)
+        look = functools.partial(_look, max_pixels=max_pixels, levels=levels)
         looks = pool.map(look, images["path"], boxes_of(images), is_train & deep, is_sketched)
         return list(track(looks, "read images", total=len(images), unit="images"))
 
@@ -219,7 +226,7 @@ def explore(
     merge: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> Exploration:
-    """Read every image once and return the results of all checks.
+    """Read every image and return the results of all checks.
 
     Parameters
     ----------
@@ -248,7 +255,9 @@ def explore(
     has_groups = bool(manifest.train["group"].duplicated().any())
     images = _all_images(manifest)
     num_train = len(manifest.train)
-    results = _look_at_all(images, deep=deep and has_groups, max_pixels=max_pixels)
+    results = _look_at_all(
+        images, deep=deep and has_groups, max_pixels=max_pixels, levels=manifest.levels
+    )
     is_good_N = np.array([not isinstance(result, BadImage) for result in results])
     manifest = _without(manifest, results)
     looks = [result for result in results if isinstance(result, _Look)]

@@ -10,7 +10,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from foldblend.errors import counted
-from foldblend.images import boxes_of, read_image
+from foldblend.images import Levels, boxes_of, read_image
 from foldblend.words import plural
 from folds.audit.checks import NO_PROBLEMS
 from folds.audit.exploration import Exploration
@@ -29,18 +29,21 @@ MOST_TILES = 400
 TILES_A_CLASS = 10
 
 
-def _tile(images: pd.DataFrame, row: int, classes: Sequence[str]) -> dict[str, str]:
+def _tile(images: pd.DataFrame, row: int, classes: Sequence[str], levels: Levels) -> dict[str, str]:
     about = images.iloc[row]
-    image = read_image(about["path"], boxes_of(images.iloc[[row]])[0], checked=True)
+    box = boxes_of(images.iloc[[row]])[0]
+    image = read_image(about["path"], box, checked=True, levels=levels)
     label = "test" if about["label"] < 0 else classes[int(about["label"])]
     return {"src": thumbnail(image), "name": str(about["image_id"]), "label": label}
 
 
-def _finding(finding: Finding, images: pd.DataFrame, classes: Sequence[str]) -> dict[str, Any]:
+def _finding(
+    finding: Finding, images: pd.DataFrame, classes: Sequence[str], levels: Levels
+) -> dict[str, Any]:
     shown = [
         {
-            "left": _tile(images, left, classes),
-            "right": _tile(images, right, classes),
+            "left": _tile(images, left, classes, levels),
+            "right": _tile(images, right, classes, levels),
             "text": text,
         }
         for (left, right), text in list(zip(finding.pairs, finding.texts, strict=True))[:MOST_PAIRS]
@@ -202,7 +205,9 @@ def _sheets(seen: Exploration) -> tuple[list[dict[str, Any]], int]:
             {
                 "name": classes[label],
                 "text": f"{counts[label]:,} images of {counted(num_groups, group_name)}",
-                "tiles": [_tile(seen.images, int(row), classes) for row in rows],
+                "tiles": [
+                    _tile(seen.images, int(row), classes, seen.manifest.levels) for row in rows
+                ],
             }
         )
     return sheets, len(counts) - len(shown)
@@ -247,7 +252,9 @@ def audit_page(
         "notes": manifest.notes,
         "warnings": manifest.warnings,
         "unreadable": seen.unreadable,
-        "findings": [_finding(one, seen.images, manifest.classes) for one in seen.findings],
+        "findings": [
+            _finding(one, seen.images, manifest.classes, manifest.levels) for one in seen.findings
+        ],
         "file_notes": seen.notes,
         "no_problems": NO_PROBLEMS,
         "checks": seen.check_lines(),

@@ -14,6 +14,7 @@ from folds.audit.exploration import explore
 from folds.audit.page import audit_page
 from folds.config import AuditConfig
 from folds.data.manifest import slug
+from folds.data.pixel_range import with_levels_found
 from folds.data.source import load_manifest
 from folds.data.training_only import ids_for_training_only, joined, taken_apart
 from folds.plan import fold_lines, fold_map, fold_warnings
@@ -69,6 +70,7 @@ def run_audit(config: AuditConfig, *, say: Say = write) -> Path:
     # Data that cannot be split fail here, before every image is read.
     fold_RN = fold_map(split, manifest)
     with lines_to(say):
+        manifest = with_levels_found(manifest, config.data, say)
         deep = not config.page.quick
         seen = explore(
             manifest,

@@ -19,7 +19,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from foldblend.errors import counted, listed
-from foldblend.images import boxes_of, read_image
+from foldblend.images import AS_BEFORE, Levels, boxes_of, read_image
 from foldblend.progress import track
 from folds.data.hamming import near_pairs
 
@@ -88,13 +88,13 @@ def print_of(image: np.ndarray) -> Print:
     return digest.hexdigest(), int.from_bytes(np.packbits(bits).tobytes(), "big"), grey, tint
 
 
-def prints_of(table: pd.DataFrame) -> Prints:
-    """Return the fingerprints of the images of a manifest's table.
+def prints_of(table: pd.DataFrame, levels: Levels = AS_BEFORE) -> Prints:
+    """Return the fingerprints of the images of a manifest's table, as the levels make them.
 
     Raises BadImage for an image that cannot be read.
     """
     # Only check_images adds the hashes of the files.
-    read = functools.partial(read_image, checked="content" in table)
+    read = functools.partial(read_image, checked="content" in table, levels=levels)
     # Threads are enough: cv2 and hashlib release the interpreter lock.
     with ThreadPoolExecutor() as pool:
         prints = pool.map(lambda *source: print_of(read(*source)), table["path"], boxes_of(table))

@@ -21,6 +21,7 @@ from folds.data.duplicates import (
     prints_of,
 )
 from folds.data.manifest import Manifest
+from folds.data.pixel_range import levels_asked, with_levels, with_test_values
 from folds.data.source import load_manifest
 from folds.data.training_only import (
     ids_for_training_only,
@@ -30,9 +31,6 @@ from folds.data.training_only import (
 )
 
 __all__ = ["load_data", "merge_groups"]
-
-# A 16-bit image whose largest value is below this is darker than 1/4 of white.
-DARK = 2**14
 
 
 def load_data(
@@ -75,21 +73,22 @@ def load_data(
         say(note)
     alone = ids_for_training_only(manifest, fold_file, say)
     manifest = joined(manifest)
-    results = check_images(manifest.train, known, max_pixels=config.max_pixels)
+    asked = levels_asked(config)
+    results = check_images(manifest.train, known, max_pixels=config.max_pixels, levels=asked)
     manifest = _readable(manifest, results, skip=config.on_bad_image == "skip", say=say)
     good = [one for one in results if isinstance(one, Checked)]
     content = [one.content for one in good]
     manifest = dataclasses.replace(manifest, train=manifest.train.assign(content=content))
-    manifest = _with_dark(manifest, "train", good, say)
+    manifest = with_levels(manifest, config, good, say)
     manifest = taken_apart(manifest, alone)
     content = manifest.train["content"].tolist()
     groups = manifest.train["group"].to_numpy()
     manifest = _with_duplicates(manifest, content, config.merge_duplicates, say)
     test_good = _check_test(manifest, known, config.max_pixels)
+    manifest = with_test_values(manifest, test_good, say)
     test_content = [one.content for one in test_good]
     if manifest.test is not None:
         manifest = dataclasses.replace(manifest, test=manifest.test.assign(content=test_content))
-    manifest = _with_dark(manifest, "test", test_good, say)
     manifest, seen = with_groups_held_with(manifest, groups, say)
     tested = {*test_content}
     in_both = [
@@ -177,7 +176,7 @@ def _check_test(manifest: Manifest, known: Container[bytes], max_pixels: int) ->
     """Return the checked test images. Raises UserError if one of them cannot be used."""
     if manifest.test is None:
         return []
-    results = check_images(manifest.test, known, max_pixels=max_pixels)
+    results = check_images(manifest.test, known, max_pixels=max_pixels, levels=manifest.levels)
     bad = [result for result in results if isinstance(result, BadImage)]
     if bad:
         # Test images are never skipped, because a submission needs every row.
@@ -186,41 +185,13 @@ def _check_test(manifest: Manifest, known: Container[bytes], max_pixels: int) ->
     return [result for result in results if isinstance(result, Checked)]
 
 
-def _with_dark(manifest: Manifest, part: str, found: Sequence[Checked], say: Say) -> Manifest:
-    """Warn of 16-bit images that use a small part of their range, as 12-bit X-rays do.
-
-    Only the upper 8 of 16 bits are read.
-    """
-    table = manifest.train if part == "train" else manifest.test
-    if table is None:
-        return manifest
-    dark = [
-        (name, one.peak)
-        for name, one in zip(table["image_id"], found, strict=True)
-        if one.peak is not None and one.peak < DARK
-    ]
-    if not dark:
-        return manifest
-    images = counted(len(dark), "image" if part == "train" else "test image")
-    have, use, they, them = (
-        ("has", "uses", "it", "it") if len(dark) == 1 else ("have", "use", "they", "them")
-    )
-    return _noted(
-        manifest,
-        f"{images} {have} 16 bits but {use} only values up to {max(peak for _, peak in dark)} of"
-        f" 65535, so {they} will look nearly black: {listed(name for name, _ in dark)}; scale"
-        f" {them} to the full range",
-        say,
-    )
-
-
 def _with_duplicates(manifest: Manifest, content: list[str], merge: bool, say: Say) -> Manifest:
     """Warn of images in two groups or with two labels, and merge groups if `merge` is set.
 
     Without `merge` only identical files are found; near duplicates need every image decoded again.
     """
     train = manifest.train
-    pairs = duplicate_pairs(prints_of(train)) if merge else equal_pairs(content)
+    pairs = duplicate_pairs(prints_of(train, manifest.levels)) if merge else equal_pairs(content)
     lines = describe_pairs(pairs, train)
     for line in lines:
         say(f"warning: {line}")

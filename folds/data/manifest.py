@@ -18,6 +18,7 @@ import pandas as pd
 from foldblend.attributes import Attribute
 from foldblend.errors import UserError, listed
 from foldblend.files import is_file
+from foldblend.levels import AS_BEFORE, Levels
 from foldblend.runs.folder import ids_hash
 from foldblend.runs.submission import SubmissionForm
 from folds.data.image_table import ImageTable
@@ -92,6 +93,10 @@ class Manifest:
     """Columns, rows and order of submission.csv; None for ImageID and ans."""
     found: tuple[str, ...] = ()
     """Sentences on what was recognised in the data, for the log."""
+    levels: Levels = AS_BEFORE
+    """What becomes of values of more than 8 bits, and of transparency."""
+    needs_levels: bool = False
+    """Whether there are such images, whose pixels depend on `levels`."""
 
     @property
     def num_classes(self) -> int:

@@ -16,6 +16,7 @@ from scipy.sparse.csgraph import connected_components
 
 from foldblend.cli import Say
 from foldblend.errors import UserError, counted, listed
+from foldblend.levels import Levels
 from folds.data.duplicates import IN_TEST, Prints, duplicate_pairs, equal_pairs, prints_of
 from folds.data.manifest import Manifest
 from folds.fold_file import training_only_rows
@@ -77,9 +78,9 @@ def ids_for_training_only(manifest: Manifest, fold_file: str | None, say: Say) -
     return extra | ({*found} & {*known})
 
 
-def _components(tables: Mapping[str, pd.DataFrame]) -> dict[str, np.ndarray]:
+def _components(tables: Mapping[str, pd.DataFrame], levels: Levels) -> dict[str, np.ndarray]:
     """Return a number for each image of each table; images that look the same have one number."""
-    prints = [prints_of(table) for table in tables.values()]
+    prints = [prints_of(table, levels) for table in tables.values()]
     every = Prints(
         **{
             name.name: np.concatenate([getattr(one, name.name) for one in prints])
@@ -122,7 +123,7 @@ def with_groups_held_with(
     tables = {"train": manifest.train, "alone": alone}
     if manifest.test is not None:
         tables["test"] = manifest.test
-    parts = _components(tables)
+    parts = _components(tables, manifest.levels)
     group_N = manifest.train["group"].to_numpy()
     names = manifest.train["image_id"].to_numpy()
     rows_of_part: dict[int, list[int]] = defaultdict(list)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from foldblend.cli import Say
 from foldblend.errors import counted, did_you_mean, listed, require
-from foldblend.images import Box, Size, upright_size
+from foldblend.images import AS_BEFORE, Box, Levels, Size, upright_size
 from folds.data.manifest import Manifest
 from pipeline.data.faces import face_finder, find_faces
 
@@ -77,7 +77,16 @@ def with_crop(
     )
     every = pd.concat([table[["path", "content"]] for table in manifest.tables], ignore_index=True)
     cropped = CROPS[crop](
-        every, share, functools.partial(find_faces, cache_dir=cache_dir, keep=keep, say=say)
+        every,
+        share,
+        functools.partial(
+            find_faces,
+            cache_dir=cache_dir,
+            keep=keep,
+            say=say,
+            levels=manifest.levels,
+            needs_levels=manifest.needs_levels,
+        ),
     )
     if cropped is None:
         return manifest, None
@@ -141,7 +150,7 @@ def _face_window(face_6: np.ndarray, share: float) -> Box:
     return window(size, around, ((x1 + x2) / 2, (y1 + y2) / 2 - LIFT * (y2 - y1)))
 
 
-def box_finder(crop: str, share: float) -> Callable[[str], Box | None]:
+def box_finder(crop: str, share: float, levels: Levels = AS_BEFORE) -> Callable[[str], Box | None]:
     """Return a function from an image file to the box of a crop, or None for the whole image.
 
     Threads may call it. For single images that come later; `with_crop` is for a data set.
@@ -152,6 +161,8 @@ def box_finder(crop: str, share: float) -> Callable[[str], Box | None]:
         Name in CROPS; with "box", boxes are the caller's, and the function returns None.
     share
         Width and height of a centre crop as a share of the image.
+    levels
+        What becomes of values of more than 8 bits, and of transparency.
 
     Raises
     ------
@@ -159,7 +170,7 @@ def box_finder(crop: str, share: float) -> Callable[[str], Box | None]:
         If the face detector is not installed.
     """
     if crop == "face":
-        find = face_finder()
+        find = face_finder(levels)
         return lambda path: _face_window(find(path, None), share)
     if crop == "center":
         return lambda path: window(upright_size(path), share)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from foldblend.cli import Say
 from foldblend.errors import UserError
-from foldblend.images import image_key, read_image, upright_size
+from foldblend.images import AS_BEFORE, Levels, image_key, read_image, upright_size
 from foldblend.progress import Task, track
 from pipeline.data.cache import Store, cache_root
 from pipeline.data.kept import kept_or_made
@@ -42,10 +42,19 @@ def faces_folder(cache_dir: str | None) -> Path:
     return cache_root(cache_dir) / "faces"
 
 
-def find_faces(table: pd.DataFrame, *, cache_dir: str | None, keep: bool, say: Say) -> np.ndarray:
+def find_faces(
+    table: pd.DataFrame,
+    *,
+    cache_dir: str | None,
+    keep: bool,
+    say: Say,
+    levels: Levels = AS_BEFORE,
+    needs_levels: bool = False,
+) -> np.ndarray:
     """Return the size of each image and the box of its largest face.
 
-    The result is the same for any number of threads.
+    The result is the same for any number of threads. `needs_levels` tells whether there are images
+    of more than 8 bits, or with transparency.
 
     Returns
     -------
@@ -60,18 +69,20 @@ def find_faces(table: pd.DataFrame, *, cache_dir: str | None, keep: bool, say: S
     """
     weights = _weights()
     if not keep:
-        looks = _look(table, range(len(table)), weights)
+        looks = _look(table, range(len(table)), weights, levels)
         return np.stack([*track(looks, "find faces", total=len(table), unit="images")])
     content = hashlib.blake2b(weights, digest_size=16).hexdigest()
     look = {"side": SIDE, "least_score": LEAST_SCORE}
     policy = {"faces": FACES_VERSION, "weights": content, "opencv": cv2.__version__, **look}
+    if needs_levels:
+        policy["levels"] = levels.key
     store = Store.at(faces_folder(cache_dir), (6,), "float32", policy)
     keys = [image_key(content, None) for content in table["content"]]
     with Task("find faces", len({*keys}), unit="images") as task:
         faces_N6, _ = kept_or_made(
             store,
             keys,
-            lambda todo: _look(table, todo, weights),
+            lambda todo: _look(table, todo, weights, levels),
             say=say,
             progress=task.add,
             wait=lambda: say("Waiting for another process, which is detecting the same faces."),
@@ -104,9 +115,11 @@ def _detectors(weights: bytes, count: int) -> list[cv2.FaceDetectorYN]:
         log.setLogLevel(level)
 
 
-def _look(table: pd.DataFrame, todo: Sequence[int], weights: bytes) -> Iterator[np.ndarray]:
+def _look(
+    table: pd.DataFrame, todo: Sequence[int], weights: bytes, levels: Levels
+) -> Iterator[np.ndarray]:
     """Yield the row of `find_faces` for each position in `todo`."""
-    find = _finder(weights)
+    find = _finder(weights, levels)
     paths = table["path"].tolist()
     contents = table["content"].tolist()
     yield from in_threads(
@@ -114,15 +127,15 @@ def _look(table: pd.DataFrame, todo: Sequence[int], weights: bytes) -> Iterator[
     )
 
 
-def face_finder() -> Callable[[str, str | None], np.ndarray]:
+def face_finder(levels: Levels = AS_BEFORE) -> Callable[[str, str | None], np.ndarray]:
     """Return a function from a file and its content hash to its row of `find_faces`.
 
     Raises UserError if the detector is not installed.
     """
-    return _finder(_weights())
+    return _finder(_weights(), levels)
 
 
-def _finder(weights: bytes) -> Callable[[str, str | None], np.ndarray]:
+def _finder(weights: bytes, levels: Levels) -> Callable[[str, str | None], np.ndarray]:
     """Return a function from a file and its content hash to its row of `find_faces`."""
     workers = num_cores()
     # A detector may be used by one thread at a time only.
@@ -134,7 +147,7 @@ def _finder(weights: bytes) -> Callable[[str, str | None], np.ndarray]:
         width, height = upright_size(path)
         scale = min(1.0, SIDE / max(width, height))
         small = max(1, round(scale * width)), max(1, round(scale * height))
-        image = read_image(path, at_least=small, content=content, checked=True)
+        image = read_image(path, at_least=small, content=content, checked=True, levels=levels)
         # Always the model's input size, padded with black: not every OpenCV accepts another size.
         canvas = np.zeros((SIDE, SIDE, 3), np.uint8)
         canvas[: small[1], : small[0]] = cv2.resize(image, small, interpolation=cv2.INTER_AREA)[

@@ -239,6 +239,7 @@ def open_images(
     passes: int,
     device_room: int | None,
     say: Say,
+    needs_levels: bool = False,
 ) -> ImageSource:
     """Decode the images that are not cached yet and return all images of a run.
 
@@ -258,6 +259,8 @@ def open_images(
         Bytes of GPU memory that they may take, None if they are not needed there.
     say
         Writes a line to the log.
+    needs_levels
+        Whether there are images of more than 8 bits, or with transparency.
 
     Raises
     ------
@@ -270,6 +273,8 @@ def open_images(
     unique = [*first]
     width, height = preprocess.stored_size
     policy = {"pictures": IMAGES_VERSION, "decode": preprocess.decode, "opencv": cv2.__version__}
+    if needs_levels:
+        policy["levels"] = preprocess.levels.key
     store = Store.at(images_folder(cache_dir), (height, width, 3), "uint8", policy)
     num_missing = 0 if cache == "off" else len(store.missing(unique))
     room = Room(_free_disk(store.folder), _free_ram(), device_room)

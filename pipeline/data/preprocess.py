@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,17 +11,21 @@ import cv2
 import numpy as np
 import torch
 
-from foldblend.images import SCALED, Box, Size, read_with_size
+from foldblend.images import AS_BEFORE, SCALED, Box, Levels, Size, read_with_size
 from foldblend.limits import MAX_PIXELS
 from foldblend.runs.info import PreprocessInfo, RegionInfo
 
 __all__ = ["Preprocess", "region_of"]
 
 # What cv2.IMREAD_COLOR does with transparency, for run.json.
-ALPHA = (
+DROPPED = (
     "dropped; colour TIFF with unassociated alpha: colours are multiplied by alpha;"
     " GIF: transparent pixels have the background colour"
 )
+LAID = "laid over {}; dropped in grey TIFF, BMP and JPEG 2000"
+UPPER = "8; the upper 8 of 16"
+RANGE = "8; values of more bits: {:g} to {:g} become 0 to 255, rounded and clipped"
+LEVELS = ("pixel_range", "dicom_window", "background")
 
 
 @functools.cache
@@ -55,6 +60,17 @@ class Preprocess:
     """Share of width and height that a crop has; the rest is the margin for random crops."""
     decode: str = "scaled"
     """The mode "scaled" decodes large JPEGs at a fraction of their size, "full" at full size."""
+    pixel_range: tuple[float, float] | None = None
+    """Values that become 0 and 255 in images of more than 8 bits; None: the upper 8 of 16 bits."""
+    dicom_window: str = "full"
+    """Values of DICOM images that are used (see `foldblend.levels.Levels`)."""
+    background: str | None = None
+    """What transparent pixels are laid over; None: their colours in the file."""
+
+    @property
+    def levels(self) -> Levels:
+        """What becomes of values of more than 8 bits, and of transparency."""
+        return Levels(self.pixel_range, self.dicom_window, self.background)
 
     @property
     def stored_size(self) -> tuple[int, int]:
@@ -115,6 +131,7 @@ class Preprocess:
             content=content,
             checked=checked,
             max_pixels=max_pixels,
+            levels=self.levels,
         )
         return self.resize(image), size
 
@@ -159,8 +176,26 @@ class Preprocess:
         return np.asarray(images.permute(0, 2, 3, 1).cpu().numpy())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as plain data; `Preprocess(**settings)` is the inverse."""
-        return asdict(self)
+        """Return the settings as plain data; `Preprocess(**settings)` is the inverse.
+
+        Levels of earlier versions are left out, as those versions had no settings for them.
+        """
+        found = asdict(self)
+        if self.levels == AS_BEFORE:
+            for name in LEVELS:
+                del found[name]
+        return found
+
+    def of_pixels(self, *, needs_levels: bool) -> dict[str, Any]:
+        """Return the settings that decide the pixels of images, for the names of cache entries.
+
+        Parameters
+        ----------
+        needs_levels
+            Whether there are images of more than 8 bits, or with transparency.
+        """
+        plain = dataclasses.replace(self, pixel_range=None, dicom_window="full", background=None)
+        return (self if needs_levels else plain).to_dict()
 
     def record(self, region: RegionInfo) -> PreprocessInfo:
         """Return the settings and all that they leave open, for run.json.
@@ -183,8 +218,11 @@ class Preprocess:
             version=cv2.__version__,
             color="RGB",
             grey="repeated in three channels",
-            alpha=ALPHA,
-            bits="8; the upper 8 of 16",
+            pixel_range=None if self.pixel_range is None else [*self.pixel_range],
+            dicom_window=self.dicom_window,
+            background=self.background,
+            alpha=DROPPED if self.background is None else LAID.format(self.background),
+            bits=UPPER if self.pixel_range is None else RANGE.format(*self.pixel_range),
             orientation="upright by EXIF, except AVIF",
             frame="first",
             scaled_decode={

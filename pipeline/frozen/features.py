@@ -109,7 +109,9 @@ class Features:
                 "kwargs": {key: str(value) for key, value in job.run.model_kwargs.items()},
                 "weights": backbone.fingerprint,
                 "pictures": IMAGES_VERSION,
-                "preprocess": job.run.preprocess.to_dict(),
+                "preprocess": job.run.preprocess.of_pixels(
+                    needs_levels=job.run.manifest.needs_levels
+                ),
                 "batch_size": self.batch_size,
                 "device": (
                     torch.cuda.get_device_name(job.compute.device)

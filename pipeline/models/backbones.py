@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from foldblend.errors import UserError, did_you_mean, in_a_line
+from foldblend.images import AS_BEFORE, Levels
 from foldblend.plugins import is_custom, is_downloaded, load_custom
 from pipeline.config.run import ModelConfig, parse_size
 from pipeline.config.train import Finetune
@@ -58,10 +59,19 @@ def check_backbone(backbone: str) -> dict[str, Any]:
     return timm.models.get_pretrained_cfg(backbone).to_dict()
 
 
-def preprocess_of(config: ModelConfig, record: dict[str, Any]) -> Preprocess:
+def preprocess_of(
+    config: ModelConfig, record: dict[str, Any], levels: Levels = AS_BEFORE
+) -> Preprocess:
     """Return the preprocessing for a backbone, at --img-size or the backbone's input size.
 
-    `record` is the backbone's configuration (see `check_backbone`).
+    Parameters
+    ----------
+    config
+        Settings of the model.
+    record
+        The backbone's configuration (see `check_backbone`).
+    levels
+        What becomes of values of more than 8 bits, and of transparency.
     """
     side = f"{record['input_size'][2]}x{record['input_size'][1]}"
     width, height = parse_size(config.img_size or side)
@@ -72,6 +82,9 @@ def preprocess_of(config: ModelConfig, record: dict[str, Any]) -> Preprocess:
         std=tuple(record["std"]),
         crop_pct=config.crop_pct,
         decode=config.decode,
+        pixel_range=levels.pixel_range,
+        dicom_window=levels.dicom_window,
+        background=levels.background,
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from foldblend.errors import UserError, counted
-from foldblend.images import crop, read_image
+from foldblend.images import Levels, crop, read_image
 from pipeline.predict.inputs import Inputs, as_rgb
 from pipeline.predict.open import Predictor
 from pipeline.predict.picks import Picks
@@ -32,7 +32,7 @@ MOST_LEFT_OUT = 200
 HEIGHT = 112
 
 
-def _picture(inputs: Inputs, index: int) -> str | None:
+def _picture(inputs: Inputs, index: int, levels: Levels) -> str | None:
     """Return a small copy of an image, or None if it cannot be read any more."""
     source = inputs.sources[index]
     name = inputs.ids[index]
@@ -40,7 +40,9 @@ def _picture(inputs: Inputs, index: int) -> str | None:
     try:
         if isinstance(source, (str, os.PathLike)):
             least = (HEIGHT, HEIGHT) if box is None else None
-            image = read_image(os.fspath(source), at_least=least, max_pixels=inputs.max_pixels)
+            image = read_image(
+                os.fspath(source), at_least=least, max_pixels=inputs.max_pixels, levels=levels
+            )
         else:
             image = as_rgb(source, name)
         return thumbnail(image if box is None else crop(name, image, box), height=HEIGHT)
@@ -52,10 +54,10 @@ def _picture(inputs: Inputs, index: int) -> str | None:
 class _Pictures:
     """Small copies of images, each made once, in threads as cv2 releases the interpreter lock."""
 
-    def __init__(self, inputs: Inputs, wanted: Sequence[int]) -> None:
+    def __init__(self, inputs: Inputs, wanted: Sequence[int], levels: Levels) -> None:
         each = [*dict.fromkeys(wanted)]
         with ThreadPoolExecutor() as pool:
-            found = pool.map(lambda index: _picture(inputs, index), each)
+            found = pool.map(lambda index: _picture(inputs, index, levels), each)
             self.found = dict(zip(each, found, strict=True))
         self.inputs = inputs
 
@@ -188,7 +190,9 @@ def predictions_page(
     sheets, hidden = _sheets(picks)
     tables = [picks.unsure, picks.odd, *(table for _, table in sheets)]
     wanted = [int(index) for table in tables for index in table["image"]]
-    pictures = _Pictures(inputs, wanted)
+    # Members of a blend may differ in this; the page shows one image of each.
+    levels = next(iter(predictor.leaves.values())).recipe.preprocess.levels
+    pictures = _Pictures(inputs, wanted, levels)
     gallery = [
         {
             "name": classes[code],

@@ -11,6 +11,8 @@ from typing import Any, cast
 
 from foldblend.attributes import Attribute
 from foldblend.errors import UserError
+from foldblend.images import AS_BEFORE, Levels
+from foldblend.levels import BACKGROUNDS, parse_range, parse_window
 from foldblend.runs.costs import num_models
 from foldblend.runs.run import Run
 from pipeline.config.settings import read_config_file, replace
@@ -32,6 +34,7 @@ class Look:
     decode: str
     crop: str
     crop_share: float
+    levels: Levels = AS_BEFORE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,13 +85,15 @@ class Recipe:
     def look(self) -> Look:
         """Return the settings that make the stored pixels."""
         width, height = self.preprocess.stored_size
-        return Look(width, height, self.preprocess.decode, self.crop, self.crop_share)
+        pixels = self.preprocess
+        return Look(width, height, pixels.decode, self.crop, self.crop_share, pixels.levels)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the recipe as values that JSON has; `from_dict` is the inverse."""
         found = dataclasses.asdict(self)
+        # As versions without levels and engines wrote it, whose predictions can be continued.
+        found["preprocess"] = self.preprocess.to_dict()
         if not self.on_torch:
-            # As versions without engines wrote it: predictions that they began are continued.
             del found["on_torch"]
         return dict(json.loads(json.dumps(found)))
 
@@ -111,7 +116,7 @@ class Recipe:
         pixels = dict(given["preprocess"])
         for name in ("mean", "std"):
             pixels[name] = tuple(map(float, pixels[name]))
-        given["preprocess"] = Preprocess(**pixels)
+        given["preprocess"] = Preprocess(**pixels | levels_in(pixels))
         given["views"] = tuple(map(str, given["views"]))
         given["padded"] = tuple(map(bool, given["padded"]))
         given["on_torch"] = tuple(map(int, given.get("on_torch", ())))
@@ -151,7 +156,7 @@ def recipe_of(run: Run, trust: Trust) -> Recipe:
     pixels = {name: saved[name] for name in names if name in saved}  # type: ignore[literal-required]
     for name in ("mean", "std"):
         pixels[name] = tuple(pixels[name])
-    preprocess = Preprocess(**pixels)
+    preprocess = Preprocess(**pixels | levels_in(pixels))
     size = f"{preprocess.width}x{preprocess.height}"
     machine = config.machine
     folds = run.info.get("folds") or [{}] * num_models(run)
@@ -179,6 +184,22 @@ def recipe_of(run: Run, trust: Trust) -> Recipe:
         engine=config.infer.infer_engine,
         on_torch=tuple(k for k, fold in enumerate(folds) if fold.get("engine") == TORCH),
     )
+
+
+def levels_in(pixels: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of levels in a record, {} in one of an earlier version.
+
+    Raises ValueError or TypeError for values that no version wrote.
+    """
+    levels = Levels.of_record(pixels)
+    if levels == AS_BEFORE:
+        return {}
+    if levels.pixel_range is not None:
+        parse_range("{},{}".format(*levels.pixel_range))
+    parse_window(levels.dicom_window)
+    if levels.background not in (None, *BACKGROUNDS):
+        raise ValueError(f"preprocess: background {levels.background}")
+    return dataclasses.asdict(levels)
 
 
 def _check_types(run: Run) -> None:

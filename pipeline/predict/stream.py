@@ -92,11 +92,18 @@ class _Decoder:
         self.pool = pool
         self.looks = looks
         self.sizes = [
-            Preprocess(width=one.width, height=one.height, mean=(), std=(), decode=one.decode)
+            Preprocess(
+                width=one.width,
+                height=one.height,
+                mean=(),
+                std=(),
+                decode=one.decode,
+                **dataclasses.asdict(one.levels),
+            )
             for one in looks
         ]
         self.boxes: list[Callable[[str], Box | None]] = [
-            box_finder(one.crop, one.crop_share) for one in looks
+            box_finder(one.crop, one.crop_share, one.levels) for one in looks
         ]
         if any(one.crop == "box" for one in looks) and inputs.boxes is None:
             raise UserError(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from foldblend.errors import BadImage
-from foldblend.images import Box, boxes_of, crop, read_image
+from foldblend.images import Box, Levels, boxes_of, crop, read_image
 from foldblend.runs.broken import BrokenRun
 from foldblend.runs.folder import PICTURES
 from foldblend.runs.run import Run
@@ -28,9 +28,14 @@ AT_LEAST = (HEIGHT, HEIGHT)
 CHUNK = 256
 
 
-def _thumbnail(path: str, box: Box | None, *, checked: bool) -> str | None:
+def _thumbnail(path: str, box: Box | None, *, checked: bool, levels: Levels) -> str | None:
     try:
-        image = read_image(path, at_least=AT_LEAST if box is None else None, checked=checked)
+        image = read_image(
+            path,
+            at_least=AT_LEAST if box is None else None,
+            checked=checked,
+            levels=levels,
+        )
         return thumbnail(
             image if box is None else crop(path, image, box), height=HEIGHT, quality=QUALITY
         )
@@ -42,12 +47,12 @@ def _chunks(ids: Sequence[str]) -> Iterable[Sequence[str]]:
     return (ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK))
 
 
-def _read(table: pd.DataFrame, wanted: Sequence[str]) -> dict[str, str]:
+def _read(table: pd.DataFrame, wanted: Sequence[str], levels: Levels) -> dict[str, str]:
     """Return thumbnails of the wanted images, in their order, up to EMBED_BYTES in total."""
     found: dict[str, str] = {}
     used = 0
     # Runs of earlier versions have no hashes, and did not search images for damage.
-    draw = functools.partial(_thumbnail, checked="content" in table)
+    draw = functools.partial(_thumbnail, checked="content" in table, levels=levels)
     # Threads are enough, because cv2 releases the interpreter lock.
     with ThreadPoolExecutor() as pool:
         for ids in _chunks(wanted):
@@ -88,7 +93,7 @@ def gallery_images_of(run: Run, wanted: Sequence[str]) -> GalleryImages:
             {},
             f"No thumbnails: the images are not where the run found them ({paths[here[0]]}).",
         )
-    found = _read(table, here)
+    found = _read(table, here, Levels.of_record(run.info.get("preprocess", {})))
     note = f"Thumbnails of {len(found):,} of {len(here):,} images are in this page"
     if len(found) < len(here):
         note += (

@@ -17,12 +17,12 @@ from foldblend.errors import UserError
 from foldblend.image_bytes import (
     JPEG,
     PNG,
-    is_16_bit,
     is_simple,
     png_damage,
     quiet,
     read_tiff,
 )
+from foldblend.image_natures import nature_of
 from foldblend.images import read_image, upright_size
 from foldblend.runs.folder import read_json
 from foldblend.tables import read_text_table
@@ -40,7 +40,7 @@ def _image_header(file: Path) -> None:
     """Read the parts of an image's bytes that OpenCV does not report."""
     data = file.read_bytes()
     quiet(data)
-    is_16_bit(data)
+    nature_of(data)
     read_tiff(data)
     if data.startswith(PNG):
         if png_damage(data) is None:

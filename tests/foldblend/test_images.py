@@ -161,8 +161,8 @@ WRONG = {
     "vector.svg": "is SVG; convert it",
     "pointer.jpg": "is a Git LFS pointer; run git lfs pull",
     "heic.jpg": "is HEIC; convert it",
-    "float.tif": "has decimal pixel values; save it with 8 or 16 bits",
-    "floats.tif": "has decimal pixel values; save it with 8 or 16 bits",
+    "float.tif": "has decimal pixel values; train with --pixel-range LOW,HIGH",
+    "floats.tif": "has decimal pixel values; train with --pixel-range LOW,HIGH",
     "int32.tif": "has 32-bit pixel values; save it with 8 or 16 bits",
     "half.tif": "truncated or damaged TIFF",
     "half.webp": "truncated or damaged WebP image",
@@ -291,9 +291,9 @@ def test_checks_find_the_largest_value_of_16_bit_images_only(tmp_path, image):
     cv2.imwrite(str(tmp_path / "d.png"), image)
     cv2.imwrite(str(tmp_path / "e.pgm"), image[..., 0])
     table = pd.DataFrame({"path": [str(tmp_path / n) for n in ("a.png", "b.tif", "c.pgm")]})
-    assert [one.peak for one in check_images(table)] == [int(grey.max())] * 3
+    assert [one.values.high for one in check_images(table)] == [int(grey.max())] * 3
     table = pd.DataFrame({"path": [str(tmp_path / n) for n in ("d.png", "e.pgm")]})
-    assert [one.peak for one in check_images(table)] == [None, None]
+    assert [one.values for one in check_images(table)] == [None, None]
 
 
 def test_a_bad_image_survives_the_way_from_another_process():

@@ -22,7 +22,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def loaded(monkeypatch, folder, *, on_bad_image="stop"):
+def loaded(monkeypatch, folder, **settings):
     """Return the manifest of images 0 to 8, of which every third has one class, and the log."""
     files = sorted(folder.glob("*.png"))
     manifest = build_manifest(
@@ -32,7 +32,7 @@ def loaded(monkeypatch, folder, *, on_bad_image="stop"):
     )  # fmt: skip
     monkeypatch.setattr(load, "load_manifest", lambda config: manifest)
     lines = []
-    found, _ = load.load_data(DataConfig(on_bad_image=on_bad_image), lines.append)
+    found, _ = load.load_data(DataConfig(**settings), lines.append)
     return found, lines
 
 
@@ -86,7 +86,7 @@ def test_dark_16_bit_images_are_named_with_their_range(monkeypatch, folder):
         cv2.imwrite(str(folder / f"{index:02d}.png"), np.minimum(grey, peak) + index)
     cv2.imwrite(str(folder / "02.png"), grey * 16)
     cv2.imwrite(str(folder / "11.png"), grey // 2)
-    manifest, lines = loaded(monkeypatch, folder)
+    manifest, lines = loaded(monkeypatch, folder, pixel_range="off")
     assert manifest.notes == (
         "2 images have 16 bits but use only values up to 4080 of 65535, so they will look nearly"
         " black: 00.png, 01.png; scale them to the full range",
