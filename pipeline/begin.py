@@ -42,6 +42,7 @@ __all__ = [
     "folds_of",
     "record_before",
     "say_start",
+    "words_of_training_only",
     "write_inputs",
 ]
 
@@ -267,7 +268,8 @@ def write_inputs(run: Prepared, folder: Path) -> None:
     _write_image_paths(folder, run.manifest)
 
 
-def _training_only(data: Mapping[str, Any]) -> str:
+def words_of_training_only(data: Mapping[str, Any]) -> str:
+    """Return how many images of run.json's data are for training only, for a sentence."""
     num = data.get("num_training_only", 0)
     return f" {num:,} for training only," if num else ""
 
@@ -278,7 +280,7 @@ def say_start(run: Prepared, folder: Path, info: Mapping[str, Any], say: Say) ->
     data = info["data"]
     say(
         f"{folder}: {counted(data['num_images'], 'image')} of"
-        f" {counted(data['num_groups'], data['group_name'])},{_training_only(data)}"
+        f" {counted(data['num_groups'], data['group_name'])},{words_of_training_only(data)}"
         f" {run.manifest.num_classes} classes, {data['num_test']:,} test images;"
         f" {machine.device}, {machine.amp_dtype if machine.amp else 'float32'},"
         f" {counted(machine.threads, 'thread')}, {counted(machine.workers, 'worker')}"

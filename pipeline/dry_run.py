@@ -9,7 +9,7 @@ from pathlib import Path
 from foldblend.cli import Say
 from foldblend.errors import counted
 from foldblend.files import exists
-from pipeline.begin import first_record, folds_of, record_before
+from pipeline.begin import first_record, folds_of, record_before, words_of_training_only
 from pipeline.data.images import bytes_of
 from pipeline.fold_files import finished_fold, fold_key
 from pipeline.fold_memory import FoldMemory
@@ -36,6 +36,7 @@ def say_plan(run: Prepared, folder: Path, only: Sequence[int], *, resume: bool, 
     say(
         f"dry run of {folder}: {counted(len(manifest.train), 'image')} of"
         f" {counted(int(manifest.train['group'].nunique()), manifest.group_name)},"
+        f"{words_of_training_only(first_record(run, folder)['data'])}"
         f" {manifest.num_classes} classes, {num_test:,} test images; nothing is trained or written"
     )
     say(f"folds: {len(todo)} to train, {len(every) - len(todo)} finished before")
