@@ -152,9 +152,7 @@ class SplitConfig:
     repeats: int | None = flag(None, common=True)
     """Number of cross-validations, each with different folds; default: 1, or as in --fold-file."""
     fold_file: str | None = flag(None, identity=False, path=True, common=True)
-    """Folds to use: a run's folder, or a CSV with columns image_id, fold and optionally repeat.
-    Rows of fold -1 are for training only.
-    """
+    """Folds to use: a run's folder, or a CSV with image_id, fold (-1: training only) and repeat."""
     split: Literal["stratified-group", "group", "stratified", "random"] = "stratified-group"
     """How to split: stratified-group (even classes, whole groups), group (whole groups),
     stratified (even classes) or random. The last two leak groups between folds: only to compare.
