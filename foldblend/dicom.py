@@ -7,8 +7,6 @@ units; `foldblend.levels` says which of them become black and white.
 from __future__ import annotations
 
 import io
-import logging
-import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,39 +14,17 @@ from typing import IO, Any
 
 import numpy as np
 
-from foldblend.dicom_frames import check_frame
+from foldblend.dicom_frames import DEFLATED, bits_of, plugin_for, pydicom_for
 from foldblend.errors import BadImage
 from foldblend.image_faults import DECIMAL, Fault, bad_image
 from foldblend.levels import Levels, Range, parse_window, scaled, window_of
 
 __all__ = ["DicomImage", "dicom_levels", "dicom_size", "read_dicom"]
 
-INSTALL = Fault("is DICOM", "pip install 'foldblend[dicom]'")
 EMPTY = Fault("is DICOM without an image", "leave it out")
 DAMAGED = Fault("damaged DICOM", "fetch it again")
 NO_WINDOW = Fault("has no window", "pass --dicom-window full, or CENTER,WIDTH")
 
-# Plugin of pydicom by transfer syntax, so that each computer decodes with the same library. All
-# have permissive licences. "": not compressed.
-DEFLATED = "1.2.840.10008.1.2.1.99"
-JPEG_2000 = (
-    *(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91)),
-    *(f"1.2.840.10008.1.2.4.{number}" for number in (201, 202, 203)),
-)
-PLUGINS = {
-    "1.2.840.10008.1.2": "",
-    "1.2.840.10008.1.2.1": "",
-    "1.2.840.10008.1.2.2": "",
-    DEFLATED: "",
-    "1.2.840.10008.1.2.5": "pydicom",  # RLE
-    "1.2.840.10008.1.2.4.50": "pillow",  # JPEG baseline
-    "1.2.840.10008.1.2.4.51": "gdcm",  # JPEG with 12 bits
-    "1.2.840.10008.1.2.4.57": "gdcm",  # JPEG lossless
-    "1.2.840.10008.1.2.4.70": "gdcm",
-    "1.2.840.10008.1.2.4.80": "pyjpegls",  # JPEG-LS
-    "1.2.840.10008.1.2.4.81": "pyjpegls",
-    **dict.fromkeys(JPEG_2000, "pylibjpeg"),
-}
 GREY = ("MONOCHROME1", "MONOCHROME2")
 PALETTE = "PALETTE COLOR"
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
@@ -59,13 +35,10 @@ FILMED = ("US", "IVUS", "XA", "RF", "ES", "XC", "GM", "OP", "DG")  # modalities
 SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"  # whole slides, whose frames are tiles
 META_START = 132
 MOST_META = 2**16
-MOST_INFLATED = 2**31
+# Of a pixel and of all else in a deflated file.
+PIXEL_BYTES = 8
+BESIDE_BYTES = 2**26
 CHUNK = 2**20
-
-# Our errors name the file, and warnings of libraries do not.
-warnings.filterwarnings("ignore", module=r"pydicom\b|foldblend\.dicom")
-logging.getLogger("pydicom").addHandler(logging.NullHandler())
-logging.getLogger("pydicom").propagate = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,30 +68,20 @@ class DicomImage:
         return ends[0], ends[1]
 
 
-def _pydicom(path: str | Path) -> Any:
-    """Return pydicom. Raises BadImage where it is not installed."""
-    try:
-        import pydicom.pixels
-    except ImportError:
-        raise bad_image(path, INSTALL) from None
-    return pydicom
-
-
-def dicom_size(path: str | Path, file: IO[bytes]) -> tuple[int, int]:
+def dicom_size(path: str | Path, file: IO[bytes], max_pixels: int) -> tuple[int, int]:
     """Return the width and height of a DICOM image, from the header of its open file.
 
-    Raises BadImage for a file without an image, and where pydicom is not installed.
+    A deflated file is inflated for that, unless it is too large for `max_pixels`. Raises BadImage
+    for such a file, for one without an image, and where pydicom is not installed.
     """
-    library = _pydicom(path)
+    library = pydicom_for(path)
     try:
         start = file.read(META_START + MOST_META)
         file.seek(0)
         if DEFLATED.encode() in start:
-            _check_deflated(path, start + file.read()[len(start) :])
+            _check_deflated(path, file.read(), PIXEL_BYTES * max_pixels + BESIDE_BYTES)
             file.seek(0)
-        header = library.dcmread(
-            file, stop_before_pixels=True, specific_tags=["Rows", "Columns", "SOPClassUID"]
-        )
+        header = library.dcmread(file, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
         size = int(header.get("Columns") or 0), int(header.get("Rows") or 0)
     except (BadImage, MemoryError):
         raise
@@ -129,8 +92,8 @@ def dicom_size(path: str | Path, file: IO[bytes]) -> tuple[int, int]:
     return size
 
 
-def _check_deflated(path: str | Path, data: bytes) -> None:
-    """Raise BadImage for a deflated file that would fill the memory, before pydicom inflates it."""
+def _check_deflated(path: str | Path, data: bytes, most: int) -> None:
+    """Raise BadImage for a file with over `most` bytes, before pydicom inflates it."""
     length = int.from_bytes(data[META_START + 8 : META_START + 12], "little")
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
     left = data[META_START + 12 + length :]
@@ -138,7 +101,7 @@ def _check_deflated(path: str | Path, data: bytes) -> None:
     while left and not inflate.eof:
         size += len(inflate.decompress(left, CHUNK))
         left = inflate.unconsumed_tail
-        if size > min(MOST_INFLATED, 100 * len(data) + CHUNK):
+        if size > most:
             raise bad_image(path, DAMAGED)
 
 
@@ -151,10 +114,8 @@ def read_dicom(path: str | Path, data: bytes) -> DicomImage:
         For a file that is damaged, has no image, is a volume or has a transfer syntax or colours
         that cannot be read, and where pydicom or a decoder is not installed.
     """
-    library = _pydicom(path)
+    library = pydicom_for(path)
     try:
-        if DEFLATED.encode() in data[: META_START + MOST_META]:
-            _check_deflated(path, data)
         header = library.dcmread(io.BytesIO(data))
         _check_kind(path, header)
         return _first_frame(path, library, header)
@@ -181,29 +142,8 @@ def _check_kind(path: str | Path, header: Any) -> None:
         raise bad_image(path, Fault(what, "save each slice that is to be used as an image"))
 
 
-def _plugin(path: str | Path, library: Any, syntax: Any) -> str:
-    """Return the plugin that decodes a transfer syntax. Raises BadImage if there is none."""
-    name = str(getattr(syntax, "name", syntax))[:80]
-    if syntax not in PLUGINS:
-        raise bad_image(
-            path,
-            Fault(
-                f"is DICOM in the transfer syntax {name}", "decompress it, as gdcmconv --raw does"
-            ),
-        )
-    plugin = PLUGINS[syntax]
-    if plugin:
-        decoder = library.pixels.get_decoder(syntax)
-        if plugin not in decoder.available_plugins:
-            what = f"is DICOM in the transfer syntax {name}, for which {plugin} is not installed"
-            raise bad_image(path, Fault(what, INSTALL.cure))
-    return plugin
-
-
 def _first_frame(path: str | Path, library: Any, header: Any) -> DicomImage:
-    plugin = _plugin(path, library, header.file_meta.TransferSyntaxUID)
-    if plugin:
-        check_frame(path, header)
+    plugin = plugin_for(path, header)
     options = {"decoding_plugin": plugin} if plugin else {}
     values = library.pixels.pixel_array(header, index=0, **options)
     kind = header.PhotometricInterpretation
@@ -217,7 +157,7 @@ def _first_frame(path: str | Path, library: Any, header: Any) -> DicomImage:
         return DicomImage(
             _finite(path, values), None, True, slope, intercept, None, kind == GREY[0]
         )
-    bits = int(header.BitsStored)
+    bits = bits_of(header)
     is_signed = bool(header.PixelRepresentation)
     values = _without_overlays(values, bits, is_signed=is_signed)
     if kind in COLOURS:

@@ -17,7 +17,7 @@ from foldblend.dicom import dicom_size
 from foldblend.errors import BadImage
 from foldblend.image_bytes import read_tiff
 from foldblend.image_faults import bad_image, fault_of
-from foldblend.image_natures import is_dicom
+from foldblend.image_natures import DICOM_START, is_dicom
 
 __all__ = [
     "LARGE_BYTES",
@@ -49,7 +49,6 @@ warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 ORIENTATION_TAG = 0x0112
-DICOM_START = 132  # bytes up to the end of its mark
 
 # Decoding a JPEG at 1/8, 1/4 or 1/2 of its size takes a fraction of the time.
 SCALED = {
@@ -181,7 +180,7 @@ def _header_of(path: str | Path, file: IO[bytes], max_pixels: int) -> AnyHeader:
     file.seek(0)
     # A file may be DICOM and TIFF at once.
     if is_dicom(start):
-        return Header("DICOM", *dicom_size(path, file))
+        return Header("DICOM", *dicom_size(path, file, max_pixels))
     try:
         header = PIL.Image.open(cast("IO[bytes]", _Reads(file)))
     except PIL.Image.DecompressionBombError:

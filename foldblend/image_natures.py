@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 from foldblend.image_bytes import PNG, png_chunks, read_tiff
 
-__all__ = ["PLAIN", "Nature", "is_dicom", "nature_of"]
+__all__ = ["DICOM_START", "PLAIN", "Nature", "is_dicom", "nature_of"]
 
-DICOM_MARK = slice(128, 132)
+DICOM_START = 132
+"""Bytes up to the end of the mark of DICOM."""
+DICOM_MARK = slice(128, DICOM_START)
 # Of a PNM file: kind, then width, height and largest value, between which comments may stand.
 PNM = re.compile(rb"P[2356](?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+(\d+)")
 PNG_ALPHA = (4, 6)  # colour types

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from foldblend.errors import UserError, counted, listed
 from foldblend.tables import is_table
 from folds.config import DataConfig
-from folds.data.finder import is_image
+from folds.data.finder import is_image_file
 from folds.data.generic import join_labelled
 from folds.data.labelled import Labelled
 
@@ -79,7 +79,7 @@ def images_below(folder: Path, suffix: str | None = None) -> Tree:
         names = list(_walk(folder, frozenset()))
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror}); check the path") from None
-    images = sorted(name for name in names if is_image(name, suffix))
+    images = sorted(name for name in names if is_image_file(folder / name, suffix))
     return Tree(folder, tuple(images), tuple(sorted({*names} - {*images})))
 
 

@@ -12,13 +12,16 @@ from pathlib import Path, PurePosixPath
 
 from foldblend.errors import UserError, listed
 from foldblend.files import exists, is_file
+from foldblend.image_natures import DICOM_START, is_dicom
+from foldblend.reading import open_regular
 from foldblend.words import tidy
 
-__all__ = ["IMAGE_SUFFIXES", "Found", "find_images", "is_image"]
+__all__ = ["IMAGE_SUFFIXES", "Found", "find_images", "is_image", "is_image_file"]
 
-_NAMES = "jpg jpeg jpe jfif png bmp dib tif tiff webp gif jp2 avif ppm pgm pbm pnm svg heic heif"
+_NAMES = "jpg jpeg jpe jfif png bmp dib tif tiff webp gif jp2 avif ppm pgm pbm pnm svg heic heif dcm dicom"
 IMAGE_SUFFIXES = frozenset(f".{name}" for name in _NAMES.split(" "))
 """Suffixes of images; files that cannot be decoded, such as SVG, are reported when read."""
+DICOMDIR = "DICOMDIR"  # the table of contents of a disk, in DICOM as its images are
 
 
 def is_image(name: str, suffix: str | None = None) -> bool:
@@ -26,6 +29,21 @@ def is_image(name: str, suffix: str | None = None) -> bool:
     if suffix is not None:
         return name.lower().endswith(f".{suffix.lower().removeprefix('.')}")
     return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def is_image_file(file: Path, suffix: str | None = None) -> bool:
+    """Return whether a file is an image by its name, or DICOM, whose files often have no suffix."""
+    if is_image(file.name, suffix):
+        return True
+    # The names that archives give them may end in numbers.
+    is_bare = not any(letter.isalpha() for letter in file.suffix)
+    if suffix is not None or not is_bare or file.name == DICOMDIR:
+        return False
+    try:
+        with open_regular(file) as opened:
+            return is_dicom(opened.read(DICOM_START))
+    except (UserError, OSError):
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)

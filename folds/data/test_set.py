@@ -14,7 +14,7 @@ from foldblend.files import exists, home, is_file
 from foldblend.tables import is_table
 from folds.config import DataConfig
 from folds.data.class_folders import TEST, Tree, tree_of
-from folds.data.finder import is_image
+from folds.data.finder import is_image_file
 from folds.data.generic import (
     IMAGE_COLUMNS,
     box_columns,
@@ -111,7 +111,8 @@ def _of_table(file: Path, config: DataConfig, training: Training) -> TestSet:
     column = column_in(table, asked, default, IMAGE_COLUMNS)
     flag = "--test-image-col" if config.test_image_col else "--image-col"
     boxes = [("--box-cols", name) for name in box_columns(config)]
-    table.check_columns([(flag, column), *boxes])
+    given = [("--test-group-col", one) for one in (config.test_group_col,) if one is not None]
+    table.check_columns([(flag, column), *given, *boxes])
     own = given_root(config.test_image_root, "--test-image-root")
     roots = [*(own or given_root(config.image_root, "--image-root")), table.file.parent]
     cure = "remove one" if own else "pass --test-image-root with the folder of the test images"
@@ -133,11 +134,12 @@ def _of_table(file: Path, config: DataConfig, training: Training) -> TestSet:
         truth, texts = _known_labels(words, training.classes, config, str(file))
         extra |= truth
         found += texts
-        if truth and config.group_col in table.cells.columns:
-            groups = spelt(table.cells[config.group_col].tolist(), (), config)
-            # An image whose group is not known is a group of its own.
-            pairs = zip(groups, images.ids, strict=True)
-            extra["group"] = [group or image_id for group, image_id in pairs]
+    by = config.test_group_col or config.group_col
+    if by in table.cells.columns:
+        groups = spelt(table.cells[by].tolist(), (), config)
+        # An image whose group is not known is a group of its own.
+        pairs = zip(groups, images.ids, strict=True)
+        extra["group"] = [group or image_id for group, image_id in pairs]
     return TestSet(
         source=str(file),
         image_id=images.ids,
@@ -207,7 +209,7 @@ def _of_pattern(text: str, config: DataConfig, flag: str) -> Tree:
         for path in glob.glob(text, recursive=True)  # noqa: PTH207
         if Path(path).is_file() and not Path(path).name.startswith(".")
     )
-    images = [path for path in files if is_image(path, config.image_suffix)]
+    images = [path for path in files if is_image_file(Path(path), config.image_suffix)]
     if not images:
         raise UserError(f"{flag} {text}: no image fits the pattern; correct it")
     return Tree(root, tuple(Path(path).relative_to(root).as_posix() for path in images))
@@ -247,7 +249,7 @@ def read_test_set(text: str, config: DataConfig, training: Training, *, flag: st
             names = [name for top in named for name in tops[top]]
             return test_of_tree(Tree(tree.root, tuple(names)), config, training, depth=1)
         return test_of_tree(tree, config, training, depth=0)
-    if is_file(path) and not is_table(path) and is_image(path.name, config.image_suffix):
+    if is_file(path) and not is_table(path) and is_image_file(path, config.image_suffix):
         return test_of_tree(Tree(path.parent, (path.name,)), config, training, depth=0)
     if not exists(path) and any(one in text for one in PATTERN) and flag != "--test-csv":
         return test_of_tree(_of_pattern(str(path), config, flag), config, training, depth=0)
