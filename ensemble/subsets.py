@@ -50,10 +50,9 @@ def few(evidence: Evidence, members: Sequence[int]) -> Evidence:
 
 def _score_of_subset(evidence: Evidence) -> Callable[[tuple[int, ...]], float]:
     """Return a function that scores the mean probabilities of a subset; greater is better."""
-    on, _ = evidence.pooled()
-    score = quick_score(on)
+    score = quick_score(evidence)
     # With float32 the probabilities of many members take half the memory.
-    proba_MNC = [softmax(one).astype(np.float32) for one in on.logits_MNC]
+    proba_MNC = [softmax(one).astype(np.float32) for one in evidence.logits_MNC]
     known: dict[tuple[int, ...], float] = {}
 
     def of(members: tuple[int, ...]) -> float:

@@ -19,7 +19,12 @@ from foldblend.runs.folder import (
     write_json,
     write_table,
 )
-from foldblend.runs.rows import mean_over_folds, write_submission, write_test_labels
+from foldblend.runs.rows import (
+    mean_over_folds,
+    write_submission,
+    write_test_groups,
+    write_test_labels,
+)
 from foldblend.runs.tables import TableReader, check_rows_once
 from folds.data.manifest import Manifest
 from pipeline.config.about import describe_run
@@ -64,6 +69,7 @@ def assemble(folder: Path, manifest: Manifest, num_models: int, tables: TableRea
     write_table(folder / "test.parquet", test)
     write_submission(folder, test, manifest.answers, manifest.submission)
     write_test_labels(folder, manifest.test, manifest.classes)
+    write_test_groups(folder, manifest.test)
 
 
 def finish_record(

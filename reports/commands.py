@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -12,6 +12,7 @@ from foldblend.cli import parse_flags, run_command
 from foldblend.errors import UserError, listed
 from foldblend.flags import check_lengths, expand_home
 from foldblend.help import About
+from foldblend.scores.by_group import check_pool
 from foldblend.scores.metrics import MEAN_COST, check_metric
 from foldblend.streams import print_aside
 
@@ -39,6 +40,14 @@ class BoardConfig:
     """Score to rank by (see run_cv.py --help); default: the metric of the runs, or f1_macro if they
     differ.
     """
+    score_by: Literal["image", "group"] | None = None
+    """What the score counts: images, or groups, whose images' logits are averaged. Default: group
+    if all runs are scored by group, else image.
+    """
+    group_pool: str | None = None
+    """How a group's images become one prediction: mean, max or noisy-or (any image shows it).
+    Default: that of the runs, or mean.
+    """
     page: str = "leaderboard.html"
     """HTML file to write."""
     no_page: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -51,6 +60,8 @@ class BoardConfig:
         check_lengths(self, "page", "json")
         if self.metric not in (None, MEAN_COST):
             check_metric(self.metric)
+        if self.group_pool is not None:
+            check_pool(self.group_pool)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +96,13 @@ def _compare(config: BoardConfig) -> None:
     page = None if config.no_page else page_file(config.page, flag="--page")
     json_file = None if config.json is None else page_file(config.json, flag="--json")
     runs, skipped = find_runs(config.runs)
-    every = leaderboard(runs, skipped, metric=config.metric)
+    every = leaderboard(
+        runs,
+        skipped,
+        metric=config.metric,
+        score_by=config.score_by,
+        group_pool=config.group_pool,
+    )
     lines = [
         line
         for board in every["boards"]

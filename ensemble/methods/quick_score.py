@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ensemble.methods.base import Evidence
+from foldblend.scores.by_group import by_group
 from foldblend.scores.metrics import LOG_LOSS, Counts, mean_score, rows_by_repeat
 
 __all__ = ["quick_score"]
@@ -15,11 +16,13 @@ __all__ = ["quick_score"]
 def quick_score(evidence: Evidence) -> Callable[[np.ndarray], float]:
     """Return a function that scores probabilities N x C; greater is better.
 
-    The metric is by image; for one by group, pass `evidence.pooled()`.
+    For a metric by group, the probabilities are pooled first, like everywhere.
 
     The score is the mean over repeats, as in the report.
     """
     metric = evidence.score
+    if metric.pool:
+        return _by_group(evidence)
     label_N = evidence.rows.label_N
     num_classes = evidence.num_classes
     sign = metric.sign
@@ -50,3 +53,13 @@ def quick_score(evidence: Evidence) -> Callable[[np.ndarray], float]:
         )
 
     return score
+
+
+def _by_group(evidence: Evidence) -> Callable[[np.ndarray], float]:
+    """Return a function that pools probabilities N x C by group and scores the groups."""
+    metric = evidence.score
+    rows = evidence.rows
+    unused_NC = np.ones((len(rows), evidence.num_classes))
+    groups, any_GC = by_group(rows, unused_NC, metric.pool)
+    score = quick_score(Evidence([any_GC], groups, metric.by_image))
+    return lambda proba_NC: score(by_group(rows, proba_NC, metric.pool)[1])

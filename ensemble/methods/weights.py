@@ -100,10 +100,9 @@ def fit_metric(evidence: Evidence) -> Vote:
     vote = fit_log_loss(evidence)
     if sum(one > 0 for one in vote.weights) == 1 or evidence.score.name == LOG_LOSS:
         return vote
-    on, scales = evidence.pooled(evidence.temperatures)
-    pairs = zip(on.logits_MNC, scales, strict=True)
+    pairs = zip(evidence.logits_MNC, evidence.temperatures, strict=True)
     proba_MNC = [softmax(logits_NC / one).astype(np.float32) for logits_NC, one in pairs]
-    score = quick_score(on)
+    score = quick_score(evidence)
 
     def mean(weight_M: np.ndarray) -> np.ndarray:
         terms = (

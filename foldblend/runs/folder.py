@@ -67,6 +67,7 @@ HASHED = (
     "submission.csv",
     "submission_ids.csv",
     "test_labels.csv",
+    "test_groups.csv",
 )
 LOCK = ".lock"
 # A fold has a lock of its own, so that several processes can train folds of one run.

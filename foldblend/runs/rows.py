@@ -11,7 +11,7 @@ import pandas as pd
 
 from foldblend.runs.calibrated import calibration_of, plain_test
 from foldblend.runs.folder import with_logits, write_table
-from foldblend.runs.run import TEST_LABELS, Run
+from foldblend.runs.run import TEST_GROUPS, TEST_LABELS, Run
 from foldblend.runs.submission import IDS_FILE, SubmissionForm, submission_table
 from foldblend.scores.metrics import softmax
 from foldblend.spreadsheets import for_spreadsheets
@@ -19,10 +19,12 @@ from foldblend.spreadsheets import for_spreadsheets
 __all__ = [
     "group_name_of",
     "in_order_of",
+    "labels_of_test",
     "mean_logits",
     "mean_over_folds",
     "order_of",
     "write_submission",
+    "write_test_groups",
     "write_test_labels",
 ]
 
@@ -95,27 +97,45 @@ def write_submission(
         write_table(folder / IDS_FILE, ids)
 
 
-def write_test_labels(folder: Path, test: pd.DataFrame | None, classes: Sequence[str]) -> None:
-    """Write test_labels.csv, from which reports score the test set, or remove it without labels.
+def labels_of_test(test: pd.DataFrame | None, classes: Sequence[str]) -> pd.DataFrame | None:
+    """Return the content of test_labels.csv, or None without labels.
 
     Parameters
     ----------
-    folder
-        The run folder.
     test
         Test images with `label`, where it is known, and maybe `group`.
     classes
         Names of the classes.
     """
-    file = folder / TEST_LABELS
     if test is None or "label" not in test or not (test["label"] >= 0).any():
-        file.unlink(missing_ok=True)
-        return
+        return None
     known = test[test["label"] >= 0]
     table = known[["image_id", "label"]].assign(
         **{"class": [classes[label] for label in known["label"]]}
     )
-    write_table(file, table if "group" not in known else table.assign(group=known["group"]))
+    return table if "group" not in known else table.assign(group=known["group"])
+
+
+def write_test_labels(folder: Path, test: pd.DataFrame | None, classes: Sequence[str]) -> None:
+    """Write test_labels.csv, from which reports score the test set, or remove it without labels.
+
+    See `labels_of_test` for the parameters.
+    """
+    file = folder / TEST_LABELS
+    table = labels_of_test(test, classes)
+    if table is None:
+        file.unlink(missing_ok=True)
+    else:
+        write_table(file, table)
+
+
+def write_test_groups(folder: Path, test: pd.DataFrame | None) -> None:
+    """Write test_groups.csv, for predictions by group, or remove it where no group is known."""
+    file = folder / TEST_GROUPS
+    if test is None or "group" not in test:
+        file.unlink(missing_ok=True)
+        return
+    write_table(file, test[["image_id", "group"]])
 
 
 def group_name_of(runs: Sequence[Run]) -> str:

@@ -33,9 +33,10 @@ from foldblend.runs.unchecked import note_unchecked
 from foldblend.scores.metrics import TITLES, is_ordered
 from foldblend.words import plural
 
-__all__ = ["TEST_LABELS", "Run"]
+__all__ = ["TEST_GROUPS", "TEST_LABELS", "Run"]
 
 TEST_LABELS = "test_labels.csv"
+TEST_GROUPS = "test_groups.csv"
 
 
 @dataclass(frozen=True)
@@ -241,6 +242,17 @@ class Run(Estimator):
         if len(twice):
             raise self.tables.broken(TEST_LABELS, f"lists {listed(twice)} twice; run it again")
         return table.assign(label=label.astype(int))
+
+    @property
+    def test_groups(self) -> pd.DataFrame | None:
+        """Groups of test images: image_id and group; None where they are not known."""
+        if not self.has(TEST_GROUPS):
+            return None
+        table = self.tables.text_table(TEST_GROUPS, ["image_id", "group"])
+        twice = table.loc[table["image_id"].duplicated(), "image_id"]
+        if len(twice):
+            raise self.tables.broken(TEST_GROUPS, f"lists {listed(twice)} twice; run it again")
+        return table
 
     @functools.cached_property
     def ids_hash(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,7 +69,7 @@ def pooled_attribute(
     tuple[Rows, np.ndarray] or None
         G rows, and probabilities G x values; None where images of a group differ in their value.
     """
-    seen = dataclasses.replace(rows, label_N=np.asarray(attribute.of_class)[rows.label_N])
+    seen = rows.labelled(np.asarray(attribute.of_class)[rows.label_N])
     if mixed_group(seen) is not None:
         return None
     return by_group(seen, attribute_proba(attribute, proba_NC), pool)
@@ -79,7 +78,7 @@ def pooled_attribute(
 def _of_attribute(attribute: Attribute, rows: Rows, proba_NC: np.ndarray, pool: str) -> BothScores:
     f1_macro = METRICS["f1_macro"]
     truth_N, as_proba = attribute_view(attribute, rows.label_N, proba_NC)
-    seen = dataclasses.replace(rows, label_N=truth_N)
+    seen = rows.labelled(truth_N)
     of_groups = pooled_attribute(attribute, rows, proba_NC, pool)
     return BothScores(
         attribute.name,

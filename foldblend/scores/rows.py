@@ -75,6 +75,10 @@ class Rows:
         codes_N = np.unique(self.group_N, return_inverse=True)[1]
         return dataclasses.replace(self, group_N=codes_N)
 
+    def labelled(self, label_N: np.ndarray) -> Rows:
+        """Return the same rows with other labels, such as the values of an attribute."""
+        return dataclasses.replace(self, label_N=label_N)
+
     def in_folds(self, fold_N: np.ndarray) -> Rows:
         """Return the same rows with other folds."""
         return dataclasses.replace(self, fold_N=fold_N)

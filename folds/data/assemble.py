@@ -71,12 +71,17 @@ def with_test(table: ImageTable, config: DataConfig, test: TestSet | None) -> Im
 
 
 def _with_groups(test: TestSet, config: DataConfig) -> TestSet:
-    """Return labelled test images with the groups in their paths, for the interval of the score.
+    """Return test images with the groups in their paths, for scores and predictions by group.
 
     Paths of test images need not have any.
     """
-    if "label" not in test.extra or "group" in test.extra:
+    if "group" in test.extra:
         return test
+    if config.test_group_col is not None:
+        raise UserError(
+            f"--test-group-col {config.test_group_col}: {test.source} is no table with columns;"
+            " pass a table to --test, or leave the flag out"
+        )
     ids = list(test.image_id)
     try:
         if config.group_regex is not None:

@@ -143,7 +143,14 @@ READERS: dict[str, Callable[[Path, DataConfig], ImageTable]] = {
     "mask": _read_mask,
 }
 # Settings of the test set, which the demo set has already.
-TEST_FLAGS = ("test", "test_csv", "test_image_root", "test_image_col", "sample_submission")
+TEST_FLAGS = (
+    "test",
+    "test_csv",
+    "test_image_root",
+    "test_image_col",
+    "test_group_col",
+    "sample_submission",
+)
 
 
 def load_manifest(

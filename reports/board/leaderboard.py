@@ -15,7 +15,16 @@ from foldblend.runs.check import finished_run
 from foldblend.runs.rows import group_name_of
 from foldblend.runs.run import Run
 from foldblend.scores.bootstrap import num_resamples_of
-from foldblend.scores.error_costs import common_metric, costs_among
+from foldblend.scores.by_group import (
+    GROUP,
+    IMAGE,
+    MEAN,
+    SCORE_BY_IMAGE,
+    check_one_label,
+    metric_by_group,
+)
+from foldblend.scores.error_costs import common_metric, common_pool, costs_among
+from foldblend.scores.group_scores import BothScores, both_scores
 from foldblend.scores.metrics import (
     MEAN_COST,
     METRICS,
@@ -95,7 +104,11 @@ def all_differences(scored: Sequence[Scored]) -> list[list[dict[str, float | Non
 
 
 def _rows(
-    runs: Sequence[Run], scored: Sequence[Scored], by_oof: Mapping[str, Run], metric: Metric
+    runs: Sequence[Run],
+    scored: Sequence[Scored],
+    both: Sequence[Sequence[BothScores]],
+    by_oof: Mapping[str, Run],
+    metric: Metric,
 ) -> tuple[list[int], list[dict[str, Any]]]:
     """Return the indices of the runs, best first, and their rows in that order."""
     facts = [facts_of(run, by_oof) for run in runs]
@@ -117,6 +130,7 @@ def _rows(
             **facts[one],
             "headline": scored[one].score.interval().as_dict(),
             "attributes": dict(scored[one].attributes),
+            "by_group": [each.as_dict() for each in both[one] if each.by_group is not None],
             "test": value_on_test(runs[one], metric),
             "difference": None if one == best else difference(scored[one], scored[best]),
             "settings": {
@@ -163,23 +177,33 @@ def _board(
             " nothing"
         )
 
-    def of_run(member: tuple[Run, pd.DataFrame]) -> tuple[Scored, np.ndarray]:
-        """Return a run's scores, and the class of each image."""
+    if metric.pool:
+        names = Rows.of(true_N, first["group"].to_numpy(), group_name=group_name)
+        named = names if not joined else Rows.of(true_N, shared_N, group_name=group_name)
+        check_one_label(named, place="--score-by group", cure=SCORE_BY_IMAGE)
+
+    def of_run(member: tuple[Run, pd.DataFrame]) -> tuple[Scored, list[BothScores], np.ndarray]:
+        """Return a run's scores, those by group, and the class of each image."""
         run, table = member
         repeats = len(table) // len(first)
         logits_NC = run.logits(table)
         label_N = np.tile(true_N, repeats)
         group_N = np.tile(shared_N, repeats)
-        oof = Rows(label_N, group_N, table["repeat"].to_numpy(), table["fold"].to_numpy())
+        repeat_N = table["repeat"].to_numpy()
+        oof = Rows(label_N, group_N, repeat_N, table["fold"].to_numpy(), group_name)
         proba_NC = softmax(logits_NC)
         scores = score_prediction(run.name, oof, proba_NC, attributes=run.attributes, metric=metric)
+        both = both_scores(
+            oof, proba_NC, attributes=run.attributes, metric=metric, pool=metric.pool or MEAN
+        )
         mean_NC = logits_NC.reshape(repeats, len(first), -1).mean(axis=0, dtype=np.float64)
-        return scores, mean_NC.argmax(axis=1)
+        return scores, both, mean_NC.argmax(axis=1)
 
     found = [*ahead(of_run, zip(runs, tables, strict=True))]
-    scored = [one for one, _ in found]
-    predicted = [one for _, one in found]
-    order, rows = _rows(runs, scored, by_oof, metric)
+    scored = [one for one, _, _ in found]
+    both = [one for _, one, _ in found]
+    predicted = [one for _, _, one in found]
+    order, rows = _rows(runs, scored, both, by_oof, metric)
     return {
         "data": printable(data["name"]),
         "ids_hash": runs[0].ids_hash,
@@ -211,8 +235,19 @@ def _data_key(run: Run) -> tuple[object, ...]:
     )
 
 
-def _metric(runs: Sequence[Run], name: str | None) -> Metric:
-    """Return the metric to rank by: that of a name, or of all runs, or macro F1 if they differ.
+def _metric(
+    runs: Sequence[Run], name: str | None, score_by: str | None, group_pool: str | None
+) -> Metric:
+    """Return the metric to rank by, by group if asked or if all runs are scored so."""
+    metric = _by_image(runs, name)
+    common = common_pool([run.info for run in runs])
+    if score_by == IMAGE or (score_by is None and not common):
+        return metric
+    return metric_by_group(metric, group_pool or common or MEAN, group_name_of(runs))
+
+
+def _by_image(runs: Sequence[Run], name: str | None) -> Metric:
+    """Return the metric by image: that of a name, or of all runs, or macro F1 if they differ.
 
     Raises UserError if runs cannot be scored by the metric.
     """
@@ -239,6 +274,8 @@ def leaderboard(
     skipped: Sequence[Mapping[str, str]] = (),
     *,
     metric: str | None = None,
+    score_by: str | None = None,
+    group_pool: str | None = None,
 ) -> dict[str, Any]:
     """Compare runs and return one board per data set, as plain data.
 
@@ -251,6 +288,11 @@ def leaderboard(
     metric
         Score to rank by; default: the metric of the runs, or f1_macro if they differ. For
         mean_cost, at least one of them must be a blend with costs of errors.
+    score_by
+        "image" or "group": what the score counts; default: "group" if all runs are scored so.
+    group_pool
+        How a group's images become one prediction, a key of `foldblend.scores.by_group.POOLS`;
+        default: that of the runs, or the mean.
 
     Returns
     -------
@@ -268,7 +310,7 @@ def leaderboard(
     several = [runs] if isinstance(runs, (str, Path, Run)) else runs
     found = [one if isinstance(one, Run) else finished_run(one) for one in several]
     require(bool(found), "no runs to compare; pass folders of finished runs")
-    chosen = _metric(found, metric)
+    chosen = _metric(found, metric, score_by, group_pool)
     by_oof = {run.oof_hash: run for run in found}
     by_data: dict[tuple[object, ...], list[Run]] = {}
     for run in found:
@@ -284,6 +326,7 @@ def leaderboard(
     return {
         "schema": SCHEMA,
         "metric": chosen.name,
+        "score_by": GROUP if chosen.pool else IMAGE,
         "title": chosen.title,
         "greater_is_better": chosen.greater_is_better,
         "boards": boards,

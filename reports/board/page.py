@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from foldblend.progress import duration
-from reports.board.text import about_board, attribute_names, has_test, marked, moment, setting
+from reports.board.text import (
+    Beside,
+    about_board,
+    attribute_names,
+    columns_beside,
+    has_test,
+    marked,
+    moment,
+    setting,
+)
 from reports.html import json_data, render_page
 from reports.text import groups_of, num, signed, span
 
@@ -24,7 +33,9 @@ def _cell(text: str, value: object = None) -> dict[str, Any]:
     return {"text": text, "value": "" if value is None else str(value)}
 
 
-def _row(row: Mapping[str, Any], board: Board, attributes: Sequence[str]) -> dict[str, Any]:
+def _row(
+    row: Mapping[str, Any], board: Board, attributes: Sequence[str], beside: Sequence[Beside]
+) -> dict[str, Any]:
     headline = row["headline"]
     difference = row["difference"]
     scores = row["attributes"]
@@ -40,6 +51,7 @@ def _row(row: Mapping[str, Any], board: Board, attributes: Sequence[str]) -> dic
         if difference is None
         else _cell(signed(difference) or "-", difference["value"]),
         *([_cell(num(row["test"]), row["test"])] if has_test(board) else []),
+        *[_cell(one.text(row), (one.score(row) or {}).get("value")) for one in beside],
         _cell(row["kind"], row["kind"]),
         *[
             _cell("-" if row[name] is None else f"{row[name]:,}", row[name])
@@ -59,8 +71,10 @@ def _row(row: Mapping[str, Any], board: Board, attributes: Sequence[str]) -> dic
 
 def _table(every: Mapping[str, Any], board: Board) -> dict[str, Any]:
     attributes = attribute_names(board)
+    beside = columns_beside(every, board)
     numbers = [every["title"], "95 % interval", *attributes, "difference to best"]
     numbers += ["test"] if has_test(board) else []
+    numbers += [one.header for one in beside]
     cost = ["models", "passes", "compute", "wall"]
     columns = [("run", "text"), *((name, "number") for name in numbers), ("kind", "text")]
     columns += [*((name, "number") for name in cost), ("finished", "text")]
@@ -68,7 +82,7 @@ def _table(every: Mapping[str, Any], board: Board) -> dict[str, Any]:
         "title": board["data"],
         "about": about_board(every, board),
         "columns": [{"title": title, "sort": sort} for title, sort in columns],
-        "rows": [_row(row, board, attributes) for row in board["rows"]],
+        "rows": [_row(row, board, attributes, beside) for row in board["rows"]],
     }
 
 

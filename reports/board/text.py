@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from foldblend.errors import counted
 from foldblend.progress import duration
+from foldblend.scores.by_group import GROUP
 from reports.board.facts import differing
 from reports.text import WIDTH, folded, groups_of, num, signed, span, table
 
@@ -17,6 +18,7 @@ __all__ = [
     "attribute_names",
     "board_lines",
     "changed_images",
+    "columns_beside",
     "has_test",
     "marked",
     "moment",
@@ -39,6 +41,39 @@ def moment(finished: str | None) -> str:
 def attribute_names(board: Board) -> list[str]:
     """Return the attributes of all runs of a board."""
     return list(dict.fromkeys(name for row in board["rows"] for name in row["attributes"]))
+
+
+class Beside(NamedTuple):
+    """A column of scores by group; of the class, the scores in the unit that does not rank."""
+
+    header: str
+    attribute: str | None
+    """None for the class."""
+    key: str
+    """The key by_group or by_image."""
+
+    def score(self, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Return the score of a run, or None."""
+        found = (one[self.key] for one in row["by_group"] if one["attribute"] == self.attribute)
+        return next(found, None)
+
+    def text(self, row: Mapping[str, Any]) -> str:
+        """Return the cell of a run."""
+        one = self.score(row)
+        return "-" if one is None else f"{num(one['value'])} {span(one)}"
+
+
+def columns_beside(every: Mapping[str, Any], board: Board) -> list[Beside]:
+    """Return the columns of scores by group; none if no group has several images."""
+    names = dict.fromkeys(one["attribute"] for row in board["rows"] for one in row["by_group"])
+    group = board["group_name"]
+    ranked_by_group = every.get("score_by") == GROUP
+    return [
+        Beside("class by image", None, "by_image")
+        if name is None and ranked_by_group
+        else Beside(f"{name or 'class'} by {group}", name, "by_group")
+        for name in names
+    ]
 
 
 def has_test(board: Board) -> bool:
@@ -96,6 +131,7 @@ def board_lines(every: Mapping[str, Any], board: Board, *, width: int = WIDTH) -
         for index, name in enumerate(names, 1)
     ]
     with_test = has_test(board)
+    beside = columns_beside(every, board)
     lines = [*folded(board["data"], width=width), "=" * min(WIDTH, width)]
     for sentence in about_board(every, board):
         lines += folded(sentence, width=width)
@@ -116,6 +152,7 @@ def board_lines(every: Mapping[str, Any], board: Board, *, width: int = WIDTH) -
                 f"{row['attributes'][name]:.3f}" if name in row["attributes"] else "-"
                 for name in names
             ],
+            *[one.text(row) for one in beside],
             row["kind"],
             "-" if row["models"] is None else str(row["models"]),
             "-" if row["passes"] is None else str(row["passes"]),
@@ -132,6 +169,7 @@ def board_lines(every: Mapping[str, Any], board: Board, *, width: int = WIDTH) -
         "difference to best",
         *(["test"] if with_test else []),
         *headers,
+        *[one.header for one in beside],
         "kind",
         "models",
         "passes",

@@ -14,6 +14,7 @@ from foldblend.scores.metrics import TITLES
 from reports.blocks import section_html
 from reports.figures import bars, lines, reliability
 from reports.html import json_data, render_page
+from reports.run.by_group import by_group_section, other_score
 from reports.run.gallery import GalleryImages, Predictions, gallery_data
 from reports.run.scored_test import TITLE, score_sentence
 from reports.run.text import (
@@ -147,6 +148,8 @@ def report_page(
     """Return the page of a report (report.json) as HTML, with every name escaped."""
     groups = groups_of(report)
     scored = report.get("test_score")
+    first = by_group_section(report)
+    sections = [*([] if first is None else [first]), *report["sections"]]
     return render_page(
         "report.html",
         scripts=("report.js",),
@@ -159,7 +162,7 @@ def report_page(
         group=report["group_name"],
         groups=groups,
         test_score_title=TITLE,
-        test_score=None if scored is None else score_sentence(scored, groups),
+        test_score=None if scored is None else score_sentence(report),
         metric=title_of(report),
         metric_titles=TITLES,
         single_model_note=single_model_note(report),
@@ -171,7 +174,8 @@ def report_page(
         curves=_curve_figures(report),
         test_figure=_test_figure(report),
         suspects=_suspects(report, images.thumbnails),
-        sections=[{"title": one["title"], "html": section_html(one)} for one in report["sections"]],
+        sections=[{"title": one["title"], "html": section_html(one)} for one in sections],
+        other=other_score(report),
         images=images,
         gallery=json_data(
             gallery_data(shown, images, classes=report["class_names"], attributes=attributes)

@@ -32,6 +32,7 @@ from foldblend.runs.schema import read_checked
 from foldblend.runs.tables import read_log
 from foldblend.scores.averaged import over_repeats
 from foldblend.scores.baselines import attribute_only_band, attribute_only_difference
+from foldblend.scores.by_group import suited
 from foldblend.scores.error_costs import metric_of
 from foldblend.scores.metrics import Metric, softmax
 from foldblend.scores.score import score_interval
@@ -41,8 +42,9 @@ from reports.run.card import use_section
 from reports.run.gallery import Predictions, rows_by_interest
 from reports.run.next_steps import next_steps
 from reports.run.page import report_page
+from reports.run.predictions import predictions, predictions_by_group
 from reports.run.scored_test import score_on_test
-from reports.run.summary import MOST_NAMED, summarise, summarise_test
+from reports.run.summary import summarise, summarise_test
 from reports.run.suspects import find_suspects
 from reports.run.text import is_leak_note, is_optimistic_note, render_text
 from reports.run.thumbnails import gallery_images_of
@@ -74,7 +76,7 @@ def _raw_score(run: Run, arrays: OofArrays, metric: Metric) -> dict[str, float |
     if (raw_N == arrays.rows.label_N).all():
         return None
     rows = dataclasses.replace(arrays.rows, label_N=raw_N)
-    return score_interval(metric, rows, arrays.proba_NC).as_dict()
+    return score_interval(suited(metric, rows), rows, arrays.proba_NC).as_dict()
 
 
 def _averaged(run: Run, arrays: OofArrays, metric: Metric) -> dict[str, Any] | None:
@@ -85,7 +87,9 @@ def _averaged(run: Run, arrays: OofArrays, metric: Metric) -> dict[str, Any] | N
     if run.info.get("fewest_repeats", run.info["num_repeats"]) < run.info["num_repeats"]:
         return None
     # Logits of a hard vote are logs of vote shares, whose mean only makes sense as probabilities.
-    is_blend = run.info["kind"] == "blend"
+    # Logarithms of imported probabilities are as far from 0 as zeros were raised.
+    of_proba = run.info.get("imported", {}).get("values") == "probabilities"
+    is_blend = run.info["kind"] == "blend" or of_proba
     values_NC = arrays.proba_NC if is_blend else arrays.logits_NC
     found = over_repeats(arrays.rows, values_NC, run.oof["image_id"].to_numpy())
     if found is None:
@@ -208,6 +212,16 @@ def _suspects(run: Run, arrays: OofArrays) -> dict[str, Any]:
     )
 
 
+def _write_by_group(run: Run, calibration: Calibration) -> None:
+    """Write predictions_by_group.csv, or remove it if no prediction can be made of a group."""
+    file = run.path / "predictions_by_group.csv"
+    table = predictions_by_group(run, calibration)
+    if table is None:
+        file.unlink(missing_ok=True)
+    else:
+        write_table(file, for_spreadsheets(table))
+
+
 def suspects_csv(report: Mapping[str, Any]) -> str | None:
     """Return the findings as a CSV for --corrections, or None if there are none."""
     columns = {"target": "target", "field": "field", "value": "value", "why": "text"}
@@ -237,42 +251,6 @@ def _write_suspects(run: Run, report: Mapping[str, Any]) -> None:
         file.unlink(missing_ok=True)
     else:
         write_bytes(file, text)
-
-
-def predictions(run: Run, calibration: Calibration) -> pd.DataFrame:
-    """Return one row per prediction: out of fold, then test images, which have no true class.
-
-    Probabilities are calibrated (see `calibration_of`). The confidence is the probability of the
-    predicted class, which offsets per class may have made another than the most probable one.
-    """
-    names = np.array(run.classes, dtype=object)
-    test = plain_test(run)
-    plain = {"oof": plain_oof(run), "test": None if test is None else run.logits(test)}
-    parts = []
-    for part, table in (("oof", run.oof), ("test", run.test)):
-        logits_NC = plain[part]
-        if table is None or logits_NC is None:
-            continue
-        proba_NC = calibration.proba(logits_NC)
-        predicted_N = run.logits(table).argmax(axis=1)
-        columns = table[
-            [name for name in ("image_id", "group", "repeat", "fold") if name in table]
-        ].assign(part=part)
-        if part == "oof":
-            columns["true"] = names[table["label"]]
-        columns["predicted"] = names[predicted_N]
-        columns["confidence"] = proba_NC[np.arange(len(table)), predicted_N]
-        # With more classes the file would be huge; the logits are in oof.parquet.
-        if len(names) <= MOST_NAMED:
-            proba = pd.DataFrame(
-                proba_NC, columns=[f"proba_{index}" for index in range(len(names))]
-            )
-            columns = pd.concat([columns.reset_index(drop=True), proba], axis=1)
-        parts.append(columns)
-    table = pd.concat(parts, ignore_index=True)
-    order = ["part", "image_id", "group", "repeat", "fold", "true", "predicted", "confidence"]
-    table = table.astype({"repeat": "Int64", "fold": "Int64"})
-    return table[[*order, *(name for name in table if name not in order)]]
 
 
 def compute_report(run: Run, calibration: Calibration | None = None) -> dict[str, Any]:
@@ -360,8 +338,8 @@ def write_report(run: str | Path | Run, *, page: bool = True) -> str:
     Returns
     -------
     str
-        The content of report.txt. predictions.csv, suspects.csv (if labels are suspected) and
-        report.json are written as well.
+        The content of report.txt. predictions.csv, predictions_by_group.csv (if groups have
+        several images), suspects.csv (if labels are suspected) and report.json are written as well.
 
     Raises
     ------
@@ -378,6 +356,7 @@ def write_report(run: str | Path | Run, *, page: bool = True) -> str:
     # A kill on the way must not leave a page with outdated numbers.
     page_file.unlink(missing_ok=True)
     write_table(run.path / "predictions.csv", for_spreadsheets(predictions(run, calibration)))
+    _write_by_group(run, calibration)
     _write_suspects(run, report)
     write_bytes(run.path / "report.txt", text)
     if html is not None:

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 
 from foldblend.runs.run import Run
-from foldblend.scores.metrics import TITLES, Metric, softmax
+from foldblend.scores.by_group import GROUP, IMAGE, MEAN, suited
+from foldblend.scores.group_scores import both_scores
+from foldblend.scores.metrics import Metric, softmax
 from foldblend.scores.rows import Rows
 from foldblend.scores.score import score_interval, score_of
-from reports.text import num, span
+from reports.text import groups_of, num, span, title_of
 
 __all__ = ["TITLE", "score_on_test", "score_sentence", "value_on_test"]
 
@@ -31,11 +33,19 @@ def _labelled(run: Run) -> tuple[Rows, np.ndarray, bool] | None:
     joined = labels.merge(run.test, on="image_id", validate="one_to_one")
     if joined.empty:
         return None
-    grouped = "group" in labels
+    if "group" not in labels and run.test_groups is not None:
+        joined = joined.merge(run.test_groups, on="image_id", how="left")
+        joined["group"] = joined["group"].fillna(joined["image_id"])
+    grouped = "group" in joined
     name = run.group_name if grouped else "image"
     group_N = pd.factorize(joined["group" if grouped else "image_id"])[0]
     rows = Rows.of(joined["label"].to_numpy(), group_N, group_name=name)
     return rows, softmax(run.logits(joined)), grouped
+
+
+def _fitting(metric: Metric, rows: Rows, grouped: bool) -> Metric:
+    """Return the metric, or the one by image where the groups of test images are of no use."""
+    return suited(metric, rows) if grouped else metric.by_image
 
 
 def value_on_test(run: Run, metric: Metric) -> float | None:
@@ -43,8 +53,8 @@ def value_on_test(run: Run, metric: Metric) -> float | None:
     found = _labelled(run)
     if found is None:
         return None
-    rows, proba_NC, _ = found
-    score = score_of(metric, rows, proba_NC, resampled=False)
+    rows, proba_NC, grouped = found
+    score = score_of(_fitting(metric, rows, grouped), rows, proba_NC, resampled=False)
     value = score.sign * score.value
     return value if np.isfinite(value) else None
 
@@ -59,8 +69,13 @@ def score_on_test(run: Run, metric: Metric) -> dict[str, Any] | None:
     if found is None:
         return None
     rows, proba_NC, grouped = found
+    metric = _fitting(metric, rows, grouped)
+    pool = metric.pool or MEAN
+    both = both_scores(rows, proba_NC, attributes=run.attributes, metric=metric, pool=pool)
     return {
         "metric": metric.name,
+        "score_by": GROUP if metric.pool else IMAGE,
+        "by_group": {"pool": pool, "scores": [one.as_dict() for one in both]} if both else None,
         "score": score_interval(metric, rows, proba_NC).as_dict(),
         "num_images": len(rows),
         "num_groups": rows.num_groups if grouped else None,
@@ -68,11 +83,13 @@ def score_on_test(run: Run, metric: Metric) -> dict[str, Any] | None:
     }
 
 
-def score_sentence(one: Mapping[str, Any], groups: str) -> str:
-    """Return the test score of report.json in words; `groups` is what groups are, in the plural."""
-    of = "" if one["num_groups"] is None else f" of {one['num_groups']:,} {groups}"
+def score_sentence(report: Mapping[str, Any]) -> str:
+    """Return the test score of report.json in words."""
+    one = report["test_score"]
+    of = "" if one["num_groups"] is None else f" of {one['num_groups']:,} {groups_of(report)}"
+    title = title_of({"score_by": IMAGE, **one, "group_name": report["group_name"]})
     return (
-        f"{TITLES[one['metric']]} {num(one['score']['value'])} {span(one['score'])} of the"
+        f"{title} {num(one['score']['value'])} {span(one['score'])} of the"
         f" mean test predictions, which the submission holds, on the {one['num_images']:,} labelled"
         f" test images{of} ({one['interval']}). These labels were used for nothing else."
     )

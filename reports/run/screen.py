@@ -10,6 +10,7 @@ from foldblend.cli import program
 from foldblend.errors import counted
 from foldblend.runs.run import Run
 from reports.blocks import screen_lines as section_screen_lines
+from reports.run.by_group import other_score, values_by_group
 from reports.run.next_steps import next_steps, quoted
 from reports.run.report import write_report
 from reports.run.scored_test import TITLE
@@ -35,7 +36,9 @@ def _headline(report: Report, width: int) -> list[str]:
         f" {counted(report['num_groups'], report['group_name'])}"
     )
     score = f"{num(report['headline']['value'])} {span(report['headline'])}"
-    return folded(f"OOF {title} {score} ({size})", width=width)
+    other = other_score(report)
+    beside = "" if other is None else f"; {other[0]} {num(other[1]['value'])} {span(other[1])}"
+    return folded(f"OOF {title} {score} ({size}){beside}", width=width)
 
 
 def _folds(report: Report, width: int) -> list[str]:
@@ -53,7 +56,16 @@ def _folds(report: Report, width: int) -> list[str]:
 def _attributes(report: Report, width: int) -> list[str]:
     if not report["attributes"]:
         return []
-    scores = (f"{row['name']} {num(row['f1_macro']['value'])}" for row in report["attributes"])
+    by_group = values_by_group(report)
+    scores = [
+        f"{row['name']} {num(row['f1_macro']['value'])}"
+        + (
+            f" (by {report['group_name']} {num(by_group[row['name']])})"
+            if row["name"] in by_group
+            else ""
+        )
+        for row in report["attributes"]
+    ]
     return folded(f"macro F1 by attribute: {', '.join(scores)}", width=width)
 
 
@@ -61,7 +73,7 @@ def _test_score(report: Report, width: int) -> list[str]:
     one = report.get("test_score")
     if one is None:
         return []
-    score = f"{title_of(report | one)} {num(one['score']['value'])} {span(one['score'])}"
+    score = f"{title_of({**report, **one})} {num(one['score']['value'])} {span(one['score'])}"
     return folded(f"{TITLE}: {score} ({counted(one['num_images'], 'image')})", width=width)
 
 

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from foldblend.attributes import Attribute, attribute_view
+from foldblend.scores.by_group import GROUP, IMAGE, MEAN, pooled
 from foldblend.scores.calibration import Calibration, summarise_calibration
 from foldblend.scores.confusion import confusion_counts, most_confused
+from foldblend.scores.group_scores import both_scores
 from foldblend.scores.metrics import METRICS, Metric, as_metric, mean_score, softmax
 from foldblend.scores.rows import Rows
 from foldblend.scores.score import Scored, score_interval, score_prediction
@@ -104,17 +106,27 @@ def _fold_scores(rows: Rows, proba_NC: np.ndarray, metric: Metric) -> list[dict[
     for repeat, fold in np.unique(np.stack([rows.repeat_N, rows.fold_N]), axis=1).T:
         held_N = (rows.repeat_N == repeat) & (rows.fold_N == fold)
         held = rows.take(held_N)
+        scored, proba = pooled(metric, held, proba_NC[held_N])
         folds.append(
             {
                 "repeat": int(repeat),
                 "fold": int(fold),
-                "score": _number(metric.score(held.label_N, proba_NC[held_N])),
+                "score": _number(metric.score(scored.label_N, proba)),
                 "f1_macro": METRICS["f1_macro"].score(held.label_N, proba_NC[held_N]),
                 "num_images": len(held),
                 "num_groups": held.num_groups,
             }
         )
     return folds
+
+
+def _by_group(
+    rows: Rows, proba_NC: np.ndarray, attributes: Sequence[Attribute], metric: Metric
+) -> dict[str, Any] | None:
+    """Return the scores by group beside those by image; None if each group has one image."""
+    pool = metric.pool or MEAN
+    found = both_scores(rows, proba_NC, attributes=attributes, metric=metric, pool=pool)
+    return {"pool": pool, "scores": [one.as_dict() for one in found]} if found else None
 
 
 def summarise(
@@ -164,8 +176,8 @@ def summarise(
     scores = np.array([np.nan if fold["score"] is None else fold["score"] for fold in folds], float)
     means = {
         name: mean_score(one, rows.label_N, proba_NC, rows.repeat_N)
-        for name, one in {**METRICS, chosen.name: chosen}.items()
-        if ordered or not one.needs_order or one is chosen
+        for name, one in {**METRICS, chosen.name: chosen.by_image}.items()
+        if ordered or not one.needs_order or name == chosen.name
     }
     headline = score_interval(chosen, rows, proba_NC).as_dict()
     f1_macro = METRICS["f1_macro"]
@@ -180,6 +192,7 @@ def summarise(
         "class_names": list(classes),
         "num_classes_occurring": len(np.unique(rows.label_N)),
         "metric": chosen.name,
+        "score_by": GROUP if chosen.pool else IMAGE,
         "headline": headline,
         "f1_macro": (
             dict(headline)
@@ -194,6 +207,7 @@ def summarise(
         "per_class": _per_class(rows, proba_NC.argmax(1), classes),
         "confusion": _confusion(rows.label_N, proba_NC.argmax(1), classes),
         "attributes": [_attribute(one, rows, proba_NC) for one in attributes],
+        "by_group": _by_group(rows, proba_NC, attributes, chosen),
         "calibration": {
             **summarise_calibration(
                 logits_NC if plain_NC is None else plain_NC, rows, found=calibration, seed=seed

@@ -9,6 +9,7 @@ from typing import Any
 from foldblend.errors import counted
 from foldblend.scores.metrics import TITLES
 from reports.blocks import section_lines
+from reports.run.by_group import by_group_section, other_score
 from reports.run.scored_test import TITLE, score_sentence
 from reports.text import WIDTH, folded, groups_of, num, signed, span, table, title_of
 
@@ -134,11 +135,19 @@ def _headline(report: Report) -> list[str]:
     ]
     if report["metric"] != "f1_macro":
         lines.append(f"OOF macro F1 {num(report['f1_macro']['value'])} {span(report['f1_macro'])}")
+    other = other_score(report)
+    if other is not None:
+        lines.append(f"OOF {other[0]} {num(other[1]['value'])} {span(other[1])}")
     raw = report["raw"]
     if raw is not None:
         lines.append(f"  on the original labels {num(raw['value'])} {span(raw)}")
     note = single_model_note(report)
     return [*lines, f"  ({report['interval']})", *(folded(note) if note else [])]
+
+
+def _by_group(report: Report) -> list[str]:
+    one = by_group_section(report)
+    return [] if one is None else ["", *section_lines(one)]
 
 
 def _scores(report: Report) -> list[str]:
@@ -244,10 +253,9 @@ def _test(report: Report) -> list[str]:
 
 
 def _test_score(report: Report) -> list[str]:
-    one = report.get("test_score")
-    if one is None:
+    if report.get("test_score") is None:
         return []
-    return ["", TITLE, *folded(score_sentence(one, groups_of(report)))]
+    return ["", TITLE, *folded(score_sentence(report))]
 
 
 def _suspects(report: Report) -> list[str]:
@@ -288,6 +296,7 @@ def _baselines(report: Report) -> list[str]:
 PARTS = (
     _opening,
     _headline,
+    _by_group,
     _scores,
     _classes,
     _calibration,

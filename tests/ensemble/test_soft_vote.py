@@ -78,6 +78,7 @@ def test_blend_is_a_run_joined_on_image_id(runs_copy, alpha):
         "report.txt",
         "submission.csv",
         "predictions.csv",
+        "predictions_by_group.csv",
         "pictures.parquet",
         "sections",
         "report.html",

@@ -44,6 +44,7 @@ def write_synthetic_run(
     names: Sequence[str] | None = None,
     strength: float = 1.0,
     seed: int = 0,
+    one_class: bool = False,
 ) -> Path:
     """Write a finished run on the competition's classes and return its folder.
 
@@ -63,6 +64,8 @@ def write_synthetic_run(
         How much the logits depend on the labels.
     seed
         Seed of the logits; people and folds do not depend on it.
+    one_class
+        Whether all images of a person have one class, which they have not in the competition.
     """
     # A separate generator, so that runs with different seeds have the same rows and folds.
     people_rng = np.random.default_rng(0)
@@ -73,7 +76,7 @@ def write_synthetic_run(
         f"{index:06d}_{GENDERS[genders[index]]}_Asian_{20 * ages[index] + 25}"
         for index in range(num_people)
     ]
-    masks = np.array([0] * 5 + [1, 2])
+    masks = np.zeros(7, int) if one_class else np.array([0] * 5 + [1, 2])
     rows = pd.DataFrame(
         {
             "image_id": [f"{group}/{file}.jpg" for group in groups for file in FILES],
