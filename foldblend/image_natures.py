@@ -38,6 +38,8 @@ class Nature:
     is_premultiplied: bool = False
     """Whether OpenCV gives colours that are multiplied by alpha."""
     is_dicom: bool = False
+    packed_bits: int = 0
+    """Bits of packed values, which OpenCV moves up to the highest of 16; 0 for others."""
 
 
 PLAIN = Nature()
@@ -85,6 +87,7 @@ def _of_tiff(data: bytes) -> Nature:
         is_decimal=tiff.is_decimal,
         has_alpha=has_alpha,
         is_premultiplied=has_alpha and (tiff.bits <= 8 or tiff.alpha == 1),
+        packed_bits=tiff.bits if 8 < tiff.bits < 16 else 0,
     )
 
 

@@ -82,14 +82,18 @@ def _deep(path: str | Path, data: bytes, nature: Nature, mode: int) -> np.ndarra
         raise bad_image(path, fault_of(data))
     if nature.is_decimal and np.isnan(image).any():
         raise bad_image(path, NAN)
+    if nature.packed_bits and image.dtype == np.uint16:
+        image >>= 16 - nature.packed_bits
     return image
 
 
-def _as_levels(path: str | Path, colour: np.ndarray, levels: Levels) -> np.ndarray:
+def _as_levels(path: str | Path, colour: np.ndarray, nature: Nature, levels: Levels) -> np.ndarray:
     if colour.dtype == np.uint8:
         return colour
     if levels.pixel_range is not None:
         return scaled(colour, levels.pixel_range)
+    if nature.packed_bits:
+        return scaled(colour, (0, 2**nature.packed_bits - 1))
     if colour.dtype.kind == "f":
         raise bad_image(path, DECIMAL)
     # As OpenCV makes 8 bits of 16.
@@ -119,14 +123,15 @@ def decode_rgb(path: str | Path, data: bytes, mode: int, levels: Levels) -> np.n
     if nature.is_dicom:
         return dicom_levels(path, read_dicom(path, data), levels)
     is_laid = nature.has_alpha and levels.background is not None
-    is_scaled = nature.is_deep and (levels.pixel_range is not None or nature.is_decimal)
+    has_range = levels.pixel_range is not None
+    is_scaled = nature.is_deep and (has_range or nature.is_decimal or nature.packed_bits > 0)
     if not is_laid and not is_scaled:
         return cv2.cvtColor(decode(path, data, mode), cv2.COLOR_BGR2RGB)
     image = _deep(path, data, nature, cv2.IMREAD_UNCHANGED if is_laid else DEEP)
     if is_laid:
         image = _upright(path, data, image)
     colour = image if image.ndim == 2 else image[..., 2::-1]
-    colour = _as_levels(path, colour, levels)
+    colour = _as_levels(path, colour, nature, levels)
     if colour.ndim == 2:
         colour = np.repeat(colour[..., None], 3, axis=2)
     if is_laid and image.ndim == 3 and image.shape[2] == 4 and image.dtype.kind == "u":
@@ -162,6 +167,6 @@ def values_of(path: str | Path, data: bytes, levels: Levels) -> Values | None:
         covering(high) if is_whole else None,
         low,
         high,
-        bits=16 if is_whole else None,
+        bits=16 if is_whole and not nature.packed_bits else None,
         has_alpha=nature.has_alpha,
     )
