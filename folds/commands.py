@@ -42,7 +42,7 @@ ABOUT_IMPORT = About(
     (
         "--oof oof.csv --labels train.csv --name sk",
         "--oof oof.csv --test test_fold_*.csv --labels outputs/RUN --name keras",
-        "--oof oof.csv --folds outputs/RUN --labels train.csv --kind logits --name mm",
+        "--oof oof.csv --folds folds.csv --labels train.csv --kind logits --name mm",
     ),
 )
 

@@ -12,6 +12,7 @@ from foldblend.cli import check_name
 from foldblend.errors import require
 from foldblend.flags import check_lengths, expand_home
 from foldblend.limits import MAX_ROWS, check_limits
+from foldblend.scores.by_group import GROUP, MEAN, check_pool
 from foldblend.scores.metrics import check_metric
 from folds.config import DataConfig
 
@@ -55,6 +56,10 @@ class ImportConfig:
     """
     metric: str = "f1_macro"
     """Metric of the report; see run_cv.py --help."""
+    score_by: Literal["image", "group"] = "image"
+    """What the main score counts: images, or groups, whose images' predictions are pooled."""
+    group_pool: str = "mean"
+    """How a group's images become one prediction: mean, max or noisy-or."""
     optimistic: bool = False
     """Mark the score as too high: epochs or settings were chosen on the rows that are scored."""
     image_col: str = "image"
@@ -81,6 +86,8 @@ class ImportConfig:
     """Table of the test images: their order, and labels for one score at the end."""
     test_image_col: str | None = None
     """Column of --test-csv with the image; default: as --image-col."""
+    test_group_col: str | None = None
+    """Column of --test-csv with the group, for scores by group; default: as --group-col."""
     sample_submission: str | None = None
     """CSV that shows the columns, rows and order of submission.csv."""
     data_name: str | None = None
@@ -114,6 +121,11 @@ class ImportConfig:
             require(getattr(self, name), f"--{name}: missing; pass {what}")
         check_name(self.name)
         check_metric(self.metric)
+        check_pool(self.group_pool)
+        require(
+            self.group_pool == MEAN or self.score_by == GROUP,
+            f"--group-pool {self.group_pool}: has no effect without --score-by group",
+        )
         check_limits(self.max_rows, None)
 
     @property

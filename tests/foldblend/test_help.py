@@ -14,7 +14,9 @@ from foldblend.flags import flags_of
 from foldblend.help import help_text, texts_of
 from foldblend.scores.metrics import METRICS
 from folds.commands import ABOUT as AUDIT
+from folds.commands import ABOUT_IMPORT
 from folds.config import AuditConfig
+from folds.import_config import ImportConfig
 from pipeline.commands import ABOUT_CV, ABOUT_TTA
 from pipeline.config.run import InferConfig, OutputConfig, RunConfig
 from reports.commands import ABOUT_BOARD, ABOUT_REPORT, BoardConfig, ReportConfig
@@ -28,6 +30,7 @@ COMMANDS = [
     (BlendConfig, BLEND),
     (TtaConfig, ABOUT_TTA),
     (AuditConfig, AUDIT),
+    (ImportConfig, ABOUT_IMPORT),
     (BoardConfig, ABOUT_BOARD),
     (ReportConfig, ABOUT_REPORT),
 ]

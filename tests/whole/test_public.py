@@ -56,6 +56,7 @@ EXAMPLES = [
     "blend",
     "build_manifest",
     "cross_validate",
+    "import_run",
     "leaderboard",
     "load",
     "predict",

@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 
 from foldblend.errors import UserError, counted, listed, require
+from foldblend.scores.by_group import GROUP, SCORE_BY_IMAGE, check_one_label
 from foldblend.scores.metrics import check_order
+from foldblend.scores.rows import Rows
 from folds.data.imported.known import Known, read_known
 from folds.data.imported.rows import check_labels, folds_of, in_fold_order, order_of_rows
 from folds.data.imported.tables import (
@@ -20,6 +22,7 @@ from folds.data.imported.tables import (
     read_predictions,
 )
 from folds.data.imported.values import Logits, logits_of
+from folds.fold_file import training_only_rows
 from folds.import_config import ImportConfig
 
 __all__ = ["Imported", "read_imported"]
@@ -78,7 +81,14 @@ def read_imported(
     """
     frame = frame_table(labels, "labels") if isinstance(labels, pd.DataFrame) else None
     known = read_known(str(config.labels), config.data, frame)
+    if config.folds is not None:
+        alone = training_only_rows(config.folds, known.train["image_id"], flag="--folds")
+        known = known.without({*alone})
     check_order(config.metric, ordered=bool(known.record.get("ordered", True)))
+    if config.score_by == GROUP:
+        label_N = known.train["label"].to_numpy()
+        rows = Rows.of(label_N, known.groups, group_name=known.group_name)
+        check_one_label(rows, place="--score-by group", cure=SCORE_BY_IMAGE)
     about = {"id_col": config.id_col, "columns": named_columns(config.columns)}
 
     def read(source: Table, name: str) -> Predictions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from foldblend.flags import flag_name
 from foldblend.runs.check import NEEDED_TO_BUILD_ON, finished_run
 from foldblend.runs.folder import PICTURES, csv_bytes, ids_hash
 from foldblend.runs.rows import labels_of_test
-from foldblend.runs.run import TEST_LABELS, Run
+from foldblend.runs.run import TEST_GROUPS, TEST_LABELS, Run
 from foldblend.runs.submission import SubmissionForm
 from foldblend.runs.tables import ROW_COLUMNS
 from foldblend.scores.metrics import is_ordered
@@ -26,7 +26,8 @@ from foldblend.tables import TextTable
 from folds.config import LAYOUTS, DataConfig
 from folds.data.assemble import assemble, form_of
 from folds.data.generic import read_labelled_table
-from folds.data.manifest import ImageTable, Manifest
+from folds.data.image_table import ImageTable
+from folds.data.manifest import Manifest
 from folds.data.recognise import layout_of
 from folds.data.source import load_manifest
 
@@ -51,6 +52,8 @@ class Known:
     """Test images in their order, where they are known."""
     test_labels: bytes | None = None
     """Content of test_labels.csv."""
+    test_groups: bytes | None = None
+    """Content of test_groups.csv."""
     submission: SubmissionForm | None = None
     pictures: bytes | None = None
     """Content of the table of the image files."""
@@ -75,6 +78,16 @@ class Known:
     def groups(self) -> np.ndarray:
         """The group of each row of `train`, N."""
         return self.train["group"].to_numpy()
+
+    def without(self, alone: Container[str]) -> Known:
+        """Return the data without images that are for training only, and so never held out."""
+        kept_N = np.array([name not in alone for name in self.train["image_id"]])
+        train = self.train[kept_N].reset_index(drop=True)
+        fold_RN = None if self.fold_RN is None else self.fold_RN[:, kept_N]
+        data = {**self.record["data"], **_sizes(train)}
+        return dataclasses.replace(
+            self, train=train, fold_RN=fold_RN, record={**self.record, "data": data}
+        )
 
     def form(self, test_ids: list[str] | None, config: DataConfig) -> SubmissionForm | None:
         """Return the form of the submission, which --sample-submission may give."""
@@ -166,14 +179,21 @@ def _manifest_of(found: ImageTable) -> Manifest:
     )
 
 
+def _sizes(train: pd.DataFrame) -> dict[str, Any]:
+    """Return the entries of run.json that follow from the labelled images."""
+    return {
+        "train_ids_hash": ids_hash(train["image_id"]),
+        "num_images": len(train),
+        "num_groups": int(train["group"].nunique()),
+    }
+
+
 def _of_manifest(manifest: Manifest, config: DataConfig, *, id_column: str = "image_id") -> Known:
     train = manifest.train
     record = {
         "data": {
             "name": manifest.name,
-            "train_ids_hash": ids_hash(train["image_id"]),
-            "num_images": len(train),
-            "num_groups": int(train["group"].nunique()),
+            **_sizes(train),
             "group_name": manifest.group_name,
             "is_demo": manifest.is_demo,
         },
@@ -194,6 +214,7 @@ def _of_manifest(manifest: Manifest, config: DataConfig, *, id_column: str = "im
         record=record,
         test_ids=None if manifest.test is None else manifest.test["image_id"].tolist(),
         test_labels=None if labels is None else csv_bytes(labels),
+        test_groups=_test_groups(manifest.test),
         submission=manifest.submission,
         pictures=_pictures(manifest),
         id_column=id_column,
@@ -201,6 +222,11 @@ def _of_manifest(manifest: Manifest, config: DataConfig, *, id_column: str = "im
         notes=(*manifest.notes, *([demo] if manifest.is_demo else [])),
         found=(*manifest.found, *(f"warning: {one}" for one in manifest.warnings)),
     )
+
+
+def _test_groups(test: pd.DataFrame | None) -> bytes | None:
+    known = test is not None and "group" in test
+    return csv_bytes(test[["image_id", "group"]]) if test is not None and known else None
 
 
 def _pictures(manifest: Manifest) -> bytes | None:
@@ -243,6 +269,7 @@ def _of_run(path: Path, config: DataConfig) -> Known:
         record={"data": data, **{name: run.info[name] for name in names if name in run.info}},  # type: ignore[literal-required]
         test_ids=None if run.test is None else run.test["image_id"].tolist(),
         test_labels=run.tables.data(TEST_LABELS) if run.has(TEST_LABELS) else None,
+        test_groups=run.tables.data(TEST_GROUPS) if run.has(TEST_GROUPS) else None,
         submission=run.submission,
         pictures=_pictures_of(run),
         fold_RN=rows["fold"].to_numpy().reshape(-1, len(train)),

@@ -17,7 +17,8 @@ from foldblend.flags import from_settings
 from foldblend.progress import write
 from foldblend.runs.derived import Content, open_derived, write_content
 from foldblend.runs.folder import lock_folder, with_logits
-from foldblend.runs.run import Run
+from foldblend.runs.run import TEST_GROUPS, Run
+from foldblend.scores.by_group import GROUP, scored_by_group
 from foldblend.spreadsheets import safe_csv
 from folds.data.imported.beside import differences
 from folds.data.imported.check import Imported, read_imported
@@ -34,7 +35,7 @@ SECTION = "1_imported"
 
 def import_run(
     oof: Table,
-    labels: Table,
+    labels: Table | Run,
     *,
     test: Table | Sequence[Table] = (),
     say: Say = write,
@@ -51,7 +52,7 @@ def import_run(
         Out-of-fold predictions, a file or a DataFrame: one row per image (and `repeat`), a column
         per class with the name of the class, and the `fold` in which the image was held out.
     labels
-        The labelled images: a table, a folder, "demo", or the folder of a run on the same data.
+        The labelled images: a table, a folder, "demo", or a run on the same data.
     test
         Predictions of the test images, one table for each fold, or one with their mean. With a
         mean only, the run can be voted on, but nothing that is fitted is applied to it.
@@ -73,11 +74,16 @@ def import_run(
 
     Examples
     --------
+    >>> import pandas as pd
     >>> alpha = fb.load(outputs / "alpha")
-    >>> table = alpha.oof[["image_id", "fold"]].copy()
-    >>> table[list(alpha.classes)] = alpha.predict_proba()
+    >>> oof = alpha.oof[["image_id", "fold"]]
+    >>> oof = oof.join(pd.DataFrame(alpha.logits(alpha.oof), columns=list(alpha.classes)))
+    >>> same = fb.import_run(oof, alpha, kind="logits", name="same", output=outputs, say=silent)
+    >>> same.info["kind"], bool((same.logits(same.oof) == alpha.logits(alpha.oof)).all())
+    ('import', True)
     """
     tables = [test] if isinstance(test, (str, Path, pd.DataFrame)) else list(test)
+    labels = labels.path if isinstance(labels, Run) else labels
     frames = {
         name: one
         for name, one in (("oof", oof), ("labels", labels))
@@ -132,6 +138,8 @@ def _key(found: Imported, config: ImportConfig) -> str:
         found.test_ids,
         found.made.values,
         config.metric,
+        config.score_by,
+        config.group_pool,
         config.optimistic,
         None if form is None else form.record(),
         None if form is None else form.ids,
@@ -139,7 +147,7 @@ def _key(found: Imported, config: ImportConfig) -> str:
     digest.update(json.dumps(settings, sort_keys=True, default=int).encode())
     for logits in (found.oof_RNC, *found.tests):
         digest.update(np.ascontiguousarray(logits).tobytes())
-    digest.update(known.test_labels or b"")
+    digest.update((known.test_labels or b"") + (known.test_groups or b""))
     return digest.hexdigest()
 
 
@@ -169,6 +177,7 @@ def _write(folder: Path, found: Imported, config: ImportConfig) -> Run:
         "optimistic": config.optimistic,
         "views": [],
         "metric": config.metric,
+        **(scored_by_group(config.group_pool) if config.score_by == GROUP else {}),
         "about": f"imported {what}, data {known.record['data']['name']}",
         "notes": [*notes, *found.warnings, *known.notes],
         "passes": found.num_models,
@@ -186,6 +195,7 @@ def _write(folder: Path, found: Imported, config: ImportConfig) -> Run:
         of_shares=found.made.values == PROBABILITIES,
         sections={SECTION: _section(found, config, notes)},
         pictures=known.pictures,
+        files={TEST_GROUPS: known.test_groups} if found.tests and known.test_groups else {},
     )
     return write_content(
         folder,

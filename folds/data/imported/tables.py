@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from foldblend.delimited import read_text
-from foldblend.errors import UserError, did_you_mean, listed, shown
+from foldblend.errors import UserError, counted, did_you_mean, listed, shown
 from foldblend.files import home, is_file
 from foldblend.tables import TextTable, cell_text, read_text_table
 from foldblend.words import tidy
@@ -258,7 +258,7 @@ def _given_columns(
         )
     if len(given) != len(numbers) or len({*given}) < len(given):
         raise UserError(
-            f"{where}: {len({*given})} classes for {len(numbers)} columns of numbers"
+            f"{where}: {counted(len({*given}), 'class')} for {len(numbers)} columns of numbers"
             f" ({listed(map(repr, numbers), most=9)}); name the class of each once"
         )
     if len(given) == 1 and len(classes) == 2:

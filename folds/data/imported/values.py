@@ -14,8 +14,9 @@ __all__ = ["PROBABILITIES", "Logits", "logits_of"]
 
 PROBABILITIES = "probabilities"
 LOGITS = "logits"
+AUTO = "auto"
 # Sums of rows may differ from 1 by this, as those of float16 do, or by what rounding of the cells
-# explains, up to MOST_OFF.
+# explains. Without --kind that is at most MOST_OFF.
 LEAST_OFF = 1e-3
 MOST_OFF = 0.05
 # Cells are taken for rounded ones with up to this many digits.
@@ -47,22 +48,25 @@ class Logits:
         )
 
 
-def _tolerance(values_NC: np.ndarray) -> float:
+def _tolerance(found: Predictions, kind: str) -> float:
     """Return by how much the sum of a row of probabilities may differ from 1."""
+    values_NC = found.values_NC
+    if found.single is not None:  # One column of two is not a sum.
+        return np.inf
+    most = np.inf if kind == PROBABILITIES else MOST_OFF
     for digits in range(1, MOST_DIGITS + 1):
         if np.allclose(values_NC, values_NC.round(digits), rtol=0, atol=1e-9):
             rounding = values_NC.shape[1] * 0.5 * 10.0**-digits
-            return min(max(LEAST_OFF, rounding), MOST_OFF)
+            return float(min(max(LEAST_OFF, rounding), most))
     return LEAST_OFF
 
 
-def _odd_row(found: Predictions) -> tuple[np.ndarray, str] | None:
+def _odd_row(found: Predictions, kind: str) -> tuple[np.ndarray, str] | None:
     """Return the rows that are no probabilities, as a mask, and what is wrong with the first."""
     values_NC = found.values_NC
     below_N = np.asarray(((values_NC < 0) | (values_NC > 1 + LEAST_OFF)).any(axis=1))
     sum_N = values_NC.sum(axis=1)
-    # One column of two is not a sum.
-    off_N = np.abs(sum_N - 1) > (np.inf if found.single is not None else _tolerance(values_NC))
+    off_N = np.abs(sum_N - 1) > _tolerance(found, kind)
     odd_N = np.asarray(below_N | off_N)
     if not odd_N.any():
         return None
@@ -76,7 +80,7 @@ def _odd_row(found: Predictions) -> tuple[np.ndarray, str] | None:
 
 def _check_probabilities(found: Predictions, kind: str) -> None:
     """Raise UserError with the line of a row that is no distribution over the classes."""
-    odd = _odd_row(found)
+    odd = _odd_row(found, kind)
     if odd is None:
         return
     odd_N, why = odd
@@ -118,7 +122,7 @@ def logits_of(found: Sequence[Predictions], kind: str) -> tuple[Logits, list[str
     warnings = []
     if kind == LOGITS:
         tables = [_of_scores(one) for one in found]
-        if all(_odd_row(one) is None for one in found):
+        if all(_odd_row(one, AUTO) is None for one in found):
             warnings.append(
                 f"{listed(one.name for one in found)}: all rows sum to 1 as probabilities do, but"
                 " --kind logits was passed"
