@@ -57,7 +57,7 @@ def most_rows(info: Info) -> int:
     So a run that was made with a larger --max-rows can be read, up to MOST_ROWS.
     """
     data = info.get("data", {})
-    num_images = data.get("num_images", 0) + data.get("num_test", 0)
+    num_images = sum(data.get(f"num_{part}", 0) for part in ("images", "test", "training_only"))
     accounted = num_images * (info.get("num_repeats", 1) + MOST_VIEWS)
     return max(MAX_ROWS, min(accounted, MOST_ROWS))
 

@@ -179,6 +179,7 @@ def test_they_blend_with_a_run_of_the_scored_rows(outputs, tmp_path):
     assert not any("different" in str(note) for note in both.info.get("notes", []))
 
 
+@pytest.mark.slow
 def test_folds_of_such_a_run_are_used_again(data, outputs, tmp_path):
     lines = []
     again = run(data, tmp_path, "again", folds=outputs / "minus", say=lines.append)
@@ -198,6 +199,7 @@ def test_an_interrupted_run_is_continued(data, outputs, tmp_path):
     pd.testing.assert_frame_equal(made.oof, Run(outputs / "minus").oof, check_exact=True)
 
 
+@pytest.mark.slow
 def test_views_are_added_to_such_runs(outputs, tmp_path):
     for name in ("minus", "extra"):
         copy = shutil.copytree(outputs / name, tmp_path / name)
@@ -262,6 +264,21 @@ def test_extra_images_that_cannot_be_used_write_nothing(data, tmp_path, cv_comma
     assert not (tmp_path / "out").exists()
 
 
+def test_repeats_have_the_same_images_for_training_only(data, tmp_path):
+    lines = pd.read_csv(data / "folds.csv")
+    other = lines.assign(fold=lines["fold"].where(lines["fold"] < 0, 2 - lines["fold"]))
+    both = pd.concat([lines.assign(repeat=0), other.assign(repeat=1)])
+    both.to_csv(tmp_path / "folds.csv", index=False)
+    made = run(data, tmp_path, "twice", folds=tmp_path / "folds.csv", finetune="head")
+    assert made.info["num_repeats"] == 2
+    assert made.oof.groupby("repeat")["image_id"].nunique().tolist() == [22, 22]
+    folds = pd.read_csv(made.path / "folds.csv")
+    assert (folds.loc[folds["fold"] == -1].groupby("repeat")["image_id"].nunique() == 14).all()
+    lines = []
+    run(data, tmp_path, "twice", folds=tmp_path / "folds.csv", finetune="head", say=lines.append)
+    assert any("finished before, so nothing was trained" in line for line in lines)
+
+
 def test_a_dry_run_counts_them(data, tmp_path):
     lines = []
     run(data, tmp_path, "dry", dry_run=True, device="cpu", say=lines.append)
@@ -298,6 +315,7 @@ def permuted_scores(tmp_path, *, seeds=5, num_scored=12, num_alone=60, noise=160
     return score("true", rows), permuted, score("bare", rows[: 3 * num_scored])
 
 
+@pytest.mark.slow
 def test_permuted_labels_of_images_for_training_only_lower_the_score(tmp_path):
     true, permuted, bare = permuted_scores(tmp_path)
     print(f"true {true:.3f}, permuted {np.mean(permuted):.3f} ({permuted}), without {bare:.3f}")
