@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ensemble.config import read_blend_file, read_members
@@ -26,6 +27,11 @@ from foldblend.image_natures import nature_of
 from foldblend.images import read_image, upright_size
 from foldblend.runs.folder import read_json
 from foldblend.tables import read_text_table
+from folds.config import DataConfig
+from folds.data.imported.known import Known
+from folds.data.imported.rows import check_labels, folds_of, order_of_rows
+from folds.data.imported.tables import read_predictions
+from folds.data.imported.values import logits_of
 from folds.fold_file import read_fold_file
 from pipeline.config.settings import read_config_file
 from tests.faults.judge import bad_message
@@ -53,6 +59,19 @@ def _folds(file: Path) -> None:
     read_fold_file(file, TRAIN, leaks=True)
 
 
+def _oof(file: Path) -> None:
+    """Read imported predictions and compare them with four images."""
+    train = TRAIN.assign(label=[0, 0, 1, 1], label_raw=[0, 0, 1, 1])
+    record = {"data": {"group_name": "group"}}
+    known = Known(source="data", train=train, classes=("cat", "dog"), record=record)
+    found = read_predictions(file, "--oof", known, DataConfig())
+    order_RN = order_of_rows(found, train["image_id"].tolist(), "data")
+    check_labels(found, known, order_RN, "label")
+    folds_of(found, known, order_RN, None)
+    logits, _ = logits_of([found], "auto")
+    assert np.isfinite(logits.tables[0]).all()
+
+
 # Name of the parser, by which its part of the corpus is named; the suffix of its files; the parser.
 PARSERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "csv": (".csv", read_text_table),
@@ -60,6 +79,7 @@ PARSERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "jsonl": (".jsonl", read_text_table),
     "parquet": (".parquet", read_text_table),
     "folds": (".csv", _folds),
+    "oof": (".csv", _oof),
     "config": (".yaml", read_config_file),
     "members": (".yaml", read_members),
     "blend": (".yaml", read_blend_file),

@@ -33,6 +33,7 @@ WORDS = st.sampled_from(
     + ["nan", "1e999", "", " ", "=1+1", "\x1b[31m", "\u202e", "\0", '"', "'", "\ufeff", "9" * 40]
 )
 CELLS = st.one_of(WORDS, st.text(max_size=6))
+SHARES = st.sampled_from(["0.5", "0", "1", "-0.0", "1e-400", "0.25", "0.75", "inf", "0,5", "1_0"])
 DELIMITERS = st.sampled_from([*",;\t|", "\n", "\r\n", "\r", '"', '""', "\0", "\x85", "\u2028"])
 DELIMITED = st.lists(st.one_of(WORDS, DELIMITERS, st.just(","), st.just("\n")), max_size=40).map(
     "".join
@@ -104,6 +105,25 @@ def test_any_bytes(data, tmp_path):
 def test_fold_files(rows, tmp_path):
     table = pd.DataFrame(rows, columns=["image_id", "fold", "repeat"])
     by_file(table.to_csv(index=False, escapechar="\\"), tmp_path, "folds")
+
+
+@CHECKED
+@given(
+    rows=st.lists(st.lists(st.one_of(CELLS, SHARES), min_size=5, max_size=5), max_size=6),
+    columns=st.permutations(["image_id", "fold", "cat", "dog", "label"]),
+)
+def test_predictions(rows, columns, tmp_path):
+    table = pd.DataFrame(rows, columns=columns)
+    by_file(table.to_csv(index=False, escapechar="\\"), tmp_path, "oof")
+
+
+@CHECKED
+@given(changes=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), CELLS), max_size=2))
+def test_predictions_with_odd_cells(changes, tmp_path):
+    table = pd.read_csv(CORPUS / "oof" / "plain.csv", dtype=str)
+    for row, column, cell in changes:
+        table.iloc[row, column] = cell
+    by_file(table.to_csv(index=False, escapechar="\\"), tmp_path, "oof")
 
 
 @CHECKED

@@ -272,7 +272,8 @@ def _of_run(path: Path, config: DataConfig) -> Known:
         test_groups=run.tables.data(TEST_GROUPS) if run.has(TEST_GROUPS) else None,
         submission=run.submission,
         pictures=_pictures_of(run),
-        fold_RN=rows["fold"].to_numpy().reshape(-1, len(train)),
+        # Numbers of a blend's folds may have gaps.
+        fold_RN=np.unique(rows["fold"], return_inverse=True)[1].reshape(-1, len(train)),
         leaks=bool(run.info["leaks"]),
         notes=_notes_of(run),
     )
