@@ -1,5 +1,6 @@
 """Tests of blends and TTA whose score counts groups."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from ensemble.auto import blend_arrays
 from ensemble.blend import blend
 from ensemble.choose import averaging_optimism, chances, score_logits
+from ensemble.config import read_blend_file
 from ensemble.methods.base import Evidence
 from ensemble.methods.registry import METHODS
 from ensemble.offsets import fit_offsets
@@ -120,6 +122,13 @@ def test_the_best_member_is_chosen_by_groups():
     assert by_groups.nested.interval() == expected
 
 
+def from_file(file, **settings):
+    """Return the settings of a blend.yaml as keywords of `blend`."""
+    config = dataclasses.replace(read_blend_file(file), **settings)
+    kept = {one.name: getattr(config, one.name) for one in dataclasses.fields(config)}
+    return {**kept, "say": quiet}
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("by_group")
@@ -169,14 +178,8 @@ def test_a_blend_takes_the_unit_of_its_members_and_its_file_keeps_it(runs, tmp_p
         say=quiet,
         page=False,
     )
-    again = blend(
-        runs,
-        config=str(first.path / "blend.yaml"),
-        name="h",
-        output=str(tmp_path),
-        say=quiet,
-        page=False,
-    )
+    file = str(first.path / "blend.yaml")
+    again = blend(**from_file(file, name="h"))
     assert again.info["score_by"] == "group"
     assert again.oof_hash == first.oof_hash
     one = blend([first, again], include_blends=True, method="soft", name="i", say=quiet, page=False)
