@@ -25,7 +25,11 @@ from pipeline.training.checkpoint import CHECKPOINT
 __all__ = ["check_still_there", "is_obsolete", "open_folder", "write_config"]
 
 # Parts of the run key, as error messages call them.
-PARTS = {"configuration": "a different configuration", "own modules": "different custom modules"}
+PARTS = {
+    "configuration": "a different configuration",
+    "own modules": "different custom modules",
+    "pixel values": "another --pixel-range, --dicom-window or --alpha-background",
+}
 
 
 def _free_name(folder: Path) -> str:

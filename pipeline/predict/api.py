@@ -109,7 +109,7 @@ def predict(
     images
         A file, folder, table or pattern of images, a data frame, an array, a PIL image, or a
         sequence of paths, arrays and PIL images. Arrays are height x width x 3 (RGB) or height x
-        width, uint8.
+        width, uint8 or uint16.
     say
         Function that prints one line of the log.
     settings

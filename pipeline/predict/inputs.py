@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 import PIL.Image
-import PIL.ImageOps
 
 from foldblend.errors import UserError, listed
 from foldblend.files import home
@@ -27,7 +25,7 @@ from folds.data.generic import column_in, read_user_table
 from folds.data.groups import groups_by_regex
 from folds.data.test_set import TestSet, Training, metadata_in, read_test_set
 
-__all__ = ["Images", "Inputs", "as_rgb", "each_once", "read_inputs"]
+__all__ = ["Images", "Inputs", "each_once", "read_inputs"]
 
 Images = str | os.PathLike[str] | np.ndarray | PIL.Image.Image | Sequence[Any] | pd.DataFrame
 
@@ -38,7 +36,7 @@ class Inputs:
 
     ids: list[str]
     sources: Sequence[Any]
-    """Path, array H x W [x 3] uint8 (RGB) or PIL image of each."""
+    """Path, array H x W [x 3] uint8 or uint16 (RGB) or PIL image of each."""
     boxes: Sequence[Box | None] | None = None
     groups: Sequence[str] | None = None
     labels: Sequence[int] | None = None
@@ -69,40 +67,6 @@ def _stamp(source: Any) -> tuple[Any, ...]:
     except (OSError, ValueError):  # ValueError: the name has a NUL byte
         return (str(source),)
     return str(source), about.st_size, about.st_mtime_ns
-
-
-def as_rgb(image: Any, name: str) -> np.ndarray:
-    """Return an array or PIL image as H x W x 3 uint8; raise UserError for other arrays."""
-    if isinstance(image, PIL.Image.Image):
-        # Pillow would make white of all values above 255.
-        if image.mode[0] in "IF":
-            raise UserError(f"{name}: a PIL image of mode {image.mode}; scale it to 8 bits")
-        return np.asarray(PIL.ImageOps.exif_transpose(image).convert("RGB"))
-    array = np.asarray(image)
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[..., 0]
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)):
-        raise UserError(
-            f"{name}: an array of {array.dtype} {' x '.join(map(str, array.shape))} is no image;"
-            " pass height x width x 3 (RGB) or height x width, uint8"
-        )
-    if not array.size:
-        raise UserError(f"{name}: the array has no pixel; leave it out")
-    return array if array.ndim == 3 else np.repeat(array[..., None], 3, axis=2)
-
-
-def file_of(source: Any, name: str, folder: Path) -> tuple[str, bool]:
-    """Return the file of an image, and whether it was written for this.
-
-    Images in memory become PNG files in `folder`, so that all images are read in one way.
-    """
-    if isinstance(source, (str, os.PathLike)):
-        return os.fspath(source), False
-    file, path = tempfile.mkstemp(suffix=".png", dir=folder)
-    os.close(file)
-    pixels = cv2.cvtColor(as_rgb(source, name), cv2.COLOR_RGB2BGR)
-    cv2.imwrite(path, pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    return path, True
 
 
 def _table_in(place: str) -> Path | None:

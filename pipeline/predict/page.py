@@ -10,12 +10,15 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 
 from foldblend.errors import UserError, counted
+from foldblend.image_values import decode_rgb
 from foldblend.images import Levels, crop, read_image
-from pipeline.predict.inputs import Inputs, as_rgb
+from pipeline.predict.in_memory import png_of
+from pipeline.predict.inputs import Inputs
 from pipeline.predict.open import Predictor
 from pipeline.predict.picks import Picks
 from reports.figures import bars
@@ -44,7 +47,7 @@ def _picture(inputs: Inputs, index: int, levels: Levels) -> str | None:
                 os.fspath(source), at_least=least, max_pixels=inputs.max_pixels, levels=levels
             )
         else:
-            image = as_rgb(source, name)
+            image = decode_rgb(name, png_of(source, name), cv2.IMREAD_COLOR, levels)
         return thumbnail(image if box is None else crop(name, image, box), height=HEIGHT)
     # The prediction is made; its page does without an image that is gone meanwhile.
     except (UserError, OSError, ValueError):

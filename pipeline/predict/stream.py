@@ -26,7 +26,8 @@ from pipeline.data.crop import box_finder
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import num_cores
 from pipeline.predict.compute import compute_for
-from pipeline.predict.inputs import Inputs, file_of
+from pipeline.predict.in_memory import file_of
+from pipeline.predict.inputs import Inputs
 from pipeline.predict.nets import Features, Net
 from pipeline.predict.recipe import Look
 from pipeline.predict.reference import look_of

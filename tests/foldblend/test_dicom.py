@@ -19,13 +19,12 @@ from foldblend.levels import parse_window
 pydicom = pytest.importorskip("pydicom")
 for decoder in ("gdcm", "jpeg_ls", "openjpeg"):
     pytest.importorskip(decoder)
-from pydicom.dataset import FileDataset, FileMetaDataset  # noqa: E402
 from pydicom.encaps import encapsulate, get_frame  # noqa: E402
-from pydicom.uid import UID  # noqa: E402
+
+from tests.makers.dicom_files import write_dicom  # noqa: E402
 
 DATA = Path(pydicom.__file__).with_name("data")
 FILES = DATA / "test_files"
-EXPLICIT = "1.2.840.10008.1.2.1"
 
 
 def samples():
@@ -173,29 +172,6 @@ def test_all_encodings_of_one_image_have_equal_pixels():
     assert all(np.array_equal(one, images[0]) for one in images)
 
 
-def saved(file, pixels, *, syntax=EXPLICIT, **elements):
-    """Write pixels as a DICOM file of grey or RGB values, with further elements."""
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = UID(syntax)
-    meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.7")
-    meta.MediaStorageSOPInstanceUID = UID("1.2.3")
-    header = FileDataset(str(file), {}, file_meta=meta, preamble=bytes(128))
-    pixels = np.asarray(pixels)
-    values = {
-        "Rows": pixels.shape[0], "Columns": pixels.shape[1],
-        "SamplesPerPixel": 3 if pixels.ndim == 3 else 1,
-        "PhotometricInterpretation": "RGB" if pixels.ndim == 3 else "MONOCHROME2",
-        "PlanarConfiguration": 0, "BitsAllocated": 8 * pixels.itemsize,
-        "BitsStored": 8 * pixels.itemsize, "HighBit": 8 * pixels.itemsize - 1,
-        "PixelRepresentation": int(pixels.dtype.kind == "i"), "PixelData": pixels.tobytes(),
-    } | elements  # fmt: skip
-    for name, value in values.items():
-        if value is not None:
-            setattr(header, name, value)
-    header.save_as(file, enforce_file_format=True)
-    return file
-
-
 GREY = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
 
 
@@ -210,19 +186,19 @@ GREY = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
     ],
 )
 def test_the_full_range_is_that_of_the_bits_stored(tmp_path, elements, expected):
-    file = saved(tmp_path / "a.dcm", GREY, **elements)
+    file = write_dicom(tmp_path / "a.dcm", GREY, **elements)
     assert np.abs(read_image(file)[..., 0] - 255 * expected).max() <= 0.5 + 1e-9
 
 
 def test_bits_above_those_stored_are_no_part_of_the_values(tmp_path):
-    file = saved(tmp_path / "a.dcm", GREY | 0x8000, BitsStored=12, HighBit=11)
+    file = write_dicom(tmp_path / "a.dcm", GREY | 0x8000, BitsStored=12, HighBit=11)
     assert np.abs(read_image(file)[..., 0] - 255 * (GREY / 4095)).max() <= 0.5 + 1e-9
 
 
 def test_float_pixels_need_a_range(tmp_path):
     values = np.linspace(-2, 3, 30, dtype=np.float32).reshape(5, 6)
     elements = {"PixelData": None, "BitsStored": None, "HighBit": None, "PixelRepresentation": None}
-    file = saved(tmp_path / "a.dcm", values, FloatPixelData=values.tobytes(), **elements)
+    file = write_dicom(tmp_path / "a.dcm", values, FloatPixelData=values.tobytes(), **elements)
     with pytest.raises(BadImage, match=r"has decimal pixel values; train with --pixel-range"):
         read_image(file)
     image = read_image(file, levels=Levels((-1.0, 1.0)))
@@ -242,7 +218,7 @@ def test_float_pixels_need_a_range(tmp_path):
     ],
 )
 def test_files_that_cannot_be_read_are_named_with_the_reason(tmp_path, elements, reason):
-    file = saved(tmp_path / "a.dcm", GREY, **elements)
+    file = write_dicom(tmp_path / "a.dcm", GREY, **elements)
     start = f"{file}: {reason}"
     [found] = check_images(pd.DataFrame({"path": [str(file)]}))
     assert str(found).startswith(start)
@@ -253,14 +229,14 @@ def test_files_that_cannot_be_read_are_named_with_the_reason(tmp_path, elements,
 @pytest.mark.parametrize("elements", [{"FrameTime": "40"}, {"Modality": "US"}])
 def test_of_a_film_the_first_frame_is_read(tmp_path, elements):
     data = GREY.tobytes() + GREY[::-1].tobytes()
-    file = saved(
+    file = write_dicom(
         tmp_path / "a.dcm", GREY, BitsStored=12, NumberOfFrames=2, PixelData=data, **elements
     )
     assert np.array_equal(read_image(file)[..., 0], np.rint(GREY / 4095 * 255))
 
 
 def test_another_transfer_syntax_is_named(tmp_path):
-    file = saved(
+    file = write_dicom(
         tmp_path / "a.dcm", GREY, syntax="1.2.840.10008.1.2.4.100", PixelData=encapsulate([b"\0\0"])
     )
     with pytest.raises(BadImage, match=r"transfer syntax MPEG2 Main Profile .*; decompress it"):
@@ -289,13 +265,13 @@ def test_a_deflated_file_that_would_fill_the_memory_is_not_inflated(tmp_path):
 
 
 def test_the_size_is_checked_before_pixels_are_read(tmp_path):
-    file = saved(tmp_path / "a.dcm", GREY)
+    file = write_dicom(tmp_path / "a.dcm", GREY)
     with pytest.raises(BadImage, match="over 4095 pixels"):
         read_image(file, max_pixels=4095)
 
 
 def test_a_file_may_be_a_tiff_as_well(tmp_path):
-    file = saved(tmp_path / "a.dcm", GREY, BitsStored=12)
+    file = write_dicom(tmp_path / "a.dcm", GREY, BitsStored=12)
     file.write_bytes(b"II*\0" + file.read_bytes()[4:])
     assert np.array_equal(read_image(file)[..., 0], np.rint(GREY / 4095 * 255))
 
@@ -312,7 +288,7 @@ def test_truncated_files_give_one_line_each_and_print_nothing(tmp_path, capfd):
 
 
 def test_without_pydicom_the_message_names_the_extra(tmp_path, monkeypatch):
-    file = saved(tmp_path / "a.dcm", GREY)
+    file = write_dicom(tmp_path / "a.dcm", GREY)
     real = builtins.__import__
 
     def absent(name, *rest):
