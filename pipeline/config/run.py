@@ -132,7 +132,7 @@ class ModelConfig:
 class InferConfig:
     tta: str = flag("none", common=True)
     """Test-time augmentation of held-out and test images: none, or a list such as hflip,scale:1.15.
-    Predictions for the image and its views are averaged.
+    Their predictions are averaged.
     Views: hflip, vflip, scale:F, xshift:S, yshift:S, rotate:DEGREES, crop:S:WHERE,
     five[:S] and ten[:S] (crops), brightness:F, contrast:F, gamma:F;
     and products such as hflip*scale:1.15. docs/tta.md explains them.
@@ -195,8 +195,8 @@ class MachineConfig:
     channels_last: bool = True
     """Use the channels-last memory layout, which is faster on CUDA and on the CPU."""
     workers: Annotated[int | None, _arg(aliases=["-j"])] = flag(None, identity=False, common=True)
-    """Number of processes that load images; with 0, a thread loads them.
-    Default: on CUDA one per core, at most 8; on the CPU 0.
+    """Processes that load images; 0: a thread loads them. Default: one per core, at most 8, on
+    CUDA; 0 on the CPU.
     """
     threads: int | None = None
     """Number of CPU threads of torch; default: torch's default, divided among parallel folds.
@@ -220,7 +220,7 @@ class OutputConfig:
     output: str = flag("outputs", common=True)
     """Folder that holds all runs."""
     name: str | None = flag(None, common=True)
-    """Name of the run and of its folder; default: made from data set and backbone.
+    """Name of the run and its folder; default: from data and backbone.
     An unfinished run of that name is resumed.
     """
     resume: bool = flag(True, common=True)
@@ -250,13 +250,13 @@ class OutputConfig:
     page: bool = True
     """Also write report.html, which shows images."""
     report: Literal["short", "full"] = flag("short", common=True)
-    """Report that is printed at the end. short: a first screen. full: all of report.txt."""
+    """What is printed at the end: a first screen, or all of report.txt."""
     metric: str = flag("f1_macro", common=True)
     """Main score of the reports, which --select uses too.
     One of f1_macro, accuracy, balanced_accuracy, roc_auc_ovr, log_loss, kappa_quadratic.
     """
     score_by: Literal["image", "group"] = flag("image", before="image", common=True)
-    """What the main score counts: images, or groups, whose images' logits are averaged."""
+    """What the main score counts (a group has its images' mean logits)."""
     group_pool: str = flag("mean", before="mean", needs=BY_GROUP)
     """How a group's images become one prediction: mean, max or noisy-or (any image shows it)."""
 

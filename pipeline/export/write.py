@@ -55,6 +55,8 @@ INFO = (
     "num_folds",
     "num_repeats",
     "metric",
+    "score_by",
+    "group_pool",
     "costs",
     "leaks",
     "optimistic",

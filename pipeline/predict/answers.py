@@ -18,7 +18,7 @@ from foldblend.files import write_with
 from foldblend.scores.calibration import Calibration
 from foldblend.spreadsheets import for_spreadsheets
 
-__all__ = ["Answers", "GroupSums", "write_answers"]
+__all__ = ["Answers", "write_answers"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,39 +76,6 @@ class Answers:
         for index, name in enumerate(self.classes):
             columns[f"proba_{name}"] = proba_NC[:, index]
         return pd.DataFrame(columns)
-
-
-class GroupSums:
-    """Sums of the logits of each group's images, collected chunk by chunk."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, tuple[np.ndarray, np.ndarray, int]] = {}
-
-    def add(self, groups: Sequence[str], logits_NC: np.ndarray, plain_NC: np.ndarray) -> None:
-        """Add images with their groups."""
-        names, code_N = np.unique(np.asarray(groups, dtype=object), return_inverse=True)
-        logits_GC, plain_GC = np.zeros((2, len(names), logits_NC.shape[1]))
-        np.add.at(logits_GC, code_N, logits_NC)
-        np.add.at(plain_GC, code_N, plain_NC)
-        nothing = (0.0, 0.0, 0)
-        for name, *sums in zip(names, logits_GC, plain_GC, np.bincount(code_N), strict=True):
-            before = self.found.get(name, nothing)
-            logits_C, plain_C, num = (old + new for old, new in zip(before, sums, strict=True))
-            self.found[name] = (logits_C, plain_C, int(num))
-
-    def table(self, answers: Answers) -> pd.DataFrame | None:
-        """Return one row per group, by the mean logits of its images; None without groups."""
-        if not self.found:
-            return None
-        num_G = np.array([num for _, _, num in self.found.values()])
-        logits_GC, plain_GC = (
-            np.stack([one[place] for one in self.found.values()]) / num_G[:, None]
-            for place in (0, 1)
-        )
-        table = answers.table([*self.found], logits_GC, plain_GC)
-        table = table.rename(columns={"image_id": "group"})
-        table.insert(1, "images", num_G)
-        return table
 
 
 def _csv(draft: Path, tables: Iterable[pd.DataFrame]) -> None:

@@ -18,7 +18,8 @@ from foldblend.files import write_bytes
 from foldblend.progress import Task
 from foldblend.scores.error_costs import metric_of
 from foldblend.spreadsheets import safe_csv
-from pipeline.predict.answers import Answers, GroupSums, write_answers
+from pipeline.predict.answers import Answers, write_answers
+from pipeline.predict.by_group import Groups, groups_of_run
 from pipeline.predict.columns import Columns
 from pipeline.predict.compare import watched_of
 from pipeline.predict.config import PredictConfig
@@ -131,8 +132,8 @@ class Prediction:
             self.picks.add(index_N, found.logits_NC.argmax(axis=1), proba_NC, found.odd_N)
         return table
 
-    def add_to(self, sums: GroupSums, first: int, rows_NX: np.ndarray) -> None:
-        """Add rows to the sums of their groups."""
+    def add_to(self, sums: Groups, first: int, rows_NX: np.ndarray) -> None:
+        """Add rows to those of their groups."""
         groups = self.inputs.groups
         if groups is not None:
             index_N = first + np.flatnonzero(np.isfinite(rows_NX[:, 0]))
@@ -214,7 +215,7 @@ def _write(prediction: Prediction, path: Path) -> None:
             journal.add(rows_NX, bad)
         bad = journal.bad()
         prediction.say_bad(bad)
-        sums = GroupSums()
+        sums = groups_of_run(prediction.session.predictor.info)
 
         def tables() -> Iterator[pd.DataFrame]:
             for first, rows_NX in journal.chunks():
