@@ -138,7 +138,7 @@ class FormInfo(TypedDict):
 
 
 class ImportInfo(TypedDict, total=False):
-    """Where the predictions of an imported run come from."""
+    """Source of the predictions of an imported run."""
 
     files: Required[list[str]]
     """The files of out-of-fold predictions, then of test predictions, as they were given."""
@@ -219,7 +219,7 @@ class PreprocessInfo(TypedDict, total=False):
     the window in each file ("file"), or those of the window with this centre and width.
     """
     background: str | None
-    """What transparent pixels are laid over: white (255), grey (128) or black; null: dropped."""
+    """Background of transparent pixels: white (255), grey (128) or black; null: dropped."""
     alpha: str
     """Treatment of transparency. Where it is dropped, the stored colours stay."""
     bits: str

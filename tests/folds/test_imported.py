@@ -465,8 +465,8 @@ def test_the_recipe_for_scikit_learn_blends_with_a_trained_run(
     assert done.code == 0, done.err
     code, [command] = _python_blocks("scikit-learn")
     exec(compile(code, "importing.md", "exec"), {})
-    pattern, files = "sk_test_fold_*.csv", sorted(one.name for one in tmp_path.glob("sk_test*"))
-    argv = command.replace(pattern, " ".join(files)).split()[2:]
+    files = " ".join(sorted(one.name for one in tmp_path.glob("sk_test_fold_*.csv")))
+    argv = command.replace("sk_test_fold_*.csv", files).split()[2:]
     assert command_of(script.main)(*argv, "--no-page").code == 0
     trained = fb.load("outputs/RUN")
     other = fb.load("outputs/sk")

@@ -49,7 +49,7 @@ class Imported:
 
     @property
     def is_mean(self) -> bool:
-        """Whether the test predictions are the mean over folds."""
+        """Return whether the test predictions are the mean over folds."""
         return len(self.tests) == 1
 
     @property

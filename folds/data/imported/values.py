@@ -39,7 +39,7 @@ class Logits:
 
     @property
     def note(self) -> str | None:
-        """What was changed, or None."""
+        """Return what was changed, or None."""
         if self.floor is None:
             return None
         return (
