@@ -112,7 +112,7 @@ def decode_rgb(path: str | Path, data: bytes, mode: int, levels: Levels) -> np.n
     mode
         Flag of cv2 for images of 8 bits without transparency.
     levels
-        What becomes of other values, and of transparency.
+        Treatment of other values, and of transparency.
 
     Raises
     ------

@@ -105,7 +105,7 @@ def read_image(
     max_pixels
         Pixels of the largest image that is read (--max-pixels).
     levels
-        What becomes of values of more than 8 bits, and of transparency.
+        Treatment of values of more than 8 bits, and of transparency.
 
     Returns
     -------
@@ -264,7 +264,7 @@ def check_images(
     max_pixels
         Pixels of the largest image that can be used (--max-pixels).
     levels
-        What becomes of other values. A range that is decided from these images is not needed yet.
+        Treatment of other values. A range that is decided from these images is not needed yet.
 
     Returns
     -------

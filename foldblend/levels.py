@@ -71,7 +71,7 @@ class Levels:
 
 
 AS_BEFORE = Levels()
-"""What versions without these settings did."""
+"""Levels of versions without these settings."""
 
 
 def _pair(text: str) -> tuple[float, float] | None:

@@ -94,7 +94,7 @@ class Manifest:
     found: tuple[str, ...] = ()
     """Sentences on what was recognised in the data, for the log."""
     levels: Levels = AS_BEFORE
-    """What becomes of values of more than 8 bits, and of transparency."""
+    """Treatment of values of more than 8 bits, and of transparency."""
     needs_levels: bool = False
     """Whether there are such images, whose pixels depend on `levels`."""
 

@@ -162,7 +162,7 @@ def box_finder(crop: str, share: float, levels: Levels = AS_BEFORE) -> Callable[
     share
         Width and height of a centre crop as a share of the image.
     levels
-        What becomes of values of more than 8 bits, and of transparency.
+        Treatment of values of more than 8 bits, and of transparency.
 
     Raises
     ------

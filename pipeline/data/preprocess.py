@@ -65,11 +65,11 @@ class Preprocess:
     dicom_window: str = "full"
     """Values of DICOM images that are used (see `foldblend.levels.Levels`)."""
     background: str | None = None
-    """What transparent pixels are laid over; None: their colours in the file."""
+    """Background of transparent pixels; None: their colours in the file are used."""
 
     @property
     def levels(self) -> Levels:
-        """What becomes of values of more than 8 bits, and of transparency."""
+        """Treatment of values of more than 8 bits, and of transparency."""
         return Levels(self.pixel_range, self.dicom_window, self.background)
 
     @property

@@ -71,7 +71,7 @@ def preprocess_of(
     record
         The backbone's configuration (see `check_backbone`).
     levels
-        What becomes of values of more than 8 bits, and of transparency.
+        Treatment of values of more than 8 bits, and of transparency.
     """
     side = f"{record['input_size'][2]}x{record['input_size'][1]}"
     width, height = parse_size(config.img_size or side)

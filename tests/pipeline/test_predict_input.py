@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
@@ -159,11 +160,22 @@ def test_member_that_is_made_again_between_two_predictions(runs_copy, image):
         blend.predict([image])
 
 
-@pytest.mark.parametrize("mode", ["F", "I", "I;16"])
-def test_pil_images_with_more_than_8_bits(tiny_runs, mode):
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_pil_images_with_more_than_16_bits(tiny_runs, mode):
     image = PIL.Image.new(mode, (40, 40))
-    with pytest.raises(UserError, match="8 bits"):
+    with pytest.raises(UserError, match="scale it to 8 or 16 bits"):
         fb.predict(tiny_runs / "beta", image, say=quiet)
+
+
+def test_images_with_16_bits_in_memory_are_those_of_their_file(tiny_runs, tmp_path):
+    values = np.random.default_rng(0).integers(0, 65536, (40, 40), dtype=np.uint16)
+    image = PIL.Image.fromarray(values)
+    image.save(tmp_path / "a.png")
+    found = [
+        fb.predict(tiny_runs / "beta", one, odd=False, say=quiet).iloc[0, 1:].tolist()
+        for one in (image, values, tmp_path / "a.png")
+    ]
+    assert found[0] == found[1] == found[2]
 
 
 def test_export_replaces_no_table_of_a_run(command_of, runs_copy, tmp_path):
