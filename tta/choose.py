@@ -20,8 +20,17 @@ from typing import Any
 
 import numpy as np
 
+from foldblend.scores.by_group import by_group, group_codes
 from foldblend.scores.held_out import group_parts
-from foldblend.scores.metrics import LOG_LOSS, METRICS, Metric, as_metric, log_softmax
+from foldblend.scores.metrics import (
+    LOG_LOSS,
+    METRICS,
+    Metric,
+    as_metric,
+    log_softmax,
+    row_log_loss,
+    softmax,
+)
 from tta.learn import WEIGHTINGS
 from tta.merge import MERGES
 from tta.policy import IDENTITY, Policy, SavedViews
@@ -56,17 +65,29 @@ class Search:
     def row_losses(self, policy: Policy, rows: np.ndarray) -> np.ndarray:
         """Return each row's log loss at the best temperature for the policy on these rows.
 
-        Log loss changes smoothly, while scores of decisions jump. The temperature removes
-        differences in confidence between merges, which do not change any decision.
+        For a metric by group it is the loss of the row's group, which counts once. Log loss changes
+        smoothly, while scores of decisions jump. The temperature removes differences in confidence
+        between merges, which do not change any decision.
         """
         if policy not in self.losses:
             logits_NC = policy.apply(self.saved.logits_VNC, self.saved.names)
-            own = np.arange(len(logits_NC)), self.saved.rows.label_N
             temperatures = TEMPERATURES if self.metric.name != LOG_LOSS else (1.0,)
-            losses = [-log_softmax(logits_NC / one)[own] for one in temperatures]
+            losses = [self._losses(logits_NC / one) for one in temperatures]
             self.losses[policy] = np.stack(losses, axis=1).astype(np.float32)
         losses_NT = self.losses[policy][rows].astype(np.float64)  # T temperatures
         return losses_NT[:, losses_NT.mean(axis=0).argmin()]
+
+    def _losses(self, logits_NC: np.ndarray) -> np.ndarray:
+        """Return the log loss of each row, N; for a metric by group, that of its group."""
+        rows = self.saved.rows
+        if not self.metric.pool:
+            return -log_softmax(logits_NC)[np.arange(len(rows)), rows.label_N]
+        groups, proba_GC = by_group(rows, softmax(logits_NC), self.metric.pool)
+        loss_G = row_log_loss(groups.label_N, proba_GC)
+        code_N = group_codes(rows)
+        # The mean over rows is then that over groups.
+        weight_G = len(rows) / len(groups) / np.bincount(code_N)
+        return (weight_G * loss_G)[code_N]
 
     def path(self, rows: np.ndarray) -> list[Policy]:
         """Return the policies of a greedy forward search, from identity on.

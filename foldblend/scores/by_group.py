@@ -25,6 +25,7 @@ __all__ = [
     "by_group",
     "check_one_label",
     "check_pool",
+    "group_codes",
     "metric_by_group",
     "mixed_group",
     "pooled",
@@ -198,6 +199,20 @@ def by_group(rows: Rows, proba_NC: np.ndarray, pool: str = MEAN) -> tuple[Rows, 
     proba_GC = np.exp(log_GC)
     proba_GC /= proba_GC.sum(axis=1, keepdims=True)
     return rows.take(order_N[first_G]), proba_GC
+
+
+def group_codes(rows: Rows) -> np.ndarray:
+    """Return the number of each image's row among those of `by_group`, N.
+
+    Examples
+    --------
+    >>> group_codes(Rows.of(np.array([1, 0, 1]), np.array(["b", "a", "b"]))).tolist()
+    [1, 0, 1]
+    """
+    order_N, first_G = _starts(rows)
+    code_N = np.empty(len(rows), np.int64)
+    code_N[order_N] = np.repeat(np.arange(len(first_G)), np.diff(np.r_[first_G, len(rows)]))
+    return code_N
 
 
 def pooled(metric: Metric, rows: Rows, proba_NC: np.ndarray) -> tuple[Rows, np.ndarray]:
