@@ -131,7 +131,7 @@ class DataConfig:
     dicom_window: str = "full"
     """Values of DICOM images: full (--pixel-range), file (window of each file) or CENTER,WIDTH."""
     alpha_background: Literal["white", "grey", "black", "drop"] = flag("white", before="drop")
-    """Background that transparent pixels are laid over; drop: their colours in the file are used."""
+    """Background that transparent pixels are laid over; drop: keep their colours in the file."""
     max_rows: int = MAX_ROWS
     """Most rows of a table; one with more is an error, before it fills the memory."""
     max_pixels: int = MAX_PIXELS

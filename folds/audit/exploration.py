@@ -134,7 +134,10 @@ def _look(
     want_sketch: bool,
     max_pixels: int,
     levels: Levels,
+    bad: Mapping[str, BadImage],
 ) -> _Look | BadImage:
+    if path in bad:
+        return bad[path]
     try:
         whole = read_image(path, max_pixels=max_pixels, levels=levels)
         image = whole if box is None else crop(path, whole, box)
@@ -158,7 +161,12 @@ def _all_images(manifest: Manifest) -> pd.DataFrame:
 
 
 def _look_at_all(
-    images: pd.DataFrame, *, deep: bool, max_pixels: int, levels: Levels
+    images: pd.DataFrame,
+    *,
+    deep: bool,
+    max_pixels: int,
+    levels: Levels,
+    bad: Mapping[str, BadImage],
 ) -> list[_Look | BadImage]:
     is_train = (images["part"] == "train").to_numpy()
     # Only a few images of each group are sketched, because matching them takes most of the time.
@@ -167,7 +175,7 @@ def _look_at_all(
         is_sketched[few_rows_of_groups(images["group"].to_numpy()[is_train])] = True
     # Threads are enough: cv2 and hashlib release the interpreter lock.
     with ThreadPoolExecutor() as pool:
-        look = functools.partial(_look, max_pixels=max_pixels, levels=levels)
+        look = functools.partial(_look, max_pixels=max_pixels, levels=levels, bad=bad)
         looks = pool.map(look, images["path"], boxes_of(images), is_train & deep, is_sketched)
         return list(track(looks, "read images", total=len(images), unit="images"))
 
@@ -225,6 +233,7 @@ def explore(
     deep: bool = True,
     merge: bool = False,
     max_pixels: int = MAX_PIXELS,
+    bad: Mapping[str, BadImage] | None = None,
 ) -> Exploration:
     """Read every image and return the results of all checks.
 
@@ -241,6 +250,8 @@ def explore(
         Merge groups that share an image.
     max_pixels
         Most pixels of an image (--max-pixels).
+    bad
+        Errors of images that are known to be unusable, by path.
 
     Returns
     -------
@@ -256,7 +267,11 @@ def explore(
     images = _all_images(manifest)
     num_train = len(manifest.train)
     results = _look_at_all(
-        images, deep=deep and has_groups, max_pixels=max_pixels, levels=manifest.levels
+        images,
+        deep=deep and has_groups,
+        max_pixels=max_pixels,
+        levels=manifest.levels,
+        bad=bad or {},
     )
     is_good_N = np.array([not isinstance(result, BadImage) for result in results])
     manifest = _without(manifest, results)

@@ -70,7 +70,7 @@ def run_audit(config: AuditConfig, *, say: Say = write) -> Path:
     # Data that cannot be split fail here, before every image is read.
     fold_RN = fold_map(split, manifest)
     with lines_to(say):
-        manifest = with_levels_found(manifest, config.data, say)
+        manifest, bad = with_levels_found(manifest, config.data, say)
         deep = not config.page.quick
         seen = explore(
             manifest,
@@ -78,6 +78,7 @@ def run_audit(config: AuditConfig, *, say: Say = write) -> Path:
             deep=deep,
             merge=config.data.merge_duplicates,
             max_pixels=config.data.max_pixels,
+            bad=bad,
         )
     # A fold file may list images that cannot be read, so its folds are not read again.
     subset = split.fold_file is not None and not seen.kept_N.all()

@@ -18,8 +18,9 @@ from foldblend.words import tidy
 
 __all__ = ["IMAGE_SUFFIXES", "Found", "find_images", "is_image", "is_image_file"]
 
-_NAMES = "jpg jpeg jpe jfif png bmp dib tif tiff webp gif jp2 avif ppm pgm pbm pnm svg heic heif dcm dicom"
-IMAGE_SUFFIXES = frozenset(f".{name}" for name in _NAMES.split(" "))
+_NAMES = "jpg jpeg jpe jfif png bmp dib tif tiff webp gif jp2 avif ppm pgm pbm pnm svg heic heif"
+_OF_DICOM = ("dcm", "dicom")
+IMAGE_SUFFIXES = frozenset(f".{name}" for name in (*_NAMES.split(" "), *_OF_DICOM))
 """Suffixes of images; files that cannot be decoded, such as SVG, are reported when read."""
 DICOMDIR = "DICOMDIR"  # the table of contents of a disk, in DICOM as its images are
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from foldblend.cli import Say
-from foldblend.errors import counted, listed
+from foldblend.errors import BadImage, counted, listed
 from foldblend.images import Checked, Levels, Values, find_values
 from foldblend.levels import AS_BEFORE, Range, parse_range
 from folds.config import DataConfig
@@ -84,26 +84,31 @@ def with_levels(
     )
 
 
-def with_levels_found(manifest: Manifest, config: DataConfig, say: Say) -> Manifest:
+def with_levels_found(
+    manifest: Manifest, config: DataConfig, say: Say
+) -> tuple[Manifest, dict[str, BadImage]]:
     """Return the manifest with its levels, for which the values of its images are read first.
 
-    Images that cannot be read are left out of that, and stay in the tables.
+    Images that cannot be used stay in the tables; the second value has their errors by path.
     """
     asked = levels_asked(config)
     read = functools.partial(find_values, max_pixels=config.max_pixels)
     labelled = manifest.labelled
     found = read(labelled, levels=asked)
+    results = dict(zip(labelled["path"], found, strict=True))
     good = [isinstance(one, Checked) for one in found]
     narrowed = dataclasses.replace(manifest, train=labelled[good], train_only=None, test=None)
     told = with_levels(narrowed, config, [one for one in found if isinstance(one, Checked)], say)
     if manifest.test is not None:
         found = read(manifest.test, levels=told.levels)
+        results |= dict(zip(manifest.test["path"], found, strict=True))
         good = [isinstance(one, Checked) for one in found]
         told = dataclasses.replace(told, test=manifest.test[good])
         told = with_test_values(told, [one for one in found if isinstance(one, Checked)], say)
+    bad = {path: one for path, one in results.items() if isinstance(one, BadImage)}
     return dataclasses.replace(
         manifest, levels=told.levels, needs_levels=told.needs_levels, notes=told.notes
-    )
+    ), bad
 
 
 def with_test_values(manifest: Manifest, test: Sequence[Checked], say: Say) -> Manifest:
