@@ -24,7 +24,7 @@ find_moved()
 PUBLIC = {
     "Attribute": "foldblend.attributes",
     "DataConfig": "folds.config",
-    "ImageTable": "folds.data.manifest",
+    "ImageTable": "folds.data.image_table",
     "LossConfig": "pipeline.config.train",
     "Manifest": "folds.data.manifest",
     "Run": "foldblend.runs.run",

@@ -7,8 +7,8 @@ from foldblend.runs.check import load as load
 from foldblend.runs.run import Run as Run
 from folds.audit.run import audit as audit
 from folds.config import DataConfig as DataConfig
+from folds.data.image_table import ImageTable as ImageTable
 from folds.data.imported.run import import_run as import_run
-from folds.data.manifest import ImageTable as ImageTable
 from folds.data.manifest import Manifest as Manifest
 from folds.data.manifest import build_manifest as build_manifest
 from folds.kfold import StratifiedGroupKFold as StratifiedGroupKFold

@@ -109,7 +109,8 @@ def test_a_board_shows_both_and_ranks_by_the_one_that_is_asked_for(tmp_path):
     ]
     by_image = leaderboard(runs)
     by_group = leaderboard(runs, score_by="group", group_pool="mean")
-    [images], [groups] = by_image["boards"], by_group["boards"]
+    [images] = by_image["boards"]
+    [groups] = by_group["boards"]
     assert by_group["title"] == "macro F1 by group"
     for row in images["rows"]:
         other = next(one for one in groups["rows"] if one["name"] == row["name"])
