@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,6 +15,7 @@ __all__ = [
     "AS_BEFORE",
     "BACKGROUNDS",
     "DEPTHS",
+    "Background",
     "Levels",
     "Range",
     "covering",
@@ -25,6 +26,7 @@ __all__ = [
 ]
 
 Range = tuple[float, float]
+Background = Literal["white", "grey", "black"]
 
 DEPTHS = (8, 10, 12, 14, 16)
 """Bits of which cameras and scanners have values; files keep most of them in 16 bits."""
@@ -51,7 +53,7 @@ class Levels:
     """
     dicom_window: str = "full"
     """Values of DICOM files that are used: full, file, or centre and width as CENTER,WIDTH."""
-    background: str | None = None
+    background: Background | None = None
     """Name in BACKGROUNDS of what is under transparent pixels; None: transparency is dropped."""
 
     @classmethod

@@ -218,7 +218,7 @@ class PreprocessInfo(TypedDict, total=False):
     """Values of DICOM images that become black and white: those of `pixel_range` ("full"), those of
     the window in each file ("file"), or those of the window with this centre and width.
     """
-    background: str | None
+    background: Literal["white", "grey", "black"] | None
     """Background of transparent pixels: white (255), grey (128) or black; null: dropped."""
     alpha: str
     """Treatment of transparency. Where it is dropped, the stored colours stay."""

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from foldblend.images import AS_BEFORE, SCALED, Box, Levels, Size, read_with_size
+from foldblend.levels import Background
 from foldblend.limits import MAX_PIXELS
 from foldblend.runs.info import PreprocessInfo, RegionInfo
 
@@ -64,7 +65,7 @@ class Preprocess:
     """Values that become 0 and 255 in images of more than 8 bits; None: the upper 8 of 16 bits."""
     dicom_window: str = "full"
     """Values of DICOM images that are used (see `foldblend.levels.Levels`)."""
-    background: str | None = None
+    background: Background | None = None
     """Background of transparent pixels; None: their colours in the file are used."""
 
     @property

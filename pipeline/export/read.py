@@ -16,7 +16,7 @@ from foldblend.scores.calibration import Calibration
 from foldblend.scores.conformal import Conformal
 from foldblend.scores.coverage import Coverage
 from foldblend.scores.metrics import MEAN_COST, METRICS
-from pipeline.export.file import DAMAGED, FORMAT, Archive, plain_json
+from pipeline.export.file import DAMAGED, FORMAT, WITHOUT_LEVELS, Archive, plain_json
 from pipeline.export.layout import leaf_of, node_of
 from pipeline.export.weights import FileWeights, NoWeights
 from pipeline.export.write import INFO, versions
@@ -155,12 +155,12 @@ def _reading(found: Mapping[str, Any]) -> dict[str, Any]:
 def _check_format(path: Path, model: Mapping[str, Any]) -> None:
     """Raise UserError for a file of another format."""
     found = model["format"]
-    if type(found) is int and found == FORMAT:
+    if type(found) is int and WITHOUT_LEVELS <= found <= FORMAT:
         return
     by = "".join(one for one in str(model["versions"]["foldblend"]) if one.isalnum() or one in ".+")
     raise UserError(
-        f"{path}: has format {str(found)[:MOST_SHOWN]}, and this version reads format {FORMAT};"
-        f" install foldblend {by[:MOST_SHOWN]}, which wrote it, or export the run again"
+        f"{path}: has format {str(found)[:MOST_SHOWN]}, and this version reads format {FORMAT} and"
+        f" older; install foldblend {by[:MOST_SHOWN]}, which wrote it, or export the run again"
     )
 
 

@@ -16,6 +16,7 @@ from foldblend.cli import Say
 from foldblend.errors import UserError, counted
 from foldblend.files import check_writable, is_file
 from foldblend.flags import from_settings
+from foldblend.images import AS_BEFORE
 from foldblend.plugins import parse_parts
 from foldblend.progress import write
 from foldblend.runs.calibrated import plain_oof
@@ -26,7 +27,7 @@ from pipeline.config.trust import NOTHING, OwnPartError, Trust
 from pipeline.device import threads_restored
 from pipeline.export.card import Card, licence_texts, model_card
 from pipeline.export.config import ExportConfig
-from pipeline.export.file import FORMAT, write_archive
+from pipeline.export.file import FORMAT, WITHOUT_LEVELS, write_archive
 from pipeline.export.half import Loss, measure
 from pipeline.export.layout import all_leaves, plain_node
 from pipeline.export.prepare import Prepared, prepare
@@ -183,10 +184,11 @@ def _entries(
     for name, one in arrays.items():
         if one is not None:
             yield f"{name}.safetensors", safetensors.numpy.save(dict(one))
+    has_levels = any(leaf.recipe.preprocess.levels != AS_BEFORE for leaf in leaves.values())
     report = run.report
     reading = {name: value for name, value in predictor.settings.items() if name != "image_root"}
     model = {
-        "format": FORMAT,
+        "format": FORMAT if has_levels else WITHOUT_LEVELS,
         "versions": versions(),
         "half": config.half,
         "folds": None if config.models is None else list(config.models),

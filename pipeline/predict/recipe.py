@@ -194,9 +194,12 @@ def levels_in(pixels: Mapping[str, Any]) -> dict[str, Any]:
     levels = Levels.of_record(pixels)
     if levels == AS_BEFORE:
         return {}
-    if levels.pixel_range is not None:
-        parse_range("{},{}".format(*levels.pixel_range))
-    parse_window(levels.dicom_window)
+    try:
+        if levels.pixel_range is not None:
+            parse_range("{},{}".format(*levels.pixel_range))
+        parse_window(levels.dicom_window)
+    except UserError as error:
+        raise ValueError(f"preprocess: {error}") from None
     if levels.background not in (None, *BACKGROUNDS):
         raise ValueError(f"preprocess: background {levels.background}")
     return dataclasses.asdict(levels)

@@ -1,5 +1,6 @@
 """The cache of decoded images: content, crashes, errors, and loading from it."""
 
+import dataclasses
 import hashlib
 import multiprocessing
 import os
@@ -321,7 +322,7 @@ def tables(tiny_layout):
     return manifest.train, manifest.test
 
 
-def opened(tables, tmp_path, cache, preprocess=PREPROCESS, said=None):
+def opened(tables, tmp_path, cache, preprocess=PREPROCESS, said=None, *, needs_levels=False):
     say = (lambda _: None) if said is None else said.append
     return open_images(
         tables,
@@ -331,6 +332,7 @@ def opened(tables, tmp_path, cache, preprocess=PREPROCESS, said=None):
         passes=2,
         device_room=None,
         say=say,
+        needs_levels=needs_levels,
     )
 
 
@@ -389,6 +391,20 @@ def test_another_size_or_decoding_has_another_cache(tables, tmp_path):
     margin = Preprocess(width=24, height=32, mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=0.8)
     assert opened(tables, tmp_path, "disk", margin).of(tables[0])[0].shape == (40, 30, 3)
     assert len([*(tmp_path / "pictures").iterdir()]) == 4
+
+
+def test_images_that_need_levels_have_a_cache_for_each(tables, tmp_path):
+    """Other images do not, so that caches of earlier versions are used."""
+    opened(tables, tmp_path, "disk")
+    many = [PREPROCESS]
+    many += [dataclasses.replace(PREPROCESS, pixel_range=span) for span in ((0, 9.0), (0, 99.0))]
+    many.append(dataclasses.replace(PREPROCESS, background="white"))
+    for preprocess in many:
+        opened(tables, tmp_path, "disk", preprocess)
+    assert len([*(tmp_path / "pictures").iterdir()]) == 1
+    for preprocess in many:
+        opened(tables, tmp_path, "disk", preprocess, needs_levels=True)
+    assert len([*(tmp_path / "pictures").iterdir()]) == 5
 
 
 def test_ram_is_freed(tables, tmp_path):

@@ -154,10 +154,10 @@ def refused(file, *words):
 
 def test_another_format_is_refused_with_the_version_that_reads_it(rewritten):
     def later(model):
-        model["format"] = 2
+        model["format"] = 3
         model["versions"]["foldblend"] = "9.1\n<b>"
 
-    refused(rewritten(later), "format 2", "reads format 1", "install foldblend 9.1b")
+    refused(rewritten(later), "format 3", "reads format 2", "install foldblend 9.1b")
     assert read_export(rewritten(lambda model: None), say=quiet).name == "frozen"
 
 

@@ -163,6 +163,17 @@ def test_another_range_is_another_run_with_another_cache(run, deep, capsys):
     as_tested(other, deep)
 
 
+def test_features_of_a_frozen_backbone_are_cached_for_each_range(deep, tmp_path):
+    found = {}
+    for name, span in (("a", "0,4095"), ("b", "0,2000")):
+        for cache in ("disk", "off"):
+            more = ("--finetune", "head", "--pixel-range", span, "--cache", cache)
+            found[name, cache] = cross_validated(deep, tmp_path, f"{name}-{cache}", *more).oof
+        pd.testing.assert_frame_equal(found[name, "disk"], found[name, "off"], check_exact=True)
+    logit_N = [found[name, "disk"]["logit_0"] for name in "ab"]
+    assert not np.array_equal(*logit_N)
+
+
 def test_thumbnails_of_the_page_have_the_range(run, deep):
     from foldblend.images import Levels
     from reports.html import thumbnail
