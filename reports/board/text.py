@@ -131,7 +131,6 @@ def board_lines(every: Mapping[str, Any], board: Board, *, width: int = WIDTH) -
         for index, name in enumerate(names, 1)
     ]
     with_test = has_test(board)
-    beside = columns_beside(every, board)
     lines = [*folded(board["data"], width=width), "=" * min(WIDTH, width)]
     for sentence in about_board(every, board):
         lines += folded(sentence, width=width)
@@ -152,7 +151,6 @@ def board_lines(every: Mapping[str, Any], board: Board, *, width: int = WIDTH) -
                 f"{row['attributes'][name]:.3f}" if name in row["attributes"] else "-"
                 for name in names
             ],
-            *[one.text(row) for one in beside],
             row["kind"],
             "-" if row["models"] is None else str(row["models"]),
             "-" if row["passes"] is None else str(row["passes"]),
@@ -169,7 +167,6 @@ def board_lines(every: Mapping[str, Any], board: Board, *, width: int = WIDTH) -
         "difference to best",
         *(["test"] if with_test else []),
         *headers,
-        *[one.header for one in beside],
         "kind",
         "models",
         "passes",
@@ -185,7 +182,18 @@ def board_lines(every: Mapping[str, Any], board: Board, *, width: int = WIDTH) -
         ),
         "",
     ]
+    lines += _by_group_lines(every, board, width)
     return lines + folded(_explained(lines), width=width)
+
+
+def _by_group_lines(every: Mapping[str, Any], board: Board, width: int) -> list[str]:
+    """Return a table of scores by group, which would make that of the runs too wide."""
+    beside = columns_beside(every, board)
+    if not beside:
+        return []
+    cells = [[row["name"], *(one.text(row) for one in beside)] for row in board["rows"]]
+    header = ["run", *(one.header for one in beside)]
+    return [*table(header, cells, name_width=28, width=width, wrap_cells=False), ""]
 
 
 def _explained(lines: Sequence[str]) -> str:
