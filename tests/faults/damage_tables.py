@@ -28,6 +28,7 @@ TABLES = {
     "outputs/full/pictures.parquet": ("full", ("report", "predict", "board", "tta")),
     "outputs/full/folds.csv": ("full", ("resume", "tta", "audit folds", "blend")),
     "outputs/full/test_labels.csv": ("full", ("report", "board", "blend", "tta")),
+    "outputs/full/test_groups.csv": ("full", ("report", "board", "blend", "tta")),
     "outputs/full/fold_0/log.csv": ("full", ("report", "resume")),
     "outputs/frozen/oof.parquet": ("frozen", ("blend", "board", "resume", "predict", "tta")),
     "outputs/frozen/test_fold_1.parquet": ("frozen", ("resume", "tta", "blend")),

@@ -81,6 +81,7 @@ RUN_FILES = {
         "reference.safetensors",
         "submission.csv",
         "test_labels.csv",
+        "test_groups.csv",
         "sections",
         "sections/views.json",
         "tta",
