@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 import shutil
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 
 import foldblend as fb
 import predict as predict_script
+from pipeline.data.preprocess import Preprocess
 from pipeline.predict.inputs import Inputs
 from pipeline.predict.open import Predictor, open_predictor
 from pipeline.predict.page import predictions_page
@@ -21,6 +23,8 @@ from pipeline.predict.picks import Picks
 from pipeline.predict.tree import Leaf
 
 NASTY = "</script><script>window.hit=1</script>"
+
+PREPROCESS = Preprocess(width=32, height=32, mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
 def quiet(_):
@@ -207,7 +211,12 @@ def test_many_classes_share_the_room():
     pixels = np.zeros((4, 4, 3), np.uint8)
     inputs = Inputs([f"{index}" for index in range(len(class_N))], [pixels] * len(class_N))
     info = {"classes": [f"kind {index}" for index in range(num)]}
-    root = Leaf(name="many", key="0 many", recipe=None, weights=None)
+    root = Leaf(
+        name="many",
+        key="0 many",
+        recipe=SimpleNamespace(preprocess=PREPROCESS),
+        weights=None,
+    )
     predictor = Predictor(root=root, source="many.zip", info=info)
     page = predictions_page(predictor, inputs, picks, lines=[], bad={})
     parts = sections(page)
