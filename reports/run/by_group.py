@@ -15,9 +15,9 @@ __all__ = ["by_group_section", "other_score", "values_by_group"]
 Report = Mapping[str, Any]
 
 POOLED = {
-    MEAN: "the logits of its images are averaged",
-    "max": "its image with the least probability of the first class counts most",
-    "noisy-or": "any image may show a class, independently of the others",
+    MEAN: "the logits of all images of the group are averaged",
+    "max": "the image with the least probability of the first class decides on that class",
+    "noisy-or": "any image may show a class other than the first, independently of the others",
 }
 
 
@@ -54,10 +54,8 @@ def by_group_section(report: Report) -> dict[str, Any] | None:
     if on_test is not None:
         header = ["labelled test images", *header[1:]]
         blocks.append(table_block(header, _rows(on_test["scores"])))
-    text = (
-        f"For the score of a {group}, {POOLED.get(found['pool'], found['pool'])}. In brackets:"
-        f" {report['interval']}."
-    )
+    pooled = POOLED.get(found["pool"], found["pool"])
+    text = f"By {group}: {pooled}. In brackets: {report['interval']}."
     mixed = [one for one in found["scores"] if one["mixed"] is not None]
     if mixed:
         first = mixed[0]

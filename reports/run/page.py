@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from foldblend.attributes import Attribute
 from foldblend.errors import counted
+from foldblend.scores.by_group import GROUP
 from foldblend.scores.metrics import TITLES
 from reports.blocks import section_html
 from reports.figures import bars, lines, reliability
@@ -176,6 +177,7 @@ def report_page(
         suspects=_suspects(report, images.thumbnails),
         sections=[{"title": one["title"], "html": section_html(one)} for one in sections],
         other=other_score(report),
+        unit=" by image" if report.get("score_by") == GROUP else "",
         images=images,
         gallery=json_data(
             gallery_data(shown, images, classes=report["class_names"], attributes=attributes)

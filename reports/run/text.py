@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from foldblend.errors import counted
+from foldblend.scores.by_group import GROUP
 from foldblend.scores.metrics import TITLES
 from reports.blocks import section_lines
 from reports.run.by_group import by_group_section, other_score
@@ -128,13 +129,19 @@ def single_model_note(report: Report) -> str | None:
     )
 
 
+def _unit(report: Report) -> str:
+    """Return " by image" for scores beside a headline by group, and "" elsewhere."""
+    return " by image" if report.get("score_by") == GROUP else ""
+
+
 def _headline(report: Report) -> list[str]:
     lines = [
         "",
         (f"OOF {title_of(report)} {num(report['headline']['value'])} {span(report['headline'])}"),
     ]
     if report["metric"] != "f1_macro":
-        lines.append(f"OOF macro F1 {num(report['f1_macro']['value'])} {span(report['f1_macro'])}")
+        f1_macro = report["f1_macro"]
+        lines.append(f"OOF macro F1{_unit(report)} {num(f1_macro['value'])} {span(f1_macro)}")
     other = other_score(report)
     if other is not None:
         lines.append(f"OOF {other[0]} {num(other[1]['value'])} {span(other[1])}")
@@ -166,14 +173,14 @@ def _scores(report: Report) -> list[str]:
     return [
         "",
         *table(
-            ["scores over all folds" + (", mean over repeats" if repeated else ""), ""],
+            [f"scores{_unit(report)} over all folds{', mean over repeats' * repeated}", ""],
             [[TITLES[name], num(value)] for name, value in report["scores"].items()],
         ),
         "",
         *table(
             [
                 "repeat.fold" if repeated else "fold",
-                *[title, "macro F1"][: len(scores)],
+                *[title, f"macro F1{_unit(report)}"][: len(scores)],
                 "images",
                 groups_of(report),
             ],
