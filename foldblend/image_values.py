@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from foldblend.image_natures import Nature, nature_of
 from foldblend.levels import Levels, Range, covering, over, scaled
 from foldblend.limits import MOST_PIXELS
 
-__all__ = ["Values", "decode", "decode_rgb", "values_of"]
+__all__ = ["Values", "decode", "decode_rgb", "values_key", "values_of"]
 
 NO_MEMORY = -4  # code of OpenCV's error
 DEEP = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
@@ -138,6 +139,15 @@ def decode_rgb(path: str | Path, data: bytes, mode: int, levels: Levels) -> np.n
         assert levels.background is not None
         return over(colour, image[..., 3], levels.background, premultiplied=nature.is_premultiplied)
     return np.ascontiguousarray(colour)
+
+
+def values_key(content: str, levels: Levels) -> bytes:
+    """Return a 16-byte key of an image's values, from its content hash.
+
+    Which values count depends on the window, and floats are refused without a range.
+    """
+    parts = (content, levels.dicom_window, levels.pixel_range is not None)
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()
 
 
 def values_of(path: str | Path, data: bytes, levels: Levels) -> Values | None:

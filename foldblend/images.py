@@ -6,7 +6,7 @@ import functools
 import hashlib
 import math
 import os
-from collections.abc import Container
+from collections.abc import Container, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from foldblend.image_headers import (
     size_of,
 )
 from foldblend.image_natures import PLAIN, nature_of
-from foldblend.image_values import Values, decode, decode_rgb, values_of
+from foldblend.image_values import Values, decode, decode_rgb, values_key, values_of
 from foldblend.levels import AS_BEFORE, Levels
 from foldblend.limits import MAX_PIXELS, MOST_PIXELS
 from foldblend.progress import track
@@ -215,14 +215,23 @@ class Checked:
 
 
 def _check_one(
-    path: str, box: Box | None, known: Container[bytes], max_pixels: int, levels: Levels
+    path: str,
+    box: Box | None,
+    known: Container[bytes],
+    max_pixels: int,
+    levels: Levels,
+    remembered: MutableMapping[bytes, Values],
 ) -> Checked | BadImage:
     try:
         data = _read_bytes(path, max_pixels)
         content = _hash(data)
         if image_key(content, box) not in known:
             _check_bytes(path, quiet(data), box, max_pixels)
-        return Checked(content, values_of(path, quiet(data), levels))
+        key = values_key(content, levels)
+        values = remembered.get(key) or values_of(path, quiet(data), levels)
+        if values is not None:
+            remembered[key] = values
+        return Checked(content, values)
     except BadImage as error:
         return error
 
@@ -252,6 +261,7 @@ def check_images(
     *,
     max_pixels: int = MAX_PIXELS,
     levels: Levels = AS_BEFORE,
+    remembered: MutableMapping[bytes, Values] | None = None,
 ) -> list[Checked | BadImage]:
     """Decode every image of a manifest's table once and return content hashes or errors.
 
@@ -265,6 +275,8 @@ def check_images(
         Pixels of the largest image that can be used (--max-pixels).
     levels
         Treatment of other values. A range that is decided from these images is not needed yet.
+    remembered
+        Values of images by `values_key`, which are not searched for again; others are added.
 
     Returns
     -------
@@ -273,7 +285,13 @@ def check_images(
     """
     # Threads are enough: cv2, simplejpeg, zlib and hashlib release the GIL.
     with ThreadPoolExecutor() as pool:
-        check = functools.partial(_check_one, known=known, max_pixels=max_pixels, levels=levels)
+        check = functools.partial(
+            _check_one,
+            known=known,
+            max_pixels=max_pixels,
+            levels=levels,
+            remembered={} if remembered is None else remembered,
+        )
         checked = pool.map(check, table["path"], boxes_of(table))
         return list(track(checked, "check images", total=len(table), unit="images"))
 

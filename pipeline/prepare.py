@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import glob
 import hashlib
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from foldblend.cli import Say
 from foldblend.files import exists, home, is_file
 from foldblend.flags import flags_of
+from foldblend.images import Values
 from foldblend.plugins import is_custom, is_downloaded, load_custom, source_hash
 from foldblend.runs.run import Run
 from foldblend.sources import source_hashes
@@ -33,7 +35,7 @@ from pipeline.config.run import RunConfig
 from pipeline.config.settings import flatten, replace
 from pipeline.config.trust import check_typed, own_parts
 from pipeline.data.cache import MEMORY_ONLY
-from pipeline.data.checked import checked_keys, keep_checked
+from pipeline.data.checked import checked_keys, keep_checked, keep_values, kept_values
 from pipeline.data.crop import with_crop
 from pipeline.engines.registry import TORCH
 from pipeline.inference_engine import decide_engine
@@ -219,23 +221,27 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
         require_wandb()
     cache_dir = config.machine.cache_dir
     known = frozenset[bytes]()
+    remembered: dict[bytes, Values] = {}
     if config.machine.cache != "off":
         known = checked_keys(cache_dir)
+        remembered = kept_values(cache_dir)
     if config.output.resume and config.output.name is not None and config.train.seeds == 1:
         config = as_started(config, Run(Path(config.output.output) / config.output.name).settings)
-    manifest, data_hash = load_data(config.data, say, known, fold_file=config.split.fold_file)
+    load = functools.partial(
+        load_data, known=known, fold_file=config.split.fold_file, remembered=remembered
+    )
+    manifest, data_hash = load(config.data, say)
     keep = config.machine.cache not in MEMORY_ONLY
     if keep:
         keep_checked(manifest.tables, cache_dir)
+        keep_values(remembered, cache_dir)
     folder = _run_folder(config, manifest)
     # Without --name, the name of the run follows from data and backbone and is known only now.
     written = Run(folder).settings if config.output.resume else {}
     before = config
     config = as_started(config, written) if config.output.resume else config
     if levels_differ(before.data, config.data):
-        manifest, data_hash = load_data(
-            config.data, lambda line: None, known, fold_file=config.split.fold_file
-        )
+        manifest, data_hash = load(config.data, lambda line: None)
     if not is_made:
         check_orders(config, manifest, written)
         check_score_by(config, manifest)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, MutableMapping, Sequence
 
 import numpy as np
 
 from foldblend.cli import Say
 from foldblend.errors import BadImage, UserError, counted, listed
-from foldblend.images import Checked, check_images
+from foldblend.images import Checked, Values, check_images
 from folds.config import DataConfig
 from folds.data.duplicates import (
     IN_TEST,
@@ -39,6 +40,7 @@ def load_data(
     known: Container[bytes] = (),
     *,
     fold_file: str | None = None,
+    remembered: MutableMapping[bytes, Values] | None = None,
 ) -> tuple[Manifest, str]:
     """Return the manifest with readable images only, and the hash of labels and pixels.
 
@@ -52,6 +54,8 @@ def load_data(
         Keys of images that were decoded before and are not decoded again (see foldblend.images).
     fold_file
         File of folds; its rows of fold -1 are for training only.
+    remembered
+        Values of images that an earlier run found; new ones are added (see `check_images`).
 
     Returns
     -------
@@ -74,7 +78,10 @@ def load_data(
     alone = ids_for_training_only(manifest, fold_file, say)
     manifest = joined(manifest)
     asked = levels_asked(config)
-    results = check_images(manifest.train, known, max_pixels=config.max_pixels, levels=asked)
+    check = functools.partial(
+        check_images, known=known, max_pixels=config.max_pixels, remembered=remembered
+    )
+    results = check(manifest.train, levels=asked)
     manifest = _readable(manifest, results, skip=config.on_bad_image == "skip", say=say)
     good = [one for one in results if isinstance(one, Checked)]
     content = [one.content for one in good]
@@ -84,7 +91,7 @@ def load_data(
     content = manifest.train["content"].tolist()
     groups = manifest.train["group"].to_numpy()
     manifest = _with_duplicates(manifest, content, config.merge_duplicates, say)
-    test_good = _check_test(manifest, known, config.max_pixels)
+    test_good = _check_test(manifest, check)
     manifest = with_test_values(manifest, test_good, say)
     test_content = [one.content for one in test_good]
     if manifest.test is not None:
@@ -172,11 +179,13 @@ def _readable(
     return manifest
 
 
-def _check_test(manifest: Manifest, known: Container[bytes], max_pixels: int) -> list[Checked]:
+def _check_test(
+    manifest: Manifest, check: Callable[..., list[Checked | BadImage]]
+) -> list[Checked]:
     """Return the checked test images. Raises UserError if one of them cannot be used."""
     if manifest.test is None:
         return []
-    results = check_images(manifest.test, known, max_pixels=max_pixels, levels=manifest.levels)
+    results = check(manifest.test, levels=manifest.levels)
     bad = [result for result in results if isinstance(result, BadImage)]
     if bad:
         # Test images are never skipped, because a submission needs every row.

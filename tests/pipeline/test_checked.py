@@ -5,10 +5,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from foldblend.images import check_images
+from foldblend.images import Levels, Values, check_images, image_key
 from pipeline.config.settings import make_config
 from pipeline.data.cache import Store
-from pipeline.data.checked import checked_keys, keep_checked
+from pipeline.data.checked import checked_keys, keep_checked, keep_values, kept_values
 from pipeline.data.images import images_folder
 from pipeline.prepare import prepare
 
@@ -68,3 +68,34 @@ def test_a_cached_image_of_an_earlier_version_is_checked(table, tmp_path):
     store = Store.at(images_folder(cache), (2,), "uint8", {})
     store.fill(keys, lambda todo: [np.zeros((len(todo), 2), np.uint8)])
     assert checked_keys(cache) == frozenset()
+
+
+def test_values_of_images_are_kept_and_a_damaged_cache_is_no_error(tmp_path):
+    cache = str(tmp_path / "cache")
+    assert kept_values(cache) == {}
+    found = {
+        bytes([1]) * 16: Values((0.0, 4095.0), 3.0, 4000.0, bits=16),
+        bytes([2]) * 16: Values(None, -1.5, 2.25),
+        bytes([3]) * 16: Values(None, is_deep=False, has_alpha=True),
+    }
+    keep_values(found, cache)
+    assert kept_values(cache) == found
+    [file] = (tmp_path / "cache").rglob("records")
+    file.write_bytes(file.read_bytes()[:-8])
+    assert kept_values(cache) == {}
+
+
+def test_values_are_searched_for_once(tmp_path, monkeypatch):
+    files = [tmp_path / f"{index}.png" for index in range(3)]
+    for index, file in enumerate(files):
+        cv2.imwrite(str(file), np.full((9, 9), 300 + index, np.uint16))
+    table = pd.DataFrame({"path": map(str, files)})
+    remembered = {}
+    before = check_images(table, remembered=remembered)
+    assert [one.values.high for one in before] == [300, 301, 302]
+    known = {image_key(one.content, None) for one in before}
+    monkeypatch.setattr("foldblend.image_values.decode", None)
+    assert check_images(table, known, remembered=remembered) == before
+    # Another window is another key.
+    with pytest.raises(TypeError):
+        check_images(table, known, levels=Levels(dicom_window="file"), remembered=remembered)
