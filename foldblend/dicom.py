@@ -23,7 +23,7 @@ __all__ = ["DicomImage", "dicom_levels", "dicom_size", "read_dicom"]
 
 EMPTY = Fault("is DICOM without an image", "leave it out")
 DAMAGED = Fault("damaged DICOM", "fetch it again")
-NO_WINDOW = Fault("has no window", "pass --dicom-window full, or CENTER,WIDTH")
+NO_WINDOW = Fault("has no linear window", "pass --dicom-window full, or CENTER,WIDTH")
 
 GREY = ("MONOCHROME1", "MONOCHROME2")
 PALETTE = "PALETTE COLOR"
@@ -214,7 +214,12 @@ def _rescale(header: Any) -> tuple[float, float, Any]:
 
 
 def _window(header: Any) -> Range | None:
-    """Return the values that the first window of a file makes black and white, or None."""
+    """Return the values that the first window of a file makes black and white, or None.
+
+    Curved windows, which have no such values, are none.
+    """
+    if header.get("VOILUTFunction") == "SIGMOID":
+        return None
     pair = []
     for name in ("WindowCenter", "WindowWidth"):
         value = header.get(name)

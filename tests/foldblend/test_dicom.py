@@ -153,13 +153,31 @@ def test_windows_are_those_of_the_standard():
     assert (lowest, highest) == (-160, 239)
 
 
+@pytest.mark.parametrize(
+    ("function", "span"),
+    [("LINEAR", (1500, 2499)), ("LINEAR_EXACT", (1500, 2500)), ("SIGMOID", None)],
+)
+def test_functions_of_windows(tmp_path, function, span):
+    window = {"WindowCenter": "2000", "WindowWidth": "1000", "VOILUTFunction": function}
+    file = write_dicom(tmp_path / "a.dcm", GREY, BitsStored=12, **window)
+    levels = Levels(dicom_window="file")
+    if span is None:
+        with pytest.raises(BadImage, match="has no linear window"):
+            read_image(file, levels=levels)
+        return
+    expected = ((GREY - float(span[0])) / (span[1] - span[0])).clip(0, 1) * 255
+    assert np.abs(read_image(file, levels=levels)[..., 0] - expected).max() <= 0.5 + 1e-9
+
+
 def test_a_range_of_hounsfield_units_is_the_same_for_every_file():
     file = FILES / "CT_small.dcm"
     expected = expected_grey(pydicom.dcmread(file), (-1024, 1023))[..., None]
     image = read_image(file, levels=Levels((-1024.0, 1023.0)))
     assert np.abs(image - expected).max() <= 1
     assert len(np.unique(image)) > 100
-    no_window = re.escape(f"{file}: has no window; pass --dicom-window full, or CENTER,WIDTH")
+    no_window = re.escape(
+        f"{file}: has no linear window; pass --dicom-window full, or CENTER,WIDTH"
+    )
     with pytest.raises(BadImage, match=no_window):
         read_image(file, levels=Levels(dicom_window="file"))
 
