@@ -51,7 +51,6 @@ RLE_HEADER = 64
 # Our errors name the file, and warnings of libraries do not.
 warnings.filterwarnings("ignore", module=r"pydicom\b|foldblend\.dicom")
 logging.getLogger("pydicom").addHandler(logging.NullHandler())
-logging.getLogger("pydicom").propagate = False
 
 
 def pydicom_for(path: str | Path) -> Any:
