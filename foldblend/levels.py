@@ -138,7 +138,7 @@ def covering(value: float) -> Range:
     Examples
     --------
     >>> covering(1500), covering(4096), covering(70000)
-    ((0.0, 2047.0), (0.0, 16383.0), (0.0, 65535.0))
+    ((0.0, 4095.0), (0.0, 16383.0), (0.0, 65535.0))
     """
     bits = next((one for one in DEPTHS if value < 2**one), DEPTHS[-1])
     return 0.0, float(2**bits - 1)
