@@ -13,7 +13,7 @@ from ensemble.config import BlendConfig, read_members
 from foldblend.errors import listed
 from foldblend.runs.rows import group_name_of, order_of
 from foldblend.runs.run import Run
-from foldblend.scores.by_group import GROUP, IMAGE, MEAN, metric_by_group
+from foldblend.scores.by_group import GROUP, IMAGE, MEAN, check_pool_is_used, metric_by_group
 from foldblend.scores.error_costs import (
     ErrorCosts,
     common_metric,
@@ -61,8 +61,10 @@ def decide_metric(config: BlendConfig, runs: Sequence[Run]) -> Decided:
     are none, and for costs that do not fit.
     """
     decided = _by_image(config, runs)
-    common = common_pool([run.info for run in runs])
+    infos = [run.info for run in runs]
+    common = common_pool(infos)
     by_group = config.score_by == GROUP or (config.score_by is None and bool(common))
+    check_pool_is_used(config.group_pool, by_group=by_group)
     if not by_group:
         # The pool has no effect, so it does not make another blend.
         settings = dataclasses.replace(decided.config, score_by=IMAGE, group_pool=MEAN)
@@ -70,7 +72,14 @@ def decide_metric(config: BlendConfig, runs: Sequence[Run]) -> Decided:
     pool = config.group_pool or common or MEAN
     settings = dataclasses.replace(decided.config, score_by=GROUP, group_pool=pool)
     metric = metric_by_group(decided.metric, pool, group_name_of(runs))
-    return dataclasses.replace(decided, config=settings, metric=metric)
+    own = sorted({str(info.get("group_pool", MEAN)) for info in infos if "score_by" in info})
+    notes = [*decided.notes]
+    if config.group_pool is None and len(own) > 1:
+        notes.append(
+            f"members pool the images of a {group_name_of(runs)} differently ({listed(own)}), so"
+            f" the {pool} is used; choose another with --group-pool"
+        )
+    return Decided(settings, metric, decided.costs, notes)
 
 
 def _by_image(config: BlendConfig, runs: Sequence[Run]) -> Decided:

@@ -12,7 +12,7 @@ from foldblend.cli import check_name
 from foldblend.errors import require
 from foldblend.flags import check_lengths, expand_home
 from foldblend.limits import MAX_ROWS, check_limits
-from foldblend.scores.by_group import GROUP, MEAN, check_pool
+from foldblend.scores.by_group import GROUP, check_pool, check_pool_is_used
 from foldblend.scores.metrics import check_metric
 from folds.config import DataConfig
 
@@ -122,10 +122,7 @@ class ImportConfig:
         check_name(self.name)
         check_metric(self.metric)
         check_pool(self.group_pool)
-        require(
-            self.group_pool == MEAN or self.score_by == GROUP,
-            f"--group-pool {self.group_pool}: has no effect without --score-by group",
-        )
+        check_pool_is_used(self.group_pool, by_group=self.score_by == GROUP)
         check_limits(self.max_rows, None)
 
     @property

@@ -33,6 +33,7 @@ from foldblend.scores.by_group import (
     MEAN,
     SCORE_BY_IMAGE,
     check_one_label,
+    check_pool_is_used,
     scored_by_group,
 )
 from foldblend.scores.error_costs import metric_of, scored_by
@@ -107,7 +108,9 @@ def _decide(saved: SavedViews, search: Search | None, merge: str) -> CrossFit:
 
 def _scored_by(run: Run, config: TtaConfig) -> dict[str, str]:
     """Return the keys of run.json on scores by group, which are the run's unless flags differ."""
-    if (config.score_by or run.info.get("score_by", IMAGE)) == IMAGE:
+    by_group = (config.score_by or run.info.get("score_by", IMAGE)) != IMAGE
+    check_pool_is_used(config.group_pool, by_group=by_group)
+    if not by_group:
         return {}
     return scored_by_group(config.group_pool or run.info.get("group_pool", MEAN))
 

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from foldblend.attributes import Attribute
-from foldblend.errors import UserError, did_you_mean
+from foldblend.errors import UserError, did_you_mean, require
 from foldblend.scores.metrics import Metric
 from foldblend.scores.rows import Rows
 
@@ -25,6 +25,7 @@ __all__ = [
     "by_group",
     "check_one_label",
     "check_pool",
+    "check_pool_is_used",
     "group_codes",
     "metric_by_group",
     "mixed_group",
@@ -100,6 +101,14 @@ def check_pool(name: str) -> None:
     if name not in POOLS:
         near = did_you_mean(name, POOLS)
         raise UserError(f"--group-pool {name}: unknown{near}; choose from {', '.join(POOLS)}")
+
+
+def check_pool_is_used(name: str | None, *, by_group: bool) -> None:
+    """Raise UserError for a --group-pool other than the default if nothing is scored by group."""
+    require(
+        by_group or name in (None, MEAN),
+        f"--group-pool {name}: has no effect without --score-by group",
+    )
 
 
 def metric_by_group(metric: Metric, pool: str = MEAN, group_name: str = "group") -> Metric:

@@ -21,6 +21,7 @@ from foldblend.scores.by_group import (
     MEAN,
     SCORE_BY_IMAGE,
     check_one_label,
+    check_pool_is_used,
     metric_by_group,
 )
 from foldblend.scores.error_costs import common_metric, common_pool, costs_among
@@ -241,7 +242,9 @@ def _metric(
     """Return the metric to rank by, by group if asked or if all runs are scored so."""
     metric = _by_image(runs, name)
     common = common_pool([run.info for run in runs])
-    if score_by == IMAGE or (score_by is None and not common):
+    by_group = score_by == GROUP or (score_by is None and bool(common))
+    check_pool_is_used(group_pool, by_group=by_group)
+    if not by_group:
         return metric
     return metric_by_group(metric, group_pool or common or MEAN, group_name_of(runs))
 

@@ -196,6 +196,39 @@ def test_a_blend_takes_the_unit_of_its_members_and_its_file_keeps_it(runs, tmp_p
     assert "score_by" not in mixed.info
 
 
+def test_members_that_pool_groups_differently_are_pooled_by_the_mean_and_it_is_said(tmp_path):
+    pooled = [
+        blend(
+            [write_synthetic_run(tmp_path / name, num_people=40, seed=seed, one_class=True)],
+            score_by="group",
+            group_pool=pool,
+            name=pool,
+            output=str(tmp_path),
+            say=quiet,
+            page=False,
+        )
+        for seed, (name, pool) in enumerate({"a": "max", "b": "noisy-or"}.items())
+    ]
+    shared = {"include_blends": True, "method": "soft", "say": quiet, "page": False}
+    made = blend(pooled, name="c", output=str(tmp_path), **shared)
+    assert made.info["group_pool"] == "mean"
+    said = "pool the images of a group differently (max, noisy-or), so the mean is used"
+    assert any(said in note for note in made.report["notes"])
+    made = blend(pooled, name="d", output=str(tmp_path), group_pool="max", **shared)
+    assert made.info["group_pool"] == "max"
+    assert not any("differently" in note for note in made.report["notes"])
+
+
+def test_a_pool_without_a_score_by_group_is_refused(runs, tmp_path):
+    words = "^--group-pool max: has no effect without --score-by group$"
+    with pytest.raises(UserError, match=words):
+        blend(runs, group_pool="max", name="g", output=str(tmp_path), say=quiet)
+    assert not (tmp_path / "g").exists()
+    with pytest.raises(UserError, match=words):
+        leaderboard(runs, score_by="image", group_pool="max")
+    assert leaderboard(runs, score_by="group", group_pool="max")["score_by"] == "group"
+
+
 def test_a_blend_by_image_has_the_key_of_earlier_versions(runs, tmp_path):
     made = blend(runs, method="soft", name="g", output=str(tmp_path), say=quiet, page=False)
     settings = (made.path / "blend.yaml").read_text()

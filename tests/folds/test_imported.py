@@ -72,6 +72,9 @@ def test_files_are_put_in_the_order_of_the_numbers_in_their_names():
     names = ["b/test_fold_2.csv", "a/test_fold_10.csv", "test_fold_1.csv"]
     assert in_fold_order(names) == [2, 0, 1]
     assert in_fold_order(["last.csv", "first.csv"]) == [0, 1]
+    # Other numbers may follow, and the number may be that of a folder.
+    assert in_fold_order(["f10_seed7.csv", "f9_seed7.csv"]) == [1, 0]
+    assert in_fold_order(["fold_10/test.csv", "fold_9/test.csv"]) == [1, 0]
     # Numbers that are not all there is to tell files apart by say nothing.
     assert in_fold_order(["b1.csv", "a0.csv"]) == [0, 1]
 
@@ -184,6 +187,62 @@ def test_numbered_columns_need_the_classes_in_their_order(tables):
     ):
         with pytest.raises(fb.UserError, match=message):
             imported(tables, name="x", columns=columns)
+
+
+def test_named_columns_are_not_overruled_by_other_names(tables):
+    assert imported(tables, columns=CLASSES).oof["logit_0"].notna().all()
+    words = "column 'cat' has the name of another class than the one given for it \\('owl'\\)"
+    with pytest.raises(fb.UserError, match=words):
+        imported(tables, name="swapped", columns=("owl", "dog", "cat"))
+
+
+def test_logits_beside_probabilities_are_refused(tables):
+    scores = np.log(tables.oof[[*CLASSES]]) + 1
+    tables.oof[[*CLASSES]] = scores
+    words = r"test_fold_0\.csv.* as probabilities do, but .*oof\.csv has logits"
+    with pytest.raises(fb.UserError, match=words):
+        imported(tables, kind="logits")
+    assert not (tables.folder / "outputs").exists()
+
+
+def test_equal_test_files_are_named(tables):
+    tables.tests[2] = tables.tests[0].sample(frac=1, random_state=0)
+    run = imported(tables)
+    [said] = [note for note in run.report["notes"] if "have the same values" in note]
+    assert "test_fold_0.csv" in said
+    assert "test_fold_2.csv" in said
+    assert "test_fold_1.csv" not in said
+
+
+def test_test_files_with_folds_are_in_their_order(tables):
+    tables.tests = [one.assign(fold=fold + 1) for fold, one in enumerate(tables.tests)]
+    expected = imported(tables)
+    tables.tests[1]["fold"] = 3
+    tables.tests[2]["fold"] = 2
+    with pytest.raises(
+        fb.UserError, match=r"test_fold_1\.csv: column 'fold' is 3, but it is number 2"
+    ):
+        imported(tables, name="swapped")
+    tables.tests = [one.drop(columns="fold") for one in tables.tests]
+    assert imported(tables, name="bare").test_fold(1).equals(expected.test_fold(1))
+
+
+def test_labels_beside_predictions_are_compared_whatever_else_is_among_them(tables):
+    truth = tables.labels["label"]
+    tables.oof["label"] = truth.to_numpy()
+    imported(tables)
+    tables.oof["label"] = truth.to_numpy()[::-1]
+    tables.oof.loc[23, "label"] = "fox"
+    with pytest.raises(fb.UserError, match=r"line 2: column 'label' is 'owl', but .* has 'cat'"):
+        imported(tables, name="shuffled")
+    # Codes of another library are no classes.
+    tables.oof["label"] = np.arange(24) % 3
+    run = imported(tables, name="codes")
+    assert any("'label' has no class of the data" in note for note in run.report["notes"])
+    tables.labels.loc[0, "label"] = "Cat"
+    tables.oof["label"] = truth.str.upper().to_numpy()[::-1]
+    with pytest.raises(fb.UserError, match="column 'label' is 'owl'"):
+        imported(tables, name="case", merge_case=True)
 
 
 def test_repeats_have_a_row_per_image_and_repeat(tables):

@@ -15,11 +15,13 @@ from foldblend.scores.rows import Rows
 from folds.data.imported.known import Known, read_known
 from folds.data.imported.rows import check_labels, folds_of, in_fold_order, order_of_rows
 from folds.data.imported.tables import (
+    FOLD,
     Predictions,
     Table,
     frame_table,
     named_columns,
     read_predictions,
+    whole,
 )
 from folds.data.imported.values import Logits, logits_of
 from folds.fold_file import training_only_rows
@@ -96,7 +98,7 @@ def read_imported(
 
     predicted = read(oof, "oof" if isinstance(oof, pd.DataFrame) else "--oof")
     order_RN = order_of_rows(predicted, known.train["image_id"].tolist(), known.source)
-    check_labels(predicted, known, order_RN, config.label_col)
+    not_compared = check_labels(predicted, known, order_RN, config.data)
     fold_RN = folds_of(predicted, known, order_RN, config.folds)
     order = in_fold_order(config.test)
     names = [config.test[place] for place in order]
@@ -106,6 +108,7 @@ def read_imported(
     ]
     num_models = fold_RN.shape[0] * (int(fold_RN.max()) + 1)
     _check_number(names, num_models)
+    _check_test_folds(read_tests, int(fold_RN.max()) + 1)
     ids, orders = _test_order(read_tests, known)
     if ids is None and (config.test_csv or config.sample_submission):
         raise UserError(
@@ -115,11 +118,7 @@ def read_imported(
     made, warnings = logits_of([predicted, *read_tests], config.kind)
     oof_NC, *test_logits = made.tables
     in_order = [one[order_N] for one, order_N in zip(test_logits, orders, strict=True)]
-    if len(in_order) > 1 and all((one == in_order[0]).all() for one in in_order):
-        warnings.append(
-            f"{listed(names)}: all have the same values; if they are the mean over folds, pass one"
-            " of them only, so that nothing fitted is applied to it"
-        )
+    warnings += [*not_compared, *_equal_tests(names, in_order)]
     return Imported(
         known=known,
         fold_RN=fold_RN,
@@ -142,6 +141,40 @@ def _check_number(names: Sequence[str], num_models: int) -> None:
         f" {listed(names, most=9)}; pass one for each, in the order of the folds, or one with their"
         " mean",
     )
+
+
+def _check_test_folds(tests: Sequence[Predictions], num_folds: int) -> None:
+    """Raise UserError if tables with a column of folds are not in the order of the folds."""
+    words = [set() if one.fold is None else {*one.fold} for one in tests]
+    if len(tests) < num_folds or any(len(one) != 1 for one in words):
+        return
+    folds = [int(whole(one.table, FOLD)[0]) for one in tests]
+    known = sorted({*folds})
+    for place, (one, fold) in enumerate(zip(tests, folds, strict=True)):
+        expected = place % num_folds
+        if len(known) != num_folds or known[expected] != fold:
+            raise UserError(
+                f"{one.name}: column {FOLD!r} is {fold}, but it is number {place + 1} of the files"
+                " of --test; pass them in the order of the folds, or remove the column"
+            )
+
+
+def _equal_tests(names: Sequence[str], tests: Sequence[np.ndarray]) -> list[str]:
+    """Return warnings on tables of different folds with the same values."""
+    alike: dict[bytes, list[str]] = {}
+    for name, logits_NC in zip(names, tests, strict=True):
+        alike.setdefault(logits_NC.tobytes(), []).append(name)
+    if len(tests) > 1 and len(alike) == 1:
+        return [
+            f"{listed(names)}: all have the same values; if they are the mean over folds, pass one"
+            " of them only, so that nothing fitted is applied to it"
+        ]
+    return [
+        f"{listed(same)}: have the same values, though they are of different models; pass the file"
+        " of each fold"
+        for same in alike.values()
+        if len(same) > 1
+    ]
 
 
 def _test_order(

@@ -11,8 +11,10 @@ import pandas as pd
 
 from foldblend.errors import UserError, counted, listed
 from foldblend.words import tidy
+from folds.config import DataConfig
 from folds.data.imported.known import Known
 from folds.data.imported.tables import FOLD, Predictions, whole
+from folds.data.labelled import spelt
 from folds.fold_file import read_fold_file
 from folds.split import split_groups
 
@@ -85,17 +87,24 @@ def order_of_rows(found: Predictions, wanted: Sequence[str], what: str) -> np.nd
     return order_RN
 
 
-def check_labels(found: Predictions, known: Known, order_RN: np.ndarray, column: str) -> None:
-    """Raise UserError with the line if a column of labels has another class than the data.
+def check_labels(
+    found: Predictions, known: Known, order_RN: np.ndarray, config: DataConfig
+) -> list[str]:
+    """Return a warning on a column of labels that cannot be compared with those of the data.
 
-    It shows rows that were shuffled. Columns with other words are no labels.
+    Raises UserError with the line if it has another class than the data, which shows rows that were
+    shuffled.
     """
+    column = config.label_col
     cells = found.table.cells
-    if column not in cells or column in (found.column, FOLD):
-        return
-    words_N = cells[column].map(tidy).to_numpy()
-    if not {*words_N} <= {*known.classes}:
-        return
+    if column not in cells or column in (found.column, FOLD, *known.classes):
+        return []
+    words_N = np.array(spelt(cells[column].tolist(), known.classes, config), dtype=object)
+    if not {*words_N} & {*known.classes}:
+        return [
+            f"{found.name}: column {column!r} has no class of the data, so it was not compared with"
+            " their labels"
+        ]
     names = np.array(known.classes, dtype=object)[known.train["label_raw"]]
     for order_N in order_RN:
         odd = np.flatnonzero(words_N[order_N] != names)
@@ -106,6 +115,7 @@ def check_labels(found: Predictions, known: Known, order_RN: np.ndarray, column:
                 f" {known.source} has {names[odd[0]]!r} for {known.train['image_id'][odd[0]]}"
                 f" ({counted(len(odd), 'row')} differ); correct the order of the rows"
             )
+    return []
 
 
 def folds_of(
@@ -181,19 +191,26 @@ def _of_column(found: Predictions, known: Known, order_RN: np.ndarray) -> np.nda
 
 
 def in_fold_order(files: Sequence[str]) -> list[int]:
-    """Return the order of files by the last number in their names, which is that of their fold.
+    """Return the order of files by the number in their names that is that of their fold.
 
-    Files whose names do not differ in one number only keep their order.
+    It is the only number in which the names differ, or the paths where the names are equal. Files
+    without such a number keep their order.
 
     Examples
     --------
     >>> in_fold_order(["test_fold_0.csv", "test_fold_10.csv", "test_fold_2.csv"])
     [0, 2, 1]
+    >>> in_fold_order(["fold_0/test.csv", "fold_10/test.csv", "fold_2/test.csv"])
+    [0, 2, 1]
     """
     places = [*range(len(files))]
-    parts = [re.fullmatch(r"(.*?)(\d+)(\D*)", Path(one).name) for one in files]
-    known = [one for one in parts if one is not None]
-    if len(known) < len(files) or len({(one[1], one[3]) for one in known}) > 1:
+    names = [Path(one).name for one in files]
+    parts = [re.split(r"(\d+)", one) for one in (files if len({*names}) == 1 else names)]
+    # Words stand at even places, numbers at odd ones.
+    if len({tuple(one[::2]) for one in parts}) != 1:
         return places
-    numbers = [int(one[2]) for one in known]
-    return sorted(places, key=numbers.__getitem__) if len({*numbers}) == len(numbers) else places
+    numbers = zip(*(one[1::2] for one in parts), strict=True)
+    differ = [column for column in numbers if len({*column}) > 1]
+    if len(differ) != 1 or len({*map(int, differ[0])}) < len(files):
+        return places
+    return sorted(places, key=lambda place: int(differ[0][place]))

@@ -261,6 +261,13 @@ def _given_columns(
             f"{where}: {counted(len({*given}), 'class')} for {len(numbers)} columns of numbers"
             f" ({listed(map(repr, numbers), most=9)}); name the class of each once"
         )
+    # Names of classes in another order are not overruled: one of the two is an error.
+    other = [one for one, name in zip(numbers, given, strict=True) if tidy(one) != name]
+    if other and {*map(tidy, numbers)} <= {*classes}:
+        raise UserError(
+            f"{where}: column {other[0]!r} has the name of another class than the one given for it"
+            f" ({given[numbers.index(other[0])]!r}); leave --columns out, or rename the columns"
+        )
     if len(given) == 1 and len(classes) == 2:
         return numbers
     absent = [one for one in classes if one not in given]

@@ -121,13 +121,21 @@ def logits_of(found: Sequence[Predictions], kind: str) -> tuple[Logits, list[str
     """
     warnings = []
     if kind == LOGITS:
-        tables = [_of_scores(one) for one in found]
-        if all(_odd_row(one, AUTO) is None for one in found):
+        odd = [_odd_row(one, AUTO) is not None for one in found]
+        alike = [one for one, is_odd in zip(found, odd, strict=True) if not is_odd]
+        # One column has no sum, so a small table of logits may look like probabilities by chance.
+        if any(odd) and any(one.single is None for one in alike):
+            others = [one.name for one, is_odd in zip(found, odd, strict=True) if is_odd]
+            raise UserError(
+                f"{listed(one.name for one in alike)}: all rows sum to 1 as probabilities do, but"
+                f" {listed(others)} has logits; write logits in all files, or probabilities in all"
+            )
+        if alike:
             warnings.append(
-                f"{listed(one.name for one in found)}: all rows sum to 1 as probabilities do, but"
+                f"{listed(one.name for one in alike)}: all rows sum to 1 as probabilities do, but"
                 " --kind logits was passed"
             )
-        return Logits(tables, LOGITS), warnings
+        return Logits([_of_scores(one) for one in found], LOGITS), warnings
     for one in found:
         _check_probabilities(one, kind)
     proba = [_both(one) for one in found]
