@@ -130,7 +130,7 @@ def test_a_test_table_with_other_columns_and_flags(folders, tmp_path):
     assert "label" not in load(train, test=test / "t.csv").test
     write_csv(test / "t.csv", [("002.png", "dog", "")], header="image,label,group")
     write_csv(test / "u.csv", [("002.png", "x"), ("001.png", "")], sep=";", header="image,group")
-    assert load(train, test=test / "t.csv", group_col="group").test.shape == (1, 2)
+    assert load(train, test=test / "t.csv", group_col="group").test.shape == (1, 3)
     rows = [("002.png", "dog", "p1"), ("001.png", "cat", ""), ("000.png", "cat", "p1")]
     write_csv(test / "t.csv", rows, header="image,label,group")
     groups = load(train, test=test / "t.csv", group_col="group").test["group"].tolist()

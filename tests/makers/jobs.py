@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
 from pipeline.job import Prepared, TrainingJob
 from pipeline.watch.progress import Progress
+
+NO_IMAGES = SimpleNamespace(train_only=None)
 
 
 def fake_job(
@@ -43,7 +46,7 @@ def fake_job(
     compute = Compute(torch.device("cpu"), None, torch.channels_last)
     run = Prepared(
         config=config,
-        manifest=manifest,  # type: ignore[arg-type]
+        manifest=manifest or NO_IMAGES,  # type: ignore[arg-type]
         views=("identity",),
         preprocess=preprocess,
         model_kwargs={},

@@ -68,6 +68,7 @@ def test_files_and_columns(alpha, tiny_layout):
         "report.txt",
         "submission.csv",
         "predictions.csv",
+        "predictions_by_group.csv",
         "reference.safetensors",
         "pictures.parquet",
         "sections",

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -110,7 +111,18 @@ def _commands(folder, tmp_path, images):
         "leaderboard": [folder, beside],
         "report": [folder],
         "run_audit": ["--data", folder, "--quick"],
+        "import_run": [
+            *("--oof", tmp_path / "oof.csv", "--labels", folder, "--kind", "logits"),
+            *("--output", tmp_path / "imported", "--name", "x"),
+        ],
     }
+
+
+def _write_oof(folder, file):
+    """Write the out-of-fold logits of a run as another library would."""
+    run = Run(folder)
+    logits = pd.DataFrame(run.logits(run.oof), columns=list(run.classes))
+    logits.assign(image_id=run.oof["image_id"], fold=run.oof["fold"]).to_csv(file, index=False)
 
 
 ALL = [*_commands(Path("a/b"), Path("c"), Path("d"))]
@@ -143,6 +155,7 @@ def test_no_command_imports_what_a_run_names(
     for setting, named in cases.items():
         folder = Path(shutil.copytree(runs_copy, tmp_path / setting / "outputs")) / "beta"
         _name(folder, **named)
+        _write_oof(folder, tmp_path / setting / "oof.csv")
         argv = _commands(folder, tmp_path / setting, images)[command]
         done = run(*argv)
         assert not evil.ran, setting
