@@ -6,6 +6,7 @@ out.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from foldblend.tables import read_text_table
 from foldblend.words import tidy
 from folds.split import split_groups
 
-__all__ = ["TRAINING_ONLY", "read_fold_file", "training_only_rows"]
+__all__ = ["TRAINING_ONLY", "ids_as_in_data", "read_fold_file", "training_only_rows"]
 
 TRAINING_ONLY = -1
 """Number of the fold of rows that are for training only."""
@@ -47,13 +48,15 @@ def _codes(numbers: pd.Series) -> np.ndarray:
     return np.where(numbers == TRAINING_ONLY, TRAINING_ONLY, code_N)
 
 
-def _as_in_data(ids: pd.Series, known: pd.Series) -> pd.Series:
+def ids_as_in_data(ids: pd.Series, known: Collection[str]) -> pd.Series:
     """Return ids as the data have them, where they differ in blanks, Unicode form or slashes."""
 
     def key(name: str) -> str:
         return tidy(name).replace("\\", "/").removeprefix("./")
 
     exact = {*known}
+    if exact >= {*ids}:
+        return ids
     meant = {key(name): name for name in known}
     return ids.map(lambda name: name if name in exact else meant.get(key(name), name))
 
@@ -151,7 +154,7 @@ def read_fold_file(
         For folds that do not fit the training rows, or a file that is not a CSV of folds.
     """
     table, source = _read(path, flag)
-    table["image_id"] = _as_in_data(table["image_id"], train["image_id"])
+    table["image_id"] = ids_as_in_data(table["image_id"], train["image_id"].tolist())
     alone = _check_training_only(table, source)
     odd = train.loc[train["image_id"].isin(alone), "image_id"]
     if len(odd):
@@ -181,7 +184,7 @@ def training_only_rows(path: str | Path, ids: pd.Series, *, flag: str = "") -> p
         If all rows have fold -1, or an image has it in some repeats only.
     """
     table, source = _read(path, flag)
-    table["image_id"] = _as_in_data(table["image_id"], ids)
+    table["image_id"] = ids_as_in_data(table["image_id"], ids.tolist())
     return pd.Series(sorted(_check_training_only(table, source)), dtype=object)
 
 

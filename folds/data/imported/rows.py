@@ -10,28 +10,14 @@ import numpy as np
 import pandas as pd
 
 from foldblend.errors import UserError, counted, listed
-from foldblend.words import tidy
 from folds.config import DataConfig
 from folds.data.imported.known import Known
 from folds.data.imported.tables import FOLD, Predictions, whole
 from folds.data.labelled import spelt
-from folds.fold_file import read_fold_file
+from folds.fold_file import ids_as_in_data, read_fold_file
 from folds.split import split_groups
 
 __all__ = ["check_labels", "folds_of", "in_fold_order", "order_of_rows"]
-
-
-def _as_known(ids: pd.Series, known: Sequence[str]) -> pd.Series:
-    """Return ids as the data have them, where they differ in blanks, Unicode form or slashes."""
-
-    def key(name: str) -> str:
-        return tidy(name).replace("\\", "/").removeprefix("./")
-
-    exact = {*known}
-    if exact >= {*ids}:
-        return ids
-    meant = {key(name): name for name in known}
-    return ids.map(lambda name: name if name in exact else meant.get(key(name), name))
 
 
 def order_of_rows(found: Predictions, wanted: Sequence[str], what: str) -> np.ndarray:
@@ -52,7 +38,7 @@ def order_of_rows(found: Predictions, wanted: Sequence[str], what: str) -> np.nd
         With the lines of rows that occur twice or are of other images, or with images that have no
         row.
     """
-    ids = _as_known(found.ids, wanted).to_numpy()
+    ids = ids_as_in_data(found.ids, wanted).to_numpy()
     place_N = pd.Index(wanted).get_indexer(pd.Index(ids))
     unknown_N = place_N < 0
     if unknown_N.any():
