@@ -35,7 +35,7 @@ FAMILIES = {
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """New groups, one image each, with the logits of the models of each fold."""
+    """New groups with the logits of the models of each fold."""
 
     logits_KM: Sequence[Sequence[np.ndarray]]
     """For each fold's models the logits N x C of every member."""
@@ -45,8 +45,10 @@ class Fresh:
 class World:
     """Simulated data set of a family and a seed; its groups are drawn by `evidence` and `fresh`."""
 
-    def __init__(self, seed: int, family: str = "plain") -> None:
+    def __init__(self, seed: int, family: str = "plain", *, one_label: bool = False) -> None:
         assert family in FAMILIES, family
+        # Whether all images of a group have one label, which most of them have otherwise.
+        self.one_label = one_label
         rng = np.random.default_rng(seed)
         self.seed = seed
         self.family = family
@@ -118,10 +120,10 @@ class World:
         ]
         return folded(Evidence(logits, drawn.rows), fold_N)
 
-    def fresh(self, num_groups: int) -> Fresh:
+    def fresh(self, num_groups: int, num_images: int = 1) -> Fresh:
         """Return new groups, with the logits of five models per member where these differ."""
         num_folds = NUM_FOLDS if self.of_fold else 1
-        return self._draw(num_groups, 1, 2, num_folds=num_folds, shift=self.shift)
+        return self._draw(num_groups, num_images, 2, num_folds=num_folds, shift=self.shift)
 
     def _draw(
         self, num_groups: int, num_images: int, lot: int, *, num_folds: int, shift: float = 0.0
@@ -140,6 +142,8 @@ class World:
         label_N = np.where(
             rng.random(num) < 0.7, home_N, rng.choice(self.num_classes, size=num, p=share_C)
         )
+        if self.one_label:
+            label_N = home_N
         shape = (num, self.num_classes)
         group_NC = rng.normal(size=(num_groups, self.num_classes))[group_N]
         common_NC = self.of_group * group_NC + self.shared * rng.normal(size=shape)
