@@ -14,8 +14,9 @@ from foldblend.errors import UserError, counted, did_you_mean, listed
 from foldblend.files import home
 from folds.config import DataConfig
 from folds.data.generic import checked_table, read_labelled_table, read_user_table
-from folds.data.labelled import Labelled, class_codes, group_words, spelt
+from folds.data.labelled import SPELLING_CURES, Labelled, class_codes, group_words, spelt
 from folds.data.manifest import Manifest, check_files
+from folds.data.words import check_spellings
 
 __all__ = ["check_extra", "with_extra"]
 
@@ -69,6 +70,29 @@ def _labels(found: Labelled, manifest: Manifest, config: DataConfig, source: str
     return codes
 
 
+def _groups(
+    found: Labelled, words: Sequence[str], manifest: Manifest, config: DataConfig, source: str
+) -> tuple[list[str], dict[str, list[str]]]:
+    """Return the group of each image as the data write it, and sentences by their kind.
+
+    Raises UserError for a group that the data write in another way: its images would be trained on
+    where the group is held out.
+    """
+    groups, texts = group_words(found, words, config, manifest.group_name)
+    if found.group is None and config.group_regex is None and config.group_from == "none":
+        return groups, texts
+    known = manifest.train["group"].drop_duplicates().tolist()
+    groups = spelt(groups, known, config)
+    if not config.ids_as_written:
+        check_spellings(
+            [*known, *groups],
+            where=f"{source}: groups",
+            at=lambda row: "the data" if row < len(known) else found.at(row - len(known)),
+            cures=SPELLING_CURES,
+        )
+    return groups, texts
+
+
 def _check_ids(found: Labelled, known: Sequence[str], source: str) -> None:
     """Raise UserError for an image that the data have as well, or that occurs twice."""
     data = {*known}
@@ -106,7 +130,7 @@ def with_extra(manifest: Manifest, config: DataConfig) -> Manifest:
     _check_ids(found, manifest.train["image_id"].tolist(), source)
     label_N = np.asarray(_labels(found, manifest, own, source), np.int64)
     words = [manifest.classes[label] for label in label_N]
-    groups, texts = group_words(found, words, own, manifest.group_name)
+    groups, texts = _groups(found, words, manifest, own, source)
     table = pd.DataFrame(
         {
             "image_id": np.asarray(found.image_id, dtype=object),

@@ -26,6 +26,7 @@ from folds.data.words import (
 )
 
 __all__ = [
+    "SPELLING_CURES",
     "Classes",
     "Labelled",
     "attribute_of",
@@ -36,6 +37,11 @@ __all__ = [
 ]
 
 AS_WRITTEN = "or pass --ids-as-written if they are different"
+SPELLING_CURES = (
+    f"write it one way, {AS_WRITTEN}",
+    f"pass --merge-case to make them one, {AS_WRITTEN}",
+)
+"""Advice for words that are the same number, and for words that differ in case."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +94,7 @@ def _checked_words(
     if config.merge_case:
         tidy_N, more = merge_case(tidy_N, what)
         notes += more
-    cures = (
-        f"write it one way, {AS_WRITTEN}",
-        f"pass --merge-case to make them one, {AS_WRITTEN}",
-    )
-    check_spellings(tidy_N, where=where, at=at, cures=cures)
+    check_spellings(tidy_N, where=where, at=at, cures=SPELLING_CURES)
     return tidy_N, notes
 
 

@@ -125,6 +125,23 @@ def test_a_row_of_a_scored_group_is_left_out_where_the_group_is(data):
     assert not {*learnt["group"]} & {"p0", "p2"}
 
 
+def test_groups_that_the_data_write_in_another_way_do_not_leak(data):
+    table = [("018.png", "cat", "P0"), ("019.png", "cat", "new")]
+    words = r"more\.csv \(--extra-csv\): groups: 'p0' \(the data\) and 'P0' \(line 2\) are the same"
+    with pytest.raises(UserError, match=words):
+        load(data, **extra(data, table))
+    manifest, _, _ = load(data, merge_case=True, **extra(data, table))
+    assert manifest.train_only["held_with"].tolist() == [("p0",), ()]
+    assert manifest.train_only["group"].tolist() == ["p0", "new"]
+    manifest, _, _ = load(data, ids_as_written=True, **extra(data, table))
+    assert manifest.train_only["held_with"].tolist() == [(), ()]
+    # So do numbers that another program wrote with a decimal point.
+    text = (data / "set.csv").read_text(encoding="utf-8")
+    (data / "set.csv").write_text(text.replace(",p", ","), encoding="utf-8")
+    with pytest.raises(UserError, match=r"'0' \(the data\) and '0\.0' \(line 2\) are the same"):
+        load(data, **extra(data, [("018.png", "cat", "0.0")]))
+
+
 def test_images_that_were_saved_again_are_held_out_with_the_scored_ones(data):
     # Equal bytes, and the same image at another quality and size.
     (data / "equal.png").write_bytes((data / "000.png").read_bytes())
