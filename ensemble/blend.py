@@ -32,7 +32,7 @@ from foldblend.runs.costs import device_of, num_passes, picture_seconds
 from foldblend.runs.derived import Derived, open_derived, write_derived
 from foldblend.runs.folder import PICTURES, lock_folder
 from foldblend.runs.run import Run
-from foldblend.scores.by_group import IMAGE, SCORE_BY_IMAGE, check_one_label, scored_by_group
+from foldblend.scores.by_group import IMAGE, check_one_label, scored_by_group
 from foldblend.spreadsheets import safe_csv
 from reports.run.screen import finish
 
@@ -237,7 +237,7 @@ def _blend(config: BlendConfig, broken: Mapping[Path, str], say: Say) -> Run:
         raise UserError(f"{folder}: this is one of the runs to be blended; pass another --name")
     aligned = align(members, intersect=config.intersect)
     if decided.metric.pool:
-        check_one_label(aligned.named_rows, place="--score-by group", cure=SCORE_BY_IMAGE)
+        check_one_label(aligned.named_rows)
     notes += [*decided.notes, *row_notes(aligned, config)]
     # Everything is computed before the first file is written, so an error leaves no files.
     with lines_to(say):

@@ -13,11 +13,10 @@ from ensemble.config import BlendConfig, read_members
 from foldblend.errors import listed
 from foldblend.runs.rows import group_name_of, order_of
 from foldblend.runs.run import Run
-from foldblend.scores.by_group import GROUP, IMAGE, MEAN, check_pool_is_used, metric_by_group
+from foldblend.scores.by_group import GROUP, IMAGE, MEAN, chosen_pool, metric_by_group
 from foldblend.scores.error_costs import (
     ErrorCosts,
     common_metric,
-    common_pool,
     costs_among,
     read_error_costs,
 )
@@ -62,14 +61,11 @@ def decide_metric(config: BlendConfig, runs: Sequence[Run]) -> Decided:
     """
     decided = _by_image(config, runs)
     infos = [run.info for run in runs]
-    common = common_pool(infos)
-    by_group = config.score_by == GROUP or (config.score_by is None and bool(common))
-    check_pool_is_used(config.group_pool, by_group=by_group)
-    if not by_group:
+    pool = chosen_pool(infos, config.score_by, config.group_pool)
+    if not pool:
         # The pool has no effect, so it does not make another blend.
         settings = dataclasses.replace(decided.config, score_by=IMAGE, group_pool=MEAN)
         return dataclasses.replace(decided, config=settings)
-    pool = config.group_pool or common or MEAN
     settings = dataclasses.replace(decided.config, score_by=GROUP, group_pool=pool)
     metric = metric_by_group(decided.metric, pool, group_name_of(runs))
     own = sorted({str(info.get("group_pool", MEAN)) for info in infos if "score_by" in info})

@@ -8,7 +8,7 @@ from typing import Any
 from foldblend.errors import listed, require
 from foldblend.flags import flag_name, flags_of
 from foldblend.plugins import find_part, is_custom
-from foldblend.scores.by_group import GROUP, SCORE_BY_IMAGE, check_one_label
+from foldblend.scores.by_group import GROUP, check_one_label
 from foldblend.scores.metrics import check_order, is_ordered
 from foldblend.scores.rows import Rows
 from folds.data.manifest import Manifest
@@ -121,7 +121,7 @@ def check_score_by(config: RunConfig, manifest: Manifest) -> None:
         rows = Rows.of(
             train["label"].to_numpy(), train["group"].to_numpy(), group_name=manifest.group_name
         )
-        check_one_label(rows, place="--score-by group", cure=SCORE_BY_IMAGE)
+        check_one_label(rows)
 
 
 def check_recipe(config: RunConfig, preprocess: Preprocess, *, num_classes: int) -> None:

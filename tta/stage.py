@@ -28,14 +28,7 @@ from foldblend.runs.folder import (
 from foldblend.runs.oof import oof_rows
 from foldblend.runs.run import Run
 from foldblend.runs.tables import ROW_COLUMNS
-from foldblend.scores.by_group import (
-    IMAGE,
-    MEAN,
-    SCORE_BY_IMAGE,
-    check_one_label,
-    check_pool_is_used,
-    scored_by_group,
-)
+from foldblend.scores.by_group import check_one_label, chosen_pool, scored_by_group
 from foldblend.scores.error_costs import metric_of, scored_by
 from foldblend.spreadsheets import safe_csv
 from reports.run.screen import finish
@@ -108,11 +101,8 @@ def _decide(saved: SavedViews, search: Search | None, merge: str) -> CrossFit:
 
 def _scored_by(run: Run, config: TtaConfig) -> dict[str, str]:
     """Return the keys of run.json on scores by group, which are the run's unless flags differ."""
-    by_group = (config.score_by or run.info.get("score_by", IMAGE)) != IMAGE
-    check_pool_is_used(config.group_pool, by_group=by_group)
-    if not by_group:
-        return {}
-    return scored_by_group(config.group_pool or run.info.get("group_pool", MEAN))
+    pool = chosen_pool([run.info], config.score_by, config.group_pool)
+    return scored_by_group(pool) if pool else {}
 
 
 def _key(run: Run, names: Sequence[str], config: TtaConfig, prefer: str) -> dict[str, str]:
@@ -217,7 +207,7 @@ def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = write) -> 
     by_image = metric_of(run.info).by_image
     metric = scored_by(by_image, {"data": run.info["data"], **scored})
     if metric.pool:
-        check_one_label(oof_rows(run), place="--score-by group", cure=SCORE_BY_IMAGE)
+        check_one_label(oof_rows(run))
     written = folder.resolve().parent / (config.name or f"{run.name}_tta")
     if auto and not config.overwrite and _had_saved_only(run, kept, config, written):
         names = kept

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,14 +18,13 @@ __all__ = [
     "IMAGE",
     "MEAN",
     "POOLS",
-    "SCORE_BY",
-    "SCORE_BY_IMAGE",
     "TINY",
     "attribute_proba",
     "by_group",
     "check_one_label",
     "check_pool",
     "check_pool_is_used",
+    "chosen_pool",
     "group_codes",
     "metric_by_group",
     "mixed_group",
@@ -36,12 +35,6 @@ __all__ = [
 
 IMAGE: Literal["image"] = "image"
 GROUP: Literal["group"] = "group"
-SCORE_BY = (IMAGE, GROUP)
-"""Values of --score-by."""
-SCORE_BY_IMAGE = (
-    "pass --score-by image (every report scores attributes with one value per group by group, too)"
-)
-"""Cure where images of a group differ in their class."""
 MEAN = "mean"
 TINY = float(np.finfo(np.float64).tiny)
 
@@ -137,6 +130,43 @@ def scored_by_group(pool: str) -> dict[str, str]:
     return {"score_by": GROUP, "group_pool": pool}
 
 
+def _common_pool(infos: Sequence[Mapping[str, Any]]) -> str:
+    """Return how all runs pool the images of a group, or "" if any is scored by image.
+
+    Runs with different pools get the mean.
+    """
+    if any(info.get("score_by", IMAGE) == IMAGE for info in infos):
+        return ""
+    pools = {info.get("group_pool", MEAN) for info in infos}
+    return pools.pop() if len(pools) == 1 else MEAN
+
+
+def chosen_pool(
+    infos: Sequence[Mapping[str, Any]], score_by: str | None, group_pool: str | None
+) -> str:
+    """Return how groups' images are pooled for the score of runs, or "" for a score by image.
+
+    Parameters
+    ----------
+    infos
+        The run.json of each run. If all are scored by group, that is the default.
+    score_by, group_pool
+        Values of --score-by and --group-pool, or None for the default.
+
+    Raises UserError for a pool where nothing is scored by group.
+
+    Examples
+    --------
+    >>> by_group = {"score_by": "group", "group_pool": "max"}
+    >>> chosen_pool([by_group, by_group], None, None), chosen_pool([by_group, {}], None, None)
+    ('max', '')
+    """
+    common = _common_pool(infos)
+    is_by_group = score_by == GROUP or (score_by is None and bool(common))
+    check_pool_is_used(group_pool, by_group=is_by_group)
+    return (group_pool or common or MEAN) if is_by_group else ""
+
+
 def _starts(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     """Return the order of rows by repeat and group, N, and the first place of each group there."""
     code_N = np.unique(rows.group_N, return_inverse=True)[1]
@@ -165,13 +195,14 @@ def mixed_group(rows: Rows) -> str | None:
     return str(rows.group_N[order_N[first_G[differs_G.argmax()]]])
 
 
-def check_one_label(rows: Rows, *, place: str, cure: str) -> None:
-    """Raise UserError, naming one group, if images of a group differ in their label."""
+def check_one_label(rows: Rows) -> None:
+    """Raise UserError, naming a group, if its images differ in their class (--score-by group)."""
     name = mixed_group(rows)
     if name is not None:
         raise UserError(
-            f"{place}: {rows.group_name} {name} has images of more than one class, so there is no"
-            f" score by {rows.group_name}; {cure}"
+            f"--score-by group: {rows.group_name} {name} has images of more than one class, so"
+            f" there is no score by {rows.group_name}; pass --score-by image (every report scores"
+            " attributes with one value per group by group, too)"
         )
 
 

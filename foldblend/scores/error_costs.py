@@ -17,7 +17,6 @@ from foldblend.scores.metrics import MEAN_COST, METRICS, TITLES, Counts, Metric
 __all__ = [
     "ErrorCosts",
     "common_metric",
-    "common_pool",
     "costs_among",
     "mean_cost",
     "metric_of",
@@ -253,23 +252,6 @@ def common_metric(infos: Sequence[Mapping[str, Any]]) -> Metric | None:
         for info in infos
     }
     return found.popitem()[1].by_image if len(found) == 1 else None
-
-
-def common_pool(infos: Sequence[Mapping[str, Any]]) -> str:
-    """Return how all runs pool the images of a group, or "" if any is scored by image.
-
-    Runs with different pools get the mean.
-
-    Examples
-    --------
-    >>> by_group = {"score_by": "group", "group_pool": "max"}
-    >>> common_pool([by_group, by_group]), common_pool([by_group, {}])
-    ('max', '')
-    """
-    if any(info.get("score_by", IMAGE) == IMAGE for info in infos):
-        return ""
-    pools = {info.get("group_pool", MEAN) for info in infos}
-    return pools.pop() if len(pools) == 1 else MEAN
 
 
 def costs_among(infos: Sequence[Mapping[str, Any]]) -> ErrorCosts:

@@ -15,7 +15,7 @@ from foldblend.scores.metrics import METRICS, Metric
 from foldblend.scores.rows import Rows
 from foldblend.scores.score import score_interval
 
-__all__ = ["BothScores", "both_scores", "has_several_images", "pooled_attribute"]
+__all__ = ["BothScores", "both_scores", "has_several_images", "record_of_both"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ def has_several_images(rows: Rows) -> bool:
     return rows.num_groups < rows.num_images
 
 
-def pooled_attribute(
-    attribute: Attribute, rows: Rows, proba_NC: np.ndarray, pool: str = MEAN
+def _pooled_attribute(
+    attribute: Attribute, rows: Rows, proba_NC: np.ndarray, pool: str
 ) -> tuple[Rows, np.ndarray] | None:
     """Return the rows of groups, labelled by an attribute's value, and the values' probabilities.
 
@@ -79,7 +79,7 @@ def _of_attribute(attribute: Attribute, rows: Rows, proba_NC: np.ndarray, pool: 
     f1_macro = METRICS["f1_macro"]
     truth_N, as_proba = attribute_view(attribute, rows.label_N, proba_NC)
     seen = rows.labelled(truth_N)
-    of_groups = pooled_attribute(attribute, rows, proba_NC, pool)
+    of_groups = _pooled_attribute(attribute, rows, proba_NC, pool)
     return BothScores(
         attribute.name,
         f1_macro.name,
@@ -95,7 +95,6 @@ def both_scores(
     *,
     attributes: Sequence[Attribute],
     metric: Metric,
-    pool: str = MEAN,
 ) -> list[BothScores]:
     """Return the scores by image and by group of the class, and then of each attribute.
 
@@ -108,9 +107,8 @@ def both_scores(
     attributes
         Properties that the classes imply; their metric is macro F1.
     metric
-        The metric of the class, by image or by group.
-    pool
-        A key of `by_group.POOLS`.
+        The metric of the class, by image or by group. Groups are pooled as it says, else by the
+        mean.
 
     Returns
     -------
@@ -127,6 +125,7 @@ def both_scores(
     """
     if not has_several_images(rows):
         return []
+    pool = metric.pool or MEAN
     by_image = metric.by_image
     mixed = mixed_group(rows)
     of_groups = metric_by_group(by_image, pool, rows.group_name)
@@ -138,3 +137,12 @@ def both_scores(
         mixed,
     )
     return [of_class, *(_of_attribute(one, rows, proba_NC, pool) for one in attributes)]
+
+
+def record_of_both(
+    rows: Rows, proba_NC: np.ndarray, *, attributes: Sequence[Attribute], metric: Metric
+) -> dict[str, Any] | None:
+    """Return `both_scores` with the pool, for report.json; None if each group has one image."""
+    found = both_scores(rows, proba_NC, attributes=attributes, metric=metric)
+    pool = metric.pool or MEAN
+    return {"pool": pool, "scores": [one.as_dict() for one in found]} if found else None

@@ -10,34 +10,19 @@ import numpy as np
 import pandas as pd
 
 from foldblend.ahead import ahead
-from foldblend.errors import listed, require
+from foldblend.errors import require
 from foldblend.runs.check import finished_run
 from foldblend.runs.rows import group_name_of
 from foldblend.runs.run import Run
 from foldblend.scores.bootstrap import num_resamples_of
-from foldblend.scores.by_group import (
-    GROUP,
-    IMAGE,
-    MEAN,
-    SCORE_BY_IMAGE,
-    check_one_label,
-    check_pool_is_used,
-    metric_by_group,
-)
-from foldblend.scores.error_costs import common_metric, common_pool, costs_among
+from foldblend.scores.by_group import GROUP, IMAGE, check_one_label
 from foldblend.scores.group_scores import BothScores, both_scores
-from foldblend.scores.metrics import (
-    MEAN_COST,
-    METRICS,
-    Metric,
-    check_metric,
-    check_order,
-    softmax,
-)
+from foldblend.scores.metrics import Metric, softmax
 from foldblend.scores.rows import Rows
 from foldblend.scores.score import Scored, score_prediction
 from foldblend.words import plural
 from reports.board.facts import differing, facts_of, names_of, settings_of
+from reports.board.metric import metric_to_rank_by
 from reports.run.scored_test import value_on_test
 from reports.text import printable
 
@@ -179,9 +164,8 @@ def _board(
         )
 
     if metric.pool:
-        names = Rows.of(true_N, first["group"].to_numpy(), group_name=group_name)
-        named = names if not joined else Rows.of(true_N, shared_N, group_name=group_name)
-        check_one_label(named, place="--score-by group", cure=SCORE_BY_IMAGE)
+        group_N = shared_N if joined else first["group"].to_numpy()
+        check_one_label(Rows.of(true_N, group_N, group_name=group_name))
 
     def of_run(member: tuple[Run, pd.DataFrame]) -> tuple[Scored, list[BothScores], np.ndarray]:
         """Return a run's scores, those by group, and the class of each image."""
@@ -194,9 +178,7 @@ def _board(
         oof = Rows(label_N, group_N, repeat_N, table["fold"].to_numpy(), group_name)
         proba_NC = softmax(logits_NC)
         scores = score_prediction(run.name, oof, proba_NC, attributes=run.attributes, metric=metric)
-        both = both_scores(
-            oof, proba_NC, attributes=run.attributes, metric=metric, pool=metric.pool or MEAN
-        )
+        both = both_scores(oof, proba_NC, attributes=run.attributes, metric=metric)
         mean_NC = logits_NC.reshape(repeats, len(first), -1).mean(axis=0, dtype=np.float64)
         return scores, both, mean_NC.argmax(axis=1)
 
@@ -234,42 +216,6 @@ def _data_key(run: Run) -> tuple[object, ...]:
         run.classes,
         pd.util.hash_pandas_object(once, index=False).to_numpy().tobytes(),
     )
-
-
-def _metric(
-    runs: Sequence[Run], name: str | None, score_by: str | None, group_pool: str | None
-) -> Metric:
-    """Return the metric to rank by, by group if asked or if all runs are scored so."""
-    metric = _by_image(runs, name)
-    common = common_pool([run.info for run in runs])
-    by_group = score_by == GROUP or (score_by is None and bool(common))
-    check_pool_is_used(group_pool, by_group=by_group)
-    if not by_group:
-        return metric
-    return metric_by_group(metric, group_pool or common or MEAN, group_name_of(runs))
-
-
-def _by_image(runs: Sequence[Run], name: str | None) -> Metric:
-    """Return the metric by image: that of a name, or of all runs, or macro F1 if they differ.
-
-    Raises UserError if runs cannot be scored by the metric.
-    """
-    infos = [run.info for run in runs]
-    if name is None:
-        return common_metric(infos) or METRICS["f1_macro"]
-    if name != MEAN_COST:
-        check_metric(name)
-        cure = "pass another --metric, or make the runs with --class-order a,b,c"
-        check_order(name, ordered=all(run.ordered for run in runs), cure=cure)
-        return METRICS[name]
-    costs = costs_among(infos)
-    odd = [run.name for run in runs if run.classes != costs.classes]
-    require(
-        not odd,
-        f"--metric {name}: {listed(odd)} has other classes than the costs of errors; compare it"
-        " alone",
-    )
-    return costs.metric
 
 
 def leaderboard(
@@ -313,7 +259,7 @@ def leaderboard(
     several = [runs] if isinstance(runs, (str, Path, Run)) else runs
     found = [one if isinstance(one, Run) else finished_run(one) for one in several]
     require(bool(found), "no runs to compare; pass folders of finished runs")
-    chosen = _metric(found, metric, score_by, group_pool)
+    chosen = metric_to_rank_by(found, metric, score_by, group_pool)
     by_oof = {run.oof_hash: run for run in found}
     by_data: dict[tuple[object, ...], list[Run]] = {}
     for run in found:

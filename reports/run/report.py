@@ -88,14 +88,14 @@ def _averaged(run: Run, arrays: OofArrays, metric: Metric) -> dict[str, Any] | N
         return None
     # Logits of a hard vote are logs of vote shares, whose mean only makes sense as probabilities.
     # Logarithms of imported probabilities are as far from 0 as zeros were raised.
-    of_proba = run.info.get("imported", {}).get("values") == "probabilities"
-    is_blend = run.info["kind"] == "blend" or of_proba
-    values_NC = arrays.proba_NC if is_blend else arrays.logits_NC
+    is_of_proba = run.info.get("imported", {}).get("values") == "probabilities"
+    of_shares = run.info["kind"] == "blend" or is_of_proba
+    values_NC = arrays.proba_NC if of_shares else arrays.logits_NC
     found = over_repeats(arrays.rows, values_NC, run.oof["image_id"].to_numpy())
     if found is None:
         return None
     rows, mean_NC = found
-    score = score_interval(metric, rows, mean_NC if is_blend else softmax(mean_NC))
+    score = score_interval(metric, rows, mean_NC if of_shares else softmax(mean_NC))
     return {"num_models": arrays.rows.num_repeats, "score": score.as_dict()}
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from foldblend.runs.run import Run
-from foldblend.scores.by_group import GROUP, IMAGE, MEAN, suited
-from foldblend.scores.group_scores import both_scores
+from foldblend.scores.by_group import GROUP, IMAGE, suited
+from foldblend.scores.group_scores import record_of_both
 from foldblend.scores.metrics import Metric, softmax
 from foldblend.scores.rows import Rows
 from foldblend.scores.score import score_interval, score_of
@@ -70,12 +70,10 @@ def score_on_test(run: Run, metric: Metric) -> dict[str, Any] | None:
         return None
     rows, proba_NC, grouped = found
     metric = _fitting(metric, rows, grouped)
-    pool = metric.pool or MEAN
-    both = both_scores(rows, proba_NC, attributes=run.attributes, metric=metric, pool=pool)
     return {
         "metric": metric.name,
         "score_by": GROUP if metric.pool else IMAGE,
-        "by_group": {"pool": pool, "scores": [one.as_dict() for one in both]} if both else None,
+        "by_group": record_of_both(rows, proba_NC, attributes=run.attributes, metric=metric),
         "score": score_interval(metric, rows, proba_NC).as_dict(),
         "num_images": len(rows),
         "num_groups": rows.num_groups if grouped else None,

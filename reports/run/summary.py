@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from foldblend.attributes import Attribute, attribute_view
-from foldblend.scores.by_group import GROUP, IMAGE, MEAN, pooled
+from foldblend.scores.by_group import GROUP, IMAGE, pooled
 from foldblend.scores.calibration import Calibration, summarise_calibration
 from foldblend.scores.confusion import confusion_counts, most_confused
-from foldblend.scores.group_scores import both_scores
+from foldblend.scores.group_scores import record_of_both
 from foldblend.scores.metrics import METRICS, Metric, as_metric, mean_score, softmax
 from foldblend.scores.rows import Rows
 from foldblend.scores.score import Scored, score_interval, score_prediction
@@ -120,15 +120,6 @@ def _fold_scores(rows: Rows, proba_NC: np.ndarray, metric: Metric) -> list[dict[
     return folds
 
 
-def _by_group(
-    rows: Rows, proba_NC: np.ndarray, attributes: Sequence[Attribute], metric: Metric
-) -> dict[str, Any] | None:
-    """Return the scores by group beside those by image; None if each group has one image."""
-    pool = metric.pool or MEAN
-    found = both_scores(rows, proba_NC, attributes=attributes, metric=metric, pool=pool)
-    return {"pool": pool, "scores": [one.as_dict() for one in found]} if found else None
-
-
 def summarise(
     rows: Rows,
     logits_NC: np.ndarray,
@@ -207,7 +198,7 @@ def summarise(
         "per_class": _per_class(rows, proba_NC.argmax(1), classes),
         "confusion": _confusion(rows.label_N, proba_NC.argmax(1), classes),
         "attributes": [_attribute(one, rows, proba_NC) for one in attributes],
-        "by_group": _by_group(rows, proba_NC, attributes, chosen),
+        "by_group": record_of_both(rows, proba_NC, attributes=attributes, metric=chosen),
         "calibration": {
             **summarise_calibration(
                 logits_NC if plain_NC is None else plain_NC, rows, found=calibration, seed=seed

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from foldblend.errors import UserError, counted, listed, require
-from foldblend.scores.by_group import GROUP, SCORE_BY_IMAGE, check_one_label
+from foldblend.scores.by_group import GROUP, check_one_label
 from foldblend.scores.metrics import check_order
 from foldblend.scores.rows import Rows
 from folds.data.imported.known import Known, read_known
@@ -90,7 +90,7 @@ def read_imported(
     if config.score_by == GROUP:
         label_N = known.train["label"].to_numpy()
         rows = Rows.of(label_N, known.groups, group_name=known.group_name)
-        check_one_label(rows, place="--score-by group", cure=SCORE_BY_IMAGE)
+        check_one_label(rows)
     about = {"id_col": config.id_col, "columns": named_columns(config.columns)}
 
     def read(source: Table, name: str) -> Predictions:
