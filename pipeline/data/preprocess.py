@@ -14,7 +14,7 @@ import torch
 from foldblend.images import AS_BEFORE, SCALED, Box, Levels, Size, read_with_size
 from foldblend.levels import Background
 from foldblend.limits import MAX_PIXELS
-from foldblend.runs.info import PreprocessInfo, RegionInfo
+from foldblend.runs.preprocess_info import PreprocessInfo, RegionInfo
 
 __all__ = ["Preprocess", "region_of"]
 
