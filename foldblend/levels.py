@@ -23,6 +23,7 @@ __all__ = [
     "parse_range",
     "parse_window",
     "scaled",
+    "window_of",
 ]
 
 Range = tuple[float, float]
@@ -32,7 +33,7 @@ DEPTHS = (8, 10, 12, 14, 16)
 """Bits of which cameras and scanners have values; files keep most of them in 16 bits."""
 BACKGROUNDS = {"white": 255, "grey": 128, "black": 0}
 """Level of all channels under transparent pixels, by the name that --alpha-background takes."""
-AS_A_TYPE = {"off", "auto"}
+WITHOUT_ENDS = ("off", "auto")  # of --pixel-range
 ROWS = 256  # rows of a float image that are scaled at once, which bounds the memory
 
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
@@ -94,7 +95,7 @@ def parse_range(text: str) -> Range | None:
     >>> parse_range("-1000,400")
     (-1000.0, 400.0)
     """
-    if text in AS_A_TYPE:
+    if text in WITHOUT_ENDS:
         return None
     pair = _pair(text)
     require(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import glob
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from foldblend.cli import Say
-from foldblend.files import exists, home, is_file
 from foldblend.flags import flags_of
 from foldblend.images import Values
 from foldblend.plugins import is_custom, is_downloaded, load_custom, source_hash
@@ -40,8 +38,8 @@ from pipeline.data.crop import with_crop
 from pipeline.engines.registry import TORCH
 from pipeline.inference_engine import decide_engine
 from pipeline.job import Prepared
-from pipeline.levels import levels_differ, levels_key, levels_settings
-from pipeline.machine import decide_compile, resolve_machine, rows_of
+from pipeline.levels import levels_differ, levels_key
+from pipeline.machine import decide_compile
 from pipeline.models.attribute_head import make_join
 from pipeline.models.backbones import (
     build_model,
@@ -51,8 +49,9 @@ from pipeline.models.backbones import (
     model_kwargs,
     preprocess_of,
 )
-from pipeline.models.elsewhere import absolute, description_hash, weights_file
+from pipeline.models.elsewhere import description_hash, weights_file
 from pipeline.models.pretrained import HubUnreachableError, Weights, load_file, load_pretrained
+from pipeline.settings_of_run import settings_of_run
 from pipeline.training.optim import check_optimizer, check_schedule
 from pipeline.watch.tracking import require_wandb
 from tta.views.names import check_views, parse_views
@@ -114,72 +113,6 @@ def _run_folder(config: RunConfig, manifest: Manifest) -> Path:
     )
 
 
-def _whole_pattern(text: str | None) -> str | None:
-    """Return --test as an absolute path or pattern.
-
-    The part that is added to a pattern is taken literally, as folders may have [ or * in their
-    names.
-    """
-    if text is None:
-        return None
-    path = home(text)
-    if exists(path) or path.is_absolute():
-        return str(path.resolve())
-    return str(Path(glob.escape(str(Path.cwd())), path))
-
-
-def _resolve(config: RunConfig, manifest: Manifest, size: str, name: str) -> RunConfig:
-    """Return the settings, with all decided that depend on the data and the machine.
-
-    Paths are absolute, so that config.yaml can be used from any folder (modules of custom parts
-    must be importable there).
-    """
-    given = flatten(config)
-    paths = {
-        key: given[key] and str(home(given[key]).resolve())
-        for key in (name for name, about in flags_of(RunConfig).items() if about.path)
-    }
-    paths["test"] = _whole_pattern(config.data.test)
-    order = config.data.class_order
-    if order is not None and is_file(home(order)):
-        paths["class_order"] = str(home(order).resolve())
-    root = None if config.data.csv else str(manifest.root.resolve())
-    # For a custom data set, --data may be anything that its reader understands.
-    if config.data.dataset and config.data.data:
-        root = (
-            str(Path(config.data.data).resolve())
-            if Path(config.data.data).exists()
-            else config.data.data
-        )
-    paths["backbone"] = absolute(config.model.backbone)
-    chosen = config.machine
-    if config.train.frozen:
-        # The heads of all folds are fitted together.
-        chosen = dataclasses.replace(chosen, parallel_folds="1")
-    if is_custom(config.augment.augment):
-        # Custom augmentations run on the CPU.
-        chosen = dataclasses.replace(chosen, augment_on="cpu")
-    machine = resolve_machine(chosen)
-    batch_size = config.infer.validation_batch_size or rows_of(machine["device"])
-    decided = replace(
-        config,
-        **paths,
-        **levels_settings(manifest),
-        data="demo" if manifest.is_demo else root,
-        img_size=size,
-        name=name,
-        seeds=1,
-        config=None,
-        only_folds=None,
-        resume=True,
-        trust_parts=False,
-        validation_batch_size=batch_size,
-        **machine,
-    )
-    # What was decided here was not typed.
-    return dataclasses.replace(decided, typed=config.typed)
-
-
 def _decide_folds(
     config: RunConfig, manifest: Manifest, say: Say
 ) -> tuple[ResolvedConfig, np.ndarray]:
@@ -187,9 +120,7 @@ def _decide_folds(
     fold_RN = plan_folds(config.split, manifest, say)
     num_folds = int(fold_RN.max()) + 1
     config = resolved(config, folds=num_folds, repeats=len(fold_RN))
-    num_rows = len(manifest.train) * (num_folds - 1) // num_folds
-    num_rows += 0 if manifest.train_only is None else len(manifest.train_only)
-    epoch_steps = num_rows // config.train.batch_size
+    epoch_steps = manifest.num_training_rows(num_folds) // config.train.batch_size
     # All folds count, in whichever processes: later ones use what the first one has compiled.
     num_steps = epoch_steps * config.train.epochs * num_folds * len(fold_RN)
     return resolved(config, compile=decide_compile(config.machine, num_steps)), fold_RN
@@ -253,7 +184,9 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
     preprocess = preprocess_of(config.model, record, manifest.levels)
     views = parse_views(config.infer.tta)
     check_views(views, width=preprocess.width, height=preprocess.height)
-    undecided = _resolve(config, manifest, f"{preprocess.width}x{preprocess.height}", folder.name)
+    undecided = settings_of_run(
+        config, manifest, f"{preprocess.width}x{preprocess.height}", folder.name
+    )
     decided, fold_RN = _decide_folds(undecided, manifest, say)
     for line in explain(decided):
         say(line)

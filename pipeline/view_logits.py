@@ -102,7 +102,7 @@ def _job(
         **machine,
     )
     prepared = prepare(config, say, is_made=True)
-    same = ["data", "corrected labels", "images for training only", "crop"]
+    same = ["data", "corrected labels", "images for training only", "pixel values", "crop"]
     if own_parts(config) == own_parts(read_config_file(folder / "config.yaml")):
         # The hash is of all parts together.
         same.append("own modules")

@@ -20,8 +20,12 @@ from foldblend.progress import write
 from foldblend.siblings import call
 from folds.data.demo_faces import draw_image, make_person
 
-__all__ = ["DEMO_VERSION", "demo_people", "make_demo"]
+__all__ = ["DEMO_NOTE", "DEMO_VERSION", "demo_people", "make_demo"]
 
+DEMO_NOTE = (
+    "demo set with synthetic faces: it only shows that everything runs; its scores mean nothing"
+)
+"""Note of each run on the demo set."""
 DEMO_VERSION = 1
 NUM_TRAIN = 70
 NUM_TEST = 14

@@ -148,6 +148,11 @@ class Manifest:
         chosen = self.learns(chosen_N) & (learnt >= 0)
         return self.labelled.assign(label=learnt)[chosen].reset_index(drop=True)
 
+    def num_training_rows(self, num_folds: int) -> int:
+        """Return how many rows a model trains on, for folds of equal size."""
+        num_alone = 0 if self.train_only is None else len(self.train_only)
+        return len(self.train) * (num_folds - 1) // num_folds + num_alone
+
     def train_only_hash(self) -> str | None:
         """Return the hash of the images for training only and their labels, or None."""
         if self.train_only is None:

@@ -198,5 +198,6 @@ def _dark(table: pd.DataFrame, found: Sequence[Checked], noun: str) -> list[str]
     )
     return [
         f"{counted(len(names), noun)} {have} 16 bits but {use} only values up to {most:g} of"
-        f" 65535, so {they} will look nearly black: {listed(names)}; scale {them} to the full range"
+        f" 65535, so {they} will look nearly black: {listed(names)}; pass --pixel-range"
+        f" LOW,HIGH, or scale {them} to the full range"
     ]

@@ -11,6 +11,7 @@ from typing import Any
 
 from foldblend.flags import flags_of
 from foldblend.words import plural
+from folds.data.demo import DEMO_NOTE
 from folds.data.manifest import Manifest
 from folds.split import SPLITTERS
 from pipeline.config.resolved import ResolvedConfig
@@ -113,10 +114,7 @@ def describe_run(
     parts += [f"seed {config.train.seed}", f"split seed {config.split.split_seed}"]
     notes = list(manifest.notes)
     if manifest.is_demo:
-        notes.append(
-            "demo set with synthetic faces: it only shows that everything runs;"
-            " its scores mean nothing"
-        )
+        notes.append(DEMO_NOTE)
     if SPLITTERS[config.split.split].leaks:
         notes.append(
             f"--split {config.split.split} leaks {groups} between folds: this score is probably too"

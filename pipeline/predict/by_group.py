@@ -13,7 +13,7 @@ from foldblend.scores.metrics import softmax
 from foldblend.scores.rows import Rows
 from pipeline.predict.answers import Answers
 
-__all__ = ["GroupSums", "PooledGroups", "groups_of_run"]
+__all__ = ["GroupSums", "Groups", "PooledGroups", "groups_of_run"]
 
 
 class Groups(Protocol):

@@ -17,7 +17,7 @@ from foldblend.errors import UserError
 __all__ = ["file_of", "png_of"]
 
 
-def as_pixels(image: Any, name: str) -> np.ndarray:
+def _as_pixels(image: Any, name: str) -> np.ndarray:
     """Return an array or PIL image as H x W [x 3 (RGB) or 4 (RGBA)], uint8 or uint16.
 
     Raises UserError for other arrays.
@@ -51,7 +51,7 @@ def png_of(image: Any, name: str) -> bytes:
 
     Raises UserError for arrays that are no images.
     """
-    pixels = as_pixels(image, name)
+    pixels = _as_pixels(image, name)
     if pixels.ndim == 3:
         alpha = pixels.shape[2] == 4
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGBA2BGRA if alpha else cv2.COLOR_RGB2BGR)

@@ -24,8 +24,7 @@ TOO_MUCH = 2**60
 def steps_of(run: Prepared) -> int:
     """Return the training steps per epoch and fold, for folds of equal size."""
     train = run.config.train
-    num_rows = run.fold_RN.shape[1] * (run.num_folds - 1) // run.num_folds
-    num_rows += 0 if run.manifest.train_only is None else len(run.manifest.train_only)
+    num_rows = run.manifest.num_training_rows(run.num_folds)
     return max(1, num_rows // (train.batch_size * train.grad_accum_steps))
 
 

@@ -89,8 +89,8 @@ def test_dark_16_bit_images_are_named_with_their_range(monkeypatch, folder):
     manifest, lines = loaded(monkeypatch, folder, pixel_range="off")
     assert manifest.notes == (
         "2 images have 16 bits but use only values up to 4080 of 65535, so they will look nearly"
-        " black: 00.png, 01.png; scale them to the full range",
+        " black: 00.png, 01.png; pass --pixel-range LOW,HIGH, or scale them to the full range",
         "1 test image has 16 bits but uses only values up to 2040 of 65535, so it will look"
-        " nearly black: 11.png; scale it to the full range",
+        " nearly black: 11.png; pass --pixel-range LOW,HIGH, or scale it to the full range",
     )
     assert lines == [f"warning: {note}" for note in manifest.notes]

@@ -25,6 +25,7 @@ from foldblend.scores.metrics import is_ordered
 from foldblend.tables import TextTable
 from folds.config import LAYOUTS, DataConfig
 from folds.data.assemble import assemble, form_of
+from folds.data.demo import DEMO_NOTE
 from folds.data.generic import read_labelled_table
 from folds.data.image_table import ImageTable
 from folds.data.manifest import Manifest
@@ -202,9 +203,6 @@ def _of_manifest(manifest: Manifest, config: DataConfig, *, id_column: str = "im
         "ordered": is_ordered(manifest.classes, manifest.ordered),
         "attributes": [dataclasses.asdict(attribute) for attribute in manifest.attributes],
     }
-    demo = (
-        "demo set with synthetic faces: it only shows that everything runs; its scores mean nothing"
-    )
     labels = labels_of_test(manifest.test, manifest.classes)
     columns = (config.label_col, config.group_col, *(config.attribute_cols or "").split(","))
     return Known(
@@ -219,7 +217,7 @@ def _of_manifest(manifest: Manifest, config: DataConfig, *, id_column: str = "im
         pictures=_pictures(manifest),
         id_column=id_column,
         further=tuple(name.strip() for name in columns if name),
-        notes=(*manifest.notes, *([demo] if manifest.is_demo else [])),
+        notes=(*manifest.notes, *([DEMO_NOTE] if manifest.is_demo else [])),
         found=(*manifest.found, *(f"warning: {one}" for one in manifest.warnings)),
     )
 
@@ -281,7 +279,7 @@ def _of_run(path: Path, config: DataConfig) -> Known:
 
 def _notes_of(run: Run) -> tuple[str, ...]:
     """Return the notes of a run that are on its data."""
-    return tuple(one for one in run.info.get("notes", ()) if one.startswith("demo set"))
+    return tuple(one for one in run.info.get("notes", ()) if one == DEMO_NOTE)
 
 
 def _pictures_of(run: Run) -> bytes | None:
