@@ -166,7 +166,7 @@ class RunInfo(TypedDict, total=False):
     """Name of the metric of the run."""
     score_by: Literal["image", "group"]
     """Whether the main score counts images or groups; images where the key is absent."""
-    group_pool: str
+    group_pool: Literal["mean", "max", "noisy-or"]
     """How the predictions for a group's images are pooled, if the main score counts groups."""
     leaks: Required[bool]
     """Whether groups are split between folds, so that the score is too optimistic."""

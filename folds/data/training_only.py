@@ -21,8 +21,17 @@ from folds.data.duplicates import IN_TEST, Prints, duplicate_pairs, equal_pairs,
 from folds.data.manifest import Manifest
 from folds.fold_file import training_only_rows
 
-__all__ = ["SAME", "ids_for_training_only", "joined", "taken_apart", "with_groups_held_with"]
+__all__ = [
+    "PART",
+    "SAME",
+    "ids_for_training_only",
+    "joined",
+    "taken_apart",
+    "with_groups_held_with",
+]
 
+PART = "training only"
+"""Name of these images where they stand in one table with the training and test images."""
 SAME = "same image for training only and among the scored images"
 
 
@@ -96,6 +105,18 @@ def _components(tables: Mapping[str, pd.DataFrame], levels: Levels) -> dict[str,
     return dict(zip(tables, np.split(part_N, ends), strict=True))
 
 
+def _joined_groups(group: pd.Series, part_N: np.ndarray) -> np.ndarray:
+    """Return a number for each image; groups that share an image, or look the same, have one.
+
+    `part_N` has one number for images that look the same.
+    """
+    code_N, names = pd.factorize(group)
+    part_N = np.unique(part_N, return_inverse=True)[1] + len(names)
+    num = int(part_N.max()) + 1
+    links = sparse.coo_array((np.ones(len(code_N)), (code_N, part_N)), (num, num))
+    return np.asarray(connected_components(links, directed=False)[1][code_N])
+
+
 def with_groups_held_with(
     manifest: Manifest, group_before_N: np.ndarray, say: Say
 ) -> tuple[Manifest, set[str]]:
@@ -141,7 +162,12 @@ def with_groups_held_with(
         for row in rows_of_part[part]:
             held_with[group].add(group_N[row])
             same.append(f"{name} = {names[row]}")
-    groups = [tuple(sorted(held_with[group])) for group in alone["group"]]
+    # Groups that share an image are held out together, also if only one of them has scored images.
+    together_N = _joined_groups(alone["group"], parts["alone"])
+    of_joined: dict[int, set[str]] = defaultdict(set)
+    for number, group in zip(together_N.tolist(), alone["group"], strict=True):
+        of_joined[number] |= held_with[group]
+    groups = [tuple(sorted(of_joined[number])) for number in together_N.tolist()]
     lines = [_count_line(manifest, groups)]
     unscored = sorted({*alone["label"]} - {*manifest.train["label"]})
     if unscored:

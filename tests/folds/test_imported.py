@@ -442,6 +442,10 @@ BAD = {
     "blank": (_with("dog", 3, ""), r"column 'dog' is '' in line 5"),
     "negative": (_with("dog", 3, -0.1), r"line 5 \(pets/03\.jpg\) has -0\.1.*--kind logits"),
     "sum": (_with("dog", 3, 0.999), r"line 5 \(pets/03\.jpg\) sums to .*--kind logits"),
+    "percent": (
+        lambda oof: oof.assign(**{one: oof[one] * 100 for one in ("cat", "dog", "owl")}),
+        r"divide percentages by 100",
+    ),
     "classes": (_renamed, r"no column 'owl', and the classes are 'cat', 'dog', 'owl'; it has"),
     "surplus": (_surplus, r"'bird' holds numbers but is no class"),
     "fold": (_with("fold", 3, "a"), r"column 'fold' is 'a' in line 5; write a whole number"),

@@ -162,6 +162,17 @@ def test_images_that_were_saved_again_are_held_out_with_the_scored_ones(data):
     assert "(2 pairs): again.jpg = 004.png, equal.png = 000.png" in warned
 
 
+def test_groups_of_extra_images_that_share_an_image_are_held_out_together(data):
+    for name in ("x", "y"):
+        draw(data / f"{name}.png", 98)  # the same image in both groups
+    draw(data / "z.png", 97)
+    table = [("018.png", "cat", "p0"), ("x.png", "dog", "p0"), ("y.png", "dog", "else")]
+    manifest, _, _ = load(data, **extra(data, [*table, ("z.png", "owl", "new")]))
+    assert manifest.train_only.set_index("image_id")["held_with"].to_dict() == {
+        "018.png": ("p0",), "x.png": ("p0",), "y.png": ("p0",), "z.png": ()
+    }  # fmt: skip
+
+
 def test_merged_groups_are_held_out_as_one(data):
     (data / "001.png").write_bytes((data / "004.png").read_bytes())
     table = [("018.png", "cat", "p1")]

@@ -94,6 +94,8 @@ def _check_probabilities(found: Predictions, kind: str) -> None:
         if kind == PROBABILITIES
         else "pass --kind logits if these are logits (before softmax), or correct the rows"
     )
+    if found.single is None and np.allclose(found.values_NC.sum(axis=1), 100, atol=1):
+        cure = "divide percentages by 100"
     raise UserError(
         f"{found.name}: {found.at(first_N)} ({found.ids[first_N].iloc[0]}) {why}; {num} (values"
         f" from {least:.4g} to {largest:.4g}); {cure}"
