@@ -424,6 +424,11 @@ def _shuffled(tables):
     tables.oof["label"] = tables.labels["label"].to_numpy()[::-1]
 
 
+def _percent(tables):
+    columns = ["cat", "dog", "owl"]
+    tables.oof[columns] = tables.oof[columns] * 100
+
+
 def _mixed_label(tables):
     tables.settings["score_by"] = "group"
 
@@ -442,10 +447,7 @@ BAD = {
     "blank": (_with("dog", 3, ""), r"column 'dog' is '' in line 5"),
     "negative": (_with("dog", 3, -0.1), r"line 5 \(pets/03\.jpg\) has -0\.1.*--kind logits"),
     "sum": (_with("dog", 3, 0.999), r"line 5 \(pets/03\.jpg\) sums to .*--kind logits"),
-    "percent": (
-        lambda oof: oof.assign(**{one: oof[one] * 100 for one in ("cat", "dog", "owl")}),
-        r"divide percentages by 100",
-    ),
+    "percent": (_percent, r"divide percentages by 100"),
     "classes": (_renamed, r"no column 'owl', and the classes are 'cat', 'dog', 'owl'; it has"),
     "surplus": (_surplus, r"'bird' holds numbers but is no class"),
     "fold": (_with("fold", 3, "a"), r"column 'fold' is 'a' in line 5; write a whole number"),
