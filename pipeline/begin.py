@@ -29,6 +29,7 @@ from foldblend.runs.schema import read_done, read_info
 from foldblend.scores.by_group import IMAGE, scored_by_group
 from foldblend.scores.metrics import is_ordered
 from folds.data.manifest import Manifest
+from folds.data.training_only import PART
 from folds.fold_file import TRAINING_ONLY, read_fold_file
 from folds.split import SPLITTERS
 from pipeline.data.preprocess import region_of
@@ -219,7 +220,7 @@ def _write_image_paths(folder: Path, manifest: Manifest) -> None:
     if manifest.test is not None:
         tables.append(manifest.test.assign(part="test"))
     if manifest.train_only is not None:
-        tables.append(manifest.train_only.assign(part="training only"))
+        tables.append(manifest.train_only.assign(part=PART))
     table = pd.concat(tables, ignore_index=True)
     table["path"] = [str(Path(path).resolve()) for path in table["path"]]
     write_table(

@@ -22,7 +22,6 @@ from folds.audit.checks import NO_PROBLEMS, check_lines
 from folds.audit.exchanges import Swaps
 from folds.audit.files import size_notes, suffix_notes
 from folds.audit.findings import (
-    ALONE,
     Finding,
     duplicate_findings,
     lookalike_findings,
@@ -40,6 +39,7 @@ from folds.audit.swaps import features_of
 from folds.data.duplicates import Print, duplicate_pairs, print_of, stacked
 from folds.data.load import merge_groups
 from folds.data.manifest import Manifest
+from folds.data.training_only import PART
 
 __all__ = ["Exploration", "explore"]
 
@@ -156,7 +156,7 @@ def _all_images(manifest: Manifest) -> pd.DataFrame:
     if manifest.test is not None:
         tables.append(manifest.test.assign(part="test", group="", label=-1))
     if manifest.train_only is not None:
-        tables.append(manifest.train_only.assign(part=ALONE))
+        tables.append(manifest.train_only.assign(part=PART))
     return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
 
 
@@ -206,7 +206,7 @@ def _compared(
 ) -> tuple[Adversarial | None, str]:
     """Return the result of adversarial validation, or None and why there is none."""
     # Images for training only may come from anywhere.
-    is_asked_N = (images["part"] != ALONE).to_numpy()
+    is_asked_N = (images["part"] != PART).to_numpy()
     images = images[is_asked_N]
     statistic_NS = statistic_NS[is_asked_N]
     is_test_N = (images["part"] == "test").to_numpy().astype(np.int64)

@@ -15,12 +15,9 @@ from folds.audit.lookalikes import Lookalikes
 from folds.audit.swaps import log_proba_of
 from folds.data.duplicates import IN_TEST, TWO_GROUPS, TWO_LABELS
 from folds.data.manifest import Manifest
-from folds.data.training_only import SAME
+from folds.data.training_only import PART, SAME
 
-__all__ = ["ALONE", "Finding", "duplicate_findings", "lookalike_findings", "swap_findings"]
-
-ALONE = "training only"
-"""Part of the images that are for training only."""
+__all__ = ["Finding", "duplicate_findings", "lookalike_findings", "swap_findings"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +53,7 @@ def duplicate_findings(images: pd.DataFrame, pairs: np.ndarray, group_name: str)
     i, j = pairs.T
     in_train = (part_N[i] == "train") & (part_N[j] == "train")
     in_test = (part_N[i] == "test") != (part_N[j] == "test")
-    alone = (part_N[i] == ALONE) != (part_N[j] == ALONE)
+    alone = (part_N[i] == PART) != (part_N[j] == PART)
     kinds = (
         (
             in_train & (group_N[i] != group_N[j]),

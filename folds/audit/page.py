@@ -14,9 +14,10 @@ from foldblend.images import Levels, boxes_of, read_image
 from foldblend.words import plural
 from folds.audit.checks import NO_PROBLEMS
 from folds.audit.exploration import Exploration
-from folds.audit.findings import ALONE, Finding
+from folds.audit.findings import Finding
 from folds.audit.statistics import STATISTICS
 from folds.data.manifest import Manifest, extra_columns
+from folds.data.training_only import PART
 from folds.evenness import balance_lines, class_counts
 from reports.figures import bars, histograms
 from reports.html import render_page, thumbnail
@@ -246,7 +247,7 @@ def audit_page(
             f"{len(train):,} training images of {train['group'].nunique():,} {groups};"
             f" {train['label'].nunique()} of {manifest.num_classes} classes occur;"
             f" {sizes.get('test', 0):,} test images"
-            + (f"; {sizes[ALONE]:,} images for training only" if ALONE in sizes else "")
+            + (f"; {sizes[PART]:,} images for training only" if PART in sizes else "")
         ),
         "groups": groups,
         "notes": manifest.notes,
