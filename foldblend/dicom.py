@@ -32,7 +32,15 @@ FLOATS = ("FloatPixelData", "DoubleFloatPixelData")
 # Elements of a film: grey frames without them are the slices of a volume.
 FILM = ("FrameTime", "FrameTimeVector", "CineRate", "RecommendedDisplayFrameRate")
 FILMED = ("US", "IVUS", "XA", "RF", "ES", "XC", "GM", "OP", "DG")  # modalities
+VOLUMES = (  # of ultrasound and of X-rays from many sides
+    "1.2.840.10008.5.1.4.1.1.6.2",
+    "1.2.840.10008.5.1.4.1.1.13.1.1",
+    "1.2.840.10008.5.1.4.1.1.13.1.2",
+)
 SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"  # whole slides, whose frames are tiles
+STORED = ("", "pydicom")  # plugins that give the bits as they are in the file
+FRAME_GROUPS = ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
+FRAME_PARTS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
 META_START = 132
 MOST_META = 2**16
 # Of a pixel and of all else in a deflated file.
@@ -137,14 +145,20 @@ def _check_kind(path: str | Path, header: Any) -> None:
         what = f"has {frames:,} frames, the tiles of a slide"
         raise bad_image(path, Fault(what, "save the slide, or each tile, as an image"))
     is_film = header.get("Modality") in FILMED or any(name in header for name in FILM)
-    if frames > 1 and kind in GREY and not is_film:
+    is_volume = header.get("SOPClassUID") in VOLUMES or (kind in GREY and not is_film)
+    if frames > 1 and is_volume:
         what = f"has {frames:,} frames, a volume"
         raise bad_image(path, Fault(what, "save each slice that is to be used as an image"))
 
 
 def _first_frame(path: str | Path, library: Any, header: Any) -> DicomImage:
     plugin = plugin_for(path, header)
-    options = {"decoding_plugin": plugin} if plugin else {}
+    options: dict[str, Any] = {"decoding_plugin": plugin} if plugin else {}
+    bits = bits_of(header)
+    # Decoders of compressed images return the values, whatever the header says of their place.
+    high_bit = int(header.get("HighBit") or bits - 1) if plugin in STORED else bits - 1
+    if high_bit != bits - 1:
+        options["correct_unused_bits"] = False  # pydicom would drop the upper ones
     values = library.pixels.pixel_array(header, index=0, **options)
     kind = header.PhotometricInterpretation
     if kind == PALETTE:
@@ -153,23 +167,20 @@ def _first_frame(path: str | Path, library: Any, header: Any) -> DicomImage:
         whole = (0.0, 2.0**bits - 1)
         return DicomImage(scaled(colours, whole), (0.0, 255.0), is_deep=False)
     if values.dtype.kind == "f":
-        slope, intercept, _ = _rescale(header)
+        slope, intercept, _ = _rescale(path, header)
         return DicomImage(
             _finite(path, values), None, True, slope, intercept, None, kind == GREY[0]
         )
-    bits = bits_of(header)
     is_signed = bool(header.PixelRepresentation)
-    values = _without_overlays(values, bits, is_signed=is_signed)
+    values = _without_overlays(values, bits, high_bit, is_signed=is_signed)
     if kind in COLOURS:
         return DicomImage(values, (0.0, 2.0**bits - 1), is_deep=bits > 8)
     lowest = -(2.0 ** (bits - 1)) if is_signed else 0.0
     stored = (lowest, lowest + 2.0**bits - 1)
-    slope, intercept, table = _rescale(header)
+    slope, intercept, table = _rescale(path, header)
     if table is not None:
         values = library.pixels.apply_modality_lut(values, header)
         stored = (0.0, 2.0 ** int(table.LUTDescriptor[2]) - 1)
-    if not slope or not np.isfinite([slope, intercept]).all():
-        raise bad_image(path, DAMAGED)
     ends = sorted(slope * one + intercept for one in stored)
     is_plain = bits <= 8 and not is_signed and table is None and (slope, intercept) == (1, 0)
     return DicomImage(
@@ -189,28 +200,48 @@ def _finite(path: str | Path, values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _without_overlays(values: np.ndarray, bits: int, *, is_signed: bool) -> np.ndarray:
-    """Return stored values without the bits above them, in which old files have overlays."""
-    free = 8 * values.dtype.itemsize - bits
-    if free <= 0 or values.dtype.kind not in "iu":
+def _without_overlays(
+    values: np.ndarray, bits: int, high_bit: int, *, is_signed: bool
+) -> np.ndarray:
+    """Return stored values without the bits above and below, in which old files have overlays."""
+    whole_bits = 8 * values.dtype.itemsize
+    if whole_bits <= bits or values.dtype.kind not in "iu":
         return values
+    lowest = -(2 ** (bits - 1)) if is_signed else 0
+    fits = lowest <= values.min() and values.max() < lowest + 2**bits
+    # Some writers leave 15 there, whatever the bits; values that fit were not shifted.
+    if fits or not bits <= high_bit < whole_bits:
+        high_bit = bits - 1
     whole = values.astype(f"{'i' if is_signed else 'u'}{values.dtype.itemsize}", copy=False)
     # Shifted up and down, as the lower bits alone decide; of signed values the sign comes back.
-    return np.asarray((whole << free) >> free)
+    return np.asarray((whole << (whole_bits - 1 - high_bit)) >> (whole_bits - bits))
 
 
-def _rescale(header: Any) -> tuple[float, float, Any]:
+def _of_frame(header: Any, name: str) -> Any:
+    """Return an element of the first frame, or None.
+
+    Enhanced files have it in a sequence of a sequence, for each frame or for all.
+    """
+    for groups in FRAME_GROUPS:
+        group = header.get(groups)
+        for part in FRAME_PARTS if group else ():
+            found = group[0].get(part)
+            if found and name in found[0]:
+                return found[0].get(name)
+    return header.get(name)
+
+
+def _rescale(path: str | Path, header: Any) -> tuple[float, float, Any]:
     """Return slope, intercept and the table of the modality transformation, None without one."""
     tables = header.get("ModalityLUTSequence")
     if tables:
         return 1.0, 0.0, tables[0]
-    slope = header.get("RescaleSlope")
-    intercept = header.get("RescaleIntercept")
-    return (
-        1.0 if slope is None else float(slope),
-        0.0 if intercept is None else float(intercept),
-        None,
-    )
+    slope = _of_frame(header, "RescaleSlope")
+    intercept = _of_frame(header, "RescaleIntercept")
+    pair = 1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept)
+    if not pair[0] or not np.isfinite(pair).all():
+        raise bad_image(path, DAMAGED)
+    return *pair, None
 
 
 def _window(header: Any) -> Range | None:
@@ -218,18 +249,19 @@ def _window(header: Any) -> Range | None:
 
     Curved windows, which have no such values, are none.
     """
-    if header.get("VOILUTFunction") == "SIGMOID":
+    function = _of_frame(header, "VOILUTFunction")
+    if function == "SIGMOID":
         return None
     pair = []
     for name in ("WindowCenter", "WindowWidth"):
-        value = header.get(name)
+        value = _of_frame(header, name)
         if value is None or value == "":
             return None
         pair.append(float(value if isinstance(value, (int, float, str)) else value[0]))
     center, width = pair
     if not np.isfinite(pair).all() or width < 1:
         return None
-    if header.get("VOILUTFunction") == "LINEAR_EXACT":
+    if function == "LINEAR_EXACT":
         return center - width / 2, center + width / 2
     return window_of(center, max(width, 1.000001))
 

@@ -215,8 +215,10 @@ TIFF_LAYOUTS = {
 WIDTH = 256
 HEIGHT = 257
 BITS_PER_SAMPLE = 258
+PHOTOMETRIC = 262
 ORIENTATION = 274
 SAMPLES_PER_PIXEL = 277
+PLANAR = 284
 EXTRA_SAMPLES = 338
 SAMPLE_FORMAT = 339
 # Letter of struct and number of bytes by the kind of a tag.
@@ -260,6 +262,10 @@ class Tiff:
     """0: no transparency; 1: colours are multiplied by alpha; 2: they are not."""
     is_signed: bool
     is_decimal: bool
+    is_inverted: bool
+    """Whether 0 is white."""
+    is_planar: bool
+    """Whether each channel is stored by itself."""
 
 
 def read_tiff(data: bytes) -> Tiff | None:
@@ -281,4 +287,6 @@ def read_tiff(data: bytes) -> Tiff | None:
         alpha=alpha if alpha in (1, 2) else 0,
         is_signed=form == 2,
         is_decimal=form == 3,
+        is_inverted=tags.get(PHOTOMETRIC) == 0,
+        is_planar=tags.get(PLANAR, 1) == 2 and tags.get(SAMPLES_PER_PIXEL, 1) > 1,
     )

@@ -119,6 +119,9 @@ def _values_fault(data: bytes) -> Fault | None:
     tiff = read_tiff(data)
     if tiff is None:
         return None
+    if tiff.is_decimal and (tiff.bits not in (32, 64) or tiff.is_planar or tiff.channels == 2):
+        what = f"has decimal pixel values of {tiff.bits} bits in a layout that cannot be read"
+        return Fault(what, "save it as grey or RGB with 32 bits")
     if tiff.is_decimal:
         return DECIMAL
     if tiff.bits > 16:

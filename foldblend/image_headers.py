@@ -15,7 +15,7 @@ import PIL.Image
 
 from foldblend.dicom import dicom_size
 from foldblend.errors import BadImage
-from foldblend.image_bytes import read_tiff
+from foldblend.image_bytes import PNG, read_tiff
 from foldblend.image_faults import bad_image, fault_of
 from foldblend.image_natures import DICOM_START, is_dicom
 
@@ -49,6 +49,7 @@ warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 ORIENTATION_TAG = 0x0112
+MOST_EXIF = 2**20
 
 # Decoding a JPEG at 1/8, 1/4 or 1/2 of its size takes a fraction of the time.
 SCALED = {
@@ -198,7 +199,32 @@ def _header_of(path: str | Path, file: IO[bytes], max_pixels: int) -> AnyHeader:
         if tiff is not None and tiff.width and tiff.height and (tiff.is_decimal or tiff.bits > 8):
             return Header("TIFF", tiff.width, tiff.height)
         raise bad_image(path, fault_of(data)) from None
+    if header.format == "PNG" and "exif" not in header.info:
+        exif = _late_exif(file)
+        if exif is not None:
+            header.info["exif"] = b"Exif\0\0" + exif
     return header
+
+
+def _late_exif(file: IO[bytes]) -> bytes | None:
+    """Return the EXIF data that follow the pixels of a PNG, or None.
+
+    Pillow reads them with the pixels only, and OpenCV turns the image by them.
+    """
+    place = file.tell()
+    file.seek(len(PNG))
+    found = None
+    for _ in range(MOST_READS):
+        start = file.read(8)
+        if len(start) < 8 or start[4:] == b"IEND":
+            break
+        length = int.from_bytes(start[:4], "big")
+        if start[4:] == b"eXIf":
+            found = file.read(min(length, MOST_EXIF))
+            break
+        file.seek(length + 4, io.SEEK_CUR)
+    file.seek(place)
+    return found
 
 
 def check_size(path: str | Path, header: AnyHeader, num_bytes: int) -> None:

@@ -15,7 +15,9 @@ DICOM_START = 132
 DICOM_MARK = slice(128, DICOM_START)
 # Of a PNM file: kind, then width, height and largest value, between which comments may stand.
 PNM = re.compile(rb"P[2356](?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+(\d+)")
+PNG_GREY = 0  # colour type
 PNG_ALPHA = (4, 6)  # colour types
+PNG_HEADER = 26
 WEBP_ALPHA = 0x10  # flag of an extended file
 WEBP_LOSSLESS_ALPHA = 1 << 28
 AVIF_ALPHA = b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha"
@@ -40,6 +42,12 @@ class Nature:
     is_dicom: bool = False
     packed_bits: int = 0
     """Bits of packed values, which OpenCV moves up to the highest of 16; 0 for others."""
+    is_inverted: bool = False
+    """Whether 0 is white in an image of more than 8 bits."""
+    is_cut: bool = False
+    """Whether OpenCV reads the upper 8 of 16 bits only."""
+    clear_grey: int | None = None
+    """Grey value that is transparent, which OpenCV ignores."""
 
 
 PLAIN = Nature()
@@ -61,7 +69,7 @@ def nature_of(data: bytes) -> Nature:
     if is_dicom(data):
         return Nature(is_dicom=True)
     if data.startswith(PNG):
-        return Nature(is_deep=data[24:25] == b"\x10", has_alpha=_png_alpha(data))
+        return _of_png(data)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return Nature(has_alpha=_webp_alpha(data))
     if data[:4] == b"GIF8":
@@ -71,6 +79,8 @@ def nature_of(data: bytes) -> Nature:
     if data[:2] in (b"P2", b"P3", b"P5", b"P6"):
         found = PNM.match(data)
         return Nature(is_deep=found is not None and int(found[1][:9]) > 255)
+    if data[:2] == b"Pf":
+        return Nature(is_deep=True, is_decimal=True)
     if data[4:8] == b"jP  " or data[:4] == J2K_SIZE:
         return Nature(is_deep=_is_deep_j2k(data))
     return _of_tiff(data)
@@ -82,22 +92,43 @@ def _of_tiff(data: bytes) -> Nature:
         return Nature()
     # OpenCV reads the alpha of colour images only, and multiplies colours of 8 bits by it.
     has_alpha = tiff.alpha != 0 and tiff.channels == 4
+    is_deep = tiff.is_decimal or 8 < tiff.bits <= 16
+    is_cut = is_deep and (tiff.is_planar or tiff.channels == 2)
     return Nature(
-        is_deep=tiff.is_decimal or 8 < tiff.bits <= 16,
+        is_deep=is_deep,
         is_decimal=tiff.is_decimal,
         has_alpha=has_alpha,
         is_premultiplied=has_alpha and (tiff.bits <= 8 or tiff.alpha == 1),
-        packed_bits=tiff.bits if 8 < tiff.bits < 16 else 0,
+        packed_bits=tiff.bits if 8 < tiff.bits < 16 and not is_cut else 0,
+        is_inverted=is_deep and tiff.is_inverted,
+        is_cut=is_cut,
     )
 
 
-def _png_alpha(data: bytes) -> bool:
-    if data[25:26] and data[25] in PNG_ALPHA:
-        return True
-    for kind, _, _ in png_chunks(data):
-        if kind in (b"tRNS", b"IDAT"):
-            return kind == b"tRNS"
-    return False
+def _of_png(data: bytes) -> Nature:
+    if len(data) < PNG_HEADER:
+        return PLAIN
+    bits = data[24]
+    colours = data[25]
+    clear = None if colours in PNG_ALPHA else _png_clear(data)
+    grey = None
+    if colours == PNG_GREY and clear is not None and len(clear) >= 2:
+        most = 2**bits - 1
+        # OpenCV makes 8 bits of fewer.
+        grey = (int.from_bytes(clear[:2], "big") & most) * max(255 // most, 1)
+    return Nature(
+        is_deep=bits == 16, has_alpha=colours in PNG_ALPHA or clear is not None, clear_grey=grey
+    )
+
+
+def _png_clear(data: bytes) -> bytes | None:
+    """Return what a PNG tells of transparent colours, or None."""
+    for kind, start, end in png_chunks(data):
+        if kind == b"tRNS":
+            return data[start + 8 : end - 4]
+        if kind == b"IDAT":
+            return None
+    return None
 
 
 def _webp_alpha(data: bytes) -> bool:

@@ -21,6 +21,11 @@ __all__ = ["Values", "decode", "decode_rgb", "values_key", "values_of"]
 
 NO_MEMORY = -4  # code of OpenCV's error
 DEEP = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
+WHOLE = (0.0, 65535.0)
+CUT = Fault(
+    "has 16 bits that cannot be read (grey with alpha, or each colour by itself)",
+    "save it as grey or RGB",
+)
 NAN = Fault("has NaN among its pixel values", "replace them by numbers")
 # NumPy's steps to an upright image by EXIF orientation: transpose, flip rows, flip columns.
 TURNS = {
@@ -76,9 +81,10 @@ def _upright(path: str | Path, data: bytes, image: np.ndarray) -> np.ndarray:
     return image[:: -1 if flips_rows else 1, :: -1 if flips_columns else 1]
 
 
-def _deep(path: str | Path, data: bytes, nature: Nature, mode: int) -> np.ndarray:
+def _deep(path: str | Path, data: bytes, nature: Nature, *, alpha: bool) -> np.ndarray:
     """Return an image with its values as they are: H x W, or H x W x 3 or 4 (BGR, BGRA)."""
-    image = decode(path, data, mode)
+    # Of floats, OpenCV reads four channels in this way only.
+    image = decode(path, data, cv2.IMREAD_UNCHANGED if alpha or nature.is_decimal else DEEP)
     if image.ndim == 3 and image.shape[2] not in (3, 4):
         raise bad_image(path, fault_of(data))
     if nature.is_decimal and np.isnan(image).any():
@@ -91,10 +97,12 @@ def _deep(path: str | Path, data: bytes, nature: Nature, mode: int) -> np.ndarra
 def _as_levels(path: str | Path, colour: np.ndarray, nature: Nature, levels: Levels) -> np.ndarray:
     if colour.dtype == np.uint8:
         return colour
-    if levels.pixel_range is not None:
-        return scaled(colour, levels.pixel_range)
-    if nature.packed_bits:
-        return scaled(colour, (0, 2**nature.packed_bits - 1))
+    span = levels.pixel_range
+    if span is None and nature.packed_bits:
+        span = 0.0, 2.0**nature.packed_bits - 1
+    if span is not None:
+        found = scaled(colour, span)
+        return 255 - found if nature.is_inverted else found
     if colour.dtype.kind == "f":
         raise bad_image(path, DECIMAL)
     # As OpenCV makes 8 bits of 16.
@@ -124,21 +132,35 @@ def decode_rgb(path: str | Path, data: bytes, mode: int, levels: Levels) -> np.n
     if nature.is_dicom:
         return dicom_levels(path, read_dicom(path, data), levels)
     is_laid = nature.has_alpha and levels.background is not None
+    if nature.is_cut and nature.is_decimal:
+        raise bad_image(path, fault_of(data))
+    if nature.is_cut and (is_laid or levels.pixel_range not in (None, WHOLE)):
+        raise bad_image(path, CUT)
     has_range = levels.pixel_range is not None
     is_scaled = nature.is_deep and (has_range or nature.is_decimal or nature.packed_bits > 0)
-    if not is_laid and not is_scaled:
+    if nature.is_cut or (not is_laid and not is_scaled):
         return cv2.cvtColor(decode(path, data, mode), cv2.COLOR_BGR2RGB)
-    image = _deep(path, data, nature, cv2.IMREAD_UNCHANGED if is_laid else DEEP)
+    image = _deep(path, data, nature, alpha=is_laid)
     if is_laid:
         image = _upright(path, data, image)
     colour = image if image.ndim == 2 else image[..., 2::-1]
     colour = _as_levels(path, colour, nature, levels)
     if colour.ndim == 2:
         colour = np.repeat(colour[..., None], 3, axis=2)
-    if is_laid and image.ndim == 3 and image.shape[2] == 4 and image.dtype.kind == "u":
+    alpha = _alpha(image, nature) if is_laid else None
+    if alpha is not None:
         assert levels.background is not None
-        return over(colour, image[..., 3], levels.background, premultiplied=nature.is_premultiplied)
+        return over(colour, alpha, levels.background, premultiplied=nature.is_premultiplied)
     return np.ascontiguousarray(colour)
+
+
+def _alpha(image: np.ndarray, nature: Nature) -> np.ndarray | None:
+    """Return how opaque pixels are, from 0 to the largest value of the type; None: all are."""
+    if image.ndim == 2 and nature.clear_grey is not None:
+        return np.where(image == nature.clear_grey, 0, 255).astype(np.uint8)
+    if image.ndim == 3 and image.shape[2] == 4 and image.dtype.kind == "u":
+        return np.asarray(image[..., 3])
+    return None
 
 
 def values_key(content: str, levels: Levels) -> bytes:
@@ -167,7 +189,13 @@ def values_of(path: str | Path, data: bytes, levels: Levels) -> Values | None:
         return Values(None, is_deep=False, has_alpha=True) if nature.has_alpha else None
     if nature.is_decimal and levels.pixel_range is None:
         raise bad_image(path, DECIMAL)
-    values = _deep(path, data, nature, DEEP)
+    if nature.is_cut:
+        # Only the whole range is right for what is read.
+        cut = decode_rgb(path, data, cv2.IMREAD_COLOR, levels)
+        return Values(WHOLE, 256.0 * float(cut.min()), 256.0 * float(cut.max()) + 255, bits=16)
+    values = _deep(path, data, nature, alpha=False)
+    if values.ndim == 3:
+        values = values[..., :3]
     if values.dtype == np.uint8:
         return Values(None, is_deep=False, has_alpha=True) if nature.has_alpha else None
     low = float(values.min())

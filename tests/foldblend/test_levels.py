@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import struct
 
 import cv2
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 from foldblend.errors import BadImage, UserError
 from foldblend.images import Levels, check_images, find_values, read_image
 from foldblend.levels import BACKGROUNDS, covering, parse_range, parse_window, scaled
+from tests.makers.tiffs import packed
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 4096, (40, 30), dtype=np.uint16)
@@ -52,36 +52,12 @@ def test_jpeg_2000_of_12_bits(tmp_path):
     assert np.abs(image - expected(as_rgb(smooth), 0, 4095)).max() <= 1
 
 
-def packed_tiff(values, bits):
-    """Return a TIFF whose values follow each other without free bits, as of some cameras."""
-    lines = ["".join(f"{value:0{bits}b}" for value in row.ravel()) for row in values]
-    lines = [line + "0" * (-len(line) % 8) for line in lines]
-    body = b"".join(int(line, 2).to_bytes(len(line) // 8, "big") for line in lines)
-    body += bytes(len(body) % 2)
-    height, width = values.shape[:2]
-    count = 1 if values.ndim == 2 else 3
-    tags = {
-        256: [width], 257: [height], 258: [bits] * count, 259: [1], 262: [1 if count == 1 else 2],
-        273: [8], 277: [count], 278: [height], 279: [len(body)],
-    }  # fmt: skip
-    after = 8 + len(body) + 2 + 12 * len(tags) + 4
-    entries = behind = b""
-    for tag, numbers in tags.items():
-        value = struct.pack(f"<{len(numbers)}H", *numbers)
-        if len(value) > 4:
-            behind += value
-            value = struct.pack("<I", after)
-        entries += struct.pack("<HHI", tag, 3, len(numbers)) + value.ljust(4, b"\0")
-    head = b"II*\0" + struct.pack("<I", 8 + len(body))
-    return head + body + struct.pack("<H", len(tags)) + entries + bytes(4) + behind
-
-
 @pytest.mark.parametrize("values", [GREY, COLOUR])
 @pytest.mark.parametrize("bits", [10, 12, 14])
 def test_packed_tiffs_have_their_own_values(tmp_path, values, bits):
     values = values >> (12 - bits) if bits < 12 else values << (bits - 12)
     file = tmp_path / "a.tif"
-    file.write_bytes(packed_tiff(values, bits))
+    file.write_bytes(packed(values, bits))
     for levels in (Levels((0, 2**bits - 1)), Levels()):
         image = read_image(file, levels=levels)
         assert np.abs(image - expected(as_rgb(values), 0, 2**bits - 1)).max() <= 0.5 + 1e-9
