@@ -1,6 +1,6 @@
 """Compare blends that are chosen by the score by group with those chosen by the score by image.
 
-    python benchmarks/by_group.py [--worlds 96] [--first-seed 500000]
+    python benchmarks/by_group.py [--worlds 64] [--first-seed 500000]
 
 Data sets come from tests/makers/worlds.py, in turn from each of its families, with one label per
 group. `auto` is fitted twice on each: by macro F1 of groups, and of images. The true score is macro
@@ -100,7 +100,7 @@ def main() -> None:
     """Measure the data sets that the JSON file lacks, and print the figures over all."""
     cli = parser(__doc__, results="by_group.json")
     cli.set_defaults(data="simulated data sets", device="cpu")
-    cli.add_argument("--worlds", type=int, default=96, help="number of simulated data sets")
+    cli.add_argument("--worlds", type=int, default=64, help="number of simulated data sets")
     cli.add_argument("--first-seed", type=int, default=500_000, help="seed of the first data set")
     args = cli.parse_args()
     results = Results(args, device="cpu")
