@@ -132,7 +132,7 @@ class ModelConfig:
 class InferConfig:
     tta: str = flag("none", common=True)
     """Test-time augmentation of held-out and test images: none, or a list such as hflip,scale:1.15.
-    Their predictions are averaged.
+    Predictions of all views are averaged.
     Views: hflip, vflip, scale:F, xshift:S, yshift:S, rotate:DEGREES, crop:S:WHERE,
     five[:S] and ten[:S] (crops), brightness:F, contrast:F, gamma:F;
     and products such as hflip*scale:1.15. docs/tta.md explains them.
@@ -256,7 +256,7 @@ class OutputConfig:
     One of f1_macro, accuracy, balanced_accuracy, roc_auc_ovr, log_loss, kappa_quadratic.
     """
     score_by: Literal["image", "group"] = flag("image", before="image", common=True)
-    """What the main score counts (a group has its images' mean logits)."""
+    """What the main score counts: images, or groups by the mean logits of their images."""
     group_pool: str = flag("mean", before="mean", needs=BY_GROUP)
     """How a group's images become one prediction: mean, max or noisy-or (any image shows it)."""
 
