@@ -6,9 +6,7 @@ import struct
 
 __all__ = ["packed", "tiff_of"]
 
-WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
-OFFSETS, CHANNELS, ROWS, COUNTS = 273, 277, 278, 279
-HEAD = 8
+HEAD = 8  # bytes
 
 
 def tiff_of(bodies, shape, bits, **tags):
@@ -20,10 +18,10 @@ def tiff_of(bodies, shape, bits, **tags):
     count = shape[2] if len(shape) == 3 else 1
     bodies = [one + bytes(len(one) % 2) for one in bodies]
     starts = [HEAD + sum(map(len, bodies[:place])) for place in range(len(bodies))]
+    # Width, height, bits, compression, colours, offsets, channels, rows of a strip, lengths.
     every = {
-        WIDTH: [width], HEIGHT: [height], BITS: [bits] * count, COMPRESSION: [1],
-        PHOTOMETRIC: [2 if count > 2 else 1], OFFSETS: starts, CHANNELS: [count],
-        ROWS: [height], COUNTS: [*map(len, bodies)],
+        256: [width], 257: [height], 258: [bits] * count, 259: [1], 262: [2 if count > 2 else 1],
+        273: starts, 277: [count], 278: [height], 279: [*map(len, bodies)],
     } | {int(name[1:]): [value] for name, value in tags.items()}  # fmt: skip
     body = b"".join(bodies)
     after = HEAD + len(body) + 2 + 12 * len(every) + 4
