@@ -18,6 +18,7 @@ from foldblend.runs.run import Run
 from foldblend.sources import source_hashes
 from folds.data.load import load_data
 from folds.data.manifest import Manifest, slug
+from folds.data.pixel_range import levels_asked
 from folds.plan import plan_folds
 from pipeline.as_started import as_started
 from pipeline.checks import (
@@ -38,7 +39,7 @@ from pipeline.data.crop import with_crop
 from pipeline.engines.registry import TORCH
 from pipeline.inference_engine import decide_engine
 from pipeline.job import Prepared
-from pipeline.levels import levels_differ, levels_key
+from pipeline.levels import has_pixels_by_levels, levels_differ, levels_key, once
 from pipeline.machine import decide_compile
 from pipeline.models.attribute_head import make_join
 from pipeline.models.backbones import (
@@ -161,7 +162,8 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
     load = functools.partial(
         load_data, known=known, fold_file=config.split.fold_file, remembered=remembered
     )
-    manifest, data_hash = load(config.data, say)
+    told = once(say)
+    manifest, data_hash = load(config.data, told)
     keep = config.machine.cache not in MEMORY_ONLY
     if keep:
         keep_checked(manifest.tables, cache_dir)
@@ -172,7 +174,11 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
     before = config
     config = as_started(config, written) if config.output.resume else config
     if levels_differ(before.data, config.data):
-        manifest, data_hash = load(config.data, lambda line: None)
+        if has_pixels_by_levels(manifest):
+            say("The run keeps its treatment of values of more than 8 bits and of transparency.")
+            manifest, data_hash = load(config.data, told)
+        else:
+            manifest = dataclasses.replace(manifest, levels=levels_asked(config.data))
     if not is_made:
         check_orders(config, manifest, written)
         check_score_by(config, manifest)

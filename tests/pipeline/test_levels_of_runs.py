@@ -204,6 +204,17 @@ def test_a_run_from_before_ranges_keeps_the_upper_8_bits(deep, tmp_path, capsys)
     again = cross_validated(deep, tmp_path)
     assert again.info["finished"] == info["finished"]
     assert again.info["run_key"] == info["run_key"]
+    assert "keeps its treatment" not in capsys.readouterr().out
+    # Without --name, the run is found after its data are read.
+    named = old.path.rename(tmp_path / "train_test_vit")
+    argv = command(deep, tmp_path)
+    place = argv.index("--name")
+    assert run_cv.main([*argv[:place], *argv[place + 2 :]]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "keeps its treatment of values of more than 8 bits" in said
+    assert "will look nearly black" in said
+    again = Run(named)
+    assert again.info["finished"] == info["finished"]
     upper = [str(deep / name) for name in again.test["image_id"]]
     arrays = [cv2.imread(one) for one in upper]
     assert max(one.max() for one in arrays) > 200
