@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +11,7 @@ import pandas as pd
 
 from foldblend.cli import Say
 from foldblend.errors import BadImage, UserError, counted, listed
-from foldblend.images import Box, Levels, boxes_of, crop, read_image
 from foldblend.limits import MAX_PIXELS
-from foldblend.progress import track
 from foldblend.words import plural
 from folds.audit.adversarial import LEAST_ROWS, NUM_FOLDS, Adversarial, tell_apart
 from folds.audit.checks import NO_PROBLEMS, check_lines
@@ -27,16 +23,13 @@ from folds.audit.findings import (
     lookalike_findings,
     swap_findings,
 )
+from folds.audit.image_facts import ImageFacts, facts_of_images
 from folds.audit.lookalikes import (
     Lookalikes,
-    Sketch,
-    few_rows_of_groups,
     lookalike_groups,
-    sketch_of,
 )
-from folds.audit.statistics import STATISTICS, statistics_of
-from folds.audit.swaps import features_of
-from folds.data.duplicates import Print, duplicate_pairs, print_of, stacked
+from folds.audit.statistics import STATISTICS
+from folds.data.duplicates import duplicate_pairs, stacked
 from folds.data.load import merge_groups
 from folds.data.manifest import Manifest
 from folds.data.training_only import PART
@@ -117,40 +110,6 @@ class Exploration:
         return lines
 
 
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """Data that the checks need of one image."""
-
-    print: Print
-    statistics: np.ndarray
-    features: np.ndarray | None
-    sketch: Sketch | None
-
-
-def _look(
-    path: str,
-    box: Box | None,
-    want_features: bool,
-    want_sketch: bool,
-    max_pixels: int,
-    levels: Levels,
-    bad: Mapping[str, BadImage],
-) -> _Look | BadImage:
-    if path in bad:
-        return bad[path]
-    try:
-        whole = read_image(path, max_pixels=max_pixels, levels=levels)
-        image = whole if box is None else crop(path, whole, box)
-    except BadImage as error:
-        return error
-    return _Look(
-        print_of(image),
-        statistics_of(image, Path(path).stat().st_size / (whole.shape[0] * whole.shape[1])),
-        features_of(image) if want_features else None,
-        sketch_of(image) if want_sketch else None,
-    )
-
-
 def _all_images(manifest: Manifest) -> pd.DataFrame:
     tables = [manifest.train.assign(part="train")]
     if manifest.test is not None:
@@ -160,27 +119,7 @@ def _all_images(manifest: Manifest) -> pd.DataFrame:
     return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
 
 
-def _look_at_all(
-    images: pd.DataFrame,
-    *,
-    deep: bool,
-    max_pixels: int,
-    levels: Levels,
-    bad: Mapping[str, BadImage],
-) -> list[_Look | BadImage]:
-    is_train = (images["part"] == "train").to_numpy()
-    # Only a few images of each group are sketched, because matching them takes most of the time.
-    is_sketched = np.zeros(len(images), bool)
-    if deep:
-        is_sketched[few_rows_of_groups(images["group"].to_numpy()[is_train])] = True
-    # Threads are enough: cv2 and hashlib release the interpreter lock.
-    with ThreadPoolExecutor() as pool:
-        look = functools.partial(_look, max_pixels=max_pixels, levels=levels, bad=bad)
-        looks = pool.map(look, images["path"], boxes_of(images), is_train & deep, is_sketched)
-        return list(track(looks, "read images", total=len(images), unit="images"))
-
-
-def _without(manifest: Manifest, results: list[_Look | BadImage]) -> Manifest:
+def _without(manifest: Manifest, results: list[ImageFacts | BadImage]) -> Manifest:
     """Return the manifest with readable images only; `results` are in the order of `_all_images`.
 
     Raises UserError with the first reason if no training image is left.
@@ -266,7 +205,7 @@ def explore(
     has_groups = bool(manifest.train["group"].duplicated().any())
     images = _all_images(manifest)
     num_train = len(manifest.train)
-    results = _look_at_all(
+    results = facts_of_images(
         images,
         deep=deep and has_groups,
         max_pixels=max_pixels,
@@ -275,7 +214,7 @@ def explore(
     )
     is_good_N = np.array([not isinstance(result, BadImage) for result in results])
     manifest = _without(manifest, results)
-    looks = [result for result in results if isinstance(result, _Look)]
+    looks = [result for result in results if isinstance(result, ImageFacts)]
     duplicates = duplicate_pairs(stacked([look.print for look in looks]))
     if merge:
         manifest = merge_groups(

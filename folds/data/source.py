@@ -214,8 +214,7 @@ def check_source(config: DataConfig, *, environ: Mapping[str, str] = os.environ)
 
     These are a path that does not exist, and flags and columns that do not fit a table.
     """
-    if config.extra_csv is not None:
-        check_extra(config)
+    check_extra(config)
     place = None if config.dataset is not None else _place(config, environ)
     if place is None:
         return

@@ -208,9 +208,9 @@ def _count_line(manifest: Manifest, groups: list[tuple[str, ...]]) -> str:
     what = f"{counted(len(groups), 'image')} {'is' if len(groups) == 1 else 'are'}"
     line = f"{what} for training only and never scored"
     if num:
+        share, are = ("shares", "is") if num == 1 else ("share", "are")
         line += (
-            f"; {num:,} of them, which share a {manifest.group_name} with scored images or are the"
-            f" same as one, {'is' if num == 1 else 'are'} left out of training where these are held"
-            " out"
+            f"; {num:,} of them, which {share} a {manifest.group_name} with scored images or {are}"
+            f" the same as one, {are} left out of training where these are held out"
         )
     return line

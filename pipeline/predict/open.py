@@ -214,7 +214,7 @@ class _Opener:
         blended = f"; blend the other members of {above[0]} without it" if len(above) > 1 else ""
         raise UserError(
             f"{run.path}: was imported and has no models, so it cannot predict new images; predict"
-            f" with the library that made them{blended}"
+            f" with the library that trained them{blended}"
         )
 
 

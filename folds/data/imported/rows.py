@@ -45,7 +45,7 @@ def order_of_rows(found: Predictions, wanted: Sequence[str], what: str) -> np.nd
         first = listed(dict.fromkeys(ids[unknown_N]))
         raise UserError(
             f"{found.name}: {found.at(unknown_N)}: {counted(int(unknown_N.sum()), 'row')} of images"
-            f" that {what} has not ({first}); remove them, or correct column {found.column!r}"
+            f" that are not in {what} ({first}); remove them, or correct column {found.column!r}"
         )
     num_repeats = int(found.repeat_N.max()) + 1
     order_RN = np.full((num_repeats, len(wanted)), -1)
