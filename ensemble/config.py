@@ -1,4 +1,4 @@
-"""Settings of a blend, from defaults, a blend.yaml and flags.
+"""Settings of a blend, from defaults, a blend.yaml or flags.
 
 Flags win over the file, and the file over defaults.
 """
@@ -6,11 +6,10 @@ Flags win over the file, and the file over defaults.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,11 +18,10 @@ import numpy as np
 import tyro
 
 from ensemble.methods.registry import METHODS
-from foldblend.cli import check_name, early_value, parse_flags, typed_settings
+from foldblend.cli import check_name
 from foldblend.errors import UserError, did_you_mean, listed, require
 from foldblend.files import home
 from foldblend.flags import check_lengths, expand_home
-from foldblend.help import About
 from foldblend.reading import read_yaml_file
 from foldblend.scores.by_group import IMAGE, MEAN, check_pool
 from foldblend.scores.metrics import MEAN_COST, check_metric
@@ -35,7 +33,6 @@ __all__ = [
     "FORMERLY",
     "BlendConfig",
     "decisions",
-    "parse_blend_config",
     "parse_budget",
     "read_blend_file",
     "read_members",
@@ -291,30 +288,3 @@ def read_blend_file(file: str | Path) -> BlendConfig:
         raise UserError(
             f"{file}: weights: {weights!r} are not values that blend.py writes there"
         ) from None
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
-
-
-def parse_blend_config(argv: Sequence[str], about: About) -> BlendConfig:
-    """Return the settings of a blend from its command line, and the file of --config if given.
-
-    Raises UserError for wrong flags or files.
-    """
-    file = early_value(argv, ("--config", "-c"))
-    default = BlendConfig() if file is None else read_blend_file(file)
-    if "costs" in typed_settings(BlendConfig, argv):
-        # Flags win over the file, whose metric would contradict them.
-        default = dataclasses.replace(default, metric=None)
-    for index, word in enumerate(argv):
-        flag, _, value = word.partition("=")
-        if flag == "--weights" and not value:
-            numbers = itertools.takewhile(lambda one: not one.startswith("--"), argv[index + 1 :])
-            odd = [one for one in numbers if not _is_number(one)]
-            require(not odd, f"--weights: {listed(odd)}: put the runs first, then --weights W W ..")
-    return parse_flags(BlendConfig, argv, about, default=default)
