@@ -33,6 +33,8 @@ def _as_pixels(image: Any, name: str) -> np.ndarray:
         has_alpha = "A" in image.getbands() or "transparency" in image.info
         return np.asarray(upright.convert("RGBA" if has_alpha else "RGB"))
     array = np.asarray(image)
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     is_image = array.ndim in (2, 3) and array.shape[2:] in ((), (3,))

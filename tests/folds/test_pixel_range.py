@@ -70,6 +70,16 @@ def test_the_smallest_depth_that_holds_all_training_images(monkeypatch, tmp_path
     assert not found.notes
 
 
+def test_a_range_decided_on_integers_is_not_used_for_floats(monkeypatch, tmp_path):
+    train = [values_up_to(4000), PLAIN]
+    test = [np.ones((9, 9), np.float32)]
+    text = r"t0\.tif: has decimal pixel values; train with --pixel-range LOW,HIGH"
+    with pytest.raises(UserError, match=text):
+        loaded(monkeypatch, tmp_path, train, test)
+    found, _ = loaded(monkeypatch, tmp_path, train, test, pixel_range="0,4095")
+    assert found.levels.pixel_range == (0, 4095)
+
+
 def test_test_images_do_not_count_and_are_clipped(monkeypatch, tmp_path):
     test = [values_up_to(5000), values_up_to(300), PLAIN, values_up_to(65535)]
     found, lines = loaded(monkeypatch, tmp_path, [values_up_to(4000), PLAIN], test)
