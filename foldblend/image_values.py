@@ -166,9 +166,11 @@ def _alpha(image: np.ndarray, nature: Nature) -> np.ndarray | None:
 def values_key(content: str, levels: Levels) -> bytes:
     """Return a 16-byte key of an image's values, from its content hash.
 
-    Which values count depends on the window, and floats are refused without a range.
+    Which values count depends on the window and on what is under transparent pixels, and floats
+    are refused without a range.
     """
-    parts = (content, levels.dicom_window, levels.pixel_range is not None)
+    has_background = levels.background is not None
+    parts = (content, levels.dicom_window, levels.pixel_range is not None, has_background)
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()
 
 
@@ -193,9 +195,14 @@ def values_of(path: str | Path, data: bytes, levels: Levels) -> Values | None:
         # Only the whole range is right for what is read.
         cut = decode_rgb(path, data, cv2.IMREAD_COLOR, levels)
         return Values(WHOLE, 256.0 * float(cut.min()), 256.0 * float(cut.max()) + 255, bits=16)
-    values = _deep(path, data, nature, alpha=False)
+    is_laid = nature.has_alpha and levels.background is not None
+    values = _deep(path, data, nature, alpha=is_laid)
+    alpha = _alpha(values, nature) if is_laid else None
     if values.ndim == 3:
         values = values[..., :3]
+    if alpha is not None and alpha.any():
+        # Colours that are not seen are anything, often the largest value.
+        values = values[alpha > 0]
     if values.dtype == np.uint8:
         return Values(None, is_deep=False, has_alpha=True) if nature.has_alpha else None
     low = float(values.min())

@@ -138,3 +138,18 @@ def test_an_orientation_after_the_pixels_of_a_png_turns_it(tmp_path, background)
     assert np.abs(image - np.rot90(COLOUR, -1) / 4095 * 255).max() <= 1
     assert upright_size(file) == (30, 20)
     assert PIL.Image.open(io.BytesIO(file.read_bytes())).size == (20, 30)
+
+
+def test_values_under_transparent_pixels_do_not_count(tmp_path):
+    alpha = np.full(GREY.shape, 65535, np.uint16)
+    alpha[:3] = 0
+    hidden = COLOUR.copy()
+    hidden[:3] = 65535
+    grey = GREY.copy()
+    grey[:3] = 65535
+    file = tmp_path / "a.png"
+    clear = chunk(b"tRNS", b"\xff\xff")
+    for data in (png_of(np.dstack([hidden, alpha]), 6), png_of(grey, 0, before=clear)):
+        file.write_bytes(data)
+        assert values_in(file, Levels(background="white")).span == (0, 4095)
+        assert values_in(file, Levels()).span == (0, 65535)
