@@ -28,7 +28,7 @@ from foldblend.images import read_image, upright_size
 from foldblend.runs.folder import read_json
 from foldblend.tables import read_text_table
 from folds.config import DataConfig
-from folds.data.imported.known import Known
+from folds.data.imported.known import KnownData
 from folds.data.imported.rows import check_labels, folds_of, order_of_rows
 from folds.data.imported.tables import read_predictions
 from folds.data.imported.values import logits_of
@@ -63,7 +63,7 @@ def _oof(file: Path) -> None:
     """Read imported predictions and compare them with four images."""
     train = TRAIN.assign(label=[0, 0, 1, 1], label_raw=[0, 0, 1, 1])
     record = {"data": {"group_name": "group"}}
-    known = Known(source="data", train=train, classes=("cat", "dog"), record=record)
+    known = KnownData(source="data", train=train, classes=("cat", "dog"), record=record)
     found = read_predictions(file, "--oof", known, DataConfig())
     order_RN = order_of_rows(found, train["image_id"].tolist(), "data")
     check_labels(found, known, order_RN, "label")

@@ -12,7 +12,7 @@ from foldblend.errors import UserError, counted, listed
 from foldblend.runs.check import why_unfinished
 from foldblend.runs.run import Run
 from foldblend.runs.tables import ROW_COLUMNS
-from folds.data.imported.known import Known
+from folds.data.imported.known import KnownData
 
 __all__ = ["differences"]
 
@@ -41,7 +41,7 @@ def _same_cells(mine: pd.DataFrame, theirs: pd.DataFrame, column: str) -> np.nda
     return np.asarray(left == right)
 
 
-def _differs(run: Run, known: Known, fold_RN: np.ndarray) -> str | None:
+def _differs(run: Run, known: KnownData, fold_RN: np.ndarray) -> str | None:
     """Return in what a run of the same images differs, or None."""
     if set(run.classes) != set(known.classes):
         return None
@@ -72,7 +72,7 @@ def _differs(run: Run, known: Known, fold_RN: np.ndarray) -> str | None:
     return None
 
 
-def differences(folder: Path, name: str, known: Known, fold_RN: np.ndarray) -> list[str]:
+def differences(folder: Path, name: str, known: KnownData, fold_RN: np.ndarray) -> list[str]:
     """Return warnings on runs beside an imported run that are of the same images but differ.
 
     Parameters

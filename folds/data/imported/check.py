@@ -12,11 +12,11 @@ from foldblend.errors import UserError, counted, listed, require
 from foldblend.scores.by_group import GROUP, check_one_label
 from foldblend.scores.metrics import check_order
 from foldblend.scores.rows import Rows
-from folds.data.imported.known import Known, read_known
+from folds.data.imported.known import KnownData, read_known
 from folds.data.imported.rows import check_labels, folds_of, in_fold_order, order_of_rows
 from folds.data.imported.tables import (
     FOLD,
-    Predictions,
+    PredictionTable,
     Table,
     frame_table,
     named_columns,
@@ -34,7 +34,7 @@ __all__ = ["Imported", "read_imported"]
 class Imported:
     """Predictions that were compared with their data, before they are written."""
 
-    known: Known
+    known: KnownData
     fold_RN: np.ndarray
     oof_RNC: np.ndarray
     """Out-of-fold logits, float32, of the images in the order of the data."""
@@ -93,7 +93,7 @@ def read_imported(
         check_one_label(rows)
     about = {"id_col": config.id_col, "columns": named_columns(config.columns)}
 
-    def read(source: Table, name: str) -> Predictions:
+    def read(source: Table, name: str) -> PredictionTable:
         return read_predictions(source, name, known, config.data, **about)
 
     predicted = read(oof, "oof" if isinstance(oof, pd.DataFrame) else "--oof")
@@ -143,7 +143,7 @@ def _check_number(names: Sequence[str], num_models: int) -> None:
     )
 
 
-def _check_test_folds(tests: Sequence[Predictions], num_folds: int) -> None:
+def _check_test_folds(tests: Sequence[PredictionTable], num_folds: int) -> None:
     """Raise UserError if tables with a column of folds are not in the order of the folds."""
     words = [set() if one.fold is None else {*one.fold} for one in tests]
     if len(tests) < num_folds or any(len(one) != 1 for one in words):
@@ -178,7 +178,7 @@ def _equal_tests(names: Sequence[str], tests: Sequence[np.ndarray]) -> list[str]
 
 
 def _test_order(
-    tests: Sequence[Predictions], known: Known
+    tests: Sequence[PredictionTable], known: KnownData
 ) -> tuple[list[str] | None, list[np.ndarray]]:
     """Return the test images in order, and the row number of each in each table.
 

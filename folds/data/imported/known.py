@@ -32,14 +32,14 @@ from folds.data.manifest import Manifest
 from folds.data.recognise import layout_of
 from folds.data.source import load_manifest
 
-__all__ = ["Known", "read_known"]
+__all__ = ["KnownData", "read_known"]
 
 FLAG = "--labels"
 DEMO = "demo"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
+class KnownData:
     """Labelled images, classes, groups and test images, as a trained run on the data has them."""
 
     source: str
@@ -80,7 +80,7 @@ class Known:
         """The group of each row of `train`, N."""
         return self.train["group"].to_numpy()
 
-    def without(self, alone: Container[str]) -> Known:
+    def without(self, alone: Container[str]) -> KnownData:
         """Return the data without images that are for training only, and so never held out."""
         kept_N = np.array([name not in alone for name in self.train["image_id"]])
         train = self.train[kept_N].reset_index(drop=True)
@@ -95,7 +95,7 @@ class Known:
         return form_of(config, test_ids, self.classes, self.submission)
 
 
-def read_known(text: str, config: DataConfig, table: TextTable | None = None) -> Known:
+def read_known(text: str, config: DataConfig, table: TextTable | None = None) -> KnownData:
     """Read the data that predictions are of, without opening an image.
 
     Parameters
@@ -122,7 +122,7 @@ def read_known(text: str, config: DataConfig, table: TextTable | None = None) ->
     return _of_manifest(load_manifest(dataclasses.replace(config, data=text)), config)
 
 
-def _of_table(path: Path, config: DataConfig, table: TextTable | None) -> Known:
+def _of_table(path: Path, config: DataConfig, table: TextTable | None) -> KnownData:
     """Return the data of a table, whose images need not exist."""
     labelled = read_labelled_table(path, config, table=table)
     # The name of a file that is there tells whether outer blanks are a part of it.
@@ -189,7 +189,9 @@ def _sizes(train: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _of_manifest(manifest: Manifest, config: DataConfig, *, id_column: str = "image_id") -> Known:
+def _of_manifest(
+    manifest: Manifest, config: DataConfig, *, id_column: str = "image_id"
+) -> KnownData:
     train = manifest.train
     record = {
         "data": {
@@ -205,7 +207,7 @@ def _of_manifest(manifest: Manifest, config: DataConfig, *, id_column: str = "im
     }
     labels = labels_of_test(manifest.test, manifest.classes)
     columns = (config.label_col, config.group_col, *(config.attribute_cols or "").split(","))
-    return Known(
+    return KnownData(
         source=str(manifest.root),
         train=train[["image_id", "group", "label", "label_raw"]],
         classes=manifest.classes,
@@ -242,7 +244,7 @@ def _pictures(manifest: Manifest) -> bytes | None:
     return file.getvalue()
 
 
-def _of_run(path: Path, config: DataConfig) -> Known:
+def _of_run(path: Path, config: DataConfig) -> KnownData:
     """Return the data of a finished run, with its folds."""
     default = DataConfig(data=config.data)
     idle = [
@@ -260,7 +262,7 @@ def _of_run(path: Path, config: DataConfig) -> Known:
     train = rows.loc[rows["repeat"] == 0, ["image_id", "group", "label", "label_raw"]]
     names = ("classes", "answers", "attributes", "ordered")
     data = {"group_name": run.group_name, **run.info["data"], "train_ids_hash": run.ids_hash}
-    return Known(
+    return KnownData(
         source=str(path),
         train=train.reset_index(drop=True),
         classes=run.classes,

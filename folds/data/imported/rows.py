@@ -11,8 +11,8 @@ import pandas as pd
 
 from foldblend.errors import UserError, counted, listed
 from folds.config import DataConfig
-from folds.data.imported.known import Known
-from folds.data.imported.tables import FOLD, Predictions, whole
+from folds.data.imported.known import KnownData
+from folds.data.imported.tables import FOLD, PredictionTable, whole
 from folds.data.labelled import spelt
 from folds.fold_file import ids_as_in_data, read_fold_file
 from folds.split import split_groups
@@ -20,7 +20,7 @@ from folds.split import split_groups
 __all__ = ["check_labels", "folds_of", "in_fold_order", "order_of_rows"]
 
 
-def order_of_rows(found: Predictions, wanted: Sequence[str], what: str) -> np.ndarray:
+def order_of_rows(found: PredictionTable, wanted: Sequence[str], what: str) -> np.ndarray:
     """Return the row number of each wanted image in each repeat, R x N.
 
     Parameters
@@ -74,7 +74,7 @@ def order_of_rows(found: Predictions, wanted: Sequence[str], what: str) -> np.nd
 
 
 def check_labels(
-    found: Predictions, known: Known, order_RN: np.ndarray, config: DataConfig
+    found: PredictionTable, known: KnownData, order_RN: np.ndarray, config: DataConfig
 ) -> list[str]:
     """Return a warning on a column of labels that cannot be compared with those of the data.
 
@@ -105,7 +105,7 @@ def check_labels(
 
 
 def folds_of(
-    found: Predictions, known: Known, order_RN: np.ndarray, file: str | None
+    found: PredictionTable, known: KnownData, order_RN: np.ndarray, file: str | None
 ) -> np.ndarray:
     """Return the fold of each image of the data in each repeat, R x N.
 
@@ -149,7 +149,7 @@ def folds_of(
     return given
 
 
-def _of_column(found: Predictions, known: Known, order_RN: np.ndarray) -> np.ndarray:
+def _of_column(found: PredictionTable, known: KnownData, order_RN: np.ndarray) -> np.ndarray:
     """Return the folds in the column of the predictions, numbered from 0 on."""
     fold_RN = np.unique(whole(found.table, FOLD), return_inverse=True)[1][order_RN]
     num_folds = int(fold_RN.max()) + 1

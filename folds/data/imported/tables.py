@@ -17,9 +17,9 @@ from foldblend.tables import TextTable, cell_text, read_text_table
 from foldblend.words import tidy
 from folds.config import DataConfig
 from folds.data.generic import IMAGE_COLUMNS, LABEL_COLUMNS
-from folds.data.imported.known import Known
+from folds.data.imported.known import KnownData
 
-__all__ = ["Predictions", "Table", "frame_table", "named_columns", "read_predictions", "whole"]
+__all__ = ["PredictionTable", "Table", "frame_table", "named_columns", "read_predictions", "whole"]
 
 Table = str | Path | pd.DataFrame
 """A table as it is given: a file, or a DataFrame."""
@@ -33,7 +33,7 @@ NUMBERED = re.compile(r"[^\d]*\d+")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predictions:
+class PredictionTable:
     """Predictions of images as they are in a table, not yet compared with the data."""
 
     table: TextTable
@@ -93,8 +93,8 @@ def named_columns(given: Sequence[str] | None) -> list[str] | None:
 
 
 def read_predictions(
-    source: Table, name: str, known: Known, config: DataConfig, **about: object
-) -> Predictions:
+    source: Table, name: str, known: KnownData, config: DataConfig, **about: object
+) -> PredictionTable:
     """Read a table of predictions of any images.
 
     Parameters
@@ -140,7 +140,7 @@ def read_predictions(
     fold = table.cells.get(FOLD)
     if FOLD in table.twice or REPEAT in table.twice:
         raise UserError(f"{table.file}: two columns are named fold or repeat; rename one")
-    return Predictions(
+    return PredictionTable(
         table=table,
         ids=table.cells[column],
         values_NC=values_NC,
@@ -173,7 +173,7 @@ def _repeats(table: TextTable) -> np.ndarray:
     return np.unique(whole(table, REPEAT), return_inverse=True)[1]
 
 
-def _id_column(table: TextTable, asked: object, known: Known, config: DataConfig) -> str:
+def _id_column(table: TextTable, asked: object, known: KnownData, config: DataConfig) -> str:
     """Return the column of images."""
     if asked is not None:
         return str(asked)
@@ -198,7 +198,7 @@ def _is_number(cells: pd.Series) -> bool:
 
 
 def _class_columns(
-    table: TextTable, id_column: str, known: Known, given: list[str] | None
+    table: TextTable, id_column: str, known: KnownData, given: list[str] | None
 ) -> list[str]:
     """Return the column of each class, or one column for one of two classes.
 
@@ -245,7 +245,7 @@ def _class_columns(
 
 
 def _given_columns(
-    table: TextTable, numbers: list[str], known: Known, given: list[str]
+    table: TextTable, numbers: list[str], known: KnownData, given: list[str]
 ) -> list[str]:
     """Return the columns of numbers in the order of the classes, as --columns names them."""
     classes = known.classes

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from foldblend.errors import UserError, listed
-from folds.data.imported.tables import Predictions
+from folds.data.imported.tables import PredictionTable
 
 __all__ = ["PROBABILITIES", "Logits", "logits_of"]
 
@@ -48,7 +48,7 @@ class Logits:
         )
 
 
-def _tolerance(found: Predictions, kind: str) -> float:
+def _tolerance(found: PredictionTable, kind: str) -> float:
     """Return by how much the sum of a row of probabilities may differ from 1."""
     values_NC = found.values_NC
     if found.single is not None:  # One column of two is not a sum.
@@ -61,7 +61,7 @@ def _tolerance(found: Predictions, kind: str) -> float:
     return LEAST_OFF
 
 
-def _odd_row(found: Predictions, kind: str) -> tuple[np.ndarray, str] | None:
+def _odd_row(found: PredictionTable, kind: str) -> tuple[np.ndarray, str] | None:
     """Return the rows that are no probabilities, as a mask, and what is wrong with the first."""
     values_NC = found.values_NC
     below_N = np.asarray(((values_NC < 0) | (values_NC > 1 + LEAST_OFF)).any(axis=1))
@@ -78,7 +78,7 @@ def _odd_row(found: Predictions, kind: str) -> tuple[np.ndarray, str] | None:
     return odd_N, f"has {value:.6g}, and probabilities are from 0 to 1"
 
 
-def _check_probabilities(found: Predictions, kind: str) -> None:
+def _check_probabilities(found: PredictionTable, kind: str) -> None:
     """Raise UserError with the line of a row that is no distribution over the classes."""
     odd = _odd_row(found, kind)
     if odd is None:
@@ -102,7 +102,7 @@ def _check_probabilities(found: Predictions, kind: str) -> None:
     )
 
 
-def logits_of(found: Sequence[Predictions], kind: str) -> tuple[Logits, list[str]]:
+def logits_of(found: Sequence[PredictionTable], kind: str) -> tuple[Logits, list[str]]:
     """Return the logits of tables of predictions, and warnings.
 
     Probabilities become their logarithms. If there are zeros, all values below a floor are raised
@@ -154,12 +154,12 @@ def logits_of(found: Sequence[Predictions], kind: str) -> tuple[Logits, list[str
     return Logits(tables, PROBABILITIES, num_raised, floor, num_values), warnings
 
 
-def _of_scores(found: Predictions) -> np.ndarray:
+def _of_scores(found: PredictionTable) -> np.ndarray:
     # The logit of one of two classes is that against 0 for the other one, as it is stored.
     return found.values_NC.astype(np.float32)
 
 
-def _both(found: Predictions) -> np.ndarray:
+def _both(found: PredictionTable) -> np.ndarray:
     """Return probabilities of all classes, N x C."""
     if found.single is None:
         return found.values_NC
