@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from foldblend import commands
+from foldblend.runs.run import Run
 from tests.makers.constants import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -69,6 +70,18 @@ def write_images(folder, names, rng):
         cv2.imwrite(str(file), rng.integers(0, 255, (48, 48, 3), np.uint8))
 
 
+def write_predictions(prefix, ids, fold_N, test_ids, classes, rng):
+    """Write random probabilities as another library does, out of fold and of two test folds."""
+
+    def table(names):
+        proba_NC = rng.dirichlet(np.ones(len(classes)), len(names))
+        return pd.DataFrame(proba_NC, columns=list(classes)).assign(image_id=list(names))
+
+    table(ids).assign(fold=np.asarray(fold_N)).to_csv(f"{prefix}oof.csv", index=False)
+    for fold in (0, 1):
+        table(test_ids).to_csv(f"{prefix}test_fold_{fold}.csv", index=False)
+
+
 @pytest.fixture
 def place(tmp_path, tiny_layout, tiny_runs, monkeypatch):
     """Return a folder with the data, runs and files that the commands use."""
@@ -84,6 +97,16 @@ def place(tmp_path, tiny_layout, tiny_runs, monkeypatch):
     table["patient"] = [f"p{number // 4:02d}" for number in range(48)]
     table.to_csv("moles.csv", index=False)
     table[["image"]].head(6).to_csv("moles_test.csv", index=False)
+    older = [f"older/{number}.png" for number in range(8)]
+    write_images(tmp_path, older, rng)
+    extra = pd.DataFrame({"image": older, "label": ["naevus", "melanoma"] * 4})
+    extra.assign(patient="p99").to_csv("older_moles.csv", index=False)
+    # Patients of one class each, and what another library predicts of them.
+    number_N = np.arange(48) // 4
+    patients = table.assign(label=np.where(number_N % 2, "naevus", "melanoma"))
+    for name in ("patients.csv", "train.csv"):
+        patients.to_csv(name, index=False)
+    write_predictions("", images, number_N // 2 % 2, images[:6], ["melanoma", "naevus"], rng)
     write_images(
         tmp_path,
         [
@@ -97,6 +120,9 @@ def place(tmp_path, tiny_layout, tiny_runs, monkeypatch):
     Path("corrections.csv").write_text(f"target,field,value\n{person},gender,flip\n")
     for name in ("RUN", "a"):
         shutil.copytree(tiny_runs / "alpha", f"outputs/{name}")
+    run = Run(Path("outputs/RUN"))
+    rows = run.oof[["image_id", "fold"]]
+    write_predictions("sk_", rows["image_id"], rows["fold"], run.test["image_id"], run.classes, rng)
     shutil.copytree(tiny_runs / "beta", "outputs/b")
     return tmp_path
 
