@@ -66,7 +66,7 @@ def _oof(file: Path) -> None:
     known = KnownData(source="data", train=train, classes=("cat", "dog"), record=record)
     found = read_predictions(file, "--oof", known, DataConfig())
     order_RN = order_of_rows(found, train["image_id"].tolist(), "data")
-    check_labels(found, known, order_RN, "label")
+    check_labels(found, known, order_RN, DataConfig())
     folds_of(found, known, order_RN, None)
     logits, _ = logits_of([found], "auto")
     assert np.isfinite(logits.tables[0]).all()
