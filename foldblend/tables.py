@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from foldblend.delimited import check_size, parse_delimited, read_text
-from foldblend.errors import UserError, did_you_mean, listed
+from foldblend.errors import UserError, did_you_mean, listed, shown
 from foldblend.files import exists, home
 from foldblend.reading import is_deeper
 from foldblend.words import tidy
@@ -109,6 +110,27 @@ class TextTable:
             if name in self.twice:
                 raise UserError(f"{self.file}: two columns are named {name!r}; rename one")
         return self.cells
+
+    def whole_numbers(self, name: str, *, also: Mapping[int, str] | None = None) -> np.ndarray:
+        """Return a column of whole numbers from 0 on, which other tools also write as 1.0.
+
+        `also` has further numbers with their meanings. Raises UserError with the line for anything
+        else.
+        """
+        further = also or {}
+        words = self.cells[name].str.strip()
+        plain = words.str.replace(r"\.0*$", "", regex=True)
+        # At most 9 digits, so that no number overflows.
+        fits = plain.str.fullmatch(r"\d{1,9}") | plain.isin([*map(str, further)])
+        bad = self.cells.index[~fits]
+        if len(bad):
+            first = shown(str(words[~fits].iloc[0]), most=40)
+            others = "".join(f", or {number} for {what}" for number, what in further.items())
+            raise UserError(
+                f"{self.file}: column {name!r} is {first!r} in {self.at(bad)}; write a whole number"
+                f" of 0 or more{others}"
+            )
+        return plain.astype(np.int64).to_numpy()
 
 
 def _in_brackets(flag: str) -> str:

@@ -26,22 +26,7 @@ TRAINING_ONLY = -1
 """Number of the fold of rows that are for training only."""
 
 
-def _numbers(words: pd.Series, file: Path, column: str, *, least: int = 0) -> pd.Series:
-    """Return the whole numbers of a column, which other tools also write as 0.0."""
-    plain = words.str.strip().str.replace(r"\.0*$", "", regex=True)
-    # At most 9 digits, so that no number overflows.
-    bad = words[~plain.str.fullmatch(r"\d{1,9}" if least == 0 else r"-1|\d{1,9}")]
-    if len(bad):
-        lines = listed(bad.index)
-        other = "" if least == 0 else ", or -1 for training only,"
-        raise UserError(
-            f"{file}: column {column!r} is not a whole number of 0 or more{other} in line {lines};"
-            " correct the lines"
-        )
-    return plain.astype(int)
-
-
-def _codes(numbers: pd.Series) -> np.ndarray:
+def _codes(numbers: np.ndarray) -> np.ndarray:
     """Return numbers as codes 0, 1, ... without gaps; TRAINING_ONLY stays as it is."""
     known = np.unique(numbers[numbers != TRAINING_ONLY])
     code_N = np.searchsorted(known, numbers)
@@ -220,11 +205,12 @@ def _read(path: str | Path, flag: str) -> tuple[pd.DataFrame, str]:
     if file != place:
         _check_unchanged(place, file, source)
     try:
-        table = read_text_table(file).filled(["fold", "image_id"])
+        table = read_text_table(file)
+        cells = table.filled(["fold", "image_id"])
     except UserError as error:
         raise UserError(str(error).replace(str(file), source, 1)) from None
-    if table.empty:
+    if cells.empty:
         raise UserError(f"{source}: has no rows; pass a file with rows or leave the flag out")
-    repeat = _codes(_numbers(table["repeat"], file, "repeat")) if "repeat" in table else 0
-    fold = _codes(_numbers(table["fold"], file, "fold", least=TRAINING_ONLY))
-    return table[["image_id"]].assign(fold=fold, repeat=repeat), source
+    repeat = _codes(table.whole_numbers("repeat")) if "repeat" in cells else 0
+    fold = _codes(table.whole_numbers("fold", also={TRAINING_ONLY: "training only"}))
+    return cells[["image_id"]].assign(fold=fold, repeat=repeat), source

@@ -29,6 +29,22 @@ def test_folds_are_also_read_as_other_tools_write_them(tmp_path, written):
     assert fold_RN.tolist() == [[0, 0, 1, 1]]
 
 
+@pytest.mark.parametrize(
+    ("folds", "repeats", "words"),
+    [
+        (["0", "x", "1", "-2"], None, "'fold' is 'x' in line 3, 5; .* or -1 for training only"),
+        (["0", "", "1", "1"], None, "'fold' is '' in line 3; "),
+        ([0, 0, 1, 1], ["0", "0", "1.5", "0"], "'repeat' is '1.5' in line 4; .* of 0 or more$"),
+        ([0, 0, 1, 1], [0, 0, 0, -1], "'repeat' is '-1' in line 5; .* of 0 or more$"),
+        (["0", "0", "1234567890", "1"], None, "'fold' is '1234567890' in line 4; "),
+    ],
+)
+def test_folds_and_repeats_are_whole_numbers(tmp_path, folds, repeats, words):
+    file = fold_file(tmp_path / "f.csv", "abcd", folds, repeats)
+    with pytest.raises(UserError, match=rf"f\.csv: column {words}"):
+        read_fold_file(file, TRAIN)
+
+
 @pytest.mark.parametrize("alone", ["-1", "-1.0", " -1"])
 def test_rows_of_fold_minus_one_are_not_held_out(tmp_path, alone):
     file = fold_file(tmp_path / "f.csv", "abcdxy", ["1", "1", "2", "2", alone, alone])

@@ -21,7 +21,6 @@ from folds.data.imported.tables import (
     frame_table,
     named_columns,
     read_predictions,
-    whole,
 )
 from folds.data.imported.values import Logits, logits_of
 from folds.fold_file import training_only_rows
@@ -148,7 +147,7 @@ def _check_test_folds(tests: Sequence[PredictionTable], num_folds: int) -> None:
     words = [set() if one.fold is None else {*one.fold} for one in tests]
     if len(tests) < num_folds or any(len(one) != 1 for one in words):
         return
-    folds = [int(whole(one.table, FOLD)[0]) for one in tests]
+    folds = [int(one.table.whole_numbers(FOLD)[0]) for one in tests]
     known = sorted({*folds})
     for place, (one, fold) in enumerate(zip(tests, folds, strict=True)):
         expected = place % num_folds

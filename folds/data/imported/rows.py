@@ -12,7 +12,7 @@ import pandas as pd
 from foldblend.errors import UserError, counted, listed
 from folds.config import DataConfig
 from folds.data.imported.known import KnownData
-from folds.data.imported.tables import FOLD, PredictionTable, whole
+from folds.data.imported.tables import FOLD, PredictionTable
 from folds.data.labelled import spelt
 from folds.fold_file import ids_as_in_data, read_fold_file
 from folds.split import split_groups
@@ -151,7 +151,7 @@ def folds_of(
 
 def _of_column(found: PredictionTable, known: KnownData, order_RN: np.ndarray) -> np.ndarray:
     """Return the folds in the column of the predictions, numbered from 0 on."""
-    fold_RN = np.unique(whole(found.table, FOLD), return_inverse=True)[1][order_RN]
+    fold_RN = np.unique(found.table.whole_numbers(FOLD), return_inverse=True)[1][order_RN]
     num_folds = int(fold_RN.max()) + 1
     if num_folds < 2:
         raise UserError(

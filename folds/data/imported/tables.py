@@ -19,7 +19,7 @@ from folds.config import DataConfig
 from folds.data.generic import IMAGE_COLUMNS, LABEL_COLUMNS
 from folds.data.imported.known import KnownData
 
-__all__ = ["PredictionTable", "Table", "frame_table", "named_columns", "read_predictions", "whole"]
+__all__ = ["PredictionTable", "Table", "frame_table", "named_columns", "read_predictions"]
 
 Table = str | Path | pd.DataFrame
 """A table as it is given: a file, or a DataFrame."""
@@ -151,26 +151,10 @@ def read_predictions(
     )
 
 
-def whole(table: TextTable, column: str) -> np.ndarray:
-    """Return a column of whole numbers from 0 on, which may be written 1.0.
-
-    Raises UserError with the line for anything else.
-    """
-    words = table.cells[column].str.strip()
-    bad = table.cells.index[~words.str.fullmatch(r"\d{1,9}(\.0*)?")]
-    if len(bad):
-        first = shown(str(words.loc[bad[0]]), most=40)
-        raise UserError(
-            f"{table.file}: column {column!r} is {first!r} in {table.at(bad)}; write a whole number"
-            " of 0 or more"
-        )
-    return words.astype(float).to_numpy(np.int64)
-
-
 def _repeats(table: TextTable) -> np.ndarray:
     if REPEAT not in table.cells:
         return np.zeros(len(table.cells), np.int64)
-    return np.unique(whole(table, REPEAT), return_inverse=True)[1]
+    return np.unique(table.whole_numbers(REPEAT), return_inverse=True)[1]
 
 
 def _id_column(table: TextTable, asked: object, known: KnownData, config: DataConfig) -> str:
