@@ -14,13 +14,9 @@ from foldblend.errors import listed
 from foldblend.runs.rows import group_name_of, order_of
 from foldblend.runs.run import Run
 from foldblend.scores.by_group import GROUP, IMAGE, MEAN, chosen_pool, metric_by_group
-from foldblend.scores.error_costs import (
-    ErrorCosts,
-    common_metric,
-    costs_among,
-    read_error_costs,
-)
+from foldblend.scores.error_costs import ErrorCosts, read_error_costs
 from foldblend.scores.metrics import MEAN_COST, METRICS, Metric, check_order
+from foldblend.scores.run_metric import common_metric, costs_among
 from reports.blocks import section, table_block, text_block
 
 __all__ = ["Decided", "costs_section", "decide_metric"]

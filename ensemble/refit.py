@@ -24,9 +24,9 @@ from ensemble.threads import one_thread
 from foldblend.errors import UserError, listed
 from foldblend.runs.check import finished_run
 from foldblend.runs.run import Run
-from foldblend.scores.error_costs import metric_of
 from foldblend.scores.metrics import Metric
 from foldblend.scores.rows import Rows
+from foldblend.scores.run_metric import metric_of
 
 __all__ = ["agrees", "refitted"]
 

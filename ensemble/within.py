@@ -19,9 +19,9 @@ from ensemble.threads import one_thread
 from foldblend.errors import UserError
 from foldblend.runs.run import Run
 from foldblend.scores.calibration import Calibration, calibrate
-from foldblend.scores.error_costs import metric_of
 from foldblend.scores.intervals import Interval
 from foldblend.scores.rows import Rows
+from foldblend.scores.run_metric import metric_of
 
 __all__ = ["WithinBudget", "vote_within"]
 

@@ -11,8 +11,8 @@ import pandas as pd
 from foldblend.runs.folder import rows_like
 from foldblend.runs.oof import oof_arrays
 from foldblend.runs.run import Run
-from foldblend.scores.error_costs import metric_of
 from foldblend.scores.metrics import Metric, softmax
+from foldblend.scores.run_metric import metric_of
 from reports.blocks import comparison_block, lines_block, section, table_block, text_block
 from reports.run.summary import compare
 from reports.text import signed

@@ -29,7 +29,7 @@ from foldblend.runs.oof import oof_rows
 from foldblend.runs.run import Run
 from foldblend.runs.tables import ROW_COLUMNS
 from foldblend.scores.by_group import check_one_label, chosen_pool, scored_by_group
-from foldblend.scores.error_costs import metric_of, scored_by
+from foldblend.scores.run_metric import metric_of, scored_by
 from foldblend.spreadsheets import safe_csv
 from reports.run.screen import finish
 from tta.choose import Search, learned, searched

@@ -16,8 +16,8 @@ from foldblend.cli import Say
 from foldblend.errors import UserError
 from foldblend.progress import Task
 from foldblend.runs.run import Run
-from foldblend.scores.error_costs import metric_of
 from foldblend.scores.metrics import TITLES, softmax
+from foldblend.scores.run_metric import metric_of
 from pipeline.export.weights import halved, restored
 from pipeline.predict.inputs import Inputs
 from pipeline.predict.nets import Net

@@ -19,9 +19,9 @@ from foldblend.files import check_writable, home, is_file
 from foldblend.flags import from_settings
 from foldblend.progress import lines_to, write
 from foldblend.runs.run import Run
-from foldblend.scores.error_costs import metric_of
 from foldblend.scores.metrics import softmax
 from foldblend.scores.rows import Rows
+from foldblend.scores.run_metric import metric_of
 from foldblend.scores.score import score_of
 from pipeline.device import threads_restored
 from pipeline.predict.config import PredictConfig

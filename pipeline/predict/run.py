@@ -16,7 +16,7 @@ from foldblend.cli import Say
 from foldblend.errors import UserError, counted, listed
 from foldblend.files import write_bytes
 from foldblend.progress import Task
-from foldblend.scores.error_costs import metric_of
+from foldblend.scores.run_metric import metric_of
 from foldblend.spreadsheets import safe_csv
 from pipeline.predict.answers import Answers, write_answers
 from pipeline.predict.by_group import Groups, groups_of_run

@@ -12,7 +12,7 @@ from foldblend.errors import UserError
 from foldblend.scores.by_group import IMAGE
 from foldblend.scores.conformal import Conformal
 from foldblend.scores.coverage import Coverage, out_of_fold_coverage
-from foldblend.scores.error_costs import metric_of
+from foldblend.scores.run_metric import metric_of
 from pipeline.predict.open import Predictor, member_runs
 from pipeline.predict.tree import Blend
 from reports.text import num, span

@@ -8,8 +8,8 @@ from foldblend.errors import listed, require
 from foldblend.runs.rows import group_name_of
 from foldblend.runs.run import Run
 from foldblend.scores.by_group import chosen_pool, metric_by_group
-from foldblend.scores.error_costs import common_metric, costs_among
 from foldblend.scores.metrics import MEAN_COST, METRICS, Metric, check_metric, check_order
+from foldblend.scores.run_metric import common_metric, costs_among
 
 __all__ = ["metric_to_rank_by"]
 

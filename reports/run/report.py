@@ -33,8 +33,8 @@ from foldblend.runs.tables import read_log
 from foldblend.scores.averaged import over_repeats
 from foldblend.scores.baselines import attribute_only_band, attribute_only_difference
 from foldblend.scores.by_group import suited
-from foldblend.scores.error_costs import metric_of
 from foldblend.scores.metrics import Metric, softmax
+from foldblend.scores.run_metric import metric_of
 from foldblend.scores.score import score_interval
 from foldblend.spreadsheets import for_spreadsheets, safe_csv
 from reports.blocks import comparison_block, section

@@ -5,14 +5,7 @@ import pytest
 
 from foldblend.errors import UserError
 from foldblend.scores.bootstrap import bootstrap_scores
-from foldblend.scores.error_costs import (
-    ErrorCosts,
-    common_metric,
-    costs_among,
-    mean_cost,
-    metric_of,
-    read_error_costs,
-)
+from foldblend.scores.error_costs import ErrorCosts, mean_cost, read_error_costs
 from foldblend.scores.metrics import METRICS, softmax
 from foldblend.scores.rows import Rows
 from foldblend.scores.score import score_of
@@ -133,35 +126,6 @@ def test_bootstrap_samples_are_scores_of_the_drawn_rows(drawn):
     for found in found_B[:5]:
         rows = np.concatenate([np.flatnonzero(group_N == one) for one in rng.integers(30, size=30)])
         assert found == pytest.approx(metric.score(label_N[rows], proba_NC[rows]), abs=1e-12)
-
-
-def info_of(costs=None, metric="mean_cost", name="a"):
-    return {"name": name, "classes": list(NAMES), "metric": metric, "costs": costs}
-
-
-def test_the_metric_of_a_run():
-    label_N = np.array([0, 1, 2])
-    metric = metric_of(info_of(COSTS))
-    assert metric.score(label_N, np.eye(3)[[2, 1, 2]]) == pytest.approx(5 / 3)
-    assert metric_of({"metric": "accuracy"}) is METRICS["accuracy"]
-    with pytest.raises(UserError, match=r"run.json of a: costs"):
-        metric_of(info_of())
-    with pytest.raises(UserError, match="'later' is unknown"):
-        metric_of(info_of(metric="later"))
-
-
-def test_the_metric_of_several_runs():
-    other = 1 - np.eye(3)
-    plain = info_of(metric="f1_macro")
-    assert common_metric([plain, plain]) is METRICS["f1_macro"]
-    assert common_metric([plain, info_of(COSTS)]) is None
-    assert common_metric([info_of(COSTS), info_of(other.tolist())]) is None
-    assert common_metric([info_of(COSTS), info_of(COSTS)]).name == "mean_cost"
-    assert costs_among([plain, info_of(COSTS)]) == ErrorCosts(NAMES, COSTS)
-    with pytest.raises(UserError, match="no run has costs"):
-        costs_among([plain])
-    with pytest.raises(UserError, match="of a, b differ"):
-        costs_among([info_of(COSTS), info_of(other.tolist(), name="b")])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from foldblend.runs.costs import device_of, num_passes, picture_seconds
 from foldblend.runs.info import FoldInfo
 from foldblend.runs.run import Run
 from foldblend.runs.schema import DONE, check_info, problem_of_info, read_checked, read_done
-from foldblend.scores.error_costs import metric_of
+from foldblend.scores.run_metric import metric_of
 from reports.blocks import section_html, section_lines
 from reports.board.find import find_runs
 from reports.board.leaderboard import leaderboard
