@@ -16,8 +16,8 @@ import time
 from typing import Any
 
 import numpy as np
-from common import Results, parser, print_rows
-from honesty import wilson
+from common import Results, parser
+from honesty import mean_and_error, print_families, wilson
 
 from ensemble.auto import Trial, apply, blend_arrays
 from ensemble.methods.registry import METHODS
@@ -65,11 +65,6 @@ def measure(seed: int, family: str) -> dict[str, Any]:
     return found | {"seconds": round(time.perf_counter() - start, 1)}
 
 
-def _mean(values: list[float]) -> dict[str, float]:
-    error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
-    return {"mean": float(np.mean(values)), "standard error": error}
-
-
 def figures(worlds: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the figures over some data sets."""
     groups = [one[GROUP] for one in worlds]
@@ -81,10 +76,12 @@ def figures(worlds: list[dict[str, Any]]) -> dict[str, Any]:
     gains = [one[GROUP]["target"] - one[IMAGE]["target"] for one in worlds]
     return {
         "data sets": len(worlds),
-        "chosen by group minus by image, true score": _mean(gains),
-        "nested minus true score": _mean([one["nested"] - one["target"] for one in groups]),
-        "optimism": _mean([one["optimism"] for one in groups]),
-        "nested less optimism minus true score": _mean(
+        "chosen by group minus by image, true score": mean_and_error(gains),
+        "nested minus true score": mean_and_error(
+            [one["nested"] - one["target"] for one in groups]
+        ),
+        "optimism": mean_and_error([one["optimism"] for one in groups]),
+        "nested less optimism minus true score": mean_and_error(
             [one["nested"] - one["optimism"] - one["target"] for one in groups]
         ),
         "true score in the interval": {
@@ -110,20 +107,7 @@ def main() -> None:
         if f"world {seed}" not in results:
             results.put(f"world {seed}", measure(seed, family))
         each.append(results[f"world {seed}"])
-    parts = {family: [one for one in each if one["family"] == family] for family in FAMILIES}
-    for title, worlds in {"all": each, **parts}.items():
-        if worlds:
-            results.put(title, figures(worlds))
-            rows = [
-                (
-                    key,
-                    ", ".join(f"{name} {number:.4g}" for name, number in value.items())
-                    if isinstance(value, dict)
-                    else value,
-                )
-                for key, value in results[title].items()
-            ]
-            print_rows(title, rows)
+    print_families(results, each, figures)
 
 
 if __name__ == "__main__":

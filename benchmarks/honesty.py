@@ -16,7 +16,7 @@ Those from 200,000 on were run once, when it was finished.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -116,7 +116,8 @@ def wilson(hits: int, num: int) -> tuple[float, float]:
     return (middle - half) / (1 + term), (middle + half) / (1 + term)
 
 
-def _mean(off: Sequence[float]) -> dict[str, float]:
+def mean_and_error(off: Sequence[float]) -> dict[str, float]:
+    """Return the mean over data sets, and its standard error."""
     error = float(np.std(off, ddof=1) / np.sqrt(len(off))) if len(off) > 1 else 0.0
     return {"mean": float(np.mean(off)), "standard error": error}
 
@@ -127,15 +128,15 @@ def figures(worlds: list[dict[str, Any]]) -> dict[str, Any]:
     for name in (SIMPLE, "argmax", "soft", BEST):
         for target in ("target", "target of the mean"):
             gains = [one[AUTO][target] - one[name][target] for one in worlds]
-            found[f"{AUTO} minus {name}, {target}"] = _mean(gains)
+            found[f"{AUTO} minus {name}, {target}"] = mean_and_error(gains)
     for name in (AUTO, SIMPLE, "soft"):
         off = [one[name]["nested"] - one[name]["target"] for one in worlds]
-        found[f"{name}: nested minus target"] = _mean(off)
+        found[f"{name}: nested minus target"] = mean_and_error(off)
         optimism = [one[name].get("optimism", 0.0) for one in worlds]
         if any(optimism):
-            found[f"{name}: optimism"] = _mean(optimism)
+            found[f"{name}: optimism"] = mean_and_error(optimism)
             rest = [each - over for each, over in zip(off, optimism, strict=True)]
-            found[f"{name}: nested less optimism minus target"] = _mean(rest)
+            found[f"{name}: nested less optimism minus target"] = mean_and_error(rest)
         inside = [
             one[name]["low"] - over <= one[name]["target"] <= one[name]["high"] - over
             for one, over in zip(worlds, optimism, strict=True)
@@ -147,11 +148,11 @@ def figures(worlds: list[dict[str, Any]]) -> dict[str, Any]:
             "high": high,
         }
     off = [one[AUTO]["in-sample"] - one[AUTO]["target"] for one in worlds]
-    found[f"{AUTO}: in-sample minus target"] = _mean(off)
+    found[f"{AUTO}: in-sample minus target"] = mean_and_error(off)
     again = [one for one in worlds if "once more" in one]
     if len(again) > 1:
         off = [one["once more"] - one[AUTO]["target"] for one in again]
-        found["nested once more minus target"] = {**_mean(off), "worlds": len(again)}
+        found["nested once more minus target"] = {**mean_and_error(off), "worlds": len(again)}
     return found
 
 
@@ -169,6 +170,31 @@ def _label(key: str) -> str:
     for words, shown in LABELS.items():
         key = key.replace(words, shown)
     return key
+
+
+def print_families(
+    results: Results,
+    worlds: Sequence[dict[str, Any]],
+    figures_of: Callable[[list[dict[str, Any]]], dict[str, Any]],
+    *,
+    label: Callable[[str], str] = str,
+) -> None:
+    """Store and print the figures over all data sets, and over those of each family."""
+    parts = {family: [one for one in worlds if one["family"] == family] for family in FAMILIES}
+    for title, some in {"all": [*worlds], **parts}.items():
+        if not some:
+            continue
+        results.put(title, figures_of(some))
+        rows = [
+            (
+                label(key),
+                ", ".join(f"{one} {number:.4g}" for one, number in value.items())
+                if isinstance(value, dict)
+                else value,
+            )
+            for key, value in results[title].items()
+        ]
+        print_rows(title, rows)
 
 
 def main() -> None:
@@ -193,21 +219,7 @@ def main() -> None:
         if f"world {seed}" not in results:
             results.put(f"world {seed}", measure(seed, family, thorough=place < args.thorough))
         each.append(results[f"world {seed}"])
-    parts = {family: [one for one in each if one["family"] == family] for family in FAMILIES}
-    for title, worlds in {"all": each, **parts}.items():
-        if not worlds:
-            continue
-        results.put(title, figures(worlds))
-        rows = [
-            (
-                _label(key),
-                ", ".join(f"{one} {number:.4g}" for one, number in value.items())
-                if isinstance(value, dict)
-                else value,
-            )
-            for key, value in results[title].items()
-        ]
-        print_rows(title, rows)
+    print_families(results, each, figures, label=_label)
 
 
 if __name__ == "__main__":
