@@ -32,7 +32,7 @@ def tables(tmp_path):
 
 
 def imported(tables, **settings):
-    return fb.import_run(say=quiet, **{**tables.files, **settings})
+    return fb.import_run(say=quiet, **{**tables.write(), **settings})
 
 
 def test_logits_are_logarithms_of_the_probabilities_matched_by_image_and_class(tables):
@@ -362,16 +362,16 @@ def test_runs_beside_it_that_differ_are_named(tables):
     imported(tables)
     tables.oof["fold"] = (tables.oof["fold"] + 1) % 4
     lines = []
-    fb.import_run(say=lines.append, **{**tables.files, "name": "shifted"})
+    fb.import_run(say=lines.append, **{**tables.write(), "name": "shifted"})
     warned = [line for line in lines if line.startswith("warning:") and "other folds" in line]
     assert len(warned) == 1
     assert "outputs/other" in warned[0]
     lines.clear()
-    fb.import_run(say=lines.append, **{**tables.files, "name": "single", "group_col": None})
+    fb.import_run(say=lines.append, **{**tables.write(), "name": "single", "group_col": None})
     assert any("has other group names for 24 images" in line for line in lines)
     lines.clear()
     reordered = {"name": "order", "class_order": "owl,cat,dog"}
-    fb.import_run(say=lines.append, **{**tables.files, **reordered})
+    fb.import_run(say=lines.append, **{**tables.write(), **reordered})
     assert any("classes in another order" in line for line in lines)
 
 
@@ -480,7 +480,7 @@ def test_bad_tables_are_refused_with_file_and_line_before_anything_is_written(na
 
 def test_the_command_does_the_same_as_the_function(tables, command_of):
     command = command_of(script.main)
-    given = tables.files
+    given = tables.write()
     argv = ["--oof", given["oof"], "--labels", given["labels"], "--test", *reversed(given["test"])]
     argv += ["--group-col", "owner", "--output", tables.folder / "outputs", "--no-page"]
     done = command(*argv, "--name", "typed")

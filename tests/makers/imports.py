@@ -25,8 +25,7 @@ class Tables:
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings of the import."""
 
-    @property
-    def files(self) -> dict[str, Any]:
+    def write(self) -> dict[str, Any]:
         """Write the tables and return the arguments of `import_run` for them."""
         self.labels.to_csv(self.folder / "train.csv", index=False)
         self.oof.to_csv(self.folder / "oof.csv", index=False)
