@@ -23,6 +23,9 @@ __all__ = ["DicomImage", "dicom_levels", "dicom_size", "read_dicom"]
 
 EMPTY = Fault("is DICOM without an image", "leave it out")
 DAMAGED = Fault("damaged DICOM", "fetch it again")
+UNTOLD = Fault(
+    "is DICOM that does not tell its colours (PhotometricInterpretation)", "add this element"
+)
 NO_WINDOW = Fault("has no linear window", "pass --dicom-window full, or CENTER,WIDTH")
 
 GREY = ("MONOCHROME1", "MONOCHROME2")
@@ -41,6 +44,8 @@ SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"  # whole slides, whose frames are tiles
 STORED = ("", "pydicom")  # plugins that give the bits as they are in the file
 FRAME_GROUPS = ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
 FRAME_PARTS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
+NARROWEST = 1.000001
+"""Least width of a linear window: 1 is a threshold, whose ends would be equal (a division by 0)."""
 META_START = 132
 MOST_META = 2**16
 # Of a pixel and of all else in a deflated file.
@@ -138,7 +143,9 @@ def _check_kind(path: str | Path, header: Any) -> None:
     if not any(name in header for name in ("PixelData", *FLOATS)):
         raise bad_image(path, EMPTY)
     frames = int(header.get("NumberOfFrames") or 1)
-    kind = str(header.get("PhotometricInterpretation"))
+    kind = str(header.get("PhotometricInterpretation") or "")
+    if not kind:
+        raise bad_image(path, UNTOLD)
     if kind not in (*GREY, *COLOURS, PALETTE):
         raise bad_image(path, Fault(f"has the colours {kind[:40]}", "save it as RGB"))
     if frames > 1 and header.get("SOPClassUID") == SLIDE:
@@ -263,14 +270,14 @@ def _window(header: Any) -> Range | None:
         return None
     if function == "LINEAR_EXACT":
         return center - width / 2, center + width / 2
-    return window_of(center, max(width, 1.000001))
+    return window_of(center, max(width, NARROWEST))
 
 
 def dicom_levels(path: str | Path, image: DicomImage, levels: Levels) -> np.ndarray:
     """Return a DICOM image as H x W x 3 uint8 (RGB).
 
-    Raises BadImage for a float image without a range, and for one without the window in the file
-    that is asked for.
+    Raises BadImage for a float image without a range that was typed, and for one without the window
+    in the file that is asked for.
     """
     span = image.span
     if image.values.ndim == 3:
@@ -280,7 +287,9 @@ def dicom_levels(path: str | Path, image: DicomImage, levels: Levels) -> np.ndar
         assert whole is not None
         return scaled(image.values, whole)
     if image.is_deep:
-        span = parse_window(levels.dicom_window) or levels.pixel_range or span
+        # Floats have no range of the header.
+        asked = levels.pixel_range if span is not None or levels.takes_decimals else None
+        span = parse_window(levels.dicom_window) or asked or span
     if levels.dicom_window == "file":
         span = image.window or (None if image.is_deep else span)
         if span is None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from foldblend.image_bytes import JPEG
 from foldblend.image_faults import Fault, bad_image, damage_of
+from foldblend.image_natures import J2K_SIZE
 
 __all__ = ["DEFLATED", "bits_of", "plugin_for", "pydicom_for"]
 
@@ -43,8 +44,7 @@ PLUGINS = {
 }
 
 OTHER_SIZE = Fault("damaged DICOM (its frame has another size than its header)", "fetch it again")
-J2K_SIZE = b"\xff\x4f\xff\x51"
-J2K_CHANNELS = 40  # bytes from there to the number of channels
+J2K_CHANNELS = 40  # bytes from J2K_SIZE to the number of channels
 JPEG_FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xF7)  # markers of segments with the size, 0xF7 of JPEG-LS
 RLE_HEADER = 64
 

@@ -215,7 +215,9 @@ TIFF_LAYOUTS = {
 WIDTH = 256
 HEIGHT = 257
 BITS_PER_SAMPLE = 258
+COMPRESSION = 259
 PHOTOMETRIC = 262
+CMYK = 5
 ORIENTATION = 274
 SAMPLES_PER_PIXEL = 277
 PLANAR = 284
@@ -266,6 +268,9 @@ class Tiff:
     """Whether 0 is white."""
     is_planar: bool
     """Whether each channel is stored by itself."""
+    is_cmyk: bool
+    compression: int
+    """Number of the kind of compression; 1: none."""
 
 
 def read_tiff(data: bytes) -> Tiff | None:
@@ -289,4 +294,6 @@ def read_tiff(data: bytes) -> Tiff | None:
         is_decimal=form == 3,
         is_inverted=tags.get(PHOTOMETRIC) == 0,
         is_planar=tags.get(PLANAR, 1) == 2 and tags.get(SAMPLES_PER_PIXEL, 1) > 1,
+        is_cmyk=tags.get(PHOTOMETRIC) == CMYK,
+        compression=tags.get(COMPRESSION, 1),
     )

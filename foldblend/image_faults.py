@@ -110,15 +110,27 @@ def damage_of(data: bytes) -> tuple[Fault | None, bool]:
     return (_damaged(f"damaged JPEG ({text[said.end() :]})"), False) if said else (None, False)
 
 
+# Kinds of compression of TIFF that OpenCV's libtiff is built without.
+COMPRESSIONS = {
+    34661: "JBIG",
+    34887: "LERC",
+    34925: "LZMA",
+    50000: "Zstandard",
+    50001: "WebP",
+    50002: "JPEG XL",
+}
 SIGNED = Fault("has signed pixel values", "save it with unsigned 8 or 16 bits")
 DECIMAL = Fault("has decimal pixel values", "train with --pixel-range LOW,HIGH")
 
 
 def _values_fault(data: bytes) -> Fault | None:
-    """Return which pixel values of a TIFF OpenCV does not read as a colour image, or None."""
+    """Return why OpenCV does not read the pixels of a TIFF as a colour image, or None."""
     tiff = read_tiff(data)
     if tiff is None:
         return None
+    if tiff.compression in COMPRESSIONS:
+        what = f"is a TIFF compressed with {COMPRESSIONS[tiff.compression]}"
+        return Fault(what, "save it with LZW or without compression")
     if tiff.is_decimal and (tiff.bits not in (32, 64) or tiff.is_planar or tiff.channels == 2):
         what = f"has decimal pixel values of {tiff.bits} bits in a layout that cannot be read"
         return Fault(what, "save it as grey or RGB with 32 bits")
@@ -128,6 +140,8 @@ def _values_fault(data: bytes) -> Fault | None:
         return Fault(f"has {tiff.bits}-bit pixel values", "save it with 8 or 16 bits")
     if tiff.is_signed:
         return SIGNED
+    if tiff.is_cmyk and tiff.bits > 8:
+        return Fault(f"has CMYK colours of {tiff.bits} bits", "save it as RGB")
     if tiff.channels > 4:
         return Fault(f"has {tiff.channels} channels", "save it with 1, 3 or 4")
     return None

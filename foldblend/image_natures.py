@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from foldblend.image_bytes import PNG, png_chunks, read_tiff
 
-__all__ = ["DICOM_START", "PLAIN", "Nature", "is_dicom", "nature_of"]
+__all__ = ["DICOM_START", "J2K_SIZE", "PLAIN", "Nature", "is_dicom", "nature_of"]
 
 DICOM_START = 132
 """Bytes up to the end of the mark of DICOM."""
@@ -22,7 +22,8 @@ WEBP_ALPHA = 0x10  # flag of an extended file
 WEBP_LOSSLESS_ALPHA = 1 << 28
 AVIF_ALPHA = b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha"
 AVIF_HEADER = 2**16
-J2K_SIZE = b"\xff\x4f\xff\x51"  # start of a codestream and its first segment
+J2K_SIZE = b"\xff\x4f\xff\x51"
+"""Start of a JPEG 2000 codestream and of its first segment."""
 J2K_DEPTH = 42  # bytes from there to the depth of the first component
 GIF_HEADER = 13
 

@@ -97,14 +97,14 @@ def _deep(path: str | Path, data: bytes, nature: Nature, *, alpha: bool) -> np.n
 def _as_levels(path: str | Path, colour: np.ndarray, nature: Nature, levels: Levels) -> np.ndarray:
     if colour.dtype == np.uint8:
         return colour
+    if colour.dtype.kind == "f" and not levels.takes_decimals:
+        raise bad_image(path, DECIMAL)
     span = levels.pixel_range
     if span is None and nature.packed_bits:
         span = 0.0, 2.0**nature.packed_bits - 1
     if span is not None:
         found = scaled(colour, span)
         return 255 - found if nature.is_inverted else found
-    if colour.dtype.kind == "f":
-        raise bad_image(path, DECIMAL)
     # As OpenCV makes 8 bits of 16.
     return np.asarray(colour >> 8).astype(np.uint8)
 
@@ -126,7 +126,7 @@ def decode_rgb(path: str | Path, data: bytes, mode: int, levels: Levels) -> np.n
     Raises
     ------
     BadImage
-        If it cannot be decoded, or has floats without a range, or NaN.
+        If it cannot be decoded, or has floats without a range that was typed, or NaN.
     """
     nature = nature_of(data)
     if nature.is_dicom:
@@ -167,11 +167,12 @@ def values_key(content: str, levels: Levels) -> bytes:
     """Return a 16-byte key of an image's values, from its content hash.
 
     Which values count depends on the window and on what is under transparent pixels, and floats
-    are refused without a range.
+    are refused without a range that was typed.
     """
     has_background = levels.background is not None
     parts = (content, levels.dicom_window, levels.pixel_range is not None, has_background)
-    return hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()
+    text = repr(parts) + (" decided" if levels.range_is_decided else "")
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def values_of(path: str | Path, data: bytes, levels: Levels) -> Values | None:
@@ -189,7 +190,7 @@ def values_of(path: str | Path, data: bytes, levels: Levels) -> Values | None:
         return Values(image.span if takes_range else None, low, high, takes_range)
     if not nature.is_deep:
         return Values(None, is_deep=False, has_alpha=True) if nature.has_alpha else None
-    if nature.is_decimal and levels.pixel_range is None:
+    if nature.is_decimal and not levels.takes_decimals:
         raise bad_image(path, DECIMAL)
     if nature.is_cut:
         # Only the whole range is right for what is read.

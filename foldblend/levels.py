@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -56,6 +56,8 @@ class Levels:
     """Values of DICOM files that are used: full, file, or centre and width as CENTER,WIDTH."""
     background: Background | None = None
     """Name in BACKGROUNDS of what is under transparent pixels; None: transparency is dropped."""
+    range_is_decided: bool = field(default=False, repr=False)
+    """Whether `pixel_range` was decided on images, all of integers, and not typed."""
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> Levels:
@@ -65,11 +67,20 @@ class Levels:
             None if span is None else (float(span[0]), float(span[1])),
             str(record.get("dicom_window", "full")),
             record.get("background"),
+            bool(record.get("range_is_decided", False)),
         )
 
     @property
+    def takes_decimals(self) -> bool:
+        """Whether the range is for decimal values too.
+
+        One that was decided on integers says nothing of them: those from 0 to 1 would be black.
+        """
+        return self.pixel_range is not None and not self.range_is_decided
+
+    @property
     def key(self) -> str:
-        """Return a text that is equal for equal levels only, and "" for those of old versions."""
+        """Return a text that is equal for equal pixels only, and "" for those of old versions."""
         return "" if self == AS_BEFORE else repr(self)
 
 

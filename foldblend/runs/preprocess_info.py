@@ -75,6 +75,10 @@ class PreprocessInfo(TypedDict, total=False):
 
     The value of a DICOM image is the stored one after rescaling.
     """
+    range_is_decided: bool
+    """Whether `pixel_range` was decided on the training images, all of integers, and not typed.
+    Images of decimal values are then refused.
+    """
     dicom_window: str
     """Values of DICOM images that become black and white: those of `pixel_range` ("full"), those of
     the window in each file ("file"), or those of the window with this centre and width.

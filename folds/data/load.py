@@ -26,7 +26,6 @@ from folds.data.pixel_range import (
     levels_asked,
     with_levels,
     with_test_values,
-    without_decimals,
 )
 from folds.data.source import load_manifest
 from folds.data.training_only import (
@@ -96,7 +95,7 @@ def load_data(
     content = manifest.train["content"].tolist()
     groups = manifest.train["group"].to_numpy()
     manifest = _with_duplicates(manifest, content, config.merge_duplicates, say)
-    test_good = _check_test(manifest, config, check)
+    test_good = _check_test(manifest, check)
     manifest = with_test_values(manifest, test_good, say)
     test_content = [one.content for one in test_good]
     if manifest.test is not None:
@@ -185,12 +184,12 @@ def _readable(
 
 
 def _check_test(
-    manifest: Manifest, config: DataConfig, check: Callable[..., list[Checked | BadImage]]
+    manifest: Manifest, check: Callable[..., list[Checked | BadImage]]
 ) -> list[Checked]:
     """Return the checked test images. Raises UserError if one of them cannot be used."""
     if manifest.test is None:
         return []
-    results = without_decimals(manifest.test, check(manifest.test, levels=manifest.levels), config)
+    results = check(manifest.test, levels=manifest.levels)
     bad = [result for result in results if isinstance(result, BadImage)]
     if bad:
         # Test images are never skipped, because a submission needs every row.

@@ -10,7 +10,6 @@ import pandas as pd
 
 from foldblend.cli import Say
 from foldblend.errors import BadImage, counted, listed
-from foldblend.image_faults import DECIMAL, bad_image
 from foldblend.images import Checked, Levels, Values, find_values
 from foldblend.levels import AS_BEFORE, Range, parse_range
 from folds.config import DataConfig
@@ -22,7 +21,6 @@ __all__ = [
     "with_levels",
     "with_levels_found",
     "with_test_values",
-    "without_decimals",
 ]
 
 # A 16-bit image whose largest value is below this is darker than 1/4 of white.
@@ -54,36 +52,7 @@ def decided(config: DataConfig, found: Sequence[Values | None]) -> Levels:
     if config.pixel_range != "auto" or not spans:
         return asked
     span = min(low for low, _ in spans), max(high for _, high in spans)
-    return dataclasses.replace(asked, pixel_range=span)
-
-
-def without_decimals(
-    table: pd.DataFrame, found: Sequence[Checked | BadImage], config: DataConfig
-) -> list[Checked | BadImage]:
-    """Return what was found in test images, with an error for floats unless a range was typed.
-
-    A range that was decided on integers says nothing of them: those from 0 to 1 would be black.
-
-    Parameters
-    ----------
-    table
-        The test images.
-    found
-        What `check_images` found in them.
-    config
-        Settings of the data.
-    """
-    if config.pixel_range != "auto":
-        return [*found]
-    return [
-        bad_image(path, DECIMAL)
-        if isinstance(one, Checked)
-        and one.values is not None
-        and one.values.is_deep
-        and one.values.span is None
-        else one
-        for path, one in zip(table["path"], found, strict=True)
-    ]
+    return dataclasses.replace(asked, pixel_range=span, range_is_decided=True)
 
 
 def with_levels(
@@ -137,7 +106,7 @@ def with_levels_found(
     narrowed = dataclasses.replace(manifest, train=labelled[good], train_only=None, test=None)
     told = with_levels(narrowed, config, [one for one in found if isinstance(one, Checked)], say)
     if manifest.test is not None:
-        found = without_decimals(manifest.test, read(manifest.test, levels=told.levels), config)
+        found = read(manifest.test, levels=told.levels)
         results |= dict(zip(manifest.test["path"], found, strict=True))
         good = [isinstance(one, Checked) for one in found]
         told = dataclasses.replace(told, test=manifest.test[good])

@@ -67,11 +67,13 @@ class Preprocess:
     """Values of DICOM images that are used (see `foldblend.levels.Levels`)."""
     background: Background | None = None
     """Background of transparent pixels; None: their colours in the file are used."""
+    range_is_decided: bool = False
+    """Whether `pixel_range` was decided on images of integers, so that others are refused."""
 
     @property
     def levels(self) -> Levels:
         """Treatment of values of more than 8 bits, and of transparency."""
-        return Levels(self.pixel_range, self.dicom_window, self.background)
+        return Levels(self.pixel_range, self.dicom_window, self.background, self.range_is_decided)
 
     @property
     def stored_size(self) -> tuple[int, int]:
@@ -185,6 +187,8 @@ class Preprocess:
         if self.levels == AS_BEFORE:
             for name in LEVELS:
                 del found[name]
+        if not self.range_is_decided:
+            del found["range_is_decided"]
         return found
 
     def of_pixels(self, *, needs_levels: bool) -> dict[str, Any]:
@@ -195,8 +199,10 @@ class Preprocess:
         needs_levels
             Whether there are images of more than 8 bits, or with transparency.
         """
-        plain = dataclasses.replace(self, pixel_range=None, dicom_window="full", background=None)
-        return (self if needs_levels else plain).to_dict()
+        # Whether the range was typed decides which images are refused, but no pixel.
+        told = dataclasses.replace(self, range_is_decided=False)
+        plain = dataclasses.replace(told, pixel_range=None, dicom_window="full", background=None)
+        return (told if needs_levels else plain).to_dict()
 
     def record(self, region: RegionInfo) -> PreprocessInfo:
         """Return the settings and all that they leave open, for run.json.
@@ -220,6 +226,7 @@ class Preprocess:
             color="RGB",
             grey="repeated in three channels",
             pixel_range=None if self.pixel_range is None else [*self.pixel_range],
+            range_is_decided=self.range_is_decided,
             dicom_window=self.dicom_window,
             background=self.background,
             alpha=DROPPED if self.background is None else LAID.format(self.background),

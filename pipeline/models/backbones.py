@@ -85,6 +85,7 @@ def preprocess_of(
         pixel_range=levels.pixel_range,
         dicom_window=levels.dicom_window,
         background=levels.background,
+        range_is_decided=levels.range_is_decided,
     )
 
 

@@ -1,6 +1,7 @@
 """DICOM: pydicom's own files against values computed here, and files that are refused."""
 
 import builtins
+import dataclasses
 import io
 import re
 import struct
@@ -219,6 +220,12 @@ def test_float_pixels_need_a_range(tmp_path):
     file = write_dicom(tmp_path / "a.dcm", values, FloatPixelData=values.tobytes(), **elements)
     with pytest.raises(BadImage, match=r"has decimal pixel values; train with --pixel-range"):
         read_image(file)
+    decided = Levels((0.0, 4095.0), range_is_decided=True)
+    with pytest.raises(BadImage, match=r"has decimal pixel values; train with --pixel-range"):
+        read_image(file, levels=decided)
+    # A window says as much of floats as of integers.
+    shown = read_image(file, levels=dataclasses.replace(decided, dicom_window="0.5,3"))
+    assert (shown.min(), shown.max()) == (0, 255)
     image = read_image(file, levels=Levels((-1.0, 1.0)))
     expected = ((values.astype(float) + 1) / 2).clip(0, 1) * 255
     assert np.abs(image[..., 0] - expected).max() <= 0.5 + 1e-4
@@ -231,6 +238,10 @@ def test_float_pixels_need_a_range(tmp_path):
         ({"Rows": 0}, "is DICOM without an image; leave it out"),
         ({"NumberOfFrames": 3}, "has 3 frames, a volume; save each slice"),
         ({"PhotometricInterpretation": "CMYK"}, "has the colours CMYK; save it as RGB"),
+        (
+            {"PhotometricInterpretation": None},
+            "is DICOM that does not tell its colours (PhotometricInterpretation); add this element",
+        ),
         ({"PixelData": GREY.tobytes()[:-2]}, "damaged DICOM; fetch it again"),
         ({"RescaleSlope": "0", "RescaleIntercept": "0"}, "damaged DICOM; fetch it again"),
     ],

@@ -12,7 +12,7 @@ import pytest
 
 from foldblend.errors import BadImage, UserError
 from foldblend.images import Levels, check_images, find_values, read_image
-from foldblend.levels import BACKGROUNDS, covering, parse_range, parse_window, scaled
+from foldblend.levels import AS_BEFORE, BACKGROUNDS, covering, parse_range, parse_window, scaled
 from tests.makers.tiffs import packed
 
 RNG = np.random.default_rng(0)
@@ -81,6 +81,30 @@ def test_floats_are_linear_in_the_range_and_need_one(tmp_path, dtype, shape):
     for found in (check_images(table), find_values(table)):
         assert isinstance(found[0], BadImage)
         assert re.match(text, str(found[0]))
+
+
+def test_a_range_decided_on_integers_is_not_one_of_floats(tmp_path):
+    decided = Levels((0, 4095), range_is_decided=True)
+    file = written(tmp_path / "a.tif", np.ones((9, 8), np.float32))
+    text = re.escape(f"{file}: has decimal pixel values; train with --pixel-range LOW,HIGH")
+    with pytest.raises(BadImage, match=text):
+        read_image(file, levels=decided)
+    table = pd.DataFrame({"path": [str(file)]})
+    for check in (check_images, find_values):
+        assert re.match(text, str(check(table, levels=decided)[0]))
+    # Integers have the pixels of the same range typed, under the same name in caches.
+    typed = Levels((0, 4095))
+    file = written(tmp_path / "a.png", RNG.integers(0, 5000, (9, 8), dtype=np.uint16))
+    assert np.array_equal(read_image(file, levels=decided), read_image(file, levels=typed))
+    assert decided.key == typed.key
+    assert decided != typed
+
+
+def test_records_without_a_word_on_the_range_have_a_typed_one():
+    old = {"pixel_range": [0, 4095], "dicom_window": "full", "background": "white"}
+    assert Levels.of_record(old) == Levels((0, 4095), background="white")
+    assert Levels.of_record(old | {"range_is_decided": True}).range_is_decided
+    assert Levels.of_record({}) == AS_BEFORE
 
 
 def test_nan_is_named(tmp_path):

@@ -76,6 +76,29 @@ def test_floats_with_alpha_are_read_and_those_in_planes_are_not(tmp_path, backgr
             read_image(file, levels=levels)
 
 
+@pytest.mark.parametrize(
+    ("number", "name"), [(34925, "LZMA"), (50000, "Zstandard"), (34887, "LERC"), (50001, "WebP")]
+)
+def test_a_compression_that_is_not_read_is_named(tmp_path, number, name):
+    file = tmp_path / "a.tif"
+    for bits, form in ((16, 1), (32, 3)):
+        file.write_bytes(tiff_of([b"(\xb5/\xfd"], GREY.shape, bits, t259=number, t339=form))
+        text = rf"a\.tif: is a TIFF compressed with {name}; save it with LZW or without"
+        with pytest.raises(BadImage, match=text):
+            read_image(file, levels=Levels((0, 1)))
+
+
+def test_cmyk_of_16_bits_is_named(tmp_path):
+    file = tmp_path / "a.tif"
+    inks = np.dstack([COLOUR, GREY])
+    file.write_bytes(tiff_of([inks.tobytes()], inks.shape, 16, t262=5))
+    [found] = check_images(pd.DataFrame({"path": [str(file)]}), levels=RANGE)
+    assert str(found).startswith(f"{file}: has CMYK colours of 16 bits; save it as RGB")
+    inks = (inks >> 4).astype(np.uint8)
+    file.write_bytes(tiff_of([inks.tobytes()], inks.shape, 8, t262=5))
+    assert read_image(file).shape == (30, 20, 3)
+
+
 def test_floats_of_pfm_need_a_range(tmp_path):
     file = tmp_path / "a.pfm"
     values = (GREY / 4095).astype("<f4")

@@ -63,7 +63,7 @@ PLAIN = np.full((9, 9), 200, np.uint8)
 def test_the_smallest_depth_that_holds_all_training_images(monkeypatch, tmp_path, peaks, high):
     train = [*map(values_up_to, peaks), PLAIN]
     found, lines = loaded(monkeypatch, tmp_path, train)
-    assert found.levels == Levels((0, high), background="white")
+    assert found.levels == Levels((0, high), background="white", range_is_decided=True)
     assert found.needs_levels
     many = "1 training image" if len(peaks) == 1 else f"{len(peaks)} training images"
     assert lines == [f"Pixel values from 0 to {high} become 0 to 255 ({many} of over 8 bits)."]
@@ -77,7 +77,15 @@ def test_a_range_decided_on_integers_is_not_used_for_floats(monkeypatch, tmp_pat
     with pytest.raises(UserError, match=text):
         loaded(monkeypatch, tmp_path, train, test)
     found, _ = loaded(monkeypatch, tmp_path, train, test, pixel_range="0,4095")
-    assert found.levels.pixel_range == (0, 4095)
+    assert found.levels == Levels((0, 4095), background="white")
+    # Values that a run with a typed range has found do not let the image pass.
+    remembered = {}
+    manifest = load.load_manifest(DataConfig())
+    load_data(DataConfig(pixel_range="0,4095"), lambda line: None, remembered=remembered)
+    assert len(remembered) == 2
+    assert manifest.test is not None
+    with pytest.raises(UserError, match=text):
+        load_data(DataConfig(), lambda line: None, remembered=remembered)
 
 
 def test_test_images_do_not_count_and_are_clipped(monkeypatch, tmp_path):

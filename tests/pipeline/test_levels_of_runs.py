@@ -108,6 +108,7 @@ def test_the_range_is_recorded_and_later_images_are_read_with_it(run, deep):
     assert (
         record["bits"] == "8; values of more bits: 0 to 4095 become 0 to 255, rounded and clipped"
     )
+    assert record["range_is_decided"] is True
     assert run.settings["pixel_range"] == "0,4095"
     assert "pixel values" in run.info["run_key"]
     found_NC = as_tested(run, deep)
@@ -154,11 +155,47 @@ def test_tta_and_exports_use_the_range(run, deep, tmp_path):
     pd.testing.assert_frame_equal(*found, check_exact=True)
 
 
+def test_floats_are_refused_by_a_range_that_was_decided_on_integers(run, deep, tmp_path):
+    """Those from 0 to 1 would be black; a run whose range was typed takes them."""
+    file = tmp_path / "a.tif"
+    values = values_of(0)
+    cv2.imwrite(str(file), (values / 4095).astype(np.float32))
+    exported = fb.export_model(run.path, tmp_path / "run.zip", say=quiet)
+    assert (
+        run_tta.main([str(run.path), "--views", "identity,hflip", "--name", "turned", "--no-page"])
+        == 0
+    )
+    turned = run.path.with_name("turned")
+    text = re.escape(f"{file}: has decimal pixel values; train with --pixel-range LOW,HIGH")
+    for one in (run.path, exported, turned):
+        with pytest.raises(UserError, match=text):
+            fb.predict(one, [str(file)], say=quiet)
+        # Integers in memory and beside it are predicted.
+        assert len(fb.predict(one, [values], say=quiet)) == 1
+        images = [str(file), str(deep / "00.png")]
+        assert len(fb.predict(one, images, on_bad_image="skip", say=quiet)) == 1
+    # A run from before this was recorded goes on as it did, as one with a typed range.
+    old = tmp_path / "old"
+    shutil.copytree(run.path, old)
+    info = json.loads((old / "run.json").read_text())
+    del info["preprocess"]["range_is_decided"]
+    (old / "run.json").write_text(json.dumps(info))
+    assert len(fb.predict(old, [str(file)], say=quiet)) == 1
+
+
+def test_whether_the_range_was_decided_outlasts_a_repeated_command(run, deep):
+    before = (run.path / "run.json").read_bytes()
+    again = cross_validated(deep, run.path.parent)
+    assert again.info["preprocess"]["range_is_decided"] is True
+    assert (run.path / "run.json").read_bytes() == before
+
+
 def test_another_range_is_another_run_with_another_cache(run, deep, capsys):
     assert run_cv.main(command(deep, run.path.parent, "run", "--pixel-range", "0,2000")) == 2
     assert "was made with another --pixel-range, --dicom-window or" in capsys.readouterr().err
     other = cross_validated(deep, run.path.parent, "other", "--pixel-range", "0,2000")
     assert other.info["preprocess"]["pixel_range"] == [0, 2000]
+    assert other.info["preprocess"]["range_is_decided"] is False
     assert not np.array_equal(run.logits(run.oof), other.logits(other.oof))
     as_tested(other, deep)
 
