@@ -1,7 +1,6 @@
-"""Predictions of other libraries as run folders: what is written, and what is refused."""
+"""Predictions of other libraries as run folders: what is written."""
 
 import json
-import re
 
 import cv2
 import numpy as np
@@ -10,29 +9,11 @@ import pytest
 
 import foldblend as fb
 import import_run as script
-from ensemble.align import align
-from foldblend.scores.metrics import softmax
 from folds.config import DataConfig
-from folds.data.demo import make_demo
 from folds.data.imported.known import read_known
 from folds.data.imported.rows import in_fold_order
 from folds.data.source import load_manifest
-from tests.makers.constants import ROOT, TINY
-from tests.makers.imports import CLASSES, write_tables
-from tests.makers.synthetic_runs import write_synthetic_run
-
-
-def quiet(_):
-    pass
-
-
-@pytest.fixture
-def tables(tmp_path):
-    return write_tables(tmp_path)
-
-
-def imported(tables, **settings):
-    return fb.import_run(say=quiet, **{**tables.write(), **settings})
+from tests.makers.imports import CLASSES, imported
 
 
 def test_logits_are_logarithms_of_the_probabilities_matched_by_image_and_class(tables):
@@ -189,22 +170,6 @@ def test_numbered_columns_need_the_classes_in_their_order(tables):
             imported(tables, name="x", columns=columns)
 
 
-def test_named_columns_are_not_overruled_by_other_names(tables):
-    assert imported(tables, columns=CLASSES).oof["logit_0"].notna().all()
-    words = "column 'cat' has the name of another class than the one given for it \\('owl'\\)"
-    with pytest.raises(fb.UserError, match=words):
-        imported(tables, name="swapped", columns=("owl", "dog", "cat"))
-
-
-def test_logits_beside_probabilities_are_refused(tables):
-    scores = np.log(tables.oof[[*CLASSES]]) + 1
-    tables.oof[[*CLASSES]] = scores
-    words = r"test_fold_0\.csv.* as probabilities do, but .*oof\.csv has logits"
-    with pytest.raises(fb.UserError, match=words):
-        imported(tables, kind="logits")
-    assert not (tables.folder / "outputs").exists()
-
-
 def test_equal_test_files_are_named(tables):
     tables.tests[2] = tables.tests[0].sample(frac=1, random_state=0)
     run = imported(tables)
@@ -290,194 +255,6 @@ def test_test_labels_are_scored(tables):
     assert run.report["test_score"]["num_images"] == 6
 
 
-def test_it_blends_with_a_run_on_the_same_data(tmp_path):
-    trained = fb.load(write_synthetic_run(tmp_path / "outputs/a", num_people=24, num_test=12))
-    oof = trained.oof[["image_id"]].join(
-        pd.DataFrame(trained.logits(trained.oof), columns=list(trained.classes))
-    )
-    tests = [
-        trained.test_fold(fold)[["image_id"]].join(
-            pd.DataFrame(trained.logits(trained.test_fold(fold)), columns=list(trained.classes))
-        )
-        for fold in range(5)
-    ]
-    same = fb.import_run(
-        oof, trained, test=tests, kind="logits", name="b", output=tmp_path / "outputs", say=quiet
-    )
-    pd.testing.assert_frame_equal(same.oof, trained.oof.astype(same.oof.dtypes.to_dict()))
-    assert same.ids_hash == trained.ids_hash
-    aligned = align([trained, same])
-    assert aligned.same_folds
-    assert aligned.test_folds == [0, 1, 2, 3, 4]
-    voted = fb.blend([trained, same], method="soft", name="ab", page=False, say=quiet)
-    for mine, theirs in ((voted.oof, trained.oof), (voted.test_fold(3), trained.test_fold(3))):
-        # The mean of two equal predictions is the same prediction.
-        proba_NC = softmax(trained.logits(theirs))
-        np.testing.assert_allclose(softmax(voted.logits(mine)), proba_NC, atol=1e-6)
-
-
-def test_methods_are_fitted_on_it_and_scored_by_nested_cross_validation(tables):
-    first = imported(tables)
-    second = imported(write_tables(tables.folder, seed=1), name="second")
-    both = fb.blend([first, second], name="both", page=False, say=quiet)
-    assert both.info["imported_runs"] == ["other", "second"]
-    assert "imported_means" not in both.info
-    assert not both.info["test_is_mean"]
-    text = (both.path / "report.txt").read_text(encoding="utf-8")
-    assert "nested cross-validation" in text
-    assert "stack" in text
-
-
-def test_a_mean_only_import_is_voted_on_and_it_is_said(tables):
-    whole = imported(tables, name="whole")
-    other = write_tables(tables.folder, seed=1)
-    mean = pd.concat(tables.tests).groupby("image_id", as_index=False).mean()
-    single = imported(other, name="mean", test=[mean])
-    assert single.info["test_is_mean"]
-    assert single.info["imported_means"] == ["mean"]
-    said = "test predictions are the mean over folds"
-    assert any(said in note for note in single.report["notes"])
-    assert said in (single.path / "report.txt").read_text(encoding="utf-8").replace("\n  ", " ")
-    # A temperature is fitted on single models too.
-    calibration = single.report["calibration"]
-    assert not calibration["applied"]
-    lines = []
-    blended = fb.blend([whole, single], name="voted", page=False, say=lines.append)
-    assert blended.info["about"].startswith("soft blend")
-    assert [one["weight"] for one in blended.info["members"]] == [0.5, 0.5]
-    assert "imported as their mean over folds" in " ".join(" ".join(lines).split())
-    assert any("mean were imported as their mean" in note for note in blended.report["notes"])
-    assert blended.info["imported_means"] == ["mean"]
-    for settings in ({"method": "weights"}, {"budget": "1x"}, {"drop_harmful": True}):
-        with pytest.raises(fb.UserError, match=r"test predictions of mean were imported"):
-            fb.blend([whole, single], name="fitted", page=False, say=quiet, **settings)
-    assert not (whole.path.parent / "fitted").exists()
-    # What the test set has not is no reason for a run without one.
-    tables.tests = []
-    without = imported(tables, name="without")
-    fb.blend([without, single], method="weights", name="oof", page=False, say=quiet)
-
-
-def test_runs_beside_it_that_differ_are_named(tables):
-    imported(tables)
-    tables.oof["fold"] = (tables.oof["fold"] + 1) % 4
-    lines = []
-    fb.import_run(say=lines.append, **{**tables.write(), "name": "shifted"})
-    warned = [line for line in lines if line.startswith("warning:") and "other folds" in line]
-    assert len(warned) == 1
-    assert "outputs/other" in warned[0]
-    lines.clear()
-    fb.import_run(say=lines.append, **{**tables.write(), "name": "single", "group_col": None})
-    assert any("has other group names for 24 images" in line for line in lines)
-    lines.clear()
-    reordered = {"name": "order", "class_order": "owl,cat,dog"}
-    fb.import_run(say=lines.append, **{**tables.write(), **reordered})
-    assert any("classes in another order" in line for line in lines)
-
-
-def test_commands_that_need_models_say_that_there_are_none(tables):
-    run = imported(tables)
-    with pytest.raises(fb.UserError, match="other: was imported and has no models"):
-        fb.run_tta(run.path, say=quiet)
-    with pytest.raises(fb.UserError, match="other: was imported and has no models"):
-        fb.predict(run, [])
-    blended = fb.blend([run], name="blended", page=False, say=quiet)
-    with pytest.raises(fb.UserError, match=r"no models.*blend the other members of .*blended"):
-        fb.export_model(blended, tables.folder / "model.zip")
-    for one in (run, blended):
-        text = (one.path / "report.txt").read_text(encoding="utf-8")
-        assert "predict.py" not in text
-        assert "New images cannot be predicted" in text
-
-
-def _with(column, row, value):
-    def change(tables):
-        tables.oof[column] = tables.oof[column].astype(object)
-        tables.oof.loc[row, column] = value
-
-    return change
-
-
-def _straddling(tables):
-    tables.oof.loc[0, "fold"] = 3
-
-
-def _renamed(tables):
-    tables.oof = tables.oof.rename(columns={"owl": "bird"})
-
-
-def _surplus(tables):
-    tables.oof["bird"] = 0.1
-
-
-def _twice(tables):
-    tables.oof = pd.concat([tables.oof, tables.oof.iloc[[4]]])
-
-
-def _other_test(tables):
-    tables.tests[2] = tables.tests[2].assign(
-        image_id=tables.tests[2]["image_id"].replace("new/5.jpg", "new/9.jpg")
-    )
-
-
-def _shuffled(tables):
-    tables.oof["label"] = tables.labels["label"].to_numpy()[::-1]
-
-
-def _percent(tables):
-    columns = ["cat", "dog", "owl"]
-    tables.oof[columns] = tables.oof[columns] * 100
-
-
-def _mixed_label(tables):
-    tables.settings["score_by"] = "group"
-
-
-BAD = {
-    "missing": (
-        lambda tables: setattr(tables, "oof", tables.oof.drop(index=[5, 6])),
-        r"oof\.csv: no row for 2 images of .*train\.csv \(pets/05\.jpg, pets/06\.jpg\)",
-    ),
-    "unknown": (_with("image_id", 7, "x.jpg"), r"oof\.csv: line 9: 1 row of images that .*x\.jpg"),
-    "twice": (_twice, r"'pets/04\.jpg' occurs more than once, in line 6, 26"),
-    "straddling": (_straddling, r"group owner0 is in more than one fold \(line 2, 3, 4\)"),
-    "nan": (_with("dog", 3, "nan"), r"column 'dog' is 'nan' in line 5, not a finite number"),
-    "inf": (_with("dog", 3, "inf"), r"column 'dog' is 'inf' in line 5"),
-    "text": (_with("dog", 3, "0,5"), r"no column 'dog'|column 'dog' is '0,5' in line 5"),
-    "blank": (_with("dog", 3, ""), r"column 'dog' is '' in line 5"),
-    "negative": (_with("dog", 3, -0.1), r"line 5 \(pets/03\.jpg\) has -0\.1.*--kind logits"),
-    "sum": (_with("dog", 3, 0.999), r"line 5 \(pets/03\.jpg\) sums to .*--kind logits"),
-    "percent": (_percent, r"divide percentages by 100"),
-    "classes": (_renamed, r"no column 'owl', and the classes are 'cat', 'dog', 'owl'; it has"),
-    "surplus": (_surplus, r"'bird' holds numbers but is no class"),
-    "fold": (_with("fold", 3, "a"), r"column 'fold' is 'a' in line 5; write a whole number"),
-    "no_fold": (
-        lambda tables: setattr(tables, "oof", tables.oof.drop(columns="fold")),
-        r"has no column 'fold'",
-    ),
-    "one_fold": (lambda tables: tables.oof.update({"fold": [0] * 24}), r"has only one fold"),
-    "test_ids": (_other_test, r"test_fold_2\.csv: line 7: 1 row of images that .*test_fold_0\.csv"),
-    "test_number": (lambda tables: tables.tests.pop(), r"--test: 3 files for 4 models"),
-    "no_images": (
-        lambda tables: setattr(tables, "oof", tables.oof.rename(columns={"image_id": "x"})),
-        r"no column 'image_id'; it has",
-    ),
-    "shuffled": (_shuffled, r"line 2: column 'label' is 'owl', but .*has 'cat' for pets/00\.jpg"),
-    "empty": (lambda tables: setattr(tables, "oof", tables.oof.iloc[:0]), r"oof\.csv.*no rows"),
-    "score_by": (_mixed_label, r"--score-by group: group owner0 has images of more than one"),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_bad_tables_are_refused_with_file_and_line_before_anything_is_written(name, tables):
-    change, message = BAD[name]
-    change(tables)
-    with pytest.raises(fb.UserError, match=message) as caught:
-        imported(tables)
-    assert "\n" not in str(caught.value)
-    assert not (tables.folder / "outputs").exists()
-
-
 def test_the_command_does_the_same_as_the_function(tables, command_of):
     command = command_of(script.main)
     given = tables.write()
@@ -496,55 +273,3 @@ def test_the_command_does_the_same_as_the_function(tables, command_of):
         "--class-order"
     )
     assert not (tables.folder / "outputs/x").exists()
-
-
-def test_flags_of_the_data_have_no_effect_on_a_run(tables):
-    first = imported(tables)
-    with pytest.raises(fb.UserError, match=re.escape("--group-col: without effect")):
-        imported(tables, name="x", labels=first.path)
-
-
-def _python_blocks(title):
-    """Return the code of the recipes of docs/importing.md: what all share, and one by its title."""
-    text = (ROOT / "docs/importing.md").read_text(encoding="utf-8")
-    shared, *others = text.partition("## Recipes")[2].split("\n### ")
-    own = next(one for one in others if one.startswith(title))
-    code = "".join(re.findall(r"```python\n(.*?)```", shared + own, flags=re.DOTALL))
-    return code, re.findall(r"```\n(python import_run.*?)\n```", own, flags=re.DOTALL)
-
-
-@pytest.mark.slow
-def test_the_recipe_for_scikit_learn_blends_with_a_trained_run(
-    tmp_path, monkeypatch, cv_command, command_of
-):
-    make_demo()
-    manifest = load_manifest(DataConfig(data="demo"))
-    small = manifest.train[manifest.train["group"].isin(manifest.train["group"].unique()[:24])]
-    words = [manifest.classes[one].partition(",")[0] for one in small["label"]]
-    table = pd.DataFrame({"image": small["path"], "label": words, "person": small["group"]})
-    table.to_csv(tmp_path / "train.csv", index=False)
-    pd.DataFrame({"image": manifest.test["path"][:20]}).to_csv(tmp_path / "test.csv", index=False)
-    monkeypatch.chdir(tmp_path)
-    flags = ["--csv", "train.csv", "--test-csv", "test.csv", "--group-col", "person"]
-    done = cv_command(*flags, "--backbone", "test_resnet", "--name", "RUN", *TINY)
-    assert done.code == 0, done.err
-    code, [command] = _python_blocks("scikit-learn")
-    exec(compile(code, "importing.md", "exec"), {})
-    files = " ".join(sorted(one.name for one in tmp_path.glob("sk_test_fold_*.csv")))
-    argv = command.replace("sk_test_fold_*.csv", files).split()[2:]
-    assert command_of(script.main)(*argv, "--no-page").code == 0
-    trained = fb.load("outputs/RUN")
-    other = fb.load("outputs/sk")
-    assert other.ids_hash == trained.ids_hash
-    assert align([trained, other]).same_folds
-    both = fb.blend([trained, other], name="both", page=False, say=quiet)
-    assert both.info["num_test_folds"] == 2
-    assert not both.info["test_is_mean"]
-    assert "nested cross-validation" in (both.path / "report.txt").read_text(encoding="utf-8")
-    # A network after one epoch from random weights is worse than thumbnails.
-    assert other.report["headline"]["value"] > trained.report["headline"]["value"]
-    # The labels' table gives the same run, but for the folds' file.
-    of_table = fb.import_run(
-        "sk_oof.csv", "train.csv", group_col="person", name="table", page=False, say=quiet
-    )
-    pd.testing.assert_frame_equal(of_table.oof, other.oof)

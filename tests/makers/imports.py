@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-__all__ = ["Tables", "write_tables"]
+import foldblend as fb
+
+__all__ = ["CLASSES", "Tables", "imported", "quiet", "write_tables"]
 
 CLASSES = ("cat", "dog", "owl")
 
@@ -72,3 +74,12 @@ def write_tables(folder: Path, *, seed: int = 0) -> Tables:
     test_ids = [f"new/{index}.jpg" for index in range(6)]
     tests = [_proba(test_ids, np.arange(6) % 3, rng) for _ in range(4)]
     return Tables(folder, labels, oof, tests)
+
+
+def quiet(_: str) -> None:
+    """Take a line of output, and show nothing."""
+
+
+def imported(tables: Tables, **settings: Any) -> fb.Run:
+    """Write the tables and return the run that is imported from them."""
+    return fb.import_run(say=quiet, **{**tables.write(), **settings})
