@@ -207,10 +207,9 @@ def _count_line(manifest: Manifest, groups: list[tuple[str, ...]]) -> str:
     num = sum(bool(one) for one in groups)
     what = f"{counted(len(groups), 'image')} {'is' if len(groups) == 1 else 'are'}"
     line = f"{what} for training only and never scored"
-    if num:
-        share, are = ("shares", "is") if num == 1 else ("share", "are")
-        line += (
-            f"; {num:,} of them, which {share} a {manifest.group_name} with scored images or {are}"
-            f" the same as one, {are} left out of training where these are held out"
-        )
-    return line
+    if not num:
+        return line
+    share, are = ("shares", "is") if num == 1 else ("share", "are")
+    shares = f"{share} a {manifest.group_name} with scored images or {are} the same as one"
+    which = f"it {shares}, and" if len(groups) == 1 else f"{num:,} of them, which {shares},"
+    return f"{line}; {which} {are} left out of training where these are held out"

@@ -93,14 +93,15 @@ def test_runs_beside_it_that_differ_are_named(tables):
     fb.import_run(say=lines.append, **{**tables.write(), "name": "shifted"})
     warned = [line for line in lines if line.startswith("warning:") and "other folds" in line]
     assert len(warned) == 1
-    assert "outputs/other" in warned[0]
+    assert "outputs/other has other folds" in warned[0]
     lines.clear()
     fb.import_run(say=lines.append, **{**tables.write(), "name": "single", "group_col": None})
-    assert any("has other group names for 24 images" in line for line in lines)
+    [warned] = [line for line in lines if "other group names for 24 images" in line]
+    assert re.search(r"outputs/other, .*outputs/shifted have other group names", warned)
     lines.clear()
     reordered = {"name": "order", "class_order": "owl,cat,dog"}
     fb.import_run(say=lines.append, **{**tables.write(), **reordered})
-    assert any("classes in another order" in line for line in lines)
+    assert any("have the classes in another order" in line for line in lines)
 
 
 def test_commands_that_need_models_say_that_there_are_none(tables):

@@ -141,6 +141,24 @@ def test_a_row_of_a_scored_group_is_left_out_where_the_group_is(data):
     assert not {*learnt["group"]} & {"p0", "p2"}
 
 
+def test_the_note_on_images_for_training_only_agrees_in_number(data):
+    def note(groups):
+        table = [(f"{index + 18:03d}.png", "cat", group) for index, group in enumerate(groups)]
+        return load(data, **extra(data, table))[0].notes[0]
+
+    end = "left out of training where these are held out"
+    shared = "group with scored images or {} the same as one"
+    none = "for training only and never scored"
+    assert note(["new"]) == f"1 image is {none}"
+    assert note(["p0"]) == f"1 image is {none}; it shares a {shared.format('is')}, and is {end}"
+    assert note(["p0", "new"]) == (
+        f"2 images are {none}; 1 of them, which shares a {shared.format('is')}, is {end}"
+    )
+    assert note(["p0", "p1"]) == (
+        f"2 images are {none}; 2 of them, which share a {shared.format('are')}, are {end}"
+    )
+
+
 def test_groups_that_the_data_write_in_another_way_do_not_leak(data):
     table = [("018.png", "cat", "P0"), ("019.png", "cat", "new")]
     words = r"more\.csv \(--extra-csv\): groups: 'p0' \(the data\) and 'P0' \(line 2\) are the same"

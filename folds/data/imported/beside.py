@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -42,12 +42,12 @@ def _same_cells(mine: pd.DataFrame, theirs: pd.DataFrame, column: str) -> np.nda
 
 
 def _differs(run: Run, known: KnownData, fold_RN: np.ndarray) -> str | None:
-    """Return in what a run of the same images differs, or None."""
+    """Return what a run of the same images has that differs, or None."""
     if set(run.classes) != set(known.classes):
         return None
     if run.classes != known.classes:
         return (
-            "has the classes in another order, so the two cannot be blended; pass --class-order"
+            "the classes in another order and cannot be blended with this run; pass --class-order"
             " as it was passed there"
         )
     rows = run.table("oof", ROW_COLUMNS)
@@ -59,14 +59,14 @@ def _differs(run: Run, known: KnownData, fold_RN: np.ndarray) -> str | None:
         same_N = _same_cells(known.train, first, column)
         if not same_N.all():
             return (
-                f"has other {what} for {counted(int((~same_N).sum()), 'image')}, so the two cannot"
-                f" be blended; {cure}"
+                f"other {what} for {counted(int((~same_N).sum()), 'image')} and cannot be blended"
+                f" with this run; {cure}"
             )
     own_N = known.train.assign(fold=fold_RN[0])
     # Folds are compared by their numbers, as a blend does.
     if not _same_cells(own_N, first, "fold").all():
         return (
-            "has other folds, so the two can only be combined by votes; train both on the same"
+            "other folds and can only be combined with this run by votes; train both on the same"
             f" folds: --folds {run.path}"
         )
     return None
@@ -97,8 +97,7 @@ def differences(folder: Path, name: str, known: KnownData, fold_RN: np.ndarray) 
             continue
         if why is not None:
             reasons.setdefault(why, []).append(run.path)
-    return [f"{_named(paths)} {why}" for why, paths in reasons.items()]
-
-
-def _named(paths: Sequence[Path]) -> str:
-    return listed(paths)
+    return [
+        f"{listed(paths)} {'has' if len(paths) == 1 else 'have'} {why}"
+        for why, paths in reasons.items()
+    ]
