@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,10 @@ from foldblend.levels import Levels, Range, covering, over, scaled
 from foldblend.limits import MOST_PIXELS
 
 __all__ = ["Values", "decode", "decode_rgb", "values_key", "values_of"]
+
+# Our errors name the file, and OpenCV's messages do not.
+if "OPENCV_LOG_LEVEL" not in os.environ:
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 NO_MEMORY = -4  # code of OpenCV's error
 DEEP = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR

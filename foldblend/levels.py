@@ -72,7 +72,7 @@ class Levels:
 
     @property
     def takes_decimals(self) -> bool:
-        """Whether the range is for decimal values too.
+        """Tell whether the range is for decimal values too.
 
         One that was decided on integers says nothing of them: those from 0 to 1 would be black.
         """

@@ -11,7 +11,8 @@ import numpy as np
 
 from foldblend.cli import Say
 from foldblend.errors import BadImage, UserError, counted, listed
-from foldblend.images import Checked, Values, check_images
+from foldblend.image_checks import Checked, check_images
+from foldblend.image_values import Values
 from folds.config import DataConfig
 from folds.data.duplicates import (
     IN_TEST,

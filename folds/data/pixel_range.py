@@ -10,8 +10,9 @@ import pandas as pd
 
 from foldblend.cli import Say
 from foldblend.errors import BadImage, counted, listed
-from foldblend.images import Checked, Levels, Values, find_values
-from foldblend.levels import AS_BEFORE, Range, parse_range
+from foldblend.image_checks import Checked, find_values
+from foldblend.image_values import Values
+from foldblend.levels import AS_BEFORE, Levels, Range, parse_range
 from folds.config import DataConfig
 from folds.data.manifest import Manifest
 

@@ -124,7 +124,9 @@ def test_known_images_are_hashed_but_not_decoded(tmp_path, image, monkeypatch):
     content = [one.content for one in found]
     assert image_key(content[0], None) != image_key(content[0], (0, 0, 9, 9))
     decoded = []
-    monkeypatch.setattr("foldblend.images._check_bytes", lambda path, *_: decoded.append(path))
+    monkeypatch.setattr(
+        "foldblend.image_checks._check_bytes", lambda path, *_: decoded.append(path)
+    )
     assert check_images(table, known={image_key(content[0], None)}) == found
     assert decoded == [table["path"][1]]
 

@@ -363,7 +363,7 @@ def test_a_later_run_decodes_only_new_images(tables, tmp_path, tiny_layout, monk
     opened((train,), tmp_path, "disk")
     assert decoded == [train["path"].iloc[-1]]
     known = known_keys(tmp_path / "pictures")
-    monkeypatch.setattr("foldblend.images.decode", None)
+    monkeypatch.setattr("foldblend.image_checks.decode", None)
     monkeypatch.setattr("foldblend.image_values.decode", None)
     assert (
         load_data(DataConfig(data=str(tiny_layout)), lambda _: None, _with_test(known, tables))[0]

@@ -31,7 +31,9 @@ def test_checked_images_are_known_with_their_boxes(table, tmp_path, monkeypatch)
     keep_checked((table.iloc[:2], table.iloc[1:3]), cache)
     assert len(checked_keys(cache)) == 3
     checked = []
-    monkeypatch.setattr("foldblend.images._check_bytes", lambda path, *_: checked.append(path))
+    monkeypatch.setattr(
+        "foldblend.image_checks._check_bytes", lambda path, *_: checked.append(path)
+    )
     check_images(table, checked_keys(cache))
     check_images(table.assign(box=None), checked_keys(cache))
     # Threads check the images of a call in any order.
@@ -52,7 +54,7 @@ def test_a_run_notes_what_it_checked(tiny_layout, tmp_path, monkeypatch):
 
     def checked(**more):
         count = []
-        monkeypatch.setattr("foldblend.images._check_bytes", lambda *_: count.append(1))
+        monkeypatch.setattr("foldblend.image_checks._check_bytes", lambda *_: count.append(1))
         prepare(make_config(**settings, output=str(tmp_path), **more), lambda _: None)
         return len(count)
 

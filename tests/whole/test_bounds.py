@@ -139,7 +139,7 @@ def long_file(path, start, size=2**29):
     ],
 )
 def test_a_large_file_is_refused_by_its_header(tmp_path, monkeypatch, start, message):
-    monkeypatch.setattr("foldblend.images.read_bounded", None)
+    monkeypatch.setattr("foldblend.image_contents.read_bounded", None)
     file = long_file(tmp_path / "a.jpg", start)
     with pytest.raises(BadImage, match=message):
         read_image(file)
