@@ -106,7 +106,8 @@ def place(tmp_path, tiny_layout, tiny_runs, monkeypatch):
     patients = table.assign(label=np.where(number_N % 2, "naevus", "melanoma"))
     for name in ("patients.csv", "train.csv"):
         patients.to_csv(name, index=False)
-    write_predictions("", images, number_N // 2 % 2, images[:6], ["melanoma", "naevus"], rng)
+    held = [f"new/{number}.png" for number in range(6)]
+    write_predictions("", images, number_N // 2 % 2, held, ["melanoma", "naevus"], rng)
     write_images(
         tmp_path,
         [
