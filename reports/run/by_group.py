@@ -15,7 +15,7 @@ __all__ = ["by_group_section", "other_score", "values_by_group"]
 Report = Mapping[str, Any]
 
 POOLED = {
-    MEAN: "the logits of all images of the group are averaged",
+    MEAN: "the logits of all images of the {group} are averaged",
     "max": "the image with the least probability of the first class decides on that class",
     "noisy-or": "any image may show a class other than the first, independently of the others",
 }
@@ -54,7 +54,7 @@ def by_group_section(report: Report) -> dict[str, Any] | None:
     if on_test is not None:
         header = ["labelled test images", *header[1:]]
         blocks.append(table_block(header, _rows(on_test["scores"])))
-    pooled = POOLED.get(found["pool"], found["pool"])
+    pooled = POOLED.get(found["pool"], found["pool"]).format(group=group)
     text = f"By {group}: {pooled}. In brackets: {report['interval']}."
     mixed = [one for one in found["scores"] if one["mixed"] is not None]
     if mixed:
