@@ -1,4 +1,4 @@
-"""Levels of a run: what becomes of values of more than 8 bits, and of transparency."""
+"""Levels of a run: how it treats values of more than 8 bits, and transparency."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Evidence:
 
         For a metric by group, rows become groups: each member's probabilities, at its temperature,
         are pooled over the images of a group. Then the temperatures are 1. Otherwise nothing
-        changes. Methods that search for the best score do so on these rows.
+        changes. Greedy selection searches on these rows, which are fewer.
 
         Parameters
         ----------
