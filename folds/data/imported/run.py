@@ -121,7 +121,7 @@ def _import(
     open_derived(folder, "import", key, overwrite=config.overwrite, look=True)
     with lock_folder(folder):
         open_derived(folder, "import", key, overwrite=config.overwrite)
-        run = _write(folder, found, config)
+        run = _write(folder, found, config, key)
         finish(run, page=config.page, report=config.report, say=say)
     return run
 
@@ -151,7 +151,7 @@ def _key(found: Imported, config: ImportConfig) -> str:
     return digest.hexdigest()
 
 
-def _write(folder: Path, found: Imported, config: ImportConfig) -> Run:
+def _write(folder: Path, found: Imported, config: ImportConfig, run_key: dict[str, str]) -> Run:
     """Write the run folder, except its report."""
     known = found.known
     form = known.form(found.test_ids, config.data) if found.tests else None
@@ -163,7 +163,7 @@ def _write(folder: Path, found: Imported, config: ImportConfig) -> Run:
     raised = found.made.floor
     info: dict[str, Any] = {
         "kind": "import",
-        "run_key": {"import": _key(found, config)},
+        "run_key": run_key,
         "imported": {
             "files": found.files,
             "values": found.made.values,
