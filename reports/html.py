@@ -14,12 +14,15 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from reports.glossary import WORDS, marked, term
+from reports.strips import axis_html, strip_html
+
 __all__ = ["json_data", "render_page", "thumbnail"]
 
 
 @cache
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("reports"),
         autoescape=True,
         # A misspelt name in a template is an error; by default it would be an empty text.
@@ -27,6 +30,9 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals |= {"strip": strip_html, "axis": axis_html, "term": term, "words": WORDS}
+    environment.filters["marked"] = marked
+    return environment
 
 
 def json_data(value: Any) -> Markup:

@@ -171,7 +171,7 @@ def report_page(
         steps=steps,
         matrices=_matrices(report),
         calibration=calibration_sentences(report["calibration"]),
-        reliability=reliability(report["calibration"]["bins"]),
+        reliability=reliability({"out of fold": report["calibration"]["bins"]}),
         curves=_curve_figures(report),
         test_figure=_test_figure(report),
         suspects=_suspects(report, images.thumbnails),
