@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -13,11 +14,13 @@ from filelock import FileLock, Timeout
 
 from foldblend.errors import UserError
 
-__all__ = ["hold"]
+__all__ = ["hold", "is_held"]
 
 
 @contextlib.contextmanager
-def hold(file: Path, *, wait: Callable[[], object] | None = None) -> Iterator[None]:
+def hold(
+    file: Path, *, wait: Callable[[], object] | None = None, patience: float = 0
+) -> Iterator[None]:
     """Hold an exclusive lock on a file; the lock ends with the process, the file stays.
 
     Parameters
@@ -27,6 +30,8 @@ def hold(file: Path, *, wait: Callable[[], object] | None = None) -> Iterator[No
         link or a file with further names, is removed first, except a folder.
     wait
         Called once if another process holds the lock, before waiting for it.
+    patience
+        Seconds to wait before the lock counts as held: `is_held` may hold it for a moment.
 
     Raises
     ------
@@ -43,7 +48,7 @@ def hold(file: Path, *, wait: Callable[[], object] | None = None) -> Iterator[No
     lock = FileLock(file, fallback_to_soft=False)
     try:
         with _named(file):
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=patience, poll_interval=0.01)
     except Timeout:
         if wait is None:
             raise
@@ -55,6 +60,27 @@ def hold(file: Path, *, wait: Callable[[], object] | None = None) -> Iterator[No
     finally:
         with _named(file):
             lock.release()
+
+
+def is_held(file: Path) -> bool:
+    """Return whether a process holds the lock of a file; nothing is written or created.
+
+    The lock is shared for some microseconds, so two processes that look see the same.
+    """
+    try:
+        handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return False
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            return False
+        # The same call as filelock's, which locks exclusively.
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except OSError as error:
+        return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager

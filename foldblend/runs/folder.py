@@ -25,7 +25,7 @@ from foldblend.files import (
     write_bytes,
     write_with,
 )
-from foldblend.locks import hold
+from foldblend.locks import hold, is_held
 from foldblend.reading import read_json_file
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "ids_hash",
     "is_empty",
     "is_fold_locked",
+    "is_in_use",
     "lock_fold",
     "lock_folder",
     "logit_columns",
@@ -72,6 +73,8 @@ HASHED = (
 LOCK = ".lock"
 # A fold has a lock of its own, so that several processes can train folds of one run.
 FOLD_LOCK = ".lock-fold-"
+# Seconds in which another process that only looks at a lock has looked (see `is_held`).
+PATIENCE = 0.1
 SECTIONS = "sections"
 
 
@@ -222,7 +225,7 @@ def lock_fold(folder: Path, fold: int | str) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(hold(folder / f"{FOLD_LOCK}{fold}"))
+            stack.enter_context(hold(folder / f"{FOLD_LOCK}{fold}", patience=PATIENCE))
         except Timeout:
             raise UserError(
                 f"{folder}: another process is training fold {fold}; wait for it"
@@ -240,12 +243,13 @@ def drop_fold_locks(folder: Path) -> None:
 
 
 def is_fold_locked(folder: Path, fold: int) -> bool:
-    """Return whether a process has locked a fold of a run."""
-    try:
-        with hold(folder / f"{FOLD_LOCK}{fold}"):
-            return False
-    except Timeout:
-        return True
+    """Return whether a process has locked a fold of a run; nothing is written."""
+    return is_held(folder / f"{FOLD_LOCK}{fold}")
+
+
+def is_in_use(folder: Path) -> bool:
+    """Return whether a process has locked a run folder or one of its folds; nothing is written."""
+    return any(map(is_held, folder.glob(f"{LOCK}*")))
 
 
 @contextlib.contextmanager
@@ -277,7 +281,7 @@ def lock_folder(
     with contextlib.ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(hold(folder / LOCK, wait=wait))
+            stack.enter_context(hold(folder / LOCK, wait=wait, patience=PATIENCE))
         except Timeout:
             cure = f"wait for it or pass another {flags[1]}" if flags[1] else "wait for it"
             raise UserError(f"{folder}: another process is writing this run; {cure}") from None

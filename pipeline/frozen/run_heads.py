@@ -18,6 +18,7 @@ from foldblend.failures import check_room
 from foldblend.files import write_bytes
 from foldblend.runs.folder import check_there, file_hash, write_json, write_table
 from foldblend.scores.metrics import METRICS, softmax
+from pipeline.config.settings import flatten
 from pipeline.config.train import parse_l2
 from pipeline.fold_files import fold_record, start_fold, write_fold
 from pipeline.frozen.axes import own_scales, principal_axes
@@ -27,6 +28,7 @@ from pipeline.frozen.linear_heads import Head, fit_heads
 from pipeline.job import TrainingJob
 from pipeline.predict.compare import keep_reference, looks_of, rows_of_fold
 from pipeline.predict.reference import make_reference
+from pipeline.watch.tracking import attribute_scores, open_trackers, tracking_id
 from tta.merge import mean_logit
 
 __all__ = ["run_heads"]
@@ -147,6 +149,7 @@ def run_heads(job: TrainingJob, todo: Sequence[int]) -> dict[int, dict[str, Any]
                 shared=("backbone.safetensors",),
             )
             done[index] = _done(job, index, files, held, held_VNC, float(l2_K[fold]))
+            _track(job, index, held, held_VNC, done[index]["score"])
             if job.spec is not None:
                 done[index]["engine"] = features.engine
         each = shared + (time.perf_counter() - start) / len(wanted)
@@ -217,6 +220,32 @@ def _fit(
     )
     own_l2_K = l2_K * own_scales(rows_NX, weight_KN)
     return fit_heads(rows_NX, rows.label_N, weight_KN, own_l2_K, **common), l2_K, loss_KP
+
+
+def _track(
+    job: TrainingJob, index: int, held_N: np.ndarray, held_VNC: np.ndarray, score: float | None
+) -> None:
+    """Log the scores of a fold to TensorBoard and W&B, with the tags of a fold that is trained."""
+    metric = job.run.config.output.metric
+    label_N = job.run.manifest.train["label"].to_numpy()[held_N]
+    proba_NC = softmax(mean_logit(held_VNC))
+    main = float("nan") if score is None else score
+    with open_trackers(
+        job.folder / f"fold_{index}",
+        run_name=job.folder.name,
+        fold_title=f"fold_{index}",
+        run_id=tracking_id(job.folder.name, job.fold_key, index),
+        use_wandb=job.run.config.output.wandb,
+        purge_step=0,
+        say=job.say,
+    ) as trackers:
+        values = {
+            "val/f1_macro": METRICS["f1_macro"].score(label_N, proba_NC),
+            f"val/{metric}": main,
+            **attribute_scores(label_N, proba_NC, job.run.manifest.attributes),
+        }
+        trackers.scalars(values, 0)
+        trackers.hparams(flatten(job.run.config), {metric: main})
 
 
 def _done(

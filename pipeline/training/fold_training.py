@@ -285,6 +285,8 @@ class _FoldTraining:
             "lr": epoch.lr,
             "train_loss": epoch.train_loss,
             "images_per_s": epoch.images / max(epoch.seconds, 1e-9),
+            # Of all processes that trained the fold; readers of a running run need it.
+            "seconds": time.perf_counter() - self.start,
         }
         select = self.job.run.config.train.select
         if select != "last":

@@ -53,6 +53,9 @@ from reports.text import groups_of
 
 __all__ = ["suspects_csv", "write_report"]
 
+# Columns of log.csv that are of use while a run is running only.
+NOT_SHOWN = ("seconds",)
+
 
 def _baseline(arrays: OofArrays, attribute: Attribute) -> dict[str, Any]:
     """Return the score of guessing with one attribute given, and the run's difference to it."""
@@ -125,6 +128,7 @@ def _curves(run: Run) -> list[dict[str, Any]]:
             columns = {
                 str(name): [float(value) if np.isfinite(value) else None for value in log[name]]
                 for name in log
+                if name not in NOT_SHOWN
             }
             repeat, fold = divmod(index, num_folds)
             curves.append(

@@ -1,6 +1,7 @@
 """Files on disk: fast CSVs read as those of pandas, and nothing is lost or written elsewhere."""
 
 import errno
+import fcntl
 import io
 import os
 import shutil
@@ -23,7 +24,7 @@ from foldblend.files import (
     write_bytes,
     write_with,
 )
-from foldblend.locks import hold
+from foldblend.locks import hold, is_held
 from foldblend.runs.folder import clear_folder, sweep, write_table
 
 PLAIN = pd.DataFrame({"image_id": ["a/1.jpg", "b/2.jpg"], "label": [3, 0], "proba": [1e-12, 1 / 3]})
@@ -294,6 +295,37 @@ def test_a_lock_that_is_held_stays_when_it_gets_a_further_name(tmp_path):
             pass
     with hold(tmp_path / "lock"):
         assert (tmp_path / "lock").stat().st_nlink == 1
+
+
+def test_a_look_at_a_lock_writes_nothing_and_ends_at_once(tmp_path):
+    lock = tmp_path / "lock"
+    assert not is_held(lock)
+    assert not [*tmp_path.iterdir()]
+    with hold(lock):
+        assert is_held(lock)
+    assert not is_held(lock)
+    with hold(lock):
+        pass
+    for kind in ("link", "pipe"):
+        put(tmp_path / kind, kind, tmp_path / "elsewhere")
+        assert not is_held(tmp_path / kind)
+    assert not is_held(tmp_path)
+    assert not is_held(tmp_path / "nul\0")
+
+
+def test_a_lock_waits_for_another_process_that_only_looks(tmp_path):
+    lock = tmp_path / "lock"
+    lock.touch()
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        with pytest.raises(Timeout), hold(lock):
+            pass
+        release = threading.Timer(0.05, fcntl.flock, (file, fcntl.LOCK_UN))
+        release.start()
+        # As long as the machine may be busy.
+        with hold(lock, patience=60):
+            assert is_held(lock)
+        release.join()
 
 
 def test_a_folder_in_the_place_of_a_lock_file_is_an_error(tmp_path):

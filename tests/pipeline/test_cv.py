@@ -146,7 +146,16 @@ def test_records(alpha):
         "cpu",
     )
     log = pd.read_csv(alpha.path / "fold_0" / "log.csv")
-    assert log.columns.tolist() == ["epoch", "lr", "train_loss", "images_per_s", "val_f1_macro"]
+    assert log.columns.tolist() == [
+        "epoch",
+        "lr",
+        "train_loss",
+        "images_per_s",
+        "seconds",
+        "val_f1_macro",
+    ]
+    # A report has no use for the time of an epoch.
+    assert "seconds" not in alpha.report["curves"][0]
 
 
 def test_report_describes_the_oof_rows(alpha):

@@ -9,10 +9,12 @@ import pytest
 import safetensors.torch
 import torch
 from sklearn.linear_model import LogisticRegression
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from foldblend.errors import UserError
 from foldblend.runs.costs import picture_seconds
 from foldblend.runs.run import Run
+from foldblend.scores.metrics import METRICS, softmax
 from folds.config import DataConfig
 from folds.data.layout import read_layout
 from folds.data.load import load_data
@@ -27,6 +29,7 @@ from pipeline.frozen.choose_l2 import choose_l2
 from pipeline.frozen.features import Backbone, Features
 from pipeline.frozen.linear_heads import fit_heads
 from pipeline.models.backbones import build_model, check_backbone, preprocess_of
+from pipeline.watch.tracking import attribute_scores
 from tests.makers.constants import TINY
 from tests.makers.jobs import fake_job
 from tta.views.names import VIEWS
@@ -223,6 +226,25 @@ def test_run_folder(run, alpha):
         (run.path / "report.txt").read_text().split()
     )
     assert json.loads((run.path / "fold_1" / "done.json").read_text())["l2"] == 0.3
+
+
+def test_scores_and_settings_of_each_fold_reach_tensorboard(run):
+    for fold in range(2):
+        events = EventAccumulator(str(run.path / f"fold_{fold}" / "tb")).Reload()
+        oof = pd.read_parquet(run.path / f"fold_{fold}" / "oof.parquet")
+        label_N = oof["label"].to_numpy()
+        proba_NC = softmax(run.logits(oof))
+        expected = attribute_scores(label_N, proba_NC, run.attributes)
+        score = METRICS["f1_macro"].score(label_N, proba_NC)
+        expected |= {"val/f1_macro": score, "hparam/f1_macro": score}
+        found = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
+        assert {tag: [one.step for one in points] for tag, points in found.items()} == {
+            tag: [0] for tag in expected
+        }
+        for tag, value in expected.items():
+            assert found[tag][0].value == pytest.approx(value, abs=1e-6), tag
+        settings = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+        assert b"head_l2" in settings
 
 
 def test_saved_weights_give_the_written_logits(run, tiny_layout):
