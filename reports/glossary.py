@@ -11,10 +11,11 @@ WORDS = {
         "Each image is predicted by a model that was trained without it and without the other"
         " images of its group. Scores out of fold (OOF) are therefore honest for new groups."
     ),
-    "macro F1": (
-        "The mean of the classes' F1, each class counting the same however rare it is. F1 is the"
-        " harmonic mean of precision and recall."
+    "F1": (
+        "The harmonic mean of precision and recall: high only if few images of a class are missed"
+        " and few others are taken for it."
     ),
+    "macro F1": "The mean of the classes' F1; each class counts the same, however rare it is.",
     "accuracy": "The share of images whose predicted class is right; frequent classes dominate it.",
     "precision": "Of the images predicted as a class, the share that is of it.",
     "recall": "Of the images of a class, the share that is predicted as it.",
@@ -47,7 +48,10 @@ WORDS = {
         "The score of a simple guess, such as guessing at random with one attribute known. A useful"
         " model beats it clearly."
     ),
-    "by chance": "The score of guessing each image's class at random, by how frequent classes are.",
+    "by chance": (
+        "The score of the same predictions shuffled over the images, so that they say nothing about"
+        " their image."
+    ),
     "test-time augmentation": (
         "Predicting several views of an image, such as its mirror image, and averaging them."
     ),

@@ -1,4 +1,4 @@
-"""Baseline scores: one attribute is known perfectly and all others are guessed."""
+"""Baseline scores: guesses by chance, and guesses with one attribute known perfectly."""
 
 from __future__ import annotations
 
@@ -6,14 +6,64 @@ from collections.abc import Callable
 
 import numpy as np
 
+from foldblend.scores.by_group import pooled
 from foldblend.scores.intervals import Interval, jackknife_interval
 from foldblend.scores.jackknife import left_out_of_classes, left_out_scores
-from foldblend.scores.metrics import METRICS, Counts, f1_macro_of, mean_score, rows_by_repeat
+from foldblend.scores.metrics import (
+    METRICS,
+    Counts,
+    Metric,
+    f1_macro_of,
+    mean_score,
+    rows_by_repeat,
+)
 from foldblend.scores.rows import Rows
 
 UNUSED = np.array(np.nan)  # in place of sums that macro F1 does not need
 
-__all__ = ["attribute_only_band", "attribute_only_difference", "attribute_only_guess"]
+__all__ = [
+    "attribute_only_band",
+    "attribute_only_difference",
+    "attribute_only_guess",
+    "chance_score",
+]
+
+
+def chance_score(
+    metric: Metric, rows: Rows, proba_NC: np.ndarray, *, num_draws: int = 20, seed: int = 0
+) -> float | None:
+    """Return the mean score of predictions that are shuffled over the images.
+
+    Shuffled predictions keep how often each class is predicted and how confident they are, but say
+    nothing about their image, whatever the metric is. For a metric by group the groups' predictions
+    are shuffled.
+
+    Parameters
+    ----------
+    metric
+        The score.
+    rows
+        Labels and groups of N rows; only the first repeat is used.
+    proba_NC
+        Probabilities of the rows.
+    num_draws
+        Number of shuffles.
+    seed
+        Seed of the shuffles.
+
+    Returns
+    -------
+    float or None
+        None if the score is undefined in every draw.
+    """
+    first_N = rows.repeat_N == rows.repeat_N[0]
+    scored, proba = pooled(metric, rows.take(first_N), proba_NC[first_N])
+    rng = np.random.default_rng(seed)
+    draws = [
+        metric.score(scored.label_N, proba[rng.permutation(len(proba))]) for _ in range(num_draws)
+    ]
+    known = [one for one in draws if np.isfinite(one)]
+    return float(np.mean(known)) if known else None
 
 
 def _guesser(

@@ -258,16 +258,18 @@ def summarise_calibration(
 
     `temperature` is the one that fits all rows best, and `applied` says whether probabilities use
     it (see `calibrate`). `ece_after` and `log_loss_after` use a temperature per fold, fitted on the
-    other folds; they are None if there is a single fold.
+    other folds, as `bins_after` do; they are None if there is a single fold.
     """
     found = calibrate(logits_NC, rows) if found is None else found
     proba_NC = softmax(logits_NC)
+    after_NC = None if found.ece_after is None else cross_fitted(logits_NC, rows)
     mean, high = error_by_chance(rows.label_N, proba_NC, rows.group_N, seed=seed)
     return {
         "ece": found.ece,
         "ece_by_chance": {"mean": mean, "high": high},
         "log_loss": found.log_loss,
         "bins": reliability_bins(rows.label_N, proba_NC),
+        "bins_after": None if after_NC is None else reliability_bins(rows.label_N, after_NC),
         "temperature": found.fitted,
         "ece_after": found.ece_after,
         "log_loss_after": found.log_loss_after,

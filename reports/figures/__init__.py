@@ -3,8 +3,8 @@
 Intervals in tables are strips of HTML (`reports.strips`).
 """
 
-from reports.figures.bars import bars, histograms
+from reports.figures.bars import bars, dots, histograms
 from reports.figures.curves import bands, lines
 from reports.figures.reliability import reliability
 
-__all__ = ["bands", "bars", "histograms", "lines", "reliability"]
+__all__ = ["bands", "bars", "dots", "histograms", "lines", "reliability"]

@@ -1,4 +1,4 @@
-"""Bars and histograms."""
+"""Bars, dots and histograms."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from markupsafe import Markup
 
-from reports.figures.style import colour, key, new_axes, style, svg
+from reports.figures.style import SOFT, colour, key, new_axes, style, svg
 
-__all__ = ["bars", "histograms"]
+__all__ = ["bars", "dots", "histograms"]
 
 # A longer name of a bar is cut, after it was broken into two lines.
-MOST_LETTERS = 44
-LINE_LETTERS = 22
+MOST_LETTERS = 46
+LINE_LETTERS = 24
 ROW = 0.2  # inches for each bar
 GAP = 0.1  # inches between two names
+DOT_ROW = 0.21  # inches for a row of dots
+TWO_LINES = 0.34  # inches for a name of two lines
+MARKERS = "osDv^"
 
 
 def _short(name: str) -> str:
@@ -42,7 +45,7 @@ def bars(
     """
     thick = 0.84 / len(values_of)
     shown = [_short(name) for name in names]
-    row = max(GAP + ROW * len(values_of), 0.34 if any("\n" in name for name in shown) else 0.0)
+    row = max(GAP + ROW * len(values_of), TWO_LINES if any("\n" in name for name in shown) else 0.0)
     with style():
         figure, axes = new_axes(0.6 + row * len(names) + 0.2 * (len(values_of) > 1))
         for index, values in enumerate(values_of.values()):
@@ -57,6 +60,36 @@ def bars(
         axes.set_xlabel(xlabel)
         if len(values_of) > 1:
             key(figure, list(values_of))
+        return svg(figure)
+
+
+def dots(names: Sequence[str], values_of: Mapping[str, Sequence[float]], *, xlabel: str) -> Markup:
+    """Return a row of dots per name from the top, one for each series, joined by a line.
+
+    Many names with several series take a third of the height of bars.
+    """
+    shown = [_short(name) for name in names]
+    row = TWO_LINES if any("\n" in name for name in shown) else DOT_ROW
+    values_SN = np.array([*values_of.values()], dtype=float)
+    with style():
+        figure, axes = new_axes(0.7 + row * len(names))
+        places = np.arange(len(names))
+        axes.hlines(places, values_SN.min(axis=0), values_SN.max(axis=0), color=SOFT, linewidth=1)
+        for index, value_N in enumerate(values_SN):
+            axes.plot(
+                value_N,
+                places,
+                linestyle="",
+                marker=MARKERS[index % len(MARKERS)],
+                markersize=5,
+                color=colour(index),
+                alpha=0.9,
+            )
+        axes.set_yticks(places, shown, fontsize=8)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set_xlim(left=min(0.0, float(values_SN.min(initial=0.0))) - 0.5)
+        axes.set_xlabel(xlabel)
+        key(figure, list(values_of), markers=MARKERS)
         return svg(figure)
 
 

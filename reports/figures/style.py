@@ -145,19 +145,31 @@ def _gap(one: Sequence[float], other: Sequence[float], least: float) -> float:
     return (other[0] - one[0]) - (one[1] + other[1]) / 2 * least
 
 
-def key(figure: Figure, names: Sequence[str]) -> None:
+def key(figure: Figure, names: Sequence[str], *, markers: str = "s") -> None:
     """Name the series above the axes, each beside its colour, where it covers nothing."""
-    from matplotlib.patches import Patch
+    from matplotlib.lines import Line2D
 
-    patches = [Patch(color=colour(index), label=name) for index, name in enumerate(names)]
+    handles = [
+        Line2D(
+            [],
+            [],
+            linestyle="",
+            marker=markers[index % len(markers)],
+            markersize=6,
+            color=colour(index),
+            label=name,
+        )
+        for index, name in enumerate(names)
+    ]
+    # About 70 letters of this size fit in a line.
+    fits = sum(map(len, names)) + 5 * len(names) < 70
     figure.legend(
-        handles=patches,
+        handles=handles,
         loc="outside upper left",
-        ncols=1 if max(map(len, names)) > 24 else len(names) if len(names) < 4 else 3,
+        ncols=len(names) if fits else 1,
         frameon=False,
         fontsize=8,
-        handlelength=1.0,
-        handleheight=1.0,
+        handletextpad=0.2,
         columnspacing=1.2,
         borderpad=0.1,
     )

@@ -31,7 +31,11 @@ from foldblend.runs.run import Run
 from foldblend.runs.schema import read_checked
 from foldblend.runs.tables import read_log
 from foldblend.scores.averaged import over_repeats
-from foldblend.scores.baselines import attribute_only_band, attribute_only_difference
+from foldblend.scores.baselines import (
+    attribute_only_band,
+    attribute_only_difference,
+    chance_score,
+)
 from foldblend.scores.by_group import suited
 from foldblend.scores.metrics import Metric, softmax
 from foldblend.scores.run_metric import metric_of
@@ -39,6 +43,7 @@ from foldblend.scores.score import score_interval
 from foldblend.spreadsheets import for_spreadsheets, safe_csv
 from reports.blocks import comparison_block, section
 from reports.run.card import use_section
+from reports.run.first_screen import worst_classes
 from reports.run.gallery import Predictions, rows_by_interest
 from reports.run.next_steps import next_steps
 from reports.run.page import report_page
@@ -305,6 +310,7 @@ def compute_report(run: Run, calibration: Calibration | None = None) -> dict[str
         "suspects": suspects,
         "sections": _sections(run, before),
         "baselines": beaten,
+        "chance": chance_score(metric, arrays.rows, arrays.proba_NC),
     }
     report["sections"].append(use_section(run, report))
     return report
@@ -314,12 +320,13 @@ def _page(run: Run, report: Mapping[str, Any]) -> str:
     arrays = oof_arrays(run)
     ids_N = run.oof["image_id"].to_numpy()
     findings = report["suspects"].get("findings", ())
-    # Suspected labels are judged by eye, so their images get thumbnails first.
+    shown = Predictions(ids_N, arrays.rows, arrays.proba_NC)
+    worst = [row for one in worst_classes(report, shown) for row in one.rows]
+    # Suspected labels are judged by eye, so their images get thumbnails before other mistakes.
     suspected_N = np.flatnonzero(
         np.isin(ids_N, [name for one in findings for name in one["image_ids"]])
     )
-    order = rows_by_interest(arrays.rows.label_N, arrays.proba_NC, suspected_N)
-    shown = Predictions(ids_N, arrays.rows, arrays.proba_NC)
+    order = rows_by_interest(arrays.rows.label_N, arrays.proba_NC, [*worst, *suspected_N])
     return report_page(
         report,
         shown,
