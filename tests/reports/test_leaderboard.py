@@ -302,7 +302,8 @@ def test_wrong_arguments_give_one_line(tmp_path, command_of):
     good = write_run(tmp_path / "good", LABELS)
     command().assert_one_line_error("python leaderboard.py outputs/*")
     command(tmp_path / "nowhere").assert_one_line_error("nowhere: no such run")
-    command(tmp_path).assert_one_line_error("no finished run", "outputs/*")
+    (tmp_path / "empty").mkdir()
+    command(tmp_path / "empty").assert_one_line_error("no finished run", "outputs/*")
     command(good, "--metric", "f1_macr").assert_one_line_error("did you mean f1_macro?")
     command(good, "--pagee", "x").assert_one_line_error("did you mean --page")
     command(good, "--page", tmp_path / "no" / "board.html").assert_one_line_error(

@@ -1,0 +1,194 @@
+"""Unfinished runs in HTML: their rows on the leaderboard, and a page for each with its curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from foldblend.progress import duration
+from foldblend.scores.metrics import TITLES
+from reports import figures
+from reports.board.running import about_score
+from reports.board.running_words import (
+    fold_title,
+    folds_words,
+    left_words,
+    now_words,
+    score_words,
+)
+from reports.board.text import marked, moment
+from reports.html import render_page
+from reports.text import groups_of, num
+
+__all__ = ["ended_page", "reloading", "running_page", "running_rows"]
+
+# Curves in a figure; with more their colours could not be told apart.
+MOST_LINES = 7
+# Columns of log.csv that are scores of epochs, by how their names start, and how readers call them.
+SCORES = {"val": "Held-out", "inner": "Inner", "best": "Held-out"}
+STATES = {
+    "done": "done",
+    "begun": "in training",
+    "waiting": "waiting",
+    "damaged": "damaged",
+}
+
+Row = Mapping[str, Any]
+
+
+def _shown(row: Row) -> dict[str, Any]:
+    """Return the texts of a run that its row and its page share."""
+    num_folds = row["num_folds"] * row["num_repeats"]
+    return {
+        **{name: row[name] for name in ("name", "state", "resume", "problems")},
+        "page": row.get("page"),
+        "marks": marked(row, groups_of(row)),
+        "share": f"{row['folds_done'] / num_folds:.3f}",
+        "folds": folds_words(row),
+        "now": now_words(row),
+        "score": score_words(row),
+        "about_score": None if row["score"] is None else about_score(row),
+        "left": left_words(row),
+    }
+
+
+def running_rows(running: Sequence[Row]) -> dict[str, Any]:
+    """Return the section of unfinished runs for the template running_rows.html."""
+    is_any = any(row["state"] == "running" for row in running)
+    return {
+        "title": "Running" if is_any else "Stopped",
+        "as_of": _second(running[0]["as_of"]) if running else "",
+        "rows": [_shown(row) for row in running],
+    }
+
+
+def _second(time: str) -> str:
+    """Return an ISO time up to the second."""
+    return time[:19].replace("T", " ")
+
+
+def running_page(row: Row, *, back: str) -> str:
+    """Return the page of an unfinished run as HTML; `back` is the address of the leaderboard."""
+    is_running = row["state"] == "running"
+    begun = STATES["begun"] if is_running else "begun"
+    shown = {
+        **_shown(row),
+        "ended": None,
+        "data": row["data"],
+        "as_of": _second(row["as_of"]),
+        "started": moment(row["started"]) if row["started"] else None,
+        "spent": duration(row["seconds"]),
+        "title": row["title"],
+        "notes": row["notes"],
+        "settings": row["settings"],
+        "path": row["path"],
+        "has_epochs": not row["frozen"],
+        "all_folds": [
+            {
+                "title": fold_title(row, one),
+                "state": begun if one["state"] == "begun" else STATES[one["state"]],
+                "epochs": one["epochs"] or "-",
+                "score": "-" if one["score"] is None else num(one["score"]),
+                "seconds": duration(one["seconds"]),
+            }
+            for one in row["folds"]
+        ],
+    }
+    return render_page(
+        "running.html",
+        title=f"{row['name']} ({row['state']})",
+        row=shown,
+        back=back,
+        report=None,
+        figures=_figures(row),
+    )
+
+
+def ended_page(name: str, *, ended: str, back: str, report: str | None) -> str:
+    """Return the page that stands in place of a run's page when it is not running any more.
+
+    Parameters
+    ----------
+    name
+        Name of the run.
+    ended
+        What it is now, such as "finished".
+    back, report
+        Addresses of the leaderboard and of the report of the run.
+    """
+    row = {"name": name, "ended": ended}
+    return render_page(
+        "running.html", title=f"{name} ({ended})", row=row, back=back, report=report, figures=[]
+    )
+
+
+def reloading(page: str, seconds: float) -> str:
+    """Return a page that loads itself again after some seconds, without a script.
+
+    >>> reloading('<meta charset="utf-8">', 10)
+    '<meta charset="utf-8">\\n<meta http-equiv="refresh" content="10">'
+    """
+    mark = '<meta charset="utf-8">'
+    assert mark in page
+    # Browsers take whole seconds only.
+    refresh = f'{mark}\n<meta http-equiv="refresh" content="{max(1, round(seconds))}">'
+    return page.replace(mark, refresh, 1)
+
+
+def _figures(row: Row) -> list[dict[str, Any]]:
+    """Return the curves of the folds: of loss, and of each score of the epochs."""
+    curves = _curves(row)
+    columns = dict.fromkeys(name for one in curves.values() for name in one)
+    num = row["num_folds"] * row["num_repeats"]
+    is_part = len(curves) < len(row["curves"])
+    left_out = f", for {len(curves)} of {num} folds, in training first" if is_part else ""
+    found = []
+    for column in columns:
+        title = _title(column)
+        if title is None:
+            continue
+        epochs = sorted({epoch for one in curves.values() for epoch in one["epoch"]})
+        values_of = {
+            name: _at(epochs, one["epoch"], one[column])
+            for name, one in curves.items()
+            if column in one
+        }
+        found.append(
+            {
+                "title": title,
+                "about": f"After each epoch{left_out}.",
+                "svg": Markup(
+                    figures.lines(
+                        [epoch + 1 for epoch in epochs], values_of, xlabel="epoch", ylabel=title
+                    )
+                ),
+            }
+        )
+    return found
+
+
+def _curves(row: Row) -> dict[str, Mapping[str, Any]]:
+    """Return the curves that are drawn, by their fold: those in training first, then others."""
+    is_begun = {(one["repeat"], one["fold"]): one["state"] == "begun" for one in row["folds"]}
+    begun_first = sorted(row["curves"], key=lambda one: not is_begun[one["repeat"], one["fold"]])
+    chosen = sorted(begun_first[:MOST_LINES], key=lambda one: (one["repeat"], one["fold"]))
+    return {fold_title(row, one): one for one in chosen}
+
+
+def _at(
+    epochs: Sequence[int], own: Sequence[int], values: Sequence[float | None]
+) -> list[float | None]:
+    known = dict(zip(own, values, strict=True))
+    return [known.get(epoch) for epoch in epochs]
+
+
+def _title(column: str) -> str | None:
+    """Return how readers call a column of log.csv, None if it is not drawn."""
+    if column == "train_loss":
+        return "Training loss"
+    kind, _, metric = column.partition("_")
+    if kind not in SCORES or metric not in TITLES:
+        return "Held-out loss" if column == "val_loss" else None
+    return f"{SCORES[kind]} {TITLES[metric]}"
