@@ -122,7 +122,7 @@ def _compare(config: BoardConfig) -> None:
         # This imports OpenCV, which is not needed without a page.
         from reports.board.page import board_page
 
-        write_bytes(page, board_page(every))
+        write_bytes(page, board_page(every, runs=runs, folder=page.parent))
         print(f"page: {page}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,9 +11,10 @@ from foldblend.errors import UserError
 from foldblend.runs.check import why_unfinished
 from foldblend.runs.costs import num_models, num_passes
 from foldblend.runs.run import Run
+from reports.board.settings import plain
 from reports.text import printable
 
-__all__ = ["differing", "facts_of", "names_of", "settings_of"]
+__all__ = ["differing", "equal_settings", "facts_of", "names_of", "settings_of"]
 
 MOST_LEVELS = 50  # of blends in blends
 
@@ -68,27 +68,10 @@ def _single_runs(
 def settings_of(run: Run) -> dict[str, Any]:
     """Return the recorded settings of a run or blend as JSON values."""
     if "tta" in run.info:
-        return {name: _plain(value) for name, value in run.info["tta"].items()} | {
+        return {name: plain(value) for name, value in run.info["tta"].items()} | {
             "of": run.info["of"]["name"]
         }
-    return {printable(key): _plain(value) for key, value in run.settings.items() if key != "name"}
-
-
-def _plain(value: Any) -> Any:
-    if (
-        value is None
-        or isinstance(value, (bool, int))
-        or (isinstance(value, float) and math.isfinite(value))
-    ):
-        return value
-    if (
-        isinstance(value, list)
-        and value
-        and all(isinstance(one, dict) and "name" in one for one in value)
-    ):
-        # The members of a blend.
-        value = ", ".join(f"{one['name']} x {one.get('weight', 1):g}" for one in value)
-    return printable(value)
+    return {printable(key): plain(value) for key, value in run.settings.items() if key != "name"}
 
 
 def facts_of(run: Run, by_oof: Mapping[str, Run]) -> dict[str, Any]:
@@ -121,6 +104,12 @@ def facts_of(run: Run, by_oof: Mapping[str, Run]) -> dict[str, Any]:
         "about": info.get("about", ""),
         "notes": list(info.get("notes", ())),
     }
+
+
+def equal_settings(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the settings that are equal in all of the mappings, which must not be empty."""
+    changed = set(differing(settings))
+    return {name: value for name, value in settings[0].items() if name not in changed}
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:

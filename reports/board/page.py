@@ -1,122 +1,177 @@
-"""The leaderboard as a page: sortable tables, and the comparison of any two runs."""
+"""The leaderboard as a page: sortable tables, cost and score, and any two runs compared."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from foldblend.progress import duration
-from reports.board.text import (
-    Beside,
-    about_board,
-    attribute_names,
-    columns_beside,
-    has_test,
-    marked,
-    moment,
-    setting,
-)
+from foldblend.errors import counted
+from foldblend.runs.run import Run
+from reports.board.columns import columns_of, score_scale
+from reports.board.costs import cost_figures
+from reports.board.finding import finding
+from reports.board.pictures import NO_IMAGES, pictures_data, thumbnails_of
+from reports.board.settings import readable, setting
+from reports.board.text import about_board, marked
 from reports.html import json_data, render_page
-from reports.text import groups_of, num, signed, span
+from reports.strips import Scale, scale_over
+from reports.text import groups_of, printable
 
 __all__ = ["board_page"]
 
-# Beyond these a page has no predictions. Two million of them take some 5 MB.
+# Beyond these a page has no predictions. Two million of them take some 3 MB.
 MOST_RUNS = 50
 MOST_PREDICTIONS = 2_000_000
+# Of all boards of a page together.
+THUMBNAIL_BYTES = 1_000_000
+DECIMALS = 6
 
 Board = Mapping[str, Any]
 
 
-def _cell(text: str, value: object = None) -> dict[str, Any]:
-    """Return a cell and the value it is sorted by; None is sorted last."""
-    return {"text": text, "value": "" if value is None else str(value)}
+def _link(run: Run | None, folder: Path | None) -> str | None:
+    """Return the address of a run's page from the folder of the leaderboard, if both are known."""
+    if run is None or folder is None:
+        return None
+    file = run.path / "report.html"
+    try:
+        if not file.is_file():
+            return None
+        # On Windows, folders on two drives have no relative path.
+        path = os.path.relpath(file.resolve(), folder.resolve())
+    except (OSError, ValueError):
+        return None
+    return quote(os.fsencode(path.replace(os.sep, "/")))
 
 
-def _row(
-    row: Mapping[str, Any], board: Board, attributes: Sequence[str], beside: Sequence[Beside]
+def _table(
+    every: Mapping[str, Any], board: Board, run_of: Mapping[str, Run], folder: Path | None
 ) -> dict[str, Any]:
-    headline = row["headline"]
-    difference = row["difference"]
-    scores = row["attributes"]
-    cells = [
-        _cell(num(headline["value"]), headline["value"]),
-        _cell(span(headline), headline["low"]),
-        *[
-            _cell(f"{scores[name]:.3f}" if name in scores else "-", scores.get(name))
-            for name in attributes
-        ],
-        # The best run is sorted as a difference of 0.
-        _cell("best", 0)
-        if difference is None
-        else _cell(signed(difference) or "-", difference["value"]),
-        *([_cell(num(row["test"]), row["test"])] if has_test(board) else []),
-        *[_cell(one.text(row), (one.score(row) or {}).get("value")) for one in beside],
-        _cell(row["kind"], row["kind"]),
-        *[
-            _cell("-" if row[name] is None else f"{row[name]:,}", row[name])
-            for name in ("models", "passes")
-        ],
-        *[_cell(duration(row[name]), row[name]) for name in ("seconds", "wall")],
-        _cell(moment(row["finished"]), row["finished"]),
-    ]
-    return {
-        "name": row["name"],
-        "marks": marked(row, groups_of(board)),
-        "cells": cells,
-        "about": row["about"],
-        "notes": row["notes"],
-    }
-
-
-def _table(every: Mapping[str, Any], board: Board) -> dict[str, Any]:
-    attributes = attribute_names(board)
-    beside = columns_beside(every, board)
-    numbers = [every["title"], "95 % interval", *attributes, "difference to best"]
-    numbers += ["test"] if has_test(board) else []
-    numbers += [one.header for one in beside]
-    cost = ["models", "passes", "compute", "wall"]
-    columns = [("run", "text"), *((name, "number") for name in numbers), ("kind", "text")]
-    columns += [*((name, "number") for name in cost), ("finished", "text")]
+    columns = columns_of(every, board)
+    groups = groups_of(board)
     return {
         "title": board["data"],
+        "finding": finding(every, board),
         "about": about_board(every, board),
-        "columns": [{"title": title, "sort": sort} for title, sort in columns],
-        "rows": [_row(row, board, attributes, beside) for row in board["rows"]],
+        "columns": columns,
+        "more": [one.title for one in columns if one.is_more],
+        "rows": [
+            {
+                "name": row["name"],
+                "link": _link(run_of.get(row["path"]), folder),
+                "kind": row["kind"],
+                "marks": marked(row, groups),
+                "cells": [one.cell(row) for one in columns],
+                "about": row["about"],
+                "notes": row["notes"],
+            }
+            for row in board["rows"]
+        ],
+        "costs": cost_figures(every, board),
     }
 
 
-def _data(board: Board, *, with_predictions: bool) -> dict[str, Any]:
+def _rounded(interval: Mapping[str, float | None] | None) -> list[float | None] | None:
+    """Return value, low and high in few digits, as a page has up to 1,225 of them."""
+    if interval is None:
+        return None
+    ends = (interval[end] for end in ("value", "low", "high"))
+    return [None if one is None else round(one, DECIMALS) for one in ends]
+
+
+def _scale_data(scale: Scale) -> dict[str, Any]:
+    return {"low": scale.low, "high": scale.high, "ticks": scale.ticks}
+
+
+def _pair_scale(board: Board) -> Scale:
+    """Return a scale with 0 in its middle that suits the difference of any two runs."""
+    ones = [one for several in board["differences"] or [] for one in several]
+    ones += [row["difference"] for row in board["rows"] if row["difference"] is not None]
+    ends = [abs(one[end]) for one in ones for end in ("low", "high", "value") if one[end]]
+    most = max(ends, default=1.0)
+    return scale_over([-most, most])
+
+
+def _data(board: Board, pictures: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the data of a board for the script of the page."""
     return {
         "best": board["best"],
         "runs": [
-            {name: row[name] for name in ("name", "kind", "about", "difference")}
-            | {"settings": {name: setting(row, name) for name in row["settings"]}}
+            {name: row[name] for name in ("name", "kind", "about")}
+            | {
+                "headline": _rounded(row["headline"]),
+                "difference": _rounded(row["difference"]),
+                "settings": {name: setting(row, name) for name in row["settings"]},
+            }
             for row in board["rows"]
         ],
-        "differences": board["differences"],
-        "pictures": board["pictures"] if with_predictions else None,
+        "equal_settings": {
+            kind: {name: readable(value) for name, value in settings.items()}
+            for kind, settings in board["equal_settings"].items()
+        },
+        "differences": board["differences"]
+        and [[_rounded(one) for one in several] for several in board["differences"]],
+        "scales": {
+            "score": _scale_data(score_scale(board)),
+            "difference": _scale_data(_pair_scale(board)),
+        },
+        "pictures": pictures,
     }
 
 
-def board_page(every: Mapping[str, Any]) -> str:
+def _pictures(board: Board, run_of: Mapping[str, Run], most_bytes: int) -> dict[str, Any]:
+    """Return the images of a board with thumbnails, as far as its runs are given."""
+    runs = [run_of[row["path"]] for row in board["rows"] if row["path"] in run_of]
+    images = thumbnails_of(board, runs, most_bytes=most_bytes) if runs else NO_IMAGES
+    return pictures_data(board["pictures"], images)
+
+
+def _heading(tables: Sequence[Mapping[str, Any]]) -> str:
+    """Return the finding of the only board, or the number of boards."""
+    if len(tables) == 1:
+        return str(tables[0]["finding"])
+    return f"Leaderboard of {counted(len(tables), 'data set')}" if tables else "Leaderboard"
+
+
+def board_page(
+    every: Mapping[str, Any], *, runs: Sequence[Run] = (), folder: Path | None = None
+) -> str:
     """Return the page of `reports.board.leaderboard.leaderboard`'s boards as HTML.
 
     Beyond 50 runs or two million predictions the page does not list the images that two runs
     predict differently, and has a note on it.
+
+    Parameters
+    ----------
+    every
+        Boards.
+    runs
+        The runs of the boards, from which thumbnails are read and to whose pages names are links.
+    folder
+        The folder that the page is written to, which links start from. Default: no links.
     """
     boards = every["boards"]
     num_runs = sum(len(board["rows"]) for board in boards)
     num_predictions = sum(len(board["rows"]) * board["num_images"] for board in boards)
     with_predictions = num_runs <= MOST_RUNS and num_predictions <= MOST_PREDICTIONS
     predictions = f"{num_predictions:,} predictions of {num_runs:,} runs"
+    run_of = {printable(run.path): run for run in runs}
+    most_bytes = THUMBNAIL_BYTES // max(len(boards), 1)
+    tables = [_table(every, board, run_of, folder) for board in boards]
+    data = [
+        _data(board, _pictures(board, run_of, most_bytes) if with_predictions else None)
+        for board in boards
+    ]
     return render_page(
         "leaderboard.html",
-        scripts=("leaderboard.js",),
+        scripts=("glossary.js", "leaderboard.js"),
         title="Leaderboard",
-        boards=[_table(every, board) for board in boards],
+        heading=_heading(tables),
+        boards=tables,
         skipped=every["skipped"],
         left_out=None if with_predictions else predictions,
-        data=json_data([_data(board, with_predictions=with_predictions) for board in boards]),
+        data=json_data(data),
     )

@@ -10,20 +10,20 @@ import numpy as np
 from foldblend.errors import counted
 from foldblend.progress import duration
 from foldblend.scores.by_group import GROUP
+from reports.board.changed import changed_images
 from reports.board.facts import differing
+from reports.board.settings import setting
 from reports.text import WIDTH, folded, groups_of, num, signed, span, table
 
 __all__ = [
     "about_board",
     "attribute_names",
     "board_lines",
-    "changed_images",
     "columns_beside",
     "has_test",
     "marked",
     "moment",
     "pair_lines",
-    "setting",
 ]
 
 MOST_IDS = 20
@@ -88,11 +88,6 @@ def marked(row: Mapping[str, Any], groups: str = "groups") -> list[str]:
     """
     marks = {"optimistic": "OPTIMISTIC", "leaks": f"{groups.upper()} LEAK"}
     return [mark for name, mark in marks.items() if row[name]]
-
-
-def setting(row: Mapping[str, Any], name: str) -> str:
-    """Return a setting of a run as text."""
-    return str(row["settings"][name]) if name in row["settings"] else "(not recorded)"
 
 
 def about_board(every: Mapping[str, Any], board: Board) -> list[str]:
@@ -223,14 +218,15 @@ def pair_lines(board: Board, *, width: int = WIDTH) -> list[str]:
         keys = differing([row["settings"] for row in rows])
         lines.append("settings of 1 | settings of 2:" if keys else "no recorded setting differs")
         for key in keys:
-            both = f"{key}: {setting(rows[0], key)} | {setting(rows[1], key)}"
-            lines += folded(both, width=width)
+            # In a terminal, the lines of a mapping follow each other.
+            both = " | ".join(setting(row, key).replace("\n", "; ") for row in rows)
+            lines += folded(f"{key}: {both}", width=width)
     else:
         # A blend and a run have different settings.
         for number, row in enumerate(rows, 1):
             about = f"how {number} was made: {row['about'] or '(not recorded)'}"
             lines += folded(about, width=width)
-    only = changed_images(label_N, *predicted)
+    only = changed_images(label_N, *predicted)[:2]
     lines += ["", f"images right in 1 only: {len(only[0]):,}; in 2 only: {len(only[1]):,}"]
     counts_2C = [np.bincount(label_N[one], minlength=len(classes)) for one in only]
     changed = np.flatnonzero(counts_2C[0] + counts_2C[1])
@@ -263,12 +259,3 @@ def _image_lines(
         text = f"{classes[label_N[row]]}; {2 - which} predicts {classes[other_N[row]]}"
         lines += folded(f"{images['image_ids'][row]}: {text}", width=width)
     return lines
-
-
-def changed_images(
-    label_N: np.ndarray, first_N: np.ndarray, second_N: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows that only the first prediction has right, and those of the second."""
-    right_first = first_N == label_N
-    right_second = second_N == label_N
-    return np.flatnonzero(right_first & ~right_second), np.flatnonzero(right_second & ~right_first)

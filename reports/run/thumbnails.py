@@ -23,21 +23,22 @@ __all__ = ["gallery_images_of"]
 EMBED_BYTES = 9_000_000
 HEIGHT = 112
 QUALITY = 70
-# A JPEG is decoded at a reduced size, but not below this, so that no thumbnail is enlarged.
-AT_LEAST = (HEIGHT, HEIGHT)
 CHUNK = 256
 
 
-def _thumbnail(path: str, box: Box | None, *, checked: bool, levels: Levels) -> str | None:
+def _thumbnail(
+    path: str, box: Box | None, *, checked: bool, levels: Levels, height: int
+) -> str | None:
     try:
         image = read_image(
             path,
-            at_least=AT_LEAST if box is None else None,
+            # A JPEG is decoded at a reduced size, but not below this, so none is enlarged.
+            at_least=(height, height) if box is None else None,
             checked=checked,
             levels=levels,
         )
         return thumbnail(
-            image if box is None else crop(path, image, box), height=HEIGHT, quality=QUALITY
+            image if box is None else crop(path, image, box), height=height, quality=QUALITY
         )
     except BadImage:
         return None
@@ -47,12 +48,14 @@ def _chunks(ids: Sequence[str]) -> Iterable[Sequence[str]]:
     return (ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK))
 
 
-def _read(table: pd.DataFrame, wanted: Sequence[str], levels: Levels) -> dict[str, str]:
-    """Return thumbnails of the wanted images, in their order, up to EMBED_BYTES in total."""
+def _read(
+    table: pd.DataFrame, wanted: Sequence[str], levels: Levels, *, height: int, most_bytes: int
+) -> dict[str, str]:
+    """Return thumbnails of the wanted images, in their order, up to a number of bytes."""
     found: dict[str, str] = {}
     used = 0
     # Runs of earlier versions have no hashes, and did not search images for damage.
-    draw = functools.partial(_thumbnail, checked="content" in table, levels=levels)
+    draw = functools.partial(_thumbnail, checked="content" in table, levels=levels, height=height)
     # Threads are enough, because cv2 releases the interpreter lock.
     with ThreadPoolExecutor() as pool:
         for ids in _chunks(wanted):
@@ -61,17 +64,30 @@ def _read(table: pd.DataFrame, wanted: Sequence[str], levels: Levels) -> dict[st
             for name, uri in zip(ids, pool.map(draw, rows["path"], boxes), strict=True):
                 if uri is None:
                     continue
-                if used + len(uri) > EMBED_BYTES:
+                if used + len(uri) > most_bytes:
                     return found
                 found[name] = uri
                 used += len(uri)
     return found
 
 
-def gallery_images_of(run: Run, wanted: Sequence[str]) -> GalleryImages:
+def gallery_images_of(
+    run: Run, wanted: Sequence[str], *, height: int = HEIGHT, most_bytes: int = EMBED_BYTES
+) -> GalleryImages:
     """Return thumbnails of a run's training images, most wanted first, and the paths of all.
 
     Images that cannot be read are left out, with a note, because a report does not need them.
+
+    Parameters
+    ----------
+    run
+        A run or blend.
+    wanted
+        Names of images.
+    height
+        Height of a thumbnail in pixels.
+    most_bytes
+        Bytes that all thumbnails may take.
     """
     if not (run.path / PICTURES).is_file():
         return GalleryImages(
@@ -93,11 +109,12 @@ def gallery_images_of(run: Run, wanted: Sequence[str]) -> GalleryImages:
             {},
             f"No thumbnails: the images are not where the run found them ({paths[here[0]]}).",
         )
-    found = _read(table, here, Levels.of_record(run.info.get("preprocess", {})))
+    levels = Levels.of_record(run.info.get("preprocess", {}))
+    found = _read(table, here, levels, height=height, most_bytes=most_bytes)
     note = f"Thumbnails of {len(found):,} of {len(here):,} images are in this page"
     if len(found) < len(here):
         note += (
-            f" (up to {EMBED_BYTES / 1e6:.0f} MB, mistakes first); the others are links to their"
+            f" (up to {most_bytes / 1e6:.2g} MB, mistakes first); the others are links to their"
             " files"
         )
     return GalleryImages(found, paths, note + ".")

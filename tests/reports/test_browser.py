@@ -1,73 +1,23 @@
 """Tests of the pages in a browser (slow; they need Chromium and playwright)."""
 
 import json
-import os
-import shutil
-from pathlib import Path
 
 import pytest
 
 import foldblend as fb
 import run_cv
 from foldblend.runs.run import Run
-from leaderboard import main as leaderboard
 from reports.run.report import write_report
 from tests.makers.constants import LONDON
 from tests.makers.synthetic_runs import write_synthetic_run
 
-CHROMIUM = (
-    os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-)
 NASTY = [
     "</script><script>window.hit=1</script>",
     '"><img src=x onerror="window.hit=2">',
     "it's $x$ {{ 1 }}",
 ]
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        CHROMIUM is None, reason="Chromium is not installed: apt install chromium, or set CHROMIUM"
-    ),
-]
-sync_api = pytest.importorskip(
-    "playwright.sync_api", reason="playwright is not installed: pip install playwright"
-)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        # A sandbox needs rights that containers lack, and these pages are known to be harmless.
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def open_page(browser):
-    """Return a function that opens a file; fail if the page logs or requests anything."""
-    opened = []
-
-    def open_file(file: Path, **options):
-        page = browser.new_context(**options).new_page()
-        events: list[str] = []
-        page.on("console", lambda message: events.append(message.text))
-        page.on("pageerror", lambda error: events.append(str(error)))
-        page.on("dialog", lambda dialog: events.append(dialog.message))
-        page.on(
-            "request",
-            lambda request: None if request.url.startswith("data:") else events.append(request.url),
-        )
-        page.goto(file.as_uri())
-        assert events == [file.as_uri()]
-        opened.append((page, events))
-        return page
-
-    yield open_file
-    for page, events in opened:
-        assert len(events) == 1, events
-        page.context.close()
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -273,51 +223,3 @@ def test_names_with_html_are_shown_as_text_in_a_browser(open_page, tmp_path):
     assert NASTY[0] in page.inner_text("#one")
     assert page.evaluate("window.hit") is None
     assert "no image" in page.inner_text("#one")
-
-
-@pytest.fixture(scope="module")
-def board(tmp_path_factory):
-    """Return the leaderboard of three runs."""
-    root = tmp_path_factory.mktemp("board")
-    for name, strength in (("middle", 1.0), ("best", 2.0), ("worst", 0.3)):
-        write_synthetic_run(root / name, num_people=40, strength=strength)
-    names = [str(root / name) for name in ("middle", "best", "worst")]
-    assert leaderboard([*names, "--page", str(root / "leaderboard.html")]) == 0
-    return root / "leaderboard.html"
-
-
-def test_the_leaderboard_is_sorted(board, open_page):
-    page = open_page(board)
-
-    def names() -> list[str]:
-        return [
-            text.split()[0]
-            for text in page.locator(".board tbody tr td:first-child").all_inner_texts()
-        ]
-
-    assert names() == ["best", "middle", "worst"]
-    score = page.locator(".board th button", has_text="macro F1")
-    head = page.locator(".board th", has_text="macro F1")
-    orders = []
-    for _ in range(2):
-        score.click()
-        orders.append((head.get_attribute("aria-sort"), names()))
-    up = ["worst", "middle", "best"]
-    down = ["best", "middle", "worst"]
-    assert sorted(orders) == [("ascending", up), ("descending", down)]
-    page.locator(".board th button", has_text="run").focus()
-    page.keyboard.press("Enter")
-    assert names() == ["best", "middle", "worst"]
-    assert head.get_attribute("aria-sort") in (None, "none")
-
-
-def test_two_runs_side_by_side(board, open_page):
-    page = open_page(board)
-    page.select_option("select[name=first]", label="middle")
-    page.select_option("select[name=second]", label="worst")
-    runs = [Run(board.parent / name) for name in ("middle", "worst")]
-    right = [run.logits(run.oof).argmax(axis=1) == run.oof["label"].to_numpy() for run in runs]
-    shown = page.inner_text(".pair-of-runs .result")
-    assert f"{int((right[0] & ~right[1]).sum())} are right only in the first run" in shown
-    assert f"and {int((right[1] & ~right[0]).sum())} only in the second" in shown
-    assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
