@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from foldblend.runs.run import Run
 from foldblend.scores.bootstrap import num_resamples_of
 from foldblend.scores.by_group import GROUP, IMAGE, check_one_label
 from foldblend.scores.group_scores import BothScores, both_scores
-from foldblend.scores.metrics import Metric, softmax
+from foldblend.scores.metrics import MEAN_COST, METRICS, Metric, softmax
 from foldblend.scores.rows import Rows
 from foldblend.scores.score import Scored, score_prediction
 from foldblend.words import plural
@@ -31,6 +31,8 @@ __all__ = ["SCHEMA", "leaderboard"]
 SCHEMA = 1
 # All pairs of 50 runs have 1,225 differences; more runs have only the difference to the best.
 MOST_COMPARED = 50
+Cache = MutableMapping[Any, Any]
+"""What was computed of runs, by the hashes of their rows."""
 
 
 def _once(table: pd.DataFrame) -> pd.DataFrame:
@@ -136,7 +138,12 @@ def _equal_settings(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
 
 
 def _board(
-    runs: Sequence[Run], by_oof: Mapping[str, Run], metric: Metric, *, pairs: bool
+    runs: Sequence[Run],
+    by_oof: Mapping[str, Run],
+    metric: Metric,
+    *,
+    pairs: bool,
+    cache: Cache | None,
 ) -> dict[str, Any]:
     """Return the board of one data set: runs, best first, scored on equal labels and groups."""
     # All runs have the same images, so after sorting equal rows are the same image.
@@ -175,9 +182,21 @@ def _board(
         group_N = shared_N if joined else first["group"].to_numpy()
         check_one_label(Rows.of(true_N, group_N, group_name=group_name))
 
+    asked = (metric.name, metric.pool, group_name, true_N.tobytes(), shared_N.tobytes())
+
     def of_run(member: tuple[Run, pd.DataFrame]) -> tuple[Scored, list[BothScores], np.ndarray]:
         """Return a run's scores, those by group, and the class of each image."""
-        run, table = member
+        # Costs of errors are not in the name of their metric.
+        if cache is None or metric.name == MEAN_COST:
+            return scores_of(*member)
+        run = member[0]
+        key = (run.oof_hash, run.name, repr(run.attributes), *asked)
+        if key not in cache:
+            cache[key] = scores_of(*member)
+        found: tuple[Scored, list[BothScores], np.ndarray] = cache[key]
+        return found
+
+    def scores_of(run: Run, table: pd.DataFrame) -> tuple[Scored, list[BothScores], np.ndarray]:
         repeats = len(table) // len(first)
         logits_NC = run.logits(table)
         label_N = np.tile(true_N, repeats)
@@ -234,6 +253,8 @@ def leaderboard(
     metric: str | None = None,
     score_by: str | None = None,
     group_pool: str | None = None,
+    running: Sequence[Mapping[str, Any]] | None = None,
+    cache: Cache | None = None,
 ) -> dict[str, Any]:
     """Compare runs and return one board per data set, as plain data.
 
@@ -251,6 +272,11 @@ def leaderboard(
     group_pool
         How a group's images become one prediction, a key of `foldblend.scores.by_group.POOLS`;
         default: that of the runs, or the mean.
+    running
+        Unfinished runs (see `reports.board.running`), which are listed too. If it is not None,
+        there need not be a finished run.
+    cache
+        Keeps the scores of runs between calls.
 
     Returns
     -------
@@ -267,14 +293,19 @@ def leaderboard(
     """
     several = [runs] if isinstance(runs, (str, Path, Run)) else runs
     found = [one if isinstance(one, Run) else finished_run(one) for one in several]
-    require(bool(found), "no runs to compare; pass folders of finished runs")
-    chosen = metric_to_rank_by(found, metric, score_by, group_pool)
+    require(bool(found) or running is not None, "no runs to compare; pass folders of finished runs")
+    chosen = (
+        metric_to_rank_by(found, metric, score_by, group_pool)
+        if found
+        else METRICS.get(metric or "f1_macro", METRICS["f1_macro"])
+    )
     by_oof = {run.oof_hash: run for run in found}
     by_data: dict[tuple[object, ...], list[Run]] = {}
     for run in found:
         by_data.setdefault(_data_key(run), []).append(run)
     boards = [
-        _board(one, by_oof, chosen, pairs=len(found) <= MOST_COMPARED) for one in by_data.values()
+        _board(one, by_oof, chosen, pairs=len(found) <= MOST_COMPARED, cache=cache)
+        for one in by_data.values()
     ]
     # Different data sets may have one name; they are numbered, so that titles differ.
     names = [board["data"] for board in boards]
@@ -289,4 +320,5 @@ def leaderboard(
         "greater_is_better": chosen.greater_is_better,
         "boards": boards,
         "skipped": [dict(one) for one in skipped],
+        "running": [dict(one) for one in running or ()],
     }

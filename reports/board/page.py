@@ -14,6 +14,7 @@ from reports.board.columns import columns_of, score_scale
 from reports.board.costs import cost_figures
 from reports.board.finding import finding
 from reports.board.pictures import NO_IMAGES, pictures_data, thumbnails_of
+from reports.board.running_page import running_rows
 from reports.board.settings import readable, setting
 from reports.board.text import about_board, marked
 from reports.html import json_data, render_page
@@ -171,6 +172,7 @@ def board_page(
         title="Leaderboard",
         heading=_heading(tables),
         boards=tables,
+        running=running_rows(every.get("running", ())),
         skipped=every["skipped"],
         left_out=None if with_predictions else predictions,
         data=json_data(data),

@@ -280,7 +280,6 @@ def test_what_cannot_be_scored_is_skipped_with_the_reason(tmp_path, board_comman
     # Paths may be wrapped.
     words = "".join(done.out.split())
     for name, why in {
-        "running": "not finished",
         "damaged": "not valid JSON",
         "torn": "cannot be read",
         "short": "1 are missing (image 00)",
@@ -294,7 +293,9 @@ def test_what_cannot_be_scored_is_skipped_with_the_reason(tmp_path, board_comman
         assert re.search(
             rf"skipped\S*?/{re.escape(name)}:[^:]*?(oof.parquet[^:]*:)?.*?{why}", words
         ), name
-    assert "not finished" in (tmp_path / "board.html").read_text()
+    assert "not a run folder" in (tmp_path / "board.html").read_text()
+    # An unfinished run has a row of its own.
+    assert re.search(r"^running +stopped +0 of 2", done.out, re.M)
 
 
 def test_wrong_arguments_give_one_line(tmp_path, command_of):
@@ -302,7 +303,8 @@ def test_wrong_arguments_give_one_line(tmp_path, command_of):
     good = write_run(tmp_path / "good", LABELS)
     command().assert_one_line_error("python leaderboard.py outputs/*")
     command(tmp_path / "nowhere").assert_one_line_error("nowhere: no such run")
-    command(tmp_path).assert_one_line_error("no finished run", "outputs/*")
+    (tmp_path / "empty").mkdir()
+    command(tmp_path / "empty").assert_one_line_error("no finished run", "outputs/*")
     command(good, "--metric", "f1_macr").assert_one_line_error("did you mean f1_macro?")
     command(good, "--pagee", "x").assert_one_line_error("did you mean --page")
     command(good, "--page", tmp_path / "no" / "board.html").assert_one_line_error(
