@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from foldblend.cli import parse_flags, run_command
-from foldblend.errors import UserError, listed
+from foldblend.errors import UserError, listed, require
 from foldblend.flags import check_lengths, expand_home
 from foldblend.help import About
 from foldblend.scores.by_group import check_pool
@@ -20,8 +20,9 @@ __all__ = ["BoardConfig", "ReportConfig", "leaderboard", "report"]
 
 ABOUT_BOARD = About(
     "leaderboard.py",
-    "Compare finished runs: scores with intervals, paired differences to the best, time and cost.",
-    ("outputs/*", "outputs/a outputs/b", "outputs/* --json scores.json"),
+    "Compare finished runs: scores with intervals, paired differences to the best, time and cost."
+    " With --watch, write the page again as runs go on.",
+    ("outputs/*", "outputs/a outputs/b", "outputs/* --json scores.json", "--watch outputs/"),
 )
 ABOUT_REPORT = About(
     "report.py",
@@ -30,12 +31,18 @@ ABOUT_REPORT = About(
 )
 
 
+# A day: whoever looks less often can run the command again.
+MOST_SECONDS = 86_400
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BoardConfig:
     """Settings of leaderboard.py."""
 
     runs: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Folders of runs and blends, such as outputs/*; unfinished runs are skipped."""
+    """Folders of runs and blends, such as outputs/*, or a folder that holds them. Unfinished runs
+    are listed apart.
+    """
     metric: str | None = None
     """Score to rank by (see run_cv.py --help); default: the metric of the runs, or f1_macro if they
     differ.
@@ -54,8 +61,19 @@ class BoardConfig:
     """Write no page."""
     json: str | None = None
     """JSON file for the same numbers. Default: none is written."""
+    watch: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Go on, and write page and JSON file again when a run has changed, until Ctrl-C. New runs in
+    a folder that holds runs are found, and each unfinished run has a page.
+    """
+    every: float | None = None
+    """Seconds between two looks of --watch. Default: 10."""
 
     def __post_init__(self) -> None:
+        require(
+            self.every is None or 0 < self.every <= MOST_SECONDS,
+            f"--every {self.every}: pass seconds above 0, at most {MOST_SECONDS:,}",
+        )
+        require(self.every is None or self.watch, "--every: is of --watch only; pass both")
         expand_home(self, "runs", "page", "json")
         check_lengths(self, "page", "json")
         if self.metric not in (None, MEAN_COST):
@@ -83,52 +101,10 @@ class ReportConfig:
 
 def _compare(config: BoardConfig) -> None:
     """Print the leaderboard, and write the page and the JSON file. Raises UserError."""
-    # These import pandas, which takes a while, so the flags are checked first.
-    from foldblend.files import page_file, write_bytes
-    from foldblend.runs.folder import write_json
-    from reports.board.find import find_runs
-    from reports.board.leaderboard import leaderboard
-    from reports.board.text import board_lines, pair_lines
-    from reports.text import folded, screen_width
+    # This imports pandas, which takes a while, so the flags are checked first.
+    from reports.board.command import compare
 
-    if not config.runs:
-        raise UserError("RUNS: missing; pass run folders, such as python leaderboard.py outputs/*")
-    page = None if config.no_page else page_file(config.page, flag="--page")
-    json_file = None if config.json is None else page_file(config.json, flag="--json")
-    runs, skipped = find_runs(config.runs)
-    every = leaderboard(
-        runs,
-        skipped,
-        metric=config.metric,
-        score_by=config.score_by,
-        group_pool=config.group_pool,
-    )
-    lines = [
-        line
-        for board in every["boards"]
-        for line in [*board_lines(every, board, width=screen_width()), ""]
-    ]
-    if len(runs) == 2 and len(every["boards"]) == 1:
-        lines += pair_lines(every["boards"][0], width=screen_width())
-    lines += [line for one in skipped for line in folded(f"skipped {one['path']}: {one['why']}")]
-    print("\n".join(lines))
-    if json_file is not None:
-        write_json(
-            json_file,
-            every | {"boards": [_without_predictions(board) for board in every["boards"]]},
-        )
-        print(f"JSON: {json_file}")
-    if page is not None:
-        # This imports OpenCV, which is not needed without a page.
-        from reports.board.page import board_page
-
-        write_bytes(page, board_page(every, runs=runs, folder=page.parent))
-        print(f"page: {page}")
-
-
-def _without_predictions(board: dict[str, Any]) -> dict[str, Any]:
-    # They are most of a board, and only the page and the comparison of two runs use them.
-    return {name: part for name, part in board.items() if name != "pictures"}
+    compare(config)
 
 
 def _write_reports(config: ReportConfig) -> None:

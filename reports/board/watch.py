@@ -1,4 +1,4 @@
-"""The leaderboard written again as runs go on: what changed since the last look, and the loop."""
+"""The leaderboard, made again as runs go on: changes between two looks, and the loop."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Publish = Callable[[Mapping[str, Any], Sequence[Run]], object]
 
 @dataclass(frozen=True)
 class Memory:
-    """What was read and computed before, so that a look does it for what has changed only."""
+    """Keeps what was read and computed, so that a look does it for what has changed only."""
 
     known: Known = field(default_factory=dict)
     cache: Cache = field(default_factory=dict)
@@ -43,10 +43,10 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """What the runs were at one moment."""
+    """State of the runs at one moment."""
 
     marks: Mapping[str, object] = field(default_factory=dict)
-    """What tells for each folder whether it has changed."""
+    """Stamp of each folder, which changes with its files."""
     states: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """For each folder its state in words: first how it stands, then how far it is."""
     every: Mapping[str, Any] | None = None

@@ -40,6 +40,8 @@ BACKBONES = {
 ELSEWHERE = {
     "examples/london_masks.py": "tests/whole/test_london_masks.py",
     "-m docs.generate": "tests/whole/test_documentation.py",
+    # It goes on until Ctrl-C.
+    "leaderboard.py --watch": "tests/reports/test_watch.py",
 }
 
 
