@@ -74,6 +74,11 @@ def find_running(
             rows[place] = running_row(path, now=now, cache=memory.cache)
         except UserError as error:
             broken[printable(path)] = printable(str(error).removeprefix(f"{path}/"))
+    names = [row["name"] for row in rows.values()]
+    for row in rows.values():
+        # As on the boards, a name that occurs twice does not tell.
+        if names.count(row["name"]) > 1:
+            row["name"] = row["path"]
     return list(rows.values()), broken
 
 

@@ -160,6 +160,17 @@ def test_scores_of_finished_runs_are_computed_once(outputs, monkeypatch):
     assert fresh.look.every == seen.look.every
 
 
+def test_runs_of_one_name_are_told_apart(outputs, tmp_path):
+    others = tmp_path / "others"
+    write_unfinished_run(others / "half", done=0, epochs=0, num_people=20)
+    seen = Watch(outputs, others)
+    seen.changes()
+    assert seen.names()[1] == [f"{outputs}/half", f"{others}/half"]
+    output = Output(page=tmp_path / "board.html", json=None)
+    output.write(seen.look.every, seen.look.runs, reload=10)
+    assert len([*(tmp_path / "board-running").iterdir()]) == 2
+
+
 def test_without_a_folder_that_holds_runs_each_path_is_a_run(outputs):
     seen = Watch(outputs / "good", outputs)
     seen.changes()
