@@ -37,6 +37,7 @@ PUBLIC = {
     "build_manifest": "folds.data.manifest",
     "cross_validate": "pipeline.cv",
     "cross_validate_seeds": "pipeline.cv",
+    "explain": "pipeline.explain.run",
     "export_model": "pipeline.export.write",
     "import_run": "folds.data.imported.run",
     "leaderboard": "reports.board.leaderboard",

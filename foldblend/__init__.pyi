@@ -18,6 +18,7 @@ from pipeline.config.train import LossConfig as LossConfig
 from pipeline.config.train import TrainConfig as TrainConfig
 from pipeline.cv import cross_validate as cross_validate
 from pipeline.cv import cross_validate_seeds as cross_validate_seeds
+from pipeline.explain.run import explain as explain
 from pipeline.export.loaded import load_export as load_export
 from pipeline.export.write import export_model as export_model
 from pipeline.predict.api import predict as predict

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -12,6 +14,7 @@ from foldblend.cli import parse_flags, run_command
 from foldblend.errors import UserError, listed, require
 from foldblend.flags import check_lengths, expand_home
 from foldblend.help import About
+from foldblend.plugins import parse_parts
 from foldblend.scores.by_group import check_pool
 from foldblend.scores.metrics import MEAN_COST, check_metric
 from foldblend.streams import print_aside
@@ -27,7 +30,7 @@ ABOUT_BOARD = About(
 ABOUT_REPORT = About(
     "report.py",
     "Write the reports of finished runs again, each from the files of its run folder.",
-    ("outputs/RUN", "outputs/*"),
+    ("outputs/RUN", "outputs/*", "outputs/RUN --explain"),
 )
 
 
@@ -94,9 +97,24 @@ class ReportConfig:
     """Put an apostrophe before file and class names in predictions and suspects that a
     spreadsheet would take for a formula (they start with = + - @).
     """
+    explain: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Show where the models looked in the images that the report shows as mistakes. It runs the
+    models, needs the images, and keeps the result in the run folder; see docs/explanations.md.
+    """
+    parts: str | None = None
+    """With --explain: your own parts that the run's settings name and that may be imported, as
+    module:name, separated by commas.
+    """
+    trust_parts: bool = False
+    """With --explain: import such parts without their names, if their source is what the run was
+    made with.
+    """
 
     def __post_init__(self) -> None:
         expand_home(self, "runs")
+        parse_parts(self.parts)
+        for flag, given in (("--parts", self.parts), ("--trust-parts", self.trust_parts)):
+            require(not given or self.explain, f"{flag}: has no effect without --explain; pass it")
 
 
 def _compare(config: BoardConfig) -> None:
@@ -123,6 +141,8 @@ def _write_reports(config: ReportConfig) -> None:
     written = 0
     for run in runs:
         try:
+            if config.explain:
+                _explain(run.path, config)
             with lock_folder(run.path, flags=(None, None)), safe_csv(config.safe_csv):
                 write_report(run, page=config.page)
             print(f"report written again: {run.path}")
@@ -133,12 +153,19 @@ def _write_reports(config: ReportConfig) -> None:
             # The other reports are still written.
             failed.append(str(error))
     if failed:
-        raise UserError(f"reports not written: {'; '.join(failed)}")
+        raise UserError(f"reports not written: {'; '.join(dict.fromkeys(failed))}")
     if not written:
         reasons = listed("{path}: {why}".format(**one) for one in skipped)
         raise UserError(f"no report was written ({reasons})")
     for one in skipped:
         print_aside(f"skipped {one['path']}: {one['why']}")
+
+
+def _explain(folder: Path, config: ReportConfig) -> None:
+    """Make the explanations of a run. Raises UserError."""
+    # The models are the work of a higher layer, so the function is looked up by its public name.
+    explain = importlib.import_module("foldblend").explain
+    explain(folder, parts=config.parts, trust_parts=config.trust_parts)
 
 
 def leaderboard(argv: Sequence[str]) -> int:

@@ -142,7 +142,7 @@ class Net:
             folder=graphs_in(),
         )
 
-    def _head(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def head(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return weight D x C and bias C of a linear head, in float64."""
         if index not in self._heads:
             state = self.weights.read(index)
@@ -154,7 +154,7 @@ class Net:
 
     def head_logits(self, index: int, features_ND: np.ndarray) -> np.ndarray:
         """Return the logits N x C float32 of a linear head on features of a frozen backbone."""
-        weight_DC, bias_C = self._head(index)
+        weight_DC, bias_C = self.head(index)
         return np.asarray(features_ND.astype(np.float64) @ weight_DC + bias_C, np.float32)
 
     def _batches(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ensemble.parameters_file import to_bytes
-from ensemble.saved import load_blend, saved_members
+from ensemble.saved import SavedMember, load_blend, saved_members
 from foldblend.cli import Say
 from foldblend.errors import UserError, in_a_line
 from foldblend.files import is_file
@@ -30,7 +30,15 @@ from pipeline.predict.weights import FolderWeights
 from tta.policy import Policy
 from tta.views.names import draw_of, is_device_view
 
-__all__ = ["Predictor", "member_runs", "open_predictor", "open_run", "reading_of"]
+__all__ = [
+    "Predictor",
+    "member_run",
+    "member_runs",
+    "open_predictor",
+    "open_run",
+    "origin_run",
+    "reading_of",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +134,7 @@ def reading_of(run: Run) -> dict[str, Any]:
         if run.info["kind"] == "cv":
             break
         if run.info["kind"] == "tta":
-            record = run.info["of"]
-            run = _member(run, record["name"], None, record["oof"], blend=False)
+            run = origin_run(run)
         else:
             run = member_runs(run)[0]
     run.check_unchanged("config.yaml")
@@ -136,10 +143,18 @@ def reading_of(run: Run) -> dict[str, Any]:
 
 def member_runs(run: Run) -> list[Run]:
     """Return the members of a blend; raise UserError if one is gone or was made again."""
-    return [
-        _member(run, one.name, one.path, one.record["oof"], blend=True)
-        for one in saved_members(run)
-    ]
+    return [member_run(run, one) for one in saved_members(run)]
+
+
+def member_run(run: Run, one: SavedMember) -> Run:
+    """Return a member of a blend; raise UserError if it is gone or was made again."""
+    return _member(run, one.name, one.path, one.record["oof"], blend=True)
+
+
+def origin_run(run: Run) -> Run:
+    """Return the run that a TTA'd run was made from; raise UserError if it is gone."""
+    record = run.info["of"]
+    return _member(run, record["name"], None, record["oof"], blend=False)
 
 
 class _Opener:
@@ -185,8 +200,7 @@ class _Opener:
 
     def augmented(self, run: Run, above: Sequence[Path]) -> Augmented:
         """Return a TTA'd run."""
-        record = run.info["of"]
-        found = _member(run, record["name"], None, record["oof"], blend=False)
+        found = origin_run(run)
         if found.info["kind"] != "cv":
             raise UserError(f"{found.path}: is not the run that {run.path} was made from")
         policy = Policy.from_dict(run.info["policy"])

@@ -20,6 +20,7 @@ from foldblend.scores.score import Scored, score_interval, score_prediction
 __all__ = [
     "MOST_NAMED",
     "compare",
+    "scores_of_classes",
     "summarise",
     "summarise_test",
     "with_differences",
@@ -35,7 +36,9 @@ def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _per_class(rows: Rows, predicted_N: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
+def scores_of_classes(
+    rows: Rows, predicted_N: np.ndarray, names: Sequence[str]
+) -> list[dict[str, Any]]:
     """Return precision, recall and F1 of each class that occurs, pooled over repeats.
 
     The support counts images, and `groups` counts groups, each once for all repeats.
@@ -95,7 +98,7 @@ def _attribute(attribute: Attribute, rows: Rows, proba_NC: np.ndarray) -> dict[s
         "value_names": list(attribute.values),
         "f1_macro": f1_macro.as_dict(),
         "accuracy": METRICS["accuracy"].score(truth_N, as_proba),
-        "values": _per_class(seen, as_proba.argmax(1), attribute.values),
+        "values": scores_of_classes(seen, as_proba.argmax(1), attribute.values),
         "confusion": _confusion(truth_N, as_proba.argmax(1), attribute.values),
     }
 
@@ -195,7 +198,7 @@ def summarise(
         "folds": folds,
         "folds_mean": _number(scores.mean()),
         "folds_std": _number(scores.std(ddof=1)) if len(scores) > 1 else None,
-        "per_class": _per_class(rows, proba_NC.argmax(1), classes),
+        "per_class": scores_of_classes(rows, proba_NC.argmax(1), classes),
         "confusion": _confusion(rows.label_N, proba_NC.argmax(1), classes),
         "attributes": [_attribute(one, rows, proba_NC) for one in attributes],
         "by_group": record_of_both(rows, proba_NC, attributes=attributes, metric=chosen),

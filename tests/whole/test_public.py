@@ -56,6 +56,7 @@ EXAMPLES = [
     "blend",
     "build_manifest",
     "cross_validate",
+    "explain",
     "import_run",
     "leaderboard",
     "load",
