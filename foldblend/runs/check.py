@@ -16,6 +16,7 @@ __all__ = [
     "BAD_LINK",
     "NEEDED",
     "NEEDED_TO_BUILD_ON",
+    "NOT_A_RUN",
     "finished_run",
     "load",
     "why_unfinished",

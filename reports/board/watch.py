@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from foldblend.errors import UserError, counted
+from foldblend.runs.check import NOT_A_RUN
 from foldblend.runs.run import Run
 from foldblend.runs.so_far import Stamp, stamp
 from reports.board.find import STAMPED, Known, folders_of, look_for_runs
@@ -19,6 +20,7 @@ from reports.text import printable
 
 __all__ = ["Look", "Memory", "find_running", "watch", "watch_once"]
 
+EMPTY = "holds no run yet"
 Say = Callable[[str], None]
 Publish = Callable[[Mapping[str, Any], Sequence[Run]], object]
 
@@ -144,6 +146,10 @@ def watch_once(
             problem=str(error),
             changes=() if before.problem == str(error) else (said,),
         )
+    for one in every["skipped"]:
+        # A folder that is given and has no run.json is one in which runs are expected.
+        if one["why"] == NOT_A_RUN and Path(one["path"]).is_dir():
+            one["why"] = EMPTY
     states = _states(every)
     changes = _changes(before.states, states)
     return Look(marks=marks, states=states, every=every, runs=tuple(runs), changes=changes)
@@ -167,7 +173,8 @@ def _states(every: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
             now_words(row),
         )
     for one in every["skipped"]:
-        found[one["path"]] = ("skipped", one["why"])
+        if one["why"] != EMPTY:
+            found[one["path"]] = ("skipped", one["why"])
     return found
 
 
