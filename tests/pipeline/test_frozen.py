@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -245,6 +247,41 @@ def test_scores_and_settings_of_each_fold_reach_tensorboard(run):
             assert found[tag][0].value == pytest.approx(value, abs=1e-6), tag
         settings = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
         assert b"head_l2" in settings
+
+
+class FakeWandb:
+    """Stands for the package wandb and for each of its runs, and keeps what it is given."""
+
+    errors = SimpleNamespace(Error=LookupError)
+
+    def __init__(self):
+        self.runs = []
+
+    def Settings(self, **options):  # noqa: N802
+        return options
+
+    def init(self, **options):
+        self.runs.append(SimpleNamespace(options=options, logged=[], config={}, summary={}))
+        run = self.runs[-1]
+        run.define_metric = lambda *args, **options: None
+        run.log = run.logged.append
+        run.config = SimpleNamespace(update=lambda values, **options: None)
+        run.finish = lambda exit_code: setattr(run, "code", exit_code)
+        return run
+
+
+def test_scores_reach_wandb_if_it_is_asked_for(run, tiny_layout, tmp_path, monkeypatch):
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    again = frozen(tiny_layout, tmp_path, tta="hflip", head_l2="0.3", wandb=True)
+    pd.testing.assert_frame_equal(again.oof, run.oof, check_exact=True)
+    assert [one.options["name"] for one in fake.runs] == ["frozen/fold_0", "frozen/fold_1"]
+    for fold, one in enumerate(fake.runs):
+        [values] = one.logged
+        done = json.loads((again.path / f"fold_{fold}" / "done.json").read_text())
+        assert values["val/f1_macro"] == done["score"]
+        assert one.summary == {"hparam/f1_macro": done["score"]}
+        assert one.code == 0
 
 
 def test_saved_weights_give_the_written_logits(run, tiny_layout):
