@@ -78,11 +78,11 @@ class Output:
         assert self.page is not None
         assert self.folder is not None
         check_no_link(self.folder)
-        back = f"../{quote(self.page.name)}"
+        back = f"../{_address(self.page.name)}"
         files = {_file_of(row): row for row in every["running"]}
         for name, row in files.items():
             write_bytes(self.folder / name, reloading(running_page(row, back=back), reload))
-            yield {**row, "page": f"{quote(self.folder.name)}/{quote(name)}"}
+            yield {**row, "page": f"{_address(self.folder.name)}/{name}"}
         for name in self.known.keys() - files.keys():
             self._write_ended(name, self.known[name], every, back)
         for file in self._pages():
@@ -100,7 +100,7 @@ class Output:
             one["path"] == row["path"] for board in every["boards"] for one in board["rows"]
         )
         report = Path(row["path"]) / "report.html"
-        address = quote(os.path.relpath(report, self.folder)) if exists(report) else None
+        address = _address(os.path.relpath(report, self.folder)) if exists(report) else None
         html = ended_page(
             row["name"],
             ended="finished" if is_done else "not among the unfinished runs any more",
@@ -142,6 +142,11 @@ def plain(every: Boards) -> dict[str, Any]:
         for board in every["boards"]
     ]
     return {**every, "boards": boards, "running": [*map(without_curves, every["running"])]}
+
+
+def _address(path: str) -> str:
+    """Return a path as part of an address; it may have bytes that are no UTF-8."""
+    return quote(os.fsencode(path))
 
 
 def _file_of(row: Mapping[str, Any]) -> str:

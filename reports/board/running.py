@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -191,9 +192,11 @@ def _resume(path: Path, settings: dict[Any, Any]) -> str:
     words = ["python", "run_cv.py", "--config", str(path / "config.yaml")]
     # The recorded folder is relative to where the run was started.
     output = settings.get("output")
-    is_here = isinstance(output, str) and Path(output, path.name).resolve() == path.resolve()
+    place = os.path.realpath(path)
+    is_path = isinstance(output, str) and "\0" not in output
+    is_here = is_path and os.path.realpath(Path(output, path.name)) == place
     if not is_here or settings.get("name") != path.name:
-        words += ["--output", str(path.parent), "--name", path.resolve().name]
+        words += ["--output", str(Path(place).parent), "--name", Path(place).name]
     return printable(shlex.join(words))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
@@ -90,7 +91,7 @@ def add_epochs(folder: Path, fold: int, epochs: int) -> None:
 def finish_fold(folder: Path, fold: int) -> None:
     """Write the rows and done.json of a fold."""
     add_epochs(folder, fold, EPOCHS)
-    rows = pd.read_parquet(folder.with_name(f".{folder.name}-rows.parquet"))
+    rows = _rows(folder)
     name = f"fold_{fold}/oof.parquet"
     write_table(folder / name, rows[rows["fold"] == fold].reset_index(drop=True))
     done = {
@@ -108,7 +109,15 @@ def finish_run(folder: Path) -> None:
     """Finish all folds and write the results."""
     for fold in range(NUM_FOLDS):
         finish_fold(folder, fold)
-    rows = pd.read_parquet(folder.with_name(f".{folder.name}-rows.parquet"))
+    rows = _rows(folder)
     write_table(folder / "oof.parquet", rows)
     record = json.loads((folder / "run.json").read_text())
     write_json(folder / "run.json", record | {"status": "done", "finished": round(NOW)})
+
+
+def _rows(folder: Path) -> pd.DataFrame:
+    """Return the rows of all folds, which are kept beside the run folder."""
+    # Of a path, pyarrow takes none that is no UTF-8.
+    return pd.read_parquet(
+        io.BytesIO(folder.with_name(f".{folder.name}-rows.parquet").read_bytes())
+    )

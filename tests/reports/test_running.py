@@ -125,7 +125,7 @@ def test_a_run_that_no_process_trains_has_stopped_and_says_how_to_go_on(half, mo
     assert row["resume"].startswith("python run_cv.py --config")
     # The recorded folder was relative to another place.
     words = shlex.split(row["resume"])
-    assert words[words.index("--output") + 1] == str(half.parent)
+    assert words[words.index("--output") + 1] == os.path.realpath(half.parent)
     settings = (half / "config.yaml").read_text()
     here = settings.replace(settings.split("output: ")[1].split("\n")[0], str(half.parent))
     (half / "config.yaml").write_text(here)
@@ -225,7 +225,9 @@ def same_rows(folder):
 
 
 def absurd_epochs(folder):
-    (folder / "config.yaml").write_text("epochs: .inf\nfinetune: [1]\noutput: {}\nlr: '\\e[31m'\n")
+    (folder / "config.yaml").write_text(
+        'epochs: .inf\nfinetune: [1]\noutput: "a\\0b"\nlr: "\\e[31m"\n'
+    )
 
 
 def infinite_times(folder):
@@ -262,6 +264,39 @@ def test_a_damaged_file_is_a_problem_of_its_row(half, damage, words, is_running)
     page = running_page(row, back="leaderboard.html")
     assert words is None or words in page
     assert running_lines([row])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.yaml",
+        "fold_0/done.json",
+        "fold_0/log.csv",
+        "fold_0/oof.parquet",
+        "fold_2",
+        ".lock",
+        ".lock-fold-2",
+    ],
+)
+@pytest.mark.parametrize("kind", ["pipe", "endless", "folder", "link to itself", "absent"])
+def test_nothing_that_stands_in_the_place_of_a_file_ends_or_stops_a_look(half, name, kind):
+    place = half / name
+    if place.is_dir():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "endless":
+        place.symlink_to("/dev/zero")
+    elif kind == "folder":
+        place.mkdir()
+    elif kind == "link to itself":
+        place.symlink_to(place)
+    running_stamp(half)
+    row = row_of(half)
+    assert row["state"] == "stopped"
+    assert running_page(row, back="leaderboard.html")
 
 
 def test_what_is_no_unfinished_run_has_no_row(half, tmp_path):

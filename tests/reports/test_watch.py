@@ -256,6 +256,16 @@ def test_pages_of_unfinished_runs_come_and_go(outputs, tmp_path):
     jsonschema.validate(json.loads((tmp_path / "my board.json").read_text()), SCHEMA)
 
 
+def test_names_that_are_no_text(tmp_path):
+    outputs = tmp_path / "out\udcff #1?"
+    folder = write_unfinished_run(outputs / "run\udcff", num_people=20)
+    page = tmp_path / "board\udcff.html"
+    output, look = watched(outputs, page, lambda: finish_fold(folder, 2))
+    [file] = (tmp_path / "board\udcff-running").iterdir()
+    assert f"board%FF-running/{file.name}" in page.read_text()
+    output.end(look.every, look.runs)
+
+
 def test_a_page_that_cannot_be_written_is_tried_again(outputs, tmp_path):
     page = tmp_path / "board.html"
 
