@@ -9,7 +9,7 @@ import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import cv2
 import numpy as np
@@ -51,6 +51,7 @@ MOST_MAPS = 2_000
 MOST_SIDE = 64
 # Bytes of maps in a page, as data URIs.
 EMBED_BYTES = 1_500_000
+PNG = "data:image/png;base64,"
 # Height of a map in the page, where it is drawn smoothly.
 HEIGHT = 28
 # Colour of a map, and its opacity where most speaks for the class; the page shows the image in grey
@@ -148,6 +149,20 @@ class Explanations:
     note: str
     """How many mistakes have maps, or why none are shown."""
 
+    @property
+    def data(self) -> dict[str, Any] | None:
+        """Return what the script of a page needs, None without maps.
+
+        A map is a PNG in base64, "" where nothing speaks for the class.
+        """
+        if not self.maps:
+            return None
+        maps = {
+            str(row): ["" if one.is_empty else one.uri.removeprefix(PNG) for one in pair]
+            for row, pair in self.maps.items()
+        }
+        return {"maps": maps, "hint": self.hint, "method": self.method}
+
 
 def rows_to_explain(run: Run, arrays: OofArrays | None = None) -> np.ndarray:
     """Return the rows of oof.parquet whose mistakes a report shows first, most confident first.
@@ -243,7 +258,9 @@ def explanations_of(run: Run) -> Explanations | None:
             f"Of {len(maps):,} mistakes, the opened image shows where the model looked (of {num:,}"
             f" in {EXPLAIN}, up to {EMBED_BYTES / 1e6:g} MB)."
         )
-    method = METHODS[info["method"]].format(layer=info["layer"], captum=info["captum"])
+    method = METHODS[info["method"]].format(
+        layer=(info["layer"] or "").removeprefix("backbone."), captum=info["captum"]
+    )
     if info["of"]["name"] != run.name:
         method += f"; of the models of {info['of']['name']}"
     return Explanations(maps, method[:1].upper() + method[1:] + ".", HINT, note)
@@ -289,5 +306,5 @@ def _drawn(one: HeatInfo, area: list[float]) -> Heat:
     colour[..., :3] = COLOUR_RGB[::-1]
     colour[..., 3] = np.rint(whole * (MOST_OPAQUE / 255))
     data = cv2.imencode(".png", colour, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1]
-    uri = "data:image/png;base64," + base64.b64encode(data.tobytes()).decode()
+    uri = PNG + base64.b64encode(data.tobytes()).decode()
     return Heat(one["label"], uri, not heat_HW.any())

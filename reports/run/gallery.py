@@ -82,11 +82,12 @@ def gallery_data(
     *,
     classes: Sequence[str],
     attributes: Sequence[Attribute],
+    explained: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the data of the gallery: names once each, and rows as columns of small integers.
 
     Confidences are in thousandths. Thumbnails and paths are stored once per image, also where an
-    image has several predictions.
+    image has several predictions. `explained` is as `Explanations.data` gives it.
     """
     rows = shown.rows
     image_ids, image_N = np.unique(shown.image_id_N.astype(str), return_inverse=True)
@@ -122,4 +123,5 @@ def gallery_data(
         "thumbnails": [
             images.thumbnails.get(one, "").removeprefix(DATA_URI) for one in image_ids.tolist()
         ],
+        "explained": explained,
     }

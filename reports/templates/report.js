@@ -81,6 +81,22 @@
       ? make("img", { src: "data:image/jpeg;base64," + thumbnail, alt: name })
       : make("span", { className: "none", textContent: linkOf(row) ? "no thumbnail" : "no image" });
   };
+  // The image; where there are maps, beside it the image in grey below a map for each of the two classes.
+  const seen = (row) => {
+    const maps = data.explained?.maps[row];
+    const thumbnail = data.thumbnails[data.picture[row]];
+    if (!maps || !thumbnail) return [image(row)];
+    const map = (png, what, label) => make("figure", {},
+      make("span", {}, make("img", { src: "data:image/jpeg;base64," + thumbnail, alt: "" }),
+        ...(png ? [make("img", { className: "map", src: "data:image/png;base64," + png, alt: "where the model looked for " + data.classes[label] })] : [])),
+      make("figcaption", {}, make("b", { textContent: what }), " " + data.classes[label] + (png ? "" : ": nothing raised its score")));
+    return [
+      make("div", { className: "explained" },
+        make("figure", {}, make("span", {}, image(row)), make("figcaption", {}, make("b", { textContent: "the image" }))),
+        map(maps[0], "predicted", data.predicted[row]), map(maps[1], "true", data.label[row])),
+      make("p", { className: "soft", textContent: data.explained.hint + " " + data.explained.method }),
+    ];
+  };
   const tile = (row) => {
     const button = make("button", { type: "button", className: isWrong(row) ? "wrong" : "", tabIndex: -1 }, image(row));
     const caption = isWrong(row)
@@ -144,10 +160,11 @@
       make("button", { type: "button", textContent: "Close", onclick: () => dialog.close() }), " ");
     const link = linkOf(row);
     if (link) buttons.append(make("a", { href: link, textContent: "open the file", target: "_blank", rel: "noopener" }));
-    dialog.replaceChildren(image(row), table, buttons);
+    dialog.replaceChildren(...seen(row), table, buttons);
     if (!dialog.open) dialog.showModal();
     // The element that had the focus was replaced, so arrow keys would reach nothing.
     dialog.focus();
+    dialog.scrollTop = 0;
   };
 
   tiles.addEventListener("click", (event) => {
