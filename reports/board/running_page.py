@@ -157,8 +157,8 @@ def _figures(row: Row) -> list[dict[str, Any]]:
         }
         found.append(
             {
-                "title": title,
-                "about": f"After each epoch{left_out}.",
+                "title": f"{title}{_last(values_of)}",
+                "about": f"After each epoch{left_out}; the title has the last values.",
                 "svg": Markup(
                     figures.lines(
                         [epoch + 1 for epoch in epochs], values_of, xlabel="epoch", ylabel=title
@@ -182,6 +182,17 @@ def _at(
 ) -> list[float | None]:
     known = dict(zip(own, values, strict=True))
     return [known.get(epoch) for epoch in epochs]
+
+
+def _last(values_of: Mapping[str, Sequence[float | None]]) -> str:
+    """Return the last values of curves, such as ": 0.512 to 0.6", for a title."""
+    known = [[one for one in values if one is not None] for values in values_of.values()]
+    last = [values[-1] for values in known if values]
+    if not last:
+        return ""
+    low = f"{min(last):.3g}"
+    high = f"{max(last):.3g}"
+    return f": {low}" if low == high else f": {low} to {high}"
 
 
 def _title(column: str) -> str | None:
