@@ -137,7 +137,7 @@ def _voted(
         name,
         fitted,
         zeros_C,
-        singles.sections(rows, verdict) | harm,
+        singles.sections(rows, verdict, shares=fitted.shares, logits_NC=logits_NC) | harm,
         fits=False,
         of_shares=method.of_shares,
         notes=[*_unless_better(verdict, better=better), *harm_notes],
@@ -257,7 +257,9 @@ def _fitted(
     place, best = singles.best
     rows = singles.compared(chosen.logits_NC)
     verdict, better = singles.verdict(rows, chosen.final.shares, cost_M)
-    sections = singles.sections(rows, verdict)
+    sections = singles.sections(
+        rows, verdict, shares=chosen.final.shares, logits_NC=chosen.logits_NC
+    )
     sections["3_methods"] = methods_section(
         blended,
         best,

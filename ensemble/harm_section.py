@@ -17,7 +17,7 @@ from ensemble.singles import Singles
 from ensemble.subsets import FewerMembers
 from foldblend.errors import listed
 from foldblend.scores.metrics import Metric
-from reports.blocks import section, table_block, text_block
+from reports.blocks import section, strips_block, table_block, text_block
 from reports.text import num, signed
 
 __all__ = ["dropped_blocks", "harm_found", "harm_note", "harm_of_vote", "harm_section"]
@@ -76,17 +76,22 @@ def harm_section(
     are, in the plural.
     """
     rows = []
+    differences = {}
     for one in _sorted(harms):
         cells = ["no blend is left", ""]
+        if one.gain is not None:
+            differences[f"without {one.name}"] = one.gain.interval().as_dict()
         if one.score is not None and one.gain is not None:
             cells = [num(metric.sign * one.score.value), signed(one.gain.interval().as_dict())]
         rows.append([f"without {one.name}", *cells])
     side = "above" if metric.sign > 0 else "below"
     blocks = [] if note is None else [text_block(f"{note[0].upper()}{note[1:]}.")]
+    strips = strips_block(differences, xlabel="difference to the blend", line=0)
     return section(
         "The blend without each member, out of fold",
         *blocks,
         *dropped,
+        *([strips] if differences else []),
         table_block(["", metric.title, "difference to the blend"], rows),
         text_block(
             f"Most harmful member first. Where a difference is {side} 0, the blend is better"
@@ -170,7 +175,7 @@ def harm_found(
     found = harm_section(
         harms, singles.metric, note, how=how, dropped=dropped, groups=evidence.rows.groups
     )
-    return {"5_harm": found}, notes
+    return {"1_without": found}, notes
 
 
 def harm_of_vote(
@@ -192,4 +197,4 @@ def harm_of_vote(
     )
     note = harm_note(harms, can_drop=can_drop)
     found = harm_section(harms, singles.metric, note, how="vote", groups=singles.rows.groups)
-    return {"5_harm": found}, [] if note is None else [note]
+    return {"1_without": found}, [] if note is None else [note]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ensemble.align import Aligned
+from ensemble.changed import changed_section
 from ensemble.sections import errors_section, members_section, verdict_sentence
 from foldblend.ahead import ahead
 from foldblend.scores.metrics import Metric, as_metric, softmax
@@ -31,12 +32,14 @@ class Singles:
 
     def __init__(self, aligned: Aligned, metric: str | Metric, *, blend: str) -> None:
         self.rows = aligned.named_rows.coded()
+        self.image_id_N = aligned.rows["image_id"].to_numpy()
         self.attributes = aligned.runs[0].attributes
         self.blend = blend
         self.names = _names(aligned, blend)
         self.metric = as_metric(metric)
         self.found: list[Scored] = []
-        self.wrong_MN = np.empty((len(self.names), len(self.rows)), bool)
+        self.classes = aligned.runs[0].classes
+        self.predicted_MN = np.empty((len(self.names), len(self.rows)), np.int32)
 
     def watched(self, logits: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the members' logits unchanged, after scoring each."""
@@ -46,7 +49,7 @@ class Singles:
 
     def _with_score(self, member: tuple[int, np.ndarray]) -> tuple[np.ndarray, Scored]:
         place, logits_NC = member
-        self.wrong_MN[place] = logits_NC.argmax(axis=1) != self.rows.label_N
+        self.predicted_MN[place] = logits_NC.argmax(axis=1)
         return logits_NC, self._scored(self.names[place], logits_NC)
 
     @property
@@ -71,11 +74,43 @@ class Singles:
         return with_differences([*self.found, self._scored(self.blend, logits_NC)], self.best[0])
 
     def sections(
-        self, rows: list[dict[str, Any]], verdict: str | None
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        verdict: str | None,
+        *,
+        shares: Sequence[float],
+        logits_NC: np.ndarray,
     ) -> dict[str, dict[str, Any]]:
-        """Return the sections on members and their errors; `rows` are those of `compared`."""
-        found = {"1_members": members_section(rows, verdict, groups=self.rows.groups)}
-        errors = errors_section(self.names, self.wrong_MN)
+        """Return the sections on members, on the images that the blend changes, and on errors.
+
+        Parameters
+        ----------
+        rows
+            What `compared` returns.
+        verdict
+            What `verdict` returns.
+        shares
+            The weight of each member.
+        logits_NC
+            Logits of the blend.
+        """
+        # The last row is the blend, which has no weight.
+        weighed = [{**row, "weight": share} for row, share in zip(rows, shares, strict=False)]
+        weighed.append(dict(rows[-1]))
+        found = {"1_members": members_section(weighed, verdict, groups=self.rows.groups)}
+        if len(self.names) < 2:
+            return found
+        place = self.best[0]
+        changed = changed_section(
+            self.image_id_N,
+            self.rows.label_N,
+            self.predicted_MN[place],
+            softmax(logits_NC),
+            classes=self.classes,
+            single=self.names[place],
+        )
+        found["1_repaired"] = changed
+        errors = errors_section(self.names, self.predicted_MN != self.rows.label_N)
         return found | ({} if errors is None else {"2_errors": errors})
 
     def verdict(

@@ -1,4 +1,4 @@
-"""Sections of a report as plain data, which text, page and JSON show.
+"""Sections of a report as plain data, which text, page and JSON show (`reports.block_kinds`).
 
 A stage adds one with ``foldblend.runs.folder.write_section(folder, "name", section(title, block,
 ...))``; every report of that run folder then shows it.
@@ -6,23 +6,17 @@ A stage adds one with ``foldblend.runs.folder.write_section(folder, "name", sect
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
-
-from reports.figures import bars, lines
-from reports.text import comparison_lines, folded, num, signed, span, table
-
 __all__ = [
+    "Block",
     "bars_block",
     "comparison_block",
+    "images_block",
     "lines_block",
-    "screen_lines",
     "section",
-    "section_html",
-    "section_lines",
+    "strips_block",
     "table_block",
     "text_block",
 ]
@@ -91,110 +85,15 @@ def lines_block(
     return {"kind": "lines", "x": list(map(float, x)), "series": values, **axes}
 
 
-def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
-    # Markup.format escapes the cells, which may hold names of files and classes.
-    def row(cells: Sequence[str], tag: str) -> Markup:
-        return Markup("<tr>{}</tr>").format(
-            Markup("").join(Markup(f"<{tag}>{{}}</{tag}>").format(one) for one in cells)
-        )
-
-    body = Markup("\n").join([row(header, "th"), *(row(cells, "td") for cells in rows)])
-    return Markup('<div class="scroll"><table>\n{}\n</table></div>').format(body)
+def images_block(caption: str, images: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Return images of the run, each a name and what is said of it; the caption gives n."""
+    each = [{"image_id": name, "text": text} for name, text in images]
+    return {"kind": "images", "caption": caption, "images": each}
 
 
-def _figure(svg: Markup, caption: str) -> Markup:
-    return Markup("<figure>{}<figcaption>{}</figcaption></figure>").format(svg, caption)
-
-
-def _comparison_html(block: Block) -> Markup:
-    rows = block["rows"]
-    names = list(rows[0]["attributes"])
-    header = ["", "score", "95 % interval", *names, f"difference to {rows[0]['against']}, paired"]
-    cells = [
-        [
-            row["name"],
-            num(row["headline"]["value"]),
-            span(row["headline"]),
-            *[f"{row['attributes'][name]:.3f}" for name in names],
-            signed(row["difference"]),
-        ]
-        for row in rows
-    ]
-    return _html_table(header, cells)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
-
-
-def _bars_lines(block: Block) -> list[str]:
-    cells = [
-        [name, *map(_number, row)]
-        for name, *row in zip(block["names"], *block["series"].values(), strict=True)
-    ]
-    return [*folded(block["caption"]), *table([block["xlabel"], *block["series"]], cells)]
-
-
-def _lines_lines(block: Block) -> list[str]:
-    cells = [
-        [_number(x), *map(_number, row)]
-        for x, *row in zip(block["x"], *block["series"].values(), strict=True)
-    ]
-    return [*folded(block["caption"]), *table([block["xlabel"], *block["series"]], cells)]
-
-
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    to_lines: Callable[[Block], list[str]]
-    to_html: Callable[[Block], Markup]
-
-
-# A new kind of block needs an entry here, and one in docs/report.schema.json.
-KINDS = {
-    "text": _Kind(
-        lambda one: folded(one["text"]), lambda one: Markup("<p>{}</p>").format(one["text"])
-    ),
-    "table": _Kind(
-        lambda one: table(one["header"], one["rows"]),
-        lambda one: _html_table(one["header"], one["rows"]),
-    ),
-    "comparison": _Kind(lambda one: comparison_lines(one["rows"]), _comparison_html),
-    "bars": _Kind(
-        _bars_lines,
-        lambda one: _figure(
-            bars(one["names"], one["series"], xlabel=one["xlabel"], number="{:.4g}"), one["caption"]
-        ),
-    ),
-    "lines": _Kind(
-        _lines_lines,
-        lambda one: _figure(
-            lines(one["x"], one["series"], xlabel=one["xlabel"], ylabel=one["ylabel"]),
-            one["caption"],
-        ),
-    ),
-}
-
-
-def section_lines(one: Mapping[str, Any]) -> list[str]:
-    """Return a section as lines of text."""
-    return [
-        *folded(one["title"]),
-        *(line for block in one["blocks"] for line in KINDS[block["kind"]].to_lines(block)),
-    ]
-
-
-def screen_lines(blocks: Sequence[Block], *, width: int) -> list[str]:
-    """Return the blocks that sections have for the first screen as lines of text, tables first."""
-    lines = []
-    # The sort is stable: blocks of one kind stay in the order of their sections.
-    for block in sorted(blocks, key=lambda block: block["kind"] != "table"):
-        if block["kind"] == "table":
-            lines += table(block["header"], block["rows"], name_width=30, width=width)
-        else:
-            lines += folded(block["text"], width=width)
-    return lines
-
-
-def section_html(one: Mapping[str, Any]) -> Markup:
-    """Return a section's blocks as HTML, without its title."""
-    return Markup("\n").join(KINDS[block["kind"]].to_html(block) for block in one["blocks"])
+def strips_block(
+    intervals: Mapping[str, Mapping[str, float | None]], *, xlabel: str, line: float | None = None
+) -> dict[str, Any]:
+    """Return values with intervals by name, on one scale; `line` is where a line is drawn."""
+    rows = [{"name": name, "interval": dict(one)} for name, one in intervals.items()]
+    return {"kind": "strips", "xlabel": xlabel, "line": line, "rows": rows}

@@ -34,6 +34,7 @@ class _ComparisonRow(TypedDict, total=False):
     attributes: Required[dict[str, float]]
     difference: Required[IntervalInfo | None]
     against: Required[str]
+    weight: float
 
 
 class _ComparisonBlock(TypedDict):
@@ -61,10 +62,39 @@ class _LinesBlock(TypedDict):
     caption: str
 
 
+class _Image(TypedDict):
+    """An image and what is said of it."""
+
+    image_id: str
+    text: str
+
+
+class _ImagesBlock(TypedDict):
+    """Images."""
+
+    caption: str
+    images: list[_Image]
+
+
+class _StripsRow(TypedDict):
+    """A value with its interval, beside its name."""
+
+    name: str
+    interval: IntervalInfo
+
+
+class _StripsBlock(TypedDict):
+    """Values with intervals on one scale."""
+
+    xlabel: str
+    line: float | None
+    rows: list[_StripsRow]
+
+
 class _Kind(TypedDict, total=False):
     """Hold what every block has."""
 
-    kind: Required[Literal["text", "table", "comparison", "bars", "lines"]]
+    kind: Required[Literal["text", "table", "comparison", "bars", "lines", "images", "strips"]]
 
 
 class _Section(TypedDict, total=False):
@@ -81,6 +111,8 @@ BLOCKS: dict[str, Any] = {
     "comparison": _ComparisonBlock,
     "bars": _BarsBlock,
     "lines": _LinesBlock,
+    "images": _ImagesBlock,
+    "strips": _StripsBlock,
 }
 
 

@@ -331,14 +331,16 @@ class _FoldTraining:
         metric = self.job.run.config.output.metric
         label_N = self.held_out["label"].to_numpy()
         score = row[f"val_{metric}"] = self._score(self.held_out, logits_VNC)
+        proba_NC = softmax(mean_logit(logits_VNC))
+        loss = row["val_log_loss"] = METRICS["log_loss"].score(label_N, proba_NC)
         check_there(job.folder)
         write_table(self.folder / "log.csv", pd.DataFrame(self.course.rows))
         epoch = int(row["epoch"])
-        proba_NC = softmax(mean_logit(logits_VNC))
         values = {
             "train/loss": row["train_loss"],
             "train/lr": row["lr"],
             "train/images_per_s": row["images_per_s"],
+            "val/loss": loss,
             "val/f1_macro": METRICS["f1_macro"].score(label_N, proba_NC),
             f"val/{metric}": score,
             **attribute_scores(label_N, proba_NC, job.run.manifest.attributes),

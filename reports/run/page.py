@@ -9,9 +9,10 @@ from foldblend.attributes import Attribute
 from foldblend.errors import counted
 from foldblend.scores.by_group import GROUP
 from foldblend.scores.metrics import TITLES
-from reports.blocks import section_html
+from reports.block_kinds import section_html
 from reports.html import json_data, render_page
 from reports.run.by_group import by_group_section, other_score
+from reports.run.explained import Explanations
 from reports.run.figures import curve_figures, folds_finding, reliability_figure, test_figure
 from reports.run.first_screen import WorstClass, ladder, worst_classes
 from reports.run.gallery import GalleryImages, Predictions, gallery_data
@@ -58,6 +59,26 @@ def _worst(
     return {"name": one.name, "f1": one.f1, "support": one.support, "tiles": tiles}
 
 
+def _sections(
+    sections: Sequence[Mapping[str, Any]], images: GalleryImages, kind: str
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": f"{kind}-{index + 1}",
+            "title": one["title"],
+            "short": one["title"].split(",")[0],
+            "html": section_html(one, images.thumbnails),
+        }
+        for index, one in enumerate(sections)
+    ]
+
+
+def _verdicts(report: Report) -> list[str]:
+    """Return the sentences that stages have for the first screen, such as what a blend gained."""
+    blocks = [block for one in report["sections"] for block in one.get("screen", ())]
+    return [block["text"] for block in blocks if block["kind"] == "text"]
+
+
 def report_page(
     report: Report,
     shown: Predictions,
@@ -65,13 +86,16 @@ def report_page(
     *,
     attributes: Sequence[Attribute] = (),
     steps: Sequence[str] = (),
+    explained: Explanations | None = None,
 ) -> str:
     """Return the page of a report (report.json) as HTML, with every name escaped."""
     groups = groups_of(report)
     worst = worst_classes(report, shown)
     scored = report.get("test_score")
-    first = by_group_section(report)
-    sections = [*([] if first is None else [first]), *report["sections"]]
+    by_group = by_group_section(report)
+    # What a stage made of other runs starts with what it gained; the last section is on use.
+    gains = report["sections"][:-1] if report["kind"] in ("blend", "tta") else []
+    others = [*([] if by_group is None else [by_group]), *report["sections"][len(gains) :]]
     return render_page(
         "report.html",
         scripts=("glossary.js", "report.js"),
@@ -100,12 +124,21 @@ def report_page(
         curves=curve_figures(report),
         test_figure=test_figure(report),
         suspects=_suspects(report, images.thumbnails),
-        sections=[{"title": one["title"], "html": section_html(one)} for one in sections],
+        gains=_sections(gains, images, "gain"),
+        sections=_sections(others, images, "section"),
+        verdicts=_verdicts(report),
         other=other_score(report),
         unit=" by image" if report.get("score_by") == GROUP else "",
         images=images,
+        explained="" if explained is None else explained.note,
         gallery=json_data(
-            gallery_data(shown, images, classes=report["class_names"], attributes=attributes)
+            gallery_data(
+                shown,
+                images,
+                classes=report["class_names"],
+                attributes=attributes,
+                explained=None if explained is None else explained.data,
+            )
         ),
         num=num,
         span=span,

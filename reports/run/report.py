@@ -41,8 +41,10 @@ from foldblend.scores.metrics import Metric, softmax
 from foldblend.scores.run_metric import metric_of
 from foldblend.scores.score import score_interval
 from foldblend.spreadsheets import for_spreadsheets, safe_csv
+from reports.block_kinds import image_ids
 from reports.blocks import comparison_block, section
 from reports.run.card import use_section
+from reports.run.explained import explanations_of
 from reports.run.first_screen import worst_classes
 from reports.run.gallery import Predictions, rows_by_interest
 from reports.run.next_steps import next_steps
@@ -323,16 +325,16 @@ def _page(run: Run, report: Mapping[str, Any]) -> str:
     shown = Predictions(ids_N, arrays.rows, arrays.proba_NC)
     worst = [row for one in worst_classes(report, shown) for row in one.rows]
     # Suspected labels are judged by eye, so their images get thumbnails before other mistakes.
-    suspected_N = np.flatnonzero(
-        np.isin(ids_N, [name for one in findings for name in one["image_ids"]])
-    )
-    order = rows_by_interest(arrays.rows.label_N, arrays.proba_NC, [*worst, *suspected_N])
+    names = [name for one in findings for name in one["image_ids"]]
+    named_N = np.flatnonzero(np.isin(ids_N, [*names, *image_ids(report["sections"])]))
+    order = rows_by_interest(arrays.rows.label_N, arrays.proba_NC, [*worst, *named_N])
     return report_page(
         report,
         shown,
         gallery_images_of(run, ids_N[order]),
         attributes=run.attributes,
         steps=next_steps(report, run.path),
+        explained=explanations_of(run),
     )
 
 

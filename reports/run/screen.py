@@ -9,7 +9,7 @@ from typing import Any
 from foldblend.cli import program
 from foldblend.errors import counted
 from foldblend.runs.run import Run
-from reports.blocks import screen_lines as section_screen_lines
+from reports.block_kinds import screen_lines as section_screen_lines
 from reports.run.by_group import other_score, values_by_group
 from reports.run.next_steps import next_steps, quoted
 from reports.run.report import write_report

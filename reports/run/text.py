@@ -9,7 +9,7 @@ from typing import Any
 from foldblend.errors import counted
 from foldblend.scores.by_group import GROUP
 from foldblend.scores.metrics import TITLES
-from reports.blocks import section_lines
+from reports.block_kinds import section_lines
 from reports.run.by_group import by_group_section, other_score
 from reports.run.scored_test import TITLE, score_sentence
 from reports.text import WIDTH, folded, groups_of, num, signed, span, table, title_of

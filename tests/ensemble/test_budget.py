@@ -11,7 +11,7 @@ from ensemble.config import parse_budget
 from foldblend.errors import UserError
 from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS
-from reports.blocks import section_html, section_lines
+from reports.block_kinds import section_html, section_lines
 from tests.makers.small_runs import GPU, LABELS, folds, write_run
 
 WORTH = (0.5, 0.1, 0.3, 0.2)
@@ -207,7 +207,7 @@ def test_the_section_advises_what_to_deploy():
         in plot["caption"]
     )
     assert max(map(len, section_lines(one))) <= 80
-    assert "<svg" in section_html(one)
+    assert "<svg" in section_html(one, {})
 
 
 def test_advice_where_lower_is_better_and_where_nothing_cheaper_is_as_good():

@@ -15,7 +15,7 @@ from foldblend.runs.info import FoldInfo
 from foldblend.runs.run import Run
 from foldblend.runs.schema import DONE, check_info, problem_of_info, read_checked, read_done
 from foldblend.scores.run_metric import metric_of
-from reports.blocks import section_html, section_lines
+from reports.block_kinds import section_html, section_lines
 from reports.board.find import find_runs
 from reports.board.leaderboard import leaderboard
 from reports.run.report import compute_report
@@ -184,7 +184,7 @@ def test_every_change_of_a_section_is_right_or_one_line(kinds, tmp_path):
         message = message_of(lambda: read_sections(folder))
         if message is None:
             section_lines(changed)
-            section_html(changed)
+            section_html(changed, {})
         else:
             assert "views.json" in message, what
 

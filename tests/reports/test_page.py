@@ -283,7 +283,7 @@ def test_no_page(run_copy):
     assert not (run_copy.path / "report.html").exists()
 
 
-def test_thumbnails_stop_at_their_limit_and_skip_unreadable_images(run_copy, monkeypatch, tmp_path):
+def test_thumbnails_stop_at_their_limit_and_skip_unreadable_images(run_copy, tmp_path):
     ids = run_copy.oof["image_id"].tolist()
     everything = gallery_images_of(run_copy, ids)
     assert set(everything.thumbnails) == set(ids)
@@ -295,8 +295,8 @@ def test_thumbnails_stop_at_their_limit_and_skip_unreadable_images(run_copy, mon
     table.to_parquet(run_copy.path / PICTURES)
     rehash(run_copy.path / PICTURES)
     sizes = [len(everything.thumbnails[one]) for one in ids]
-    monkeypatch.setattr("reports.run.thumbnails.EMBED_BYTES", sizes[0] + sizes[2])
-    few = gallery_images_of(run_copy, ids)
+    few_bytes = sizes[0] + sizes[2]
+    few = gallery_images_of(run_copy, ids, most_bytes=few_bytes)
     assert list(few.thumbnails) == [ids[0], ids[2]]
     assert "mistakes first" in few.note
     assert set(few.paths) == set(ids)
@@ -606,4 +606,4 @@ def test_a_note_on_a_score_that_is_too_high_is_an_alarm_and_not_repeated(run_cop
     assert not any("leak" in one or "OPTIMISTIC" in one for one in run.report["notes"][1:])
     page = (run.path / "report.html").read_text()
     assert re.search(rf'<p class="alarm">{re.escape(note[:9])}', page, re.IGNORECASE)
-    assert '<p>A harmless note' in page
+    assert "<p>A harmless note" in page

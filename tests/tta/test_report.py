@@ -8,7 +8,8 @@ import pytest
 from foldblend.attributes import Attribute
 from foldblend.scores.metrics import METRICS
 from foldblend.scores.rows import Rows
-from reports.blocks import section, section_html, section_lines
+from reports.block_kinds import section_html, section_lines
+from reports.blocks import section
 from reports.run.summary import compare
 from tta.evaluate import effects
 from tta.policy import Policy
@@ -136,7 +137,7 @@ def test_score_against_cost():
     assert low[0] == pytest.approx(7 / 9)
     assert 0.8 < low[1] < 1
     assert block["caption"] == "macro F1 against cost: as given; one pass takes 30 ms per image"
-    assert "as given" in section_html(section("Views", json.loads(json.dumps(block))))
+    assert "as given" in section_html(section("Views", json.loads(json.dumps(block))), {})
 
 
 @pytest.mark.parametrize(
