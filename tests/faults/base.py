@@ -37,6 +37,7 @@ FROZEN += ["--finetune", "head", "--head-l2", "0.3"]
 HALF = [*CV, "--name", "half", "--backbone", "test_resnet", "--epochs", "4"]
 HALF += ["--save-every", "0", "--no-log-pictures"]
 BLEND = ["outputs/full", "outputs/frozen", "--method", "weights", "--name", "both", "--no-page"]
+EXPLAIN = ["outputs/full", "--explain", "--no-page"]
 EVIL = '''"""A part that leaves a mark when it is imported."""
 import os
 with open(os.environ["FAULT_MARKER"], "a") as mark:
@@ -122,6 +123,7 @@ def make_base(warm: Warm, store: Path) -> Path:
     _checked(warm, "run_tta", ["outputs/frozen", "--views", "hflip", "--no-page"])
     _checked(warm, "blend", BLEND)
     _checked(warm, "export_model", ["outputs/full", "--to", "model.zip"])
+    _checked(warm, "report", EXPLAIN)
     _killed_run(warm)
     shutil.copytree(warm.stage, whole, symlinks=True)
     seconds = round(time.monotonic() - started, 1)

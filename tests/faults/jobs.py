@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from tests.faults.base import DATA, FINETUNED, FROZEN, HALF
+from tests.faults.base import DATA, EXPLAIN, FINETUNED, FROZEN, HALF
 
 __all__ = ["JOBS", "Job", "reads"]
 
@@ -68,6 +68,11 @@ def _report(run: str) -> Callable[[Path], Result]:
         return {"scores": report.get("scores", report.get("headline"))}
 
     return read
+
+
+def _maps(stage: Path) -> Result:
+    """Return the maps of the mistakes of a run."""
+    return {"maps": json.loads((stage / "outputs" / "full" / "explain.json").read_text())["maps"]}
 
 
 def _weights(stage: Path) -> Result:
@@ -189,6 +194,13 @@ JOBS: dict[str, Job] = {
     "report full": _report_job("full"),
     "report frozen_tta": _report_job("frozen_tta"),
     "report both": _report_job("both"),
+    "explain full": Job(
+        command="report",
+        argv=(*EXPLAIN,),
+        writes=(*_report_job("full").writes, "outputs/full/explain.json"),
+        result=_maps,
+        runs=("full",),
+    ),
     "predict full": _predict("outputs/full"),
     "predict frozen": _predict("outputs/frozen"),
     "predict frozen_tta": _predict("outputs/frozen_tta", runs=("frozen_tta", "frozen")),
