@@ -1,4 +1,4 @@
-"""How far the folds of an unfinished run are, and the time that the rest will take.
+"""Progress of the folds of an unfinished run, and an estimate of the time left.
 
 Another process may write the run meanwhile, so nothing here writes or waits, and each file that is
 absent, cut off or damaged is a problem of its fold only.

@@ -193,8 +193,8 @@ def _resume(path: Path, settings: dict[Any, Any]) -> str:
     # The recorded folder is relative to where the run was started.
     output = settings.get("output")
     place = os.path.realpath(path)
-    is_path = isinstance(output, str) and "\0" not in output
-    is_here = is_path and os.path.realpath(Path(output, path.name)) == place
+    known = output if isinstance(output, str) and "\0" not in output else None
+    is_here = known is not None and os.path.realpath(Path(known, path.name)) == place
     if not is_here or settings.get("name") != path.name:
         words += ["--output", str(Path(place).parent), "--name", Path(place).name]
     return printable(shlex.join(words))
