@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -110,7 +110,7 @@ def explain(
             "area": _area(source.leaf.recipe.preprocess),
         }
         kept = _kept(run, key, say)
-        maps = {(one["image_id"], one["repeat"]): one for one in kept or ()}
+        maps = _fitting(kept or (), mistakes)
         if kept is None or any(one.name not in maps for one in mistakes):
             # This imports Captum.
             from pipeline.explain.maker import Maker
@@ -140,6 +140,17 @@ def _kept(run: Run, key: ExplainInfo, say: Say) -> list[MapInfo] | None:
     if found is None or any(found[name] != key[name] for name in key):  # type: ignore[literal-required]
         return None
     return found["maps"]
+
+
+def _fitting(maps: Iterable[MapInfo], mistakes: Iterable[Mistake]) -> dict[Name, MapInfo]:
+    """Return the maps of mistakes, by name, without those of other classes."""
+    wanted = {one.name: (one.predicted, one.label) for one in mistakes}
+    found = {(one["image_id"], one["repeat"]): one for one in maps}
+    return {
+        name: one
+        for name, one in found.items()
+        if wanted.get(name) == (one["predicted"]["label"], one["true"]["label"])
+    }
 
 
 def _make(

@@ -28,7 +28,7 @@ pytest.importorskip("captum", reason="captum is not installed: pip install captu
 from pipeline.explain.layers import layers_with_places
 from pipeline.explain.maker import Maker
 from pipeline.explain.methods import by_occlusion, explainer_of, scaled
-from pipeline.explain.source import source_of
+from pipeline.explain.source import mistakes_of, source_of
 
 CPU = torch.device("cpu")
 SIZE = (32, 32)
@@ -161,6 +161,7 @@ def outputs(tiny_runs, tiny_layout, tmp_path_factory):
         backbone="test_efficientnet", finetune="head", crop_pct=0.8, name="frozen", **common
     )
     fb.cross_validate(backbone="test_resnet", head="attributes", epochs=1, name="heads", **common)
+    fb.cross_validate(backbone="test_vit", repeats=2, epochs=1, name="twice", **common)
     fb.run_tta(made / "beta", views="hflip", name="beta_tta", page=False, say=quiet)
     fb.blend([made / "alpha", made / "beta"], name="both", page=False, say=quiet)
     fb.blend(
@@ -176,16 +177,25 @@ def beta(tiny_runs, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["beta", "frozen", "heads"])
+@pytest.mark.parametrize("name", ["beta", "frozen", "heads", "twice"])
 def test_an_image_is_explained_by_the_model_that_held_it_out(outputs, name):
     """The composed model gives the out-of-fold logits, from the same pixels."""
     run = Run(outputs / name)
-    maker = Maker(source_of(run, trust=NOTHING, say=quiet).leaf, device=None, threads=1, say=quiet)
+    source = source_of(run, trust=NOTHING, say=quiet)
+    maker = Maker(source.leaf, device=None, threads=1, say=quiet)
     images = run.table("pictures").query("part == 'train'").set_index("image_id")
-    for fold, rows in run.oof.groupby("fold"):
+    rows = run.oof.set_index(["repeat", "image_id"], drop=False)
+    mistakes = mistakes_of(run, source)
+    models = {one.model for one in mistakes}
+    assert models == {*range(source.leaf.num_models)}
+    for model in models:
+        of_model = [one for one in mistakes if one.model == model]
+        pixels = maker.pixels(images.loc[[one.image_id for one in of_model]])
         with torch.no_grad():
-            logits_NC = maker.model(int(fold))(maker.pixels(images.loc[rows["image_id"]])).numpy()
-        np.testing.assert_allclose(logits_NC, run.logits(rows), atol=2e-5)
+            logits_NC = maker.model(model)(pixels).numpy()
+        of_run = run.logits(rows.loc[[(one.repeat, one.image_id) for one in of_model]])
+        np.testing.assert_allclose(logits_NC, of_run, atol=2e-5)
+        assert [one.predicted for one in of_model] == of_run.argmax(axis=1).tolist()
 
 
 MADE_OF = {
@@ -196,7 +206,7 @@ MADE_OF = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["alpha", "frozen", "heads", "beta_tta", "both", "more"])
+@pytest.mark.parametrize("name", ["alpha", "frozen", "heads", "twice", "beta_tta", "both", "more"])
 def test_runs_of_every_kind_are_explained(outputs, name):
     lines = []
     file = fb.explain(outputs / name, say=lines.append)
@@ -332,6 +342,8 @@ def test_maps_of_other_classes_or_images_are_left_out(beta):
     info["maps"][1]["true"]["label"] += 1
     file.write_text(json.dumps(info))
     assert list(explanations_of(beta).maps) == rows_to_explain(beta)[2:].tolist()
+    fb.explain(beta.path, say=quiet)
+    assert list(explanations_of(beta).maps) == rows_to_explain(beta).tolist()
 
 
 def test_a_run_without_weights_says_what_to_do(beta):

@@ -1,21 +1,28 @@
 """Tests of `report.py --explain`, and of explanations as a report reads them."""
 
+import base64
 import importlib.util
 import shutil
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 
 import report
+from foldblend.runs.oof import oof_arrays
 from foldblend.runs.run import Run
+from reports.run import explained
 from reports.run.explained import (
     EXPLAIN,
     MOST_MISTAKES,
+    MOST_OPAQUE,
     explanations_of,
+    packed,
     read_explain,
     rows_to_explain,
+    write_explain,
 )
 from tests.makers.constants import ROOT
 from tests.makers.small_runs import write_run
@@ -79,6 +86,56 @@ def test_the_first_hundred_mistakes_and_those_of_the_worst_classes(tmp_path):
     for_class = [label.index(one) for one in range(3)]
     assert {*for_class} <= {*rows.tolist()}
     assert explanations_of(run) is None
+
+
+def test_a_map_covers_what_the_model_sees_of_an_image(tmp_path):
+    run = Run(write_run(tmp_path / "run", [1, 1, 2] * 4))
+    heat = packed(np.full((4, 4), 255, np.uint8), 1)
+    nothing = packed(np.zeros((4, 4), np.uint8), 0)
+    [row, *_] = rows_to_explain(run)
+    one = {"image_id": run.oof["image_id"][row], "repeat": 0, "predicted": heat, "true": nothing}
+    source = {"name": "run", "oof": run.oof_hash, "models": "0"}
+    info = {"format": 1, "oof": run.oof_hash, "of": source, "captum": "0.9.0", "layer": None}
+    info |= {"method": "occlusion", "area": [0.25, 0, 0.75, 0.5], "maps": [one]}
+    write_explain(run.path, info)
+    shown = explanations_of(run)
+    predicted, true = shown.maps[row]
+    assert (predicted.is_empty, true.is_empty) == (False, True)
+    assert shown.data["maps"][str(row)][1] == ""
+    assert "occlusion" in shown.method
+    data = base64.b64decode(predicted.uri.partition(",")[2])
+    alpha = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)[..., 3]
+    height, width = alpha.shape
+    seen = np.zeros_like(alpha)
+    seen[: height // 2, width // 4 : 3 * width // 4] = MOST_OPAQUE
+    np.testing.assert_array_equal(alpha, seen)
+
+
+def test_a_page_has_no_more_maps_than_fit(tmp_path, monkeypatch):
+    run = Run(write_run(tmp_path / "run", [1, 2, 0] * 4))
+    heat = packed(np.full((4, 4), 255, np.uint8), 1)
+    rows = rows_to_explain(run)
+    arrays = oof_arrays(run)
+    maps = [
+        {
+            "image_id": run.oof["image_id"][row],
+            "repeat": 0,
+            "predicted": heat | {"label": int(arrays.proba_NC[row].argmax())},
+            "true": heat | {"label": int(arrays.rows.label_N[row])},
+        }
+        for row in rows
+    ]
+    source = {"name": "other", "oof": "0", "models": "0"}
+    info = {"format": 1, "oof": run.oof_hash, "of": source, "captum": "0.9.0", "layer": "norm"}
+    write_explain(run.path, info | {"method": "layer", "area": [0, 0, 1, 1], "maps": maps})
+    whole = explanations_of(run)
+    assert len(whole.maps) == len(rows) == 12
+    assert "of the models of other" in whole.method
+    size = sum(len(heat.uri) for heat in whole.maps[rows[0]])
+    monkeypatch.setattr(explained, "EMBED_BYTES", 5 * size)
+    few = explanations_of(run)
+    assert list(few.maps) == rows[:5].tolist()
+    assert few.note.startswith("Of 5 mistakes")
 
 
 def test_explanations_are_read_without_torch():
