@@ -22,12 +22,16 @@ Thumbnails = Mapping[str, str]
 Interval = Mapping[str, float | None]
 
 
+def _cell(text: str, tag: str) -> Markup:
+    # A heading without a text would be read aloud as one.
+    tag = tag if text else "td"
+    return Markup(f"<{tag}>{{}}</{tag}>").format(text)
+
+
 def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
     # Markup.format escapes the cells, which may hold names of files and classes.
     def row(cells: Sequence[str], tag: str) -> Markup:
-        return Markup("<tr>{}</tr>").format(
-            Markup("").join(Markup(f"<{tag}>{{}}</{tag}>").format(one) for one in cells)
-        )
+        return Markup("<tr>{}</tr>").format(Markup("").join(_cell(one, tag) for one in cells))
 
     body = Markup("\n").join([row(header, "th"), *(row(cells, "td") for cells in rows)])
     return Markup('<div class="scroll"><table>\n{}\n</table></div>').format(body)
@@ -116,7 +120,8 @@ def _strips_html(block: Block, thumbnails: Thumbnails) -> Markup:
         for row in block["rows"]
     ]
     cells.append(["", axis_html(scale, signed=line == 0)])
-    return _html_table(["", block["xlabel"]], cells)
+    shown = _html_table(["", block["xlabel"]], cells)
+    return Markup('<div class="beside">{}</div>').format(shown)
 
 
 def _images_html(block: Block, thumbnails: Thumbnails) -> Markup:

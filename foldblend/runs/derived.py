@@ -22,6 +22,7 @@ from foldblend.runs.environment import describe_environment
 from foldblend.runs.folder import (
     FORMAT,
     PICTURES,
+    SECTIONS,
     check_there,
     clear_folder,
     file_hash,
@@ -213,9 +214,7 @@ def write_content(
             (folder / TEST_LABELS).unlink(missing_ok=True)
         else:
             _write(folder, TEST_LABELS, test_labels)
-    for name, one in made.sections.items():
-        check_there(folder)
-        write_section(folder, name, one)
+    _write_sections(folder, made.sections)
     for name, content in made.files.items():
         _write(folder, name, content)
     check_there(folder)
@@ -224,6 +223,19 @@ def write_content(
     ended = {"status": "done", "finished": finished, **hashes}
     _write(folder, "run.json", record | ended)
     return Run(folder)
+
+
+def _write_sections(folder: Path, sections: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write the sections, and remove those that an earlier version wrote under other names.
+
+    The sections of stages have numbered names; a section that a user added stays.
+    """
+    for file in (folder / SECTIONS).glob("[0-9]_*.json"):
+        if file.stem not in sections:
+            file.unlink()
+    for name, one in sections.items():
+        check_there(folder)
+        write_section(folder, name, one)
 
 
 def _write(

@@ -10,9 +10,10 @@ import yaml
 from ensemble.align import align
 from ensemble.blend import blend
 from ensemble.methods.registry import METHODS
-from foldblend.runs.folder import write_table
+from foldblend.runs.folder import write_section, write_table
 from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS, softmax
+from reports.blocks import section, text_block
 from tests.makers.edits import assert_left_out, edit_run, edit_table
 from tests.makers.synthetic_runs import write_synthetic_run
 
@@ -210,6 +211,19 @@ def test_a_blend_of_an_earlier_version_stays_what_it_is(drawn, command):
     assert Run(drawn / "x").info["run_key"] == before.info["run_key"]
     assert command(*runs, "--method", "greedy", "--name", "x", "--overwrite").code == 0
     assert Run(drawn / "x").info["run_key"] != before.info["run_key"]
+
+
+def test_sections_of_an_earlier_version_are_removed_and_those_of_users_stay(drawn, command):
+    runs = drawn / "a", drawn / "b"
+    again = [*runs, "--method", "soft", "--name", "y"]
+    assert command(*again).code == 0
+    for name in ("5_harm", "own"):
+        write_section(drawn / "y", name, section("An old one", text_block("of an earlier version")))
+    assert command(*again).code == 0
+    names = {file.stem for file in (drawn / "y" / "sections").iterdir()}
+    assert "own" in names
+    assert "5_harm" not in names
+    assert {"1_members", "1_repaired", "1_without"} <= names
 
 
 def test_a_budget_leaves_members_out(drawn, command):

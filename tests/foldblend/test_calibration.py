@@ -112,3 +112,15 @@ def test_most_confused():
     ]
     assert [one["share"] for one in found] == pytest.approx([2 / 3, 1 / 2])
     assert most_confused(np.eye(3, dtype=int), ["a", "b", "c"], 9) == []
+
+
+def test_bins_after_calibration_are_those_of_cross_fitted_probabilities():
+    logits, label = simulated(600, 3.0)
+    number = np.arange(len(label))
+    rows = Rows(label, number // 4, np.zeros_like(number), number // 4 % 3)
+    found = summarise_calibration(logits, rows)
+    assert found["bins_after"] == reliability_bins(label, cross_fitted(logits, rows))
+    off = sum(abs(one["confidence"] - one["accuracy"]) * one["rows"] for one in found["bins_after"])
+    assert off / len(label) == pytest.approx(found["ece_after"])
+    single = Rows.of(label, number // 4)
+    assert summarise_calibration(logits, single)["bins_after"] is None

@@ -46,7 +46,6 @@ def loaded(script, *argv):
     [
         ("blend.py", ("--method", "soft", "--no-page", "--output", "{}/blends")),
         ("leaderboard.py", ("--no-page",)),
-        ("leaderboard.py", ("--page", "{}/board.html")),
         ("report.py", ("--no-page",)),
     ],
 )
