@@ -22,7 +22,7 @@ MOST_STRETCH = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Where the positions of an image are in the output of a layer."""
+    """Place of an image's positions in the output of a layer."""
 
     height: int
     width: int

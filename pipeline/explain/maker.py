@@ -19,7 +19,7 @@ from pipeline.explain.source import Mistake, Name
 from pipeline.predict.compute import compute_for
 from pipeline.predict.nets import Net
 from pipeline.predict.tree import Leaf
-from reports.run.explained import MapInfo, packed
+from reports.run.explain_file import MapInfo, packed
 
 __all__ = ["Maker"]
 

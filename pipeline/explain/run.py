@@ -23,13 +23,7 @@ from pipeline.config.trust import Trust
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import threads_restored
 from pipeline.explain.source import Mistake, Name, Source, mistakes_of, source_of
-from reports.run.explained import (
-    EXPLAIN,
-    ExplainInfo,
-    MapInfo,
-    read_explain,
-    write_explain,
-)
+from reports.run.explain_file import EXPLAIN, ExplainInfo, MapInfo, read_explain, write_explain
 
 if TYPE_CHECKING:
     from pipeline.explain.maker import Maker
@@ -125,9 +119,14 @@ def explain(
 def _area(preprocess: Preprocess) -> list[float]:
     """Return the part of an image that the model sees, as shares of its crop."""
     width, height = preprocess.stored_size
-    left, top = (width - preprocess.width) // 2, (height - preprocess.height) // 2
-    right, bottom = left + preprocess.width, top + preprocess.height
-    return [left / width, top / height, right / width, bottom / height]
+    left = (width - preprocess.width) // 2
+    top = (height - preprocess.height) // 2
+    return [
+        left / width,
+        top / height,
+        (left + preprocess.width) / width,
+        (top + preprocess.height) / height,
+    ]
 
 
 def _kept(run: Run, key: ExplainInfo, say: Say) -> list[MapInfo] | None:

@@ -1,54 +1,30 @@
 """Explanations of mistakes for the report: where the model looked, as explain.json has it.
 
-`report.py --explain` makes them (see `pipeline.explain`); here they are read, without torch.
+`report.py --explain` makes them (see `pipeline.explain`); here they are shown, without torch.
 """
 
-# `from __future__ import annotations` would hide Required from __required_keys__.
+from __future__ import annotations
+
 import base64
-import binascii
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Any
 
 import cv2
 import numpy as np
 
 from foldblend.cli import program
 from foldblend.errors import UserError, counted
-from foldblend.files import exists
-from foldblend.runs.broken import BrokenRun
-from foldblend.runs.checked import between, filled, length
-from foldblend.runs.folder import write_json
-from foldblend.runs.info import MOST_MODELS
 from foldblend.runs.oof import OofArrays, oof_arrays
 from foldblend.runs.run import Run
-from foldblend.runs.schema import read_checked
+from reports.run.explain_file import EXPLAIN, ExplainInfo, HeatInfo, read_explain, unpacked
 from reports.run.first_screen import worst_classes
 from reports.run.gallery import Predictions
 from reports.run.summary import scores_of_classes
 
-__all__ = [
-    "EXPLAIN",
-    "HINT",
-    "METHODS",
-    "ExplainInfo",
-    "Explanations",
-    "Heat",
-    "MapInfo",
-    "SourceInfo",
-    "explanations_of",
-    "packed",
-    "read_explain",
-    "rows_to_explain",
-    "write_explain",
-]
+__all__ = ["HINT", "METHODS", "Explanations", "Heat", "explanations_of", "rows_to_explain"]
 
-EXPLAIN = "explain.json"
 MOST_MISTAKES = 100
-# More maps, or larger ones, are not read.
-MOST_MAPS = 2_000
-MOST_SIDE = 64
 # Bytes of maps in a page, as data URIs.
 EMBED_BYTES = 1_500_000
 PNG = "data:image/png;base64,"
@@ -68,61 +44,6 @@ METHODS = {
     "occlusion": "the score's fall where a window is covered (occlusion), by Captum {captum}",
 }
 """Text of a report on each method."""
-
-Name = Annotated[str, filled()]
-Label = Annotated[int, between(0, 1_000_000_000)]
-Side = Annotated[int, between(1, MOST_SIDE)]
-Share = Annotated[float, between(0, 1)]
-
-
-class HeatInfo(TypedDict):
-    """Evidence for a class at each position of an image."""
-
-    label: Label
-    """Number of the class."""
-    height: Side
-    width: Side
-    heat: str
-    """Values from 0 to 255, row by row, one byte each, in base64."""
-
-
-class MapInfo(TypedDict):
-    """The explanation of one out-of-fold prediction."""
-
-    image_id: Name
-    repeat: Annotated[int, between(0, MOST_MODELS)]
-    predicted: HeatInfo
-    true: HeatInfo
-
-
-class SourceInfo(TypedDict):
-    """The run whose models are explained: the run itself, or a member of a blend."""
-
-    name: Name
-    oof: str
-    """Hash of its oof.parquet."""
-    models: str
-    """Hash of its weights and of how images are prepared for them."""
-
-
-class ExplainInfo(TypedDict, total=False):
-    """Content of explain.json."""
-
-    format: Literal[1]
-    """Raised when maps are made differently, so that earlier ones are made again."""
-    oof: str
-    """Hash of the run's oof.parquet."""
-    of: SourceInfo
-    captum: Name
-    """Version of Captum."""
-    method: Literal["layer", "occlusion"]
-    layer: Name | None
-    area: Annotated[list[Share], length(4, 4)]
-    """Part of each image that the model sees: left, top, right and bottom as shares of its crop."""
-    maps: Annotated[list[MapInfo], length(0, MOST_MAPS)]
-
-
-NEEDED = ("format", "oof", "of", "captum", "method", "layer", "area", "maps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,57 +100,6 @@ def rows_to_explain(run: Run, arrays: OofArrays | None = None) -> np.ndarray:
     shown = Predictions(run.oof["image_id"].to_numpy(), arrays.rows, arrays.proba_NC)
     worst = [row for one in worst_classes({"per_class": per_class}, shown) for row in one.rows]
     return order[(np.arange(len(order)) < MOST_MISTAKES) | np.isin(order, worst)]
-
-
-def packed(heat_HW: np.ndarray, label: int) -> HeatInfo:
-    """Return a map of uint8 for explain.json.
-
-    Examples
-    --------
-    >>> packed(np.array([[0, 255]], np.uint8), 2)
-    {'label': 2, 'height': 1, 'width': 2, 'heat': 'AP8='}
-    """
-    height, width = heat_HW.shape
-    data = base64.b64encode(np.ascontiguousarray(heat_HW, np.uint8).tobytes()).decode()
-    return {"label": label, "height": height, "width": width, "heat": data}
-
-
-def _unpacked(one: HeatInfo) -> np.ndarray:
-    """Return the values of a map, H x W uint8; raise ValueError for another number of them."""
-    try:
-        data = base64.b64decode(one["heat"], validate=True)
-    except (binascii.Error, ValueError):
-        raise ValueError("heat: must be base64") from None
-    if len(data) != one["height"] * one["width"]:
-        raise ValueError(f"heat: must be {one['height'] * one['width']} values, not {len(data)}")
-    return np.frombuffer(data, np.uint8).reshape(one["height"], one["width"])
-
-
-def write_explain(folder: Path, info: ExplainInfo) -> None:
-    """Write explain.json into a run folder, whole or not at all."""
-    write_json(folder / EXPLAIN, info)
-
-
-def read_explain(folder: Path) -> ExplainInfo | None:
-    """Return the checked content of explain.json, or None if there is none.
-
-    Raises BrokenRun if it is damaged.
-    """
-    file = folder / EXPLAIN
-    if not exists(file):
-        return None
-    cure = f"{program('report.py')} {folder} --explain makes it again"
-    info: ExplainInfo = read_checked(file, ExplainInfo, needed=NEEDED, folder=folder, cure=cure)
-    left, top, right, bottom = info["area"]
-    if not (left < right and top < bottom):
-        raise BrokenRun(f"{file}: area: must be left, top, right, bottom; {cure}", folder)
-    for place, one in enumerate(info["maps"]):
-        for side in (one["predicted"], one["true"]):
-            try:
-                _unpacked(side)
-            except ValueError as error:
-                raise BrokenRun(f"{file}: maps[{place}].{error}; {cure}", folder) from None
-    return info
 
 
 def explanations_of(run: Run) -> Explanations | None:
@@ -289,19 +159,27 @@ def _maps_by_row(run: Run, info: ExplainInfo) -> dict[int, tuple[Heat, Heat]]:
     return found
 
 
-def _drawn(one: HeatInfo, area: list[float]) -> Heat:
+def _pixels(low: float, high: float, size: int) -> slice:
+    """Return the pixels of a part of a side, at least one.
+
+    >>> _pixels(0.25, 0.75, 8), _pixels(0.99, 1, 8)
+    (slice(2, 6, None), slice(7, 8, None))
+    """
+    first = min(round(low * size), size - 1)
+    return slice(first, max(round(high * size), first + 1))
+
+
+def _drawn(one: HeatInfo, area: Sequence[float]) -> Heat:
     """Return a map as an image of one colour, the more opaque the more speaks for the class."""
-    heat_HW = _unpacked(one)
+    heat_HW = unpacked(one)
     # The grid covers the part that the model sees; the rest of the image says nothing.
     left, top, right, bottom = area
-    height = HEIGHT
     # A grid has about the proportions of the image, and the page stretches it to them.
-    width = max(round(HEIGHT * heat_HW.shape[1] / heat_HW.shape[0]), 1)
-    x1, x2 = round(left * width), max(round(right * width), round(left * width) + 1)
-    y1, y2 = round(top * height), max(round(bottom * height), round(top * height) + 1)
-    inner = cv2.resize(heat_HW, (x2 - x1, y2 - y1), interpolation=cv2.INTER_CUBIC)
-    whole = np.zeros((max(y2, height), max(x2, width)), np.uint8)
-    whole[y1:y2, x1:x2] = inner
+    whole = np.zeros(
+        (HEIGHT, max(round(HEIGHT * heat_HW.shape[1] / heat_HW.shape[0]), 1)), np.uint8
+    )
+    seen = whole[_pixels(top, bottom, whole.shape[0]), _pixels(left, right, whole.shape[1])]
+    seen[:] = cv2.resize(heat_HW, seen.shape[::-1], interpolation=cv2.INTER_CUBIC)
     colour = np.zeros((*whole.shape, 4), np.uint8)
     colour[..., :3] = COLOUR_RGB[::-1]
     colour[..., 3] = np.rint(whole * (MOST_OPAQUE / 255))

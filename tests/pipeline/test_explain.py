@@ -15,12 +15,8 @@ from foldblend.runs.oof import oof_arrays
 from foldblend.runs.run import Run
 from pipeline.config.trust import NOTHING
 from pipeline.models.timm_import import timm
-from reports.run.explained import (
-    EXPLAIN,
-    explanations_of,
-    read_explain,
-    rows_to_explain,
-)
+from reports.run.explain_file import EXPLAIN, read_explain
+from reports.run.explained import explanations_of, rows_to_explain
 from tests.makers.edits import rehash
 
 pytest.importorskip("captum", reason="captum is not installed: pip install captum")

@@ -14,16 +14,8 @@ import report
 from foldblend.runs.oof import oof_arrays
 from foldblend.runs.run import Run
 from reports.run import explained
-from reports.run.explained import (
-    EXPLAIN,
-    MOST_MISTAKES,
-    MOST_OPAQUE,
-    explanations_of,
-    packed,
-    read_explain,
-    rows_to_explain,
-    write_explain,
-)
+from reports.run.explain_file import EXPLAIN, packed, read_explain, write_explain
+from reports.run.explained import MOST_MISTAKES, MOST_OPAQUE, explanations_of, rows_to_explain
 from tests.makers.constants import ROOT
 from tests.makers.small_runs import write_run
 

@@ -10,7 +10,8 @@ import pytest
 
 import report
 from foldblend.runs.run import Run
-from reports.run.explained import EXPLAIN, HINT, explanations_of
+from reports.run.explain_file import EXPLAIN
+from reports.run.explained import HINT, explanations_of
 
 CHROMIUM = (
     os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
