@@ -107,12 +107,18 @@ def strip_html(strip: Strip, scale: Scale) -> Markup:
     )
 
 
-def axis_html(scale: Scale, *, signed: bool = False) -> Markup:
-    """Return the axis below strips: the ticks with their values."""
-    places = [f"{one:+.6g}" if signed and one else f"{one:.6g}" for one in scale.ticks]
+def axis_html(scale: Scale, *, signed: bool = False, most: int = 3) -> Markup:
+    """Return the axis below strips: ticks with their values.
+
+    At most `most` ticks are named, as more do not fit below a narrow strip; 0 is one of them.
+    """
+    step = -(-len(scale.ticks) // most) or 1
+    start = scale.ticks.index(0) % step if 0 in scale.ticks else 0
+    named = scale.ticks[start::step]
+    places = [f"{one:+.6g}" if signed and one else f"{one:.6g}" for one in named]
     parts = [
         Markup('<b style="left:{}%">{}</b>').format(scale.place(one), text)
-        for one, text in zip(scale.ticks, places, strict=True)
+        for one, text in zip(named, places, strict=True)
     ]
     return Markup('<span class="strip axis" aria-hidden="true"><span>{}</span></span>').format(
         Markup("").join(parts)

@@ -19,6 +19,7 @@ __all__ = ["WorstClass", "compared_with", "ladder", "worst_classes"]
 
 WORST_CLASSES = 3
 IMAGES_A_CLASS = 3
+WIDE_TICKS = 6  # names of ticks that fit below the wide strips here
 
 Report = Mapping[str, Any]
 
@@ -132,4 +133,4 @@ def ladder(report: Report) -> dict[str, Any]:
         }
         for row in rows
     ]
-    return {"rows": shown, "axis": axis_html(scale), "is_cut": scale.is_cut}
+    return {"rows": shown, "axis": axis_html(scale, most=WIDE_TICKS), "is_cut": scale.is_cut}

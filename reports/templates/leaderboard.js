@@ -12,7 +12,7 @@
     return node;
   };
   const grid = (className, header, rows) => {
-    const line = (cells, tag) => make("tr", {}, ...cells.map((cell) => make(tag, { textContent: cell })));
+    const line = (cells, tag) => make("tr", {}, ...cells.map((cell) => make(cell === "" ? "td" : tag, { textContent: cell })));
     const table = make("table", { className }, make("thead", {}, line(header, "th")), make("tbody", {}, ...rows.map((row) => line(row, "td"))));
     return make("div", { className: "scroll", tabIndex: 0 }, table);
   };

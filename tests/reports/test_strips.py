@@ -48,3 +48,10 @@ def test_the_axis_names_its_ticks():
     scale = Scale(-0.1, 0.1, (-0.1, 0.0, 0.1))
     assert re.findall(">([^<>]+)</b>", axis_html(scale)) == ["-0.1", "0", "0.1"]
     assert re.findall(">([^<>]+)</b>", axis_html(scale, signed=True)) == ["-0.1", "0", "+0.1"]
+
+
+def test_a_narrow_axis_names_few_ticks_and_0():
+    ticks = (-0.04, -0.02, 0.0, 0.02, 0.04)
+    scale = Scale(-0.05, 0.05, ticks)
+    assert re.findall(">([^<>]+)</b>", axis_html(scale, signed=True)) == ["-0.04", "0", "+0.04"]
+    assert len(re.findall("<b", axis_html(scale, most=6))) == 5
