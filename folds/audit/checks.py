@@ -1,24 +1,56 @@
-"""Lines on the checks of the audit: what was found fine, and how sensitive the searches are."""
+"""Checks of the audit: what each found, over how much, and how sensitive it is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from foldblend.errors import counted
 from foldblend.words import plural
 from folds.audit.exchanges import Swaps
+from folds.audit.files import size_line
 from folds.audit.lookalikes import LEAST_GROUPS, Lookalikes
-from folds.data.manifest import Manifest
+from folds.data.training_only import PART
 
 if TYPE_CHECKING:
     from folds.audit.exploration import Exploration
+    from folds.audit.findings import Finding
 
-__all__ = ["NO_PROBLEMS", "check_lines", "lookalike_line", "swap_line"]
+__all__ = ["Check", "Outcome", "checks_of", "fine_line", "lookalike_line", "swap_line"]
 
-NO_PROBLEMS = "No problems found by the checks that ran."
 # With a smaller share of found test cases, "none found" means nothing.
 LEAST_RECALL = 0.1
+SAME_IMAGE = "the same image "
+
+
+class Outcome(enum.StrEnum):
+    """Result of a check."""
+
+    FINE = "fine"
+    """It ran and found nothing."""
+    FOUND = "found"
+    """It found something, which is among the findings."""
+    NOT_MADE = "not made"
+    """It did not run."""
+    UNABLE = "unable"
+    """It ran, but on these images it cannot tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check of the audit."""
+
+    what: str
+    """The fault that it looks for."""
+    outcome: Outcome
+    text: str
+    """Over how much it ran and how sensitive it is, or why it did not run."""
+    line: str = ""
+    """A whole sentence for the terminal, where the name among the fine checks is not enough."""
 
 
 def lookalike_line(found: Lookalikes, group_name: str, num_groups: int) -> str:
@@ -61,56 +93,172 @@ def swap_line(name: str, found: Swaps) -> str:
     )
 
 
-def _fine(seen: Exploration) -> list[str]:
-    """Return the names of the checks that ran and found nothing."""
+def _of_line(what: str, line: str, outcome: Outcome) -> Check:
+    return Check(what, outcome, line.partition(": ")[2], line)
+
+
+def _lookalike_outcome(found: Lookalikes) -> Outcome:
+    if not found.num_trials:
+        return Outcome.NOT_MADE
+    if len(found.pairs):
+        return Outcome.FOUND
+    return Outcome.FINE if found.recall >= LEAST_RECALL else Outcome.UNABLE
+
+
+def _swap_outcome(found: Swaps) -> Outcome:
+    if not found.num_trials:
+        return Outcome.NOT_MADE
+    if not found.is_usable:
+        return Outcome.UNABLE
+    return Outcome.FOUND if len(found.pairs) else Outcome.FINE
+
+
+def _searches(seen: Exploration) -> list[Check]:
+    """Return the two slow searches: one group under two names, and swapped labels."""
     group = seen.manifest.group_name
-    titles = " ".join(finding.title for finding in seen.findings).lower()
-    notes = " ".join(seen.notes)
-    names = [] if seen.unreadable else ["unreadable images"]
-    duplicates = [f"in two {plural(group)}", "with two labels", f"twice in one {group}"]
-    if seen.manifest.test is not None:
-        duplicates.append("in the training and the test set")
-    fine = [where for where in duplicates if f"same image {where}" not in titles]
-    if fine:
-        names.append(f"the same image {', '.join(fine[:-1])}{' or ' * (len(fine) > 1)}{fine[-1]}")
-    lookalikes = seen.lookalikes
-    if lookalikes is not None and lookalikes.recall >= LEAST_RECALL and not len(lookalikes.pairs):
-        names.append(f"the same {group} under two names")
-    names += [
-        f"swapped {name} labels"
-        for name, swaps in seen.swaps.items()
-        if swaps.is_usable and not len(swaps.pairs)
-    ]
-    if seen.adversarial is not None and not seen.adversarial.differs:
-        names.append("differences between training and test images")
-    if "Images" not in notes:
-        names.append("very different or very small image sizes")
-    if "suffixes" not in notes:
-        names.append("letter case of file suffixes")
-    return names
-
-
-def _searched(
-    manifest: Manifest, deep: bool, found: Lookalikes | None, swaps: Mapping[str, Swaps]
-) -> list[str]:
-    """Return sentences on the two slow searches, or on why they did not run."""
-    group = manifest.group_name
-    if not deep:
-        return [f"Not checked (--quick): the same {group} under two names, swapped labels."]
-    if found is None:
+    what = f"the same {group} under two names"
+    if not seen.deep or seen.lookalikes is None:
+        why = " (--quick)" if not seen.deep else f", because every image is a separate {group}"
+        # One line for both.
+        line = f"Not checked{why}: {what}, swapped labels."
+        text = f"not checked{why}."
         return [
-            f"Not checked, because every image is a separate {group}: the same {group} under two"
-            " names, swapped labels."
+            Check(what, Outcome.NOT_MADE, text, line),
+            Check("swapped labels", Outcome.NOT_MADE, text),
         ]
-    lines = [lookalike_line(found, group, manifest.train["group"].nunique())]
-    lines += [swap_line(name, one) for name, one in swaps.items()]
-    if not swaps:
-        lines.append(f"Swapped labels: not checked; all images of a {group} have the same label.")
-    return lines
+    found = seen.lookalikes
+    line = lookalike_line(found, group, seen.manifest.train["group"].nunique())
+    checks = [_of_line(what, line, _lookalike_outcome(found))]
+    for name, swaps in seen.swaps.items():
+        line = swap_line(name, swaps)
+        checks.append(_of_line(f"swapped {name} labels", line, _swap_outcome(swaps)))
+    if not seen.swaps:
+        line = f"Swapped labels: not checked; all images of a {group} have the same label."
+        checks.append(_of_line("swapped labels", line, Outcome.NOT_MADE))
+    return checks
 
 
-def check_lines(seen: Exploration) -> list[str]:
-    """Return what was checked without a finding, and how sensitive the searches are."""
-    fine = _fine(seen)
-    lines = [f"Checked, nothing found: {'; '.join(fine)}."] if fine else []
-    return [*lines, *_searched(seen.manifest, seen.deep, seen.lookalikes, seen.swaps)]
+def _outcome(is_fine: bool) -> Outcome:
+    return Outcome.FINE if is_fine else Outcome.FOUND
+
+
+def _unreadable(seen: Exploration) -> list[Check]:
+    num_read = counted(len(seen.images) + len(seen.unreadable), "image")
+    return [Check("unreadable images", _outcome(not seen.unreadable), f"none of {num_read}.")]
+
+
+def _duplicates(seen: Exploration) -> list[Check]:
+    """Return the comparisons of all images with each other."""
+    group = seen.manifest.group_name
+    size_of = seen.images["part"].value_counts()
+    among = f"none among {counted(size_of['train'], 'image')}"
+    over_of = {
+        f"in two {plural(group)}": f"{among}, also resized or recompressed.",
+        "with two labels": f"{among}.",
+        f"twice in one {group}": f"{among}.",
+    }
+    if "test" in size_of:
+        over_of["in the training and the test set"] = (
+            f"none of {counted(size_of['test'], 'test image')}."
+        )
+    if PART in size_of:
+        over_of["for training only and among the scored images"] = (
+            f"none of {counted(size_of[PART], 'image')}."
+        )
+    titles = [finding.title.lower() for finding in seen.findings]
+    return [
+        Check(
+            f"{SAME_IMAGE}{where}",
+            _outcome(not any(one.startswith(f"same image {where}") for one in titles)),
+            over,
+        )
+        for where, over in over_of.items()
+    ]
+
+
+def _differences(seen: Exploration) -> list[Check]:
+    what = "differences between training and test images"
+    line = seen.adversarial_lines()[0]
+    if seen.adversarial is not None and seen.adversarial.differs:
+        return [Check(what, Outcome.FOUND, "")]
+    is_made = seen.adversarial is not None
+    return [_of_line(what, line, Outcome.FINE if is_made else Outcome.NOT_MADE)]
+
+
+def _files(seen: Exploration) -> list[Check]:
+    notes = " ".join(seen.notes)
+    sizes = size_line(*seen.statistic_NS[:, :2].T)
+    num = counted(len(seen.images), "file")
+    return [
+        Check("very different or very small image sizes", _outcome("Images" not in notes), sizes),
+        Check("letter case of file suffixes", _outcome("suffixes" not in notes), f"one in {num}."),
+    ]
+
+
+# In the order in which they are listed.
+CHECKS: Sequence[Callable[[Exploration], list[Check]]] = (
+    _unreadable,
+    _duplicates,
+    _searches,
+    _differences,
+    _files,
+)
+
+
+def _folds(seen: Exploration, fold_RN: np.ndarray, found: Sequence[Finding]) -> list[Check]:
+    """Return the checks of the folds; `found` are the findings on them."""
+    train = seen.manifest.train
+    group = seen.manifest.group_name
+    num_groups = counted(train["group"].nunique(), group)
+    num_classes = train["label_raw"].nunique()
+    titles = " ".join(one.title for one in found)
+    num_folds = counted(int(fold_RN.max()) + 1, "fold")
+    return [
+        Check(
+            f"{plural(group)} in several folds",
+            _outcome("in several folds" not in titles),
+            f"none of {num_groups} in {num_folds}.",
+        ),
+        Check(
+            "classes missing from some folds",
+            _outcome("missing from some folds" not in titles),
+            f"none of {num_classes:,}.",
+        ),
+    ]
+
+
+def checks_of(seen: Exploration, fold_RN: np.ndarray, found: Sequence[Finding]) -> list[Check]:
+    """Return all checks in the order in which they are listed.
+
+    Parameters
+    ----------
+    seen
+        Results of the exploration.
+    fold_RN
+        Fold of each training row in each repeat.
+    found
+        The findings on the folds.
+    """
+    checks = [check for make in CHECKS for check in make(seen)]
+    return [*checks, *_folds(seen, fold_RN, found)]
+
+
+def fine_line(checks: Sequence[Check]) -> str:
+    """Return the line of the terminal on what was checked without a finding; empty if nothing was.
+
+    Examples
+    --------
+    >>> names = ["odd sizes", "the same image in two people", "the same image with two labels"]
+    >>> fine_line([Check(name, Outcome.FINE, "") for name in names])
+    'Checked, nothing found: odd sizes; the same image in two people or with two labels.'
+    """
+    fine = [check.what for check in checks if check.outcome is Outcome.FINE]
+    same = [name.removeprefix(SAME_IMAGE) for name in fine if name.startswith(SAME_IMAGE)]
+    names = []
+    for name in fine:
+        if not name.startswith(SAME_IMAGE):
+            names.append(name)
+        elif name == f"{SAME_IMAGE}{same[0]}":
+            first = ", ".join(same[:-1])
+            names.append(f"{SAME_IMAGE}{first}{' or ' * (len(same) > 1)}{same[-1]}")
+    return f"Checked, nothing found: {'; '.join(names)}." if names else ""

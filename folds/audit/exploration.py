@@ -10,11 +10,10 @@ import numpy as np
 import pandas as pd
 
 from foldblend.cli import Say
-from foldblend.errors import BadImage, UserError, counted, listed
+from foldblend.errors import BadImage, UserError, counted
 from foldblend.limits import MAX_PIXELS
 from foldblend.words import plural
 from folds.audit.adversarial import LEAST_ROWS, NUM_FOLDS, Adversarial, tell_apart
-from folds.audit.checks import NO_PROBLEMS, check_lines
 from folds.audit.exchanges import Swaps
 from folds.audit.files import size_notes, suffix_notes
 from folds.audit.findings import (
@@ -67,25 +66,6 @@ class Exploration:
     """Result of the search for swapped labels, for each attribute (or class) that was searched."""
     notes: tuple[str, ...]
     """Notes on sizes and names of image files."""
-
-    def lines(self) -> list[str]:
-        """Return all results as lines for the terminal."""
-        lines = []
-        if self.unreadable:
-            lines.append(
-                f"{counted(len(self.unreadable), 'image')} cannot be read:"
-                f" {listed(self.unreadable)}"
-            )
-        for finding in self.findings:
-            lines += finding.lines()
-        lines += self.notes
-        if not lines and not self.manifest.warnings:
-            lines.append(NO_PROBLEMS)
-        return [*lines, *self.check_lines(), *self.adversarial_lines()]
-
-    def check_lines(self) -> list[str]:
-        """Return what was checked without a finding, and how sensitive the searches are."""
-        return check_lines(self)
 
     def adversarial_lines(self) -> list[str]:
         """Return sentences on whether training and test images differ, and in what."""

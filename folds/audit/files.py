@@ -10,7 +10,7 @@ import numpy as np
 
 from foldblend.errors import counted
 
-__all__ = ["size_notes", "suffix_notes"]
+__all__ = ["size_line", "size_notes", "suffix_notes"]
 
 # Sides that differ by less are common among photographs.
 LARGEST_RATIO = 4
@@ -22,6 +22,25 @@ def _images_such_as(names: Sequence[str], chosen_N: np.ndarray) -> str:
     chosen = np.flatnonzero(chosen_N)
     such_as = "such as " if len(chosen) > 1 else ""
     return f"{counted(len(chosen), 'image')}, {such_as}{names[chosen[0]]}"
+
+
+def size_line(width_N: np.ndarray, height_N: np.ndarray) -> str:
+    """Return the sizes of images as text: the one size, or the smallest and the largest.
+
+    Examples
+    --------
+    >>> size_line(np.array([9, 9]), np.array([8, 8]))
+    'all 2 images have 9x8 pixels.'
+    >>> size_line(np.array([9, 4]), np.array([8, 8]))
+    '4x8 to 9x8 pixels.'
+    """
+    area_N = width_N * height_N
+    texts = [
+        f"{width_N[row]:.0f}x{height_N[row]:.0f}" for row in (area_N.argmin(), area_N.argmax())
+    ]
+    if np.ptp(width_N) == 0 and np.ptp(height_N) == 0:
+        return f"all {len(width_N):,} images have {texts[0]} pixels."
+    return f"{texts[0]} to {texts[1]} pixels."
 
 
 def size_notes(names: Sequence[str], width_N: np.ndarray, height_N: np.ndarray) -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import numpy as np
 import pandas as pd
 
-from foldblend.errors import counted
+from foldblend.errors import counted, listed
 from foldblend.words import plural
 from folds.audit.exchanges import Swaps, find_swaps
 from folds.audit.lookalikes import Lookalikes
@@ -17,7 +18,16 @@ from folds.data.duplicates import IN_TEST, TWO_GROUPS, TWO_LABELS
 from folds.data.manifest import Manifest
 from folds.data.training_only import PART, SAME
 
-__all__ = ["Finding", "duplicate_findings", "lookalike_findings", "swap_findings"]
+__all__ = ["Finding", "Severity", "duplicate_findings", "lookalike_findings", "swap_findings"]
+
+
+class Severity(enum.StrEnum):
+    """Rank of a finding; findings are listed in this order."""
+
+    SERIOUS = "serious"
+    """Training stops, or labels or scores are wrong, until it is mended."""
+    MINOR = "minor"
+    """Training and scores are all right, but it deserves a look."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,15 +36,18 @@ class Finding:
 
     title: str
     """The fault and its number of pairs."""
+    severity: Severity
     cure: str
     """Advice on how to fix it."""
-    pairs: tuple[tuple[int, int], ...]
-    """Two rows of the table of images for each pair."""
+    pairs: tuple[tuple[int, int], ...] = ()
+    """Two rows of the table of images for each pair; empty if the fault is not one of pairs."""
     texts: tuple[str, ...]
-    """One line of text for each pair."""
+    """One line of text for each pair, or for each place of the fault."""
 
     def lines(self, *, most: int = 10) -> list[str]:
         """Return the title, at most `most` pairs and the cure."""
+        if not self.pairs:
+            return [f"{self.title}: {listed(self.texts)}.", f"  {self.cure}"]
         more = [f"  and {len(self.texts) - most} more"] if len(self.texts) > most else []
         return [
             f"{self.title}:",
@@ -59,33 +72,38 @@ def duplicate_findings(images: pd.DataFrame, pairs: np.ndarray, group_name: str)
             in_train & (group_N[i] != group_N[j]),
             TWO_GROUPS.replace("groups", groups),
             f"Pass --merge-duplicates to merge these {groups}, or remove one image of each pair.",
+            Severity.SERIOUS,
         ),
         (
             in_train & (label_N[i] != label_N[j]),
             TWO_LABELS,
             "Remove the image with the wrong label, or correct its label with --corrections.",
+            Severity.SERIOUS,
         ),
         (
             in_train & (group_N[i] == group_N[j]) & (label_N[i] == label_N[j]),
             f"same image twice in one {group_name}, so it counts twice",
             "Remove one image of each pair, unless it is meant to count twice.",
+            Severity.MINOR,
         ),
-        (in_test, IN_TEST, "Remove these images from the training set."),
+        (in_test, IN_TEST, "Remove these images from the training set.", Severity.SERIOUS),
         (
             alone & ~in_test,
             SAME,
             "A fold trains without them where it holds the scored image out; remove them if they"
             " are not needed.",
+            Severity.MINOR,
         ),
     )
     return [
         Finding(
             title=f"{what[0].upper()}{what[1:]} ({counted(int(chosen.sum()), 'pair')})",
+            severity=severity,
             cure=cure,
             pairs=tuple((int(one), int(other)) for one, other in pairs[chosen]),
             texts=tuple(f"{ids[one]} = {ids[other]}" for one, other in pairs[chosen]),
         )
-        for chosen, what, cure in kinds
+        for chosen, what, cure, severity in kinds
         if chosen.any()
     ]
 
@@ -107,6 +125,7 @@ def lookalike_findings(manifest: Manifest, found: Lookalikes, rows: np.ndarray) 
     return [
         Finding(
             title=f"Possibly the same {name} under two names ({counted(len(pairs), 'pair')})",
+            severity=Severity.SERIOUS,
             cure=(
                 f"If both are the same {name}, give them one name; otherwise they leak between"
                 " folds. Images of one place can look alike, too."
@@ -183,6 +202,7 @@ def swap_findings(
                         f"Possibly swapped {name} labels within a {manifest.group_name}"
                         f" ({counted(len(texts), 'pair')})"
                     ),
+                    severity=Severity.SERIOUS,
                     cure=(
                         f"About {swaps.expected:.1f} would be expected by chance, so look at the"
                         " images. To correct a pair, add its line in brackets to the --corrections"

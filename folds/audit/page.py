@@ -7,27 +7,31 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pandas.api.types import is_numeric_dtype
 
 from foldblend.errors import counted
 from foldblend.images import Levels, boxes_of, read_image
 from foldblend.words import plural
-from folds.audit.checks import NO_PROBLEMS
+from folds.audit.checks import Check, Outcome
 from folds.audit.exploration import Exploration
-from folds.audit.findings import Finding
+from folds.audit.figures import distribution_figures, facts, fold_figure
+from folds.audit.findings import Finding, Severity
+from folds.audit.overview import Overview
 from folds.audit.statistics import STATISTICS
-from folds.data.manifest import Manifest, extra_columns
+from folds.data.manifest import Manifest
 from folds.data.training_only import PART
 from folds.evenness import balance_lines, class_counts
-from reports.figures import bars, histograms
 from reports.html import render_page, thumbnail
+from reports.strips import Strip, axis_html, scale_over, strip_html
 
 __all__ = ["audit_page"]
 
 MOST_PAIRS = 40
-MOST_BARS = 40
 MOST_TILES = 400
 TILES_A_CLASS = 10
+_MEANING = {
+    Severity.SERIOUS: "training stops, or labels or scores are wrong, until it is mended",
+    Severity.MINOR: "worth a look",
+}
 
 
 def _tile(images: pd.DataFrame, row: int, classes: Sequence[str], levels: Levels) -> dict[str, str]:
@@ -41,20 +45,29 @@ def _tile(images: pd.DataFrame, row: int, classes: Sequence[str], levels: Levels
 def _finding(
     finding: Finding, images: pd.DataFrame, classes: Sequence[str], levels: Levels
 ) -> dict[str, Any]:
-    shown = [
+    pairs = [
         {
             "left": _tile(images, left, classes, levels),
             "right": _tile(images, right, classes, levels),
             "text": text,
         }
-        for (left, right), text in list(zip(finding.pairs, finding.texts, strict=True))[:MOST_PAIRS]
+        for (left, right), text in list(zip(finding.pairs, finding.texts, strict=False))[
+            :MOST_PAIRS
+        ]
     ]
     return {
         "title": finding.title,
+        "severity": finding.severity.value,
         "cure": finding.cure,
-        "count": len(finding.pairs),
-        "pairs": shown,
+        "count": len(finding.texts),
+        "pairs": pairs,
+        "texts": [] if pairs else finding.texts[:MOST_PAIRS],
+        "shown": min(len(finding.texts), MOST_PAIRS),
     }
+
+
+def _check(check: Check) -> dict[str, str]:
+    return {"what": check.what[:1].upper() + check.what[1:], "text": check.text}
 
 
 def _fold_table(manifest: Manifest, fold_N: np.ndarray, *, leaks: bool) -> dict[str, Any]:
@@ -91,96 +104,6 @@ def _fold_table(manifest: Manifest, fold_N: np.ndarray, *, leaks: bool) -> dict[
         ],
         "lines": balance_lines(label_N, group_N, fold_N, classes=classes, leaks=leaks),
     }
-
-
-def _count_figure(
-    value_N: np.ndarray, names: Sequence[str], group_N: np.ndarray, what: str, groups: str
-) -> dict[str, Any]:
-    """Return a bar chart of the images and groups (by their plural) of each value that occurs."""
-    occurs = np.unique(value_N)
-    images = [int((value_N == value).sum()) for value in occurs]
-    num_groups = [len(set(group_N[value_N == value])) for value in occurs]
-    shown = (
-        np.argsort(-np.array(images), kind="stable")[:MOST_BARS]
-        if len(occurs) > MOST_BARS
-        else range(len(occurs))
-    )
-    left_out = (
-        f"; the {MOST_BARS} most frequent of {len(occurs)}" if len(occurs) > MOST_BARS else ""
-    )
-    svg = bars(
-        [names[occurs[index]] for index in shown],
-        {
-            "images": [images[index] for index in shown],
-            groups: [num_groups[index] for index in shown],
-        },
-        xlabel="number",
-    )
-    caption = f"{what} (n = {len(value_N):,} images of {len(set(group_N)):,} {groups}{left_out})"
-    return {"svg": svg, "caption": caption}
-
-
-def _size_figure(seen: Exploration) -> dict[str, Any]:
-    sizes = pd.DataFrame(seen.statistic_NS[:, :2].astype(int), columns=["width", "height"])
-    words = sizes["width"].astype(str) + " x " + sizes["height"].astype(str)
-    common = words.value_counts().index[:8]
-    words = words.where(words.isin(common), "other")
-    names = [*common, *(["other"] if (words == "other").any() else [])]
-    parts = seen.images["part"]
-    counts = {
-        part: [int((words[parts == part] == name).sum()) for name in names]
-        for part in parts.unique()
-    }
-    return {
-        "svg": bars(names, counts, xlabel="images"),
-        "caption": f"Size in pixels (n = {len(words):,} images)",
-    }
-
-
-def _figures(seen: Exploration) -> list[dict[str, Any]]:
-    train = seen.manifest.train
-    manifest = seen.manifest
-    label_N = train["label"].to_numpy()
-    group_N = train["group"].to_numpy()
-    group = manifest.group_name
-    groups = plural(group)
-    figures = [_count_figure(label_N, manifest.classes, group_N, "Classes", groups)]
-    for one in manifest.attributes:
-        figures.append(
-            _count_figure(
-                np.asarray(one.of_class)[label_N],
-                one.values,
-                group_N,
-                one.name.capitalize(),
-                groups,
-            )
-        )
-    for name in [one for one in extra_columns(train) if is_numeric_dtype(train[one])]:
-        values = train.groupby("group")[name].first().dropna().to_numpy(float)
-        svg = histograms({"train": values}, xlabel=name, of=groups)
-        figures.append(
-            {
-                "svg": svg,
-                "caption": (
-                    f"{name.capitalize()}, one value per {group} (n = {len(values):,} {groups})"
-                ),
-            }
-        )
-    per_group = pd.Series(group_N).value_counts().value_counts().sort_index()
-    names = [f"{size}" for size in per_group.index[:MOST_BARS]]
-    svg = bars(names, {groups: per_group.tolist()[:MOST_BARS]}, xlabel=groups)
-    figures.append(
-        {"svg": svg, "caption": f"Images per {group} (n = {len(set(group_N)):,} {groups})"}
-    )
-    figures.append(_size_figure(seen))
-    parts = seen.images["part"].to_numpy()
-    brightness = seen.statistic_NS[:, STATISTICS.index("brightness")]
-    svg = histograms(
-        {part: brightness[parts == part] for part in np.unique(parts)[::-1]},
-        xlabel="mean grey, 0 to 255",
-    )
-    figures.append({"svg": svg, "caption": f"Brightness (n = {len(parts):,} images)"})
-    return figures
 
 
 def _sheets(seen: Exploration) -> tuple[list[dict[str, Any]], int]:
@@ -232,10 +155,40 @@ def _adversarial_rows(seen: Exploration) -> list[list[str]]:
     ]
 
 
-def audit_page(
-    seen: Exploration, fold_RN: np.ndarray, *, leaks: bool, warnings: Sequence[str]
-) -> str:
-    """Return the page as HTML; `fold_RN` has the fold of each training row in each repeat."""
+def _auc_strip(seen: Exploration) -> dict[str, Any] | None:
+    """Return the AUC of train against test as a strip, above what chance gives."""
+    result = seen.adversarial
+    if result is None:
+        return None
+    low = float(result.chance_T.min())
+    high = float(result.chance_T.max())
+    found = Strip(f"AUC {result.auc:.3f}", result.auc, is_main=True)
+    chance = Strip(f"by chance {low:.3f} to {high:.3f}", low=low, high=high)
+    scale = scale_over([result.auc, low, high], include=(0.5, 1.0))
+    rows = [
+        {"name": name, "strip": strip_html(strip, scale), "text": text, "is_main": strip.is_main}
+        for name, strip, text in (
+            ("train against test", found, f"{result.auc:.3f}"),
+            (f"{len(result.chance_T)} random draws", chance, f"{low:.3f} to {high:.3f}"),
+        )
+    ]
+    return {"rows": rows, "axis": axis_html(scale), "is_cut": scale.is_cut}
+
+
+def audit_page(seen: Exploration, fold_RN: np.ndarray, overview: Overview, *, leaks: bool) -> str:
+    """Return the page as HTML.
+
+    Parameters
+    ----------
+    seen
+        Results of the exploration.
+    fold_RN
+        Fold of each training row in each repeat.
+    overview
+        The checks, and the findings by severity.
+    leaks
+        Whether the split puts images of one group into several folds.
+    """
     manifest = seen.manifest
     train = manifest.train
     sizes = seen.images["part"].value_counts()
@@ -251,20 +204,26 @@ def audit_page(
         ),
         "groups": groups,
         "notes": manifest.notes,
-        "warnings": manifest.warnings,
-        "unreadable": seen.unreadable,
+        "headline": overview.headline(),
+        "sentence": overview.sentence(),
+        "severities": [(one.value, _MEANING[one]) for one in Severity],
         "findings": [
-            _finding(one, seen.images, manifest.classes, manifest.levels) for one in seen.findings
+            _finding(one, seen.images, manifest.classes, manifest.levels)
+            for one in overview.findings
         ],
-        "file_notes": seen.notes,
-        "no_problems": NO_PROBLEMS,
-        "checks": seen.check_lines(),
-        "fold_tables": [_fold_table(manifest, fold_N, leaks=leaks) for fold_N in fold_RN],
-        "fold_warnings": list(warnings),
+        "fine": [_check(one) for one in overview.with_outcome(Outcome.FINE)],
+        "sensitivity": [one.line for one in overview.with_outcome(Outcome.FOUND) if one.line],
+        "open": [_check(one) for one in overview.with_outcome(Outcome.UNABLE, Outcome.NOT_MADE)],
+        "fold_tables": [
+            _fold_table(manifest, fold_N, leaks=leaks) | {"figure": fold_figure(manifest, fold_N)}
+            for fold_N in fold_RN
+        ],
         "sizes": sizes.to_dict(),
-        "figures": _figures(seen),
+        "facts": facts(seen),
+        "figures": distribution_figures(seen),
         "adversarial_lines": [line.strip() for line in seen.adversarial_lines()],
         "adversarial_rows": _adversarial_rows(seen),
+        "auc": _auc_strip(seen),
         "num_draws": 0 if seen.adversarial is None else len(seen.adversarial.chance_T),
         "corrected": bool((train["label"] != train["label_raw"]).any()),
         "sheets": sheets,

@@ -11,13 +11,14 @@ from foldblend.files import page_file, write_bytes
 from foldblend.flags import from_settings
 from foldblend.progress import lines_to, write
 from folds.audit.exploration import explore
+from folds.audit.overview import overview_of
 from folds.audit.page import audit_page
 from folds.config import AuditConfig
 from folds.data.manifest import slug
 from folds.data.pixel_range import with_levels_found
 from folds.data.source import load_manifest
 from folds.data.training_only import ids_for_training_only, joined, taken_apart
-from folds.plan import fold_lines, fold_map, fold_warnings
+from folds.plan import fold_lines, fold_map
 from folds.split import SPLITTERS
 
 __all__ = ["audit", "run_audit"]
@@ -83,11 +84,10 @@ def run_audit(config: AuditConfig, *, say: Say = write) -> Path:
     # A fold file may list images that cannot be read, so its folds are not read again.
     subset = split.fold_file is not None and not seen.kept_N.all()
     fold_RN = fold_RN[:, seen.kept_N] if subset else fold_map(split, seen.manifest)
-    warnings = fold_warnings(split, seen.manifest, fold_RN)
-    for line in [*fold_lines(split, seen.manifest, fold_RN), *warnings, *seen.lines()]:
+    overview = overview_of(seen, fold_RN)
+    for line in [*fold_lines(split, seen.manifest, fold_RN), *overview.lines()]:
         say(line)
-    write_bytes(
-        file, audit_page(seen, fold_RN, leaks=SPLITTERS[split.split].leaks, warnings=warnings)
-    )
+    leaks = SPLITTERS[split.split].leaks
+    write_bytes(file, audit_page(seen, fold_RN, overview, leaks=leaks))
     say(f"page: {file}")
     return file

@@ -21,18 +21,23 @@ from pipeline.predict.in_memory import png_of
 from pipeline.predict.inputs import Inputs
 from pipeline.predict.open import Predictor
 from pipeline.predict.picks import Picks
-from reports.figures import bars
+from reports.figures import dots
 from reports.html import render_page, thumbnail
+from reports.run.first_screen import ladder
 from reports.text import num, printable, span, title_of
 
 __all__ = ["predictions_page", "training_counts"]
 
-MOST_BARS = 40
+MOST_ROWS = 40
 MOST_CLASSES = 400  # rows of the table of classes
 MOST_TILES = 400  # images of the gallery by class
 MOST_LEFT_OUT = 200
 # A JPEG is decoded at a reduced size, but not below this, so that no thumbnail is enlarged.
 HEIGHT = 112
+NUM_FIRST = 8  # images of the first screen
+MOST_SCORE = 1e6  # a file may hold any number, and a scale needs a sensible one
+# What a page compares the score with; an exported file keeps the score alone.
+KEPT_BY_NO_FILE: Mapping[str, Any] = {"name": "", "folds": (), "sections": (), "baselines": ()}
 
 
 def _picture(inputs: Inputs, index: int, levels: Levels) -> str | None:
@@ -84,18 +89,29 @@ class _Pictures:
         return tiles
 
 
-def _score(predictor: Predictor) -> dict[str, str] | None:
-    """Return the out-of-fold score of the run as texts, or None where it is unknown."""
+def _report_of(predictor: Predictor) -> Mapping[str, Any]:
+    """Return the report of the run, or the part of it that an exported file keeps."""
     report: Mapping[str, Any] = predictor.extras.get("report", {})
+    if not report and predictor.run is not None:
+        return predictor.run.report
+    return report
+
+
+def _score(predictor: Predictor) -> dict[str, Any] | None:
+    """Return the out-of-fold score of the run as texts and strips, or None where it is unknown."""
     try:
-        if not report and predictor.run is not None:
-            report = predictor.run.report
+        report = _report_of(predictor)
         headline = report["headline"]
+        values = [headline["value"], headline["low"], headline["high"]]
+        # The score of a single group has no interval.
+        if not all(abs(one) < MOST_SCORE for one in values if one is not None):
+            return None
         return {
             "value": num(headline["value"]),
             "span": span(headline),
             "metric": title_of(report),
             "interval": str(report.get("interval", "")),
+            "ladder": ladder({**KEPT_BY_NO_FILE, **report}),
         }
     # Folders of earlier versions may lack the report, and a file may hold anything.
     except (OSError, LookupError, TypeError, ValueError):
@@ -141,17 +157,26 @@ def _chosen(count_C: np.ndarray, most: int) -> list[int]:
 def _figure(
     classes: Sequence[str], count_C: np.ndarray, train_C: np.ndarray | None
 ) -> dict[str, Any]:
-    """Return bars of the shares of classes."""
-    chosen = _chosen(count_C, MOST_BARS)
-    series = {"these images": _shares(count_C)[chosen].tolist()}
+    """Return dots of the shares of classes; the title says the largest difference to training."""
+    chosen = _chosen(count_C, MOST_ROWS)
+    share_C = _shares(count_C)
+    series = {"these images": share_C[chosen].tolist()}
     caption = f"Predicted classes (n = {counted(int(count_C.sum()), 'image')})"
+    most = int(share_C.argmax())
+    title = f"{classes[most]} is the most frequent class, {share_C[most]:.1f} % of the images"
     if train_C is not None:
-        series["training images"] = _shares(train_C)[chosen].tolist()
+        of_train_C = _shares(train_C)
+        series["training images"] = of_train_C[chosen].tolist()
         caption += f" beside the classes in training (n = {train_C.sum():,})"
+        most = int(np.abs(share_C - of_train_C).argmax())
+        title = (
+            f"Largest difference: {classes[most]} is {share_C[most]:.1f} % of these images,"
+            f" {of_train_C[most]:.1f} % in training"
+        )
     if len(chosen) < len(classes):
-        caption += f"; the {MOST_BARS} most frequent of {len(classes)}"
-    svg = bars([classes[code] for code in chosen], series, xlabel="% of images", number="{:.1f}")
-    return {"svg": svg, "caption": f"{caption}."}
+        caption += f"; the {MOST_ROWS} most frequent of {len(classes)}"
+    svg = dots([classes[code] for code in chosen], series, xlabel="% of images")
+    return {"svg": svg, "title": title, "caption": f"{caption}."}
 
 
 def _sheets(picks: Picks) -> tuple[list[tuple[int, pd.DataFrame]], int]:
@@ -207,8 +232,10 @@ def predictions_page(
     left_out = [
         f"{printable(inputs.ids[index])}: {printable(why)}" for index, why in sorted(bad.items())
     ]
+    unsure = pictures.tiles(picks.unsure, classes)
     return render_page(
         "predictions.html",
+        scripts=("glossary.js",),
         title=f"Predictions of {printable(predictor.name)}",
         num_images=counted(int(picks.count_C.sum()), "image"),
         source=printable(predictor.source),
@@ -216,7 +243,8 @@ def predictions_page(
         lines=None if lines is None else [f"{one[:1].upper()}{one[1:]}." for one in lines],
         counts=_count_table(classes, picks.count_C, train_C),
         figure=_figure(classes, picks.count_C, train_C),
-        unsure=pictures.tiles(picks.unsure, classes),
+        first=unsure[:NUM_FIRST],
+        unsure=unsure,
         odd=pictures.tiles(picks.odd, classes),
         sheets=gallery,
         hidden_classes=hidden,

@@ -18,7 +18,7 @@ import predict as predict_script
 from pipeline.data.preprocess import Preprocess
 from pipeline.predict.inputs import Inputs
 from pipeline.predict.open import Predictor, open_predictor
-from pipeline.predict.page import predictions_page
+from pipeline.predict.page import _score, predictions_page
 from pipeline.predict.picks import Picks
 from pipeline.predict.tree import Leaf
 
@@ -137,6 +137,48 @@ def test_page_of_a_run(command, alpha, images, tmp_path):
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)
 
 
+def test_the_first_screen_says_score_likeness_and_what_is_unsure(alpha, images, tmp_path):
+    found = {}
+    for name, odd in (("with", True), ("without", False)):
+        file = tmp_path / f"{name}.html"
+        table = fb.predict(alpha.path, images, page=str(file), odd=odd, say=quiet)
+        found[name] = sections(file.read_text())
+    top = found["with"]["top"]
+    headline = alpha.report["headline"]
+    strip = f'aria-label="{headline["value"]:.4f} [{headline["low"]:.4f}'
+    assert top.count(strip) == 1
+    assert 'role="tooltip">Each image is predicted by a model' in top
+    assert len(re.findall('<span class="tiles"><img', top)) == 8
+    lowest = table.sort_values("proba", kind="stable").head(8)
+    shown = re.findall(r"<div><span.*?</span><span>(.*?)</span>", top)
+    assert shown == [html.escape(f"{row['class']} {row.proba:.3f}") for _, row in lowest.iterrows()]
+    verdicts = ("Like the training images", "Unlike the training images", "Not compared with")
+    assert sum(one in html.unescape(top) for one in verdicts) == 1
+    assert verdicts[2] in found["without"]["top"]
+    # The title of the figure has the class whose share differs most from training.
+    train_C = np.bincount(alpha.oof["label"], minlength=len(alpha.classes)) / len(alpha.oof)
+    counts = table["class"].value_counts()
+    share_C = np.array([counts.get(one, 0) for one in alpha.classes]) / len(table)
+    most = int(np.abs(share_C - train_C).argmax())
+    words = f"{alpha.classes[most]} is {100 * share_C[most]:.1f} % of these images"
+    assert words in html.unescape(top)
+
+
+@pytest.mark.parametrize(
+    ("headline", "is_shown"),
+    [
+        ({"value": 0.5, "low": None, "high": None}, True),
+        ({"value": 0.5, "low": 0.4, "high": 1e300}, False),
+        ({"value": float("nan"), "low": 0.4, "high": 0.6}, False),
+        ({"value": True}, False),
+    ],
+)
+def test_only_a_sensible_score_is_shown(headline, is_shown):
+    report = {"metric": "f1_macro", "headline": headline}
+    predictor = SimpleNamespace(extras={"report": report}, run=None)
+    assert (_score(predictor) is not None) == is_shown
+
+
 def test_the_page_shows_who_was_left_out_and_who_is_gone(command, alpha, images, tmp_path):
     names = sorted(item.name for item in images.iterdir())
     (images / names[3]).write_bytes(b"")
@@ -194,7 +236,9 @@ def test_names_are_text_and_nothing_else(alpha):
     picks.add(np.arange(2), np.arange(2), proba_NC, np.array([3.0, 100.0]))
     lines = [NASTY]
     page = predictions_page(predictor, inputs, picks, lines=lines, bad={0: NASTY})
-    assert "<script" not in page
+    # The one script is that of the glossary; the page allows no other.
+    assert page.count("<script") == 1
+    assert "window.hit" not in page[page.index("<script") :]
     assert page.count("window.hit=1") >= 6
     # The score of the file is no number, so it is left out; so are shares of training.
     assert "OOF" not in page
