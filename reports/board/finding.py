@@ -1,4 +1,4 @@
-"""What a board shows, in one sentence computed from its numbers."""
+"""Say in one sentence what a board shows, computed from its numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ __all__ = ["contains_zero", "finding"]
 
 def contains_zero(difference: Mapping[str, float | None]) -> bool | None:
     """Return whether an interval contains 0, or None if it has no ends."""
-    low, high = difference["low"], difference["high"]
+    low = difference["low"]
+    high = difference["high"]
     return None if low is None or high is None else bool(low <= 0 <= high)
 
 
