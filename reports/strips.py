@@ -45,7 +45,7 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """What one strip shows; everything but the label may be absent."""
+    """A strip: a value, its interval, points or a line; all but the label may be absent."""
 
     label: str
     """The same in words, for those who cannot see it."""

@@ -71,7 +71,12 @@ def settings_of(run: Run) -> dict[str, Any]:
         return {name: plain(value) for name, value in run.info["tta"].items()} | {
             "of": run.info["of"]["name"]
         }
-    return {printable(key): plain(value) for key, value in run.settings.items() if key != "name"}
+    # The fitted parameters of a blend are its result, hundreds of numbers.
+    chosen = {key: value for key, value in run.settings.items() if key not in ("name", "found")}
+    if "members" in run.info:
+        # With the weights that were found.
+        chosen["members"] = run.info["members"]
+    return {printable(key): plain(value) for key, value in chosen.items()}
 
 
 def facts_of(run: Run, by_oof: Mapping[str, Run]) -> dict[str, Any]:

@@ -19,22 +19,22 @@ def contains_zero(difference: Mapping[str, float | None]) -> bool | None:
 
 
 def _others(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return how many of the other runs can be told from the best."""
+    """Return how many of the other runs are clearly worse than the best."""
     known = [contains_zero(row["difference"]) for row in rows]
     if None in known:
         return ""
     num_close = sum(map(bool, known))
     if len(rows) == 1:
         return (
-            f"; {rows[0]['name']} cannot be told from it"
+            f", not clearly better than {rows[0]['name']}"
             if num_close
             else f", clearly better than {rows[0]['name']}"
         )
     if num_close == 0:
         return f", clearly better than each of the {len(rows)} others"
     if num_close == len(rows):
-        return f"; none of the {len(rows)} others can be told from it"
-    return f"; {num_close} of the {len(rows)} others cannot be told from it"
+        return f", not clearly better than any of the {len(rows)} others"
+    return f", clearly better than {len(rows) - num_close} of the {len(rows)} others"
 
 
 def finding(every: Mapping[str, Any], board: Mapping[str, Any]) -> str:

@@ -36,7 +36,7 @@ def plain(value: Any) -> Any:
 
 def _member(member: Mapping[str, Any]) -> str:
     weight = member.get("weight", 1)
-    number = f"{weight:g}" if isinstance(weight, (int, float)) else str(weight)
+    number = f"{weight:.3g}" if isinstance(weight, (int, float)) else str(weight)
     return f"{member['name']} x {number}"
 
 

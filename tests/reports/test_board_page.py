@@ -50,13 +50,13 @@ WORSE = row(difference=(-0.2, -0.05))
     ("rows", "words"),
     [
         ([BEST], "one: macro F1 0.5000 [0.4000, 0.6000]"),
-        ([BEST, CLOSE], "one scores best: macro F1 0.5000 [0.4000, 0.6000]; other cannot be told"),
+        ([BEST, CLOSE], "one scores best: macro F1 0.5000 [0.4000, 0.6000], not clearly better than other"),
         ([BEST, WORSE], "[0.4000, 0.6000], clearly better than other"),
-        ([BEST, CLOSE, WORSE, WORSE], "; 1 of the 3 others cannot be told from it"),
-        ([BEST, CLOSE, CLOSE], "; none of the 2 others can be told from it"),
+        ([BEST, CLOSE, WORSE, WORSE], ", clearly better than 2 of the 3 others"),
+        ([BEST, CLOSE, CLOSE], ", not clearly better than any of the 2 others"),
         ([BEST, WORSE, WORSE], ", clearly better than each of the 2 others"),
         # Marked runs are not counted.
-        ([BEST, CLOSE, CLOSE, WORSE | {"leaks": True}], "; none of the 2 others can be told"),
+        ([BEST, CLOSE, CLOSE, WORSE | {"leaks": True}], ", not clearly better than any of the 2 others"),
         ([BEST, CLOSE | {"optimistic": True}], "one is the only run whose score is not too high"),
         ([BEST | {"leaks": True}, WORSE | {"leaks": True}], "All scores here are too high"),
     ],
