@@ -60,14 +60,17 @@ def _count_figure(
     if len(occurs) > MOST_ROWS:
         shown = np.argsort(-images, kind="stable")[:MOST_ROWS]
         left_out = f"; the {MOST_ROWS} most frequent of {len(occurs)}"
-    series = {"images": images[shown].tolist(), groups: num_groups[shown].tolist()}
+    series = {"images": images[shown].tolist()}
+    if len(set(group_N)) < len(group_N):
+        series[groups] = num_groups[shown].tolist()
+    numbers = " and ".join(series)
     shown_names = [names[occurs[index]] for index in shown]
     title = _extremes([names[code] for code in occurs], images.tolist(), f"{what}: ")
     caption = (
-        f"Images and {groups} of each value of {what.lower()} (n = {len(value_N):,} images of"
+        f"Number of {numbers} of each value of {what.lower()} (n = {len(value_N):,} images of"
         f" {len(set(group_N)):,} {groups}{left_out})."
     )
-    svg = dots(shown_names, series, xlabel=f"number of images and {groups}")
+    svg = dots(shown_names, series, xlabel=f"number of {numbers}")
     return {"svg": svg, "title": title, "caption": caption}
 
 
@@ -112,7 +115,8 @@ def facts(seen: Exploration) -> list[str]:
     group = seen.manifest.group_name
     found = []
     per_group = _per_group(seen)
-    if len(per_group) == 1:
+    # Data without groups have a group for every image.
+    if len(per_group) == 1 and per_group.index[0] > 1:
         found.append(f"Every {group} has {counted(int(per_group.index[0]), 'image')}.")
     sizes = _sizes(seen).unique()
     if len(sizes) == 1:

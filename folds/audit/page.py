@@ -93,7 +93,7 @@ def _fold_table(manifest: Manifest, fold_N: np.ndarray, *, leaks: bool) -> dict[
     ]
     return {
         "header": [
-            "",
+            "number of",
             *[f"fold {fold}" for fold in range(num_folds)],
             "even share",
             f"{groups} in total",
