@@ -19,7 +19,7 @@ from reports.figures import bars, dots, histograms
 
 __all__ = ["distribution_figures", "facts", "fold_figure"]
 
-MOST_ROWS = 40
+MOST_ROWS = 24
 MOST_SIZES = 8
 # More folds than this have no markers that can be told apart.
 MOST_FOLDS = 5

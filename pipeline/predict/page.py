@@ -28,7 +28,7 @@ from reports.text import num, printable, span, title_of
 
 __all__ = ["predictions_page", "training_counts"]
 
-MOST_ROWS = 40
+MOST_ROWS = 24
 MOST_CLASSES = 400  # rows of the table of classes
 MOST_TILES = 400  # images of the gallery by class
 MOST_LEFT_OUT = 200
