@@ -108,7 +108,8 @@ def ladder(report: Report) -> dict[str, Any]:
 
     Rows: the run, its folds, the best member (blends and derived runs), the baseline and chance.
     """
-    rows = [_interval_row("this run", report["headline"], is_main=True)]
+    name = "this blend" if report["kind"] == "blend" else "this run"
+    rows = [_interval_row(name, report["headline"], is_main=True)]
     folds = [row["score"] for row in report["folds"] if row["score"] is not None]
     if len(folds) > 1:
         name = f"{len(folds)} folds"

@@ -55,7 +55,7 @@ def _worst(
         text = (
             f"as {classes[taken]}" if label_N[row] == one.label else f"is {classes[label_N[row]]}"
         )
-        tiles.append({"name": name, "src": images.thumbnails.get(name), "text": text})
+        tiles.append({"row": row, "name": name, "src": images.thumbnails.get(name), "text": text})
     return {"name": one.name, "f1": one.f1, "support": one.support, "tiles": tiles}
 
 

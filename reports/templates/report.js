@@ -10,6 +10,7 @@
   let rows = [];
   let shown = 0;
   let opened = -1;
+  let opener = null; // the image of the first screen that was opened
 
   const make = (tag, properties = {}, ...children) => {
     const node = Object.assign(document.createElement(tag), properties);
@@ -138,6 +139,7 @@
     form.order.value = byGroup;
     form.group.value = data.groups[data.group[row]];
     opened = 0;
+    opener = null;
     dialog.close();
     update();
     focusTile(0);
@@ -182,7 +184,20 @@
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (step) open(opened + step);
   });
-  dialog.addEventListener("close", () => focusTile(opened));
+  dialog.addEventListener("close", () => {
+    if (opener) opener.focus();
+    else focusTile(opened);
+    opener = null;
+  });
+  // An image of the first screen opens as in the gallery, and closing it leads back.
+  for (const button of document.querySelectorAll(".worst-tiles button")) {
+    button.addEventListener("click", () => {
+      form.reset();
+      update();
+      opener = button;
+      open(rows.indexOf(Number(button.dataset.row)));
+    });
+  }
   document.addEventListener("keydown", (event) => {
     if (event.key !== "/" || dialog.open || event.target.matches("input, select")) return;
     event.preventDefault();

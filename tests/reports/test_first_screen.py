@@ -21,6 +21,7 @@ def interval(value, low, high):
 def a_report(**changes):
     return {
         "name": "mine",
+        "kind": "cv",
         "metric": "f1_macro",
         "headline": interval(0.5, 0.4, 0.6),
         "folds": [{"score": 0.45}, {"score": None}, {"score": 0.55}],

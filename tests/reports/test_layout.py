@@ -149,3 +149,18 @@ def test_faults_are_found(open_page, tmp_path, inside, fault):
     found = faults(open_page(file, viewport={"width": 600, "height": 600}))
     assert bool(found) == (fault is not None), found
     assert all(fault in one for one in found)
+
+
+def test_an_image_of_the_first_screen_opens_and_closing_it_leads_back(pages, open_page):
+    page = open_page(pages["run"], viewport={"width": 1280, "height": 800})
+    button = page.locator(".worst-tiles button").first
+    button.focus()
+    page.keyboard.press("Enter")
+    assert button.get_attribute("title") in page.inner_text("#one table")
+    page.keyboard.press("Escape")
+    assert not page.is_visible("#one")
+    assert button.evaluate("one => one === document.activeElement")
+    assert page.evaluate("scrollY") < 100
+    button.click()
+    page.click("text=All of this person")
+    assert page.locator("#tiles button").first.evaluate("one => one === document.activeElement")
