@@ -37,7 +37,13 @@ HEIGHT = 112
 NUM_FIRST = 8  # images of the first screen
 MOST_SCORE = 1e6  # a file may hold any number, and a scale needs a sensible one
 # What a page compares the score with; an exported file keeps the score alone.
-KEPT_BY_NO_FILE: Mapping[str, Any] = {"name": "", "folds": (), "sections": (), "baselines": ()}
+KEPT_BY_NO_FILE: Mapping[str, Any] = {
+    "kind": "",
+    "name": "",
+    "folds": (),
+    "sections": (),
+    "baselines": (),
+}
 
 
 def _picture(inputs: Inputs, index: int, levels: Levels) -> str | None:
