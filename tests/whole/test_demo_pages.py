@@ -16,6 +16,7 @@ from docs.screenshots import SHOTS, smallest_loss
 from foldblend.errors import UserError
 from tests.makers.constants import ROOT
 
+TRAINING = ("run_cv.py", "run_tta.py", "blend.py")
 SMALL = ("--folds", "2", "--img-size", "32", "--pretrained", "none", "--threads", "1")
 
 
@@ -49,6 +50,30 @@ def test_a_failed_command_is_one_line_with_a_cure(tmp_path):
     with pytest.raises(UserError, match=r"^demo pages: run_cv\.py failed \(.*remove .* and try"):
         build(tmp_path / "site", plan, parent=tmp_path, say=lambda _: None)
     assert not (tmp_path / "site").exists()
+
+
+def test_a_second_call_trains_nothing_but_draws_all_pages_again(tmp_path, monkeypatch):
+    """Replace the commands by one that writes an empty file where they write a page."""
+    called = []
+
+    def command(work, script, *words):
+        called.append(script)
+        files = [f"outputs/{words[-2]}/report.json"] if script in TRAINING else []
+        files += [f"{one}/report.html" for one in words if script == "report.py" and "/" in one]
+        files += ["leaderboard.html"] * (script == "leaderboard.py")
+        files += [one for one in words if one in ("predictions.html", "audit.html")]
+        for file in files:
+            (work / file).parent.mkdir(parents=True, exist_ok=True)
+            (work / file).write_text("")
+
+    monkeypatch.setattr(demo_pages, "command", command)
+    plan = Plan(runs={"lite0": (), "trained": ()}, data=str(tmp_path))
+    first = build(tmp_path / "site", plan, parent=tmp_path, say=lambda _: None)
+    assert [one for one in called if one in TRAINING] == ["run_cv.py", *TRAINING]
+    drawn = [one for one in called if one not in TRAINING]
+    del called[:]
+    assert build(tmp_path / "site", plan, parent=tmp_path, say=lambda _: None) == first
+    assert called == drawn
 
 
 def test_screenshots_get_as_many_colours_as_fit():
@@ -93,16 +118,11 @@ def test_pages_of_small_runs_link_to_each_other(tiny_layout, tmp_path):
         "trained": ("--backbone", "test_resnet", "--epochs", "1", *SMALL),
     }
     plan = Plan(runs=runs, data=str(tiny_layout), audit=("--quick",))
-    steps = []
     folder = tmp_path / "site" / "demo"
-    pages = build(folder, plan, parent=tmp_path / "work", say=steps.append)
+    pages = build(folder, plan, parent=tmp_path / "work", say=lambda _: None)
     assert {folder / name for name in PAGES} <= {*pages}
     for page in pages:
         text = page.read_text(encoding="utf-8")
         for link in re.findall(r'href="([^"#:]+)"', text):
             assert (page.parent / link).is_file(), (page, link)
         assert f'"root":"{tiny_layout}' not in text
-    # A second time nothing is trained.
-    del steps[:]
-    build(folder, plan, parent=tmp_path / "work", say=steps.append)
-    assert len(steps) == 1
