@@ -18,7 +18,7 @@ from foldblend.scores.run_metric import metric_of
 from reports.block_kinds import section_html, section_lines
 from reports.board.find import find_runs
 from reports.board.leaderboard import leaderboard
-from reports.run.report import compute_report
+from reports.run.compute import compute_report
 from reports.run.screen import screen_lines
 from reports.sections_file import read_sections
 from tests.makers.mutations import mutations

@@ -22,7 +22,8 @@ from foldblend.scores.metrics import METRICS
 from reports import blocks
 from reports.html import json_data
 from reports.run.gallery import GalleryImages, Predictions, gallery_data, rows_by_interest
-from reports.run.report import predictions, write_report
+from reports.run.predictions import predictions
+from reports.run.report import write_report
 from reports.run.thumbnails import gallery_images_of
 from reports.text import WIDTH, table
 from tests.makers.edits import rehash

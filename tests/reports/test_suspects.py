@@ -17,7 +17,7 @@ from folds.data.corrections import apply_corrections
 from folds.data.labels import AGES, ATTRIBUTES, CLASSES, GENDERS, MASKS, decode, encode
 from folds.data.layout import read_layout, relabel_for_training
 from folds.data.source import load_manifest
-from reports.run import report as report_module
+from reports.run import compute as report_module
 from reports.run.confident import SLACK, Judged, extreme_pairs, judge_pairs, judge_units
 from reports.run.report import suspects_csv, write_report
 from reports.run.suspects import _note, find_suspects
