@@ -81,7 +81,8 @@ def dots(names: Sequence[str], values_of: Mapping[str, Sequence[float]], *, xlab
                 places,
                 linestyle="",
                 marker=MARKERS[index % len(MARKERS)],
-                markersize=5,
+                # Where values are equal, the marker below stays visible.
+                markersize=max(8.0 - 2.0 * index, 3.0),
                 color=colour(index),
                 alpha=0.9,
             )

@@ -153,7 +153,11 @@ def test_records(alpha):
         "images_per_s",
         "seconds",
         "val_f1_macro",
+        "val_log_loss",
     ]
+    oof = pd.read_parquet(alpha.path / "fold_0" / "oof.parquet")
+    loss = METRICS["log_loss"].score(oof["label"].to_numpy(), softmax(alpha.logits(oof)))
+    assert log["val_log_loss"].iloc[-1] == pytest.approx(loss)
     # A report has no use for the time of an epoch.
     assert "seconds" not in alpha.report["curves"][0]
 
@@ -177,7 +181,8 @@ def test_tensorboard_tags(alpha):
 
     events = EventAccumulator(str(alpha.path / "fold_1" / "tb"))
     events.Reload()
-    tags = {"train/loss", "train/lr", "train/images_per_s", "val/f1_macro", "hparam/f1_macro"}
+    tags = {"train/loss", "train/lr", "train/images_per_s", "val/loss"}
+    tags |= {"val/f1_macro", "hparam/f1_macro"}
     tags |= {f"val/{name}_f1_macro" for name in ("mask", "gender", "age")}
     assert set(events.Tags()["scalars"]) == tags
     oof = pd.read_parquet(alpha.path / "fold_1" / "oof.parquet")
