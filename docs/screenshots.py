@@ -41,12 +41,12 @@ class Shot:
 
 SHOTS = {
     "report.png": Shot("outputs/lite2/report.html"),
-    "report_confusion.png": Shot("outputs/lite2/report.html", "confusion"),
+    "report_confusion.png": Shot("outputs/lite2/report.html", "confusion", 1130),
     "report_gallery.png": Shot("outputs/lite2/report.html", "gallery", 620),
     "blend.png": Shot("outputs/blend/report.html"),
-    "leaderboard.png": Shot("leaderboard.html"),
+    "leaderboard.png": Shot("leaderboard.html", height=1000),
     "audit.png": Shot("audit.html"),
-    "predictions.png": Shot("predictions.html", height=620),
+    "predictions.png": Shot("predictions.html", height=830),
 }
 
 
@@ -91,13 +91,13 @@ def _taken(site: Path) -> dict[str, Image.Image]:
     browser_file = os.environ.get("CHROMIUM") or shutil.which("chromium")
     browser_file = browser_file or shutil.which("chromium-browser")
     require(browser_file is not None, "Chromium: not found; install it, or set CHROMIUM")
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import ViewportSize, sync_playwright
 
-    images = {}
+    images: dict[str, Image.Image] = {}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_file, args=["--no-sandbox"])
         for name, shot in SHOTS.items():
-            window = {"width": 1280, "height": shot.height}
+            window = ViewportSize(width=1280, height=shot.height)
             tab = browser.new_page(viewport=window, color_scheme="light")
             tab.goto((site / shot.page).resolve().as_uri())
             if shot.at:
