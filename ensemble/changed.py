@@ -42,6 +42,8 @@ def changed_section(
     blend_N = proba_NC.argmax(axis=1)
     repaired = np.flatnonzero((single_N != label_N) & (blend_N == label_N))
     broken = np.flatnonzero((single_N == label_N) & (blend_N != label_N))
+    # With repeats, an image has several predictions, and each row is one of them.
+    noun = "image" if len(np.unique(image_id_N)) == len(image_id_N) else "prediction"
     blocks = []
     for title, rows in (("Repaired", repaired), ("Broken", broken)):
         # The blend's most confident predictions first; ties keep the order of the rows.
@@ -60,9 +62,9 @@ def changed_section(
         ]
         more = f", the first {len(images)} shown" if len(images) < len(rows) else ""
         if images:
-            blocks.append(images_block(f"{title}: {counted(len(rows), 'row')}{more}", images))
+            blocks.append(images_block(f"{title}: {counted(len(rows), noun)}{more}", images))
     sentence = (
-        f"Of {len(label_N):,} rows, the blend repairs {len(repaired):,} that {single} gets wrong,"
-        f" and breaks {len(broken):,} that it gets right. Each image has its true class first."
+        f"Of {counted(len(label_N), noun)}, the blend repairs {len(repaired):,} that {single} gets"
+        f" wrong, and breaks {len(broken):,} that it gets right. Each image has its true class first."
     )
     return section(f"Images that differ from {single}, out of fold", text_block(sentence), *blocks)

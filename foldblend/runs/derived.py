@@ -48,6 +48,8 @@ KINDS = {
     "import": "an imported run",
 }
 """Kinds of runs in words."""
+# Sections that earlier versions wrote under these names; a report would show them twice.
+FORMER_SECTIONS = ("5_harm",)
 
 
 def open_derived(
@@ -228,11 +230,11 @@ def write_content(
 def _write_sections(folder: Path, sections: Mapping[str, Mapping[str, Any]]) -> None:
     """Write the sections, and remove those that an earlier version wrote under other names.
 
-    The sections of stages have numbered names; a section that a user added stays.
+    A section that a user added stays, whatever its name is.
     """
-    for file in (folder / SECTIONS).glob("[0-9]_*.json"):
-        if file.stem not in sections:
-            file.unlink()
+    for name in FORMER_SECTIONS:
+        if name not in sections:
+            (folder / SECTIONS / f"{name}.json").unlink(missing_ok=True)
     for name, one in sections.items():
         check_there(folder)
         write_section(folder, name, one)

@@ -217,11 +217,11 @@ def test_sections_of_an_earlier_version_are_removed_and_those_of_users_stay(draw
     runs = drawn / "a", drawn / "b"
     again = [*runs, "--method", "soft", "--name", "y"]
     assert command(*again).code == 0
-    for name in ("5_harm", "own"):
+    for name in ("5_harm", "own", "7_mine"):
         write_section(drawn / "y", name, section("An old one", text_block("of an earlier version")))
     assert command(*again).code == 0
     names = {file.stem for file in (drawn / "y" / "sections").iterdir()}
-    assert "own" in names
+    assert {"own", "7_mine"} <= names
     assert "5_harm" not in names
     assert {"1_members", "1_repaired", "1_without"} <= names
 

@@ -29,13 +29,15 @@ def test_repaired_and_broken_images_by_hand():
         {"image_id": "1.png", "text": "cat; a: dog"},
     ]
     assert broken["images"] == [{"image_id": "3.png", "text": "dog; blend: cat"}]
-    assert repaired["caption"] == "Repaired: 2 rows"
-    assert broken["caption"] == "Broken: 1 row"
+    assert repaired["caption"] == "Repaired: 2 images"
+    assert broken["caption"] == "Broken: 1 image"
 
 
 def test_an_image_of_two_repeats_is_shown_once():
     found = made([0, 0], [1, 1], [0, 0], [0.6, 0.8], names=["x.png", "x.png"])
-    _, repaired = found["blocks"]
+    text, repaired = found["blocks"]
+    assert text["text"].startswith("Of 2 predictions, the blend repairs 2 that")
+    assert repaired["caption"] == "Repaired: 2 predictions, the first 1 shown"
     assert [one["image_id"] for one in repaired["images"]] == ["x.png"]
 
 
@@ -44,7 +46,7 @@ def test_many_images_are_cut_and_the_caption_says_so():
     found = made([0] * num, [1] * num, [0] * num, [0.9] * num)
     _, repaired = found["blocks"]
     assert len(repaired["images"]) == MOST_IMAGES
-    assert repaired["caption"] == f"Repaired: {num} rows, the first {MOST_IMAGES} shown"
+    assert repaired["caption"] == f"Repaired: {num} images, the first {MOST_IMAGES} shown"
 
 
 def test_equal_predictions_have_a_sentence_only():
