@@ -65,6 +65,7 @@ def changed_section(
             blocks.append(images_block(f"{title}: {counted(len(rows), noun)}{more}", images))
     sentence = (
         f"Of {counted(len(label_N), noun)}, the blend repairs {len(repaired):,} that {single} gets"
-        f" wrong, and breaks {len(broken):,} that it gets right. Each image has its true class first."
+        f" wrong, and breaks {len(broken):,} that it gets right. Each image has its true class"
+        " first."
     )
     return section(f"Images that differ from {single}, out of fold", text_block(sentence), *blocks)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,18 +13,21 @@ from foldblend.errors import counted
 from foldblend.words import plural
 from folds.audit.exchanges import Swaps
 from folds.audit.files import size_line
+from folds.audit.findings import CheckName, Finding
 from folds.audit.lookalikes import LEAST_GROUPS, Lookalikes
 from folds.data.training_only import PART
 
 if TYPE_CHECKING:
     from folds.audit.exploration import Exploration
-    from folds.audit.findings import Finding
 
 __all__ = ["Check", "Outcome", "checks_of", "fine_line", "lookalike_line", "swap_line"]
 
 # With a smaller share of found test cases, "none found" means nothing.
 LEAST_RECALL = 0.1
 SAME_IMAGE = "the same image "
+
+Found = Collection[CheckName]
+"""The checks that have a finding."""
 
 
 class Outcome(enum.StrEnum):
@@ -113,7 +116,7 @@ def _swap_outcome(found: Swaps) -> Outcome:
     return Outcome.FOUND if len(found.pairs) else Outcome.FINE
 
 
-def _searches(seen: Exploration) -> list[Check]:
+def _searches(seen: Exploration, found_by: Found) -> list[Check]:
     """Return the two slow searches: one group under two names, and swapped labels."""
     group = seen.manifest.group_name
     what = f"the same {group} under two names"
@@ -138,65 +141,68 @@ def _searches(seen: Exploration) -> list[Check]:
     return checks
 
 
-def _outcome(is_fine: bool) -> Outcome:
-    return Outcome.FINE if is_fine else Outcome.FOUND
+def _outcome(name: CheckName, found_by: Found) -> Outcome:
+    return Outcome.FOUND if name in found_by else Outcome.FINE
 
 
-def _unreadable(seen: Exploration) -> list[Check]:
+def _unreadable(seen: Exploration, found_by: Found) -> list[Check]:
     num_read = counted(len(seen.images) + len(seen.unreadable), "image")
-    return [Check("unreadable images", _outcome(not seen.unreadable), f"none of {num_read}.")]
+    outcome = _outcome(CheckName.UNREADABLE, found_by)
+    return [Check("unreadable images", outcome, f"none of {num_read}.")]
 
 
-def _duplicates(seen: Exploration) -> list[Check]:
+def _duplicates(seen: Exploration, found_by: Found) -> list[Check]:
     """Return the comparisons of all images with each other."""
     group = seen.manifest.group_name
     size_of = seen.images["part"].value_counts()
     among = f"none among {counted(size_of['train'], 'image')}"
-    over_of = {
-        f"in two {plural(group)}": f"{among}, also resized or recompressed.",
-        "with two labels": f"{among}.",
-        f"twice in one {group}": f"{among}.",
-    }
+    kinds = [
+        (
+            CheckName.TWO_GROUPS,
+            f"in two {plural(group)}",
+            f"{among}, also resized or recompressed.",
+        ),
+        (CheckName.TWO_LABELS, "with two labels", f"{among}."),
+        (CheckName.TWICE, f"twice in one {group}", f"{among}."),
+    ]
     if "test" in size_of:
-        over_of["in the training and the test set"] = (
-            f"none of {counted(size_of['test'], 'test image')}."
-        )
+        over = f"none of {counted(size_of['test'], 'test image')}."
+        kinds.append((CheckName.IN_TEST, "in the training and the test set", over))
     if PART in size_of:
-        over_of["for training only and among the scored images"] = (
-            f"none of {counted(size_of[PART], 'image')}."
-        )
-    titles = [finding.title.lower() for finding in seen.findings]
+        over = f"none of {counted(size_of[PART], 'image')}."
+        where = "for training only and among the scored images"
+        kinds.append((CheckName.TRAINING_ONLY, where, over))
     return [
-        Check(
-            f"{SAME_IMAGE}{where}",
-            _outcome(not any(one.startswith(f"same image {where}") for one in titles)),
-            over,
-        )
-        for where, over in over_of.items()
+        Check(f"{SAME_IMAGE}{where}", _outcome(name, found_by), over) for name, where, over in kinds
     ]
 
 
-def _differences(seen: Exploration) -> list[Check]:
+def _differences(seen: Exploration, found_by: Found) -> list[Check]:
     what = "differences between training and test images"
     line = seen.adversarial_lines()[0]
-    if seen.adversarial is not None and seen.adversarial.differs:
+    if CheckName.DIFFERENCES in found_by:
         return [Check(what, Outcome.FOUND, "")]
     is_made = seen.adversarial is not None
     return [_of_line(what, line, Outcome.FINE if is_made else Outcome.NOT_MADE)]
 
 
-def _files(seen: Exploration) -> list[Check]:
-    notes = " ".join(seen.notes)
+def _files(seen: Exploration, found_by: Found) -> list[Check]:
     sizes = size_line(*seen.statistic_NS[:, :2].T)
     num = counted(len(seen.images), "file")
     return [
-        Check("very different or very small image sizes", _outcome("Images" not in notes), sizes),
-        Check("letter case of file suffixes", _outcome("suffixes" not in notes), f"one in {num}."),
+        Check(
+            "very different or very small image sizes", _outcome(CheckName.SIZES, found_by), sizes
+        ),
+        Check(
+            "letter case of file suffixes",
+            _outcome(CheckName.SUFFIXES, found_by),
+            f"one in {num}.",
+        ),
     ]
 
 
 # In the order in which they are listed.
-CHECKS: Sequence[Callable[[Exploration], list[Check]]] = (
+CHECKS: Sequence[Callable[[Exploration, Found], list[Check]]] = (
     _unreadable,
     _duplicates,
     _searches,
@@ -205,29 +211,28 @@ CHECKS: Sequence[Callable[[Exploration], list[Check]]] = (
 )
 
 
-def _folds(seen: Exploration, fold_RN: np.ndarray, found: Sequence[Finding]) -> list[Check]:
-    """Return the checks of the folds; `found` are the findings on them."""
+def _folds(seen: Exploration, fold_RN: np.ndarray, found_by: Found) -> list[Check]:
+    """Return the checks of the folds."""
     train = seen.manifest.train
     group = seen.manifest.group_name
     num_groups = counted(train["group"].nunique(), group)
     num_classes = train["label_raw"].nunique()
-    titles = " ".join(one.title for one in found)
     num_folds = counted(int(fold_RN.max()) + 1, "fold")
     return [
         Check(
             f"{plural(group)} in several folds",
-            _outcome("in several folds" not in titles),
+            _outcome(CheckName.SPLIT_GROUPS, found_by),
             f"none of {num_groups} in {num_folds}.",
         ),
         Check(
             "classes missing from some folds",
-            _outcome("missing from some folds" not in titles),
+            _outcome(CheckName.MISSING_CLASSES, found_by),
             f"none of {num_classes:,}.",
         ),
     ]
 
 
-def checks_of(seen: Exploration, fold_RN: np.ndarray, found: Sequence[Finding]) -> list[Check]:
+def checks_of(seen: Exploration, fold_RN: np.ndarray, findings: Sequence[Finding]) -> list[Check]:
     """Return all checks in the order in which they are listed.
 
     Parameters
@@ -236,11 +241,12 @@ def checks_of(seen: Exploration, fold_RN: np.ndarray, found: Sequence[Finding]) 
         Results of the exploration.
     fold_RN
         Fold of each training row in each repeat.
-    found
-        The findings on the folds.
+    findings
+        All findings.
     """
-    checks = [check for make in CHECKS for check in make(seen)]
-    return [*checks, *_folds(seen, fold_RN, found)]
+    found_by = {one.check for one in findings}
+    checks = [check for make in CHECKS for check in make(seen, found_by)]
+    return [*checks, *_folds(seen, fold_RN, found_by)]
 
 
 def fine_line(checks: Sequence[Check]) -> str:

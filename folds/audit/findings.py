@@ -18,7 +18,14 @@ from folds.data.duplicates import IN_TEST, TWO_GROUPS, TWO_LABELS
 from folds.data.manifest import Manifest
 from folds.data.training_only import PART, SAME
 
-__all__ = ["Finding", "Severity", "duplicate_findings", "lookalike_findings", "swap_findings"]
+__all__ = [
+    "CheckName",
+    "Finding",
+    "Severity",
+    "duplicate_findings",
+    "lookalike_findings",
+    "swap_findings",
+]
 
 
 class Severity(enum.StrEnum):
@@ -30,9 +37,31 @@ class Severity(enum.StrEnum):
     """Training and scores are all right, but it deserves a look."""
 
 
+class CheckName(enum.StrEnum):
+    """Name of a check, by which its findings are told apart."""
+
+    UNREADABLE = "unreadable images"
+    WARNINGS = "warnings of the reader"
+    TWO_GROUPS = "same image in two groups"
+    TWO_LABELS = "same image with two labels"
+    TWICE = "same image twice in one group"
+    IN_TEST = "same image in the training and the test set"
+    TRAINING_ONLY = "same image for training only and among the scored images"
+    LOOKALIKES = "same group under two names"
+    SWAPS = "swapped labels"
+    DIFFERENCES = "differences between training and test images"
+    SIZES = "image sizes"
+    SUFFIXES = "file suffixes"
+    SPLIT_GROUPS = "groups in several folds"
+    MISSING_CLASSES = "classes missing from some folds"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
     """A probable fault of the data."""
+
+    check: CheckName
+    """The check that found it."""
 
     title: str
     """The fault and its number of pairs."""
@@ -73,37 +102,48 @@ def duplicate_findings(images: pd.DataFrame, pairs: np.ndarray, group_name: str)
             TWO_GROUPS.replace("groups", groups),
             f"Pass --merge-duplicates to merge these {groups}, or remove one image of each pair.",
             Severity.SERIOUS,
+            CheckName.TWO_GROUPS,
         ),
         (
             in_train & (label_N[i] != label_N[j]),
             TWO_LABELS,
             "Remove the image with the wrong label, or correct its label with --corrections.",
             Severity.SERIOUS,
+            CheckName.TWO_LABELS,
         ),
         (
             in_train & (group_N[i] == group_N[j]) & (label_N[i] == label_N[j]),
             f"same image twice in one {group_name}, so it counts twice",
             "Remove one image of each pair, unless it is meant to count twice.",
             Severity.MINOR,
+            CheckName.TWICE,
         ),
-        (in_test, IN_TEST, "Remove these images from the training set.", Severity.SERIOUS),
+        (
+            in_test,
+            IN_TEST,
+            "Remove these images from the training set.",
+            Severity.SERIOUS,
+            CheckName.IN_TEST,
+        ),
         (
             alone & ~in_test,
             SAME,
             "A fold trains without them where it holds the scored image out; remove them if they"
             " are not needed.",
             Severity.MINOR,
+            CheckName.TRAINING_ONLY,
         ),
     )
     return [
         Finding(
+            check=check,
             title=f"{what[0].upper()}{what[1:]} ({counted(int(chosen.sum()), 'pair')})",
             severity=severity,
             cure=cure,
             pairs=tuple((int(one), int(other)) for one, other in pairs[chosen]),
             texts=tuple(f"{ids[one]} = {ids[other]}" for one, other in pairs[chosen]),
         )
-        for chosen, what, cure, severity in kinds
+        for chosen, what, cure, severity, check in kinds
         if chosen.any()
     ]
 
@@ -124,6 +164,7 @@ def lookalike_findings(manifest: Manifest, found: Lookalikes, rows: np.ndarray) 
     ]
     return [
         Finding(
+            check=CheckName.LOOKALIKES,
             title=f"Possibly the same {name} under two names ({counted(len(pairs), 'pair')})",
             severity=Severity.SERIOUS,
             cure=(
@@ -198,6 +239,7 @@ def swap_findings(
         if texts:
             findings.append(
                 Finding(
+                    check=CheckName.SWAPS,
                     title=(
                         f"Possibly swapped {name} labels within a {manifest.group_name}"
                         f" ({counted(len(texts), 'pair')})"

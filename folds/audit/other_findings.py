@@ -10,7 +10,7 @@ import pandas as pd
 
 from foldblend.errors import counted
 from foldblend.words import plural
-from folds.audit.findings import Finding, Severity
+from folds.audit.findings import CheckName, Finding, Severity
 from folds.data.manifest import Manifest
 from folds.evenness import class_counts
 
@@ -19,11 +19,20 @@ if TYPE_CHECKING:
 
 __all__ = ["difference_findings", "file_findings", "fold_findings", "num_split_groups"]
 
-# Advice by the first words of a note of `folds.audit.files`.
-CURES = {
-    "Images of": "All images become one size for training: look whether the smallest show enough.",
-    "Images with": "Look at these images: so few pixels are often an icon or a damaged file.",
-    "File suffixes": "They are read alike here; other programs may pass over some of them.",
+# Check and advice by the first words of a note of `folds.audit.files`.
+NOTES = {
+    "Images of": (
+        CheckName.SIZES,
+        "All images become one size for training: look whether the smallest show enough.",
+    ),
+    "Images with": (
+        CheckName.SIZES,
+        "Look at these images: so few pixels are often an icon or a damaged file.",
+    ),
+    "File suffixes": (
+        CheckName.SUFFIXES,
+        "They are read alike here; other programs may pass over some of them.",
+    ),
 }
 
 
@@ -45,6 +54,7 @@ def file_findings(
     if unreadable:
         findings.append(
             Finding(
+                check=CheckName.UNREADABLE,
                 title=f"{counted(len(unreadable), 'image')} cannot be read",
                 severity=Severity.SERIOUS,
                 cure="Restore these files; --on-bad-image skip trains without them.",
@@ -54,6 +64,7 @@ def file_findings(
     if warnings:
         findings.append(
             Finding(
+                check=CheckName.WARNINGS,
                 title=f"{counted(len(warnings), 'warning')} while the data were read",
                 severity=Severity.MINOR,
                 cure="Look whether this is what you expect of these data.",
@@ -62,8 +73,10 @@ def file_findings(
         )
     for note in notes:
         title, _, text = note.rstrip(".").partition(": ")
-        cure = next(cure for start, cure in CURES.items() if title.startswith(start))
-        findings.append(Finding(title=title, severity=Severity.MINOR, cure=cure, texts=(text,)))
+        check, cure = next(one for start, one in NOTES.items() if title.startswith(start))
+        findings.append(
+            Finding(check=check, title=title, severity=Severity.MINOR, cure=cure, texts=(text,))
+        )
     return findings
 
 
@@ -91,6 +104,7 @@ def fold_findings(manifest: Manifest, fold_RN: np.ndarray) -> list[Finding]:
     if num_split:
         findings.append(
             Finding(
+                check=CheckName.SPLIT_GROUPS,
                 title=f"{counted(num_split, name)} in several folds, so scores will be too high",
                 severity=Severity.SERIOUS,
                 cure=f"Choose a --split (or a --fold-file) that keeps {groups} whole.",
@@ -108,6 +122,7 @@ def fold_findings(manifest: Manifest, fold_RN: np.ndarray) -> list[Finding]:
         num = len(lacking)
         findings.append(
             Finding(
+                check=CheckName.MISSING_CLASSES,
                 title=f"{num:,} class{'es are' if num > 1 else ' is'} missing from some folds",
                 severity=Severity.MINOR,
                 cure=f"Use fewer --folds, or add {groups} of these classes.",
@@ -124,6 +139,7 @@ def difference_findings(seen: Exploration) -> list[Finding]:
     first, *others = seen.adversarial_lines()
     return [
         Finding(
+            check=CheckName.DIFFERENCES,
             title=first.rstrip("."),
             severity=Severity.SERIOUS,
             cure="The cross-validated score may not hold on the test set: compare their images.",

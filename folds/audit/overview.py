@@ -76,15 +76,14 @@ def overview_of(seen: Exploration, fold_RN: np.ndarray) -> Overview:
     fold_RN
         Fold of each training row in each repeat.
     """
-    of_folds = fold_findings(seen.manifest, fold_RN)
     findings = [
         *seen.findings,
         *difference_findings(seen),
         *file_findings(seen.unreadable, seen.manifest.warnings, seen.notes),
-        *of_folds,
+        *fold_findings(seen.manifest, fold_RN),
     ]
     rank = list(Severity)
     return Overview(
-        checks=tuple(checks_of(seen, fold_RN, of_folds)),
+        checks=tuple(checks_of(seen, fold_RN, findings)),
         findings=tuple(sorted(findings, key=lambda one: rank.index(one.severity))),
     )

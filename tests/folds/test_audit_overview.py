@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 from folds.audit.adversarial import Adversarial
-from folds.audit.checks import Outcome
+from folds.audit.checks import Outcome, checks_of
 from folds.audit.exchanges import Swaps
 from folds.audit.exploration import explore
-from folds.audit.findings import Finding, Severity
+from folds.audit.findings import CheckName, Finding, Severity
 from folds.audit.lookalikes import Lookalikes
 from folds.audit.other_findings import num_split_groups
 from folds.audit.overview import NO_PROBLEMS, Overview, overview_of
@@ -228,7 +228,13 @@ def test_a_difference_of_train_and_test_is_a_serious_finding(fine, auc, outcome)
 def test_the_sentence_counts_findings(severities, words):
     of = {"s": Severity.SERIOUS, "m": Severity.MINOR}
     findings = [
-        Finding(title=f"Fault {index}", severity=of[one], cure="Mend it.", texts=("here",))
+        Finding(
+            check=CheckName.WARNINGS,
+            title=f"Fault {index}",
+            severity=of[one],
+            cure="Mend it.",
+            texts=("here",),
+        )
         for index, one in enumerate(severities)
     ]
     assert Overview((), tuple(findings)).sentence() == words
@@ -239,3 +245,27 @@ def test_groups_in_several_folds_of_any_repeat_are_counted():
     folds = np.array([[0, 0, 1, 1, 0, 0], [0, 1, 0, 0, 1, 1]])
     assert num_split_groups(group, folds[:1]) == 0
     assert num_split_groups(group, folds) == 1
+
+
+def test_outcomes_come_from_the_names_of_checks_and_not_from_words_in_titles(fine):
+    named = Finding(
+        check=CheckName.WARNINGS,
+        title="Images with two labels in several folds, classes missing from some folds",
+        severity=Severity.MINOR,
+        cure="Mend it.",
+        texts=("Images, suffixes",),
+    )
+    assert Outcome.FOUND not in {one.outcome for one in checks_of(fine, FOLDS, [named])}
+    found = {
+        name: [
+            one.what
+            for one in checks_of(fine, FOLDS, [dataclasses.replace(named, check=name)])
+            if one.outcome is Outcome.FOUND
+        ]
+        for name in (CheckName.TWICE, CheckName.SIZES, CheckName.MISSING_CLASSES)
+    }
+    assert found == {
+        CheckName.TWICE: ["the same image twice in one patient"],
+        CheckName.SIZES: ["very different or very small image sizes"],
+        CheckName.MISSING_CLASSES: ["classes missing from some folds"],
+    }
