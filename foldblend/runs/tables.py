@@ -49,6 +49,7 @@ __all__ = [
 # Most bytes of a table that is read.
 MOST_BYTES = 2**36
 MOST_LOG = 2**28
+LARGEST_LOGGED = 1e30  # larger numbers are of no use, and their differences may overflow
 MANY_BYTES = 2**24  # of a table that is read by several threads
 AGAIN = "run it again"
 
@@ -289,7 +290,7 @@ class TableReader:
 def read_log(file: Path) -> pd.DataFrame:
     """Return the log of a fold, one row per epoch, as finite numbers or NaN.
 
-    Raises BrokenRun if it is no table of numbers.
+    Numbers beyond 1e30 become NaN too. Raises BrokenRun if it is no table of numbers.
     """
     folder = file.parent.parent
     cure = "remove it to go without its curves"
@@ -306,7 +307,7 @@ def read_log(file: Path) -> pd.DataFrame:
         odd = [] if epoch.between(0, 10**9).all() and (epoch % 1 == 0).all() else ["epoch"]
     if odd:
         raise BrokenRun(f"{file}: {quoted(odd)} must be numbers in all rows; {cure}", folder)
-    return table
+    return table.where(table.abs() <= LARGEST_LOGGED)
 
 
 def check_rows_once(found: pd.Series, wanted: pd.Series, what: str) -> None:

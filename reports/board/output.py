@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from foldblend.errors import shown
 from foldblend.files import check_no_link, exists, write_bytes
 from foldblend.runs.folder import write_json
 from foldblend.runs.run import Run
@@ -73,7 +74,7 @@ class Output:
 
     def _write_runs(self, every: Boards, reload: float) -> Iterator[dict[str, Any]]:
         """Write a page for each unfinished run, and yield its row with the address of the page."""
-        from reports.board.running_page import reloading, running_page
+        from reports.board.running_page import ended_page, reloading, running_page
 
         assert self.page is not None
         assert self.folder is not None
@@ -81,7 +82,13 @@ class Output:
         back = f"../{_address(self.page.name)}"
         files = {_file_of(row): row for row in every["running"]}
         for name, row in files.items():
-            write_bytes(self.folder / name, reloading(running_page(row, back=back), reload))
+            try:
+                html = running_page(row, back=back)
+            except Exception as error:  # one odd run must not end the watch
+                why = f"its page cannot be drawn ({_words(error)})"
+                html = ended_page(row["name"], ended=f"unfinished, and {why}", back=back)
+                row = {**row, "problems": [*row["problems"], why]}
+            write_bytes(self.folder / name, reloading(html, reload))
             yield {**row, "page": f"{_address(self.folder.name)}/{name}"}
         for name in self.known.keys() - files.keys():
             self._write_ended(name, self.known[name], every, back)
@@ -142,6 +149,11 @@ def plain(every: Boards) -> dict[str, Any]:
         for board in every["boards"]
     ]
     return {**every, "boards": boards, "running": [*map(without_curves, every["running"])]}
+
+
+def _words(error: Exception) -> str:
+    """Return an error of any kind in one short line."""
+    return shown(f"{type(error).__name__}: {' '.join(str(error).split())}", most=80)
 
 
 def _address(path: str) -> str:

@@ -106,8 +106,8 @@ def running_page(row: Row, *, back: str) -> str:
     )
 
 
-def ended_page(name: str, *, ended: str, back: str, report: str | None) -> str:
-    """Return the page that stands in place of a run's page when it is not running any more.
+def ended_page(name: str, *, ended: str, back: str, report: str | None = None) -> str:
+    """Return the page in place of a run's page that is not running any more or cannot be drawn.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def ended_page(name: str, *, ended: str, back: str, report: str | None) -> str:
     ended
         What it is now, such as "finished".
     back, report
-        Addresses of the leaderboard and of the report of the run.
+        Addresses of the leaderboard and of the report of the run, if it has one.
     """
     row = {"name": name, "ended": ended}
     return render_page(

@@ -206,6 +206,20 @@ def test_a_log_that_is_none(tmp_path, content):
         write_report(folder, page=False)
 
 
+def test_numbers_of_a_log_are_bounded(tmp_path):
+    folder = write_run(tmp_path / "a", LABELS)
+    (folder / "fold_0").mkdir()
+    log = folder / "fold_0" / "log.csv"
+    log.write_text("epoch,val_f1_macro,train_loss\n0,1e308,inf\n1,-1e308,-1e30\n2,0.5,\n")
+    table = read_log(log)
+    assert table["epoch"].tolist() == [0, 1, 2]
+    assert table["val_f1_macro"].isna().tolist() == [True, True, False]
+    assert table["train_loss"].isna().tolist() == [True, False, True]
+    # Their difference would be beyond what a figure can have.
+    write_report(folder)
+    assert (folder / "report.html").is_file()
+
+
 def test_rows_are_those_that_were_written(folder):
     for name in ("oof", "test", "test_fold_1"):
         file = folder / f"{name}.parquet"

@@ -11,6 +11,7 @@ import leaderboard as leaderboard_script
 from foldblend.errors import UserError
 from foldblend.runs.folder import lock_fold
 from reports.board import leaderboard as board_module
+from reports.board import running_page as running_page_module
 from reports.board.output import Output
 from reports.board.watch import Memory, watch, watch_once
 from tests.makers.constants import ROOT
@@ -254,6 +255,38 @@ def test_pages_of_unfinished_runs_come_and_go(outputs, tmp_path):
     assert [one.name for one in folder.iterdir()] == ["mine.html"]
     assert 'http-equiv="refresh"' not in page.read_text()
     jsonschema.validate(json.loads((tmp_path / "my board.json").read_text()), SCHEMA)
+
+
+@pytest.mark.parametrize("kind", [ValueError, OverflowError, KeyError])
+def test_a_run_whose_page_cannot_be_drawn_has_a_row_that_says_so(
+    outputs, tmp_path, monkeypatch, kind
+):
+    drawn = running_page_module.running_page
+
+    def fails_for_odd(row, **options):
+        if row["name"] == "odd":
+            raise kind("no such\nscale")
+        return drawn(row, **options)
+
+    monkeypatch.setattr(running_page_module, "running_page", fails_for_odd)
+    write_unfinished_run(outputs / "odd", num_people=20)
+    board = tmp_path / "board.html"
+    watched(outputs, board, lambda: add_epochs(outputs / "odd", 2, 2))
+    [half, odd] = sorted((tmp_path / "board-running").iterdir())
+    assert "<svg" in half.read_text()
+    for text in (odd.read_text(), board.read_text()):
+        assert f"page cannot be drawn ({kind.__name__}: " in text
+        assert 'http-equiv="refresh"' in text
+
+
+def test_a_log_of_extreme_numbers_does_not_end_the_watch(outputs, tmp_path):
+    log = outputs / "half" / "fold_2" / "log.csv"
+    said = []
+    extreme = "epoch,train_loss,val_f1_macro,seconds\n0,1e308,1e30,1e308\n1,-1e308,-1e30,-1e308\n"
+    watched(outputs, tmp_path / "board.html", lambda: log.write_text(extreme), said=said)
+    assert "2 of 4 epochs" in said[1]
+    [page] = (tmp_path / "board-running").iterdir()
+    assert "Held-out macro F1: -1e+30 to" in page.read_text()
 
 
 def test_names_that_are_no_text(tmp_path):
