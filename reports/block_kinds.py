@@ -11,8 +11,8 @@ from markupsafe import Markup
 from reports.blocks import Block
 from reports.figures import bars, lines
 from reports.glossary import term
-from reports.strips import Scale, Strip, axis_html, scale_over, strip_html
-from reports.text import comparison_lines, folded, num, signed, span, table
+from reports.strips import CUT, Scale, Strip, axis_html, scale_over, strip_html
+from reports.text import comparison_lines, folded, num, printable, signed, span, table
 
 __all__ = ["KINDS", "image_ids", "screen_lines", "section_html", "section_lines"]
 
@@ -52,6 +52,10 @@ def _strip(interval: Interval | None, text: str, scale: Scale, **settings: Any) 
     return strip_html(strip, scale)
 
 
+def _cut_note(scale: Scale) -> Markup | str:
+    return Markup('<span class="soft">{}</span>').format(CUT) if scale.is_cut else ""
+
+
 def _weight(share: float | None) -> Markup | str:
     if share is None:
         return ""
@@ -86,9 +90,7 @@ def _comparison_html(block: Block, thumbnails: Thumbnails) -> Markup:
         )
     cells.append(
         [
-            Markup('<span class="soft">{}</span>').format(
-                "scale does not start at 0" if scores.is_cut else ""
-            ),
+            _cut_note(scores),
             *([""] if has_weights else []),
             axis_html(scores),
             "",
@@ -119,7 +121,7 @@ def _strips_html(block: Block, thumbnails: Thumbnails) -> Markup:
         [row["name"], _strip(row["interval"], signed(row["interval"]), scale, line=line)]
         for row in block["rows"]
     ]
-    cells.append(["", axis_html(scale, signed=line == 0)])
+    cells.append([_cut_note(scale), axis_html(scale, signed=line == 0)])
     shown = _html_table(["", block["xlabel"]], cells)
     return Markup('<div class="beside">{}</div>').format(shown)
 
@@ -147,20 +149,31 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
 
 
-def _bars_lines(block: Block) -> list[str]:
+def _figure_lines(block: Block) -> list[str]:
+    """Return bars or curves as a table, whose first column has the names or the x."""
+    first = block["names"] if block["kind"] == "bars" else map(_number, block["x"])
     cells = [
         [name, *map(_number, row)]
-        for name, *row in zip(block["names"], *block["series"].values(), strict=True)
+        for name, *row in zip(first, *block["series"].values(), strict=True)
     ]
     return [*folded(block["caption"]), *table([block["xlabel"], *block["series"]], cells)]
 
 
-def _lines_lines(block: Block) -> list[str]:
-    cells = [
-        [_number(x), *map(_number, row)]
-        for x, *row in zip(block["x"], *block["series"].values(), strict=True)
-    ]
-    return [*folded(block["caption"]), *table([block["xlabel"], *block["series"]], cells)]
+def _drawn_series(block: Block) -> dict[str, Any]:
+    # matplotlib takes no text that is not UTF-8, and draws control characters as boxes.
+    return {printable(name): values for name, values in block["series"].items()}
+
+
+def _bars_html(block: Block, thumbnails: Thumbnails) -> Markup:
+    names = [printable(name) for name in block["names"]]
+    xlabel = printable(block["xlabel"])
+    svg = bars(names, _drawn_series(block), xlabel=xlabel, number="{:.4g}")
+    return _figure(svg, block["caption"])
+
+
+def _lines_html(block: Block, thumbnails: Thumbnails) -> Markup:
+    labels = {name: printable(block[name]) for name in ("xlabel", "ylabel")}
+    return _figure(lines(block["x"], _drawn_series(block), **labels), block["caption"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,19 +193,8 @@ KINDS = {
         lambda one, _: _html_table(one["header"], one["rows"]),
     ),
     "comparison": _Kind(lambda one: comparison_lines(one["rows"]), _comparison_html),
-    "bars": _Kind(
-        _bars_lines,
-        lambda one, _: _figure(
-            bars(one["names"], one["series"], xlabel=one["xlabel"], number="{:.4g}"), one["caption"]
-        ),
-    ),
-    "lines": _Kind(
-        _lines_lines,
-        lambda one, _: _figure(
-            lines(one["x"], one["series"], xlabel=one["xlabel"], ylabel=one["ylabel"]),
-            one["caption"],
-        ),
-    ),
+    "bars": _Kind(_figure_lines, _bars_html),
+    "lines": _Kind(_figure_lines, _lines_html),
     "images": _Kind(_images_lines, _images_html),
     # Strips are beside a table with the same numbers, which is enough in text.
     "strips": _Kind(lambda one: [], _strips_html),

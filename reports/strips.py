@@ -12,12 +12,14 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-__all__ = ["Scale", "Strip", "axis_html", "scale_over", "strip_html"]
+__all__ = ["CUT", "Scale", "Strip", "axis_html", "scale_over", "strip_html"]
 
 # Room at both ends, as a share of the range of the values.
 MARGIN = 0.03
 NUM_TICKS = 5
 NEAR_ZERO = 0.3
+CUT = "scale does not start at 0"
+"""Mark of a scale that is cut."""
 
 
 @dataclass(frozen=True, slots=True)
