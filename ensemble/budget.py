@@ -12,7 +12,7 @@ from foldblend.errors import UserError, counted, listed
 from foldblend.runs.costs import device_of, num_passes, picture_seconds
 from foldblend.runs.run import Run
 from foldblend.scores.metrics import Metric
-from reports.blocks import lines_block, section, table_block, text_block
+from reports.blocks import section, strips_block, table_block, text_block
 from reports.text import num, span
 
 __all__ = ["Point", "Row", "costs_of", "frontier", "frontier_section", "within_budget"]
@@ -252,20 +252,17 @@ def frontier_section(
         best = sign * value if value is not None and better else best
         shown = [str(row.num_members), _times(row.cost), num(value), span(row.headline)]
         cells.append([row.name, *shown, "yes" if better else "no"])
-    ends = {end: [row.headline[end] for row in rows] for end in ("value", "low", "high")}
     over = f"out of fold, {counted(num_images, 'image')} of {counted(num_groups, group_name)}"
     blocks: list[dict[str, Any]] = [
         text_block(_advice(rows, metric)),
         table_block(["", "members", "cost", metric.title, "95 % interval", "best so far"], cells),
-        lines_block(
-            [row.cost for row in rows],
-            {metric.title: ends["value"], "95 % interval, low": ends["low"], "high": ends["high"]},
-            xlabel="cost, in multiples of the cheapest member's",
-            ylabel=metric.title,
-            caption=(
-                f"{metric.title} against cost, {over}. {how} A cost of 1x is {unit}; --budget takes"
-                " multiples of it."
-            ),
+        strips_block(
+            {f"{row.name}, {_times(row.cost)}": row.headline for row in rows},
+            xlabel=f"{metric.title}, the cheapest first",
+        ),
+        text_block(
+            f"{metric.title} against cost, {over}. {how} A cost of 1x is {unit}; --budget takes"
+            " multiples of it."
         ),
     ]
     return section("Score against cost", *blocks)

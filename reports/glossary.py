@@ -8,8 +8,8 @@ __all__ = ["WORDS", "marked", "term"]
 
 WORDS = {
     "out of fold": (
-        "Each image is predicted by a model that was trained without it and without the other"
-        " images of its group. Scores out of fold (OOF) are therefore honest for new groups."
+        "Out of fold (OOF): each image is predicted by a model that did not train on it, nor on"
+        " other images of its group (unless the page says that groups leak)."
     ),
     "F1": (
         "The harmonic mean of precision and recall: high only if few images of a class are missed"
@@ -20,12 +20,12 @@ WORDS = {
     "precision": "Of the images predicted as a class, the share that is of it.",
     "recall": "Of the images of a class, the share that is predicted as it.",
     "95 % interval": (
-        "Where the score of the same model on new groups lies, about 95 times in 100. It comes from"
+        "A range that contains the true score in about 95 of 100 such data sets. It comes from"
         " leaving groups out, never single images, as images of one group are alike."
     ),
     "paired": (
         "Two predictions are compared on the same groups, so what makes groups easy or hard cancels"
-        " out. An interval that does not contain 0 is a real difference."
+        " out. If its interval does not contain 0, chance alone is an unlikely reason."
     ),
     "nested": (
         "What is chosen or fitted for a fold uses the other folds only, so a blend is scored on"
@@ -49,8 +49,8 @@ WORDS = {
         " model beats it clearly."
     ),
     "by chance": (
-        "The score of the same predictions shuffled over the images, so that they say nothing about"
-        " their image."
+        "The score of predictions that say nothing about their image: the same ones shuffled over"
+        " the images or, for a loss or a cost, the best constant prediction."
     ),
     "test-time augmentation": (
         "Predicting several views of an image, such as its mirror image, and averaging them."

@@ -21,6 +21,9 @@ from foldblend.scores.rows import Rows
 
 UNUSED = np.array(np.nan)  # in place of sums that macro F1 does not need
 
+# Classes, the most frequent first, that are tried as a constant prediction.
+MOST_CONSTANTS = 20
+
 __all__ = [
     "attribute_only_band",
     "attribute_only_difference",
@@ -29,14 +32,26 @@ __all__ = [
 ]
 
 
+def _best_constant(metric: Metric, label_N: np.ndarray, num_classes: int) -> float | None:
+    """Return the lowest score of predicting class frequencies or one class for all rows."""
+    share_C = np.bincount(label_N, minlength=num_classes) / len(label_N)
+    frequent_C = np.argsort(-share_C, kind="stable")[:MOST_CONSTANTS]
+    constants = [share_C, *np.eye(num_classes)[frequent_C]]
+    scores = [metric.score(label_N, np.tile(one, (len(label_N), 1))) for one in constants]
+    known = [one for one in scores if np.isfinite(one)]
+    return float(min(known)) if known else None
+
+
 def chance_score(
     metric: Metric, rows: Rows, proba_NC: np.ndarray, *, num_draws: int = 20, seed: int = 0
 ) -> float | None:
-    """Return the mean score of predictions that are shuffled over the images.
+    """Return the score of predictions that say nothing about their image.
 
-    Shuffled predictions keep how often each class is predicted and how confident they are, but say
-    nothing about their image, whatever the metric is. For a metric by group the groups' predictions
-    are shuffled.
+    Where greater is better, that is the mean score of the same predictions shuffled over the
+    images, which keep how often each class is predicted. For a loss or a cost, which shuffled
+    predictions of an overconfident model make arbitrarily bad, it is the best score of a constant
+    prediction: the class frequencies, or always the same class. For a metric by group, images
+    stand for groups.
 
     Parameters
     ----------
@@ -58,6 +73,8 @@ def chance_score(
     """
     first_N = rows.repeat_N == rows.repeat_N[0]
     scored, proba = pooled(metric, rows.take(first_N), proba_NC[first_N])
+    if not metric.greater_is_better:
+        return _best_constant(metric, scored.label_N, proba.shape[1])
     rng = np.random.default_rng(seed)
     draws = [
         metric.score(scored.label_N, proba[rng.permutation(len(proba))]) for _ in range(num_draws)

@@ -65,6 +65,12 @@ def _picture(inputs: Inputs, index: int, levels: Levels) -> str | None:
         return None
 
 
+def _second(one: Mapping[str, Any], name: str) -> str:
+    """Return the class beside the predicted one, which offsets per class may have overruled."""
+    word = "then" if one["proba_second"] <= one["proba"] else "most probable:"
+    return f"{word} {name} {one['proba_second']:.3f}"
+
+
 class _Pictures:
     """Small copies of images, each made once, in threads as cv2 releases the interpreter lock."""
 
@@ -86,9 +92,7 @@ class _Pictures:
                     "src": self.found[int(one["image"])],
                     "name": printable(self.inputs.ids[int(one["image"])]),
                     "label": f"{classes[int(one['class'])]} {one['proba']:.3f}",
-                    "second": (
-                        "" if second < 0 else f"then {classes[second]} {one['proba_second']:.3f}"
-                    ),
+                    "second": "" if second < 0 else _second(one, classes[second]),
                     "odd": "" if np.isnan(one["odd"]) else f"percentile {one['odd']:.1f}",
                 }
             )

@@ -61,7 +61,7 @@ def by_group_section(report: Report) -> dict[str, Any] | None:
         first = mixed[0]
         text += (
             f" There is no score by {group} where images of one {group} differ, such as those of"
-            f" {first['mixed']} in their {first['attribute'] or 'class'}."
+            f" {group} '{first['mixed']}' in their {first['attribute'] or 'class'}."
         )
     return section(f"Scores by {group} and by image", *blocks, text_block(text))
 

@@ -45,8 +45,8 @@ def limits(run: Run, report: Mapping[str, Any]) -> list[str]:
     ]
     if few:
         found.append(
-            f"Enough {groups} of every class: these have fewer than {FEW_GROUPS}, so their scores"
-            f" are uncertain: {listed(few, most=9)}."
+            f"More than a few {groups} of these classes, so their scores are uncertain (fewer than"
+            f" {FEW_GROUPS} {groups}): {listed(few, most=9)}."
         )
     found.append("Images that show none of the classes: each image gets one of them.")
     if report.get("test_score") is None:
@@ -76,7 +76,7 @@ def cost(run: Run) -> str | None:
 
 def use_section(run: Run, report: Mapping[str, Any]) -> dict[str, Any]:
     """Return the section on use and limits; the export's model card has more."""
-    blocks = [text_block("Not tested on: " + " ".join(limits(run, report)))]
+    blocks = [text_block(f"Not tested on: {one}") for one in limits(run, report)]
     weights = weights_of(run)
     if weights is not None:
         source = weights.get("source", "unknown")

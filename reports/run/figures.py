@@ -14,7 +14,10 @@ from reports.text import num
 
 __all__ = ["curve_figures", "folds_finding", "reliability_figure", "test_figure"]
 
-NOT_CURVES = ("repeat", "fold", "epoch", "images_per_s", "seconds")
+# Share of a curve's range that is no change worth a word.
+LITTLE = 0.02
+# Fewer rows of a bin make the share that is right jump by chance.
+LEAST_ROWS = 5
 LOSSES = ("train_loss", "val_log_loss")
 
 Report = Mapping[str, Any]
@@ -38,16 +41,21 @@ def _means(values_KX: Sequence[Sequence[float | None]]) -> np.ndarray:
 
 
 def _course(mean_X: np.ndarray, what: str, *, sign: int) -> str:
-    """Return a sentence on where a mean curve is best: early, or still getting better at its end.
+    """Return a sentence on a mean curve: best early, level, or still getting better at its end.
 
     `sign` is 1 if greater is better, else -1.
     """
     if len(mean_X) < 2 or not np.isfinite(mean_X).all():
         return what
-    best = int(np.argmax(sign * mean_X))
+    value_X = sign * mean_X
     last = len(mean_X) - 1
-    if best < last:
+    close = LITTLE * float(np.ptp(value_X))
+    # The first epoch that is nearly as good as the best one.
+    best = int(np.argmax(value_X >= value_X.max() - close))
+    if value_X[last] < value_X.max() - close:
         return f"{what} is best at epoch {best + 1} of {last + 1}"
+    if best < last:
+        return f"{what} hardly changes after epoch {best + 1} of {last + 1}"
     return f"{what} is best at the last epoch, so more epochs may help"
 
 
@@ -58,7 +66,7 @@ def _capital(text: str) -> str:
 def _loss_figure(curves: Curves, epochs: Sequence[int], count: str) -> dict[str, Any]:
     """Return training and held-out loss in one figure; early versions logged training loss only."""
     names = {"train_loss": "training", "val_log_loss": "held out"}
-    known = [name for name in LOSSES if name in curves[0]]
+    known = [name for name in LOSSES if any(name in one for one in curves)]
     series = {names[name]: _columns(curves, name) for name in known}
     title = "Training loss"
     note = ""
@@ -75,9 +83,10 @@ def _score_figure(curves: Curves, column: str, epochs: Sequence[int], count: str
     name = TITLES.get(metric, metric)
     rows = "held-out" if kind == "val" else f"rows of --select {kind}:"
     values = _columns(curves, column)
-    sign = METRICS[metric].sign if metric in METRICS else 1
     svg = bands(epochs, {name: values}, xlabel="epoch", ylabel=name)
-    title = _course(_means(values), f"{rows} {name}", sign=sign)
+    title = f"{rows} {name}"
+    if metric in METRICS:
+        title = _course(_means(values), title, sign=METRICS[metric].sign)
     caption = f"Mean of the folds, in a band from lowest to highest ({count})."
     return {"svg": svg, "title": _capital(title), "caption": caption}
 
@@ -90,16 +99,18 @@ def curve_figures(report: Report) -> list[dict[str, Any]]:
     num_epochs = max(len(one["epoch"]) for one in curves)
     epochs = range(1, num_epochs + 1)
     count = f"n = {len(curves)} folds, {num_epochs} epochs"
-    figures = [_loss_figure(curves, epochs, count)] if "train_loss" in curves[0] else []
-    # The learning rate is the least interesting.
-    columns = [one for one in curves[0] if one not in (*NOT_CURVES, *LOSSES)]
-    for column in sorted(columns, key=lambda one: one == "lr"):
-        if column == "lr":
-            svg = lines(epochs, {"": _columns(curves, column)[0]}, xlabel="epoch", ylabel="rate")
-            caption = f"Of the first fold, at the end of each epoch ({num_epochs} epochs)."
-            figures.append({"svg": svg, "title": "Learning rate", "caption": caption})
-        else:
-            figures.append(_score_figure(curves, column, epochs, count))
+    # A fold that an earlier version trained has fewer columns than the others.
+    columns = [*dict.fromkeys(name for one in curves for name in one)]
+    figures = [_loss_figure(curves, epochs, count)] if {*columns} & {*LOSSES} else []
+    figures += [
+        _score_figure(curves, column, epochs, count)
+        for column in columns
+        if column not in LOSSES and column.partition("_")[2] in TITLES
+    ]
+    if "lr" in columns:
+        svg = lines(epochs, {"": _columns(curves, "lr")[0]}, xlabel="epoch", ylabel="rate")
+        caption = f"Of the first fold, at the end of each epoch ({num_epochs} epochs)."
+        figures.append({"svg": svg, "title": "Learning rate", "caption": caption})
     return figures
 
 
@@ -116,27 +127,39 @@ def folds_finding(report: Report) -> str:
     )
 
 
+def _filled(bins: Sequence[Mapping[str, float]]) -> Sequence[Mapping[str, float]]:
+    """Return the bins with enough rows to say something, or all if no bin has."""
+    return [one for one in bins if one["rows"] >= LEAST_ROWS] or bins
+
+
 def reliability_figure(report: Report) -> dict[str, Any]:
     """Return the reliability diagram, before and (where it is known) after calibration."""
     one = report["calibration"]
-    bins_of = {"as predicted": one["bins"]}
+    bins_of = {"as predicted": _filled(one["bins"])}
     if one.get("bins_after"):
-        bins_of["with temperature"] = one["bins_after"]
+        bins_of["with temperature"] = _filled(one["bins_after"])
     chance = one["ece_by_chance"]["high"]
     title = "Reliability"
     if one["ece"] is not None and chance is not None:
-        confidence = sum(each["confidence"] * each["rows"] for each in one["bins"])
-        right = sum(each["accuracy"] * each["rows"] for each in one["bins"])
-        direction = "higher" if confidence > right else "lower"
+        off = [(each["confidence"] - each["accuracy"]) * each["rows"] for each in one["bins"]]
+        over = sum(value for value in off if value > 0)
+        under = -sum(value for value in off if value < 0)
+        # In some bins the error has the other direction by chance.
+        relation = "differ from"
+        if over > 2 * under:
+            relation = "are higher than"
+        elif under > 2 * over:
+            relation = "are lower than"
         title = (
             "Confidences are as good as these rows can show"
             if one["ece"] <= chance
-            else f"Confidences are {direction} than the share that is right"
+            else f"Confidences {relation} the share that is right"
         )
     num_rows = report["num_images"] * report["num_repeats"]
     caption = (
-        "Share of right predictions at each confidence; the dotted line is perfect calibration."
-        f" Below: rows in each bin as predicted (n = {num_rows:,})."
+        "Share of right predictions at each confidence, in bins of at least"
+        f" {LEAST_ROWS} rows; the dotted line is perfect calibration. Below: rows in each bin as"
+        f" predicted (n = {num_rows:,})."
     )
     return {"svg": reliability(bins_of), "title": title, "caption": caption}
 

@@ -94,7 +94,7 @@ def _references(report: Report) -> list[_Row]:
     # This baseline is a macro F1 by image.
     if report["metric"] == "f1_macro" and report.get("score_by") != "group":
         for one in report["baselines"]:
-            strip = Strip(num(one["mean"]), one["mean"], one["low"], one["high"])
+            strip = Strip(num(one["mean"]), one["mean"])
             name = Markup("{}, {} known").format(term("baseline"), one["attribute"])
             found.append(_Row(name, strip, num(one["mean"])))
     chance = report.get("chance")

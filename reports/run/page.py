@@ -8,7 +8,7 @@ from typing import Any
 from foldblend.attributes import Attribute
 from foldblend.errors import counted
 from foldblend.scores.by_group import GROUP
-from foldblend.scores.metrics import TITLES
+from foldblend.scores.metrics import MEAN_COST, METRICS, TITLES
 from reports.block_kinds import section_html
 from reports.html import json_data, render_page
 from reports.run.by_group import by_group_section, other_score
@@ -110,6 +110,7 @@ def report_page(
         test_score_title=TITLE,
         test_score=None if scored is None else score_sentence(report),
         metric=title_of(report),
+        is_loss=report["metric"] == MEAN_COST or not METRICS[report["metric"]].greater_is_better,
         metric_titles=TITLES,
         single_model_note=single_model_note(report),
         alarms=list(filter(is_alarm, report["notes"])),

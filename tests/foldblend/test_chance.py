@@ -5,6 +5,7 @@ import pytest
 
 from foldblend.scores.baselines import chance_score
 from foldblend.scores.by_group import metric_by_group
+from foldblend.scores.error_costs import mean_cost
 from foldblend.scores.metrics import METRICS
 from foldblend.scores.rows import Rows
 
@@ -27,11 +28,20 @@ def test_macro_f1_by_chance_is_one_over_the_classes_where_they_are_even():
     assert chance_score(METRICS["f1_macro"], rows, proba) == pytest.approx(0.5, abs=0.01)
 
 
-def test_constant_predictions_score_the_same_shuffled():
-    rows, _ = shuffled(0.3)
-    proba = np.tile([0.7, 0.3], (len(rows), 1))
-    metric = METRICS["log_loss"]
-    assert chance_score(metric, rows, proba) == pytest.approx(metric.score(rows.label_N, proba))
+@pytest.mark.parametrize("confidence", [0.6, 1.0])
+def test_log_loss_by_chance_is_the_entropy_of_the_classes(confidence):
+    rows, right = shuffled(0.3)
+    # An overconfident model would make shuffled predictions arbitrarily bad.
+    proba = np.where(right == 1, confidence, 1 - confidence)
+    entropy = -(0.3 * np.log(0.3) + 0.7 * np.log(0.7))
+    assert chance_score(METRICS["log_loss"], rows, proba) == pytest.approx(entropy)
+
+
+def test_a_cost_by_chance_is_that_of_the_cheapest_class():
+    rows, proba = shuffled(0.3)
+    # Taking class 1 for class 0 costs 10, the other error 1: always class 1 costs 0.7.
+    metric = mean_cost(np.array([[0.0, 1.0], [10.0, 0.0]]))
+    assert chance_score(metric, rows, proba) == pytest.approx(0.7)
 
 
 def test_a_metric_by_group_shuffles_groups():

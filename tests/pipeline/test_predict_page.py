@@ -147,7 +147,7 @@ def test_the_first_screen_says_score_likeness_and_what_is_unsure(alpha, images, 
     headline = alpha.report["headline"]
     strip = f'aria-label="{headline["value"]:.4f} [{headline["low"]:.4f}'
     assert top.count(strip) == 1
-    assert 'role="tooltip">Each image is predicted by a model' in top
+    assert 'role="tooltip">Out of fold (OOF): each image' in top
     assert len(re.findall('<span class="tiles"><img', top)) == 8
     lowest = table.sort_values("proba", kind="stable").head(8)
     shown = re.findall(r"<div><span.*?</span><span>(.*?)</span>", top)

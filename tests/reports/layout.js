@@ -2,7 +2,7 @@
 () => {
   // Cells of matrices and thumbnails may touch. A word's explanation is over the page on purpose.
   const EXEMPT = [
-    ".confusion td", ".tiny td", "#tiles", ".pairs img", ".worst-tiles img", ".term > span",
+    ".confusion td", ".tiny", "#tiles", ".pairs img", ".worst-tiles img", ".term > span",
     ".hidden", "dialog", "script", "style", "option", "select",
   ].join(", ");
   const SMALLEST = 7; // pixels of a line of text in a figure

@@ -87,6 +87,30 @@ def test_titles_of_learning_curves_say_where_they_are_best():
     assert "held out" in loss["svg"]
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([0.1, 0.5, 0.3], "is best at epoch 2 of 3"),
+        ([0.1, 0.5, 0.5], "hardly changes after epoch 2 of 3"),
+        ([0.1, 0.5, 0.501], "hardly changes after epoch 2 of 3"),
+        ([0.4, 0.4, 0.4], "hardly changes after epoch 1 of 3"),
+        ([0.1, 0.3, 0.5], "is best at the last epoch, so more epochs may help"),
+    ],
+)
+def test_the_finding_of_a_curve(values, words):
+    _, score, _ = curve_figures({"curves": [curve(0, [1, 1, 1], [1, 1, 1], values)]})
+    assert score["title"] == f"Held-out macro F1 {words}"
+
+
+def test_columns_that_are_no_metric_are_left_out_and_folds_may_have_fewer():
+    more = [CURVES[0] | {"val_mine": [1.0] * 3}, CURVES[1]]
+    assert len(curve_figures({"curves": more})) == 3
+    fewer = {name: one for name, one in CURVES[0].items() if name != "val_log_loss"}
+    loss, *_ = curve_figures({"curves": [fewer, CURVES[1]]})
+    assert "held out" in loss["svg"]
+    assert loss["title"] == "Held-out loss"
+
+
 def test_logs_of_early_versions_have_a_training_loss_only():
     old = [{name: one[name] for name in one if name != "val_log_loss"} for one in CURVES]
     loss, *_ = curve_figures({"curves": old})
@@ -101,6 +125,10 @@ def test_the_reliability_title_says_the_direction():
     facts = {"bins": BINS, "bins_after": None, "ece": 0.3, "ece_by_chance": {"high": 0.1}}
     report = {"calibration": facts, "num_images": 40, "num_repeats": 1}
     assert reliability_figure(report)["title"].startswith("Confidences are higher")
+    # Over-confident in one bin and not confident enough in another: no direction.
+    both = [BINS[0] | {"rows": 30}, BINS[1] | {"accuracy": 1.0, "confidence": 0.8}]
+    mixed = {**report, "calibration": {**facts, "bins": both}}
+    assert reliability_figure(mixed)["title"].startswith("Confidences differ from")
     facts["ece"] = 0.05
     assert "as good as these rows can show" in reliability_figure(report)["title"]
 

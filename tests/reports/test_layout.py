@@ -13,6 +13,7 @@ import pytest
 
 import foldblend as fb
 import run_audit
+from foldblend.runs.folder import read_json, write_json
 from leaderboard import main as leaderboard
 from reports.board.output import Output
 from reports.board.watch import Memory, watch_once
@@ -28,7 +29,7 @@ axe = pytest.importorskip(
 pytestmark = pytest.mark.slow
 
 WIDTHS = (390, 768, 1280, 1920)
-PAGES = ("run", "blend", "leaderboard", "audit", "predictions", "board", "running")
+PAGES = ("run", "long", "bare", "blend", "leaderboard", "audit", "predictions", "board", "running")
 
 
 def quiet(_):
@@ -44,6 +45,24 @@ def write_running(root):
     Output(page=root / "board.html", json=None).write(look.every, look.runs, reload=3600)
     [page] = (root / "board-running").iterdir()
     return {"board": root / "board.html", "running": page}
+
+
+def write_odd(root):
+    """Write the pages of a run with long names, and of one by a loss whose images are gone."""
+    found = {}
+    for name in ("long", "bare"):
+        names = [f"{'a_long_class_' * 5}{one}" for one in range(18)] if name == "long" else None
+        folder = write_synthetic_run(root / name, num_people=20, names=names)
+        info = read_json(folder / "run.json")
+        if name == "long":
+            values = [letter * 90 for letter in "yzw"]
+            info["attributes"][0] |= {"name": "x" * 180, "values": values}
+        else:
+            info["metric"] = "log_loss"
+        write_json(folder / "run.json", info)
+        write_report(folder)
+        found[name] = folder / "report.html"
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +95,7 @@ def pages(tmp_path_factory, tiny_layout, tiny_runs):
         "leaderboard": board,
         "audit": audit,
         "predictions": root / "predictions.html",
+        **write_odd(root),
         **write_running(root),
     }
 

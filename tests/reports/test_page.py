@@ -491,6 +491,8 @@ def test_many_classes(tmp_path):
     page = Parsed((run.path / "report.html").read_text())
     assert run.report["confusion"]["counts"] is None
     assert "60 classes are too many for a matrix" in page.text
+    # The first screen has the most frequent confusions in place of a small matrix.
+    assert page.text.index("Most frequent confusions") < page.text.index("About this score")
     assert "most frequent confusions" in text
     assert not [
         name for name in pd.read_csv(run.path / "predictions.csv") if name.startswith("proba_")
