@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,8 +24,10 @@ from foldblend.runs.tables import read_log
 
 __all__ = ["FoldSoFar", "Stamp", "folds_so_far", "seconds_left", "seconds_of_fold", "stamp"]
 
-# Folds whose curves are read; a figure with more could not be read.
+# Folds whose curves are kept; a figure with more could not be read.
 MOST_CURVES = 30
+# Points of a curve; a figure does not show more.
+MOST_POINTS = 500
 MOST_EPOCHS = 100_000
 
 Stamp = tuple[tuple[str, int, int, int], ...]
@@ -42,12 +44,14 @@ class FoldSoFar:
     """A fold is damaged if it has a done.json that cannot be read."""
     epochs: int = 0
     """Number of epochs in its log."""
+    logged: float | None = None
+    """Seconds of these epochs; None where its log does not tell."""
     seconds: float | None = None
     """Seconds that it took so far; None where its files do not tell."""
     done: FoldInfo | None = None
     """Its done.json."""
     curve: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
-    """Columns of its log, an entry per epoch."""
+    """Columns of its log at evenly spaced epochs, the last one included."""
     problem: str | None = None
     """What is wrong with its files."""
 
@@ -65,7 +69,7 @@ def stamp(folder: Path, names: Iterable[str]) -> Stamp:
 
 
 def folds_so_far(folder: Path, info: RunInfo, *, now: float, is_running: bool) -> list[FoldSoFar]:
-    """Return how far each fold of a run is.
+    """Return how far each fold of a run is; up to 30 have curves, those in training first.
 
     Parameters
     ----------
@@ -79,10 +83,15 @@ def folds_so_far(folder: Path, info: RunInfo, *, now: float, is_running: bool) -
         Whether a process trains it, so that the last epoch goes on since its log was written.
     """
     num_folds = info["num_folds"]
-    return [
+    found = [
         _fold(folder, index, divmod(index, num_folds), now if is_running else None)
         for index in range(num_folds * info["num_repeats"])
     ]
+    with_curve = [index for index, one in enumerate(found) if one.curve]
+    with_curve.sort(key=lambda index: found[index].state != "begun")
+    for index in with_curve[MOST_CURVES:]:
+        found[index] = replace(found[index], curve={})
+    return found
 
 
 def _fold(folder: Path, index: int, place: tuple[int, int], now: float | None) -> FoldSoFar:
@@ -92,14 +101,14 @@ def _fold(folder: Path, index: int, place: tuple[int, int], now: float | None) -
     common: dict[str, Any] = {"repeat": repeat, "fold": fold}
     problem = None
     log = pd.DataFrame()
-    if index < MOST_CURVES and is_file(path / "log.csv"):
+    if is_file(path / "log.csv"):
         try:
             log = read_log(path / "log.csv")
         except UserError as error:
             problem = _within(folder, error)
     # The log of heads on a frozen backbone has no epochs.
     if "epoch" in log and len(log) <= MOST_EPOCHS:
-        common |= {"epochs": len(log), "curve": _curve(log)}
+        common |= {"epochs": len(log), "logged": _logged(log), "curve": _curve(log)}
     if is_file(path / "done.json"):
         try:
             done = read_done(folder, index)
@@ -119,23 +128,38 @@ def _within(folder: Path, error: UserError) -> str:
 
 
 def _curve(log: pd.DataFrame) -> dict[str, list[float | None]]:
+    """Return the columns of a log, of many epochs at every second, fourth, ... and the last one.
+
+    With powers of two, logs of different lengths share their epochs.
+    """
+    step = 1
+    while len(log) > step * MOST_POINTS:
+        step *= 2
+    kept = np.arange(len(log)) % step == 0
+    kept[-1] = True
+    thin = log[kept]
     return {
-        str(name): [float(one) if np.isfinite(one) else None for one in log[name]] for name in log
+        str(name): [float(one) if np.isfinite(one) else None for one in thin[name]] for name in thin
     }
+
+
+def _logged(log: pd.DataFrame) -> float | None:
+    """Return the seconds until the last epoch; logs of earlier versions have none."""
+    last = float(log["seconds"].iloc[-1]) if "seconds" in log else np.nan
+    return last if np.isfinite(last) else None
 
 
 def _spent(path: Path, log: pd.DataFrame, now: float | None) -> float | None:
     """Return the seconds of a fold so far: those in its log, and those since it was written."""
-    logged = 0.0
-    if len(log):
-        # Logs of earlier versions have no times.
-        logged = float(log["seconds"].iloc[-1]) if "seconds" in log else np.nan
+    logged = _logged(log) if len(log) else 0.0
+    if logged is None:
+        return None
     try:
         since = (path / "log.csv" if len(log) else path).stat().st_mtime
     except OSError:  # removed meanwhile
-        since = np.nan
+        return None
     spent = logged + (0.0 if now is None else max(0.0, now - since))
-    return spent if np.isfinite(spent) and spent >= 0 else None
+    return spent if spent >= 0 else None
 
 
 def seconds_of_fold(folds: Sequence[FoldSoFar], epochs: int | None) -> float | None:
@@ -146,11 +170,7 @@ def seconds_of_fold(folds: Sequence[FoldSoFar], epochs: int | None) -> float | N
     finished = [one.seconds for one in folds if one.state == "done" and one.seconds is not None]
     if finished:
         return statistics.median(finished)
-    per_epoch = [
-        times[-1] / one.epochs
-        for one in folds
-        if one.epochs and (times := one.curve.get("seconds")) and times[-1] is not None
-    ]
+    per_epoch = [one.logged / one.epochs for one in folds if one.epochs and one.logged is not None]
     return None if epochs is None or not per_epoch else max(per_epoch) * epochs
 
 

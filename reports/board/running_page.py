@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
+import numpy as np
 
+from foldblend.errors import counted
 from foldblend.progress import duration
 from foldblend.scores.metrics import TITLES
 from reports import figures
@@ -26,6 +27,8 @@ __all__ = ["ended_page", "reloading", "running_page", "running_rows"]
 
 # Curves in a figure; with more their colours could not be told apart.
 MOST_LINES = 7
+# Columns of log.csv that are losses, and their names in their figure.
+LOSSES = {"train_loss": "training", "val_log_loss": "held out"}
 # Columns of log.csv that are scores of epochs, by how their names start, and how readers call them.
 SCORES = {"val": "Held-out", "inner": "Inner", "best": "Held-out"}
 STATES = {
@@ -138,35 +141,65 @@ def reloading(page: str, seconds: float) -> str:
 
 
 def _figures(row: Row) -> list[dict[str, Any]]:
-    """Return the curves of the folds: of loss, and of each score of the epochs."""
+    """Return the curves of the folds: of the losses, and of each score of the epochs."""
+    columns = dict.fromkeys(name for one in row["curves"] for name in one)
+    losses = [name for name in LOSSES if name in columns]
+    titles = {name: _title(name) for name in columns if name not in LOSSES}
+    return [
+        *([_losses_figure(row, losses)] if losses else []),
+        *(_score_figure(row, name, title) for name, title in titles.items() if title is not None),
+    ]
+
+
+def _losses_figure(row: Row, columns: Sequence[str]) -> dict[str, Any]:
+    """Return training and held-out loss in one figure; early versions logged training loss only."""
+    curves = {fold_title(row, one): one for one in row["curves"]}
+    epochs = _epochs(curves)
+    values_of = {LOSSES[name]: _values(curves, name, epochs) for name in columns}
+    series = {name: [*folds.values()] for name, folds in values_of.items()}
+    last = ", ".join(f"{name}{_last(folds)}" for name, folds in values_of.items())
+    return {
+        "title": f"Loss, {last}",
+        "about": f"Means of the {counted(len(curves), 'fold')} that have epochs, in bands from"
+        " lowest to highest; the title has the last values.",
+        "svg": figures.bands(_numbers(epochs), series, xlabel="epoch", ylabel="loss"),
+    }
+
+
+def _score_figure(row: Row, column: str, title: str) -> dict[str, Any]:
+    """Return the curves of a score, one for each fold."""
     curves = _curves(row)
-    columns = dict.fromkeys(name for one in curves.values() for name in one)
+    epochs = _epochs(curves)
+    values_of = _values(curves, column, epochs)
     num = row["num_folds"] * row["num_repeats"]
     is_part = len(curves) < len(row["curves"])
     left_out = f", for {len(curves)} of {num} folds, in training first" if is_part else ""
-    found = []
-    for column in columns:
-        title = _title(column)
-        if title is None:
-            continue
-        epochs = sorted({epoch for one in curves.values() for epoch in one["epoch"]})
-        values_of = {
-            name: _at(epochs, one["epoch"], one[column])
-            for name, one in curves.items()
-            if column in one
-        }
-        found.append(
-            {
-                "title": f"{title}{_last(values_of)}",
-                "about": f"After each epoch{left_out}; the title has the last values.",
-                "svg": Markup(
-                    figures.lines(
-                        [epoch + 1 for epoch in epochs], values_of, xlabel="epoch", ylabel=title
-                    )
-                ),
-            }
-        )
-    return found
+    return {
+        "title": f"{title}{_last(values_of)}",
+        "about": f"After each epoch{left_out}; the title has the last values.",
+        "svg": figures.lines(_numbers(epochs), values_of, xlabel="epoch", ylabel=title),
+    }
+
+
+def _epochs(curves: Mapping[str, Mapping[str, Any]]) -> list[float]:
+    """Return the epochs that any curve has."""
+    return sorted({epoch for one in curves.values() for epoch in one["epoch"]})
+
+
+def _numbers(epochs: Sequence[float]) -> list[float]:
+    """Return epochs as readers count them, from 1."""
+    return [epoch + 1 for epoch in epochs]
+
+
+def _values(
+    curves: Mapping[str, Mapping[str, Any]], column: str, epochs: Sequence[float]
+) -> dict[str, list[float | None]]:
+    """Return a column of the curves that have it, at the same epochs for all."""
+    return {
+        name: _at(epochs, one["epoch"], one[column])
+        for name, one in curves.items()
+        if column in one
+    }
 
 
 def _curves(row: Row) -> dict[str, Mapping[str, Any]]:
@@ -178,10 +211,16 @@ def _curves(row: Row) -> dict[str, Mapping[str, Any]]:
 
 
 def _at(
-    epochs: Sequence[int], own: Sequence[int], values: Sequence[float | None]
+    epochs: Sequence[float], own: Sequence[float], values: Sequence[float | None]
 ) -> list[float | None]:
-    known = dict(zip(own, values, strict=True))
-    return [known.get(epoch) for epoch in epochs]
+    """Return the values of a curve at the epochs of all curves.
+
+    Long curves have fewer epochs; those in between lie on the line that is drawn anyway.
+    """
+    known = sorted(dict(zip(own, values, strict=True)).items())
+    at, height = (np.array(one, dtype=float) for one in zip(*known, strict=True))
+    found = np.interp(epochs, at, height, left=np.nan, right=np.nan)
+    return [float(one) if np.isfinite(one) else None for one in found]
 
 
 def _last(values_of: Mapping[str, Sequence[float | None]]) -> str:
@@ -196,10 +235,8 @@ def _last(values_of: Mapping[str, Sequence[float | None]]) -> str:
 
 
 def _title(column: str) -> str | None:
-    """Return how readers call a column of log.csv, None if it is not drawn."""
-    if column == "train_loss":
-        return "Training loss"
+    """Return how readers call a score of log.csv, None if it is not drawn."""
     kind, _, metric = column.partition("_")
     if kind not in SCORES or metric not in TITLES:
-        return "Held-out loss" if column == "val_loss" else None
+        return None
     return f"{SCORES[kind]} {TITLES[metric]}"

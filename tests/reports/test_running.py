@@ -15,7 +15,7 @@ from foldblend.runs.folder import file_hash, lock_fold, lock_folder, write_json,
 from foldblend.runs.so_far import FoldSoFar, seconds_left, seconds_of_fold
 from foldblend.scores.metrics import METRICS, softmax
 from reports.board.running import is_unfinished, running_row, running_stamp
-from reports.board.running_page import ended_page, reloading, running_page, running_rows
+from reports.board.running_page import _at, ended_page, reloading, running_page, running_rows
 from reports.board.running_words import left_words, now_words, running_lines
 from reports.html import _environment
 from tests.makers.edits import edit_run
@@ -170,7 +170,7 @@ def test_seconds_of_a_fold():
     def fold(state, seconds=None, **more):
         return FoldSoFar(repeat=0, fold=0, state=state, seconds=seconds, **more)
 
-    begun = fold("begun", epochs=2, curve={"seconds": [5.0, 12.0]})
+    begun = fold("begun", epochs=2, logged=12.0)
     assert seconds_of_fold([fold("done", 10.0), fold("done", 30.0), begun], 10) == 20
     assert seconds_of_fold([begun], 10) == 60
     assert seconds_of_fold([begun], None) is None
@@ -189,6 +189,85 @@ def test_heads_on_a_frozen_backbone_have_no_epochs(half):
     assert "epochs</th>" not in running_page(row, back="x.html")
 
 
+def with_all_folds_begun(folder, num_repeats):
+    """Give a run repeats, all of whose folds but the finished ones are begun."""
+    edit_run(folder, num_repeats=num_repeats)
+    num = 5 * num_repeats
+    for index in range(2, num):
+        add_epochs(folder, index, 1 + index % 3)
+    return num
+
+
+def test_folds_beyond_those_with_curves_have_their_numbers(half):
+    num = with_all_folds_begun(half, 8)
+    done = half / "fold_0"
+    for index in range(2, 37):
+        shutil.rmtree(half / f"fold_{index}")
+        shutil.copytree(done, half / f"fold_{index}")
+        repeat, fold = divmod(index, 5)
+        rows = pd.read_parquet(half / f"fold_{index}" / "oof.parquet").assign(repeat=repeat)
+        write_done(half, index, rows, repeat=repeat, fold=fold)
+    with lock_fold(half, 38):
+        row = row_of(half, NOW + 5)
+    begun = [one for one in row["folds"] if one["state"] == "begun"]
+    assert [(one["epochs"], one["seconds"]) for one in begun] == [(2, 45), (3, 65), (1, 25)]
+    assert [one["epochs"] for one in row["folds"][:37]] == [EPOCHS] * 37
+    assert row["folds"][37]["repeat"] == 7
+    # Those in training have their curves, as do the first of the others.
+    assert len(row["folds"]) == num
+    shown = [one["repeat"] * 5 + one["fold"] for one in row["curves"]]
+    assert shown == [*range(27), 37, 38, 39]
+
+
+def test_time_left_by_epochs_counts_folds_without_a_curve(half):
+    for fold in (0, 1):
+        shutil.rmtree(half / f"fold_{fold}")
+    with_all_folds_begun(half, 8)
+    # The slowest fold tells, and is the last one.
+    log = half / "fold_39" / "log.csv"
+    write_table(log, pd.read_csv(log).assign(seconds=1000.0))
+    with lock_fold(half, 39):
+        row = row_of(half)
+    assert (39 % 3, row["folds"][39]["epochs"]) == (0, 1)
+    assert (4, 7) not in {(one["fold"], one["repeat"]) for one in row["curves"]}
+    assert row["seconds_left"] > 1000 * EPOCHS
+
+
+def test_long_logs_are_thinned_and_end_where_they_end(half):
+    for fold, num in ((0, 99_999), (1, 700), (2, 20)):
+        add_epochs(half, fold, num)
+    row = row_of(half)
+    assert [one["epochs"] for one in row["folds"][:3]] == [99_999, 700, 20]
+    assert [one["epoch"][-1] for one in row["curves"]] == [99_998, 699, 19]
+    lengths = [len(one["epoch"]) for one in row["curves"]]
+    assert lengths[2] == 20
+    assert all(250 <= one <= 501 for one in lengths[:2])
+    page = running_page(row, back="x.html")
+    assert len(page) < 1_000_000
+    # Of the unthinned log.
+    assert "Held-out macro F1: 0.68 to 0.7<" in page
+
+
+def test_curves_have_no_gap_where_others_have_more_epochs():
+    values = _at([0, 1, 2, 3, 4], [0, 2, 3], [1.0, 2.0, None])
+    assert values == [1.0, 1.5, 2.0, None, None]
+
+
+def test_a_log_without_held_out_loss_has_its_training_loss(half):
+    for fold in (0, 1, 2):
+        log = half / f"fold_{fold}" / "log.csv"
+        write_table(log, pd.read_csv(log).drop(columns="val_log_loss"))
+    page = running_page(row_of(half), back="x.html")
+    assert "<b>Loss, training: 1.28 to 2.54</b>" in page
+
+
+def test_only_known_scores_are_drawn(half):
+    log = half / "fold_2" / "log.csv"
+    more = pd.DataFrame({f"val_{index}": [0.5] for index in range(3000)})
+    write_table(log, pd.concat([pd.read_csv(log), more], axis=1))
+    assert running_page(row_of(half), back="x.html").count("<svg") == 2
+
+
 def damage_done(folder):
     (folder / "fold_0" / "done.json").write_text('{"repeat": 0')
 
@@ -200,6 +279,10 @@ def damage_rows(folder):
 
 def damage_log(folder):
     (folder / "fold_2" / "log.csv").write_text("epoch,train_loss\n0,much\n")
+
+
+def log_without_rows(folder):
+    (folder / "fold_2" / "log.csv").write_text("epoch,train_loss,seconds\n")
 
 
 def empty_log(folder):
@@ -242,6 +325,7 @@ def infinite_times(folder):
         (damage_rows, "fold_0/oof.parquet: has changed since"),
         (damage_log, "fold_2/log.csv: train_loss must be numbers"),
         (empty_log, "fold_2/log.csv: cannot be read"),
+        (log_without_rows, "must be numbers in all rows"),
         (pipe_log, None),
         (no_rows, "fold_1/oof.parquet: no such file"),
         (list_of_settings, None),
@@ -344,7 +428,8 @@ class Links(HTMLParser):
 def test_the_page_of_a_run_is_one_file_with_its_curves(half):
     page = running_page(row_of(half), back="../leaderboard.html")
     assert page.count("<svg") == 2
-    assert "<b>Training loss: 1.28 to 2.54</b>" in page
+    assert "<b>Loss, training: 1.28 to 2.54, held out: 1.37 to 2.62</b>" in page
+    assert "Means of the 3 folds that have epochs" in page
     assert "<b>Held-out macro F1: 0.18 to 0.592</b>" in page
     assert "2 of 5 folds done" in page
     assert Links(page).links == ["../leaderboard.html"]
