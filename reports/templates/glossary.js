@@ -1,4 +1,5 @@
-// Explanations of words: shown near the word, closed by Escape. Without this script they show at the bottom.
+// What all pages share. Explanations of words show near the word and are closed by Escape (without this script
+// they show at the bottom), and tables that scroll can be reached by Tab.
 "use strict";
 (() => {
   const ROOM = 8;
@@ -18,6 +19,15 @@
     word.addEventListener("mouseenter", () => place(word));
     word.addEventListener("focus", () => place(word));
   }
+  const reach = () => {
+    for (const box of document.querySelectorAll(".scroll")) {
+      if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+      else box.removeAttribute("tabindex");
+    }
+  };
+  addEventListener("resize", reach);
+  document.addEventListener("toggle", reach, true);
+  reach();
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;
     for (const word of document.querySelectorAll(".term")) word.classList.add("closed");
