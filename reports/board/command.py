@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from foldblend.errors import UserError
@@ -13,7 +17,7 @@ from reports.board.find import find_runs
 from reports.board.output import Output
 from reports.board.running_words import running_lines
 from reports.board.text import board_lines, pair_lines
-from reports.board.watch import Memory, boards_of, watch
+from reports.board.watch import Look, Memory, boards_of, watch
 from reports.text import folded, screen_width
 
 if TYPE_CHECKING:
@@ -60,19 +64,56 @@ def _lines(every: Mapping[str, Any]) -> list[str]:
 
 
 def _watch(config: BoardConfig, output: Output, options: Mapping[str, Any]) -> None:
-    """Write page and JSON file again and again, until Ctrl-C. Raises UserError."""
+    """Write page and JSON file again and again, until Ctrl-C or SIGTERM. Raises UserError."""
     every = EVERY if config.every is None else config.every
-    look = watch(
-        config.runs,
-        every=every,
-        first=lambda boards: print_line("\n".join(_lines(boards))),
-        publish=lambda boards, runs: output.write(boards, runs, reload=every),
-        say=print_line,
-        sleep=time.sleep,
-        now=time.time,
-        clock=lambda moment: time.strftime("%H:%M:%S", time.localtime(moment)),
-        **options,
-    )
-    if look.every is not None:
-        output.end(look.every, look.runs)
+
+    ends: list[Callable[[], None]] = []
+
+    def publish(look: Look) -> None:
+        assert look.every is not None
+        ends[:] = [partial(output.end, look.every, look.runs, problem=look.problem)]
+        output.write(look.every, look.runs, reload=every, problem=look.problem)
+
+    try:
+        with signals_as_ctrl_c():
+            watch(
+                config.runs,
+                every=every,
+                first=lambda boards: print_line("\n".join(_lines(boards))),
+                publish=publish,
+                say=print_line,
+                sleep=time.sleep,
+                now=time.time,
+                clock=lambda moment: time.strftime("%H:%M:%S", time.localtime(moment)),
+                **options,
+            )
+    finally:
+        # However the watch ends, such as by a closed pipe, no page loads itself for ever.
+        for end in ends:
+            end()
+    output.say_files()
     print_line("the watch has ended")
+
+
+@contextlib.contextmanager
+def signals_as_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM, and the end of the terminal (SIGHUP), raise KeyboardInterrupt as Ctrl-C does.
+
+    A script's `leaderboard.py --watch outputs/ &` ignores Ctrl-C, so that only these end it. A
+    signal that is ignored, as under nohup, or handled already, stays so, as do all of them outside
+    the main thread.
+    """
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    in_main = threading.current_thread() is threading.main_thread()
+    known = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    taken = [one for one in known if in_main and signal.getsignal(one) is signal.SIG_DFL]
+    for one in taken:
+        signal.signal(one, stop)
+    try:
+        yield
+    finally:
+        for one in taken:
+            signal.signal(one, signal.SIG_DFL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,7 @@ def _board(
         group_N = shared_N if joined else first["group"].to_numpy()
         check_one_label(Rows.of(true_N, group_N, group_name=group_name))
 
-    asked = (metric.name, metric.pool, group_name, true_N.tobytes(), shared_N.tobytes())
+    asked = (metric.name, metric.pool, group_name, _hash_of(true_N, shared_N))
 
     def of_run(member: tuple[Run, pd.DataFrame]) -> tuple[Scored, list[BothScores], np.ndarray]:
         """Return a run's scores, those by group, and the class of each image."""
@@ -234,6 +235,13 @@ def _board(
             "predicted": [predicted[one].tolist() for one in order],
         },
     }
+
+
+def _hash_of(*columns: np.ndarray) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for one in columns:
+        digest.update(np.ascontiguousarray(one).data)
+    return digest.hexdigest()
 
 
 def _data_key(run: Run) -> tuple[object, ...]:

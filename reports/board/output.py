@@ -24,7 +24,6 @@ __all__ = ["Output"]
 # As `_file_of` names the pages of runs.
 NAME = re.compile(r".+-[0-9a-f]{8}\.html")
 LONGEST = 80  # letters of a run's name in the name of its page
-
 Boards = Mapping[str, Any]
 
 
@@ -46,7 +45,14 @@ class Output:
         """Folder of the pages of runs."""
         return None if self.page is None else self.page.with_name(f"{self.page.stem}-running")
 
-    def write(self, every: Boards, runs: Sequence[Run], *, reload: float | None = None) -> None:
+    def write(
+        self,
+        every: Boards,
+        runs: Sequence[Run],
+        *,
+        reload: float | None = None,
+        problem: str | None = None,
+    ) -> None:
         """Write the files.
 
         Parameters
@@ -58,6 +64,8 @@ class Output:
         reload
             Seconds after which pages load themselves again; None: they do not, and unfinished
             runs have no pages.
+        problem
+            Why the boards are those of an earlier time, which the page then says.
         """
         if self.json is not None:
             write_json(self.json, plain(every))
@@ -65,16 +73,18 @@ class Output:
             return
         # This imports OpenCV, which is not needed without a page.
         from reports.board.page import board_page
-        from reports.board.running_page import reloading
+        from reports.board.running_page import reloading, with_alarm
 
         if reload is not None:
-            every = {**every, "running": [*self._write_runs(every, reload)]}
-        html = board_page(every, runs=runs, folder=self.page.parent)
+            every = {**every, "running": [*self._write_runs(every, reload, problem)]}
+        html = with_alarm(board_page(every, runs=runs, folder=self.page.parent), problem)
         write_bytes(self.page, html if reload is None else reloading(html, reload))
 
-    def _write_runs(self, every: Boards, reload: float) -> Iterator[dict[str, Any]]:
+    def _write_runs(
+        self, every: Boards, reload: float, problem: str | None
+    ) -> Iterator[dict[str, Any]]:
         """Write a page for each unfinished run, and yield its row with the address of the page."""
-        from reports.board.running_page import ended_page, reloading, running_page
+        from reports.board.running_page import ended_page, reloading, running_page, with_alarm
 
         assert self.page is not None
         assert self.folder is not None
@@ -88,7 +98,7 @@ class Output:
                 why = f"its page cannot be drawn ({_words(error)})"
                 html = ended_page(row["name"], ended=f"unfinished, and {why}", back=back)
                 row = {**row, "problems": [*row["problems"], why]}
-            write_bytes(self.folder / name, reloading(html, reload))
+            write_bytes(self.folder / name, reloading(with_alarm(html, problem), reload))
             yield {**row, "page": f"{_address(self.folder.name)}/{name}"}
         for name in self.known.keys() - files.keys():
             self._write_ended(name, self.known[name], every, back)
@@ -121,16 +131,15 @@ class Output:
             return []
         return [one for one in sorted(self.folder.iterdir()) if NAME.fullmatch(one.name)]
 
-    def end(self, every: Boards, runs: Sequence[Run]) -> None:
+    def end(self, every: Boards, runs: Sequence[Run], *, problem: str | None = None) -> None:
         """Write the leaderboard as it stays, and remove the pages of unfinished runs."""
-        self.write(every, runs)
+        self.write(every, runs, problem=problem)
         for file in self._pages():
             file.unlink(missing_ok=True)
         if self.folder is not None:
             # It may have other files, or may be absent.
             with contextlib.suppress(OSError):
                 self.folder.rmdir()
-        self.say_files()
 
     def say_files(self) -> None:
         """Print the paths of the files."""

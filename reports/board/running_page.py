@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from markupsafe import escape
 
 from foldblend.errors import counted
 from foldblend.progress import duration
@@ -23,7 +24,7 @@ from reports.board.text import marked, moment
 from reports.html import render_page
 from reports.text import groups_of, num
 
-__all__ = ["ended_page", "reloading", "running_page", "running_rows"]
+__all__ = ["ended_page", "reloading", "running_page", "running_rows", "with_alarm"]
 
 # Curves in a figure; with more their colours could not be told apart.
 MOST_LINES = 7
@@ -138,6 +139,20 @@ def reloading(page: str, seconds: float) -> str:
     # Browsers take whole seconds only.
     refresh = f'{mark}\n<meta http-equiv="refresh" content="{max(1, round(seconds))}">'
     return page.replace(mark, refresh, 1)
+
+
+def with_alarm(page: str, problem: str | None) -> str:
+    """Return a page that says below its title why it is of an earlier time, if there is a problem.
+
+    >>> "as of before: outputs: no such run" in with_alarm("<h1>half</h1>", "outputs: no such run")
+    True
+    """
+    if problem is None:
+        return page
+    mark = "</h1>"
+    assert mark in page
+    words = f"This page is as of before: {escape(problem)}"
+    return page.replace(mark, f'{mark}\n<p class="alarm" role="status">{words}</p>', 1)
 
 
 def _figures(row: Row) -> list[dict[str, Any]]:

@@ -11,10 +11,11 @@ from typing import Any
 from foldblend.errors import UserError, counted
 from foldblend.runs.check import NOT_A_RUN
 from foldblend.runs.run import Run
-from foldblend.runs.so_far import Stamp, stamp
-from reports.board.find import STAMPED, Known, folders_of, look_for_runs
-from reports.board.leaderboard import Cache, leaderboard
-from reports.board.running import is_unfinished, running_row, running_stamp
+from foldblend.runs.so_far import stamp
+from reports.board.find import STAMPED, folders_of, look_for_runs
+from reports.board.leaderboard import leaderboard
+from reports.board.memory import Memory
+from reports.board.running import running_row, running_stamp
 from reports.board.running_words import now_words
 from reports.text import printable
 
@@ -22,25 +23,8 @@ __all__ = ["Look", "Memory", "find_running", "watch", "watch_once"]
 
 EMPTY = "holds no run yet"
 Say = Callable[[str], None]
-Publish = Callable[[Mapping[str, Any], Sequence[Run]], object]
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Keeps what was read and computed, so that a look does it for what has changed only."""
-
-    known: Known = field(default_factory=dict)
-    cache: Cache = field(default_factory=dict)
-    unfinished: dict[str, tuple[Stamp, bool]] = field(default_factory=dict)
-    """For each folder, the stamp of its run.json and whether the run is unfinished."""
-
-    def is_unfinished(self, path: Path) -> bool:
-        """Return what `is_unfinished` does, from before if run.json has not changed."""
-        place = os.path.realpath(path)
-        now = stamp(path, ["run.json"])
-        if self.unfinished.get(place, (None,))[0] != now:
-            self.unfinished[place] = now, is_unfinished(path)
-        return self.unfinished[place][1]
+# Files of a finished run that a page shows or links to.
+SHOWN = (*STAMPED, "report.html")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +42,12 @@ class Look:
     changes: tuple[str, ...] = ()
     """What has changed since the look before, in words."""
     problem: str | None = None
-    """Why the boards could not be made."""
+    """Why the boards could not be made, so that they are those of an earlier look."""
+    is_new: bool = False
+    """Whether anything may differ from the look before, also what `changes` does not tell."""
+
+
+Publish = Callable[[Look], object]
 
 
 def find_running(
@@ -135,28 +124,37 @@ def watch_once(
     try:
         marks = {str(path): _mark(path, memory) for path in folders_of(paths)}
         if marks == before.marks:
-            return replace(before, changes=())
+            return replace(before, changes=(), is_new=False)
         runs, every = boards_of(paths, now=now, memory=memory, **options)
     # A run may be removed while it is read.
     except (UserError, OSError) as error:
-        said = f"not written: {printable(str(error))}"
+        problem = printable(str(error))
+        is_new = before.problem != problem
         return replace(
             before,
             marks={},
-            problem=str(error),
-            changes=() if before.problem == str(error) else (said,),
+            problem=problem,
+            changes=(f"not written: {problem}",) if is_new else (),
+            is_new=is_new,
         )
     for one in every["skipped"]:
         # A folder that is given and has no run.json is one in which runs are expected.
         if one["why"] == NOT_A_RUN and Path(one["path"]).is_dir():
             one["why"] = EMPTY
     states = _states(every)
-    changes = _changes(before.states, states)
-    return Look(marks=marks, states=states, every=every, runs=tuple(runs), changes=changes)
+    memory.cache.drop_unused()
+    return Look(
+        marks=marks,
+        states=states,
+        every=every,
+        runs=tuple(runs),
+        changes=_changes(before.states, states),
+        is_new=True,
+    )
 
 
 def _mark(path: Path, memory: Memory) -> object:
-    return running_stamp(path) if memory.is_unfinished(path) else stamp(path, STAMPED)
+    return running_stamp(path) if memory.is_unfinished(path) else stamp(path, SHOWN)
 
 
 def _states(every: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
@@ -221,7 +219,7 @@ def watch(
     first
         Shows the boards of the first look.
     publish
-        Writes the boards; it gets them and the finished runs.
+        Writes the boards of a look.
     say
         Prints a line on what has changed.
     sleep, now
@@ -247,17 +245,17 @@ def watch(
         raise UserError(look.problem)
     assert look.every is not None
     first(look.every)
-    publish(look.every, look.runs)
-    say(f"watching {', '.join(printable(str(path)) for path in paths)}; Ctrl-C ends it")
-    unwritten = False
     try:
+        publish(look)
+        say(f"watching {', '.join(printable(str(path)) for path in paths)}; Ctrl-C ends it")
+        unwritten = False
         while True:
             sleep(every)
             moment = now()
             look = watch_once(paths, look, now=moment, memory=memory, **options)
             if look.changes:
                 say(f"{clock(moment)} {'; '.join(look.changes)}")
-            if look.every is not None and look.problem is None and (look.changes or unwritten):
+            if look.is_new or unwritten:
                 unwritten = not _published(publish, look, say, clock(moment))
     except KeyboardInterrupt:
         return look
@@ -265,9 +263,8 @@ def watch(
 
 def _published(publish: Publish, look: Look, say: Say, moment: str) -> bool:
     """Return whether the boards were written; a full disk, for example, may have room later."""
-    assert look.every is not None
     try:
-        publish(look.every, look.runs)
+        publish(look)
     except (UserError, OSError) as error:
         say(f"{moment} not written: {printable(str(error))}")
         return False

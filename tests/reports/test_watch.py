@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 
 import jsonschema
 import pytest
@@ -193,7 +194,7 @@ def watched(outputs, page, *steps, said=None, **options):
         [outputs],
         every=10,
         first=lambda every: None,
-        publish=lambda every, runs: output.write(every, runs, reload=10),
+        publish=lambda look: output.write(look.every, look.runs, reload=10, problem=look.problem),
         say=(lambda line: None) if said is None else said.append,
         sleep=Stop(*steps),
         now=lambda: NOW + 5,
@@ -219,6 +220,87 @@ def test_files_are_written_only_when_something_changed(outputs, tmp_path):
     assert times[0] == times[1] != times[2] == times[3]
     assert said[1:] == [f"12:00:00 {outputs}/half: fold 2: 2 of {EPOCHS} epochs"]
     assert said[0].startswith("watching ")
+
+
+@pytest.mark.parametrize(
+    ("change", "is_seen"),
+    [
+        (lambda run: edit_run(run, leaks=True), lambda page: "GROUPS LEAK" in page),
+        (lambda run: (run / "report.html").write_text("x"), lambda page: "report.html" in page),
+    ],
+)
+def test_a_change_without_words_is_published(outputs, tmp_path, change, is_seen):
+    page = tmp_path / "board.html"
+    shown = []
+
+    def note():
+        shown.append(is_seen(page.read_text()))
+
+    def alter():
+        note()
+        change(outputs / "good")
+
+    said = []
+    watched(outputs, page, alter, note, said=said)
+    assert shown == [False, True]
+    assert len(said) == 1
+
+
+def test_epochs_of_many_folds_in_training_are_published(outputs, tmp_path):
+    folder = outputs / "half"
+    for fold in (0, 1):
+        shutil.rmtree(folder / f"fold_{fold}")
+    for fold in range(5):
+        add_epochs(folder, fold, 1)
+    said = []
+    with lock_fold(folder, 2):
+        watched(outputs, tmp_path / "board.html", lambda: add_epochs(folder, 3, 3), said=said)
+    [page] = (tmp_path / "board-running").iterdir()
+    assert "<td>in training</td><td>3</td>" in page.read_text()
+    assert len(said) == 1
+
+
+def test_while_runs_are_missing_the_pages_say_so(outputs, tmp_path):
+    page = tmp_path / "board.html"
+    away = tmp_path / "away"
+    shown = []
+
+    def note():
+        [run] = (tmp_path / "board-running").iterdir()
+        shown.append([" as of before: " in one.read_text() for one in (page, run)])
+
+    def go():
+        note()
+        outputs.rename(away)
+
+    def come():
+        note()
+        away.rename(outputs)
+
+    output, look = watched(outputs, page, go, come, note, go)
+    assert shown == [[False, False], [True, True], [False, False], [False, False]]
+    assert "outputs: no such run" in page.read_text()
+    output.end(look.every, look.runs, problem=look.problem)
+    assert "outputs: no such run" in page.read_text()
+
+
+def test_memory_keeps_what_the_last_look_used_only(outputs):
+    seen = Watch(outputs)
+    seen.changes()
+    num = len(seen.memory.cache)
+    labels = [*LABELS]
+    for moment in range(4):
+        labels[moment] = 1 - labels[moment]
+        shutil.rmtree(outputs / "good")
+        write_run(outputs / "good", labels, finished=1_700_000_700 + moment)
+        add_epochs(outputs / "half", 2, 2 + moment)
+        assert seen.changes()
+        assert len(seen.memory.cache) == num
+    # Labels are in keys as a hash, whatever their number.
+    assert max(len(repr(key)) for key in seen.memory.cache) < 2000
+    shutil.rmtree(outputs / "half")
+    assert seen.changes()
+    assert len(seen.memory.cache) < num
 
 
 def test_pages_of_unfinished_runs_come_and_go(outputs, tmp_path):
@@ -335,6 +417,49 @@ def test_the_command_watches_until_ctrl_c(outputs, board_command, tmp_path, monk
     assert done.out.endswith("page: leaderboard.html\nthe watch has ended\n")
     assert not (tmp_path / "leaderboard-running").exists()
     assert json.loads((tmp_path / "b.json").read_text())["running"] == []
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_ends_the_command_like_ctrl_c(outputs, board_command, tmp_path, monkeypatch, name):
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    reloads = []
+
+    def end():
+        reloads.append("refresh" in (tmp_path / "leaderboard.html").read_text())
+        signal.raise_signal(number)
+
+    monkeypatch.setattr("time.sleep", Stop(end))
+    done = board_command("--watch", outputs)
+    assert done.code == 0, done.err
+    assert done.out.endswith("page: leaderboard.html\nthe watch has ended\n")
+    assert reloads == [True]
+    assert "refresh" not in (tmp_path / "leaderboard.html").read_text()
+    assert not (tmp_path / "leaderboard-running").exists()
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_is_ignored_stays_so(outputs, board_command, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        monkeypatch.setattr("time.sleep", Stop(lambda: signal.raise_signal(signal.SIGHUP)))
+        assert board_command("--watch", outputs, "--no-page").code == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_watch_that_fails_leaves_no_page_that_loads_itself(
+    outputs, board_command, tmp_path, monkeypatch
+):
+    def fail():
+        raise BrokenPipeError
+
+    monkeypatch.setattr("time.sleep", Stop(fail))
+    monkeypatch.setattr("os.dup2", lambda *_: None)
+    assert board_command("--watch", outputs).code == 1
+    assert "refresh" not in (tmp_path / "leaderboard.html").read_text()
+    assert not (tmp_path / "leaderboard-running").exists()
 
 
 def test_an_empty_folder_is_watched_until_it_has_a_run(board_command, tmp_path, monkeypatch):
