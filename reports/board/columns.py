@@ -10,8 +10,8 @@ from markupsafe import Markup
 
 from foldblend.progress import duration
 from reports.board.finding import contains_zero
-from reports.board.text import attribute_names, columns_beside, has_test, moment
-from reports.strips import Scale, Strip, axis_html, scale_over, strip_html
+from reports.board.text import LOWER, attribute_names, columns_beside, has_test, marked, moment
+from reports.strips import CUT, Scale, Strip, axis_html, scale_over, strip_html
 from reports.text import num, signed, span
 
 __all__ = ["Column", "columns_of", "score_scale"]
@@ -38,20 +38,22 @@ class Column:
     sort: str = "number"
     axis: str = ""
     """HTML of an axis below the title."""
+    notes: tuple[str, ...] = ()
+    """What is to be known of the axis, below the title."""
     is_more: bool = False
     """Whether the column is shown on demand only."""
-    is_clear: Callable[[Row], bool] = lambda row: False
-    """Whether a cell is emphasised."""
+    side: Callable[[Row], str] = lambda row: ""
+    """The class "better" or "worse" of a cell in colour."""
 
     def cell(self, row: Row) -> dict[str, Any]:
         """Return the cell of a run for the template."""
         value = self.value(row)
         text = self.text(row)
-        kinds = {"strip-cell": bool(self.axis), "more": self.is_more, "clear": self.is_clear(row)}
+        kinds = ("strip-cell" if self.axis else "", "more" if self.is_more else "", self.side(row))
         return {
             "text": text,
             "value": "" if value is None else str(value),
-            "kinds": " ".join(name for name, applies in kinds.items() if applies),
+            "kinds": " ".join(filter(None, kinds)),
         }
 
 
@@ -64,8 +66,10 @@ def _difference(row: Row) -> Mapping[str, float | None]:
     return NO_DIFFERENCE if row["difference"] is None else row["difference"]
 
 
-def _score_columns(title: str, board: Board) -> Iterable[Column]:
+def _score_columns(every: Mapping[str, Any], board: Board) -> Iterable[Column]:
+    title = every["title"]
     scale = score_scale(board)
+    notes = (*(() if every["greater_is_better"] else (LOWER,)), *((CUT,) if scale.is_cut else ()))
 
     def strip(row: Row) -> Markup:
         one = row["headline"]
@@ -75,7 +79,9 @@ def _score_columns(title: str, board: Board) -> Iterable[Column]:
             Strip(label, one["value"], one["low"], one["high"], is_main=is_best), scale
         )
 
-    yield Column(title, strip, lambda row: row["headline"]["value"], axis=axis_html(scale))
+    yield Column(
+        title, strip, lambda row: row["headline"]["value"], axis=axis_html(scale), notes=notes
+    )
     yield Column(
         "score", lambda row: num(row["headline"]["value"]), lambda row: row["headline"]["value"]
     )
@@ -84,7 +90,7 @@ def _score_columns(title: str, board: Board) -> Iterable[Column]:
     )
 
 
-def _difference_columns(board: Board) -> Iterable[Column]:
+def _difference_columns(every: Mapping[str, Any], board: Board) -> Iterable[Column]:
     """Yield the paired difference to the best as a strip and as text."""
     scale = scale_over(
         (_difference(row)[end] for row in board["rows"] for end in ENDS), include=(0.0,)
@@ -103,11 +109,16 @@ def _difference_columns(board: Board) -> Iterable[Column]:
     def value(row: Row) -> float | None:
         return _difference(row)["value"]
 
-    def is_clear(row: Row) -> bool:
-        return row["difference"] is not None and contains_zero(row["difference"]) is False
+    def side(row: Row) -> str:
+        one = row["difference"]
+        # A score that is too high says nothing of the run.
+        if one is None or marked(row) or contains_zero(one) is not False:
+            return ""
+        return "better" if (one["low"] > 0) == every["greater_is_better"] else "worse"
 
     axis = axis_html(scale, signed=True)
-    yield Column("difference to best, paired", strip, value, axis=axis, is_clear=is_clear)
+    notes = () if every["greater_is_better"] else (LOWER,)
+    yield Column("difference to best, paired", strip, value, axis=axis, notes=notes, side=side)
     yield Column("difference [interval]", text, lambda row: _difference(row)["high"])
 
 
@@ -138,8 +149,8 @@ def columns_of(every: Mapping[str, Any], board: Board) -> list[Column]:
     """Return the columns of a board after that of names, the most important first."""
     several = len(board["rows"]) > 1
     found = [
-        *_score_columns(every["title"], board),
-        *(_difference_columns(board) if several else ()),
+        *_score_columns(every, board),
+        *(_difference_columns(every, board) if several else ()),
     ]
     found += [
         _attribute_column(name, is_more=index >= MOST_ATTRIBUTES)

@@ -9,14 +9,12 @@ from typing import Any
 from markupsafe import Markup
 
 from foldblend.errors import counted
-from reports.board.text import marked
+from reports.board.text import LOWER, marked
 from reports.figures.scatter import Point, scatter
 
 __all__ = ["CostFigure", "cost_figures", "not_beaten"]
 
 MOST_NAMED = 4
-# The longest time in seconds up to which a unit is used, its seconds, and its name.
-UNITS = ((180.0, 1.0, "seconds"), (3 * 3600.0, 60.0, "minutes"), (float("inf"), 3600.0, "hours"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +67,6 @@ def _figure(
     ]
     if len({row[key] for row in known}) < 2:
         return None
-    unit = 1.0
-    if key == "seconds":
-        longest = max(row[key] for row in known)
-        unit, name = next((size, name) for most, size, name in UNITS if longest <= most)
-        xlabel = f"{xlabel}, {name}"
     sign = 1 if every["greater_is_better"] else -1
     fair = [row for row in known if not marked(row)]
     main = not_beaten([row[key] for row in fair], [sign * row["headline"]["value"] for row in fair])
@@ -81,7 +74,7 @@ def _figure(
     points = [
         Point(
             row["name"],
-            row[key] / unit,
+            row[key],
             row["headline"]["value"],
             row["headline"]["low"],
             row["headline"]["high"],
@@ -92,17 +85,18 @@ def _figure(
     ]
     best_first = [row["name"] for row in known if row["path"] in chosen]
     notes = ["Whiskers: 95 % intervals; emphasised: runs that no other beats at lower cost."]
-    if not every["greater_is_better"]:
-        notes.append("Lower scores are better.")
     if len(fair) < len(known):
         notes.append("Hollow: scores that are too high.")
     num_unknown = len(board["rows"]) - len(known)
     if num_unknown:
         notes.append(f"Left out, as their cost is not known: {counted(num_unknown, 'run')}.")
+    better = "" if every["greater_is_better"] else f" ({LOWER})"
     return CostFigure(
         _title(best_first, of, less),
         " ".join(notes),
-        scatter(points, xlabel=xlabel, ylabel=every["title"]),
+        scatter(
+            points, xlabel=xlabel, ylabel=f"{every['title']}{better}", is_time=key == "seconds"
+        ),
     )
 
 

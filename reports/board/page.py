@@ -84,7 +84,7 @@ def _rounded(interval: Mapping[str, float | None] | None) -> list[float | None] 
 
 
 def _scale_data(scale: Scale) -> dict[str, Any]:
-    return {"low": scale.low, "high": scale.high, "ticks": scale.ticks}
+    return {"low": scale.low, "high": scale.high, "ticks": scale.ticks, "is_cut": scale.is_cut}
 
 
 def _pair_scale(board: Board) -> Scale:
@@ -96,13 +96,17 @@ def _pair_scale(board: Board) -> Scale:
     return scale_over([-most, most])
 
 
-def _data(board: Board, pictures: Mapping[str, Any] | None) -> dict[str, Any]:
+def _data(
+    every: Mapping[str, Any], board: Board, pictures: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """Return the data of a board for the script of the page."""
     return {
         "best": board["best"],
+        "greater_is_better": every["greater_is_better"],
         "runs": [
             {name: row[name] for name in ("name", "kind", "about")}
             | {
+                "is_marked": bool(marked(row)),
                 "headline": _rounded(row["headline"]),
                 "difference": _rounded(row["difference"]),
                 "settings": {name: setting(row, name) for name in row["settings"]},
@@ -163,7 +167,7 @@ def board_page(
     most_bytes = THUMBNAIL_BYTES // max(len(boards), 1)
     tables = [_table(every, board, run_of, folder) for board in boards]
     data = [
-        _data(board, _pictures(board, run_of, most_bytes) if with_predictions else None)
+        _data(every, board, _pictures(board, run_of, most_bytes) if with_predictions else None)
         for board in boards
     ]
     return render_page(

@@ -16,6 +16,7 @@ from reports.board.settings import setting
 from reports.text import WIDTH, folded, groups_of, num, signed, span, table
 
 __all__ = [
+    "LOWER",
     "about_board",
     "attribute_names",
     "board_lines",
@@ -29,6 +30,7 @@ __all__ = [
 MOST_IDS = 20
 # An attribute with a longer name is numbered, and a line above the table explains the number.
 LONGEST_HEADER = 20
+LOWER = "lower is better"
 
 Board = Mapping[str, Any]
 
@@ -92,7 +94,7 @@ def marked(row: Mapping[str, Any], groups: str = "groups") -> list[str]:
 
 def about_board(every: Mapping[str, Any], board: Board) -> list[str]:
     """Return the sentences above a board."""
-    better = "" if every["greater_is_better"] else " (lower is better)"
+    better = "" if every["greater_is_better"] else f" ({LOWER})"
     groups = groups_of(board)
     sentences = [
         (

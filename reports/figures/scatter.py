@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from reports.figures.style import INK, SOFT, apart, colour, new_axes, style, svg
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Point", "scatter"]
+__all__ = ["Point", "scatter", "time_ticks"]
 
 LABEL = 8.0  # points of a letter
 LINE = 0.155  # inches from one name to the next
@@ -24,6 +25,16 @@ MOST_LETTERS = 22
 # A log scale shows costs that differ by more than this factor.
 WIDE = 10.0
 MOST_TICKS = 5
+HOUR = 3600.0
+# Seconds of a unit, the largest first.
+UNITS = ((HOUR, "h"), (60.0, "min"))
+# Round times in seconds.
+TIMES = (
+    *(one * 10.0**power for power in range(-3, 1) for one in (1, 2, 5)),
+    *(10.0, 20.0, 30.0),
+    *(60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0),
+    *(HOUR * one * 10.0**power for power in range(6) for one in (1, 2, 5)),
+)
 MAIN = 0  # colour
 OTHER = 6
 
@@ -79,12 +90,44 @@ def _draw_names(axes: Axes, points: Sequence[Point], height: float) -> None:
         )
 
 
-def _set_scale(axes: Axes, x: Sequence[float]) -> None:
+def time_ticks(low: float, high: float, *, log: bool) -> dict[float, str]:
+    """Return round times in seconds from `low` to `high`, about five, with their labels.
+
+    Examples
+    --------
+    >>> time_ticks(2.5, 9_000, log=True)
+    {5.0: '5 s', 30.0: '30 s', 300.0: '5 min', 1800.0: '30 min'}
+    >>> time_ticks(70, 130, log=False)
+    {80.0: '80 s', 100.0: '100 s', 120.0: '120 s'}
+    """
+    if log:
+        inside = [one for one in TIMES if low <= one <= high]
+        shown = inside[:: -(-len(inside) // MOST_TICKS) or 1]
+        return {one: _time(one, of=one) for one in shown}
+    step = next((one for one in TIMES if (high - low) / one < MOST_TICKS), TIMES[-1])
+    places = [step * index for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return {one: _time(one, of=step) for one in places}
+
+
+def _time(seconds: float, *, of: float) -> str:
+    """Return a time in the unit that suits the time `of`."""
+    size, unit = next((one for one in UNITS if of >= one[0]), (1.0, "s"))
+    return f"{seconds / size:,.6g} {unit}"
+
+
+def _set_scale(axes: Axes, x: Sequence[float], *, is_time: bool) -> None:
     """Make the x axis logarithmic if the values need it, with plain numbers at its ticks."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-    if min(x) > 0 and max(x) > WIDE * min(x):
+    log = min(x) > 0 and max(x) > WIDE * min(x)
+    if log:
         axes.set_xscale("log")
+    if is_time:
+        ticks = time_ticks(min(x), max(x), log=log)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(list(ticks), list(ticks.values()))
+        return
+    if log:
         # Several ticks for each power of 10 are legible only where there are few powers.
         steps = (1.0, 2.0, 5.0) if max(x) < 1_000 * min(x) else (1.0,)
         axes.xaxis.set_major_locator(LogLocator(subs=steps))
@@ -98,8 +141,10 @@ def _set_scale(axes: Axes, x: Sequence[float]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
 
 
-def scatter(points: Sequence[Point], *, xlabel: str, ylabel: str) -> Markup:
+def scatter(points: Sequence[Point], *, xlabel: str, ylabel: str, is_time: bool = False) -> Markup:
     """Return points with whiskers as a figure; a line joins the main ones in the order of x.
+
+    With `is_time`, x is in seconds, and the axis shows round times with their units.
 
     Examples
     --------
@@ -132,7 +177,7 @@ def scatter(points: Sequence[Point], *, xlabel: str, ylabel: str) -> Markup:
                 color=shade,
                 markerfacecolor="none" if point.is_hollow else shade,
             )
-        _set_scale(axes, [one.x for one in points])
+        _set_scale(axes, [one.x for one in points], is_time=is_time)
         axes.margins(x=0.06)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)

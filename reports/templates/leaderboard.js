@@ -62,7 +62,7 @@
   const number = (value) => (value === null ? "-" : value.toFixed(4));
   const signed = (value) => (value === null || value < 0 ? "" : "+") + number(value);
   const interval = ([value, low, high], write) => `${write(value)} [${write(low)}, ${write(high)}]`;
-  const strip = ([value, low, high], scale, label, { line = null, isMain = false } = {}) => {
+  const strip = ([value, low, high], scale, label, { line = null, side = "" } = {}) => {
     const place = (one) => 100 * Math.min(Math.max((one - scale.low) / (scale.high - scale.low), 0), 1);
     const part = (className, left, right = left) => {
       const node = make("i", { className });
@@ -74,13 +74,17 @@
     if (line !== null) parts.push(part("line", place(line)));
     if (low !== null && high !== null) parts.push(part("band", place(low), place(high)));
     if (value !== null) parts.push(part("dot", place(value)));
-    const node = make("span", { className: isMain ? "strip main" : "strip" }, make("span", {}, ...parts));
+    const node = make("span", { className: `strip ${side}` }, make("span", {}, ...parts));
     node.setAttribute("role", "img");
     node.setAttribute("aria-label", label);
     return node;
   };
+  // As in reports/strips.py: more named ticks do not fit below a narrow strip; 0 is one of them.
+  const MOST_TICKS = 3;
   const axis = (scale, isSigned) => {
-    const ticks = scale.ticks.map((tick) => {
+    const step = Math.max(Math.ceil(scale.ticks.length / MOST_TICKS), 1);
+    const start = Math.max(scale.ticks.indexOf(0), 0) % step;
+    const ticks = scale.ticks.filter((_, index) => index % step === start).map((tick) => {
       const node = make("b", { textContent: (isSigned && tick > 0 ? "+" : "") + Number(tick.toPrecision(6)) });
       node.style.left = `${(100 * (tick - scale.low)) / (scale.high - scale.low)}%`;
       return node;
@@ -91,35 +95,45 @@
   };
   const ladder = (rows, scale, options) => {
     const rung = (...cells) => make("span", { className: "rung" }, ...cells);
-    const rungs = rows.map(([name, values, isMain]) => {
+    const rungs = rows.map(([name, values, side]) => {
       const text = interval(values, options.write);
-      
       return rung(
         make("span", { className: "name", textContent: name }),
-        strip(values, scale, `${name}: ${text}`, { line: options.line, isMain }),
+        strip(values, scale, `${name}: ${text}`, { line: options.line, side }),
         make("span", { className: "value", textContent: text }),
       );
     });
     return make("div", { className: "ladder" }, ...rungs, rung(make("span"), axis(scale, options.line !== null), make("span")));
   };
 
+  // Clear differences are in colour, except those of runs whose score is too high.
+  const sideOf = (board, [, low, high], runs) => {
+    if (runs.some((run) => run.is_marked) || low === null || high === null || (low <= 0 && high >= 0)) return "";
+    return (low > 0) === board.greater_is_better ? "better" : "worse";
+  };
   const differenceOf = (board, first, second) => {
     if (board.differences) {
       const [low, high] = [Math.min(first, second), Math.max(first, second)];
       const [value, from, to] = board.differences[low][high - low - 1];
       const minus = (one) => (one === null ? null : -one);
-      return [["first minus second", first === low ? [value, from, to] : [minus(value), minus(to), minus(from)], true]];
+      const values = first === low ? [value, from, to] : [minus(value), minus(to), minus(from)];
+      return [["first minus second", values, sideOf(board, values, [board.runs[first], board.runs[second]])]];
     }
     return [first, second].map((index) => board.runs[index]).filter((run) => run.difference)
-      .map((run) => [`${run.name} minus the best`, run.difference, false]);
+      .map((run) => [`${run.name} minus the best`, run.difference, sideOf(board, run.difference, [run])]);
   };
   const scoresOf = (board, first, second) => {
-    const rows = [first, second].map((index) => [board.runs[index].name, board.runs[index].headline, false]);
-    const scores = ladder(rows, board.scales.score, { write: number, line: null });
+    const rows = [first, second].map((index) => [board.runs[index].name, board.runs[index].headline, ""]);
+    const lower = board.greater_is_better ? [] : ["lower is better"];
+    const notes = [...lower, ...(board.scales.score.is_cut ? ["scale does not start at 0"] : [])];
+    const about = (words, several) => make("p", { className: "soft", textContent: words + (several.length ? ` (${several.join("; ")})` : "") });
     const differences = differenceOf(board, first, second);
-    const nodes = [scores, make("p", { className: "soft", textContent: "Paired difference; beyond the line at 0 it is clear:" }),
-      ladder(differences, board.scales.difference, { write: signed, line: 0 })];
-    return nodes;
+    return [
+      about("Scores", notes),
+      ladder(rows, board.scales.score, { write: number, line: null }),
+      about("Paired difference; clear if its interval does not contain 0", lower),
+      ladder(differences, board.scales.difference, { write: signed, line: 0 }),
+    ];
   };
   const folded = (title, ...nodes) => make("details", {}, make("summary", { textContent: title }), ...nodes);
   const settingsOf = (board, first, second) => {

@@ -171,3 +171,27 @@ def test_no_script_is_needed_to_read_the_table(board, open_page):
     assert "need JavaScript" in page.inner_text("body")
     assert page.locator("th[data-title=finished]").is_visible()
     assert page.locator("form:visible").count() == 0
+
+
+def test_two_runs_side_by_side_say_what_their_axes_are(tmp_path, open_page):
+    names = ("best", "worst")
+    file = write_board(tmp_path, names)
+    for metric, better in (("f1_macro", 0), ("log_loss", 1)):
+        runs = [str(tmp_path / name) for name in names]
+        assert leaderboard([*runs, "--metric", metric, "--page", str(file)]) == 0
+        page = open_page(file)
+        text = page.inner_text(".pair-of-runs .result")
+        assert "clear if its interval does not contain 0" in text
+        assert text.count("lower is better") == 2 * better
+        [data] = json.loads(page.locator("#leaderboard-data").evaluate("node => node.textContent"))
+        cut = data["scales"]["score"]["is_cut"]
+        assert ("scale does not start at 0" in text) == cut
+        for axis in page.locator(".result .axis").all():
+            assert 1 <= axis.locator("b").count() <= 3
+        ends = data["differences"][0][0]
+        assert ends[1] > 0 or ends[2] < 0
+        strip = page.locator(".result .ladder").nth(1).locator(".strip").first
+        assert "better" in strip.get_attribute("class")
+        page.select_option("select[name=first]", value="1")
+        page.select_option("select[name=second]", value="0")
+        assert "worse" in strip.get_attribute("class")

@@ -10,6 +10,7 @@ import pytest
 
 from foldblend.runs.folder import PICTURES, read_json, write_json, write_table
 from reports.board.changed import changed_images, rows_to_show
+from reports.board.columns import columns_of
 from reports.board.costs import cost_figures, not_beaten
 from reports.board.find import find_runs
 from reports.board.finding import contains_zero, finding
@@ -17,7 +18,7 @@ from reports.board.leaderboard import leaderboard
 from reports.board.page import board_page
 from reports.board.pictures import digits_of, pictures_data
 from reports.board.settings import plain, readable
-from reports.figures.scatter import Point, scatter
+from reports.figures.scatter import Point, scatter, time_ticks
 from reports.run.gallery import GalleryImages
 from tests.makers.small_runs import LABELS, write_run
 from tests.makers.synthetic_runs import write_synthetic_run
@@ -30,7 +31,10 @@ def every_of(*folders):
 
 def row(name="other", *, value=0.5, difference=None, **facts):
     """Return a row of a board with these ends of its difference to the best."""
-    ends = None if difference is None else dict(zip(("low", "high"), difference, strict=True))
+    ends = None
+    if difference is not None:
+        low, high = difference
+        ends = {"value": None if low is None else (low + high) / 2, "low": low, "high": high}
     known = {"optimistic": False, "leaks": False, "path": name, "passes": None, "seconds": None}
     headline = {"value": value, "low": value - 0.1, "high": value + 0.1}
     return {**known, "name": name, "headline": headline, "difference": ends, **facts}
@@ -41,22 +45,45 @@ def board(*rows):
 
 
 EVERY = {"title": "macro F1", "greater_is_better": True}
+LOWER = EVERY | {"greater_is_better": False}
 BEST = row("one")
 CLOSE = row(difference=(-0.1, 0.02))
 WORSE = row(difference=(-0.2, -0.05))
+SAME = row(difference=(0.0, 0.0))
 
 
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
         ([BEST], "one: macro F1 0.5000 [0.4000, 0.6000]"),
-        ([BEST, CLOSE], "one scores best: macro F1 0.5000 [0.4000, 0.6000], not clearly better than other"),
+        (
+            [BEST, CLOSE],
+            "one scores best: macro F1 0.5000 [0.4000, 0.6000], not clearly better than other",
+        ),
         ([BEST, WORSE], "[0.4000, 0.6000], clearly better than other"),
         ([BEST, CLOSE, WORSE, WORSE], ", clearly better than 2 of the 3 others"),
         ([BEST, CLOSE, CLOSE], ", not clearly better than any of the 2 others"),
         ([BEST, WORSE, WORSE], ", clearly better than each of the 2 others"),
-        # Marked runs are not counted.
-        ([BEST, CLOSE, CLOSE, WORSE | {"leaks": True}], ", not clearly better than any of the 2 others"),
+        # Marked runs are not counted, which is said.
+        (
+            [BEST, CLOSE, CLOSE, WORSE | {"leaks": True}],
+            "one scores best of the 3 runs whose score is not too high: macro F1 0.5000",
+        ),
+        (
+            [BEST, WORSE, WORSE | {"leaks": True}],
+            " of the 2 runs whose score is not too high: macro F1 0.5000 [0.4000, 0.6000], clearly",
+        ),
+        # Equal runs are not called uncertain.
+        ([BEST, SAME], "[0.4000, 0.6000], the same as other"),
+        ([BEST, SAME, SAME], ", the same as each of the 2 others"),
+        (
+            [BEST, SAME, WORSE],
+            "], the same as 1 of the 2 others, clearly better than 1 of the 2 others",
+        ),
+        (
+            [BEST, SAME, CLOSE],
+            "], the same as 1 of the 2 others, not clearly better than any of the 2 others",
+        ),
         ([BEST, CLOSE | {"optimistic": True}], "one is the only run whose score is not too high"),
         ([BEST | {"leaks": True}, WORSE | {"leaks": True}], "All scores here are too high"),
     ],
@@ -66,7 +93,7 @@ def test_the_finding_of_a_board(rows, words):
 
 
 def test_a_difference_without_an_interval_is_not_judged():
-    assert contains_zero({"low": None, "high": None}) is None
+    assert contains_zero({"value": None, "low": None, "high": None}) is None
     unknown = row(difference=(None, None))
     assert finding(EVERY, board(BEST, unknown)) == (
         "one scores best: macro F1 0.5000 [0.4000, 0.6000]"
@@ -96,8 +123,8 @@ def test_strips_stand_where_the_numbers_say(tmp_path):
         assert dot < line
         crosses = float(band[1]) <= line <= float(band[1]) + float(band[2])
         assert crosses == contains_zero(known["difference"])
-        assert ('class="strip-cell clear"' in one) == (not crosses)
-    assert {"strip-cell clear" in one for one in rows} == {True, False}
+        assert ('class="strip-cell worse"' in one) == (not crosses)
+    assert {"strip-cell worse" in one for one in rows} == {True, False}
     assert [run["name"] for run in data["runs"]] == ["a", "b", "c"]
 
 
@@ -121,18 +148,67 @@ def test_figures_of_cost_skip_what_is_unknown():
     figures = cost_figures(EVERY, board(dear, cheap, worse, row("unknown")))
     assert [one.title for one in figures] == ["Not beaten with less compute: dear and cheap"]
     assert "not known: 1 run." in figures[0].caption
-    assert "compute of all folds, minutes" in figures[0].svg
+    assert ">compute of all folds<" in figures[0].svg
+    assert ">5 min<" in figures[0].svg
     assert ">worse<" in figures[0].svg
     assert ">unknown<" not in figures[0].svg
     # Where lower is better, the same scores give another answer.
-    lower = EVERY | {"greater_is_better": False}
-    [figure] = cost_figures(lower, board(worse, cheap, dear))
+    [figure] = cost_figures(LOWER, board(worse, cheap, dear))
     assert figure.title == "Not beaten with less compute: worse and cheap"
+    assert ">macro F1 (lower is better)<" in figure.svg
     assert cost_figures(EVERY, board(dear, row("unknown"))) == []
     assert cost_figures(EVERY, board(dear, dear | {"path": "2"})) == []
     marked = [one | {"leaks": True} for one in (dear, cheap)]
     assert cost_figures(EVERY, board(*marked))[0].title == "Score and compute"
     assert "Hollow: scores that are too high" in cost_figures(EVERY, board(*marked))[0].caption
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "log", "labels"),
+    [
+        (3, 7_200, True, ["5 s", "30 s", "5 min", "30 min"]),
+        (0.01, 1.0, True, ["0.01 s", "0.05 s", "0.2 s", "1 s"]),
+        (3_600, 360_000, True, ["1 h", "5 h", "20 h", "100 h"]),
+        (10, 60, False, ["20 s", "40 s", "60 s"]),
+        (4_000, 12_000, False, ["90 min", "120 min", "150 min", "180 min"]),
+        (4_000, 30_000, False, ["2 h", "4 h", "6 h", "8 h"]),
+        (59.0, 59.5, False, []),
+    ],
+)
+def test_ticks_of_time_are_round_and_have_units(low, high, log, labels):
+    ticks = time_ticks(low, high, log=log)
+    assert all(low <= one <= high for one in ticks)
+    if labels:
+        assert list(ticks.values()) == labels
+    assert 1 <= len(ticks) == len({*ticks.values()}) <= 6
+
+
+def columns(every, *rows):
+    both = {"attributes": {}, "by_group": [], "test": None}
+    return columns_of(every, board(*(one | both for one in rows)))
+
+
+def test_colours_of_clear_differences_say_the_direction():
+    better = row(difference=(0.05, 0.2))
+    for every, sides in ((EVERY, ("better", "worse")), (LOWER, ("worse", "better"))):
+        _, _, _, strip, _ = columns(every, BEST, better)[:5]
+        assert (strip.side(better), strip.side(WORSE)) == sides
+        assert [strip.side(one) for one in (BEST, CLOSE, better | {"leaks": True})] == [""] * 3
+        assert "strip-cell worse" in (strip.cell(better)["kinds"], strip.cell(WORSE)["kinds"])
+
+
+def test_axes_are_marked_where_they_are_cut_or_lower_is_better(tmp_path):
+    near = row("near", value=0.11, difference=(0.0, 0.0))
+    score, _, _, strip, _ = columns(EVERY, BEST, CLOSE)[:5]
+    assert (score.notes, strip.notes) == (("scale does not start at 0",), ())
+    score, _, _, strip, _ = columns(LOWER, BEST, near)[:5]
+    assert (score.notes, strip.notes) == (("lower is better",), ("lower is better",))
+    runs = [write_run(tmp_path / f"{index}", wrong(index)) for index in range(2)]
+    page = board_page(leaderboard(*find_runs(runs), metric="log_loss"))
+    assert "<small>lower is better</small>" in page
+    [data] = data_of(page)
+    assert data["greater_is_better"] is False
+    assert data["scales"]["score"]["is_cut"] == ("<small>scale does not start at 0" in page)
 
 
 def test_names_in_a_scatter_plot_do_not_overlap():
